@@ -1,0 +1,190 @@
+"""Diffraction patterns out of any 4-D array, a block at a time, in bounded memory.
+
+An array here is a numpy array or memmap, an `h5py.Dataset`, a dask array or anything that slices like them,
+with axes (Rx, Ry, Qx, Qy). Wherever an array is taken, a py4DSTEM `DataCube` that holds one may be given.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from tqdm import tqdm
+
+from .errors import PrenetError
+
+BLOCK_BYTES = 64 * 2**20  # of one block once it is float32; two blocks are held at a time
+SMALLEST_SIDE = 32  # px; below that there is no room for a disk and its surroundings
+
+
+def _array(data):
+    """The array inside a DataCube, or `data` itself (numpy's own `.data` is a memoryview)."""
+    return data.data if hasattr(data, "R_Nx") else data
+
+
+def shape_of(data):
+    """(Rx, Ry, Qx, Qy) of a DataCube or array. Raises PrenetError where there are not four axes."""
+    shape = getattr(_array(data), "shape", None)
+    if shape is None or len(shape) != 4:
+        found = "something without a shape" if shape is None else f"an array of shape {tuple(shape)}"
+        raise PrenetError(
+            f"A 4D-STEM scan with axes (Rx, Ry, Qx, Qy) is needed, not {found}; "
+            "give a single pattern as pattern[None, None]."
+        )
+    return tuple(int(n) for n in shape)
+
+
+def check(data):
+    """Refuse, without reading any of it, data that no stage can work on.
+
+    Raises PrenetError where the data are not 4-D, the scan is empty, a pattern's side is below 32 px, the
+    numbers are not real, or the array is masked.
+    """
+    rx, ry, qx, qy = shape_of(data)
+    dtype = np.dtype(_array(data).dtype)
+    if dtype.kind not in "iuf":
+        raise PrenetError(
+            f"The data are of type {dtype}, but intensities must be integer or floating-point numbers; "
+            "convert them first (for example data.astype('float32'))."
+        )
+    if rx * ry == 0:
+        raise PrenetError(f"The scan is empty: its shape is ({rx}, {ry}).")
+    if min(qx, qy) < SMALLEST_SIDE:
+        raise PrenetError(
+            f"The patterns are {qx} x {qy} px, and at least {SMALLEST_SIDE} x {SMALLEST_SIDE} are needed; "
+            "use less binning, or check that the axes are (Rx, Ry, Qx, Qy)."
+        )
+    if isinstance(_array(data), np.ma.MaskedArray):
+        raise PrenetError("The data are a masked array, whose mask would be lost; give a plain array.")
+
+
+def _storage_chunk(array, limit):
+    """Scan positions that are stored together, as (rows, columns); (1, 1) where single patterns can be read.
+
+    A storage chunk many times larger than a block is ignored: reading it again costs time, holding it memory.
+    """
+    chunks = getattr(array, "chunks", None)
+    if not chunks:
+        return 1, 1
+    rows, columns = (c if np.isscalar(c) else max(c) for c in chunks[:2])  # dask lists every chunk's length
+    rows, columns = min(rows, array.shape[0]), min(columns, array.shape[1])
+    return (rows, columns) if rows * columns <= 4 * limit else (1, 1)
+
+
+def _tiles(shape, chunk, limit):
+    """Rectangles of the scan, as pairs of slices: whole storage chunks, about `limit` positions."""
+    rows, columns = chunk
+    columns *= max(1, limit // (rows * columns))
+    if columns >= shape[1]:
+        columns = shape[1]
+        rows *= max(1, limit // (rows * columns))
+    for i in range(0, shape[0], rows):
+        for j in range(0, shape[1], columns):
+            yield slice(i, min(i + rows, shape[0])), slice(j, min(j + columns, shape[1]))
+
+
+def _groups(positions, columns, chunk, limit):
+    """Split flat positions into runs of about `limit`, never parting those that share a storage chunk."""
+    i, j = np.divmod(positions, columns)
+    key = (i // chunk[0]) * -(-columns // chunk[1]) + j // chunk[1]
+    order = np.argsort(key, kind="stable")
+    positions, key = positions[order], key[order]
+    start = 0
+    while start < len(positions):
+        stop = min(start + limit, len(positions))
+        first = np.searchsorted(key, key[stop - 1], "left")
+        last = np.searchsorted(key, key[stop - 1], "right")
+        stop = last if first <= start else (stop if last == stop else first)
+        ascending = start + np.argsort(positions[start:stop])
+        yield positions[ascending], key[ascending]
+        start = stop
+
+
+def _read_tile(array, rows, columns):
+    block = array[rows, columns]
+    # A consumer may write into its block; what it must never write into is the user's data.
+    block = np.array(block) if isinstance(array, np.ndarray) else np.asarray(block)
+    return block.reshape(-1, *block.shape[2:])
+
+
+def _read_points(array, rows, columns, key):
+    if isinstance(array, np.ndarray):
+        return np.asarray(array[rows, columns])
+    if hasattr(array, "dask"):
+        return np.asarray(array.vindex[rows, columns])
+    block = np.empty((len(rows), *array.shape[2:]), array.dtype)
+    for k in np.unique(key):  # one storage chunk at a time: the part of it that holds all positions wanted
+        at = np.flatnonzero(key == k)
+        i, j = rows[at].min(), columns[at].min()
+        box = array[i : rows[at].max() + 1, j : columns[at].max() + 1]
+        block[at] = box[rows[at] - i, columns[at] - j]
+    return block
+
+
+def _usable(block, index, columns):
+    """The block in native byte order; raises PrenetError where a pattern holds NaN or infinity."""
+    block = np.ascontiguousarray(block, dtype=block.dtype.newbyteorder("="))
+    # NaN passes through minimum and maximum, so no temporary array is needed.
+    if block.dtype.kind == "f" and not np.isfinite([block.min(), block.max()]).all():
+        bad = index[~np.isfinite(block).all(axis=(1, 2))][0]
+        raise PrenetError(
+            f"The data contain NaN or infinite values at scan position {divmod(int(bad), columns)}; "
+            "replace them first, or leave the position out."
+        )
+    return block
+
+
+def patterns(data, chunk=None, progress=None, positions=None):
+    """Yield all patterns of a scan, or some of them, as `(index, block)`, reading the next block meanwhile.
+
+    index: (n,) int64, flat scan positions (C order over (Rx, Ry)), ascending within a block. Blocks follow
+    the storage, so they need not follow one another: place results by `index`. block: (n, Qx, Qy), the
+    caller's own copy, in the type of the data and native byte order.
+
+    Args:
+        data: a DataCube or array of shape (Rx, Ry, Qx, Qy).
+        chunk: at most so many patterns a block; by default about 64 MiB of them once they are float32.
+        progress: a title, to show a bar that counts patterns.
+        positions: flat scan positions in ascending order, to read only those.
+
+    Raises PrenetError as `check` does, and at the first pattern that holds NaN or infinity.
+    """
+    check(data)
+    array = _array(data)
+    rx, ry, qx, qy = shape_of(array)
+    limit = max(1, BLOCK_BYTES // (qx * qy * max(np.dtype(array.dtype).itemsize, 4)))
+    chunk = limit if chunk is None else max(1, min(int(chunk), limit))
+    stored = _storage_chunk(array, limit)
+
+    if positions is None:
+        total = rx * ry
+        flat = np.arange(total, dtype=np.int64).reshape(rx, ry)
+        jobs = ((flat[tile].ravel(), _read_tile, tile) for tile in _tiles((rx, ry), stored, chunk))
+    else:
+        positions = np.asarray(positions, dtype=np.int64).ravel()
+        total = len(positions)
+        if total and (positions[0] < 0 or positions[-1] >= rx * ry or (np.diff(positions) <= 0).any()):
+            raise PrenetError(f"Scan positions must ascend without repeats, from 0 to {rx * ry - 1} at most.")
+        jobs = (
+            (index, _read_points, (*np.divmod(index, ry), key))
+            for index, key in _groups(positions, ry, stored, chunk)
+        )
+
+    def read(job):
+        index, reader, where = job
+        return index, _usable(reader(array, *where), index, ry)
+
+    # Leaving the executor waits for the one read under way, so that closing the generator early leaks no
+    # thread and the caller may close the file.
+    with (
+        tqdm(total=total, desc=progress, unit=" patterns", disable=progress is None) as bar,
+        ThreadPoolExecutor(1, thread_name_prefix="prenet-read") as reader,
+    ):
+        job = next(jobs, None)
+        coming = reader.submit(read, job) if job else None
+        while coming is not None:
+            index, block = coming.result()
+            job = next(jobs, None)
+            coming = reader.submit(read, job) if job else None
+            for start in range(0, len(index), chunk):  # a storage chunk may hold more than a block
+                part = slice(start, start + chunk)
+                yield index[part], block[part]
+                bar.update(len(index[part]))

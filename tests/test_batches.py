@@ -1,0 +1,165 @@
+import threading
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from py4dstem_prenet import batches
+from py4dstem_prenet.batches import check, patterns, shape_of
+from py4dstem_prenet.errors import PrenetError
+
+SHAPE = (5, 7, 32, 34)
+
+
+@pytest.fixture(scope="module")
+def cube():
+    return np.random.default_rng(0).integers(0, 60000, SHAPE).astype(np.uint16)
+
+
+class Dataset:
+    """Slices like an h5py dataset and counts how often each storage chunk along the scan is read."""
+
+    def __init__(self, values, chunks):
+        self.values, self.chunks, self.shape, self.dtype = values, (*chunks, 8, 8), values.shape, values.dtype
+        self.reads = np.zeros([-(-values.shape[k] // chunks[k]) for k in (0, 1)], int)
+
+    def __getitem__(self, key):
+        rows, columns = (np.unique(np.arange(self.shape[k])[key[k]] // self.chunks[k]) for k in (0, 1))
+        self.reads[np.ix_(rows, columns)] += 1
+        return self.values[key]
+
+
+def gather(data, **options):
+    """All blocks put back in their places, and how often each position came."""
+    shape = shape_of(data)
+    out, seen = np.zeros((shape[0] * shape[1], *shape[2:]), np.float64), np.zeros(shape[0] * shape[1], int)
+    for index, block in patterns(data, **options):
+        assert index.dtype == np.int64 and (np.diff(index) > 0).all()
+        assert block.dtype.isnative
+        out[index] = block
+        np.add.at(seen, index, 1)
+    return out.reshape(shape), seen
+
+
+@pytest.mark.parametrize(
+    "kind", ["array", "strided", "big-endian", "memmap", "h5py", "h5py-chunked", "dask", "cube"]
+)
+@pytest.mark.parametrize("chunk", [None, 1, 4, 100])
+def test_every_pattern_comes_once_unchanged(cube, tmp_path, kind, chunk):
+    if kind == "array":
+        data = cube
+    elif kind == "strided":
+        data = np.asfortranarray(cube)
+    elif kind == "big-endian":
+        data = cube.astype(">u2")
+    elif kind == "memmap":
+        np.save(tmp_path / "a.npy", cube)
+        data = np.load(tmp_path / "a.npy", mmap_mode="r")
+    elif kind == "dask":
+        data = pytest.importorskip("dask.array").from_array(cube, chunks=(2, 3, 32, 17))
+    elif kind == "cube":
+        data = type("DataCube", (), {"data": cube, "R_Nx": SHAPE[0]})()
+    else:
+        chunks = (2, 3, 16, 17) if kind == "h5py-chunked" else None
+        data = h5py.File(tmp_path / "a.h5", "w").create_dataset("d", data=cube, chunks=chunks)
+    assert shape_of(data) == SHAPE
+    whole, seen = gather(data, chunk=chunk)
+    assert (seen == 1).all()
+    np.testing.assert_array_equal(whole, cube)
+    wanted = np.array([0, 3, 4, 8, 20, 33, 34])
+    some, seen = gather(data, chunk=chunk, positions=wanted)
+    assert np.flatnonzero(seen).tolist() == wanted.tolist() and seen.max() == 1
+    np.testing.assert_array_equal(some.reshape(-1, 32, 34)[wanted], cube.reshape(-1, 32, 34)[wanted])
+
+
+@settings(max_examples=40, deadline=None)
+@given(*(st.integers(1, n) for n in (9, 9, 5, 5, 20)), st.data())
+def test_no_storage_chunk_is_read_twice_and_blocks_stay_small(rx, ry, cx, cy, chunk, draw):
+    values = np.arange(rx * ry, dtype=np.int32)[:, None, None] * np.ones((32, 32), np.int32)
+    data = Dataset(values.reshape(rx, ry, 32, 32), (min(cx, rx), min(cy, ry)))
+    wanted = draw.draw(st.one_of(st.none(), st.sets(st.integers(0, rx * ry - 1)).map(sorted)))
+    count = 0
+    for index, block in patterns(data, chunk=chunk, positions=wanted):
+        assert len(index) == len(block) <= chunk
+        assert (block[:, 5, 7] == index).all()
+        count += len(index)
+    assert count == (rx * ry if wanted is None else len(wanted))
+    assert data.reads.max() <= 1
+
+
+def test_memory_is_bounded_even_by_one_huge_storage_chunk(monkeypatch, cube):
+    monkeypatch.setattr(batches, "BLOCK_BYTES", 3 * 32 * 34 * 4)
+    for data in (cube, Dataset(cube, (5, 7)), Dataset(cube, (1, 2))):
+        sizes = [len(i) for i, _ in patterns(data)]
+        assert max(sizes) <= 3 and sum(sizes) == 35
+
+
+def test_a_block_is_the_callers_own(cube):
+    before = cube.copy()
+    for options in ({}, {"positions": [0, 1, 2]}):
+        for _, block in patterns(cube, **options):
+            block[:] = 0
+    np.testing.assert_array_equal(cube, before)
+
+
+def test_closing_early_leaves_no_thread_and_the_file_can_be_closed(cube, tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        blocks = patterns(file.create_dataset("d", data=cube), chunk=2)
+        next(blocks)
+        blocks.close()
+    assert not [t for t in threading.enumerate() if t.name.startswith("prenet-read")]
+
+
+def test_an_error_while_reading_reaches_the_caller():
+    class Broken(Dataset):
+        def __getitem__(self, key):
+            if key[0].start > 0:
+                raise OSError("disk gone")
+            return super().__getitem__(key)
+
+    with pytest.raises(OSError, match="disk gone"):
+        list(patterns(Broken(np.zeros(SHAPE, np.uint8), (1, 7)), chunk=7))
+    assert not [t for t in threading.enumerate() if t.name.startswith("prenet-read")]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_value_that_is_not_finite_is_named_with_its_position(cube, value):
+    data = cube.astype(np.float32)
+    data[3, 2, 10, 11] = value
+    with pytest.raises(PrenetError, match=r"scan position \(3, 2\)"):
+        list(patterns(data))
+    assert len(list(patterns(data, positions=[0, 22, 24]))) == 1  # (3, 2) is 23: it can be left out
+
+
+@pytest.mark.parametrize(
+    "data, words",
+    [
+        (np.zeros((64, 64)), "single pattern"),
+        ([[1.0]], "without a shape"),
+        (np.zeros((0, 4, 64, 64)), "empty"),
+        (np.zeros((2, 2, 31, 64)), "31 x 64 px"),
+        (np.zeros((2, 2, 64, 64), bool), "type bool"),
+        (np.zeros((2, 2, 64, 64), complex), "type complex128"),
+        (np.zeros((2, 2, 64, 64), object), "type object"),
+        (np.ma.zeros((2, 2, 64, 64)), "masked"),
+    ],
+)
+def test_unusable_data_are_refused_in_one_sentence(data, words):
+    with pytest.raises(PrenetError, match=words) as refused:
+        check(data)
+    assert str(refused.value).endswith(".") and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("positions", [[3, 1], [1, 1], [-1, 2], [35]])
+def test_positions_outside_or_out_of_order_are_refused(cube, positions):
+    with pytest.raises(PrenetError, match="ascend"):
+        list(patterns(cube, positions=positions))
+
+
+def test_progress_counts_patterns_and_is_silent_by_default(cube, capsys):
+    list(patterns(cube))
+    assert capsys.readouterr().err == ""
+    list(patterns(cube, progress="origin"))
+    assert "origin" in capsys.readouterr().err
