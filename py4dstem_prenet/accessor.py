@@ -1,0 +1,155 @@
+"""`DataCube.prenet`: doors to the package's functions, and nothing behind them.
+
+Importing this package does not import py4DSTEM, which takes seconds that training, simulation and
+`prenet --help` need not wait: `register` adds the attribute at once where py4DSTEM is loaded, otherwise the
+moment it is.
+"""
+
+import sys
+from importlib.abc import MetaPathFinder
+
+from .errors import PrenetError
+
+_NAME = "prenet"
+_HOST = "py4DSTEM.datacube.datacube"  # the module that defines DataCube
+
+
+class PrenetAccessor:
+    """What this package does for one DataCube, as `datacube.prenet`. Results stay in the cube, not here."""
+
+    def __init__(self, datacube):
+        self._datacube = datacube
+
+    def measure_origin(self, mask=None, device="auto", progress=True):
+        """Measure the direct beam's position in every pattern; written with `set_origin_meas`.
+
+        mask: (Qx, Qy) bool, True = good pixel. Returns an `OriginMap`; where its `found` is False, nothing is
+        written.
+        """
+        from . import emd
+        from .origin import measure_origin
+
+        result = measure_origin(self._datacube, mask=mask, device=device, progress=progress)
+        emd.write_origin(self._datacube, result)
+        return result
+
+    def fit_origin(self, model="auto"):
+        """Fit a smooth surface to the measured origin; written with `set_origin` if accepted.
+
+        model: "constant", "plane", "parabola", "spline", or "auto" to let the data choose. Returns an
+        `OriginFit`.
+        """
+        from . import emd
+        from .origin import fit_origin
+
+        result = fit_origin(emd.read_origin(self._datacube), model)
+        emd.write_fit(self._datacube, result)
+        return result
+
+    def measure_ellipse(self):
+        """Measure the elliptical distortion about the fitted origin; written with `set_ellipse` if accepted.
+
+        Returns an `Ellipse`. `datacube.calibration.set_ellipse((None, None, None))` undoes it.
+        """
+        from . import emd
+        from .ellipse import measure_ellipse
+        from .noise import estimate_noise
+
+        qx0, qy0, radius = emd.read_fitted_origin(self._datacube)
+        result = measure_ellipse(self._datacube, qx0, qy0, radius, estimate_noise(self._datacube))
+        emd.write_ellipse(self._datacube, result)
+        return result
+
+    def denoise(self, out=None, device="auto", progress=True):
+        """A new DataCube, denoised: float32, in the units of the input. out: an EMD file to stream it to."""
+        from .denoise import denoise
+
+        return denoise(self._datacube, out=out, device=device, progress=progress)
+
+    def calibrate(self, device="auto", progress=True):
+        """Measure and fit the origin, measure the ellipse, and write what is accepted.
+
+        Returns a `CalibrationReport`, which prints as a page of text.
+        """
+        from .pipeline import calibrate
+
+        return calibrate(self._datacube, device=device, progress=progress)
+
+    def preprocess(self, out=None, device="auto", progress=True):
+        """Calibrate and denoise: a new calibrated DataCube. out: an EMD file to stream it to."""
+        from .pipeline import preprocess
+
+        return preprocess(self._datacube, out=out, device=device, progress=progress)
+
+    def show(self):
+        """Figures of what the calibration holds and does."""
+        from .plots import show
+
+        return show(self._datacube)
+
+    def save(self, path, data=True):
+        """Save the cube as a new EMD file; data=False saves its calibration alone, some 20 kB."""
+        from . import emd
+
+        emd.save(self._datacube, path, data=data)
+
+    def load_calibration(self, path):
+        """Apply the calibration that `save` wrote for the same scan."""
+        from . import emd
+
+        emd.load_calibration(self._datacube, path)
+
+
+class _Door:
+    """The descriptor. An accessor is made at each use, so that a copied or pickled cube gets its own."""
+
+    def __get__(self, datacube, owner=None):
+        return PrenetAccessor if datacube is None else PrenetAccessor(datacube)
+
+    def __set__(self, datacube, value):
+        raise AttributeError("DataCube.prenet cannot be set.")
+
+
+class _Watcher(MetaPathFinder):
+    """Adds the attribute when py4DSTEM defines DataCube."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name != _HOST:
+            return None
+        others = [finder for finder in sys.meta_path if finder is not self]
+        spec = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
+        if spec is not None and spec.loader is not None:
+            run = spec.loader.exec_module
+
+            def exec_module(module):
+                run(module)
+                _add_to(module.DataCube)
+
+            spec.loader.exec_module = exec_module
+        return spec
+
+
+def register():
+    """Add `DataCube.prenet`, now or as soon as py4DSTEM is imported. Calling it again changes nothing.
+
+    Raises PrenetError where DataCube already has a `prenet` that is not ours.
+    """
+    cube = getattr(sys.modules.get(_HOST), "DataCube", None)
+    if cube is not None:
+        _add_to(cube)
+    elif not any(_is_ours(finder, _Watcher) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Watcher())
+
+
+def _add_to(cube):
+    there = cube.__dict__.get(_NAME)
+    if hasattr(cube, _NAME) and not _is_ours(there, _Door):
+        raise PrenetError(
+            "DataCube.prenet exists already and is not py4dstem_prenet's; import only one of these packages."
+        )
+    setattr(cube, _NAME, _Door())
+
+
+def _is_ours(thing, kind):
+    # By name: a reloaded package makes new classes.
+    return (type(thing).__module__, type(thing).__qualname__) == (kind.__module__, kind.__qualname__)

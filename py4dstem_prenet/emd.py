@@ -1,0 +1,331 @@
+"""Results into py4DSTEM's calibration and EMD files, and back; no other module writes to py4DSTEM's objects.
+
+Only stock classes are stored, so that py4DSTEM reads every file without this package: `Calibration`,
+`RealSlice` "prenet_origin_sigma" (maps of the origin's uncertainty) and `Metadata` "prenet" (the provenance).
+"""
+
+import copy
+import json
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from datetime import datetime, timezone
+
+import h5py
+import numpy as np
+import py4DSTEM
+from py4DSTEM import Calibration, Metadata, RealSlice
+from scipy.ndimage import distance_transform_edt
+from tqdm import tqdm
+
+from ._version import __version__
+from .errors import PrenetError
+from .files import EMD_ENDINGS, existing, new_file, open_hdf5, stored_json
+
+SIGMA = "prenet_origin_sigma"
+PROVENANCE = "prenet"
+_BLOCK_BYTES = 64 * 2**20
+_LARGEST_CHUNK = 2**30
+
+
+# --- origin and ellipse -------------------------------------------------------------------------------------
+
+
+def write_origin(datacube, origin_map):
+    """Write a measured origin: `set_origin_meas` with its mask (True = valid), probe radius and sigma maps.
+
+    Positions that are not valid get the origin of the nearest valid one, because a single NaN makes
+    py4DSTEM's virtual images and Bragg vector maps zero; their sigma is NaN. Nothing is written where no beam
+    was found. Writing again replaces what was there.
+
+    Returns whether anything was written. Raises PrenetError where the maps do not have the scan's shape.
+    """
+    names = ("qx0", "qy0", "sigma_qx0", "sigma_qy0")
+    maps = {name: np.array(getattr(origin_map, name), dtype=np.float64) for name in names}
+    valid = np.array(origin_map.valid, dtype=bool)
+    for name, values in {**maps, "valid": valid}.items():
+        _check_map(datacube, name, values)
+    valid &= np.isfinite(maps["qx0"]) & np.isfinite(maps["qy0"])
+    if not origin_map.found or not valid.any():
+        return False
+
+    nearest = tuple(distance_transform_edt(~valid, return_distances=False, return_indices=True))
+    calibration = datacube.calibration
+    calibration.set_origin_meas((maps["qx0"][nearest], maps["qy0"][nearest], valid))
+    # set_probe_param would also move qx0_mean, and with it the axes of the cube, away from the fitted origin.
+    if np.isfinite(origin_map.radius):
+        calibration.set_probe_semiangle(float(origin_map.radius))
+    sigma = np.where(valid, [maps["sigma_qx0"], maps["sigma_qy0"]], np.nan)
+    datacube.attach(RealSlice(sigma, name=SIGMA, slicelabels=["qx0", "qy0"]))
+    return True
+
+
+def write_fit(datacube, origin_fit):
+    """Write a fitted origin with `set_origin`, if it was accepted; returns whether it was.
+
+    Raises PrenetError where the maps do not have the scan's shape or are not finite.
+    """
+    if not origin_fit.accepted:
+        return False
+    qx0, qy0 = (np.array(v, dtype=np.float64) for v in (origin_fit.qx0, origin_fit.qy0))
+    for name, values in (("qx0", qx0), ("qy0", qy0)):
+        _check_map(datacube, name, values)
+        if not np.isfinite(values).all():
+            raise PrenetError(f"The fitted {name} is not finite everywhere, which py4DSTEM cannot use.")
+    datacube.calibration.set_origin((qx0, qy0))
+    return True
+
+
+def write_ellipse(datacube, ellipse):
+    """Write an ellipse with `set_ellipse`, if it was accepted; returns whether it was.
+
+    The line `datacube.calibration.set_ellipse((None, None, None))` undoes it.
+    """
+    if not ellipse.accepted:
+        return False
+    datacube.calibration.set_ellipse((float(ellipse.a), float(ellipse.b), float(ellipse.theta)))
+    return True
+
+
+def read_origin(datacube):
+    """The measured origin in a cube's calibration, as `OriginMap`, whoever measured it.
+
+    Where no sigma maps are there (py4DSTEM's own measurement has none), all sigmas are 1 px. Without a stored
+    radius it is NaN.
+
+    Raises PrenetError where no origin was measured, or for other scan positions than the cube has now.
+    """
+    from .origin import OriginMap
+
+    measured = datacube.calibration.get_origin_meas()
+    if measured is None:
+        raise PrenetError("The origin has not been measured; call datacube.prenet.measure_origin() first.")
+    qx0, qy0 = (_stored_map(datacube, v) for v in measured)
+    valid = np.isfinite(qx0) & np.isfinite(qy0)
+    mask = datacube.calibration.get_origin_meas_mask()
+    if np.shape(mask) == valid.shape:  # py4DSTEM itself may leave a lone False, which says nothing
+        valid &= np.asarray(mask, dtype=bool)
+    sigma = np.ones((2, *qx0.shape))
+    if SIGMA in datacube.treekeys and datacube.tree(SIGMA).data.shape == sigma.shape:
+        sigma = np.array(datacube.tree(SIGMA).data)
+    radius = datacube.calibration.get_probe_semiangle()
+    return OriginMap(
+        qx0=qx0,
+        qy0=qy0,
+        sigma_qx0=sigma[0],
+        sigma_qy0=sigma[1],
+        valid=valid,
+        radius=float("nan") if radius is None else float(radius),
+        found=bool(valid.any()),
+        reason="read from the calibration",
+    )
+
+
+def read_fitted_origin(datacube):
+    """The origin that py4DSTEM uses, qx0 and qy0 of shape (Rx, Ry), and the probe radius or NaN; all in px.
+
+    Raises PrenetError where there is none, or for other scan positions than the cube has now.
+    """
+    origin = datacube.calibration.get_origin()
+    if origin is None:
+        raise PrenetError("No origin is set; call datacube.prenet.measure_origin() and fit_origin() first.")
+    radius = datacube.calibration.get_probe_semiangle()
+    return *(_stored_map(datacube, v) for v in origin), float("nan") if radius is None else float(radius)
+
+
+def _check_map(datacube, name, values):
+    if values.shape != tuple(datacube.Rshape):
+        raise PrenetError(
+            f"The map {name} has the shape {values.shape}, but the scan is {tuple(datacube.Rshape)}; "
+            "measure on the cube to which it is written."
+        )
+
+
+def _stored_map(datacube, values):
+    values = np.array(values, dtype=np.float64)
+    if values.ndim and values.shape != tuple(datacube.Rshape):
+        raise PrenetError(
+            f"The origin in the calibration has the shape {values.shape}, but the scan is "
+            f"{tuple(datacube.Rshape)}: it is from before the cube was cropped or binned, so measure again."
+        )
+    return np.broadcast_to(values, datacube.Rshape).copy()
+
+
+# --- provenance ---------------------------------------------------------------------------------------------
+
+
+def provenance(datacube, weights=None, settings=None, noise=None, verdicts=()):
+    """What was done to a cube, as a dict that JSON can hold.
+
+    weights: {name: SHA-256} of the networks used. settings: what the caller set. noise: the NoiseModel.
+    verdicts: sentences on what was found and refused.
+    """
+    record = {
+        "package": "py4dstem_prenet",
+        "version": __version__,
+        "py4DSTEM": py4DSTEM.__version__,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "shape": datacube.data.shape,
+        "dtype": str(datacube.data.dtype),
+        "weights": weights or {},
+        "settings": settings or {},
+        "verdicts": verdicts,
+    }
+    if noise is not None:
+        record["noise"] = {**_plain(noise), "bad_pixels": int(np.count_nonzero(noise.bad_pixels))}
+    return _plain(record)
+
+
+def _plain(value):
+    """`value` with nothing in it that JSON cannot hold; NaN and infinity become None."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple | set):
+        return [_plain(v) for v in value]
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def write_provenance(datacube, record):
+    """Keep a `provenance` dict with the cube, in the place of an earlier one."""
+    datacube.metadata = Metadata(PROVENANCE, {"json": json.dumps(record, allow_nan=False)})
+
+
+def read_provenance(datacube):
+    """The provenance dict kept with a cube; None where this package has not written one."""
+    kept = datacube.metadata.get(PROVENANCE)
+    return json.loads(kept["json"]) if kept else None
+
+
+# --- files --------------------------------------------------------------------------------------------------
+
+
+def save(datacube, path, data=True):
+    """Save a cube, its calibration, tree and provenance as a new EMD file that any py4DSTEM reads.
+
+    data: False leaves the patterns out and saves a `Calibration` of some 20 kB, for `load_calibration`.
+
+    The file appears whole or not at all, and never replaces another. Data on disk are copied in bounded
+    memory. Raises PrenetError where `path` cannot be taken or py4DSTEM cannot save what the cube holds.
+    """
+    if not data:
+        with new_file(path, EMD_ENDINGS) as partial:
+            _save(_calibration_only(datacube), partial, path)
+        return
+    source = datacube.data
+    with new_cube(datacube, path, source.dtype) as target:
+        rows = range(0, source.shape[0], _rows_at_once(source))
+        for start in tqdm(rows, desc="saving", unit=" blocks", delay=2):  # seconds
+            block = np.s_[start : start + rows.step]
+            target[block] = np.asarray(source[block])
+
+
+@contextmanager
+def new_cube(datacube, path, dtype):
+    """A new EMD file with all of `datacube` but its data, which the caller fills in.
+
+    Yields the file's data: an h5py.Dataset of the cube's shape, zero where nothing is written. The file
+    appears at `path` once the block ends well; left by an exception it leaves nothing.
+
+    A cube that needs no data of its own, only a shape, is `DataCube(np.broadcast_to(np.float32(0), shape))`.
+    """
+    with new_file(path, EMD_ENDINGS) as partial:
+        # emdfile turns any data into one array in memory, so it is given one number, and that is exchanged.
+        shell = copy.copy(datacube)
+        shell.data = np.zeros((1, 1, 1, 1), dtype)
+        _save(shell, partial, path)
+        try:
+            with h5py.File(partial, "r+") as file:
+                group = file[datacube.root.name][datacube.name]
+                units = group["data"].attrs["units"]
+                del group["data"]
+                dataset = group.create_dataset("data", shape=datacube.data.shape, dtype=dtype)
+                dataset.attrs["units"] = units
+                yield dataset
+        except OSError as error:
+            raise PrenetError(f"{path} could not be written: {error}.") from error
+
+
+def _save(node, partial, path):
+    try:
+        py4DSTEM.save(partial, node)
+    except Exception as error:  # emdfile raises bare exceptions, or stumbles over types it does not know
+        raise PrenetError(
+            f"{path} could not be written, because py4DSTEM cannot save what the cube holds: {error}"
+        ) from error
+    finally:  # what a failed save leaves behind would spoil the next one
+        calibration = getattr(node, "calibration", node)
+        for key in ("_root_treepath", "_target_paths"):
+            calibration._params.pop(key, None)
+
+
+def _calibration_only(datacube):
+    calibration = datacube.calibration.copy(name="calibration")
+    record = {**(read_provenance(datacube) or {}), "shape": _plain(datacube.data.shape)}
+    entry = {"json": json.dumps(record)}
+    if SIGMA in datacube.treekeys:
+        entry["sigma"] = np.array(datacube.tree(SIGMA).data)
+    calibration[PROVENANCE] = entry
+    return calibration
+
+
+def _rows_at_once(data):
+    """Scan rows in a block: about 64 MiB, or one row of storage chunks, lest each be unpacked many times."""
+    row = max(1, int(np.prod(data.shape[1:])) * data.dtype.itemsize)
+    rows = max(1, _BLOCK_BYTES // row)
+    chunks = getattr(data, "chunks", None)
+    if chunks:
+        chunk = int(np.max(chunks[0]))  # h5py gives a number, dask the length of every chunk
+        if rows < chunk <= _LARGEST_CHUNK // row:
+            return chunk
+    return rows
+
+
+def load_calibration(datacube, path):
+    """Apply the calibration in a file to a cube of the same scan.
+
+    path: what `save` wrote, with or without data, or any EMD file with a calibration. What was never set
+    there (pixel sizes, say) is left as it is in the cube.
+
+    Raises PrenetError where the file holds no calibration, or one for a scan or patterns of another shape.
+    """
+    path = existing(path)
+    with open_hdf5(path) as file:
+        calibration, shape, sigma, record = _read_calibration(file, path)
+    params = calibration._params
+    if shape is None and np.ndim(params.get("qx0", params.get("qx0_meas"))) == 2:
+        shape = np.shape(params.get("qx0", params.get("qx0_meas")))
+    own = tuple(datacube.data.shape)
+    if shape is not None and tuple(shape) != own[: len(shape)]:
+        raise PrenetError(f"{path} calibrates data of shape {tuple(shape)}, but this cube is {own}.")
+
+    untouched = Calibration()._params
+    for key, value in params.items():
+        if not key.startswith("_") and (np.ndim(value) or value != untouched.get(key)):
+            datacube.calibration[key] = value
+    datacube.calibration.calibrate()  # what the setters do: the cube's axes follow
+    if sigma is not None:
+        datacube.attach(RealSlice(sigma, name=SIGMA, slicelabels=["qx0", "qy0"]))
+    if record:
+        datacube.metadata = Metadata(PROVENANCE, {"json": record})
+
+
+def _read_calibration(file, path):
+    """Calibration, shape of the data, sigma maps and provenance (JSON text); None for those not there."""
+    for root in file.values():
+        for group in root.get("metadatabundle", {}).values():
+            if group.attrs.get("python_class") == "Calibration":
+                calibration = Calibration.from_h5(group)
+                entry = calibration._params.pop(PROVENANCE, None)
+                if entry:  # without data
+                    return calibration, json.loads(entry["json"])["shape"], entry.get("sigma"), entry["json"]
+                for cube in root.values():
+                    if cube.attrs.get("python_class") == "DataCube":
+                        sigma = cube[SIGMA]["data"][...] if SIGMA in cube else None
+                        return calibration, cube["data"].shape, sigma, stored_json(cube)
+                return calibration, None, None, None
+    raise PrenetError(f"{path} holds no calibration; it must be an EMD file that py4DSTEM saved.")
