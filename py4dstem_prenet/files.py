@@ -92,6 +92,22 @@ def _publish(partial, path):
         ) from error
 
 
+def save_scan(path, data, truth):
+    """Save an array (Rx, Ry, Qx, Qy) as the DataCube of a new EMD file, without importing py4DSTEM.
+
+    truth: {name: array, number or text}, kept as the Metadata "truth" of the DataCube.
+    """
+    import emdfile
+
+    with new_file(path) as partial:
+        axes = ["Rx", "Ry", "Qx", "Qy"]
+        array = emdfile.Array(data, name="datacube", units="pixel intensity", dim_names=axes)
+        array.metadata = emdfile.Metadata("truth", truth)
+        emdfile.save(partial, array)
+        with h5py.File(partial, "r+") as file:  # all by which a DataCube's group differs from an Array's
+            file["datacube_root/datacube"].attrs["python_class"] = "DataCube"
+
+
 # --- scans out of files -------------------------------------------------------------------------------------
 
 
@@ -247,6 +263,6 @@ def emd_nodes(file):
 
 
 def stored_json(group):
-    """The provenance, as JSON text, in an open EMD file's group of a DataCube; None where there is none."""
-    stored = group.get("metadatabundle/prenet/json")
+    """The provenance, as JSON text, in the group of a DataCube or of a calibration saved alone, or None."""
+    stored = group.get("metadatabundle/prenet/json", group.get("prenet/json"))
     return None if stored is None else stored[()].decode()

@@ -1,0 +1,212 @@
+"""The command `prenet`: the same functions as `DataCube.prenet`, for files.
+
+Whatever is slow to import (py4DSTEM, torch) is imported by the command that needs it.
+"""
+
+import json
+import platform
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.core import TyperGroup
+
+from ._version import __version__
+from .errors import PrenetError
+
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx):
+        """Bad input is answered with its one sentence, not with a traceback."""
+        try:
+            return super().invoke(ctx)
+        except PrenetError as error:
+            typer.echo(f"prenet: {error}", err=True)
+            raise typer.Exit(2) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Origin, ellipse and denoising of 4D-STEM scans with trained networks.",
+)
+
+Scan = Annotated[Path, typer.Argument(metavar="FILE", help="EMD, .npy, or any format that py4DSTEM imports.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="The new file.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Shape = Annotated[str | None, typer.Option(metavar="RX,RY", help="The scan's shape, if the file lacks it.")]
+Cube = Annotated[str | None, typer.Option(help="Which DataCube, if the file holds several.")]
+
+
+class Task(str, Enum):
+    denoise = "denoise"
+    center = "center"
+    ellipse = "ellipse"
+
+
+@app.command()
+def demo(out: Annotated[Path, typer.Option(help="The folder for what it makes.")] = Path("demo")):
+    """Calibrate the scan that comes with the package; print truth beside result, save file and figures."""
+    from .demo import run
+
+    run(out)
+
+
+@app.command()
+def calibrate(
+    file: Scan,
+    output: Output,
+    calibration_only: Annotated[bool, typer.Option("--calibration-only", help="No patterns.")] = False,
+    device: Device = "auto",
+    scan: Shape = None,
+    cube: Cube = None,
+):
+    """Measure origin and ellipse, and save the calibrated scan as an EMD file."""
+    from .files import check_output
+
+    check_output(output)
+    datacube = _open(file, scan, cube)
+    from .emd import save
+    from .pipeline import calibrate
+
+    report = calibrate(datacube, device=device)
+    typer.echo(str(report))
+    if not report.origin.found:
+        typer.echo(f"prenet: {output} was not written, because no direct beam was found.", err=True)
+        raise typer.Exit(1)
+    save(datacube, output, data=not calibration_only)
+    typer.echo(f"Saved {output}.")
+
+
+@app.command()
+def denoise(file: Scan, output: Output, device: Device = "auto", scan: Shape = None, cube: Cube = None):
+    """Denoise a scan, and save it as an EMD file."""
+    from .files import check_output
+
+    check_output(output)
+    datacube = _open(file, scan, cube)
+    from .denoise import denoise
+
+    denoise(datacube, out=output, device=device)
+    typer.echo(f"Saved {output}.")
+
+
+@app.command()
+def info(
+    file: Annotated[Path | None, typer.Argument(help="Tell what this file holds.")] = None,
+    weights: Annotated[bool, typer.Option("--weights", help="Verify the weights, and nothing else.")] = False,
+):
+    """Versions, device and weights, verified; or what a file holds and what was done to it."""
+    if file is not None:
+        _tell_file(file)
+    elif weights:
+        _tell_weights()
+    else:
+        _tell_versions()
+        _tell_weights()
+
+
+@app.command()
+def train(
+    task: Task,
+    minutes: Annotated[float | None, typer.Option(min=0, help="Stop after so long.")] = None,
+    seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
+    out: Annotated[Path | None, typer.Option(help="The run's folder; runs/TASK if not given.")] = None,
+):
+    """Train a network on simulated patterns."""
+    out = Path("runs") / task.value if out is None else out
+    if resume and not out.is_dir():
+        raise PrenetError(f"There is no run in {out} to resume; leave --resume out to start one.")
+    if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise PrenetError(f"{out} is in use already; go on with --resume, or choose another --out.")
+    from .training.loop import train
+
+    train(task.value, minutes=minutes, seed=seed, resume=resume, out=out)
+
+
+@app.command()
+def simulate(
+    output: Output,
+    scan: Annotated[str, typer.Option(metavar="RX,RY", help="Probe positions.")] = "16,16",
+    shape: Annotated[str, typer.Option(metavar="QX,QY", help="Pixels of a pattern.")] = "128,128",
+    dose: Annotated[float, typer.Option(min=0, help="Electrons in a pattern.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
+):
+    """Simulate a scan with known origin and ellipse, and save it with its truth as an EMD file."""
+    from .files import check_output, save_scan
+
+    check_output(output)
+    scan, shape = _pair(scan, "--scan"), _pair(shape, "--shape")
+    from .simulation.scan import simulate
+
+    simulated = simulate(scan, shape, dose=dose, seed=seed)
+    save_scan(output, simulated.counts, simulated.truth)
+    typer.echo(f"Saved {output}.")
+
+
+def _pair(text, option):
+    try:
+        first, second = (int(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        first = 0
+    if first < 1 or second < 1:
+        raise PrenetError(f"{option} takes two positive whole numbers such as 16,16, not {text!r}.")
+    return first, second
+
+
+def _open(file, scan, cube):
+    from .files import open_cube
+
+    return open_cube(file, None if scan is None else _pair(scan, "--scan"), cube)
+
+
+def _tell_versions():
+    from importlib.metadata import version
+
+    import torch
+
+    typer.echo(f"py4dstem_prenet {__version__}")
+    for name in ("py4DSTEM", "emdfile", "numpy", "torch"):
+        typer.echo(f"{name} {version(name)}")
+    typer.echo(f"Python {platform.python_version()}, {platform.platform()}")
+    on_cpu = f"CPU, {torch.get_num_threads()} threads"
+    typer.echo(f"device: {torch.cuda.get_device_name() if torch.cuda.is_available() else on_cpu}")
+
+
+def _tell_weights():
+    from .networks.weights import names, verify
+
+    for name in names():
+        typer.echo(f"{name}  sha256 {verify(name)}")
+
+
+def _tell_file(file):
+    from .files import EMD_ENDINGS, emd_nodes, existing, open_cube, open_hdf5, stored_json
+
+    file = existing(file)
+    if file.suffix.lower() not in EMD_ENDINGS:
+        data = open_cube(file).data
+        typer.echo(f"{file}: a scan of shape {tuple(data.shape)}, {data.dtype}")
+        return
+    with open_hdf5(file) as opened:
+        for where, kind in emd_nodes(opened).items():
+            if kind == "Metadata":
+                continue
+            group = opened[where]
+            data = f", {group['data'].shape} {group['data'].dtype}" if "data" in group else ""
+            typer.echo(f"{where}: {kind}{data}")
+            record = stored_json(group)
+            if record:
+                typer.echo(json.dumps(json.loads(record), indent=2, ensure_ascii=False))
+
+
+def main():
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""DataCube.prenet: how it is added, and that its doors lead where their names say."""
+
+import copy
+import pickle
+import subprocess
+import sys
+import textwrap
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from py4DSTEM import DataCube
+
+from py4dstem_prenet import accessor, emd
+from py4dstem_prenet.errors import PrenetError
+
+accessor.register()
+
+
+@pytest.fixture
+def cube():
+    return DataCube(np.zeros((2, 3, 32, 32), np.uint8))
+
+
+@pytest.fixture
+def stage(monkeypatch):
+    """Put functions in the place of a stage's module."""
+
+    def replace(module, **functions):
+        stand_in = types.ModuleType(module)
+        vars(stand_in).update(functions)
+        monkeypatch.setitem(sys.modules, f"py4dstem_prenet.{module}", stand_in)
+
+    return replace
+
+
+def run(code):
+    root = Path(accessor.__file__).parents[1]
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=root, check=True)
+
+
+def test_added_at_whichever_import_comes_last():
+    run("""
+        import sys
+        from py4dstem_prenet import accessor
+        accessor.register(), accessor.register()
+        assert "py4DSTEM" not in sys.modules
+        assert sum(isinstance(f, accessor._Watcher) for f in sys.meta_path) == 1
+        import numpy, pickle, py4DSTEM
+        cube = py4DSTEM.DataCube(numpy.zeros((1, 1, 32, 32)))
+        assert type(cube.prenet).__name__ == "PrenetAccessor"
+        accessor.register()
+        assert pickle.loads(pickle.dumps(cube)).prenet._datacube.data.shape == (1, 1, 32, 32)
+    """)
+
+
+def test_each_cube_has_its_own(cube):
+    cubes = [cube, cube.copy(), copy.copy(cube), copy.deepcopy(cube), pickle.loads(pickle.dumps(cube))]
+    for one in cubes:
+        assert one.prenet._datacube is one
+    assert "prenet" not in vars(cube) and DataCube.prenet is accessor.PrenetAccessor
+    with pytest.raises(AttributeError, match="cannot be set"):
+        cube.prenet = 1
+
+
+def test_another_packages_attribute_is_left_alone(monkeypatch):
+    monkeypatch.setattr(DataCube, "prenet", theirs := object())
+    with pytest.raises(PrenetError, match="exists already"):
+        accessor.register()
+    assert DataCube.__dict__["prenet"] is theirs
+
+
+def test_a_reloaded_package_takes_its_own_place():
+    DataCube.prenet = type("_Door", (), {"__module__": accessor.__name__})()
+    accessor.register()
+    assert type(DataCube.__dict__["prenet"]) is accessor._Door
+
+
+def test_stages_one_by_one(cube, stage):
+    ones = np.ones(cube.Rshape)
+    measured = types.SimpleNamespace(
+        qx0=15 * ones, qy0=16 * ones, sigma_qx0=ones, sigma_qy0=ones, valid=ones > 0, radius=4.0, found=True
+    )
+    fitted = types.SimpleNamespace(qx0=15.5 * ones, qy0=16.5 * ones, accepted=True)
+    round_ring = types.SimpleNamespace(a=1.01, b=0.99, theta=0.3, accepted=True)
+    seen = {}
+
+    def measure_origin(data, noise=None, mask=None, device="auto", progress=True):
+        seen["mask"] = mask
+        return measured
+
+    def fit_origin(origin_map, model):
+        seen["map"], seen["model"] = origin_map, model
+        return fitted
+
+    def measure_ellipse(data, qx0, qy0, radius, noise):
+        seen["ellipse"] = (data, qx0[0, 0], qy0[0, 0], radius, noise)
+        return round_ring
+
+    stage("origin", measure_origin=measure_origin, fit_origin=fit_origin, OriginMap=types.SimpleNamespace)
+    stage("noise", estimate_noise=lambda data: "noise")
+    stage("ellipse", measure_ellipse=measure_ellipse)
+
+    with pytest.raises(PrenetError, match="not been measured"):
+        cube.prenet.fit_origin()
+    with pytest.raises(PrenetError, match="No origin is set"):
+        cube.prenet.measure_ellipse()
+    assert cube.prenet.measure_origin(mask="mask") is measured
+    assert cube.prenet.fit_origin("plane") is fitted
+    assert cube.prenet.measure_ellipse() is round_ring
+    assert seen["mask"] == "mask" and seen["model"] == "plane"
+    np.testing.assert_array_equal(seen["map"].qx0, measured.qx0)
+    assert seen["ellipse"] == (cube, 15.5, 16.5, 4.0, "noise")
+    assert cube.calibration.get_origin_meas()[0][0, 0] == 15
+    assert cube.calibration.get_origin()[0][0, 0] == 15.5
+    assert cube.calibration.get_ellipse() == (1.01, 0.99, 0.3)
+
+
+def test_whole_pipelines(cube, stage):
+    def told(name):
+        return lambda *args, **kwargs: (name, args, kwargs)
+
+    stage("denoise", denoise=told("denoise"))
+    stage("pipeline", calibrate=told("calibrate"), preprocess=told("preprocess"))
+    stage("plots", show=told("show"))
+    auto = {"device": "auto", "progress": True}
+    assert cube.prenet.denoise() == ("denoise", (cube,), {"out": None, **auto})
+    assert cube.prenet.denoise(out="a.h5", device="cpu")[2]["device"] == "cpu"
+    assert cube.prenet.calibrate() == ("calibrate", (cube,), auto)
+    assert cube.prenet.preprocess(progress=False)[2] == {"out": None, "device": "auto", "progress": False}
+    assert cube.prenet.show() == ("show", (cube,), {})
+
+
+def test_saves_and_loads(cube, tmp_path):
+    cube.calibration.set_ellipse((1.01, 0.99, 0.3))
+    cube.prenet.save(tmp_path / "all.h5")
+    cube.prenet.save(tmp_path / "alone.h5", data=False)
+    for name in ("all.h5", "alone.h5"):
+        fresh = DataCube(cube.data)
+        fresh.prenet.load_calibration(tmp_path / name)
+        assert fresh.calibration.get_ellipse() == (1.01, 0.99, 0.3)
+        assert emd.read_provenance(fresh) is None or "shape" in emd.read_provenance(fresh)

@@ -1,0 +1,208 @@
+"""The command line: right calls, one-sentence errors, exit codes, and nothing slow for those who only ask."""
+
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import py4DSTEM
+import pytest
+from typer.testing import CliRunner
+
+from py4dstem_prenet import cli, emd
+from py4dstem_prenet.errors import PrenetError
+
+SHAPE = (2, 3, 32, 40)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("scan.npy", np.arange(np.prod(SHAPE), dtype=np.uint16).reshape(SHAPE))
+    return tmp_path
+
+
+@pytest.fixture
+def stage(monkeypatch):
+    def replace(module, **functions):
+        stand_in = types.ModuleType(module)
+        vars(stand_in).update(functions)
+        monkeypatch.setitem(sys.modules, f"py4dstem_prenet.{module}", stand_in)
+
+    return replace
+
+
+@pytest.fixture
+def calibrated(stage):
+    """A pipeline that finds what it is told to; returns what it was called with."""
+    calls = []
+
+    class Report:
+        origin = types.SimpleNamespace(found=True)
+
+        def __str__(self):
+            return "Origin: found.\nEllipse: not determined."
+
+    def calibrate(datacube, device="auto", progress=True):
+        calls.append((datacube.data.shape, device))
+        origin = tuple(np.full(datacube.Rshape, v) for v in (15.0, 20.0))
+        if Report.origin.found:
+            datacube.calibration.set_origin(origin)
+            emd.write_provenance(datacube, emd.provenance(datacube, verdicts=("Fine.",)))
+        return Report()
+
+    calls.append(Report)
+    stage("pipeline", calibrate=calibrate)
+    return calls
+
+
+def prenet(*arguments):
+    return CliRunner().invoke(cli.app, [str(a) for a in arguments])
+
+
+def refused(*arguments):
+    """The one sentence on stderr of a call that ends with code 2."""
+    result = prenet(*arguments)
+    assert result.exit_code == 2 and result.stdout == "", result.output
+    assert result.stderr.startswith("prenet: ") and result.stderr.count("\n") == 1, result.stderr
+    return result.stderr
+
+
+ONLY_ASKING = """
+import sys
+from py4dstem_prenet.cli import main
+
+codes = []
+for sys.argv[1:] in ["--help"], ["train", "--help"], ["calibrate", "x.npy", "-o", "."]:
+    try:
+        main()
+    except SystemExit as end:
+        codes.append(end.code)
+assert codes == [0, 0, 2], codes
+assert not {"py4DSTEM", "torch"} & set(sys.modules)
+"""
+
+
+def test_help_and_errors_import_nothing_slow():
+    root = Path(cli.__file__).parents[1]
+    result = subprocess.run([sys.executable, "-c", ONLY_ASKING], cwd=root, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == "prenet: . exists already; choose another name or delete it first.\n"
+
+
+def test_calibrate(calibrated):
+    result = prenet("calibrate", "scan.npy", "-o", "out.h5", "--device", "cpu")
+    assert result.exit_code == 0
+    assert "Ellipse: not determined." in result.stdout and "Saved out.h5." in result.stdout
+    cube = py4DSTEM.read("out.h5")
+    assert calibrated[1:] == [(SHAPE, "cpu")]
+    assert cube.calibration.get_origin()[0][1, 2] == 15
+    np.testing.assert_array_equal(cube.data, np.load("scan.npy"))
+
+    assert prenet("calibrate", "out.h5", "-o", "alone.h5", "--calibration-only").exit_code == 0
+    assert isinstance(py4DSTEM.read("alone.h5"), py4DSTEM.Calibration)
+    assert calibrated[2] == (SHAPE, "auto")
+
+    for name in ("out.h5", "alone.h5"):
+        told = prenet("info", name).stdout
+        assert '"Fine."' in told and "2, 3" in told.replace("\n    ", " ")
+
+
+def test_a_stack_takes_the_scans_shape(calibrated):
+    np.save("stack.npy", np.load("scan.npy").reshape(6, 32, 40))
+    assert prenet("calibrate", "stack.npy", "-o", "out.h5", "--scan", "3,2").exit_code == 0
+    assert calibrated[1][0] == (3, 2, 32, 40)
+    assert "whole numbers such as 16,16" in refused("calibrate", "stack.npy", "-o", "b.h5", "--scan", "3")
+
+
+def test_without_a_beam_nothing_is_written(calibrated, here):
+    calibrated[0].origin = types.SimpleNamespace(found=False)
+    result = prenet("calibrate", "scan.npy", "-o", "out.h5")
+    assert result.exit_code == 1 and "no direct beam was found" in result.stderr
+    assert [p.name for p in here.iterdir()] == ["scan.npy"]
+
+
+@pytest.mark.parametrize("command", ["calibrate", "denoise"])
+def test_bad_input_is_one_sentence_and_changes_nothing(command, calibrated, stage, here):
+    stage("denoise", denoise=None)
+    (here / "text.h5").write_text("hello")
+    np.save("flat.npy", np.zeros((4, 32, 32)))
+    before = {p.name: p.read_bytes() for p in here.iterdir()}
+    for arguments, told in [
+        (("none.h5", "-o", "out.h5"), "There is no file none.h5."),
+        (("text.h5", "-o", "out.h5"), "not an HDF5 file"),
+        (("flat.npy", "-o", "out.h5"), "four axes"),
+        (("scan.npy", "-o", "scan.npy"), "exists already"),
+        (("scan.npy", "-o", "missing/out.h5"), "does not exist"),
+        (("scan.npy", "-o", "out.tif"), "must end in"),
+        (("scan.npy", "-o", "/proc/out.h5"), "No file can be written"),
+    ]:
+        assert told in refused(command, *arguments)
+    assert {p.name: p.read_bytes() for p in here.iterdir()} == before
+    assert len(calibrated) == 1  # the stage never ran
+
+
+def test_an_error_in_a_stage_is_one_sentence(stage):
+    def calibrate(datacube, device):
+        raise PrenetError("The data contain NaN.")
+
+    stage("pipeline", calibrate=calibrate)
+    assert refused("calibrate", "scan.npy", "-o", "out.h5") == "prenet: The data contain NaN.\n"
+
+
+def test_denoise_streams_to_its_file(stage):
+    calls = []
+    stage("denoise", denoise=lambda cube, out, device: calls.append((cube.data.shape, str(out), device)))
+    assert prenet("denoise", "scan.npy", "-o", "out.h5").exit_code == 0
+    assert calls == [(SHAPE, "out.h5", "auto")]
+
+
+def test_train(stage, here):
+    calls = []
+    stage("training.loop", train=lambda task, **settings: calls.append((task, settings)))
+    assert prenet("train", "center", "--minutes", 2, "--seed", 7).exit_code == 0
+    (task, settings), *_ = calls
+    assert task == "center" and settings.pop("out").as_posix() == "runs/center"
+    assert settings == {"minutes": 2, "seed": 7, "resume": False}
+    (here / "run").mkdir()
+    (here / "run" / "state").touch()
+    assert "is in use already" in refused("train", "denoise", "--out", "run")
+    assert prenet("train", "denoise", "--out", "run", "--resume").exit_code == 0 and calls[1][1]["resume"]
+    assert "no run in none to resume" in refused("train", "denoise", "--out", "none", "--resume")
+    assert prenet("train", "cooking").exit_code == 2
+
+
+def test_simulate(stage):
+    def simulate(scan, shape, dose, seed):
+        assert (dose, seed) == (500, 3)
+        return types.SimpleNamespace(counts=np.ones((*scan, *shape), np.uint16), truth={"qx0": np.ones(scan)})
+
+    stage("simulation.scan", simulate=simulate)
+    arguments = ("--scan", "2,3", "--shape", "32x40", "--dose", 500, "--seed", 3)
+    assert prenet("simulate", "-o", "sim.h5", *arguments).exit_code == 0
+    cube = py4DSTEM.read("sim.h5")
+    assert cube.data.shape == SHAPE and cube.metadata["truth"]["qx0"].shape == (2, 3)
+    assert "exists already" in refused("simulate", "-o", "sim.h5")
+
+
+def test_demo(stage):
+    calls = []
+    stage("demo", run=calls.append)
+    assert prenet("demo").exit_code == 0 and prenet("demo", "--out", "there").exit_code == 0
+    assert [str(c) for c in calls] == ["demo", "there"]
+
+
+def test_info(stage):
+    stage("networks.weights", names=lambda: ("center", "ellipse"), verify=lambda name: f"{name}-hash")
+    told = prenet("info")
+    assert told.exit_code == 0 and "py4DSTEM 0." in told.stdout and "device: " in told.stdout
+    assert prenet("info", "--weights").stdout == "center  sha256 center-hash\nellipse  sha256 ellipse-hash\n"
+    assert "scan.npy: a scan of shape (2, 3, 32, 40), uint16" in prenet("info", "scan.npy").stdout
+    assert "There is no file" in refused("info", "none.h5")
+
+    def verify(name):
+        raise PrenetError(f"The weights {name} are altered.")
+
+    stage("networks.weights", names=lambda: ("center",), verify=verify)
+    assert "are altered" in refused("info", "--weights")
