@@ -1,0 +1,202 @@
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from py4dstem_prenet.errors import PrenetError
+from py4dstem_prenet.noise import NoiseModel, estimate_noise, sample_positions, stabilize
+
+SIDE = 64
+
+
+@cache
+def expected(radius=5.0, scan=(10, 10)):
+    """(n, 64, 64) expected fractions of a pattern: disks on a lattice that turns, on a background."""
+    rng = np.random.default_rng(7)
+    x, y = np.mgrid[:SIDE, :SIDE]
+    out = []
+    for angle in rng.uniform(0, np.pi, scan[0] * scan[1]):
+        cx, cy = 31.5 + rng.uniform(-2, 2, 2)
+        q = np.hypot(x - cx, y - cy)
+        pattern = 0.004 * np.exp(-q / 12)
+        for h in (-1, 0, 1):
+            for k in (-1, 0, 1):
+                a = 17 * (h * np.cos(angle) - k * np.sin(angle))
+                b = 17 * (h * np.sin(angle) + k * np.cos(angle))
+                edge = np.hypot(x - cx - a, y - cy - b) - radius
+                pattern += rng.uniform(0.05, 0.3) ** (abs(h) + abs(k)) / (1 + np.exp(edge / 0.4)) / 50
+        out.append(pattern / pattern.sum())
+    return np.array(out)
+
+
+def measure(dose, gain=1.0, offset=0.0, readout=0.0, seed=0, radius=5.0):
+    """A (10, 10, 64, 64) scan as a detector with these properties would give it: whole numbers."""
+    rng = np.random.default_rng(seed)
+    values = gain * rng.poisson(dose * expected(radius)) + offset
+    if readout:
+        values = values + rng.normal(0, readout, values.shape)
+    return np.rint(values).astype(np.int32).reshape(10, 10, SIDE, SIDE)
+
+
+@pytest.mark.parametrize("dose", [10, 100, 1e3, 1e4, 1e5])
+def test_a_counting_detector_is_recognised_at_any_dose(dose):
+    data = measure(dose).astype(np.uint16)
+    model = estimate_noise(data)
+    assert model.counting and (model.gain, model.offset, model.readout) == (1, 0, 0)
+    assert model.dose == pytest.approx(data.sum() / 100)
+    assert not model.bad_pixels.any() and model.messages == ()
+
+
+@pytest.mark.parametrize("dose", [2e3, 2e4])
+@pytest.mark.parametrize("gain, offset, readout", [(12, 100, 4), (40, -30, 15), (6, 1000, 10)])
+def test_gain_offset_and_readout_of_a_ccd_are_recovered(dose, gain, offset, readout):
+    model = estimate_noise(measure(dose, gain, offset, readout))
+    assert not model.counting
+    assert model.gain == pytest.approx(gain, rel=0.08)
+    assert model.offset == pytest.approx(offset, abs=0.1 * gain)
+    assert model.readout == pytest.approx(readout, rel=0.1)
+    assert model.dose == pytest.approx(dose, rel=0.1)
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.floats(1e-3, 1e3), st.booleans())
+def test_units_do_not_matter(scale, counting):
+    data = measure(2e3) if counting else measure(2e3, 12, 100, 4)
+    reference = estimate_noise(data.astype(np.float32))
+    model = estimate_noise((data * scale).astype(np.float32))
+    assert model.gain == pytest.approx(scale * reference.gain, rel=1e-2)
+    assert model.offset == pytest.approx(scale * reference.offset, rel=1e-2, abs=1e-9)
+    assert model.readout == pytest.approx(scale * reference.readout, rel=1e-2, abs=1e-9)
+    assert model.dose == pytest.approx(reference.dose, rel=1e-2)
+    assert model.counting == reference.counting == counting
+
+
+def test_counts_divided_by_their_maximum_are_counts_again():
+    data = measure(2e3)
+    model = estimate_noise((data / data.max()).astype(np.float32))
+    assert model.counting
+    electrons = model.electrons((data[0] / data.max()).astype(np.float32))
+    np.testing.assert_allclose(electrons, data[0], atol=1e-3)
+
+
+def test_what_is_given_wins():
+    data = measure(2e3, 12, 100, 4)
+    model = estimate_noise(data, gain=12.0, offset=100.0, readout=4.0)
+    assert (model.gain, model.offset, model.readout) == (12, 100, 4)
+    assert estimate_noise(data, gain=12.0).offset == pytest.approx(100, abs=1)
+    assert estimate_noise(data, offset=100.0).readout == pytest.approx(4, rel=0.1)
+    assert estimate_noise(data, readout=4.0).offset == pytest.approx(100, abs=1)
+    with pytest.raises(PrenetError, match="positive"):
+        estimate_noise(data, gain=0.0)
+
+
+@pytest.mark.parametrize("kind", ["counting", "ccd"])
+@pytest.mark.parametrize("dose", [1e3, 2e4])
+def test_known_bad_pixels_are_found_and_none_invented(kind, dose):
+    gain, offset, readout = (1, 0, 0) if kind == "counting" else (12, 100, 4)
+    data = measure(dose, gain, offset, readout)
+    rng = np.random.default_rng(3)
+    truth = np.zeros((SIDE, SIDE), bool)
+    hot = [(3, 4), (3, 5), (50, 10), (20, 60), (0, 0), (63, 30)]
+    dead = [(31, 31), (33, 27)]
+    for x, y in hot:
+        data[:, :, x, y] = gain * rng.poisson(60 if (x, y) != (50, 10) else 4, (10, 10)) + offset
+        truth[x, y] = True
+    data[:, :, 20, 60] = 3000  # stuck
+    for x, y in dead:
+        data[:, :, x, y] = offset
+        truth[x, y] = True
+    model = estimate_noise(data)
+    np.testing.assert_array_equal(np.argwhere(model.bad_pixels), np.argwhere(truth))
+    assert model.gain == pytest.approx(gain, rel=0.1) and model.offset == pytest.approx(offset, abs=1)
+
+
+@pytest.mark.parametrize("radius", [1.0, 1.5, 2.0])
+@pytest.mark.parametrize("n", [1, 4, 100])
+@pytest.mark.parametrize("at", [(31, 31), (31.5, 31.5), (31.3, 30.8)])
+def test_a_small_direct_beam_that_never_moves_is_not_a_hot_pixel(radius, n, at):
+    fine = (np.mgrid[: SIDE * 5, : SIDE * 5] - 2) / 5
+    disk = np.hypot(fine[0] - at[0], fine[1] - at[1]) < radius
+    beam = disk.reshape(SIDE, 5, SIDE, 5).mean((1, 3))
+    data = np.random.default_rng(0).poisson(500 * beam + 0.05, (1, n, SIDE, SIDE))
+    assert not estimate_noise(data).bad_pixels.any()
+
+
+def test_electrons_keep_counts_on_good_pixels_and_fill_bad_ones():
+    rng = np.random.default_rng(1)
+    bad = np.zeros((SIDE, SIDE), bool)
+    bad[10, 10] = bad[0, 0] = bad[30:35, 40:44] = bad[:, 50] = True
+    model = NoiseModel(12.0, 100.0, 4.0, bad, False, 0.0)
+    counts = rng.integers(0, 50, (3, SIDE, SIDE))
+    counts[:, bad] = 10**6
+    block = (12 * counts + 100).astype(np.uint32)
+    before = block.copy()
+    electrons = model.electrons(block)
+    np.testing.assert_array_equal(block, before)
+    assert electrons.dtype == np.float32 and electrons.shape == block.shape
+    np.testing.assert_allclose(electrons[:, ~bad], counts[:, ~bad], atol=1e-3)
+    around = counts[:, 9:12, 9:12].reshape(3, 9)[:, [0, 1, 2, 3, 5, 6, 7, 8]]
+    np.testing.assert_allclose(electrons[:, 10, 10], np.median(around, axis=1), atol=1e-3)
+    assert (electrons[:, bad] <= 50).all()  # nothing of the bad pixels' own values, in wide holes either
+
+
+def test_stabilized_poisson_counts_have_unit_variance_whatever_their_mean():
+    rng = np.random.default_rng(2)
+    for mean in (3, 10, 300):
+        for readout in (0, 0.5, 2):
+            e = rng.poisson(mean, 200_000) + rng.normal(0, readout, 200_000)
+            assert stabilize(e, readout).std() == pytest.approx(1, abs=0.06)
+    e = torch.tensor([-5.0, 0.0, 4.0])
+    np.testing.assert_allclose(stabilize(e, 0.5).numpy(), stabilize(e.numpy(), 0.5), rtol=1e-6)
+
+
+def test_variance_predicts_the_scatter_of_electrons():
+    rng = np.random.default_rng(4)
+    model = NoiseModel(12.0, 100.0, 6.0, np.zeros((SIDE, SIDE), bool), False, 0.0)
+    mean = np.linspace(0, 20, SIDE) * np.ones((SIDE, 1))
+    block = 12 * rng.poisson(mean, (2000, SIDE, SIDE)) + 100 + rng.normal(0, 6, (2000, SIDE, SIDE))
+    scatter = model.electrons(block).var(axis=0).mean(axis=0)
+    np.testing.assert_allclose(scatter, model.variance(mean)[0], rtol=0.05)
+
+
+@pytest.mark.parametrize("value, word", [(0, "all zero"), (7, "constant")])
+def test_data_without_a_pattern_are_refused(value, word):
+    with pytest.raises(PrenetError, match=word):
+        estimate_noise(np.full((2, 2, 64, 64), value, np.uint16))
+
+
+def test_a_blanked_beam_is_said_to_be_one():
+    data = np.rint(np.random.default_rng(5).normal(20, 9, (4, 4, 64, 64))).astype(np.int32)
+    model = estimate_noise(data)
+    assert model.dose < 0.01 * data.size / 16
+    assert model.offset == pytest.approx(20, abs=0.5) and model.readout == pytest.approx(9, rel=0.1)
+    assert "No electrons" in " ".join(model.messages)
+
+
+def test_one_pattern_is_enough():
+    model = estimate_noise(measure(2e4)[:1, :1])
+    assert model.counting and not model.bad_pixels.any()
+    model = estimate_noise(measure(2e4, 12, 100, 4)[:1, :1])
+    assert model.gain == pytest.approx(12, rel=0.5) and model.offset == pytest.approx(100, abs=6)
+
+
+def test_shared_noise_and_saturation_are_reported():
+    rng = np.random.default_rng(6)
+    data = 12.0 * rng.poisson(2e4 * expected()) + rng.normal(100, 4, expected().shape)
+    data = data.reshape(10, 10, SIDE, SIDE)
+    assert estimate_noise(data).messages == ()
+    blurred = sum(np.roll(data, s, (2, 3)) for s in ((0, 0), (0, 1), (1, 0), (1, 1))) / 4
+    assert "share noise" in " ".join(estimate_noise(blurred).messages)
+    assert "saturated" in " ".join(estimate_noise(np.minimum(data, 100 + 12 * 60)).messages)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 256))
+def test_sampled_positions_are_distinct_in_range_and_spread_over_both_axes(rx, ry, count):
+    at = sample_positions((rx, ry), count)
+    assert 1 <= len(at) <= count and (np.diff(at) > 0).all() and at[0] >= 0 and at[-1] < rx * ry
+    if rx >= 4 and ry >= 4 and count >= 16 and rx < 4 * ry < 16 * rx:
+        assert len(np.unique(at // ry)) >= 2 and len(np.unique(at % ry)) >= 2
