@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from ._version import __version__
 from .errors import PrenetError
-from .files import EMD_ENDINGS, existing, new_file, open_hdf5, stored_json
+from .files import EMD_ENDINGS, emd_nodes, existing, new_file, open_hdf5, stored_json
 
 SIGMA = "prenet_origin_sigma"
 PROVENANCE = "prenet"
@@ -210,7 +210,9 @@ def save(datacube, path, data=True):
     data: False leaves the patterns out and saves a `Calibration` of some 20 kB, for `load_calibration`.
 
     The file appears whole or not at all, and never replaces another. Data on disk are copied in bounded
-    memory. Raises PrenetError where `path` cannot be taken or py4DSTEM cannot save what the cube holds.
+    memory. A StrainMap in the tree becomes a RealSlice of the same maps: py4DSTEM cannot read its own back.
+
+    Raises PrenetError where `path` cannot be taken or py4DSTEM cannot save what the cube holds.
     """
     if not data:
         with new_file(path, EMD_ENDINGS) as partial:
@@ -240,6 +242,9 @@ def new_cube(datacube, path, dtype):
         _save(shell, partial, path)
         try:
             with h5py.File(partial, "r+") as file:
+                for where, kind in emd_nodes(file).items():
+                    if kind == "StrainMap":  # py4DSTEM cannot rebuild one, and would read nothing of the file
+                        file[where].attrs["python_class"] = "RealSlice"
                 group = file[datacube.root.name][datacube.name]
                 units = group["data"].attrs["units"]
                 del group["data"]

@@ -85,7 +85,11 @@ def _publish(partial, path):
             raise
         except OSError:  # a file system without hard links: take the name first, then fill it
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-            os.replace(partial, path)
+            try:
+                os.replace(partial, path)
+            except BaseException:
+                os.unlink(path)
+                raise
     except FileExistsError as error:
         raise PrenetError(
             f"{path} appeared while it was being written and is left alone; choose another name."
@@ -206,7 +210,10 @@ def _on_disk(path, where):
         cube.metadata = Metadata.from_h5(entry)
     for child, node in group.items():
         if node.attrs.get("emd_group_type") in _EMD_NODES:
-            cube.attach(py4DSTEM.read(path, datapath=f"{where}/{child}"))
+            cube.attach(read := py4DSTEM.read(path, datapath=f"{where}/{child}"))
+            if hasattr(read, "setcal"):  # Bragg vectors follow the calibration
+                cube.calibration.register_target(read)
+                read.setcal()
     return cube
 
 
@@ -243,7 +250,10 @@ def open_hdf5(path):
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        what = "is damaged or cut short" if h5py.is_hdf5(path) else "is not an HDF5 file"
+        if isinstance(error, PermissionError | BlockingIOError):
+            what = "cannot be opened"
+        else:
+            what = "is damaged or cut short" if h5py.is_hdf5(path) else "is not an HDF5 file"
         raise PrenetError(f"{path} {what} ({error}).") from error
     with file:
         yield file

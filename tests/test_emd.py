@@ -8,6 +8,7 @@ import sys
 import textwrap
 import types
 
+import dask.array
 import h5py
 import numpy as np
 import py4DSTEM
@@ -43,6 +44,20 @@ def origin_fit(**changes):
 def ellipse(**changes):
     values = {"a": np.float64(1.015), "b": np.float64(0.985), "theta": np.float64(0.4), "accepted": True}
     return types.SimpleNamespace(**{**values, **changes})
+
+
+def bragg_vectors(cube, qx, qy):
+    """Bragg vectors at (qx, qy) from the origin of every pattern, in the cube's tree."""
+    m = origin_map()
+    vectors = py4DSTEM.BraggVectors(RSHAPE, QSHAPE)
+    for i, j in np.ndindex(RSHAPE):
+        peaks = np.zeros(len(qx), vectors._v_uncal.dtype)
+        peaks["qx"], peaks["qy"], peaks["intensity"] = m.qx0[i, j] + qx, m.qy0[i, j] + qy, 1
+        vectors._v_uncal[i, j].add(peaks)
+    cube.attach(vectors)
+    cube.calibration.register_target(vectors)
+    vectors.setcal()
+    return vectors
 
 
 @pytest.fixture
@@ -176,18 +191,13 @@ class TestConsumers:
     def test_an_ellipse_comes_back_as_a_circle_of_radius_b(self, theta):
         m, a, b = origin_map(), np.sqrt(1.05), 1 / np.sqrt(1.05)
         cube = DataCube(np.zeros((*RSHAPE, *QSHAPE), np.float32))
-        emd.write_fit(cube, m_fit := origin_fit())
+        emd.write_fit(cube, origin_fit())
         emd.write_ellipse(cube, ellipse(a=a, b=b, theta=theta))
         phi = np.linspace(0, 2 * np.pi, 40, endpoint=False)
         turn = np.array([[np.cos(theta), -np.sin(theta)], [np.sin(theta), np.cos(theta)]])
         qx, qy = turn @ (10 * np.array([a * np.cos(phi), b * np.sin(phi)]))
 
-        vectors = py4DSTEM.BraggVectors(RSHAPE, QSHAPE, calibration=cube.calibration)
-        for i, j in np.ndindex(RSHAPE):
-            peaks = np.zeros(len(phi), vectors._v_uncal.dtype)
-            peaks["qx"], peaks["qy"], peaks["intensity"] = m_fit.qx0[i, j] + qx, m_fit.qy0[i, j] + qy, 1
-            vectors._v_uncal[i, j].add(peaks)
-        vectors.setcal()
+        vectors = bragg_vectors(cube, qx, qy)
         assert vectors.calstate["center"] and vectors.calstate["ellipse"]
         for i, j in np.ndindex(RSHAPE):
             radii = np.hypot(vectors.cal[i, j].qx, vectors.cal[i, j].qy)
@@ -210,9 +220,7 @@ class TestConsumers:
     def test_one_line_undoes_the_ellipse(self, written, tmp_path):
         written.calibration.set_ellipse((None, None, None))
         assert written.calibration.get_ellipse() is None
-        vectors = py4DSTEM.BraggVectors(RSHAPE, QSHAPE, calibration=written.calibration)
-        vectors.setcal()
-        assert not vectors.calstate["ellipse"]
+        assert not bragg_vectors(written, [0], [0]).calstate["ellipse"]
         emd.save(written, tmp_path / "a.h5")
         assert py4DSTEM.read(tmp_path / "a.h5").calibration.get_ellipse() is None
 
@@ -366,8 +374,21 @@ class TestSave:
         emd.save(DataCube(data), tmp_path / "a.h5")
         with h5py.File(tmp_path / "a.h5") as file:
             emd.save(DataCube(file["datacube_root/datacube/data"]), tmp_path / "b.h5")
-        for name in ("a.h5", "b.h5"):
+        emd.save(DataCube(dask.array.from_array(data)), tmp_path / "c.h5")
+        for name in ("a.h5", "b.h5", "c.h5"):
             np.testing.assert_array_equal(py4DSTEM.read(tmp_path / name).data, data)
+
+    def test_bragg_vectors_and_strain_map_are_read_back(self, written, tmp_path, monkeypatch):
+        vectors = bragg_vectors(written, np.array([0.0, 10, 0]), np.array([0.0, 0, 10]))
+        py4DSTEM.StrainMap(vectors).data[:] = np.arange(6)[:, None, None]
+        emd.save(written, tmp_path / "a.h5")
+        for on_disk in (False, True):
+            monkeypatch.setattr(files, "_too_large", lambda size, on_disk=on_disk: on_disk)
+            cube = files.open_cube(tmp_path / "a.h5")
+            again = cube.tree("braggvectors")
+            assert again in cube.calibration.targets and again.calstate == vectors.calstate
+            np.testing.assert_allclose(again.cal[1, 2].qx, vectors.cal[1, 2].qx)
+            assert (again.tree("strainmap").data == np.arange(6)[:, None, None]).all()
 
     def test_blocks_follow_storage(self):
         def rows(shape, chunks=None):
