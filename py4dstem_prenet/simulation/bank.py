@@ -1,0 +1,78 @@
+"""A bank of clean patterns, made once from a seed and drawn from ever after.
+
+Training moves, stretches, mixes, doses and counts bank patterns afresh at every step (`pattern.py`,
+`detector.py`), so a few thousand of them, which take a minute or two, last for millions of samples.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .specimens import GRID
+
+
+@dataclass(frozen=True, eq=False)  # a bank is equal to itself alone, and can be a key
+class Bank:
+    """Clean patterns, direct beam at (GRID // 2, GRID // 2).
+
+    root: (n, GRID, GRID) float16, square root of the fraction of the beam in each sample, times 1000 (float16
+        has few digits below 1e-4). radius: (n,) aperture radius in samples. kind: (n,) names of specimens.
+    """
+
+    root: torch.Tensor
+    radius: torch.Tensor
+    kind: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.root)
+
+    def intensity(self, index) -> torch.Tensor:
+        """Millionths of the beam, (len(index), GRID, GRID) float32."""
+        return self.root[index].float().square_()
+
+
+def _specimen(seed) -> tuple:
+    torch.set_num_threads(1)
+    from .waves import draw_patterns
+
+    patterns, radius, kind = draw_patterns(seed)
+    return (patterns.sqrt() * 1000).half().numpy(), radius, kind
+
+
+def make_bank(seed: int, specimens: int, workers: int | None = None, progress: bool = False) -> Bank:
+    """Simulate a bank. The same seed gives the same patterns, whatever the number of workers."""
+    from tqdm import tqdm
+
+    seeds = [(seed, number) for number in range(specimens)]
+    workers = workers or min(os.cpu_count() or 1, 8)
+    if workers == 1 or specimens < 8:
+        made = [_specimen(s) for s in tqdm(seeds, "bank", disable=not progress)]
+    else:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            made = list(tqdm(pool.map(_specimen, seeds, chunksize=4), "bank", specimens, disable=not progress))
+    counts = [len(patterns) for patterns, _, _ in made]
+    root = np.empty((sum(counts), GRID, GRID), np.float16)
+    np.concatenate([patterns for patterns, _, _ in made], out=root)
+    radius = np.repeat([radius for _, radius, _ in made], counts).astype(np.float32)
+    return Bank(torch.from_numpy(root), torch.from_numpy(radius), np.repeat([k for _, _, k in made], counts))
+
+
+def load_bank(folder: Path, seed: int, specimens: int) -> Bank:
+    """The bank of this seed from `folder`, made and kept there the first time."""
+    path = Path(folder) / f"bank-{seed}-{specimens}.npz"
+    if not path.exists():
+        bank = make_bank(seed, specimens, progress=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(path.stem + ".part.npz")
+        np.savez(beside, root=bank.root.numpy(), radius=bank.radius.numpy(), kind=bank.kind)
+        beside.rename(path)
+        return bank
+    stored = np.load(path)
+    return Bank(torch.from_numpy(stored["root"]), torch.from_numpy(stored["radius"]), stored["kind"])

@@ -1,0 +1,215 @@
+"""Random specimens as stacks of projected potentials: crystals, glasses, powders and crystals on glass.
+
+A specimen is what a simulated wave passes through (`waves.py`). Every random number comes from one
+`numpy.random.Generator`, so a seed is the whole history of a specimen. Structures are randomized beyond
+reality on purpose: a network that has seen no material in particular has none to prefer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+GRID = 256  # samples along each side of a wave, in real and in reciprocal space
+ELEMENTS = np.array([5, 6, 8, 13, 14, 22, 26, 28, 29, 32, 38, 42, 47, 56, 57, 74, 78, 79])
+BOHR = 0.529177  # angstrom
+
+# Fractional coordinates and the species of each atom of the cell; cells are then scaled and sheared.
+_FCC = [(0, 0, 0), (0, 0.5, 0.5), (0.5, 0, 0.5), (0.5, 0.5, 0)]
+PROTOTYPES = {
+    "simple": ([(0, 0, 0)], [0]),
+    "bcc": ([(0, 0, 0), (0.5, 0.5, 0.5)], [0, 0]),
+    "cscl": ([(0, 0, 0), (0.5, 0.5, 0.5)], [0, 1]),
+    "fcc": (_FCC, [0] * 4),
+    "rocksalt": (_FCC + [(x + 0.5, y, z) for x, y, z in _FCC], [0] * 4 + [1] * 4),
+    "diamond": (_FCC + [(x + 0.25, y + 0.25, z + 0.25) for x, y, z in _FCC], [0] * 8),
+    "zincblende": (_FCC + [(x + 0.25, y + 0.25, z + 0.25) for x, y, z in _FCC], [0] * 4 + [1] * 4),
+    "perovskite": ([(0, 0, 0), (0.5, 0.5, 0.5), (0.5, 0.5, 0), (0.5, 0, 0.5), (0, 0.5, 0.5)], [0, 1, 2, 2, 2]),
+}
+# Edge of the cubic cell that gives a nearest-neighbor distance near 2.5 angstrom.
+EDGE = {"simple": 2.7, "bcc": 3.0, "cscl": 3.3, "fcc": 3.8, "rocksalt": 4.8, "diamond": 5.5, "zincblende": 5.7,
+        "perovskite": 3.95}
+
+
+@dataclass(frozen=True)
+class Optics:
+    """Illumination and sampling. Reciprocal lengths are 1/angstrom, lengths angstrom, energies volts."""
+
+    volts: float
+    dk: float  # reciprocal sampling of the wave grid
+    aperture: float  # radius of the probe-forming aperture, reciprocal samples
+
+    @property
+    def wavelength(self) -> float:
+        return 12.2643 / np.sqrt(self.volts * (1 + 0.97845e-6 * self.volts))
+
+    @property
+    def interaction(self) -> float:
+        """Interaction constant, radians per (volt angstrom); Kirkland, Advanced Computing in EM, eq. 5.6."""
+        rest = 510998.95
+        return (2 * np.pi / (self.wavelength * self.volts)) * (rest + self.volts) / (2 * rest + self.volts)
+
+    @property
+    def dx(self) -> float:
+        return 1 / (GRID * self.dk)
+
+    @property
+    def reach(self) -> float:
+        """Radius around the probe within which atoms matter."""
+        return min(GRID * self.dx / 2, 4 * 0.61 / (self.aperture * self.dk) + 3)
+
+
+@dataclass(frozen=True)
+class Specimen:
+    kind: str
+    phase: np.ndarray  # (slices, GRID, GRID) float32, phase shift of each slice, radians
+    thickness: float  # of one slice, angstrom
+
+
+def frequencies(dk: float) -> np.ndarray:
+    """|k| of every sample of the (unshifted) FFT grid, 1/angstrom, (GRID, GRID)."""
+    k = np.fft.fftfreq(GRID) * GRID * dk
+    return np.hypot(k[:, None], k[None, :])
+
+
+def scattering_factor(z, k):
+    """Screened (Wentzel) electron scattering factor in angstrom, raised to the size of tabulated ones."""
+    radius = 0.885 * BOHR * z ** (-1 / 3) * 1.6
+    return 2 * z / BOHR / ((2 * np.pi * k) ** 2 + radius**-2)
+
+
+def random_rotation(rng) -> np.ndarray:
+    q = rng.normal(size=4)
+    w, x, y, z = q / np.linalg.norm(q)
+    return np.array([
+        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+    ])
+
+
+def near_zone_axis(rng, cell) -> np.ndarray:
+    """A rotation that puts a low-index direction within some 1.5 degrees of the beam."""
+    direction = cell @ rng.integers(-1, 3, 3).astype(float)
+    if not direction.any():
+        direction = cell[:, 2]
+    z = direction / np.linalg.norm(direction)
+    x = np.cross(z, rng.normal(size=3))
+    x /= np.linalg.norm(x)
+    frame = np.stack([x, np.cross(z, x), z])
+    tilt = rng.normal(0, 0.025, 2)
+    a, b = np.cos(tilt), np.sin(tilt)
+    return np.array([[1, 0, 0], [0, a[0], -b[0]], [0, b[0], a[0]]]) @ np.array(
+        [[a[1], 0, b[1]], [0, 1, 0], [-b[1], 0, a[1]]]) @ frame
+
+
+def crystal_atoms(rng, reach: float, depth: float):
+    """Atoms of one random crystal in a cylinder: positions (n, 3) in angstrom and their species number (n,)."""
+    name = rng.choice(list(PROTOTYPES))
+    sites, species = PROTOTYPES[name]
+    strain = rng.normal(0, 0.02, 3) + (rng.random() < 0.25) * rng.uniform(0, 0.5, 3)
+    edges = EDGE[name] * rng.uniform(0.9, 1.25) * np.exp(strain)
+    cell = np.diag(edges)
+    if rng.random() < 0.15:  # hexagonal or sheared cells
+        cell[0, 1] = -0.5 * edges[1]
+        cell[1, 1] *= np.sqrt(0.75)
+    turn = near_zone_axis(rng, cell) if rng.random() < 0.6 else random_rotation(rng)
+    basis = turn @ cell
+    # Lattice points inside the cylinder's bounding box, found from the box's corners in cell coordinates.
+    corners = np.array([[x, y, z] for x in (-reach, reach) for y in (-reach, reach) for z in (0, depth)])
+    inside = np.linalg.solve(basis, corners.T)
+    low, high = np.floor(inside.min(1)) - 1, np.ceil(inside.max(1)) + 1
+    grid = np.stack(np.meshgrid(*[np.arange(a, b) for a, b in zip(low, high, strict=True)], indexing="ij"), -1)
+    lattice = grid.reshape(-1, 3) @ basis.T
+    offsets = np.asarray(sites, float) @ basis.T
+    atoms, kinds = [], []
+    for offset, kind in zip(offsets, species, strict=True):
+        at = lattice + offset
+        keep = (at[:, 2] >= 0) & (at[:, 2] < depth) & (at[:, 0] ** 2 + at[:, 1] ** 2 < reach**2)
+        atoms.append(at[keep])
+        kinds.append(np.full(keep.sum(), kind))
+    atoms = np.concatenate(atoms)
+    return atoms + rng.normal(0, rng.uniform(0.02, 0.11), atoms.shape), np.concatenate(kinds)
+
+
+def atoms_to_phase(atoms, kinds, elements, optics: Optics, slices: int, thickness: float) -> np.ndarray:
+    """Phase shift of each slice, (slices, GRID, GRID): atoms splatted, then scattered in Fourier space."""
+    k = frequencies(optics.dk)
+    total = np.zeros((slices, GRID, GRID // 2 + 1), np.complex64)
+    layer = np.clip((atoms[:, 2] / thickness).astype(int), 0, slices - 1)
+    at = atoms[:, :2] / optics.dx + GRID / 2
+    base = np.floor(at).astype(int)
+    fraction = at - base
+    for number in np.unique(kinds):
+        sums = np.zeros(slices * GRID * GRID, np.float32)
+        for dx in (0, 1):
+            for dy in (0, 1):
+                part = kinds == number
+                weight = (np.abs(1 - dx - fraction[part, 0])) * np.abs(1 - dy - fraction[part, 1])
+                index = ((layer[part] * GRID) + (base[part, 0] + dx) % GRID) * GRID + (base[part, 1] + dy) % GRID
+                sums += np.bincount(index, weight, minlength=sums.size).astype(np.float32)
+        factor = scattering_factor(float(elements[number % len(elements)]), k)[:, : GRID // 2 + 1]
+        total += np.fft.rfft2(sums.reshape(slices, GRID, GRID)).astype(np.complex64) * factor.astype(np.float32)
+    volts = 47.878 * np.fft.irfft2(total, s=(GRID, GRID)) / optics.dx**2  # volt angstrom, projected
+    return (optics.interaction * volts).astype(np.float32)
+
+
+def structure_factor(rng, k) -> np.ndarray:
+    """S(k) of a random glass or fine powder: a hard-core hole, then halos or rings."""
+    first = rng.uniform(0.22, 0.55)
+    s = 1 - np.exp(-((k / (0.75 * first)) ** 4)) * rng.uniform(0.6, 0.98)
+    if rng.random() < 0.5:  # glass: a few broad halos
+        for order, height in ((1, rng.uniform(0.5, 3)), (1.68, rng.uniform(0.2, 1.2)), (2.5, rng.uniform(0, 0.5))):
+            center, width = first * order * rng.normal(1, 0.03), first * rng.uniform(0.06, 0.2) * order**0.5
+            s = s + height * np.exp(-0.5 * ((k - center) / width) ** 2)
+        return s
+    squares = [[3, 4, 8, 11, 12, 16, 19, 20, 24], [2, 4, 6, 8, 10, 12, 14], [3, 8, 11, 16, 19, 24],
+               [1, 2, 3, 4, 5, 6, 8, 9]][rng.integers(4)]
+    width = rng.uniform(0.006, 0.04)
+    s = s * rng.uniform(0.02, 0.6)
+    for square in squares:
+        center = first * np.sqrt(square / squares[0])
+        s = s + rng.uniform(0.2, 1) * 0.12 / width * np.exp(-0.5 * ((k - center) / width) ** 2)
+    return s
+
+
+def glass_phase(rng, optics: Optics, slices: int, thickness: float) -> np.ndarray:
+    """A Gaussian random potential with the structure factor of a glass or powder, (slices, GRID, GRID)."""
+    k = frequencies(optics.dk)
+    z = float(rng.choice(ELEMENTS))
+    density = 0.05 * rng.uniform(0.5, 1.6)  # atoms per cubic angstrom
+    # White noise of variance 1 a pixel stands for density * thickness * dx^2 atoms; each adds f / dx^2.
+    power = structure_factor(rng, k) * density * thickness * optics.dx**2
+    spectrum = (np.sqrt(power) * scattering_factor(z, k) / optics.dx**2)[:, : GRID // 2 + 1]
+    noise = np.fft.rfft2(rng.standard_normal((slices, GRID, GRID), dtype=np.float32))
+    volts = 47.878 * np.fft.irfft2(noise * spectrum.astype(np.float32), s=(GRID, GRID))
+    return (optics.interaction * volts).astype(np.float32)
+
+
+def draw_optics(rng) -> Optics:
+    aperture = float(np.exp(rng.uniform(np.log(4.5), np.log(26))))
+    return Optics(volts=float(rng.choice([60e3, 80e3, 120e3, 200e3, 300e3])),
+                  dk=float(np.exp(rng.uniform(np.log(0.006), np.log(0.02)))), aperture=aperture)
+
+
+def draw_specimen(rng, optics: Optics) -> Specimen:
+    """A random specimen: crystal, two overlapping crystals, glass or powder, or crystal on glass."""
+    kind = str(rng.choice(["crystal", "bicrystal", "isotropic", "supported"], p=[0.42, 0.13, 0.27, 0.18]))
+    thickness = rng.uniform(6, 16)
+    slices = int(rng.integers(2, 7)) if rng.random() < 0.6 else int(rng.integers(7, 22))
+    if kind == "isotropic":
+        return Specimen(kind, glass_phase(rng, optics, slices, thickness), thickness)
+    phase = np.zeros((slices, GRID, GRID), np.float32)
+    for _ in range(2 if kind == "bicrystal" else 1):
+        atoms, kinds = crystal_atoms(rng, optics.reach, slices * thickness)
+        if kind == "bicrystal":  # a boundary through the probe, or one grain over the other
+            normal = random_rotation(rng)[0]
+            side = atoms @ normal - slices * thickness / 2 * normal[2] > rng.normal(0, 3)
+            atoms, kinds = atoms[side], kinds[side]
+        elements = rng.choice(ELEMENTS, 3)
+        phase += atoms_to_phase(atoms, kinds, elements, optics, slices, thickness)
+    if kind == "supported":
+        layers = max(1, slices // 2)
+        phase[:layers] = glass_phase(rng, optics, layers, thickness)
+    return Specimen(kind, phase, thickness)
