@@ -24,6 +24,8 @@ SECTORS = 12  # pairs of opposite azimuth sectors for the jackknife: Friedel pai
 DISK_BLUR = 0.5  # px, smoothing that makes a sharp edge readable between pixels
 DISK_PHI = 128
 RING_PHI = 256
+RING_INFLATION = 1.0
+STRAIN = 0.03  # sigma of what strain and orientation of a few grains do to an ellipse
 NOTHING_KNOWN = np.eye(2)  # covariance of an estimate that is none: eps is known to be below 1
 
 
@@ -129,10 +131,8 @@ def fit_disk(pooled, radius, start_vector=(0.0, 0.0), systematic=0.003):
     else:
         c_stiff, c_soft = (_jackknife(_over_sectors(fit[0]))[:2, :2] for fit in (stiff, soft))
         c_between = c_soft
-    # James and Stein: as much of the softer model as its difference from the stiff one exceeds its own noise
     between = soft[1] - stiff[1]
-    excess = between @ np.linalg.solve(c_between + 1e-9 * np.eye(2), between)
-    share = max(0.0, 1 - 4 / max(excess, 1e-12))
+    share = _share(between, c_between)
     vector = stiff[1] + share * between
     covariance = (1 - share) * c_stiff + share * c_soft + share * (1 - share) * np.outer(between, between)
     fit = soft[0] if share > 0.5 else stiff[0]
@@ -178,34 +178,56 @@ def refine_rings(pooled, start_vector=(0.0, 0.0), inner=None, start_center=None,
         )
     step = max(0.5, (outer - inner) / 200)
     radii = np.arange(inner, outer, step)
-    model = _RingModel(radii)
-    vector, middle = start, center
     fine = max(0.7, 0.7 * step)
-    for blur in [b for b in (2 * reach, reach, reach / 2) if b > 1.5 * fine] + [fine]:
-        fit = _fit(_smooth(pooled.mean, mask, blur), middle, vector, radii, RING_PHI, model)
-        vector, middle = fit.vector, fit.center
-    at_start = _fit(_smooth(pooled.mean, mask, fine), center, start, radii, RING_PHI, model, steps=0)
-    sane = np.hypot(*fit.vector) < 0.3 and np.hypot(*(fit.center - center)) < 4 * reach + 1
-    improved = bool(
-        sane and fit.converged and fit.misfit(at_start.variance) < at_start.misfit(at_start.variance)
-    )
-    if not improved:
-        fit = at_start
-    covariance = _jackknife(_over_sectors(fit))
-    if len(pooled.parts) >= 4:
-        parts = [
-            (_smooth(image, weight > 0, fine), weight.sum())
-            for image, weight in zip(pooled.parts, pooled.parts_weight, strict=True)
-        ]
-        by_parts = _jackknife(_over_parts(fit, parts))
-        covariance = covariance if np.trace(covariance[:2, :2]) > np.trace(by_parts[:2, :2]) else by_parts
+    picture = _smooth(pooled.mean, mask, fine)
+    parts = [
+        (_smooth(image, weight > 0, fine), weight.sum())
+        for image, weight in zip(pooled.parts, pooled.parts_weight, strict=True)
+    ]
+    stiff, soft = _RingModel(radii, 0), _RingModel(radii, 3)
+    at_start = _fit(picture, center, start, radii, RING_PHI, stiff, steps=0)
+    # from the start itself, and from coarse to fine, which finds its way from some pixels off
+    starts = [(center, start)]
+    middle, vector = center, start
+    for blur in (2 * reach, reach):
+        if blur > 1.5 * fine:
+            coarse = _fit(_smooth(pooled.mean, mask, blur), middle, vector, radii, RING_PHI, soft)
+            if _sane(coarse, center, reach):
+                middle, vector = coarse.center, coarse.vector
+    starts += [(middle, vector)]
+    found = [_fit(picture, m, v, radii, RING_PHI, model) for m, v in starts for model in (stiff, soft)]
+    found = [f for f in found if f.converged and _sane(f, center, reach)]
+    best = min(found, key=lambda f: f.misfit(at_start.variance), default=None)
+    if best is None or best.misfit(at_start.variance) >= at_start.misfit(at_start.variance):
+        nothing = NOTHING_KNOWN.copy()
+        return RingFit(
+            start, nothing, tuple(map(float, center)), nothing * reach**2, False, _continuity(at_start)
+        )
+    # both models from there: the softer says what smooth brightness may have done to the stiffer
+    fits = [_fit(picture, best.center, best.vector, radii, RING_PHI, model) for model in (stiff, soft)]
+    fits = [f for f in fits if f.converged and _sane(f, center, reach)] or [best]
+    estimate = np.r_[fits[0].vector, fits[0].center]
+    covariance = _ring_covariance(_over_sectors(fits[0]), _over_parts(fits[0], parts))
+    if len(fits) == 2:
+        other = np.r_[fits[1].vector, fits[1].center]
+        softer = _ring_covariance(_over_sectors(fits[1]), _over_parts(fits[1], parts))
+        apart = _ring_covariance(
+            _over_sectors(fits[1]) - _over_sectors(fits[0]),
+            _over_parts(fits[1], parts) - _over_parts(fits[0], parts),
+        )
+        share = _share(other[:2] - estimate[:2], apart[:2, :2])
+        gap = other - estimate
+        estimate = estimate + share * gap
+        covariance = (1 - share) * covariance + share * softer + share * (1 - share) * np.outer(gap, gap)
+    continuity = _continuity(fits[0])
+    strain = STRAIN * np.clip((0.6 - continuity) / 0.3, 0, 1)
     return RingFit(
-        fit.vector if improved else start,
-        covariance[:2, :2] + systematic**2 * np.eye(2),
-        tuple(float(c) for c in fit.center),
+        estimate[:2],
+        covariance[:2, :2] + (systematic**2 + strain**2) * np.eye(2),
+        (float(estimate[2]), float(estimate[3])),
         covariance[2:, 2:],
-        improved,
-        _continuity(fit),
+        True,
+        continuity,
     )
 
 
@@ -277,9 +299,9 @@ class _RingModel:
     robust = 4.0  # degrees of freedom of Student's law: single spots must not rule
     freedom = 1e-3
 
-    def __init__(self, radii, knots=4):
+    def __init__(self, radii, knots):
         at = np.linspace(radii[0], radii[-1], knots)
-        width = at[1] - at[0]
+        width = at[1] - at[0] if knots > 1 else 1.0
         self.bumps = [np.clip(1 - np.abs(radii - a) / width, 0, None) for a in at]
 
     def variance(self, profile, residual, usable):
@@ -287,7 +309,9 @@ class _RingModel:
         return np.maximum(gaussian_filter(row, 3), 1e-12 * max(row.max(), 1e-30))
 
     def brightness(self, radii, profile):
-        return [(m, bump * profile) for m in (1, 2) for bump in self.bumps]
+        level = profile - profile.min()
+        level = gaussian_filter(level, len(radii) / 8) + 0.02 * level.max()
+        return [(m, bump * level) for m in (1, 2) for bump in self.bumps]
 
 
 def _fit(picture, center, vector, radii, n_phi, model, steps=20):
@@ -381,6 +405,13 @@ def _jackknife(estimates):
     return (len(spread) - 1) / len(spread) * spread.T @ spread
 
 
+def _share(gap, covariance):
+    """How much of a softer model to take: as far as its gap to the stiffer one exceeds noise (James and
+    Stein)."""
+    excess = gap @ np.linalg.solve(covariance + 1e-9 * np.eye(2), gap)
+    return max(0.0, 1 - 4 / max(excess, 1e-12))
+
+
 def _smooth(image, mask, sigma):
     """(spline coefficients of the image smoothed over good pixels, mask as float or None where all are
     good)."""
@@ -451,6 +482,16 @@ def _draw_disk(radius, vector, blur, center, shape):
 
 
 # The rings
+
+
+def _sane(fit, center, reach):
+    return np.hypot(*fit.vector) < 0.3 and np.hypot(*(fit.center - center)) < 4 * reach + 1
+
+
+def _ring_covariance(by_sectors, by_parts):
+    """The larger of both jackknifes, scaled by what they were found to miss."""
+    covariances = [_jackknife(by_sectors), *([_jackknife(by_parts)] if len(by_parts) >= 4 else [])]
+    return RING_INFLATION * max(covariances, key=lambda c: np.trace(c[:2, :2]))
 
 
 def _outer_radius(mask, center):
