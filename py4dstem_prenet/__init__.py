@@ -1,0 +1,27 @@
+"""Trained networks that calibrate and denoise 4D-STEM scans, as a py4DSTEM plugin.
+
+Importing this package adds `DataCube.prenet`; see `accessor.PrenetAccessor` for what it offers.
+"""
+
+from importlib import import_module
+
+from . import accessor
+from ._version import __version__
+from .errors import PrenetError
+
+_HOME = {
+    "measure_origin": "origin", "fit_origin": "origin", "measure_ellipse": "ellipse", "estimate_noise": "noise",
+    "calibrate": "pipeline", "preprocess": "pipeline", "open_cube": "files", "save": "emd",
+    "load_calibration": "emd",
+}
+__all__ = ["PrenetError", "__version__", *_HOME]
+
+
+def __getattr__(name):
+    # AttributeError before any import: py4DSTEM.read asks every loaded module for names.
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+
+
+accessor.register()

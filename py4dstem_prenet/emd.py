@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 import h5py
 import numpy as np
 import py4DSTEM
-from py4DSTEM import Calibration, Metadata, RealSlice
+from py4DSTEM import Calibration, DataCube, Metadata, RealSlice
 from scipy.ndimage import distance_transform_edt
 from tqdm import tqdm
 
@@ -253,6 +253,20 @@ def new_cube(datacube, path, dtype):
                 yield dataset
         except OSError as error:
             raise PrenetError(f"{path} could not be written: {error}.") from error
+
+
+def cube_like(datacube, data):
+    """A DataCube of other data, (Rx, Ry, Qx, Qy), with copies of the calibration, sigma maps and metadata."""
+    new = DataCube(data=data, name=datacube.name)
+    for key, value in datacube.calibration._params.items():
+        if not key.startswith("_"):  # where the original sits in its tree
+            new.calibration[key] = copy.deepcopy(value)
+    if SIGMA in datacube.treekeys:
+        new.attach(copy.deepcopy(datacube.tree(SIGMA)))
+    for record in datacube.metadata.values():
+        if record.name != "calibration":
+            new.metadata = copy.deepcopy(record)
+    return new
 
 
 def _save(node, partial, path):

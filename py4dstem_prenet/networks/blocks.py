@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 from torch.nn.functional import pad
@@ -63,8 +65,8 @@ class UNet(nn.Module):
         super().__init__()
         self.stem = Conv(inputs, widths[0])
         self.down_blocks = nn.ModuleList(nn.Sequential(*[Residual(w) for _ in range(depth)]) for w in widths)
-        self.downs = nn.ModuleList(Conv(a, b, stride=2) for a, b in zip(widths[:-1], widths[1:], strict=True))
-        self.ups = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.downs = nn.ModuleList(Conv(a, b, stride=2) for a, b in pairwise(widths))
+        self.ups = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairwise(widths))
         self.gates = nn.ModuleList(AttentionGate(w) if gates else nn.Identity() for w in widths[:-1])
         self.up_blocks = nn.ModuleList(nn.Sequential(*[Residual(w) for _ in range(depth)]) for w in widths[:-1])
 

@@ -101,7 +101,7 @@ class CenterNet(nn.Module):
 
 def coarse_position(logits: torch.Tensor) -> torch.Tensor:
     """Pixel position (B, 2) of the strongest cell of a coarse map, refined over its neighbors."""
-    batch, rows, columns = logits.shape
+    rows, columns = logits.shape[1:]
     best = logits.flatten(1).argmax(1)
     at = torch.stack([best // columns, best % columns], 1)
     x = torch.arange(rows, device=logits.device)[None, :, None]

@@ -61,7 +61,8 @@ def card(name: str) -> dict:
         content = json.loads(path.read_text())
         task, version, digest = content["task"], content["format"], content["sha256"]
     except (OSError, ValueError, KeyError, TypeError) as problem:
-        raise WeightsError(f"The description {path} of the weights is missing or unreadable; install them again.") from problem
+        raise WeightsError(
+            f"The description {path} of the weights is missing or unreadable; install the package again.") from problem
     if version > FORMAT:
         raise WeightsError(f"The weights {path.stem!r} need a newer version of py4dstem_prenet; update the package.")
     return {**content, "task": task, "sha256": digest}

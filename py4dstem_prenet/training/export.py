@@ -72,6 +72,7 @@ def export(run: Path, out: Path, command: str, name: str | None = None, minutes_
 
 def _card(name: str, facts: dict) -> str:
     figures = "\n".join(f"| {k} | {v} |" for k, v in facts["figures"].items())
+    (train_seed, specimens), (held_seed, held) = facts["banks"]["training"], facts["banks"]["validation"]
     return f"""# {name}
 
 {WHAT[facts["task"]]}
@@ -79,14 +80,14 @@ def _card(name: str, facts: dict) -> str:
 | | |
 |---|---|
 | parameters | {facts["parameters"]:,} |
-| trained | {facts["steps"]:,} steps in its last run, {facts["minutes"]} minutes on two CPU cores in all, seed {facts["seed"]} |
-| command | `{facts["command"]}` |
-| data | simulated only: multislice patterns of {facts["banks"]["training"][1]} random specimens, seed {facts["banks"]["training"][0]}, moved, stretched, mixed, dosed and counted afresh at each step |
+| trained | {facts["steps"]:,} steps in its last run, {facts["minutes"]} minutes in all on two CPU cores |
+| seed, command | {facts["seed"]}, `{facts["command"]}` |
+| data | simulated: multislice patterns of {specimens} random specimens (seed {train_seed}), drawn anew each step |
 | SHA-256 | `{facts["sha256"]}` |
 | made | {facts["date"]}, py4dstem-prenet {facts["version"]}, GPL-3.0-or-later |
 
-Measured at the end of that run on {facts["banks"]["validation"][1]} specimens of another seed (what a name means is
-said in `py4dstem_prenet/training/{facts["task"]}.py`, `validate`):
+Measured at the end of that run on {held} specimens of another seed ({held_seed}); what a name means is said in
+`py4dstem_prenet/training/{facts["task"]}.py`, `validate`:
 
 | figure | value |
 |---|---|

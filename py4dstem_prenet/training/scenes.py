@@ -5,6 +5,7 @@ All tasks draw here, so what one network sees of the world the others see, too.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -30,7 +31,7 @@ class Scene:
 
 
 def log_uniform(generator, *shape, low: float, high: float):
-    return torch.exp(uniform(generator, *shape, low=float(torch.tensor(low).log()), high=float(torch.tensor(high).log())))
+    return torch.exp(uniform(generator, *shape, low=math.log(low), high=math.log(high)))
 
 
 def draw_background(generator, coordinates: torch.Tensor, extent: float) -> torch.Tensor:

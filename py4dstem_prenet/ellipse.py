@@ -1,0 +1,125 @@
+"""The elliptical distortion of a scan: pooled, looked at by a network, refined, and refused where it cannot be told.
+
+The ellipse belongs to the microscope, so the whole scan is pooled about its fitted origin. Two kinds of evidence are
+weighed: everything outside the direct beam (rings and halos, or the many grains of a powder), and the shape of the
+direct beam itself, which supposes a round aperture. Each comes from a network on polar maps that starts a refinement
+on the full-resolution pool. One crystal's lattice cannot tell strain from distortion, so spots alone never count.
+
+`a`, `b`, `theta` are py4DSTEM's: theta in radians from +qx (rows) toward +qy (columns) to the `a` axis, in [0, pi).
+Only a / b matters to py4DSTEM; here a b = 1. The vector is (eps cos 2theta, eps sin 2theta) with eps = a / b - 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from . import batches
+from .ellipse_fit import combine, fit_disk, refine_rings
+from .networks.ellipse import AZIMUTHS, DISK_SPAN, RADII, RINGS_FROM, normalize_polar
+from .networks.weights import load, pick_device
+from .noise import NoiseModel, stabilize
+from .polar import ellipse_axes, to_polar
+from .pooling import Pooled, pool
+
+SIGMA_ACCEPTED = 0.006  # a component of the ellipse vector must be known better than this
+CONTINUOUS = 0.35  # part of the azimuth that must carry the rings' signal
+
+
+@dataclass(frozen=True)
+class Ellipse:
+    """What is known of the elliptical distortion.
+
+    a, b, theta: axes (a b = 1) and angle, radians. vector (2,) and covariance (2, 2): of the ellipse vector.
+    accepted: whether it is fit to be written. reason: why, in a sentence. sources: name to (vector, covariance).
+    """
+
+    a: float
+    b: float
+    theta: float
+    vector: np.ndarray
+    covariance: np.ndarray
+    accepted: bool
+    reason: str
+    sources: dict
+
+
+def measure_ellipse(data, qx0, qy0, radius: float, noise: NoiseModel, valid=None, device="auto",
+                    progress=True) -> Ellipse:
+    """Measure the elliptical distortion of a scan about its origin.
+
+    Args:
+        data: a DataCube or array-like (Rx, Ry, Qx, Qy).
+        qx0, qy0: origin in pixels, (Rx, Ry). radius: of the direct disk, pixels.
+        noise: the detector's noise model. valid: (Rx, Ry) bool, positions to use.
+
+    Raises:
+        PrenetError: no position to pool, a radius that is not positive, no weights.
+    """
+    batches.check(data)
+    network = load("ellipse", pick_device(device))
+    pooled = pool(data, qx0, qy0, noise, valid=valid, progress="ellipse" if progress else None)
+    return judge(network, pooled, radius, noise)
+
+
+def judge(network, pooled: Pooled, radius: float, noise: NoiseModel) -> Ellipse:
+    """Weigh the evidence in pooled patterns."""
+    seen = look(network, pooled, radius, noise)
+    disk = fit_disk(pooled, radius, start_vector=seen["disk"][0])
+    sources = {"direct beam": (disk.vector, disk.covariance)}
+    notes = []
+    outer = usable_radius(pooled)
+    if outer > 2 * radius + 14:
+        rings = refine_rings(pooled, start_vector=seen["rings"][0])
+        if rings.continuity >= CONTINUOUS:
+            sources["rings"] = (rings.vector, rings.covariance)
+            apart = np.subtract(rings.center, disk.center)
+            sigma = np.sqrt(np.diag(rings.center_covariance) + 0.05**2)
+            if (np.abs(apart) > 3 * sigma).any() and np.hypot(*apart) > 0.3:
+                notes.append(f"the rings' center lies ({apart[0]:+.2f}, {apart[1]:+.2f}) px from the direct beam, "
+                             "which is the origin that is reported")
+    return _decide(sources, notes)
+
+
+def _decide(sources, notes) -> Ellipse:
+    vector, covariance, agree, chi2 = combine(sources)
+    sigma = float(np.sqrt(np.linalg.eigvalsh(covariance).max()))
+    a, b, theta = ellipse_axes(vector)
+    names = " and ".join(sources)
+    if not agree:
+        verdict, accepted = f"refused: {names} disagree by {np.sqrt(chi2):.1f} sigma", False
+    elif sigma > SIGMA_ACCEPTED:
+        lone = "; one crystal's lattice cannot tell strain from distortion" if "rings" not in sources else ""
+        verdict, accepted = f"not determined: the axis ratio is uncertain by {sigma:.3f}{lone}", False
+    else:
+        verdict, accepted = f"accepted, from {names}", True
+    return Ellipse(a, b, theta, vector, covariance, accepted, "; ".join([verdict, *notes]), sources)
+
+
+def usable_radius(pooled: Pooled) -> float:
+    """The radius, in pixels, out to which half of the azimuth was seen."""
+    shape, center = pooled.weight.shape, np.asarray(pooled.center)
+    corners = np.array([[x, y] for x in (0, shape[0] - 1) for y in (0, shape[1] - 1)])
+    radii = np.arange(1.0, np.linalg.norm(corners - center, axis=1).max())
+    _, weight = to_polar(pooled.weight, center, radii, AZIMUTHS, weight=pooled.weight)
+    covered = (weight > 0).mean(0) >= 0.5
+    return float(radii[covered][-1]) if covered.any() else 0.0
+
+
+def look(network, pooled: Pooled, radius: float, noise: NoiseModel) -> dict:
+    """What the network says of "rings" and "disk": (vector (2,), sigma)."""
+    counts = np.clip(pooled.mean * pooled.weight, 0, None)
+    z = stabilize(counts, noise.readout / noise.gain * np.sqrt(pooled.weight)).astype(np.float32)
+    device = next(network.parameters()).device
+    maps = {}
+    for name, count in RADII.items():
+        first, last = ((RINGS_FROM * radius, max(usable_radius(pooled), 2.2 * radius)) if name == "rings" else
+                       (DISK_SPAN[0] * radius, DISK_SPAN[1] * radius))
+        polar, weight = to_polar(z, pooled.center, np.linspace(first, last, count), AZIMUTHS, weight=pooled.weight)
+        usable = torch.from_numpy((weight > 0).astype(np.float32))[None]
+        maps[name] = normalize_polar(torch.from_numpy(polar.astype(np.float32))[None], usable).to(device)
+    with torch.inference_mode():
+        return {name: (vector[0].cpu().numpy().astype(float), float(log_sigma[0].exp()))
+                for name, (vector, log_sigma) in network(**maps).items()}

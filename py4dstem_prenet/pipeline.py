@@ -1,0 +1,100 @@
+"""The stages in order: noise, origin, descan, ellipse; what was found is written, what was refused is said."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import batches, emd
+from .denoise import denoise
+from .ellipse import Ellipse, measure_ellipse
+from .files import check_output
+from .networks.weights import pick_device, verify
+from .noise import NoiseModel, estimate_noise
+from .origin import OriginFit, OriginMap, fit_origin, measure_origin
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """What was found in a scan. `str(report)` is a page of text.
+
+    fit and ellipse are None where no beam was found. verdicts: one sentence each on origin, descan and ellipse.
+    """
+
+    origin: OriginMap
+    fit: OriginFit | None
+    ellipse: Ellipse | None
+    noise: NoiseModel
+    verdicts: tuple[str, ...]
+
+    def __str__(self):
+        noise = self.noise
+        kind = "counts electrons" if noise.counting else (
+            f"gain {noise.gain:.4g} units per electron, offset {noise.offset:.4g}, read-out {noise.readout:.3g} rms")
+        lines = ["Calibration by py4dstem_prenet", "",
+                 f"Detector  {kind}; {noise.dose:.4g} electrons a pattern; {int(noise.bad_pixels.sum())} bad pixels"]
+        lines += [f"          {message}" for message in noise.messages]
+        origin = self.origin
+        if origin.found:
+            sigma = np.median(np.hypot(origin.sigma_qx0, origin.sigma_qy0)[origin.valid])
+            lines += [f"Origin    ({np.nanmedian(origin.qx0):.2f}, {np.nanmedian(origin.qy0):.2f}) px in the median, "
+                      f"each position known to {sigma:.3f} px; disk radius {origin.radius:.2f} px"]
+        lines += [f"          {origin.reason}"]
+        if self.fit is not None:
+            rms = [np.sqrt(np.nanmean(r[origin.valid] ** 2)) for r in (self.fit.residual_qx0, self.fit.residual_qy0)]
+            span = [np.ptp(q) for q in (self.fit.qx0, self.fit.qy0)]
+            lines += [f"Descan    {self.fit.model}; spans ({span[0]:.2f}, {span[1]:.2f}) px; residual rms "
+                      f"({rms[0]:.3f}, {rms[1]:.3f}) px"]
+            lines += ["          " + self.fit.reason.replace("; qy0", "\n          qy0")]
+        if self.ellipse is not None:
+            e = self.ellipse
+            sigma = np.sqrt(np.linalg.eigvalsh(e.covariance).max())
+            lines += [f"Ellipse   a/b {e.a / e.b:.4f} +- {sigma:.4f}, a axis at {np.degrees(e.theta):.1f} degrees from "
+                      "+qx toward +qy", f"          {e.reason}"]
+            for name, (vector, covariance) in e.sources.items():
+                lines += [f"          {name}: a/b {1 + np.hypot(*vector):.4f} at "
+                          f"{np.degrees(0.5 * np.arctan2(vector[1], vector[0])) % 180:.1f} degrees, sigma "
+                          f"{np.sqrt(np.linalg.eigvalsh(covariance).max()):.4f}"]
+        return "\n".join([*lines, "", *(f"- {verdict}" for verdict in self.verdicts)])
+
+
+def calibrate(datacube, device="auto", progress=True) -> CalibrationReport:
+    """Calibrate a DataCube: measure and fit the origin, measure the ellipse, write what is accepted.
+
+    Writes into `datacube.calibration` with `set_origin_meas`, `set_origin` and `set_ellipse`; attaches the maps of
+    sigma and the provenance. Where no beam is found, nothing is written.
+
+    Raises:
+        PrenetError: data that cannot be calibrated, missing or altered weights, a device that is not there.
+    """
+    batches.check(datacube)
+    pick_device(device)
+    weights = {name: verify(name) for name in ("center", "ellipse")}
+    noise = estimate_noise(datacube)
+    origin = measure_origin(datacube, noise, device=device, progress=progress)
+    if not origin.found:
+        return CalibrationReport(origin, None, None, noise, (f"Nothing was written: {origin.reason}",))
+    fit = fit_origin(origin)
+    ellipse = measure_ellipse(datacube, fit.qx0, fit.qy0, origin.radius, noise, valid=origin.valid, device=device,
+                              progress=progress)
+    verdicts = (
+        "The measured origin was written (set_origin_meas).",
+        f"The fitted origin was {'written (set_origin)' if fit.accepted else 'not written'}: {fit.model}.",
+        f"The ellipse was {'written (set_ellipse)' if ellipse.accepted else 'not written'}: {ellipse.reason}.",
+    )
+    emd.write_origin(datacube, origin)
+    emd.write_fit(datacube, fit)
+    emd.write_ellipse(datacube, ellipse)
+    emd.write_provenance(datacube, emd.provenance(datacube, weights=weights, settings={"device": device},
+                                                  noise=noise, verdicts=verdicts))
+    return CalibrationReport(origin, fit, ellipse, noise, verdicts)
+
+
+def preprocess(datacube, out=None, device="auto", progress=True):
+    """Calibrate and denoise: a new DataCube, calibrated as `datacube` then is. out: an EMD file to stream it to."""
+    batches.check(datacube)
+    if out is not None:
+        check_output(out)
+    report = calibrate(datacube, device=device, progress=progress)
+    return denoise(datacube, report.noise, out=out, device=device, progress=progress)
