@@ -24,7 +24,7 @@ SECTORS = 12  # pairs of opposite azimuth sectors for the jackknife: Friedel pai
 DISK_BLUR = 0.5  # px, smoothing that makes a sharp edge readable between pixels
 DISK_PHI = 128
 RING_PHI = 256
-RING_INFLATION = 1.0
+RING_INFLATION = 2.5  # of the ring covariance, from pulls on simulated glasses and powders
 STRAIN = 0.03  # sigma of what strain and orientation of a few grains do to an ellipse
 NOTHING_KNOWN = np.eye(2)  # covariance of an estimate that is none: eps is known to be below 1
 
@@ -94,9 +94,7 @@ def fit_disk(pooled, radius, start_vector=(0.0, 0.0), systematic=0.003):
 
     def look(image, mask, origin, vector, around, freedom):
         radii = np.arange(max(0.5, around - 3), around + 2.5, 0.25)
-        return _fit(
-            _smooth(image, mask, DISK_BLUR), origin, vector, radii, DISK_PHI, _DiskModel(around, freedom)
-        )
+        return _fit(_smooth(image, mask, DISK_BLUR), origin, vector, radii, DISK_PHI, _DiskModel(around, freedom))
 
     # the disk's own edge first: the steepest descent near the radius given
     radii = np.arange(max(0.6 * radius - 1, 0.5), 1.4 * radius + 2, 0.25)
@@ -173,9 +171,7 @@ def refine_rings(pooled, start_vector=(0.0, 0.0), inner=None, start_center=None,
     if inner is None:
         inner = _tail_end(pooled.mean, mask, center, outer)
     if not outer > inner + 12:
-        raise PrenetError(
-            "There are fewer than 12 px of radius outside the direct beam; rings cannot be looked at."
-        )
+        raise PrenetError("Rings need at least 12 px of radius between the direct beam and the detector's edge.")
     step = max(0.5, (outer - inner) / 200)
     radii = np.arange(inner, outer, step)
     fine = max(0.7, 0.7 * step)
@@ -200,9 +196,7 @@ def refine_rings(pooled, start_vector=(0.0, 0.0), inner=None, start_center=None,
     best = min(found, key=lambda f: f.misfit(at_start.variance), default=None)
     if best is None or best.misfit(at_start.variance) >= at_start.misfit(at_start.variance):
         nothing = NOTHING_KNOWN.copy()
-        return RingFit(
-            start, nothing, tuple(map(float, center)), nothing * reach**2, False, _continuity(at_start)
-        )
+        return RingFit(start, nothing, tuple(map(float, center)), nothing * reach**2, False, _continuity(at_start))
     # both models from there: the softer says what smooth brightness may have done to the stiffer
     fits = [_fit(picture, best.center, best.vector, radii, RING_PHI, model) for model in (stiff, soft)]
     fits = [f for f in fits if f.converged and _sane(f, center, reach)] or [best]
@@ -280,7 +274,7 @@ class _Fit:
 class _DiskModel:
     """Weights and brightness terms of the direct beam."""
 
-    robust = None
+    robust, slope_blur, damping, enough = None, 0.0, 1.0, 2e-5
 
     def __init__(self, radius, freedom):
         self.radius, self.freedom = radius, freedom
@@ -298,6 +292,8 @@ class _RingModel:
 
     robust = 4.0  # degrees of freedom of Student's law: single spots must not rule
     freedom = 1e-3
+    enough = 2e-4
+    slope_blur, damping = 2.0, 0.6  # px; damped since the smoothed slope of a sharp ring is too small
 
     def __init__(self, radii, knots):
         at = np.linspace(radii[0], radii[-1], knots)
@@ -329,7 +325,9 @@ def _fit(picture, center, vector, radii, n_phi, model, steps=20):
             weight = weight * (model.robust + 1) / (model.robust + residual**2 / variance)
             profile = _profile(polar, weight)
             residual = (polar - profile) * usable
-        slope = np.gradient(profile, radii)
+        # smoothed, for what is read from one noisy profile must not be matched against its own noise
+        blur = model.slope_blur / (radii[1] - radii[0])
+        slope = np.gradient(gaussian_filter(profile, blur) if blur else profile, radii)
         waves = [slope * radii / 2, slope * radii / 2, slope, slope]
         turns = [np.cos(2 * azimuth), np.sin(2 * azimuth), np.cos(azimuth), np.sin(azimuth)]
         for m, g in model.brightness(radii, profile):
@@ -343,9 +341,9 @@ def _fit(picture, center, vector, radii, n_phi, model, steps=20):
             break
         delta = np.linalg.solve(*_equations(columns, weight, residual, ridge))[:4]
         # a disk larger than the grid supposes is brighter at its edge by -slope times the difference
-        vector = vector - np.clip(delta[:2], -0.03, 0.03)
-        center = center - ellipse_matrix(vector) @ np.clip(delta[2:], -1, 1)
-        converged = bool(np.abs(delta[:2]).max() < 2e-5 and np.abs(delta[2:]).max() < 1e-3)
+        vector = vector - model.damping * np.clip(delta[:2], -0.03, 0.03)
+        center = center - ellipse_matrix(vector) @ (model.damping * np.clip(delta[2:], -1, 1))
+        converged = bool(np.abs(delta[:2]).max() < model.enough and np.abs(delta[2:]).max() < 20 * model.enough)
     return _Fit(
         vector,
         center,
@@ -418,9 +416,7 @@ def _smooth(image, mask, sigma):
     if mask.all():
         return spline_filter(gaussian_filter(image.astype(float), sigma, truncate=4), order=3), None
     share = gaussian_filter(mask.astype(float), sigma, truncate=4)
-    filled = gaussian_filter(np.where(mask, image, 0.0).astype(float), sigma, truncate=4) / np.maximum(
-        share, 1e-3
-    )
+    filled = gaussian_filter(np.where(mask, image, 0.0).astype(float), sigma, truncate=4) / np.maximum(share, 1e-3)
     return spline_filter(filled, order=3), mask.astype(float)
 
 
