@@ -113,19 +113,24 @@ def info(
 def train(
     task: Task,
     minutes: Annotated[float | None, typer.Option(min=0, help="Stop after so long.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps.")] = None,
     seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
+    start: Annotated[str | None, typer.Option(help="Weights to begin from: a name, or a file.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder; runs/TASK if not given.")] = None,
 ):
-    """Train a network on simulated patterns."""
+    """Train a network on simulated patterns; leaves weights and their card in the run's folder."""
     out = Path("runs") / task.value if out is None else out
     if resume and not out.is_dir():
         raise PrenetError(f"There is no run in {out} to resume; leave --resume out to start one.")
     if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise PrenetError(f"{out} is in use already; go on with --resume, or choose another --out.")
+    from .training.export import export
     from .training.loop import train
 
-    train(task.value, minutes=minutes, seed=seed, resume=resume, out=out)
+    length = " ".join(f"--{name} {value}" for name, value in (("minutes", minutes), ("steps", steps)) if value)
+    train(task.value, minutes=minutes, steps=steps, seed=seed, resume=resume, out=out, start=start)
+    typer.echo(f"Saved {export(out, out, f'prenet train {task.value} {length} --seed {seed}')}.")
 
 
 @app.command()

@@ -161,10 +161,12 @@ def test_denoise_streams_to_its_file(stage):
 def test_train(stage, here):
     calls = []
     stage("training.loop", train=lambda task, **settings: calls.append((task, settings)))
-    assert prenet("train", "center", "--minutes", 2, "--seed", 7).exit_code == 0
+    stage("training.export", export=lambda run, out, command: f"weights of {command!r}")
+    result = prenet("train", "center", "--minutes", 2, "--seed", 7)
+    assert result.exit_code == 0 and "'prenet train center --minutes 2.0 --seed 7'" in result.output
     (task, settings), *_ = calls
     assert task == "center" and settings.pop("out").as_posix() == "runs/center"
-    assert settings == {"minutes": 2, "seed": 7, "resume": False}
+    assert settings == {"minutes": 2, "steps": None, "seed": 7, "resume": False, "start": None}
     (here / "run").mkdir()
     (here / "run" / "state").touch()
     assert "is in use already" in refused("train", "denoise", "--out", "run")

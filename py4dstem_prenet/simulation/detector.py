@@ -69,5 +69,5 @@ def expose(expected: torch.Tensor, detector: Detector, generator, hot_level: flo
     noise = torch.randn(counts.shape, generator=generator, device=counts.device)
     counts = counts + noise * detector.readout[:, None, None]
     level = expected.amax((-2, -1), keepdim=True) + hot_level
-    counts = torch.where(detector.hot, level * torch.rand_like(counts), counts)
+    counts = torch.where(detector.hot, level * uniform(generator, *counts.shape, device=counts.device), counts)
     return counts.masked_fill(detector.dead, 0.0)

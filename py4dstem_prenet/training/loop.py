@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from ..errors import PrenetError
+from ..networks.weights import load
 from ..simulation.bank import load_bank
 
 SPECIMENS = 1600  # in the training bank, some six patterns each
@@ -36,7 +37,7 @@ def save_checkpoint(path: Path, **state):
 
 
 def train(task: str, *, minutes: float | None = None, steps: int | None = None, seed: int = 0, resume: bool = False,
-          out: Path | None = None, start: Path | None = None, specimens: int = SPECIMENS, banks: Path = Path("runs"),
+          out: Path | None = None, start: str | None = None, specimens: int = SPECIMENS, banks: Path = Path("runs"),
           half: bool = False, threads: int | None = None) -> Path:
     """Train a network for a number of steps or minutes, whichever ends first; return the run's folder.
 
@@ -46,7 +47,7 @@ def train(task: str, *, minutes: float | None = None, steps: int | None = None, 
     Args:
         task: "denoise", "center" or "ellipse".
         resume: go on from the folder's checkpoint, with its optimizer and random state.
-        start: a safetensors file to begin from instead of random weights (a warm restart).
+        start: weights to begin from instead of random ones (a warm restart): a name, or a safetensors file.
         half: bfloat16 in the convolutional trunks, for processors on which that is faster.
 
     Raises:
@@ -68,9 +69,7 @@ def train(task: str, *, minutes: float | None = None, steps: int | None = None, 
     torch.manual_seed(seed)
     network = job.build()
     if start is not None:
-        from safetensors.torch import load_file
-
-        network.load_state_dict(load_file(start))
+        network.load_state_dict(load(start).state_dict())
     network = network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
     average = copy.deepcopy(network)
     optimizer = torch.optim.AdamW(network.parameters(), lr=job.rate, weight_decay=1e-4, betas=(0.9, 0.98))
