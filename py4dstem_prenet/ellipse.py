@@ -26,6 +26,8 @@ from .pooling import Pooled, pool
 
 SIGMA_ACCEPTED = 0.006  # a component of the ellipse vector must be known better than this
 CONTINUOUS = 0.35  # part of the azimuth that must carry the rings' signal
+WHOLE = 0.7  # part from which rings stand against the direct beam's shape
+SPOT = 0.4  # edge width of the direct beam, in radii, from which it shows no aperture
 
 
 @dataclass(frozen=True)
@@ -68,34 +70,51 @@ def judge(network, pooled: Pooled, radius: float, noise: NoiseModel) -> Ellipse:
     """Weigh the evidence in pooled patterns."""
     seen = look(network, pooled, radius, noise)
     disk = fit_disk(pooled, radius, start_vector=seen["disk"][0])
-    sources = {"direct beam": (disk.vector, disk.covariance)}
-    notes = []
-    outer = usable_radius(pooled)
-    if outer > 2 * radius + 14:
+    sources, notes, continuity = {}, [], 0.0
+    # Where the edge is as wide as the disk there is a spot, not the image of an aperture.
+    if np.isfinite(disk.vector).all() and disk.edge < SPOT * disk.radius:
+        sources["direct beam"] = (disk.vector, disk.covariance)
+    if usable_radius(pooled) > 2 * radius + 14:
         rings = refine_rings(pooled, start_vector=seen["rings"][0])
-        if rings.continuity >= CONTINUOUS:
+        continuity = rings.continuity
+        if continuity >= CONTINUOUS and rings.improved:
             sources["rings"] = (rings.vector, rings.covariance)
             apart = np.subtract(rings.center, disk.center)
             sigma = np.sqrt(np.diag(rings.center_covariance) + 0.05**2)
             if (np.abs(apart) > 3 * sigma).any() and np.hypot(*apart) > 0.3:
                 notes.append(f"the rings' center lies ({apart[0]:+.2f}, {apart[1]:+.2f}) px from the direct beam, "
                              "which is the origin that is reported")
-    return _decide(sources, notes)
+    return _decide(sources, notes, continuity)
 
 
-def _decide(sources, notes) -> Ellipse:
-    vector, covariance, agree, chi2 = combine(sources)
-    sigma = float(np.sqrt(np.linalg.eigvalsh(covariance).max()))
+def _decide(sources, notes, continuity) -> Ellipse:
+    if not sources:
+        unknown = np.diag([1.0, 1.0])
+        return Ellipse(1.0, 1.0, 0.0, np.zeros(2), unknown, False,
+                       "not determined: neither rings nor the image of a round aperture can be seen", {})
+    used = dict(sources)
+    vector, covariance, agree, chi2 = combine(used)
+    if not agree and continuity >= WHOLE and _sigma(sources["rings"][1]) < SIGMA_ACCEPTED:
+        # Rings are what distortion is seen in; the direct beam's shape rests on the aperture being round.
+        notes = [*notes, f"the direct beam's shape disagrees by {np.sqrt(chi2):.1f} sigma (is the aperture round?) and "
+                         "was left out"]
+        used = {"rings": sources["rings"]}
+        vector, covariance, agree, chi2 = combine(used)
     a, b, theta = ellipse_axes(vector)
-    names = " and ".join(sources)
+    names, sigma = " and ".join(used), _sigma(covariance)
     if not agree:
         verdict, accepted = f"refused: {names} disagree by {np.sqrt(chi2):.1f} sigma", False
-    elif sigma > SIGMA_ACCEPTED:
-        lone = "; one crystal's lattice cannot tell strain from distortion" if "rings" not in sources else ""
+    elif not sigma < SIGMA_ACCEPTED:
+        lone = "" if "rings" in sources else "; one crystal's lattice cannot tell strain from distortion"
         verdict, accepted = f"not determined: the axis ratio is uncertain by {sigma:.3f}{lone}", False
     else:
         verdict, accepted = f"accepted, from {names}", True
     return Ellipse(a, b, theta, vector, covariance, accepted, "; ".join([verdict, *notes]), sources)
+
+
+def _sigma(covariance) -> float:
+    """The largest standard deviation in any direction."""
+    return float(np.sqrt(np.linalg.eigvalsh(covariance).max()))
 
 
 def usable_radius(pooled: Pooled) -> float:

@@ -101,21 +101,28 @@ def measure_origin(data, noise: NoiseModel | None = None, mask=None, device="aut
     batches.check(data)
     network = load("center", pick_device(device))
     noise = with_mask(noise or estimate_noise(data), mask)
-    guess, radius, reason = coarse_origin(network.coarse, data, noise)
     scan = batches.shape_of(data)[:2]
+    if not noise.dose > 0:
+        return _no_beam(scan, "No electrons are seen above the read-out noise: there is no beam in this scan.")
+    guess, radius, reason = coarse_origin(network.coarse, data, noise)
     if reason:
-        nothing = np.full(scan, np.nan)
-        return OriginMap(nothing, nothing.copy(), nothing.copy(), nothing.copy(), np.zeros(scan, bool),
-                         float("nan"), False, reason)
+        return _no_beam(scan, reason)
     aperture = measure_aperture(network.fine, data, noise, guess, radius)
     offset, sigma, signal = _measure(network.fine, data, noise, guess, aperture,
                                      progress="origin" if progress else None)
     found = guess + offset
     valid = _beam_is_there(signal, sigma)
+    if not valid.any():
+        return _no_beam(scan, "No position shows a beam that can be located.")
     blank = int((~valid).sum())
     reason = f"{blank} of {valid.size} positions show no beam." if blank else "The direct beam was found everywhere."
     maps = [m.reshape(scan) for m in (found[:, 0], found[:, 1], sigma[:, 0], sigma[:, 1], valid)]
-    return OriginMap(*maps, float(aperture.radius), bool(valid.any()), reason)
+    return OriginMap(*maps, float(aperture.radius), True, reason)
+
+
+def _no_beam(scan, reason) -> OriginMap:
+    nothing = [np.full(scan, np.nan) for _ in range(4)]
+    return OriginMap(*nothing, np.zeros(scan, bool), float("nan"), False, reason)
 
 
 def fit_origin(origin: OriginMap, model: str = "auto") -> OriginFit:
