@@ -9,6 +9,11 @@ count by their slope.
 
 Conventions: x = qx = row, y = qy = column; theta from +qx toward +qy; vector = (eps cos 2 theta, eps sin 2
 theta), eps = a/b - 1; measured = center + R(theta) diag(sqrt(a/b), sqrt(b/a)) R(theta)^T ideal.
+
+What consumers make of it: an ideal radius rho is an ellipse with semi-axes a rho and b rho on the detector, a
+= sqrt(1 + eps), b = 1 / a. `BraggVectors.cal` and `PolarDatacube` divide the a axis by a/b and leave the b axis
+alone, so that rings come back at b rho; the older `process.utils.elliptical_coords` returns a rho. A pixel
+size calibrated from geometric-mean radii must be multiplied by sqrt(a/b) = a once the ellipse is set.
 """
 
 from dataclasses import dataclass
