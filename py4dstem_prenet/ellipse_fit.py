@@ -158,8 +158,8 @@ def refine_rings(pooled, start_vector=(0.0, 0.0), inner=None, start_center=None,
 
     The azimuthal variance at fixed ideal radius, weighted by what noise, speckle and spots leave at that
     radius, is minimized over ellipse and center, from coarse (blurred) to fine. The covariance is the larger
-    of two jackknives: over parts of the scan, and over pairs of opposite azimuth sectors, which a few spots
-        cannot pass.
+    of two jackknifes: over parts of the scan, and over pairs of opposite azimuth sectors, which a few spots
+    cannot pass.
 
     Args:
         pooled: `Pooled`. start_vector: from the network or the disk.
