@@ -85,9 +85,7 @@ def to_polar(image, center, radii, n_phi, weight=None, vector=(0.0, 0.0), mode="
     """
     tensor = isinstance(image, torch.Tensor)
     picture = image if tensor else torch.as_tensor(np.ascontiguousarray(image, dtype=np.float32))
-    heavy = (
-        torch.ones(picture.shape[-2:]) if weight is None else torch.as_tensor(np.asarray(weight, np.float32))
-    )
+    heavy = torch.ones(picture.shape[-2:]) if weight is None else torch.as_tensor(np.asarray(weight, np.float32))
     heavy = heavy.to(picture.device, picture.dtype)
     at = polar_grid(center, radii, n_phi, vector).to(picture.device)
     usable = sample((heavy > 0).to(picture.dtype), at) > 0.999

@@ -152,9 +152,7 @@ class _Pooling:
             return
         electrons = block[chosen] if self.noise is None else self.noise.electrons(block[chosen])
         readout = 0.0 if self.noise is None else (self.noise.readout / self.noise.gain) ** 2
-        for pattern, origin in zip(
-            np.asarray(electrons, np.float32), self.origin[index[chosen]], strict=True
-        ):
+        for pattern, origin in zip(np.asarray(electrons, np.float32), self.origin[index[chosen]], strict=True):
             moved, good, into, shot = self._move(pattern, origin, smooth=True)
             weighted = moved if good is None else moved * good
             np.maximum(
@@ -175,9 +173,7 @@ class _Pooling:
         for axis in (0, 1):
             first, taps = _taps(fractions[axis], smooth)
             length = moved.shape[axis] - len(taps) + 1
-            pieces = (
-                moved[k : k + length] if axis == 0 else moved[:, k : k + length] for k in range(len(taps))
-            )
+            pieces = (moved[k : k + length] if axis == 0 else moved[:, k : k + length] for k in range(len(taps)))
             moved = sum(np.float32(t) * piece for t, piece in zip(taps, pieces, strict=True))
             spans.append((first, len(taps)))
             shot *= float(np.square(taps).sum())
