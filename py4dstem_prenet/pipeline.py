@@ -10,7 +10,7 @@ from . import batches, emd
 from .denoise import denoise
 from .ellipse import Ellipse, measure_ellipse
 from .files import check_output
-from .networks.weights import pick_device, verify
+from .networks.weights import load, pick_device, verify
 from .noise import NoiseModel, estimate_noise
 from .origin import OriginFit, OriginMap, fit_origin, measure_origin
 
@@ -69,8 +69,9 @@ def calibrate(datacube, device="auto", progress=True) -> CalibrationReport:
         PrenetError: data that cannot be calibrated, missing or altered weights, a device that is not there.
     """
     batches.check(datacube)
-    pick_device(device)
     weights = {name: verify(name) for name in ("center", "ellipse")}
+    for name in weights:  # what is wrong with weights or device is said before work starts
+        load(name, pick_device(device))
     noise = estimate_noise(datacube)
     origin = measure_origin(datacube, noise, device=device, progress=progress)
     if not origin.found:

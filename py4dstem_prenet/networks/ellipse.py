@@ -38,24 +38,21 @@ class Branch(nn.Module):
 
     def __init__(self, width: int = 24):
         super().__init__()
-        self.stem = Conv(3, width, circular=True)
-        self.blocks = nn.ModuleList([
-            nn.Sequential(Residual(width, True), Conv(width, 2 * width, 2, True), Residual(2 * width, True)),
-            nn.Sequential(Conv(2 * width, 3 * width, 2, True), Residual(3 * width, True), Residual(3 * width, True)),
-        ])
+        self.trunk = nn.Sequential(
+            Conv(3, width, 2, True), Residual(width, True),
+            Conv(width, 2 * width, 2, True), Residual(2 * width, True),
+            Conv(2 * width, 3 * width, 2, True), Residual(3 * width, True),
+        )
         self.wave = nn.Conv1d(3 * width, width, 1)
         self.mix = nn.Linear(width, 1, bias=False)
         self.sigma = nn.Sequential(nn.Linear(4 * width, 64), nn.SiLU(), nn.Linear(64, 1))
         nn.init.normal_(self.mix.weight, std=1e-3)
 
     def forward(self, x):
-        x = self.stem(x)
-        for block in self.blocks:
-            x = block(x)
-        x = nn.functional.silu(x)
+        x = nn.functional.silu(self.trunk(x))
         wave = self.wave(x.mean(3))
         phi = torch.arange(wave.shape[2], device=x.device, dtype=x.dtype) * (4 * torch.pi / wave.shape[2])
-        # Strides keep every fourth azimuth, so sample k of the map still lies at 2 pi k / n.
+        # Strides keep every eighth azimuth, so sample k of the map still lies at 2 pi k / n.
         second = torch.stack([wave @ torch.cos(phi), wave @ torch.sin(phi)], 1) / wave.shape[2]
         vector = self.mix(second)[..., 0]
         strength = torch.linalg.vector_norm(second, dim=1)

@@ -1,0 +1,74 @@
+"""The demonstration: what it prints is near the truth, what it leaves can be read without the package."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from py4dstem_prenet import demo
+
+READ = """
+import sys, py4DSTEM
+cube = py4DSTEM.read(sys.argv[1])
+assert "py4dstem_prenet" not in sys.modules
+a, b, theta = cube.calibration.get_ellipse()
+print(cube.data.shape, cube.calibration.get_origin()[0].shape, a / b)
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The folder after two runs, the second over the first, and what the second printed."""
+    import contextlib
+    import io
+
+    out = tmp_path_factory.mktemp("demo")
+    (out / "mine.txt").write_text("keep")
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()):
+        demo.run(out)
+    with contextlib.redirect_stdout(printed):
+        demo.run(out)
+    return out, printed.getvalue()
+
+
+def row(printed, name):
+    line = next(line for line in printed.splitlines() if line.startswith(name))
+    return line[len(name):].split()
+
+
+def test_result_is_near_the_truth(made):
+    _, printed = made
+    assert float(row(printed, "origin, mean error of the fitted, px")[1]) < 0.15
+    truth, result = map(float, row(printed, "ellipse a/b"))
+    assert abs(result - truth) < 0.01
+    truth, result = map(float, row(printed, "ellipse theta, degrees"))
+    assert abs((result - truth + 90) % 180 - 90) < 6
+
+
+def test_denoising_helps_in_every_region(made):
+    for region in ("amorphous", "crystal", "mixed"):
+        noisy, _, denoised, _ = row(made[1], f"relative squared error, {region}")
+        assert float(denoised) < 0.5 * float(noisy)
+
+
+def test_electrons_are_kept(made):
+    true, denoised, _ = row(made[1], "electrons in the scan")
+    assert float(denoised.replace(",", "")) == pytest.approx(float(true.replace(",", "")), rel=0.01)
+
+
+def test_files(made):
+    out, _ = made
+    assert {p.name for p in out.iterdir()} == {*demo.FILES, "mine.txt"}
+    read = subprocess.run([sys.executable, "-c", READ, out / demo.FILES[0]], capture_output=True, text=True)
+    assert "(20, 20, 128, 128) (20, 20)" in read.stdout, read.stderr
+
+
+def test_scan_and_truth_belong_together():
+    datacube, truth = demo.load_scan()
+    for at, clean in zip(truth["positions"], truth["clean"].astype(float), strict=True):
+        # Poisson: chi squared of the strong pixels is their number within a few of its standard deviations
+        strong = clean > 5
+        chi = ((datacube.data[tuple(at)][strong] - clean[strong]) ** 2 / clean[strong]).sum()
+        assert chi == pytest.approx(strong.sum(), abs=6 * np.sqrt(2 * strong.sum()))
