@@ -115,9 +115,9 @@ def load(name: str, device="cpu") -> nn.Module:
 def _load(path: str, device: str) -> nn.Module:
     from safetensors.torch import load as parse
 
-    network = build(card(path)["task"])
+    network, content = build(card(path)["task"]), _read(path)[0]
     try:
-        network.load_state_dict(parse(_read(path)[0]))
+        network.load_state_dict(parse(content))
     except (RuntimeError, ValueError) as problem:
         raise WeightsError(f"The weights file {path} does not fit this version's networks; install the package again."
                            ) from problem
