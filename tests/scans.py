@@ -1,0 +1,45 @@
+"""Simulated scans that several test modules look at, each made once a session; and specimens of known patterns."""
+
+from functools import cache
+
+import numpy as np
+import torch
+
+from py4dstem_prenet.simulation import bank as banks
+from py4dstem_prenet.simulation import scan as scans
+from py4dstem_prenet.simulation.specimens import GRID, Optics, Specimen
+from py4dstem_prenet.simulation.waves import multislice, probe
+
+COUNTING = dict(scan=(6, 6), shape=(128, 128), dose=2000.0, seed=0)
+CCD = dict(COUNTING, gain=20.0, offset=100.0, readout=15.0)  # the same patterns through an integrating camera
+
+
+@cache
+def _simulated(items):
+    return scans.simulate(**dict(items))
+
+
+def simulated(**options):
+    """`simulate` with COUNTING's options unless given others. Shared: whoever changes one must copy it."""
+    made = _simulated(tuple(sorted((COUNTING | options).items())))
+    made.counts.flags.writeable = made.clean.flags.writeable = False
+    return made
+
+
+def distance(found, truth):
+    """Distances in px, (Rx, Ry), of an OriginMap or OriginFit from a scan's truth."""
+    return np.hypot(found.qx0 - truth["qx0"], found.qy0 - truth["qy0"])
+
+
+def vacuum(aperture: float, slices: int = 1) -> torch.Tensor:
+    """(GRID, GRID): the pattern of nothing, a disk of `aperture` samples at (GRID // 2, GRID // 2)."""
+    optics = Optics(volts=200e3, dk=0.01, aperture=aperture)
+    nothing = Specimen("vacuum", np.zeros((slices, GRID, GRID), np.float32), 10.0)
+    return multislice(nothing, optics, probe(optics, np.zeros(1), np.zeros((1, 2))), {slices})[0, 0]
+
+
+def bank_of(patterns, radius, kind="isotropic"):
+    """A Bank of patterns (n, GRID, GRID), fractions of the beam."""
+    count = len(patterns)
+    kinds = np.broadcast_to(np.asarray(kind), count).copy()
+    return banks.Bank((torch.as_tensor(patterns).sqrt() * 1000).half(), torch.full((count,), float(radius)), kinds)

@@ -1,0 +1,370 @@
+"""The simulation: waves as Fourier optics says, labels to a hundredth of a pixel, counts as statistics says."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scans import bank_of, simulated, vacuum
+from scipy.special import jv
+
+from py4dstem_prenet import polar
+from py4dstem_prenet.errors import PrenetError
+from py4dstem_prenet.simulation import scan as scan_module
+from py4dstem_prenet.simulation.bank import load_bank, make_bank
+from py4dstem_prenet.simulation.detector import Detector, blur, draw_detector, expose
+from py4dstem_prenet.simulation.pattern import CENTER, SAMPLES, ellipse_matrix, project, rotation_matrix, soft_disk
+from py4dstem_prenet.simulation.scan import simulate
+from py4dstem_prenet.simulation.specimens import GRID, Optics, Specimen, atoms_to_phase, glass_phase
+from py4dstem_prenet.simulation.waves import draw_patterns, multislice, probe
+
+OPTICS = Optics(volts=200e3, dk=0.01, aperture=12.0)
+
+
+def moments(image):
+    """Sum, centroid (2,) and covariance (2, 2) of an image (H, W)."""
+    image = np.asarray(image, float)
+    total = image.sum()
+    x, y = (np.arange(n) for n in image.shape)
+    cx, cy = image.sum(1) @ x / total, image.sum(0) @ y / total
+    cov = np.array([[image.sum(1) @ (x - cx) ** 2, (x - cx) @ image @ (y - cy)],
+                    [(x - cx) @ image @ (y - cy), image.sum(0) @ (y - cy) ** 2]]) / total
+    return total, np.array([cx, cy]), cov
+
+
+def through(phase, thickness=10.0, optics=OPTICS, position=(0.0, 0.0)):
+    """The pattern of a stack of phase gratings."""
+    specimen = Specimen("test", np.asarray(phase, np.float32), thickness)
+    waves = probe(optics, np.zeros(1), np.array([position]))
+    return multislice(specimen, optics, waves, {len(phase)})[0, 0].numpy()
+
+
+# --- waves
+
+
+@pytest.mark.parametrize("slices", [1, 9])
+def test_vacuum_is_an_even_disk_of_the_apertures_size(slices):
+    """However thick: propagation alone turns phases, which no detector sees."""
+    disk = vacuum(12.0, slices).numpy()
+    total, center, cov = moments(disk)
+    assert total == pytest.approx(1, abs=1e-4)
+    assert np.abs(center - CENTER).max() < 1e-3
+    level = np.median(disk[disk > disk.max() / 2])
+    assert np.sqrt(total / level / np.pi) == pytest.approx(12, abs=0.25)
+    x = np.arange(GRID) - CENTER
+    radius = np.hypot(x[:, None], x)
+    assert np.allclose(disk[radius < 11], level, rtol=1e-3)
+    assert disk[radius > 13].max() < 1e-6 * level
+    assert np.allclose(cov, np.eye(2) * 12**2 / 4, atol=1.5)
+
+
+def test_defocus_and_position_do_not_show_in_vacuum():
+    nothing = Specimen("vacuum", np.zeros((1, GRID, GRID), np.float32), 10.0)
+    waves = probe(OPTICS, np.array([0.0, 400.0, -90.0]), np.array([[0.0, 0.0], [3.0, -2.0], [1.0, 5.0]]))
+    patterns = multislice(nothing, OPTICS, waves, {1})[0]
+    assert torch.allclose(patterns[1:], patterns[:1].expand(2, -1, -1), atol=1e-6)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_sine_grating_diffracts_as_bessel_functions(axis):
+    """A phase A cos(2 pi g x) sends J_n(A)^2 into order n, at n g along the grating's own axis."""
+    strength, g = 0.9, 30
+    x = np.arange(GRID) * 2 * np.pi * g / GRID
+    grating = np.broadcast_to(strength * np.cos(x), (GRID, GRID))
+    grating = grating.T if axis == 0 else grating
+    pattern = through(grating[None], thickness=0.0)
+    for order in (-2, -1, 0, 1, 2):
+        at = [CENTER, CENTER]
+        at[axis] += order * g
+        disk = pattern[at[0] - 14:at[0] + 15, at[1] - 14:at[1] + 15]
+        total, center, _ = moments(disk)
+        assert total == pytest.approx(jv(order, strength) ** 2, abs=2e-4)
+        assert np.abs(center - 14).max() < 0.01
+
+
+def test_phase_objects_keep_electrons():
+    """Only what would leave the grid is lost, and a smooth potential sends nothing there."""
+    x = (np.arange(GRID) - GRID / 2) / 20
+    hill = np.exp(-(x[:, None] ** 2 + x**2) / 2)
+    pattern = through(np.repeat(1.5 * hill[None], 6, 0))
+    assert pattern.sum() == pytest.approx(1, abs=0.01)
+    disk = vacuum(12.0).numpy()
+    assert np.abs(pattern - disk).sum() > 0.1  # and yet it is no vacuum
+
+
+def test_specimens_keep_most_electrons_and_scatter_some():
+    for seed in range(6):
+        patterns, radius, kind = draw_patterns((5, seed))
+        total = patterns.sum((1, 2))
+        assert ((total > 0.6) & (total < 1.001)).all(), kind
+        x = torch.arange(GRID) - CENTER
+        outside = torch.hypot(x[:, None].float(), x.float()) > radius + 2
+        scattered = (patterns * outside).sum((1, 2))
+        assert (scattered > 1e-3).all(), kind
+
+
+def test_an_atom_refracts_toward_itself():
+    """Electrons are drawn to nuclei: a probe left of an atom (smaller x) is deflected toward larger x."""
+    optics = Optics(volts=200e3, dk=0.02, aperture=10.0)
+    atom = np.array([[0.0, 0.0, 0.5]])
+    phase = atoms_to_phase(atom, np.zeros(1, int), np.array([29, 29, 29]), optics, 1, 2.0)
+    assert phase[0, GRID // 2, GRID // 2] == phase.max() > 0
+    for axis in (0, 1):
+        position = np.zeros(2)
+        position[axis] = -1.0
+        _, center, _ = moments(through(phase, optics=optics, position=position))
+        assert center[axis] > CENTER + 0.05
+        assert abs(center[1 - axis] - CENTER) < 0.02
+
+
+def test_phase_grows_with_thickness_not_with_slicing():
+    """The variance of a glass's phase is proportional to its thickness."""
+    rng = np.random.default_rng(3)
+    thin = glass_phase(np.random.default_rng(3), OPTICS, 4, 5.0)
+    thick = glass_phase(np.random.default_rng(3), OPTICS, 4, 20.0)
+    assert thick.var() / thin.var() == pytest.approx(4, rel=0.01)
+    assert abs(glass_phase(rng, OPTICS, 1, 5.0).mean()) < 3 * thin.std()
+
+
+# --- positions
+
+
+def spot(sigma=9.0, at=(0.0, 0.0)):
+    """A round Gaussian of unit sum, sigma in samples, at an offset from CENTER: (1, GRID, GRID)."""
+    x = torch.arange(GRID, dtype=torch.float64) - CENTER
+    image = torch.exp(-0.5 * ((x[:, None] - at[0]) ** 2 + (x - at[1]) ** 2) / sigma**2)
+    return (image / image.sum())[None].float()
+
+
+def projected(intensity, origin, matrix=None, scale=1.0, shape=(128, 120)):
+    matrix = torch.eye(2) if matrix is None else matrix
+    return project(intensity, torch.tensor([origin]), matrix[None], torch.tensor([scale]), shape)[0].numpy()
+
+
+@given(st.floats(50, 75), st.floats(50, 70), st.floats(0.6, 2.0))
+@settings(max_examples=12, deadline=None, derandomize=True)
+def test_projection_puts_the_beam_where_it_is_told(x, y, scale):
+    total, center, cov = moments(projected(spot(6.0), (x, y), scale=scale))
+    assert total == pytest.approx(1, abs=2e-3)
+    assert np.abs(center - (x, y)).max() < 5e-3
+    assert np.sqrt(np.diag(cov)) == pytest.approx(6.0 * scale / SAMPLES, rel=0.05)
+
+
+def test_projection_keeps_rows_rows():
+    """A spot off the beam along x (rows) is off along rows, by scale / 2 pixels a sample."""
+    _, center, _ = moments(projected(spot(4.0, (40.0, -10.0)), (60.0, 50.0)))
+    assert np.abs(center - (80.0, 45.0)).max() < 5e-3
+
+
+@given(st.floats(1.0, 1.15), st.floats(0, np.pi))
+@settings(max_examples=12, deadline=None, derandomize=True)
+def test_an_ellipse_stretches_second_moments(ratio, theta):
+    """Forward model of py4DSTEM: stretched by a/b along theta, here with areas kept."""
+    eps = ratio - 1
+    vector = torch.tensor([eps * np.cos(2 * theta), eps * np.sin(2 * theta)], dtype=torch.float32)
+    _, center, cov = moments(projected(spot(), (61.3, 58.9), ellipse_matrix(vector)))
+    along = np.array([np.cos(theta), np.sin(theta)])
+    across = np.array([-np.sin(theta), np.cos(theta)])
+    # What bilinear reading and the pixel's four points add is round and small.
+    assert (along @ cov @ along) / (across @ cov @ across) == pytest.approx(ratio**2, rel=0.004)
+    assert abs(along @ cov @ across) < 0.003 * np.trace(cov)
+    assert np.sqrt(np.linalg.det(cov)) == pytest.approx((9 / SAMPLES) ** 2, rel=0.05)
+    assert np.abs(center - (61.3, 58.9)).max() < 5e-3  # linear interpolation is not exact between samples
+
+
+def test_a_turn_goes_from_x_toward_y():
+    _, center, _ = moments(projected(spot(4.0, (40.0, 0.0)), (60.0, 50.0), rotation_matrix(torch.tensor(0.3))))
+    assert np.abs(center - (60 + 20 * np.cos(0.3), 50 + 20 * np.sin(0.3))).max() < 5e-3
+
+
+@given(st.floats(-0.15, 0.15), st.floats(-0.15, 0.15))
+@settings(max_examples=50, deadline=None, derandomize=True)
+def test_both_ellipse_matrices_are_one_and_keep_areas(p, q):
+    ours = ellipse_matrix(torch.tensor([p, q], dtype=torch.float64)).numpy()
+    assert np.allclose(ours, polar.ellipse_matrix(np.array([p, q])), atol=1e-9)
+    assert np.linalg.det(ours) == pytest.approx(1, abs=1e-9)
+    a, b, theta = polar.ellipse_axes((p, q))
+    c, s = np.cos(theta), np.sin(theta)
+    turn = np.array([[c, -s], [s, c]])
+    assert np.allclose(ours, turn @ np.diag([np.sqrt(a / b), np.sqrt(b / a)]) @ turn.T, atol=1e-9)
+
+
+def test_neighbors_may_share_a_pattern():
+    """n patterns serve B views in order, as if each had been given its own."""
+    two = torch.cat([spot(5.0), spot(8.0, (9.0, 4.0))])
+    origin = torch.tensor([[30.0, 31.0], [33.0, 28.0], [30.5, 30.5], [29.0, 35.0]])
+    matrix, scale = torch.eye(2).expand(4, 2, 2), torch.tensor([1.0, 0.8, 1.2, 1.0])
+    shared = project(two, origin, matrix, scale, (64, 60))
+    alone = project(two.repeat_interleave(2, 0), origin, matrix, scale, (64, 60))
+    assert torch.allclose(shared, alone, atol=1e-9)
+
+
+def test_soft_disk_is_half_at_its_radius():
+    at = torch.tensor([[[[3.0, 4.0], [0.0, 0.0], [6.0, 8.0], [5.5, 0.0]]]])
+    value = soft_disk(at, torch.tensor([5.0]), torch.tensor([0.5]))[0, 0]
+    assert value[:3].tolist() == pytest.approx([0.5, 1, 0], abs=1e-6)
+    assert float(value[3]) == pytest.approx(0.1587, abs=1e-3)  # one sigma outside
+
+
+# --- detector
+
+
+def detector(shape, readout=0.0, hot=None, dead=None, batch=1):
+    none = torch.zeros(batch, *shape, dtype=torch.bool)
+    return Detector(torch.zeros(batch), torch.full((batch,), readout), none if hot is None else hot,
+                    none if dead is None else dead)
+
+
+@pytest.mark.parametrize(("level", "readout"), [(0.3, 0.0), (40.0, 0.0), (7.0, 2.5)])
+def test_counting_has_poisson_mean_and_variance(level, readout):
+    expected = torch.full((1, 300, 300), level)
+    counts = expose(expected, detector((300, 300), readout), torch.Generator().manual_seed(1)).double()
+    n, variance = counts.numel(), level + readout**2
+    assert counts.mean().item() == pytest.approx(level, abs=5 * (variance / n) ** 0.5)
+    # var of a sample variance: (2 sigma^4 + kurtosis) / n, Poisson's fourth cumulant being its mean
+    assert counts.var().item() == pytest.approx(variance, abs=5 * ((2 * variance**2 + level) / n) ** 0.5)
+    assert bool((counts == counts.round()).all()) == (readout == 0)
+
+
+def test_without_electrons_and_readout_there_is_nothing():
+    counts = expose(torch.zeros(2, 40, 40), detector((40, 40), batch=2), torch.Generator().manual_seed(0))
+    assert not counts.any()
+
+
+def test_dead_pixels_count_nothing_and_hot_ones_much():
+    dead, hot = torch.zeros(1, 50, 50, dtype=torch.bool), torch.zeros(1, 50, 50, dtype=torch.bool)
+    dead[0, 10:20], hot[0, 30:40] = True, True
+    counts = expose(torch.full((1, 50, 50), 3.0), detector((50, 50), 0.5, hot, dead),
+                    torch.Generator().manual_seed(0))[0]
+    assert not counts[10:20].any()
+    assert counts[30:40].mean() > 10 > counts[:10].mean()
+
+
+def test_blur_is_gaussian_keeps_counts_and_none_is_none():
+    image = torch.zeros(3, 41, 41)
+    image[:, 20, 18] = 100.0
+    out = blur(image, torch.tensor([0.0, 0.6, 1.0])).numpy()
+    assert np.allclose(out[0], image[0])
+    for k, sigma in ((1, 0.6), (2, 1.0)):
+        total, center, cov = moments(out[k])
+        assert total == pytest.approx(100, rel=1e-5)
+        assert np.abs(center - (20, 18)).max() < 1e-5
+        assert cov == pytest.approx(np.eye(2) * sigma**2, abs=0.01)
+    assert np.allclose(blur(torch.full((1, 20, 20), 4.0), torch.tensor([0.8])), 4.0)  # no loss at the rim
+
+
+def test_detectors_come_from_their_seed():
+    def draw(seed):
+        return draw_detector(torch.Generator().manual_seed(seed), 200, (32, 48), stops=0.5)
+
+    one, same, other = draw(3), draw(3), draw(4)
+    assert all(torch.equal(getattr(one, f), getattr(same, f)) for f in ("blur", "readout", "hot", "dead"))
+    assert not torch.equal(one.blur, other.blur)
+    assert not (one.hot & one.dead).any()
+    stopped = (one.dead.float().mean((1, 2)) > 0.01).float().mean()  # some bars only graze the sensor
+    assert 0.25 < stopped < 0.55
+    assert 0.25 < (one.readout > 0).float().mean() < 0.55
+
+
+# --- banks and scans
+
+
+def test_banks_do_not_depend_on_who_makes_them(tmp_path):
+    alone, together = make_bank(11, 8, workers=1), make_bank(11, 8, workers=2)
+    for field in ("root", "radius"):
+        assert torch.equal(getattr(alone, field), getattr(together, field))
+    assert list(alone.kind) == list(together.kind)
+    assert len(set(alone.kind)) > 1
+    fewer = make_bank(11, 2)
+    assert torch.equal(fewer.root, alone.root[:len(fewer)])  # specimen k has a seed of its own
+    other = make_bank(12, 2)
+    assert not torch.equal(other.radius[:1], fewer.radius[:1])
+    kept = load_bank(tmp_path, 11, 2)
+    again = load_bank(tmp_path, 11, 2)  # from the file this time
+    assert [p.name for p in tmp_path.iterdir()] == ["bank-11-2.npz"]
+    assert torch.equal(kept.root, again.root) and torch.equal(kept.root, fewer.root)
+    # float16 square roots keep what they stand for
+    patterns, _, _ = draw_patterns((11, 0))
+    sums = fewer.intensity(slice(0, len(patterns))).sum((1, 2)) * 1e-6
+    assert torch.allclose(sums, patterns.sum((1, 2)), rtol=2e-3)
+
+
+@pytest.fixture
+def empty_column(monkeypatch):
+    """Scans without a specimen, whose direct beam has nothing on it to disturb its moments."""
+    bank = bank_of(vacuum(16.0)[None], 16.0)
+    monkeypatch.setattr(scan_module, "make_bank", lambda seed, specimens: bank)
+
+
+def test_the_beam_is_where_the_truth_says(empty_column):
+    s = simulate((4, 5), (96, 128), dose=1e6, seed=3, ratio=1.08, theta=0.7, radius=9.0, amplitude=4.0)
+    along, across = np.array([np.cos(0.7), np.sin(0.7)]), np.array([-np.sin(0.7), np.cos(0.7)])
+    for i, j in np.ndindex(4, 5):
+        for image, sigma in ((s.clean[i, j], 0.005), (s.counts[i, j], 0.03)):
+            total, center, cov = moments(image)
+            assert np.abs(center - (s.truth["qx0"][i, j], s.truth["qy0"][i, j])).max() < sigma
+            assert total == pytest.approx(1e6, rel=0.005)
+        assert (along @ cov @ along) / (across @ cov @ across) == pytest.approx(1.08**2, rel=0.01)
+        assert np.sqrt(4 * np.sqrt(np.linalg.det(cov))) == pytest.approx(9, rel=0.02)
+    assert s.truth["a"] / s.truth["b"] == pytest.approx(1.08) and s.truth["theta"] == 0.7
+    assert np.ptp(s.truth["qx0"]) > 1 and np.ptp(s.truth["qy0"]) > 1  # there is a descan to find
+    for name in ("qx0", "qy0"):
+        assert np.abs(s.truth[name] - np.mean(s.truth[name])).max() < 8
+
+
+def test_detector_units_are_gain_offset_and_readout(empty_column):
+    options = dict(dose=2e5, seed=3, ratio=1.0, radius=9.0)
+    plain, camera = (simulate((4, 5), (64, 64), **options, **o)
+                     for o in ({}, dict(gain=7.0, offset=50.0, readout=4.0)))
+    assert np.array_equal(plain.clean, camera.clean)
+    z = (camera.counts - (camera.clean * 7 + 50)) / np.sqrt(49 * camera.clean + 16 + 1 / 12)
+    assert abs(z.mean()) < 5 / np.sqrt(z.size)
+    assert z.std() == pytest.approx(1, abs=0.02)
+    lit = plain.clean > 5
+    z = (plain.counts - plain.clean)[lit] / np.sqrt(plain.clean[lit])
+    assert abs(z.mean()) < 5 / np.sqrt(z.size) and z.std() == pytest.approx(1, abs=0.02)
+
+
+def test_detector_blur_spreads_and_keeps(empty_column):
+    options = dict(scan=(1, 2), shape=(64, 64), dose=1e5, seed=3, ratio=1.0, radius=6.0)
+    sharp, soft = simulate(**options), simulate(**options, psf=1.0)
+    for i in range(2):
+        (n0, c0, s0), (n1, c1, s1) = moments(sharp.clean[0, i]), moments(soft.clean[0, i])
+        assert n1 == pytest.approx(n0, rel=1e-4) and np.allclose(c1, c0, atol=1e-3)
+        assert s1 - s0 == pytest.approx(np.eye(2), abs=0.03)
+
+
+def test_with_specimens_an_aperture_fits_best_where_the_truth_says():
+    s = simulated()
+    radius, steps, offsets = s.truth["radius"], np.arange(-2, 2.1, 0.5), []
+    for i, j in np.ndindex(6, 6):
+        corner = [int(s.truth[q][i, j]) - 14 for q in ("qx0", "qy0")]
+        # Square roots, lest dynamical contrast outweigh the edge.
+        root = np.sqrt(s.clean[i, j, corner[0]:corner[0] + 29, corner[1]:corner[1] + 29])
+        x, y = (np.arange(29) + c - s.truth[q][i, j] for c, q in zip(corner, ("qx0", "qy0"), strict=True))
+        scores = {}
+        for dx, dy in np.stack(np.meshgrid(steps, steps), -1).reshape(-1, 2):
+            distance = np.hypot(x[:, None] - dx, y - dy)
+            inside, around = distance < radius, (distance >= radius) & (distance < radius + 3)
+            scores[dx, dy] = root[inside].mean() - root[around].mean()
+        offsets.append(max(scores, key=scores.get))
+    assert np.abs(np.mean(offsets, 0)).max() < 0.25
+    assert np.median(np.hypot(*np.transpose(offsets))) <= 0.5
+
+
+def test_scans_come_from_their_seed_and_have_the_dose():
+    again = simulate(**dict(scan=(6, 6), shape=(128, 128), dose=2000.0, seed=0))
+    s = simulated()
+    assert np.array_equal(again.counts, s.counts) and again.counts.dtype == np.uint16
+    assert not np.array_equal(simulated(seed=1).truth["qx0"], s.truth["qx0"])
+    total = s.clean.sum((2, 3))
+    assert (total < 2010).all() and (total > 1000).all()  # what is missing was scattered past the detector
+    z = (s.counts.sum((2, 3)) - total) / np.sqrt(total)
+    assert np.abs(z).max() < 5 and 0.6 < z.std() < 1.4
+
+
+@pytest.mark.parametrize(("options", "says"), [(dict(dose=0), "dose"), (dict(dose=float("nan")), "dose"),
+                                               (dict(shape=(64, 31)), "32")])
+def test_what_cannot_be_simulated_is_refused(options, says):
+    with pytest.raises(PrenetError, match=says):
+        simulate((2, 2), **options)
