@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import psutil
 
+from . import batches
 from .errors import PrenetError
 
 EMD_ENDINGS = (".h5", ".hdf5", ".emd", ".py4dstem")  # those under which py4DSTEM.read looks for EMD
@@ -135,7 +136,9 @@ def open_cube(path, scan=None, name=None):
             data = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, OSError, EOFError) as error:
             raise PrenetError(f"{path} is not a complete array of numbers ({error}).") from error
-        return DataCube(_as_scan(data, scan, path), name=path.stem)
+        data = _as_scan(data, scan, path)
+        batches.check(data)  # py4DSTEM cannot even hold an empty scan
+        return DataCube(data, name=path.stem)
     if path.suffix.lower() in EMD_ENDINGS:
         with open_hdf5(path) as file:
             is_emd = file.attrs.get("emd_group_type") == "file"

@@ -208,3 +208,9 @@ def test_info(stage):
 
     stage("networks.weights", names=lambda: ("center",), verify=verify)
     assert "are altered" in refused("info", "--weights")
+
+
+def test_empty_scan_is_refused(here):
+    np.save("empty.npy", np.zeros((0, 4, 64, 64)))
+    assert "The scan is empty" in refused("calibrate", "empty.npy", "-o", "out.h5")
+    assert not (here / "out.h5").exists()
