@@ -43,8 +43,9 @@ def run(out: Path) -> None:
     print(_table(datacube, denoised, report, truth))
     emd.save(datacube, beside)
     beside.replace(out / FILES[0])
-    for name, figure in zip(FILES[1:], (_patterns(datacube, denoised, truth), _origin(datacube, truth),
-                                        _ellipse(datacube, report)), strict=True):
+    before, after = _pools(datacube)
+    figures = _patterns(datacube, denoised, truth), _origin(datacube, before, after), _ellipse(after, report)
+    for name, figure in zip(FILES[1:], figures, strict=True):
         part = out / (name + ".part")
         figure.savefig(part, dpi=110, format="png")
         part.replace(out / name)
@@ -97,36 +98,37 @@ def _pools(datacube):
         datacube, qx0, qy0, noise)
 
 
-def _origin(datacube, truth):
+def _origin(datacube, before, after):
     import matplotlib.pyplot as plt
 
     from .plots import show_map, show_pattern
 
-    before, after = _pools(datacube)
     figure, axes = plt.subplots(2, 3, figsize=(11.5, 7.2), constrained_layout=True)
     show_pattern(before.mean, axes[0, 0], "mean pattern, as recorded", power=0.25)
     show_pattern(after.mean, axes[1, 0], "mean pattern, recentered", power=0.25)
     measured, fitted = datacube.calibration.get_origin_meas(), datacube.calibration.get_origin()
     for row, (name, values) in enumerate((("measured", measured), ("fitted", fitted))):
-        show_map(values[0], axes[row, 1], f"x shift of the beam, {name}, px")
-        show_map(values[1], axes[row, 2], f"y shift of the beam, {name}, px")
+        for column, axis in enumerate("xy"):
+            shift = values[column] - fitted[column].mean()
+            show_map(shift, axes[row, column + 1], f"{axis} shift of the beam, {name}, px", center=0.0)
     return figure
 
 
-def _ellipse(datacube, report):
+def _ellipse(pooled, report):
     import matplotlib.pyplot as plt
 
     from .plots import show_ellipse, show_pattern, show_polar
 
-    _, pooled = _pools(datacube)
-    e = report.ellipse
+    e, radius = report.ellipse, report.origin.radius
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.3), constrained_layout=True)
     if e.accepted:
-        show_ellipse(pooled.mean, pooled.center, (e.a, e.b, e.theta), 27.0, axes[0],
-                     f"averaged pattern, a/b {e.a / e.b:.3f} at {np.degrees(e.theta):.0f} degrees")
+        show_ellipse(pooled.mean, pooled.center, (e.a, e.b, e.theta), radius, axes[0],
+                     f"averaged pattern, a/b {e.a / e.b:.3f} at {np.degrees(e.theta):.0f} degrees", power=0.25)
     else:
-        show_pattern(pooled.mean, axes[0], "averaged pattern; no ellipse was accepted")
-    show_polar(pooled.mean, pooled.center, axes[1], "polar transform before", weight=pooled.weight, power=0.3)
-    show_polar(pooled.mean, pooled.center, axes[2], "and after the ellipse correction",
-               e.vector if e.accepted else (0.0, 0.0), pooled.weight, power=0.3)
+        show_pattern(pooled.mean, axes[0], "averaged pattern; no ellipse was accepted", power=0.25)
+    vectors = (0.0, 0.0), e.vector if e.accepted else (0.0, 0.0)
+    for ax, title, vector in zip(axes[1:], ("polar transform before", "and after the ellipse correction"), vectors,
+                                 strict=True):
+        show_polar(pooled.mean, pooled.center, ax, f"{title}; red: the beam's edge", vector, pooled.weight,
+                   power=1.0, edge=radius)
     return figure

@@ -56,9 +56,9 @@ def show_origin(measured, fitted, axes, valid=None):
     return axes
 
 
-def show_ellipse(pattern, center, ellipse, radius, ax, title="", width=0.12):
+def show_ellipse(pattern, center, ellipse, radius, ax, title="", width=0.12, power=0.4):
     """The ellipse (a, b, theta) of mean radius `radius` over a pattern, red in a yellow annulus. Returns the axes."""
-    show_pattern(pattern, ax, title)
+    show_pattern(pattern, ax, title, power)
     a, b, theta = ellipse
     for scale, color in ((1 - width, "yellow"), (1 + width, "yellow"), (1, "red")):
         # A patch has its width along the columns and its angle from them toward the rows.
@@ -68,17 +68,50 @@ def show_ellipse(pattern, center, ellipse, radius, ax, title="", width=0.12):
     return ax
 
 
-def show_polar(pattern, center, ax, title="", vector=(0.0, 0.0), weight=None, power=0.4):
-    """The polar transform with an ellipse (vector) taken out: rings become straight lines. Returns the axes."""
-    outer = min(*center, *(n - 1 - c for n, c in zip(pattern.shape, center, strict=True)))
-    radii = np.arange(2.0, max(outer, 8.0), 0.5)
+def show_polar(pattern, center, ax, title="", vector=(0.0, 0.0), weight=None, power=0.4, edge=None):
+    """The polar transform with an ellipse (vector) taken out: rings become straight lines. Returns the axes.
+
+    edge: radius of the direct beam, px, to show the surroundings of its edge alone, the edge in red.
+    """
+    if edge:
+        radii = _around(edge)
+    else:
+        outer = min(*center, *(n - 1 - c for n, c in zip(pattern.shape, center, strict=True)))
+        radii = np.arange(2.0, max(outer, 8.0), 0.5)
     polar, seen = to_polar(pattern.astype(np.float32), center, radii, 180, weight=weight, vector=vector)
     shown = np.ma.masked_where(seen <= 0, np.clip(polar, 0, None) ** power)
     ax.imshow(shown, aspect="auto", cmap="gray", extent=(radii[0], radii[-1], 360, 0))
+    if edge:
+        ax.plot(_half(polar, radii), np.arange(180) * 2.0, color="red", lw=1.2)
     ax.set_xlabel("radius, px", fontsize=8)
     ax.set_ylabel("azimuth from +qx, degrees", fontsize=8)
     ax.set_title(title, fontsize=10)
     return ax
+
+
+def show_edge(pattern, center, radius, ax, vector=None, weight=None):
+    """Where the direct beam falls to half its intensity, against azimuth: as recorded, and with an ellipse (vector)
+    taken out, where a round aperture is a straight line. Returns the axes.
+    """
+    for taken_out, color, label in (((0.0, 0.0), "red", "as recorded"), (vector, "black", "ellipse taken out")):
+        if taken_out is not None:
+            polar, _ = to_polar(pattern.astype(np.float32), center, _around(radius), 180, weight=weight,
+                                vector=taken_out)
+            ax.plot(np.arange(180) * 2.0, _half(polar, _around(radius)), color=color, lw=1.2, label=label)
+    ax.set_xlabel("azimuth from +qx, degrees", fontsize=8)
+    ax.legend(fontsize=7)
+    ax.set_title("edge of the direct beam, px", fontsize=10)
+    return ax
+
+
+def _around(radius):
+    return np.linspace(0.5 * radius, 1.5 * radius, 200)
+
+
+def _half(polar, radii):
+    """Radius at which each azimuth of a polar map (n_phi, n_r) first falls below half the disk's intensity."""
+    level = np.median(polar[:, :len(radii) // 4]) / 2
+    return radii[np.argmax(polar < level, axis=1)]
 
 
 def show_denoised(raw, denoised, axes, titles=("measured", "denoised", "difference"), power=0.4):
@@ -112,8 +145,7 @@ def show(datacube):
     figure, axes = plt.subplots(3, 4, figsize=(13, 9.4), constrained_layout=True)
     show_origin((measured.qx0, measured.qy0), (qx0, qy0), axes[:2, :3], measured.valid)
     sigma = np.hypot(measured.sigma_qx0, measured.sigma_qy0)
-    show_map(sigma, axes[0, 3], "sigma of the origin, px", measured.valid, symmetric=False)
-    show_map(measured.valid.astype(float), axes[1, 3], "beam found", symmetric=False)
+    show_map(sigma, axes[0, 3], "sigma, px; gray: no beam found", measured.valid, symmetric=False)
     show_pattern(still.mean, axes[2, 0], "mean pattern, as recorded")
     outer = min(*pooled.center, *(n - 1 - c for n, c in zip(pooled.mean.shape, pooled.center, strict=True)))
     if ellipse is None or ellipse[0] is None:
@@ -123,6 +155,10 @@ def show(datacube):
         show_ellipse(pooled.mean, pooled.center, ellipse, max(0.6 * outer, 1.5 * np.nan_to_num(radius)), axes[2, 1],
                      f"recentered; a/b {ellipse[0] / ellipse[1]:.4f}")
         vector = ellipse_vector(*ellipse)
+    if np.isfinite(radius):
+        show_edge(pooled.mean, pooled.center, radius, axes[1, 3], vector if vector.any() else None, pooled.weight)
+    else:
+        axes[1, 3].set_axis_off()
     show_polar(pooled.mean, pooled.center, axes[2, 2], "polar, ellipse in", weight=pooled.weight)
     show_polar(pooled.mean, pooled.center, axes[2, 3], "polar, ellipse taken out", vector, pooled.weight)
     return figure

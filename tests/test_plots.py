@@ -66,3 +66,16 @@ def test_difference_is_raw_less_denoised(axes):
     raw, denoised = np.random.default_rng(1).poisson(5, (2, 16, 16)).astype(float)
     plots.show_denoised(raw, denoised, axes[0])
     assert np.allclose(axes[0, 2].images[0].get_array(), raw - denoised)
+
+
+def test_edge_of_a_stretched_disk_becomes_a_straight_line(axes):
+    x, y = np.meshgrid(np.arange(64) - 31.0, np.arange(64) - 33.0, indexing="ij")
+    ratio = 1.08
+    distance = np.hypot(x / ratio**0.5, y * ratio**0.5) - 12  # the a axis along +qx
+    disk = np.clip(0.5 - distance, 0, 1)
+    ax = plots.show_edge(disk, (31, 33), 12.0, axes[0, 0], vector=(ratio - 1, 0.0))
+    before, after = (line.get_ydata() for line in ax.lines)
+    assert before[0] - before[45] == pytest.approx(12 * (ratio**0.5 - ratio**-0.5), abs=0.2)  # 0 and 90 degrees
+    assert np.ptp(after) < 0.25 and np.median(after) == pytest.approx(12, abs=0.1)
+    marked = plots.show_polar(disk, (31, 33), axes[0, 1], edge=12.0).lines[0].get_xdata()
+    assert np.allclose(marked, before)
