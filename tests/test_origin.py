@@ -1,0 +1,263 @@
+"""Origins on simulated scans with known truth: where the direct beam is, how sure, and when there is none."""
+
+import numpy as np
+import pytest
+import torch
+from scans import CCD, distance, simulated
+from scipy.special import erfc
+
+from py4dstem_prenet import origin as module
+from py4dstem_prenet.errors import PrenetError
+from py4dstem_prenet.networks import weights
+from py4dstem_prenet.origin import OriginMap, fit_origin, measure_origin
+
+CASES = {  # options of a scan, and the mean error in px that is allowed
+    "counting": ({}, 0.16),
+    "other grains": (dict(seed=1), 0.16),
+    "camera": (CCD, 0.2),
+    "not square": (dict(shape=(64, 96), radius=5.0), 0.15),
+    "large disk": (dict(scan=(4, 4), shape=(256, 256), radius=18.0, dose=10_000.0), 0.2),
+    "small disk": (dict(radius=2.0), 0.15),
+    "one row": (dict(scan=(1, 9)), 0.16),
+    "one pattern": (dict(scan=(1, 1)), 0.3),
+    "few electrons": (dict(dose=300.0), 0.4),
+}
+FAR = 1.0  # px
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """OriginMaps of unchanged scans, each measured once."""
+    kept = {}
+
+    def measure(**options):
+        key = tuple(sorted(options.items()))
+        if key not in kept:
+            kept[key] = measure_origin(simulated(**options).counts, progress=False)
+        return kept[key]
+
+    return measure
+
+
+# --- accuracy
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_direct_beam_is_found(case, measured):
+    options, bound = CASES[case]
+    scan, origin = simulated(**options), measured(**options)
+    assert origin.found and origin.valid.all() and "everywhere" in origin.reason
+    error = distance(origin, scan.truth)
+    assert error.mean() < bound
+    assert (error > FAR).mean() == 0
+    assert origin.radius == pytest.approx(scan.truth["radius"], rel=0.08)
+
+
+def test_an_untrained_network_would_not_pass(monkeypatch):
+    """The bounds above are no formality."""
+    torch.manual_seed(0)
+    monkeypatch.setattr(module, "load", lambda *_: weights.build("center").eval())
+    scan = simulated()
+    origin = measure_origin(scan.counts, progress=False)
+    assert not origin.found or distance(origin, scan.truth).mean() > 5 * CASES["counting"][1]
+
+
+def test_sigma_means_sigma(measured):
+    """Errors in units of their sigma are of the order of one, at any dose, and more electrons mean less sigma."""
+    sigmas = []
+    for options in (dict(dose=300.0), {}, dict(seed=1), CCD):
+        scan, origin = simulated(**options), measured(**options)
+        z = np.stack([(origin.qx0 - scan.truth["qx0"]) / origin.sigma_qx0,
+                      (origin.qy0 - scan.truth["qy0"]) / origin.sigma_qy0])
+        assert 0.3 < np.sqrt(np.mean(z**2)) < 2.5
+        assert np.mean(np.abs(z) > 4) < 0.05
+        sigmas.append(np.median(origin.sigma_qx0))
+    assert sigmas[0] > 1.4 * sigmas[1]
+
+
+def test_rows_are_x_and_columns_are_y(measured):
+    """The transposed scan has the transposed answer."""
+    scan, origin = simulated(), measured()
+    turned = measure_origin(np.ascontiguousarray(scan.counts.swapaxes(2, 3)), progress=False)
+    for one, other, sigma in ((origin.qx0, turned.qy0, origin.sigma_qx0), (origin.qy0, turned.qx0, origin.sigma_qy0)):
+        assert np.abs(one - other).max() < 0.15
+        assert (np.abs(one - other) < 3 * sigma).all()
+    across = np.hypot(origin.qx0 - turned.qx0, origin.qy0 - turned.qy0)
+    assert across.mean() > 1  # the truth lies far enough off the diagonal for a mix-up to show
+
+
+def test_scan_axes_are_not_mixed_up(measured):
+    """Transposing the order of positions transposes the maps, and nothing else."""
+    scan, origin = simulated(), measured()
+    some = np.ascontiguousarray(scan.counts[:2].swapaxes(0, 1))  # (6, 2): not a square that hides a mix-up
+    turned = measure_origin(some, progress=False)
+    assert turned.qx0.shape == (6, 2)
+    assert np.abs(turned.qx0.T - origin.qx0[:2]).max() < 0.15 and np.abs(turned.qy0.T - origin.qy0[:2]).max() < 0.15
+
+
+@pytest.mark.parametrize(("factor", "dtype"), [(3, np.uint16), (0.01, np.float32), (37, ">i4")])
+def test_the_unit_of_counts_does_not_matter(factor, dtype, measured):
+    origin = measured()
+    scaled = measure_origin((simulated().counts * factor).astype(dtype), progress=False)
+    assert np.abs(scaled.qx0 - origin.qx0).max() < 0.05 and np.abs(scaled.qy0 - origin.qy0).max() < 0.05
+
+
+def test_dark_subtracted_cameras_have_negative_values(measured):
+    origin, scan = measured(**CCD), simulated(**CCD)
+    counts = scan.counts.astype(np.float32) - 100
+    assert counts.min() < 0
+    subtracted = measure_origin(counts, progress=False)
+    assert np.abs(subtracted.qx0 - origin.qx0).max() < 0.1
+    assert distance(subtracted, scan.truth).mean() < CASES["camera"][1]
+
+
+def test_data_on_disk_give_what_data_in_memory_give(measured, tmp_path):
+    np.save(tmp_path / "scan.npy", simulated().counts)
+    lazy = measure_origin(np.load(tmp_path / "scan.npy", mmap_mode="r"), progress=False)
+    assert np.array_equal(lazy.qx0, measured().qx0) and np.array_equal(lazy.sigma_qy0, measured().sigma_qy0)
+
+
+# --- what stands in the way
+
+
+def with_disks(share, strength, at=(26.0, 9.0)):
+    """Counts with a Bragg disk `strength` times as bright as the direct beam in a share of the positions."""
+    scan, rng = simulated(), np.random.default_rng(0)
+    expected = np.array(scan.clean)
+    x, y = (np.arange(n) for n in expected.shape[2:])
+    for i, j in np.ndindex(expected.shape[:2]):
+        dx, dy = x - scan.truth["qx0"][i, j], y - scan.truth["qy0"][i, j]
+        direct = np.hypot(dx[:, None], dy) < scan.truth["radius"]
+        distance = np.hypot(dx[:, None] - at[0], dy - at[1]) - scan.truth["radius"]
+        if rng.random() < share:
+            expected[i, j] += strength * expected[i, j][direct].mean() * 0.5 * erfc(distance)
+    return rng.poisson(expected).astype(np.uint16)
+
+
+@pytest.mark.parametrize("strength", [1.5, 3.0])
+def test_a_brighter_bragg_disk_is_not_the_direct_beam(strength):
+    counts = with_disks(0.3, strength)
+    error = distance(measure_origin(counts, progress=False), simulated().truth)
+    assert error.mean() < 0.2 and error.max() < FAR
+    # and yet the brightest thing in these patterns often is another one
+    truth = simulated().truth
+    sums = counts.reshape(36, 16, 8, 16, 8).sum((2, 4)).reshape(36, -1)
+    brightest = np.stack(np.unravel_index(sums.argmax(1), (16, 16)), -1) * 8 + 3.5
+    far = np.hypot(brightest[:, 0] - truth["qx0"].ravel(), brightest[:, 1] - truth["qy0"].ravel()) > 15
+    assert far.mean() > 0.2
+
+
+def test_a_dead_quadrant():
+    scan = simulated()
+    good = np.ones(scan.counts.shape[2:], bool)
+    good[:62, :62] = False
+    counts = np.where(good, scan.counts, 0)
+    origin = measure_origin(counts, mask=good, progress=False)
+    error = distance(origin, scan.truth)
+    assert error.mean() < 0.25 and error.max() < FAR
+    # What lies behind the mask is not looked at, whatever it holds.
+    wild = measure_origin(np.where(good, scan.counts, 5000), mask=good, progress=False)
+    assert distance(wild, scan.truth).mean() < 0.25
+
+
+def test_a_beam_stop_that_the_user_marks():
+    """Half a disk is left to see: a fraction of its radius is what can be asked for, and the sigma says so."""
+    scan = simulated()
+    x, y = (round(scan.truth[q].mean()) for q in ("qx0", "qy0"))
+    good = np.ones(scan.counts.shape[2:], bool)
+    good[x - 3:x + 4, :y + 3] = False
+    counts = np.where(good, scan.counts, 0)
+    told, not_told = (measure_origin(counts, mask=mask, progress=False) for mask in (good, None))
+    error = distance(told, scan.truth)
+    assert error.mean() < 0.8 and error.max() < 0.4 * scan.truth["radius"]
+    assert error.mean() < distance(not_told, scan.truth).mean()
+    assert np.median(told.sigma_qx0) > 2 * np.median(measure_origin(scan.counts, progress=False).sigma_qx0)
+
+
+BLANK = np.zeros((6, 6), bool)
+BLANK[1, 2] = BLANK[3:5, 4] = True
+
+
+@pytest.mark.parametrize("options", [{}, CCD], ids=["counting", "camera"])
+def test_blanked_frames_are_told_from_the_others(options):
+    scan = simulated(**options)
+    counts = np.array(scan.counts)
+    noise = np.random.default_rng(0).normal(scan.truth["offset"], scan.truth["readout"], counts[BLANK].shape)
+    counts[BLANK] = np.clip(noise, 0, None)
+    origin = measure_origin(counts, progress=False)
+    assert np.array_equal(origin.valid, ~BLANK) and "3 of 36" in origin.reason
+    assert distance(origin, scan.truth)[~BLANK].max() < FAR
+    # and the fitted surface goes through them undisturbed
+    assert distance(fit_origin(origin), scan.truth).max() < 0.3
+
+
+@pytest.mark.parametrize("kind", ["poisson", "sparse", "camera"])
+def test_noise_alone_is_no_beam(kind):
+    rng = np.random.default_rng(1)
+    shape = (5, 5, 96, 96)
+    counts = {"poisson": lambda: rng.poisson(1.0, shape).astype(np.uint16),
+              "sparse": lambda: rng.poisson(0.01, shape).astype(np.uint8),
+              "camera": lambda: rng.normal(100, 5, shape).astype(np.float32)}[kind]()
+    origin = measure_origin(counts, progress=False)
+    assert not origin.found and not origin.valid.any() and np.isnan(origin.qx0).all()
+    assert origin.qx0.shape == origin.sigma_qy0.shape == shape[:2]
+    assert "beam" in origin.reason and "\n" not in origin.reason
+
+
+def test_nothing_at_all_is_refused():
+    with pytest.raises(PrenetError, match="all zero"):
+        measure_origin(np.zeros((2, 2, 64, 64), np.uint16), progress=False)
+
+
+@pytest.mark.parametrize("mask", [np.ones((128, 127), bool), np.ones((128, 128)), np.ones(128, bool)])
+def test_a_mask_of_another_shape_or_type_is_refused(mask):
+    with pytest.raises(PrenetError, match=r"boolean array of the pattern's shape \(128, 128\)"):
+        measure_origin(simulated().counts, mask=mask, progress=False)
+
+
+def test_nothing_is_written_into_the_data():
+    counts = np.array(simulated().counts)
+    before = counts.copy()
+    counts.flags.writeable = False
+    measure_origin(counts, mask=np.ones((128, 128), bool), progress=False)
+    assert np.array_equal(counts, before)
+
+
+def test_windows_hold_what_lies_there_and_say_what_lies_outside():
+    images = np.arange(2 * 20 * 30).reshape(2, 20, 30)
+    values, inside = module.cut_windows(images, np.array([[-2, 3], [15, 25]]), 8)
+    assert np.array_equal(values[0][2:], images[0, :6, 3:11])
+    assert np.array_equal(inside[0], np.arange(8)[:, None] >= np.full(8, 2))
+    assert np.array_equal(values[1][:5, :5], images[1, 15:, 25:])
+    assert inside[1].sum() == 25
+
+
+# --- the descan
+
+
+def test_the_fit_recovers_the_descan(measured):
+    for options in ({}, dict(seed=1), CCD):
+        scan, origin = simulated(**options), measured(**options)
+        fit = fit_origin(origin)
+        assert fit.accepted
+        assert distance(fit, scan.truth).mean() < min(0.1, 0.8 * distance(origin, scan.truth).mean())
+        assert np.allclose(fit.residual_qx0, origin.qx0 - fit.qx0) and np.allclose(
+            fit.residual_qy0, origin.qy0 - fit.qy0)
+        assert (fit.sigma_qx0 < origin.sigma_qx0).mean() > 0.8  # a surface is surer than a point of it
+
+
+def test_wrong_disks_do_not_move_the_surface(measured):
+    scan, origin = simulated(), measured()
+    qx0, qy0 = origin.qx0.copy(), origin.qy0.copy()
+    qx0[0, 3], qy0[4, 4] = qx0[0, 3] + 26, qy0[4, 4] - 19
+    fit = fit_origin(OriginMap(qx0, qy0, origin.sigma_qx0, origin.sigma_qy0, origin.valid, 6.0, True, ""))
+    assert distance(fit, scan.truth).max() < 0.3
+
+
+def test_a_named_model_is_used_and_an_unknown_one_refused(measured):
+    fit = fit_origin(measured(), "plane")
+    assert fit.model == "plane"
+    # A plane has no second differences.
+    assert np.abs(np.diff(fit.qx0, 2, axis=0)).max() < 1e-6 and np.abs(np.diff(fit.qy0, 2, axis=1)).max() < 1e-6
+    with pytest.raises(PrenetError, match="dance"):
+        fit_origin(measured(), "dance")
