@@ -18,8 +18,14 @@ lint: $(READY)
 notebooks: $(READY)
 	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
+# torch comes first and without what it depends on: PyPI's build for Linux would bring gigabytes of CUDA packages. Where
+# its CPU builds cannot be reached, the one that pip is configured to find has to do.
 $(READY): requirements-lock.txt pyproject.toml
-	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
+		{ echo "The pinned packages need Python 3.11 or 3.12; name one, as in: make PYTHON=python3.12"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	-$(BIN)/python -m pip install --quiet --no-deps --retries 1 --index-url https://download.pytorch.org/whl/cpu \
+		$$(grep '^torch==' requirements-lock.txt)
 	$(BIN)/python -m pip install --quiet -r requirements-lock.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $(READY)
