@@ -1,0 +1,67 @@
+"""Patterns from microscopes, where a checkout has them beside it (GPL-3.0 data that the package does not ship)."""
+
+from pathlib import Path
+
+import numpy as np
+import py4DSTEM
+import pytest
+from typer.testing import CliRunner
+
+from py4dstem_prenet import cli, emd
+from py4dstem_prenet.pipeline import calibrate
+
+REAL = Path(__file__).parents[2] / "shared" / "real"
+pytestmark = pytest.mark.skipif(not REAL.is_dir(), reason="no real patterns beside this checkout")
+
+
+def cube(name):
+    data = np.load(REAL / f"{name}.npy")
+    return py4DSTEM.DataCube(data if data.ndim == 4 else data[None, None])
+
+
+def prenet(*arguments):
+    return CliRunner().invoke(cli.app, [str(a) for a in arguments])
+
+
+def test_medipix_from_the_command_line(tmp_path):
+    """The direct beam, not the center of rings, which lies 2.6 px beside it; and the file says all of it."""
+    py4DSTEM.save(str(tmp_path / "scan.h5"), cube("medipix_au_2x2"))
+    result = prenet("calibrate", tmp_path / "scan.h5", "-o", tmp_path / "out.h5")
+    assert result.exit_code == 0, result.output
+    assert "counts electrons" in result.output and "the direct beam, which is the origin" in result.output
+    out = py4DSTEM.read(str(tmp_path / "out.h5"))
+    for qx0, qy0 in (out.calibration.get_origin(), out.calibration.get_origin_meas()):
+        assert np.hypot(qx0 - 125.1, qy0 - 128.7).max() < 0.5
+    assert np.array_equal(out.data, np.load(REAL / "medipix_au_2x2.npy"))
+    record = emd.read_provenance(out)
+    assert record["noise"]["counting"] and record["noise"]["dose"] == pytest.approx(8.2e5, rel=0.03)
+    ellipse = out.calibration.get_ellipse()
+    assert ellipse is None or ellipse[0] / ellipse[1] < 1.04
+
+
+def test_a_blanked_beam_is_reported_and_nothing_is_written(tmp_path):
+    np.save(tmp_path / "scan.npy", np.load(REAL / "beam_blanked_ccd_2x2.npy"))
+    result = prenet("calibrate", tmp_path / "scan.npy", "-o", tmp_path / "out.h5")
+    assert result.exit_code == 1
+    assert "no beam" in result.stdout and "was not written" in result.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["scan.npy"]
+
+
+def test_gold_rings_have_the_published_ellipse():
+    """Axial ratio 0.9659, major axis at 147.4 degrees from the column axis toward the row axis."""
+    datacube = cube("au_rings_xgrating")
+    report = calibrate(datacube, progress=False)
+    assert report.ellipse.accepted, report.ellipse.reason
+    theta = np.radians(90 - 147.4)
+    known = (1 / 0.9659 - 1) * np.array([np.cos(2 * theta), np.sin(2 * theta)])
+    assert np.hypot(*(report.ellipse.vector - known)) < 0.006
+    a, b, angle = datacube.calibration.get_ellipse()
+    assert a / b == pytest.approx(1 / 0.9659, abs=0.006) and np.degrees(angle) == pytest.approx(122.6, abs=4)
+
+
+def test_a_ccd_of_many_disks_gets_an_answer_without_an_ellipse_of_its_lattice():
+    """About 35 disks of one crystal and negative values: an origin inside, and no ellipse from spots alone."""
+    report = calibrate(cube("nanobeam_ccd_discs"), progress=False)
+    assert report.origin.found and 40 < report.origin.qx0[0, 0] < 216 and 40 < report.origin.qy0[0, 0] < 216
+    assert report.origin.radius == pytest.approx(6.0, abs=1.5)  # that of the disks in the picture
+    assert not report.ellipse.accepted
