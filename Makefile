@@ -24,7 +24,7 @@ $(READY): requirements-lock.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
 		{ echo "The pinned packages need Python 3.11 or 3.12; name one, as in: make PYTHON=python3.12"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	-$(BIN)/python -m pip install --quiet --no-deps --retries 1 --index-url https://download.pytorch.org/whl/cpu \
+	-$(BIN)/python -m pip install --quiet --no-deps --retries 0 --timeout 15 --index-url https://download.pytorch.org/whl/cpu \
 		$$(grep '^torch==' requirements-lock.txt)
 	$(BIN)/python -m pip install --quiet -r requirements-lock.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
