@@ -17,13 +17,15 @@ PIXELS = 2**19  # of patterns that go through the network at once
 ENOUGH = 2e5  # electrons, over some positions, from which the network's mean bias is learned
 SMOOTH = 4.0  # pixels over which it is averaged
 PRIOR = 50.0  # electrons in that area that speak for no bias
+PLENTY = 2e6  # electrons a pattern about which estimates fade into the counts: training saw few patterns beyond
 
 
 def denoise(datacube, noise: NoiseModel | None = None, out=None, device="auto", progress=True):
     """A new DataCube of expected counts, float32, in the units of the input, with a copy of the calibration.
 
-    The correction of every pixel is bounded to six standard deviations of its noise (networks/denoise.py). Bad
-    pixels are filled with what the network expects there.
+    The network's correction of a pixel is bounded to six standard deviations of its noise (networks/denoise.py);
+    then the scan's electrons are balanced (`balance`). Beyond some million electrons a pattern the estimate fades
+    into the measured counts. Bad pixels are filled with what the network expects there.
 
     Args:
         datacube: py4DSTEM DataCube whose data may lie in memory or on disk.
@@ -74,9 +76,10 @@ def balance(network, datacube, noise: NoiseModel, device="cpu") -> np.ndarray:
 
 def _fill(target, network, datacube, noise, scale, device, title):
     columns = batches.shape_of(datacube)[1]
+    trust = np.float32(1 / (1 + (noise.dose / PLENTY) ** 2))
     for index, patterns in batches.patterns(datacube, progress=title):
-        clean = _expected(network, patterns, noise, device)
-        clean *= scale
+        clean = _expected(network, patterns, noise, device) * (scale * trust)
+        clean += (1 - trust) * noise.electrons(patterns)
         clean *= np.float32(noise.gain)
         clean += np.float32(noise.offset)
         row, column = np.divmod(index, columns)

@@ -35,6 +35,7 @@ BLOCKS = 8  # blocks along each side of the scan
 PER_BLOCK = 16  # patterns that are summed in a block
 LARGEST = 13.0  # disk radius that a window holds, pixels; larger disks are binned
 APERTURE_SAMPLE = 256  # patterns whose mean shows the aperture
+VAGUE, VAGUE_PART = 2.0, 0.2  # sigma in pixels, and in disk radii, from which a beam counts as hidden or absent
 REACH = 3.0  # offsets beyond this are measured again in a window moved there, pixels
 
 
@@ -111,7 +112,7 @@ def measure_origin(data, noise: NoiseModel | None = None, mask=None, device="aut
     offset, sigma, signal = _measure(network.fine, data, noise, guess, aperture,
                                      progress="origin" if progress else None)
     found = guess + offset
-    valid = _beam_is_there(signal, sigma)
+    valid = _beam_is_there(signal, sigma, aperture.radius)
     if not valid.any():
         return _no_beam(scan, "No position shows a beam that can be located.")
     blank = int((~valid).sum())
@@ -198,16 +199,26 @@ def _block_sums(data, noise):
 def _fields(sums, counts, noise, step):
     """Block sums binned by `step` and padded for the network: electrons, good pixels, read-out in electrons."""
     good = torch.from_numpy(~noise.bad_pixels)
-    images = torch.from_numpy(sums).masked_fill(~good, 0.0)
-    rows, columns = (-(-n // (32 * step)) * 32 * step for n in images.shape[1:])
-    pad = (0, columns - images.shape[2], 0, rows - images.shape[1])
-    images, weight = torch.nn.functional.pad(images, pad), torch.nn.functional.pad(good.float(), pad)
+    images, weight = torch.from_numpy(sums).masked_fill(~good, 0.0), good.float()
+    for axis in (1, 2):
+        images, weight = _extended(images, weight, axis, 32 * step)
     if step > 1:  # a bin counts as far as its pixels are good
         images = torch.nn.functional.avg_pool2d(images[None], step)[0] * step**2
         weight = torch.nn.functional.avg_pool2d(weight[None], step)[0]
         images = images / weight.clamp_min(0.25)
     readout = noise.readout / noise.gain * step * torch.from_numpy(np.sqrt(counts)).float()
     return images, (weight >= 0.5).expand_as(images), readout
+
+
+def _extended(images, weight, axis, multiple):
+    """Images (n, Qx, Qy) and weight (Qx, Qy) made longer along an axis, with shuffled pixels of the margin there.
+
+    A blank band would look like the end of a pattern to the network, and noise beside it like one.
+    """
+    side = images.shape[axis]
+    source = torch.randint(max(0, side - 8), side, (-side % multiple,), generator=torch.Generator().manual_seed(side))
+    source = torch.cat([torch.arange(side), source])
+    return images.index_select(axis, source), weight.index_select(axis - 1, source)
 
 
 def measure_aperture(network, data, noise, guess, radius) -> Aperture:
@@ -304,7 +315,8 @@ def _reference(aperture, bins):
     return (0.5 * erfc(distance / (edge * 2**0.5))).astype(np.float32)
 
 
-def _beam_is_there(signal, sigma):
-    """False where a window is empty beside the others, or where the network does not know within a quarter of it."""
+def _beam_is_there(signal, sigma, radius):
+    """False where a window is empty beside the others, or where what is seen in it has no place."""
     usual = np.median(signal)
-    return (signal > 0.02 * usual) & (signal > 3) & (sigma.max(1) < WINDOW / 4)
+    known = np.hypot(*sigma.T) < max(VAGUE, VAGUE_PART * radius)
+    return (signal > 0.02 * usual) & (signal > 3) & known

@@ -74,14 +74,14 @@ def train(task: str, *, minutes: float | None = None, steps: int | None = None, 
     average = copy.deepcopy(network)
     optimizer = torch.optim.AdamW(network.parameters(), lr=job.rate, weight_decay=1e-4, betas=(0.9, 0.98))
     generator = torch.Generator().manual_seed(seed)
-    step, spent = 0, 0.0
+    step, spent, running = 0, 0.0, 0.0
     if resume:
         state = torch.load(checkpoint, weights_only=True)
         network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         generator.set_state(state["generator"])
-        step, spent = state["step"], state["spent"]
+        step, spent, seed, running = (state[key] for key in ("step", "spent", "seed", "running"))
     bank = load_bank(banks, BANKS["train"], specimens)
     held_out = load_bank(banks, BANKS["validation"], min(HELD_OUT, specimens))
 
@@ -92,7 +92,7 @@ def train(task: str, *, minutes: float | None = None, steps: int | None = None, 
     def keep():
         save_checkpoint(checkpoint, task=task, network=network.state_dict(), average=average.state_dict(),
                         optimizer=optimizer.state_dict(), generator=generator.get_state(), step=step,
-                        spent=spent + time.monotonic() - began, seed=seed)
+                        spent=spent + time.monotonic() - began, seed=seed, running=running)
         figures = job.validate(average.eval(), held_out, torch.Generator().manual_seed(12345), half)
         line = dict(step=step, seconds=round(spent + time.monotonic() - began), loss=round(running, 4),
                     **{k: round(v, 4) for k, v in figures.items()})
@@ -101,7 +101,6 @@ def train(task: str, *, minutes: float | None = None, steps: int | None = None, 
         print(json.dumps(line), flush=True)
 
     began = saved = time.monotonic()
-    running = 0.0
     while (done := progress()) < 1:
         rate = job.rate * min(1, (step + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * done))
         for group in optimizer.param_groups:
