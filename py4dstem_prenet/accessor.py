@@ -88,7 +88,7 @@ class PrenetAccessor:
         return show(self._datacube)
 
     def save(self, path, data=True):
-        """Save the cube as a new EMD file; data=False saves its calibration alone, some 20 kB."""
+        """Save the cube as a new EMD file; data=False saves its calibration alone, some 30 kB."""
         from . import emd
 
         emd.save(self._datacube, path, data=data)

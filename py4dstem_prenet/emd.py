@@ -207,7 +207,7 @@ def read_provenance(datacube):
 def save(datacube, path, data=True):
     """Save a cube, its calibration, tree and provenance as a new EMD file that any py4DSTEM reads.
 
-    data: False leaves the patterns out and saves a `Calibration` of some 20 kB, for `load_calibration`.
+    data: False leaves the patterns out and saves a `Calibration` of some 30 kB, for `load_calibration`.
 
     The file appears whole or not at all, and never replaces another. Data on disk are copied in bounded
     memory. A StrainMap in the tree becomes a RealSlice of the same maps: py4DSTEM cannot read its own back.

@@ -7,9 +7,9 @@ import torch
 from py4dstem_prenet.ellipse import measure_ellipse
 from py4dstem_prenet.errors import PrenetError
 from py4dstem_prenet.noise import estimate_noise
-from py4dstem_prenet.polar import ellipse_axes, ellipse_vector
+from py4dstem_prenet.polar import ellipse_axes, ellipse_matrix, ellipse_vector
 from py4dstem_prenet.simulation.bank import make_bank
-from py4dstem_prenet.simulation.pattern import ellipse_matrix, project, rotation_matrix
+from py4dstem_prenet.simulation.pattern import project, rotation_matrix
 
 SHAPE, SCAN = (128, 112), (6, 6)
 

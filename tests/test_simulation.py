@@ -10,10 +10,11 @@ from scipy.special import jv
 
 from py4dstem_prenet import polar
 from py4dstem_prenet.errors import PrenetError
+from py4dstem_prenet.polar import ellipse_matrix
 from py4dstem_prenet.simulation import scan as scan_module
 from py4dstem_prenet.simulation.bank import load_bank, make_bank
 from py4dstem_prenet.simulation.detector import Detector, blur, draw_detector, expose
-from py4dstem_prenet.simulation.pattern import CENTER, SAMPLES, ellipse_matrix, project, rotation_matrix, soft_disk
+from py4dstem_prenet.simulation.pattern import CENTER, SAMPLES, project, rotation_matrix, soft_disk
 from py4dstem_prenet.simulation.scan import simulate
 from py4dstem_prenet.simulation.specimens import GRID, Optics, Specimen, atoms_to_phase, glass_phase
 from py4dstem_prenet.simulation.waves import draw_patterns, multislice, probe

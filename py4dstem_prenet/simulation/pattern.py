@@ -16,16 +16,6 @@ CENTER = GRID // 2
 SAMPLES = 2.0  # bank samples per detector pixel at scale 1
 
 
-def ellipse_matrix(vector: torch.Tensor) -> torch.Tensor:
-    """M of ellipse vectors (eps cos 2theta, eps sin 2theta): (..., 2) to (..., 2, 2), symmetric, determinant 1."""
-    eps = torch.linalg.vector_norm(vector, dim=-1)
-    ratio = torch.sqrt(1 + eps)
-    mean, half = (ratio + 1 / ratio) / 2, (ratio - 1 / ratio) / 2
-    unit = vector / eps.clamp_min(1e-12)[..., None]
-    c, s = half * unit[..., 0], half * unit[..., 1]
-    return torch.stack([torch.stack([mean + c, s], -1), torch.stack([s, mean - c], -1)], -2)
-
-
 def rotation_matrix(angle: torch.Tensor) -> torch.Tensor:
     c, s = torch.cos(angle), torch.sin(angle)
     return torch.stack([torch.stack([c, -s], -1), torch.stack([s, c], -1)], -2)

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 
 from ..errors import PrenetError
+from ..polar import ellipse_matrix
 from .bank import make_bank
 from .detector import blur
-from .pattern import ellipse_matrix, project, rotation_matrix
+from .pattern import project, rotation_matrix
 
 BATCH = 64
 

@@ -7,8 +7,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from ..networks.center import CELL, WINDOW, CenterNet, coarse_position, normalize
 from ..noise import stabilize
+from ..polar import ellipse_matrix
 from ..simulation.detector import expose, uniform
-from ..simulation.pattern import ellipse_matrix, ideal_coordinates, soft_disk
+from ..simulation.pattern import ideal_coordinates, soft_disk
 from .scenes import draw_scene
 
 FIELD = 128  # side of a coarse field, pixels

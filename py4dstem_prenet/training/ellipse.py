@@ -13,8 +13,9 @@ from torch.nn.functional import grid_sample, pad
 
 from ..networks.ellipse import AZIMUTHS, DISK_SPAN, RADII, RINGS_FROM, EllipseNet, normalize_polar
 from ..noise import stabilize
+from ..polar import ellipse_matrix
 from ..simulation.detector import uniform
-from ..simulation.pattern import CENTER, ellipse_matrix
+from ..simulation.pattern import CENTER
 from .scenes import log_uniform
 
 FINE = 192  # azimuths of the bank's polar maps

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import torch
 
+from ..polar import ellipse_matrix
 from ..simulation.bank import Bank
 from ..simulation.detector import Detector, blur, draw_detector, uniform
-from ..simulation.pattern import ellipse_matrix, ideal_coordinates, project, rotation_matrix
+from ..simulation.pattern import ideal_coordinates, project, rotation_matrix
 
 
 @dataclass(frozen=True)
