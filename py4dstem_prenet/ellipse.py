@@ -69,8 +69,7 @@ def measure_ellipse(data, qx0, qy0, radius: float, noise: NoiseModel, valid=None
 def judge(network, pooled: Pooled, radius: float, noise: NoiseModel) -> Ellipse:
     """Weigh the evidence in pooled patterns."""
     seen = look(network, pooled, radius, noise)
-    with np.errstate(divide="ignore", invalid="ignore"):  # where no disk is there, NaN comes out and is refused below
-        disk = fit_disk(pooled, radius, start_vector=seen["disk"][0])
+    disk = fit_disk(pooled, radius, start_vector=seen["disk"][0])
     sources, notes, continuity = {}, [], 0.0
     # Where the edge is as wide as the disk there is a spot, not the image of an aperture.
     if np.isfinite(disk.vector).all() and disk.edge < SPOT * disk.radius:

@@ -70,6 +70,7 @@ class RingFit:
     continuity: float
 
 
+@np.errstate(divide="ignore", invalid="ignore")  # where there is no disk, NaN comes out and callers refuse it
 def fit_disk(pooled, radius, start_vector=(0.0, 0.0), systematic=0.003):
     """Ellipse of the pooled, recentered direct beam.
 
