@@ -49,6 +49,9 @@ def write_origin(datacube, origin_map):
         return False
 
     nearest = tuple(distance_transform_edt(~valid, return_distances=False, return_indices=True))
+    if datacube.calibration is None:  # read from a file that was written without one
+        datacube.calibration = Calibration()
+        datacube.calibration.register_target(datacube)
     calibration = datacube.calibration
     calibration.set_origin_meas((maps["qx0"][nearest], maps["qy0"][nearest], valid))
     # set_probe_param would also move qx0_mean, and with it the axes of the cube, away from the fitted origin.

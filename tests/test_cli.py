@@ -214,3 +214,15 @@ def test_empty_scan_is_refused(here):
     np.save("empty.npy", np.zeros((0, 4, 64, 64)))
     assert "The scan is empty" in refused("calibrate", "empty.npy", "-o", "out.h5")
     assert not (here / "out.h5").exists()
+
+
+def test_a_simulated_scan_is_calibrated_and_read_back(here):
+    """The real stages behind the commands; the file of `simulate` holds no calibration yet."""
+    import py4DSTEM
+
+    assert prenet("simulate", "-o", "sim.h5", "--scan", "4,4", "--shape", "64,64", "--dose", 3000).exit_code == 0
+    assert prenet("calibrate", "sim.h5", "-o", "cal.h5").exit_code == 0
+    back, before = (py4DSTEM.read(str(here / name)) for name in ("cal.h5", "sim.h5"))
+    truth = before.metadata["truth"]
+    qx0, qy0 = back.calibration.get_origin()
+    assert np.hypot(qx0 - truth["qx0"], qy0 - truth["qy0"]).mean() < 0.4
