@@ -87,6 +87,36 @@ class PrenetAccessor:
 
         return show(self._datacube)
 
+    def check(self):
+        """Whether the calibration still belongs to the data, as a `CalibrationCheck` that prints what to do."""
+        from .carry import check
+
+        return check(self._datacube)
+
+    def crop_Q(self, ROI):
+        """A new DataCube of a part of the patterns, calibrated. ROI: (Qx_min, Qx_max, Qy_min, Qy_max)."""
+        from .carry import crop_Q
+
+        return crop_Q(self._datacube, ROI)
+
+    def crop_R(self, ROI):
+        """A new DataCube of a part of the scan, calibrated. ROI: (Rx_min, Rx_max, Ry_min, Ry_max)."""
+        from .carry import crop_R
+
+        return crop_R(self._datacube, ROI)
+
+    def bin_Q(self, N):
+        """A new DataCube of patterns summed over N x N pixels, calibrated: q becomes (q + 1/2) / N - 1/2."""
+        from .carry import bin_Q
+
+        return bin_Q(self._datacube, N)
+
+    def bin_R(self, N):
+        """A new DataCube of patterns summed over N x N scan positions, calibrated with mean origins."""
+        from .carry import bin_R
+
+        return bin_R(self._datacube, N)
+
     def save(self, path, data=True):
         """Save the cube as a new EMD file; data=False saves its calibration alone, some 30 kB."""
         from . import emd

@@ -1,10 +1,12 @@
 """Results into py4DSTEM's calibration and EMD files, and back; no other module writes to py4DSTEM's objects.
 
 Only stock classes are stored, so that py4DSTEM reads every file without this package: `Calibration`,
-`RealSlice` "prenet_origin_sigma" (maps of the origin's uncertainty) and `Metadata` "prenet" (the provenance).
+`RealSlice` "prenet_origin_sigma" (maps of the origin's uncertainty), `Metadata` "prenet" (the provenance), and in the
+calibration the text "prenet_written" (of which data and values its entries are, so that stale ones can be told).
 """
 
 import copy
+import hashlib
 import json
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
@@ -23,6 +25,8 @@ from .files import EMD_ENDINGS, emd_nodes, existing, new_file, open_hdf5, stored
 
 SIGMA = "prenet_origin_sigma"
 PROVENANCE = "prenet"
+WRITTEN = "prenet_written"
+_ENTRIES = {"origin_meas": ("qx0_meas", "qy0_meas"), "origin": ("qx0", "qy0"), "ellipse": ("a", "b", "theta")}
 _BLOCK_BYTES = 64 * 2**20
 _LARGEST_CHUNK = 2**30
 
@@ -59,6 +63,7 @@ def write_origin(datacube, origin_map):
         calibration.set_probe_semiangle(float(origin_map.radius))
     sigma = np.where(valid, [maps["sigma_qx0"], maps["sigma_qy0"]], np.nan)
     datacube.attach(RealSlice(sigma, name=SIGMA, slicelabels=["qx0", "qy0"]))
+    sign(datacube, "origin_meas")
     return True
 
 
@@ -75,6 +80,7 @@ def write_fit(datacube, origin_fit):
         if not np.isfinite(values).all():
             raise PrenetError(f"The fitted {name} is not finite everywhere, which py4DSTEM cannot use.")
     datacube.calibration.set_origin((qx0, qy0))
+    sign(datacube, "origin")
     return True
 
 
@@ -86,20 +92,21 @@ def write_ellipse(datacube, ellipse):
     if not ellipse.accepted:
         return False
     datacube.calibration.set_ellipse((float(ellipse.a), float(ellipse.b), float(ellipse.theta)))
+    sign(datacube, "ellipse")
     return True
 
 
 def read_origin(datacube):
     """The measured origin in a cube's calibration, as `OriginMap`, whoever measured it.
 
-    Where no sigma maps are there (py4DSTEM's own measurement has none), all sigmas are 1 px. Without a stored
-    radius it is NaN.
+    Where no sigma maps of this measurement are there (py4DSTEM's own has none), all sigmas are 1 px. Without a
+    stored radius it is NaN.
 
     Raises PrenetError where no origin was measured, or for other scan positions than the cube has now.
     """
     from .origin import OriginMap
 
-    measured = datacube.calibration.get_origin_meas()
+    measured = None if datacube.calibration is None else datacube.calibration.get_origin_meas()
     if measured is None:
         raise PrenetError("The origin has not been measured; call datacube.prenet.measure_origin() first.")
     qx0, qy0 = (_stored_map(datacube, v) for v in measured)
@@ -108,7 +115,7 @@ def read_origin(datacube):
     if np.shape(mask) == valid.shape:  # py4DSTEM itself may leave a lone False, which says nothing
         valid &= np.asarray(mask, dtype=bool)
     sigma = np.ones((2, *qx0.shape))
-    if SIGMA in datacube.treekeys and datacube.tree(SIGMA).data.shape == sigma.shape:
+    if sigma_is_current(datacube):
         sigma = np.array(datacube.tree(SIGMA).data)
     radius = datacube.calibration.get_probe_semiangle()
     return OriginMap(
@@ -126,13 +133,58 @@ def read_origin(datacube):
 def read_fitted_origin(datacube):
     """The origin that py4DSTEM uses, qx0 and qy0 of shape (Rx, Ry), and the probe radius or NaN; all in px.
 
-    Raises PrenetError where there is none, or for other scan positions than the cube has now.
+    Raises PrenetError where there is none, or for other scan positions or patterns than the cube has now.
     """
-    origin = datacube.calibration.get_origin()
+    origin = None if datacube.calibration is None else datacube.calibration.get_origin()
     if origin is None:
         raise PrenetError("No origin is set; call datacube.prenet.measure_origin() and fit_origin() first.")
+    entry = signatures(datacube).get("origin")
+    if entry and entry["unchanged"] and tuple(entry["shape"][2:]) != tuple(datacube.Qshape):
+        raise PrenetError(
+            f"The origin is for patterns of {entry['shape'][2]} x {entry['shape'][3]} pixels, but they are "
+            f"{datacube.Qshape[0]} x {datacube.Qshape[1]} now; calibrate again, and crop or bin with "
+            "datacube.prenet.crop_Q and bin_Q, which carry it along."
+        )
     radius = datacube.calibration.get_probe_semiangle()
     return *(_stored_map(datacube, v) for v in origin), float("nan") if radius is None else float(radius)
+
+
+def sigma_is_current(datacube):
+    """Whether the cube has maps of sigma, and of the measurement that is in its calibration now."""
+    if SIGMA not in datacube.treekeys or datacube.tree(SIGMA).data.shape != (2, *datacube.Rshape):
+        return False
+    entry = signatures(datacube).get("origin_meas")  # files of the first version have none
+    return entry is None or entry["unchanged"]
+
+
+def sign(datacube, *entries):
+    """Note in the calibration the shape of the data and the values that entries ("origin_meas", ...) have now."""
+    record = json.loads(datacube.calibration._params.get(WRITTEN, "{}"))
+    for entry in entries:
+        record[entry] = {"shape": _plain(datacube.data.shape), "values": _digest(datacube.calibration, entry)}
+    if "origin" in entries:
+        record["origin"]["measured"] = _digest(datacube.calibration, "origin_meas")
+    datacube.calibration[WRITTEN] = json.dumps(record)
+
+
+def signatures(datacube):
+    """{entry: {"shape": of the data it was written for, "unchanged": whether its values are still these}}.
+
+    For the fitted origin also "measured": whether the measured one is still that which was fitted. Empty where this
+    package wrote nothing.
+    """
+    calibration = datacube.calibration
+    record = {} if calibration is None else json.loads(calibration._params.get(WRITTEN, "{}"))
+    for entry, kept in record.items():
+        kept["unchanged"] = kept.pop("values") == _digest(calibration, entry)
+        if "measured" in kept:
+            kept["measured"] = kept["measured"] == _digest(calibration, "origin_meas")
+    return record
+
+
+def _digest(calibration, entry):
+    values = [np.asarray(calibration._params.get(name), dtype=np.float64) for name in _ENTRIES[entry]]
+    return hashlib.sha256(b"".join(v.tobytes() for v in values)).hexdigest()[:16]
 
 
 def _check_map(datacube, name, values):
@@ -264,7 +316,7 @@ def cube_like(datacube, data):
     for key, value in datacube.calibration._params.items():
         if not key.startswith("_"):  # where the original sits in its tree
             new.calibration[key] = copy.deepcopy(value)
-    if SIGMA in datacube.treekeys:
+    if sigma_is_current(datacube):
         new.attach(copy.deepcopy(datacube.tree(SIGMA)))
     for record in datacube.metadata.values():
         if record.name != "calibration":
