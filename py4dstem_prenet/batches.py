@@ -2,16 +2,24 @@
 
 An array here is a numpy array or memmap, an `h5py.Dataset`, a dask array or anything that slices like them,
 with axes (Rx, Ry, Qx, Qy). Wherever an array is taken, a py4DSTEM `DataCube` that holds one may be given.
+
+What reading may hold is a quarter of the memory that is free, or as many GiB as the environment variable
+PY4DSTEM_PRENET_MEMORY says, however large the file. Values keep their type until a block is computed with.
 """
 
+import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import psutil
 from tqdm import tqdm
 
 from .errors import PrenetError
 
-BLOCK_BYTES = 64 * 2**20  # of one block once it is float32; two blocks are held at a time
+MEMORY = "PY4DSTEM_PRENET_MEMORY"
+BLOCK_BYTES = 64 * 2**20  # of one block once it is float32, at most; more makes nothing faster
 SMALLEST_SIDE = 32  # px; below that there is no room for a disk and its surroundings
 
 
@@ -56,17 +64,57 @@ def check(data):
         raise PrenetError("The data are a masked array, whose mask would be lost; give a plain array.")
 
 
-def _storage_chunk(array, limit):
-    """Scan positions that are stored together, as (rows, columns); (1, 1) where single patterns can be read.
+def budget():
+    """Bytes that reading may hold: a quarter of what is free, or PY4DSTEM_PRENET_MEMORY (GiB)."""
+    given = os.environ.get(MEMORY)
+    if given is None:
+        return _free() // 4
+    try:
+        size = int(float(given) * 2**30)
+    except (ValueError, OverflowError):
+        size = 0
+    if size <= 0:
+        raise PrenetError(f"{MEMORY} must be a positive number of GiB, not {given!r}.")
+    return size
 
-    A storage chunk many times larger than a block is ignored: reading it again costs time, holding it memory.
+
+def _free():
+    """Bytes of free memory, of the machine or of the control group (a container's, a batch job's) we run in."""
+    free = psutil.virtual_memory().available
+    group = Path("/sys/fs/cgroup")
+    try:
+        free = min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    except (OSError, ValueError):  # no such group, or no limit ("max")
+        pass
+    return max(free, 2**26)
+
+
+def _storage_chunk(array, allowed):
+    """Scan positions that are read together, as (rows, columns); (1, 1) where single patterns can be read.
+
+    These are whole storage chunks: a compressed chunk must be unpacked as a whole, and should be once. A chunk of
+    more than `allowed` positions is parted along the scan as little as that allows.
     """
     chunks = getattr(array, "chunks", None)
     if not chunks:
         return 1, 1
     rows, columns = (c if np.isscalar(c) else max(c) for c in chunks[:2])  # dask lists every chunk's length
     rows, columns = min(rows, array.shape[0]), min(columns, array.shape[1])
-    return (rows, columns) if rows * columns <= 4 * limit else (1, 1)
+    if rows * columns <= allowed:
+        return rows, columns
+    if hasattr(array, "id") and array.id.get_create_plist().get_nfilters() == 0:
+        return 1, 1  # HDF5 reads parts of a chunk that nothing was done to
+    columns = _part(columns, array.shape[1], allowed)
+    return _part(rows, array.shape[0], max(1, allowed // columns)), columns
+
+
+def _part(chunk, size, allowed):
+    """The longest part of a chunk along an axis, such that no part reaches into the next chunk."""
+    if chunk <= allowed:
+        return chunk
+    if chunk == size:  # there is no next one
+        return -(-chunk // -(-chunk // allowed))
+    return max(n for n in range(1, allowed + 1) if chunk % n == 0)
 
 
 def _tiles(shape, chunk, limit):
@@ -98,13 +146,6 @@ def _groups(positions, columns, chunk, limit):
         start = stop
 
 
-def _read_tile(array, rows, columns):
-    block = array[rows, columns]
-    # A consumer may write into its block; what it must never write into is the user's data.
-    block = np.array(block) if isinstance(array, np.ndarray) else np.asarray(block)
-    return block.reshape(-1, *block.shape[2:])
-
-
 def _read_points(array, rows, columns, key):
     if isinstance(array, np.ndarray):
         return np.asarray(array[rows, columns])
@@ -132,7 +173,69 @@ def _usable(block, index, columns):
     return block
 
 
-def patterns(data, chunk=None, progress=None, positions=None):
+@dataclass(frozen=True)
+class Job:
+    """What is read at a time. index: (n,) int64, flat scan positions, ascending.
+
+    tile: (rows, columns), slices of the scan that hold these positions and no other; None for single positions,
+    with key: (n,), the storage chunk of each.
+    """
+
+    index: np.ndarray
+    tile: tuple[slice, slice] | None = None
+    key: np.ndarray | None = None
+
+    def select(self, array):
+        """The part of an array (Rx, Ry, Qx, Qy) that the job wants, read where reading is not lazy."""
+        if self.tile is not None:
+            return array[self.tile]
+        rows, columns = np.divmod(self.index, array.shape[1])
+        if hasattr(array, "dask"):
+            return array.vindex[rows, columns]
+        return _read_points(array, rows, columns, self.key)
+
+    def block(self, selected, columns):
+        """(n, Qx, Qy), our own copy in native byte order, of what was selected; `columns`: Ry.
+
+        Raises PrenetError where a pattern holds NaN or infinity.
+        """
+        block = np.asarray(selected)
+        # A consumer may write into its block; what it must never write into is the user's data.
+        if not block.flags.owndata or hasattr(selected, "dask"):
+            block = np.array(block)
+        return _usable(block.reshape(-1, *block.shape[-2:]), self.index, columns)
+
+
+def plan(data, chunk=None, positions=None, skip=None):
+    """How a scan is read: `(chunk, total, jobs)`: patterns in a block at most, patterns in all, and an iterator of
+    jobs, each of which is read at once and cut into blocks. Arguments as for `patterns`.
+    """
+    check(data)
+    array = _array(data)
+    rx, ry, qx, qy = shape_of(array)
+    memory, itemsize = budget(), np.dtype(array.dtype).itemsize
+    # Held at a time are the block in use, the next one, HDF5's own copy while it unpacks, and what is computed.
+    limit = max(1, min(BLOCK_BYTES, memory // 8) // (qx * qy * max(itemsize, 4)))
+    chunk = limit if chunk is None else max(1, min(int(chunk), limit))
+    stored = _storage_chunk(array, max(chunk, memory // 4 // (qx * qy * itemsize)))
+
+    if positions is None:
+        total = rx * ry
+        flat = np.arange(total, dtype=np.int64).reshape(rx, ry)
+        jobs = (Job(flat[tile].ravel(), tile) for tile in _tiles((rx, ry), stored, chunk))
+    else:
+        positions = np.asarray(positions, dtype=np.int64).ravel()
+        total = len(positions)
+        if total and (positions[0] < 0 or positions[-1] >= rx * ry or (np.diff(positions) <= 0).any()):
+            raise PrenetError(f"Scan positions must ascend without repeats, from 0 to {rx * ry - 1} at most.")
+        jobs = (Job(index, key=key) for index, key in _groups(positions, ry, stored, chunk))
+    if skip is not None:
+        total -= int(np.count_nonzero(skip if positions is None else skip[positions]))
+        jobs = (job for job in jobs if not skip[job.index].all())
+    return chunk, total, jobs
+
+
+def patterns(data, chunk=None, progress=None, positions=None, skip=None):
     """Yield all patterns of a scan, or some of them, as `(index, block)`, reading the next block meanwhile.
 
     index: (n,) int64, flat scan positions (C order over (Rx, Ry)), ascending within a block. Blocks follow
@@ -144,47 +247,37 @@ def patterns(data, chunk=None, progress=None, positions=None):
         chunk: at most so many patterns a block; by default about 64 MiB of them once they are float32.
         progress: a title, to show a bar that counts patterns.
         positions: flat scan positions in ascending order, to read only those.
+        skip: (Rx * Ry,) bool, True where nothing is wanted any more. The blocks are the same ones as without;
+            those that hold nothing else are left out.
 
     Raises PrenetError as `check` does, and at the first pattern that holds NaN or infinity.
     """
-    check(data)
+    chunk, total, jobs = plan(data, chunk, positions, skip)
     array = _array(data)
-    rx, ry, qx, qy = shape_of(array)
-    limit = max(1, BLOCK_BYTES // (qx * qy * max(np.dtype(array.dtype).itemsize, 4)))
-    chunk = limit if chunk is None else max(1, min(int(chunk), limit))
-    stored = _storage_chunk(array, limit)
-
-    if positions is None:
-        total = rx * ry
-        flat = np.arange(total, dtype=np.int64).reshape(rx, ry)
-        jobs = ((flat[tile].ravel(), _read_tile, tile) for tile in _tiles((rx, ry), stored, chunk))
-    else:
-        positions = np.asarray(positions, dtype=np.int64).ravel()
-        total = len(positions)
-        if total and (positions[0] < 0 or positions[-1] >= rx * ry or (np.diff(positions) <= 0).any()):
-            raise PrenetError(f"Scan positions must ascend without repeats, from 0 to {rx * ry - 1} at most.")
-        jobs = (
-            (index, _read_points, (*np.divmod(index, ry), key))
-            for index, key in _groups(positions, ry, stored, chunk)
-        )
+    columns = shape_of(array)[1]
 
     def read(job):
-        index, reader, where = job
-        return index, _usable(reader(array, *where), index, ry)
+        return job.index, job.block(job.select(array), columns)
 
     # Leaving the executor waits for the one read under way, so that closing the generator early leaks no
     # thread and the caller may close the file.
-    with (
-        tqdm(total=total, desc=progress, unit=" patterns", disable=progress is None) as bar,
-        ThreadPoolExecutor(1, thread_name_prefix="prenet-read") as reader,
-    ):
+    with progress_bar(total, progress) as bar, ThreadPoolExecutor(1, thread_name_prefix="prenet-read") as reader:
         job = next(jobs, None)
         coming = reader.submit(read, job) if job else None
         while coming is not None:
             index, block = coming.result()
             job = next(jobs, None)
             coming = reader.submit(read, job) if job else None
-            for start in range(0, len(index), chunk):  # a storage chunk may hold more than a block
-                part = slice(start, start + chunk)
+            for part in parts(len(index), chunk):  # a storage chunk may hold more than a block
                 yield index[part], block[part]
                 bar.update(len(index[part]))
+
+
+def parts(total, size):
+    """Slices of at most `size` that cover range(total) in order."""
+    return [slice(start, min(start + size, total)) for start in range(0, total, size)]
+
+
+def progress_bar(total, title):
+    """A bar that counts patterns, patterns a second and the time left; silent without a title."""
+    return tqdm(total=total, desc=title, unit=" patterns", disable=title is None)

@@ -1,0 +1,184 @@
+"""The map over blocks: the same here and on a cluster, of whose workers one is killed midway."""
+
+import os
+import signal
+import threading
+import time
+from functools import partial
+
+import h5py
+import numpy as np
+import pytest
+
+from py4dstem_prenet import batches, cluster
+from py4dstem_prenet.cluster import map_chunks
+from py4dstem_prenet.errors import PrenetError
+
+distributed = pytest.importorskip("distributed")
+
+SHAPE = (6, 8, 32, 32)
+
+
+@pytest.fixture(scope="module")
+def cube():
+    return np.random.default_rng(0).integers(0, 60000, SHAPE).astype(np.uint16)
+
+
+@pytest.fixture(scope="module")
+def workers():
+    """Two processes with one thread each; a killed one is replaced."""
+    made = distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None)
+    with made:
+        yield made
+
+
+@pytest.fixture
+def client(workers):
+    with distributed.Client(workers) as made:
+        yield made
+
+
+def centroid(index, block, weight, exponent=1.0):
+    """A float32 result that depends on how patterns are summed; and the process that made it."""
+    total = (block.astype(np.float32) ** np.float32(exponent)).sum((1, 2)) * weight
+    return total, os.getpid()
+
+
+def slow(index, block, folder):
+    """Leaves the process's number in a file, then takes its time."""
+    (folder / str(os.getpid())).touch()
+    time.sleep(0.3)
+    return block.sum((1, 2), dtype=np.int64)
+
+
+def gather(function, data, *along, **options):
+    results = list(map_chunks(function, data, *along, chunk=5, **options))
+    return [index for index, _ in results], [result for _, result in results]
+
+
+def sources(cube, folder):
+    np.save(folder / "a.npy", np.concatenate([cube, cube], axis=1))
+    whole = np.load(folder / "a.npy", mmap_mode="r")
+    with h5py.File(folder / "a.h5", "w") as file:
+        file.create_dataset("some/where", data=cube, chunks=(2, 3, 16, 32), compression="gzip")
+    return {
+        "memory": cube,
+        "view of a memmap": whole[:, SHAPE[1]:],
+        "reversed memmap": np.load(folder / "a.npy", mmap_mode="r")[::-1, :SHAPE[1]],
+        "hdf5": h5py.File(folder / "a.h5", "r")["some/where"],
+        "dask": pytest.importorskip("dask.array").from_array(cube, chunks=(4, 4, 32, 16)),
+    }
+
+
+def test_a_cluster_gives_what_the_machine_itself_gives(cube, tmp_path, workers):
+    weight = np.linspace(0, 1, SHAPE[0] * SHAPE[1], dtype=np.float32)
+    function = partial(centroid, exponent=0.7)
+    cases = [(kind, data, positions) for kind, data in sources(cube, tmp_path).items()
+             for positions in (None, np.array([0, 3, 4, 5, 17, 30, 47]))]
+    here = [gather(function, data, weight, positions=positions) for _, data, positions in cases]
+    with distributed.Client(workers):
+        there = [gather(function, data, weight, positions=positions) for _, data, positions in cases]
+    for (kind, _, positions), mine, theirs in zip(cases, here, there, strict=True):
+        assert np.array_equal(np.sort(np.concatenate(mine[0])), np.arange(48) if positions is None else positions)
+        assert len(mine[0]) > 1
+        for a, b in zip(mine[0], theirs[0], strict=True):
+            np.testing.assert_array_equal(a, b, err_msg=kind)
+        for (a, a_process), (b, b_process) in zip(mine[1], theirs[1], strict=True):
+            np.testing.assert_array_equal(a, b, err_msg=kind)
+            assert a_process == os.getpid() != b_process
+    values = np.concatenate([values for values, _ in here[0][1]])
+    np.testing.assert_allclose(values, (cube.astype(float) ** 0.7).sum((2, 3)).ravel() * weight, rtol=1e-5)
+
+
+def test_views_of_memmaps_lead_to_their_own_bytes(cube, tmp_path):
+    for kind, data in sources(cube, tmp_path).items():
+        reference = cluster._reference(data)
+        assert (reference is None) == (kind in ("memory", "dask"))
+        if reference is not None:
+            with reference() as array:
+                np.testing.assert_array_equal(array[...], cube[::-1] if kind.startswith("reversed") else cube)
+
+
+@pytest.mark.parametrize("kind", ["memory", "hdf5"])
+def test_a_killed_worker_costs_nothing_but_time(cube, tmp_path, client, kind):
+    (tmp_path / "seen").mkdir()
+    data = sources(cube, tmp_path)[kind]
+
+    def kill_one():
+        while not list((tmp_path / "seen").iterdir()):
+            time.sleep(0.01)
+        time.sleep(0.1)  # in the middle of a block
+        victim = next((tmp_path / "seen").iterdir())
+        os.kill(int(victim.name), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    index, sums = gather(partial(slow, folder=tmp_path / "seen"), data)
+    killer.join()
+    out = np.zeros(SHAPE[0] * SHAPE[1], np.int64)
+    out[np.concatenate(index)] = np.concatenate(sums)
+    np.testing.assert_array_equal(out.reshape(SHAPE[:2]), cube.sum((2, 3), dtype=np.int64))
+    assert len(list((tmp_path / "seen").iterdir())) > 1  # others did the rest
+
+
+def broken(index, block):
+    raise ZeroDivisionError("in the function")
+
+
+def test_errors_of_workers_reach_the_caller(cube, client, tmp_path):
+    with pytest.raises(ZeroDivisionError, match="in the function"):
+        gather(broken, cube)
+    data = cube.astype(np.float32)
+    data[3, 2, 1, 1] = np.nan
+    np.save(tmp_path / "nan.npy", data)
+    for scan in (data, np.load(tmp_path / "nan.npy", mmap_mode="r")):
+        with pytest.raises(PrenetError, match=r"scan position \(3, 2\)"):
+            gather(partial(slow, folder=tmp_path), scan)
+    gone = np.load(tmp_path / "nan.npy", mmap_mode="r")
+    (tmp_path / "nan.npy").unlink()
+    with pytest.raises(PrenetError, match="sees no file"):
+        gather(partial(slow, folder=tmp_path), gone)
+
+
+def test_a_worker_with_other_software_is_refused():
+    version, weights = cluster._software(("center",))
+    cluster._require(version, weights)
+    with pytest.raises(PrenetError, match=r"0\.0\.0"):
+        cluster._require("0.0.0", weights)
+    with pytest.raises(PrenetError, match="'center'"):
+        cluster._require(version, (("center", "0" * 64),))
+
+
+def test_what_is_done_is_not_done_again(cube, client):
+    done = np.zeros(SHAPE[0] * SHAPE[1], bool)
+    weight = np.ones(len(done), np.float32)
+    index, results = gather(partial(centroid), cube, weight)
+    done[np.concatenate(index[:4])] = True
+    done[index[5][:2]] = True  # a block that was left in the middle comes whole
+    again, more = gather(partial(centroid), cube, weight, skip=done)
+    assert [list(i) for i in again] == [list(i) for i in index[4:]]
+    for (a, _), (b, _) in zip(results[4:], more, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_leaving_early_cancels_what_is_under_way(cube, client, tmp_path):
+    results = map_chunks(partial(slow, folder=tmp_path), cube, chunk=2)
+    next(results)
+    results.close()
+    until = time.time() + 5
+    while client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)) and time.time() < until:
+        time.sleep(0.05)
+    assert client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)) == 0
+
+
+def test_no_scheduler_is_said_in_one_sentence(monkeypatch):
+    with cluster.connected(None):
+        assert cluster._client() is None
+    with pytest.raises(PrenetError, match="No Dask scheduler answers"), cluster.connected("nonsense://1.2.3.4:1"):
+        pass
+
+
+def test_a_bar_counts_patterns_on_a_cluster(cube, client, capsys):
+    gather(partial(centroid), cube, np.ones(48, np.float32), progress="origin")
+    assert "origin: 100%" in capsys.readouterr().err
+    assert batches.shape_of(cube) == SHAPE
