@@ -1,0 +1,257 @@
+"""The direct beam of a scan: learned from a sample of its patterns, then located in every pattern.
+
+The network finds the right disk in any pattern, but stops at some hundredths of a pixel. The likelihood fit of
+`disk.py` has no such floor, but must start close by, and describes a disk with an edge, nothing else. So the
+fit, started on the descan surface through the sample, locates the beam wherever its disk is described by the
+aperture that was learned; where it is not, or lies elsewhere, the network looks and the fit starts from there;
+and where that fails, too, the network's answer stands, with the network's sigma.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from scipy.special import erfc
+
+from . import batches
+from .disk import ROUNDS, Aperture, DiskModel
+from .ellipse_fit import fit_disk
+from .networks.center import WINDOW, normalize
+from .noise import NoiseModel, sample_positions, stabilize
+from .polar import ellipse_matrix
+from .pooling import pool_arrays
+from .surface import fit_pair
+from .windows import electron_windows
+
+LARGEST = 13.0  # disk radius that a window holds, pixels; larger disks are binned
+SAMPLE, SAMPLE_BYTES = 256, 2**28  # patterns from which the beam is learned
+BATCH = 256
+REACH = 3.0  # offsets beyond this are looked at again in a window moved there, pixels
+ASTRAY = 0.75  # pixels from the guess, beyond 5 sigma, from which the network is asked
+UNSURE = 0.5  # sigma in pixels from which the network is asked
+VAGUE, VAGUE_PART = 2.0, 0.2  # sigma in pixels, and in disk radii, from which a beam counts as hidden or absent
+FEWEST = 8  # patterns in a sample that may show an aperture of their own
+ROUGH = 0.5  # blur before it is known, pixels
+
+
+@dataclass(frozen=True)
+class Located:
+    """Of n patterns: position and sigma (n, 2) in pixels; signal (n,), electrons in the window of the disk;
+    seen (n,), False where what is there has no place."""
+
+    position: np.ndarray
+    sigma: np.ndarray
+    signal: np.ndarray
+    seen: np.ndarray
+
+
+@dataclass(frozen=True)
+class Beam:
+    """What was learned: aperture, and (model, misfit up to which it describes a disk), the most frequent first."""
+
+    network: torch.nn.Module
+    noise: NoiseModel
+    aperture: Aperture
+    models: tuple[tuple[DiskModel, float], ...] = ()
+
+    @property
+    def bins(self) -> int:
+        return max(1, int(np.ceil(self.aperture.radius / LARGEST)))
+
+    def locate(self, patterns, guess) -> Located:
+        """The beam in patterns (n, Qx, Qy), detector units, near a guess (n, 2)."""
+        n = len(patterns)
+        found = Located(np.array(guess, float), np.full((n, 2), np.inf), np.zeros(n), np.zeros(n, bool))
+        doubtful = np.ones(n, bool)
+        if self.models:
+            described = self._fit(found, patterns, guess, slice(None), self.models[:1])
+            away = np.abs(found.position - guess).max(1)
+            sigma = found.sigma.max(1)
+            doubtful = ~described | (away > np.maximum(ASTRAY, 5 * sigma)) | (sigma > UNSURE)
+        found.seen[~doubtful] = True
+        if doubtful.any():
+            some = np.flatnonzero(doubtful)
+            at, sigma = self.ask(patterns[some], guess[some])
+            self._fit(found, patterns, at, some, self.models, sigma)
+            found.seen[some] = np.hypot(*sigma.T) < max(VAGUE, VAGUE_PART * self.aperture.radius)
+        return found
+
+    def _fit(self, found, patterns, start, some, models, sigma=None):
+        """Fill `found` at `some` with the model that describes each best, or with the start and its sigma."""
+        patterns = patterns[some]
+        position = np.array(start, float)
+        spread = np.full(position.shape, np.inf) if sigma is None else np.array(sigma)
+        signal, best = np.zeros(len(patterns)), np.ones(len(patterns))
+        for number, (model, limit) in enumerate(models):
+            for first in range(0, len(patterns), BATCH):
+                part = slice(first, first + BATCH)
+                fitted, middle, electrons = _fitted(model, patterns[part], start[part], self.noise, self.bins)
+                if number == 0:
+                    signal[part] = electrons
+                at = fitted.position.cpu().numpy() * self.bins + middle
+                ratio = fitted.misfit.cpu().numpy() / limit
+                better = ratio < best[part]
+                if sigma is not None:  # the network found this disk: the fit may sharpen that, not leave it
+                    better &= (np.abs(at - start[part]) < np.maximum(ASTRAY, 5 * spread[part])).all(1)
+                inflated = fitted.covariance.diagonal(dim1=1, dim2=2).cpu().numpy() ** 0.5 * self.bins
+                inflated *= np.sqrt(fitted.misfit.cpu().numpy().clip(1))[:, None]
+                position[part][better], spread[part][better] = at[better], inflated[better]
+                best[part][better] = ratio[better]
+        found.position[some], found.sigma[some] = position, spread
+        if models:
+            found.signal[some] = signal
+        else:
+            found.signal[some] = _signal(patterns, start, self)
+        return best < 1
+
+    def ask(self, patterns, guess):
+        """The network's positions and sigmas, (n, 2) each; it looks again where the beam is far from the guess."""
+        at, sigma = np.zeros((len(guess), 2)), np.zeros((len(guess), 2))
+        reference = torch.from_numpy(_reference(self.aperture, self.bins))
+        for first in range(0, len(guess), BATCH):
+            part = slice(first, first + BATCH)
+            at[part], sigma[part] = self._look(patterns[part], guess[part], reference)
+        again = np.flatnonzero(np.abs(at - guess).max(1) > REACH * self.bins)
+        if len(again):
+            at[again], sigma[again] = self._look(patterns[again], at[again], reference)
+        return at, sigma
+
+    def _look(self, patterns, guess, reference):
+        electrons, good, middle = electron_windows(patterns, guess, WINDOW, self.noise, self.bins)
+        device = next(self.network.parameters()).device
+        with torch.inference_mode():
+            z, scale = normalize(stabilize(electrons, self.noise.readout / self.noise.gain * self.bins), good)
+            x = torch.stack([z, reference.expand_as(z), good.float()], 1)
+            offset, factor = self.network(x.to(device, memory_format=torch.channels_last), scale.to(device))
+            spread = factor.square().sum(-1).sqrt()
+        return offset.cpu().numpy() * self.bins + middle, spread.cpu().numpy() * self.bins
+
+
+def learn(network, data, noise: NoiseModel, guess, radius: float) -> tuple[Beam, np.ndarray]:
+    """Learn the beam from a sample of a scan; and a better guess of every origin, (Rx * Ry, 2).
+
+    Args:
+        network: the fine network. guess: (Rx * Ry, 2) of the origins, pixels. radius: of the disk, roughly.
+    """
+    shape = batches.shape_of(data)
+    scan = shape[:2]
+    fewer = int(np.clip(SAMPLE_BYTES // (4 * shape[2] * shape[3]), 16, SAMPLE))
+    sample = sample_positions(scan, fewer)
+    patterns = _read(data, sample)
+    beam = Beam(network, noise, Aperture(radius, ROUGH, np.zeros(2)))
+    at, sigma = beam.ask(patterns, guess[sample])
+    chosen = np.zeros(len(guess), bool)
+    chosen[sample] = True
+    maps = np.zeros((4, len(guess)))
+    maps[:, sample] = *at.T, *sigma.T
+    surface = fit_pair(*maps.reshape(4, *scan), chosen.reshape(scan))
+    if all(s.accepted for s in surface):
+        guess = np.stack([s.values.ravel() for s in surface], 1)
+    beam = replace(beam, aperture=_pooled_aperture(patterns, at, noise, beam.aperture))
+    # Where the network is close to the surface, the surface is the better start.
+    near = (np.abs(at - guess[sample]) < np.maximum(ASTRAY, 3 * sigma)).all(1)
+    start = np.where(near[:, None], guess[sample], at)
+    models = _models(patterns, start, noise, beam)
+    fitted = replace(beam, models=models)
+    if models and len(sample) >= FEWEST:
+        found = fitted.locate(patterns, guess[sample])
+        if _scatter(found.position - guess[sample]) > 1.2 * _scatter(at - guess[sample]):
+            fitted = beam  # the disk of this scan has no edge that the fit could hold on to
+    return (replace(fitted, aperture=models[0][0].aperture.unbinned(beam.bins)) if fitted.models else beam), guess
+
+
+def _read(data, sample):
+    blocks = list(batches.patterns(data, positions=sample))
+    out = np.empty((len(sample), *blocks[0][1].shape[1:]), blocks[0][1].dtype)
+    for index, block in blocks:
+        out[np.searchsorted(sample, index)] = block
+    return out
+
+
+def _scatter(residual) -> float:
+    return float(np.hypot(*np.median(np.abs(residual), 0)))
+
+
+def _pooled_aperture(patterns, at, noise, rough: Aperture) -> Aperture:
+    """The aperture seen in the mean of recentered patterns; the rough one where that shows no disk worth the name."""
+    electrons = (patterns.astype(np.float32) - noise.offset) / noise.gain
+    disk = fit_disk(pool_arrays(electrons, *at.T, bad=noise.bad_pixels), rough.radius)
+    plausible = (0.6 < disk.radius / rough.radius < 1.6 and np.hypot(*disk.vector) < 0.2 and
+                 0 <= disk.edge < 0.5 * disk.radius + 1)
+    return Aperture(disk.radius, max(disk.edge, 0.1), disk.vector) if plausible else rough
+
+
+def _models(patterns, start, noise, beam):
+    """Disk models learned from sample windows, each with the misfit up to which it describes a disk.
+
+    A scan holds one aperture, but now and then two (files joined, the condenser changed): patterns that the first
+    does not describe may show one of their own.
+    """
+    models, rest = [], np.arange(len(patterns))
+    aperture = beam.aperture.binned(beam.bins)
+    while len(models) < 2 and len(rest) >= (FEWEST if models else 1):
+        if models:
+            size = _half_maximum(patterns[rest], start[rest], noise, beam)
+            aperture = Aperture(size, 0.3, aperture.vector)
+        model, misfit = _learned(aperture, patterns[rest], start[rest], noise, beam.bins)
+        limit = _limit(misfit)
+        models.append((model, limit))
+        rest = rest[misfit > limit]
+    return tuple(models)
+
+
+def _learned(aperture, patterns, start, noise, bins):
+    """A model whose aperture and contrast were learned from windows, and its misfit in each of them."""
+    for _ in range(ROUNDS):
+        model = DiskModel(aperture)
+        fitted = _fitted(model, patterns, start, noise, bins, learn=True)[0]
+        misfit = fitted.misfit.numpy()
+        aperture = model.learned(fitted, torch.from_numpy(misfit <= _limit(misfit)))
+    model = DiskModel(aperture)
+    return model, _fitted(model, patterns, start, noise, bins)[0].misfit.numpy()
+
+
+def _limit(misfit) -> float:
+    """The misfit that the described half of patterns hardly ever has."""
+    low, middle = np.quantile(misfit, [0.1, 0.4])
+    return float(middle + 5 * max(middle - low, 0.05 * middle))
+
+
+def _fitted(model, patterns, around, noise, bins, learn=False):
+    electrons, good, middle = electron_windows(patterns, around, model.side, noise, bins)
+    start = torch.from_numpy((around - middle) / bins).float()
+    with torch.inference_mode():
+        device = model.x.device
+        fitted = model.fit(electrons.to(device), good.to(device), start.to(device),
+                           noise.readout / noise.gain * bins, learn)
+    return fitted, middle, electrons.sum((1, 2)).numpy()
+
+
+def _signal(patterns, around, beam):
+    side = 2 * int(np.ceil(beam.aperture.radius / beam.bins + 4)) + 1
+    parts = [electron_windows(patterns[k : k + BATCH], around[k : k + BATCH], side, beam.noise, beam.bins)[0]
+             .sum((1, 2)).numpy() for k in range(0, len(patterns), BATCH)]
+    return np.concatenate(parts)
+
+
+def _half_maximum(patterns, around, noise, beam) -> float:
+    """The radius, in bins, at which the mean of windows falls to half of its middle."""
+    electrons, good, _ = electron_windows(patterns, around, WINDOW, noise, beam.bins)
+    mean = (electrons.sum(0) / good.sum(0).clamp_min(1)).numpy()
+    axis = np.arange(WINDOW) - (WINDOW - 1) / 2
+    radius = np.hypot(axis[:, None], axis).astype(int)
+    profile = np.bincount(radius.ravel(), mean.ravel()) / np.bincount(radius.ravel())
+    top = profile[:2].mean()
+    floor = np.median(profile[WINDOW // 4 : WINDOW // 2])
+    return float(max(1.0, np.argmax(profile < (top + floor) / 2)))
+
+
+def _reference(aperture, bins):
+    """The aperture in the middle of a window of the network, (WINDOW, WINDOW) float32."""
+    axis = np.arange(WINDOW) - (WINDOW - 1) / 2
+    at = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1) @ np.linalg.inv(ellipse_matrix(aperture.vector)).T
+    distance = np.hypot(at[..., 0], at[..., 1]) - aperture.radius / bins
+    edge = aperture.edge if bins == 1 else np.hypot(aperture.edge / bins, 12**-0.5)
+    return (0.5 * erfc(distance / (edge * 2**0.5))).astype(np.float32)

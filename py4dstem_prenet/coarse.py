@@ -1,0 +1,85 @@
+"""The first guess: where the direct beam is in sums over blocks of the scan, how large it is, whether there is one."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.ndimage import map_coordinates
+
+from . import batches
+from .networks.center import coarse_position, normalize
+from .noise import NoiseModel, stabilize
+from .surface import fit_pair
+
+FIELD = 128  # largest side of a coarse field, pixels
+BLOCKS = 8  # blocks along each side of the scan
+PER_BLOCK = 16  # patterns that are summed in a block
+
+
+def coarse_origin(network, data, noise: NoiseModel):
+    """First guess of every origin, (Rx * Ry, 2); disk radius in pixels; and why there is none, or ""."""
+    scan = batches.shape_of(data)[:2]
+    sums, counts, grid = _block_sums(data, noise)
+    step = -(-max(sums.shape[1:]) // FIELD)
+    fields, good, readout = _fields(sums, counts, noise, step)
+    device = next(network.parameters()).device
+    with torch.inference_mode():
+        z, scale = normalize(stabilize(fields, readout[:, None, None]), good)
+        logits, size, presence = network(torch.stack([z, good.float()], 1).to(device), scale.to(device))
+    if float(presence.median()) < 0:
+        return None, None, "No beam was found in this scan: the sums over its blocks look like noise alone."
+    at = (coarse_position(logits).cpu().numpy() + 0.5) * step - 0.5
+    # A radius is the same everywhere; blocks that are surer of a beam say it better.
+    radius = float(np.exp(np.median(size.cpu().numpy()))) * step
+    x, y = (at[:, k].reshape(grid) for k in (0, 1))
+    surfaces = fit_pair(x, y, max(0.5, 0.5 * step), max(0.5, 0.5 * step), True)
+    blocks = np.stack([s.values for s in surfaces])
+    where = [(np.arange(n) + 0.5) * g / n - 0.5 for n, g in zip(scan, grid, strict=True)]
+    where = np.stack(np.meshgrid(*[np.clip(w, 0, g - 1) for w, g in zip(where, grid, strict=True)], indexing="ij"))
+    guess = np.stack([map_coordinates(b, where, order=1, mode="nearest").ravel() for b in blocks], 1)
+    return guess, radius, ""
+
+
+def _block_sums(data, noise):
+    """Sums of electrons over blocks, (blocks, Qx, Qy) float32; patterns in each; the grid of blocks."""
+    scan = batches.shape_of(data)[:2]
+    grid = tuple(min(n, BLOCKS) for n in scan)
+    rows, columns = (np.minimum(np.arange(n) * g // n, g - 1) for n, g in zip(scan, grid, strict=True))
+    block_of = (rows[:, None] * grid[1] + columns).ravel()
+    chosen = np.sort(np.concatenate([
+        members[np.linspace(0, len(members) - 1, min(len(members), PER_BLOCK)).astype(int)]
+        for members in (np.flatnonzero(block_of == b) for b in range(grid[0] * grid[1]))]))
+    sums = np.zeros((grid[0] * grid[1], *batches.shape_of(data)[2:]), np.float32)
+    counts = np.zeros(len(sums), int)
+    for index, patterns in batches.patterns(data, positions=chosen):
+        electrons = (patterns.astype(np.float32) - noise.offset) / noise.gain
+        for b in np.unique(block_of[index]):
+            members = block_of[index] == b
+            sums[b] += electrons[members].sum(0)
+            counts[b] += members.sum()
+    return sums, counts, grid
+
+
+def _fields(sums, counts, noise, step):
+    """Block sums binned by `step` and padded for the network: electrons, good pixels, read-out in electrons."""
+    good = torch.from_numpy(~noise.bad_pixels)
+    images, weight = torch.from_numpy(sums).masked_fill(~good, 0.0), good.float()
+    for axis in (1, 2):
+        images, weight = _extended(images, weight, axis, 32 * step)
+    if step > 1:  # a bin counts as far as its pixels are good
+        images = torch.nn.functional.avg_pool2d(images[None], step)[0] * step**2
+        weight = torch.nn.functional.avg_pool2d(weight[None], step)[0]
+        images = images / weight.clamp_min(0.25)
+    readout = noise.readout / noise.gain * step * torch.from_numpy(np.sqrt(counts)).float()
+    return images, (weight >= 0.5).expand_as(images), readout
+
+
+def _extended(images, weight, axis, multiple):
+    """Images (n, Qx, Qy) and weight (Qx, Qy) made longer along an axis, with shuffled pixels of the margin there.
+
+    A blank band would look like the end of a pattern to the network, and noise beside it like one.
+    """
+    side = images.shape[axis]
+    source = torch.randint(max(0, side - 8), side, (-side % multiple,), generator=torch.Generator().manual_seed(side))
+    source = torch.cat([torch.arange(side), source])
+    return images.index_select(axis, source), weight.index_select(axis - 1, source)
