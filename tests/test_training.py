@@ -95,17 +95,19 @@ def test_windows_are_centered_on_the_guess_not_on_the_beam(vacuum_bank):
 
 
 def test_fields_have_their_beam_at_the_label_also_when_turned(vacuum_bank):
-    x, _, origin, radius, present = center.fields(vacuum_bank, seeded(2), 64)
+    x, _, origin, present, scene = center.fields(vacuum_bank, seeded(2), 64)
+    radius, kinds = scene.radius, scene.faults.kinds()
+    plain = present & ~(kinds["dark"] | kinds["stop"] | kinds["sides"] | kinds["wrapped"] | kinds["gain"] | kinds["offset"])
     rows, columns = torch.meshgrid(torch.arange(center.FIELD), torch.arange(center.FIELD), indexing="ij")
     near = torch.hypot(rows - origin[:, 0, None, None], columns - origin[:, 1, None, None]) < radius[:, None, None]
     swapped = torch.hypot(rows - origin[:, 1, None, None], columns - origin[:, 0, None, None]) < radius[:, None, None]
     usual = x[:, 0].flatten(1).mean(1)
     inside = (x[:, 0] * near).sum((1, 2)) / near.sum((1, 2)).clamp_min(1) - usual
     mirrored = (x[:, 0] * swapped).sum((1, 2)) / swapped.sum((1, 2)).clamp_min(1) - usual
-    assert (inside[present] > 0.3).float().mean() > 0.85
-    off_diagonal = present & ((origin[:, 0] - origin[:, 1]).abs() > 2 * radius)
+    assert (inside[plain] > 0.3).float().mean() > 0.85
+    off_diagonal = plain & ((origin[:, 0] - origin[:, 1]).abs() > 2 * radius)
     assert (inside > mirrored)[off_diagonal].float().mean() > 0.9
-    assert (inside[~present].abs() < 0.5).float().mean() > 0.7
+    assert (inside[~present].abs() < 0.5).float().mean() > 0.5
 
 
 def test_polar_samples_show_the_ellipse_of_their_label(vacuum_bank):

@@ -23,12 +23,22 @@ class Bank:
     """Clean patterns, direct beam at (GRID // 2, GRID // 2).
 
     root: (n, GRID, GRID) float16, square root of the fraction of the beam in each sample, times 1000 (float16
-        has few digits below 1e-4). radius: (n,) aperture radius in samples. kind: (n,) names of specimens.
+        has few digits below 1e-4). aperture: (n,) where the probe's amplitude is half, samples. kind: (n,) names of
+        specimens.
     """
 
     root: torch.Tensor
-    radius: torch.Tensor
+    aperture: torch.Tensor
     kind: np.ndarray
+
+    @property
+    def radius(self) -> torch.Tensor:
+        """(n,) radius of the direct disk, samples: of the even disk with as many electrons.
+
+        The amplitude falls linearly over the sample around `aperture`, so the intensity falls as the square of it,
+        with its edge at the mean of u under the density 2 (1/2 - u), -1/2 < u < 1/2, which is -1/6.
+        """
+        return self.aperture - 1 / 6
 
     def __len__(self) -> int:
         return len(self.root)
@@ -71,7 +81,7 @@ def load_bank(folder: Path, seed: int, specimens: int) -> Bank:
         bank = make_bank(seed, specimens, progress=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(path.stem + ".part.npz")
-        np.savez(beside, root=bank.root.numpy(), radius=bank.radius.numpy(), kind=bank.kind)
+        np.savez(beside, root=bank.root.numpy(), radius=bank.aperture.numpy(), kind=bank.kind)
         beside.rename(path)
         return bank
     stored = np.load(path)

@@ -13,13 +13,18 @@ import torch
 from ..polar import ellipse_matrix
 from ..simulation.bank import Bank
 from ..simulation.detector import Detector, blur, draw_detector, uniform
+from ..simulation.faults import NONE, Faults, Rates, darken, draw_faults, scatter, shade
 from ..simulation.pattern import ideal_coordinates, project, rotation_matrix
+
+PLENTY = 5000.0  # electrons with which a pattern is seen although its direct beam is hidden
 
 
 @dataclass(frozen=True)
 class Scene:
     """expected: (B, H, W) electrons, blurred. origin: (B, 2). matrix: (B, 2, 2) of the ellipse. vector: (B, 2).
-    radius, edge: (B,) of the direct disk, pixels. dose: (B,) electrons in the whole beam."""
+    radius, edge: (B,) of the direct disk, pixels. dose: (B,) electrons in the whole beam. faults: what is wrong with
+    the patterns; `expected` has had its share of it, counts want `faults.record`. masked: (B, H, W) bool, pixels
+    that a user would call bad."""
 
     expected: torch.Tensor
     origin: torch.Tensor
@@ -29,6 +34,8 @@ class Scene:
     edge: torch.Tensor
     dose: torch.Tensor
     detector: Detector
+    faults: Faults
+    masked: torch.Tensor
 
 
 def log_uniform(generator, *shape, low: float, high: float):
@@ -51,7 +58,7 @@ def draw_background(generator, coordinates: torch.Tensor, extent: float) -> torc
 
 def draw_scene(bank: Bank, generator, batch: int, shape, origin: torch.Tensor, *, radius_range, dose_range,
                max_eps: float = 0.12, stops: float = 0.1, grains: int = 2, reuse: int = 1,
-               extent: float | None = None) -> Scene:
+               extent: float | None = None, rates: Rates = NONE) -> Scene:
     """A batch of random scenes.
 
     Args:
@@ -61,13 +68,14 @@ def draw_scene(bank: Bank, generator, batch: int, shape, origin: torch.Tensor, *
         grains: at most so many specimens overlap in a pattern.
         reuse: neighbors in the batch that show one bank pattern, each in its own way; divides `batch`.
         extent: size of the whole pattern in pixels, where `shape` is a window of it.
+        rates: how often something is wrong with a pattern; never by default.
     """
     extent = extent or float(max(shape))
     patterns = batch // reuse
     index = torch.randint(len(bank), (patterns,), generator=generator)
     own = bank.radius[index].repeat_interleave(reuse)
     wanted = log_uniform(generator, batch, low=radius_range[0], high=radius_range[1])
-    scale = (2 * wanted / own).clamp(0.45, 2.6)
+    scale = (2 * wanted / own).clamp(0.45, 3.1)
     radius = (own * scale / 2).clamp(*radius_range)
     eps = uniform(generator, batch, high=max_eps) * (uniform(generator, batch) < 0.8)
     theta = uniform(generator, batch, high=2 * torch.pi)
@@ -89,13 +97,17 @@ def draw_scene(bank: Bank, generator, batch: int, shape, origin: torch.Tensor, *
         other = torch.randint(len(bank), (mixed // reuse,), generator=generator)
         weight = uniform(generator, mixed, 1, 1)
         expected[:mixed] = (1 - weight) * expected[:mixed] + weight * layer(other, slice(mixed))
+    dose = log_uniform(generator, batch, low=dose_range[0], high=dose_range[1])
+    faults = draw_faults(generator, origin, radius, shape, rates, plenty=dose > PLENTY)
+    coordinates = ideal_coordinates(shape, origin, matrix)
     share = uniform(generator, batch, 1, 1) ** 2 * 0.7 * (uniform(generator, batch, 1, 1) < 0.6)
     area = shape[0] * shape[1] / extent**2
-    hill = draw_background(generator, ideal_coordinates(shape, origin, matrix), extent)
-    expected = (1 - share) * expected + share * min(1.0, area * 2) * hill
-    dose = log_uniform(generator, batch, low=dose_range[0], high=dose_range[1])
+    hill = draw_background(generator, coordinates, extent)
+    expected = (1 - share) * darken(expected, faults, coordinates, radius) + share * min(1.0, area * 2) * hill
     detector = draw_detector(generator, batch, shape, stops=stops)
-    expected = blur(expected * dose[:, None, None], detector.blur)
-    # Sampling of the bank and averaging over a pixel widen the edge, too.
-    edge = torch.sqrt(detector.blur**2 + 1 / 12 + (0.3 * scale) ** 2)
-    return Scene(expected, origin, matrix, vector, radius, edge, dose, detector)
+    expected = scatter(expected, faults, coordinates)
+    expected, masked = shade(blur(expected * dose[:, None, None], detector.blur), faults)
+    # The bank's own edge (rms of 0.24 samples: `Bank.radius`), its bilinear reading (0.41) and the mean over a pixel
+    # widen the edge, too; two bank samples are a pixel at scale 1.
+    edge = torch.sqrt(detector.blur**2 + 1 / 12 + (0.5 * scale) ** 2 * (1 / 18 + 1 / 6))
+    return Scene(expected, origin, matrix, vector, radius, edge, dose, detector, faults, masked)
