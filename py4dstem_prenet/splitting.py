@@ -1,15 +1,16 @@
-"""Two scans of half the dose out of one: what is true of a data set, without any truth.
+"""Two independent scans out of one, that share its electrons: what is true of a data set, without any truth.
 
-Counting detectors: every count is thinned binomially. If N is Poisson(n), then A ~ Binomial(N, 1/2) and B = N - A are
-independent Poisson(n / 2): exactly what two scans of half the dose would have counted (Neufeld et al., Biostatistics
-2022, "count splitting").
+Counting detectors: every count is thinned binomially. If N is Poisson(n), then A ~ Binomial(N, p) and B = N - A are
+independent, Poisson(p n) and Poisson((1 - p) n): exactly what two scans of a part of the dose would have counted
+(Neufeld et al., Biostatistics 2022, "count splitting").
 
-Detectors with gain and read-out noise: a value x of variance v becomes offset + (x - offset) / 2 +- w, where w is
-normal with variance v / 4. Then both halves have v / 4 + v / 4 = v / 2, which is what the noise model says of half the
-electrons with 1 / sqrt(2) of the read-out noise, and the covariance v / 4 - v / 4 = 0; where noise is normal, they are
-independent (Neufeld et al., JMLR 2024, "data thinning"; Oliveira et al. 2021, "coupled bootstrap"). v is taken from the
-value itself, which makes the covariance zero on average, except where it is dark: no variance follows from the negative
-values that read-out noise makes there, and the mean of the neighbors, linear and so without bias, takes its place.
+Detectors with gain and read-out noise: a value x of variance v, offset subtracted, becomes p x + w and (1 - p) x - w,
+where w is normal with variance p (1 - p) v. Then the first has variance p^2 v + p (1 - p) v = p v, which is what the
+noise model says of a part p of the electrons with sqrt(p) of the read-out noise, the other one likewise, and their
+covariance is p (1 - p) v - p (1 - p) v = 0; where noise is normal, they are independent (Neufeld et al., JMLR 2024,
+"data thinning"; Oliveira et al. 2021, "coupled bootstrap"). v is taken from the value itself, which makes the covariance
+zero on average, except where it is dark: no variance follows from the negative values that read-out noise makes there,
+and the mean of the neighbors, linear and so without bias, takes its place.
 """
 
 from dataclasses import replace
@@ -23,38 +24,38 @@ DIM = 8.0  # electrons (and rms of read-out) in neighbors, up to which they spea
 OUTLIER = 6.0  # standard deviations above its neighbors, from which it speaks for itself all the same
 
 
-def split(block, noise: NoiseModel, generator: np.random.Generator):
-    """Two independent halves of patterns, in detector units: what two scans of half the dose would have measured.
+def split(block, noise: NoiseModel, generator: np.random.Generator, fraction: float = 0.5):
+    """Two independent parts of patterns: as if `fraction` of the dose had been measured, and the rest another time.
 
     Args:
         block: patterns (..., Qx, Qy) in detector units. noise: of the detector.
-        generator: all that is random comes from it.
+        generator: all that is random comes from it. fraction: of the electrons that go to the first, between 0 and 1.
 
-    Returns two arrays of the block's shape. Offset and gain are those of the input, so both halves are scans like it,
-    with the noise model `of_half(noise)`. Whole counts keep their type where gain is 1, all else is float32.
+    Returns two arrays of the block's shape, in detector units. Offset and gain are those of the input, so both are
+    scans like it, with the noise model `of_part`. Whole counts keep their type where gain is 1, all else is float32.
     """
     block = np.asarray(block)
     if noise.counting:
-        return _thin(block, noise, generator)
-    middle = (block.astype(np.float32) - np.float32(noise.offset)) * np.float32(0.5)
-    spread = np.sqrt(_variance(2 * middle, noise)) * np.float32(0.5)
+        return _thin(block, noise, generator, fraction)
+    signal = block.astype(np.float32) - np.float32(noise.offset)
+    spread = np.sqrt(_variance(signal, noise) * np.float32(fraction * (1 - fraction)))
     spread *= generator.standard_normal(block.shape, np.float32)
-    middle += np.float32(noise.offset)
-    return middle + spread, middle - spread
+    first = np.float32(fraction) * signal + spread
+    return first + np.float32(noise.offset), signal - first + np.float32(noise.offset)
 
 
-def of_half(noise: NoiseModel) -> NoiseModel:
-    """The noise model of either half of a split scan."""
-    return replace(noise, dose=noise.dose / 2, readout=noise.readout / np.sqrt(2))
+def of_part(noise: NoiseModel, fraction: float = 0.5) -> NoiseModel:
+    """The noise model of a part that `split` made with this fraction of the electrons."""
+    return replace(noise, dose=noise.dose * fraction, readout=noise.readout * fraction**0.5)
 
 
-def _thin(block, noise, generator):
+def _thin(block, noise, generator, fraction):
     if block.dtype.kind in "iu" and noise.gain == 1 and noise.offset == 0:
-        first = generator.binomial(block, 0.5).astype(block.dtype)
+        first = generator.binomial(block, fraction).astype(block.dtype)
         return first, block - first
     # Counting was found on good pixels; a bad one may hold anything.
     counts = np.rint((block - noise.offset) / noise.gain).clip(0).astype(np.int64)
-    first = generator.binomial(counts, 0.5)
+    first = generator.binomial(counts, fraction)
     return tuple((part * noise.gain + noise.offset).astype(np.float32) for part in (first, counts - first))
 
 

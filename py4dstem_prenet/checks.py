@@ -1,0 +1,296 @@
+"""What is true of a data set, without any truth: split it into independent halves, and score one on the other.
+
+If A and B are the halves of a scan (splitting.py), f an estimate made from A alone, and v the variance of B's noise,
+then E[(f - B)**2] - v is the squared error of f, whatever f is; v is known without bias (Poisson: v is B itself). So
+raw counts, any denoiser, the best Gaussian and the best truncated SVD can be scored on the user's own scan.
+
+What this supposes is that noise is independent from pixel to pixel and as large as the noise model says. Both are
+looked at first, in differences of neighboring positions; where they fail, no verdict is given.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import correlate1d, gaussian_filter, uniform_filter
+
+from . import batches
+from .noise import NoiseModel, estimate_noise
+from .splitting import of_part, split
+
+POSITIONS = 256
+SAMPLE_BYTES = 64 * 2**20  # of the sampled patterns as float32
+SIGMAS = (0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.3, 1.6, 2.0, 2.6, 3.3, 4.2)  # pixels, of the Gaussians that are tried
+RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+FLOOR = 0.01  # electrons that an estimate is taken to expect at least, where its deviance is asked
+GROUPS = 16  # parts of the sample, left out in turn to tell how sure a figure is
+ENOUGH = 300  # electrons (or as much variance) in a group of pixels, from which its noise is judged
+SHARED = 0.7  # fine over coarse variance of independent noise is 1; a blur of 0.45 pixels makes it 0.7
+QUIET, LOUD = 0.75, 1.5  # variance over that of the noise model, beyond which the model is wrong
+
+
+@dataclass(frozen=True)
+class DenoisingCheck:
+    """How far denoising helps this scan, measured on its own counts. `str(check)` is a paragraph.
+
+    worth, worth_sigma: how many raw measurements would have to be averaged for the same error, at the dose of the
+    scan, and one standard deviation of that; 1 is no gain. worth_at_half: the same at half the dose, as measured.
+    errors, error_sigmas: {"raw", "denoised", "gaussian", "svd"}: squared error as a part of the raw one, at half the
+    dose. deviances: Poisson deviance of the held-out half, a pixel. sigma: of the best Gaussian, pixels. rank: of the
+    best SVD. positions: how many were looked at. valid: the assumptions hold; where not, there are no figures.
+    accepted: valid, the error at half the dose is below the raw one beyond doubt (two standard deviations), and stays so
+    at the whole dose. reason: the verdict in words.
+    """
+
+    worth: float
+    worth_sigma: float
+    worth_at_half: float
+    errors: dict[str, float]
+    error_sigmas: dict[str, float]
+    deviances: dict[str, float]
+    sigma: float
+    rank: int
+    positions: int
+    valid: bool
+    accepted: bool
+    reason: str
+
+    def __str__(self):
+        lines = [f"Denoising {self.reason}"]
+        names = {"gaussian": f"best Gaussian ({self.sigma:g} px)", "svd": f"best truncated SVD (rank {self.rank})"}
+        lines += [f"          {names.get(key, key)}: squared error {error:.3g} +- {self.error_sigmas[key]:.1g} of raw, "
+                  f"held-out deviance {self.deviances[key]:.5g} a pixel" for key, error in self.errors.items()]
+        if self.valid:
+            lines += [f"          on {self.positions} positions at half the dose, the other half being the test"]
+        return "\n".join(lines)
+
+
+def check_denoising(datacube, noise: NoiseModel | None = None, weights=None, device="auto", positions: int = POSITIONS,
+                    seed: int = 0) -> DenoisingCheck:
+    """What `denoise` does for this scan, against no denoising, the best Gaussian and the best truncated SVD.
+
+    At most `positions` positions, in up to four blocks of neighbors, are split, and denoised at half and at a quarter
+    of the dose. Half of the electrons are spent on the test, and denoising gains less the more electrons there are:
+    `worth` is the gain at half the dose, continued to the whole by what it lost from a quarter to a half. Sigma and
+    rank are chosen on the very half that scores them, which flatters them slightly.
+
+    Args:
+        datacube: DataCube or array (Rx, Ry, Qx, Qy). noise: the detector's noise; estimated from the scan by default.
+        weights: as `denoise` takes them. device: "auto", "cpu", "cuda" or "mps". seed: of the split.
+
+    Raises PrenetError where the data cannot be used.
+    """
+    batches.check(datacube)
+    noise = noise or estimate_noise(datacube)
+    blocks = read_blocks(datacube, positions)
+    count = sum(block.shape[0] * block.shape[1] for block in blocks)
+    problem = broken_assumption(blocks, noise)
+    if problem:
+        return DenoisingCheck(np.nan, np.nan, np.nan, {}, {}, {}, np.nan, 0, count, False, False,
+                              f"cannot be judged on these data: {problem}. Do not use it unseen")
+    generator = np.random.default_rng(seed)
+    options = dict(device=device, progress=False) | ({} if weights is None else dict(weights=weights))
+    half, quarter = (_Level(blocks, noise, fraction, generator) for fraction in (0.5, 0.25))
+    estimates = {"raw": half.electrons, "denoised": half.denoised(options)}
+    sigma, estimates["gaussian"] = half.best((s, gaussian_filter(half.electrons, (0, s, s))) for s in SIGMAS)
+    rank, estimates["svd"] = half.best(truncated_svds(half.electrons, half.readout))
+    ratios = {key: half.ratio(estimate) for key, estimate in estimates.items()}
+    ratios["raw"] = np.ones(len(ratios["raw"]))  # by definition; its own noise says nothing
+    errors = {key: float(parts[0]) for key, parts in ratios.items()}
+    sigmas = {key: _jackknife(parts) for key, parts in ratios.items()}
+    at_half, at_quarter = -np.log(ratios["denoised"].clip(1e-3)), -np.log(
+        quarter.ratio(quarter.denoised(options)).clip(1e-3))
+    worth = np.exp(2 * at_half - at_quarter)
+    uncertainty = _jackknife(worth)
+    accepted, reason = _verdict(float(worth[0]), uncertainty, errors, sigmas)
+    return DenoisingCheck(float(worth[0]), uncertainty, float(np.exp(at_half[0])), errors, sigmas,
+                          {key: half.deviance(estimate) for key, estimate in estimates.items()}, sigma, rank, count,
+                          True, accepted, reason)
+
+
+def _verdict(worth, uncertainty, errors, sigmas):
+    """(accepted, the verdict in words)."""
+    figure = f"worth {worth:.3g} +- {uncertainty:.2g} times the dose"
+    ours, sigma = errors["denoised"], sigmas["denoised"]
+    if ours + 2 * sigma < 1 and worth > 1:
+        reason = f"is {figure}: so many raw measurements, averaged, would be as good"
+        name, best = min(((key, errors[key]) for key in ("gaussian", "svd")), key=lambda pair: pair[1])
+        if best + 2 * sigmas[name] < ours - 2 * sigma:
+            reason += f"; but the best {'Gaussian' if name == 'gaussian' else 'truncated SVD'} is better here"
+        return True, reason
+    if ours - 2 * sigma > 1:
+        return False, f"makes these data worse ({figure}): do not use it"
+    return False, f"cannot be told from leaving these data as they are ({figure}): do not use it"
+
+
+class _Level:
+    """A part of the electrons of blocks, to be estimated from, and the rest, to score estimates on.
+
+    blocks: (rx, ry, Qx, Qy) each, detector units. `electrons` and estimates are (n, Qx, Qy).
+    """
+
+    def __init__(self, blocks, noise: NoiseModel, fraction: float, generator):
+        self.noise = of_part(noise, fraction)
+        self.readout = self.noise.readout / noise.gain
+        self.good = ~noise.bad_pixels
+        self.parts, rest = zip(*(split(block, noise, generator, fraction) for block in blocks), strict=True)
+        self.electrons = _flat(self.parts, self.noise)
+        share = np.float32(fraction / (1 - fraction))
+        self.target = _flat(rest, noise) * share  # expects what the estimate should be
+        self._target_variance = self.target * share + self.readout**2 * share
+        self._raw = self._sums(fraction * (self.electrons + self.target / share) + self.readout**2)
+
+    def denoised(self, options):
+        """What `denoise` expects, from nothing but these parts."""
+        from py4DSTEM import DataCube
+
+        from .denoise import denoise
+
+        return _flat([np.asarray(denoise(DataCube(part), self.noise, **options).data) for part in self.parts],
+                     self.noise)
+
+    def best(self, candidates):
+        """(parameter, estimate) of the least squared error among (parameter, estimate) pairs."""
+        return min(candidates, key=lambda pair: self.squared(pair[1])[0])
+
+    def squared(self, estimate):
+        """Squared error of an estimate, unbiased: of all, then with each group left out."""
+        return self._sums((estimate - self.target) ** 2 - self._target_variance)
+
+    def ratio(self, estimate):
+        """The same, as a part of the raw squared error."""
+        return self.squared(estimate) / self._raw
+
+    def deviance(self, estimate):
+        """Mean Poisson deviance of the held-out electrons, a pixel; read-out noise counts as that many electrons more.
+
+        Deviance = 2 (t log(t / f) - t + f), with Snyder's shift where there is read-out noise.
+        """
+        shift = self.readout**2
+        t = (self.target + shift).clip(min=0)[:, self.good].astype(np.float64)
+        f = estimate.clip(min=FLOOR)[:, self.good] + shift
+        return float(2 * np.mean(t * np.log(np.maximum(t, 1e-300) / f) - t + f))
+
+    def _sums(self, values):
+        rows = (values * self.good).sum(2, dtype=np.float64)
+        # Few patterns are cut into interleaved rows, so that there always are groups to leave out.
+        cut = max(1, -(-GROUPS // len(rows)))
+        rows = np.stack([rows[:, k::cut].sum(1) for k in range(cut)], 1).ravel()
+        groups = np.array([group.sum() for group in np.array_split(rows, GROUPS)])
+        return np.concatenate([[groups.sum()], groups.sum() - groups])
+
+
+def _flat(blocks, noise):
+    return np.concatenate([noise.electrons(block.reshape(-1, *block.shape[2:])) for block in blocks])
+
+
+def _jackknife(parts):
+    """The standard deviation of parts[0], from the values with one group left out each."""
+    rest = parts[1:]
+    return float(np.sqrt((len(rest) - 1) / len(rest) * ((rest - rest.mean()) ** 2).sum()))
+
+
+def truncated_svds(electrons, readout, ranks=RANKS):
+    """Yield (rank, estimate) of patterns (n, Qx, Qy): the truncated SVD of the variance-stabilized scan.
+
+    Stabilized as z = 2 sqrt(e + 3/8 + readout**2) with readout in electrons, the mean pattern subtracted, and back with
+    the exact unbiased inverse, in its closed form (Makitalo and Foi 2011, doi 10.1109/TIP.2011.2121085).
+    """
+    n = len(electrons)
+    z = 2 * np.sqrt((electrons + 0.375 + readout**2).clip(min=0)).reshape(n, -1)
+    mean = z.mean(0)
+    z = z - mean
+    vectors = np.linalg.eigh(z @ z.T)[1][:, ::-1]
+    for rank in (r for r in ranks if r < n or r == 1):
+        u = vectors[:, :rank]
+        yield rank, unstabilized(u @ (u.T @ z) + mean, readout).reshape(electrons.shape)
+
+
+def unstabilized(z, readout):
+    """Expected electrons from the mean of stabilized counts; readout in electrons."""
+    z = np.maximum(z, 2 * 0.375**0.5)  # that of no electrons
+    out = z**2 / 4 - 1 / 8 + 1.5**0.5 / 4 / z - 11 / 8 / z**2 + 5 / 8 * 1.5**0.5 / z**3
+    return (out - readout**2).clip(min=0)
+
+
+def read_blocks(datacube, positions: int = POSITIONS) -> list[np.ndarray]:
+    """Blocks (rx, ry, Qx, Qy) of neighboring positions, in detector units: the whole scan, or four parts of it."""
+    rx, ry, qx, qy = batches.shape_of(datacube)
+    positions = min(positions, max(16, SAMPLE_BYTES // (4 * qx * qy)))
+    if rx * ry <= positions:
+        places = [(0, 0, rx, ry)]
+    else:
+        cut = [2 if side >= 16 else 1 for side in (rx, ry)]
+        each = positions // (cut[0] * cut[1])
+        rows = min(rx // cut[0], max(1, round(each**0.5)))
+        columns = min(ry // cut[1], each // rows)
+        rows = min(rx // cut[0], each // columns)
+        places = [((2 * i + 1) * rx // (2 * cut[0]) - rows // 2, (2 * j + 1) * ry // (2 * cut[1]) - columns // 2,
+                   rows, columns) for i in range(cut[0]) for j in range(cut[1])]
+    blocks = []
+    for row, column, rows, columns in places:
+        wanted = ((row + np.arange(rows))[:, None] * ry + column + np.arange(columns)).ravel()
+        index, read = zip(*batches.patterns(datacube, positions=wanted), strict=True)
+        read = np.concatenate(read)[np.argsort(np.concatenate(index))]
+        blocks.append(read.reshape(rows, columns, qx, qy))
+    return blocks
+
+
+def broken_assumption(blocks, noise: NoiseModel) -> str | None:
+    """What is wrong with supposing this noise model's independent noise in these blocks, in words; None: nothing.
+
+    Noise is seen in differences of neighboring positions (in single patterns where there are none), through two
+    filters that pass fine and less fine detail. Pixels are grouped by brightness. What is left of the pattern adds
+    variance, and more so through the second filter: so only too little variance in a group, too much in all of them,
+    and a lack of the finest detail in all of them tell of the noise.
+    """
+    clipped = _clipped(blocks, noise)
+    if clipped:
+        return clipped
+    total, fine, coarse, expected = np.zeros((4, *noise.bad_pixels.shape))
+    count = 0
+    kernel = np.array([1.0, -2.0, 1.0])
+    for block in blocks:
+        electrons = _flat([block], noise).reshape(block.shape)
+        total += electrons.sum((0, 1), dtype=np.float64)
+        axis = 1 if block.shape[1] > 1 else 0
+        if block.shape[axis] > 1:
+            electrons = np.diff(electrons, axis=axis) / np.float32(np.sqrt(2))
+        d = electrons.reshape(-1, *block.shape[2:])
+        fine += (correlate1d(correlate1d(d, kernel, 1), kernel, 2) ** 2).sum(0, dtype=np.float64) / 36
+        coarse += ((d - uniform_filter(d, (0, 3, 3))) ** 2).sum(0, dtype=np.float64) * 9 / 8
+        count += len(d)
+    mean = total / sum(block.shape[0] * block.shape[1] for block in blocks)
+    readout = (noise.readout / noise.gain) ** 2
+    expected = count * (correlate1d(correlate1d(mean, kernel**2, 0), kernel**2, 1) / 36 + readout)
+    order = np.argsort(np.where(noise.bad_pixels, -np.inf, uniform_filter(mean, 5)), axis=None)
+    order = order[noise.bad_pixels.sum():]
+    groups = [[part.ravel()[some].sum() for part in (fine, coarse, expected)] for some in np.array_split(order, 8)]
+    groups = np.array([group for group in groups if group[2] > ENOUGH])
+    if len(groups) == 0:
+        return "too few electrons are there to tell" if expected.sum() < ENOUGH else None
+    if (groups[:, 0] < SHARED * groups[:, 1]).all():
+        return ("neighboring pixels share noise (spread in the scintillator, interpolation or compression), so halves "
+                "of their counts are not independent")
+    ratio = groups[:, 0] / groups[:, 2]
+    if ratio.min() < QUIET:
+        return (f"their noise does not grow with the signal as that of electrons does (its variance falls to "
+                f"{ratio.min():.2f} of the expected one), as if they were gamma-adjusted, rescaled pattern by pattern, "
+                "or filtered")
+    if ratio.min() > LOUD:
+        return f"their noise is larger than the noise model says ({ratio.min():.2f} times its variance)"
+    return None
+
+
+def _clipped(blocks, noise):
+    values = np.concatenate([block[..., ~noise.bad_pixels].ravel() for block in blocks])
+    low, high = values.min(), values.max()
+    top = np.count_nonzero(values == high)
+    below = np.count_nonzero((values > high - 0.1 * (float(high) - noise.offset)) & (values < high))
+    if (float(high) - noise.offset) / noise.gain > 50 and top >= 4 and top > 0.2 * below:
+        return f"they are saturated ({top} of the values looked at are the largest one, {high})"
+    share = np.mean(values == low)
+    if not noise.counting and share > 0.02 and float(low) < noise.offset + 0.5 * noise.gain and noise.readout > 0:
+        return f"they are clipped below ({100 * share:.0f} % of the values are the smallest one, {low})"
+    return None
