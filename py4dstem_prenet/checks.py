@@ -39,8 +39,8 @@ class DenoisingCheck:
     errors, error_sigmas: {"raw", "denoised", "gaussian", "svd"}: squared error as a part of the raw one, at half the
     dose. deviances: Poisson deviance of the held-out half, a pixel. sigma: of the best Gaussian, pixels. rank: of the
     best SVD. positions: how many were looked at. valid: the assumptions hold; where not, there are no figures.
-    accepted: valid, the error at half the dose is below the raw one beyond doubt (two standard deviations), and stays so
-    at the whole dose. reason: the verdict in words.
+    accepted: valid, the error at half the dose is below the raw one beyond doubt (two standard deviations), and stays
+    so at the whole dose. reason: the verdict in words.
     """
 
     worth: float
@@ -83,7 +83,8 @@ def check_denoising(datacube, noise: NoiseModel | None = None, weights=None, dev
     """
     batches.check(datacube)
     noise = noise or estimate_noise(datacube)
-    blocks = read_blocks(datacube, positions)
+    scan = batches.shape_of(datacube)[:2]
+    blocks = read_blocks(datacube, positions, (1, 1) if scan[0] * scan[1] <= positions else (2, 2))
     count = sum(block.shape[0] * block.shape[1] for block in blocks)
     problem = broken_assumption(blocks, noise)
     if problem:
@@ -122,6 +123,59 @@ def _verdict(worth, uncertainty, errors, sigmas):
     if ours - 2 * sigma > 1:
         return False, f"makes these data worse ({figure}): do not use it"
     return False, f"cannot be told from leaving these data as they are ({figure}): do not use it"
+
+
+@dataclass(frozen=True)
+class OriginCheck:
+    """How well the direct beam is located in this scan, from its two halves. `str(check)` is a sentence.
+
+    scatter: rms difference between the halves' origins in each direction over sqrt(2), pixels: the precision at half
+    the dose. ratio, ratio_sigma: scatter over the sigma that was stated, and one standard deviation of that; below 1
+    where sigma holds a part that both halves share. positions: how many were seen in both. accepted: sigma is not
+    understated by more than a third. reason: in words.
+    """
+
+    scatter: float
+    ratio: float
+    ratio_sigma: float
+    positions: int
+    accepted: bool
+    reason: str
+
+    def __str__(self):
+        return f"Origin {self.reason}"
+
+
+def check_origin(datacube, noise: NoiseModel | None = None, device="auto", positions: int = 4 * POSITIONS,
+                 seed: int = 0) -> OriginCheck:
+    """Whether the origin's sigma is true, from the halves of at most `positions` neighboring positions.
+
+    What both halves share, an error that comes from the pattern and not from its noise, is not seen by this.
+    Arguments as those of `check_denoising`.
+    """
+    from .origin import measure_origin
+
+    batches.check(datacube)
+    noise = noise or estimate_noise(datacube)
+    blocks = read_blocks(datacube, positions, (1, 1))
+    problem = broken_assumption(blocks, noise)
+    if problem:
+        return OriginCheck(np.nan, np.nan, np.nan, 0, False, f"cannot be checked on these data: {problem}")
+    halves = split(blocks[0], noise, np.random.default_rng(seed))
+    maps = [measure_origin(half, of_part(noise), device=device, progress=False) for half in halves]
+    seen = maps[0].valid & maps[1].valid & maps[0].found & maps[1].found
+    if seen.sum() < 2:
+        return OriginCheck(np.nan, np.nan, np.nan, int(seen.sum()), False,
+                           "cannot be checked: half of the electrons show no direct beam")
+    difference = np.array([(getattr(maps[0], q) - getattr(maps[1], q))[seen] for q in ("qx0", "qy0")])
+    variance = np.array([sum(getattr(m, q)[seen] ** 2 for m in maps) for q in ("sigma_qx0", "sigma_qy0")])
+    square = (difference**2 / variance).mean(0)
+    ratio = float(np.sqrt(square.mean()))
+    sigma = float(square.std() / np.sqrt(len(square)) / (2 * ratio))
+    scatter = float(np.sqrt((difference**2).mean() / 2))
+    return OriginCheck(scatter, ratio, sigma, len(square), ratio < 4 / 3,
+                       f"scatters by {scatter:.3f} px in each direction at half the dose, {ratio:.2f} +- {sigma:.2f} "
+                       f"of the sigma that is stated there ({len(square)} positions)")
 
 
 class _Level:
@@ -214,26 +268,30 @@ def unstabilized(z, readout):
     return (out - readout**2).clip(min=0)
 
 
-def read_blocks(datacube, positions: int = POSITIONS) -> list[np.ndarray]:
-    """Blocks (rx, ry, Qx, Qy) of neighboring positions, in detector units: the whole scan, or four parts of it."""
+def read_blocks(datacube, positions: int, parts) -> list[np.ndarray]:
+    """Blocks (rx, ry, Qx, Qy) of neighboring positions, in detector units, from the middles of `parts` of the scan.
+
+    parts: into how many the scan is cut along Rx and Ry; a scan of no more than `positions` positions is given whole.
+    """
     rx, ry, qx, qy = batches.shape_of(datacube)
     positions = min(positions, max(16, SAMPLE_BYTES // (4 * qx * qy)))
-    if rx * ry <= positions:
-        places = [(0, 0, rx, ry)]
-    else:
-        cut = [2 if side >= 16 else 1 for side in (rx, ry)]
-        each = positions // (cut[0] * cut[1])
-        rows = min(rx // cut[0], max(1, round(each**0.5)))
-        columns = min(ry // cut[1], each // rows)
-        rows = min(rx // cut[0], each // columns)
-        places = [((2 * i + 1) * rx // (2 * cut[0]) - rows // 2, (2 * j + 1) * ry // (2 * cut[1]) - columns // 2,
-                   rows, columns) for i in range(cut[0]) for j in range(cut[1])]
+    cut = (min(parts[0], rx), min(parts[1], ry))
+    whole = rx * ry <= positions
+    each = positions // (cut[0] * cut[1])
+    rows = min(rx // cut[0], max(1, round(each**0.5)))
+    columns = min(ry // cut[1], max(1, each // rows))
+    rows = min(rx // cut[0], max(1, each // columns))
     blocks = []
-    for row, column, rows, columns in places:
-        wanted = ((row + np.arange(rows))[:, None] * ry + column + np.arange(columns)).ravel()
-        index, read = zip(*batches.patterns(datacube, positions=wanted), strict=True)
-        read = np.concatenate(read)[np.argsort(np.concatenate(index))]
-        blocks.append(read.reshape(rows, columns, qx, qy))
+    for i in range(cut[0]):
+        for j in range(cut[1]):
+            cell = np.s_[i * rx // cut[0]:(i + 1) * rx // cut[0], j * ry // cut[1]:(j + 1) * ry // cut[1]]
+            wanted = np.arange(rx * ry).reshape(rx, ry)[cell]
+            if not whole:
+                top, left = (wanted.shape[0] - rows) // 2, (wanted.shape[1] - columns) // 2
+                wanted = wanted[top:top + rows, left:left + columns]
+            index, read = zip(*batches.patterns(datacube, positions=wanted.ravel()), strict=True)
+            read = np.concatenate(read)[np.argsort(np.concatenate(index))]
+            blocks.append(read.reshape(*wanted.shape, qx, qy))
     return blocks
 
 

@@ -8,9 +8,9 @@ Detectors with gain and read-out noise: a value x of variance v, offset subtract
 where w is normal with variance p (1 - p) v. Then the first has variance p^2 v + p (1 - p) v = p v, which is what the
 noise model says of a part p of the electrons with sqrt(p) of the read-out noise, the other one likewise, and their
 covariance is p (1 - p) v - p (1 - p) v = 0; where noise is normal, they are independent (Neufeld et al., JMLR 2024,
-"data thinning"; Oliveira et al. 2021, "coupled bootstrap"). v is taken from the value itself, which makes the covariance
-zero on average, except where it is dark: no variance follows from the negative values that read-out noise makes there,
-and the mean of the neighbors, linear and so without bias, takes its place.
+"data thinning"; Oliveira et al. 2021, "coupled bootstrap"). v is taken from the value itself, which makes the
+covariance zero on average, except where it is dark: no variance follows from the negative values that read-out noise
+makes there, and the mean of the neighbors, linear and so without bias, takes its place.
 """
 
 from dataclasses import replace
