@@ -83,6 +83,17 @@ def _read(name: str) -> tuple[bytes, str]:
     return content, digest
 
 
+def tensors(name: str) -> dict:
+    """The verified tensors of a name. Raises WeightsError."""
+    from safetensors.torch import load as parse
+
+    content = _read(name)[0]
+    try:
+        return parse(content)
+    except ValueError as problem:
+        raise WeightsError(f"The weights file {find(name)} cannot be read; install the package again.") from problem
+
+
 def build(task: str) -> nn.Module:
     """An untrained network of a task."""
     from .center import CenterNet
@@ -113,12 +124,10 @@ def load(name: str, device="cpu") -> nn.Module:
 
 @lru_cache(maxsize=8)
 def _load(path: str, device: str) -> nn.Module:
-    from safetensors.torch import load as parse
-
-    network, content = build(card(path)["task"]), _read(path)[0]
+    network = build(card(path)["task"])
     try:
-        network.load_state_dict(parse(content))
-    except (RuntimeError, ValueError) as problem:
+        network.load_state_dict(tensors(path))
+    except RuntimeError as problem:
         raise WeightsError(f"The weights file {path} does not fit this version's networks; install the package again."
                            ) from problem
     return network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from ..errors import PrenetError
-from ..networks.weights import load
+from ..networks.weights import tensors
 from ..simulation.bank import load_bank
 
 SPECIMENS = 1600  # in the training bank, some six patterns each
@@ -34,6 +34,24 @@ def save_checkpoint(path: Path, **state):
     beside = path.with_suffix(".part")
     torch.save(state, beside)
     beside.rename(path)
+
+
+def grown(state: dict, network) -> dict:
+    """Weights for a network that has more channels here and there than the one they were trained in.
+
+    It answers as that one did: new inputs count for nothing at first, and new outputs are as they were drawn.
+    """
+    out = dict(state)
+    for name, fresh in network.state_dict().items():
+        old = state.get(name)
+        if old is None or old.ndim != fresh.ndim:
+            continue
+        if all(a <= b for a, b in zip(old.shape, fresh.shape, strict=True)):
+            out[name] = fresh.clone()
+            if old.ndim > 1:
+                out[name][:, old.shape[1]:] = 0
+            out[name][tuple(slice(n) for n in old.shape)] = old
+    return out
 
 
 def train(task: str, *, minutes: float | None = None, steps: int | None = None, seed: int = 0, resume: bool = False,
@@ -69,7 +87,7 @@ def train(task: str, *, minutes: float | None = None, steps: int | None = None, 
     torch.manual_seed(seed)
     network = job.build()
     if start is not None:
-        network.load_state_dict(load(start).state_dict())
+        network.load_state_dict(grown(tensors(start), network))
     network = network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
     average = copy.deepcopy(network)
     optimizer = torch.optim.AdamW(network.parameters(), lr=job.rate, weight_decay=1e-4, betas=(0.9, 0.98))
