@@ -15,14 +15,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.stats import chi2 as chi2_law
 
 from . import batches
-from .ellipse_fit import combine, fit_disk, refine_rings
+from .disk_fit import fit_disk
+from .errors import PrenetError
 from .networks.ellipse import AZIMUTHS, DISK_SPAN, RADII, RINGS_FROM, normalize_polar
 from .networks.weights import load, pick_device
 from .noise import NoiseModel, stabilize
 from .polar import ellipse_axes, to_polar
 from .pooling import Pooled, pool
+from .ring_fit import refine_rings
 
 SIGMA_ACCEPTED = 0.006  # a component of the ellipse vector must be known better than this
 CONTINUOUS = 0.35  # part of the azimuth that must carry the rings' signal
@@ -110,6 +113,29 @@ def _decide(sources, notes, continuity) -> Ellipse:
     else:
         verdict, accepted = f"accepted, from {names}", True
     return Ellipse(a, b, theta, vector, covariance, accepted, "; ".join([verdict, *notes]), sources)
+
+
+def combine(sources):
+    """Join estimates by inverse covariance.
+
+    Args:
+        sources: dict name -> (vector (2,), covariance (2, 2)).
+
+    Returns: (vector, covariance, agree, chi2). `agree`: chi2 of the sources about their mean, with 2 (n - 1)
+    degrees of freedom, is one that chance exceeds in more than one case in a thousand. Where chi2 exceeds its
+    degrees of freedom the covariance is scaled up by their ratio.
+    """
+    if not sources:
+        raise PrenetError("There is no ellipse estimate to combine.")
+    vectors = [np.asarray(v, float) for v, _ in sources.values()]
+    precisions = [np.linalg.inv(np.asarray(c, float)) for _, c in sources.values()]
+    covariance = np.linalg.inv(np.sum(precisions, 0))
+    vector = covariance @ np.sum([p @ v for p, v in zip(precisions, vectors, strict=True)], 0)
+    chi2 = float(sum((v - vector) @ p @ (v - vector) for p, v in zip(precisions, vectors, strict=True)))
+    freedom = 2 * (len(vectors) - 1)
+    if not freedom:
+        return vector, covariance, True, 0.0
+    return vector, covariance * max(1.0, chi2 / freedom), bool(chi2 < chi2_law.ppf(0.999, freedom)), chi2
 
 
 def _sigma(covariance) -> float:

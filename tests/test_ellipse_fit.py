@@ -7,10 +7,12 @@ import pytest
 import torch
 from scipy.special import ndtr
 
-from py4dstem_prenet.ellipse_fit import combine, fit_disk, refine_rings
+from py4dstem_prenet.disk_fit import fit_disk
+from py4dstem_prenet.ellipse import combine
 from py4dstem_prenet.errors import PrenetError
 from py4dstem_prenet.polar import ellipse_axes, ellipse_matrix, ellipse_vector, ideal_polar, to_polar
 from py4dstem_prenet.pooling import pool_arrays
+from py4dstem_prenet.ring_fit import refine_rings
 
 REAL = Path(__file__).parents[2] / "shared" / "real"
 VECTORS = [(0.0, 0.0), (0.05, 0.02), (-0.03, 0.04), (0.0, -0.08)]
