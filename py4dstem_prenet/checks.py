@@ -92,22 +92,22 @@ def check_denoising(datacube, noise: NoiseModel | None = None, weights=None, dev
                               f"cannot be judged on these data: {problem}. Do not use it unseen")
     generator = np.random.default_rng(seed)
     options = dict(device=device, progress=False) | ({} if weights is None else dict(weights=weights))
-    half, quarter = (_Level(blocks, noise, fraction, generator) for fraction in (0.5, 0.25))
+    half, quarter = (Level(blocks, noise, fraction, generator) for fraction in (0.5, 0.25))
     estimates = {"raw": half.electrons, "denoised": half.denoised(options)}
     sigma, estimates["gaussian"] = half.best((s, gaussian_filter(half.electrons, (0, s, s))) for s in SIGMAS)
     rank, estimates["svd"] = half.best(truncated_svds(half.electrons, half.readout))
     ratios = {key: half.ratio(estimate) for key, estimate in estimates.items()}
     ratios["raw"] = np.ones(len(ratios["raw"]))  # by definition; its own noise says nothing
     errors = {key: float(parts[0]) for key, parts in ratios.items()}
-    sigmas = {key: _jackknife(parts) for key, parts in ratios.items()}
+    sigmas = {key: jackknife(parts) for key, parts in ratios.items()}
     at_half, at_quarter = -np.log(ratios["denoised"].clip(1e-3)), -np.log(
         quarter.ratio(quarter.denoised(options)).clip(1e-3))
     worth = np.exp(2 * at_half - at_quarter)
-    uncertainty = _jackknife(worth)
+    uncertainty = jackknife(worth)
     accepted, reason = _verdict(float(worth[0]), uncertainty, errors, sigmas)
-    return DenoisingCheck(float(worth[0]), uncertainty, float(np.exp(at_half[0])), errors, sigmas,
-                          {key: half.deviance(estimate) for key, estimate in estimates.items()}, sigma, rank, count,
-                          True, accepted, reason)
+    deviances = {key: float(half.deviance(estimate)[0]) for key, estimate in estimates.items()}
+    return DenoisingCheck(float(worth[0]), uncertainty, float(np.exp(at_half[0])), errors, sigmas, deviances, sigma,
+                          rank, count, True, accepted, reason)
 
 
 def _verdict(worth, uncertainty, errors, sigmas):
@@ -178,10 +178,11 @@ def check_origin(datacube, noise: NoiseModel | None = None, device="auto", posit
                        f"of the sigma that is stated there ({len(square)} positions)")
 
 
-class _Level:
+class Level:
     """A part of the electrons of blocks, to be estimated from, and the rest, to score estimates on.
 
-    blocks: (rx, ry, Qx, Qy) each, detector units. `electrons` and estimates are (n, Qx, Qy).
+    blocks: (rx, ry, Qx, Qy) each, detector units. `electrons` and estimates are (n, Qx, Qy). Scores are arrays: of all
+    positions, then with each of GROUPS groups left out, for `jackknife`.
     """
 
     def __init__(self, blocks, noise: NoiseModel, fraction: float, generator):
@@ -209,7 +210,7 @@ class _Level:
         return min(candidates, key=lambda pair: self.squared(pair[1])[0])
 
     def squared(self, estimate):
-        """Squared error of an estimate, unbiased: of all, then with each group left out."""
+        """Squared error of an estimate, without bias."""
         return self._sums((estimate - self.target) ** 2 - self._target_variance)
 
     def ratio(self, estimate):
@@ -217,14 +218,13 @@ class _Level:
         return self.squared(estimate) / self._raw
 
     def deviance(self, estimate):
-        """Mean Poisson deviance of the held-out electrons, a pixel; read-out noise counts as that many electrons more.
+        """Poisson deviance of the held-out electrons, a pixel.
 
-        Deviance = 2 (t log(t / f) - t + f), with Snyder's shift where there is read-out noise.
+        Deviance = 2 (t log(t / f) - t + f); the variance of read-out noise is added to both (Snyder et al. 1995).
         """
-        shift = self.readout**2
-        t = (self.target + shift).clip(min=0)[:, self.good].astype(np.float64)
-        f = estimate.clip(min=FLOOR)[:, self.good] + shift
-        return float(2 * np.mean(t * np.log(np.maximum(t, 1e-300) / f) - t + f))
+        t = (self.target + self.readout**2).clip(min=0)
+        f = estimate.clip(min=FLOOR) + self.readout**2
+        return self._sums(2 * (t * np.log(np.maximum(t, 1e-30) / f) - t + f)) / self._sums(np.ones_like(t))
 
     def _sums(self, values):
         rows = (values * self.good).sum(2, dtype=np.float64)
@@ -239,7 +239,7 @@ def _flat(blocks, noise):
     return np.concatenate([noise.electrons(block.reshape(-1, *block.shape[2:])) for block in blocks])
 
 
-def _jackknife(parts):
+def jackknife(parts):
     """The standard deviation of parts[0], from the values with one group left out each."""
     rest = parts[1:]
     return float(np.sqrt((len(rest) - 1) / len(rest) * ((rest - rest.mean()) ** 2).sum()))

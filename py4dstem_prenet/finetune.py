@@ -1,0 +1,211 @@
+"""The denoising network, adapted to one scan by its own counts.
+
+Noise2Noise (Lehtinen et al. 2018, arXiv:1803.04189) on split counts (splitting.py): the network sees a part of the
+electrons and is to expect the rest, which is independent noise about the same truth, so that no truth is needed. Whole
+blocks of the scan are set aside; new weights are kept only where they predict electrons of those better than the old.
+"""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import hashlib
+import json
+import math
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from . import batches
+from ._version import __version__
+from .checks import Level, broken_assumption, jackknife, read_blocks
+from .errors import PrenetError
+from .files import check_output, new_file
+from .networks import weights
+from .noise import NoiseModel, estimate_noise
+from .splitting import of_part, split
+
+POSITIONS = 1024  # at most, of which a quarter is held out
+PARTS = 4  # into which the scan is cut along either axis
+BATCH = 16
+FIELD = 96  # side of a training crop, pixels
+RATE = 2e-4
+AVERAGE = 0.99  # decay of the running mean of the weights
+FRACTIONS = (0.5, 0.9)  # of the electrons that the network sees: near the whole, it learns at the dose that it will see
+SMALL = 0.02  # electrons beside which less than that weighs no more
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """Whether adapting the network was worth it. `str(result)` is a sentence.
+
+    path: the new weights, None where they were not kept. gain, gain_sigma: by how much the Poisson deviance of held-out
+    electrons fell, a pixel, and one standard deviation of that. error, error_sigma: change of the squared error, as a
+    part of the raw one; negative is better. steps: of training. accepted: written. reason: in words.
+    """
+
+    path: Path | None
+    gain: float
+    gain_sigma: float
+    error: float
+    error_sigma: float
+    steps: int
+    accepted: bool
+    reason: str
+
+    def __str__(self):
+        return f"Fine-tuning {self.reason}"
+
+
+def finetune(datacube, noise: NoiseModel | None = None, out="weights.safetensors", minutes: float = 5.0,
+             start="denoise", device="auto", seed: int = 0, progress=True) -> FinetuneResult:
+    """Adapt the denoising network to a scan; write weights that `denoise(weights=out)` takes if they are better on it.
+
+    At most 1024 positions in sixteen blocks are read; four of the blocks, apart from the others, are held out. Kept
+    are weights that lower the Poisson deviance of their held-out electrons by more than the standard error of the
+    difference and do not raise the squared error by more than its own; otherwise nothing is written.
+
+    Args:
+        datacube: DataCube or array (Rx, Ry, Qx, Qy). noise: the detector's noise; estimated from the scan by default.
+        out: a new .safetensors file; its description goes beside it, as .json.
+        minutes: how long to train. start: weights to begin from, a name or a file.
+        device: "auto", "cpu", "cuda" or "mps". seed: all that is random follows from it.
+
+    Raises PrenetError where the data cannot be used, a scan has one position only, or `out` is taken.
+    """
+    batches.check(datacube)
+    out = check_output(out, (".safetensors",))
+    check_output(out.with_suffix(".json"), (".json",))
+    if not minutes > 0:
+        raise PrenetError(f"Say how many minutes to train: a positive number, not {minutes}.")
+    scan = batches.shape_of(datacube)[:2]
+    if scan == (1, 1):
+        raise PrenetError("One pattern is too little to learn from: some positions must be held out for judging.")
+    device = weights.pick_device(device)
+    network = copy.deepcopy(weights.load(start, device)).requires_grad_(True)
+    noise = noise or estimate_noise(datacube)
+    blocks = read_blocks(datacube, POSITIONS, (PARTS, PARTS))
+    problem = broken_assumption(blocks, noise)
+    if problem:
+        return FinetuneResult(None, np.nan, np.nan, np.nan, np.nan, 0, False,
+                              f"was not tried, nothing was written: on these data it would learn noise, for {problem}")
+    columns = min(PARTS, scan[1])
+    aside = [(k // columns + 2 * (k % columns)) % 4 == 0 for k in range(len(blocks))]
+    held_out, seen = ([b for b, a in zip(blocks, aside, strict=True) if a == which] for which in (True, False))
+    generator = np.random.default_rng(seed)
+    network, steps = _train(network, seen, noise, minutes, generator, device, progress)
+    with tempfile.TemporaryDirectory() as folder:
+        trial = Path(folder) / "trial.safetensors"
+        content, card = _described(network, start, noise, minutes, steps, seed, sum(len(b) * b.shape[1] for b in seen))
+        trial.write_bytes(content)
+        trial.with_suffix(".json").write_text(json.dumps(card))
+        level = Level(held_out, noise, 0.5, generator)
+        old, new = (level.denoised(dict(device=str(device), weights=str(w), progress=False)) for w in (start, trial))
+    gain, error = level.deviance(old) - level.deviance(new), level.ratio(new) - level.ratio(old)
+    facts = [float(v) for v in (gain[0], jackknife(gain), error[0], jackknife(error))]
+    better = facts[0] > facts[1] and facts[2] < facts[3]
+    figures = (f"held-out deviance a pixel lower by {facts[0]:.3g} +- {facts[1]:.2g}, squared error changed by "
+               f"{facts[2]:+.3g} +- {facts[3]:.2g} of the raw one, after {steps} steps")
+    if not better:
+        return FinetuneResult(None, *facts, steps, False,
+                              f"did not help beyond doubt, nothing was written: {figures}; keep the weights you have")
+    card["figures"] = dict(zip(("deviance_gain", "sigma", "error_change", "error_sigma"), facts, strict=True))
+    _publish(out, content, card)
+    return FinetuneResult(out, *facts, steps, True, f"helped: {figures}; written to {out}")
+
+
+def _train(network, blocks, noise, minutes, generator, device, progress):
+    """(network with averaged weights, steps) after so many minutes on the patterns of blocks."""
+    patterns = np.concatenate([block.reshape(-1, *block.shape[2:]) for block in blocks])
+    average = copy.deepcopy(network).requires_grad_(False)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=0.0, betas=(0.9, 0.98))
+    began, steps, done = time.monotonic(), 0, 0.0
+    with tqdm(total=round(60 * minutes), desc="fine-tuning", unit=" s", disable=not progress) as bar:
+        while done < 1:
+            for group in optimizer.param_groups:
+                group["lr"] = RATE * min(1, (steps + 1) / 20) * 0.5 * (1 + math.cos(math.pi * done))
+            loss = _loss(network, *_crops(patterns, noise, generator, device))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            steps += 1
+            decay = min(AVERAGE, (1 + steps) / (10 + steps))
+            with torch.no_grad():
+                for mean, value in zip(average.parameters(), network.parameters(), strict=True):
+                    mean.lerp_(value, 1 - decay)
+            done = (time.monotonic() - began) / (60 * minutes)
+            bar.update(round(min(done, 1) * bar.total) - bar.n)
+    return average.eval(), steps
+
+
+def _crops(patterns, noise, generator, device):
+    """Electrons, read-out (B,), good pixels, what is left of the electrons, brought to the same dose, and its share."""
+    some = generator.integers(len(patterns), size=BATCH)
+    fraction = float(generator.uniform(*FRACTIONS))
+    parts = split(patterns[some], noise, generator, fraction)
+    share = fraction / (1 - fraction)
+    images = np.stack([noise.electrons(parts[0]), noise.electrons(parts[1]) * np.float32(share),
+                       np.broadcast_to(~noise.bad_pixels, parts[0].shape).astype(np.float32)])
+    shape = images.shape[2:]
+    side = [min(FIELD, n // 16 * 16) for n in shape]
+    # Detectors know no direction: a crop may be turned and mirrored, all of the batch alike.
+    corners = [generator.integers(0, n - s + 1, size=BATCH) for n, s in zip(shape, side, strict=True)]
+    images = np.stack([images[:, k, x:x + side[0], y:y + side[1]]
+                       for k, (x, y) in enumerate(zip(*corners, strict=True))], 1)
+    images = np.rot90(images, generator.integers(4), axes=(2, 3))
+    if generator.random() < 0.5:
+        images = images[..., ::-1]
+    electrons, rest, good = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+    readout = torch.full((BATCH,), of_part(noise, fraction).readout / noise.gain, device=device)
+    return electrons, readout, good > 0.5, rest, share
+
+
+def _loss(network, electrons, readout, good, rest, share):
+    """Squared error and Poisson deviance of the rest, in units of its noise, as in training.
+
+    Squares over the variance that the estimate itself implies have the gradient of the deviance, and suit read-out
+    noise and the negative values that come with it, too (quasi-likelihood, Wedderburn 1974).
+    """
+    estimate = network(electrons, readout, good)
+    variance = estimate.detach() + readout[:, None, None] ** 2
+    square = (estimate - rest).square() * good
+    squared = square.sum((1, 2)) / (variance * good).sum((1, 2)).clamp_min(1)
+    deviance = (square / (variance + SMALL)).sum((1, 2)) / ((4 * variance).clamp(max=1) * good).sum((1, 2)).clamp_min(1)
+    return ((squared + deviance) / share).mean()
+
+
+def _described(network, start, noise, minutes, steps, seed, positions):
+    """(content of the weights file, its description) in the form that `networks.weights` reads."""
+    from safetensors.torch import save
+
+    from .training.export import replay
+
+    network = copy.deepcopy(network).cpu()
+    content = save({key: value.contiguous().float() for key, value in network.state_dict().items()})
+    return content, {
+        "task": "denoise", "format": weights.FORMAT, "sha256": hashlib.sha256(content).hexdigest(),
+        "version": __version__, "date": datetime.date.today().isoformat(), "seed": seed, "steps": steps,
+        "minutes": minutes, "command": "finetune", "start": {"name": Path(start).name, "sha256": weights.verify(start)},
+        "positions": positions, "dose": noise.dose, "parameters": sum(p.numel() for p in network.parameters()),
+        "replay": replay(network, "denoise"),
+    }
+
+
+def _publish(out, content, card):
+    """Weights and description, both or none."""
+    beside = out.with_suffix(".json")
+    try:
+        with new_file(out, (".safetensors",)) as partial:
+            partial.write_bytes(content)
+            with new_file(beside, (".json",)) as description:
+                description.write_text(json.dumps(card, indent=1) + "\n")
+    except BaseException:
+        if not out.exists():
+            beside.unlink(missing_ok=True)
+        raise
