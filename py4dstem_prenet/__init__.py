@@ -12,7 +12,7 @@ from .errors import PrenetError
 _HOME = {
     "measure_origin": "origin", "fit_origin": "origin", "measure_ellipse": "ellipse", "estimate_noise": "noise",
     "calibrate": "pipeline", "preprocess": "pipeline", "open_cube": "files", "save": "emd",
-    "load_calibration": "emd",
+    "load_calibration": "emd", "check_denoising": "checks", "check_origin": "checks",
 }
 __all__ = ["PrenetError", "__version__", *_HOME]
 

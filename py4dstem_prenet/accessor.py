@@ -81,6 +81,27 @@ class PrenetAccessor:
 
         return preprocess(self._datacube, out=out, device=device, progress=progress)
 
+    def check_denoising(self, weights=None, device="auto"):
+        """What denoising is worth on this scan, measured on its own counts: a `DenoisingCheck`, which prints."""
+        from .checks import check_denoising
+
+        return check_denoising(self._datacube, weights=weights, device=device)
+
+    def check_origin(self, device="auto"):
+        """Whether the stated sigma of the origin is true, from two halves of the electrons: an `OriginCheck`."""
+        from .checks import check_origin
+
+        return check_origin(self._datacube, device=device)
+
+    def finetune(self, out="weights.safetensors", minutes=5.0, device="auto", progress=True):
+        """Adapt the denoising network to this scan; `denoise(weights=out)` takes what is written, if it is better.
+
+        Returns a `FinetuneResult`, which prints as a sentence.
+        """
+        from .finetune import finetune
+
+        return finetune(self._datacube, out=out, minutes=minutes, device=device, progress=progress)
+
     def show(self):
         """Figures of what the calibration holds and does."""
         from .plots import show

@@ -95,6 +95,28 @@ def denoise(file: Scan, output: Output, device: Device = "auto", scan: Shape = N
 
 
 @app.command()
+def finetune(
+    file: Scan,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The new weights, .safetensors.")],
+    minutes: Annotated[float, typer.Option(min=0, help="How long to train.")] = 5.0,
+    device: Device = "auto",
+    scan: Shape = None,
+    cube: Cube = None,
+):
+    """Adapt the denoising network to a scan; its weights are saved if they are better on held-out electrons."""
+    from .files import check_output
+
+    check_output(output, (".safetensors",))
+    datacube = _open(file, scan, cube)
+    from .finetune import finetune
+
+    result = finetune(datacube, out=output, minutes=minutes, device=device)
+    typer.echo(str(result))
+    if not result.accepted:
+        raise typer.Exit(1)
+
+
+@app.command()
 def info(
     file: Annotated[Path | None, typer.Argument(help="Tell what this file holds.")] = None,
     weights: Annotated[bool, typer.Option("--weights", help="Verify the weights, and nothing else.")] = False,
