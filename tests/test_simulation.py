@@ -399,7 +399,7 @@ def test_without_faults_nothing_changes():
     image, none, at = spread_image(), clean_faults(4), coordinates_of(4)
     assert not any(some.any() for some in none.kinds().values())
     assert torch.equal(faults.scatter(image, none, at), image)
-    assert torch.equal(faults.darken(image, none, at, torch.full((4,), 9.0)), image)
+    assert torch.equal(faults.diffract(image, none, at, torch.full((4,), 9.0)), image)
     shaded, masked = faults.shade(image, none)
     assert torch.equal(shaded, image) and not masked.any()
     assert torch.equal(faults.record(image, image, none, torch.Generator().manual_seed(1)), image)
@@ -531,10 +531,31 @@ def test_moved_copies_spread_a_beam_about_its_place():
 def test_a_dark_direct_beam_is_dark_and_all_else_as_it_was():
     image, at = spread_image(2), coordinates_of(2)
     radius = torch.tensor([6.0, 9.0])
-    out = faults.darken(image, clean_faults(2, dark=torch.tensor([0.05, 1.0])), at, radius)
+    out = faults.diffract(image, clean_faults(2, dark=torch.tensor([0.05, 1.0])), at, radius)
     distance = torch.linalg.vector_norm(at[0], dim=-1)
     assert torch.allclose(out[0, distance < 6], 0.05 * image[0, distance < 6])
     assert torch.equal(out[0, distance > 7.5], image[0, distance > 7.5]) and torch.equal(out[1], image[1])
+
+
+def test_bragg_disks_overlap_where_their_lattice_is_finer_than_they_are_wide():
+    """Those of the orders +-(1, 0) of a lattice of 9 px, of 6 px radius: between them both are seen."""
+    strength = torch.zeros(2, len(faults.ORDERS))
+    chosen = [faults.ORDERS.tolist().index([h, 0]) for h in (0, 1)]
+    strength[0, chosen[0]], strength[0, chosen[1]] = 0.5, 2.0
+    base = torch.tensor([[9.0, 0.0], [0.0, 11.0]]).expand(2, 2, 2)
+    given, at = clean_faults(2, disks=strength, lattice=base), coordinates_of(2)
+    added = faults.diffract(torch.zeros(2, 48, 48), given, at, torch.full((2,), 6.0))
+    assert not added[1].any()
+    total, center, _ = moments(added[0])
+    assert total == pytest.approx(2.5, rel=0.02)
+    assert center == pytest.approx([23.5 + 2.0 / 2.5 * 9, 23.5], abs=0.02)  # +x is down the rows
+    level = added[0, [20, 28, 37], 24] * np.pi * 36
+    assert level.tolist() == pytest.approx([0.5, 2.5, 2.0], rel=0.01)
+    drawn = draw_faults(torch.Generator().manual_seed(1), torch.full((300, 2), 20.0), torch.full((300,), 6.0),
+                        (48, 48), faults.Rates(disks=1.0))
+    assert not drawn.disks[:, faults.ORDERS.abs().sum(1) == 0].any()  # the direct beam is the bank's own
+    shortest = torch.linalg.vector_norm(drawn.lattice, dim=-1).amin(1)
+    assert 0.2 < (shortest < 12).float().mean() < 0.9 and (drawn.disks.amax(1) > 1).any()
 
 
 def test_bands_are_bright_between_their_edges():

@@ -1,8 +1,9 @@
-"""What goes wrong with patterns: dark direct beams, Kikuchi bands, beam stops, chip gaps, smear, hits, saturation.
+"""What goes wrong with patterns: dark direct beams, overlapping disks, Kikuchi bands, beam stops, smear, saturation.
 
-Parameters are drawn in one place (`draw_faults`) and applied in three: to what is scattered (`scatter`), to what
-reaches the pixels (`shade`), and to what is counted (`record`). A pattern has each fault with a small probability
-(`Rates`) and the neutral value otherwise, which changes nothing.
+Parameters are drawn in one place (`draw_faults`) and applied in four: to what is diffracted (`diffract`), to what is
+scattered (`scatter`), to what reaches the pixels (`shade`), and to what is counted (`record`). A pattern has each
+fault with a small probability (`Rates`) and the neutral value otherwise, which changes nothing. "Wrong" is wide:
+thick crystals are in it.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import torch
 from torch.nn.functional import conv2d, pad
 
 from .detector import uniform
+from .pattern import rotation_matrix, soft_disk
 
 BAR, NEEDLE, ROUND = 0, 1, 2  # kinds of beam stops
 BANDS, COPIES, HITS = 4, 16, 5  # at most, in a pattern
+ORDERS = torch.cartesian_prod(torch.arange(-3, 4), torch.arange(-3, 4)).float()  # of Bragg disks, (49, 2)
 REACH = 8  # of copies that moved, pixels
 
 
@@ -25,6 +28,7 @@ class Rates:
     """The probability of each fault in a pattern."""
 
     dark: float = 0.05
+    disks: float = 0.06
     bands: float = 0.05
     moved: float = 0.0
     stop: float = 0.07
@@ -60,16 +64,20 @@ class BeamStop:
 class Faults:
     """What is wrong with each pattern of a batch; lengths in pixels, and the neutral value in brackets.
 
-    dark: (B,) factor of the direct disk [1]. bands: (B, BANDS, 4) strength [0], direction, distance from the direct
-    beam, half width. moved: (B, COPIES, 2) copies that a block sum adds up [0], of zero mean. stop: the beam stop.
-    cross: (B, 4) middle row and column of the gap between chips, its half width [0], and the factor of counts there.
-    cross_known: (B,). smear: (B, 3) part of the charge left behind [0], its length, and the direction: rows up (-1),
-    rows down (1), both (0). hits: (B, HITS) brightness over the brightest pixel [0]. saturated, wrapped: (B,) level
+    dark: (B,) factor of the direct disk [1]. disks: (B, 49) brightness of the Bragg disks of `ORDERS`, as parts of an
+    undiffracted beam's [0], and lattice: (B, 2, 2) their two base vectors, in rows. bands: (B, BANDS, 4) strength [0],
+    direction, distance from the direct beam, half width. moved: (B, COPIES, 2) copies that a block sum adds up [0], of
+    zero mean. stop: the beam stop. cross: (B, 4) middle row and column of the gap between chips, its half width [0],
+    and the factor of counts there. cross_known: (B,) bool, whether a mask tells of it. smear: (B, 3) part of the
+    charge left behind [0], its length, and the direction: rows up (-1), rows down (1), both (0). hits: (B, HITS)
+    brightness over the brightest pixel [0]. saturated, wrapped: (B,) level
     over the brightest expected pixel [inf]. gain: (B,) counts an electron is taken for [1]. offset: (B,) electrons
     [0]. columns: (B,) rms, electrons [0]. sides: (B, 4) rows and columns past the detector at each side [0].
     """
 
     dark: torch.Tensor
+    disks: torch.Tensor
+    lattice: torch.Tensor
     bands: torch.Tensor
     moved: torch.Tensor
     stop: BeamStop
@@ -86,7 +94,7 @@ class Faults:
 
     def kinds(self) -> dict:
         """Which patterns have each fault: names of `Rates`, (B,) bool."""
-        return dict(dark=self.dark < 1, bands=(self.bands[..., 0] != 0).any(1),
+        return dict(dark=self.dark < 1, disks=(self.disks > 0).any(1), bands=(self.bands[..., 0] != 0).any(1),
                     moved=(self.moved != 0).flatten(1).any(1), stop=self.stop.width > 0, cross=self.cross[:, 2] > 0,
                     smear=self.smear[:, 0] > 0, hits=(self.hits > 0).any(1), saturated=self.saturated < torch.inf,
                     wrapped=self.wrapped < torch.inf, gain=self.gain != 1, offset=self.offset != 0,
@@ -117,6 +125,11 @@ def draw_faults(generator, origin, radius, shape, rates: Rates, plenty=None) -> 
         chosen = draw() < rate
         return chosen if among is None else chosen & among
 
+    # Disks overlap where the base vectors are shorter than two radii.
+    length = log_draw(2, low=0.7, high=1.4) * log_draw(1, low=1.0, high=5.0) * radius[:, None].clamp_min(1.5)
+    turn = rotation_matrix(torch.cumsum(torch.stack([draw(high=2 * math.pi), draw(low=1.0, high=2.1)], 1), 1))
+    lattice = turn[..., 0] * length[..., None]
+    disks = log_draw(len(ORDERS), low=0.03, high=1.0) * log_draw(1, low=0.05, high=6.0) * (ORDERS != 0).any(1)
     bands = torch.stack([draw(BANDS, low=-0.35, high=0.7) * (draw(BANDS) < 0.6), draw(BANDS, high=math.pi),
                          normal(BANDS) * 0.25 * side, log_draw(BANDS, low=2.0, high=0.3 * side)], -1)
     bands[..., 0] *= has(rates.bands)[:, None]
@@ -145,9 +158,10 @@ def draw_faults(generator, origin, radius, shape, rates: Rates, plenty=None) -> 
     level = lambda rate: torch.where(has(rate), log_draw(low=0.1, high=0.9), torch.inf)  # noqa: E731
     past = side * torch.where(draw(4) < 0.4, 0.49 * draw(4) ** 2, 0.0) * has(rates.sides, plenty)[:, None]
     return Faults(
-        dark=torch.where(has(rates.dark), log_draw(low=0.02, high=0.9), 1.0), bands=bands,
-        moved=copies * has(rates.moved)[:, None, None], stop=stop, cross=cross, cross_known=draw() < 0.7, smear=smear,
-        hits=hits, saturated=level(rates.saturated), wrapped=level(rates.wrapped),
+        dark=torch.where(has(rates.dark), log_draw(low=0.02, high=0.9), 1.0),
+        disks=disks * has(rates.disks)[:, None], lattice=lattice, bands=bands,
+        moved=copies * has(rates.moved)[:, None, None], stop=stop, cross=cross, cross_known=draw() < 0.7,
+        smear=smear, hits=hits, saturated=level(rates.saturated), wrapped=level(rates.wrapped),
         gain=torch.where(has(rates.gain), log_draw(low=0.2, high=5.0), 1.0),
         offset=log_draw(low=0.1, high=100.0) * has(rates.offset),
         columns=log_draw(low=0.05, high=3.0) * has(rates.columns), sides=past)
@@ -183,15 +197,22 @@ def scatter(expected, faults: Faults, coordinates) -> torch.Tensor:
     return expected
 
 
-def darken(expected, faults: Faults, coordinates, radius) -> torch.Tensor:
-    """Expected patterns whose direct disk, radius (B,), is dimmed; Bragg disks then outshine it."""
-    some = _which(faults.dark < 1)
-    if not len(some):
-        return expected
+def diffract(expected, faults: Faults, coordinates, radius) -> torch.Tensor:
+    """Patterns (B, H, W), parts of the beam, as of thicker crystals: direct disks, radius (B,), dimmed, more of others.
+
+    coordinates: (B, H, W, 2), pixels from the direct beam, without distortion.
+    """
     expected = expected.clone()
-    # A little wider than the disk, lest a bright rim remain.
-    inside = torch.linalg.vector_norm(coordinates[some], dim=-1) < radius[some, None, None] + 0.8
-    expected[some] *= torch.where(inside, faults.dark[some, None, None], 1.0)
+    some = _which(faults.dark < 1)
+    if len(some):
+        # A little wider than the disk, lest a bright rim remain.
+        inside = torch.linalg.vector_norm(coordinates[some], dim=-1) < radius[some, None, None] + 0.8
+        expected[some] *= torch.where(inside, faults.dark[some, None, None], 1.0)
+    for k in _which((faults.disks > 0).any(1)).tolist():
+        at = ORDERS @ faults.lattice[k]
+        apart = coordinates[k] - at[:, None, None]
+        disks = soft_disk(apart, radius[k].expand(len(at)), torch.full((len(at),), 0.4))
+        expected[k] += torch.einsum("s,shw->hw", faults.disks[k], disks) / (torch.pi * radius[k] ** 2)
     return expected
 
 

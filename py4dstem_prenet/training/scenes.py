@@ -13,7 +13,7 @@ import torch
 from ..polar import ellipse_matrix
 from ..simulation.bank import Bank
 from ..simulation.detector import Detector, blur, draw_detector, uniform
-from ..simulation.faults import NONE, Faults, Rates, darken, draw_faults, scatter, shade
+from ..simulation.faults import NONE, Faults, Rates, diffract, draw_faults, scatter, shade
 from ..simulation.pattern import ideal_coordinates, project, rotation_matrix
 
 PLENTY = 5000.0  # electrons with which a pattern is seen although its direct beam is hidden
@@ -103,7 +103,7 @@ def draw_scene(bank: Bank, generator, batch: int, shape, origin: torch.Tensor, *
     share = uniform(generator, batch, 1, 1) ** 2 * 0.7 * (uniform(generator, batch, 1, 1) < 0.6)
     area = shape[0] * shape[1] / extent**2
     hill = draw_background(generator, coordinates, extent)
-    expected = (1 - share) * darken(expected, faults, coordinates, radius) + share * min(1.0, area * 2) * hill
+    expected = (1 - share) * diffract(expected, faults, coordinates, radius) + share * min(1.0, area * 2) * hill
     detector = draw_detector(generator, batch, shape, stops=stops)
     expected = scatter(expected, faults, coordinates)
     expected, masked = shade(blur(expected * dose[:, None, None], detector.blur), faults)
