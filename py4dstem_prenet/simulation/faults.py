@@ -131,7 +131,8 @@ def draw_faults(generator, origin, radius, shape, rates: Rates, plenty=None) -> 
     lattice = turn[..., 0] * length[..., None]
     # They fade away from the Laue circle's side, not from the direct beam.
     far = torch.linalg.vector_norm(ORDERS - normal(1, 2), dim=-1) / log_draw(1, low=0.6, high=1.8)
-    disks = torch.exp(-0.5 * far**2) * log_draw(len(ORDERS), low=0.05, high=1.0) * log_draw(1, low=0.05, high=6.0) * (ORDERS != 0).any(1)
+    disks = torch.exp(-0.5 * far**2) * log_draw(len(ORDERS), low=0.05, high=1.0) * log_draw(1, low=0.05, high=6.0)
+    disks = disks * (ORDERS != 0).any(1)
     bands = torch.stack([draw(BANDS, low=-0.35, high=0.7) * (draw(BANDS) < 0.6), draw(BANDS, high=math.pi),
                          normal(BANDS) * 0.25 * side, log_draw(BANDS, low=2.0, high=0.3 * side)], -1)
     bands[..., 0] *= has(rates.bands)[:, None]
