@@ -11,7 +11,7 @@ from .errors import PrenetError
 
 _HOME = {
     "measure_origin": "origin", "fit_origin": "origin", "measure_ellipse": "ellipse", "estimate_noise": "noise",
-    "calibrate": "pipeline", "preprocess": "pipeline", "open_cube": "files", "save": "emd",
+    "calibrate": "pipeline", "preprocess": "pipeline", "open": "opening", "save": "emd",
     "load_calibration": "emd", "check_denoising": "checks", "check_origin": "checks",
 }
 __all__ = ["PrenetError", "__version__", *_HOME]

@@ -34,11 +34,12 @@ app = typer.Typer(
     help="Origin, ellipse and denoising of 4D-STEM scans with trained networks.",
 )
 
-Scan = Annotated[Path, typer.Argument(metavar="FILE", help="EMD, .npy, or any format that py4DSTEM imports.")]
+Scan = Annotated[Path, typer.Argument(metavar="FILE", help="EMD, HDF5, .npy, or a detector's file.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="The new file.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Shape = Annotated[str | None, typer.Option(metavar="RX,RY", help="The scan's shape, if the file lacks it.")]
 Cube = Annotated[str | None, typer.Option(help="Which DataCube, if the file holds several.")]
+Scheduler = Annotated[str | None, typer.Option(metavar="ADDRESS", help="Of a Dask cluster, to work there.")]
 
 
 class Task(str, Enum):
@@ -63,16 +64,19 @@ def calibrate(
     device: Device = "auto",
     scan: Shape = None,
     cube: Cube = None,
+    scheduler: Scheduler = None,
 ):
     """Measure origin and ellipse, and save the calibrated scan as an EMD file."""
     from .files import check_output
 
     check_output(output)
     datacube = _open(file, scan, cube)
+    from .cluster import connected
     from .emd import save
     from .pipeline import calibrate
 
-    report = calibrate(datacube, device=device)
+    with connected(scheduler):
+        report = calibrate(datacube, device=device)
     typer.echo(str(report))
     if not report.origin.found:
         typer.echo(f"prenet: {output} was not written, because no direct beam was found.", err=True)
@@ -82,15 +86,24 @@ def calibrate(
 
 
 @app.command()
-def denoise(file: Scan, output: Output, device: Device = "auto", scan: Shape = None, cube: Cube = None):
+def denoise(
+    file: Scan,
+    output: Output,
+    device: Device = "auto",
+    scan: Shape = None,
+    cube: Cube = None,
+    scheduler: Scheduler = None,
+):
     """Denoise a scan, and save it as an EMD file."""
     from .files import check_output
 
     check_output(output)
     datacube = _open(file, scan, cube)
+    from .cluster import connected
     from .denoise import denoise
 
-    denoise(datacube, out=output, device=device)
+    with connected(scheduler):
+        denoise(datacube, out=output, device=device)
     typer.echo(f"Saved {output}.")
 
 
@@ -114,6 +127,25 @@ def finetune(
     typer.echo(str(result))
     if not result.accepted:
         raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    file: Scan,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The new .html file.")],
+    device: Device = "auto",
+    scan: Shape = None,
+    cube: Cube = None,
+):
+    """Write a web page about a calibrated scan: can I go on with it, and why."""
+    from .files import HTML_ENDINGS, check_output
+
+    check_output(out, HTML_ENDINGS)
+    datacube = _open(file, scan, cube)
+    from .report import report
+
+    report(datacube, out, device=device)
+    typer.echo(f"Saved {out}.")
 
 
 @app.command()
@@ -186,9 +218,9 @@ def _pair(text, option):
 
 
 def _open(file, scan, cube):
-    from .files import open_cube
+    from . import opening
 
-    return open_cube(file, None if scan is None else _pair(scan, "--scan"), cube)
+    return opening.open(file, None if scan is None else _pair(scan, "--scan"), cube)
 
 
 def _tell_versions():
@@ -212,11 +244,12 @@ def _tell_weights():
 
 
 def _tell_file(file):
-    from .files import EMD_ENDINGS, emd_nodes, existing, open_cube, open_hdf5, stored_json
+    from . import opening
+    from .files import EMD_ENDINGS, emd_nodes, existing, open_hdf5, stored_json
 
     file = existing(file)
     if file.suffix.lower() not in EMD_ENDINGS:
-        data = open_cube(file).data
+        data = opening.open(file).data
         typer.echo(f"{file}: a scan of shape {tuple(data.shape)}, {data.dtype}")
         return
     with open_hdf5(file) as opened:

@@ -1,7 +1,4 @@
-"""Scans out of files, and new files that appear whole or not at all, never in the place of another.
-
-py4DSTEM is imported only where a DataCube is made: it takes seconds.
-"""
+"""New files that appear whole or not at all, never in the place of another; and what an HDF5 file holds."""
 
 import os
 import secrets
@@ -9,14 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
-import numpy as np
-import psutil
 
-from . import batches
 from .errors import PrenetError
 
 EMD_ENDINGS = (".h5", ".hdf5", ".emd", ".py4dstem")  # those under which py4DSTEM.read looks for EMD
-_EMD_NODES = ("node", "array", "pointlist", "pointlistarray", "custom")
 
 
 def existing(path):
@@ -113,137 +106,6 @@ def save_scan(path, data, truth):
             file["datacube_root/datacube"].attrs["python_class"] = "DataCube"
 
 
-# --- scans out of files -------------------------------------------------------------------------------------
-
-
-def open_cube(path, scan=None, name=None):
-    """A py4DSTEM DataCube out of a file: EMD, `.npy`, or whatever `py4DSTEM.import_file` reads.
-
-    Data larger than a quarter of the free memory stay on disk where the format allows it, `.npy` always.
-
-    Args:
-        path: the file.
-        scan: (Rx, Ry), for a format that stores a plain stack of patterns.
-        name: which DataCube to take where the file holds several.
-
-    Raises PrenetError where the file is missing, damaged, of an unknown kind, or holds no scan.
-    """
-    path = existing(path)
-    if path.suffix.lower() == ".npy":
-        from py4DSTEM import DataCube
-
-        try:
-            data = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise PrenetError(f"{path} is not a complete array of numbers ({error}).") from error
-        data = _as_scan(data, scan, path)
-        batches.check(data)  # py4DSTEM cannot even hold an empty scan
-        return DataCube(data, name=path.stem)
-    if path.suffix.lower() in EMD_ENDINGS:
-        with open_hdf5(path) as file:
-            is_emd = file.attrs.get("emd_group_type") == "file"
-        if is_emd:
-            return _open_emd(path, scan, name)
-    return _import(path, scan)
-
-
-def _as_scan(data, scan, path):
-    """The array with axes (Rx, Ry, Qx, Qy)."""
-    patterns = int(np.prod(data.shape[:-2]))
-    if scan is not None:
-        if data.ndim < 2 or patterns != scan[0] * scan[1]:
-            raise PrenetError(
-                f"{path} holds an array of shape {data.shape}, which does not fill a scan of "
-                f"{scan[0]} x {scan[1]}."
-            )
-        return data.reshape(*scan, *data.shape[-2:])
-    if data.ndim != 4:
-        raise PrenetError(
-            f"{path} holds an array of shape {data.shape}, but a scan has four axes (Rx, Ry, Qx, Qy); "
-            "if it is a stack of patterns, give the scan's shape (Rx, Ry)."
-        )
-    return data
-
-
-def _too_large(size):
-    return size > psutil.virtual_memory().available / 4
-
-
-def _open_emd(path, scan, name):
-    import py4DSTEM
-
-    with open_hdf5(path) as file:
-        nodes = emd_nodes(file)
-        cubes = [where for where, kind in nodes.items() if kind == "DataCube"]
-        if name is not None:
-            cubes = [where for where in cubes if name in (where, where.split("/")[-1])]
-        if len(cubes) != 1:
-            raise PrenetError(_which_cube(path, nodes, cubes, name))
-        shape, size = file[cubes[0]]["data"].shape, file[cubes[0]]["data"].nbytes
-    if scan is not None and tuple(scan) != shape[:2]:
-        raise PrenetError(f"{path} stores its scan as {shape[0]} x {shape[1]}; leave the scan's shape out.")
-    try:
-        return _on_disk(path, cubes[0]) if _too_large(size) else py4DSTEM.read(path, datapath=cubes[0])
-    except Exception as error:  # emdfile raises bare exceptions
-        raise PrenetError(f"{path} could not be read by py4DSTEM: {error}") from error
-
-
-def _which_cube(path, nodes, cubes, name):
-    if cubes:
-        return f"{path} holds several DataCubes ({', '.join(cubes)}); give the name of one."
-    held = [f"{where.split('/')[-1]} ({kind})" for where, kind in nodes.items()]
-    named = f" named {name}" if name else ""
-    return f"{path} holds no DataCube{named}; it holds: {', '.join(held[:8]) or 'nothing'}."
-
-
-def _on_disk(path, where):
-    """The DataCube at `where`, as py4DSTEM.read gives it, but for its data, which stay in the file."""
-    import py4DSTEM
-    from py4DSTEM import Calibration, DataCube, Metadata
-
-    file = h5py.File(path, "r")  # stays open as long as the cube's data are in use
-    group, calibration = file[where], None
-    for entry in file[where.split("/")[0]].get("metadatabundle", {}).values():
-        if entry.attrs.get("python_class") == "Calibration":
-            calibration = Calibration.from_h5(entry)
-            for key in [k for k in calibration.keys if k.startswith("_")]:  # paths inside the file
-                del calibration._params[key]
-    cube = DataCube(group["data"], name=group.name.split("/")[-1], calibration=calibration)
-    for entry in group.get("metadatabundle", {}).values():
-        cube.metadata = Metadata.from_h5(entry)
-    for child, node in group.items():
-        if node.attrs.get("emd_group_type") in _EMD_NODES:
-            cube.attach(read := py4DSTEM.read(path, datapath=f"{where}/{child}"))
-            if hasattr(read, "setcal"):  # Bragg vectors follow the calibration
-                cube.calibration.register_target(read)
-                read.setcal()
-    return cube
-
-
-def _import(path, scan):
-    """Other formats, through py4DSTEM."""
-    import py4DSTEM
-    from py4DSTEM import DataCube
-
-    ending = path.suffix.lower()
-    options = {"mem": "MEMMAP" if ending in (".gtg", ".bin") or _too_large(path.stat().st_size) else "RAM"}
-    if ending == ".mib" and scan is not None:
-        options["scan"] = tuple(scan)
-    try:
-        if ending in EMD_ENDINGS and py4DSTEM.io.legacy.is_py4DSTEM_file(str(path)):
-            found = py4DSTEM.read(str(path))
-        else:
-            found = py4DSTEM.import_file(str(path), **options)
-    except Exception as error:  # readers of many formats, each failing in its own way
-        told = str(error).strip().splitlines() or [type(error).__name__]
-        raise PrenetError(f"{path} could not be opened by py4DSTEM: {told[0]}") from error
-    if isinstance(found, DataCube) and scan in (None, found.Rshape):
-        return found
-    if not hasattr(found, "data") or not hasattr(found.data, "reshape"):
-        raise PrenetError(f"{path} holds no DataCube, but a {type(found).__name__}.")
-    return DataCube(_as_scan(found.data, scan, path), name=path.stem)
-
-
 # --- HDF5 ---------------------------------------------------------------------------------------------------
 
 
@@ -279,3 +141,9 @@ def stored_json(group):
     """The provenance, as JSON text, in the group of a DataCube or of a calibration saved alone, or None."""
     stored = group.get("metadatabundle/prenet/json", group.get("prenet/json"))
     return None if stored is None else stored[()].decode()
+
+
+def open_cube(path):  # until denoise.py imports `opening.open`
+    from .opening import open
+
+    return open(path)

@@ -15,6 +15,7 @@ import py4DSTEM
 import pytest
 from py4DSTEM import DataCube
 
+import py4dstem_prenet
 from py4dstem_prenet import emd, files
 from py4dstem_prenet.errors import PrenetError
 
@@ -378,13 +379,11 @@ class TestSave:
         for name in ("a.h5", "b.h5", "c.h5"):
             np.testing.assert_array_equal(py4DSTEM.read(tmp_path / name).data, data)
 
-    def test_bragg_vectors_and_strain_map_are_read_back(self, written, tmp_path, monkeypatch):
+    def test_bragg_vectors_and_strain_map_are_read_back(self, written, tmp_path):
         vectors = bragg_vectors(written, np.array([0.0, 10, 0]), np.array([0.0, 0, 10]))
         py4DSTEM.StrainMap(vectors).data[:] = np.arange(6)[:, None, None]
         emd.save(written, tmp_path / "a.h5")
-        for on_disk in (False, True):
-            monkeypatch.setattr(files, "_too_large", lambda size, on_disk=on_disk: on_disk)
-            cube = files.open_cube(tmp_path / "a.h5")
+        for cube in (py4DSTEM.read(tmp_path / "a.h5"), py4dstem_prenet.open(tmp_path / "a.h5")):
             again = cube.tree("braggvectors")
             assert again in cube.calibration.targets and again.calstate == vectors.calstate
             np.testing.assert_allclose(again.cal[1, 2].qx, vectors.cal[1, 2].qx)
@@ -444,75 +443,6 @@ class TestLoadCalibration:
             emd.load_calibration(cube, tmp_path / "b.h5")
 
 
-class TestOpenCube:
-    @pytest.fixture(params=["memory", "disk"])
-    def place(self, request, monkeypatch):
-        monkeypatch.setattr(files, "_too_large", lambda size: request.param == "disk")
-        return request.param
-
-    def test_emd(self, written, tmp_path, place):
-        written.attach(py4DSTEM.RealSlice(np.ones(RSHAPE), name="image"))
-        emd.save(written, tmp_path / "a.h5")
-        cube = files.open_cube(tmp_path / "a.h5")
-        assert isinstance(cube.data, h5py.Dataset if place == "disk" else np.ndarray)
-        np.testing.assert_array_equal(cube.data[...], written.data)
-        assert_same(saved(cube.calibration), saved(written.calibration))
-        assert set(cube.treekeys) == {"image", emd.SIGMA} and cube.name == "scan"
-        assert emd.read_provenance(cube) == emd.read_provenance(written)
-        assert cube in cube.calibration.targets
-        np.testing.assert_allclose(cube.dims[2], written.dims[2])
-        emd.save(cube, tmp_path / "again.h5")
-        np.testing.assert_array_equal(py4DSTEM.read(tmp_path / "again.h5").data, written.data)
-
-    def test_several_cubes(self, cube, tmp_path, place):
-        other = DataCube(cube.data + 1, name="other")
-        cube.root.graft(other)
-        py4DSTEM.save(tmp_path / "a.h5", cube.root)
-        with pytest.raises(PrenetError, match=r"several DataCubes .*scan.*other.*; give the name of one"):
-            files.open_cube(tmp_path / "a.h5")
-        found = files.open_cube(tmp_path / "a.h5", name="other")
-        np.testing.assert_array_equal(found.data[...], cube.data + 1)
-        with pytest.raises(PrenetError, match="no DataCube named third"):
-            files.open_cube(tmp_path / "a.h5", name="third")
-
-    def test_npy(self, cube, tmp_path):
-        path = tmp_path / "a.npy"
-        np.save(path, cube.data)
-        assert isinstance(files.open_cube(path).data, np.memmap)
-        np.save(path, stack := cube.data.reshape(12, *QSHAPE))
-        np.testing.assert_array_equal(files.open_cube(path, scan=(2, 6)).data.reshape(stack.shape), stack)
-        with pytest.raises(PrenetError, match="four axes"):
-            files.open_cube(path)
-        with pytest.raises(PrenetError, match="does not fill a scan of 5 x 5"):
-            files.open_cube(path, scan=(5, 5))
-
-    def test_a_pickled_cube_keeps_what_was_written(self, written):
-        again = pickle.loads(pickle.dumps(written))
-        assert_same(saved(again.calibration), saved(written.calibration))
-
-    def test_bad_files(self, written, tmp_path):
-        def told(name, content=None):
-            if content is not None:
-                (tmp_path / name).write_bytes(content)
-            with pytest.raises(PrenetError) as caught:
-                files.open_cube(tmp_path / name)
-            assert "\n" not in str(caught.value) and str(tmp_path / name) in str(caught.value)
-            return str(caught.value)
-
-        assert "There is no file" in told("none.h5")
-        assert "is a folder" in told(".")
-        assert "is not an HDF5 file" in told("text.h5", b"hello")
-        emd.save(written, tmp_path / "a.h5")
-        assert "damaged or cut short" in told("cut.h5", (tmp_path / "a.h5").read_bytes()[:9000])
-        np.save(tmp_path / "a.npy", written.data)
-        assert "not a complete array" in told("cut.npy", (tmp_path / "a.npy").read_bytes()[:5000])
-        assert "not a complete array" in told("text.npy", b"hello")
-        assert "could not be opened by py4DSTEM" in told("a.xyz", b"hello")
-        assert "could not be opened by py4DSTEM" in told("a.dm4", b"hello")
-        with h5py.File(tmp_path / "plain.h5", "w") as file:
-            file["x"] = np.zeros(3)
-        assert "could not be opened by py4DSTEM" in told("plain.h5")
-        emd.save(written, tmp_path / "alone.h5", data=False)
-        assert "holds no DataCube; it holds: calibration (Calibration)." in told("alone.h5")
-        py4DSTEM.save(tmp_path / "slice.h5", py4DSTEM.RealSlice(np.ones((3, 4)), name="image"))
-        assert "image (RealSlice)" in told("slice.h5")
+def test_a_pickled_cube_keeps_what_was_written(written):
+    again = pickle.loads(pickle.dumps(written))
+    assert_same(saved(again.calibration), saved(written.calibration))
