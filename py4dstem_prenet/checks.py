@@ -4,8 +4,7 @@ If A and B are the halves of a scan (splitting.py), f an estimate made from A al
 then E[(f - B)**2] - v is the squared error of f, whatever f is; v is known without bias (Poisson: v is B itself). So
 raw counts, any denoiser, the best Gaussian and the best truncated SVD can be scored on the user's own scan.
 
-What this supposes is that noise is independent from pixel to pixel and as large as the noise model says. Both are
-looked at first, in differences of neighboring positions; where they fail, no verdict is given.
+What this supposes of the noise is looked at first (assumptions.py); where it fails, no verdict is given.
 """
 
 from __future__ import annotations
@@ -13,9 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import correlate1d, gaussian_filter, uniform_filter
+from scipy.ndimage import gaussian_filter
 
 from . import batches
+from .assumptions import broken_assumption
 from .noise import NoiseModel, estimate_noise
 from .splitting import of_part, split
 
@@ -25,9 +25,6 @@ SIGMAS = (0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.3, 1.6, 2.0, 2.6, 3.3, 4.2)  # pixels
 RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 FLOOR = 0.01  # electrons that an estimate is taken to expect at least, where its deviance is asked
 GROUPS = 16  # parts of the sample, left out in turn to tell how sure a figure is
-ENOUGH = 300  # electrons (or as much variance) in a group of pixels, from which its noise is judged
-SHARED = 0.7  # fine over coarse variance of independent noise is 1; a blur of 0.45 pixels makes it 0.7
-QUIET, LOUD = 0.75, 1.5  # variance over that of the noise model, beyond which the model is wrong
 
 
 @dataclass(frozen=True)
@@ -293,62 +290,3 @@ def read_blocks(datacube, positions: int, parts) -> list[np.ndarray]:
             read = np.concatenate(read)[np.argsort(np.concatenate(index))]
             blocks.append(read.reshape(*wanted.shape, qx, qy))
     return blocks
-
-
-def broken_assumption(blocks, noise: NoiseModel) -> str | None:
-    """What is wrong with supposing this noise model's independent noise in these blocks, in words; None: nothing.
-
-    Noise is seen in differences of neighboring positions (in single patterns where there are none), through two
-    filters that pass fine and less fine detail. Pixels are grouped by brightness. What is left of the pattern adds
-    variance, and more so through the second filter: so only too little variance in a group, too much in all of them,
-    and a lack of the finest detail in all of them tell of the noise.
-    """
-    clipped = _clipped(blocks, noise)
-    if clipped:
-        return clipped
-    total, fine, coarse, expected = np.zeros((4, *noise.bad_pixels.shape))
-    count = 0
-    kernel = np.array([1.0, -2.0, 1.0])
-    for block in blocks:
-        electrons = _flat([block], noise).reshape(block.shape)
-        total += electrons.sum((0, 1), dtype=np.float64)
-        axis = 1 if block.shape[1] > 1 else 0
-        if block.shape[axis] > 1:
-            electrons = np.diff(electrons, axis=axis) / np.float32(np.sqrt(2))
-        d = electrons.reshape(-1, *block.shape[2:])
-        fine += (correlate1d(correlate1d(d, kernel, 1), kernel, 2) ** 2).sum(0, dtype=np.float64) / 36
-        coarse += ((d - uniform_filter(d, (0, 3, 3))) ** 2).sum(0, dtype=np.float64) * 9 / 8
-        count += len(d)
-    mean = total / sum(block.shape[0] * block.shape[1] for block in blocks)
-    readout = (noise.readout / noise.gain) ** 2
-    expected = count * (correlate1d(correlate1d(mean, kernel**2, 0), kernel**2, 1) / 36 + readout)
-    order = np.argsort(np.where(noise.bad_pixels, -np.inf, uniform_filter(mean, 5)), axis=None)
-    order = order[noise.bad_pixels.sum():]
-    groups = [[part.ravel()[some].sum() for part in (fine, coarse, expected)] for some in np.array_split(order, 8)]
-    groups = np.array([group for group in groups if group[2] > ENOUGH])
-    if len(groups) == 0:
-        return "too few electrons are there to tell" if expected.sum() < ENOUGH else None
-    if (groups[:, 0] < SHARED * groups[:, 1]).all():
-        return ("neighboring pixels share noise (spread in the scintillator, interpolation or compression), so halves "
-                "of their counts are not independent")
-    ratio = groups[:, 0] / groups[:, 2]
-    if ratio.min() < QUIET:
-        return (f"their noise does not grow with the signal as that of electrons does (its variance falls to "
-                f"{ratio.min():.2f} of the expected one), as if they were gamma-adjusted, rescaled pattern by pattern, "
-                "or filtered")
-    if ratio.min() > LOUD:
-        return f"their noise is larger than the noise model says ({ratio.min():.2f} times its variance)"
-    return None
-
-
-def _clipped(blocks, noise):
-    values = np.concatenate([block[..., ~noise.bad_pixels].ravel() for block in blocks])
-    low, high = values.min(), values.max()
-    top = np.count_nonzero(values == high)
-    below = np.count_nonzero((values > high - 0.1 * (float(high) - noise.offset)) & (values < high))
-    if (float(high) - noise.offset) / noise.gain > 50 and top >= 4 and top > 0.2 * below:
-        return f"they are saturated ({top} of the values looked at are the largest one, {high})"
-    share = np.mean(values == low)
-    if not noise.counting and share > 0.02 and float(low) < noise.offset + 0.5 * noise.gain and noise.readout > 0:
-        return f"they are clipped below ({100 * share:.0f} % of the values are the smallest one, {low})"
-    return None

@@ -23,7 +23,8 @@ from tqdm import tqdm
 
 from . import batches
 from ._version import __version__
-from .checks import Level, broken_assumption, jackknife, read_blocks
+from .assumptions import broken_assumption
+from .checks import Level, jackknife, read_blocks
 from .errors import PrenetError
 from .files import check_output, new_file
 from .networks import weights

@@ -1,0 +1,79 @@
+"""Whether noise is what splitting counts supposes: independent from pixel to pixel, and as large as modeled."""
+
+import numpy as np
+from scipy.ndimage import correlate1d, uniform_filter
+
+from .noise import NoiseModel
+
+ENOUGH = 300  # electrons (or as much variance) in a group of pixels, from which its noise is judged
+SHARED = 0.7  # fine over coarse variance of independent noise is 1; a blur of 0.45 pixels makes it 0.7
+QUIET, LOUD = 0.75, 1.5  # variance over that of the noise model, beyond which the model is wrong
+
+
+def broken_assumption(blocks, noise: NoiseModel) -> str | None:
+    """What is wrong with supposing this noise model's independent noise in these blocks, in words; None: nothing.
+
+    Noise is seen in differences of neighboring positions (in single patterns where there are none), through two
+    filters that pass fine and less fine detail. Pixels are grouped by brightness. What is left of the pattern adds
+    variance, and more so through the second filter: so only too little variance in a group, too much in all of them,
+    and a lack of the finest detail in all of them tell of the noise.
+    """
+    values = np.concatenate([block[..., ~noise.bad_pixels].ravel() for block in blocks])
+    return _saturated(values, noise) or _noise_differs(blocks, noise) or _clipped(values, noise)
+
+
+def _noise_differs(blocks, noise):
+    total, fine, coarse, expected = np.zeros((4, *noise.bad_pixels.shape))
+    count, cancels = 0, False
+    kernel = np.array([1.0, -2.0, 1.0])
+    for block in blocks:
+        electrons = noise.electrons(block.reshape(-1, *block.shape[2:])).reshape(block.shape)
+        total += electrons.sum((0, 1), dtype=np.float64)
+        axis = 1 if block.shape[1] > 1 else 0
+        if block.shape[axis] > 1:
+            cancels = True
+            electrons = np.diff(electrons, axis=axis) / np.float32(np.sqrt(2))
+        d = electrons.reshape(-1, *block.shape[2:])
+        fine += (correlate1d(correlate1d(d, kernel, 1), kernel, 2) ** 2).sum(0, dtype=np.float64) / 36
+        coarse += ((d - uniform_filter(d, (0, 3, 3))) ** 2).sum(0, dtype=np.float64) * 9 / 8
+        count += len(d)
+    mean = total / sum(block.shape[0] * block.shape[1] for block in blocks)
+    readout = (noise.readout / noise.gain) ** 2
+    expected = count * (correlate1d(correlate1d(mean, kernel**2, 0), kernel**2, 1) / 36 + readout)
+    order = np.argsort(np.where(noise.bad_pixels, -np.inf, uniform_filter(mean, 5)), axis=None)
+    order = order[noise.bad_pixels.sum():]
+    groups = [[part.ravel()[some].sum() for part in (fine, coarse, expected)] for some in np.array_split(order, 8)]
+    groups = np.array([group for group in groups if group[2] > ENOUGH])
+    if len(groups) == 0:
+        return "too few electrons are there to tell" if expected.sum() < ENOUGH else None
+    if cancels and (groups[:, 0] < SHARED * groups[:, 1]).all():
+        return ("neighboring pixels share noise (spread in the scintillator, interpolation or compression), so halves "
+                "of their counts are not independent")
+    ratio = groups[:, 0] / groups[:, 2]
+    if ratio.min() < QUIET:
+        return (f"their noise does not grow with the signal as that of electrons does (its variance falls to "
+                f"{ratio.min():.2f} of the expected one), as if they were gamma-adjusted, rescaled pattern by pattern, "
+                "or filtered")
+    if cancels and ratio.min() > LOUD:
+        return f"their noise is larger than the noise model says ({ratio.min():.2f} times its variance)"
+    return None
+
+
+def _saturated(values, noise):
+    high = values.max()
+    top = np.count_nonzero(values == high)
+    below = np.count_nonzero((values > high - 0.1 * (float(high) - noise.offset)) & (values < high))
+    if (float(high) - noise.offset) / noise.gain > 50 and top >= 4 and top > 0.2 * below:
+        return f"they are saturated ({top} of the values looked at are the largest one, {high:g})"
+    return None
+
+
+def _clipped(values, noise):
+    low = values.min()
+    bottom = np.count_nonzero(values == low)
+    above = np.count_nonzero(values == values[values > low].min(initial=values.max()))
+    # The smallest of values that are not clipped is a rare one, in the tail of read-out noise.
+    if not noise.counting and bottom > 0.02 * values.size and bottom > above and low < noise.offset + 0.5 * noise.gain:
+        share = 100 * bottom / values.size
+        return f"they are clipped below or were adjusted ({share:.0f} % of the values are the smallest one, {low:g})"
+    return None

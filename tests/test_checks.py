@@ -1,0 +1,226 @@
+"""Split counts and what follows from them, against scans whose truth is known."""
+
+import types
+from dataclasses import replace
+
+import numpy as np
+import py4DSTEM
+import pytest
+from scans import CCD, simulated
+from scipy.ndimage import gaussian_filter
+
+from py4dstem_prenet import checks, denoise, origin
+from py4dstem_prenet.assumptions import broken_assumption
+from py4dstem_prenet.checks import Level, check_denoising, check_origin, jackknife, read_blocks
+from py4dstem_prenet.noise import NoiseModel, estimate_noise
+from py4dstem_prenet.splitting import of_part, split
+
+SMALL = dict(shape=(64, 64), radius=4.0)
+CAMERA = CCD | SMALL | dict(gain=12.0, readout=4.0)
+
+
+def model(scan):
+    """The noise model of a simulated scan, as it was simulated."""
+    t = scan.truth
+    return NoiseModel(t["gain"], t["offset"], t["readout"], np.zeros(scan.counts.shape[2:], bool), t["readout"] == 0,
+                      t["dose"])
+
+
+def electrons(values, noise):
+    return (np.asarray(values, float) - noise.offset) / noise.gain
+
+
+def stand_in(monkeypatch, estimate):
+    """Put a function of (electrons, noise model) in the place of `denoise`."""
+
+    def fake(cube, noise, **_):
+        return types.SimpleNamespace(data=estimate(electrons(cube.data, noise), noise) * noise.gain + noise.offset)
+
+    monkeypatch.setattr(denoise, "denoise", fake)
+
+
+# --- splitting ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fraction", [0.5, 0.25])
+@pytest.mark.parametrize(("gain", "offset", "readout"), [(1, 0, 0), (3, 0, 0), (12, 100, 4), (20, 5, 60)],
+                         ids=["counting", "scaled counts", "camera", "noisy camera"])
+def test_parts_are_independent_scans_of_a_part_of_the_dose(fraction, gain, offset, readout):
+    """Over many exposures of one pattern: mean, variance and covariance of the parts, bright and dark."""
+    rng = np.random.default_rng(1)
+    x, y = np.meshgrid(np.arange(64), np.arange(64), indexing="ij")
+    truth = 0.02 + 60.0 * (np.hypot(x - 20.3, y - 30.1) < 9) + 4 * np.exp(-np.hypot(x - 45, y - 40) ** 2 / 50)
+    values = rng.poisson(truth, (400, 64, 64)) * gain + offset
+    counting = readout == 0
+    if not counting:
+        values = np.rint(values + rng.normal(0, readout, values.shape))
+    noise = NoiseModel(gain, offset, readout, np.zeros((64, 64), bool), counting, truth.sum())
+    first, second = (electrons(part, noise) for part in split(values, noise, rng, fraction))
+    assert np.allclose(first + second, electrons(values, noise), atol=1e-3)
+    part = of_part(noise, fraction)
+    assert part.dose == fraction * noise.dose
+    expected = part.variance(fraction * truth)
+    for some in (truth > 10, truth < 1):
+        for image, share in ((first, fraction), (second, 1 - fraction)):
+            error = np.sqrt(part.variance(share * truth)[some].mean() / 400 / some.sum())
+            assert abs((image - share * truth)[:, some].mean()) < 5 * error
+        scale = expected[some].mean()
+        assert first.var(0)[some].mean() == pytest.approx(scale, rel=0.05)
+        covariance = ((first - fraction * truth) * (second - (1 - fraction) * truth)).mean(0)
+        assert abs(covariance[some].mean()) < 0.05 * scale  # undivided noise gives 1 - fraction
+
+
+def test_counts_stay_counts():
+    counts = np.random.default_rng(0).poisson(3, (2, 3, 32, 32)).astype(np.uint16)
+    before = counts.copy()
+    noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((32, 32), bool), True, 3.0)
+    first, second = split(counts, noise, np.random.default_rng(1))
+    assert first.dtype == second.dtype == np.uint16
+    assert np.array_equal(first + second, before) and np.array_equal(counts, before)
+    assert np.array_equal(first, split(counts, noise, np.random.default_rng(1))[0])
+
+
+# --- errors without truth -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [SMALL | dict(dose=300.0), SMALL | dict(dose=30_000.0), CAMERA | dict(dose=3000.0)],
+                         ids=["300 e", "30 ke", "camera"])
+@pytest.mark.parametrize("fraction", [0.5, 0.25])
+def test_the_estimated_error_is_the_true_one(options, fraction):
+    scan = simulated(**options)
+    noise = model(scan)
+    level = Level([scan.counts], noise, fraction, np.random.default_rng(3))
+    truth = fraction * scan.clean.reshape(level.electrons.shape)
+    raw = ((level.electrons - truth) ** 2).sum()
+    smooth = gaussian_filter(level.electrons, (0, 1, 1))
+    for estimate in (truth, smooth, gaussian_filter(truth, (0, 2, 2)), 1.3 * truth):
+        parts, true = level.squared(estimate), ((estimate - truth) ** 2).sum()
+        assert jackknife(parts) < 0.1 * (raw + true)
+        assert abs(parts[0] - true) < 4 * jackknife(parts)
+    assert level.ratio(level.electrons)[0] == pytest.approx(1, abs=4 * jackknife(level.ratio(level.electrons)))
+    # The truth predicts held-out electrons better than anything that was not told.
+    assert level.deviance(truth)[0] < min(level.deviance(e)[0] for e in (smooth, level.electrons, 1.1 * truth))
+
+
+@pytest.mark.parametrize("options", [SMALL | dict(dose=3e3), CAMERA | dict(dose=1e4)], ids=["counting", "camera"])
+def test_what_denoising_is_worth_is_what_it_is_worth(options):
+    scan = simulated(**options)
+    noise = model(scan)
+    datacube = py4DSTEM.DataCube(scan.counts)
+    check = check_denoising(datacube, noise)
+    assert check.valid and check.accepted, check.reason
+    assert "times the dose" in str(check) and check.positions == 36
+    half = simulated(**options | dict(dose=options["dose"] / 2, readout=scan.truth["readout"] / 2**0.5))
+    clean = electrons(denoise.denoise(py4DSTEM.DataCube(half.counts), of_part(noise), progress=False).data, noise)
+    raw = ((electrons(half.counts, noise) - half.clean) ** 2).sum()
+    assert check.errors["denoised"] == pytest.approx(((clean - half.clean) ** 2).sum() / raw, rel=0.25)
+    blurred = min(((gaussian_filter(electrons(half.counts, noise), (0, 0, s, s)) - half.clean) ** 2).sum()
+                  for s in checks.SIGMAS)
+    assert check.errors["gaussian"] == pytest.approx(blurred / raw, rel=0.25)
+    # Denoising gains less at the whole dose than at half of it, but no less than half of that.
+    assert 0.4 * check.worth_at_half < check.worth < 1.2 * check.worth_at_half
+    assert check.deviances["denoised"] < min(check.deviances[key] for key in ("raw", "gaussian", "svd"))
+
+
+def test_the_truth_itself_is_found_to_be_worth_much(monkeypatch):
+    scan = simulated(**SMALL, dose=3000.0)
+    stand_in(monkeypatch, lambda e, noise: scan.clean * (noise.dose / 3000.0))
+    check = check_denoising(py4DSTEM.DataCube(scan.counts), model(scan))
+    assert check.accepted and check.errors["denoised"] < 0.05 and check.errors["denoised"] < check.errors["gaussian"]
+
+
+@pytest.mark.parametrize(("broken", "said"), [
+    (lambda e, noise: gaussian_filter(e, (0, 0, 4, 4)), "worse"), (lambda e, noise: 0.5 * e, "worse"),
+    (lambda e, noise: e, "cannot be told"),
+], ids=["too smooth", "half of it", "nothing"])
+def test_a_broken_denoiser_is_not_to_be_used(monkeypatch, broken, said):
+    scan = simulated(**SMALL, dose=30_000.0)
+    stand_in(monkeypatch, broken)
+    check = check_denoising(py4DSTEM.DataCube(scan.counts), model(scan))
+    assert check.valid and not check.accepted
+    assert said in check.reason and "do not use it" in check.reason
+    assert check.worth < 1.1
+
+
+# --- assumptions --------------------------------------------------------------------------------------------
+
+
+def blurred(counts):
+    return gaussian_filter(counts.astype(np.float32), (0, 0, 0.6, 0.6))
+
+
+@pytest.mark.parametrize(("spoil", "said"), [
+    (blurred, "share noise"),
+    (lambda counts: 30 * counts**0.5, "gamma"),
+    (lambda counts: np.log(counts + 3.0), "gamma"),
+    (lambda counts: counts.clip(max=60), "saturated"),
+], ids=["correlated", "square root", "logarithm", "saturated"])
+def test_no_verdict_where_the_assumptions_fail(monkeypatch, spoil, said):
+    monkeypatch.setattr(denoise, "denoise", lambda *_, **__: pytest.fail("it was denoised"))
+    scan = simulated(**SMALL, dose=30_000.0)
+    check = check_denoising(py4DSTEM.DataCube(spoil(scan.counts)))
+    assert not check.valid and not check.accepted and np.isnan(check.worth)
+    assert said in check.reason and "Do not use" in str(check)
+
+
+def test_clipped_read_out_noise_is_told():
+    scan = simulated(**CAMERA | dict(dose=3000.0))
+    counts = np.clip(scan.counts.astype(float) - 100, 0, None)
+    assert "clipped" in broken_assumption([counts], estimate_noise(counts))
+
+
+def test_a_wrong_noise_model_is_told():
+    scan = simulated(**CAMERA | dict(dose=3000.0))
+    noise = model(scan)
+    assert broken_assumption([scan.counts], noise) is None
+    assert "larger" in broken_assumption([scan.counts], replace(noise, readout=noise.readout / 2))
+    assert "grow" in broken_assumption([scan.counts], replace(noise, readout=noise.readout * 2))
+
+
+@pytest.mark.parametrize("options", [
+    SMALL | dict(dose=100.0), SMALL | dict(dose=1e6), SMALL | dict(dose=1e5, seed=3), CAMERA | dict(dose=3e4),
+    SMALL | dict(dose=1e5, scan=(1, 1)),
+], ids=["100 e", "1 Me", "other grains", "camera", "one pattern"])
+def test_independent_noise_raises_no_alarm(options):
+    scan = simulated(**options)
+    assert broken_assumption([scan.counts], model(scan)) is None
+
+
+@pytest.mark.parametrize(("scan", "parts"), [
+    ((40, 30), (2, 2)), ((3, 100), (4, 4)), ((1, 5), (4, 4)), ((6, 6), (1, 1)),
+])
+def test_blocks_keep_neighbors_together_and_apart_from_others(scan, parts):
+    data = np.zeros((*scan, 32, 32), np.uint16)
+    data[..., 0, 0] = np.arange(scan[0] * scan[1]).reshape(scan)
+    blocks = read_blocks(data, 64, parts)
+    seen = np.concatenate([block[..., 0, 0].ravel() for block in blocks])
+    assert len(set(seen)) == len(seen) <= 64
+    assert len(blocks) == min(parts[0], scan[0]) * min(parts[1], scan[1])
+    assert len(seen) > 30 or len(seen) == scan[0] * scan[1]
+    for block in blocks:
+        number = block[..., 0, 0].astype(int)
+        assert (np.diff(number, axis=0) == scan[1]).all() and (np.diff(number, axis=1) == 1).all()
+
+
+# --- origin -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("stated", "accepted"), [(1.0, True), (0.5, False)])
+def test_the_halves_tell_whether_sigma_is_true(monkeypatch, stated, accepted):
+    """A center of mass, whose precision is known, that states it right or too small."""
+    x, y = np.meshgrid(np.arange(48.0), np.arange(48.0), indexing="ij")
+    beam = np.exp(-((x - 23.2) ** 2 + (y - 24.4) ** 2) / 2 / 3**2)
+    counts = np.random.default_rng(0).poisson(500 * beam / beam.sum(), (12, 12, 48, 48))
+
+    def measure(data, noise, **_):
+        total = data.sum((2, 3))
+        qx0, qy0 = ((data * axis).sum((2, 3)) / total for axis in (x, y))
+        sigma = stated * 3 / np.sqrt(total)
+        return types.SimpleNamespace(qx0=qx0, qy0=qy0, sigma_qx0=sigma, sigma_qy0=sigma, valid=total > 0, found=True)
+
+    monkeypatch.setattr(origin, "measure_origin", measure)
+    check = check_origin(counts, NoiseModel(1.0, 0.0, 0.0, np.zeros((48, 48), bool), True, 500.0))
+    assert check.accepted == accepted and check.positions == 144
+    assert check.ratio == pytest.approx(1 / stated, abs=4 * check.ratio_sigma)
+    assert check.scatter == pytest.approx(3 / np.sqrt(250), rel=0.15)
+    assert f"{check.scatter:.3f} px" in str(check)
