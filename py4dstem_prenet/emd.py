@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from ._version import __version__
 from .errors import PrenetError
-from .files import EMD_ENDINGS, emd_nodes, existing, new_file, open_hdf5, stored_json
+from .files import EMD_ENDINGS, Unfinished, emd_nodes, existing, new_file, open_hdf5, stored_json
 
 SIGMA = "prenet_origin_sigma"
 PROVENANCE = "prenet"
@@ -291,23 +291,54 @@ def new_cube(datacube, path, dtype):
     A cube that needs no data of its own, only a shape, is `DataCube(np.broadcast_to(np.float32(0), shape))`.
     """
     with new_file(path, EMD_ENDINGS) as partial:
-        # emdfile turns any data into one array in memory, so it is given one number, and that is exchanged.
-        shell = copy.copy(datacube)
-        shell.data = np.zeros((1, 1, 1, 1), dtype)
-        _save(shell, partial, path)
-        try:
+        _save_without_data(datacube, partial, path, dtype)
+        with _told(path), h5py.File(partial, "r+") as file:
+            yield file[datacube.root.name][datacube.name]["data"]
+
+
+@contextmanager
+def resumable_cube(datacube, path, dtype, record):
+    """As `new_cube`, but yields `files.Unfinished`, to which blocks are written in any order.
+
+    Left by an exception, or killed, what was written stays beside `path`, and is found there again when the block
+    is entered with an equal record.
+
+    Args:
+        record: what JSON can hold, all that the data depend on (versions, weights, noise, the scan itself).
+    """
+    with new_file(path, EMD_ENDINGS, resumable=True) as partial:
+        if not Unfinished.matches(partial, record):
+            partial.unlink(missing_ok=True)
+            _save_without_data(datacube, partial, path, dtype)
             with h5py.File(partial, "r+") as file:
-                for where, kind in emd_nodes(file).items():
-                    if kind == "StrainMap":  # py4DSTEM cannot rebuild one, and would read nothing of the file
-                        file[where].attrs["python_class"] = "RealSlice"
-                group = file[datacube.root.name][datacube.name]
-                units = group["data"].attrs["units"]
-                del group["data"]
-                dataset = group.create_dataset("data", shape=datacube.data.shape, dtype=dtype)
-                dataset.attrs["units"] = units
-                yield dataset
-        except OSError as error:
-            raise PrenetError(f"{path} could not be written: {error}.") from error
+                Unfinished.begin(file[datacube.root.name][datacube.name]["data"], record)
+        with _told(path), h5py.File(partial, "r+") as file:
+            target = Unfinished(file[datacube.root.name][datacube.name]["data"])
+            yield target
+            target.end()
+
+
+def _save_without_data(datacube, partial, path, dtype):
+    # emdfile turns any data into one array in memory, so it is given one number, and that is exchanged.
+    shell = copy.copy(datacube)
+    shell.data = np.zeros((1, 1, 1, 1), dtype)
+    _save(shell, partial, path)
+    with _told(path), h5py.File(partial, "r+") as file:
+        for where, kind in emd_nodes(file).items():
+            if kind == "StrainMap":  # py4DSTEM cannot rebuild one, and would read nothing of the file
+                file[where].attrs["python_class"] = "RealSlice"
+        group = file[datacube.root.name][datacube.name]
+        units = group["data"].attrs["units"]
+        del group["data"]
+        group.create_dataset("data", shape=datacube.data.shape, dtype=dtype).attrs["units"] = units
+
+
+@contextmanager
+def _told(path):
+    try:
+        yield
+    except OSError as error:
+        raise PrenetError(f"{path} could not be written: {error}.") from error
 
 
 def cube_like(datacube, data):

@@ -1,11 +1,13 @@
 """New files that appear whole or not at all, never in the place of another; and what an HDF5 file holds."""
 
+import json
 import os
 import secrets
 from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
+import numpy as np
 
 from .errors import PrenetError
 
@@ -47,22 +49,92 @@ def check_output(path, endings=EMD_ENDINGS):
 
 
 @contextmanager
-def new_file(path, endings=EMD_ENDINGS):
+def new_file(path, endings=EMD_ENDINGS, resumable=False):
     """Yield an unused path in the same folder; what is written there becomes `path` when the block ends well.
 
-    Left by an exception, KeyboardInterrupt included, the block leaves no file behind.
+    Left by an exception, KeyboardInterrupt included, the block leaves no file behind; a resumable one leaves what
+    it has written, if `Unfinished` finds something done in it, and the next such block for the same `path` gets it.
 
     Raises PrenetError as `check_output` does, at the start, and where a file appeared at `path` meanwhile.
     """
     path = check_output(path, endings)
-    partial = _beside(path)
+    partial = path.with_name(f".{path.name[:40]}.unfinished") if resumable else _beside(path)
+    published = False
     try:
         yield partial
         with open(partial, "rb+") as file:
             os.fsync(file.fileno())
         _publish(partial, path)
+        published = True
     finally:
-        partial.unlink(missing_ok=True)
+        if published or not resumable or not Unfinished.left_something(partial):
+            partial.unlink(missing_ok=True)
+
+
+class Unfinished:
+    """A data set (Rx, Ry, Qx, Qy) that is written block by block, in an HDF5 file that says which are there.
+
+    A block counts as done once it has been handed to the operating system, so that a run which was interrupted, or
+    killed, can go on. done: (Rx * Ry,) bool, by flat scan position.
+    """
+
+    _MARKS = "prenet_unfinished"
+
+    def __init__(self, dataset):
+        self._dataset = dataset
+        self.done = dataset.file[self._MARKS][:].astype(bool)
+
+    @classmethod
+    def begin(cls, dataset, record):
+        """Mark a new data set as unfinished. record: what JSON can hold, all that its values depend on."""
+        marks = dataset.file.create_dataset(cls._MARKS, data=np.zeros(dataset.shape[0] * dataset.shape[1], np.uint8))
+        marks.attrs["record"] = json.dumps(record, sort_keys=True)
+        dataset.file.flush()
+
+    @classmethod
+    def matches(cls, path, record):
+        """Whether an unfinished file lies at `path`, begun with the same record; False where it is another's, or not
+        whole. Raises PrenetError where another process is writing it.
+        """
+        if not path.exists():
+            return False
+        try:
+            with h5py.File(path, "r") as file:
+                return file[cls._MARKS].attrs["record"] == json.dumps(record, sort_keys=True)
+        except BlockingIOError as error:
+            raise PrenetError(f"Another process is writing {path}; wait for it, or choose another name.") from error
+        except (OSError, KeyError):
+            return False
+
+    @classmethod
+    def left_something(cls, path):
+        """Whether any block is done in the file at `path`."""
+        try:
+            with h5py.File(path, "r") as file:
+                return bool(file[cls._MARKS][:].any())
+        except BlockingIOError:  # another process's
+            return True
+        except (OSError, KeyError):
+            return False
+
+    def write(self, index, values):
+        """Write values (n, Qx, Qy) at ascending flat scan positions (n,), and mark them as done."""
+        row, column = np.divmod(index, self._dataset.shape[1])
+        breaks = np.flatnonzero(np.diff(index) != 1) + 1  # HDF5 takes slices
+        breaks = np.unique(np.concatenate([breaks, np.flatnonzero(np.diff(row)) + 1]))
+        for part in np.split(np.arange(len(index)), breaks):
+            self._dataset[row[part[0]], column[part[0]] : column[part[-1]] + 1] = values[part[0] : part[-1] + 1]
+        file = self._dataset.file
+        file.flush()  # never a mark without its data
+        file[self._MARKS][index] = 1
+        file.flush()
+        self.done[index] = True
+
+    def end(self):
+        """Take the marks out of the file. Raises PrenetError where something is missing."""
+        if not self.done.all():
+            raise PrenetError(f"{np.count_nonzero(~self.done)} of {self.done.size} patterns were not written.")
+        del self._dataset.file[self._MARKS]
 
 
 def _beside(path):
