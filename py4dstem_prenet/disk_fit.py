@@ -21,13 +21,17 @@ from .polar_fit import (
 
 DISK_BLUR = 0.5  # px, smoothing that makes a sharp edge readable between pixels
 DISK_PHI = 128
+# Set on simulations (benchmarks/acceptance.py):
+INFLATION = 1.6  # of the covariance, for what the scatter of sixteen parts misses
+STRUCTURE = 0.12  # sigma of each component per structure left in the disk, in units of its brightness
+SYSTEMATIC = 0.002  # sigma of each component: an aperture not quite round, structure that all parts share
 
 
 @dataclass(frozen=True)
 class DiskFit:
     """Ellipse from the shape of the direct beam, a round aperture supposed.
 
-    `vector` (2,), `covariance` (2, 2): with the systematic sigma in it. `center`: (x, y) px in the pooled
+    `vector` (2,), `covariance` (2, 2): with systematic sigmas in it. `center`: (x, y) px in the pooled
     frame. `radius`: px, geometric mean of the semi-axes. `edge`: px, Gaussian sigma of the edge without the
     pixel's own blur. `chi`: rms of what the fit leaves in units of counting noise; far above 1 means
     structure in the disk.
@@ -42,7 +46,7 @@ class DiskFit:
 
 
 @np.errstate(divide="ignore", invalid="ignore")  # where there is no disk, NaN comes out and callers refuse it
-def fit_disk(pooled, radius, start_vector=(0.0, 0.0), systematic=0.003):
+def fit_disk(pooled, radius, start_vector=(0.0, 0.0), systematic=SYSTEMATIC):
     """Ellipse of the pooled, recentered direct beam.
 
     The blur of pixel and interpolation is round on the detector, not in ideal coordinates, and pulls the
@@ -53,9 +57,7 @@ def fit_disk(pooled, radius, start_vector=(0.0, 0.0), systematic=0.003):
 
     Args:
         pooled: `Pooled`. radius: px, within 30 % of the disk's.
-        start_vector: where to start; systematic: sigma of each component for an aperture that is not quite
-            round
-            and for dynamical structure that all parts of the scan share.
+        start_vector: where to start. systematic: sigma of each component that no scatter shows.
 
     Returns: `DiskFit`; its covariance is that of ignorance where less than half of the edge can be seen.
     """
@@ -114,9 +116,12 @@ def fit_disk(pooled, radius, start_vector=(0.0, 0.0), systematic=0.003):
     positions = max(pooled.positions, 1)
     noise = np.clip(fit.profile, 1e-3 * fit.profile.max(), None) / positions / (4 * np.pi * DISK_BLUR**2)
     chi = float(np.sqrt(np.average(fit.residual**2 / noise, weights=fit.usable)))
+    # what counting does not explain: dynamical structure, of which some looks like an ellipse
+    left = np.average(soft[0].residual**2 - noise, weights=soft[0].usable)
+    structure = np.sqrt(max(left, 0)) / max(soft[0].profile.max(), 1e-12)
     return DiskFit(
         vector,
-        covariance + systematic**2 * np.eye(2),
+        INFLATION * covariance + (systematic**2 + (STRUCTURE * structure) ** 2) * np.eye(2),
         tuple(float(c) for c in fit.center + corner),
         float(stiff[2]),
         float(stiff[3]),

@@ -20,6 +20,7 @@ from .polar_fit import (
 
 RING_PHI = 192
 RING_INFLATION = 2.5  # of the ring covariance, from pulls on simulated glasses and powders
+CONTINUOUS = 0.35  # part of the azimuth that must carry the signal of rings
 STRAIN = 0.03  # sigma of what strain and orientation of a few grains do to an ellipse
 
 
@@ -61,9 +62,8 @@ def refine_rings(pooled, start_vector=(0.0, 0.0), inner=None, start_center=None,
     mask = pooled.weight > 0
     center = np.array(pooled.center if start_center is None else start_center, float)
     start = np.asarray(start_vector, float)
-    outer = _outer_radius(mask, center)
-    if inner is None:
-        inner = _tail_end(pooled.mean, mask, center, outer)
+    first, outer = ring_span(pooled.mean, mask, center)
+    inner = first if inner is None else inner
     if not outer > inner + 12:
         raise PrenetError("Rings need at least 12 px of radius between the direct beam and the detector's edge.")
     step = max(0.7, (outer - inner) / 120)
@@ -148,6 +148,12 @@ def _ring_covariance(by_sectors, by_parts):
     """The larger of both jackknifes, scaled by what they were found to miss."""
     covariances = [jackknife(by_sectors), *([jackknife(by_parts)] if len(by_parts) >= 4 else [])]
     return RING_INFLATION * max(covariances, key=lambda c: np.trace(c[:2, :2]))
+
+
+def ring_span(image, mask, center):
+    """(first, last) radius in px of what lies outside the direct beam and its tails, on the detector."""
+    last = _outer_radius(mask, np.asarray(center, float))
+    return _tail_end(image, mask, center, last), last
 
 
 def _outer_radius(mask, center):
