@@ -1,3 +1,4 @@
+import os
 import threading
 
 import h5py
@@ -94,6 +95,67 @@ def test_memory_is_bounded_even_by_one_huge_storage_chunk(monkeypatch, cube):
     for data in (cube, Dataset(cube, (5, 7)), Dataset(cube, (1, 2))):
         sizes = [len(i) for i, _ in patterns(data)]
         assert max(sizes) <= 3 and sum(sizes) == 35
+
+
+@pytest.mark.parametrize("rx, ry, rows, columns", [(12, 10, 12, 10), (24, 10, 12, 10), (13, 11, 13, 11), (8, 16, 8, 8)])
+@pytest.mark.parametrize("some", [False, True])
+def test_a_chunk_larger_than_the_budget_is_unpacked_as_seldom_as_that_allows(monkeypatch, rx, ry, rows, columns, some):
+    pattern = 32 * 32 * 2
+    monkeypatch.setenv(batches.MEMORY, str(4 * 30 * pattern / 2**30))  # 30 patterns in one quarter of the budget
+    data = Dataset(np.zeros((rx, ry, 32, 32), np.uint16), (rows, columns))
+    sizes = [len(index) for index, _ in patterns(data, positions=np.arange(rx * ry) if some else None)]
+    assert max(sizes) <= 30 and sum(sizes) == rx * ry
+    assert data.reads.max() <= 1.5 * np.ceil(rows * columns / 30)
+
+
+def test_a_huge_unpacked_chunk_is_read_in_parts(monkeypatch, cube, tmp_path):
+    monkeypatch.setenv(batches.MEMORY, str(4 * 3 * 32 * 34 * 2 / 2**30))
+    read = []
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        plain = file.create_dataset("plain", data=cube, chunks=SHAPE)
+        packed = file.create_dataset("packed", data=cube, chunks=SHAPE, compression="gzip")
+        for dataset in (plain, packed):
+            _, _, jobs = batches.plan(dataset)
+            read.append([len(job.index) for job in jobs])
+            np.testing.assert_array_equal(gather(dataset)[0], cube)
+    assert max(read[0]) == 1 and max(read[1]) == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="memory is told by Linux")
+def test_memory_does_not_grow_with_the_file(tmp_path):
+    """A quarter of a gigabyte of zeros, mapped: pages of the file may stay in memory, ours may not."""
+
+    def own():
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("RssAnon")) / 1024
+
+    data = np.memmap(tmp_path / "a", np.uint16, "w+", shape=(64, 64, 128, 256))
+    before, largest = own(), 0
+    for _, _ in patterns(data, chunk=64):
+        largest = max(largest, own())
+    assert largest - before < 40
+
+
+def test_the_budget_is_a_quarter_of_what_is_free_unless_it_is_given(monkeypatch):
+    monkeypatch.setattr(batches, "_free", lambda: 8 * 2**30)
+    monkeypatch.delenv(batches.MEMORY, raising=False)
+    assert batches.budget() == 2 * 2**30
+    monkeypatch.setenv(batches.MEMORY, "0.5")
+    assert batches.budget() == 2**29
+    for wrong in ("", "-1", "8GB", "nan"):
+        monkeypatch.setenv(batches.MEMORY, wrong)
+        with pytest.raises(PrenetError, match="positive number of GiB"):
+            batches.budget()
+
+
+@pytest.mark.parametrize("positions", [None, np.arange(1, 35, 2)])
+def test_what_is_done_is_left_out_and_the_rest_comes_in_the_same_blocks(cube, positions):
+    blocks = [index for index, _ in patterns(cube, chunk=3, positions=positions)]
+    done = np.zeros(35, bool)
+    done[np.concatenate(blocks[1:3])] = True
+    done[blocks[4][0]] = True
+    again = [index for index, _ in patterns(cube, chunk=3, positions=positions, skip=done)]
+    assert [list(i) for i in again] == [list(i) for i in (blocks[0], *blocks[3:])]
 
 
 def test_a_block_is_the_callers_own(cube):
