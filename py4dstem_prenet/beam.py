@@ -16,9 +16,10 @@ import torch
 from scipy.special import erfc
 
 from . import batches
-from .disk import ROUNDS, Aperture, DiskModel
-from .ellipse_fit import fit_disk
+from .disk import ROUNDS, Aperture, DiskModel, disk_model
+from .disk_fit import fit_disk
 from .networks.center import WINDOW, normalize
+from .networks.weights import load
 from .noise import NoiseModel, sample_positions, stabilize
 from .polar import ellipse_matrix
 from .pooling import pool_arrays
@@ -49,12 +50,14 @@ class Located:
 
 @dataclass(frozen=True)
 class Beam:
-    """What was learned: aperture, and (model, misfit up to which it describes a disk), the most frequent first."""
+    """What was learned: the aperture, and for the fit, in bins and with its contrast, each (aperture, misfit up to
+    which it describes a disk), the most frequent one first; none where the fit has no edge to hold on to. Plain
+    data: a worker that gets it loads its own network."""
 
-    network: torch.nn.Module
+    device: str
     noise: NoiseModel
     aperture: Aperture
-    models: tuple[tuple[DiskModel, float], ...] = ()
+    fits: tuple[tuple[Aperture, float], ...] = ()
 
     @property
     def bins(self) -> int:
@@ -65,8 +68,8 @@ class Beam:
         n = len(patterns)
         found = Located(np.array(guess, float), np.full((n, 2), np.inf), np.zeros(n), np.zeros(n, bool))
         doubtful = np.ones(n, bool)
-        if self.models:
-            described = self._fit(found, patterns, guess, slice(None), self.models[:1])
+        if self.fits:
+            described = self._fit(found, patterns, guess, slice(None), self.fits[:1])
             away = np.abs(found.position - guess).max(1)
             sigma = found.sigma.max(1)
             doubtful = ~described | (away > np.maximum(ASTRAY, 5 * sigma)) | (sigma > UNSURE)
@@ -74,17 +77,18 @@ class Beam:
         if doubtful.any():
             some = np.flatnonzero(doubtful)
             at, sigma = self.ask(patterns[some], guess[some])
-            self._fit(found, patterns, at, some, self.models, sigma)
+            self._fit(found, patterns, at, some, self.fits, sigma)
             found.seen[some] = np.hypot(*sigma.T) < max(VAGUE, VAGUE_PART * self.aperture.radius)
         return found
 
-    def _fit(self, found, patterns, start, some, models, sigma=None):
-        """Fill `found` at `some` with the model that describes each best, or with the start and its sigma."""
+    def _fit(self, found, patterns, start, some, fits, sigma=None):
+        """Fill `found` at `some` with the fit that describes each best, or with the start and its sigma."""
         patterns = patterns[some]
         position = np.array(start, float)
         spread = np.full(position.shape, np.inf) if sigma is None else np.array(sigma)
         signal, best = np.zeros(len(patterns)), np.ones(len(patterns))
-        for number, (model, limit) in enumerate(models):
+        for number, (aperture, limit) in enumerate(fits):
+            model = disk_model(aperture, self.device)
             for first in range(0, len(patterns), BATCH):
                 part = slice(first, first + BATCH)
                 fitted, middle, electrons = _fitted(model, patterns[part], start[part], self.noise, self.bins)
@@ -100,10 +104,7 @@ class Beam:
                 position[part][better], spread[part][better] = at[better], inflated[better]
                 best[part][better] = ratio[better]
         found.position[some], found.sigma[some] = position, spread
-        if models:
-            found.signal[some] = signal
-        else:
-            found.signal[some] = _signal(patterns, start, self)
+        found.signal[some] = signal if fits else _signal(patterns, start, self)
         return best < 1
 
     def ask(self, patterns, guess):
@@ -120,27 +121,32 @@ class Beam:
 
     def _look(self, patterns, guess, reference):
         electrons, good, middle = electron_windows(patterns, guess, WINDOW, self.noise, self.bins)
-        device = next(self.network.parameters()).device
+        network = load("center", self.device).fine
         with torch.inference_mode():
             z, scale = normalize(stabilize(electrons, self.noise.readout / self.noise.gain * self.bins), good)
             x = torch.stack([z, reference.expand_as(z), good.float()], 1)
-            offset, factor = self.network(x.to(device, memory_format=torch.channels_last), scale.to(device))
+            offset, factor = network(x.to(self.device, memory_format=torch.channels_last), scale.to(self.device))
             spread = factor.square().sum(-1).sqrt()
         return offset.cpu().numpy() * self.bins + middle, spread.cpu().numpy() * self.bins
 
 
-def learn(network, data, noise: NoiseModel, guess, radius: float) -> tuple[Beam, np.ndarray]:
+def locate_block(index, patterns, guess, beam: Beam) -> Located:
+    """`Beam.locate` as `cluster.map_chunks` calls it."""
+    return beam.locate(patterns, guess)
+
+
+def learn(data, noise: NoiseModel, guess, radius: float, device: str) -> tuple[Beam, np.ndarray]:
     """Learn the beam from a sample of a scan; and a better guess of every origin, (Rx * Ry, 2).
 
     Args:
-        network: the fine network. guess: (Rx * Ry, 2) of the origins, pixels. radius: of the disk, roughly.
+        guess: (Rx * Ry, 2) of the origins, pixels. radius: of the disk, roughly.
     """
     shape = batches.shape_of(data)
     scan = shape[:2]
     fewer = int(np.clip(SAMPLE_BYTES // (4 * shape[2] * shape[3]), 16, SAMPLE))
     sample = sample_positions(scan, fewer)
     patterns = _read(data, sample)
-    beam = Beam(network, noise, Aperture(radius, ROUGH, np.zeros(2)))
+    beam = Beam(device, noise, Aperture(radius, ROUGH, (0.0, 0.0)))
     at, sigma = beam.ask(patterns, guess[sample])
     chosen = np.zeros(len(guess), bool)
     chosen[sample] = True
@@ -153,13 +159,12 @@ def learn(network, data, noise: NoiseModel, guess, radius: float) -> tuple[Beam,
     # Where the network is close to the surface, the surface is the better start.
     near = (np.abs(at - guess[sample]) < np.maximum(ASTRAY, 3 * sigma)).all(1)
     start = np.where(near[:, None], guess[sample], at)
-    models = _models(patterns, start, noise, beam)
-    fitted = replace(beam, models=models)
-    if models and len(sample) >= FEWEST:
-        found = fitted.locate(patterns, guess[sample])
-        if _scatter(found.position - guess[sample]) > 1.2 * _scatter(at - guess[sample]):
-            fitted = beam  # the disk of this scan has no edge that the fit could hold on to
-    return (replace(fitted, aperture=models[0][0].aperture.unbinned(beam.bins)) if fitted.models else beam), guess
+    beam = replace(beam, fits=_fits(patterns, start, noise, beam))
+    if len(sample) >= FEWEST:
+        found = beam.locate(patterns, guess[sample])
+        if _scatter(found.position - guess[sample]) > 2 * _scatter(at - guess[sample]):
+            return replace(beam, fits=()), guess  # the disk of this scan has no edge that the fit could hold on to
+    return replace(beam, aperture=beam.fits[0][0].unbinned(beam.bins)), guess
 
 
 def _read(data, sample):
@@ -180,37 +185,48 @@ def _pooled_aperture(patterns, at, noise, rough: Aperture) -> Aperture:
     disk = fit_disk(pool_arrays(electrons, *at.T, bad=noise.bad_pixels), rough.radius)
     plausible = (0.6 < disk.radius / rough.radius < 1.6 and np.hypot(*disk.vector) < 0.2 and
                  0 <= disk.edge < 0.5 * disk.radius + 1)
-    return Aperture(disk.radius, max(disk.edge, 0.1), disk.vector) if plausible else rough
+    return Aperture(disk.radius, max(disk.edge, 0.1), tuple(map(float, disk.vector))) if plausible else rough
 
 
-def _models(patterns, start, noise, beam):
-    """Disk models learned from sample windows, each with the misfit up to which it describes a disk.
+def _fits(patterns, start, noise, beam):
+    """Apertures learned from sample windows, each with the misfit up to which it describes a disk.
 
     A scan holds one aperture, but now and then two (files joined, the condenser changed): patterns that the first
     does not describe may show one of their own.
     """
-    models, rest = [], np.arange(len(patterns))
-    aperture = beam.aperture.binned(beam.bins)
-    while len(models) < 2 and len(rest) >= (FEWEST if models else 1):
-        if models:
-            size = _half_maximum(patterns[rest], start[rest], noise, beam)
-            aperture = Aperture(size, 0.3, aperture.vector)
-        model, misfit = _learned(aperture, patterns[rest], start[rest], noise, beam.bins)
-        limit = _limit(misfit)
-        models.append((model, limit))
-        rest = rest[misfit > limit]
-    return tuple(models)
+    fits, aperture = [], beam.aperture.binned(beam.bins)
+    odd = _odd_sizes(patterns, start, noise, beam)
+    some, rest = np.flatnonzero(~odd), np.flatnonzero(odd)
+    while len(some) and len(fits) < 2:
+        aperture, misfit = _learned(aperture, patterns[some], start[some], beam)
+        fits.append((aperture, _limit(misfit)))
+        some = np.union1d(rest, some[misfit > fits[-1][1]])
+        if len(some) < FEWEST:
+            break
+        aperture = Aperture(_half_maximum(patterns[some], start[some], noise, beam), 0.3, aperture.vector)
+    return tuple(fits)
 
 
-def _learned(aperture, patterns, start, noise, bins):
-    """A model whose aperture and contrast were learned from windows, and its misfit in each of them."""
+def _odd_sizes(patterns, around, noise, beam):
+    """True where a disk is clearly larger or smaller than the usual one, even at a few electrons."""
+    electrons, _, middle = electron_windows(patterns, around, WINDOW, noise, beam.bins)
+    axis = np.arange(WINDOW) - (WINDOW - 1) / 2
+    away = (around - middle) / beam.bins
+    distance = np.hypot(axis[:, None] - away[:, :1, None], axis - away[:, 1:, None]) * beam.bins
+    inner, whole = ((electrons.numpy() * (distance < part * beam.aperture.radius)).sum((1, 2)) for part in (0.5, 1.1))
+    part = inner / whole.clip(1)  # a quarter in a flat disk, twice that in a very uneven one
+    return np.abs(part - np.median(part)) > np.maximum(0.4, 5 * 0.5 / np.sqrt(whole.clip(1)))
+
+
+def _learned(aperture, patterns, start, beam):
+    """The aperture, sharpened and with its contrast, from windows; and its misfit in each of them."""
     for _ in range(ROUNDS):
-        model = DiskModel(aperture)
-        fitted = _fitted(model, patterns, start, noise, bins, learn=True)[0]
-        misfit = fitted.misfit.numpy()
+        model = DiskModel(aperture, beam.device)
+        fitted = _fitted(model, patterns, start, beam.noise, beam.bins, learn=True)[0]
+        misfit = fitted.misfit.cpu().numpy()
         aperture = model.learned(fitted, torch.from_numpy(misfit <= _limit(misfit)))
-    model = DiskModel(aperture)
-    return model, _fitted(model, patterns, start, noise, bins)[0].misfit.numpy()
+    model = DiskModel(aperture, beam.device)
+    return aperture, _fitted(model, patterns, start, beam.noise, beam.bins)[0].misfit.cpu().numpy()
 
 
 def _limit(misfit) -> float:

@@ -14,12 +14,14 @@ Coordinates are py4DSTEM's: qx0 along rows, qy0 along columns, a pixel's centre 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from scipy.ndimage import uniform_filter
 
 from . import batches
-from .beam import learn
+from .beam import learn, locate_block
+from .cluster import map_chunks
 from .coarse import coarse_origin
 from .errors import PrenetError
 from .networks.weights import load, pick_device
@@ -82,7 +84,8 @@ def measure_origin(data, noise: NoiseModel | None = None, mask=None, device="aut
         PrenetError: data that cannot be calibrated (`batches.check`), a mask of another shape, no weights.
     """
     batches.check(data)
-    network = load("center", pick_device(device))
+    device = pick_device(device)
+    network = load("center", device)
     noise = with_mask(noise or estimate_noise(data), mask)
     scan = batches.shape_of(data)[:2]
     if not noise.dose > 0:
@@ -90,11 +93,11 @@ def measure_origin(data, noise: NoiseModel | None = None, mask=None, device="aut
     guess, radius, reason = coarse_origin(network.coarse, data, noise)
     if reason:
         return _no_beam(scan, reason)
-    beam, guess = learn(network.fine, data, noise, guess, radius)
+    beam, guess = learn(data, noise, guess, radius, device)
     position, sigma = np.zeros((2, len(guess), 2))
     signal, seen = np.zeros(len(guess)), np.zeros(len(guess), bool)
-    for index, patterns in batches.patterns(data, progress="origin" if progress else None):
-        found = beam.locate(patterns, guess[index])
+    locate = partial(locate_block, beam=beam)
+    for index, found in map_chunks(locate, data, guess, progress="origin" if progress else None, weights=("center",)):
         position[index], sigma[index], signal[index], seen[index] = (
             found.position, found.sigma, found.signal, found.seen)
     # A window is empty beside the others where the beam was blanked.

@@ -12,15 +12,15 @@ from py4dstem_prenet.networks import weights
 from py4dstem_prenet.origin import OriginMap, fit_origin, measure_origin
 
 CASES = {  # options of a scan, and the mean error in px that is allowed
-    "counting": ({}, 0.16),
-    "other grains": (dict(seed=1), 0.16),
-    "camera": (CCD, 0.2),
-    "not square": (dict(shape=(64, 96), radius=5.0), 0.15),
-    "large disk": (dict(scan=(4, 4), shape=(256, 256), radius=18.0, dose=10_000.0), 0.2),
-    "small disk": (dict(radius=2.0), 0.15),
-    "one row": (dict(scan=(1, 9)), 0.16),
-    "one pattern": (dict(scan=(1, 1)), 0.3),
-    "few electrons": (dict(dose=300.0), 0.4),
+    "counting": ({}, 0.08),
+    "other grains": (dict(seed=1), 0.1),
+    "camera": (CCD, 0.08),
+    "not square": (dict(shape=(64, 96), radius=5.0), 0.07),
+    "large disk": (dict(scan=(4, 4), shape=(256, 256), radius=18.0, dose=10_000.0), 0.1),
+    "small disk": (dict(radius=2.0), 0.07),
+    "one row": (dict(scan=(1, 9)), 0.08),
+    "one pattern": (dict(scan=(1, 1)), 0.2),
+    "few electrons": (dict(dose=300.0), 0.22),
 }
 FAR = 1.0  # px
 
@@ -50,7 +50,7 @@ def test_the_direct_beam_is_found(case, measured):
     error = distance(origin, scan.truth)
     assert error.mean() < bound
     assert (error > FAR).mean() == 0
-    assert origin.radius == pytest.approx(scan.truth["radius"], rel=0.08)
+    assert origin.radius == pytest.approx(scan.truth["radius"], rel=0.03)
 
 
 def test_an_untrained_network_would_not_pass(monkeypatch):
@@ -221,15 +221,6 @@ def test_nothing_is_written_into_the_data():
     counts.flags.writeable = False
     measure_origin(counts, mask=np.ones((128, 128), bool), progress=False)
     assert np.array_equal(counts, before)
-
-
-def test_windows_hold_what_lies_there_and_say_what_lies_outside():
-    images = np.arange(2 * 20 * 30).reshape(2, 20, 30)
-    values, inside = module.cut_windows(images, np.array([[-2, 3], [15, 25]]), 8)
-    assert np.array_equal(values[0][2:], images[0, :6, 3:11])
-    assert np.array_equal(inside[0], np.arange(8)[:, None] >= np.full(8, 2))
-    assert np.array_equal(values[1][:5, :5], images[1, 15:, 25:])
-    assert inside[1].sum() == 25
 
 
 # --- the descan
