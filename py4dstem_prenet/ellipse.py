@@ -7,6 +7,19 @@ on the full-resolution pool. One crystal's lattice cannot tell strain from disto
 
 `a`, `b`, `theta` are py4DSTEM's: theta in radians from +qx (rows) toward +qy (columns) to the `a` axis, in [0, pi).
 Only a / b matters to py4DSTEM; here a b = 1. The vector is (eps cos 2theta, eps sin 2theta) with eps = a / b - 1.
+
+What consumers make of it. A position is measured = origin + R(theta) diag(a, b) R(theta)^T ideal, so that an ideal
+radius rho is an ellipse with semi-axes a rho and b rho on the detector. Having undone the shape, consumers return
+
+    BraggVectors.cal                                    b rho    (the a axis is divided by a / b, the b axis is left)
+    PolarDatacube (all of it: data, radial profiles)    b rho
+    process.utils.elliptical_coords                     a rho    (radii count along the a axis)
+    DataCube.get_radial_bkgrnd                          wrong as soon as an ellipse is set: leave it out
+
+`BraggVectors.cal` and `PolarDatacube` thus shrink areas by b / a = b^2. A pixel size (calibrated length per pixel)
+that was found before the ellipse was set, from a geometric-mean radius, must be multiplied by sqrt(a / b) = a
+for them; one that is calibrated afterwards, with the same consumer, needs nothing. `corrected` keeps areas: there an
+ideal radius stays rho.
 """
 
 from __future__ import annotations
@@ -25,11 +38,14 @@ from .networks.weights import load, pick_device
 from .noise import NoiseModel, stabilize
 from .polar import ellipse_axes, to_polar
 from .pooling import Pooled, pool
-from .ring_fit import refine_rings
+from .ring_center import ring_center
+from .ring_fit import CONTINUOUS, refine_rings
 
-SIGMA_ACCEPTED = 0.006  # a component of the ellipse vector must be known better than this
-CONTINUOUS = 0.35  # part of the azimuth that must carry the rings' signal
+# Set on simulations (benchmarks/acceptance.py):
+SIGMA_ACCEPTED = 0.008  # a component of the ellipse vector must be known better than this
 WHOLE = 0.7  # part from which rings stand against the direct beam's shape
+BEAM_CENTER = 0.05  # px, sigma of the pooled direct beam's center
+LEAST_APART = 0.3  # px between rings and direct beam that are worth a word
 SPOT = 0.4  # edge width of the direct beam, in radii, from which it shows no aperture
 
 
@@ -51,50 +67,135 @@ class Ellipse:
     sources: dict
 
 
-def measure_ellipse(data, qx0, qy0, radius: float, noise: NoiseModel, valid=None, device="auto",
+@dataclass(frozen=True)
+class EllipseMap:
+    """Ellipses of the regions of a scan, (n, m) each: a b = 1, theta in radians; NaN where none was accepted.
+
+    sigma: the largest standard deviation of the ellipse vector in any direction. accepted: bool.
+    ellipses: the results, a list of n lists of m. scan: (Rx, Ry).
+    """
+
+    a: np.ndarray
+    b: np.ndarray
+    theta: np.ndarray
+    sigma: np.ndarray
+    accepted: np.ndarray
+    ellipses: list
+    scan: tuple[int, int]
+
+    def at_positions(self):
+        """(5, Rx, Ry): a, b, theta, sigma and accepted (1 or 0) of the region of each scan position."""
+        rows, columns = (np.arange(n) * m // n for n, m in zip(self.scan, self.a.shape, strict=True))
+        maps = np.array([self.a, self.b, self.theta, self.sigma, self.accepted.astype(float)])
+        return maps[:, rows[:, None], columns]
+
+
+def measure_ellipse(data, qx0, qy0, radius, noise: NoiseModel, valid=None, region=None, device="auto",
                     progress=True) -> Ellipse:
-    """Measure the elliptical distortion of a scan about its origin.
+    """Measure the elliptical distortion of a scan, or of a region of it, about its origin.
 
     Args:
         data: a DataCube or array-like (Rx, Ry, Qx, Qy).
-        qx0, qy0: origin in pixels, (Rx, Ry). radius: of the direct disk, pixels.
+        qx0, qy0: origin in pixels, (Rx, Ry). radius: of the direct disk, pixels; None where the direct beam is
+            hidden and rings must do.
         noise: the detector's noise model. valid: (Rx, Ry) bool, positions to use.
+        region: positions to measure: a pair of slices, or a bool mask (Rx, Ry); None = the whole scan.
 
     Raises:
-        PrenetError: no position to pool, a radius that is not positive, no weights.
+        PrenetError: no position to pool, a radius that is not positive, a region that is none, no weights.
     """
     batches.check(data)
+    scan = batches.shape_of(data)[:2]
+    use = in_region(region, scan) if valid is None else in_region(region, scan) & np.asarray(valid, bool)
     network = load("ellipse", pick_device(device))
-    pooled = pool(data, qx0, qy0, noise, valid=valid, progress="ellipse" if progress else None)
+    pooled = pool(data, qx0, qy0, noise, valid=use, progress="ellipse" if progress else None)
     return judge(network, pooled, radius, noise)
 
 
-def judge(network, pooled: Pooled, radius: float, noise: NoiseModel) -> Ellipse:
-    """Weigh the evidence in pooled patterns."""
-    seen = look(network, pooled, radius, noise)
-    disk = fit_disk(pooled, radius, start_vector=seen["disk"][0])
-    sources, notes, continuity = {}, [], 0.0
-    # Where the edge is as wide as the disk there is a spot, not the image of an aperture.
-    if np.isfinite(disk.vector).all() and disk.edge < SPOT * disk.radius:
-        sources["direct beam"] = (disk.vector, disk.covariance)
-    if usable_radius(pooled) > 2 * radius + 14:
-        rings = refine_rings(pooled, start_vector=seen["rings"][0])
+def measure_ellipse_map(data, qx0, qy0, radius, noise: NoiseModel, blocks: int = 4, valid=None, device="auto",
+                        progress=True) -> EllipseMap:
+    """Measure the ellipse in each of blocks x blocks regions of a scan: whether it changes with the position.
+
+    Arguments and errors as for `measure_ellipse`; a region without a valid position is not accepted.
+    """
+    scan = batches.shape_of(data)[:2]
+    if not 1 <= blocks <= min(scan):
+        raise PrenetError(f"A scan of {scan[0]} x {scan[1]} positions cannot be cut into {blocks} x {blocks} regions.")
+    valid = np.ones(scan, bool) if valid is None else np.asarray(valid, bool)
+    edges = [-(-np.arange(blocks + 1) * n // blocks) for n in scan]
+    ellipses = []
+    for k in range(blocks):
+        ellipses.append([])
+        for m in range(blocks):
+            region = tuple(slice(int(e[i]), int(e[i + 1])) for e, i in zip(edges, (k, m), strict=True))
+            if valid[region].any():
+                found = measure_ellipse(data, qx0, qy0, radius, noise, valid, region, device, progress)
+            else:
+                found = _unknown("no position of this region shows a beam")
+            ellipses[-1].append(found)
+    accepted = np.array([[e.accepted for e in row] for row in ellipses])
+    values = np.array([[(e.a, e.b, e.theta, _sigma(e.covariance)) for e in row] for row in ellipses])
+    a, b, theta, sigma = np.moveaxis(np.where(accepted[..., None], values, np.nan), -1, 0)
+    return EllipseMap(a, b, theta, sigma, accepted, ellipses, scan)
+
+
+def in_region(region, scan):
+    """(Rx, Ry) bool of a pair of slices or a bool mask; None = everywhere. Raises PrenetError for anything else."""
+    if region is None:
+        return np.ones(scan, bool)
+    if isinstance(region, tuple) and len(region) == 2 and all(isinstance(s, slice) for s in region):
+        use = np.zeros(scan, bool)
+        use[region] = True
+    else:
+        use = np.asarray(region)
+        if use.dtype != bool or use.shape != tuple(scan):
+            raise PrenetError(f"A region is a pair of slices or a boolean mask of the scan's shape {tuple(scan)}, not "
+                              f"{type(region).__name__} of shape {use.shape} and type {use.dtype}.")
+    if not use.any():
+        raise PrenetError("The region holds no scan position.")
+    return use
+
+
+def judge(network, pooled: Pooled, radius, noise: NoiseModel) -> Ellipse:
+    """Weigh the evidence in pooled patterns. radius: of the direct disk, px, or None where it is hidden."""
+    sources, notes, continuity, disk, start = {}, [], 0.0, None, np.zeros(2)
+    if radius is not None:
+        if not radius > 0:
+            raise PrenetError(f"The probe radius must be positive, not {radius}; measure the origin first.")
+        seen = look(network, pooled, radius, noise)
+        start = seen["rings"][0]
+        disk = fit_disk(pooled, radius, start_vector=seen["disk"][0])
+        # Where the edge is as wide as the disk there is a spot, not the image of an aperture.
+        if np.isfinite(disk.vector).all() and np.isfinite(disk.covariance).all() and disk.edge < SPOT * disk.radius:
+            sources["direct beam"] = (disk.vector, disk.covariance)
+    if usable_radius(pooled) > 2 * (radius or 0) + 14:
+        rings = refine_rings(pooled, start_vector=start)
         continuity = rings.continuity
         if continuity >= CONTINUOUS and rings.improved:
             sources["rings"] = (rings.vector, rings.covariance)
-            apart = np.subtract(rings.center, disk.center)
-            sigma = np.sqrt(np.diag(rings.center_covariance) + 0.05**2)
-            if (np.abs(apart) > 3 * sigma).any() and np.hypot(*apart) > 0.3:
-                notes.append(f"the rings' center lies ({apart[0]:+.2f}, {apart[1]:+.2f}) px from the direct beam, "
-                             "which is the origin that is reported")
+            if disk is not None:
+                notes += _apart(pooled, disk.center)
     return _decide(sources, notes, continuity)
+
+
+def _apart(pooled, beam):
+    """A sentence where the rings' center is not the direct beam's, in a list."""
+    found = ring_center(pooled.mean, pooled.weight > 0, guess=beam)
+    apart = np.subtract(found.center, beam)
+    sigma = np.sqrt(np.diag(found.covariance) + BEAM_CENTER**2)
+    if not found.accepted or np.hypot(*apart) < LEAST_APART or (np.abs(apart) < 3 * sigma).all():
+        return []
+    return [f"the rings' center lies ({apart[0]:+.2f}, {apart[1]:+.2f}) px from the direct beam, which is the origin "
+            f"that is reported (sigma {sigma[0]:.2f}, {sigma[1]:.2f})"]
+
+
+def _unknown(reason):
+    return Ellipse(1.0, 1.0, 0.0, np.zeros(2), np.eye(2), False, reason, {})
 
 
 def _decide(sources, notes, continuity) -> Ellipse:
     if not sources:
-        unknown = np.diag([1.0, 1.0])
-        return Ellipse(1.0, 1.0, 0.0, np.zeros(2), unknown, False,
-                       "not determined: neither rings nor the image of a round aperture can be seen", {})
+        return _unknown("not determined: neither rings nor the image of a round aperture can be seen")
     used = dict(sources)
     vector, covariance, agree, chi2 = combine(used)
     if not agree and continuity >= WHOLE and _sigma(sources["rings"][1]) < SIGMA_ACCEPTED:
@@ -108,7 +209,7 @@ def _decide(sources, notes, continuity) -> Ellipse:
     if not agree:
         verdict, accepted = f"refused: {names} disagree by {np.sqrt(chi2):.1f} sigma", False
     elif not sigma < SIGMA_ACCEPTED:
-        lone = "" if "rings" in sources else "; one crystal's lattice cannot tell strain from distortion"
+        lone = "" if "rings" in sources else "; no ring goes round, and spots cannot tell strain from distortion"
         verdict, accepted = f"not determined: the axis ratio is uncertain by {sigma:.3f}{lone}", False
     else:
         verdict, accepted = f"accepted, from {names}", True
@@ -122,8 +223,8 @@ def combine(sources):
         sources: dict name -> (vector (2,), covariance (2, 2)).
 
     Returns: (vector, covariance, agree, chi2). `agree`: chi2 of the sources about their mean, with 2 (n - 1)
-    degrees of freedom, is one that chance exceeds in more than one case in a thousand. Where chi2 exceeds its
-    degrees of freedom the covariance is scaled up by their ratio.
+    degrees of freedom, is one that chance exceeds in more than one case in a thousand. Where it is one that chance
+    exceeds in less than one case in twenty, the covariance is scaled up by their ratio.
     """
     if not sources:
         raise PrenetError("There is no ellipse estimate to combine.")
@@ -135,7 +236,8 @@ def combine(sources):
     freedom = 2 * (len(vectors) - 1)
     if not freedom:
         return vector, covariance, True, 0.0
-    return vector, covariance * max(1.0, chi2 / freedom), bool(chi2 < chi2_law.ppf(0.999, freedom)), chi2
+    likely, possible = chi2_law.ppf((0.95, 0.999), freedom)
+    return vector, covariance * max(1.0, chi2 / likely), bool(chi2 < possible), chi2
 
 
 def _sigma(covariance) -> float:
