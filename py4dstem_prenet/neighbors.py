@@ -10,6 +10,11 @@ import torch
 
 LOBES = 4  # of the Lanczos kernel: a sharp disk edge keeps 99.8 % of its energy there and back
 
+FEATURES = 16  # smooth samples along each side of a pattern, by which patterns are compared
+FEW = 4.0  # counts in a sample, over all patterns, that say nothing yet
+NOISE = (0.5, 1.3)  # limits of the scale of the noise, in case its model is wrong
+TOLERANCE = 0.005  # squared difference of patterns, in parts of their electrons, beyond noise
+
 
 def kernels(offset: torch.Tensor, side: int) -> torch.Tensor:
     """Matrices that resample an axis: (n, side, side), row i weighs the samples around i + offset[n].
@@ -30,3 +35,81 @@ def shift(images: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
     """Images (n, H, W) seen from a frame that is moved by offset (n, 2) pixels: out[i, j] = image[i + dx, j + dy]."""
     rows, columns = kernels(offset[:, 0], images.shape[1]), kernels(offset[:, 1], images.shape[2])
     return rows @ images @ columns.transpose(1, 2)
+
+
+def neighbor_means(electrons, origins, readout: float = 0.0, good=None, wanted=None):
+    """Means of the patterns of a tile that cannot be told from each of the wanted ones, in the place of that one.
+
+    Args:
+        electrons: (n, H, W) float32, all patterns of the tile, bad pixels filled in. origins: (n, 2) of their direct
+            beams, pixels. readout: electrons rms. good: (H, W) bool; bad pixels are left out of means.
+        wanted: (m,) numbers of the patterns that a mean is wanted for; all by default.
+
+    Returns:
+        means (m, H, W) electrons per pattern; patterns (m,), as how many patterns each is worth,
+        (sum w)^2 / sum w^2, 0 where no other pattern is similar (the mean is 0 there).
+    """
+    wanted = torch.arange(len(electrons), device=electrons.device) if wanted is None else wanted
+    middle = origins.mean(0)
+    moved = shift(electrons, origins - middle)
+    weight = similarity(moved, readout)[wanted]
+    weight[torch.arange(len(wanted)), wanted] = 0  # a pattern's own noise is no second opinion
+    total = weight.sum(1)
+    patterns = total**2 / weight.square().sum(1).clamp_min(1e-12)
+    means = (weight @ moved.flatten(1)).reshape(-1, *moved.shape[1:])
+    if good is None or bool(good.all()):
+        means /= total.clamp_min(1e-12)[:, None, None]
+    else:
+        seen = shift(good.to(moved.dtype).expand_as(electrons), origins - middle).clamp(0, 1)
+        sums = (weight @ (moved * seen).flatten(1)).reshape(means.shape)
+        parts = (weight @ seen.flatten(1)).reshape(means.shape)
+        means = torch.where(parts > 0.2 * total[:, None, None], sums / parts.clamp_min(1e-6),
+                            means / total.clamp_min(1e-12)[:, None, None])
+    return shift(means, middle - origins[wanted]), torch.where(total > 0, patterns, 0.0)
+
+
+def similarity(patterns, readout: float = 0.0):
+    """Weights between recentered patterns (n, H, W): 1 where only counting noise tells them apart, 0 where more does.
+
+    Patterns are smoothed to FEATURES x FEATURES samples, in units of their noise (Keenan and Kotula 2004, doi
+    10.1002/sia.1657), and seen in those principal components that stand out of noise (beyond the edge of Marchenko and
+    Pastur 1967), shrunk as Gavish and Donoho 2017 (doi 10.1109/TIT.2017.2653801) do. There the distance of two
+    patterns that differ by noise alone follows a chi-squared distribution; a little more is tolerated, since repeats
+    differ where the pixel grid cuts their edges.
+    """
+    count = len(patterns)
+    rows, columns = (_samples(side, patterns) for side in patterns.shape[1:])
+    mean = patterns.mean(0)
+    variance = (rows.square() @ mean @ columns.square().T).flatten() + readout**2
+    seen = variance * count > FEW
+    scaled = ((rows @ (patterns - mean) @ columns.T).flatten(1)[:, seen] / variance[seen].sqrt()).double()
+    size = scaled.shape[1]
+    values, axes = torch.linalg.eigh(scaled.T @ scaled)
+    values, axes = values.flip(0), axes.flip(1)
+    aspect = size / count
+    kept, noise = 0, 1.0
+    for _ in range(4):  # the scale of the noise is 1, if its model is right
+        edge = noise * (count**0.5 + size**0.5) ** 2
+        kept = int((values > 1.1 * edge).sum())
+        rest = values[kept:].sum() / max((count - kept) * (size - kept), 1)
+        noise = float(rest.clamp(*NOISE))
+    if kept == 0:
+        return patterns.new_ones(count, count)
+    y = values[:kept] / (noise * count)
+    shrunk = ((y - aspect - 1).square() - 4 * aspect).sqrt() / y
+    scores = scaled @ axes[:, :kept] * (shrunk / noise**0.5)
+    excess = (torch.cdist(scores, scores).square() / 2 - kept).to(patterns.dtype)
+    tolerance = 3 * (2 * kept) ** 0.5 + TOLERANCE * float(mean.clamp_min(0).sum())
+    return ((4 - excess / tolerance) / 3).clamp(0, 1)
+
+
+def _samples(side: int, like) -> torch.Tensor:
+    """A low-pass filter to FEATURES samples of an axis, (FEATURES, side). Rows of unit norm and nearly orthogonal.
+
+    Blocks of pixels would show what a shift by part of a pixel does to an edge between them; smooth samples do not.
+    """
+    step = side / FEATURES
+    at = (torch.arange(FEATURES, device=like.device, dtype=like.dtype) + 0.5) * step - 0.5
+    distance = (torch.arange(side, device=like.device) - at[:, None]) / step
+    weight = torch.sinc(distance) * torch.sinc(distance / 3) * (distance.abs() < 3)
+    return weight / weight.square().sum(1, keepdim=True).sqrt()
