@@ -5,24 +5,32 @@ from scipy.ndimage import correlate1d, uniform_filter
 
 from .noise import NoiseModel
 
+GROUPS = 32  # of pixels
 ENOUGH = 300  # electrons (or as much variance) in a group of pixels, from which its noise is judged
-SHARED = 0.7  # fine over coarse variance of independent noise is 1; a blur of 0.45 pixels makes it 0.7
-QUIET, LOUD = 0.75, 1.5  # variance over that of the noise model, beyond which the model is wrong
+SHARED, CLEARLY_SHARED = 0.85, 0.65  # fine over coarse variance: of independent noise 1, of a blur of 0.45 px 0.7
+QUIET, LOUD = 0.75, 2.0  # variance over that of the noise model, beyond which the model is wrong
 
 
-def broken_assumption(blocks, noise: NoiseModel) -> str | None:
-    """What is wrong with supposing this noise model's independent noise in these blocks, in words; None: nothing.
+def judge_noise(blocks, noise: NoiseModel) -> tuple[str | None, str | None]:
+    """(what forbids, what qualifies) supposing this noise model's independent noise in these blocks, each in words.
 
     Noise is seen in differences of neighboring positions (in single patterns where there are none), through two
     filters that pass fine and less fine detail. Pixels are grouped by brightness. What is left of the pattern adds
     variance, and more so through the second filter: so only too little variance in a group, too much in all of them,
     and a lack of the finest detail in all of them tell of the noise.
+
+    Blocks: (rx, ry, Qx, Qy) each, detector units. Qualified are detectors that now and then count one electron in two
+    pixels: every pixel is Poisson, but they are not independent.
     """
     values = np.concatenate([block[..., ~noise.bad_pixels].ravel() for block in blocks])
-    return _saturated(values, noise) or _noise_differs(blocks, noise) or _clipped(values, noise)
+    problem, shared = _noise_differs(blocks, noise)
+    problem = _saturated(values, noise) or problem or _clipped(values, noise)
+    return problem, (f"neighboring pixels share noise (the finest detail has {shared:.2f} of the variance that it would "
+                     "have if they did not), which flatters all that averages pixels" if shared < SHARED else None)
 
 
 def _noise_differs(blocks, noise):
+    """(what is wrong, or None; fine over coarse variance where it is nearest to 1, that of independent noise)."""
     total, fine, coarse, expected = np.zeros((4, *noise.bad_pixels.shape))
     count, cancels = 0, False
     kernel = np.array([1.0, -2.0, 1.0])
@@ -42,21 +50,22 @@ def _noise_differs(blocks, noise):
     expected = count * (correlate1d(correlate1d(mean, kernel**2, 0), kernel**2, 1) / 36 + readout)
     order = np.argsort(np.where(noise.bad_pixels, -np.inf, uniform_filter(mean, 5)), axis=None)
     order = order[noise.bad_pixels.sum():]
-    groups = [[part.ravel()[some].sum() for part in (fine, coarse, expected)] for some in np.array_split(order, 8)]
+    groups = [[part.ravel()[some].sum() for part in (fine, coarse, expected)] for some in np.array_split(order, GROUPS)]
     groups = np.array([group for group in groups if group[2] > ENOUGH])
     if len(groups) == 0:
-        return "too few electrons are there to tell" if expected.sum() < ENOUGH else None
-    if cancels and (groups[:, 0] < SHARED * groups[:, 1]).all():
+        return ("too few electrons are there to tell" if expected.sum() < ENOUGH else None), 1.0
+    shared = min(1.0, (groups[:, 0] / groups[:, 1]).max()) if cancels else 1.0
+    if shared < CLEARLY_SHARED:
         return ("neighboring pixels share noise (spread in the scintillator, interpolation or compression), so halves "
-                "of their counts are not independent")
-    ratio = groups[:, 0] / groups[:, 2]
+                "of their counts are not independent"), shared
+    ratio = groups[:, 0] / groups[:, 2] / shared
     if ratio.min() < QUIET:
         return (f"their noise does not grow with the signal as that of electrons does (its variance falls to "
                 f"{ratio.min():.2f} of the expected one), as if they were gamma-adjusted, rescaled pattern by pattern, "
-                "or filtered")
+                "or filtered"), shared
     if cancels and ratio.min() > LOUD:
-        return f"their noise is larger than the noise model says ({ratio.min():.2f} times its variance)"
-    return None
+        return f"their noise is larger than the noise model says ({ratio.min():.2f} times its variance)", shared
+    return None, shared
 
 
 def _saturated(values, noise):

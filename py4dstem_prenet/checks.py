@@ -15,7 +15,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from . import batches
-from .assumptions import broken_assumption
+from .assumptions import judge_noise
 from .noise import NoiseModel, estimate_noise
 from .splitting import of_part, split
 
@@ -83,7 +83,7 @@ def check_denoising(datacube, noise: NoiseModel | None = None, weights=None, dev
     scan = batches.shape_of(datacube)[:2]
     blocks = read_blocks(datacube, positions, (1, 1) if scan[0] * scan[1] <= positions else (2, 2))
     count = sum(block.shape[0] * block.shape[1] for block in blocks)
-    problem = broken_assumption(blocks, noise)
+    problem, caveat = judge_noise(blocks, noise)
     if problem:
         return DenoisingCheck(np.nan, np.nan, np.nan, {}, {}, {}, np.nan, 0, count, False, False,
                               f"cannot be judged on these data: {problem}. Do not use it unseen")
@@ -102,6 +102,7 @@ def check_denoising(datacube, noise: NoiseModel | None = None, weights=None, dev
     worth = np.exp(2 * at_half - at_quarter)
     uncertainty = jackknife(worth)
     accepted, reason = _verdict(float(worth[0]), uncertainty, errors, sigmas)
+    reason += f"; an upper bound, for {caveat}" if caveat else ""
     deviances = {key: float(half.deviance(estimate)[0]) for key, estimate in estimates.items()}
     return DenoisingCheck(float(worth[0]), uncertainty, float(np.exp(at_half[0])), errors, sigmas, deviances, sigma,
                           rank, count, True, accepted, reason)
@@ -155,7 +156,7 @@ def check_origin(datacube, noise: NoiseModel | None = None, device="auto", posit
     batches.check(datacube)
     noise = noise or estimate_noise(datacube)
     blocks = read_blocks(datacube, positions, (1, 1))
-    problem = broken_assumption(blocks, noise)
+    problem, _ = judge_noise(blocks, noise)
     if problem:
         return OriginCheck(np.nan, np.nan, np.nan, 0, False, f"cannot be checked on these data: {problem}")
     halves = split(blocks[0], noise, np.random.default_rng(seed))

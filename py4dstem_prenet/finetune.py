@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from . import batches
 from ._version import __version__
-from .assumptions import broken_assumption
+from .assumptions import judge_noise
 from .checks import Level, jackknife, read_blocks
 from .errors import PrenetError
 from .files import check_output, new_file
@@ -91,7 +91,7 @@ def finetune(datacube, noise: NoiseModel | None = None, out="weights.safetensors
     network = copy.deepcopy(weights.load(start, device)).requires_grad_(True)
     noise = noise or estimate_noise(datacube)
     blocks = read_blocks(datacube, POSITIONS, (PARTS, PARTS))
-    problem = broken_assumption(blocks, noise)
+    problem = " and ".join(filter(None, judge_noise(blocks, noise)))
     if problem:
         return FinetuneResult(None, np.nan, np.nan, np.nan, np.nan, 0, False,
                               f"was not tried, nothing was written: on these data it would learn noise, for {problem}")
