@@ -103,10 +103,16 @@ class PrenetAccessor:
         return finetune(self._datacube, out=out, minutes=minutes, device=device, progress=progress)
 
     def show(self):
-        """Figures of what the calibration holds and does."""
+        """Figures of what the calibration holds and does. Returns their axes, (3, 4)."""
         from .plots import show
 
         return show(self._datacube)
+
+    def report(self, path, device="auto", progress=True):
+        """Write a web page: can one go on with this calibration, and why. path: a new .html file."""
+        from .report import report
+
+        return report(self._datacube, path, device=device, progress=progress)
 
     def check(self):
         """Whether the calibration still belongs to the data, as a `CalibrationCheck` that prints what to do."""

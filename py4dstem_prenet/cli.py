@@ -138,9 +138,9 @@ def report(
     cube: Cube = None,
 ):
     """Write a web page about a calibrated scan: can I go on with it, and why."""
-    from .files import HTML_ENDINGS, check_output
+    from .files import check_output
 
-    check_output(out, HTML_ENDINGS)
+    check_output(out, (".html", ".htm"))
     datacube = _open(file, scan, cube)
     from .report import report
 

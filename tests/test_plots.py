@@ -1,11 +1,16 @@
 """Figures show what they are given, where it is."""
 
+from types import SimpleNamespace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.patches import Ellipse
+from py4DSTEM import DataCube
+from scans import simulated
 
 from py4dstem_prenet import plots
+from py4dstem_prenet.errors import PrenetError
 
 
 @pytest.fixture
@@ -32,13 +37,16 @@ def test_residual_is_measured_less_fitted_about_zero(axes):
         image = axes[row, 2].images[0]
         assert np.allclose(image.get_array(), measured[row] - fitted[row])
         assert sum(image.get_clim()) == pytest.approx(0)
+        assert axes[row, 0].images[0].get_clim() == axes[row, 1].images[0].get_clim()  # to be compared
 
 
 @pytest.mark.parametrize("theta", [0.0, 0.4, 1.9])
 def test_ellipse_lies_where_the_forward_model_puts_it(axes, theta):
     a, b, radius, center = 1.1, 1 / 1.1, 20.0, (30.0, 35.0)
     ax = plots.show_ellipse(np.ones((64, 64)), center, (a, b, theta), radius, axes[0, 0])
-    red = [p for p in ax.patches if isinstance(p, Ellipse)][-1]
+    annulus, red = ax.patches
+    assert isinstance(red, Ellipse)
+    assert annulus.get_facecolor()[:3] == (1, 1, 0) and red.get_edgecolor()[:3] == (1, 0, 0)
     drawn = red.get_patch_transform().transform(red.get_path().vertices)[:, ::-1] - center  # (qx, qy)
     turn = np.array([[np.cos(theta), -np.sin(theta)], [np.sin(theta), np.cos(theta)]])
     ideal = drawn @ np.linalg.inv(turn @ np.diag([a, b]) @ turn.T).T
@@ -60,6 +68,67 @@ def test_rings_become_lines(axes):
         shown = plots.show_polar(ring, (48, 47), axes[0, 0], vector=taken_out).images[0].get_array()
         spread.append(np.ptp(np.asarray(shown).argmax(1)))
     assert spread[0] > 4 and spread[1] <= 1  # half pixels
+
+
+def test_strongest_ring_is_found_where_it_is():
+    x, y = np.meshgrid(np.arange(128) - 62.0, np.arange(128) - 65.0, indexing="ij")
+    radius = np.hypot(x, y)
+    background = 100 * np.exp(-radius / 12)
+    rings = 4 * np.exp(-0.5 * ((radius - 33) / 1.5) ** 2) + 0.2 * np.exp(-0.5 * ((radius - 48) / 1.5) ** 2)
+    assert plots.ring_radius(background + rings, (62, 65), 5.0) == pytest.approx(33, abs=1)
+    assert plots.ring_radius(background, (62, 65), 5.0) is None
+
+
+def test_straightened_rings_have_the_same_axes_and_the_line(axes):
+    plots.show_straightened(np.ones((64, 64)), (32, 32), np.array([0.1, 0.0]), axes[0], line=20.0, inner=6.0)
+    for ax in axes[0, :2]:
+        assert ax.images[0].get_extent()[0] == 6 and ax.lines[0].get_xdata()[0] == 20
+
+
+def test_sigma_is_of_both_coordinates_and_valid_is_white(axes):
+    valid = np.ones((3, 4), bool)
+    valid[1, 2] = False
+    plots.show_sigma(np.full((3, 4), 0.3), np.full((3, 4), 0.4), valid, axes[0])
+    shown = axes[0, 0].images[0].get_array()
+    assert shown.mask.sum() == 1 and shown[0, 0] == pytest.approx(0.5)
+    np.testing.assert_array_equal(axes[0, 1].images[0].get_array(), valid)
+    assert axes[0, 1].get_title() == "valid: 91.7%"
+
+
+def test_virtual_images_are_shown_alike(axes):
+    raw, clean = np.random.default_rng(2).poisson(50, (2, 2, 8, 9)).astype(float)
+    plots.show_virtual(raw, clean, axes[:, :2])
+    for row in range(2):
+        measured, denoised = (ax.images[0] for ax in axes[row, :2])
+        assert measured.get_clim() == denoised.get_clim()
+        assert np.allclose(measured.get_array(), raw[row]) and np.allclose(denoised.get_array(), clean[row])
+
+
+def test_bars_of_the_check(axes):
+    check = SimpleNamespace(errors={"raw": 1.0, "denoised": 0.2, "svd": 0.4},
+                            error_sigmas={"raw": 0.0, "denoised": 0.01, "svd": 0.02})
+    ax = plots.show_denoising_check(check, axes[0, 0])
+    assert [bar.get_width() for bar in ax.patches] == [1.0, 0.2, 0.4]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["raw counts", "denoised", "best SVD"]
+    assert "not judged" in plots.show_denoising_check(SimpleNamespace(errors={}), axes[0, 1]).get_title()
+
+
+def test_show_draws_what_the_calibration_holds():
+    scan = simulated()
+    cube = DataCube(scan.counts)
+    with pytest.raises(PrenetError, match="not been measured"):
+        plots.show(cube)
+    shift = np.full(cube.Rshape, 0.25)
+    cube.calibration.set_origin_meas((scan.truth["qx0"] + shift, scan.truth["qy0"].copy()))
+    cube.calibration.set_origin((scan.truth["qx0"].copy(), scan.truth["qy0"].copy()))
+    cube.calibration.set_probe_semiangle(float(scan.truth["radius"]))
+    shown = plots.show(cube)
+    assert shown.shape == (3, 4) and np.allclose(shown[0, 2].images[0].get_array(), 0.25)
+    assert "no ellipse" in shown[2, 1].get_title() and not shown[2, 1].patches
+    cube.calibration.set_ellipse((1.05, 1 / 1.05, 0.3))
+    given = plt.subplots(3, 4)[1]
+    assert plots.show(cube, given) is given and len(given[2, 1].patches) == 2
+    plt.close("all")
 
 
 def test_difference_is_raw_less_denoised(axes):

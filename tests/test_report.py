@@ -1,0 +1,275 @@
+"""The page: verdicts that follow the data, escaped text, nothing loaded, and a browser that has no complaint."""
+
+import shutil
+import subprocess
+import types
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from py4DSTEM import DataCube
+from scans import simulated
+
+from py4dstem_prenet import accessor, emd, verdicts
+from py4dstem_prenet.carry import CalibrationCheck
+from py4dstem_prenet.errors import PrenetError
+from py4dstem_prenet.origin import OriginMap, fit_origin
+from py4dstem_prenet.report import look, page, report
+
+accessor.register()
+SCAN = (14, 18)
+ROWS, COLUMNS = np.meshgrid(*(np.linspace(-1, 1, n) for n in SCAN), indexing="ij")
+DESCAN = 60 + 2 * ROWS + COLUMNS, 64 - COLUMNS + ROWS * COLUMNS
+
+
+def origin_map(extra=0.0, noise=0.05, stated=0.05, seed=0):
+    """A parabolic descan, measured with noise of a stated sigma, and something more in both coordinates."""
+    rng = np.random.default_rng(seed)
+    qx0, qy0 = (d + rng.normal(0, noise, SCAN) + extra for d in DESCAN)
+    sigma = np.full(SCAN, stated)
+    return OriginMap(qx0, qy0, sigma, sigma, np.ones(SCAN, bool), 6.0, True, "")
+
+
+def judged(origin, fitted="ours", **settings):
+    fit = fit_origin(origin)
+    fitted = (fit.qx0, fit.qy0) if isinstance(fitted, str) else fitted
+    return verdicts.judge_fit(origin, fitted, settings.pop("sigma_known", True), 128, **settings)
+
+
+def particles():
+    return np.exp(-((ROWS - 0.2) ** 2 + (COLUMNS + 0.3) ** 2) / 0.05)
+
+
+class TestIsThisFitGoodEnough:
+    def test_noise_is_green(self):
+        found = judged(origin_map())
+        assert found.verdict.light == "green" and found.verdict.answer.startswith("Yes. Go on")
+        assert found.scatter == pytest.approx(0.05, rel=0.15) and found.noise == 0.05
+        best = [f for f in found.functions if f.best]
+        assert [f.model for f in best] == ["parabola"] and best[0].moves < 1e-9
+        assert next(f for f in found.functions if f.model == "constant").residual > 0.3
+        assert found.uncertainty < 0.02 and "% of strain" in found.verdict.why[-1]
+
+    def test_strong_residuals_of_the_specimen_are_amber_with_their_cause(self):
+        image = particles()
+        deflection = 1.2 * np.gradient(image, axis=1)
+        found = judged(origin_map(extra=deflection), images=image[None])
+        assert found.verdict.light == "amber" and found.verdict.answer.startswith("Yes, go on with the fitted")
+        assert found.specimen > 0.5 and found.shared == pytest.approx(np.std(deflection), rel=0.4)
+        told = " ".join(found.verdict.why)
+        assert "the specimen makes them" in told and "not the measured one" in told
+
+    def test_images_that_have_nothing_to_do_with_it_explain_nothing(self):
+        images = np.random.default_rng(3).normal(size=(2, *SCAN))
+        found = judged(origin_map(extra=4 * np.gradient(particles(), axis=1)), images=images)
+        assert found.specimen < 0.1 and "specimen makes" not in " ".join(found.verdict.why)
+
+    def test_understated_noise_is_amber_and_averages_out(self):
+        found = judged(origin_map(noise=0.15))
+        assert found.verdict.light == "amber" and found.shared < 0.05
+        assert 2.6 < float(found.verdict.why[0].split("scatter ")[1].split()[0]) < 3.4
+
+    def test_a_jump_is_named_with_its_row(self):
+        found = judged(origin_map(extra=np.where(ROWS > 0, 0.8, 0.0)))
+        told = " ".join(found.verdict.why)
+        assert found.verdict.light != "green" and "scan rows 6 and 7" in told and "crop_R" in told
+
+    @pytest.mark.parametrize(("off", "light"), [(0.02, "green"), (0.12, "amber"), (0.5, "red")])
+    def test_a_fit_by_another_hand_is_held_against_the_best_one(self, off, light):
+        found = judged(origin_map(), fitted=(DESCAN[0] + off, DESCAN[1]))
+        assert found.verdict.light == light
+        assert ("from the best fit, a parabola" in " ".join(found.verdict.why)) == (light != "green")
+
+    def test_a_plane_through_a_parabola(self):
+        bent = origin_map(extra=3 * ROWS**2)
+        plane = fit_origin(bent, "plane")
+        assert judged(bent, fitted=(plane.qx0, plane.qy0)).verdict.light == "red"
+
+    def test_nothing_accepted_is_red(self):
+        found = judged(origin_map(), fitted=None)
+        assert found.verdict.light == "red" and found.verdict.answer.startswith("No")
+
+    def test_without_sigmas_neighbors_tell(self):
+        assert judged(origin_map(), sigma_known=False).verdict.light == "green"
+        smooth = origin_map(extra=4 * np.gradient(particles(), axis=1))
+        assert judged(smooth, sigma_known=False).verdict.light == "amber"
+
+    def test_a_few_wrong_positions_are_counted(self):
+        wrong = np.zeros(SCAN)
+        wrong.flat[::40] = 25
+        found = judged(origin_map(extra=wrong))
+        assert found.outliers == pytest.approx(1 / 40, abs=0.01) and found.scatter == pytest.approx(0.05, rel=0.2)
+        assert verdicts.judge_origin(replace(origin_map(), valid=ROWS < 0.2), True).light == "amber"
+        assert verdicts.judge_origin(replace(origin_map(), valid=ROWS < -0.2), True).light == "red"
+
+
+def ellipse(ratio, sigma=0.002, accepted=True):
+    vector = (ratio - 1) * np.array([np.cos(0.6), np.sin(0.6)])
+    return types.SimpleNamespace(vector=vector, covariance=sigma**2 * np.eye(2), accepted=accepted, reason="from rings")
+
+
+@pytest.mark.parametrize(("stored", "seen", "light"), [
+    ((1.05, 1.0, 0.3), ellipse(1.05), "green"), ((1.0, 1.05, 0.3 + np.pi / 2), ellipse(1.05), "green"),
+    ((1.05, 1.0, 0.3 + np.pi / 2), ellipse(1.05), "red"), ((1.05, 1.0, 0.3), ellipse(1.0), "red"),
+    ((1.05, 1.0, 0.3), ellipse(1.05, accepted=False), "amber"), ((1.05, 1.0, 0.3), None, "amber"),
+    (None, ellipse(1.0, accepted=False), "amber"),
+])
+def test_an_ellipse_is_held_against_the_scan(stored, seen, light):
+    found = verdicts.judge_ellipse(stored, seen, "another hand")
+    assert found.light == light
+    if stored is not None and light != "red":
+        assert "17.2°" in " ".join([found.answer, *found.why])
+
+
+def test_the_worst_light_is_that_of_the_page():
+    green, amber, red = (verdicts.Verdict("", light, "") for light in verdicts.LIGHTS)
+    assert verdicts.overall([green, amber]).light == "amber" and verdicts.overall([green]).answer == "Go on."
+    assert verdicts.overall([amber, red, green]).answer.startswith("Do not go on")
+    stale = CalibrationCheck(("origin",), ("It was cropped.",))
+    assert verdicts.judge_belonging(stale).light == "red"
+    assert verdicts.judge_belonging(CalibrationCheck(("sigma",), ("Old.",))).light == "amber"
+
+
+# --- the page -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cube():
+    """A simulated scan, calibrated with its truth by another hand: no sigmas, no record."""
+    scan = simulated()
+    cube = DataCube(scan.counts.copy(), name='<b>"A & B"</b>')
+    cube.calibration.set_origin_meas((scan.truth["qx0"].copy(), scan.truth["qy0"].copy()))
+    cube.calibration.set_origin((scan.truth["qx0"].copy(), scan.truth["qy0"].copy()))
+    cube.calibration.set_probe_semiangle(float(scan.truth["radius"]))
+    emd.write_provenance(cube, emd.provenance(cube, verdicts=("<script>alert(1)</script>",)))
+    return cube
+
+
+@pytest.fixture(scope="module")
+def seen(cube):
+    return look(cube, device="cpu", progress=False)
+
+
+@pytest.fixture(scope="module")
+def text(seen):
+    return page(seen)
+
+
+class Strict(HTMLParser):
+    """Every element closed in order, no two ids the same, every reference inside the page met."""
+
+    VOID = frozenset({"meta", "link", "br"})
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.open, self.ids, self.wanted, self.loads, self.words, self.tags = [], [], set(), [], [], set()
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.take(tag, attributes)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.take(tag, attributes)
+
+    def take(self, tag, attributes):
+        assert len(dict(attributes)) == len(attributes), (tag, attributes)
+        self.tags.add(tag)
+        for name, value in attributes:
+            if name == "id":
+                self.ids.append(value)
+            if name in ("src", "href", "xlink:href", "srcset", "action"):
+                if value.startswith("#"):
+                    self.wanted.add(value[1:])
+                else:
+                    self.loads.append((tag, value))
+            assert not name.startswith("on"), (tag, name)
+            self.wanted |= {part.split(")")[0] for part in (value or "").split("url(#")[1:]}
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, (tag, self.open[-3:])
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def test_page_is_whole_html_that_loads_nothing(text):
+    parsed = Strict(text)
+    assert text.startswith("<!DOCTYPE html>") and not parsed.open
+    assert len(set(parsed.ids)) == len(parsed.ids) and parsed.wanted <= set(parsed.ids)
+    assert parsed.loads and all(value.startswith("data:") for _, value in parsed.loads)
+    assert "@import" not in text and "<script" not in text and "url(http" not in text
+    assert text.count("<figure>") == text.count("</svg>") >= 19
+    assert 'name="viewport"' in text and "prefers-color-scheme:dark" in text
+    words = " ".join(parsed.words)
+    assert '<b>"A & B"</b>' in words and "<script>alert(1)</script>" in words  # as text
+    assert words.index("Can I go on?") < words.index("Is the descan fit good enough?") < words.index("qx0 measured, px")
+
+
+def test_page_says_what_was_seen(text, seen, cube):
+    words = " ".join(Strict(text).words)
+    assert seen.fit.scatter < 1e-3 and not seen.sigma_known and "No uncertainties are stored" in words
+    assert "No, and none is set" in words
+    assert seen.raw.shape == seen.clean.shape == (6, 6, 128, 128) and seen.virtual.shape == (2, 2, 6, 6)
+    scan = simulated()
+    inside = np.hypot(np.arange(128)[:, None] - scan.truth["qx0"][2, 3], np.arange(128) - scan.truth["qy0"][2, 3])
+    assert seen.virtual[0, 0, 2, 3] == pytest.approx(scan.counts[2, 3][inside < scan.truth["radius"]].sum())
+    error = [((kind - scan.clean) ** 2).mean() for kind in (seen.raw, seen.clean)]
+    assert error[1] < error[0]
+
+
+def test_looking_changes_nothing(cube, seen):
+    assert not cube.treekeys and (cube.data == simulated().counts).all() and cube.calibration.get_ellipse() is None
+
+
+def test_a_file_appears_once(cube, seen, tmp_path, monkeypatch):
+    monkeypatch.setattr("py4dstem_prenet.report.look", lambda *_: seen)
+    report(cube, tmp_path / "scan.html")
+    kept = (tmp_path / "scan.html").read_text()
+    with pytest.raises(PrenetError, match="exists already"):
+        cube.prenet.report(tmp_path / "scan.html")
+    with pytest.raises(PrenetError, match=r"\.html"):
+        report(cube, tmp_path / "scan.pdf")
+    assert [p.name for p in tmp_path.iterdir()] == ["scan.html"] and (tmp_path / "scan.html").read_text() == kept
+
+
+def test_without_origin_and_with_a_stale_one(tmp_path):
+    scan = simulated()
+    cube = DataCube(scan.counts.copy())
+    with pytest.raises(PrenetError, match="No origin was measured"):
+        report(cube, tmp_path / "scan.html", progress=False)
+    assert not list(tmp_path.iterdir())
+    cube.calibration.set_origin_meas((scan.truth["qx0"].copy(), scan.truth["qy0"].copy()))
+    cube.data = cube.data[:4]
+    parsed = Strict(page(look(cube, progress=False)))
+    assert "Do not go on yet" in " ".join(parsed.words) and "figure" not in parsed.tags
+
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+PROBE = """<!DOCTYPE html><meta charset="utf-8"><title>probe</title><iframe src="scan.html" style="width:{width}px;
+height:9000px;border:0"></iframe><p id="found"></p><script>
+onload = () => {{ const page = document.querySelector("iframe").contentDocument, box = page.documentElement;
+const wide = [...page.querySelectorAll("figure svg")].map(svg => svg.getBoundingClientRect().width);
+document.getElementById("found").textContent = ["seen", box.clientWidth, box.scrollWidth, wide.length,
+Math.round(Math.min(...wide)), page.querySelector(".overall").innerText.length > 10].join(" "); }}</script>"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_browser_shows_it_without_complaint_or_overflow(text, tmp_path, width):
+    (tmp_path / "scan.html").write_text(text, encoding="utf-8")
+    (tmp_path / "probe.html").write_text(PROBE.format(width=width), encoding="utf-8")
+    run = subprocess.run(
+        [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--allow-file-access-from-files",
+         "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1400,900",
+         "--virtual-time-budget=5000", "--dump-dom", (tmp_path / "probe.html").as_uri()],
+        capture_output=True, text=True, timeout=120)
+    assert "CONSOLE" not in run.stderr, run.stderr
+    told = run.stdout.split('id="found">')[1].split("<")[0].split()
+    assert told[0] == "seen" and told[5] == "true"
+    client, scrolled, panels, narrowest = map(int, told[1:5])
+    assert client == width and scrolled <= width  # no sideways scrolling of the page
+    assert panels == text.count("<figure>") and narrowest >= 200
