@@ -89,6 +89,7 @@ def test_windows_are_centered_on_the_guess_not_on_the_beam(vacuum_bank):
     for k in (0, 1):
         assert np.corrcoef(com[:, k], offset[plain][:, k])[0, 1] > 0.8
         assert abs(np.corrcoef(com[:, k], offset[plain][:, 1 - k])[0, 1]) < 0.6
+    assert scene.masked.any() and not x[:, 2][scene.masked].any()  # what a mask hides is hidden
     # The reference disk knows nothing of the offset: it lies in the middle.
     reference = x[:, 1] / x[:, 1].sum((1, 2), keepdim=True)
     assert (reference.sum(2) @ axis).abs().max() < 0.05 and (reference.sum(1) @ axis).abs().max() < 0.05
@@ -109,6 +110,12 @@ def test_fields_have_their_beam_at_the_label_also_when_turned(vacuum_bank):
     off_diagonal = plain & ((origin[:, 0] - origin[:, 1]).abs() > 2 * radius)
     assert (inside > mirrored)[off_diagonal].float().mean() > 0.9
     assert (inside[~present].abs() < 0.5).float().mean() > 0.5
+    # A weak beam is told from none but where noise hides it.
+    clean = (scene.detector.readout == 0) & ~kinds["columns"]
+    told = center.told_from_none(scene)
+    assert told[clean].all() and told[scene.dose > 1e5].all() and told.float().mean() > 0.8
+    # Behind a beam stop a beam is present all the same.
+    assert (present & kinds["stop"]).any()
 
 
 def test_polar_samples_show_the_ellipse_of_their_label(vacuum_bank):
@@ -263,6 +270,7 @@ def test_a_run_becomes_weights_that_load_and_replay(banks, small, monkeypatch, t
 def test_figures_of_an_untrained_network_are_those_of_ignorance(name, bank, small, monkeypatch):
     """What validation prints is measured on the right scale: doing nothing leaves the noise as it was."""
     monkeypatch.setattr(denoise, "FIELD", 48)  # a quarter of the time
+    monkeypatch.setattr(center, "VALIDATED", 2)
     task = loop.tasks()[name]()
     torch.manual_seed(0)
     figures = task.validate(task.build().eval(), bank, seeded(), False)
@@ -271,7 +279,8 @@ def test_figures_of_an_untrained_network_are_those_of_ignorance(name, bank, smal
         assert figures["kept_3000"] == pytest.approx(1, abs=0.1)
     else:
         assert 0.5 < figures["median_3000"] < 4  # the spread of the offsets that are drawn
-        assert figures["coarse_far"] > 0.5
+        assert figures["coarse_far"] > 0.5 and figures["far_none"] > 0.2
+        assert all(np.isfinite(v) for v in figures.values())
 
 
 @pytest.mark.parametrize(("options", "says"), [

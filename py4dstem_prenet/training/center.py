@@ -14,6 +14,7 @@ from ..simulation.pattern import ideal_coordinates, soft_disk
 from .scenes import draw_scene, log_uniform
 
 FIELD = 128  # side of a coarse field, pixels
+VALIDATED = 8  # batches of 128 windows in a validation, and a quarter as many of fields
 
 
 def see(counts, readout, good):
@@ -144,7 +145,7 @@ class CenterTask:
         radius. `score` is what is kept best.
         """
         seen = []
-        for _ in range(8):
+        for _ in range(VALIDATED):
             x, scale, offset, scene = windows(bank, generator, 128)
             found, factor = network.fine(x, scale, half)
             error = (found - offset).norm(dim=1)
@@ -159,7 +160,7 @@ class CenterTask:
             out[f"pull_{low:g}"] = float(white[some].median() / 0.693) ** 0.5
         out |= _shares("off", off, torch.ones_like(off), [kinds for *_, kinds in seen])
         seen = []
-        for _ in range(2):
+        for _ in range(max(1, VALIDATED // 4)):
             x, scale, origin, present, scene = fields(bank, generator, 128)
             logits, log_radius, presence = network.coarse(x, scale, half)
             miss = (coarse_position(logits) - origin).norm(dim=1)
