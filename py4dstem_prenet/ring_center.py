@@ -23,10 +23,12 @@ SIDE = 64  # pixels of the larger side in the search
 FLAT = 4.0  # of these, the scale beyond which the pattern is flattened
 REACH = 4.0  # px of the pattern from which the refinement finds its way
 ROOM = 15  # px of radius that rings need
+RINGS_WIDTH = 12  # part of their span, beyond which a pattern is smooth
+SYSTEMATIC = 0.05  # px
 SECTORS = 8
 AGREEMENT = 0.7  # mean correlation of the flattened profiles of sectors
 RISE = 6.0  # standard errors by which a ring rises above what lies inside it
-SURE = 0.7  # px, the largest sigma of an accepted center
+SURE = 0.5  # px, the largest sigma of an accepted center
 
 
 @dataclass(frozen=True)
@@ -64,17 +66,20 @@ def ring_center(mean, good=None, guess=None) -> RingCenter:
     # a few saturated or hot pixels must not rule
     low, high = np.percentile(mean[good], (0.5, 99.8))
     mean = np.where(good, np.clip(mean, low, high), 0.0)
-    center = _search(np.sqrt(mean - low) * good, good) if guess is None else np.asarray(guess, float)
+    center = _search(np.sqrt(np.clip(mean - low, 0, None)) * good, good) if guess is None else np.asarray(guess, float)
     span = ring_span(mean, good, center)
     if span[1] - span[0] < ROOM:
         return _nothing(middle, "there is no room for rings on the detector")
     agreement, rise, foot = _evidence(mean, good, center, span)
     if span[1] - foot < ROOM:
         foot = span[0]
-    fit = refine_rings(_as_pooled(mean, good, center), inner=foot, start_center=center, reach=REACH)
+    # without what is smooth: the tails of a direct beam that need not lie in the rings' center
+    sharp = mean - _smooth_part(mean, good, (span[1] - span[0]) / RINGS_WIDTH)
+    fit = refine_rings(_as_pooled(sharp * good, good, center), inner=foot, start_center=center, reach=REACH)
+    covariance = fit.center_covariance + SYSTEMATIC**2 * np.eye(2)
     if fit.improved:  # an ellipse and some pixels change what the sectors show
         agreement, rise, _ = _evidence(mean, good, fit.center, span, fit.vector)
-    sigma = float(np.sqrt(np.linalg.eigvalsh(fit.center_covariance).max()))
+    sigma = float(np.sqrt(np.linalg.eigvalsh(covariance).max()))
     reason = "found from the rings"
     if not fit.improved:
         reason = "no rings: no center makes the pattern a function of the radius"
@@ -85,7 +90,7 @@ def ring_center(mean, good=None, guess=None) -> RingCenter:
     elif sigma > SURE:
         reason = f"the rings' center is uncertain by {sigma:.1f} px"
     accepted = reason == "found from the rings"
-    return RingCenter(fit.center, fit.center_covariance, fit.vector, fit.covariance, accepted, reason)
+    return RingCenter(fit.center, covariance, fit.vector, fit.covariance, accepted, reason)
 
 
 def _nothing(center, reason):
@@ -126,10 +131,14 @@ def _binned(image, good, step):
 
 def _flattened(image, usable):
     """Less its smooth part, in units of its own spread, and clipped: spots and a stop's edges must not rule."""
-    share = np.maximum(gaussian_filter(usable.astype(float), FLAT), 1e-3)
-    flat = image - gaussian_filter(np.where(usable, image, 0.0), FLAT) / share
+    flat = image - _smooth_part(image, usable, FLAT)
     spread = 1.4826 * np.median(np.abs(flat[usable] - np.median(flat[usable])))
     return np.where(usable, np.clip(flat / max(spread, 1e-12), -3, 3), 0.0)
+
+
+def _smooth_part(image, usable, width):
+    share = np.maximum(gaussian_filter(usable.astype(float), width), 1e-3)
+    return gaussian_filter(np.where(usable, image, 0.0), width) / share
 
 
 def _explained(flat, usable, centers):

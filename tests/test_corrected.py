@@ -1,0 +1,115 @@
+"""The corrected scan: one center, round rings, the same electrons; in memory and in a file."""
+
+import numpy as np
+import py4DSTEM
+import pytest
+
+from py4dstem_prenet.corrected import corrected
+from py4dstem_prenet.errors import PrenetError
+from py4dstem_prenet.noise import NoiseModel
+from py4dstem_prenet.polar import ellipse_axes, ellipse_matrix
+
+SCAN, SHAPE, VECTOR = (3, 4), (72, 64), (0.05, -0.03)
+
+
+def noise(gain=1.0, offset=0.0, bad=None):
+    return NoiseModel(gain, offset, 0.0, np.zeros(SHAPE, bool) if bad is None else bad, False, 100.0)
+
+
+@pytest.fixture
+def cube():
+    """Rings of radius 20 px about a drifting origin, stretched; calibrated."""
+    i, j = np.meshgrid(*map(np.arange, SCAN), indexing="ij")
+    qx0, qy0 = 35.3 + 0.8 * i - 0.3 * j, 30.9 - 0.4 * i + 0.6 * j
+    x, y = np.meshgrid(*map(np.arange, SHAPE), indexing="ij")
+    inverse = np.linalg.inv(ellipse_matrix(VECTOR))
+    at = np.stack([x - qx0[..., None, None], y - qy0[..., None, None]])
+    rho = np.hypot(*np.einsum("ij,j...->i...", inverse, at))
+    data = 100 * np.exp(-0.5 * ((rho - 20) / 1.5) ** 2) + 400 * np.exp(-0.5 * (rho / 3) ** 2)
+    cube = py4DSTEM.DataCube(np.random.default_rng(0).poisson(data).astype(np.uint16))
+    cube.calibration.set_origin_meas((qx0, qy0, np.ones(SCAN, bool)))
+    cube.calibration.set_origin((qx0, qy0))
+    cube.calibration.set_ellipse(ellipse_axes(VECTOR))
+    return cube
+
+
+def second_moment(pattern, center):
+    """The centroid, and (xx - yy, 2 xy) / (xx + yy), of what lies in the ring."""
+    x, y = np.meshgrid(*(np.arange(n) - c for n, c in zip(pattern.shape, center, strict=True)), indexing="ij")
+    near = pattern * (np.hypot(x, y) < 27)
+    at = np.array([(near * x).sum(), (near * y).sum()]) / near.sum()
+    ring = near * (np.hypot(x, y) > 13)
+    return at, np.array([(ring * (x**2 - y**2)).sum(), 2 * (ring * x * y).sum()]) / (ring * (x**2 + y**2)).sum()
+
+
+def test_one_center_and_round_rings(cube):
+    new = corrected(cube, noise(), progress=False)
+    origin = new.calibration.get_origin()
+    center = origin[0][0, 0], origin[1][0, 0]
+    assert all((q == q[0, 0]).all() and q.shape == SCAN for q in origin) and center == (36.0, 31.0)
+    assert np.hypot(*second_moment(cube.data.mean((0, 1)), [q.mean() for q in cube.calibration.get_origin()])[1]) > 0.02
+    for pattern in new.data.reshape(-1, *SHAPE):
+        at, shape = second_moment(pattern, center)
+        assert np.abs(at).max() < 0.25  # of 12,000 electrons
+    at, shape = second_moment(new.data.mean((0, 1)), center)
+    assert np.abs(at).max() < 0.05 and np.abs(shape).max() < 0.004
+
+
+def test_ideal_radii_keep_their_length(cube):
+    mean = corrected(cube, noise(), progress=False).data.mean((0, 1))
+    x, y = np.meshgrid(np.arange(SHAPE[0]) - 36, np.arange(SHAPE[1]) - 31, indexing="ij")
+    rho = np.hypot(x, y)
+    ring = (rho > 15) & (rho < 25)
+    assert np.average(rho[ring], weights=mean[ring] / rho[ring]) == pytest.approx(20, abs=0.05)
+
+
+def test_electrons_stay(cube):
+    new = corrected(cube, noise(), progress=False)
+    assert new.data.dtype == np.float32 and new.data.min() > -1e-4
+    assert new.data.sum((2, 3)) == pytest.approx(cube.data.sum((2, 3)), rel=1e-3)  # little lies at the edge
+    flat = py4DSTEM.DataCube(np.full((*SCAN, *SHAPE), 50.0, np.float32))
+    for key in ("qx0", "qy0", "a", "b", "theta"):
+        flat.calibration[key] = cube.calibration[key]
+    even = corrected(flat, noise(), progress=False).data[:, :, 12:-12, 12:-12]
+    assert even == pytest.approx(50, rel=1e-5)
+
+
+def test_no_ellipse_and_whole_pixels_only_move(cube):
+    cube.calibration.set_ellipse((None, None, None))
+    cube.calibration.set_origin((np.full(SCAN, 36.0), np.full(SCAN, 31.0)))
+    assert np.array_equal(corrected(cube, noise(), progress=False).data, cube.data)
+
+
+def test_units_offset_and_bad_pixels(cube):
+    plain = corrected(cube, noise(), progress=False).data
+    stored = py4DSTEM.DataCube((cube.data * 12.0 + 100).astype(np.float32), calibration=cube.calibration.copy())
+    bad = np.zeros(SHAPE, bool)
+    bad[5, 7] = True
+    stored.data[:, :, 5, 7] = 6e4
+    moved = corrected(stored, noise(12.0, 100.0, bad), progress=False).data
+    assert moved == pytest.approx(plain * 12 + 100, abs=15)
+    assert moved[..., 0, :].min() >= 99.9  # what no pixel reaches is zero electrons, the offset
+
+
+def test_the_new_calibration_says_what_was_done_and_the_old_one_stays(cube):
+    before = {k: np.array(v, float) for k, v in cube.calibration._params.items() if k in ("qx0", "a", "theta")}
+    new = corrected(cube, noise(), progress=False)
+    assert new.calibration.get_ellipse() is None and new.calibration.get_origin_meas() is None
+    assert all(np.array_equal(cube.calibration[k], v) for k, v in before.items())
+
+
+def test_streamed_to_a_file_that_py4dstem_reads(cube, tmp_path):
+    path = tmp_path / "corrected.h5"
+    here = corrected(cube, noise(), progress=False)
+    there = corrected(cube, noise(), out=path, progress=False)
+    assert np.array_equal(np.asarray(there.data), here.data)
+    read = py4DSTEM.read(path)
+    assert np.array_equal(read.data, here.data)
+    assert read.calibration.get_ellipse() is None and read.calibration.get_origin()[0] == pytest.approx(36.0)
+    with pytest.raises(PrenetError, match="exists"):
+        corrected(cube, noise(), out=path)
+
+
+def test_nothing_to_correct_about_is_refused():
+    with pytest.raises(PrenetError, match="No origin"):
+        corrected(py4DSTEM.DataCube(np.ones((*SCAN, *SHAPE), np.float32)), noise())
