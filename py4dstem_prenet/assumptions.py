@@ -16,7 +16,7 @@ def judge_noise(blocks, noise: NoiseModel) -> tuple[str | None, str | None]:
 
     Noise is seen in differences of neighboring positions (in single patterns where there are none), through two
     filters that pass fine and less fine detail. Pixels are grouped by brightness. What is left of the pattern adds
-    variance, and more so through the second filter: so only too little variance in a group, too much in all of them,
+    variance, and more so through the second filter: so only too little variance in a group, too much in all dim ones,
     and a lack of the finest detail in all of them tell of the noise.
 
     Blocks: (rx, ry, Qx, Qy) each, detector units. Qualified are detectors that now and then count one electron in two
@@ -25,8 +25,9 @@ def judge_noise(blocks, noise: NoiseModel) -> tuple[str | None, str | None]:
     values = np.concatenate([block[..., ~noise.bad_pixels].ravel() for block in blocks])
     problem, shared = _noise_differs(blocks, noise)
     problem = _saturated(values, noise) or problem or _clipped(values, noise)
-    return problem, (f"neighboring pixels share noise (the finest detail has {shared:.2f} of the variance that it would "
-                     "have if they did not), which flatters all that averages pixels" if shared < SHARED else None)
+    caveat = (f"neighboring pixels share noise (the finest detail has {shared:.2f} of the variance that it would have "
+              "otherwise), which flatters all that averages pixels")
+    return problem, caveat if shared < SHARED else None
 
 
 def _noise_differs(blocks, noise):
@@ -58,13 +59,14 @@ def _noise_differs(blocks, noise):
     if shared < CLEARLY_SHARED:
         return ("neighboring pixels share noise (spread in the scintillator, interpolation or compression), so halves "
                 "of their counts are not independent"), shared
-    ratio = groups[:, 0] / groups[:, 2] / shared
+    ratio = groups[:, :2].max(1) / groups[:, 2]  # shared noise takes from the fine, little from the less fine
     if ratio.min() < QUIET:
         return (f"their noise does not grow with the signal as that of electrons does (its variance falls to "
                 f"{ratio.min():.2f} of the expected one), as if they were gamma-adjusted, rescaled pattern by pattern, "
                 "or filtered"), shared
-    if cancels and ratio.min() > LOUD:
-        return f"their noise is larger than the noise model says ({ratio.min():.2f} times its variance)", shared
+    dim = groups[: len(groups) // 2 + 1, 0] / groups[: len(groups) // 2 + 1, 2]
+    if cancels and dim.min() > LOUD:
+        return f"their noise is larger than the noise model says ({dim.min():.2f} times its variance)", shared
     return None, shared
 
 
