@@ -10,7 +10,8 @@ from ._version import __version__
 from .errors import PrenetError
 
 _HOME = {
-    "measure_origin": "origin", "fit_origin": "origin", "measure_ellipse": "ellipse", "estimate_noise": "noise",
+    "measure_origin": "origin", "fit_origin": "origin", "measure_ellipse": "ellipse", "map_ellipse": "ellipse",
+    "estimate_noise": "noise",
     "calibrate": "pipeline", "preprocess": "pipeline", "open": "opening", "save": "emd",
     "load_calibration": "emd", "check_denoising": "checks", "check_origin": "checks",
 }

@@ -46,8 +46,10 @@ class PrenetAccessor:
         emd.write_fit(self._datacube, result)
         return result
 
-    def measure_ellipse(self):
+    def measure_ellipse(self, region=None):
         """Measure the elliptical distortion about the fitted origin; written with `set_ellipse` if accepted.
+
+        region: the positions to measure, a pair of slices or a bool mask (Rx, Ry); None = the whole scan.
 
         Returns an `Ellipse`. `datacube.calibration.set_ellipse((None, None, None))` undoes it.
         """
@@ -56,9 +58,32 @@ class PrenetAccessor:
         from .noise import estimate_noise
 
         qx0, qy0, radius = emd.read_fitted_origin(self._datacube)
-        result = measure_ellipse(self._datacube, qx0, qy0, radius, estimate_noise(self._datacube))
+        result = measure_ellipse(self._datacube, qx0, qy0, radius, estimate_noise(self._datacube), region=region)
         emd.write_ellipse(self._datacube, result)
         return result
+
+    def map_ellipse(self, blocks=4):
+        """Measure the ellipse in blocks x blocks regions of the scan; the calibration keeps its one ellipse.
+
+        Returns an `EllipseMap`, and attaches it to the cube as the RealSlice "prenet_ellipse_map".
+        """
+        from . import emd
+        from .ellipse import map_ellipse
+        from .noise import estimate_noise
+
+        qx0, qy0, radius = emd.read_fitted_origin(self._datacube)
+        result = map_ellipse(self._datacube, qx0, qy0, radius, estimate_noise(self._datacube), blocks)
+        emd.attach_ellipse_map(self._datacube, result)
+        return result
+
+    def corrected(self, out=None, progress=True):
+        """A new DataCube, resampled to one center and round rings: float32, the same electrons.
+
+        out: an EMD file to stream it to. The new calibration has a constant origin and no ellipse.
+        """
+        from .corrected import corrected
+
+        return corrected(self._datacube, out=out, progress=progress)
 
     def denoise(self, out=None, device="auto", progress=True):
         """A new DataCube, denoised: float32, in the units of the input. out: an EMD file to stream it to."""

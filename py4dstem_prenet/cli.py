@@ -108,6 +108,21 @@ def denoise(
 
 
 @app.command()
+def correct(file: Scan, output: Output, scan: Shape = None, cube: Cube = None, scheduler: Scheduler = None):
+    """Resample a calibrated scan to one center and round rings, and save it as an EMD file."""
+    from .files import check_output
+
+    check_output(output)
+    datacube = _open(file, scan, cube)
+    from .cluster import connected
+    from .corrected import corrected
+
+    with connected(scheduler):
+        corrected(datacube, out=output)
+    typer.echo(f"Saved {output}.")
+
+
+@app.command()
 def finetune(
     file: Scan,
     output: Annotated[Path, typer.Option("--output", "-o", help="The new weights, .safetensors.")],

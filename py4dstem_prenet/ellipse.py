@@ -96,8 +96,8 @@ def measure_ellipse(data, qx0, qy0, radius, noise: NoiseModel, valid=None, regio
 
     Args:
         data: a DataCube or array-like (Rx, Ry, Qx, Qy).
-        qx0, qy0: origin in pixels, (Rx, Ry). radius: of the direct disk, pixels; None where the direct beam is
-            hidden and rings must do.
+        qx0, qy0: origin in pixels, (Rx, Ry). radius: of the direct disk, pixels; None or NaN where the direct beam
+            is hidden or nobody knows its size, and rings must do.
         noise: the detector's noise model. valid: (Rx, Ry) bool, positions to use.
         region: positions to measure: a pair of slices, or a bool mask (Rx, Ry); None = the whole scan.
 
@@ -112,8 +112,8 @@ def measure_ellipse(data, qx0, qy0, radius, noise: NoiseModel, valid=None, regio
     return judge(network, pooled, radius, noise)
 
 
-def measure_ellipse_map(data, qx0, qy0, radius, noise: NoiseModel, blocks: int = 4, valid=None, device="auto",
-                        progress=True) -> EllipseMap:
+def map_ellipse(data, qx0, qy0, radius, noise: NoiseModel, blocks: int = 4, valid=None, device="auto",
+                progress=True) -> EllipseMap:
     """Measure the ellipse in each of blocks x blocks regions of a scan: whether it changes with the position.
 
     Arguments and errors as for `measure_ellipse`; a region without a valid position is not accepted.
@@ -159,7 +159,7 @@ def in_region(region, scan):
 def judge(network, pooled: Pooled, radius, noise: NoiseModel) -> Ellipse:
     """Weigh the evidence in pooled patterns. radius: of the direct disk, px, or None where it is hidden."""
     sources, notes, continuity, disk, start = {}, [], 0.0, None, np.zeros(2)
-    if radius is not None:
+    if radius is not None and np.isfinite(radius):
         if not radius > 0:
             raise PrenetError(f"The probe radius must be positive, not {radius}; measure the origin first.")
         seen = look(network, pooled, radius, noise)
@@ -168,7 +168,7 @@ def judge(network, pooled: Pooled, radius, noise: NoiseModel) -> Ellipse:
         # Where the edge is as wide as the disk there is a spot, not the image of an aperture.
         if np.isfinite(disk.vector).all() and np.isfinite(disk.covariance).all() and disk.edge < SPOT * disk.radius:
             sources["direct beam"] = (disk.vector, disk.covariance)
-    if usable_radius(pooled) > 2 * (radius or 0) + 14:
+    if usable_radius(pooled) > 2 * (0 if disk is None else radius) + 14:
         rings = refine_rings(pooled, start_vector=start)
         continuity = rings.continuity
         if continuity >= CONTINUOUS and rings.improved:

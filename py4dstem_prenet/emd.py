@@ -24,6 +24,7 @@ from .errors import PrenetError
 from .files import EMD_ENDINGS, Unfinished, emd_nodes, existing, new_file, open_hdf5, stored_json
 
 SIGMA = "prenet_origin_sigma"
+ELLIPSE_MAP = "prenet_ellipse_map"
 PROVENANCE = "prenet"
 WRITTEN = "prenet_written"
 _ENTRIES = {"origin_meas": ("qx0_meas", "qy0_meas"), "origin": ("qx0", "qy0"), "ellipse": ("a", "b", "theta")}
@@ -94,6 +95,12 @@ def write_ellipse(datacube, ellipse):
     datacube.calibration.set_ellipse((float(ellipse.a), float(ellipse.b), float(ellipse.theta)))
     sign(datacube, "ellipse")
     return True
+
+
+def attach_ellipse_map(datacube, ellipse_map):
+    """Attach an `EllipseMap` as the RealSlice "prenet_ellipse_map": a, b, theta, sigma, accepted at each position."""
+    labels = ["a", "b", "theta", "sigma", "accepted"]
+    datacube.attach(RealSlice(ellipse_map.at_positions(), name=ELLIPSE_MAP, slicelabels=labels))
 
 
 def read_origin(datacube):
