@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint notebooks clean
+.PHONY: demo test lint notebooks docs clean
 
 demo: $(READY)
 	$(BIN)/prenet demo
@@ -17,6 +17,9 @@ lint: $(READY)
 
 notebooks: $(READY)
 	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
+
+docs: $(READY)
+	$(BIN)/python docs/build.py
 
 # torch comes first and without what it depends on: PyPI's build for Linux would bring gigabytes of CUDA packages. Where
 # its CPU builds cannot be reached, the one that pip is configured to find has to do.
@@ -31,4 +34,4 @@ $(READY): requirements-lock.txt pyproject.toml
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo docs/api

@@ -12,7 +12,7 @@ from matplotlib.patches import Annulus
 from matplotlib.patches import Ellipse as EllipsePatch
 from scipy.ndimage import gaussian_filter1d
 
-from .polar import to_polar
+from .polar import ellipse_axes, ellipse_vector, to_polar
 
 _LABEL = {"fontsize": 8}
 
@@ -111,6 +111,14 @@ def show_ellipse(pattern, center, ellipse, radius, ax, title="", width=0.12, pow
     ax.add_patch(EllipsePatch((center[1], center[0]), size * b, size * a, angle=-np.degrees(theta), fill=False,
                               ec="red", lw=2, alpha=0.7))
     return ax
+
+
+def stored_ellipse(calibration):
+    """(a, b, theta) in a py4DSTEM calibration, the mean one where it varies over the scan, or None."""
+    ellipse = calibration.get_ellipse()
+    if ellipse is None or not np.ndim(ellipse[0]):
+        return ellipse
+    return ellipse_axes(np.nanmean(ellipse_vector(*ellipse).reshape(2, -1), axis=1))
 
 
 def ring_radius(pattern, center, radius, weight=None, vector=(0.0, 0.0)):
@@ -253,7 +261,6 @@ def show(datacube, axes=None):
     """
     from .emd import read_fitted_origin, read_origin
     from .noise import estimate_noise
-    from .polar import ellipse_vector
     from .pooling import pool
 
     measured = read_origin(datacube)
@@ -266,7 +273,7 @@ def show(datacube, axes=None):
     show_origin((measured.qx0, measured.qy0), (qx0, qy0), axes[:2, :3], measured.valid)
     show_sigma(measured.sigma_qx0, measured.sigma_qy0, measured.valid, axes[:2, 3])
     show_pattern(still.mean, axes[2, 0], "mean pattern, as recorded", 0.25)
-    ellipse = datacube.calibration.get_ellipse()
+    ellipse = stored_ellipse(datacube.calibration)
     vector = np.zeros(2) if ellipse is None else ellipse_vector(*ellipse)
     size = float(radius) if np.isfinite(radius) else 0.05 * min(datacube.Qshape)
     ring = ring_radius(pooled.mean, pooled.center, size, pooled.weight, vector)

@@ -128,8 +128,10 @@ def look(datacube, device="auto", progress=True) -> Seen:
                                            min(shape[2:]), _maps(datacube, used, detectors, noise))}
         bar.update()
         ours = emd.signatures(datacube).get("ellipse", {}).get("unchanged")
-        seen |= {"stored": datacube.calibration.get_ellipse(), "stored_by": "prenet" if ours else "another hand",
-                 "ellipse": judge(load("ellipse", pick_device(device)), after, radius, noise)}
+        known = origin.radius if np.isfinite(origin.radius) else None
+        seen |= {"stored": plots.stored_ellipse(datacube.calibration),
+                 "stored_by": "prenet" if ours else "another hand",
+                 "ellipse": judge(load("ellipse", pick_device(device)), after, known, noise)}
         bar.update()
         seen |= _denoised(datacube, used, detectors, noise, device)
         seen["denoising"] = check_denoising(datacube, noise, device=device, positions=CHECKED)

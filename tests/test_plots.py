@@ -79,6 +79,16 @@ def test_strongest_ring_is_found_where_it_is():
     assert plots.ring_radius(background, (62, 65), 5.0) is None
 
 
+def test_an_ellipse_that_varies_is_shown_as_its_mean():
+    calibration = DataCube(np.zeros((2, 3, 8, 8))).calibration
+    assert plots.stored_ellipse(calibration) is None
+    calibration.set_ellipse((1.05, 1.0, 0.3))
+    assert plots.stored_ellipse(calibration) == (1.05, 1.0, 0.3)
+    calibration.set_ellipse((np.full((2, 3), 1.05), np.ones((2, 3)), np.full((2, 3), 0.3)))
+    a, b, theta = plots.stored_ellipse(calibration)
+    assert (a / b, theta) == pytest.approx((1.05, 0.3))
+
+
 def test_straightened_rings_have_the_same_axes_and_the_line(axes):
     plots.show_straightened(np.ones((64, 64)), (32, 32), np.array([0.1, 0.0]), axes[0], line=20.0, inner=6.0)
     for ax in axes[0, :2]:

@@ -1,0 +1,48 @@
+"""Documentation that follows the code: pages build without a warning, and every call that a guide names is there."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+import py4dstem_prenet
+from py4dstem_prenet import accessor, cli
+
+ROOT = Path(__file__).parents[1]
+GUIDES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+CALLS = {name for name in vars(accessor.PrenetAccessor) if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
+def test_what_a_guide_names_is_there(guide):
+    text = guide.read_text(encoding="utf-8")
+    named = set(re.findall(r"prenet\.(\w+)\(", text))
+    assert named <= CALLS, named - CALLS
+    commands = {command.name or command.callback.__name__ for command in cli.app.registered_commands}
+    used = set(re.findall(r"(?:`|^|bin/)prenet ([a-z]+)", text, flags=re.MULTILINE))
+    assert used <= commands, used - commands
+    modules = set(re.findall(r"`((?:\w+/)?\w+\.py)`", text))
+    there = {path.relative_to(ROOT / "py4dstem_prenet").as_posix() for path in (ROOT / "py4dstem_prenet").rglob("*.py")}
+    if guide.name == "CONTRIBUTING.md":
+        assert modules - there == {"rotation.py"}  # the stage that does not exist
+    for link in re.findall(r"\]\(((?!http)[^)#]+)\)", text):
+        assert (guide.parent / link).exists(), link
+
+
+def test_every_door_is_in_the_guides():
+    together = " ".join(path.read_text(encoding="utf-8") for path in GUIDES)
+    told = {name for name in CALLS if re.search(rf"prenet\.{name}\b|`{name}\b|, `?{name}\(", together)}
+    assert told >= CALLS - {"load_calibration"}, CALLS - told
+
+
+def test_pages_build_without_a_warning(tmp_path):
+    pytest.importorskip("pdoc", reason="the extra `docs` is not installed")
+    spec = importlib.util.spec_from_file_location("build", ROOT / "docs" / "build.py")
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    assert build.build(tmp_path) > 30
+    pages = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.html")}
+    assert {"index.html", "py4dstem_prenet.html", "py4dstem_prenet/origin.html"} <= pages
+    for name in py4dstem_prenet.__all__:
+        assert f'id="{name}"' in (tmp_path / "py4dstem_prenet.html").read_text(encoding="utf-8"), name
