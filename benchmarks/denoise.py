@@ -1,0 +1,225 @@
+"""Denoising beside what users could run instead, as the README's tables and figure.
+
+    python benchmarks/denoise.py [--quick] [--bench FOLDER] [--figure docs/denoise.png]
+
+Scans are simulated and share no specimen with training. Rivals get their best parameter with the truth at hand: the
+Gaussian its width, non-local means its strength, the truncated SVD its rank; BM3D needs none, since the noise of
+stabilized counts is known. Ours is given nothing. All are scored on the same patterns of each scan. --bench adds scans
+made of a folder's multislice patterns by the code that lies there. A real scan of a counting detector, where it lies
+beside the checkout, is scored by the Poisson deviance of held-out electrons. The extra "benchmark" has BM3D.
+"""
+
+import argparse
+import datetime
+import os
+import platform
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from py4DSTEM import DataCube
+from scipy.ndimage import gaussian_filter
+
+from py4dstem_prenet.assumptions import judge_noise
+from py4dstem_prenet.checks import SIGMAS, Level, truncated_svds, unstabilized
+from py4dstem_prenet.denoise import denoise
+from py4dstem_prenet.noise import estimate_noise, sample_positions
+from py4dstem_prenet.simulation.scan import simulate
+
+ROOT = Path(__file__).parents[1]
+REAL = ROOT.parent / "shared" / "real" / "medipix_au_2x2.npy"
+DOSES = (100, 1_000, 10_000, 100_000)
+SCORED = 8  # patterns of every scan
+STRENGTHS = (0.6, 0.8, 1.0, 1.3)  # of non-local means, in standard deviations of the noise
+METHODS = ("noisy", "best Gaussian", "best non-local means", "BM3D", "best truncated SVD", "ours, single patterns",
+           "ours, scan-aware")
+SHOWN = 1_000  # electrons a pattern in the figure
+LINEAR = 0.3  # electrons up to which its asinh scale is about linear
+
+
+def error(estimate, truth):
+    return float(((estimate - truth) ** 2).mean() / (truth**2).mean())
+
+
+def best(estimates, truth):
+    return min(estimates, key=lambda estimate: error(estimate, truth))
+
+
+def non_local_means(electrons, readout, truth):
+    """Buades et al. 2005, of variance-stabilized counts, whose noise is 1."""
+    from skimage.restoration import denoise_nl_means
+
+    z = 2 * np.sqrt((electrons + 0.375 + readout**2).clip(min=0))
+    return best((np.stack([unstabilized(denoise_nl_means(image, 5, 6, h=h, sigma=1.0, fast_mode=True), readout)
+                           for image in z]) for h in STRENGTHS), truth)
+
+
+def bm3d(electrons, readout):
+    """Dabov et al. 2007, of variance-stabilized counts, with the exact unbiased inverse (Makitalo and Foi 2011)."""
+    from bm3d import bm3d
+
+    z = 2 * np.sqrt((electrons + 0.375 + readout**2).clip(min=0))
+    return np.stack([unstabilized(bm3d(image.astype(np.float64), 1.0), readout) for image in z])
+
+
+def ours(counts, noise, scan_aware):
+    """(electrons (n, Qx, Qy), patterns a second)."""
+    start = time.perf_counter()
+    clean = np.asarray(denoise(DataCube(counts), noise, scan_aware=scan_aware, progress=False).data)
+    seconds = time.perf_counter() - start
+    clean = clean.reshape(-1, *clean.shape[2:])
+    return (clean - noise.offset) / noise.gain, len(clean) / seconds
+
+
+def compare(counts, clean):
+    """({method: (relative squared error, part of the electrons kept, patterns a second)}, {method: scored patterns}).
+
+    counts: (Rx, Ry, Qx, Qy), detector units; clean: the electrons that are expected there. What is told of the noise
+    is what the package learned from the scan, for all methods.
+    """
+    noise = estimate_noise(counts)
+    at = sample_positions(counts.shape[:2], SCORED)
+    flat = ((counts.astype(np.float32) - noise.offset) / noise.gain).reshape(-1, *counts.shape[2:])
+    truth, some, readout = clean.reshape(flat.shape)[at], flat[at], noise.readout / noise.gain
+    tasks = {
+        "best Gaussian": lambda: best((gaussian_filter(some, (0, s, s)) for s in SIGMAS), truth),
+        "best non-local means": lambda: non_local_means(some, readout, truth),
+        "BM3D": lambda: bm3d(some, readout),
+        "best truncated SVD": lambda: best((e[at] for _, e in truncated_svds(flat, readout)), truth),
+    }
+    shown, figures = {"truth": truth, "noisy": some}, {"noisy": (error(some, truth), 1.0, np.nan)}
+    for name, task in tasks.items():
+        try:
+            shown[name] = task()
+        except ImportError as missing:
+            print(f"{name} is left out: {missing}", file=sys.stderr)
+            continue
+        figures[name] = (error(shown[name], truth), float(shown[name].sum() / some.sum()), np.nan)
+    for name, scan_aware in (("ours, single patterns", False), ("ours, scan-aware", True)):
+        estimate, speed = ours(counts, noise, scan_aware)
+        shown[name] = estimate[at]
+        figures[name] = (error(shown[name], truth), float(estimate.sum() / flat.sum()), speed)
+    return figures, shown
+
+
+def simulated(dose, seed, side, camera):
+    detector = dict(gain=12.0, offset=100.0, readout=4.0, psf=0.6) if camera else {}
+    scan = simulate((side, side), (128, 128), dose=dose, seed=200 + seed, **detector)
+    return scan.counts, scan.clean
+
+
+def from_bench(folder, dose, side):
+    """(counts, clean) of one scan of every material."""
+    sys.path.insert(0, str(folder))
+    from cubes import make_cube
+
+    bank = dict(np.load(folder / "dev_patterns.npz"))
+    for number, label in enumerate(dict.fromkeys(bank["label"].tolist())):
+        cube = make_cube(bank, label, dose, 31 * number, scan=(side, side))
+        yield cube.counts, cube.clean
+
+
+def table(rows):
+    """rows: {dose: [figures of a scan]} to markdown."""
+    lines = ["| electrons a pattern | " + " | ".join(f"{dose:,}" for dose in rows) + " |", "|---|" + "---|" * len(rows)]
+
+    def line(title, name, column):
+        values = [np.mean([scan[name][column] for scan in scans]) for scans in rows.values()]
+        lines.append(f"| {title} | " + " | ".join(f"{value:.3g}" if column != 1 else f"{value:.4f}" for value in values)
+                     + " |")
+
+    present = [name for name in METHODS if all(name in scan for scans in rows.values() for scan in scans)]
+    for name in present:
+        line(f"{name}{', relative squared error' if name == 'noisy' else ''}", name, 0)
+    for name in METHODS[-2:]:
+        line(f"{name}: electrons kept", name, 1)
+        line(f"{name}: patterns a second", name, 2)
+    return "\n".join(lines)
+
+
+def real():
+    """Held-out Poisson deviance on a real scan, as markdown."""
+    counts = np.load(REAL)
+    noise = estimate_noise(counts)
+    level = Level([counts], noise, 0.5, np.random.default_rng(0))
+    e = level.electrons
+    scores = {"raw": level.deviance(e), "ours": level.deviance(level.denoised(dict(progress=False)))}
+    scores["best Gaussian"] = min((level.deviance(gaussian_filter(e, (0, s, s))) for s in SIGMAS), key=lambda d: d[0])
+    scores["best truncated SVD"] = min((level.deviance(f) for _, f in truncated_svds(e, 0.0)), key=lambda d: d[0])
+    caveat = judge_noise([counts], noise)[1]
+    return "\n".join(["| real counting scan (2 x 2, gold), held-out half | Poisson deviance a pixel |", "|---|---|",
+                      *(f"| {name} | {d[0]:.4f} |" for name, d in scores.items()), "",
+                      *([f"Caveat of the check: {caveat}."] if caveat else [])])
+
+
+def figure(path, shown):
+    """Two patterns: truth, noisy and every method above its difference from the truth, on an asinh scale."""
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    names = ["truth", *(name for name in METHODS if name in shown)]
+    truth = shown["truth"]
+    # The most and the least crystalline, by how much of the squared counts is in few pixels outside the direct beam.
+    rest = np.sort(truth.reshape(len(truth), -1), 1)[:, :-400]
+    spotty = (rest[:, -800:].sum(1) / rest.sum(1)).argsort()
+    fig, axes = plt.subplots(4, len(names), figsize=(2.1 * len(names), 8.9), squeeze=False, layout="constrained")
+    for row, k in enumerate((spotty[-1], spotty[0])):
+        top = np.arcsinh(truth[k].max() / LINEAR)
+        for column, name in enumerate(names):
+            above, below = axes[2 * row:2 * row + 2, column]
+            image = np.arcsinh(shown[name][k] / LINEAR)
+            above.imshow(image, cmap="magma", vmin=0, vmax=top)
+            above.set_title(name, fontsize=10)
+            if column:
+                below.imshow(image - np.arcsinh(truth[k] / LINEAR), cmap="RdBu_r", vmin=-1.5, vmax=1.5)
+                below.set_xlabel(f"squared error {error(shown[name][k], truth[k]):.3g}", fontsize=9)
+            else:
+                below.text(0.5, 0.5, "difference\nfrom the truth", ha="center", va="center", transform=below.transAxes)
+            for ax in (above, below):
+                ax.set_xticks([])
+                ax.set_yticks([])
+    fig.suptitle(f"{SHOWN:,} electrons a pattern, asinh scale")
+    fig.savefig(path, dpi=75)
+    plt.close(fig)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--scans", type=int, default=2, help="simulated scans for each dose")
+    parser.add_argument("--side", type=int, default=10, help="positions along each side of a scan")
+    parser.add_argument("--quick", action="store_true", help="one scan of 6 x 6 at two doses, no camera")
+    parser.add_argument("--bench", type=Path, help="folder of multislice patterns, such as ../shared/bench")
+    parser.add_argument("--figure", type=Path, help="write the figure here, such as docs/denoise.png")
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    side, scans = (6, 1) if args.quick else (args.side, args.scans)
+    doses = (1_000, 10_000) if args.quick else DOSES
+    began = time.perf_counter()
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT).stdout
+    print(f"{datetime.date.today()}, commit {commit.strip()}, {os.cpu_count()} cores ({platform.machine()}), no GPU; "
+          f"scans of {side} x {side} patterns of 128 x 128 pixels, {SCORED} of each scored.\n")
+    for camera in (False,) if args.quick else (False, True):
+        rows = {}
+        for dose in doses[1:] if camera else doses:
+            rows[dose] = []
+            for seed in range(1 if camera else scans):
+                figures, shown = compare(*simulated(dose, seed, side, camera))
+                rows[dose].append(figures)
+                if args.figure and not camera and dose == SHOWN and seed == 0:
+                    figure(args.figure, shown)
+        kind = "Camera: 12 units an electron, read-out 4 units rms, blur 0.6 px" if camera else "Counting detector"
+        print(f"{kind}, simulated scans.\n\n{table(rows)}\n", flush=True)
+    if args.bench:
+        rows = {dose: [compare(*cube)[0] for cube in from_bench(args.bench, dose, side)] for dose in doses}
+        print(f"Multislice patterns of other materials, counting detector.\n\n{table(rows)}\n", flush=True)
+    if REAL.exists():
+        print(f"{real()}\n")
+    print(f"All of it took {time.perf_counter() - began:.0f} s.")
+
+
+if __name__ == "__main__":
+    main()
