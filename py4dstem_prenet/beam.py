@@ -33,6 +33,7 @@ REACH = 3.0  # offsets beyond this are looked at again in a window moved there, 
 ASTRAY = 0.75  # pixels from the guess, beyond 5 sigma, from which the network is asked
 UNSURE = 0.5  # sigma in pixels from which the network is asked
 VAGUE, VAGUE_PART = 2.0, 0.2  # sigma in pixels, and in disk radii, from which a beam counts as hidden or absent
+STRENGTH = 3.0  # sigmas by which a disk stands out of its surroundings: an edge without a disk is a beam stop's
 FEWEST = 8  # patterns in a sample that may show an aperture of their own
 ROUGH = 0.5  # blur before it is known, pixels
 
@@ -96,7 +97,7 @@ class Beam:
                     signal[part] = electrons
                 at = fitted.position.cpu().numpy() * self.bins + middle
                 ratio = fitted.misfit.cpu().numpy() / limit
-                better = ratio < best[part]
+                better = (ratio < best[part]) & (fitted.strength.cpu().numpy() > STRENGTH)
                 if sigma is not None:  # the network found this disk: the fit may sharpen that, not leave it
                     better &= (np.abs(at - start[part]) < np.maximum(ASTRAY, 5 * spread[part])).all(1)
                 inflated = fitted.covariance.diagonal(dim1=1, dim2=2).cpu().numpy() ** 0.5 * self.bins

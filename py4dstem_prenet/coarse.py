@@ -19,7 +19,7 @@ PER_BLOCK = 16  # patterns that are summed in a block
 def coarse_origin(network, data, noise: NoiseModel):
     """First guess of every origin, (Rx * Ry, 2); disk radius in pixels; and why there is none, or ""."""
     scan = batches.shape_of(data)[:2]
-    sums, counts, grid = _block_sums(data, noise)
+    sums, counts, grid = block_sums(data, noise)
     step = -(-max(sums.shape[1:]) // FIELD)
     fields, good, readout = _fields(sums, counts, noise, step)
     device = next(network.parameters()).device
@@ -31,19 +31,23 @@ def coarse_origin(network, data, noise: NoiseModel):
     at = (coarse_position(logits).cpu().numpy() + 0.5) * step - 0.5
     # A radius is the same everywhere; blocks that are surer of a beam say it better.
     radius = float(np.exp(np.median(size.cpu().numpy()))) * step
+    return spread_blocks(at, grid, scan, max(0.5, 0.5 * step)), radius, ""
+
+
+def spread_blocks(at, grid, scan, sigma, valid=True):
+    """Positions of blocks (blocks, 2), sigma known, as a smooth surface at every scan position, (Rx * Ry, 2)."""
     x, y = (at[:, k].reshape(grid) for k in (0, 1))
-    surfaces = fit_pair(x, y, max(0.5, 0.5 * step), max(0.5, 0.5 * step), True)
+    surfaces = fit_pair(x, y, sigma, sigma, np.broadcast_to(np.asarray(valid).reshape(-1), len(at)).reshape(grid))
     blocks = np.stack([s.values for s in surfaces])
     where = [(np.arange(n) + 0.5) * g / n - 0.5 for n, g in zip(scan, grid, strict=True)]
     where = np.stack(np.meshgrid(*[np.clip(w, 0, g - 1) for w, g in zip(where, grid, strict=True)], indexing="ij"))
-    guess = np.stack([map_coordinates(b, where, order=1, mode="nearest").ravel() for b in blocks], 1)
-    return guess, radius, ""
+    return np.stack([map_coordinates(b, where, order=1, mode="nearest").ravel() for b in blocks], 1)
 
 
-def _block_sums(data, noise):
+def block_sums(data, noise, blocks=BLOCKS):
     """Sums of electrons over blocks, (blocks, Qx, Qy) float32; patterns in each; the grid of blocks."""
     scan = batches.shape_of(data)[:2]
-    grid = tuple(min(n, BLOCKS) for n in scan)
+    grid = tuple(min(n, blocks) for n in scan)
     rows, columns = (np.minimum(np.arange(n) * g // n, g - 1) for n, g in zip(scan, grid, strict=True))
     block_of = (rows[:, None] * grid[1] + columns).ravel()
     chosen = np.sort(np.concatenate([

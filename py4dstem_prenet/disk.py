@@ -62,12 +62,13 @@ class Aperture:
 @dataclass(frozen=True)
 class DiskPositions:
     """position (n, 2), pixels from the window's middle; covariance (n, 2, 2); misfit (n,), mean squared residual
-    in units of what counting allows (below 1 where a pixel has less than an electron); contrast (n, terms) and
-    its variances, relative to the level; curvature (n, 2, 2) and slope (n, 2): information on (radius, blur)."""
+    in units of what counting allows (below 1 where a pixel has less than an electron); strength (n,), of the disk
+    above its surroundings, in its own sigmas; contrast (n, terms) and its variances, relative to the level; curvature (n, 2, 2) and slope (n, 2): information on (radius, blur)."""
 
     position: torch.Tensor
     covariance: torch.Tensor
     misfit: torch.Tensor
+    strength: torch.Tensor
     contrast: torch.Tensor
     contrast_variance: torch.Tensor
     curvature: torch.Tensor
@@ -213,7 +214,8 @@ class DiskModel:
             curvature = (by_weight @ shape.mT - part @ both.mT) * trust[..., None]
             slope = pull * trust
         spread = inverse.diagonal(dim1=1, dim2=2)[:, first:last]
-        return DiskPositions(position, inverse[:, :2, :2], misfit, coefficients[:, :terms] / level[:, None],
+        strength = coefficients[:, 0] / inverse[:, first, first].sqrt()
+        return DiskPositions(position, inverse[:, :2, :2], misfit, strength, coefficients[:, :terms] / level[:, None],
                              spread / level[:, None] ** 2, curvature, slope)
 
     def learned(self, fitted: DiskPositions, some) -> Aperture:

@@ -14,6 +14,14 @@ from .errors import PrenetError
 EMD_ENDINGS = (".h5", ".hdf5", ".emd", ".py4dstem")  # those under which py4DSTEM.read looks for EMD
 
 
+def read_mask(path):
+    """A mask from a .npy file, as it is there. Raises PrenetError where that holds no array of numbers."""
+    try:
+        return np.load(existing(path), allow_pickle=False)
+    except (ValueError, EOFError) as problem:
+        raise PrenetError(f"{path} holds no mask; save it with numpy.save, bool and True where good.") from problem
+
+
 def existing(path):
     """`path` as a Path. Raises PrenetError where no file lies there."""
     path = Path(path).expanduser()

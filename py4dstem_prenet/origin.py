@@ -7,7 +7,7 @@
    guess, and the recentered patterns show the aperture and the contrast inside the disk (`beam.py`).
 3. A likelihood fit of that aperture locates the beam in every pattern, with the network wherever the fit is in doubt.
 
-What is reported is the direct beam, not the center of rings; in real data the two can differ by pixels.
+What is reported is the direct beam, not the center of rings; only where the direct beam is hidden, the rings' center.
 Coordinates are py4DSTEM's: qx0 along rows, qy0 along columns, a pixel's centre on its integer index.
 """
 
@@ -20,10 +20,11 @@ import numpy as np
 from scipy.ndimage import uniform_filter
 
 from . import batches
-from .beam import learn, locate_block
+from .beam import UNSURE, learn, locate_block
 from .cluster import map_chunks
 from .coarse import coarse_origin
 from .errors import PrenetError
+from .hidden import ring_origins
 from .networks.weights import load, pick_device
 from .noise import NoiseModel, estimate_noise
 from .surface import fit_pair, jumps
@@ -34,11 +35,13 @@ SYSTEMATIC = 0.01  # pixels, in each direction: what the scatter of positions ca
 
 @dataclass(frozen=True)
 class OriginMap:
-    """The measured direct beam. Maps have the scan's shape (Rx, Ry); lengths are detector pixels.
+    """The measured origin. Maps have the scan's shape (Rx, Ry); lengths are detector pixels.
 
     qx0, qy0: position, finite wherever a beam is in the data at all. sigma_qx0, sigma_qy0: one standard deviation.
-    valid: False where a position shows no beam. radius: of the direct disk. found: False where the scan has no
-    beam; the maps are NaN then. reason: why, in one sentence.
+    valid: False where a position shows no beam. radius: of the direct disk, NaN where that is hidden. found: False
+    where the scan has no beam; the maps are NaN then. reason: why, in one sentence. feature: what was located,
+    "direct beam", or "rings" (their center) where the direct beam is hidden; in real data the two can differ by
+    pixels.
     """
 
     qx0: np.ndarray
@@ -49,6 +52,7 @@ class OriginMap:
     radius: float
     found: bool
     reason: str
+    feature: str = "direct beam"
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ def measure_origin(data, noise: NoiseModel | None = None, mask=None, device="aut
         PrenetError: data that cannot be calibrated (`batches.check`), a mask of another shape, no weights.
     """
     batches.check(data)
+    check_mask(data, mask)
     device = pick_device(device)
     network = load("center", device)
     noise = with_mask(noise or estimate_noise(data), mask)
@@ -92,7 +97,7 @@ def measure_origin(data, noise: NoiseModel | None = None, mask=None, device="aut
         return _no_beam(scan, "No electrons are seen above the read-out noise: there is no beam in this scan.")
     guess, radius, reason = coarse_origin(network.coarse, data, noise)
     if reason:
-        return _no_beam(scan, reason)
+        return _from_rings(data, noise, reason)
     beam, guess = learn(data, noise, guess, radius, device)
     position, sigma = np.zeros((2, len(guess), 2))
     signal, seen = np.zeros(len(guess)), np.zeros(len(guess), bool)
@@ -103,10 +108,15 @@ def measure_origin(data, noise: NoiseModel | None = None, mask=None, device="aut
     # A window is empty beside the others where the beam was blanked.
     valid = (seen & (signal > 0.02 * np.median(signal)) & (signal > 3)).reshape(scan)
     if not valid.any():
-        return _no_beam(scan, "No position shows a beam that can be located.")
+        return _from_rings(data, noise, "No position shows a beam that can be located.")
     blank = int((~valid).sum())
     reason = f"{blank} of {valid.size} positions show no beam." if blank else "The direct beam was found everywhere."
     position, sigma = position.T.reshape(2, *scan), sigma.T.reshape(2, *scan)
+    unsure = np.median(sigma[:, valid])
+    if unsure > UNSURE:  # a direct beam that is guessed from what surrounds it: rings may know better
+        rings = _from_rings(data, noise, "")
+        if rings.found and np.median(rings.sigma_qx0) < unsure:
+            return rings
     return OriginMap(*position, *_with_scatter(position, sigma, valid), valid, float(beam.aperture.radius), True,
                      reason)
 
@@ -131,6 +141,16 @@ def _with_scatter(position, sigma, valid):
     return np.stack(out)
 
 
+def _from_rings(data, noise, reason) -> OriginMap:
+    """What rings say where the direct beam says nothing, and why it does not."""
+    scan = batches.shape_of(data)[:2]
+    found, no_rings = ring_origins(data, noise)
+    if found is None:
+        return _no_beam(scan, f"{reason} Nor do rings: {no_rings}.")
+    said = "The direct beam is hidden: what is reported is the center of the rings, which can lie pixels from it."
+    return OriginMap(*found[0], *found[1], np.ones(scan, bool), float("nan"), True, said, "rings")
+
+
 def _no_beam(scan, reason) -> OriginMap:
     nothing = [np.full(scan, np.nan) for _ in range(4)]
     return OriginMap(*nothing, np.zeros(scan, bool), float("nan"), False, reason)
@@ -151,12 +171,16 @@ def fit_origin(origin: OriginMap, model: str = "auto") -> OriginFit:
                      x.accepted and y.accepted, reason)
 
 
+def check_mask(data, mask):
+    """Raise PrenetError unless the mask is None or bool of the pattern's shape (Qx, Qy)."""
+    shape = batches.shape_of(data)[2:]
+    if mask is not None and (np.shape(mask) != shape or np.asarray(mask).dtype != bool):
+        raise PrenetError(f"The mask must be a boolean array of the pattern's shape {shape}, True where a pixel is "
+                          f"good; this one has shape {np.shape(mask)} and type {np.asarray(mask).dtype}.")
+
+
 def with_mask(noise: NoiseModel, mask) -> NoiseModel:
     """The noise model with the pixels that a user's mask (True = good) excludes among its bad ones."""
     if mask is None:
         return noise
-    mask = np.asarray(mask)
-    if mask.shape != noise.bad_pixels.shape or mask.dtype != bool:
-        raise PrenetError(f"The mask must be a boolean array of the pattern's shape {noise.bad_pixels.shape}, "
-                          f"True where a pixel is good; this one has shape {mask.shape} and type {mask.dtype}.")
-    return replace(noise, bad_pixels=noise.bad_pixels | ~mask)
+    return replace(noise, bad_pixels=noise.bad_pixels | ~np.asarray(mask))

@@ -12,7 +12,7 @@ from .ellipse import Ellipse, measure_ellipse
 from .files import check_output
 from .networks.weights import load, pick_device, verify
 from .noise import NoiseModel, estimate_noise
-from .origin import OriginFit, OriginMap, fit_origin, measure_origin
+from .origin import OriginFit, OriginMap, check_mask, fit_origin, measure_origin, with_mask
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,9 @@ class CalibrationReport:
         origin = self.origin
         if origin.found:
             sigma = np.median(np.hypot(origin.sigma_qx0, origin.sigma_qy0)[origin.valid])
+            disk = f"disk radius {origin.radius:.2f} px" if np.isfinite(origin.radius) else f"of the {origin.feature}"
             lines += [f"Origin    ({np.nanmedian(origin.qx0):.2f}, {np.nanmedian(origin.qy0):.2f}) px in the median, "
-                      f"each position known to {sigma:.3f} px; disk radius {origin.radius:.2f} px"]
+                      f"each position known to {sigma:.3f} px; {disk}"]
         lines += [f"          {origin.reason}"]
         if self.fit is not None:
             rms = [np.sqrt(np.nanmean(r[origin.valid] ** 2)) for r in (self.fit.residual_qx0, self.fit.residual_qy0)]
@@ -59,8 +60,11 @@ class CalibrationReport:
         return "\n".join([*lines, "", *(f"- {verdict}" for verdict in self.verdicts)])
 
 
-def calibrate(datacube, device="auto", progress=True) -> CalibrationReport:
+def calibrate(datacube, mask=None, device="auto", progress=True) -> CalibrationReport:
     """Calibrate a DataCube: measure and fit the origin, measure the ellipse, write what is accepted.
+
+    mask: (Qx, Qy) bool, True where a detector pixel is good, False behind a beam stop and the like; bad pixels that
+    the noise model finds need not be named.
 
     Writes into `datacube.calibration` with `set_origin_meas`, `set_origin` and `set_ellipse`; attaches the maps of
     sigma and the provenance. Where no beam is found, nothing is written.
@@ -69,18 +73,20 @@ def calibrate(datacube, device="auto", progress=True) -> CalibrationReport:
         PrenetError: data that cannot be calibrated, missing or altered weights, a device that is not there.
     """
     batches.check(datacube)
+    check_mask(datacube, mask)
     weights = {name: verify(name) for name in ("center", "ellipse")}
     for name in weights:  # what is wrong with weights or device is said before work starts
         load(name, pick_device(device))
-    noise = estimate_noise(datacube)
+    noise = with_mask(estimate_noise(datacube), mask)
     origin = measure_origin(datacube, noise, device=device, progress=progress)
     if not origin.found:
         return CalibrationReport(origin, None, None, noise, (f"Nothing was written: {origin.reason}",))
     fit = fit_origin(origin)
-    ellipse = measure_ellipse(datacube, fit.qx0, fit.qy0, origin.radius, noise, valid=origin.valid, device=device,
+    radius = origin.radius if np.isfinite(origin.radius) else None
+    ellipse = measure_ellipse(datacube, fit.qx0, fit.qy0, radius, noise, valid=origin.valid, device=device,
                               progress=progress)
     verdicts = (
-        "The measured origin was written (set_origin_meas).",
+        f"The measured origin was written (set_origin_meas): the {origin.feature}.",
         f"The fitted origin was {'written (set_origin)' if fit.accepted else 'not written'}: {fit.model}.",
         f"The ellipse was {'written (set_ellipse)' if ellipse.accepted else 'not written'}: {ellipse.reason}.",
     )

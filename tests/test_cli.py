@@ -44,7 +44,7 @@ def calibrated(stage):
         def __str__(self):
             return "Origin: found.\nEllipse: not determined."
 
-    def calibrate(datacube, device="auto", progress=True):
+    def calibrate(datacube, mask=None, device="auto", progress=True):
         calls.append((datacube.data.shape, device))
         origin = tuple(np.full(datacube.Rshape, v) for v in (15.0, 20.0))
         if Report.origin.found:
@@ -143,8 +143,19 @@ def test_bad_input_is_one_sentence_and_changes_nothing(command, calibrated, stag
     assert len(calibrated) == 1  # the stage never ran
 
 
+def test_a_mask_from_a_file(stage):
+    def calibrate(datacube, mask, device):
+        raise PrenetError(f"{mask.dtype}, {mask.sum()} good.")
+
+    stage("pipeline", calibrate=calibrate)
+    np.save("good.npy", np.arange(12).reshape(3, 4) > 4)
+    assert refused("calibrate", "scan.npy", "-o", "masked.h5", "--mask", "good.npy") == "prenet: bool, 7 good.\n"
+    Path("text.npy").write_text("no numbers")
+    assert "holds no mask" in refused("calibrate", "scan.npy", "-o", "masked.h5", "--mask", "text.npy")
+
+
 def test_an_error_in_a_stage_is_one_sentence(stage):
-    def calibrate(datacube, device):
+    def calibrate(datacube, mask, device):
         raise PrenetError("The data contain NaN.")
 
     stage("pipeline", calibrate=calibrate)

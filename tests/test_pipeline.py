@@ -52,6 +52,19 @@ def test_what_is_written_is_what_was_found(calibrated):
     assert np.array_equal(datacube.data, before)
 
 
+def test_what_the_mask_excludes_is_not_looked_at():
+    """A burnt-in bar beside the beam, masked, changes nothing; a mask of another shape is refused before any work."""
+    datacube, good = cube(), np.ones((128, 128), bool)
+    x, y = (round(simulated(**OPTIONS).truth[q].mean()) for q in ("qx0", "qy0"))
+    good[x + 4 : x + 8, y - 20 : y + 20] = False
+    datacube.data[:, :, ~good] = 60_000
+    report = calibrate(datacube, mask=good, progress=False)
+    assert distance(report.fit, simulated(**OPTIONS).truth).mean() < 0.1
+    assert (report.noise.bad_pixels[~good]).all()
+    with pytest.raises(PrenetError, match="True where a pixel is good"):
+        calibrate(datacube, mask=good.T[:5], progress=False)
+
+
 def test_what_was_found_is_true(calibrated):
     _, report, _ = calibrated
     truth = simulated(**OPTIONS).truth

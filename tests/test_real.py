@@ -59,6 +59,16 @@ def test_gold_rings_have_the_published_ellipse():
     assert a / b == pytest.approx(1 / 0.9659, abs=0.006) and np.degrees(angle) == pytest.approx(122.6, abs=4)
 
 
+def test_bismuth_rings_behind_their_beam_stop_report_the_rings_center():
+    datacube = cube("bi_rings_beamstop")
+    report = calibrate(datacube, progress=False)
+    assert report.origin.feature == "rings" and "center of the rings" in report.origin.reason
+    assert np.hypot(report.origin.qx0 - 141.7, report.origin.qy0 - 99.3).max() < 0.7
+    assert np.isnan(report.origin.radius) and report.ellipse.accepted
+    qx0, qy0 = datacube.calibration.get_origin()
+    assert np.array_equal([qx0, qy0], [report.fit.qx0, report.fit.qy0])
+
+
 def test_a_ccd_of_many_disks_gets_an_answer_without_an_ellipse_of_its_lattice():
     """About 35 disks of one crystal and negative values: an origin inside, and no ellipse from spots alone."""
     report = calibrate(cube("nanobeam_ccd_discs"), progress=False)

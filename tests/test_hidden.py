@@ -1,0 +1,56 @@
+"""Scans whose direct beam a beam stop hides: the rings' center serves, is called so, and noise has none."""
+
+import numpy as np
+import pytest
+
+from py4dstem_prenet.hidden import ring_origins
+from py4dstem_prenet.noise import estimate_noise
+from py4dstem_prenet.origin import fit_origin, measure_origin
+
+SCAN, SIDE, RADII = (8, 8), 128, (24.0, 38.0, 47.0)
+
+
+def rings(electrons=3e4, seed=0):
+    """Counts (8, 8, 128, 128) of soft rings behind a stop, their centers, and the mask (True = good)."""
+    rng = np.random.default_rng(seed)
+    i, j = np.meshgrid(*(np.linspace(-1, 1, n) for n in SCAN), indexing="ij")
+    x0, y0 = 66.0 + 0.8 * i, 57.0 - 0.5 * j
+    x, y = np.arange(SIDE)[:, None], np.arange(SIDE)
+    radius = np.hypot(x - x0[..., None, None], y - y0[..., None, None])
+    clean = 1.5 * np.exp(-radius / 25) + sum(np.exp(-0.5 * ((radius - r) / 1.6) ** 2) * 20 / r for r in RADII)
+    clean += 300 * (radius < 3)
+    good = np.hypot(x - 66, y - 57) > 11
+    good &= ~((np.abs(y - 57) < 4) & (x < 66))
+    clean *= good
+    clean *= electrons / clean.sum((2, 3)).mean()
+    return rng.poisson(clean).astype(np.uint16), (x0, y0), good
+
+
+@pytest.fixture(scope="module")
+def hidden():
+    return rings()
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_the_center_of_rings_is_found_and_called_so(hidden, masked):
+    counts, truth, good = hidden
+    origin = measure_origin(counts, mask=good if masked else None, progress=False)
+    assert origin.found and origin.feature == "rings" and "center of the rings" in origin.reason
+    assert np.isnan(origin.radius)
+    error = np.hypot(origin.qx0 - truth[0], origin.qy0 - truth[1])
+    assert error.max() < 0.5
+    assert 0.3 < np.sqrt(np.mean(((origin.qx0 - truth[0]) / origin.sigma_qx0) ** 2)) < 2 or error.max() < 0.15
+    fit = fit_origin(origin)
+    assert fit.accepted and np.hypot(fit.qx0 - truth[0], fit.qy0 - truth[1]).max() < 0.5
+
+
+def test_the_descan_is_followed(hidden):
+    counts, truth, _ = hidden
+    (position, _), _ = ring_origins(counts, estimate_noise(counts))
+    assert np.corrcoef(position[0].ravel(), truth[0].ravel())[0, 1] > 0.9
+
+
+def test_noise_has_no_rings():
+    counts = np.random.default_rng(0).poisson(2.0, (*SCAN, SIDE, SIDE)).astype(np.uint16)
+    found, reason = ring_origins(counts, estimate_noise(counts))
+    assert found is None and reason
