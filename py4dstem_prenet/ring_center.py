@@ -71,6 +71,9 @@ def ring_center(mean, good=None, guess=None) -> RingCenter:
     if span[1] - span[0] < ROOM:
         return _nothing(middle, "there is no room for rings on the detector")
     agreement, rise, foot = _evidence(mean, good, center, span)
+    if agreement < AGREEMENT / 3 or rise < RISE / 2:  # far from it, whatever a better center would show
+        return _nothing(tuple(map(float, center)), f"no rings: the profiles of {SECTORS} sectors agree to "
+                        f"{agreement:.2f} only, and rise by {rise:.1f} standard errors")
     if span[1] - foot < ROOM:
         foot = span[0]
     # without what is smooth: the tails of a direct beam that need not lie in the rings' center
