@@ -80,8 +80,9 @@ def check_denoising(datacube, noise: NoiseModel | None = None, weights=None, dev
     """
     batches.check(datacube)
     noise = noise or estimate_noise(datacube)
-    scan = batches.shape_of(datacube)[:2]
-    blocks = read_blocks(datacube, positions, (1, 1) if scan[0] * scan[1] <= positions else (2, 2))
+    shape = batches.shape_of(datacube)
+    parts = (1, 1) if shape[0] * shape[1] <= positions else (2, 2)
+    blocks = [read_block(datacube, where) for where in places(shape, positions, parts)]
     count = sum(block.shape[0] * block.shape[1] for block in blocks)
     problem, caveat = judge_noise(blocks, noise)
     if problem:
@@ -155,7 +156,7 @@ def check_origin(datacube, noise: NoiseModel | None = None, device="auto", posit
 
     batches.check(datacube)
     noise = noise or estimate_noise(datacube)
-    blocks = read_blocks(datacube, positions, (1, 1))
+    blocks = [read_block(datacube, where) for where in places(batches.shape_of(datacube), positions, (1, 1))]
     problem, _ = judge_noise(blocks, noise)
     if problem:
         return OriginCheck(np.nan, np.nan, np.nan, 0, False, f"cannot be checked on these data: {problem}")
@@ -266,28 +267,33 @@ def unstabilized(z, readout):
     return (out - readout**2).clip(min=0)
 
 
-def read_blocks(datacube, positions: int, parts) -> list[np.ndarray]:
-    """Blocks (rx, ry, Qx, Qy) of neighboring positions, in detector units, from the middles of `parts` of the scan.
+def places(shape, positions: int, parts) -> list[np.ndarray]:
+    """Flat numbers of neighboring positions, an array (rx, ry) each, in the middles of `parts` of a scan.
 
-    parts: into how many the scan is cut along Rx and Ry; a scan of no more than `positions` positions is given whole.
+    shape: (Rx, Ry, Qx, Qy). positions: at most so many, fewer where patterns are large. parts: into how many the scan
+    is cut along Rx and Ry; a scan of no more than `positions` is taken whole.
     """
-    rx, ry, qx, qy = batches.shape_of(datacube)
+    rx, ry, qx, qy = shape
     positions = min(positions, max(16, SAMPLE_BYTES // (4 * qx * qy)))
     cut = (min(parts[0], rx), min(parts[1], ry))
-    whole = rx * ry <= positions
     each = positions // (cut[0] * cut[1])
     rows = min(rx // cut[0], max(1, round(each**0.5)))
     columns = min(ry // cut[1], max(1, each // rows))
     rows = min(rx // cut[0], max(1, each // columns))
-    blocks = []
+    out = []
     for i in range(cut[0]):
         for j in range(cut[1]):
-            cell = np.s_[i * rx // cut[0]:(i + 1) * rx // cut[0], j * ry // cut[1]:(j + 1) * ry // cut[1]]
-            wanted = np.arange(rx * ry).reshape(rx, ry)[cell]
-            if not whole:
-                top, left = (wanted.shape[0] - rows) // 2, (wanted.shape[1] - columns) // 2
-                wanted = wanted[top:top + rows, left:left + columns]
-            index, read = zip(*batches.patterns(datacube, positions=wanted.ravel()), strict=True)
-            read = np.concatenate(read)[np.argsort(np.concatenate(index))]
-            blocks.append(read.reshape(*wanted.shape, qx, qy))
-    return blocks
+            cell = np.arange(rx * ry).reshape(rx, ry)[i * rx // cut[0]:(i + 1) * rx // cut[0],
+                                                      j * ry // cut[1]:(j + 1) * ry // cut[1]]
+            if rx * ry > positions:
+                top, left = (cell.shape[0] - rows) // 2, (cell.shape[1] - columns) // 2
+                cell = cell[top:top + rows, left:left + columns]
+            out.append(cell)
+    return out
+
+
+def read_block(datacube, where) -> np.ndarray:
+    """The patterns (rx, ry, Qx, Qy) of positions (rx, ry), in detector units."""
+    index, read = zip(*batches.patterns(datacube, positions=where.ravel()), strict=True)
+    read = np.concatenate(read)[np.argsort(np.concatenate(index))]
+    return read.reshape(*where.shape, *read.shape[1:])

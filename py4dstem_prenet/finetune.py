@@ -24,10 +24,13 @@ from tqdm import tqdm
 from . import batches
 from ._version import __version__
 from .assumptions import judge_noise
-from .checks import Level, jackknife, read_blocks
+from .checks import Level, jackknife, places, read_block
+from .denoise import descan
 from .errors import PrenetError
 from .files import check_output, new_file
+from .neighbors import neighbor_means
 from .networks import weights
+from .networks.denoise import MULTIPLE
 from .noise import NoiseModel, estimate_noise
 from .splitting import of_part, split
 
@@ -90,22 +93,25 @@ def finetune(datacube, noise: NoiseModel | None = None, out="weights.safetensors
     device = weights.pick_device(device)
     network = copy.deepcopy(weights.load(start, device)).requires_grad_(True)
     noise = noise or estimate_noise(datacube)
-    blocks = read_blocks(datacube, POSITIONS, (PARTS, PARTS))
+    where = places(batches.shape_of(datacube), POSITIONS, (PARTS, PARTS))
+    blocks = [read_block(datacube, some) for some in where]
     problem = " and ".join(filter(None, judge_noise(blocks, noise)))
     if problem:
         return FinetuneResult(None, np.nan, np.nan, np.nan, np.nan, 0, False,
                               f"was not tried, nothing was written: on these data it would learn noise, for {problem}")
     columns = min(PARTS, scan[1])
-    aside = [(k // columns + 2 * (k % columns)) % 4 == 0 for k in range(len(blocks))]
-    held_out, seen = ([b for b, a in zip(blocks, aside, strict=True) if a == which] for which in (True, False))
+    aside = np.array([(k // columns + 2 * (k % columns)) % 4 == 0 for k in range(len(blocks))])
+    origins = descan(datacube, noise, str(device))
+    seen = [_Block(noise, blocks[k], None if origins is None else origins[where[k].ravel()])
+            for k in np.flatnonzero(~aside)]
     generator = np.random.default_rng(seed)
-    network, steps = _train(network, seen, noise, minutes, generator, device, progress)
+    network, steps = _train(network, seen, minutes, generator, device, progress)
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder) / "trial.safetensors"
-        content, card = _described(network, start, noise, minutes, steps, seed, sum(len(b) * b.shape[1] for b in seen))
+        content, card = _described(network, start, noise, minutes, steps, seed, sum(len(b.patterns) for b in seen))
         trial.write_bytes(content)
         trial.with_suffix(".json").write_text(json.dumps(card))
-        level = Level(held_out, noise, 0.5, generator)
+        level = Level([blocks[k] for k in np.flatnonzero(aside)], noise, 0.5, generator)
         old, new = (level.denoised(dict(device=str(device), weights=str(w), progress=False)) for w in (start, trial))
     gain, error = level.deviance(old) - level.deviance(new), level.ratio(new) - level.ratio(old)
     facts = [float(v) for v in (gain[0], jackknife(gain), error[0], jackknife(error))]
@@ -120,9 +126,48 @@ def finetune(datacube, noise: NoiseModel | None = None, out="weights.safetensors
     return FinetuneResult(out, *facts, steps, True, f"helped: {figures}; written to {out}")
 
 
-def _train(network, blocks, noise, minutes, generator, device, progress):
-    """(network with averaged weights, steps) after so many minutes on the patterns of blocks."""
-    patterns = np.concatenate([block.reshape(-1, *block.shape[2:]) for block in blocks])
+class _Block:
+    """Patterns of neighboring positions, (n, Qx, Qy) in detector units, and their origins (n, 2), None if not known."""
+
+    def __init__(self, noise, block, origins):
+        self.noise, self.patterns, self.origins = noise, block.reshape(-1, *block.shape[2:]), origins
+
+    def draw(self, generator, device):
+        """BATCH crops: what the network takes, what is left of the electrons, brought to the same dose, and its share.
+
+        Half of the times they come with the means of their neighbors, of the same part of the electrons.
+        """
+        fraction = float(generator.uniform(*FRACTIONS))
+        first, rest = split(self.patterns, self.noise, generator, fraction)
+        part, share = of_part(self.noise, fraction), fraction / (1 - fraction)
+        some = generator.integers(len(first), size=BATCH)
+        electrons = part.electrons(first)
+        good = np.broadcast_to(~self.noise.bad_pixels, (BATCH, *electrons.shape[1:])).astype(np.float32)
+        images = [electrons[some], self.noise.electrons(rest[some]) * np.float32(share), good]
+        readout, others = part.readout / part.gain, {}
+        if self.origins is not None and len(first) > 1 and generator.random() < 0.5:
+            means, patterns = neighbor_means(
+                torch.from_numpy(electrons), torch.from_numpy(self.origins).float(), readout,
+                torch.from_numpy(~self.noise.bad_pixels), torch.from_numpy(some))
+            images.append(means.numpy())
+            others["patterns"] = patterns.to(device)
+        images = torch.from_numpy(_crops(np.stack(images), generator)).to(device)
+        if others:
+            others["neighbors"] = images[3]
+        readout = torch.full((BATCH,), readout, device=device)
+        return dict(electrons=images[0], readout=readout, good=images[2] > 0.5, **others), images[1], share
+
+
+def _crops(images, generator):
+    """Parts (..., FIELD, FIELD) of images, at most, turned and mirrored alike: detectors know no direction."""
+    sides = [min(FIELD, n // MULTIPLE * MULTIPLE) for n in images.shape[-2:]]
+    x, y = (generator.integers(n - side + 1) for n, side in zip(images.shape[-2:], sides, strict=True))
+    images = np.rot90(images[..., x:x + sides[0], y:y + sides[1]], generator.integers(4), axes=(-2, -1))
+    return np.ascontiguousarray(images[..., ::-1] if generator.random() < 0.5 else images)
+
+
+def _train(network, blocks, minutes, generator, device, progress):
+    """(network with averaged weights, steps) after so many minutes on blocks."""
     average = copy.deepcopy(network).requires_grad_(False)
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=0.0, betas=(0.9, 0.98))
     began, steps, done = time.monotonic(), 0, 0.0
@@ -130,7 +175,8 @@ def _train(network, blocks, noise, minutes, generator, device, progress):
         while done < 1:
             for group in optimizer.param_groups:
                 group["lr"] = RATE * min(1, (steps + 1) / 20) * 0.5 * (1 + math.cos(math.pi * done))
-            loss = _loss(network, *_crops(patterns, noise, generator, device))
+            inputs, rest, share = blocks[generator.integers(len(blocks))].draw(generator, device)
+            loss = _loss(network, inputs, rest, share)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -145,36 +191,14 @@ def _train(network, blocks, noise, minutes, generator, device, progress):
     return average.eval(), steps
 
 
-def _crops(patterns, noise, generator, device):
-    """Electrons, read-out (B,), good pixels, what is left of the electrons, brought to the same dose, and its share."""
-    some = generator.integers(len(patterns), size=BATCH)
-    fraction = float(generator.uniform(*FRACTIONS))
-    parts = split(patterns[some], noise, generator, fraction)
-    share = fraction / (1 - fraction)
-    images = np.stack([noise.electrons(parts[0]), noise.electrons(parts[1]) * np.float32(share),
-                       np.broadcast_to(~noise.bad_pixels, parts[0].shape).astype(np.float32)])
-    shape = images.shape[2:]
-    side = [min(FIELD, n // 16 * 16) for n in shape]
-    # Detectors know no direction: a crop may be turned and mirrored, all of the batch alike.
-    corners = [generator.integers(0, n - s + 1, size=BATCH) for n, s in zip(shape, side, strict=True)]
-    images = np.stack([images[:, k, x:x + side[0], y:y + side[1]]
-                       for k, (x, y) in enumerate(zip(*corners, strict=True))], 1)
-    images = np.rot90(images, generator.integers(4), axes=(2, 3))
-    if generator.random() < 0.5:
-        images = images[..., ::-1]
-    electrons, rest, good = torch.from_numpy(np.ascontiguousarray(images)).to(device)
-    readout = torch.full((BATCH,), of_part(noise, fraction).readout / noise.gain, device=device)
-    return electrons, readout, good > 0.5, rest, share
-
-
-def _loss(network, electrons, readout, good, rest, share):
+def _loss(network, inputs, rest, share):
     """Squared error and Poisson deviance of the rest, in units of its noise, as in training.
 
     Squares over the variance that the estimate itself implies have the gradient of the deviance, and suit read-out
     noise and the negative values that come with it, too (quasi-likelihood, Wedderburn 1974).
     """
-    estimate = network(electrons, readout, good)
-    variance = estimate.detach() + readout[:, None, None] ** 2
+    estimate, good = network(**inputs), inputs["good"]
+    variance = estimate.detach() + inputs["readout"][:, None, None] ** 2
     square = (estimate - rest).square() * good
     squared = square.sum((1, 2)) / (variance * good).sum((1, 2)).clamp_min(1)
     deviance = (square / (variance + SMALL)).sum((1, 2)) / ((4 * variance).clamp(max=1) * good).sum((1, 2)).clamp_min(1)

@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 
 from py4dstem_prenet import checks, denoise, origin
 from py4dstem_prenet.assumptions import judge_noise
-from py4dstem_prenet.checks import Level, check_denoising, check_origin, jackknife, read_blocks
+from py4dstem_prenet.checks import Level, check_denoising, check_origin, jackknife, places, read_block
 from py4dstem_prenet.noise import NoiseModel, estimate_noise
 from py4dstem_prenet.splitting import of_part, split
 
@@ -205,7 +205,7 @@ def test_independent_noise_raises_no_alarm(options):
 def test_blocks_keep_neighbors_together_and_apart_from_others(scan, parts):
     data = np.zeros((*scan, 32, 32), np.uint16)
     data[..., 0, 0] = np.arange(scan[0] * scan[1]).reshape(scan)
-    blocks = read_blocks(data, 64, parts)
+    blocks = [read_block(data, where) for where in places(data.shape, 64, parts)]
     seen = np.concatenate([block[..., 0, 0].ravel() for block in blocks])
     assert len(set(seen)) == len(seen) <= 64
     assert len(blocks) == min(parts[0], scan[0]) * min(parts[1], scan[1])
