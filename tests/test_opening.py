@@ -8,6 +8,7 @@ import numpy as np
 import py4DSTEM
 import pytest
 from py4DSTEM import Calibration, DataCube
+from scans import simulated
 
 import py4dstem_prenet
 from py4dstem_prenet import batches, emd
@@ -180,6 +181,40 @@ def test_files_of_other_packages(data, tmp_path, format, ending):
     cube = opened(path, object, square, **options)
     assert type(cube.data) is not np.ndarray  # not loaded
     assert {p: os.path.getmtime(p) for p in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("format", ["npy", "emd", "chunked", "stack", "zspy"])
+@pytest.mark.filterwarnings("ignore")
+def test_an_opened_scan_is_calibrated_as_one_in_memory(tmp_path, known, format):
+    counts, (qx0, qy0) = known
+    if format == "npy":
+        np.save(path := tmp_path / "a.npy", counts)
+    elif format == "emd":
+        py4DSTEM.save(path := tmp_path / "a.h5", DataCube(counts))
+    elif format == "zspy":
+        write(format, path := tmp_path / "a.zspy", counts)
+    else:
+        stored = counts.reshape(-1, *counts.shape[2:]) if format == "stack" else counts
+        with h5py.File(path := tmp_path / "a.h5", "w") as file:
+            file.create_dataset("data", data=stored, chunks=(2, *stored.shape[1:]), compression="gzip")
+    cube = py4dstem_prenet.open(path, **(dict(scan_shape=counts.shape[:2]) if format == "stack" else {}))
+    lazy = cube.data
+    found = cube.prenet.measure_origin(progress=False, device="cpu")
+    assert cube.data is lazy and type(lazy) is not np.ndarray
+    # Blocks follow the storage, and a network may round differently in batches of another size.
+    np.testing.assert_allclose(found.qx0, qx0, atol=1e-3)
+    np.testing.assert_allclose(found.qy0, qy0, atol=1e-3)
+    assert cube.calibration.get_origin_meas() is not None
+
+
+@pytest.fixture(scope="module")
+def known():
+    """A simulated scan, and the origin that is measured in memory."""
+    counts = np.array(simulated(scan=(4, 4), shape=(64, 64)).counts)
+    cube = DataCube(counts)
+    found = cube.prenet.measure_origin(progress=False, device="cpu")
+    assert found.found
+    return counts, (found.qx0, found.qy0)
 
 
 def test_without_rosettasciio_it_is_named(tmp_path, monkeypatch):
