@@ -113,3 +113,25 @@ def test_streamed_to_a_file_that_py4dstem_reads(cube, tmp_path):
 def test_nothing_to_correct_about_is_refused():
     with pytest.raises(PrenetError, match="No origin"):
         corrected(py4DSTEM.DataCube(np.ones((*SCAN, *SHAPE), np.float32)), noise())
+
+
+def test_the_doors_of_notebook_and_shell(cube, tmp_path):
+    from typer.testing import CliRunner
+
+    from py4dstem_prenet.cli import app
+
+    here = cube.prenet.corrected(progress=False)
+    assert here.calibration.get_ellipse() is None and cube.calibration.get_ellipse() is not None
+    cube.prenet.save(tmp_path / "scan.h5")
+    result = CliRunner().invoke(app, ["correct", str(tmp_path / "scan.h5"), "-o", str(tmp_path / "corrected.h5")])
+    assert result.exit_code == 0, result.output
+    assert np.allclose(py4DSTEM.read(tmp_path / "corrected.h5").data, here.data)
+
+
+def test_a_map_is_attached_in_a_stock_class(cube, tmp_path):
+    found = cube.prenet.map_ellipse(blocks=1)
+    cube.prenet.save(tmp_path / "scan.h5")
+    stored = py4DSTEM.read(tmp_path / "scan.h5").tree("prenet_ellipse_map")
+    assert type(stored) is py4DSTEM.RealSlice and stored.data.shape == (5, *SCAN)
+    assert (stored.data[4] == found.accepted[0, 0]).all() and stored.slicelabels[0] == "a"
+    assert cube.calibration.get_ellipse() == pytest.approx(ellipse_axes(VECTOR))  # the one ellipse stays
