@@ -15,6 +15,7 @@ from scipy.ndimage import gaussian_filter1d
 from .polar import ellipse_axes, ellipse_vector, to_polar
 
 _LABEL = {"fontsize": 8}
+LEAST = 1e-3  # what maps of lengths are stretched to at most: px
 
 
 def _bare(ax, title):
@@ -25,6 +26,7 @@ def _bare(ax, title):
 
 def _color_bar(image, ax):
     bar = ax.figure.colorbar(image, ax=ax, fraction=0.046, pad=0.04)
+    bar.formatter.set_useOffset(False)
     bar.ax.tick_params(labelsize=7)
     bar.ax.yaxis.get_offset_text().set_fontsize(7)
 
@@ -52,7 +54,7 @@ def show_map(values, ax, title="", valid=None, symmetric=True, center=None, reac
     settings = {"cmap": plt.get_cmap("RdBu_r" if symmetric else "viridis").with_extremes(bad="0.5")}
     if symmetric and shown.count():
         center = float(np.ma.median(shown)) if center is None else center
-        reach = reach or float(np.percentile(np.abs(shown.compressed() - center), 99)) or 1e-6
+        reach = max(reach or float(np.percentile(np.abs(shown.compressed() - center), 99)), LEAST)
         settings |= {"vmin": center - reach, "vmax": center + reach}
     _color_bar(ax.imshow(shown, **settings), ax)
     _bare(ax, title)
@@ -68,7 +70,7 @@ def show_origin(measured, fitted, axes, valid=None):
         center = float(np.median(fitted[row]))
         known = np.asarray(measured[row])[slice(None) if valid is None else valid]
         off = np.abs(np.concatenate([known.ravel(), np.ravel(fitted[row])]) - center)
-        reach = float(np.nanpercentile(off, 99)) or 1e-6
+        reach = float(np.nanpercentile(off, 99))
         show_map(measured[row], axes[row, 0], f"{name} measured, px", valid, center=center, reach=reach)
         show_map(fitted[row], axes[row, 1], f"{name} fitted, px", center=center, reach=reach)
         show_map(np.subtract(measured[row], fitted[row]), axes[row, 2], f"{name} residual, px", valid, center=0.0)
@@ -109,7 +111,7 @@ def show_ellipse(pattern, center, ellipse, radius, ax, title="", width=0.12, pow
     # A patch has its width along the columns and its angle from them toward the rows.
     size = 2 * radius / np.sqrt(a * b)
     ax.add_patch(EllipsePatch((center[1], center[0]), size * b, size * a, angle=-np.degrees(theta), fill=False,
-                              ec="red", lw=2, alpha=0.7))
+                              ec="red", lw=1.5, alpha=0.7))
     return ax
 
 
@@ -152,7 +154,8 @@ def show_polar(pattern, center, ax, title="", vector=(0.0, 0.0), weight=None, po
     radii = _around(edge) if edge else np.arange(inner, outer, 0.5)
     polar, seen = to_polar(pattern.astype(np.float32), center, radii, 180, weight=weight, vector=vector)
     shown = np.ma.masked_where(seen <= 0, np.clip(polar, 0, None) ** power)
-    ax.imshow(shown, aspect="auto", cmap="gray", extent=(radii[0], radii[-1], 360, 0))
+    low, high = np.percentile(shown.compressed(), (2, 99)) if shown.count() else (0, 1)
+    ax.imshow(shown, aspect="auto", cmap="gray", extent=(radii[0], radii[-1], 360, 0), vmin=low, vmax=high)
     if edge:
         ax.plot(_half(polar, radii), np.arange(180) * 2.0, color="red", lw=1.2)
     if line:

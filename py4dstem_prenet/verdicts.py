@@ -24,6 +24,7 @@ MANY_OUTLIERS = 0.1
 # By how much, in pixels (and beyond three sigmas), another function may move the origin before it matters, and before
 # it is too much: a Bragg disk 50 px out is then off by 0.1 % and by 0.5 % of its length.
 MATTERS, TOO_MUCH = 0.05, 0.25
+ENOUGH = 16  # positions, from which residuals can be judged
 VAGUE = 0.5  # px, typical sigma of single positions from which measured maps are poor
 _NORMAL_MAD = 0.6745
 
@@ -148,7 +149,10 @@ def judge_fit(origin: OriginMap, fitted, sigma_known: bool, side: int, images=No
     excess = _robust((residual / sigma)[:, valid]) if sigma_known else np.nan
     structure = shared_sigmas > SHARED_SIGMAS
     why, light = [], "green"
-    if structure:
+    if valid.sum() < ENOUGH:
+        light = "amber"
+        why.append(f"{int(valid.sum())} positions are too few to judge a fit by its residuals.")
+    elif structure:
         light = "amber"
         beside = f", beside a measurement error of {noise:.2g} px" if sigma_known else ""
         why.append(f"The residuals are not noise alone: neighbors share {shared:.2g} px of them (rms){beside}.")
@@ -308,5 +312,5 @@ def plain(number):
 
 
 def _sentence(text):
-    text = text.strip()
+    text = text.strip().replace(" +- ", " ± ")
     return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from py4DSTEM import DataCube
 from scans import simulated
+from typer.testing import CliRunner
 
-from py4dstem_prenet import accessor, emd, verdicts
+from py4dstem_prenet import accessor, cli, emd, verdicts
 from py4dstem_prenet.carry import CalibrationCheck
 from py4dstem_prenet.errors import PrenetError
 from py4dstem_prenet.origin import OriginMap, fit_origin
@@ -85,6 +86,11 @@ class TestIsThisFitGoodEnough:
         bent = origin_map(extra=3 * ROWS**2)
         plane = fit_origin(bent, "plane")
         assert judged(bent, fitted=(plane.qx0, plane.qy0)).verdict.light == "red"
+
+    def test_a_few_positions_are_no_proof(self):
+        one = origin_map()
+        found = judged(replace(one, valid=np.arange(one.valid.size).reshape(SCAN) < 9))
+        assert found.verdict.light == "amber" and found.verdict.why[0].startswith("9 positions are too few")
 
     def test_nothing_accepted_is_red(self):
         found = judged(origin_map(), fitted=None)
@@ -234,6 +240,16 @@ def test_a_file_appears_once(cube, seen, tmp_path, monkeypatch):
     with pytest.raises(PrenetError, match=r"\.html"):
         report(cube, tmp_path / "scan.pdf")
     assert [p.name for p in tmp_path.iterdir()] == ["scan.html"] and (tmp_path / "scan.html").read_text() == kept
+
+
+def test_from_the_command_line(seen, tmp_path, monkeypatch):
+    monkeypatch.setattr("py4dstem_prenet.report.look", lambda *_: seen)
+    monkeypatch.chdir(tmp_path)
+    np.save("scan.npy", simulated().counts[:2, :2])
+    run = CliRunner().invoke(cli.app, ["report", "scan.npy", "--out", "scan.html"])
+    assert run.exit_code == 0 and "Saved scan.html." in run.output
+    run = CliRunner().invoke(cli.app, ["report", "scan.npy", "--out", "scan.html"])
+    assert run.exit_code == 2 and "exists already" in run.stderr
 
 
 def test_without_origin_and_with_a_stale_one(tmp_path):
