@@ -57,7 +57,7 @@ def corrected(datacube, noise: NoiseModel | None = None, out=None, progress=True
         return _calibrated(datacube, data.reshape(shape), center)
     shell = _calibrated(datacube, np.broadcast_to(np.float32(0), shape), center)
     record = {"version": __version__, "matrix": matrix.tolist(), "origin": origin.tolist(),
-              "noise": [float(v) for v in (noise.gain, noise.offset, noise.dose)]}
+              "noise": [float(v) for v in (noise.gain, noise.offset, noise.dose, noise.bad_pixels.sum())]}
     with emd.resumable_cube(shell, out, np.float32, record) as target:
         for index, moved in map_chunks(work, datacube, origin, progress=title, skip=target.done):
             target.write(index, moved)
