@@ -1,4 +1,4 @@
-"""One map over the blocks of a scan, here or on the workers of a Dask cluster.
+"""One map over the blocks of a scan, on the cores of this machine or on the workers of a Dask cluster.
 
 Both ways read the same blocks (`batches.plan`) and hand results back in the same order, so that what is computed
 from them is the same, bit for bit, on the same kind of device.
@@ -13,6 +13,7 @@ import os
 import sys
 import warnings
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache, partial
 
@@ -29,13 +30,14 @@ RETRIES = 2  # of a block that failed, before the run is given up
 def map_chunks(function, data, *along, positions=None, chunk=None, progress=None, skip=None, weights=()):
     """Yield `(index, function(index, block, *rows))` for all blocks of a scan, in the order of `batches.patterns`.
 
-    Without an active Dask client this is a loop over `batches.patterns`; with one, its workers do it, a few blocks
-    ahead of what has been yielded.
+    Without an active Dask client as many threads work as torch is set to use (`torch.set_num_threads`), one block
+    each; with a client, its workers do. They are a few blocks ahead of what has been yielded.
 
     Args:
         function: of index (n,) flat scan positions, block (n, Qx, Qy), and the rows of `along` at these positions.
-            It must be picklable (a function of a module, or a `functools.partial` of one), keep nothing between
-            calls, and load networks by name, so that they are on the device of the process that calls it.
+            It must be picklable (a function of a module, or a `functools.partial` of one), change nothing outside
+            (several calls may run at once), and load networks by name, so that they are on the device of the
+            process that calls it.
         along: arrays with one row for each position of the scan, (Rx * Ry, ...).
         positions, chunk, progress, skip: as for `batches.patterns`.
         weights: names of the networks that `function` loads; a worker with others is refused.
@@ -47,8 +49,7 @@ def map_chunks(function, data, *along, positions=None, chunk=None, progress=None
     """
     client = _client()
     if client is None:
-        for index, block in batches.patterns(data, chunk, progress, positions, skip):
-            yield index, function(index, block, *(rows[index] for rows in along))
+        yield from _on_threads(function, data, along, positions, chunk, progress, skip)
     else:
         chunk, total, jobs = batches.plan(data, chunk, positions, skip)
         array = data.data if hasattr(data, "R_Nx") else data
@@ -91,6 +92,33 @@ def _client():
     except ValueError:
         return None
     return None if client.asynchronous else client
+
+
+def _on_threads(function, data, along, positions, chunk, progress, skip):
+    torch = sys.modules.get("torch")
+    threads = torch.get_num_threads() if torch else 1
+    blocks = batches.patterns(data, chunk, progress, positions, skip)
+    if threads == 1:
+        for index, block in blocks:
+            yield index, function(index, block, *(rows[index] for rows in along))
+        return
+    # A block for each thread keeps all cores busy; threads within an operation on small windows do not.
+    waiting = deque()
+    pool = ThreadPoolExecutor(threads, "prenet-block", torch.set_num_threads, (1,))
+    try:
+        for index, block in blocks:
+            waiting.append((index, pool.submit(function, index, block, *(rows[index] for rows in along))))
+            del block
+            if len(waiting) > threads:
+                index, future = waiting.popleft()
+                yield index, future.result()
+        while waiting:
+            index, future = waiting.popleft()
+            yield index, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        blocks.close()
+        torch.set_num_threads(threads)  # one thread's setting is that of all
 
 
 def _on_cluster(client, submit, chunk, total, jobs, progress):

@@ -91,6 +91,35 @@ def test_a_cluster_gives_what_the_machine_itself_gives(cube, tmp_path, workers):
     np.testing.assert_allclose(values, (cube.astype(float) ** 0.7).sum((2, 3)).ravel() * weight, rtol=1e-5)
 
 
+@pytest.fixture
+def three_threads():
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield torch.get_num_threads
+    assert torch.get_num_threads() == 3  # whatever happened
+    torch.set_num_threads(before)
+
+
+def meet(index, block, barrier):
+    """Only where three blocks are worked on at once does this return."""
+    barrier.wait(20)
+    return block.sum((1, 2), dtype=np.int64)
+
+
+def test_threads_work_side_by_side_and_give_results_in_order(cube, three_threads):
+    index, sums = gather(partial(meet, barrier=threading.Barrier(3)), cube[:, :5])  # 6 blocks
+    assert [i[0] for i in index] == [0, 5, 10, 15, 20, 25]
+    np.testing.assert_array_equal(np.concatenate(sums), cube[:, :5].sum((2, 3), dtype=np.int64).ravel())
+    with pytest.raises(ZeroDivisionError):
+        gather(broken, cube)
+    results = map_chunks(partial(centroid), cube, np.ones(48, np.float32), chunk=2)
+    next(results)
+    results.close()
+    assert not [t for t in threading.enumerate() if t.name.startswith("prenet-")]
+
+
 def test_views_of_memmaps_lead_to_their_own_bytes(cube, tmp_path):
     for kind, data in sources(cube, tmp_path).items():
         reference = cluster._reference(data)
