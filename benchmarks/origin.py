@@ -123,8 +123,8 @@ def main():
     one(1000, 99)  # what is loaded and compiled once
     results = {dose: [one(dose, seed) for seed in range(args.scans)] for dose in DOSES}
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
-    print(f"{args.scans} scans of {SCAN[0]} x {SCAN[1]} patterns, {SIDE} x {SIDE}, at each dose; {os.cpu_count()} cores "
-          f"({platform.machine()}), {datetime.date.today()}, {commit or 'no commit'}\n")
+    print(f"{args.scans} scans of {SCAN[0]} x {SCAN[1]} patterns, {SIDE} x {SIDE}, at each dose; "
+          f"{os.cpu_count()} cores ({platform.machine()}), {datetime.date.today()}, {commit or 'no commit'}\n")
     mean = {dose: {k: np.mean([r[k] for r in rows], 0) for k in rows[0]} for dose, rows in results.items()}
     print("| mean error in px (off by more than 1 px) | " + " | ".join(f"{d:,} e" for d in DOSES) + " |")
     print("|---" * (len(DOSES) + 1) + "|")

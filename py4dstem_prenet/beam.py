@@ -149,23 +149,33 @@ def learn(data, noise: NoiseModel, guess, radius: float, device: str) -> tuple[B
     patterns = _read(data, sample)
     beam = Beam(device, noise, Aperture(radius, ROUGH, (0.0, 0.0)))
     at, sigma = beam.ask(patterns, guess[sample])
-    chosen = np.zeros(len(guess), bool)
-    chosen[sample] = True
-    maps = np.zeros((4, len(guess)))
-    maps[:, sample] = *at.T, *sigma.T
-    surface = fit_pair(*maps.reshape(4, *scan), chosen.reshape(scan))
-    if all(s.accepted for s in surface):
-        guess = np.stack([s.values.ravel() for s in surface], 1)
+    smooth, scatter = _surface(at, sigma, sample, scan)
+    guess = guess if smooth is None else smooth
     beam = replace(beam, aperture=_pooled_aperture(patterns, at, noise, beam.aperture))
-    # Where the network is close to the surface, the surface is the better start.
-    near = (np.abs(at - guess[sample]) < np.maximum(ASTRAY, 3 * sigma)).all(1)
-    start = np.where(near[:, None], guess[sample], at)
-    beam = replace(beam, fits=_fits(patterns, start, noise, beam))
-    if len(sample) >= FEWEST:
+    unfitted = beam
+    for _ in range(2):  # what was learned gives a better surface, and that better windows to learn from
+        # Where the network is close to the surface, the surface is the better start.
+        near = (np.abs(at - guess[sample]) < np.maximum(ASTRAY, 3 * sigma)).all(1)
+        beam = replace(beam, fits=_fits(patterns, np.where(near[:, None], guess[sample], at), noise, beam))
         found = beam.locate(patterns, guess[sample])
-        if _scatter(found.position - guess[sample]) > 2 * _scatter(at - guess[sample]):
-            return replace(beam, fits=()), guess  # the disk of this scan has no edge that the fit could hold on to
+        smooth, fitted_scatter = _surface(found.position, found.sigma, sample, scan)
+        if len(sample) >= FEWEST and fitted_scatter > 1.5 * scatter:
+            return unfitted, guess  # the disk of this scan has no edge that the fit could hold on to
+        at, sigma = found.position, found.sigma
+        guess = guess if smooth is None else smooth
     return replace(beam, aperture=beam.fits[0][0].unbinned(beam.bins)), guess
+
+
+def _surface(at, sigma, sample, scan):
+    """The descan surface through a sample, (Rx * Ry, 2) or None; and the scatter of the sample about it, pixels."""
+    chosen = np.zeros(scan[0] * scan[1], bool)
+    chosen[sample] = np.isfinite(sigma).all(1)
+    maps = np.ones((4, len(chosen)))
+    maps[:, sample] = *at.T, *np.where(np.isfinite(sigma), sigma, 1.0).T
+    surfaces = fit_pair(*maps.reshape(4, *scan), chosen.reshape(scan))
+    values = np.stack([s.values.ravel() for s in surfaces], 1)
+    scatter = float(np.hypot(*np.median(np.abs(at - values[sample]), 0)))
+    return (values if all(s.accepted for s in surfaces) else None), scatter
 
 
 def _read(data, sample):
@@ -174,10 +184,6 @@ def _read(data, sample):
     for index, block in blocks:
         out[np.searchsorted(sample, index)] = block
     return out
-
-
-def _scatter(residual) -> float:
-    return float(np.hypot(*np.median(np.abs(residual), 0)))
 
 
 def _pooled_aperture(patterns, at, noise, rough: Aperture) -> Aperture:

@@ -63,7 +63,8 @@ class Aperture:
 class DiskPositions:
     """position (n, 2), pixels from the window's middle; covariance (n, 2, 2); misfit (n,), mean squared residual
     in units of what counting allows (below 1 where a pixel has less than an electron); strength (n,), of the disk
-    above its surroundings, in its own sigmas; contrast (n, terms) and its variances, relative to the level; curvature (n, 2, 2) and slope (n, 2): information on (radius, blur)."""
+    above its surroundings, in its own sigmas; contrast (n, terms) and its variances, relative to the level;
+    curvature (n, 2, 2) and slope (n, 2): information on (radius, blur)."""
 
     position: torch.Tensor
     covariance: torch.Tensor
