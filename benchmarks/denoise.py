@@ -31,14 +31,14 @@ from py4dstem_prenet.noise import estimate_noise, sample_positions
 from py4dstem_prenet.simulation.scan import simulate
 
 ROOT = Path(__file__).parents[1]
+DEMO = ROOT / "py4dstem_prenet" / "data" / "demo_scan.npz"
 REAL = ROOT.parent / "shared" / "real" / "medipix_au_2x2.npy"
 DOSES = (100, 1_000, 10_000, 100_000)
 SCORED = 8  # patterns of every scan
 STRENGTHS = (0.6, 0.8, 1.0, 1.3)  # of non-local means, in standard deviations of the noise
 METHODS = ("noisy", "best Gaussian", "best non-local means", "BM3D", "best truncated SVD", "ours, single patterns",
            "ours, scan-aware")
-SHOWN = 1_000  # electrons a pattern in the figure
-LINEAR = 0.3  # electrons up to which its asinh scale is about linear
+LINEAR = 0.1  # electrons up to which the figure's asinh scale is about linear
 
 
 def error(estimate, truth):
@@ -75,16 +75,15 @@ def ours(counts, noise, scan_aware):
     return (clean - noise.offset) / noise.gain, len(clean) / seconds
 
 
-def compare(counts, clean):
+def compare(counts, truth, at):
     """({method: (relative squared error, part of the electrons kept, patterns a second)}, {method: scored patterns}).
 
-    counts: (Rx, Ry, Qx, Qy), detector units; clean: the electrons that are expected there. What is told of the noise
-    is what the package learned from the scan, for all methods.
+    counts: (Rx, Ry, Qx, Qy), detector units. truth: expected electrons (n, Qx, Qy) at the flat positions `at`, which
+    are scored. What is told of the noise is what the package learned from the scan, for all methods.
     """
     noise = estimate_noise(counts)
-    at = sample_positions(counts.shape[:2], SCORED)
     flat = ((counts.astype(np.float32) - noise.offset) / noise.gain).reshape(-1, *counts.shape[2:])
-    truth, some, readout = clean.reshape(flat.shape)[at], flat[at], noise.readout / noise.gain
+    some, readout = flat[at], noise.readout / noise.gain
     tasks = {
         "best Gaussian": lambda: best((gaussian_filter(some, (0, s, s)) for s in SIGMAS), truth),
         "best non-local means": lambda: non_local_means(some, readout, truth),
@@ -106,21 +105,27 @@ def compare(counts, clean):
     return figures, shown
 
 
+def scored(counts, clean):
+    """The arguments of `compare`: truth at SCORED positions."""
+    at = sample_positions(counts.shape[:2], SCORED)
+    return counts, clean.reshape(-1, *clean.shape[2:])[at], at
+
+
 def simulated(dose, seed, side, camera):
     detector = dict(gain=12.0, offset=100.0, readout=4.0, psf=0.6) if camera else {}
     scan = simulate((side, side), (128, 128), dose=dose, seed=200 + seed, **detector)
-    return scan.counts, scan.clean
+    return scored(scan.counts, scan.clean)
 
 
 def from_bench(folder, dose, side):
-    """(counts, clean) of one scan of every material."""
+    """What `compare` takes, of one scan of every material."""
     sys.path.insert(0, str(folder))
     from cubes import make_cube
 
     bank = dict(np.load(folder / "dev_patterns.npz"))
     for number, label in enumerate(dict.fromkeys(bank["label"].tolist())):
         cube = make_cube(bank, label, dose, 31 * number, scan=(side, side))
-        yield cube.counts, cube.clean
+        yield scored(cube.counts, cube.clean)
 
 
 def table(rows):
@@ -156,41 +161,42 @@ def real():
                       *([f"Caveat of the check: {caveat}."] if caveat else [])])
 
 
-def figure(path, shown):
-    """Two patterns: truth, noisy and every method above its difference from the truth, on an asinh scale."""
+def figure(path):
+    """Two patterns of the scan that comes with the package: truth, counts, and every method above what it errs."""
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    demo = np.load(DEMO)
+    which = [list(demo["regions"]).index(name) for name in ("crystal", "amorphous")]
+    at = np.ravel_multi_index(demo["positions"][which].T, demo["counts"].shape[:2])
+    shown = compare(demo["counts"], demo["clean"][which].astype(np.float32), at)[1]
     names = ["truth", *(name for name in METHODS if name in shown)]
-    truth = shown["truth"]
-    # The most and the least crystalline, by how much of the squared counts is in few pixels outside the direct beam.
-    rest = np.sort(truth.reshape(len(truth), -1), 1)[:, :-400]
-    spotty = (rest[:, -800:].sum(1) / rest.sum(1)).argsort()
-    fig, axes = plt.subplots(4, len(names), figsize=(2.1 * len(names), 8.9), squeeze=False, layout="constrained")
-    for row, k in enumerate((spotty[-1], spotty[0])):
-        top = np.arcsinh(truth[k].max() / LINEAR)
+    fig, axes = plt.subplots(4, len(names), figsize=(2.1 * len(names), 9.2), squeeze=False, layout="constrained")
+    for row, truth in enumerate(shown["truth"]):
+        top = np.arcsinh(truth.max() / LINEAR)
         for column, name in enumerate(names):
             above, below = axes[2 * row:2 * row + 2, column]
-            image = np.arcsinh(shown[name][k] / LINEAR)
+            image = np.arcsinh(shown[name][row] / LINEAR)
             above.imshow(image, cmap="magma", vmin=0, vmax=top)
             above.set_title(name, fontsize=10)
             if column:
-                below.imshow(image - np.arcsinh(truth[k] / LINEAR), cmap="RdBu_r", vmin=-1.5, vmax=1.5)
-                below.set_xlabel(f"squared error {error(shown[name][k], truth[k]):.3g}", fontsize=9)
+                below.imshow(image - np.arcsinh(truth / LINEAR), cmap="RdBu_r", vmin=-2, vmax=2)
+                below.set_xlabel(f"relative squared error {error(shown[name][row], truth):.3g}", fontsize=8)
             else:
                 below.text(0.5, 0.5, "difference\nfrom the truth", ha="center", va="center", transform=below.transAxes)
+                below.set_frame_on(False)
             for ax in (above, below):
                 ax.set_xticks([])
                 ax.set_yticks([])
-    fig.suptitle(f"{SHOWN:,} electrons a pattern, asinh scale")
-    fig.savefig(path, dpi=75)
+    fig.suptitle(f"{float(demo['dose']):,.0f} electrons a pattern, asinh scale")
+    fig.savefig(path, dpi=80)
     plt.close(fig)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scans", type=int, default=2, help="simulated scans for each dose")
-    parser.add_argument("--side", type=int, default=10, help="positions along each side of a scan")
+    parser.add_argument("--side", type=int, default=8, help="positions along each side of a scan")
     parser.add_argument("--quick", action="store_true", help="one scan of 6 x 6 at two doses, no camera")
     parser.add_argument("--bench", type=Path, help="folder of multislice patterns, such as ../shared/bench")
     parser.add_argument("--figure", type=Path, help="write the figure here, such as docs/denoise.png")
@@ -207,15 +213,14 @@ def main():
         for dose in doses[1:] if camera else doses:
             rows[dose] = []
             for seed in range(1 if camera else scans):
-                figures, shown = compare(*simulated(dose, seed, side, camera))
-                rows[dose].append(figures)
-                if args.figure and not camera and dose == SHOWN and seed == 0:
-                    figure(args.figure, shown)
+                rows[dose].append(compare(*simulated(dose, seed, side, camera))[0])
         kind = "Camera: 12 units an electron, read-out 4 units rms, blur 0.6 px" if camera else "Counting detector"
         print(f"{kind}, simulated scans.\n\n{table(rows)}\n", flush=True)
     if args.bench:
         rows = {dose: [compare(*cube)[0] for cube in from_bench(args.bench, dose, side)] for dose in doses}
         print(f"Multislice patterns of other materials, counting detector.\n\n{table(rows)}\n", flush=True)
+    if args.figure:
+        figure(args.figure)
     if REAL.exists():
         print(f"{real()}\n")
     print(f"All of it took {time.perf_counter() - began:.0f} s.")
