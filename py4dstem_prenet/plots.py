@@ -130,12 +130,21 @@ def ring_radius(pattern, center, radius, weight=None, vector=(0.0, 0.0)):
     """
     radii = np.arange(1.5 * radius, max(inner_radius(pattern.shape, center), 1.5 * radius + 8), 0.5)
     polar, seen = to_polar(np.asarray(pattern, np.float32), center, radii, 180, weight=weight, vector=vector)
-    profile = gaussian_filter1d(np.ma.masked_where(seen <= 0, polar).mean(0).filled(0), 2.0, mode="nearest")
-    profile = np.log(np.maximum(profile, 1e-3 * profile.max() + 1e-12))
-    out = profile - gaussian_filter1d(profile, 3 * max(radius, 6.0), mode="nearest")
+    profile = _log_profile(polar, seen)
+    out = profile - _trend(profile, 1.5 * max(radius, 6.0))
     inside = out[1:-1]
     peaks = np.flatnonzero((inside > out[:-2]) & (inside >= out[2:]) & (inside > 0.03)) + 1
     return float(radii[peaks[np.argmax(out[peaks])]]) if peaks.size else None
+
+
+def _log_profile(polar, seen):
+    """Logarithm of the mean over the azimuth of a polar map (n_phi, n_r), its radii half a pixel apart."""
+    profile = gaussian_filter1d(np.ma.masked_where(seen <= 0, polar).mean(0).filled(0), 2.0, mode="nearest")
+    return np.log(np.maximum(profile, 1e-3 * profile.max() + 1e-12))
+
+
+def _trend(profile, pixels):
+    return gaussian_filter1d(profile, 2 * pixels, mode="nearest")
 
 
 def inner_radius(shape, center):
@@ -147,13 +156,15 @@ def show_polar(pattern, center, ax, title="", vector=(0.0, 0.0), weight=None, po
                inner=2.0):
     """The polar transform with an ellipse (vector) taken out: rings become straight lines. Returns the axes.
 
-    edge: radius of the direct beam, px, to show the surroundings of its edge alone, the edge in red. line: a radius to
-    mark, for the eye to compare with. inner: where to start, px.
+    Intensities are relative to the smoothed radial profile, lest the direct beam's surroundings outshine every ring.
+    edge: radius of the direct beam, px, to show the surroundings of its edge alone, as they are, the edge in red.
+    line: a radius to mark, for the eye to compare with. inner: where to start, px.
     """
     outer = max(inner_radius(pattern.shape, center), inner + 8)
     radii = _around(edge) if edge else np.arange(inner, outer, 0.5)
     polar, seen = to_polar(pattern.astype(np.float32), center, radii, 180, weight=weight, vector=vector)
-    shown = np.ma.masked_where(seen <= 0, np.clip(polar, 0, None) ** power)
+    shown = np.ma.masked_where(seen <= 0, np.clip(polar, 0, None))
+    shown = (shown if edge else shown / np.exp(_trend(_log_profile(polar, seen), 10.0))) ** power
     low, high = np.percentile(shown.compressed(), (2, 99)) if shown.count() else (0, 1)
     ax.imshow(shown, aspect="auto", cmap="gray", extent=(radii[0], radii[-1], 360, 0), vmin=low, vmax=high)
     if edge:
