@@ -39,7 +39,7 @@ from .noise import NoiseModel, stabilize
 from .polar import ellipse_axes, to_polar
 from .pooling import Pooled, pool
 from .ring_center import ring_center
-from .ring_fit import CONTINUOUS, refine_rings
+from .ring_fit import CONTINUOUS, RING_ROOM, refine_rings, ring_span
 
 # Set on simulations (benchmarks/acceptance.py):
 SIGMA_ACCEPTED = 0.008  # a component of the ellipse vector must be known better than this
@@ -168,8 +168,9 @@ def judge(network, pooled: Pooled, radius, noise: NoiseModel) -> Ellipse:
         # Where the edge is as wide as the disk there is a spot, not the image of an aperture.
         if np.isfinite(disk.vector).all() and np.isfinite(disk.covariance).all() and disk.edge < SPOT * disk.radius:
             sources["direct beam"] = (disk.vector, disk.covariance)
-    if usable_radius(pooled) > 2 * (0 if disk is None else radius) + 14:
-        rings = refine_rings(pooled, start_vector=start)
+    first, last = ring_span(pooled.mean, pooled.weight > 0, pooled.center)
+    if usable_radius(pooled) > 2 * (0 if disk is None else radius) + 14 and last > first + RING_ROOM:
+        rings = refine_rings(pooled, start_vector=start, inner=first)
         continuity = rings.continuity
         if continuity >= CONTINUOUS and rings.improved:
             sources["rings"] = (rings.vector, rings.covariance)

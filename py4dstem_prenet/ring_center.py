@@ -17,12 +17,11 @@ from scipy.ndimage import gaussian_filter
 
 from .polar_fit import NOTHING_KNOWN, read_polar, smooth
 from .pooling import Pooled
-from .ring_fit import CONTINUOUS, refine_rings, ring_span
+from .ring_fit import CONTINUOUS, RING_ROOM, refine_rings, ring_span
 
 SIDE = 64  # pixels of the larger side in the search
 FLAT = 4.0  # of these, the scale beyond which the pattern is flattened
 REACH = 4.0  # px of the pattern from which the refinement finds its way
-ROOM = 15  # px of radius that rings need
 RINGS_WIDTH = 12  # part of their span, beyond which a pattern is smooth
 SYSTEMATIC = 0.05  # px
 SECTORS = 8
@@ -68,13 +67,13 @@ def ring_center(mean, good=None, guess=None) -> RingCenter:
     mean = np.where(good, np.clip(mean, low, high), 0.0)
     center = _search(np.sqrt(np.clip(mean - low, 0, None)) * good, good) if guess is None else np.asarray(guess, float)
     span = ring_span(mean, good, center)
-    if span[1] - span[0] < ROOM:
+    if span[1] - span[0] <= RING_ROOM:
         return _nothing(middle, "there is no room for rings on the detector")
     agreement, rise, foot = _evidence(mean, good, center, span)
     if agreement < AGREEMENT / 3 or rise < RISE / 2:  # far from it, whatever a better center would show
         return _nothing(tuple(map(float, center)), f"no rings: the profiles of {SECTORS} sectors agree to "
                         f"{agreement:.2f} only, and rise by {rise:.1f} standard errors")
-    if span[1] - foot < ROOM:
+    if span[1] - foot <= RING_ROOM:
         foot = span[0]
     # without what is smooth: the tails of a direct beam that need not lie in the rings' center
     sharp = mean - _smooth_part(mean, good, (span[1] - span[0]) / RINGS_WIDTH)
@@ -169,13 +168,13 @@ def _evidence(mean, good, center, span, vector=(0.0, 0.0)):
     flat = []
     for profile in profiles:
         there = np.isfinite(profile)
-        if there.sum() >= ROOM:
+        if there.sum() >= RING_ROOM:
             full = np.interp(np.arange(len(radii)), np.flatnonzero(there), profile[there])
             flat.append(np.where(there, full - gaussian_filter(full, len(radii) / 10), np.nan))
     agreements = []
     for one, other in combinations(flat, 2):
         both = np.isfinite(one + other)
-        if both.sum() >= ROOM and one[both].std() > 0 and other[both].std() > 0:
+        if both.sum() >= RING_ROOM and one[both].std() > 0 and other[both].std() > 0:
             agreements.append(np.corrcoef(one[both], other[both])[0, 1])
     rise, foot = 0.0, None
     for k in range(len(radii) - 1):

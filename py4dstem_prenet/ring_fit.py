@@ -19,6 +19,7 @@ from .polar_fit import (
 )
 
 RING_PHI = 192
+RING_ROOM = 12  # px of radius that rings need
 RING_INFLATION = 2.5  # of the ring covariance, from pulls on simulated glasses and powders
 CONTINUOUS = 0.35  # part of the azimuth that must carry the signal of rings
 STRAIN = 0.03  # sigma of what strain and orientation of a few grains do to an ellipse
@@ -64,8 +65,9 @@ def refine_rings(pooled, start_vector=(0.0, 0.0), inner=None, start_center=None,
     start = np.asarray(start_vector, float)
     first, outer = ring_span(pooled.mean, mask, center)
     inner = first if inner is None else inner
-    if not outer > inner + 12:
-        raise PrenetError("Rings need at least 12 px of radius between the direct beam and the detector's edge.")
+    if not outer > inner + RING_ROOM:
+        raise PrenetError(f"Rings need at least {RING_ROOM} px of radius between the direct beam and the "
+                          "detector's edge.")
     step = max(0.7, (outer - inner) / 120)
     radii = np.arange(inner, outer, step)
     fine = max(0.7, 0.7 * step)
