@@ -160,8 +160,10 @@ def _denoised(datacube, used, detectors, noise, device):
     part = tuple(slice(max(0, min(m - side // 2, n - side)), max(0, min(m - side // 2, n - side)) + side)
                  for m, n in zip(middle, (rx, ry), strict=True))
     data = np.array(datacube.data[part])
-    clean = denoise(DataCube(data), noise, device=device, progress=False).data
     origins = used[:, part[0], part[1]]
+    piece = DataCube(data)
+    piece.calibration.set_origin(tuple(origins))  # by which patterns are compared with their neighbors
+    clean = denoise(piece, noise, device=device, progress=False).data
     kinds = [noise.electrons(kind.reshape(-1, qx, qy)).reshape(kind.shape) for kind in (data, clean)]
     exact = NoiseModel(1.0, 0.0, 0.0, np.zeros((qx, qy), bool), False, noise.dose)
     images = [virtual_images(kind, *origins, detectors, exact).reshape(2, *kind.shape[:2]) for kind in kinds]
