@@ -2,107 +2,209 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 from torch.nn.functional import pad
 
 from . import batches, emd
-from .files import check_output, open_cube
+from ._version import __version__
+from .cluster import map_chunks
+from .devices import in_batches
+from .errors import PrenetError
+from .files import check_output
+from .neighbors import neighbor_means
 from .networks.denoise import MULTIPLE
-from .networks.weights import load, pick_device
+from .networks.weights import load, pick_device, verify
 from .noise import NoiseModel, estimate_noise, sample_positions
+from .opening import open as open_cube
+from .origin import fit_origin, measure_origin
+from .splitting import of_part, split
 
-PIXELS = 2**19  # of patterns that go through the network at once
-ENOUGH = 2e5  # electrons, over some positions, from which the network's mean bias is learned
-SMOOTH = 4.0  # pixels over which it is averaged
-PRIOR = 50.0  # electrons in that area that speak for no bias
+PIXELS = 2**18  # of patterns that go through the network at once
+LEVELS = 24  # of brightness, for each of which the network's mean bias is found
+PRIOR = 50.0  # electrons at a level that speak for no bias
 PLENTY = 2e6  # electrons a pattern about which estimates fade into the counts: training saw few patterns beyond
+LOCATED = 256  # positions, at most, from which the descan is learned where it is not known
+TRIED = (16, 12)  # side of the part of the scan on which both modes are tried, and patterns of it that are scored
 
 
-def denoise(datacube, noise: NoiseModel | None = None, out=None, device="auto", progress=True):
+def denoise(datacube, noise: NoiseModel | None = None, out=None, scan_aware="auto", weights: str = "denoise",
+            device="auto", progress=True):
     """A new DataCube of expected counts, float32, in the units of the input, with a copy of the calibration.
 
-    The network's correction of a pixel is bounded to six standard deviations of its noise (networks/denoise.py);
-    then the scan's electrons are balanced (`balance`). Beyond some million electrons a pattern the estimate fades
-    into the measured counts. Bad pixels are filled with what the network expects there.
+    The network's correction of a pixel is bounded to six standard deviations of its noise (networks/denoise.py), and
+    takes similar patterns of the scan into account (neighbors.py). Then the electrons are balanced, so that as many
+    are in the result as in the data. Beyond some million electrons a pattern the estimate fades into the measured
+    counts. Bad pixels are filled with what the network expects there.
 
     Args:
         datacube: py4DSTEM DataCube whose data may lie in memory or on disk.
         noise: the detector's noise model; estimated from the scan by default.
-        out: an EMD file that does not exist yet, to stream the result to; it appears whole or not at all. The cube
-            returned then reads from that file.
+        out: an EMD file that does not exist yet, to stream the result to; it appears whole or not at all, and a run
+            that was interrupted is resumed. The cube returned then reads from that file.
+        scan_aware: whether the patterns around are used; "auto" tries on a part of the scan what predicts
+            electrons that were held out (splitting.py) better. Patterns are brought into one frame by the fitted
+            origin in the calibration, or one that is measured here; without a beam, none are used.
+        weights: a name, or a safetensors file such as `finetune` writes.
         device: "auto", "cpu", "cuda" or "mps".
 
     Raises:
         PrenetError: data that cannot be used, an output path that is taken, weights that are missing.
     """
     batches.check(datacube)
+    if scan_aware not in (True, False, "auto"):
+        raise PrenetError(f'scan_aware must be True, False or "auto", not {scan_aware!r}.')
     if out is not None:
         check_output(out)
-    device = pick_device(device)
-    network = load("denoise", device)
+    device = str(pick_device(device))
+    digest = verify(weights)
     noise = noise or estimate_noise(datacube)
-    title = "denoising" if progress else None
-    scale = balance(network, datacube, noise, device)
+    origins = None
+    if scan_aware and np.prod(batches.shape_of(datacube)[:2]) > 1:
+        origins = descan(datacube, noise, device)
+        if scan_aware == "auto" and origins is not None and not neighbors_help(datacube, origins, noise, weights,
+                                                                               device):
+            origins = None
+    along = () if origins is None else (origins,)
+    clean = partial(_clean, noise=noise, weights=weights, device=device)
+    options = dict(progress="denoising" if progress else None, weights=(weights,))
     if out is None:
-        data = np.empty(batches.shape_of(datacube), np.float32)
-        _fill(data, network, datacube, noise, scale, device, title)
+        shape = batches.shape_of(datacube)
+        data = np.empty(shape, np.float32)
+        for index, block in map_chunks(clean, datacube, *along, **options):
+            data.reshape(-1, *shape[2:])[index] = block
         return emd.cube_like(datacube, data)
-    with emd.new_cube(datacube, out, np.float32) as target:
-        _fill(target, network, datacube, noise, scale, device, title)
+    record = {"version": __version__, "weights": digest, "noise": emd._plain(noise),
+              "origins": origins is not None and hashlib.sha256(origins.tobytes()).hexdigest()}
+    with emd.resumable_cube(datacube, out, np.float32, record) as target:
+        for index, block in map_chunks(clean, datacube, *along, skip=target.done, **options):
+            target.write(index, block)
     return open_cube(out)
 
 
-def balance(network, datacube, noise: NoiseModel, device="cpu") -> np.ndarray:
-    """What the network's estimates must be multiplied by so that on average the electrons are kept: (Qx, Qy).
+def descan(datacube, noise: NoiseModel, device="cpu") -> np.ndarray | None:
+    """The smooth origin of every position, (Rx * Ry, 2) pixels: the calibration's, or measured; None without a beam."""
+    scan = batches.shape_of(datacube)[:2]
+    known = datacube.calibration.get_origin() if getattr(datacube, "calibration", None) is not None else None
+    if known is not None:
+        maps = [np.asarray(m, float) for m in known[:2]]
+        if all(m.shape == scan and np.isfinite(m).all() for m in maps):
+            return np.stack(maps, -1).reshape(-1, 2)
+    # A smooth surface needs no measurement everywhere.
+    count = int(np.clip(scan[0] * scan[1] / 4, 64, LOCATED))
+    positions = sample_positions(scan, count)
+    index, read = zip(*batches.patterns(datacube, positions=positions), strict=True)
+    read = np.concatenate(read)[np.argsort(np.concatenate(index))]
+    rows = np.unique(positions // scan[1])
+    found = measure_origin(read.reshape(len(rows), -1, *read.shape[1:]), noise, device=device, progress=False)
+    if not found.found:
+        return None
+    sparse = {}
+    for name in ("qx0", "qy0", "sigma_qx0", "sigma_qy0", "valid"):
+        part = np.nan_to_num(getattr(found, name), nan=1.0)
+        sparse[name] = np.zeros(scan, bool) if name == "valid" else np.ones(scan)
+        sparse[name].reshape(-1)[positions] = part.ravel()
+    fit = fit_origin(replace(found, **sparse))
+    return np.stack([fit.qx0, fit.qy0], -1).reshape(-1, 2)
 
-    In the dark parts of patterns of a few hundred electrons a network learns the mean only to some per cent. Over
-    a scan the electrons themselves say what it is: the ratio of measured to estimated electrons, summed over
-    positions and smoothed, is near 1 wherever there is something to see.
+
+def neighbors_help(datacube, origins, noise: NoiseModel, weights: str = "denoise", device="cpu", seed: int = 0) -> bool:
+    """Whether estimates with neighbors predict held-out electrons better, in patterns from the middle of the scan.
+
+    Electrons are split in two halves, patterns are estimated in both ways from one, and scored on the other by
+    their Poisson deviance, with the variance of read-out noise added to both (Snyder et al. 1995).
     """
     scan = batches.shape_of(datacube)[:2]
-    count = int(np.clip(ENOUGH / max(noise.dose, 1.0), 16, scan[0] * scan[1]))
-    good = ~noise.bad_pixels
-    measured, estimated = np.zeros((2, *good.shape))
-    for _, patterns in batches.patterns(datacube, positions=sample_positions(scan, count)):
-        measured += ((patterns.astype(np.float32) - noise.offset) / noise.gain).sum(0, dtype=float)
-        estimated += _expected(network, patterns, noise, device).sum(0, dtype=float)
-    area = 4 * np.pi * SMOOTH**2
-    measured, estimated = (area * gaussian_filter(total * good, SMOOTH, mode="constant")
-                           for total in (measured, estimated))
-    return ((np.clip(measured, 0, None) + PRIOR) / (estimated + PRIOR)).astype(np.float32)
+    side, scored = TRIED
+    rows, columns = (np.arange(max(0, (n - side) // 2), min(n, (n + side) // 2)) for n in scan)
+    positions = (rows[:, None] * scan[1] + columns).ravel()
+    index, read = zip(*batches.patterns(datacube, positions=positions), strict=True)
+    read, positions = np.concatenate(read), np.concatenate(index)
+    half, rest = split(read, noise, np.random.default_rng(seed))
+    part = of_part(noise)
+    electrons, target = part.electrons(half), part.electrons(rest)
+    chosen = sample_positions((1, len(read)), scored)
+    means, patterns = neighbor_means(
+        torch.from_numpy(electrons), torch.from_numpy(origins[positions]).float(), part.readout / part.gain,
+        torch.from_numpy(~noise.bad_pixels), torch.from_numpy(chosen))
+    square = np.float32(part.readout / part.gain) ** 2
+    held_out = (target[chosen] + square).clip(0)
+    scores = []
+    for count in (torch.zeros_like(patterns), patterns):
+        expected = _expected(electrons[chosen], means.numpy(), count.numpy(), part, weights, device)
+        balance(expected, electrons[chosen], part)
+        expected = expected.clip(0) + square + np.float32(1e-6)
+        deviance = held_out * np.log(np.maximum(held_out, 1e-30) / expected) - held_out + expected
+        scores.append((deviance * ~noise.bad_pixels).sum(dtype=float))
+    return scores[1] < scores[0]
 
 
-def _fill(target, network, datacube, noise, scale, device, title):
-    columns = batches.shape_of(datacube)[1]
+def _clean(index, block, origins=None, *, noise: NoiseModel, weights: str, device: str):
+    """Denoised patterns (n, Qx, Qy) in detector units, of neighboring positions in detector units."""
+    electrons = noise.electrons(block)
+    means, patterns = np.zeros_like(electrons), np.zeros(len(block), np.float32)
+    if origins is not None and len(block) > 1:
+        means, patterns = (t.cpu().numpy() for t in neighbor_means(
+            torch.from_numpy(electrons).to(device), torch.from_numpy(origins).float().to(device),
+            noise.readout / noise.gain, torch.from_numpy(~noise.bad_pixels).to(device)))
+    clean = _expected(electrons, means, patterns, noise, weights, device)
+    balance(clean, (block.astype(np.float32) - noise.offset) / noise.gain, noise)
     trust = np.float32(1 / (1 + (noise.dose / PLENTY) ** 2))
-    for index, patterns in batches.patterns(datacube, progress=title):
-        clean = _expected(network, patterns, noise, device) * (scale * trust)
-        clean += (1 - trust) * noise.electrons(patterns)
-        clean *= np.float32(noise.gain)
-        clean += np.float32(noise.offset)
-        row, column = np.divmod(index, columns)
-        for r in np.unique(row):  # an HDF5 file takes slices
-            part = row == r
-            if np.ptp(column[part]) + 1 == part.sum():
-                target[r, column[part][0]:column[part][-1] + 1] = clean[part]
-            else:
-                target[r, column[part]] = clean[part]
+    if trust < 0.999:
+        clean *= trust
+        clean += (1 - trust) * electrons
+    clean *= np.float32(noise.gain)
+    clean += np.float32(noise.offset)
+    return clean
 
 
-def _expected(network, patterns, noise: NoiseModel, device) -> np.ndarray:
-    """Expected electrons of patterns (n, Qx, Qy) in detector units, float32."""
-    shape = patterns.shape[1:]
+def balance(estimate, electrons, noise: NoiseModel) -> None:
+    """Give estimates (n, Qx, Qy) as many electrons, in good pixels, as were measured; in place.
+
+    In the dark parts of patterns of a few hundred electrons a network learns the mean only to some per cent. Over
+    many patterns the electrons themselves say what it is: the ratio of measured to estimated electrons in all pixels
+    of a like brightness, near 1 wherever there is something to see. What is missing then is made up for by a
+    factor, or, where there is read-out noise and the offset may be the cause, by the same amount in every pixel.
+    """
+    good = ~noise.bad_pixels
+    measured, estimated = (part.sum(0, dtype=float) * good for part in (electrons, estimate))
+    level = np.log(gaussian_filter(estimated, 1.0).clip(1e-9))
+    edges = np.linspace(level.min(), level.max() + 1e-6, LEVELS + 1)
+    group = np.digitize(level, edges) - 1
+    seen, expected, pixels = (np.bincount(group[good], values[good], LEVELS)
+                              for values in (measured, estimated, np.ones_like(measured)))
+    ratio = (np.clip(seen, 0, None) + PRIOR) / (expected + PRIOR)
+    some = pixels > 0
+    ratio = np.interp(level, (edges[:-1] + edges[1:])[some] / 2, ratio[some])
+    estimate *= ratio.astype(np.float32)
+    missing, total = measured.sum() - (estimated * ratio).sum(), (estimated * ratio).sum()
+    if noise.readout == 0 and total > 0:
+        estimate *= np.float32(1 + missing / total)
+    else:
+        estimate += np.float32(missing / max(good.sum() * len(estimate), 1))
+
+
+def _expected(electrons, means, patterns, noise: NoiseModel, weights: str, device: str) -> np.ndarray:
+    """Expected electrons of patterns (n, Qx, Qy), with the means of their neighbors and what these are worth (n,)."""
+    network = load(weights, device)
+    shape = electrons.shape[1:]
     side = (0, -shape[1] % MULTIPLE, 0, -shape[0] % MULTIPLE)
-    good = pad(torch.from_numpy(~noise.bad_pixels).float()[None, None], side, mode="replicate")[0] > 0.5
-    out = np.empty(patterns.shape, np.float32)
-    count = max(1, PIXELS // (shape[0] * shape[1]))
-    for start in range(0, len(patterns), count):
-        part = slice(start, start + count)
-        electrons = pad(torch.from_numpy(noise.electrons(patterns[part]))[:, None], side, mode="replicate")[:, 0]
-        readout = torch.full((len(electrons),), noise.readout / noise.gain)
-        with torch.inference_mode():
-            clean = network(electrons.to(device), readout.to(device), good.expand_as(electrons).to(device))
-        out[part] = clean[:, :shape[0], :shape[1]].cpu().numpy()
-    return out
+    alone = not patterns.any()
+
+    def longer(images):
+        return pad(images[:, None], side, mode="replicate")[:, 0] if any(side) else images
+
+    good = longer(torch.from_numpy(~noise.bad_pixels)[None].float().to(device)) > 0.5
+
+    def clean(electrons, means, patterns):
+        readout = torch.full_like(patterns, noise.readout / noise.gain)
+        others = () if alone else (longer(means), patterns)
+        estimate = network(longer(electrons), readout, good.expand(len(electrons), -1, -1), *others)
+        return estimate[:, :shape[0], :shape[1]]
+
+    return in_batches(clean, electrons, means, patterns, device=device, size=max(1, PIXELS // (shape[0] * shape[1])))
