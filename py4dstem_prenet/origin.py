@@ -25,11 +25,13 @@ from .cluster import map_chunks
 from .coarse import coarse_origin
 from .errors import PrenetError
 from .hidden import ring_origins
+from .jumps import find_jumps, merged, step_at, told
 from .networks.weights import load, pick_device
 from .noise import NoiseModel, estimate_noise
-from .surface import fit_pair, jumps
+from .surface import fit_pair
 
 NEIGHBORS = 5  # side of the block of positions whose scatter counts
+MOST_JUMPS, STEP_ROUNDS = 8, 2  # more jumps than that are no descan with steps
 SYSTEMATIC = 0.01  # pixels, in each direction: what the scatter of positions cannot show
 
 
@@ -162,13 +164,34 @@ def fit_origin(origin: OriginMap, model: str = "auto") -> OriginFit:
     Weighted by their sigmas, robust against disks taken for the direct beam, and chosen by held-out residuals
     unless `model` names one. Raises PrenetError for an unknown model.
     """
-    x, y = fit_pair(origin.qx0, origin.qy0, origin.sigma_qx0, origin.sigma_qy0, origin.valid, model)
-    steps = [f"{name}: {sentence}" for name, values, sigma in (("qx0", origin.qx0, origin.sigma_qx0),
-                                                               ("qy0", origin.qy0, origin.sigma_qy0))
-             for sentence in jumps(values, sigma, origin.valid)]
-    reason = "; ".join([f"qx0: {x.reason}", f"qy0: {y.reason}", *steps])
-    return OriginFit(x.values, y.values, x.residual, y.residual, x.sigma, y.sigma, x.model,
-                     x.accepted and y.accepted, reason)
+    maps = [(origin.qx0, origin.sigma_qx0), (origin.qy0, origin.sigma_qy0)]
+    jumps = [find_jumps(values, sigma, origin.valid) for values, sigma in maps]
+    steps = np.zeros((2, *origin.valid.shape))
+    frames = merged([*jumps[0], *jumps[1]], origin.valid.shape[1])
+    if 0 < len(frames) <= MOST_JUMPS:
+        steps = _steps(origin, frames, model)
+    x, y = fit_pair(origin.qx0 - steps[0], origin.qy0 - steps[1], origin.sigma_qx0, origin.sigma_qy0, origin.valid,
+                    model)
+    said = [f"qx0: {x.reason}", f"qy0: {y.reason}", *told(jumps[0], "qx0"), *told(jumps[1], "qy0")]
+    return OriginFit(x.values + steps[0], y.values + steps[1], x.residual, y.residual, x.sigma, y.sigma, x.model,
+                     x.accepted and y.accepted, "; ".join(said))
+
+
+def _steps(origin, frames, model):
+    """What jumps at `frames` add to a smooth surface, (2, Rx, Ry) pixels, zero before the first."""
+    maps = [(origin.qx0, origin.sigma_qx0), (origin.qy0, origin.sigma_qy0)]
+    segment = np.searchsorted(frames, np.arange(origin.valid.size), side="right").reshape(origin.valid.shape)
+    sizes = [[0.0, *(step_at(values, sigma, origin.valid, f) for f in frames)] for values, sigma in maps]
+    steps = np.cumsum(sizes, 1)[:, segment]
+    measured = np.stack([origin.qx0, origin.qy0])
+    for _ in range(STEP_ROUNDS):
+        surfaces = fit_pair(*(measured - steps), origin.sigma_qx0, origin.sigma_qy0, origin.valid, model)
+        left = measured - [s.values for s in surfaces]
+        for k in range(1, segment.max() + 1):
+            here = (segment == k) & origin.valid
+            if here.any():
+                steps[:, segment == k] = np.median(left[:, here], 1)[:, None]
+    return steps
 
 
 def check_mask(data, mask):

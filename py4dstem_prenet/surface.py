@@ -23,7 +23,7 @@ _POWERS = {  # (power of row, power of column) of the terms of each polynomial
     "parabola": [(0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2)],
 }
 _CUT = 4.685  # Tukey's biweight: 95 % efficient for Gaussian noise
-_NORMAL_MAD = 0.6745
+NORMAL_MAD = 0.6745
 _TINY = 1e-7  # px; keeps weights finite on noise-free input
 _PENALTIES = 10.0 ** np.arange(-8, 3)  # relative to the sum of weights
 _CHOICE_POINTS = 40_000  # the model is chosen on a coarser grid of about this many positions
@@ -110,45 +110,6 @@ def fit_pair(qx, qy, sigma_qx, sigma_qy, valid, model="auto") -> tuple[SurfaceFi
     return first, second
 
 
-def jumps(values, sigma, valid) -> tuple[str, ...]:
-    """Jumps of the beam between scan rows, as plain sentences; empty when there is none.
-
-    values, sigma, valid: as for `fit_surface`. A jump is a median step from one row to the next that stands
-    out of the other steps and of the noise by more than 6 sigma and is larger than 0.05 px.
-    """
-    data = _prepare(values, sigma, valid)
-    if data.y.shape[0] < 4:
-        return ()
-    both = data.use[1:] & data.use[:-1]
-    step = np.full(len(both), np.nan)
-    error = np.full(len(both), np.inf)
-    for i in np.flatnonzero(both.sum(1) >= 3):
-        difference = (data.y[i + 1] - data.y[i])[both[i]]
-        step[i] = np.median(difference)
-        spread = np.median(np.abs(difference - step[i])) / _NORMAL_MAD
-        stated = np.median(np.hypot(data.sigma[i + 1], data.sigma[i])[both[i]])
-        error[i] = 1.2533 * max(spread, stated) / np.sqrt(both[i].sum())
-    known = np.isfinite(step)
-    if known.sum() < 3:
-        return ()
-    # descan curvature makes steps drift slowly with the row: compare with the neighboring steps
-    around = (np.delete(step[max(i - 4, 0) : i + 5], min(i, 4)) for i in range(len(step)))
-    local = np.array([_median_or_nan(steps) for steps in around])
-    excess = step - local
-    common = np.nanmedian(np.abs(excess)) / _NORMAL_MAD
-    size = np.abs(excess) / np.maximum(np.hypot(error, common), _TINY)
-    found = np.flatnonzero(known & (size > 6) & (np.abs(excess) > 0.05))
-    # noise in a row counts in the two steps around it, a jump in one: a lone displaced row is reported as two
-    # jumps
-    told = [
-        f"The beam jumps by {excess[i]:+.2f} px ({size[i]:.0f} sigma) between scan rows {i} and {i + 1}."
-        for i in found[:5]
-    ]
-    if len(found) > 5:
-        told.append(f"There are {len(found) - 5} more such jumps.")
-    return tuple(told)
-
-
 # --- the fit of one or two maps -------------------------------------------------------------------
 
 
@@ -158,7 +119,7 @@ def _fit(maps, valid, model):
         raise PrenetError(f"The surface model {model!r} is unknown; use 'auto' or one of {known}.")
     datas, centers = [], []
     for values, sigma in maps:
-        data = _prepare(values, sigma, valid)
+        data = prepare(values, sigma, valid)
         if datas and data.y.shape != datas[0].y.shape:
             raise PrenetError("The two origin maps differ in shape; both must be (Rx, Ry).")
         center = float(np.median(data.y[data.use])) if data.use.any() else 0.0
@@ -185,7 +146,7 @@ def _fit(maps, valid, model):
     return fits
 
 
-def _prepare(values, sigma, valid):
+def prepare(values, sigma, valid):
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 2 or values.size == 0:
         raise PrenetError(f"An origin map must have the scan's shape (Rx, Ry), not {values.shape}.")
@@ -230,7 +191,7 @@ def _verdict(name, data, solution, asked):
     ignored = 1 - near.sum() / data.use.sum()
     if ignored > 0.5:
         return False, f"{name}; refused: {ignored:.0%} of the measured positions disagree with the surface"
-    ratio = np.median(np.abs(r / data.sigma)[near]) / _NORMAL_MAD
+    ratio = np.median(np.abs(r / data.sigma)[near]) / NORMAL_MAD
     # what neighbors share is not noise
     product, pairs, weight = 0.0, 0, 0.0
     for a, b in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
@@ -244,7 +205,7 @@ def _verdict(name, data, solution, asked):
         told = f"residuals hold structure at {ratio:.1f} sigma, {size:.2g} px rms: "
         told += "physical deflection or grain-related bias"
     elif ratio > (1.3 if near.sum() >= 30 else 2):
-        rms = np.median(np.abs(r[near])) / _NORMAL_MAD
+        rms = np.median(np.abs(r[near])) / NORMAL_MAD
         told = f"residuals scatter by {ratio:.1f} sigma, {rms:.2g} px, "
         told += "more than the measurement's own errors explain"
     else:
@@ -379,13 +340,13 @@ def _noise(r, data, edf, previous=None):
     if freedom < 1:
         return data.sigma
     r = r * np.sqrt(inside.sum() / freedom)
-    ratio = np.median(r / s) / _NORMAL_MAD
+    ratio = np.median(r / s) / NORMAL_MAD
     if ratio <= 1:
         return data.sigma if freedom < 10 else np.maximum(data.sigma * ratio, _TINY)
-    low, high = 0.0, np.median(r) / _NORMAL_MAD * 1.01 + _TINY
+    low, high = 0.0, np.median(r) / NORMAL_MAD * 1.01 + _TINY
     for _ in range(20):
         floor = (low + high) / 2
-        low, high = (floor, high) if np.median(r / np.hypot(s, floor)) > _NORMAL_MAD else (low, floor)
+        low, high = (floor, high) if np.median(r / np.hypot(s, floor)) > NORMAL_MAD else (low, floor)
     return np.hypot(data.sigma, (low + high) / 2)
 
 
@@ -526,8 +487,3 @@ def _steps(shape, datas):
 
 def _coarse(array, step):
     return array[(len(array) - 1) % step // 2 :: step]
-
-
-def _median_or_nan(values):
-    values = values[np.isfinite(values)]
-    return np.median(values) if values.size else np.nan

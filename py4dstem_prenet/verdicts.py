@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .origin import OriginMap, fit_origin
-from .surface import MODELS, jumps
+from .jumps import find_jumps
+from .origin import MOST_JUMPS, OriginMap, fit_origin
+from .surface import MODELS
 
 LIGHTS = ("green", "amber", "red")
 # Residuals scatter more than their sigmas by this much only where something beside noise is in them.
@@ -143,7 +144,8 @@ def judge_fit(origin: OriginMap, fitted, sigma_known: bool, side: int, images=No
     fits = {model: best if model == best.model else fit_origin(origin, model) for model in MODELS}
     functions = tuple(_tried(model, fit, used, origin.valid, best.model) for model, fit in fits.items())
     specimen = np.nan if images is None else _explained(residual, valid, images)
-    jumped = [told for values, s in zip(measured, sigma, strict=True) for told in jumps(values, s, valid)]
+    jumped = [f"{name}: {jump}" for name, values, s in zip(("qx0", "qy0"), measured, sigma, strict=True)
+              for jump in find_jumps(values, s, valid)]
     moved = float(np.sqrt(np.mean(((used - (best.qx0, best.qy0)) ** 2).sum(0))))
 
     excess = _robust((residual / sigma)[:, valid]) if sigma_known else np.nan
@@ -172,8 +174,10 @@ def judge_fit(origin: OriginMap, fitted, sigma_known: bool, side: int, images=No
         why.append("Neighboring residuals share nothing, so they look like noise.")
     if jumped:
         light = "amber"
-        why += [*jumped, "No smooth function follows a jump; crop the scan there with datacube.prenet.crop_R and "
-                "calibrate the parts."]
+        followed = "prenet's fit has a step there; py4DSTEM's functions have none."
+        too_many = ("These are too many for a fit with steps: crop the scan between them with datacube.prenet.crop_R, "
+                    "and calibrate the parts.")
+        why += [*jumped, followed if len(jumped) <= MOST_JUMPS else too_many]
     if outliers > 0.01:
         light = "amber" if outliers > MANY_OUTLIERS else light
         why.append(f"{outliers:.1%} of the positions are far from the surface and were left out of it.")

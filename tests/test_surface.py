@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from py4dstem_prenet.errors import PrenetError
-from py4dstem_prenet.surface import fit_pair, fit_surface, jumps
+from py4dstem_prenet.surface import fit_pair, fit_surface
 
 SHAPE = (16, 16)
 SIGMA = 0.05
@@ -242,14 +242,3 @@ def test_large_scan():
     result = fit(values)
     assert result.model in ("parabola", "spline")
     assert np.abs(result.values - surface).mean() < 3 * SIGMA * np.sqrt(6 / (~bad).sum())
-
-
-def test_jumps():
-    values, _ = measure(truth("parabola", (40, 30)), outliers=0.2)
-    ok = np.ones(values.shape, bool)
-    assert jumps(values, SIGMA, ok) == ()
-    values[13:] += 0.4
-    (sentence,) = jumps(values, SIGMA, ok)
-    assert "between scan rows 12 and 13" in sentence and "+0.4" in sentence
-    assert jumps(values[:2], SIGMA, True) == ()
-    assert jumps(values, SIGMA, ~ok) == ()
