@@ -17,6 +17,7 @@ from py4dstem_prenet.carry import CalibrationCheck
 from py4dstem_prenet.errors import PrenetError
 from py4dstem_prenet.origin import OriginMap, fit_origin
 from py4dstem_prenet.report import look, page, report
+from py4dstem_prenet.surface import fit_surface
 
 accessor.register()
 SCAN = (14, 18)
@@ -72,9 +73,13 @@ class TestIsThisFitGoodEnough:
         assert 2.6 < float(found.verdict.why[0].split("scatter ")[1].split()[0]) < 3.4
 
     def test_a_jump_is_named_with_its_row(self):
-        found = judged(origin_map(extra=np.where(ROWS > 0, 0.8, 0.0)))
+        jumping = origin_map(extra=np.where(ROWS > 0, 0.8, 0.0))
+        found = judged(jumping)
         told = " ".join(found.verdict.why)
-        assert found.verdict.light != "green" and "scan rows 6 and 7" in told and "crop_R" in told
+        assert found.verdict.light == "amber" and "scan rows 6 and 7" in told and "has a step there" in told
+        surfaces = [fit_surface(q, 0.05, jumping.valid).values for q in (jumping.qx0, jumping.qy0)]
+        smooth = judged(jumping, fitted=surfaces)
+        assert smooth.verdict.light != "green" and "from the best fit" in smooth.verdict.why[0]
 
     @pytest.mark.parametrize(("off", "light"), [(0.02, "green"), (0.12, "amber"), (0.5, "red")])
     def test_a_fit_by_another_hand_is_held_against_the_best_one(self, off, light):
