@@ -85,20 +85,27 @@ class PrenetAccessor:
 
         return corrected(self._datacube, out=out, progress=progress)
 
-    def denoise(self, out=None, device="auto", progress=True):
-        """A new DataCube, denoised: float32, in the units of the input. out: an EMD file to stream it to."""
+    def denoise(self, out=None, scan_aware="auto", weights="denoise", device="auto", progress=True):
+        """A new DataCube, denoised: float32, in the units of the input.
+
+        out: an EMD file to stream it to. scan_aware: whether similar patterns around are used; "auto" takes what
+        predicts held-out electrons better. weights: a name, or a file from `finetune`.
+        """
         from .denoise import denoise
 
-        return denoise(self._datacube, out=out, device=device, progress=progress)
+        return denoise(self._datacube, out=out, scan_aware=scan_aware, weights=weights, device=device,
+                       progress=progress)
 
-    def calibrate(self, device="auto", progress=True):
+    def calibrate(self, mask=None, device="auto", progress=True):
         """Measure and fit the origin, measure the ellipse, and write what is accepted.
+
+        mask: (Qx, Qy) bool, True where a detector pixel is good, False behind a beam stop and the like.
 
         Returns a `CalibrationReport`, which prints as a page of text.
         """
         from .pipeline import calibrate
 
-        return calibrate(self._datacube, device=device, progress=progress)
+        return calibrate(self._datacube, mask=mask, device=device, progress=progress)
 
     def preprocess(self, out=None, device="auto", progress=True):
         """Calibrate and denoise: a new calibrated DataCube. out: an EMD file to stream it to."""

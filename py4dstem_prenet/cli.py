@@ -61,22 +61,24 @@ def calibrate(
     file: Scan,
     output: Output,
     calibration_only: Annotated[bool, typer.Option("--calibration-only", help="No patterns.")] = False,
+    mask: Annotated[Path | None, typer.Option(help="A .npy file, bool (Qx, Qy): True where a pixel is good.")] = None,
     device: Device = "auto",
     scan: Shape = None,
     cube: Cube = None,
     scheduler: Scheduler = None,
 ):
     """Measure origin and ellipse, and save the calibrated scan as an EMD file."""
-    from .files import check_output
+    from .files import check_output, read_mask
 
     check_output(output)
+    good = None if mask is None else read_mask(mask)
     datacube = _open(file, scan, cube)
     from .cluster import connected
     from .emd import save
     from .pipeline import calibrate
 
     with connected(scheduler):
-        report = calibrate(datacube, device=device)
+        report = calibrate(datacube, mask=good, device=device)
     typer.echo(str(report))
     if not report.origin.found:
         typer.echo(f"prenet: {output} was not written, because no direct beam was found.", err=True)
@@ -89,6 +91,7 @@ def calibrate(
 def denoise(
     file: Scan,
     output: Output,
+    weights: Annotated[str, typer.Option(help="Weights to use: a name, or a file from finetune.")] = "denoise",
     device: Device = "auto",
     scan: Shape = None,
     cube: Cube = None,
@@ -103,7 +106,7 @@ def denoise(
     from .denoise import denoise
 
     with connected(scheduler):
-        denoise(datacube, out=output, device=device)
+        denoise(datacube, out=output, weights=weights, device=device)
     typer.echo(f"Saved {output}.")
 
 

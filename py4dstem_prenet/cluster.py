@@ -16,6 +16,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache, partial
+from itertools import chain, islice
 
 import h5py
 import numpy as np
@@ -106,7 +107,12 @@ def _on_threads(function, data, along, positions, chunk, progress, skip):
     waiting = deque()
     pool = ThreadPoolExecutor(threads, "prenet-block", torch.set_num_threads, (1,))
     try:
-        for index, block in blocks:
+        early = list(islice(blocks, 2))
+        if len(early) == 1:  # all threads for the only block
+            index, block = early[0]
+            yield index, function(index, block, *(rows[index] for rows in along))
+            return
+        for index, block in chain((early.pop(0) for _ in range(len(early))), blocks):
             waiting.append((index, pool.submit(function, index, block, *(rows[index] for rows in along))))
             del block
             if len(waiting) > threads:

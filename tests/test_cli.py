@@ -164,7 +164,7 @@ def test_an_error_in_a_stage_is_one_sentence(stage):
 
 def test_denoise_streams_to_its_file(stage):
     calls = []
-    stage("denoise", denoise=lambda cube, out, device: calls.append((cube.data.shape, str(out), device)))
+    stage("denoise", denoise=lambda cube, out, weights, device: calls.append((cube.data.shape, str(out), device)))
     assert prenet("denoise", "scan.npy", "-o", "out.h5").exit_code == 0
     assert calls == [(SHAPE, "out.h5", "auto")]
 
