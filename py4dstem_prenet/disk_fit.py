@@ -24,6 +24,8 @@ DISK_PHI = 128
 # Set on simulations (benchmarks/acceptance.py):
 INFLATION = 1.6  # of the covariance, for what the scatter of sixteen parts misses
 STRUCTURE = 0.12  # sigma of each component per structure left in the disk, in units of its brightness
+FREED = 0.3  # sigma of each component per change of the ellipse that freeing the brightness inside makes
+ASTRAY, ASTRAY_PART = 0.5, 0.1  # px, and disk radii, from the origin, from which what was fitted is not the disk
 SYSTEMATIC = 0.002  # sigma of each component: an aperture not quite round, structure that all parts share
 
 
@@ -59,7 +61,8 @@ def fit_disk(pooled, radius, start_vector=(0.0, 0.0), systematic=SYSTEMATIC):
         pooled: `Pooled`. radius: px, within 30 % of the disk's.
         start_vector: where to start. systematic: sigma of each component that no scatter shows.
 
-    Returns: `DiskFit`; its covariance is that of ignorance where less than half of the edge can be seen.
+    Returns: `DiskFit`; its covariance is that of ignorance where less than half of the edge can be seen, or where what
+    was fitted does not lie at the origin.
     """
     if not radius > 0:
         raise PrenetError(f"The probe radius must be positive, not {radius}; measure the origin first.")
@@ -119,9 +122,13 @@ def fit_disk(pooled, radius, start_vector=(0.0, 0.0), systematic=SYSTEMATIC):
     # what counting does not explain: dynamical structure, of which some looks like an ellipse
     left = np.average(soft[0].residual**2 - noise, weights=soft[0].usable)
     structure = np.sqrt(max(left, 0)) / max(soft[0].profile.max(), 1e-12)
+    freed = share * np.hypot(*between)
+    unseen = systematic**2 + (STRUCTURE * structure) ** 2 + (FREED * freed) ** 2
+    if np.hypot(*(fit.center - center)) > max(ASTRAY, ASTRAY_PART * radius):
+        unseen = 1.0
     return DiskFit(
         vector,
-        INFLATION * covariance + (systematic**2 + (STRUCTURE * structure) ** 2) * np.eye(2),
+        INFLATION * covariance + unseen * np.eye(2),
         tuple(float(c) for c in fit.center + corner),
         float(stiff[2]),
         float(stiff[3]),
