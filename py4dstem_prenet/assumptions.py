@@ -74,7 +74,7 @@ def _saturated(values, noise):
     high = values.max()
     top = np.count_nonzero(values == high)
     below = np.count_nonzero((values > high - 0.1 * (float(high) - noise.offset)) & (values < high))
-    if (float(high) - noise.offset) / noise.gain > 50 and top >= 4 and top > 0.2 * below:
+    if (float(high) - noise.offset) / noise.gain > 50 and top >= 4 and top > below:
         return f"they are saturated ({top} of the values looked at are the largest one, {high:g})"
     return None
 

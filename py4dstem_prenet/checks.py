@@ -69,8 +69,8 @@ def check_denoising(datacube, noise: NoiseModel | None = None, weights=None, dev
 
     At most `positions` positions, in up to four blocks of neighbors, are split, and denoised at half and at a quarter
     of the dose. Half of the electrons are spent on the test, and denoising gains less the more electrons there are:
-    `worth` is the gain at half the dose, continued to the whole by what it lost from a quarter to a half. Sigma and
-    rank are chosen on the very half that scores them, which flatters them slightly.
+    `worth` is the gain at half the dose, continued to the whole by what it lost from a quarter to a half, which is at
+    most a factor of two. Sigma and rank are chosen on the very half that scores them, which flatters them slightly.
 
     Args:
         datacube: DataCube or array (Rx, Ry, Qx, Qy). noise: the detector's noise; estimated from the scan by default.
@@ -98,9 +98,10 @@ def check_denoising(datacube, noise: NoiseModel | None = None, weights=None, dev
     ratios["raw"] = np.ones(len(ratios["raw"]))  # by definition; its own noise says nothing
     errors = {key: float(parts[0]) for key, parts in ratios.items()}
     sigmas = {key: jackknife(parts) for key, parts in ratios.items()}
-    at_half, at_quarter = -np.log(ratios["denoised"].clip(1e-3)), -np.log(
-        quarter.ratio(quarter.denoised(options)).clip(1e-3))
-    worth = np.exp(2 * at_half - at_quarter)
+    at_half, at_quarter = (-np.log(ratio.clip(1e-3)) for ratio in (
+        ratios["denoised"], quarter.ratio(quarter.denoised(options))))
+    # Twice the electrons halve the error of the raw counts, and do not raise that of what is made of them.
+    worth = np.exp(at_half + (at_half - at_quarter).clip(-np.log(2), 0))
     uncertainty = jackknife(worth)
     accepted, reason = _verdict(float(worth[0]), uncertainty, errors, sigmas)
     reason += f"; an upper bound, for {caveat}" if caveat else ""
