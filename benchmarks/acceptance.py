@@ -4,8 +4,8 @@
 
 Every case draws its own specimens, layout (one orientation, some grains, every position another), aperture, dose,
 detector and ellipse from its number; the origins are the true ones. What is set in `ellipse.py` and `disk_fit.py` was
-set on cases 0 to 299, 553 and 558; the others are unseen. Printed: how many were accepted, their errors, and in how many of them
-the error exceeds three of its sigmas.
+set on cases 0 to 299, 553 and 558; the others are unseen. Printed: how many were accepted,
+their errors, and in how many of them the error exceeds three of its sigmas.
 """
 
 import argparse
