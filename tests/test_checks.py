@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 
 from py4dstem_prenet import checks, denoise, origin
 from py4dstem_prenet.assumptions import judge_noise
-from py4dstem_prenet.checks import Level, check_denoising, check_origin, jackknife, places, read_block
+from py4dstem_prenet.checks import Level, check_denoising, jackknife, places, read_block
 from py4dstem_prenet.noise import NoiseModel, estimate_noise
 from py4dstem_prenet.splitting import of_part, split
 
@@ -160,7 +160,7 @@ def blurred(counts):
 def test_no_verdict_where_the_assumptions_fail(monkeypatch, spoil, said):
     monkeypatch.setattr(denoise, "denoise", lambda *_, **__: pytest.fail("it was denoised"))
     scan = simulated(**SMALL, dose=30_000.0)
-    check = check_denoising(py4DSTEM.DataCube(spoil(scan.counts)))
+    check = py4DSTEM.DataCube(spoil(scan.counts)).prenet.check_denoising()
     assert not check.valid and not check.accepted and np.isnan(check.worth)
     assert said in check.reason and "Do not use" in str(check)
 
@@ -189,6 +189,14 @@ def test_electrons_that_count_twice_qualify_the_verdict(monkeypatch):
     stand_in(monkeypatch, lambda e, noise: 1.3 * scan.clean * (noise.dose / 30_000.0))
     check = check_denoising(py4DSTEM.DataCube(counts), model(scan))
     assert check.valid and "upper bound" in check.reason and "share noise" in check.reason
+
+
+def test_the_brightest_of_many_counts_is_no_saturation():
+    """A bright field whose largest count comes up a few times by chance."""
+    counts = np.random.default_rng(2).poisson(100.0, (4, 4, 64, 64)).astype(np.uint8)
+    noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((64, 64), bool), True, 100.0 * 64**2)
+    assert judge_noise([counts], noise) == (None, None)
+    assert "saturated" in judge_noise([counts.clip(max=100)], noise)[0]
 
 
 @pytest.mark.parametrize("options", [
@@ -234,7 +242,7 @@ def test_the_halves_tell_whether_sigma_is_true(monkeypatch, stated, accepted):
         return types.SimpleNamespace(qx0=qx0, qy0=qy0, sigma_qx0=sigma, sigma_qy0=sigma, valid=total > 0, found=True)
 
     monkeypatch.setattr(origin, "measure_origin", measure)
-    check = check_origin(counts, NoiseModel(1.0, 0.0, 0.0, np.zeros((48, 48), bool), True, 500.0))
+    check = py4DSTEM.DataCube(counts).prenet.check_origin()
     assert check.accepted == accepted and check.positions == 144
     assert check.ratio == pytest.approx(1 / stated, abs=4 * check.ratio_sigma)
     assert check.scatter == pytest.approx(3 / np.sqrt(250), rel=0.15)

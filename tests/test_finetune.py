@@ -76,7 +76,7 @@ def test_it_learns_from_counts_alone(tmp_path):
 def test_only_better_weights_are_kept(monkeypatch, tmp_path, better):
     scores(monkeypatch, better)
     before = weights.verify("denoise")
-    result = finetune(cube(), out=tmp_path / "mine.safetensors", minutes=1 / 60, progress=False)
+    result = cube().prenet.finetune(out=tmp_path / "mine.safetensors", minutes=1 / 60, progress=False)
     assert result.accepted == bool(better) and result.steps == 1
     names = sorted(path.name for path in tmp_path.iterdir())
     if better:
