@@ -19,7 +19,9 @@ CALLS = {name for name in vars(accessor.PrenetAccessor) if not name.startswith("
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
 def test_what_a_guide_names_is_there(guide):
     text = guide.read_text(encoding="utf-8")
-    named = set(re.findall(r"prenet\.(\w+)\(", text))
+    functions = set(re.findall(r"py4dstem_prenet\.(\w+)\(", text))
+    assert functions <= set(py4dstem_prenet.__all__), functions
+    named = set(re.findall(r"(?<!py4dstem_)prenet\.(\w+)\(", text))
     assert named <= CALLS, named - CALLS
     commands = {command.name or command.callback.__name__ for command in cli.app.registered_commands}
     used = set(re.findall(r"(?:`|^|bin/)prenet ([a-z]+)", text, flags=re.MULTILINE))
