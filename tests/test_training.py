@@ -8,6 +8,7 @@ import torch
 from scans import bank_of, vacuum
 from scipy.stats import chi2
 
+from py4dstem_prenet import neighbors
 from py4dstem_prenet.errors import PrenetError
 from py4dstem_prenet.networks import weights
 from py4dstem_prenet.noise import NoiseModel
@@ -129,7 +130,8 @@ def test_polar_samples_show_the_ellipse_of_their_label(vacuum_bank):
 
 
 def test_denoising_samples_are_counts_of_their_truth(bank):
-    counts, readout, good, scene = denoise.samples(bank, seeded(4), 16)
+    inputs, scene = denoise.samples(bank, seeded(4), 16)
+    counts, readout, good = (inputs[key] for key in ("electrons", "readout", "good"))
     z = (counts - scene.expected) / (scene.expected + readout[:, None, None] ** 2).sqrt()
     some = good & (scene.expected > 3)
     assert some.sum() > 5000
@@ -137,7 +139,42 @@ def test_denoising_samples_are_counts_of_their_truth(bank):
     # Bad pixels come as the package hands them over: from their neighbors.
     near = NoiseModel(1.0, 0.0, 0.0, ~good[0].numpy(), True, 1.0).electrons(counts[:1].numpy())[0]
     assert np.array_equal(near[good[0]], counts[0][good[0]])
-    assert counts.isfinite().all()
+    assert counts.isfinite().all() and inputs["neighbors"].isfinite().all()
+    assert not inputs["neighbors"][inputs["patterns"] == 0].any()
+
+
+def test_repeats_are_worth_what_they_are_said_to_be(bank):
+    """Means of repeats scatter about the truth as that many patterns do, a little less where interpolation smooths."""
+    inputs, scene = denoise.samples(bank, seeded(8), 32, 25.0)
+    # Flat places: what a shift does to edges is another matter.
+    smooth = torch.nn.functional.avg_pool2d(scene.expected[:, None], 5, 1, 2)[:, 0]
+    flat = ((smooth - scene.expected).abs() < 0.02 * smooth) & (smooth > 1) & (smooth < 1e4)
+    flat[:, :8] = flat[:, -8:] = flat[:, :, :8] = flat[:, :, -8:] = False
+    variance = (scene.expected + inputs["readout"][:, None, None] ** 2) / 25
+    z = ((inputs["neighbors"] - scene.expected) / variance.sqrt())[flat]
+    assert len(z) > 2000
+    assert 0.55 < float(z.square().median() / 0.455) < 1.15  # 0.455 is the median of chi squared
+
+
+def test_what_is_seen_elsewhere_has_the_same_place_and_dose(bank):
+    scene, moved, move, other = denoise.scenes(bank, seeded(9), 16)
+    back = neighbors.shift(moved, move)
+    wrong = neighbors.shift(moved, -move)
+    error, mirrored = (((image - scene.expected)[:, 6:-6, 6:-6]).square().sum() for image in (back, wrong))
+    assert error < 0.2 * mirrored
+    assert (other - moved).abs().sum() > 0.05 * moved.sum()
+
+
+def test_a_larger_network_begins_with_the_answers_of_a_smaller_one():
+    torch.manual_seed(0)
+    small, large = torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(5, 8, 3)
+    before = large.weight.detach().clone()
+    large.load_state_dict(loop.grown(small.state_dict(), large))
+    x = torch.randn(2, 5, 6, 6)
+    assert torch.allclose(large(x)[:, :4], small(x[:, :3]), atol=1e-6)
+    assert torch.equal(large.weight[4:, :3], before[4:, :3])
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        small.load_state_dict(loop.grown(large.state_dict(), small))
 
 
 def test_gaussian_nll_is_smallest_at_the_true_covariance():
