@@ -221,9 +221,3 @@ def stored_json(group):
     """The provenance, as JSON text, in the group of a DataCube or of a calibration saved alone, or None."""
     stored = group.get("metadatabundle/prenet/json", group.get("prenet/json"))
     return None if stored is None else stored[()].decode()
-
-
-def open_cube(path):  # until denoise.py imports `opening.open`
-    from .opening import open
-
-    return open(path)
