@@ -27,7 +27,8 @@ from .splitting import of_part, split
 
 PIXELS = 2**18  # of patterns that go through the network at once
 LEVELS = 24  # of brightness, for each of which the network's mean bias is found
-PRIOR = 50.0  # electrons at a level that speak for no bias
+PRIOR = 50.0  # electrons at a level that speak for no bias; more where it is bright
+DARK = 0.02  # electrons in a pixel of a pattern, from which it counts as bright
 PLENTY = 2e6  # electrons a pattern about which estimates fade into the counts: training saw few patterns beyond
 LOCATED = 256  # positions, at most, from which the descan is learned where it is not known
 TRIED = (16, 12)  # side of the part of the scan on which both modes are tried, and patterns of it that are scored
@@ -178,7 +179,9 @@ def balance(estimate, electrons, noise: NoiseModel) -> None:
     group = np.digitize(level, edges) - 1
     seen, expected, pixels = (np.bincount(group[good], values[good], LEVELS)
                               for values in (measured, estimated, np.ones_like(measured)))
-    ratio = (np.clip(seen, 0, None) + PRIOR) / (expected + PRIOR)
+    # Where single pixels see electrons the network is hardly ever wrong, and chance must not be put in its place.
+    prior = PRIOR * (1 + expected / (pixels.clip(1) * len(estimate) * DARK))
+    ratio = (np.clip(seen, 0, None) + prior) / (expected + prior)
     some = pixels > 0
     ratio = np.interp(level, (edges[:-1] + edges[1:])[some] / 2, ratio[some])
     estimate *= ratio.astype(np.float32)

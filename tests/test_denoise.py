@@ -6,13 +6,16 @@ import sys
 import numpy as np
 import py4DSTEM
 import pytest
+import torch
 from scans import CCD, simulated
 from scipy.ndimage import gaussian_filter
 
+from py4dstem_prenet import batches, emd
 from py4dstem_prenet import denoise as module
-from py4dstem_prenet import emd
 from py4dstem_prenet.denoise import denoise
 from py4dstem_prenet.errors import PrenetError
+from py4dstem_prenet.networks.denoise import BOUND
+from py4dstem_prenet.networks.weights import load
 from py4dstem_prenet.noise import NoiseModel, estimate_noise
 
 SMALL = dict(scan=(3, 3))
@@ -28,6 +31,13 @@ def squared(image, scan):
     return float(np.mean(((image - truth["offset"]) / truth["gain"] - scan.clean) ** 2))
 
 
+def kept(clean, scan):
+    """Electrons in the result over electrons in the data."""
+    clean, counts = (((image.astype(float) - scan.truth["offset"]) / scan.truth["gain"]).sum()
+                     for image in (clean, scan.counts))
+    return clean / counts
+
+
 def best_gaussian(scan):
     """The smallest squared error that any Gaussian filter of the patterns reaches, the truth at hand."""
     return min(squared(gaussian_filter(scan.counts.astype(float), (0, 0, s, s)), scan)
@@ -41,21 +51,18 @@ def best_gaussian(scan):
 ], ids=["300 e", "10 ke", "camera", "other grains", "64 x 64", "100 x 76", "256 x 256"])
 def test_denoising_beats_the_best_gaussian_and_keeps_electrons(options):
     scan = simulated(**SMALL | options)
-    clean = denoise(py4DSTEM.DataCube(scan.counts), progress=False).data
+    clean = denoise(py4DSTEM.DataCube(scan.counts), scan_aware=False, progress=False).data
     assert clean.shape == scan.counts.shape and clean.dtype == np.float32
     error = squared(clean, scan)
     assert error < 0.75 * squared(scan.counts, scan)
     assert error < best_gaussian(scan)
-    total = ((clean - scan.truth["offset"]) / scan.truth["gain"]).sum()
-    # What counting and read-out leave unsure of the total comes on top of the per cent that denoising may cost.
-    readout = scan.truth["readout"] / scan.truth["gain"] * np.sqrt(clean.size)
-    assert abs(total - scan.clean.sum()) < 0.01 * scan.clean.sum() + 3 * np.sqrt(scan.clean.sum()) + 3 * readout
+    assert kept(clean, scan) == pytest.approx(1, abs=1e-4)
 
 
 @pytest.mark.parametrize(("dose", "worst"), [(1e6, 1.0), (3e6, 1.1)])
 def test_at_a_high_dose_it_does_no_harm(dose, worst):
     scan = simulated(**SMALL, dose=dose)
-    clean = denoise(py4DSTEM.DataCube(scan.counts), progress=False).data
+    clean = denoise(py4DSTEM.DataCube(scan.counts), scan_aware=False, progress=False).data
     assert squared(clean, scan) < worst * squared(scan.counts, scan)
     # Bounded: no pixel moves by more than six standard deviations of its noise.
     moved = 2 * (np.sqrt(clean + 0.375) - np.sqrt(scan.counts + 0.375))
@@ -66,9 +73,10 @@ def test_the_unit_is_that_of_the_input():
     """The same electrons through a camera, its noise model given, give the same answer in its own unit."""
     counts = simulated(**SMALL).counts
     none = np.zeros(counts.shape[2:], bool)
-    plain = denoise(py4DSTEM.DataCube(counts), NoiseModel(1.0, 0.0, 0.0, none, True, 2000.0), progress=False).data
+    options = dict(scan_aware=False, progress=False)
+    plain = denoise(py4DSTEM.DataCube(counts), NoiseModel(1.0, 0.0, 0.0, none, True, 2000.0), **options).data
     stored = (counts.astype(np.float32) * 12 + 100)
-    camera = denoise(py4DSTEM.DataCube(stored), NoiseModel(12.0, 100.0, 0.0, none, False, 2000.0), progress=False).data
+    camera = denoise(py4DSTEM.DataCube(stored), NoiseModel(12.0, 100.0, 0.0, none, False, 2000.0), **options).data
     assert np.allclose(camera, plain * 12 + 100, atol=2e-3)
 
 
@@ -78,18 +86,19 @@ def test_a_hot_pixel_is_filled_with_what_is_expected_there():
     counts[:, :, 40, 41] = 3000
     datacube = py4DSTEM.DataCube(counts)
     assert estimate_noise(datacube).bad_pixels[40, 41]
-    clean = denoise(datacube, progress=False).data
+    clean = denoise(datacube, scan_aware=False, progress=False).data
     assert np.abs(clean[:, :, 40, 41] - scan.clean[:, :, 40, 41]).max() < 2
 
 
-def test_the_company_of_other_patterns_hardly_matters():
+def test_alone_the_company_of_other_patterns_hardly_matters():
     """Order does not; the scan's own electrons, which correct the mean, do by far less than their noise."""
     counts = simulated(**SMALL).counts
     noise = estimate_noise(counts)
-    whole = denoise(py4DSTEM.DataCube(counts), noise, progress=False).data
-    turned = denoise(py4DSTEM.DataCube(counts[::-1]), noise, progress=False).data
+    options = dict(scan_aware=False, progress=False)
+    whole = denoise(py4DSTEM.DataCube(counts), noise, **options).data
+    turned = denoise(py4DSTEM.DataCube(counts[::-1]), noise, **options).data
     assert np.allclose(turned, whole[::-1], atol=1e-3)
-    some = denoise(py4DSTEM.DataCube(counts[::-1, :1]), noise, progress=False).data
+    some = denoise(py4DSTEM.DataCube(counts[::-1, :1]), noise, **options).data
     assert (np.abs(some - whole[::-1, :1]) / np.sqrt(whole[::-1, :1] + 0.1)).max() < 0.1
 
 
@@ -136,15 +145,35 @@ def test_a_taken_path_is_refused_before_any_work(tmp_path, monkeypatch):
     assert (tmp_path / "out.h5").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_failure_half_way_leaves_no_file(tmp_path, monkeypatch):
-    def half(target, *_):
-        target[0] = 1
-        raise KeyboardInterrupt
+def test_a_run_that_is_cut_off_leaves_nothing_that_looks_whole_and_is_resumed(tmp_path, monkeypatch):
+    datacube = cube(**SMALL)
+    monkeypatch.setattr(batches, "BLOCK_BYTES", 3 * 4 * 128**2)  # three patterns
+    straight = denoise(datacube, scan_aware=False, progress=False).data
+    clean, calls = module._clean, []
 
-    monkeypatch.setattr(module, "_fill", half)
-    with pytest.raises(KeyboardInterrupt):
-        denoise(cube(**SMALL), out=tmp_path / "out.h5", progress=False)
-    assert not list(tmp_path.iterdir())
+    def cut(index, *args, **options):
+        calls.append(index)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return clean(index, *args, **options)
+
+    out = tmp_path / "out.h5"
+    torch_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "_clean", cut)
+            with pytest.raises(KeyboardInterrupt):
+                denoise(datacube, out=out, scan_aware=False, progress=False)
+        assert not out.exists()
+        first = calls[0]
+        monkeypatch.setattr(module, "_clean", lambda index, *a, **o: calls.append(index) or clean(index, *a, **o))
+        there = denoise(datacube, out=out, scan_aware=False, progress=False).data[...]
+    finally:
+        torch.set_num_threads(torch_threads)
+    assert np.array_equal(there, straight)
+    assert not any(np.array_equal(first, index) for index in calls[1:])
+    assert [p.name for p in tmp_path.iterdir()] == ["out.h5"]
 
 
 def test_nan_is_refused_and_leaves_no_file(tmp_path):
@@ -155,3 +184,103 @@ def test_nan_is_refused_and_leaves_no_file(tmp_path):
     with pytest.raises(PrenetError, match=r"\(1, 2\)"):
         denoise(datacube, noise, out=tmp_path / "out.h5", progress=False)
     assert not list(tmp_path.iterdir()) and emd.read_provenance(datacube) is None
+
+
+# --- with the scan around
+
+
+def two_grains(dose, seed=0):
+    """A scan of 8 x 8 over two grains, one pattern each, moved by the descan: counts, expected electrons, origin."""
+    generator = np.random.default_rng(seed)
+    scan = simulated(scan=(2, 2), dose=1.0, amplitude=0.0, seed=3)
+    one, other = scan.clean[0, 0], scan.clean[-1, -1]
+    assert np.abs(one - other).sum() > 0.05
+    rows, columns = np.meshgrid(np.arange(8), np.arange(8), indexing="ij")
+    # Whole pixels, so that the patterns repeat exactly; what parts of a pixel do is in test_neighbors.
+    dx, dy = rows // 2 - 2, columns // 3 - 1
+    clean = np.array([np.roll(one if c < 4 + (r > 4) else other, (x, y), (0, 1)) for r, c, x, y in
+                      zip(rows.flat, columns.flat, dx.flat, dy.flat, strict=True)]).reshape(8, 8, 128, 128) * dose
+    origin = (scan.truth["qx0"][0, 0] + dx, scan.truth["qy0"][0, 0] + dy)
+    return generator.poisson(clean).astype(np.uint16), clean, origin
+
+
+@pytest.mark.parametrize(("dose", "gain"), [(100.0, 0.45), (3000.0, 0.5)])
+def test_a_scan_tells_more_than_its_patterns(dose, gain):
+    counts, clean, origin = two_grains(dose)
+    datacube = py4DSTEM.DataCube(counts)
+    datacube.calibration.set_origin(origin)
+    noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((128, 128), bool), True, dose)
+    alone, aware, chosen = (denoise(datacube, noise, scan_aware=mode, progress=False).data
+                            for mode in (False, True, "auto"))
+    assert ((aware - clean) ** 2).sum() < gain * ((alone - clean) ** 2).sum()
+    assert np.array_equal(chosen, aware)
+    for image in (alone, aware):
+        assert image.sum(dtype=float) == pytest.approx(counts.sum(), rel=1e-4)
+
+
+def test_without_a_beam_there_is_no_frame_and_patterns_stay_alone():
+    counts = np.random.default_rng(0).poisson(0.3, (4, 4, 64, 64)).astype(np.uint16)
+    noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((64, 64), bool), True, 1200.0)
+    datacube = py4DSTEM.DataCube(counts)
+    assert module.descan(datacube, noise) is None
+    aware, alone = (denoise(datacube, noise, scan_aware=mode, progress=False).data for mode in (True, False))
+    assert np.array_equal(aware, alone)
+
+
+def test_the_origin_of_the_calibration_is_used_where_there_is_one(monkeypatch):
+    datacube = cube(**SMALL)
+    known = [np.arange(9.0).reshape(3, 3) + k for k in (60, 61)]
+    datacube.calibration.set_origin(known)
+    monkeypatch.setattr(module, "measure_origin", lambda *_, **__: pytest.fail("measured"))
+    assert np.array_equal(module.descan(datacube, estimate_noise(datacube)), np.stack(known, -1).reshape(-1, 2))
+
+
+def test_a_measured_descan_is_smooth_and_true():
+    scan = simulated()
+    found = module.descan(py4DSTEM.DataCube(scan.counts), estimate_noise(scan.counts)).reshape(6, 6, 2)
+    assert np.hypot(found[..., 0] - scan.truth["qx0"], found[..., 1] - scan.truth["qy0"]).mean() < 0.15
+
+
+def test_a_mode_that_is_not_known_is_refused():
+    with pytest.raises(PrenetError, match="scan_aware"):
+        denoise(cube(**SMALL), scan_aware="yes", progress=False)
+
+
+def seen(dose=200.0, seed=0):
+    generator = np.random.default_rng(seed)
+    clean = simulated(scan=(2, 2), dose=dose, seed=3).clean.reshape(4, 128, 128)
+    return (torch.from_numpy(generator.poisson(clean).astype(np.float32)), torch.zeros(4),
+            torch.ones(4, 128, 128, dtype=torch.bool), clean)
+
+
+def test_neighbors_that_are_worth_nothing_are_no_neighbors():
+    electrons, readout, good, _ = seen()
+    network = load("denoise")
+    alone = network(electrons, readout, good)
+    junk = torch.rand(4, 128, 128) * 50
+    assert torch.allclose(network(electrons, readout, good, junk, torch.zeros(4)), alone, atol=1e-5)
+    some = network(electrons, readout, good, electrons.mean(0, keepdim=True).expand(4, -1, -1),
+                   torch.tensor([0.0, 3.0, 0.0, 3.0]))
+    assert torch.allclose(some[::2], alone[::2], atol=1e-5)
+    assert not torch.allclose(some[1::2], alone[1::2], atol=1e-2)
+
+
+def test_no_neighbors_move_a_pixel_by_more_than_the_bound():
+    electrons, readout, good, _ = seen(dose=1e5)
+    wrong = electrons.flip(1, 2) * 3
+    clean = load("denoise")(electrons, readout, good, wrong, torch.full((4,), 100.0))
+    moved = 2 * ((clean + 0.375).sqrt() - (electrons + 0.375).sqrt())
+    assert moved.abs().max() < BOUND + 0.1
+
+
+def test_peaks_of_another_grain_are_not_invented():
+    """Half of the neighbors show a disk that this pattern does not have: what is left of it is far below its noise."""
+    electrons, readout, good, clean = seen(dose=10_000.0)
+    x, y = np.meshgrid(np.arange(128) - 100, np.arange(128) - 30, indexing="ij")
+    disk = torch.from_numpy((np.hypot(x, y) < 6).astype(np.float32))
+    clean = torch.tensor(clean)
+    neighbors = clean + 3.0 * disk
+    network = load("denoise")
+    there = (network(electrons, readout, good, neighbors, torch.full((4,), 20.0)) * disk).sum((1, 2)) / disk.sum()
+    truth = (clean * disk).sum((1, 2)) / disk.sum()
+    assert (there - truth).max() < 0.5
