@@ -19,7 +19,7 @@ from . import batches
 from .disk import ROUNDS, Aperture, DiskModel, disk_model
 from .disk_fit import fit_disk
 from .networks.center import WINDOW, normalize
-from .networks.weights import load
+from .networks.weights import load, pick_device
 from .noise import NoiseModel, sample_positions, stabilize
 from .polar import ellipse_matrix
 from .pooling import pool_arrays
@@ -55,10 +55,14 @@ class Beam:
     which it describes a disk), the most frequent one first; none where the fit has no edge to hold on to. Plain
     data: a worker that gets it loads its own network."""
 
-    device: str
+    device: str  # as the user gave it: "auto" is for each worker to decide
     noise: NoiseModel
     aperture: Aperture
     fits: tuple[tuple[Aperture, float], ...] = ()
+
+    @property
+    def here(self) -> str:
+        return str(pick_device(self.device))
 
     @property
     def bins(self) -> int:
@@ -89,7 +93,7 @@ class Beam:
         spread = np.full(position.shape, np.inf) if sigma is None else np.array(sigma)
         signal, best = np.zeros(len(patterns)), np.ones(len(patterns))
         for number, (aperture, limit) in enumerate(fits):
-            model = disk_model(aperture, self.device)
+            model = disk_model(aperture, self.here)
             for first in range(0, len(patterns), BATCH):
                 part = slice(first, first + BATCH)
                 fitted, middle, electrons = _fitted(model, patterns[part], start[part], self.noise, self.bins)
@@ -122,11 +126,12 @@ class Beam:
 
     def _look(self, patterns, guess, reference):
         electrons, good, middle = electron_windows(patterns, guess, WINDOW, self.noise, self.bins)
-        network = load("center", self.device).fine
+        device = self.here
+        network = load("center", device).fine
         with torch.inference_mode():
             z, scale = normalize(stabilize(electrons, self.noise.readout / self.noise.gain * self.bins), good)
             x = torch.stack([z, reference.expand_as(z), good.float()], 1)
-            offset, factor = network(x.to(self.device, memory_format=torch.channels_last), scale.to(self.device))
+            offset, factor = network(x.to(device, memory_format=torch.channels_last), scale.to(device))
             spread = factor.square().sum(-1).sqrt()
         return offset.cpu().numpy() * self.bins + middle, spread.cpu().numpy() * self.bins
 
@@ -228,11 +233,11 @@ def _odd_sizes(patterns, around, noise, beam):
 def _learned(aperture, patterns, start, beam):
     """The aperture, sharpened and with its contrast, from windows; and its misfit in each of them."""
     for _ in range(ROUNDS):
-        model = DiskModel(aperture, beam.device)
+        model = DiskModel(aperture, beam.here)
         fitted = _fitted(model, patterns, start, beam.noise, beam.bins, learn=True)[0]
         misfit = fitted.misfit.cpu().numpy()
         aperture = model.learned(fitted, torch.from_numpy(misfit <= _limit(misfit)))
-    model = DiskModel(aperture, beam.device)
+    model = DiskModel(aperture, beam.here)
     return aperture, _fitted(model, patterns, start, beam.noise, beam.bins)[0].misfit.cpu().numpy()
 
 

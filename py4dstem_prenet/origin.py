@@ -91,8 +91,7 @@ def measure_origin(data, noise: NoiseModel | None = None, mask=None, device="aut
     """
     batches.check(data)
     check_mask(data, mask)
-    device = pick_device(device)
-    network = load("center", device)
+    network = load("center", pick_device(device))
     noise = with_mask(noise or estimate_noise(data), mask)
     scan = batches.shape_of(data)[:2]
     if not noise.dose > 0:

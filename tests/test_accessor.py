@@ -94,7 +94,7 @@ def test_stages_one_by_one(cube, stage):
         seen["map"], seen["model"] = origin_map, model
         return fitted
 
-    def measure_ellipse(data, qx0, qy0, radius, noise):
+    def measure_ellipse(data, qx0, qy0, radius, noise, region=None):
         seen["ellipse"] = (data, qx0[0, 0], qy0[0, 0], radius, noise)
         return round_ring
 
