@@ -71,8 +71,8 @@ def finetune(datacube, noise: NoiseModel | None = None, out="weights.safetensors
     """Adapt the denoising network to a scan; write weights that `denoise(weights=out)` takes if they are better on it.
 
     At most 1024 positions in sixteen blocks are read; four of the blocks, apart from the others, are held out. Kept
-    are weights that lower the Poisson deviance of their held-out electrons by more than the standard error of the
-    difference and do not raise the squared error by more than its own; otherwise nothing is written.
+    are weights that lower the Poisson deviance of their held-out electrons by more than two standard errors of the
+    difference and do not raise the squared error by more than its error; otherwise nothing is written.
 
     Args:
         datacube: DataCube or array (Rx, Ry, Qx, Qy). noise: the detector's noise; estimated from the scan by default.
@@ -115,7 +115,7 @@ def finetune(datacube, noise: NoiseModel | None = None, out="weights.safetensors
         old, new = (level.denoised(dict(device=str(device), weights=str(w), progress=False)) for w in (start, trial))
     gain, error = level.deviance(old) - level.deviance(new), level.ratio(new) - level.ratio(old)
     facts = [float(v) for v in (gain[0], jackknife(gain), error[0], jackknife(error))]
-    better = facts[0] > facts[1] and facts[2] < facts[3]
+    better = facts[0] > 2 * facts[1] and facts[2] < facts[3]
     figures = (f"held-out deviance a pixel lower by {facts[0]:.3g} +- {facts[1]:.2g}, squared error changed by "
                f"{facts[2]:+.3g} +- {facts[3]:.2g} of the raw one, after {steps} steps")
     if not better:

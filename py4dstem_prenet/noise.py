@@ -388,7 +388,7 @@ def _warnings(sample, t, counting, gain, offset, low, high):
         )
     top = np.count_nonzero(sample == high)
     below = np.count_nonzero((sample > high - 0.1 * (float(high) - offset)) & (sample < high))
-    if (high - offset) / gain > 50 and top >= 4 and top > 0.2 * below:
+    if (high - offset) / gain > 50 and top >= 4 and top > below:
         messages.append(f"The data are saturated: {top} sampled values are at the largest one, {high}.")
     bottom = np.mean(sample == low)
     if not counting and bottom > 0.02 and low < offset + 0.5 * gain and t["v"][0] > 0:
