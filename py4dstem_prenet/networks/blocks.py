@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import torch
 from torch import nn
-from torch.nn.functional import conv2d, pad
+from torch.nn.functional import pad
 
 
 def silu(x):
@@ -51,10 +51,8 @@ class AttentionGate(nn.Module):
         self.weight = nn.Conv2d(channels // 2, channels, 1)
 
     def forward(self, skip, coarse):
-        # The convolution of both, without a copy of both.
-        of_skip, of_coarse = self.mix.weight.chunk(2, 1)
-        mixed = conv2d(skip, of_skip, self.mix.bias) + conv2d(coarse, of_coarse)
-        return skip * torch.sigmoid(self.weight(silu(mixed)))
+        mixed = silu(self.mix(torch.cat([skip, coarse], 1)))
+        return skip * torch.sigmoid(self.weight(mixed))
 
 
 def trunk_precision(x: torch.Tensor, enabled: bool):
