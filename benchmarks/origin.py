@@ -134,16 +134,17 @@ def main():
         print(f"| {name} | " + " | ".join(f"{mean[d][name][0]:.3f} ({mean[d][name][1]:.1%})" for d in DOSES) + " |")
     print("| ours: error / sigma, rms | " + " | ".join(f"{mean[d]['pull'][0]:.2f}" for d in DOSES) + " |")
     if args.figure:
-        figure, ax = plt.subplots(figsize=(6.4, 4.4), constrained_layout=True)
+        figure, ax = plt.subplots(figsize=(8.6, 4.4), constrained_layout=True)
+        colors = iter(("tab:blue", "tab:cyan", "tab:green", "tab:gray", "tab:purple"))
         for name in names:
-            color = {OURS: "tab:red", FIT: "tab:orange"}.get(name)
-            style = {} if color is None else dict(lw=2.4, color=color)
-            ax.loglog(DOSES, [mean[d][name][0] for d in DOSES], "o-", label=name.replace("`", ""), **style)
+            style = {OURS: dict(lw=2.6, color="tab:red"), FIT: dict(lw=2.6, color="tab:orange")}.get(name)
+            ax.loglog(DOSES, [mean[d][name][0] for d in DOSES], "o-", label=name.replace("`", ""),
+                      **(style or dict(color=next(colors))))
         ax.loglog(DOSES, [mean[d]["bound"][0] for d in DOSES], "k--", label="bound, single patterns")
         ax.set_xlabel("electrons in a pattern")
         ax.set_ylabel("mean error of the origin, px")
         ax.grid(alpha=0.3, which="both")
-        ax.legend(fontsize=7)
+        figure.legend(fontsize=7, loc="outside right upper")
         figure.savefig(args.figure, dpi=130)
 
 

@@ -159,8 +159,8 @@ def judge_fit(origin: OriginMap, fitted, sigma_known: bool, side: int, images=No
         beside = f", beside a measurement error of {noise:.2g} px" if sigma_known else ""
         why.append(f"The residuals are not noise alone: neighbors share {shared:.2g} px of them (rms){beside}.")
         if specimen > 0.1:
-            why.append(f"{specimen:.0%} of their variance follows the virtual images and their slopes, so they may come "
-                       "from the specimen, which deflects the beam or shades the disk. That is not descan.")
+            why.append(f"{specimen:.0%} of their variance follows the virtual images and their slopes, so they may "
+                       "come from the specimen, which deflects the beam or shades the disk. That is not descan.")
         why.append("A descan fit should not follow them, and a richer function would: that is why strong residuals may "
                    "remain with every one. Use the fitted origin, not the measured one.")
     elif excess > EXCESS:
