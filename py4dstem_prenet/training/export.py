@@ -20,7 +20,7 @@ WHAT = {
     "center": "Finds the direct beam: roughly in block sums of a scan, then with a covariance in a window of every "
               "pattern. Inputs are variance-stabilized electrons, normalized per pattern (networks/center.py).",
     "denoise": "An attention U-Net that gives the expected electrons of one pattern, from it and from the mean of "
-               "similar ones in the scan where there are any, as a bounded correction of the variance-stabilized counts "
+               "similar ones in the scan where there are any: a bounded correction of variance-stabilized counts "
                "(networks/denoise.py).",
     "ellipse": "Finds the elliptical distortion with a covariance in polar maps of a scan's pooled, recentered "
                "patterns (networks/ellipse.py).",
