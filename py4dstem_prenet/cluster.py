@@ -70,11 +70,11 @@ def connected(address):
     from distributed import Client
 
     try:
-        client = Client(address, timeout=10)
+        client = Client(address, timeout=10, set_as_default=False)  # one that fails would stay the default
     except (OSError, ValueError, TimeoutError) as error:
         raise PrenetError(f"No Dask scheduler answers at {address!r}; give its address, such as "
                           "tcp://127.0.0.1:8786.") from error
-    with client:
+    with client, client.as_current():
         yield
 
 
@@ -92,7 +92,7 @@ def _client():
         client = distributed.Client.current()
     except ValueError:
         return None
-    return None if client.asynchronous else client
+    return client if client.status == "running" and not client.asynchronous else None
 
 
 def _on_threads(function, data, along, positions, chunk, progress, skip):

@@ -204,8 +204,18 @@ def test_leaving_early_cancels_what_is_under_way(cube, client, tmp_path):
 def test_no_scheduler_is_said_in_one_sentence(monkeypatch):
     with cluster.connected(None):
         assert cluster._client() is None
-    with pytest.raises(PrenetError, match="No Dask scheduler answers"), cluster.connected("nonsense://1.2.3.4:1"):
-        pass
+    before = cluster._client()
+    for address in ("nonsense://1.2.3.4:1", "tcp://127.0.0.1:1"):
+        with pytest.raises(PrenetError, match="No Dask scheduler answers"), cluster.connected(address):
+            pass
+        assert cluster._client() is before  # what failed is not what the next call uses
+
+
+def test_connected_is_used_within_the_block_and_not_after(client, workers):
+    with cluster.connected(client.scheduler.address):
+        inside = cluster._client()
+        assert inside is not None and inside is not client
+    assert cluster._client() is not inside
 
 
 def test_a_bar_counts_patterns_on_a_cluster(cube, client, capsys):
