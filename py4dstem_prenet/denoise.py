@@ -117,8 +117,8 @@ def descan(datacube, noise: NoiseModel, device="cpu") -> np.ndarray | None:
 def neighbors_help(datacube, origins, noise: NoiseModel, weights: str = "denoise", device="cpu", seed: int = 0) -> bool:
     """Whether estimates with neighbors predict held-out electrons better, in patterns from the middle of the scan.
 
-    Electrons are split in two halves, patterns are estimated in both ways from one, and scored on the other by
-    their Poisson deviance, with the variance of read-out noise added to both (Snyder et al. 1995).
+    Electrons are split in two halves, patterns are estimated in both ways from one, and scored on the other by their
+    squared difference: its excess over the noise of that half, the same for both, is the squared error.
     """
     scan = batches.shape_of(datacube)[:2]
     side, scored = TRIED
@@ -133,15 +133,11 @@ def neighbors_help(datacube, origins, noise: NoiseModel, weights: str = "denoise
     means, patterns = neighbor_means(
         torch.from_numpy(electrons), torch.from_numpy(origins[positions]).float(), part.readout / part.gain,
         torch.from_numpy(~noise.bad_pixels), torch.from_numpy(chosen))
-    square = np.float32(part.readout / part.gain) ** 2
-    held_out = (target[chosen] + square).clip(0)
     scores = []
     for count in (torch.zeros_like(patterns), patterns):
         expected = _expected(electrons[chosen], means.numpy(), count.numpy(), part, weights, device)
         balance(expected, electrons[chosen], part)
-        expected = expected.clip(0) + square + np.float32(1e-6)
-        deviance = held_out * np.log(np.maximum(held_out, 1e-30) / expected) - held_out + expected
-        scores.append((deviance * ~noise.bad_pixels).sum(dtype=float))
+        scores.append(((target[chosen] - expected)[:, ~noise.bad_pixels] ** 2).sum(dtype=float))
     return scores[1] < scores[0]
 
 
