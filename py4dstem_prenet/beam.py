@@ -20,7 +20,7 @@ from .disk import ROUNDS, Aperture, DiskModel, disk_model
 from .disk_fit import fit_disk
 from .networks.center import WINDOW, normalize
 from .networks.weights import load, pick_device
-from .noise import NoiseModel, sample_positions, stabilize
+from .noise import NoiseModel, evenly, stabilize
 from .polar import ellipse_matrix
 from .pooling import pool_arrays
 from .surface import fit_pair
@@ -48,6 +48,16 @@ class Located:
     signal: np.ndarray
     seen: np.ndarray
 
+    def put(self, index, found: Located):
+        """Write what was found in some patterns into these arrays."""
+        self.position[index], self.sigma[index] = found.position, found.sigma
+        self.signal[index], self.seen[index] = found.signal, found.seen
+
+
+def nowhere(n: int, guess=np.nan) -> Located:
+    """`Located` of n patterns that nobody has looked at; guess: (n, 2) or a number."""
+    return Located(np.full((n, 2), guess, float), np.full((n, 2), np.inf), np.zeros(n), np.zeros(n, bool))
+
 
 @dataclass(frozen=True)
 class Beam:
@@ -71,7 +81,7 @@ class Beam:
     def locate(self, patterns, guess) -> Located:
         """The beam in patterns (n, Qx, Qy), detector units, near a guess (n, 2)."""
         n = len(patterns)
-        found = Located(np.array(guess, float), np.full((n, 2), np.inf), np.zeros(n), np.zeros(n, bool))
+        found = nowhere(n, guess)
         doubtful = np.ones(n, bool)
         if self.fits:
             described = self._fit(found, patterns, guess, slice(None), self.fits[:1])
@@ -136,11 +146,6 @@ class Beam:
         return offset.cpu().numpy() * self.bins + middle, spread.cpu().numpy() * self.bins
 
 
-def locate_block(index, patterns, guess, beam: Beam) -> Located:
-    """`Beam.locate` as `cluster.map_chunks` calls it."""
-    return beam.locate(patterns, guess)
-
-
 def learn(data, noise: NoiseModel, guess, radius: float, device: str) -> tuple[Beam, np.ndarray]:
     """Learn the beam from a sample of a scan; and a better guess of every origin, (Rx * Ry, 2).
 
@@ -150,7 +155,7 @@ def learn(data, noise: NoiseModel, guess, radius: float, device: str) -> tuple[B
     shape = batches.shape_of(data)
     scan = shape[:2]
     fewer = int(np.clip(SAMPLE_BYTES // (4 * shape[2] * shape[3]), 16, SAMPLE))
-    sample = sample_positions(scan, fewer)
+    sample = evenly(data, fewer)
     patterns = _read(data, sample)
     beam = Beam(device, noise, Aperture(radius, ROUGH, (0.0, 0.0)))
     at, sigma = beam.ask(patterns, guess[sample])

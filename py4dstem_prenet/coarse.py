@@ -9,6 +9,7 @@ from scipy.ndimage import map_coordinates
 from . import batches
 from .networks.center import coarse_position, normalize
 from .noise import NoiseModel, stabilize
+from .sample import Sample
 from .surface import fit_pair
 
 FIELD = 128  # largest side of a coarse field, pixels
@@ -17,7 +18,10 @@ PER_BLOCK = 16  # patterns that are summed in a block
 
 
 def coarse_origin(network, data, noise: NoiseModel):
-    """First guess of every origin, (Rx * Ry, 2); disk radius in pixels; and why there is none, or ""."""
+    """First guess of every origin, (Rx * Ry, 2); disk radius in pixels; and why there is none, or "".
+
+    data: a scan, or a `Sample` of one.
+    """
     scan = batches.shape_of(data)[:2]
     sums, counts, grid = block_sums(data, noise)
     step = -(-max(sums.shape[1:]) // FIELD)
@@ -26,12 +30,13 @@ def coarse_origin(network, data, noise: NoiseModel):
     with torch.inference_mode():
         z, scale = normalize(stabilize(fields, readout[:, None, None]), good)
         logits, size, presence = network(torch.stack([z, good.float()], 1).to(device), scale.to(device))
-    if float(presence.median()) < 0:
+    seen = counts > 0
+    if float(presence[torch.from_numpy(seen)].median()) < 0:
         return None, None, "No beam was found in this scan: the sums over its blocks look like noise alone."
     at = (coarse_position(logits).cpu().numpy() + 0.5) * step - 0.5
     # A radius is the same everywhere; blocks that are surer of a beam say it better.
-    radius = float(np.exp(np.median(size.cpu().numpy()))) * step
-    return spread_blocks(at, grid, scan, max(0.5, 0.5 * step)), radius, ""
+    radius = float(np.exp(np.median(size.cpu().numpy()[seen]))) * step
+    return spread_blocks(at, grid, scan, max(0.5, 0.5 * step), seen), radius, ""
 
 
 def spread_blocks(at, grid, scan, sigma, valid=True):
@@ -45,14 +50,16 @@ def spread_blocks(at, grid, scan, sigma, valid=True):
 
 
 def block_sums(data, noise, blocks=BLOCKS):
-    """Sums of electrons over blocks, (blocks, Qx, Qy) float32; patterns in each; the grid of blocks."""
+    """Sums of electrons over blocks, (blocks, Qx, Qy) float32; patterns in each (none, perhaps, in those of a
+    `Sample`); the grid of blocks."""
     scan = batches.shape_of(data)[:2]
     grid = tuple(min(n, blocks) for n in scan)
     rows, columns = (np.minimum(np.arange(n) * g // n, g - 1) for n, g in zip(scan, grid, strict=True))
     block_of = (rows[:, None] * grid[1] + columns).ravel()
+    held = data.positions if isinstance(data, Sample) else np.arange(len(block_of))
     chosen = np.sort(np.concatenate([
         members[np.linspace(0, len(members) - 1, min(len(members), PER_BLOCK)).astype(int)]
-        for members in (np.flatnonzero(block_of == b) for b in range(grid[0] * grid[1]))]))
+        for members in (held[block_of[held] == b] for b in range(grid[0] * grid[1]))]))
     sums = np.zeros((grid[0] * grid[1], *batches.shape_of(data)[2:]), np.float32)
     counts = np.zeros(len(sums), int)
     for index, patterns in batches.patterns(data, positions=chosen):

@@ -20,6 +20,7 @@ from scipy.ndimage import binary_dilation, median_filter, percentile_filter, ran
 
 from .batches import check, patterns, shape_of
 from .errors import PrenetError
+from .sample import Sample
 
 SAMPLE = 256  # positions
 SAMPLE_BYTES = 128 * 2**20
@@ -103,11 +104,20 @@ def sample_positions(scan, count):
     return (i[:, None] * scan[1] + j).ravel()
 
 
+def evenly(data, count):
+    """`sample_positions` of a scan; of a `Sample` of one that lacks some of these, evenly from those it has."""
+    grid = sample_positions(shape_of(data)[:2], count)
+    if not isinstance(data, Sample) or data.has(grid):
+        return grid
+    held = data.positions
+    return held[np.unique(np.linspace(0, len(held) - 1, min(count, len(held))).astype(np.int64))]
+
+
 def _read_sample(data):
     check(data)
-    rx, ry, qx, qy = shape_of(data)
+    qx, qy = shape_of(data)[2:]
     count = min(SAMPLE, max(8, SAMPLE_BYTES // (4 * qx * qy)))
-    index, blocks = zip(*patterns(data, positions=sample_positions((rx, ry), count)), strict=True)
+    index, blocks = zip(*patterns(data, positions=evenly(data, count)), strict=True)
     # Blocks follow the storage, but what is the same in all quarters of the scan must be told by its order.
     return np.concatenate(blocks)[np.argsort(np.concatenate(index))]
 

@@ -20,7 +20,7 @@ import numpy as np
 from scipy.ndimage import uniform_filter
 
 from . import batches
-from .beam import UNSURE, learn, locate_block
+from .beam import UNSURE, Beam, Located, learn, nowhere
 from .cluster import map_chunks
 from .coarse import coarse_origin
 from .errors import PrenetError
@@ -28,10 +28,12 @@ from .hidden import ring_origins
 from .jumps import find_jumps, merged, step_at, told
 from .networks.weights import load, pick_device
 from .noise import NoiseModel, estimate_noise
+from .sample import Sample
 from .surface import fit_pair
 
 NEIGHBORS = 5  # side of the block of positions whose scatter counts
 MOST_JUMPS, STEP_ROUNDS = 8, 2  # more jumps than that are no descan with steps
+NO_ELECTRONS = "No electrons are seen above the read-out noise: there is no beam in this scan."
 SYSTEMATIC = 0.01  # pixels, in each direction: what the scatter of positions cannot show
 
 
@@ -91,31 +93,74 @@ def measure_origin(data, noise: NoiseModel | None = None, mask=None, device="aut
     """
     batches.check(data)
     check_mask(data, mask)
-    network = load("center", pick_device(device))
+    load("center", pick_device(device))
     noise = with_mask(noise or estimate_noise(data), mask)
-    scan = batches.shape_of(data)[:2]
+    return survey(data, noise, np.zeros(0, int), device, progress)[0]
+
+
+def survey(data, noise: NoiseModel, keep, device="auto", progress=True) -> tuple[OriginMap, Sample]:
+    """Measure the origin as `measure_origin` does, and keep some of the patterns that are read on the way.
+
+    keep: flat scan positions, ascending. Where there is no beam to be located, nothing is read, and none is kept.
+    """
+    shape = batches.shape_of(data)
+    scan, patterns = shape[:2], np.zeros((0, *shape[2:]))
+    beam, guess, reason = find_beam(data, noise, device)
+    if beam is None:
+        return from_rings(data, noise, reason), Sample(scan, keep[:0], patterns)
+    located = nowhere(len(guess))
+    wanted = np.zeros(len(guess), bool)
+    wanted[keep] = True
+    locate = partial(_locate_and_keep, beam=beam)
+    title = "origin" if progress else None
+    for index, (found, kept) in map_chunks(locate, data, guess, wanted, progress=title, weights=("center",)):
+        located.put(index, found)
+        if len(kept):
+            if not len(patterns):
+                patterns = np.empty((len(keep), *shape[2:]), kept.dtype)
+            patterns[np.searchsorted(keep, index[wanted[index]])] = kept
+    return origin_of(data, noise, located, beam), Sample(scan, keep[: len(patterns)], patterns)
+
+
+def _locate_and_keep(index, block, guess, wanted, beam: Beam):
+    return beam.locate(block, guess), block[wanted]
+
+
+def find_beam(data, noise: NoiseModel, device) -> tuple[Beam | None, np.ndarray | None, str]:
+    """The beam of a scan, or of a `Sample` of one, and a guess of every origin (Rx * Ry, 2); or why there is none."""
     if not noise.dose > 0:
-        return _no_beam(scan, "No electrons are seen above the read-out noise: there is no beam in this scan.")
+        return None, None, NO_ELECTRONS
+    network = load("center", pick_device(device))
     guess, radius, reason = coarse_origin(network.coarse, data, noise)
-    if reason:
-        return _from_rings(data, noise, reason)
-    beam, guess = learn(data, noise, guess, radius, device)
-    position, sigma = np.zeros((2, len(guess), 2))
-    signal, seen = np.zeros(len(guess)), np.zeros(len(guess), bool)
-    locate = partial(locate_block, beam=beam)
-    for index, found in map_chunks(locate, data, guess, progress="origin" if progress else None, weights=("center",)):
-        position[index], sigma[index], signal[index], seen[index] = (
-            found.position, found.sigma, found.signal, found.seen)
+    return (None, None, reason) if reason else (*learn(data, noise, guess, radius, device), "")
+
+
+def shows_beam(located: Located, known=True):
+    """(n,) bool: where a beam was located. known: (n,) bool, which positions were looked at."""
+    known = np.broadcast_to(known, located.seen.shape)
+    if not known.any():
+        return np.zeros(len(known), bool)
     # A window is empty beside the others where the beam was blanked.
-    valid = (seen & (signal > 0.02 * np.median(signal)) & (signal > 3)).reshape(scan)
+    usual = np.median(located.signal[known])
+    return known & located.seen & (located.signal > 0.02 * usual) & (located.signal > 3)
+
+
+def origin_of(data, noise: NoiseModel, located: Located, beam: Beam, known=True) -> OriginMap:
+    """The `OriginMap` of what was located in the patterns of a scan, or of a `Sample` of one.
+
+    known: (Rx * Ry,) bool, the positions that were looked at; the others are not valid.
+    """
+    scan = batches.shape_of(data)[:2]
+    valid = shows_beam(located, known).reshape(scan)
     if not valid.any():
-        return _from_rings(data, noise, "No position shows a beam that can be located.")
-    blank = int((~valid).sum())
-    reason = f"{blank} of {valid.size} positions show no beam." if blank else "The direct beam was found everywhere."
-    position, sigma = position.T.reshape(2, *scan), sigma.T.reshape(2, *scan)
+        return from_rings(data, noise, "No position shows a beam that can be located.")
+    blank = int((~valid).sum() - np.count_nonzero(~np.broadcast_to(known, valid.size)))
+    count = valid.size if known is True else int(np.count_nonzero(known))
+    reason = f"{blank} of {count} positions show no beam." if blank else "The direct beam was found everywhere."
+    position, sigma = (a.T.reshape(2, *scan) for a in (located.position, located.sigma))
     unsure = np.median(sigma[:, valid])
     if unsure > UNSURE:  # a direct beam that is guessed from what surrounds it: rings may know better
-        rings = _from_rings(data, noise, "")
+        rings = from_rings(data, noise, "")
         if rings.found and np.median(rings.sigma_qx0) < unsure:
             return rings
     return OriginMap(*position, *_with_scatter(position, sigma, valid), valid, float(beam.aperture.radius), True,
@@ -142,9 +187,11 @@ def _with_scatter(position, sigma, valid):
     return np.stack(out)
 
 
-def _from_rings(data, noise, reason) -> OriginMap:
+def from_rings(data, noise, reason) -> OriginMap:
     """What rings say where the direct beam says nothing, and why it does not."""
     scan = batches.shape_of(data)[:2]
+    if not noise.dose > 0:
+        return _no_beam(scan, reason)
     found, no_rings = ring_origins(data, noise)
     if found is None:
         return _no_beam(scan, f"{reason} Nor do rings: {no_rings}.")

@@ -12,7 +12,11 @@ from .ellipse import Ellipse, measure_ellipse
 from .files import check_output
 from .networks.weights import load, pick_device, verify
 from .noise import NoiseModel, estimate_noise
-from .origin import OriginFit, OriginMap, check_mask, fit_origin, measure_origin, with_mask
+from .origin import OriginFit, OriginMap, check_mask, fit_origin, survey, with_mask
+from .pooling import pooled_positions, worth_keeping
+from .sample import Sample
+
+NETWORKS = ("center", "ellipse")
 
 
 @dataclass(frozen=True)
@@ -74,17 +78,40 @@ def calibrate(datacube, mask=None, device="auto", progress=True) -> CalibrationR
     """
     batches.check(datacube)
     check_mask(datacube, mask)
-    weights = {name: verify(name) for name in ("center", "ellipse")}
-    for name in weights:  # what is wrong with weights or device is said before work starts
-        load(name, pick_device(device))
+    check_networks(device)
     noise = with_mask(estimate_noise(datacube), mask)
-    origin = measure_origin(datacube, noise, device=device, progress=progress)
+    # The whole file is read once: what is pooled later is kept on the way.
+    origin, kept = survey(datacube, noise, worth_keeping(datacube, noise.dose), device, progress)
+    fit, ellipse = judge_scan(datacube, kept, origin, noise, device, progress)
+    return write(datacube, origin, fit, ellipse, noise, device)
+
+
+def check_networks(device):
+    """Say what is wrong with weights or device before work starts. Raises PrenetError."""
+    for name in NETWORKS:
+        verify(name)
+        load(name, pick_device(device))
+
+
+def judge_scan(data, kept: Sample, origin: OriginMap, noise: NoiseModel, device="auto", progress=True):
+    """(OriginFit, Ellipse) of a scan whose origin is measured, or of a `Sample` of one; (None, None) without a beam.
+
+    kept: patterns that are in memory; where these are not all that is pooled, data are read.
+    """
+    if not origin.found:
+        return None, None
+    fit = fit_origin(origin)
+    valid = origin.valid & data.held() if isinstance(data, Sample) else origin.valid
+    pooled = pooled_positions(valid.ravel(), valid.shape, noise.dose)
+    radius = origin.radius if np.isfinite(origin.radius) else None
+    return fit, measure_ellipse(kept if kept.has(pooled) else data, fit.qx0, fit.qy0, radius, noise, valid=valid,
+                                device=device, progress=progress)
+
+
+def write(datacube, origin: OriginMap, fit, ellipse, noise: NoiseModel, device) -> CalibrationReport:
+    """Write what is accepted into a DataCube's calibration, with provenance; nothing where no beam was found."""
     if not origin.found:
         return CalibrationReport(origin, None, None, noise, (f"Nothing was written: {origin.reason}",))
-    fit = fit_origin(origin)
-    radius = origin.radius if np.isfinite(origin.radius) else None
-    ellipse = measure_ellipse(datacube, fit.qx0, fit.qy0, radius, noise, valid=origin.valid, device=device,
-                              progress=progress)
     verdicts = (
         f"The measured origin was written (set_origin_meas): the {origin.feature}.",
         f"The fitted origin was {'written (set_origin)' if fit.accepted else 'not written'}: {fit.model}.",
@@ -93,8 +120,9 @@ def calibrate(datacube, mask=None, device="auto", progress=True) -> CalibrationR
     emd.write_origin(datacube, origin)
     emd.write_fit(datacube, fit)
     emd.write_ellipse(datacube, ellipse)
-    emd.write_provenance(datacube, emd.provenance(datacube, weights=weights, settings={"device": device},
-                                                  noise=noise, verdicts=verdicts))
+    emd.write_provenance(datacube, emd.provenance(
+        datacube, weights={name: verify(name) for name in NETWORKS}, settings={"device": device}, noise=noise,
+        verdicts=verdicts))
     return CalibrationReport(origin, fit, ellipse, noise, verdicts)
 
 

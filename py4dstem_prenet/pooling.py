@@ -23,6 +23,7 @@ from .noise import NoiseModel, sample_positions
 CELL = 0.25  # px: origins that agree within this are summed before they are moved
 SAMPLE = 4096  # positions of a large scan that are pooled, or more, until they hold
 ELECTRONS = 5e6
+KEPT_BYTES = 2**29  # of patterns that are kept from the origin's pass, so that pooling need not read them again
 PARTS = 16  # contiguous blocks of the scan whose means are kept for jackknife estimates
 PARTS_BYTES = 64 * 2**20  # what these may hold
 
@@ -74,7 +75,7 @@ def pool(data, qx0, qy0, noise: NoiseModel, valid=None, progress=None) -> Pooled
     use = np.isfinite(origin).all(1)
     if valid is not None:
         use &= np.broadcast_to(np.asarray(valid, bool), scan).ravel()
-    chosen = _sample(use, scan, noise.dose)
+    chosen = pooled_positions(use, scan, noise.dose)
     frame = _frame(origin[chosen], shape)
     part = _parts(chosen, scan, frame.shape)
     add = partial(_pool_block, frame=frame, bad=noise.bad_pixels, offset=noise.offset, gain=noise.gain)
@@ -108,8 +109,8 @@ def pool_arrays(electrons, qx0, qy0, bad=None) -> Pooled:
 _NOTHING = "There is no position with a valid origin to pool; measure the origin first."
 
 
-def _sample(use, scan, dose):
-    """Flat positions to pool, ascending: of those that can be used, all or an even sample."""
+def pooled_positions(use, scan, dose):
+    """Flat positions to pool, ascending: of those that can be used, (Rx * Ry,) bool, all or an even sample."""
     if not use.any():
         raise PrenetError(_NOTHING)
     wanted = int(max(SAMPLE, min(ELECTRONS / max(dose, 1e-9), len(use))))
@@ -120,6 +121,17 @@ def _sample(use, scan, dose):
     if len(even) >= wanted / 2:
         return even
     return np.flatnonzero(use)[np.linspace(0, use.sum() - 1, wanted).astype(int)]
+
+
+def worth_keeping(data, dose):
+    """Flat positions that will probably be pooled, ascending, to be kept when they are read; none where the data are in
+    memory anyway, or would take more than KEPT_BYTES or a quarter of the memory budget."""
+    array = data.data if hasattr(data, "R_Nx") else data
+    scan = batches.shape_of(data)[:2]
+    positions = pooled_positions(np.ones(scan[0] * scan[1], bool), scan, dose)
+    size = len(positions) * int(np.prod(array.shape[2:])) * np.dtype(array.dtype).itemsize
+    in_memory = isinstance(array, np.ndarray) and not isinstance(array, np.memmap)
+    return positions[:0] if in_memory or size > min(KEPT_BYTES, batches.budget() // 4) else positions
 
 
 def _frame(origin, shape):
