@@ -62,7 +62,7 @@ def denoise(datacube, noise: NoiseModel | None = None, out=None, scan_aware="aut
         raise PrenetError(f'scan_aware must be True, False or "auto", not {scan_aware!r}.')
     if out is not None:
         check_output(out)
-    device = str(pick_device(device))
+    pick_device(device)  # refused now where it cannot be used
     digest = verify(weights)
     noise = noise or estimate_noise(datacube)
     origins = None
@@ -127,7 +127,7 @@ def neighbors_help(datacube, origins, noise: NoiseModel, weights: str = "denoise
     index, read = zip(*batches.patterns(datacube, positions=positions), strict=True)
     read, positions = np.concatenate(read), np.concatenate(index)
     half, rest = split(read, noise, np.random.default_rng(seed))
-    part = of_part(noise)
+    part, device = of_part(noise), str(pick_device(device))
     electrons, target = part.electrons(half), part.electrons(rest)
     chosen = sample_positions((1, len(read)), scored)
     means, patterns = neighbor_means(
@@ -142,7 +142,11 @@ def neighbors_help(datacube, origins, noise: NoiseModel, weights: str = "denoise
 
 
 def _clean(index, block, origins=None, *, noise: NoiseModel, weights: str, device: str):
-    """Denoised patterns (n, Qx, Qy) in detector units, of neighboring positions in detector units."""
+    """Denoised patterns (n, Qx, Qy) in detector units, of neighboring positions in detector units.
+
+    device: as the user gave it; "auto" is for each worker to decide.
+    """
+    device = str(pick_device(device))
     electrons = noise.electrons(block)
     means, patterns = np.zeros_like(electrons), np.zeros(len(block), np.float32)
     if origins is not None and len(block) > 1:

@@ -1,5 +1,6 @@
 """Denoised scans against the truth: less error, all electrons, no harm where there is nothing to gain."""
 
+import pickle
 import subprocess
 import sys
 
@@ -174,6 +175,20 @@ def test_a_run_that_is_cut_off_leaves_nothing_that_looks_whole_and_is_resumed(tm
     assert np.array_equal(there, straight)
     assert not any(np.array_equal(first, index) for index in calls[1:])
     assert [p.name for p in tmp_path.iterdir()] == ["out.h5"]
+
+
+def test_each_worker_decides_on_its_own_device(monkeypatch):
+    """What goes to workers says "auto", and one whose choice is another device loads its network there."""
+    sent, loaded = [], []
+    map_chunks = module.map_chunks
+    monkeypatch.setattr(module, "map_chunks", lambda f, *a, **o: sent.append(pickle.dumps(f)) or map_chunks(f, *a, **o))
+    datacube = cube(scan=(1, 2), shape=(64, 64), radius=4.0)
+    clean = denoise(datacube, scan_aware=False, progress=False).data
+    work = pickle.loads(sent[0])
+    monkeypatch.setattr(module, "pick_device", lambda device: torch.device({"auto": "cpu:0"}[device]))
+    monkeypatch.setattr(module, "load", lambda name, device: loaded.append(device) or load(name))
+    assert np.array_equal(work(np.arange(2), datacube.data[0]), clean[0])
+    assert loaded == ["cpu:0"]
 
 
 def test_nan_is_refused_and_leaves_no_file(tmp_path):
