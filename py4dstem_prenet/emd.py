@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from ._version import __version__
 from .errors import PrenetError
-from .files import EMD_ENDINGS, Unfinished, emd_nodes, existing, new_file, open_hdf5, stored_json
+from .files import EMD_ENDINGS, Unfinished, emd_nodes, existing, in_chunks, new_file, open_hdf5, stored_json
 
 SIGMA = "prenet_origin_sigma"
 ELLIPSE_MAP = "prenet_ellipse_map"
@@ -330,14 +330,14 @@ def _save_without_data(datacube, partial, path, dtype):
     shell = copy.copy(datacube)
     shell.data = np.zeros((1, 1, 1, 1), dtype)
     _save(shell, partial, path)
-    with _told(path), h5py.File(partial, "r+") as file:
+    with _told(path), h5py.File(partial, "r+", libver=("v110", "v110")) as file:
         for where, kind in emd_nodes(file).items():
             if kind == "StrainMap":  # py4DSTEM cannot rebuild one, and would read nothing of the file
                 file[where].attrs["python_class"] = "RealSlice"
         group = file[datacube.root.name][datacube.name]
         units = group["data"].attrs["units"]
         del group["data"]
-        group.create_dataset("data", shape=datacube.data.shape, dtype=dtype).attrs["units"] = units
+        in_chunks(group, "data", datacube.data.shape, dtype).attrs["units"] = units
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import numpy as np
 
 from .errors import PrenetError
 
+CHUNK_BYTES = 2**20  # of a chunk that is written, at most; HDF5's own cache holds one of these
 EMD_ENDINGS = (".h5", ".hdf5", ".emd", ".py4dstem")  # those under which py4DSTEM.read looks for EMD
 
 
@@ -187,6 +188,36 @@ def save_scan(path, data, truth):
 
 
 # --- HDF5 ---------------------------------------------------------------------------------------------------
+
+
+def in_chunks(group, name, shape, dtype):
+    """A new data set (Rx, Ry, Qx, Qy), in chunks of about a MiB of patterns that follow one another along a scan row.
+
+    The file must be open with libver "v110". Then all chunks lie in one piece, in the order of the scan, so that
+    `whole_place` finds the data set as if it had none. Values that are not written are undefined.
+    """
+    fitting = max(1, CHUNK_BYTES // (shape[2] * shape[3] * np.dtype(dtype).itemsize))
+    columns = max(n for n in range(1, min(fitting, shape[1]) + 1) if shape[1] % n == 0)
+    plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    plan.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    return group.create_dataset(name, shape, dtype, chunks=(1, columns, *shape[2:]), dcpl=plan)
+
+
+def whole_place(dataset):
+    """The offset in its file of a data set whose values lie there in one piece, in order; None where they do not."""
+    chunks, shape, stored = dataset.chunks, dataset.shape, dataset.id.get_create_plist()
+    if chunks is None:
+        return dataset.id.get_offset()
+    runs = chunks[0] == 1 and chunks[2:] == shape[2:] and shape[1] % chunks[1] == 0 if len(shape) == 4 else False
+    if not runs or stored.get_nfilters() or stored.get_alloc_time() != h5py.h5d.ALLOC_TIME_EARLY:
+        return None
+    found = []
+    dataset.id.chunk_iter(lambda chunk: found.append((chunk.chunk_offset, chunk.byte_offset)))
+    places = np.array([place for _, place in sorted(found)])
+    step = int(np.prod(chunks)) * dataset.dtype.itemsize
+    whole = len(places) * step == dataset.size * dataset.dtype.itemsize and (np.diff(places) == step).all()
+    return int(places[0]) if whole else None
 
 
 @contextmanager

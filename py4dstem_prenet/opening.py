@@ -17,7 +17,7 @@ import numpy as np
 
 from . import batches
 from .errors import PrenetError
-from .files import EMD_ENDINGS, emd_nodes, existing, open_hdf5
+from .files import EMD_ENDINGS, emd_nodes, existing, open_hdf5, whole_place
 
 _EMD_NODES = ("node", "array", "pointlist", "pointlistarray", "custom")
 _BY_PY4DSTEM = (".dm", ".dm3", ".dm4", ".mib", ".gtg", ".bin", ".raw")
@@ -101,8 +101,8 @@ def _lazy(path, where):
     """The data set `where` of an HDF5 file: a memmap where it lies there in one piece, or an h5py.Dataset."""
     file = h5py.File(path, "r")  # stays open as long as the data set is in use
     dataset = file[where]
-    place = dataset.id.get_offset()
-    if place is None or dataset.chunks or dataset.dtype.kind not in "iuf" or file.userblock_size:
+    place = whole_place(dataset)
+    if place is None or dataset.dtype.kind not in "iuf" or file.userblock_size:
         return dataset
     shape, dtype = dataset.shape, dataset.dtype
     file.close()

@@ -10,7 +10,7 @@ import numpy as np
 import py4DSTEM
 import pytest
 
-from py4dstem_prenet import emd, files
+from py4dstem_prenet import emd, files, opening
 from py4dstem_prenet.errors import PrenetError
 
 SHAPE = (3, 4, 32, 32)
@@ -117,3 +117,31 @@ def test_a_file_that_is_not_resumable_leaves_nothing(tmp_path):
         partial.write_bytes(b"half")
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("shape", "columns"), [((3, 4, 32, 32), 4), ((2, 600, 32, 32), 200), ((2, 7, 512, 512), 1),
+                                                ((1, 1, 700, 500), 1)])
+def test_what_is_streamed_lies_in_chunks_along_the_scan_and_still_in_one_piece(tmp_path, shape, columns):
+    path = tmp_path / "a.h5"
+    data = np.random.default_rng(0).integers(0, 99, shape).astype(np.float32)
+    empty = py4DSTEM.DataCube(np.broadcast_to(np.float32(0), shape), name="scan")
+    with emd.resumable_cube(empty, path, np.float32, RECORD) as target:
+        for index in np.array_split(np.arange(shape[0] * shape[1]), min(3, shape[0]))[::-1]:
+            target.write(index, data.reshape(-1, *shape[2:])[index])
+    with h5py.File(path) as file:
+        stored = file["scan_root/scan/data"]
+        assert stored.chunks == (1, columns, *shape[2:])
+        assert files.whole_place(stored) is not None
+    np.testing.assert_array_equal(py4DSTEM.read(path).data, data)
+    opened = opening.open(path)
+    assert isinstance(opened.data, np.memmap)
+    np.testing.assert_array_equal(opened.data, data)
+
+
+@pytest.mark.parametrize("options", [dict(chunks=(1, 4, 32, 32)), dict(chunks=(1, 3, 32, 32)), dict(chunks=True),
+                                     dict(chunks=(1, 4, 32, 32), compression="gzip")])
+def test_chunks_that_may_lie_anywhere_are_not_taken_for_one_piece(tmp_path, options):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        assert files.whole_place(file.create_dataset("a", data=DATA, **options)) is None
+        piece = files.whole_place(file.create_dataset("b", data=DATA))
+    assert np.array_equal(np.memmap(tmp_path / "a.h5", np.float32, "r", piece, SHAPE), DATA)
