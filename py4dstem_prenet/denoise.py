@@ -65,6 +65,9 @@ def denoise(datacube, noise: NoiseModel | None = None, out=None, scan_aware="aut
     pick_device(device)  # refused now where it cannot be used
     digest = verify(weights)
     noise = noise or estimate_noise(datacube)
+    if not noise.dose > 0:
+        raise PrenetError("No electrons are seen above the read-out noise, so there is nothing to denoise; where "
+                          "bright is low in these data, turn them over.")
     origins = None
     if scan_aware and np.prod(batches.shape_of(datacube)[:2]) > 1:
         origins = descan(datacube, noise, device)

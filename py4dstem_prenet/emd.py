@@ -35,6 +35,26 @@ _LARGEST_CHUNK = 2**30
 # --- origin and ellipse -------------------------------------------------------------------------------------
 
 
+@contextmanager
+def all_or_none(datacube):
+    """Take back what was written into a cube in the block, if that is left by an exception, KeyboardInterrupt too."""
+    calibration = datacube.calibration
+    params = None if calibration is None else dict(calibration._params)
+    tree, metadata = dict(datacube._branch._dict), dict(datacube._metadata)
+    try:
+        yield
+    except BaseException:
+        datacube._branch._dict.clear()
+        datacube._branch._dict.update(tree)
+        datacube._metadata.clear()
+        datacube._metadata.update(metadata)
+        if calibration is not None:
+            calibration._params.clear()
+            calibration._params.update(params)
+            calibration.calibrate()  # the cube's axes follow
+        raise
+
+
 def write_origin(datacube, origin_map):
     """Write a measured origin: `set_origin_meas` with its mask (True = valid), probe radius and sigma maps.
 
@@ -416,14 +436,15 @@ def load_calibration(datacube, path):
         raise PrenetError(f"{path} calibrates data of shape {tuple(shape)}, but this cube is {own}.")
 
     untouched = Calibration()._params
-    for key, value in params.items():
-        if not key.startswith("_") and (np.ndim(value) or value != untouched.get(key)):
-            datacube.calibration[key] = value
-    datacube.calibration.calibrate()  # what the setters do: the cube's axes follow
-    if sigma is not None:
-        datacube.attach(RealSlice(sigma, name=SIGMA, slicelabels=["qx0", "qy0"]))
-    if record:
-        datacube.metadata = Metadata(PROVENANCE, {"json": record})
+    with all_or_none(datacube):
+        for key, value in params.items():
+            if not key.startswith("_") and (np.ndim(value) or value != untouched.get(key)):
+                datacube.calibration[key] = value
+        datacube.calibration.calibrate()  # what the setters do: the cube's axes follow
+        if sigma is not None:
+            datacube.attach(RealSlice(sigma, name=SIGMA, slicelabels=["qx0", "qy0"]))
+        if record:
+            datacube.metadata = Metadata(PROVENANCE, {"json": record})
 
 
 def _read_calibration(file, path):

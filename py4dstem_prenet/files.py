@@ -1,13 +1,18 @@
 """New files that appear whole or not at all, never in the place of another; and what an HDF5 file holds."""
 
+import glob
+import hashlib
 import json
 import os
+import platform
 import secrets
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import h5py
 import numpy as np
+import psutil
 
 from .errors import PrenetError
 
@@ -63,10 +68,12 @@ def new_file(path, endings=EMD_ENDINGS, resumable=False):
 
     Left by an exception, KeyboardInterrupt included, the block leaves no file behind; a resumable one leaves what
     it has written, if `Unfinished` finds something done in it, and the next such block for the same `path` gets it.
+    What a process that was killed had to leave is removed by the next block for the same `path`.
 
     Raises PrenetError as `check_output` does, at the start, and where a file appeared at `path` meanwhile.
     """
     path = check_output(path, endings)
+    _sweep(path)
     partial = path.with_name(f".{path.name[:40]}.unfinished") if resumable else _beside(path)
     published = False
     try:
@@ -148,7 +155,26 @@ class Unfinished:
 
 def _beside(path):
     # The name is kept short of the path's own, which may be as long as the file system allows.
-    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}.part")
+    return path.with_name(f".{path.name[:40]}.{_here()}-{os.getpid()}-{secrets.token_hex(4)}.part")
+
+
+def _sweep(path):
+    """Remove what processes that are no more left beside `path`."""
+    begin = f".{path.name[:40]}.{_here()}-"
+    for left in path.parent.glob(glob.escape(begin) + "*.part"):
+        process = left.name[len(begin):].split("-")[0]
+        if process.isdecimal() and not psutil.pid_exists(int(process)):
+            left.unlink(missing_ok=True)
+
+
+@cache
+def _here():
+    """Tells apart the machines and containers that number their processes each for itself."""
+    try:
+        numbering = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        numbering = ""
+    return hashlib.sha256(f"{platform.node()} {numbering}".encode()).hexdigest()[:8]
 
 
 def _publish(partial, path):

@@ -27,7 +27,7 @@ from .assumptions import judge_noise
 from .checks import Level, jackknife, places, read_block
 from .denoise import descan
 from .errors import PrenetError
-from .files import check_output, new_file
+from .files import check_output
 from .neighbors import neighbor_means
 from .networks import weights
 from .networks.denoise import MULTIPLE
@@ -122,7 +122,7 @@ def finetune(datacube, noise: NoiseModel | None = None, out="weights.safetensors
         return FinetuneResult(None, *facts, steps, False,
                               f"did not help beyond doubt, nothing was written: {figures}; keep the weights you have")
     card["figures"] = dict(zip(("deviance_gain", "sigma", "error_change", "error_sigma"), facts, strict=True))
-    _publish(out, content, card)
+    weights.publish(out, content, {out.with_suffix(".json"): (json.dumps(card, indent=1) + "\n").encode()})
     return FinetuneResult(out, *facts, steps, True, f"helped: {figures}; written to {out}")
 
 
@@ -220,17 +220,3 @@ def _described(network, start, noise, minutes, steps, seed, positions):
         "positions": positions, "dose": noise.dose, "parameters": sum(p.numel() for p in network.parameters()),
         "replay": replay(network, "denoise"),
     }
-
-
-def _publish(out, content, card):
-    """Weights and description, both or none."""
-    beside = out.with_suffix(".json")
-    try:
-        with new_file(out, (".safetensors",)) as partial:
-            partial.write_bytes(content)
-            with new_file(beside, (".json",)) as description:
-                description.write_text(json.dumps(card, indent=1) + "\n")
-    except BaseException:
-        if not out.exists():
-            beside.unlink(missing_ok=True)
-        raise

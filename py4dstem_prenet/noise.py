@@ -11,7 +11,7 @@ pattern only adds to v, and more so where it is bright: the line is fitted from 
 far as it is one.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -19,6 +19,7 @@ import numpy as np
 from scipy.ndimage import binary_dilation, median_filter, percentile_filter, rank_filter
 
 from .batches import check, patterns, shape_of
+from .doubts import doubts, refuse
 from .errors import PrenetError
 from .sample import Sample
 
@@ -330,18 +331,13 @@ def estimate_noise(data, gain=None, offset=None, readout=None):
         data: a DataCube or array of shape (Rx, Ry, Qx, Qy).
         gain: detector units per electron; offset: units at zero electrons; readout: rms, detector units.
 
-    Raises PrenetError where the data cannot be used, or hold one value only.
+    Raises PrenetError where the data cannot be used (`doubts.refuse`), or hold one value only.
     """
     if gain is not None and not (np.isfinite(gain) and gain > 0):
         raise PrenetError(f"The gain must be a positive number of detector units per electron, not {gain}.")
     sample = _read_sample(data)
+    refuse(sample)
     low, high = sample.min(), sample.max()
-    if low == high:
-        what = "all zero" if low == 0 else f"constant (every value is {low})"
-        raise PrenetError(
-            f"The data are {what}: there is no pattern to calibrate; check that the right data set was read "
-            "and that the beam was not blanked."
-        )
     messages = []
     quantum = _quantum(sample)
     bad = _bad_pixels(sample, quantum)
@@ -362,11 +358,11 @@ def estimate_noise(data, gain=None, offset=None, readout=None):
     else:
         gain, offset, readout, message = _fallback(t, seen, low, offset, readout)
         messages.append(message)
-    messages += _warnings(sample, t, counting, gain, offset, low, high)
     good = ~bad
     mean = sample.mean(axis=0, dtype=np.float64)
     dose = max(0.0, float((mean[good].mean() - offset) / gain * good.sum()))
-    return NoiseModel(float(gain), float(offset), float(readout), bad, counting, dose, tuple(messages))
+    model = NoiseModel(float(gain), float(offset), float(readout), bad, counting, dose)
+    return replace(model, messages=(*messages, *doubts(sample, t, model, low, high)))
 
 
 def _fallback(t, seen, low, offset, readout):
@@ -386,23 +382,3 @@ def _fallback(t, seen, low, offset, readout):
         "The gain could not be measured, since the noise does not grow with the signal; it is chosen as if "
         "the noise of the dim regions were counting noise (give gain= if you know it)."
     )
-
-
-def _warnings(sample, t, counting, gain, offset, low, high):
-    messages = []
-    half = max(len(t["v"]) // 2, 1)
-    if t["v"][:half].mean() < 0.7 * t["v_wide"][:half].mean():
-        messages.append(
-            "Neighboring pixels share noise (spread in the scintillator, column structure or resampling), so "
-            "gain and read-out noise are lower bounds."
-        )
-    top = np.count_nonzero(sample == high)
-    below = np.count_nonzero((sample > high - 0.1 * (float(high) - offset)) & (sample < high))
-    if (high - offset) / gain > 50 and top >= 4 and top > below:
-        messages.append(f"The data are saturated: {top} sampled values are at the largest one, {high}.")
-    bottom = np.mean(sample == low)
-    if not counting and bottom > 0.02 and low < offset + 0.5 * gain and t["v"][0] > 0:
-        messages.append(
-            f"The data are clipped below: {100 * bottom:.0f} % of the values are at the smallest one, {low}."
-        )
-    return messages

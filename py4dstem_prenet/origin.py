@@ -31,6 +31,7 @@ from .noise import NoiseModel, estimate_noise
 from .sample import Sample
 from .surface import fit_pair
 
+COMPARED = 16  # patterns with a beam, and as many without
 NEIGHBORS = 5  # side of the block of positions whose scatter counts
 MOST_JUMPS, STEP_ROUNDS = 8, 2  # more jumps than that are no descan with steps
 NO_ELECTRONS = "No electrons are seen above the read-out noise: there is no beam in this scan."
@@ -141,7 +142,7 @@ def shows_beam(located: Located, known=True):
     if not known.any():
         return np.zeros(len(known), bool)
     # A window is empty beside the others where the beam was blanked.
-    usual = np.median(located.signal[known])
+    usual = np.median(located.signal[known & located.seen]) if (known & located.seen).any() else 0.0
     return known & located.seen & (located.signal > 0.02 * usual) & (located.signal > 3)
 
 
@@ -163,8 +164,25 @@ def origin_of(data, noise: NoiseModel, located: Located, beam: Beam, known=True)
         rings = from_rings(data, noise, "")
         if rings.found and np.median(rings.sigma_qx0) < unsure:
             return rings
-    return OriginMap(*position, *_with_scatter(position, sigma, valid), valid, float(beam.aperture.radius), True,
-                     reason)
+    sigma = _with_scatter(position, sigma, valid)
+    if blank > valid.sum() and np.median(sigma[:, valid]) > UNSURE and not _blanked(data, noise, valid, known):
+        return _no_beam(scan, "Most patterns show no direct beam, though their electrons are there, so what was "
+                              "located in the others is none: it may lie behind a beam stop or off the detector.")
+    return OriginMap(*position, *sigma, valid, float(beam.aperture.radius), True, reason)
+
+
+def _blanked(data, noise: NoiseModel, valid, known):
+    """Whether patterns without a beam are darker than those with one, as where the beam was off."""
+    totals = []
+    held = data.held().ravel() if isinstance(data, Sample) else True
+    for some in (valid.ravel() & held, ~valid.ravel() & known & held):
+        chosen = np.flatnonzero(some)
+        if not len(chosen):  # of a sample that holds none of these
+            return True
+        chosen = chosen[np.unique(np.linspace(0, len(chosen) - 1, COMPARED).astype(int))]
+        blocks = [noise.electrons(block).sum((1, 2)) for _, block in batches.patterns(data, positions=chosen)]
+        totals.append(np.median(np.concatenate(blocks)))
+    return totals[1] < 0.5 * totals[0]
 
 
 def _with_scatter(position, sigma, valid):

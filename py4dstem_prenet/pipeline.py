@@ -117,12 +117,13 @@ def write(datacube, origin: OriginMap, fit, ellipse, noise: NoiseModel, device) 
         f"The fitted origin was {'written (set_origin)' if fit.accepted else 'not written'}: {fit.model}.",
         f"The ellipse was {'written (set_ellipse)' if ellipse.accepted else 'not written'}: {ellipse.reason}.",
     )
-    emd.write_origin(datacube, origin)
-    emd.write_fit(datacube, fit)
-    emd.write_ellipse(datacube, ellipse)
-    emd.write_provenance(datacube, emd.provenance(
-        datacube, weights={name: verify(name) for name in NETWORKS}, settings={"device": device}, noise=noise,
-        verdicts=verdicts))
+    record = emd.provenance(datacube, weights={name: verify(name) for name in NETWORKS}, settings={"device": device},
+                            noise=noise, verdicts=verdicts)
+    with emd.all_or_none(datacube):
+        emd.write_origin(datacube, origin)
+        emd.write_fit(datacube, fit)
+        emd.write_ellipse(datacube, ellipse)
+        emd.write_provenance(datacube, record)
     return CalibrationReport(origin, fit, ellipse, noise, verdicts)
 
 

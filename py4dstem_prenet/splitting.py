@@ -21,6 +21,7 @@ from scipy.ndimage import maximum_filter, uniform_filter
 from .noise import NoiseModel
 
 DIM = 8.0  # electrons (and rms of read-out) in neighbors, up to which they speak for a pixel
+MOST = 2**53  # electrons in a pixel
 OUTLIER = 6.0  # standard deviations above its neighbors, from which it speaks for itself all the same
 
 
@@ -51,10 +52,11 @@ def of_part(noise: NoiseModel, fraction: float = 0.5) -> NoiseModel:
 
 def _thin(block, noise, generator, fraction):
     if block.dtype.kind in "iu" and noise.gain == 1 and noise.offset == 0:
-        first = generator.binomial(block, fraction).astype(block.dtype)
+        counts = block.clip(0) if block.dtype.itemsize < 8 else block.clip(0, MOST).astype(np.int64)
+        first = generator.binomial(counts, fraction).astype(block.dtype)
         return first, block - first
     # Counting was found on good pixels; a bad one may hold anything.
-    counts = np.rint((block - noise.offset) / noise.gain).clip(0).astype(np.int64)
+    counts = np.rint((block - noise.offset) / noise.gain).clip(0, MOST).astype(np.int64)
     first = generator.binomial(counts, fraction)
     return tuple((part * noise.gain + noise.offset).astype(np.float32) for part in (first, counts - first))
 

@@ -122,7 +122,7 @@ def test_a_failure_while_writing_leaves_neither_file(monkeypatch, tmp_path):
     monkeypatch.setattr(files, "_publish", lambda partial, path: publish(partial, path) if path.suffix == ".json" else
                         (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        module._publish(tmp_path / "mine.safetensors", b"content", {})
+        weights.publish(tmp_path / "mine.safetensors", b"content", {tmp_path / "mine.json": b"{}"})
     assert not list(tmp_path.iterdir())
 
 
