@@ -169,16 +169,35 @@ def report(
 @app.command()
 def info(
     file: Annotated[Path | None, typer.Argument(help="Tell what this file holds.")] = None,
-    weights: Annotated[bool, typer.Option("--weights", help="Verify the weights, and nothing else.")] = False,
 ):
-    """Versions, device and weights, verified; or what a file holds and what was done to it."""
+    """Versions and device; or what a file holds and what was done to it."""
     if file is not None:
         _tell_file(file)
-    elif weights:
-        _tell_weights()
     else:
         _tell_versions()
-        _tell_weights()
+
+
+@app.command()
+def weights(
+    adopt: Annotated[Path | None, typer.Option("--import", metavar="FILE", help="Take a .safetensors file into the "
+                                               "folder that PY4DSTEM_PRENET_WEIGHTS names.")] = None,
+):
+    """List the weights that can be found, each verified; or import a file of them."""
+    from .networks import weights
+
+    if adopt is not None:
+        typer.echo(f"Imported {weights.adopt(adopt)}.")
+        return
+    wrong = 0
+    for name in weights.names():
+        try:
+            digest, card = weights.verify(name), weights.card(name)
+            typer.echo(f"{name}  {card['task']}, sha256 {digest}, verified, {weights.find(name)}")
+        except PrenetError as error:
+            wrong += 1
+            typer.echo(f"{name}  {error}")
+    if wrong:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -252,13 +271,6 @@ def _tell_versions():
     typer.echo(f"Python {platform.python_version()}, {platform.platform()}")
     on_cpu = f"CPU, {torch.get_num_threads()} threads"
     typer.echo(f"device: {torch.cuda.get_device_name() if torch.cuda.is_available() else on_cpu}")
-
-
-def _tell_weights():
-    from .networks.weights import names, verify
-
-    for name in names():
-        typer.echo(f"{name}  sha256 {verify(name)}")
 
 
 def _tell_file(file):

@@ -207,18 +207,23 @@ def test_demo(stage):
 
 
 def test_info(stage):
-    stage("networks.weights", names=lambda: ("center", "ellipse"), verify=lambda name: f"{name}-hash")
     told = prenet("info")
     assert told.exit_code == 0 and "py4DSTEM 0." in told.stdout and "device: " in told.stdout
-    assert prenet("info", "--weights").stdout == "center  sha256 center-hash\nellipse  sha256 ellipse-hash\n"
     assert "scan.npy: a scan of shape (2, 3, 32, 40), uint16" in prenet("info", "scan.npy").stdout
     assert "There is no file" in refused("info", "none.h5")
 
-    def verify(name):
-        raise PrenetError(f"The weights {name} are altered.")
 
-    stage("networks.weights", names=lambda: ("center",), verify=verify)
-    assert "are altered" in refused("info", "--weights")
+def test_weights_are_listed_and_each_is_verified(here, monkeypatch):
+    told = prenet("weights")
+    lines = dict(line.split("  ", 1) for line in told.stdout.splitlines())
+    assert told.exit_code == 0 and {"center", "denoise", "ellipse"} <= lines.keys()
+    assert all("verified" in line for line in lines.values())
+    monkeypatch.setenv("PY4DSTEM_PRENET_WEIGHTS", str(here))
+    (here / "mine.safetensors").write_bytes(b"hello")
+    told = prenet("weights")
+    assert told.exit_code == 1 and "mine.json of the weights is missing" in told.stdout
+    assert told.stdout.count("verified") == 3 and "\nmine  " in told.stdout
+    assert "is no .safetensors file" in refused("weights", "--import", "scan.npy")
 
 
 def test_empty_scan_is_refused(here):
