@@ -231,17 +231,65 @@ def simulate(
     shape: Annotated[str, typer.Option(metavar="QX,QY", help="Pixels of a pattern.")] = "128,128",
     dose: Annotated[float, typer.Option(min=0, help="Electrons in a pattern.")] = 10_000,
     seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
+    acquire: Annotated[bool, typer.Option("--acquire", help="Let the file grow, as a detector does.")] = False,
+    rate: Annotated[float, typer.Option(min=0, help="With --acquire: patterns a second.")] = 1000,
+    fault: Annotated[str | None, typer.Option(help="With --acquire: beam-loss, jump or saturation.")] = None,
 ):
-    """Simulate a scan with known origin and ellipse, and save it with its truth as an EMD file."""
+    """Simulate a scan with known origin and ellipse, and save it with its truth as an EMD file.
+
+    With --acquire it is written pattern after pattern at a given rate, for `prenet watch` to look at: as a growing HDF5
+    file (.h5), or as nothing but patterns (.raw).
+    """
+    scan, shape = _pair(scan, "--scan"), _pair(shape, "--shape")
+    if acquire:
+        from .acquire import Acquisition, acquire
+
+        held = acquire(output, Acquisition(scan, shape, dose, seed, fault=fault), rate)
+        typer.echo(f"Wrote {output} at {held:.0f} patterns a second.")
+        return
     from .files import check_output, save_scan
 
     check_output(output)
-    scan, shape = _pair(scan, "--scan"), _pair(shape, "--shape")
     from .simulation.scan import simulate
 
     simulated = simulate(scan, shape, dose=dose, seed=seed)
     save_scan(output, simulated.counts, simulated.truth)
     typer.echo(f"Saved {output}.")
+
+
+@app.command()
+def watch(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="HDF5 in SWMR mode, or raw patterns; it may yet come.")],
+    scan: Annotated[str, typer.Option(metavar="RX,RY", help="The scan's shape.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A new file for the calibration.")] = None,
+    shape: Annotated[str | None, typer.Option(metavar="QX,QY", help="A raw file's pattern.")] = None,
+    dtype: Annotated[str, typer.Option(help="A raw file's numbers, such as uint16, or >u2.")] = "uint16",
+    header: Annotated[int, typer.Option(help="Bytes before a raw file's first pattern.")] = 0,
+    gap: Annotated[int, typer.Option(help="Bytes after each pattern of a raw file.")] = 0,
+    dataset: Annotated[str | None, typer.Option(help="Which data set, if an HDF5 file holds several.")] = None,
+    mask: Annotated[Path | None, typer.Option(help="A .npy file, bool (Qx, Qy): True where a pixel is good.")] = None,
+    strain: Annotated[float | None, typer.Option(help="Strain that each position shall tell, such as 0.002.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds without a pattern until the writer counts as gone.")] = 30,
+    serve: Annotated[int | None, typer.Option(metavar="PORT", help="Show a page on this machine; 0: any port.")] = None,
+    device: Device = "auto",
+):
+    """Calibrate a scan while it is being written; say what goes wrong. Started again, it goes on from the file."""
+    from .files import check_output, read_mask
+
+    scan, shape = _pair(scan, "--scan"), None if shape is None else _pair(shape, "--shape")
+    if output is not None:
+        check_output(output)
+    good = None if mask is None else read_mask(mask)
+    from .watch import watch_file
+
+    report = watch_file(file, scan, dict(shape=shape, dtype=dtype, header=header, gap=gap, name=dataset), mask=good,
+                        device=device, output=output, strain=strain, timeout=timeout, port=serve)
+    if report is None:
+        typer.echo("prenet: the file holds no whole row of the scan; nothing was calibrated.", err=True)
+        raise typer.Exit(1)
+    typer.echo(str(report))
+    if output is not None and report.origin.found:
+        typer.echo(f"Saved {output}.")
 
 
 def _pair(text, option):

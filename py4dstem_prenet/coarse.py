@@ -30,13 +30,21 @@ def coarse_origin(network, data, noise: NoiseModel):
     with torch.inference_mode():
         z, scale = normalize(stabilize(fields, readout[:, None, None]), good)
         logits, size, presence = network(torch.stack([z, good.float()], 1).to(device), scale.to(device))
-    seen = counts > 0
+    seen = _lit(sums, counts, ~noise.bad_pixels)
     if float(presence[torch.from_numpy(seen)].median()) < 0:
         return None, None, "No beam was found in this scan: the sums over its blocks look like noise alone."
     at = (coarse_position(logits).cpu().numpy() + 0.5) * step - 0.5
     # A radius is the same everywhere; blocks that are surer of a beam say it better.
     radius = float(np.exp(np.median(size.cpu().numpy()[seen]))) * step
     return spread_blocks(at, grid, scan, max(0.5, 0.5 * step), seen), radius, ""
+
+
+def _lit(sums, counts, good):
+    """Blocks that hold patterns, and more than a twentieth of the electrons of the brightest: the beam may be off in
+    others."""
+    electrons = sums[:, good].sum(1) / np.maximum(counts, 1)
+    brightest = electrons.max()
+    return (counts > 0) & ((electrons >= 0.05 * brightest) | (brightest <= 0))
 
 
 def spread_blocks(at, grid, scan, sigma, valid=True):

@@ -1,0 +1,220 @@
+"""Watch a scan that is being written: what an operator wants to see, in a terminal and, if asked, on a small page.
+
+The loop reads frames and locates the beam in them. What takes seconds (descan, ellipse) is judged from snapshots on a
+second thread, at most every few seconds, and never delays a frame.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import numpy as np
+from tqdm import tqdm
+
+from . import emd, sources
+from .alarms import Alarm, ellipse_changes, quick_alarms
+from .files import check_output
+from .online import OnlineCalibrator, Snapshot, judge_snapshot
+from .pipeline import CalibrationReport
+from .serve import served
+
+LOOK = 0.25  # seconds between looks at alarms and status
+JUDGE = 5.0  # seconds between judgments, and
+JUDGE_PART = 0.5  # of the time at most that they may take
+RATE_OVER = 3.0  # seconds over which the rate is taken
+
+
+@dataclass(frozen=True)
+class Status:
+    """What is shown. rate: patterns a second that arrived. lag: patterns in the file without a result. drift: px, where
+    the beam is in the latest row less in the first. state: "running", "waiting" or "ended", and a sentence."""
+
+    total: int
+    written: int = 0
+    located: int = 0
+    rate: float = 0.0
+    drift: tuple[float, float] | None = None
+    sigma: float | None = None
+    dose: float | None = None
+    ellipse: str = "not yet"
+    descan: str = "not yet"
+    alarms: tuple[Alarm, ...] = ()
+    state: str = "running"
+    sentence: str = ""
+
+    @property
+    def lag(self) -> int:
+        return self.written - self.located
+
+    def line(self) -> str:
+        said = [f"lag {self.lag}"]
+        if self.drift is not None:
+            said += [f"drift ({self.drift[0]:+.2f}, {self.drift[1]:+.2f}) px", f"sigma {self.sigma:.2g} px",
+                     f"{self.dose:,.0f} e", self.ellipse]
+        return ", ".join(said)
+
+
+@dataclass
+class Watcher:
+    """A scan under watch: feed it what a source says, and ask it for its status.
+
+    strain: the precision of strain that a single position shall give; None: any dose will do.
+    """
+
+    calibrator: OnlineCalibrator
+    strain: float | None = None
+    status: Status = field(init=False)
+    snapshot: Snapshot | None = None
+    report: CalibrationReport | None = None
+
+    def __post_init__(self):
+        self.status = Status(int(np.prod(self.calibrator.scan)))
+        self._arrived: list[tuple[float, int]] = [(time.monotonic(), 0)]
+        self._judging: Future | None = None
+        self._slow: tuple[Alarm, ...] = ()
+        self._thread = ThreadPoolExecutor(1, "prenet-judge")
+        self._rest_until, self._looked = time.monotonic(), 0.0
+
+    def take(self, event) -> bool:
+        """Take an event of a source; whether the status is a new one."""
+        if isinstance(event, sources.Frames):
+            self.calibrator.feed(event.patterns, event.positions)
+            self.status = replace(self.status, written=event.written, state="running", sentence="")
+        elif isinstance(event, sources.Waiting):
+            self.calibrator.poll()
+            if event.seconds > 1:
+                self.status = replace(self.status, state="waiting",
+                                      sentence=f"no new frame for {event.seconds:.0f} s")
+        elif isinstance(event, sources.Ended):
+            self.calibrator.wait()
+            self.status = replace(self.status, state="ended", sentence=event.reason)
+        now = time.monotonic()
+        if now - self._looked < LOOK and not isinstance(event, sources.Ended):
+            return False
+        self._looked = now
+        self._look(now)
+        return True
+
+    def _look(self, now):
+        self.snapshot = snapshot = self.calibrator.snapshot()
+        located = self.calibrator.located
+        self._arrived = [entry for entry in self._arrived if now - entry[0] < RATE_OVER] or self._arrived[-1:]
+        then, had = self._arrived[0]
+        self._arrived.append((now, self.calibrator.seen))
+        self.status = replace(self.status, located=located, rate=(self.calibrator.seen - had) / max(now - then, 1e-3),
+                              alarms=(*quick_alarms(snapshot, self.strain), *self._slow), **_beam(snapshot))
+        self._judge(snapshot, now)
+
+    def _judge(self, snapshot, now):
+        if self._judging is not None and self._judging.done():
+            (self.report, self._slow, took), self._judging = self._judging.result(), None
+            self._rest_until = now + max(JUDGE, took / JUDGE_PART)
+            self.status = replace(self.status, **_said(self.report))
+        if self._judging is None and now >= self._rest_until and snapshot.beam is not None:
+            self._judging = self._thread.submit(_judged, snapshot)
+
+
+def watch(reopen, scan, pattern_shape, mask=None, device="auto", output=None, strain=None, timeout=30.0, show=None,
+          progress=True) -> CalibrationReport | None:
+    """Watch a growing file until its scan is complete or its writer gone; calibrate it then, as `calibrate` would.
+
+    Args:
+        reopen: opens the source (`sources.open_source`). scan: (Rx, Ry). pattern_shape: (Qx, Qy).
+        mask, device: as for `calibrate`. output: the calibration is saved there, an EMD file.
+        strain, timeout: as for `alarms.quick_alarms` and `sources.follow`.
+        show: is called with the `Watcher` whenever its status is new.
+
+    Returns the report on the whole rows that are in the file; None where there is not one.
+    """
+    if output is not None:
+        check_output(output)
+    fresh = lambda: Watcher(OnlineCalibrator(scan, pattern_shape, mask, device), strain)  # noqa: E731
+    watcher, told, frames = fresh(), set(), 0
+    with tqdm(total=scan[0] * scan[1], unit=" patterns", disable=not progress, smoothing=0.1) as bar:
+        for event in sources.follow(reopen, scan, timeout):
+            if isinstance(event, sources.Restarted):
+                bar.write("The file was made anew: this is another scan, watched from its first frame.")
+                watcher, told = fresh(), set()
+                bar.reset()
+            elif isinstance(event, sources.Ended):
+                frames = event.frames
+            if not watcher.take(event):
+                continue
+            for alarm in watcher.status.alarms:
+                if (alarm.kind, alarm.since) not in told:
+                    told.add((alarm.kind, alarm.since))
+                    bar.write(f"ALARM  {alarm}")
+            bar.update(watcher.status.located - bar.n)
+            bar.set_postfix_str(watcher.status.line())
+            if show is not None:
+                show(watcher)
+        if progress:
+            bar.write(watcher.status.sentence)
+    rows = frames // scan[1]
+    return calibrate_rows(watcher.calibrator, reopen, rows, scan[1], output, progress) if rows else None
+
+
+def watch_file(path, scan, layout, port=None, timeout=30.0, **options) -> CalibrationReport | None:
+    """`watch` for a file, which may appear within the timeout only. layout: as for `sources.open_source`, by name.
+
+    port: serve the page there, 0 for any port; None: no page. options: as for `watch`.
+    """
+    reopen = partial(sources.open_source, path, scan, **layout)
+    first = sources.opened(reopen, path, timeout)
+    shape = first.shape
+    first.close()
+    with nullcontext((None, None)) if port is None else served(port) as (address, show):
+        if address:
+            print(f"Look at {address}", flush=True)
+        return watch(reopen, scan, shape, timeout=timeout, show=show, **options)
+
+
+def calibrate_rows(calibrator, reopen, rows, columns, output=None, progress=True) -> CalibrationReport:
+    """The calibration of the whole rows that are in a file, saved as an EMD file if asked."""
+    from py4DSTEM import DataCube
+
+    source = reopen()
+    try:
+        datacube = DataCube(source.data(rows, columns))
+        report = calibrator.finish(datacube, progress)
+        if output is not None and report.origin.found:
+            emd.save(datacube, output, data=False)
+    finally:
+        source.close()
+    return report
+
+
+def _judged(snapshot):
+    start = time.monotonic()
+    report = judge_snapshot(snapshot)
+    slow = ellipse_changes(snapshot, report.fit, report.origin.radius) if report.origin.found else None
+    return report, (slow,) if slow else (), time.monotonic() - start
+
+
+def _beam(snapshot):
+    """drift, sigma and dose for the status."""
+    valid = snapshot.valid
+    if snapshot.beam is None or not valid.any():
+        return {}
+    rows = np.flatnonzero(valid.any(1))
+    position = snapshot.map(snapshot.located.position)
+    first, last = (np.median(position[:, r, valid[r]], 1) for r in (rows[0], rows[-1]))
+    sigma = float(np.median(snapshot.located.sigma[valid.ravel()]))
+    return {"drift": tuple((last - first).tolist()), "sigma": sigma, "dose": snapshot.noise.dose}
+
+
+def _said(report):
+    """What the judged report says of ellipse and descan, for the status."""
+    if not report.origin.found:
+        return {}
+    e, fit = report.ellipse, report.fit
+    ellipse = "a/b not known"
+    if e is not None and e.accepted:
+        sigma = float(np.sqrt(np.linalg.eigvalsh(e.covariance).max()))
+        ellipse = f"a/b {e.a / e.b:.4f} +- {sigma:.4f} at {np.degrees(e.theta):.0f} degrees"
+    span = [float(np.ptp(q[report.origin.valid])) for q in (fit.qx0, fit.qy0)]
+    return {"ellipse": ellipse, "descan": f"{fit.model}, ({span[0]:.2f}, {span[1]:.2f}) px so far"}

@@ -1,0 +1,136 @@
+"""Alarms come where they must, from the position on that they must, and not otherwise."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scans import simulated
+
+from py4dstem_prenet import alarms
+from py4dstem_prenet.acquire import JUMP, Acquisition
+from py4dstem_prenet.alarms import crowded, ellipse_changes, quick_alarms
+from py4dstem_prenet.beam import Beam, Located
+from py4dstem_prenet.disk import Aperture
+from py4dstem_prenet.noise import NoiseModel
+from py4dstem_prenet.online import Snapshot
+from py4dstem_prenet.origin import OriginFit
+from py4dstem_prenet.sample import Sample
+
+SCAN = (12, 20)
+NOISE = NoiseModel(1.0, 0.0, 0.0, np.zeros((64, 64), bool), True, 1000.0)
+
+
+def snapshot(rows=12, sigma=0.05):
+    """A good scan so far: a gentle descan, measured with a known scatter."""
+    rng = np.random.default_rng(0)
+    row, column = np.divmod(np.arange(240), 20)
+    position = np.stack([30 + 0.05 * row, 32 - 0.03 * column], 1) + rng.normal(0, sigma, (240, 2))
+    known = row < rows
+    located = Located(position, np.full((240, 2), sigma), np.full(240, 300.0), known.copy())
+    sample = Sample(SCAN, np.arange(3), np.zeros((3, 64, 64), np.uint16))
+    beam = Beam("cpu", NOISE, Aperture(3.2, 0.4, (0.0, 0.0)))
+    return Snapshot(sample, located, known, np.zeros(240, bool), NOISE, beam, "", int(known.sum()))
+
+
+def told(state, **options):
+    return {alarm.kind: alarm for alarm in quick_alarms(state, **options)}
+
+
+def test_a_good_scan_raises_none_and_neither_does_what_was_not_seen_yet():
+    assert told(snapshot(), strain=0.01) == told(snapshot(rows=5), strain=0.01) == {}
+    assert quick_alarms(replace(snapshot(), beam=None, noise=None)) == ()
+
+
+def test_a_lost_beam_is_told_within_half_a_row_and_when_it_is_back():
+    state = snapshot(rows=7)
+    state.located.seen[100:109] = False
+    assert told(state) == {}  # a thick part of the specimen
+    state.located.seen[6 * 20 + 10 : 140] = False
+    lost = told(state)["beam lost"]
+    assert lost.since == (6, 10) and "10 positions show no beam; and it is not back" in lost.text
+    state.located.seen[135:140] = True
+    state.located.seen[6 * 20 : 135] = False
+    assert told(state)["beam lost"].since == (6, 0) and "back at row 6, column 15" in told(state)["beam lost"].text
+
+
+@pytest.mark.parametrize(("move", "says"), [
+    ((3.0, -1.0), r"jumps by \(\+3.*, -1.*\) px"), ((0.0, 29.5), "touches the edge"), ((26.0, 0.0), "jumps by")])
+def test_a_beam_that_moves_is_told_from_the_row_on(move, says):
+    state = snapshot()
+    state.located.position[7 * 20 :] += move
+    alarm = told(state)["drift"]
+    assert alarm.since == (7, 0)
+    assert re.search(says, alarm.text)
+
+
+def test_slow_drift_out_of_the_window_is_told():
+    state = snapshot()
+    state.located.position[:, 0] += 2.4 * (np.arange(240) // 20) - 2
+    state = replace(state, sample=replace(state.sample, patterns=np.zeros((3, 256, 256), np.uint16)))
+    assert "beyond the window" in told(state)["drift"].text and told(state)["drift"].since == (10, 0)
+
+
+def test_too_low_a_dose_says_what_it_would_take():
+    """sigma .05 px at 16 px is .31 % of strain; four times better takes sixteen times the dose."""
+    assert "dose too low" not in told(snapshot(), strain=0.0032)
+    alarm = told(snapshot(), strain=0.05 / 16 / 4)["dose too low"]
+    assert "16.0 times the 1,000 electrons" in alarm.text and "0.31% of strain" in alarm.text
+
+
+def test_saturation_is_told_from_its_first_pattern_on():
+    state = snapshot()
+    state.saturated[30] = True  # one bright pattern is none
+    assert told(state) == {}
+    state.saturated[8 * 20 + 6 :] = True
+    assert told(state)["saturation"].since == (8, 6)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_crowded_patterns_are_those_that_were_cut(dtype):
+    rng = np.random.default_rng(3)
+    disk = np.hypot(*np.meshgrid(np.arange(64) - 32, np.arange(64) - 30)) < 9
+    for level in (3, 40, 4000):
+        whole = rng.poisson(np.where(disk, level, 0.02), (40, 64, 64))
+        cut = np.minimum(whole, int(0.7 * level) + 1)
+        assert not crowded(whole.astype(dtype), NOISE).any() and crowded(cut.astype(dtype), NOISE).mean() > 0.9
+    assert not crowded(np.zeros((2, 64, 64), dtype), NOISE).any()
+    assert not crowded(rng.poisson(0.1, (9, 64, 64)).astype(dtype), NOISE).any()
+
+
+def test_an_ellipse_that_changes_in_mid_scan_is_told(monkeypatch):
+    monkeypatch.setattr(alarms, "ENOUGH", 30)
+    options = dict(scan=(8, 8), shape=(96, 96), dose=50_000.0, seed=4, theta=0.6, amplitude=0.5)
+    round_, bent = (simulated(**options, ratio=ratio) for ratio in (1.0, 1.06))
+    truth = [np.concatenate([round_.truth[q], round_.truth[q]]) for q in ("qx0", "qy0")]
+
+    def changes(second):
+        counts = np.concatenate([round_.counts, second.counts])
+        sample = Sample((16, 8), np.arange(128), counts.reshape(-1, 96, 96))
+        noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((96, 96), bool), True, 50_000.0)
+        located = Located(np.stack([q.ravel() for q in truth], 1), np.full((128, 2), 0.05), np.full(128, 1e4),
+                          np.ones(128, bool))
+        state = Snapshot(sample, located, np.ones(128, bool), np.zeros(128, bool), noise,
+                         Beam("cpu", noise, Aperture(4.8, 0.4, (0.0, 0.0))), "", 128)
+        flat = np.zeros((16, 8))
+        return ellipse_changes(state, OriginFit(*truth, flat, flat, flat, flat, "", True, ""), 4.8, "cpu")
+
+    assert changes(round_) is None
+    alarm = changes(bent)
+    assert alarm is not None and alarm.since == (8, 0) and "1.06" in alarm.text
+
+
+def test_simulated_faults_are_what_they_are_called():
+    """The acquisition's patterns, too, show what the alarms are about, exactly where the truth says."""
+    good = Acquisition((10, 12), (64, 64), dose=3000.0, seed=2)
+    at = good.expose(0, 120).astype(float)
+    pixel = np.arange(64) - 31.5
+    assert np.array_equal(good.expose(7, 9), at[7:9])
+    lost, jumped, cut = (Acquisition((10, 12), (64, 64), dose=3000.0, seed=2, fault=f) for f in
+                         ("beam-loss", "jump", "saturation"))
+    assert lost.faulty_from == 60 and np.array_equal(lost.expose(50, 60), at[50:60]) and not lost.expose(60, 62).any()
+    assert np.allclose(jumped.origin[60:] - good.origin[60:], JUMP)
+    centers = [np.stack([(p * pixel[:, None]).sum((1, 2)), (p * pixel).sum((1, 2))]) / p.sum((1, 2)) for p in
+               (at[60:], jumped.expose(60, 120).astype(float))]
+    assert np.allclose(np.median(centers[1] - centers[0], 1), JUMP, atol=0.8)  # some electrons leave the detector
+    assert crowded(cut.expose(60, 120), NOISE).mean() > 0.6 > 0.1 > crowded(cut.expose(0, 60), NOISE).mean()
