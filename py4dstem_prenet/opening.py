@@ -42,11 +42,12 @@ def open(path, scan_shape=None, name=None):
     if ending == ".npy":
         return _cube(_open_npy(path), scan_shape, path)
     if path.is_file() and (ending in EMD_ENDINGS or h5py.is_hdf5(path)):
-        with open_hdf5(path) as file:
-            kind = file.attrs.get("emd_group_type")
-        if kind == "file":
-            return _open_emd(path, scan_shape, name)
-        return _open_hdf5(path, scan_shape, name)
+        try:
+            return _open_any_hdf5(path, scan_shape, name)
+        except PrenetError:
+            raise
+        except Exception as error:  # of a damaged file, HDF5 and py4DSTEM say it each in its own way
+            raise PrenetError(f"{path} is damaged, or not as py4DSTEM writes it ({_first_line(error)}).") from error
     if ending in _BY_PY4DSTEM:
         return _open_with_py4dstem(path, scan_shape)
     return _cube(_open_with_rosettasciio(path, scan_shape, name), scan_shape, path)
@@ -90,11 +91,21 @@ def _as_scan(data, scan_shape, path):
 def _open_npy(path):
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise PrenetError(f"{path} is not a complete array of numbers ({error}).") from error
+    except Exception as error:  # a header may say anything, and numpy parses it as Python
+        raise PrenetError(f"{path} is not a complete array of numbers ({_first_line(error)}).") from error
+
+
+def _first_line(error):
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 # --- HDF5 ---------------------------------------------------------------------------------------------------
+
+
+def _open_any_hdf5(path, scan_shape, name):
+    with open_hdf5(path) as file:
+        kind = file.attrs.get("emd_group_type")
+    return (_open_emd if isinstance(kind, str) and kind == "file" else _open_hdf5)(path, scan_shape, name)
 
 
 def _lazy(path, where):
@@ -147,10 +158,7 @@ def _open_emd(path, scan_shape, name):
         shape = file[cubes[0]]["data"].shape
     if scan_shape is not None and tuple(scan_shape) != shape[:2]:
         raise PrenetError(f"{path} stores its scan as {shape[0]} x {shape[1]}; leave the scan's shape out.")
-    try:
-        return _emd_cube(path, cubes[0])
-    except Exception as error:  # emdfile raises bare exceptions
-        raise PrenetError(f"{path} could not be read by py4DSTEM: {error}") from error
+    return _emd_cube(path, cubes[0])
 
 
 def _which_cube(path, nodes, cubes, name):
@@ -199,9 +207,8 @@ def _open_with_py4dstem(path, scan_shape):
         else:
             found = py4DSTEM.read(str(path))
     except Exception as error:  # readers of many formats, each failing in its own way
-        told = str(error).strip().splitlines() or [type(error).__name__]
         hint = "; if the file does not say the scan's shape (Rx, Ry), give it" if ending == ".mib" else ""
-        raise PrenetError(f"{path} could not be opened by py4DSTEM{hint}: {told[0]}") from error
+        raise PrenetError(f"{path} could not be opened by py4DSTEM{hint}: {_first_line(error)}") from error
     if isinstance(found, py4DSTEM.DataCube) and (scan_shape is None or tuple(scan_shape) == found.Rshape):
         return found
     if not hasattr(found, "data") or not hasattr(found.data, "reshape"):
@@ -227,7 +234,7 @@ def _open_with_rosettasciio(path, scan_shape, name):
             signals += importlib.import_module(plugin["api"]).file_reader(str(path), lazy=True, **options)
             break
         except Exception as error:  # readers of many formats, each failing in its own way
-            told = told or (str(error).strip().splitlines() or [type(error).__name__])[0]
+            told = told or _first_line(error)
     else:
         raise PrenetError(f"{path} could not be opened by RosettaSciIO: {told}")
     titles = [str(s.get("metadata", {}).get("General", {}).get("title", "")) for s in signals]
