@@ -1,27 +1,14 @@
-"""A smooth descan surface through measured origin maps: robust, weighted, its model chosen by held-out
-residuals.
-
-Every model is a sum over products of one-dimensional basis functions of the scan row and the scan column, so
-normal equations and variances are three matrix products on the grid and no design matrix of all positions is
-ever made.
-"""
+"""A smooth descan surface through measured origin maps: robust, weighted, its model chosen by held-out residuals."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.interpolate import BSpline
 
 from .errors import PrenetError
+from .surface_models import MODELS, candidates, evaluate, normal, solve, surface_variance, thinned
 
-MODELS = ("constant", "plane", "parabola", "spline")
-
-_POWERS = {  # (power of row, power of column) of the terms of each polynomial
-    "constant": [(0, 0)],
-    "plane": [(0, 0), (1, 0), (0, 1)],
-    "parabola": [(0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2)],
-}
 _CUT = 4.685  # Tukey's biweight: 95 % efficient for Gaussian noise
 NORMAL_MAD = 0.6745
 _TINY = 1e-7  # px; keeps weights finite on noise-free input
@@ -57,27 +44,13 @@ class SurfaceFit:
 
 
 @dataclass(frozen=True)
-class _Basis:
-    name: str
-    rows: np.ndarray  # (Rx, p)
-    cols: np.ndarray  # (Ry, q)
-    keep: np.ndarray  # which of the p * q products belong to the model
-    penalty: np.ndarray | None  # roughness, over the kept products
-
-    def every(self, step):
-        return _Basis(
-            self.name, _coarse(self.rows, step[0]), _coarse(self.cols, step[1]), self.keep, self.penalty
-        )
-
-
-@dataclass(frozen=True)
 class _Data:
     y: np.ndarray  # zero where unused
     sigma: np.ndarray  # one where unused
     use: np.ndarray
 
     def every(self, step):
-        return _Data(*(_coarse(_coarse(a, step[0]).T, step[1]).T for a in (self.y, self.sigma, self.use)))
+        return _Data(*(thinned(thinned(a, step[0]).T, step[1]).T for a in (self.y, self.sigma, self.use)))
 
 
 @dataclass(frozen=True)
@@ -131,7 +104,7 @@ def _fit(maps, valid, model):
 
     shape = datas[0].y.shape
     step = _steps(shape, datas)
-    bases = _bases(shape, datas, model)
+    bases = candidates(shape, np.logical_and.reduce([d.use for d in datas]), model)
     coarse = [d.every(step) for d in datas]
     starts = [_solve_all([b.every(step) for b in bases], d) for d in coarse]
     wanted = "auto" if model == "auto" else bases[-1].name
@@ -141,7 +114,7 @@ def _fit(maps, valid, model):
         solution = solutions[chosen]
         if step != (1, 1):  # same basis functions, so the coarse coefficients start the full grid
             lam = solution.lam * data.use.sum() / max(data.every(step).use.sum(), 1)
-            solution = _irls(bases[chosen], data, _surface(bases[chosen], solution.coef), lam, steps=4)
+            solution = _irls(bases[chosen], data, evaluate(bases[chosen], solution.coef), lam, steps=4)
         fits.append(_finish(values, data, center, bases[chosen], solution, scores, model))
     return fits
 
@@ -174,7 +147,7 @@ def _finish(values, data, center, basis, solution, scores, asked):
     values = np.asarray(values, dtype=np.float64)
     surface = solution.surface + center
     residual = np.where(np.isfinite(values), values - surface, np.nan)
-    variance = _variance(basis, np.linalg.pinv(solution.gram, hermitian=True))
+    variance = surface_variance(basis, np.linalg.pinv(solution.gram, hermitian=True))
     z = ((data.y - solution.surface) / solution.noise)[data.use]
     # efficiency of the biweight, rejected positions included
     t = np.minimum((z / _CUT) ** 2, 1)
@@ -217,110 +190,6 @@ def _verdict(name, data, solution, asked):
     return True, f"{name}; {told}"
 
 
-# --- models ---------------------------------------------------------------------------------------
-
-
-def _bases(shape, datas, model):
-    """The models that the used positions determine, simplest first; up to `model` unless that is "auto"."""
-    use = np.logical_and.reduce([d.use for d in datas])
-    count = int(use.sum())
-    found = []
-    for name in MODELS:
-        basis = _spline(shape) if name == "spline" else _polynomial(name, shape)
-        size = len(basis.keep)
-        if name == "constant":
-            found.append(basis)
-        elif name == "spline":
-            grown = max(use.any(1).sum(), use.any(0).sum()) >= 8
-            if count >= 40 and grown and found[-1].name == "parabola":
-                found.append(basis)
-        elif size > len(found[-1].keep) and count >= (2 * size if model == "auto" else size):
-            # a term fixed by a thin strip of positions would run away over the rest of the scan
-            gram, _ = _normal(basis, use.astype(float), np.zeros(shape))
-            scale = 1 / np.sqrt(np.maximum(np.diag(gram), 1e-300))
-            if np.linalg.eigvalsh(gram * np.outer(scale, scale))[0] > 1e-7:
-                leverage = _variance(basis, np.linalg.inv(gram))
-                if leverage.max() < 50 * leverage[use].mean():
-                    found.append(basis)
-        if name == model:
-            break
-    return found
-
-
-def _polynomial(name, shape):
-    rows, cols = (np.linspace(-1, 1, n)[:, None] ** np.arange(3) if n > 1 else np.eye(1, 3) for n in shape)
-    keep = [3 * a + b for a, b in _POWERS[name] if a < shape[0] and b < shape[1]]
-    return _Basis(name, rows, cols, np.array(keep), None)
-
-
-def _spline(shape):
-    """Tensor-product cubic B-splines. The roughness is the variance of the second derivatives over the scan,
-    so a parabola costs nothing, and far from any position the curvature returns to the mean one."""
-    longest = max(max(shape) - 1, 1)
-    (rows, r), (cols, c) = (_spline_axis(n, (n - 1) / longest) for n in shape)
-    area = r["mean"][0].sum() * c["mean"][0].sum()
-    penalty = 0.0
-    for a, b, factor in ((2, 0, 1), (1, 1, 2), (0, 2, 1)):
-        mean = np.kron(r["mean"][a], c["mean"][b])
-        penalty = penalty + factor * (np.kron(r["square"][a], c["square"][b]) - np.outer(mean, mean) / area)
-    return _Basis("spline", rows, cols, np.arange(rows.shape[1] * cols.shape[1]), penalty / area)
-
-
-def _spline_axis(n, half):
-    if n == 1:
-        mean, square = np.eye(3)[:, :1], np.eye(3)[:, :1, None]  # one flat function, no derivatives
-        return np.ones((1, 1)), {"mean": mean, "square": square}
-    degree, pieces = min(3, n - 1), int(np.clip((n - 1) // 2, 1, 8))
-    edges = np.linspace(-half, half, pieces + 1)
-    knots = np.concatenate([[-half] * degree, edges, [half] * degree])
-    nodes, weights = np.polynomial.legendre.leggauss(5)
-    at = (edges[:-1, None] + (nodes + 1) * half / pieces).ravel()
-    weights = np.tile(weights * half / pieces, pieces)
-    basis = BSpline(knots, np.eye(len(knots) - degree - 1), degree)
-    derivatives = [basis(at)] + [basis.derivative(k)(at) if k <= degree else 0 * basis(at) for k in (1, 2)]
-    return basis(np.linspace(-half, half, n)), {
-        "mean": [weights @ d for d in derivatives],
-        "square": [d.T @ (weights[:, None] * d) for d in derivatives],
-    }
-
-
-# --- linear algebra on the grid -------------------------------------------------------------------
-
-
-def _pairs(axis):
-    return (axis[:, :, None] * axis[:, None, :]).reshape(len(axis), -1)
-
-
-def _normal(basis, weight, y):
-    p, q = basis.rows.shape[1], basis.cols.shape[1]
-    gram = (_pairs(basis.rows).T @ weight @ _pairs(basis.cols)).reshape(p, p, q, q)
-    gram = gram.transpose(0, 2, 1, 3).reshape(p * q, p * q)
-    right = (basis.rows.T @ (weight * y) @ basis.cols).ravel()
-    return gram[np.ix_(basis.keep, basis.keep)], right[basis.keep]
-
-
-def _surface(basis, coef):
-    p, q = basis.rows.shape[1], basis.cols.shape[1]
-    full = np.zeros(p * q)
-    full[basis.keep] = coef
-    return basis.rows @ full.reshape(p, q) @ basis.cols.T
-
-
-def _variance(basis, covariance):
-    p, q = basis.rows.shape[1], basis.cols.shape[1]
-    full = np.zeros((p * q, p * q))
-    full[np.ix_(basis.keep, basis.keep)] = covariance
-    full = full.reshape(p, q, p, q).transpose(0, 2, 1, 3).reshape(p * p, q * q)
-    return _pairs(basis.rows) @ full @ _pairs(basis.cols).T
-
-
-def _solve(gram, right):
-    scale = 1 / np.sqrt(np.maximum(np.diag(gram), 1e-300))
-    scaled = gram * np.outer(scale, scale)
-    scaled[np.diag_indices_from(scaled)] += 1e-11
-    return scale * np.linalg.solve(scaled, scale * right if right.ndim == 1 else scale[:, None] * right)
-
-
 # --- robust fits ----------------------------------------------------------------------------------
 
 
@@ -356,13 +225,13 @@ def _irls(basis, data, surface, lam=0.0, noise=None, steps=30):
         r = data.y - surface
         noise = _noise(r, data, edf, noise)
         weight = data.use * (1 - np.minimum((r / (_CUT * noise)) ** 2, 1)) ** 2 / noise**2
-        gram, right = _normal(basis, weight, data.y)
+        gram, right = normal(basis, weight, data.y)
         whole = gram
         if basis.penalty is not None:
             whole = gram + lam * (weight.sum() / data.use.sum()) * basis.penalty
-            edf = float(np.trace(_solve(whole, gram)))
-        coef = _solve(whole, right)
-        last, surface = surface, _surface(basis, coef)
+            edf = float(np.trace(solve(whole, gram)))
+        coef = solve(whole, right)
+        last, surface = surface, evaluate(basis, coef)
         if np.abs(surface - last).max() < 1e-4 * np.sqrt(edf / weight.sum()) + 1e-10:
             break
     return _Solution(coef, surface, noise, weight, whole, lam, edf)
@@ -392,7 +261,7 @@ def _start(basis, data):
         polished = (np.linalg.pinv(gram, hermitian=True) @ right[..., None])[..., 0]
         trial = np.vstack([trial[best], polished])
         off = np.abs(y - trial @ design.T) / s
-    return _surface(basis, trial[np.argmin(np.median(off, axis=1))])
+    return evaluate(basis, trial[np.argmin(np.median(off, axis=1))])
 
 
 def _solve_all(bases, data):
@@ -434,15 +303,15 @@ def _held_out(basis, data, reference, lams):
     robust weights and the noise of the reference solution."""
     folds = _folds(data.y.shape)
     weight = reference.weight
-    total = _normal(basis, weight, data.y)
+    total = normal(basis, weight, data.y)
     off = np.zeros((len(lams), *data.y.shape))
     for fold in np.unique(folds[data.use]):
         out = folds == fold
-        gram, right = (a - b for a, b in zip(total, _normal(basis, weight * out, data.y), strict=True))
+        gram, right = (a - b for a, b in zip(total, normal(basis, weight * out, data.y), strict=True))
         mean = (weight * ~out).sum() / max((data.use & ~out).sum(), 1)
         for k, lam in enumerate(lams):
             whole = gram if basis.penalty is None else gram + lam * mean * basis.penalty
-            off[k][out] = (data.y - _surface(basis, _solve(whole, right)))[out]
+            off[k][out] = (data.y - evaluate(basis, solve(whole, right)))[out]
     return [_loss((o / reference.noise)[data.use]) for o in off]
 
 
@@ -483,7 +352,3 @@ def _steps(shape, datas):
     long = int(np.ceil(excess / short))
     steps = (short, long) if shape[0] <= shape[1] else (long, short)
     return steps if min(int(d.every(steps).use.sum()) for d in datas) >= 2000 else (1, 1)
-
-
-def _coarse(array, step):
-    return array[(len(array) - 1) % step // 2 :: step]

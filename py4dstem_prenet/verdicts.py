@@ -12,7 +12,7 @@ import numpy as np
 
 from .jumps import find_jumps
 from .origin import MOST_JUMPS, OriginMap, fit_origin
-from .surface import MODELS
+from .surface_models import MODELS
 
 LIGHTS = ("green", "amber", "red")
 # Residuals scatter more than their sigmas by this much only where something beside noise is in them.
