@@ -7,6 +7,7 @@ import importlib
 import pkgutil
 import sys
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import pdoc
@@ -19,6 +20,8 @@ def build(folder: Path) -> int:
         setattr(package, name, getattr(package, name))
     names = [module.name for module in pkgutil.walk_packages(package.__path__, "py4dstem_prenet.")
              if not module.name.rpartition(".")[2].startswith("_")]
+    if find_spec("libertem") is None:
+        names.remove("py4dstem_prenet.libertem")  # needs that extra to be imported
     for name in names:
         importlib.import_module(name)  # what other packages warn of while they load is not ours
     direct = [name for name in names if name.count(".") == 1]  # pdoc finds what is below them, but not below __all__

@@ -151,6 +151,8 @@ def _read_points(array, rows, columns, key):
         return np.asarray(array[rows, columns])
     if hasattr(array, "dask"):
         return np.asarray(array.vindex[rows, columns])
+    if hasattr(array, "read_at"):  # scattered positions at once
+        return array.read_at(rows, columns)
     block = np.empty((len(rows), *array.shape[2:]), array.dtype)
     for k in np.unique(key):  # one storage chunk at a time: the part of it that holds all positions wanted
         at = np.flatnonzero(key == k)

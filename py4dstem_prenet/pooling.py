@@ -70,18 +70,45 @@ def pool(data, qx0, qy0, noise: NoiseModel, valid=None, progress=None) -> Pooled
 
     Raises PrenetError if no position is left.
     """
-    scan, shape = batches.shape_of(data)[:2], batches.shape_of(data)[2:]
+    made = plan(batches.shape_of(data), qx0, qy0, noise, valid)
+    positions = None if len(made.chosen) == len(made.origin) else made.chosen
+    pieces = map_chunks(made.add, data, made.origin, made.part, positions=positions, progress=progress)
+    return made.total(piece for _, piece in pieces)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a scan is pooled, for whoever reads it: `add` is applied to blocks of it, `total` makes one of the pieces.
+
+    chosen: flat positions that are pooled, ascending. origin: (Rx * Ry, 2), pixels. part: (Rx * Ry,), the block of the
+    scan that each position belongs to. frame: where they are summed.
+    """
+
+    chosen: np.ndarray
+    origin: np.ndarray
+    part: np.ndarray
+    add: partial  # (index, block, origin and part at index) -> {part: (sum, weight)}, both (Hx, Hy)
+    frame: _Frame
+
+    @property
+    def parts(self):
+        return int(self.part.max()) + 1
+
+    def total(self, pieces) -> Pooled:
+        return _total(pieces, self.frame, self.parts, len(self.chosen))
+
+
+def plan(shape, qx0, qy0, noise: NoiseModel, valid=None) -> Plan:
+    """The plan for a scan of `shape` (Rx, Ry, Qx, Qy). Other arguments and errors as for `pool`."""
+    scan = shape[:2]
     origin = np.stack([np.broadcast_to(np.asarray(q, float), scan).ravel() for q in (qx0, qy0)], -1)
     use = np.isfinite(origin).all(1)
     if valid is not None:
         use &= np.broadcast_to(np.asarray(valid, bool), scan).ravel()
     chosen = pooled_positions(use, scan, noise.dose)
-    frame = _frame(origin[chosen], shape)
-    part = _parts(chosen, scan, frame.shape)
+    frame = _frame(origin[chosen], shape[2:])
     add = partial(_pool_block, frame=frame, bad=noise.bad_pixels, offset=noise.offset, gain=noise.gain)
-    positions = None if len(chosen) == len(use) else chosen
-    pieces = (piece for _, piece in map_chunks(add, data, origin, part, positions=positions, progress=progress))
-    return _total(pieces, frame, int(part.max()) + 1, len(chosen))
+    return Plan(chosen, origin, _parts(chosen, scan, frame.shape), add, frame)
 
 
 def pool_arrays(electrons, qx0, qy0, bad=None) -> Pooled:
