@@ -157,6 +157,8 @@ def learn(data, noise: NoiseModel, guess, radius: float, device: str) -> tuple[B
     fewer = int(np.clip(SAMPLE_BYTES // (4 * shape[2] * shape[3]), 16, SAMPLE))
     sample = evenly(data, fewer)
     patterns = _read(data, sample)
+    lit = _lit(patterns, noise)
+    sample, patterns = sample[lit], patterns[lit]
     beam = Beam(device, noise, Aperture(radius, ROUGH, (0.0, 0.0)))
     at, sigma = beam.ask(patterns, guess[sample])
     smooth, scatter = _surface(at, sigma, sample, scan)
@@ -194,6 +196,13 @@ def _read(data, sample):
     for index, block in blocks:
         out[np.searchsorted(sample, index)] = block
     return out
+
+
+def _lit(patterns, noise):
+    """Patterns with a twentieth of the electrons of bright ones: nothing is learned where the beam was off."""
+    electrons = (patterns[:, ~noise.bad_pixels].mean(1, dtype=np.float64) - noise.offset) / noise.gain
+    bright = np.quantile(electrons, 0.9)
+    return (electrons >= 0.05 * bright) | (bright <= 0)
 
 
 def _pooled_aperture(patterns, at, noise, rough: Aperture) -> Aperture:

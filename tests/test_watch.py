@@ -1,0 +1,143 @@
+"""A simulated detector writes, `watch` looks on: alarms, the calibration at the end, and what the page shows."""
+
+import base64
+import json
+import shutil
+import subprocess
+from types import SimpleNamespace
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import h5py
+import numpy as np
+import py4DSTEM
+import pytest
+from test_alarms import snapshot
+from typer.testing import CliRunner
+
+from py4dstem_prenet import sources
+from py4dstem_prenet.acquire import Acquisition, acquire
+from py4dstem_prenet.alarms import quick_alarms
+from py4dstem_prenet.cli import app
+from py4dstem_prenet.errors import PrenetError
+from py4dstem_prenet.pipeline import calibrate
+from py4dstem_prenet.serve import served, state_of
+from py4dstem_prenet.watch import Status, watch
+
+SCAN, SHAPE = (12, 16), (64, 64)
+FAULTY = Acquisition(SCAN, SHAPE, dose=4000.0, seed=2, fault="beam-loss", at=0.75)
+FAST = 1e9
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    path = tmp_path_factory.mktemp("scan") / "scan.raw"
+    acquire(path, FAULTY, FAST)
+    return path
+
+
+def test_both_kinds_of_files_hold_what_was_acquired(written, tmp_path):
+    patterns = FAULTY.expose(0, FAULTY.count)
+    assert np.array_equal(np.fromfile(written, np.uint16).reshape(patterns.shape), patterns)
+    held = acquire(tmp_path / "scan.h5", FAULTY, FAST)
+    assert held > 0
+    with h5py.File(tmp_path / "scan.h5") as file:
+        assert np.array_equal(file["data"], patterns) and file["origin"].shape == (2, *SCAN)
+        assert json.loads(file.attrs["truth"])["faulty_from"] == 144
+    with pytest.raises(PrenetError, match="exists already"):
+        acquire(written, FAULTY)
+    with pytest.raises(PrenetError, match="fault 'fire' is unknown"):
+        Acquisition(SCAN, fault="fire")
+
+
+def test_acquired_patterns_have_the_origin_that_they_claim():
+    good = Acquisition(SCAN, SHAPE, dose=20_000.0, seed=2)
+    data = good.expose(0, good.count).reshape(*SCAN, *SHAPE)
+    report = calibrate(py4DSTEM.DataCube(data), device="cpu", progress=False)
+    error = np.stack([report.fit.qx0, report.fit.qy0]) - good.origin.T.reshape(2, *SCAN)
+    assert np.abs(np.median(error, (1, 2))).max() < 0.03 and np.sqrt((error**2).mean()) < 0.06
+
+
+def test_a_scan_is_watched_to_its_end(written, tmp_path):
+    """The lost beam is told, the calibration is that of `calibrate`, to the last bit, and lies in a file."""
+    runner = CliRunner().invoke(app, ["watch", str(written), "--scan", "12,16", "--shape", "64,64", "--device", "cpu",
+                                      "-o", str(tmp_path / "cal.h5"), "--strain", "0.0001"])
+    assert runner.exit_code == 0, runner.output
+    assert "ALARM  beam lost since row 9, column 0: 48 positions" in runner.output
+    assert "ALARM  dose too low" in runner.output and "The scan is complete." in runner.output
+    data = np.fromfile(written, np.uint16).reshape(*SCAN, *SHAPE)
+    offline = py4DSTEM.DataCube(data)
+    report = calibrate(offline, device="cpu", progress=False)
+    assert str(report) in runner.output
+    here = py4DSTEM.DataCube(data.copy())
+    here.prenet.load_calibration(tmp_path / "cal.h5")
+    for a, b in zip(here.calibration.get_origin(), offline.calibration.get_origin(), strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_an_aborted_scan_is_calibrated_as_far_as_whole_rows_go(written, tmp_path):
+    path = tmp_path / "cut.raw"
+    path.write_bytes(written.read_bytes()[: (6 * 16 + 5) * 64 * 64 * 2 + 77])
+    shown = []
+    report = watch(lambda: sources.RawFile(path, SHAPE), SCAN, SHAPE, device="cpu", timeout=0.2, progress=False,
+                   show=lambda watcher: shown.append(watcher.status))
+    assert report.origin.valid.shape == (6, 16) and report.origin.found
+    assert shown[-1].state == "ended" and "stopped, at frame 101 of 192" in shown[-1].sentence
+    assert shown[-1].located == 101 and shown[-1].lag == 0
+    path.write_bytes(path.read_bytes()[:30000])
+    assert watch(lambda: sources.RawFile(path, SHAPE), SCAN, SHAPE, device="cpu", timeout=0.01, progress=False) is None
+
+
+# --- the page
+
+
+def watcher():
+    state = snapshot(rows=7)
+    state.located.seen[120:140] = False
+    status = Status(240, 150, 140, 998.4, (0.31, -0.18), 0.05, 1000.0, "a/b 1.0300 +- 0.0010 at 29 degrees",
+                    "plane, (0.3, 0.2) px so far", quick_alarms(state))
+    return SimpleNamespace(status=status, snapshot=state, report=None)
+
+
+def get(address, host=None):
+    with urlopen(Request(address, headers={} if host is None else {"Host": host}), timeout=10) as answer:
+        return answer.read()
+
+
+def test_the_page_is_served_here_and_nowhere_else():
+    with served(0) as (address, show):
+        assert address.startswith("http://127.0.0.1:")
+        assert json.loads(get(address + "state.json")) == {}
+        show(watcher())
+        state = json.loads(get(address + "state.json"))
+        assert b"prenet watch" in get(address)
+        for path, host in (("etc/passwd", None), ("../cli.py", None), ("state.json", "elsewhere.example")):
+            with pytest.raises(HTTPError):
+                get(address + path, host)
+        with pytest.raises(PrenetError, match="choose another one"), served(int(address.split(":")[2][:-1])):
+            pass
+    assert state["lag"] == 10 and state["alarms"][0].startswith("beam lost since row 6")
+    with pytest.raises(OSError):
+        get(address)
+
+
+def test_maps_grow_with_the_scan():
+    maps = state_of(watcher())["maps"]
+    levels = [np.frombuffer(base64.b64decode(m["levels"]), np.uint8).reshape(12, 20) for m in maps]
+    assert (levels[0][:6] > 0).all() and not levels[0][6:].any() and levels[2][6].all() and not levels[2][7:].any()
+    assert levels[0][5].mean() > 200 > 60 > levels[0][0].mean()  # the beam moves along +qx from row to row
+
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no browser is here")
+def test_a_browser_draws_the_maps_and_tells_the_alarm(tmp_path):
+    with served(0) as (address, show):
+        show(watcher())
+        page = subprocess.run(
+            [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}",
+             "--virtual-time-budget=2500", "--dump-dom", address], capture_output=True, text=True, timeout=120).stdout
+    assert page.count("<canvas") == 3 and 'width="20" height="12"' in page
+    for text in ("140 of 240", "998", "10 patterns", "(0.31, -0.18) px", "0.050 px", "beam lost since row 6, column 0"):
+        assert text in page
