@@ -66,19 +66,17 @@ def beam_lost(snapshot) -> Alarm | None:
 
 def drifts(snapshot) -> Alarm | None:
     """Where the beam left the window that it was in at first, touches the detector's edge, or jumped."""
-    rows, middle, error = _row_medians(snapshot)
+    rows, away, step, error = snapshot.moves
     if len(rows) < 2:
         return None
     radius, shape = snapshot.beam.aperture.radius, snapshot.sample.shape[2:]
+    position, valid = snapshot.map(snapshot.located.position), snapshot.valid
+    middle = np.array([np.median(position[:, r, valid[r]], 1) for r in rows])
     reach = WINDOW / 2 * snapshot.beam.bins
-    away = middle - middle[0]
     far = np.abs(away).max(1) > reach
     cut = ((middle < radius) | (middle > np.array(shape) - 1 - radius)).any(1)
-    step = np.diff(middle, axis=0)
-    usual = np.median(np.abs(step), 0) / 0.6745
-    sigma = np.sqrt(error[1:] ** 2 + error[:-1] ** 2 + usual**2)
-    jump = np.concatenate([[False], (np.diff(rows) == 1) & (np.hypot(*step.T) > JUMP) &
-                           (np.abs(step) > JUMP_SIGMAS * sigma).any(1)])
+    usual = np.median(np.abs(step[1:]), 0) / 0.6745
+    jump = (np.hypot(*step.T) > JUMP) & (np.abs(step) > JUMP_SIGMAS * np.hypot(error, usual)).any(1)
     bad = np.flatnonzero(far | cut | jump)
     if not len(bad):
         return None
@@ -86,7 +84,7 @@ def drifts(snapshot) -> Alarm | None:
     if cut[k]:
         text = "the direct beam touches the edge of the detector."
     elif jump[k]:
-        text = f"the beam jumps by ({step[k - 1, 0]:+.1f}, {step[k - 1, 1]:+.1f}) px between two rows."
+        text = f"the beam jumps by ({step[k, 0]:+.1f}, {step[k, 1]:+.1f}) px between two rows."
     else:
         text = (f"the beam is ({away[k, 0]:+.1f}, {away[k, 1]:+.1f}) px from where the scan began, beyond the window "
                 f"of +-{reach:.0f} px.")
@@ -170,14 +168,33 @@ def crowded(block, noise):
     return (height[:, 0, 0] > 2 * noise.gain) & (at >= CROWD) & (at > near - at)
 
 
-def _row_medians(snapshot):
-    """Rows with enough positions; the beam's median there, (n, 2) px, and its standard error."""
-    valid = snapshot.valid
-    rows = np.flatnonzero(valid.sum(1) >= min(SHORTEST_LOSS, snapshot.scan[1]))
-    position, sigma = snapshot.map(snapshot.located.position), snapshot.map(snapshot.located.sigma)
-    middle = np.array([np.median(position[:, r, valid[r]], 1) for r in rows]).reshape(-1, 2)
-    spread = np.array([np.median(sigma[:, r, valid[r]], 1) / np.sqrt(valid[r].sum()) for r in rows]).reshape(-1, 2)
-    return rows, middle, 1.25 * spread
+def row_moves(snapshot):
+    """How the beam moved from row to row, by the columns that show it in both: descan along the columns is none, and a
+    row may be known in part.
+
+    Returns: rows (n,) that share enough columns with the first of them and the one before; the beam there less that in
+    the first row, and less that in the row before, (n, 2) px each; the standard error of the latter.
+    """
+    valid, least = snapshot.valid, min(SHORTEST_LOSS, snapshot.scan[1])
+    rows = np.flatnonzero(valid.sum(1) >= least)
+    if not len(rows):
+        return rows, *np.zeros((3, 0, 2))
+    position, sigma = (np.where(valid, snapshot.map(values), np.nan)[:, rows] for values in
+                       (snapshot.located.position, snapshot.located.sigma))
+    before = np.maximum(np.arange(len(rows)) - 1, 0)
+    away, shared_first = _row_median(position - position[:, :1])
+    step, shared = _row_median(position - position[:, before])
+    error = 1.25 * _row_median(np.hypot(sigma, sigma[:, before]))[0] / np.sqrt(np.maximum(shared, 1))
+    enough = (shared_first >= least) & (shared >= least)
+    return rows[enough], *(values.T[enough] for values in (away, step, error))
+
+
+def _row_median(values):
+    """Median over columns of (2, n, columns) without what is NaN, (2, n), and how many there were, (n,)."""
+    count = np.isfinite(values[0]).sum(1)
+    ordered = np.sort(values, 2)  # NaN last
+    middle = np.stack([np.maximum(count - 1, 0) // 2, count // 2], 1)[None]
+    return np.take_along_axis(ordered, np.broadcast_to(middle, (2, *middle.shape[1:])), 2).mean(2), count
 
 
 def _place(position, columns):

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from heapq import heappush, heapreplace
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from . import batches
-from .alarms import crowded
+from .alarms import crowded, row_moves
 from .beam import BATCH, Beam, Located, nowhere
 from .ellipse import Ellipse
 from .errors import PrenetError
@@ -76,6 +77,11 @@ class Snapshot:
     def valid(self):
         """(Rx, Ry) bool: where a beam was located."""
         return shows_beam(self.located, self.known).reshape(self.scan)
+
+    @cached_property
+    def moves(self):
+        """How the beam moved from row to row, as `alarms.row_moves` says."""
+        return row_moves(self)
 
     def box(self):
         """The rectangle of the scan, a pair of slices, outside of which nothing was seen."""

@@ -22,7 +22,7 @@ from .online import OnlineCalibrator, Snapshot, judge_snapshot
 from .pipeline import CalibrationReport
 from .serve import served
 
-LOOK = 0.25  # seconds between looks at alarms and status
+LOOK = 0.5  # seconds between looks at alarms and status
 JUDGE = 5.0  # seconds between judgments, and
 JUDGE_PART = 0.5  # of the time at most that they may take
 RATE_OVER = 3.0  # seconds over which the rate is taken
@@ -200,11 +200,9 @@ def _beam(snapshot):
     valid = snapshot.valid
     if snapshot.beam is None or not valid.any():
         return {}
-    rows = np.flatnonzero(valid.any(1))
-    position = snapshot.map(snapshot.located.position)
-    first, last = (np.median(position[:, r, valid[r]], 1) for r in (rows[0], rows[-1]))
+    away = snapshot.moves[1]
     sigma = float(np.median(snapshot.located.sigma[valid.ravel()]))
-    return {"drift": tuple((last - first).tolist()), "sigma": sigma, "dose": snapshot.noise.dose}
+    return {"drift": tuple(away[-1].tolist()) if len(away) else (0.0, 0.0), "sigma": sigma, "dose": snapshot.noise.dose}
 
 
 def _said(report):

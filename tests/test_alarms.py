@@ -42,6 +42,14 @@ def test_a_good_scan_raises_none_and_neither_does_what_was_not_seen_yet():
     assert quick_alarms(replace(snapshot(), beam=None, noise=None)) == ()
 
 
+def test_a_row_that_is_known_in_part_is_no_jump():
+    """Descan along the columns moves the beam by 6 px in each row; the last row has its first columns only."""
+    state = snapshot(rows=7)
+    state.located.position[:, 1] += 0.3 * (np.arange(240) % 20)
+    state.known[6 * 20 + 9 : 140] = False
+    assert told(state) == {}
+
+
 def test_a_lost_beam_is_told_within_half_a_row_and_when_it_is_back():
     state = snapshot(rows=7)
     state.located.seen[100:109] = False
