@@ -25,7 +25,7 @@ from .opening import open as open_cube
 from .origin import fit_origin, measure_origin
 from .splitting import of_part, split
 
-PIXELS = 2**18  # of patterns that go through the network at once
+PIXELS = 2**17  # of patterns that go through the network at once; more than that leave the cache
 LEVELS = 24  # of brightness, for each of which the network's mean bias is found
 PRIOR = 50.0  # electrons at a level that speak for no bias; more where it is bright
 DARK = 0.02  # electrons in a pixel of a pattern, from which it counts as bright

@@ -5,7 +5,7 @@ import torch
 
 from .errors import PrenetError
 
-GPU_BATCHES = 8  # a GPU takes so many of the batches that suit a processor's cache at once
+GPU_BATCHES = 16  # a GPU takes so many of the batches that suit a processor's cache at once
 
 _fits = {}  # what was found to fit after a failure: {(device, size asked for, shapes): size}
 
@@ -21,7 +21,7 @@ def in_batches(function, *arrays, device, size):
             It runs in inference mode.
         arrays: numpy arrays of n > 0 items each.
         device: a torch device, or its name.
-        size: items at a time that suit a processor; a GPU takes eight times as many.
+        size: items at a time that suit a processor; a GPU takes GPU_BATCHES times as many.
 
     Returns: a numpy array, or a tuple of them. Raises PrenetError where a single item does not fit.
     """

@@ -10,11 +10,13 @@ import pytest
 import torch
 from scans import CCD, simulated
 from scipy.ndimage import gaussian_filter
+from torch.nn.functional import pixel_unshuffle
 
 from py4dstem_prenet import batches, emd
 from py4dstem_prenet import denoise as module
 from py4dstem_prenet.denoise import denoise
 from py4dstem_prenet.errors import PrenetError
+from py4dstem_prenet.networks.blocks import AttentionGate, UnshuffledConv
 from py4dstem_prenet.networks.denoise import BOUND
 from py4dstem_prenet.networks.weights import load
 from py4dstem_prenet.noise import NoiseModel, estimate_noise
@@ -278,6 +280,28 @@ def test_neighbors_that_are_worth_nothing_are_no_neighbors():
                    torch.tensor([0.0, 3.0, 0.0, 3.0]))
     assert torch.allclose(some[::2], alone[::2], atol=1e-5)
     assert not torch.allclose(some[1::2], alone[1::2], atol=1e-2)
+
+
+def test_what_makes_it_fast_gives_the_same():
+    """A stem that moves no pixels, a gate that mixes before it enlarges, and sums in place where nothing is learned."""
+    torch.manual_seed(0)
+    stem, gate = UnshuffledConv(12, 5), AttentionGate(6)
+    x = torch.randn(2, 3, 16, 24)
+    plain = torch.nn.functional.conv2d(pixel_unshuffle(x, 2), stem.weight, stem.bias, padding=1)
+    assert torch.allclose(stem(x), plain, atol=1e-5)
+    skip, coarse = torch.randn(2, 6, 8, 12), torch.randn(2, 6, 4, 6)
+    mixed = gate.mix(torch.cat([skip, coarse.repeat_interleave(2, 2).repeat_interleave(2, 3)], 1))
+    weighed = skip * torch.sigmoid(gate.weight(torch.nn.functional.silu(mixed)))
+    assert torch.allclose(gate(skip, coarse), weighed, atol=1e-5)
+    with torch.inference_mode():
+        assert torch.allclose(gate(skip, coarse), weighed, atol=1e-5)
+    electrons, readout, good, _ = seen()
+    several = electrons, readout, good, electrons.flip(0), torch.tensor([0.0, 3.0, 5.0, 8.0])
+    learning = load("denoise")(*several)
+    with torch.inference_mode():
+        assert torch.allclose(load("denoise")(*several), learning, atol=1e-4)
+        apart = torch.cat([load("denoise")(*(part[k : k + 1] for part in several)) for k in range(4)])
+    assert torch.allclose(apart, learning, atol=1e-4)
 
 
 def test_no_neighbors_move_a_pixel_by_more_than_the_bound():
