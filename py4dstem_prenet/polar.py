@@ -27,8 +27,10 @@ def ellipse_matrix(vector):
 
 
 def ellipse_vector(a, b, theta):
-    """(2,) vector of semi-axes a, b and angle theta (radians, from +qx toward +qy to the a axis)."""
-    return (a / b - 1) * np.array([np.cos(2 * theta), np.sin(2 * theta)])
+    """(2, ...) vector of semi-axes a, b and angle theta (radians, from +qx toward +qy to the a axis), whichever of
+    them is the longer."""
+    eps = np.maximum(a, b) / np.minimum(a, b) - 1
+    return np.where(np.less(a, b), -eps, eps) * np.array([np.cos(2 * theta), np.sin(2 * theta)])
 
 
 def ellipse_axes(vector):
