@@ -10,6 +10,7 @@ PY4DSTEM_PRENET_MEMORY says, however large the file. Values keep their type unti
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -118,15 +119,25 @@ def _part(chunk, size, allowed):
 
 
 def _tiles(shape, chunk, limit):
-    """Rectangles of the scan, as pairs of slices: whole storage chunks, about `limit` positions."""
-    rows, columns = chunk
-    columns *= max(1, limit // (rows * columns))
-    if columns >= shape[1]:
-        columns = shape[1]
-        rows *= max(1, limit // (rows * columns))
-    for i in range(0, shape[0], rows):
-        for j in range(0, shape[1], columns):
-            yield slice(i, min(i + rows, shape[0])), slice(j, min(j + columns, shape[1]))
+    """Rectangles of the scan, as pairs of slices: whole storage chunks, about `limit` positions.
+
+    They are as square as that allows, since neighbors are looked for within one; scans of a width up to twice that
+    of the square go by whole rows, as they are stored.
+    """
+    square = limit**0.5
+    columns = _parted(shape[1], chunk[1], shape[1] if shape[1] <= 2 * square else square)
+    rows = _parted(shape[0], chunk[0], limit / max(np.diff(columns)))
+    if len(rows) == 2:
+        columns = _parted(shape[1], chunk[1], limit / shape[0])
+    yield from product(*([slice(*ends) for ends in pairwise(edges)] for edges in (rows, columns)))
+
+
+def _parted(size, chunk, wanted):
+    """Where the parts of an axis begin and end: whole chunks, `wanted` at most if a chunk is no longer than that, and
+    nearly the same for all parts."""
+    chunks = -(-size // chunk)
+    parts = -(-chunks // max(1, int(wanted / chunk)))
+    return [min(chunks * k // parts * chunk, size) for k in range(parts + 1)]
 
 
 def _groups(positions, columns, chunk, limit):

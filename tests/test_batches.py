@@ -90,6 +90,25 @@ def test_no_storage_chunk_is_read_twice_and_blocks_stay_small(rx, ry, cx, cy, ch
     assert data.reads.max() <= 1
 
 
+@pytest.mark.parametrize(("scan", "chunk"), [((256, 256), None), ((128, 2000), None), ((90, 2047), (1, 16)),
+                                             ((65, 1025), None), ((40, 3000), (3, 7)), ((2, 5000), None)])
+def test_blocks_of_a_large_scan_are_nearly_square_tiles_of_one_size(monkeypatch, scan, chunk):
+    """What is near in the scan comes in one block: neighbors.py looks for a pattern's like there."""
+    monkeypatch.setattr(batches, "BLOCK_BYTES", 1024 * 32 * 32 * 4)
+    monkeypatch.setenv(batches.MEMORY, "1")
+    data = np.broadcast_to(np.uint16(0), (*scan, 32, 32)) if chunk is None else Dataset(
+        np.broadcast_to(np.uint16(0), (*scan, 32, 32)), chunk)
+    seen, sides = np.zeros(scan, int), []
+    _, total, jobs = batches.plan(data)
+    for job in jobs:
+        assert len(job.index) <= 1024
+        seen[job.tile] += 1
+        sides.append([len(np.unique(part)) for part in np.divmod(job.index, scan[1])])
+    assert total == seen.size and (seen == 1).all()
+    assert np.min(sides) >= min(18, *scan)
+    assert np.median(np.prod(sides, 1)) > 500
+
+
 def test_memory_is_bounded_even_by_one_huge_storage_chunk(monkeypatch, cube):
     monkeypatch.setattr(batches, "BLOCK_BYTES", 3 * 32 * 34 * 4)
     for data in (cube, Dataset(cube, (5, 7)), Dataset(cube, (1, 2))):
