@@ -4,7 +4,8 @@ Whatever is slow to import (py4DSTEM, torch) is imported by the command that nee
 """
 
 import json
-import platform
+import sys
+from contextlib import redirect_stdout
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +13,6 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from ._version import __version__
 from .errors import PrenetError
 
 
@@ -23,15 +23,22 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except PrenetError as error:
             typer.echo(f"prenet: {error}", err=True)
-            raise typer.Exit(2) from None
+            raise typer.Exit(1) from None
 
 
 app = typer.Typer(
     cls=_Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    help="Origin, ellipse and denoising of 4D-STEM scans with trained networks.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""Origin, ellipse and denoising of 4D-STEM scans with trained networks.
+
+A first scan:  prenet calibrate scan.h5 -o calibrated.h5
+Can I go on?   prenet report calibrated.h5 -o report.html
+Denoise it:    prenet denoise calibrated.h5 -o denoised.h5
+
+Exit codes: 0 done; 1 refused or failed, the reason is on stderr and no file is left; 2 wrong usage.
+With --json, results are one JSON object on stdout, and all else goes to stderr.""",
 )
 
 Scan = Annotated[Path, typer.Argument(metavar="FILE", help="EMD, HDF5, .npy, or a detector's file.")]
@@ -40,6 +47,9 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Shape = Annotated[str | None, typer.Option(metavar="RX,RY", help="The scan's shape, if the file lacks it.")]
 Cube = Annotated[str | None, typer.Option(help="Which DataCube, if the file holds several.")]
 Scheduler = Annotated[str | None, typer.Option(metavar="ADDRESS", help="Of a Dask cluster, to work there.")]
+
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, all else on stderr.")]
 
 
 class Task(str, Enum):
@@ -66,8 +76,12 @@ def calibrate(
     scan: Shape = None,
     cube: Cube = None,
     scheduler: Scheduler = None,
+    as_json: Json = False,
 ):
-    """Measure origin and ellipse, and save the calibrated scan as an EMD file."""
+    """Measure origin and ellipse, and save the calibrated scan as an EMD file.
+
+    JSON: saved (the file, or null), found, detector, origin, descan, ellipse, verdicts; px and radians.
+    """
     from .files import check_output, read_mask
 
     check_output(output)
@@ -77,14 +91,20 @@ def calibrate(
     from .emd import save
     from .pipeline import calibrate
 
-    with connected(scheduler):
-        report = calibrate(datacube, mask=good, device=device)
-    typer.echo(str(report))
+    with redirect_stdout(sys.stderr if as_json else sys.stdout):
+        with connected(scheduler):
+            report = calibrate(datacube, mask=good, device=device)
+        typer.echo(str(report))
+        if report.origin.found:
+            save(datacube, output, data=not calibration_only)
+            typer.echo(f"Saved {output}.")
+    if as_json:
+        from .summary import of_calibration
+
+        _echo_json({"saved": str(output) if report.origin.found else None} | of_calibration(report))
     if not report.origin.found:
         typer.echo(f"prenet: {output} was not written, because no direct beam was found.", err=True)
         raise typer.Exit(1)
-    save(datacube, output, data=not calibration_only)
-    typer.echo(f"Saved {output}.")
 
 
 @app.command()
@@ -154,27 +174,53 @@ def report(
     device: Device = "auto",
     scan: Shape = None,
     cube: Cube = None,
+    as_json: Json = False,
 ):
-    """Write a web page about a calibrated scan: can I go on with it, and why."""
+    """Write a web page about a calibrated scan: can I go on with it, and why.
+
+    JSON: saved, light (green, amber or red), answer, verdicts (question, light, answer and why of each).
+    """
     from .files import check_output
 
     check_output(out, (".html", ".htm"))
     datacube = _open(file, scan, cube)
     from .report import report
 
-    report(datacube, out, device=device)
-    typer.echo(f"Saved {out}.")
+    with redirect_stdout(sys.stderr if as_json else sys.stdout):
+        found = report(datacube, out, device=device)
+    from .summary import of_verdicts
+
+    told = {"saved": str(out)} | of_verdicts(found)
+    if as_json:
+        _echo_json(told)
+    else:
+        typer.echo(f"Can I go on? {told['answer']}\nSaved {out}.")
 
 
 @app.command()
 def info(
     file: Annotated[Path | None, typer.Argument(help="Tell what this file holds.")] = None,
+    as_json: Json = False,
 ):
-    """Versions and device; or what a file holds and what was done to it."""
-    if file is not None:
-        _tell_file(file)
+    """Versions and device; or what a file holds and what was done to it.
+
+    JSON: versions by package, python, platform, device; or file and contents (path, kind, shape, dtype, record).
+    """
+    from .summary import of_file, of_versions
+
+    with redirect_stdout(sys.stderr if as_json else sys.stdout):
+        told = of_versions() if file is None else of_file(file)
+    if as_json:
+        _echo_json(told)
+    elif file is None:
+        typer.echo("\n".join(f"{name}: {value}" for name, value in told.items()))
     else:
-        _tell_versions()
+        for part in told["contents"]:
+            what = "a scan" if part["kind"] == "scan" else part["kind"]
+            shape = "" if part["shape"] is None else f" of shape {tuple(part['shape'])}, {part['dtype']}"
+            typer.echo(f"{part['path'] or told['file']}: {what}{shape}")
+            if part["record"]:
+                typer.echo(json.dumps(part["record"], indent=2, ensure_ascii=False))
 
 
 @app.command()
@@ -308,38 +354,8 @@ def _open(file, scan, cube):
     return opening.open(file, None if scan is None else _pair(scan, "--scan"), cube)
 
 
-def _tell_versions():
-    from importlib.metadata import version
-
-    import torch
-
-    typer.echo(f"py4dstem_prenet {__version__}")
-    for name in ("py4DSTEM", "emdfile", "numpy", "torch"):
-        typer.echo(f"{name} {version(name)}")
-    typer.echo(f"Python {platform.python_version()}, {platform.platform()}")
-    on_cpu = f"CPU, {torch.get_num_threads()} threads"
-    typer.echo(f"device: {torch.cuda.get_device_name() if torch.cuda.is_available() else on_cpu}")
-
-
-def _tell_file(file):
-    from . import opening
-    from .files import EMD_ENDINGS, emd_nodes, existing, open_hdf5, stored_json
-
-    file = existing(file)
-    if file.suffix.lower() not in EMD_ENDINGS:
-        data = opening.open(file).data
-        typer.echo(f"{file}: a scan of shape {tuple(data.shape)}, {data.dtype}")
-        return
-    with open_hdf5(file) as opened:
-        for where, kind in emd_nodes(opened).items():
-            if kind == "Metadata":
-                continue
-            group = opened[where]
-            data = f", {group['data'].shape} {group['data'].dtype}" if "data" in group else ""
-            typer.echo(f"{where}: {kind}{data}")
-            record = stored_json(group)
-            if record:
-                typer.echo(json.dumps(json.loads(record), indent=2, ensure_ascii=False))
+def _echo_json(told):
+    typer.echo(json.dumps(told, ensure_ascii=False, allow_nan=False))
 
 
 def main():

@@ -77,8 +77,8 @@ class Seen:
         return found
 
 
-def report(datacube, path, device="auto", progress=True) -> None:
-    """Write a page about a calibrated scan: can one go on with it, and what that rests on.
+def report(datacube, path, device="auto", progress=True) -> list[verdicts.Verdict]:
+    """Write a page about a calibrated scan: can one go on with it, and what that rests on. Returns its verdicts.
 
     Looks at the scan anew: the fit with every function, the ellipse, and what denoising does for these counts. Changes
     nothing in the cube.
@@ -93,6 +93,7 @@ def report(datacube, path, device="auto", progress=True) -> None:
     seen = look(datacube, device, progress)
     with new_file(path, HTML_ENDINGS) as partial:
         partial.write_text(page(seen), encoding="utf-8")
+    return seen.verdicts
 
 
 def look(datacube, device="auto", progress=True) -> Seen:

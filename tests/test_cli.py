@@ -1,5 +1,6 @@
 """The command line: right calls, one-sentence errors, exit codes, and nothing slow for those who only ask."""
 
+import json
 import subprocess
 import sys
 import types
@@ -62,9 +63,9 @@ def prenet(*arguments):
 
 
 def refused(*arguments):
-    """The one sentence on stderr of a call that ends with code 2."""
+    """The one sentence on stderr of a call that ends with code 1."""
     result = prenet(*arguments)
-    assert result.exit_code == 2 and result.stdout == "", result.output
+    assert result.exit_code == 1 and result.stdout == "", result.output
     assert result.stderr.startswith("prenet: ") and result.stderr.count("\n") == 1, result.stderr
     return result.stderr
 
@@ -79,7 +80,7 @@ for sys.argv[1:] in ["--help"], ["train", "--help"], ["calibrate", "x.npy", "-o"
         main()
     except SystemExit as end:
         codes.append(end.code)
-assert codes == [0, 0, 2], codes
+assert codes == [0, 0, 1], codes
 assert not {"py4DSTEM", "torch"} & set(sys.modules)
 """
 
@@ -208,7 +209,7 @@ def test_demo(stage):
 
 def test_info(stage):
     told = prenet("info")
-    assert told.exit_code == 0 and "py4DSTEM 0." in told.stdout and "device: " in told.stdout
+    assert told.exit_code == 0 and "py4DSTEM: 0." in told.stdout and "device: " in told.stdout
     assert "scan.npy: a scan of shape (2, 3, 32, 40), uint16" in prenet("info", "scan.npy").stdout
     assert "There is no file" in refused("info", "none.h5")
 
@@ -242,3 +243,37 @@ def test_a_simulated_scan_is_calibrated_and_read_back(here):
     truth = before.metadata["truth"]
     qx0, qy0 = back.calibration.get_origin()
     assert np.hypot(qx0 - truth["qx0"], qy0 - truth["qy0"]).mean() < 0.4
+
+
+def test_results_for_machines(here):
+    """The real stages: one JSON object on stdout, nothing else, the same numbers as in the file."""
+    assert prenet("simulate", "-o", "sim.h5", "--scan", "3,3", "--shape", "64,64", "--dose", 3000).exit_code == 0
+    run = prenet("calibrate", "sim.h5", "-o", "cal.h5", "--json")
+    told = json.loads(run.stdout)
+    assert run.exit_code == 0 and told["saved"] == "cal.h5" and told["found"] and "Origin" in run.stderr
+    assert {"detector", "origin", "descan", "ellipse", "verdicts"} <= set(told)
+    origin = py4DSTEM.read(str(here / "cal.h5")).calibration.get_origin_meas()
+    assert told["origin"]["qx0"] == pytest.approx(np.nanmedian(origin[0])) and told["origin"]["positions"] == 9
+    assert told["detector"]["electrons"] == pytest.approx(3000, rel=0.3)
+
+    held = json.loads(prenet("info", "cal.h5", "--json").stdout)
+    cube, = (part for part in held["contents"] if part["kind"] == "DataCube")
+    assert cube["shape"] == [3, 3, 64, 64] and held["file"] == "cal.h5"
+    assert any(part["record"] for part in held["contents"])
+    assert json.loads(prenet("info", "--json").stdout)["py4DSTEM"].startswith("0.")
+    failed = prenet("calibrate", "none.h5", "-o", "x.h5", "--json")
+    assert failed.exit_code == 1 and failed.stdout == ""
+
+
+def test_nothing_that_json_does_not_know():
+    from py4dstem_prenet.summary import _finite
+
+    assert _finite({"a": [np.float32("nan"), np.int64(2), float("inf")]}) == {"a": [None, 2, None]}
+
+
+def test_help_tells_codes_and_shells_can_complete():
+    told = prenet("--help").stdout
+    assert "Exit codes" in told and "prenet report" in told and "--install-completion" in told
+    assert prenet("calibrate").exit_code == 2 and prenet("cook").exit_code == 2
+    words = {"_PRENET_COMPLETE": "complete_bash", "COMP_WORDS": "prenet cal", "COMP_CWORD": "1"}
+    assert CliRunner().invoke(cli.app, prog_name="prenet", env=words).stdout.split() == ["calibrate"]

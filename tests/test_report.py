@@ -1,5 +1,6 @@
 """The page: verdicts that follow the data, escaped text, nothing loaded, and a browser that has no complaint."""
 
+import json
 import shutil
 import subprocess
 import types
@@ -254,7 +255,11 @@ def test_from_the_command_line(seen, tmp_path, monkeypatch):
     run = CliRunner().invoke(cli.app, ["report", "scan.npy", "--out", "scan.html"])
     assert run.exit_code == 0 and "Saved scan.html." in run.output
     run = CliRunner().invoke(cli.app, ["report", "scan.npy", "--out", "scan.html"])
-    assert run.exit_code == 2 and "exists already" in run.stderr
+    assert run.exit_code == 1 and "exists already" in run.stderr
+    run = CliRunner().invoke(cli.app, ["report", "scan.npy", "--out", "again.html", "--json"])
+    told = json.loads(run.stdout)
+    assert told["saved"] == "again.html" and told["light"] == verdicts.overall(seen.verdicts).light
+    assert [v["question"] for v in told["verdicts"]] == [v.question for v in seen.verdicts]
 
 
 def test_without_origin_and_with_a_stale_one(tmp_path):
