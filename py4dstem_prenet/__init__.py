@@ -14,6 +14,8 @@ _HOME = {
     "estimate_noise": "noise",
     "calibrate": "pipeline", "preprocess": "pipeline", "open": "opening", "save": "emd",
     "load_calibration": "emd", "check_denoising": "checks", "check_origin": "checks",
+    "check_ellipse": "checks",
+    "OnlineCalibrator": "online",
 }
 __all__ = ["PrenetError", "__version__", *_HOME]
 

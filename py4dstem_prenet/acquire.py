@@ -183,7 +183,7 @@ class _Hdf5Writer:
         truth = dict(scan=acquisition.scan, dose=acquisition.dose, ratio=acquisition.ratio, theta=acquisition.theta,
                      radius=acquisition.radius, fault=acquisition.fault, faulty_from=acquisition.faulty_from)
         file.attrs["truth"] = json.dumps(truth)
-        file["origin"] = acquisition.origin.T.reshape(2, *acquisition.scan)
+        file["origin"] = acquisition.origin
         file.swmr_mode = True
 
     def __enter__(self):

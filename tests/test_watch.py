@@ -42,7 +42,7 @@ def test_both_kinds_of_files_hold_what_was_acquired(written, tmp_path):
     held = acquire(tmp_path / "scan.h5", FAULTY, FAST)
     assert held > 0
     with h5py.File(tmp_path / "scan.h5") as file:
-        assert np.array_equal(file["data"], patterns) and file["origin"].shape == (2, *SCAN)
+        assert np.array_equal(file["data"], patterns) and file["origin"].shape == (192, 2)
         assert json.loads(file.attrs["truth"])["faulty_from"] == 144
     with pytest.raises(PrenetError, match="exists already"):
         acquire(written, FAULTY)
