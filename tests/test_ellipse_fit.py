@@ -52,7 +52,7 @@ def test_vector_axes_matrix(vector):
     a, b, theta = ellipse_axes(vector)
     assert a >= b and a * b == pytest.approx(1) and 0 <= theta < np.pi
     assert ellipse_vector(a, b, theta) == pytest.approx(vector)
-    assert ellipse_vector(b, a, theta + np.pi / 2) == pytest.approx(vector)  # the same ellipse, its axes named otherwise
+    assert ellipse_vector(b, a, theta + np.pi / 2) == pytest.approx(vector)  # the same ellipse
     turn = np.array([[np.cos(theta), -np.sin(theta)], [np.sin(theta), np.cos(theta)]])
     expected = turn @ np.diag([np.sqrt(a / b), np.sqrt(b / a)]) @ turn.T
     assert ellipse_matrix(vector) == pytest.approx(expected)
