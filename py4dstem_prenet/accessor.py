@@ -125,6 +125,12 @@ class PrenetAccessor:
 
         return check_origin(self._datacube, device=device)
 
+    def check_ellipse(self, device="auto"):
+        """Whether two halves of the electrons show the same ellipse, within its sigma: an `EllipseCheck`."""
+        from .checks import check_ellipse
+
+        return check_ellipse(self._datacube, device=device)
+
     def finetune(self, out="weights.safetensors", minutes=5.0, device="auto", progress=True):
         """Adapt the denoising network to this scan; `denoise(weights=out)` takes what is written, if it is better.
 

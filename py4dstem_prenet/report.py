@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from . import batches, emd, plots, verdicts
 from .carry import CalibrationCheck, check
-from .checks import DenoisingCheck, OriginCheck, check_denoising, check_origin
+from .checks import DenoisingCheck, EllipseCheck, OriginCheck, check_denoising, check_ellipse, check_origin
 from .denoise import denoise
 from .ellipse import Ellipse, judge
 from .errors import PrenetError
@@ -63,6 +63,7 @@ class Seen:
     virtual: np.ndarray | None = None  # (2 kinds, 2 detectors, n, m)
     denoising: DenoisingCheck | None = None
     halves: OriginCheck | None = None
+    ellipse_halves: EllipseCheck | None = None
 
     @property
     def verdicts(self) -> list[verdicts.Verdict]:
@@ -70,7 +71,7 @@ class Seen:
         found = [verdicts.judge_belonging(self.belongs)]
         if self.origin is not None:
             found = [self.fit.verdict, *found, verdicts.judge_origin(self.origin, self.sigma_known, self.halves),
-                      verdicts.judge_ellipse(self.stored, self.ellipse, self.stored_by)]
+                      verdicts.judge_ellipse(self.stored, self.ellipse, self.stored_by, self.ellipse_halves)]
         found.append(verdicts.judge_noise(self.noise))
         if self.denoising is not None:
             found.append(verdicts.judge_denoising(self.denoising))
@@ -137,6 +138,8 @@ def look(datacube, device="auto", progress=True) -> Seen:
         seen |= _denoised(datacube, used, detectors, noise, device)
         seen["denoising"] = check_denoising(datacube, noise, device=device, positions=CHECKED)
         seen["halves"] = check_origin(datacube, noise, device=device, positions=CHECKED)
+        if seen["ellipse"].accepted and stored is not None:
+            seen["ellipse_halves"] = check_ellipse(datacube, noise, device=device, positions=4 * CHECKED)
         bar.update()
     return Seen(**seen)
 

@@ -253,10 +253,11 @@ def _explained(residual, valid, images):
     return max(0.0, 1 - left / (n - k) / (total / (n - 1))) if total > 0 else np.nan
 
 
-def judge_ellipse(stored, seen, origin_of) -> Verdict:
+def judge_ellipse(stored, seen, origin_of, halves=None) -> Verdict:
     """Whether the elliptical distortion is known. stored: (a, b, theta) in the calibration, or None.
 
-    seen: `Ellipse` as measured now, or None. origin_of: who wrote the stored one: "prenet", or "another hand".
+    seen: `Ellipse` as measured now, or None. origin_of: who wrote the stored one: "prenet", or "another hand". halves:
+    `checks.EllipseCheck`, what the scan's own halves say.
     """
     question = "Is the elliptical distortion known?"
     if stored is None:
@@ -278,6 +279,10 @@ def judge_ellipse(stored, seen, origin_of) -> Verdict:
     if np.hypot(*apart) > max(3 * sigma, 0.003):
         return Verdict(question, "red", f"The one that is set, by {origin_of}, is not the one that this scan shows.", (
             f"The difference is {np.hypot(*apart):.4f} in a/b, {np.hypot(*apart) / sigma:.0f} sigma.", *why))
+    if halves is not None and np.isfinite(halves.chi2):
+        why = (*why[:2], _sentence(f"It {halves.reason}"), why[2])
+        if not halves.accepted:
+            return Verdict(question, "amber", "Yes, but less well than its sigma says.", why)
     return Verdict(question, "green", "Yes, and it was corrected.", why)
 
 

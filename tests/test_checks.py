@@ -10,7 +10,7 @@ import pytest
 from scans import CCD, simulated
 from scipy.ndimage import gaussian_filter
 
-from py4dstem_prenet import checks, denoise, origin
+from py4dstem_prenet import checks, denoise, origin, verdicts
 from py4dstem_prenet.assumptions import judge_noise
 from py4dstem_prenet.checks import Level, check_denoising, jackknife, places, read_block
 from py4dstem_prenet.noise import NoiseModel, estimate_noise
@@ -247,3 +247,29 @@ def test_the_halves_tell_whether_sigma_is_true(monkeypatch, stated, accepted):
     assert check.ratio == pytest.approx(1 / stated, abs=4 * check.ratio_sigma)
     assert check.scatter == pytest.approx(3 / np.sqrt(250), rel=0.15)
     assert f"{check.scatter:.3f} px" in str(check)
+
+
+# --- ellipse ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("stated", "accepted"), [(1.0, True), (0.1, False)])
+def test_the_halves_tell_whether_the_ellipse_is_known(monkeypatch, stated, accepted):
+    """Second moments of a beam, whose ellipse is known as well as they are counted, or is said to be ten times so."""
+    x, y = np.meshgrid(np.arange(48.0), np.arange(48.0), indexing="ij")
+    beam = np.exp(-((x - 24) ** 2 / 3.2**2 + (y - 24) ** 2 / 3**2) / 2)
+    cube = py4DSTEM.DataCube(np.random.default_rng(0).poisson(500 * beam / beam.sum(), (12, 12, 48, 48)))
+    cube.calibration.set_origin((np.full((12, 12), 24.0), np.full((12, 12), 24.0)))
+
+    def measure(data, qx0, qy0, radius, noise, **_):
+        total = data.sum()
+        xx, yy, xy = ((data * term).sum() / total for term in ((x - 24) ** 2, (y - 24) ** 2, (x - 24) * (y - 24)))
+        vector = np.array([xx - yy, 2 * xy]) / (xx + yy)
+        return types.SimpleNamespace(vector=vector, covariance=np.eye(2) * stated**2 / total, sources={"beam": 0})
+
+    monkeypatch.setattr("py4dstem_prenet.ellipse.measure_ellipse", measure)
+    check = cube.prenet.check_ellipse()
+    assert check.accepted == accepted and check.positions == 144 and f"{check.difference:.4f}" in str(check)
+    assert check.difference < 5 * np.sqrt(2 / (72 * 500))
+    found = types.SimpleNamespace(vector=np.array([0.05, 0.0]), covariance=1e-6 * np.eye(2), accepted=True, reason="ok")
+    verdict = verdicts.judge_ellipse((1.05, 1.0, 0.0), found, "prenet", check)
+    assert verdict.light == ("green" if accepted else "amber") and "between two halves" in " ".join(verdict.why)
