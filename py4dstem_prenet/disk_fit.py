@@ -118,9 +118,9 @@ def fit_disk(pooled, radius, start_vector=(0.0, 0.0), systematic=SYSTEMATIC):
     fit = soft[0] if share > 0.5 else stiff[0]
     positions = max(pooled.positions, 1)
     noise = np.clip(fit.profile, 1e-3 * fit.profile.max(), None) / positions / (4 * np.pi * DISK_BLUR**2)
-    chi = float(np.sqrt(np.average(fit.residual**2 / noise, weights=fit.usable)))
+    chi = float(np.sqrt(_mean(fit.residual**2 / noise, fit.usable)))
     # what counting does not explain: dynamical structure, of which some looks like an ellipse
-    left = np.average(soft[0].residual**2 - noise, weights=soft[0].usable)
+    left = _mean(soft[0].residual**2 - noise, soft[0].usable)
     structure = np.sqrt(max(left, 0)) / max(soft[0].profile.max(), 1e-12)
     freed = share * np.hypot(*between)
     unseen = systematic**2 + (STRUCTURE * structure) ** 2 + (FREED * freed) ** 2
@@ -134,6 +134,10 @@ def fit_disk(pooled, radius, start_vector=(0.0, 0.0), systematic=SYSTEMATIC):
         float(stiff[3]),
         chi,
     )
+
+
+def _mean(values, weights):
+    return (values * weights).sum() / weights.sum()  # numpy.average raises where nothing is usable
 
 
 class _DiskModel:

@@ -6,6 +6,7 @@ from .errors import PrenetError
 
 LARGEST = 1e15  # detector units; no detector comes near it, and sums of squares still fit into float32
 SMALLEST = 1e-30  # of the range of values; below, float32 has no digits left
+MOST = 0.2  # of all values; no pattern is so bright in so large a part
 PLENTY = 100  # electrons in the whole sample beside which none is no chance
 EDGE = 8  # pixels of a row or column that stop at once, from which that is no chance
 
@@ -26,6 +27,10 @@ def refuse(sample):
     if high - low < SMALLEST:
         raise PrenetError(f"The data differ by {high - low:.3g} at most, too little for single precision; multiply "
                           "them by a constant.")
+    share = np.mean(sample == sample.max())
+    if share > MOST:
+        raise PrenetError(f"{100 * share:.0f} % of the values are at the largest one, {high:g}: either all is saturated, "
+                          "or bright is low in these data; turn them over, then (data.max() - data).")
     if sample.dtype.kind == "i":
         top = float(np.iinfo(sample.dtype).max)
         # Dark subtraction makes small negative numbers only; single broken pixels are no reason.

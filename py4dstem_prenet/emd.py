@@ -21,13 +21,25 @@ from tqdm import tqdm
 
 from ._version import __version__
 from .errors import PrenetError
-from .files import EMD_ENDINGS, Unfinished, emd_nodes, existing, in_chunks, new_file, open_hdf5, stored_json
+from .files import (
+    EMD_ENDINGS,
+    Unfinished,
+    check_space,
+    emd_nodes,
+    existing,
+    in_chunks,
+    new_file,
+    open_hdf5,
+    reserve,
+    stored_json,
+)
 
 SIGMA = "prenet_origin_sigma"
 ELLIPSE_MAP = "prenet_ellipse_map"
 PROVENANCE = "prenet"
 WRITTEN = "prenet_written"
 _ENTRIES = {"origin_meas": ("qx0_meas", "qy0_meas"), "origin": ("qx0", "qy0"), "ellipse": ("a", "b", "theta")}
+TABLES = 2**16  # bytes of an HDF5 file's own tables, at most, beside those of its data
 _BLOCK_BYTES = 64 * 2**20
 _LARGEST_CHUNK = 2**30
 
@@ -298,6 +310,7 @@ def save(datacube, path, data=True):
     """
     if not data:
         with new_file(path, EMD_ENDINGS) as partial:
+            check_space(path, 0)
             _save(_calibration_only(datacube), partial, path)
         return
     source = datacube.data
@@ -346,10 +359,13 @@ def resumable_cube(datacube, path, dtype, record):
 
 
 def _save_without_data(datacube, partial, path, dtype):
+    size = int(np.prod(datacube.data.shape)) * np.dtype(dtype).itemsize
+    check_space(path, size)
     # emdfile turns any data into one array in memory, so it is given one number, and that is exchanged.
     shell = copy.copy(datacube)
     shell.data = np.zeros((1, 1, 1, 1), dtype)
     _save(shell, partial, path)
+    reserve(partial, size + TABLES)
     with _told(path), h5py.File(partial, "r+", libver=("v110", "v110")) as file:
         for where, kind in emd_nodes(file).items():
             if kind == "StrainMap":  # py4DSTEM cannot rebuild one, and would read nothing of the file

@@ -1,12 +1,16 @@
 """New files that appear whole or not at all, never in the place of another; and what an HDF5 file holds."""
 
+import ctypes
+import errno
 import glob
 import hashlib
 import json
 import os
 import platform
 import secrets
-from contextlib import contextmanager
+import shutil
+import sys
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -17,6 +21,8 @@ import psutil
 from .errors import PrenetError
 
 CHUNK_BYTES = 2**20  # of a chunk that is written, at most; HDF5's own cache holds one of these
+MARGIN = 2**24  # bytes that must be left on a disk, for what a file holds beside its data
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 EMD_ENDINGS = (".h5", ".hdf5", ".emd", ".py4dstem")  # those under which py4DSTEM.read looks for EMD
 
 
@@ -55,11 +61,36 @@ def check_output(path, endings=EMD_ENDINGS):
         raise PrenetError(f"The folder {path.parent} does not exist; make it first.")
     partial = _beside(path)
     try:  # permission bits say little about network and read-only disks, so a file is made
+        with suppress(FileNotFoundError):
+            os.lstat(path)  # a name that is too long
         partial.touch(exist_ok=False)
         partial.unlink()
     except OSError as error:
         raise PrenetError(f"No file can be written in {path.parent.absolute()}: {error.strerror}.") from error
     return path
+
+
+def check_space(path, size):
+    """Refuse, before any work is done for it, a file of `size` bytes that its disk has no room for."""
+    free = shutil.disk_usage(Path(path).expanduser().parent).free
+    if free < size + MARGIN:
+        raise PrenetError(f"{path} could not be written: it needs {(size + MARGIN) / 1e9:.3g} GB, and the "
+                          f"disk has {free / 1e9:.3g} GB left.")
+
+
+def reserve(path, size):
+    """Have the disk set aside `size` bytes more for a file. Raises OSError where it has no room for them.
+
+    HDF5 cannot be trusted any more in a process in which it failed to write, so it must not come to that. Where the
+    file system reserves nothing, nothing is done.
+    """
+    if sys.platform != "linux":
+        return
+    with open(path, "rb+") as file:
+        call = ctypes.CDLL(None, use_errno=True).fallocate
+        call.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+        if call(file.fileno(), 0, 0, os.fstat(file.fileno()).st_size + size) and ctypes.get_errno() in FULL:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 @contextmanager
@@ -82,6 +113,10 @@ def new_file(path, endings=EMD_ENDINGS, resumable=False):
             os.fsync(file.fileno())
         _publish(partial, path)
         published = True
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise PrenetError(f"{path} could not be written: {os.strerror(error.errno)}.") from error
     finally:
         if published or not resumable or not Unfinished.left_something(partial):
             partial.unlink(missing_ok=True)

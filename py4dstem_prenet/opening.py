@@ -112,12 +112,23 @@ def _lazy(path, where):
     """The data set `where` of an HDF5 file: a memmap where it lies there in one piece, or an h5py.Dataset."""
     file = h5py.File(path, "r")  # stays open as long as the data set is in use
     dataset = file[where]
+    _check_filters(dataset, path)
     place = whole_place(dataset)
     if place is None or dataset.dtype.kind not in "iuf" or file.userblock_size:
         return dataset
     shape, dtype = dataset.shape, dataset.dtype
     file.close()
     return np.memmap(path, dtype, "r", place, shape)
+
+
+def _check_filters(dataset, path):
+    """Raise PrenetError where the data are compressed by what this HDF5 does not have."""
+    stored = dataset.id.get_create_plist()
+    for number in (stored.get_filter(i)[0] for i in range(stored.get_nfilters())):
+        if not h5py.h5z.filter_avail(number):
+            dataset.file.close()
+            raise PrenetError(f"{path} is compressed by a filter (number {number}) that is not installed; try `import "
+                              "hdf5plugin` first.")
 
 
 def _open_hdf5(path, scan_shape, name):

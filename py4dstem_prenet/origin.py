@@ -32,6 +32,7 @@ from .sample import Sample
 from .surface import fit_pair
 
 COMPARED = 16  # patterns with a beam, and as many without
+MISSING = 0.2  # of the positions, without a beam that was not blanked: it is somewhere else in the others
 NEIGHBORS = 5  # side of the block of positions whose scatter counts
 MOST_JUMPS, STEP_ROUNDS = 8, 2  # more jumps than that are no descan with steps
 NO_ELECTRONS = "No electrons are seen above the read-out noise: there is no beam in this scan."
@@ -165,8 +166,10 @@ def origin_of(data, noise: NoiseModel, located: Located, beam: Beam, known=True)
         if rings.found and np.median(rings.sigma_qx0) < unsure:
             return rings
     sigma = _with_scatter(position, sigma, valid)
-    if blank > valid.sum() and np.median(sigma[:, valid]) > UNSURE and not _blanked(data, noise, valid, known):
-        return _no_beam(scan, "Most patterns show no direct beam, though their electrons are there, so what was "
+    # Disks that were taken for the direct beam scatter; few electrons alone do not make them.
+    astray = np.median(sigma[:, valid]) > max(UNSURE, 2 * unsure)
+    if astray and blank > MISSING * count and not _blanked(data, noise, valid, known):
+        return _no_beam(scan, "Many patterns show no direct beam, though their electrons are there, so what was "
                               "located in the others is none: it may lie behind a beam stop or off the detector.")
     return OriginMap(*position, *sigma, valid, float(beam.aperture.radius), True, reason)
 
