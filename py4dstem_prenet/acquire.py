@@ -29,6 +29,7 @@ FAULTS = ("beam-loss", "jump", "saturation")
 JUMP = (7.0, -4.0)  # pixels
 CLOUD = 2**17  # electrons of each clean pattern
 PATTERNS, SPECIMENS = 24, 6
+THINNEST = 0.9  # of the electrons that a pattern must hold: others are of specimens too thick to see a beam through
 FINE, MARGIN = 2, 24  # clouds are drawn on so many samples a pixel, and so many pixels beyond the detector
 RAW = (".raw", ".bin")
 HDF5 = (".h5", ".hdf5")
@@ -90,22 +91,25 @@ class Acquisition:
         """(PATTERNS, CLOUD, 2) float32 pixels from the direct beam; and the part of the beam that each holds."""
         rng = np.random.default_rng((self.seed, 8))
         bank = make_bank(self.seed + 1000, SPECIMENS, workers=1)
-        chosen = torch.from_numpy(rng.integers(len(bank), size=PATTERNS))
-        turn = torch.from_numpy(rng.uniform(0, 2 * np.pi, PATTERNS)).float()
         eps = self.ratio - 1
         vector = [eps * np.cos(2 * self.theta), eps * np.sin(2 * self.theta)]
-        matrix = ellipse_matrix(torch.tensor(vector, dtype=torch.float32)) @ rotation_matrix(turn)
+        bent = ellipse_matrix(torch.tensor(vector, dtype=torch.float32))
         fine = tuple(FINE * (n + 2 * MARGIN) for n in self.shape)
         center = np.array([n // 2 for n in fine])
         clouds, parts = np.empty((PATTERNS, CLOUD, 2), np.float32), np.empty(PATTERNS)
-        for k in range(PATTERNS):
-            one = chosen[k : k + 1]
-            drawn = project(bank.intensity(one), torch.from_numpy(center[None]).float(), matrix[k : k + 1],
+        k = 0
+        while k < PATTERNS:
+            one = torch.from_numpy(rng.integers(len(bank), size=1))
+            turn = rotation_matrix(torch.from_numpy(rng.uniform(0, 2 * np.pi, 1)).float())
+            drawn = project(bank.intensity(one), torch.from_numpy(center[None]).float(), bent @ turn,
                             2 * FINE * self.radius / bank.radius[one], fine)[0].double().numpy()
             parts[k] = min(1e-6 * drawn.sum(), 1.0)
+            if parts[k] < THINNEST:
+                continue
             index = np.repeat(np.arange(drawn.size), rng.multinomial(CLOUD, drawn.ravel() / drawn.sum()))
             at = np.stack(np.divmod(rng.permutation(index), fine[1]), 1) + rng.uniform(-0.5, 0.5, (CLOUD, 2)) - center
             clouds[k] = at / FINE
+            k += 1
         return clouds, parts
 
     @cached_property

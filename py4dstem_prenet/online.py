@@ -98,7 +98,7 @@ class OnlineCalibrator:
 
     ```python
     calibrator = OnlineCalibrator((256, 256), (128, 128))
-    for positions, patterns in source:            # in any order, some hundred at a time
+    for patterns, positions in source:            # in any order, some hundred at a time
         calibrator.feed(patterns, positions)
         print(calibrator.report)                  # as known so far
     calibrator.finish(datacube)                   # writes what `calibrate` would
@@ -169,7 +169,7 @@ class OnlineCalibrator:
                               f"{patterns.shape}.")
         if positions.shape == (len(patterns), 2) and positions.dtype.kind in "iu":
             outside = ((positions < 0) | (positions >= self._scan)).any(1)
-            positions = np.where(outside, -1, positions @ (self._scan[1], 1))
+            positions = np.where(outside, -1, positions.astype(np.int64) @ (self._scan[1], 1))
         if positions.shape != (len(patterns),) or positions.dtype.kind not in "iu":
             raise PrenetError("Each pattern needs its scan position, in whole numbers: (n,) flat, or (n, 2).")
         if len(positions) and not 0 <= positions.min() <= positions.max() < len(self._fed):
@@ -312,7 +312,7 @@ class OnlineCalibrator:
         seconds on a large scan."""
         self._advance()
         if self._judged is None:
-            self._judged = judge_snapshot(self.snapshot(), self._device)
+            self._judged = judge_snapshot(self.snapshot())
         return self._judged
 
     @property
@@ -350,7 +350,7 @@ class OnlineCalibrator:
         return calibrate(datacube, self._mask, self._device, progress)
 
 
-def judge_snapshot(snapshot: Snapshot, device="auto") -> CalibrationReport:
+def judge_snapshot(snapshot: Snapshot) -> CalibrationReport:
     """What a snapshot says, as a `CalibrationReport`; writes nothing. Changes nothing: it may run on another thread."""
     scan = snapshot.scan
     if snapshot.beam is None or not snapshot.valid.any():
@@ -368,7 +368,7 @@ def judge_snapshot(snapshot: Snapshot, device="auto") -> CalibrationReport:
     located = Located(*(getattr(snapshot.located, name)[inside] for name in LOCATED))
     origin = origin_of(sample, snapshot.noise, located, snapshot.beam, known)
     try:
-        fit, ellipse = judge_scan(sample, sample, origin, snapshot.noise, device, progress=False)
+        fit, ellipse = judge_scan(sample, sample, origin, snapshot.noise, snapshot.beam.device, progress=False)
     except PrenetError:  # no pattern that was kept shows a beam
         fit, ellipse = fit_origin(origin), None
     origin, fit = (_in_scan(found, box, scan) for found in (origin, fit))

@@ -48,7 +48,7 @@ class CalibrationReport:
         lines += [f"          {origin.reason}"]
         if self.fit is not None:
             rms = [np.sqrt(np.nanmean(r[origin.valid] ** 2)) for r in (self.fit.residual_qx0, self.fit.residual_qy0)]
-            span = [np.ptp(q) for q in (self.fit.qx0, self.fit.qy0)]
+            span = [np.nanmax(q) - np.nanmin(q) for q in (self.fit.qx0, self.fit.qy0)]
             lines += [f"Descan    {self.fit.model}; spans ({span[0]:.2f}, {span[1]:.2f}) px; residual rms "
                       f"({rms[0]:.3f}, {rms[1]:.3f}) px"]
             lines += ["          " + self.fit.reason.replace("; qy0", "\n          qy0")]

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from . import emd, sources
@@ -111,9 +112,13 @@ class Watcher:
 
     def _judge(self, snapshot, now):
         if self._judging is not None and self._judging.done():
-            (self.report, self._slow, took), self._judging = self._judging.result(), None
+            (report, slow, took, problem), self._judging = self._judging.result(), None
             self._rest_until = now + max(JUDGE, took / JUDGE_PART)
-            self.status = replace(self.status, **_said(self.report))
+            if problem:
+                self.status = replace(self.status, ellipse=problem)
+            else:
+                self.report, self._slow = report, slow
+                self.status = replace(self.status, **_said(report))
         if self._judging is None and now >= self._rest_until and snapshot.beam is not None:
             self._judging = self._thread.submit(_judged, snapshot)
 
@@ -134,7 +139,7 @@ def watch(reopen, scan, pattern_shape, mask=None, device="auto", output=None, st
         check_output(output)
     fresh = lambda: Watcher(OnlineCalibrator(scan, pattern_shape, mask, device), strain)  # noqa: E731
     watcher, told, frames = fresh(), set(), 0
-    with tqdm(total=scan[0] * scan[1], unit=" patterns", disable=not progress, smoothing=0.1) as bar:
+    with _one_thread(), tqdm(total=scan[0] * scan[1], unit=" patterns", disable=not progress, smoothing=0.1) as bar:
         for event in sources.follow(reopen, scan, timeout):
             if isinstance(event, sources.Restarted):
                 bar.write("The file was made anew: this is another scan, watched from its first frame.")
@@ -188,11 +193,27 @@ def calibrate_rows(calibrator, reopen, rows, columns, output=None, progress=True
     return report
 
 
+@contextmanager
+def _one_thread():
+    """One thread for locating, one for learning: more within an operation on small windows would be in their way."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _judged(snapshot):
-    start = time.monotonic()
-    report = judge_snapshot(snapshot)
-    slow = ellipse_changes(snapshot, report.fit, report.origin.radius) if report.origin.found else None
-    return report, (slow,) if slow else (), time.monotonic() - start
+    """Report, slow alarms, seconds that it took, and what went wrong: nobody stops watching because of a bad fit."""
+    start, report, slow, problem = time.monotonic(), None, None, ""
+    try:
+        report = judge_snapshot(snapshot)
+        if report.fit is not None:
+            slow = ellipse_changes(snapshot, report.fit, report.origin.radius, snapshot.beam.device)
+    except Exception as error:
+        problem = f"descan and ellipse cannot be judged now ({error})"
+    return report, (slow,) if slow else (), time.monotonic() - start, problem
 
 
 def _beam(snapshot):
