@@ -21,6 +21,8 @@ import sys
 import tempfile
 import threading
 import time
+from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -113,8 +115,62 @@ def measure(path, threads, few, many):
     else:
         row["pyxem"] = few / seconds(Diffraction2D(floats).center_direct_beam, method="blur", sigma=3)
     if many:
-        row["denoise"] = many / seconds(denoise, py4DSTEM.DataCube(some[None, :many]), progress=False)
+        rows = -(-many // ry)
+        part = py4DSTEM.DataCube(np.array(cube.data[:rows]))
+        part.calibration.set_origin([m[:rows] for m in cube.calibration.get_origin()])
+        row["denoise"] = rows * ry / seconds(denoise, part, progress=False)
     return row
+
+
+def operations(side=128, batch=8):
+    """{network: (floating-point operations, bytes moved at least)} of a pattern of side x side pixels.
+
+    Bytes: what the layers that compute read and write if nothing stays in a cache, float32, weights left out.
+    """
+    import torch
+
+    from py4dstem_prenet.networks.center import WINDOW
+    from py4dstem_prenet.networks.weights import load
+
+    center, denoiser = load("center"), load("denoise")
+    images = torch.rand(batch, side, side)
+    calls = {
+        "center (windows in doubt)": (center.fine, (torch.rand(batch, 3, WINDOW, WINDOW), torch.ones(batch))),
+        "denoise": (denoiser, (images, torch.zeros(batch), images > -1, images, torch.full((batch,), 9.0))),
+    }
+    return {name: _counted(network, inputs, batch) for name, (network, inputs) in calls.items()}
+
+
+def _counted(network, inputs, batch):
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    moved = []
+
+    def note(layer, seen, result):
+        moved.append(result.nbytes + sum(x.nbytes for x in seen))
+
+    kinds = torch.nn.Conv2d | torch.nn.Linear | torch.nn.GroupNorm
+    hooks = [layer.register_forward_hook(note) for layer in network.modules() if isinstance(layer, kinds)]
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        network(*inputs)
+    for hook in hooks:
+        hook.remove()
+    return counter.get_total_flops() / batch, sum(moved) / batch
+
+
+# Vendors' figures: float32 without tensor cores, operations a second; memory, bytes a second.
+GPUS = {"A100 (19.5 TFLOP/s, 1.6 TB/s)": (19.5e12, 1.6e12), "RTX 3060 (12.7 TFLOP/s, 0.36 TB/s)": (12.7e12, 0.36e12)}
+REACHED = 0.3  # of these figures, by small convolutions: a guess
+
+
+def tell_operations():
+    print(f"Estimates, not measurements: patterns of 128 x 128 px a second if {REACHED:.0%} of the vendor's figures "
+          "are reached, by operations or by memory, whichever is slower.\n")
+    print("| network | Mflop a pattern | MB moved | " + " | ".join(GPUS) + " |\n" + "|---" * (3 + len(GPUS)) + "|")
+    for name, (flops, moved) in operations().items():
+        rates = [REACHED * min(most / flops, wide / moved) for most, wide in GPUS.values()]
+        print(f"| {name} | {flops / 1e6:,.0f} | {moved / 1e6:.1f} | " + " | ".join(f"{r:,.0f}" for r in rates) + " |")
 
 
 def run_row(path, threads, few, many):
@@ -147,8 +203,11 @@ def main():
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, os.cpu_count()}))
     parser.add_argument("--folder", type=Path, help="where the files are made; must have room for the largest")
     parser.add_argument("--quick", action="store_true", help="files of 1/32 GB, a few patterns for the others")
+    parser.add_argument("--operations", action="store_true", help="count them, and estimate what GPUs would do")
     options = parser.parse_args()
-    few, many = (64, 128) if options.quick else (256, 1024)
+    if options.operations:
+        return tell_operations()
+    few, many = (64, 128) if options.quick else (256, 4096)
     sizes, other = (([1 / 32], 1 / 32) if options.quick else (options.gigabytes, 1))
     most = max(options.threads)
     rows = [(size, 128, most, many) for size in sizes] + [(other, side, most, 0) for side in options.sides]
@@ -156,9 +215,13 @@ def main():
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True,
                             cwd=Path(__file__).parent).stdout.strip()
     print(f"{datetime.date.today()}, commit {commit}, {processor()}, {os.cpu_count()} cores, no GPU.\n")
-    print("| file | patterns | threads | `calibrate()` | patterns a second | peak memory | `get_origin` a second | "
-          "`center_direct_beam` a second | `denoise()` a second |\n" + "|---" * 9 + "|")
-    made, written = None, None
+    heads = ["file", "patterns", "threads", "`calibrate()`", "patterns a second", "peak memory",
+             "`get_origin` a second", "`center_direct_beam` a second", "`denoise()` a second"]
+    if find_spec("pyxem") is None:
+        print("pyxem is not installed: its `center_direct_beam` is left out.\n")
+        heads.pop(7)
+    print(f"| {' | '.join(heads)} |\n" + "|---" * len(heads) + "|")
+    made, written, grown = None, None, []
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         for size, side, threads, denoised in sorted(rows, key=lambda r: (r[1], r[0], r[2])):
             if made != (size, side):
@@ -167,9 +230,17 @@ def main():
                 made, written = (size, side), Path(folder) / f"{side}_{size}.npy"
                 write_scan(written, size, side)
             row = run_row(written, threads, few, denoised)
-            print(f"| {row['size']:.3g} GB | {row['scan'][0]} x {row['scan'][1]} of {side} x {side} | {threads} | "
-                  f"{row['seconds']:.1f} s | {cell(row['rate'])} | {cell(row['memory'])} MB | "
-                  f"{cell(row['get_origin'])} | {cell(row['pyxem'])} | {cell(row.get('denoise'))} |", flush=True)
+            cells = [f"{row['size']:.3g} GB", f"{row['scan'][0]} x {row['scan'][1]} of {side} x {side}", str(threads),
+                     f"{row['seconds']:.1f} s", cell(row["rate"]), f"{cell(row['memory'])} MB",
+                     cell(row["get_origin"]), cell(row["pyxem"]), cell(row.get("denoise"))]
+            if len(heads) < len(cells):
+                cells.pop(7)
+            print(f"| {' | '.join(cells)} |", flush=True)
+            if (side, threads) == (128, most):
+                grown.append((np.prod(row["scan"]), row["seconds"], row["memory"]))
+    for (few, short, low), (many, long, high) in pairwise(grown):
+        print(f"\n{many / few:.3g} times the file: {long / short:.3g} times the time, {high / low:.3g} times the "
+              "memory.")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from functools import partial
@@ -241,3 +243,28 @@ def test_origins_from_a_cluster_are_the_same_bit_for_bit(tmp_path, workers, monk
     assert here.found and len(seen) >= 4
     for name in ("qx0", "qy0", "sigma_qx0", "sigma_qy0", "valid"):
         np.testing.assert_array_equal(getattr(here, name), getattr(there, name))
+
+
+def transitions(dask_worker):
+    return dask_worker.state.transition_counter
+
+
+def test_the_command_works_on_a_live_scheduler(tmp_path, workers, client):
+    """`prenet calibrate --scheduler`, a process of its own: the workers do it, and the answer is the local one."""
+    import py4DSTEM
+    from scans import simulated
+
+    from py4dstem_prenet.origin import measure_origin
+
+    counts = simulated(scan=(5, 5), shape=(64, 64)).counts
+    np.save(tmp_path / "scan.npy", counts)
+    before = sum(client.run(transitions).values())
+    command = [sys.executable, "-m", "py4dstem_prenet.cli", "calibrate", "scan.npy", "-o", "calibrated.h5",
+               "--calibration-only", "--device", "cpu", "--scheduler", client.scheduler.address]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "Saved calibrated.h5" in done.stdout, done.stderr
+    assert sum(client.run(transitions).values()) > before
+    found = py4DSTEM.read(tmp_path / "calibrated.h5").get_origin_meas()
+    here = measure_origin(counts, device="cpu", progress=False)
+    for there, mine in zip(found, (here.qx0, here.qy0), strict=False):
+        np.testing.assert_array_equal(there, mine)
