@@ -6,7 +6,7 @@ from .errors import PrenetError
 
 LARGEST = 1e15  # detector units; no detector comes near it, and sums of squares still fit into float32
 SMALLEST = 1e-30  # of the range of values; below, float32 has no digits left
-MOST = 0.2  # of all values; no pattern is so bright in so large a part
+MOST = 0.5  # of all values; no pattern is so bright in so large a part
 PLENTY = 100  # electrons in the whole sample beside which none is no chance
 EDGE = 8  # pixels of a row or column that stop at once, from which that is no chance
 
