@@ -4,6 +4,7 @@ import pickle
 import subprocess
 import sys
 
+import h5py
 import numpy as np
 import py4DSTEM
 import pytest
@@ -128,6 +129,20 @@ def test_a_streamed_file_is_the_cube_in_memory_for_any_py4dstem(tmp_path):
     np.save(tmp_path / "here.npy", here.data)
     subprocess.run([sys.executable, "-c", READ, tmp_path / "out.h5", tmp_path / "here.npy"], cwd=tmp_path, check=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["here.npy", "out.h5"]
+
+
+@pytest.mark.parametrize("kind", ["gzip", "dask", "memmap"])
+def test_lazy_data_give_what_they_give_in_memory(tmp_path, kind):
+    counts = np.array(simulated(scan=(3, 3), shape=(64, 64), radius=4.0).counts)
+    known = denoise(py4DSTEM.DataCube(counts), progress=False).data
+    if kind == "gzip":
+        lazy = h5py.File(tmp_path / "a.h5", "w").create_dataset("a", data=counts, chunks=(2, 1, 32, 64), compression=5)
+    elif kind == "dask":
+        lazy = pytest.importorskip("dask.array").from_array(counts, chunks=(2, 2, 64, 32))
+    else:
+        np.save(tmp_path / "a.npy", counts)
+        lazy = np.load(tmp_path / "a.npy", mmap_mode="r")
+    assert np.array_equal(denoise(py4DSTEM.DataCube(lazy), progress=False).data, known)
 
 
 def test_a_copy_shares_no_calibration():
