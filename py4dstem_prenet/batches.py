@@ -199,7 +199,17 @@ class Job:
     key: np.ndarray | None = None
 
     def select(self, array):
-        """The part of an array (Rx, Ry, Qx, Qy) that the job wants, read where reading is not lazy."""
+        """The part of an array (Rx, Ry, Qx, Qy) that the job wants, read where reading is not lazy.
+
+        Raises PrenetError where the file is damaged there, or needs an HDF5 filter that is not installed.
+        """
+        try:
+            return self._select(array)
+        except OSError as error:
+            where = tuple(int(n) for n in divmod(self.index[0], array.shape[1]))
+            raise PrenetError(f"The data cannot be read from scan position {where} on: {error}.") from error
+
+    def _select(self, array):
         if self.tile is not None:
             return array[self.tile]
         rows, columns = np.divmod(self.index, array.shape[1])

@@ -262,8 +262,8 @@ def _child(numbers, kinds, folder, reached, counts, failures):
     warnings.simplefilter("ignore")
     sys.stderr = open(os.devnull, "w")
     trace = open(folder / "trace", "w")
-    faulthandler.enable(trace, all_threads=False)
-    faulthandler.register(signal.SIGPROF, trace, all_threads=False, chain=True)
+    faulthandler.enable(trace)
+    faulthandler.register(signal.SIGPROF, trace, chain=True)
     with open(failures, "a", buffering=1) as file:
         for number in numbers:
             reached[0] = number
@@ -294,7 +294,7 @@ def run(inputs, first=0, seconds=float("inf")):
     try:
         kinds = originals()
         while number < first + inputs and time.monotonic() < end:
-            stop = min(number + 20_000, first + inputs)
+            stop = min(number + 5_000, first + inputs)  # what libraries keep of a file adds up
             child = os.fork()
             if child == 0:
                 code = 1
@@ -309,7 +309,9 @@ def run(inputs, first=0, seconds=float("inf")):
             if status == 0:
                 number = stop
                 continue
-            at = next((line.split('"')[1] for line in (folder / "trace").read_text().splitlines() if '"' in line), "?")
+            trace = (folder / "trace").read_text()
+            innermost = [part.splitlines()[1].split('"')[1] for part in trace.split("\n\n") if '"' in part]
+            at = next((path for path in innermost if "/h5py/" in path), (innermost or ["?"])[-1])  # of all threads
             how = "hangs" if os.WTERMSIG(status) == signal.SIGPROF else f"kills the process (status {status})"
             failures.append(f"{'HDF5' if '/h5py/' in at else 'FAIL'} {reached[0]} {how} in {Path(at).name}")
             number = int(reached[0]) + 1

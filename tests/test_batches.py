@@ -200,7 +200,7 @@ def test_an_error_while_reading_reaches_the_caller():
                 raise OSError("disk gone")
             return super().__getitem__(key)
 
-    with pytest.raises(OSError, match="disk gone"):
+    with pytest.raises(PrenetError, match=r"position \(1, 0\) on: disk gone"):
         list(patterns(Broken(np.zeros(SHAPE, np.uint8), (1, 7)), chunk=7))
     assert not [t for t in threading.enumerate() if t.name.startswith("prenet-read")]
 
@@ -244,3 +244,17 @@ def test_progress_counts_patterns_and_is_silent_by_default(cube, capsys):
     assert capsys.readouterr().err == ""
     list(patterns(cube, progress="origin"))
     assert "origin" in capsys.readouterr().err
+
+
+def test_a_damaged_chunk_is_told_with_its_place(tmp_path):
+    """The second of two chunks, damaged where it is compressed."""
+    path = tmp_path / "a.h5"
+    data = np.random.default_rng(0).integers(0, 200, (2, 2, 40, 40)).astype(np.uint8)
+    with h5py.File(path, "w") as file:
+        stored = file.create_dataset("data", data=data, chunks=(1, 2, 40, 40), compression="gzip")
+        place = stored.id.get_chunk_info(1).byte_offset
+    content = bytearray(path.read_bytes())
+    content[place : place + 40] = bytes(40)
+    path.write_bytes(content)
+    with h5py.File(path) as file, pytest.raises(PrenetError, match=r"cannot be read from scan position \(1, 0\) on"):
+        list(patterns(file["data"], chunk=2))
