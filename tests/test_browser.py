@@ -2,20 +2,21 @@
 
 import os
 import time
+from pathlib import Path
 
 import numpy as np
 import py4DSTEM
 import pytest
 from scans import simulated
 
-pytest.importorskip("PyQt5", reason="the extra `browser` is not installed")
-pytest.importorskip("py4D_browser", reason="the extra `browser` is not installed")
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 ALIVE = []  # pyqtgraph's items crash where Python collects them before Qt is gone
 
 
 @pytest.fixture(scope="module")
 def window(tmp_path_factory):
+    for needed in ("PyQt5", "py4D_browser"):
+        pytest.importorskip(needed, reason="the extra `browser` is not installed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
         from PyQt5.QtWidgets import QApplication
@@ -38,6 +39,13 @@ def plugin(window):
     window.datacube = None
     yield loaded["plugin"]
     loaded["plugin"].dialog.close()
+
+
+def test_the_namespace_belongs_to_nobody():
+    """An `__init__` there would hide the plugins of others, and the wheel must carry ours."""
+    root = Path(__file__).parents[1]
+    assert {p.name for p in (root / "py4d_browser_plugin").glob("*.py")} == {"prenet.py"}
+    assert '"py4d_browser_plugin"]' in (root / "pyproject.toml").read_text()
 
 
 def choose(window, entry):
