@@ -82,7 +82,8 @@ def similarity(patterns, readout: float = 0.0):
     mean = patterns.mean(0)
     variance = (rows.square() @ mean @ columns.square().T).flatten() + readout**2
     seen = variance * count > FEW
-    scaled = ((rows @ (patterns - mean) @ columns.T).flatten(1)[:, seen] / variance[seen].sqrt()).double()
+    scaled = (rows @ (patterns - mean) @ columns.T).flatten(1)[:, seen] / variance[seen].sqrt()
+    scaled = (scaled.cpu() if scaled.device.type == "mps" else scaled).double()  # MPS knows no such numbers
     size = scaled.shape[1]
     values, axes = torch.linalg.eigh(scaled.T @ scaled)
     values, axes = values.flip(0), axes.flip(1)
@@ -98,7 +99,7 @@ def similarity(patterns, readout: float = 0.0):
     y = values[:kept] / (noise * count)
     shrunk = ((y - aspect - 1).square() - 4 * aspect).sqrt() / y
     scores = scaled @ axes[:, :kept] * (shrunk / noise**0.5)
-    excess = (torch.cdist(scores, scores).square() / 2 - kept).to(patterns.dtype)
+    excess = (torch.cdist(scores, scores).square() / 2 - kept).to(patterns)
     tolerance = 3 * (2 * kept) ** 0.5 + TOLERANCE * float(mean.clamp_min(0).sum())
     return ((4 - excess / tolerance) / 3).clamp(0, 1)
 
