@@ -1,0 +1,13 @@
+"""`python tests/faults`: write docs/faults.md from the table of faults."""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    tests, root = Path(__file__).parents[1:3]
+    sys.path[:0] = [str(tests), str(root)]
+    from faults.cases import CASES, document
+
+    page = root / "docs" / "faults.md"
+    page.write_text(document(), encoding="utf-8")
+    print(f"{len(CASES)} faults in {page}")

@@ -1,0 +1,162 @@
+"""What a case of the fault matrix is, and the bench on which it is tried: a folder of files, one of outputs."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scans import simulated
+
+from py4dstem_prenet.errors import PrenetError
+
+SCAN = dict(scan=(6, 6), shape=(64, 64), radius=5.0, dose=4000.0)  # what faults are put into
+BRIGHT = SCAN | dict(dose=100_000.0)
+
+
+@dataclass(frozen=True)
+class Case:
+    """group, name: where and what. outcome: "refused", "warned" or "answered". told: the sentence that the user gets,
+    with … for what varies. made: how the fault is made. run(bench): makes it, tries it, asserts what is true of the
+    result, and returns the sentences that the user got."""
+
+    group: str
+    name: str
+    outcome: str
+    told: str
+    made: str
+    run: Callable[[Bench], list[str]]
+
+    @property
+    def id(self):
+        return re.sub(r"\W+", "-", f"{self.group} {self.name}".lower()).strip("-")
+
+    def is_told(self, sentences):
+        parts = "(?s:.*)".join(re.escape(part) for part in self.told.split("…"))
+        return any(re.fullmatch(parts, sentence) for sentence in sentences)
+
+
+class Bench:
+    """One try. given: a folder for input files; out: a folder for output; both are looked at afterwards."""
+
+    def __init__(self, folder: Path):
+        self.given, self.out = folder / "given", folder / "out"
+        self.given.mkdir()
+        self.out.mkdir()
+
+    def files(self):
+        """{path: SHA-256} of all that lies there."""
+        return {path.relative_to(self.given.parent).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+                for path in sorted(self.given.parent.rglob("*")) if path.is_file()}
+
+    def told(self, text):
+        """A sentence without this machine's folders."""
+        return str(text).replace(f"{self.given.parent}/", "")
+
+    def refuse(self, *calls, leaves=0):
+        """The sentence with which every call is refused; files are as they were, but for `leaves` new ones."""
+        before, sentences = self.files(), set()
+        for call in calls:
+            try:
+                call()
+            except PrenetError as error:
+                sentences.add(self.told(error))
+            else:
+                raise AssertionError("it was not refused")
+        after = self.files()
+        assert before.items() <= after.items() and len(after) == len(before) + leaves, (before, after)
+        assert len(sentences) == 1, sentences
+        return list(sentences)
+
+    def refused_data(self, data, **options):
+        """The one sentence with which calibrating and denoising refuse data, which stay as they were."""
+        cube = cube_of(data)
+        before = state(cube)
+        told = self.refuse(lambda: cube.prenet.calibrate(progress=False, **options),
+                           lambda: cube.prenet.denoise(progress=False),
+                           lambda: cube.prenet.denoise(out=self.out / "a.h5", progress=False))
+        assert state(cube) == before
+        return told
+
+    def refused_mask(self, mask):
+        cube = cube_of(scan().counts)
+        before = state(cube)
+        told = self.refuse(lambda: cube.prenet.calibrate(mask=mask, progress=False))
+        assert state(cube) == before
+        return told
+
+    def nothing_found(self, data, **options):
+        """The sentences of a calibration that finds no beam, and therefore writes nothing."""
+        cube = cube_of(data)
+        before = state(cube)
+        report = cube.prenet.calibrate(progress=False, **options)
+        assert not report.origin.found and state(cube) == before and not self.files()
+        return [*report.noise.messages, report.origin.reason]
+
+    def answered(self, data, truth, pixels, sigmas=4.0, mask=None, ellipse=True, clean=None):
+        """The sentences of a calibration whose fitted origin is right to `pixels`, and whose sigmas say so.
+
+        truth: qx0, qy0, a, b, theta. sigmas: error over sigma, rms. ellipse: whether an ellipse that is accepted is
+        compared. clean: expected values, of which the denoised ones have to know more than the measured ones.
+        """
+        cube = cube_of(data)
+        kept = digest(data)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            report = cube.prenet.calibrate(mask=mask, progress=False)
+        origin, fit = report.origin, report.fit
+        assert origin.found, origin.reason
+        off = [getattr(origin, q) - truth[q] for q in ("qx0", "qy0")]
+        ratio = [d / s for d, s in zip(off, (origin.sigma_qx0, origin.sigma_qy0), strict=True)]
+        assert np.sqrt(np.mean(np.square(ratio)[:, origin.valid])) < sigmas
+        assert np.median(np.hypot(*off)[origin.valid]) < pixels
+        assert np.median(np.hypot(fit.qx0 - truth["qx0"], fit.qy0 - truth["qy0"])) < pixels
+        if fit.accepted:
+            np.testing.assert_array_equal(cube.calibration.get_origin()[0], fit.qx0)
+        if ellipse and report.ellipse.accepted:
+            e, t = report.ellipse, truth
+            found, true = (((x["a"] / x["b"] - 1) * np.exp(2j * x["theta"])) for x in (vars(e), t))
+            assert abs(found - true) < 4 * np.sqrt(np.linalg.eigvalsh(e.covariance).max())
+        if clean is not None:
+            result = np.asarray(cube.prenet.denoise(progress=False).data)
+            assert result.dtype == np.float32 and np.isfinite(result).all()
+            raw = np.asarray(data, np.float64)
+            assert abs(result.sum(dtype=float) / raw.sum() - 1) < 1e-3  # the electrons are kept
+            assert ((result - clean) ** 2).sum() < 0.5 * ((raw - clean) ** 2).sum()
+        assert digest(data) == kept and not self.files()
+        return [*report.noise.messages, origin.reason, *fit.reason.split("; "), report.ellipse.reason]
+
+
+def scan(**changes):
+    return simulated(**(SCAN | changes))
+
+
+def bright():
+    return simulated(**BRIGHT)
+
+
+def truth_of(part):
+    """The truth of a part of the scan, a slice."""
+    return {key: value[part] if np.ndim(value) == 2 else value for key, value in scan().truth.items()}
+
+
+def cube_of(data):
+    from py4DSTEM import DataCube
+
+    return DataCube(data, name="scan")
+
+
+def digest(data):
+    return data.dtype, data.shape, hashlib.sha256(np.ascontiguousarray(data).view(np.uint8)).hexdigest()
+
+
+def state(cube):
+    """All of a cube that a call might change, as something to compare."""
+    parameters = {key: np.asarray(value).tobytes() for key, value in cube.calibration._params.items()
+                  if not key.startswith("_")}
+    data = cube.data if cube.data.dtype != object else cube.data.astype(float)
+    return digest(np.asarray(data)), parameters, set(cube.treekeys), set(cube.metadata)
