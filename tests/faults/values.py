@@ -152,8 +152,8 @@ for name, made, make in (("bright is low", "100 - counts", lambda: 100 - counts(
     refused("Values", name, "… % of the values are at the largest one, …: either all is saturated, or bright is low "
           "in these "
             "data; turn them over, then (data.max() - data).", made, make)
-case("Values", "no electrons, denoised", "refused", "No electrons are seen above the read-out noise, so there is nothing "
-     "to denoise; where bright is low in these data, turn them over.", "a noise model that finds none")(
+case("Values", "no electrons, denoised", "refused", "No electrons are seen above the read-out noise, so there is "
+     "nothing to denoise; where bright is low in these data, turn them over.", "a noise model that finds none")(
     lambda bench: bench.refuse(lambda: denoised(counts())))
 nothing("Values", "noise alone", "No beam was found in this scan: the sums over its blocks look like noise alone. "
       "Nor do "
