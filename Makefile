@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint notebooks docs clean
+.PHONY: demo test lint notebooks docs wheel versions coverage fuzz defects clean
 
 demo: $(READY)
 	$(BIN)/prenet demo
@@ -20,6 +20,29 @@ notebooks: $(READY)
 
 docs: $(READY)
 	$(BIN)/python docs/build.py
+
+# The wheel, without the checkout: weights and data must be in it.
+wheel: $(READY)
+	rm -rf $(VENV)/wheel
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation -w $(VENV)/wheel .
+	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/wheel/installed $(VENV)/wheel/*.whl
+	cd $(VENV)/wheel && PYTHONPATH=$(CURDIR)/$(VENV)/wheel/installed OMP_NUM_THREADS=1 ../bin/python ../../.ci/smoke.py
+
+# Other Pythons, with the lowest and the newest dependencies.
+versions:
+	.ci/versions
+
+coverage: $(READY)
+	$(BIN)/python -m pip install --quiet coverage
+	OMP_NUM_THREADS=1 $(BIN)/python -m coverage run --source=py4dstem_prenet --data-file=$(VENV)/coverage -m pytest -q
+	$(BIN)/python -m coverage report --data-file=$(VENV)/coverage --fail-under=92 --skip-covered
+
+fuzz: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py
+
+# Deliberate defects in a copy, and the test that notices each.
+defects: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/defects.py
 
 # torch comes first and without what it depends on: PyPI's build for Linux would bring gigabytes of CUDA packages. Where
 # its CPU builds cannot be reached, the one that pip is configured to find has to do.

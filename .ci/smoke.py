@@ -30,8 +30,7 @@ with tempfile.TemporaryDirectory() as folder:
     cube.prenet.save(path)
     assert np.array_equal(py4DSTEM.read(str(path)).calibration.get_origin()[0], report.fit.qx0)
 for command in (["--help"], ["info", "--help"]):
-    prenet = Path(sys.executable).with_name("prenet")
-    told = subprocess.run([prenet, *command], capture_output=True, text=True, check=True)
-    assert "Usage" in told.stdout
+    prenet = [sys.executable, "-m", "py4dstem_prenet.cli", *command]
+    assert "Usage" in subprocess.run(prenet, capture_output=True, text=True, check=True).stdout
 print(f"{py4dstem_prenet.__version__} in {Path(py4dstem_prenet.__file__).parent}, Python {sys.version.split()[0]}, "
       f"torch {torch.__version__}, numpy {np.__version__}: origin off by {error.max():.3f} px at most")
