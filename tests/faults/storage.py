@@ -151,8 +151,7 @@ def _(bench):
 
 
 @case("File", "a calibration of another scan", "refused", "given/a.h5 calibrates data of shape (3, 3, 64, 64), but "
-      "this "
-      "cube is (6, 6, 64, 64).", "load_calibration")
+      "this cube is (6, 6, 64, 64).", "load_calibration")
 def _(bench):
     path, cube = emd_file(bench.given / "a.h5"), cube_of(scan().counts)
     before = state(cube)
@@ -172,8 +171,7 @@ def _(bench):
 
 
 @case("File", "a scan cropped by py4DSTEM itself", "refused", "The origin in the calibration has the shape (6, 6), "
-      "but the "
-      "scan is (4, 6): it is from before the cube was cropped or binned, so measure again.", "data[:4], same "
+      "but the scan is (4, 6): it is from before the cube was cropped or binned, so measure again.", "data[:4], same "
       "calibration")
 def _(bench):
     cube = calibrated(scan().counts)
@@ -282,8 +280,7 @@ def _(bench):
 
 
 @case("Output", "two processes that save at once", "refused", "out/a.h5 appeared while it was being written and is "
-      "left "
-      "alone; choose another name.", "the second ends first")
+      "left alone; choose another name.", "the second ends first")
 def _(bench):
     path, cube = bench.out / "a.h5", calibrated()
     with pytest.raises(PrenetError) as caught, emd.new_cube(cube, path, np.uint16) as target:
@@ -295,8 +292,7 @@ def _(bench):
 
 
 @case("Output", "two processes that denoise at once", "refused", "Another process is writing out/.a.h5.unfinished; "
-      "wait "
-      "for it, or choose another name.", "the second begins while the first writes")
+      "wait for it, or choose another name.", "the second begins while the first writes")
 def _(bench):
     path, cube = bench.out / "a.h5", calibrated()
 
@@ -316,8 +312,7 @@ def _(bench):
 
 
 @case("Output", "what the cube holds cannot be saved", "refused", "out/a.h5 could not be written, because py4DSTEM "
-      "cannot "
-      "save what the cube holds: …", "a set in its metadata")
+      "cannot save what the cube holds: …", "a set in its metadata")
 def _(bench):
     from py4DSTEM import Metadata
 
@@ -426,8 +421,7 @@ def _(bench):
 
 
 @case("Device", "memory for no pattern", "refused", "The memory of the device cpu does not hold one pattern's "
-      "computation; "
-      "free some of it, or use device='cpu'.", "a stub that runs out at once")
+      "computation; free some of it, or use device='cpu'.", "a stub that runs out at once")
 def _(bench):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(devices, "_fits", {})
@@ -487,8 +481,7 @@ def replaced(content):
 
 DESCRIPTION = "The description given/center.json of the weights is missing or unreadable; install the package again."
 ALTERED = "The weights file given/center.safetensors was altered or is incomplete (its SHA-256 is …, not …); install " \
-          "it " \
-          "again."
+          "it again."
 with_weights("altered", ALTERED, "one bit", flip)
 with_weights("cut short", ALTERED, "100 bytes less", lambda f: os.truncate(
     f / "center.safetensors", (f / "center.safetensors").stat().st_size - 100))
@@ -500,20 +493,17 @@ with_weights("of a newer version", "The weights 'center' need a newer version of
 with_weights("of an unknown task", "The weights are for a task 'dance' that this version does not know.",
              '"task": "dance"', edit(task="dance"), uses=("calibrate",))
 with_weights("of another architecture", "The weights file given/center.safetensors does not fit this version's "
-      "networks; "
-             "install the package again.", "the ellipse network's content under the center's name",
+      "networks; install the package again.", "the ellipse network's content under the center's name",
              replaced(weights.find("ellipse").read_bytes()), uses=("calibrate",))
 with_weights("that are no safetensors", "The weights file given/center.safetensors cannot be read; install the package "
              "again.", "100 zeros with the right hash", replaced(bytes(100)), uses=("calibrate",))
 with_weights("that are a pickle with a right name", "The weights file given/center.safetensors cannot be read; "
-      "install the "
-             "package again.", "os.abort, pickled, with the right hash", replaced(pickle.dumps(Bomb())),
+      "install the package again.", "os.abort, pickled, with the right hash", replaced(pickle.dumps(Bomb())),
              uses=("calibrate",))
 
 
 @case("Weights", "that are nowhere", "refused", "The weights 'mine' are missing (looked in …); install the package "
-      "again or "
-      "set PY4DSTEM_PRENET_WEIGHTS.", "denoise(weights='mine')")
+      "again or set PY4DSTEM_PRENET_WEIGHTS.", "denoise(weights='mine')")
 def _(bench):
     cube = cube_of(scan().counts)
     return bench.refuse(lambda: cube.prenet.denoise(weights="mine", progress=False),
@@ -551,12 +541,10 @@ def copied(folder):
 
 
 imported("imported from a pickle", "given/mine.pt is no .safetensors file; nothing else is read, because a pickle "
-      "(.pt, "
-         ".pth, .ckpt) can run code. Export the weights with safetensors first.", "os.abort, pickled, as mine.pt",
+      "(.pt, .pth, .ckpt) can run code. Export the weights with safetensors first.", "os.abort, pickled, as mine.pt",
          pickled_weights)
 imported("imported, that are not numbers", "The weights file given/center.safetensors does not answer as its "
-      "description "
-         "says; ask who made it.", "NaN everywhere", with_nan)
+      "description says; ask who made it.", "NaN everywhere", with_nan)
 imported("imported to nowhere", "Set PY4DSTEM_PRENET_WEIGHTS to the folder that shall hold your weights; it is not "
       "set.",
          "the variable is not set", copied, folder=False)

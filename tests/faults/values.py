@@ -18,11 +18,9 @@ HUGE = "The data hold values as large as {}, which no detector gives; replace th
 WRAPPED = "The data may have wrapped at {}: inside bright disks there are dark pixels, whose electrons are missing; " \
           "read or sum the data as wider numbers."
 BENT = "The noise grows far less than the signal, so values are not proportional to electrons (gamma, a logarithm, " \
-       "or " \
-       "smoothing); doses, sigmas and denoising suppose that they are."
+       "or smoothing); doses, sigmas and denoising suppose that they are."
 STUCK = "Pixels around (…, …) give one value throughout, beside others that see electrons (a dead chip, a gap, a " \
-        "stop, " \
-        "a scale bar); exclude them with mask=."
+        "stop, a scale bar); exclude them with mask=."
 EVERYWHERE = "The direct beam was found everywhere."
 MASK = "The mask must be a boolean array of the pattern's shape (64, 64), True where a pixel is good; this one has " \
        "shape {} and type {}."
@@ -150,8 +148,7 @@ for name, made, make in (("bright is low", "100 - counts", lambda: 100 - counts(
                          ("saturated nearly everywhere", "17.3 counts + 211 + N(0, 9), clipped at 211",
                                lambda: np.minimum(camera(), 211))):
     refused("Values", name, "… % of the values are at the largest one, …: either all is saturated, or bright is low "
-          "in these "
-            "data; turn them over, then (data.max() - data).", made, make)
+          "in these data; turn them over, then (data.max() - data).", made, make)
 case("Values", "no electrons, denoised", "refused", "No electrons are seen above the read-out noise, so there is "
      "nothing to denoise; where bright is low in these data, turn them over.", "a noise model that finds none")(
     lambda bench: bench.refuse(lambda: denoised(counts())))
@@ -195,8 +192,7 @@ answered("Detector", "wrapped at 16 bits", lambda: wrapped(16), "2.5 times what 
 answered("Detector", "wrapped at 8 bits", lambda: wrapped(8), "2.5 times what uint8 holds, modulo 256",
          WRAPPED.format(256), "warned", ellipse=False, pixels=0.3)
 refused("Detector", "unsigned numbers read as signed", "The data run from … to … and wrap from one to the other: "
-      "unsigned "
-        "numbers were read as signed ones; give data.view('uint16').", "view('int16')",
+      "unsigned numbers were read as signed ones; give data.view('uint16').", "view('int16')",
         lambda: recorded(60000 / bright().counts.max()).astype(np.uint16).view(np.int16))
 answered("Detector", "saturated", lambda: np.minimum(bright().counts, 250), "clipped at 250 counts",
          "The data are saturated: … sampled values are at the largest one, 250.", "warned")
@@ -259,8 +255,7 @@ answered("Scan", "an aborted scan", lambda: changed(np.s_[4:], 0), "the last two
          "12 of 36 positions show no beam.", "warned")
 answered("Scan", "repeated frames", lambda: repeated(), "every fifth pattern is a copy of the one before",
          "7 of 36 sampled patterns are exact copies of others: frames were repeated, so there is less in these data "
-         "than "
-         "it seems.", "warned", pixels=0.3, ellipse=False, sigmas=9.0)
+         "than it seems.", "warned", pixels=0.3, ellipse=False, sigmas=9.0)
 
 
 def repeated():
