@@ -5,8 +5,12 @@
 The scans are memory-mapped uint16 files, made of one simulated piece that is laid out mirrored, so that descan goes on
 from piece to piece. Every row is a process of its own. Memory is the peak of anonymous resident memory: cached pages
 of the file are not counted, they are the system's to drop. py4DSTEM's `get_origin` (true radius given) and pyxem's
-`center_direct_beam`, if pyxem is installed, work on a few hundred of the same patterns, in the same process right
-after, as float32 in memory; `denoise` on some thousand, in memory.
+`center_direct_beam`, if pyxem is installed, work on a few hundred of the same patterns right after, as float32 in
+memory; `denoise` on some thousand, in memory, with the origin just found.
+
+    python benchmarks/throughput.py --operations
+
+counts instead what each network computes for a pattern, and estimates from it what GPUs would do.
 """
 
 import argparse
@@ -108,12 +112,6 @@ def measure(path, threads, few, many):
            "rate": rx * ry / calibrating, "memory": peak.value}
     floats = some[:few].astype(np.float32)[None]
     row["get_origin"] = few / seconds(get_origin, py4DSTEM.DataCube(floats), r=RADIUS * side)
-    try:
-        from pyxem.signals import Diffraction2D
-    except ImportError:
-        row["pyxem"] = None
-    else:
-        row["pyxem"] = few / seconds(Diffraction2D(floats).center_direct_beam, method="blur", sigma=3)
     if many:
         rows = -(-many // ry)
         part = py4DSTEM.DataCube(np.array(cube.data[:rows]))
@@ -173,15 +171,32 @@ def tell_operations():
         print(f"| {name} | {flops / 1e6:,.0f} | {moved / 1e6:.1f} | " + " | ".join(f"{r:,.0f}" for r in rates) + " |")
 
 
+def measure_pyxem(path, few):
+    """Patterns a second of pyxem's `center_direct_beam`, after a warm-up of some."""
+    from pyxem.signals import Diffraction2D
+
+    floats = np.array(np.load(path, mmap_mode="r")[:1, :PIECE], np.float32).repeat(-(-few // PIECE), 0)
+    Diffraction2D(floats[:1, :4]).center_direct_beam(method="blur", sigma=3)
+    return floats[..., 0, 0].size / seconds(Diffraction2D(floats).center_direct_beam, method="blur", sigma=3)
+
+
 def run_row(path, threads, few, many):
-    code = f"import json, throughput; print(json.dumps(throughput.measure({str(path)!r}, {threads}, {few}, {many})))"
+    row = in_process(f"measure({str(path)!r}, {threads}, {few}, {many})", threads)
+    if isinstance(row, str):
+        raise SystemExit(row)
+    # Its compiler has been seen to crash the process that imports it.
+    rate = in_process(f"measure_pyxem({str(path)!r}, {few})", threads) if find_spec("pyxem") else None
+    return row | {"pyxem": None if isinstance(rate, str) else rate}
+
+
+def in_process(call, threads):
+    """What a call of this module gives in a process of its own; the text of its errors where it fails."""
+    code = f"import json, throughput; print(json.dumps(throughput.{call}))"
     here = Path(__file__).resolve().parent
     known = os.environ | {f"{name}_NUM_THREADS": str(threads) for name in ("OMP", "MKL", "OPENBLAS", "NUMBA")}
     known["PYTHONPATH"] = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], env=known, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])
+    return f"{call} failed: {done.stderr}" if done.returncode else json.loads(done.stdout.splitlines()[-1])
 
 
 def processor():
