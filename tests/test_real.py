@@ -75,3 +75,16 @@ def test_a_ccd_of_many_disks_gets_an_answer_without_an_ellipse_of_its_lattice():
     assert report.origin.found and 40 < report.origin.qx0[0, 0] < 216 and 40 < report.origin.qy0[0, 0] < 216
     assert report.origin.radius == pytest.approx(6.0, abs=1.5)  # that of the disks in the picture
     assert not report.ellipse.accepted
+
+
+def test_a_saturated_smeared_ccd_finds_its_direct_beam_and_no_ellipse_that_it_cannot_know():
+    """The read-out smear runs through all rows at the columns of the direct beam, and says where its middle is."""
+    datacube = cube("nanobeam_ccd_smear")
+    report = calibrate(datacube, progress=False)
+    assert report.origin.found and not report.noise.counting
+    pattern = np.load(REAL / "nanobeam_ccd_smear.npy").astype(float)
+    far = pattern.reshape(512, 512)[:60].sum(0)  # rows that no disk reaches
+    smear = np.convolve(far, np.ones(2 * round(report.origin.radius)), "same").argmax()
+    assert report.origin.qy0[0, 0] == pytest.approx(smear, abs=3) and 8 < report.origin.radius < 14
+    if not report.ellipse.accepted:
+        assert datacube.calibration.get_ellipse() is None and "not written" in str(report)
