@@ -258,3 +258,12 @@ def test_positions_without_a_beam_get_a_neighbors_origin_and_stay_marked(rx, ry,
         distance = np.hypot(x - i, y - j)
         nearest = distance == distance.min()
         assert (written[:, i, j, None] == maps[:, x[nearest], y[nearest]]).all(0).any()
+
+
+def test_sigmas_of_an_earlier_measurement_are_not_those_of_a_later_one():
+    """py4DSTEM's own origin, set after ours, has no sigma: it reads as 1 px, not as what ours had."""
+    cube = py4DSTEM.DataCube(np.zeros((2, 3, 32, 32), np.uint8))
+    emd.write_origin(cube, OriginMap(*np.full((4, 2, 3), 0.1), np.ones((2, 3), bool), 5.0, True, ""))
+    assert (emd.read_origin(cube).sigma_qx0 == 0.1).all()
+    cube.calibration.set_origin_meas((np.full((2, 3), 9.0), np.full((2, 3), 9.0)))
+    assert (emd.read_origin(cube).sigma_qx0 == 1).all() and (emd.read_origin(cube).qx0 == 9).all()
