@@ -23,14 +23,16 @@ class PrenetAccessor:
     def measure_origin(self, mask=None, device="auto", progress=True):
         """Measure the direct beam's position in every pattern; written with `set_origin_meas`.
 
-        mask: (Qx, Qy) bool, True = good pixel. Returns an `OriginMap`; where its `found` is False, nothing is
-        written.
+        mask: (Qx, Qy) bool, True = good pixel; kept in the calibration for what follows. Returns an `OriginMap`;
+        where its `found` is False, nothing is written.
         """
         from . import emd
         from .origin import measure_origin
 
+        mask = emd.read_mask(self._datacube) if mask is None else mask
         result = measure_origin(self._datacube, mask=mask, device=device, progress=progress)
-        emd.write_origin(self._datacube, result)
+        if emd.write_origin(self._datacube, result):
+            emd.write_mask(self._datacube, mask)
         return result
 
     def fit_origin(self, model="auto"):
@@ -55,10 +57,10 @@ class PrenetAccessor:
         """
         from . import emd
         from .ellipse import measure_ellipse
-        from .noise import estimate_noise
 
         qx0, qy0, radius = emd.read_fitted_origin(self._datacube)
-        result = measure_ellipse(self._datacube, qx0, qy0, radius, estimate_noise(self._datacube), region=region)
+        result = measure_ellipse(self._datacube, qx0, qy0, radius, emd.noise_of(self._datacube),
+                                 valid=emd.read_valid(self._datacube), region=region)
         emd.write_ellipse(self._datacube, result)
         return result
 
@@ -69,10 +71,10 @@ class PrenetAccessor:
         """
         from . import emd
         from .ellipse import map_ellipse
-        from .noise import estimate_noise
 
         qx0, qy0, radius = emd.read_fitted_origin(self._datacube)
-        result = map_ellipse(self._datacube, qx0, qy0, radius, estimate_noise(self._datacube), blocks)
+        result = map_ellipse(self._datacube, qx0, qy0, radius, emd.noise_of(self._datacube), blocks,
+                             emd.read_valid(self._datacube))
         emd.attach_ellipse_map(self._datacube, result)
         return result
 
@@ -99,7 +101,8 @@ class PrenetAccessor:
     def calibrate(self, mask=None, device="auto", progress=True):
         """Measure and fit the origin, measure the ellipse, and write what is accepted.
 
-        mask: (Qx, Qy) bool, True where a detector pixel is good, False behind a beam stop and the like.
+        mask: (Qx, Qy) bool, True where a detector pixel is good, False behind a beam stop and the like; kept in the
+        calibration for what follows.
 
         Returns a `CalibrationReport`, which prints as a page of text.
         """

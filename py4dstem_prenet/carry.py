@@ -118,6 +118,8 @@ def crop_Q(datacube, ROI):
     signed = _ready(datacube)
     new = emd.cube_like(datacube, datacube.data[:, :, rows, columns])
     _move(new.calibration, lambda q, axis: q - (rows, columns)[axis].start)
+    mask = emd.read_mask(datacube)
+    emd.write_mask(new, None if mask is None else mask[rows, columns])
     return _finish(new, signed, f"crop_Q({rows.start}, {rows.stop}, {columns.start}, {columns.stop})")
 
 
@@ -156,6 +158,10 @@ def bin_Q(datacube, N):
     if a is not None and b is not None and not np.allclose(np.multiply(a, b), 1):
         calibration["a"], calibration["b"] = a / N, b / N
     calibration["Q_pixel_size"] = calibration.get_Q_pixel_size() * N
+    mask = emd.read_mask(datacube)
+    if mask is not None:  # a sum is good where all that went into it is
+        rows, columns = new.Qshape
+        emd.write_mask(new, mask[:rows * N, :columns * N].reshape(rows, N, columns, N).all((1, 3)))
     if emd.SIGMA in new.treekeys:
         new.attach(_sigma_slice(new.tree(emd.SIGMA).data / N))
     return _finish(new, signed, f"bin_Q({N})")
@@ -285,7 +291,9 @@ def _finish(new, signed, done):
         calibration.set_origin(calibration.get_origin())  # mean and shift follow
     calibration.calibrate()
     calibration._params.pop(emd.WRITTEN, None)
-    emd.sign(new, *(entry for entry, kept in signed.items() if kept["unchanged"]))
+    for entry, kept in signed.items():
+        if kept["unchanged"]:
+            emd.sign(new, entry, **{k: v for k, v in kept.items() if k == "feature"})
     record = emd.read_provenance(new)
     if record is not None:
         emd.write_provenance(new, record | {"since": [*record.get("since", []), done]})

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from . import batches
+from . import batches, emd
 from .assumptions import judge_noise
-from .noise import NoiseModel, estimate_noise
+from .noise import NoiseModel
 from .splitting import of_part, split
 
 POSITIONS = 256
@@ -80,7 +80,7 @@ def check_denoising(datacube, noise: NoiseModel | None = None, weights=None, dev
     Raises PrenetError where the data cannot be used.
     """
     batches.check(datacube)
-    noise = noise or estimate_noise(datacube)
+    noise = noise or emd.noise_of(datacube)
     shape = batches.shape_of(datacube)
     parts = (1, 1) if shape[0] * shape[1] <= positions else (2, 2)
     blocks = [read_block(datacube, where) for where in places(shape, positions, parts)]
@@ -157,7 +157,7 @@ def check_origin(datacube, noise: NoiseModel | None = None, device="auto", posit
     from .origin import measure_origin
 
     batches.check(datacube)
-    noise = noise or estimate_noise(datacube)
+    noise = noise or emd.noise_of(datacube)
     blocks = [read_block(datacube, where) for where in places(batches.shape_of(datacube), positions, (1, 1))]
     problem, _ = judge_noise(blocks, noise)
     if problem:
@@ -205,12 +205,11 @@ def check_ellipse(datacube, noise: NoiseModel | None = None, device="auto", posi
     About the fitted origin in the calibration. What both halves share (an aperture that is not round, strain) is not
     seen by this. Arguments as those of `check_denoising`. Raises PrenetError where no origin is set.
     """
-    from . import emd
     from .ellipse import measure_ellipse
 
     batches.check(datacube)
     qx0, qy0, radius = emd.read_fitted_origin(datacube)
-    noise = noise or estimate_noise(datacube)
+    noise = noise or emd.noise_of(datacube)
     where = places(batches.shape_of(datacube), positions, (1, 1))[0]
     block = read_block(datacube, where)
     problem, _ = judge_noise([block], noise)

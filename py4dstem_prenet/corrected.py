@@ -16,7 +16,7 @@ from ._version import __version__
 from .cluster import map_chunks
 from .errors import PrenetError
 from .files import check_output
-from .noise import NoiseModel, estimate_noise
+from .noise import NoiseModel
 from .opening import open as open_cube
 from .polar import ellipse_matrix, ellipse_vector
 
@@ -44,7 +44,7 @@ def corrected(datacube, noise: NoiseModel | None = None, out=None, progress=True
         check_output(out)
     qx0, qy0, _ = emd.read_fitted_origin(datacube)
     matrix = ellipse_matrix(_vector(datacube))
-    noise = noise or estimate_noise(datacube)
+    noise = noise or emd.noise_of(datacube)
     origin = np.stack([qx0.ravel(), qy0.ravel()], 1)
     center = np.rint(origin.mean(0))
     shape = batches.shape_of(datacube)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -20,7 +21,7 @@ from .files import check_output
 from .neighbors import neighbor_means
 from .networks.denoise import MULTIPLE
 from .networks.weights import load, pick_device, verify
-from .noise import NoiseModel, estimate_noise, sample_positions
+from .noise import NoiseModel, sample_positions
 from .opening import open as open_cube
 from .origin import fit_origin, measure_origin
 from .splitting import of_part, split
@@ -64,7 +65,7 @@ def denoise(datacube, noise: NoiseModel | None = None, out=None, scan_aware="aut
         check_output(out)
     pick_device(device)  # refused now where it cannot be used
     digest = verify(weights)
-    noise = noise or estimate_noise(datacube)
+    noise = noise or emd.noise_of(datacube)
     if not noise.dose > 0:
         raise PrenetError("No electrons are seen above the read-out noise, so there is nothing to denoise; where "
                           "bright is low in these data, turn them over.")
@@ -83,7 +84,7 @@ def denoise(datacube, noise: NoiseModel | None = None, out=None, scan_aware="aut
         for index, block in map_chunks(clean, datacube, *along, **options):
             data.reshape(-1, *shape[2:])[index] = block
         return emd.cube_like(datacube, data)
-    record = {"version": __version__, "weights": digest, "noise": emd._plain(noise),
+    record = {"version": __version__, "weights": digest, "noise": emd.plain(noise),
               "origins": origins is not None and hashlib.sha256(origins.tobytes()).hexdigest()}
     with emd.resumable_cube(datacube, out, np.float32, record) as target:
         for index, block in map_chunks(clean, datacube, *along, skip=target.done, **options):
@@ -94,10 +95,9 @@ def denoise(datacube, noise: NoiseModel | None = None, out=None, scan_aware="aut
 def descan(datacube, noise: NoiseModel, device="cpu") -> np.ndarray | None:
     """The smooth origin of every position, (Rx * Ry, 2) pixels: the calibration's, or measured; None without a beam."""
     scan = batches.shape_of(datacube)[:2]
-    known = datacube.calibration.get_origin() if getattr(datacube, "calibration", None) is not None else None
-    if known is not None:
-        maps = [np.asarray(m, float) for m in known[:2]]
-        if all(m.shape == scan and np.isfinite(m).all() for m in maps):
+    with suppress(PrenetError):  # of other data than these, or none
+        maps = emd.read_fitted_origin(datacube)[:2]
+        if np.isfinite(maps).all():
             return np.stack(maps, -1).reshape(-1, 2)
     # A smooth surface needs no measurement everywhere.
     count = int(np.clip(scan[0] * scan[1] / 4, 64, LOCATED))

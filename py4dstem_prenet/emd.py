@@ -2,7 +2,8 @@
 
 Only stock classes are stored, so that py4DSTEM reads every file without this package: `Calibration`,
 `RealSlice` "prenet_origin_sigma" (maps of the origin's uncertainty), `Metadata` "prenet" (the provenance), and in the
-calibration the text "prenet_written" (of which data and values its entries are, so that stale ones can be told).
+calibration the text "prenet_written" (of which data and values its entries are, so that stale ones can be told) and the
+user's detector mask "prenet_mask".
 """
 
 import copy
@@ -20,6 +21,7 @@ from scipy.ndimage import distance_transform_edt
 from tqdm import tqdm
 
 from ._version import __version__
+from .batches import shape_of
 from .errors import PrenetError
 from .files import (
     EMD_ENDINGS,
@@ -33,9 +35,11 @@ from .files import (
     reserve,
     stored_json,
 )
+from .noise import estimate_noise
 
 SIGMA = "prenet_origin_sigma"
 ELLIPSE_MAP = "prenet_ellipse_map"
+MASK = "prenet_mask"
 PROVENANCE = "prenet"
 WRITTEN = "prenet_written"
 _ENTRIES = {"origin_meas": ("qx0_meas", "qy0_meas"), "origin": ("qx0", "qy0"), "ellipse": ("a", "b", "theta")}
@@ -86,18 +90,47 @@ def write_origin(datacube, origin_map):
         return False
 
     nearest = tuple(distance_transform_edt(~valid, return_distances=False, return_indices=True))
-    if datacube.calibration is None:  # read from a file that was written without one
-        datacube.calibration = Calibration()
-        datacube.calibration.register_target(datacube)
-    calibration = datacube.calibration
+    calibration = _calibration_of(datacube)
     calibration.set_origin_meas((maps["qx0"][nearest], maps["qy0"][nearest], valid))
     # set_probe_param would also move qx0_mean, and with it the axes of the cube, away from the fitted origin.
-    if np.isfinite(origin_map.radius):
-        calibration.set_probe_semiangle(float(origin_map.radius))
+    calibration.set_probe_semiangle(float(origin_map.radius) if np.isfinite(origin_map.radius) else None)
     sigma = np.where(valid, [maps["sigma_qx0"], maps["sigma_qy0"]], np.nan)
     datacube.attach(RealSlice(sigma, name=SIGMA, slicelabels=["qx0", "qy0"]))
-    sign(datacube, "origin_meas")
+    sign(datacube, "origin_meas", feature=origin_map.feature)
     return True
+
+
+def _calibration_of(datacube):
+    """The cube's calibration; a new one where it was read from a file that has none."""
+    if datacube.calibration is None:
+        datacube.calibration = Calibration()
+        datacube.calibration.register_target(datacube)
+    return datacube.calibration
+
+
+def write_mask(datacube, mask):
+    """Keep a detector mask, (Qx, Qy) bool, True = good, with the calibration; None leaves what is there."""
+    if mask is not None:
+        datacube.calibration[MASK] = np.array(mask, bool)
+
+
+def read_mask(datacube):
+    """The detector mask that was given for patterns of this shape, (Qx, Qy) bool; None where there is none."""
+    calibration = getattr(datacube, "calibration", None)
+    mask = None if calibration is None else calibration._params.get(MASK)
+    return mask if np.shape(mask) == shape_of(datacube)[2:] else None
+
+
+def noise_of(datacube):
+    """The `NoiseModel` estimated from a scan, with the detector mask that was given for it."""
+    return estimate_noise(datacube, mask=read_mask(datacube))
+
+
+def read_valid(datacube):
+    """(Rx, Ry) bool, positions that show a beam, as measured; None where that was not for this scan."""
+    calibration = datacube.calibration
+    mask = None if calibration is None else calibration.get_origin_meas_mask()
+    return np.array(mask, bool) if np.shape(mask) == tuple(datacube.Rshape) else None
 
 
 def write_fit(datacube, origin_fit):
@@ -157,6 +190,7 @@ def read_origin(datacube):
     if sigma_is_current(datacube):
         sigma = np.array(datacube.tree(SIGMA).data)
     radius = datacube.calibration.get_probe_semiangle()
+    written = signatures(datacube).get("origin_meas", {})
     return OriginMap(
         qx0=qx0,
         qy0=qy0,
@@ -166,6 +200,7 @@ def read_origin(datacube):
         radius=float("nan") if radius is None else float(radius),
         found=bool(valid.any()),
         reason="read from the calibration",
+        feature=written["feature"] if written.get("unchanged") and "feature" in written else "direct beam",
     )
 
 
@@ -196,11 +231,12 @@ def sigma_is_current(datacube):
     return entry is None or entry["unchanged"]
 
 
-def sign(datacube, *entries):
-    """Note in the calibration the shape of the data and the values that entries ("origin_meas", ...) have now."""
+def sign(datacube, *entries, **facts):
+    """Note in the calibration the shape of the data and the values that entries ("origin_meas", ...) have now, and
+    facts about them that JSON can hold."""
     record = json.loads(datacube.calibration._params.get(WRITTEN, "{}"))
     for entry in entries:
-        record[entry] = {"shape": _plain(datacube.data.shape), "values": _digest(datacube.calibration, entry)}
+        record[entry] = {"shape": plain(datacube.data.shape), "values": _digest(datacube.calibration, entry), **facts}
     if "origin" in entries:
         record["origin"]["measured"] = _digest(datacube.calibration, "origin_meas")
     datacube.calibration[WRITTEN] = json.dumps(record)
@@ -209,8 +245,8 @@ def sign(datacube, *entries):
 def signatures(datacube):
     """{entry: {"shape": of the data it was written for, "unchanged": whether its values are still these}}.
 
-    For the fitted origin also "measured": whether the measured one is still that which was fitted. Empty where this
-    package wrote nothing.
+    And the facts that were given. For the fitted origin also "measured": whether the measured one is still that which
+    was fitted. Empty where this package wrote nothing.
     """
     calibration = datacube.calibration
     record = {} if calibration is None else json.loads(calibration._params.get(WRITTEN, "{}"))
@@ -265,20 +301,20 @@ def provenance(datacube, weights=None, settings=None, noise=None, verdicts=()):
         "verdicts": verdicts,
     }
     if noise is not None:
-        record["noise"] = {**_plain(noise), "bad_pixels": int(np.count_nonzero(noise.bad_pixels))}
-    return _plain(record)
+        record["noise"] = {**plain(noise), "bad_pixels": int(np.count_nonzero(noise.bad_pixels))}
+    return plain(record)
 
 
-def _plain(value):
+def plain(value):
     """`value` with nothing in it that JSON cannot hold; NaN and infinity become None."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, list | tuple | set):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, float):
         return value if np.isfinite(value) else None
     return value if value is None or isinstance(value, bool | int | str) else str(value)
@@ -309,6 +345,8 @@ def save(datacube, path, data=True):
     Raises PrenetError where `path` cannot be taken or py4DSTEM cannot save what the cube holds.
     """
     if not data:
+        if datacube.calibration is None:
+            raise PrenetError("The cube has no calibration to save; call datacube.prenet.calibrate() first.")
         with new_file(path, EMD_ENDINGS) as partial:
             check_space(path, 0)
             _save(_calibration_only(datacube), partial, path)
@@ -387,7 +425,7 @@ def _told(path):
 def cube_like(datacube, data):
     """A DataCube of other data, (Rx, Ry, Qx, Qy), with copies of the calibration, sigma maps and metadata."""
     new = DataCube(data=data, name=datacube.name)
-    for key, value in datacube.calibration._params.items():
+    for key, value in _calibration_of(datacube)._params.items():
         if not key.startswith("_"):  # where the original sits in its tree
             new.calibration[key] = copy.deepcopy(value)
     if sigma_is_current(datacube):
@@ -413,7 +451,7 @@ def _save(node, partial, path):
 
 def _calibration_only(datacube):
     calibration = datacube.calibration.copy(name="calibration")
-    record = {**(read_provenance(datacube) or {}), "shape": _plain(datacube.data.shape)}
+    record = {**(read_provenance(datacube) or {}), "shape": plain(datacube.data.shape)}
     entry = {"json": json.dumps(record)}
     if SIGMA in datacube.treekeys:
         entry["sigma"] = np.array(datacube.tree(SIGMA).data)
@@ -451,12 +489,12 @@ def load_calibration(datacube, path):
     if shape is not None and tuple(shape) != own[: len(shape)]:
         raise PrenetError(f"{path} calibrates data of shape {tuple(shape)}, but this cube is {own}.")
 
-    untouched = Calibration()._params
+    untouched, target = Calibration()._params, _calibration_of(datacube)
     with all_or_none(datacube):
         for key, value in params.items():
             if not key.startswith("_") and (np.ndim(value) or value != untouched.get(key)):
-                datacube.calibration[key] = value
-        datacube.calibration.calibrate()  # what the setters do: the cube's axes follow
+                target[key] = value
+        target.calibrate()  # what the setters do: the cube's axes follow
         if sigma is not None:
             datacube.attach(RealSlice(sigma, name=SIGMA, slicelabels=["qx0", "qy0"]))
         if record:

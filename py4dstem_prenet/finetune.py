@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from . import batches
+from . import batches, emd
 from ._version import __version__
 from .assumptions import judge_noise
 from .checks import Level, jackknife, places, read_block
@@ -31,7 +31,7 @@ from .files import check_output
 from .neighbors import neighbor_means
 from .networks import weights
 from .networks.denoise import MULTIPLE
-from .noise import NoiseModel, estimate_noise
+from .noise import NoiseModel
 from .splitting import of_part, split
 
 POSITIONS = 1024  # at most, of which a quarter is held out
@@ -92,7 +92,7 @@ def finetune(datacube, noise: NoiseModel | None = None, out="weights.safetensors
         raise PrenetError("One pattern is too little to learn from: some positions must be held out for judging.")
     device = weights.pick_device(device)
     network = copy.deepcopy(weights.load(start, device)).requires_grad_(True)
-    noise = noise or estimate_noise(datacube)
+    noise = noise or emd.noise_of(datacube)
     where = places(batches.shape_of(datacube), POSITIONS, (PARTS, PARTS))
     blocks = [read_block(datacube, some) for some in where]
     problem = " and ".join(filter(None, judge_noise(blocks, noise)))

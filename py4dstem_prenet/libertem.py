@@ -31,7 +31,7 @@ from .errors import PrenetError
 from .files import check_output
 from .networks.weights import load, pick_device
 from .noise import estimate_noise
-from .origin import OriginMap, check_mask, find_beam, fit_origin, from_rings, origin_of, with_mask
+from .origin import OriginMap, check_mask, find_beam, fit_origin, from_rings, origin_of
 from .pipeline import CalibrationReport, check_networks, judge_scan, write
 from .pooling import KEPT_BYTES, Plan, Pooled, plan, pooled_positions
 from .sample import Sample
@@ -350,4 +350,4 @@ def _written(data, origin, fit, ellipse, noise, device, out):
 
 def _noise(data, mask):
     check_mask(data, mask)
-    return with_mask(estimate_noise(data), mask)
+    return estimate_noise(data, mask=mask)

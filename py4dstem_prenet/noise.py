@@ -324,12 +324,13 @@ def _offset_and_readout(t, used, gain, intercept, offset, readout):
     return offset, gain * offset + intercept, False
 
 
-def estimate_noise(data, gain=None, offset=None, readout=None):
+def estimate_noise(data, gain=None, offset=None, readout=None, mask=None):
     """The `NoiseModel` of a scan, from at most 256 positions spread evenly over it. What is given wins.
 
     Args:
         data: a DataCube or array of shape (Rx, Ry, Qx, Qy).
         gain: detector units per electron; offset: units at zero electrons; readout: rms, detector units.
+        mask: (Qx, Qy) bool, True where a pixel is good; the others count as bad pixels.
 
     Raises PrenetError where the data cannot be used (`doubts.refuse`), or hold one value only.
     """
@@ -341,6 +342,8 @@ def estimate_noise(data, gain=None, offset=None, readout=None):
     messages = []
     quantum = _quantum(sample)
     bad = _bad_pixels(sample, quantum)
+    if mask is not None:
+        bad |= ~np.asarray(mask, bool)
     t = _moments(sample, bad)
     slope, error, intercept, used = _line(t, gain)
     seen = _sees_electrons(t)

@@ -25,7 +25,7 @@ from .ellipse import Ellipse
 from .errors import PrenetError
 from .noise import SAMPLE as LEARNED_FROM
 from .noise import NoiseModel, estimate_noise, sample_positions
-from .origin import OriginFit, OriginMap, check_mask, find_beam, fit_origin, origin_of, shows_beam, with_mask
+from .origin import OriginFit, OriginMap, check_mask, find_beam, fit_origin, origin_of, shows_beam
 from .pipeline import CalibrationReport, calibrate, check_networks, judge_scan
 from .pooling import SAMPLE
 from .sample import Sample
@@ -382,7 +382,7 @@ def _learn(sample: Sample, seen, mask, device) -> _Learned:
     box = tuple(slice(int(at.min()), int(at.max()) + 1) for at in np.divmod(sample.positions, sample.scan[1]))
     part = _boxed(sample, box)
     try:
-        noise = with_mask(estimate_noise(part), mask)
+        noise = estimate_noise(part, mask=mask)
     except PrenetError as problem:  # a beam that is still blanked
         return _Learned(None, None, None, str(problem), seen)
     beam, guess, reason = find_beam(part, noise, device)

@@ -96,7 +96,7 @@ def measure_origin(data, noise: NoiseModel | None = None, mask=None, device="aut
     batches.check(data)
     check_mask(data, mask)
     load("center", pick_device(device))
-    noise = with_mask(noise or estimate_noise(data), mask)
+    noise = estimate_noise(data, mask=mask) if noise is None else _with_mask(noise, mask)
     return survey(data, noise, np.zeros(0, int), device, progress)[0]
 
 
@@ -267,9 +267,11 @@ def check_mask(data, mask):
     if mask is not None and (np.shape(mask) != shape or np.asarray(mask).dtype != bool):
         raise PrenetError(f"The mask must be a boolean array of the pattern's shape {shape}, True where a pixel is "
                           f"good; this one has shape {np.shape(mask)} and type {np.asarray(mask).dtype}.")
+    if mask is not None and not np.any(mask):
+        raise PrenetError("The mask excludes every pixel; it must be True where a pixel is good.")
 
 
-def with_mask(noise: NoiseModel, mask) -> NoiseModel:
+def _with_mask(noise: NoiseModel, mask) -> NoiseModel:
     """The noise model with the pixels that a user's mask (True = good) excludes among its bad ones."""
     if mask is None:
         return noise

@@ -12,7 +12,7 @@ from .ellipse import Ellipse, measure_ellipse
 from .files import check_output
 from .networks.weights import load, pick_device, verify
 from .noise import NoiseModel, estimate_noise
-from .origin import OriginFit, OriginMap, check_mask, fit_origin, survey, with_mask
+from .origin import OriginFit, OriginMap, check_mask, fit_origin, survey
 from .pooling import pooled_positions, worth_keeping
 from .sample import Sample
 
@@ -68,7 +68,8 @@ def calibrate(datacube, mask=None, device="auto", progress=True) -> CalibrationR
     """Calibrate a DataCube: measure and fit the origin, measure the ellipse, write what is accepted.
 
     mask: (Qx, Qy) bool, True where a detector pixel is good, False behind a beam stop and the like; bad pixels that
-    the noise model finds need not be named.
+    the noise model finds need not be named. It is kept in the calibration, and holds for whatever is done with the
+    cube afterwards, until another one is given.
 
     Writes into `datacube.calibration` with `set_origin_meas`, `set_origin` and `set_ellipse`; attaches the maps of
     sigma and the provenance. Where no beam is found, nothing is written.
@@ -79,11 +80,12 @@ def calibrate(datacube, mask=None, device="auto", progress=True) -> CalibrationR
     batches.check(datacube)
     check_mask(datacube, mask)
     check_networks(device)
-    noise = with_mask(estimate_noise(datacube), mask)
+    mask = emd.read_mask(datacube) if mask is None else mask
+    noise = estimate_noise(datacube, mask=mask)
     # The whole file is read once: what is pooled later is kept on the way.
     origin, kept = survey(datacube, noise, worth_keeping(datacube, noise.dose), device, progress)
     fit, ellipse = judge_scan(datacube, kept, origin, noise, device, progress)
-    return write(datacube, origin, fit, ellipse, noise, device)
+    return write(datacube, origin, fit, ellipse, noise, device, mask)
 
 
 def check_networks(device):
@@ -108,7 +110,7 @@ def judge_scan(data, kept: Sample, origin: OriginMap, noise: NoiseModel, device=
                                 device=device, progress=progress)
 
 
-def write(datacube, origin: OriginMap, fit, ellipse, noise: NoiseModel, device) -> CalibrationReport:
+def write(datacube, origin: OriginMap, fit, ellipse, noise: NoiseModel, device, mask=None) -> CalibrationReport:
     """Write what is accepted into a DataCube's calibration, with provenance; nothing where no beam was found."""
     if not origin.found:
         return CalibrationReport(origin, None, None, noise, (f"Nothing was written: {origin.reason}",))
@@ -121,6 +123,7 @@ def write(datacube, origin: OriginMap, fit, ellipse, noise: NoiseModel, device) 
                             noise=noise, verdicts=verdicts)
     with emd.all_or_none(datacube):
         emd.write_origin(datacube, origin)
+        emd.write_mask(datacube, mask)
         emd.write_fit(datacube, fit)
         emd.write_ellipse(datacube, ellipse)
         emd.write_provenance(datacube, record)

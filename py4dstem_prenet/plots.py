@@ -273,13 +273,12 @@ def show(datacube, axes=None):
     axes: (3, 4) to draw into; by default those of a new figure. Returns them. Raises PrenetError where the cube has no
     origin, or one of other data.
     """
-    from .emd import read_fitted_origin, read_origin
-    from .noise import estimate_noise
+    from .emd import noise_of, read_fitted_origin, read_origin
     from .pooling import pool
 
     measured = read_origin(datacube)
     qx0, qy0, radius = read_fitted_origin(datacube)
-    noise = estimate_noise(datacube)
+    noise = noise_of(datacube)
     pooled = pool(datacube, qx0, qy0, noise, valid=measured.valid)
     still = pool(datacube, np.full_like(qx0, qx0.mean()), np.full_like(qy0, qy0.mean()), noise)
     if axes is None:

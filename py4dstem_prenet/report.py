@@ -15,7 +15,7 @@ from .ellipse import Ellipse, judge
 from .errors import PrenetError
 from .files import check_output, new_file
 from .networks.weights import load, pick_device
-from .noise import NoiseModel, estimate_noise, sample_positions
+from .noise import NoiseModel, sample_positions
 from .origin import OriginMap, fit_origin
 from .pooling import Pooled, pool
 from .report_page import page
@@ -93,7 +93,7 @@ def look(datacube, device="auto", progress=True) -> Seen:
         raise PrenetError("No origin was measured in this scan; call datacube.prenet.calibrate() (or prenet calibrate) "
                           "first.")
     with tqdm(total=5, desc="report", unit=" stages", disable=not progress) as bar:
-        noise = estimate_noise(datacube)
+        noise = emd.noise_of(datacube)
         shape = batches.shape_of(datacube)
         seen = {"name": datacube.name, "shape": shape, "dtype": str(datacube.data.dtype), "noise": noise,
                 "belongs": check(datacube), "record": emd.read_provenance(datacube)}

@@ -77,10 +77,11 @@ def test_a_reloaded_package_takes_its_own_place():
     assert type(DataCube.__dict__["prenet"]) is accessor._Door
 
 
-def test_stages_one_by_one(cube, stage):
+def test_stages_one_by_one(cube, stage, monkeypatch):
     ones = np.ones(cube.Rshape)
     measured = types.SimpleNamespace(
-        qx0=15 * ones, qy0=16 * ones, sigma_qx0=ones, sigma_qy0=ones, valid=ones > 0, radius=4.0, found=True
+        qx0=15 * ones, qy0=16 * ones, sigma_qx0=ones, sigma_qy0=ones, valid=ones > 0, radius=4.0, found=True,
+        feature="direct beam",
     )
     fitted = types.SimpleNamespace(qx0=15.5 * ones, qy0=16.5 * ones, accepted=True)
     round_ring = types.SimpleNamespace(a=1.01, b=0.99, theta=0.3, accepted=True)
@@ -94,24 +95,25 @@ def test_stages_one_by_one(cube, stage):
         seen["map"], seen["model"] = origin_map, model
         return fitted
 
-    def measure_ellipse(data, qx0, qy0, radius, noise, region=None):
-        seen["ellipse"] = (data, qx0[0, 0], qy0[0, 0], radius, noise)
+    def measure_ellipse(data, qx0, qy0, radius, noise, valid=None, region=None):
+        seen["ellipse"] = (data, qx0[0, 0], qy0[0, 0], radius, noise, valid.all())
         return round_ring
 
     stage("origin", measure_origin=measure_origin, fit_origin=fit_origin, OriginMap=types.SimpleNamespace)
-    stage("noise", estimate_noise=lambda data: "noise")
+    monkeypatch.setattr(emd, "noise_of", lambda data: "noise")
+    mask = np.ones(cube.Qshape, bool)
     stage("ellipse", measure_ellipse=measure_ellipse)
 
     with pytest.raises(PrenetError, match="not been measured"):
         cube.prenet.fit_origin()
     with pytest.raises(PrenetError, match="No origin is set"):
         cube.prenet.measure_ellipse()
-    assert cube.prenet.measure_origin(mask="mask") is measured
+    assert cube.prenet.measure_origin(mask=mask) is measured
     assert cube.prenet.fit_origin("plane") is fitted
     assert cube.prenet.measure_ellipse() is round_ring
-    assert seen["mask"] == "mask" and seen["model"] == "plane"
+    assert seen["mask"] is mask and emd.read_mask(cube).all() and seen["model"] == "plane"
     np.testing.assert_array_equal(seen["map"].qx0, measured.qx0)
-    assert seen["ellipse"] == (cube, 15.5, 16.5, 4.0, "noise")
+    assert seen["ellipse"] == (cube, 15.5, 16.5, 4.0, "noise", True)
     assert cube.calibration.get_origin_meas()[0][0, 0] == 15
     assert cube.calibration.get_origin()[0][0, 0] == 15.5
     assert cube.calibration.get_ellipse() == (1.01, 0.99, 0.3)

@@ -155,8 +155,8 @@ def test_a_copy_shares_no_calibration():
 
 def test_a_taken_path_is_refused_before_any_work(tmp_path, monkeypatch):
     (tmp_path / "out.h5").write_text("mine")
-    for name in ("load", "estimate_noise"):
-        monkeypatch.setattr(module, name, lambda *_: pytest.fail("work was done"))
+    for where, name in ((module, "load"), (emd, "noise_of")):
+        monkeypatch.setattr(where, name, lambda *_: pytest.fail("work was done"))
     datacube = cube(**SMALL)
     with pytest.raises(PrenetError, match="exists already"):
         denoise(datacube, out=tmp_path / "out.h5", progress=False)
@@ -265,6 +265,16 @@ def test_the_origin_of_the_calibration_is_used_where_there_is_one(monkeypatch):
     datacube.calibration.set_origin(known)
     monkeypatch.setattr(module, "measure_origin", lambda *_, **__: pytest.fail("measured"))
     assert np.array_equal(module.descan(datacube, estimate_noise(datacube)), np.stack(known, -1).reshape(-1, 2))
+
+
+def test_an_origin_of_other_data_is_not_used():
+    """py4DSTEM's bin_Q leaves the origin where it was in the larger patterns."""
+    datacube = cube()
+    datacube.prenet.calibrate(progress=False)
+    datacube.bin_Q(2)
+    found = module.descan(datacube, estimate_noise(datacube)).reshape(6, 6, 2)
+    truth = simulated().truth
+    assert np.hypot(found[..., 0] - truth["qx0"] / 2, found[..., 1] - truth["qy0"] / 2).mean() < 0.5
 
 
 def test_a_measured_descan_is_smooth_and_true():

@@ -33,6 +33,7 @@ def origin_map(**changes):
         "radius": np.float32(5.0),
         "found": True,
         "reason": "",
+        "feature": "direct beam",
     }
     return types.SimpleNamespace(**{**values, **changes})
 
@@ -138,6 +139,26 @@ class TestOrigin:
         for dim, was in zip(written.dims, axes, strict=True):
             np.testing.assert_array_equal(dim, was)
         assert written.calibration.get_probe_param()[0] == 7
+
+    def test_what_was_located_and_its_radius_are_read_back(self, written):
+        """The center of rings is not the direct beam's, and an earlier disk's radius is not theirs."""
+        assert emd.read_origin(written).feature == "direct beam"
+        emd.write_origin(written, origin_map(feature="rings", radius=float("nan")))
+        found = emd.read_origin(written)
+        assert found.feature == "rings" and np.isnan(found.radius)
+        written.calibration.set_origin_meas((found.qx0 + 1, found.qy0, found.valid))  # somebody else's
+        assert emd.read_origin(written).feature == "direct beam"
+
+    def test_a_cube_without_a_calibration(self, cube, written, tmp_path):
+        """py4DSTEM reads a cube that was saved without one with None in its place."""
+        emd.save(written, tmp_path / "calibration.h5", data=False)
+        cube.root._metadata.pop("calibration")
+        with pytest.raises(PrenetError, match="no calibration to save"):
+            emd.save(cube, tmp_path / "none.h5", data=False)
+        emd.load_calibration(cube, tmp_path / "calibration.h5")
+        np.testing.assert_array_equal(cube.calibration.get_origin()[0], written.calibration.get_origin()[0])
+        cube.root._metadata.pop("calibration")
+        assert emd.cube_like(cube, cube.data).calibration is not None
 
     def test_refused_results_are_not_written(self, cube):
         before = saved(cube.calibration)

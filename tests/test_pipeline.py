@@ -61,8 +61,16 @@ def test_what_the_mask_excludes_is_not_looked_at():
     report = calibrate(datacube, mask=good, progress=False)
     assert distance(report.fit, simulated(**OPTIONS).truth).mean() < 0.1
     assert (report.noise.bad_pixels[~good]).all()
+    truth = simulated(**OPTIONS).truth
+    assert report.noise.dose == pytest.approx(truth["dose"], rel=0.3)  # the bar's are no electrons
+    # It holds for what follows: the bar would make an ellipse of its own.
+    assert datacube.prenet.measure_ellipse().vector == pytest.approx(report.ellipse.vector, abs=1e-4)
+    assert np.array_equal(emd.read_mask(datacube.prenet.crop_Q((4, 124, 8, 128))), good[4:124, 8:128])
+    assert emd.read_mask(datacube.prenet.bin_Q(2)).shape == (64, 64)
     with pytest.raises(PrenetError, match="True where a pixel is good"):
         calibrate(datacube, mask=good.T[:5], progress=False)
+    with pytest.raises(PrenetError, match="excludes every pixel"):
+        calibrate(datacube, mask=np.zeros_like(good), progress=False)
 
 
 def test_what_was_found_is_true(calibrated):

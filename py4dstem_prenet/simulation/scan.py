@@ -50,12 +50,15 @@ def simulate(scan=(16, 16), shape=(128, 128), *, dose: float = 10_000, seed: int
         amplitude: of the descan, pixels. gain, offset, readout: detector units; psf: blur of the detector, pixels.
 
     Raises:
-        PrenetError: a dose that is not positive, or patterns smaller than 32 pixels.
+        PrenetError: a dose that is not positive, patterns smaller than 32 pixels, read-out noise that reaches zero.
     """
     if not dose > 0:
         raise PrenetError("The dose must be positive: electrons in a pattern.")
     if min(shape) < 32:
         raise PrenetError(f"Patterns must have at least 32 pixels on each side, not {tuple(shape)}.")
+    if offset < 4 * readout:
+        raise PrenetError(f"Read-out noise of {readout:g} units at an offset of {offset:g} would be cut off at zero; "
+                          f"give an offset of at least {4 * readout:g}.")
     rng = np.random.default_rng((seed, 4))
     bank = make_bank(seed + 1000, specimens)
     ratio = float(rng.uniform(1, 1.06)) if ratio is None else float(ratio)
@@ -84,7 +87,8 @@ def simulate(scan=(16, 16), shape=(128, 128), *, dose: float = 10_000, seed: int
     measured = rng.poisson(clean).astype(np.float32)
     if (gain, offset, readout) != (1.0, 0.0, 0.0):
         measured = measured * gain + offset + rng.normal(0, readout, measured.shape).astype(np.float32)
-    counts = np.clip(np.rint(measured), 0, 65535).astype(np.uint16)
+    counts = np.rint(measured).clip(0)
+    counts = counts.astype(np.uint16 if counts.max() < 2**16 else np.uint32)
     truth = dict(qx0=qx0, qy0=qy0, a=ratio**0.5, b=ratio**-0.5, theta=theta, radius=radius, gain=float(gain),
                  offset=float(offset), readout=float(readout), dose=float(dose), seed=int(seed))
     return SimulatedScan(counts, clean, truth)
