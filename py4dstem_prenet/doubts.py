@@ -29,8 +29,8 @@ def refuse(sample):
                           "them by a constant.")
     share = np.mean(sample == sample.max())
     if share > MOST:
-        raise PrenetError(f"{100 * share:.0f} % of the values are at the largest one, {high:g}: either all is saturated, "
-                          "or bright is low in these data; turn them over, then (data.max() - data).")
+        raise PrenetError(f"{100 * share:.0f} % of the values are at the largest one, {high:g}: either all is "
+                          "saturated, or bright is low in these data; turn them over, then (data.max() - data).")
     if sample.dtype.kind == "i":
         top = float(np.iinfo(sample.dtype).max)
         # Dark subtraction makes small negative numbers only; single broken pixels are no reason.
