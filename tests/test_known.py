@@ -1,0 +1,42 @@
+"""Simulated scans of a known lattice: disks lie where the frames say, and strain has py4DSTEM's signs."""
+
+import numpy as np
+import pytest
+
+from py4dstem_prenet.errors import PrenetError
+from py4dstem_prenet.polar import ellipse_matrix, ellipse_vector
+from py4dstem_prenet.simulation.known import SILICON, deformation, simulate_known, strain_of, zone_axis
+
+FRAME = zone_axis([1, 1, 0], [0, 0, 1])
+
+
+def test_a_frame_is_a_rotation_with_its_zone_toward_the_source():
+    assert FRAME @ FRAME.T == pytest.approx(np.eye(3)) and np.linalg.det(FRAME) == pytest.approx(1)
+    assert FRAME @ [1, 1, 0] == pytest.approx([0, 0, np.sqrt(2)])
+    with pytest.raises(PrenetError, match="zone axis"):
+        zone_axis([1, 1, 0], [2, 2, 0])
+
+
+def test_strain_has_the_signs_of_py4dstem():
+    """A lattice that is wider has reciprocal vectors that are shorter."""
+    wider, turned = deformation(exx=0.02) @ FRAME, deformation(turn=0.01) @ FRAME
+    assert strain_of(wider, FRAME) == pytest.approx([1 - 1 / 1.02, 0, 0, 0])
+    assert strain_of(turned, FRAME)[3] == pytest.approx(-0.01, abs=1e-4)
+
+
+def test_disks_lie_where_the_frame_says():
+    frames = np.stack([FRAME, deformation(0.05, 0.0, 0.0, 0.1) @ FRAME])[None]
+    known = simulate_known(SILICON, frames, thickness=60, ratio=1.04, theta=0.5, amplitude=0.0)
+    truth = known.truth
+    assert known.expected.shape == (1, 2, 128, 128) and 0.8 < known.expected.sum((2, 3)).min() <= 1.0
+    matrix = ellipse_matrix(ellipse_vector(1.04, 1.0, 0.5))
+    x, y = np.meshgrid(*map(np.arange, (128, 128)), indexing="ij")
+    for k, hkl in ((0, (2, -2, 0)), (1, (2, -2, 0)), (0, (0, 0, 4)), (1, (0, 0, 4))):
+        g = np.linalg.inv(frames[0, k]).T @ hkl / SILICON.edge  # 1/angstrom
+        at = matrix @ g[:2] / truth["sampling"] + [truth["qx0"][0, k], truth["qy0"][0, k]]
+        near = np.hypot(x - at[0], y - at[1]) < truth["radius"] + 1
+        weight = known.expected[0, k] * near
+        middle = np.array([(weight * x).sum(), (weight * y).sum()]) / weight.sum()
+        # contrast inside a disk moves its center of mass, but no disk by what strain or rotation do (1.7, 3.5 px)
+        assert np.hypot(*(middle - at)) < 0.8
+    assert known.counts(1000).sum((2, 3)).mean() == pytest.approx(1000 * known.expected.sum((2, 3)).mean(), rel=0.1)
