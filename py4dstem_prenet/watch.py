@@ -23,7 +23,7 @@ from .online import OnlineCalibrator, Snapshot, judge_snapshot
 from .pipeline import CalibrationReport
 from .serve import served
 
-LOOK = 0.5  # seconds between looks at alarms and status
+LOOK = 0.1  # seconds between looks at alarms and status
 JUDGE = 5.0  # seconds between judgments, and
 JUDGE_PART = 0.5  # of the time at most that they may take
 RATE_OVER = 3.0  # seconds over which the rate is taken
