@@ -160,6 +160,7 @@ class OnlineCalibrator:
                 self._wait_for_beam(index, block)
             else:
                 self._locate(index, block)
+                self._catch_up()
         self._advance()
 
     def _checked(self, patterns, positions):
@@ -228,14 +229,21 @@ class OnlineCalibrator:
         known = np.flatnonzero(shows_beam(self._located, self._known))
         self._nearby[:] = np.nan
         self._note_nearby(known)
-        waiting, self._waiting = self._waiting, []
-        for index, block in waiting:
-            self._locate(index, block)
+
+    def _catch_up(self):
+        """Locate the latest of the patterns that waited for the first beam; what comes now is not to wait for all."""
+        if self._beam is not None and self._waiting:
+            index, block = self._waiting.pop()
+            later = self._known[index]  # positions that were fed again meanwhile
+            if not later.all():
+                self._locate(index[~later], block[~later])
 
     def wait(self):
         """Wait until all that was fed is located, and all is learned from it that can be."""
         while True:
             self._advance()
+            while self._beam is not None and self._waiting:
+                self._catch_up()
             if self._learning is None:
                 return
             self._learning.result()
@@ -277,6 +285,7 @@ class OnlineCalibrator:
     def poll(self):
         """Look whether something was learned meanwhile; worth calling while nothing comes that could be fed."""
         self._advance()
+        self._catch_up()
 
     # --- what is known so far --------------------------------------------------------------------------------
 
