@@ -52,9 +52,9 @@ class Log:
         located = watcher.calibrator.located
         if located and self.learned is None:
             self.learned = now
-        rows = located // self.columns  # this source comes row by row
-        new = np.isnan(self.known[:rows])
-        self.known[:rows][new] = now
+        if watcher.snapshot is not None:  # what is shown
+            rows = watcher.snapshot.known.reshape(-1, self.columns).all(1)
+            self.known[rows & np.isnan(self.known)] = now
         self.memory.append((done, anonymous()))
         for alarm in watcher.status.alarms:
             self.alarms.setdefault(alarm.kind, (done, alarm))

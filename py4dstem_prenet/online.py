@@ -294,6 +294,11 @@ class OnlineCalibrator:
         return self._scan
 
     @property
+    def learning(self) -> bool:
+        """Whether noise and beam are being learned just now, which takes a core."""
+        return self._learning is not None
+
+    @property
     def seen(self) -> int:
         """Scan positions that were fed."""
         return int(np.count_nonzero(self._fed))

@@ -23,7 +23,7 @@ from .online import OnlineCalibrator, Snapshot, judge_snapshot
 from .pipeline import CalibrationReport
 from .serve import served
 
-LOOK = 0.1  # seconds between looks at alarms and status
+LOOK = 0.2  # seconds between looks at alarms and status
 JUDGE = 5.0  # seconds between judgments, and
 JUDGE_PART = 0.5  # of the time at most that they may take
 RATE_OVER = 3.0  # seconds over which the rate is taken
@@ -119,7 +119,9 @@ class Watcher:
             else:
                 self.report, self._slow = report, slow
                 self.status = replace(self.status, **_said(report))
-        if self._judging is None and now >= self._rest_until and snapshot.beam is not None:
+        # Learning and judging at once would leave too little of two cores for what comes from the detector.
+        idle = self._judging is None and not self.calibrator.learning
+        if idle and now >= self._rest_until and snapshot.beam is not None:
             self._judging = self._thread.submit(_judged, snapshot)
 
 
