@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -49,8 +49,8 @@ class _Data:
     sigma: np.ndarray  # one where unused
     use: np.ndarray
 
-    def every(self, step):
-        return _Data(*(thinned(thinned(a, step[0]).T, step[1]).T for a in (self.y, self.sigma, self.use)))
+    def at(self, rows, cols):
+        return _Data(*(a[np.ix_(rows, cols)] for a in (self.y, self.sigma, self.use)))
 
 
 @dataclass(frozen=True)
@@ -103,19 +103,22 @@ def _fit(maps, valid, model):
         return [_refused(v, d) for (v, _), d in zip(maps, datas, strict=True)]
 
     shape = datas[0].y.shape
-    step = _steps(shape, datas)
+    grid, whole = _grid(datas)
     bases = candidates(shape, np.logical_and.reduce([d.use for d in datas]), model)
-    coarse = [d.every(step) for d in datas]
-    starts = [_solve_all([b.every(step) for b in bases], d) for d in coarse]
+    coarse = [d.at(*grid) for d in datas]
+    coarse_bases = [b.at(*grid) for b in bases]
+    starts = [_solve_all(coarse_bases, d) for d in coarse]
     wanted = "auto" if model == "auto" else bases[-1].name
-    chosen, scores = _choose([b.every(step) for b in bases], coarse, starts, wanted)
+    chosen, scores = _choose(coarse_bases, coarse, starts, wanted)
     fits = []
-    for (values, _), data, center, solutions in zip(maps, datas, centers, starts, strict=True):
-        solution = solutions[chosen]
-        if step != (1, 1):  # same basis functions, so the coarse coefficients start the full grid
-            lam = solution.lam * data.use.sum() / max(data.every(step).use.sum(), 1)
-            solution = _irls(bases[chosen], data, evaluate(bases[chosen], solution.coef), lam, steps=4)
-        fits.append(_finish(values, data, center, bases[chosen], solution, scores, model))
+    for (values, _), data, part, center, solutions in zip(maps, datas, coarse, centers, starts, strict=True):
+        solution, basis = solutions[chosen], bases[chosen]
+        if whole:
+            solution = _spread(basis, data, grid, solution)
+        else:  # same basis functions, so the coarse coefficients start the full grid
+            lam = solution.lam * data.use.sum() / max(part.use.sum(), 1)
+            solution = _irls(basis, data, evaluate(basis, solution.coef), lam, steps=4)
+        fits.append(_finish(values, data, center, basis, solution, scores, model))
     return fits
 
 
@@ -346,9 +349,29 @@ def _choose(bases, datas, starts, wanted):
 # --- small things ---------------------------------------------------------------------------------
 
 
-def _steps(shape, datas):
+def _grid(datas):
+    """((rows, columns) of the scan on which the model is chosen, whether all measurements lie on them).
+
+    Where nothing was measured in a row or column, there is nothing to fit: a sample of a large scan is as quick as a
+    small scan. What remains is thinned where it is much.
+    """
+    use = np.logical_or.reduce([d.use for d in datas])
+    held = [np.flatnonzero(use.any(axis)) for axis in (1, 0)]
+    shape = [len(h) for h in held]
     excess = max(1.0, shape[0] * shape[1] / _CHOICE_POINTS)
     short = int(np.clip(min(shape) // 100, 1, np.ceil(np.sqrt(excess))))  # a short axis is not thinned
     long = int(np.ceil(excess / short))
     steps = (short, long) if shape[0] <= shape[1] else (long, short)
-    return steps if min(int(d.every(steps).use.sum()) for d in datas) >= 2000 else (1, 1)
+    grid = [thinned(h, step) for h, step in zip(held, steps, strict=True)]
+    if steps == (1, 1) or min(int(d.use[np.ix_(*grid)].sum()) for d in datas) < 2000:
+        return held, True
+    return grid, False
+
+
+def _spread(basis, data, grid, solution):
+    """A solution on the rows and columns that hold all measurements, on the whole grid of the scan."""
+    if data.y.shape == solution.surface.shape:
+        return solution
+    noise, weight = np.ones(data.y.shape), np.zeros(data.y.shape)
+    noise[np.ix_(*grid)], weight[np.ix_(*grid)] = solution.noise, solution.weight
+    return replace(solution, surface=evaluate(basis, solution.coef), noise=noise, weight=weight)

@@ -31,11 +31,9 @@ class Basis:
     keep: np.ndarray  # which of the p * q products belong to the model
     penalty: np.ndarray | None  # roughness, over the kept products
 
-    def every(self, step):
-        """The model on every step[0]-th row and step[1]-th column."""
-        return Basis(
-            self.name, thinned(self.rows, step[0]), thinned(self.cols, step[1]), self.keep, self.penalty
-        )
+    def at(self, rows, cols):
+        """The model on some rows and columns of the scan."""
+        return Basis(self.name, self.rows[rows], self.cols[cols], self.keep, self.penalty)
 
 
 def candidates(shape, use, model) -> list[Basis]:

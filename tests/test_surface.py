@@ -1,5 +1,7 @@
 """The fitted descan surface: accuracy, robustness, symmetry, honest errors, choice of model, odd scans."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -242,3 +244,24 @@ def test_large_scan():
     result = fit(values)
     assert result.model in ("parabola", "spline")
     assert np.abs(result.values - surface).mean() < 3 * SIGMA * np.sqrt(6 / (~bad).sum())
+
+
+@pytest.mark.parametrize("kind", ["plane", "spline"])
+def test_a_sample_of_a_large_scan_costs_what_the_sample_costs(kind):
+    """The surface through every 20th row and column is that of a small scan, and little is held beside the maps."""
+    shape = (500, 400)
+    surface = truth(kind, shape)
+    values = np.zeros(shape)
+    values[10::20, 10::20] = measure(surface[10::20, 10::20], outliers=0.1)[0]
+    valid = np.zeros(shape, bool)
+    valid[10::20, 10::20] = True
+    tracemalloc.start()
+    found = fit(values, valid=valid)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.accepted and found.model == kind
+    assert np.abs(found.values - surface)[10:-10, 10:-10].max() < (0.02 if kind == "plane" else 0.05)
+    small = fit(values[10::20, 10::20], model=kind)
+    np.testing.assert_allclose(found.values[10::20, 10::20], small.values, atol=0.015)  # its splines end elsewhere
+    assert np.isfinite(found.sigma).all() and np.isfinite(found.residual).all()
+    assert peak < 30e6  # bytes: 150 a position; a fit on the whole grid takes 50 MB
