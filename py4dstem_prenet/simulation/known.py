@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
 from ..errors import PrenetError
@@ -107,6 +108,18 @@ def strain_of(frames, reference) -> np.ndarray:
     beta = np.linalg.inv(change).swapaxes(-1, -2)
     return np.stack([1 - beta[..., 0, 0], 1 - beta[..., 1, 1], -(beta[..., 0, 1] + beta[..., 1, 0]) / 2,
                      (beta[..., 0, 1] - beta[..., 1, 0]) / 2])
+
+
+def misorientation(frames, reference) -> np.ndarray:
+    """(...) degrees between orientations of a cubic crystal, the least over the 24 rotations of the cube.
+
+    Both are (..., 3, 3) frames without strain, and broadcast; py4DSTEM's are `orientation_map.matrix` with its last
+    axes swapped. NaN where a frame is no rotation: py4DSTEM leaves zeros where it found no orientation.
+    """
+    cube = Rotation.create_group("O").as_matrix()
+    trace = np.einsum("...ij,njk,...ik->...n", frames, cube, reference).max(-1)
+    found = (np.abs(np.linalg.det(frames) - 1) < 1e-3) & (np.abs(np.linalg.det(reference) - 1) < 1e-3)
+    return np.where(found, np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1))), np.nan)
 
 
 def atoms_of(crystal: Cubic, frame, reach: float, depth: float) -> np.ndarray:
