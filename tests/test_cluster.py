@@ -268,3 +268,26 @@ def test_the_command_works_on_a_live_scheduler(tmp_path, workers, client):
     here = measure_origin(counts, device="cpu", progress=False)
     for there, mine in zip(found, (here.qx0, here.qy0), strict=False):
         np.testing.assert_array_equal(there, mine)
+
+
+def leave_holes(index, block):
+    """At the first position, a hundred megabytes in small pieces, of which the last one alone is kept."""
+    return [np.ones(10_000) for _ in range(1250 if index[0] == 0 else 1)][-1]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it is glibc's habit that is mended")
+def test_memory_that_is_free_goes_back_on_the_way(monkeypatch):
+    def held(trimmed):
+        monkeypatch.setattr(cluster, "TRIMMED", trimmed)
+        before = anonymous()
+        kept = [last for _, last in map_chunks(leave_holes, np.zeros((4, 4, 32, 32), np.uint8), chunk=1)]
+        return anonymous() - before if kept else None
+
+    assert held(4) < 30
+    assert held(1000) > 60  # else there was nothing to mend
+
+
+def anonymous():
+    """Anonymous memory of this process, MiB."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("RssAnon")) / 1024
