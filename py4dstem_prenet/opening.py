@@ -220,11 +220,28 @@ def _open_with_py4dstem(path, scan_shape):
     except Exception as error:  # readers of many formats, each failing in its own way
         hint = "; if the file does not say the scan's shape (Rx, Ry), give it" if ending == ".mib" else ""
         raise PrenetError(f"{path} could not be opened by py4DSTEM{hint}: {_first_line(error)}") from error
+    if ending in (".dm3", ".dm4") and _images_of_the_scan(path) and found.data.ndim == 4:
+        return _cube(found.data.transpose(2, 3, 0, 1), scan_shape, path)
     if isinstance(found, py4DSTEM.DataCube) and (scan_shape is None or tuple(scan_shape) == found.Rshape):
         return found
     if not hasattr(found, "data") or not hasattr(found.data, "reshape"):
         raise PrenetError(f"{path} holds no DataCube, but a {type(found).__name__}.")
     return _cube(found.data, scan_shape, path)
+
+
+def _images_of_the_scan(path):
+    """Whether a Digital Micrograph file stores an image of the scan for every detector pixel, as older ones do.
+
+    Newer files say by a tag that patterns lie one after another. Without it, reciprocal units of the slow axes say it.
+    """
+    from ncempy.io import dm
+
+    with dm.fileDM(path, on_memory=False) as file:
+        if any(value for tag, value in file.allTags.items() if tag.endswith("Meta Data.Data Order Swapped")):
+            return False
+        fast, slow = file.scaleUnit[-4:-2], file.scaleUnit[-2:]
+    return len(fast) == 2 and all(u.startswith("1/") or u.endswith("rad") for u in slow) and not any(
+        u == "" or u.startswith("1/") or u.endswith("rad") for u in fast)
 
 
 def _open_with_rosettasciio(path, scan_shape, name):

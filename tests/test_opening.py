@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 import py4DSTEM
 import pytest
+from dm4 import write_dm4
 from py4DSTEM import Calibration, DataCube
 from scans import simulated
 
@@ -152,6 +153,31 @@ def test_mib_as_py4dstem_reads_it(tmp_path):
     opened(tmp_path / "a.mib", np.memmap, frames, scan_shape=SCAN)
     with pytest.raises(PrenetError, match=r"give it: cannot reshape"):
         py4dstem_prenet.open(tmp_path / "a.mib")
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
+def test_dm4(data, tmp_path, dtype):
+    write_dm4(tmp_path / "a.dm4", data.astype(dtype))
+    cube = opened(tmp_path / "a.dm4", np.memmap, data)
+    assert cube.data.dtype == dtype
+    assert cube.calibration.get_Q_pixel_size() == pytest.approx(0.01)  # A^-1
+    assert cube.calibration.get_R_pixel_units() == "nm"
+    write_dm4(tmp_path / "stack.dm4", data.reshape(-1, *SHAPE).astype(dtype), units=("1/nm", "1/nm", ""))
+    opened(tmp_path / "stack.dm4", np.memmap, data, scan_shape=SCAN)
+    with pytest.raises(PrenetError, match="four axes"):
+        py4dstem_prenet.open(tmp_path / "stack.dm4")
+
+
+@pytest.mark.parametrize("swapped", [None, False])
+def test_a_dm4_that_stores_images_of_the_scan_is_turned(data, tmp_path, swapped):
+    """Before patterns were stored one after another, and a tag said so, the scan's axes were the fastest."""
+    turned = np.ascontiguousarray(data.transpose(2, 3, 0, 1))
+    write_dm4(tmp_path / "a.dm4", turned, swapped, units=("nm", "nm", "1/nm", "1/nm"))
+    cube = opened(tmp_path / "a.dm4", np.memmap, data)
+    assert cube.calibration.get_Q_pixel_units() == "pixels"
+    # What says nothing of it is taken as py4DSTEM takes it.
+    write_dm4(tmp_path / "b.dm4", data, None, units=("", "", "", ""))
+    opened(tmp_path / "b.dm4", np.memmap, data)
 
 
 # --- RosettaSciIO -------------------------------------------------------------------------------------------
