@@ -14,6 +14,9 @@ FEATURES = 16  # smooth samples along each side of a pattern, by which patterns 
 FEW = 4.0  # counts in a sample, over all patterns, that say nothing yet
 NOISE = (0.5, 1.3)  # limits of the scale of the noise, in case its model is wrong
 TOLERANCE = 0.005  # squared difference of patterns, in parts of their electrons, beyond noise
+UNMOVED = (0.02, 1e-3)  # pixels of shift, and strain (or radians), that are no difference
+SURE = (0.0, 2.0)  # standard deviations beyond the expected distance, from which on weights fade, and where they end
+AT_ONCE = 2**20  # pixels of patterns whose neighbors are tested for strain at once
 
 
 def kernels(offset: torch.Tensor, side: int) -> torch.Tensor:
@@ -53,6 +56,7 @@ def neighbor_means(electrons, origins, readout: float = 0.0, good=None, wanted=N
     middle = origins.mean(0)
     moved = shift(electrons, origins - middle)
     weight = similarity(moved, readout)[wanted]
+    weight *= unstrained(moved, middle, weight, wanted, readout)
     weight[torch.arange(len(wanted)), wanted] = 0  # a pattern's own noise is no second opinion
     total = weight.sum(1)
     patterns = total**2 / weight.square().sum(1).clamp_min(1e-12)
@@ -102,6 +106,50 @@ def similarity(patterns, readout: float = 0.0):
     excess = (torch.cdist(scores, scores).square() / 2 - kept).to(patterns)
     tolerance = 3 * (2 * kept) ** 0.5 + TOLERANCE * float(mean.clamp_min(0).sum())
     return ((4 - excess / tolerance) / 3).clamp(0, 1)
+
+
+def unstrained(patterns, origin, weight, wanted, readout: float = 0.0):
+    """Weights (m, n) of recentered patterns (n, H, W) for each wanted one: 0 where they are strained against it.
+
+    Strain, turns and what is left of a shift move disks by parts of a pixel, which `similarity` hardly sees but which
+    an average would wash out. Here these six are fitted: to first order a moved pattern differs by the gradient of
+    the expected one (the mean of the similar patterns, `weight` (m, n)) times the displacement of each pixel from
+    origin (2,), and the score of the Poisson likelihood along these six (Fisher 1925) says how far two patterns
+    differ, with covariance. Where only noise moves them the squared distance follows a chi-squared distribution.
+    """
+    x, y = (torch.arange(side, device=patterns.device, dtype=patterns.dtype) for side in patterns.shape[1:])
+    x, y = torch.broadcast_tensors(x[:, None] - origin[0], y - origin[1])
+    fields = torch.stack([torch.ones_like(x), x, y]).flatten(1)  # displacements, along x and along y
+    products = (fields[:, None] * fields).flatten(0, 1).T.contiguous()
+    flat = patterns.flatten(1)
+    tolerated = torch.tensor([UNMOVED[0], UNMOVED[1], UNMOVED[1]] * 2, device=flat.device) ** 2
+    out = []
+    for some, numbers in zip(*(part.split(max(1, AT_ONCE // flat.shape[1])) for part in (weight, wanted)), strict=True):
+        mean = (some @ flat / some.sum(1, keepdim=True)).view(-1, *patterns.shape[1:])
+        rows, columns = _thrice(mean, 1), _thrice(mean, 2)
+        slope = torch.stack([torch.gradient(columns, dim=1)[0], torch.gradient(rows, dim=2)[0]], 1).flatten(2)
+        # In the dark, where single counts make up the mean, they must not be taken for what is expected.
+        variance = _thrice(columns, 1).clamp_min(0) + readout**2 + mean.mean((1, 2), keepdim=True)
+        part = slope / variance.flatten(1)[:, None].clamp_min(1e-12)
+        along = (part[:, :, None] * fields).view(-1, flat.shape[1]) @ flat.T
+        along = along.view(len(some), 6, -1)
+        information = ((part[:, :, None] * slope[:, None]) @ products).view(-1, 2, 2, 3, 3)
+        information = information.transpose(2, 3).reshape(-1, 6, 6)
+        difference = along - along.gather(2, numbers[:, None, None].expand(-1, 6, 1))
+        covariance = 2 * information + information * tolerated @ information
+        scale = covariance.diagonal(dim1=1, dim2=2).clamp_min(1e-20).rsqrt()
+        covariance = scale[:, :, None] * covariance * scale[:, None] + 1e-4 * torch.eye(6, device=flat.device)
+        difference = scale[:, :, None] * difference
+        excess = ((difference * torch.linalg.solve(covariance, difference)).sum(1) - 6) / 12**0.5
+        out.append(((SURE[1] - excess) / (SURE[1] - SURE[0])).clamp(0, 1))
+    return torch.cat(out)
+
+
+def _thrice(images, axis: int):
+    """Mean of three pixels along an axis of images (n, H, W). Slices are several times faster than pooling."""
+    size = images.shape[axis]
+    images = torch.cat([images.narrow(axis, 0, 1), images, images.narrow(axis, size - 1, 1)], axis)
+    return (images.narrow(axis, 0, size) + images.narrow(axis, 1, size) + images.narrow(axis, 2, size)) / 3
 
 
 def _samples(side: int, like) -> torch.Tensor:

@@ -54,6 +54,41 @@ def test_repeats_are_averaged_and_the_other_grain_is_left_out(grains, dose):
     assert np.mean(means_of) < 0.1 * dose * expected.max() * 0.4
 
 
+def strained(origins, exx, turn, at=((0, 0), (17, 4), (-17, -4), (-4, 17), (4, -17))):
+    """Patterns (n, SIDE, SIDE) of a lattice with a strain and a turn (n,) of each, a thousandth of it a disk's part."""
+    out = []
+    for origin, stretch, angle in zip(origins, exx, turn, strict=True):
+        c, s = np.cos(angle), np.sin(angle)
+        moved = np.array(at) * (1 + stretch, 1) @ np.array([[c, s], [-s, c]])
+        out.append(disks(origin[None], moved, [1.0, 0.7, 0.6, 0.5, 0.7], radius=4.0)[0])
+    out = np.array(out)
+    return out / out.sum((1, 2)).mean()
+
+
+@pytest.mark.parametrize("part", [(0.02, 0.0), (0.0, 0.02)])
+def test_what_is_strained_or_turned_is_not_averaged_and_repeats_are(part):
+    """Disks 17 px out move by .34 px, at a radius of 4 px and 10,000 electrons: far more than their noise."""
+    origins = 31.5 + np.random.default_rng(1).uniform(-2.5, 2.5, (60, 2))
+    second = np.arange(60) >= 30
+    expected = strained(origins, part[0] * second, part[1] * second)
+    electrons = counted(expected, 10_000.0)
+    # By the coarse samples alone, they are all alike to a good part: this is what the second look is for.
+    assert similarity(shift(electrons, torch.from_numpy(origins - 31.5).float()))[:30, 30:].mean() > 0.2
+    means, patterns = neighbor_means(electrons, torch.from_numpy(origins).float())
+    assert (patterns > 15).all() and patterns.mean() < 29.5  # of 29 repeats and 30 others
+    off = strained(origins, *(np.where(second, 0.0, value) for value in part)) - expected
+    share = ((means.numpy() / 10_000 - expected) * off).sum((1, 2)) / (off**2).sum((1, 2))
+    assert np.abs(share).mean() < 0.15  # 1 for the others' mean, 0.5 for that of all
+
+
+def test_a_small_spread_of_strain_is_told_by_many_electrons_only():
+    origins = 31.5 + np.random.default_rng(1).uniform(-2.5, 2.5, (60, 2))
+    expected = strained(origins, np.linspace(0, 0.03, 60), np.zeros(60))
+    worth = [float(neighbor_means(counted(expected, dose), torch.from_numpy(origins).float())[1].mean())
+             for dose in (100.0, 10_000.0, 1e6)]
+    assert worth[0] > 45 and 5 < worth[1] < 40 and worth[2] < 15  # then by what is tolerated, 1e-3
+
+
 def test_without_electrons_to_tell_them_apart_all_are_alike(grains):
     _, origins, _ = grains
     same = counted(disks(origins, [(0, 0)], [0.02]), 1.0)
