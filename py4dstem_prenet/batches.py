@@ -186,6 +186,42 @@ def _usable(block, index, columns):
     return block
 
 
+def _place(flat, array):
+    return tuple(int(n) for n in divmod(int(flat), array.shape[1]))
+
+
+class Unchanged:
+    """Notices that the file behind an array is written while it is read: its size or time of change differ.
+
+    A file that another one was put in the place of is no such case: what was opened stays as it was. Nor is one that
+    the reader itself has open for writing, or reads while it grows (SWMR).
+    """
+
+    def __init__(self, array):
+        file = getattr(array, "file", None)
+        if file is None:  # a memory map, or nothing that lies in a file
+            name = getattr(array, "filename", None) if getattr(array, "mode", None) in ("r", "c") else None
+        else:
+            growing = getattr(file, "swmr_mode", False)
+            name = file.filename if getattr(file, "mode", None) == "r" and not growing else None
+        self._path = None if name is None else Path(os.fsdecode(name))
+        self._before = self._state()
+
+    def _state(self):
+        try:
+            found = None if self._path is None else self._path.stat()
+        except OSError:  # it is gone, which does not matter to who has it open
+            return None
+        return found and (found.st_ino, found.st_size, found.st_mtime_ns)
+
+    def check(self):
+        """Raise PrenetError where the file changed since this was made."""
+        now = self._state()
+        if now and self._before and now[0] == self._before[0] and now != self._before:
+            raise PrenetError(f"{self._path} was written while it was read, so what was read may belong to two scans; "
+                              "wait until it is finished, and start again.")
+
+
 @dataclass(frozen=True)
 class Job:
     """What is read at a time. index: (n,) int64, flat scan positions, ascending.
@@ -206,8 +242,26 @@ class Job:
         try:
             return self._select(array)
         except OSError as error:
-            where = tuple(int(n) for n in divmod(self.index[0], array.shape[1]))
-            raise PrenetError(f"The data cannot be read from scan position {where} on: {error}.") from error
+            raise PrenetError(self._unreadable(array, error)) from error
+
+    def _unreadable(self, array, error):
+        """Which part of which file cannot be read, in a sentence."""
+        file = getattr(array, "file", None)
+        if file is None or not getattr(array, "chunks", None):
+            return f"The data cannot be read from scan position {_place(self.index[0], array)} on: {error}."
+        rows, columns = np.divmod(self.index, array.shape[1])
+        for i, j in sorted(set(zip((rows // array.chunks[0]).tolist(), (columns // array.chunks[1]).tolist(),
+                                   strict=True))):
+            first = (i * array.chunks[0], j * array.chunks[1])
+            held = tuple(slice(n, n + size) for n, size in zip(first, array.chunks[:2], strict=True))
+            try:
+                array[held]
+            except OSError:
+                last = tuple(min(h.stop, size) - 1 for h, size in zip(held, array.shape[:2], strict=True))
+                holds = f"position {first}" if first == last else f"positions {first} to {last}"
+                return (f"{file.filename} is damaged: of {array.name} the chunk with scan {holds} cannot be read or "
+                        "unpacked; copy the file again from where it came, or crop these positions off.")
+        return f"{file.filename} could not be read once, and then it could ({error}); try again."
 
     def _select(self, array):
         if self.tile is not None:
@@ -273,14 +327,21 @@ def patterns(data, chunk=None, progress=None, positions=None, skip=None):
         skip: (Rx * Ry,) bool, True where nothing is wanted any more. The blocks are the same ones as without;
             those that hold nothing else are left out.
 
-    Raises PrenetError as `check` does, and at the first pattern that holds NaN or infinity.
+    Raises PrenetError as `check` does, at the first pattern that holds NaN or infinity, and where the file is damaged
+    or was written meanwhile.
     """
     chunk, total, jobs = plan(data, chunk, positions, skip)
     array = _array(data)
     columns = shape_of(array)[1]
+    file = Unchanged(array)
 
     def read(job):
-        return job.index, job.block(job.select(array), columns)
+        file.check()  # a memory map of a file that was cut would end the process
+        try:
+            return job.index, job.block(job.select(array), columns)
+        except PrenetError:
+            file.check()  # what another writes looks like damage
+            raise
 
     # Leaving the executor waits for the one read under way, so that closing the generator early leaks no
     # thread and the caller may close the file.
@@ -294,6 +355,16 @@ def patterns(data, chunk=None, progress=None, positions=None, skip=None):
             for part in parts(len(index), chunk):  # a storage chunk may hold more than a block
                 yield index[part], block[part]
                 bar.update(len(index[part]))
+
+
+def read_at(data, positions) -> np.ndarray:
+    """The patterns (n, Qx, Qy) at flat scan positions (n,) in ascending order, in that order, as they are stored."""
+    out = None
+    for index, block in patterns(data, positions=positions):
+        if out is None:
+            out = np.empty((len(positions), *block.shape[1:]), block.dtype)
+        out[np.searchsorted(positions, index)] = block
+    return out
 
 
 def parts(total, size):

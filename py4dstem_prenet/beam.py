@@ -16,24 +16,27 @@ import torch
 from scipy.special import erfc
 
 from . import batches
-from .disk import ROUNDS, Aperture, DiskModel, disk_model
+from .disk import MARGIN, ROUNDS, Aperture, DiskModel, disk_model
 from .disk_fit import fit_disk
 from .networks.center import WINDOW, normalize
 from .networks.weights import load, pick_device
 from .noise import NoiseModel, evenly, stabilize
 from .polar import ellipse_matrix
 from .pooling import pool_arrays
+from .sample import Sample
 from .surface import fit_pair
 from .windows import electron_windows
 
 LARGEST = 13.0  # disk radius that a window holds, pixels; larger disks are binned
 SAMPLE, SAMPLE_BYTES = 256, 2**28  # patterns from which the beam is learned
 BATCH = 256
+AROUND = 1.8  # radii, to which the surroundings of a disk reach
 REACH = 3.0  # offsets beyond this are looked at again in a window moved there, pixels
 ASTRAY = 0.75  # pixels from the guess, beyond 5 sigma, from which the network is asked
 UNSURE = 0.5  # sigma in pixels from which the network is asked
 VAGUE, VAGUE_PART = 2.0, 0.2  # sigma in pixels, and in disk radii, from which a beam counts as hidden or absent
 STRENGTH = 3.0  # sigmas by which a disk stands out of its surroundings: an edge without a disk is a beam stop's
+DIFFERS = 4.0  # sigmas by which the electrons of a disk differ from those around it, lest there be no disk
 FEWEST = 8  # patterns in a sample that may show an aperture of their own
 ROUGH = 0.5  # blur before it is known, pixels
 
@@ -93,7 +96,8 @@ class Beam:
             some = np.flatnonzero(doubtful)
             at, sigma = self.ask(patterns[some], guess[some])
             self._fit(found, patterns, at, some, self.fits, sigma)
-            found.seen[some] = np.hypot(*sigma.T) < max(VAGUE, VAGUE_PART * self.aperture.radius)
+            sure = np.hypot(*sigma.T) < max(VAGUE, VAGUE_PART * self.aperture.radius)
+            found.seen[some] = sure & (self._contrast(patterns[some], found.position[some]) > DIFFERS)
         return found
 
     def _fit(self, found, patterns, start, some, fits, sigma=None):
@@ -122,6 +126,33 @@ class Beam:
         found.signal[some] = signal if fits else _signal(patterns, start, self)
         return best < 1
 
+    def _contrast(self, patterns, at):
+        """By how many sigmas the brightness of a disk at positions (n, 2) differs from that around it, (n,).
+
+        The network knows disks, and gives some place with a small sigma to a few electrons of a background. Likelihood
+        ratio of two Poisson rates against one; read-out noise enters as electrons, `noise.variance`. Infinite where
+        nothing around the disk is seen.
+        """
+        edge, radius = self.aperture.edge, self.aperture.radius
+        side = 2 * int(np.ceil((AROUND * radius + MARGIN) / self.bins)) + 1
+        out = np.empty(len(at))
+        for first in range(0, len(at), BATCH):
+            part = slice(first, first + BATCH)
+            electrons, good, middle = electron_windows(patterns[part], at[part], side, self.noise, self.bins)
+            away = (at[part] - middle)[:, :, None]
+            axis = (np.arange(side) - (side - 1) / 2) * self.bins
+            distance = torch.from_numpy(np.hypot((axis - away[:, 0])[:, :, None], (axis - away[:, 1])[:, None]))
+            area, counts = [], []
+            for there in (distance < radius + edge, (distance > radius + 3 * edge) & (distance < axis[-1])):
+                area.append((there & good).sum((1, 2)).double())
+                counts.append((electrons * (there & good)).sum((1, 2), dtype=torch.float64))
+            area, counts = torch.stack(area), torch.stack(counts)
+            counts = (counts + area * (self.noise.readout / self.noise.gain * self.bins) ** 2).clamp_min(0)
+            expected = counts.sum(0) * area / area.sum(0).clamp_min(1)
+            ratio = 2 * torch.xlogy(counts, counts / expected.clamp_min(1e-9)).sum(0)
+            out[part] = torch.where(area[1] > 0, ratio.clamp_min(0).sqrt(), torch.inf).numpy()
+        return out
+
     def ask(self, patterns, guess):
         """The network's positions and sigmas, (n, 2) each; it looks again where the beam is far from the guess."""
         at, sigma = np.zeros((len(guess), 2)), np.zeros((len(guess), 2))
@@ -146,17 +177,18 @@ class Beam:
         return offset.cpu().numpy() * self.bins + middle, spread.cpu().numpy() * self.bins
 
 
-def learn(data, noise: NoiseModel, guess, radius: float, device: str) -> tuple[Beam, np.ndarray]:
+def learn(data, noise: NoiseModel, guess, radius: float, shown, device: str) -> tuple[Beam, np.ndarray]:
     """Learn the beam from a sample of a scan; and a better guess of every origin, (Rx * Ry, 2).
 
     Args:
-        guess: (Rx * Ry, 2) of the origins, pixels. radius: of the disk, roughly.
+        guess: (Rx * Ry, 2) of the origins, pixels. radius: of the disk, roughly. shown: (Rx * Ry,) bool, where
+            to learn from.
     """
     shape = batches.shape_of(data)
     scan = shape[:2]
     fewer = int(np.clip(SAMPLE_BYTES // (4 * shape[2] * shape[3]), 16, SAMPLE))
-    sample = evenly(data, fewer)
-    patterns = _read(data, sample)
+    sample = _some(data, shown, fewer)
+    patterns = batches.read_at(data, sample)
     lit = _lit(patterns, noise)
     sample, patterns = sample[lit], patterns[lit]
     beam = Beam(device, noise, Aperture(radius, ROUGH, (0.0, 0.0)))
@@ -190,12 +222,14 @@ def _surface(at, sigma, sample, scan):
     return (values if all(s.accepted for s in surfaces) else None), scatter
 
 
-def _read(data, sample):
-    blocks = list(batches.patterns(data, positions=sample))
-    out = np.empty((len(sample), *blocks[0][1].shape[1:]), blocks[0][1].dtype)
-    for index, block in blocks:
-        out[np.searchsorted(sample, index)] = block
-    return out
+def _some(data, shown, count):
+    """About `count` flat positions, evenly from those that are shown (Rx * Ry, bool)."""
+    some = evenly(data, int(count / shown.mean()))
+    some = some[shown[some]]
+    if len(some):
+        return some
+    held = data.held().ravel() if isinstance(data, Sample) else True
+    return np.flatnonzero(shown & held)[:count]
 
 
 def _lit(patterns, noise):

@@ -343,6 +343,5 @@ def places(shape, positions: int, parts) -> list[np.ndarray]:
 
 def read_block(datacube, where) -> np.ndarray:
     """The patterns (rx, ry, Qx, Qy) of positions (rx, ry), in detector units."""
-    index, read = zip(*batches.patterns(datacube, positions=where.ravel()), strict=True)
-    read = np.concatenate(read)[np.argsort(np.concatenate(index))]
+    read = batches.read_at(datacube, where.ravel())
     return read.reshape(*where.shape, *read.shape[1:])

@@ -14,11 +14,14 @@ from .surface import fit_pair
 
 FIELD = 128  # largest side of a coarse field, pixels
 BLOCKS = 8  # blocks along each side of the scan
+CLEAR = 5.0  # log odds of a beam; sums of noise reach 2, those of a hundred electrons in a beam have 10 and more
+FEWEST = 1 / 8  # of the blocks, that show a beam clearly: it may have been blanked in the others
 PER_BLOCK = 16  # patterns that are summed in a block
 
 
 def coarse_origin(network, data, noise: NoiseModel):
-    """First guess of every origin, (Rx * Ry, 2); disk radius in pixels; and why there is none, or "".
+    """First guess of every origin, (Rx * Ry, 2); disk radius in pixels; which positions lie in blocks that show a beam,
+    (Rx * Ry,) bool; and why there is none, or "".
 
     data: a scan, or a `Sample` of one.
     """
@@ -30,13 +33,17 @@ def coarse_origin(network, data, noise: NoiseModel):
     with torch.inference_mode():
         z, scale = normalize(stabilize(fields, readout[:, None, None]), good)
         logits, size, presence = network(torch.stack([z, good.float()], 1).to(device), scale.to(device))
-    seen = _lit(sums, counts, ~noise.bad_pixels)
-    if float(presence[torch.from_numpy(seen)].median()) < 0:
-        return None, None, "No beam was found in this scan: the sums over its blocks look like noise alone."
+    lit, presence = _lit(sums, counts, ~noise.bad_pixels), presence.cpu().numpy().ravel()
+    seen = lit & (presence > CLEAR)
+    if seen.sum() < FEWEST * lit.sum():
+        if np.median(presence[lit]) < 0:
+            return None, None, None, "No beam was found in this scan: the sums over its blocks look like noise alone."
+        seen = lit & (presence >= 0)
     at = (coarse_position(logits).cpu().numpy() + 0.5) * step - 0.5
-    # A radius is the same everywhere; blocks that are surer of a beam say it better.
+    # A radius is the same everywhere.
     radius = float(np.exp(np.median(size.cpu().numpy()[seen]))) * step
-    return spread_blocks(at, grid, scan, max(0.5, 0.5 * step), seen), radius, ""
+    shown = seen[_block_of(scan, grid).ravel()]
+    return spread_blocks(at, grid, scan, max(0.5, 0.5 * step), seen), radius, shown, ""
 
 
 def _lit(sums, counts, good):
@@ -57,13 +64,18 @@ def spread_blocks(at, grid, scan, sigma, valid=True):
     return np.stack([map_coordinates(b, where, order=1, mode="nearest").ravel() for b in blocks], 1)
 
 
+def _block_of(scan, grid):
+    """The number of the block in which each position lies, (Rx, Ry)."""
+    rows, columns = (np.arange(n) * g // n for n, g in zip(scan, grid, strict=True))
+    return rows[:, None] * grid[1] + columns
+
+
 def block_sums(data, noise, blocks=BLOCKS):
     """Sums of electrons over blocks, (blocks, Qx, Qy) float32; patterns in each (none, perhaps, in those of a
     `Sample`); the grid of blocks."""
     scan = batches.shape_of(data)[:2]
     grid = tuple(min(n, blocks) for n in scan)
-    rows, columns = (np.minimum(np.arange(n) * g // n, g - 1) for n, g in zip(scan, grid, strict=True))
-    block_of = (rows[:, None] * grid[1] + columns).ravel()
+    block_of = _block_of(scan, grid).ravel()
     held = data.positions if isinstance(data, Sample) else np.arange(len(block_of))
     chosen = np.sort(np.concatenate([
         members[np.linspace(0, len(members) - 1, min(len(members), PER_BLOCK)).astype(int)]

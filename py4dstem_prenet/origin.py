@@ -29,7 +29,7 @@ from .jumps import find_jumps, merged, step_at, told
 from .networks.weights import load, pick_device
 from .noise import NoiseModel, estimate_noise
 from .sample import Sample
-from .surface import fit_pair
+from .surface import NORMAL_MAD, fit_pair
 
 COMPARED = 16  # patterns with a beam, and as many without
 MISSING = 0.2  # of the positions, without a beam that was not blanked: it is somewhere else in the others
@@ -133,8 +133,8 @@ def find_beam(data, noise: NoiseModel, device) -> tuple[Beam | None, np.ndarray 
     if not noise.dose > 0:
         return None, None, NO_ELECTRONS
     network = load("center", pick_device(device))
-    guess, radius, reason = coarse_origin(network.coarse, data, noise)
-    return (None, None, reason) if reason else (*learn(data, noise, guess, radius, device), "")
+    guess, radius, shown, reason = coarse_origin(network.coarse, data, noise)
+    return (None, None, reason) if reason else (*learn(data, noise, guess, radius, shown, device), "")
 
 
 def shows_beam(located: Located, known=True):
@@ -198,7 +198,7 @@ def _with_scatter(position, sigma, valid):
     out = []
     for surface, known in zip(surfaces, sigma, strict=True):
         residual = np.where(valid, np.nan_to_num(surface.residual), 0.0)
-        usual = np.median(np.abs(residual[valid])) / 0.6745
+        usual = np.median(np.abs(residual[valid])) / NORMAL_MAD
         excess = np.where(valid, np.clip(residual, -5 * usual, 5 * usual) ** 2 - known**2, 0.0)
         share = uniform_filter(valid.astype(float), NEIGHBORS, mode="nearest")
         local = uniform_filter(excess, NEIGHBORS, mode="nearest") / share.clip(1e-3)
@@ -217,7 +217,10 @@ def from_rings(data, noise, reason) -> OriginMap:
     if found is None:
         return _no_beam(scan, f"{reason} Nor do rings: {no_rings}.")
     said = "The direct beam is hidden: what is reported is the center of the rings, which can lie pixels from it."
-    return OriginMap(*found[0], *found[1], np.ones(scan, bool), float("nan"), True, said, "rings")
+    position, sigma, valid = found
+    if not valid.all():
+        said += f" {np.count_nonzero(~valid)} of {valid.size} positions show no rings."
+    return OriginMap(*position, *sigma, valid, float("nan"), True, said, "rings")
 
 
 def _no_beam(scan, reason) -> OriginMap:

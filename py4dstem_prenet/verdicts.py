@@ -12,6 +12,7 @@ import numpy as np
 
 from .jumps import find_jumps
 from .origin import MOST_JUMPS, OriginMap, fit_origin
+from .surface import NORMAL_MAD
 from .surface_models import MODELS
 
 LIGHTS = ("green", "amber", "red")
@@ -27,7 +28,6 @@ MANY_OUTLIERS = 0.1
 MATTERS, TOO_MUCH = 0.05, 0.25
 ENOUGH = 16  # positions, from which residuals can be judged
 VAGUE = 0.5  # px, typical sigma of single positions from which measured maps are poor
-_NORMAL_MAD = 0.6745
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ def _tried(model, fit, used, valid, best):
 
 def _robust(values):
     values = np.abs(values[np.isfinite(values)])
-    return float(np.median(values) / _NORMAL_MAD) if values.size else np.nan
+    return float(np.median(values) / NORMAL_MAD) if values.size else np.nan
 
 
 def _shared(residual, noise, valid):

@@ -46,8 +46,20 @@ def test_the_center_of_rings_is_found_and_called_so(hidden, masked):
 
 def test_the_descan_is_followed(hidden):
     counts, truth, _ = hidden
-    (position, _), _ = ring_origins(counts, estimate_noise(counts))
+    (position, _, _), _ = ring_origins(counts, estimate_noise(counts))
     assert np.corrcoef(position[0].ravel(), truth[0].ravel())[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("background", [0.0, 0.5])
+def test_a_blanked_position_has_no_rings(hidden, background):
+    """Dark ones, and ones with a background half as bright as the patterns."""
+    counts, truth, good = hidden
+    counts, blank = counts.copy(), np.zeros(SCAN, bool)
+    blank[:3], blank[5, 2] = True, True
+    counts[blank] = np.random.default_rng(1).poisson(background * counts.mean() * good, counts[blank].shape)
+    origin = measure_origin(counts, mask=good, progress=False)
+    assert origin.feature == "rings" and np.array_equal(origin.valid, ~blank) and "25 of 64" in origin.reason
+    assert np.hypot(origin.qx0 - truth[0], origin.qy0 - truth[1])[~blank].max() < 0.7
 
 
 def test_noise_has_no_rings():

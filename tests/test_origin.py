@@ -193,6 +193,20 @@ def test_blanked_frames_are_told_from_the_others(options):
     assert distance(fit_origin(origin), scan.truth).max() < 0.3
 
 
+@pytest.mark.parametrize("dose", [300.0, 1000.0])
+def test_a_background_without_a_beam_has_no_place(dose):
+    """Half as many electrons as in the others, anywhere in the pattern: most of the scan, and not dark."""
+    scan, blank = simulated(dose=dose), np.zeros((6, 6), bool)
+    blank[:4] = True
+    blank[1, 1] = blank[3, 4] = False
+    counts = np.array(scan.counts)
+    counts[blank] = np.random.default_rng(0).poisson(0.5 * dose / 128**2, counts[blank].shape)
+    origin = measure_origin(counts, progress=False)
+    assert origin.found and not origin.valid[blank].any() and origin.valid[~blank].mean() > 0.9
+    assert "of 36 positions show no beam" in origin.reason
+    assert distance(origin, scan.truth)[origin.valid].max() < FAR
+
+
 @pytest.mark.parametrize("kind", ["poisson", "sparse", "camera"])
 def test_noise_alone_is_no_beam(kind):
     rng = np.random.default_rng(1)
