@@ -98,4 +98,4 @@ def test_tilts_have_the_signs_of_py4dstem(gold, zone):
 
     right = likeness(frame)
     turned = [np.diag(signs) @ frame for signs in ((-1, -1, 1), (1, -1, -1), (-1, 1, -1))]
-    assert right > 0.85 and right > max(map(likeness, [*turned, frame.T])) + 0.07
+    assert right > 0.85 and right > max(map(likeness, [*turned, frame.T])) + 0.05
