@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scans import simulated
 
 from py4dstem_prenet.errors import PrenetError
 from py4dstem_prenet.noise import NoiseModel, estimate_noise, sample_positions, stabilize
@@ -200,3 +201,19 @@ def test_sampled_positions_are_distinct_in_range_and_spread_over_both_axes(rx, r
     assert 1 <= len(at) <= count and (np.diff(at) > 0).all() and at[0] >= 0 and at[-1] < rx * ry
     if rx >= 4 and ry >= 4 and count >= 16 and rx < 4 * ry < 16 * rx:
         assert len(np.unique(at // ry)) >= 2 and len(np.unique(at % ry)) >= 2
+
+
+@pytest.mark.parametrize("options", [dict(scan=(4, 5), shape=(96, 80), dose=10_000.0, ratio=1.05, theta=0.5, seed=3),
+                                     dict(scan=(6, 6), shape=(64, 64), radius=5.0, dose=1e5, amplitude=0.0, seed=6)])
+def test_a_hot_pixel_inside_the_direct_beam_is_found(options):
+    """One that adds as much as the disk is bright moved origins by .3 px; descan or none, it is found, and it alone."""
+    made = simulated(**options)
+    assert not estimate_noise(made.counts).bad_pixels.any()
+    radius = made.truth["radius"]
+    middle = [made.truth[q].mean() for q in ("qx0", "qy0")]
+    rng = np.random.default_rng(0)
+    for u, v in ((0, 0), (0.5, 0.3), (-0.6, 0.6), (0.9, 0.3), (0, -1.0)):
+        x, y = (round(float(m + radius * w)) for m, w in zip(middle, (u, v), strict=True))
+        counts = made.counts.astype(np.uint32)
+        counts[:, :, x, y] += rng.poisson(made.truth["dose"] / (np.pi * radius**2), counts.shape[:2]).astype(np.uint32)
+        assert np.argwhere(estimate_noise(counts).bad_pixels).tolist() == [[x, y]]
