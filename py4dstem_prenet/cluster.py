@@ -57,7 +57,9 @@ def map_chunks(function, data, *along, positions=None, chunk=None, progress=None
         chunk, total, jobs = batches.plan(data, chunk, positions, skip)
         array = data.data if hasattr(data, "R_Nx") else data
         submit = partial(_submit, client, function, array, along, chunk, _software(weights))
+        file = batches.Unchanged(array)
         yield from _on_cluster(client, submit, chunk, total, jobs, progress)
+        file.check()
 
 
 @contextmanager

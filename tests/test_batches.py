@@ -1,5 +1,6 @@
 import os
 import threading
+from contextlib import closing, nullcontext
 
 import h5py
 import numpy as np
@@ -256,5 +257,46 @@ def test_a_damaged_chunk_is_told_with_its_place(tmp_path):
     content = bytearray(path.read_bytes())
     content[place : place + 40] = bytes(40)
     path.write_bytes(content)
-    with h5py.File(path) as file, pytest.raises(PrenetError, match=r"cannot be read from scan position \(1, 0\) on"):
+    with h5py.File(path) as file, pytest.raises(PrenetError) as caught:
         list(patterns(file["data"], chunk=2))
+    assert str(caught.value) == (
+        f"{path} is damaged: of /data the chunk with scan positions (1, 0) to (1, 1) cannot be read or unpacked; copy "
+        "the file again from where it came, or crop these positions off.")
+
+
+@pytest.mark.parametrize("kind", ["npy", "h5"])
+def test_a_file_written_while_it_is_read_is_told(kind, tmp_path):
+    """In place: in the middle of a pass, or cut short, which would end a process that has it mapped. Not one that
+    another takes the place of."""
+    path, data = tmp_path / f"a.{kind}", np.ones((4, 3, 40, 40), np.uint8)
+
+    def write(path):
+        if kind == "npy":
+            np.save(path, data)
+        else:
+            with h5py.File(path, "w") as file:
+                file.create_dataset("data", data=data, chunks=(1, 3, 40, 40))
+
+    def read(meanwhile):
+        write(path)
+        with closing(h5py.File(path, "r")) if kind == "h5" else nullcontext({}) as file:
+            array = file["data"] if kind == "h5" else np.load(path, mmap_mode="r")
+            for n, _ in enumerate(patterns(array, chunk=3)):
+                if n == 0:
+                    meanwhile()
+
+    def overwrite():
+        os.utime(path, ns=(0, 0))  # clocks of file systems may stand still for some milliseconds
+        with open(path, "r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            file.write(b"2")
+
+    def replace():
+        write(tmp_path / f"b.{kind}")
+        os.replace(tmp_path / f"b.{kind}", path)
+
+    # The first two of four blocks may have been read by then: they are left.
+    for meanwhile in (overwrite, lambda: os.truncate(path, 12000)):
+        with pytest.raises(PrenetError, match="was written while it was read"):
+            read(meanwhile)
+    read(replace)
