@@ -86,7 +86,7 @@ def gold():
     crystal.setup_diffraction(OPTICS.volts)
     crystal.calculate_structure_factors(1.2)
     crystal.orientation_plan(zone_axis_range=np.array([[0, 1, 1], [1, 1, 1]]), angle_step_zone_axis=1.0,
-                             angle_coarse_zone_axis=3.0, angle_step_in_plane=3.0, accel_voltage=OPTICS.volts,
+                             angle_coarse_zone_axis=3.0, angle_step_in_plane=2.0, accel_voltage=OPTICS.volts,
                              corr_kernel_size=0.05, sigma_excitation_error=0.01, progress_bar=False)
     return crystal
 
@@ -143,8 +143,8 @@ def colors(frames):
 
 def figure(path, true, maps, table, doses):
     shown = doses[0]
-    drawn = plt.figure(figsize=(12, 8), constrained_layout=True)
-    top, bottom = drawn.subfigures(2, 1, height_ratios=(1.25, 1))
+    drawn = plt.figure(figsize=(12, 7), constrained_layout=True)
+    top, bottom = drawn.subfigures(2, 1, height_ratios=(1, 1))
     axes = top.subplots(2, len(PREPARED) + 1)
     for ax in axes.ravel():
         ax.set(xticks=[], yticks=[])
@@ -160,9 +160,9 @@ def figure(path, true, maps, table, doses):
     top.suptitle(f"{shown:,} electrons a pattern: crystal direction along the rows, and misorientation from the truth")
     titles = "median misorientation, degrees", f"within {CLOSE:g} degrees, %", f"off by more than {FAR:g} degrees, %"
     for k, (ax, title) in enumerate(zip(bottom.subplots(1, 3), titles, strict=True)):
-        for name in PREPARED:
+        for name, look, size in zip(PREPARED, ("k--", "o-", "s-", "o-", "o-", "o-"), (0, 5, 10, 5, 5, 5), strict=True):
             values = np.array([table[dose][name][k] for dose in doses]) * (100 if k else 1)
-            ax.semilogx(doses, values, "k--" if name == PREPARED[0] else "o-", label=name)
+            ax.semilogx(doses, values, look, ms=size, label=name)
         ax.set(title=title, xlabel="electrons a pattern")
         ax.set_ylim(0, None if k != 1 else 103)
     ax.legend(frameon=False)
