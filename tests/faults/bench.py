@@ -40,6 +40,16 @@ class Case:
         return any(re.fullmatch(parts, sentence) for sentence in sentences)
 
 
+def into(cases):
+    """A decorator that puts a run into a list of cases: case(group, name, outcome, told, made)(run)."""
+    def case(group, name, outcome, told, made):
+        def add(run):
+            cases.append(Case(group, name, outcome, told, made, run))
+            return run
+        return add
+    return case
+
+
 class Bench:
     """One try. given: a folder for input files; out: a folder for output; both are looked at afterwards."""
 

@@ -2,9 +2,9 @@
 
 from collections import Counter
 
-from . import storage, values
+from . import machinery, storage, values
 
-CASES = [*values.CASES, *storage.CASES]
+CASES = [*values.CASES, *storage.CASES, *machinery.CASES]
 
 HEAD = """# Faults
 

@@ -5,9 +5,10 @@ from scipy.ndimage import gaussian_filter
 
 from py4dstem_prenet.noise import NoiseModel
 
-from .bench import Case, bright, scan, truth_of
+from .bench import bright, into, scan, truth_of
 
 CASES = []
+case = into(CASES)
 TYPE = "The data are of type {}, but intensities must be integer or floating-point numbers; convert them first (for " \
        "example data.astype('float32'))."
 NAN = "The data contain NaN or infinite values at scan position (2, 3); replace them first, or leave the position out."
@@ -26,13 +27,6 @@ MASK = "The mask must be a boolean array of the pattern's shape (64, 64), True w
        "shape {} and type {}."
 HIDDEN = "Many patterns show no direct beam, though their electrons are there, so what was located in the others is " \
          "none: it may lie behind a beam stop or off the detector."
-
-
-def case(group, name, outcome, told, made):
-    def add(run):
-        CASES.append(Case(group, name, outcome, told, made, run))
-        return run
-    return add
 
 
 def counts(dtype=np.uint16):
