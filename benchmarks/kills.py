@@ -24,7 +24,7 @@ import torch
 from py4DSTEM import DataCube
 
 from py4dstem_prenet import denoise as _denoise
-from py4dstem_prenet import emd
+from py4dstem_prenet import emd, emd_files
 from py4dstem_prenet.networks import weights
 from py4dstem_prenet.noise import NoiseModel
 
@@ -42,11 +42,11 @@ def make_cube():
 
 
 def save(cube, path):
-    emd.save(cube, path)
+    emd_files.save(cube, path)
 
 
 def save_calibration(cube, path):
-    emd.save(cube, path, data=False)
+    emd_files.save(cube, path, data=False)
 
 
 def denoise(cube, path):

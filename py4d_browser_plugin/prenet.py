@@ -100,7 +100,7 @@ class PrenetPlugin(QObject):
             return
 
         def work():
-            from py4dstem_prenet.emd import save
+            from py4dstem_prenet.emd_files import save
 
             save(cube, path, data=kind != KINDS[1])
 

@@ -12,8 +12,8 @@ from .errors import PrenetError
 _HOME = {
     "measure_origin": "origin", "fit_origin": "origin", "measure_ellipse": "ellipse", "map_ellipse": "ellipse",
     "estimate_noise": "noise",
-    "calibrate": "pipeline", "preprocess": "pipeline", "open": "opening", "save": "emd",
-    "load_calibration": "emd", "check_denoising": "checks", "check_origin": "checks",
+    "calibrate": "pipeline", "preprocess": "pipeline", "open": "opening", "save": "emd_files",
+    "load_calibration": "emd_files", "check_denoising": "checks", "check_origin": "checks",
     "check_ellipse": "checks",
     "OnlineCalibrator": "online",
 }

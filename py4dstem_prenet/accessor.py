@@ -187,15 +187,15 @@ class PrenetAccessor:
 
     def save(self, path, data=True):
         """Save the cube as a new EMD file; data=False saves its calibration alone, some 30 kB."""
-        from . import emd
+        from . import emd_files
 
-        emd.save(self._datacube, path, data=data)
+        emd_files.save(self._datacube, path, data=data)
 
     def load_calibration(self, path):
         """Apply the calibration that `save` wrote for the same scan."""
-        from . import emd
+        from . import emd_files
 
-        emd.load_calibration(self._datacube, path)
+        emd_files.load_calibration(self._datacube, path)
 
 
 class _Door:

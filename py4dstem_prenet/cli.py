@@ -88,7 +88,7 @@ def calibrate(
     good = None if mask is None else read_mask(mask)
     datacube = _open(file, scan, cube)
     from .cluster import connected
-    from .emd import save
+    from .emd_files import save
     from .pipeline import calibrate
 
     with redirect_stdout(sys.stderr if as_json else sys.stdout):

@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from . import batches, emd
+from . import batches, emd, emd_files
 from ._version import __version__
 from .cluster import map_chunks
 from .errors import PrenetError
@@ -58,7 +58,7 @@ def corrected(datacube, noise: NoiseModel | None = None, out=None, progress=True
     shell = _calibrated(datacube, np.broadcast_to(np.float32(0), shape), center)
     record = {"version": __version__, "matrix": matrix.tolist(), "origin": origin.tolist(),
               "noise": [float(v) for v in (noise.gain, noise.offset, noise.dose, noise.bad_pixels.sum())]}
-    with emd.resumable_cube(shell, out, np.float32, record) as target:
+    with emd_files.resumable_cube(shell, out, np.float32, record) as target:
         for index, moved in map_chunks(work, datacube, origin, progress=title, skip=target.done):
             target.write(index, moved)
     return open_cube(out)

@@ -28,7 +28,7 @@ def run(out: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from . import emd
+    from . import emd_files
     from .files import check_output
 
     out = Path(out)
@@ -41,7 +41,7 @@ def run(out: Path) -> None:
     print(report, "\n")
     denoised = datacube.prenet.denoise()
     print(_table(datacube, denoised, report, truth))
-    emd.save(datacube, beside)
+    emd_files.save(datacube, beside)
     beside.replace(out / FILES[0])
     before, after = _pools(datacube)
     figures = _patterns(datacube, denoised, truth), _origin(datacube, before, after), _ellipse(after, report)

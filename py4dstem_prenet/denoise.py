@@ -12,7 +12,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch.nn.functional import pad
 
-from . import batches, emd
+from . import batches, emd, emd_files
 from ._version import __version__
 from .cluster import map_chunks
 from .devices import in_batches
@@ -86,7 +86,7 @@ def denoise(datacube, noise: NoiseModel | None = None, out=None, scan_aware="aut
         return emd.cube_like(datacube, data)
     record = {"version": __version__, "weights": digest, "noise": emd.plain(noise),
               "origins": origins is not None and hashlib.sha256(origins.tobytes()).hexdigest()}
-    with emd.resumable_cube(datacube, out, np.float32, record) as target:
+    with emd_files.resumable_cube(datacube, out, np.float32, record) as target:
         for index, block in map_chunks(clean, datacube, *along, skip=target.done, **options):
             target.write(index, block)
     return open_cube(out)

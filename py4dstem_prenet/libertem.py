@@ -24,7 +24,7 @@ import numpy as np
 from py4DSTEM import DataCube
 from scipy.ndimage import map_coordinates
 
-from . import batches, emd
+from . import batches, emd_files
 from .beam import Beam, Located
 from .ellipse import judge
 from .errors import PrenetError
@@ -344,7 +344,7 @@ def _written(data, origin, fit, ellipse, noise, device, out):
     cube = DataCube(np.broadcast_to(np.zeros((), data.dtype), data.shape))  # a shape, to hold the calibration
     report = write(cube, origin, fit, ellipse, noise, device)
     if out is not None and origin.found:
-        emd.save(cube, out, data=False)
+        emd_files.save(cube, out, data=False)
     return report
 
 

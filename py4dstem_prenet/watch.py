@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from . import emd, sources
+from . import emd_files, sources
 from .alarms import Alarm, ellipse_changes, quick_alarms
 from .files import check_output
 from .online import OnlineCalibrator, Snapshot, judge_snapshot
@@ -189,7 +189,7 @@ def calibrate_rows(calibrator, reopen, rows, columns, output=None, progress=True
         datacube = DataCube(source.data(rows, columns))
         report = calibrator.finish(datacube, progress)
         if output is not None and report.origin.found:
-            emd.save(datacube, output, data=False)
+            emd_files.save(datacube, output, data=False)
     finally:
         source.close()
     return report

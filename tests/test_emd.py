@@ -16,7 +16,7 @@ import pytest
 from py4DSTEM import DataCube
 
 import py4dstem_prenet
-from py4dstem_prenet import emd, files
+from py4dstem_prenet import emd, emd_files, files
 from py4dstem_prenet.errors import PrenetError
 
 RSHAPE, QSHAPE = (3, 4), (40, 48)
@@ -151,11 +151,11 @@ class TestOrigin:
 
     def test_a_cube_without_a_calibration(self, cube, written, tmp_path):
         """py4DSTEM reads a cube that was saved without one with None in its place."""
-        emd.save(written, tmp_path / "calibration.h5", data=False)
+        emd_files.save(written, tmp_path / "calibration.h5", data=False)
         cube.root._metadata.pop("calibration")
         with pytest.raises(PrenetError, match="no calibration to save"):
-            emd.save(cube, tmp_path / "none.h5", data=False)
-        emd.load_calibration(cube, tmp_path / "calibration.h5")
+            emd_files.save(cube, tmp_path / "none.h5", data=False)
+        emd_files.load_calibration(cube, tmp_path / "calibration.h5")
         np.testing.assert_array_equal(cube.calibration.get_origin()[0], written.calibration.get_origin()[0])
         cube.root._metadata.pop("calibration")
         assert emd.cube_like(cube, cube.data).calibration is not None
@@ -243,7 +243,7 @@ class TestConsumers:
         written.calibration.set_ellipse((None, None, None))
         assert written.calibration.get_ellipse() is None
         assert not bragg_vectors(written, [0], [0]).calstate["ellipse"]
-        emd.save(written, tmp_path / "a.h5")
+        emd_files.save(written, tmp_path / "a.h5")
         assert py4DSTEM.read(tmp_path / "a.h5").calibration.get_ellipse() is None
 
 
@@ -309,10 +309,10 @@ READ_BACK = """
 def test_a_process_without_the_plugin_reads_every_file(written, tmp_path):
     m = origin_map()
     np.savez(tmp_path / "truth.npz", data=written.data, qx0=m.qx0, qy0=m.qy0, sigma_qy0=m.sigma_qy0)
-    emd.save(written, tmp_path / "full.h5")
-    emd.save(written, tmp_path / "alone.h5", data=False)
+    emd_files.save(written, tmp_path / "full.h5")
+    emd_files.save(written, tmp_path / "alone.h5", data=False)
     assert os.path.getsize(tmp_path / "alone.h5") < 60_000
-    with emd.new_cube(written, tmp_path / "streamed.h5", np.float32) as data:
+    with emd_files.new_cube(written, tmp_path / "streamed.h5", np.float32) as data:
         data[1] = 7
     files.save_scan(tmp_path / "simulated.h5", written.data, {"qx0": m.qx0, "a": 1.01, "kind": "crystal"})
     subprocess.run([sys.executable, "-c", textwrap.dedent(READ_BACK)], cwd=tmp_path, check=True)
@@ -321,8 +321,8 @@ def test_a_process_without_the_plugin_reads_every_file(written, tmp_path):
 class TestSave:
     def test_leaves_the_cube_as_it_was(self, written, tmp_path):
         before, tree, data = set(written.calibration.keys), set(written.treekeys), written.data
-        emd.save(written, tmp_path / "a.h5")
-        emd.save(written, tmp_path / "b.h5", data=False)
+        emd_files.save(written, tmp_path / "a.h5")
+        emd_files.save(written, tmp_path / "b.h5", data=False)
         assert set(written.calibration.keys) == before and set(written.treekeys) == tree
         assert written.data is data and written in written.calibration.targets
         assert os.stat(tmp_path / "a.h5").st_nlink == 1
@@ -332,7 +332,7 @@ class TestSave:
         path = tmp_path / "a.h5"
         path.write_text("mine")
         with pytest.raises(PrenetError, match=r"a\.h5 exists already; choose another name or delete it"):
-            emd.save(cube, path, data=data)
+            emd_files.save(cube, path, data=data)
         assert path.read_text() == "mine" and os.listdir(tmp_path) == ["a.h5"]
 
     @pytest.mark.parametrize(
@@ -355,7 +355,7 @@ class TestSave:
     @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, OSError])
     def test_a_failed_save_leaves_nothing(self, cube, tmp_path, error):
         with pytest.raises(PrenetError if error is OSError else error):
-            with emd.new_cube(cube, tmp_path / "a.h5", np.float32):
+            with emd_files.new_cube(cube, tmp_path / "a.h5", np.float32):
                 raise error("stop")
         assert not os.listdir(tmp_path)
 
@@ -364,13 +364,13 @@ class TestSave:
         before = set(written.calibration.keys)
         for data in (True, False):
             with pytest.raises(PrenetError, match="py4DSTEM cannot save what the cube holds"):
-                emd.save(written, tmp_path / "a.h5", data=data)
+                emd_files.save(written, tmp_path / "a.h5", data=data)
         assert not os.listdir(tmp_path) and set(written.calibration.keys) == before
 
     def test_a_file_that_appears_meanwhile_is_not_replaced(self, cube, tmp_path):
         path = tmp_path / "a.h5"
         with pytest.raises(PrenetError, match="appeared while"):
-            with emd.new_cube(cube, path, np.float32):
+            with emd_files.new_cube(cube, path, np.float32):
                 path.write_text("mine")
         assert path.read_text() == "mine" and os.listdir(tmp_path) == ["a.h5"]
 
@@ -393,17 +393,17 @@ class TestSave:
     @pytest.mark.parametrize("rshape", [(1, 1), (1, 5), (5, 1)])
     def test_any_scan_shape_and_source(self, tmp_path, rshape):
         data = np.random.default_rng(0).integers(0, 9, (*rshape, 32, 40), dtype=np.int32)
-        emd.save(DataCube(data), tmp_path / "a.h5")
+        emd_files.save(DataCube(data), tmp_path / "a.h5")
         with h5py.File(tmp_path / "a.h5") as file:
-            emd.save(DataCube(file["datacube_root/datacube/data"]), tmp_path / "b.h5")
-        emd.save(DataCube(dask.array.from_array(data)), tmp_path / "c.h5")
+            emd_files.save(DataCube(file["datacube_root/datacube/data"]), tmp_path / "b.h5")
+        emd_files.save(DataCube(dask.array.from_array(data)), tmp_path / "c.h5")
         for name in ("a.h5", "b.h5", "c.h5"):
             np.testing.assert_array_equal(py4DSTEM.read(tmp_path / name).data, data)
 
     def test_bragg_vectors_and_strain_map_are_read_back(self, written, tmp_path):
         vectors = bragg_vectors(written, np.array([0.0, 10, 0]), np.array([0.0, 0, 10]))
         py4DSTEM.StrainMap(vectors).data[:] = np.arange(6)[:, None, None]
-        emd.save(written, tmp_path / "a.h5")
+        emd_files.save(written, tmp_path / "a.h5")
         for cube in (py4DSTEM.read(tmp_path / "a.h5"), py4dstem_prenet.open(tmp_path / "a.h5")):
             again = cube.tree("braggvectors")
             assert again in cube.calibration.targets and again.calstate == vectors.calstate
@@ -412,7 +412,7 @@ class TestSave:
 
     def test_blocks_follow_storage(self):
         def rows(shape, chunks=None):
-            return emd._rows_at_once(types.SimpleNamespace(shape=shape, dtype=np.dtype("u2"), chunks=chunks))
+            return emd_files._rows_at_once(types.SimpleNamespace(shape=shape, dtype=np.dtype("u2"), chunks=chunks))
 
         assert rows((100, 64, 128, 128)) == 32  # 64 MiB
         assert rows((100, 256, 256, 256), (4, 4, 256, 256)) == 4
@@ -424,11 +424,11 @@ class TestLoadCalibration:
     @pytest.mark.parametrize("data", [True, False])
     def test_brings_all_that_was_written(self, written, tmp_path, data):
         written.calibration.set_QR_rotflip_degrees((12.5, True))
-        emd.save(written, tmp_path / "a.h5", data=data)
+        emd_files.save(written, tmp_path / "a.h5", data=data)
         fresh = DataCube(written.data)
         fresh.calibration.set_Q_pixel_size(0.02)
         fresh.calibration.set_Q_pixel_units("A^-1")
-        emd.load_calibration(fresh, tmp_path / "a.h5")
+        emd_files.load_calibration(fresh, tmp_path / "a.h5")
         assert fresh.calibration.get_Q_pixel_size() == 0.02  # the file has none
         ours, theirs = saved(fresh.calibration), saved(written.calibration)
         for key in ("Q_pixel_size", "Q_pixel_units"):
@@ -441,27 +441,27 @@ class TestLoadCalibration:
     def test_a_calibration_that_py4dstem_saved(self, written, tmp_path):
         py4DSTEM.save(tmp_path / "a.h5", written.calibration)
         fresh = DataCube(written.data)
-        emd.load_calibration(fresh, tmp_path / "a.h5")
+        emd_files.load_calibration(fresh, tmp_path / "a.h5")
         assert fresh.calibration.get_ellipse() == (1.015, 0.985, 0.4)
         with pytest.raises(PrenetError, match=r"shape \(3, 4\), but this cube is \(4, 3, 40, 48\)"):
-            emd.load_calibration(DataCube(np.zeros((4, 3, *QSHAPE))), tmp_path / "a.h5")
+            emd_files.load_calibration(DataCube(np.zeros((4, 3, *QSHAPE))), tmp_path / "a.h5")
 
     @pytest.mark.parametrize("data", [True, False])
     @pytest.mark.parametrize("shape", [(3, 5, 40, 48), (3, 4, 80, 96)])
     def test_not_to_other_data(self, written, tmp_path, data, shape):
-        emd.save(written, tmp_path / "a.h5", data=data)
+        emd_files.save(written, tmp_path / "a.h5", data=data)
         other = DataCube(np.zeros(shape, np.uint8))
         before = saved(other.calibration)
         with pytest.raises(PrenetError, match=r"calibrates data of shape \(3, 4, 40, 48\)"):
-            emd.load_calibration(other, tmp_path / "a.h5")
+            emd_files.load_calibration(other, tmp_path / "a.h5")
         assert_same(saved(other.calibration), before)
 
     def test_without_a_calibration(self, cube, tmp_path):
         files.save_scan(tmp_path / "a.h5", cube.data, {})
         with pytest.raises(PrenetError, match="holds no calibration"):
-            emd.load_calibration(cube, tmp_path / "a.h5")
+            emd_files.load_calibration(cube, tmp_path / "a.h5")
         with pytest.raises(PrenetError, match="There is no file"):
-            emd.load_calibration(cube, tmp_path / "b.h5")
+            emd_files.load_calibration(cube, tmp_path / "b.h5")
 
 
 def test_a_pickled_cube_keeps_what_was_written(written):

@@ -10,7 +10,7 @@ import numpy as np
 import py4DSTEM
 import pytest
 
-from py4dstem_prenet import emd, files, opening
+from py4dstem_prenet import emd_files, files, opening
 from py4dstem_prenet.errors import PrenetError
 
 SHAPE = (3, 4, 32, 32)
@@ -25,7 +25,7 @@ def cube():
 
 
 def interrupted(path, blocks, record=RECORD, error=KeyboardInterrupt):
-    with pytest.raises(error), emd.resumable_cube(cube(), path, np.float32, record) as target:
+    with pytest.raises(error), emd_files.resumable_cube(cube(), path, np.float32, record) as target:
         for index in blocks:
             target.write(index, PATTERNS[index])
         raise error
@@ -33,7 +33,7 @@ def interrupted(path, blocks, record=RECORD, error=KeyboardInterrupt):
 
 def go_on(path, record=RECORD):
     """Write what is missing; which positions that were."""
-    with emd.resumable_cube(cube(), path, np.float32, record) as target:
+    with emd_files.resumable_cube(cube(), path, np.float32, record) as target:
         missing = np.flatnonzero(~target.done)
         for index in BLOCKS:
             if not target.done[index].all():
@@ -69,7 +69,7 @@ def test_nothing_is_left_where_nothing_was_done(tmp_path):
     interrupted(tmp_path / "a.h5", [])
     assert not list(tmp_path.iterdir())
     with pytest.raises(PrenetError, match="8 of 12 patterns were not written"):
-        with emd.resumable_cube(cube(), tmp_path / "a.h5", np.float32, RECORD) as target:
+        with emd_files.resumable_cube(cube(), tmp_path / "a.h5", np.float32, RECORD) as target:
             target.write(np.array([0, 1, 5, 6]), PATTERNS[:4])
     assert not (tmp_path / "a.h5").exists()
 
@@ -83,14 +83,14 @@ def test_a_damaged_remainder_is_no_obstacle(tmp_path):
 
 
 def test_positions_that_do_not_follow_one_another(tmp_path):
-    with emd.resumable_cube(cube(), tmp_path / "a.h5", np.float32, RECORD) as target:
+    with emd_files.resumable_cube(cube(), tmp_path / "a.h5", np.float32, RECORD) as target:
         for index in (np.array([0, 2, 3, 4, 11]), np.array([1, 5, 6, 7, 8, 9, 10])):
             target.write(index, PATTERNS[index])
     assert is_whole(tmp_path / "a.h5")
 
 
 def write_slowly(path, wait):
-    with emd.resumable_cube(cube(), path, np.float32, RECORD) as target:
+    with emd_files.resumable_cube(cube(), path, np.float32, RECORD) as target:
         for index in BLOCKS[:3]:
             target.write(index, PATTERNS[index])
         (path.parent / "three").touch()
@@ -125,7 +125,7 @@ def test_what_is_streamed_lies_in_chunks_along_the_scan_and_still_in_one_piece(t
     path = tmp_path / "a.h5"
     data = np.random.default_rng(0).integers(0, 99, shape).astype(np.float32)
     empty = py4DSTEM.DataCube(np.broadcast_to(np.float32(0), shape), name="scan")
-    with emd.resumable_cube(empty, path, np.float32, RECORD) as target:
+    with emd_files.resumable_cube(empty, path, np.float32, RECORD) as target:
         for index in np.array_split(np.arange(shape[0] * shape[1]), min(3, shape[0]))[::-1]:
             target.write(index, data.reshape(-1, *shape[2:])[index])
     with h5py.File(path) as file:

@@ -12,7 +12,7 @@ from py4DSTEM import Calibration, DataCube
 from scans import simulated
 
 import py4dstem_prenet
-from py4dstem_prenet import batches, emd
+from py4dstem_prenet import batches, emd_files
 from py4dstem_prenet.errors import PrenetError
 
 SCAN, SHAPE = (3, 4), (40, 48)
@@ -53,7 +53,7 @@ def test_emd_brings_all_that_py4dstem_read_brings(emd_file, data):
     assert emd.read_provenance(cube) == emd.read_provenance(known)
     assert cube.dims[2][0] == pytest.approx(-20)  # axes follow the calibration
     again = emd_file.with_name("again.h5")
-    emd.save(cube, again)
+    emd_files.save(cube, again)
     np.testing.assert_array_equal(py4DSTEM.read(again).data, data)
 
 
