@@ -12,7 +12,7 @@ from py4DSTEM import Calibration, DataCube
 from scans import simulated
 
 import py4dstem_prenet
-from py4dstem_prenet import batches, emd_files
+from py4dstem_prenet import batches, emd, emd_files
 from py4dstem_prenet.errors import PrenetError
 
 SCAN, SHAPE = (3, 4), (40, 48)
