@@ -6,9 +6,11 @@ knows; RosettaSciIO, where it is installed, for the others.
 
 What lies in one piece becomes a read-only `numpy.memmap`. Of HDF5 that is stored in chunks, `cube.data` is an
 `h5py.Dataset`: its file stays open as long as the cube lives, or until `cube.data.file.close()`. RosettaSciIO gives
-dask arrays.
+dask arrays, which read when they are computed; tvips alone it loads as a whole, which is refused where that is more
+than three quarters of the free memory.
 """
 
+import glob
 import importlib
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from .files import EMD_ENDINGS, emd_nodes, existing, open_hdf5, whole_place
 
 _EMD_NODES = ("node", "array", "pointlist", "pointlistarray", "custom")
 _BY_PY4DSTEM = (".dm", ".dm3", ".dm4", ".mib", ".gtg", ".bin", ".raw")
+_LOADED = ("tvips",)  # which RosettaSciIO reads as a whole, whatever it is asked
 _SMALL = 2**30  # bytes of a file from an earlier py4DSTEM, which can be had with its metadata only as a whole
 
 
@@ -229,6 +232,16 @@ def _open_with_py4dstem(path, scan_shape):
     return _cube(found.data, scan_shape, path)
 
 
+def _check_memory(path):
+    """Refuse a file, with those that go on where it ends (a_000, a_001, ...), that memory is too small for."""
+    series = path.stem.rstrip("0123456789")
+    size = sum(p.stat().st_size for p in path.parent.glob(f"{glob.escape(series)}*{path.suffix}"))
+    allowed = 3 * batches.budget()  # all but a quarter of what is free
+    if size > allowed:
+        raise PrenetError(f"{path} must be loaded as a whole, {size / 2**30:.2g} GiB, and {allowed / 2**30:.2g} GiB of "
+                          "memory may be used; convert it to HDF5 or zspy first, or bin it.")
+
+
 def _images_of_the_scan(path):
     """Whether a Digital Micrograph file stores an image of the scan for every detector pixel, as older ones do.
 
@@ -257,6 +270,8 @@ def _open_with_rosettasciio(path, scan_shape, name):
         raise PrenetError(f"{path} is of no kind that py4DSTEM or RosettaSciIO reads.")
     options = {"tvips": {"scan_shape": scan_shape or "auto"}, "zspy": {"mode": "r"}}.get(ending, {})
     signals, told = [], ""
+    if ending in _LOADED:
+        _check_memory(path)
     for plugin in plugins:
         try:
             signals += importlib.import_module(plugin["api"]).file_reader(str(path), lazy=True, **options)

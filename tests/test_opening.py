@@ -209,6 +209,13 @@ def test_files_of_other_packages(data, tmp_path, format, ending):
     assert {p: os.path.getmtime(p) for p in tmp_path.rglob("*")} == before
 
 
+def test_a_tvips_file_larger_than_memory_is_refused(data, tmp_path, monkeypatch):
+    write("tvips", tmp_path / "a_000.tvips", data)
+    monkeypatch.setenv(batches.MEMORY, str(data.nbytes / 4 / 2**30))
+    with pytest.raises(PrenetError, match=r"must be loaded as a whole.*convert it to HDF5"):
+        py4dstem_prenet.open(tmp_path / "a_000.tvips", scan_shape=SCAN)
+
+
 @pytest.mark.parametrize("format", ["npy", "emd", "chunked", "stack", "zspy"])
 @pytest.mark.filterwarnings("ignore")
 def test_an_opened_scan_is_calibrated_as_one_in_memory(tmp_path, known, format):
