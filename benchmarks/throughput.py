@@ -5,8 +5,8 @@
 The scans are memory-mapped uint16 files, made of one simulated piece that is laid out mirrored, so that descan goes on
 from piece to piece. Every row is a process of its own. Memory is the peak of anonymous resident memory: cached pages
 of the file are not counted, they are the system's to drop. py4DSTEM's `get_origin` (true radius given) and pyxem's
-`center_direct_beam`, if pyxem is installed, work on a few hundred of the same patterns right after, as float32 in
-memory; `denoise` on some thousand, in memory, with the origin just found.
+`center_direct_beam` (blur; if pyxem is installed) work on a few hundred of the same patterns right after, as float32 in
+memory, pyxem with as many Dask threads; `denoise` on some thousand, in memory, with the origin just found.
 
     python benchmarks/throughput.py --operations
 
@@ -171,21 +171,23 @@ def tell_operations():
         print(f"| {name} | {flops / 1e6:,.0f} | {moved / 1e6:.1f} | " + " | ".join(f"{r:,.0f}" for r in rates) + " |")
 
 
-def measure_pyxem(path, few):
+def measure_pyxem(path, threads, few):
     """Patterns a second of pyxem's `center_direct_beam`, after a warm-up of some."""
+    import dask
     from pyxem.signals import Diffraction2D
 
     floats = np.array(np.load(path, mmap_mode="r")[:1, :PIECE], np.float32).repeat(-(-few // PIECE), 0)
-    Diffraction2D(floats[:1, :4]).center_direct_beam(method="blur", sigma=3)
-    return floats[..., 0, 0].size / seconds(Diffraction2D(floats).center_direct_beam, method="blur", sigma=3)
+    with dask.config.set(scheduler="threads", num_workers=threads):
+        Diffraction2D(floats[:1, :4]).center_direct_beam(method="blur", sigma=3)
+        return floats[..., 0, 0].size / seconds(Diffraction2D(floats).center_direct_beam, method="blur", sigma=3)
 
 
 def run_row(path, threads, few, many):
     row = in_process(f"measure({str(path)!r}, {threads}, {few}, {many})", threads)
     if isinstance(row, str):
         raise SystemExit(row)
-    # Its compiler has been seen to crash the process that imports it.
-    rate = in_process(f"measure_pyxem({str(path)!r}, {few})", threads) if find_spec("pyxem") else None
+    # Version 0.21 has been seen to crash the process that imports it.
+    rate = in_process(f"measure_pyxem({str(path)!r}, {threads}, {few})", threads) if find_spec("pyxem") else None
     return row | {"pyxem": None if isinstance(rate, str) else rate}
 
 

@@ -52,7 +52,10 @@ def map_chunks(function, data, *along, positions=None, chunk=None, progress=None
     """
     client = _client()
     if client is None:
-        yield from _on_threads(function, data, along, positions, chunk, progress, skip)
+        try:
+            yield from _on_threads(function, data, along, positions, chunk, progress, skip)
+        finally:
+            _trimmer()(0)
     else:
         chunk, total, jobs = batches.plan(data, chunk, positions, skip)
         array = data.data if hasattr(data, "R_Nx") else data
