@@ -40,15 +40,6 @@ def ellipse_axes(vector):
     return float(np.sqrt(1 + eps)), float(1 / np.sqrt(1 + eps)), theta if theta < np.pi else 0.0
 
 
-def ideal_polar(shape, center, vector=(0.0, 0.0)):
-    """Ideal radius (px) and azimuth (radians) of every measured pixel: two (Qx, Qy) arrays."""
-    inverse = np.linalg.inv(ellipse_matrix(vector))
-    x = np.arange(shape[0])[:, None] - center[0]
-    y = np.arange(shape[1])[None, :] - center[1]
-    ideal_x, ideal_y = inverse[0, 0] * x + inverse[0, 1] * y, inverse[1, 0] * x + inverse[1, 1] * y
-    return np.hypot(ideal_x, ideal_y), np.arctan2(ideal_y, ideal_x)
-
-
 def polar_grid(center, radii, n_phi, vector=(0.0, 0.0)):
     """Measured positions (x, y) of an ideal polar grid: float64 tensor (..., n_phi, n_r, 2).
 

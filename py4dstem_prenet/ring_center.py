@@ -18,6 +18,7 @@ from scipy.ndimage import gaussian_filter
 from .polar_fit import NOTHING_KNOWN, read_polar, smooth
 from .pooling import Pooled
 from .ring_fit import CONTINUOUS, RING_ROOM, refine_rings, ring_span
+from .surface import NORMAL_MAD
 
 SIDE = 64  # pixels of the larger side in the search
 FLAT = 4.0  # of these, the scale beyond which the pattern is flattened
@@ -134,7 +135,7 @@ def _binned(image, good, step):
 def _flattened(image, usable):
     """Less its smooth part, in units of its own spread, and clipped: spots and a stop's edges must not rule."""
     flat = image - _smooth_part(image, usable, FLAT)
-    spread = 1.4826 * np.median(np.abs(flat[usable] - np.median(flat[usable])))
+    spread = np.median(np.abs(flat[usable] - np.median(flat[usable]))) / NORMAL_MAD
     return np.where(usable, np.clip(flat / max(spread, 1e-12), -3, 3), 0.0)
 
 

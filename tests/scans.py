@@ -5,6 +5,7 @@ from functools import cache
 import numpy as np
 import torch
 
+from py4dstem_prenet.polar import ellipse_matrix
 from py4dstem_prenet.simulation import bank as banks
 from py4dstem_prenet.simulation import scan as scans
 from py4dstem_prenet.simulation.specimens import GRID, Optics, Specimen
@@ -43,3 +44,10 @@ def bank_of(patterns, radius, kind="isotropic"):
     count = len(patterns)
     kinds = np.broadcast_to(np.asarray(kind), count).copy()
     return banks.Bank((torch.as_tensor(patterns).sqrt() * 1000).half(), torch.full((count,), float(radius)), kinds)
+
+
+def ideal_radius(shape, center, vector=(0.0, 0.0)):
+    """Ideal radius (px) of every measured pixel, (Qx, Qy), where an ellipse vector distorts the pattern."""
+    inverse = np.linalg.inv(ellipse_matrix(vector))
+    x, y = (np.arange(n) - c for n, c in zip(shape, center, strict=True))
+    return np.hypot(*(i * x[:, None] + j * y for i, j in inverse))

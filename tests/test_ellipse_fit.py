@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scans import ideal_radius
 from scipy.special import ndtr
 
 from py4dstem_prenet.disk_fit import fit_disk
 from py4dstem_prenet.ellipse import combine
 from py4dstem_prenet.errors import PrenetError
-from py4dstem_prenet.polar import ellipse_axes, ellipse_matrix, ellipse_vector, ideal_polar, to_polar
+from py4dstem_prenet.polar import ellipse_axes, ellipse_matrix, ellipse_vector, to_polar
 from py4dstem_prenet.pooling import pool_arrays
 from py4dstem_prenet.ring_fit import refine_rings
 
@@ -21,7 +22,7 @@ VECTORS = [(0.0, 0.0), (0.05, 0.02), (-0.03, 0.04), (0.0, -0.08)]
 def draw(profile, vector, center, size, k=6):
     """An image whose intensity depends on the ideal radius alone, averaged over its pixels."""
     fine = (np.asarray(center) + 0.5) * k - 0.5
-    rho, _ = ideal_polar((size * k, size * k), fine, vector)
+    rho = ideal_radius((size * k, size * k), fine, vector)
     return profile(rho / k).reshape(size, k, size, k).mean((1, 3))
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scans import ideal_radius
 
-from py4dstem_prenet.polar import ideal_polar
 from py4dstem_prenet.ring_center import ring_center
 
 REAL = Path(__file__).parents[2] / "shared" / "real"
@@ -14,7 +14,7 @@ CENTER = (71.3, 49.6)
 
 def rings(center=CENTER, vector=(0.04, 0.02), size=128, dose=60.0, seed=0):
     """Two rings on a falling background, as counts."""
-    rho, _ = ideal_polar((size, size), center, vector)
+    rho = ideal_radius((size, size), center, vector)
     mean = np.exp(-rho / 25) + np.exp(-0.5 * ((rho - 28) / 1.5) ** 2) + 0.6 * np.exp(-0.5 * ((rho - 42) / 1.5) ** 2)
     return np.random.default_rng(seed).poisson(dose * (mean + 0.1)).astype(float)
 
@@ -44,7 +44,7 @@ def test_found_far_from_the_middle_in_any_units():
 
 def test_the_direct_beam_does_not_draw_the_center():
     """A beam, with tails, two pixels from the rings' center."""
-    rho, _ = ideal_polar((128, 128), np.add(CENTER, (2.0, -1.2)))
+    rho = ideal_radius((128, 128), np.add(CENTER, (2.0, -1.2)))
     beam = np.random.default_rng(1).poisson(2e4 / (1 + (rho / 3) ** 3))
     found = ring_center(rings(vector=(0.0, 0.0)) + beam, guess=np.add(CENTER, (2.0, -1.2)))
     assert found.accepted and found.center == pytest.approx(CENTER, abs=0.3)
@@ -53,7 +53,7 @@ def test_the_direct_beam_does_not_draw_the_center():
 @pytest.mark.parametrize("what", ["noise", "ramp", "shading", "hill", "spots", "blank"])
 def test_no_rings_no_center(what):
     rng = np.random.default_rng(2)
-    rho, _ = ideal_polar((128, 128), (50, 70))
+    rho = ideal_radius((128, 128), (50, 70))
     x = np.arange(128)[:, None] + np.zeros(128)
     image = {"noise": np.full(x.shape, 5.0), "ramp": 200 + x, "shading": 1e4 * np.exp(-0.5 * (rho / 60) ** 2),
              "hill": 1e4 / (1 + (rho / 10) ** 2), "spots": np.full(x.shape, 3.0), "blank": np.zeros(x.shape)}[what]
