@@ -4,16 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint notebooks docs wheel versions coverage fuzz defects clean
+.PHONY: demo test lint types notebooks docs wheel versions coverage fuzz defects clean
 
 demo: $(READY)
 	$(BIN)/prenet demo
 
-test: $(READY) lint
+test: $(READY) lint types
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .
+
+# Of what users call.
+types: $(READY)
+	$(BIN)/python -m mypy --cache-dir $(VENV)/mypy
 
 notebooks: $(READY)
 	$(BIN)/jupyter execute --inplace notebooks/*.ipynb

@@ -4,10 +4,21 @@ Importing this package adds `DataCube.prenet`; see `accessor.PrenetAccessor` for
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from . import accessor
 from ._version import __version__
 from .errors import PrenetError
+
+if TYPE_CHECKING:  # at work they are imported when they are asked for
+    from .checks import check_denoising, check_ellipse, check_origin
+    from .ellipse import map_ellipse, measure_ellipse
+    from .emd_files import load_calibration, save
+    from .noise import estimate_noise
+    from .online import OnlineCalibrator
+    from .opening import open
+    from .origin import fit_origin, measure_origin
+    from .pipeline import calibrate, preprocess
 
 _HOME = {
     "measure_origin": "origin", "fit_origin": "origin", "measure_ellipse": "ellipse", "map_ellipse": "ellipse",
@@ -17,7 +28,11 @@ _HOME = {
     "check_ellipse": "checks",
     "OnlineCalibrator": "online",
 }
-__all__ = ["PrenetError", "__version__", *_HOME]
+__all__ = [
+    "OnlineCalibrator", "PrenetError", "__version__", "calibrate", "check_denoising", "check_ellipse",
+    "check_origin", "estimate_noise", "fit_origin", "load_calibration", "map_ellipse", "measure_ellipse",
+    "measure_origin", "open", "preprocess", "save",
+]
 
 
 def __getattr__(name):

@@ -5,10 +5,23 @@ Importing this package does not import py4DSTEM, which takes seconds that traini
 moment it is.
 """
 
+from __future__ import annotations
+
 import sys
 from importlib.abc import MetaPathFinder
+from typing import TYPE_CHECKING
 
 from .errors import PrenetError
+
+if TYPE_CHECKING:
+    from py4DSTEM import DataCube
+
+    from .carry import CalibrationCheck
+    from .checks import DenoisingCheck, EllipseCheck, OriginCheck
+    from .ellipse import Ellipse, EllipseMap
+    from .finetune import FinetuneResult
+    from .origin import OriginFit, OriginMap
+    from .pipeline import CalibrationReport
 
 _NAME = "prenet"
 _HOST = "py4DSTEM.datacube.datacube"  # the module that defines DataCube
@@ -20,7 +33,7 @@ class PrenetAccessor:
     def __init__(self, datacube):
         self._datacube = datacube
 
-    def measure_origin(self, mask=None, device="auto", progress=True):
+    def measure_origin(self, mask=None, device="auto", progress=True) -> OriginMap:
         """Measure the direct beam's position in every pattern; written with `set_origin_meas`.
 
         mask: (Qx, Qy) bool, True = good pixel; kept in the calibration for what follows. Returns an `OriginMap`;
@@ -35,7 +48,7 @@ class PrenetAccessor:
             emd.write_mask(self._datacube, mask)
         return result
 
-    def fit_origin(self, model="auto"):
+    def fit_origin(self, model="auto") -> OriginFit:
         """Fit a smooth surface to the measured origin; written with `set_origin` if accepted.
 
         model: "constant", "plane", "parabola", "spline", or "auto" to let the data choose. Returns an
@@ -48,7 +61,7 @@ class PrenetAccessor:
         emd.write_fit(self._datacube, result)
         return result
 
-    def measure_ellipse(self, region=None):
+    def measure_ellipse(self, region=None) -> Ellipse:
         """Measure the elliptical distortion about the fitted origin; written with `set_ellipse` if accepted.
 
         region: the positions to measure, a pair of slices or a bool mask (Rx, Ry); None = the whole scan.
@@ -64,7 +77,7 @@ class PrenetAccessor:
         emd.write_ellipse(self._datacube, result)
         return result
 
-    def map_ellipse(self, blocks=4):
+    def map_ellipse(self, blocks=4) -> EllipseMap:
         """Measure the ellipse in blocks x blocks regions of the scan; the calibration keeps its one ellipse.
 
         Returns an `EllipseMap`, and attaches it to the cube as the RealSlice "prenet_ellipse_map".
@@ -78,7 +91,7 @@ class PrenetAccessor:
         emd.attach_ellipse_map(self._datacube, result)
         return result
 
-    def corrected(self, out=None, progress=True):
+    def corrected(self, out=None, progress=True) -> DataCube:
         """A new DataCube, resampled to one center and round rings: float32, the same electrons.
 
         out: an EMD file to stream it to. The new calibration has a constant origin and no ellipse.
@@ -87,7 +100,7 @@ class PrenetAccessor:
 
         return corrected(self._datacube, out=out, progress=progress)
 
-    def denoise(self, out=None, scan_aware="auto", weights="denoise", device="auto", progress=True):
+    def denoise(self, out=None, scan_aware="auto", weights="denoise", device="auto", progress=True) -> DataCube:
         """A new DataCube, denoised: float32, in the units of the input.
 
         out: an EMD file to stream it to. scan_aware: whether similar patterns around are used; "auto" takes what
@@ -98,7 +111,7 @@ class PrenetAccessor:
         return denoise(self._datacube, out=out, scan_aware=scan_aware, weights=weights, device=device,
                        progress=progress)
 
-    def calibrate(self, mask=None, device="auto", progress=True):
+    def calibrate(self, mask=None, device="auto", progress=True) -> CalibrationReport:
         """Measure and fit the origin, measure the ellipse, and write what is accepted.
 
         mask: (Qx, Qy) bool, True where a detector pixel is good, False behind a beam stop and the like; kept in the
@@ -110,31 +123,31 @@ class PrenetAccessor:
 
         return calibrate(self._datacube, mask=mask, device=device, progress=progress)
 
-    def preprocess(self, out=None, device="auto", progress=True):
+    def preprocess(self, out=None, device="auto", progress=True) -> DataCube:
         """Calibrate and denoise: a new calibrated DataCube. out: an EMD file to stream it to."""
         from .pipeline import preprocess
 
         return preprocess(self._datacube, out=out, device=device, progress=progress)
 
-    def check_denoising(self, weights=None, device="auto"):
+    def check_denoising(self, weights=None, device="auto") -> DenoisingCheck:
         """What denoising is worth on this scan, measured on its own counts: a `DenoisingCheck`, which prints."""
         from .checks import check_denoising
 
         return check_denoising(self._datacube, weights=weights, device=device)
 
-    def check_origin(self, device="auto"):
+    def check_origin(self, device="auto") -> OriginCheck:
         """Whether the stated sigma of the origin is true, from two halves of the electrons: an `OriginCheck`."""
         from .checks import check_origin
 
         return check_origin(self._datacube, device=device)
 
-    def check_ellipse(self, device="auto"):
+    def check_ellipse(self, device="auto") -> EllipseCheck:
         """Whether two halves of the electrons show the same ellipse, within its sigma: an `EllipseCheck`."""
         from .checks import check_ellipse
 
         return check_ellipse(self._datacube, device=device)
 
-    def finetune(self, out="weights.safetensors", minutes=5.0, device="auto", progress=True):
+    def finetune(self, out="weights.safetensors", minutes=5.0, device="auto", progress=True) -> FinetuneResult:
         """Adapt the denoising network to this scan; `denoise(weights=out)` takes what is written, if it is better.
 
         Returns a `FinetuneResult`, which prints as a sentence.
@@ -155,43 +168,43 @@ class PrenetAccessor:
 
         return report(self._datacube, path, device=device, progress=progress)
 
-    def check(self):
+    def check(self) -> CalibrationCheck:
         """Whether the calibration still belongs to the data, as a `CalibrationCheck` that prints what to do."""
         from .carry import check
 
         return check(self._datacube)
 
-    def crop_Q(self, ROI):
+    def crop_Q(self, ROI) -> DataCube:
         """A new DataCube of a part of the patterns, calibrated. ROI: (Qx_min, Qx_max, Qy_min, Qy_max)."""
         from .carry import crop_Q
 
         return crop_Q(self._datacube, ROI)
 
-    def crop_R(self, ROI):
+    def crop_R(self, ROI) -> DataCube:
         """A new DataCube of a part of the scan, calibrated. ROI: (Rx_min, Rx_max, Ry_min, Ry_max)."""
         from .carry import crop_R
 
         return crop_R(self._datacube, ROI)
 
-    def bin_Q(self, N):
+    def bin_Q(self, N) -> DataCube:
         """A new DataCube of patterns summed over N x N pixels, calibrated: q becomes (q + 1/2) / N - 1/2."""
         from .carry import bin_Q
 
         return bin_Q(self._datacube, N)
 
-    def bin_R(self, N):
+    def bin_R(self, N) -> DataCube:
         """A new DataCube of patterns summed over N x N scan positions, calibrated with mean origins."""
         from .carry import bin_R
 
         return bin_R(self._datacube, N)
 
-    def save(self, path, data=True):
+    def save(self, path, data=True) -> None:
         """Save the cube as a new EMD file; data=False saves its calibration alone, some 30 kB."""
         from . import emd_files
 
         emd_files.save(self._datacube, path, data=data)
 
-    def load_calibration(self, path):
+    def load_calibration(self, path) -> None:
         """Apply the calibration that `save` wrote for the same scan."""
         from . import emd_files
 

@@ -123,7 +123,7 @@ def map_ellipse(data, qx0, qy0, radius, noise: NoiseModel, blocks: int = 4, vali
         raise PrenetError(f"A scan of {scan[0]} x {scan[1]} positions cannot be cut into {blocks} x {blocks} regions.")
     valid = np.ones(scan, bool) if valid is None else np.asarray(valid, bool)
     edges = [-(-np.arange(blocks + 1) * n // blocks) for n in scan]
-    ellipses = []
+    ellipses: list[list[Ellipse]] = []
     for k in range(blocks):
         ellipses.append([])
         for m in range(blocks):
