@@ -17,7 +17,7 @@ and an ellipse by `fit_ellipse_1D` on the {220} ring of the Bragg vector map, in
 The error is the misorientation from the truth, the least over the cube's 24 rotations: its median over all positions
 (none found counts as 180 degrees), the part that is within 2 degrees, and the part that failed, by more than 5.
 Grains near [111] are left out: in their zero-order Laue zone the crystal and its twin, 60 degrees away, look the same,
-and py4DSTEM takes one for the other in half of them, whatever the calibration.
+and py4DSTEM took one for the other in 12 of 17 such patterns without noise and with the true calibration.
 """
 
 import argparse
