@@ -1,7 +1,7 @@
 """What should stop a scan: told as soon as it can be known, from where on, and in words.
 
 All of it is computed from what is known anyway: positions, sigmas and electrons of the patterns so far
-(`online.Snapshot`), and the patterns that were kept.
+(`snapshot.Snapshot`), and the patterns that were kept.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 from .ellipse import combine, measure_ellipse
 from .errors import PrenetError
 from .networks.center import WINDOW
+from .surface import NORMAL_MAD
 
 SHORTEST_LOSS = 8  # positions in a row without a beam, and
 LOSS_PART = 0.5  # of a scan row: shorter ones may be thick parts of the specimen
@@ -39,8 +40,8 @@ class Alarm:
 def quick_alarms(snapshot, strain=None) -> tuple[Alarm, ...]:
     """Alarms that take milliseconds: beam lost, drift, saturation, dose. Empty before the first beam.
 
-    snapshot: `online.Snapshot`. strain: the precision of strain that a single position shall give, such as 0.002; None:
-    any dose will do.
+    snapshot: `snapshot.Snapshot`. strain: the precision of strain that a single position shall give, such as 0.002;
+    None: any dose will do.
     """
     if snapshot.beam is None or not snapshot.known.any():
         return ()
@@ -75,7 +76,7 @@ def drifts(snapshot) -> Alarm | None:
     reach = WINDOW / 2 * snapshot.beam.bins
     far = np.abs(away).max(1) > reach
     cut = ((middle < radius) | (middle > np.array(shape) - 1 - radius)).any(1)
-    usual = np.median(np.abs(step[1:]), 0) / 0.6745
+    usual = np.median(np.abs(step[1:]), 0) / NORMAL_MAD
     jump = (np.hypot(*step.T) > JUMP) & (np.abs(step) > JUMP_SIGMAS * np.hypot(error, usual)).any(1)
     bad = np.flatnonzero(far | cut | jump)
     if not len(bad):

@@ -1,96 +1,44 @@
 """Calibrate while the scan is still running.
 
 Patterns are fed as they come, in any order. An even sample of them is kept in bounded memory; from it the stages of
-`calibrate` learn noise and beam, on a thread of their own, again whenever twice as many patterns have been seen; every
+`calibrate` learn noise and beam, in a process of their own, again whenever twice as many patterns have been seen; every
 pattern is located at once with the beam that is known. Those that come before the first beam wait for it.
 
-Nothing here measures anything: `find_beam`, `Beam.locate`, `origin_of` and `judge_scan` are what `calibrate` calls,
-and they take a `Sample` of a scan in the place of a scan. `finish` is `calibrate` itself, on the whole scan.
+Nothing here measures anything: `find_beam` (in `learning`), `Beam.locate`, `origin_of` and `judge_scan` (in
+`snapshot`) are what `calibrate` calls, and they take a `Sample` of a scan in the place of a scan. `finish` is
+`calibrate` itself, on the whole scan.
 """
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from heapq import heappush, heapreplace
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from . import batches
-from .alarms import crowded, row_moves
+from .alarms import crowded
 from .beam import BATCH, Beam, Located, nowhere
 from .ellipse import Ellipse
 from .errors import PrenetError
+from .learning import Learned, learn
 from .noise import SAMPLE as LEARNED_FROM
-from .noise import NoiseModel, estimate_noise, sample_positions
-from .origin import OriginFit, OriginMap, check_mask, find_beam, fit_origin, origin_of, shows_beam
-from .pipeline import CalibrationReport, calibrate, check_networks, judge_scan
+from .noise import sample_positions
+from .origin import OriginFit, OriginMap, check_mask, shows_beam
+from .pipeline import CalibrationReport, calibrate, check_networks
 from .pooling import SAMPLE
 from .sample import Sample
+from .snapshot import LOCATED, Snapshot, judge_snapshot
+from .worker import Worker
 
 FIRST = 64  # patterns from which a beam is learned first; twice as many each time after that
 SAMPLE_BYTES = 2**28  # of patterns that are kept
 BACKLOG_BYTES = 2**28  # of patterns that wait for the first beam
-LOCATED = ("position", "sigma", "signal", "seen")
+MANY = 2048  # positions of a scan; one of fewer is over about when a process has started
 CELL = 16  # scan columns whose median tells where the beam is nearby
 FEWEST = 4  # positions that such a median needs
 BLANK = 0.02  # part of the usual electrons below which a pattern holds no beam (as in `shows_beam`)
-
-
-@dataclass(frozen=True)
-class _Learned:
-    """What the stages learned from the `seen` first patterns. guess: (Rx * Ry, 2) of every origin; outside of the
-    rectangle of the scan that was seen it is that of the nearest position inside. beam: None, and why."""
-
-    noise: NoiseModel | None
-    beam: Beam | None
-    guess: np.ndarray | None
-    reason: str
-    seen: int
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """All that is known at a moment; plain data, to be judged anywhere, as `judge_snapshot` does.
-
-    sample: patterns that were kept. located: of every position. known, saturated: (Rx * Ry,) bool, positions that were
-    looked at, and those whose patterns crowd at their largest value.
-    noise and beam are None before the first beam; reason: why there is none yet. seen: patterns that were fed.
-    """
-
-    sample: Sample
-    located: Located
-    known: np.ndarray
-    saturated: np.ndarray
-    noise: NoiseModel | None
-    beam: Beam | None
-    reason: str
-    seen: int
-
-    @property
-    def scan(self):
-        return self.sample.scan
-
-    @property
-    def valid(self):
-        """(Rx, Ry) bool: where a beam was located."""
-        return shows_beam(self.located, self.known).reshape(self.scan)
-
-    @cached_property
-    def moves(self):
-        """How the beam moved from row to row, as `alarms.row_moves` says."""
-        return row_moves(self)
-
-    def box(self):
-        """The rectangle of the scan, a pair of slices, outside of which nothing was seen."""
-        seen = self.known.reshape(self.scan) | self.sample.held()
-        return tuple(slice(int(at[0]), int(at[-1]) + 1) for at in (np.flatnonzero(seen.any(1 - k)) for k in (0, 1)))
-
-    def map(self, values):
-        """(..., Rx, Ry) of an array (Rx * Ry, ...)."""
-        return np.moveaxis(values.reshape(*self.scan, *values.shape[1:]), (0, 1), (-2, -1))
 
 
 class OnlineCalibrator:
@@ -108,8 +56,10 @@ class OnlineCalibrator:
         scan_shape: (Rx, Ry). pattern_shape: (Qx, Qy).
         mask, device: as for `calibrate`.
 
-    Memory does not grow with the scan: some 256 MB of patterns are kept, and as much waits for the first beam at most.
-    Where more patterns come than can be located, `feed` takes its time.
+    Memory does not grow with the scan: some 256 MB of patterns are kept, here and in the process that learns, and as
+    much waits for the first beam at most. Where more patterns come than can be located, `feed` takes its time.
+
+    worker: the process that learns, and may judge; it ends with `finish`, `close`, or this object.
     """
 
     def __init__(self, scan_shape, pattern_shape, mask=None, device="auto"):
@@ -121,6 +71,7 @@ class OnlineCalibrator:
         check_mask(np.broadcast_to(np.uint8(0), self._shape), mask)
         check_networks(device)
         self._mask, self._device = mask, device
+        self.worker = Worker(check_networks if np.prod(self._shape[:2]) >= MANY else None, device)
         self._scan = scan = self._shape[:2]
         count = scan[0] * scan[1]
         self._located = nowhere(count)
@@ -130,7 +81,7 @@ class OnlineCalibrator:
         self._worst: list[tuple[float, int]] = []  # a heap of what is kept, the least important on top
         self._dtype = None
         self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
-        self._learned: _Learned | None = None  # the latest that has a beam
+        self._learned: Learned | None = None  # the latest that has a beam
         self._reason = "Nothing was seen yet."
         self._next = min(FIRST, count)
         self._learning: Future | None = None
@@ -214,7 +165,8 @@ class OnlineCalibrator:
     def _advance(self):
         """Adopt what was learned, and learn again where there is more to learn from."""
         if self._learning is not None and self._learning.done():
-            learned, self._learning = self._learning.result(), None
+            future, self._learning = self._learning, None
+            learned = future.result()
             self._reason, self._judged = learned.reason, None
             later = 2 * learned.seen if learned.beam else learned.seen + max(FIRST, learned.seen // 4)
             self._next = min(later, len(self._fed)) if learned.seen < len(self._fed) else np.inf
@@ -222,7 +174,8 @@ class OnlineCalibrator:
                 self._adopt(learned)
         seen = self.seen
         if self._learning is None and seen >= self._next:
-            self._learning = self._thread.submit(_learn, self._sample(), seen, self._mask, self._device)
+            task = learn, self._sample(), seen, self._mask, self._device
+            self._learning = self._thread.submit(self.worker.call, *task)
 
     def _adopt(self, learned):
         self._learned = learned
@@ -359,74 +312,15 @@ class OnlineCalibrator:
         shape = batches.shape_of(datacube)
         if shape[1:] != self._shape[1:] or shape[0] > self._shape[0]:
             raise PrenetError(f"The scan that was watched has shape {self._shape}, not {shape}; give its own DataCube.")
-        if self._learning is not None:  # it would compete for the cores
-            self._learning.result()
+        self.close()  # it would compete for the cores
         return calibrate(datacube, self._mask, self._device, progress)
 
-
-def judge_snapshot(snapshot: Snapshot) -> CalibrationReport:
-    """What a snapshot says, as a `CalibrationReport`; writes nothing. Changes nothing: it may run on another thread."""
-    scan = snapshot.scan
-    if snapshot.beam is None or not snapshot.valid.any():
-        reason = snapshot.reason if snapshot.beam is None else "No position shows a beam that can be located."
-        nothing = [np.full(scan, np.nan) for _ in range(4)]
-        origin = OriginMap(*nothing, np.zeros(scan, bool), float("nan"), False, reason)
-        noise = snapshot.noise or NoiseModel(1.0, 0.0, 0.0, np.zeros((1, 1), bool), False, 0.0)
-        return CalibrationReport(origin, None, None, noise, (f"So far no beam: {reason}",))
-    # A surface through half of a scan is a surface of that half: it is not bent by what nobody has seen.
-    box = snapshot.box()
-    inside = np.zeros(scan, bool)
-    inside[box] = True
-    inside = inside.ravel()
-    sample, known = _boxed(snapshot.sample, box), snapshot.known[inside]
-    located = Located(*(getattr(snapshot.located, name)[inside] for name in LOCATED))
-    origin = origin_of(sample, snapshot.noise, located, snapshot.beam, known)
-    try:
-        fit, ellipse = judge_scan(sample, sample, origin, snapshot.noise, snapshot.beam.device, progress=False)
-    except PrenetError:  # no pattern that was kept shows a beam
-        fit, ellipse = fit_origin(origin), None
-    origin, fit = (_in_scan(found, box, scan) for found in (origin, fit))
-    looked = int(np.count_nonzero(snapshot.known))
-    return CalibrationReport(origin, fit, ellipse, snapshot.noise, (
-        f"So far: {looked} of {snapshot.known.size} positions; nothing is written before the end.",))
-
-
-def _learn(sample: Sample, seen, mask, device) -> _Learned:
-    """Noise and beam from the rectangle of the scan that was seen, as `calibrate` learns them from a whole one."""
-    box = tuple(slice(int(at.min()), int(at.max()) + 1) for at in np.divmod(sample.positions, sample.scan[1]))
-    part = _boxed(sample, box)
-    try:
-        noise = estimate_noise(part, mask=mask)
-    except PrenetError as problem:  # a beam that is still blanked
-        return _Learned(None, None, None, str(problem), seen)
-    beam, guess, reason = find_beam(part, noise, device)
-    if beam is None:
-        return _Learned(noise, None, None, reason, seen)
-    nearest = [np.clip(np.arange(n) - part.start, 0, part.stop - part.start - 1)
-               for n, part in zip(sample.scan, box, strict=True)]
-    guess = guess.reshape(*part.scan, 2)[nearest[0][:, None], nearest[1]].reshape(-1, 2)
-    return _Learned(noise, beam, guess, "", seen)
-
-
-def _boxed(sample: Sample, box) -> Sample:
-    """A sample of a rectangle of the scan that holds all of it."""
-    rows, columns = np.divmod(sample.positions, sample.scan[1])
-    scan = tuple(part.stop - part.start for part in box)
-    return Sample(scan, (rows - box[0].start) * scan[1] + columns - box[1].start, sample.patterns)
-
-
-def _in_scan(result, box, scan):
-    """A result on a rectangle of the scan as one on the scan, with nothing known outside of it."""
-    if result is None:
-        return None
-    maps = {}
-    for part in fields(result):
-        values = getattr(result, part.name)
-        if isinstance(values, np.ndarray):
-            empty = False if values.dtype == bool else np.inf if part.name.startswith("sigma") else np.nan
-            maps[part.name] = np.full(scan, empty)
-            maps[part.name][box] = values
-    return replace(result, **maps)
+    def close(self):
+        """End the process that learns. What is known stays known; what is fed later is learned from here."""
+        self.worker.close()
+        if self._learning is not None:
+            wait([self._learning])
+            self._learning = None if self._learning.exception() else self._learning
 
 
 def _ranks(scan):

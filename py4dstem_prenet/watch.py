@@ -1,7 +1,7 @@
 """Watch a scan that is being written: what an operator wants to see, in a terminal and, if asked, on a small page.
 
-The loop reads frames and locates the beam in them. What takes seconds (descan, ellipse) is judged from snapshots on a
-second thread, at most every few seconds, and never delays a frame.
+The loop reads frames and locates the beam in them. What takes seconds (descan, ellipse) is judged from snapshots, at
+most every few seconds, in the process that learns, and never delays a frame.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from tqdm import tqdm
 from . import emd_files, sources
 from .alarms import Alarm, ellipse_changes, quick_alarms
 from .files import check_output
-from .online import OnlineCalibrator, Snapshot, judge_snapshot
+from .online import OnlineCalibrator
 from .pipeline import CalibrationReport
 from .serve import served
+from .snapshot import Snapshot, judge_snapshot
 
 LOOK = 0.2  # seconds between looks at alarms and status
 JUDGE = 5.0  # seconds between judgments, and
@@ -119,10 +120,10 @@ class Watcher:
             else:
                 self.report, self._slow = report, slow
                 self.status = replace(self.status, **_said(report))
-        # Learning and judging at once would leave too little of two cores for what comes from the detector.
+        # One after the other: learning is not to wait for a judgment.
         idle = self._judging is None and not self.calibrator.learning
         if idle and now >= self._rest_until and snapshot.beam is not None:
-            self._judging = self._thread.submit(_judged, snapshot)
+            self._judging = self._thread.submit(self.calibrator.worker.call, judged, snapshot)
 
 
 def watch(reopen, scan, pattern_shape, mask=None, device="auto", output=None, strain=None, timeout=30.0, show=None,
@@ -141,28 +142,32 @@ def watch(reopen, scan, pattern_shape, mask=None, device="auto", output=None, st
         check_output(output)
     fresh = lambda: Watcher(OnlineCalibrator(scan, pattern_shape, mask, device), strain)  # noqa: E731
     watcher, told, frames = fresh(), set(), 0
-    with _one_thread(), tqdm(total=scan[0] * scan[1], unit=" patterns", disable=not progress, smoothing=0.1) as bar:
-        for event in sources.follow(reopen, scan, timeout):
-            if isinstance(event, sources.Restarted):
-                bar.write("The file was made anew: this is another scan, watched from its first frame.")
-                watcher, told = fresh(), set()
-                bar.reset()
-            elif isinstance(event, sources.Ended):
-                frames = event.frames
-            if not watcher.take(event):
-                continue
-            for alarm in watcher.status.alarms:
-                if (alarm.kind, alarm.since) not in told:
-                    told.add((alarm.kind, alarm.since))
-                    bar.write(f"ALARM  {alarm}")
-            bar.update(watcher.status.located - bar.n)
-            bar.set_postfix_str(watcher.status.line())
-            if show is not None:
-                show(watcher)
-        if progress:
-            bar.write(watcher.status.sentence)
-    rows = frames // scan[1]
-    return calibrate_rows(watcher.calibrator, reopen, rows, scan[1], output, progress) if rows else None
+    try:
+        with _one_thread(), tqdm(total=scan[0] * scan[1], unit=" patterns", disable=not progress, smoothing=0.1) as bar:
+            for event in sources.follow(reopen, scan, timeout):
+                if isinstance(event, sources.Restarted):
+                    bar.write("The file was made anew: this is another scan, watched from its first frame.")
+                    watcher.calibrator.close()
+                    watcher, told = fresh(), set()
+                    bar.reset()
+                elif isinstance(event, sources.Ended):
+                    frames = event.frames
+                if not watcher.take(event):
+                    continue
+                for alarm in watcher.status.alarms:
+                    if (alarm.kind, alarm.since) not in told:
+                        told.add((alarm.kind, alarm.since))
+                        bar.write(f"ALARM  {alarm}")
+                bar.update(watcher.status.located - bar.n)
+                bar.set_postfix_str(watcher.status.line())
+                if show is not None:
+                    show(watcher)
+            if progress:
+                bar.write(watcher.status.sentence)
+        rows = frames // scan[1]
+        return calibrate_rows(watcher.calibrator, reopen, rows, scan[1], output, progress) if rows else None
+    finally:
+        watcher.calibrator.close()
 
 
 def watch_file(path, scan, layout, port=None, timeout=30.0, **options) -> CalibrationReport | None:
@@ -206,7 +211,7 @@ def _one_thread():
         torch.set_num_threads(threads)
 
 
-def _judged(snapshot):
+def judged(snapshot):
     """Report, slow alarms, seconds that it took, and what went wrong: nobody stops watching because of a bad fit."""
     start, report, slow, problem = time.monotonic(), None, None, ""
     try:

@@ -13,9 +13,9 @@ from py4dstem_prenet.alarms import crowded, ellipse_changes, quick_alarms
 from py4dstem_prenet.beam import Beam, Located
 from py4dstem_prenet.disk import Aperture
 from py4dstem_prenet.noise import NoiseModel
-from py4dstem_prenet.online import Snapshot
 from py4dstem_prenet.origin import OriginFit
 from py4dstem_prenet.sample import Sample
+from py4dstem_prenet.snapshot import Snapshot
 
 SCAN = (12, 20)
 NOISE = NoiseModel(1.0, 0.0, 0.0, np.zeros((64, 64), bool), True, 1000.0)

@@ -7,8 +7,9 @@ from scans import CCD, distance, simulated
 
 from py4dstem_prenet import online
 from py4dstem_prenet.errors import PrenetError
-from py4dstem_prenet.online import OnlineCalibrator, judge_snapshot
+from py4dstem_prenet.online import OnlineCalibrator
 from py4dstem_prenet.pipeline import calibrate
+from py4dstem_prenet.snapshot import judge_snapshot
 
 OPTIONS = dict(scan=(12, 16), shape=(64, 64), dose=5000.0, seed=3, ratio=1.03, theta=0.5)
 

@@ -1,0 +1,131 @@
+"""Work in a process of its own: the same results, sentences for errors, and nothing left behind, whatever dies."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from threading import Thread
+
+import numpy as np
+import pytest
+from scans import simulated
+
+from py4dstem_prenet import online
+from py4dstem_prenet.errors import PrenetError
+from py4dstem_prenet.learning import learn
+from py4dstem_prenet.online import OnlineCalibrator
+from py4dstem_prenet.worker import Worker
+
+
+def until(condition, seconds=300):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come about in time"
+        time.sleep(0.02)
+
+
+def is_there(pid):
+    """Whether a process runs; one that has ended and was not waited for does not."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def worker():
+    made = Worker(os.getpid)
+    until(lambda: made.call(os.getpid) != os.getpid())
+    yield made
+    made.close()
+
+
+def test_until_it_has_started_and_without_one_work_is_done_here():
+    assert Worker(None).call(os.getpid) == os.getpid() and Worker(None).pid is None
+    starting = Worker(time.sleep, 60)
+    assert starting.call(os.getpid) == os.getpid() and is_there(starting.pid)
+    pid = starting.pid
+    starting.close()
+    assert not is_there(pid) and starting.call(os.getpid) == os.getpid()
+
+
+def test_what_is_called_there_returns_here_and_errors_are_sentences(worker):
+    assert worker.call(os.getpid) == worker.pid
+    values = np.arange(2_000_000.0)
+    assert np.array_equal(worker.call(np.negative, values), -values)
+    assert worker.call(print, "no answer") is None and worker.call(abs, -3) == 3
+    with pytest.raises(PrenetError, match="ZeroDivisionError: integer"):
+        worker.call(divmod, 1, 0)
+    assert worker.call(os.getpid) == worker.pid
+
+
+def test_work_goes_on_here_where_the_process_dies(worker):
+    os.kill(worker.pid, signal.SIGKILL)
+    assert worker.call(abs, -4) == 4 and worker.pid is None
+
+
+def test_one_that_dies_over_its_work_is_survived(worker):
+    pid = worker.pid
+    Thread(target=lambda: (time.sleep(0.3), os.kill(pid, signal.SIGKILL))).start()
+    assert worker.call(time.sleep, 1.0) is None and worker.pid is None
+
+
+def test_what_cannot_be_sent_is_done_here(worker):
+    assert worker.call(lambda: 5) == 5
+
+
+def test_closing_gives_up_what_is_being_done(worker):
+    pid, problems = worker.pid, []
+
+    def call():
+        try:
+            worker.call(time.sleep, 600)
+        except PrenetError as problem:
+            problems.append(str(problem))
+
+    thread = Thread(target=call)
+    thread.start()
+    time.sleep(0.2)
+    worker.close()
+    thread.join(30)
+    assert not thread.is_alive() and "closed" in problems[0] and not is_there(pid)
+
+
+@pytest.mark.parametrize("end", ["del worker; gc.collect(); time.sleep(600)", "os.kill(os.getpid(), 9)", "sys.exit()"])
+def test_none_is_left_behind(end):
+    """Neither by one who forgets it, nor by one who is killed; and a script without a guard is not run again."""
+    script = ("import gc, os, sys, time\nfrom py4dstem_prenet.worker import Worker\nworker = Worker(time.sleep, 600)\n"
+              f"print(worker.pid, flush=True)\nsys.stdin.readline()\n{end}")
+    user = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        pid = int(user.stdout.readline())
+        assert is_there(pid)
+        user.stdin.write("\n")
+        user.stdin.flush()
+        until(lambda: not is_there(pid))
+    finally:
+        user.kill()
+        user.communicate()
+
+
+def test_a_scan_learned_there_is_learned_as_here(monkeypatch):
+    """The same noise, beam and guess; a worker that is killed in mid-scan changes nothing; `finish` ends it."""
+    monkeypatch.setattr(online, "MANY", 0)
+    counts = simulated(scan=(12, 16), shape=(64, 64), dose=5000.0, seed=3, ratio=1.03, theta=0.5).counts
+    patterns = counts.reshape(-1, 64, 64)
+    calibrator = OnlineCalibrator(counts.shape[:2], counts.shape[2:], device="cpu")
+    until(lambda: calibrator.worker.call(os.getpid) != os.getpid())
+    there = calibrator.worker.pid
+    calibrator.feed(patterns[:96], np.arange(96))
+    calibrator.wait()
+    assert calibrator.worker.pid == there
+    here = learn(calibrator._sample(), 96, None, "cpu")
+    assert calibrator._learned.seen == 96
+    assert calibrator._learned.beam.aperture == here.beam.aperture and calibrator._learned.noise.gain == here.noise.gain
+    assert np.array_equal(calibrator._learned.guess, here.guess)
+    os.kill(there, signal.SIGKILL)
+    calibrator.feed(patterns[96:], np.arange(96, 192))
+    calibrator.wait()
+    assert calibrator.worker.pid is None and calibrator.located == 192 and calibrator._learned.seen == 192
