@@ -157,13 +157,15 @@ def _clean(index, block, origins=None, *, noise: NoiseModel, weights: str, devic
             torch.from_numpy(electrons).to(device), torch.from_numpy(origins).float().to(device),
             noise.readout / noise.gain, torch.from_numpy(~noise.bad_pixels).to(device)))
     clean = _expected(electrons, means, patterns, noise, weights, device)
-    balance(clean, (block.astype(np.float32) - noise.offset) / noise.gain, noise)
+    balance(clean, electrons, noise)
     trust = np.float32(1 / (1 + (noise.dose / PLENTY) ** 2))
     if trust < 0.999:
         clean *= trust
         clean += (1 - trust) * electrons
-    clean *= np.float32(noise.gain)
-    clean += np.float32(noise.offset)
+    if noise.gain != 1:
+        clean *= np.float32(noise.gain)
+    if noise.offset != 0:
+        clean += np.float32(noise.offset)
     return clean
 
 
