@@ -4,10 +4,10 @@
     python benchmarks/online.py --scan 24 32 --rate 100        # a quick look
 
 A simulated detector (`prenet simulate --acquire`) writes in a process of its own; this one watches with one thread
-that locates and one that learns and judges, and looks at its own anonymous memory. A row's delay is from the moment
-its last pattern is in the file, which a thread looks at every 10 ms, to the moment its positions are known; rows that
-came before the first beam was learned are left out, and that time is told. Needs two cores: the detector takes a
-quarter of one.
+that locates, and a process that learns and judges; memory is the anonymous one of both. A row's delay is from the
+moment its last pattern is in the file, which a thread looks at every 10 ms, to the moment its positions are known;
+rows that came before the first beam was learned are left out, and that time is told. Needs two cores: the detector
+takes a quarter of one.
 """
 
 import argparse
@@ -24,10 +24,13 @@ from pathlib import Path
 import numpy as np
 
 
-def anonymous():
-    """MB of anonymous resident memory of this process."""
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("RssAnon")) / 1024
+def anonymous(process="self"):
+    """MB of anonymous resident memory of a process; 0 where it is none, or has ended."""
+    try:
+        with open(f"/proc/{process}/status") as file:
+            return next((int(line.split()[1]) for line in file if line.startswith("RssAnon")), 0) / 1024
+    except OSError:
+        return 0.0
 
 
 class Log:
@@ -55,7 +58,7 @@ class Log:
         if watcher.snapshot is not None:  # what is shown
             rows = watcher.snapshot.known.reshape(-1, self.columns).all(1)
             self.known[rows & np.isnan(self.known)] = now
-        self.memory.append((done, anonymous()))
+        self.memory.append((done, anonymous() + anonymous(watcher.calibrator.worker.pid)))
         for alarm in watcher.status.alarms:
             self.alarms.setdefault(alarm.kind, (done, alarm))
 
