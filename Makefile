@@ -37,7 +37,6 @@ versions:
 	.ci/versions
 
 coverage: $(READY)
-	$(BIN)/python -m pip install --quiet coverage
 	OMP_NUM_THREADS=1 $(BIN)/python -m coverage run --source=py4dstem_prenet --data-file=$(VENV)/coverage -m pytest -q
 	$(BIN)/python -m coverage report --data-file=$(VENV)/coverage --fail-under=92 --skip-covered
 
