@@ -10,7 +10,7 @@ import copy
 import hashlib
 import json
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from datetime import datetime, timezone
 
 import numpy as np
@@ -284,7 +284,7 @@ def provenance(datacube, weights=None, settings=None, noise=None, verdicts=()):
         "verdicts": verdicts,
     }
     if noise is not None:
-        record["noise"] = {**plain(noise), "bad_pixels": int(np.count_nonzero(noise.bad_pixels))}
+        record["noise"] = replace(noise, bad_pixels=int(np.count_nonzero(noise.bad_pixels)))
     return plain(record)
 
 
