@@ -7,7 +7,7 @@ from .errors import PrenetError
 LARGEST = 1e15  # detector units; no detector comes near it, and sums of squares still fit into float32
 SMALLEST = 1e-30  # of the range of values; below, float32 has no digits left
 MOST = 0.5  # of all values; no pattern is so bright in so large a part
-PLENTY = 100  # electrons in the whole sample beside which none is no chance
+PLENTY = 30  # electrons in the whole sample beside which none is no chance
 EDGE = 8  # pixels of a row or column that stop at once, from which that is no chance
 
 
@@ -56,6 +56,9 @@ def doubts(sample, moments, noise, low, high):
     bottom = np.mean(sample == low)
     if not noise.counting and bottom > 0.02 and low < noise.offset + 0.5 * noise.gain and moments["v"][0] > 0:
         said.append(f"The data are clipped below: {100 * bottom:.0f} % of the values are at the smallest one, {low}.")
+    if _upside_down(sample, noise):
+        said.append("Most values lie near the largest ones and few far below, so bright may be low in these data; turn "
+                    "them over, then (data.max() - data).")
     if _wrapped(sample):
         limit = np.iinfo(sample.dtype).max + 1
         said.append(f"The data may have wrapped at {limit}: inside bright disks there are dark pixels, whose electrons "
@@ -73,6 +76,13 @@ def doubts(sample, moments, noise, low, high):
         said.append(f"Pixels around ({stuck[0]}, {stuck[1]}) give one value throughout, beside others that see "
                     "electrons (a dead chip, a gap, a stop, a scale bar); exclude them with mask=.")
     return said
+
+
+def _upside_down(sample, noise):
+    """Whether the middle of the mean pattern's values is near their upper end: beams are bright and small."""
+    mean = sample.mean(0, dtype=np.float64)[~noise.bad_pixels]
+    low, middle, high = np.percentile(mean, [0.1, 50, 99.9]) if mean.size else (0.0, 0.0, 0.0)
+    return middle - low > 5 * (high - middle) and middle - low > 10 * noise.readout / np.sqrt(len(sample))
 
 
 def _wrapped(sample):

@@ -1,0 +1,145 @@
+"""What real detectors do wrong, simulated with truth: the calibration is right within its own sigmas, or says what is
+wrong. Never is it wrong in silence.
+
+Beside the fault matrix (`tests/faults`), which holds the sentences, this holds their use: another scan, whose
+sigmas have to describe the errors of all positions, of the descan and of the ellipse, unless a sentence warned.
+"""
+
+import warnings
+
+import numpy as np
+import py4DSTEM
+import pytest
+from scans import simulated
+from scipy.ndimage import gaussian_filter
+
+from py4dstem_prenet.errors import PrenetError
+from py4dstem_prenet.pipeline import calibrate
+
+SCAN = dict(scan=(5, 6), shape=(96, 88), dose=30_000.0, ratio=1.04, theta=0.9, seed=23)
+
+
+def counts():
+    return simulated(**SCAN).counts.astype(np.int64)
+
+
+def middle():
+    truth = simulated(**SCAN).truth
+    return round(float(truth["qx0"].mean())), round(float(truth["qy0"].mean()))
+
+
+def noise(scale, seed=0):
+    return np.random.default_rng(seed).normal(0, scale, counts().shape)
+
+
+def changed(part, value):
+    data = counts()
+    data[part] = value
+    return data.astype(np.uint16)
+
+
+def camera(gain=23.0, offset=400.0, readout=30.0):
+    return np.rint(counts() * gain + offset + noise(readout)).clip(0).astype(np.uint16)
+
+
+def wrapped(bits, over=1.6):
+    data = np.rint(counts() * (over * 2**bits / counts().max())).astype(np.int64)
+    return (data % 2**bits).astype(f"u{bits // 8}")
+
+
+def cross():
+    """Two rows and two columns between chips that see nothing, through the direct beam."""
+    x, y = middle()
+    data = counts()
+    data[:, :, x : x + 2] = 0
+    data[..., y : y + 2] = 0
+    return data.astype(np.uint16)
+
+
+def wide_cross():
+    """Rows and columns beside the gap, away from the beam, whose pixels are twice as large and count twice."""
+    data = counts()
+    data[:, :, 20:22] *= 2
+    data[..., 70:72] *= 2
+    return data.astype(np.uint16)
+
+
+def shared():
+    """Half of every electron's charge in its neighbors: noise that they share."""
+    return np.rint(gaussian_filter(counts() * 40.0, (0, 0, 0.6, 0.6)) + 200 + noise(5)).astype(np.uint16)
+
+
+def hot_rows():
+    data = counts()
+    data[:, :, 30] += 200
+    data[:, :, middle()[0] + 3] += 40
+    return data.astype(np.uint16)
+
+
+def hot_in_the_beam():
+    """A pixel that adds as much as the direct disk is bright, in it."""
+    x, y = middle()
+    truth = simulated(**SCAN).truth
+    bright = truth["dose"] / (np.pi * truth["radius"] ** 2)
+    data = counts()
+    data[:, :, x - 1, y + 2] += np.random.default_rng(1).poisson(bright, data.shape[:2])
+    return data.astype(np.uint16)
+
+
+def bar():
+    return changed(np.s_[..., middle()[0] - 2 : middle()[0] + 1, 30:70], 500)
+
+
+# What is made, and a part of the sentence that has to be told; None: what is found must be right without one.
+FAULTS = {
+    "none": (lambda: counts().astype(np.uint16), None),
+    "wrapped at 16 bits": (lambda: wrapped(16), None),
+    "wrapped at 8 bits": (lambda: wrapped(8), None),
+    "read as signed": (lambda: wrapped(16, 0.9).view(np.int16), "unsigned numbers were read as signed"),
+    "a chip gap cross, dead": (cross, "give one value throughout"),
+    "a chip gap cross, large pixels": (wide_cross, None),
+    "a burnt-in scale bar": (lambda: changed(np.s_[..., 88:91, 55:80], 500), "give one value throughout"),
+    "a bar in the direct beam": (bar, "give one value throughout"),
+    "correlated noise": (shared, None),
+    "a square root": (lambda: (10 * counts() ** 0.5).astype(np.float32), "clipped below"),
+    "gamma of 0.7": (lambda: (counts() ** 0.7).astype(np.float32), "not proportional to electrons"),
+    "hot rows": (hot_rows, None),
+    "a hot pixel in the beam": (hot_in_the_beam, None),
+    "a dead quadrant": (lambda: changed(np.s_[..., : middle()[0], : middle()[1]], 0), "give one value throughout"),
+    "gain and offset unknown": (camera, None),
+    "dark-subtracted": (lambda: camera().astype(np.int32) - 400, None),
+    "saturated": (lambda: np.minimum(counts(), 200).astype(np.uint16), "saturated"),
+    "an inverted camera": (lambda: 65535 - camera(), "bright may be low"),
+    "inverted counts": (lambda: (4000 - counts()).astype(np.uint16), "bright is low"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_told_or_does_no_harm(fault):
+    """Where nothing is said, positions are off by what their sigmas say; where a sentence warns, hardly by more. The
+    descan's error, common to many positions, stays within the sigma of a position; where nothing is said, within .06
+    px. An ellipse that is accepted is right."""
+    make, told = FAULTS[fault]
+    data, truth = make(), simulated(**SCAN).truth
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            report = calibrate(py4DSTEM.DataCube(data), progress=False)
+    except PrenetError as refusal:
+        assert told is not None and told in str(refusal)
+        return
+    origin, fit, ellipse = report.origin, report.fit, report.ellipse
+    sentences = [*report.noise.messages, origin.reason]
+    assert told is None or any(told in sentence for sentence in sentences), sentences
+    if not origin.found:
+        assert told is not None
+        return
+    off = [(getattr(origin, q) - truth[q]) / getattr(origin, f"sigma_{q}") for q in ("qx0", "qy0")]
+    assert np.sqrt(np.mean(np.square(off)[:, origin.valid])) < (1.5 if told is None else 2.5)
+    distance = np.median(np.hypot(fit.qx0 - truth["qx0"], fit.qy0 - truth["qy0"]))
+    sigma = np.median(np.hypot(origin.sigma_qx0, origin.sigma_qy0)[origin.valid])
+    assert distance < 1.2 * sigma and (told is not None or distance < 0.06)
+    if ellipse.accepted:
+        eps = truth["a"] / truth["b"] - 1
+        wrong = ellipse.vector - eps * np.array([np.cos(2 * truth["theta"]), np.sin(2 * truth["theta"])])
+        assert wrong @ np.linalg.solve(ellipse.covariance, wrong) < 9
