@@ -24,6 +24,7 @@ from .files import EMD_ENDINGS, emd_nodes, existing, open_hdf5, whole_place
 _EMD_NODES = ("node", "array", "pointlist", "pointlistarray", "custom")
 _BY_PY4DSTEM = (".dm", ".dm3", ".dm4", ".mib", ".gtg", ".bin", ".raw")
 _LOADED = ("tvips",)  # which RosettaSciIO reads as a whole, whatever it is asked
+_LONGEST = 2**22  # of an axis; py4DSTEM makes a list as long as each
 _SMALL = 2**30  # bytes of a file from an earlier py4DSTEM, which can be had with its metadata only as a whole
 
 
@@ -61,6 +62,9 @@ def _cube(data, scan_shape, path, **options):
 
     data = _as_scan(data, scan_shape, path)
     batches.check(data)  # py4DSTEM cannot even hold an empty scan
+    if max(data.shape) > _LONGEST:
+        raise PrenetError(f"{path} says that it holds a scan of shape {tuple(data.shape)}, which no detector gives; "
+                          "the file is damaged, or no scan.")
     return DataCube(data, **({"name": path.stem} | options))
 
 

@@ -71,3 +71,10 @@ def test_an_emd_file_whose_objects_are_others(tmp_path):
     at = whole.index(b"SNOD")
     path.write_bytes(whole[:at] + b"SNOB" + whole[at + 4 :])
     refused(path, "is damaged")
+
+
+def test_a_scan_longer_than_any(tmp_path):
+    """A header may say so without any data behind it; py4DSTEM would list the positions one by one."""
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("data", (2**31, 2, 40, 40), "u1", chunks=(8, 2, 8, 8))
+    refused(tmp_path / "a.h5", "which no detector gives")
