@@ -185,8 +185,11 @@ class OnlineCalibrator:
 
     def _catch_up(self):
         """Locate the latest of the patterns that waited for the first beam; what comes now is not to wait for all."""
-        if self._beam is not None and self._waiting:
-            index, block = self._waiting.pop()
+        parts = []
+        while self._beam is not None and self._waiting and sum(len(index) for index, _ in parts) < BATCH:
+            parts.insert(0, self._waiting.pop())  # in the order in which they came: what was fed again counts
+        if parts:
+            index, block = (np.concatenate(values) for values in zip(*parts, strict=True))
             later = self._known[index]  # positions that were fed again meanwhile
             if not later.all():
                 self._locate(index[~later], block[~later])

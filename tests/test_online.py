@@ -109,6 +109,21 @@ def test_a_beam_that_moves_away_is_followed_and_one_that_goes_is_missed():
     assert snapshot.valid[:9].mean() > 0.95 and not snapshot.valid[9:].any()
 
 
+def test_patterns_that_come_one_by_one_are_caught_up_with_together():
+    """Of a position that was fed twice while it waited, the later pattern counts."""
+    counts = scan().counts
+    calibrator = fresh(counts)
+    patterns = counts.reshape(-1, 64, 64)
+    calibrator.feed(patterns[80:81], np.array([5]))
+    for k in range(80):
+        calibrator.feed(patterns[k : k + 1], np.array([k]))
+    calibrator._learning.result()
+    calibrator.poll()
+    assert calibrator.located == calibrator.seen == 80 and not calibrator._waiting
+    apart = calibrator._located.position[5] - np.array([scan().truth[q].flat[5] for q in ("qx0", "qy0")])
+    assert np.abs(apart).max() < 0.5 and calibrator._located.seen[5]
+
+
 def test_before_the_beam_is_on_the_report_says_so():
     counts = np.array(scan().counts)
     counts[:4] = 0
