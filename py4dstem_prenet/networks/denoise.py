@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.functional import pad, pixel_shuffle
 
-from .blocks import Conv, Residual, UNet, trunk_precision
+from .blocks import Conv, UNet, trunk_precision
 
 BOUND = 6.0  # largest correction, standard deviations of the noise
 MULTIPLE = 16  # sides must be divisible by this
@@ -35,7 +35,6 @@ class DenoiseNet(nn.Module):
     def __init__(self, widths=(32, 64, 96, 128)):
         super().__init__()
         self.unet = UNet(4 * PLANES, widths, depth=1, gates=True, unshuffled=True)
-        self.last = Residual(widths[0])
         # For the four pixels of each place: the corrections of all patterns together and of the pattern alone, the
         # trust in the neighbors, and how far those are averaged with the pixels around.
         self.correction = Conv(widths[0], 16)
@@ -59,8 +58,8 @@ class DenoiseNet(nn.Module):
         seen = torch.stack([*_appearance(together, constant), good.to(z.dtype), *compared], 1)
         with trunk_precision(z, half):
             features = self.unet(seen)
-        features = self.last(features.float())
-        maps = pixel_shuffle(self.correction(features).contiguous(), 2)  # plane by plane is fastest from here on
+        # Plane by plane is fastest from here on.
+        maps = pixel_shuffle(self.correction(features.float()).contiguous(), 2)
         maps, smooth = maps[:, :3], torch.sigmoid(maps[:, 3:])
         # The four phases of a shuffle differ a little; where nothing else does, their mean leaves no checkerboard.
         shift, shift_alone, trust = torch.lerp(maps, _blurred(maps), smooth).unbind(1)

@@ -1,7 +1,7 @@
 """The task of the denoising network: expected counts from counted ones, at doses from tens to millions.
 
-Two thirds of the samples come with the mean of neighbors in the scan: of repeats of the same pattern, of patterns
-of the same specimen, or of another grain altogether, which the network must learn not to follow.
+Two thirds of the samples come with the mean of neighbors in the scan: of repeats of the same pattern, strained or
+not, of patterns of the same specimen, or of another grain altogether, which the network must learn not to follow.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from .scenes import draw_scene, log_uniform
 FIELD = 96  # side of a training crop, pixels
 ALONE = 0.35  # of the samples have no neighbors
 PATTERNS = (0.5, 200.0)  # that the mean of the others is worth
+STRAINED = 0.5  # of the samples have neighbors whose lattice is strained or turned against theirs,
+STRAIN = (3e-4, 0.02)  # by this rms, log-uniform
 CLOSE = 20  # specimens on either side, ordered by aperture, that another grain is taken from
 
 
@@ -95,21 +97,25 @@ def _specimens(bank: Bank):
 
 
 def scenes(bank, generator, batch: int):
-    """Scenes; the same ones moved by a part of a pixel; that move (B, 2); and what is seen elsewhere in their scans.
+    """Scenes; the same moved by a part of a pixel and strained; that move (B, 2); and what is seen elsewhere in their
+    scans.
 
     The latter two, (B, H, W) expected electrons, have the same geometry, dose and background.
     """
     seeds = torch.randint(2**62, (2,), generator=generator).tolist()
     move = uniform(generator, batch, 2, low=-0.5, high=0.5)
+    size = log_uniform(generator, batch, 1, 1, low=STRAIN[0], high=STRAIN[1])
+    size = size * (uniform(generator, batch, 1, 1) < STRAINED)
+    strain = torch.eye(2) + size * torch.randn(batch, 2, 2, generator=generator)
 
-    def draw(view, move):
+    def draw(view, move, strain=None):
         same = torch.Generator().manual_seed(seeds[0])
         origin = uniform(same, batch, 2, low=-0.15, high=1.15) * FIELD + move
         return draw_scene(view, same, batch, (FIELD, FIELD), origin, radius_range=(1.0, 26.0), dose_range=(30, 3e6),
-                          reuse=2, stops=0.03, extent=128.0)
+                          reuse=2, stops=0.03, extent=128.0, strain=strain)
 
     elsewhere = Elsewhere(bank, torch.Generator().manual_seed(seeds[1]))
-    return draw(bank, 0.0), draw(bank, move).expected, move, draw(elsewhere, move).expected
+    return draw(bank, 0.0), draw(bank, move, strain).expected, move, draw(elsewhere, move).expected
 
 
 def mixed(expected, other, generator):

@@ -37,13 +37,15 @@ def save_checkpoint(path: Path, **state):
 
 
 def grown(state: dict, network) -> dict:
-    """Weights for a network that has more channels here and there than the one they were trained in.
+    """Weights for a network that has other parts, or more channels here and there, than the one they were trained in.
 
-    It answers as that one did: new inputs count for nothing at first, and new outputs are as they were drawn.
+    What it lacks is left out, what is new is as it was drawn. With more channels it answers as that one did: new
+    inputs count for nothing at first, and new outputs are as they were drawn.
     """
-    out = dict(state)
+    out = {}
     for name, fresh in network.state_dict().items():
         old = state.get(name)
+        out[name] = fresh if old is None else old
         if old is None or old.ndim != fresh.ndim:
             continue
         if all(a <= b for a, b in zip(old.shape, fresh.shape, strict=True)):

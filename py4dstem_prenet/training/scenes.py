@@ -58,7 +58,8 @@ def draw_background(generator, coordinates: torch.Tensor, extent: float) -> torc
 
 def draw_scene(bank: Bank, generator, batch: int, shape, origin: torch.Tensor, *, radius_range, dose_range,
                max_eps: float = 0.12, stops: float = 0.1, grains: int = 2, reuse: int = 1,
-               extent: float | None = None, rates: Rates = NONE) -> Scene:
+               extent: float | None = None, rates: Rates = NONE,
+               strain: torch.Tensor | None = None) -> Scene:
     """A batch of random scenes.
 
     Args:
@@ -69,6 +70,7 @@ def draw_scene(bank: Bank, generator, batch: int, shape, origin: torch.Tensor, *
         reuse: neighbors in the batch that show one bank pattern, each in its own way; divides `batch`.
         extent: size of the whole pattern in pixels, where `shape` is a window of it.
         rates: how often something is wrong with a pattern; never by default.
+        strain: (batch, 2, 2) that moves what specimens diffract, q to strain q; no label tells of it.
     """
     extent = extent or float(max(shape))
     patterns = batch // reuse
@@ -81,6 +83,7 @@ def draw_scene(bank: Bank, generator, batch: int, shape, origin: torch.Tensor, *
     theta = uniform(generator, batch, high=2 * torch.pi)
     vector = eps[:, None] * torch.stack([torch.cos(theta), torch.sin(theta)], 1)
     matrix = ellipse_matrix(vector)
+    strained = matrix if strain is None else matrix @ strain
 
     def layer(chosen, take=slice(None)):
         count = len(radius[take])
@@ -88,7 +91,7 @@ def draw_scene(bank: Bank, generator, batch: int, shape, origin: torch.Tensor, *
         flip = torch.ones(count, 2)
         flip[:, 1] = (uniform(generator, count) < 0.5) * 2.0 - 1
         sizes = 2 * radius[take] / bank.radius[chosen].repeat_interleave(reuse)
-        return 1e-6 * project(bank.intensity(chosen), origin[take], matrix[take] @ turn @ torch.diag_embed(flip),
+        return 1e-6 * project(bank.intensity(chosen), origin[take], strained[take] @ turn @ torch.diag_embed(flip),
                               sizes, shape)
 
     expected = layer(index)
