@@ -41,6 +41,7 @@ FIELD = 96  # side of a training crop, pixels
 RATE = 2e-4
 AVERAGE = 0.99  # decay of the running mean of the weights
 FRACTIONS = (0.5, 0.9)  # of the electrons that the network sees: near the whole, it learns at the dose that it will see
+WORTH = 0.02  # of the squared error that is left, by which it must fall: less is not worth weights of one's own
 SMALL = 0.02  # electrons beside which less than that weighs no more
 
 
@@ -72,7 +73,7 @@ def finetune(datacube, noise: NoiseModel | None = None, out="weights.safetensors
 
     At most 1024 positions in sixteen blocks are read; four of the blocks, apart from the others, are held out. Kept
     are weights that lower the Poisson deviance of their held-out electrons by more than two standard errors of the
-    difference and do not raise the squared error by more than its error; otherwise nothing is written.
+    difference and the squared error that was left by at least two per cent; otherwise nothing is written.
 
     Args:
         datacube: DataCube or array (Rx, Ry, Qx, Qy). noise: the detector's noise; estimated from the scan by default.
@@ -115,12 +116,12 @@ def finetune(datacube, noise: NoiseModel | None = None, out="weights.safetensors
         old, new = (level.denoised(dict(device=str(device), weights=str(w), progress=False)) for w in (start, trial))
     gain, error = level.deviance(old) - level.deviance(new), level.ratio(new) - level.ratio(old)
     facts = [float(v) for v in (gain[0], jackknife(gain), error[0], jackknife(error))]
-    better = facts[0] > 2 * facts[1] and facts[2] < facts[3]
+    better = facts[0] > 2 * facts[1] and facts[2] <= -WORTH * max(float(level.ratio(old)[0]), 0.0)
     figures = (f"held-out deviance a pixel lower by {facts[0]:.3g} +- {facts[1]:.2g}, squared error changed by "
                f"{facts[2]:+.3g} +- {facts[3]:.2g} of the raw one, after {steps} steps")
     if not better:
         return FinetuneResult(None, *facts, steps, False,
-                              f"did not help beyond doubt, nothing was written: {figures}; keep the weights you have")
+                              f"did not help enough, nothing was written: {figures}; keep the weights you have")
     card["figures"] = dict(zip(("deviance_gain", "sigma", "error_change", "error_sigma"), facts, strict=True))
     weights.publish(out, content, {out.with_suffix(".json"): (json.dumps(card, indent=1) + "\n").encode()})
     return FinetuneResult(out, *facts, steps, True, f"helped: {figures}; written to {out}")

@@ -87,6 +87,17 @@ def test_only_better_weights_are_kept(monkeypatch, tmp_path, better):
     assert weights.verify("denoise") == before
 
 
+@pytest.mark.parametrize("part, kept", [(0.3, True), (0.995, False)])
+def test_a_gain_beyond_doubt_but_of_no_use_is_not_written(monkeypatch, tmp_path, part, kept):
+    """The old weights leave an offset of a tenth of an electron a pixel, the new ones a part of it."""
+    calls = itertools.count()
+    monkeypatch.setattr(Level, "denoised", lambda self, options: gaussian_filter(self.electrons, (0, 1, 1))
+                        + 0.1 * (part if next(calls) % 2 else 1.0))
+    result = cube().prenet.finetune(out=tmp_path / "mine.safetensors", minutes=1 / 60, progress=False)
+    assert result.gain > 2 * result.gain_sigma and result.error < 0
+    assert result.accepted == kept and bool(list(tmp_path.iterdir())) == kept
+
+
 def test_what_is_held_out_is_not_learned_from(monkeypatch, tmp_path):
     seen = []
 

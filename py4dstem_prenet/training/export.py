@@ -52,13 +52,15 @@ def export(run: Path, out: Path, command: str, name: str | None = None, minutes_
     digest = hashlib.sha256(content).hexdigest()
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
+    specimens = state.get("specimens", SPECIMENS)  # runs of before did not note it
     minutes = round(state["spent"] / 60 + minutes_before)
     facts = {
         "task": task, "format": weights.FORMAT, "sha256": digest, "version": __version__,
         "date": datetime.date.today().isoformat(), "seed": state["seed"], "steps": state["step"],
         "minutes": minutes, "command": command,
         "parameters": sum(p.numel() for p in network.parameters()),
-        "banks": {"training": [BANKS["train"], SPECIMENS], "validation": [BANKS["validation"], HELD_OUT]},
+        "banks": {"training": [BANKS["train"], specimens],
+                  "validation": [BANKS["validation"], min(HELD_OUT, specimens)]},
         "figures": {k: v for k, v in figures.items() if k not in ("step", "seconds", "loss")},
         "replay": replay(network, task),
     }

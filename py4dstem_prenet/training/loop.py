@@ -112,7 +112,7 @@ def train(task: str, *, minutes: float | None = None, steps: int | None = None, 
     def keep():
         save_checkpoint(checkpoint, task=task, network=network.state_dict(), average=average.state_dict(),
                         optimizer=optimizer.state_dict(), generator=generator.get_state(), step=step,
-                        spent=spent + time.monotonic() - began, seed=seed, running=running)
+                        spent=spent + time.monotonic() - began, seed=seed, running=running, specimens=specimens)
         figures = job.validate(average.eval(), held_out, torch.Generator().manual_seed(12345), half)
         line = dict(step=step, seconds=round(spent + time.monotonic() - began), loss=round(running, 4),
                     **{k: round(v, 4) for k, v in figures.items()})
