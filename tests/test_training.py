@@ -294,7 +294,8 @@ def test_a_run_becomes_weights_that_load_and_replay(banks, small, monkeypatch, t
     assert all(torch.equal(v, state["average"][k]) for k, v in network.state_dict().items())
     assert replay(network, "ellipse") == pytest.approx(weights.card("mine")["replay"], abs=1e-5)
     card = path.with_suffix(".md").read_text()
-    for fact in ("prenet train ellipse --steps 2 --seed 1", weights.verify("mine"), "rings_median", f"{SPECIMENS} random specimens"):
+    for fact in ("prenet train ellipse --steps 2 --seed 1", weights.verify("mine"), "rings_median",
+                 f"{SPECIMENS} random specimens"):
         assert fact in card
     # and training can begin from them
     with monkeypatch.context() as patch:
