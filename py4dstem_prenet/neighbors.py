@@ -16,7 +16,7 @@ NOISE = (0.5, 1.3)  # limits of the scale of the noise, in case its model is wro
 TOLERANCE = 0.005  # squared difference of patterns, in parts of their electrons, beyond noise
 UNMOVED = (0.02, 1e-3)  # pixels of shift, and strain (or radians), that are no difference
 SURE = (0.0, 2.0)  # standard deviations beyond the expected distance, from which on weights fade, and where they end
-AT_ONCE = 2**20  # pixels of patterns whose neighbors are tested for strain at once
+AT_ONCE = 2**18  # pixels of patterns whose neighbors are tested for strain at once
 
 
 def kernels(offset: torch.Tensor, side: int) -> torch.Tensor:

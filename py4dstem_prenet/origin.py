@@ -243,7 +243,8 @@ def fit_origin(origin: OriginMap, model: str = "auto") -> OriginFit:
     x, y = fit_pair(origin.qx0 - steps[0], origin.qy0 - steps[1], origin.sigma_qx0, origin.sigma_qy0, origin.valid,
                     model)
     said = [f"qx0: {x.reason}", f"qy0: {y.reason}", *told(jumps[0], "qx0"), *told(jumps[1], "qy0")]
-    return OriginFit(x.values + steps[0], y.values + steps[1], x.residual, y.residual, x.sigma, y.sigma, x.model,
+    sigmas = [np.hypot(surface.sigma, SYSTEMATIC) for surface in (x, y)]  # positions are off by some of it alike
+    return OriginFit(x.values + steps[0], y.values + steps[1], x.residual, y.residual, *sigmas, x.model,
                      x.accepted and y.accepted, "; ".join(said))
 
 
