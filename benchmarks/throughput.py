@@ -3,7 +3,7 @@
     python benchmarks/throughput.py [--quick] [--folder DIR]
 
 The scans are memory-mapped uint16 files, made of one simulated piece that is laid out mirrored, so that descan goes on
-from piece to piece. Every row is a process of its own. Memory is the peak of anonymous resident memory: cached pages
+from piece to piece; it is small, since in a large scan so many folds of it are no smooth surface. Every row is a process of its own. Memory is the peak of anonymous resident memory: cached pages
 of the file are not counted, they are the system's to drop. py4DSTEM's `get_origin` (true radius given) and pyxem's
 `center_direct_beam` (blur; if pyxem is installed) work on a few hundred of the same patterns right after, as float32 in
 memory, pyxem with as many Dask threads; `denoise` on some thousand, in memory, with the origin just found.
@@ -46,7 +46,7 @@ def write_scan(path, gigabytes, side):
     from py4dstem_prenet.simulation.scan import simulate
 
     rx, ry = scan_shape(gigabytes, side)
-    piece = simulate((PIECE, PIECE), (side, side), dose=3000, seed=1, amplitude=1.0, radius=RADIUS * side).counts
+    piece = simulate((PIECE, PIECE), (side, side), dose=3000, seed=1, amplitude=0.1, radius=RADIUS * side).counts
     piece = piece.astype(np.uint16)
     file = np.lib.format.open_memmap(path, "w+", np.uint16, (rx, ry, side, side))
     for i in range(rx // PIECE):
