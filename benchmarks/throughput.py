@@ -3,7 +3,8 @@
     python benchmarks/throughput.py [--quick] [--folder DIR]
 
 The scans are memory-mapped uint16 files, made of one simulated piece that is laid out mirrored, so that descan goes on
-from piece to piece; it is small, since in a large scan so many folds of it are no smooth surface. Every row is a process of its own. Memory is the peak of anonymous resident memory: cached pages
+from piece to piece; it is small, since in a large scan so many folds of it are no smooth surface.
+Every row is a process of its own. Memory is the peak of anonymous resident memory: cached pages
 of the file are not counted, they are the system's to drop. py4DSTEM's `get_origin` (true radius given) and pyxem's
 `center_direct_beam` (blur; if pyxem is installed) work on a few hundred of the same patterns right after, as float32 in
 memory, pyxem with as many Dask threads; `denoise` on some thousand, in memory, with the origin just found.
