@@ -9,7 +9,6 @@ worker dies goes to another one, and one that failed is tried again. Each worker
 device.
 """
 
-import ctypes
 import os
 import sys
 import warnings
@@ -22,7 +21,7 @@ from itertools import chain, islice
 import h5py
 import numpy as np
 
-from . import batches
+from . import batches, memory
 from ._version import __version__
 from .errors import PrenetError
 
@@ -52,10 +51,11 @@ def map_chunks(function, data, *along, positions=None, chunk=None, progress=None
     """
     client = _client()
     if client is None:
+        memory.keep()
         try:
             yield from _on_threads(function, data, along, positions, chunk, progress, skip)
         finally:
-            _trimmer()(0)
+            memory.give_back()
     else:
         chunk, total, jobs = batches.plan(data, chunk, positions, skip)
         array = data.data if hasattr(data, "R_Nx") else data
@@ -135,25 +135,12 @@ def _on_threads(function, data, along, positions, chunk, progress, skip):
 
 
 def _trimmed(blocks):
-    """The same blocks. Every so many of them the allocator is asked for what it holds free.
-
-    glibc's keeps pieces of every thread's memory for later, and over hundreds of blocks of ever other sizes these
-    grow: on a scan of half a million patterns to more than all that is in use.
-    """
-    trim = _trimmer()
+    """The same blocks; after every so many, memory that is free goes back to the system."""
     with closing(blocks):
         for number, block in enumerate(blocks):
             if number % TRIMMED == 0:
-                trim(0)
+                memory.give_back()
             yield block
-
-
-@lru_cache
-def _trimmer():
-    try:
-        return ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError, TypeError):  # not glibc
-        return lambda keep: 0
 
 
 def _on_cluster(client, submit, chunk, total, jobs, progress):
@@ -206,6 +193,7 @@ def _result(job, future):
 
 def _work(function, source, columns, job, rows, chunk, software):
     """On a worker: the results of the job's blocks; or a PrenetError, which it would be no use to try again."""
+    memory.keep()
     try:
         _require(*software)
         if callable(source):
