@@ -8,6 +8,7 @@ LARGEST = 1e15  # detector units; no detector comes near it, and sums of squares
 SMALLEST = 1e-30  # of the range of values; below, float32 has no digits left
 MOST = 0.5  # of all values; no pattern is so bright in so large a part
 PLENTY = 30  # electrons in the whole sample beside which none is no chance
+NO_CHANCE = 16  # lit pixels from which no two patterns are alike by chance; a few electrons may well be
 EDGE = 8  # pixels of a row or column that stop at once, from which that is no chance
 
 
@@ -67,8 +68,9 @@ def doubts(sample, moments, noise, low, high):
     if not saturated and stuck is None and _bent(moments, noise):
         said.append("The noise grows far less than the signal, so values are not proportional to electrons (gamma, a "
                     "logarithm, or smoothing); doses, sigmas and denoising suppose that they are.")
-    alike = len(sample) - len({pattern.tobytes() for pattern in sample if pattern.any()}) - sum(
-        not pattern.any() for pattern in sample)
+    telling = [pattern.tobytes() for pattern in sample
+               if np.count_nonzero((pattern != low) & ~noise.bad_pixels) >= NO_CHANCE]
+    alike = len(telling) - len(set(telling))
     if alike:
         said.append(f"{alike} of {len(sample)} sampled patterns are exact copies of others: frames were repeated, so "
                     "there is less in these data than it seems.")

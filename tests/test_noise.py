@@ -194,6 +194,15 @@ def test_shared_noise_and_saturation_are_reported():
     assert "saturated" in " ".join(estimate_noise(np.minimum(data, 100 + 12 * 60)).messages)
 
 
+def test_repeated_frames_are_told_from_a_few_electrons_that_fell_alike():
+    few = measure(1)
+    assert len({pattern.tobytes() for pattern in few.reshape(100, -1)}) < 95  # by chance
+    assert "copies" not in " ".join(estimate_noise(few).messages)
+    repeated = measure(100)
+    repeated[4] = repeated[3]
+    assert "10 of 100 sampled patterns are exact copies" in " ".join(estimate_noise(repeated).messages)
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 256))
 def test_sampled_positions_are_distinct_in_range_and_spread_over_both_axes(rx, ry, count):
