@@ -23,6 +23,7 @@ RING_ROOM = 12  # px of radius that rings need
 RING_INFLATION = 2.5  # of the ring covariance, from pulls on simulated glasses and powders
 CONTINUOUS = 0.35  # part of the azimuth that must carry the signal of rings
 STRAIN = 0.03  # sigma of what strain and orientation of a few grains do to an ellipse
+SYSTEMATIC = 0.001  # sigma of each component that no scatter shows
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class RingFit:
     continuity: float
 
 
-def refine_rings(pooled, start_vector=(0.0, 0.0), inner=None, start_center=None, reach=2.0, systematic=0.001):
+def refine_rings(pooled, start_vector=(0.0, 0.0), inner=None, start_center=None, reach=2.0):
     """Ellipse and center that make the pooled pattern outside the direct beam sharpest as a function of the
     radius.
 
@@ -56,9 +57,8 @@ def refine_rings(pooled, start_vector=(0.0, 0.0), inner=None, start_center=None,
         pooled: `Pooled`. start_vector: from the network or the disk.
         inner: px, smallest radius used, outside the direct beam and its tails; None finds where these end.
         start_center: (x, y) px in the pooled frame, None = `pooled.center`. reach: px, how far off it may be.
-        systematic: sigma added to each component.
 
-    Returns: `RingFit`.
+    Returns: `RingFit`. Raises PrenetError where the detector leaves less than RING_ROOM px of radius.
     """
     mask = pooled.weight > 0
     center = np.array(pooled.center if start_center is None else start_center, float)
@@ -78,25 +78,41 @@ def refine_rings(pooled, start_vector=(0.0, 0.0), inner=None, start_center=None,
         for image, weight in zip(pooled.parts, pooled.parts_weight, strict=True)
     ]
     stiff, soft = _RingModel(radii, 0), _RingModel(radii, 3)
+
+    def fits(*places):
+        """Those that converge near where they were to look, from each place (center, vector) with both models."""
+        found = (fit_polar(picture, *place, radii, RING_PHI, model) for place in places for model in (stiff, soft))
+        return [f for f in found if f.converged and _sane(f, center, reach)]
+
     at_start = fit_polar(picture, center, start, radii, RING_PHI, stiff, steps=0)
     # from the start itself, and from coarse to fine, which finds its way from some pixels off
-    starts = [(center, start)]
-    middle, vector = center, start
+    place = center, start
     for blur in (2 * reach, reach):
         if blur > 1.5 * fine:
-            coarse = fit_polar(smooth(pooled.mean, mask, blur), middle, vector, radii, RING_PHI, soft)
+            coarse = fit_polar(smooth(pooled.mean, mask, blur), *place, radii, RING_PHI, soft)
             if _sane(coarse, center, reach):
-                middle, vector = coarse.center, coarse.vector
-    starts += [(middle, vector)]
-    found = [fit_polar(picture, m, v, radii, RING_PHI, model) for m, v in starts for model in (stiff, soft)]
-    found = [f for f in found if f.converged and _sane(f, center, reach)]
-    best = min(found, key=lambda f: f.misfit(at_start.variance), default=None)
+                place = coarse.center, coarse.vector
+    best = min(fits((center, start), place), key=lambda f: f.misfit(at_start.variance), default=None)
     if best is None or best.misfit(at_start.variance) >= at_start.misfit(at_start.variance):
         nothing = NOTHING_KNOWN.copy()
         return RingFit(start, nothing, tuple(map(float, center)), nothing * reach**2, False, _continuity(at_start))
     # both models from there: the softer says what smooth brightness may have done to the stiffer
-    fits = [fit_polar(picture, best.center, best.vector, radii, RING_PHI, model) for model in (stiff, soft)]
-    fits = [f for f in fits if f.converged and _sane(f, center, reach)] or [best]
+    both = fits((best.center, best.vector)) or [best]
+    estimate, covariance = _weighed(both, parts)
+    continuity = _continuity(both[0])
+    strain = STRAIN * np.clip((0.6 - continuity) / 0.3, 0, 1)
+    return RingFit(
+        estimate[:2],
+        covariance[:2, :2] + (SYSTEMATIC**2 + strain**2) * np.eye(2),
+        (float(estimate[2]), float(estimate[3])),
+        covariance[2:, 2:],
+        True,
+        continuity,
+    )
+
+
+def _weighed(fits, parts):
+    """(4,) ellipse and center, and (4, 4) covariance: the stiff fit's, and the soft one's as far as the data ask."""
     estimate = np.r_[fits[0].vector, fits[0].center]
     scatter = [(over_sectors(fit), over_parts(fit, parts)) for fit in fits]
     covariance = _ring_covariance(*scatter[0])
@@ -107,16 +123,7 @@ def refine_rings(pooled, start_vector=(0.0, 0.0), inner=None, start_center=None,
         estimate = estimate + share * gap
         covariance = (1 - share) * covariance + share * _ring_covariance(*scatter[1])
         covariance = covariance + share * (1 - share) * np.outer(gap, gap)
-    continuity = _continuity(fits[0])
-    strain = STRAIN * np.clip((0.6 - continuity) / 0.3, 0, 1)
-    return RingFit(
-        estimate[:2],
-        covariance[:2, :2] + (systematic**2 + strain**2) * np.eye(2),
-        (float(estimate[2]), float(estimate[3])),
-        covariance[2:, 2:],
-        True,
-        continuity,
-    )
+    return estimate, covariance
 
 
 class _RingModel:
