@@ -1,13 +1,17 @@
 """Patterns a second and peak memory, against the size of the file, of the patterns, and threads, as the README's table.
 
-    python benchmarks/throughput.py [--quick] [--folder DIR]
+    python benchmarks/throughput.py [--quick] [--folder DIR] [--pyxem PYTHON]
 
 The scans are memory-mapped uint16 files, made of one simulated piece that is laid out mirrored, so that descan goes on
 from piece to piece; it is small, since in a large scan so many folds of it are no smooth surface.
-Every row is a process of its own. Memory is the peak of anonymous resident memory: cached pages
-of the file are not counted, they are the system's to drop. py4DSTEM's `get_origin` (true radius given) and pyxem's
-`center_direct_beam` (blur; if pyxem is installed) work on a few hundred of the same patterns right after, as float32 in
-memory, pyxem with as many Dask threads; `denoise` on some thousand, in memory, with the origin just found.
+Every row is a process of its own, and finds the file on the disk, not in the system's cache. Memory is the peak of
+anonymous resident memory: cached pages of the file are not counted, they are the system's to drop. py4DSTEM's
+`get_origin` (true radius given) works on a few hundred of the same patterns right after, as float32 in memory;
+`denoise` on a square part of the scan, in memory, with the origin just found. How many, the table's heads say.
+
+pyxem's `center_direct_beam` (blur by the true radius; it also shifts the patterns) works on the patterns that
+`get_origin` had, with as many Dask threads, if `--pyxem` names a Python that has it: `pip install "pyxem<0.21"` in an
+environment of its own.
 
     python benchmarks/throughput.py --operations
 
@@ -21,13 +25,13 @@ import io
 import json
 import os
 import platform
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from importlib.util import find_spec
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +59,14 @@ def write_scan(path, gigabytes, side):
             mirrored = piece[:: (-1) ** i, :: (-1) ** j]
             file[i * PIECE : (i + 1) * PIECE, j * PIECE : (j + 1) * PIECE] = mirrored
         file.flush()
+
+
+def forget(path):
+    """Have the system write a file out and drop it from its cache, so that every row begins alike."""
+    with open(path, "r+b") as file:
+        os.fsync(file.fileno())
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def anonymous():
@@ -91,8 +103,14 @@ def seconds(function, *args, **kwargs):
     return time.perf_counter() - start
 
 
-def measure(path, threads, few, many):
-    """In the process of a row: what is measured, as a dict."""
+def first_patterns(data, few):
+    """The first `few` patterns of the scan's first piece, float32 in memory, as a scan of one row."""
+    some = data[: -(-few // PIECE), :PIECE]
+    return np.array(some.reshape(-1, *some.shape[2:])[None, :few], np.float32)
+
+
+def measure(path, threads, few, part):
+    """In the process of a row: what is measured, as a dict. `part`: side of the square part to denoise; 0 for none."""
     import torch
 
     torch.set_num_threads(threads)
@@ -108,16 +126,14 @@ def measure(path, threads, few, many):
     calibrate(py4DSTEM.DataCube(cube.data[:8, :8]), progress=False)  # what is loaded and set up once
     with Peak() as peak:
         calibrating = seconds(calibrate, cube, progress=False)
-    some = np.asarray(cube.data[:PIECE, :PIECE]).reshape(-1, side, side)
     row = {"scan": (rx, ry), "side": side, "size": cube.data.nbytes / 2**30, "threads": threads, "seconds": calibrating,
            "rate": rx * ry / calibrating, "memory": peak.value}
-    floats = some[:few].astype(np.float32)[None]
+    floats = first_patterns(cube.data, few)
     row["get_origin"] = few / seconds(get_origin, py4DSTEM.DataCube(floats), r=RADIUS * side)
-    if many:
-        rows = -(-many // ry)
-        part = py4DSTEM.DataCube(np.array(cube.data[:rows]))
-        part.calibration.set_origin([m[:rows] for m in cube.calibration.get_origin()])
-        row["denoise"] = rows * ry / seconds(denoise, part, progress=False)
+    if part:
+        square = py4DSTEM.DataCube(np.array(cube.data[:part, :part]))
+        square.calibration.set_origin([m[:part, :part] for m in cube.calibration.get_origin()])
+        row["denoise"] = square.data[..., 0, 0].size / seconds(denoise, square, progress=False)
     return row
 
 
@@ -173,33 +189,30 @@ def tell_operations():
 
 
 def measure_pyxem(path, threads, few):
-    """Patterns a second of pyxem's `center_direct_beam`, after a warm-up of some."""
+    """Patterns a second of pyxem's `center_direct_beam`, after a warm-up of some, and its version."""
     import dask
+    import pyxem
     from pyxem.signals import Diffraction2D
 
-    floats = np.array(np.load(path, mmap_mode="r")[:1, :PIECE], np.float32).repeat(-(-few // PIECE), 0)
+    floats = first_patterns(np.load(path, mmap_mode="r"), few)
+    side = floats.shape[-1]
+    floats, sigma = floats.reshape(-1, PIECE, side, side), RADIUS * side
     with dask.config.set(scheduler="threads", num_workers=threads):
-        Diffraction2D(floats[:1, :4]).center_direct_beam(method="blur", sigma=3)
-        return floats[..., 0, 0].size / seconds(Diffraction2D(floats).center_direct_beam, method="blur", sigma=3)
+        Diffraction2D(floats[:1, :4]).center_direct_beam(method="blur", sigma=sigma)
+        rate = few / seconds(Diffraction2D(floats).center_direct_beam, method="blur", sigma=sigma)
+    return {"rate": rate, "version": pyxem.__version__}
 
 
-def run_row(path, threads, few, many):
-    row = in_process(f"measure({str(path)!r}, {threads}, {few}, {many})", threads)
-    if isinstance(row, str):
-        raise SystemExit(row)
-    # Version 0.21 has been seen to crash the process that imports it.
-    rate = in_process(f"measure_pyxem({str(path)!r}, {threads}, {few})", threads) if find_spec("pyxem") else None
-    return row | {"pyxem": None if isinstance(rate, str) else rate}
-
-
-def in_process(call, threads):
-    """What a call of this module gives in a process of its own; the text of its errors where it fails."""
+def in_process(call, threads, python=sys.executable):
+    """What a call of this module gives in a process of its own, in an interpreter that has what it needs."""
     code = f"import json, throughput; print(json.dumps(throughput.{call}))"
     here = Path(__file__).resolve().parent
     known = os.environ | {f"{name}_NUM_THREADS": str(threads) for name in ("OMP", "MKL", "OPENBLAS", "NUMBA")}
     known["PYTHONPATH"] = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], env=known, capture_output=True, text=True)
-    return f"{call} failed: {done.stderr}" if done.returncode else json.loads(done.stdout.splitlines()[-1])
+    done = subprocess.run([python, "-W", "ignore", "-c", code], env=known, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{call} failed in {python}:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def processor():
@@ -214,51 +227,109 @@ def cell(value, digits=0):
     return "" if value is None else f"{value:,.{digits}f}"
 
 
+HEADS = {
+    "file": lambda row: f"{row['size']:.3g} GB",
+    "patterns": lambda row: "{} x {} of {side} x {side}".format(*row["scan"], **row),
+    "threads": lambda row: str(row["threads"]),
+    "`calibrate()`": lambda row: f"{row['seconds']:.1f} s",
+    "patterns a second": lambda row: cell(row["rate"]),
+    "peak memory": lambda row: f"{cell(row['memory'])} MB",
+    "time, memory beside half the file": lambda row: row["half"] and "x {:.2f}, x {:.2f}".format(
+        *(row[key] / row["half"][key] for key in ("seconds", "memory"))),
+    "patterns a second in the other half": lambda row: row["half"] and cell(added_rate(row, row["half"])),
+    "`get_origin` of {few}, a second": lambda row: cell(row["get_origin"]),
+    "`center_direct_beam` of {few}, a second": lambda row: cell(row.get("pyxem")),
+    "`denoise()` of {part} x {part}, a second": lambda row: cell(row.get("denoise")),
+}
+
+
+def added_rate(row, half):
+    """Patterns a second of what a file holds more than one of half its size; None where it took no longer."""
+    patterns = np.prod(row["scan"]) - np.prod(half["scan"])
+    longer = row["seconds"] - half["seconds"]
+    return patterns / longer if longer > 0 else None
+
+
+def growth(patterns, seconds):
+    """(constant seconds, patterns a second, largest relative deviation) of a straight line through what rows took.
+
+    patterns, seconds: (n,), n >= 3. The relative deviations are least in their squares.
+    """
+    patterns, seconds = np.asarray(patterns, float), np.asarray(seconds, float)
+    line = np.stack([1 / seconds, patterns / seconds], 1)
+    (constant, each), *_ = np.linalg.lstsq(line, np.ones(len(seconds)), rcond=None)
+    return constant, 1 / each, np.abs(line @ [constant, each] - 1).max()
+
+
+def tell_growth(rows):
+    """What twice the file costs, of rows that differ in nothing else."""
+    if len(rows) < 3:
+        return
+    constant, rate, off = growth([np.prod(row["scan"]) for row in rows], [row["seconds"] for row in rows])
+    memory = [row["memory"] for row in rows]
+    print(f"\n`calibrate()` takes {constant:.1f} s and a second for every {rate:,.0f} patterns: each file's time is "
+          f"within {off:.0%} of that. Its memory is from {min(memory):,.0f} to {max(memory):,.0f} MB.")
+
+
+def planned(options):
+    """(GB, side, threads, side of the part to denoise) of every row, files that are the same one after another."""
+    most, part = max(options.threads), 12 if options.quick else 64
+    sizes, other = (([1 / 32], 1 / 32) if options.quick else (options.gigabytes, 1))
+    rows = [(size, 128, most, part) for size in sizes] + [(other, side, most, 0) for side in options.sides]
+    rows += [(min(sizes), 128, threads, part) for threads in options.threads if threads != most]
+    return sorted(rows, key=lambda row: (row[1], row[0], row[2]))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--gigabytes", type=float, nargs="+", default=[1, 4, 16], help="of files with 128 x 128 px")
-    parser.add_argument("--sides", type=int, nargs="+", default=[64, 256, 512], help="of patterns, in 1 GB files")
+    parser.add_argument("--gigabytes", type=float, nargs="+", default=[0.5, 1, 2, 4, 8, 16],
+                        help="of files with 128 x 128 px")
+    parser.add_argument("--sides", type=int, nargs="*", default=[64, 256, 512], help="of patterns, in 1 GB files")
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, os.cpu_count()}))
     parser.add_argument("--folder", type=Path, help="where the files are made; must have room for the largest")
+    parser.add_argument("--pyxem", metavar="PYTHON", help="an interpreter that has pyxem, to measure it beside")
     parser.add_argument("--quick", action="store_true", help="files of 1/32 GB, a few patterns for the others")
     parser.add_argument("--operations", action="store_true", help="count them, and estimate what GPUs would do")
     options = parser.parse_args()
     if options.operations:
         return tell_operations()
-    few, many = (64, 128) if options.quick else (256, 4096)
-    sizes, other = (([1 / 32], 1 / 32) if options.quick else (options.gigabytes, 1))
-    most = max(options.threads)
-    rows = [(size, 128, most, many) for size in sizes] + [(other, side, most, 0) for side in options.sides]
-    rows += [(sizes[0], 128, threads, many) for threads in options.threads if threads != most]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # files are removed then too
+    few, rows = 64 if options.quick else 256, planned(options)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True,
                             cwd=Path(__file__).parent).stdout.strip()
     print(f"{datetime.date.today()}, commit {commit}, {processor()}, {os.cpu_count()} cores, no GPU.\n")
-    heads = ["file", "patterns", "threads", "`calibrate()`", "patterns a second", "peak memory",
-             "`get_origin` a second", "`center_direct_beam` a second", "`denoise()` a second"]
-    if find_spec("pyxem") is None:
-        print("pyxem is not installed: its `center_direct_beam` is left out.\n")
-        heads.pop(7)
-    print(f"| {' | '.join(heads)} |\n" + "|---" * len(heads) + "|")
-    made, written, grown = None, None, []
+    heads = {head: tell for head, tell in HEADS.items() if options.pyxem or "center_direct_beam" not in head}
+    print(f"| {' | '.join(heads).format(few=few, part=max(row[3] for row in rows))} |\n" + "|---" * len(heads) + "|")
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        for size, side, threads, denoised in sorted(rows, key=lambda r: (r[1], r[0], r[2])):
-            if made != (size, side):
-                if written:
-                    written.unlink()
-                made, written = (size, side), Path(folder) / f"{side}_{size}.npy"
-                write_scan(written, size, side)
-            row = run_row(written, threads, few, denoised)
-            cells = [f"{row['size']:.3g} GB", f"{row['scan'][0]} x {row['scan'][1]} of {side} x {side}", str(threads),
-                     f"{row['seconds']:.1f} s", cell(row["rate"]), f"{cell(row['memory'])} MB",
-                     cell(row["get_origin"]), cell(row["pyxem"]), cell(row.get("denoise"))]
-            if len(heads) < len(cells):
-                cells.pop(7)
-            print(f"| {' | '.join(cells)} |", flush=True)
-            if (side, threads) == (128, most):
-                grown.append((np.prod(row["scan"]), row["seconds"], row["memory"]))
-    for (few, short, low), (many, long, high) in pairwise(grown):
-        print(f"\n{many / few:.3g} times the file: {long / short:.3g} times the time, {high / low:.3g} times the "
-              "memory.")
+        need, free = max(row[0] for row in rows) * 2**30, shutil.disk_usage(folder).free
+        if need > free:
+            raise SystemExit(f"The largest file needs {need / 2**30:.3g} GB, and {folder} has {free / 2**30:.3g} GB.")
+        done = measured(rows, Path(folder), few, options.pyxem, lambda row: print(
+            f"| {' | '.join(tell(row) or '' for tell in heads.values())} |", flush=True))
+    tell_growth([row for row in done if (row["side"], row["threads"]) == (128, max(options.threads))])
+    versions = {row["pyxem version"] for row in done if "pyxem version" in row}
+    if versions:
+        print(f"\n`center_direct_beam` is that of pyxem {', '.join(versions)}.")
+
+
+def measured(rows, folder, few, pyxem, tell):
+    """The rows as dicts, each told as soon as it is known; of the files one is on the disk at a time."""
+    done, path, made = [], folder / "scan.npy", None
+    for size, side, threads, part in rows:
+        if made != (size, side):
+            path.unlink(missing_ok=True)
+            write_scan(path, size, side)
+            made = size, side
+        forget(path)
+        row = in_process(f"measure({str(path)!r}, {threads}, {few}, {part})", threads)
+        if pyxem:
+            other = in_process(f"measure_pyxem({str(path)!r}, {threads}, {few})", threads, pyxem)
+            row |= {"pyxem": other["rate"], "pyxem version": other["version"]}
+        like = [r for r in done if (r["side"], r["threads"]) == (side, threads)]
+        row["half"] = next((r for r in like if 2 * np.prod(r["scan"]) == np.prod(row["scan"])), None)
+        done.append(row)
+        tell(row)
+    return done
 
 
 if __name__ == "__main__":
