@@ -26,10 +26,10 @@ def corrected(datacube, noise: NoiseModel | None = None, out=None, progress=True
 
     The fitted origin and the ellipse of the calibration are taken out; without an ellipse the patterns are only
     moved. The beam comes to the whole pixel nearest to the mean origin. The new cube's calibration says so: a constant
-    origin of that pixel and no ellipse; its measured origin and maps of sigma are dropped. An ideal radius keeps its
-    length in pixels: a pixel size that was calibrated with py4DSTEM's own correction on (which makes it b times as
-    long) must be multiplied by b. Bad pixels get the median of their neighbors first. What no pixel reaches is zero
-    electrons.
+    origin of that pixel and no ellipse; its measured origin, maps of sigma and detector mask are dropped. An ideal
+    radius keeps its length in pixels: a pixel size that was calibrated with py4DSTEM's own correction on (which makes
+    it b times as long) must be multiplied by b. Bad pixels get the median of their neighbors first. What no pixel
+    reaches is zero electrons.
 
     Args:
         datacube: a calibrated DataCube, whose data may lie in memory or on disk.
@@ -77,13 +77,16 @@ def _calibrated(datacube, data, center):
     """A cube of these data with the input's metadata and calibration, but a constant origin and no ellipse."""
     new = emd.cube_like(datacube, data)
     if emd.SIGMA in new.treekeys:
-        new.tree(emd.SIGMA).cut_from_tree()
+        new.tree(emd.SIGMA).cut(root_metadata=False)
     calibration = new.calibration
-    for key in ("qx0_meas", "qy0_meas", "origin_meas_mask", emd.WRITTEN):
+    for key in ("qx0_meas", "qy0_meas", "origin_meas_mask", emd.MASK, emd.WRITTEN):
         calibration._params.pop(key, None)
     calibration.set_origin(tuple(np.full(new.Rshape, float(c)) for c in center))
     calibration.set_ellipse((None, None, None))
     emd.sign(new, "origin")
+    record = emd.read_provenance(new)
+    if record is not None:
+        emd.write_provenance(new, record | {"since": [*record.get("since", []), "corrected()"]})
     return new
 
 

@@ -1,14 +1,18 @@
 """The corrected scan: one center, round rings, the same electrons; in memory and in a file."""
 
+import types
+
 import numpy as np
 import py4DSTEM
 import pytest
 
+from py4dstem_prenet import accessor, carry, emd
 from py4dstem_prenet.corrected import corrected
 from py4dstem_prenet.errors import PrenetError
 from py4dstem_prenet.noise import NoiseModel
 from py4dstem_prenet.polar import ellipse_axes, ellipse_matrix
 
+accessor.register()
 SCAN, SHAPE, VECTOR = (3, 4), (72, 64), (0.05, -0.03)
 
 
@@ -108,6 +112,35 @@ def test_streamed_to_a_file_that_py4dstem_reads(cube, tmp_path):
     assert read.calibration.get_ellipse() is None and read.calibration.get_origin()[0] == pytest.approx(36.0)
     with pytest.raises(PrenetError, match="exists"):
         corrected(cube, noise(), out=path)
+
+
+def test_what_this_package_wrote_is_corrected_and_what_it_says_of_the_old_patterns_dropped(cube, tmp_path):
+    """Origin, sigma maps, fit and ellipse as `calibrate` leaves them."""
+    qx0, qy0 = cube.calibration.get_origin()
+    sigma = np.full(SCAN, 0.1)
+    emd.write_origin(cube, types.SimpleNamespace(qx0=qx0, qy0=qy0, sigma_qx0=sigma, sigma_qy0=sigma, radius=5.0,
+                                                 valid=np.ones(SCAN, bool), found=True, feature="direct beam"))
+    emd.write_fit(cube, types.SimpleNamespace(qx0=qx0, qy0=qy0, accepted=True))
+    a, b, theta = ellipse_axes(VECTOR)
+    emd.write_ellipse(cube, types.SimpleNamespace(a=a, b=b, theta=theta, accepted=True))
+    emd.write_mask(cube, np.arange(SHAPE[0] * SHAPE[1]).reshape(SHAPE) != 1000)
+    emd.write_provenance(cube, emd.provenance(cube))
+    assert emd.SIGMA in cube.treekeys
+    here = cube.prenet.corrected(progress=False)
+    cube.prenet.corrected(out=tmp_path / "corrected.h5", progress=False)
+    for new in (here, py4DSTEM.read(tmp_path / "corrected.h5")):
+        assert np.array_equal(new.data, here.data) and emd.SIGMA not in new.treekeys
+        assert new.calibration.get_origin_meas() is None and new.calibration.get_ellipse() is None
+        assert carry.check(new).current, carry.check(new)
+        assert emd.read_mask(new) is None and emd.read_provenance(new)["since"] == ["corrected()"]
+    assert emd.SIGMA in cube.treekeys and cube.calibration.get_ellipse() is not None
+
+
+def test_an_ellipse_for_every_position_is_refused(cube):
+    a, b, theta = cube.calibration.get_ellipse()
+    cube.calibration.set_ellipse((np.full(SCAN, a), np.full(SCAN, b), np.full(SCAN, theta)))
+    with pytest.raises(PrenetError, match="ellipse for every position"):
+        corrected(cube, noise(), progress=False)
 
 
 def test_nothing_to_correct_about_is_refused():
