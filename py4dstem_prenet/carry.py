@@ -14,7 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from py4DSTEM import RealSlice
 
 from . import batches, emd
 from .errors import PrenetError
@@ -163,7 +162,7 @@ def bin_Q(datacube, N):
         rows, columns = new.Qshape
         emd.write_mask(new, mask[:rows * N, :columns * N].reshape(rows, N, columns, N).all((1, 3)))
     if emd.SIGMA in new.treekeys:
-        new.attach(_sigma_slice(new.tree(emd.SIGMA).data / N))
+        new.attach(emd.sigma_slice(new.tree(emd.SIGMA).data / N))
     return _finish(new, signed, f"bin_Q({N})")
 
 
@@ -255,11 +254,7 @@ def _rescan(datacube, new, part, N):
         calibration.set_origin_meas_mask(seen > 0)
     if emd.SIGMA in new.treekeys:
         variance = total(np.where(valid, np.asarray(new.tree(emd.SIGMA).data) ** 2, 0))
-        new.attach(_sigma_slice(np.where(seen > 0, np.sqrt(variance) / np.maximum(seen, 1), np.nan)))
-
-
-def _sigma_slice(sigma):
-    return RealSlice(sigma, name=emd.SIGMA, slicelabels=["qx0", "qy0"])
+        new.attach(emd.sigma_slice(np.where(seen > 0, np.sqrt(variance) / np.maximum(seen, 1), np.nan)))
 
 
 def _binned(datacube, over_scan, over_pattern):

@@ -78,9 +78,14 @@ def write_origin(datacube, origin_map):
     # set_probe_param would also move qx0_mean, and with it the axes of the cube, away from the fitted origin.
     calibration.set_probe_semiangle(float(origin_map.radius) if np.isfinite(origin_map.radius) else None)
     sigma = np.where(valid, [maps["sigma_qx0"], maps["sigma_qy0"]], np.nan)
-    datacube.attach(RealSlice(sigma, name=SIGMA, slicelabels=["qx0", "qy0"]))
+    datacube.attach(sigma_slice(sigma))
     sign(datacube, "origin_meas", feature=origin_map.feature)
     return True
+
+
+def sigma_slice(sigma):
+    """Maps of the origin's uncertainty, (2, Rx, Ry) px, as what hangs in a cube's tree."""
+    return RealSlice(sigma, name=SIGMA, slicelabels=["qx0", "qy0"])
 
 
 def calibration_of(datacube):
@@ -324,7 +329,8 @@ def cube_like(datacube, data):
         if not key.startswith("_"):  # where the original sits in its tree
             new.calibration[key] = copy.deepcopy(value)
     if sigma_is_current(datacube):
-        new.attach(copy.deepcopy(datacube.tree(SIGMA)))
+        # Not a deep copy of what hangs there: that would take its tree along, and with it the data.
+        new.attach(sigma_slice(np.array(datacube.tree(SIGMA).data)))
     for record in datacube.metadata.values():
         if record.name != "calibration":
             new.metadata = copy.deepcopy(record)

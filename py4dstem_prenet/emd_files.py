@@ -7,10 +7,10 @@ from contextlib import contextmanager
 import h5py
 import numpy as np
 import py4DSTEM
-from py4DSTEM import Calibration, Metadata, RealSlice
+from py4DSTEM import Calibration, Metadata
 from tqdm import tqdm
 
-from .emd import PROVENANCE, SIGMA, all_or_none, calibration_of, plain, read_provenance
+from .emd import PROVENANCE, SIGMA, all_or_none, calibration_of, plain, read_provenance, sigma_slice
 from .errors import PrenetError
 from .files import (
     EMD_ENDINGS,
@@ -178,7 +178,7 @@ def load_calibration(datacube, path):
                 target[key] = value
         target.calibrate()  # what the setters do: the cube's axes follow
         if sigma is not None:
-            datacube.attach(RealSlice(sigma, name=SIGMA, slicelabels=["qx0", "qy0"]))
+            datacube.attach(sigma_slice(sigma))
         if record:
             datacube.metadata = Metadata(PROVENANCE, {"json": record})
 

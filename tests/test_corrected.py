@@ -2,17 +2,18 @@
 
 import types
 
+import h5py
 import numpy as np
 import py4DSTEM
 import pytest
 
-from py4dstem_prenet import accessor, carry, emd
+import py4dstem_prenet
+from py4dstem_prenet import carry, emd
 from py4dstem_prenet.corrected import corrected
 from py4dstem_prenet.errors import PrenetError
 from py4dstem_prenet.noise import NoiseModel
 from py4dstem_prenet.polar import ellipse_axes, ellipse_matrix
 
-accessor.register()
 SCAN, SHAPE, VECTOR = (3, 4), (72, 64), (0.05, -0.03)
 
 
@@ -114,15 +115,18 @@ def test_streamed_to_a_file_that_py4dstem_reads(cube, tmp_path):
         corrected(cube, noise(), out=path)
 
 
-def test_what_this_package_wrote_is_corrected_and_what_it_says_of_the_old_patterns_dropped(cube, tmp_path):
-    """Origin, sigma maps, fit and ellipse as `calibrate` leaves them."""
-    qx0, qy0 = cube.calibration.get_origin()
+def calibrate(cube, qx0, qy0):
+    """Origin, sigma maps, fit and ellipse as `DataCube.prenet.calibrate` leaves them."""
     sigma = np.full(SCAN, 0.1)
     emd.write_origin(cube, types.SimpleNamespace(qx0=qx0, qy0=qy0, sigma_qx0=sigma, sigma_qy0=sigma, radius=5.0,
                                                  valid=np.ones(SCAN, bool), found=True, feature="direct beam"))
     emd.write_fit(cube, types.SimpleNamespace(qx0=qx0, qy0=qy0, accepted=True))
     a, b, theta = ellipse_axes(VECTOR)
     emd.write_ellipse(cube, types.SimpleNamespace(a=a, b=b, theta=theta, accepted=True))
+
+
+def test_what_this_package_wrote_is_corrected_and_what_it_says_of_the_old_patterns_dropped(cube, tmp_path):
+    calibrate(cube, *cube.calibration.get_origin())
     emd.write_mask(cube, np.arange(SHAPE[0] * SHAPE[1]).reshape(SHAPE) != 1000)
     emd.write_provenance(cube, emd.provenance(cube))
     assert emd.SIGMA in cube.treekeys
@@ -134,6 +138,21 @@ def test_what_this_package_wrote_is_corrected_and_what_it_says_of_the_old_patter
         assert carry.check(new).current, carry.check(new)
         assert emd.read_mask(new) is None and emd.read_provenance(new)["since"] == ["corrected()"]
     assert emd.SIGMA in cube.treekeys and cube.calibration.get_ellipse() is not None
+
+
+def test_calibrated_scans_that_stay_in_their_file(cube, tmp_path):
+    """A new cube is made beside one whose data are in an HDF5 file, and takes neither the file nor the data along."""
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        file.create_dataset("data", data=cube.data, chunks=(1, 2, *SHAPE), compression="gzip")
+    qx0, qy0 = cube.calibration.get_origin()
+    lazy = py4dstem_prenet.open(tmp_path / "scan.h5")
+    assert isinstance(lazy.data, h5py.Dataset)
+    for one in (cube, lazy):
+        calibrate(one, qx0, qy0)
+    assert np.array_equal(lazy.prenet.corrected(progress=False).data, cube.prenet.corrected(progress=False).data)
+    for name, argument in (("crop_Q", (4, 60, 0, 64)), ("crop_R", (1, 3, 0, 4)), ("bin_Q", 2), ("bin_R", 2)):
+        new = getattr(lazy.prenet, name)(argument)
+        assert np.array_equal(new.data, getattr(cube.prenet, name)(argument).data) and emd.SIGMA in new.treekeys
 
 
 def test_an_ellipse_for_every_position_is_refused(cube):

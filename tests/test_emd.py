@@ -160,6 +160,18 @@ class TestOrigin:
         cube.root._metadata.pop("calibration")
         assert emd.cube_like(cube, cube.data).calibration is not None
 
+    def test_a_cube_like_another_does_not_copy_its_data(self, written):
+        """As a memory map's copy would be in memory, and an HDF5 data set has none."""
+
+        class Large(np.ndarray):
+            def __deepcopy__(self, memo):
+                raise AssertionError("the data were copied")
+
+        written.data = written.data.view(Large)
+        new, maps = emd.cube_like(written, np.zeros(written.data.shape)), written.tree(emd.SIGMA)
+        np.testing.assert_array_equal(new.tree(emd.SIGMA).data, maps.data)
+        assert new.tree(emd.SIGMA).root is new.root and not np.shares_memory(new.tree(emd.SIGMA).data, maps.data)
+
     def test_refused_results_are_not_written(self, cube):
         before = saved(cube.calibration)
         assert not emd.write_fit(cube, origin_fit(accepted=False))
