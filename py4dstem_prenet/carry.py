@@ -272,9 +272,10 @@ def _binned(datacube, over_scan, over_pattern):
 
 
 def _roomy(dtype, count):
-    """A type for sums of `count` values: floats keep theirs, integers get the smallest that cannot overflow."""
+    """A type, in native byte order, for sums of `count` values: floats keep theirs (half precision overflows and becomes
+    float32), integers get the smallest that cannot overflow."""
     if dtype.kind not in "iu":
-        return dtype
+        return np.promote_types(dtype, np.float32)
     wider = (np.dtype(f"{dtype.kind}{size}") for size in (1, 2, 4))
     return next((w for w in wider if np.iinfo(w).max >= np.iinfo(dtype).max * count), np.dtype(f"{dtype.kind}8"))
 

@@ -118,6 +118,19 @@ def test_one_after_another_through_a_file(cube, tmp_path):
     assert record["since"] == ["crop_R(1, 7, 0, 6)", "bin_Q(2)", "crop_Q(2, 20, 1, 21)", "bin_R(2)"]
 
 
+@pytest.mark.parametrize("dtype", [">f4", ">f8", ">u2", "float16"])
+def test_sums_of_any_type_of_numbers(dtype):
+    cube, qx0, qy0 = beams()
+    cube.data = (100 * cube.data).astype(dtype)  # 20,000 at most
+    cube.calibration.set_origin((qx0, qy0))
+    for name, sums in (("bin_Q", (1, 1, 2, 2)), ("bin_R", (2, 2, 1, 1))):
+        binned = getattr(cube.prenet, name)(2).data
+        used = cube.data[tuple(slice(n // b * b) for n, b in zip(cube.data.shape, sums, strict=True))].astype(float)
+        shape = [m for n, b in zip(used.shape, sums, strict=True) for m in (n // b, b)]
+        assert binned.dtype.isnative
+        np.testing.assert_allclose(binned, used.reshape(shape).sum((1, 3, 5, 7)), rtol=1e-6)
+
+
 def test_sums_do_not_overflow():
     cube = DataCube(np.full((4, 4, 32, 32), 250, np.uint8))
     assert cube.prenet.bin_Q(2).data.max() == cube.prenet.bin_R(2).data.max() == 1000
