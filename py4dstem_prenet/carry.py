@@ -272,8 +272,8 @@ def _binned(datacube, over_scan, over_pattern):
 
 
 def _roomy(dtype, count):
-    """A type, in native byte order, for sums of `count` values: floats keep theirs (half precision overflows and becomes
-    float32), integers get the smallest that cannot overflow."""
+    """A type in native byte order for sums of `count` values: floats keep theirs, if it is not half precision, which
+    overflows; integers get the smallest that cannot overflow."""
     if dtype.kind not in "iu":
         return np.promote_types(dtype, np.float32)
     wider = (np.dtype(f"{dtype.kind}{size}") for size in (1, 2, 4))
