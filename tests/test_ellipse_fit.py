@@ -9,7 +9,7 @@ from scans import ideal_radius
 from scipy.special import ndtr
 
 from py4dstem_prenet.disk_fit import fit_disk
-from py4dstem_prenet.ellipse import combine
+from py4dstem_prenet.ellipse import _decide, combine
 from py4dstem_prenet.errors import PrenetError
 from py4dstem_prenet.polar import ellipse_axes, ellipse_matrix, ellipse_vector, to_polar
 from py4dstem_prenet.pooling import pool_arrays
@@ -240,3 +240,14 @@ def test_combine():
     assert alone[0] == pytest.approx(one[0]) and alone[2] and alone[3] == 0
     with pytest.raises(PrenetError):
         combine({})
+
+
+def test_evidence_that_disagrees_is_refused_unless_whole_rings_say_it():
+    """Rings stand alone where they go all the way round and are sure enough; the disk's shape never does."""
+    disk, rings = (np.array([0.02, 0.0]), np.eye(2) * 4e-6), (np.array([0.05, 0.0]), np.eye(2) * 4e-6)
+    found = _decide({"direct beam": disk, "rings": rings}, [], continuity=0.5)
+    assert not found.accepted and found.reason.startswith("refused: direct beam and rings disagree by")
+    found = _decide({"direct beam": disk, "rings": rings}, [], continuity=0.9)
+    assert found.accepted and found.vector == pytest.approx(rings[0]) and "is the aperture round?" in found.reason
+    vague = rings[0] * 3, np.eye(2) * 9e-5  # of .0095
+    assert not _decide({"direct beam": disk, "rings": vague}, [], continuity=0.9).accepted

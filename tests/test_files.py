@@ -1,5 +1,6 @@
 """Files that are written for long, and what is left of them when the writing is interrupted."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -63,6 +64,27 @@ def test_what_was_begun_otherwise_is_begun_again(tmp_path):
     interrupted(tmp_path / "a.h5", BLOCKS[:2])
     assert go_on(tmp_path / "a.h5", {**RECORD, "weights": {"denoise": "cd34"}}) == list(range(12))
     assert is_whole(tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_file_system_without_hard_links(tmp_path, monkeypatch, fails):
+    """The name is taken first, then filled; where that fails it is given back."""
+
+    def denied(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", denied)
+    if fails:
+        monkeypatch.setattr(os, "replace", denied)
+    with pytest.raises(OSError) if fails else contextlib.nullcontext():
+        with files.new_file(tmp_path / "a.h5") as partial:
+            partial.write_bytes(b"whole")
+    assert [p.name for p in tmp_path.iterdir()] == ([] if fails else ["a.h5"])
+    if not fails:
+        with pytest.raises(PrenetError, match="left alone"):
+            with files.new_file(tmp_path / "a.h5") as partial:
+                partial.write_bytes(b"other")
+        assert (tmp_path / "a.h5").read_bytes() == b"whole"
 
 
 def test_nothing_is_left_where_nothing_was_done(tmp_path):

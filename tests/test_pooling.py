@@ -6,7 +6,7 @@ from scipy.special import ndtr
 
 from py4dstem_prenet.errors import PrenetError
 from py4dstem_prenet.noise import NoiseModel
-from py4dstem_prenet.pooling import pool, pool_arrays
+from py4dstem_prenet.pooling import pool, pool_arrays, pooled_positions
 
 SIZE = 48
 
@@ -107,6 +107,23 @@ def test_a_stray_origin_does_not_blow_up_the_frame():
     pooled = pool_arrays(patterns, qx0, np.full(9, 23.0))
     assert max(pooled.mean.shape) <= 2 * SIZE
     assert pooled.mean[int(pooled.center[0]), int(pooled.center[1])] == pytest.approx(1, abs=1e-3)
+
+
+def test_a_sample_where_little_of_the_scan_can_be_used(monkeypatch):
+    """An even sample of the whole scan would hold too few of these positions: then an even one of them serves."""
+    monkeypatch.setattr("py4dstem_prenet.pooling.SAMPLE", 100)
+    monkeypatch.setattr("py4dstem_prenet.pooling.ELECTRONS", 100.0)
+    use = np.zeros((80, 80), bool)
+    use[10:30, 40:55] = True
+    at = pooled_positions(use.ravel(), use.shape, 1e4)
+    assert len(at) == 100 and (np.diff(at) > 0).all() and use.ravel()[at].all()
+    rows, columns = np.divmod(at, 80)
+    assert set(rows) == set(range(10, 30)) and len(set(columns)) > 8
+
+
+def test_nothing_to_pool_in_memory_is_refused():
+    with pytest.raises(PrenetError, match="no position with a valid origin"):
+        pool_arrays(np.ones((2, SIZE, SIZE)), [np.nan, np.nan], [20.0, 20.0])
 
 
 def test_an_even_sample_of_a_large_scan_serves(monkeypatch):
