@@ -359,10 +359,9 @@ def patterns(data, chunk=None, progress=None, positions=None, skip=None):
 
 def read_at(data, positions) -> np.ndarray:
     """The patterns (n, Qx, Qy) at flat scan positions (n,) in ascending order, in that order, as they are stored."""
-    out = None
+    dtype = np.dtype(_array(data).dtype).newbyteorder("=")
+    out = np.empty((len(positions), *shape_of(data)[2:]), dtype)
     for index, block in patterns(data, positions=positions):
-        if out is None:
-            out = np.empty((len(positions), *block.shape[1:]), block.dtype)
         out[np.searchsorted(positions, index)] = block
     return out
 

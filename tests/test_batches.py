@@ -234,6 +234,13 @@ def test_unusable_data_are_refused_in_one_sentence(data, words):
     assert str(refused.value).endswith(".") and "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("positions", [[], [0], [2, 3, 17, 34]])
+def test_patterns_at_some_positions_come_in_their_order(cube, positions):
+    found = batches.read_at(cube.astype(">u2"), positions)
+    np.testing.assert_array_equal(found, cube.reshape(35, *cube.shape[2:])[positions])
+    assert found.dtype == np.uint16 and found.dtype.isnative
+
+
 @pytest.mark.parametrize("positions", [[3, 1], [1, 1], [-1, 2], [35]])
 def test_positions_outside_or_out_of_order_are_refused(cube, positions):
     with pytest.raises(PrenetError, match="ascend"):
