@@ -2,9 +2,9 @@
 
 from collections import Counter
 
-from . import machinery, storage, values
+from . import machinery, outputs, storage, values
 
-CASES = [*values.CASES, *storage.CASES, *machinery.CASES]
+CASES = [*values.CASES, *storage.CASES, *outputs.CASES, *machinery.CASES]
 
 HEAD = """# Faults
 
