@@ -1,12 +1,13 @@
 """Faults of files that are read."""
 
 import os
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
 import pytest
 
-from py4dstem_prenet import batches, emd_files
+from py4dstem_prenet import batches, emd, emd_files
 from py4dstem_prenet.errors import PrenetError
 
 from .bench import cube_of, into, scan, state
@@ -36,8 +37,12 @@ def emd_file(path, data=None):
 
 
 def calibrated(data=None):
+    """A cube with an origin as this package writes it, sigma maps and all."""
     cube = cube_of(np.array(scan().counts[:3, :3]) if data is None else data)
-    cube.calibration.set_origin(tuple(np.full(cube.Rshape, v) for v in (31.0, 32.0)))
+    qx0, qy0, sigma = (np.full(cube.Rshape, v) for v in (31.0, 32.0, 0.1))
+    emd.write_origin(cube, SimpleNamespace(qx0=qx0, qy0=qy0, sigma_qx0=sigma, sigma_qy0=sigma, valid=sigma > 0,
+                                           radius=scan().truth["radius"], found=True, feature="direct beam"))
+    emd.write_fit(cube, SimpleNamespace(qx0=qx0, qy0=qy0, accepted=True))
     return cube
 
 
