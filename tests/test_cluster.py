@@ -122,6 +122,19 @@ def test_threads_work_side_by_side_and_give_results_in_order(cube, three_threads
     assert not [t for t in threading.enumerate() if t.name.startswith("prenet-")]
 
 
+def test_an_only_block_has_all_threads(cube, three_threads):
+    seen = []
+
+    def work(index, block, factor):
+        seen.append((threading.current_thread().name, three_threads()))
+        return factor * block.sum((1, 2), dtype=np.int64)
+
+    index, sums = gather(work, cube[:1, :2], np.array([10, 20]))
+    assert seen == [(threading.current_thread().name, 3)] and [i.tolist() for i in index] == [[0, 1]]
+    np.testing.assert_array_equal(sums[0], np.array([10, 20]) * cube[0, :2].sum((1, 2), dtype=np.int64))
+    assert gather(work, cube, np.zeros(48), positions=np.array([], int)) == ([], [])
+
+
 def test_views_of_memmaps_lead_to_their_own_bytes(cube, tmp_path):
     for kind, data in sources(cube, tmp_path).items():
         reference = cluster._reference(data)
