@@ -233,6 +233,16 @@ def test_page_says_what_was_seen(text, seen, cube):
     assert error[1] < error[0]
 
 
+def test_page_of_a_scan_that_this_package_calibrated_and_somebody_cropped(seen):
+    record = emd.plain(seen.record | {"weights": {"center": "ab12"}, "settings": {"mask": True},
+                                      "since": ["crop_Q(4, 60, 0, 64)", "bin_R(2)"]})
+    words = " ".join(Strict(page(replace(seen, stored=(1.02, 1 / 1.02, 0.5), stored_by="prenet", record=record))).words)
+    assert "a/b 1.0404, a axis at 28.6° (prenet)" in words
+    assert "crop_Q(4, 60, 0, 64), bin_R(2)" in words and "ab12" in words and "setting: mask" in words
+    unfitted = " ".join(Strict(page(replace(seen, fitted=None, record=None))).words)
+    assert "descan, peak to peak" not in unfitted and "no record of this package" in unfitted
+
+
 def test_looking_changes_nothing(cube, seen):
     assert not cube.treekeys and (cube.data == simulated().counts).all() and cube.calibration.get_ellipse() is None
 
