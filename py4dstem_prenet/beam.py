@@ -16,6 +16,7 @@ import torch
 from scipy.special import erfc
 
 from . import batches
+from .descan import fit_descan
 from .disk import MARGIN, ROUNDS, Aperture, DiskModel, disk_model
 from .disk_fit import fit_disk
 from .networks.center import WINDOW, normalize
@@ -24,7 +25,6 @@ from .noise import NoiseModel, evenly, stabilize
 from .polar import ellipse_matrix
 from .pooling import pool_arrays
 from .sample import Sample
-from .surface import fit_pair
 from .windows import electron_windows
 
 LARGEST = 13.0  # disk radius that a window holds, pixels; larger disks are binned
@@ -158,11 +158,11 @@ class Beam:
         at, sigma = np.zeros((len(guess), 2)), np.zeros((len(guess), 2))
         reference = torch.from_numpy(_reference(self.aperture, self.bins))
         for first in range(0, len(guess), BATCH):
-            part = slice(first, first + BATCH)
+            part = np.arange(first, min(first + BATCH, len(guess)))
             at[part], sigma[part] = self._look(patterns[part], guess[part], reference)
-        again = np.flatnonzero(np.abs(at - guess).max(1) > REACH * self.bins)
-        if len(again):
-            at[again], sigma[again] = self._look(patterns[again], at[again], reference)
+            again = part[np.abs(at[part] - guess[part]).max(1) > REACH * self.bins]
+            if len(again):
+                at[again], sigma[again] = self._look(patterns[again], at[again], reference)
         return at, sigma
 
     def _look(self, patterns, guess, reference):
@@ -216,7 +216,7 @@ def _surface(at, sigma, sample, scan):
     chosen[sample] = np.isfinite(sigma).all(1)
     maps = np.ones((4, len(chosen)))
     maps[:, sample] = *at.T, *np.where(np.isfinite(sigma), sigma, 1.0).T
-    surfaces = fit_pair(*maps.reshape(4, *scan), chosen.reshape(scan))
+    *surfaces, _ = fit_descan(*maps.reshape(2, 2, *scan), chosen.reshape(scan))
     values = np.stack([s.values.ravel() for s in surfaces], 1)
     scatter = float(np.hypot(*np.median(np.abs(at - values[sample]), 0)))
     return (values if all(s.accepted for s in surfaces) else None), scatter

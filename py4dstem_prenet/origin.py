@@ -23,18 +23,17 @@ from . import batches
 from .beam import UNSURE, Beam, Located, learn, nowhere
 from .cluster import map_chunks
 from .coarse import coarse_origin
+from .descan import fit_descan
 from .errors import PrenetError
 from .hidden import ring_origins
-from .jumps import find_jumps, merged, step_at, told
 from .networks.weights import load, pick_device
 from .noise import NoiseModel, estimate_noise
 from .sample import Sample
-from .surface import NORMAL_MAD, fit_pair
+from .surface import NORMAL_MAD
 
 COMPARED = 16  # patterns with a beam, and as many without
 MISSING = 0.2  # of the positions, without a beam that was not blanked: it is somewhere else in the others
 NEIGHBORS = 5  # side of the block of positions whose scatter counts
-MOST_JUMPS, STEP_ROUNDS = 8, 2  # more jumps than that are no descan with steps
 NO_ELECTRONS = "No electrons are seen above the read-out noise: there is no beam in this scan."
 SYSTEMATIC = 0.01  # pixels, in each direction: what the scatter of positions cannot show
 
@@ -194,7 +193,7 @@ def _with_scatter(position, sigma, valid):
     Counting statistics know nothing of structure in a disk that the contrast cannot follow, nor of a specimen that
     deflects the beam: that shows as scatter about a smooth descan.
     """
-    surfaces = fit_pair(*position, *sigma, valid)
+    *surfaces, _ = fit_descan(position, sigma, valid)
     out = []
     for surface, known in zip(surfaces, sigma, strict=True):
         residual = np.where(valid, np.nan_to_num(surface.residual), 0.0)
@@ -232,37 +231,16 @@ def fit_origin(origin: OriginMap, model: str = "auto") -> OriginFit:
     """Fit a smooth surface (constant, plane, parabola or spline) to measured origins.
 
     Weighted by their sigmas, robust against disks taken for the direct beam, and chosen by held-out residuals
-    unless `model` names one. Raises PrenetError for an unknown model.
+    unless `model` names one. It steps where the beam jumps, and where the descan itself changes, as in joined scans,
+    each part has a surface of its own (`descan.py`); `model` is then that of the richest part. Raises
+    PrenetError for an unknown model.
     """
-    maps = [(origin.qx0, origin.sigma_qx0), (origin.qy0, origin.sigma_qy0)]
-    jumps = [find_jumps(values, sigma, origin.valid) for values, sigma in maps]
-    steps = np.zeros((2, *origin.valid.shape))
-    frames = merged([*jumps[0], *jumps[1]], origin.valid.shape[1])
-    if 0 < len(frames) <= MOST_JUMPS:
-        steps = _steps(origin, frames, model)
-    x, y = fit_pair(origin.qx0 - steps[0], origin.qy0 - steps[1], origin.sigma_qx0, origin.sigma_qy0, origin.valid,
-                    model)
-    said = [f"qx0: {x.reason}", f"qy0: {y.reason}", *told(jumps[0], "qx0"), *told(jumps[1], "qy0")]
+    maps, sigmas = (origin.qx0, origin.qy0), (origin.sigma_qx0, origin.sigma_qy0)
+    x, y, more = fit_descan(maps, sigmas, origin.valid, model)
+    said = [f"qx0: {x.reason}", f"qy0: {y.reason}", *more]
     sigmas = [np.hypot(surface.sigma, SYSTEMATIC) for surface in (x, y)]  # positions are off by some of it alike
-    return OriginFit(x.values + steps[0], y.values + steps[1], x.residual, y.residual, *sigmas, x.model,
-                     x.accepted and y.accepted, "; ".join(said))
-
-
-def _steps(origin, frames, model):
-    """What jumps at `frames` add to a smooth surface, (2, Rx, Ry) pixels, zero before the first."""
-    maps = [(origin.qx0, origin.sigma_qx0), (origin.qy0, origin.sigma_qy0)]
-    segment = np.searchsorted(frames, np.arange(origin.valid.size), side="right").reshape(origin.valid.shape)
-    sizes = [[0.0, *(step_at(values, sigma, origin.valid, f) for f in frames)] for values, sigma in maps]
-    steps = np.cumsum(sizes, 1)[:, segment]
-    measured = np.stack([origin.qx0, origin.qy0])
-    for _ in range(STEP_ROUNDS):
-        surfaces = fit_pair(*(measured - steps), origin.sigma_qx0, origin.sigma_qy0, origin.valid, model)
-        left = measured - [s.values for s in surfaces]
-        for k in range(1, segment.max() + 1):
-            here = (segment == k) & origin.valid
-            if here.any():
-                steps[:, segment == k] = np.median(left[:, here], 1)[:, None]
-    return steps
+    return OriginFit(x.values, y.values, x.residual, y.residual, *sigmas, x.model, x.accepted and y.accepted,
+                     "; ".join(said))
 
 
 def check_mask(data, mask):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.ndimage import uniform_filter
 
 from .errors import PrenetError
 from .surface_models import MODELS, candidates, evaluate, normal, solve, surface_variance, thinned
@@ -22,6 +23,8 @@ _MARGIN, _SPLINE_MARGIN = 1.0, 2.0
 # only where it bends away from the polynomial by this part of the descan itself: on multislice scans over
 # particles the departures that helped held-out residuals and hurt the truth were 2 to 8 %.
 _BEND = 0.12
+
+TOGETHER = 0.25  # of the positions, off the surface side by side: no outliers, but another surface
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,9 @@ def _verdict(name, data, solution, asked):
     ignored = 1 - near.sum() / data.use.sum()
     if ignored > 0.5:
         return False, f"{name}; refused: {ignored:.0%} of the measured positions disagree with the surface"
+    if _dense(data.use & ~near, data.use) > TOGETHER:
+        return False, (f"{name}; refused: {ignored:.0%} of the measured positions lie side by side on another surface; "
+                       "crop the scan between them with datacube.prenet.crop_R, and calibrate the parts")
     ratio = np.median(np.abs(r / data.sigma)[near]) / NORMAL_MAD
     # what neighbors share is not noise
     product, pairs, weight = 0.0, 0, 0.0
@@ -191,6 +197,12 @@ def _verdict(name, data, solution, asked):
     if asked not in ("auto", name):
         told += f"; the positions do not determine a {asked}"
     return True, f"{name}; {told}"
+
+
+def _dense(off, use):
+    """The part of the positions in use in whose surroundings nearly all that are in use are off."""
+    share = [uniform_filter(a.astype(float), 5, mode="nearest") for a in (off, use)]
+    return (use & (share[0] > 0.75 * share[1])).sum() / use.sum()
 
 
 # --- robust fits ----------------------------------------------------------------------------------
@@ -285,14 +297,14 @@ def _solve_all(bases, data):
 # --- choice ---------------------------------------------------------------------------------------
 
 
-def _loss(z):
+def robust_loss(z):
     """Tukey's loss, scaled to mean 1 for standard normal z."""
     return (1 - (1 - np.minimum((z / _CUT) ** 2, 1)) ** 3) * (_CUT**2 / 6) / 0.4368
 
 
-def _folds(shape):
-    """Nine interleaved sets of blocks (3 by 3); the partition is the same for a flipped or transposed
-    scan."""
+def folds(shape):
+    """Nine interleaved sets of blocks (3 by 3), numbered as an (Rx, Ry) map; the partition is the same for a flipped
+    or transposed scan."""
     labels = []
     for n in shape:
         block = max(1, round(n / 24))
@@ -304,18 +316,18 @@ def _folds(shape):
 def _held_out(basis, data, reference, lams):
     """Losses (one array over the used positions for each penalty) at positions left out of the fit, with the
     robust weights and the noise of the reference solution."""
-    folds = _folds(data.y.shape)
+    fold_of = folds(data.y.shape)
     weight = reference.weight
     total = normal(basis, weight, data.y)
     off = np.zeros((len(lams), *data.y.shape))
-    for fold in np.unique(folds[data.use]):
-        out = folds == fold
+    for fold in np.unique(fold_of[data.use]):
+        out = fold_of == fold
         gram, right = (a - b for a, b in zip(total, normal(basis, weight * out, data.y), strict=True))
         mean = (weight * ~out).sum() / max((data.use & ~out).sum(), 1)
         for k, lam in enumerate(lams):
             whole = gram if basis.penalty is None else gram + lam * mean * basis.penalty
             off[k][out] = (data.y - evaluate(basis, solve(whole, right)))[out]
-    return [_loss((o / reference.noise)[data.use]) for o in off]
+    return [robust_loss((o / reference.noise)[data.use]) for o in off]
 
 
 def _choose(bases, datas, starts, wanted):

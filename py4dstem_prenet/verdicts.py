@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .descan import MOST_JUMPS
 from .jumps import find_jumps
-from .origin import MOST_JUMPS, OriginMap, fit_origin
+from .origin import OriginMap, fit_origin
 from .surface import NORMAL_MAD
 from .surface_models import MODELS
 
