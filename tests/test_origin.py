@@ -7,8 +7,11 @@ from scans import CCD, distance, simulated
 from scipy.special import erfc
 
 from py4dstem_prenet import origin as module
+from py4dstem_prenet.beam import Beam
+from py4dstem_prenet.disk import Aperture
 from py4dstem_prenet.errors import PrenetError
 from py4dstem_prenet.networks import weights
+from py4dstem_prenet.noise import NoiseModel
 from py4dstem_prenet.origin import OriginMap, fit_origin, measure_origin
 
 CASES = {  # options of a scan, and the mean error in px that is allowed
@@ -268,3 +271,17 @@ def test_a_named_model_is_used_and_an_unknown_one_refused(measured):
     assert np.abs(np.diff(fit.qx0, 2, axis=0)).max() < 1e-6 and np.abs(np.diff(fit.qy0, 2, axis=1)).max() < 1e-6
     with pytest.raises(PrenetError, match="dance"):
         fit_origin(measured(), "dance")
+
+
+def test_patterns_far_from_the_guess_are_looked_at_again_in_batches(monkeypatch):
+    """However many there are: memory is that of one batch."""
+    seen = []
+
+    def look(self, patterns, guess, reference):
+        seen.append(len(patterns))
+        return np.full((len(patterns), 2), 20.0), np.full((len(patterns), 2), 0.1)
+
+    monkeypatch.setattr(Beam, "_look", look)
+    beam = Beam("cpu", NoiseModel(1.0, 0.0, 0.0, np.zeros((32, 32), bool), True, 1e3), Aperture(5.0, 0.5, (0.0, 0.0)))
+    at, _ = beam.ask(np.zeros((700, 32, 32), np.uint8), np.zeros((700, 2)))
+    assert (at == 20).all() and sum(seen) == 1400 and max(seen) <= 256
