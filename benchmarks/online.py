@@ -3,11 +3,11 @@
     python benchmarks/online.py        # 256 x 256 patterns of 128 x 128 at 1,000 a second, without a fault and with one
     python benchmarks/online.py --scan 24 32 --rate 100        # a quick look
 
-A simulated detector (`prenet simulate --acquire`) writes in a process of its own; this one watches with one thread
-that locates, and a process that learns and judges; memory is the anonymous one of both. A row's delay is from the
-moment its last pattern is in the file, which a thread looks at every 10 ms, to the moment its positions are known;
-rows that came before the first beam was learned are left out, and that time is told. Needs two cores: the detector
-takes a quarter of one.
+A simulated detector (`prenet simulate --acquire`) writes in a process of its own; this one watches with one thread that
+locates, and a process that learns and judges, started before the scan as an operator does; memory is the anonymous one
+of both. A row's delay is from the moment its last pattern is in the file, which a thread looks at every 10 ms, to the
+moment its positions are known; rows that came before the first beam was learned are left out, and that time is told.
+Needs two cores: the detector takes a quarter of one.
 """
 
 import argparse
@@ -79,9 +79,9 @@ def watched(path, acquisition, rate, threads):
                str(path), *fault]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(
         [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")])}
+    watcher = Watcher(OnlineCalibrator(acquisition.scan, acquisition.shape))
     writer = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     log = Log(acquisition.scan[1], acquisition.scan[0])
-    watcher = Watcher(OnlineCalibrator(acquisition.scan, acquisition.shape))
     reopen = lambda: sources.open_source(path, acquisition.scan, acquisition.shape)  # noqa: E731
     sources.opened(reopen, path, 120).close()
     done, ended = 0, threading.Event()

@@ -55,6 +55,10 @@ class OnlineCalibrator:
     Args:
         scan_shape: (Rx, Ry). pattern_shape: (Qx, Qy).
         mask, device: as for `calibrate`.
+        worker: from `start_worker`, where that could be called before the patterns' shape was known; None: one is made.
+
+    Make it before the scan begins: it waits until the process that learns has loaded, which takes seconds; beside
+    patterns that come already, that would delay their results.
 
     Memory does not grow with the scan: some 256 MB of patterns are kept, here and in the process that learns, and as
     much waits for the first beam at most. Where more patterns come than can be located, `feed` takes its time.
@@ -62,7 +66,7 @@ class OnlineCalibrator:
     worker: the process that learns, and may judge; it ends with `finish`, `close`, or this object.
     """
 
-    def __init__(self, scan_shape, pattern_shape, mask=None, device="auto"):
+    def __init__(self, scan_shape, pattern_shape, mask=None, device="auto", worker=None):
         self._shape = (*map(int, scan_shape), *map(int, pattern_shape))
         if len(self._shape) != 4 or min(self._shape) < 1:
             raise PrenetError(f"A scan's and a pattern's shape are needed, such as (256, 256) and (128, 128), not "
@@ -71,8 +75,9 @@ class OnlineCalibrator:
         check_mask(np.broadcast_to(np.uint8(0), self._shape), mask)
         check_networks(device)
         self._mask, self._device = mask, device
-        self.worker = Worker(check_networks if np.prod(self._shape[:2]) >= MANY else None, device)
         self._scan = scan = self._shape[:2]
+        self.worker = start_worker(scan, device) if worker is None else worker
+        self.worker.wait()
         count = scan[0] * scan[1]
         self._located = nowhere(count)
         self._fed, self._known, self._saturated = np.zeros((3, count), bool)
@@ -324,6 +329,11 @@ class OnlineCalibrator:
         if self._learning is not None:
             wait([self._learning])
             self._learning = None if self._learning.exception() else self._learning
+
+
+def start_worker(scan, device="auto") -> Worker:
+    """The process that learns from a scan (Rx, Ry), which loads from now on; none for a scan that is soon over."""
+    return Worker(check_networks if np.prod(scan) >= MANY else None, device)
 
 
 def _ranks(scan):

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from . import emd_files, sources
 from .alarms import Alarm, ellipse_changes, quick_alarms
 from .files import check_output
-from .online import OnlineCalibrator
+from .online import OnlineCalibrator, start_worker
 from .pipeline import CalibrationReport
 from .serve import served
 from .snapshot import Snapshot, judge_snapshot
@@ -127,7 +127,7 @@ class Watcher:
 
 
 def watch(reopen, scan, pattern_shape, mask=None, device="auto", output=None, strain=None, timeout=30.0, show=None,
-          progress=True) -> CalibrationReport | None:
+          progress=True, worker=None) -> CalibrationReport | None:
     """Watch a growing file until its scan is complete or its writer gone; calibrate it then, as `calibrate` would.
 
     Args:
@@ -135,19 +135,20 @@ def watch(reopen, scan, pattern_shape, mask=None, device="auto", output=None, st
         mask, device: as for `calibrate`. output: the calibration is saved there, an EMD file.
         strain, timeout: as for `alarms.quick_alarms` and `sources.follow`.
         show: is called with the `Watcher` whenever its status is new.
+        worker: as for `OnlineCalibrator`; ended here.
 
     Returns the report on the whole rows that are in the file; None where there is not one.
     """
     if output is not None:
         check_output(output)
-    fresh = lambda: Watcher(OnlineCalibrator(scan, pattern_shape, mask, device), strain)  # noqa: E731
+    worker = worker or start_worker(scan, device)  # one for all scans of this file: its start takes seconds
+    fresh = lambda: Watcher(OnlineCalibrator(scan, pattern_shape, mask, device, worker), strain)  # noqa: E731
     watcher, told, frames = fresh(), set(), 0
     try:
         with _one_thread(), tqdm(total=scan[0] * scan[1], unit=" patterns", disable=not progress, smoothing=0.1) as bar:
             for event in sources.follow(reopen, scan, timeout):
                 if isinstance(event, sources.Restarted):
                     bar.write("The file was made anew: this is another scan, watched from its first frame.")
-                    watcher.calibrator.close()
                     watcher, told = fresh(), set()
                     bar.reset()
                 elif isinstance(event, sources.Ended):
@@ -170,11 +171,12 @@ def watch(reopen, scan, pattern_shape, mask=None, device="auto", output=None, st
         watcher.calibrator.close()
 
 
-def watch_file(path, scan, layout, port=None, timeout=30.0, **options) -> CalibrationReport | None:
+def watch_file(path, scan, layout, port=None, timeout=30.0, device="auto", **options) -> CalibrationReport | None:
     """`watch` for a file, which may appear within the timeout only. layout: as for `sources.open_source`, by name.
 
     port: serve the page there, 0 for any port; None: no page. options: as for `watch`.
     """
+    worker = start_worker(scan, device)  # loads while the scan has not begun
     reopen = partial(sources.open_source, path, scan, **layout)
     first = sources.opened(reopen, path, timeout)
     shape = first.shape
@@ -182,7 +184,7 @@ def watch_file(path, scan, layout, port=None, timeout=30.0, **options) -> Calibr
     with nullcontext((None, None)) if port is None else served(port) as (address, show):
         if address:
             print(f"Look at {address}", flush=True)
-        return watch(reopen, scan, shape, timeout=timeout, show=show, **options)
+        return watch(reopen, scan, shape, device=device, timeout=timeout, show=show, worker=worker, **options)
 
 
 def calibrate_rows(calibrator, reopen, rows, columns, output=None, progress=True) -> CalibrationReport:

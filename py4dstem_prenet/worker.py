@@ -24,6 +24,7 @@ from .errors import PrenetError
 
 NICE = 5  # a third of the share of a core that a process of usual priority gets, where both want it
 STARTED = "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); from {} import serve; serve()"
+PATIENCE = 60.0  # seconds that a start may take; it takes a few where the machine is not busy
 LIBRARIES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -31,7 +32,7 @@ class Worker:
     """Calls functions in a process of its own; here, as long as that has not started, and once it has died.
 
     prepare: is called there first, with `args`; until it has returned, the process counts as not started. It takes
-    seconds to import torch, and nobody waits for that. None: no process, all is done here.
+    seconds to import torch: who has the time, waits for that (`wait`). None: no process, all is done here.
 
     Functions are the package's own; what they take and return can be pickled.
     """
@@ -54,6 +55,11 @@ class Worker:
     def pid(self) -> int | None:
         """Of the process; None where there is none (any more)."""
         return None if self._process is None else self._process.pid
+
+    def wait(self):
+        """Wait until the process has started, has failed to, or has been closed; `PATIENCE` seconds at most."""
+        with self._lock:
+            self._is_up(PATIENCE)
 
     def call(self, function, *args):
         """What the function returns. Raises what it raises; PrenetError where `close` was called meanwhile."""
@@ -80,10 +86,10 @@ class Worker:
         if process is not None:
             _end(process)
 
-    def _is_up(self):
+    def _is_up(self, patience=0.0):
         if self._process is not None and not self._ready:
             with suppress(Empty):
-                answer = self._answers.get_nowait()
+                answer = self._answers.get(timeout=patience)
                 self._ready = answer is not None and answer[0]
                 if not self._ready:
                     self.close()

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import shutil
 import subprocess
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ import pytest
 from test_alarms import snapshot
 from typer.testing import CliRunner
 
-from py4dstem_prenet import sources
+from py4dstem_prenet import online, sources
 from py4dstem_prenet.acquire import Acquisition, acquire
 from py4dstem_prenet.alarms import quick_alarms
 from py4dstem_prenet.cli import app
@@ -86,6 +87,31 @@ def test_an_aborted_scan_is_calibrated_as_far_as_whole_rows_go(written, tmp_path
     assert shown[-1].located == 101 and shown[-1].lag == 0
     path.write_bytes(path.read_bytes()[:30000])
     assert watch(lambda: sources.RawFile(path, SHAPE), SCAN, SHAPE, device="cpu", timeout=0.01, progress=False) is None
+
+
+def test_a_scan_that_begins_anew_keeps_the_process_that_learns(tmp_path, monkeypatch):
+    """Its start takes seconds, while patterns come. The end is the second scan's, and nothing is left behind."""
+    monkeypatch.setattr(online, "MANY", 0)
+    path, again = tmp_path / "scan.raw", tmp_path / "again.raw"
+    acquire(path, FAULTY, FAST)
+    with open(path, "r+b") as file:
+        file.truncate(150 * 64 * 64 * 2)  # the first is aborted
+    good = Acquisition(SCAN, SHAPE, dose=4000.0, seed=5)
+    acquire(again, good, FAST)
+    seen = []
+
+    def show(watcher):
+        seen.append((watcher.calibrator, watcher.calibrator.worker.pid))
+        if again.exists() and watcher.status.written:
+            again.rename(path)
+
+    report = watch(lambda: sources.RawFile(path, SHAPE), SCAN, SHAPE, device="cpu", timeout=5, show=show)
+    assert len({calibrator for calibrator, _ in seen}) == 2 and len({pid for _, pid in seen}) == 1
+    assert seen[0][1] is not None and seen[-1][0].worker.pid is None
+    with pytest.raises(ProcessLookupError):
+        os.kill(seen[0][1], 0)
+    error = np.stack([report.fit.qx0, report.fit.qy0]) - good.origin.T.reshape(2, *SCAN)
+    assert report.origin.valid.all() and np.sqrt((error**2).mean()) < 0.1
 
 
 # --- the page

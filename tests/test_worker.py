@@ -37,7 +37,8 @@ def is_there(pid):
 @pytest.fixture
 def worker():
     made = Worker(os.getpid)
-    until(lambda: made.call(os.getpid) != os.getpid())
+    made.wait()
+    assert made.call(os.getpid) != os.getpid()
     yield made
     made.close()
 
@@ -49,6 +50,14 @@ def test_until_it_has_started_and_without_one_work_is_done_here():
     pid = starting.pid
     starting.close()
     assert not is_there(pid) and starting.call(os.getpid) == os.getpid()
+
+
+@pytest.mark.parametrize("end", [lambda worker: os.kill(worker.pid, signal.SIGKILL), Worker.close])
+def test_nobody_waits_for_one_that_ends_before_it_has_started(end):
+    starting = Worker(time.sleep, 600)
+    Thread(target=lambda: (time.sleep(0.2), end(starting))).start()
+    starting.wait()
+    assert starting.call(os.getpid) == os.getpid() and starting.pid is None
 
 
 def test_what_is_called_there_returns_here_and_errors_are_sentences(worker):
@@ -116,8 +125,8 @@ def test_a_scan_learned_there_is_learned_as_here(monkeypatch):
     counts = simulated(scan=(12, 16), shape=(64, 64), dose=5000.0, seed=3, ratio=1.03, theta=0.5).counts
     patterns = counts.reshape(-1, 64, 64)
     calibrator = OnlineCalibrator(counts.shape[:2], counts.shape[2:], device="cpu")
-    until(lambda: calibrator.worker.call(os.getpid) != os.getpid())
     there = calibrator.worker.pid
+    assert calibrator.worker.call(os.getpid) == there  # from the first pattern on
     calibrator.feed(patterns[:96], np.arange(96))
     calibrator.wait()
     assert calibrator.worker.pid == there
