@@ -101,7 +101,7 @@ def find_breaks(maps, sigmas, valid) -> list[int]:
     profiles = [_profiles(data.at(rows, columns), columns, use.shape[1]) for data in datas]
     at = rows / max(1, use.shape[0] - 1)
     starts = _partition([_segment_costs(at, *p) for p in profiles], len(rows))
-    return [_frame(datas, profiles, rows, starts, k) for k in range(1, len(starts))]
+    return sorted({_frame(datas, profiles, rows, starts, k) for k in range(1, len(starts))})
 
 
 def _basis(columns, count):
@@ -113,8 +113,7 @@ def _profiles(data, columns, count):
     """Robust parabola along every row: coefficients (rows, 3), and their variances with what they wobble."""
     basis = _basis(columns, count)
     pairs = (basis[:, :, None] * basis[:, None]).reshape(len(basis), 9)
-    scale = data.sigma
-    weight = data.use / scale
+    scale = np.maximum(data.sigma, FLOOR / 2)
     middle = np.array([np.median(y[u]) if u.any() else 0.0 for y, u in zip(data.y, data.use, strict=True)])
     coef = np.zeros((len(middle), 3))
     coef[:, 0] = middle

@@ -86,3 +86,14 @@ def test_a_third_that_lies_elsewhere_is_refused_where_no_part_follows_it():
     assert not fit.accepted and "33% of the measured positions lie side by side on another surface" in fit.reason
     scattered = origin.qx0 + 9 * (np.random.default_rng(0).random(bent.shape) < 1 / 3)
     assert fit_surface(scattered, NOISE, True, "plane").accepted
+
+
+@pytest.mark.parametrize("shape", [(1, 40), (40, 1), (40, 2), (9, 3)])
+@pytest.mark.parametrize("sigma", [0.0, NOISE])
+def test_narrow_scans_and_ones_without_noise(shape, sigma):
+    origin, truth, frame = scan("all", shape=shape, seed=3, noise=sigma)
+    fit = fit_origin(origin)
+    assert np.isfinite(fit.qx0).all() and np.isfinite(fit.sigma_qy0).all()
+    if shape[0] == 40:  # a line scan is refused
+        assert fit.accepted == (shape[1] > 1)
+        assert not fit.accepted or error(fit, truth, frame).max() < 6 * sigma + 0.05
