@@ -7,7 +7,7 @@ from piece to piece; it is small, since in a large scan so many folds of it are 
 Every row is a process of its own, and finds the file on the disk, not in the system's cache. Memory is the peak of
 anonymous resident memory: cached pages of the file are not counted, they are the system's to drop. py4DSTEM's
 `get_origin` (true radius given) works on a few hundred of the same patterns right after, as float32 in memory;
-`denoise` on a square part of the scan, in memory, with the origin just found. How many, the table's heads say.
+`denoise` on a square part of the smallest scan, in memory, with the origin just found. How many, the table's heads say.
 
 pyxem's `center_direct_beam` (blur by the true radius; it also shifts the patterns) works on the patterns that
 `get_origin` had, with as many Dask threads, if `--pyxem` names a Python that has it: `pip install "pyxem<0.21"` in an
@@ -273,9 +273,10 @@ def tell_growth(rows):
 
 def planned(options):
     """(GB, side, threads, side of the part to denoise) of every row, files that are the same one after another."""
-    most, part = max(options.threads), 12 if options.quick else 64
+    most, part = max(options.threads), 12 if options.quick else 128
     sizes, other = (([1 / 32], 1 / 32) if options.quick else (options.gigabytes, 1))
-    rows = [(size, 128, most, part) for size in sizes] + [(other, side, most, 0) for side in options.sides]
+    rows = [(size, 128, most, part * (size == min(sizes))) for size in sizes]
+    rows += [(other, side, most, 0) for side in options.sides]
     rows += [(min(sizes), 128, threads, part) for threads in options.threads if threads != most]
     return sorted(rows, key=lambda row: (row[1], row[0], row[2]))
 

@@ -27,6 +27,7 @@ from .origin import fit_origin, measure_origin
 from .splitting import of_part, split
 
 PIXELS = 2**17  # of patterns that go through the network at once; more than that leave the cache
+TILE = 512  # positions whose patterns are compared with one another: the time of each grows with them
 LEVELS = 24  # of brightness, for each of which the network's mean bias is found
 PRIOR = 50.0  # electrons at a level that speak for no bias; more where it is bright
 DARK = 0.02  # electrons in a pixel of a pattern, from which it counts as bright
@@ -77,7 +78,7 @@ def denoise(datacube, noise: NoiseModel | None = None, out=None, scan_aware="aut
             origins = None
     along = () if origins is None else (origins,)
     clean = partial(_clean, noise=noise, weights=weights, device=device)
-    options = dict(progress="denoising" if progress else None, weights=(weights,))
+    options = dict(chunk=TILE, progress="denoising" if progress else None, weights=(weights,))
     if out is None:
         shape = batches.shape_of(datacube)
         data = np.empty(shape, np.float32)

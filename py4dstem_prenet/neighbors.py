@@ -16,6 +16,7 @@ NOISE = (0.5, 1.3)  # limits of the scale of the noise, in case its model is wro
 TOLERANCE = 0.005  # squared difference of patterns, in parts of their electrons, beyond noise
 UNMOVED = (0.02, 1e-3)  # pixels of shift, and strain (or radians), that are no difference
 SURE = (0.0, 2.0)  # standard deviations beyond the expected distance, from which on weights fade, and where they end
+TELLING = 0.98  # part of what patterns say of shift and strain; the pixels that hold it are compared
 AT_ONCE = 2**18  # pixels of patterns whose neighbors are tested for strain at once
 
 
@@ -120,19 +121,17 @@ def unstrained(patterns, origin, weight, wanted, readout: float = 0.0):
     x, y = (torch.arange(side, device=patterns.device, dtype=patterns.dtype) for side in patterns.shape[1:])
     x, y = torch.broadcast_tensors(x[:, None] - origin[0], y - origin[1])
     fields = torch.stack([torch.ones_like(x), x, y]).flatten(1)  # displacements, along x and along y
-    products = (fields[:, None] * fields).flatten(0, 1).T.contiguous()
     flat = patterns.flatten(1)
+    telling = _telling(*_expected(patterns.mean(0, keepdim=True), readout), fields)
+    fields, few = fields[:, telling], flat[:, telling].T.contiguous()
+    products = (fields[:, None] * fields).flatten(0, 1).T.contiguous()
     tolerated = torch.tensor([UNMOVED[0], UNMOVED[1], UNMOVED[1]] * 2, device=flat.device) ** 2
     out = []
     for some, numbers in zip(*(part.split(max(1, AT_ONCE // flat.shape[1])) for part in (weight, wanted)), strict=True):
         mean = (some @ flat / some.sum(1, keepdim=True)).view(-1, *patterns.shape[1:])
-        rows, columns = _thrice(mean, 1), _thrice(mean, 2)
-        slope = torch.stack([torch.gradient(columns, dim=1)[0], torch.gradient(rows, dim=2)[0]], 1).flatten(2)
-        # In the dark, where single counts make up the mean, they must not be taken for what is expected.
-        variance = _thrice(columns, 1).clamp_min(0) + readout**2 + mean.mean((1, 2), keepdim=True)
-        part = slope / variance.flatten(1)[:, None].clamp_min(1e-12)
-        along = (part[:, :, None] * fields).view(-1, flat.shape[1]) @ flat.T
-        along = along.view(len(some), 6, -1)
+        slope, variance = (t[..., telling] for t in _expected(mean, readout))
+        part = slope / variance
+        along = ((part[:, :, None] * fields).flatten(0, 2) @ few).view(len(some), 6, -1)
         information = ((part[:, :, None] * slope[:, None]) @ products).view(-1, 2, 2, 3, 3)
         information = information.transpose(2, 3).reshape(-1, 6, 6)
         difference = along - along.gather(2, numbers[:, None, None].expand(-1, 6, 1))
@@ -143,6 +142,24 @@ def unstrained(patterns, origin, weight, wanted, readout: float = 0.0):
         excess = ((difference * torch.linalg.solve(covariance, difference)).sum(1) - 6) / 12**0.5
         out.append(((SURE[1] - excess) / (SURE[1] - SURE[0])).clamp(0, 1))
     return torch.cat(out)
+
+
+def _expected(mean, readout):
+    """Slope (n, 2, pixels) of what is expected where the mean (n, H, W) was seen, and variance (n, 1, pixels)."""
+    rows, columns = _thrice(mean, 1), _thrice(mean, 2)
+    slope = torch.stack([torch.gradient(columns, dim=1)[0], torch.gradient(rows, dim=2)[0]], 1)
+    # In the dark, where single counts make up the mean, they must not be taken for what is expected.
+    variance = _thrice(columns, 1).clamp_min(0) + readout**2 + mean.mean((1, 2), keepdim=True)
+    return slope.flatten(2), variance.flatten(1)[:, None].clamp_min(1e-12)
+
+
+def _telling(slope, variance, fields):
+    """Numbers of the pixels, mostly at the edges of disks, that hold nearly all that is known of shift and strain."""
+    shift = (slope.square() / variance).sum((0, 1))
+    strain = shift * fields[1:].square().sum(0)
+    known = shift / shift.sum().clamp_min(1e-20) + strain / strain.sum().clamp_min(1e-20)
+    share, order = known.sort(descending=True)
+    return order[: int((share.cumsum(0) < TELLING * share.sum()).sum()) + 1].sort()[0]
 
 
 def _thrice(images, axis: int):
