@@ -31,3 +31,9 @@ def test_what_the_other_half_took():
     half, whole = ({"scan": (n, 128), "seconds": t} for n, t in ((128, 8.0), (256, 10.0)))
     assert throughput.added_rate(whole, half) == 8192
     assert throughput.added_rate(whole, whole | {"seconds": 11.0}) is None
+
+
+def test_the_piece_goes_to_and_fro():
+    at = throughput.mirrored(512)
+    assert (np.abs(np.diff(at)) == 1).all() and (at.min(), at.max()) == (0, throughput.PIECE - 1)
+    assert len(set(at[16::32])) > 8
