@@ -19,6 +19,7 @@ from . import batches
 from .descan import fit_descan
 from .disk import MARGIN, ROUNDS, Aperture, DiskModel, disk_model
 from .disk_fit import fit_disk
+from .hot_pixels import hot_pixels
 from .networks.center import WINDOW, normalize
 from .networks.weights import load, pick_device
 from .noise import NoiseModel, evenly, stabilize
@@ -39,6 +40,7 @@ STRENGTH = 3.0  # sigmas by which a disk stands out of its surroundings: an edge
 DIFFERS = 4.0  # sigmas by which the electrons of a disk differ from those around it, lest there be no disk
 FEWEST = 8  # patterns in a sample that may show an aperture of their own
 ROUGH = 0.5  # blur before it is known, pixels
+HOT_ROUNDS = 3  # in which pixels are found to be hot, strong ones before those that they outshine
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,7 @@ def learn(data, noise: NoiseModel, guess, radius: float, shown, device: str) -> 
     for _ in range(2):  # what was learned gives a better surface, and that better windows to learn from
         # Where the network is close to the surface, the surface is the better start.
         near = (np.abs(at - guess[sample]) < np.maximum(ASTRAY, 3 * sigma)).all(1)
-        beam = replace(beam, fits=_fits(patterns, np.where(near[:, None], guess[sample], at), noise, beam))
+        beam = _fitted_to(patterns, np.where(near[:, None], guess[sample], at), beam)
         found = beam.locate(patterns, guess[sample])
         smooth, fitted_scatter = _surface(found.position, found.sigma, sample, scan)
         if len(sample) >= FEWEST and fitted_scatter > 1.5 * scatter:
@@ -208,6 +210,19 @@ def learn(data, noise: NoiseModel, guess, radius: float, shown, device: str) -> 
         at, sigma = found.position, found.sigma
         guess = guess if smooth is None else smooth
     return replace(beam, aperture=beam.fits[0][0].unbinned(beam.bins)), guess
+
+
+def _fitted_to(patterns, start, beam):
+    """The beam with its fits; and with the hot pixels that these show in its noise model."""
+    for _ in range(HOT_ROUNDS):
+        beam = replace(beam, fits=_fits(patterns, start, beam.noise, beam))
+        if beam.bins > 1 or not beam.fits:  # a pixel of a disk so large moves nothing
+            break
+        hot = hot_pixels(patterns, start, beam.noise, *beam.fits[0], beam.here)
+        if not hot.any():
+            break
+        beam = replace(beam, noise=replace(beam.noise, bad_pixels=beam.noise.bad_pixels | hot))
+    return beam
 
 
 def _surface(at, sigma, sample, scan):

@@ -219,6 +219,38 @@ class DiskModel:
         return DiskPositions(position, inverse[:, :2, :2], misfit, strength, coefficients[:, :terms] / level[:, None],
                              spread / level[:, None] ** 2, curvature, slope)
 
+    def surplus(self, electrons, good, fitted: DiskPositions, readout: float):
+        """What each pixel gives beyond what the model says that has been fitted to all others.
+
+        Args: as for `fit`, and what that found.
+
+        Returns:
+            score (n, kept pixels), information, the same, and level (n,), electrons in a pixel of the disk. Summed over
+            windows, score over information is the surplus of a pixel in electrons, and 1 / information its variance.
+        """
+        n, terms = len(electrons), self.terms.shape[1]
+        counts, good = (a.reshape(n, -1)[:, self.keep].to(electrons.dtype) for a in (electrons, good))
+        value, move_x, move_y, *_ = self._aperture(fitted.position)
+        level, around = (_mean(counts, good * part) for part in (value > 0.5, value < 0.02))
+        level = level.clamp_min(1e-3)
+        inside = level[:, None] * (fitted.contrast @ self.terms.T)
+        moves = torch.stack([move_x, move_y], -1) * inside.clamp_min(0)[..., None]
+        design = torch.cat([moves, value[..., None] * self.terms, self.plane.expand(n, -1, -1)], 2)
+        prior = torch.zeros(n, design.shape[2], device=counts.device)
+        prior[:, 3 : 2 + terms] = (self.contrast[self.degrees[1:]] * level[:, None]) ** -2
+        expected = value * inside + around[:, None]
+        for _ in range(2):
+            weight = good / (expected.clamp_min(WEAKEST * level[:, None]) + readout**2 + 1e-3)
+            weighted = weight[..., None] * design
+            matrix = weighted.mT @ design
+            factor = torch.linalg.cholesky_ex(
+                matrix + torch.diag_embed(prior + 1e-6 * matrix.diagonal(dim1=1, dim2=2) + 1e-9))[0]
+            solved = torch.cholesky_solve(weighted.mT @ counts[..., None], factor)
+            expected = (design[..., 2:] @ solved[:, 2:])[..., 0]
+        leverage = (weighted * torch.cholesky_solve(design.mT, factor).mT).sum(2)
+        score = weight * (counts - (design @ solved)[..., 0])
+        return score, weight * (1 - leverage).clamp_min(0), level
+
     def learned(self, fitted: DiskPositions, some) -> Aperture:
         """The aperture after one round of learning from `some` (bool) of a sample: contrast, radius and blur."""
         contrast = []

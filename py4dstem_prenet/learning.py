@@ -40,4 +40,4 @@ def learn(sample: Sample, seen, mask, device) -> Learned:
     nearest = [np.clip(np.arange(n) - part.start, 0, part.stop - part.start - 1)
                for n, part in zip(sample.scan, box, strict=True)]
     guess = guess.reshape(*part.scan, 2)[nearest[0][:, None], nearest[1]].reshape(-1, 2)
-    return Learned(noise, beam, guess, "", seen)
+    return Learned(beam.noise, beam, guess, "", seen)

@@ -69,6 +69,7 @@ def calibrate_dataset(ctx, dataset, out=None, mask=None, device="auto", progress
     if beam is None:
         origin = from_rings(data, noise, reason)
     else:
+        noise = beam.noise
         guess = guess.reshape(*data.shape[:2], 2)
         udf = Learned(beam, guess)._udf(guess, np.zeros(data.shape[:2], bool))
         origin = origin_of(data, noise, _located(ctx.run_udf(dataset, udf, progress=progress))[0], beam)

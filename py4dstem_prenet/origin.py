@@ -99,16 +99,17 @@ def measure_origin(data, noise: NoiseModel | None = None, mask=None, device="aut
     return survey(data, noise, np.zeros(0, int), device, progress)[0]
 
 
-def survey(data, noise: NoiseModel, keep, device="auto", progress=True) -> tuple[OriginMap, Sample]:
+def survey(data, noise: NoiseModel, keep, device="auto", progress=True) -> tuple[OriginMap, Sample, NoiseModel]:
     """Measure the origin as `measure_origin` does, and keep some of the patterns that are read on the way.
 
-    keep: flat scan positions, ascending. Where there is no beam to be located, nothing is read, and none is kept.
+    keep: flat scan positions, ascending. Where there is no beam to be located, nothing is read, and none is kept. The
+    noise model comes back with the hot pixels that only the beam shows.
     """
     shape = batches.shape_of(data)
     scan, patterns = shape[:2], np.zeros((0, *shape[2:]))
     beam, guess, reason = find_beam(data, noise, device)
     if beam is None:
-        return from_rings(data, noise, reason), Sample(scan, keep[:0], patterns)
+        return from_rings(data, noise, reason), Sample(scan, keep[:0], patterns), noise
     located = nowhere(len(guess))
     wanted = np.zeros(len(guess), bool)
     wanted[keep] = True
@@ -120,7 +121,7 @@ def survey(data, noise: NoiseModel, keep, device="auto", progress=True) -> tuple
             if not len(patterns):
                 patterns = np.empty((len(keep), *shape[2:]), kept.dtype)
             patterns[np.searchsorted(keep, index[wanted[index]])] = kept
-    return origin_of(data, noise, located, beam), Sample(scan, keep[: len(patterns)], patterns)
+    return origin_of(data, beam.noise, located, beam), Sample(scan, keep[: len(patterns)], patterns), beam.noise
 
 
 def _locate_and_keep(index, block, guess, wanted, beam: Beam):
@@ -128,7 +129,10 @@ def _locate_and_keep(index, block, guess, wanted, beam: Beam):
 
 
 def find_beam(data, noise: NoiseModel, device) -> tuple[Beam | None, np.ndarray | None, str]:
-    """The beam of a scan, or of a `Sample` of one, and a guess of every origin (Rx * Ry, 2); or why there is none."""
+    """The beam of a scan, or of a `Sample` of one, and a guess of every origin (Rx * Ry, 2); or why there is none.
+
+    The noise model that comes with the beam knows hot pixels that only the beam shows: what follows uses that.
+    """
     if not noise.dose > 0:
         return None, None, NO_ELECTRONS
     network = load("center", pick_device(device))

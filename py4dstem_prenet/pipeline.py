@@ -83,7 +83,7 @@ def calibrate(datacube, mask=None, device="auto", progress=True) -> CalibrationR
     mask = emd.read_mask(datacube) if mask is None else mask
     noise = estimate_noise(datacube, mask=mask)
     # The whole file is read once: what is pooled later is kept on the way.
-    origin, kept = survey(datacube, noise, worth_keeping(datacube, noise.dose), device, progress)
+    origin, kept, noise = survey(datacube, noise, worth_keeping(datacube, noise.dose), device, progress)
     fit, ellipse = judge_scan(datacube, kept, origin, noise, device, progress)
     return write(datacube, origin, fit, ellipse, noise, device, mask)
 
