@@ -23,6 +23,7 @@ FEWEST = 8  # patterns
 PARTS = 4  # of the scan, in each of which a pixel must be hot
 SIGMAS = 7.0  # of noise and misfit together, by which it stands out
 WEAKEST = 0.04  # of the disk's brightness: less moves no origin by a hundredth of a pixel
+ELECTRONS = 30  # more in the whole sample than others have: of fewer, chance knows more than sigmas do
 PART = 0.3  # of its excess, that each part of the scan shows at least, and all but one of its neighbors at most
 MOST = 0.05  # of the disk's pixels: more are no hot pixels, but something that the model does not know
 
@@ -33,25 +34,32 @@ def hot_pixels(patterns, around, noise: NoiseModel, aperture: Aperture, limit: f
     around: (n, 2), where the beam is, roughly. aperture: what was learned, in pixels. limit: misfit up to which it
     describes a disk.
     """
-    none = np.zeros(patterns.shape[1:], bool)
+    found = np.zeros(patterns.shape[1:], bool)
     if len(patterns) < FEWEST:
-        return none
+        return found
+    half = disk_model(aperture, device).side // 2 + 1  # nothing is looked at but where windows are
+    low = (np.floor(around.min(0)).astype(int) - half).clip(0)
+    box = tuple(slice(a, b + half + 1) for a, b in zip(low, np.ceil(around.max(0)).astype(int), strict=True))
+    patterns, around = patterns[(slice(None), *box)], around - low
+    noise, none = replace(noise, bad_pixels=noise.bad_pixels[box]), found[box].copy()
     sums, *beam = _surplus(patterns, around, noise, aperture, limit, device)
     hot = _standing_out(sums, *beam, aperture)
     if not hot.any():  # one may spoil what the model says of all others
-        score, information = sums.sum(1)
+        score, information, _ = sums.sum(1)
         strongest = np.unravel_index(np.argmax(score.clip(0) ** 2 / information.clip(1e-12)), none.shape)
         one = none.copy()
         one[strongest] = True
         without = replace(noise, bad_pixels=noise.bad_pixels | one)
         others, *beam = _surplus(patterns, around, without, aperture, limit, device)
         hot = _standing_out(np.where(one, sums, others), *beam, aperture) & one
-    return hot if hot.sum() <= max(1, MOST * np.pi * aperture.radius**2) else none
+    if hot.sum() <= max(1, MOST * np.pi * aperture.radius**2):
+        found[box] = hot
+    return found
 
 
 def _standing_out(sums, center, level, aperture):
     """(Qx, Qy) bool: where pixels give clearly more than others of like distance from the edge, each alone."""
-    information = sums[1].sum(0)
+    _, information, count = sums.sum(1)
     seen = information > 0
     usual, scatter, excess, spread = np.zeros((4, *seen.shape))
     if not seen.any():
@@ -62,17 +70,18 @@ def _standing_out(sums, center, level, aperture):
     usual[seen], scatter[seen] = _alike(excess[seen], distance, 2 * int(2.5 * aperture.radius) + 1)
     excess -= usual
     hot = seen & (excess > np.maximum(SIGMAS * np.hypot(spread, scatter), WEAKEST * level))
+    hot &= excess * count > ELECTRONS
     neighbors = np.ones((3, 3), bool)
     neighbors[1, 1] = False
     hot &= rank_filter(excess, 6, footprint=neighbors, mode="constant") < PART * excess
     for x, y in np.argwhere(hot):
-        score, known = sums[:, sums[1, :, x, y] > 0, x, y]
+        score, known = sums[:2, sums[1, :, x, y] > 0, x, y]
         hot[x, y] = (score / known).min() - usual[x, y] > PART * excess[x, y]
     return hot
 
 
 def _surplus(patterns, around, noise, aperture, limit, device):
-    """Sums by parts of the scan, (2, PARTS, Qx, Qy), of score and information; the beam's middle, pixels; its level."""
+    """Sums (3, PARTS, Qx, Qy) of score, information and windows; the beam's middle, pixels, and its level."""
     model, shape = disk_model(aperture, device), patterns.shape[1:]
     electrons, good, middle = electron_windows(patterns, around, model.side, noise)
     start, readout = torch.from_numpy(around - middle).float(), noise.readout / noise.gain
@@ -87,7 +96,8 @@ def _surplus(patterns, around, noise, aperture, limit, device):
     part = np.broadcast_to(np.arange(len(at))[:, None] * PARTS // len(at), there.shape)
     where = np.ravel_multi_index((part[there], *at[there].T), (PARTS, *shape))
     size = PARTS * shape[0] * shape[1]
-    sums = [np.bincount(where, a[there], size).reshape(PARTS, *shape) for a in (score, information)]
+    sums = [np.bincount(where, a[there], size).reshape(PARTS, *shape)
+            for a in (score, information, np.ones_like(score))]
     center = np.median(fitted.position.cpu().numpy() + middle, 0)
     return np.stack(sums), center, np.median(level[some]) if some.any() else np.inf
 
