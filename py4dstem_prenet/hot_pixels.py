@@ -70,7 +70,7 @@ def _standing_out(sums, center, level, aperture):
     usual[seen], scatter[seen] = _alike(excess[seen], distance, 2 * int(2.5 * aperture.radius) + 1)
     excess -= usual
     hot = seen & (excess > np.maximum(SIGMAS * np.hypot(spread, scatter), WEAKEST * level))
-    hot &= excess * count > ELECTRONS
+    hot &= (excess * count > ELECTRONS) & (count > count.max() / 2)  # elsewhere it is dark enough for `noise.py`
     neighbors = np.ones((3, 3), bool)
     neighbors[1, 1] = False
     hot &= rank_filter(excess, 6, footprint=neighbors, mode="constant") < PART * excess

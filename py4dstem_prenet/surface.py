@@ -24,6 +24,7 @@ _MARGIN, _SPLINE_MARGIN = 1.0, 2.0
 # particles the departures that helped held-out residuals and hurt the truth were 2 to 8 %.
 _BEND = 0.12
 
+FEW, FAR = 12, 0.25  # positions, that cannot tell a bent descan from wrong positions; px off the surface that this is
 TOGETHER = 0.25  # of the positions, off the surface side by side: no outliers, but another surface
 
 
@@ -173,6 +174,13 @@ def _verdict(name, data, solution, asked):
     if _dense(data.use & ~near, data.use) > TOGETHER:
         return False, (f"{name}; refused: {ignored:.0%} of the measured positions lie side by side on another surface; "
                        "crop the scan between them with datacube.prenet.crop_R, and calibrate the parts")
+    used, furthest = int(data.use.sum()), np.abs(r).max()
+    if used == 1:
+        return True, f"{name}; of one position"
+    if asked == "auto" and used < FEW and (np.abs(r) > np.maximum(FAR, _CUT * data.sigma)).any():
+        return False, (f"{name}; refused: {used} positions are too few to say whether {furthest:.2g} px off it are "
+                       "descan or error; write the measured origin, calibration.set_origin(calibration."
+                       f"get_origin_meas()), or insist, datacube.prenet.fit_origin('{name}')")
     ratio = np.median(np.abs(r / data.sigma)[near]) / NORMAL_MAD
     # what neighbors share is not noise
     product, pairs, weight = 0.0, 0, 0.0
