@@ -200,6 +200,8 @@ answered("Detector", "correlated noise", lambda: gaussian_filter(counts(np.float
          "smoothed by 0.8 px", "Neighboring pixels share noise (spread in the scintillator, column structure or "
          "resampling), so gain and read-out noise are lower bounds.", "warned", pixels=0.2)
 answered("Detector", "hot rows", lambda: hot(), "two rows of 50 and 20 counts more")
+answered("Detector", "a hot pixel on the edge of the beam", lambda: hot_edge(), "a third of the beam's brightness more",
+         truth=lambda: bright().truth, pixels=0.03)
 answered("Detector", "a burnt-in scale bar", lambda: changed(np.s_[..., 60:62, 40:60], 33), "40 pixels at one "
       "value", STUCK,
          "warned")
@@ -227,6 +229,14 @@ def changed(part, value):
     data = counts()
     data[part] = value
     return data
+
+
+def hot_edge():
+    data, truth = bright().counts.astype(np.int64), bright().truth
+    x, y = (round(float(truth[q].mean() + truth["radius"] * w)) for q, w in (("qx0", 0.7), ("qy0", 0.8)))
+    level = data.max((2, 3)).mean() / 3
+    data[:, :, x, y] += np.random.default_rng(0).poisson(level, data.shape[:2])
+    return data.astype(np.uint16)
 
 
 def hot():
