@@ -175,7 +175,7 @@ def judge_fit(origin: OriginMap, fitted, sigma_known: bool, side: int, images=No
         why.append("Neighboring residuals share nothing, so they look like noise.")
     if jumped:
         light = "amber"
-        followed = "prenet's fit has a step there; py4DSTEM's functions have none."
+        followed = "prenet's fit breaks there, too; py4DSTEM's functions do not."
         too_many = ("These are too many for a fit with steps: crop the scan between them with datacube.prenet.crop_R, "
                     "and calibrate the parts.")
         why += [*jumped, followed if len(jumped) <= MOST_JUMPS else too_many]

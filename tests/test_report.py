@@ -77,7 +77,7 @@ class TestIsThisFitGoodEnough:
         jumping = origin_map(extra=np.where(ROWS > 0, 0.8, 0.0))
         found = judged(jumping)
         told = " ".join(found.verdict.why)
-        assert found.verdict.light == "amber" and "scan rows 6 and 7" in told and "has a step there" in told
+        assert found.verdict.light == "amber" and "scan rows 6 and 7" in told and "fit breaks there" in told
         surfaces = [fit_surface(q, 0.05, jumping.valid).values for q in (jumping.qx0, jumping.qy0)]
         smooth = judged(jumping, fitted=surfaces)
         assert smooth.verdict.light != "green" and "from the best fit" in smooth.verdict.why[0]

@@ -285,13 +285,17 @@ def main():
     parser.add_argument("--first", type=int, default=0, help="number of the first walk")
     parser.add_argument("--walks", type=int, default=100)
     arguments = parser.parse_args()
-    counted, failures = Counter(), 0
-    for number in range(arguments.first, arguments.first + arguments.walks):
-        steps, failure = walk(number, counted)
-        if failure:
-            failures += 1
-            print(f"walk {number}: {', '.join(steps)}: {failure}", flush=True)
-    print(f"{arguments.walks:,} walks, {counted['calls']:,} calls, {counted['refused']:,} refused, "
+    counted, made, failures = Counter(), 0, 0
+    try:
+        for number in range(arguments.first, arguments.first + arguments.walks):
+            steps, failure = walk(number, counted)
+            made += 1
+            if failure:
+                failures += 1
+                print(f"walk {number}: {', '.join(steps)}: {failure}", flush=True)
+    except KeyboardInterrupt:
+        print(f"Interrupted in walk {number}, whose calls are counted below.")
+    print(f"{made:,} of {arguments.walks:,} walks, {counted['calls']:,} calls, {counted['refused']:,} refused, "
           f"{failures:,} failures")
     return failures > 0
 
