@@ -24,7 +24,7 @@ ideal radius stays rho.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -40,6 +40,7 @@ from .polar import ellipse_axes, to_polar
 from .pooling import Pooled, pool
 from .ring_center import ring_center
 from .ring_fit import CONTINUOUS, RING_ROOM, refine_rings, ring_span
+from .symmetry import other_center
 
 # Set on simulations (benchmarks/acceptance.py):
 SIGMA_ACCEPTED = 0.008  # a component of the ellipse vector must be known better than this
@@ -158,10 +159,11 @@ def in_region(region, scan):
 
 def judge(network, pooled: Pooled, radius, noise: NoiseModel) -> Ellipse:
     """Weigh the evidence in pooled patterns. radius: of the direct disk, px, or None where it is hidden."""
-    sources, notes, continuity, disk, start = {}, [], 0.0, None, np.zeros(2)
+    sources, notes, continuity, disk, start, elsewhere = {}, [], 0.0, None, np.zeros(2), ""
     if radius is not None and np.isfinite(radius):
         if not radius > 0:
             raise PrenetError(f"The probe radius must be positive, not {radius}; measure the origin first.")
+        elsewhere = other_center(pooled.mean, pooled.weight, pooled.center, radius, noise.readout / noise.gain)
         seen = look(network, pooled, radius, noise)
         start = seen["rings"][0]
         disk = fit_disk(pooled, radius, start_vector=seen["disk"][0])
@@ -176,7 +178,8 @@ def judge(network, pooled: Pooled, radius, noise: NoiseModel) -> Ellipse:
             sources["rings"] = (rings.vector, rings.covariance)
             if disk is not None:
                 notes += _apart(pooled, disk.center)
-    return _decide(sources, notes, continuity)
+    found = _decide(sources, notes, continuity)
+    return replace(found, accepted=False, reason=f"refused: {elsewhere}") if elsewhere else found
 
 
 def _apart(pooled, beam):

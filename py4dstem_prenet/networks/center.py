@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle, silu
 
+from ..symmetry import symmetry
 from .blocks import Conv, Residual, UNet, trunk_precision
 
 CELL = 4  # pixels of a pattern per cell of the coarse map
@@ -23,21 +24,23 @@ def normalize(stabilized: torch.Tensor, good: torch.Tensor) -> tuple[torch.Tenso
 class CoarseNet(nn.Module):
     """Where the direct beam of a block sum is, how large it is and whether there is one.
 
+    Beside the pattern the network sees how symmetric it is about each pixel.
+
     Input: normalized stabilized counts and good pixels, (B, 2, H, W), H and W divisible by 32, and the scale (B,).
     Output: logits over cells of CELL pixels (B, H / CELL, W / CELL), log radius in pixels (B,), presence logit (B,).
     """
 
     def __init__(self, width: int = 24):
         super().__init__()
-        self.unet = UNet(2 * CELL**2 + 1, (width, 2 * width, 3 * width, 4 * width), depth=1)
+        self.unet = UNet(3 * CELL**2 + 1, (width, 2 * width, 3 * width, 4 * width), depth=1)
         self.heat = nn.Conv2d(width, 1, 1)
         self.head = nn.Sequential(nn.Linear(2 * width, 64), nn.SiLU(), nn.Linear(64, 2))
 
     def forward(self, x, scale, half: bool = False):
-        cells = pixel_unshuffle(x, CELL)
+        cells, turned = (pixel_unshuffle(part, CELL) for part in (x, symmetry(x[:, 0], x[:, 1])[:, None]))
         dose = scale.log()[:, None, None, None].expand(-1, 1, *cells.shape[-2:])
         with trunk_precision(x, half):
-            features = self.unet(torch.cat([cells, dose], 1))
+            features = self.unet(torch.cat([cells, dose, turned], 1))
         features = features.float()
         logits = self.heat(features)[:, 0]
         weight = torch.softmax(logits.flatten(1), 1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -48,25 +49,30 @@ class Bank:
         return self.root[index].float().square_()
 
 
-def _specimen(seed) -> tuple:
+def _specimen(seed, oriented: bool) -> tuple:
     torch.set_num_threads(1)
     from .waves import draw_patterns
 
-    patterns, radius, kind = draw_patterns(seed)
+    patterns, radius, kind = draw_patterns(seed, oriented=oriented)
     return (patterns.sqrt() * 1000).half().numpy(), radius, kind
 
 
-def make_bank(seed: int, specimens: int, workers: int | None = None, progress: bool = False) -> Bank:
-    """Simulate a bank. The same seed gives the same patterns, whatever the number of workers."""
+def make_bank(seed: int, specimens: int, workers: int | None = None, progress: bool = False,
+              oriented: bool = False) -> Bank:
+    """Simulate a bank. The same seed gives the same patterns, whatever the number of workers.
+
+    oriented: of crystals along zone axes only, `specimens.draw_oriented`.
+    """
     from tqdm import tqdm
 
     seeds = [(seed, number) for number in range(specimens)]
     workers = workers or min(os.cpu_count() or 1, 8)
     if workers == 1 or specimens < 8:
-        made = [_specimen(s) for s in tqdm(seeds, "bank", disable=not progress)]
+        made = [_specimen(s, oriented) for s in tqdm(seeds, "bank", disable=not progress)]
     else:
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            made = list(tqdm(pool.map(_specimen, seeds, chunksize=4), "bank", specimens, disable=not progress))
+            found = pool.map(partial(_specimen, oriented=oriented), seeds, chunksize=4)
+            made = list(tqdm(found, "bank", specimens, disable=not progress))
     counts = [len(patterns) for patterns, _, _ in made]
     root = np.empty((sum(counts), GRID, GRID), np.float16)
     np.concatenate([patterns for patterns, _, _ in made], out=root)
@@ -74,11 +80,17 @@ def make_bank(seed: int, specimens: int, workers: int | None = None, progress: b
     return Bank(torch.from_numpy(root), torch.from_numpy(radius), np.repeat([k for _, _, k in made], counts))
 
 
-def load_bank(folder: Path, seed: int, specimens: int) -> Bank:
+def joined(*banks: Bank) -> Bank:
+    """One bank of the patterns of several."""
+    root, aperture = (torch.cat([getattr(bank, name) for bank in banks]) for name in ("root", "aperture"))
+    return Bank(root, aperture, np.concatenate([bank.kind for bank in banks]))
+
+
+def load_bank(folder: Path, seed: int, specimens: int, oriented: bool = False) -> Bank:
     """The bank of this seed from `folder`, made and kept there the first time."""
-    path = Path(folder) / f"bank-{seed}-{specimens}.npz"
+    path = Path(folder) / f"bank-{'oriented-' if oriented else ''}{seed}-{specimens}.npz"
     if not path.exists():
-        bank = make_bank(seed, specimens, progress=True)
+        bank = make_bank(seed, specimens, progress=True, oriented=oriented)
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(path.stem + ".part.npz")
         np.savez(beside, root=bank.root.numpy(), radius=bank.aperture.numpy(), kind=bank.kind)

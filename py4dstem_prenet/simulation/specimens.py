@@ -7,7 +7,7 @@ reality on purpose: a network that has seen no material in particular has none t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import fft  # single precision where numpy's is double: half the time of a specimen
@@ -90,23 +90,29 @@ def random_rotation(rng) -> np.ndarray:
     ])
 
 
-def near_zone_axis(rng, cell) -> np.ndarray:
-    """A rotation that puts a low-index direction within some 1.5 degrees of the beam."""
-    direction = cell @ rng.integers(-1, 3, 3).astype(float)
+def near_zone_axis(rng, cell, largest: int = 2, spread: float = 0.025) -> np.ndarray:
+    """A rotation that puts a low-index direction near the beam.
+
+    largest: index. spread: standard deviation of the tilt about each of two axes, radians.
+    """
+    direction = cell @ rng.integers(-1, largest + 1, 3).astype(float)
     if not direction.any():
         direction = cell[:, 2]
     z = direction / np.linalg.norm(direction)
     x = np.cross(z, rng.normal(size=3))
     x /= np.linalg.norm(x)
     frame = np.stack([x, np.cross(z, x), z])
-    tilt = rng.normal(0, 0.025, 2)
+    tilt = rng.normal(0, spread, 2)
     a, b = np.cos(tilt), np.sin(tilt)
     return np.array([[1, 0, 0], [0, a[0], -b[0]], [0, b[0], a[0]]]) @ np.array(
         [[a[1], 0, b[1]], [0, 1, 0], [-b[1], 0, a[1]]]) @ frame
 
 
-def crystal_atoms(rng, reach: float, depth: float):
-    """Atoms of one random crystal in a cylinder: positions (n, 3) in angstrom and their species number (n,)."""
+def crystal_atoms(rng, reach: float, depth: float, oriented: bool = False):
+    """Atoms of one random crystal in a cylinder: positions (n, 3) in angstrom and their species number (n,).
+
+    oriented: along a zone axis of the lowest indices, as people orient their specimens, within a degree mostly.
+    """
     name = rng.choice(list(PROTOTYPES))
     sites, species = PROTOTYPES[name]
     strain = rng.normal(0, 0.02, 3) + (rng.random() < 0.25) * rng.uniform(0, 0.5, 3)
@@ -115,7 +121,10 @@ def crystal_atoms(rng, reach: float, depth: float):
     if rng.random() < 0.15:  # hexagonal or sheared cells
         cell[0, 1] = -0.5 * edges[1]
         cell[1, 1] *= np.sqrt(0.75)
-    turn = near_zone_axis(rng, cell) if rng.random() < 0.6 else random_rotation(rng)
+    if oriented:
+        turn = near_zone_axis(rng, cell, 1, float(np.exp(rng.uniform(np.log(0.001), np.log(0.02)))))
+    else:
+        turn = near_zone_axis(rng, cell) if rng.random() < 0.6 else random_rotation(rng)
     basis = turn @ cell
     # Lattice points inside the cylinder's bounding box, found from the box's corners in cell coordinates.
     corners = np.array([[x, y, z] for x in (-reach, reach) for y in (-reach, reach) for z in (0, depth)])
@@ -194,6 +203,21 @@ def draw_optics(rng) -> Optics:
     aperture = float(np.exp(rng.uniform(np.log(4.5), np.log(26))))
     return Optics(volts=float(rng.choice([60e3, 80e3, 120e3, 200e3, 300e3])),
                   dk=float(np.exp(rng.uniform(np.log(0.006), np.log(0.02)))), aperture=aperture)
+
+
+def draw_oriented(rng) -> tuple[Specimen, Optics]:
+    """A crystal along a zone axis, and optics that part its disks.
+
+    Its direct beam is often no brighter than the disks around it, over a range of thicknesses: only the symmetry of the
+    whole pattern says which disk it is. Among specimens of `draw_specimen` that is rare.
+    """
+    optics = draw_optics(rng)
+    aperture = float(np.exp(rng.uniform(np.log(0.035), np.log(0.12)))) / optics.dk
+    optics = replace(optics, aperture=float(np.clip(aperture, 4.5, 20)))
+    thickness, slices = rng.uniform(8, 16), int(rng.integers(3, 33))
+    atoms, kinds = crystal_atoms(rng, optics.reach, slices * thickness, oriented=True)
+    phase = atoms_to_phase(atoms, kinds, rng.choice(ELEMENTS, 3), optics, slices, thickness)
+    return Specimen("oriented", phase, thickness), optics
 
 
 def draw_specimen(rng, optics: Optics) -> Specimen:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from .specimens import GRID, Optics, Specimen, draw_optics, draw_specimen
+from .specimens import GRID, Optics, Specimen, draw_optics, draw_oriented, draw_specimen
 
 CENTER = GRID // 2  # the index of the direct beam in a pattern
 
@@ -57,16 +57,19 @@ def multislice(specimen: Specimen, optics: Optics, waves: torch.Tensor, exits) -
     return torch.stack(out)
 
 
-def draw_patterns(seed, probes: int = 3, exits: int = 2):
-    """Clean patterns of one random specimen.
+def draw_patterns(seed, probes: int = 3, exits: int = 2, oriented: bool = False):
+    """Clean patterns of one random specimen, or of a crystal along a zone axis.
 
     Returns:
         intensities (n, GRID, GRID) float32 with the direct beam at (CENTER, CENTER), the aperture's radius in
         samples, and the kind of specimen.
     """
     rng = np.random.default_rng(seed)
-    optics = draw_optics(rng)
-    specimen = draw_specimen(rng, optics)
+    if oriented:
+        specimen, optics = draw_oriented(rng)
+    else:
+        optics = draw_optics(rng)
+        specimen = draw_specimen(rng, optics)
     slices = len(specimen.phase)
     chosen = sorted(rng.choice(np.arange(1, slices + 1), min(exits, slices), replace=False))
     focus = rng.normal(0, 60, probes) * (rng.random(probes) < 0.7)

@@ -124,8 +124,6 @@ class CenterTask:
         # A plain distance keeps position learning alive while the covariance is still wrong.
         nll = torch.where(nll > 20, 20 + torch.log1p((nll - 20).clamp_min(0)), nll)  # outliers pull, but not for ever
         fine = nll.mean() + 0.3 * torch.sqrt(error.square().sum(-1) + 1e-4).mean()
-        if uniform(generator, 1) > 0.7:  # a batch of fields costs a third of one of windows
-            return fine
         x, scale, origin, present, scene = fields(bank, generator, self.batch // 8)
         logits, log_radius, presence = network.coarse(x, scale, half)
         target = splat(((origin - (CELL - 1) / 2) / CELL).clamp(0, FIELD / CELL - 1), logits.shape[1:])

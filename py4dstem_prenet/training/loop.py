@@ -12,9 +12,10 @@ import torch
 
 from ..errors import PrenetError
 from ..networks.weights import tensors
-from ..simulation.bank import load_bank
+from ..simulation.bank import Bank, joined, load_bank
 
 SPECIMENS = 1600  # in the training bank, some six patterns each
+ORIENTED = 0.4  # as many crystals along zone axes besides, in parts of these
 BANKS = {"train": 1, "validation": 2}  # seeds that share no specimen
 HELD_OUT = 120
 WARMUP = 200  # steps
@@ -54,6 +55,12 @@ def grown(state: dict, network) -> dict:
                 out[name][:, old.shape[1]:] = 0
             out[name][tuple(slice(n) for n in old.shape)] = old
     return out
+
+
+def everything(folder: Path, seed: int, specimens: int) -> Bank:
+    """Random specimens and, besides, crystals along zone axes, from the banks in `folder`."""
+    oriented = max(1, round(ORIENTED * specimens))
+    return joined(load_bank(folder, seed, specimens), load_bank(folder, seed, oriented, oriented=True))
 
 
 def train(task: str, *, minutes: float | None = None, steps: int | None = None, seed: int = 0, resume: bool = False,
@@ -102,8 +109,8 @@ def train(task: str, *, minutes: float | None = None, steps: int | None = None, 
         optimizer.load_state_dict(state["optimizer"])
         generator.set_state(state["generator"])
         step, spent, seed, running = (state[key] for key in ("step", "spent", "seed", "running"))
-    bank = load_bank(banks, BANKS["train"], specimens)
-    held_out = load_bank(banks, BANKS["validation"], min(HELD_OUT, specimens))
+    bank = everything(banks, BANKS["train"], specimens)
+    held_out = everything(banks, BANKS["validation"], min(HELD_OUT, specimens))
 
     def progress():
         parts = [step / steps if steps else 0.0, (spent + time.monotonic() - began) / 60 / minutes if minutes else 0.0]
