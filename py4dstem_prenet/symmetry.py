@@ -16,8 +16,7 @@ SEEN = 0.2  # of a pattern's squares, that must be seen on both sides of a point
 LARGEST = 256  # side of a pooled pattern on which this is looked at, pixels
 CLEAR = 0.6  # from which a pattern is called symmetric; right origins of 90 simulated scans had .83 and more
 BETTER = 0.25  # by which it is more so than about the origin; about disks beside the direct beam it was .6 to .8
-NEAR = 1.0  # radii of the direct disk about the origin that belong to it, and no less than NEAR_PIXELS
-NEAR_PIXELS = 3.0
+NEAR, NEAR_PART = 3.0, 0.3  # pixels about the origin that belong to it, or radii of the direct disk
 
 
 def symmetry(z: torch.Tensor, good: torch.Tensor) -> torch.Tensor:
@@ -35,12 +34,15 @@ def symmetry(z: torch.Tensor, good: torch.Tensor) -> torch.Tensor:
     return product / energy.clamp_min(SEEN * z.square().sum((-2, -1), keepdim=True) + 1e-6)
 
 
-def other_center(mean, weight, center, radius: float, readout: float) -> str:
-    """A sentence where a scan's pooled pattern is symmetric about a point that is not its origin, else "".
+def center_of_symmetry(mean, weight, center, radius: float, readout: float):
+    """About which point a scan's pooled pattern is most symmetric.
 
     Args:
         mean, weight: (Hx, Hy) electrons a pattern, and how many patterns were seen, in each pixel (`pooling.Pooled`).
         center: (2,) where the origin was moved to, pixels. radius: of the direct disk, pixels. readout: electrons rms.
+
+    Returns: away (2,), the point less the origin, in whole pixels; the symmetry about the origin, or a point close by; and
+    that about the point.
     """
     electrons = np.clip(mean * weight, 0, None)
     step = -(-max(weight.shape) // LARGEST)
@@ -51,11 +53,19 @@ def other_center(mean, weight, center, radius: float, readout: float) -> str:
     found = symmetry(torch.from_numpy(z)[None], torch.from_numpy(good)[None])[0].numpy()
     origin = (np.asarray(center) - (step - 1) / 2) / step
     x, y = np.meshgrid(*map(np.arange, found.shape), indexing="ij")
-    near = np.hypot(x - origin[0], y - origin[1]) * step < max(NEAR * radius, NEAR_PIXELS)
-    here, there = float(found[near].max()), float(found.max())
+    near = np.hypot(x - origin[0], y - origin[1]) * step < max(NEAR, NEAR_PART * radius)
+    away = (np.unravel_index(found.argmax(), found.shape) - origin) * step
+    return away, float(found[near].max()), float(found.max())
+
+
+def other_center(mean, weight, center, radius: float, readout: float) -> str:
+    """A sentence where a scan's pooled pattern is symmetric about a point that is not its origin, else "".
+
+    Arguments as for `center_of_symmetry`.
+    """
+    away, here, there = center_of_symmetry(mean, weight, center, radius, readout)
     if there < max(CLEAR, here + BETTER):
         return ""
-    away = (np.unravel_index(found.argmax(), found.shape) - origin) * step
     return (f"the mean pattern is symmetric ({there:.2f}) about a point ({away[0]:+.0f}, {away[1]:+.0f}) px from the "
             f"origin, and not ({here:.2f}) about the origin, which may lie in a diffracted disk")
 
