@@ -88,7 +88,10 @@ def strain(vectors):
 
 
 def prepared(counts, truth):
-    """{name: strain maps} from each preparation of the same counts."""
+    """{name: strain maps} from each preparation of the same counts; and how far off our origin is, mean, pixels.
+
+    The latter, since a strain map is the same with an origin in any other disk of the lattice.
+    """
     out = {}
     cube = py4DSTEM.DataCube(counts.astype(np.float32))
     vectors = disks(cube, truth["radius"])
@@ -99,6 +102,8 @@ def prepared(counts, truth):
     out[PREPARED[0]] = strain(vectors)
     cube = py4DSTEM.DataCube(counts)
     cube.prenet.calibrate(progress=False)
+    off = np.hypot(*(found - truth[key] for found, key in zip(cube.calibration.get_origin(), ("qx0", "qy0"),
+                                                              strict=True))).mean()
     alone, aware = (cube.prenet.denoise(scan_aware=mode, progress=False) for mode in (False, True))
     counted = py4DSTEM.DataCube(counts.astype(np.float32))
     for name, data in zip(PREPARED[1:], (counted, alone, aware), strict=True):
@@ -108,7 +113,7 @@ def prepared(counts, truth):
             if values is not None:
                 getattr(vectors.calibration, setter)(values)
         out[name] = strain(vectors)
-    return out
+    return out, off
 
 
 def errors(found, true):
@@ -145,7 +150,8 @@ def main():
     parser.add_argument("--figure")
     args = parser.parse_args()
     known, true = scan(seed=1)
-    maps = {dose: quiet(prepared, known.counts(dose), known.truth) for dose in args.doses}
+    made = {dose: quiet(prepared, known.counts(dose), known.truth) for dose in args.doses}
+    maps = {dose: found for dose, (found, _) in made.items()}
     table = {dose: {name: errors(found, true) for name, found in some.items()} for dose, some in maps.items()}
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
     print(f"{SCAN[0]} x {SCAN[1]} patterns of 128 x 128 pixels; {datetime.date.today()}, commit {commit}, "
@@ -157,6 +163,7 @@ def main():
         cells = [" / ".join(f"{e:.2f}" for e in table[d][name][0]) + f" ({100 * table[d][name][1]:.0f} %)"
                  for d in args.doses]
         print(f"| {name} | " + " | ".join(cells) + " |")
+    print("| origin of ours, mean error | " + " | ".join(f"{made[d][1]:.3f} px" for d in args.doses) + " |")
     if args.figure:
         figure(args.figure, true, maps, table, args.doses)
 

@@ -41,8 +41,8 @@ def center_of_symmetry(mean, weight, center, radius: float, readout: float):
         mean, weight: (Hx, Hy) electrons a pattern, and how many patterns were seen, in each pixel (`pooling.Pooled`).
         center: (2,) where the origin was moved to, pixels. radius: of the direct disk, pixels. readout: electrons rms.
 
-    Returns: away (2,), the point less the origin, in whole pixels; the symmetry about the origin, or a point close by; and
-    that about the point.
+    Returns: away (2,), the point less the origin, in whole pixels; the symmetry about the origin, or a point close by;
+    and that about the point.
     """
     electrons = np.clip(mean * weight, 0, None)
     step = -(-max(weight.shape) // LARGEST)
