@@ -9,20 +9,14 @@ from scipy.ndimage import map_coordinates
 from . import batches
 from .networks.center import coarse_position, normalize
 from .noise import NoiseModel, stabilize
-from .pooling import pool_arrays
 from .sample import Sample
 from .surface import fit_pair
-from .symmetry import center_of_symmetry
 
 FIELD = 128  # largest side of a coarse field, pixels
 BLOCKS = 8  # blocks along each side of the scan
 CLEAR = 5.0  # log odds of a beam; sums of noise reach 2, those of a hundred electrons in a beam have 10 and more
 FEWEST = 1 / 8  # of the blocks, that show a beam clearly: it may have been blanked in the others
 PER_BLOCK = 16  # patterns that are summed in a block
-# Symmetry of all blocks together about another point than the guess, and by how much more than about the guess, from
-# which it overrides what the network says. Right guesses of 90 simulated scans had .83 and more; where tilted crystals
-# are more symmetric about a point beside the direct beam, that had .87 and less.
-PLAIN, ELSEWHERE = 0.9, 0.3
 
 
 def coarse_origin(network, data, noise: NoiseModel):
@@ -48,23 +42,8 @@ def coarse_origin(network, data, noise: NoiseModel):
     at = (coarse_position(logits).cpu().numpy() + 0.5) * step - 0.5
     # A radius is the same everywhere.
     radius = float(np.exp(np.median(size.cpu().numpy()[seen]))) * step
-    block_of = _block_of(scan, grid).ravel()
-    guess = spread_blocks(at, grid, scan, max(0.5, 0.5 * step), seen)
-    guess += _symmetric(guess, sums, counts, block_of, seen, radius, noise)
-    return guess, radius, seen[block_of], ""
-
-
-def _symmetric(guess, sums, counts, block_of, seen, radius, noise):
-    """What moves a guess to the point about which all blocks together are symmetric, (2,): 0 unless that is plain.
-
-    A block shows the network few tilts of the specimen; all of them together are more symmetric than any.
-    """
-    of_block = np.stack([np.bincount(block_of, guess[:, k], len(sums)) for k in (0, 1)], 1)
-    of_block /= np.maximum(np.bincount(block_of, minlength=len(sums)), 1)[:, None]
-    pooled = pool_arrays(sums[seen], *of_block[seen].T, bad=noise.bad_pixels)
-    readout = noise.readout / noise.gain * np.sqrt(counts[seen].mean())
-    away, here, there = center_of_symmetry(pooled.mean, pooled.weight, pooled.center, radius, readout)
-    return away if there > PLAIN and here < there - ELSEWHERE else np.zeros(2)
+    shown = seen[_block_of(scan, grid).ravel()]
+    return spread_blocks(at, grid, scan, max(0.5, 0.5 * step), seen), radius, shown, ""
 
 
 def _lit(sums, counts, good):

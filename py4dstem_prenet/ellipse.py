@@ -24,7 +24,7 @@ ideal radius stays rho.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -159,11 +159,12 @@ def in_region(region, scan):
 
 def judge(network, pooled: Pooled, radius, noise: NoiseModel) -> Ellipse:
     """Weigh the evidence in pooled patterns. radius: of the direct disk, px, or None where it is hidden."""
-    sources, notes, continuity, disk, start, elsewhere = {}, [], 0.0, None, np.zeros(2), ""
+    sources, notes, continuity, disk, start = {}, [], 0.0, None, np.zeros(2)
     if radius is not None and np.isfinite(radius):
         if not radius > 0:
             raise PrenetError(f"The probe radius must be positive, not {radius}; measure the origin first.")
         elsewhere = other_center(pooled.mean, pooled.weight, pooled.center, radius, noise.readout / noise.gain)
+        notes += [elsewhere] if elsewhere else []
         seen = look(network, pooled, radius, noise)
         start = seen["rings"][0]
         disk = fit_disk(pooled, radius, start_vector=seen["disk"][0])
@@ -178,8 +179,7 @@ def judge(network, pooled: Pooled, radius, noise: NoiseModel) -> Ellipse:
             sources["rings"] = (rings.vector, rings.covariance)
             if disk is not None:
                 notes += _apart(pooled, disk.center)
-    found = _decide(sources, notes, continuity)
-    return replace(found, accepted=False, reason=f"refused: {elsewhere}") if elsewhere else found
+    return _decide(sources, notes, continuity)
 
 
 def _apart(pooled, beam):
@@ -199,7 +199,7 @@ def _unknown(reason):
 
 def _decide(sources, notes, continuity) -> Ellipse:
     if not sources:
-        return _unknown("not determined: neither rings nor the image of a round aperture can be seen")
+        return _unknown("; ".join(["not determined: neither rings nor the image of a round aperture can be seen", *notes]))
     used = dict(sources)
     vector, covariance, agree, chi2 = combine(used)
     if not agree and continuity >= WHOLE and _sigma(sources["rings"][1]) < SIGMA_ACCEPTED:
