@@ -199,7 +199,8 @@ def _unknown(reason):
 
 def _decide(sources, notes, continuity) -> Ellipse:
     if not sources:
-        return _unknown("; ".join(["not determined: neither rings nor the image of a round aperture can be seen", *notes]))
+        reason = "not determined: neither rings nor the image of a round aperture can be seen"
+        return _unknown("; ".join([reason, *notes]))
     used = dict(sources)
     vector, covariance, agree, chi2 = combine(used)
     if not agree and continuity >= WHOLE and _sigma(sources["rings"][1]) < SIGMA_ACCEPTED:
