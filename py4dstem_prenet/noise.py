@@ -98,12 +98,22 @@ class NoiseModel:
 
 
 def sample_positions(scan, count):
-    """At most `count` flat scan positions on an even grid over a (Rx, Ry) scan, ascending."""
+    """At most `count` flat scan positions on a grid over a (Rx, Ry) scan, about even, ascending.
+
+    Each row and column of the grid lies anywhere in its cell: at equal steps, of a scan of 256 x 256 only even rows
+    would be seen, though those that were scanned backward are others, and of a periodic one a single phase.
+    """
     rows = int(np.clip(round(np.sqrt(count * scan[0] / scan[1])), 1, min(scan[0], count)))
     columns = min(scan[1], count // rows)
-    i = ((np.arange(rows) + 0.5) * scan[0] / rows).astype(np.int64)
-    j = ((np.arange(columns) + 0.5) * scan[1] / columns).astype(np.int64)
+    i, j = (_anywhere(size, n) for size, n in zip(scan, (rows, columns), strict=True))
     return (i[:, None] * scan[1] + j).ravel()
+
+
+def _anywhere(size, count):
+    """One number out of each of `count` equal parts of range(size), ascending."""
+    ends = np.arange(count + 1) * size // count
+    # Multiples of the golden ratio's inverse fill a part evenly (Weyl 1916), whatever their number.
+    return ends[:-1] + (np.diff(ends) * (np.arange(1, count + 1) * (5**0.5 - 1) / 2 % 1)).astype(np.int64)
 
 
 def evenly(data, count):

@@ -212,6 +212,16 @@ def test_sampled_positions_are_distinct_in_range_and_spread_over_both_axes(rx, r
         assert len(np.unique(at // ry)) >= 2 and len(np.unique(at % ry)) >= 2
 
 
+@pytest.mark.parametrize("scan", [(64, 64), (128, 128), (256, 256), (512, 512), (256, 64)])
+def test_a_sample_sees_rows_scanned_backward_and_every_phase_of_what_is_periodic(scan):
+    rows, columns = np.divmod(sample_positions(scan, 256), scan[1])
+    for at in (rows, columns):
+        for period in (2, 4):
+            seen = np.bincount(at % period, minlength=period)
+            assert seen.min() > 0.6 * seen.mean()
+
+
+
 @pytest.mark.parametrize("options", [dict(scan=(4, 5), shape=(96, 80), dose=10_000.0, ratio=1.05, theta=0.5, seed=3),
                                      dict(scan=(6, 6), shape=(64, 64), radius=5.0, dose=1e5, amplitude=0.0, seed=6)])
 def test_a_hot_pixel_inside_the_direct_beam_is_found(options):
