@@ -43,8 +43,10 @@ def quick_alarms(snapshot, strain=None) -> tuple[Alarm, ...]:
     snapshot: `snapshot.Snapshot`. strain: the precision of strain that a single position shall give, such as 0.002;
     None: any dose will do.
     """
-    if snapshot.beam is None or not snapshot.known.any():
+    if snapshot.noise is None or not snapshot.looked.any():
         return ()
+    if snapshot.hidden:  # hidden by a stop, it may be: what needs no position
+        return tuple(alarm for alarm in (beam_lost(snapshot), saturates(snapshot)) if alarm is not None)
     found = [beam_lost(snapshot), drifts(snapshot), saturates(snapshot), None if strain is None else
              too_few_electrons(snapshot, strain)]
     return tuple(alarm for alarm in found if alarm is not None)
@@ -52,8 +54,8 @@ def quick_alarms(snapshot, strain=None) -> tuple[Alarm, ...]:
 
 def beam_lost(snapshot) -> Alarm | None:
     """The last run of positions, in the order of the scan, that show no beam, where it is long enough."""
-    at = np.flatnonzero(snapshot.known)
-    bad = ~snapshot.valid.ravel()[at]
+    at = np.flatnonzero(snapshot.looked)
+    bad = ~snapshot.lit[at]
     edges = np.flatnonzero(np.diff(np.concatenate([[False], bad, [False]])))
     columns = snapshot.scan[1]
     runs = [(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True)
@@ -62,7 +64,8 @@ def beam_lost(snapshot) -> Alarm | None:
         return None
     first, last = runs[-1]
     now = "and it is not back" if last == len(bad) else f"it is back at {_place(at[last], columns)}"
-    return Alarm("beam lost", divmod(int(at[first]), columns), f"{last - first} positions show no beam; {now}.")
+    what = "are dark" if snapshot.hidden else "show no beam"
+    return Alarm("beam lost", divmod(int(at[first]), columns), f"{last - first} positions {what}; {now}.")
 
 
 def drifts(snapshot) -> Alarm | None:
@@ -94,7 +97,7 @@ def drifts(snapshot) -> Alarm | None:
 
 def saturates(snapshot) -> Alarm | None:
     """The first scan row from which on most patterns crowd at the detector's largest value."""
-    known = snapshot.known.reshape(snapshot.scan)
+    known = snapshot.looked.reshape(snapshot.scan)
     saturated = (snapshot.saturated.reshape(snapshot.scan) & known).sum(1)
     bad = np.flatnonzero((saturated >= np.maximum(SATURATED_PART * known.sum(1), SHORTEST_LOSS)) & known.any(1))
     if not len(bad):

@@ -116,7 +116,7 @@ class Beam:
                 if number == 0:
                     signal[part] = electrons
                 at = fitted.position.cpu().numpy() * self.bins + middle
-                ratio = fitted.misfit.cpu().numpy() / limit
+                ratio = fitted.misfit.cpu().numpy() / max(limit, 1e-9)  # of windows without any electron it is 0
                 better = (ratio < best[part]) & (fitted.strength.cpu().numpy() > STRENGTH)
                 if sigma is not None:  # the network found this disk: the fit may sharpen that, not leave it
                     better &= (np.abs(at - start[part]) < np.maximum(ASTRAY, 5 * spread[part])).all(1)

@@ -30,11 +30,12 @@ def learn(sample: Sample, seen, mask, device) -> Learned:
     """Noise and beam from the rectangle of the scan that was seen, as `calibrate` learns them from a whole one."""
     box = tuple(slice(int(at.min()), int(at.max()) + 1) for at in np.divmod(sample.positions, sample.scan[1]))
     part = boxed(sample, box)
+    noise = None
     try:
         noise = estimate_noise(part, mask=mask)
+        beam, guess, reason = find_beam(part, noise, device)
     except PrenetError as problem:  # a beam that is still blanked
-        return Learned(None, None, None, str(problem), seen)
-    beam, guess, reason = find_beam(part, noise, device)
+        return Learned(noise, None, None, str(problem), seen)
     if beam is None:
         return Learned(noise, None, None, reason, seen)
     nearest = [np.clip(np.arange(n) - part.start, 0, part.stop - part.start - 1)

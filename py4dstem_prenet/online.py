@@ -81,13 +81,15 @@ class OnlineCalibrator:
         count = scan[0] * scan[1]
         self._located = nowhere(count)
         self._fed, self._known, self._saturated = np.zeros((3, count), bool)
+        self._total = np.zeros(count)  # of each pattern, detector units
+        self._noise = None  # the latest that was learned, with a beam or without
         self._rank = _ranks(scan)
         self._kept: dict[int, np.ndarray] = {}
         self._worst: list[tuple[float, int]] = []  # a heap of what is kept, the least important on top
         self._dtype = None
         self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
         self._learned: Learned | None = None  # the latest that has a beam
-        self._reason = "Nothing was seen yet."
+        self._reason = "Nothing has been learned yet."
         self._next = min(FIRST, count)
         self._learning: Future | None = None
         self._thread = ThreadPoolExecutor(1, "prenet-learn")
@@ -111,6 +113,7 @@ class OnlineCalibrator:
             block, index = patterns[part], positions[part]
             self._keep(index, block)
             self._fed[index] = True
+            self._total[index] = block.sum((1, 2), dtype=np.float64)
             self._advance()
             if self._beam is None:
                 self._wait_for_beam(index, block)
@@ -153,10 +156,12 @@ class OnlineCalibrator:
             self._kept[position] = pattern.copy()
 
     def _wait_for_beam(self, index, block):
+        if self._noise is not None:  # saturation needs no beam, which a stop may hide for good
+            self._saturated[index] = crowded(block, self._noise)
         self._waiting.append((index, block.copy()))
         if sum(b.nbytes for _, b in self._waiting) > BACKLOG_BYTES:
             if self._learning is not None:
-                self._learning.result()
+                wait([self._learning])
                 self._advance()
             if self._beam is None:
                 self._waiting.pop(0)  # `finish` locates it
@@ -171,10 +176,14 @@ class OnlineCalibrator:
         """Adopt what was learned, and learn again where there is more to learn from."""
         if self._learning is not None and self._learning.done():
             future, self._learning = self._learning, None
-            learned = future.result()
+            try:
+                learned = future.result()
+            except PrenetError as problem:  # of the process that learns: what is known stays, and it tries again
+                learned = Learned(None, None, None, str(problem), self.seen)
             self._reason, self._judged = learned.reason, None
             later = 2 * learned.seen if learned.beam else learned.seen + max(FIRST, learned.seen // 4)
             self._next = min(later, len(self._fed)) if learned.seen < len(self._fed) else np.inf
+            self._noise = learned.noise if self._learned is None or learned.beam else self._noise
             if learned.beam is not None:
                 self._adopt(learned)
         seen = self.seen
@@ -207,7 +216,7 @@ class OnlineCalibrator:
                 self._catch_up()
             if self._learning is None:
                 return
-            self._learning.result()
+            wait([self._learning])
 
     # --- locating --------------------------------------------------------------------------------------------
 
@@ -215,7 +224,7 @@ class OnlineCalibrator:
         learned = self._learned
         found = nowhere(len(index), self._guess(index))
         usual = np.median(self._located.signal[self._located.seen]) if self._located.seen.any() else 0.0
-        electrons = (block.sum((1, 2), dtype=np.float64) - learned.noise.offset * block[0].size) / learned.noise.gain
+        electrons = (self._total[index] - learned.noise.offset * block[0].size) / learned.noise.gain
         lit = electrons > max(3.0, BLANK * usual)  # the network need not look at what holds no beam anywhere
         if lit.any():
             found.put(lit, learned.beam.locate(block[lit], found.position[lit]))
@@ -273,9 +282,8 @@ class OnlineCalibrator:
         """All that is known now; it does not change when more is fed."""
         self._advance()
         located = Located(*(getattr(self._located, name).copy() for name in LOCATED))
-        noise, beam = (self._learned.noise, self._learned.beam) if self._learned else (None, None)
-        return Snapshot(self._sample(), located, self._known.copy(), self._saturated.copy(), noise, beam, self._reason,
-                        self.seen)
+        return Snapshot(self._sample(), located, self._known.copy(), self._saturated.copy(), self._noise, self._beam,
+                        self._reason, self.seen, self._fed.copy(), self._total.copy())
 
     def _sample(self):
         positions = np.sort(np.fromiter(self._kept, np.int64, len(self._kept)))

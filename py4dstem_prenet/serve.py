@@ -76,8 +76,10 @@ def state_of(watcher) -> dict:
         "sentence")}
     state["alarms"] = [str(alarm) for alarm in status.alarms]
     state["report"] = "" if watcher.report is None else str(watcher.report)
-    state["maps"] = []
-    if snapshot is not None and snapshot.beam is not None:
+    state["reason"], state["maps"] = "" if snapshot is None else snapshot.reason, []
+    if snapshot is not None and snapshot.noise is not None and snapshot.hidden:
+        state["maps"] = [_encoded("sums of patterns", snapshot.map(snapshot.total), snapshot.map(snapshot.fed), False)]
+    elif snapshot is not None and snapshot.beam is not None:
         valid = snapshot.valid
         position, signal = snapshot.map(snapshot.located.position), snapshot.map(snapshot.located.signal)
         known = snapshot.known.reshape(snapshot.scan)
@@ -94,5 +96,5 @@ def _encoded(title, values, known, diverging):
     low, high = (float(v) for v in np.percentile(values[known], [1, 99])) if known.any() else (0.0, 1.0)
     scaled = (np.where(known, values, low) - low) / max(high - low, 1e-9)
     levels = np.where(known, np.clip(np.rint(1 + 254 * scaled), 1, 255), 0).astype(np.uint8)
-    return {"title": title, "low": round(low, 4), "high": round(high, 4), "rows": levels.shape[0],
+    return {"title": title, "low": low, "high": high, "rows": levels.shape[0],
             "columns": levels.shape[1], "diverging": diverging, "levels": base64.b64encode(levels.tobytes()).decode()}

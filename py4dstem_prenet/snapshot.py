@@ -10,8 +10,9 @@ import numpy as np
 from .alarms import row_moves
 from .beam import Beam, Located
 from .errors import PrenetError
+from .hidden import BRIGHT, LIT
 from .noise import NoiseModel
-from .origin import OriginMap, fit_origin, origin_of, shows_beam
+from .origin import OriginMap, fit_origin, from_rings, origin_of, shows_beam
 from .pipeline import CalibrationReport, judge_scan
 from .sample import Sample
 
@@ -24,7 +25,8 @@ class Snapshot:
 
     sample: patterns that were kept. located: of every position. known, saturated: (Rx * Ry,) bool, positions that were
     looked at, and those whose patterns crowd at their largest value.
-    noise and beam are None before the first beam; reason: why there is none yet. seen: patterns that were fed.
+    noise and beam are None before they are learned; there is no beam, ever, where a stop hides it; reason: why there
+    is none. seen: patterns that were fed. fed: (Rx * Ry,) bool, which. total: (Rx * Ry,) their sums, detector units.
     """
 
     sample: Sample
@@ -35,15 +37,41 @@ class Snapshot:
     beam: Beam | None
     reason: str
     seen: int
+    fed: np.ndarray
+    total: np.ndarray
 
     @property
     def scan(self):
         return self.sample.scan
 
     @property
+    def device(self):
+        return "auto" if self.beam is None else self.beam.device
+
+    @property
     def valid(self):
         """(Rx, Ry) bool: where a beam was located."""
         return shows_beam(self.located, self.known).reshape(self.scan)
+
+    @cached_property
+    def hidden(self):
+        """Whether no position shows a direct beam: where patterns are not dark, a stop may hide it."""
+        return self.beam is None or not self.valid.any()
+
+    @property
+    def looked(self):
+        """(Rx * Ry,) bool: positions of which it is known whether they are lit."""
+        return self.fed if self.hidden else self.known
+
+    @property
+    def lit(self):
+        """(Rx * Ry,) bool: where a beam was located; where none can be, where a pattern is not dark beside others."""
+        if not self.hidden:
+            return self.valid.ravel()
+        shape = self.sample.shape[2:]
+        electrons = (self.total - self.noise.offset * shape[0] * shape[1]) / self.noise.gain
+        usual = np.quantile(electrons[self.fed], BRIGHT) if self.fed.any() else 0.0
+        return self.fed & (electrons > LIT * usual)
 
     @cached_property
     def moves(self):
@@ -63,11 +91,11 @@ class Snapshot:
 def judge_snapshot(snapshot: Snapshot) -> CalibrationReport:
     """What a snapshot says, as a `CalibrationReport`; writes nothing. Changes nothing: it may run on another thread."""
     scan = snapshot.scan
-    if snapshot.beam is None or not snapshot.valid.any():
-        reason = snapshot.reason if snapshot.beam is None else "No position shows a beam that can be located."
+    if snapshot.noise is None:
+        reason = snapshot.reason
         nothing = [np.full(scan, np.nan) for _ in range(4)]
         origin = OriginMap(*nothing, np.zeros(scan, bool), float("nan"), False, reason)
-        noise = snapshot.noise or NoiseModel(1.0, 0.0, 0.0, np.zeros((1, 1), bool), False, 0.0)
+        noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((1, 1), bool), False, 0.0)
         return CalibrationReport(origin, None, None, noise, (f"So far no beam: {reason}",))
     # A surface through half of a scan is a surface of that half: it is not bent by what nobody has seen.
     box = snapshot.box()
@@ -76,13 +104,20 @@ def judge_snapshot(snapshot: Snapshot) -> CalibrationReport:
     inside = inside.ravel()
     sample, known = boxed(snapshot.sample, box), snapshot.known[inside]
     located = Located(*(getattr(snapshot.located, name)[inside] for name in LOCATED))
-    origin = origin_of(sample, snapshot.noise, located, snapshot.beam, known)
+    if snapshot.hidden:  # behind a stop, it may be: the rings' center then
+        reason = snapshot.reason if snapshot.beam is None else "No position shows a beam that can be located."
+        origin = from_rings(sample, snapshot.noise, reason)
+    else:
+        origin = origin_of(sample, snapshot.noise, located, snapshot.beam, known)
+    if not origin.found:
+        return CalibrationReport(_in_scan(origin, box, scan), None, None, snapshot.noise,
+                                 (f"So far no beam: {origin.reason}",))
     try:
-        fit, ellipse = judge_scan(sample, sample, origin, snapshot.noise, snapshot.beam.device, progress=False)
+        fit, ellipse = judge_scan(sample, sample, origin, snapshot.noise, snapshot.device, progress=False)
     except PrenetError:  # no pattern that was kept shows a beam
         fit, ellipse = fit_origin(origin), None
     origin, fit = (_in_scan(found, box, scan) for found in (origin, fit))
-    looked = int(np.count_nonzero(snapshot.known))
+    looked = int(np.count_nonzero(snapshot.looked))
     return CalibrationReport(origin, fit, ellipse, snapshot.noise, (
         f"So far: {looked} of {snapshot.known.size} positions; nothing is written before the end.",))
 

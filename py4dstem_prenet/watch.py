@@ -122,7 +122,7 @@ class Watcher:
                 self.status = replace(self.status, **_said(report))
         # One after the other: learning is not to wait for a judgment.
         idle = self._judging is None and not self.calibrator.learning
-        if idle and now >= self._rest_until and snapshot.beam is not None:
+        if idle and now >= self._rest_until and snapshot.noise is not None:
             self._judging = self._thread.submit(self.calibrator.worker.call, judged, snapshot)
 
 
@@ -219,7 +219,7 @@ def judged(snapshot):
     try:
         report = judge_snapshot(snapshot)
         if report.fit is not None:
-            slow = ellipse_changes(snapshot, report.fit, report.origin.radius, snapshot.beam.device)
+            slow = ellipse_changes(snapshot, report.fit, report.origin.radius, snapshot.device)
     except Exception as error:
         problem = f"descan and ellipse cannot be judged now ({error})"
     return report, (slow,) if slow else (), time.monotonic() - start, problem

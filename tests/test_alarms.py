@@ -30,7 +30,8 @@ def snapshot(rows=12, sigma=0.05):
     located = Located(position, np.full((240, 2), sigma), np.full(240, 300.0), known.copy())
     sample = Sample(SCAN, np.arange(3), np.zeros((3, 64, 64), np.uint16))
     beam = Beam("cpu", NOISE, Aperture(3.2, 0.4, (0.0, 0.0)))
-    return Snapshot(sample, located, known, np.zeros(240, bool), NOISE, beam, "", int(known.sum()))
+    return Snapshot(sample, located, known, np.zeros(240, bool), NOISE, beam, "", int(known.sum()), known.copy(),
+                    np.where(known, 1000.0, 0.0))
 
 
 def told(state, **options):
@@ -60,6 +61,21 @@ def test_a_lost_beam_is_told_within_half_a_row_and_when_it_is_back():
     state.located.seen[135:140] = True
     state.located.seen[6 * 20 : 135] = False
     assert told(state)["beam lost"].since == (6, 0) and "back at row 6, column 15" in told(state)["beam lost"].text
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_behind_a_beam_stop_dark_patterns_and_saturation_are_told_and_nothing_else(learned):
+    """No position shows a beam, whether one was learned from something else or not."""
+    state = snapshot()
+    state.located.seen[:] = False
+    state = state if learned else replace(state, beam=None, known=np.zeros(240, bool))
+    assert told(state, strain=1e-4) == {}
+    state.total[100:115] = 20.0
+    state.saturated[8 * 20 + 6 :] = True
+    alarm = told(state, strain=1e-4)
+    assert set(alarm) == {"beam lost", "saturation"}
+    assert alarm["beam lost"].since == (5, 0) and "15 positions are dark; it is back" in alarm["beam lost"].text
+    assert alarm["saturation"].since == (8, 6)
 
 
 @pytest.mark.parametrize(("move", "says"), [
@@ -119,7 +135,8 @@ def test_an_ellipse_that_changes_in_mid_scan_is_told(monkeypatch):
         located = Located(np.stack([q.ravel() for q in truth], 1), np.full((128, 2), 0.05), np.full(128, 1e4),
                           np.ones(128, bool))
         state = Snapshot(sample, located, np.ones(128, bool), np.zeros(128, bool), noise,
-                         Beam("cpu", noise, Aperture(4.8, 0.4, (0.0, 0.0))), "", 128)
+                         Beam("cpu", noise, Aperture(4.8, 0.4, (0.0, 0.0))), "", 128, np.ones(128, bool),
+                         np.full(128, 50_000.0))
         flat = np.zeros((16, 8))
         return ellipse_changes(state, OriginFit(*truth, flat, flat, flat, flat, "", True, ""), 4.8, "cpu")
 

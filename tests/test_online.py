@@ -4,8 +4,10 @@ import numpy as np
 import py4DSTEM
 import pytest
 from scans import CCD, distance, simulated
+from test_hidden import rings
 
-from py4dstem_prenet import online
+from py4dstem_prenet import learning, online
+from py4dstem_prenet.alarms import quick_alarms
 from py4dstem_prenet.errors import PrenetError
 from py4dstem_prenet.online import OnlineCalibrator
 from py4dstem_prenet.pipeline import calibrate
@@ -164,3 +166,42 @@ def test_a_cube_of_another_scan_is_refused(halfway):
         halfway.finish(py4DSTEM.DataCube(np.ones((4, 4, 64, 64))))
     with pytest.raises(PrenetError, match="shape are needed"):
         OnlineCalibrator((4,), (64, 64))
+
+
+def test_behind_a_beam_stop_the_center_of_the_rings_is_followed():
+    """And a beam that is blanked in mid-scan is told; it was once said to be lost from the first position on."""
+    counts, truth, good = rings()
+    counts = counts.copy()
+    counts[6:] = 0
+    calibrator = OnlineCalibrator((8, 8), (128, 128), mask=good, device="cpu")
+    calibrator.feed(counts.reshape(-1, 128, 128), np.arange(64))
+    calibrator.wait()
+    (alarm,) = quick_alarms(calibrator.snapshot())
+    assert alarm.kind == "beam lost" and alarm.since == (6, 0)
+    origin = calibrator.origin
+    assert origin.feature == "rings" and np.array_equal(origin.valid.all(1), np.arange(8) < 6)
+    assert np.hypot(origin.qx0 - truth[0], origin.qy0 - truth[1])[:6].max() < 0.5
+    assert calibrator.ellipse.accepted and np.hypot(*calibrator.ellipse.vector) < 0.01
+    calibrator.close()
+
+
+def test_a_learning_that_fails_is_tried_again(monkeypatch):
+    scan = simulated(scan=(8, 8), shape=(64, 64), dose=3000.0)
+    failures = []
+
+    def learn(*args):
+        if len(failures) < 2:
+            failures.append(PrenetError("no memory"))
+            raise failures[-1]
+        return learning.learn(*args)
+
+    monkeypatch.setattr(online, "learn", learn)
+    monkeypatch.setattr(online, "FIRST", 8)
+    calibrator = OnlineCalibrator((8, 8), (64, 64), device="cpu")
+    for row in range(8):
+        calibrator.feed(scan.counts[row], np.arange(8) + 8 * row)
+        calibrator.wait()
+        if row == 0:
+            assert calibrator.located == 0 and "no memory" in str(calibrator.report)
+    assert len(failures) == 2 and calibrator.located == 64
+    calibrator.close()
