@@ -12,7 +12,7 @@ from safetensors.torch import save
 
 from .._version import __version__
 from ..networks import weights
-from .loop import BANKS, HELD_OUT, SPECIMENS, tasks
+from .loop import BANKS, HELD_OUT, ORIENTED, SPECIMENS, tasks
 
 REPLAY_SEED = 7
 
@@ -85,7 +85,8 @@ def _card(name: str, facts: dict) -> str:
 | parameters | {facts["parameters"]:,} |
 | trained | {facts["steps"]:,} steps in its last run, {facts["minutes"]} minutes in all on two CPU cores |
 | seed, command | {facts["seed"]}, `{facts["command"]}` |
-| data | simulated: multislice patterns of {specimens} random specimens (seed {train_seed}), drawn anew each step |
+| data | simulated: multislice patterns of {specimens} random specimens and {round(ORIENTED * specimens)} crystals \
+along zone axes (seed {train_seed}), drawn anew each step |
 | SHA-256 | `{facts["sha256"]}` |
 | made | {facts["date"]}, py4dstem-prenet {facts["version"]}, GPL-3.0-or-later |
 
