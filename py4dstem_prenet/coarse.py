@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 from scipy.ndimage import map_coordinates
+from torch.nn.functional import avg_pool2d, grid_sample
 
 from . import batches
-from .networks.center import coarse_position, normalize
+from .networks.center import CELL, coarse_position, normalize
 from .noise import NoiseModel, stabilize
 from .sample import Sample
 from .surface import fit_pair
@@ -17,6 +18,8 @@ BLOCKS = 8  # blocks along each side of the scan
 CLEAR = 5.0  # log odds of a beam; sums of noise reach 2, those of a hundred electrons in a beam have 10 and more
 FEWEST = 1 / 8  # of the blocks, that show a beam clearly: it may have been blanked in the others
 PER_BLOCK = 16  # patterns that are summed in a block
+AGREED = 0.3  # mean log-likelihood by which another place must be better than that which most blocks favor
+SURPRISE = 1e-3  # likelihood of the direct beam where a block excludes it: the block may show something else
 
 
 def coarse_origin(network, data, noise: NoiseModel):
@@ -39,11 +42,55 @@ def coarse_origin(network, data, noise: NoiseModel):
         if np.median(presence[lit]) < 0:
             return None, None, None, "No beam was found in this scan: the sums over its blocks look like noise alone."
         seen = lit & (presence >= 0)
-    at = (coarse_position(logits).cpu().numpy() + 0.5) * step - 0.5
     # A radius is the same everywhere.
     radius = float(np.exp(np.median(size.cpu().numpy()[seen]))) * step
-    shown = seen[_block_of(scan, grid).ravel()]
-    return spread_blocks(at, grid, scan, max(0.5, 0.5 * step), seen), radius, shown, ""
+    block_of = _block_of(scan, grid).ravel()
+    at = coarse_position(logits)
+
+    def surface(at):
+        return spread_blocks((at.cpu().numpy() + 0.5) * step - 0.5, grid, scan, max(0.5, 0.5 * step), seen)
+
+    guess = surface(at)
+    smooth = np.stack([np.bincount(block_of, g, len(at)) for g in guess.T], 1) / np.bincount(block_of)[:, None]
+    smooth = ((torch.from_numpy(smooth) + 0.5) / step - 0.5).to(at)
+    agreed = agreed_positions(logits, at, smooth, torch.from_numpy(seen).to(device))
+    if agreed is not None:
+        guess = surface(coarse_position(logits, agreed))
+    return guess, radius, seen[block_of], ""
+
+
+def agreed_positions(logits, at, smooth, seen):
+    """Where all blocks together say that the direct beam is, (n, 2) pixels; None where that is where most of them say.
+
+    Each block may be surer of some places than of others. Where most of them, unsure among many like disks, favor one
+    that the others exclude, a vote would be wrong; the likelihoods of independent patterns multiply.
+
+    Args:
+        logits: (n, rows, columns) of the blocks. at: (n, 2) what each says. smooth: (n, 2) the surface through these.
+        seen: (n,) bool, which say anything.
+    """
+    there = torch.softmax(logits.flatten(1), 1).view_as(logits)[seen]
+    there = avg_pool2d(there[:, None], 3, 1, 1, divisor_override=1)  # a cell and those around it
+    likelihood = ((there + SURPRISE) / SURPRISE).log()
+    still = at[seen].median(0).values.expand_as(at)  # where rows show different disks no surface tells of the descan
+    frames = smooth, still
+    together = torch.stack([_moved(likelihood, frame[seen]) for frame in frames])
+    rows, columns = logits.shape[1:]
+    if together.max() < together[0, rows - 1, columns - 1] + AGREED:
+        return None
+    number, x, y = np.unravel_index(int(together.argmax()), together.shape)
+    return frames[number] + CELL * torch.tensor([x - rows + 1, y - columns + 1]).to(at)
+
+
+def _moved(likelihood, positions):
+    """Mean of log-likelihoods (n, 1, rows, columns) at positions (n, 2), pixels, moved by whole cells each way,
+    (2 rows - 1, 2 columns - 1); 0 off the field."""
+    at = []
+    for k, n in enumerate(likelihood.shape[2:]):
+        cell = (positions[:, k, None] - (CELL - 1) / 2) / CELL + torch.arange(-n + 1, n, device=positions.device)
+        at.append(2 * cell / (n - 1) - 1)
+    grid = torch.stack(torch.broadcast_tensors(at[1][:, None, :], at[0][:, :, None]), -1)
+    return grid_sample(likelihood, grid, align_corners=True).mean((0, 1))
 
 
 def _lit(sums, counts, good):

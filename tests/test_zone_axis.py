@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from py4dstem_prenet.coarse import agreed_positions
 from py4dstem_prenet.ellipse import measure_ellipse
+from py4dstem_prenet.networks.center import CELL, coarse_position
 from py4dstem_prenet.noise import estimate_noise
 from py4dstem_prenet.origin import measure_origin
 from py4dstem_prenet.simulation.known import SILICON, simulate_known, zone_axis
@@ -101,3 +103,34 @@ def test_an_origin_in_a_diffracted_disk_is_told():
     assert "the mean pattern is symmetric" in wrong.reason
     away = [int(number) for number in re.search(r"\((.\d+), (.\d+)\) px", wrong.reason).groups()]
     assert np.allclose(away, -beside[:2], atol=2)
+
+
+def heat(places, rows=24, columns=32):
+    """Logits of a coarse map whose places (x, y in cells) have these probabilities."""
+    probability = torch.full((rows, columns), 1e-7)
+    for (x, y), part in places.items():
+        probability[x, y] = part
+    return probability.log()
+
+
+def positions(*cells):
+    return (torch.tensor(cells, dtype=torch.float32)) * CELL + (CELL - 1) / 2
+
+
+def test_a_few_blocks_that_are_sure_overrule_many_that_are_not():
+    right, wrong = (12, 16), (12, 20)
+    unsure, sure = heat({wrong: 0.5, right: 0.45}), heat({right: 0.99})
+    logits = torch.stack([unsure] * 6 + [sure] * 2)
+    at = coarse_position(logits)
+    assert torch.allclose(at[:6], positions(wrong).expand(6, 2), atol=0.1)
+    seen = torch.ones(8, dtype=torch.bool)
+    agreed = agreed_positions(logits, at, positions(wrong).expand(8, 2), seen)
+    assert torch.allclose(coarse_position(logits, agreed), positions(right).expand(8, 2), atol=0.1)
+    assert agreed_positions(logits[:6], at[:6], at[:6], seen[:6]) is None  # nobody says that they are wrong
+
+
+def test_blocks_that_follow_the_descan_and_one_that_shows_something_else_are_left_alone():
+    cells = [(4 + 2 * k, 5 + 3 * k) for k in range(8)]
+    logits = torch.stack([heat({cell: 0.9}) for cell in cells[:7]] + [heat({(20, 2): 0.95})])
+    at = coarse_position(logits)
+    assert agreed_positions(logits, at, positions(*cells), torch.ones(8, dtype=torch.bool)) is None

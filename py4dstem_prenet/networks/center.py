@@ -102,13 +102,20 @@ class CenterNet(nn.Module):
         self.fine = FineNet()
 
 
-def coarse_position(logits: torch.Tensor) -> torch.Tensor:
-    """Pixel position (B, 2) of the strongest cell of a coarse map, refined over its neighbors."""
+def coarse_position(logits: torch.Tensor, around: torch.Tensor | None = None) -> torch.Tensor:
+    """Pixel position (B, 2) of the strongest cell of a coarse map, refined over its neighbors.
+
+    around: (B, 2) pixels, of which cells beyond the next but one are left out; all are looked at by default.
+    """
     rows, columns = logits.shape[1:]
-    best = logits.flatten(1).argmax(1)
-    at = torch.stack([best // columns, best % columns], 1)
     x = torch.arange(rows, device=logits.device)[None, :, None]
     y = torch.arange(columns, device=logits.device)[None, None, :]
+    if around is not None:
+        cell = (around[:, :, None, None] - (CELL - 1) / 2) / CELL
+        far = ((x - cell[:, 0]).abs() > 2) | ((y - cell[:, 1]).abs() > 2)
+        logits = logits.masked_fill(far, -1e4)
+    best = logits.flatten(1).argmax(1)
+    at = torch.stack([best // columns, best % columns], 1)
     near = ((x - at[:, 0, None, None]).abs() <= 1) & ((y - at[:, 1, None, None]).abs() <= 1)
     weight = torch.softmax(logits.masked_fill(~near, float("-inf")).flatten(1), 1).view_as(logits)
     cell = torch.stack([(weight * x).sum((1, 2)), (weight * y).sum((1, 2))], 1)
