@@ -40,6 +40,7 @@ STRENGTH = 3.0  # sigmas by which a disk stands out of its surroundings: an edge
 DIFFERS = 4.0  # sigmas by which the electrons of a disk differ from those around it, lest there be no disk
 FEWEST = 8  # patterns in a sample that may show an aperture of their own
 ROUGH = 0.5  # blur before it is known, pixels
+CONTRADICTS, CONTRADICTED = 5.0, 0.03  # sigmas of the network off what it says, and the part of patterns that may be
 HOT_ROUNDS = 3  # in which pixels are found to be hot, strong ones before those that they outshine
 
 
@@ -198,7 +199,7 @@ def learn(data, noise: NoiseModel, guess, radius: float, shown, device: str) -> 
     smooth, scatter = _surface(at, sigma, sample, scan)
     guess = guess if smooth is None else smooth
     beam = replace(beam, aperture=_pooled_aperture(patterns, at, noise, beam.aperture))
-    unfitted = beam
+    unfitted, asked = beam, (at, sigma)
     for _ in range(2):  # what was learned gives a better surface, and that better windows to learn from
         # Where the network is close to the surface, the surface is the better start.
         near = (np.abs(at - guess[sample]) < np.maximum(ASTRAY, 3 * sigma)).all(1)
@@ -209,7 +210,22 @@ def learn(data, noise: NoiseModel, guess, radius: float, shown, device: str) -> 
             return unfitted, guess  # the disk of this scan has no edge that the fit could hold on to
         at, sigma = found.position, found.sigma
         guess = guess if smooth is None else smooth
+    if beam.noise is not noise:  # hot pixels were found, which misled the network
+        unfitted = replace(unfitted, noise=beam.noise)
+        asked = unfitted.ask(patterns, guess[sample])
+    if _disagree(*asked, at):
+        return unfitted, guess
     return replace(beam, aperture=beam.fits[0][0].unbinned(beam.bins)), guess
+
+
+def _disagree(asked, sigma, fitted):
+    """Whether the fit contradicts the network in some part of a sample, (n, 2) each, by more than the network errs.
+
+    In a scan of few specimens the contrast that was learned from most of them may mislead the fit in all patterns of
+    another. The network knows no contrast in particular; where both are right they agree.
+    """
+    off = (np.abs(fitted - asked) / sigma).max(1) > CONTRADICTS
+    return off.sum() >= 2 and off.mean() > CONTRADICTED
 
 
 def _fitted_to(patterns, start, beam):

@@ -95,8 +95,11 @@ class TestIsThisFitGoodEnough:
 
     def test_a_few_positions_are_no_proof(self):
         one = origin_map()
-        found = judged(replace(one, valid=np.arange(one.valid.size).reshape(SCAN) < 9))
+        nine = np.arange(one.valid.size).reshape(SCAN) < 9
+        still = replace(one, qx0=one.qx0 - DESCAN[0], qy0=one.qy0 - DESCAN[1], valid=nine)
+        found = judged(still)
         assert found.verdict.light == "amber" and found.verdict.why[0].startswith("9 positions are too few")
+        assert judged(replace(one, valid=nine)).verdict.light == "red"  # of a descan that they cannot determine
 
     def test_nothing_accepted_is_red(self):
         found = judged(origin_map(), fitted=None)
