@@ -31,6 +31,9 @@ from .noise import NoiseModel, estimate_noise
 from .sample import Sample
 from .surface import NORMAL_MAD
 
+# Sigma in pixels, and in what counting alone would leave, sqrt(radius / electrons) or so, from which a direct beam is
+# in doubt although it is bright.
+POOR, POORER = 0.2, 20.0
 COMPARED = 16  # patterns with a beam, and as many without
 MISSING = 0.2  # of the positions, without a beam that was not blanked: it is somewhere else in the others
 NEIGHBORS = 5  # side of the block of positions whose scatter counts
@@ -164,7 +167,9 @@ def origin_of(data, noise: NoiseModel, located: Located, beam: Beam, known=True)
     reason = f"{blank} of {count} positions show no beam." if blank else "The direct beam was found everywhere."
     position, sigma = (a.T.reshape(2, *scan) for a in (located.position, located.sigma))
     unsure = np.median(sigma[:, valid])
-    if unsure > UNSURE:  # a direct beam that is guessed from what surrounds it: rings may know better
+    counted = np.sqrt(beam.aperture.radius / np.median(located.signal[valid.ravel()]))
+    # A direct beam that is guessed from what surrounds it: rings may know better.
+    if unsure > min(UNSURE, max(POOR, POORER * counted)):
         rings = from_rings(data, noise, "")
         if rings.found and np.median(rings.sigma_qx0) < unsure:
             return rings
