@@ -38,6 +38,7 @@ BACKLOG_BYTES = 2**28  # of patterns that wait for the first beam
 MANY = 2048  # positions of a scan; one of fewer is over about when a process has started
 CELL = 16  # scan columns whose median tells where the beam is nearby
 FEWEST = 4  # positions that such a median needs
+LATE = 64  # patterns that waited for the first beam and are located beside those that come: more would delay these
 BLANK = 0.02  # part of the usual electrons below which a pattern holds no beam (as in `shows_beam`)
 
 
@@ -199,9 +200,13 @@ class OnlineCalibrator:
 
     def _catch_up(self):
         """Locate the latest of the patterns that waited for the first beam; what comes now is not to wait for all."""
-        parts = []
-        while self._beam is not None and self._waiting and sum(len(index) for index, _ in parts) < BATCH:
-            parts.insert(0, self._waiting.pop())  # in the order in which they came: what was fed again counts
+        parts, room = [], LATE
+        while self._beam is not None and self._waiting and room:
+            index, block = self._waiting.pop()
+            if len(index) > room:
+                self._waiting.append((index[:-room], block[:-room]))
+            parts.insert(0, (index[-room:], block[-room:]))  # in the order in which they came
+            room -= len(parts[0][0])
         if parts:
             index, block = (np.concatenate(values) for values in zip(*parts, strict=True))
             later = self._known[index]  # positions that were fed again meanwhile

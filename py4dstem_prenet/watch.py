@@ -92,7 +92,8 @@ class Watcher:
                 self.status = replace(self.status, state="waiting",
                                       sentence=f"no new frame for {event.seconds:.0f} s")
         elif isinstance(event, sources.Ended):
-            self.calibrator.wait()
+            if self.calibrator.located < self.calibrator.seen:  # the last row is not to wait for what is still learned
+                self.calibrator.wait()
             self.status = replace(self.status, state="ended", sentence=event.reason)
         now = time.monotonic()
         if now - self._looked < LOOK and not isinstance(event, sources.Ended):

@@ -121,6 +121,8 @@ def test_patterns_that_come_one_by_one_are_caught_up_with_together():
         calibrator.feed(patterns[k : k + 1], np.array([k]))
     calibrator._learning.result()
     calibrator.poll()
+    assert 0 < calibrator.located < 80  # the latest, some at a time
+    calibrator.poll()
     assert calibrator.located == calibrator.seen == 80 and not calibrator._waiting
     apart = calibrator._located.position[5] - np.array([scan().truth[q].flat[5] for q in ("qx0", "qy0")])
     assert np.abs(apart).max() < 0.5 and calibrator._located.seen[5]
