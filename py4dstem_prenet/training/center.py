@@ -112,6 +112,7 @@ class CenterTask:
     name = "center"
     batch = 96
     rate = 2e-3
+    parts = ("coarse", "fine")  # that share no weights
 
     def build(self):
         return CenterNet()

@@ -185,6 +185,7 @@ class DenoiseTask:
     name = "denoise"
     batch = 32
     rate = 1.5e-3
+    parts = ("",)  # all of it
 
     def build(self):
         return DenoiseNet()

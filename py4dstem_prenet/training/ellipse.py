@@ -132,6 +132,7 @@ class EllipseTask:
     name = "ellipse"
     batch = 48
     rate = 1.5e-3
+    parts = ("rings", "disk")  # that share no weights
 
     def build(self):
         return EllipseNet()

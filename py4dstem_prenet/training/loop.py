@@ -19,6 +19,7 @@ ORIENTED = 0.4  # as many crystals along zone axes besides, in parts of these
 BANKS = {"train": 1, "validation": 2}  # seeds that share no specimen
 HELD_OUT = 120
 WARMUP = 200  # steps
+RESTARTED = 0.5  # of the learning rate, where a run begins from trained weights
 AVERAGE = 0.999  # decay of the running mean of the weights, which is what is shipped
 SAVE_EVERY = 120  # seconds
 
@@ -102,13 +103,14 @@ def train(task: str, *, minutes: float | None = None, steps: int | None = None, 
     optimizer = torch.optim.AdamW(network.parameters(), lr=job.rate, weight_decay=1e-4, betas=(0.9, 0.98))
     generator = torch.Generator().manual_seed(seed)
     step, spent, running = 0, 0.0, 0.0
+    peak = job.rate * (RESTARTED if start is not None else 1)
     if resume:
         state = torch.load(checkpoint, weights_only=True)
         network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         generator.set_state(state["generator"])
-        step, spent, seed, running = (state[key] for key in ("step", "spent", "seed", "running"))
+        step, spent, seed, running, peak = (state[key] for key in ("step", "spent", "seed", "running", "peak"))
     bank = everything(banks, BANKS["train"], specimens)
     held_out = everything(banks, BANKS["validation"], min(HELD_OUT, specimens))
 
@@ -119,7 +121,8 @@ def train(task: str, *, minutes: float | None = None, steps: int | None = None, 
     def keep():
         save_checkpoint(checkpoint, task=task, network=network.state_dict(), average=average.state_dict(),
                         optimizer=optimizer.state_dict(), generator=generator.get_state(), step=step,
-                        spent=spent + time.monotonic() - began, seed=seed, running=running, specimens=specimens)
+                        spent=spent + time.monotonic() - began, seed=seed, running=running, peak=peak,
+                        specimens=specimens)
         figures = job.validate(average.eval(), held_out, torch.Generator().manual_seed(12345), half)
         line = dict(step=step, seconds=round(spent + time.monotonic() - began), loss=round(running, 4),
                     **{k: round(v, 4) for k, v in figures.items()})
@@ -129,13 +132,14 @@ def train(task: str, *, minutes: float | None = None, steps: int | None = None, 
 
     began = saved = time.monotonic()
     while (done := progress()) < 1:
-        rate = job.rate * min(1, (step + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * done))
+        rate = peak * min(1, (step + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * done))
         for group in optimizer.param_groups:
             group["lr"] = rate
         loss = job.loss(network, bank, generator, half)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        for part in job.parts:  # each by itself: a rare steep pattern of one stage is not to hold back the other
+            torch.nn.utils.clip_grad_norm_(network.get_submodule(part).parameters(), 1.0)
         optimizer.step()
         step += 1
         running += (loss.item() - running) * max(0.01, 1 / step)
