@@ -27,11 +27,13 @@ KINDS = ("beam lost", "dose too low", "drift", "saturation", "ellipse changes")
 
 @dataclass(frozen=True)
 class Alarm:
-    """kind: one of KINDS. since: (row, column) of the scan from which on. text: a sentence or two."""
+    """kind: one of KINDS. since: (row, column) of the scan from which on. text: a sentence or two. over: whether it was
+    so for a while only."""
 
     kind: str
     since: tuple[int, int]
     text: str
+    over: bool = False
 
     def __str__(self):
         return f"{self.kind} since row {self.since[0]}, column {self.since[1]}: {self.text}"
@@ -63,9 +65,12 @@ def beam_lost(snapshot) -> Alarm | None:
     if not runs:
         return None
     first, last = runs[-1]
-    now = "and it is not back" if last == len(bad) else f"it is back at {_place(at[last], columns)}"
+    over = bool(last < len(bad))
+    now = f"it is back at {_place(at[last], columns)}" if over else "it is not back"
     what = "are dark" if snapshot.hidden else "show no beam"
-    return Alarm("beam lost", divmod(int(at[first]), columns), f"{last - first} positions {what}; {now}.")
+    often = "" if len(runs) == 1 else f" It is the scan's loss number {len(runs)}."
+    text = f"{last - first} positions {what}, and {now}.{often}"
+    return Alarm("beam lost", divmod(int(at[first]), columns), text, over)
 
 
 def drifts(snapshot) -> Alarm | None:

@@ -328,8 +328,13 @@ def watch(
     good = None if mask is None else read_mask(mask)
     from .watch import watch_file
 
-    report = watch_file(file, scan, dict(shape=shape, dtype=dtype, header=header, gap=gap, name=dataset), mask=good,
-                        device=device, output=output, strain=strain, timeout=timeout, port=serve)
+    layout = dict(shape=shape, dtype=dtype, header=header, gap=gap, name=dataset)
+    try:
+        report = watch_file(file, scan, layout, mask=good, device=device, output=output, strain=strain, timeout=timeout,
+                            port=serve)
+    except KeyboardInterrupt:
+        typer.echo("prenet: stopped by hand, and nothing was saved; started again, it goes on from the file.", err=True)
+        raise typer.Exit(130) from None
     if report is None:
         typer.echo("prenet: the file holds no whole row of the scan; nothing was calibrated.", err=True)
         raise typer.Exit(1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
@@ -19,15 +20,17 @@ from .errors import PrenetError
 HOST = "127.0.0.1"
 SIDE = 256  # positions of a map that are shown along each axis, at most
 PAGE = "watch.html"
+UNLEARNED = "Nothing has been learned yet."  # the reason for no beam of an `OnlineCalibrator` that has begun
+LAST_LOOK = 3.0  # seconds within which an open page asks again: at the end it is to see how it ended
 
 
 @contextmanager
-def served(port: int):
+def served(port: int, name: str = ""):
     """Serve the page within the block; yields `(address, show)`, `show` taking a `watch.Watcher` to be shown.
 
-    port: 0 for any that is free. Raises PrenetError where it cannot be had.
+    port: 0 for any that is free. name: of what is watched. Raises PrenetError where the port cannot be had.
     """
-    state = [b"{}"]
+    state, asked, latest = [json.dumps({"name": name}).encode()], [-np.inf], [-np.inf]
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -36,6 +39,7 @@ def served(port: int):
             if self.path == "/":
                 return self._answer(200, "text/html; charset=utf-8", files(__package__).joinpath(PAGE).read_bytes())
             if self.path == "/state.json":
+                asked[0] = time.monotonic()
                 return self._answer(200, "application/json", state[0])
             return self._answer(404, "text/plain", b"")
 
@@ -51,7 +55,7 @@ def served(port: int):
             pass
 
     def show(watcher):
-        state[0] = json.dumps(state_of(watcher)).encode()
+        state[0], latest[0] = json.dumps({"name": name} | state_of(watcher)).encode(), time.monotonic()
 
     try:
         server = ThreadingHTTPServer((HOST, port), Handler)
@@ -62,6 +66,8 @@ def served(port: int):
     thread.start()
     try:
         yield f"http://{HOST}:{server.server_address[1]}/", show
+        while asked[0] < latest[0] < asked[0] + LAST_LOOK and time.monotonic() < latest[0] + LAST_LOOK:
+            time.sleep(0.05)
     finally:
         server.shutdown()
         server.server_close()
@@ -72,29 +78,35 @@ def state_of(watcher) -> dict:
     """What the page shows, as JSON can hold it."""
     status, snapshot = watcher.status, watcher.snapshot
     state = {name: getattr(status, name) for name in (
-        "total", "written", "located", "lag", "rate", "drift", "sigma", "dose", "ellipse", "descan", "state",
-        "sentence")}
-    state["alarms"] = [str(alarm) for alarm in status.alarms]
+        "scan", "total", "written", "located", "lag", "rate", "drift", "row", "sigma", "dose", "ellipse", "descan",
+        "judged", "state", "sentence", "complete", "note")}
+    state["alarms"] = [{"kind": alarm.kind, "text": str(alarm), "over": alarm.over} for alarm in status.alarms]
     state["report"] = "" if watcher.report is None else str(watcher.report)
     state["reason"], state["maps"] = "" if snapshot is None else snapshot.reason, []
+    state["learned"] = snapshot is not None and snapshot.reason != UNLEARNED
     if snapshot is not None and snapshot.noise is not None and snapshot.hidden:
-        state["maps"] = [_encoded("sums of patterns", snapshot.map(snapshot.total), snapshot.map(snapshot.fed), False)]
+        fed = snapshot.map(snapshot.fed)
+        state["maps"] = [_encoded("Sum of each pattern", "detector units", snapshot.map(snapshot.total), fed, fed)]
     elif snapshot is not None and snapshot.beam is not None:
         valid = snapshot.valid
         position, signal = snapshot.map(snapshot.located.position), snapshot.map(snapshot.located.signal)
         known = snapshot.known.reshape(snapshot.scan)
-        state["maps"] = [_encoded("qx0, px (along rows)", position[0], valid, True),
-                         _encoded("qy0, px (along columns)", position[1], valid, True),
-                         _encoded("electrons around the beam", signal, known, False)]
+        state["maps"] = [_encoded("Beam position qx0", "px", position[0], valid, known, 2),
+                         _encoded("Beam position qy0", "px", position[1], valid, known, 2),
+                         _encoded("Electrons around the beam", "e", signal, valid, known)]
     return state
 
 
-def _encoded(title, values, known, diverging):
-    """A map as bytes, base64: 0 where nothing is known, 1 to 255 from low to high."""
+def _encoded(title, unit, values, valid, known, digits=0):
+    """A map as bytes, base64: 0 where nothing is known yet, 1 where no beam is, 2 to 255 from low to high.
+
+    digits: of low and high, after the point.
+    """
     step = [max(1, -(-n // SIDE)) for n in values.shape]
-    values, known = values[:: step[0], :: step[1]], known[:: step[0], :: step[1]]
-    low, high = (float(v) for v in np.percentile(values[known], [1, 99])) if known.any() else (0.0, 1.0)
-    scaled = (np.where(known, values, low) - low) / max(high - low, 1e-9)
-    levels = np.where(known, np.clip(np.rint(1 + 254 * scaled), 1, 255), 0).astype(np.uint8)
-    return {"title": title, "low": low, "high": high, "rows": levels.shape[0],
-            "columns": levels.shape[1], "diverging": diverging, "levels": base64.b64encode(levels.tobytes()).decode()}
+    values, valid, known = (of[:: step[0], :: step[1]] for of in (values, valid, known))
+    low, high = (float(v) for v in np.percentile(values[valid], [1, 99])) if valid.any() else (0.0, 1.0)
+    scaled = (np.where(valid, values, low) - low) / max(high - low, 1e-9)
+    levels = np.where(valid, np.clip(np.rint(2 + 253 * scaled), 2, 255), known).astype(np.uint8)
+    return {"title": title, "unit": unit, "low": low, "high": high, "rows": levels.shape[0],
+            "columns": levels.shape[1], "digits": digits, "dark": bool((levels == 1).any()),
+            "levels": base64.b64encode(levels.tobytes()).decode()}

@@ -34,9 +34,10 @@ class Frames:
 
 @dataclass(frozen=True)
 class Waiting:
-    """No new frame for so many seconds."""
+    """No new frame for so many seconds; at `timeout` the writer counts as gone."""
 
     seconds: float
+    timeout: float
 
 
 @dataclass(frozen=True)
@@ -251,15 +252,25 @@ def follow(reopen, scan, timeout=30.0, poll=POLL) -> Iterator[Frames | Waiting |
                 continue
             quiet = time.monotonic() - latest
             if quiet > timeout:
-                reason = f"No frame has come for {quiet:.0f} s: the writer has stopped, at frame {done} of {total}."
+                reason = f"No pattern has come for {quiet:.0f} s: the writer has stopped, at pattern {done} of {total}."
                 yield Ended(done, False, reason)
                 return
-            yield Waiting(quiet)
+            yield Waiting(quiet, timeout)
             time.sleep(poll)
-        yield Ended(done, True, "The scan is complete.")
+        more = _count(source) - total
+        yield Ended(done, True, "The scan is complete." if more <= 0 else (
+            f"The scan is complete, but the file holds {more} patterns more than {scan[0]} x {scan[1]}: were its scan "
+            "shape another one, every row would be wrong."))
     finally:
         if source is not None:
             source.close()
+
+
+def _count(source):
+    try:
+        return source.count()
+    except Replaced:
+        return 0
 
 
 def _again(reopen, until, poll):

@@ -11,10 +11,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from . import emd_files, sources
 from .alarms import Alarm, ellipse_changes, quick_alarms
@@ -23,6 +23,7 @@ from .online import OnlineCalibrator, start_worker
 from .pipeline import CalibrationReport
 from .serve import served
 from .snapshot import Snapshot, judge_snapshot
+from .terminal import Terminal
 
 LOOK = 0.2  # seconds between looks at alarms and status
 JUDGE = 5.0  # seconds between judgments, and
@@ -32,31 +33,46 @@ RATE_OVER = 3.0  # seconds over which the rate is taken
 
 @dataclass(frozen=True)
 class Status:
-    """What is shown. rate: patterns a second that arrived. lag: patterns in the file without a result. drift: px, where
-    the beam is in the latest row less in the first. state: "running", "waiting" or "ended", and a sentence."""
+    """What is shown.
 
-    total: int
+    scan: (Rx, Ry). written, located: patterns in the file, and those that were looked at for a beam. lag: patterns in
+    the file that wait for that. rate: patterns a second that arrived. drift: px, where the beam is in scan row `row`
+    less in the first. sigma: px, of one position. dose: electrons of a pattern. ellipse, descan: in words, from
+    `judged` positions. state: "running", "waiting", "ended", "calibrating" or "done", and a sentence on it. complete:
+    whether the scan was, once it has ended. note: what came before.
+    """
+
+    scan: tuple[int, int]
     written: int = 0
     located: int = 0
+    lag: int = 0
     rate: float = 0.0
     drift: tuple[float, float] | None = None
+    row: int = 0
     sigma: float | None = None
     dose: float | None = None
     ellipse: str = "not yet"
     descan: str = "not yet"
+    judged: int = 0
     alarms: tuple[Alarm, ...] = ()
     state: str = "running"
     sentence: str = ""
+    complete: bool = False
+    note: str = ""
 
     @property
-    def lag(self) -> int:
-        return self.written - self.located
+    def total(self) -> int:
+        return self.scan[0] * self.scan[1]
 
     def line(self) -> str:
-        said = [f"lag {self.lag}"]
+        """Numbers for one line of text, the most urgent first."""
+        said = [self.sentence] if self.state == "waiting" else [f"{self.rate:.0f}/s", f"lag {self.lag}"]
         if self.drift is not None:
-            said += [f"drift ({self.drift[0]:+.2f}, {self.drift[1]:+.2f}) px", f"sigma {self.sigma:.2g} px",
-                     f"{self.dose:,.0f} e", self.ellipse]
+            said.append(f"drift ({self.drift[0]:+.2f}, {self.drift[1]:+.2f}) px")
+        if self.sigma is not None:
+            said += [f"{self.dose:,.0f} e", f"sigma {self.sigma:.2g} px"]
+        if self.judged:
+            said.append(self.ellipse)
         return ", ".join(said)
 
 
@@ -69,12 +85,13 @@ class Watcher:
 
     calibrator: OnlineCalibrator
     strain: float | None = None
+    note: str = ""
     status: Status = field(init=False)
     snapshot: Snapshot | None = None
     report: CalibrationReport | None = None
 
     def __post_init__(self):
-        self.status = Status(int(np.prod(self.calibrator.scan)))
+        self.status = Status(self.calibrator.scan, note=self.note)
         self._arrived: list[tuple[float, int]] = [(time.monotonic(), 0)]
         self._judging: Future | None = None
         self._slow: tuple[Alarm, ...] = ()
@@ -89,12 +106,12 @@ class Watcher:
         elif isinstance(event, sources.Waiting):
             self.calibrator.poll()
             if event.seconds > 1:
-                self.status = replace(self.status, state="waiting",
-                                      sentence=f"no new frame for {event.seconds:.0f} s")
+                self.status = replace(self.status, state="waiting", sentence=(
+                    f"no new pattern for {event.seconds:.0f} s (at {event.timeout:.0f} s the scan counts as over)"))
         elif isinstance(event, sources.Ended):
             if self.calibrator.located < self.calibrator.seen:  # the last row is not to wait for what is still learned
                 self.calibrator.wait()
-            self.status = replace(self.status, state="ended", sentence=event.reason)
+            self.status = replace(self.status, state="ended", sentence=event.reason, complete=event.complete)
         now = time.monotonic()
         if now - self._looked < LOOK and not isinstance(event, sources.Ended):
             return False
@@ -104,27 +121,34 @@ class Watcher:
 
     def _look(self, now):
         self.snapshot = snapshot = self.calibrator.snapshot()
-        located = self.calibrator.located
+        located, status = self.calibrator.located, self.status
+        # Where no position can have a result, behind a beam stop, none waits for one.
+        lag = status.written - (self.calibrator.seen if snapshot.hidden and snapshot.noise is not None else located)
         self._arrived = [entry for entry in self._arrived if now - entry[0] < RATE_OVER] or self._arrived[-1:]
         then, had = self._arrived[0]
         self._arrived.append((now, self.calibrator.seen))
-        self.status = replace(self.status, located=located, rate=(self.calibrator.seen - had) / max(now - then, 1e-3),
-                              alarms=(*quick_alarms(snapshot, self.strain), *self._slow), **_beam(snapshot))
+        rate = (self.calibrator.seen - had) / max(now - then, 1e-3)
+        alarms = *quick_alarms(snapshot, self.strain), *self._slow
+        self.status = replace(status, located=located, lag=lag, rate=rate, alarms=alarms, **_beam(snapshot))
         self._judge(snapshot, now)
 
     def _judge(self, snapshot, now):
         if self._judging is not None and self._judging.done():
-            (report, slow, took, problem), self._judging = self._judging.result(), None
+            (report, slow, took, problem, seen), self._judging = self._judging.result(), None
             self._rest_until = now + max(JUDGE, took / JUDGE_PART)
             if problem:
                 self.status = replace(self.status, ellipse=problem)
             else:
                 self.report, self._slow = report, slow
-                self.status = replace(self.status, **_said(report))
+                self.status = replace(self.status, judged=seen, **_said(report))
         # One after the other: learning is not to wait for a judgment.
         idle = self._judging is None and not self.calibrator.learning
         if idle and now >= self._rest_until and snapshot.noise is not None:
             self._judging = self._thread.submit(self.calibrator.worker.call, judged, snapshot)
+
+    def close(self):
+        """Judge no more. The calibrator goes on."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
 
 def watch(reopen, scan, pattern_shape, mask=None, device="auto", output=None, strain=None, timeout=30.0, show=None,
@@ -143,32 +167,45 @@ def watch(reopen, scan, pattern_shape, mask=None, device="auto", output=None, st
     if output is not None:
         check_output(output)
     worker = worker or start_worker(scan, device)  # one for all scans of this file: its start takes seconds
-    fresh = lambda: Watcher(OnlineCalibrator(scan, pattern_shape, mask, device, worker), strain)  # noqa: E731
-    watcher, told, frames = fresh(), set(), 0
+
+    def fresh(note=""):
+        return Watcher(OnlineCalibrator(scan, pattern_shape, mask, device, worker), strain, note)
+
+    def tell():
+        terminal.show(watcher.status)
+        if show is not None:
+            show(watcher)
+
+    def move_on(state, sentence, **known):
+        watcher.status = replace(watcher.status, state=state, sentence=sentence, **known)
+        tell()
+
+    watcher, frames = fresh(), 0
     try:
-        with _one_thread(), tqdm(total=scan[0] * scan[1], unit=" patterns", disable=not progress, smoothing=0.1) as bar:
+        with _one_thread(), Terminal(scan[0] * scan[1], progress) as terminal:
             for event in sources.follow(reopen, scan, timeout):
                 if isinstance(event, sources.Restarted):
-                    bar.write("The file was made anew: this is another scan, watched from its first frame.")
-                    watcher, told = fresh(), set()
-                    bar.reset()
+                    watcher.close()
+                    watcher = fresh(f"At {time.strftime('%H:%M:%S')} the file was made anew: this is another scan, "
+                                    "watched from its first pattern.")
                 elif isinstance(event, sources.Ended):
                     frames = event.frames
-                if not watcher.take(event):
-                    continue
-                for alarm in watcher.status.alarms:
-                    if (alarm.kind, alarm.since) not in told:
-                        told.add((alarm.kind, alarm.since))
-                        bar.write(f"ALARM  {alarm}")
-                bar.update(watcher.status.located - bar.n)
-                bar.set_postfix_str(watcher.status.line())
-                if show is not None:
-                    show(watcher)
-            if progress:
-                bar.write(watcher.status.sentence)
-        rows = frames // scan[1]
-        return calibrate_rows(watcher.calibrator, reopen, rows, scan[1], output, progress) if rows else None
+                if watcher.take(event):
+                    tell()
+            ended, rows = watcher.status.sentence, frames // scan[1]
+            if not rows:
+                move_on("done", f"{ended} It holds no whole row of the scan: nothing was calibrated.")
+                return None
+            part = "" if rows == scan[0] else f" its {rows} whole row{'s' * (rows > 1)} of {scan[0]},"
+            move_on("calibrating", f"{ended} Calibrating{part} from the file.")
+        watcher.close()
+        report = calibrate_rows(watcher.calibrator, reopen, rows, scan[1], output, terminal.live)
+        watcher.report = report
+        saved = "" if output is None or not report.origin.found else f", and saved {Path(output).name}"
+        move_on("done", f"{ended} Calibrated{part.rstrip(',')}{saved}.", judged=rows * scan[1], **_said(report))
+        return report
     finally:
+        watcher.close()
         watcher.calibrator.close()
 
 
@@ -179,12 +216,14 @@ def watch_file(path, scan, layout, port=None, timeout=30.0, device="auto", **opt
     """
     worker = start_worker(scan, device)  # loads while the scan has not begun
     reopen = partial(sources.open_source, path, scan, **layout)
-    first = sources.opened(reopen, path, timeout)
-    shape = first.shape
-    first.close()
-    with nullcontext((None, None)) if port is None else served(port) as (address, show):
+    with nullcontext((None, None)) if port is None else served(port, Path(path).name) as (address, show):
         if address:
             print(f"Look at {address}", flush=True)
+        if not Path(path).exists():
+            print(f"Waiting for {path}, {timeout:.0f} s at most.", flush=True)
+        first = sources.opened(reopen, path, timeout)
+        shape = first.shape
+        first.close()
         return watch(reopen, scan, shape, device=device, timeout=timeout, show=show, worker=worker, **options)
 
 
@@ -215,7 +254,8 @@ def _one_thread():
 
 
 def judged(snapshot):
-    """Report, slow alarms, seconds that it took, and what went wrong: nobody stops watching because of a bad fit."""
+    """Report, slow alarms, seconds that it took, what went wrong, and how many positions it is from: nobody stops
+    watching because of a bad fit."""
     start, report, slow, problem = time.monotonic(), None, None, ""
     try:
         report = judge_snapshot(snapshot)
@@ -223,17 +263,21 @@ def judged(snapshot):
             slow = ellipse_changes(snapshot, report.fit, report.origin.radius, snapshot.device)
     except Exception as error:
         problem = f"descan and ellipse cannot be judged now ({error})"
-    return report, (slow,) if slow else (), time.monotonic() - start, problem
+    seen = int(np.count_nonzero(snapshot.looked))
+    return report, (slow,) if slow else (), time.monotonic() - start, problem, seen
 
 
 def _beam(snapshot):
-    """drift, sigma and dose for the status."""
+    """drift, its row, sigma and dose for the status."""
     valid = snapshot.valid
     if snapshot.beam is None or not valid.any():
         return {}
-    away = snapshot.moves[1]
+    rows, away = snapshot.moves[:2]
+    # A row that is still written moves as its columns do; only the first is better than none.
+    k = len(rows) - 1 - (len(rows) > 1 and not snapshot.known.reshape(snapshot.scan)[rows[-1]].all())
     sigma = float(np.median(snapshot.located.sigma[valid.ravel()]))
-    return {"drift": tuple(away[-1].tolist()) if len(away) else (0.0, 0.0), "sigma": sigma, "dose": snapshot.noise.dose}
+    moved = {"drift": tuple(away[k].tolist()), "row": int(rows[k])} if len(rows) else {}
+    return moved | {"sigma": sigma, "dose": snapshot.noise.dose}
 
 
 def _said(report):
@@ -246,4 +290,4 @@ def _said(report):
         sigma = float(np.sqrt(np.linalg.eigvalsh(e.covariance).max()))
         ellipse = f"a/b {e.a / e.b:.4f} +- {sigma:.4f} at {np.degrees(e.theta):.0f} degrees"
     span = [float(np.ptp(q[report.origin.valid])) for q in (fit.qx0, fit.qy0)]
-    return {"ellipse": ellipse, "descan": f"{fit.model}, ({span[0]:.2f}, {span[1]:.2f}) px so far"}
+    return {"ellipse": ellipse, "descan": f"{fit.model}, spans ({span[0]:.2f}, {span[1]:.2f}) px"}

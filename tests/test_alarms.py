@@ -57,10 +57,13 @@ def test_a_lost_beam_is_told_within_half_a_row_and_when_it_is_back():
     assert told(state) == {}  # a thick part of the specimen
     state.located.seen[6 * 20 + 10 : 140] = False
     lost = told(state)["beam lost"]
-    assert lost.since == (6, 10) and "10 positions show no beam; and it is not back" in lost.text
+    assert lost.since == (6, 10) and "10 positions show no beam, and it is not back" in lost.text
     state.located.seen[135:140] = True
     state.located.seen[6 * 20 : 135] = False
-    assert told(state)["beam lost"].since == (6, 0) and "back at row 6, column 15" in told(state)["beam lost"].text
+    back = told(replace(state))["beam lost"]
+    assert back.since == (6, 0) and "back at row 6, column 15" in back.text and back.over and not lost.over
+    state.located.seen[40:60] = False
+    assert told(replace(state))["beam lost"].text.endswith("It is the scan's loss number 2.")
 
 
 @pytest.mark.parametrize("learned", [True, False])
@@ -74,7 +77,7 @@ def test_behind_a_beam_stop_dark_patterns_and_saturation_are_told_and_nothing_el
     state.saturated[8 * 20 + 6 :] = True
     alarm = told(state, strain=1e-4)
     assert set(alarm) == {"beam lost", "saturation"}
-    assert alarm["beam lost"].since == (5, 0) and "15 positions are dark; it is back" in alarm["beam lost"].text
+    assert alarm["beam lost"].since == (5, 0) and "15 positions are dark, and it is back" in alarm["beam lost"].text
     assert alarm["saturation"].since == (8, 6)
 
 

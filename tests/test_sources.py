@@ -86,10 +86,16 @@ def test_a_scan_that_is_started_again_is_read_anew(tmp_path, replace):
     assert Restarted() in events and is_scan(events)
 
 
+def test_a_file_of_more_patterns_than_the_scan_has_is_told(tmp_path):
+    path = raw(tmp_path / "a.raw", np.concatenate([PATTERNS, PATTERNS[:2]]))
+    events = grown(path, lambda: RawFile(path, (32, 40)), [])
+    assert is_scan(events) and events[-1].complete and "holds 2 patterns more than 3 x 4" in events[-1].reason
+
+
 def test_a_writer_that_dies_is_told_and_so_is_a_file_that_goes(tmp_path):
     path = raw(tmp_path / "a.raw", PATTERNS[:5])
     ended = grown(path, lambda: RawFile(path, (32, 40)), [], timeout=0.05)[-1]
-    assert (ended.frames, ended.complete) == (5, False) and "stopped, at frame 5 of 12" in ended.reason
+    assert (ended.frames, ended.complete) == (5, False) and "stopped, at pattern 5 of 12" in ended.reason
     ended = grown(path, lambda: RawFile(path, (32, 40)), [path.unlink], timeout=0.05)[-1]
     assert not ended.complete and "gone" in ended.reason
 

@@ -1,0 +1,53 @@
+"""What an operator reads in a terminal: one line that is kept up to date, and above it what is new.
+
+Where nobody sits at it (a pipe, a log file) there are lines only, one now and then.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from tqdm import tqdm
+
+EVERY = 10.0  # seconds between lines where there is no terminal
+BAR = "{bar:6} {n_fmt} of {total_fmt}{postfix}"  # without a bar tqdm would not cut it to the terminal's width
+
+
+class Terminal:
+    """Shows every `watch.Status` that it is given. progress: whether to show anything. live: whether somebody looks."""
+
+    def __init__(self, total, progress=True):
+        self._progress, self.live = progress, progress and sys.stderr.isatty()
+        self._bar = tqdm(total=total, bar_format=BAR, dynamic_ncols=True, disable=not self.live)
+        self._told, self._note, self._state, self._next = set(), "", "running", time.monotonic()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._bar.close()
+
+    def show(self, status):
+        if status.note != self._note:  # another scan
+            self._note, self._told = status.note, set()
+            self._say(status.note)
+        for alarm in status.alarms:
+            if (event := (alarm.kind, alarm.since, alarm.over)) not in self._told:
+                self._told.add(event)
+                self._say(f"ALARM  {alarm}")
+        if not self._bar.disable:
+            self._bar.n = status.located
+            self._bar.set_postfix_str(status.line())
+        before, self._state = self._state, status.state
+        if status.state in ("ended", "calibrating", "done"):
+            if status.state != "ended" and before in ("running", "waiting", "ended"):  # one sentence at the end
+                self._say(status.sentence)
+        elif not self.live and (status.state != before or time.monotonic() > self._next):
+            self._next = time.monotonic() + EVERY
+            self._say(f"{time.strftime('%H:%M:%S')}  {status.located} of {status.total} patterns, {status.line()}")
+
+    def _say(self, text):
+        if self._progress:
+            tqdm.write(text)
+            sys.stdout.flush()
