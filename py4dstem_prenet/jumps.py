@@ -54,6 +54,8 @@ def find_jumps(values, sigma, valid) -> tuple[Jump, ...]:
     # Curvature of the descan makes steps drift slowly with the row: compare with the neighboring steps.
     around = (np.delete(step[max(i - 4, 0) : i + 5], min(i, 4)) for i in range(len(step)))
     excess = step - np.array([np.median(s[np.isfinite(s)]) if np.isfinite(s).any() else np.nan for s in around])
+    if not np.isfinite(excess).any():  # steps are known only far from one another
+        return ()
     common = np.nanmedian(np.abs(excess)) / NORMAL_MAD
     scale = np.hypot(error, common)
     # Noise in a row counts in the two steps around it, a jump in one: a lone displaced row is two jumps.

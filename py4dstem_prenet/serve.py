@@ -20,7 +20,6 @@ from .errors import PrenetError
 HOST = "127.0.0.1"
 SIDE = 256  # positions of a map that are shown along each axis, at most
 PAGE = "watch.html"
-UNLEARNED = "Nothing has been learned yet."  # the reason for no beam of an `OnlineCalibrator` that has begun
 LAST_LOOK = 3.0  # seconds within which an open page asks again: at the end it is to see how it ended
 
 
@@ -79,11 +78,10 @@ def state_of(watcher) -> dict:
     status, snapshot = watcher.status, watcher.snapshot
     state = {name: getattr(status, name) for name in (
         "scan", "total", "written", "located", "lag", "rate", "drift", "row", "sigma", "dose", "ellipse", "descan",
-        "judged", "state", "sentence", "complete", "note")}
+        "judged", "reason", "state", "sentence", "complete", "note")}
     state["alarms"] = [{"kind": alarm.kind, "text": str(alarm), "over": alarm.over} for alarm in status.alarms]
     state["report"] = "" if watcher.report is None else str(watcher.report)
-    state["reason"], state["maps"] = "" if snapshot is None else snapshot.reason, []
-    state["learned"] = snapshot is not None and snapshot.reason != UNLEARNED
+    state["maps"] = []
     if snapshot is not None and snapshot.noise is not None and snapshot.hidden:
         fed = snapshot.map(snapshot.fed)
         state["maps"] = [_encoded("Sum of each pattern", "detector units", snapshot.map(snapshot.total), fed, fed)]

@@ -20,7 +20,7 @@ class Terminal:
     def __init__(self, total, progress=True):
         self._progress, self.live = progress, progress and sys.stderr.isatty()
         self._bar = tqdm(total=total, bar_format=BAR, dynamic_ncols=True, disable=not self.live)
-        self._told, self._note, self._state, self._next = set(), "", "running", time.monotonic()
+        self._told, self._note, self._reason, self._state, self._next = {}, "", "", "running", time.monotonic()
 
     def __enter__(self):
         return self
@@ -30,12 +30,16 @@ class Terminal:
 
     def show(self, status):
         if status.note != self._note:  # another scan
-            self._note, self._told = status.note, set()
+            self._note, self._told = status.note, {}
             self._say(status.note)
+        if status.reason and status.reason != self._reason:
+            self._say(f"So far no direct beam: {status.reason}")
+        self._reason = status.reason
         for alarm in status.alarms:
-            if (event := (alarm.kind, alarm.since, alarm.over)) not in self._told:
-                self._told.add(event)
+            since, over = self._told.get(alarm.kind, ((-1, -1), alarm.over))
+            if alarm.since > since or alarm.over != over:  # an earlier start is the same alarm, known better
                 self._say(f"ALARM  {alarm}")
+            self._told[alarm.kind] = alarm.since, alarm.over
         if not self._bar.disable:
             self._bar.n = status.located
             self._bar.set_postfix_str(status.line())
@@ -43,7 +47,7 @@ class Terminal:
         if status.state in ("ended", "calibrating", "done"):
             if status.state != "ended" and before in ("running", "waiting", "ended"):  # one sentence at the end
                 self._say(status.sentence)
-        elif not self.live and (status.state != before or time.monotonic() > self._next):
+        elif not self.live and time.monotonic() >= self._next:
             self._next = time.monotonic() + EVERY
             self._say(f"{time.strftime('%H:%M:%S')}  {status.located} of {status.total} patterns, {status.line()}")
 

@@ -28,6 +28,7 @@ from .terminal import Terminal
 LOOK = 0.2  # seconds between looks at alarms and status
 JUDGE = 5.0  # seconds between judgments, and
 JUDGE_PART = 0.5  # of the time at most that they may take
+UNLEARNED = "Nothing has been learned yet."  # the reason for no beam of an `OnlineCalibrator` that has just begun
 RATE_OVER = 3.0  # seconds over which the rate is taken
 
 
@@ -38,8 +39,9 @@ class Status:
     scan: (Rx, Ry). written, located: patterns in the file, and those that were looked at for a beam. lag: patterns in
     the file that wait for that. rate: patterns a second that arrived. drift: px, where the beam is in scan row `row`
     less in the first. sigma: px, of one position. dose: electrons of a pattern. ellipse, descan: in words, from
-    `judged` positions. state: "running", "waiting", "ended", "calibrating" or "done", and a sentence on it. complete:
-    whether the scan was, once it has ended. note: what came before.
+    `judged` positions. reason: why no beam was found in what was learned from. state: "running", "waiting", "ended",
+    "calibrating" or "done", and a sentence on it. complete: whether the scan was, once it has ended. note: what came
+    before.
     """
 
     scan: tuple[int, int]
@@ -55,6 +57,7 @@ class Status:
     descan: str = "not yet"
     judged: int = 0
     alarms: tuple[Alarm, ...] = ()
+    reason: str = ""
     state: str = "running"
     sentence: str = ""
     complete: bool = False
@@ -67,6 +70,8 @@ class Status:
     def line(self) -> str:
         """Numbers for one line of text, the most urgent first."""
         said = [self.sentence] if self.state == "waiting" else [f"{self.rate:.0f}/s", f"lag {self.lag}"]
+        if self.written and not self.located:
+            said.append("no direct beam" if self.reason else "looking for the beam")
         if self.drift is not None:
             said.append(f"drift ({self.drift[0]:+.2f}, {self.drift[1]:+.2f}) px")
         if self.sigma is not None:
@@ -129,7 +134,9 @@ class Watcher:
         self._arrived.append((now, self.calibrator.seen))
         rate = (self.calibrator.seen - had) / max(now - then, 1e-3)
         alarms = *quick_alarms(snapshot, self.strain), *self._slow
-        self.status = replace(status, located=located, lag=lag, rate=rate, alarms=alarms, **_beam(snapshot))
+        reason = "" if located or snapshot.reason == UNLEARNED else snapshot.reason
+        self.status = replace(status, located=located, lag=lag, rate=rate, alarms=alarms, reason=reason,
+                              **_beam(snapshot))
         self._judge(snapshot, now)
 
     def _judge(self, snapshot, now):

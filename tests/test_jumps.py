@@ -26,6 +26,14 @@ def measured(frame=None, step=(1.0, 0.0), seed=0, outliers=0.0):
     return OriginMap(*maps, sigma, sigma, np.ones(SHAPE, bool), 6.0, True, ""), truth
 
 
+def test_steps_far_from_one_another_have_no_like_to_compare_with(recwarn):
+    maps, _ = measured()
+    known = np.zeros(SHAPE, bool)
+    for row in (0, 1, 9, 10, 20, 21):
+        known[row] = True
+    assert find_jumps(maps.qx0, maps.sigma_qx0, known) == () and not len(recwarn)
+
+
 @pytest.mark.parametrize(("frame", "outliers"), [(200, 0.0), (209, 0.0), (77, 0.0), (200, 0.15), (302, 0.15)])
 def test_a_jump_is_found_where_it_is(frame, outliers):
     origin, _ = measured(frame, outliers=outliers)

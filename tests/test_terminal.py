@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from py4dstem_prenet import terminal
 from py4dstem_prenet.alarms import Alarm
 from py4dstem_prenet.terminal import Terminal
 from py4dstem_prenet.watch import Status
@@ -15,7 +16,9 @@ from py4dstem_prenet.watch import Status
 LOST = Alarm("beam lost", (9, 0), "20 positions show no beam, and it is not back.")
 STATUS = Status((48, 48), 900, 890, 10, 998.4, (0.31, -0.18), 17, 0.05, 2979.0, "a/b 1.0300 +- 0.0010 at 29 degrees",
                 "plane", 500)
-STORY = (STATUS, replace(STATUS, alarms=(LOST,)), replace(STATUS, alarms=(replace(LOST, text="30 positions."),)),
+STORY = (STATUS, replace(STATUS, reason="It is dark."), replace(STATUS, reason="It is dark."),
+         replace(STATUS, alarms=(LOST,)), replace(STATUS, alarms=(replace(LOST, text="30 positions."),)),
+         replace(STATUS, alarms=(replace(LOST, since=(8, 30)),)),
          replace(STATUS, alarms=(replace(LOST, text="It is back.", over=True),)),
          replace(STATUS, state="waiting", sentence="no new pattern for 7 s"), STATUS,
          replace(STATUS, note="This is another scan."), replace(STATUS, note="This is another scan.", alarms=(LOST,)),
@@ -37,7 +40,8 @@ def told(progress=True):
             shown.show(status)
 
 
-def test_into_a_file_go_lines_without_control_codes(capsys):
+def test_into_a_file_go_lines_without_control_codes(capsys, monkeypatch):
+    monkeypatch.setattr(terminal, "EVERY", 0.0)
     told()
     out, err = capsys.readouterr()
     lines = out.splitlines()
@@ -48,6 +52,7 @@ def test_into_a_file_go_lines_without_control_codes(capsys):
     assert lines[0].endswith(f"  890 of 2304 patterns, {numbers}")
     assert [line[10:] for line in lines if "no new pattern" in line] == [
         "890 of 2304 patterns, no new pattern for 7 s, " + numbers[numbers.index("drift"):]]
+    assert lines.count("So far no direct beam: It is dark.") == 1
     assert lines.count("This is another scan.") == lines.count("The end.") == 1
     told(progress=False)
     assert capsys.readouterr() == ("", "")

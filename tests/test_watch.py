@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 import subprocess
+import threading
+from dataclasses import replace
 from types import SimpleNamespace
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -13,7 +15,7 @@ import h5py
 import numpy as np
 import py4DSTEM
 import pytest
-from test_alarms import snapshot
+from test_alarms import NOISE, snapshot
 from typer.testing import CliRunner
 
 from py4dstem_prenet import online, sources
@@ -21,9 +23,10 @@ from py4dstem_prenet.acquire import Acquisition, acquire
 from py4dstem_prenet.alarms import quick_alarms
 from py4dstem_prenet.cli import app
 from py4dstem_prenet.errors import PrenetError
+from py4dstem_prenet.online import OnlineCalibrator
 from py4dstem_prenet.pipeline import calibrate
 from py4dstem_prenet.serve import served, state_of
-from py4dstem_prenet.watch import Status, watch
+from py4dstem_prenet.watch import UNLEARNED, Status, Watcher, watch
 
 SCAN, SHAPE = (12, 16), (64, 64)
 FAULTY = Acquisition(SCAN, SHAPE, dose=4000.0, seed=2, fault="beam-loss", at=0.75)
@@ -171,3 +174,43 @@ def test_a_browser_draws_the_maps_and_tells_the_alarm(tmp_path):
     for text in ("140 of 240", "998", "10 patterns", "(+0.31, −0.18) px", "row 0 to 5", "0.050 px", ">Beam lost<",
                  "Beam lost since row 6, column 0", "from 120 positions", "no beam there"):
         assert text in page
+
+
+def test_positions_that_cannot_have_a_result_do_not_wait_for_one():
+    """Behind a beam stop no position is located ever: nothing lags; before the first learning, all that came does."""
+    state = snapshot()
+    calibrator = SimpleNamespace(scan=SCAN, located=0, seen=180, learning=True, snapshot=lambda: state)
+    seen = Watcher(calibrator)
+    seen.status = replace(seen.status, written=192)
+    state = replace(state, beam=None, noise=None, reason=UNLEARNED)
+    seen._look(1.0)
+    assert (seen.status.lag, seen.status.reason) == (192, "")
+    state = replace(state, noise=NOISE, reason="A stop, perhaps.")
+    seen._look(1.0)
+    assert (seen.status.lag, seen.status.reason) == (12, "A stop, perhaps.")
+    seen.close()
+    assert OnlineCalibrator(SCAN, SHAPE, device="cpu").snapshot().reason == UNLEARNED
+
+
+def test_no_thread_outlives_a_watch_that_fails(written):
+    def show(watcher):
+        if watcher.status.state == "ended":  # by when something has been judged
+            raise RuntimeError("The display fails.")
+
+    with pytest.raises(RuntimeError, match="display") as held:
+        watch(lambda: sources.RawFile(written, SHAPE), SCAN, SHAPE, device="cpu", progress=False, show=show)
+    for thread in threading.enumerate():
+        if thread.name.startswith("prenet-judge"):
+            thread.join(30)  # ends by itself, once what it does is done
+            assert not thread.is_alive()
+    assert held.tb is not None  # and not because nobody knows it any more
+
+
+def test_who_stops_it_by_hand_reads_one_sentence(written, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("py4dstem_prenet.watch.watch", stopped)
+    ran = CliRunner().invoke(app, ["watch", str(written), "--scan", "12,16", "--shape", "64,64", "--device", "cpu"])
+    assert ran.exit_code == 130 and "Traceback" not in ran.output
+    assert ran.output == "prenet: stopped by hand, and nothing was saved; started again, it goes on from the file.\n"
