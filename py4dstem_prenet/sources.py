@@ -34,10 +34,12 @@ class Frames:
 
 @dataclass(frozen=True)
 class Waiting:
-    """No new frame for so many seconds; at `timeout` the writer counts as gone."""
+    """No new frame for so many seconds; at `timeout` the writer counts as gone. gone: the file itself is not there, or
+    cannot be read."""
 
     seconds: float
     timeout: float
+    gone: bool = False
 
 
 @dataclass(frozen=True)
@@ -243,7 +245,10 @@ def follow(reopen, scan, timeout=30.0, poll=POLL) -> Iterator[Frames | Waiting |
                     continue
             except Replaced:
                 source.close()
-                source = _again(reopen, latest + timeout, poll)
+                source = None
+                while source is None and (quiet := time.monotonic() - latest) < timeout:
+                    yield Waiting(quiet, timeout, gone=True)
+                    source = _again(reopen, time.monotonic() + 2 * poll, poll)
                 if source is None:
                     yield Ended(done, False, "The file is gone, or cannot be read any more.")
                     return
@@ -252,15 +257,16 @@ def follow(reopen, scan, timeout=30.0, poll=POLL) -> Iterator[Frames | Waiting |
                 continue
             quiet = time.monotonic() - latest
             if quiet > timeout:
-                reason = f"No pattern has come for {quiet:.0f} s: the writer has stopped, at pattern {done} of {total}."
+                reason = (f"No pattern has come for {quiet:.0f} s: the writer has stopped, at pattern {done} of "
+                          f"{total}, or pauses for longer than the timeout.")
                 yield Ended(done, False, reason)
                 return
             yield Waiting(quiet, timeout)
             time.sleep(poll)
         more = _count(source) - total
         yield Ended(done, True, "The scan is complete." if more <= 0 else (
-            f"The scan is complete, but the file holds {more} patterns more than {scan[0]} x {scan[1]}: were its scan "
-            "shape another one, every row would be wrong."))
+            f"The scan is complete, but the file holds {more} patterns more than {scan[0]} x {scan[1]}: check the "
+            "scan's shape."))
     finally:
         if source is not None:
             source.close()

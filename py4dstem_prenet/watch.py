@@ -18,6 +18,7 @@ import torch
 
 from . import emd_files, sources
 from .alarms import Alarm, ellipse_changes, quick_alarms
+from .errors import PrenetError
 from .files import check_output
 from .online import OnlineCalibrator, start_worker
 from .pipeline import CalibrationReport
@@ -111,8 +112,9 @@ class Watcher:
         elif isinstance(event, sources.Waiting):
             self.calibrator.poll()
             if event.seconds > 1:
+                what = "the file is gone" if event.gone else "no new pattern"
                 self.status = replace(self.status, state="waiting", sentence=(
-                    f"no new pattern for {event.seconds:.0f} s (at {event.timeout:.0f} s the scan counts as over)"))
+                    f"{what} for {event.seconds:.0f} s (at {event.timeout:.0f} s the scan counts as over)"))
         elif isinstance(event, sources.Ended):
             if self.calibrator.located < self.calibrator.seen:  # the last row is not to wait for what is still learned
                 self.calibrator.wait()
@@ -206,7 +208,11 @@ def watch(reopen, scan, pattern_shape, mask=None, device="auto", output=None, st
             part = "" if rows == scan[0] else f" its {rows} whole row{'s' * (rows > 1)} of {scan[0]},"
             move_on("calibrating", f"{ended} Calibrating{part} from the file.")
         watcher.close()
-        report = calibrate_rows(watcher.calibrator, reopen, rows, scan[1], output, terminal.live)
+        try:
+            report = calibrate_rows(watcher.calibrator, reopen, rows, scan[1], output, terminal.live)
+        except PrenetError as problem:
+            move_on("done", f"{ended} Nothing was calibrated: {problem}")
+            raise
         watcher.report = report
         saved = "" if output is None or not report.origin.found else f", and saved {Path(output).name}"
         move_on("done", f"{ended} Calibrated{part.rstrip(',')}{saved}.", judged=rows * scan[1], **_said(report))

@@ -96,8 +96,13 @@ def test_a_writer_that_dies_is_told_and_so_is_a_file_that_goes(tmp_path):
     path = raw(tmp_path / "a.raw", PATTERNS[:5])
     ended = grown(path, lambda: RawFile(path, (32, 40)), [], timeout=0.05)[-1]
     assert (ended.frames, ended.complete) == (5, False) and "stopped, at pattern 5 of 12" in ended.reason
-    ended = grown(path, lambda: RawFile(path, (32, 40)), [path.unlink], timeout=0.05)[-1]
-    assert not ended.complete and "gone" in ended.reason
+    events = []
+    for event in follow(lambda: RawFile(path, (32, 40)), SCAN, 0.3, poll=0.001):
+        events.append(event)
+        if isinstance(event, Waiting) and path.exists():
+            path.unlink()
+    assert not events[-1].complete and "gone" in events[-1].reason
+    assert sum(event.gone for event in events[:-1] if isinstance(event, Waiting)) > 3  # it goes on telling
 
 
 def writer(path, full=False, dims=3):

@@ -93,6 +93,22 @@ def test_an_aborted_scan_is_calibrated_as_far_as_whole_rows_go(written, tmp_path
     assert watch(lambda: sources.RawFile(path, SHAPE), SCAN, SHAPE, device="cpu", timeout=0.01, progress=False) is None
 
 
+def test_a_file_that_goes_is_told_and_nothing_is_calibrated(written, tmp_path):
+    path, shown = tmp_path / "goes.raw", []
+    shutil.copy(written, path)
+    with open(path, "r+b") as file:
+        file.truncate(100 * 64 * 64 * 2)
+
+    def show(watcher):
+        shown.append(watcher.status)
+        path.unlink(missing_ok=True)
+
+    with pytest.raises(PrenetError, match="There is no file"):
+        watch(lambda: sources.RawFile(path, SHAPE), SCAN, SHAPE, device="cpu", timeout=1.5, progress=False, show=show)
+    assert any(status.state == "waiting" and "the file is gone" in status.sentence for status in shown)
+    assert shown[-1].state == "done" and "Nothing was calibrated: There is no file" in shown[-1].sentence
+
+
 def test_a_scan_that_begins_anew_keeps_the_process_that_learns(tmp_path, monkeypatch):
     """Its start takes seconds, while patterns come. The end is the second scan's, and nothing is left behind."""
     monkeypatch.setattr(online, "MANY", 0)
