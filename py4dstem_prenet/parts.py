@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .surface import NORMAL_MAD, SurfaceFit, fit_pair, folds, prepare, robust_loss
+from .surface import BEND, NORMAL_MAD, SurfaceFit, fit_pair, folds, prepare, robust_loss
 from .surface_models import MODELS, thinned
 
 MOST_BREAKS = 8
@@ -20,8 +20,9 @@ FLOOR = 0.02  # pixels: profiles need not be followed closer than that
 UNKNOWN = 1e3  # pixels: what is known of a profile beforehand
 PER_BREAK = 13  # parameters: six of each coordinate, and where
 # Parts are taken where they explain this share of what one surface leaves beyond noise, at positions held out, and
-# where the descan so changed lies somewhere by so many pixels from the one surface: less may be the specimen's.
-EXPLAINED, CHANGED = 0.5, 0.3
+# where the descan so changed lies somewhere by so many pixels from the one surface; or by fewer, if that is as much of
+# the descan itself as `BEND` asks of a spline. Less may be the specimen's.
+EXPLAINED, CHANGED, CHANGED_LITTLE = 0.5, 1.0, 0.3
 
 
 def fit_parts(maps, sigmas, valid, whole, model="auto"):
@@ -38,7 +39,9 @@ def fit_parts(maps, sigmas, valid, whole, model="auto"):
         return None, []
     fits = _fit(maps, sigmas, valid, frames, model)
     values = np.stack([f.values for f in fits])
-    if not all(f.accepted for f in fits) or np.abs(values - whole)[:, valid].max() < CHANGED:
+    away = (values - whole)[:, valid]
+    bends = away.var(1).sum() > BEND**2 * whole[:, valid].var(1).sum()
+    if np.abs(away).max() < (CHANGED_LITTLE if bends else CHANGED) or not all(f.accepted for f in fits):
         return None, []
     if not _better(maps, sigmas, valid, whole, values):
         return None, []

@@ -22,7 +22,7 @@ _MARGIN, _SPLINE_MARGIN = 1.0, 2.0
 # A spline follows whatever is smooth, the deflection of the beam by the specimen included. It is taken for descan
 # only where it bends away from the polynomial by this part of the descan itself: on multislice scans over
 # particles the departures that helped held-out residuals and hurt the truth were 2 to 8 %.
-_BEND = 0.12
+BEND = 0.12
 
 FEW, FAR = 12, 0.25  # positions, that cannot tell a bent descan from wrong positions; px off the surface that this is
 TOGETHER = 0.25  # of the positions, off the surface side by side: no outliers, but another surface
@@ -361,7 +361,7 @@ def _choose(bases, datas, starts, wanted):
     best = next(k for k in polynomials if k == best or not clearly_worse(k, best, _MARGIN))
     if bases[-1].penalty is not None and clearly_worse(best, len(bases) - 1, _SPLINE_MARGIN):
         bend = sum(np.var(s[-1].surface - s[best].surface) for s in starts)
-        if bend > _BEND**2 * sum(np.var(s[-1].surface) for s in starts):
+        if bend > BEND**2 * sum(np.var(s[-1].surface) for s in starts):
             best = len(bases) - 1
     return best, scores
 
