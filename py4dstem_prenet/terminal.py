@@ -37,9 +37,10 @@ class Terminal:
         self._reason = status.reason
         for alarm in status.alarms:
             since, over = self._told.get(alarm.kind, ((-1, -1), alarm.over))
-            if alarm.since > since or alarm.over != over:  # an earlier start is the same alarm, known better
+            better = alarm.since < since and status.state == "ended"  # the same alarm, known better: once, at the end
+            if alarm.since > since or alarm.over != over or better:
                 self._say(f"ALARM  {alarm}")
-            self._told[alarm.kind] = alarm.since, alarm.over
+                self._told[alarm.kind] = alarm.since, alarm.over
         if not self._bar.disable:
             self._bar.n = status.located
             self._bar.set_postfix_str(status.line())
