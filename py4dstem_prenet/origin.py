@@ -35,7 +35,7 @@ from .surface import NORMAL_MAD
 # in doubt although it is bright.
 POOR, POORER = 0.2, 20.0
 COMPARED = 16  # patterns with a beam, and as many without
-MISSING = 0.2  # of the positions, without a beam that was not blanked: it is somewhere else in the others
+MISSING, MOST = 0.2, 0.5  # of the positions, without a beam that was not blanked: it is somewhere else in the others
 NEIGHBORS = 5  # side of the block of positions whose scatter counts
 NO_ELECTRONS = "No electrons are seen above the read-out noise: there is no beam in this scan."
 SYSTEMATIC = 0.01  # pixels, in each direction: what the scatter of positions cannot show
@@ -174,11 +174,19 @@ def origin_of(data, noise: NoiseModel, located: Located, beam: Beam, known=True)
         if rings.found and np.median(rings.sigma_qx0) < unsure:
             return rings
     sigma = _with_scatter(position, sigma, valid)
-    # Disks that were taken for the direct beam scatter; few electrons alone do not make them.
-    astray = np.median(sigma[:, valid]) > max(UNSURE, 2 * unsure)
+    vague = unsure > max(UNSURE, POORER * counted)
+    # Disks that were taken for the direct beam scatter, or are hardly known, or are seen in few patterns; few electrons
+    # alone do not make them.
+    known_to = np.median(sigma[:, valid])
+    astray = known_to > UNSURE and (vague or known_to > 2 * unsure or blank > MOST * count)
     if astray and blank > MISSING * count and not _blanked(data, noise, valid, known):
         return _no_beam(scan, "Many patterns show no direct beam, though their electrons are there, so what was "
-                              "located in the others is none: it may lie behind a beam stop or off the detector.")
+                              "located in the others is none: it may lie behind a beam stop or off the detector, or "
+                              "be as dark as what surrounds it, in a thick crystal.")
+    if vague:
+        reason += (f" It is known to {unsure:.2g} px only, with electrons enough for {counted:.1g} px: disks may "
+                   "overlap, or the crystal be so thick that the direct beam is no brighter than the rest; the fitted "
+                   "origin may be as far off.")
     return OriginMap(*position, *sigma, valid, float(beam.aperture.radius), True, reason)
 
 

@@ -7,7 +7,7 @@ from scans import CCD, distance, simulated
 from scipy.special import erfc
 
 from py4dstem_prenet import origin as module
-from py4dstem_prenet.beam import Beam
+from py4dstem_prenet.beam import Beam, Located
 from py4dstem_prenet.disk import Aperture
 from py4dstem_prenet.errors import PrenetError
 from py4dstem_prenet.networks import weights
@@ -208,6 +208,21 @@ def test_a_background_without_a_beam_has_no_place(dose):
     assert origin.found and not origin.valid[blank].any() and origin.valid[~blank].mean() > 0.9
     assert "of 36 positions show no beam" in origin.reason
     assert distance(origin, scan.truth)[origin.valid].max() < FAR
+
+
+@pytest.mark.parametrize(("electrons", "missing", "found"), [
+    (20_000.0, 0, True), (20_000.0, 20, False), (10.0, 20, True), (10.0, 39, False)])
+def test_a_direct_beam_that_is_hardly_known_is_doubted(electrons, missing, found):
+    """Places known to a pixel, as in thick crystals: with many electrons that is told, and with many patterns that show
+    no beam, though their electrons are there, there is none. At ten electrons it is chance, unless most show none."""
+    rng = np.random.default_rng(0)
+    data = rng.poisson(electrons / 64**2, (8, 8, 64, 64)).astype(np.uint16)
+    noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((64, 64), bool), electrons, True)
+    at, seen = 31 + rng.normal(0, 0.8, (64, 2)), np.arange(64) >= missing
+    located = Located(at, np.full((64, 2), 0.9), np.full(64, electrons), seen)
+    beam = Beam("cpu", noise, Aperture(3.0, 0.3, (0.0, 0.0)))
+    origin = module.origin_of(data, noise, located, beam)
+    assert origin.found is found and ("known to 0.9 px only" in origin.reason) == (electrons > 10 and found)
 
 
 @pytest.mark.parametrize("kind", ["poisson", "sparse", "camera"])

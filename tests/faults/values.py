@@ -26,7 +26,8 @@ EVERYWHERE = "The direct beam was found everywhere."
 MASK = "The mask must be a boolean array of the pattern's shape (64, 64), True where a pixel is good; this one has " \
        "shape {} and type {}."
 HIDDEN = "Many patterns show no direct beam, though their electrons are there, so what was located in the others is " \
-         "none: it may lie behind a beam stop or off the detector."
+         "none: it may lie behind a beam stop or off the detector, or be as dark as what surrounds it, in a thick " \
+         "crystal."
 
 
 def counts(dtype=np.uint16):
