@@ -214,8 +214,10 @@ def watch(reopen, scan, pattern_shape, mask=None, device="auto", output=None, st
             move_on("done", f"{ended} Nothing was calibrated: {problem}")
             raise
         watcher.report = report
-        saved = "" if output is None or not report.origin.found else f", and saved {Path(output).name}"
-        move_on("done", f"{ended} Calibrated{part.rstrip(',')}{saved}.", judged=rows * scan[1], **_said(report))
+        saved = "" if output is None else f", and saved {Path(output).name}"
+        how = f"Calibrated{part.rstrip(',')}{saved}." if report.origin.found else (
+            f"Nothing was calibrated: {report.origin.reason}")
+        move_on("done", f"{ended} {how}", judged=rows * scan[1], **_said(report))
         return report
     finally:
         watcher.close()
