@@ -183,10 +183,10 @@ def origin_of(data, noise: NoiseModel, located: Located, beam: Beam, known=True)
         return _no_beam(scan, "Many patterns show no direct beam, though their electrons are there, so what was "
                               "located in the others is none: it may lie behind a beam stop or off the detector, or "
                               "be as dark as what surrounds it, in a thick crystal.")
-    if vague:
-        reason += (f" It is known to {unsure:.2g} px only, with electrons enough for {counted:.1g} px: disks may "
-                   "overlap, or the crystal be so thick that the direct beam is no brighter than the rest; the fitted "
-                   "origin may be as far off.")
+    if known_to > UNSURE:  # what makes them so uncertain is common to many positions, and does not average out
+        reason += (f" A position is known to {known_to:.2g} px only, where counting alone allows some {counted:.1g}: "
+                   "the electrons are few, disks overlap, or the crystal is so thick that the direct beam is no "
+                   "brighter than the rest; the fitted origin may be as far off.")
     return OriginMap(*position, *sigma, valid, float(beam.aperture.radius), True, reason)
 
 
