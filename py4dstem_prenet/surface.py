@@ -25,6 +25,7 @@ _MARGIN, _SPLINE_MARGIN = 1.0, 2.0
 BEND = 0.12
 
 FEW, FAR = 12, 0.25  # positions, that cannot tell a bent descan from wrong positions; px off the surface that this is
+STRAY = 0.1  # of the positions in the fullest row or column: with fewer one is not part of where the beam was seen
 TOGETHER = 0.25  # of the positions, off the surface side by side: no outliers, but another surface
 
 
@@ -78,16 +79,51 @@ def fit_surface(values, sigma, valid, model="auto") -> SurfaceFit:
     cannot determine gives way to the richest one that they can. Raises PrenetError for an unknown model or
     maps whose shapes differ.
     """
-    return _fit([(values, sigma)], valid, model)[0]
+    return _fit_seen([(values, sigma)], valid, model)[0]
 
 
 def fit_pair(qx, qy, sigma_qx, sigma_qy, valid, model="auto") -> tuple[SurfaceFit, SurfaceFit]:
     """Fit both coordinates of the origin with one model, chosen for the two together; see `fit_surface`."""
-    first, second = _fit([(qx, sigma_qx), (qy, sigma_qy)], valid, model)
+    first, second = _fit_seen([(qx, sigma_qx), (qy, sigma_qy)], valid, model)
     return first, second
 
 
 # --- the fit of one or two maps -------------------------------------------------------------------
+
+
+def _fit_seen(maps, valid, model):
+    """`_fit`; where the beam is seen in a part of the scan only, as bent a surface there as that part determines."""
+    fits = _fit(maps, valid, model)
+    use = np.logical_and.reduce([prepare(values, sigma, valid).use for values, sigma in maps])
+    if not use.any():
+        return fits
+    lines = [np.flatnonzero(n > STRAY * n.max()) for n in (use.sum(1), use.sum(0))]
+    box = tuple(slice(int(at[0]), int(at[-1]) + 1) for at in lines)
+    part = use[box]
+    if part.shape == use.shape:
+        return fits
+    cut = [(np.asarray(values)[box], np.broadcast_to(sigma, use.shape)[box]) for values, sigma in maps]
+    there = _fit(cut, part, model)
+    if MODELS.index(there[0].model) <= MODELS.index(fits[0].model):
+        return fits
+    return [_beyond(inner, outer, box) for inner, outer in zip(there, fits, strict=True)]
+
+
+def _beyond(inner, outer, box):
+    """A surface fitted to a rectangle of the scan, that goes on outside of it as a stiffer one through the same
+    positions does: what bends inside would run away. Its sigma there is how far a parabola would."""
+    apart = inner.values - outer.values[box]
+    at = [np.arange(n) for n in outer.values.shape]
+    nearest = [np.clip(a, part.start, part.stop - 1) for a, part in zip(at, box, strict=True)]
+    values = outer.values + apart[np.ix_(*(n - part.start for n, part in zip(nearest, box, strict=True)))]
+    rows, columns = (np.abs(a - n) / (part.stop - part.start) for a, n, part in zip(at, nearest, box, strict=True))
+    away = rows[:, None] + columns
+    # A parabola over a length departs from its best line by 1 / (6 sqrt 5) of what it gains over as long again.
+    sigma = np.hypot(outer.sigma, np.sqrt((apart**2).mean()) * (1 + 6 * 5**0.5 * away * (1 + away)))
+    sigma[box] = inner.sigma
+    reason = (f"{inner.reason}; outside of scan rows {box[0].start} to {box[0].stop - 1}, columns {box[1].start} to "
+              f"{box[1].stop - 1}, where no beam was measured, it goes on as a {outer.model}")
+    return replace(inner, values=values, sigma=sigma, residual=outer.residual + outer.values - values, reason=reason)
 
 
 def _fit(maps, valid, model):

@@ -228,6 +228,27 @@ def test_extrapolation_is_tame(model):
     assert np.abs(far - np.median(values[:2])).max() < 5
 
 
+@pytest.mark.parametrize("kind", ["parabola", "spline"])
+@pytest.mark.parametrize("seen", [np.s_[:14], np.s_[12:], np.s_[:, :12], np.s_[4:16, 20:]])
+def test_a_beam_that_is_lost_halfway_leaves_the_fit_as_it_was(kind, seen):
+    """A parabola that half of a scan determines would run away in the other half, and a plane was .6 px off in this."""
+    surface = truth(kind, (32, 32), seed=3)
+    measured, _ = measure(surface, seed=3)
+    valid = np.zeros(surface.shape, bool)
+    valid[seen] = True
+    alone = fit_surface(measured[seen], SIGMA, True)
+    stray = valid.copy()
+    stray[-1 if valid[0].any() else 0, -1 if valid[:, 0].any() else 0] = True
+    for shown in (valid, stray):
+        fit = fit_surface(np.where(shown, measured, np.nan), SIGMA, shown)
+        assert fit.accepted and np.abs(fit.values[seen] - alone.values).max() < 0.05
+        assert kind == "spline" or np.abs(fit.values - surface)[seen].max() < 0.1
+        outside = ~valid
+        assert (np.abs(fit.values - surface) / fit.sigma)[outside].max() < 5 and np.isfinite(fit.sigma).all()
+        assert max(np.abs(np.diff(fit.values, axis=k)).max() for k in (0, 1)) < 0.5  # no step at the edge
+        assert np.allclose(fit.residual[shown], (measured - fit.values)[shown])
+
+
 def test_verdicts():
     surface = truth("plane", (32, 32))
     values, _ = measure(surface)
