@@ -36,6 +36,7 @@ from .surface import NORMAL_MAD
 POOR, POORER = 0.2, 20.0
 COMPARED = 16  # patterns with a beam, and as many without
 MISSING, MOST = 0.2, 0.5  # of the positions, without a beam that was not blanked: it is somewhere else in the others
+DARK, DIM = 0.1, 0.6  # of the electrons of the others: with fewer the beam was off, or the specimen too thick for it
 NEIGHBORS = 5  # side of the block of positions whose scatter counts
 NO_ELECTRONS = "No electrons are seen above the read-out noise: there is no beam in this scan."
 SYSTEMATIC = 0.01  # pixels, in each direction: what the scatter of positions cannot show
@@ -177,9 +178,10 @@ def origin_of(data, noise: NoiseModel, located: Located, beam: Beam, known=True)
     vague = unsure > max(UNSURE, POORER * counted)
     # Disks that were taken for the direct beam scatter, or are hardly known, or are seen in few patterns; few electrons
     # alone do not make them.
-    known_to = np.median(sigma[:, valid])
+    known_to = np.median(sigma[:, valid].max(0))
     astray = known_to > UNSURE and (vague or known_to > 2 * unsure or blank > MOST * count)
-    if astray and blank > MISSING * count and not _blanked(data, noise, valid, known):
+    if blank > (MISSING if astray else MOST) * count and _brightness(data, noise, valid, known) > (
+            DARK if astray else DIM):
         return _no_beam(scan, "Many patterns show no direct beam, though their electrons are there, so what was "
                               "located in the others is none: it may lie behind a beam stop or off the detector, or "
                               "be as dark as what surrounds it, in a thick crystal.")
@@ -190,18 +192,18 @@ def origin_of(data, noise: NoiseModel, located: Located, beam: Beam, known=True)
     return OriginMap(*position, *sigma, valid, float(beam.aperture.radius), True, reason)
 
 
-def _blanked(data, noise: NoiseModel, valid, known):
-    """Whether patterns without a beam are darker than those with one, as where the beam was off."""
+def _brightness(data, noise: NoiseModel, valid, known) -> float:
+    """The electrons of patterns without a beam, in those of patterns with one; 0 where there are none of either."""
     totals = []
     held = data.held().ravel() if isinstance(data, Sample) else True
     for some in (valid.ravel() & held, ~valid.ravel() & known & held):
         chosen = np.flatnonzero(some)
         if not len(chosen):  # of a sample that holds none of these
-            return True
+            return 0.0
         chosen = chosen[np.unique(np.linspace(0, len(chosen) - 1, COMPARED).astype(int))]
         blocks = [noise.electrons(block).sum((1, 2)) for _, block in batches.patterns(data, positions=chosen)]
         totals.append(np.median(np.concatenate(blocks)))
-    return totals[1] < 0.5 * totals[0]
+    return totals[1] / max(totals[0], 1e-9)
 
 
 def _with_scatter(position, sigma, valid):
