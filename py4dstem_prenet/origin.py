@@ -68,7 +68,8 @@ class OriginMap:
 class OriginFit:
     """A smooth descan surface. Maps have the scan's shape (Rx, Ry); lengths are detector pixels.
 
-    residual_qx0, residual_qy0: measured less fitted. sigma_qx0, sigma_qy0: of the surface. model: the one chosen.
+    residual_qx0, residual_qy0: measured less fitted. sigma_qx0, sigma_qy0: of the surface, if positions err each by
+    itself; what one specimen does to the disks of all of them is not in it. model: the one chosen.
     accepted: whether the surface describes the positions. reason: sentences about what remains.
     """
 
