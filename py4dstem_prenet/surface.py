@@ -26,6 +26,7 @@ BEND = 0.12
 
 FEW, FAR = 12, 0.25  # positions, that cannot tell a bent descan from wrong positions; px off the surface that this is
 WHOLE = 0.8  # of a scan, in which the beam is seen: what is determined there does not run away in the rest
+THIN = 4  # scan rows, or columns: a strip of fewer says nothing of what lies beside it
 STRAY = 0.1  # of the positions in the fullest row or column: with fewer one is not part of where the beam was seen
 TOGETHER = 0.25  # of the positions, off the surface side by side: no outliers, but another surface
 
@@ -101,7 +102,8 @@ def _fit_seen(maps, valid, model):
     lines = [np.flatnonzero(n > STRAY * n.max()) for n in (use.sum(1), use.sum(0))]
     box = tuple(slice(int(at[0]), int(at[-1]) + 1) for at in lines)
     part = use[box]
-    if part.size > WHOLE * use.size:
+    strip = any(n < min(THIN, whole) for n, whole in zip(part.shape, use.shape, strict=True))
+    if strip or part.size > WHOLE * use.size:
         return fits
     cut = [(np.asarray(values)[box], np.broadcast_to(sigma, use.shape)[box]) for values, sigma in maps]
     there = _fit(cut, part, model)
