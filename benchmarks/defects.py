@@ -44,11 +44,10 @@ DEFECTS = {
         "noise.py", "e = (e - np.float32(self.offset)) / np.float32(self.gain)", "e = e - np.float32(self.offset)",
         "tests/test_noise.py"),
     "user's mask inverted": (
-        "origin.py", "noise.bad_pixels | ~np.asarray(mask)", "noise.bad_pixels | np.asarray(mask)",
+        "noise.py", "bad |= ~np.asarray(mask, bool)", "bad |= np.asarray(mask, bool)",
         "tests/test_pipeline.py tests/test_origin.py"),
     "fit on the wrong mask": (
-        "origin.py", "origin.sigma_qx0, origin.sigma_qy0, origin.valid,\n                    model)",
-        "origin.sigma_qx0, origin.sigma_qy0, ~origin.valid,\n                    model)",
+        "origin.py", "fit_descan(maps, sigmas, origin.valid, model)", "fit_descan(maps, sigmas, ~origin.valid, model)",
         "tests/test_properties.py::test_a_descan_fit_follows_the_scan_and_its_own_coordinates"),
     "coordinates of the pattern mirrored in the disk fit": (
         "disk.py", "dx, dy = self.x + sx - position[:, :1]", "dx, dy = self.x + sx + position[:, :1]",
