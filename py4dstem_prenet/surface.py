@@ -9,6 +9,7 @@ from scipy.ndimage import uniform_filter
 
 from .errors import PrenetError
 from .surface_models import MODELS, candidates, evaluate, normal, solve, surface_variance, thinned
+from .surface_reach import beyond, seen_box
 
 _CUT = 4.685  # Tukey's biweight: 95 % efficient for Gaussian noise
 NORMAL_MAD = 0.6745
@@ -25,9 +26,6 @@ _MARGIN, _SPLINE_MARGIN = 1.0, 2.0
 BEND = 0.12
 
 FEW, FAR = 12, 0.25  # positions, that cannot tell a bent descan from wrong positions; px off the surface that this is
-WHOLE = 0.8  # of a scan, in which the beam is seen: what is determined there does not run away in the rest
-THIN = 4  # scan rows, or columns: a strip of fewer says nothing of what lies beside it
-STRAY = 0.1  # of the positions in the fullest row or column: with fewer one is not part of where the beam was seen
 TOGETHER = 0.25  # of the positions, off the surface side by side: no outliers, but another surface
 
 
@@ -97,36 +95,14 @@ def _fit_seen(maps, valid, model):
     """`_fit`; where the beam is seen in a part of the scan only, as bent a surface there as that part determines."""
     fits = _fit(maps, valid, model)
     use = np.logical_and.reduce([prepare(values, sigma, valid).use for values, sigma in maps])
-    if not use.any():
-        return fits
-    lines = [np.flatnonzero(n > STRAY * n.max()) for n in (use.sum(1), use.sum(0))]
-    box = tuple(slice(int(at[0]), int(at[-1]) + 1) for at in lines)
-    part = use[box]
-    strip = any(n < min(THIN, whole) for n, whole in zip(part.shape, use.shape, strict=True))
-    if strip or part.size > WHOLE * use.size:
+    box = seen_box(use)
+    if box is None:
         return fits
     cut = [(np.asarray(values)[box], np.broadcast_to(sigma, use.shape)[box]) for values, sigma in maps]
-    there = _fit(cut, part, model)
+    there = _fit(cut, use[box], model)
     if MODELS.index(there[0].model) <= MODELS.index(fits[0].model):
         return fits
-    return [_beyond(inner, outer, box) for inner, outer in zip(there, fits, strict=True)]
-
-
-def _beyond(inner, outer, box):
-    """A surface fitted to a rectangle of the scan, that goes on outside of it as a stiffer one through the same
-    positions does: what bends inside would run away. Its sigma there is how far a parabola would."""
-    apart = inner.values - outer.values[box]
-    at = [np.arange(n) for n in outer.values.shape]
-    nearest = [np.clip(a, part.start, part.stop - 1) for a, part in zip(at, box, strict=True)]
-    values = outer.values + apart[np.ix_(*(n - part.start for n, part in zip(nearest, box, strict=True)))]
-    rows, columns = (np.abs(a - n) / (part.stop - part.start) for a, n, part in zip(at, nearest, box, strict=True))
-    away = rows[:, None] + columns
-    # A parabola over a length departs from its best line by 1 / (6 sqrt 5) of what it gains over as long again.
-    sigma = np.hypot(outer.sigma, np.sqrt((apart**2).mean()) * (1 + 6 * 5**0.5 * away * (1 + away)))
-    sigma[box] = inner.sigma
-    reason = (f"{inner.reason}; outside of scan rows {box[0].start} to {box[0].stop - 1}, columns {box[1].start} to "
-              f"{box[1].stop - 1}, where no beam was measured, it goes on as a {outer.model}")
-    return replace(inner, values=values, sigma=sigma, residual=outer.residual + outer.values - values, reason=reason)
+    return [beyond(inner, outer, box) for inner, outer in zip(there, fits, strict=True)]
 
 
 def _fit(maps, valid, model):
