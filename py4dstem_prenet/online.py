@@ -39,6 +39,7 @@ MANY = 2048  # positions of a scan; one of fewer is over about when a process ha
 CELL = 16  # scan columns whose median tells where the beam is nearby
 FEWEST = 4  # positions that such a median needs
 LATE = 64  # patterns that waited for the first beam and are located beside those that come: more would delay these
+UNLEARNED = "Nothing has been learned yet."  # the reason for no beam of a scan that has just begun
 BLANK = 0.02  # part of the usual electrons below which a pattern holds no beam (as in `shows_beam`)
 
 
@@ -90,7 +91,7 @@ class OnlineCalibrator:
         self._dtype = None
         self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
         self._learned: Learned | None = None  # the latest that has a beam
-        self._reason = "Nothing has been learned yet."
+        self._reason = UNLEARNED
         self._next = min(FIRST, count)
         self._learning: Future | None = None
         self._thread = ThreadPoolExecutor(1, "prenet-learn")

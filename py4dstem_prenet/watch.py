@@ -20,7 +20,7 @@ from . import emd_files, sources
 from .alarms import Alarm, ellipse_changes, quick_alarms
 from .errors import PrenetError
 from .files import check_output
-from .online import OnlineCalibrator, start_worker
+from .online import UNLEARNED, OnlineCalibrator, start_worker
 from .pipeline import CalibrationReport
 from .serve import served
 from .snapshot import Snapshot, judge_snapshot
@@ -29,7 +29,6 @@ from .terminal import Terminal
 LOOK = 0.2  # seconds between looks at alarms and status
 JUDGE = 5.0  # seconds between judgments, and
 JUDGE_PART = 0.5  # of the time at most that they may take
-UNLEARNED = "Nothing has been learned yet."  # the reason for no beam of an `OnlineCalibrator` that has just begun
 RATE_OVER = 3.0  # seconds over which the rate is taken
 
 

@@ -23,10 +23,10 @@ from py4dstem_prenet.acquire import Acquisition, acquire
 from py4dstem_prenet.alarms import quick_alarms
 from py4dstem_prenet.cli import app
 from py4dstem_prenet.errors import PrenetError
-from py4dstem_prenet.online import OnlineCalibrator
+from py4dstem_prenet.online import UNLEARNED, OnlineCalibrator
 from py4dstem_prenet.pipeline import calibrate
 from py4dstem_prenet.serve import served, state_of
-from py4dstem_prenet.watch import UNLEARNED, Status, Watcher, watch
+from py4dstem_prenet.watch import Status, Watcher, watch
 
 SCAN, SHAPE = (12, 16), (64, 64)
 FAULTY = Acquisition(SCAN, SHAPE, dose=4000.0, seed=2, fault="beam-loss", at=0.75)
