@@ -105,6 +105,8 @@ class PrenetAccessor:
 
         out: an EMD file to stream it to. scan_aware: whether similar patterns around are used; "auto" takes what
         predicts held-out electrons better. weights: a name, or a file from `finetune`.
+
+        Do not measure strain or rotation on denoised patterns: smooth variation over the scan is flattened.
         """
         from .denoise import denoise
 
@@ -130,7 +132,7 @@ class PrenetAccessor:
         return preprocess(self._datacube, out=out, device=device, progress=progress)
 
     def check_denoising(self, weights=None, device="auto") -> DenoisingCheck:
-        """What denoising is worth on this scan, measured on its own counts: a `DenoisingCheck`, which prints."""
+        """Squared error of denoising on this scan, measured on its own counts: a `DenoisingCheck`, which prints."""
         from .checks import check_denoising
 
         return check_denoising(self._datacube, weights=weights, device=device)

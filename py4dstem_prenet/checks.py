@@ -25,6 +25,8 @@ SIGMAS = (0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.3, 1.6, 2.0, 2.6, 3.3, 4.2)  # pixels
 RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 FLOOR = 0.01  # electrons that an estimate is taken to expect at least, where its deviance is asked
 CHANCE = 13.8  # chi square of two degrees of freedom that chance exceeds once in a thousand
+NOT_FOR_MAPS = ("Do not measure strain or rotation on denoised patterns: what varies smoothly over the scan is flattened, and "
+                "this check does not see it.")
 GROUPS = 16  # parts of the sample, left out in turn to tell how sure a figure is
 
 
@@ -104,22 +106,22 @@ def check_denoising(datacube, noise: NoiseModel | None = None, weights=None, dev
     # Twice the electrons halve the error of the raw counts, and do not raise that of what is made of them.
     worth = np.exp(at_half + (at_half - at_quarter).clip(-np.log(2), 0))
     uncertainty = jackknife(worth)
-    accepted, reason = _verdict(float(worth[0]), uncertainty, errors, sigmas)
+    accepted, reason = _verdict(float(worth[0]), errors, sigmas)
     reason += f"; an upper bound, for {caveat}" if caveat else ""
     deviances = {key: float(half.deviance(estimate)[0]) for key, estimate in estimates.items()}
     return DenoisingCheck(float(worth[0]), uncertainty, float(np.exp(at_half[0])), errors, sigmas, deviances, sigma,
                           rank, count, True, accepted, reason)
 
 
-def _verdict(worth, uncertainty, errors, sigmas):
+def _verdict(worth, errors, sigmas):
     """(accepted, the verdict in words)."""
-    figure = f"worth {worth:.3g} +- {uncertainty:.2g} times the dose"
     ours, sigma = errors["denoised"], sigmas["denoised"]
+    figure = f"squared error {ours:.3g} +- {sigma:.1g} of that of the raw counts"
     if ours + 2 * sigma < 1 and worth > 1:
-        reason = f"is {figure}: so many raw measurements, averaged, would be as good"
+        reason = f"lowers the error of single pixels ({figure}). {NOT_FOR_MAPS}"
         name, best = min(((key, errors[key]) for key in ("gaussian", "svd")), key=lambda pair: pair[1])
         if best + 2 * sigmas[name] < ours - 2 * sigma:
-            reason += f"; but the best {'Gaussian' if name == 'gaussian' else 'truncated SVD'} is better here"
+            reason += f" The best {'Gaussian' if name == 'gaussian' else 'truncated SVD'} has a lower error here."
         return True, reason
     if ours - 2 * sigma > 1:
         return False, f"makes these data worse ({figure}): do not use it"

@@ -117,7 +117,10 @@ def denoise(
     cube: Cube = None,
     scheduler: Scheduler = None,
 ):
-    """Denoise a scan, and save it as an EMD file."""
+    """Denoise a scan, and save it as an EMD file.
+
+    Do not measure strain or rotation on denoised patterns: smooth variation over the scan is flattened.
+    """
     from .files import check_output
 
     check_output(output)

@@ -45,6 +45,10 @@ def denoise(datacube, noise: NoiseModel | None = None, out=None, scan_aware="aut
     are in the result as in the data. Beyond some million electrons a pattern the estimate fades into the measured
     counts. Bad pixels are filled with what the network expects there.
 
+    Do not measure strain or rotation on denoised patterns. Patterns are averaged with neighbors that cannot be told
+    apart one by one, so a strain or rotation that varies smoothly over the scan is flattened: measured slopes of the
+    map are 0.2 to 0.9. Use the raw counts for such maps.
+
     Args:
         datacube: py4DSTEM DataCube whose data may lie in memory or on disk.
         noise: the detector's noise model; estimated from the scan by default.

@@ -148,7 +148,8 @@ def _numbers(seen):
     yield "electrons a pattern", verdicts.plain(noise.dose)
     yield "bad pixels", f"{int(noise.bad_pixels.sum())}"
     if seen.denoising is not None and seen.denoising.valid:
-        yield "denoising is worth", f"{seen.denoising.worth:.3g} ± {seen.denoising.worth_sigma:.1g} times the dose"
+        error, sigma = (values["denoised"] for values in (seen.denoising.errors, seen.denoising.error_sigmas))
+        yield "squared error of denoised patterns", f"{error:.3g} ± {sigma:.1g} of that of the raw counts"
 
 
 def _number(value, unit):

@@ -311,8 +311,8 @@ def judge_denoising(check) -> Verdict:
     reason = _sentence(f"Denoising {check.reason}")
     if not check.valid:
         return Verdict(question, "amber", "That cannot be told here.", (reason,))
-    if check.accepted:
-        return Verdict(question, "green", f"Yes: it is worth {check.worth:.2g} times the dose.", (reason,))
+    if check.accepted:  # never green: squared error does not show that maps are flattened
+        return Verdict(question, "amber", "Only to look at. Measure strain and rotation on the raw counts.", (reason,))
     return Verdict(question, "amber", "No. Use the measured counts.", (reason,))
 
 
