@@ -24,10 +24,10 @@ import numpy as np
 from py4DSTEM import DataCube
 from scipy.ndimage import gaussian_filter
 
-from py4dstem_prenet.assumptions import judge_noise
-from py4dstem_prenet.checks import SIGMAS, Level, truncated_svds, unstabilized
-from py4dstem_prenet.denoise import denoise
-from py4dstem_prenet.noise import estimate_noise
+from py4dstem_prenet.denoising.checks import SIGMAS, Level, truncated_svds, unstabilized
+from py4dstem_prenet.denoising.denoiser import denoise
+from py4dstem_prenet.detector.independence import judge_noise
+from py4dstem_prenet.detector.noise import estimate_noise
 from py4dstem_prenet.simulation.scan import simulate
 
 ROOT = Path(__file__).parents[1]

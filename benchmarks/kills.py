@@ -23,10 +23,10 @@ import py4DSTEM
 import torch
 from py4DSTEM import DataCube
 
-from py4dstem_prenet import denoise as _denoise
-from py4dstem_prenet import emd, emd_files
+from py4dstem_prenet.denoising import denoiser as _denoise
+from py4dstem_prenet.detector.noise import NoiseModel
+from py4dstem_prenet.io import calibrations, emd_files
 from py4dstem_prenet.networks import weights
-from py4dstem_prenet.noise import NoiseModel
 
 SHAPE = (6, 6, 64, 64)
 NOISE = NoiseModel(1.0, 0.0, 0.0, np.zeros(SHAPE[2:], bool), True, 400.0)
@@ -133,11 +133,11 @@ class _Result:
 
 def update(cube, value):
     result = _Result(value)
-    with emd.all_or_none(cube):
-        emd.write_origin(cube, result)
-        emd.write_fit(cube, result)
-        emd.write_ellipse(cube, result)
-        emd.write_provenance(cube, {"value": value})
+    with calibrations.all_or_none(cube):
+        calibrations.write_origin(cube, result)
+        calibrations.write_fit(cube, result)
+        calibrations.write_ellipse(cube, result)
+        calibrations.write_provenance(cube, {"value": value})
 
 
 def interrupt_once(cube, value, seconds):
@@ -145,7 +145,7 @@ def interrupt_once(cube, value, seconds):
     def held():
         c = cube.calibration
         return {float(np.mean(v)) for v in (*c.get_origin_meas(), *c.get_origin(), *c.get_ellipse(),
-                                            cube.tree(emd.SIGMA).data, emd.read_provenance(cube)["value"])}
+                                            cube.tree(calibrations.SIGMA).data, calibrations.read_provenance(cube)["value"])}
 
     def stop(*_):
         raise KeyboardInterrupt

@@ -68,9 +68,9 @@ def watched(path, acquisition, rate, threads):
     import torch
 
     torch.set_num_threads(threads)
-    from py4dstem_prenet import sources
-    from py4dstem_prenet.online import OnlineCalibrator
-    from py4dstem_prenet.watch import Watcher
+    from py4dstem_prenet.live import sources
+    from py4dstem_prenet.live.online import OnlineCalibrator
+    from py4dstem_prenet.live.watcher import Watcher
 
     fault = [] if acquisition.fault is None else ["--fault", acquisition.fault]
     pair = lambda values: ",".join(map(str, values))  # noqa: E731
@@ -135,7 +135,7 @@ def end_to_end(path, acquisition, watcher):
     """What `finish` gives beside `calibrate`, and how long both take."""
     import py4DSTEM
 
-    from py4dstem_prenet import sources
+    from py4dstem_prenet.live import sources
     from py4dstem_prenet.pipeline import calibrate
 
     source = sources.open_source(path, acquisition.scan, acquisition.shape)
@@ -168,7 +168,7 @@ def main():
     parser.add_argument("--dose", type=float, default=3000, help="electrons a pattern")
     parser.add_argument("--folder", type=Path, help="where the files are made; must have room for the scan")
     options = parser.parse_args()
-    from py4dstem_prenet.acquire import Acquisition
+    from py4dstem_prenet.simulation.acquisition import Acquisition
 
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True,
                             cwd=Path(__file__).parent).stdout.strip()

@@ -124,7 +124,7 @@ def measure(path, threads, few, part):
     from py4DSTEM.process.calibration.origin import get_origin
 
     import py4dstem_prenet
-    from py4dstem_prenet.denoise import denoise
+    from py4dstem_prenet.denoising.denoiser import denoise
     from py4dstem_prenet.pipeline import calibrate
 
     cube = py4dstem_prenet.open(path)

@@ -23,7 +23,7 @@ from PyQt5.QtWidgets import (
     QVBoxLayout,
 )
 
-from py4dstem_prenet.errors import PrenetError
+from py4dstem_prenet.core.errors import PrenetError
 
 KINDS = ("Scan and calibration (*.h5)", "Calibration alone (*.h5)")
 MARKS = {"green": ("●", "#2da44e"), "amber": ("▲", "#bf8700"), "red": ("■", "#cf222e")}  # never by color alone
@@ -76,8 +76,8 @@ class PrenetPlugin(QObject):
         def work():
             from matplotlib.figure import Figure
 
-            from py4dstem_prenet.plots import show
-            from py4dstem_prenet.report import look
+            from py4dstem_prenet.report.figures import show
+            from py4dstem_prenet.report.gathering import look
 
             seen = look(cube)
             if seen.origin is None:  # the calibration is of other data
@@ -100,7 +100,7 @@ class PrenetPlugin(QObject):
             return
 
         def work():
-            from py4dstem_prenet.emd_files import save
+            from py4dstem_prenet.io.emd_files import save
 
             save(cube, path, data=kind != KINDS[1])
 
@@ -224,7 +224,7 @@ class PrenetPlugin(QObject):
 
 def _page(verdicts):
     """Verdicts as rich text, the one above all first."""
-    from py4dstem_prenet.verdicts import overall
+    from py4dstem_prenet.report.verdicts import overall
 
     def told(verdict, size):
         mark, color = MARKS[verdict.light]

@@ -3,43 +3,12 @@
 Importing this package adds `DataCube.prenet`; see `accessor.PrenetAccessor` for what it offers.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING
+import lazy_loader
 
 from . import accessor
-from ._version import __version__
-from .errors import PrenetError
+from ._version import __version__ as __version__
 
-if TYPE_CHECKING:  # at work they are imported when they are asked for
-    from .checks import check_denoising, check_ellipse, check_origin
-    from .ellipse import map_ellipse, measure_ellipse
-    from .emd_files import load_calibration, save
-    from .noise import estimate_noise
-    from .online import OnlineCalibrator
-    from .opening import open
-    from .origin import fit_origin, measure_origin
-    from .pipeline import calibrate, preprocess
-
-_HOME = {
-    "measure_origin": "origin", "fit_origin": "origin", "measure_ellipse": "ellipse", "map_ellipse": "ellipse",
-    "estimate_noise": "noise",
-    "calibrate": "pipeline", "preprocess": "pipeline", "open": "opening", "save": "emd_files",
-    "load_calibration": "emd_files", "check_denoising": "checks", "check_origin": "checks",
-    "check_ellipse": "checks",
-    "OnlineCalibrator": "online",
-}
-__all__ = [
-    "OnlineCalibrator", "PrenetError", "__version__", "calibrate", "check_denoising", "check_ellipse",
-    "check_origin", "estimate_noise", "fit_origin", "load_calibration", "map_ellipse", "measure_ellipse",
-    "measure_origin", "open", "preprocess", "save",
-]
-
-
-def __getattr__(name):
-    # AttributeError before any import: py4DSTEM.read asks every loaded module for names.
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOME[name]}", __name__), name)
-
+__getattr__, __dir__, _names = lazy_loader.attach_stub(__name__, __file__)
+__all__ = [name for name in _names if name != "open"]  # `import *` must not replace the built-in
 
 accessor.register()

@@ -11,17 +11,16 @@ import sys
 from importlib.abc import MetaPathFinder
 from typing import TYPE_CHECKING
 
-from .errors import PrenetError
+from .core import PrenetError
 
 if TYPE_CHECKING:
     from py4DSTEM import DataCube
 
-    from .carry import CalibrationCheck
-    from .checks import DenoisingCheck, EllipseCheck, OriginCheck
+    from .denoising import DenoisingCheck, EllipseCheck, FinetuneResult, OriginCheck
     from .ellipse import Ellipse, EllipseMap
-    from .finetune import FinetuneResult
     from .origin import OriginFit, OriginMap
     from .pipeline import CalibrationReport
+    from .resampling import CalibrationCheck
 
 _NAME = "prenet"
 _HOST = "py4DSTEM.datacube.datacube"  # the module that defines DataCube
@@ -39,13 +38,13 @@ class PrenetAccessor:
         mask: (Qx, Qy) bool, True = good pixel; kept in the calibration for what follows. Returns an `OriginMap`;
         where its `found` is False, nothing is written.
         """
-        from . import emd
+        from .io import calibrations
         from .origin import measure_origin
 
-        mask = emd.read_mask(self._datacube) if mask is None else mask
+        mask = calibrations.read_mask(self._datacube) if mask is None else mask
         result = measure_origin(self._datacube, mask=mask, device=device, progress=progress)
-        if emd.write_origin(self._datacube, result):
-            emd.write_mask(self._datacube, mask)
+        if calibrations.write_origin(self._datacube, result):
+            calibrations.write_mask(self._datacube, mask)
         return result
 
     def fit_origin(self, model="auto") -> OriginFit:
@@ -54,11 +53,11 @@ class PrenetAccessor:
         model: "constant", "plane", "parabola", "spline", or "auto" to let the data choose. Returns an
         `OriginFit`.
         """
-        from . import emd
+        from .io import calibrations
         from .origin import fit_origin
 
-        result = fit_origin(emd.read_origin(self._datacube), model)
-        emd.write_fit(self._datacube, result)
+        result = fit_origin(calibrations.read_origin(self._datacube), model)
+        calibrations.write_fit(self._datacube, result)
         return result
 
     def measure_ellipse(self, region=None) -> Ellipse:
@@ -68,13 +67,13 @@ class PrenetAccessor:
 
         Returns an `Ellipse`. `datacube.calibration.set_ellipse((None, None, None))` undoes it.
         """
-        from . import emd
         from .ellipse import measure_ellipse
+        from .io import calibrations
 
-        qx0, qy0, radius = emd.read_fitted_origin(self._datacube)
-        result = measure_ellipse(self._datacube, qx0, qy0, radius, emd.noise_of(self._datacube),
-                                 valid=emd.read_valid(self._datacube), region=region)
-        emd.write_ellipse(self._datacube, result)
+        qx0, qy0, radius = calibrations.read_fitted_origin(self._datacube)
+        result = measure_ellipse(self._datacube, qx0, qy0, radius, calibrations.noise_of(self._datacube),
+                                 valid=calibrations.read_valid(self._datacube), region=region)
+        calibrations.write_ellipse(self._datacube, result)
         return result
 
     def map_ellipse(self, blocks=4) -> EllipseMap:
@@ -82,13 +81,13 @@ class PrenetAccessor:
 
         Returns an `EllipseMap`, and attaches it to the cube as the RealSlice "prenet_ellipse_map".
         """
-        from . import emd
         from .ellipse import map_ellipse
+        from .io import calibrations
 
-        qx0, qy0, radius = emd.read_fitted_origin(self._datacube)
-        result = map_ellipse(self._datacube, qx0, qy0, radius, emd.noise_of(self._datacube), blocks,
-                             emd.read_valid(self._datacube))
-        emd.attach_ellipse_map(self._datacube, result)
+        qx0, qy0, radius = calibrations.read_fitted_origin(self._datacube)
+        result = map_ellipse(self._datacube, qx0, qy0, radius, calibrations.noise_of(self._datacube), blocks,
+                             calibrations.read_valid(self._datacube))
+        calibrations.attach_ellipse_map(self._datacube, result)
         return result
 
     def corrected(self, out=None, progress=True) -> DataCube:
@@ -96,7 +95,7 @@ class PrenetAccessor:
 
         out: an EMD file to stream it to. The new calibration has a constant origin and no ellipse.
         """
-        from .corrected import corrected
+        from .resampling import corrected
 
         return corrected(self._datacube, out=out, progress=progress)
 
@@ -108,7 +107,7 @@ class PrenetAccessor:
 
         Do not measure strain or rotation on denoised patterns: smooth variation over the scan is flattened.
         """
-        from .denoise import denoise
+        from .denoising import denoise
 
         return denoise(self._datacube, out=out, scan_aware=scan_aware, weights=weights, device=device,
                        progress=progress)
@@ -133,19 +132,19 @@ class PrenetAccessor:
 
     def check_denoising(self, weights=None, device="auto") -> DenoisingCheck:
         """Squared error of denoising on this scan, measured on its own counts: a `DenoisingCheck`, which prints."""
-        from .checks import check_denoising
+        from .denoising import check_denoising
 
         return check_denoising(self._datacube, weights=weights, device=device)
 
     def check_origin(self, device="auto") -> OriginCheck:
         """Whether the stated sigma of the origin is true, from two halves of the electrons: an `OriginCheck`."""
-        from .checks import check_origin
+        from .denoising import check_origin
 
         return check_origin(self._datacube, device=device)
 
     def check_ellipse(self, device="auto") -> EllipseCheck:
         """Whether two halves of the electrons show the same ellipse, within its sigma: an `EllipseCheck`."""
-        from .checks import check_ellipse
+        from .denoising import check_ellipse
 
         return check_ellipse(self._datacube, device=device)
 
@@ -154,13 +153,13 @@ class PrenetAccessor:
 
         Returns a `FinetuneResult`, which prints as a sentence.
         """
-        from .finetune import finetune
+        from .denoising import finetune
 
         return finetune(self._datacube, out=out, minutes=minutes, device=device, progress=progress)
 
     def show(self):
         """Figures of what the calibration holds and does. Returns their axes, (3, 4)."""
-        from .plots import show
+        from .report import show
 
         return show(self._datacube)
 
@@ -172,43 +171,43 @@ class PrenetAccessor:
 
     def check(self) -> CalibrationCheck:
         """Whether the calibration still belongs to the data, as a `CalibrationCheck` that prints what to do."""
-        from .carry import check
+        from .resampling import check
 
         return check(self._datacube)
 
     def crop_Q(self, ROI) -> DataCube:
         """A new DataCube of a part of the patterns, calibrated. ROI: (Qx_min, Qx_max, Qy_min, Qy_max)."""
-        from .carry import crop_Q
+        from .resampling import crop_Q
 
         return crop_Q(self._datacube, ROI)
 
     def crop_R(self, ROI) -> DataCube:
         """A new DataCube of a part of the scan, calibrated. ROI: (Rx_min, Rx_max, Ry_min, Ry_max)."""
-        from .carry import crop_R
+        from .resampling import crop_R
 
         return crop_R(self._datacube, ROI)
 
     def bin_Q(self, N) -> DataCube:
         """A new DataCube of patterns summed over N x N pixels, calibrated: q becomes (q + 1/2) / N - 1/2."""
-        from .carry import bin_Q
+        from .resampling import bin_Q
 
         return bin_Q(self._datacube, N)
 
     def bin_R(self, N) -> DataCube:
         """A new DataCube of patterns summed over N x N scan positions, calibrated with mean origins."""
-        from .carry import bin_R
+        from .resampling import bin_R
 
         return bin_R(self._datacube, N)
 
     def save(self, path, data=True) -> None:
         """Save the cube as a new EMD file; data=False saves its calibration alone, some 30 kB."""
-        from . import emd_files
+        from .io import emd_files
 
         emd_files.save(self._datacube, path, data=data)
 
     def load_calibration(self, path) -> None:
         """Apply the calibration that `save` wrote for the same scan."""
-        from . import emd_files
+        from .io import emd_files
 
         emd_files.load_calibration(self._datacube, path)
 

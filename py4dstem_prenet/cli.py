@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from .errors import PrenetError
+from .core import PrenetError
 
 
 class _Commands(TyperGroup):
@@ -82,13 +82,13 @@ def calibrate(
 
     JSON: saved (the file, or null), found, detector, origin, descan, ellipse, verdicts; px and radians.
     """
-    from .files import check_output, read_mask
+    from .io import check_output, read_mask
 
     check_output(output)
     good = None if mask is None else read_mask(mask)
     datacube = _open(file, scan, cube)
-    from .cluster import connected
-    from .emd_files import save
+    from .compute import connected
+    from .io import save
     from .pipeline import calibrate
 
     with redirect_stdout(sys.stderr if as_json else sys.stdout):
@@ -99,7 +99,7 @@ def calibrate(
             save(datacube, output, data=not calibration_only)
             typer.echo(f"Saved {output}.")
     if as_json:
-        from .summary import of_calibration
+        from .report import of_calibration
 
         _echo_json({"saved": str(output) if report.origin.found else None} | of_calibration(report))
     if not report.origin.found:
@@ -121,12 +121,12 @@ def denoise(
 
     Do not measure strain or rotation on denoised patterns: smooth variation over the scan is flattened.
     """
-    from .files import check_output
+    from .io import check_output
 
     check_output(output)
     datacube = _open(file, scan, cube)
-    from .cluster import connected
-    from .denoise import denoise
+    from .compute import connected
+    from .denoising import denoise
 
     with connected(scheduler):
         denoise(datacube, out=output, weights=weights, device=device)
@@ -136,12 +136,12 @@ def denoise(
 @app.command()
 def correct(file: Scan, output: Output, scan: Shape = None, cube: Cube = None, scheduler: Scheduler = None):
     """Resample a calibrated scan to one center and round rings, and save it as an EMD file."""
-    from .files import check_output
+    from .io import check_output
 
     check_output(output)
     datacube = _open(file, scan, cube)
-    from .cluster import connected
-    from .corrected import corrected
+    from .compute import connected
+    from .resampling import corrected
 
     with connected(scheduler):
         corrected(datacube, out=output)
@@ -158,11 +158,11 @@ def finetune(
     cube: Cube = None,
 ):
     """Adapt the denoising network to a scan; its weights are saved if they are better on held-out electrons."""
-    from .files import check_output
+    from .io import check_output
 
     check_output(output, (".safetensors",))
     datacube = _open(file, scan, cube)
-    from .finetune import finetune
+    from .denoising import finetune
 
     result = finetune(datacube, out=output, minutes=minutes, device=device)
     typer.echo(str(result))
@@ -183,7 +183,7 @@ def report(
 
     JSON: saved, light (green, amber or red), answer, verdicts (question, light, answer and why of each).
     """
-    from .files import check_output
+    from .io import check_output
 
     check_output(out, (".html", ".htm"))
     datacube = _open(file, scan, cube)
@@ -191,7 +191,7 @@ def report(
 
     with redirect_stdout(sys.stderr if as_json else sys.stdout):
         found = report(datacube, out, device=device)
-    from .summary import of_verdicts
+    from .report import of_verdicts
 
     told = {"saved": str(out)} | of_verdicts(found)
     if as_json:
@@ -209,7 +209,7 @@ def info(
 
     JSON: versions by package, python, platform, device; or file and contents (path, kind, shape, dtype, record).
     """
-    from .summary import of_file, of_versions
+    from .report import of_file, of_versions
 
     with redirect_stdout(sys.stderr if as_json else sys.stdout):
         told = of_versions() if file is None else of_file(file)
@@ -265,8 +265,7 @@ def train(
         raise PrenetError(f"There is no run in {out} to resume; leave --resume out to start one.")
     if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise PrenetError(f"{out} is in use already; go on with --resume, or choose another --out.")
-    from .training.export import export
-    from .training.loop import train
+    from .training import export, train
 
     length = " ".join(f"--{name} {value}" for name, value in (("minutes", minutes), ("steps", steps)) if value)
     train(task.value, minutes=minutes, steps=steps, seed=seed, resume=resume, out=out, start=start)
@@ -291,15 +290,15 @@ def simulate(
     """
     scan, shape = _pair(scan, "--scan"), _pair(shape, "--shape")
     if acquire:
-        from .acquire import Acquisition, acquire
+        from .simulation import Acquisition, acquire
 
         held = acquire(output, Acquisition(scan, shape, dose, seed, fault=fault), rate)
         typer.echo(f"Wrote {output} at {held:.0f} patterns a second.")
         return
-    from .files import check_output, save_scan
+    from .io import check_output, save_scan
 
     check_output(output)
-    from .simulation.scan import simulate
+    from .simulation import simulate
 
     simulated = simulate(scan, shape, dose=dose, seed=seed)
     save_scan(output, simulated.counts, simulated.truth)
@@ -323,13 +322,13 @@ def watch(
     device: Device = "auto",
 ):
     """Calibrate a scan while it is being written; say what goes wrong. Started again, it goes on from the file."""
-    from .files import check_output, read_mask
+    from .io import check_output, read_mask
 
     scan, shape = _pair(scan, "--scan"), None if shape is None else _pair(shape, "--shape")
     if output is not None:
         check_output(output)
     good = None if mask is None else read_mask(mask)
-    from .watch import watch_file
+    from .live import watch_file
 
     layout = dict(shape=shape, dtype=dtype, header=header, gap=gap, name=dataset)
     try:
@@ -357,7 +356,7 @@ def _pair(text, option):
 
 
 def _open(file, scan, cube):
-    from . import opening
+    from .io import opening
 
     return opening.open(file, None if scan is None else _pair(scan, "--scan"), cube)
 

@@ -28,8 +28,7 @@ def run(out: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from . import emd_files
-    from .files import check_output
+    from .io import check_output, emd_files
 
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -76,7 +75,7 @@ def _table(datacube, denoised, report, truth) -> str:
 def _patterns(datacube, denoised, truth):
     import matplotlib.pyplot as plt
 
-    from .plots import show_pattern
+    from .report import show_pattern
 
     figure, axes = plt.subplots(3, 3, figsize=(8.4, 8.8), constrained_layout=True)
     for row, name, at, clean in zip(axes, truth["regions"], truth["positions"], truth["clean"], strict=True):
@@ -88,9 +87,9 @@ def _patterns(datacube, denoised, truth):
 
 
 def _pools(datacube):
-    from .emd import read_fitted_origin
-    from .noise import estimate_noise
-    from .pooling import pool
+    from .detector import estimate_noise
+    from .fits import pool
+    from .io import read_fitted_origin
 
     qx0, qy0, _ = read_fitted_origin(datacube)
     noise = estimate_noise(datacube)
@@ -101,7 +100,7 @@ def _pools(datacube):
 def _origin(datacube, before, after):
     import matplotlib.pyplot as plt
 
-    from .plots import show_map, show_pattern
+    from .report import show_map, show_pattern
 
     figure, axes = plt.subplots(2, 3, figsize=(11.5, 7.2), constrained_layout=True)
     show_pattern(before.mean, axes[0, 0], "mean pattern, as recorded", power=0.25)
@@ -117,7 +116,7 @@ def _origin(datacube, before, after):
 def _ellipse(pooled, report):
     import matplotlib.pyplot as plt
 
-    from .plots import show_ellipse, show_pattern, show_polar
+    from .report import show_ellipse, show_pattern, show_polar
 
     e, radius = report.ellipse, report.origin.radius
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.3), constrained_layout=True)

@@ -1,5 +1,3 @@
-"""The one exception for input that cannot be used."""
+"""The exceptions of this package."""
 
-
-class PrenetError(ValueError):
-    """Bad input. Its message is one clear sentence: what is wrong, and what to do about it."""
+from .core.errors import PrenetError as PrenetError

@@ -24,17 +24,14 @@ import numpy as np
 from py4DSTEM import DataCube
 from scipy.ndimage import map_coordinates
 
-from . import batches, emd_files
-from .beam import Beam, Located
+from .core import PrenetError, Sample, reading
+from .detector import estimate_noise
 from .ellipse import judge
-from .errors import PrenetError
-from .files import check_output
-from .networks.weights import load, pick_device
-from .noise import estimate_noise
-from .origin import OriginMap, check_mask, find_beam, fit_origin, from_rings, origin_of
+from .fits import KEPT_BYTES, Plan, Pooled, plan, pooled_positions
+from .io import check_output, emd_files
+from .networks import load, pick_device
+from .origin import Beam, Located, OriginMap, check_mask, find_beam, fit_origin, from_rings, origin_of
 from .pipeline import CalibrationReport, check_networks, judge_scan, write
-from .pooling import KEPT_BYTES, Plan, Pooled, plan, pooled_positions
-from .sample import Sample
 
 try:
     from libertem.udf import UDF
@@ -169,7 +166,7 @@ class DatasetArray:
         self.ndim = 4
         self.dtype = np.dtype(dataset.dtype)
         self._ctx, self._dataset = ctx, dataset
-        batches.check(self)
+        reading.check(self)
 
     def read_at(self, rows, columns):
         """(n, Qx, Qy), the patterns at these scan positions, (n,) each, in their order."""
@@ -215,7 +212,7 @@ class _Blocks(UDF):
 
     def get_task_data(self):
         shape = tuple(self.meta.dataset_shape.sig)
-        size = min(max(1, batches.BLOCK_BYTES // (4 * prod(shape))), self.meta.partition_shape[0])
+        size = min(max(1, reading.BLOCK_BYTES // (4 * prod(shape))), self.meta.partition_shape[0])
         return {"block": np.empty((size, *shape), self.meta.input_dtype), "rows": []}
 
     def collect(self, frame, row):

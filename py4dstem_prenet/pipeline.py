@@ -6,15 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import batches, emd
-from .denoise import denoise
+from .core import Sample, reading
+from .denoising import denoise
+from .detector import NoiseModel, estimate_noise
 from .ellipse import Ellipse, measure_ellipse
-from .files import check_output
-from .networks.weights import load, pick_device, verify
-from .noise import NoiseModel, estimate_noise
+from .fits import pooled_positions, worth_keeping
+from .io import calibrations, check_output
+from .networks import load, pick_device, verify
 from .origin import OriginFit, OriginMap, check_mask, fit_origin, survey
-from .pooling import pooled_positions, worth_keeping
-from .sample import Sample
 
 NETWORKS = ("center", "ellipse")
 
@@ -77,10 +76,10 @@ def calibrate(datacube, mask=None, device="auto", progress=True) -> CalibrationR
     Raises:
         PrenetError: data that cannot be calibrated, missing or altered weights, a device that is not there.
     """
-    batches.check(datacube)
+    reading.check(datacube)
     check_mask(datacube, mask)
     check_networks(device)
-    mask = emd.read_mask(datacube) if mask is None else mask
+    mask = calibrations.read_mask(datacube) if mask is None else mask
     noise = estimate_noise(datacube, mask=mask)
     # The whole file is read once: what is pooled later is kept on the way.
     origin, kept, noise = survey(datacube, noise, worth_keeping(datacube, noise.dose), device, progress)
@@ -119,20 +118,20 @@ def write(datacube, origin: OriginMap, fit, ellipse, noise: NoiseModel, device, 
         f"The fitted origin was {'written (set_origin)' if fit.accepted else 'not written'}: {fit.model}.",
         f"The ellipse was {'written (set_ellipse)' if ellipse.accepted else 'not written'}: {ellipse.reason}.",
     )
-    record = emd.provenance(datacube, weights={name: verify(name) for name in NETWORKS}, settings={"device": device},
+    record = calibrations.provenance(datacube, weights={name: verify(name) for name in NETWORKS}, settings={"device": device},
                             noise=noise, verdicts=verdicts)
-    with emd.all_or_none(datacube):
-        emd.write_origin(datacube, origin)
-        emd.write_mask(datacube, mask)
-        emd.write_fit(datacube, fit)
-        emd.write_ellipse(datacube, ellipse)
-        emd.write_provenance(datacube, record)
+    with calibrations.all_or_none(datacube):
+        calibrations.write_origin(datacube, origin)
+        calibrations.write_mask(datacube, mask)
+        calibrations.write_fit(datacube, fit)
+        calibrations.write_ellipse(datacube, ellipse)
+        calibrations.write_provenance(datacube, record)
     return CalibrationReport(origin, fit, ellipse, noise, verdicts)
 
 
 def preprocess(datacube, out=None, device="auto", progress=True):
     """Calibrate and denoise: a new DataCube, calibrated as `datacube` then is. out: an EMD file to stream it to."""
-    batches.check(datacube)
+    reading.check(datacube)
     if out is not None:
         check_output(out)
     report = calibrate(datacube, device=device, progress=progress)

@@ -28,10 +28,10 @@ import numpy as np
 import py4DSTEM
 
 import py4dstem_prenet
-from py4dstem_prenet import batches
-from py4dstem_prenet.errors import PrenetError
-from py4dstem_prenet.noise import estimate_noise
-from py4dstem_prenet.origin import check_mask
+from py4dstem_prenet.core import reading
+from py4dstem_prenet.core.errors import PrenetError
+from py4dstem_prenet.detector.noise import estimate_noise
+from py4dstem_prenet.origin.measure import check_mask
 
 BUDGET = 2**29  # bytes of address space that an input of some kB may take beyond what was there before
 PATIENCE = 2.0  # seconds of computing, for an input that takes some milliseconds
@@ -210,7 +210,7 @@ def _array(rng):
 
 def check_array(data, mask, learn):
     """What `calibrate` does before its work; learn: and the noise, for which patterns are read."""
-    batches.check(data)
+    reading.check(data)
     check_mask(data, mask)
     if learn:
         estimate_noise(data)

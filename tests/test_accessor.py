@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from py4DSTEM import DataCube
 
-from py4dstem_prenet import accessor, emd
-from py4dstem_prenet.errors import PrenetError
+from py4dstem_prenet import accessor
+from py4dstem_prenet.core.errors import PrenetError
+from py4dstem_prenet.io import calibrations
 
 accessor.register()
 
@@ -100,7 +101,7 @@ def test_stages_one_by_one(cube, stage, monkeypatch):
         return round_ring
 
     stage("origin", measure_origin=measure_origin, fit_origin=fit_origin, OriginMap=types.SimpleNamespace)
-    monkeypatch.setattr(emd, "noise_of", lambda data: "noise")
+    monkeypatch.setattr(calibrations, "noise_of", lambda data: "noise")
     mask = np.ones(cube.Qshape, bool)
     stage("ellipse", measure_ellipse=measure_ellipse)
 
@@ -111,7 +112,7 @@ def test_stages_one_by_one(cube, stage, monkeypatch):
     assert cube.prenet.measure_origin(mask=mask) is measured
     assert cube.prenet.fit_origin("plane") is fitted
     assert cube.prenet.measure_ellipse() is round_ring
-    assert seen["mask"] is mask and emd.read_mask(cube).all() and seen["model"] == "plane"
+    assert seen["mask"] is mask and calibrations.read_mask(cube).all() and seen["model"] == "plane"
     np.testing.assert_array_equal(seen["map"].qx0, measured.qx0)
     assert seen["ellipse"] == (cube, 15.5, 16.5, 4.0, "noise", True)
     assert cube.calibration.get_origin_meas()[0][0, 0] == 15
@@ -143,4 +144,4 @@ def test_saves_and_loads(cube, tmp_path):
         fresh = DataCube(cube.data)
         fresh.prenet.load_calibration(tmp_path / name)
         assert fresh.calibration.get_ellipse() == (1.01, 0.99, 0.3)
-        assert emd.read_provenance(fresh) is None or "shape" in emd.read_provenance(fresh)
+        assert calibrations.read_provenance(fresh) is None or "shape" in calibrations.read_provenance(fresh)

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from scans import simulated
 
-from py4dstem_prenet import alarms
-from py4dstem_prenet.acquire import JUMP, Acquisition
-from py4dstem_prenet.alarms import crowded, ellipse_changes, quick_alarms
-from py4dstem_prenet.beam import Beam, Located
-from py4dstem_prenet.disk import Aperture
-from py4dstem_prenet.noise import NoiseModel
-from py4dstem_prenet.origin import OriginFit
-from py4dstem_prenet.sample import Sample
-from py4dstem_prenet.snapshot import Snapshot
+from py4dstem_prenet.core.sample import Sample
+from py4dstem_prenet.detector.noise import NoiseModel
+from py4dstem_prenet.fits.disk import Aperture
+from py4dstem_prenet.live import alarms
+from py4dstem_prenet.live.alarms import crowded, ellipse_changes, quick_alarms
+from py4dstem_prenet.live.snapshot import Snapshot
+from py4dstem_prenet.origin.beam import Beam, Located
+from py4dstem_prenet.origin.measure import OriginFit
+from py4dstem_prenet.simulation.acquisition import JUMP, Acquisition
 
 SCAN = (12, 20)
 NOISE = NoiseModel(1.0, 0.0, 0.0, np.zeros((64, 64), bool), True, 1000.0)

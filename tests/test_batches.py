@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from py4dstem_prenet import batches
-from py4dstem_prenet.batches import check, patterns, shape_of
-from py4dstem_prenet.errors import PrenetError
+from py4dstem_prenet.core import reading
+from py4dstem_prenet.core.errors import PrenetError
+from py4dstem_prenet.core.reading import check, patterns, shape_of
 
 SHAPE = (5, 7, 32, 34)
 
@@ -95,12 +95,12 @@ def test_no_storage_chunk_is_read_twice_and_blocks_stay_small(rx, ry, cx, cy, ch
                                              ((65, 1025), None), ((40, 3000), (3, 7)), ((2, 5000), None)])
 def test_blocks_of_a_large_scan_are_nearly_square_tiles_of_one_size(monkeypatch, scan, chunk):
     """What is near in the scan comes in one block: neighbors.py looks for a pattern's like there."""
-    monkeypatch.setattr(batches, "BLOCK_BYTES", 1024 * 32 * 32 * 4)
-    monkeypatch.setenv(batches.MEMORY, "1")
+    monkeypatch.setattr(reading, "BLOCK_BYTES", 1024 * 32 * 32 * 4)
+    monkeypatch.setenv(reading.MEMORY, "1")
     data = np.broadcast_to(np.uint16(0), (*scan, 32, 32)) if chunk is None else Dataset(
         np.broadcast_to(np.uint16(0), (*scan, 32, 32)), chunk)
     seen, sides = np.zeros(scan, int), []
-    _, total, jobs = batches.plan(data)
+    _, total, jobs = reading.plan(data)
     for job in jobs:
         assert len(job.index) <= 1024
         seen[job.tile] += 1
@@ -111,7 +111,7 @@ def test_blocks_of_a_large_scan_are_nearly_square_tiles_of_one_size(monkeypatch,
 
 
 def test_memory_is_bounded_even_by_one_huge_storage_chunk(monkeypatch, cube):
-    monkeypatch.setattr(batches, "BLOCK_BYTES", 3 * 32 * 34 * 4)
+    monkeypatch.setattr(reading, "BLOCK_BYTES", 3 * 32 * 34 * 4)
     for data in (cube, Dataset(cube, (5, 7)), Dataset(cube, (1, 2))):
         sizes = [len(i) for i, _ in patterns(data)]
         assert max(sizes) <= 3 and sum(sizes) == 35
@@ -121,7 +121,7 @@ def test_memory_is_bounded_even_by_one_huge_storage_chunk(monkeypatch, cube):
 @pytest.mark.parametrize("some", [False, True])
 def test_a_chunk_larger_than_the_budget_is_unpacked_as_seldom_as_that_allows(monkeypatch, rx, ry, rows, columns, some):
     pattern = 32 * 32 * 2
-    monkeypatch.setenv(batches.MEMORY, str(4 * 30 * pattern / 2**30))  # 30 patterns in one quarter of the budget
+    monkeypatch.setenv(reading.MEMORY, str(4 * 30 * pattern / 2**30))  # 30 patterns in one quarter of the budget
     data = Dataset(np.zeros((rx, ry, 32, 32), np.uint16), (rows, columns))
     sizes = [len(index) for index, _ in patterns(data, positions=np.arange(rx * ry) if some else None)]
     assert max(sizes) <= 30 and sum(sizes) == rx * ry
@@ -129,13 +129,13 @@ def test_a_chunk_larger_than_the_budget_is_unpacked_as_seldom_as_that_allows(mon
 
 
 def test_a_huge_unpacked_chunk_is_read_in_parts(monkeypatch, cube, tmp_path):
-    monkeypatch.setenv(batches.MEMORY, str(4 * 3 * 32 * 34 * 2 / 2**30))
+    monkeypatch.setenv(reading.MEMORY, str(4 * 3 * 32 * 34 * 2 / 2**30))
     read = []
     with h5py.File(tmp_path / "a.h5", "w") as file:
         plain = file.create_dataset("plain", data=cube, chunks=SHAPE)
         packed = file.create_dataset("packed", data=cube, chunks=SHAPE, compression="gzip")
         for dataset in (plain, packed):
-            _, _, jobs = batches.plan(dataset)
+            _, _, jobs = reading.plan(dataset)
             read.append([len(job.index) for job in jobs])
             np.testing.assert_array_equal(gather(dataset)[0], cube)
     assert max(read[0]) == 1 and max(read[1]) == 3
@@ -157,15 +157,15 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
 
 
 def test_the_budget_is_a_quarter_of_what_is_free_unless_it_is_given(monkeypatch):
-    monkeypatch.setattr(batches, "_free", lambda: 8 * 2**30)
-    monkeypatch.delenv(batches.MEMORY, raising=False)
-    assert batches.budget() == 2 * 2**30
-    monkeypatch.setenv(batches.MEMORY, "0.5")
-    assert batches.budget() == 2**29
+    monkeypatch.setattr(reading, "_free", lambda: 8 * 2**30)
+    monkeypatch.delenv(reading.MEMORY, raising=False)
+    assert reading.budget() == 2 * 2**30
+    monkeypatch.setenv(reading.MEMORY, "0.5")
+    assert reading.budget() == 2**29
     for wrong in ("", "-1", "8GB", "nan"):
-        monkeypatch.setenv(batches.MEMORY, wrong)
+        monkeypatch.setenv(reading.MEMORY, wrong)
         with pytest.raises(PrenetError, match="positive number of GiB"):
-            batches.budget()
+            reading.budget()
 
 
 @pytest.mark.parametrize("positions", [None, np.arange(1, 35, 2)])
@@ -236,7 +236,7 @@ def test_unusable_data_are_refused_in_one_sentence(data, words):
 
 @pytest.mark.parametrize("positions", [[], [0], [2, 3, 17, 34]])
 def test_patterns_at_some_positions_come_in_their_order(cube, positions):
-    found = batches.read_at(cube.astype(">u2"), positions)
+    found = reading.read_at(cube.astype(">u2"), positions)
     np.testing.assert_array_equal(found, cube.reshape(35, *cube.shape[2:])[positions])
     assert found.dtype == np.uint16 and found.dtype.isnative
 

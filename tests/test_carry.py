@@ -8,8 +8,10 @@ import py4DSTEM
 import pytest
 from py4DSTEM import BraggVectors, DataCube
 
-from py4dstem_prenet import accessor, carry, emd
-from py4dstem_prenet.errors import PrenetError
+from py4dstem_prenet import accessor
+from py4dstem_prenet.core.errors import PrenetError
+from py4dstem_prenet.io import calibrations
+from py4dstem_prenet.resampling import cropping
 
 accessor.register()
 SCAN, PATTERN = (7, 6), (50, 45)
@@ -39,15 +41,15 @@ def cube():
     valid = np.ones(SCAN, bool)
     cube.data[1, 1], valid[1, 1] = 0, False
     sigma = np.full(SCAN, 0.2)
-    emd.write_origin(cube, types.SimpleNamespace(qx0=np.where(valid, qx0, np.nan), qy0=qy0, sigma_qx0=sigma,
+    calibrations.write_origin(cube, types.SimpleNamespace(qx0=np.where(valid, qx0, np.nan), qy0=qy0, sigma_qx0=sigma,
                                                  sigma_qy0=2 * sigma, valid=valid, radius=4.0, found=True,
                                                  feature="direct beam"))
-    emd.write_fit(cube, types.SimpleNamespace(qx0=qx0, qy0=qy0, accepted=True))
-    emd.write_ellipse(cube, types.SimpleNamespace(a=1.1, b=1 / 1.1, theta=0.4, accepted=True))
+    calibrations.write_fit(cube, types.SimpleNamespace(qx0=qx0, qy0=qy0, accepted=True))
+    calibrations.write_ellipse(cube, types.SimpleNamespace(a=1.1, b=1 / 1.1, theta=0.4, accepted=True))
     cube.calibration.set_Q_pixel_size(0.01)
     cube.calibration.set_R_pixel_size(5.0)
     cube.calibration.set_probe_center((20.0, 21.0))
-    emd.write_provenance(cube, emd.provenance(cube))
+    calibrations.write_provenance(cube, calibrations.provenance(cube))
     return cube
 
 
@@ -84,7 +86,7 @@ def test_maps_lie_where_the_beam_is_afterwards(cube, name):
 
 def test_lengths_follow_a_binning_of_patterns(cube):
     new = cube.prenet.bin_Q(3)
-    calibration, sigma = new.calibration, new.tree(emd.SIGMA).data
+    calibration, sigma = new.calibration, new.tree(calibrations.SIGMA).data
     assert calibration.get_probe_semiangle() == pytest.approx(4 / 3)
     assert calibration.get_Q_pixel_size() == pytest.approx(0.03) and calibration.get_R_pixel_size() == 5
     assert calibration.get_probe_center() == pytest.approx(((20.5) / 3 - 0.5, (21.5) / 3 - 0.5))
@@ -97,12 +99,12 @@ def test_lengths_follow_a_binning_of_patterns(cube):
 
 def test_sigma_of_a_mean(cube):
     new = cube.prenet.bin_R(2)
-    sigma = new.tree(emd.SIGMA).data
+    sigma = new.tree(calibrations.SIGMA).data
     assert new.calibration.get_R_pixel_size() == 10 and new.calibration.get_Q_pixel_size() == 0.01
     assert sigma[1, 0, 1] == pytest.approx(0.4 / 2)  # of four
     assert sigma[0, 0, 0] == pytest.approx(0.2 / np.sqrt(3))  # one of them shows no beam
     blank = cube.prenet.crop_R((1, 2, 1, 2))
-    assert np.isnan(blank.tree(emd.SIGMA).data).all() and not blank.calibration.get_origin_meas_mask().any()
+    assert np.isnan(blank.tree(calibrations.SIGMA).data).all() and not blank.calibration.get_origin_meas_mask().any()
 
 
 def test_one_after_another_through_a_file(cube, tmp_path):
@@ -113,7 +115,7 @@ def test_one_after_another_through_a_file(cube, tmp_path):
     truth = measured(read)
     assert read.calibration.get_origin()[0] == pytest.approx(truth[0], abs=0.01)
     assert read.calibration.get_origin()[1] == pytest.approx(truth[1], abs=0.01)
-    record = emd.read_provenance(read)
+    record = calibrations.read_provenance(read)
     assert record["shape"] == [*SCAN, *PATTERN]
     assert record["since"] == ["crop_R(1, 7, 0, 6)", "bin_Q(2)", "crop_Q(2, 20, 1, 21)", "bin_R(2)"]
 
@@ -143,7 +145,7 @@ def test_data_on_disk(tmp_path):
     cube, qx0, qy0 = beams(np.float32)
     with h5py.File(tmp_path / "data.h5", "w") as file:
         lazy = DataCube(file.create_dataset("data", data=cube.data))
-        emd.write_fit(lazy, types.SimpleNamespace(qx0=qx0, qy0=qy0, accepted=True))
+        calibrations.write_fit(lazy, types.SimpleNamespace(qx0=qx0, qy0=qy0, accepted=True))
         for new in (lazy.prenet.bin_Q(2), lazy.prenet.bin_R(3), lazy.prenet.crop_Q((0, 48, 2, 40))):
             assert new.calibration.get_origin()[1] == pytest.approx(measured(new)[1], abs=0.01)
 
@@ -186,7 +188,7 @@ def test_what_py4dstem_leaves_behind_is_stale(cube, left, stale, capsys):
     with pytest.raises(PrenetError, match=r"stale already\. The measured origin is for"):
         cube.prenet.crop_Q((0, 20, 0, 20))
     with pytest.raises(PrenetError, match=r"(calibrate|measure) again"):
-        emd.read_fitted_origin(cube)
+        calibrations.read_fitted_origin(cube)
 
 
 def test_measured_again_with_py4dstem(cube):
@@ -194,12 +196,12 @@ def test_measured_again_with_py4dstem(cube):
     cube.calibration.set_origin_meas((meas[0] + 0.1, meas[1]))
     found = cube.prenet.check()
     assert set(found.stale) == {"origin", "sigma"} and "fit_origin()" in str(found)
-    assert (emd.read_origin(cube).sigma_qx0 == 1).all()  # not those of the earlier measurement
+    assert (calibrations.read_origin(cube).sigma_qx0 == 1).all()  # not those of the earlier measurement
     cube.calibration.set_origin((meas[0] + 0.1, meas[1]))  # py4DSTEM's fit_origin
     assert cube.prenet.check().stale == ("sigma",)
     new = cube.prenet.crop_R((0, 3, 0, 3))  # theirs is carried along, our sigma is not
     assert new.calibration.get_origin()[0] == pytest.approx(meas[0][:3, :3] + 0.1)
-    assert emd.SIGMA not in new.treekeys and new.prenet.check().current
+    assert calibrations.SIGMA not in new.treekeys and new.prenet.check().current
 
 
 def test_maps_that_py4dstem_wrote():
@@ -227,5 +229,5 @@ def test_a_cube_without_calibration():
     cube.root._metadata.pop("calibration")  # as read from a file without one
     assert cube.calibration is None
     with pytest.raises(PrenetError, match="no calibration"):
-        carry.crop_Q(cube, (0, 8, 0, 8))
-    assert not carry.check(cube).current
+        cropping.crop_Q(cube, (0, 8, 0, 8))
+    assert not cropping.check(cube).current

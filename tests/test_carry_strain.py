@@ -13,8 +13,9 @@ from py4DSTEM.braggvectors import Probe
 from py4DSTEM.process.strain import StrainMap
 from scipy.special import expit
 
-from py4dstem_prenet import accessor, emd
-from py4dstem_prenet.polar import ellipse_axes, ellipse_matrix
+from py4dstem_prenet import accessor
+from py4dstem_prenet.fits.polar import ellipse_axes, ellipse_matrix
+from py4dstem_prenet.io import calibrations
 from py4dstem_prenet.simulation.known import deformation, strain_of
 
 accessor.register()
@@ -56,11 +57,11 @@ def cube():
             clean[at] += (3 if h == k == 0 else 1) * expit((RADIUS - distance) / 0.4)
     cube = DataCube(np.random.default_rng(4).poisson(20 * clean).astype(np.uint16))
     sigma, valid = np.full(SCAN, 0.02), np.ones(SCAN, bool)
-    emd.write_origin(cube, types.SimpleNamespace(qx0=qx0, qy0=qy0, sigma_qx0=sigma, sigma_qy0=sigma, valid=valid,
+    calibrations.write_origin(cube, types.SimpleNamespace(qx0=qx0, qy0=qy0, sigma_qx0=sigma, sigma_qy0=sigma, valid=valid,
                                                  radius=RADIUS, found=True, feature="direct beam"))
-    emd.write_fit(cube, types.SimpleNamespace(qx0=qx0, qy0=qy0, accepted=True))
+    calibrations.write_fit(cube, types.SimpleNamespace(qx0=qx0, qy0=qy0, accepted=True))
     a, b, theta = ellipse_axes(VECTOR)
-    emd.write_ellipse(cube, types.SimpleNamespace(a=a, b=b, theta=theta, accepted=True))
+    calibrations.write_ellipse(cube, types.SimpleNamespace(a=a, b=b, theta=theta, accepted=True))
     return cube
 
 

@@ -10,11 +10,12 @@ import pytest
 from scans import CCD, simulated
 from scipy.ndimage import gaussian_filter
 
-from py4dstem_prenet import checks, denoise, origin, verdicts
-from py4dstem_prenet.assumptions import judge_noise
-from py4dstem_prenet.checks import Level, check_denoising, jackknife, places, read_block
-from py4dstem_prenet.noise import NoiseModel, estimate_noise
-from py4dstem_prenet.splitting import of_part, split
+from py4dstem_prenet.denoising import checks, denoiser
+from py4dstem_prenet.denoising.checks import Level, check_denoising, jackknife, places, read_block
+from py4dstem_prenet.detector.independence import judge_noise
+from py4dstem_prenet.detector.noise import NoiseModel, estimate_noise
+from py4dstem_prenet.detector.splitting import of_part, split
+from py4dstem_prenet.report import verdicts
 
 SMALL = dict(shape=(64, 64), radius=4.0)
 CAMERA = CCD | SMALL | dict(gain=12.0, readout=4.0)
@@ -37,7 +38,7 @@ def stand_in(monkeypatch, estimate):
     def fake(cube, noise, **_):
         return types.SimpleNamespace(data=estimate(electrons(cube.data, noise), noise) * noise.gain + noise.offset)
 
-    monkeypatch.setattr(denoise, "denoise", fake)
+    monkeypatch.setattr(denoiser, "denoise", fake)
 
 
 # --- splitting ----------------------------------------------------------------------------------------------
@@ -105,7 +106,7 @@ def test_the_estimated_error_is_the_true_one(options, fraction):
 
 @pytest.mark.parametrize("options", [SMALL | dict(dose=3e3), CAMERA | dict(dose=1e4)], ids=["counting", "camera"])
 def test_what_denoising_is_worth_is_what_it_is_worth(monkeypatch, options):
-    monkeypatch.setattr(denoise, "denoise", partial(denoise.denoise, scan_aware=False))  # the same for both scans
+    monkeypatch.setattr(denoiser, "denoise", partial(denoiser.denoise, scan_aware=False))  # the same for both scans
     scan = simulated(**options)
     noise = model(scan)
     datacube = py4DSTEM.DataCube(scan.counts)
@@ -113,7 +114,7 @@ def test_what_denoising_is_worth_is_what_it_is_worth(monkeypatch, options):
     assert check.valid and check.accepted, check.reason
     assert check.positions == 36
     half = simulated(**options | dict(dose=options["dose"] / 2, readout=scan.truth["readout"] / 2**0.5))
-    clean = electrons(denoise.denoise(py4DSTEM.DataCube(half.counts), of_part(noise), progress=False).data, noise)
+    clean = electrons(denoiser.denoise(py4DSTEM.DataCube(half.counts), of_part(noise), progress=False).data, noise)
     raw = ((electrons(half.counts, noise) - half.clean) ** 2).sum()
     assert check.errors["denoised"] == pytest.approx(((clean - half.clean) ** 2).sum() / raw, rel=0.25)
     blurred = min(((gaussian_filter(electrons(half.counts, noise), (0, 0, s, s)) - half.clean) ** 2).sum()
@@ -164,7 +165,7 @@ def blurred(counts):
     (lambda counts: counts.clip(max=60), "saturated"),
 ], ids=["correlated", "square root", "logarithm", "saturated"])
 def test_no_verdict_where_the_assumptions_fail(monkeypatch, spoil, said):
-    monkeypatch.setattr(denoise, "denoise", lambda *_, **__: pytest.fail("it was denoised"))
+    monkeypatch.setattr(denoiser, "denoise", lambda *_, **__: pytest.fail("it was denoised"))
     scan = simulated(**SMALL, dose=30_000.0)
     check = py4DSTEM.DataCube(spoil(scan.counts)).prenet.check_denoising()
     assert not check.valid and not check.accepted and np.isnan(check.worth)
@@ -247,7 +248,7 @@ def test_the_halves_tell_whether_sigma_is_true(monkeypatch, stated, accepted):
         sigma = stated * 3 / np.sqrt(total)
         return types.SimpleNamespace(qx0=qx0, qy0=qy0, sigma_qx0=sigma, sigma_qy0=sigma, valid=total > 0, found=True)
 
-    monkeypatch.setattr(origin, "measure_origin", measure)
+    monkeypatch.setattr(measure, "measure_origin", measure)
     check = py4DSTEM.DataCube(counts).prenet.check_origin()
     assert check.accepted == accepted and check.positions == 144
     assert check.ratio == pytest.approx(1 / stated, abs=4 * check.ratio_sigma)
@@ -272,7 +273,7 @@ def test_the_halves_tell_whether_the_ellipse_is_known(monkeypatch, stated, accep
         vector = np.array([xx - yy, 2 * xy]) / (xx + yy)
         return types.SimpleNamespace(vector=vector, covariance=np.eye(2) * stated**2 / total, sources={"beam": 0})
 
-    monkeypatch.setattr("py4dstem_prenet.ellipse.measure_ellipse", measure)
+    monkeypatch.setattr("py4dstem_prenet.ellipse.measure.measure_ellipse", measure)
     check = cube.prenet.check_ellipse()
     assert check.accepted == accepted and check.positions == 144 and f"{check.difference:.4f}" in str(check)
     assert check.difference < 5 * np.sqrt(2 / (72 * 500))

@@ -11,8 +11,9 @@ import py4DSTEM
 import pytest
 from typer.testing import CliRunner
 
-from py4dstem_prenet import cli, emd
-from py4dstem_prenet.errors import PrenetError
+from py4dstem_prenet import cli
+from py4dstem_prenet.core.errors import PrenetError
+from py4dstem_prenet.io import calibrations
 
 SHAPE = (2, 3, 32, 40)
 
@@ -50,7 +51,7 @@ def calibrated(stage):
         origin = tuple(np.full(datacube.Rshape, v) for v in (15.0, 20.0))
         if Report.origin.found:
             datacube.calibration.set_origin(origin)
-            emd.write_provenance(datacube, emd.provenance(datacube, verdicts=("Fine.",)))
+            calibrations.write_provenance(datacube, calibrations.provenance(datacube, verdicts=("Fine.",)))
         return Report()
 
     calls.append(Report)
@@ -266,7 +267,7 @@ def test_results_for_machines(here):
 
 
 def test_nothing_that_json_does_not_know():
-    from py4dstem_prenet.summary import _finite
+    from py4dstem_prenet.report.summary import _finite
 
     assert _finite({"a": [np.float32("nan"), np.int64(2), float("inf")]}) == {"a": [None, 2, None]}
 

@@ -12,9 +12,10 @@ import h5py
 import numpy as np
 import pytest
 
-from py4dstem_prenet import batches, cluster
-from py4dstem_prenet.cluster import map_chunks
-from py4dstem_prenet.errors import PrenetError
+from py4dstem_prenet.compute import mapping
+from py4dstem_prenet.compute.mapping import map_chunks
+from py4dstem_prenet.core import reading
+from py4dstem_prenet.core.errors import PrenetError
 
 distributed = pytest.importorskip("distributed")
 
@@ -137,7 +138,7 @@ def test_an_only_block_has_all_threads(cube, three_threads):
 
 def test_views_of_memmaps_lead_to_their_own_bytes(cube, tmp_path):
     for kind, data in sources(cube, tmp_path).items():
-        reference = cluster._reference(data)
+        reference = mapping._reference(data)
         assert (reference is None) == (kind in ("memory", "dask"))
         if reference is not None:
             with reference() as array:
@@ -186,12 +187,12 @@ def test_errors_of_workers_reach_the_caller(cube, client, tmp_path):
 
 
 def test_a_worker_with_other_software_is_refused():
-    version, weights = cluster._software(("center",))
-    cluster._require(version, weights)
+    version, weights = mapping._software(("center",))
+    mapping._require(version, weights)
     with pytest.raises(PrenetError, match=r"0\.0\.0"):
-        cluster._require("0.0.0", weights)
+        mapping._require("0.0.0", weights)
     with pytest.raises(PrenetError, match="'center'"):
-        cluster._require(version, (("center", "0" * 64),))
+        mapping._require(version, (("center", "0" * 64),))
 
 
 def test_what_is_done_is_not_done_again(cube, client):
@@ -217,34 +218,34 @@ def test_leaving_early_cancels_what_is_under_way(cube, client, tmp_path):
 
 
 def test_no_scheduler_is_said_in_one_sentence(monkeypatch):
-    with cluster.connected(None):
-        assert cluster._client() is None
-    before = cluster._client()
+    with mapping.connected(None):
+        assert mapping._client() is None
+    before = mapping._client()
     for address in ("nonsense://1.2.3.4:1", "tcp://127.0.0.1:1"):
-        with pytest.raises(PrenetError, match="No Dask scheduler answers"), cluster.connected(address):
+        with pytest.raises(PrenetError, match="No Dask scheduler answers"), mapping.connected(address):
             pass
-        assert cluster._client() is before  # what failed is not what the next call uses
+        assert mapping._client() is before  # what failed is not what the next call uses
 
 
 def test_connected_is_used_within_the_block_and_not_after(client, workers):
-    with cluster.connected(client.scheduler.address):
-        inside = cluster._client()
+    with mapping.connected(client.scheduler.address):
+        inside = mapping._client()
         assert inside is not None and inside is not client
-    assert cluster._client() is not inside
+    assert mapping._client() is not inside
 
 
 def test_a_bar_counts_patterns_on_a_cluster(cube, client, capsys):
     gather(partial(centroid), cube, np.ones(48, np.float32), progress="origin")
     assert "origin: 100%" in capsys.readouterr().err
-    assert batches.shape_of(cube) == SHAPE
+    assert reading.shape_of(cube) == SHAPE
 
 
 def test_origins_from_a_cluster_are_the_same_bit_for_bit(tmp_path, workers, monkeypatch):
     from scans import simulated  # not above: workers import this module, too, and torch takes its time
 
-    from py4dstem_prenet.origin import measure_origin
+    from py4dstem_prenet.origin.measure import measure_origin
 
-    monkeypatch.setattr(batches, "BLOCK_BYTES", 6 * 64 * 64 * 4)  # several blocks
+    monkeypatch.setattr(reading, "BLOCK_BYTES", 6 * 64 * 64 * 4)  # several blocks
     np.save(tmp_path / "scan.npy", simulated(scan=(5, 5), shape=(64, 64)).counts)
     scan = np.load(tmp_path / "scan.npy", mmap_mode="r")
     here = measure_origin(scan, device="cpu", progress=False)
@@ -267,7 +268,7 @@ def test_the_command_works_on_a_live_scheduler(tmp_path, workers, client):
     import py4DSTEM
     from scans import simulated
 
-    from py4dstem_prenet.origin import measure_origin
+    from py4dstem_prenet.origin.measure import measure_origin
 
     counts = simulated(scan=(5, 5), shape=(64, 64)).counts
     np.save(tmp_path / "scan.npy", counts)
@@ -291,7 +292,7 @@ def leave_holes(index, block):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it is glibc's habit that is mended")
 def test_memory_that_is_free_goes_back_on_the_way(monkeypatch):
     def held(trimmed):
-        monkeypatch.setattr(cluster, "TRIMMED", trimmed)
+        monkeypatch.setattr(mapping, "TRIMMED", trimmed)
         before, kept, memory = anonymous(), [], []
         for _, last in map_chunks(leave_holes, np.zeros((4, 4, 32, 32), np.uint8), chunk=1):
             kept.append(last)

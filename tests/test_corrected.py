@@ -8,11 +8,12 @@ import py4DSTEM
 import pytest
 
 import py4dstem_prenet
-from py4dstem_prenet import carry, emd
-from py4dstem_prenet.corrected import corrected
-from py4dstem_prenet.errors import PrenetError
-from py4dstem_prenet.noise import NoiseModel
-from py4dstem_prenet.polar import ellipse_axes, ellipse_matrix
+from py4dstem_prenet.core.errors import PrenetError
+from py4dstem_prenet.detector.noise import NoiseModel
+from py4dstem_prenet.fits.polar import ellipse_axes, ellipse_matrix
+from py4dstem_prenet.io import calibrations
+from py4dstem_prenet.resampling import cropping
+from py4dstem_prenet.resampling.correcting import corrected
 
 SCAN, SHAPE, VECTOR = (3, 4), (72, 64), (0.05, -0.03)
 
@@ -118,26 +119,26 @@ def test_streamed_to_a_file_that_py4dstem_reads(cube, tmp_path):
 def calibrate(cube, qx0, qy0):
     """Origin, sigma maps, fit and ellipse as `DataCube.prenet.calibrate` leaves them."""
     sigma = np.full(SCAN, 0.1)
-    emd.write_origin(cube, types.SimpleNamespace(qx0=qx0, qy0=qy0, sigma_qx0=sigma, sigma_qy0=sigma, radius=5.0,
+    calibrations.write_origin(cube, types.SimpleNamespace(qx0=qx0, qy0=qy0, sigma_qx0=sigma, sigma_qy0=sigma, radius=5.0,
                                                  valid=np.ones(SCAN, bool), found=True, feature="direct beam"))
-    emd.write_fit(cube, types.SimpleNamespace(qx0=qx0, qy0=qy0, accepted=True))
+    calibrations.write_fit(cube, types.SimpleNamespace(qx0=qx0, qy0=qy0, accepted=True))
     a, b, theta = ellipse_axes(VECTOR)
-    emd.write_ellipse(cube, types.SimpleNamespace(a=a, b=b, theta=theta, accepted=True))
+    calibrations.write_ellipse(cube, types.SimpleNamespace(a=a, b=b, theta=theta, accepted=True))
 
 
 def test_what_this_package_wrote_is_corrected_and_what_it_says_of_the_old_patterns_dropped(cube, tmp_path):
     calibrate(cube, *cube.calibration.get_origin())
-    emd.write_mask(cube, np.arange(SHAPE[0] * SHAPE[1]).reshape(SHAPE) != 1000)
-    emd.write_provenance(cube, emd.provenance(cube))
-    assert emd.SIGMA in cube.treekeys
+    calibrations.write_mask(cube, np.arange(SHAPE[0] * SHAPE[1]).reshape(SHAPE) != 1000)
+    calibrations.write_provenance(cube, calibrations.provenance(cube))
+    assert calibrations.SIGMA in cube.treekeys
     here = cube.prenet.corrected(progress=False)
     cube.prenet.corrected(out=tmp_path / "corrected.h5", progress=False)
     for new in (here, py4DSTEM.read(tmp_path / "corrected.h5")):
-        assert np.array_equal(new.data, here.data) and emd.SIGMA not in new.treekeys
+        assert np.array_equal(new.data, here.data) and calibrations.SIGMA not in new.treekeys
         assert new.calibration.get_origin_meas() is None and new.calibration.get_ellipse() is None
-        assert carry.check(new).current, carry.check(new)
-        assert emd.read_mask(new) is None and emd.read_provenance(new)["since"] == ["corrected()"]
-    assert emd.SIGMA in cube.treekeys and cube.calibration.get_ellipse() is not None
+        assert cropping.check(new).current, cropping.check(new)
+        assert calibrations.read_mask(new) is None and calibrations.read_provenance(new)["since"] == ["corrected()"]
+    assert calibrations.SIGMA in cube.treekeys and cube.calibration.get_ellipse() is not None
 
 
 def test_calibrated_scans_that_stay_in_their_file(cube, tmp_path):
@@ -152,7 +153,7 @@ def test_calibrated_scans_that_stay_in_their_file(cube, tmp_path):
     assert np.array_equal(lazy.prenet.corrected(progress=False).data, cube.prenet.corrected(progress=False).data)
     for name, argument in (("crop_Q", (4, 60, 0, 64)), ("crop_R", (1, 3, 0, 4)), ("bin_Q", 2), ("bin_R", 2)):
         new = getattr(lazy.prenet, name)(argument)
-        assert np.array_equal(new.data, getattr(cube.prenet, name)(argument).data) and emd.SIGMA in new.treekeys
+        assert np.array_equal(new.data, getattr(cube.prenet, name)(argument).data) and calibrations.SIGMA in new.treekeys
 
 
 def test_an_ellipse_for_every_position_is_refused(cube):

@@ -13,14 +13,15 @@ from scans import CCD, simulated
 from scipy.ndimage import gaussian_filter
 from torch.nn.functional import pixel_unshuffle
 
-from py4dstem_prenet import batches, emd
-from py4dstem_prenet import denoise as module
-from py4dstem_prenet.denoise import denoise
-from py4dstem_prenet.errors import PrenetError
-from py4dstem_prenet.networks.blocks import AttentionGate, UnshuffledConv
+from py4dstem_prenet.core import reading
+from py4dstem_prenet.core.errors import PrenetError
+from py4dstem_prenet.denoising import denoiser as module
+from py4dstem_prenet.denoising.denoiser import denoise
+from py4dstem_prenet.detector.noise import NoiseModel, estimate_noise
+from py4dstem_prenet.io import calibrations
 from py4dstem_prenet.networks.denoise import BOUND
+from py4dstem_prenet.networks.layers import AttentionGate, UnshuffledConv
 from py4dstem_prenet.networks.weights import load
-from py4dstem_prenet.noise import NoiseModel, estimate_noise
 
 SMALL = dict(scan=(3, 3))
 
@@ -155,7 +156,7 @@ def test_a_copy_shares_no_calibration():
 
 def test_a_taken_path_is_refused_before_any_work(tmp_path, monkeypatch):
     (tmp_path / "out.h5").write_text("mine")
-    for where, name in ((module, "load"), (emd, "noise_of")):
+    for where, name in ((module, "load"), (calibrations, "noise_of")):
         monkeypatch.setattr(where, name, lambda *_: pytest.fail("work was done"))
     datacube = cube(**SMALL)
     with pytest.raises(PrenetError, match="exists already"):
@@ -165,7 +166,7 @@ def test_a_taken_path_is_refused_before_any_work(tmp_path, monkeypatch):
 
 def test_a_run_that_is_cut_off_leaves_nothing_that_looks_whole_and_is_resumed(tmp_path, monkeypatch):
     datacube = cube(**SMALL)
-    monkeypatch.setattr(batches, "BLOCK_BYTES", 3 * 4 * 128**2)  # three patterns
+    monkeypatch.setattr(reading, "BLOCK_BYTES", 3 * 4 * 128**2)  # three patterns
     straight = denoise(datacube, scan_aware=False, progress=False).data
     clean, calls = module._clean, []
 
@@ -215,7 +216,7 @@ def test_nan_is_refused_and_leaves_no_file(tmp_path):
     noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((128, 128), bool), True, 2000.0)
     with pytest.raises(PrenetError, match=r"\(1, 2\)"):
         denoise(datacube, noise, out=tmp_path / "out.h5", progress=False)
-    assert not list(tmp_path.iterdir()) and emd.read_provenance(datacube) is None
+    assert not list(tmp_path.iterdir()) and calibrations.read_provenance(datacube) is None
 
 
 # --- with the scan around

@@ -13,7 +13,7 @@ import pytest
 from scans import simulated
 from scipy.ndimage import gaussian_filter
 
-from py4dstem_prenet.errors import PrenetError
+from py4dstem_prenet.core.errors import PrenetError
 from py4dstem_prenet.pipeline import calibrate
 
 SCAN = dict(scan=(5, 6), shape=(96, 88), dose=30_000.0, ratio=1.04, theta=0.9, seed=23)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from py4dstem_prenet import devices
-from py4dstem_prenet.devices import in_batches
-from py4dstem_prenet.errors import PrenetError
+from py4dstem_prenet.compute import devices
+from py4dstem_prenet.compute.devices import in_batches
+from py4dstem_prenet.core.errors import PrenetError
 
 
 @pytest.fixture(autouse=True)

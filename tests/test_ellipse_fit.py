@@ -8,12 +8,12 @@ import torch
 from scans import ideal_radius
 from scipy.special import ndtr
 
-from py4dstem_prenet.disk_fit import fit_disk
-from py4dstem_prenet.ellipse import _decide, combine
-from py4dstem_prenet.errors import PrenetError
-from py4dstem_prenet.polar import ellipse_axes, ellipse_matrix, ellipse_vector, to_polar
-from py4dstem_prenet.pooling import pool_arrays
-from py4dstem_prenet.ring_fit import refine_rings
+from py4dstem_prenet.core.errors import PrenetError
+from py4dstem_prenet.ellipse.measure import _decide, combine
+from py4dstem_prenet.fits.disk_edge import fit_disk
+from py4dstem_prenet.fits.polar import ellipse_axes, ellipse_matrix, ellipse_vector, to_polar
+from py4dstem_prenet.fits.pooling import pool_arrays
+from py4dstem_prenet.fits.ring_fit import refine_rings
 
 REAL = Path(__file__).parents[2] / "shared" / "real"
 VECTORS = [(0.0, 0.0), (0.05, 0.02), (-0.03, 0.04), (0.0, -0.08)]

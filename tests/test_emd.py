@@ -16,8 +16,8 @@ import pytest
 from py4DSTEM import DataCube
 
 import py4dstem_prenet
-from py4dstem_prenet import emd, emd_files, files
-from py4dstem_prenet.errors import PrenetError
+from py4dstem_prenet.core.errors import PrenetError
+from py4dstem_prenet.io import calibrations, emd_files, files
 
 RSHAPE, QSHAPE = (3, 4), (40, 48)
 
@@ -73,11 +73,11 @@ def cube():
 
 @pytest.fixture
 def written(cube):
-    emd.write_origin(cube, origin_map())
-    emd.write_fit(cube, origin_fit())
-    emd.write_ellipse(cube, ellipse())
-    record = emd.provenance(cube, weights={"center": "ab12"}, verdicts=("Good: 1 ± 0.1 px.",))
-    emd.write_provenance(cube, record)
+    calibrations.write_origin(cube, origin_map())
+    calibrations.write_fit(cube, origin_fit())
+    calibrations.write_ellipse(cube, ellipse())
+    record = calibrations.provenance(cube, weights={"center": "ab12"}, verdicts=("Good: 1 ± 0.1 px.",))
+    calibrations.write_provenance(cube, record)
     return cube
 
 
@@ -97,26 +97,26 @@ class TestOrigin:
         m.valid[0, 0] = False
         m.qx0[0, 0] = m.sigma_qx0[0, 0] = np.nan
         m.qy0[2, 3] = np.inf  # said to be valid, and not usable
-        assert emd.write_origin(cube, m)
+        assert calibrations.write_origin(cube, m)
         qx0, qy0 = cube.calibration.get_origin_meas()
         mask = cube.calibration.get_origin_meas_mask()
         assert np.isfinite(qx0).all() and np.isfinite(qy0).all() and qx0.dtype == qy0.dtype == np.float64
         assert mask.dtype == bool and np.argwhere(~mask).tolist() == [[0, 0], [2, 3]]
         assert qx0[0, 0] in (m.qx0[0, 1], m.qx0[1, 0]) and qy0[2, 3] in (m.qy0[1, 3], m.qy0[2, 2])
         np.testing.assert_array_equal(qx0[mask], m.qx0[mask])
-        assert np.isnan(cube.tree(emd.SIGMA).data[:, ~mask]).all()
+        assert np.isnan(cube.tree(calibrations.SIGMA).data[:, ~mask]).all()
 
     def test_writing_again_replaces(self, written):
         before = set(written.treekeys), set(written.calibration.keys)
-        emd.write_origin(written, origin_map(sigma_qx0=np.full(RSHAPE, 0.5)))
+        calibrations.write_origin(written, origin_map(sigma_qx0=np.full(RSHAPE, 0.5)))
         assert (set(written.treekeys), set(written.calibration.keys)) == before
-        assert (written.tree(emd.SIGMA).data[0] == 0.5).all()
-        assert written.tree(emd.SIGMA).calibration is written.calibration
+        assert (written.tree(calibrations.SIGMA).data[0] == 0.5).all()
+        assert written.tree(calibrations.SIGMA).calibration is written.calibration
 
     def test_maps_are_copies(self, cube):
         m = origin_map()
-        emd.write_origin(cube, m)
-        emd.write_fit(cube, m_fit := origin_fit())
+        calibrations.write_origin(cube, m)
+        calibrations.write_fit(cube, m_fit := origin_fit())
         m.qx0 += 1
         m_fit.qx0 += 1
         m.valid[:] = False
@@ -127,14 +127,14 @@ class TestOrigin:
     @pytest.mark.parametrize("changes", [{"found": False}, {"valid": np.zeros(RSHAPE, bool)}])
     def test_without_a_beam_nothing_is_written(self, cube, changes):
         before = saved(cube.calibration)
-        assert not emd.write_origin(cube, origin_map(**changes))
+        assert not calibrations.write_origin(cube, origin_map(**changes))
         assert_same(saved(cube.calibration), before)
         assert not list(cube.treekeys)
 
     def test_measuring_leaves_the_origin_in_use_alone(self, written):
         """py4DSTEM's own set_probe_param would move the mean origin, and with it the axes."""
         axes = [np.copy(d) for d in written.dims]
-        emd.write_origin(written, origin_map(qx0=np.full(RSHAPE, 30.0), radius=7))
+        calibrations.write_origin(written, origin_map(qx0=np.full(RSHAPE, 30.0), radius=7))
         written.calibration.calibrate()
         for dim, was in zip(written.dims, axes, strict=True):
             np.testing.assert_array_equal(dim, was)
@@ -142,12 +142,12 @@ class TestOrigin:
 
     def test_what_was_located_and_its_radius_are_read_back(self, written):
         """The center of rings is not the direct beam's, and an earlier disk's radius is not theirs."""
-        assert emd.read_origin(written).feature == "direct beam"
-        emd.write_origin(written, origin_map(feature="rings", radius=float("nan")))
-        found = emd.read_origin(written)
+        assert calibrations.read_origin(written).feature == "direct beam"
+        calibrations.write_origin(written, origin_map(feature="rings", radius=float("nan")))
+        found = calibrations.read_origin(written)
         assert found.feature == "rings" and np.isnan(found.radius)
         written.calibration.set_origin_meas((found.qx0 + 1, found.qy0, found.valid))  # somebody else's
-        assert emd.read_origin(written).feature == "direct beam"
+        assert calibrations.read_origin(written).feature == "direct beam"
 
     def test_a_cube_without_a_calibration(self, cube, written, tmp_path):
         """py4DSTEM reads a cube that was saved without one with None in its place."""
@@ -158,7 +158,7 @@ class TestOrigin:
         emd_files.load_calibration(cube, tmp_path / "calibration.h5")
         np.testing.assert_array_equal(cube.calibration.get_origin()[0], written.calibration.get_origin()[0])
         cube.root._metadata.pop("calibration")
-        assert emd.cube_like(cube, cube.data).calibration is not None
+        assert calibrations.cube_like(cube, cube.data).calibration is not None
 
     def test_a_cube_like_another_does_not_copy_its_data(self, written):
         """As a memory map's copy would be in memory, and an HDF5 data set has none."""
@@ -168,45 +168,45 @@ class TestOrigin:
                 raise AssertionError("the data were copied")
 
         written.data = written.data.view(Large)
-        new, maps = emd.cube_like(written, np.zeros(written.data.shape)), written.tree(emd.SIGMA)
-        np.testing.assert_array_equal(new.tree(emd.SIGMA).data, maps.data)
-        assert new.tree(emd.SIGMA).root is new.root and not np.shares_memory(new.tree(emd.SIGMA).data, maps.data)
+        new, maps = calibrations.cube_like(written, np.zeros(written.data.shape)), written.tree(calibrations.SIGMA)
+        np.testing.assert_array_equal(new.tree(calibrations.SIGMA).data, maps.data)
+        assert new.tree(calibrations.SIGMA).root is new.root and not np.shares_memory(new.tree(calibrations.SIGMA).data, maps.data)
 
     def test_refused_results_are_not_written(self, cube):
         before = saved(cube.calibration)
-        assert not emd.write_fit(cube, origin_fit(accepted=False))
-        assert not emd.write_ellipse(cube, ellipse(accepted=False))
+        assert not calibrations.write_fit(cube, origin_fit(accepted=False))
+        assert not calibrations.write_ellipse(cube, ellipse(accepted=False))
         assert_same(saved(cube.calibration), before)
 
     def test_bad_maps_are_refused(self, cube):
         with pytest.raises(PrenetError, match=r"shape \(9, 9\), but the scan is \(3, 4\)"):
-            emd.write_origin(cube, origin_map(qx0=np.zeros((9, 9))))
+            calibrations.write_origin(cube, origin_map(qx0=np.zeros((9, 9))))
         with pytest.raises(PrenetError, match="shape"):
-            emd.write_fit(cube, origin_fit(qy0=np.float64(3)))
+            calibrations.write_fit(cube, origin_fit(qy0=np.float64(3)))
         with pytest.raises(PrenetError, match="not finite"):
-            emd.write_fit(cube, origin_fit(qx0=np.full(RSHAPE, np.nan)))
+            calibrations.write_fit(cube, origin_fit(qx0=np.full(RSHAPE, np.nan)))
 
     def test_reads_back_what_was_measured(self, written):
-        pytest.importorskip("py4dstem_prenet.origin")
-        m = emd.read_origin(written)
+        pytest.importorskip("py4dstem_prenet.origin.measure")
+        m = calibrations.read_origin(written)
         np.testing.assert_array_equal(m.qx0, origin_map().qx0)
         np.testing.assert_array_equal(m.sigma_qy0, origin_map().sigma_qy0)
         assert m.valid.all() and m.found and m.radius == 5
 
     def test_reads_what_py4dstem_measured(self, cube):
-        pytest.importorskip("py4dstem_prenet.origin")
+        pytest.importorskip("py4dstem_prenet.origin.measure")
         cube.calibration.set_origin_meas((origin_map().qx0, origin_map().qy0, False))
-        m = emd.read_origin(cube)
+        m = calibrations.read_origin(cube)
         assert m.valid.all() and (m.sigma_qx0 == 1).all() and np.isnan(m.radius)
 
     def test_what_is_missing_or_stale_is_said(self, cube, written):
         with pytest.raises(PrenetError, match="No origin is set"):
-            emd.read_fitted_origin(DataCube(np.zeros((*RSHAPE, *QSHAPE))))
-        qx0, _, radius = emd.read_fitted_origin(written)
+            calibrations.read_fitted_origin(DataCube(np.zeros((*RSHAPE, *QSHAPE))))
+        qx0, _, radius = calibrations.read_fitted_origin(written)
         assert qx0.shape == RSHAPE and radius == 5
         cropped = DataCube(written.data[:2], calibration=written.calibration.copy())
         with pytest.raises(PrenetError, match="cropped or binned"):
-            emd.read_fitted_origin(cropped)
+            calibrations.read_fitted_origin(cropped)
 
 
 class TestConsumers:
@@ -225,8 +225,8 @@ class TestConsumers:
     def test_an_ellipse_comes_back_as_a_circle_of_radius_b(self, theta):
         m, a, b = origin_map(), np.sqrt(1.05), 1 / np.sqrt(1.05)
         cube = DataCube(np.zeros((*RSHAPE, *QSHAPE), np.float32))
-        emd.write_fit(cube, origin_fit())
-        emd.write_ellipse(cube, ellipse(a=a, b=b, theta=theta))
+        calibrations.write_fit(cube, origin_fit())
+        calibrations.write_ellipse(cube, ellipse(a=a, b=b, theta=theta))
         phi = np.linspace(0, 2 * np.pi, 40, endpoint=False)
         turn = np.array([[np.cos(theta), -np.sin(theta)], [np.sin(theta), np.cos(theta)]])
         qx, qy = turn @ (10 * np.array([a * np.cos(phi), b * np.sin(phi)]))
@@ -262,25 +262,25 @@ class TestConsumers:
 class TestProvenance:
     def test_holds_only_what_json_can(self, cube):
         settings = {"mask": np.ones((2, 2), bool), 3: np.nan, "path": files.Path("x"), "type": np.dtype("u2")}
-        record = emd.provenance(cube, settings=settings)
+        record = calibrations.provenance(cube, settings=settings)
         assert json.loads(json.dumps(record, allow_nan=False)) == record
         assert record["shape"] == [3, 4, 40, 48] and record["settings"]["3"] is None
         assert record["date"].endswith("+00:00")
 
     def test_the_noise_model_is_told_without_its_map(self, cube):
-        module = pytest.importorskip("py4dstem_prenet.noise")
+        module = pytest.importorskip("py4dstem_prenet.detector.noise")
         bad = np.zeros(QSHAPE, bool)
         bad[1, :3] = True
         numbers = {"gain": np.float64(2), "offset": 0.0, "readout": 0.5, "counting": True, "dose": 100.0}
         model = module.NoiseModel(**numbers, bad_pixels=bad, messages=("m",))
-        noise = emd.provenance(cube, noise=model)["noise"]
+        noise = calibrations.provenance(cube, noise=model)["noise"]
         assert noise["gain"] == 2 and noise["bad_pixels"] == 3 and noise["messages"] == ["m"]
 
     def test_is_kept_with_the_cube(self, cube):
-        assert emd.read_provenance(cube) is None
-        emd.write_provenance(cube, {"a": 1})
-        emd.write_provenance(cube, {"a": 2, "ü": "±"})
-        assert emd.read_provenance(cube) == {"a": 2, "ü": "±"}
+        assert calibrations.read_provenance(cube) is None
+        calibrations.write_provenance(cube, {"a": 1})
+        calibrations.write_provenance(cube, {"a": 2, "ü": "±"})
+        assert calibrations.read_provenance(cube) == {"a": 2, "ü": "±"}
 
 
 READ_BACK = """
@@ -446,8 +446,8 @@ class TestLoadCalibration:
         for key in ("Q_pixel_size", "Q_pixel_units"):
             del ours[key], theirs[key]
         assert_same(ours, theirs)
-        np.testing.assert_array_equal(fresh.tree(emd.SIGMA).data, written.tree(emd.SIGMA).data)
-        assert emd.read_provenance(fresh)["weights"] == {"center": "ab12"}
+        np.testing.assert_array_equal(fresh.tree(calibrations.SIGMA).data, written.tree(calibrations.SIGMA).data)
+        assert calibrations.read_provenance(fresh)["weights"] == {"center": "ab12"}
         assert fresh.dims[2][0] == pytest.approx(-np.mean(origin_map().qx0))
 
     def test_a_calibration_that_py4dstem_saved(self, written, tmp_path):

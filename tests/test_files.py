@@ -11,8 +11,8 @@ import numpy as np
 import py4DSTEM
 import pytest
 
-from py4dstem_prenet import emd_files, files, opening
-from py4dstem_prenet.errors import PrenetError
+from py4dstem_prenet.core.errors import PrenetError
+from py4dstem_prenet.io import emd_files, files, opening
 
 SHAPE = (3, 4, 32, 32)
 RECORD = {"version": "1", "weights": {"denoise": "ab12"}}

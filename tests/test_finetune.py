@@ -13,12 +13,12 @@ from scipy.ndimage import gaussian_filter
 from typer.testing import CliRunner
 
 from py4dstem_prenet import cli
-from py4dstem_prenet import finetune as module
-from py4dstem_prenet.checks import Level
-from py4dstem_prenet.errors import PrenetError
-from py4dstem_prenet.finetune import finetune
+from py4dstem_prenet.core.errors import PrenetError
+from py4dstem_prenet.denoising import finetuning as module
+from py4dstem_prenet.denoising.checks import Level
+from py4dstem_prenet.denoising.finetuning import finetune
+from py4dstem_prenet.detector.noise import estimate_noise
 from py4dstem_prenet.networks import weights
-from py4dstem_prenet.noise import estimate_noise
 from py4dstem_prenet.training.export import replay
 
 OPTIONS = dict(scan=(4, 4), shape=(64, 64), radius=4.0, dose=2000.0)

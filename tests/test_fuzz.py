@@ -12,7 +12,7 @@ import pytest
 from fuzz import originals
 
 import py4dstem_prenet
-from py4dstem_prenet.errors import PrenetError
+from py4dstem_prenet.core.errors import PrenetError
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

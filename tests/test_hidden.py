@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from py4dstem_prenet.hidden import ring_origins
-from py4dstem_prenet.noise import estimate_noise
-from py4dstem_prenet.origin import fit_origin, measure_origin
+from py4dstem_prenet.detector.noise import estimate_noise
+from py4dstem_prenet.origin.hidden import ring_origins
+from py4dstem_prenet.origin.measure import fit_origin, measure_origin
 from py4dstem_prenet.simulation.scan import simulate
 
 SCAN, SIDE, RADII = (8, 8), 128, (24.0, 38.0, 47.0)

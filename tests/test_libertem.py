@@ -7,7 +7,7 @@ from py4DSTEM import DataCube
 from scans import distance, simulated
 
 from py4dstem_prenet import calibrate, load_calibration
-from py4dstem_prenet.errors import PrenetError
+from py4dstem_prenet.core.errors import PrenetError
 
 pytest.importorskip("libertem")
 

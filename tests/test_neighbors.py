@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.special import erf
 
-from py4dstem_prenet.neighbors import neighbor_means, shift, similarity
+from py4dstem_prenet.denoising.neighbors import neighbor_means, shift, similarity
 
 SIDE = 64
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scans import simulated
 
-from py4dstem_prenet.errors import PrenetError
-from py4dstem_prenet.noise import NoiseModel, estimate_noise, sample_positions, stabilize
+from py4dstem_prenet.core.errors import PrenetError
+from py4dstem_prenet.detector.noise import NoiseModel, estimate_noise, sample_positions, stabilize
 
 SIDE = 64
 

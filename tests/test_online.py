@@ -6,12 +6,12 @@ import pytest
 from scans import CCD, distance, simulated
 from test_hidden import rings
 
-from py4dstem_prenet import learning, online
-from py4dstem_prenet.alarms import quick_alarms
-from py4dstem_prenet.errors import PrenetError
-from py4dstem_prenet.online import OnlineCalibrator
+from py4dstem_prenet.core.errors import PrenetError
+from py4dstem_prenet.live import learning, online
+from py4dstem_prenet.live.alarms import quick_alarms
+from py4dstem_prenet.live.online import OnlineCalibrator
+from py4dstem_prenet.live.snapshot import judge_snapshot
 from py4dstem_prenet.pipeline import calibrate
-from py4dstem_prenet.snapshot import judge_snapshot
 
 OPTIONS = dict(scan=(12, 16), shape=(64, 64), dose=5000.0, seed=3, ratio=1.03, theta=0.5)
 

@@ -12,8 +12,9 @@ from py4DSTEM import Calibration, DataCube
 from scans import simulated
 
 import py4dstem_prenet
-from py4dstem_prenet import batches, emd, emd_files
-from py4dstem_prenet.errors import PrenetError
+from py4dstem_prenet.core import reading
+from py4dstem_prenet.core.errors import PrenetError
+from py4dstem_prenet.io import calibrations, emd_files
 
 SCAN, SHAPE = (3, 4), (40, 48)
 
@@ -31,7 +32,7 @@ def emd_file(data, tmp_path):
     cube.calibration.set_origin((19 + x, 24 - y))
     cube.calibration.set_ellipse((1.01, 0.99, 0.3))
     cube.attach(py4DSTEM.RealSlice(np.ones(SCAN), name="image"))
-    emd.write_provenance(cube, {"verdicts": ["Good: 1 ± 0.1 px."]})
+    calibrations.write_provenance(cube, {"verdicts": ["Good: 1 ± 0.1 px."]})
     py4DSTEM.save(tmp_path / "a.h5", cube.root)
     return tmp_path / "a.h5"
 
@@ -39,7 +40,7 @@ def emd_file(data, tmp_path):
 def opened(path, lazy, data, **options):
     cube = py4dstem_prenet.open(path, **options)
     assert isinstance(cube, DataCube) and isinstance(cube.data, lazy)
-    whole = np.concatenate([block for _, block in batches.patterns(cube)])
+    whole = np.concatenate([block for _, block in reading.patterns(cube)])
     np.testing.assert_array_equal(whole.reshape(*SCAN, *data.shape[2:]), data)
     return cube
 
@@ -50,7 +51,7 @@ def test_emd_brings_all_that_py4dstem_read_brings(emd_file, data):
     np.testing.assert_array_equal(cube.calibration.get_origin(), known.calibration.get_origin())
     assert cube.calibration.get_ellipse() == known.calibration.get_ellipse()
     np.testing.assert_array_equal(cube.tree("image").data, 1)
-    assert emd.read_provenance(cube) == emd.read_provenance(known)
+    assert calibrations.read_provenance(cube) == calibrations.read_provenance(known)
     assert cube.dims[2][0] == pytest.approx(-20)  # axes follow the calibration
     again = emd_file.with_name("again.h5")
     emd_files.save(cube, again)
@@ -211,7 +212,7 @@ def test_files_of_other_packages(data, tmp_path, format, ending):
 
 def test_a_tvips_file_larger_than_memory_is_refused(data, tmp_path, monkeypatch):
     write("tvips", tmp_path / "a_000.tvips", data)
-    monkeypatch.setenv(batches.MEMORY, str(data.nbytes / 4 / 2**30))
+    monkeypatch.setenv(reading.MEMORY, str(data.nbytes / 4 / 2**30))
     with pytest.raises(PrenetError, match=r"must be loaded as a whole.*convert it to HDF5"):
         py4dstem_prenet.open(tmp_path / "a_000.tvips", scan_shape=SCAN)
 

@@ -9,12 +9,13 @@ import py4DSTEM
 import pytest
 from scans import CCD, distance, simulated
 
-from py4dstem_prenet import emd, pipeline
-from py4dstem_prenet.errors import PrenetError
+from py4dstem_prenet import pipeline
+from py4dstem_prenet.core.errors import PrenetError
+from py4dstem_prenet.detector.noise import sample_positions
+from py4dstem_prenet.fits.polar import ellipse_vector
+from py4dstem_prenet.io import calibrations
 from py4dstem_prenet.networks import weights
-from py4dstem_prenet.noise import sample_positions
 from py4dstem_prenet.pipeline import calibrate, preprocess
-from py4dstem_prenet.polar import ellipse_vector
 
 OPTIONS = CCD | dict(dose=50_000.0, ratio=1.04, theta=0.6, seed=4)
 
@@ -47,7 +48,7 @@ def test_what_is_written_is_what_was_found(calibrated):
         assert type(written) is np.ndarray and written.dtype == np.float64 and np.array_equal(written, fitted)
     assert report.ellipse.accepted
     assert datacube.calibration.get_ellipse() == (report.ellipse.a, report.ellipse.b, report.ellipse.theta)
-    sigma = datacube.tree(emd.SIGMA).data
+    sigma = datacube.tree(calibrations.SIGMA).data
     assert np.array_equal(sigma, [report.origin.sigma_qx0, report.origin.sigma_qy0])
     assert np.array_equal(datacube.data, before)
 
@@ -65,8 +66,8 @@ def test_what_the_mask_excludes_is_not_looked_at():
     assert report.noise.dose == pytest.approx(truth["dose"], rel=0.3)  # the bar's are no electrons
     # It holds for what follows: the bar would make an ellipse of its own.
     assert datacube.prenet.measure_ellipse().vector == pytest.approx(report.ellipse.vector, abs=1e-4)
-    assert np.array_equal(emd.read_mask(datacube.prenet.crop_Q((4, 124, 8, 128))), good[4:124, 8:128])
-    assert emd.read_mask(datacube.prenet.bin_Q(2)).shape == (64, 64)
+    assert np.array_equal(calibrations.read_mask(datacube.prenet.crop_Q((4, 124, 8, 128))), good[4:124, 8:128])
+    assert calibrations.read_mask(datacube.prenet.bin_Q(2)).shape == (64, 64)
     with pytest.raises(PrenetError, match="True where a pixel is good"):
         calibrate(datacube, mask=good.T[:5], progress=False)
     with pytest.raises(PrenetError, match="excludes every pixel"):
@@ -84,7 +85,7 @@ def test_what_was_found_is_true(calibrated):
 
 def test_provenance_names_the_networks_and_their_bytes(calibrated):
     datacube, report, _ = calibrated
-    record = emd.read_provenance(datacube)
+    record = calibrations.read_provenance(datacube)
     assert record["weights"] == {name: weights.verify(name) for name in ("center", "ellipse")}
     assert record["shape"] == list(datacube.data.shape) and record["verdicts"] == list(report.verdicts)
     assert record["noise"]["gain"] == pytest.approx(report.noise.gain)
@@ -103,7 +104,7 @@ def test_the_report_is_a_page_that_says_it(calibrated):
 
 def test_calibrating_again_changes_nothing(calibrated):
     datacube, report, _ = calibrated
-    copy = emd.cube_like(datacube, datacube.data)
+    copy = calibrations.cube_like(datacube, datacube.data)
     again = calibrate(copy, progress=False)
     assert np.array_equal(again.origin.qx0, report.origin.qx0)
     assert again.ellipse.a == report.ellipse.a and again.verdicts == report.verdicts
@@ -148,7 +149,7 @@ def test_preprocess_gives_a_calibrated_denoised_cube(tmp_path):
         qx0, qy0 = one.calibration.get_origin()
         assert np.hypot(qx0 - scan.truth["qx0"], qy0 - scan.truth["qy0"]).mean() < 0.3
     assert clean.calibration.get_ellipse() == datacube.calibration.get_ellipse()
-    assert emd.read_provenance(clean)["weights"]
+    assert calibrations.read_provenance(clean)["weights"]
     truth = scan.clean * 20 + 100
     errors = [np.mean((np.asarray(data[...], float) - truth) ** 2) for data in (clean.data, scan.counts)]
     assert errors[0] < 0.5 * errors[1]

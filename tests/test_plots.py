@@ -9,8 +9,8 @@ from matplotlib.patches import Ellipse
 from py4DSTEM import DataCube
 from scans import simulated
 
-from py4dstem_prenet import plots
-from py4dstem_prenet.errors import PrenetError
+from py4dstem_prenet.core.errors import PrenetError
+from py4dstem_prenet.report import figures
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def test_maps_are_symmetric_and_leave_out_what_is_not_valid(axes):
     values = np.linspace(4, 6, 12).reshape(3, 4)
     valid = np.ones((3, 4), bool)
     values[0, 0], valid[0, 0] = 100, False
-    image = plots.show_map(values, axes[0, 0], valid=valid).images[0]
+    image = figures.show_map(values, axes[0, 0], valid=valid).images[0]
     low, high = image.get_clim()
     assert (low + high) / 2 == pytest.approx(np.median(values[valid])) and high < 7
     assert image.get_array().mask[0, 0] and image.get_array().mask.sum() == 1
@@ -32,7 +32,7 @@ def test_maps_are_symmetric_and_leave_out_what_is_not_valid(axes):
 
 def test_residual_is_measured_less_fitted_about_zero(axes):
     measured, fitted = np.random.default_rng(0).normal(size=(2, 2, 5, 6))
-    plots.show_origin(measured, fitted, axes)
+    figures.show_origin(measured, fitted, axes)
     for row in range(2):
         image = axes[row, 2].images[0]
         assert np.allclose(image.get_array(), measured[row] - fitted[row])
@@ -43,7 +43,7 @@ def test_residual_is_measured_less_fitted_about_zero(axes):
 @pytest.mark.parametrize("theta", [0.0, 0.4, 1.9])
 def test_ellipse_lies_where_the_forward_model_puts_it(axes, theta):
     a, b, radius, center = 1.1, 1 / 1.1, 20.0, (30.0, 35.0)
-    ax = plots.show_ellipse(np.ones((64, 64)), center, (a, b, theta), radius, axes[0, 0])
+    ax = figures.show_ellipse(np.ones((64, 64)), center, (a, b, theta), radius, axes[0, 0])
     annulus, red = ax.patches
     assert isinstance(red, Ellipse)
     assert annulus.get_facecolor()[:3] == (1, 1, 0) and red.get_edgecolor()[:3] == (1, 0, 0)
@@ -65,7 +65,7 @@ def test_rings_become_lines(axes):
     spread = []
     for taken_out in ((0.0, 0.0), vector):
         axes[0, 0].clear()
-        shown = plots.show_polar(ring, (48, 47), axes[0, 0], vector=taken_out).images[0].get_array()
+        shown = figures.show_polar(ring, (48, 47), axes[0, 0], vector=taken_out).images[0].get_array()
         spread.append(np.ptp(np.asarray(shown).argmax(1)))
     assert spread[0] > 4 and spread[1] <= 1  # half pixels
 
@@ -75,22 +75,22 @@ def test_strongest_ring_is_found_where_it_is():
     radius = np.hypot(x, y)
     background = 100 * np.exp(-radius / 12)
     rings = 4 * np.exp(-0.5 * ((radius - 33) / 1.5) ** 2) + 0.2 * np.exp(-0.5 * ((radius - 48) / 1.5) ** 2)
-    assert plots.ring_radius(background + rings, (62, 65), 5.0) == pytest.approx(33, abs=1)
-    assert plots.ring_radius(background, (62, 65), 5.0) is None
+    assert figures.ring_radius(background + rings, (62, 65), 5.0) == pytest.approx(33, abs=1)
+    assert figures.ring_radius(background, (62, 65), 5.0) is None
 
 
 def test_an_ellipse_that_varies_is_shown_as_its_mean():
     calibration = DataCube(np.zeros((2, 3, 8, 8))).calibration
-    assert plots.stored_ellipse(calibration) is None
+    assert figures.stored_ellipse(calibration) is None
     calibration.set_ellipse((1.05, 1.0, 0.3))
-    assert plots.stored_ellipse(calibration) == (1.05, 1.0, 0.3)
+    assert figures.stored_ellipse(calibration) == (1.05, 1.0, 0.3)
     calibration.set_ellipse((np.full((2, 3), 1.05), np.ones((2, 3)), np.full((2, 3), 0.3)))
-    a, b, theta = plots.stored_ellipse(calibration)
+    a, b, theta = figures.stored_ellipse(calibration)
     assert (a / b, theta) == pytest.approx((1.05, 0.3))
 
 
 def test_straightened_rings_have_the_same_axes_and_the_line(axes):
-    plots.show_straightened(np.ones((64, 64)), (32, 32), np.array([0.1, 0.0]), axes[0], line=20.0, inner=6.0)
+    figures.show_straightened(np.ones((64, 64)), (32, 32), np.array([0.1, 0.0]), axes[0], line=20.0, inner=6.0)
     for ax in axes[0, :2]:
         assert ax.images[0].get_extent()[0] == 6 and ax.lines[0].get_xdata()[0] == 20
 
@@ -98,7 +98,7 @@ def test_straightened_rings_have_the_same_axes_and_the_line(axes):
 def test_sigma_is_of_both_coordinates_and_valid_is_white(axes):
     valid = np.ones((3, 4), bool)
     valid[1, 2] = False
-    plots.show_sigma(np.full((3, 4), 0.3), np.full((3, 4), 0.4), valid, axes[0])
+    figures.show_sigma(np.full((3, 4), 0.3), np.full((3, 4), 0.4), valid, axes[0])
     shown = axes[0, 0].images[0].get_array()
     assert shown.mask.sum() == 1 and shown[0, 0] == pytest.approx(0.5)
     np.testing.assert_array_equal(axes[0, 1].images[0].get_array(), valid)
@@ -107,7 +107,7 @@ def test_sigma_is_of_both_coordinates_and_valid_is_white(axes):
 
 def test_virtual_images_are_shown_alike(axes):
     raw, clean = np.random.default_rng(2).poisson(50, (2, 2, 8, 9)).astype(float)
-    plots.show_virtual(raw, clean, axes[:, :2])
+    figures.show_virtual(raw, clean, axes[:, :2])
     for row in range(2):
         measured, denoised = (ax.images[0] for ax in axes[row, :2])
         assert measured.get_clim() == denoised.get_clim()
@@ -117,33 +117,33 @@ def test_virtual_images_are_shown_alike(axes):
 def test_bars_of_the_check(axes):
     check = SimpleNamespace(errors={"raw": 1.0, "denoised": 0.2, "svd": 0.4},
                             error_sigmas={"raw": 0.0, "denoised": 0.01, "svd": 0.02})
-    ax = plots.show_denoising_check(check, axes[0, 0])
+    ax = figures.show_denoising_check(check, axes[0, 0])
     assert [bar.get_width() for bar in ax.patches] == [1.0, 0.2, 0.4]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["raw counts", "denoised", "best SVD"]
-    assert "not judged" in plots.show_denoising_check(SimpleNamespace(errors={}), axes[0, 1]).get_title()
+    assert "not judged" in figures.show_denoising_check(SimpleNamespace(errors={}), axes[0, 1]).get_title()
 
 
 def test_show_draws_what_the_calibration_holds():
     scan = simulated()
     cube = DataCube(scan.counts)
     with pytest.raises(PrenetError, match="not been measured"):
-        plots.show(cube)
+        figures.show(cube)
     shift = np.full(cube.Rshape, 0.25)
     cube.calibration.set_origin_meas((scan.truth["qx0"] + shift, scan.truth["qy0"].copy()))
     cube.calibration.set_origin((scan.truth["qx0"].copy(), scan.truth["qy0"].copy()))
     cube.calibration.set_probe_semiangle(float(scan.truth["radius"]))
-    shown = plots.show(cube)
+    shown = figures.show(cube)
     assert shown.shape == (3, 4) and np.allclose(shown[0, 2].images[0].get_array(), 0.25)
     assert "no ellipse" in shown[2, 1].get_title() and not shown[2, 1].patches
     cube.calibration.set_ellipse((1.05, 1 / 1.05, 0.3))
     given = plt.subplots(3, 4)[1]
-    assert plots.show(cube, given) is given and len(given[2, 1].patches) == 2
+    assert figures.show(cube, given) is given and len(given[2, 1].patches) == 2
     plt.close("all")
 
 
 def test_difference_is_raw_less_denoised(axes):
     raw, denoised = np.random.default_rng(1).poisson(5, (2, 16, 16)).astype(float)
-    plots.show_denoised(raw, denoised, axes[0])
+    figures.show_denoised(raw, denoised, axes[0])
     assert np.allclose(axes[0, 2].images[0].get_array(), raw - denoised)
 
 
@@ -152,9 +152,9 @@ def test_edge_of_a_stretched_disk_becomes_a_straight_line(axes):
     ratio = 1.08
     distance = np.hypot(x / ratio**0.5, y * ratio**0.5) - 12  # the a axis along +qx
     disk = np.clip(0.5 - distance, 0, 1)
-    ax = plots.show_edge(disk, (31, 33), 12.0, axes[0, 0], vector=(ratio - 1, 0.0))
+    ax = figures.show_edge(disk, (31, 33), 12.0, axes[0, 0], vector=(ratio - 1, 0.0))
     before, after = (line.get_ydata() for line in ax.lines)
     assert before[0] - before[45] == pytest.approx(12 * (ratio**0.5 - ratio**-0.5), abs=0.2)  # 0 and 90 degrees
     assert np.ptp(after) < 0.25 and np.median(after) == pytest.approx(12, abs=0.1)
-    marked = plots.show_polar(disk, (31, 33), axes[0, 1], edge=12.0).lines[0].get_xdata()
+    marked = figures.show_polar(disk, (31, 33), axes[0, 1], edge=12.0).lines[0].get_xdata()
     assert np.allclose(marked, before)

@@ -13,13 +13,13 @@ from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 from scans import simulated
 
-from py4dstem_prenet import emd
-from py4dstem_prenet.disk import Aperture, DiskModel
-from py4dstem_prenet.ellipse import Ellipse
-from py4dstem_prenet.origin import OriginFit, OriginMap, fit_origin, measure_origin
+from py4dstem_prenet.ellipse.measure import Ellipse
+from py4dstem_prenet.fits.disk import Aperture, DiskModel
+from py4dstem_prenet.fits.polar import ellipse_axes, ellipse_matrix
+from py4dstem_prenet.fits.pooling import pool_arrays
+from py4dstem_prenet.io import calibrations
+from py4dstem_prenet.origin.measure import OriginFit, OriginMap, fit_origin, measure_origin
 from py4dstem_prenet.pipeline import calibrate
-from py4dstem_prenet.polar import ellipse_axes, ellipse_matrix
-from py4dstem_prenet.pooling import pool_arrays
 
 SCAN = dict(scan=(4, 5), shape=(96, 80), dose=10_000.0, ratio=1.05, theta=0.5, seed=3)
 # A scan takes a second or two: a failure is told as it was found, not looked at again a hundred times.
@@ -221,11 +221,11 @@ def test_what_is_written_is_what_py4dstem_uses(rx, ry, seed, ratio, theta):
     cube = py4DSTEM.DataCube(np.zeros((rx, ry, 32, 36), np.uint8))
     sigma = np.full((2, rx, ry), 0.1)
     valid = np.ones((rx, ry), bool)
-    assert emd.write_origin(cube, OriginMap(qx0 + 0.01, qy0, *sigma, valid, 5.0, True, ""))
-    assert emd.write_fit(cube, OriginFit(qx0, qy0, *sigma, *sigma, "plane", True, ""))
+    assert calibrations.write_origin(cube, OriginMap(qx0 + 0.01, qy0, *sigma, valid, 5.0, True, ""))
+    assert calibrations.write_fit(cube, OriginFit(qx0, qy0, *sigma, *sigma, "plane", True, ""))
     accepted = Ellipse(vector=vector, covariance=np.eye(2) * 1e-6, a=a, b=b, theta=angle, accepted=True, reason="",
                        sources={})
-    assert emd.write_ellipse(cube, accepted)
+    assert calibrations.write_ellipse(cube, accepted)
     ideal = 7 * np.stack([np.cos(np.arange(5)), np.sin(np.arange(5))])
     vectors = py4DSTEM.BraggVectors((rx, ry), (32, 36), calibration=cube.calibration)
     for i, j in np.ndindex(rx, ry):
@@ -236,7 +236,7 @@ def test_what_is_written_is_what_py4dstem_uses(rx, ry, seed, ratio, theta):
     vectors.setcal()
     for i, j in np.ndindex(rx, ry):
         assert np.stack([vectors.cal[i, j].qx, vectors.cal[i, j].qy]) == pytest.approx(b * ideal, abs=1e-9)
-    read = emd.read_origin(cube)
+    read = calibrations.read_origin(cube)
     assert np.array_equal(read.qx0, qx0 + 0.01) and np.array_equal(read.qy0, qy0)
 
 
@@ -249,7 +249,7 @@ def test_positions_without_a_beam_get_a_neighbors_origin_and_stay_marked(rx, ry,
     assume(valid.any())
     maps[:, ~valid] = np.nan if seed % 2 else 1000.0  # a guess is not to be believed, either
     cube = py4DSTEM.DataCube(np.zeros((rx, ry, 32, 32), np.uint8))
-    emd.write_origin(cube, OriginMap(*maps, *np.ones((2, rx, ry)), valid, 5.0, True, ""))
+    calibrations.write_origin(cube, OriginMap(*maps, *np.ones((2, rx, ry)), valid, 5.0, True, ""))
     written = np.stack(cube.calibration.get_origin_meas())
     assert np.isfinite(written).all() and np.array_equal(written[:, valid], maps[:, valid])
     assert np.array_equal(cube.calibration.get_origin_meas_mask(), valid)
@@ -263,7 +263,7 @@ def test_positions_without_a_beam_get_a_neighbors_origin_and_stay_marked(rx, ry,
 def test_sigmas_of_an_earlier_measurement_are_not_those_of_a_later_one():
     """py4DSTEM's own origin, set after ours, has no sigma: it reads as 1 px, not as what ours had."""
     cube = py4DSTEM.DataCube(np.zeros((2, 3, 32, 32), np.uint8))
-    emd.write_origin(cube, OriginMap(*np.full((4, 2, 3), 0.1), np.ones((2, 3), bool), 5.0, True, ""))
-    assert (emd.read_origin(cube).sigma_qx0 == 0.1).all()
+    calibrations.write_origin(cube, OriginMap(*np.full((4, 2, 3), 0.1), np.ones((2, 3), bool), 5.0, True, ""))
+    assert (calibrations.read_origin(cube).sigma_qx0 == 0.1).all()
     cube.calibration.set_origin_meas((np.full((2, 3), 9.0), np.full((2, 3), 9.0)))
-    assert (emd.read_origin(cube).sigma_qx0 == 1).all() and (emd.read_origin(cube).qx0 == 9).all()
+    assert (calibrations.read_origin(cube).sigma_qx0 == 1).all() and (calibrations.read_origin(cube).qx0 == 9).all()

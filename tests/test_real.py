@@ -7,7 +7,8 @@ import py4DSTEM
 import pytest
 from typer.testing import CliRunner
 
-from py4dstem_prenet import cli, emd
+from py4dstem_prenet import cli
+from py4dstem_prenet.io import calibrations
 from py4dstem_prenet.pipeline import calibrate
 
 REAL = Path(__file__).parents[2] / "shared" / "real"
@@ -33,7 +34,7 @@ def test_medipix_from_the_command_line(tmp_path):
     for qx0, qy0 in (out.calibration.get_origin(), out.calibration.get_origin_meas()):
         assert np.hypot(qx0 - 125.1, qy0 - 128.7).max() < 0.5
     assert np.array_equal(out.data, np.load(REAL / "medipix_au_2x2.npy"))
-    record = emd.read_provenance(out)
+    record = calibrations.read_provenance(out)
     assert record["noise"]["counting"] and record["noise"]["dose"] == pytest.approx(8.2e5, rel=0.03)
     ellipse = out.calibration.get_ellipse()
     assert ellipse is None or ellipse[0] / ellipse[1] < 1.04

@@ -13,12 +13,14 @@ from py4DSTEM import DataCube
 from scans import simulated
 from typer.testing import CliRunner
 
-from py4dstem_prenet import accessor, cli, emd, verdicts
-from py4dstem_prenet.carry import CalibrationCheck
-from py4dstem_prenet.errors import PrenetError
-from py4dstem_prenet.origin import OriginMap, fit_origin
-from py4dstem_prenet.report import look, page, report
-from py4dstem_prenet.surface import fit_surface
+from py4dstem_prenet import accessor, cli
+from py4dstem_prenet.core.errors import PrenetError
+from py4dstem_prenet.descan.surface import fit_surface
+from py4dstem_prenet.io import calibrations
+from py4dstem_prenet.origin.measure import OriginMap, fit_origin
+from py4dstem_prenet.report import verdicts
+from py4dstem_prenet.report.gathering import look, page, report
+from py4dstem_prenet.resampling.cropping import CalibrationCheck
 
 accessor.register()
 SCAN = (14, 18)
@@ -157,7 +159,7 @@ def cube():
     cube.calibration.set_origin_meas((scan.truth["qx0"].copy(), scan.truth["qy0"].copy()))
     cube.calibration.set_origin((scan.truth["qx0"].copy(), scan.truth["qy0"].copy()))
     cube.calibration.set_probe_semiangle(float(scan.truth["radius"]))
-    emd.write_provenance(cube, emd.provenance(cube, verdicts=("<script>alert(1)</script>",)))
+    calibrations.write_provenance(cube, calibrations.provenance(cube, verdicts=("<script>alert(1)</script>",)))
     return cube
 
 
@@ -237,7 +239,7 @@ def test_page_says_what_was_seen(text, seen, cube):
 
 
 def test_page_of_a_scan_that_this_package_calibrated_and_somebody_cropped(seen):
-    record = emd.plain(seen.record | {"weights": {"center": "ab12"}, "settings": {"mask": True},
+    record = calibrations.plain(seen.record | {"weights": {"center": "ab12"}, "settings": {"mask": True},
                                       "since": ["crop_Q(4, 60, 0, 64)", "bin_R(2)"]})
     words = " ".join(Strict(page(replace(seen, stored=(1.02, 1 / 1.02, 0.5), stored_by="prenet", record=record))).words)
     assert "a/b 1.0404, a axis at 28.6° (prenet)" in words
@@ -251,7 +253,7 @@ def test_looking_changes_nothing(cube, seen):
 
 
 def test_a_file_appears_once(cube, seen, tmp_path, monkeypatch):
-    monkeypatch.setattr("py4dstem_prenet.report.look", lambda *_: seen)
+    monkeypatch.setattr("py4dstem_prenet.report.gathering.look", lambda *_: seen)
     report(cube, tmp_path / "scan.html")
     kept = (tmp_path / "scan.html").read_text()
     with pytest.raises(PrenetError, match="exists already"):
@@ -262,7 +264,7 @@ def test_a_file_appears_once(cube, seen, tmp_path, monkeypatch):
 
 
 def test_from_the_command_line(seen, tmp_path, monkeypatch):
-    monkeypatch.setattr("py4dstem_prenet.report.look", lambda *_: seen)
+    monkeypatch.setattr("py4dstem_prenet.report.gathering.look", lambda *_: seen)
     monkeypatch.chdir(tmp_path)
     np.save("scan.npy", simulated().counts[:2, :2])
     run = CliRunner().invoke(cli.app, ["report", "scan.npy", "--out", "scan.html"])

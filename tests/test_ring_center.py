@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scans import ideal_radius
 
-from py4dstem_prenet.ring_center import ring_center
+from py4dstem_prenet.fits.ring_search import ring_center
 
 REAL = Path(__file__).parents[2] / "shared" / "real"
 CENTER = (71.3, 49.6)

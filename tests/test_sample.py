@@ -5,12 +5,15 @@ import py4DSTEM
 import pytest
 from scans import simulated
 
-from py4dstem_prenet import batches, beam, coarse, noise, pooling
-from py4dstem_prenet.errors import PrenetError
-from py4dstem_prenet.noise import estimate_noise, evenly, sample_positions
+from py4dstem_prenet.core import reading
+from py4dstem_prenet.core.errors import PrenetError
+from py4dstem_prenet.core.sample import Sample
+from py4dstem_prenet.detector import noise
+from py4dstem_prenet.detector.noise import estimate_noise, evenly, sample_positions
+from py4dstem_prenet.fits import pooling
+from py4dstem_prenet.fits.pooling import pool, worth_keeping
+from py4dstem_prenet.origin import beam, coarse
 from py4dstem_prenet.pipeline import calibrate
-from py4dstem_prenet.pooling import pool, worth_keeping
-from py4dstem_prenet.sample import Sample
 
 
 class Counting:
@@ -62,7 +65,7 @@ def test_a_sample_reads_like_the_scan(scan):
     some = kept(scan, [0, 1, 5, 12, 13, 143])
     assert some.shape == scan.shape and some.dtype == scan.dtype
     assert np.array_equal(some[:2, :2], scan[:2, :2])
-    read = {int(i): p for index, block in batches.patterns(some, positions=[1, 5, 143]) for i, p in
+    read = {int(i): p for index, block in reading.patterns(some, positions=[1, 5, 143]) for i, p in
             zip(index, block, strict=True)}
     assert list(read) == [1, 5, 143] and all(np.array_equal(p, scan[divmod(i, 12)]) for i, p in read.items())
     with pytest.raises(PrenetError, match="does not hold"):

@@ -4,8 +4,8 @@ import h5py
 import numpy as np
 import pytest
 
-from py4dstem_prenet.errors import PrenetError
-from py4dstem_prenet.sources import (
+from py4dstem_prenet.core.errors import PrenetError
+from py4dstem_prenet.live.sources import (
     Ended,
     Frames,
     Hdf5File,

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from py4dstem_prenet.errors import PrenetError
-from py4dstem_prenet.surface import fit_pair, fit_surface
+from py4dstem_prenet.core.errors import PrenetError
+from py4dstem_prenet.descan.surface import fit_pair, fit_surface
 
 SHAPE = (16, 16)
 SIGMA = 0.05

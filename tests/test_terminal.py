@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from py4dstem_prenet import terminal
-from py4dstem_prenet.alarms import Alarm
-from py4dstem_prenet.terminal import Terminal
-from py4dstem_prenet.watch import Status
+from py4dstem_prenet.live import terminal
+from py4dstem_prenet.live.alarms import Alarm
+from py4dstem_prenet.live.terminal import Terminal
+from py4dstem_prenet.live.watcher import Status
 
 LOST = Alarm("beam lost", (9, 0), "20 positions show no beam, and it is not back.")
 STATUS = Status((48, 48), 900, 890, 10, 998.4, (0.31, -0.18), 17, 0.05, 2979.0, "a/b 1.0300 +- 0.0010 at 29 degrees",

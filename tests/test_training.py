@@ -8,10 +8,10 @@ import torch
 from scans import bank_of, vacuum
 from scipy.stats import chi2
 
-from py4dstem_prenet import neighbors
-from py4dstem_prenet.errors import PrenetError
+from py4dstem_prenet.core.errors import PrenetError
+from py4dstem_prenet.denoising import neighbors
+from py4dstem_prenet.detector.noise import NoiseModel
 from py4dstem_prenet.networks import weights
-from py4dstem_prenet.noise import NoiseModel
 from py4dstem_prenet.simulation.bank import make_bank
 from py4dstem_prenet.simulation.pattern import ideal_coordinates, soft_disk
 from py4dstem_prenet.training import center, denoise, ellipse, loop

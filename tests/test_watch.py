@@ -18,15 +18,15 @@ import pytest
 from test_alarms import NOISE, snapshot
 from typer.testing import CliRunner
 
-from py4dstem_prenet import online, sources
-from py4dstem_prenet.acquire import Acquisition, acquire
-from py4dstem_prenet.alarms import quick_alarms
 from py4dstem_prenet.cli import app
-from py4dstem_prenet.errors import PrenetError
-from py4dstem_prenet.online import UNLEARNED, OnlineCalibrator
+from py4dstem_prenet.core.errors import PrenetError
+from py4dstem_prenet.live import online, sources
+from py4dstem_prenet.live.alarms import quick_alarms
+from py4dstem_prenet.live.online import UNLEARNED, OnlineCalibrator
+from py4dstem_prenet.live.server import served, state_of
+from py4dstem_prenet.live.watcher import Status, Watcher, watch
 from py4dstem_prenet.pipeline import calibrate
-from py4dstem_prenet.serve import served, state_of
-from py4dstem_prenet.watch import Status, Watcher, watch
+from py4dstem_prenet.simulation.acquisition import Acquisition, acquire
 
 SCAN, SHAPE = (12, 16), (64, 64)
 FAULTY = Acquisition(SCAN, SHAPE, dose=4000.0, seed=2, fault="beam-loss", at=0.75)
@@ -226,7 +226,7 @@ def test_who_stops_it_by_hand_reads_one_sentence(written, monkeypatch):
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("py4dstem_prenet.watch.watch", stopped)
+    monkeypatch.setattr("py4dstem_prenet.live.watcher.watch", stopped)
     ran = CliRunner().invoke(app, ["watch", str(written), "--scan", "12,16", "--shape", "64,64", "--device", "cpu"])
     assert ran.exit_code == 130 and "Traceback" not in ran.output
     assert ran.output == "prenet: stopped by hand, and nothing was saved; started again, it goes on from the file.\n"

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from py4dstem_prenet.errors import PrenetError
+from py4dstem_prenet.core.errors import PrenetError
 from py4dstem_prenet.networks import weights
 from py4dstem_prenet.networks.weights import WeightsError
 from py4dstem_prenet.training.export import replay

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from py4dstem_prenet.noise import estimate_noise
-from py4dstem_prenet.windows import cut_windows, electron_windows
+from py4dstem_prenet.detector.noise import estimate_noise
+from py4dstem_prenet.fits.windows import cut_windows, electron_windows
 
 
 def test_windows_hold_what_lies_there_and_say_what_lies_outside():

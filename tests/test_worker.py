@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from scans import simulated
 
-from py4dstem_prenet import online
-from py4dstem_prenet.errors import PrenetError
-from py4dstem_prenet.learning import learn
-from py4dstem_prenet.online import OnlineCalibrator
-from py4dstem_prenet.worker import Worker
+from py4dstem_prenet.core.errors import PrenetError
+from py4dstem_prenet.live import online
+from py4dstem_prenet.live.learning import learn
+from py4dstem_prenet.live.online import OnlineCalibrator
+from py4dstem_prenet.live.worker import Worker
 
 
 def until(condition, seconds=300):

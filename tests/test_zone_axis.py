@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from py4dstem_prenet.coarse import agreed_positions
-from py4dstem_prenet.ellipse import measure_ellipse
+from py4dstem_prenet.detector.noise import estimate_noise
+from py4dstem_prenet.ellipse.measure import measure_ellipse
+from py4dstem_prenet.fits.inversion import symmetry
 from py4dstem_prenet.networks.center import CELL, coarse_position
-from py4dstem_prenet.noise import estimate_noise
-from py4dstem_prenet.origin import measure_origin
+from py4dstem_prenet.origin.coarse import agreed_positions
+from py4dstem_prenet.origin.measure import measure_origin
 from py4dstem_prenet.simulation.known import SILICON, simulate_known, zone_axis
 from py4dstem_prenet.simulation.specimens import draw_oriented
-from py4dstem_prenet.symmetry import symmetry
 
 INVERTED = [(7, 19, 3.0), (-11, 5, 2.0), (23, -2, 1.5)]  # x, y and brightness of disks that have a like one opposite
 

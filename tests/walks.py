@@ -29,8 +29,8 @@ import numpy as np
 import py4DSTEM
 
 import py4dstem_prenet
-from py4dstem_prenet import emd
-from py4dstem_prenet.errors import PrenetError
+from py4dstem_prenet.core.errors import PrenetError
+from py4dstem_prenet.io import calibrations
 from py4dstem_prenet.simulation.scan import simulate
 
 LENGTH = 7  # calls in a walk
@@ -219,7 +219,7 @@ def start(number, folder):
 
 def calibration(cube):
     """All that a cube's calibration says, to compare."""
-    parameters = emd.calibration_of(cube)._params if emd.calibration_of(cube) is not None else {}
+    parameters = calibrations.calibration_of(cube)._params if calibrations.calibration_of(cube) is not None else {}
     return {key: np.array(value).tobytes() for key, value in parameters.items()
             if value is not None and not key.startswith("_")}
 
@@ -238,7 +238,7 @@ def wrong(at):
     if fitted is not None and abs(at.cube.calibration.get_qx0_mean() - np.mean(fitted[0])) > 1e-3:
         return "a mean origin that is not the mean of the map"
     if measured is not None:
-        stated = emd.read_origin(at.cube)
+        stated = calibrations.read_origin(at.cube)
         sigma = np.nanmedian([stated.sigma_qx0, stated.sigma_qy0], (1, 2))
         off = np.nanmedian(np.abs(np.stack(measured[:2]) - at.truth), (1, 2))
         if (off > np.maximum(FAR, SIGMAS * sigma)).any():

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle, silu
 
-from ..symmetry import symmetry
-from .blocks import Conv, Residual, UNet, trunk_precision
+from ..fits import symmetry
+from .layers import Conv, Residual, UNet, trunk_precision
 
 CELL = 4  # pixels of a pattern per cell of the coarse map
 WINDOW = 48  # side of a fine window, pixels

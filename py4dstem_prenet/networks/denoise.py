@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.functional import pad, pixel_shuffle
 
-from .blocks import Conv, UNet, trunk_precision
+from .layers import Conv, UNet, trunk_precision
 
 BOUND = 6.0  # largest correction, standard deviations of the noise
 MULTIPLE = 16  # sides must be divisible by this

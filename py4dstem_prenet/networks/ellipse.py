@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .blocks import Conv, Residual
+from .layers import Conv, Residual
 
 AZIMUTHS = 64
 RADII = {"rings": 80, "disk": 32}

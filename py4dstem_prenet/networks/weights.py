@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..errors import PrenetError
-from ..files import check_output, existing, new_file
+from ..core import PrenetError
+from ..io import check_output, existing, new_file
 
 VARIABLE = "PY4DSTEM_PRENET_WEIGHTS"
 CARD_ENDINGS = (".json", ".md")
@@ -158,7 +158,7 @@ def publish(out, content: bytes, others: dict) -> None:
 
 def _answers(network, about, file):
     """Raise WeightsError unless a network answers its replay as its description says."""
-    from ..training.export import replay
+    from ..training import replay
 
     said, now = about.get("replay"), replay(network, about["task"])
     close = isinstance(said, list) and len(said) == len(now) and all(

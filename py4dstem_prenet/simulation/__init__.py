@@ -1,0 +1,5 @@
+"""Simulated scans with known truth: specimens, optics, detector, acquisition."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from ..networks.center import CELL, WINDOW, CenterNet, coarse_position, normalize
-from ..noise import stabilize
-from ..polar import ellipse_matrix
-from ..simulation.detector import expose, uniform
-from ..simulation.faults import Rates, record
-from ..simulation.pattern import ideal_coordinates, soft_disk
+from ..detector import stabilize
+from ..fits import ellipse_matrix
+from ..networks import CELL, WINDOW, CenterNet, coarse_position, normalize
+from ..simulation import Rates, expose, ideal_coordinates, record, soft_disk, uniform
 from .scenes import draw_scene, log_uniform
 
 FIELD = 128  # side of a coarse field, pixels

@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from torch.nn.functional import avg_pool2d
 
-from ..neighbors import shift
-from ..networks.denoise import DenoiseNet
-from ..simulation.bank import Bank
-from ..simulation.detector import expose, uniform
+from ..denoising import shift
+from ..networks import DenoiseNet
+from ..simulation import Bank, expose, uniform
 from .scenes import draw_scene, log_uniform
 
 FIELD = 96  # side of a training crop, pixels

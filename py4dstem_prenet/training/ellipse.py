@@ -11,11 +11,10 @@ from functools import lru_cache
 import torch
 from torch.nn.functional import grid_sample, pad
 
-from ..networks.ellipse import AZIMUTHS, DISK_SPAN, RADII, RINGS_FROM, EllipseNet, normalize_polar
-from ..noise import stabilize
-from ..polar import ellipse_matrix
-from ..simulation.detector import uniform
-from ..simulation.pattern import CENTER
+from ..detector import stabilize
+from ..fits import ellipse_matrix
+from ..networks import AZIMUTHS, DISK_SPAN, RADII, RINGS_FROM, EllipseNet, normalize_polar
+from ..simulation import CENTER, uniform
 from .scenes import log_uniform
 
 FINE = 192  # azimuths of the bank's polar maps

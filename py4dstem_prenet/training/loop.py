@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from ..errors import PrenetError
-from ..networks.weights import tensors
-from ..simulation.bank import Bank, joined, load_bank
+from ..core import PrenetError
+from ..networks import tensors
+from ..simulation import Bank, joined, load_bank
 
 SPECIMENS = 1600  # in the training bank, some six patterns each
 ORIENTED = 0.4  # as many crystals along zone axes besides, in parts of these

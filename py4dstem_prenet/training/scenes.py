@@ -10,11 +10,24 @@ from dataclasses import dataclass
 
 import torch
 
-from ..polar import ellipse_matrix
-from ..simulation.bank import Bank
-from ..simulation.detector import Detector, blur, draw_detector, uniform
-from ..simulation.faults import NONE, Faults, Rates, diffract, draw_faults, scatter, shade
-from ..simulation.pattern import ideal_coordinates, project, rotation_matrix
+from ..fits import ellipse_matrix
+from ..simulation import (
+    NONE,
+    Bank,
+    Detector,
+    Faults,
+    Rates,
+    blur,
+    diffract,
+    draw_detector,
+    draw_faults,
+    ideal_coordinates,
+    project,
+    rotation_matrix,
+    scatter,
+    shade,
+    uniform,
+)
 
 PLENTY = 5000.0  # electrons with which a pattern is seen although its direct beam is hidden
 

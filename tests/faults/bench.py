@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from scans import simulated
 
-from py4dstem_prenet.errors import PrenetError
+from py4dstem_prenet.core.errors import PrenetError
 
 SCAN = dict(scan=(6, 6), shape=(64, 64), radius=5.0, dose=4000.0)  # what faults are put into
 BRIGHT = SCAN | dict(dose=100_000.0)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from py4dstem_prenet import devices
+from py4dstem_prenet.compute import devices
 from py4dstem_prenet.networks import weights
 
 from .bench import cube_of, into, scan, state

@@ -10,8 +10,8 @@ import threading
 import numpy as np
 import pytest
 
-from py4dstem_prenet import emd, emd_files
-from py4dstem_prenet.errors import PrenetError
+from py4dstem_prenet.core.errors import PrenetError
+from py4dstem_prenet.io import emd_files
 
 from .bench import cube_of, into, scan, state
 from .storage import calibrated, text
@@ -183,7 +183,7 @@ def _(bench):
 @case("Meanwhile", "denoising to a file is interrupted", "answered", "the next run goes on, with the same bits",
       "KeyboardInterrupt before the last pattern")
 def _(bench):
-    from py4dstem_prenet import denoise as module
+    from py4dstem_prenet.denoising import denoiser as module
 
     path, cube, clean = bench.out / "a.h5", calibrated(), module._clean
     whole = cube.prenet.denoise(progress=False).data

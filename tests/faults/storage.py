@@ -7,8 +7,9 @@ import h5py
 import numpy as np
 import pytest
 
-from py4dstem_prenet import batches, emd, emd_files
-from py4dstem_prenet.errors import PrenetError
+from py4dstem_prenet.core import reading
+from py4dstem_prenet.core.errors import PrenetError
+from py4dstem_prenet.io import calibrations, emd_files
 
 from .bench import cube_of, into, scan, state
 
@@ -40,9 +41,9 @@ def calibrated(data=None):
     """A cube with an origin as this package writes it, sigma maps and all."""
     cube = cube_of(np.array(scan().counts[:3, :3]) if data is None else data)
     qx0, qy0, sigma = (np.full(cube.Rshape, v) for v in (31.0, 32.0, 0.1))
-    emd.write_origin(cube, SimpleNamespace(qx0=qx0, qy0=qy0, sigma_qx0=sigma, sigma_qy0=sigma, valid=sigma > 0,
+    calibrations.write_origin(cube, SimpleNamespace(qx0=qx0, qy0=qy0, sigma_qx0=sigma, sigma_qy0=sigma, valid=sigma > 0,
                                            radius=scan().truth["radius"], found=True, feature="direct beam"))
-    emd.write_fit(cube, SimpleNamespace(qx0=qx0, qy0=qy0, accepted=True))
+    calibrations.write_fit(cube, SimpleNamespace(qx0=qx0, qy0=qy0, accepted=True))
     return cube
 
 
@@ -154,7 +155,7 @@ def _(bench):
     np.save(path, scan().counts)
     cube, before = opened(path), bench.files()
     with pytest.raises(PrenetError) as caught:
-        for number, _ in enumerate(batches.patterns(cube, chunk=6)):
+        for number, _ in enumerate(reading.patterns(cube, chunk=6)):
             if number == 1:
                 path.write_bytes(path.read_bytes()[:-1] + b"1")
     assert bench.files().keys() == before.keys()

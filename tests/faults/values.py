@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from py4dstem_prenet.noise import NoiseModel
+from py4dstem_prenet.detector.noise import NoiseModel
 
 from .bench import bright, into, scan, truth_of
 
@@ -153,7 +153,7 @@ nothing("Values", "noise alone", "No beam was found in this scan: the sums over 
 
 
 def denoised(data):
-    from py4dstem_prenet.denoise import denoise
+    from py4dstem_prenet.denoising.denoiser import denoise
 
     from .bench import cube_of
 

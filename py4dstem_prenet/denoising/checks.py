@@ -1,0 +1,348 @@
+"""What is true of a data set, without any truth: split it into independent halves, and score one on the other.
+
+If A and B are the halves of a scan (splitting.py), f an estimate made from A alone, and v the variance of B's noise,
+then E[(f - B)**2] - v is the squared error of f, whatever f is; v is known without bias (Poisson: v is B itself). So
+raw counts, any denoiser, the best Gaussian and the best truncated SVD can be scored on the user's own scan.
+
+What this supposes of the noise is looked at first (assumptions.py); where it fails, no verdict is given.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+from ..core import reading
+from ..detector import NoiseModel, judge_noise, of_part, split
+from ..io import calibrations
+
+POSITIONS = 256
+SAMPLE_BYTES = 64 * 2**20  # of the sampled patterns as float32
+SIGMAS = (0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.3, 1.6, 2.0, 2.6, 3.3, 4.2)  # pixels, of the Gaussians that are tried
+RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+FLOOR = 0.01  # electrons that an estimate is taken to expect at least, where its deviance is asked
+CHANCE = 13.8  # chi square of two degrees of freedom that chance exceeds once in a thousand
+NOT_FOR_MAPS = ("Do not measure strain or rotation on denoised patterns: what varies smoothly over the scan is flattened, and "
+                "this check does not see it.")
+GROUPS = 16  # parts of the sample, left out in turn to tell how sure a figure is
+
+
+@dataclass(frozen=True)
+class DenoisingCheck:
+    """How far denoising helps this scan, measured on its own counts. `str(check)` is a paragraph.
+
+    worth, worth_sigma: how many raw measurements would have to be averaged for the same error, at the dose of the
+    scan, and one standard deviation of that; 1 is no gain. worth_at_half: the same at half the dose, as measured.
+    errors, error_sigmas: {"raw", "denoised", "gaussian", "svd"}: squared error as a part of the raw one, at half the
+    dose. deviances: Poisson deviance of the held-out half, a pixel. sigma: of the best Gaussian, pixels. rank: of the
+    best SVD. positions: how many were looked at. valid: the assumptions hold; where not, there are no figures.
+    accepted: valid, the error at half the dose is below the raw one beyond doubt (two standard deviations), and stays
+    so at the whole dose. reason: the verdict in words.
+    """
+
+    worth: float
+    worth_sigma: float
+    worth_at_half: float
+    errors: dict[str, float]
+    error_sigmas: dict[str, float]
+    deviances: dict[str, float]
+    sigma: float
+    rank: int
+    positions: int
+    valid: bool
+    accepted: bool
+    reason: str
+
+    def __str__(self):
+        lines = [f"Denoising {self.reason}"]
+        names = {"gaussian": f"best Gaussian ({self.sigma:g} px)", "svd": f"best truncated SVD (rank {self.rank})"}
+        lines += [f"          {names.get(key, key)}: squared error {error:.3g} +- {self.error_sigmas[key]:.1g} of raw, "
+                  f"held-out deviance {self.deviances[key]:.5g} a pixel" for key, error in self.errors.items()]
+        if self.valid:
+            lines += [f"          on {self.positions} positions at half the dose, the other half being the test"]
+        return "\n".join(lines)
+
+
+def check_denoising(datacube, noise: NoiseModel | None = None, weights=None, device="auto", positions: int = POSITIONS,
+                    seed: int = 0) -> DenoisingCheck:
+    """What `denoise` does for this scan, against no denoising, the best Gaussian and the best truncated SVD.
+
+    At most `positions` positions, in up to four blocks of neighbors, are split, and denoised at half and at a quarter
+    of the dose. Half of the electrons are spent on the test, and denoising gains less the more electrons there are:
+    `worth` is the gain at half the dose, continued to the whole by what it lost from a quarter to a half, which is at
+    most a factor of two. Sigma and rank are chosen on the very half that scores them, which flatters them slightly.
+
+    Args:
+        datacube: DataCube or array (Rx, Ry, Qx, Qy). noise: the detector's noise; estimated from the scan by default.
+        weights: as `denoise` takes them. device: "auto", "cpu", "cuda" or "mps". seed: of the split.
+
+    Raises PrenetError where the data cannot be used.
+    """
+    reading.check(datacube)
+    noise = noise or calibrations.noise_of(datacube)
+    shape = reading.shape_of(datacube)
+    parts = (1, 1) if shape[0] * shape[1] <= positions else (2, 2)
+    blocks = [read_block(datacube, where) for where in places(shape, positions, parts)]
+    count = sum(block.shape[0] * block.shape[1] for block in blocks)
+    problem, caveat = judge_noise(blocks, noise)
+    if problem:
+        return DenoisingCheck(np.nan, np.nan, np.nan, {}, {}, {}, np.nan, 0, count, False, False,
+                              f"cannot be judged on these data: {problem}. Do not use it unseen")
+    generator = np.random.default_rng(seed)
+    options = dict(device=device, progress=False) | ({} if weights is None else dict(weights=weights))
+    half, quarter = (Level(blocks, noise, fraction, generator) for fraction in (0.5, 0.25))
+    estimates = {"raw": half.electrons, "denoised": half.denoised(options)}
+    sigma, estimates["gaussian"] = half.best((s, gaussian_filter(half.electrons, (0, s, s))) for s in SIGMAS)
+    rank, estimates["svd"] = half.best(truncated_svds(half.electrons, half.readout))
+    ratios = {key: half.ratio(estimate) for key, estimate in estimates.items()}
+    ratios["raw"] = np.ones(len(ratios["raw"]))  # by definition; its own noise says nothing
+    errors = {key: float(parts[0]) for key, parts in ratios.items()}
+    sigmas = {key: jackknife(parts) for key, parts in ratios.items()}
+    at_half, at_quarter = (-np.log(ratio.clip(1e-3)) for ratio in (
+        ratios["denoised"], quarter.ratio(quarter.denoised(options))))
+    # Twice the electrons halve the error of the raw counts, and do not raise that of what is made of them.
+    worth = np.exp(at_half + (at_half - at_quarter).clip(-np.log(2), 0))
+    uncertainty = jackknife(worth)
+    accepted, reason = _verdict(float(worth[0]), errors, sigmas)
+    reason += f"; an upper bound, for {caveat}" if caveat else ""
+    deviances = {key: float(half.deviance(estimate)[0]) for key, estimate in estimates.items()}
+    return DenoisingCheck(float(worth[0]), uncertainty, float(np.exp(at_half[0])), errors, sigmas, deviances, sigma,
+                          rank, count, True, accepted, reason)
+
+
+def _verdict(worth, errors, sigmas):
+    """(accepted, the verdict in words)."""
+    ours, sigma = errors["denoised"], sigmas["denoised"]
+    figure = f"squared error {ours:.3g} +- {sigma:.1g} of that of the raw counts"
+    if ours + 2 * sigma < 1 and worth > 1:
+        reason = f"lowers the error of single pixels ({figure}). {NOT_FOR_MAPS}"
+        name, best = min(((key, errors[key]) for key in ("gaussian", "svd")), key=lambda pair: pair[1])
+        if best + 2 * sigmas[name] < ours - 2 * sigma:
+            reason += f" The best {'Gaussian' if name == 'gaussian' else 'truncated SVD'} has a lower error here."
+        return True, reason
+    if ours - 2 * sigma > 1:
+        return False, f"makes these data worse ({figure}): do not use it"
+    return False, f"cannot be told from leaving these data as they are ({figure}): do not use it"
+
+
+@dataclass(frozen=True)
+class OriginCheck:
+    """How well the direct beam is located in this scan, from its two halves. `str(check)` is a sentence.
+
+    scatter: rms difference between the halves' origins in each direction over sqrt(2), pixels: the precision at half
+    the dose. ratio, ratio_sigma: scatter over the sigma that was stated, and one standard deviation of that; below 1
+    where sigma holds a part that both halves share. positions: how many were seen in both. accepted: sigma is not
+    understated by more than a third. reason: in words.
+    """
+
+    scatter: float
+    ratio: float
+    ratio_sigma: float
+    positions: int
+    accepted: bool
+    reason: str
+
+    def __str__(self):
+        return f"Origin {self.reason}"
+
+
+def check_origin(datacube, noise: NoiseModel | None = None, device="auto", positions: int = 4 * POSITIONS,
+                 seed: int = 0) -> OriginCheck:
+    """Whether the origin's sigma is true, from the halves of at most `positions` neighboring positions.
+
+    What both halves share, an error that comes from the pattern and not from its noise, is not seen by this.
+    Arguments as those of `check_denoising`.
+    """
+    from ..origin import measure_origin
+
+    reading.check(datacube)
+    noise = noise or calibrations.noise_of(datacube)
+    blocks = [read_block(datacube, where) for where in places(reading.shape_of(datacube), positions, (1, 1))]
+    problem, _ = judge_noise(blocks, noise)
+    if problem:
+        return OriginCheck(np.nan, np.nan, np.nan, 0, False, f"cannot be checked on these data: {problem}")
+    halves = split(blocks[0], noise, np.random.default_rng(seed))
+    maps = [measure_origin(half, of_part(noise), device=device, progress=False) for half in halves]
+    seen = maps[0].valid & maps[1].valid & maps[0].found & maps[1].found
+    if seen.sum() < 2:
+        return OriginCheck(np.nan, np.nan, np.nan, int(seen.sum()), False,
+                           "cannot be checked: half of the electrons show no direct beam")
+    difference = np.array([(getattr(maps[0], q) - getattr(maps[1], q))[seen] for q in ("qx0", "qy0")])
+    variance = np.array([sum(getattr(m, q)[seen] ** 2 for m in maps) for q in ("sigma_qx0", "sigma_qy0")])
+    square = (difference**2 / variance).mean(0)
+    ratio = float(np.sqrt(square.mean()))
+    sigma = float(square.std() / np.sqrt(len(square)) / (2 * ratio))
+    scatter = float(np.sqrt((difference**2).mean() / 2))
+    return OriginCheck(scatter, ratio, sigma, len(square), ratio < 4 / 3,
+                       f"scatters by {scatter:.3f} px in each direction at half the dose, {ratio:.2f} +- {sigma:.2f} "
+                       f"of the sigma that is stated there ({len(square)} positions)")
+
+
+@dataclass(frozen=True)
+class EllipseCheck:
+    """Whether two halves of this scan's electrons show the same ellipse. `str(check)` is a sentence.
+
+    difference: length of the difference of the two ellipse vectors, a difference in a/b. chi2: the same in units of
+    the covariances that were stated, with two degrees of freedom. positions: how many were split. accepted: chi2 is
+    one that chance exceeds in more than one case in a thousand. reason: in words.
+    """
+
+    difference: float
+    chi2: float
+    positions: int
+    accepted: bool
+    reason: str
+
+    def __str__(self):
+        return f"Ellipse {self.reason}"
+
+
+def check_ellipse(datacube, noise: NoiseModel | None = None, device="auto", positions: int = 4 * POSITIONS,
+                  seed: int = 0) -> EllipseCheck:
+    """Whether the ellipse's covariance is true as far as counting goes, from the halves of at most `positions`.
+
+    About the fitted origin in the calibration. What both halves share (an aperture that is not round, strain) is not
+    seen by this. Arguments as those of `check_denoising`. Raises PrenetError where no origin is set.
+    """
+    from ..ellipse import measure_ellipse
+
+    reading.check(datacube)
+    qx0, qy0, radius = calibrations.read_fitted_origin(datacube)
+    noise = noise or calibrations.noise_of(datacube)
+    where = places(reading.shape_of(datacube), positions, (1, 1))[0]
+    block = read_block(datacube, where)
+    problem, _ = judge_noise([block], noise)
+    if problem:
+        return EllipseCheck(np.nan, np.nan, 0, False, f"cannot be checked on these data: {problem}")
+    found = [measure_ellipse(half, qx0.ravel()[where], qy0.ravel()[where], radius, of_part(noise), device=device,
+                             progress=False) for half in split(block, noise, np.random.default_rng(seed))]
+    if not all(e.sources for e in found):
+        return EllipseCheck(np.nan, np.nan, where.size, False, "cannot be checked: half of the electrons show none")
+    apart = found[0].vector - found[1].vector
+    chi2 = float(apart @ np.linalg.solve(found[0].covariance + found[1].covariance, apart))
+    return EllipseCheck(float(np.hypot(*apart)), chi2, where.size, chi2 < CHANCE,
+                        f"differs by {np.hypot(*apart):.4f} in a/b between two halves of the electrons, "
+                        f"{chi2**0.5:.1f} of the sigma that is stated ({where.size} positions)")
+
+
+class Level:
+    """A part of the electrons of blocks, to be estimated from, and the rest, to score estimates on.
+
+    blocks: (rx, ry, Qx, Qy) each, detector units. `electrons` and estimates are (n, Qx, Qy). Scores are arrays: of all
+    positions, then with each of GROUPS groups left out, for `jackknife`.
+    """
+
+    def __init__(self, blocks, noise: NoiseModel, fraction: float, generator):
+        self.noise = of_part(noise, fraction)
+        self.readout = self.noise.readout / noise.gain
+        self.good = ~noise.bad_pixels
+        self.parts, rest = zip(*(split(block, noise, generator, fraction) for block in blocks), strict=True)
+        self.electrons = _flat(self.parts, self.noise)
+        share = np.float32(fraction / (1 - fraction))
+        self.target = _flat(rest, noise) * share  # expects what the estimate should be
+        self._target_variance = self.target * share + self.readout**2 * share
+        self._raw = self._sums(fraction * (self.electrons + self.target / share) + self.readout**2)
+
+    def denoised(self, options):
+        """What `denoise` expects, from nothing but these parts."""
+        from py4DSTEM import DataCube
+
+        from .denoiser import denoise
+
+        return _flat([np.asarray(denoise(DataCube(part), self.noise, **options).data) for part in self.parts],
+                     self.noise)
+
+    def best(self, candidates):
+        """(parameter, estimate) of the least squared error among (parameter, estimate) pairs."""
+        return min(candidates, key=lambda pair: self.squared(pair[1])[0])
+
+    def squared(self, estimate):
+        """Squared error of an estimate, without bias."""
+        return self._sums((estimate - self.target) ** 2 - self._target_variance)
+
+    def ratio(self, estimate):
+        """The same, as a part of the raw squared error."""
+        return self.squared(estimate) / self._raw
+
+    def deviance(self, estimate):
+        """Poisson deviance of the held-out electrons, a pixel.
+
+        Deviance = 2 (t log(t / f) - t + f); the variance of read-out noise is added to both (Snyder et al. 1995).
+        """
+        t = (self.target + self.readout**2).clip(min=0)
+        f = estimate.clip(min=FLOOR) + self.readout**2
+        return self._sums(2 * (t * np.log(np.maximum(t, 1e-30) / f) - t + f)) / self._sums(np.ones_like(t))
+
+    def _sums(self, values):
+        rows = (values * self.good).sum(2, dtype=np.float64)
+        # Few patterns are cut into interleaved rows, so that there always are groups to leave out.
+        cut = max(1, -(-GROUPS // len(rows)))
+        rows = np.stack([rows[:, k::cut].sum(1) for k in range(cut)], 1).ravel()
+        groups = np.array([group.sum() for group in np.array_split(rows, GROUPS)])
+        return np.concatenate([[groups.sum()], groups.sum() - groups])
+
+
+def _flat(blocks, noise):
+    return np.concatenate([noise.electrons(block.reshape(-1, *block.shape[2:])) for block in blocks])
+
+
+def jackknife(parts):
+    """The standard deviation of parts[0], from the values with one group left out each."""
+    rest = parts[1:]
+    return float(np.sqrt((len(rest) - 1) / len(rest) * ((rest - rest.mean()) ** 2).sum()))
+
+
+def truncated_svds(electrons, readout, ranks=RANKS):
+    """Yield (rank, estimate) of patterns (n, Qx, Qy): the truncated SVD of the variance-stabilized scan.
+
+    Stabilized as z = 2 sqrt(e + 3/8 + readout**2) with readout in electrons, the mean pattern subtracted, and back with
+    the exact unbiased inverse, in its closed form (Makitalo and Foi 2011, doi 10.1109/TIP.2011.2121085).
+    """
+    n = len(electrons)
+    z = 2 * np.sqrt((electrons + 0.375 + readout**2).clip(min=0)).reshape(n, -1)
+    mean = z.mean(0)
+    z = z - mean
+    vectors = np.linalg.eigh(z @ z.T)[1][:, ::-1]
+    for rank in (r for r in ranks if r < n or r == 1):
+        u = vectors[:, :rank]
+        yield rank, unstabilized(u @ (u.T @ z) + mean, readout).reshape(electrons.shape)
+
+
+def unstabilized(z, readout):
+    """Expected electrons from the mean of stabilized counts; readout in electrons."""
+    z = np.maximum(z, 2 * 0.375**0.5)  # that of no electrons
+    out = z**2 / 4 - 1 / 8 + 1.5**0.5 / 4 / z - 11 / 8 / z**2 + 5 / 8 * 1.5**0.5 / z**3
+    return (out - readout**2).clip(min=0)
+
+
+def places(shape, positions: int, parts) -> list[np.ndarray]:
+    """Flat numbers of neighboring positions, an array (rx, ry) each, in the middles of `parts` of a scan.
+
+    shape: (Rx, Ry, Qx, Qy). positions: at most so many, fewer where patterns are large. parts: into how many the scan
+    is cut along Rx and Ry; a scan of no more than `positions` is taken whole.
+    """
+    rx, ry, qx, qy = shape
+    positions = min(positions, max(16, SAMPLE_BYTES // (4 * qx * qy)))
+    cut = (min(parts[0], rx), min(parts[1], ry))
+    each = positions // (cut[0] * cut[1])
+    rows = min(rx // cut[0], max(1, round(each**0.5)))
+    columns = min(ry // cut[1], max(1, each // rows))
+    rows = min(rx // cut[0], max(1, each // columns))
+    out = []
+    for i in range(cut[0]):
+        for j in range(cut[1]):
+            cell = np.arange(rx * ry).reshape(rx, ry)[i * rx // cut[0]:(i + 1) * rx // cut[0],
+                                                      j * ry // cut[1]:(j + 1) * ry // cut[1]]
+            if rx * ry > positions:
+                top, left = (cell.shape[0] - rows) // 2, (cell.shape[1] - columns) // 2
+                cell = cell[top:top + rows, left:left + columns]
+            out.append(cell)
+    return out
+
+
+def read_block(datacube, where) -> np.ndarray:
+    """The patterns (rx, ry, Qx, Qy) of positions (rx, ry), in detector units."""
+    read = reading.read_at(datacube, where.ravel())
+    return read.reshape(*where.shape, *read.shape[1:])

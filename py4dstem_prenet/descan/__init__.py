@@ -1,0 +1,5 @@
+"""The descan: a smooth surface through measured origins, with steps and segments."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,18 @@
+from .measure import (
+    Ellipse as Ellipse,
+)
+from .measure import (
+    EllipseMap as EllipseMap,
+)
+from .measure import (
+    combine as combine,
+)
+from .measure import (
+    judge as judge,
+)
+from .measure import (
+    map_ellipse as map_ellipse,
+)
+from .measure import (
+    measure_ellipse as measure_ellipse,
+)

@@ -1,0 +1,282 @@
+"""The elliptical distortion of a scan: pooled, looked at by a network, refined, and refused where it cannot be told.
+
+The ellipse belongs to the microscope, so the whole scan is pooled about its fitted origin. Two kinds of evidence are
+weighed: everything outside the direct beam (rings and halos, or the many grains of a powder), and the shape of the
+direct beam itself, which supposes a round aperture. Each comes from a network on polar maps that starts a refinement
+on the full-resolution pool. One crystal's lattice cannot tell strain from distortion, so spots alone never count.
+
+`a`, `b`, `theta` are py4DSTEM's: theta in radians from +qx (rows) toward +qy (columns) to the `a` axis, in [0, pi).
+Only a / b matters to py4DSTEM; here a b = 1. The vector is (eps cos 2theta, eps sin 2theta) with eps = a / b - 1.
+
+What consumers make of it. A position is measured = origin + R(theta) diag(a, b) R(theta)^T ideal, so that an ideal
+radius rho is an ellipse with semi-axes a rho and b rho on the detector. Having undone the shape, consumers return
+
+    BraggVectors.cal                                    b rho    (the a axis is divided by a / b, the b axis is left)
+    PolarDatacube (all of it: data, radial profiles)    b rho
+    process.utils.elliptical_coords                     a rho    (radii count along the a axis)
+    DataCube.get_radial_bkgrnd                          wrong as soon as an ellipse is set: leave it out
+
+`BraggVectors.cal` and `PolarDatacube` thus shrink areas by b / a = b^2. A pixel size (calibrated length per pixel)
+that was found before the ellipse was set, from a geometric-mean radius, must be multiplied by sqrt(a / b) = a
+for them; one that is calibrated afterwards, with the same consumer, needs nothing. `corrected` keeps areas: there an
+ideal radius stays rho.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.stats import chi2 as chi2_law
+
+from ..core import PrenetError, reading
+from ..detector import NoiseModel, stabilize
+from ..fits import (
+    CONTINUOUS,
+    RING_ROOM,
+    Pooled,
+    ellipse_axes,
+    fit_disk,
+    other_center,
+    pool,
+    refine_rings,
+    ring_center,
+    ring_span,
+    to_polar,
+)
+from ..networks import AZIMUTHS, DISK_SPAN, RADII, RINGS_FROM, load, normalize_polar, pick_device
+
+# Set on simulations (benchmarks/acceptance.py):
+SIGMA_ACCEPTED = 0.008  # a component of the ellipse vector must be known better than this
+WHOLE = 0.7  # part from which rings stand against the direct beam's shape
+BEAM_CENTER = 0.05  # px, sigma of the pooled direct beam's center
+LEAST_APART = 0.3  # px between rings and direct beam that are worth a word
+SPOT = 0.4  # edge width of the direct beam, in radii, from which it shows no aperture
+
+
+@dataclass(frozen=True)
+class Ellipse:
+    """What is known of the elliptical distortion.
+
+    a, b, theta: axes (a b = 1) and angle, radians. vector (2,) and covariance (2, 2): of the ellipse vector.
+    accepted: whether it is fit to be written. reason: why, in a sentence. sources: name to (vector, covariance).
+    """
+
+    a: float
+    b: float
+    theta: float
+    vector: np.ndarray
+    covariance: np.ndarray
+    accepted: bool
+    reason: str
+    sources: dict
+
+
+@dataclass(frozen=True)
+class EllipseMap:
+    """Ellipses of the regions of a scan, (n, m) each: a b = 1, theta in radians; NaN where none was accepted.
+
+    sigma: the largest standard deviation of the ellipse vector in any direction. accepted: bool.
+    ellipses: the results, a list of n lists of m. scan: (Rx, Ry).
+    """
+
+    a: np.ndarray
+    b: np.ndarray
+    theta: np.ndarray
+    sigma: np.ndarray
+    accepted: np.ndarray
+    ellipses: list
+    scan: tuple[int, int]
+
+    def at_positions(self):
+        """(5, Rx, Ry): a, b, theta, sigma and accepted (1 or 0) of the region of each scan position."""
+        rows, columns = (np.arange(n) * m // n for n, m in zip(self.scan, self.a.shape, strict=True))
+        maps = np.array([self.a, self.b, self.theta, self.sigma, self.accepted.astype(float)])
+        return maps[:, rows[:, None], columns]
+
+
+def measure_ellipse(data, qx0, qy0, radius, noise: NoiseModel, valid=None, region=None, device="auto",
+                    progress=True) -> Ellipse:
+    """Measure the elliptical distortion of a scan, or of a region of it, about its origin.
+
+    Args:
+        data: a DataCube or array-like (Rx, Ry, Qx, Qy).
+        qx0, qy0: origin in pixels, (Rx, Ry). radius: of the direct disk, pixels; None or NaN where the direct beam
+            is hidden or nobody knows its size, and rings must do.
+        noise: the detector's noise model. valid: (Rx, Ry) bool, positions to use.
+        region: positions to measure: a pair of slices, or a bool mask (Rx, Ry); None = the whole scan.
+
+    Raises:
+        PrenetError: no position to pool, a radius that is not positive, a region that is none, no weights.
+    """
+    reading.check(data)
+    scan = reading.shape_of(data)[:2]
+    use = in_region(region, scan) if valid is None else in_region(region, scan) & np.asarray(valid, bool)
+    network = load("ellipse", pick_device(device))
+    pooled = pool(data, qx0, qy0, noise, valid=use, progress="ellipse" if progress else None)
+    return judge(network, pooled, radius, noise)
+
+
+def map_ellipse(data, qx0, qy0, radius, noise: NoiseModel, blocks: int = 4, valid=None, device="auto",
+                progress=True) -> EllipseMap:
+    """Measure the ellipse in each of blocks x blocks regions of a scan: whether it changes with the position.
+
+    Arguments and errors as for `measure_ellipse`; a region without a valid position is not accepted.
+    """
+    scan = reading.shape_of(data)[:2]
+    if not 1 <= blocks <= min(scan):
+        raise PrenetError(f"A scan of {scan[0]} x {scan[1]} positions cannot be cut into {blocks} x {blocks} regions.")
+    valid = np.ones(scan, bool) if valid is None else np.asarray(valid, bool)
+    edges = [-(-np.arange(blocks + 1) * n // blocks) for n in scan]
+    ellipses: list[list[Ellipse]] = []
+    for k in range(blocks):
+        ellipses.append([])
+        for m in range(blocks):
+            region = tuple(slice(int(e[i]), int(e[i + 1])) for e, i in zip(edges, (k, m), strict=True))
+            if valid[region].any():
+                found = measure_ellipse(data, qx0, qy0, radius, noise, valid, region, device, progress)
+            else:
+                found = _unknown("no position of this region shows a beam")
+            ellipses[-1].append(found)
+    accepted = np.array([[e.accepted for e in row] for row in ellipses])
+    values = np.array([[(e.a, e.b, e.theta, _sigma(e.covariance)) for e in row] for row in ellipses])
+    a, b, theta, sigma = np.moveaxis(np.where(accepted[..., None], values, np.nan), -1, 0)
+    return EllipseMap(a, b, theta, sigma, accepted, ellipses, scan)
+
+
+def in_region(region, scan):
+    """(Rx, Ry) bool of a pair of slices or a bool mask; None = everywhere. Raises PrenetError for anything else."""
+    if region is None:
+        return np.ones(scan, bool)
+    if isinstance(region, tuple) and len(region) == 2 and all(isinstance(s, slice) for s in region):
+        use = np.zeros(scan, bool)
+        use[region] = True
+    else:
+        use = np.asarray(region)
+        if use.dtype != bool or use.shape != tuple(scan):
+            raise PrenetError(f"A region is a pair of slices or a boolean mask of the scan's shape {tuple(scan)}, not "
+                              f"{type(region).__name__} of shape {use.shape} and type {use.dtype}.")
+    if not use.any():
+        raise PrenetError("The region holds no scan position.")
+    return use
+
+
+def judge(network, pooled: Pooled, radius, noise: NoiseModel) -> Ellipse:
+    """Weigh the evidence in pooled patterns. radius: of the direct disk, px, or None where it is hidden."""
+    sources, notes, continuity, disk, start = {}, [], 0.0, None, np.zeros(2)
+    if radius is not None and np.isfinite(radius):
+        if not radius > 0:
+            raise PrenetError(f"The probe radius must be positive, not {radius}; measure the origin first.")
+        elsewhere = other_center(pooled.mean, pooled.weight, pooled.center, radius, noise.readout / noise.gain)
+        notes += [elsewhere] if elsewhere else []
+        seen = look(network, pooled, radius, noise)
+        start = seen["rings"][0]
+        disk = fit_disk(pooled, radius, start_vector=seen["disk"][0])
+        # Where the edge is as wide as the disk there is a spot, not the image of an aperture.
+        if np.isfinite(disk.vector).all() and np.isfinite(disk.covariance).all() and disk.edge < SPOT * disk.radius:
+            sources["direct beam"] = (disk.vector, disk.covariance)
+    first, last = ring_span(pooled.mean, pooled.weight > 0, pooled.center)
+    if usable_radius(pooled) > 2 * (0 if disk is None else radius) + 14 and last > first + RING_ROOM:
+        rings = refine_rings(pooled, start_vector=start, inner=first)
+        continuity = rings.continuity
+        if continuity >= CONTINUOUS and rings.improved:
+            sources["rings"] = (rings.vector, rings.covariance)
+            if disk is not None:
+                notes += _apart(pooled, disk.center)
+    return _decide(sources, notes, continuity)
+
+
+def _apart(pooled, beam):
+    """A sentence where the rings' center is not the direct beam's, in a list."""
+    found = ring_center(pooled.mean, pooled.weight > 0, guess=beam)
+    apart = np.subtract(found.center, beam)
+    sigma = np.sqrt(np.diag(found.covariance) + BEAM_CENTER**2)
+    if not found.accepted or np.hypot(*apart) < LEAST_APART or (np.abs(apart) < 3 * sigma).all():
+        return []
+    return [f"the rings' center lies ({apart[0]:+.2f}, {apart[1]:+.2f}) px from the direct beam, which is the origin "
+            f"that is reported (sigma {sigma[0]:.2f}, {sigma[1]:.2f})"]
+
+
+def _unknown(reason):
+    return Ellipse(1.0, 1.0, 0.0, np.zeros(2), np.eye(2), False, reason, {})
+
+
+def _decide(sources, notes, continuity) -> Ellipse:
+    if not sources:
+        reason = "not determined: neither rings nor the image of a round aperture can be seen"
+        return _unknown("; ".join([reason, *notes]))
+    used = dict(sources)
+    vector, covariance, agree, chi2 = combine(used)
+    if not agree and continuity >= WHOLE and _sigma(sources["rings"][1]) < SIGMA_ACCEPTED:
+        # Rings are what distortion is seen in; the direct beam's shape rests on the aperture being round.
+        notes = [*notes, f"the direct beam's shape disagrees by {np.sqrt(chi2):.1f} sigma (is the aperture round?) and "
+                         "was left out"]
+        used = {"rings": sources["rings"]}
+        vector, covariance, agree, chi2 = combine(used)
+    a, b, theta = ellipse_axes(vector)
+    names, sigma = " and ".join(used), _sigma(covariance)
+    if not agree:
+        verdict, accepted = f"refused: {names} disagree by {np.sqrt(chi2):.1f} sigma", False
+    elif not sigma < SIGMA_ACCEPTED:
+        lone = "" if "rings" in sources else "; no ring goes round, and spots cannot tell strain from distortion"
+        verdict, accepted = f"not determined: the axis ratio is uncertain by {sigma:.3f}{lone}", False
+    else:
+        verdict, accepted = f"accepted, from {names}", True
+    return Ellipse(a, b, theta, vector, covariance, accepted, "; ".join([verdict, *notes]), sources)
+
+
+def combine(sources):
+    """Join estimates by inverse covariance.
+
+    Args:
+        sources: dict name -> (vector (2,), covariance (2, 2)).
+
+    Returns: (vector, covariance, agree, chi2). `agree`: chi2 of the sources about their mean, with 2 (n - 1)
+    degrees of freedom, is one that chance exceeds in more than one case in a thousand. Where it is one that chance
+    exceeds in less than one case in twenty, the covariance is scaled up by their ratio.
+    """
+    if not sources:
+        raise PrenetError("There is no ellipse estimate to combine.")
+    vectors = [np.asarray(v, float) for v, _ in sources.values()]
+    precisions = [np.linalg.inv(np.asarray(c, float)) for _, c in sources.values()]
+    covariance = np.linalg.inv(np.sum(precisions, 0))
+    vector = covariance @ np.sum([p @ v for p, v in zip(precisions, vectors, strict=True)], 0)
+    chi2 = float(sum((v - vector) @ p @ (v - vector) for p, v in zip(precisions, vectors, strict=True)))
+    freedom = 2 * (len(vectors) - 1)
+    if not freedom:
+        return vector, covariance, True, 0.0
+    likely, possible = chi2_law.ppf((0.95, 0.999), freedom)
+    return vector, covariance * max(1.0, chi2 / likely), bool(chi2 < possible), chi2
+
+
+def _sigma(covariance) -> float:
+    """The largest standard deviation in any direction."""
+    return float(np.sqrt(np.linalg.eigvalsh(covariance).max()))
+
+
+def usable_radius(pooled: Pooled) -> float:
+    """The radius, in pixels, out to which half of the azimuth was seen."""
+    shape, center = pooled.weight.shape, np.asarray(pooled.center)
+    corners = np.array([[x, y] for x in (0, shape[0] - 1) for y in (0, shape[1] - 1)])
+    radii = np.arange(1.0, np.linalg.norm(corners - center, axis=1).max())
+    _, weight = to_polar(pooled.weight, center, radii, AZIMUTHS, weight=pooled.weight)
+    covered = (weight > 0).mean(0) >= 0.5
+    return float(radii[covered][-1]) if covered.any() else 0.0
+
+
+def look(network, pooled: Pooled, radius: float, noise: NoiseModel) -> dict:
+    """What the network says of "rings" and "disk": (vector (2,), sigma)."""
+    counts = np.clip(pooled.mean * pooled.weight, 0, None)
+    z = stabilize(counts, noise.readout / noise.gain * np.sqrt(pooled.weight)).astype(np.float32)
+    device = next(network.parameters()).device
+    maps = {}
+    for name, count in RADII.items():
+        first, last = ((RINGS_FROM * radius, max(usable_radius(pooled), 2.2 * radius)) if name == "rings" else
+                       (DISK_SPAN[0] * radius, DISK_SPAN[1] * radius))
+        polar, weight = to_polar(z, pooled.center, np.linspace(first, last, count), AZIMUTHS, weight=pooled.weight)
+        usable = torch.from_numpy((weight > 0).astype(np.float32))[None]
+        maps[name] = normalize_polar(torch.from_numpy(polar.astype(np.float32))[None], usable).to(device)
+    with torch.inference_mode():
+        return {name: (vector[0].cpu().numpy().astype(float), float(log_sigma[0].exp()))
+                for name, (vector, log_sigma) in network(**maps).items()}

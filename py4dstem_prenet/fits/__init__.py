@@ -1,0 +1,5 @@
+"""Likelihood fits of single and pooled patterns: the direct disk, its edge, rings, inversion symmetry."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,5 @@
+"""Where the direct beam is in every pattern of a scan."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,5 @@
+"""What was found, for people and for machines: verdicts, figures, page and JSON."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,28 @@
+from .figures import (
+    show as show,
+)
+from .figures import (
+    show_ellipse as show_ellipse,
+)
+from .figures import (
+    show_map as show_map,
+)
+from .figures import (
+    show_pattern as show_pattern,
+)
+from .figures import (
+    show_polar as show_polar,
+)
+from .gathering import report as report
+from .summary import (
+    of_calibration as of_calibration,
+)
+from .summary import (
+    of_file as of_file,
+)
+from .summary import (
+    of_verdicts as of_verdicts,
+)
+from .summary import (
+    of_versions as of_versions,
+)

@@ -1,0 +1,102 @@
+"""What the command line tells machines: results as dicts of numbers, strings and lists, ready for JSON.
+
+Lengths are detector pixels, angles radians; what is not known is None. Maps are not in here, the saved file has them.
+"""
+
+from __future__ import annotations
+
+import platform
+
+import numpy as np
+
+from .._version import __version__
+
+PACKAGES = ("py4DSTEM", "emdfile", "numpy", "torch")
+
+
+def of_calibration(report) -> dict:
+    """Of a `CalibrationReport`: found, detector, origin, descan, ellipse (None where there is none), verdicts."""
+    origin, fit, e, noise = report.origin, report.fit, report.ellipse, report.noise
+    told = {
+        "found": bool(origin.found),
+        "detector": {"gain": noise.gain, "offset": noise.offset, "readout": noise.readout, "counting": noise.counting,
+                     "electrons": noise.dose, "bad_pixels": int(noise.bad_pixels.sum()),
+                     "messages": list(noise.messages)},
+        "origin": None, "descan": None, "ellipse": None, "verdicts": list(report.verdicts),
+    }
+    if origin.found:
+        sigma = np.hypot(origin.sigma_qx0, origin.sigma_qy0)[origin.valid]
+        told["origin"] = {"qx0": float(np.nanmedian(origin.qx0)), "qy0": float(np.nanmedian(origin.qy0)),
+                          "sigma": float(np.median(sigma)) if sigma.size else None, "radius": float(origin.radius),
+                          "feature": origin.feature, "valid": int(origin.valid.sum()),
+                          "positions": int(origin.valid.size), "reason": origin.reason}
+    if fit is not None:
+        told["descan"] = {"model": fit.model, "accepted": bool(fit.accepted),
+                          "span": [float(np.ptp(q)) for q in (fit.qx0, fit.qy0)],
+                          "residual_rms": [float(np.sqrt(np.nanmean(r[origin.valid] ** 2)))
+                                           for r in (fit.residual_qx0, fit.residual_qy0)], "reason": fit.reason}
+    if e is not None:
+        told["ellipse"] = {"a": e.a, "b": e.b, "theta": e.theta, "accepted": bool(e.accepted), "reason": e.reason,
+                           "sigma": float(np.sqrt(np.linalg.eigvalsh(e.covariance).max()))}
+    return _finite(told)
+
+
+def of_verdicts(verdicts) -> dict:
+    """Of a report page's verdicts: light and answer of them all, and each with question, light, answer and why."""
+    from .verdicts import overall
+
+    total = overall(verdicts)
+    return {"light": total.light, "answer": total.answer, "verdicts": [
+        {"question": v.question, "light": v.light, "answer": v.answer, "why": list(v.why)} for v in verdicts]}
+
+
+def of_versions() -> dict:
+    """Of this installation: versions by package, python, platform and device."""
+    from importlib.metadata import version
+
+    import torch
+
+    on_cpu = f"CPU, {torch.get_num_threads()} threads"
+    return {"py4dstem_prenet": __version__, **{name: version(name) for name in PACKAGES},
+            "python": platform.python_version(), "platform": platform.platform(),
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else on_cpu}
+
+
+def of_file(file) -> dict:
+    """Of a file: its path and contents, a list of {path, kind, shape, dtype, record}; record is what was done to it.
+
+    Raises PrenetError for a file that is missing or cannot be read.
+    """
+    import json
+
+    from ..io import EMD_ENDINGS, emd_nodes, existing, open_hdf5, opening, stored_json
+
+    file = existing(file)
+    contents = []
+    if file.suffix.lower() not in EMD_ENDINGS:
+        data = opening.open(file).data
+        contents.append(_entry("", "scan", data))
+    else:
+        with open_hdf5(file) as opened:
+            for where, kind in emd_nodes(opened).items():
+                if kind != "Metadata":
+                    group = opened[where]
+                    record = stored_json(group)
+                    contents.append(_entry(where, kind, group.get("data"), json.loads(record) if record else None))
+    return _finite({"file": str(file), "contents": contents})
+
+
+def _entry(where, kind, data, record=None):
+    return {"path": where, "kind": kind, "shape": None if data is None else [int(n) for n in data.shape],
+            "dtype": None if data is None else str(data.dtype), "record": record}
+
+
+def _finite(value):
+    """NaN and infinity, which JSON does not know, as None; numbers as Python's own."""
+    if isinstance(value, dict):
+        return {key: _finite(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -1,0 +1,5 @@
+"""Calibrated scans cropped, binned, or resampled to one center and round rings."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

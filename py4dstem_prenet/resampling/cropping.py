@@ -1,0 +1,296 @@
+"""Crop and bin a calibrated scan with its calibration, and tell a calibration that was left behind.
+
+py4DSTEM's own `crop_Q`, `crop_R`, `bin_Q`, `bin_R`, `pad_Q`, `resample_Q` and `thin_R` change the data and leave the
+origin maps as they were; nothing that uses the maps checks them afterwards. `check` does. The functions here have
+py4DSTEM's names and arguments, but return a new DataCube and leave theirs alone: what hangs in its tree (Bragg vectors,
+virtual images) belongs to the data as they were.
+
+Pixels: a pixel's center lies on its integer index, so pixel k of patterns binned by N covers pixels k N to k N + N - 1
+and a position q becomes (q + 1/2) / N - 1/2, not q / N. Cropping from pixel m on turns q into q - m.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..core import PrenetError, reading
+from ..io import calibrations
+
+_ORIGIN = ("qx0", "qy0", "qx0_meas", "qy0_meas")
+_CARRIED = "carry the calibration along with datacube.prenet.crop_Q, bin_Q, crop_R or bin_R, or calibrate again"
+
+
+@dataclass(frozen=True)
+class CalibrationCheck:
+    """Whether a calibration belongs to the data beside it. `str(check)` is a line for each finding.
+
+    stale: names of what does not ("origin", "sigma", "probe radius", "braggvectors", ...), empty where all does.
+    findings: what was seen and what to do, a sentence each.
+    """
+
+    stale: tuple[str, ...]
+    findings: tuple[str, ...]
+
+    @property
+    def current(self) -> bool:
+        return not self.stale
+
+    def __str__(self):
+        return "\n".join(self.findings) or "The calibration belongs to the data beside it."
+
+
+def check(datacube) -> CalibrationCheck:
+    """Find out whether a cube was cropped, binned, padded or measured again since it was calibrated.
+
+    Told by the shapes of the maps, and by what this package notes in the calibration when it writes: the shape of the
+    data and a hash of the values. For maps that py4DSTEM wrote, only another scan shape and positions off the pattern
+    can be seen. What no shape shows, as a transposed square scan (`swap_Rxy`), is not seen.
+    """
+    found = {}
+    calibration, scan, pattern = datacube.calibration, tuple(datacube.Rshape), tuple(datacube.Qshape)
+    if not _has_origin(calibration):
+        return CalibrationCheck(("origin",), ("No origin was measured; call datacube.prenet.calibrate().",))
+    signed = calibrations.signatures(datacube)
+    for entry, name, values in (("origin_meas", "measured origin", calibration.get_origin_meas()),
+                                ("origin", "origin", calibration.get_origin())):
+        if values is not None:
+            told = _of_other_data(f"The {name}", values, signed.get(entry, {}), scan, pattern)
+            if told:
+                found[name] = f"{told}; {_CARRIED}."
+    if found and calibration.get_probe_semiangle() is not None and any(
+            tuple(kept["shape"][2:]) != pattern for kept in signed.values() if kept["unchanged"]):
+        found["probe radius"] = "The probe's radius was measured in those other patterns, too."
+    fitted = signed.get("origin")
+    if "origin" not in found and fitted and fitted["unchanged"] and not fitted["measured"]:
+        found["origin"] = ("The origin was measured again since it was fitted; call datacube.prenet.fit_origin(), or "
+                           "py4DSTEM's fit_origin.")
+    if calibrations.SIGMA in datacube.treekeys and not calibrations.sigma_is_current(datacube):
+        found["sigma"] = ("The maps of the origin's sigma belong to an earlier measurement and are not used; "
+                          "datacube.prenet.measure_origin() makes new ones.")
+    for name, vectors in _bragg_vectors(datacube):
+        if (tuple(vectors.Rshape), tuple(vectors.Qshape)) != (scan, pattern):
+            shape = (*vectors.Rshape, *vectors.Qshape)
+            found[name] = f"{name} was found in data of shape {shape}; find the disks again."
+    return CalibrationCheck(tuple(found), tuple(found.values()))
+
+
+def _has_origin(calibration):
+    return calibration is not None and (calibration.get_origin_meas() or calibration.get_origin()) is not None
+
+
+def _of_other_data(name, values, kept, scan, pattern):
+    """What tells that maps are of other data than these; None where nothing does."""
+    shape = np.shape(values[0])
+    if shape and shape != scan:
+        return f"{name} is for a scan of {_by(shape)} positions, but the scan is {_by(scan)} now"
+    if kept.get("unchanged") and tuple(kept["shape"][2:]) != pattern:
+        return f"{name} is for patterns of {_by(kept['shape'][2:])} pixels, but they are {_by(pattern)} now"
+    if not all(-0.5 <= np.nanmedian(v) <= n - 0.5 for v, n in zip(values, pattern, strict=True)):
+        where = ", ".join(f"{np.nanmedian(v):.0f}" for v in values)
+        return f"{name} lies at ({where}) px, outside of patterns of {_by(pattern)} pixels"
+    return None
+
+
+def _by(shape):
+    return " x ".join(str(int(n)) for n in shape)
+
+
+def _bragg_vectors(datacube):
+    for name in datacube.treekeys:
+        node = datacube.tree(name)
+        if type(node).__name__ == "BraggVectors":
+            yield name, node
+
+
+# --- crop and bin -------------------------------------------------------------------------------------------
+
+
+def crop_Q(datacube, ROI):
+    """A new DataCube of a part of every pattern. ROI: (Qx_min, Qx_max, Qy_min, Qy_max), the maxima left out.
+
+    The data are a view where the old ones lie in memory. Raises PrenetError for a region that is not inside the
+    pattern, and where the calibration was stale already.
+    """
+    rows, columns = _region(ROI, datacube.Qshape, "Q")
+    signed = _ready(datacube)
+    new = calibrations.cube_like(datacube, datacube.data[:, :, rows, columns])
+    _move(new.calibration, lambda q, axis: q - (rows, columns)[axis].start)
+    mask = calibrations.read_mask(datacube)
+    calibrations.write_mask(new, None if mask is None else mask[rows, columns])
+    return _finish(new, signed, f"crop_Q({rows.start}, {rows.stop}, {columns.start}, {columns.stop})")
+
+
+def crop_R(datacube, ROI):
+    """A new DataCube of a part of the scan. ROI: (Rx_min, Rx_max, Ry_min, Ry_max), the maxima left out.
+
+    The data are a view where the old ones lie in memory. Raises PrenetError as `crop_Q` does.
+    """
+    rows, columns = _region(ROI, datacube.Rshape, "R")
+    signed = _ready(datacube)
+    new = calibrations.cube_like(datacube, datacube.data[rows, columns])
+    _rescan(datacube, new, lambda maps: maps[..., rows, columns], 1)
+    return _finish(new, signed, f"crop_R({rows.start}, {rows.stop}, {columns.start}, {columns.stop})")
+
+
+def bin_Q(datacube, N):
+    """A new DataCube of patterns summed over N x N pixels; rows and columns that do not fill a bin are left out.
+
+    Positions q become (q + 1/2) / N - 1/2; lengths (sigma, probe radius, ellipse axes in pixels) are divided by N and
+    the pixel size is multiplied by it. Integers get a type that their sums cannot overflow (py4DSTEM's bin_Q keeps the
+    type, and lets them). One scan row is read at a time.
+
+    Raises PrenetError for a factor that is not a whole number from 1 to the pattern's side, and where the calibration
+    was stale already.
+    """
+    N = _factor(N, datacube.Qshape, "the pattern")
+    signed = _ready(datacube)
+    new = calibrations.cube_like(datacube, _binned(datacube, 1, N))
+    calibration = new.calibration
+    _move(calibration, lambda q, axis: (q + 0.5) / N - 0.5)
+    for key in ("probe_semiangle", "convergence_semiangle_pixels"):
+        if calibration._params.get(key) is not None:
+            calibration[key] = calibration[key] / N
+    a, b = calibration.get_a(), calibration.get_b()
+    # py4DSTEM's fits give semi-axes in pixels. Those with a b = 1, as here, are a ratio and no lengths.
+    if a is not None and b is not None and not np.allclose(np.multiply(a, b), 1):
+        calibration["a"], calibration["b"] = a / N, b / N
+    calibration["Q_pixel_size"] = calibration.get_Q_pixel_size() * N
+    mask = calibrations.read_mask(datacube)
+    if mask is not None:  # a sum is good where all that went into it is
+        rows, columns = new.Qshape
+        calibrations.write_mask(new, mask[:rows * N, :columns * N].reshape(rows, N, columns, N).all((1, 3)))
+    if calibrations.SIGMA in new.treekeys:
+        new.attach(calibrations.sigma_slice(new.tree(calibrations.SIGMA).data / N))
+    return _finish(new, signed, f"bin_Q({N})")
+
+
+def bin_R(datacube, N):
+    """A new DataCube whose patterns are sums over N x N scan positions, as recorded: they are not recentered.
+
+    Origins become the means over the positions that show a beam (all, where none does), which is where the beam of a
+    sum is; the sigma of a mean follows from those of its members, taken as independent. A position is valid where one
+    of its members was. Descan within a bin blurs the beam, as in any sum. The R pixel size is multiplied by N; rows and
+    columns that do not fill a bin are left out, and integers get a type as in `bin_Q`.
+
+    Raises PrenetError for a factor that is not a whole number from 1 to the scan's side, for an ellipse that varies
+    over the scan, which has no mean, and where the calibration was stale already.
+    """
+    N = _factor(N, datacube.Rshape, "the scan")
+    signed = _ready(datacube)
+    if np.ndim(datacube.calibration.get_a()):
+        raise PrenetError("The ellipse varies over the scan and cannot be averaged; set one ellipse before binning.")
+    new = calibrations.cube_like(datacube, _binned(datacube, N, 1))
+    rows, columns = (slice(0, n * N) for n in new.Rshape)
+    _rescan(datacube, new, lambda maps: maps[..., rows, columns], N)
+    new.calibration["R_pixel_size"] = new.calibration.get_R_pixel_size() * N
+    return _finish(new, signed, f"bin_R({N})")
+
+
+def _region(ROI, shape, space):
+    try:
+        region = [int(n) for n in ROI]
+        whole = len(region) == 4 and all(n == m for n, m in zip(region, ROI, strict=True))
+    except (TypeError, ValueError):
+        whole = False
+    if not whole or not (0 <= region[0] < region[1] <= shape[0] and 0 <= region[2] < region[3] <= shape[1]):
+        raise PrenetError(f"The region must be ({space}x_min, {space}x_max, {space}y_min, {space}y_max), whole pixels "
+                          f"inside (0, {shape[0]}, 0, {shape[1]}), not {ROI}.")
+    return slice(*region[:2]), slice(*region[2:])
+
+
+def _factor(N, shape, what):
+    if isinstance(N, bool) or not isinstance(N, int | np.integer) or not 1 <= N <= min(shape):
+        raise PrenetError(f"The binning factor must be a whole number from 1 to {min(shape)}, the side of {what}, "
+                          f"not {N!r}.")
+    return int(N)
+
+
+def _ready(datacube):
+    """What of the calibration this package wrote and nobody changed: only that is vouched for afterwards.
+
+    Raises PrenetError where maps are already of other data: nobody can tell how to carry these.
+    """
+    if datacube.calibration is None:
+        raise PrenetError("The cube has no calibration to carry; call datacube.prenet.calibrate() first.")
+    if not _has_origin(datacube.calibration):
+        return {}
+    found = check(datacube)
+    for name, finding in zip(found.stale, found.findings, strict=True):
+        if name in ("measured origin", "origin"):
+            raise PrenetError(f"Nothing was changed, because the calibration is stale already. {finding}")
+    return calibrations.signatures(datacube)
+
+
+def _move(calibration, moved):
+    """Move all that is a position in the pattern; moved(q, axis) takes numbers and maps."""
+    for key in (*_ORIGIN, "qx0_mean", "qy0_mean"):
+        if calibration._params.get(key) is not None:
+            calibration[key] = moved(calibration[key], "xy".index(key[1]))
+    center = calibration.get_probe_center()
+    if center is not None:
+        calibration["probe_center"] = tuple(moved(c, axis) for axis, c in enumerate(center))
+
+
+def _rescan(datacube, new, part, N):
+    """Change all that is a map over the scan: part(maps), then means over N x N positions."""
+    calibration, scan = new.calibration, tuple(datacube.Rshape)
+    mask = calibration.get_origin_meas_mask()
+    valid = np.asarray(mask, bool) if np.shape(mask) == scan else np.ones(scan, bool)
+
+    def total(maps):
+        maps = part(maps)
+        rows, columns = maps.shape[-2] // N, maps.shape[-1] // N
+        return maps.reshape(*maps.shape[:-2], rows, N, columns, N).sum((-3, -1))
+
+    seen = total(valid.astype(float))
+    for key in (*_ORIGIN, "a", "b", "theta"):
+        if np.shape(calibration._params.get(key)) == scan:
+            values = np.asarray(calibration[key], float)
+            among = total(np.where(valid, values, 0)) / np.maximum(seen, 1)
+            calibration[key] = np.where(seen > 0, among, total(values) / N**2)
+    if np.shape(mask) == scan:
+        calibration.set_origin_meas_mask(seen > 0)
+    if calibrations.SIGMA in new.treekeys:
+        variance = total(np.where(valid, np.asarray(new.tree(calibrations.SIGMA).data) ** 2, 0))
+        new.attach(calibrations.sigma_slice(np.where(seen > 0, np.sqrt(variance) / np.maximum(seen, 1), np.nan)))
+
+
+def _binned(datacube, over_scan, over_pattern):
+    """Sums over blocks of scan positions and of pixels, read one row of new positions at a time."""
+    shape = reading.shape_of(datacube)
+    bins = (over_scan, over_scan, over_pattern, over_pattern)
+    new = tuple(n // b for n, b in zip(shape, bins, strict=True))
+    used = tuple(n * b for n, b in zip(new, bins, strict=True))
+    out = np.empty(new, _roomy(np.dtype(datacube.data.dtype), (over_scan * over_pattern) ** 2))
+    for row in range(new[0]):
+        block = np.asarray(datacube.data[row * over_scan:(row + 1) * over_scan, :used[1]])[..., :used[2], :used[3]]
+        split = block.reshape(over_scan, *(n for pair in zip(new[1:], bins[1:], strict=True) for n in pair))
+        out[row] = split.sum((0, 2, 4, 6), dtype=out.dtype)
+    return out
+
+
+def _roomy(dtype, count):
+    """A type in native byte order for sums of `count` values: floats keep theirs, if it is not half precision, which
+    overflows; integers get the smallest that cannot overflow."""
+    if dtype.kind not in "iu":
+        return np.promote_types(dtype, np.float32)
+    wider = (np.dtype(f"{dtype.kind}{size}") for size in (1, 2, 4))
+    return next((w for w in wider if np.iinfo(w).max >= np.iinfo(dtype).max * count), np.dtype(f"{dtype.kind}8"))
+
+
+def _finish(new, signed, done):
+    """Let the cube's axes follow, vouch for what was vouched for, and say in the provenance what was done."""
+    calibration = new.calibration
+    if calibration.get_origin() is not None:
+        calibration.set_origin(calibration.get_origin())  # mean and shift follow
+    calibration.calibrate()
+    calibration._params.pop(calibrations.WRITTEN, None)
+    for entry, kept in signed.items():
+        if kept["unchanged"]:
+            calibrations.sign(new, entry, **{k: v for k, v in kept.items() if k == "feature"})
+    record = calibrations.read_provenance(new)
+    if record is not None:
+        calibrations.write_provenance(new, record | {"since": [*record.get("since", []), done]})
+    return new
