@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from py4dstem_prenet.detector.noise import estimate_noise
+from py4dstem_prenet.core.geometry import ellipse_matrix
+from py4dstem_prenet.detector.estimate import estimate_noise
 from py4dstem_prenet.ellipse.measure import measure_ellipse
-from py4dstem_prenet.fits.polar import ellipse_matrix
 from py4dstem_prenet.simulation.bank import make_bank
 from py4dstem_prenet.simulation.detector import blur
 from py4dstem_prenet.simulation.pattern import project, rotation_matrix

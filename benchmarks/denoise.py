@@ -26,8 +26,8 @@ from scipy.ndimage import gaussian_filter
 
 from py4dstem_prenet.denoising.checks import SIGMAS, Level, truncated_svds, unstabilized
 from py4dstem_prenet.denoising.denoiser import denoise
+from py4dstem_prenet.detector.estimate import estimate_noise
 from py4dstem_prenet.detector.independence import judge_noise
-from py4dstem_prenet.detector.noise import estimate_noise
 from py4dstem_prenet.simulation.scan import simulate
 
 ROOT = Path(__file__).parents[1]

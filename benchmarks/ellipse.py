@@ -21,11 +21,12 @@ import numpy as np
 import torch
 from py4DSTEM.process.calibration import fit_ellipse_1D, fit_ellipse_amorphous_ring
 
-from py4dstem_prenet.detector.noise import estimate_noise
+from py4dstem_prenet.compute.devices import pick_device
+from py4dstem_prenet.core.geometry import ellipse_matrix, ellipse_vector
+from py4dstem_prenet.detector.estimate import estimate_noise
 from py4dstem_prenet.ellipse.measure import judge
-from py4dstem_prenet.fits.polar import ellipse_matrix, ellipse_vector
 from py4dstem_prenet.fits.pooling import pool
-from py4dstem_prenet.networks.weights import load, pick_device
+from py4dstem_prenet.networks.weights import load
 from py4dstem_prenet.simulation.bank import make_bank
 from py4dstem_prenet.simulation.pattern import project, rotation_matrix
 from py4dstem_prenet.simulation.scan import descan

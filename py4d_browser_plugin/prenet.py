@@ -76,8 +76,7 @@ class PrenetPlugin(QObject):
         def work():
             from matplotlib.figure import Figure
 
-            from py4dstem_prenet.report.figures import show
-            from py4dstem_prenet.report.gathering import look
+            from py4dstem_prenet.review import look, show
 
             seen = look(cube)
             if seen.origin is None:  # the calibration is of other data

@@ -16,9 +16,10 @@ from .core import PrenetError
 if TYPE_CHECKING:
     from py4DSTEM import DataCube
 
-    from .denoising import DenoisingCheck, EllipseCheck, FinetuneResult, OriginCheck
-    from .ellipse import Ellipse, EllipseMap
-    from .origin import OriginFit, OriginMap
+    from .core import Ellipse, EllipseMap, OriginFit, OriginMap
+    from .denoising import DenoisingCheck, FinetuneResult
+    from .ellipse import EllipseCheck
+    from .origin import OriginCheck
     from .pipeline import CalibrationReport
     from .resampling import CalibrationCheck
 
@@ -138,13 +139,13 @@ class PrenetAccessor:
 
     def check_origin(self, device="auto") -> OriginCheck:
         """Whether the stated sigma of the origin is true, from two halves of the electrons: an `OriginCheck`."""
-        from .denoising import check_origin
+        from .origin import check_origin
 
         return check_origin(self._datacube, device=device)
 
     def check_ellipse(self, device="auto") -> EllipseCheck:
         """Whether two halves of the electrons show the same ellipse, within its sigma: an `EllipseCheck`."""
-        from .denoising import check_ellipse
+        from .ellipse import check_ellipse
 
         return check_ellipse(self._datacube, device=device)
 
@@ -159,13 +160,13 @@ class PrenetAccessor:
 
     def show(self):
         """Figures of what the calibration holds and does. Returns their axes, (3, 4)."""
-        from .report import show
+        from .review import show
 
         return show(self._datacube)
 
     def report(self, path, device="auto", progress=True):
         """Write a web page: can one go on with this calibration, and why. path: a new .html file."""
-        from .report import report
+        from .review import report
 
         return report(self._datacube, path, device=device, progress=progress)
 

@@ -82,10 +82,10 @@ def calibrate(
 
     JSON: saved (the file, or null), found, detector, origin, descan, ellipse, verdicts; px and radians.
     """
-    from .io import check_output, read_mask
+    from .io import check_output, load_mask
 
     check_output(output)
-    good = None if mask is None else read_mask(mask)
+    good = None if mask is None else load_mask(mask)
     datacube = _open(file, scan, cube)
     from .compute import connected
     from .io import save
@@ -187,7 +187,7 @@ def report(
 
     check_output(out, (".html", ".htm"))
     datacube = _open(file, scan, cube)
-    from .report import report
+    from .review import report
 
     with redirect_stdout(sys.stderr if as_json else sys.stdout):
         found = report(datacube, out, device=device)
@@ -322,12 +322,12 @@ def watch(
     device: Device = "auto",
 ):
     """Calibrate a scan while it is being written; say what goes wrong. Started again, it goes on from the file."""
-    from .io import check_output, read_mask
+    from .io import check_output, load_mask
 
     scan, shape = _pair(scan, "--scan"), None if shape is None else _pair(shape, "--shape")
     if output is not None:
         check_output(output)
-    good = None if mask is None else read_mask(mask)
+    good = None if mask is None else load_mask(mask)
     from .live import watch_file
 
     layout = dict(shape=shape, dtype=dtype, header=header, gap=gap, name=dataset)

@@ -24,13 +24,14 @@ import numpy as np
 from py4DSTEM import DataCube
 from scipy.ndimage import map_coordinates
 
-from .core import PrenetError, Sample, reading
+from .compute import pick_device
+from .core import OriginMap, PrenetError, Sample, reading
 from .detector import estimate_noise
 from .ellipse import judge
 from .fits import KEPT_BYTES, Plan, Pooled, plan, pooled_positions
 from .io import check_output, emd_files
-from .networks import load, pick_device
-from .origin import Beam, Located, OriginMap, check_mask, find_beam, fit_origin, from_rings, origin_of
+from .networks import load
+from .origin import Beam, Located, check_mask, find_beam, fit_origin, from_rings, origin_of
 from .pipeline import CalibrationReport, check_networks, judge_scan, write
 
 try:

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .core import Sample, reading
+from .compute import pick_device
+from .core import Ellipse, OriginFit, OriginMap, Sample, reading
 from .denoising import denoise
 from .detector import NoiseModel, estimate_noise
-from .ellipse import Ellipse, measure_ellipse
+from .ellipse import measure_ellipse
 from .fits import pooled_positions, worth_keeping
 from .io import calibrations, check_output
-from .networks import load, pick_device, verify
-from .origin import OriginFit, OriginMap, check_mask, fit_origin, survey
+from .networks import load, verify
+from .origin import check_mask, fit_origin, survey
 
 NETWORKS = ("center", "ellipse")
 

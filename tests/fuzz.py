@@ -30,7 +30,7 @@ import py4DSTEM
 import py4dstem_prenet
 from py4dstem_prenet.core import reading
 from py4dstem_prenet.core.errors import PrenetError
-from py4dstem_prenet.detector.noise import estimate_noise
+from py4dstem_prenet.detector.estimate import estimate_noise
 from py4dstem_prenet.origin.measure import check_mask
 
 BUDGET = 2**29  # bytes of address space that an input of some kB may take beyond what was there before

@@ -4,8 +4,7 @@ from typing import TYPE_CHECKING
 
 import py4dstem_prenet
 from py4dstem_prenet.accessor import PrenetAccessor
-from py4dstem_prenet.ellipse.measure import Ellipse
-from py4dstem_prenet.origin.measure import OriginFit, OriginMap
+from py4dstem_prenet.core.results import Ellipse, OriginFit, OriginMap
 from py4dstem_prenet.pipeline import CalibrationReport
 
 if TYPE_CHECKING:

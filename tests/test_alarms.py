@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scans import simulated
 
+from py4dstem_prenet.core.results import OriginFit
 from py4dstem_prenet.core.sample import Sample
 from py4dstem_prenet.detector.noise import NoiseModel
 from py4dstem_prenet.fits.disk import Aperture
@@ -14,7 +15,6 @@ from py4dstem_prenet.live import alarms
 from py4dstem_prenet.live.alarms import crowded, ellipse_changes, quick_alarms
 from py4dstem_prenet.live.snapshot import Snapshot
 from py4dstem_prenet.origin.beam import Beam, Located
-from py4dstem_prenet.origin.measure import OriginFit
 from py4dstem_prenet.simulation.acquisition import JUMP, Acquisition
 
 SCAN = (12, 20)

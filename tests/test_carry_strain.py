@@ -14,7 +14,7 @@ from py4DSTEM.process.strain import StrainMap
 from scipy.special import expit
 
 from py4dstem_prenet import accessor
-from py4dstem_prenet.fits.polar import ellipse_axes, ellipse_matrix
+from py4dstem_prenet.core.geometry import ellipse_axes, ellipse_matrix
 from py4dstem_prenet.io import calibrations
 from py4dstem_prenet.simulation.known import deformation, strain_of
 

@@ -12,10 +12,12 @@ import h5py
 import numpy as np
 import pytest
 
+from py4dstem_prenet import __version__
 from py4dstem_prenet.compute import mapping
 from py4dstem_prenet.compute.mapping import map_chunks
 from py4dstem_prenet.core import reading
 from py4dstem_prenet.core.errors import PrenetError
+from py4dstem_prenet.networks.weights import requirement
 
 distributed = pytest.importorskip("distributed")
 
@@ -187,12 +189,12 @@ def test_errors_of_workers_reach_the_caller(cube, client, tmp_path):
 
 
 def test_a_worker_with_other_software_is_refused():
-    version, weights = mapping._software(("center",))
-    mapping._require(version, weights)
-    with pytest.raises(PrenetError, match=r"0\.0\.0"):
-        mapping._require("0.0.0", weights)
-    with pytest.raises(PrenetError, match="'center'"):
-        mapping._require(version, (("center", "0" * 64),))
+    mapping._same_version(__version__)
+    requirement("center")()
+    with pytest.raises(PrenetError):
+        mapping._same_version("0.0.0")
+    with pytest.raises(PrenetError):
+        partial(requirement("center").func, (("center", "0" * 64),))()
 
 
 def test_what_is_done_is_not_done_again(cube, client):

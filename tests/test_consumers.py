@@ -5,7 +5,7 @@ import py4DSTEM
 import pytest
 from py4DSTEM.process.utils.elliptical_coords import cartesian_to_polarelliptical_transform
 
-from py4dstem_prenet.fits.polar import ellipse_axes, ellipse_matrix, ellipse_vector
+from py4dstem_prenet.core.geometry import ellipse_axes, ellipse_matrix, ellipse_vector
 
 RSHAPE, QSHAPE = (3, 4), (96, 90)
 RADIUS = 25.0  # ideal, px

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
+from py4dstem_prenet.core.geometry import ellipse_matrix
 from py4dstem_prenet.fits.disk import Aperture, DiskModel, highest_degree
-from py4dstem_prenet.fits.polar import ellipse_matrix
 
 RADIUS, BLUR, VECTOR = 6.3, 0.35, (0.03, -0.05)
 FINE = 20  # points along each side of a pixel: what is fitted here was drawn in another way

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from py4dstem_prenet.core.errors import PrenetError
-from py4dstem_prenet.detector.noise import estimate_noise
+from py4dstem_prenet.core.geometry import ellipse_axes, ellipse_matrix, ellipse_vector
+from py4dstem_prenet.detector.estimate import estimate_noise
 from py4dstem_prenet.ellipse.measure import in_region, map_ellipse, measure_ellipse
-from py4dstem_prenet.fits.polar import ellipse_axes, ellipse_matrix, ellipse_vector
 from py4dstem_prenet.simulation.bank import make_bank
 from py4dstem_prenet.simulation.pattern import project, rotation_matrix
 

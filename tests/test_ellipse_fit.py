@@ -9,9 +9,10 @@ from scans import ideal_radius
 from scipy.special import ndtr
 
 from py4dstem_prenet.core.errors import PrenetError
+from py4dstem_prenet.core.geometry import ellipse_axes, ellipse_matrix, ellipse_vector
 from py4dstem_prenet.ellipse.measure import _decide, combine
 from py4dstem_prenet.fits.disk_edge import fit_disk
-from py4dstem_prenet.fits.polar import ellipse_axes, ellipse_matrix, ellipse_vector, to_polar
+from py4dstem_prenet.fits.polar import to_polar
 from py4dstem_prenet.fits.pooling import pool_arrays
 from py4dstem_prenet.fits.ring_fit import refine_rings
 

@@ -17,9 +17,9 @@ from py4dstem_prenet.core.errors import PrenetError
 from py4dstem_prenet.denoising import finetuning as module
 from py4dstem_prenet.denoising.checks import Level
 from py4dstem_prenet.denoising.finetuning import finetune
-from py4dstem_prenet.detector.noise import estimate_noise
+from py4dstem_prenet.detector.estimate import estimate_noise
 from py4dstem_prenet.networks import weights
-from py4dstem_prenet.training.export import replay
+from py4dstem_prenet.networks.weights import replay
 
 OPTIONS = dict(scan=(4, 4), shape=(64, 64), radius=4.0, dose=2000.0)
 
@@ -67,7 +67,7 @@ def test_it_learns_from_counts_alone(tmp_path):
     card = weights.card(str(result.path))
     assert card["sha256"] == weights.verify(str(result.path)) and card["start"]["sha256"] == weights.verify(start)
     network = weights.load(str(result.path))
-    assert replay(network, "denoise") == card["replay"] != weights.card(start)["replay"]
+    assert replay(network) == card["replay"] != weights.card(start)["replay"]
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "mine.json", "mine.safetensors", "spoiled.json", "spoiled.safetensors"]
 

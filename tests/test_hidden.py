@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from py4dstem_prenet.detector.noise import estimate_noise
+from py4dstem_prenet.detector.estimate import estimate_noise
 from py4dstem_prenet.origin.hidden import ring_origins
 from py4dstem_prenet.origin.measure import fit_origin, measure_origin
 from py4dstem_prenet.simulation.scan import simulate

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scans import simulated
 
-from py4dstem_prenet.detector.noise import estimate_noise
+from py4dstem_prenet.detector.estimate import estimate_noise
 from py4dstem_prenet.origin.measure import find_beam, fit_origin, measure_origin
 
 SCANS = {"moving": dict(scan=(12, 12), shape=(96, 80), dose=10_000.0, amplitude=1.5, radius=6.0, theta=0.5, seed=8),

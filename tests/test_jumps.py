@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from py4dstem_prenet.core.results import OriginMap
 from py4dstem_prenet.descan.jumps import find_jumps, merged, step_at, told
-from py4dstem_prenet.origin.measure import OriginMap, fit_origin
+from py4dstem_prenet.origin.measure import fit_origin
 
 SHAPE, SIGMA = (24, 20), 0.05
 

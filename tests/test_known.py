@@ -6,7 +6,7 @@ from py4DSTEM.process.diffraction import Crystal
 from scipy.spatial.transform import Rotation
 
 from py4dstem_prenet.core.errors import PrenetError
-from py4dstem_prenet.fits.polar import ellipse_matrix, ellipse_vector
+from py4dstem_prenet.core.geometry import ellipse_matrix, ellipse_vector
 from py4dstem_prenet.simulation.known import (
     GOLD,
     OPTICS,

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from scans import simulated
 
 from py4dstem_prenet.core.errors import PrenetError
-from py4dstem_prenet.detector.noise import NoiseModel, estimate_noise, sample_positions, stabilize
+from py4dstem_prenet.core.sampling import sample_positions
+from py4dstem_prenet.detector.estimate import estimate_noise
+from py4dstem_prenet.detector.noise import NoiseModel, stabilize
 
 SIDE = 64
 

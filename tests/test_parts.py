@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from py4dstem_prenet.core.results import OriginMap
 from py4dstem_prenet.descan.segments import find_breaks
 from py4dstem_prenet.descan.surface import fit_surface
-from py4dstem_prenet.origin.measure import OriginMap, fit_origin
+from py4dstem_prenet.origin.measure import fit_origin
 
 NOISE = 0.05
 

@@ -11,8 +11,8 @@ from scans import CCD, distance, simulated
 
 from py4dstem_prenet import pipeline
 from py4dstem_prenet.core.errors import PrenetError
-from py4dstem_prenet.detector.noise import sample_positions
-from py4dstem_prenet.fits.polar import ellipse_vector
+from py4dstem_prenet.core.geometry import ellipse_vector
+from py4dstem_prenet.core.sampling import sample_positions
 from py4dstem_prenet.io import calibrations
 from py4dstem_prenet.networks import weights
 from py4dstem_prenet.pipeline import calibrate, preprocess

@@ -15,12 +15,14 @@ from typer.testing import CliRunner
 
 from py4dstem_prenet import accessor, cli
 from py4dstem_prenet.core.errors import PrenetError
+from py4dstem_prenet.core.results import OriginMap
 from py4dstem_prenet.descan.surface import fit_surface
 from py4dstem_prenet.io import calibrations
-from py4dstem_prenet.origin.measure import OriginMap, fit_origin
+from py4dstem_prenet.origin.measure import fit_origin
 from py4dstem_prenet.report import verdicts
-from py4dstem_prenet.report.gathering import look, page, report
+from py4dstem_prenet.report.page import page_html
 from py4dstem_prenet.resampling.cropping import CalibrationCheck
+from py4dstem_prenet.review import look, report
 
 accessor.register()
 SCAN = (14, 18)
@@ -170,7 +172,7 @@ def seen(cube):
 
 @pytest.fixture(scope="module")
 def text(seen):
-    return page(seen)
+    return page_html(seen)
 
 
 class Strict(HTMLParser):
@@ -241,10 +243,10 @@ def test_page_says_what_was_seen(text, seen, cube):
 def test_page_of_a_scan_that_this_package_calibrated_and_somebody_cropped(seen):
     record = calibrations.plain(seen.record | {"weights": {"center": "ab12"}, "settings": {"mask": True},
                                       "since": ["crop_Q(4, 60, 0, 64)", "bin_R(2)"]})
-    words = " ".join(Strict(page(replace(seen, stored=(1.02, 1 / 1.02, 0.5), stored_by="prenet", record=record))).words)
+    words = " ".join(Strict(page_html(replace(seen, stored=(1.02, 1 / 1.02, 0.5), stored_by="prenet", record=record))).words)
     assert "a/b 1.0404, a axis at 28.6° (prenet)" in words
     assert "crop_Q(4, 60, 0, 64), bin_R(2)" in words and "ab12" in words and "setting: mask" in words
-    unfitted = " ".join(Strict(page(replace(seen, fitted=None, record=None))).words)
+    unfitted = " ".join(Strict(page_html(replace(seen, fitted=None, record=None))).words)
     assert "descan, peak to peak" not in unfitted and "no record of this package" in unfitted
 
 
@@ -253,7 +255,7 @@ def test_looking_changes_nothing(cube, seen):
 
 
 def test_a_file_appears_once(cube, seen, tmp_path, monkeypatch):
-    monkeypatch.setattr("py4dstem_prenet.report.gathering.look", lambda *_: seen)
+    monkeypatch.setattr("py4dstem_prenet.review.look", lambda *_: seen)
     report(cube, tmp_path / "scan.html")
     kept = (tmp_path / "scan.html").read_text()
     with pytest.raises(PrenetError, match="exists already"):
@@ -264,7 +266,7 @@ def test_a_file_appears_once(cube, seen, tmp_path, monkeypatch):
 
 
 def test_from_the_command_line(seen, tmp_path, monkeypatch):
-    monkeypatch.setattr("py4dstem_prenet.report.gathering.look", lambda *_: seen)
+    monkeypatch.setattr("py4dstem_prenet.review.look", lambda *_: seen)
     monkeypatch.chdir(tmp_path)
     np.save("scan.npy", simulated().counts[:2, :2])
     run = CliRunner().invoke(cli.app, ["report", "scan.npy", "--out", "scan.html"])
@@ -285,7 +287,7 @@ def test_without_origin_and_with_a_stale_one(tmp_path):
     assert not list(tmp_path.iterdir())
     cube.calibration.set_origin_meas((scan.truth["qx0"].copy(), scan.truth["qy0"].copy()))
     cube.data = cube.data[:4]
-    parsed = Strict(page(look(cube, progress=False)))
+    parsed = Strict(page_html(look(cube, progress=False)))
     assert "Do not go on yet" in " ".join(parsed.words) and "figure" not in parsed.tags
 
 

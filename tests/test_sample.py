@@ -8,8 +8,9 @@ from scans import simulated
 from py4dstem_prenet.core import reading
 from py4dstem_prenet.core.errors import PrenetError
 from py4dstem_prenet.core.sample import Sample
+from py4dstem_prenet.core.sampling import evenly, sample_positions
 from py4dstem_prenet.detector import noise
-from py4dstem_prenet.detector.noise import estimate_noise, evenly, sample_positions
+from py4dstem_prenet.detector.estimate import estimate_noise
 from py4dstem_prenet.fits import pooling
 from py4dstem_prenet.fits.pooling import pool, worth_keeping
 from py4dstem_prenet.origin import beam, coarse

@@ -11,8 +11,8 @@ from scans import bank_of, simulated, vacuum
 from scipy.special import jv
 
 from py4dstem_prenet.core.errors import PrenetError
+from py4dstem_prenet.core.geometry import ellipse_matrix
 from py4dstem_prenet.fits import polar
-from py4dstem_prenet.fits.polar import ellipse_matrix
 from py4dstem_prenet.simulation import faults
 from py4dstem_prenet.simulation import scan as scan_module
 from py4dstem_prenet.simulation.bank import load_bank, make_bank

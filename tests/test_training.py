@@ -12,10 +12,11 @@ from py4dstem_prenet.core.errors import PrenetError
 from py4dstem_prenet.denoising import neighbors
 from py4dstem_prenet.detector.noise import NoiseModel
 from py4dstem_prenet.networks import weights
+from py4dstem_prenet.networks.weights import replay
 from py4dstem_prenet.simulation.bank import make_bank
 from py4dstem_prenet.simulation.pattern import ideal_coordinates, soft_disk
 from py4dstem_prenet.training import center, denoise, ellipse, loop
-from py4dstem_prenet.training.export import export, replay
+from py4dstem_prenet.training.export import export
 from py4dstem_prenet.training.scenes import draw_scene
 
 SPECIMENS = 7
@@ -292,7 +293,7 @@ def test_a_run_becomes_weights_that_load_and_replay(banks, small, monkeypatch, t
     network = weights.load("mine")
     state = torch.load(out / "checkpoint.pt", weights_only=True)
     assert all(torch.equal(v, state["average"][k]) for k, v in network.state_dict().items())
-    assert replay(network, "ellipse") == pytest.approx(weights.card("mine")["replay"], abs=1e-5)
+    assert replay(network) == pytest.approx(weights.card("mine")["replay"], abs=1e-5)
     card = path.with_suffix(".md").read_text()
     for fact in ("prenet train ellipse --steps 2 --seed 1", weights.verify("mine"), "rings_median",
                  f"{SPECIMENS} random specimens"):

@@ -9,8 +9,7 @@ import torch
 
 from py4dstem_prenet.core.errors import PrenetError
 from py4dstem_prenet.networks import weights
-from py4dstem_prenet.networks.weights import WeightsError
-from py4dstem_prenet.training.export import replay
+from py4dstem_prenet.networks.weights import WeightsError, replay
 
 SHIPPED = ("center", "denoise", "ellipse")
 
@@ -43,7 +42,7 @@ def test_what_ships_is_whole_and_answers_as_it_did_when_it_was_saved(name):
     card = weights.card(name)
     assert card["task"] == name and weights.verify(name) == card["sha256"]
     network = weights.load(name)
-    assert replay(network, name) == pytest.approx(card["replay"], abs=1e-3, rel=1e-3)
+    assert replay(network) == pytest.approx(card["replay"], abs=1e-3, rel=1e-3)
     assert sum(p.numel() for p in network.parameters()) == card["parameters"]
     assert not network.training and not any(p.requires_grad for p in network.parameters())
     text = weights.find(name).with_suffix(".md").read_text()
@@ -54,7 +53,7 @@ def test_what_ships_is_whole_and_answers_as_it_did_when_it_was_saved(name):
 def test_what_ships_was_trained(name):
     """An untrained network answers its replay otherwise: the test above is no formality."""
     torch.manual_seed(0)
-    untrained = replay(weights.build(name).eval(), name)
+    untrained = replay(weights.build(name).eval())
     assert max(abs(a - b) for a, b in zip(untrained, weights.card(name)["replay"], strict=True)) > 0.02
     assert weights.card(name)["steps"] > 100
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from py4dstem_prenet.detector.noise import estimate_noise
+from py4dstem_prenet.detector.estimate import estimate_noise
 from py4dstem_prenet.fits.windows import cut_windows, electron_windows
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from py4dstem_prenet.detector.noise import estimate_noise
+from py4dstem_prenet.detector.estimate import estimate_noise
 from py4dstem_prenet.ellipse.measure import measure_ellipse
 from py4dstem_prenet.fits.inversion import symmetry
 from py4dstem_prenet.networks.center import CELL, coarse_position

@@ -1,5 +1,6 @@
 """Computing on a device in batches that fit into its memory; what there is to know of GPUs is here."""
 
+
 import numpy as np
 import torch
 
@@ -86,3 +87,14 @@ def _is_out_of_memory(error):
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return True
     return any(words in str(error) for words in ("out of memory", "can't allocate memory", "not enough memory"))
+
+
+def pick_device(device: str = "auto") -> torch.device:
+    """The device to compute on: a GPU when there is one, or what is asked for. Raises PrenetError."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+        return torch.device(device)
+    except (RuntimeError, AssertionError) as problem:
+        raise PrenetError(f"The device {device!r} cannot be used here; device='cpu' always works.") from problem

@@ -29,7 +29,7 @@ RETRIES = 2  # of a block that failed, before the run is given up
 TRIMMED = 64  # blocks after which memory that is free goes back to the system
 
 
-def map_chunks(function, data, *along, positions=None, chunk=None, progress=None, skip=None, weights=()):
+def map_chunks(function, data, *along, positions=None, chunk=None, progress=None, skip=None, require=None):
     """Yield `(index, function(index, block, *rows))` for all blocks of a scan, in the order of `batches.patterns`.
 
     Without an active Dask client as many threads work as torch is set to use (`torch.set_num_threads`), one block
@@ -42,7 +42,8 @@ def map_chunks(function, data, *along, positions=None, chunk=None, progress=None
             process that calls it.
         along: arrays with one row for each position of the scan, (Rx * Ry, ...).
         positions, chunk, progress, skip: as for `batches.patterns`.
-        weights: names of the networks that `function` loads; a worker with others is refused.
+        require: called without arguments by each worker before it works; it raises PrenetError where something
+            that `function` needs is missing there (`networks.weights.requirement`).
 
     Raises:
         PrenetError: as `batches.patterns`; workers that cannot read the file, that have another version of this
@@ -59,7 +60,7 @@ def map_chunks(function, data, *along, positions=None, chunk=None, progress=None
     else:
         chunk, total, jobs = reading.plan(data, chunk, positions, skip)
         array = data.data if hasattr(data, "R_Nx") else data
-        submit = partial(_submit, client, function, array, along, chunk, _software(weights))
+        submit = partial(_submit, client, function, array, along, chunk, require)
         file = reading.Unchanged(array)
         yield from _on_cluster(client, submit, chunk, total, jobs, progress)
         file.check()
@@ -163,7 +164,7 @@ def _on_cluster(client, submit, chunk, total, jobs, progress):
         client.cancel([future for _, future in waiting])
 
 
-def _submit(client, function, array, along, chunk, software, job):
+def _submit(client, function, array, along, chunk, require, job):
     """A future of the job's results."""
     rows = [values[job.index] for values in along]
     source = _reference(array)
@@ -174,7 +175,7 @@ def _submit(client, function, array, along, chunk, software, job):
         source = job.block(job.select(array), array.shape[1])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sending large graph")
-        return client.submit(_work, function, source, array.shape[1], job, rows, chunk, software, pure=False,
+        return client.submit(_work, function, source, array.shape[1], job, rows, chunk, (__version__, require), pure=False,
                              retries=RETRIES)
 
 
@@ -195,7 +196,10 @@ def _work(function, source, columns, job, rows, chunk, software):
     """On a worker: the results of the job's blocks; or a PrenetError, which it would be no use to try again."""
     allocator.keep()
     try:
-        _require(*software)
+        version, require = software
+        _same_version(version)
+        if require is not None:
+            require()
         if callable(source):
             with source() as array:
                 source = job.select(array)
@@ -208,24 +212,12 @@ def _work(function, source, columns, job, rows, chunk, software):
         return error
 
 
-def _software(weights):
-    """What must be the same everywhere: this package's version, and the hashes of weights."""
-    if not weights:
-        return __version__, ()
-    from ..networks import verify
-
-    return __version__, tuple((name, verify(name)) for name in weights)
-
-
 @lru_cache
-def _require(version, weights):
-    here, found = _software([name for name, _ in weights])
-    if here != version:
-        raise PrenetError(f"A worker has py4dstem_prenet {here}, not {version}; install the same version everywhere.")
-    for (name, digest), (_, other) in zip(weights, found, strict=True):
-        if digest != other:
-            raise PrenetError(f"The weights {name!r} of a worker are not the ones used here; install the same "
-                              "everywhere.")
+def _same_version(version):
+    """Raise PrenetError where this process runs another version of the package."""
+    if __version__ != version:
+        raise PrenetError(f"A worker has py4dstem_prenet {__version__}, not {version}; install the same version "
+                          "everywhere.")
 
 
 # --- arrays that a worker opens itself -----------------------------------------------------------------------

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from ..core import reading
-from ..detector import NoiseModel, judge_noise, of_part, split
+from ..core import jackknife, reading
+from ..detector import NoiseModel, judge_noise, of_part, places, read_block, split
 from ..io import calibrations
 
 POSITIONS = 256
@@ -23,7 +23,6 @@ SAMPLE_BYTES = 64 * 2**20  # of the sampled patterns as float32
 SIGMAS = (0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.3, 1.6, 2.0, 2.6, 3.3, 4.2)  # pixels, of the Gaussians that are tried
 RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 FLOOR = 0.01  # electrons that an estimate is taken to expect at least, where its deviance is asked
-CHANCE = 13.8  # chi square of two degrees of freedom that chance exceeds once in a thousand
 NOT_FOR_MAPS = ("Do not measure strain or rotation on denoised patterns: what varies smoothly over the scan is flattened, and "
                 "this check does not see it.")
 GROUPS = 16  # parts of the sample, left out in turn to tell how sure a figure is
@@ -127,106 +126,6 @@ def _verdict(worth, errors, sigmas):
     return False, f"cannot be told from leaving these data as they are ({figure}): do not use it"
 
 
-@dataclass(frozen=True)
-class OriginCheck:
-    """How well the direct beam is located in this scan, from its two halves. `str(check)` is a sentence.
-
-    scatter: rms difference between the halves' origins in each direction over sqrt(2), pixels: the precision at half
-    the dose. ratio, ratio_sigma: scatter over the sigma that was stated, and one standard deviation of that; below 1
-    where sigma holds a part that both halves share. positions: how many were seen in both. accepted: sigma is not
-    understated by more than a third. reason: in words.
-    """
-
-    scatter: float
-    ratio: float
-    ratio_sigma: float
-    positions: int
-    accepted: bool
-    reason: str
-
-    def __str__(self):
-        return f"Origin {self.reason}"
-
-
-def check_origin(datacube, noise: NoiseModel | None = None, device="auto", positions: int = 4 * POSITIONS,
-                 seed: int = 0) -> OriginCheck:
-    """Whether the origin's sigma is true, from the halves of at most `positions` neighboring positions.
-
-    What both halves share, an error that comes from the pattern and not from its noise, is not seen by this.
-    Arguments as those of `check_denoising`.
-    """
-    from ..origin import measure_origin
-
-    reading.check(datacube)
-    noise = noise or calibrations.noise_of(datacube)
-    blocks = [read_block(datacube, where) for where in places(reading.shape_of(datacube), positions, (1, 1))]
-    problem, _ = judge_noise(blocks, noise)
-    if problem:
-        return OriginCheck(np.nan, np.nan, np.nan, 0, False, f"cannot be checked on these data: {problem}")
-    halves = split(blocks[0], noise, np.random.default_rng(seed))
-    maps = [measure_origin(half, of_part(noise), device=device, progress=False) for half in halves]
-    seen = maps[0].valid & maps[1].valid & maps[0].found & maps[1].found
-    if seen.sum() < 2:
-        return OriginCheck(np.nan, np.nan, np.nan, int(seen.sum()), False,
-                           "cannot be checked: half of the electrons show no direct beam")
-    difference = np.array([(getattr(maps[0], q) - getattr(maps[1], q))[seen] for q in ("qx0", "qy0")])
-    variance = np.array([sum(getattr(m, q)[seen] ** 2 for m in maps) for q in ("sigma_qx0", "sigma_qy0")])
-    square = (difference**2 / variance).mean(0)
-    ratio = float(np.sqrt(square.mean()))
-    sigma = float(square.std() / np.sqrt(len(square)) / (2 * ratio))
-    scatter = float(np.sqrt((difference**2).mean() / 2))
-    return OriginCheck(scatter, ratio, sigma, len(square), ratio < 4 / 3,
-                       f"scatters by {scatter:.3f} px in each direction at half the dose, {ratio:.2f} +- {sigma:.2f} "
-                       f"of the sigma that is stated there ({len(square)} positions)")
-
-
-@dataclass(frozen=True)
-class EllipseCheck:
-    """Whether two halves of this scan's electrons show the same ellipse. `str(check)` is a sentence.
-
-    difference: length of the difference of the two ellipse vectors, a difference in a/b. chi2: the same in units of
-    the covariances that were stated, with two degrees of freedom. positions: how many were split. accepted: chi2 is
-    one that chance exceeds in more than one case in a thousand. reason: in words.
-    """
-
-    difference: float
-    chi2: float
-    positions: int
-    accepted: bool
-    reason: str
-
-    def __str__(self):
-        return f"Ellipse {self.reason}"
-
-
-def check_ellipse(datacube, noise: NoiseModel | None = None, device="auto", positions: int = 4 * POSITIONS,
-                  seed: int = 0) -> EllipseCheck:
-    """Whether the ellipse's covariance is true as far as counting goes, from the halves of at most `positions`.
-
-    About the fitted origin in the calibration. What both halves share (an aperture that is not round, strain) is not
-    seen by this. Arguments as those of `check_denoising`. Raises PrenetError where no origin is set.
-    """
-    from ..ellipse import measure_ellipse
-
-    reading.check(datacube)
-    qx0, qy0, radius = calibrations.read_fitted_origin(datacube)
-    noise = noise or calibrations.noise_of(datacube)
-    where = places(reading.shape_of(datacube), positions, (1, 1))[0]
-    block = read_block(datacube, where)
-    problem, _ = judge_noise([block], noise)
-    if problem:
-        return EllipseCheck(np.nan, np.nan, 0, False, f"cannot be checked on these data: {problem}")
-    found = [measure_ellipse(half, qx0.ravel()[where], qy0.ravel()[where], radius, of_part(noise), device=device,
-                             progress=False) for half in split(block, noise, np.random.default_rng(seed))]
-    if not all(e.sources for e in found):
-        return EllipseCheck(np.nan, np.nan, where.size, False, "cannot be checked: half of the electrons show none")
-    apart = found[0].vector - found[1].vector
-    chi2 = float(apart @ np.linalg.solve(found[0].covariance + found[1].covariance, apart))
-    return EllipseCheck(float(np.hypot(*apart)), chi2, where.size, chi2 < CHANCE,
-                        f"differs by {np.hypot(*apart):.4f} in a/b between two halves of the electrons, "
-                        f"{chi2**0.5:.1f} of the sigma that is stated ({where.size} positions)")
-
-
 class Level:
     """A part of the electrons of blocks, to be estimated from, and the rest, to score estimates on.
 
@@ -288,12 +187,6 @@ def _flat(blocks, noise):
     return np.concatenate([noise.electrons(block.reshape(-1, *block.shape[2:])) for block in blocks])
 
 
-def jackknife(parts):
-    """The standard deviation of parts[0], from the values with one group left out each."""
-    rest = parts[1:]
-    return float(np.sqrt((len(rest) - 1) / len(rest) * ((rest - rest.mean()) ** 2).sum()))
-
-
 def truncated_svds(electrons, readout, ranks=RANKS):
     """Yield (rank, estimate) of patterns (n, Qx, Qy): the truncated SVD of the variance-stabilized scan.
 
@@ -315,34 +208,3 @@ def unstabilized(z, readout):
     z = np.maximum(z, 2 * 0.375**0.5)  # that of no electrons
     out = z**2 / 4 - 1 / 8 + 1.5**0.5 / 4 / z - 11 / 8 / z**2 + 5 / 8 * 1.5**0.5 / z**3
     return (out - readout**2).clip(min=0)
-
-
-def places(shape, positions: int, parts) -> list[np.ndarray]:
-    """Flat numbers of neighboring positions, an array (rx, ry) each, in the middles of `parts` of a scan.
-
-    shape: (Rx, Ry, Qx, Qy). positions: at most so many, fewer where patterns are large. parts: into how many the scan
-    is cut along Rx and Ry; a scan of no more than `positions` is taken whole.
-    """
-    rx, ry, qx, qy = shape
-    positions = min(positions, max(16, SAMPLE_BYTES // (4 * qx * qy)))
-    cut = (min(parts[0], rx), min(parts[1], ry))
-    each = positions // (cut[0] * cut[1])
-    rows = min(rx // cut[0], max(1, round(each**0.5)))
-    columns = min(ry // cut[1], max(1, each // rows))
-    rows = min(rx // cut[0], max(1, each // columns))
-    out = []
-    for i in range(cut[0]):
-        for j in range(cut[1]):
-            cell = np.arange(rx * ry).reshape(rx, ry)[i * rx // cut[0]:(i + 1) * rx // cut[0],
-                                                      j * ry // cut[1]:(j + 1) * ry // cut[1]]
-            if rx * ry > positions:
-                top, left = (cell.shape[0] - rows) // 2, (cell.shape[1] - columns) // 2
-                cell = cell[top:top + rows, left:left + columns]
-            out.append(cell)
-    return out
-
-
-def read_block(datacube, where) -> np.ndarray:
-    """The patterns (rx, ry, Qx, Qy) of positions (rx, ry), in detector units."""
-    read = reading.read_at(datacube, where.ravel())
-    return read.reshape(*where.shape, *read.shape[1:])

@@ -13,12 +13,12 @@ from scipy.ndimage import gaussian_filter
 from torch.nn.functional import pad
 
 from .._version import __version__
-from ..compute import in_batches, map_chunks
-from ..core import PrenetError, reading
-from ..detector import NoiseModel, of_part, sample_positions, split
+from ..compute import in_batches, map_chunks, pick_device
+from ..core import PrenetError, reading, sample_positions
+from ..detector import NoiseModel, of_part, split
 from ..io import calibrations, check_output, emd_files
 from ..io import open as open_cube
-from ..networks import MULTIPLE, load, pick_device, verify
+from ..networks import MULTIPLE, load, requirement, verify
 from ..origin import fit_origin, measure_origin
 from .neighbors import neighbor_means
 
@@ -78,7 +78,7 @@ def denoise(datacube, noise: NoiseModel | None = None, out=None, scan_aware="aut
             origins = None
     along = () if origins is None else (origins,)
     clean = partial(_clean, noise=noise, weights=weights, device=device)
-    options = dict(chunk=TILE, progress="denoising" if progress else None, weights=(weights,))
+    options = dict(chunk=TILE, progress="denoising" if progress else None, require=requirement(weights))
     if out is None:
         shape = reading.shape_of(datacube)
         data = np.empty(shape, np.float32)

@@ -22,11 +22,11 @@ import torch
 from tqdm import tqdm
 
 from .._version import __version__
-from ..core import PrenetError, reading
-from ..detector import NoiseModel, judge_noise, of_part, split
+from ..core import PrenetError, jackknife, reading
+from ..detector import NoiseModel, judge_noise, of_part, places, read_block, split
 from ..io import calibrations, check_output
 from ..networks import MULTIPLE, weights
-from .checks import Level, jackknife, places, read_block
+from .checks import Level
 from .denoiser import descan
 from .neighbors import neighbor_means
 
@@ -206,8 +206,6 @@ def _described(network, start, noise, minutes, steps, seed, positions):
     """(content of the weights file, its description) in the form that `networks.weights` reads."""
     from safetensors.torch import save
 
-    from ..training import replay
-
     network = copy.deepcopy(network).cpu()
     content = save({key: value.contiguous().float() for key, value in network.state_dict().items()})
     return content, {
@@ -215,5 +213,5 @@ def _described(network, start, noise, minutes, steps, seed, positions):
         "version": __version__, "date": datetime.date.today().isoformat(), "seed": seed, "steps": steps,
         "minutes": minutes, "command": "finetune", "start": {"name": Path(start).name, "sha256": weights.verify(start)},
         "positions": positions, "dose": noise.dose, "parameters": sum(p.numel() for p in network.parameters()),
-        "replay": replay(network, "denoise"),
+        "replay": weights.replay(network),
     }

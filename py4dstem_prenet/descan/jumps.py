@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .surface import NORMAL_MAD, prepare
+from ..core import NORMAL_MAD
+from .surface import prepare
 
 SIGMAS, LEAST = 6.0, 0.05  # standard errors and pixels by which a row must step out of line
 AROUND = 3  # rows on either side that tell where in a row a jump is

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..core import NORMAL_MAD, robust_loss
 from .models import MODELS, thinned
-from .surface import BEND, NORMAL_MAD, SurfaceFit, fit_pair, folds, prepare, robust_loss
+from .surface import BEND, SurfaceFit, fit_pair, folds, prepare
 
 MOST_BREAKS = 8
 FEWEST_ROWS = 4  # of a part

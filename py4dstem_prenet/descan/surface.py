@@ -7,12 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.ndimage import uniform_filter
 
-from ..core import PrenetError
+from ..core import NORMAL_MAD, TUKEY_CUT, PrenetError, robust_loss
 from .models import MODELS, candidates, evaluate, normal, solve, surface_variance, thinned
 from .reach import beyond, seen_box
 
-_CUT = 4.685  # Tukey's biweight: 95 % efficient for Gaussian noise
-NORMAL_MAD = 0.6745
 _TINY = 1e-7  # px; keeps weights finite on noise-free input
 _PENALTIES = 10.0 ** np.arange(-8, 3)  # relative to the sum of weights
 _CHOICE_POINTS = 40_000  # the model is chosen on a coarser grid of about this many positions
@@ -172,7 +170,7 @@ def _finish(values, data, center, basis, solution, scores, asked):
     variance = surface_variance(basis, np.linalg.pinv(solution.gram, hermitian=True))
     z = ((data.y - solution.surface) / solution.noise)[data.use]
     # efficiency of the biweight, rejected positions included
-    t = np.minimum((z / _CUT) ** 2, 1)
+    t = np.minimum((z / TUKEY_CUT) ** 2, 1)
     psi2, slope, weight = (z**2 * (1 - t) ** 4).sum(), ((1 - t) * (1 - 5 * t)).sum(), ((1 - t) ** 2).sum()
     inflate = psi2 * weight / slope**2 if slope > 0.3 * weight and z.size > 2 * solution.edf + 10 else 1.05
     sigma = np.sqrt(np.maximum(variance * np.clip(inflate, 1.0, 4.0), 0))
@@ -182,7 +180,7 @@ def _finish(values, data, center, basis, solution, scores, asked):
 
 def _verdict(name, data, solution, asked):
     r = (data.y - solution.surface) * data.use
-    near = data.use & (np.abs(r) < _CUT * solution.noise)
+    near = data.use & (np.abs(r) < TUKEY_CUT * solution.noise)
     ignored = 1 - near.sum() / data.use.sum()
     if ignored > 0.5:
         return False, f"{name}; refused: {ignored:.0%} of the measured positions disagree with the surface"
@@ -192,7 +190,7 @@ def _verdict(name, data, solution, asked):
     used, furthest = int(data.use.sum()), np.abs(r).max()
     if used == 1:
         return True, f"{name}; of one position"
-    if asked == "auto" and used < FEW and (np.abs(r) > np.maximum(FAR, _CUT * data.sigma)).any():
+    if asked == "auto" and used < FEW and (np.abs(r) > np.maximum(FAR, TUKEY_CUT * data.sigma)).any():
         return False, (f"{name}; refused: {used} positions are too few to say whether {furthest:.2g} px off it are "
                        "descan or error; write the measured origin, calibration.set_origin(calibration."
                        f"get_origin_meas()), or insist, datacube.prenet.fit_origin('{name}')")
@@ -237,7 +235,7 @@ def _noise(r, data, edf, previous=None):
     noise."""
     inside = data.use
     if previous is not None:
-        near = data.use & (np.abs(r) < _CUT * previous)
+        near = data.use & (np.abs(r) < TUKEY_CUT * previous)
         inside = near if 2 * near.sum() > data.use.sum() else data.use
     r, s = np.abs(r[inside]), data.sigma[inside]
     if r.size > 20_000:
@@ -262,7 +260,7 @@ def _irls(basis, data, surface, lam=0.0, noise=None, steps=30):
     for _ in range(steps):
         r = data.y - surface
         noise = _noise(r, data, edf, noise)
-        weight = data.use * (1 - np.minimum((r / (_CUT * noise)) ** 2, 1)) ** 2 / noise**2
+        weight = data.use * (1 - np.minimum((r / (TUKEY_CUT * noise)) ** 2, 1)) ** 2 / noise**2
         gram, right = normal(basis, weight, data.y)
         whole = gram
         if basis.penalty is not None:
@@ -318,11 +316,6 @@ def _solve_all(bases, data):
 
 
 # --- choice ---------------------------------------------------------------------------------------
-
-
-def robust_loss(z):
-    """Tukey's loss, scaled to mean 1 for standard normal z."""
-    return (1 - (1 - np.minimum((z / _CUT) ** 2, 1)) ** 3) * (_CUT**2 / 6) / 0.4368
 
 
 def folds(shape):

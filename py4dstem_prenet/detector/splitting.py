@@ -18,8 +18,10 @@ from dataclasses import replace
 import numpy as np
 from scipy.ndimage import maximum_filter, uniform_filter
 
+from ..core import reading
 from .noise import NoiseModel
 
+BLOCK_BYTES = 64 * 2**20  # of the positions that are split, as float32
 DIM = 8.0  # electrons (and rms of read-out) in neighbors, up to which they speak for a pixel
 MOST = 2**53  # electrons in a pixel
 OUTLIER = 6.0  # standard deviations above its neighbors, from which it speaks for itself all the same
@@ -71,3 +73,34 @@ def _variance(signal, noise):
     dark = maximum_filter(near, (0, 5, 5)) < spread
     mean = np.where(alike, np.where(dark, wide, near), flat)
     return (np.float32(noise.gain) * mean + np.float32(noise.readout**2)).clip(min=0).reshape(signal.shape)
+
+
+def places(shape, positions: int, parts) -> list[np.ndarray]:
+    """Flat numbers of neighboring positions, an array (rx, ry) each, in the middles of `parts` of a scan.
+
+    shape: (Rx, Ry, Qx, Qy). positions: at most so many, fewer where patterns are large. parts: into how many the scan
+    is cut along Rx and Ry; a scan of no more than `positions` is taken whole.
+    """
+    rx, ry, qx, qy = shape
+    positions = min(positions, max(16, BLOCK_BYTES // (4 * qx * qy)))
+    cut = (min(parts[0], rx), min(parts[1], ry))
+    each = positions // (cut[0] * cut[1])
+    rows = min(rx // cut[0], max(1, round(each**0.5)))
+    columns = min(ry // cut[1], max(1, each // rows))
+    rows = min(rx // cut[0], max(1, each // columns))
+    out = []
+    for i in range(cut[0]):
+        for j in range(cut[1]):
+            cell = np.arange(rx * ry).reshape(rx, ry)[i * rx // cut[0]:(i + 1) * rx // cut[0],
+                                                      j * ry // cut[1]:(j + 1) * ry // cut[1]]
+            if rx * ry > positions:
+                top, left = (cell.shape[0] - rows) // 2, (cell.shape[1] - columns) // 2
+                cell = cell[top:top + rows, left:left + columns]
+            out.append(cell)
+    return out
+
+
+def read_block(datacube, where) -> np.ndarray:
+    """The patterns (rx, ry, Qx, Qy) of positions (rx, ry), in detector units."""
+    read = reading.read_at(datacube, where.ravel())
+    return read.reshape(*where.shape, *read.shape[1:])

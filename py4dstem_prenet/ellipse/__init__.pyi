@@ -1,9 +1,5 @@
-from .measure import (
-    Ellipse as Ellipse,
-)
-from .measure import (
-    EllipseMap as EllipseMap,
-)
+from .check import EllipseCheck as EllipseCheck
+from .check import check_ellipse as check_ellipse
 from .measure import (
     combine as combine,
 )

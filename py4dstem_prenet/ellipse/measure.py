@@ -24,19 +24,17 @@ ideal radius stays rho.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from scipy.stats import chi2 as chi2_law
 
-from ..core import PrenetError, reading
+from ..compute import pick_device
+from ..core import Ellipse, EllipseMap, PrenetError, ellipse_axes, reading
 from ..detector import NoiseModel, stabilize
 from ..fits import (
     CONTINUOUS,
     RING_ROOM,
     Pooled,
-    ellipse_axes,
     fit_disk,
     other_center,
     pool,
@@ -45,7 +43,7 @@ from ..fits import (
     ring_span,
     to_polar,
 )
-from ..networks import AZIMUTHS, DISK_SPAN, RADII, RINGS_FROM, load, normalize_polar, pick_device
+from ..networks import AZIMUTHS, DISK_SPAN, RADII, RINGS_FROM, load, normalize_polar
 
 # Set on simulations (benchmarks/acceptance.py):
 SIGMA_ACCEPTED = 0.008  # a component of the ellipse vector must be known better than this
@@ -53,47 +51,6 @@ WHOLE = 0.7  # part from which rings stand against the direct beam's shape
 BEAM_CENTER = 0.05  # px, sigma of the pooled direct beam's center
 LEAST_APART = 0.3  # px between rings and direct beam that are worth a word
 SPOT = 0.4  # edge width of the direct beam, in radii, from which it shows no aperture
-
-
-@dataclass(frozen=True)
-class Ellipse:
-    """What is known of the elliptical distortion.
-
-    a, b, theta: axes (a b = 1) and angle, radians. vector (2,) and covariance (2, 2): of the ellipse vector.
-    accepted: whether it is fit to be written. reason: why, in a sentence. sources: name to (vector, covariance).
-    """
-
-    a: float
-    b: float
-    theta: float
-    vector: np.ndarray
-    covariance: np.ndarray
-    accepted: bool
-    reason: str
-    sources: dict
-
-
-@dataclass(frozen=True)
-class EllipseMap:
-    """Ellipses of the regions of a scan, (n, m) each: a b = 1, theta in radians; NaN where none was accepted.
-
-    sigma: the largest standard deviation of the ellipse vector in any direction. accepted: bool.
-    ellipses: the results, a list of n lists of m. scan: (Rx, Ry).
-    """
-
-    a: np.ndarray
-    b: np.ndarray
-    theta: np.ndarray
-    sigma: np.ndarray
-    accepted: np.ndarray
-    ellipses: list
-    scan: tuple[int, int]
-
-    def at_positions(self):
-        """(5, Rx, Ry): a, b, theta, sigma and accepted (1 or 0) of the region of each scan position."""
-        rows, columns = (np.arange(n) * m // n for n, m in zip(self.scan, self.a.shape, strict=True))
-        maps = np.array([self.a, self.b, self.theta, self.sigma, self.accepted.astype(float)])
-        return maps[:, rows[:, None], columns]
 
 
 def measure_ellipse(data, qx0, qy0, radius, noise: NoiseModel, valid=None, region=None, device="auto",

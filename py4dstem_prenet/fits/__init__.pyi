@@ -17,18 +17,7 @@ from .disk import (
 from .disk_edge import fit_disk as fit_disk
 from .inversion import other_center as other_center
 from .inversion import symmetry as symmetry
-from .polar import (
-    ellipse_axes as ellipse_axes,
-)
-from .polar import (
-    ellipse_matrix as ellipse_matrix,
-)
-from .polar import (
-    ellipse_vector as ellipse_vector,
-)
-from .polar import (
-    to_polar as to_polar,
-)
+from .polar import to_polar as to_polar
 from .pooling import (
     KEPT_BYTES as KEPT_BYTES,
 )

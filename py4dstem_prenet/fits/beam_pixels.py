@@ -14,9 +14,9 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.ndimage import rank_filter
 
+from ..core import ellipse_matrix
 from ..detector import NoiseModel
 from .disk import Aperture, disk_model
-from .polar import ellipse_matrix
 from .windows import electron_windows
 
 FEWEST = 8  # patterns

@@ -22,7 +22,7 @@ from math import pi
 import numpy as np
 import torch
 
-from .polar import ellipse_matrix
+from ..core import ellipse_matrix
 
 MARGIN = 3.0  # pixels around the disk that are fitted with it
 SLACK = 1.5  # pixels that a position may lie from the middle of its window

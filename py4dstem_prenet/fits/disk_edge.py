@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import convolve1d, gaussian_filter
 
-from ..core import PrenetError
-from .polar import ellipse_matrix
+from ..core import PrenetError, ellipse_matrix
 from .polar_fit import (
     NOTHING_KNOWN,
     fit_polar,

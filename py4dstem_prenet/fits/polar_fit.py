@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates, spline_filter
 
-from .polar import ellipse_matrix
+from ..core import ellipse_matrix
 
 SECTORS = 12  # pairs of opposite azimuth sectors for the jackknife: Friedel pairs are one observation
 NOTHING_KNOWN = np.eye(2)  # covariance of an estimate that is none: eps is known to be below 1

@@ -16,8 +16,8 @@ from functools import partial
 import numpy as np
 
 from ..compute import map_chunks
-from ..core import PrenetError, reading
-from ..detector import NoiseModel, sample_positions
+from ..core import PrenetError, reading, sample_positions
+from ..detector import NoiseModel
 
 CELL = 0.25  # px: origins that agree within this are summed before they are moved
 SAMPLE = 4096  # positions of a large scan that are pooled, or more, until they hold

@@ -15,7 +15,7 @@ from itertools import combinations
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from ..descan import NORMAL_MAD
+from ..core import NORMAL_MAD
 from .polar_fit import NOTHING_KNOWN, read_polar, smooth
 from .pooling import Pooled
 from .ring_fit import CONTINUOUS, RING_ROOM, refine_rings, ring_span

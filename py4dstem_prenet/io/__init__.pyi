@@ -1,6 +1,4 @@
-from .calibrations import noise_of as noise_of
 from .calibrations import read_fitted_origin as read_fitted_origin
-from .calibrations import read_origin as read_origin
 from .emd_files import load_calibration as load_calibration
 from .emd_files import save as save
 from .files import (
@@ -16,13 +14,13 @@ from .files import (
     existing as existing,
 )
 from .files import (
+    load_mask as load_mask,
+)
+from .files import (
     new_file as new_file,
 )
 from .files import (
     open_hdf5 as open_hdf5,
-)
-from .files import (
-    read_mask as read_mask,
 )
 from .files import (
     save_scan as save_scan,

@@ -163,7 +163,7 @@ def read_origin(datacube):
 
     Raises PrenetError where no origin was measured, or for other scan positions than the cube has now.
     """
-    from ..origin import OriginMap
+    from ..core import OriginMap
 
     measured = None if datacube.calibration is None else datacube.calibration.get_origin_meas()
     if measured is None:

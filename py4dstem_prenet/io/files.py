@@ -26,7 +26,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 EMD_ENDINGS = (".h5", ".hdf5", ".emd", ".py4dstem")  # those under which py4DSTEM.read looks for EMD
 
 
-def read_mask(path):
+def load_mask(path):
     """A mask from a .npy file, as it is there. Raises PrenetError where that holds no array of numbers."""
     try:
         return np.load(existing(path), allow_pickle=False)

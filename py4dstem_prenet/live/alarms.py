@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..core import PrenetError
-from ..descan import NORMAL_MAD
+from ..core import NORMAL_MAD, PrenetError
 from ..ellipse import combine, measure_ellipse
 from ..networks import WINDOW
 

@@ -17,12 +17,10 @@ from heapq import heappush, heapreplace
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from ..core import PrenetError, Sample, reading
+from ..core import Ellipse, OriginFit, OriginMap, PrenetError, Sample, reading, sample_positions
 from ..detector import SAMPLE as LEARNED_FROM
-from ..detector import sample_positions
-from ..ellipse import Ellipse
 from ..fits import SAMPLE
-from ..origin import BATCH, Beam, Located, OriginFit, OriginMap, check_mask, nowhere, shows_beam
+from ..origin import BATCH, Beam, Located, check_mask, nowhere, shows_beam
 from ..pipeline import CalibrationReport, calibrate, check_networks
 from .alarms import crowded
 from .learning import Learned, learn

@@ -7,9 +7,9 @@ from functools import cached_property
 
 import numpy as np
 
-from ..core import PrenetError, Sample
+from ..core import OriginMap, PrenetError, Sample
 from ..detector import NoiseModel
-from ..origin import BRIGHT, LIT, Beam, Located, OriginMap, fit_origin, from_rings, origin_of, shows_beam
+from ..origin import BRIGHT, LIT, Beam, Located, fit_origin, from_rings, origin_of, shows_beam
 from ..pipeline import CalibrationReport, judge_scan
 from .alarms import row_moves
 

@@ -34,6 +34,6 @@ from .ellipse import (
     normalize_polar as normalize_polar,
 )
 from .weights import load as load
-from .weights import pick_device as pick_device
+from .weights import requirement as requirement
 from .weights import tensors as tensors
 from .weights import verify as verify

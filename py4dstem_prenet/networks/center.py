@@ -20,6 +20,8 @@ def normalize(stabilized: torch.Tensor, good: torch.Tensor) -> tuple[torch.Tenso
     scale = z.square().sum((1, 2)).div(good.sum((1, 2)).clamp_min(1)).sqrt().clamp_min(0.05)
     return z / scale[:, None, None], scale
 
+REPLAYED = 128  # side of the coarse field of `CenterNet.replay`, pixels
+
 
 class CoarseNet(nn.Module):
     """Where the direct beam of a block sum is, how large it is and whether there is one.
@@ -100,6 +102,13 @@ class CenterNet(nn.Module):
         super().__init__()
         self.coarse = CoarseNet()
         self.fine = FineNet()
+
+    def replay(self, generator):
+        """Numbers that this network gives for inputs drawn with `generator`: proof that it was loaded as it was saved."""
+        x = torch.rand(1, 3, WINDOW, WINDOW, generator=generator)
+        offset, factor = self.fine(x, torch.ones(1))
+        logits, radius, presence = self.coarse(torch.rand(1, 2, REPLAYED, REPLAYED, generator=generator), torch.ones(1))
+        return [*offset[0], *factor.flatten(), logits.mean(), radius[0], presence[0]]
 
 
 def coarse_position(logits: torch.Tensor, around: torch.Tensor | None = None) -> torch.Tensor:

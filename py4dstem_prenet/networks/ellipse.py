@@ -70,3 +70,8 @@ class EllipseNet(nn.Module):
     def forward(self, rings, disk):
         """Maps (B, 3, AZIMUTHS, n_r) of both kinds to {"rings": (vector, log sigma), "disk": ...}."""
         return {"rings": self.rings(rings), "disk": self.disk(disk)}
+
+    def replay(self, generator):
+        """Numbers that this network gives for inputs drawn with `generator`: proof that it was loaded as it was saved."""
+        maps = {k: torch.rand(1, 3, AZIMUTHS, n, generator=generator) for k, n in RADII.items()}
+        return [v for vector, log_sigma in self(**maps).values() for v in (*vector[0], log_sigma[0])]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -22,6 +22,7 @@ from ..io import check_output, existing, new_file
 
 VARIABLE = "PY4DSTEM_PRENET_WEIGHTS"
 CARD_ENDINGS = (".json", ".md")
+REPLAY_SEED = 7
 FORMAT = 1  # raised when older versions of the package can no longer read newer files
 
 
@@ -158,13 +159,18 @@ def publish(out, content: bytes, others: dict) -> None:
 
 def _answers(network, about, file):
     """Raise WeightsError unless a network answers its replay as its description says."""
-    from ..training import replay
-
-    said, now = about.get("replay"), replay(network, about["task"])
+    said, now = about.get("replay"), replay(network)
     close = isinstance(said, list) and len(said) == len(now) and all(
         isinstance(a, float | int) and abs(a - b) <= 1e-3 + 1e-3 * abs(b) for a, b in zip(said, now, strict=True))
     if not close:
         raise WeightsError(f"The weights file {file} does not answer as its description says; ask who made it.")
+
+
+def replay(network) -> list[float]:
+    """What a network answers to an input drawn from a fixed seed: proof that it was loaded as it was saved."""
+    generator = torch.Generator().manual_seed(REPLAY_SEED)
+    with torch.inference_mode():
+        return [round(float(v), 5) for v in network.replay(generator)]
 
 
 def build(task: str) -> nn.Module:
@@ -179,15 +185,17 @@ def build(task: str) -> nn.Module:
     return kinds[task]()
 
 
-def pick_device(device: str = "auto") -> torch.device:
-    """The device to compute on: a GPU when there is one, or what is asked for. Raises PrenetError."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-        return torch.device(device)
-    except (RuntimeError, AssertionError) as problem:
-        raise PrenetError(f"The device {device!r} cannot be used here; device='cpu' always works.") from problem
+def requirement(*names: str):
+    """A function to call in another process: raises PrenetError where its weights are not those of this one."""
+    return partial(_require, tuple((name, verify(name)) for name in names))
+
+
+@lru_cache
+def _require(expected):
+    for name, digest in expected:
+        if verify(name) != digest:
+            raise PrenetError(f"The weights {name!r} of a worker are not the ones used here; install the same "
+                              "everywhere.")
 
 
 def load(name: str, device="cpu") -> nn.Module:

@@ -2,14 +2,10 @@ from .beam import BATCH as BATCH
 from .beam import Beam as Beam
 from .beam import Located as Located
 from .beam import nowhere as nowhere
+from .check import OriginCheck as OriginCheck
+from .check import check_origin as check_origin
 from .hidden import BRIGHT as BRIGHT
 from .hidden import LIT as LIT
-from .measure import (
-    OriginFit as OriginFit,
-)
-from .measure import (
-    OriginMap as OriginMap,
-)
 from .measure import (
     check_mask as check_mask,
 )

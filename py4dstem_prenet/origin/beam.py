@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from scipy.special import erfc
 
-from ..core import Sample, reading
+from ..compute import pick_device
+from ..core import Sample, ellipse_matrix, evenly, reading
 from ..descan import fit_descan
-from ..detector import NoiseModel, evenly, stabilize
+from ..detector import NoiseModel, stabilize
 from ..fits import (
     MARGIN,
     ROUNDS,
@@ -25,12 +26,11 @@ from ..fits import (
     DiskModel,
     disk_model,
     electron_windows,
-    ellipse_matrix,
     fit_disk,
     hot_pixels,
     pool_arrays,
 )
-from ..networks import WINDOW, load, normalize, pick_device
+from ..networks import WINDOW, load, normalize
 
 LARGEST = 13.0  # disk radius that a window holds, pixels; larger disks are binned
 SAMPLE, SAMPLE_BYTES = 256, 2**28  # patterns from which the beam is learned

@@ -16,8 +16,6 @@ FLAT = 1 / 16  # of the pattern's side: what is smoother than that is no ring
 DIFFERS = 4.0  # sigmas by which a single pattern shows rings
 LIT, BRIGHT = 0.05, 0.9  # part of the electrons, and of the rings, of bright patterns (this quantile), below which one
 # was blanked
-
-
 def ring_origins(data, noise: NoiseModel):
     """Positions and sigmas of the rings' center, (2, Rx, Ry) each, pixels, and where a pattern shows rings, (Rx, Ry)
     bool; or None. And why there are no rings."""

@@ -13,17 +13,17 @@ Coordinates are py4DSTEM's: qx0 along rows, qy0 along columns, a pixel's centre 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 from scipy.ndimage import uniform_filter
 
-from ..compute import map_chunks
-from ..core import PrenetError, Sample, reading
-from ..descan import NORMAL_MAD, fit_descan
+from ..compute import map_chunks, pick_device
+from ..core import NORMAL_MAD, OriginFit, OriginMap, PrenetError, Sample, reading
+from ..descan import fit_descan
 from ..detector import NoiseModel, estimate_noise
-from ..networks import load, pick_device
+from ..networks import load, requirement
 from .beam import UNSURE, Beam, Located, learn, nowhere
 from .coarse import coarse_origin
 from .hidden import ring_origins
@@ -37,48 +37,6 @@ DARK, DIM = 0.1, 0.6  # of the electrons of the others: with fewer the beam was 
 NEIGHBORS = 5  # side of the block of positions whose scatter counts
 NO_ELECTRONS = "No electrons are seen above the read-out noise: there is no beam in this scan."
 SYSTEMATIC = 0.01  # pixels, in each direction: what the scatter of positions cannot show
-
-
-@dataclass(frozen=True)
-class OriginMap:
-    """The measured origin. Maps have the scan's shape (Rx, Ry); lengths are detector pixels.
-
-    qx0, qy0: position, finite wherever a beam is in the data at all. sigma_qx0, sigma_qy0: one standard deviation.
-    valid: False where a position shows no beam. radius: of the direct disk, NaN where that is hidden. found: False
-    where the scan has no beam; the maps are NaN then. reason: why, in one sentence. feature: what was located,
-    "direct beam", or "rings" (their center) where the direct beam is hidden; in real data the two can differ by
-    pixels.
-    """
-
-    qx0: np.ndarray
-    qy0: np.ndarray
-    sigma_qx0: np.ndarray
-    sigma_qy0: np.ndarray
-    valid: np.ndarray
-    radius: float
-    found: bool
-    reason: str
-    feature: str = "direct beam"
-
-
-@dataclass(frozen=True)
-class OriginFit:
-    """A smooth descan surface. Maps have the scan's shape (Rx, Ry); lengths are detector pixels.
-
-    residual_qx0, residual_qy0: measured less fitted. sigma_qx0, sigma_qy0: of the surface, if positions err each by
-    itself; what one specimen does to the disks of all of them is not in it. model: the one chosen.
-    accepted: whether the surface describes the positions. reason: sentences about what remains.
-    """
-
-    qx0: np.ndarray
-    qy0: np.ndarray
-    residual_qx0: np.ndarray
-    residual_qy0: np.ndarray
-    sigma_qx0: np.ndarray
-    sigma_qy0: np.ndarray
-    model: str
-    accepted: bool
-    reason: str
 
 
 def measure_origin(data, noise: NoiseModel | None = None, mask=None, device="auto", progress=True) -> OriginMap:
@@ -117,7 +75,7 @@ def survey(data, noise: NoiseModel, keep, device="auto", progress=True) -> tuple
     wanted[keep] = True
     locate = partial(_locate_and_keep, beam=beam)
     title = "origin" if progress else None
-    for index, (found, kept) in map_chunks(locate, data, guess, wanted, progress=title, weights=("center",)):
+    for index, (found, kept) in map_chunks(locate, data, guess, wanted, progress=title, require=requirement("center")):
         located.put(index, found)
         if len(kept):
             if not len(patterns):

@@ -1,7 +1,4 @@
 from .figures import (
-    show as show,
-)
-from .figures import (
     show_ellipse as show_ellipse,
 )
 from .figures import (
@@ -13,7 +10,7 @@ from .figures import (
 from .figures import (
     show_polar as show_polar,
 )
-from .gathering import report as report
+from .page import page_html as page_html
 from .summary import (
     of_calibration as of_calibration,
 )

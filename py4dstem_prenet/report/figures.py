@@ -12,10 +12,16 @@ from matplotlib.patches import Annulus
 from matplotlib.patches import Ellipse as EllipsePatch
 from scipy.ndimage import gaussian_filter1d
 
-from ..fits import ellipse_axes, ellipse_vector, to_polar
+from ..core import ellipse_axes, ellipse_vector
+from ..fits import to_polar
 
 _LABEL = {"fontsize": 8}
 LEAST = 1e-3  # what maps of lengths are stretched to at most: px
+
+
+def subplots(rows, columns, figsize):
+    """Axes (rows, columns) of a new pyplot figure, which a notebook shows."""
+    return plt.subplots(rows, columns, figsize=figsize, constrained_layout=True)[1]
 
 
 def _bare(ax, title):
@@ -262,38 +268,3 @@ def show_denoising_check(check, ax):
     ax.spines[["top", "right"]].set_visible(False)
     ax.set_title("squared error on counts that were held out" if kinds else "denoising was not judged", fontsize=10)
     return ax
-
-
-# --- all of it ----------------------------------------------------------------------------------------------
-
-
-def show(datacube, axes=None):
-    """What a cube's calibration holds and does: origin maps, the mean pattern and the rings before and after.
-
-    axes: (3, 4) to draw into; by default those of a new figure. Returns them. Raises PrenetError where the cube has no
-    origin, or one of other data.
-    """
-    from ..fits import pool
-    from ..io import noise_of, read_fitted_origin, read_origin
-
-    measured = read_origin(datacube)
-    qx0, qy0, radius = read_fitted_origin(datacube)
-    noise = noise_of(datacube)
-    pooled = pool(datacube, qx0, qy0, noise, valid=measured.valid)
-    still = pool(datacube, np.full_like(qx0, qx0.mean()), np.full_like(qy0, qy0.mean()), noise)
-    if axes is None:
-        axes = plt.subplots(3, 4, figsize=(13, 9.4), constrained_layout=True)[1]
-    show_origin((measured.qx0, measured.qy0), (qx0, qy0), axes[:2, :3], measured.valid)
-    show_sigma(measured.sigma_qx0, measured.sigma_qy0, measured.valid, axes[:2, 3])
-    show_pattern(still.mean, axes[2, 0], "mean pattern, as recorded", 0.25)
-    ellipse = stored_ellipse(datacube.calibration)
-    vector = np.zeros(2) if ellipse is None else ellipse_vector(*ellipse)
-    size = float(radius) if np.isfinite(radius) else 0.05 * min(datacube.Qshape)
-    ring = ring_radius(pooled.mean, pooled.center, size, pooled.weight, vector)
-    if ellipse is None:
-        show_pattern(pooled.mean, axes[2, 1], "recentered; no ellipse is set", 0.25)
-    else:
-        show_ellipse(pooled.mean, pooled.center, ellipse, ring or size, axes[2, 1],
-                     f"recentered; a/b {ellipse[0] / ellipse[1]:.4f}")
-    show_straightened(pooled.mean, pooled.center, vector, axes[2, 2:], pooled.weight, ring, 1.3 * size)
-    return axes

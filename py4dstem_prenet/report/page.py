@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from ..fits import ellipse_vector
+from ..core import ellipse_vector
 from . import figures, verdicts
 
 _INK = "#012345"  # stands for the page's text color in figures
@@ -207,7 +207,7 @@ font-variant-numeric:tabular-nums}th{font-weight:400}td{overflow-wrap:anywhere}
 _WORDS = {"green": "● Green", "amber": "▲ Amber", "red": "■ Red"}  # never by color alone
 
 
-def page(seen) -> str:
+def page_html(seen) -> str:
     """The page about what was `report.Seen`, as HTML text."""
     made = datetime.now(timezone.utc).isoformat(" ", "minutes").replace("+00:00", " UTC")
     found = seen.verdicts

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..descan import MODELS, MOST_JUMPS, NORMAL_MAD, find_jumps
-from ..origin import OriginMap, fit_origin
+from ..core import NORMAL_MAD, OriginMap
+from ..descan import MODELS, MOST_JUMPS, find_jumps
+from ..origin import fit_origin
 
 LIGHTS = ("green", "amber", "red")
 # Residuals scatter more than their sigmas by this much only where something beside noise is in them.
@@ -263,7 +264,7 @@ def judge_ellipse(stored, seen, origin_of, halves=None) -> Verdict:
         return Verdict(question, "amber", "No, and none is set: rings stay as the detector shows them.", (
             *why, "What is there is taken for the specimen's own: strain is then right only against a reference in the "
             "same scan."))
-    from ..fits import ellipse_vector
+    from ..core import ellipse_vector
 
     ratio = max(stored[:2]) / min(stored[:2])
     told = f"a/b {ratio:.4f}, its long axis at {_long_axis(stored):.1f}° from +qx toward +qy"

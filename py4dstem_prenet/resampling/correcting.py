@@ -13,9 +13,8 @@ import numpy as np
 
 from .._version import __version__
 from ..compute import map_chunks
-from ..core import PrenetError, reading
+from ..core import PrenetError, ellipse_matrix, ellipse_vector, reading
 from ..detector import NoiseModel
-from ..fits import ellipse_matrix, ellipse_vector
 from ..io import calibrations, check_output, emd_files
 from ..io import open as open_cube
 

@@ -43,9 +43,6 @@ from .faults import (
     shade as shade,
 )
 from .pattern import (
-    CENTER as CENTER,
-)
-from .pattern import (
     ideal_coordinates as ideal_coordinates,
 )
 from .pattern import (
@@ -58,3 +55,4 @@ from .pattern import (
     soft_disk as soft_disk,
 )
 from .scan import simulate as simulate
+from .waves import CENTER as CENTER

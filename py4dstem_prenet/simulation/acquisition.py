@@ -18,8 +18,7 @@ import h5py
 import numpy as np
 import torch
 
-from ..core import PrenetError
-from ..fits import ellipse_matrix
+from ..core import PrenetError, ellipse_matrix
 from ..io import check_output
 from .bank import make_bank
 from .pattern import project, rotation_matrix

@@ -23,8 +23,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
-from ..core import PrenetError
-from ..fits import ellipse_matrix, ellipse_vector
+from ..core import PrenetError, ellipse_matrix, ellipse_vector
 from .pattern import SAMPLES, project
 from .scan import descan
 from .specimens import PROTOTYPES, Optics, Specimen, atoms_to_phase, glass_phase

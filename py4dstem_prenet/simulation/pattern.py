@@ -11,8 +11,8 @@ import torch
 from torch.nn.functional import grid_sample
 
 from .specimens import GRID
+from .waves import CENTER
 
-CENTER = GRID // 2
 SAMPLES = 2.0  # bank samples per detector pixel at scale 1
 
 

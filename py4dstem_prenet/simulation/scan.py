@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..core import PrenetError
-from ..fits import ellipse_matrix
+from ..core import PrenetError, ellipse_matrix
 from .bank import make_bank
 from .detector import blur
 from .pattern import project, rotation_matrix

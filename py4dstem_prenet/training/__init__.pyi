@@ -1,3 +1,1 @@
-from .export import export as export
-from .export import replay as replay
 from .loop import train as train

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from ..core import ellipse_matrix
 from ..detector import stabilize
-from ..fits import ellipse_matrix
 from ..networks import CELL, WINDOW, CenterNet, coarse_position, normalize
 from ..simulation import Rates, expose, ideal_coordinates, record, soft_disk, uniform
 from .scenes import draw_scene, log_uniform
@@ -173,9 +173,3 @@ class CenterTask:
         out |= _shares("far", far, present, [kinds for *_, kinds in seen])
         out["score"] = float((error + 0.02).log().mean()) + out["coarse_far"]
         return out
-
-    def replay(self, network, generator):
-        x = torch.rand(1, 3, WINDOW, WINDOW, generator=generator)
-        offset, factor = network.fine(x, torch.ones(1))
-        logits, radius, presence = network.coarse(torch.rand(1, 2, FIELD, FIELD, generator=generator), torch.ones(1))
-        return [*offset[0], *factor.flatten(), logits.mean(), radius[0], presence[0]]

@@ -233,10 +233,3 @@ class DenoiseTask:
             scores.append((ratio + 1e-3).log().mean())
         out["score"] = float(sum(scores) / len(scores))
         return out
-
-    def replay(self, network, generator):
-        counts = torch.poisson(torch.full((2, 32, 32), 2.0), generator=generator)
-        neighbors = torch.poisson(torch.full((2, 32, 32), 20.0), generator=generator) / 10
-        out = network(counts, torch.zeros(2), torch.ones(2, 32, 32, dtype=torch.bool), neighbors,
-                      torch.tensor([0.0, 10.0]))
-        return out[:, 0, :8].flatten()

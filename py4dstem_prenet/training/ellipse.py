@@ -11,8 +11,8 @@ from functools import lru_cache
 import torch
 from torch.nn.functional import grid_sample, pad
 
+from ..core import ellipse_matrix
 from ..detector import stabilize
-from ..fits import ellipse_matrix
 from ..networks import AZIMUTHS, DISK_SPAN, RADII, RINGS_FROM, EllipseNet, normalize_polar
 from ..simulation import CENTER, uniform
 from .scenes import log_uniform
@@ -163,7 +163,3 @@ class EllipseTask:
                     f"{name}_beyond_3": float((error > 3 * sigma * 2**0.5).float().mean())}
             out["score"] += float((error + 1e-3).log().mean())
         return out
-
-    def replay(self, network, generator):
-        maps = {k: torch.rand(1, 3, AZIMUTHS, n, generator=generator) for k, n in RADII.items()}
-        return [v for vector, log_sigma in network(**maps).values() for v in (*vector[0], log_sigma[0])]

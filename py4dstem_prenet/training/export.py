@@ -12,9 +12,7 @@ from safetensors.torch import save
 
 from .._version import __version__
 from ..networks import weights
-from .loop import BANKS, HELD_OUT, ORIENTED, SPECIMENS, tasks
-
-REPLAY_SEED = 7
+from .loop import BANKS, HELD_OUT, ORIENTED, SPECIMENS
 
 WHAT = {
     "center": "Finds the direct beam: roughly in block sums of a scan, then with a covariance in a window of every "
@@ -25,13 +23,6 @@ WHAT = {
     "ellipse": "Finds the elliptical distortion with a covariance in polar maps of a scan's pooled, recentered "
                "patterns (networks/ellipse.py).",
 }
-
-
-def replay(network, task: str) -> list[float]:
-    """What a network answers to an input that is made from a fixed seed: proof that it was loaded as it was saved."""
-    generator = torch.Generator().manual_seed(REPLAY_SEED)
-    with torch.inference_mode():
-        return [round(float(v), 5) for v in tasks()[task]().replay(network, generator)]
 
 
 def export(run: Path, out: Path, command: str, name: str | None = None, minutes_before: float = 0.0) -> Path:
@@ -62,7 +53,7 @@ def export(run: Path, out: Path, command: str, name: str | None = None, minutes_
         "banks": {"training": [BANKS["train"], specimens],
                   "validation": [BANKS["validation"], min(HELD_OUT, specimens)]},
         "figures": {k: v for k, v in figures.items() if k not in ("step", "seconds", "loss")},
-        "replay": replay(network, task),
+        "replay": weights.replay(network),
     }
     for path, text in ((out / f"{name}.safetensors", content),
                        (out / f"{name}.json", (json.dumps(facts, indent=1) + "\n").encode()),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..fits import ellipse_matrix
+from ..core import ellipse_matrix
 from ..simulation import (
     NONE,
     Bank,

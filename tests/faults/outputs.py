@@ -211,13 +211,14 @@ def _(bench):
       "KeyboardInterrupt at each of its steps")
 def _(bench):
     from py4dstem_prenet import pipeline
+    from py4dstem_prenet.io import calibrations
 
     cube = calibrated(np.array(scan().counts))
     before, axes = state(cube), [np.copy(d) for d in cube.dims]
     with pytest.MonkeyPatch.context() as patch:
         report = cube_of(scan().counts).prenet.calibrate(progress=False)
         for step in ("write_fit", "write_ellipse", "write_provenance"):
-            patch.setattr(emd, step, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr(calibrations, step, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):
                 pipeline.write(cube, report.origin, report.fit, report.ellipse, report.noise, "cpu")
             patch.undo()

@@ -1,4 +1,4 @@
-"""One self-contained page about a calibrated scan: what is looked at for it. How it is told: report_page.py."""
+"""A calibrated scan looked at anew: figures of what its calibration holds and does, and a page with verdicts."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from ..core import PrenetError, reading
-from ..denoising import DenoisingCheck, EllipseCheck, OriginCheck, check_denoising, check_ellipse, check_origin, denoise
-from ..detector import NoiseModel, sample_positions
-from ..ellipse import Ellipse, judge
-from ..fits import Pooled, pool
-from ..io import calibrations, check_output, new_file
-from ..networks import load, pick_device
-from ..origin import OriginMap, fit_origin
-from ..resampling import CalibrationCheck, check
-from . import figures, verdicts
-from .page import page
-from .virtual import virtual_images
+from .compute import pick_device
+from .core import Ellipse, OriginMap, PrenetError, ellipse_vector, reading, sample_positions
+from .denoising import DenoisingCheck, check_denoising, denoise
+from .detector import NoiseModel, virtual_images
+from .ellipse import EllipseCheck, check_ellipse, judge
+from .fits import Pooled, pool
+from .io import calibrations, check_output, new_file
+from .networks import load
+from .origin import OriginCheck, check_origin, fit_origin
+from .report import figures, page_html, verdicts
+from .resampling import CalibrationCheck, check
 
 HTML_ENDINGS = (".html", ".htm")
 PIECE = 16  # positions along each side of the part of the scan that is denoised to be shown
@@ -81,7 +80,7 @@ def report(datacube, path, device="auto", progress=True) -> list[verdicts.Verdic
     path = check_output(path, HTML_ENDINGS)
     seen = look(datacube, device, progress)
     with new_file(path, HTML_ENDINGS) as partial:
-        partial.write_text(page(seen), encoding="utf-8")
+        partial.write_text(page_html(seen), encoding="utf-8")
     return seen.verdicts
 
 
@@ -160,3 +159,32 @@ def _denoised(datacube, used, detectors, noise, device):
     exact = NoiseModel(1.0, 0.0, 0.0, np.zeros((qx, qy), bool), False, noise.dose)
     images = [virtual_images(kind, *origins, detectors, exact).reshape(2, *kind.shape[:2]) for kind in kinds]
     return {"raw": kinds[0], "clean": kinds[1], "virtual": np.stack(images)}
+
+
+def show(datacube, axes=None):
+    """What a cube's calibration holds and does: origin maps, the mean pattern and the rings before and after.
+
+    axes: (3, 4) to draw into; by default those of a new figure. Returns them. Raises PrenetError where the cube has no
+    origin, or one of other data.
+    """
+    measured = calibrations.read_origin(datacube)
+    qx0, qy0, radius = calibrations.read_fitted_origin(datacube)
+    noise = calibrations.noise_of(datacube)
+    pooled = pool(datacube, qx0, qy0, noise, valid=measured.valid)
+    still = pool(datacube, np.full_like(qx0, qx0.mean()), np.full_like(qy0, qy0.mean()), noise)
+    if axes is None:
+        axes = figures.subplots(3, 4, figsize=(13, 9.4))
+    figures.show_origin((measured.qx0, measured.qy0), (qx0, qy0), axes[:2, :3], measured.valid)
+    figures.show_sigma(measured.sigma_qx0, measured.sigma_qy0, measured.valid, axes[:2, 3])
+    figures.show_pattern(still.mean, axes[2, 0], "mean pattern, as recorded", 0.25)
+    ellipse = figures.stored_ellipse(datacube.calibration)
+    vector = np.zeros(2) if ellipse is None else ellipse_vector(*ellipse)
+    size = float(radius) if np.isfinite(radius) else 0.05 * min(datacube.Qshape)
+    ring = figures.ring_radius(pooled.mean, pooled.center, size, pooled.weight, vector)
+    if ellipse is None:
+        figures.show_pattern(pooled.mean, axes[2, 1], "recentered; no ellipse is set", 0.25)
+    else:
+        figures.show_ellipse(pooled.mean, pooled.center, ellipse, ring or size, axes[2, 1],
+                     f"recentered; a/b {ellipse[0] / ellipse[1]:.4f}")
+    figures.show_straightened(pooled.mean, pooled.center, vector, axes[2, 2:], pooled.weight, ring, 1.3 * size)
+    return axes
