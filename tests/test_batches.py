@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from py4dstem_prenet.core import reading
+from py4dstem_prenet.core import memory, reading
 from py4dstem_prenet.core.errors import PrenetError
 from py4dstem_prenet.core.reading import check, patterns, shape_of
 
@@ -96,7 +96,7 @@ def test_no_storage_chunk_is_read_twice_and_blocks_stay_small(rx, ry, cx, cy, ch
 def test_blocks_of_a_large_scan_are_nearly_square_tiles_of_one_size(monkeypatch, scan, chunk):
     """What is near in the scan comes in one block: neighbors.py looks for a pattern's like there."""
     monkeypatch.setattr(reading, "BLOCK_BYTES", 1024 * 32 * 32 * 4)
-    monkeypatch.setenv(reading.MEMORY, "1")
+    monkeypatch.setenv(memory.MEMORY, "1")
     data = np.broadcast_to(np.uint16(0), (*scan, 32, 32)) if chunk is None else Dataset(
         np.broadcast_to(np.uint16(0), (*scan, 32, 32)), chunk)
     seen, sides = np.zeros(scan, int), []
@@ -121,7 +121,7 @@ def test_memory_is_bounded_even_by_one_huge_storage_chunk(monkeypatch, cube):
 @pytest.mark.parametrize("some", [False, True])
 def test_a_chunk_larger_than_the_budget_is_unpacked_as_seldom_as_that_allows(monkeypatch, rx, ry, rows, columns, some):
     pattern = 32 * 32 * 2
-    monkeypatch.setenv(reading.MEMORY, str(4 * 30 * pattern / 2**30))  # 30 patterns in one quarter of the budget
+    monkeypatch.setenv(memory.MEMORY, str(4 * 30 * pattern / 2**30))  # 30 patterns in one quarter of the budget
     data = Dataset(np.zeros((rx, ry, 32, 32), np.uint16), (rows, columns))
     sizes = [len(index) for index, _ in patterns(data, positions=np.arange(rx * ry) if some else None)]
     assert max(sizes) <= 30 and sum(sizes) == rx * ry
@@ -129,7 +129,7 @@ def test_a_chunk_larger_than_the_budget_is_unpacked_as_seldom_as_that_allows(mon
 
 
 def test_a_huge_unpacked_chunk_is_read_in_parts(monkeypatch, cube, tmp_path):
-    monkeypatch.setenv(reading.MEMORY, str(4 * 3 * 32 * 34 * 2 / 2**30))
+    monkeypatch.setenv(memory.MEMORY, str(4 * 3 * 32 * 34 * 2 / 2**30))
     read = []
     with h5py.File(tmp_path / "a.h5", "w") as file:
         plain = file.create_dataset("plain", data=cube, chunks=SHAPE)
@@ -157,15 +157,15 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
 
 
 def test_the_budget_is_a_quarter_of_what_is_free_unless_it_is_given(monkeypatch):
-    monkeypatch.setattr(reading, "_free", lambda: 8 * 2**30)
-    monkeypatch.delenv(reading.MEMORY, raising=False)
-    assert reading.budget() == 2 * 2**30
-    monkeypatch.setenv(reading.MEMORY, "0.5")
-    assert reading.budget() == 2**29
+    monkeypatch.setattr(memory, "_free", lambda: 8 * 2**30)
+    monkeypatch.delenv(memory.MEMORY, raising=False)
+    assert memory.budget() == 2 * 2**30
+    monkeypatch.setenv(memory.MEMORY, "0.5")
+    assert memory.budget() == 2**29
     for wrong in ("", "-1", "8GB", "nan"):
-        monkeypatch.setenv(reading.MEMORY, wrong)
+        monkeypatch.setenv(memory.MEMORY, wrong)
         with pytest.raises(PrenetError, match="positive number of GiB"):
-            reading.budget()
+            memory.budget()
 
 
 @pytest.mark.parametrize("positions", [None, np.arange(1, 35, 2)])

@@ -212,7 +212,7 @@ def test_files_of_other_packages(data, tmp_path, format, ending):
 
 def test_a_tvips_file_larger_than_memory_is_refused(data, tmp_path, monkeypatch):
     write("tvips", tmp_path / "a_000.tvips", data)
-    monkeypatch.setenv(reading.MEMORY, str(data.nbytes / 4 / 2**30))
+    monkeypatch.setenv("PY4DSTEM_PRENET_MEMORY", str(data.nbytes / 4 / 2**30))
     with pytest.raises(PrenetError, match=r"must be loaded as a whole.*convert it to HDF5"):
         py4dstem_prenet.open(tmp_path / "a_000.tvips", scan_shape=SCAN)
 

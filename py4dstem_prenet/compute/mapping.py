@@ -221,8 +221,6 @@ def _same_version(version):
 
 
 # --- arrays that a worker opens itself -----------------------------------------------------------------------
-
-
 def _reference(array):
     """A picklable function that opens the array anew as a context, or None where it does not lie in a file."""
     if isinstance(array, h5py.Dataset):

@@ -2,6 +2,7 @@ from .errors import PrenetError as PrenetError
 from .geometry import ellipse_axes as ellipse_axes
 from .geometry import ellipse_matrix as ellipse_matrix
 from .geometry import ellipse_vector as ellipse_vector
+from .memory import budget as budget
 from .reading import SMALLEST_SIDE as SMALLEST_SIDE
 from .reading import check as check
 from .reading import patterns as patterns

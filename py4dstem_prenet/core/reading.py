@@ -14,12 +14,11 @@ from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
-import psutil
 from tqdm import tqdm
 
 from .errors import PrenetError
+from .memory import budget
 
-MEMORY = "PY4DSTEM_PRENET_MEMORY"
 BLOCK_BYTES = 64 * 2**20  # of one block once it is float32, at most; more makes nothing faster
 SMALLEST_SIDE = 32  # px; below that there is no room for a disk and its surroundings
 
@@ -63,31 +62,6 @@ def check(data):
         )
     if isinstance(_array(data), np.ma.MaskedArray):
         raise PrenetError("The data are a masked array, whose mask would be lost; give a plain array.")
-
-
-def budget():
-    """Bytes that reading may hold: a quarter of what is free, or PY4DSTEM_PRENET_MEMORY (GiB)."""
-    given = os.environ.get(MEMORY)
-    if given is None:
-        return _free() // 4
-    try:
-        size = int(float(given) * 2**30)
-    except (ValueError, OverflowError):
-        size = 0
-    if size <= 0:
-        raise PrenetError(f"{MEMORY} must be a positive number of GiB, not {given!r}.")
-    return size
-
-
-def _free():
-    """Bytes of free memory, of the machine or of the control group (a container's, a batch job's) we run in."""
-    free = psutil.virtual_memory().available
-    group = Path("/sys/fs/cgroup")
-    try:
-        free = min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):  # no such group, or no limit ("max")
-        pass
-    return max(free, 2**26)
 
 
 def _storage_chunk(array, allowed):

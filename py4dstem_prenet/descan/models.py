@@ -100,8 +100,6 @@ def _spline_axis(n, half):
 
 
 # --- linear algebra on the grid -------------------------------------------------------------------
-
-
 def _pairs(axis):
     return (axis[:, :, None] * axis[:, None, :]).reshape(len(axis), -1)
 

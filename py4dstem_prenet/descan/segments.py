@@ -92,8 +92,6 @@ def _better(maps, sigmas, valid, whole, parts):
 
 
 # --- where the scan breaks --------------------------------------------------------------------------
-
-
 def find_breaks(maps, sigmas, valid) -> list[int]:
     """Frames from which both coordinates of the beam follow another descan than before, ascending."""
     datas = [prepare(values, sigma, valid) for values, sigma in zip(maps, sigmas, strict=True)]

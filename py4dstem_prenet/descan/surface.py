@@ -87,8 +87,6 @@ def fit_pair(qx, qy, sigma_qx, sigma_qy, valid, model="auto") -> tuple[SurfaceFi
 
 
 # --- the fit of one or two maps -------------------------------------------------------------------
-
-
 def _fit_seen(maps, valid, model):
     """`_fit`; where the beam is seen in a part of the scan only, as bent a surface there as that part determines."""
     fits = _fit(maps, valid, model)
@@ -227,8 +225,6 @@ def _dense(off, use):
 
 
 # --- robust fits ----------------------------------------------------------------------------------
-
-
 def _noise(r, data, edf, previous=None):
     """Total noise: sigma and a floor in quadrature so that the median residual is a Gaussian's (or sigma
     scaled down where it is plainly too large). Rejected positions do not count once there is a `previous`
@@ -316,8 +312,6 @@ def _solve_all(bases, data):
 
 
 # --- choice ---------------------------------------------------------------------------------------
-
-
 def folds(shape):
     """Nine interleaved sets of blocks (3 by 3), numbered as an (Rx, Ry) map; the partition is the same for a flipped
     or transposed scan."""
@@ -375,8 +369,6 @@ def _choose(bases, datas, starts, wanted):
 
 
 # --- small things ---------------------------------------------------------------------------------
-
-
 def _grid(datas):
     """((rows, columns) of the scan on which the model is chosen, whether all measurements lie on them).
 

@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 
 from ..compute import map_chunks
-from ..core import PrenetError, reading, sample_positions
+from ..core import PrenetError, budget, reading, sample_positions
 from ..detector import NoiseModel
 
 CELL = 0.25  # px: origins that agree within this are summed before they are moved
@@ -157,7 +157,7 @@ def worth_keeping(data, dose):
     positions = pooled_positions(np.ones(scan[0] * scan[1], bool), scan, dose)
     size = len(positions) * int(np.prod(array.shape[2:])) * np.dtype(array.dtype).itemsize
     in_memory = isinstance(array, np.ndarray) and not isinstance(array, np.memmap)
-    return positions[:0] if in_memory or size > min(KEPT_BYTES, reading.budget() // 4) else positions
+    return positions[:0] if in_memory or size > min(KEPT_BYTES, budget() // 4) else positions
 
 
 def _frame(origin, shape):

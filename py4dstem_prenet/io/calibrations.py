@@ -268,8 +268,6 @@ def _stored_map(datacube, values):
 
 
 # --- provenance ---------------------------------------------------------------------------------------------
-
-
 def provenance(datacube, weights=None, settings=None, noise=None, verdicts=()):
     """What was done to a cube, as a dict that JSON can hold.
 
@@ -319,8 +317,6 @@ def read_provenance(datacube):
 
 
 # --- copies ------------------------------------------------------------------------------------------------
-
-
 def cube_like(datacube, data):
     """A DataCube of other data, (Rx, Ry, Qx, Qy), with copies of the calibration, sigma maps and metadata."""
     new = DataCube(data=data, name=datacube.name)

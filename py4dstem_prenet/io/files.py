@@ -249,8 +249,6 @@ def save_scan(path, data, truth):
 
 
 # --- HDF5 ---------------------------------------------------------------------------------------------------
-
-
 def in_chunks(group, name, shape, dtype):
     """A new data set (Rx, Ry, Qx, Qy), in chunks of about a MiB of patterns that follow one another along a scan row.
 

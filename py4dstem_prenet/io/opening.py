@@ -17,7 +17,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from ..core import PrenetError, reading
+from ..core import PrenetError, budget, reading
 from .files import EMD_ENDINGS, emd_nodes, existing, open_hdf5, whole_place
 
 _EMD_NODES = ("node", "array", "pointlist", "pointlistarray", "custom")
@@ -106,8 +106,6 @@ def _first_line(error):
 
 
 # --- HDF5 ---------------------------------------------------------------------------------------------------
-
-
 def _open_any_hdf5(path, scan_shape, name):
     with open_hdf5(path) as file:
         kind = file.attrs.get("emd_group_type")
@@ -211,8 +209,6 @@ def _emd_cube(path, where):
 
 
 # --- detectors' files ---------------------------------------------------------------------------------------
-
-
 def _open_with_py4dstem(path, scan_shape):
     import py4DSTEM
 
@@ -239,7 +235,7 @@ def _check_memory(path):
     """Refuse a file, with those that go on where it ends (a_000, a_001, ...), that memory is too small for."""
     series = path.stem.rstrip("0123456789")
     size = sum(p.stat().st_size for p in path.parent.glob(f"{glob.escape(series)}*{path.suffix}"))
-    allowed = 3 * reading.budget()  # all but a quarter of what is free
+    allowed = 3 * budget()  # all but a quarter of what is free
     if size > allowed:
         raise PrenetError(f"{path} must be loaded as a whole, {size / 2**30:.2g} GiB, and {allowed / 2**30:.2g} GiB of "
                           "memory may be used; convert it to HDF5 or zspy first, or bin it.")

@@ -117,8 +117,6 @@ def _end(process):
 
 
 # --- the other side
-
-
 def serve():
     """Do what the other process asks, until it ends."""
     answers = os.fdopen(os.dup(1), "wb")

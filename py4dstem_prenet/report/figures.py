@@ -38,8 +38,6 @@ def _color_bar(image, ax):
 
 
 # --- patterns and maps --------------------------------------------------------------------------------------
-
-
 def show_pattern(pattern, ax, title="", power=0.4, vmax=None, origin=None):
     """One pattern, its intensity raised to `power`. origin: (qx0, qy0) to mark. Returns the axes."""
     pattern = np.clip(pattern, 0, None) ** power
@@ -95,8 +93,6 @@ def show_sigma(sigma_qx0, sigma_qy0, valid, axes):
 
 
 # --- recentered patterns and ellipse ------------------------------------------------------------------------
-
-
 def show_recentered(before, after, axes, power=0.25):
     """The mean pattern as recorded, and recentered, into two axes with the same colors. Returns them."""
     top = float(max(np.max(before), np.max(after)))
@@ -222,8 +218,6 @@ def _half(polar, radii):
 
 
 # --- denoising ----------------------------------------------------------------------------------------------
-
-
 def show_denoised(raw, denoised, axes, titles=("measured", "denoised", "difference"), power=0.4):
     """Raw, denoised and their difference into three axes. Returns them."""
     top = float(np.max(denoised))

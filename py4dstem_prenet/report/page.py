@@ -22,8 +22,6 @@ _INK = "#012345"  # stands for the page's text color in figures
 
 
 # --- figures ------------------------------------------------------------------------------------------------
-
-
 class Panels:
     """Axes, each of a figure of its own, and the captions they are shown with."""
 
@@ -112,8 +110,6 @@ def _denoising_panels(seen):
 
 
 # --- numbers ------------------------------------------------------------------------------------------------
-
-
 def _numbers(seen):
     """Pairs of what and how much."""
     noise = seen.noise

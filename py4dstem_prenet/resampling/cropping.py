@@ -105,8 +105,6 @@ def _bragg_vectors(datacube):
 
 
 # --- crop and bin -------------------------------------------------------------------------------------------
-
-
 def crop_Q(datacube, ROI):
     """A new DataCube of a part of every pattern. ROI: (Qx_min, Qx_max, Qy_min, Qy_max), the maxima left out.
 
