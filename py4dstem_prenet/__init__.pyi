@@ -1,7 +1,9 @@
 from . import errors as errors
 from ._version import __version__ as __version__
+from .compute import use_cluster as use_cluster
 from .core import PrenetError as PrenetError
 from .denoising import check_denoising as check_denoising
+from .descan import fit_origin as fit_origin
 from .detector import estimate_noise as estimate_noise
 from .ellipse import check_ellipse as check_ellipse
 from .ellipse import map_ellipse as map_ellipse
@@ -11,7 +13,6 @@ from .io import open as open
 from .io import save as save
 from .live import OnlineCalibrator as OnlineCalibrator
 from .origin import check_origin as check_origin
-from .origin import fit_origin as fit_origin
 from .origin import measure_origin as measure_origin
 from .pipeline import calibrate as calibrate
 from .pipeline import preprocess as preprocess

@@ -54,8 +54,8 @@ class PrenetAccessor:
         model: "constant", "plane", "parabola", "spline", or "auto" to let the data choose. Returns an
         `OriginFit`.
         """
+        from .descan import fit_origin
         from .io import calibrations
-        from .origin import fit_origin
 
         result = fit_origin(calibrations.read_origin(self._datacube), model)
         calibrations.write_fit(self._datacube, result)

@@ -87,12 +87,12 @@ def calibrate(
     check_output(output)
     good = None if mask is None else load_mask(mask)
     datacube = _open(file, scan, cube)
-    from .compute import connected
+    from .compute import use_cluster
     from .io import save
     from .pipeline import calibrate
 
     with redirect_stdout(sys.stderr if as_json else sys.stdout):
-        with connected(scheduler):
+        with use_cluster(scheduler):
             report = calibrate(datacube, mask=good, device=device)
         typer.echo(str(report))
         if report.origin.found:
@@ -125,10 +125,10 @@ def denoise(
 
     check_output(output)
     datacube = _open(file, scan, cube)
-    from .compute import connected
+    from .compute import use_cluster
     from .denoising import denoise
 
-    with connected(scheduler):
+    with use_cluster(scheduler):
         denoise(datacube, out=output, weights=weights, device=device)
     typer.echo(f"Saved {output}.")
 
@@ -140,10 +140,10 @@ def correct(file: Scan, output: Output, scan: Shape = None, cube: Cube = None, s
 
     check_output(output)
     datacube = _open(file, scan, cube)
-    from .compute import connected
+    from .compute import use_cluster
     from .resampling import corrected
 
-    with connected(scheduler):
+    with use_cluster(scheduler):
         corrected(datacube, out=output)
     typer.echo(f"Saved {output}.")
 

@@ -3,13 +3,12 @@
     ctx = libertem.api.Context()
     report = calibrate_dataset(ctx, ctx.load("auto", path), out="calibration.h5")
 
-does for a LiberTEM data set what `calibrate` does for a DataCube, on LiberTEM's workers. A stream comes by only
-once, so what there is to be learned is learned from an earlier scan over the same field of view, of fewer positions
-perhaps:
+does for a LiberTEM data set what `calibrate` does for a DataCube, on LiberTEM's workers. A stream can be read only once,
+so noise and beam are learned from an earlier scan over the same field of view, of fewer positions perhaps:
 
     learned = learn(ctx, survey)
     for partial in ctx.run_udf_iter(acquisition, learned.origin_udf(acquisition.shape.nav)):
-        origin = learned.origin(partial.buffers[0])    # as known so far
+        origin = learned.origin(partial.buffers[0])    # the positions so far
     report = learned.calibrate(partial.buffers[0], out="calibration.h5")
 
 LiberTEM's (y, x) axes of navigation and signal are (Rx, Ry) and (Qx, Qy) here. Needs the extra `libertem`.
@@ -17,22 +16,17 @@ LiberTEM's (y, x) axes of navigation and signal are (Rx, Ry) and (Qx, Qy) here. 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import prod
+from dataclasses import dataclass, replace
 
 import numpy as np
 from py4DSTEM import DataCube
 from scipy.ndimage import map_coordinates
 
-from .compute import pick_device
-from .core import OriginMap, PrenetError, Sample, reading
-from .detector import estimate_noise
-from .ellipse import judge
-from .fits import KEPT_BYTES, Plan, Pooled, plan, pooled_positions
-from .io import check_output, emd_files
-from .networks import load
-from .origin import Beam, Located, check_mask, find_beam, fit_origin, from_rings, origin_of
-from .pipeline import CalibrationReport, check_networks, judge_scan, write
+from .core import BLOCK_BYTES, CalibrationReport, OriginMap, PrenetError, SampledScan, as_scan
+from .fits import KEPT_BYTES, pooled_positions
+from .io import DatasetScan, check_output, save
+from .origin import Located, check_mask
+from .pipeline import Calibrator, check_networks, write_report
 
 try:
     from libertem.udf import UDF
@@ -43,212 +37,205 @@ except ImportError as error:
 def calibrate_dataset(ctx, dataset, out=None, mask=None, device="auto", progress=False) -> CalibrationReport:
     """Calibrate a LiberTEM data set: the report that `calibrate` would give for the same data.
 
-    LiberTEM's workers read all frames once for the origin, and those that are pooled (some thousand of a large
-    scan) again for the ellipse; about a thousand frames come to this process, from which the beam is learned.
+    LiberTEM's workers read all frames once. About a thousand frames, from which the beam is learned, and those that are
+    pooled for the ellipse (some thousand of a large scan) are sent to this process.
 
-    Args:
-        ctx: a `libertem.api.Context`, not an asynchronous one.
-        dataset: a data set with two axes of navigation and two of signal.
-        out: a new EMD file for the calibration, as `save(data=False)` writes it; `load_calibration` reads it. It is not
-            written where no beam was found.
-        mask: (Qx, Qy) bool, True where a detector pixel is good.
-        device: "auto", "cpu", "cuda" or "mps", on each worker.
-        progress: show LiberTEM's progress bars.
+    Parameters
+    ----------
+    ctx : libertem.api.Context
+        A synchronous context.
+    dataset : libertem.io.dataset.base.DataSet
+        A data set with two axes of navigation and two of signal.
+    out : path-like, optional
+        A new EMD file for the calibration, as `save(data=False)` writes it; `load_calibration` reads it. It is not
+        written if no beam was found.
+    mask : numpy.ndarray of bool, optional
+        (Qx, Qy), True where a detector pixel is good.
+    device : str
+        "auto", "cpu", "cuda" or "mps", on each worker.
+    progress : bool
+        Whether to show LiberTEM's progress bars.
 
-    Raises:
-        PrenetError: data that cannot be calibrated, a file that exists, no weights, a device that is not there.
+    Returns
+    -------
+    CalibrationReport
+        What was found.
+
+    Raises
+    ------
+    PrenetError
+        The data cannot be calibrated, the file exists, weights are missing, or the device is not available.
     """
-    data = DatasetArray(ctx, dataset)
-    check_networks(device)
+    scan = DatasetScan(ctx, dataset)
     if out is not None:
         check_output(out)
-    noise = _noise(data, mask)
-    beam, guess, reason = find_beam(data, noise, device)
-    if beam is None:
-        origin = from_rings(data, noise, reason)
-    else:
-        noise = beam.noise
-        guess = guess.reshape(*data.shape[:2], 2)
-        udf = Learned(beam, guess)._udf(guess, np.zeros(data.shape[:2], bool))
-        origin = origin_of(data, noise, _located(ctx.run_udf(dataset, udf, progress=progress))[0], beam)
-    fit = ellipse = None
-    if origin.found:
-        fit = fit_origin(origin)
-        pooling = Pooling(plan(data.shape, fit.qx0, fit.qy0, noise, origin.valid), data.shape[:2])
-        pooled = pooling.pooled(ctx.run_udf(dataset, pooling.udf(), roi=pooling.roi(), progress=progress))
-        ellipse = judge(load("ellipse", pick_device(device)), pooled, origin.radius, noise)
-    return _written(data, origin, fit, ellipse, noise, device, out)
+    learned = _learn(scan, mask, device)
+    if learned.calibrator.beam is None:
+        return _written(learned.calibrator.finish(scan, None, progress=progress), scan, out)
+    located, known, kept = _located(ctx.run_udf(dataset, learned.origin_udf(), progress=progress))
+    return _written(learned.calibrator.finish(scan, located, kept, known, progress), scan, out)
 
 
 def learn(ctx, dataset, mask=None, device="auto") -> Learned:
-    """Learn detector and beam from about a thousand frames of a data set. Arguments as for `calibrate_dataset`.
+    """Learn noise and beam from about a thousand frames of a data set.
 
-    Raises PrenetError where no direct beam can be seen.
+    Parameters
+    ----------
+    ctx, dataset, mask, device
+        As for `calibrate_dataset`.
+
+    Returns
+    -------
+    Learned
+        What was learned, for streams over the same field of view.
+
+    Raises
+    ------
+    PrenetError
+        The data cannot be calibrated, or show no direct beam.
     """
-    data = DatasetArray(ctx, dataset)
+    learned = _learn(DatasetScan(ctx, dataset), mask, device)
+    if learned.calibrator.beam is None:
+        raise PrenetError(f"There is no direct beam to learn from. {learned.calibrator.refusal}")
+    return learned
+
+
+def _learn(scan, mask, device):
+    check_mask(scan, mask)
     check_networks(device)
-    beam, guess, reason = find_beam(data, _noise(data, mask), device)
-    if beam is None:
-        raise PrenetError(f"There is no direct beam to learn from. {reason}")
-    return Learned(beam, guess.reshape(*data.shape[:2], 2))
+    return Learned(Calibrator.learn(scan, mask, device), scan.scan_shape)
 
 
 @dataclass(frozen=True)
 class Learned:
-    """What one scan says of those to come: the beam, with the detector's noise, and a guess of the descan.
+    """What one scan tells of those to come over the same field of view.
 
-    guess: (Rx, Ry, 2), origins (qx0, qy0) in pixels at the positions of the scan that it was learned from.
+    Attributes
+    ----------
+    calibrator : Calibrator
+        Noise, beam and a guess of the origins of the scan that it was learned from.
+    scan_shape : tuple of int
+        (Rx, Ry) of that scan.
     """
 
-    beam: Beam
-    guess: np.ndarray
+    calibrator: Calibrator
+    scan_shape: tuple[int, int]
 
-    def guess_at(self, scan):
-        """(Rx, Ry, 2): the guess for a scan of another number of positions over the same field of view."""
-        where = np.meshgrid(*[((np.arange(n) + 0.5) * m / n - 0.5).clip(0, m - 1)
-                              for n, m in zip(scan, self.guess.shape[:2], strict=True)], indexing="ij")
-        return np.stack([map_coordinates(self.guess[..., k], where, order=1) for k in (0, 1)], -1)
+    def guess_at(self, scan_shape) -> np.ndarray:
+        """Interpolate the guess to a scan of other positions over the same field of view.
 
-    def origin_udf(self, scan=None) -> OriginUDF:
-        """The UDF for a data set of `scan` = (Rx, Ry) positions over the same field of view; None = as many.
+        Parameters
+        ----------
+        scan_shape : tuple of int
+            (Rx, Ry).
 
-        It keeps an even sample of the frames, 512 MB at most, for the ellipse.
+        Returns
+        -------
+        numpy.ndarray
+            (Rx, Ry, 2), origins (qx0, qy0), pixels.
         """
-        guess = self.guess_at(scan or self.guess.shape[:2])
+        guess = self.calibrator.guess.reshape(*self.scan_shape, 2)
+        at = np.meshgrid(*[((np.arange(n) + 0.5) * m / n - 0.5).clip(0, m - 1)
+                           for n, m in zip(scan_shape, self.scan_shape, strict=True)], indexing="ij")
+        return np.stack([map_coordinates(guess[..., k], at, order=1) for k in (0, 1)], -1)
+
+    def origin_udf(self, scan_shape=None) -> OriginUDF:
+        """Make the UDF that locates the beam; it keeps an even sample of the frames, 512 MB at most, for the ellipse.
+
+        Parameters
+        ----------
+        scan_shape : tuple of int, optional
+            (Rx, Ry) of the data set; that of the scan that was learned from by default.
+
+        Returns
+        -------
+        OriginUDF
+            For `Context.run_udf` or `run_udf_iter`.
+        """
+        guess = self.guess_at(scan_shape or self.scan_shape)
         count = guess.shape[0] * guess.shape[1]
-        keep = pooled_positions(np.ones(count, bool), guess.shape[:2], self.beam.noise.dose)
-        most = max(1, KEPT_BYTES // (4 * self.beam.noise.bad_pixels.size))
+        keep = pooled_positions(np.ones(count, bool), guess.shape[:2], self.calibrator.noise.dose)
+        most = max(1, KEPT_BYTES // (4 * self.calibrator.noise.bad_pixels.size))
         if len(keep) > most:
             keep = keep[np.linspace(0, len(keep) - 1, most).astype(int)]
-        return self._udf(guess, np.isin(np.arange(count), keep))
-
-    def _udf(self, guess, keep):
-        return OriginUDF(where=_of_frames(np.dstack([guess, keep.reshape(guess.shape[:2])])), beam=self.beam)
+        kept = np.isin(np.arange(count), keep).reshape(guess.shape[:2])
+        frames = np.dstack([guess, kept])
+        aux = UDF.aux_data(frames.ravel(), kind="nav", extra_shape=frames.shape[2:], dtype=frames.dtype)
+        return OriginUDF(frames=aux, beam=self.calibrator.beam)
 
     def origin(self, result) -> OriginMap:
-        """The `OriginMap` of the UDF's result, a partial one too: positions that have not come are not valid."""
-        return self._origin(result)[0]
+        """Judge the result of the UDF, a partial one too; positions that have not come are not valid.
+
+        Parameters
+        ----------
+        result : dict
+            The UDF's result buffers.
+
+        Returns
+        -------
+        OriginMap
+            The measured origin.
+        """
+        located, known, kept = _located(result)
+        return self._for(result).origin(self._scan(result, kept), located, known)
 
     def calibrate(self, result, out=None) -> CalibrationReport:
-        """The report on the UDF's result. out: as for `calibrate_dataset`."""
+        """Calibrate from the result of the UDF.
+
+        Parameters
+        ----------
+        result : dict
+            The UDF's result buffers.
+        out : path-like, optional
+            As for `calibrate_dataset`.
+
+        Returns
+        -------
+        CalibrationReport
+            What was found.
+        """
         if out is not None:
             check_output(out)
-        device = self.beam.device
-        origin, sample = self._origin(result)
-        fit, ellipse = judge_scan(sample, sample, origin, self.beam.noise, device, progress=False)
-        return _written(sample, origin, fit, ellipse, self.beam.noise, device, out)
+        located, known, kept = _located(result)
+        scan = self._scan(result, kept)
+        return _written(self._for(result).finish(scan, located, kept, known, progress=False), scan, out)
 
-    def _origin(self, result):
-        """The `OriginMap`, and what was kept."""
-        found, known = _located(result)
-        kept = np.ravel(result["kept"].data)
-        at = np.array([k for k, frame in enumerate(kept) if isinstance(frame, np.ndarray)], int)
-        scan = result["qx0"].data.shape
-        if len(at):
-            sample = Sample(scan, at, list(kept[at]))
-        else:
-            sample = np.broadcast_to(np.uint8(0), (*scan, *self.beam.noise.bad_pixels.shape))
-        return origin_of(sample, self.beam.noise, found, self.beam, known), sample
+    def _for(self, result):
+        return replace(self.calibrator, guess=self.guess_at(result["qx0"].data.shape).reshape(-1, 2))
+
+    def _scan(self, result, kept):
+        """The frames that were kept, or a scan of zeros if none has come."""
+        shape = (*result["qx0"].data.shape, *self.calibrator.noise.bad_pixels.shape)
+        return as_scan(np.broadcast_to(np.uint8(0), shape)) if kept is None else kept
 
 
-class DatasetArray:
-    """A LiberTEM data set as an array (Rx, Ry, Qx, Qy) that this package reads; LiberTEM runs a UDF for each block.
+class OriginUDF(UDF):
+    """Locate the direct beam in every frame; `Learned.origin_udf` makes one, `Learned.origin` reads its result.
 
-    Good for samples, and for what has no UDF of its own: `DataCube(DatasetArray(ctx, dataset)).prenet.denoise(out)`.
-    Raises PrenetError where the axes are not two and two, and as `batches.check`.
+    LiberTEM gives frames one by one; they are collected into blocks, as large as other scans are read in.
+
+    Result channels, one value a frame: qx0, qy0, in pixels; sigma_qx0, sigma_qy0, of electron counting alone; signal,
+    electrons in the window of the disk; seen, False if no beam could be located; known, False for frames that have not
+    come; kept, an object, the frame itself if it was asked for.
+
+    Parameters
+    ----------
+    frames : libertem.common.buffers.AuxBufferWrapper
+        (3,) of each frame: a guess of its origin, and 1 if it is to be kept.
+    beam : Beam
+        What was learned.
     """
 
-    def __init__(self, ctx, dataset):
-        dims = dataset.shape.nav.dims, dataset.shape.sig.dims
-        if dims != (2, 2):
-            raise PrenetError(f"The data set has {dims[0]} axes of navigation and {dims[1]} of signal, not two and "
-                              "two; load it with nav_shape=(rows, columns).")
-        self.shape = tuple(int(n) for n in dataset.shape)
-        self.ndim = 4
-        self.dtype = np.dtype(dataset.dtype)
-        self._ctx, self._dataset = ctx, dataset
-        reading.check(self)
-
-    def read_at(self, rows, columns):
-        """(n, Qx, Qy), the patterns at these scan positions, (n,) each, in their order."""
-        scan = self.shape[:2]
-        wanted, order = np.unique(np.ravel_multi_index((rows, columns), scan), return_inverse=True)
-        roi = np.zeros(scan, bool)
-        roi.flat[wanted] = True
-        picked = self._ctx.run_udf(self._dataset, _Pick(), roi=roi)["patterns"].raw_data
-        return picked[order]
-
-    def __getitem__(self, key):
-        """Patterns, or parts of them; key: slices or whole numbers, of the scan's axes first."""
-        key = key if isinstance(key, tuple) else (key,)
-        rows, columns = (np.arange(n)[part] for n, part in zip(self.shape, (*key, ...)[:2], strict=False))
-        at = np.meshgrid(rows, columns, indexing="ij")
-        patterns = self.read_at(*(a.ravel() for a in at)) if at[0].size else np.zeros((0, *self.shape[2:]), self.dtype)
-        patterns = patterns.reshape(*rows.shape, *columns.shape, *self.shape[2:])
-        return patterns[(*[slice(None)] * (rows.ndim + columns.ndim), *key[2:])]
-
-
-class _Pick(UDF):
-    """Frames as they are. (LiberTEM's own PickUDF holds all of them once for every partition.)"""
-
-    def get_preferred_input_dtype(self):
-        return self.USE_NATIVE_DTYPE
-
-    def get_result_buffers(self):
-        shape = tuple(self.meta.dataset_shape.sig)
-        return {"patterns": self.buffer(kind="nav", extra_shape=shape, dtype=self.meta.input_dtype)}
-
-    def process_frame(self, frame):
-        self.results.patterns[:] = frame
-
-
-class _Blocks(UDF):
-    """Collects the frames of a partition and works on blocks of them, as large as `batches.patterns` makes them.
-
-    LiberTEM gives whole frames one by one, or a whole partition, which may be most of a worker's memory.
-    """
+    def __init__(self, frames, beam):
+        super().__init__(frames=frames, beam=beam)
 
     def get_preferred_input_dtype(self):
         return self.USE_NATIVE_DTYPE
 
     def get_task_data(self):
         shape = tuple(self.meta.dataset_shape.sig)
-        size = min(max(1, reading.BLOCK_BYTES // (4 * prod(shape))), self.meta.partition_shape[0])
-        return {"block": np.empty((size, *shape), self.meta.input_dtype), "rows": []}
-
-    def collect(self, frame, row):
-        """Take a frame, and what is known of its position; work on the block when it is full."""
-        self.task_data.block[len(self.task_data.rows)] = frame
-        self.task_data.rows.append(np.array(row))
-        if len(self.task_data.rows) == len(self.task_data.block):
-            self.flush_block()
-
-    def flush_block(self):
-        rows = self.task_data.rows
-        if rows:
-            block = self.task_data.block[: len(rows)]
-            if block.dtype.kind == "f" and not np.isfinite([block.min(), block.max()]).all():
-                raise PrenetError("The data contain NaN or infinite values; replace them first.")
-            self.work(block, np.array(rows))
-            rows.clear()
-
-    def postprocess(self):
-        self.flush_block()
-
-
-class OriginUDF(_Blocks):
-    """Locates the direct beam in every frame; `Learned.origin_udf` makes one, `Learned.origin` reads its result.
-
-    Channels, one value a frame: qx0, qy0, in pixels; sigma_qx0, sigma_qy0, of electron counting alone, infinite where
-    nothing says; signal, electrons in the window of the disk; seen, False where what is there has no place; known,
-    False for frames that have not come; kept, an object, the frame itself where it was asked for.
-    """
-
-    def __init__(self, where, beam):  # where: of each frame, a guess of its origin, and 1 if it is to be kept
-        super().__init__(where=where, beam=beam)
-
-    def get_task_data(self):
-        return {**super().get_task_data(), "found": [], "kept": []}
+        size = min(max(1, BLOCK_BYTES // (4 * shape[0] * shape[1])), self.meta.partition_shape[0])
+        return {"block": np.empty((size, *shape), self.meta.input_dtype), "guess": [], "found": [], "kept": []}
 
     def get_result_buffers(self):
         kinds = dict.fromkeys(("qx0", "qy0", "sigma_qx0", "sigma_qy0", "signal"), np.float64)
@@ -256,97 +243,46 @@ class OriginUDF(_Blocks):
         return {name: self.buffer(kind="nav", dtype=dtype) for name, dtype in kinds.items()}
 
     def process_frame(self, frame):
-        self.task_data.kept.append(np.array(frame) if self.params.where[2] else 0)
-        self.collect(frame, self.params.where[:2])
+        task = self.task_data
+        task.kept.append(np.array(frame) if self.params.frames[2] else 0)
+        task.block[len(task.guess)] = frame
+        task.guess.append(np.array(self.params.frames[:2]))
+        if len(task.guess) == len(task.block):
+            self._locate_block()
 
-    def work(self, block, rows):
-        self.task_data.found.append(self.params.beam.locate(block, rows))
+    def _locate_block(self):
+        task = self.task_data
+        if task.guess:
+            block = task.block[: len(task.guess)]
+            if block.dtype.kind == "f" and not np.isfinite([block.min(), block.max()]).all():
+                raise PrenetError("The data contain NaN or infinite values; replace them first.")
+            task.found.append(self.params.beam.locate(block, np.array(task.guess)))
+            task.guess.clear()
 
     def postprocess(self):
-        super().postprocess()
+        self._locate_block()
         for k, frame in enumerate(self.task_data.kept):
             self.results.kept[k] = frame
         done = 0
         for found in self.task_data.found:  # in the order of the partition's frames, as LiberTEM hands them on
-            part = slice(done, done := done + len(found.seen))
-            results = self.results
+            part, results = slice(done, done := done + len(found.seen)), self.results
             results.qx0[part], results.qy0[part] = found.position.T
             results.sigma_qx0[part], results.sigma_qy0[part] = found.sigma.T
             results.signal[part], results.seen[part], results.known[part] = found.signal, found.seen, True
 
 
-@dataclass(frozen=True)
-class Pooling:
-    """Recentered frames summed on LiberTEM's workers. plan: of `pooling.plan`. scan: (Rx, Ry)."""
-
-    plan: Plan
-    scan: tuple[int, int]
-
-    def roi(self):
-        """(Rx, Ry) bool: the positions that are pooled; the UDF leaves the others out if they come."""
-        roi = np.zeros(self.scan, bool)
-        roi.flat[self.plan.chosen] = True
-        return roi
-
-    def udf(self) -> PoolUDF:
-        part = np.where(self.roi().ravel(), self.plan.part, -1)
-        where = np.column_stack([self.plan.origin, part]).reshape(*self.scan, 3)
-        return PoolUDF(where=_of_frames(where), add=self.plan.add, parts=self.plan.parts, frame=self.plan.frame.shape)
-
-    def pooled(self, result) -> Pooled:
-        """What `pooling.pool` gives, from the UDF's result."""
-        sums, weights = result["sums"].data, result["weights"].data
-        return self.plan.total([dict(enumerate(zip(sums, weights, strict=True)))])
-
-
-class PoolUDF(_Blocks):
-    """Sums recentered frames; `Pooling` makes one, and reads its result.
-
-    Channels: sums, in electrons, and weights, how many frames cover a pixel, (parts, Hx, Hy) float32 each.
-    """
-
-    def __init__(self, where, add, parts, frame):  # where: of each frame its origin, and its part or -1
-        super().__init__(where=where, add=add, parts=parts, frame=frame)
-
-    def get_result_buffers(self):
-        shape = (self.params.parts, *self.params.frame)
-        return {name: self.buffer(kind="single", extra_shape=shape, dtype=np.float32) for name in ("sums", "weights")}
-
-    def process_frame(self, frame):
-        if self.params.where[2] >= 0:
-            self.collect(frame, self.params.where)
-
-    def work(self, block, rows):
-        pieces = self.params.add(np.arange(len(block)), block, rows[:, :2], rows[:, 2].astype(int))
-        for part, (total, weight) in pieces.items():
-            self.results.sums[part] += total
-            self.results.weights[part] += weight
-
-    def merge(self, dest, src):
-        dest.sums[:] += src.sums
-        dest.weights[:] += src.weights
-
-
 def _located(result):
-    """What was located, flat over the scan, and (Rx * Ry,) bool, where anything was looked at."""
+    """What was located, flat over the scan; (Rx * Ry,) bool, the frames that have come; and those that were kept."""
     at = {name: np.ravel(result[name].data) for name in result}
-    position, sigma = (np.stack([at[f"{which}qx0"], at[f"{which}qy0"]], 1) for which in ("", "sigma_"))
-    return Located(position, sigma, at["signal"], at["seen"].astype(bool)), at["known"].astype(bool)
+    position, sigma = (np.stack([at[f"{kind}qx0"], at[f"{kind}qy0"]], 1) for kind in ("", "sigma_"))
+    index = np.array([k for k, frame in enumerate(at["kept"]) if isinstance(frame, np.ndarray)], int)
+    kept = SampledScan(result["qx0"].data.shape, index, list(at["kept"][index])) if len(index) else None
+    return Located(position, sigma, at["signal"], at["seen"].astype(bool)), at["known"].astype(bool), kept
 
 
-def _of_frames(values):
-    """A parameter of a UDF with a row for each frame, from (Rx, Ry, n)."""
-    return UDF.aux_data(values.ravel(), kind="nav", extra_shape=values.shape[2:], dtype=values.dtype)
-
-
-def _written(data, origin, fit, ellipse, noise, device, out):
-    cube = DataCube(np.broadcast_to(np.zeros((), data.dtype), data.shape))  # a shape, to hold the calibration
-    report = write(cube, origin, fit, ellipse, noise, device)
-    if out is not None and origin.found:
-        emd_files.save(cube, out, data=False)
+def _written(report, scan, out):
+    cube = DataCube(np.broadcast_to(np.zeros((), scan.dtype), scan.shape))  # a shape, to hold the calibration
+    report = write_report(cube, report)
+    if out is not None and report.origin.found:
+        save(cube, out, data=False)
     return report
-
-
-def _noise(data, mask):
-    check_mask(data, mask)
-    return estimate_noise(data, mask=mask)

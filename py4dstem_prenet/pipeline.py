@@ -1,138 +1,196 @@
-"""The stages in order: noise, origin, descan, ellipse; what was found is written, what was refused is said."""
+"""Calibration: what is learned of a scan, the beam located in every pattern, descan and ellipse, and what is written.
+
+`Calibrator` is the one sequence `learn -> locate -> finish`. `calibrate` runs it on a DataCube, `libertem` on LiberTEM's
+workers, and `live` on a scan that is still running.
+"""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 
 from .compute import pick_device
-from .core import Ellipse, OriginFit, OriginMap, Sample, reading
+from .core import CalibrationReport, Flag, SampledScan, Scan, as_scan
 from .denoising import denoise
-from .detector import NoiseModel, estimate_noise
+from .descan import fit_origin
 from .ellipse import measure_ellipse
 from .fits import pooled_positions, worth_keeping
-from .io import calibrations, check_output
+from .io import (
+    all_or_none,
+    check_output,
+    make_provenance,
+    read_mask,
+    write_ellipse,
+    write_fit,
+    write_mask,
+    write_origin,
+    write_provenance,
+)
 from .networks import load, verify
-from .origin import check_mask, fit_origin, survey
+from .origin import BeamLocator, Located, check_mask
 
-NETWORKS = ("center", "ellipse")
+NETWORKS = ("center", "ellipse")  # names of the weights that calibration uses
 
 
-@dataclass(frozen=True)
-class CalibrationReport:
-    """What was found in a scan. `str(report)` is a page of text.
+class Calibrator(BeamLocator):
+    """What was learned of a scan, and the stages that follow from it.
 
-    fit and ellipse are None where no beam was found. verdicts: one sentence each on origin, descan and ellipse.
+    `learn` and `locate` are those of `BeamLocator`; `finish` judges what was located, fits the descan, and measures the
+    ellipse. Nothing is written.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.core import as_scan
+    >>> scan = as_scan(datacube)  # doctest: +SKIP
+    >>> calibrator = Calibrator.learn(scan)  # doctest: +SKIP
+    >>> located, kept = calibrator.locate_all(scan)  # doctest: +SKIP
+    >>> report = calibrator.finish(scan, located, kept)  # doctest: +SKIP
     """
 
-    origin: OriginMap
-    fit: OriginFit | None
-    ellipse: Ellipse | None
-    noise: NoiseModel
-    verdicts: tuple[str, ...]
+    def finish(self, scan: Scan, located: Located | None, kept: SampledScan | None = None, known=True,
+               progress: bool = True) -> CalibrationReport:
+        """Judge the located beam, fit the descan, and measure the ellipse.
 
-    def __str__(self):
-        noise = self.noise
-        kind = "counts electrons" if noise.counting else (
-            f"gain {noise.gain:.4g} units per electron, offset {noise.offset:.4g}, read-out {noise.readout:.3g} rms")
-        lines = ["Calibration by py4dstem_prenet", "",
-                 f"Detector  {kind}; {noise.dose:.4g} electrons a pattern; {int(noise.bad_pixels.sum())} bad pixels"]
-        lines += [f"          {message}" for message in noise.messages]
-        origin = self.origin
-        if origin.found:
-            sigma = np.median(np.hypot(origin.sigma_qx0, origin.sigma_qy0)[origin.valid])
-            disk = f"disk radius {origin.radius:.2f} px" if np.isfinite(origin.radius) else f"of the {origin.feature}"
-            lines += [f"Origin    ({np.nanmedian(origin.qx0):.2f}, {np.nanmedian(origin.qy0):.2f}) px in the median, "
-                      f"each position known to {sigma:.3f} px; {disk}"]
-        lines += [f"          {origin.reason}"]
-        if self.fit is not None:
-            rms = [np.sqrt(np.nanmean(r[origin.valid] ** 2)) for r in (self.fit.residual_qx0, self.fit.residual_qy0)]
-            span = [np.nanmax(q) - np.nanmin(q) for q in (self.fit.qx0, self.fit.qy0)]
-            lines += [f"Descan    {self.fit.model}; spans ({span[0]:.2f}, {span[1]:.2f}) px; residual rms "
-                      f"({rms[0]:.3f}, {rms[1]:.3f}) px"]
-            lines += ["          " + self.fit.reason.replace("; qy0", "\n          qy0")]
-        if self.ellipse is not None:
-            e = self.ellipse
-            sigma = np.sqrt(np.linalg.eigvalsh(e.covariance).max())
-            lines += [f"Ellipse   a/b {e.a / e.b:.4f} +- {sigma:.4f}, a axis at {np.degrees(e.theta):.1f} degrees from "
-                      "+qx toward +qy", f"          {e.reason}"]
-            for name, (vector, covariance) in e.sources.items():
-                lines += [f"          {name}: a/b {1 + np.hypot(*vector):.4f} at "
-                          f"{np.degrees(0.5 * np.arctan2(vector[1], vector[0])) % 180:.1f} degrees, sigma "
-                          f"{np.sqrt(np.linalg.eigvalsh(covariance).max()):.4f}"]
-        return "\n".join([*lines, "", *(f"- {verdict}" for verdict in self.verdicts)])
+        Parameters
+        ----------
+        scan : Scan
+            The scan, or a sample of one.
+        located : Located or None
+            Positions of all patterns of the scan.
+        kept : SampledScan, optional
+            Patterns in memory; patterns that are pooled but not kept are read from `scan`.
+        known : numpy.ndarray of bool or bool
+            (Rx * Ry,), positions that were looked at; the others are not valid.
+        progress : bool
+            Whether to show a progress bar.
+
+        Returns
+        -------
+        CalibrationReport
+            The results; `written` is empty.
+        """
+        origin = self.origin(scan, located, known)
+        if not origin.found:
+            return CalibrationReport(origin, None, None, self.noise)
+        fit = fit_origin(origin)
+        valid = origin.valid & scan.readable
+        if not valid.any():  # no pattern that can be pooled shows a beam
+            return CalibrationReport(origin, fit, None, self.noise)
+        pooled = pooled_positions(valid.ravel(), scan.scan_shape, self.noise.dose)
+        source = kept if kept is not None and kept.holds(pooled) else scan
+        radius = origin.radius if np.isfinite(origin.radius) else None
+        ellipse = measure_ellipse(source, fit.qx0, fit.qy0, radius, self.noise, valid=valid, device=self.device,
+                                  progress=progress)
+        return CalibrationReport(origin, fit, ellipse, self.noise)
 
 
 def calibrate(datacube, mask=None, device="auto", progress=True) -> CalibrationReport:
     """Calibrate a DataCube: measure and fit the origin, measure the ellipse, write what is accepted.
 
-    mask: (Qx, Qy) bool, True where a detector pixel is good, False behind a beam stop and the like; bad pixels that
-    the noise model finds need not be named. It is kept in the calibration, and holds for whatever is done with the
-    cube afterwards, until another one is given.
-
     Writes into `datacube.calibration` with `set_origin_meas`, `set_origin` and `set_ellipse`; attaches the maps of
-    sigma and the provenance. Where no beam is found, nothing is written.
+    sigma and the provenance. Without a beam nothing is written.
 
-    Raises:
-        PrenetError: data that cannot be calibrated, missing or altered weights, a device that is not there.
+    Parameters
+    ----------
+    datacube : DataCube
+        The scan, in memory or in a file.
+    mask : numpy.ndarray of bool, optional
+        (Qx, Qy), True where a detector pixel is good, False behind a beam stop. Bad pixels that the noise model finds
+        need not be named. The mask is kept in the calibration until another one is given.
+    device : str
+        "auto", "cpu", "cuda" or "mps".
+    progress : bool
+        Whether to show progress bars.
+
+    Returns
+    -------
+    CalibrationReport
+        What was found and written; `print(report)` shows all of it.
+
+    Raises
+    ------
+    PrenetError
+        The data cannot be calibrated, weights are missing or altered, or the device is not available.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.demo import load_scan
+    >>> datacube, truth = load_scan()
+    >>> report = calibrate(datacube, progress=False)  # doctest: +SKIP
     """
-    reading.check(datacube)
-    check_mask(datacube, mask)
+    scan = as_scan(datacube)
+    check_mask(scan, mask)
     check_networks(device)
-    mask = calibrations.read_mask(datacube) if mask is None else mask
-    noise = estimate_noise(datacube, mask=mask)
-    # The whole file is read once: what is pooled later is kept on the way.
-    origin, kept, noise = survey(datacube, noise, worth_keeping(datacube, noise.dose), device, progress)
-    fit, ellipse = judge_scan(datacube, kept, origin, noise, device, progress)
-    return write(datacube, origin, fit, ellipse, noise, device, mask)
+    mask = read_mask(datacube) if mask is None else mask
+    calibrator = Calibrator.learn(scan, mask, device)
+    # The whole file is read once: patterns that are pooled later are kept on the way.
+    located, kept = calibrator.locate_all(scan, worth_keeping(scan, calibrator.noise.dose), progress)
+    report = calibrator.finish(scan, located, kept, progress=progress)
+    return write_report(datacube, report, mask, {"device": device})
 
 
-def check_networks(device):
-    """Say what is wrong with weights or device before work starts. Raises PrenetError."""
+def check_networks(device: str) -> None:
+    """Check weights and device before work starts.
+
+    Parameters
+    ----------
+    device : str
+        "auto", "cpu", "cuda" or "mps".
+
+    Raises
+    ------
+    PrenetError
+        Weights are missing or altered, or the device is not available.
+    """
     for name in NETWORKS:
         verify(name)
         load(name, pick_device(device))
 
 
-def judge_scan(data, kept: Sample, origin: OriginMap, noise: NoiseModel, device="auto", progress=True):
-    """(OriginFit, Ellipse) of a scan whose origin is measured, or of a `Sample` of one; (None, None) without a beam.
+def write_report(datacube, report: CalibrationReport, mask=None, settings=None) -> CalibrationReport:
+    """Write what is accepted into the calibration of a DataCube, with provenance; nothing if no beam was found.
 
-    kept: patterns that are in memory; where these are not all that is pooled, data are read.
+    Parameters
+    ----------
+    datacube : DataCube
+        The cube.
+    report : CalibrationReport
+        What was found.
+    mask : numpy.ndarray of bool, optional
+        (Qx, Qy), the detector mask to keep.
+    settings : dict, optional
+        What the caller set, for the provenance.
+
+    Returns
+    -------
+    CalibrationReport
+        The report, with `written`.
     """
+    origin, fit, ellipse = report.origin, report.fit, report.ellipse
     if not origin.found:
-        return None, None
-    fit = fit_origin(origin)
-    valid = origin.valid & data.held() if isinstance(data, Sample) else origin.valid
-    pooled = pooled_positions(valid.ravel(), valid.shape, noise.dose)
-    radius = origin.radius if np.isfinite(origin.radius) else None
-    return fit, measure_ellipse(kept if kept.has(pooled) else data, fit.qx0, fit.qy0, radius, noise, valid=valid,
-                                device=device, progress=progress)
+        return _with_written(report, Flag("nothing_written"))
+    report = _with_written(
+        report, Flag("origin_written", {"feature": origin.feature}),
+        Flag("fit_written", {"model": fit.model}) if fit.accepted else Flag("fit_not_written"),
+        Flag("ellipse_written") if ellipse is not None and ellipse.accepted else Flag("ellipse_not_written"))
+    record = make_provenance(datacube, weights={name: verify(name) for name in NETWORKS}, settings=settings,
+                             noise=report.noise, flags=report.flags)
+    with all_or_none(datacube):
+        write_origin(datacube, origin)
+        write_mask(datacube, mask)
+        write_fit(datacube, fit)
+        if ellipse is not None:
+            write_ellipse(datacube, ellipse)
+        write_provenance(datacube, record)
+    return report
 
 
-def write(datacube, origin: OriginMap, fit, ellipse, noise: NoiseModel, device, mask=None) -> CalibrationReport:
-    """Write what is accepted into a DataCube's calibration, with provenance; nothing where no beam was found."""
-    if not origin.found:
-        return CalibrationReport(origin, None, None, noise, (f"Nothing was written: {origin.reason}",))
-    verdicts = (
-        f"The measured origin was written (set_origin_meas): the {origin.feature}.",
-        f"The fitted origin was {'written (set_origin)' if fit.accepted else 'not written'}: {fit.model}.",
-        f"The ellipse was {'written (set_ellipse)' if ellipse.accepted else 'not written'}: {ellipse.reason}.",
-    )
-    record = calibrations.provenance(datacube, weights={name: verify(name) for name in NETWORKS}, settings={"device": device},
-                            noise=noise, verdicts=verdicts)
-    with calibrations.all_or_none(datacube):
-        calibrations.write_origin(datacube, origin)
-        calibrations.write_mask(datacube, mask)
-        calibrations.write_fit(datacube, fit)
-        calibrations.write_ellipse(datacube, ellipse)
-        calibrations.write_provenance(datacube, record)
-    return CalibrationReport(origin, fit, ellipse, noise, verdicts)
+def _with_written(report, *flags):
+    return CalibrationReport(report.origin, report.fit, report.ellipse, report.noise, flags)
 
 
 def preprocess(datacube, out=None, device="auto", progress=True):
     """Calibrate and denoise: a new DataCube, calibrated as `datacube` then is. out: an EMD file to stream it to."""
-    reading.check(datacube)
+    as_scan(datacube)
     if out is not None:
         check_output(out)
     report = calibrate(datacube, device=device, progress=progress)

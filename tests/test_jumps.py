@@ -5,7 +5,7 @@ import pytest
 
 from py4dstem_prenet.core.results import OriginMap
 from py4dstem_prenet.descan.jumps import find_jumps, merged, step_at, told
-from py4dstem_prenet.origin.measure import fit_origin
+from py4dstem_prenet.descan.fit import fit_origin
 
 SHAPE, SIGMA = (24, 20), 0.05
 

@@ -13,7 +13,8 @@ from py4dstem_prenet.fits.disk import Aperture
 from py4dstem_prenet.networks import weights
 from py4dstem_prenet.origin import measure as module
 from py4dstem_prenet.origin.beam import Beam, Located
-from py4dstem_prenet.origin.measure import fit_origin, measure_origin
+from py4dstem_prenet.origin.measure import measure_origin
+from py4dstem_prenet.descan.fit import fit_origin
 
 CASES = {  # options of a scan, and the mean error in px that is allowed
     "counting": ({}, 0.08),

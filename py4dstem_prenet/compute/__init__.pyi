@@ -1,4 +1,4 @@
 from .devices import in_batches as in_batches
 from .devices import pick_device as pick_device
-from .mapping import connected as connected
 from .mapping import map_chunks as map_chunks
+from .mapping import use_cluster as use_cluster

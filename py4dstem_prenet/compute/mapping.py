@@ -1,117 +1,153 @@
 """One map over the blocks of a scan, on the cores of this machine or on the workers of a Dask cluster.
 
-Both ways read the same blocks (`batches.plan`) and hand results back in the same order, so that what is computed
-from them is the same, bit for bit, on the same kind of device.
+Both ways read the same blocks (`core.reading`) and return results in the same order, so that what is computed from them
+is equal to the last bit on devices of the same kind.
 
-The cluster is that of the `dask.distributed.Client` which is active. Workers open a file by its path, which must lead
-to the same file everywhere, as it does on a shared file system; arrays in memory are sent to them. A block whose
-worker dies goes to another one, and one that failed is tried again. Each worker loads its own networks, on its own
-device.
+A cluster is used only within `use_cluster`. Its workers open a file by its path, which must lead to the same file
+everywhere, as on a shared file system; arrays in memory are sent to them. A block whose worker dies goes to another
+worker, and a block that failed is tried again. Each worker loads its own networks on its own device.
 """
 
-import os
-import sys
+from __future__ import annotations
+
 import warnings
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from contextvars import ContextVar
 from functools import lru_cache, partial
 from itertools import chain, islice
 
-import h5py
-import numpy as np
+import torch
 
 from .._version import __version__
-from ..core import PrenetError, reading
+from ..core import PrenetError, UnchangedFile, as_scan, parts, plan_reading, progress_bar
 from . import allocator
 
-RETRIES = 2  # of a block that failed, before the run is given up
-TRIMMED = 64  # blocks after which memory that is free goes back to the system
+RETRIES = 2  # tries of a block after its first failure, before the run is given up
+TRIM_INTERVAL = 64  # blocks after which free memory is returned to the system
+
+_cluster: ContextVar = ContextVar("prenet_cluster", default=None)  # the Dask client of `use_cluster`
 
 
-def map_chunks(function, data, *along, positions=None, chunk=None, progress=None, skip=None, require=None):
-    """Yield `(index, function(index, block, *rows))` for all blocks of a scan, in the order of `batches.patterns`.
+def map_chunks(function, data, *along, positions=None, chunk=None, progress=None, skip=None,
+               require=None) -> Iterator[tuple]:
+    """Apply a function to all blocks of a scan, in the order of `Scan.blocks`.
 
-    Without an active Dask client as many threads work as torch is set to use (`torch.set_num_threads`), one block
-    each; with a client, its workers do. They are a few blocks ahead of what has been yielded.
+    On this machine as many threads work as torch is set to use (`torch.set_num_threads`), one block each; within
+    `use_cluster`, the workers of the cluster do. They are a few blocks ahead of the results.
 
-    Args:
-        function: of index (n,) flat scan positions, block (n, Qx, Qy), and the rows of `along` at these positions.
-            It must be picklable (a function of a module, or a `functools.partial` of one), change nothing outside
-            (several calls may run at once), and load networks by name, so that they are on the device of the
-            process that calls it.
-        along: arrays with one row for each position of the scan, (Rx * Ry, ...).
-        positions, chunk, progress, skip: as for `batches.patterns`.
-        require: called without arguments by each worker before it works; it raises PrenetError where something
-            that `function` needs is missing there (`networks.weights.requirement`).
+    Parameters
+    ----------
+    function : callable
+        Called with index (n,) of flat scan positions, block (n, Qx, Qy), and the rows of `along` at these positions. It
+        must be picklable (a function of a module, or a `functools.partial` of one), change nothing outside (several
+        calls may run at once), and load networks by name, so that they are on the device of the calling process.
+    data : DataCube, array_like or Scan
+        The scan.
+    *along : numpy.ndarray
+        Arrays with one row for each position of the scan, (Rx * Ry, ...).
+    positions : array_like of int, optional
+        Flat scan positions in ascending order; all by default.
+    chunk : int, optional
+        Patterns in a block, at most.
+    progress : str, optional
+        Name of the stage, to show a progress bar.
+    skip : numpy.ndarray of bool, optional
+        (Rx * Ry,), True where nothing is wanted.
+    require : callable, optional
+        Called without arguments by each worker of a cluster before it works; it raises PrenetError if something that
+        `function` needs is missing there (`networks.weights.requirement`).
 
-    Raises:
-        PrenetError: as `batches.patterns`; workers that cannot read the file, that have another version of this
-            package or other weights, or that keep dying.
-        Exception: whatever `function` raised.
+    Yields
+    ------
+    index : numpy.ndarray
+        (n,) flat scan positions.
+    result : object
+        What `function` returned for them.
+
+    Raises
+    ------
+    PrenetError
+        As `Scan.blocks`; workers cannot read the file, have another version of this package or other weights, or keep
+        dying.
     """
-    client = _client()
+    scan, client = as_scan(data), _cluster.get()
     if client is None:
         allocator.keep()
         try:
-            yield from _on_threads(function, data, along, positions, chunk, progress, skip)
+            yield from _on_threads(function, scan, along, positions, chunk, progress, skip)
         finally:
             allocator.give_back()
     else:
-        chunk, total, jobs = reading.plan(data, chunk, positions, skip)
-        array = data.data if hasattr(data, "R_Nx") else data
-        submit = partial(_submit, client, function, array, along, chunk, require)
-        file = reading.Unchanged(array)
+        chunk, total, jobs = plan_reading(scan, chunk, positions, skip)
+        submit = partial(_submit, client, function, scan, along, chunk, require)
+        file = UnchangedFile(scan.file)
         yield from _on_cluster(client, submit, chunk, total, jobs, progress)
         file.check()
 
 
 @contextmanager
-def connected(address):
-    """A Dask client of the scheduler at `address`, active within the block; nothing where it is None.
+def use_cluster(cluster):
+    """Compute on a Dask cluster within a block.
 
-    Raises PrenetError where no scheduler answers.
+    Parameters
+    ----------
+    cluster : distributed.Client, str or None
+        A synchronous client, or the address of a scheduler such as "tcp://127.0.0.1:8786"; None computes on this
+        machine.
+
+    Yields
+    ------
+    distributed.Client or None
+        The client.
+
+    Raises
+    ------
+    PrenetError
+        No scheduler answers, the client is asynchronous or closed, or the extra `cluster` is not installed.
+
+    Examples
+    --------
+    >>> with use_cluster("tcp://127.0.0.1:8786"):  # doctest: +SKIP
+    ...     datacube.prenet.calibrate()
     """
-    if address is None:
-        yield
+    if cluster is None:
+        yield None
         return
-    from distributed import Client
-
     try:
-        client = Client(address, timeout=10, set_as_default=False)  # one that fails would stay the default
-    except (OSError, ValueError, TimeoutError) as error:
-        raise PrenetError(f"No Dask scheduler answers at {address!r}; give its address, such as "
-                          "tcp://127.0.0.1:8786.") from error
-    with client, client.as_current():
-        yield
+        from distributed import Client
+    except ImportError as error:
+        raise PrenetError("Dask's distributed is not installed; pip install py4dstem-prenet[cluster].") from error
 
-
-def _client():
-    """The active Dask client, or None; None on a worker, too, whose own tasks would wait for one another."""
-    distributed = sys.modules.get("distributed")  # who has a client has imported it
-    if distributed is None:
-        return None
+    if isinstance(cluster, Client):
+        if cluster.asynchronous or cluster.status != "running":
+            raise PrenetError("The Dask client must be synchronous and running.")
+        client, own = cluster, None
+    else:
+        try:
+            client = own = Client(cluster, timeout=10, set_as_default=False)
+        except (OSError, ValueError, TimeoutError) as error:
+            raise PrenetError(f"No Dask scheduler answers at {cluster!r}; give its address, such as "
+                              "tcp://127.0.0.1:8786.") from error
+    token = _cluster.set(client)
     try:
-        distributed.get_worker()
-        return None
-    except ValueError:
-        pass
-    try:
-        client = distributed.Client.current()
-    except ValueError:
-        return None
-    return client if client.status == "running" and not client.asynchronous else None
+        yield client
+    finally:
+        _cluster.reset(token)
+        if own is not None:
+            own.close()
 
 
-def _on_threads(function, data, along, positions, chunk, progress, skip):
-    torch = sys.modules.get("torch")
-    threads = torch.get_num_threads() if torch else 1
-    blocks = _trimmed(reading.patterns(data, chunk, progress, positions, skip))
+def _on_threads(function, scan, along, positions, chunk, progress, skip):
+    threads = torch.get_num_threads()
+    blocks = _trimmed(scan.blocks(chunk, progress, positions, skip))
     if threads == 1:
         for index, block in blocks:
             yield index, function(index, block, *(rows[index] for rows in along))
         return
-    # A block for each thread keeps all cores busy; threads within an operation on small windows do not.
+    # One block for each thread: more threads within an operation on small windows would wait for one another.
     waiting = deque()
     pool = ThreadPoolExecutor(threads, "prenet-block", torch.set_num_threads, (1,))
     try:
@@ -136,10 +172,10 @@ def _on_threads(function, data, along, positions, chunk, progress, skip):
 
 
 def _trimmed(blocks):
-    """The same blocks; after every so many, memory that is free goes back to the system."""
+    """The same blocks; free memory is returned to the system now and then."""
     with closing(blocks):
         for number, block in enumerate(blocks):
-            if number % TRIMMED == 0:
+            if number % TRIM_INTERVAL == 0:
                 allocator.give_back()
             yield block
 
@@ -147,7 +183,7 @@ def _trimmed(blocks):
 def _on_cluster(client, submit, chunk, total, jobs, progress):
     waiting = deque()
     try:
-        with reading.progress_bar(total, progress) as bar:
+        with progress_bar(total, progress) as bar:
             while True:
                 # Few enough that blocks and results stay small beside the memory of workers and of this process.
                 ahead = 2 + 2 * sum(client.nthreads().values())
@@ -157,25 +193,25 @@ def _on_cluster(client, submit, chunk, total, jobs, progress):
                     return
                 job, future = waiting.popleft()
                 results = _result(job, future)
-                for part, result in zip(reading.parts(len(job.index), chunk), results, strict=True):
+                for part, result in zip(parts(len(job.index), chunk), results, strict=True):
                     yield job.index[part], result
                     bar.update(len(job.index[part]))
     finally:
         client.cancel([future for _, future in waiting])
 
 
-def _submit(client, function, array, along, chunk, require, job):
+def _submit(client, function, scan, along, chunk, require, job):
     """A future of the job's results."""
     rows = [values[job.index] for values in along]
-    source = _reference(array)
-    if source is None and hasattr(array, "dask"):
-        source = client.compute(job.select(array))
+    source, columns = scan.reopener(), scan.scan_shape[1]
+    if source is None and scan.deferred:
+        source = client.compute(job.select(scan))
     elif source is None:
         # A part of the task, not data scattered beforehand: those are lost with the worker that holds them.
-        source = job.block(job.select(array), array.shape[1])
+        source = job.block(job.select(scan), columns)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sending large graph")
-        return client.submit(_work, function, source, array.shape[1], job, rows, chunk, (__version__, require), pure=False,
+        return client.submit(_work, function, source, columns, job, rows, chunk, (__version__, require), pure=False,
                              retries=RETRIES)
 
 
@@ -201,13 +237,12 @@ def _work(function, source, columns, job, rows, chunk, software):
         if require is not None:
             require()
         if callable(source):
-            with source() as array:
-                source = job.select(array)
-                block = job.block(source, columns)
+            with source() as scan:
+                block = job.block(job.select(scan), columns)
         else:
             block = job.block(source, columns)
         return [function(job.index[part], block[part], *(values[part] for values in rows))
-                for part in reading.parts(len(block), chunk)]
+                for part in parts(len(block), chunk)]
     except PrenetError as error:
         return error
 
@@ -218,51 +253,3 @@ def _same_version(version):
     if __version__ != version:
         raise PrenetError(f"A worker has py4dstem_prenet {__version__}, not {version}; install the same version "
                           "everywhere.")
-
-
-# --- arrays that a worker opens itself -----------------------------------------------------------------------
-def _reference(array):
-    """A picklable function that opens the array anew as a context, or None where it does not lie in a file."""
-    if isinstance(array, h5py.Dataset):
-        if array.file.driver != "core":
-            return partial(_hdf5, os.path.abspath(array.file.filename), array.name)
-    elif isinstance(array, np.ndarray):
-        root = array
-        while isinstance(root.base, np.ndarray):
-            root = root.base
-        if isinstance(root, np.memmap) and root.filename is not None and root.mode != "c":
-            start = root.offset + _address(array) - _address(root)
-            return partial(_memmap, os.path.abspath(root.filename), array.dtype, array.shape, array.strides, start)
-    return None
-
-
-def _address(array):
-    return array.__array_interface__["data"][0]
-
-
-@contextmanager
-def _hdf5(path, name):
-    from ..io import existing, open_hdf5
-
-    with _seen_by_worker(path), open_hdf5(existing(path)) as file:
-        yield file[name]
-
-
-@contextmanager
-def _memmap(path, dtype, shape, strides, start):
-    from ..io import existing
-
-    with _seen_by_worker(path):
-        buffer = np.memmap(existing(path), np.uint8, "r")
-    yield np.ndarray(shape, dtype, buffer, start, strides)
-
-
-@contextmanager
-def _seen_by_worker(path):
-    try:
-        yield
-    except PrenetError as error:
-        if os.path.isfile(path):
-            raise
-        raise PrenetError(f"A worker of the Dask cluster sees no file {path}; the file must lie where all of them "
-                          "reach it by the same path.") from error

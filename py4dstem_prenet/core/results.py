@@ -2,20 +2,102 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from html import escape
 
 import numpy as np
 
+from .flags import Decision, Flag
 
-@dataclass(frozen=True)
-class OriginMap:
-    """The measured origin. Maps have the scan's shape (Rx, Ry); lengths are detector pixels.
+MIN_SIGMA_PX = 0.01  # pixels, of an origin along each axis: what the scatter of positions cannot show; set on simulated
+# scans at 100,000 electrons (benchmarks/origin.py)
+class Result:
+    """How results are compared and shown: equal if all fields are, a short text, and a small table in notebooks.
 
-    qx0, qy0: position, finite wherever a beam is in the data at all. sigma_qx0, sigma_qy0: one standard deviation.
-    valid: False where a position shows no beam. radius: of the direct disk, NaN where that is hidden. found: False
-    where the scan has no beam; the maps are NaN then. reason: why, in one sentence. feature: what was located,
-    "direct beam", or "rings" (their center) where the direct beam is hidden; in real data the two can differ by
-    pixels.
+    Subclasses are dataclasses made with `eq=False, repr=False`; `rows` says what is shown.
+    """
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return what is shown of the result.
+
+        Returns
+        -------
+        list of tuple
+            Pairs of a label and a value, at most ten.
+        """
+        raise NotImplementedError
+
+    def __eq__(self, other):
+        if type(self) is not type(other):
+            return NotImplemented
+        return all(_equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+
+    __hash__ = object.__hash__
+
+    def __repr__(self):
+        rows = self.rows()
+        width = max((len(label) for label, _ in rows), default=0)
+        return "\n".join([type(self).__name__, *(f"  {label:{width}}  {value}" for label, value in rows)])
+
+    def _repr_html_(self):
+        rows = "".join(f"<tr><th style='text-align:left'>{escape(label)}</th><td style='text-align:left'>{escape(value)}"
+                       "</td></tr>" for label, value in self.rows())
+        return f"<table><caption>{type(self).__name__}</caption><tbody>{rows}</tbody></table>"
+
+
+def _equal(a, b):
+    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+        a, b = np.asarray(a), np.asarray(b)
+        return a.shape == b.shape and bool(np.array_equal(a, b, equal_nan=a.dtype.kind == "f" == b.dtype.kind))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(_equal(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, float) and isinstance(b, float) and np.isnan(a) and np.isnan(b):
+        return True
+    return bool(a == b)
+
+
+class Decided(Result):
+    """A result with a `decision`."""
+
+    decision: Decision
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the result is fit to be used."""
+        return self.decision.accepted
+
+    @property
+    def flags(self) -> tuple[Flag, ...]:
+        """What is to be known of the result."""
+        return self.decision.flags
+
+    @property
+    def reason(self) -> str:
+        """The flags as text."""
+        return self.decision.text
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class OriginMap(Decided):
+    """The measured origin.
+
+    Attributes
+    ----------
+    qx0, qy0 : numpy.ndarray
+        (Rx, Ry), position of the origin in pixels, finite wherever the scan has a beam at all.
+    sigma_qx0, sigma_qy0 : numpy.ndarray
+        (Rx, Ry), one standard deviation, pixels.
+    valid : numpy.ndarray
+        (Rx, Ry) bool, False where a position shows no beam.
+    radius : float
+        Radius of the direct disk, pixels; NaN if the direct beam is hidden.
+    decision : Decision
+        Accepted if the scan has a beam; otherwise the maps are NaN.
+    feature : str
+        "direct beam", or "rings" (their center) if the direct beam is hidden; in measured data the two can differ by
+        pixels.
     """
 
     qx0: np.ndarray
@@ -24,18 +106,74 @@ class OriginMap:
     sigma_qy0: np.ndarray
     valid: np.ndarray
     radius: float
-    found: bool
-    reason: str
+    decision: Decision
     feature: str = "direct beam"
+
+    @property
+    def found(self) -> bool:
+        """Whether the scan has a beam."""
+        return self.decision.accepted
+
+    @property
+    def sigma(self) -> float:
+        """Typical standard deviation of a position along one axis, pixels; NaN without a beam."""
+        return float(np.median(np.stack([self.sigma_qx0, self.sigma_qy0])[:, self.valid])) if self.valid.any() else np.nan
+
+    def rows(self):
+        if not self.found:
+            return [("found", "no"), ("flags", self.reason)]
+        return [("found", f"{self.feature} at {int(self.valid.sum())} of {self.valid.size} positions"),
+                ("origin, median", f"({np.median(self.qx0[self.valid]):.2f}, {np.median(self.qy0[self.valid]):.2f}) px"),
+                ("sigma of a position, per axis", f"{self.sigma:.2g} px"),
+                ("radius of the direct disk", f"{self.radius:.2f} px" if np.isfinite(self.radius) else "unknown"),
+                ("flags", self.reason)]
 
 
 @dataclass(frozen=True)
-class OriginFit:
-    """A smooth descan surface. Maps have the scan's shape (Rx, Ry); lengths are detector pixels.
+class ModelTrial:
+    """One model of the descan surface, fitted to the measured origin.
 
-    residual_qx0, residual_qy0: measured less fitted. sigma_qx0, sigma_qy0: of the surface, if positions err each by
-    itself; what one specimen does to the disks of all of them is not in it. model: the one chosen.
-    accepted: whether the surface describes the positions. reason: sentences about what remains.
+    Attributes
+    ----------
+    model : str
+        "constant", "plane", "parabola" or "spline".
+    scatter : float
+        Robust standard deviation of measured less fitted, pixels along one axis.
+    distance : float
+        RMS distance of its surface from the chosen one, pixels.
+    determined : bool
+        Whether the positions determine the model.
+    chosen : bool
+        Whether held-out residuals chose it.
+    """
+
+    model: str
+    scatter: float
+    distance: float
+    determined: bool
+    chosen: bool
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class OriginFit(Decided):
+    """A smooth descan surface.
+
+    Attributes
+    ----------
+    qx0, qy0 : numpy.ndarray
+        (Rx, Ry), the fitted origin, pixels.
+    residual_qx0, residual_qy0 : numpy.ndarray
+        (Rx, Ry), measured less fitted, pixels.
+    sigma_qx0, sigma_qy0 : numpy.ndarray
+        (Rx, Ry), one standard deviation of the surface if the errors of positions are independent, pixels. Errors that
+        one specimen causes at all positions are not included.
+    model : str
+        The chosen model; of the richest part, if the descan is fitted in parts.
+    decision : Decision
+        Accepted if the surface describes the positions. Numbers: scatter (px per axis), scale (of the stated sigma),
+        shared (px rms), shared_sigmas, outliers (fraction), uncertainty (px rms).
+    trials : tuple of ModelTrial
+        The models that were compared.
     """
 
     qx0: np.ndarray
@@ -45,16 +183,34 @@ class OriginFit:
     sigma_qx0: np.ndarray
     sigma_qy0: np.ndarray
     model: str
-    accepted: bool
-    reason: str
+    decision: Decision
+    trials: tuple[ModelTrial, ...] = ()
+
+    def rows(self):
+        span = [np.ptp(q[np.isfinite(q)]) if np.isfinite(q).any() else np.nan for q in (self.qx0, self.qy0)]
+        rms = [np.sqrt(np.nanmean(r**2)) if np.isfinite(r).any() else np.nan
+               for r in (self.residual_qx0, self.residual_qy0)]
+        return [("accepted", "yes" if self.accepted else "no"), ("model", self.model),
+                ("span", f"({span[0]:.2f}, {span[1]:.2f}) px"), ("residual, rms", f"({rms[0]:.3f}, {rms[1]:.3f}) px"),
+                ("flags", self.reason)]
 
 
-@dataclass(frozen=True)
-class Ellipse:
-    """What is known of the elliptical distortion.
+@dataclass(frozen=True, eq=False, repr=False)
+class Ellipse(Decided):
+    """The elliptical distortion.
 
-    a, b, theta: axes (a b = 1) and angle, radians. vector (2,) and covariance (2, 2): of the ellipse vector.
-    accepted: whether it is fit to be written. reason: why, in a sentence. sources: name to (vector, covariance).
+    Attributes
+    ----------
+    a, b, theta : float
+        Semi-axes with a b = 1, and the angle of the a axis from +qx toward +qy, radians in [0, pi).
+    vector : numpy.ndarray
+        (2,), (eps cos 2 theta, eps sin 2 theta) with eps = a/b - 1.
+    covariance : numpy.ndarray
+        (2, 2), of `vector`.
+    decision : Decision
+        Accepted if the ellipse is fit to be written.
+    sources : dict
+        Name of the evidence to (vector, covariance).
     """
 
     a: float
@@ -62,17 +218,40 @@ class Ellipse:
     theta: float
     vector: np.ndarray
     covariance: np.ndarray
-    accepted: bool
-    reason: str
-    sources: dict
+    decision: Decision
+    sources: dict = field(default_factory=dict)
+
+    @property
+    def sigma(self) -> float:
+        """Largest standard deviation of `vector` in any direction."""
+        return float(np.sqrt(np.linalg.eigvalsh(self.covariance).max()))
+
+    def rows(self):
+        angle = f"{np.degrees(self.theta):.1f}°"
+        return [("accepted", "yes" if self.accepted else "no"), ("a/b", f"{self.a / self.b:.4f} ± {self.sigma:.4f}"),
+                ("a axis, from +qx toward +qy", angle),
+                *((f"from {name}", f"a/b {1 + np.hypot(*vector):.4f} ± {np.sqrt(np.linalg.eigvalsh(c).max()):.4f} at "
+                   f"{np.degrees(0.5 * np.arctan2(vector[1], vector[0])) % 180:.1f}°")
+                  for name, (vector, c) in self.sources.items()),
+                ("flags", self.reason)]
 
 
-@dataclass(frozen=True)
-class EllipseMap:
-    """Ellipses of the regions of a scan, (n, m) each: a b = 1, theta in radians; NaN where none was accepted.
+@dataclass(frozen=True, eq=False, repr=False)
+class EllipseMap(Result):
+    """Ellipses of the regions of a scan.
 
-    sigma: the largest standard deviation of the ellipse vector in any direction. accepted: bool.
-    ellipses: the results, a list of n lists of m. scan: (Rx, Ry).
+    Attributes
+    ----------
+    a, b, theta : numpy.ndarray
+        (n, m), semi-axes with a b = 1 and angle in radians; NaN where none was accepted.
+    sigma : numpy.ndarray
+        (n, m), largest standard deviation of the ellipse vector in any direction; NaN where none was accepted.
+    accepted : numpy.ndarray
+        (n, m) bool.
+    ellipses : list of list of Ellipse
+        The results.
+    scan : tuple of int
+        (Rx, Ry).
     """
 
     a: np.ndarray
@@ -83,8 +262,90 @@ class EllipseMap:
     ellipses: list
     scan: tuple[int, int]
 
-    def at_positions(self):
-        """(5, Rx, Ry): a, b, theta, sigma and accepted (1 or 0) of the region of each scan position."""
+    def at_positions(self) -> np.ndarray:
+        """Expand the regions to scan positions.
+
+        Returns
+        -------
+        numpy.ndarray
+            (5, Rx, Ry): a, b, theta, sigma and accepted (1 or 0) of the region of each position.
+        """
         rows, columns = (np.arange(n) * m // n for n, m in zip(self.scan, self.a.shape, strict=True))
         maps = np.array([self.a, self.b, self.theta, self.sigma, self.accepted.astype(float)])
         return maps[:, rows[:, None], columns]
+
+    def rows(self):
+        count = int(self.accepted.sum())
+        shown = [("regions", f"{self.a.shape[0]} x {self.a.shape[1]}, {count} accepted")]
+        if count:
+            ratio = (self.a / self.b)[self.accepted]
+            shown.append(("a/b", f"{ratio.min():.4f} to {ratio.max():.4f}"))
+            shown.append(("sigma, median", f"{np.median(self.sigma[self.accepted]):.4f}"))
+        return shown
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class CalibrationReport(Result):
+    """What was found in a scan, and what was written.
+
+    Attributes
+    ----------
+    origin : OriginMap
+        The measured origin.
+    fit : OriginFit or None
+        The descan; None if no beam was found.
+    ellipse : Ellipse or None
+        The elliptical distortion; None if no beam was found.
+    noise : NoiseModel or None
+        The detector's noise; None if nothing was learned yet.
+    written : tuple of Flag
+        What was written into the calibration, and what was not.
+    """
+
+    origin: OriginMap
+    fit: OriginFit | None
+    ellipse: Ellipse | None
+    noise: object
+    written: tuple[Flag, ...] = ()
+
+    @property
+    def flags(self) -> tuple[Flag, ...]:
+        """The flags of all stages, in their order."""
+        stages = (self.noise, self.origin, self.fit, self.ellipse)
+        return tuple(flag for stage in stages if stage is not None for flag in stage.flags) + self.written
+
+    def rows(self):
+        shown = []
+        if self.noise is not None:
+            shown.append(("detector", self.noise.summary))
+        if self.origin.found:
+            at = [np.nanmedian(q) for q in (self.origin.qx0, self.origin.qy0)]
+            shown.append(("origin", f"({at[0]:.2f}, {at[1]:.2f}) px, sigma of a position {self.origin.sigma:.2g} px per "
+                                    f"axis, the {self.origin.feature}"))
+        if self.fit is not None:
+            rows = dict(self.fit.rows())
+            accepted = "" if self.fit.accepted else "refused; "
+            shown.append(("descan", f"{accepted}{self.fit.model}, span {rows['span']}, residual {rows['residual, rms']}"))
+        if self.ellipse is not None:
+            e = self.ellipse
+            shown.append(("ellipse", f"a/b {e.a / e.b:.4f} ± {e.sigma:.4f} at {np.degrees(e.theta):.1f}°"
+                          if e.accepted else "not determined"))
+        warnings = [flag.sentence for flag in self.flags if flag.severity != "info"]
+        shown += [("warning", sentence) for sentence in warnings[:4]]
+        if len(warnings) > 4:
+            shown.append(("", f"{len(warnings) - 4} more: see print(report)"))
+        return shown
+
+    def __str__(self):
+        lines = ["Calibration by py4dstem_prenet", ""]
+        for title, stage in (("Detector", self.noise), ("Origin", self.origin), ("Descan", self.fit),
+                             ("Ellipse", self.ellipse)):
+            if stage is None:
+                continue
+            shown = [(label, value) for label, value in stage.rows() if label != "flags"]
+            lines += [title, *(f"  {label}: {value}" for label, value in shown),
+                      *(f"  {_MARKS[flag.severity]} {flag}" for flag in stage.flags), ""]
+        return "\n".join([*lines, *(f"{_MARKS[flag.severity]} {flag}" for flag in self.written)]).rstrip()
+
+
+_MARKS = {"info": "-", "warning": "!", "refusal": "x"}

@@ -1,19 +1,164 @@
-"""Robust statistics: Tukey's biweight and the jackknife."""
+"""Robust statistics, and the one test of whether residuals are noise."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 
 NORMAL_MAD = 0.6745  # median absolute deviation of the standard normal law
-TUKEY_CUT = 4.685  # standard deviations; Tukey's biweight is then 95 % efficient for Gaussian noise
+TUKEY_CUT = 4.685  # standard deviations; Tukey's biweight is then 95 % efficient for Gaussian noise (Beaton, Tukey 1974)
+TUKEY_MEAN_LOSS = 0.4368  # mean of Tukey's loss of standard normal values, in units of TUKEY_CUT**2 / 6
+MIN_CORRELATION_Z = 3.72  # standard errors of the neighbor product: a false alarm in one of 10,000 maps of white noise
+MIN_PAIRS = 60  # pairs of neighboring residuals, below which correlation is not tested: the sum is not normal yet
+MAX_SCALE = 1.25  # scatter over stated sigma that calibrated sigmas may have (tests hold them within 0.8 to 1.25)
+SCALE_Z = 3.09  # standard errors of the scale beyond MAX_SCALE: a false alarm in one of 1,000 maps
+MAD_ERROR = 1.17  # standard error of a MAD scale of n normal values is MAD_ERROR / sqrt(n) of it
 
 
-def robust_loss(z):
-    """Tukey's loss, scaled to mean 1 for standard normal z."""
-    return (1 - (1 - np.minimum((z / TUKEY_CUT) ** 2, 1)) ** 3) * (TUKEY_CUT**2 / 6) / 0.4368
+def robust_sigma(values) -> float:
+    """Estimate the standard deviation of values about zero by their median absolute value.
+
+    Parameters
+    ----------
+    values : array_like
+        Values of any shape; those that are not finite are left out.
+
+    Returns
+    -------
+    float
+        The standard deviation that a normal law with this median has; NaN without values.
+
+    Examples
+    --------
+    >>> round(robust_sigma([-1.0, 1.0, 1.0, 100.0]), 3)
+    1.483
+    """
+    values = np.abs(np.asarray(values, float))
+    values = values[np.isfinite(values)]
+    return float(np.median(values) / NORMAL_MAD) if values.size else np.nan
 
 
-def jackknife(parts):
-    """The standard deviation of parts[0], from the values with one group left out each."""
+def robust_loss(z) -> np.ndarray:
+    """Compute Tukey's loss, scaled to mean 1 for standard normal values.
+
+    Parameters
+    ----------
+    z : array_like
+        Residuals in standard deviations.
+
+    Returns
+    -------
+    numpy.ndarray
+        Loss of each.
+    """
+    return (1 - (1 - np.minimum((z / TUKEY_CUT) ** 2, 1)) ** 3) * (TUKEY_CUT**2 / 6) / TUKEY_MEAN_LOSS
+
+
+def jackknife(parts) -> float:
+    """Estimate a standard deviation by the jackknife.
+
+    Parameters
+    ----------
+    parts : numpy.ndarray
+        (1 + n,), an estimate from all data, then from the data with one of n groups left out each.
+
+    Returns
+    -------
+    float
+        Standard deviation of the estimate from all data.
+    """
     rest = parts[1:]
     return float(np.sqrt((len(rest) - 1) / len(rest) * ((rest - rest.mean()) ** 2).sum()))
+
+
+@dataclass(frozen=True)
+class ResidualTest:
+    """Whether the residuals of origin maps are noise.
+
+    Attributes
+    ----------
+    count : int
+        Positions that were tested.
+    scatter : float
+        Robust standard deviation of the residuals along one axis, pixels.
+    scale : float
+        Scatter over stated sigma; NaN if no sigma is stated.
+    shared : float
+        RMS of what neighboring residuals have in common, pixels; 0 if nothing.
+    shared_sigmas : float
+        The same in standard errors for independent residuals; standard normal for white noise.
+    outliers : float
+        Fraction of the positions that lie beyond Tukey's cut.
+    correlated : bool
+        Whether the residuals are spatially correlated (false alarms: 1 in 10,000).
+    large : bool
+        Whether they scatter more than the stated sigma allows (false alarms: 1 in 1,000).
+    testable : bool
+        Whether there are enough positions to tell.
+    """
+
+    count: int
+    scatter: float
+    scale: float
+    shared: float
+    shared_sigmas: float
+    outliers: float
+    correlated: bool
+    large: bool
+    testable: bool
+
+
+def check_residuals(residuals, sigmas, valid, sigma_known: bool = True) -> ResidualTest:
+    """Test whether residuals of the origin are white noise of the stated size.
+
+    The statistic for correlation is the sum of products of neighbors (along rows and columns, both coordinates) over
+    its standard deviation for independent residuals. Residuals beyond Tukey's cut count as much as those at the cut.
+
+    Parameters
+    ----------
+    residuals : array_like
+        (k, Rx, Ry), measured less fitted, pixels.
+    sigmas : array_like
+        (k, Rx, Ry), stated standard deviations, pixels; ignored if they are not known.
+    valid : array_like of bool
+        (Rx, Ry), positions to test.
+    sigma_known : bool
+        Whether `sigmas` mean anything.
+
+    Returns
+    -------
+    ResidualTest
+        The statistics and the two decisions.
+
+    Examples
+    --------
+    >>> noise = np.random.default_rng(0).normal(0, 0.05, (2, 20, 20))
+    >>> found = check_residuals(noise, np.full_like(noise, 0.05), np.ones((20, 20), bool))
+    >>> found.correlated, found.large
+    (False, False)
+    """
+    residuals, valid = np.asarray(residuals, float), np.asarray(valid, bool)
+    valid = valid & np.isfinite(residuals).all(0)
+    scatter = robust_sigma(residuals[:, valid])
+    each = np.asarray(sigmas, float) if sigma_known else np.ones_like(residuals)
+    ratio = robust_sigma((residuals / each)[:, valid])
+    if not ratio > 0:  # nothing to test, or no residual at all
+        return ResidualTest(int(valid.sum()), scatter, ratio if sigma_known else np.nan, 0.0, 0.0, 0.0, False, False,
+                            False)
+    noise = ratio * each
+    outliers = float((valid & (np.abs(residuals) > TUKEY_CUT * noise).any(0)).sum() / max(valid.sum(), 1))
+    clipped = np.clip(np.where(valid, residuals, 0.0), -TUKEY_CUT * noise, TUKEY_CUT * noise)
+    product, variance, pairs = 0.0, 0.0, 0
+    for a, b in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[:, :, 1:], np.s_[:, :, :-1])):
+        both = valid[a[1:]] & valid[b[1:]]
+        product += (clipped[a] * clipped[b])[:, both].sum()
+        variance += ((noise[a] * noise[b])[:, both] ** 2).sum()
+        pairs += len(residuals) * int(both.sum())
+    testable = pairs >= MIN_PAIRS
+    z = float(product / np.sqrt(variance)) if variance > 0 else 0.0
+    shared = float(np.sqrt(max(product, 0.0) / pairs)) if pairs else 0.0
+    error = MAD_ERROR / np.sqrt(len(residuals) * max(int(valid.sum()), 1))
+    large = sigma_known and ratio * (1 - SCALE_Z * error) > MAX_SCALE
+    return ResidualTest(int(valid.sum()), scatter, ratio if sigma_known else np.nan, shared, z, outliers,
+                        bool(testable and z > MIN_CORRELATION_Z), bool(large), testable)

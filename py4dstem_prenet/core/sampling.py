@@ -1,34 +1,69 @@
 """Even samples of scan positions."""
 
+from __future__ import annotations
+
 import numpy as np
 
-from .reading import shape_of
-from .sample import Sample
+from .scan import Scan
 
 
-def sample_positions(scan, count):
-    """At most `count` flat scan positions on a grid over a (Rx, Ry) scan, about even, ascending.
+def sample_positions(scan_shape, count: int) -> np.ndarray:
+    """Choose scan positions on an even grid.
 
-    Each row and column of the grid lies anywhere in its cell: at equal steps, of a scan of 256 x 256 only even rows
-    would be seen, though those that were scanned backward are others, and of a periodic one a single phase.
+    Each row and column of the grid lies anywhere in its cell. At equal steps, of a scan of 256 x 256 only even rows
+    would be seen, although rows that were scanned backward are odd; and of a periodic specimen a single phase.
+
+    Parameters
+    ----------
+    scan_shape : tuple of int
+        (Rx, Ry).
+    count : int
+        Number of positions, at most.
+
+    Returns
+    -------
+    numpy.ndarray
+        Flat scan positions, ascending.
+
+    Notes
+    -----
+    Multiples of the golden ratio's inverse fill a cell evenly, whatever their number (Weyl, Math. Ann. 77, 313 (1916)).
+
+    Examples
+    --------
+    >>> sample_positions((4, 4), 4)
+    array([ 4,  6, 12, 14])
     """
-    rows = int(np.clip(round(np.sqrt(count * scan[0] / scan[1])), 1, min(scan[0], count)))
-    columns = min(scan[1], count // rows)
-    i, j = (_anywhere(size, n) for size, n in zip(scan, (rows, columns), strict=True))
-    return (i[:, None] * scan[1] + j).ravel()
+    rows = int(np.clip(round(np.sqrt(count * scan_shape[0] / scan_shape[1])), 1, min(scan_shape[0], count)))
+    columns = min(scan_shape[1], count // rows)
+    i, j = (_one_of_each(size, n) for size, n in zip(scan_shape, (rows, columns), strict=True))
+    return (i[:, None] * scan_shape[1] + j).ravel()
 
 
-def _anywhere(size, count):
+def _one_of_each(size, count):
     """One number out of each of `count` equal parts of range(size), ascending."""
     ends = np.arange(count + 1) * size // count
-    # Multiples of the golden ratio's inverse fill a part evenly (Weyl 1916), whatever their number.
     return ends[:-1] + (np.diff(ends) * (np.arange(1, count + 1) * (5**0.5 - 1) / 2 % 1)).astype(np.int64)
 
 
-def evenly(data, count):
-    """`sample_positions` of a scan; of a `Sample` of one that lacks some of these, evenly from those it has."""
-    grid = sample_positions(shape_of(data)[:2], count)
-    if not isinstance(data, Sample) or data.has(grid):
+def spread_positions(scan: Scan, count: int) -> np.ndarray:
+    """Choose positions that are spread evenly over a scan and can be read.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan, or a sample of one.
+    count : int
+        Number of positions, at most.
+
+    Returns
+    -------
+    numpy.ndarray
+        Flat scan positions, ascending: those of `sample_positions` if all of these can be read, otherwise evenly chosen
+        ones of those that can.
+    """
+    grid = sample_positions(scan.scan_shape, count)
+    if scan.holds(grid):
         return grid
-    held = data.positions
+    held = scan.positions
     return held[np.unique(np.linspace(0, len(held) - 1, min(count, len(held))).astype(np.int64))]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from ..core import jackknife, reading
+from ..core import Decided, Decision, Flag, as_scan, jackknife
 from ..detector import NoiseModel, judge_noise, of_part, places, read_block, split
 from ..io import calibrations
 
@@ -23,22 +23,35 @@ SAMPLE_BYTES = 64 * 2**20  # of the sampled patterns as float32
 SIGMAS = (0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.3, 1.6, 2.0, 2.6, 3.3, 4.2)  # pixels, of the Gaussians that are tried
 RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 FLOOR = 0.01  # electrons that an estimate is taken to expect at least, where its deviance is asked
-NOT_FOR_MAPS = ("Do not measure strain or rotation on denoised patterns: what varies smoothly over the scan is flattened, and "
-                "this check does not see it.")
 GROUPS = 16  # parts of the sample, left out in turn to tell how sure a figure is
 
 
-@dataclass(frozen=True)
-class DenoisingCheck:
-    """How far denoising helps this scan, measured on its own counts. `str(check)` is a paragraph.
+@dataclass(frozen=True, eq=False, repr=False)
+class DenoisingCheck(Decided):
+    """How denoising changes the squared error on a scan, measured on its own counts.
 
-    worth, worth_sigma: how many raw measurements would have to be averaged for the same error, at the dose of the
-    scan, and one standard deviation of that; 1 is no gain. worth_at_half: the same at half the dose, as measured.
-    errors, error_sigmas: {"raw", "denoised", "gaussian", "svd"}: squared error as a part of the raw one, at half the
-    dose. deviances: Poisson deviance of the held-out half, a pixel. sigma: of the best Gaussian, pixels. rank: of the
-    best SVD. positions: how many were looked at. valid: the assumptions hold; where not, there are no figures.
-    accepted: valid, the error at half the dose is below the raw one beyond doubt (two standard deviations), and stays
-    so at the whole dose. reason: the verdict in words.
+    Attributes
+    ----------
+    worth, worth_sigma : float
+        Raw measurements that would have to be averaged for the same squared error, at the dose of the scan, and one
+        standard deviation of that. Not shown: squared error says nothing of flattened maps.
+    worth_at_half : float
+        The same at half the dose, as measured.
+    errors, error_sigmas : dict
+        {"raw", "denoised", "gaussian", "svd"} to the squared error as a part of the raw one at half the dose, and its
+        standard deviation.
+    deviances : dict
+        The same keys to the Poisson deviance of the held-out half, per pixel.
+    sigma : float
+        Width of the best Gaussian, pixels.
+    rank : int
+        Rank of the best truncated SVD.
+    positions : int
+        Positions that were tested.
+    valid : bool
+        Whether the noise is what the check supposes; otherwise there are no figures.
+    decision : Decision
+        Accepted if the squared error at half the dose falls by more than two standard deviations.
     """
 
     worth: float
@@ -51,17 +64,14 @@ class DenoisingCheck:
     rank: int
     positions: int
     valid: bool
-    accepted: bool
-    reason: str
+    decision: Decision
 
-    def __str__(self):
-        lines = [f"Denoising {self.reason}"]
-        names = {"gaussian": f"best Gaussian ({self.sigma:g} px)", "svd": f"best truncated SVD (rank {self.rank})"}
-        lines += [f"          {names.get(key, key)}: squared error {error:.3g} +- {self.error_sigmas[key]:.1g} of raw, "
-                  f"held-out deviance {self.deviances[key]:.5g} a pixel" for key, error in self.errors.items()]
-        if self.valid:
-            lines += [f"          on {self.positions} positions at half the dose, the other half being the test"]
-        return "\n".join(lines)
+    def rows(self):
+        names = {"denoised": "denoised", "gaussian": f"best Gaussian ({self.sigma:g} px)",
+                 "svd": f"best truncated SVD (rank {self.rank})"}
+        return [*((f"squared error, {names[key]}", f"{error:.3g} ± {self.error_sigmas[key]:.1g} of raw")
+                  for key, error in self.errors.items() if key in names),
+                ("positions", f"{self.positions}, at half the dose"), ("flags", self.reason)]
 
 
 def check_denoising(datacube, noise: NoiseModel | None = None, weights=None, device="auto", positions: int = POSITIONS,
@@ -79,16 +89,15 @@ def check_denoising(datacube, noise: NoiseModel | None = None, weights=None, dev
 
     Raises PrenetError where the data cannot be used.
     """
-    reading.check(datacube)
+    scan = as_scan(datacube)
     noise = noise or calibrations.noise_of(datacube)
-    shape = reading.shape_of(datacube)
-    parts = (1, 1) if shape[0] * shape[1] <= positions else (2, 2)
-    blocks = [read_block(datacube, where) for where in places(shape, positions, parts)]
+    parts = (1, 1) if scan.size <= positions else (2, 2)
+    blocks = [read_block(scan, where) for where in places(scan.shape, positions, parts)]
     count = sum(block.shape[0] * block.shape[1] for block in blocks)
     problem, caveat = judge_noise(blocks, noise)
     if problem:
-        return DenoisingCheck(np.nan, np.nan, np.nan, {}, {}, {}, np.nan, 0, count, False, False,
-                              f"cannot be judged on these data: {problem}. Do not use it unseen")
+        decision = Decision(False, (Flag("not_checked", {"check": "denoising"}), problem))
+        return DenoisingCheck(np.nan, np.nan, np.nan, {}, {}, {}, np.nan, 0, count, False, decision)
     generator = np.random.default_rng(seed)
     options = dict(device=device, progress=False) | ({} if weights is None else dict(weights=weights))
     half, quarter = (Level(blocks, noise, fraction, generator) for fraction in (0.5, 0.25))
@@ -104,26 +113,25 @@ def check_denoising(datacube, noise: NoiseModel | None = None, weights=None, dev
     # Twice the electrons halve the error of the raw counts, and do not raise that of what is made of them.
     worth = np.exp(at_half + (at_half - at_quarter).clip(-np.log(2), 0))
     uncertainty = jackknife(worth)
-    accepted, reason = _verdict(float(worth[0]), errors, sigmas)
-    reason += f"; an upper bound, for {caveat}" if caveat else ""
+    accepted, flags = _decide(float(worth[0]), errors, sigmas)
+    decision = Decision(accepted, (*flags, caveat) if caveat else flags)
     deviances = {key: float(half.deviance(estimate)[0]) for key, estimate in estimates.items()}
     return DenoisingCheck(float(worth[0]), uncertainty, float(np.exp(at_half[0])), errors, sigmas, deviances, sigma,
-                          rank, count, True, accepted, reason)
+                          rank, count, True, decision)
 
 
-def _verdict(worth, errors, sigmas):
-    """(accepted, the verdict in words)."""
+def _decide(worth, errors, sigmas):
+    """(accepted, flags)."""
     ours, sigma = errors["denoised"], sigmas["denoised"]
-    figure = f"squared error {ours:.3g} +- {sigma:.1g} of that of the raw counts"
-    if ours + 2 * sigma < 1 and worth > 1:
-        reason = f"lowers the error of single pixels ({figure}). {NOT_FOR_MAPS}"
-        name, best = min(((key, errors[key]) for key in ("gaussian", "svd")), key=lambda pair: pair[1])
-        if best + 2 * sigmas[name] < ours - 2 * sigma:
-            reason += f" The best {'Gaussian' if name == 'gaussian' else 'truncated SVD'} has a lower error here."
-        return True, reason
-    if ours - 2 * sigma > 1:
-        return False, f"makes these data worse ({figure}): do not use it"
-    return False, f"cannot be told from leaving these data as they are ({figure}): do not use it"
+    figures = {"error": ours, "sigma": sigma}
+    if not (ours + 2 * sigma < 1 and worth > 1):
+        return False, (Flag("denoising_harmful" if ours - 2 * sigma > 1 else "denoising_no_effect", figures),)
+    flags = [Flag("denoising_lowers_error", figures)]
+    name, best = min(((key, errors[key]) for key in ("gaussian", "svd")), key=lambda pair: pair[1])
+    if best + 2 * sigmas[name] < ours - 2 * sigma:
+        method = {"gaussian": "Gaussian", "svd": "truncated SVD"}[name]
+        flags.append(Flag("rival_better", {"method": method, "error": best, "sigma": sigmas[name]}))
+    return True, tuple(flags)
 
 
 class Level:

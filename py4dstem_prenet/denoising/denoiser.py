@@ -14,12 +14,13 @@ from torch.nn.functional import pad
 
 from .._version import __version__
 from ..compute import in_batches, map_chunks, pick_device
-from ..core import PrenetError, reading, sample_positions
+from ..core import PrenetError, as_scan, sample_positions
+from ..descan import fit_origin
 from ..detector import NoiseModel, of_part, split
 from ..io import calibrations, check_output, emd_files
 from ..io import open as open_cube
 from ..networks import MULTIPLE, load, requirement, verify
-from ..origin import fit_origin, measure_origin
+from ..origin import measure_origin
 from .neighbors import neighbor_means
 
 PIXELS = 2**17  # of patterns that go through the network at once; more than that leave the cache
@@ -59,7 +60,7 @@ def denoise(datacube, noise: NoiseModel | None = None, out=None, scan_aware="aut
     Raises:
         PrenetError: data that cannot be used, an output path that is taken, weights that are missing.
     """
-    reading.check(datacube)
+    scan = as_scan(datacube)
     if scan_aware not in (True, False, "auto"):
         raise PrenetError(f'scan_aware must be True, False or "auto", not {scan_aware!r}.')
     if out is not None:
@@ -71,8 +72,8 @@ def denoise(datacube, noise: NoiseModel | None = None, out=None, scan_aware="aut
         raise PrenetError("No electrons are seen above the read-out noise, so there is nothing to denoise; where "
                           "bright is low in these data, turn them over.")
     origins = None
-    if scan_aware and np.prod(reading.shape_of(datacube)[:2]) > 1:
-        origins = descan(datacube, noise, device)
+    if scan_aware and scan.size > 1:
+        origins = smooth_origins(datacube, noise, device)
         if scan_aware == "auto" and origins is not None and not neighbors_help(datacube, origins, noise, weights,
                                                                                device):
             origins = None
@@ -80,39 +81,38 @@ def denoise(datacube, noise: NoiseModel | None = None, out=None, scan_aware="aut
     clean = partial(_clean, noise=noise, weights=weights, device=device)
     options = dict(chunk=TILE, progress="denoising" if progress else None, require=requirement(weights))
     if out is None:
-        shape = reading.shape_of(datacube)
+        shape = scan.shape
         data = np.empty(shape, np.float32)
-        for index, block in map_chunks(clean, datacube, *along, **options):
+        for index, block in map_chunks(clean, scan, *along, **options):
             data.reshape(-1, *shape[2:])[index] = block
         return calibrations.cube_like(datacube, data)
     record = {"version": __version__, "weights": digest, "noise": calibrations.plain(noise),
               "origins": origins is not None and hashlib.sha256(origins.tobytes()).hexdigest()}
     with emd_files.resumable_cube(datacube, out, np.float32, record) as target:
-        for index, block in map_chunks(clean, datacube, *along, skip=target.done, **options):
+        for index, block in map_chunks(clean, scan, *along, skip=target.done, **options):
             target.write(index, block)
     return open_cube(out)
 
 
-def descan(datacube, noise: NoiseModel, device="cpu") -> np.ndarray | None:
+def smooth_origins(datacube, noise: NoiseModel, device="cpu") -> np.ndarray | None:
     """The smooth origin of every position, (Rx * Ry, 2) pixels: the calibration's, or measured; None without a beam."""
-    scan = reading.shape_of(datacube)[:2]
+    scan = as_scan(datacube)
     with suppress(PrenetError):  # of other data than these, or none
         maps = calibrations.read_fitted_origin(datacube)[:2]
         if np.isfinite(maps).all():
             return np.stack(maps, -1).reshape(-1, 2)
     # A smooth surface needs no measurement everywhere.
-    count = int(np.clip(scan[0] * scan[1] / 4, 64, LOCATED))
-    positions = sample_positions(scan, count)
-    index, read = zip(*reading.patterns(datacube, positions=positions), strict=True)
-    read = np.concatenate(read)[np.argsort(np.concatenate(index))]
-    rows = np.unique(positions // scan[1])
+    count = int(np.clip(scan.size / 4, 64, LOCATED))
+    positions = sample_positions(scan.scan_shape, count)
+    read = scan.read(positions)
+    rows = np.unique(positions // scan.scan_shape[1])
     found = measure_origin(read.reshape(len(rows), -1, *read.shape[1:]), noise, device=device, progress=False)
     if not found.found:
         return None
     sparse = {}
     for name in ("qx0", "qy0", "sigma_qx0", "sigma_qy0", "valid"):
         part = np.nan_to_num(getattr(found, name), nan=1.0)
-        sparse[name] = np.zeros(scan, bool) if name == "valid" else np.ones(scan)
+        sparse[name] = np.zeros(scan.scan_shape, bool) if name == "valid" else np.ones(scan.scan_shape)
         sparse[name].reshape(-1)[positions] = part.ravel()
     fit = fit_origin(replace(found, **sparse))
     return np.stack([fit.qx0, fit.qy0], -1).reshape(-1, 2)
@@ -124,11 +124,11 @@ def neighbors_help(datacube, origins, noise: NoiseModel, weights: str = "denoise
     Electrons are split in two halves, patterns are estimated in both ways from one, and scored on the other by their
     squared difference: its excess over the noise of that half, the same for both, is the squared error.
     """
-    scan = reading.shape_of(datacube)[:2]
+    scan = as_scan(datacube)
     side, scored = TRIED
-    rows, columns = (np.arange(max(0, (n - side) // 2), min(n, (n + side) // 2)) for n in scan)
-    positions = (rows[:, None] * scan[1] + columns).ravel()
-    index, read = zip(*reading.patterns(datacube, positions=positions), strict=True)
+    rows, columns = (np.arange(max(0, (n - side) // 2), min(n, (n + side) // 2)) for n in scan.scan_shape)
+    positions = (rows[:, None] * scan.scan_shape[1] + columns).ravel()
+    index, read = zip(*scan.blocks(positions=positions), strict=True)
     read, positions = np.concatenate(read), np.concatenate(index)
     half, rest = split(read, noise, np.random.default_rng(seed))
     part, device = of_part(noise), str(pick_device(device))

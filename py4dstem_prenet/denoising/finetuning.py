@@ -22,12 +22,12 @@ import torch
 from tqdm import tqdm
 
 from .._version import __version__
-from ..core import PrenetError, jackknife, reading
+from ..core import PrenetError, as_scan, jackknife
 from ..detector import NoiseModel, judge_noise, of_part, places, read_block, split
 from ..io import calibrations, check_output
 from ..networks import MULTIPLE, weights
 from .checks import Level
-from .denoiser import descan
+from .denoiser import smooth_origins
 from .neighbors import neighbor_means
 
 POSITIONS = 1024  # at most, of which a quarter is held out
@@ -79,26 +79,26 @@ def finetune(datacube, noise: NoiseModel | None = None, out="weights.safetensors
 
     Raises PrenetError where the data cannot be used, a scan has one position only, or `out` is taken.
     """
-    reading.check(datacube)
+    data = as_scan(datacube)
     out = check_output(out, (".safetensors",))
     check_output(out.with_suffix(".json"), (".json",))
     if not minutes > 0:
         raise PrenetError(f"Say how many minutes to train: a positive number, not {minutes}.")
-    scan = reading.shape_of(datacube)[:2]
+    scan = data.scan_shape
     if scan == (1, 1):
         raise PrenetError("One pattern is too little to learn from: some positions must be held out for judging.")
     device = weights.pick_device(device)
     network = copy.deepcopy(weights.load(start, device)).requires_grad_(True)
     noise = noise or calibrations.noise_of(datacube)
-    where = places(reading.shape_of(datacube), POSITIONS, (PARTS, PARTS))
-    blocks = [read_block(datacube, some) for some in where]
-    problem = " and ".join(filter(None, judge_noise(blocks, noise)))
+    where = places(data.shape, POSITIONS, (PARTS, PARTS))
+    blocks = [read_block(data, some) for some in where]
+    problem = " ".join(flag.sentence for flag in judge_noise(blocks, noise) if flag)
     if problem:
         return FinetuneResult(None, np.nan, np.nan, np.nan, np.nan, 0, False,
                               f"was not tried, nothing was written: on these data it would learn noise, for {problem}")
     columns = min(PARTS, scan[1])
     aside = np.array([(k // columns + 2 * (k % columns)) % 4 == 0 for k in range(len(blocks))])
-    origins = descan(datacube, noise, str(device))
+    origins = smooth_origins(datacube, noise, str(device))
     seen = [_Block(noise, blocks[k], None if origins is None else origins[where[k].ravel()])
             for k in np.flatnonzero(~aside)]
     generator = np.random.default_rng(seed)

@@ -1,5 +1,5 @@
-from .fit import MOST_JUMPS as MOST_JUMPS
 from .fit import fit_descan as fit_descan
-from .jumps import find_jumps as find_jumps
+from .fit import fit_origin as fit_origin
+from .fit import residual_flags as residual_flags
 from .models import MODELS as MODELS
 from .surface import fit_pair as fit_pair

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..core import NORMAL_MAD
+from ..core import NORMAL_MAD, Flag
 from .surface import prepare
 
 SIGMAS, LEAST = 6.0, 0.05  # standard errors and pixels by which a row must step out of line
@@ -24,11 +24,6 @@ class Jump:
     step: float
     sigma: float
     row: int
-
-    def __str__(self):
-        size = abs(self.step) / max(self.sigma, 1e-6)
-        return (f"The beam jumps by {self.step:+.2f} px ({size:.0f} sigma) between scan rows {self.row} and "
-                f"{self.row + 1}.")
 
 
 def find_jumps(values, sigma, valid) -> tuple[Jump, ...]:
@@ -111,8 +106,10 @@ def merged(jumps, columns: int) -> list[int]:
     return sorted(kept)
 
 
-def told(jumps, name: str = "") -> list[str]:
-    """Sentences, the first few jumps one by one. name: of the coordinate."""
-    start = f"{name}: " if name else ""
-    more = [f"{start}There are {len(jumps) - TOLD} more such jumps."] if len(jumps) > TOLD else []
-    return [f"{start}{jump}" for jump in jumps[:TOLD]] + more
+def jump_flags(jumps, coordinate: str) -> list[Flag]:
+    """Flags for the first few jumps one by one, and for the number of the others."""
+    flags = [Flag("jump", {"coordinate": coordinate, "step": jump.step, "row": jump.row, "next_row": jump.row + 1,
+                           "sigmas": abs(jump.step) / max(jump.sigma, 1e-6)}) for jump in jumps[:TOLD]]
+    if len(jumps) > TOLD:
+        flags.append(Flag("more_jumps", {"coordinate": coordinate, "count": len(jumps) - TOLD}))
+    return flags

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..core import Flag
+
 WHOLE = 0.8  # of a scan, in which the beam is seen: what is determined there does not run away in the rest
 THIN = 4  # scan rows, or columns: a strip of fewer says nothing of what lies beside it
 STRAY = 0.1  # of the positions in the fullest row or column: with fewer one is not part of where the beam was seen
@@ -35,6 +37,8 @@ def beyond(inner, outer, box):
     # A parabola over a length departs from its best line by 1 / (6 sqrt 5) of what it gains over as long again.
     sigma = np.hypot(outer.sigma, np.sqrt((apart**2).mean()) * (1 + 6 * 5**0.5 * away * (1 + away)))
     sigma[box] = inner.sigma
-    reason = (f"{inner.reason}; outside of scan rows {box[0].start} to {box[0].stop - 1}, columns {box[1].start} to "
-              f"{box[1].stop - 1}, where no beam was measured, it goes on as a {outer.model}")
-    return replace(inner, values=values, sigma=sigma, residual=outer.residual + outer.values - values, reason=reason)
+    flag = Flag("extrapolated", {"first_row": box[0].start, "last_row": box[0].stop - 1, "first_column": box[1].start,
+                                 "last_column": box[1].stop - 1, "model": outer.model})
+    decision = replace(inner.decision, flags=(*inner.decision.flags, flag))
+    residual = outer.residual + outer.values - values
+    return replace(inner, values=values, sigma=sigma, residual=residual, decision=decision)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..core import NORMAL_MAD, robust_loss
+from ..core import NORMAL_MAD, Decision, robust_loss
 from .models import MODELS, thinned
 from .surface import BEND, SurfaceFit, fit_pair, folds, prepare
 
@@ -69,8 +69,9 @@ def _fit(maps, sigmas, valid, frames, model):
             for target, source in zip(out, (pair[c].values, pair[c].sigma, pair[c].residual), strict=True):
                 target[rows][inside] = source[inside]
         richest = max((pair[c].model for *_, pair in found), key=MODELS.index)
-        reason = ", ".join(f"part {k + 1}: {pair[c].reason}" for k, (*_, pair) in enumerate(found))
-        fits.append(SurfaceFit(*out, richest, {}, all(pair[c].accepted for *_, pair in found), reason))
+        flags = {flag.name: flag for *_, pair in found for flag in pair[c].decision.flags}
+        accepted = all(pair[c].accepted for *_, pair in found)
+        fits.append(SurfaceFit(*out, richest, {}, Decision(accepted, tuple(flags.values()))))
     return tuple(fits)
 
 

@@ -7,7 +7,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.ndimage import uniform_filter
 
-from ..core import NORMAL_MAD, TUKEY_CUT, PrenetError, robust_loss
+from ..core import (
+    NORMAL_MAD,
+    TUKEY_CUT,
+    Decision,
+    Flag,
+    ModelTrial,
+    PrenetError,
+    robust_loss,
+    robust_sigma,
+)
 from .models import MODELS, candidates, evaluate, normal, solve, surface_variance, thinned
 from .reach import beyond, seen_box
 
@@ -34,7 +43,7 @@ class SurfaceFit:
     values: the surface, finite everywhere. sigma: its one-sigma uncertainty (inf where nothing was measured).
     residual: measured minus fitted, NaN where the input is not finite. model: the model that was used.
     scores: held-out robust residual of each candidate, in units of the noise (1 = noise alone).
-    accepted: whether the surface can be trusted. reason: one sentence that says why.
+    decision: accepted if the surface can be trusted. trials: the models that were compared.
     """
 
     values: np.ndarray
@@ -42,8 +51,13 @@ class SurfaceFit:
     residual: np.ndarray
     model: str
     scores: dict[str, float]
-    accepted: bool
-    reason: str
+    decision: Decision
+    trials: tuple[ModelTrial, ...] = ()
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the surface can be trusted."""
+        return self.decision.accepted
 
 
 @dataclass(frozen=True)
@@ -134,7 +148,19 @@ def _fit(maps, valid, model):
             lam = solution.lam * data.use.sum() / max(part.use.sum(), 1)
             solution = _irls(basis, data, evaluate(basis, solution.coef), lam, steps=4)
         fits.append(_finish(values, data, center, basis, solution, scores, model))
-    return fits
+    trials = _trials(bases, coarse, starts, chosen)
+    return [replace(fit, trials=trials) for fit in fits]
+
+
+def _trials(bases, datas, starts, chosen):
+    """How well each model fits all maps, and how far its surface lies from the chosen one."""
+    trials = []
+    for k, basis in enumerate(bases):
+        off = [(d.y - s[k].surface)[d.use] for d, s in zip(datas, starts, strict=True)]
+        moves = sum(np.mean((s[k].surface - s[chosen].surface) ** 2) for s in starts)
+        trials.append(ModelTrial(basis.name, robust_sigma(np.concatenate(off)), float(np.sqrt(moves)), True, k == chosen))
+    named = {trial.model for trial in trials}
+    return (*trials, *(ModelTrial(name, np.nan, np.nan, False, False) for name in MODELS if name not in named))
 
 
 def prepare(values, sigma, valid):
@@ -155,10 +181,10 @@ def _refused(values, data):
     pool = values[data.use] if data.use.any() else values[np.isfinite(values)]
     guess = float(np.median(pool)) if pool.size else 0.0
     count = int(data.use.sum())
-    reason = f"no surface: only {count} of {values.size} positions can be used; the map is a constant guess"
     residual = np.where(np.isfinite(values), values - guess, np.nan)
     flat = np.full(values.shape, guess)
-    return SurfaceFit(flat, np.full(values.shape, np.inf), residual, "constant", {}, False, reason)
+    flag = Flag("no_surface", {"count": count, "total": int(values.size)})
+    return SurfaceFit(flat, np.full(values.shape, np.inf), residual, "constant", {}, Decision(False, (flag,)))
 
 
 def _finish(values, data, center, basis, solution, scores, asked):
@@ -172,50 +198,29 @@ def _finish(values, data, center, basis, solution, scores, asked):
     psi2, slope, weight = (z**2 * (1 - t) ** 4).sum(), ((1 - t) * (1 - 5 * t)).sum(), ((1 - t) ** 2).sum()
     inflate = psi2 * weight / slope**2 if slope > 0.3 * weight and z.size > 2 * solution.edf + 10 else 1.05
     sigma = np.sqrt(np.maximum(variance * np.clip(inflate, 1.0, 4.0), 0))
-    accepted, reason = _verdict(basis.name, data, solution, asked)
-    return SurfaceFit(surface, sigma, residual, basis.name, scores, accepted, reason)
+    return SurfaceFit(surface, sigma, residual, basis.name, scores, _decide(basis.name, data, solution, asked))
 
 
-def _verdict(name, data, solution, asked):
+def _decide(name, data, solution, asked):
+    """Whether the surface describes the positions; what the residuals are is tested for both coordinates together."""
     r = (data.y - solution.surface) * data.use
     near = data.use & (np.abs(r) < TUKEY_CUT * solution.noise)
-    ignored = 1 - near.sum() / data.use.sum()
+    ignored = float(1 - near.sum() / data.use.sum())
     if ignored > 0.5:
-        return False, f"{name}; refused: {ignored:.0%} of the measured positions disagree with the surface"
+        return Decision(False, (Flag("most_positions_off", {"percent": 100 * ignored, "model": name}),))
     if _dense(data.use & ~near, data.use) > TOGETHER:
-        return False, (f"{name}; refused: {ignored:.0%} of the measured positions lie side by side on another surface; "
-                       "crop the scan between them with datacube.prenet.crop_R, and calibrate the parts")
-    used, furthest = int(data.use.sum()), np.abs(r).max()
+        return Decision(False, (Flag("two_surfaces", {"percent": 100 * ignored}),))
+    used, furthest = int(data.use.sum()), float(np.abs(r).max())
     if used == 1:
-        return True, f"{name}; of one position"
+        return Decision(True, (Flag("single_position"),))
     if asked == "auto" and used < FEW and (np.abs(r) > np.maximum(FAR, TUKEY_CUT * data.sigma)).any():
-        return False, (f"{name}; refused: {used} positions are too few to say whether {furthest:.2g} px off it are "
-                       "descan or error; write the measured origin, calibration.set_origin(calibration."
-                       f"get_origin_meas()), or insist, datacube.prenet.fit_origin('{name}')")
-    ratio = np.median(np.abs(r / data.sigma)[near]) / NORMAL_MAD
-    # what neighbors share is not noise
-    product, pairs, weight = 0.0, 0, 0.0
-    for a, b in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
-        both = near[a] & near[b]
-        product += (r[a] * r[b])[both].sum()
-        weight += ((solution.noise[a] * solution.noise[b])[both] ** 2).sum()
-        pairs += int(both.sum())
-    shared = product / np.sqrt(weight) if weight > 0 else 0.0
-    if pairs >= 30 and shared > 5:
-        size = np.sqrt(product / pairs)
-        told = f"residuals hold structure at {ratio:.1f} sigma, {size:.2g} px rms: "
-        told += "physical deflection or grain-related bias"
-    elif ratio > (1.3 if near.sum() >= 30 else 2):
-        rms = np.median(np.abs(r[near])) / NORMAL_MAD
-        told = f"residuals scatter by {ratio:.1f} sigma, {rms:.2g} px, "
-        told += "more than the measurement's own errors explain"
-    else:
-        told = f"residuals are noise ({ratio:.2f} sigma)"
+        return Decision(False, (Flag("too_few_positions", {"count": used, "deviation": furthest, "model": name}),))
+    flags = []
     if ignored > 0.01:
-        told += f"; {ignored:.0%} of the measured positions are outliers and were ignored"
+        flags.append(Flag("outliers", {"percent": 100 * ignored}))
     if asked not in ("auto", name):
-        told += f"; the positions do not determine a {asked}"
-    return True, f"{name}; {told}"
+        flags.append(Flag("model_undetermined", {"asked": asked, "model": name}))
+    return Decision(True, tuple(flags))
 
 
 def _dense(off, use):

@@ -17,7 +17,7 @@ from itertools import pairwise
 import numpy as np
 from scipy.ndimage import binary_dilation
 
-from ..core import PrenetError, check, evenly, patterns, shape_of
+from ..core import Flag, PrenetError, as_scan, spread_positions
 from .bad_pixels import find_bad_pixels
 from .noise import NoiseModel
 from .quality import doubts, refuse
@@ -31,10 +31,10 @@ MINIMUM_SIGNIFICANCE = 4.0  # of the slope, below which there is no gain to be h
 
 
 def _read_sample(data):
-    check(data)
-    qx, qy = shape_of(data)[2:]
+    scan = as_scan(data)
+    qx, qy = scan.pattern_shape
     count = min(SAMPLE, max(8, SAMPLE_BYTES // (4 * qx * qy)))
-    index, blocks = zip(*patterns(data, positions=evenly(data, count)), strict=True)
+    index, blocks = zip(*scan.blocks(positions=spread_positions(scan, count)), strict=True)
     # Blocks follow the storage, but what is the same in all quarters of the scan must be told by its order.
     return np.concatenate(blocks)[np.argsort(np.concatenate(index))]
 
@@ -207,7 +207,7 @@ def estimate_noise(data, gain=None, offset=None, readout=None, mask=None):
     sample = _read_sample(data)
     refuse(sample)
     low, high = sample.min(), sample.max()
-    messages = []
+    flags = []
     quantum = _quantum(sample)
     bad = find_bad_pixels(sample, quantum)
     if mask is not None:
@@ -225,31 +225,25 @@ def estimate_noise(data, gain=None, offset=None, readout=None, mask=None):
         offset, square, separated = _offset_and_readout(t, used, gain, intercept, offset, readout)
         readout = np.sqrt(max(square, 0.0)) if readout is None else readout
         if not separated:
-            messages.append("Offset and read-out noise could not be told apart; one of them is set to zero.")
+            flags.append(Flag("offset_undetermined"))
     else:
-        gain, offset, readout, message = _fallback(t, seen, low, offset, readout)
-        messages.append(message)
+        gain, offset, readout, flag = _fallback(t, seen, low, offset, readout)
+        flags.append(flag)
     good = ~bad
     mean = sample.mean(axis=0, dtype=np.float64)
     dose = max(0.0, float((mean[good].mean() - offset) / gain * good.sum()))
     model = NoiseModel(float(gain), float(offset), float(readout), bad, counting, dose)
-    return replace(model, messages=(*messages, *doubts(sample, t, model, low, high)))
+    return replace(model, flags=(*flags, *doubts(sample, t, model, low, high)))
 
 
 def _fallback(t, seen, low, offset, readout):
-    """(gain, offset, readout, message) where the variance does not grow with the mean, or nothing is seen."""
+    """(gain, offset, readout, flag) where the variance does not grow with the mean, or nothing is seen."""
     m, v = np.median(t["m"]), np.median(t["v"])
     if not seen:
         noise = np.sqrt(v) if readout is None else readout
-        return noise or 1.0, m if offset is None else offset, noise, (
-            "No electrons are seen above the read-out noise: the dose is about zero, and the gain is a guess "
-            "(one read-out noise per electron)."
-        )
+        return noise or 1.0, m if offset is None else offset, noise, Flag("no_electrons")  # one read-out noise per electron
     if offset is None:
         offset = 0.0 if low >= 0 else min(t["m"].min(), 0.0)
     dim = max(t["m"][: max(len(t["m"]) // 2, 1)].mean() - offset, 1e-3 * (t["m"].max() - offset))
     gain = max(t["v"][: max(len(t["v"]) // 2, 1)].mean() / dim, 1e-6 * (t["m"].max() - offset))
-    return gain, offset, 0.0 if readout is None else readout, (
-        "The gain could not be measured, since the noise does not grow with the signal; it is chosen as if "
-        "the noise of the dim regions were counting noise (give gain= if you know it)."
-    )
+    return gain, offset, 0.0 if readout is None else readout, Flag("gain_undetermined")

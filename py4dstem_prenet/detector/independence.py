@@ -3,6 +3,7 @@
 import numpy as np
 from scipy.ndimage import correlate1d, uniform_filter
 
+from ..core import Flag
 from .noise import NoiseModel
 
 GROUPS = 32  # of pixels
@@ -11,8 +12,8 @@ SHARED, CLEARLY_SHARED = 0.85, 0.65  # fine over coarse variance: of independent
 QUIET, LOUD = 0.75, 2.0  # variance over that of the noise model, beyond which the model is wrong
 
 
-def judge_noise(blocks, noise: NoiseModel) -> tuple[str | None, str | None]:
-    """(what forbids, what qualifies) supposing this noise model's independent noise in these blocks, each in words.
+def judge_noise(blocks, noise: NoiseModel) -> tuple[Flag | None, Flag | None]:
+    """(what forbids, what qualifies) supposing this noise model's independent noise in these blocks, as flags.
 
     Noise is seen in differences of neighboring positions (in single patterns where there are none), through two
     filters that pass fine and less fine detail. Pixels are grouped by brightness. What is left of the pattern adds
@@ -25,9 +26,7 @@ def judge_noise(blocks, noise: NoiseModel) -> tuple[str | None, str | None]:
     values = np.concatenate([block[..., ~noise.bad_pixels].ravel() for block in blocks])
     problem, shared = _noise_differs(blocks, noise)
     problem = _saturated(values, noise) or problem or _clipped(values, noise)
-    caveat = (f"neighboring pixels share noise (the finest detail has {shared:.2f} of the variance that it would have "
-              "otherwise), which flatters all that averages pixels")
-    return problem, caveat if shared < SHARED else None
+    return problem, Flag("shared_noise_flatters", {"ratio": float(shared)}) if shared < SHARED else None
 
 
 def _noise_differs(blocks, noise):
@@ -54,19 +53,16 @@ def _noise_differs(blocks, noise):
     groups = [[part.ravel()[some].sum() for part in (fine, coarse, expected)] for some in np.array_split(order, GROUPS)]
     groups = np.array([group for group in groups if group[2] > ENOUGH])
     if len(groups) == 0:
-        return ("too few electrons are there to tell" if expected.sum() < ENOUGH else None), 1.0
+        return (Flag("few_electrons") if expected.sum() < ENOUGH else None), 1.0
     shared = min(1.0, (groups[:, 0] / groups[:, 1]).max()) if cancels else 1.0
     if shared < CLEARLY_SHARED:
-        return ("neighboring pixels share noise (spread in the scintillator, interpolation or compression), so halves "
-                "of their counts are not independent"), shared
+        return Flag("noise_correlated", {"ratio": float(shared)}), shared
     ratio = groups[:, :2].max(1) / groups[:, 2]  # shared noise takes from the fine, little from the less fine
     if ratio.min() < QUIET:
-        return (f"their noise does not grow with the signal as that of electrons does (its variance falls to "
-                f"{ratio.min():.2f} of the expected one), as if they were gamma-adjusted, rescaled pattern by pattern, "
-                "or filtered"), shared
+        return Flag("noise_too_small", {"ratio": float(ratio.min())}), shared
     dim = groups[: len(groups) // 2 + 1, 0] / groups[: len(groups) // 2 + 1, 2]
     if cancels and dim.min() > LOUD:
-        return f"their noise is larger than the noise model says ({dim.min():.2f} times its variance)", shared
+        return Flag("noise_too_large", {"ratio": float(dim.min())}), shared
     return None, shared
 
 
@@ -75,7 +71,7 @@ def _saturated(values, noise):
     top = np.count_nonzero(values == high)
     below = np.count_nonzero((values > high - 0.1 * (float(high) - noise.offset)) & (values < high))
     if (float(high) - noise.offset) / noise.gain > 50 and top >= 4 and top > below:
-        return f"they are saturated ({top} of the values looked at are the largest one, {high:g})"
+        return Flag("saturated", {"count": top, "value": float(high)})
     return None
 
 
@@ -85,6 +81,5 @@ def _clipped(values, noise):
     above = np.count_nonzero(values == values[values > low].min(initial=values.max()))
     # The smallest of values that are not clipped is a rare one, in the tail of read-out noise.
     if not noise.counting and bottom > 0.02 * values.size and bottom > above and low < noise.offset + 0.5 * noise.gain:
-        share = 100 * bottom / values.size
-        return f"they are clipped below or were adjusted ({share:.0f} % of the values are the smallest one, {low:g})"
+        return Flag("clipped", {"percent": 100 * bottom / values.size, "value": float(low)})
     return None

@@ -1,10 +1,12 @@
 """What one detector value means: gain, offset, read-out noise and bad pixels."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from scipy.ndimage import binary_dilation
+
+from ..core import Flag, Result
 
 
 def stabilize(e, readout_e):
@@ -15,14 +17,13 @@ def stabilize(e, readout_e):
     return 2 * (e + (0.375 + readout_e**2)).clip(min=0) ** 0.5
 
 
-@dataclass(frozen=True)
-class NoiseModel:
+@dataclass(frozen=True, eq=False, repr=False)
+class NoiseModel(Result):
     """What one detector value means.
 
     gain: detector units per electron. offset: units at zero electrons. readout: rms, detector units.
     bad_pixels: (Qx, Qy) bool, True = bad. counting: `electrons` gives whole, non-negative numbers on good
-    pixels (to float32 rounding). dose: mean electrons per pattern on good pixels. messages: what a user
-    should know, a sentence each.
+    pixels (to float32 rounding). dose: mean electrons per pattern on good pixels. flags: what a user should know.
     """
 
     gain: float
@@ -31,7 +32,17 @@ class NoiseModel:
     bad_pixels: np.ndarray
     counting: bool
     dose: float
-    messages: tuple[str, ...] = field(default=())
+    flags: tuple[Flag, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """What the detector is, in a few words."""
+        kind = "counts electrons" if self.counting else (
+            f"gain {self.gain:.4g} units an electron, offset {self.offset:.4g}, read-out noise {self.readout:.3g} units")
+        return f"{kind}; {self.dose:,.4g} electrons a pattern; {int(self.bad_pixels.sum())} bad pixels"
+
+    def rows(self):
+        return [("detector", self.summary), *(("flag", flag.sentence) for flag in self.flags[:8])]
 
     def electrons(self, block):
         """(n, Qx, Qy) detector units -> float32 electrons; bad pixels get the median of their good neighbors.

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..core import PrenetError
+from ..core import Flag, PrenetError
 
 LARGEST = 1e15  # detector units; no detector comes near it, and sums of squares still fit into float32
 SMALLEST = 1e-30  # of the range of values; below, float32 has no digits left
@@ -42,42 +42,35 @@ def refuse(sample):
 
 
 def doubts(sample, moments, noise, low, high):
-    """Sentences on what is wrong with a sample (n, Qx, Qy), given its `noise._moments` and `NoiseModel`."""
-    said = []
+    """Flags on what is wrong with a sample (n, Qx, Qy), given its `estimate._moments` and `NoiseModel`."""
+    flags = []
     v, wide = (moments[key][moments["v_wide"] > 0] for key in ("v", "v_wide"))
     half = max(len(v) // 2, 1)
     if v[:half].mean() < 0.7 * wide[:half].mean():
-        said.append("Neighboring pixels share noise (spread in the scintillator, column structure or resampling), so "
-                    "gain and read-out noise are lower bounds.")
+        flags.append(Flag("shared_noise", {"ratio": float(v[:half].mean() / wide[:half].mean())}))
     top = np.count_nonzero(sample == high)
     below = np.count_nonzero((sample > high - 0.1 * (float(high) - noise.offset)) & (sample < high))
     saturated = (high - noise.offset) / noise.gain > 50 and top >= 4 and top > below
     if saturated:
-        said.append(f"The data are saturated: {top} sampled values are at the largest one, {high}.")
-    bottom = np.mean(sample == low)
+        flags.append(Flag("saturated", {"count": top, "value": float(high)}))
+    bottom = float(np.mean(sample == low))
     if not noise.counting and bottom > 0.02 and low < noise.offset + 0.5 * noise.gain and moments["v"][0] > 0:
-        said.append(f"The data are clipped below: {100 * bottom:.0f} % of the values are at the smallest one, {low}.")
+        flags.append(Flag("clipped", {"percent": 100 * bottom, "value": float(low)}))
     if _upside_down(sample, noise):
-        said.append("Most values lie near the largest ones and few far below, so bright may be low in these data; turn "
-                    "them over, then (data.max() - data).")
+        flags.append(Flag("inverted"))
     if _wrapped(sample):
-        limit = np.iinfo(sample.dtype).max + 1
-        said.append(f"The data may have wrapped at {limit}: inside bright disks there are dark pixels, whose electrons "
-                    "are missing; read or sum the data as wider numbers.")
+        flags.append(Flag("wrapped", {"limit": int(np.iinfo(sample.dtype).max) + 1}))
     stuck = _unresponsive(sample, noise, saturated)
     if not saturated and stuck is None and _bent(moments, noise):
-        said.append("The noise grows far less than the signal, so values are not proportional to electrons (gamma, a "
-                    "logarithm, or smoothing); doses, sigmas and denoising suppose that they are.")
+        flags.append(Flag("nonlinear"))
     telling = [pattern.tobytes() for pattern in sample
                if np.count_nonzero((pattern != low) & ~noise.bad_pixels) >= NO_CHANCE]
     alike = len(telling) - len(set(telling))
     if alike:
-        said.append(f"{alike} of {len(sample)} sampled patterns are exact copies of others: frames were repeated, so "
-                    "there is less in these data than it seems.")
+        flags.append(Flag("repeated_frames", {"count": alike, "total": len(sample)}))
     elif stuck is not None:
-        said.append(f"Pixels around ({stuck[0]}, {stuck[1]}) give one value throughout, beside others that see "
-                    "electrons (a dead chip, a gap, a stop, a scale bar); exclude them with mask=.")
-    return said
+        flags.append(Flag("unresponsive", {"row": stuck[0], "column": stuck[1]}))
+    return flags
 
 
 def _upside_down(sample, noise):

@@ -18,10 +18,11 @@ from dataclasses import replace
 import numpy as np
 from scipy.ndimage import maximum_filter, uniform_filter
 
-from ..core import reading
+from ..core import Scan
 from .noise import NoiseModel
 
 BLOCK_BYTES = 64 * 2**20  # of the positions that are split, as float32
+MAX_SPLIT_POSITIONS = 1024  # positions that are split for a check of origin or ellipse, at most
 DIM = 8.0  # electrons (and rms of read-out) in neighbors, up to which they speak for a pixel
 MOST = 2**53  # electrons in a pixel
 OUTLIER = 6.0  # standard deviations above its neighbors, from which it speaks for itself all the same
@@ -100,7 +101,7 @@ def places(shape, positions: int, parts) -> list[np.ndarray]:
     return out
 
 
-def read_block(datacube, where) -> np.ndarray:
+def read_block(scan: Scan, where) -> np.ndarray:
     """The patterns (rx, ry, Qx, Qy) of positions (rx, ry), in detector units."""
-    read = reading.read_at(datacube, where.ravel())
+    read = scan.read(where.ravel())
     return read.reshape(*where.shape, *read.shape[1:])

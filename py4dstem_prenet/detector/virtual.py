@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..core import reading
+from ..core import as_scan
 
 
 def virtual_images(data, qx0, qy0, detectors, noise, positions=None):
@@ -21,7 +21,7 @@ def virtual_images(data, qx0, qy0, detectors, noise, positions=None):
     count = origin.shape[1] if positions is None else len(positions)
     rank = np.arange(count) if positions is None else positions
     out = np.zeros((len(detectors), count))
-    for index, block in reading.patterns(data, positions=positions):
+    for index, block in as_scan(data).blocks(positions=positions):
         electrons = noise.electrons(block)
         dx, dy = (np.arange(n, dtype=np.float32) - origin[axis, index, None].astype(np.float32)
                   for axis, n in enumerate(block.shape[1:]))

@@ -1,14 +1,6 @@
 from .check import EllipseCheck as EllipseCheck
 from .check import check_ellipse as check_ellipse
-from .measure import (
-    combine as combine,
-)
-from .measure import (
-    judge as judge,
-)
-from .measure import (
-    map_ellipse as map_ellipse,
-)
-from .measure import (
-    measure_ellipse as measure_ellipse,
-)
+from .decide import combine as combine
+from .measure import judge as judge
+from .measure import map_ellipse as map_ellipse
+from .measure import measure_ellipse as measure_ellipse

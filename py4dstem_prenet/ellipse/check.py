@@ -6,34 +6,40 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..core import reading
-from ..detector import NoiseModel, judge_noise, of_part, places, read_block, split
+from ..core import Decided, Decision, Flag, as_scan
+from ..detector import MAX_SPLIT_POSITIONS, NoiseModel, judge_noise, of_part, places, read_block, split
 from ..io import calibrations
 
-HALVED = 1024  # positions that are split into halves, at most
 CHANCE = 13.8  # chi square of two degrees of freedom that chance exceeds once in a thousand
 
 
-@dataclass(frozen=True)
-class EllipseCheck:
-    """Whether two halves of this scan's electrons show the same ellipse. `str(check)` is a sentence.
+@dataclass(frozen=True, eq=False, repr=False)
+class EllipseCheck(Decided):
+    """Whether two halves of the electrons of a scan show the same ellipse.
 
-    difference: length of the difference of the two ellipse vectors, a difference in a/b. chi2: the same in units of
-    the covariances that were stated, with two degrees of freedom. positions: how many were split. accepted: chi2 is
-    one that chance exceeds in more than one case in a thousand. reason: in words.
+    Attributes
+    ----------
+    difference : float
+        Length of the difference of the two ellipse vectors, a difference in a/b; NaN if it was not checked.
+    chi2 : float
+        The same in units of the stated covariances, with two degrees of freedom.
+    positions : int
+        Positions that were split.
+    decision : Decision
+        Accepted if chance exceeds this chi2 in more than one case in a thousand.
     """
 
     difference: float
     chi2: float
     positions: int
-    accepted: bool
-    reason: str
+    decision: Decision
 
-    def __str__(self):
-        return f"Ellipse {self.reason}"
+    def rows(self):
+        return [("accepted", "yes" if self.accepted else "no"), ("positions", str(self.positions)),
+                ("difference in a/b", f"{self.difference:.4f}"), ("flags", self.reason)]
 
 
-def check_ellipse(datacube, noise: NoiseModel | None = None, device="auto", positions: int = HALVED,
+def check_ellipse(datacube, noise: NoiseModel | None = None, device="auto", positions: int = MAX_SPLIT_POSITIONS,
                   seed: int = 0) -> EllipseCheck:
     """Whether the ellipse's covariance is true as far as counting goes, from the halves of at most `positions`.
 
@@ -42,20 +48,21 @@ def check_ellipse(datacube, noise: NoiseModel | None = None, device="auto", posi
     """
     from .measure import measure_ellipse
 
-    reading.check(datacube)
+    scan = as_scan(datacube)
     qx0, qy0, radius = calibrations.read_fitted_origin(datacube)
     noise = noise or calibrations.noise_of(datacube)
-    where = places(reading.shape_of(datacube), positions, (1, 1))[0]
-    block = read_block(datacube, where)
+    where = places(scan.shape, positions, (1, 1))[0]
+    block = read_block(scan, where)
     problem, _ = judge_noise([block], noise)
     if problem:
-        return EllipseCheck(np.nan, np.nan, 0, False, f"cannot be checked on these data: {problem}")
+        return EllipseCheck(np.nan, np.nan, 0, Decision(False, (Flag("not_checked", {"check": "ellipse"}), problem)))
     found = [measure_ellipse(half, qx0.ravel()[where], qy0.ravel()[where], radius, of_part(noise), device=device,
                              progress=False) for half in split(block, noise, np.random.default_rng(seed))]
     if not all(e.sources for e in found):
-        return EllipseCheck(np.nan, np.nan, where.size, False, "cannot be checked: half of the electrons show none")
+        return EllipseCheck(np.nan, np.nan, where.size, Decision(False, (Flag("half_without_ellipse"),)))
     apart = found[0].vector - found[1].vector
     chi2 = float(apart @ np.linalg.solve(found[0].covariance + found[1].covariance, apart))
-    return EllipseCheck(float(np.hypot(*apart)), chi2, where.size, chi2 < CHANCE,
-                        f"differs by {np.hypot(*apart):.4f} in a/b between two halves of the electrons, "
-                        f"{chi2**0.5:.1f} of the sigma that is stated ({where.size} positions)")
+    accepted, difference = bool(chi2 < CHANCE), float(np.hypot(*apart))
+    flag = Flag("ellipse_halves_agree" if accepted else "ellipse_halves_differ",
+                {"difference": difference, "sigmas": chi2**0.5, "positions": where.size})
+    return EllipseCheck(difference, chi2, where.size, Decision(accepted, (flag,)))

@@ -26,10 +26,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.stats import chi2 as chi2_law
 
 from ..compute import pick_device
-from ..core import Ellipse, EllipseMap, PrenetError, ellipse_axes, reading
+from ..core import Ellipse, EllipseMap, Flag, PrenetError, as_scan
 from ..detector import NoiseModel, stabilize
 from ..fits import (
     CONTINUOUS,
@@ -44,10 +43,8 @@ from ..fits import (
     to_polar,
 )
 from ..networks import AZIMUTHS, DISK_SPAN, RADII, RINGS_FROM, load, normalize_polar
+from .decide import _sigma, decide_ellipse, unknown_ellipse
 
-# Set on simulations (benchmarks/acceptance.py):
-SIGMA_ACCEPTED = 0.008  # a component of the ellipse vector must be known better than this
-WHOLE = 0.7  # part from which rings stand against the direct beam's shape
 BEAM_CENTER = 0.05  # px, sigma of the pooled direct beam's center
 LEAST_APART = 0.3  # px between rings and direct beam that are worth a word
 SPOT = 0.4  # edge width of the direct beam, in radii, from which it shows no aperture
@@ -67,11 +64,10 @@ def measure_ellipse(data, qx0, qy0, radius, noise: NoiseModel, valid=None, regio
     Raises:
         PrenetError: no position to pool, a radius that is not positive, a region that is none, no weights.
     """
-    reading.check(data)
-    scan = reading.shape_of(data)[:2]
-    use = in_region(region, scan) if valid is None else in_region(region, scan) & np.asarray(valid, bool)
+    scan = as_scan(data)
+    use = in_region(region, scan.scan_shape) if valid is None else in_region(region, scan.scan_shape) & np.asarray(valid, bool)
     network = load("ellipse", pick_device(device))
-    pooled = pool(data, qx0, qy0, noise, valid=use, progress="ellipse" if progress else None)
+    pooled = pool(scan, qx0, qy0, noise, valid=use, progress="ellipse" if progress else None)
     return judge(network, pooled, radius, noise)
 
 
@@ -81,7 +77,8 @@ def map_ellipse(data, qx0, qy0, radius, noise: NoiseModel, blocks: int = 4, vali
 
     Arguments and errors as for `measure_ellipse`; a region without a valid position is not accepted.
     """
-    scan = reading.shape_of(data)[:2]
+    data = as_scan(data)
+    scan = data.scan_shape
     if not 1 <= blocks <= min(scan):
         raise PrenetError(f"A scan of {scan[0]} x {scan[1]} positions cannot be cut into {blocks} x {blocks} regions.")
     valid = np.ones(scan, bool) if valid is None else np.asarray(valid, bool)
@@ -94,7 +91,7 @@ def map_ellipse(data, qx0, qy0, radius, noise: NoiseModel, blocks: int = 4, vali
             if valid[region].any():
                 found = measure_ellipse(data, qx0, qy0, radius, noise, valid, region, device, progress)
             else:
-                found = _unknown("no position of this region shows a beam")
+                found = unknown_ellipse(Flag("region_without_beam"))
             ellipses[-1].append(found)
     accepted = np.array([[e.accepted for e in row] for row in ellipses])
     values = np.array([[(e.a, e.b, e.theta, _sigma(e.covariance)) for e in row] for row in ellipses])
@@ -141,75 +138,18 @@ def judge(network, pooled: Pooled, radius, noise: NoiseModel) -> Ellipse:
             sources["rings"] = (rings.vector, rings.covariance)
             if disk is not None:
                 notes += _apart(pooled, disk.center)
-    return _decide(sources, notes, continuity)
+    return decide_ellipse(sources, notes, continuity)
 
 
 def _apart(pooled, beam):
-    """A sentence where the rings' center is not the direct beam's, in a list."""
+    """A flag where the rings' center is not the direct beam's, in a list."""
     found = ring_center(pooled.mean, pooled.weight > 0, guess=beam)
     apart = np.subtract(found.center, beam)
     sigma = np.sqrt(np.diag(found.covariance) + BEAM_CENTER**2)
     if not found.accepted or np.hypot(*apart) < LEAST_APART or (np.abs(apart) < 3 * sigma).all():
         return []
-    return [f"the rings' center lies ({apart[0]:+.2f}, {apart[1]:+.2f}) px from the direct beam, which is the origin "
-            f"that is reported (sigma {sigma[0]:.2f}, {sigma[1]:.2f})"]
-
-
-def _unknown(reason):
-    return Ellipse(1.0, 1.0, 0.0, np.zeros(2), np.eye(2), False, reason, {})
-
-
-def _decide(sources, notes, continuity) -> Ellipse:
-    if not sources:
-        reason = "not determined: neither rings nor the image of a round aperture can be seen"
-        return _unknown("; ".join([reason, *notes]))
-    used = dict(sources)
-    vector, covariance, agree, chi2 = combine(used)
-    if not agree and continuity >= WHOLE and _sigma(sources["rings"][1]) < SIGMA_ACCEPTED:
-        # Rings are what distortion is seen in; the direct beam's shape rests on the aperture being round.
-        notes = [*notes, f"the direct beam's shape disagrees by {np.sqrt(chi2):.1f} sigma (is the aperture round?) and "
-                         "was left out"]
-        used = {"rings": sources["rings"]}
-        vector, covariance, agree, chi2 = combine(used)
-    a, b, theta = ellipse_axes(vector)
-    names, sigma = " and ".join(used), _sigma(covariance)
-    if not agree:
-        verdict, accepted = f"refused: {names} disagree by {np.sqrt(chi2):.1f} sigma", False
-    elif not sigma < SIGMA_ACCEPTED:
-        lone = "" if "rings" in sources else "; no ring goes round, and spots cannot tell strain from distortion"
-        verdict, accepted = f"not determined: the axis ratio is uncertain by {sigma:.3f}{lone}", False
-    else:
-        verdict, accepted = f"accepted, from {names}", True
-    return Ellipse(a, b, theta, vector, covariance, accepted, "; ".join([verdict, *notes]), sources)
-
-
-def combine(sources):
-    """Join estimates by inverse covariance.
-
-    Args:
-        sources: dict name -> (vector (2,), covariance (2, 2)).
-
-    Returns: (vector, covariance, agree, chi2). `agree`: chi2 of the sources about their mean, with 2 (n - 1)
-    degrees of freedom, is one that chance exceeds in more than one case in a thousand. Where it is one that chance
-    exceeds in less than one case in twenty, the covariance is scaled up by their ratio.
-    """
-    if not sources:
-        raise PrenetError("There is no ellipse estimate to combine.")
-    vectors = [np.asarray(v, float) for v, _ in sources.values()]
-    precisions = [np.linalg.inv(np.asarray(c, float)) for _, c in sources.values()]
-    covariance = np.linalg.inv(np.sum(precisions, 0))
-    vector = covariance @ np.sum([p @ v for p, v in zip(precisions, vectors, strict=True)], 0)
-    chi2 = float(sum((v - vector) @ p @ (v - vector) for p, v in zip(precisions, vectors, strict=True)))
-    freedom = 2 * (len(vectors) - 1)
-    if not freedom:
-        return vector, covariance, True, 0.0
-    likely, possible = chi2_law.ppf((0.95, 0.999), freedom)
-    return vector, covariance * max(1.0, chi2 / likely), bool(chi2 < possible), chi2
-
-
-def _sigma(covariance) -> float:
-    """The largest standard deviation in any direction."""
-    return float(np.sqrt(np.linalg.eigvalsh(covariance).max()))
+    return [Flag("rings_off_center", {"dx": float(apart[0]), "dy": float(apart[1]), "sigma_x": float(sigma[0]),
+                                      "sigma_y": float(sigma[1])})]
 
 
 def usable_radius(pooled: Pooled) -> float:

@@ -25,13 +25,7 @@ from .pooling import (
     SAMPLE as SAMPLE,
 )
 from .pooling import (
-    Plan as Plan,
-)
-from .pooling import (
     Pooled as Pooled,
-)
-from .pooling import (
-    plan as plan,
 )
 from .pooling import (
     pool as pool,

@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from ..core import Flag
 from ..detector import stabilize
 
 SEEN = 0.2  # of a pattern's squares, that must be seen on both sides of a point
@@ -38,8 +39,8 @@ def symmetry(z: torch.Tensor, good: torch.Tensor) -> torch.Tensor:
     return product / energy.clamp_min(SEEN * z.square().sum((-2, -1), keepdim=True) + 1e-6)
 
 
-def other_center(mean, weight, center, radius: float, readout: float) -> str:
-    """A sentence where a scan's pooled pattern is symmetric about a point that is not its origin, else "".
+def other_center(mean, weight, center, radius: float, readout: float) -> Flag | None:
+    """A flag where a scan's pooled pattern is symmetric about a point that is not its origin, else None.
 
     Args:
         mean, weight: (Hx, Hy) electrons a pattern, and how many patterns were seen, in each pixel (`pooling.Pooled`).
@@ -56,10 +57,10 @@ def other_center(mean, weight, center, radius: float, readout: float) -> str:
     x, y = np.meshgrid(*map(np.arange, found.shape), indexing="ij")
     here = found[np.hypot(x - origin[0], y - origin[1]) * step < max(NEAR, NEAR_PART * radius)].max()
     if here > HERE or found.max() < THERE:
-        return ""
+        return None
     away = (np.unravel_index(found.argmax(), found.shape) - origin) * step
-    return (f"the mean pattern is symmetric ({found.max():.2f}) about a point ({away[0]:+.0f}, {away[1]:+.0f}) px from "
-            f"the origin, and not ({here:.2f}) about the origin: see whether that lies in a diffracted disk")
+    return Flag("symmetric_elsewhere", {"there": float(found.max()), "here": float(here), "dx": float(away[0]),
+                                        "dy": float(away[1])})
 
 
 def _binned(image, step):

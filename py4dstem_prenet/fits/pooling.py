@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 
 from ..compute import map_chunks
-from ..core import PrenetError, budget, reading, sample_positions
+from ..core import PrenetError, Scan, as_scan, budget, sample_positions
 from ..detector import NoiseModel
 
 CELL = 0.25  # px: origins that agree within this are summed before they are moved
@@ -69,9 +69,10 @@ def pool(data, qx0, qy0, noise: NoiseModel, valid=None, progress=None) -> Pooled
 
     Raises PrenetError if no position is left.
     """
-    made = plan(reading.shape_of(data), qx0, qy0, noise, valid)
+    scan = as_scan(data)
+    made = plan(scan.shape, qx0, qy0, noise, valid)
     positions = None if len(made.chosen) == len(made.origin) else made.chosen
-    pieces = map_chunks(made.add, data, made.origin, made.part, positions=positions, progress=progress)
+    pieces = map_chunks(made.add, scan, made.origin, made.part, positions=positions, progress=progress)
     return made.total(piece for _, piece in pieces)
 
 
@@ -149,15 +150,12 @@ def pooled_positions(use, scan, dose):
     return np.flatnonzero(use)[np.linspace(0, use.sum() - 1, wanted).astype(int)]
 
 
-def worth_keeping(data, dose):
+def worth_keeping(scan: Scan, dose):
     """Flat positions that will probably be pooled, ascending, to be kept when they are read; none where the data are in
     memory anyway, or would take more than KEPT_BYTES or a quarter of the memory budget."""
-    array = data.data if hasattr(data, "R_Nx") else data
-    scan = reading.shape_of(data)[:2]
-    positions = pooled_positions(np.ones(scan[0] * scan[1], bool), scan, dose)
-    size = len(positions) * int(np.prod(array.shape[2:])) * np.dtype(array.dtype).itemsize
-    in_memory = isinstance(array, np.ndarray) and not isinstance(array, np.memmap)
-    return positions[:0] if in_memory or size > min(KEPT_BYTES, budget() // 4) else positions
+    positions = pooled_positions(np.ones(scan.size, bool), scan.scan_shape, dose)
+    size = len(positions) * int(np.prod(scan.pattern_shape)) * scan.dtype.itemsize
+    return positions[:0] if scan.in_memory or size > min(KEPT_BYTES, budget() // 4) else positions
 
 
 def _frame(origin, shape):

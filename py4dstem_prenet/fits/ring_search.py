@@ -15,7 +15,7 @@ from itertools import combinations
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from ..core import NORMAL_MAD
+from ..core import NORMAL_MAD, Decision, Flag
 from .polar_fit import NOTHING_KNOWN, read_polar, smooth
 from .pooling import Pooled
 from .ring_fit import CONTINUOUS, RING_ROOM, refine_rings, ring_span
@@ -36,15 +36,19 @@ class RingCenter:
     """Center of rings and their ellipse.
 
     center: (x, y) px of the pattern. covariance: (2, 2). vector, vector_covariance: of the ellipse, see `polar`.
-    accepted: whether there are rings that say so. reason: why, in a sentence.
+    decision: accepted if there are rings; the flag says why not.
     """
 
     center: tuple[float, float]
     covariance: np.ndarray
     vector: np.ndarray
     vector_covariance: np.ndarray
-    accepted: bool
-    reason: str
+    decision: Decision
+
+    @property
+    def accepted(self) -> bool:
+        """Whether there are rings."""
+        return self.decision.accepted
 
 
 def ring_center(mean, good=None, guess=None) -> RingCenter:
@@ -62,18 +66,18 @@ def ring_center(mean, good=None, guess=None) -> RingCenter:
     good = np.isfinite(mean) & (True if good is None else np.asarray(good, bool))
     middle = tuple((n - 1) / 2 for n in mean.shape)
     if good.mean() < 0.2 or np.ptp(mean[good]) == 0:
-        return _nothing(middle, "there is nothing to see in the pattern")
+        return _nothing(middle, Flag("rings_empty"))
     # a few saturated or hot pixels must not rule
     low, high = np.percentile(mean[good], (0.5, 99.8))
     mean = np.where(good, np.clip(mean, low, high), 0.0)
     center = _search(np.sqrt(np.clip(mean - low, 0, None)) * good, good) if guess is None else np.asarray(guess, float)
     span = ring_span(mean, good, center)
     if span[1] - span[0] <= RING_ROOM:
-        return _nothing(middle, "there is no room for rings on the detector")
+        return _nothing(middle, Flag("rings_no_room", {"needed": RING_ROOM}))
     agreement, rise, foot = _evidence(mean, good, center, span)
     if agreement < AGREEMENT / 3 or rise < RISE / 2:  # far from it, whatever a better center would show
-        return _nothing(tuple(map(float, center)), f"no rings: the profiles of {SECTORS} sectors agree to "
-                        f"{agreement:.2f} only, and rise by {rise:.1f} standard errors")
+        flag = _disagree(agreement) if agreement < AGREEMENT / 3 else _flat(rise)
+        return _nothing(tuple(map(float, center)), flag)
     if span[1] - foot <= RING_ROOM:
         foot = span[0]
     # without what is smooth: the tails of a direct beam that need not lie in the rings' center
@@ -83,21 +87,30 @@ def ring_center(mean, good=None, guess=None) -> RingCenter:
     if fit.improved:  # an ellipse and some pixels change what the sectors show
         agreement, rise, _ = _evidence(mean, good, fit.center, span, fit.vector)
     sigma = float(np.sqrt(np.linalg.eigvalsh(covariance).max()))
-    reason = "found from the rings"
     if not fit.improved:
-        reason = "no rings: no center makes the pattern a function of the radius"
+        flag = Flag("rings_no_center")
     elif agreement < AGREEMENT or fit.continuity < CONTINUOUS:
-        reason = f"no rings: the profiles of {SECTORS} sectors agree to {agreement:.2f} only"
+        flag = _disagree(agreement)
     elif rise < RISE:
-        reason = f"no rings: nothing rises above what lies inside it by more than {rise:.1f} standard errors"
+        flag = _flat(rise)
     elif sigma > SURE:
-        reason = f"the rings' center is uncertain by {sigma:.1f} px"
-    accepted = reason == "found from the rings"
-    return RingCenter(fit.center, covariance, fit.vector, fit.covariance, accepted, reason)
+        flag = Flag("rings_uncertain", {"sigma": sigma, "needed": SURE})
+    else:
+        flag = Flag("rings_found")
+    decision = Decision(flag.name == "rings_found", (flag,))
+    return RingCenter(fit.center, covariance, fit.vector, fit.covariance, decision)
 
 
-def _nothing(center, reason):
-    return RingCenter(center, NOTHING_KNOWN * 1e4, np.zeros(2), NOTHING_KNOWN.copy(), False, reason)
+def _disagree(agreement):
+    return Flag("rings_disagree", {"sectors": SECTORS, "agreement": float(agreement), "needed": AGREEMENT})
+
+
+def _flat(rise):
+    return Flag("rings_flat", {"rise": float(rise), "needed": RISE})
+
+
+def _nothing(center, flag):
+    return RingCenter(center, NOTHING_KNOWN * 1e4, np.zeros(2), NOTHING_KNOWN.copy(), Decision(False, (flag,)))
 
 
 def _as_pooled(mean, good, center):

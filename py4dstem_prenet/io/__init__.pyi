@@ -1,4 +1,31 @@
-from .calibrations import read_fitted_origin as read_fitted_origin
+from .calibrations import (
+    all_or_none as all_or_none,
+)
+from .calibrations import (
+    make_provenance as make_provenance,
+)
+from .calibrations import (
+    read_fitted_origin as read_fitted_origin,
+)
+from .calibrations import (
+    read_mask as read_mask,
+)
+from .calibrations import (
+    write_ellipse as write_ellipse,
+)
+from .calibrations import (
+    write_fit as write_fit,
+)
+from .calibrations import (
+    write_mask as write_mask,
+)
+from .calibrations import (
+    write_origin as write_origin,
+)
+from .calibrations import (
+    write_provenance as write_provenance,
+)
+from .dataset_scan import DatasetScan as DatasetScan
 from .emd_files import load_calibration as load_calibration
 from .emd_files import save as save
 from .files import (

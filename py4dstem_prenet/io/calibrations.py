@@ -19,7 +19,7 @@ from py4DSTEM import Calibration, DataCube, Metadata, RealSlice
 from scipy.ndimage import distance_transform_edt
 
 from .._version import __version__
-from ..core import PrenetError, shape_of
+from ..core import Decision, Flag, OriginMap, PrenetError
 from ..detector import estimate_noise
 
 SIGMA = "prenet_origin_sigma"
@@ -105,7 +105,7 @@ def read_mask(datacube):
     """The detector mask that was given for patterns of this shape, (Qx, Qy) bool; None where there is none."""
     calibration = getattr(datacube, "calibration", None)
     mask = None if calibration is None else calibration._params.get(MASK)
-    return mask if np.shape(mask) == shape_of(datacube)[2:] else None
+    return None if mask is None or np.shape(mask) != tuple(datacube.Qshape) else mask
 
 
 def noise_of(datacube):
@@ -163,8 +163,6 @@ def read_origin(datacube):
 
     Raises PrenetError where no origin was measured, or for other scan positions than the cube has now.
     """
-    from ..core import OriginMap
-
     measured = None if datacube.calibration is None else datacube.calibration.get_origin_meas()
     if measured is None:
         raise PrenetError("The origin has not been measured; call datacube.prenet.measure_origin() first.")
@@ -174,7 +172,8 @@ def read_origin(datacube):
     if np.shape(mask) == valid.shape:  # py4DSTEM itself may leave a lone False, which says nothing
         valid &= np.asarray(mask, dtype=bool)
     sigma = np.ones((2, *qx0.shape))
-    if sigma_is_current(datacube):
+    known = sigma_is_current(datacube)
+    if known:
         sigma = np.array(datacube.tree(SIGMA).data)
     radius = datacube.calibration.get_probe_semiangle()
     written = signatures(datacube).get("origin_meas", {})
@@ -185,8 +184,7 @@ def read_origin(datacube):
         sigma_qy0=sigma[1],
         valid=valid,
         radius=float("nan") if radius is None else float(radius),
-        found=bool(valid.any()),
-        reason="read from the calibration",
+        decision=Decision(bool(valid.any()), (Flag("stored_origin"), *(() if known else (Flag("sigma_unknown"),)))),
         feature=written["feature"] if written.get("unchanged") and "feature" in written else "direct beam",
     )
 
@@ -268,11 +266,11 @@ def _stored_map(datacube, values):
 
 
 # --- provenance ---------------------------------------------------------------------------------------------
-def provenance(datacube, weights=None, settings=None, noise=None, verdicts=()):
+def make_provenance(datacube, weights=None, settings=None, noise=None, flags=()):
     """What was done to a cube, as a dict that JSON can hold.
 
     weights: {name: SHA-256} of the networks used. settings: what the caller set. noise: the NoiseModel.
-    verdicts: sentences on what was found and refused.
+    flags: what was found, refused and written.
     """
     record = {
         "package": "py4dstem_prenet",
@@ -283,7 +281,7 @@ def provenance(datacube, weights=None, settings=None, noise=None, verdicts=()):
         "dtype": str(datacube.data.dtype),
         "weights": weights or {},
         "settings": settings or {},
-        "verdicts": verdicts,
+        "flags": [flag.to_json() for flag in flags],
     }
     if noise is not None:
         record["noise"] = replace(noise, bad_pixels=int(np.count_nonzero(noise.bad_pixels)))

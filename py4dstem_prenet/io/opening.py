@@ -17,7 +17,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from ..core import PrenetError, budget, reading
+from ..core import PrenetError, as_scan, budget
 from .files import EMD_ENDINGS, emd_nodes, existing, open_hdf5, whole_place
 
 _EMD_NODES = ("node", "array", "pointlist", "pointlistarray", "custom")
@@ -60,7 +60,7 @@ def _cube(data, scan_shape, path, **options):
     from py4DSTEM import DataCube
 
     data = _as_scan(data, scan_shape, path)
-    reading.check(data)  # py4DSTEM cannot even hold an empty scan
+    as_scan(data)  # py4DSTEM cannot even hold an empty scan
     if max(data.shape) > _LONGEST:
         raise PrenetError(f"{path} says that it holds a scan of shape {tuple(data.shape)}, which no detector gives; "
                           "the file is damaged, or no scan.")

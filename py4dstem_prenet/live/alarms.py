@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..core import NORMAL_MAD, PrenetError
+from ..core import NORMAL_MAD, Flag, PrenetError
 from ..ellipse import combine, measure_ellipse
 from ..networks import WINDOW
 
@@ -26,13 +26,29 @@ KINDS = ("beam lost", "dose too low", "drift", "saturation", "ellipse changes")
 
 @dataclass(frozen=True)
 class Alarm:
-    """kind: one of KINDS. since: (row, column) of the scan from which on. text: a sentence or two. over: whether it was
-    so for a while only."""
+    """Something that should stop a scan.
+
+    Attributes
+    ----------
+    kind : str
+        One of KINDS.
+    since : tuple of int
+        (row, column) of the scan from which on.
+    flag : Flag
+        What happened, with its numbers.
+    over : bool
+        Whether it has ended since.
+    """
 
     kind: str
     since: tuple[int, int]
-    text: str
+    flag: Flag
     over: bool = False
+
+    @property
+    def text(self) -> str:
+        """What happened, and what to do."""
+        return str(self.flag)
 
     def __str__(self):
         return f"{self.kind} since row {self.since[0]}, column {self.since[1]}: {self.text}"
@@ -65,11 +81,13 @@ def beam_lost(snapshot) -> Alarm | None:
         return None
     first, last = runs[-1]
     over = bool(last < len(bad))
-    now = f"it is back at {_place(at[last], columns)}" if over else "it is not back"
-    what = "are dark" if snapshot.hidden else "show no beam"
-    often = "" if len(runs) == 1 else f" It is the scan's loss number {len(runs)}."
-    text = f"{last - first} positions {what}, and {now}.{often}"
-    return Alarm("beam lost", divmod(int(at[first]), columns), text, over)
+    row, column = (int(n) for n in divmod(int(at[first]), columns))
+    back = divmod(int(at[last]), columns) if over else None
+    flag = Flag("alarm_beam_lost", {
+        "count": int(last - first), "look": "are dark" if snapshot.hidden else "show no beam", "row": row,
+        "column": column, "losses": len(runs),
+        "state": f"the beam is back at row {back[0]}, column {back[1]}" if over else "it is not back"})
+    return Alarm("beam lost", (row, column), flag, over)
 
 
 def drifts(snapshot) -> Alarm | None:
@@ -77,7 +95,7 @@ def drifts(snapshot) -> Alarm | None:
     rows, away, step, error = snapshot.moves
     if len(rows) < 2:
         return None
-    radius, shape = snapshot.beam.aperture.radius, snapshot.sample.shape[2:]
+    radius, shape = snapshot.beam.aperture.radius, snapshot.sample.pattern_shape
     position, valid = snapshot.map(snapshot.located.position), snapshot.valid
     middle = np.array([np.median(position[:, r, valid[r]], 1) for r in rows])
     reach = WINDOW / 2 * snapshot.beam.bins
@@ -89,14 +107,15 @@ def drifts(snapshot) -> Alarm | None:
     if not len(bad):
         return None
     k = bad[0]
+    since = (int(rows[k]), 0)
     if cut[k]:
-        text = "the direct beam touches the edge of the detector."
+        flag = Flag("alarm_edge")
     elif jump[k]:
-        text = f"the beam jumps by ({step[k, 0]:+.1f}, {step[k, 1]:+.1f}) px between two rows."
+        flag = Flag("alarm_jump", {"dx": float(step[k, 0]), "dy": float(step[k, 1]), "before": int(rows[max(k - 1, 0)]),
+                                   "row": since[0]})
     else:
-        text = (f"the beam is ({away[k, 0]:+.1f}, {away[k, 1]:+.1f}) px from where the scan began, beyond the window "
-                f"of +-{reach:.0f} px.")
-    return Alarm("drift", (int(rows[k]), 0), text)
+        flag = Flag("alarm_drift", {"dx": float(away[k, 0]), "dy": float(away[k, 1]), "reach": float(reach)})
+    return Alarm("drift", since, flag)
 
 
 def saturates(snapshot) -> Alarm | None:
@@ -107,9 +126,7 @@ def saturates(snapshot) -> Alarm | None:
     if not len(bad):
         return None
     first = np.flatnonzero(snapshot.saturated.reshape(snapshot.scan)[bad[0]])[0]
-    return Alarm("saturation", (int(bad[0]), int(first)),
-                 "many pixels share the largest value: the detector counts no further. Lower the dose, or mask pixels "
-                 "that always hold one value.")
+    return Alarm("saturation", (int(bad[0]), int(first)), Flag("alarm_saturation"))
 
 
 def too_few_electrons(snapshot, strain) -> Alarm | None:
@@ -122,16 +139,15 @@ def too_few_electrons(snapshot, strain) -> Alarm | None:
     valid = snapshot.valid.ravel()
     if valid.sum() < SHORTEST_LOSS:
         return None
-    far = min(snapshot.sample.shape[2:]) / 4
+    far = min(snapshot.sample.pattern_shape) / 4
     sigma = float(np.median(snapshot.located.sigma[valid]))
     if not sigma > strain * far:
         return None
     first = divmod(int(np.flatnonzero(valid)[0]), snapshot.scan[1])
     times = (sigma / (strain * far)) ** 2
-    return Alarm("dose too low", first, (
-        f"one pattern's direct beam is known to {sigma:.2g} px, which is {sigma / far:.2%} of strain at a disk "
-        f"{far:.0f} px away, and other disks are weaker; for {strain:.2%} it takes at least {times:.1f} times the "
-        f"{snapshot.noise.dose:,.0f} electrons."))
+    flag = Flag("alarm_dose_low", {"sigma": sigma, "strain": 100 * sigma / far, "distance": far, "wanted": 100 * strain,
+                                   "times": float(times), "dose": float(snapshot.noise.dose)})
+    return Alarm("dose too low", first, flag)
 
 
 def ellipse_changes(snapshot, fit, radius, device="auto") -> Alarm | None:
@@ -139,7 +155,7 @@ def ellipse_changes(snapshot, fit, radius, device="auto") -> Alarm | None:
 
     fit: `OriginFit` of the snapshot. radius: of the direct disk, pixels, or None.
     """
-    held = snapshot.sample.held() & snapshot.valid
+    held = snapshot.sample.readable & snapshot.valid
     rows = np.flatnonzero(held.any(1))
     if held.sum() < 2 * ENOUGH or len(rows) < 2:
         return None
@@ -157,9 +173,10 @@ def ellipse_changes(snapshot, fit, radius, device="auto") -> Alarm | None:
     change = float(np.hypot(*(halves[1].vector - halves[0].vector)))
     if agree or change < ELLIPSE_CHANGE:
         return None
-    told = " to ".join(f"{h.a / h.b:.4f} at {np.degrees(h.theta):.0f} degrees" for h in halves)
-    return Alarm("ellipse changes", (middle, 0), f"a/b goes from {told} ({np.sqrt(chi2):.1f} sigma) between the halves "
-                                                 "of the rows so far.")
+    ratios, angles = zip(*((h.a / h.b, float(np.degrees(h.theta))) for h in halves), strict=True)
+    flag = Flag("alarm_ellipse_changes", {"ratio_before": ratios[0], "angle_before": angles[0], "ratio_after": ratios[1],
+                                          "angle_after": angles[1], "sigmas": float(np.sqrt(chi2))})
+    return Alarm("ellipse changes", (middle, 0), flag)
 
 
 def crowded(block, noise):
@@ -203,8 +220,3 @@ def _row_median(values):
     ordered = np.sort(values, 2)  # NaN last
     middle = np.stack([np.maximum(count - 1, 0) // 2, count // 2], 1)[None]
     return np.take_along_axis(ordered, np.broadcast_to(middle, (2, *middle.shape[1:])), 2).mean(2), count
-
-
-def _place(position, columns):
-    row, column = divmod(int(position), columns)
-    return f"row {row}, column {column}"

@@ -4,9 +4,8 @@ Patterns are fed as they come, in any order. An even sample of them is kept in b
 `calibrate` learn noise and beam, in a process of their own, again whenever twice as many patterns have been seen; every
 pattern is located at once with the beam that is known. Those that come before the first beam wait for it.
 
-Nothing here measures anything: `find_beam` (in `learning`), `Beam.locate`, `origin_of` and `judge_scan` (in
-`snapshot`) are what `calibrate` calls, and they take a `Sample` of a scan in the place of a scan. `finish` is
-`calibrate` itself, on the whole scan.
+The stages are those of `calibrate`: `Calibrator.learn` (in `learning`), `locate`, and `finish` (in `snapshot`), on a
+sample of the scan. At the end `calibrate` itself runs on the whole scan.
 """
 
 from __future__ import annotations
@@ -17,13 +16,23 @@ from heapq import heappush, heapreplace
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from ..core import Ellipse, OriginFit, OriginMap, PrenetError, Sample, reading, sample_positions
+from ..core import (
+    CalibrationReport,
+    Ellipse,
+    Flag,
+    OriginFit,
+    OriginMap,
+    PrenetError,
+    SampledScan,
+    as_scan,
+    sample_positions,
+)
 from ..detector import SAMPLE as LEARNED_FROM
 from ..fits import SAMPLE
 from ..origin import BATCH, Beam, Located, check_mask, nowhere, shows_beam
-from ..pipeline import CalibrationReport, calibrate, check_networks
+from ..pipeline import Calibrator, calibrate, check_networks
 from .alarms import crowded
-from .learning import Learned, learn
+from .learning import learn_so_far
 from .snapshot import LOCATED, Snapshot, judge_snapshot
 from .worker import Worker
 
@@ -34,7 +43,7 @@ MANY = 2048  # positions of a scan; one of fewer is over about when a process ha
 CELL = 16  # scan columns whose median tells where the beam is nearby
 FEWEST = 4  # positions that such a median needs
 LATE = 64  # patterns that waited for the first beam and are located beside those that come: more would delay these
-UNLEARNED = "Nothing has been learned yet."  # the reason for no beam of a scan that has just begun
+UNLEARNED = "nothing_learned"  # flag of a scan that has just begun
 BLANK = 0.02  # part of the usual electrons below which a pattern holds no beam (as in `shows_beam`)
 
 
@@ -68,8 +77,7 @@ class OnlineCalibrator:
         if len(self._shape) != 4 or min(self._shape) < 1:
             raise PrenetError(f"A scan's and a pattern's shape are needed, such as (256, 256) and (128, 128), not "
                               f"{scan_shape} and {pattern_shape}.")
-        reading.check(np.broadcast_to(np.uint8(0), self._shape))
-        check_mask(np.broadcast_to(np.uint8(0), self._shape), mask)
+        check_mask(as_scan(np.broadcast_to(np.uint8(0), self._shape)), mask)
         check_networks(device)
         self._mask, self._device = mask, device
         self._scan = scan = self._shape[:2]
@@ -79,14 +87,13 @@ class OnlineCalibrator:
         self._located = nowhere(count)
         self._fed, self._known, self._saturated = np.zeros((3, count), bool)
         self._total = np.zeros(count)  # of each pattern, detector units
-        self._noise = None  # the latest that was learned, with a beam or without
         self._rank = _ranks(scan)
         self._kept: dict[int, np.ndarray] = {}
         self._worst: list[tuple[float, int]] = []  # a heap of what is kept, the least important on top
         self._dtype = None
         self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
-        self._learned: Learned | None = None  # the latest that has a beam
-        self._reason = UNLEARNED
+        self._learned = Calibrator(None, None, None, Flag(UNLEARNED), device)  # the latest, with a beam if any has one
+        self._learned_from = 0  # patterns from which the learning under way learns
         self._next = min(FIRST, count)
         self._learning: Future | None = None
         self._thread = ThreadPoolExecutor(1, "prenet-learn")
@@ -153,8 +160,8 @@ class OnlineCalibrator:
             self._kept[position] = pattern.copy()
 
     def _wait_for_beam(self, index, block):
-        if self._noise is not None:  # saturation needs no beam, which a stop may hide for good
-            self._saturated[index] = crowded(block, self._noise)
+        if self._learned.noise is not None:  # saturation needs no beam, which a stop may hide for good
+            self._saturated[index] = crowded(block, self._learned.noise)
         self._waiting.append((index, block.copy()))
         if sum(b.nbytes for _, b in self._waiting) > BACKLOG_BYTES:
             if self._learning is not None:
@@ -167,7 +174,7 @@ class OnlineCalibrator:
 
     @property
     def _beam(self) -> Beam | None:
-        return self._learned.beam if self._learned else None
+        return self._learned.beam
 
     def _advance(self):
         """Adopt what was learned, and learn again where there is more to learn from."""
@@ -176,17 +183,18 @@ class OnlineCalibrator:
             try:
                 learned = future.result()
             except PrenetError as problem:  # of the process that learns: what is known stays, and it tries again
-                learned = Learned(None, None, None, str(problem), self.seen)
-            self._reason, self._judged = learned.reason, None
-            later = 2 * learned.seen if learned.beam else learned.seen + max(FIRST, learned.seen // 4)
-            self._next = min(later, len(self._fed)) if learned.seen < len(self._fed) else np.inf
-            self._noise = learned.noise if self._learned is None or learned.beam else self._noise
+                learned = Calibrator(None, None, None, Flag("input_refused", {"message": str(problem)}), self._device)
+            seen, self._judged = self._learned_from, None
+            later = 2 * seen if learned.beam else seen + max(FIRST, seen // 4)
+            self._next = min(later, len(self._fed)) if seen < len(self._fed) else np.inf
             if learned.beam is not None:
                 self._adopt(learned)
+            elif self._beam is None:
+                self._learned = learned
         seen = self.seen
         if self._learning is None and seen >= self._next:
-            task = learn, self._sample(), seen, self._mask, self._device
-            self._learning = self._thread.submit(self.worker.call, *task)
+            self._learned_from = seen
+            self._learning = self._thread.submit(self.worker.call, learn_so_far, self._sample(), self._mask, self._device)
 
     def _adopt(self, learned):
         self._learned = learned
@@ -283,12 +291,12 @@ class OnlineCalibrator:
         """All that is known now; it does not change when more is fed."""
         self._advance()
         located = Located(*(getattr(self._located, name).copy() for name in LOCATED))
-        return Snapshot(self._sample(), located, self._known.copy(), self._saturated.copy(), self._noise, self._beam,
-                        self._reason, self.seen, self._fed.copy(), self._total.copy())
+        return Snapshot(self._sample(), located, self._known.copy(), self._saturated.copy(), self._learned, self.seen,
+                        self._fed.copy(), self._total.copy())
 
     def _sample(self):
         positions = np.sort(np.fromiter(self._kept, np.int64, len(self._kept)))
-        return Sample(self._scan, positions, [self._kept[p] for p in positions.tolist()])
+        return SampledScan(self._scan, positions, [self._kept[p] for p in positions.tolist()])
 
     @property
     def report(self) -> CalibrationReport:
@@ -325,8 +333,7 @@ class OnlineCalibrator:
 
         Raises PrenetError for a cube of another shape, and as `calibrate`.
         """
-        reading.check(datacube)
-        shape = reading.shape_of(datacube)
+        shape = as_scan(datacube).shape
         if shape[1:] != self._shape[1:] or shape[0] > self._shape[0]:
             raise PrenetError(f"The scan that was watched has shape {self._shape}, not {shape}; give its own DataCube.")
         self.close()  # it would compete for the cores

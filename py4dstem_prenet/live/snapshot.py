@@ -1,4 +1,4 @@
-"""What is known of a running scan at a moment, and what that says: the stages of `calibrate` on a part of a scan."""
+"""The state of a running scan at a moment, and the stages of calibration on it."""
 
 from __future__ import annotations
 
@@ -7,43 +7,66 @@ from functools import cached_property
 
 import numpy as np
 
-from ..core import OriginMap, PrenetError, Sample
-from ..detector import NoiseModel
-from ..origin import BRIGHT, LIT, Beam, Located, fit_origin, from_rings, origin_of, shows_beam
-from ..pipeline import CalibrationReport, judge_scan
+from ..core import CalibrationReport, Flag, SampledScan
+from ..origin import BRIGHT, LIT, Located, no_origin, shows_beam
+from ..pipeline import Calibrator
 from .alarms import row_moves
 
-LOCATED = ("position", "sigma", "signal", "seen")
+LOCATED = ("position", "sigma", "signal", "seen")  # fields of `Located`
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that is known at a moment; plain data, to be judged anywhere, as `judge_snapshot` does.
+    """The state of a running scan; plain data that any thread or process may judge.
 
-    sample: patterns that were kept. located: of every position. known, saturated: (Rx * Ry,) bool, positions that were
-    looked at, and those whose patterns crowd at their largest value.
-    noise and beam are None before they are learned; there is no beam, ever, where a stop hides it; reason: why there
-    is none. seen: patterns that were fed. fed: (Rx * Ry,) bool, which. total: (Rx * Ry,) their sums, detector units.
+    Attributes
+    ----------
+    sample : SampledScan
+        Patterns that were kept.
+    located : Located
+        Position and sigma of every pattern of the scan.
+    known : numpy.ndarray
+        (Rx * Ry,) bool, positions whose patterns were looked at.
+    saturated : numpy.ndarray
+        (Rx * Ry,) bool, positions whose patterns hold many pixels at their largest value.
+    calibrator : Calibrator
+        What was learned; without noise before anything was, and without a beam if none can be located.
+    seen : int
+        Patterns that were fed.
+    fed : numpy.ndarray
+        (Rx * Ry,) bool, positions that were fed.
+    total : numpy.ndarray
+        (Rx * Ry,), sum of each pattern, detector units.
     """
 
-    sample: Sample
+    sample: SampledScan
     located: Located
     known: np.ndarray
     saturated: np.ndarray
-    noise: NoiseModel | None
-    beam: Beam | None
-    reason: str
+    calibrator: Calibrator
     seen: int
     fed: np.ndarray
     total: np.ndarray
 
     @property
     def scan(self):
-        return self.sample.scan
+        """(Rx, Ry)."""
+        return self.sample.scan_shape
+
+    @property
+    def noise(self):
+        """The detector's noise, or None."""
+        return self.calibrator.noise
+
+    @property
+    def beam(self):
+        """The beam, or None."""
+        return self.calibrator.beam
 
     @property
     def device(self):
-        return "auto" if self.beam is None else self.beam.device
+        """The device as the user gave it."""
+        return self.calibrator.device
 
     @property
     def valid(self):
@@ -65,7 +88,7 @@ class Snapshot:
         """(Rx * Ry,) bool: where a beam was located; where none can be, where a pattern is not dark beside others."""
         if not self.hidden:
             return self.valid.ravel()
-        shape = self.sample.shape[2:]
+        shape = self.sample.pattern_shape
         electrons = (self.total - self.noise.offset * shape[0] * shape[1]) / self.noise.gain
         usual = np.quantile(electrons[self.fed], BRIGHT) if self.fed.any() else 0.0
         return self.fed & (electrons > LIT * usual)
@@ -77,7 +100,7 @@ class Snapshot:
 
     def box(self):
         """The rectangle of the scan, a pair of slices, outside of which nothing was seen."""
-        seen = self.known.reshape(self.scan) | self.sample.held()
+        seen = self.known.reshape(self.scan) | self.sample.readable
         return tuple(slice(int(at[0]), int(at[-1]) + 1) for at in (np.flatnonzero(seen.any(1 - k)) for k in (0, 1)))
 
     def map(self, values):
@@ -86,44 +109,53 @@ class Snapshot:
 
 
 def judge_snapshot(snapshot: Snapshot) -> CalibrationReport:
-    """What a snapshot says, as a `CalibrationReport`; writes nothing. Changes nothing: it may run on another thread."""
-    scan = snapshot.scan
-    if snapshot.noise is None:
-        reason = snapshot.reason
-        nothing = [np.full(scan, np.nan) for _ in range(4)]
-        origin = OriginMap(*nothing, np.zeros(scan, bool), float("nan"), False, reason)
-        noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((1, 1), bool), False, 0.0)
-        return CalibrationReport(origin, None, None, noise, (f"So far no beam: {reason}",))
-    # A surface through half of a scan is a surface of that half: it is not bent by what nobody has seen.
+    """Judge a running scan; nothing is written, and any thread or process may do it.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+        The state of the scan.
+
+    Returns
+    -------
+    CalibrationReport
+        The results so far; NaN outside the rectangle of the scan that was seen.
+    """
+    scan, calibrator = snapshot.scan, snapshot.calibrator
+    looked = int(np.count_nonzero(snapshot.looked))
+    written = (Flag("scan_running", {"count": looked, "total": int(snapshot.known.size)}),)
+    if calibrator.noise is None:
+        return CalibrationReport(no_origin(scan, calibrator.refusal), None, None, None, written)
+    # A surface through half of a scan is a surface of that half: positions that were not seen must not bend it.
     box = snapshot.box()
     inside = np.zeros(scan, bool)
     inside[box] = True
     inside = inside.ravel()
     sample, known = boxed(snapshot.sample, box), snapshot.known[inside]
     located = Located(*(getattr(snapshot.located, name)[inside] for name in LOCATED))
-    if snapshot.hidden:  # behind a stop, it may be: the rings' center then
-        reason = snapshot.reason if snapshot.beam is None else "No position shows a beam that can be located."
-        origin = from_rings(sample, snapshot.noise, reason)
-    else:
-        origin = origin_of(sample, snapshot.noise, located, snapshot.beam, known)
-    if not origin.found:
-        return CalibrationReport(_in_scan(origin, box, scan), None, None, snapshot.noise,
-                                 (f"So far no beam: {origin.reason}",))
-    try:
-        fit, ellipse = judge_scan(sample, sample, origin, snapshot.noise, snapshot.device, progress=False)
-    except PrenetError:  # no pattern that was kept shows a beam
-        fit, ellipse = fit_origin(origin), None
-    origin, fit = (_in_scan(found, box, scan) for found in (origin, fit))
-    looked = int(np.count_nonzero(snapshot.looked))
-    return CalibrationReport(origin, fit, ellipse, snapshot.noise, (
-        f"So far: {looked} of {snapshot.known.size} positions; nothing is written before the end.",))
+    report = calibrator.finish(sample, located, sample, known, progress=False)
+    origin, fit = (_in_scan(result, box, scan) for result in (report.origin, report.fit))
+    return CalibrationReport(origin, fit, report.ellipse, calibrator.noise, written)
 
 
-def boxed(sample: Sample, box) -> Sample:
-    """A sample of a rectangle of the scan that holds all of it."""
-    rows, columns = np.divmod(sample.positions, sample.scan[1])
-    scan = tuple(part.stop - part.start for part in box)
-    return Sample(scan, (rows - box[0].start) * scan[1] + columns - box[1].start, sample.patterns)
+def boxed(sample: SampledScan, box) -> SampledScan:
+    """Cut a sample to a rectangle of the scan that holds all of it.
+
+    Parameters
+    ----------
+    sample : SampledScan
+        Patterns of a scan.
+    box : tuple of slice
+        Rows and columns of the rectangle.
+
+    Returns
+    -------
+    SampledScan
+        The same patterns, as a sample of the rectangle.
+    """
+    rows, columns = np.divmod(sample.positions, sample.scan_shape[1])
+    shape = tuple(side.stop - side.start for side in box)
+    return SampledScan(shape, (rows - box[0].start) * shape[1] + columns - box[1].start, sample.patterns)
 
 
 def _in_scan(result, box, scan):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import h5py
 import numpy as np
 
-from ..core import SMALLEST_SIDE, PrenetError
+from ..core import MIN_SIDE, PrenetError
 from ..io import existing
 
 POLL = 0.05  # seconds between looks at the file
@@ -146,7 +146,7 @@ class Hdf5File:
     def _chosen(self, name):
         found = []
         self._file.visititems(lambda where, thing: found.append(where) if isinstance(thing, h5py.Dataset) and
-                              thing.ndim in (3, 4) and min(thing.shape[-2:]) >= SMALLEST_SIDE else None)
+                              thing.ndim in (3, 4) and min(thing.shape[-2:]) >= MIN_SIDE else None)
         if name is not None and name.strip("/") in found:
             return self._file[name]
         if name is not None or len(found) != 1:

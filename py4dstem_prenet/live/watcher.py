@@ -135,7 +135,8 @@ class Watcher:
         self._arrived.append((now, self.calibrator.seen))
         rate = (self.calibrator.seen - had) / max(now - then, 1e-3)
         alarms = *quick_alarms(snapshot, self.strain), *self._slow
-        reason = "" if located or snapshot.reason == UNLEARNED else snapshot.reason
+        refusal = snapshot.calibrator.refusal
+        reason = "" if located or refusal is None or refusal.name == UNLEARNED else str(refusal)
         self.status = replace(status, located=located, lag=lag, rate=rate, alarms=alarms, reason=reason,
                               **_beam(snapshot))
         self._judge(snapshot, now)

@@ -6,35 +6,43 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..core import reading
-from ..detector import NoiseModel, judge_noise, of_part, places, read_block, split
+from ..core import Decided, Decision, Flag, as_scan
+from ..detector import MAX_SPLIT_POSITIONS, NoiseModel, judge_noise, of_part, places, read_block, split
 from ..io import calibrations
 
-HALVED = 1024  # positions that are split into halves, at most
+MAX_RATIO = 4 / 3  # scatter over stated sigma, up to which sigma counts as true
 
 
-@dataclass(frozen=True)
-class OriginCheck:
-    """How well the direct beam is located in this scan, from its two halves. `str(check)` is a sentence.
+@dataclass(frozen=True, eq=False, repr=False)
+class OriginCheck(Decided):
+    """How precisely the direct beam is located in a scan, from two halves of its electrons.
 
-    scatter: rms difference between the halves' origins in each direction over sqrt(2), pixels: the precision at half
-    the dose. ratio, ratio_sigma: scatter over the sigma that was stated, and one standard deviation of that; below 1
-    where sigma holds a part that both halves share. positions: how many were seen in both. accepted: sigma is not
-    understated by more than a third. reason: in words.
+    Attributes
+    ----------
+    scatter : float
+        RMS difference of the origins of the halves along each axis over sqrt(2), pixels: the precision at half the dose.
+    ratio, ratio_sigma : float
+        Scatter over the stated sigma, and one standard deviation of that; below 1 if sigma holds a part that both
+        halves share.
+    positions : int
+        Positions that show a beam in both halves.
+    decision : Decision
+        Accepted if sigma is not understated by more than a third.
     """
 
     scatter: float
     ratio: float
     ratio_sigma: float
     positions: int
-    accepted: bool
-    reason: str
+    decision: Decision
 
-    def __str__(self):
-        return f"Origin {self.reason}"
+    def rows(self):
+        return [("accepted", "yes" if self.accepted else "no"), ("positions", str(self.positions)),
+                ("scatter at half the dose", f"{self.scatter:.3f} px"),
+                ("scatter over stated sigma", f"{self.ratio:.2f} ± {self.ratio_sigma:.2f}"), ("flags", self.reason)]
 
 
-def check_origin(datacube, noise: NoiseModel | None = None, device="auto", positions: int = HALVED,
+def check_origin(datacube, noise: NoiseModel | None = None, device="auto", positions: int = MAX_SPLIT_POSITIONS,
                  seed: int = 0) -> OriginCheck:
     """Whether the origin's sigma is true, from the halves of at most `positions` neighboring positions.
 
@@ -43,24 +51,25 @@ def check_origin(datacube, noise: NoiseModel | None = None, device="auto", posit
     """
     from .measure import measure_origin
 
-    reading.check(datacube)
+    scan = as_scan(datacube)
     noise = noise or calibrations.noise_of(datacube)
-    blocks = [read_block(datacube, where) for where in places(reading.shape_of(datacube), positions, (1, 1))]
+    blocks = [read_block(scan, where) for where in places(scan.shape, positions, (1, 1))]
     problem, _ = judge_noise(blocks, noise)
     if problem:
-        return OriginCheck(np.nan, np.nan, np.nan, 0, False, f"cannot be checked on these data: {problem}")
+        return OriginCheck(np.nan, np.nan, np.nan, 0,
+                           Decision(False, (Flag("not_checked", {"check": "origin"}), problem)))
     halves = split(blocks[0], noise, np.random.default_rng(seed))
     maps = [measure_origin(half, of_part(noise), device=device, progress=False) for half in halves]
     seen = maps[0].valid & maps[1].valid & maps[0].found & maps[1].found
     if seen.sum() < 2:
-        return OriginCheck(np.nan, np.nan, np.nan, int(seen.sum()), False,
-                           "cannot be checked: half of the electrons show no direct beam")
+        return OriginCheck(np.nan, np.nan, np.nan, int(seen.sum()), Decision(False, (Flag("half_without_beam"),)))
     difference = np.array([(getattr(maps[0], q) - getattr(maps[1], q))[seen] for q in ("qx0", "qy0")])
     variance = np.array([sum(getattr(m, q)[seen] ** 2 for m in maps) for q in ("sigma_qx0", "sigma_qy0")])
     square = (difference**2 / variance).mean(0)
     ratio = float(np.sqrt(square.mean()))
     sigma = float(square.std() / np.sqrt(len(square)) / (2 * ratio))
     scatter = float(np.sqrt((difference**2).mean() / 2))
-    return OriginCheck(scatter, ratio, sigma, len(square), ratio < 4 / 3,
-                       f"scatters by {scatter:.3f} px in each direction at half the dose, {ratio:.2f} +- {sigma:.2f} "
-                       f"of the sigma that is stated there ({len(square)} positions)")
+    accepted = ratio < MAX_RATIO
+    flag = Flag("origin_sigma_checked" if accepted else "origin_sigma_understated",
+                {"scatter": scatter, "ratio": ratio, "sigma": sigma, "positions": len(square)})
+    return OriginCheck(scatter, ratio, sigma, len(square), Decision(accepted, (flag,)))

@@ -7,7 +7,7 @@ import torch
 from scipy.ndimage import map_coordinates
 from torch.nn.functional import avg_pool2d, grid_sample
 
-from ..core import Sample, reading
+from ..core import Scan
 from ..descan import fit_pair
 from ..detector import NoiseModel, stabilize
 from ..networks import CELL, coarse_position, normalize
@@ -21,14 +21,12 @@ AGREED = 0.3  # mean log-likelihood by which another place must be better than t
 SURPRISE = 1e-3  # likelihood of the direct beam where a block excludes it: the block may show something else
 
 
-def coarse_origin(network, data, noise: NoiseModel):
+def coarse_origin(network, scan: Scan, noise: NoiseModel):
     """First guess of every origin, (Rx * Ry, 2); disk radius in pixels; which positions lie in blocks that show a beam,
-    (Rx * Ry,) bool; and why there is none, or "".
+    (Rx * Ry,) bool. None where no block shows a beam.
 
-    data: a scan, or a `Sample` of one.
     """
-    scan = reading.shape_of(data)[:2]
-    sums, counts, grid = block_sums(data, noise)
+    sums, counts, grid = block_sums(scan, noise)
     step = -(-max(sums.shape[1:]) // FIELD)
     fields, good, readout = _fields(sums, counts, noise, step)
     device = next(network.parameters()).device
@@ -39,15 +37,15 @@ def coarse_origin(network, data, noise: NoiseModel):
     seen = lit & (presence > CLEAR)
     if seen.sum() < FEWEST * lit.sum():
         if np.median(presence[lit]) < 0:
-            return None, None, None, "No beam was found in this scan: the sums over its blocks look like noise alone."
+            return None
         seen = lit & (presence >= 0)
     # A radius is the same everywhere.
     radius = float(np.exp(np.median(size.cpu().numpy()[seen]))) * step
-    block_of = _block_of(scan, grid).ravel()
+    block_of = _block_of(scan.scan_shape, grid).ravel()
     at = coarse_position(logits)
 
     def surface(at):
-        return spread_blocks((at.cpu().numpy() + 0.5) * step - 0.5, grid, scan, max(0.5, 0.5 * step), seen)
+        return spread_blocks((at.cpu().numpy() + 0.5) * step - 0.5, grid, scan.scan_shape, max(0.5, 0.5 * step), seen)
 
     guess = surface(at)
     smooth = np.stack([np.bincount(block_of, g, len(at)) for g in guess.T], 1) / np.bincount(block_of)[:, None]
@@ -55,7 +53,7 @@ def coarse_origin(network, data, noise: NoiseModel):
     agreed = agreed_positions(logits, at, smooth, torch.from_numpy(seen).to(device))
     if agreed is not None:
         guess = surface(coarse_position(logits, agreed))
-    return guess, radius, seen[block_of], ""
+    return guess, radius, seen[block_of]
 
 
 def agreed_positions(logits, at, smooth, seen):
@@ -116,19 +114,18 @@ def _block_of(scan, grid):
     return rows[:, None] * grid[1] + columns
 
 
-def block_sums(data, noise, blocks=BLOCKS):
+def block_sums(scan: Scan, noise, blocks=BLOCKS):
     """Sums of electrons over blocks, (blocks, Qx, Qy) float32; patterns in each (none, perhaps, in those of a
-    `Sample`); the grid of blocks."""
-    scan = reading.shape_of(data)[:2]
-    grid = tuple(min(n, blocks) for n in scan)
-    block_of = _block_of(scan, grid).ravel()
-    held = data.positions if isinstance(data, Sample) else np.arange(len(block_of))
+    sample); the grid of blocks."""
+    grid = tuple(min(n, blocks) for n in scan.scan_shape)
+    block_of = _block_of(scan.scan_shape, grid).ravel()
+    held = scan.positions
     chosen = np.sort(np.concatenate([
         members[np.linspace(0, len(members) - 1, min(len(members), PER_BLOCK)).astype(int)]
         for members in (held[block_of[held] == b] for b in range(grid[0] * grid[1]))]))
-    sums = np.zeros((grid[0] * grid[1], *reading.shape_of(data)[2:]), np.float32)
+    sums = np.zeros((grid[0] * grid[1], *scan.pattern_shape), np.float32)
     counts = np.zeros(len(sums), int)
-    for index, patterns in reading.patterns(data, positions=chosen):
+    for index, patterns in scan.blocks(positions=chosen):
         electrons = (patterns.astype(np.float32) - noise.offset) / noise.gain
         for b in np.unique(block_of[index]):
             members = block_of[index] == b

@@ -23,3 +23,5 @@ from .summary import (
 from .summary import (
     of_versions as of_versions,
 )
+from .verdicts import Verdict as Verdict
+from .verdicts import make_verdict as make_verdict

@@ -123,9 +123,9 @@ def _numbers(seen):
             yield "origin, mean over the scan", "({:.3f}, {:.3f}) px".format(*seen.fitted.mean((1, 2)))
             yield "descan, peak to peak", "({:.3f}, {:.3f}) px".format(*np.ptp(seen.fitted, axis=(1, 2)))
         yield "sigma of a measured position, an axis", _number(fit.noise, "px")
-        yield "scatter of the residuals, an axis", _number(fit.scatter, "px")
-        yield "what neighboring residuals share", _number(fit.shared, "px")
-        yield "positions far from the surface", f"{fit.outliers:.1%}"
+        yield "scatter of the residuals, an axis", _number(fit.test.scatter, "px")
+        yield "what neighboring residuals share", _number(fit.test.shared if fit.test.correlated else 0.0, "px")
+        yield "positions far from the surface", f"{fit.test.outliers:.1%}"
         yield "uncertainty of the fitted origin, from noise", _number(fit.uncertainty, "px")
         if np.isfinite(fit.specimen):
             yield "residuals that follow virtual images", f"{fit.specimen:.0%} of their variance"
@@ -141,11 +141,16 @@ def _numbers(seen):
     yield "gain", f"{noise.gain:.4g} detector units an electron"
     yield "offset", f"{noise.offset:.4g} detector units"
     yield "read-out noise", f"{noise.readout:.3g} detector units, {noise.readout / noise.gain:.3g} electrons"
-    yield "electrons a pattern", verdicts.plain(noise.dose)
+    yield "electrons a pattern", _digits(noise.dose)
     yield "bad pixels", f"{int(noise.bad_pixels.sum())}"
     if seen.denoising is not None and seen.denoising.valid:
         error, sigma = (values["denoised"] for values in (seen.denoising.errors, seen.denoising.error_sigmas))
         yield "squared error of denoised patterns", f"{error:.3g} ± {sigma:.1g} of that of the raw counts"
+
+
+def _digits(number):
+    """Three digits without an exponent, such as 4,000."""
+    return f"{float(f'{number:.3g}'):,.10g}"
 
 
 def _number(value, unit):
@@ -163,8 +168,8 @@ def _provenance(record):
         yield f"weights: {name}", str(digest)
     for name, value in record.get("settings", {}).items():
         yield f"setting: {name}", str(value)
-    for verdict in record.get("verdicts", ()):
-        yield "then said", str(verdict)
+    for flag in record.get("flags", ()):
+        yield "flag then", str(flag.get("sentence"))
     if record.get("since"):
         yield "since then", ", ".join(map(str, record["since"]))
 
@@ -237,12 +242,12 @@ def _card(verdict):
 
 def _functions(fit):
     rows = "".join(
-        f"<tr><td>{escape(f.model)}{' (best on held-out positions)' if f.best else ''}</td>"
-        f"<td>{f.residual:.3g}</td><td>{f.moves:.3g}</td></tr>" if f.determined else
+        f"<tr><td>{escape(f.model)}{' (best on held-out positions)' if f.chosen else ''}</td>"
+        f"<td>{f.scatter:.3g}</td><td>{f.distance:.3g}</td></tr>" if f.determined else
         f"<tr><td>{escape(f.model)}</td><td colspan=\"2\">the positions do not determine it</td></tr>"
-        for f in fit.functions)
+        for f in fit.trials)
     return ('<div class="scroll"><table><thead><tr><th>function</th><th>residual scatter, px</th>'
-            f"<th>moves the calibration's origin by, px rms</th></tr></thead><tbody>{rows}</tbody></table></div>")
+            f"<th>distance from the best fit, px rms</th></tr></thead><tbody>{rows}</tbody></table></div>")
 
 
 def _table(pairs):

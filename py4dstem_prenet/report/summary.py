@@ -10,44 +10,62 @@ import platform
 import numpy as np
 
 from .._version import __version__
+from .verdicts import overall
 
 PACKAGES = ("py4DSTEM", "emdfile", "numpy", "torch")
 
 
 def of_calibration(report) -> dict:
-    """Of a `CalibrationReport`: found, detector, origin, descan, ellipse (None where there is none), verdicts."""
+    """Return a `CalibrationReport` as plain data.
+
+    Parameters
+    ----------
+    report : CalibrationReport
+        What was found.
+
+    Returns
+    -------
+    dict
+        found, detector, origin, descan, ellipse (None if there is none), and flags (`Flag.to_json` of each).
+    """
     origin, fit, e, noise = report.origin, report.fit, report.ellipse, report.noise
-    told = {
+    data = {
         "found": bool(origin.found),
         "detector": {"gain": noise.gain, "offset": noise.offset, "readout": noise.readout, "counting": noise.counting,
-                     "electrons": noise.dose, "bad_pixels": int(noise.bad_pixels.sum()),
-                     "messages": list(noise.messages)},
-        "origin": None, "descan": None, "ellipse": None, "verdicts": list(report.verdicts),
+                     "electrons": noise.dose, "bad_pixels": int(noise.bad_pixels.sum())},
+        "origin": None, "descan": None, "ellipse": None, "flags": [flag.to_json() for flag in report.flags],
     }
     if origin.found:
-        sigma = np.hypot(origin.sigma_qx0, origin.sigma_qy0)[origin.valid]
-        told["origin"] = {"qx0": float(np.nanmedian(origin.qx0)), "qy0": float(np.nanmedian(origin.qy0)),
-                          "sigma": float(np.median(sigma)) if sigma.size else None, "radius": float(origin.radius),
-                          "feature": origin.feature, "valid": int(origin.valid.sum()),
-                          "positions": int(origin.valid.size), "reason": origin.reason}
+        data["origin"] = {"qx0": float(np.nanmedian(origin.qx0)), "qy0": float(np.nanmedian(origin.qy0)),
+                          "sigma": origin.sigma, "radius": float(origin.radius), "feature": origin.feature,
+                          "valid": int(origin.valid.sum()), "positions": int(origin.valid.size)}
     if fit is not None:
-        told["descan"] = {"model": fit.model, "accepted": bool(fit.accepted),
+        data["descan"] = {"model": fit.model, "accepted": bool(fit.accepted),
                           "span": [float(np.ptp(q)) for q in (fit.qx0, fit.qy0)],
                           "residual_rms": [float(np.sqrt(np.nanmean(r[origin.valid] ** 2)))
-                                           for r in (fit.residual_qx0, fit.residual_qy0)], "reason": fit.reason}
+                                           for r in (fit.residual_qx0, fit.residual_qy0)], **fit.decision.numbers}
     if e is not None:
-        told["ellipse"] = {"a": e.a, "b": e.b, "theta": e.theta, "accepted": bool(e.accepted), "reason": e.reason,
-                           "sigma": float(np.sqrt(np.linalg.eigvalsh(e.covariance).max()))}
-    return _finite(told)
+        data["ellipse"] = {"a": e.a, "b": e.b, "theta": e.theta, "accepted": bool(e.accepted), "sigma": e.sigma}
+    return _finite(data)
 
 
 def of_verdicts(verdicts) -> dict:
-    """Of a report page's verdicts: light and answer of them all, and each with question, light, answer and why."""
-    from .verdicts import overall
+    """Return verdicts as plain data.
 
+    Parameters
+    ----------
+    verdicts : list of Verdict
+        The verdicts of a report.
+
+    Returns
+    -------
+    dict
+        light and answer of them all, and verdicts: topic, question, light, answer and flags of each.
+    """
     total = overall(verdicts)
-    return {"light": total.light, "answer": total.answer, "verdicts": [
-        {"question": v.question, "light": v.light, "answer": v.answer, "why": list(v.why)} for v in verdicts]}
+    return _finite({"light": total.light, "answer": total.answer, "verdicts": [
+        {"topic": v.topic, "question": v.question, "light": v.light, "answer": v.answer,
+         "flags": [flag.to_json() for flag in v.flags]} for v in verdicts]})
 
 
 def of_versions() -> dict:

@@ -13,7 +13,7 @@ import numpy as np
 
 from .._version import __version__
 from ..compute import map_chunks
-from ..core import PrenetError, ellipse_matrix, ellipse_vector, reading
+from ..core import PrenetError, as_scan, ellipse_matrix, ellipse_vector
 from ..detector import NoiseModel
 from ..io import calibrations, check_output, emd_files
 from ..io import open as open_cube
@@ -37,7 +37,7 @@ def corrected(datacube, noise: NoiseModel | None = None, out=None, progress=True
 
     Raises PrenetError where no fitted origin is set, or the output path is taken.
     """
-    reading.check(datacube)
+    scan = as_scan(datacube)
     if out is not None:
         check_output(out)
     qx0, qy0, _ = calibrations.read_fitted_origin(datacube)
@@ -45,19 +45,19 @@ def corrected(datacube, noise: NoiseModel | None = None, out=None, progress=True
     noise = noise or calibrations.noise_of(datacube)
     origin = np.stack([qx0.ravel(), qy0.ravel()], 1)
     center = np.rint(origin.mean(0))
-    shape = reading.shape_of(datacube)
+    shape = scan.shape
     work = partial(_move_block, inverse=np.linalg.inv(matrix), center=center, noise=noise)
     title = "correcting" if progress else None
     if out is None:
         data = np.empty((shape[0] * shape[1], *shape[2:]), np.float32)
-        for index, moved in map_chunks(work, datacube, origin, progress=title):
+        for index, moved in map_chunks(work, scan, origin, progress=title):
             data[index] = moved
         return _calibrated(datacube, data.reshape(shape), center)
     shell = _calibrated(datacube, np.broadcast_to(np.float32(0), shape), center)
     record = {"version": __version__, "matrix": matrix.tolist(), "origin": origin.tolist(),
               "noise": [float(v) for v in (noise.gain, noise.offset, noise.dose, noise.bad_pixels.sum())]}
     with emd_files.resumable_cube(shell, out, np.float32, record) as target:
-        for index, moved in map_chunks(work, datacube, origin, progress=title, skip=target.done):
+        for index, moved in map_chunks(work, scan, origin, progress=title, skip=target.done):
             target.write(index, moved)
     return open_cube(out)
 

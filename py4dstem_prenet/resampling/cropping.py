@@ -15,30 +15,34 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..core import PrenetError, reading
+from ..core import Decided, Decision, Flag, PrenetError
 from ..io import calibrations
 
 _ORIGIN = ("qx0", "qy0", "qx0_meas", "qy0_meas")
-_CARRIED = "carry the calibration along with datacube.prenet.crop_Q, bin_Q, crop_R or bin_R, or calibrate again"
 
 
-@dataclass(frozen=True)
-class CalibrationCheck:
-    """Whether a calibration belongs to the data beside it. `str(check)` is a line for each finding.
+@dataclass(frozen=True, eq=False, repr=False)
+class CalibrationCheck(Decided):
+    """Whether a calibration belongs to the data beside it.
 
-    stale: names of what does not ("origin", "sigma", "probe radius", "braggvectors", ...), empty where all does.
-    findings: what was seen and what to do, a sentence each.
+    Attributes
+    ----------
+    stale : tuple of str
+        Names of what does not belong ("origin", "sigma", "probe radius", "braggvectors", ...).
+    decision : Decision
+        Accepted if nothing is stale.
     """
 
     stale: tuple[str, ...]
-    findings: tuple[str, ...]
+    decision: Decision
 
     @property
     def current(self) -> bool:
+        """Whether all of the calibration belongs to the data."""
         return not self.stale
 
-    def __str__(self):
-        return "\n".join(self.findings) or "The calibration belongs to the data beside it."
+    def rows(self):
+        return [("current", "yes" if self.current else "no"), *(("flag", str(flag)) for flag in self.flags[:8])]
 
 
 def check(datacube) -> CalibrationCheck:
@@ -51,29 +55,27 @@ def check(datacube) -> CalibrationCheck:
     found = {}
     calibration, scan, pattern = datacube.calibration, tuple(datacube.Rshape), tuple(datacube.Qshape)
     if not _has_origin(calibration):
-        return CalibrationCheck(("origin",), ("No origin was measured; call datacube.prenet.calibrate().",))
+        return CalibrationCheck(("origin",), Decision(False, (Flag("calibration_missing"),)))
     signed = calibrations.signatures(datacube)
     for entry, name, values in (("origin_meas", "measured origin", calibration.get_origin_meas()),
                                 ("origin", "origin", calibration.get_origin())):
         if values is not None:
-            told = _of_other_data(f"The {name}", values, signed.get(entry, {}), scan, pattern)
-            if told:
-                found[name] = f"{told}; {_CARRIED}."
+            flag = _of_other_data(name, values, signed.get(entry, {}), scan, pattern)
+            if flag is not None:
+                found[name] = flag
     if found and calibration.get_probe_semiangle() is not None and any(
             tuple(kept["shape"][2:]) != pattern for kept in signed.values() if kept["unchanged"]):
-        found["probe radius"] = "The probe's radius was measured in those other patterns, too."
+        found["probe radius"] = Flag("radius_stale")
     fitted = signed.get("origin")
     if "origin" not in found and fitted and fitted["unchanged"] and not fitted["measured"]:
-        found["origin"] = ("The origin was measured again since it was fitted; call datacube.prenet.fit_origin(), or "
-                           "py4DSTEM's fit_origin.")
+        found["origin"] = Flag("fit_stale")
     if calibrations.SIGMA in datacube.treekeys and not calibrations.sigma_is_current(datacube):
-        found["sigma"] = ("The maps of the origin's sigma belong to an earlier measurement and are not used; "
-                          "datacube.prenet.measure_origin() makes new ones.")
+        found["sigma"] = Flag("sigma_stale")
     for name, vectors in _bragg_vectors(datacube):
         if (tuple(vectors.Rshape), tuple(vectors.Qshape)) != (scan, pattern):
-            shape = (*vectors.Rshape, *vectors.Qshape)
-            found[name] = f"{name} was found in data of shape {shape}; find the disks again."
-    return CalibrationCheck(tuple(found), tuple(found.values()))
+            found[name] = Flag("bragg_vectors_stale", {"name": name, "was": _by((*vectors.Rshape, *vectors.Qshape))})
+    flags = tuple(found.values()) or (Flag("calibration_current"),)
+    return CalibrationCheck(tuple(found), Decision(not found, flags))
 
 
 def _has_origin(calibration):
@@ -81,15 +83,15 @@ def _has_origin(calibration):
 
 
 def _of_other_data(name, values, kept, scan, pattern):
-    """What tells that maps are of other data than these; None where nothing does."""
+    """A flag if maps are of other data than these; None if nothing shows it."""
     shape = np.shape(values[0])
     if shape and shape != scan:
-        return f"{name} is for a scan of {_by(shape)} positions, but the scan is {_by(scan)} now"
+        return Flag("other_scan_shape", {"name": name, "was": _by(shape), "now": _by(scan)})
     if kept.get("unchanged") and tuple(kept["shape"][2:]) != pattern:
-        return f"{name} is for patterns of {_by(kept['shape'][2:])} pixels, but they are {_by(pattern)} now"
+        return Flag("other_pattern_shape", {"name": name, "was": _by(kept["shape"][2:]), "now": _by(pattern)})
     if not all(-0.5 <= np.nanmedian(v) <= n - 0.5 for v, n in zip(values, pattern, strict=True)):
-        where = ", ".join(f"{np.nanmedian(v):.0f}" for v in values)
-        return f"{name} lies at ({where}) px, outside of patterns of {_by(pattern)} pixels"
+        qx0, qy0 = (float(np.nanmedian(v)) for v in values)
+        return Flag("origin_outside", {"name": name, "qx0": qx0, "qy0": qy0, "now": _by(pattern)})
     return None
 
 
@@ -215,9 +217,9 @@ def _ready(datacube):
     if not _has_origin(datacube.calibration):
         return {}
     found = check(datacube)
-    for name, finding in zip(found.stale, found.findings, strict=True):
+    for name, flag in zip(found.stale, found.flags, strict=True):
         if name in ("measured origin", "origin"):
-            raise PrenetError(f"Nothing was changed, because the calibration is stale already. {finding}")
+            raise PrenetError(f"Nothing was changed, because the calibration is stale already. {flag}")
     return calibrations.signatures(datacube)
 
 
@@ -257,7 +259,7 @@ def _rescan(datacube, new, part, N):
 
 def _binned(datacube, over_scan, over_pattern):
     """Sums over blocks of scan positions and of pixels, read one row of new positions at a time."""
-    shape = reading.shape_of(datacube)
+    shape = datacube.data.shape
     bins = (over_scan, over_scan, over_pattern, over_pattern)
     new = tuple(n // b for n, b in zip(shape, bins, strict=True))
     used = tuple(n * b for n, b in zip(new, bins, strict=True))

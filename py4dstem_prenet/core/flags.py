@@ -1,0 +1,485 @@
+"""Flags: everything that this package tells about a result, from one table.
+
+A decision carries flags, each with its numbers. Reports, verdicts, JSON, pages and alarms are made from flags, and
+`docs/flags.md` is written from the table; no code reads a sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+INFO, WARNING, REFUSAL = "info", "warning", "refusal"
+SEVERITIES = (INFO, WARNING, REFUSAL)
+
+
+@dataclass(frozen=True)
+class FlagKind:
+    """One row of the table.
+
+    Attributes
+    ----------
+    name : str
+        Unique name, for programs.
+    stage : str
+        The stage that raises it.
+    severity : str
+        "info", "warning" or "refusal".
+    sentence : str
+        What it means, with places for its numbers.
+    action : str
+        What the user should do; empty if nothing.
+    """
+
+    name: str
+    stage: str
+    severity: str
+    sentence: str
+    action: str = ""
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One statement about one result.
+
+    Attributes
+    ----------
+    name : str
+        A name of the table `FLAGS`.
+    numbers : dict
+        Its numbers, as JSON can hold them.
+
+    Examples
+    --------
+    >>> flag = Flag("beam_missing", {"count": 3, "total": 36})
+    >>> flag.severity, flag.sentence
+    ('warning', '3 of 36 positions show no beam.')
+    """
+
+    name: str
+    numbers: Mapping = field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.name not in FLAGS:
+            raise KeyError(f"There is no flag {self.name!r}.")
+
+    @property
+    def kind(self) -> FlagKind:
+        """The row of the table."""
+        return FLAGS[self.name]
+
+    @property
+    def severity(self) -> str:
+        """How serious it is: "info", "warning" or "refusal"."""
+        return self.kind.severity
+
+    @property
+    def sentence(self) -> str:
+        """The statement, with its numbers."""
+        return self.kind.sentence.format(**self.numbers)
+
+    @property
+    def action(self) -> str:
+        """What the user should do; empty if nothing."""
+        return self.kind.action.format(**self.numbers)
+
+    def to_json(self) -> dict:
+        """Return the flag as plain data.
+
+        Returns
+        -------
+        dict
+            flag, stage, severity, numbers, sentence and action.
+        """
+        return {"flag": self.name, "stage": self.kind.stage, "severity": self.severity, "numbers": dict(self.numbers),
+                "sentence": self.sentence, "action": self.action}
+
+    def __str__(self):
+        return f"{self.sentence} {self.action}".strip()
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether a result is fit to be used, and why.
+
+    Attributes
+    ----------
+    accepted : bool
+        Whether the result is fit to be used.
+    flags : tuple of Flag
+        What is to be known of it, the weightiest first.
+    numbers : dict
+        The statistics that decided, as JSON can hold them.
+    """
+
+    accepted: bool
+    flags: tuple[Flag, ...] = ()
+    numbers: Mapping = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The flags as one line of text."""
+        return " ".join(str(flag) for flag in self.flags)
+
+    def has(self, *names: str) -> bool:
+        """Return whether any of these flags is raised.
+
+        Parameters
+        ----------
+        *names : str
+            Names of flags.
+
+        Returns
+        -------
+        bool
+            True if at least one is raised.
+        """
+        return has_flag(self.flags, *names)
+
+
+def has_flag(flags, *names: str) -> bool:
+    """Return whether any of some flags is among others.
+
+    Parameters
+    ----------
+    flags : iterable of Flag
+        Flags that were raised.
+    *names : str
+        Names to look for.
+
+    Returns
+    -------
+    bool
+        True if at least one is there.
+    """
+    return any(flag.name in names for flag in flags)
+
+
+def worst_severity(flags) -> str:
+    """Return the highest severity of some flags.
+
+    Parameters
+    ----------
+    flags : iterable of Flag
+        Flags that were raised.
+
+    Returns
+    -------
+    str
+        "info", "warning" or "refusal"; "info" without any flag.
+    """
+    return SEVERITIES[max((SEVERITIES.index(flag.severity) for flag in flags), default=0)]
+
+
+_DETECTOR = (
+    ("no_electrons", REFUSAL,
+     "No electrons are seen above the read-out noise; the dose is about zero.",
+     "Check that the beam was on and that the right data set was read."),
+    ("counting", INFO,
+     "The detector counts electrons: {dose:,.3g} a pattern."),
+    ("integrating", INFO,
+     "The detector gives {gain:.4g} units an electron, offset {offset:.4g}, read-out noise {readout:.3g} units; "
+     "{dose:,.3g} electrons a pattern."),
+    ("bad_pixels", INFO,
+     "{count} bad pixels were found; they are filled from their neighbors."),
+    ("offset_undetermined", WARNING,
+     "Offset and read-out noise cannot be separated; one of them is set to zero.",
+     "Pass offset= or readout= to estimate_noise if one of them is known."),
+    ("gain_undetermined", WARNING,
+     "The noise does not grow with the signal; the gain is set as if the noise of the dim regions were counting noise.",
+     "Pass gain= to estimate_noise if it is known."),
+    ("shared_noise", WARNING,
+     "Neighboring pixels share noise (the variance of fine detail is {ratio:.2f} of that of coarse detail); gain and "
+     "read-out noise are lower bounds."),
+    ("saturated", WARNING,
+     "{count} sampled values are at the largest one, {value:g}: the data are saturated."),
+    ("clipped", WARNING,
+     "{percent:.0f} % of the values are at the smallest one, {value:g}: the data are clipped below."),
+    ("inverted", WARNING,
+     "Most values lie near the largest ones and few far below: bright may be low in these data.",
+     "If so, invert them: data.max() - data."),
+    ("wrapped", WARNING,
+     "Dark pixels lie inside bright disks: values may have wrapped at {limit}.",
+     "Read or sum the data as wider integers."),
+    ("nonlinear", WARNING,
+     "The noise grows far less than the signal: values are not proportional to electrons (gamma, logarithm or "
+     "smoothing).",
+     "Do not rely on doses, sigmas and denoising."),
+    ("repeated_frames", WARNING,
+     "{count} of {total} sampled patterns are exact copies of others: frames were repeated."),
+    ("unresponsive", WARNING,
+     "Pixels around ({row}, {column}) give one value throughout, beside pixels that see electrons.",
+     "Exclude dead chips, gaps, beam stops and scale bars with mask=."),
+)
+_ORIGIN = (
+    ("beam_found", INFO,
+     "The direct beam was found at every position."),
+    ("beam_missing", WARNING,
+     "{count} of {total} positions show no beam."),
+    ("beam_missing_few", INFO,
+     "{count} of {total} positions show no beam; they have the origin of their neighbors and take no part in the fit."),
+    ("beam_missing_mostly", REFUSAL,
+     "{count} of {total} positions show no beam."),
+    ("no_beam", REFUSAL,
+     "No beam was found: the sums over blocks of the scan look like noise."),
+    ("nothing_located", REFUSAL,
+     "No position shows a beam that can be located."),
+    ("beam_elsewhere", REFUSAL,
+     "{count} of {total} patterns show no direct beam although they hold {ratio:.2f} times the electrons of the "
+     "others, so the positions found in the remaining patterns are unreliable.",
+     "The beam may lie behind a beam stop or off the detector, or be no brighter than its surroundings in a thick "
+     "crystal: pass mask=, or choose a thinner region."),
+    ("position_uncertain", WARNING,
+     "A single position is known to {sigma:.2g} px only; counting alone allows {counting:.1g} px.",
+     "The dose is low, disks overlap, or the crystal is thick: the fitted origin may be as far off."),
+    ("sigma_known", INFO,
+     "A single position is known to {sigma:.2g} px along each axis."),
+    ("sigma_poor", WARNING,
+     "A single position is known to {sigma:.2g} px along each axis only; the fit averages over the scan.",
+     "The dose is low, or the direct beam has no sharp edge."),
+    ("sigma_unknown", WARNING,
+     "No uncertainties of the origin are stored.",
+     "Call datacube.prenet.measure_origin()."),
+    ("beam_hidden", WARNING,
+     "The direct beam is hidden; the reported origin is the center of the rings, which can lie pixels from the direct "
+     "beam."),
+    ("rings_missing", WARNING,
+     "{count} of {total} positions show no rings."),
+    ("rings_empty", REFUSAL,
+     "No rings: the pattern is empty."),
+    ("rings_no_room", REFUSAL,
+     "No rings: less than {needed:.0f} px of radius lie on the detector."),
+    ("rings_disagree", REFUSAL,
+     "No rings: the radial profiles of {sectors} sectors agree to {agreement:.2f} only ({needed:.2f} are needed)."),
+    ("rings_flat", REFUSAL,
+     "No rings: the radial profile rises by {rise:.1f} standard errors only ({needed:.0f} are needed)."),
+    ("rings_no_center", REFUSAL,
+     "No rings: no center makes the pattern a function of the radius."),
+    ("rings_uncertain", REFUSAL,
+     "The center of the rings is uncertain by {sigma:.1f} px ({needed:.1f} are needed)."),
+    ("rings_found", INFO,
+     "The center was found from the rings."),
+    ("stored_origin", INFO,
+     "The origin was read from the calibration."),
+    ("nothing_learned", INFO,
+     "Nothing has been learned yet."),
+    ("input_refused", REFUSAL,
+     "{message}"),
+    ("origin_sigma_checked", INFO,
+     "Measured in two halves of the electrons, the origin scatters by {scatter:.3f} px along each axis, {ratio:.2f} ± "
+     "{sigma:.2f} of the stated sigma ({positions} positions)."),
+    ("origin_sigma_understated", WARNING,
+     "Measured in two halves of the electrons, the origin scatters by {scatter:.3f} px along each axis, {ratio:.2f} ± "
+     "{sigma:.2f} of the stated sigma ({positions} positions).",
+     "Take the sigma that many times as large."),
+    ("half_without_beam", WARNING,
+     "The sigma of the origin was not checked: half of the electrons show no direct beam."),
+)
+_DESCAN = (
+    ("no_surface", REFUSAL,
+     "No descan: only {count} of {total} positions can be used."),
+    ("most_positions_off", REFUSAL,
+     "{percent:.0f} % of the measured positions disagree with the {model}."),
+    ("two_surfaces", REFUSAL,
+     "{percent:.0f} % of the measured positions lie side by side on another surface.",
+     "Crop the scan between them with datacube.prenet.crop_R, and calibrate the parts."),
+    ("too_few_positions", REFUSAL,
+     "{count} positions are too few to tell whether deviations of {deviation:.2g} px are descan or errors.",
+     "Write the measured origin, calibration.set_origin(calibration.get_origin_meas()), or insist on a model: "
+     "datacube.prenet.fit_origin('{model}')."),
+    ("single_position", INFO,
+     "The scan has one usable position."),
+    ("residuals_white", INFO,
+     "The residuals are noise: {scale:.2f} times the stated sigma, without spatial correlation."),
+    ("residuals_correlated", WARNING,
+     "The residuals are spatially correlated ({shared:.2g} px rms, {sigmas:.1f} standard errors), probably by "
+     "deflection of the beam in the specimen.",
+     "Keep the smooth fit; a richer model would follow the specimen."),
+    ("residuals_large", WARNING,
+     "The residuals scatter by {scatter:.2g} px, {scale:.1f} times the stated sigma, without spatial correlation.",
+     "This averages out in the fit."),
+    ("few_positions", WARNING,
+     "{count} positions are too few to test the residuals."),
+    ("outliers", WARNING,
+     "{percent:.0f} % of the measured positions are outliers and were ignored."),
+    ("model_undetermined", WARNING,
+     "The positions do not determine a {asked}; a {model} was fitted."),
+    ("extrapolated", WARNING,
+     "No beam was measured outside scan rows {first_row} to {last_row} and columns {first_column} to {last_column}; "
+     "the surface continues there as a {model}."),
+    ("jump", WARNING,
+     "The beam jumps by {step:+.2f} px in {coordinate} ({sigmas:.0f} sigma) between scan rows {row} and {next_row}; "
+     "the fit follows."),
+    ("more_jumps", WARNING,
+     "The beam jumps {count} more times in {coordinate}."),
+    ("too_many_jumps", WARNING,
+     "{count} jumps are too many for a surface with steps.",
+     "Crop the scan between them with datacube.prenet.crop_R, and calibrate the parts."),
+    ("segments", WARNING,
+     "The descan changes at scan {places}, as in joined scans; it is fitted in {count} parts."),
+    ("origin_moved", WARNING,
+     "The origin in the calibration is {moved:.2f} px (rms) from the best fit, a {model}.",
+     "datacube.prenet.fit_origin() writes the best fit."),
+    ("origin_far_off", REFUSAL,
+     "The origin in the calibration is {moved:.2f} px (rms) from the best fit, a {model}.",
+     "datacube.prenet.fit_origin() writes the best fit."),
+    ("fit_not_accepted", REFUSAL,
+     "No descan fit is in the calibration."),
+    ("specimen_explains", INFO,
+     "{percent:.0f} % of the variance of the residuals follows virtual images and their slopes: the specimen deflects "
+     "the beam or shades the disk."),
+    ("origin_error", INFO,
+     "The fitted origin is uncertain by {uncertainty:.2g} px (noise), and a richer model would move it by {choice:.2g} "
+     "px (rms). At a Bragg disk {distance:.0f} px away, {error:.2g} px are {strain:.2g} % of strain."),
+)
+_ELLIPSE = (
+    ("ellipse_determined", INFO,
+     "The ellipse is determined from {sources}, with a sigma of {sigma:.4f} in a/b."),
+    ("ellipse_no_evidence", REFUSAL,
+     "The ellipse is not determined: neither rings nor the image of a round aperture can be seen."),
+    ("ellipse_sources_disagree", REFUSAL,
+     "The ellipse is refused: the estimates from {sources} disagree by {sigmas:.1f} sigma."),
+    ("ellipse_uncertain", REFUSAL,
+     "The ellipse is not determined: a/b is uncertain by {sigma:.3f} ({needed:.3f} is needed)."),
+    ("spots_only", WARNING,
+     "No continuous ring is seen; Bragg spots cannot separate strain from distortion."),
+    ("beam_shape_left_out", WARNING,
+     "The shape of the direct beam disagrees with the rings by {sigmas:.1f} sigma and was left out; the aperture may "
+     "not be round."),
+    ("rings_off_center", WARNING,
+     "The center of the rings lies ({dx:+.2f}, {dy:+.2f}) px from the direct beam (sigma {sigma_x:.2f}, "
+     "{sigma_y:.2f}); the reported origin is the direct beam."),
+    ("symmetric_elsewhere", WARNING,
+     "The mean pattern is symmetric ({there:.2f}) about a point ({dx:+.0f}, {dy:+.0f}) px from the origin, and less "
+     "({here:.2f}) about the origin.",
+     "Check whether the origin lies in a diffracted disk."),
+    ("region_without_beam", REFUSAL,
+     "No position of this region shows a beam."),
+    ("ellipse_not_set", WARNING,
+     "No ellipse is set: rings stay as the detector shows them, and distortion is taken for strain.",
+     "Measure strain against a reference region of the same scan, or set the ellipse of a standard."),
+    ("ellipse_unconfirmed", WARNING,
+     "An ellipse is set (by {author}), but this scan cannot confirm it."),
+    ("ellipse_confirmed", INFO,
+     "The ellipse that is set (by {author}) agrees with this scan: a/b {ratio:.4f} ± {sigma:.4f}, a axis at "
+     "{degrees:.1f}° from +qx toward +qy.",
+     "calibration.set_ellipse((None, None, None)) removes it."),
+    ("ellipse_differs", REFUSAL,
+     "The ellipse that is set (by {author}) differs from that of this scan by {difference:.4f} in a/b, {sigmas:.0f} "
+     "sigma."),
+    ("ellipse_halves_agree", INFO,
+     "Two halves of the electrons give ellipses that differ by {difference:.4f} in a/b, {sigmas:.1f} times the stated "
+     "sigma ({positions} positions)."),
+    ("ellipse_halves_differ", WARNING,
+     "Two halves of the electrons give ellipses that differ by {difference:.4f} in a/b, {sigmas:.1f} times the stated "
+     "sigma ({positions} positions).",
+     "Take the sigma that many times as large."),
+    ("half_without_ellipse", WARNING,
+     "The sigma of the ellipse was not checked: half of the electrons show none."),
+)
+_CALIBRATION = (
+    ("origin_written", INFO,
+     "The measured origin was written (set_origin_meas): the {feature}."),
+    ("fit_written", INFO,
+     "The fitted origin was written (set_origin): {model}."),
+    ("fit_not_written", WARNING,
+     "The fitted origin was not written."),
+    ("ellipse_written", INFO,
+     "The ellipse was written (set_ellipse)."),
+    ("ellipse_not_written", WARNING,
+     "The ellipse was not written."),
+    ("nothing_written", REFUSAL,
+     "Nothing was written."),
+    ("scan_running", INFO,
+     "{count} of {total} positions so far; nothing is written before the end."),
+    ("calibration_current", INFO,
+     "The calibration belongs to these data."),
+    ("calibration_missing", REFUSAL,
+     "No origin was measured.",
+     "Call datacube.prenet.calibrate()."),
+    ("other_scan_shape", REFUSAL,
+     "The {name} is for a scan of {was} positions, but the scan is {now}.",
+     "Crop and bin with datacube.prenet.crop_R and bin_R, which keep the calibration, or calibrate again."),
+    ("other_pattern_shape", REFUSAL,
+     "The {name} is for patterns of {was} pixels, but they are {now}.",
+     "Crop and bin with datacube.prenet.crop_Q and bin_Q, which keep the calibration, or calibrate again."),
+    ("origin_outside", REFUSAL,
+     "The {name} lies at ({qx0:.0f}, {qy0:.0f}) px, outside patterns of {now} pixels.",
+     "Crop and bin with datacube.prenet.crop_Q and bin_Q, which keep the calibration, or calibrate again."),
+    ("radius_stale", REFUSAL,
+     "The probe radius was measured in those other patterns, too."),
+    ("fit_stale", REFUSAL,
+     "The origin was measured again since it was fitted.",
+     "Call datacube.prenet.fit_origin()."),
+    ("sigma_stale", WARNING,
+     "The stored uncertainties of the origin belong to an earlier measurement and are not used.",
+     "datacube.prenet.measure_origin() makes new ones."),
+    ("bragg_vectors_stale", REFUSAL,
+     "{name} was found in data of shape {was}.",
+     "Find the disks again."),
+)
+_DENOISING = (
+    ("denoising_lowers_error", WARNING,
+     "Denoising lowers the squared error of single pixels to {error:.3g} ± {sigma:.1g} of that of the raw counts.",
+     "Use denoised patterns only to look at: a strain or rotation that varies smoothly over the scan is flattened, and "
+     "this check does not see it. Measure strain and rotation on the raw counts."),
+    ("denoising_harmful", WARNING,
+     "Denoising makes these data worse: its squared error is {error:.3g} ± {sigma:.1g} of that of the raw counts.",
+     "Use the raw counts."),
+    ("denoising_no_effect", WARNING,
+     "Denoising makes no significant difference: its squared error is {error:.3g} ± {sigma:.1g} of that of the raw "
+     "counts.",
+     "Use the raw counts."),
+    ("rival_better", WARNING,
+     "The best {method} has a lower error ({error:.3g} ± {sigma:.1g})."),
+    ("shared_noise_flatters", WARNING,
+     "Neighboring pixels share noise (fine detail has {ratio:.2f} of the variance of independent noise), so all errors "
+     "of methods that average pixels are lower bounds."),
+    ("not_checked", WARNING,
+     "The {check} cannot be checked on these data, since their noise is not independent counting noise."),
+    ("few_electrons", WARNING,
+     "There are too few electrons to test the noise."),
+    ("noise_correlated", WARNING,
+     "Neighboring pixels share noise (scintillator, interpolation or compression: fine detail has {ratio:.2f} of the "
+     "variance of independent noise), so halves of their counts are not independent."),
+    ("noise_too_small", WARNING,
+     "The variance of the noise falls to {ratio:.2f} of that of counting, as after a gamma, rescaling or a filter."),
+    ("noise_too_large", WARNING,
+     "The variance of the noise is {ratio:.2f} times that of the noise model."),
+    ("fine_tuned", INFO,
+     "Fine-tuning helped: the deviance of held-out electrons fell by {gain:.3g} ± {gain_sigma:.2g} a pixel and the "
+     "squared error changed by {error:+.3g} ± {error_sigma:.2g} of the raw one, in {steps} steps."),
+    ("fine_tuning_no_gain", REFUSAL,
+     "Fine-tuning did not help enough: the deviance of held-out electrons fell by {gain:.3g} ± {gain_sigma:.2g} a "
+     "pixel and the squared error changed by {error:+.3g} ± {error_sigma:.2g} of the raw one, in {steps} steps. No "
+     "weights were written.",
+     "Keep the weights that you have."),
+    ("fine_tuning_refused", REFUSAL,
+     "Fine-tuning was not tried, since the network would learn the noise of these data. No weights were written."),
+)
+_LIVE = (
+    ("alarm_beam_lost", WARNING,
+     "{count} positions in a row {look}, from row {row}, column {column} on; {state}."),
+    ("alarm_dose_low", WARNING,
+     "The direct beam of one pattern is known to {sigma:.2g} px, {strain:.2g} % of strain at a disk {distance:.0f} px "
+     "away; {wanted:.2g} % needs at least {times:.1f} times the {dose:,.0f} electrons."),
+    ("alarm_jump", WARNING,
+     "The beam jumps by ({dx:+.1f}, {dy:+.1f}) px between scan rows {before} and {row}."),
+    ("alarm_edge", WARNING,
+     "The direct beam touches the edge of the detector."),
+    ("alarm_drift", WARNING,
+     "The beam is ({dx:+.1f}, {dy:+.1f}) px from where the scan began, beyond the window of ±{reach:.0f} px."),
+    ("alarm_saturation", WARNING,
+     "Many pixels are at the largest value: the detector saturates.",
+     "Lower the dose, or mask pixels that always hold one value."),
+    ("alarm_ellipse_changes", WARNING,
+     "a/b goes from {ratio_before:.4f} at {angle_before:.0f}° to {ratio_after:.4f} at {angle_after:.0f}° between the "
+     "halves of the rows so far ({sigmas:.1f} sigma)."),
+)
+
+FLAGS: dict[str, FlagKind] = {
+    row[0]: FlagKind(row[0], stage, *row[1:])
+    for stage, rows in (("detector", _DETECTOR), ("origin", _ORIGIN), ("descan", _DESCAN), ("ellipse", _ELLIPSE),
+                        ("calibration", _CALIBRATION), ("denoising", _DENOISING), ("live", _LIVE))
+    for row in rows
+}
