@@ -135,6 +135,8 @@ class Learned:
             (Rx, Ry, 2), origins (qx0, qy0), pixels.
         """
         guess = self.calibrator.guess.reshape(*self.scan_shape, 2)
+        if tuple(scan_shape) == tuple(self.scan_shape):
+            return guess
         at = np.meshgrid(*[((np.arange(n) + 0.5) * m / n - 0.5).clip(0, m - 1)
                            for n, m in zip(scan_shape, self.scan_shape, strict=True)], indexing="ij")
         return np.stack([map_coordinates(guess[..., k], at, order=1) for k in (0, 1)], -1)

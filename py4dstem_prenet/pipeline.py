@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from .compute import pick_device
 from .core import CalibrationReport, Flag, SampledScan, Scan, as_scan
 from .denoising import denoise
 from .descan import fit_origin
@@ -143,7 +142,7 @@ def check_networks(device: str) -> None:
     """
     for name in NETWORKS:
         verify(name)
-        load(name, pick_device(device))
+        load(name, device)
 
 
 def write_report(datacube, report: CalibrationReport, mask=None, settings=None) -> CalibrationReport:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from .compute import pick_device
 from .core import (
     TUKEY_CUT,
     Ellipse,
@@ -24,10 +23,9 @@ from .core import (
 from .denoising import DenoisingCheck, check_denoising, denoise
 from .descan import MODELS, fit_origin, residual_flags
 from .detector import NoiseModel, virtual_images
-from .ellipse import EllipseCheck, check_ellipse, judge
+from .ellipse import EllipseCheck, check_ellipse, judge_pooled
 from .fits import Pooled, pool
 from .io import calibrations, check_output, new_file
-from .networks import load
 from .origin import OriginCheck, check_origin
 from .report import Verdict, figures, make_verdict, page_html
 from .resampling import CalibrationCheck, check
@@ -302,7 +300,7 @@ def review(datacube, device="auto", progress=True) -> Review:
         known = origin.radius if np.isfinite(origin.radius) else None
         seen |= {"stored": figures.stored_ellipse(datacube.calibration),
                  "stored_by": "prenet" if ours else "another program",
-                 "ellipse": judge(load("ellipse", pick_device(device)), after, known, noise)}
+                 "ellipse": judge_pooled(after, known, noise, device)}
         bar.update()
         seen |= _denoised(datacube, used, detectors, noise, device)
         seen["denoising"] = check_denoising(datacube, noise, device=device, positions=CHECKED)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from py4dstem_prenet.detector.estimate import estimate_noise
-from py4dstem_prenet.origin.hidden import ring_origins
+from py4dstem_prenet.origin.judge import ring_origins
 from py4dstem_prenet.origin.measure import measure_origin
 from py4dstem_prenet.descan.fit import fit_origin
 from py4dstem_prenet.simulation.scan import simulate

@@ -27,7 +27,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ..compute import pick_device
 from ..core import Ellipse, EllipseMap, Flag, PrenetError, as_scan
 from ..detector import NoiseModel, stabilize
 from ..fits import (
@@ -66,9 +65,9 @@ def measure_ellipse(data, qx0, qy0, radius, noise: NoiseModel, valid=None, regio
     """
     scan = as_scan(data)
     use = in_region(region, scan.scan_shape) if valid is None else in_region(region, scan.scan_shape) & np.asarray(valid, bool)
-    network = load("ellipse", pick_device(device))
+    load("ellipse", device)  # what is wrong with weights or device is told before the work
     pooled = pool(scan, qx0, qy0, noise, valid=use, progress="ellipse" if progress else None)
-    return judge(network, pooled, radius, noise)
+    return judge_pooled(pooled, radius, noise, device)
 
 
 def map_ellipse(data, qx0, qy0, radius, noise: NoiseModel, blocks: int = 4, valid=None, device="auto",
@@ -116,7 +115,7 @@ def in_region(region, scan):
     return use
 
 
-def judge(network, pooled: Pooled, radius, noise: NoiseModel) -> Ellipse:
+def judge_pooled(pooled: Pooled, radius, noise: NoiseModel, device="auto") -> Ellipse:
     """Weigh the evidence in pooled patterns. radius: of the direct disk, px, or None where it is hidden."""
     sources, notes, continuity, disk, start = {}, [], 0.0, None, np.zeros(2)
     if radius is not None and np.isfinite(radius):
@@ -124,7 +123,7 @@ def judge(network, pooled: Pooled, radius, noise: NoiseModel) -> Ellipse:
             raise PrenetError(f"The probe radius must be positive, not {radius}; measure the origin first.")
         elsewhere = other_center(pooled.mean, pooled.weight, pooled.center, radius, noise.readout / noise.gain)
         notes += [elsewhere] if elsewhere else []
-        seen = look(network, pooled, radius, noise)
+        seen = predict(load("ellipse", device), pooled, radius, noise)
         start = seen["rings"][0]
         disk = fit_disk(pooled, radius, start_vector=seen["disk"][0])
         # Where the edge is as wide as the disk there is a spot, not the image of an aperture.
@@ -162,7 +161,7 @@ def usable_radius(pooled: Pooled) -> float:
     return float(radii[covered][-1]) if covered.any() else 0.0
 
 
-def look(network, pooled: Pooled, radius: float, noise: NoiseModel) -> dict:
+def predict(network, pooled: Pooled, radius: float, noise: NoiseModel) -> dict:
     """What the network says of "rings" and "disk": (vector (2,), sigma)."""
     counts = np.clip(pooled.mean * pooled.weight, 0, None)
     z = stabilize(counts, noise.readout / noise.gain * np.sqrt(pooled.weight)).astype(np.float32)

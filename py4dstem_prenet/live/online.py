@@ -4,7 +4,7 @@ Patterns are fed as they come, in any order. An even sample of them is kept in b
 `calibrate` learn noise and beam, in a process of their own, again whenever twice as many patterns have been seen; every
 pattern is located at once with the beam that is known. Those that come before the first beam wait for it.
 
-The stages are those of `calibrate`: `Calibrator.learn` (in `learning`), `locate`, and `finish` (in `snapshot`), on a
+The stages are those of `calibrate`: `Calibrator.learn` (in `learn_so_far`), `locate`, and `finish` (in `judge_snapshot`), on a
 sample of the scan. At the end `calibrate` itself runs on the whole scan.
 """
 
@@ -32,8 +32,7 @@ from ..fits import SAMPLE
 from ..origin import BATCH, Beam, Located, check_mask, nowhere, shows_beam
 from ..pipeline import Calibrator, calibrate, check_networks
 from .alarms import crowded
-from .learning import learn_so_far
-from .snapshot import LOCATED, Snapshot, judge_snapshot
+from .snapshot import LOCATED, Snapshot, judge_snapshot, learn_so_far
 from .worker import Worker
 
 FIRST = 64  # patterns from which a beam is learned first; twice as many each time after that

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..compute import pick_device
 from ..core import PrenetError
 from ..io import check_output, existing, new_file
 
@@ -198,9 +199,9 @@ def _require(expected):
                               "everywhere.")
 
 
-def load(name: str, device="cpu") -> nn.Module:
+def load(name: str, device="auto") -> nn.Module:
     """A trained network, ready to use (evaluation mode, no gradients). Raises WeightsError."""
-    return _load(str(find(name).resolve()), str(device))
+    return _load(str(find(name).resolve()), str(pick_device(device)))
 
 
 @lru_cache(maxsize=8)

@@ -4,10 +4,10 @@ from .beam import Located as Located
 from .beam import nowhere as nowhere
 from .check import OriginCheck as OriginCheck
 from .check import check_origin as check_origin
-from .hidden import BRIGHT as BRIGHT
-from .hidden import LIT as LIT
+from .judge import BRIGHT as BRIGHT
+from .judge import LIT as LIT
 from .judge import no_origin as no_origin
 from .judge import shows_beam as shows_beam
-from .locator import BeamLocator as BeamLocator
+from .measure import BeamLocator as BeamLocator
 from .measure import check_mask as check_mask
 from .measure import measure_origin as measure_origin
