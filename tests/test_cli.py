@@ -225,7 +225,7 @@ def test_weights_are_listed_and_each_is_verified(here, monkeypatch):
     told = prenet("weights")
     assert told.exit_code == 1 and "mine.json of the weights is missing" in told.stdout
     assert told.stdout.count("verified") == 3 and "\nmine  " in told.stdout
-    assert "is no .safetensors file" in refused("weights", "--import", "scan.npy")
+    assert "is not a .safetensors file" in refused("weights", "--import", "scan.npy")
 
 
 def test_empty_scan_is_refused(here):

@@ -20,7 +20,7 @@ from py4dstem_prenet.denoising.denoiser import denoise
 from py4dstem_prenet.detector.estimate import estimate_noise
 from py4dstem_prenet.detector.noise import NoiseModel
 from py4dstem_prenet.io import calibrations
-from py4dstem_prenet.networks.denoise import BOUND
+from py4dstem_prenet.networks.denoise import MAX_CORRECTION
 from py4dstem_prenet.networks.layers import AttentionGate, UnshuffledConv
 from py4dstem_prenet.networks.weights import load
 
@@ -336,7 +336,7 @@ def test_no_neighbors_move_a_pixel_by_more_than_the_bound():
     wrong = electrons.flip(1, 2) * 3
     clean = load("denoise")(electrons, readout, good, wrong, torch.full((4,), 100.0))
     moved = 2 * ((clean + 0.375).sqrt() - (electrons + 0.375).sqrt())
-    assert moved.abs().max() < BOUND + 0.1
+    assert moved.abs().max() < MAX_CORRECTION + 0.1
 
 
 def test_peaks_of_another_grain_are_not_invented():

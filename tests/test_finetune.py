@@ -27,7 +27,7 @@ OPTIONS = dict(scan=(4, 4), shape=(64, 64), radius=4.0, dose=2000.0)
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """Small batches, and a clock that shows a second more at every look."""
-    monkeypatch.setattr(module, "BATCH", 4)
+    monkeypatch.setattr(module, "FINETUNE_BATCH", 4)
     monkeypatch.setattr(module, "time", types.SimpleNamespace(monotonic=itertools.count().__next__))
 
 
@@ -127,7 +127,7 @@ def test_an_interruption_leaves_nothing(monkeypatch, tmp_path):
 
 
 def test_a_failure_while_writing_leaves_neither_file(monkeypatch, tmp_path):
-    import py4dstem_prenet.files as files
+    from py4dstem_prenet.io import files
 
     publish = files._publish
     monkeypatch.setattr(files, "_publish", lambda partial, path: publish(partial, path) if path.suffix == ".json" else

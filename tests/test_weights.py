@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 
+from py4dstem_prenet.compute.devices import pick_device
 from py4dstem_prenet.core.errors import PrenetError
 from py4dstem_prenet.networks import weights
 from py4dstem_prenet.networks.weights import WeightsError, replay
@@ -138,5 +139,5 @@ def test_the_users_folder_comes_first_then_the_packages(folder, monkeypatch):
 
 def test_a_device_that_is_not_there_is_refused():
     with pytest.raises(PrenetError, match="cannot be used here"):
-        weights.pick_device("cuda:99")
-    assert weights.pick_device("cpu").type == "cpu"
+        pick_device("cuda:99")
+    assert pick_device("cpu").type == "cpu"

@@ -9,7 +9,7 @@ import torch
 from py4dstem_prenet.detector.estimate import estimate_noise
 from py4dstem_prenet.ellipse.measure import measure_ellipse
 from py4dstem_prenet.fits.inversion import symmetry
-from py4dstem_prenet.networks.center import CELL, coarse_position
+from py4dstem_prenet.networks.center import COARSE_CELL_PX, coarse_position
 from py4dstem_prenet.origin.coarse import agreed_positions
 from py4dstem_prenet.origin.measure import measure_origin
 from py4dstem_prenet.simulation.known import SILICON, simulate_known, zone_axis
@@ -114,7 +114,7 @@ def heat(places, rows=24, columns=32):
 
 
 def positions(*cells):
-    return (torch.tensor(cells, dtype=torch.float32)) * CELL + (CELL - 1) / 2
+    return (torch.tensor(cells, dtype=torch.float32)) * COARSE_CELL_PX + (COARSE_CELL_PX - 1) / 2
 
 
 def test_a_few_blocks_that_are_sure_overrule_many_that_are_not():

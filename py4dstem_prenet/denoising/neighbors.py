@@ -1,181 +1,289 @@
-"""What the scan around a pattern says of it: means of recentered neighbors that cannot be told from it.
+"""
+Means of similar patterns in the neighborhood of each pattern of a scan.
 
-Non-local means (Buades et al. 2005, doi 10.1137/040616024) over scan positions instead of pixels: patterns of one
-grain repeat, moved by the descan. They are moved into one frame, compared, averaged, and moved back.
+The method is non-local means (Buades et al. 2005, doi 10.1137/040616024) over scan positions instead of pixels.
+Patterns of one grain repeat, shifted by the descan. They are recentered, compared with each other, averaged with
+weights that vanish where patterns differ by more than noise, and shifted back.
 """
 
 from __future__ import annotations
 
 import torch
 
-LOBES = 4  # of the Lanczos kernel: a sharp disk edge keeps 99.8 % of its energy there and back
+LANCZOS_LOBES = 4  # lobes of the Lanczos kernel; a disk edge of 0.6 px keeps 99.8 % of its energy after two shifts
 
-FEATURES = 16  # smooth samples along each side of a pattern, by which patterns are compared
-FEW = 4.0  # counts in a sample, over all patterns, that say nothing yet
-NOISE = (0.5, 1.3)  # limits of the scale of the noise, in case its model is wrong
-TOLERANCE = 0.005  # squared difference of patterns, in parts of their electrons, beyond noise
-UNMOVED = (0.02, 1e-3)  # pixels of shift, and strain (or radians), that are no difference
-SURE = (0.0, 2.0)  # standard deviations beyond the expected distance, from which on weights fade, and where they end
-TELLING = 0.98  # part of what patterns say of shift and strain; the pixels that hold it are compared
-AT_ONCE = 2**18  # pixels of patterns whose neighbors are tested for strain at once
+FEATURES_PER_SIDE = 16  # low-pass samples along each side of a pattern, by which patterns are compared
+MIN_FEATURE_COUNTS = 4.0  # counts in a sample, summed over all patterns, below which it is not compared
+NOISE_SCALE_LIMITS = (0.5, 1.3)  # allowed range of the fitted noise variance relative to its model, if that is wrong
+MODEL_ERROR_FRACTION = 0.005  # squared difference tolerated beyond noise, fraction of the electrons: pixelated edges
+TOLERATED_SHIFT_PX = 0.02  # difference in shift that counts as none, pixels, rms
+TOLERATED_STRAIN = 1e-3  # difference in strain, or rotation in radians, that counts as none, rms
+STRAIN_FADE_SIGMA = (0.0, 2.0)  # excess over the expected distance, standard deviations: weight 1 below, 0 above
+INFORMATIVE_FRACTION = 0.98  # fraction of the information on shift and strain in the pixels compared: for speed
+STRAIN_CHUNK_PX = 2**18  # pixels of patterns whose neighbors are tested for strain at a time: for memory
 
 
 def kernels(offset: torch.Tensor, side: int) -> torch.Tensor:
-    """Matrices that resample an axis: (n, side, side), row i weighs the samples around i + offset[n].
+    """
+    Return matrices that resample an axis at shifted positions.
 
-    Windowed sinc of LOBES lobes (Duchon 1979), rows of unit sum; what lies beyond the ends repeats the last pixel.
+    Parameters
+    ----------
+    offset : torch.Tensor
+        Shift of each matrix, (n,), samples.
+    side : int
+        Number of samples of the axis.
+
+    Returns
+    -------
+    torch.Tensor
+        (n, side, side). Row i holds the weights of the samples around i + offset[n] and sums to 1. Beyond the ends of
+        the axis, the first or last sample is repeated.
+
+    Notes
+    -----
+    Windowed sinc with `LANCZOS_LOBES` lobes (Duchon 1979, doi 10.1175/1520-0450(1979)018<1016:LFIOAT>2.0.CO;2).
     """
     whole = torch.floor(offset)
-    reach = torch.arange(1 - LOBES, LOBES + 1, device=offset.device)
-    distance = reach - (offset - whole)[:, None]
-    weight = torch.sinc(distance) * torch.sinc(distance / LOBES) * (distance.abs() < LOBES)
+    taps = torch.arange(1 - LANCZOS_LOBES, LANCZOS_LOBES + 1, device=offset.device)
+    distance = taps - (offset - whole)[:, None]
+    weight = torch.sinc(distance) * torch.sinc(distance / LANCZOS_LOBES) * (distance.abs() < LANCZOS_LOBES)
     weight = weight / weight.sum(1, keepdim=True)
-    at = torch.arange(side, device=offset.device)[None, :, None] + (whole[:, None] + reach).long()[:, None, :]
+    at = torch.arange(side, device=offset.device)[None, :, None] + (whole[:, None] + taps).long()[:, None, :]
     out = weight.new_zeros(len(offset), side, side)
     return out.scatter_add_(2, at.clamp(0, side - 1), weight[:, None, :].expand_as(at))
 
 
 def shift(images: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
-    """Images (n, H, W) seen from a frame that is moved by offset (n, 2) pixels: out[i, j] = image[i + dx, j + dy]."""
+    """
+    Resample images in a shifted frame: ``out[i, j] = image[i + dx, j + dy]``.
+
+    Parameters
+    ----------
+    images : torch.Tensor
+        (n, H, W).
+    offset : torch.Tensor
+        Shift (dx, dy) of the frame of each image, (n, 2), pixels.
+
+    Returns
+    -------
+    torch.Tensor
+        (n, H, W).
+
+    Examples
+    --------
+    >>> import torch
+    >>> image = torch.zeros(1, 16, 16)
+    >>> image[0, 8, 8] = 1.0
+    >>> moved = shift(image, torch.tensor([[2.0, -1.0]]))
+    >>> round(moved[0, 6, 9].item(), 3)
+    1.0
+    """
     rows, columns = kernels(offset[:, 0], images.shape[1]), kernels(offset[:, 1], images.shape[2])
     return rows @ images @ columns.transpose(1, 2)
 
 
 def neighbor_means(electrons, origins, readout: float = 0.0, good=None, wanted=None):
-    """Means of the patterns of a tile that cannot be told from each of the wanted ones, in the place of that one.
+    """
+    Average, for each pattern, the other patterns that differ from it by no more than noise.
 
-    Args:
-        electrons: (n, H, W) float32, all patterns of the tile, bad pixels filled in. origins: (n, 2) of their direct
-            beams, pixels. readout: electrons rms. good: (H, W) bool; bad pixels are left out of means.
-        wanted: (m,) numbers of the patterns that a mean is wanted for; all by default.
+    Parameters
+    ----------
+    electrons : torch.Tensor
+        All patterns of a tile of the scan, bad pixels filled in, (n, H, W), float32, electrons.
+    origins : torch.Tensor
+        Positions of their direct beams, (n, 2), pixels.
+    readout : float
+        Read-out noise, rms electrons.
+    good : torch.Tensor, optional
+        True for usable pixels, (H, W), bool. Bad pixels are excluded from the means.
+    wanted : torch.Tensor, optional
+        Indices of the patterns for which means are computed, (m,). All by default.
 
-    Returns:
-        means (m, H, W) electrons per pattern; patterns (m,), as how many patterns each is worth,
-        (sum w)^2 / sum w^2, 0 where no other pattern is similar (the mean is 0 there).
+    Returns
+    -------
+    means : torch.Tensor
+        Weighted means, each in the frame of its pattern, (m, H, W), electrons per pattern. Zero where no other
+        pattern is similar.
+    patterns : torch.Tensor
+        Effective number of patterns in each mean, (sum w)^2 / sum w^2, (m,). Zero where no other pattern is similar.
+
+    Examples
+    --------
+    Three exposures of the same pattern, each of which has the two others as neighbors:
+
+    >>> import torch
+    >>> electrons = torch.poisson(torch.full((3, 32, 32), 5.0), generator=torch.Generator().manual_seed(0))
+    >>> means, patterns = neighbor_means(electrons, torch.full((3, 2), 15.5))
+    >>> [round(n, 1) for n in patterns.tolist()]
+    [2.0, 2.0, 2.0]
     """
     wanted = torch.arange(len(electrons), device=electrons.device) if wanted is None else wanted
     middle = origins.mean(0)
-    moved = shift(electrons, origins - middle)
-    weight = similarity(moved, readout)[wanted]
-    weight *= unstrained(moved, middle, weight, wanted, readout)
-    weight[torch.arange(len(wanted)), wanted] = 0  # a pattern's own noise is no second opinion
+    centered = shift(electrons, origins - middle)
+    weight = similarity(centered, readout)[wanted]
+    weight *= unstrained(centered, middle, weight, wanted, readout)
+    weight[torch.arange(len(wanted)), wanted] = 0  # the mean must be independent of the noise of the pattern itself
     total = weight.sum(1)
     patterns = total**2 / weight.square().sum(1).clamp_min(1e-12)
-    means = (weight @ moved.flatten(1)).reshape(-1, *moved.shape[1:])
+    means = (weight @ centered.flatten(1)).reshape(-1, *centered.shape[1:])
     if good is None or bool(good.all()):
         means /= total.clamp_min(1e-12)[:, None, None]
     else:
-        seen = shift(good.to(moved.dtype).expand_as(electrons), origins - middle).clamp(0, 1)
-        sums = (weight @ (moved * seen).flatten(1)).reshape(means.shape)
-        parts = (weight @ seen.flatten(1)).reshape(means.shape)
-        means = torch.where(parts > 0.2 * total[:, None, None], sums / parts.clamp_min(1e-6),
+        valid = shift(good.to(centered.dtype).expand_as(electrons), origins - middle).clamp(0, 1)
+        sums = (weight @ (centered * valid).flatten(1)).reshape(means.shape)
+        coverage = (weight @ valid.flatten(1)).reshape(means.shape)
+        means = torch.where(coverage > 0.2 * total[:, None, None], sums / coverage.clamp_min(1e-6),
                             means / total.clamp_min(1e-12)[:, None, None])
     return shift(means, middle - origins[wanted]), torch.where(total > 0, patterns, 0.0)
 
 
 def similarity(patterns, readout: float = 0.0):
-    """Weights between recentered patterns (n, H, W): 1 where only counting noise tells them apart, 0 where more does.
+    """
+    Return weights between recentered patterns: 1 where they differ by noise only, falling to 0 beyond.
 
-    Patterns are smoothed to FEATURES x FEATURES samples, in units of their noise (Keenan and Kotula 2004, doi
-    10.1002/sia.1657), and seen in those principal components that stand out of noise (beyond the edge of Marchenko and
-    Pastur 1967), shrunk as Gavish and Donoho 2017 (doi 10.1109/TIT.2017.2653801) do. There the distance of two
-    patterns that differ by noise alone follows a chi-squared distribution; a little more is tolerated, since repeats
-    differ where the pixel grid cuts their edges.
+    Parameters
+    ----------
+    patterns : torch.Tensor
+        Recentered patterns, (n, H, W), electrons.
+    readout : float
+        Read-out noise, rms electrons.
+
+    Returns
+    -------
+    torch.Tensor
+        Weights, (n, n).
+
+    Notes
+    -----
+    Patterns are reduced to FEATURES_PER_SIDE x FEATURES_PER_SIDE low-pass samples in units of their noise (Keenan and
+    Kotula 2004, doi 10.1002/sia.1657), and projected on the principal components whose eigenvalues exceed the edge of
+    the noise spectrum (Marchenko and Pastur 1967), shrunk as in Gavish and Donoho 2017 (doi
+    10.1109/TIT.2017.2653801). In that space, the squared distance of two patterns that differ by noise alone follows
+    a chi-squared distribution. `MODEL_ERROR_FRACTION` is tolerated beyond it, since repeats differ where the pixel
+    grid samples disk edges.
     """
     count = len(patterns)
-    rows, columns = (_samples(side, patterns) for side in patterns.shape[1:])
+    rows, columns = (_lowpass(side, patterns) for side in patterns.shape[1:])
     mean = patterns.mean(0)
     variance = (rows.square() @ mean @ columns.square().T).flatten() + readout**2
-    seen = variance * count > FEW
-    scaled = (rows @ (patterns - mean) @ columns.T).flatten(1)[:, seen] / variance[seen].sqrt()
-    scaled = (scaled.cpu() if scaled.device.type == "mps" else scaled).double()  # MPS knows no such numbers
+    counted = variance * count > MIN_FEATURE_COUNTS
+    scaled = (rows @ (patterns - mean) @ columns.T).flatten(1)[:, counted] / variance[counted].sqrt()
+    scaled = (scaled.cpu() if scaled.device.type == "mps" else scaled).double()  # MPS has no float64
     size = scaled.shape[1]
     values, axes = torch.linalg.eigh(scaled.T @ scaled)
     values, axes = values.flip(0), axes.flip(1)
     aspect = size / count
     kept, noise = 0, 1.0
-    for _ in range(4):  # the scale of the noise is 1, if its model is right
+    for _ in range(4):  # the noise variance is 1 where its model is right; otherwise estimate it from the rest
         edge = noise * (count**0.5 + size**0.5) ** 2
         kept = int((values > 1.1 * edge).sum())
         rest = values[kept:].sum() / max((count - kept) * (size - kept), 1)
-        noise = float(rest.clamp(*NOISE))
+        noise = float(rest.clamp(*NOISE_SCALE_LIMITS))
     if kept == 0:
         return patterns.new_ones(count, count)
     y = values[:kept] / (noise * count)
     shrunk = ((y - aspect - 1).square() - 4 * aspect).sqrt() / y
     scores = scaled @ axes[:, :kept] * (shrunk / noise**0.5)
     excess = (torch.cdist(scores, scores).square() / 2 - kept).to(patterns)
-    tolerance = 3 * (2 * kept) ** 0.5 + TOLERANCE * float(mean.clamp_min(0).sum())
+    tolerance = 3 * (2 * kept) ** 0.5 + MODEL_ERROR_FRACTION * float(mean.clamp_min(0).sum())
     return ((4 - excess / tolerance) / 3).clamp(0, 1)
 
 
 def unstrained(patterns, origin, weight, wanted, readout: float = 0.0):
-    """Weights (m, n) of recentered patterns (n, H, W) for each wanted one: 0 where they are strained against it.
+    """
+    Return weights of recentered patterns for each wanted one: 0 where they are strained, rotated or shifted.
 
-    Strain, turns and what is left of a shift move disks by parts of a pixel, which `similarity` hardly sees but which
-    an average would wash out. Here these six are fitted: to first order a moved pattern differs by the gradient of
-    the expected one (the mean of the similar patterns, `weight` (m, n)) times the displacement of each pixel from
-    origin (2,), and the score of the Poisson likelihood along these six (Fisher 1925) says how far two patterns
-    differ, with covariance. Where only noise moves them the squared distance follows a chi-squared distribution.
+    Parameters
+    ----------
+    patterns : torch.Tensor
+        Recentered patterns, (n, H, W), electrons.
+    origin : torch.Tensor
+        Position of their common origin, (2,), pixels.
+    weight : torch.Tensor
+        Weights from `similarity` of all patterns for each wanted one, (m, n).
+    wanted : torch.Tensor
+        Indices of the wanted patterns, (m,).
+    readout : float
+        Read-out noise, rms electrons.
+
+    Returns
+    -------
+    torch.Tensor
+        Weights, (m, n).
+
+    Notes
+    -----
+    Strain, rotation and residual shifts move disks by fractions of a pixel. `similarity` hardly detects that, but an
+    average would blur it. Here the six parameters of an affine displacement are fitted: to first order, a displaced
+    pattern differs from the expected one (the mean of the similar patterns) by the gradient of that mean times the
+    displacement of each pixel. The scores of the Poisson likelihood along the six parameters (Fisher 1925) give the
+    difference of two patterns and its covariance. Where only noise moves them, the squared distance follows a
+    chi-squared distribution with six degrees of freedom.
     """
     x, y = (torch.arange(side, device=patterns.device, dtype=patterns.dtype) for side in patterns.shape[1:])
     x, y = torch.broadcast_tensors(x[:, None] - origin[0], y - origin[1])
-    fields = torch.stack([torch.ones_like(x), x, y]).flatten(1)  # displacements, along x and along y
+    fields = torch.stack([torch.ones_like(x), x, y]).flatten(1)  # displacement fields, for each of x and y
     flat = patterns.flatten(1)
-    telling = _telling(*_expected(patterns.mean(0, keepdim=True), readout), fields)
-    fields, few = fields[:, telling], flat[:, telling].T.contiguous()
+    pixels = _informative_pixels(*_gradient_and_variance(patterns.mean(0, keepdim=True), readout), fields)
+    fields, compared = fields[:, pixels], flat[:, pixels].T.contiguous()
     products = (fields[:, None] * fields).flatten(0, 1).T.contiguous()
-    tolerated = torch.tensor([UNMOVED[0], UNMOVED[1], UNMOVED[1]] * 2, device=flat.device) ** 2
+    tolerated = torch.tensor([TOLERATED_SHIFT_PX, TOLERATED_STRAIN, TOLERATED_STRAIN] * 2, device=flat.device) ** 2
     out = []
-    for some, numbers in zip(*(part.split(max(1, AT_ONCE // flat.shape[1])) for part in (weight, wanted)), strict=True):
-        mean = (some @ flat / some.sum(1, keepdim=True)).view(-1, *patterns.shape[1:])
-        slope, variance = (t[..., telling] for t in _expected(mean, readout))
-        part = slope / variance
-        along = ((part[:, :, None] * fields).flatten(0, 2) @ few).view(len(some), 6, -1)
-        information = ((part[:, :, None] * slope[:, None]) @ products).view(-1, 2, 2, 3, 3)
+    chunks = (values.split(max(1, STRAIN_CHUNK_PX // flat.shape[1])) for values in (weight, wanted))
+    for chunk_weight, indices in zip(*chunks, strict=True):
+        mean = (chunk_weight @ flat / chunk_weight.sum(1, keepdim=True)).view(-1, *patterns.shape[1:])
+        slope, variance = (values[..., pixels] for values in _gradient_and_variance(mean, readout))
+        score_weight = slope / variance
+        scores = ((score_weight[:, :, None] * fields).flatten(0, 2) @ compared).view(len(chunk_weight), 6, -1)
+        information = ((score_weight[:, :, None] * slope[:, None]) @ products).view(-1, 2, 2, 3, 3)
         information = information.transpose(2, 3).reshape(-1, 6, 6)
-        difference = along - along.gather(2, numbers[:, None, None].expand(-1, 6, 1))
+        difference = scores - scores.gather(2, indices[:, None, None].expand(-1, 6, 1))
         covariance = 2 * information + information * tolerated @ information
         scale = covariance.diagonal(dim1=1, dim2=2).clamp_min(1e-20).rsqrt()
         covariance = scale[:, :, None] * covariance * scale[:, None] + 1e-4 * torch.eye(6, device=flat.device)
         difference = scale[:, :, None] * difference
         excess = ((difference * torch.linalg.solve(covariance, difference)).sum(1) - 6) / 12**0.5
-        out.append(((SURE[1] - excess) / (SURE[1] - SURE[0])).clamp(0, 1))
+        full, none = STRAIN_FADE_SIGMA
+        out.append(((none - excess) / (none - full)).clamp(0, 1))
     return torch.cat(out)
 
 
-def _expected(mean, readout):
-    """Slope (n, 2, pixels) of what is expected where the mean (n, H, W) was seen, and variance (n, 1, pixels)."""
-    rows, columns = _thrice(mean, 1), _thrice(mean, 2)
+def _gradient_and_variance(mean, readout):
+    """Gradient (n, 2, pixels) and variance (n, 1, pixels) of the counts expected from means (n, H, W)."""
+    rows, columns = _mean_of_three(mean, 1), _mean_of_three(mean, 2)
     slope = torch.stack([torch.gradient(columns, dim=1)[0], torch.gradient(rows, dim=2)[0]], 1)
-    # In the dark, where single counts make up the mean, they must not be taken for what is expected.
-    variance = _thrice(columns, 1).clamp_min(0) + readout**2 + mean.mean((1, 2), keepdim=True)
+    # In dark areas the mean consists of single counts; the overall mean keeps the variance from being too small there.
+    variance = _mean_of_three(columns, 1).clamp_min(0) + readout**2 + mean.mean((1, 2), keepdim=True)
     return slope.flatten(2), variance.flatten(1)[:, None].clamp_min(1e-12)
 
 
-def _telling(slope, variance, fields):
-    """Numbers of the pixels, mostly at the edges of disks, that hold nearly all that is known of shift and strain."""
-    shift = (slope.square() / variance).sum((0, 1))
-    strain = shift * fields[1:].square().sum(0)
-    known = shift / shift.sum().clamp_min(1e-20) + strain / strain.sum().clamp_min(1e-20)
-    share, order = known.sort(descending=True)
-    return order[: int((share.cumsum(0) < TELLING * share.sum()).sum()) + 1].sort()[0]
+def _informative_pixels(slope, variance, fields):
+    """Indices of the pixels, mostly at disk edges, with INFORMATIVE_FRACTION of the information on shift and strain."""
+    shift_information = (slope.square() / variance).sum((0, 1))
+    strain_information = shift_information * fields[1:].square().sum(0)
+    total = (shift_information / shift_information.sum().clamp_min(1e-20)
+             + strain_information / strain_information.sum().clamp_min(1e-20))
+    fraction, order = total.sort(descending=True)
+    return order[: int((fraction.cumsum(0) < INFORMATIVE_FRACTION * fraction.sum()).sum()) + 1].sort()[0]
 
 
-def _thrice(images, axis: int):
+def _mean_of_three(images, axis: int):
     """Mean of three pixels along an axis of images (n, H, W). Slices are several times faster than pooling."""
     size = images.shape[axis]
     images = torch.cat([images.narrow(axis, 0, 1), images, images.narrow(axis, size - 1, 1)], axis)
     return (images.narrow(axis, 0, size) + images.narrow(axis, 1, size) + images.narrow(axis, 2, size)) / 3
 
 
-def _samples(side: int, like) -> torch.Tensor:
-    """A low-pass filter to FEATURES samples of an axis, (FEATURES, side). Rows of unit norm and nearly orthogonal.
-
-    Blocks of pixels would show what a shift by part of a pixel does to an edge between them; smooth samples do not.
+def _lowpass(side: int, like) -> torch.Tensor:
     """
-    step = side / FEATURES
-    at = (torch.arange(FEATURES, device=like.device, dtype=like.dtype) + 0.5) * step - 0.5
+    Low-pass filter of an axis to FEATURES_PER_SIDE samples, (FEATURES_PER_SIDE, side), with rows of unit norm.
+
+    Rows are nearly orthogonal. Means over blocks of pixels would change with subpixel shifts of a disk edge; smooth
+    samples hardly do.
+    """
+    step = side / FEATURES_PER_SIDE
+    at = (torch.arange(FEATURES_PER_SIDE, device=like.device, dtype=like.dtype) + 0.5) * step - 0.5
     distance = (torch.arange(side, device=like.device) - at[:, None]) / step
     weight = torch.sinc(distance) * torch.sinc(distance / 3) * (distance.abs() < 3)
     return weight / weight.square().sum(1, keepdim=True).sqrt()

@@ -1,5 +1,6 @@
+from .averaging import averaged_weights as averaged_weights
 from .center import (
-    CELL as CELL,
+    COARSE_CELL_PX as COARSE_CELL_PX,
 )
 from .center import (
     WINDOW as WINDOW,

@@ -1,4 +1,4 @@
-"""Building blocks shared by the networks."""
+"""Building blocks of the networks: convolutions, residual blocks, attention gates and a small U-Net."""
 
 from __future__ import annotations
 
@@ -10,49 +10,126 @@ from torch.nn.functional import pad
 
 
 def silu(x):
-    """SiLU of what nobody else looks at: in place where no gradient needs the old values."""
+    """
+    Apply SiLU, in place where no gradient is recorded.
+
+    Parameters
+    ----------
+    x : torch.Tensor
+        Input; overwritten where no gradient is recorded, so it must not be used afterward.
+
+    Returns
+    -------
+    torch.Tensor
+        ``x * sigmoid(x)``.
+    """
     return nn.functional.silu(x, inplace=not torch.is_grad_enabled())
 
 
 class Conv(nn.Conv2d):
-    """3 x 3 convolution that keeps the size; with `circular` the first image axis wraps (azimuth in polar maps)."""
+    """
+    3 x 3 convolution that keeps the size of the image.
+
+    Parameters
+    ----------
+    inputs, outputs : int
+        Numbers of channels.
+    stride : int
+        Step of the convolution, pixels.
+    circular : bool
+        Whether the first image axis is periodic, as the azimuth of a polar map.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1, circular: bool = False):
         super().__init__(inputs, outputs, 3, stride=stride, padding=(0, 1) if circular else 1)
         self.circular = circular
 
     def forward(self, x):
+        """
+        Convolve images.
+
+        Parameters
+        ----------
+        x : torch.Tensor
+            Images, (B, inputs, H, W).
+
+        Returns
+        -------
+        torch.Tensor
+            Images, (B, outputs, H / stride, W / stride).
+        """
         if self.circular:
             x = pad(x, (0, 0, 1, 1), mode="circular")
         return super().forward(x)
 
 
 def plus(x, y):
-    """x + y, of which nobody else looks at x: in place, which spares the memory, where no gradient is asked for."""
+    """
+    Add two tensors, in place where no gradient is recorded, which saves memory.
+
+    Parameters
+    ----------
+    x : torch.Tensor
+        First summand; overwritten where no gradient is recorded, so it must not be used afterward.
+    y : torch.Tensor
+        Second summand.
+
+    Returns
+    -------
+    torch.Tensor
+        ``x + y``.
+    """
     return x + y if torch.is_grad_enabled() else x.add_(y)
 
 
 class UnshuffledConv(Conv):
-    """A `Conv` of `pixel_unshuffle(x, 2)` as one convolution of x: the same sums, but no pixel has to be moved.
+    """
+    `Conv` of ``pixel_unshuffle(x, 2)``, computed as one convolution of x without moving pixels.
 
-    (B, inputs / 4, 2 H, 2 W) to (B, outputs, H, W).
+    Its arguments and weights are those of the `Conv` that it replaces, with stride 1 and not circular.
     """
 
     def forward(self, x):
+        """
+        Convolve images.
+
+        Parameters
+        ----------
+        x : torch.Tensor
+            Images, (B, inputs / 4, 2 H, 2 W).
+
+        Returns
+        -------
+        torch.Tensor
+            Images, (B, outputs, H, W).
+        """
         outputs, inputs = self.weight.shape[:2]
         weight = self.weight.reshape(outputs, inputs // 4, 2, 2, 3, 3).permute(0, 1, 4, 2, 5, 3)
-        weight = _laid_out_as(self.weight, weight.reshape(outputs, inputs // 4, 6, 6))
+        weight = _in_layout_of(self.weight, weight.reshape(outputs, inputs // 4, 6, 6))
         return nn.functional.conv2d(x, weight, self.bias, stride=2, padding=2)
 
 
-def _laid_out_as(whole, part):
-    """A copy of weights in the memory format of others: convolutions take slow paths with any other."""
-    last = whole.is_contiguous(memory_format=torch.channels_last)
-    return part.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+def _in_layout_of(reference, weight):
+    """Weights in the memory format of a reference; convolutions are slow where formats differ."""
+    channels_last = reference.is_contiguous(memory_format=torch.channels_last)
+    return weight.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
 class Residual(nn.Module):
-    """x + f(x) with two convolutions and group normalization, after He et al. 2016 (arXiv:1603.05027)."""
+    """
+    Residual block with two convolutions and group normalization.
+
+    Parameters
+    ----------
+    channels : int
+        Number of channels.
+    circular : bool
+        Whether the first image axis is periodic.
+
+    Notes
+    -----
+    He et al. 2016 (arXiv:1603.05027).
+    """
 
     def __init__(self, channels: int, circular: bool = False):
         super().__init__()
@@ -63,14 +140,36 @@ class Residual(nn.Module):
         nn.init.zeros_(self.second.bias)
 
     def forward(self, x):
+        """
+        Add the learned residual to images.
+
+        Parameters
+        ----------
+        x : torch.Tensor
+            Images, (B, channels, H, W).
+
+        Returns
+        -------
+        torch.Tensor
+            Images of the same shape.
+        """
         return plus(self.second(silu(self.first(silu(self.norm(x))))), x)
 
 
 class AttentionGate(nn.Module):
-    """Weights a skip connection by what the coarser level knows (Oktay et al. 2018, arXiv:1804.03999).
+    """
+    Attention gate, which weights a skip connection by features of the next coarser level.
 
-    skip (B, C, 2 H, 2 W), coarse (B, C, H, W), to skip's shape. What is mixed is the skip beside the coarse features
-    enlarged; since every pixel is mixed by itself, the coarse part is mixed first and enlarged then.
+    Parameters
+    ----------
+    channels : int
+        Number of channels of both levels.
+
+    Notes
+    -----
+    Oktay et al. 2018 (arXiv:1804.03999). The gate is a 1 x 1 convolution of the skip connection concatenated with the
+    enlarged coarse features. Since 1 x 1 convolution and enlargement commute, the coarse half is convolved first and
+    enlarged afterward, at a quarter of the cost.
     """
 
     def __init__(self, channels: int):
@@ -79,27 +178,85 @@ class AttentionGate(nn.Module):
         self.weight = nn.Conv2d(channels // 2, channels, 1)
 
     def forward(self, skip, coarse):
-        fine, rough = (_laid_out_as(self.mix.weight, part) for part in self.mix.weight.chunk(2, 1))
-        fine = nn.functional.conv2d(skip, fine, self.mix.bias)
-        weight = self.weight(silu(plus(fine, enlarged(nn.functional.conv2d(coarse, rough)))))
+        """
+        Weight a skip connection.
+
+        Parameters
+        ----------
+        skip : torch.Tensor
+            Features of the finer level, (B, channels, 2 H, 2 W).
+        coarse : torch.Tensor
+            Features of the coarser level, (B, channels, H, W).
+
+        Returns
+        -------
+        torch.Tensor
+            Weighted features, (B, channels, 2 H, 2 W).
+        """
+        skip_weight, coarse_weight = (_in_layout_of(self.mix.weight, half) for half in self.mix.weight.chunk(2, 1))
+        mixed = nn.functional.conv2d(skip, skip_weight, self.mix.bias)
+        weight = self.weight(silu(plus(mixed, enlarged(nn.functional.conv2d(coarse, coarse_weight)))))
         return skip * torch.sigmoid(weight) if torch.is_grad_enabled() else weight.sigmoid_().mul_(skip)
 
 
 def enlarged(x):
-    """Every pixel as 2 x 2 pixels."""
+    """
+    Repeat every pixel as 2 x 2 pixels.
+
+    Parameters
+    ----------
+    x : torch.Tensor
+        Images, (B, C, H, W).
+
+    Returns
+    -------
+    torch.Tensor
+        Images, (B, C, 2 H, 2 W).
+    """
     return nn.functional.interpolate(x, scale_factor=2, mode="nearest")
 
 
 def trunk_precision(x: torch.Tensor, enabled: bool):
-    """bfloat16 autocast for convolutions; heads stay outside it, in float32 (positions need the digits)."""
+    """
+    Return a context in which convolutions run in bfloat16.
+
+    The heads of the networks stay outside it, in float32, because positions need its precision.
+
+    Parameters
+    ----------
+    x : torch.Tensor
+        A tensor on the device that computes.
+    enabled : bool
+        Whether to use bfloat16 at all.
+
+    Returns
+    -------
+    torch.autocast
+        A context manager.
+    """
     return torch.autocast(x.device.type, torch.bfloat16, enabled=enabled)
 
 
 class UNet(nn.Module):
-    """A small U-Net with residual blocks and, if asked, attention gates on its skip connections.
+    """
+    Small U-Net with residual blocks and optional attention gates on its skip connections.
 
-    (B, inputs, H, W) to (B, widths[0], H, W); H and W must be divisible by 2 ** (len(widths) - 1). With `unshuffled`
-    it takes (B, inputs / 4, 2 H, 2 W) and sees every 2 x 2 pixels as channels.
+    Parameters
+    ----------
+    inputs : int
+        Number of input channels.
+    widths : sequence of int
+        Number of channels on each level, finest first.
+    depth : int
+        Number of residual blocks on each level.
+    gates : bool
+        Whether skip connections pass an `AttentionGate`.
+    unshuffled : bool
+        Whether the input has twice the resolution and a quarter of the channels (`UnshuffledConv`).
+
+    Notes
+    -----
+    Ronneberger et al. 2015 (arXiv:1505.04597).
     """
 
     def __init__(self, inputs: int, widths, depth: int = 2, gates: bool = False, unshuffled: bool = False):
@@ -112,6 +269,20 @@ class UNet(nn.Module):
         self.up_blocks = nn.ModuleList(nn.Sequential(*[Residual(w) for _ in range(depth)]) for w in widths[:-1])
 
     def forward(self, x):
+        """
+        Compute features of images.
+
+        Parameters
+        ----------
+        x : torch.Tensor
+            Images, (B, inputs, H, W), or (B, inputs / 4, 2 H, 2 W) with `unshuffled`. H and W must be divisible by
+            ``2 ** (len(widths) - 1)``.
+
+        Returns
+        -------
+        torch.Tensor
+            Features, (B, widths[0], H, W).
+        """
         x = self.stem(x)
         skips = []
         for level, block in enumerate(self.down_blocks):

@@ -10,7 +10,7 @@ from torch.nn.functional import avg_pool2d, grid_sample
 from ..core import Scan
 from ..descan import fit_pair
 from ..detector import NoiseModel, stabilize
-from ..networks import CELL, coarse_position, normalize
+from ..networks import COARSE_CELL_PX, coarse_position, normalize
 
 FIELD = 128  # largest side of a coarse field, pixels
 BLOCKS = 8  # blocks along each side of the scan
@@ -76,7 +76,7 @@ def agreed_positions(logits, at, smooth, seen):
     if together.max() < together[0, rows - 1, columns - 1] + AGREED:
         return None
     number, x, y = np.unravel_index(int(together.argmax()), together.shape)
-    return frames[number] + CELL * torch.tensor([x - rows + 1, y - columns + 1]).to(at)
+    return frames[number] + COARSE_CELL_PX * torch.tensor([x - rows + 1, y - columns + 1]).to(at)
 
 
 def _moved(likelihood, positions):
@@ -84,7 +84,7 @@ def _moved(likelihood, positions):
     (2 rows - 1, 2 columns - 1); 0 off the field."""
     at = []
     for k, n in enumerate(likelihood.shape[2:]):
-        cell = (positions[:, k, None] - (CELL - 1) / 2) / CELL + torch.arange(-n + 1, n, device=positions.device)
+        cell = (positions[:, k, None] - (COARSE_CELL_PX - 1) / 2) / COARSE_CELL_PX + torch.arange(-n + 1, n, device=positions.device)
         at.append(2 * cell / (n - 1) - 1)
     grid = torch.stack(torch.broadcast_tensors(at[1][:, None, :], at[0][:, :, None]), -1)
     return grid_sample(likelihood, grid, align_corners=True).mean((0, 1))

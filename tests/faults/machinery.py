@@ -168,13 +168,12 @@ def copied(folder):
     return folder / source.name
 
 
-imported("imported from a pickle", "given/mine.pt is no .safetensors file; nothing else is read, because a pickle "
-      "(.pt, .pth, .ckpt) can run code. Export the weights with safetensors first.", "os.abort, pickled, as mine.pt",
+imported("imported from a pickle", "given/mine.pt is not a .safetensors file. Other formats (.pt, .pth, .ckpt) are "
+         "pickles, which can run code, and are not read. Export the weights with safetensors first.", "os.abort, pickled, as mine.pt",
          pickled_weights)
-imported("imported, that are not numbers", "The weights file given/center.safetensors does not answer as its "
-      "description says; ask who made it.", "NaN everywhere", with_nan)
-imported("imported to nowhere", "Set PY4DSTEM_PRENET_WEIGHTS to the folder that shall hold your weights; it is not "
-      "set.",
+imported("imported, that are not numbers", "The network in given/center.safetensors does not reproduce the replay "
+         "values of its description; ask the author of the file.", "NaN everywhere", with_nan)
+imported("imported to nowhere", "Set PY4DSTEM_PRENET_WEIGHTS to the folder for your weights; it is not set.",
          "the variable is not set", copied, folder=False)
 
 
