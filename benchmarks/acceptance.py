@@ -22,7 +22,7 @@ from py4dstem_prenet.ellipse.measure import measure_ellipse
 from py4dstem_prenet.simulation.bank import make_bank
 from py4dstem_prenet.simulation.detector import blur
 from py4dstem_prenet.simulation.pattern import project, rotation_matrix
-from py4dstem_prenet.simulation.scan import descan
+from py4dstem_prenet.simulation.scan import draw_descan
 
 SCAN, SHAPE = (8, 8), (128, 128)
 GRAINS = 5
@@ -69,7 +69,7 @@ def draw_case(number: int) -> Case:
     dose = float(np.exp(rng.uniform(np.log(100), np.log(1e6))))
     eps, theta = rng.uniform(0, 0.08), rng.uniform(0, 2 * np.pi)
     vector = eps * np.array([np.cos(theta), np.sin(theta)])
-    qx0, qy0 = ((n - 1) / 2 + rng.uniform(-6, 6) + descan(rng, SCAN, 3.0) for n in SHAPE)
+    qx0, qy0 = ((n - 1) / 2 + rng.uniform(-6, 6) + draw_descan(rng, SCAN, 3.0) for n in SHAPE)
     origin = torch.from_numpy(np.stack([qx0.ravel(), qy0.ravel()], 1)).float()
     matrix = ellipse_matrix(torch.from_numpy(vector).float()) @ rotation_matrix(torch.from_numpy(turn).float())
     clean = project(bank.intensity(torch.from_numpy(index)), origin, matrix,

@@ -29,7 +29,7 @@ from py4dstem_prenet.fits.pooling import pool
 from py4dstem_prenet.networks.weights import load
 from py4dstem_prenet.simulation.bank import make_bank
 from py4dstem_prenet.simulation.pattern import project, rotation_matrix
-from py4dstem_prenet.simulation.scan import descan
+from py4dstem_prenet.simulation.scan import draw_descan
 
 DOSES = (100, 1_000, 10_000, 100_000)
 SCAN, SHAPE = (16, 16), (128, 128)
@@ -48,7 +48,7 @@ def draw_scan(rng, seed):
     radius = max(3.0, 0.55 * aperture)
     eps, theta = rng.uniform(0.01, 0.08), rng.uniform(0, 2 * np.pi)
     vector = eps * np.array([np.cos(theta), np.sin(theta)])
-    origin = np.stack([((n - 1) / 2 + rng.uniform(-4, 4) + descan(rng, SCAN, 2.0)).ravel() for n in SHAPE], 1)
+    origin = np.stack([((n - 1) / 2 + rng.uniform(-4, 4) + draw_descan(rng, SCAN, 2.0)).ravel() for n in SHAPE], 1)
     matrix = ellipse_matrix(torch.from_numpy(vector).float()) @ rotation_matrix(
         torch.from_numpy(rng.uniform(0, 2 * np.pi, count)).float())
     patterns = bank.intensity(torch.from_numpy(rng.integers(len(bank), size=count)))

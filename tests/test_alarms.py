@@ -15,7 +15,7 @@ from py4dstem_prenet.live import alarms
 from py4dstem_prenet.live.alarms import crowded, ellipse_changes, quick_alarms
 from py4dstem_prenet.live.snapshot import Snapshot
 from py4dstem_prenet.origin.beam import Beam, Located
-from py4dstem_prenet.simulation.acquisition import JUMP, Acquisition
+from py4dstem_prenet.simulation.acquisition import BEAM_JUMP_PX, Acquisition
 
 SCAN = (12, 20)
 NOISE = NoiseModel(1.0, 0.0, 0.0, np.zeros((64, 64), bool), True, 1000.0)
@@ -157,8 +157,9 @@ def test_simulated_faults_are_what_they_are_called():
     lost, jumped, cut = (Acquisition((10, 12), (64, 64), dose=3000.0, seed=2, fault=f) for f in
                          ("beam-loss", "jump", "saturation"))
     assert lost.faulty_from == 60 and np.array_equal(lost.expose(50, 60), at[50:60]) and not lost.expose(60, 62).any()
-    assert np.allclose(jumped.origin[60:] - good.origin[60:], JUMP)
+    assert np.allclose(jumped.origin[60:] - good.origin[60:], BEAM_JUMP_PX)
     centers = [np.stack([(p * pixel[:, None]).sum((1, 2)), (p * pixel).sum((1, 2))]) / p.sum((1, 2)) for p in
                (at[60:], jumped.expose(60, 120).astype(float))]
-    assert np.allclose(np.median(centers[1] - centers[0], 1), JUMP, atol=0.8)  # some electrons leave the detector
+    shift = np.median(centers[1] - centers[0], 1)
+    assert np.allclose(shift, BEAM_JUMP_PX, atol=0.8)  # some electrons leave the detector
     assert crowded(cut.expose(60, 120), NOISE).mean() > 0.6 > 0.1 > crowded(cut.expose(0, 60), NOISE).mean()

@@ -11,8 +11,7 @@ from scans import bank_of, simulated, vacuum
 from scipy.special import jv
 
 from py4dstem_prenet.core.errors import PrenetError
-from py4dstem_prenet.core.geometry import ellipse_matrix
-from py4dstem_prenet.fits import polar
+from py4dstem_prenet.core.geometry import ellipse_axes, ellipse_matrix
 from py4dstem_prenet.simulation import faults
 from py4dstem_prenet.simulation import scan as scan_module
 from py4dstem_prenet.simulation.bank import load_bank, make_bank
@@ -184,14 +183,14 @@ def test_a_turn_goes_from_x_toward_y():
 
 @given(st.floats(-0.15, 0.15), st.floats(-0.15, 0.15))
 @settings(max_examples=50, deadline=None, derandomize=True)
-def test_both_ellipse_matrices_are_one_and_keep_areas(p, q):
-    ours = ellipse_matrix(torch.tensor([p, q], dtype=torch.float64)).numpy()
-    assert np.allclose(ours, polar.ellipse_matrix(np.array([p, q])), atol=1e-9)
-    assert np.linalg.det(ours) == pytest.approx(1, abs=1e-9)
-    a, b, theta = polar.ellipse_axes((p, q))
+def test_ellipse_matrices_of_tensors_and_arrays_agree_and_keep_areas(p, q):
+    matrix = ellipse_matrix(torch.tensor([p, q], dtype=torch.float64)).numpy()
+    assert np.allclose(matrix, ellipse_matrix(np.array([p, q])), atol=1e-9)
+    assert np.linalg.det(matrix) == pytest.approx(1, abs=1e-9)
+    a, b, theta = ellipse_axes((p, q))
     c, s = np.cos(theta), np.sin(theta)
     turn = np.array([[c, -s], [s, c]])
-    assert np.allclose(ours, turn @ np.diag([np.sqrt(a / b), np.sqrt(b / a)]) @ turn.T, atol=1e-9)
+    assert np.allclose(matrix, turn @ np.diag([np.sqrt(a / b), np.sqrt(b / a)]) @ turn.T, atol=1e-9)
 
 
 def test_neighbors_may_share_a_pattern():
@@ -381,7 +380,7 @@ def test_what_cannot_be_simulated_is_refused(options, says):
 def clean_faults(batch, shape=(48, 48), **changes):
     """Faults of which none is there but those that are given."""
     middle = torch.tensor([(n - 1) / 2 for n in shape]).expand(batch, 2)
-    none = draw_faults(torch.Generator().manual_seed(0), middle, torch.full((batch,), 5.0), shape, faults.NONE)
+    none = draw_faults(torch.Generator().manual_seed(0), middle, torch.full((batch,), 5.0), shape, faults.NO_FAULTS)
     return replace(none, **changes)
 
 
@@ -417,7 +416,7 @@ def test_faults_come_as_often_as_they_should_and_from_their_seed():
         seen = {"bands": 0.97, "hits": 0.97, "sides": 0.87}.get(name, 1.0)  # all parts of one may come out as none
         assert share == pytest.approx(rate * seen, abs=4 * (rate / 4000) ** 0.5), name
         assert torch.equal(one[name], same[name]) and not torch.equal(one[name], other[name])
-    few = draw(1, plenty=torch.arange(4000) < 2000).kinds()
+    few = draw(1, can_hide=torch.arange(4000) < 2000).kinds()
     assert few["stop"][:2000].any() and few["sides"][:2000].any()
     assert not few["stop"][2000:].any() and not few["sides"][2000:].any()
     assert few["dark"][2000:].any()
@@ -461,7 +460,7 @@ def test_smear_leaves_each_column_its_charge_and_trails_its_way():
 
 def beam_stop(**changes):
     given = dict(at=[[20.0, 30.0]], angle=[0.0], width=[4.0], slope=[0.0], wire=[0.0], soft=[0.1], leak=[0.0],
-                 kind=[faults.NEEDLE], known=[True]) | changes
+                 kind=[faults.NEEDLE_STOP], known=[True]) | changes
     return faults.BeamStop(**{name: torch.tensor(value) for name, value in given.items()})
 
 
@@ -482,11 +481,11 @@ def test_beam_stops_hide_what_is_behind_them_and_masks_know_it_or_not():
     assert torch.equal(unknown, out) and not nothing.any()
     leaky, _ = behind(leak=[0.1])
     assert leaky[30, 30] == pytest.approx(10, rel=1e-3) and leaky[0, 0] == pytest.approx(100)
-    bar, _ = behind(kind=[faults.BAR])
+    bar, _ = behind(kind=[faults.BAR_STOP])
     assert bar[:, 30].max() < 1 and bar[:, 20].min() > 99
-    disk, _ = behind(kind=[faults.ROUND], width=[6.0])
+    disk, _ = behind(kind=[faults.ROUND_STOP], width=[6.0])
     assert float((100 - disk).sum() / 100) == pytest.approx(np.pi * 36, rel=0.03)
-    held, _ = behind(kind=[faults.ROUND], width=[6.0], wire=[1.5])
+    held, _ = behind(kind=[faults.ROUND_STOP], width=[6.0], wire=[1.5])
     assert (held[26:, 30] < 1).all() and held[10, 30] > 99 and held[40, 33] > 99
     wedge, _ = behind(slope=[0.3])
     assert (100 - wedge[45]).sum() > 1.5 * (100 - wedge[22]).sum()
@@ -515,7 +514,7 @@ def test_past_the_detectors_sides_nothing_is_seen_and_that_is_known():
 def test_moved_copies_spread_a_beam_about_its_place():
     image = torch.zeros(2, 61, 61)
     image[:, 33, 28] = 100.0
-    moved = torch.zeros(2, faults.COPIES, 2)
+    moved = torch.zeros(2, faults.MAX_COPIES, 2)
     moved[0, :8], moved[0, 8:] = torch.tensor([2.0, -1.5]), torch.tensor([-2.0, 1.5])
     out = faults.scatter(image, clean_faults(2, (61, 61), moved=moved), coordinates_of(2, (61, 61)))
     assert torch.equal(out[1], image[1])
@@ -525,7 +524,8 @@ def test_moved_copies_spread_a_beam_about_its_place():
     assert out[0, 35, 26:28].sum() == pytest.approx(50, rel=1e-4)  # +2 rows, -1.5 columns
     drawn = draw_faults(torch.Generator().manual_seed(3), torch.full((50, 2), 30.0), torch.full((50,), 5.0), (61, 61),
                         faults.Rates(moved=1.0)).moved
-    assert drawn.mean(1).abs().max() < 1e-4 and 0.3 < drawn.abs().amax((1, 2)).min() <= drawn.abs().max() < faults.REACH
+    assert drawn.mean(1).abs().max() < 1e-4
+    assert 0.3 < drawn.abs().amax((1, 2)).min() <= drawn.abs().max() < faults.MAX_COPY_SHIFT_PX
 
 
 def test_a_dark_direct_beam_is_dark_and_all_else_as_it_was():
@@ -539,8 +539,8 @@ def test_a_dark_direct_beam_is_dark_and_all_else_as_it_was():
 
 def test_bragg_disks_overlap_where_their_lattice_is_finer_than_they_are_wide():
     """Those of the orders +-(1, 0) of a lattice of 9 px, of 6 px radius: between them both are seen."""
-    strength = torch.zeros(2, len(faults.ORDERS))
-    chosen = [faults.ORDERS.tolist().index([h, 0]) for h in (0, 1)]
+    strength = torch.zeros(2, len(faults.BRAGG_ORDERS))
+    chosen = [faults.BRAGG_ORDERS.tolist().index([h, 0]) for h in (0, 1)]
     strength[0, chosen[0]], strength[0, chosen[1]] = 0.5, 2.0
     base = torch.tensor([[9.0, 0.0], [0.0, 11.0]]).expand(2, 2, 2)
     given, at = clean_faults(2, disks=strength, lattice=base), coordinates_of(2)
@@ -553,14 +553,14 @@ def test_bragg_disks_overlap_where_their_lattice_is_finer_than_they_are_wide():
     assert level.tolist() == pytest.approx([0.5, 2.5, 2.0], rel=0.01)
     drawn = draw_faults(torch.Generator().manual_seed(1), torch.full((300, 2), 20.0), torch.full((300,), 6.0),
                         (48, 48), faults.Rates(disks=1.0))
-    assert not drawn.disks[:, faults.ORDERS.abs().sum(1) == 0].any()  # the direct beam is the bank's own
+    assert not drawn.disks[:, faults.BRAGG_ORDERS.abs().sum(1) == 0].any()  # the direct beam is the bank's own
     shortest = torch.linalg.vector_norm(drawn.lattice, dim=-1).amin(1)
     assert 0.2 < (shortest < 12).float().mean() < 0.9 and (drawn.disks.amax(1) > 1).any()
 
 
 def test_bands_are_bright_between_their_edges():
     image, at = torch.full((2, 48, 48), 10.0), coordinates_of(2)
-    bands = torch.zeros(2, faults.BANDS, 4)
+    bands = torch.zeros(2, faults.MAX_BANDS, 4)
     bands[0, 0] = torch.tensor([0.5, 0.0, 8.0, 5.0])  # across x, 8 px from the direct beam, 10 px wide
     out = faults.scatter(image, clean_faults(2, bands=bands), at)
     assert torch.equal(out[1], image[1])
@@ -574,7 +574,7 @@ def test_bands_are_bright_between_their_edges():
 
 def test_hits_are_few_pixels_of_huge_counts_and_units_may_be_wrong():
     image = torch.full((2, 48, 48), 2.0)
-    hits = torch.zeros(2, faults.HITS)
+    hits = torch.zeros(2, faults.MAX_HITS)
     hits[0, :3] = 100.0
     out = faults.record(image, image, clean_faults(2, hits=hits), torch.Generator().manual_seed(2))
     struck = out[0] != 2

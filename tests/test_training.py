@@ -82,7 +82,7 @@ def test_scenes_show_their_disk_where_their_labels_say(vacuum_bank):
 
 def test_windows_are_centered_on_the_guess_not_on_the_beam(vacuum_bank):
     """The offset's sign: a beam at larger x has its electrons at larger x."""
-    x, _, offset, scene = center.windows(vacuum_bank, seeded(1), 128)
+    x, _, offset, scene = center.draw_windows(vacuum_bank, seeded(1), 128)
     plain = (scene.radius < 8) & (scene.dose > 1e4) & ~scene.detector.dead.flatten(1).any(1)
     axis = torch.arange(center.WINDOW) - (center.WINDOW - 1) / 2
     light = scene.expected / scene.expected.sum((1, 2), keepdim=True)
@@ -98,11 +98,11 @@ def test_windows_are_centered_on_the_guess_not_on_the_beam(vacuum_bank):
 
 
 def test_fields_have_their_beam_at_the_label_also_when_turned(vacuum_bank):
-    x, _, origin, present, scene = center.fields(vacuum_bank, seeded(2), 64)
+    x, _, origin, present, scene = center.draw_fields(vacuum_bank, seeded(2), 64)
     radius, kinds = scene.radius, scene.faults.kinds()
     hidden = ("dark", "stop", "sides", "wrapped", "gain", "offset")
     plain = present & ~torch.stack([kinds[k] for k in hidden]).any(0)
-    rows, columns = torch.meshgrid(torch.arange(center.FIELD), torch.arange(center.FIELD), indexing="ij")
+    rows, columns = torch.meshgrid(*2 * [torch.arange(center.COARSE_FIELD_PX)], indexing="ij")
     near = torch.hypot(rows - origin[:, 0, None, None], columns - origin[:, 1, None, None]) < radius[:, None, None]
     swapped = torch.hypot(rows - origin[:, 1, None, None], columns - origin[:, 0, None, None]) < radius[:, None, None]
     usual = x[:, 0].flatten(1).mean(1)
@@ -114,7 +114,7 @@ def test_fields_have_their_beam_at_the_label_also_when_turned(vacuum_bank):
     assert (inside[~present].abs() < 0.5).float().mean() > 0.5
     # A weak beam is told from none but where noise hides it.
     clean = (scene.detector.readout == 0) & ~kinds["columns"]
-    told = center.told_from_none(scene)
+    told = center.is_detectable(scene)
     assert told[clean].all() and told[scene.dose > 1e5].all() and told.float().mean() > 0.8
     # Behind a beam stop a beam is present all the same.
     assert (present & kinds["stop"]).any()
@@ -122,7 +122,7 @@ def test_fields_have_their_beam_at_the_label_also_when_turned(vacuum_bank):
 
 def test_polar_samples_show_the_ellipse_of_their_label(vacuum_bank):
     """A disk stretched along theta is brighter there at its edge: cos 2phi carries the vector's first component."""
-    inputs, vector = ellipse.samples(vacuum_bank, seeded(3), 48)
+    inputs, vector = ellipse.draw_polar_maps(vacuum_bank, seeded(3), 48)
     maps = inputs["disk"][:, 0] * inputs["disk"][:, 2]
     phi = torch.arange(ellipse.AZIMUTHS) * (2 * torch.pi / ellipse.AZIMUTHS)
     second = torch.stack([maps.mean(2) @ torch.cos(2 * phi), maps.mean(2) @ torch.sin(2 * phi)], 1)
@@ -131,7 +131,7 @@ def test_polar_samples_show_the_ellipse_of_their_label(vacuum_bank):
 
 
 def test_denoising_samples_are_counts_of_their_truth(bank):
-    inputs, scene = denoise.samples(bank, seeded(4), 16)
+    inputs, scene = denoise.draw_crops(bank, seeded(4), 16)
     counts, readout, good = (inputs[key] for key in ("electrons", "readout", "good"))
     z = (counts - scene.expected) / (scene.expected + readout[:, None, None] ** 2).sqrt()
     some = good & (scene.expected > 3)
@@ -146,7 +146,7 @@ def test_denoising_samples_are_counts_of_their_truth(bank):
 
 def test_repeats_are_worth_what_they_are_said_to_be(bank):
     """Means of repeats scatter about the truth as that many patterns do, a little less where interpolation smooths."""
-    inputs, scene = denoise.samples(bank, seeded(8), 32, 25.0)
+    inputs, scene = denoise.draw_crops(bank, seeded(8), 32, 25.0)
     # Flat places: what a shift does to edges is another matter.
     smooth = torch.nn.functional.avg_pool2d(scene.expected[:, None], 5, 1, 2)[:, 0]
     flat = ((smooth - scene.expected).abs() < 0.02 * smooth) & (smooth > 1) & (smooth < 1e4)
@@ -158,7 +158,7 @@ def test_repeats_are_worth_what_they_are_said_to_be(bank):
 
 
 def test_what_is_seen_elsewhere_has_the_same_place_and_dose(bank):
-    scene, moved, move, other = denoise.scenes(bank, seeded(9), 16)
+    scene, moved, move, other = denoise.draw_neighbor_scenes(bank, seeded(9), 16)
     back = neighbors.shift(moved, move)
     wrong = neighbors.shift(moved, -move)
     error, mirrored = (((image - scene.expected)[:, 6:-6, 6:-6]).square().sum() for image in (back, wrong))
@@ -170,12 +170,12 @@ def test_a_larger_network_begins_with_the_answers_of_a_smaller_one():
     torch.manual_seed(0)
     small, large = torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(5, 8, 3)
     before = large.weight.detach().clone()
-    large.load_state_dict(loop.grown(small.state_dict(), large))
+    large.load_state_dict(loop.expand_weights(small.state_dict(), large))
     x = torch.randn(2, 5, 6, 6)
     assert torch.allclose(large(x)[:, :4], small(x[:, :3]), atol=1e-6)
     assert torch.equal(large.weight[4:, :3], before[4:, :3])
     with pytest.raises(RuntimeError, match="size mismatch"):
-        small.load_state_dict(loop.grown(large.state_dict(), small))
+        small.load_state_dict(loop.expand_weights(large.state_dict(), small))
 
 
 def test_gaussian_nll_is_smallest_at_the_true_covariance():
@@ -192,7 +192,7 @@ def test_gaussian_nll_is_smallest_at_the_true_covariance():
 
 
 def test_splat_puts_unit_weight_where_the_beam_is():
-    weights_ = center.splat(torch.tensor([[3.25, 5.5], [0.0, 7.0]]), (8, 9))
+    weights_ = center.bilinear_target(torch.tensor([[3.25, 5.5], [0.0, 7.0]]), (8, 9))
     assert weights_.sum((1, 2)).tolist() == pytest.approx([1, 1])
     assert float(weights_[0].sum(1) @ torch.arange(8.0)) == pytest.approx(3.25)
     assert float(weights_[0].sum(0) @ torch.arange(9.0)) == pytest.approx(5.5)
@@ -238,7 +238,7 @@ def run(banks, folder, monkeypatch, name, cut_before=None, **options):
     with monkeypatch.context() as patch:
         patch.setattr(task, "loss", counted)
         patch.setattr(task, "validate", lambda *_: {"score": 0.0})
-        patch.setattr(loop, "SAVE_EVERY", -1.0)
+        patch.setattr(loop, "CHECKPOINT_INTERVAL_S", -1.0)
         settings = dict(steps=4, seed=5, out=folder, specimens=SPECIMENS, banks=banks) | options
         if cut_before:
             with pytest.raises(Cut):
@@ -273,7 +273,7 @@ def test_a_seed_is_the_whole_run(banks, small, monkeypatch, tmp_path):
 
 
 def test_the_learning_rate_warms_up_and_falls(banks, small, monkeypatch, tmp_path):
-    monkeypatch.setattr(loop, "WARMUP", 2)
+    monkeypatch.setattr(loop, "WARMUP_STEPS", 2)
     state, _ = run(banks, tmp_path, monkeypatch, "ellipse")
     # The last of four steps: three quarters through the cosine.
     rate = state["optimizer"]["param_groups"][0]["lr"]
@@ -308,8 +308,8 @@ def test_a_run_becomes_weights_that_load_and_replay(banks, small, monkeypatch, t
 @pytest.mark.parametrize("name", ["center", "denoise"])
 def test_figures_of_an_untrained_network_are_those_of_ignorance(name, bank, small, monkeypatch):
     """What validation prints is measured on the right scale: doing nothing leaves the noise as it was."""
-    monkeypatch.setattr(denoise, "FIELD", 48)  # a quarter of the time
-    monkeypatch.setattr(center, "VALIDATED", 2)
+    monkeypatch.setattr(denoise, "TRAINING_CROP_PX", 48)  # a quarter of the time
+    monkeypatch.setattr(center, "VALIDATION_BATCHES", 2)
     task = loop.tasks()[name]()
     torch.manual_seed(0)
     figures = task.validate(task.build().eval(), bank, seeded(), False)

@@ -198,7 +198,7 @@ class _Block:
 
 
 def _crops(images, generator):
-    """The same random crop of all images, at most FINETUNE_CROP_PX wide, randomly rotated by 90 degrees and mirrored."""
+    """One random crop of all images, at most FINETUNE_CROP_PX wide, in one of the eight orientations of a square."""
     sides = [min(FINETUNE_CROP_PX, n // MULTIPLE * MULTIPLE) for n in images.shape[-2:]]
     x, y = (generator.integers(n - side + 1) for n, side in zip(images.shape[-2:], sides, strict=True))
     images = np.rot90(images[..., x:x + sides[0], y:y + sides[1]], generator.integers(4), axes=(-2, -1))

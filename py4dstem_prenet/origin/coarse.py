@@ -84,7 +84,8 @@ def _moved(likelihood, positions):
     (2 rows - 1, 2 columns - 1); 0 off the field."""
     at = []
     for k, n in enumerate(likelihood.shape[2:]):
-        cell = (positions[:, k, None] - (COARSE_CELL_PX - 1) / 2) / COARSE_CELL_PX + torch.arange(-n + 1, n, device=positions.device)
+        cell = (positions[:, k, None] - (COARSE_CELL_PX - 1) / 2) / COARSE_CELL_PX
+        cell = cell + torch.arange(-n + 1, n, device=positions.device)
         at.append(2 * cell / (n - 1) - 1)
     grid = torch.stack(torch.broadcast_tensors(at[1][:, None, :], at[0][:, :, None]), -1)
     return grid_sample(likelihood, grid, align_corners=True).mean((0, 1))

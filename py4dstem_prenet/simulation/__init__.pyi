@@ -19,7 +19,7 @@ from .detector import (
     uniform as uniform,
 )
 from .faults import (
-    NONE as NONE,
+    NO_FAULTS as NO_FAULTS,
 )
 from .faults import (
     Faults as Faults,

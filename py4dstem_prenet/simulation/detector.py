@@ -1,7 +1,8 @@
-"""What a detector makes of expected electrons: blur, counting, gain, read-out, defects.
+"""
+Model of a detector: blur, counting statistics, read-out noise, hot and dead pixels.
 
-Parameters are drawn in one place (`draw_detector`) and applied in another (`expose`), so that a history of
-drawn parameters with its seed reproduces an exposure exactly.
+Parameters are drawn in one function (`draw_detector`) and applied in another (`expose`), so that the drawn parameters
+and the seed reproduce an exposure exactly.
 """
 
 from __future__ import annotations
@@ -14,9 +15,19 @@ from torch.nn.functional import conv2d, pad
 
 @dataclass(frozen=True)
 class Detector:
-    """One value per pattern, (B,): blur sigma in px, read-out rms in electrons; and (B, H, W) bool maps.
+    """
+    Properties of the detectors of a batch of B patterns.
 
-    hot: pixels that always count much. dead: that never count (gaps, beam stops).
+    Attributes
+    ----------
+    blur : torch.Tensor
+        Standard deviation of the point spread function, (B,), pixels.
+    readout : torch.Tensor
+        Read-out noise, (B,), rms electrons.
+    hot : torch.Tensor
+        Pixels with random high counts, (B, H, W), bool.
+    dead : torch.Tensor
+        Pixels without counts (dead, in gaps, behind beam stops), (B, H, W), bool.
     """
 
     blur: torch.Tensor
@@ -26,18 +37,59 @@ class Detector:
 
 
 def uniform(generator, *shape, low=0.0, high=1.0, device="cpu"):
+    """
+    Draw uniform random numbers.
+
+    Parameters
+    ----------
+    generator : torch.Generator
+        Source of the numbers.
+    *shape : int
+        Shape of the result.
+    low, high : float
+        Limits.
+    device : str or torch.device
+        Where the result is stored.
+
+    Returns
+    -------
+    torch.Tensor
+        Random numbers.
+    """
     return torch.rand(*shape, generator=generator, device=device) * (high - low) + low
 
 
 def draw_detector(generator, batch: int, shape, device="cpu", max_blur=1.0, stops: float = 0.1) -> Detector:
-    """Half of the detectors count electrons, half integrate; `stops` of them carry a bar before the sensor."""
+    """
+    Draw random detectors.
+
+    Parameters
+    ----------
+    generator : torch.Generator
+        Source of all random numbers.
+    batch : int
+        Number of detectors.
+    shape : tuple of int
+        (H, W), pixels.
+    device : str or torch.device
+        Where the result is stored.
+    max_blur : float
+        Largest standard deviation of the point spread function, pixels.
+    stops : float
+        Fraction of the detectors with a dead bar (a beam stop, or a gap between chips).
+
+    Returns
+    -------
+    Detector
+        60 % of the detectors have blur, 40 % have read-out noise, half have hot and dead pixels.
+    """
     draw = lambda *s, **k: uniform(generator, *s, device=device, **k)  # noqa: E731
     blur = draw(batch, high=max_blur) * (draw(batch) < 0.6)
     readout = torch.exp(draw(batch, low=-3.5, high=0.7)) * (draw(batch) < 0.4)
-    rare = draw(batch, 1, 1) ** 8 * 4e-3 * (draw(batch, 1, 1) < 0.5)
-    hot = draw(batch, *shape) < rare
-    dead = draw(batch, *shape) < rare
-    # A bar through a random point in a random direction: a beam stop or a gap between chips.
+    rate = draw(batch, 1, 1) ** 8 * 4e-3 * (draw(batch, 1, 1) < 0.5)
+    hot = draw(batch, *shape) < rate
+    dead = draw(batch, *shape) < rate
+    # A bar from a random point in a random direction.
     angle, at = draw(batch, high=2 * torch.pi), draw(batch, 2) * torch.tensor(shape, device=device)
     width = torch.exp(draw(batch, low=-0.7, high=2.3))
     x = torch.arange(shape[0], device=device)[None, :, None] - at[:, 0, None, None]
@@ -49,7 +101,21 @@ def draw_detector(generator, batch: int, shape, device="cpu", max_blur=1.0, stop
 
 
 def blur(images: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """Gaussian blur of each image (B, H, W) with its own sigma (B,), pixels; up to some 1.2 px; conserves counts."""
+    """
+    Blur each image with a Gaussian of its own width.
+
+    Parameters
+    ----------
+    images : torch.Tensor
+        (B, H, W).
+    sigma : torch.Tensor
+        Standard deviations, (B,), pixels, up to about 1.2 px (the kernel extends to 4 px).
+
+    Returns
+    -------
+    torch.Tensor
+        (B, H, W). Sums are conserved except at the margins.
+    """
     reach = 4
     x = torch.arange(-reach, reach + 1, device=images.device, dtype=images.dtype)
     kernel = torch.exp(-0.5 * (x / sigma.clamp_min(1e-3)[:, None]) ** 2)
@@ -61,9 +127,32 @@ def blur(images: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
 
 
 def expose(expected: torch.Tensor, detector: Detector, generator, hot_level: float = 30.0) -> torch.Tensor:
-    """Measured electrons (float, negative values where read-out noise says so) of `expected` (B, H, W).
+    """
+    Draw the electrons that a detector measures.
 
-    `expected` must already be blurred: blur belongs to what is expected (`detector.blur`), not to the noise.
+    Parameters
+    ----------
+    expected : torch.Tensor
+        Expected electrons, (B, H, W), already blurred by `blur`.
+    detector : Detector
+        Properties of the detectors.
+    generator : torch.Generator
+        Source of all random numbers.
+    hot_level : float
+        Counts of hot pixels above the brightest pixel of the pattern, electrons.
+
+    Returns
+    -------
+    torch.Tensor
+        Measured electrons, (B, H, W), float; negative values occur with read-out noise.
+
+    Examples
+    --------
+    >>> import torch
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> detector = draw_detector(generator, 2, (32, 32))
+    >>> expose(torch.full((2, 32, 32), 4.0), detector, generator).shape
+    torch.Size([2, 32, 32])
     """
     counts = torch.poisson(expected.clamp_min(0), generator=generator)
     noise = torch.randn(counts.shape, generator=generator, device=counts.device)

@@ -1,17 +1,18 @@
-"""Scans of a crystal whose lattice is known at every position: what strain and orientation maps are measured against.
+"""
+Simulation of scans of a crystal whose lattice is known at every position, as truth for strain and orientation maps.
 
-Each position has a frame, a 3 x 3 matrix that takes the crystal's coordinates (angstrom) to the laboratory's: turned,
-strained, or both. Its atoms are put where that frame says, and a probe passes them (`waves.py`).
+Each position has a frame, a 3 x 3 matrix that maps the coordinates of the crystal (angstrom) to those of the
+laboratory; it contains rotation and strain. The atoms of the crystal are placed by that frame, and a probe passes them
+(`waves.py`).
 
-What is exact: the positions of the disks. The wave knows the strained crystal only, so each disk lies at an
-in-plane component of the inverse transpose of the frame times hkl, to the size of the illuminated patch, and every
-disk is the same aperture, round and of the same size, however the lattice is strained. (A pattern of the
-unstrained crystal that is stretched would stretch its disks as well, and be an ellipse of the camera.) The camera's
-ellipse and descan come after, and act on everything. What is not exact: slices of some angstrom, one frozen
-arrangement of vibrating atoms for each frame, screened scattering factors, no inelastic scattering.
+The positions of the disks are exact. The strained crystal diffracts the wave, so each disk lies at the in-plane
+component of the inverse transpose of the frame times hkl, within the resolution of the illuminated patch, and every
+disk is the same round aperture. (Distorting the pattern of an unstrained crystal would distort its disks as well.)
+The ellipse of the camera and the descan act afterward, on the whole pattern. Approximations are slices of some
+angstrom, one frozen-phonon configuration for each frame, screened scattering factors, and no inelastic scattering.
 
-Coordinates are those of py4DSTEM's orientations: x along the rows, y along the columns of a pattern, and the beam
-travels along -z, so that the frame of a `Crystal`'s orientation matrix is its transpose.
+Coordinates are those of py4DSTEM's orientations: x along the rows and y along the columns of a pattern. The beam
+travels along -z, so the frame of a `Crystal` is the transpose of its orientation matrix.
 """
 
 from __future__ import annotations
@@ -25,26 +26,37 @@ from tqdm import tqdm
 
 from ..core import PrenetError, ellipse_matrix, ellipse_vector
 from .pattern import SAMPLES, project
-from .scan import descan
+from .scan import draw_descan
 from .specimens import PROTOTYPES, Optics, Specimen, atoms_to_phase, glass_phase
 from .waves import multislice, probe
 
-OPTICS = Optics(volts=200e3, dk=0.01, aperture=10.0)  # disks of 4.9 px radius, .02 per angstrom a pixel
-SLICE = 8.0  # angstrom
-VIBRATION = 0.06  # angstrom rms along each axis
+OPTICS = Optics(volts=200e3, dk=0.01, aperture=10.0)  # disks of 4.9 px radius, 0.02 per angstrom and pixel
+SLICE_ANGSTROM = 8.0  # thickness of a slice of the multislice, angstrom: chosen for speed
+VIBRATION_ANGSTROM = 0.06  # rms displacement of atoms along each axis, angstrom; silicon at 293 K has 0.076
 
 
 @dataclass(frozen=True)
 class Cubic:
-    """A cubic crystal of one element: a name of `specimens.PROTOTYPES`, its edge in angstrom, the atomic number."""
+    """
+    A cubic crystal of one element.
+
+    Attributes
+    ----------
+    prototype : str
+        Name of its structure in `specimens.PROTOTYPES`.
+    edge : float
+        Edge of the unit cell, angstrom.
+    number : int
+        Atomic number.
+    """
 
     prototype: str
     edge: float
     number: int
 
     @property
-    def sites(self) -> np.ndarray:
-        """(n, 3) fractional coordinates of the atoms in the cell."""
+    def sites(self) -> np.ndarray:  # numpydoc ignore=RT01
+        """Fractional coordinates of the atoms in the unit cell, (n, 3)."""
         return np.array(PROTOTYPES[self.prototype][0], float)
 
 
@@ -54,26 +66,68 @@ GOLD = Cubic("fcc", 4.078, 79)
 
 @dataclass(frozen=True)
 class KnownScan:
-    """A scan before its electrons are counted.
+    """
+    A scan before its electrons are counted.
 
-    expected: (Rx, Ry, Qx, Qy) float32, fractions of the beam. truth: qx0, qy0 (Rx, Ry), pixels; a, b, theta of the
-    ellipse; radius of the direct disk, pixels; sampling, 1/angstrom a pixel of an undistorted camera; frames
-    (Rx, Ry, 3, 3), NaN where there is glass.
+    Attributes
+    ----------
+    expected : numpy.ndarray
+        Fractions of the beam, (Rx, Ry, Qx, Qy), float32.
+    truth : dict
+        qx0, qy0: origins, (Rx, Ry), pixels; a, b, theta: ellipse; radius: of the direct disk, pixels; sampling:
+        1/angstrom per pixel, without distortion; frames: (Rx, Ry, 3, 3), NaN where there is glass.
     """
 
     expected: np.ndarray
     truth: dict
 
     def counts(self, dose: float, seed: int = 0) -> np.ndarray:
-        """(Rx, Ry, Qx, Qy) uint16: what a counting detector makes of `dose` electrons a pattern."""
+        """
+        Draw the counts of a counting detector.
+
+        Parameters
+        ----------
+        dose : float
+            Electrons per pattern.
+        seed : int
+            Seed of the Poisson noise.
+
+        Returns
+        -------
+        numpy.ndarray
+            (Rx, Ry, Qx, Qy), uint16.
+        """
         drawn = np.random.default_rng((seed, 5)).poisson(self.expected * dose)
         return np.minimum(drawn, 65535).astype(np.uint16)
 
 
 def zone_axis(zone, x) -> np.ndarray:
-    """(3, 3) frame of an unstrained cubic crystal: direction `zone` toward the source, `x` along the rows.
+    """
+    Return the frame of an unstrained cubic crystal on a zone axis.
 
-    Both are (3,) directions of the crystal; what of `x` lies along `zone` is taken off.
+    Parameters
+    ----------
+    zone : array_like
+        Direction of the crystal that points toward the source, (3,).
+    x : array_like
+        Direction of the crystal along the rows, (3,). Its component along `zone` is removed.
+
+    Returns
+    -------
+    numpy.ndarray
+        The frame, (3, 3).
+
+    Raises
+    ------
+    PrenetError
+        Both directions are parallel.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> frame = zone_axis([0, 0, 1], [1, 0, 0])
+    >>> bool(np.allclose(frame, np.eye(3)))
+    True
     """
     z = np.asarray(zone, float) / np.linalg.norm(zone)
     x = np.asarray(x, float) - np.dot(x, z) * z
@@ -84,9 +138,25 @@ def zone_axis(zone, x) -> np.ndarray:
 
 
 def deformation(exx=0.0, eyy=0.0, exy=0.0, turn=0.0) -> np.ndarray:
-    """(..., 3, 3) in-plane strain, then a rotation by `turn` radians from the rows toward the columns.
+    """
+    Return in-plane deformations: a strain, followed by a rotation.
 
-    To be multiplied from the left: `deformation(...) @ frame`. Arguments may be arrays.
+    Parameters
+    ----------
+    exx, eyy, exy : array_like
+        Components of the strain, (...).
+    turn : array_like
+        Angle of the rotation from the rows toward the columns, (...), radians.
+
+    Returns
+    -------
+    numpy.ndarray
+        (..., 3, 3). Multiply from the left: ``deformation(...) @ frame``.
+
+    Examples
+    --------
+    >>> deformation(exx=0.01)[0].tolist()
+    [1.01, 0.0, 0.0]
     """
     exx, eyy, exy, turn = np.broadcast_arrays(exx, eyy, exy, turn)
     strain, rotation = (np.zeros((*exx.shape, 3, 3)) for _ in range(2))
@@ -98,10 +168,31 @@ def deformation(exx=0.0, eyy=0.0, exy=0.0, turn=0.0) -> np.ndarray:
 
 
 def strain_of(frames, reference) -> np.ndarray:
-    """(4, ...) exx, eyy, exy and theta of frames (..., 3, 3) against a reference frame (3, 3).
+    """
+    Return the strain of frames against a reference, as py4DSTEM's `StrainMap` defines it.
 
-    As py4DSTEM's `StrainMap` has them: to first order, from reciprocal vectors, so that a layer that is wider by 2 %
-    has 1 - 1 / 1.02, and a rotation from the rows toward the columns is negative.
+    Parameters
+    ----------
+    frames : array_like
+        Frames, (..., 3, 3).
+    reference : array_like
+        Frame of the reference, (3, 3).
+
+    Returns
+    -------
+    numpy.ndarray
+        exx, eyy, exy and theta (radians), (4, ...).
+
+    Notes
+    -----
+    py4DSTEM computes strain from reciprocal vectors, to first order. A layer that is 2 % wider has exx = 1 - 1 / 1.02,
+    and a rotation from the rows toward the columns is negative.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> round(float(strain_of(deformation(exx=0.02), np.eye(3))[0]), 6) == round(1 - 1 / 1.02, 6)
+    True
     """
     change = (np.asarray(frames) @ np.linalg.inv(reference))[..., :2, :2]
     beta = np.linalg.inv(change).swapaxes(-1, -2)
@@ -110,20 +201,48 @@ def strain_of(frames, reference) -> np.ndarray:
 
 
 def misorientation(frames, reference) -> np.ndarray:
-    """(...) degrees between orientations of a cubic crystal, the least over the 24 rotations of the cube.
+    """
+    Return the angle between orientations of a cubic crystal, the smallest over its 24 rotations.
 
-    Both are (..., 3, 3) frames without strain, and broadcast; py4DSTEM's are `orientation_map.matrix` with its last
-    axes swapped. NaN where a frame is no rotation: py4DSTEM leaves zeros where it found no orientation.
+    Parameters
+    ----------
+    frames, reference : array_like
+        Frames without strain, (..., 3, 3), broadcast. For py4DSTEM's orientations, swap the last two axes of
+        `orientation_map.matrix`.
+
+    Returns
+    -------
+    numpy.ndarray
+        Angles, (...), degrees. NaN where a frame is not a rotation, as the zeros that py4DSTEM stores where it found no
+        orientation.
     """
     cube = Rotation.create_group("O").as_matrix()
     trace = np.einsum("...ij,njk,...ik->...n", frames, cube, reference).max(-1)
-    found = (np.abs(np.linalg.det(frames) - 1) < 1e-3) & (np.abs(np.linalg.det(reference) - 1) < 1e-3)
-    return np.where(found, np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1))), np.nan)
+    is_rotation = (np.abs(np.linalg.det(frames) - 1) < 1e-3) & (np.abs(np.linalg.det(reference) - 1) < 1e-3)
+    return np.where(is_rotation, np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1))), np.nan)
 
 
 def atoms_of(crystal: Cubic, frame, reach: float, depth: float) -> np.ndarray:
-    """(n, 3) atoms in a cylinder around the probe: x, y, and depth below the entrance surface, angstrom."""
-    basis = np.diag([1.0, 1.0, -1.0]) @ frame * crystal.edge  # the wave meets depth, which is -z
+    """
+    Return the atoms of a crystal in a cylinder around the probe.
+
+    Parameters
+    ----------
+    crystal : Cubic
+        The crystal.
+    frame : numpy.ndarray
+        Its frame, (3, 3).
+    reach : float
+        Radius of the cylinder, angstrom.
+    depth : float
+        Thickness, angstrom.
+
+    Returns
+    -------
+    numpy.ndarray
+        x, y, and depth below the entrance surface, (n, 3), angstrom.
+    """
+    basis = np.diag([1.0, 1.0, -1.0]) @ frame * crystal.edge  # the third coordinate is the depth, along -z
     corners = np.array([[x, y, z] for x in (-reach, reach) for y in (-reach, reach) for z in (0, depth)])
     inside = np.linalg.solve(basis, corners.T)
     axes = [np.arange(a, b) for a, b in zip(np.floor(inside.min(1)) - 1, np.ceil(inside.max(1)) + 1, strict=True)]
@@ -133,45 +252,95 @@ def atoms_of(crystal: Cubic, frame, reach: float, depth: float) -> np.ndarray:
 
 
 def patterns_of(rng, crystal: Cubic, frame, layers, optics: Optics = OPTICS) -> torch.Tensor:
-    """(n, GRID, GRID) patterns of n random probe positions on one frame, or on glass where it is NaN.
+    """
+    Simulate clean patterns of one frame at random probe positions.
 
-    layers: (n,) slices of `SLICE` angstrom that each probe passes.
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Source of all random numbers.
+    crystal : Cubic
+        The crystal.
+    frame : numpy.ndarray
+        Its frame, (3, 3); NaN for glass instead of the crystal.
+    layers : sequence of int
+        Number of slices of `SLICE_ANGSTROM` for each pattern, (n,).
+    optics : Optics
+        Illumination and sampling.
+
+    Returns
+    -------
+    torch.Tensor
+        (n, GRID, GRID), fractions of the beam.
     """
     slices = int(max(layers))
     if np.isnan(frame).any():
-        phase = glass_phase(rng, optics, slices, SLICE)
+        phase = glass_phase(rng, optics, slices, SLICE_ANGSTROM)
     else:
-        atoms = atoms_of(crystal, frame, optics.reach, slices * SLICE)
-        atoms = atoms + rng.normal(0, VIBRATION, atoms.shape)
-        phase = atoms_to_phase(atoms, np.zeros(len(atoms), int), np.array([crystal.number]), optics, slices, SLICE)
+        atoms = atoms_of(crystal, frame, optics.reach, slices * SLICE_ANGSTROM)
+        atoms = atoms + rng.normal(0, VIBRATION_ANGSTROM, atoms.shape)
+        species, elements = np.zeros(len(atoms), int), np.array([crystal.number])
+        phase = atoms_to_phase(atoms, species, elements, optics, slices, SLICE_ANGSTROM)
     waves = probe(optics, np.zeros(len(layers)), rng.uniform(-3, 3, (len(layers), 2)))
     exits = sorted(set(map(int, layers)))
-    passed = multislice(Specimen("known", phase, SLICE), optics, waves, set(exits))
-    return passed[[exits.index(int(k)) for k in layers], np.arange(len(layers))]
+    patterns = multislice(Specimen("known", phase, SLICE_ANGSTROM), optics, waves, set(exits))
+    return patterns[[exits.index(int(k)) for k in layers], np.arange(len(layers))]
 
 
 def simulate_known(crystal: Cubic, frames, *, thickness=120.0, shape=(128, 128), seed: int = 0, ratio: float = 1.03,
                    theta: float = 0.6, amplitude: float = 3.0, progress: bool = False) -> KnownScan:
-    """Simulate a scan of one crystal with a frame at each position.
+    """
+    Simulate a scan of one crystal with a given frame at each position.
 
-    Args:
-        frames: (Rx, Ry, 3, 3), as `zone_axis`, with `deformation` from the left; NaN where there is glass instead.
-            Positions with the same frame share the arrangement of their atoms.
-        thickness: angstrom, one value or (Rx, Ry). shape: (Qx, Qy), pixels.
-        ratio, theta: a / b and the angle (radians) of the camera's ellipse. amplitude: of the descan, pixels.
+    Parameters
+    ----------
+    crystal : Cubic
+        The crystal.
+    frames : array_like
+        (Rx, Ry, 3, 3), from `zone_axis`, multiplied by `deformation` from the left; NaN for glass instead of the
+        crystal. Positions with equal frames share one configuration of atoms.
+    thickness : float or array_like
+        Thickness, one value or (Rx, Ry), angstrom.
+    shape : tuple of int
+        (Qx, Qy), pixels.
+    seed : int
+        Seed of all random numbers.
+    ratio, theta : float
+        a / b and angle (radians) of the ellipse of the camera.
+    amplitude : float
+        Amplitude of the descan, pixels.
+    progress : bool
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    KnownScan
+        Expected patterns and truth.
+
+    Raises
+    ------
+    PrenetError
+        `frames` has a wrong shape.
+
+    Examples
+    --------
+    >>> frames = zone_axis([0, 0, 1], [1, 0, 0])[None, None]
+    >>> scan = simulate_known(SILICON, frames, thickness=16, shape=(64, 64))
+    >>> scan.counts(1000).shape
+    (1, 1, 64, 64)
     """
     frames = np.asarray(frames, float)
     if frames.ndim != 4 or frames.shape[2:] != (3, 3):
         raise PrenetError(f"frames must have the shape (Rx, Ry, 3, 3), not {frames.shape}.")
     rng = np.random.default_rng((seed, 6))
     scan = frames.shape[:2]
-    layers = np.maximum(1, np.rint(np.broadcast_to(thickness, scan) / SLICE)).astype(int).ravel()
-    qx0, qy0 = ((n - 1) / 2 + rng.uniform(-0.03, 0.03) * n + descan(rng, scan, amplitude) for n in shape)
+    layers = np.maximum(1, np.rint(np.broadcast_to(thickness, scan) / SLICE_ANGSTROM)).astype(int).ravel()
+    qx0, qy0 = ((n - 1) / 2 + rng.uniform(-0.03, 0.03) * n + draw_descan(rng, scan, amplitude) for n in shape)
     flat = frames.reshape(-1, 9)
     glass = np.isnan(flat).any(1)
     _, group = np.unique(np.nan_to_num(flat).round(12), axis=0, return_inverse=True)
     group = group.ravel()
-    # No two patches of a glass are the same one.
+    # Each position of glass is a group of its own, with its own structure.
     group[glass] = group.max() + 1 + np.arange(glass.sum())
     matrix = torch.from_numpy(ellipse_matrix(ellipse_vector(ratio, 1.0, theta))).float()
     expected = np.empty((len(flat), *shape), np.float32)
@@ -179,8 +348,8 @@ def simulate_known(crystal: Cubic, frames, *, thickness=120.0, shape=(128, 128),
         at = np.flatnonzero(group == number)
         patterns = patterns_of(rng, crystal, frames.reshape(-1, 3, 3)[at[0]], layers[at])
         origin = torch.from_numpy(np.stack([qx0.ravel()[at], qy0.ravel()[at]], 1)).float()
-        drawn = project(patterns, origin, matrix.expand(len(at), 2, 2), torch.ones(len(at)), shape)
-        expected[at] = drawn.clamp_min(0).numpy()
+        projected = project(patterns, origin, matrix.expand(len(at), 2, 2), torch.ones(len(at)), shape)
+        expected[at] = projected.clamp_min(0).numpy()
     truth = dict(qx0=qx0, qy0=qy0, a=ratio**0.5, b=ratio**-0.5, theta=float(theta), frames=frames,
                  radius=(OPTICS.aperture - 1 / 6) / SAMPLES, sampling=SAMPLES * OPTICS.dk)
     return KnownScan(expected.reshape(*scan, *shape), truth)

@@ -1,4 +1,4 @@
-"""Whole scans with known truth: grains, descan, one ellipse, one detector."""
+"""Simulation of whole scans with known truth: grains, descan, one elliptical distortion, one detector."""
 
 from __future__ import annotations
 
@@ -12,14 +12,23 @@ from .bank import make_bank
 from .detector import blur
 from .pattern import project, rotation_matrix
 
-BATCH = 64
+PROJECTION_BATCH = 64  # patterns projected at a time: for memory
 
 
 @dataclass(frozen=True)
 class SimulatedScan:
-    """counts: (Rx, Ry, Qx, Qy), detector units. clean: the same shape, float32, expected electrons.
+    """
+    A simulated scan with its truth.
 
-    truth: qx0, qy0 (Rx, Ry), pixels; a, b, theta; radius of the direct disk, pixels; gain, offset, readout; dose; seed.
+    Attributes
+    ----------
+    counts : numpy.ndarray
+        (Rx, Ry, Qx, Qy), uint16 or uint32, detector units.
+    clean : numpy.ndarray
+        Expected electrons, (Rx, Ry, Qx, Qy), float32.
+    truth : dict
+        qx0, qy0: origins, (Rx, Ry), pixels; a, b, theta: ellipse; radius: of the direct disk, pixels; gain, offset,
+        readout: detector units; dose: electrons per pattern; seed.
     """
 
     counts: np.ndarray
@@ -27,8 +36,31 @@ class SimulatedScan:
     truth: dict
 
 
-def descan(rng, scan, amplitude: float) -> np.ndarray:
-    """A plane and a weaker parabola within +-amplitude, (Rx, Ry), pixels."""
+def draw_descan(rng, scan, amplitude: float) -> np.ndarray:
+    """
+    Draw a random descan: a plane and a weaker parabola.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Source of the coefficients.
+    scan : tuple of int
+        (Rx, Ry).
+    amplitude : float
+        Largest absolute value, pixels.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shift along one detector axis, (Rx, Ry), pixels.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> descan = draw_descan(np.random.default_rng(0), (8, 8), amplitude=3.0)
+    >>> descan.shape, round(float(np.abs(descan).max()), 6)
+    ((8, 8), 3.0)
+    """
     x, y = np.meshgrid(*(np.linspace(-1, 1, n) if n > 1 else np.zeros(1) for n in scan), indexing="ij")
     c = rng.uniform(-1, 1, 5)
     surface = c[0] * x + c[1] * y + 0.4 * (c[2] * x * x + c[3] * y * y + c[4] * x * y)
@@ -39,17 +71,54 @@ def simulate(scan=(16, 16), shape=(128, 128), *, dose: float = 10_000, seed: int
              ratio: float | None = None, theta: float | None = None, radius: float | None = None,
              amplitude: float = 3.0, gain: float = 1.0, offset: float = 0.0, readout: float = 0.0,
              psf: float = 0.0) -> SimulatedScan:
-    """Simulate a scan over grains of random specimens.
+    """
+    Simulate a scan over grains of random specimens.
 
-    Args:
-        scan: (Rx, Ry). shape: (Qx, Qy), pixels. dose: electrons in the whole beam, per pattern.
-        specimens: how many random specimens the grains are of.
-        ratio, theta: a / b and the angle of the ellipse; drawn (1 to 1.06) by default. radius: of the direct disk,
-            pixels; 5 % of the smaller side by default.
-        amplitude: of the descan, pixels. gain, offset, readout: detector units; psf: blur of the detector, pixels.
+    Parameters
+    ----------
+    scan : tuple of int
+        (Rx, Ry).
+    shape : tuple of int
+        (Qx, Qy), pixels, at least 32.
+    dose : float
+        Electrons in the whole beam, per pattern.
+    seed : int
+        Seed of all random numbers.
+    specimens : int
+        Number of random specimens among the grains.
+    ratio : float, optional
+        a / b of the ellipse; random between 1 and 1.06 by default.
+    theta : float, optional
+        Angle of the a axis from x toward y, radians; random by default.
+    radius : float, optional
+        Radius of the direct disk, pixels; 5 % of the smaller side by default.
+    amplitude : float
+        Amplitude of the descan, pixels.
+    gain : float
+        Detector units per electron.
+    offset : float
+        Detector units without electrons.
+    readout : float
+        Read-out noise, rms detector units.
+    psf : float
+        Standard deviation of the point spread function, pixels.
 
-    Raises:
-        PrenetError: a dose that is not positive, patterns smaller than 32 pixels, read-out noise that reaches zero.
+    Returns
+    -------
+    SimulatedScan
+        Counts, expected electrons and truth.
+
+    Raises
+    ------
+    PrenetError
+        The dose is not positive, patterns are smaller than 32 pixels, or read-out noise would reach negative values,
+        which unsigned integers cut off.
+
+    Examples
+    --------
+    >>> scan = simulate((2, 2), (32, 32), dose=1000, specimens=1)
+    >>> scan.counts.shape, scan.truth["qx0"].shape
+    ((2, 2, 32, 32), (2, 2))
     """
     if not dose > 0:
         raise PrenetError("The dose must be positive: electrons in a pattern.")
@@ -63,25 +132,25 @@ def simulate(scan=(16, 16), shape=(128, 128), *, dose: float = 10_000, seed: int
     ratio = float(rng.uniform(1, 1.06)) if ratio is None else float(ratio)
     theta = float(rng.uniform(0, np.pi)) if theta is None else float(theta)
     radius = 0.05 * min(shape) if radius is None else float(radius)
-    qx0, qy0 = ((n - 1) / 2 + rng.uniform(-0.05, 0.05) * n + descan(rng, scan, amplitude) for n in shape)
-    # Grains of a Voronoi map; each shows one pattern, a glass or powder another one at every position.
+    qx0, qy0 = ((n - 1) / 2 + rng.uniform(-0.05, 0.05) * n + draw_descan(rng, scan, amplitude) for n in shape)
+    # Grains of a Voronoi map. A grain repeats one pattern; glasses and powders are rotated at random at each position.
     seeds = rng.random((max(4, scan[0] * scan[1] // 12), 2)) * scan
     at = np.stack(np.meshgrid(*map(np.arange, scan), indexing="ij"), -1)
     grain = np.argmin(((at[:, :, None] - seeds) ** 2).sum(-1), -1).ravel()
     index = rng.integers(len(bank), size=len(seeds))[grain]
     turn = rng.uniform(0, 2 * np.pi, len(seeds))[grain]
-    varied = bank.kind[index] == "isotropic"
-    turn = np.where(varied, rng.uniform(0, 2 * np.pi, turn.shape), turn)
+    isotropic = bank.kind[index] == "isotropic"
+    turn = np.where(isotropic, rng.uniform(0, 2 * np.pi, turn.shape), turn)
     eps = ratio - 1
     matrix = ellipse_matrix(torch.tensor([eps * np.cos(2 * theta), eps * np.sin(2 * theta)], dtype=torch.float32))
     origin = torch.from_numpy(np.stack([qx0.ravel(), qy0.ravel()], 1)).float()
     clean = np.empty((len(index), *shape), np.float32)
-    for start in range(0, len(index), BATCH):
-        part = slice(start, start + BATCH)
+    for start in range(0, len(index), PROJECTION_BATCH):
+        part = slice(start, start + PROJECTION_BATCH)
         chosen = torch.from_numpy(index[part])
         turned = matrix @ rotation_matrix(torch.from_numpy(turn[part]).float())
-        drawn = project(bank.intensity(chosen), origin[part], turned, 2 * radius / bank.radius[chosen], shape)
-        clean[part] = blur(drawn * (1e-6 * dose), torch.full((len(chosen),), float(psf))).numpy()
+        projected = project(bank.intensity(chosen), origin[part], turned, 2 * radius / bank.radius[chosen], shape)
+        clean[part] = blur(projected * (1e-6 * dose), torch.full((len(chosen),), float(psf))).numpy()
     clean = clean.reshape(*scan, *shape)
     measured = rng.poisson(clean).astype(np.float32)
     if (gain, offset, readout) != (1.0, 0.0, 0.0):

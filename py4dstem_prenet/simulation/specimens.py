@@ -1,8 +1,9 @@
-"""Random specimens as stacks of projected potentials: crystals, glasses, powders and crystals on glass.
+"""
+Random specimens as stacks of projected potentials: crystals, glasses, powders and crystals on glass.
 
-A specimen is what a simulated wave passes through (`waves.py`). Every random number comes from one
-`numpy.random.Generator`, so a seed is the whole history of a specimen. Structures are randomized beyond
-reality on purpose: a network that has seen no material in particular has none to prefer.
+A specimen is what a simulated wave passes through (`waves.py`). All random numbers come from one
+`numpy.random.Generator`, so the seed determines the specimen. Structures vary more than in real materials, so that a
+network trained on them prefers no particular material.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import fft  # single precision where numpy's is double: half the time of a specimen
+from scipy import fft  # keeps single precision, unlike numpy.fft: half the time per specimen
 
 GRID = 256  # samples along each side of a wave, in real and in reciprocal space
+# Atomic numbers in random specimens.
 ELEMENTS = np.array([5, 6, 8, 13, 14, 22, 26, 28, 29, 32, 38, 42, 47, 56, 57, 74, 78, 79])
-BOHR = 0.529177  # angstrom
+BOHR = 0.529177  # Bohr radius, angstrom
 
-# Fractional coordinates and the species of each atom of the cell; cells are then scaled and sheared.
+# Fractional coordinates of the atoms of the unit cell, and their species; cells are then scaled and sheared at random.
 _FCC = [(0, 0, 0), (0, 0.5, 0.5), (0.5, 0, 0.5), (0.5, 0.5, 0)]
 PROTOTYPES = {
     "simple": ([(0, 0, 0)], [0]),
@@ -28,59 +30,127 @@ PROTOTYPES = {
     "zincblende": (_FCC + [(x + 0.25, y + 0.25, z + 0.25) for x, y, z in _FCC], [0] * 4 + [1] * 4),
     "perovskite": ([(0, 0, 0), (0.5, 0.5, 0.5), (0.5, 0.5, 0), (0.5, 0, 0.5), (0, 0.5, 0.5)], [0, 1, 2, 2, 2]),
 }
-# Edge of the cubic cell that gives a nearest-neighbor distance near 2.5 angstrom.
-EDGE = {"simple": 2.7, "bcc": 3.0, "cscl": 3.3, "fcc": 3.8, "rocksalt": 4.8, "diamond": 5.5, "zincblende": 5.7,
-        "perovskite": 3.95}
+# Edge of the cubic cell, angstrom, for a nearest-neighbor distance near 2.5 angstrom.
+CUBIC_EDGE = {"simple": 2.7, "bcc": 3.0, "cscl": 3.3, "fcc": 3.8, "rocksalt": 4.8, "diamond": 5.5, "zincblende": 5.7,
+              "perovskite": 3.95}
 
 
 @dataclass(frozen=True)
 class Optics:
-    """Illumination and sampling. Reciprocal lengths are 1/angstrom, lengths angstrom, energies volts."""
+    """
+    Illumination and sampling.
+
+    Attributes
+    ----------
+    volts : float
+        Acceleration voltage, V.
+    dk : float
+        Sampling of the wave in reciprocal space, 1/angstrom.
+    aperture : float
+        Radius of the probe-forming aperture, reciprocal samples.
+    """
 
     volts: float
-    dk: float  # reciprocal sampling of the wave grid
-    aperture: float  # radius of the probe-forming aperture, reciprocal samples
+    dk: float
+    aperture: float
 
     @property
-    def wavelength(self) -> float:
+    def wavelength(self) -> float:  # numpydoc ignore=RT01
+        """Relativistic wavelength, angstrom."""
         return 12.2643 / np.sqrt(self.volts * (1 + 0.97845e-6 * self.volts))
 
     @property
-    def interaction(self) -> float:
+    def interaction(self) -> float:  # numpydoc ignore=RT01
         """Interaction constant, radians per (volt angstrom); Kirkland, Advanced Computing in EM, eq. 5.6."""
-        rest = 510998.95
+        rest = 510998.95  # rest energy of the electron, eV
         return (2 * np.pi / (self.wavelength * self.volts)) * (rest + self.volts) / (2 * rest + self.volts)
 
     @property
-    def dx(self) -> float:
+    def dx(self) -> float:  # numpydoc ignore=RT01
+        """Sampling of the wave in real space, angstrom."""
         return 1 / (GRID * self.dk)
 
     @property
-    def reach(self) -> float:
-        """Radius around the probe within which atoms matter."""
+    def reach(self) -> float:  # numpydoc ignore=RT01
+        """Radius around the probe within which atoms contribute, angstrom."""
         return min(GRID * self.dx / 2, 4 * 0.61 / (self.aperture * self.dk) + 3)
 
 
 @dataclass(frozen=True)
 class Specimen:
+    """
+    A stack of phase gratings.
+
+    Attributes
+    ----------
+    kind : str
+        Kind of the specimen.
+    phase : numpy.ndarray
+        Phase shift of each slice, (slices, GRID, GRID), float32, radians.
+    thickness : float
+        Thickness of one slice, angstrom.
+    """
     kind: str
-    phase: np.ndarray  # (slices, GRID, GRID) float32, phase shift of each slice, radians
-    thickness: float  # of one slice, angstrom
+    phase: np.ndarray
+    thickness: float
 
 
 def frequencies(dk: float) -> np.ndarray:
-    """|k| of every sample of the (unshifted) FFT grid, 1/angstrom, (GRID, GRID)."""
+    """
+    Return the spatial frequency of every sample in FFT order.
+
+    Parameters
+    ----------
+    dk : float
+        Sampling in reciprocal space, 1/angstrom.
+
+    Returns
+    -------
+    numpy.ndarray
+        |k|, (GRID, GRID), 1/angstrom.
+    """
     k = np.fft.fftfreq(GRID) * GRID * dk
     return np.hypot(k[:, None], k[None, :])
 
 
 def scattering_factor(z, k):
-    """Screened (Wentzel) electron scattering factor in angstrom, raised to the size of tabulated ones."""
+    """
+    Return the screened (Wentzel) electron scattering factor.
+
+    Parameters
+    ----------
+    z : float
+        Atomic number.
+    k : array_like
+        Spatial frequency, 1/angstrom.
+
+    Returns
+    -------
+    array_like
+        Scattering factor, angstrom, of the shape of `k`.
+
+    Notes
+    -----
+    The screening radius of the Thomas-Fermi atom is multiplied by 1.6, which approximates tabulated factors.
+    """
     radius = 0.885 * BOHR * z ** (-1 / 3) * 1.6
     return 2 * z / BOHR / ((2 * np.pi * k) ** 2 + radius**-2)
 
 
 def random_rotation(rng) -> np.ndarray:
+    """
+    Draw a uniformly distributed rotation.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Source of all random numbers.
+
+    Returns
+    -------
+    numpy.ndarray
+        Rotation matrix, (3, 3).
+    """
     q = rng.normal(size=4)
     w, x, y, z = q / np.linalg.norm(q)
     return np.array([
@@ -91,9 +161,24 @@ def random_rotation(rng) -> np.ndarray:
 
 
 def near_zone_axis(rng, cell, largest: int = 2, spread: float = 0.025) -> np.ndarray:
-    """A rotation that puts a low-index direction near the beam.
+    """
+    Draw a rotation that puts a low-index direction of a crystal near the beam.
 
-    largest: index. spread: standard deviation of the tilt about each of two axes, radians.
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Source of all random numbers.
+    cell : numpy.ndarray
+        Base vectors of the unit cell, in columns, (3, 3).
+    largest : int
+        Largest index of the direction.
+    spread : float
+        Standard deviation of the tilt about each of two axes, radians.
+
+    Returns
+    -------
+    numpy.ndarray
+        Rotation matrix, (3, 3).
     """
     direction = cell @ rng.integers(-1, largest + 1, 3).astype(float)
     if not direction.any():
@@ -109,14 +194,31 @@ def near_zone_axis(rng, cell, largest: int = 2, spread: float = 0.025) -> np.nda
 
 
 def crystal_atoms(rng, reach: float, depth: float, oriented: bool = False):
-    """Atoms of one random crystal in a cylinder: positions (n, 3) in angstrom and their species number (n,).
+    """
+    Draw a random crystal, and return its atoms in a cylinder around the probe.
 
-    oriented: along a zone axis of the lowest indices, as people orient their specimens, within a degree mostly.
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Source of all random numbers.
+    reach : float
+        Radius of the cylinder, angstrom.
+    depth : float
+        Thickness, angstrom.
+    oriented : bool
+        Whether a zone axis of the lowest indices lies along the beam, in most cases within a degree.
+
+    Returns
+    -------
+    atoms : numpy.ndarray
+        Positions, (n, 3), angstrom.
+    species : numpy.ndarray
+        Number of the species of each atom, (n,).
     """
     name = rng.choice(list(PROTOTYPES))
     sites, species = PROTOTYPES[name]
     strain = rng.normal(0, 0.02, 3) + (rng.random() < 0.25) * rng.uniform(0, 0.5, 3)
-    edges = EDGE[name] * rng.uniform(0.9, 1.25) * np.exp(strain)
+    edges = CUBIC_EDGE[name] * rng.uniform(0.9, 1.25) * np.exp(strain)
     cell = np.diag(edges)
     if rng.random() < 0.15:  # hexagonal or sheared cells
         cell[0, 1] = -0.5 * edges[1]
@@ -126,7 +228,7 @@ def crystal_atoms(rng, reach: float, depth: float, oriented: bool = False):
     else:
         turn = near_zone_axis(rng, cell) if rng.random() < 0.6 else random_rotation(rng)
     basis = turn @ cell
-    # Lattice points inside the cylinder's bounding box, found from the box's corners in cell coordinates.
+    # Lattice points in the bounding box of the cylinder, from the corners of the box in cell coordinates.
     corners = np.array([[x, y, z] for x in (-reach, reach) for y in (-reach, reach) for z in (0, depth)])
     inside = np.linalg.solve(basis, corners.T)
     low, high = np.floor(inside.min(1)) - 1, np.ceil(inside.max(1)) + 1
@@ -144,7 +246,33 @@ def crystal_atoms(rng, reach: float, depth: float, oriented: bool = False):
 
 
 def atoms_to_phase(atoms, kinds, elements, optics: Optics, slices: int, thickness: float) -> np.ndarray:
-    """Phase shift of each slice, (slices, GRID, GRID): atoms splatted, then scattered in Fourier space."""
+    """
+    Return the phase shift of each slice of a specimen.
+
+    Parameters
+    ----------
+    atoms : numpy.ndarray
+        Positions, (n, 3), angstrom; the third coordinate is the depth.
+    kinds : numpy.ndarray
+        Number of the species of each atom, (n,).
+    elements : numpy.ndarray
+        Atomic numbers of the species.
+    optics : Optics
+        Illumination and sampling.
+    slices : int
+        Number of slices.
+    thickness : float
+        Thickness of one slice, angstrom.
+
+    Returns
+    -------
+    numpy.ndarray
+        (slices, GRID, GRID), float32, radians.
+
+    Notes
+    -----
+    Atoms are distributed bilinearly over the samples, and convolved with their scattering factor in Fourier space.
+    """
     k = frequencies(optics.dk)
     total = np.zeros((slices, GRID, GRID // 2 + 1), np.complex64)
     layer = np.clip((atoms[:, 2] / thickness).astype(int), 0, slices - 1)
@@ -155,9 +283,9 @@ def atoms_to_phase(atoms, kinds, elements, optics: Optics, slices: int, thicknes
         sums = np.zeros(slices * GRID * GRID, np.float32)
         for dx in (0, 1):
             for dy in (0, 1):
-                part = kinds == number
-                weight = (np.abs(1 - dx - fraction[part, 0])) * np.abs(1 - dy - fraction[part, 1])
-                index = ((layer[part] * GRID) + (base[part, 0] + dx) % GRID) * GRID + (base[part, 1] + dy) % GRID
+                chosen = kinds == number
+                weight = (np.abs(1 - dx - fraction[chosen, 0])) * np.abs(1 - dy - fraction[chosen, 1])
+                index = ((layer[chosen] * GRID) + (base[chosen, 0] + dx) % GRID) * GRID + (base[chosen, 1] + dy) % GRID
                 sums += np.bincount(index, weight, minlength=sums.size).astype(np.float32)
         factor = scattering_factor(float(elements[number % len(elements)]), k)[:, : GRID // 2 + 1]
         total += fft.rfft2(sums.reshape(slices, GRID, GRID)) * factor.astype(np.float32)
@@ -167,10 +295,24 @@ def atoms_to_phase(atoms, kinds, elements, optics: Optics, slices: int, thicknes
 
 
 def structure_factor(rng, k) -> np.ndarray:
-    """S(k) of a random glass or fine powder: a hard-core hole, then halos or rings."""
+    """
+    Draw the structure factor S(k) of a random glass or fine powder.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Source of all random numbers.
+    k : numpy.ndarray
+        Spatial frequency, 1/angstrom.
+
+    Returns
+    -------
+    numpy.ndarray
+        S(k), of the shape of `k`: small at low frequencies (hard core), then halos or rings.
+    """
     first = rng.uniform(0.22, 0.55)
     s = 1 - np.exp(-((k / (0.75 * first)) ** 4)) * rng.uniform(0.6, 0.98)
-    if rng.random() < 0.5:  # glass: a few broad halos
+    if rng.random() < 0.5:  # glass: three broad halos
         for order, height in ((1, rng.uniform(0.5, 3)), (1.68, rng.uniform(0.2, 1.2)), (2.5, rng.uniform(0, 0.5))):
             center, width = first * order * rng.normal(1, 0.03), first * rng.uniform(0.06, 0.2) * order**0.5
             s = s + height * np.exp(-0.5 * ((k - center) / width) ** 2)
@@ -186,11 +328,29 @@ def structure_factor(rng, k) -> np.ndarray:
 
 
 def glass_phase(rng, optics: Optics, slices: int, thickness: float) -> np.ndarray:
-    """A Gaussian random potential with the structure factor of a glass or powder, (slices, GRID, GRID)."""
+    """
+    Draw a Gaussian random potential with the structure factor of a glass or powder.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Source of all random numbers.
+    optics : Optics
+        Illumination and sampling.
+    slices : int
+        Number of slices.
+    thickness : float
+        Thickness of one slice, angstrom.
+
+    Returns
+    -------
+    numpy.ndarray
+        Phase shift of each slice, (slices, GRID, GRID), float32, radians.
+    """
     k = frequencies(optics.dk)
     z = float(rng.choice(ELEMENTS))
     density = 0.05 * rng.uniform(0.5, 1.6)  # atoms per cubic angstrom
-    # White noise of variance 1 a pixel stands for density * thickness * dx^2 atoms; each adds f / dx^2.
+    # White noise of unit variance per sample represents density * thickness * dx^2 atoms, each of f / dx^2.
     power = structure_factor(rng, k) * density * thickness * optics.dx**2
     spectrum = (np.sqrt(power) * scattering_factor(z, k) / optics.dx**2)[:, : GRID // 2 + 1]
     noise = fft.rfft2(rng.standard_normal((slices, GRID, GRID), dtype=np.float32))
@@ -200,16 +360,44 @@ def glass_phase(rng, optics: Optics, slices: int, thickness: float) -> np.ndarra
 
 
 def draw_optics(rng) -> Optics:
+    """
+    Draw random optics.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Source of all random numbers.
+
+    Returns
+    -------
+    Optics
+        60 to 300 kV, an aperture of 4.5 to 26 samples, and a sampling of 0.006 to 0.02 1/angstrom.
+    """
     aperture = float(np.exp(rng.uniform(np.log(4.5), np.log(26))))
     return Optics(volts=float(rng.choice([60e3, 80e3, 120e3, 200e3, 300e3])),
                   dk=float(np.exp(rng.uniform(np.log(0.006), np.log(0.02)))), aperture=aperture)
 
 
 def draw_oriented(rng) -> tuple[Specimen, Optics]:
-    """A crystal along a zone axis, and optics that part its disks.
+    """
+    Draw a crystal along a zone axis, and optics with which its disks are separate.
 
-    Its direct beam is often no brighter than the disks around it, over a range of thicknesses: only the symmetry of the
-    whole pattern says which disk it is. Among specimens of `draw_specimen` that is rare.
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Source of all random numbers.
+
+    Returns
+    -------
+    specimen : Specimen
+        The crystal.
+    optics : Optics
+        Illumination and sampling.
+
+    Notes
+    -----
+    Over a range of thicknesses, the direct beam of such a crystal is not brighter than the disks around it, so that
+    only the symmetry of the whole pattern identifies it. Such patterns are rare among the specimens of `draw_specimen`.
     """
     optics = draw_optics(rng)
     aperture = float(np.exp(rng.uniform(np.log(0.035), np.log(0.12)))) / optics.dk
@@ -221,7 +409,21 @@ def draw_oriented(rng) -> tuple[Specimen, Optics]:
 
 
 def draw_specimen(rng, optics: Optics) -> Specimen:
-    """A random specimen: crystal, two overlapping crystals, glass or powder, or crystal on glass."""
+    """
+    Draw a random specimen: a crystal, two overlapping crystals, a glass or powder, or a crystal on glass.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Source of all random numbers.
+    optics : Optics
+        Illumination and sampling.
+
+    Returns
+    -------
+    Specimen
+        The specimen.
+    """
     kind = str(rng.choice(["crystal", "bicrystal", "isotropic", "supported"], p=[0.42, 0.13, 0.27, 0.18]))
     thickness = rng.uniform(6, 16)
     slices = int(rng.integers(2, 7)) if rng.random() < 0.6 else int(rng.integers(7, 22))
@@ -230,7 +432,7 @@ def draw_specimen(rng, optics: Optics) -> Specimen:
     phase = np.zeros((slices, GRID, GRID), np.float32)
     for _ in range(2 if kind == "bicrystal" else 1):
         atoms, kinds = crystal_atoms(rng, optics.reach, slices * thickness)
-        if kind == "bicrystal":  # a boundary through the probe, or one grain over the other
+        if kind == "bicrystal":  # a plane boundary through the illuminated volume: side by side, or one above the other
             normal = random_rotation(rng)[0]
             side = atoms @ normal - slices * thickness / 2 * normal[2] > rng.normal(0, 3)
             atoms, kinds = atoms[side], kinds[side]

@@ -1,9 +1,10 @@
-"""Multislice diffraction patterns of random specimens: the clean patterns that everything is trained on.
+"""
+Multislice diffraction patterns of random specimens: the clean patterns of training and tests.
 
-The physics is the textbook one (Cowley and Moodie 1957; Kirkland, Advanced Computing in Electron Microscopy,
-ch. 6): a convergent probe passes a stack of phase gratings with free propagation between them. Disks
-get their dynamical contrast, halos their speckle and overlapping orders their interference from it, none of
-which can be painted convincingly. The wave after every slice is a pattern of a thinner specimen, free of cost.
+A convergent probe passes a stack of phase gratings with free propagation between them (Cowley and Moodie 1957,
+doi 10.1107/S0365110X57002194; Kirkland, Advanced Computing in Electron Microscopy, ch. 6). This yields the dynamical
+contrast of disks, the speckle of halos and the interference of overlapping orders. The wave after an intermediate
+slice is the pattern of a thinner specimen, at no additional cost.
 """
 
 from __future__ import annotations
@@ -13,15 +14,26 @@ import torch
 
 from .specimens import GRID, Optics, Specimen, draw_optics, draw_oriented, draw_specimen
 
-CENTER = GRID // 2  # the index of the direct beam in a pattern
+CENTER = GRID // 2  # row and column of the direct beam in a clean pattern, samples
 
 
 def probe(optics: Optics, defocus, position) -> torch.Tensor:
-    """Aperture functions in reciprocal space, FFT order: (probes, GRID, GRID) complex64.
+    """
+    Return the aperture functions of probes in reciprocal space.
 
-    Args:
-        defocus: (probes,) in angstrom.
-        position: (probes, 2) probe positions in angstrom.
+    Parameters
+    ----------
+    optics : Optics
+        Illumination and sampling.
+    defocus : array_like
+        Defocus of each probe, (probes,), angstrom.
+    position : array_like
+        Positions of the probes, (probes, 2), angstrom.
+
+    Returns
+    -------
+    torch.Tensor
+        (probes, GRID, GRID), complex64, in FFT order.
     """
     k = torch.fft.fftfreq(GRID) * GRID
     kx, ky = k[:, None], k[None, :]
@@ -31,20 +43,34 @@ def probe(optics: Optics, defocus, position) -> torch.Tensor:
     chi = -np.pi * optics.wavelength * optics.dk**2 * defocus * radius**2
     shift = torch.as_tensor(position, dtype=torch.float32) * optics.dk * 2 * np.pi
     phase = chi - shift[:, 0, None, None] * kx - shift[:, 1, None, None] * ky
-    # Real-space origin in the middle of the grid, where the atoms are.
+    # This phase puts the real-space origin in the middle of the grid, where the atoms are.
     return torch.polar(amplitude.expand_as(phase), phase + np.pi * (kx + ky))
 
 
 def multislice(specimen: Specimen, optics: Optics, waves: torch.Tensor, exits) -> torch.Tensor:
-    """Intensities (len(exits), probes, GRID, GRID), direct beam at CENTER, sum 1 for an unscattered probe.
+    """
+    Propagate probes through a specimen.
 
-    Args:
-        waves: (probes, GRID, GRID) complex, reciprocal space, FFT order.
-        exits: slice numbers (from 1) after which a pattern is recorded.
+    Parameters
+    ----------
+    specimen : Specimen
+        Phase gratings and their distance.
+    optics : Optics
+        Illumination and sampling.
+    waves : torch.Tensor
+        Probes in reciprocal space, FFT order, (probes, GRID, GRID), complex.
+    exits : set of int
+        Numbers of the slices (from 1) after which patterns are recorded.
+
+    Returns
+    -------
+    torch.Tensor
+        Intensities, (len(exits), probes, GRID, GRID), with the direct beam at CENTER. The sum is 1 for an unscattered
+        probe.
     """
     k = torch.fft.fftfreq(GRID) * GRID
     square = k[:, None] ** 2 + k[None, :] ** 2
-    # A soft limit below the corner frequencies keeps most of the wrap-around out.
+    # A soft limit at the largest frequency of the axes suppresses most of the aliasing.
     limit = ((0.96 * CENTER - square.sqrt()) / 4).clamp(0, 1)
     propagator = torch.polar(limit, -np.pi * optics.wavelength * optics.dk**2 * specimen.thickness * square)
     phase = torch.from_numpy(specimen.phase)
@@ -58,11 +84,28 @@ def multislice(specimen: Specimen, optics: Optics, waves: torch.Tensor, exits) -
 
 
 def draw_patterns(seed, probes: int = 3, exits: int = 2, oriented: bool = False):
-    """Clean patterns of one random specimen, or of a crystal along a zone axis.
+    """
+    Simulate clean patterns of one random specimen.
 
-    Returns:
-        intensities (n, GRID, GRID) float32 with the direct beam at (CENTER, CENTER), the aperture's radius in
-        samples, and the kind of specimen.
+    Parameters
+    ----------
+    seed : int or tuple of int
+        Seed of all random numbers.
+    probes : int
+        Number of probe positions.
+    exits : int
+        Number of thicknesses.
+    oriented : bool
+        Whether the specimen is a crystal along a zone axis, from `draw_oriented`.
+
+    Returns
+    -------
+    patterns : torch.Tensor
+        Intensities, (n, GRID, GRID), float32, with the direct beam at (CENTER, CENTER), fractions of the beam.
+    aperture : float
+        Radius of the aperture, samples.
+    kind : str
+        Kind of the specimen.
     """
     rng = np.random.default_rng(seed)
     if oriented:
@@ -72,7 +115,7 @@ def draw_patterns(seed, probes: int = 3, exits: int = 2, oriented: bool = False)
         specimen = draw_specimen(rng, optics)
     slices = len(specimen.phase)
     chosen = sorted(rng.choice(np.arange(1, slices + 1), min(exits, slices), replace=False))
-    focus = rng.normal(0, 60, probes) * (rng.random(probes) < 0.7)
+    defocus = rng.normal(0, 60, probes) * (rng.random(probes) < 0.7)
     wander = rng.uniform(-1, 1, (probes, 2)) * min(optics.reach / 4, 6)
-    patterns = multislice(specimen, optics, probe(optics, focus, wander), set(chosen))
+    patterns = multislice(specimen, optics, probe(optics, defocus, wander), set(chosen))
     return patterns.reshape(-1, GRID, GRID), optics.aperture, specimen.kind

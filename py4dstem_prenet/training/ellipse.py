@@ -1,7 +1,8 @@
-"""The task of the ellipse network: polar maps of pooled patterns with a known distortion.
+"""
+Training of the ellipse network: polar maps of pooled patterns with a known distortion.
 
-Pooled patterns are drawn in polar coordinates, where turning a grain is a shift and the distortion one resampling, so
-a pool of many grains costs little more than one pattern.
+Pooled patterns are made in polar coordinates, where the rotation of a grain is a shift and the distortion is one
+resampling, so that a pool of many grains costs little more than one pattern.
 """
 
 from __future__ import annotations
@@ -16,22 +17,36 @@ from ..detector import stabilize
 from ..networks import AZIMUTHS, DISK_SPAN, RADII, RINGS_FROM, EllipseNet, normalize_polar
 from ..simulation import CENTER, uniform
 from .scenes import log_uniform
+from .task import Task
 
-FINE = 192  # azimuths of the bank's polar maps
-REACH = CENTER  # their radii: 0, 1, 2 ... bank samples
+POLAR_BANK_AZIMUTHS = 192  # azimuthal samples of the polar maps of the bank: three per azimuth of the network
+POLAR_BANK_RADII = CENTER  # radial samples of these maps, at 0, 1, 2, ... bank samples: to the edge of the pattern
 
 
 @lru_cache(maxsize=2)
 def polar_bank(bank):
-    """Every bank pattern on an ideal polar grid, (n, FINE, REACH) float16, in millionths of the beam a sample."""
-    phi = torch.arange(FINE) * (2 * torch.pi / FINE)
-    r = torch.arange(REACH, dtype=torch.float32)
+    """
+    Resample all patterns of a bank on a polar grid.
+
+    Parameters
+    ----------
+    bank : Bank
+        Clean patterns.
+
+    Returns
+    -------
+    torch.Tensor
+        Square roots of the intensity, (n, POLAR_BANK_AZIMUTHS, POLAR_BANK_RADII), float16. Their squares are millionths
+        of the beam per sample.
+    """
+    phi = torch.arange(POLAR_BANK_AZIMUTHS) * (2 * torch.pi / POLAR_BANK_AZIMUTHS)
+    r = torch.arange(POLAR_BANK_RADII, dtype=torch.float32)
     at = torch.stack([phi.cos()[:, None] * r, phi.sin()[:, None] * r], -1) + CENTER
     grid = (at * (2 / (2 * CENTER - 1)) - 1).flip(-1)[None]
-    out = torch.empty(len(bank), FINE, REACH, dtype=torch.float16)
+    out = torch.empty(len(bank), POLAR_BANK_AZIMUTHS, POLAR_BANK_RADII, dtype=torch.float16)
     for start in range(0, len(bank), 64):
         index = torch.arange(start, min(start + 64, len(bank)))
-        # The square root keeps float16 from losing faint rings.
+        # float16 cannot hold the intensities of faint rings, but their square roots.
         part = grid_sample(bank.intensity(index)[:, None], grid.expand(len(index), -1, -1, -1), "bilinear",
                            "zeros", align_corners=True)[:, 0]
         out[index] = part.sqrt().half()
@@ -40,50 +55,101 @@ def polar_bank(bank):
 
 @lru_cache(maxsize=2)
 def members(bank):
-    """Numbers of the patterns that are glasses or powders, and of the others."""
+    """
+    Return the indices of patterns by class of specimen.
+
+    Parameters
+    ----------
+    bank : Bank
+        Clean patterns.
+
+    Returns
+    -------
+    isotropic : torch.Tensor
+        Indices of glasses and powders.
+    crystalline : torch.Tensor
+        Indices of all others.
+    """
     isotropic = torch.from_numpy(bank.kind == "isotropic")
     return torch.nonzero(isotropic)[:, 0], torch.nonzero(~isotropic)[:, 0]
 
 
-def pooled(bank, generator, batch: int):
-    """Ideal pooled maps (batch, FINE, REACH), fractions of the beam a bank sample; aperture radii (batch,)."""
-    maps, radii = torch.empty(batch, FINE, REACH), torch.empty(batch)
+def draw_pools(bank, generator, batch: int):
+    """
+    Draw random pools of patterns without distortion.
+
+    Parameters
+    ----------
+    bank : Bank
+        Clean patterns.
+    generator : torch.Generator
+        Source of all random numbers.
+    batch : int
+        Number of pools.
+
+    Returns
+    -------
+    maps : torch.Tensor
+        Polar maps, (batch, POLAR_BANK_AZIMUTHS, POLAR_BANK_RADII), fractions of the beam per bank sample.
+    radii : torch.Tensor
+        Radii of the direct disks, (batch,), bank samples.
+    """
+    maps, radii = torch.empty(batch, POLAR_BANK_AZIMUTHS, POLAR_BANK_RADII), torch.empty(batch)
     kinds = members(bank)
     polar = polar_bank(bank)
     for k in range(batch):
-        # A pool is one specimen, seen at a few places and thicknesses, in many orientations.
+        # A pool holds one specimen at several positions and thicknesses, in many orientations.
         isotropic = int(uniform(generator, 1) < 0.5)
         among = kinds[1 - isotropic]
         first = among[torch.randint(len(among), (1,), generator=generator)]
         same = among[bank.radius[among] == bank.radius[first]]
         count = int(log_uniform(generator, 1, low=1.0, high=2000.0 if isotropic else 40.0))
-        turns = torch.randint(FINE, (count,), generator=generator)
-        if uniform(generator, 1) < 0.25 and not isotropic:  # one crystal: every pattern lies the same way
+        turns = torch.randint(POLAR_BANK_AZIMUTHS, (count,), generator=generator)
+        if uniform(generator, 1) < 0.25 and not isotropic:  # single crystal: one orientation
             turns = turns[:1].expand(count)
         elif count > 6 and uniform(generator, 1) < 0.3:  # texture
-            turns = (turns[:1] + torch.randint(-12, 13, (count,), generator=generator)) % FINE
+            turns = (turns[:1] + torch.randint(-12, 13, (count,), generator=generator)) % POLAR_BANK_AZIMUTHS
         which = torch.randint(len(same), (count,), generator=generator)
-        comb = torch.bincount(which * FINE + turns, minlength=len(same) * FINE).view(len(same), FINE, 1).float()
-        # Turning by every tooth of a comb and adding up is a convolution.
-        spectrum = torch.fft.rfft(polar[same].float().square_(), dim=1) * torch.fft.rfft(comb, dim=1)
-        maps[k] = torch.fft.irfft(spectrum.sum(0), n=FINE, dim=0).clamp_min(0) / (count * 1e6)
+        histogram = torch.bincount(which * POLAR_BANK_AZIMUTHS + turns, minlength=len(same) * POLAR_BANK_AZIMUTHS)
+        histogram = histogram.view(len(same), POLAR_BANK_AZIMUTHS, 1).float()
+        # The sum over rotations is a circular convolution with the histogram of the angles.
+        spectrum = torch.fft.rfft(polar[same].float().square_(), dim=1) * torch.fft.rfft(histogram, dim=1)
+        maps[k] = torch.fft.irfft(spectrum.sum(0), n=POLAR_BANK_AZIMUTHS, dim=0).clamp_min(0) / (count * 1e6)
         radii[k] = bank.radius[first]
     return maps, radii
 
 
-def samples(bank, generator, batch: int):
-    """Network inputs {"rings", "disk"}: (batch, 3, AZIMUTHS, n_r), and ellipse vectors (batch, 2)."""
+def draw_polar_maps(bank, generator, batch: int):
+    """
+    Draw random training samples.
+
+    Parameters
+    ----------
+    bank : Bank
+        Clean patterns.
+    generator : torch.Generator
+        Source of all random numbers.
+    batch : int
+        Number of samples.
+
+    Returns
+    -------
+    inputs : dict
+        Arguments of `EllipseNet.forward`: "rings" and "disk", (batch, 3, AZIMUTHS, n_r).
+    vector : torch.Tensor
+        Ellipse vectors, (batch, 2).
+    """
     draw = lambda *s, **k: uniform(generator, *s, **k)  # noqa: E731
-    maps, radius = pooled(bank, generator, batch)
+    maps, radius = draw_pools(bank, generator, batch)
     eps = draw(batch, high=0.12) * (draw(batch) < 0.85)
     theta = draw(batch, high=2 * torch.pi)
     vector = eps[:, None] * torch.stack([torch.cos(theta), torch.sin(theta)], 1)
     inverse = torch.linalg.inv(ellipse_matrix(vector))
     wrapped = pad(maps[:, None], (0, 0, 1, 1), mode="circular")
-    outer = draw(batch, low=0.55, high=1.0) * REACH
-    guess = radius * torch.exp(0.03 * torch.randn(batch, generator=generator))  # the radius is not known exactly
-    electrons = log_uniform(generator, batch, low=2e4, high=3e9)  # in the whole pool
-    share = draw(batch, 1, 1) ** 2 * 0.8 * (draw(batch, 1, 1) < 0.6)
+    outer = draw(batch, low=0.55, high=1.0) * POLAR_BANK_RADII
+    guess = radius * torch.exp(0.03 * torch.randn(batch, generator=generator))  # measured radius, with 3 % error
+    electrons = log_uniform(generator, batch, low=2e4, high=3e9)  # in the pool
+    background_fraction = draw(batch, 1, 1) ** 2 * 0.8 * (draw(batch, 1, 1) < 0.6)
     width, power = log_uniform(generator, batch, 1, 1, low=8.0, high=90.0), draw(batch, 1, 1, low=0.7, high=2.5)
     inputs = {}
     for name, count in RADII.items():
@@ -100,44 +166,47 @@ def samples(bank, generator, batch: int):
         ideal = torch.einsum("bij,bprj->bpri", inverse, measured - offset[:, None, None])
         radial = torch.linalg.vector_norm(ideal, dim=-1)
         azimuth = torch.atan2(ideal[..., 1], ideal[..., 0]) % (2 * torch.pi)
-        rows = azimuth * (FINE / (2 * torch.pi)) + 1
-        grid = torch.stack([radial * (2 / (REACH - 1)) - 1, rows * (2 / (FINE + 1)) - 1], -1)
+        rows = azimuth * (POLAR_BANK_AZIMUTHS / (2 * torch.pi)) + 1
+        columns = radial * (2 / (POLAR_BANK_RADII - 1)) - 1
+        grid = torch.stack([columns, rows * (2 / (POLAR_BANK_AZIMUTHS + 1)) - 1], -1)
         mean = grid_sample(wrapped, grid, "bilinear", "zeros", align_corners=True)[:, 0]
-        hill = (1 + (radial / width) ** 2) ** -power
-        mean = (1 - share) * mean + share * hill / (hill.mean((1, 2), keepdim=True) * 3e4)
+        background = (1 + (radial / width) ** 2) ** -power
+        background = background_fraction * background / (background.mean((1, 2), keepdim=True) * 3e4)
+        mean = (1 - background_fraction) * mean + background
         counts = mean * electrons[:, None, None]
-        # A detector pixel is some two bank samples wide, and a polar sample mixes some three pixels.
+        # A detector pixel is about two bank samples wide; interpolation averages about three pixels per polar sample.
         counts = counts * 4
         counts = counts + torch.randn(counts.shape, generator=generator) * (counts * 0.4).sqrt()
-        inputs[name] = normalize_polar(stabilize(counts, 0.0), _seen(generator, measured, outer, name))
+        inputs[name] = normalize_polar(stabilize(counts, 0.0), _usable(generator, measured, outer, name))
     return inputs, vector
 
 
-def _seen(generator, measured, outer, name):
-    """Usable samples (B, AZIMUTHS, n_r): a rectangular detector around the beam, now and then a beam stop."""
+def _usable(generator, measured, outer, name):
+    """Usable samples (B, AZIMUTHS, n_r): a rectangular detector around the beam, in some samples with a beam stop."""
     batch = len(measured)
     edges = outer[:, None] * uniform(generator, batch, 4, low=0.72, high=1.3)
     x, y = measured[..., 0], measured[..., 1]
     low, high, left, right = (edges[:, k, None, None] for k in range(4))
-    seen = (x < low) & (x > -high) & (y < left) & (y > -right)
+    inside = (x < low) & (x > -high) & (y < left) & (y > -right)
     angle, span = uniform(generator, batch, high=2 * torch.pi), uniform(generator, batch, low=0.02, high=0.33)
     phi = torch.atan2(y, x)
-    apart = (phi - angle[:, None, None] + torch.pi) % (2 * torch.pi) - torch.pi
-    stop = (apart.abs() < torch.pi * span[:, None, None]) & (uniform(generator, batch, 1, 1) < 0.12)
-    return (seen & ~stop).float() if name == "rings" else (~stop).float()
+    difference = (phi - angle[:, None, None] + torch.pi) % (2 * torch.pi) - torch.pi
+    stop = (difference.abs() < torch.pi * span[:, None, None]) & (uniform(generator, batch, 1, 1) < 0.12)
+    return (inside & ~stop).float() if name == "rings" else (~stop).float()
 
 
-class EllipseTask:
+class EllipseTask(Task):
+    """Training of `EllipseNet`; see `Task`. Its two branches share no weights."""
+
     name = "ellipse"
+    network = EllipseNet
     batch = 48
     rate = 1.5e-3
-    parts = ("rings", "disk")  # that share no weights
+    parts = ("rings", "disk")
 
-    def build(self):
-        return EllipseNet()
-
-    def loss(self, network, bank, generator, half: bool = False):
-        inputs, vector = samples(bank, generator, self.batch)
+    def loss(self, network, bank, generator, half: bool = False):  # numpydoc ignore=PR01,RT01
+        """Return the negative log-likelihood and distance of both branches on a random batch, see `Task.loss`."""
+        inputs, vector = draw_polar_maps(bank, generator, self.batch)
         total = 0
         for found, log_sigma in network(**inputs).values():
             square = (found - vector).square().sum(1)
@@ -146,11 +215,20 @@ class EllipseTask:
         return total
 
     @torch.no_grad()
-    def validate(self, network, bank, generator, half: bool = False) -> dict:
-        """Median error of the ellipse vector, error over sigma, and both where sigma is below 0.005."""
+    def validate(self, network, bank, generator, half: bool = False) -> dict:  # numpydoc ignore=PR01
+        """
+        Measure the errors of both branches on random samples, see `Task.validate`.
+
+        Returns
+        -------
+        dict
+            For each branch: ``BRANCH_median``, the median error of the ellipse vector; ``BRANCH_sure``, the fraction
+            of samples with a sigma below 0.005; ``BRANCH_sure_median``, their median error, 1 if there are none;
+            ``BRANCH_beyond_3``, the fraction of errors beyond three standard deviations; ``score``: lower is better.
+        """
         errors, sigmas = {"rings": [], "disk": []}, {"rings": [], "disk": []}
         for _ in range(8):
-            inputs, vector = samples(bank, generator, 64)
+            inputs, vector = draw_polar_maps(bank, generator, 64)
             for name, (found, log_sigma) in network(**inputs).items():
                 errors[name].append((found - vector).norm(dim=1))
                 sigmas[name].append(log_sigma.exp())

@@ -1,8 +1,7 @@
-"""One training loop for every task: seeded, resumable to the step, the same on a CPU and a GPU."""
+"""The training loop of all networks: seeded, and resumable at the step where a run was interrupted."""
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import time
@@ -11,20 +10,34 @@ from pathlib import Path
 import torch
 
 from ..core import PrenetError
-from ..networks import tensors
+from ..networks import averaged_weights, tensors
 from ..simulation import Bank, joined, load_bank
 
-SPECIMENS = 1600  # in the training bank, some six patterns each
-ORIENTED = 0.4  # as many crystals along zone axes besides, in parts of these
-BANKS = {"train": 1, "validation": 2}  # seeds that share no specimen
-HELD_OUT = 120
-WARMUP = 200  # steps
-RESTARTED = 0.5  # of the learning rate, where a run begins from trained weights
-AVERAGE = 0.999  # decay of the running mean of the weights, which is what is shipped
-SAVE_EVERY = 120  # seconds
+BANK_SPECIMENS = 1600  # random specimens in the training bank, about six patterns each: some minutes of simulation
+ORIENTED_FRACTION = 0.4  # crystals along zone axes, added to the bank, as a fraction of the random specimens
+BANKS = {"train": 1, "validation": 2}  # seeds of the banks; different seeds share no specimen
+VALIDATION_SPECIMENS = 120  # random specimens in the validation bank
+WARMUP_STEPS = 200  # steps over which the learning rate rises linearly
+RESTART_RATE_FACTOR = 0.5  # factor of the learning rate where a run starts from trained weights
+TRAINING_AVERAGE_DECAY = 0.999  # decay of the running mean of the weights per step; the mean is what is published
+TRAINING_AVERAGE_WARMUP = 20  # steps over which that decay rises (`averaged_weights`)
+CHECKPOINT_INTERVAL_S = 120  # time between checkpoints, seconds
 
 
 def tasks() -> dict:
+    """
+    Return the training tasks.
+
+    Returns
+    -------
+    dict
+        Subclasses of `Task` by name.
+
+    Examples
+    --------
+    >>> sorted(tasks())
+    ['center', 'denoise', 'ellipse']
+    """
     from .center import CenterTask
     from .denoise import DenoiseTask
     from .ellipse import EllipseTask
@@ -33,57 +46,130 @@ def tasks() -> dict:
 
 
 def save_checkpoint(path: Path, **state):
-    beside = path.with_suffix(".part")
-    torch.save(state, beside)
-    beside.rename(path)
+    """
+    Write a checkpoint; an earlier one is replaced only when the new one is complete.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file.
+    **state
+        Its content.
+    """
+    partial_file = path.with_suffix(".part")
+    torch.save(state, partial_file)
+    partial_file.rename(path)
 
 
-def grown(state: dict, network) -> dict:
-    """Weights for a network that has other parts, or more channels here and there, than the one they were trained in.
+def expand_weights(state: dict, network) -> dict:
+    """
+    Adapt weights to a network with other submodules, or with more channels, than the one they were trained in.
 
-    What it lacks is left out, what is new is as it was drawn. With more channels it answers as that one did: new
-    inputs count for nothing at first, and new outputs are as they were drawn.
+    Parameters
+    ----------
+    state : dict
+        State dict of the trained network.
+    network : torch.nn.Module
+        The new network, with random weights.
+
+    Returns
+    -------
+    dict
+        State dict for the new network. Weights of submodules that it lacks are dropped, new submodules keep their
+        random weights. Where a layer has more channels, the weights of new inputs are zero and those of new outputs
+        random, so that the old outputs stay the same.
+
+    Examples
+    --------
+    >>> import torch
+    >>> small, large = torch.nn.Linear(2, 1), torch.nn.Linear(3, 1)
+    >>> large.load_state_dict(expand_weights(small.state_dict(), large))
+    <All keys matched successfully>
+    >>> x = torch.tensor([1.0, 2.0, 3.0])
+    >>> bool(torch.isclose(large(x), small(x[:2])))
+    True
     """
     out = {}
-    for name, fresh in network.state_dict().items():
+    for name, new in network.state_dict().items():
         old = state.get(name)
-        out[name] = fresh if old is None else old
-        if old is None or old.ndim != fresh.ndim:
+        out[name] = new if old is None else old
+        if old is None or old.ndim != new.ndim:
             continue
-        if all(a <= b for a, b in zip(old.shape, fresh.shape, strict=True)):
-            out[name] = fresh.clone()
+        if all(a <= b for a, b in zip(old.shape, new.shape, strict=True)):
+            out[name] = new.clone()
             if old.ndim > 1:
                 out[name][:, old.shape[1]:] = 0
             out[name][tuple(slice(n) for n in old.shape)] = old
     return out
 
 
-def everything(folder: Path, seed: int, specimens: int) -> Bank:
-    """Random specimens and, besides, crystals along zone axes, from the banks in `folder`."""
-    oriented = max(1, round(ORIENTED * specimens))
+def load_mixed_bank(folder: Path, seed: int, specimens: int) -> Bank:
+    """
+    Return a bank of random specimens and of crystals along zone axes.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Folder of the banks; missing ones are simulated and stored there.
+    seed : int
+        Seed of the banks.
+    specimens : int
+        Number of random specimens; `ORIENTED_FRACTION` of that number of oriented crystals is added.
+
+    Returns
+    -------
+    Bank
+        Patterns of both.
+    """
+    oriented = max(1, round(ORIENTED_FRACTION * specimens))
     return joined(load_bank(folder, seed, specimens), load_bank(folder, seed, oriented, oriented=True))
 
 
 def train(task: str, *, minutes: float | None = None, steps: int | None = None, seed: int = 0, resume: bool = False,
-          out: Path | None = None, start: str | None = None, specimens: int = SPECIMENS, banks: Path = Path("runs"),
-          half: bool = False, threads: int | None = None) -> Path:
-    """Train a network for a number of steps or minutes, whichever ends first; return the run's folder.
-
-    The learning rate falls to zero (cosine) over that length, so give the length that is meant. The folder gets
-    `checkpoint.pt` (weights, running mean, optimizer, generator, step) every two minutes, and `log.jsonl`.
-
-    Args:
-        task: "denoise", "center" or "ellipse".
-        resume: go on from the folder's checkpoint, with its optimizer and random state.
-        start: weights to begin from instead of random ones (a warm restart): a name, or a safetensors file.
-        half: bfloat16 in the convolutional trunks, for processors on which that is faster.
-
-    Raises:
-        PrenetError: unknown task, nothing to resume, or neither minutes nor steps.
+          out: Path | None = None, start: str | None = None, specimens: int = BANK_SPECIMENS,
+          banks: Path = Path("runs"), half: bool = False, threads: int | None = None) -> Path:
     """
-    known = tasks()
-    if task not in known:
-        raise PrenetError(f"There is no task called {task!r}; the tasks are {', '.join(known)}.")
+    Train a network for a number of steps or minutes, whichever ends first.
+
+    Parameters
+    ----------
+    task : {"denoise", "center", "ellipse"}
+        What to train.
+    minutes : float, optional
+        Duration of the training, that of earlier runs included when resumed.
+    steps : int, optional
+        Number of steps. One of `minutes` and `steps` is required. The learning rate falls to zero over this length
+        (cosine schedule).
+    seed : int
+        Seed of all random numbers.
+    resume : bool
+        Whether to continue from the checkpoint in the folder, with its optimizer and random state.
+    out : pathlib.Path, optional
+        Folder of the run; ``runs/TASK`` by default. It gets `checkpoint.pt`, every two minutes, and `log.jsonl`.
+    start : str, optional
+        Trained weights to start from: a name or a .safetensors file. Random weights by default.
+    specimens : int
+        Number of random specimens in the training bank.
+    banks : pathlib.Path
+        Folder of the banks; missing ones are simulated and stored there.
+    half : bool
+        Whether convolutions run in bfloat16, for processors on which that is faster.
+    threads : int, optional
+        Number of threads of PyTorch.
+
+    Returns
+    -------
+    pathlib.Path
+        The folder of the run.
+
+    Raises
+    ------
+    PrenetError
+        The task is unknown, there is no checkpoint to resume, or neither `minutes` nor `steps` is given.
+    """
+    classes = tasks()
+    if task not in classes:
+        raise PrenetError(f"There is no task called {task!r}; the tasks are {', '.join(classes)}.")
     if minutes is None and steps is None:
         raise PrenetError("Say how long to train: give minutes or steps.")
     out = Path(out or Path("runs") / task)
@@ -93,62 +179,65 @@ def train(task: str, *, minutes: float | None = None, steps: int | None = None, 
     out.mkdir(parents=True, exist_ok=True)
     if threads:
         torch.set_num_threads(threads)
-    job = known[task]()
+    job = classes[task]()
     torch.manual_seed(seed)
     network = job.build()
     if start is not None:
-        network.load_state_dict(grown(tensors(start), network))
+        network.load_state_dict(expand_weights(tensors(start), network))
     network = network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
-    average = copy.deepcopy(network)
+    average = averaged_weights(network, TRAINING_AVERAGE_DECAY, TRAINING_AVERAGE_WARMUP)
     optimizer = torch.optim.AdamW(network.parameters(), lr=job.rate, weight_decay=1e-4, betas=(0.9, 0.98))
     generator = torch.Generator().manual_seed(seed)
-    step, spent, running = 0, 0.0, 0.0
-    peak = job.rate * (RESTARTED if start is not None else 1)
+    step, spent, running_loss = 0, 0.0, 0.0
+    peak_rate = job.rate * (RESTART_RATE_FACTOR if start is not None else 1)
     if resume:
         state = torch.load(checkpoint, weights_only=True)
         network.load_state_dict(state["network"])
-        average.load_state_dict(state["average"])
+        average.module.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         generator.set_state(state["generator"])
-        step, spent, seed, running, peak = (state[key] for key in ("step", "spent", "seed", "running", "peak"))
-    bank = everything(banks, BANKS["train"], specimens)
-    held_out = everything(banks, BANKS["validation"], min(HELD_OUT, specimens))
+        step, spent, seed = state["step"], state["spent"], state["seed"]
+        running_loss, peak_rate = state["running"], state["peak"]
+        average.n_averaged.fill_(step + 1)
+    bank = load_mixed_bank(banks, BANKS["train"], specimens)
+    validation_bank = load_mixed_bank(banks, BANKS["validation"], min(VALIDATION_SPECIMENS, specimens))
 
-    def progress():
-        parts = [step / steps if steps else 0.0, (spent + time.monotonic() - began) / 60 / minutes if minutes else 0.0]
-        return max(parts)
+    def elapsed():  # numpydoc ignore=RT01
+        """Seconds of training, earlier runs included."""
+        return spent + time.monotonic() - began
 
-    def keep():
-        save_checkpoint(checkpoint, task=task, network=network.state_dict(), average=average.state_dict(),
+    def completed():  # numpydoc ignore=RT01
+        """Completed fraction of the run."""
+        return max(step / steps if steps else 0.0, elapsed() / 60 / minutes if minutes else 0.0)
+
+    def write_checkpoint():
+        """Save the state of the run, and log its validation."""
+        save_checkpoint(checkpoint, task=task, network=network.state_dict(), average=average.module.state_dict(),
                         optimizer=optimizer.state_dict(), generator=generator.get_state(), step=step,
-                        spent=spent + time.monotonic() - began, seed=seed, running=running, peak=peak,
-                        specimens=specimens)
-        figures = job.validate(average.eval(), held_out, torch.Generator().manual_seed(12345), half)
-        line = dict(step=step, seconds=round(spent + time.monotonic() - began), loss=round(running, 4),
-                    **{k: round(v, 4) for k, v in figures.items()})
+                        spent=elapsed(), seed=seed, running=running_loss, peak=peak_rate, specimens=specimens)
+        figures = job.validate(average.module.eval(), validation_bank, torch.Generator().manual_seed(12345), half)
+        line = dict(step=step, seconds=round(elapsed()), loss=round(running_loss, 4),
+                    **{name: round(value, 4) for name, value in figures.items()})
         with open(out / "log.jsonl", "a") as log:
             log.write(json.dumps(line) + "\n")
         print(json.dumps(line), flush=True)
 
     began = saved = time.monotonic()
-    while (done := progress()) < 1:
-        rate = peak * min(1, (step + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * done))
+    while (done := completed()) < 1:
+        rate = peak_rate * min(1, (step + 1) / WARMUP_STEPS) * 0.5 * (1 + math.cos(math.pi * done))
         for group in optimizer.param_groups:
             group["lr"] = rate
         loss = job.loss(network, bank, generator, half)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        for part in job.parts:  # each by itself: a rare steep pattern of one stage is not to hold back the other
+        for part in job.parts:  # clipped separately, so that a large gradient of one stage does not slow the other
             torch.nn.utils.clip_grad_norm_(network.get_submodule(part).parameters(), 1.0)
         optimizer.step()
         step += 1
-        running += (loss.item() - running) * max(0.01, 1 / step)
-        with torch.no_grad():
-            decay = min(AVERAGE, (1 + step) / (20 + step))
-            for mean, value in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
-                mean.lerp_(value, 1 - decay)
-        if time.monotonic() - saved > SAVE_EVERY:
-            keep()
+        running_loss += (loss.item() - running_loss) * max(0.01, 1 / step)
+        average.update_parameters(network)
+        if time.monotonic() - saved > CHECKPOINT_INTERVAL_S:
+            write_checkpoint()
             saved = time.monotonic()
-    keep()
+    write_checkpoint()
     return out

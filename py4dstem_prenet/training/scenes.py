@@ -1,6 +1,7 @@
-"""Random scenes from a bank: expected patterns with their truth, before a detector counts them.
+"""
+Random scenes from a bank: expected patterns with their truth, before the detector counts electrons.
 
-All tasks draw here, so what one network sees of the world the others see, too.
+The center and the denoising network are trained on these scenes, so both see the same simulated world.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 
 from ..core import ellipse_matrix
 from ..simulation import (
-    NONE,
+    NO_FAULTS,
     Bank,
     Detector,
     Faults,
@@ -29,15 +30,38 @@ from ..simulation import (
     uniform,
 )
 
-PLENTY = 5000.0  # electrons with which a pattern is seen although its direct beam is hidden
+MIN_HIDDEN_BEAM_DOSE = 5000.0  # electrons per pattern below which no beam is hidden: the rest would be too faint
 
 
 @dataclass(frozen=True)
 class Scene:
-    """expected: (B, H, W) electrons, blurred. origin: (B, 2). matrix: (B, 2, 2) of the ellipse. vector: (B, 2).
-    radius, edge: (B,) of the direct disk, pixels. dose: (B,) electrons in the whole beam. faults: what is wrong with
-    the patterns; `expected` has had its share of it, counts want `faults.record`. masked: (B, H, W) bool, pixels
-    that a user would call bad."""
+    """
+    A batch of B simulated patterns with their truth.
+
+    Attributes
+    ----------
+    expected : torch.Tensor
+        Expected electrons after blur by the detector and the faults up to the sensor, (B, H, W). Faults of the read-out
+        are applied to counts, by `simulation.record`.
+    origin : torch.Tensor
+        Position of the direct beam, (B, 2), pixels.
+    matrix : torch.Tensor
+        Elliptical distortion, (B, 2, 2), see `core.ellipse_matrix`.
+    vector : torch.Tensor
+        Ellipse vector, (B, 2).
+    radius : torch.Tensor
+        Radius of the direct disk, (B,), pixels.
+    edge : torch.Tensor
+        Standard deviation of the blur of its edge, (B,), pixels.
+    dose : torch.Tensor
+        Electrons in the whole beam, (B,).
+    detector : Detector
+        Properties of the detector.
+    faults : Faults
+        Faults of the patterns.
+    masked : torch.Tensor
+        Pixels that a user would mark as bad, (B, H, W), bool.
+    """
 
     expected: torch.Tensor
     origin: torch.Tensor
@@ -52,53 +76,122 @@ class Scene:
 
 
 def log_uniform(generator, *shape, low: float, high: float):
+    """
+    Draw log-uniform random numbers.
+
+    Parameters
+    ----------
+    generator : torch.Generator
+        Source of the numbers.
+    *shape : int
+        Shape of the result.
+    low, high : float
+        Limits, positive.
+
+    Returns
+    -------
+    torch.Tensor
+        Random numbers.
+
+    Examples
+    --------
+    >>> import torch
+    >>> values = log_uniform(torch.Generator().manual_seed(0), 1000, low=0.1, high=10.0)
+    >>> 0.4 < (values < 1).float().mean().item() < 0.6
+    True
+    """
     return torch.exp(uniform(generator, *shape, low=math.log(low), high=math.log(high)))
 
 
 def draw_background(generator, coordinates: torch.Tensor, extent: float) -> torch.Tensor:
-    """Diffuse scattering of unit sum: a power-law hill, off-center and lopsided now and then. (B, H, W)."""
+    """
+    Draw diffuse scattering: a power law of the distance, in 30 % of the patterns off center or with a gradient.
+
+    Parameters
+    ----------
+    generator : torch.Generator
+        Source of all random numbers.
+    coordinates : torch.Tensor
+        Coordinates of the pixels in the undistorted pattern, (B, H, W, 2), pixels from the direct beam.
+    extent : float
+        Size of the whole pattern, pixels.
+
+    Returns
+    -------
+    torch.Tensor
+        (B, H, W), each with unit sum.
+    """
     batch = len(coordinates)
     width = log_uniform(generator, batch, low=0.08, high=1.5) * extent
     power = uniform(generator, batch, low=0.6, high=2.5)
     shift = torch.randn(batch, 1, 1, 2, generator=generator) * 0.1 * extent * (
         uniform(generator, batch, 1, 1, 1) < 0.3)
     square = (coordinates + shift).square().sum(-1) / width[:, None, None] ** 2
-    hill = (1 + square) ** -power[:, None, None]
+    background = (1 + square) ** -power[:, None, None]
     slope = torch.randn(batch, 2, generator=generator) * 0.3 * (uniform(generator, batch, 1) < 0.3)
-    hill = hill * (1 + (coordinates * slope[:, None, None]).sum(-1) / extent).clamp_min(0.05)
-    return hill / hill.sum((1, 2), keepdim=True)
+    background = background * (1 + (coordinates * slope[:, None, None]).sum(-1) / extent).clamp_min(0.05)
+    return background / background.sum((1, 2), keepdim=True)
 
 
 def draw_scene(bank: Bank, generator, batch: int, shape, origin: torch.Tensor, *, radius_range, dose_range,
                max_eps: float = 0.12, stops: float = 0.1, grains: int = 2, reuse: int = 1,
-               extent: float | None = None, rates: Rates = NONE,
+               extent: float | None = None, rates: Rates = NO_FAULTS,
                strain: torch.Tensor | None = None) -> Scene:
-    """A batch of random scenes.
+    """
+    Draw a batch of random scenes.
 
-    Args:
-        origin: (batch, 2) true position of the direct beam, pixels.
-        radius_range: disk radii in pixels that are wanted, log-uniform; limits of the bank's scale come first.
-        dose_range: electrons in the whole beam, log-uniform.
-        grains: at most so many specimens overlap in a pattern.
-        reuse: neighbors in the batch that show one bank pattern, each in its own way; divides `batch`.
-        extent: size of the whole pattern in pixels, where `shape` is a window of it.
-        rates: how often something is wrong with a pattern; never by default.
-        strain: (batch, 2, 2) that moves what specimens diffract, q to strain q; no label tells of it.
+    Parameters
+    ----------
+    bank : Bank
+        Clean patterns.
+    generator : torch.Generator
+        Source of all random numbers.
+    batch : int
+        Number of patterns.
+    shape : tuple of int
+        (H, W), pixels.
+    origin : torch.Tensor
+        True position of the direct beam, (batch, 2), pixels.
+    radius_range : tuple of float
+        Desired disk radii, log-uniform, pixels. The limited magnification of bank patterns takes precedence.
+    dose_range : tuple of float
+        Electrons in the whole beam, log-uniform.
+    max_eps : float
+        Largest a/b - 1 of the elliptical distortion.
+    stops : float
+        Fraction of the detectors with a dead bar, see `simulation.draw_detector`.
+    grains : int
+        Largest number of specimens that overlap in a pattern.
+    reuse : int
+        Number of consecutive patterns of the batch that show the same bank pattern under different conditions; must
+        divide `batch`.
+    extent : float, optional
+        Size of the whole pattern, pixels, if `shape` is a window of it.
+    rates : Rates
+        Probabilities of faults; by default none.
+    strain : torch.Tensor, optional
+        (batch, 2, 2) matrices that displace the diffracted intensity, q to strain q. They change no label.
+
+    Returns
+    -------
+    Scene
+        The patterns and their truth.
     """
     extent = extent or float(max(shape))
     patterns = batch // reuse
     index = torch.randint(len(bank), (patterns,), generator=generator)
-    own = bank.radius[index].repeat_interleave(reuse)
+    bank_radius = bank.radius[index].repeat_interleave(reuse)
     wanted = log_uniform(generator, batch, low=radius_range[0], high=radius_range[1])
-    scale = (2 * wanted / own).clamp(0.45, 3.1)
-    radius = (own * scale / 2).clamp(*radius_range)
+    scale = (2 * wanted / bank_radius).clamp(0.45, 3.1)
+    radius = (bank_radius * scale / 2).clamp(*radius_range)
     eps = uniform(generator, batch, high=max_eps) * (uniform(generator, batch) < 0.8)
     theta = uniform(generator, batch, high=2 * torch.pi)
     vector = eps[:, None] * torch.stack([torch.cos(theta), torch.sin(theta)], 1)
     matrix = ellipse_matrix(vector)
     strained = matrix if strain is None else matrix @ strain
 
-    def layer(chosen, take=slice(None)):
+    def layer(chosen, take=slice(None)):  # numpydoc ignore=PR01,RT01
+        """Project bank patterns with random rotation and reflection, for a part of the batch; fractions of the beam."""
         count = len(radius[take])
         turn = rotation_matrix(uniform(generator, count, high=2 * torch.pi))
         flip = torch.ones(count, 2)
@@ -108,22 +201,23 @@ def draw_scene(bank: Bank, generator, batch: int, shape, origin: torch.Tensor, *
                               sizes, shape)
 
     expected = layer(index)
-    for _ in range(grains - 1):  # grains over one another in a part of the batch
+    for _ in range(grains - 1):  # in 30 % of the batch, another grain overlaps
         mixed = int(0.3 * patterns) * reuse
         other = torch.randint(len(bank), (mixed // reuse,), generator=generator)
         weight = uniform(generator, mixed, 1, 1)
         expected[:mixed] = (1 - weight) * expected[:mixed] + weight * layer(other, slice(mixed))
     dose = log_uniform(generator, batch, low=dose_range[0], high=dose_range[1])
-    faults = draw_faults(generator, origin, radius, shape, rates, plenty=dose > PLENTY)
+    faults = draw_faults(generator, origin, radius, shape, rates, can_hide=dose > MIN_HIDDEN_BEAM_DOSE)
     coordinates = ideal_coordinates(shape, origin, matrix)
-    share = uniform(generator, batch, 1, 1) ** 2 * 0.7 * (uniform(generator, batch, 1, 1) < 0.6)
+    background_fraction = uniform(generator, batch, 1, 1) ** 2 * 0.7 * (uniform(generator, batch, 1, 1) < 0.6)
     area = shape[0] * shape[1] / extent**2
-    hill = draw_background(generator, coordinates, extent)
-    expected = (1 - share) * diffract(expected, faults, coordinates, radius) + share * min(1.0, area * 2) * hill
+    background = background_fraction * min(1.0, area * 2) * draw_background(generator, coordinates, extent)
+    expected = (1 - background_fraction) * diffract(expected, faults, coordinates, radius) + background
     detector = draw_detector(generator, batch, shape, stops=stops)
     expected = scatter(expected, faults, coordinates)
     expected, masked = shade(blur(expected * dose[:, None, None], detector.blur), faults)
-    # The bank's own edge (rms of 0.24 samples: `Bank.radius`), its bilinear reading (0.41) and the mean over a pixel
-    # widen the edge, too; two bank samples are a pixel at scale 1.
+    # Standard deviations that add up to the width of the edge: blur of the detector, integration over a pixel, the
+    # edge of the disk in the bank (0.24 samples, `Bank.radius`) and bilinear interpolation (0.41 samples). At scale 1,
+    # two bank samples are a pixel.
     edge = torch.sqrt(detector.blur**2 + 1 / 12 + (0.5 * scale) ** 2 * (1 / 18 + 1 / 6))
     return Scene(expected, origin, matrix, vector, radius, edge, dose, detector, faults, masked)

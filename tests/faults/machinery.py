@@ -169,7 +169,8 @@ def copied(folder):
 
 
 imported("imported from a pickle", "given/mine.pt is not a .safetensors file. Other formats (.pt, .pth, .ckpt) are "
-         "pickles, which can run code, and are not read. Export the weights with safetensors first.", "os.abort, pickled, as mine.pt",
+         "pickles, which can run code, and are not read. Export the weights with safetensors first.",
+         "os.abort, pickled, as mine.pt",
          pickled_weights)
 imported("imported, that are not numbers", "The network in given/center.safetensors does not reproduce the replay "
          "values of its description; ask the author of the file.", "NaN everywhere", with_nan)
