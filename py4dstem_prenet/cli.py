@@ -265,7 +265,8 @@ def train(
         raise PrenetError(f"There is no run in {out} to resume; leave --resume out to start one.")
     if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise PrenetError(f"{out} is in use already; go on with --resume, or choose another --out.")
-    from .training import export, train
+    from .training import train
+    from .training.export import export
 
     length = " ".join(f"--{name} {value}" for name, value in (("minutes", minutes), ("steps", steps)) if value)
     train(task.value, minutes=minutes, steps=steps, seed=seed, resume=resume, out=out, start=start)

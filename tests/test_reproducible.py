@@ -16,7 +16,7 @@ SCRIPT = """
     import torch
     torch.set_num_threads(1)
     import py4dstem_prenet
-    from py4dstem_prenet import emd
+    from py4dstem_prenet.io import calibrations
 
     cube = py4dstem_prenet.open("scan.npy")
     report = cube.prenet.calibrate(device="cpu", progress=False)
@@ -26,7 +26,7 @@ SCRIPT = """
         values[name] = getattr(report.origin, name)
     values["fit"] = report.fit.qx0
     kept = {key: value for key, value in cube.calibration._params.items() if not key.startswith("_")}
-    record = emd.read_provenance(cube)
+    record = calibrations.read_provenance(cube)
     record.pop("date")
     print(json.dumps({"bits": {name: hashlib.sha256(v.tobytes()).hexdigest() for name, v in values.items()},
                       "calibration": hashlib.sha256(repr(sorted(kept.items())).encode()).hexdigest(),
