@@ -256,7 +256,7 @@ def test_without_a_beam_there_is_no_frame_and_patterns_stay_alone():
     counts = np.random.default_rng(0).poisson(0.3, (4, 4, 64, 64)).astype(np.uint16)
     noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((64, 64), bool), True, 1200.0)
     datacube = py4DSTEM.DataCube(counts)
-    assert module.descan(datacube, noise) is None
+    assert module.smooth_origins(datacube, noise) is None
     aware, alone = (denoise(datacube, noise, scan_aware=mode, progress=False).data for mode in (True, False))
     assert np.array_equal(aware, alone)
 
@@ -266,7 +266,7 @@ def test_the_origin_of_the_calibration_is_used_where_there_is_one(monkeypatch):
     known = [np.arange(9.0).reshape(3, 3) + k for k in (60, 61)]
     datacube.calibration.set_origin(known)
     monkeypatch.setattr(module, "measure_origin", lambda *_, **__: pytest.fail("measured"))
-    assert np.array_equal(module.descan(datacube, estimate_noise(datacube)), np.stack(known, -1).reshape(-1, 2))
+    assert np.array_equal(module.smooth_origins(datacube, estimate_noise(datacube)), np.stack(known, -1).reshape(-1, 2))
 
 
 def test_an_origin_of_other_data_is_not_used():
@@ -274,14 +274,14 @@ def test_an_origin_of_other_data_is_not_used():
     datacube = cube()
     datacube.prenet.calibrate(progress=False)
     datacube.bin_Q(2)
-    found = module.descan(datacube, estimate_noise(datacube)).reshape(6, 6, 2)
+    found = module.smooth_origins(datacube, estimate_noise(datacube)).reshape(6, 6, 2)
     truth = simulated().truth
     assert np.hypot(found[..., 0] - truth["qx0"] / 2, found[..., 1] - truth["qy0"] / 2).mean() < 0.5
 
 
 def test_a_measured_descan_is_smooth_and_true():
     scan = simulated()
-    found = module.descan(py4DSTEM.DataCube(scan.counts), estimate_noise(scan.counts)).reshape(6, 6, 2)
+    found = module.smooth_origins(py4DSTEM.DataCube(scan.counts), estimate_noise(scan.counts)).reshape(6, 6, 2)
     assert np.hypot(found[..., 0] - scan.truth["qx0"], found[..., 1] - scan.truth["qy0"]).mean() < 0.15
 
 

@@ -144,7 +144,7 @@ def test_what_cannot_be_learned_from_is_refused(monkeypatch, tmp_path):
         finetune(cube(scan=(1, 1)), out=out)
     with pytest.raises(PrenetError, match=r"must end in \.safetensors"):
         finetune(cube(), out=tmp_path / "mine.pt")
-    with pytest.raises(PrenetError, match="how many minutes"):
+    with pytest.raises(PrenetError, match="must be positive, not 0 minutes"):
         finetune(cube(), out=out, minutes=0)
     correlated = py4DSTEM.DataCube(gaussian_filter(cube(dose=30_000.0).data.astype(np.float32), (0, 0, 0.6, 0.6)))
     result = finetune(correlated, out=out)

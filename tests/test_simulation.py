@@ -460,7 +460,7 @@ def test_smear_leaves_each_column_its_charge_and_trails_its_way():
 
 def beam_stop(**changes):
     given = dict(at=[[20.0, 30.0]], angle=[0.0], width=[4.0], slope=[0.0], wire=[0.0], soft=[0.1], leak=[0.0],
-                 kind=[faults.NEEDLE_STOP], known=[True]) | changes
+                 kind=[faults.NEEDLE_STOP], in_mask=[True]) | changes
     return faults.BeamStop(**{name: torch.tensor(value) for name, value in given.items()})
 
 
@@ -477,7 +477,7 @@ def test_beam_stops_hide_what_is_behind_them_and_masks_know_it_or_not():
     assert out[14, 30] > 99 and out[30, 24] > 99 and out[30, 36] > 99 and out[0, 0] > 99
     assert masked[out < 50].all() and not masked[10, 30] and not masked[30, 20]
     assert masked.float().mean() < 0.2
-    unknown, nothing = behind(known=[False])
+    unknown, nothing = behind(in_mask=[False])
     assert torch.equal(unknown, out) and not nothing.any()
     leaky, _ = behind(leak=[0.1])
     assert leaky[30, 30] == pytest.approx(10, rel=1e-3) and leaky[0, 0] == pytest.approx(100)
@@ -496,7 +496,7 @@ def test_beam_stops_hide_what_is_behind_them_and_masks_know_it_or_not():
 def test_gaps_between_chips_cross_and_count_what_they_count():
     cross = torch.tensor([[20.0, 31.0, 1.6, 0.0], [20.0, 31.0, 1.6, 2.5]])
     image = spread_image(2)
-    out, masked = faults.shade(image, clean_faults(2, cross=cross, cross_known=torch.tensor([True, False])))
+    out, masked = faults.shade(image, clean_faults(2, cross=cross, cross_in_mask=torch.tensor([True, False])))
     gap = torch.zeros(48, 48, dtype=torch.bool)
     gap[19:22], gap[:, 30:33] = True, True
     assert torch.equal(out[:, ~gap], image[:, ~gap])

@@ -30,11 +30,12 @@ from .checks import Level
 from .denoiser import smooth_origins
 from .neighbors import neighbor_means
 
+# Chosen by hand for some minutes of training on a processor, unless stated otherwise.
 MAX_FINETUNE_POSITIONS = 1024  # scan positions that are read, held-out ones included: for time and memory
 BLOCKS_PER_AXIS = 4  # blocks along each scan axis from which positions are taken; a quarter of the blocks is held out
 FINETUNE_BATCH = 16  # crops in a training step
 FINETUNE_CROP_PX = 96  # largest side of a training crop, pixels; that of `training.denoise`
-PEAK_LEARNING_RATE = 2e-4  # of AdamW; about a seventh of that in `training.denoise`, since weights are trained already
+PEAK_LEARNING_RATE = 2e-4  # of AdamW; about a seventh of that in `training.denoise`, for weights already trained
 FINETUNE_AVERAGE_DECAY = 0.99  # decay of the running mean of the weights per step
 FINETUNE_WARMUP = 10  # steps over which that decay rises (`averaged_weights`)
 INPUT_FRACTION_RANGE = (0.5, 0.9)  # fraction of the electrons in the network's input: close to the full dose of use
@@ -122,7 +123,7 @@ def finetune(datacube, noise: NoiseModel | None = None, out="weights.safetensors
     out = check_output(out, (".safetensors",))
     check_output(out.with_suffix(".json"), (".json",))
     if not minutes > 0:
-        raise PrenetError(f"Say how many minutes to train: a positive number, not {minutes}.")
+        raise PrenetError(f"The duration of the training must be positive, not {minutes} minutes.")
     scan = data.scan_shape
     if scan == (1, 1):
         raise PrenetError("One pattern is too little to learn from: some positions must be held out for judging.")

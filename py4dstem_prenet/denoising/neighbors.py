@@ -12,12 +12,15 @@ import torch
 
 LANCZOS_LOBES = 4  # lobes of the Lanczos kernel; a disk edge of 0.6 px keeps 99.8 % of its energy after two shifts
 
+# Comparison of patterns; chosen by hand, tests/test_neighbors.py bounds its errors.
 FEATURES_PER_SIDE = 16  # low-pass samples along each side of a pattern, by which patterns are compared
 MIN_FEATURE_COUNTS = 4.0  # counts in a sample, summed over all patterns, below which it is not compared
-NOISE_SCALE_LIMITS = (0.5, 1.3)  # allowed range of the fitted noise variance relative to its model, if that is wrong
+NOISE_SCALE_LIMITS = (0.5, 1.3)  # limits of the fitted noise variance, in units of the variance of the noise model
 MODEL_ERROR_FRACTION = 0.005  # squared difference tolerated beyond noise, fraction of the electrons: pixelated edges
-TOLERATED_SHIFT_PX = 0.02  # difference in shift that counts as none, pixels, rms
-TOLERATED_STRAIN = 1e-3  # difference in strain, or rotation in radians, that counts as none, rms
+
+# Test for strain; set on simulated disks with a displacement of 0.34 px, tests/test_neighbors.py.
+TOLERATED_SHIFT_PX = 0.02  # difference in shift that is not tested, pixels, rms
+TOLERATED_STRAIN = 1e-3  # difference in strain, or in rotation (radians), that is not tested, rms
 STRAIN_FADE_SIGMA = (0.0, 2.0)  # excess over the expected distance, standard deviations: weight 1 below, 0 above
 INFORMATIVE_FRACTION = 0.98  # fraction of the information on shift and strain in the pixels compared: for speed
 STRAIN_CHUNK_PX = 2**18  # pixels of patterns whose neighbors are tested for strain at a time: for memory

@@ -15,7 +15,7 @@ from ..fits import symmetry
 from .layers import Conv, Residual, UNet, trunk_precision
 
 COARSE_CELL_PX = 4  # side of a cell of the coarse map, pixels of the pattern; part of the architecture
-WINDOW = 48  # side of the window of `FineNet`, pixels; chosen to hold disks of up to 15 px radius
+WINDOW = 48  # side of the window of `FineNet`, pixels; the training has disks of up to 15 px radius
 REPLAY_FIELD_PX = 128  # side of the input of `CoarseNet` in `CenterNet.replay`, pixels; the side used in training
 
 
@@ -181,20 +181,8 @@ class CenterNet(nn.Module):
         self.coarse = CoarseNet()
         self.fine = FineNet()
 
-    def replay(self, generator):
-        """
-        Evaluate both stages on random input, to verify that weights were loaded as they were saved.
-
-        Parameters
-        ----------
-        generator : torch.Generator
-            Source of the input.
-
-        Returns
-        -------
-        list of torch.Tensor
-            Scalars, compared with those stored beside the weights (`weights.replay`).
-        """
+    def replay(self, generator):  # numpydoc ignore=PR01,RT01
+        """Evaluate the network on random input, see `weights.replay`."""
         x = torch.rand(1, 3, WINDOW, WINDOW, generator=generator)
         offset, factor = self.fine(x, torch.ones(1))
         field = torch.rand(1, 2, REPLAY_FIELD_PX, REPLAY_FIELD_PX, generator=generator)

@@ -104,20 +104,8 @@ class DenoiseNet(nn.Module):
             value = torch.minimum(torch.maximum(value, low), high)
         return 0.5 * (value + (value.square() + SOFTENING_ELECTRONS**2).sqrt())
 
-    def replay(self, generator):
-        """
-        Evaluate the network on random input, to verify that weights were loaded as they were saved.
-
-        Parameters
-        ----------
-        generator : torch.Generator
-            Source of the input.
-
-        Returns
-        -------
-        torch.Tensor
-            Scalars, (16,), compared with those stored beside the weights (`weights.replay`).
-        """
+    def replay(self, generator):  # numpydoc ignore=PR01,RT01
+        """Evaluate the network on random input, see `weights.replay`."""
         counts = torch.poisson(torch.full((2, 32, 32), 2.0), generator=generator)
         neighbors = torch.poisson(torch.full((2, 32, 32), 20.0), generator=generator) / 10
         out = self(counts, torch.zeros(2), torch.ones(2, 32, 32, dtype=torch.bool), neighbors,

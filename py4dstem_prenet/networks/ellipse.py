@@ -123,19 +123,7 @@ class EllipseNet(nn.Module):
         """
         return {"rings": self.rings(rings), "disk": self.disk(disk)}
 
-    def replay(self, generator):
-        """
-        Evaluate the network on random input, to verify that weights were loaded as they were saved.
-
-        Parameters
-        ----------
-        generator : torch.Generator
-            Source of the input.
-
-        Returns
-        -------
-        list of torch.Tensor
-            Scalars, compared with those stored beside the weights (`weights.replay`).
-        """
+    def replay(self, generator):  # numpydoc ignore=PR01,RT01
+        """Evaluate the network on random input, see `weights.replay`."""
         maps = {k: torch.rand(1, 3, AZIMUTHS, n, generator=generator) for k, n in RADII.items()}
         return [v for vector, log_sigma in self(**maps).values() for v in (*vector[0], log_sigma[0])]

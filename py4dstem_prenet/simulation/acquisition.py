@@ -27,6 +27,7 @@ from .scan import draw_descan
 
 ACQUISITION_FAULTS = ("beam-loss", "jump", "saturation")  # values of `Acquisition.fault`
 BEAM_JUMP_PX = (7.0, -4.0)  # shift of the beam by the fault "jump", pixels
+# Clean patterns, and the electrons drawn from them; chosen for a few seconds of preparation.
 CLOUD_ELECTRONS = 2**17  # electron positions drawn from each clean pattern
 CLOUDS, CLOUD_SPECIMENS = 24, 6  # number of clean patterns, and of the specimens that they show
 MIN_TRANSMISSION = 0.9  # electrons in a clean pattern, fraction of the beam; less in specimens without a visible beam
@@ -209,7 +210,7 @@ def acquire(path, acquisition: Acquisition, rate: float = 1000.0, stop=None) -> 
     """
     path = check_output(Path(path), (*HDF5_SUFFIXES, *RAW_SUFFIXES))
     if not rate > 0:
-        raise PrenetError("The rate must be positive: patterns a second.")
+        raise PrenetError("The rate (patterns per second) must be positive.")
     _ = acquisition._clouds  # prepare before the first pattern, because it takes seconds
     block = int(np.clip(rate / 25, 1, 256))
     with _Hdf5Writer(path, acquisition) if path.suffix.lower() in HDF5_SUFFIXES else _RawWriter(path) as write:

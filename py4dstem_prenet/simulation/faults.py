@@ -19,11 +19,13 @@ from .detector import uniform
 from .pattern import rotation_matrix, soft_disk
 
 BAR_STOP, NEEDLE_STOP, ROUND_STOP = 0, 1, 2  # values of `BeamStop.kind`
+
+# Largest numbers of objects in a pattern, chosen for speed.
 MAX_BANDS = 4  # Kikuchi bands in a pattern
 MAX_COPIES = 16  # shifted copies of a pattern in a block sum
 MAX_HITS = 5  # hits by cosmic rays or X-rays in a pattern
 BRAGG_ORDERS = torch.cartesian_prod(torch.arange(-3, 4), torch.arange(-3, 4)).float()  # (h, k) of added disks, (49, 2)
-MAX_COPY_SHIFT_PX = 8  # largest shift of a copy, pixels: descan within a block of the scan
+MAX_COPY_SHIFT_PX = 8  # largest shift of a copy, pixels: more than the descan within a block of the scan
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class BeamStop:
         Transmitted fraction, (B,).
     kind : torch.Tensor
         BAR_STOP, NEEDLE_STOP or ROUND_STOP, (B,).
-    known : torch.Tensor
+    in_mask : torch.Tensor
         Whether the stop is in the user's mask, (B,), bool.
     """
 
@@ -114,7 +116,7 @@ class BeamStop:
     soft: torch.Tensor
     leak: torch.Tensor
     kind: torch.Tensor
-    known: torch.Tensor
+    in_mask: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ class Faults:
         Beam stops.
     cross : torch.Tensor
         Middle row and column of the gap between chips, its half width [0], and the factor of counts in it, (B, 4).
-    cross_known : torch.Tensor
+    cross_in_mask : torch.Tensor
         Whether the gap is in the user's mask, (B,), bool.
     smear : torch.Tensor
         Fraction of the charge left behind [0], decay length, and direction: toward lower rows (-1), higher rows (1), or
@@ -164,7 +166,7 @@ class Faults:
     moved: torch.Tensor
     stop: BeamStop
     cross: torch.Tensor
-    cross_known: torch.Tensor
+    cross_in_mask: torch.Tensor
     smear: torch.Tensor
     hits: torch.Tensor
     saturated: torch.Tensor
@@ -241,7 +243,7 @@ def draw_faults(generator, origin, radius, shape, rates: Rates, can_hide=None) -
     length = log_draw(2, low=0.7, high=1.4) * log_draw(1, low=1.0, high=5.0) * radius[:, None].clamp_min(1.5)
     turn = rotation_matrix(torch.cumsum(torch.stack([draw(high=2 * math.pi), draw(low=1.0, high=2.1)], 1), 1))
     lattice = turn[..., 0] * length[..., None]
-    # Their brightness falls with the distance from a random point, the side of the Laue circle, not the direct beam.
+    # Their brightness falls with the distance from a random point on the Laue circle, not from the direct beam.
     distance = torch.linalg.vector_norm(BRAGG_ORDERS - normal(1, 2), dim=-1) / log_draw(1, low=0.6, high=1.8)
     disks = torch.exp(-0.5 * distance**2) * log_draw(len(BRAGG_ORDERS), low=0.05, high=1.0)
     disks = disks * log_draw(1, low=0.05, high=6.0) * (BRAGG_ORDERS != 0).any(1)
@@ -262,7 +264,7 @@ def draw_faults(generator, origin, radius, shape, rates: Rates, can_hide=None) -
         width=(radius * log_draw(low=0.3, high=3.0)).clamp(1.0, 0.2 * side) * has(rates.stop, can_hide),
         slope=draw(high=0.3) * (draw() < 0.5), wire=draw(low=0.3, high=2.0) * (draw() < 0.6),
         soft=log_draw(low=0.1, high=1.0), leak=log_draw(low=1e-3, high=0.1) * (draw() < 0.5),
-        kind=draw(high=3).long(), known=draw() < 0.5)
+        kind=draw(high=3).long(), in_mask=draw() < 0.5)
     dead = (draw() < 0.6).float()
     middle = draw(2) * torch.tensor([float(n) for n in shape])
     cross = torch.cat([middle, (log_draw(low=0.6, high=3.5) * has(rates.cross))[:, None],
@@ -275,7 +277,7 @@ def draw_faults(generator, origin, radius, shape, rates: Rates, can_hide=None) -
     return Faults(
         dark=torch.where(has(rates.dark), log_draw(low=0.02, high=0.9), 1.0),
         disks=disks * has(rates.disks)[:, None], lattice=lattice, bands=bands,
-        moved=copies * has(rates.moved)[:, None, None], stop=stop, cross=cross, cross_known=draw() < 0.7,
+        moved=copies * has(rates.moved)[:, None, None], stop=stop, cross=cross, cross_in_mask=draw() < 0.7,
         smear=smear, hits=hits, saturated=level(rates.saturated), wrapped=level(rates.wrapped),
         gain=torch.where(has(rates.gain), log_draw(low=0.2, high=5.0), 1.0),
         offset=log_draw(low=0.1, high=100.0) * has(rates.offset),
@@ -418,13 +420,13 @@ def shade(expected, faults: Faults) -> tuple[torch.Tensor, torch.Tensor]:
         distance = stop_distance(faults.stop, affected, shape)
         leak, soft = faults.stop.leak[affected, None, None], faults.stop.soft[affected, None, None]
         expected[affected] *= leak + (1 - leak) * torch.sigmoid(distance / soft)
-        masked[affected] |= (distance < 2 * soft) & faults.stop.known[affected, None, None]
+        masked[affected] |= (distance < 2 * soft) & faults.stop.in_mask[affected, None, None]
     affected = _which(faults.cross[:, 2] > 0)
     if len(affected):
         row, column, half, factor = faults.cross[affected, :, None, None].unbind(1)
         gap = ((x[:, None] - row).abs() < half) | ((y - column).abs() < half)
         expected[affected] = torch.where(gap, expected[affected] * factor, expected[affected])
-        masked[affected] |= gap & faults.cross_known[affected, None, None]
+        masked[affected] |= gap & faults.cross_in_mask[affected, None, None]
     affected = _which(faults.smear[:, 0] > 0)
     if len(affected):
         fraction, length, direction = faults.smear[affected, :, None, None].unbind(1)

@@ -121,12 +121,12 @@ def simulate(scan=(16, 16), shape=(128, 128), *, dose: float = 10_000, seed: int
     ((2, 2, 32, 32), (2, 2))
     """
     if not dose > 0:
-        raise PrenetError("The dose must be positive: electrons in a pattern.")
+        raise PrenetError("The dose (electrons per pattern) must be positive.")
     if min(shape) < 32:
         raise PrenetError(f"Patterns must have at least 32 pixels on each side, not {tuple(shape)}.")
     if offset < 4 * readout:
-        raise PrenetError(f"Read-out noise of {readout:g} units at an offset of {offset:g} would be cut off at zero; "
-                          f"give an offset of at least {4 * readout:g}.")
+        raise PrenetError(f"Read-out noise of {readout:g} units at an offset of {offset:g} gives negative counts, "
+                          f"which unsigned integers cannot hold; give an offset of at least {4 * readout:g}.")
     rng = np.random.default_rng((seed, 4))
     bank = make_bank(seed + 1000, specimens)
     ratio = float(rng.uniform(1, 1.06)) if ratio is None else float(ratio)

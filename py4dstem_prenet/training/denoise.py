@@ -21,6 +21,8 @@ from .scenes import draw_scene, log_uniform
 from .task import Task
 
 TRAINING_CROP_PX = 96  # side of a training crop, pixels: chosen for speed
+
+# Ranges of the random samples, chosen to cover real scans.
 NO_NEIGHBORS_FRACTION = 0.35  # fraction of the samples without neighbors
 NEIGHBOR_COUNT_RANGE = (0.5, 200.0)  # effective number of patterns in the mean of neighbors, log-uniform
 STRAINED_FRACTION = 0.5  # fraction of the samples whose neighbors are strained or rotated against the pattern

@@ -13,6 +13,7 @@ from ..core import PrenetError
 from ..networks import averaged_weights, tensors
 from ..simulation import Bank, joined, load_bank
 
+# Settings of the training of the published weights.
 BANK_SPECIMENS = 1600  # random specimens in the training bank, about six patterns each: some minutes of simulation
 ORIENTED_FRACTION = 0.4  # crystals along zone axes, added to the bank, as a fraction of the random specimens
 BANKS = {"train": 1, "validation": 2}  # seeds of the banks; different seeds share no specimen
@@ -171,7 +172,7 @@ def train(task: str, *, minutes: float | None = None, steps: int | None = None, 
     if task not in classes:
         raise PrenetError(f"There is no task called {task!r}; the tasks are {', '.join(classes)}.")
     if minutes is None and steps is None:
-        raise PrenetError("Say how long to train: give minutes or steps.")
+        raise PrenetError("Give the duration of the training: minutes or steps.")
     out = Path(out or Path("runs") / task)
     checkpoint = out / "checkpoint.pt"
     if resume and not checkpoint.exists():

@@ -30,7 +30,7 @@ from ..simulation import (
     uniform,
 )
 
-MIN_HIDDEN_BEAM_DOSE = 5000.0  # electrons per pattern below which no beam is hidden: the rest would be too faint
+MIN_HIDDEN_BEAM_DOSE = 5000.0  # electrons per pattern; below, no beam is hidden: the rest is too faint
 
 
 @dataclass(frozen=True)
