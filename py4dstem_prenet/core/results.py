@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass, field, fields
 from html import escape
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from .flags import Decision, Flag
 
+TEXT_WIDTH = 110  # characters of a line of text
 MIN_SIGMA_PX = 0.01  # pixels, of an origin along each axis: what the scatter of positions cannot show; set on simulated
 # scans at 100,000 electrons (benchmarks/origin.py)
 class Result:
@@ -37,12 +39,18 @@ class Result:
     def __repr__(self):
         rows = self.rows()
         width = max((len(label) for label, _ in rows), default=0)
-        return "\n".join([type(self).__name__, *(f"  {label:{width}}  {value}" for label, value in rows)])
+        lines = (_wrapped(f"  {label:{width}}  ", value) for label, value in rows)
+        return "\n".join([type(self).__name__, *lines])
 
     def _repr_html_(self):
         rows = "".join(f"<tr><th style='text-align:left'>{escape(label)}</th><td style='text-align:left'>{escape(value)}"
                        "</td></tr>" for label, value in self.rows())
         return f"<table><caption>{type(self).__name__}</caption><tbody>{rows}</tbody></table>"
+
+
+def _wrapped(start, text):
+    """Text on lines of TEXT_WIDTH characters, the later ones indented as far as the first."""
+    return textwrap.fill(text, TEXT_WIDTH, initial_indent=start, subsequent_indent=" " * len(start))
 
 
 def _equal(a, b):
@@ -344,8 +352,8 @@ class CalibrationReport(Result):
                 continue
             shown = [(label, value) for label, value in stage.rows() if label != "flags"]
             lines += [title, *(f"  {label}: {value}" for label, value in shown),
-                      *(f"  {_MARKS[flag.severity]} {flag}" for flag in stage.flags), ""]
-        return "\n".join([*lines, *(f"{_MARKS[flag.severity]} {flag}" for flag in self.written)]).rstrip()
+                      *(_wrapped(f"  {_MARKS[flag.severity]} ", str(flag)) for flag in stage.flags), ""]
+        return "\n".join([*lines, *(_wrapped(f"{_MARKS[f.severity]} ", str(f)) for f in self.written)]).rstrip()
 
 
 _MARKS = {"info": "-", "warning": "!", "refusal": "x"}

@@ -22,7 +22,7 @@ import torch
 from tqdm import tqdm
 
 from ..compute import pick_device
-from ..core import PrenetError, as_scan, jackknife
+from ..core import Decided, Decision, Flag, PrenetError, as_scan, jackknife
 from ..detector import NoiseModel, judge_noise, of_part, places, read_block, split
 from ..io import calibrations, check_output
 from ..networks import MULTIPLE, averaged_weights, weights
@@ -43,15 +43,14 @@ MIN_RELATIVE_GAIN = 0.02  # least reduction of the remaining squared error, frac
 DEVIANCE_SOFTENING = 0.02  # electrons added to the variance in the loss, so that dark pixels do not dominate it
 
 
-@dataclass(frozen=True)
-class FinetuneResult:
-    """
-    Result of fine-tuning. `str(result)` is one sentence.
+@dataclass(frozen=True, eq=False, repr=False)
+class FinetuneResult(Decided):
+    """Whether fine-tuning was worth it.
 
     Attributes
     ----------
     path : pathlib.Path or None
-        The new weights; None where they were not written.
+        The new weights; None if none were written.
     gain, gain_sigma : float
         Decrease of the Poisson deviance of held-out electrons per pixel, and its standard error.
     error, error_sigma : float
@@ -59,10 +58,8 @@ class FinetuneResult:
         are an improvement.
     steps : int
         Number of training steps.
-    accepted : bool
-        Whether new weights were written.
-    reason : str
-        Explanation in words.
+    decision : Decision
+        Accepted if new weights were written.
     """
 
     path: Path | None
@@ -71,11 +68,11 @@ class FinetuneResult:
     error: float
     error_sigma: float
     steps: int
-    accepted: bool
-    reason: str
+    decision: Decision
 
-    def __str__(self):
-        return f"Fine-tuning {self.reason}"
+    def rows(self):
+        return [("accepted", "yes" if self.accepted else "no"), ("weights", str(self.path or "not written")),
+                ("flags", self.reason)]
 
 
 def finetune(datacube, noise: NoiseModel | None = None, out="weights.safetensors", minutes: float = 5.0,
@@ -132,10 +129,10 @@ def finetune(datacube, noise: NoiseModel | None = None, out="weights.safetensors
     noise = noise or calibrations.noise_of(datacube)
     positions = places(data.shape, MAX_FINETUNE_POSITIONS, (BLOCKS_PER_AXIS, BLOCKS_PER_AXIS))
     blocks = [read_block(data, block) for block in positions]
-    problem = " ".join(flag.sentence for flag in judge_noise(blocks, noise) if flag)
-    if problem:
-        return FinetuneResult(None, np.nan, np.nan, np.nan, np.nan, 0, False,
-                              f"was not tried, nothing was written: on these data it would learn noise, for {problem}")
+    problems = tuple(flag for flag in judge_noise(blocks, noise) if flag)
+    if problems:
+        decision = Decision(False, (Flag("fine_tuning_refused"), *problems))
+        return FinetuneResult(None, np.nan, np.nan, np.nan, np.nan, 0, decision)
     columns = min(BLOCKS_PER_AXIS, scan[1])
     held_out = np.array([(k // columns + 2 * (k % columns)) % 4 == 0 for k in range(len(blocks))])
     origins = smooth_origins(datacube, noise, str(device))
@@ -155,14 +152,12 @@ def finetune(datacube, noise: NoiseModel | None = None, out="weights.safetensors
     gain, gain_sigma, error, error_sigma = figures = [
         float(v) for v in (gains[0], jackknife(gains), errors[0], jackknife(errors))]
     better = gain > 2 * gain_sigma and error <= -MIN_RELATIVE_GAIN * max(float(level.ratio(old)[0]), 0.0)
-    summary = (f"held-out deviance a pixel lower by {gain:.3g} +- {gain_sigma:.2g}, squared error changed by "
-               f"{error:+.3g} +- {error_sigma:.2g} of the raw one, after {steps} steps")
+    numbers = {"gain": gain, "gain_sigma": gain_sigma, "error": error, "error_sigma": error_sigma, "steps": steps}
     if not better:
-        return FinetuneResult(None, *figures, steps, False,
-                              f"did not help enough, nothing was written: {summary}; keep the weights you have")
+        return FinetuneResult(None, *figures, steps, Decision(False, (Flag("fine_tuning_no_gain", numbers),)))
     card["figures"] = dict(zip(("deviance_gain", "sigma", "error_change", "error_sigma"), figures, strict=True))
     weights.publish(out, content, {out.with_suffix(".json"): (json.dumps(card, indent=1) + "\n").encode()})
-    return FinetuneResult(out, *figures, steps, True, f"helped: {summary}; written to {out}")
+    return FinetuneResult(out, *figures, steps, Decision(True, (Flag("fine_tuned", numbers),)))
 
 
 class _Block:
