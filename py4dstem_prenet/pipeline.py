@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .compute import sharing_cores
 from .core import CalibrationReport, Flag, SampledScan, Scan, as_scan
 from .denoising import denoise
 from .descan import fit_origin
@@ -82,6 +83,7 @@ class Calibrator(BeamLocator):
         return CalibrationReport(origin, fit, ellipse, self.noise)
 
 
+@sharing_cores
 def calibrate(datacube, mask=None, device="auto", progress=True) -> CalibrationReport:
     """Calibrate a DataCube: measure and fit the origin, measure the ellipse, write what is accepted.
 

@@ -24,6 +24,7 @@ import torch
 from .._version import __version__
 from ..core import PrenetError, UnchangedFile, as_scan, parts, plan_reading, progress_bar
 from . import allocator
+from .threads import free_cores
 
 RETRIES = 2  # tries of a block after its first failure, before the run is given up
 TRIM_INTERVAL = 64  # blocks after which free memory is returned to the system
@@ -141,7 +142,8 @@ def use_cluster(cluster):
 
 
 def _on_threads(function, scan, along, positions, chunk, progress, skip):
-    threads = torch.get_num_threads()
+    threads = min(torch.get_num_threads(), free_cores())
+    torch_threads = torch.get_num_threads()
     blocks = _trimmed(scan.blocks(chunk, progress, positions, skip))
     if threads == 1:
         for index, block in blocks:
@@ -168,7 +170,7 @@ def _on_threads(function, scan, along, positions, chunk, progress, skip):
     finally:
         pool.shutdown(cancel_futures=True)
         blocks.close()
-        torch.set_num_threads(threads)  # one thread's setting is that of all
+        torch.set_num_threads(torch_threads)  # the setting of one thread is that of all
 
 
 def _trimmed(blocks):

@@ -27,6 +27,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from ..compute import sharing_cores
 from ..core import Ellipse, EllipseMap, Flag, PrenetError, as_scan
 from ..detector import NoiseModel, stabilize
 from ..fits import (
@@ -115,6 +116,7 @@ def in_region(region, scan):
     return use
 
 
+@sharing_cores
 def judge_pooled(pooled: Pooled, radius, noise: NoiseModel, device="auto") -> Ellipse:
     """Weigh the evidence in pooled patterns. radius: of the direct disk, px, or None where it is hidden."""
     sources, notes, continuity, disk, start = {}, [], 0.0, None, np.zeros(2)

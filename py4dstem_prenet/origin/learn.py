@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from ..compute import adapt_threads
 from ..core import Scan, spread_positions
 from ..descan import fit_descan
 from ..detector import NoiseModel
@@ -49,6 +50,7 @@ def learn_beam(scan: Scan, noise: NoiseModel, guess, radius: float, shown, devic
     unfitted, asked = beam, (at, sigma)
     for _ in range(2):  # what was learned gives a better surface, and that better windows to learn from
         # Where the network is close to the surface, the surface is the better start.
+        adapt_threads()
         near = (np.abs(at - guess[sample]) < np.maximum(ASTRAY, 3 * sigma)).all(1)
         beam = _fitted_to(patterns, np.where(near[:, None], guess[sample], at), beam)
         found = beam.locate(patterns, guess[sample])

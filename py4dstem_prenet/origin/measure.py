@@ -18,7 +18,7 @@ from functools import partial
 
 import numpy as np
 
-from ..compute import map_chunks
+from ..compute import map_chunks, sharing_cores
 from ..core import Flag, OriginMap, PrenetError, SampledScan, Scan, as_scan
 from ..detector import NoiseModel, estimate_noise
 from ..networks import load, requirement
@@ -93,6 +93,7 @@ class BeamLocator:
     device: str
 
     @classmethod
+    @sharing_cores
     def learn(cls, scan: Scan, mask=None, device: str = "auto", noise: NoiseModel | None = None):
         """Learn from a sample of a scan, some thousand patterns at most.
 

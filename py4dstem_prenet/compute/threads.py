@@ -1,0 +1,124 @@
+"""No more threads than cores that are free: OpenMP threads without a core of their own wait for one another, spinning.
+
+Two processes with two threads each on two cores took ten times as long as with one thread each. How busy the cores of
+this process are with other processes is measured from the time since the last measurement, without waiting.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import wraps
+
+import psutil
+import torch
+from threadpoolctl import threadpool_limits
+
+MIN_INTERVAL = 0.5  # seconds between two measurements; shorter ones are too coarse (clock ticks of 10 ms)
+
+
+def _cores():
+    """Numbers of the cores on which this process may run."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+class _Meter:
+    """Measures how many cores of this process other processes use."""
+
+    def __init__(self):
+        self._process = psutil.Process()
+        self._last = self._now()
+        self._others = 0.0
+
+    def _now(self):
+        own = self._process.cpu_times()
+        times = psutil.cpu_times(percpu=True)
+        cores = [k for k in _cores() if k < len(times)]
+        busy = sum(sum(times[k]) - times[k].idle - getattr(times[k], "iowait", 0.0) for k in cores)
+        return time.monotonic(), busy, own.user + own.system
+
+    def others(self) -> float:
+        """Cores that other processes used since the last measurement."""
+        if time.monotonic() - self._last[0] >= MIN_INTERVAL:
+            now = self._now()
+            elapsed, busy, own = (b - a for a, b in zip(self._last, now, strict=True))
+            self._last, self._others = now, max(0.0, (busy - own) / elapsed)
+        return self._others
+
+
+_meter = _Meter()
+_most: ContextVar[int | None] = ContextVar("prenet_threads", default=None)  # threads that the user allows
+
+
+def free_cores() -> int:
+    """Count the cores that other processes leave to this one.
+
+    Returns
+    -------
+    int
+        At least 1.
+
+    Examples
+    --------
+    >>> free_cores() >= 1
+    True
+    """
+    return max(1, round(len(_cores()) - _meter.others()))
+
+
+def adapt_threads() -> None:
+    """Let torch use as many threads as cores are free by now; nothing outside `sharing_cores`."""
+    most = _most.get()
+    if most is not None:
+        threads = min(most, free_cores())
+        if threads != torch.get_num_threads():
+            torch.set_num_threads(threads)
+
+
+@contextmanager
+def shared_cores():
+    """Use no more threads than cores that are free, in torch and in BLAS; restore both at the end of the outermost block.
+
+    Yields
+    ------
+    None
+        The block calls `adapt_threads` before work that takes long.
+    """
+    if _most.get() is not None:
+        adapt_threads()
+        yield
+        return
+    most = torch.get_num_threads()
+    token = _most.set(most)
+    try:
+        with threadpool_limits(min(most, free_cores()), user_api="blas"):
+            adapt_threads()
+            yield
+    finally:
+        _most.reset(token)
+        torch.set_num_threads(most)
+
+
+def sharing_cores(function):
+    """Decorate a function to run within `shared_cores`.
+
+    Parameters
+    ----------
+    function : callable
+        The function.
+
+    Returns
+    -------
+    callable
+        The decorated function.
+    """
+    @wraps(function)
+    def inner(*args, **kwargs):
+        with shared_cores():
+            return function(*args, **kwargs)
+
+    return inner
