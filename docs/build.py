@@ -1,37 +1,93 @@
-"""`make docs`: web pages of the package's docstrings, into docs/api. Any warning is an error.
+"""`make docs`: web pages of the package's docstrings, into docs/api, and docs/flags.md. Any warning is an error.
 
-    python docs/build.py [FOLDER]
+    python docs/build.py [FOLDER]     # the pages
+    python docs/build.py --flags      # docs/flags.md alone
 """
 
 import importlib
 import pkgutil
+import re
 import sys
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
-import pdoc
+STAGES = ("detector", "origin", "descan", "ellipse", "calibration", "denoising", "live")
+
+
+def flags_page() -> str:
+    """Return docs/flags.md, written from the table of flags.
+
+    Returns
+    -------
+    str
+        The page.
+    """
+    from py4dstem_prenet.core import FLAGS
+
+    lines = ["# Flags", "",
+             "Written by `python docs/build.py --flags` from the table in `py4dstem_prenet/core/flags.py`.", "",
+             "Each result carries flags: `report.flags`, `report.fit.flags`, `--json`, verdicts and alarms. A flag has a "
+             "name, a severity (info, warning, refusal), numbers, a sentence and, where there is something to do, an "
+             "action. Words in capitals stand for the numbers of the flag."]
+    for stage in STAGES:
+        lines += ["", f"## {stage}", "", "| flag | severity | meaning | what to do |", "|---|---|---|---|"]
+        lines += [f"| `{kind.name}` | {kind.severity} | {_template(kind.sentence)} | {_template(kind.action)} |"
+                  for kind in FLAGS.values() if kind.stage == stage]
+    return "\n".join(lines) + "\n"
+
+
+def _template(text):
+    """A sentence with names in capitals in the place of numbers."""
+    return re.sub(r"\{(\w+)[^}]*\}", lambda match: match.group(1).upper(), text).replace("|", "\\|")
 
 
 def build(folder: Path) -> int:
-    """Write the pages; returns how many modules they are of. Raises UserWarning for what pdoc would only warn of."""
+    """Write the pages of all modules.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Where they are written.
+
+    Returns
+    -------
+    int
+        How many modules they are of.
+
+    Raises
+    ------
+    UserWarning
+        Anything of which pdoc would only warn.
+    """
+    import pdoc
+
     package = importlib.import_module("py4dstem_prenet")
-    for name in package.__all__:  # they are looked up when asked for, which pdoc does not do
-        setattr(package, name, getattr(package, name))
     names = [module.name for module in pkgutil.walk_packages(package.__path__, "py4dstem_prenet.")
              if not module.name.rpartition(".")[2].startswith("_")]
-    if find_spec("libertem") is None:
-        names.remove("py4dstem_prenet.libertem")  # needs that extra to be imported
+    if find_spec("libertem") is None:  # these need that extra to be imported
+        names = [name for name in names if name not in ("py4dstem_prenet.libertem", "py4dstem_prenet.io.dataset_scan")]
     for name in names:
-        importlib.import_module(name)  # what other packages warn of while they load is not ours
-    direct = [name for name in names if name.count(".") == 1]  # pdoc finds what is below them, but not below __all__
-    pdoc.render.configure(docformat="google", footer_text=f"py4dstem_prenet {package.__version__}")
+        importlib.import_module(name)  # warnings of other packages while they load are not ours
+    for name in ["py4dstem_prenet", *names]:  # names that are looked up when asked for, which pdoc does not do
+        module = sys.modules[name]
+        for public in getattr(module, "__all__", ()):
+            if find_spec("libertem") is not None or public != "DatasetScan":
+                setattr(module, public, getattr(module, public))
+            else:
+                module.__all__ = [other for other in module.__all__ if other != public]
+    pdoc.render.configure(docformat="numpy", footer_text=f"py4dstem_prenet {package.__version__}")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        pdoc.pdoc("py4dstem_prenet", *direct, output_directory=folder)
+        listed = {f"py4dstem_prenet.{name}" for name in package.__all__}  # pdoc finds these by itself
+        pdoc.pdoc("py4dstem_prenet", *(name for name in names if name not in listed), output_directory=folder)
     return len(names) + 1
 
 
 if __name__ == "__main__":
-    out = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "api"
-    print(f"{build(out)} modules in {out / 'index.html'}")
+    here = Path(__file__).parent
+    if sys.argv[1:] == ["--flags"]:
+        (here / "flags.md").write_text(flags_page(), encoding="utf-8")
+    else:
+        out = Path(sys.argv[1]) if len(sys.argv) > 1 else here / "api"
+        print(f"{build(out)} modules in {out / 'index.html'}")

@@ -5,14 +5,8 @@ from .core import PrenetError as PrenetError
 from .denoising import check_denoising as check_denoising
 from .descan import fit_origin as fit_origin
 from .detector import estimate_noise as estimate_noise
-from .ellipse import check_ellipse as check_ellipse
-from .ellipse import map_ellipse as map_ellipse
-from .ellipse import measure_ellipse as measure_ellipse
-from .io import load_calibration as load_calibration
-from .io import open as open
-from .io import save as save
+from .ellipse import check_ellipse as check_ellipse, map_ellipse as map_ellipse, measure_ellipse as measure_ellipse
+from .io import load_calibration as load_calibration, open as open, save as save
 from .live import OnlineCalibrator as OnlineCalibrator
-from .origin import check_origin as check_origin
-from .origin import measure_origin as measure_origin
-from .pipeline import calibrate as calibrate
-from .pipeline import preprocess as preprocess
+from .origin import check_origin as check_origin, measure_origin as measure_origin
+from .pipeline import calibrate as calibrate, preprocess as preprocess

@@ -24,7 +24,8 @@ from scipy.ndimage import map_coordinates
 
 from .core import BLOCK_BYTES, CalibrationReport, OriginMap, PrenetError, SampledScan, as_scan
 from .fits import KEPT_BYTES, pooled_positions
-from .io import DatasetScan, check_output, save
+from .io import check_output, save
+from .io.dataset_scan import DatasetScan
 from .origin import Located, check_mask
 from .pipeline import Calibrator, check_networks, write_report
 

@@ -17,8 +17,7 @@ from ..compute import in_batches, map_chunks, pick_device
 from ..core import PrenetError, as_scan, sample_positions
 from ..descan import fit_origin
 from ..detector import NoiseModel, of_part, split
-from ..io import calibrations, check_output, emd_files
-from ..io import open as open_cube
+from ..io import calibrations, check_output, emd_files, open as open_cube
 from ..networks import MULTIPLE, load, requirement, verify
 from ..origin import measure_origin
 from .neighbors import neighbor_means

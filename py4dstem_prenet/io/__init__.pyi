@@ -1,58 +1,24 @@
 from .calibrations import (
     all_or_none as all_or_none,
-)
-from .calibrations import (
     make_provenance as make_provenance,
-)
-from .calibrations import (
     read_fitted_origin as read_fitted_origin,
-)
-from .calibrations import (
     read_mask as read_mask,
-)
-from .calibrations import (
     write_ellipse as write_ellipse,
-)
-from .calibrations import (
     write_fit as write_fit,
-)
-from .calibrations import (
     write_mask as write_mask,
-)
-from .calibrations import (
     write_origin as write_origin,
-)
-from .calibrations import (
     write_provenance as write_provenance,
 )
-from .dataset_scan import DatasetScan as DatasetScan
-from .emd_files import load_calibration as load_calibration
-from .emd_files import save as save
+from .emd_files import load_calibration as load_calibration, save as save
 from .files import (
     EMD_ENDINGS as EMD_ENDINGS,
-)
-from .files import (
     check_output as check_output,
-)
-from .files import (
     emd_nodes as emd_nodes,
-)
-from .files import (
     existing as existing,
-)
-from .files import (
     load_mask as load_mask,
-)
-from .files import (
     new_file as new_file,
-)
-from .files import (
     open_hdf5 as open_hdf5,
-)
-from .files import (
     save_scan as save_scan,
-)
-from .files import (
     stored_json as stored_json,
 )
 from .opening import open as open

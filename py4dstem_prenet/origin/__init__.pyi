@@ -1,13 +1,4 @@
-from .beam import BATCH as BATCH
-from .beam import Beam as Beam
-from .beam import Located as Located
-from .beam import nowhere as nowhere
-from .check import OriginCheck as OriginCheck
-from .check import check_origin as check_origin
-from .judge import BRIGHT as BRIGHT
-from .judge import LIT as LIT
-from .judge import no_origin as no_origin
-from .judge import shows_beam as shows_beam
-from .measure import BeamLocator as BeamLocator
-from .measure import check_mask as check_mask
-from .measure import measure_origin as measure_origin
+from .beam import BATCH as BATCH, Beam as Beam, Located as Located, nowhere as nowhere
+from .check import OriginCheck as OriginCheck, check_origin as check_origin
+from .judge import BRIGHT as BRIGHT, LIT as LIT, no_origin as no_origin, shows_beam as shows_beam
+from .measure import BeamLocator as BeamLocator, check_mask as check_mask, measure_origin as measure_origin

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.patches import Annulus
-from matplotlib.patches import Ellipse as EllipsePatch
+from matplotlib.patches import Annulus, Ellipse as EllipsePatch
 from scipy.ndimage import gaussian_filter1d
 
 from ..core import ellipse_axes, ellipse_vector

@@ -15,8 +15,7 @@ from .._version import __version__
 from ..compute import map_chunks
 from ..core import PrenetError, as_scan, ellipse_matrix, ellipse_vector
 from ..detector import NoiseModel
-from ..io import calibrations, check_output, emd_files
-from ..io import open as open_cube
+from ..io import calibrations, check_output, emd_files, open as open_cube
 
 
 def corrected(datacube, noise: NoiseModel | None = None, out=None, progress=True):
