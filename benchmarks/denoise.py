@@ -27,7 +27,7 @@ from scipy.ndimage import gaussian_filter
 from py4dstem_prenet.denoising.checks import SIGMAS, Level, truncated_svds, unstabilized
 from py4dstem_prenet.denoising.denoiser import denoise
 from py4dstem_prenet.detector.estimate import estimate_noise
-from py4dstem_prenet.detector.independence import judge_noise
+from py4dstem_prenet.detector.independence import check_independence
 from py4dstem_prenet.simulation.scan import simulate
 
 ROOT = Path(__file__).parents[1]
@@ -155,7 +155,7 @@ def real():
     scores = {"raw": level.deviance(e), "ours": level.deviance(level.denoised(dict(progress=False)))}
     scores["best Gaussian"] = min((level.deviance(gaussian_filter(e, (0, s, s))) for s in SIGMAS), key=lambda d: d[0])
     scores["best truncated SVD"] = min((level.deviance(f) for _, f in truncated_svds(e, 0.0)), key=lambda d: d[0])
-    caveat = judge_noise([counts], noise)[1]
+    caveat = check_independence([counts], noise)[1]
     return "\n".join(["| real counting scan (2 x 2, gold), held-out half | Poisson deviance a pixel |", "|---|---|",
                       *(f"| {name} | {d[0]:.4f} |" for name, d in scores.items()), "",
                       *([f"Caveat of the check: {caveat}."] if caveat else [])])

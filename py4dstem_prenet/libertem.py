@@ -23,7 +23,7 @@ from py4DSTEM import DataCube
 from scipy.ndimage import map_coordinates
 
 from .core import BLOCK_BYTES, CalibrationReport, OriginMap, PrenetError, SampledScan, as_scan
-from .fits import KEPT_BYTES, pooled_positions
+from .fits import MAX_KEPT_BYTES, pooled_positions
 from .io import check_output, save
 from .io.dataset_scan import DatasetScan
 from .origin import Located, check_mask
@@ -158,7 +158,7 @@ class Learned:
         guess = self.guess_at(scan_shape or self.scan_shape)
         count = guess.shape[0] * guess.shape[1]
         keep = pooled_positions(np.ones(count, bool), guess.shape[:2], self.calibrator.noise.dose)
-        most = max(1, KEPT_BYTES // (4 * self.calibrator.noise.bad_pixels.size))
+        most = max(1, MAX_KEPT_BYTES // (4 * self.calibrator.noise.bad_pixels.size))
         if len(keep) > most:
             keep = keep[np.linspace(0, len(keep) - 1, most).astype(int)]
         kept = np.isin(np.arange(count), keep).reshape(guess.shape[:2])

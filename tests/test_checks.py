@@ -14,7 +14,7 @@ from py4dstem_prenet.core.robust import jackknife
 from py4dstem_prenet.denoising import checks, denoiser
 from py4dstem_prenet.denoising.checks import Level, check_denoising
 from py4dstem_prenet.detector.estimate import estimate_noise
-from py4dstem_prenet.detector.independence import judge_noise
+from py4dstem_prenet.detector.independence import check_independence
 from py4dstem_prenet.detector.noise import NoiseModel
 from py4dstem_prenet.detector.splitting import of_part, places, read_block, split
 from py4dstem_prenet.report import verdicts
@@ -177,16 +177,16 @@ def test_no_verdict_where_the_assumptions_fail(monkeypatch, spoil, said):
 def test_clipped_read_out_noise_is_told():
     scan = simulated(**CAMERA | dict(dose=3000.0))
     counts = np.clip(scan.counts.astype(float) - 100, 0, None)
-    assert "clipped" in judge_noise([counts], estimate_noise(counts))[0]
+    assert "clipped" in check_independence([counts], estimate_noise(counts))[0]
 
 
 def test_a_wrong_noise_model_is_told():
     scan = simulated(**CAMERA | dict(dose=3000.0))
     noise = model(scan)
-    assert judge_noise([scan.counts], noise) == (None, None)
+    assert check_independence([scan.counts], noise) == (None, None)
     counting = simulated(**SMALL, dose=3000.0)
-    assert "larger" in judge_noise([4 * counting.counts], model(counting))[0]
-    assert "grow" in judge_noise([scan.counts], replace(noise, readout=noise.readout * 2))[0]
+    assert "larger" in check_independence([4 * counting.counts], model(counting))[0]
+    assert "grow" in check_independence([scan.counts], replace(noise, readout=noise.readout * 2))[0]
 
 
 def test_electrons_that_count_twice_qualify_the_verdict(monkeypatch):
@@ -204,8 +204,8 @@ def test_the_brightest_of_many_counts_is_no_saturation():
     """A bright field whose largest count comes up a few times by chance."""
     counts = np.random.default_rng(2).poisson(100.0, (4, 4, 64, 64)).astype(np.uint8)
     noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((64, 64), bool), True, 100.0 * 64**2)
-    assert judge_noise([counts], noise) == (None, None)
-    assert "saturated" in judge_noise([counts.clip(max=100)], noise)[0]
+    assert check_independence([counts], noise) == (None, None)
+    assert "saturated" in check_independence([counts.clip(max=100)], noise)[0]
 
 
 @pytest.mark.parametrize("options", [
@@ -214,7 +214,7 @@ def test_the_brightest_of_many_counts_is_no_saturation():
 ], ids=["100 e", "1 Me", "other grains", "camera", "one pattern"])
 def test_independent_noise_raises_no_alarm(options):
     scan = simulated(**options)
-    problem, caveat = judge_noise([scan.counts], model(scan))
+    problem, caveat = check_independence([scan.counts], model(scan))
     assert problem is None and (caveat is None or options["dose"] == 1e6)  # there the pattern outshines its noise
 
 
@@ -250,7 +250,7 @@ def test_the_halves_tell_whether_sigma_is_true(monkeypatch, stated, accepted):
         sigma = stated * 3 / np.sqrt(total)
         return types.SimpleNamespace(qx0=qx0, qy0=qy0, sigma_qx0=sigma, sigma_qy0=sigma, valid=total > 0, found=True)
 
-    monkeypatch.setattr(measure, "measure_origin", measure)
+    monkeypatch.setattr("py4dstem_prenet.origin.measure.measure_origin", measure)
     check = py4DSTEM.DataCube(counts).prenet.check_origin()
     assert check.accepted == accepted and check.positions == 144
     assert check.ratio == pytest.approx(1 / stated, abs=4 * check.ratio_sigma)

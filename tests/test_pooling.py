@@ -111,8 +111,8 @@ def test_a_stray_origin_does_not_blow_up_the_frame():
 
 def test_a_sample_where_little_of_the_scan_can_be_used(monkeypatch):
     """An even sample of the whole scan would hold too few of these positions: then an even one of them serves."""
-    monkeypatch.setattr("py4dstem_prenet.fits.pooling.SAMPLE", 100)
-    monkeypatch.setattr("py4dstem_prenet.fits.pooling.ELECTRONS", 100.0)
+    monkeypatch.setattr("py4dstem_prenet.fits.pooling.MIN_POOLED_POSITIONS", 100)
+    monkeypatch.setattr("py4dstem_prenet.fits.pooling.POOLED_ELECTRONS", 100.0)
     use = np.zeros((80, 80), bool)
     use[10:30, 40:55] = True
     at = pooled_positions(use.ravel(), use.shape, 1e4)
@@ -131,12 +131,12 @@ def test_an_even_sample_of_a_large_scan_serves(monkeypatch):
     origins = rng.uniform(22, 24, (2, 20, 20))
     patterns = np.array([disk(x, y, k=3) for x, y in origins.reshape(2, -1).T]).reshape(20, 20, SIZE, SIZE)
     whole = pool(patterns, *origins, noise_model())
-    monkeypatch.setattr("py4dstem_prenet.fits.pooling.SAMPLE", 100)
-    monkeypatch.setattr("py4dstem_prenet.fits.pooling.ELECTRONS", 100.0)
+    monkeypatch.setattr("py4dstem_prenet.fits.pooling.MIN_POOLED_POSITIONS", 100)
+    monkeypatch.setattr("py4dstem_prenet.fits.pooling.POOLED_ELECTRONS", 100.0)
     some = pool(patterns, *origins, noise_model())
     assert whole.positions == 400 and 60 <= some.positions <= 100
     assert some.mean == pytest.approx(whole.mean, abs=0.02)
     assert (some.parts_weight.max((1, 2)) > 0).all()  # every part of the scan is in the sample
     # where few electrons are in a pattern, more positions are taken
-    monkeypatch.setattr("py4dstem_prenet.fits.pooling.ELECTRONS", 1e9)
+    monkeypatch.setattr("py4dstem_prenet.fits.pooling.POOLED_ELECTRONS", 1e9)
     assert pool(patterns, *origins, noise_model()).positions == 400

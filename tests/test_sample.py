@@ -9,7 +9,7 @@ from py4dstem_prenet.core import reading
 from py4dstem_prenet.core.errors import PrenetError
 from py4dstem_prenet.core.sample import Sample
 from py4dstem_prenet.core.sampling import evenly, sample_positions
-from py4dstem_prenet.detector import noise
+from py4dstem_prenet.detector import estimate
 from py4dstem_prenet.detector.estimate import estimate_noise
 from py4dstem_prenet.fits import pooling
 from py4dstem_prenet.fits.pooling import pool, worth_keeping
@@ -40,16 +40,16 @@ def kept(scan, positions):
 
 def test_what_is_pooled_is_kept_when_the_origin_is_measured(scan, monkeypatch):
     """Beside the pass of the origin only the small samples of the first stages are read; the result is the same."""
-    for module, name in ((noise, "SAMPLE"), (beam, "SAMPLE")):
+    for module, name in ((estimate, "MAX_NOISE_POSITIONS"), (beam, "SAMPLE")):
         monkeypatch.setattr(module, name, 16)
     monkeypatch.setattr(coarse, "PER_BLOCK", 1)
-    monkeypatch.setattr(pooling, "SAMPLE", 36)
-    monkeypatch.setattr(pooling, "ELECTRONS", 0)
+    monkeypatch.setattr(pooling, "MIN_POOLED_POSITIONS", 36)
+    monkeypatch.setattr(pooling, "POOLED_ELECTRONS", 0)
     stored = Counting(scan)
     once = calibrate(py4DSTEM.DataCube(stored), device="cpu", progress=False)
     early = 64 + 2 * len(sample_positions((12, 12), 16))
     assert stored.reads.min() == 1 and stored.reads.sum() == stored.reads.size + early
-    monkeypatch.setattr(pooling, "KEPT_BYTES", 1000)  # too little: pooled patterns are read again
+    monkeypatch.setattr(pooling, "MAX_KEPT_BYTES", 1000)  # too little: pooled patterns are read again
     stored = Counting(scan)
     twice = calibrate(py4DSTEM.DataCube(stored), device="cpu", progress=False)
     again = twice.origin.valid.ravel()[sample_positions((12, 12), 36)].sum()
@@ -74,8 +74,8 @@ def test_a_sample_reads_like_the_scan(scan):
 
 
 def test_pooling_a_sample_is_pooling_the_scan_bit_for_bit(scan, monkeypatch):
-    monkeypatch.setattr(pooling, "SAMPLE", 36)
-    monkeypatch.setattr(pooling, "ELECTRONS", 0)
+    monkeypatch.setattr(pooling, "MIN_POOLED_POSITIONS", 36)
+    monkeypatch.setattr(pooling, "POOLED_ELECTRONS", 0)
     model, origin = estimate_noise(scan), np.full((12, 12), 31.3)
     whole = pool(scan, origin, origin, model)
     some = pool(kept(scan, sample_positions((12, 12), 36)), origin, origin, model)

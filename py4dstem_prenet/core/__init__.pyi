@@ -9,6 +9,7 @@ from .flags import (
 )
 from .geometry import ellipse_axes as ellipse_axes, ellipse_matrix as ellipse_matrix, ellipse_vector as ellipse_vector
 from .memory import budget as budget
+from .pixels import binned_sum as binned_sum, cubic_kernel as cubic_kernel
 from .reading import (
     BLOCK_BYTES as BLOCK_BYTES,
     UnchangedFile as UnchangedFile,
@@ -33,6 +34,7 @@ from .robust import (
     ResidualTest as ResidualTest,
     check_residuals as check_residuals,
     jackknife as jackknife,
+    jackknife_covariance as jackknife_covariance,
     robust_loss as robust_loss,
     robust_sigma as robust_sigma,
 )

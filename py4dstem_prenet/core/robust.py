@@ -72,6 +72,36 @@ def jackknife(parts) -> float:
     return float(np.sqrt((len(rest) - 1) / len(rest) * ((rest - rest.mean()) ** 2).sum()))
 
 
+def jackknife_covariance(estimates):
+    """Compute the jackknife covariance of an estimate.
+
+    Parameters
+    ----------
+    estimates : numpy.ndarray, shape (groups, k)
+        Estimates of k quantities with one group left out each.
+
+    Returns
+    -------
+    numpy.ndarray, shape (k, k)
+        Covariance of the estimate from all groups.
+
+    Notes
+    -----
+    Tukey's jackknife (Efron, The Jackknife, the Bootstrap and Other Resampling Plans, SIAM 1982).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.core import jackknife_covariance
+    >>> values = np.array([[1.0], [2.0], [4.0], [5.0]])
+    >>> without_one = (values.sum(0) - values) / 3
+    >>> round(float(jackknife_covariance(without_one)[0, 0]), 3)  # the variance of a mean, s**2 / n
+    0.833
+    """
+    spread = estimates - estimates.mean(0)
+    return (len(spread) - 1) / len(spread) * spread.T @ spread
+
+
 @dataclass(frozen=True)
 class ResidualTest:
     """Whether the residuals of origin maps are noise.

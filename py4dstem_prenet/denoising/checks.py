@@ -15,7 +15,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from ..core import Decided, Decision, Flag, as_scan, jackknife
-from ..detector import NoiseModel, judge_noise, of_part, places, read_block, split
+from ..detector import NoiseModel, check_independence, of_part, places, read_block, split
 from ..io import calibrations
 
 POSITIONS = 256
@@ -94,7 +94,7 @@ def check_denoising(datacube, noise: NoiseModel | None = None, weights=None, dev
     parts = (1, 1) if scan.size <= positions else (2, 2)
     blocks = [read_block(scan, where) for where in places(scan.shape, positions, parts)]
     count = sum(block.shape[0] * block.shape[1] for block in blocks)
-    problem, caveat = judge_noise(blocks, noise)
+    problem, caveat = check_independence(blocks, noise)
     if problem:
         decision = Decision(False, (Flag("not_checked", {"check": "denoising"}), problem))
         return DenoisingCheck(np.nan, np.nan, np.nan, {}, {}, {}, np.nan, 0, count, False, decision)

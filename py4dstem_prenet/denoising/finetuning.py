@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from ..compute import pick_device
 from ..core import Decided, Decision, Flag, PrenetError, as_scan, jackknife
-from ..detector import NoiseModel, judge_noise, of_part, places, read_block, split
+from ..detector import NoiseModel, check_independence, of_part, places, read_block, split
 from ..io import calibrations, check_output
 from ..networks import MULTIPLE, averaged_weights, weights
 from .checks import Level
@@ -129,7 +129,7 @@ def finetune(datacube, noise: NoiseModel | None = None, out="weights.safetensors
     noise = noise or calibrations.noise_of(datacube)
     positions = places(data.shape, MAX_FINETUNE_POSITIONS, (BLOCKS_PER_AXIS, BLOCKS_PER_AXIS))
     blocks = [read_block(data, block) for block in positions]
-    problems = tuple(flag for flag in judge_noise(blocks, noise) if flag)
+    problems = tuple(flag for flag in check_independence(blocks, noise) if flag)
     if problems:
         decision = Decision(False, (Flag("fine_tuning_refused"), *problems))
         return FinetuneResult(None, np.nan, np.nan, np.nan, np.nan, 0, decision)

@@ -1,8 +1,7 @@
-"""The models of a descan surface, and their linear algebra on the grid of scan positions.
+"""Models of a descan surface, and their linear algebra on the grid of scan positions.
 
-Every model is a sum over products of one-dimensional basis functions of the scan row and the scan column, so
-normal equations and variances are three matrix products on the grid and no design matrix of all positions is
-ever made.
+Every model is a sum of products of one-dimensional basis functions of the scan row and the scan column. Normal
+equations and variances are therefore three matrix products on the grid, without a design matrix of all positions.
 """
 
 from __future__ import annotations
@@ -12,7 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.interpolate import BSpline
 
-MODELS = ("constant", "plane", "parabola", "spline")
+MODELS = ("constant", "plane", "parabola", "spline")  # simplest first
+MIN_SPLINE_LINES = 8  # rows or columns of the scan with positions in use
+MIN_SPLINE_POSITIONS = 40  # positions in use
+MIN_POSITIONS_PER_TERM = 2  # positions for each coefficient of a polynomial that is chosen automatically
+MIN_GRAM_EIGENVALUE = 1e-7  # of the normal matrix scaled to a unit diagonal; below, a term is not determined
+MAX_LEVERAGE_RATIO = 50  # largest variance of the surface over the mean one at positions in use
+MAX_SPLINE_PIECES = 8  # pieces of the spline along each axis of the scan
 
 _POWERS = {  # (power of row, power of column) of the terms of each polynomial
     "constant": [(0, 0)],
@@ -23,43 +28,94 @@ _POWERS = {  # (power of row, power of column) of the terms of each polynomial
 
 @dataclass(frozen=True)
 class Basis:
-    """One model on the grid of a scan."""
+    """Basis functions of one model on the grid of a scan.
+
+    Attributes
+    ----------
+    name : str
+        Name of the model, one of MODELS.
+    rows : numpy.ndarray, shape (Rx, p)
+        Basis functions of the scan row.
+    cols : numpy.ndarray, shape (Ry, q)
+        Basis functions of the scan column.
+    keep : numpy.ndarray of int, shape (k,)
+        Which of the p * q products belong to the model.
+    penalty : numpy.ndarray or None, shape (k, k)
+        Roughness matrix of the kept products.
+    """
 
     name: str
-    rows: np.ndarray  # (Rx, p)
-    cols: np.ndarray  # (Ry, q)
-    keep: np.ndarray  # which of the p * q products belong to the model
-    penalty: np.ndarray | None  # roughness, over the kept products
+    rows: np.ndarray
+    cols: np.ndarray
+    keep: np.ndarray
+    penalty: np.ndarray | None
 
     def at(self, rows, cols):
-        """The model on some rows and columns of the scan."""
+        """Restrict the model to rows and columns of the scan.
+
+        Parameters
+        ----------
+        rows, cols : numpy.ndarray of int
+            Rows and columns.
+
+        Returns
+        -------
+        Basis
+            The model on them.
+        """
         return Basis(self.name, self.rows[rows], self.cols[cols], self.keep, self.penalty)
 
 
 def candidates(shape, use, model) -> list[Basis]:
-    """The models that the positions in use, (Rx, Ry) bool, determine, simplest first; up to `model` unless "auto"."""
+    """List the models that the positions in use determine.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape (Rx, Ry) of the scan.
+    use : numpy.ndarray of bool, shape (Rx, Ry)
+        True where a position is used.
+    model : str
+        Richest model wanted, one of MODELS, or "auto" for no limit.
+
+    Returns
+    -------
+    list of Basis
+        The models, simplest first.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.descan.models import candidates
+    >>> use = np.ones((6, 9), bool)
+    >>> [basis.name for basis in candidates(use.shape, use, "auto")]
+    ['constant', 'plane', 'parabola', 'spline']
+    >>> use[2:] = False  # two rows do not determine a parabola
+    >>> [basis.name for basis in candidates(use.shape, use, "auto")]
+    ['constant', 'plane']
+    """
     count = int(use.sum())
-    found = []
+    bases = []
     for name in MODELS:
         basis = _spline(shape) if name == "spline" else _polynomial(name, shape)
         size = len(basis.keep)
         if name == "constant":
-            found.append(basis)
+            bases.append(basis)
         elif name == "spline":
-            grown = max(use.any(1).sum(), use.any(0).sum()) >= 8
-            if count >= 40 and grown and found[-1].name == "parabola":
-                found.append(basis)
-        elif size > len(found[-1].keep) and count >= (2 * size if model == "auto" else size):
-            # a term fixed by a thin strip of positions would run away over the rest of the scan
+            extended = max(use.any(1).sum(), use.any(0).sum()) >= MIN_SPLINE_LINES
+            if count >= MIN_SPLINE_POSITIONS and extended and bases[-1].name == "parabola":
+                bases.append(basis)
+        elif size > len(bases[-1].keep) and count >= (MIN_POSITIONS_PER_TERM * size if model == "auto" else size):
+            # A term that a thin strip of positions determines would diverge over the rest of the scan.
             gram, _ = normal(basis, use.astype(float), np.zeros(shape))
             scale = 1 / np.sqrt(np.maximum(np.diag(gram), 1e-300))
-            if np.linalg.eigvalsh(gram * np.outer(scale, scale))[0] > 1e-7:
+            if np.linalg.eigvalsh(gram * np.outer(scale, scale))[0] > MIN_GRAM_EIGENVALUE:
                 leverage = surface_variance(basis, np.linalg.inv(gram))
-                if leverage.max() < 50 * leverage[use].mean():
-                    found.append(basis)
+                if leverage.max() < MAX_LEVERAGE_RATIO * leverage[use].mean():
+                    bases.append(basis)
         if name == model:
             break
-    return found
+    return bases
 
 
 def _polynomial(name, shape):
@@ -69,8 +125,11 @@ def _polynomial(name, shape):
 
 
 def _spline(shape):
-    """Tensor-product cubic B-splines. The roughness is the variance of the second derivatives over the scan,
-    so a parabola costs nothing, and far from any position the curvature returns to the mean one."""
+    """Tensor-product cubic B-splines.
+
+    The roughness is the variance of the second derivatives over the scan. A parabola has none, and far from any
+    position the curvature returns to the mean curvature.
+    """
     longest = max(max(shape) - 1, 1)
     (rows, r), (cols, c) = (_spline_axis(n, (n - 1) / longest) for n in shape)
     area = r["mean"][0].sum() * c["mean"][0].sum()
@@ -82,10 +141,11 @@ def _spline(shape):
 
 
 def _spline_axis(n, half):
+    """B-splines along one axis of n positions, and the means and mean products of their derivatives."""
     if n == 1:
         mean, square = np.eye(3)[:, :1], np.eye(3)[:, :1, None]  # one flat function, no derivatives
         return np.ones((1, 1)), {"mean": mean, "square": square}
-    degree, pieces = min(3, n - 1), int(np.clip((n - 1) // 2, 1, 8))
+    degree, pieces = min(3, n - 1), int(np.clip((n - 1) // 2, 1, MAX_SPLINE_PIECES))
     edges = np.linspace(-half, half, pieces + 1)
     knots = np.concatenate([[-half] * degree, edges, [half] * degree])
     nodes, weights = np.polynomial.legendre.leggauss(5)
@@ -105,7 +165,24 @@ def _pairs(axis):
 
 
 def normal(basis, weight, y):
-    """Normal matrix and right side of the weighted fit to a map y (Rx, Ry)."""
+    """Compute the normal equations of a weighted fit to a map.
+
+    Parameters
+    ----------
+    basis : Basis
+        The model.
+    weight : numpy.ndarray, shape (Rx, Ry)
+        Weights.
+    y : numpy.ndarray, shape (Rx, Ry)
+        The map.
+
+    Returns
+    -------
+    gram : numpy.ndarray, shape (k, k)
+        Normal matrix.
+    right : numpy.ndarray, shape (k,)
+        Right-hand side.
+    """
     p, q = basis.rows.shape[1], basis.cols.shape[1]
     gram = (_pairs(basis.rows).T @ weight @ _pairs(basis.cols)).reshape(p, p, q, q)
     gram = gram.transpose(0, 2, 1, 3).reshape(p * q, p * q)
@@ -114,7 +191,29 @@ def normal(basis, weight, y):
 
 
 def evaluate(basis, coef):
-    """The surface (Rx, Ry) of coefficients."""
+    """Compute the surface of given coefficients.
+
+    Parameters
+    ----------
+    basis : Basis
+        The model.
+    coef : numpy.ndarray, shape (k,)
+        Coefficients.
+
+    Returns
+    -------
+    numpy.ndarray, shape (Rx, Ry)
+        The surface.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.descan.models import candidates, evaluate, normal, solve
+    >>> y = np.add.outer(0.1 * np.arange(6), 0.2 * np.arange(8))
+    >>> plane = candidates(y.shape, np.ones(y.shape, bool), "plane")[-1]
+    >>> bool(np.allclose(evaluate(plane, solve(*normal(plane, np.ones(y.shape), y))), y))
+    True
+    """
     p, q = basis.rows.shape[1], basis.cols.shape[1]
     full = np.zeros(p * q)
     full[basis.keep] = coef
@@ -122,7 +221,20 @@ def evaluate(basis, coef):
 
 
 def surface_variance(basis, covariance):
-    """Variance (Rx, Ry) of the surface whose coefficients have this covariance."""
+    """Compute the variance of a surface.
+
+    Parameters
+    ----------
+    basis : Basis
+        The model.
+    covariance : numpy.ndarray, shape (k, k)
+        Covariance of the coefficients.
+
+    Returns
+    -------
+    numpy.ndarray, shape (Rx, Ry)
+        Variance at each position.
+    """
     p, q = basis.rows.shape[1], basis.cols.shape[1]
     full = np.zeros((p * q, p * q))
     full[np.ix_(basis.keep, basis.keep)] = covariance
@@ -131,7 +243,20 @@ def surface_variance(basis, covariance):
 
 
 def solve(gram, right):
-    """Solve normal equations, scaled to a unit diagonal."""
+    """Solve normal equations, scaled to a unit diagonal.
+
+    Parameters
+    ----------
+    gram : numpy.ndarray, shape (k, k)
+        Normal matrix.
+    right : numpy.ndarray, shape (k,) or (k, m)
+        Right-hand sides.
+
+    Returns
+    -------
+    numpy.ndarray, shape (k,) or (k, m)
+        Solutions.
+    """
     scale = 1 / np.sqrt(np.maximum(np.diag(gram), 1e-300))
     scaled = gram * np.outer(scale, scale)
     scaled[np.diag_indices_from(scaled)] += 1e-11
@@ -139,5 +264,25 @@ def solve(gram, right):
 
 
 def thinned(array, step):
-    """Every step-th row, as many left out at one end as at the other."""
+    """Take every step-th row of an array, centered.
+
+    Parameters
+    ----------
+    array : numpy.ndarray
+        The array.
+    step : int
+        Step.
+
+    Returns
+    -------
+    numpy.ndarray
+        The rows; as many are left out at the beginning as at the end.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.descan.models import thinned
+    >>> thinned(np.arange(9), 4).tolist()
+    [0, 4, 8]
+    """
     return array[(len(array) - 1) % step // 2 :: step]

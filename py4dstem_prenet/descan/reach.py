@@ -1,4 +1,4 @@
-"""A surface through the part of a scan where the beam is seen, and how it goes on in the rest."""
+"""Extrapolation of a descan surface from the part of a scan where the beam was measured."""
 
 from __future__ import annotations
 
@@ -8,34 +8,70 @@ import numpy as np
 
 from ..core import Flag
 
-WHOLE = 0.8  # of a scan, in which the beam is seen: what is determined there does not run away in the rest
-THIN = 4  # scan rows, or columns: a strip of fewer says nothing of what lies beside it
-STRAY = 0.1  # of the positions in the fullest row or column: with fewer one is not part of where the beam was seen
+MAX_BOX_FRACTION = 0.8  # of the positions of a scan; a surface measured in more of it does not need extrapolation
+MIN_BOX_SIDE = 4  # scan rows or columns; a thinner strip does not determine the surface beside it
+MIN_LINE_FILLING = 0.1  # positions of a row or column, relative to the fullest one, below which it is left out
 
 
-def seen_box(use):
-    """The rectangle of the scan, a pair of slices, that holds the positions in use (Rx, Ry); None where that is most of
-    the scan, or a strip that tells nothing of the rest."""
+def measured_box(use):
+    """Find the rectangle of the scan that contains the positions in use.
+
+    Parameters
+    ----------
+    use : numpy.ndarray of bool, shape (Rx, Ry)
+        True where a position is used.
+
+    Returns
+    -------
+    tuple of slice or None
+        Rows and columns. None if the rectangle is most of the scan, or too thin to extrapolate from.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.descan.reach import measured_box
+    >>> use = np.zeros((12, 12), bool)
+    >>> use[2:8, 3:9] = True
+    >>> measured_box(use)
+    (slice(2, 8, None), slice(3, 9, None))
+    """
     if not use.any():
         return None
-    lines = [np.flatnonzero(n > STRAY * n.max()) for n in (use.sum(1), use.sum(0))]
+    lines = [np.flatnonzero(n > MIN_LINE_FILLING * n.max()) for n in (use.sum(1), use.sum(0))]
     box = tuple(slice(int(at[0]), int(at[-1]) + 1) for at in lines)
     part = use[box]
-    strip = any(n < min(THIN, whole) for n, whole in zip(part.shape, use.shape, strict=True))
-    return None if strip or part.size > WHOLE * use.size else box
+    strip = any(n < min(MIN_BOX_SIDE, whole) for n, whole in zip(part.shape, use.shape, strict=True))
+    return None if strip or part.size > MAX_BOX_FRACTION * use.size else box
 
 
-def beyond(inner, outer, box):
-    """A surface fitted to a rectangle of the scan, that goes on outside of it as a stiffer one through the same
-    positions does: what bends inside would run away. Its sigma there is how far a parabola would."""
-    apart = inner.values - outer.values[box]
+def extend_surface(inner, outer, box):
+    """Extend a surface fitted in a rectangle of the scan by a stiffer surface fitted to the same positions.
+
+    Parameters
+    ----------
+    inner : SurfaceFit
+        Fit in the rectangle.
+    outer : SurfaceFit
+        Fit of a stiffer model, on the whole scan.
+    box : tuple of slice
+        Rows and columns of the rectangle.
+
+    Returns
+    -------
+    SurfaceFit
+        `inner` in the rectangle. Outside it `outer`, shifted by the difference of the two at the nearest position of
+        the rectangle; the uncertainty is the extrapolation error of a parabola. The curvature of `inner` is not
+        extrapolated, since it would diverge.
+    """
+    difference = inner.values - outer.values[box]
     at = [np.arange(n) for n in outer.values.shape]
     nearest = [np.clip(a, part.start, part.stop - 1) for a, part in zip(at, box, strict=True)]
-    values = outer.values + apart[np.ix_(*(n - part.start for n, part in zip(nearest, box, strict=True)))]
+    values = outer.values + difference[np.ix_(*(n - part.start for n, part in zip(nearest, box, strict=True)))]
     rows, columns = (np.abs(a - n) / (part.stop - part.start) for a, n, part in zip(at, nearest, box, strict=True))
     away = rows[:, None] + columns
-    # A parabola over a length departs from its best line by 1 / (6 sqrt 5) of what it gains over as long again.
-    sigma = np.hypot(outer.sigma, np.sqrt((apart**2).mean()) * (1 + 6 * 5**0.5 * away * (1 + away)))
+    # Over a length, a parabola differs from its best line by 1 / (6 sqrt 5), rms, of what it gains over the next
+    # length.
+    sigma = np.hypot(outer.sigma, np.sqrt((difference**2).mean()) * (1 + 6 * 5**0.5 * away * (1 + away)))
     sigma[box] = inner.sigma
     flag = Flag("extrapolated", {"first_row": box[0].start, "last_row": box[0].stop - 1, "first_column": box[1].start,
                                  "last_column": box[1].stop - 1, "model": outer.model})

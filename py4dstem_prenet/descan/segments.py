@@ -1,153 +1,205 @@
-"""A scan whose descan changes on the way, as of joined files: where it breaks, and a surface for each part.
+"""Piecewise fit of a descan that changes during the scan, for instance in joined files.
 
-A step between two parts of one descan is `jumps.py`'s. Here the parts have slopes of their own, which no surface
-plus steps describes. Robust profiles along each scan row are followed down the scan; where they break is found by
-optimal partition (Bellman, Commun. ACM 4, 284 (1961)), and how often by the Bayesian information criterion.
+`jumps` treats steps within one descan. Here each segment has slopes of its own, which a surface plus steps does not
+describe. Each scan row is described by a robust parabola, and polynomials down the scan are fitted to its coefficients.
+The breaks between segments are found by optimal partition (Bellman, Commun. ACM 4, 284 (1961)), their number by the
+Bayesian information criterion (Schwarz 1978).
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from ..core import NORMAL_MAD, Decision, robust_loss
+from ..core import NORMAL_MAD, TUKEY_CUT, Decision, robust_loss
 from .models import MODELS, thinned
 from .surface import BEND, SurfaceFit, fit_pair, folds, prepare
 
-MOST_BREAKS = 8
-FEWEST_ROWS = 4  # of a part
-ROWS, COLUMNS = 128, 64  # at most so many tell where the scan breaks
-UNSURE, NEAR = 3, 8  # rows on either side in which a break may lie, and those beyond that tell where
-FLOOR = 0.02  # pixels: profiles need not be followed closer than that
-UNKNOWN = 1e3  # pixels: what is known of a profile beforehand
-PER_BREAK = 13  # parameters: six of each coordinate, and where
-# Parts are taken where they explain this share of what one surface leaves beyond noise, at positions held out, and
-# where the descan so changed lies somewhere by so many pixels from the one surface; or by fewer, if that is as much of
-# the descan itself as `BEND` asks of a spline. Less may be the specimen's.
-EXPLAINED, CHANGED, CHANGED_LITTLE = 0.5, 1.0, 0.3
+MAX_BREAKS = 8  # breaks in a scan
+MIN_SEGMENT_ROWS = 4  # rows of a segment
+MAX_PROFILE_ROWS, MAX_PROFILE_COLUMNS = 128, 64  # rows and columns used for the search of breaks, chosen for speed
+BREAK_MARGIN_ROWS = 3  # used rows on either side of a break in which its exact frame is searched
+BREAK_CONTEXT_ROWS = 8  # used rows beyond these, from which the profiles on either side are extrapolated
+PROFILE_FLOOR_PX = 0.02  # pixels, 1 sigma: smallest uncertainty of the coefficients of a profile
+PROFILE_PRIOR_PX = 1e3  # pixels, 1 sigma: prior of the coefficients of a profile, so wide that it has no effect
+PARAMETERS_PER_BREAK = 13  # six of each coordinate, and the frame
+MAX_PROFILE_PULL_SQUARED = 36  # of a row's coefficients from its neighbors'; beyond, the row is an outlier
+PROFILE_STEPS = 16  # steps of the robust fit of profiles, the first LEAST_ABSOLUTE_STEPS for least absolute deviations
+LEAST_ABSOLUTE_STEPS = 10
+# Segments are accepted if they explain this part of the misfit of one surface beyond noise at held-out positions, and
+# if somewhere they differ from that surface by so many pixels; or by fewer, if the difference is as large, relative to
+# the descan, as `BEND` requires for a spline. Smaller changes may be due to the specimen. Set on simulated scans.
+MIN_EXPLAINED_FRACTION, MIN_CHANGE_PX, MIN_LARGE_CHANGE_PX = 0.5, 0.3, 1.0
 
 
 def fit_parts(maps, sigmas, valid, whole, model="auto"):
-    """The descan in parts, where that is plainly better than `whole`, and the frames from which later parts hold.
+    """Fit the descan in segments of the scan, if that is clearly better than one surface.
 
-    Args:
-        maps, sigmas: (2, Rx, Ry) px; valid: (Rx, Ry) bool, as for `surface.fit_pair`. whole: (2, Rx, Ry), the best
-            surface for the whole scan.
+    Parameters
+    ----------
+    maps : array_like, shape (2, Rx, Ry)
+        Measured origins in pixels.
+    sigmas : array_like, shape (2, Rx, Ry)
+        Their standard deviations in pixels.
+    valid : numpy.ndarray of bool, shape (Rx, Ry)
+        True where a position is used.
+    whole : numpy.ndarray, shape (2, Rx, Ry)
+        Best surface for the whole scan in pixels.
+    model : str, optional
+        Model of each segment, as for `surface.fit_pair`.
 
-    Returns: a pair of `SurfaceFit` and a list of frames (flat scan positions), or None and [].
+    Returns
+    -------
+    fits : tuple of SurfaceFit or None
+        Fits of both coordinates, or None if one surface is good enough.
+    frames : list of int
+        Flat scan positions at which later segments begin; empty if there is none.
     """
     frames = find_breaks(maps, sigmas, valid)
     if not frames:
         return None, []
     fits = _fit(maps, sigmas, valid, frames, model)
-    values = np.stack([f.values for f in fits])
-    away = (values - whole)[:, valid]
-    bends = away.var(1).sum() > BEND**2 * whole[:, valid].var(1).sum()
-    if np.abs(away).max() < (CHANGED_LITTLE if bends else CHANGED) or not all(f.accepted for f in fits):
+    values = np.stack([fit.values for fit in fits])
+    change = (values - whole)[:, valid]
+    bends = change.var(1).sum() > BEND**2 * whole[:, valid].var(1).sum()
+    min_change = MIN_CHANGE_PX if bends else MIN_LARGE_CHANGE_PX
+    if np.abs(change).max() < min_change or not all(fit.accepted for fit in fits):
         return None, []
-    if not _better(maps, sigmas, valid, whole, values):
+    if not _is_better(maps, sigmas, valid, whole, values):
         return None, []
     fold = folds(valid.shape) % 2 == 0
-    held = np.where(fold, *(np.stack([f.values for f in _fit(maps, sigmas, valid & half, frames, model)])
-                            for half in (~fold, fold)))
-    return (fits, frames) if _better(maps, sigmas, valid, whole, held) else (None, [])
+    held_out = np.where(fold, *(np.stack([fit.values for fit in _fit(maps, sigmas, valid & half, frames, model)])
+                                for half in (~fold, fold)))
+    return (fits, frames) if _is_better(maps, sigmas, valid, whole, held_out) else (None, [])
 
 
 def _fit(maps, sigmas, valid, frames, model):
-    """A pair of `SurfaceFit`, put together of those of the parts."""
+    """Fit each segment, and assemble a pair of `SurfaceFit` of the whole scan."""
     columns = valid.shape[1]
-    part = _part_of(frames, valid.shape)
-    found = []
+    segment = _segment_of(frames, valid.shape)
+    segments = []
     for k, (first, last) in enumerate(zip([0, *frames], [*frames, valid.size], strict=True)):
         rows = slice(first // columns, -(-last // columns))
-        inside = part[rows] == k
+        inside = segment[rows] == k
         pair = fit_pair(*(m[rows] for m in (*maps, *sigmas)), valid[rows] & inside, model)
-        found.append((rows, inside, pair))
+        segments.append((rows, inside, pair))
     fits = []
     for c in range(2):
         out = np.empty((3, *valid.shape))
-        for rows, inside, pair in found:
+        for rows, inside, pair in segments:
             for target, source in zip(out, (pair[c].values, pair[c].sigma, pair[c].residual), strict=True):
                 target[rows][inside] = source[inside]
-        richest = max((pair[c].model for *_, pair in found), key=MODELS.index)
-        flags = {flag.name: flag for *_, pair in found for flag in pair[c].decision.flags}
-        accepted = all(pair[c].accepted for *_, pair in found)
+        richest = max((pair[c].model for *_, pair in segments), key=MODELS.index)
+        flags = {flag.name: flag for *_, pair in segments for flag in pair[c].decision.flags}
+        accepted = all(pair[c].accepted for *_, pair in segments)
         fits.append(SurfaceFit(*out, richest, {}, Decision(accepted, tuple(flags.values()))))
     return tuple(fits)
 
 
-def _part_of(frames, shape):
+def _segment_of(frames, shape):
+    """(Rx, Ry) the segment of each position."""
     return np.searchsorted(frames, np.arange(shape[0] * shape[1]), side="right").reshape(shape)
 
 
-def _better(maps, sigmas, valid, whole, parts):
-    """Whether surfaces in parts explain most of what one surface leaves; what neither explains does not count."""
+def _is_better(maps, sigmas, valid, whole, parts):
+    """Whether segments explain most of the misfit of one surface, without positions that are outliers of both."""
     excess = np.zeros(2)
-    for values, sigma, one, other in zip(maps, sigmas, whole, parts, strict=True):
+    for values, sigma, whole_values, part_values in zip(maps, sigmas, whole, parts, strict=True):
         data = prepare(values, sigma, valid)
-        off = np.abs(np.stack([one, other]) - data.y)[:, data.use] / data.sigma[data.use]
-        off /= max(1.0, np.median(off[1]) / NORMAL_MAD)
-        loss = robust_loss(off)
+        pull = np.abs(np.stack([whole_values, part_values]) - data.y)[:, data.use] / data.sigma[data.use]
+        pull /= max(1.0, np.median(pull[1]) / NORMAL_MAD)
+        loss = robust_loss(pull)
         loss = loss[:, loss.min(0) < robust_loss(np.inf)]
         excess += (loss - 1).sum(1)
-    return excess[0] > 0 and excess[1] < (1 - EXPLAINED) * excess[0]
+    return excess[0] > 0 and excess[1] < (1 - MIN_EXPLAINED_FRACTION) * excess[0]
 
 
-# --- where the scan breaks --------------------------------------------------------------------------
+# --- the search for breaks --------------------------------------------------------------------------
 def find_breaks(maps, sigmas, valid) -> list[int]:
-    """Frames from which both coordinates of the beam follow another descan than before, ascending."""
+    """Find the frames at which the descan of both coordinates changes.
+
+    Parameters
+    ----------
+    maps : array_like, shape (2, Rx, Ry)
+        Measured origins in pixels.
+    sigmas : array_like, shape (2, Rx, Ry)
+        Their standard deviations in pixels.
+    valid : numpy.ndarray of bool, shape (Rx, Ry)
+        True where a position is used.
+
+    Returns
+    -------
+    list of int
+        Flat scan positions at which a new segment begins, ascending.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.descan.segments import find_breaks
+    >>> x, y = np.meshgrid(np.linspace(-1, 1, 30), np.linspace(-1, 1, 24), indexing="ij")
+    >>> maps = np.stack([60 + 2 * x, 50 - y]) + np.random.default_rng(0).normal(0, 0.05, (2, 30, 24))
+    >>> maps[:, 15:] += 4 * y[15:]  # another descan from row 15 on
+    >>> (frame,) = find_breaks(maps, np.full(maps.shape, 0.05), np.ones((30, 24), bool))
+    >>> abs(frame - 15 * 24) <= 2
+    True
+    """
     datas = [prepare(values, sigma, valid) for values, sigma in zip(maps, sigmas, strict=True)]
     use = datas[0].use & datas[1].use
-    held = [np.flatnonzero(use.any(axis)) for axis in (1, 0)]
-    if len(held[0]) < 2 * FEWEST_ROWS:
+    used = [np.flatnonzero(use.any(axis)) for axis in (1, 0)]
+    if len(used[0]) < 2 * MIN_SEGMENT_ROWS:
         return []
-    rows, columns = (thinned(h, -(-len(h) // most)) for h, most in zip(held, (ROWS, COLUMNS), strict=True))
+    limits = MAX_PROFILE_ROWS, MAX_PROFILE_COLUMNS
+    rows, columns = (thinned(lines, -(-len(lines) // limit)) for lines, limit in zip(used, limits, strict=True))
     profiles = [_profiles(data.at(rows, columns), columns, use.shape[1]) for data in datas]
     at = rows / max(1, use.shape[0] - 1)
     starts = _partition([_segment_costs(at, *p) for p in profiles], len(rows))
     return sorted({_frame(datas, profiles, rows, starts, k) for k in range(1, len(starts))})
 
 
-def _basis(columns, count):
+def _row_basis(columns, count):
+    """Legendre polynomials of degree 0 to 2 along a scan row, (columns, 3)."""
     v = 2 * columns / max(1, count - 1) - 1
     return np.stack([np.ones(len(v)), v, 1.5 * v**2 - 0.5], 1)
 
 
 def _profiles(data, columns, count):
-    """Robust parabola along every row: coefficients (rows, 3), and their variances with what they wobble."""
-    basis = _basis(columns, count)
+    """Fit a robust parabola to every row: coefficients (rows, 3) and variances, inflated to their scatter over rows."""
+    basis = _row_basis(columns, count)
     pairs = (basis[:, :, None] * basis[:, None]).reshape(len(basis), 9)
-    scale = np.maximum(data.sigma, FLOOR / 2)
-    middle = np.array([np.median(y[u]) if u.any() else 0.0 for y, u in zip(data.y, data.use, strict=True)])
-    coef = np.zeros((len(middle), 3))
-    coef[:, 0] = middle
-    for step in range(16):
+    scale = np.maximum(data.sigma, PROFILE_FLOOR_PX / 2)
+    median = np.array([np.median(y[u]) if u.any() else 0.0 for y, u in zip(data.y, data.use, strict=True)])
+    coef = np.zeros((len(median), 3))
+    coef[:, 0] = median
+    for step in range(PROFILE_STEPS):
         r = np.abs(data.y - coef @ basis.T)
         spread = np.array([np.median(a[u]) if u.any() else 1.0 for a, u in zip(r / scale, data.use, strict=True)])
         z = r / scale / np.maximum(spread / NORMAL_MAD, 0.5)[:, None]
-        # least absolute deviations first, then Tukey's biweight
-        trust = 1 / np.maximum(z, 0.3) if step < 10 else (1 - np.minimum((z / 4.685) ** 2, 1)) ** 2
+        # Least absolute deviations first, then Tukey's biweight.
+        biweight = (1 - np.minimum((z / TUKEY_CUT) ** 2, 1)) ** 2
+        trust = 1 / np.maximum(z, 0.3) if step < LEAST_ABSOLUTE_STEPS else biweight
         weight = data.use * trust / (scale * np.maximum(spread / NORMAL_MAD, 0.5)[:, None]) ** 2
-        gram = (weight @ pairs).reshape(-1, 3, 3) + np.eye(3) / UNKNOWN**2
+        gram = (weight @ pairs).reshape(-1, 3, 3) + np.eye(3) / PROFILE_PRIOR_PX**2
         right = (weight * data.y) @ basis
-        right[:, 0] += middle / UNKNOWN**2
+        right[:, 0] += median / PROFILE_PRIOR_PX**2
         coef = np.linalg.solve(gram, right[..., None])[..., 0]
     variance = np.linalg.inv(gram).diagonal(axis1=1, axis2=2)
-    around = np.stack([np.median(np.stack([coef[np.clip(np.arange(len(coef)) + s, 0, len(coef) - 1), k]
+    smooth = np.stack([np.median(np.stack([coef[np.clip(np.arange(len(coef)) + s, 0, len(coef) - 1), k]
                                            for s in range(-2, 3)]), 0) for k in range(3)], 1)
-    away = np.abs(coef - around)
-    wobble = 1.2 * np.median(away / np.sqrt(variance), 0) / NORMAL_MAD
-    variance = variance * np.maximum(wobble, 1) ** 2 + FLOOR**2
-    variance[(away**2 > 36 * variance).any(1)] = UNKNOWN**2  # a lone row that is far off tells nothing
+    deviation = np.abs(coef - smooth)
+    inflation = 1.2 * np.median(deviation / np.sqrt(variance), 0) / NORMAL_MAD
+    variance = variance * np.maximum(inflation, 1) ** 2 + PROFILE_FLOOR_PX**2
+    outlier = (deviation**2 > MAX_PROFILE_PULL_SQUARED * variance).any(1)
+    variance[outlier] = PROFILE_PRIOR_PX**2
     return coef, variance
 
 
 def _segment_costs(at, coef, variance):
-    """What a polynomial down the scan leaves of the profiles in rows i .. j - 1, squared and in units of their
-    variance, (rows + 1, rows + 1); infinite for too few rows. The last one does not count: another part may begin
-    in it."""
+    """Cost of a segment of rows i .. j - 1: chi squared of polynomials down the scan, (rows + 1, rows + 1).
+
+    Infinite for too few rows. The last row is left out, since the next segment may begin in it.
+    """
     n = len(at)
     cost = np.zeros((n + 1, n + 1))
-    i, j = np.triu_indices(n + 1, FEWEST_ROWS)
+    i, j = np.triu_indices(n + 1, MIN_SEGMENT_ROWS)
     for term, degree in enumerate((2, 1, 0)):
         w, y = 1 / variance[:, term], coef[:, term] - np.median(coef[:, term])
         powers = (2 * at - 1)[:, None] ** np.arange(2 * degree + 1)
@@ -168,42 +220,44 @@ def _segment_costs(at, coef, variance):
 
 
 def _partition(costs, n):
-    """First rows of the parts, the first one's 0 among them."""
+    """Find the segments with the lowest Bayesian information criterion: the first row of each, 0 first."""
     cost = sum(costs)
-    best, came = [cost[0]], []
-    for _ in range(MOST_BREAKS):
+    best, last_start = [cost[0]], []
+    for _ in range(MAX_BREAKS):
         total = best[-1][:, None] + cost
-        came.append(total.argmin(0))
+        last_start.append(total.argmin(0))
         best.append(total.min(0))
     size = 6 * n
     ends = np.array([b[n] for b in best])
-    criterion = size * np.log((ends + size) / size) + PER_BREAK * np.arange(len(ends)) * np.log(size)
+    criterion = size * np.log((ends + size) / size) + PARAMETERS_PER_BREAK * np.arange(len(ends)) * np.log(size)
     count = int(np.argmin(np.where(np.isfinite(ends), criterion, np.inf)))
     starts, stop = [], n
     for k in range(count, 0, -1):
-        stop = int(came[k - 1][stop])
+        stop = int(last_start[k - 1][stop])
         starts.append(stop)
     return [0, *sorted(starts)]
 
 
 def _frame(datas, profiles, rows, starts, k):
-    """The frame between two parts at which one descan turns into the other."""
+    """Find the frame, between rows of two segments, at which one descan changes into the other."""
     first, last = starts[k - 1], starts[k + 1] if k + 1 < len(starts) else len(rows)
     shape = datas[0].y.shape
-    low, high = max(starts[k] - UNSURE, first + 2), min(starts[k] + UNSURE, last - 2)
-    before, after = np.arange(max(first, low - NEAR), low), np.arange(high, min(last, high + NEAR))
+    low, high = max(starts[k] - BREAK_MARGIN_ROWS, first + 2), min(starts[k] + BREAK_MARGIN_ROWS, last - 2)
+    before = np.arange(max(first, low - BREAK_CONTEXT_ROWS), low)
+    after = np.arange(high, min(last, high + BREAK_CONTEXT_ROWS))
     between = np.arange(rows[low], rows[high])
-    basis = _basis(np.arange(shape[1]), shape[1])
+    basis = _row_basis(np.arange(shape[1]), shape[1])
     gain = 0.0
     for data, (coef, variance) in zip(datas, profiles, strict=True):
-        off = []
-        for some in (before, after):
-            around = [np.polynomial.polynomial.polyfit(rows[some], coef[some, t], 1, w=variance[some, t] ** -0.5)
-                      for t in range(3)]
-            values = np.stack([np.polynomial.polynomial.polyval(between, a) for a in around], 1) @ basis.T
-            off.append(np.abs(data.y[between] - values))
-        scale = np.median(np.minimum(*off)[data.use[between]]) / NORMAL_MAD + 1e-9
-        gain = gain + np.where(data.use[between], np.subtract(*(np.minimum(o, 5 * scale) for o in off)) / scale, 0)
-    # the cost of going over from one to the other at each frame
+        residuals = []  # of the profiles before and after, extrapolated
+        for side in (before, after):
+            lines = [np.polynomial.polynomial.polyfit(rows[side], coef[side, t], 1, w=variance[side, t] ** -0.5)
+                     for t in range(3)]
+            values = np.stack([np.polynomial.polynomial.polyval(between, line) for line in lines], 1) @ basis.T
+            residuals.append(np.abs(data.y[between] - values))
+        scale = np.median(np.minimum(*residuals)[data.use[between]]) / NORMAL_MAD + 1e-9
+        difference = np.subtract(*(np.minimum(r, 5 * scale) for r in residuals)) / scale
+        gain = gain + np.where(data.use[between], difference, 0)
+    # Cost of changing from one to the other at each frame.
     total = np.concatenate([[0.0], np.cumsum(gain)])
     return int(between[0] * shape[1] + np.argmin(total))

@@ -18,7 +18,7 @@ from ..core import (
     robust_sigma,
 )
 from .models import MODELS, candidates, evaluate, normal, solve, surface_variance, thinned
-from .reach import beyond, seen_box
+from .reach import extend_surface, measured_box
 
 _TINY = 1e-7  # px; keeps weights finite on noise-free input
 _PENALTIES = 10.0 ** np.arange(-8, 3)  # relative to the sum of weights
@@ -105,14 +105,14 @@ def _fit_seen(maps, valid, model):
     """`_fit`; where the beam is seen in a part of the scan only, as bent a surface there as that part determines."""
     fits = _fit(maps, valid, model)
     use = np.logical_and.reduce([prepare(values, sigma, valid).use for values, sigma in maps])
-    box = seen_box(use)
+    box = measured_box(use)
     if box is None:
         return fits
     cut = [(np.asarray(values)[box], np.broadcast_to(sigma, use.shape)[box]) for values, sigma in maps]
     there = _fit(cut, use[box], model)
     if MODELS.index(there[0].model) <= MODELS.index(fits[0].model):
         return fits
-    return [beyond(inner, outer, box) for inner, outer in zip(there, fits, strict=True)]
+    return [extend_surface(inner, outer, box) for inner, outer in zip(there, fits, strict=True)]
 
 
 def _fit(maps, valid, model):

@@ -1,4 +1,4 @@
-"""What a detector value means: noise model, bad pixels, data quality, and counts split into independent halves."""
+"""Detector: noise model, bad pixels, data quality, and splitting of counts into independent parts."""
 
 import lazy_loader
 

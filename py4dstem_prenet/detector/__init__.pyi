@@ -1,5 +1,6 @@
-from .estimate import SAMPLE as SAMPLE, estimate_noise as estimate_noise
-from .independence import judge_noise as judge_noise
+from .bad_pixels import EIGHT_NEIGHBORS as EIGHT_NEIGHBORS
+from .estimate import MAX_NOISE_POSITIONS as MAX_NOISE_POSITIONS, estimate_noise as estimate_noise
+from .independence import check_independence as check_independence
 from .noise import NoiseModel as NoiseModel, stabilize as stabilize
 from .splitting import (
     MAX_SPLIT_POSITIONS as MAX_SPLIT_POSITIONS,

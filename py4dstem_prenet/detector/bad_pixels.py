@@ -1,90 +1,136 @@
-"""Pixels that are hot, dead or stuck, found in a sample of a scan."""
+"""Bad pixels (hot, dead or stuck), found in a sample of a scan.
+
+A bad pixel is isolated and differs from its surroundings by more than noise and the roughness of the pattern, in all
+parts of the scan; or its value never changes although electrons hit its neighbors.
+"""
 
 import numpy as np
 from scipy.ndimage import median_filter, percentile_filter, rank_filter
 
-OFF_THE_LINE = 6  # standard deviations from what opposite neighbors say, of a hot pixel on a slope
+EIGHT_NEIGHBORS = np.ones((3, 3), bool)  # footprint of a pixel's neighbors, without the pixel
+EIGHT_NEIGHBORS[1, 1] = False
+# Set on simulated scans with and without bad pixels (tests/test_noise.py):
+MAX_NEIGHBOR_SHARE = 0.15  # third largest excess of the neighbors, relative to the excess of a hot pixel
+MAX_NEIGHBOR_SHARE_SINGLE = 0.05  # the same if the sample is a single pattern
+MIN_DEVIATION = 10  # standard deviations of a bad pixel's mean from the median of its surroundings
+MIN_DEVIATION_SINGLE = 30  # the same if the sample is a single pattern
+MIN_SLOPE_DEVIATION = 6  # standard deviations of a hot pixel's mean from the lines between opposite neighbors
+SIGMA_OF_75TH_PERCENTILE = 0.87  # standard deviation of a normal law over the 75th percentile of its absolute value
+MIN_PATTERNS_IN_TIME = 8  # patterns, from which on changes from pattern to pattern are used
+BAD_PIXEL_PARTS = 4  # consecutive parts of the scan, in each of which a pixel must be bad
+MIN_PART_SHARE = 0.3  # excess in each part of the scan, relative to the mean excess
+MIN_STUCK_VARIANCE = 50  # squared steps between values: sum of squared deviations of a stuck pixel's neighbors
 
 
 def find_bad_pixels(sample, quantum):
-    """(Qx, Qy) bool: single pixels far from their surroundings at all positions, or that never change."""
+    """Find single bad pixels in a sample of a scan.
+
+    Parameters
+    ----------
+    sample : numpy.ndarray, shape (n, Qx, Qy)
+        Patterns in detector units, in the order of the scan.
+    quantum : float
+        Step between values in detector units; 0 if they are continuous.
+
+    Returns
+    -------
+    numpy.ndarray of bool, shape (Qx, Qy)
+        True where a pixel is bad.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.detector.bad_pixels import find_bad_pixels
+    >>> sample = np.random.default_rng(0).poisson(20.0, (16, 24, 24))
+    >>> sample[:, 5, 7] += 100
+    >>> np.argwhere(find_bad_pixels(sample, quantum=1.0)).tolist()
+    [[5, 7]]
+    """
     n = len(sample)
     mean = sample.mean(axis=0, dtype=np.float64)
-    spread = np.zeros_like(mean)
+    variance = np.zeros_like(mean)
     for pattern in sample:
-        spread += (pattern - mean) ** 2
-    spread /= max(n - 1, 1)
-    around = median_filter(mean, 5, mode="mirror")
-    noise = median_filter(spread, 5, mode="mirror")
-    # Not the median of these: on a slope more than half of all pixels are their own surroundings' median.
-    rough = 0.87 * percentile_filter(np.abs(mean - around), 75, 5, mode="mirror")
-    error = np.sqrt(noise / n + rough**2) + (quantum or 1e-3 * rough.max()) / n
-    excess = mean - around
+        variance += (pattern - mean) ** 2
+    variance /= max(n - 1, 1)
+    noise = median_filter(variance, 5, mode="mirror")
+    bad, excess = _isolated(mean, noise, n, quantum)
+    if n >= MIN_PATTERNS_IN_TIME:
+        bad |= _above_slopes(sample, mean, noise, quantum)
 
-    # One or two of eight neighbors may be bad too; of a disk, however small, at least three are lit.
-    others = np.ones((3, 3), bool)
-    others[1, 1] = False
-    limit, share = (10, 0.15) if n > 1 else (30, 0.05)
-    third = rank_filter(excess, 5, footprint=others, mode="mirror")
-    bad = (excess > limit * error) & (third < share * excess)
-    dark = np.percentile(mean, 1)
-    if n == 1:  # nothing but its height tells such a pixel from a fine feature of the pattern
-        bad &= excess > 2 * (around - dark)
-    third = rank_filter(-excess, 5, footprint=others, mode="mirror")
-    low = (-excess > limit * error) & (third < -0.3 * excess)
-    bad |= low & (mean - dark <= 0.1 * (around - dark))
-
-    if n >= 8:
-        bad |= _off_the_line(sample, mean, noise, quantum)
-
-    # What the specimen does changes along the scan, what a pixel does not.
+    # The specimen changes along the scan, a bad pixel does not.
     x, y = np.nonzero(bad)
-    for part in np.array_split(np.arange(n), min(4, n)):
+    for part in np.array_split(np.arange(n), min(BAD_PIXEL_PARTS, n)):
         for i, j in zip(x, y, strict=True):
             window = sample[part, max(i - 2, 0) : i + 3, max(j - 2, 0) : j + 3].mean(axis=0, dtype=np.float64)
-            here = sample[part, i, j].mean(dtype=np.float64) - np.median(window)
-            bad[i, j] &= here * np.sign(excess[i, j]) > 0.3 * abs(excess[i, j])
+            part_excess = sample[part, i, j].mean(dtype=np.float64) - np.median(window)
+            bad[i, j] &= part_excess * np.sign(excess[i, j]) > MIN_PART_SHARE * abs(excess[i, j])
 
-    if n >= 8:
-        stuck = sample.min(axis=0) == sample.max(axis=0)
-        busy = rank_filter(spread, 2, footprint=others, mode="mirror")  # at most two neighbors are as dead
-        expected = n * busy > 50 * quantum**2 if quantum else np.abs(excess) > 5 * np.sqrt(busy / n)
-        saturated = (mean >= sample.max()) & (rank_filter(mean, -3, footprint=others, mode="mirror") >= mean)
-        bad |= stuck & expected & (busy > 0) & ~saturated
+    if n >= MIN_PATTERNS_IN_TIME:
+        bad |= _stuck(sample, mean, variance, excess, quantum)
     elif n > 1:
-        step = rank_filter(mean, 2, footprint=others, mode="mirror") - mean
+        step = rank_filter(mean, 2, footprint=EIGHT_NEIGHBORS, mode="mirror") - mean
         bad |= (sample.max(axis=0) == sample.min()) & (step > 5 * np.sqrt(noise / n)) & (noise > 0)
     return bad
 
 
-def _off_the_line(sample, mean, noise, quantum):
+def _isolated(mean, noise, n, quantum):
+    """Isolated pixels that differ from the median of their surroundings: (bad, excess), (Qx, Qy) each."""
+    around = median_filter(mean, 5, mode="mirror")
+    # The 75th percentile, not the median: on a slope more than half of the pixels equal their surroundings' median.
+    roughness = SIGMA_OF_75TH_PERCENTILE * percentile_filter(np.abs(mean - around), 75, 5, mode="mirror")
+    error = np.sqrt(noise / n + roughness**2) + (quantum or 1e-3 * roughness.max()) / n
+    excess = mean - around
+    # One or two of the eight neighbors may be bad, too. Of a disk, however small, at least three neighbors are lit.
+    limit, share = (MIN_DEVIATION, MAX_NEIGHBOR_SHARE) if n > 1 else (MIN_DEVIATION_SINGLE, MAX_NEIGHBOR_SHARE_SINGLE)
+    third = rank_filter(excess, 5, footprint=EIGHT_NEIGHBORS, mode="mirror")
+    bad = (excess > limit * error) & (third < share * excess)
+    dark = np.percentile(mean, 1)
+    if n == 1:  # only its brightness distinguishes a hot pixel from a fine feature of the pattern
+        bad &= excess > 2 * (around - dark)
+    third = rank_filter(-excess, 5, footprint=EIGHT_NEIGHBORS, mode="mirror")
+    low = (-excess > limit * error) & (third < -0.3 * excess)
+    bad |= low & (mean - dark <= 0.1 * (around - dark))
+    return bad, excess
+
+
+def _stuck(sample, mean, variance, excess, quantum):
+    """(Qx, Qy) bool: pixels whose value never changes although it should."""
+    n = len(sample)
+    constant = sample.min(axis=0) == sample.max(axis=0)
+    # The third lowest variance of the neighbors: at most two of them are stuck, too.
+    busy = rank_filter(variance, 2, footprint=EIGHT_NEIGHBORS, mode="mirror")
+    expected = n * busy > MIN_STUCK_VARIANCE * quantum**2 if quantum else np.abs(excess) > 5 * np.sqrt(busy / n)
+    saturated = (mean >= sample.max()) & (rank_filter(mean, -3, footprint=EIGHT_NEIGHBORS, mode="mirror") >= mean)
+    return constant & expected & (busy > 0) & ~saturated
+
+
+def _above_slopes(sample, mean, noise, quantum):
     """(Qx, Qy) bool: pixels brighter, all along the scan, than the straight lines between opposite neighbors.
 
-    On the slopes of a disk, these lines say far better than the surroundings' median what a pixel should see: a hot
-    pixel within the direct beam is found from half of the disk's brightness on.
+    On the slopes of a disk these lines predict a pixel much better than the median of its surroundings: a hot pixel in
+    the direct beam is found if it exceeds half of the disk's brightness.
     """
     excess = _above_lines(mean)
-    rough = 0.87 * percentile_filter(np.abs(excess), 75, 5, mode="mirror")
-    error = np.sqrt(1.4 * noise / len(sample) + rough**2) + (quantum or 1e-3 * rough.max()) / len(sample)
-    others = np.ones((3, 3), bool)
-    others[1, 1] = False
-    third = rank_filter(excess, 5, footprint=others, mode="mirror")
-    found = (excess > OFF_THE_LINE * error) & (third < 0.15 * excess)
-    # Five of eight neighbors are lit within a disk and on its edge; beside the brightest pixel of a small one, fewer.
-    found &= rank_filter(mean, 3, footprint=others, mode="mirror") - np.percentile(mean, 1) > 0.3 * excess
-    for x, y in np.argwhere(found):
+    roughness = SIGMA_OF_75TH_PERCENTILE * percentile_filter(np.abs(excess), 75, 5, mode="mirror")
+    error = np.sqrt(1.4 * noise / len(sample) + roughness**2) + (quantum or 1e-3 * roughness.max()) / len(sample)
+    third = rank_filter(excess, 5, footprint=EIGHT_NEIGHBORS, mode="mirror")
+    hot = (excess > MIN_SLOPE_DEVIATION * error) & (third < MAX_NEIGHBOR_SHARE * excess)
+    # In a disk and on its edge five of eight neighbors are lit; beside the brightest pixel of a small disk, fewer.
+    hot &= rank_filter(mean, 3, footprint=EIGHT_NEIGHBORS, mode="mirror") - np.percentile(mean, 1) > 0.3 * excess
+    for x, y in np.argwhere(hot):
         rows, columns = (np.abs(np.arange(i - 1, i + 2)) for i in (x, y))  # mirrored at the edges
         rows, columns = (np.where(i < m, i, 2 * (m - 1) - i) for i, m in zip((rows, columns), mean.shape, strict=True))
         window = sample[:, rows[:, None], columns]
-        parts = [part.mean(axis=0, dtype=np.float64) for part in np.array_split(window, 4)]
-        found[x, y] = min(_above_lines(part)[1, 1] for part in parts) > 0.3 * excess[x, y]
-    return found
+        parts = [part.mean(axis=0, dtype=np.float64) for part in np.array_split(window, BAD_PIXEL_PARTS)]
+        hot[x, y] = min(_above_lines(part)[1, 1] for part in parts) > MIN_PART_SHARE * excess[x, y]
+    return hot
 
 
 def _above_lines(image):
-    """An image (Qx, Qy) less the median, over the four directions, of the mean of opposite neighbors."""
+    """Subtract from an image (Qx, Qy) the median, over four directions, of the mean of opposite neighbors."""
     p = np.pad(image, 1, mode="reflect")
     rows, columns = image.shape
-    near = {(i, j): p[1 + i : 1 + i + rows, 1 + j : 1 + j + columns] for i in (-1, 0, 1) for j in (-1, 0, 1)}
-    lines = np.sort([(near[i, j] + near[-i, -j]) / 2 for i, j in ((0, 1), (1, 0), (1, 1), (1, -1))], axis=0)
+    shifted = {(i, j): p[1 + i : 1 + i + rows, 1 + j : 1 + j + columns] for i in (-1, 0, 1) for j in (-1, 0, 1)}
+    directions = (0, 1), (1, 0), (1, 1), (1, -1)
+    lines = np.sort([(shifted[i, j] + shifted[-i, -j]) / 2 for i, j in directions], axis=0)
     return image - (lines[1] + lines[2]) / 2

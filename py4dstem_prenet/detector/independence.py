@@ -1,4 +1,4 @@
-"""Whether noise is what splitting counts supposes: independent from pixel to pixel, and as large as modeled."""
+"""Check that noise is independent from pixel to pixel and as large as modeled, as splitting counts requires."""
 
 import numpy as np
 from scipy.ndimage import correlate1d, uniform_filter
@@ -6,34 +6,86 @@ from scipy.ndimage import correlate1d, uniform_filter
 from ..core import Flag
 from .noise import NoiseModel
 
-GROUPS = 32  # of pixels
-ENOUGH = 300  # electrons (or as much variance) in a group of pixels, from which its noise is judged
-SHARED, CLEARLY_SHARED = 0.85, 0.65  # fine over coarse variance: of independent noise 1, of a blur of 0.45 px 0.7
-QUIET, LOUD = 0.75, 2.0  # variance over that of the noise model, beyond which the model is wrong
+BRIGHTNESS_GROUPS = 32  # groups of pixels of similar brightness
+MIN_GROUP_ELECTRONS = 300  # electrons (or as much variance) in a group, without which its noise is not tested
+# Ratio of fine to coarse variance: 1 for independent noise, 0.7 for a blur of 0.45 px. Set on simulated detectors
+# (tests/test_checks.py), like the limits of the variance.
+MIN_INDEPENDENT_RATIO = 0.85  # below, a warning
+MIN_USABLE_RATIO = 0.65  # below, a refusal
+MIN_VARIANCE_RATIO, MAX_VARIANCE_RATIO = 0.75, 2.0  # measured variance over that of the noise model
+SECOND_DIFFERENCE = np.array([1.0, -2.0, 1.0])  # filter that cancels straight slopes of the pattern
 
 
-def judge_noise(blocks, noise: NoiseModel) -> tuple[Flag | None, Flag | None]:
-    """(what forbids, what qualifies) supposing this noise model's independent noise in these blocks, as flags.
+def check_independence(blocks, noise: NoiseModel) -> tuple[Flag | None, Flag | None]:
+    """Check whether a noise model's independent noise describes blocks of a scan.
 
-    Noise is seen in differences of neighboring positions (in single patterns where there are none), through two
-    filters that pass fine and less fine detail. Pixels are grouped by brightness. What is left of the pattern adds
-    variance, and more so through the second filter: so only too little variance in a group, too much in all dim ones,
-    and a lack of the finest detail in all of them tell of the noise.
+    Parameters
+    ----------
+    blocks : list of numpy.ndarray, shape (rx, ry, Qx, Qy)
+        Patterns of neighboring positions, detector units.
+    noise : NoiseModel
+        Noise model of the detector.
 
-    Blocks: (rx, ry, Qx, Qy) each, detector units. Qualified are detectors that now and then count one electron in two
-    pixels: every pixel is Poisson, but they are not independent.
+    Returns
+    -------
+    problem : Flag or None
+        Why the noise model must not be assumed.
+    caveat : Flag or None
+        Why results are optimistic: the detector sometimes counts one electron in two pixels, so each pixel is Poisson
+        but neighbors are not independent.
+
+    Notes
+    -----
+    Noise is measured in differences of neighboring positions (in single patterns if there are none), with two filters
+    that pass fine and coarser detail. Pixels are grouped by brightness. The pattern that remains in the differences
+    adds variance, and more through the second filter. Only these deviations are therefore attributed to the noise: too
+    little variance in one group, too much variance in all dim groups, and too little fine detail in all groups.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.detector import NoiseModel, check_independence
+    >>> counts = np.random.default_rng(0).poisson(5.0, (8, 8, 32, 32)).astype(float)
+    >>> noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((32, 32), bool), counting=True, dose=5120.0)
+    >>> check_independence([counts], noise)
+    (None, None)
+    >>> problem, caveat = check_independence([(counts + np.roll(counts, 1, -1)) / 2], noise)
+    >>> problem.name
+    'noise_correlated'
     """
     values = np.concatenate([block[..., ~noise.bad_pixels].ravel() for block in blocks])
-    problem, shared = _noise_differs(blocks, noise)
+    problem, ratio = _noise_differs(blocks, noise)
     problem = _saturated(values, noise) or problem or _clipped(values, noise)
-    return problem, Flag("shared_noise_flatters", {"ratio": float(shared)}) if shared < SHARED else None
+    caveat = Flag("shared_noise_flatters", {"ratio": float(ratio)}) if ratio < MIN_INDEPENDENT_RATIO else None
+    return problem, caveat
 
 
 def _noise_differs(blocks, noise):
-    """(what is wrong, or None; fine over coarse variance where it is nearest to 1, that of independent noise)."""
+    """(problem or None; largest ratio of fine to coarse variance of all groups, 1 for independent noise)."""
+    groups, expected, cancels = _group_variances(blocks, noise)
+    if len(groups) == 0:
+        return (Flag("few_electrons") if expected < MIN_GROUP_ELECTRONS else None), 1.0
+    ratio = min(1.0, (groups[:, 0] / groups[:, 1]).max()) if cancels else 1.0
+    if ratio < MIN_USABLE_RATIO:
+        return Flag("noise_correlated", {"ratio": float(ratio)}), ratio
+    # Shared noise reduces the fine variance, and the coarse one only little.
+    measured = groups[:, :2].max(1) / groups[:, 2]
+    if measured.min() < MIN_VARIANCE_RATIO:
+        return Flag("noise_too_small", {"ratio": float(measured.min())}), ratio
+    dim = groups[: len(groups) // 2 + 1, 0] / groups[: len(groups) // 2 + 1, 2]
+    if cancels and dim.min() > MAX_VARIANCE_RATIO:
+        return Flag("noise_too_large", {"ratio": float(dim.min())}), ratio
+    return None, ratio
+
+
+def _group_variances(blocks, noise):
+    """Variances of groups of pixels, dimmest first.
+
+    Returns (groups, 3) sums of fine, coarse and expected variance in electrons squared, the expected variance of all
+    pixels, and whether differences of neighboring positions were taken.
+    """
     total, fine, coarse, expected = np.zeros((4, *noise.bad_pixels.shape))
     count, cancels = 0, False
-    kernel = np.array([1.0, -2.0, 1.0])
     for block in blocks:
         electrons = noise.electrons(block.reshape(-1, *block.shape[2:])).reshape(block.shape)
         total += electrons.sum((0, 1), dtype=np.float64)
@@ -42,44 +94,31 @@ def _noise_differs(blocks, noise):
             cancels = True
             electrons = np.diff(electrons, axis=axis) / np.float32(np.sqrt(2))
         d = electrons.reshape(-1, *block.shape[2:])
-        fine += (correlate1d(correlate1d(d, kernel, 1), kernel, 2) ** 2).sum(0, dtype=np.float64) / 36
+        detail = correlate1d(correlate1d(d, SECOND_DIFFERENCE, 1), SECOND_DIFFERENCE, 2)
+        fine += (detail**2).sum(0, dtype=np.float64) / 36
         coarse += ((d - uniform_filter(d, (0, 3, 3))) ** 2).sum(0, dtype=np.float64) * 9 / 8
         count += len(d)
     mean = total / sum(block.shape[0] * block.shape[1] for block in blocks)
     readout = (noise.readout / noise.gain) ** 2
-    expected = count * (correlate1d(correlate1d(mean, kernel**2, 0), kernel**2, 1) / 36 + readout)
+    spread = correlate1d(correlate1d(mean, SECOND_DIFFERENCE**2, 0), SECOND_DIFFERENCE**2, 1)
+    expected = count * (spread / 36 + readout)
     order = np.argsort(np.where(noise.bad_pixels, -np.inf, uniform_filter(mean, 5)), axis=None)
     order = order[noise.bad_pixels.sum():]
-    groups = [[part.ravel()[some].sum() for part in (fine, coarse, expected)] for some in np.array_split(order, GROUPS)]
-    groups = np.array([group for group in groups if group[2] > ENOUGH])
-    if len(groups) == 0:
-        return (Flag("few_electrons") if expected.sum() < ENOUGH else None), 1.0
-    shared = min(1.0, (groups[:, 0] / groups[:, 1]).max()) if cancels else 1.0
-    if shared < CLEARLY_SHARED:
-        return Flag("noise_correlated", {"ratio": float(shared)}), shared
-    ratio = groups[:, :2].max(1) / groups[:, 2]  # shared noise takes from the fine, little from the less fine
-    if ratio.min() < QUIET:
-        return Flag("noise_too_small", {"ratio": float(ratio.min())}), shared
-    dim = groups[: len(groups) // 2 + 1, 0] / groups[: len(groups) // 2 + 1, 2]
-    if cancels and dim.min() > LOUD:
-        return Flag("noise_too_large", {"ratio": float(dim.min())}), shared
-    return None, shared
+    groups = [[part.ravel()[pixels].sum() for part in (fine, coarse, expected)]
+              for pixels in np.array_split(order, BRIGHTNESS_GROUPS)]
+    return np.array([group for group in groups if group[2] > MIN_GROUP_ELECTRONS]), expected.sum(), cancels
 
 
 def _saturated(values, noise):
-    high = values.max()
-    top = np.count_nonzero(values == high)
-    below = np.count_nonzero((values > high - 0.1 * (float(high) - noise.offset)) & (values < high))
-    if (float(high) - noise.offset) / noise.gain > 50 and top >= 4 and top > below:
-        return Flag("saturated", {"count": top, "value": float(high)})
-    return None
+    top = noise.saturated_count(values)
+    return Flag("saturated", {"count": top, "value": float(values.max())}) if top else None
 
 
 def _clipped(values, noise):
     low = values.min()
     bottom = np.count_nonzero(values == low)
     above = np.count_nonzero(values == values[values > low].min(initial=values.max()))
-    # The smallest of values that are not clipped is a rare one, in the tail of read-out noise.
+    # Without clipping the smallest value is rare, since it lies in the tail of the read-out noise.
     if not noise.counting and bottom > 0.02 * values.size and bottom > above and low < noise.offset + 0.5 * noise.gain:
         return Flag("clipped", {"percent": 100 * bottom / values.size, "value": float(low)})
     return None

@@ -1,4 +1,4 @@
-"""What one detector value means: gain, offset, read-out noise and bad pixels."""
+"""Noise model of a detector: gain, offset, read-out noise and bad pixels."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,22 +8,73 @@ from scipy.ndimage import binary_dilation
 
 from ..core import Flag, Result
 
+MIN_SATURATED_ELECTRONS = 50  # electrons of the largest value; dimmer data are not saturated
+MIN_SATURATED_VALUES = 4  # values at the largest one
+SATURATED_BAND = 0.1  # part of the range below the largest value in which fewer values lie than at it
 
-def stabilize(e, readout_e):
-    """Counts of unit variance, 2 sqrt(e + 3/8 + readout_e**2), clipped at 0. e: electrons, array or tensor.
 
-    readout_e: read-out noise in electrons, rms.
+def stabilize(electrons, readout):
+    """Transform electrons to values of unit variance.
+
+    Parameters
+    ----------
+    electrons : array_like or torch.Tensor
+        Electrons in each pixel.
+    readout : float or array_like
+        Read-out noise in electrons, rms.
+
+    Returns
+    -------
+    numpy.ndarray or torch.Tensor
+        ``2 * sqrt(electrons + 3/8 + readout**2)``, with a negative radicand clipped at 0.
+
+    Notes
+    -----
+    The generalized Anscombe transform (Anscombe, Biometrika 35, 246 (1948); Murtagh, Starck and Bijaoui 1995).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.detector import stabilize
+    >>> counts = np.random.default_rng(0).poisson(20.0, 100_000)
+    >>> round(float(stabilize(counts, readout=0.0).std()), 1)
+    1.0
     """
-    return 2 * (e + (0.375 + readout_e**2)).clip(min=0) ** 0.5
+    return 2 * (electrons + (0.375 + readout**2)).clip(min=0) ** 0.5
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class NoiseModel(Result):
-    """What one detector value means.
+    """Noise model of a detector: value = gain * Poisson(electrons) + offset + Normal(0, readout).
 
-    gain: detector units per electron. offset: units at zero electrons. readout: rms, detector units.
-    bad_pixels: (Qx, Qy) bool, True = bad. counting: `electrons` gives whole, non-negative numbers on good
-    pixels (to float32 rounding). dose: mean electrons per pattern on good pixels. flags: what a user should know.
+    Attributes
+    ----------
+    gain : float
+        Detector units per electron.
+    offset : float
+        Value at zero electrons in detector units.
+    readout : float
+        Read-out noise in detector units, rms.
+    bad_pixels : numpy.ndarray of bool, shape (Qx, Qy)
+        True where a pixel is bad.
+    counting : bool
+        Whether `electrons` returns whole, non-negative numbers on good pixels (to float32 rounding).
+    dose : float
+        Mean electrons per pattern on good pixels.
+    flags : tuple of Flag
+        Warnings about the data.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.detector import NoiseModel
+    >>> bad = np.zeros((4, 4), bool)
+    >>> bad[1, 1] = True
+    >>> noise = NoiseModel(gain=10.0, offset=100.0, readout=5.0, bad_pixels=bad, counting=False, dose=45.0)
+    >>> block = np.full((1, 4, 4), 130.0)
+    >>> block[0, 1, 1] = 9999.0
+    >>> noise.electrons(block)[0, 1].tolist()
+    [3.0, 3.0, 3.0, 3.0]
     """
 
     gain: float
@@ -36,48 +87,111 @@ class NoiseModel(Result):
 
     @property
     def summary(self) -> str:
-        """What the detector is, in a few words."""
+        """Describe the detector in a few words.
+
+        Returns
+        -------
+        str
+            Gain, offset, read-out noise, dose and number of bad pixels.
+        """
         kind = "counts electrons" if self.counting else (
-            f"gain {self.gain:.4g} units an electron, offset {self.offset:.4g}, read-out noise {self.readout:.3g} units")
+            f"gain {self.gain:.4g} units an electron, offset {self.offset:.4g}, "
+            f"read-out noise {self.readout:.3g} units")
         return f"{kind}; {self.dose:,.4g} electrons a pattern; {int(self.bad_pixels.sum())} bad pixels"
 
     def rows(self):
+        """Return the rows of the text and of the table in notebooks.
+
+        Returns
+        -------
+        list of tuple
+            Pairs of a label and a value.
+        """
         return [("detector", self.summary), *(("flag", flag.sentence) for flag in self.flags[:8])]
 
     def electrons(self, block):
-        """(n, Qx, Qy) detector units -> float32 electrons; bad pixels get the median of their good neighbors.
+        """Convert patterns to electrons and fill bad pixels.
 
-        Holes wider than a pixel are filled from their rim inward. The input is left as it is.
+        Parameters
+        ----------
+        block : array_like, shape (n, Qx, Qy)
+            Patterns in detector units; not modified.
+
+        Returns
+        -------
+        numpy.ndarray, shape (n, Qx, Qy)
+            Electrons, float32. A bad pixel gets the median of its good neighbors; larger holes are filled from their
+            rim inward.
         """
         e = np.asarray(block, dtype=np.float32)
         e = (e - np.float32(self.offset)) / np.float32(self.gain)
-        for pixels, around, middle in self._filling:
-            near = np.concatenate([e.reshape(len(e), -1), np.full((len(e), 1), np.inf, np.float32)], axis=1)
-            near = np.sort(near[:, around], axis=-1)  # what is unknown sorts to the end, as infinity
-            chosen = np.take_along_axis(near, middle[None], axis=-1)
+        for pixels, neighbors, middle in self._filling:
+            values = np.concatenate([e.reshape(len(e), -1), np.full((len(e), 1), np.inf, np.float32)], axis=1)
+            values = np.sort(values[:, neighbors], axis=-1)  # neighbors without a value are infinite, and sorted last
+            chosen = np.take_along_axis(values, middle[None], axis=-1)
             e.reshape(len(e), -1)[:, pixels] = chosen.mean(-1)
         return e
 
+    def saturated_count(self, values):
+        """Count saturated values.
+
+        Parameters
+        ----------
+        values : numpy.ndarray
+            Values in detector units.
+
+        Returns
+        -------
+        int
+            Number of values at the largest one, if they are saturated: the largest value is bright, and more values
+            equal it than lie within the next tenth of the range. Else 0.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from py4dstem_prenet.detector import NoiseModel
+        >>> noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((1, 6), bool), counting=True, dose=700.0)
+        >>> noise.saturated_count(np.array([3, 7, 255, 255, 255, 255])), noise.saturated_count(np.array([1, 2, 255]))
+        (4, 0)
+        """
+        high = values.max()
+        signal = np.float64(high) - self.offset
+        top = np.count_nonzero(values == high)
+        below = np.count_nonzero((values > high - SATURATED_BAND * signal) & (values < high))
+        saturated = signal / self.gain > MIN_SATURATED_ELECTRONS and top >= MIN_SATURATED_VALUES and top > below
+        return top if saturated else 0
+
     def variance(self, electrons):
-        """Variance in electrons**2 where `electrons` (array or tensor) are expected."""
+        """Compute the variance of a pixel.
+
+        Parameters
+        ----------
+        electrons : array_like or torch.Tensor
+            Expected electrons.
+
+        Returns
+        -------
+        numpy.ndarray or torch.Tensor
+            Variance in electrons squared.
+        """
         return electrons.clip(min=0) + (self.readout / self.gain) ** 2
 
     @cached_property
     def _filling(self):
-        """For each layer of bad pixels: (pixels, 8 neighbors each, index of the two middle known ones)."""
+        """For each layer of bad pixels: (pixels, 8 neighbors each, index of the two middle neighbors with a value)."""
         shape = self.bad_pixels.shape
-        known = ~self.bad_pixels
+        filled = ~self.bad_pixels
         layers = []
-        while known.any() and not known.all():
-            x, y = np.nonzero(~known & binary_dilation(known, np.ones((3, 3))))
+        while filled.any() and not filled.all():
+            x, y = np.nonzero(~filled & binary_dilation(filled, np.ones((3, 3))))
             steps = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if i or j]
             nx, ny = (c[:, None] + np.array(s) for c, s in zip((x, y), zip(*steps, strict=True), strict=True))
             inside = (nx >= 0) & (nx < shape[0]) & (ny >= 0) & (ny < shape[1])
             nx, ny = np.clip(nx, 0, shape[0] - 1), np.clip(ny, 0, shape[1] - 1)
-            usable = inside & known[nx, ny]
+            usable = inside & filled[nx, ny]
             count = usable.sum(1)
-            around = np.where(usable, nx * shape[1] + ny, shape[0] * shape[1])
-            layers.append((x * shape[1] + y, around, np.stack([(count - 1) // 2, count // 2], -1)))
-            known = known.copy()
-            known[x, y] = True
+            neighbors = np.where(usable, nx * shape[1] + ny, shape[0] * shape[1])
+            layers.append((x * shape[1] + y, neighbors, np.stack([(count - 1) // 2, count // 2], -1)))
+            filled = filled.copy()
+            filled[x, y] = True
         return tuple(layers)

@@ -1,19 +1,45 @@
-"""What a sample of a scan shows to be wrong with its values: sentences for the user, and what no stage can work on."""
+"""Checks of the values in a sample of a scan: unusable data are refused, doubtful data get a warning."""
 
 import numpy as np
 
 from ..core import Flag, PrenetError
 
-LARGEST = 1e15  # detector units; no detector comes near it, and sums of squares still fit into float32
-SMALLEST = 1e-30  # of the range of values; below, float32 has no digits left
-MOST = 0.5  # of all values; no pattern is so bright in so large a part
-PLENTY = 30  # electrons in the whole sample beside which none is no chance
-NO_CHANCE = 16  # lit pixels from which no two patterns are alike by chance; a few electrons may well be
-EDGE = 8  # pixels of a row or column that stop at once, from which that is no chance
+MAX_VALUE = 1e15  # detector units; no detector gives more, and sums of squares still fit into float32
+MIN_VALUE_RANGE = 1e-30  # detector units; a smaller range of values is lost in float32
+MAX_FRACTION_AT_TOP = 0.5  # of all values; no pattern is bright in a larger part of the detector
+# Set on simulated and real scans with faults of detectors and files (tests/test_detector_faults.py):
+MIN_BUSY_ELECTRONS = 30  # electrons in the whole sample; a neighbor of such a pixel is not dark by chance
+MIN_LIT_PIXELS = 16  # lit pixels in a pattern, with which two patterns are not equal by chance
+MIN_EDGE_PIXELS = 8  # pixels of a row or column, along which a sudden change is not due to chance
+MIN_FRACTION_AT_BOTTOM = 0.02  # of all values, with which data may be clipped below
+MIN_SHARED_NOISE_RATIO = 0.7  # fine over coarse variance, 1 for independent noise; below, neighbors share noise
+MIN_BENT_RATIO = 0.4  # variance of bright pixels over the expected one; below, values are not proportional to electrons
+MIN_BRIGHT_ELECTRONS = 3  # electrons in a pixel for the test of proportionality
+MIN_STUCK_PATTERNS = 8  # patterns, without which constant pixels are not unusual
 
 
 def refuse(sample):
-    """Raise PrenetError where a sample (n, Qx, Qy) holds one value only, or numbers that no detector gives."""
+    """Refuse data that hold one value only, or numbers that no detector gives.
+
+    Parameters
+    ----------
+    sample : numpy.ndarray, shape (n, Qx, Qy)
+        Patterns in detector units.
+
+    Raises
+    ------
+    PrenetError
+        If the data cannot be used.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.detector.quality import refuse
+    >>> refuse(np.zeros((4, 8, 8)))
+    Traceback (most recent call last):
+        ...
+    py4dstem_prenet.core.errors.PrenetError: The data are all zero: there is no pattern to calibrate; ...
+    """
     low, high = sample.min(), sample.max()
     if low == high:
         what = "all zero" if low == 0 else f"constant (every value is {low})"
@@ -22,19 +48,19 @@ def refuse(sample):
             "and that the beam was not blanked."
         )
     low, high = float(low), float(high)
-    if max(-low, high) > LARGEST:
+    if max(-low, high) > MAX_VALUE:
         raise PrenetError(f"The data hold values as large as {max(low, high, key=abs):.3g}, which no detector gives; "
                           "replace them, or divide the data by a constant.")
-    if high - low < SMALLEST:
+    if high - low < MIN_VALUE_RANGE:
         raise PrenetError(f"The data differ by {high - low:.3g} at most, too little for single precision; multiply "
                           "them by a constant.")
     share = np.mean(sample == sample.max())
-    if share > MOST:
+    if share > MAX_FRACTION_AT_TOP:
         raise PrenetError(f"{100 * share:.0f} % of the values are at the largest one, {high:g}: either all is "
                           "saturated, or bright is low in these data; turn them over, then (data.max() - data).")
     if sample.dtype.kind == "i":
         top = float(np.iinfo(sample.dtype).max)
-        # Dark subtraction makes small negative numbers only; single broken pixels are no reason.
+        # Dark subtraction gives small negative numbers only, and single broken pixels are tolerated.
         ends = [np.mean(sample < -top / 2), np.mean(sample > top / 2)]
         if sample.dtype.itemsize <= 2 and min(ends) > 1e-5:
             raise PrenetError(f"The data run from {low:.0f} to {high:.0f} and wrap from one to the other: unsigned "
@@ -42,19 +68,35 @@ def refuse(sample):
 
 
 def doubts(sample, moments, noise, low, high):
-    """Flags on what is wrong with a sample (n, Qx, Qy), given its `estimate._moments` and `NoiseModel`."""
+    """List warnings about a sample.
+
+    Parameters
+    ----------
+    sample : numpy.ndarray, shape (n, Qx, Qy)
+        Patterns in detector units.
+    moments : dict
+        Moments of groups of pixels, from `estimate._moments`.
+    noise : NoiseModel
+        Noise model of the sample.
+    low, high : float
+        Smallest and largest value of the sample.
+
+    Returns
+    -------
+    list of Flag
+        The warnings.
+    """
     flags = []
     v, wide = (moments[key][moments["v_wide"] > 0] for key in ("v", "v_wide"))
     half = max(len(v) // 2, 1)
-    if v[:half].mean() < 0.7 * wide[:half].mean():
+    if v[:half].mean() < MIN_SHARED_NOISE_RATIO * wide[:half].mean():
         flags.append(Flag("shared_noise", {"ratio": float(v[:half].mean() / wide[:half].mean())}))
-    top = np.count_nonzero(sample == high)
-    below = np.count_nonzero((sample > high - 0.1 * (float(high) - noise.offset)) & (sample < high))
-    saturated = (high - noise.offset) / noise.gain > 50 and top >= 4 and top > below
+    saturated = noise.saturated_count(sample)
     if saturated:
-        flags.append(Flag("saturated", {"count": top, "value": float(high)}))
+        flags.append(Flag("saturated", {"count": saturated, "value": float(high)}))
     bottom = float(np.mean(sample == low))
-    if not noise.counting and bottom > 0.02 and low < noise.offset + 0.5 * noise.gain and moments["v"][0] > 0:
+    near_zero = low < noise.offset + 0.5 * noise.gain
+    if not noise.counting and bottom > MIN_FRACTION_AT_BOTTOM and near_zero and moments["v"][0] > 0:
         flags.append(Flag("clipped", {"percent": 100 * bottom, "value": float(low)}))
     if _upside_down(sample, noise):
         flags.append(Flag("inverted"))
@@ -63,64 +105,64 @@ def doubts(sample, moments, noise, low, high):
     stuck = _unresponsive(sample, noise, saturated)
     if not saturated and stuck is None and _bent(moments, noise):
         flags.append(Flag("nonlinear"))
-    telling = [pattern.tobytes() for pattern in sample
-               if np.count_nonzero((pattern != low) & ~noise.bad_pixels) >= NO_CHANCE]
-    alike = len(telling) - len(set(telling))
-    if alike:
-        flags.append(Flag("repeated_frames", {"count": alike, "total": len(sample)}))
+    lit = [pattern.tobytes() for pattern in sample
+           if np.count_nonzero((pattern != low) & ~noise.bad_pixels) >= MIN_LIT_PIXELS]
+    copies = len(lit) - len(set(lit))
+    if copies:
+        flags.append(Flag("repeated_frames", {"count": copies, "total": len(sample)}))
     elif stuck is not None:
         flags.append(Flag("unresponsive", {"row": stuck[0], "column": stuck[1]}))
     return flags
 
 
 def _upside_down(sample, noise):
-    """Whether the middle of the mean pattern's values is near their upper end: beams are bright and small."""
+    """Whether the median of the mean pattern is near its largest values, since beams are bright and small."""
     mean = sample.mean(0, dtype=np.float64)[~noise.bad_pixels]
-    low, middle, high = np.percentile(mean, [0.1, 50, 99.9]) if mean.size else (0.0, 0.0, 0.0)
-    return middle - low > 5 * (high - middle) and middle - low > 10 * noise.readout / np.sqrt(len(sample))
+    low, median, high = np.percentile(mean, [0.1, 50, 99.9]) if mean.size else (0.0, 0.0, 0.0)
+    return median - low > 5 * (high - median) and median - low > 10 * noise.readout / np.sqrt(len(sample))
 
 
 def _wrapped(sample):
-    """Whether small values lie within a pixel of the largest ones that the type can hold, on both sides."""
+    """Whether small values lie between two pixels that have nearly the largest value of the data type."""
     if sample.dtype.kind != "u" or sample.dtype.itemsize > 2:
         return False
     top = np.iinfo(sample.dtype).max
     if sample.max() < 0.97 * top:
         return False
     large, small = sample > 0.6 * top, sample < 0.4 * top
-    found = 0
+    count = 0
     for a, b in ((large, small), (large.swapaxes(1, 2), small.swapaxes(1, 2))):
-        found = max(found, np.count_nonzero((a[:, :-2] & b[:, 1:-1] & a[:, 2:]).any(0)))
-    return found >= EDGE  # several pixels: one may be dead
+        count = max(count, np.count_nonzero((a[:, :-2] & b[:, 1:-1] & a[:, 2:]).any(0)))
+    return count >= MIN_EDGE_PIXELS  # a few pixels may be dead
 
 
 def _bent(moments, noise):
-    """Whether bright pixels scatter by much less than counting statistics and the gain of dim ones ask for."""
+    """Whether bright pixels scatter much less than counting statistics with the gain of dim pixels predict."""
     electrons = (moments["m"] - noise.offset) / noise.gain
-    bright = electrons > 3
+    bright = electrons > MIN_BRIGHT_ELECTRONS
     expected = noise.gain**2 * electrons[bright] + noise.readout**2
-    return np.count_nonzero(bright) >= 2 and np.median(moments["v"][bright] / expected) < 0.4
+    return np.count_nonzero(bright) >= 2 and np.median(moments["v"][bright] / expected) < MIN_BENT_RATIO
 
 
 def _unresponsive(sample, noise, saturated):
-    """A pixel of those that never change, where many of them border on pixels that see plenty of electrons; or None."""
-    stuck = (sample.min(0) == sample.max(0)) & ~noise.bad_pixels
-    if len(sample) < 8 or not stuck.any() or stuck.all():
+    """Find a pixel (x, y) of a group that never changes although electrons hit the adjacent pixels, or None."""
+    constant = (sample.min(0) == sample.max(0)) & ~noise.bad_pixels
+    if len(sample) < MIN_STUCK_PATTERNS or not constant.any() or constant.all():
         return None
-    seen = (sample.mean(0, dtype=np.float64) - noise.offset) / noise.gain * len(sample)
-    busy = (seen > PLENTY) & ~stuck & ~noise.bad_pixels
-    dark = stuck & (seen < 0.1 * PLENTY)
-    above, beside = np.zeros((2, *stuck.shape), bool)
+    electrons = (sample.mean(0, dtype=np.float64) - noise.offset) / noise.gain * len(sample)
+    busy = (electrons > MIN_BUSY_ELECTRONS) & ~constant & ~noise.bad_pixels
+    dark = constant & (electrons < 0.1 * MIN_BUSY_ELECTRONS)
+    above, beside = np.zeros((2, *constant.shape), bool)
     above[1:] |= dark[1:] & busy[:-1]
     above[:-1] |= dark[:-1] & busy[1:]
     beside[:, 1:] |= dark[:, 1:] & busy[:, :-1]
     beside[:, :-1] |= dark[:, :-1] & busy[:, 1:]
-    edge = np.zeros_like(stuck)
-    if max(above.sum(1).max(), beside.sum(0).max()) >= EDGE:
+    edge = np.zeros_like(constant)
+    if max(above.sum(1).max(), beside.sum(0).max()) >= MIN_EDGE_PIXELS:
         edge = above | beside
     elif not saturated:
-        edge = stuck & (seen > PLENTY)  # nothing that counts shines without any scatter
-    if edge.sum() < EDGE:
+        edge = constant & (electrons > MIN_BUSY_ELECTRONS)  # counted electrons scatter
+    if edge.sum() < MIN_EDGE_PIXELS:
         return None
-    where = np.argwhere(edge)
-    return tuple(int(n) for n in where[len(where) // 2])
+    pixels = np.argwhere(edge)
+    return tuple(int(n) for n in pixels[len(pixels) // 2])

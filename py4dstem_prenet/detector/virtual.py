@@ -1,4 +1,4 @@
-"""Virtual images: electrons on round detectors that follow the origin, in bounded memory."""
+"""Virtual images on annular detectors that follow the origin, in bounded memory."""
 
 from __future__ import annotations
 
@@ -8,14 +8,40 @@ from ..core import as_scan
 
 
 def virtual_images(data, qx0, qy0, detectors, noise, positions=None):
-    """Electrons that each pattern leaves on round detectors about its own origin: float64 (detectors, positions).
+    """Sum the electrons of each pattern over annular detectors about its own origin.
 
-    py4DSTEM's `get_virtual_image(shift_center=True)` does this for a whole scan and keeps it in the cube's tree.
+    Parameters
+    ----------
+    data : Scan, DataCube or array_like, shape (Rx, Ry, Qx, Qy)
+        The scan.
+    qx0, qy0 : array_like, shape (Rx, Ry)
+        Origins in pixels; with `positions`, those of these positions.
+    detectors : sequence of tuple
+        Inner and outer radius of each detector in pixels, the outer one excluded.
+    noise : NoiseModel
+        Noise model of the data; its bad pixels are filled.
+    positions : numpy.ndarray of int, optional
+        Flat scan positions, ascending; all by default.
 
-    Args:
-        data: (Rx, Ry, Qx, Qy), any array-like that `batches.patterns` reads, or a DataCube.
-        qx0, qy0: origins, (Rx, Ry), px. detectors: (inner, outer) radii, px, the outer left out.
-        noise: `NoiseModel`; its bad pixels are filled. positions: flat, ascending; all by default.
+    Returns
+    -------
+    numpy.ndarray, shape (detectors, positions)
+        Electrons, float64.
+
+    Notes
+    -----
+    py4DSTEM's ``get_virtual_image(shift_center=True)`` does the same for a whole scan, and stores it in the cube's
+    tree.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.detector import NoiseModel, virtual_images
+    >>> data = np.zeros((1, 2, 32, 32))
+    >>> data[..., 8, 8], data[0, 1, 8, 13] = 50.0, 7.0
+    >>> noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((32, 32), bool), counting=True, dose=53.5)
+    >>> virtual_images(data, np.full((1, 2), 8.0), np.full((1, 2), 8.0), [(0, 3), (3, 7)], noise).tolist()
+    [[50.0, 50.0], [0.0, 7.0]]
     """
     origin = np.stack([np.ravel(qx0), np.ravel(qy0)])
     count = origin.shape[1] if positions is None else len(positions)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..core import Decided, Decision, Flag, as_scan
-from ..detector import MAX_SPLIT_POSITIONS, NoiseModel, judge_noise, of_part, places, read_block, split
+from ..detector import MAX_SPLIT_POSITIONS, NoiseModel, check_independence, of_part, places, read_block, split
 from ..io import calibrations
 
 CHANCE = 13.8  # chi square of two degrees of freedom that chance exceeds once in a thousand
@@ -53,7 +53,7 @@ def check_ellipse(datacube, noise: NoiseModel | None = None, device="auto", posi
     noise = noise or calibrations.noise_of(datacube)
     where = places(scan.shape, positions, (1, 1))[0]
     block = read_block(scan, where)
-    problem, _ = judge_noise([block], noise)
+    problem, _ = check_independence([block], noise)
     if problem:
         return EllipseCheck(np.nan, np.nan, 0, Decision(False, (Flag("not_checked", {"check": "ellipse"}), problem)))
     found = [measure_ellipse(half, qx0.ravel()[where], qy0.ravel()[where], radius, of_part(noise), device=device,

@@ -31,8 +31,8 @@ from ..compute import sharing_cores
 from ..core import Ellipse, EllipseMap, Flag, PrenetError, as_scan
 from ..detector import NoiseModel, stabilize
 from ..fits import (
-    CONTINUOUS,
-    RING_ROOM,
+    MIN_RING_CONTINUITY,
+    MIN_RING_SPAN_PX,
     Pooled,
     fit_disk,
     other_center,
@@ -132,10 +132,10 @@ def judge_pooled(pooled: Pooled, radius, noise: NoiseModel, device="auto") -> El
         if np.isfinite(disk.vector).all() and np.isfinite(disk.covariance).all() and disk.edge < SPOT * disk.radius:
             sources["direct beam"] = (disk.vector, disk.covariance)
     first, last = ring_span(pooled.mean, pooled.weight > 0, pooled.center)
-    if usable_radius(pooled) > 2 * (0 if disk is None else radius) + 14 and last > first + RING_ROOM:
+    if usable_radius(pooled) > 2 * (0 if disk is None else radius) + 14 and last > first + MIN_RING_SPAN_PX:
         rings = refine_rings(pooled, start_vector=start, inner=first)
         continuity = rings.continuity
-        if continuity >= CONTINUOUS and rings.improved:
+        if continuity >= MIN_RING_CONTINUITY and rings.improved:
             sources["rings"] = (rings.vector, rings.covariance)
             if disk is not None:
                 notes += _apart(pooled, disk.center)

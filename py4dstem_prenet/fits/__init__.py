@@ -1,4 +1,4 @@
-"""Likelihood fits of single and pooled patterns: the direct disk, its edge, rings, inversion symmetry."""
+"""Fits of single and pooled patterns: the direct disk, its edge, rings, and inversion symmetry."""
 
 import lazy_loader
 

@@ -1,7 +1,7 @@
 from .beam_pixels import hot_pixels as hot_pixels
 from .disk import (
-    MARGIN as MARGIN,
-    ROUNDS as ROUNDS,
+    DISK_MARGIN_PX as DISK_MARGIN_PX,
+    LEARNING_ROUNDS as LEARNING_ROUNDS,
     Aperture as Aperture,
     DiskModel as DiskModel,
     disk_model as disk_model,
@@ -10,8 +10,8 @@ from .disk_edge import fit_disk as fit_disk
 from .inversion import other_center as other_center, symmetry as symmetry
 from .polar import to_polar as to_polar
 from .pooling import (
-    KEPT_BYTES as KEPT_BYTES,
-    SAMPLE as SAMPLE,
+    MAX_KEPT_BYTES as MAX_KEPT_BYTES,
+    MIN_POOLED_POSITIONS as MIN_POOLED_POSITIONS,
     Pooled as Pooled,
     pool as pool,
     pool_arrays as pool_arrays,
@@ -19,8 +19,8 @@ from .pooling import (
     worth_keeping as worth_keeping,
 )
 from .ring_fit import (
-    CONTINUOUS as CONTINUOUS,
-    RING_ROOM as RING_ROOM,
+    MIN_RING_CONTINUITY as MIN_RING_CONTINUITY,
+    MIN_RING_SPAN_PX as MIN_RING_SPAN_PX,
     refine_rings as refine_rings,
     ring_span as ring_span,
 )

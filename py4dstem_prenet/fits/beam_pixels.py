@@ -1,8 +1,8 @@
-"""Hot pixels in the direct beam, too weak for `noise.py` to tell from its contrast: origins follow them all the same.
+"""Hot pixels in the direct beam that are too weak for `detector.bad_pixels` but bias the origins.
 
-What the model of the disk leaves of a sample of patterns is summed by detector pixel. Where that model is not quite
-right, an edge of another form or a line, pixels of like distance from the edge are off alike, or what is off moves with
-the beam. A hot pixel stands out of that, alone, all along the scan.
+The residuals of the disk model are summed by detector pixel over a sample of patterns. Where the model is not exact (an
+edge of another shape, a line in the disk), pixels at a similar distance from the edge have a similar residual, or the
+residual moves with the beam. A hot pixel has an excess over such pixels, is isolated, and is hot throughout the scan.
 """
 
 from __future__ import annotations
@@ -15,99 +15,135 @@ from numpy.lib.stride_tricks import sliding_window_view
 from scipy.ndimage import rank_filter
 
 from ..core import ellipse_matrix
-from ..detector import NoiseModel
+from ..detector import EIGHT_NEIGHBORS, NoiseModel
 from .disk import Aperture, disk_model
 from .windows import electron_windows
 
-FEWEST = 8  # patterns
-PARTS = 4  # of the scan, in each of which a pixel must be hot
-SIGMAS = 7.0  # of noise and misfit together, by which it stands out
-WEAKEST = 0.04  # of the disk's brightness: less moves no origin by a hundredth of a pixel
-ELECTRONS = 30  # more in the whole sample than others have: of fewer, chance knows more than sigmas do
-PART = 0.3  # of its excess, that each part of the scan shows at least, and all but one of its neighbors at most
-MOST = 0.05  # of the disk's pixels: more are no hot pixels, but something that the model does not know
+# Set on simulated scans with and without hot pixels (tests/test_hot_pixels.py):
+MIN_HOT_PIXEL_PATTERNS = 8  # patterns in the sample; with fewer none is searched for
+HOT_PIXEL_PARTS = 4  # consecutive parts of the scan, in each of which a pixel must be hot
+MIN_HOT_PULL = 7.0  # excess of a hot pixel, in units of noise and misfit added in quadrature
+MIN_HOT_LEVEL = 0.04  # excess in units of the disk's brightness; less moves an origin by less than 0.01 px
+MIN_HOT_ELECTRONS = 30  # excess in electrons over the whole sample; below, the noise is not normal
+MIN_HOT_SHARE = 0.3  # share of the mean excess: each part of the scan has more, all neighbors but one have less
+MAX_HOT_FRACTION = 0.05  # hot pixels relative to the pixels of the disk; more show that the model is wrong
+SIMILAR_WINDOW_RADII = 2.5  # a pixel is compared with 2 * 2.5 radii (in pixels) others at a similar distance
 
 
-def hot_pixels(patterns, around, noise: NoiseModel, aperture: Aperture, limit: float, device: str):
-    """(Qx, Qy) bool: pixels that are hot throughout a sample of patterns (n, Qx, Qy), detector units, in scan order.
+def hot_pixels(patterns, positions, noise: NoiseModel, aperture: Aperture, max_misfit: float, device: str):
+    """Find pixels that are hot throughout a sample of patterns.
 
-    around: (n, 2), where the beam is, roughly. aperture: what was learned, in pixels. limit: misfit up to which it
-    describes a disk.
+    Parameters
+    ----------
+    patterns : numpy.ndarray, shape (n, Qx, Qy)
+        Patterns in detector units, in the order of the scan.
+    positions : numpy.ndarray, shape (n, 2)
+        Approximate positions of the direct beam in pixels.
+    noise : NoiseModel
+        Noise model of the detector.
+    aperture : Aperture
+        Aperture learned from the scan, in pixels.
+    max_misfit : float
+        Patterns whose `DiskPositions.misfit` is larger are left out.
+    device : str
+        Device on which the disk is fitted.
+
+    Returns
+    -------
+    numpy.ndarray of bool, shape (Qx, Qy)
+        True where a pixel is hot; all False if there are more than the model can explain.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.detector import NoiseModel
+    >>> from py4dstem_prenet.fits import Aperture, hot_pixels
+    >>> x, y = np.indices((32, 32)) - 15
+    >>> mean = np.clip(5.5 - np.hypot(x, y), 0, 1) * 50.0 + 0.1
+    >>> mean[20, 15] += 20  # on the edge of the disk
+    >>> patterns = np.random.default_rng(0).poisson(mean, (64, 32, 32))
+    >>> noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((32, 32), bool), counting=True, dose=mean.sum())
+    >>> aperture = Aperture(5.0, 0.1, (0.0, 0.0), (0.01, 0.01))
+    >>> np.argwhere(hot_pixels(patterns, np.full((64, 2), 15.0), noise, aperture, 5.0, "cpu")).tolist()
+    [[20, 15]]
     """
-    found = np.zeros(patterns.shape[1:], bool)
-    if len(patterns) < FEWEST:
-        return found
-    half = disk_model(aperture, device).side // 2 + 1  # nothing is looked at but where windows are
-    low = (np.floor(around.min(0)).astype(int) - half).clip(0)
-    box = tuple(slice(a, b + half + 1) for a, b in zip(low, np.ceil(around.max(0)).astype(int), strict=True))
-    patterns, around = patterns[(slice(None), *box)], around - low
-    noise, none = replace(noise, bad_pixels=noise.bad_pixels[box]), found[box].copy()
-    sums, *beam = _surplus(patterns, around, noise, aperture, limit, device)
-    hot = _standing_out(sums, *beam, aperture)
-    if not hot.any():  # one may spoil what the model says of all others
+    hot_map = np.zeros(patterns.shape[1:], bool)
+    if len(patterns) < MIN_HOT_PIXEL_PATTERNS:
+        return hot_map
+    half = disk_model(aperture, device).side // 2 + 1  # only the part of the detector that windows cover is examined
+    low = (np.floor(positions.min(0)).astype(int) - half).clip(0)
+    box = tuple(slice(a, b + half + 1) for a, b in zip(low, np.ceil(positions.max(0)).astype(int), strict=True))
+    patterns, positions = patterns[(slice(None), *box)], positions - low
+    noise = replace(noise, bad_pixels=noise.bad_pixels[box])
+    sums, *beam = _residual_sums(patterns, positions, noise, aperture, max_misfit, device)
+    hot = _find_outliers(sums, *beam, aperture)
+    if not hot.any():  # the strongest pixel may bias the fit, and so hide itself: repeat the fit without it
         score, information, _ = sums.sum(1)
-        strongest = np.unravel_index(np.argmax(score.clip(0) ** 2 / information.clip(1e-12)), none.shape)
-        one = none.copy()
-        one[strongest] = True
-        without = replace(noise, bad_pixels=noise.bad_pixels | one)
-        others, *beam = _surplus(patterns, around, without, aperture, limit, device)
-        hot = _standing_out(np.where(one, sums, others), *beam, aperture) & one
-    if hot.sum() <= max(1, MOST * np.pi * aperture.radius**2):
-        found[box] = hot
-    return found
+        strongest = np.zeros(hot.shape, bool)
+        strongest[np.unravel_index(np.argmax(score.clip(0) ** 2 / information.clip(1e-12)), hot.shape)] = True
+        without = replace(noise, bad_pixels=noise.bad_pixels | strongest)
+        sums_without, *beam = _residual_sums(patterns, positions, without, aperture, max_misfit, device)
+        hot = _find_outliers(np.where(strongest, sums, sums_without), *beam, aperture) & strongest
+    if hot.sum() <= max(1, MAX_HOT_FRACTION * np.pi * aperture.radius**2):
+        hot_map[box] = hot
+    return hot_map
 
 
-def _standing_out(sums, center, level, aperture):
-    """(Qx, Qy) bool: where pixels give clearly more than others of like distance from the edge, each alone."""
+def _find_outliers(sums, center, level, aperture):
+    """(Qx, Qy) bool: isolated pixels with a clear excess over pixels at a similar distance from the edge."""
     _, information, count = sums.sum(1)
-    seen = information > 0
-    usual, scatter, excess, spread = np.zeros((4, *seen.shape))
-    if not seen.any():
-        return seen
-    excess[seen] = sums[0].sum(0)[seen] / information[seen]
-    spread[seen] = information[seen] ** -0.5
-    distance = np.hypot(*np.linalg.solve(ellipse_matrix(aperture.vector), (np.argwhere(seen) - center).T))
-    usual[seen], scatter[seen] = _alike(excess[seen], distance, 2 * int(2.5 * aperture.radius) + 1)
-    excess -= usual
-    hot = seen & (excess > np.maximum(SIGMAS * np.hypot(spread, scatter), WEAKEST * level))
-    hot &= (excess * count > ELECTRONS) & (count > count.max() / 2)  # elsewhere it is dark enough for `noise.py`
-    neighbors = np.ones((3, 3), bool)
-    neighbors[1, 1] = False
-    hot &= rank_filter(excess, 6, footprint=neighbors, mode="constant") < PART * excess
+    measured = information > 0
+    expected, scatter, excess, sigma = np.zeros((4, *measured.shape))
+    if not measured.any():
+        return measured
+    excess[measured] = sums[0].sum(0)[measured] / information[measured]
+    sigma[measured] = information[measured] ** -0.5
+    distance = np.hypot(*np.linalg.solve(ellipse_matrix(aperture.vector), (np.argwhere(measured) - center).T))
+    similar = 2 * int(SIMILAR_WINDOW_RADII * aperture.radius) + 1
+    expected[measured], scatter[measured] = _running_median(excess[measured], distance, similar)
+    excess -= expected
+    hot = measured & (excess > np.maximum(MIN_HOT_PULL * np.hypot(sigma, scatter), MIN_HOT_LEVEL * level))
+    # Pixels that few windows cover lie outside the beam, where `detector.bad_pixels` finds them.
+    hot &= (excess * count > MIN_HOT_ELECTRONS) & (count > count.max() / 2)
+    hot &= rank_filter(excess, 6, footprint=EIGHT_NEIGHBORS, mode="constant") < MIN_HOT_SHARE * excess
     for x, y in np.argwhere(hot):
-        score, known = sums[:2, sums[1, :, x, y] > 0, x, y]
-        hot[x, y] = (score / known).min() - usual[x, y] > PART * excess[x, y]
+        score, part_information = sums[:2, sums[1, :, x, y] > 0, x, y]
+        hot[x, y] = (score / part_information).min() - expected[x, y] > MIN_HOT_SHARE * excess[x, y]
     return hot
 
 
-def _surplus(patterns, around, noise, aperture, limit, device):
-    """Sums (3, PARTS, Qx, Qy) of score, information and windows; the beam's middle, pixels, and its level."""
+def _residual_sums(patterns, positions, noise, aperture, max_misfit, device):
+    """Sum the residuals of the disk model by detector pixel.
+
+    Returns the sums (3, HOT_PIXEL_PARTS, Qx, Qy) of score, information and number of windows, the median position of
+    the beam in pixels, and the median brightness of the disk in electrons per pixel.
+    """
     model, shape = disk_model(aperture, device), patterns.shape[1:]
-    electrons, good, middle = electron_windows(patterns, around, model.side, noise)
-    start, readout = torch.from_numpy(around - middle).float(), noise.readout / noise.gain
+    electrons, good, middle = electron_windows(patterns, positions, model.side, noise)
+    start, readout = torch.from_numpy(positions - middle).float(), noise.readout / noise.gain
     with torch.inference_mode():
         electrons, good = electrons.to(device), good.to(device)
         fitted = model.fit(electrons, good, start.to(device), readout)
-        some = (fitted.misfit <= limit).cpu().numpy()
+        is_disk = (fitted.misfit <= max_misfit).cpu().numpy()
         score, information, level = (a.cpu().numpy() for a in model.surplus(electrons, good, fitted, readout))
     kept = np.argwhere(model.keep.reshape(model.side, model.side).numpy()) - (model.side - 1) // 2
-    at = np.rint(middle).astype(int)[:, None] + kept
-    there = ((at >= 0) & (at < shape)).all(2) & some[:, None]
-    part = np.broadcast_to(np.arange(len(at))[:, None] * PARTS // len(at), there.shape)
-    where = np.ravel_multi_index((part[there], *at[there].T), (PARTS, *shape))
-    size = PARTS * shape[0] * shape[1]
-    sums = [np.bincount(where, a[there], size).reshape(PARTS, *shape)
-            for a in (score, information, np.ones_like(score))]
+    pixel = np.rint(middle).astype(int)[:, None] + kept
+    on_detector = ((pixel >= 0) & (pixel < shape)).all(2) & is_disk[:, None]
+    part = np.broadcast_to(np.arange(len(pixel))[:, None] * HOT_PIXEL_PARTS // len(pixel), on_detector.shape)
+    flat_index = np.ravel_multi_index((part[on_detector], *pixel[on_detector].T), (HOT_PIXEL_PARTS, *shape))
+    size = HOT_PIXEL_PARTS * shape[0] * shape[1]
+    sums = [np.bincount(flat_index, values[on_detector], size).reshape(HOT_PIXEL_PARTS, *shape)
+            for values in (score, information, np.ones_like(score))]
     center = np.median(fitted.position.cpu().numpy() + middle, 0)
-    return np.stack(sums), center, np.median(level[some]) if some.any() else np.inf
+    return np.stack(sums), center, np.median(level[is_disk]) if is_disk.any() else np.inf
 
 
-def _alike(values, distance, count):
-    """Median of the `count` values of the most like distance, and their scatter, for each of values (n,)."""
+def _running_median(values, distance, count):
+    """Median of the `count` values nearest in distance, and their scatter (1 sigma), for each of values (n,)."""
     count = min(max(count, 9), 2 * ((len(values) - 1) // 2) + 1)
     order = np.argsort(distance, kind="stable")
-    near = sliding_window_view(np.pad(values[order], count // 2, mode="reflect"), count)
-    middle = np.median(near, 1)
+    similar = sliding_window_view(np.pad(values[order], count // 2, mode="reflect"), count)
+    median = np.median(similar, 1)
     out = np.empty((2, len(values)))
-    out[:, order] = middle, 1.4826 * np.median(np.abs(near - middle[:, None]), 1)
+    out[:, order] = median, 1.4826 * np.median(np.abs(similar - median[:, None]), 1)
     return out

@@ -1,16 +1,16 @@
-"""The direct disk in single patterns, by maximum likelihood, with whatever contrast is inside it.
+"""Maximum-likelihood fit of the direct disk in single patterns, with dynamical contrast inside the disk.
 
-A network answers within a few hundredths of a pixel and no better, and a plain disk fitted to a pattern is
-pulled by the dynamical contrast inside real disks, however many electrons there are. Here a window of a pattern is
+A network locates the disk to a few hundredths of a pixel, and a uniform disk fitted to a pattern is biased by the
+dynamical contrast inside real disks, at any dose. Here the expected counts in a window of a pattern are
 
     expected(q) = A(q - q0) c(q) + b(q),
 
-with A the aperture as this detector sees it (radius, blur, ellipse; a uniform edge averaged over a pixel), c a
-polynomial, and b a plane. The position is what moves the edge; c absorbs what is inside. How strong c may be is
-learned from the scan itself: each degree of c has a Gaussian prior whose width follows from the evidence
-(MacKay, Neural Computation 4, 415 (1992), eq. 4.8), so that at low dose the disk is flat and nothing is paid
-for freedom that is not used, and at high dose it is free. Poisson likelihood by iteratively reweighted
-Gauss-Newton steps; the covariance is the inverse of the information matrix, contrast marginalized.
+where A is the aperture as the detector sees it (radius, blur, ellipse; a uniform edge averaged over a pixel), c a
+polynomial (the contrast), and b a plane (the background). The position q0 moves the edge; c absorbs the contrast. The
+amplitude of c is learned from the scan: each degree of c has a Gaussian prior whose width maximizes the evidence
+(MacKay, Neural Computation 4, 415 (1992), eq. 4.8). At low dose the disk is therefore uniform and the unused terms do
+not increase the variance; at high dose the contrast is free. The Poisson likelihood is maximized by iteratively
+reweighted Gauss-Newton steps. The covariance is the inverse of the information matrix, with the contrast marginalized.
 """
 
 from __future__ import annotations
@@ -18,28 +18,43 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import pi
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from ..core import ellipse_matrix
 
-MARGIN = 3.0  # pixels around the disk that are fitted with it
-SLACK = 1.5  # pixels that a position may lie from the middle of its window
-HIGHEST = 6  # degree of the contrast
-STEPS = 4  # Gauss-Newton steps; some 0.3 px from the solution two are enough
-ROUNDS = 5  # in which aperture and contrast are learned
-NARROWEST = 0.05  # blur, pixels: what is left of an edge that one pixel's size hides
-WEAKEST = 0.03  # least expected counts in a pixel, of the disk's level: no pixel's weight is boundless
-PRIOR = 1.0  # pixels around the start: keeps a disk that hardly shows from wandering off
+DISK_MARGIN_PX = 3.0  # pixels around the disk that are fitted with it, to determine the background
+MAX_START_OFFSET_PX = 1.5  # pixels between a position and the middle of its window, for which windows are made
+MAX_CONTRAST_DEGREE = 6  # polynomial degree of the contrast
+GAUSS_NEWTON_STEPS = 4  # from 0.3 px off two steps converge; the others are a reserve
+LEARNING_ROUNDS = 5  # rounds in which aperture and contrast are learned from a sample
+MIN_BLUR_PX = 0.05  # pixels, 1 sigma: a sharper edge looks the same, since a pixel averages over its area
+MIN_EXPECTED_FRACTION = 0.03  # of the disk's level: lower bound of the expected counts in weights, a safeguard
+POSITION_PRIOR_PX = 1.0  # pixels, 1 sigma about the start: keeps the fit of a very weak disk near its start
 
 
 @dataclass(frozen=True)
 class Aperture:
     """The direct disk as the detector sees it.
 
-    radius, blur (of the edge, one sigma, a pixel's own size left out): pixels. vector: of the ellipse.
-    contrast: relative amplitude of each degree of the contrast inside, degree 1 first; empty where not yet learned.
+    Attributes
+    ----------
+    radius : float
+        Radius in pixels.
+    blur : float
+        Blur of the edge in pixels, 1 sigma, without the averaging over a pixel.
+    vector : tuple of float
+        Ellipse vector (eps cos 2 theta, eps sin 2 theta).
+    contrast : tuple of float
+        Relative amplitude of each degree of the contrast inside the disk, degree 1 first; empty if not yet learned.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.fits import Aperture
+    >>> Aperture(radius=8.0, blur=0.4, vector=(0.0, 0.0)).binned(2)
+    Aperture(radius=4.0, blur=0.2, vector=(0.0, 0.0), contrast=())
     """
 
     radius: float
@@ -49,22 +64,69 @@ class Aperture:
 
     @property
     def edge(self) -> float:
-        """Width of the edge, one sigma, the size of a pixel included."""
+        """Width of the edge with the averaging over a pixel.
+
+        Returns
+        -------
+        float
+            Standard deviation in pixels.
+        """
         return float(np.hypot(self.blur, 12**-0.5))
 
     def binned(self, bins: int) -> Aperture:
-        return replace(self, radius=self.radius / bins, blur=max(self.blur / bins, NARROWEST))
+        """Return the aperture on patterns binned by `bins`.
+
+        Parameters
+        ----------
+        bins : int
+            Side of a bin in pixels.
+
+        Returns
+        -------
+        Aperture
+            The aperture in units of bins.
+        """
+        return replace(self, radius=self.radius / bins, blur=max(self.blur / bins, MIN_BLUR_PX))
 
     def unbinned(self, bins: int) -> Aperture:
+        """Return the aperture on the original patterns; the inverse of `binned`.
+
+        Parameters
+        ----------
+        bins : int
+            Side of a bin in pixels.
+
+        Returns
+        -------
+        Aperture
+            The aperture in units of pixels.
+        """
         return replace(self, radius=self.radius * bins, blur=self.blur * bins)
 
 
 @dataclass(frozen=True)
 class DiskPositions:
-    """position (n, 2), pixels from the window's middle; covariance (n, 2, 2); misfit (n,), mean squared residual
-    in units of what counting allows (below 1 where a pixel has less than an electron); strength (n,), of the disk
-    above its surroundings, in its own sigmas; contrast (n, terms) and its variances, relative to the level;
-    curvature (n, 2, 2) and slope (n, 2): information on (radius, blur)."""
+    """Result of `DiskModel.fit` for n windows.
+
+    Attributes
+    ----------
+    position : torch.Tensor, shape (n, 2)
+        Position of the disk in pixels from the middle of the window.
+    covariance : torch.Tensor, shape (n, 2, 2)
+        Covariance of the position, square pixels.
+    misfit : torch.Tensor, shape (n,)
+        Mean squared residual in units of the expected variance. Below 1 where a pixel has less than one electron.
+    strength : torch.Tensor, shape (n,)
+        Brightness of the disk above its surroundings in units of its standard deviation.
+    contrast : torch.Tensor, shape (n, terms)
+        Coefficients of the contrast relative to the level of the disk.
+    contrast_variance : torch.Tensor, shape (n, terms)
+        Variances of `contrast`.
+    curvature : torch.Tensor, shape (n, 2, 2)
+        Information on (radius, blur); zero without ``learn=True``.
+    slope : torch.Tensor, shape (n, 2)
+        Gradient of the log likelihood with respect to (radius, blur); zero without ``learn=True``.
+    """
 
     position: torch.Tensor
     covariance: torch.Tensor
@@ -76,22 +138,79 @@ class DiskPositions:
     slope: torch.Tensor
 
 
-def _terms(u, v, degree):
+class _ApertureValues(NamedTuple):
+    """The aperture A, (n, pixels) each, and its derivatives."""
+
+    value: torch.Tensor
+    move_x: torch.Tensor  # to the position
+    move_y: torch.Tensor
+    radial: torch.Tensor  # to the radius
+    blurring: torch.Tensor  # to the blur
+
+
+def _monomials(u, v, degree):
     return torch.stack([u ** (n - k) * v**k for n in range(degree + 1) for k in range(n + 1)], -1)
 
 
 def highest_degree(radius: float) -> int:
-    """As many terms as half of the disk's pixels can tell apart."""
+    """Choose the highest degree of the contrast that a disk can determine.
+
+    Parameters
+    ----------
+    radius : float
+        Radius of the disk in pixels.
+
+    Returns
+    -------
+    int
+        The degree, 1 to MAX_CONTRAST_DEGREE; there are at most half as many terms as pixels in the disk.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.fits.disk import highest_degree
+    >>> [highest_degree(radius) for radius in (1.5, 3.0, 10.0)]
+    [1, 3, 6]
+    """
     degree = 1
-    while degree < HIGHEST and (degree + 2) * (degree + 3) / 2 <= pi * radius**2 / 2:
+    while degree < MAX_CONTRAST_DEGREE and (degree + 2) * (degree + 3) / 2 <= pi * radius**2 / 2:
         degree += 1
     return degree
 
 
 class DiskModel:
-    """The matrices that an aperture needs, made once; `fit` then takes batches of windows.
+    """Model of the direct disk with an aperture; fits batches of windows.
 
-    side: of the windows, pixels (odd; the middle is a pixel's centre).
+    The matrices that depend on the aperture alone are computed once.
+
+    Parameters
+    ----------
+    aperture : Aperture
+        The aperture.
+    device : str or torch.device, optional
+        Device on which windows are fitted.
+
+    Attributes
+    ----------
+    aperture : Aperture
+        The aperture.
+    degree : int
+        Degree of the contrast.
+    side : int
+        Side of the windows in pixels; odd, so that the middle is the center of a pixel.
+    keep : torch.Tensor of bool, shape (side * side,)
+        Pixels of a window that are fitted.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from py4dstem_prenet.fits import Aperture, DiskModel
+    >>> model = DiskModel(Aperture(radius=4.0, blur=0.3, vector=(0.0, 0.0), contrast=(0.01, 0.01)))
+    >>> axis = torch.arange(model.side) - model.side // 2
+    >>> x, y = torch.meshgrid(axis - 0.3, axis + 0.2, indexing="ij")  # a disk at (0.3, -0.2)
+    >>> electrons = 1000 * torch.sigmoid(6 * (4 - torch.hypot(x, y)))[None]
+    >>> fitted = model.fit(electrons, torch.ones_like(electrons, dtype=bool), torch.zeros(1, 2), readout=0.0)
+    >>> [round(q, 1) for q in fitted.position[0].tolist()]
+    [0.3, -0.2]
     """
 
     def __init__(self, aperture: Aperture, device="cpu"):
@@ -99,24 +218,24 @@ class DiskModel:
         radius = aperture.radius
         self.degree = len(aperture.contrast) or highest_degree(radius)
         self.inverse = torch.linalg.inv(ellipse_matrix(torch.tensor(np.asarray(aperture.vector)))).float()
-        reach = radius * (1 + np.hypot(*aperture.vector)) ** 0.5
-        half = int(np.ceil(reach + MARGIN + SLACK))
+        semi_major = radius * (1 + np.hypot(*aperture.vector)) ** 0.5
+        half = int(np.ceil(semi_major + DISK_MARGIN_PX + MAX_START_OFFSET_PX))
         self.side = 2 * half + 1
         axis = torch.arange(-half, half + 1, dtype=torch.float32)
         x, y = torch.meshgrid(axis, axis, indexing="ij")
         ideal = torch.stack([x, y], -1) @ self.inverse.T
         distance = ideal.norm(dim=-1)
-        self.keep = (distance < radius + MARGIN).flatten()
+        self.keep = (distance < radius + DISK_MARGIN_PX).flatten()
         u, v = (ideal / radius / (distance / radius).clamp_min(1)[..., None]).view(-1, 2)[self.keep].unbind(1)
         self.x, self.y = x.flatten()[self.keep].to(device), y.flatten()[self.keep].to(device)
         inside = torch.linspace(-1, 1, 61, dtype=torch.float64)
         inside = torch.stack(torch.meshgrid(inside, inside, indexing="ij"), -1).view(-1, 2)
-        inside = _terms(*inside[inside.norm(dim=1) < 1].unbind(1), self.degree)
-        # Orthonormal on the disk, and no term reaches into one of lower degree.
+        inside = _monomials(*inside[inside.norm(dim=1) < 1].unbind(1), self.degree)
+        # The terms are orthonormal on the disk, and a term has no part in those of lower degree.
         mix = torch.linalg.inv(torch.linalg.cholesky(inside.T @ inside / len(inside))).T.float()
-        self.terms = (_terms(u, v, self.degree) @ mix).to(device)
+        self.terms = (_monomials(u, v, self.degree) @ mix).to(device)
         self.degrees = torch.tensor([n for n in range(self.degree + 1) for _ in range(n + 1)], device=device)
-        self.plane = _terms(self.x / (radius + MARGIN), self.y / (radius + MARGIN), 1)
+        self.plane = _monomials(self.x / (radius + DISK_MARGIN_PX), self.y / (radius + DISK_MARGIN_PX), 1)
         self.pairs = torch.triu_indices(self.terms.shape[1], self.terms.shape[1], device=device)
         self.term_pairs = self.terms[:, self.pairs[0]] * self.terms[:, self.pairs[1]]
         self.plane_pairs = (self.plane[:, :, None] * self.plane[:, None]).flatten(1)
@@ -124,47 +243,68 @@ class DiskModel:
         self.inverse = self.inverse.to(device)
         self.contrast = torch.tensor([1.0, *(aperture.contrast or [0.4] * self.degree)], device=device)
 
-    def _aperture(self, position):
-        """A (n, pixels), its derivatives to position (n, pixels, 2), to radius and to blur."""
+    def _aperture(self, position) -> _ApertureValues:
+        """Compute the aperture at positions (n, 2), and its derivatives."""
         m = self.inverse
         radius, blur = self.aperture.radius, self.aperture.blur
-        # A pixel is four points, each with the blur of a quarter pixel: of a square's moments, the second and fourth.
+        # A pixel is sampled at four points, each with the blur of a quarter pixel, which reproduces the second and
+        # fourth moments of a square.
         width = float(np.hypot(blur, 48**-0.5))
-        value, move_x, move_y, steep, soft = 0, 0, 0, 0, 0
+        value, move_x, move_y, radial, blurring = 0, 0, 0, 0, 0
         for sx in (-0.25, 0.25):
             for sy in (-0.25, 0.25):
                 dx, dy = self.x + sx - position[:, :1], self.y + sy - position[:, 1:]
                 u, v = dx * m[0, 0] + dy * m[0, 1], dx * m[1, 0] + dy * m[1, 1]
                 distance = torch.hypot(u, v).clamp_min(1e-6)
-                # Beyond 5.5 sigma nothing happens, and products too small for float32 would cost much time.
+                # Beyond 5.5 sigma the edge is flat; denormal float32 products there would cost much time.
                 t = ((distance - radius) / width).clamp(-5.5, 5.5)
                 bell = (-0.5 * t.square()).exp() * (0.25 * (2 * pi) ** -0.5 / width)
                 value = value + 0.125 * torch.erfc(t * 0.5**0.5)
                 along = bell / distance
                 move_x = move_x + along * (u * m[0, 0] + v * m[1, 0])
                 move_y = move_y + along * (u * m[0, 1] + v * m[1, 1])
-                steep, soft = steep + bell, soft + bell * t
-        return value, move_x, move_y, steep, soft * (blur / width)
+                radial, blurring = radial + bell, blurring + bell * t
+        return _ApertureValues(value, move_x, move_y, radial, blurring * (blur / width))
+
+    def _kept_pixels(self, electrons, good):
+        """Return the fitted pixels of windows, (n, pixels), and 1 where they are good, else 0."""
+        n = len(electrons)
+        return electrons.reshape(n, -1)[:, self.keep], good.reshape(n, -1)[:, self.keep].to(electrons.dtype)
+
+    def _weight(self, expected, level, good, readout):
+        """Inverse variance of the counts in each pixel, zero for bad pixels."""
+        return good / (expected.clamp_min(MIN_EXPECTED_FRACTION * level[:, None]) + readout**2 + 1e-3)
 
     def fit(self, electrons, good, start, readout: float, learn: bool = False) -> DiskPositions:
-        """Fit a batch of windows.
+        """Fit the disk in a batch of windows.
 
-        Args:
-            electrons: (n, side, side); good: the same, bool. start: (n, 2), pixels from the window's middle.
-            readout: electrons rms in a pixel.
-            learn: also fill curvature and slope (else they are zero).
+        Parameters
+        ----------
+        electrons : torch.Tensor, shape (n, side, side)
+            Windows in electrons.
+        good : torch.Tensor of bool, shape (n, side, side)
+            True where a pixel is used.
+        start : torch.Tensor, shape (n, 2)
+            Start positions in pixels from the middle of the window.
+        readout : float
+            Read-out noise in electrons, rms.
+        learn : bool, optional
+            Whether to compute `curvature` and `slope`, which `learned` needs.
+
+        Returns
+        -------
+        DiskPositions
+            Positions, covariances and quality of the fits.
         """
-        n, terms, planes = len(electrons), self.terms.shape[1], 3
-        first, last = 2, 2 + terms
-        counts = electrons.reshape(n, -1)[:, self.keep]
-        good = good.reshape(n, -1)[:, self.keep].to(counts.dtype)
+        n, terms, planes = len(electrons), self.terms.shape[1], self.plane.shape[1]
+        first_term, first_plane = 2, 2 + terms  # the unknowns: position, terms of the contrast, plane
+        counts, good = self._kept_pixels(electrons, good)
         counts = counts * good
         position, coefficients = start, None
-        prior = torch.zeros(last + planes, device=counts.device)
-        prior[first + 1 : last] = self.contrast[self.degrees[1:]] ** -2
-        i, j = self.pairs
-        for _ in range(STEPS):
-            value, move_x, move_y, steep, soft = self._aperture(position)
+        prior = torch.zeros(first_plane + planes, device=counts.device)
+        prior[first_term + 1 : first_plane] = self.contrast[self.degrees[1:]] ** -2
+        for _ in range(GAUSS_NEWTON_STEPS):
+            value, move_x, move_y, radial, blurring = self._aperture(position)
             if coefficients is None:
                 level, around = (_mean(counts, good * part) for part in (value > 0.5, value < 0.02))
                 level = level.clamp_min(1e-3)
@@ -173,63 +313,94 @@ class DiskModel:
                 coefficients[:, terms] = around.clamp_min(0)
             inside = coefficients[:, :terms] @ self.terms.T
             expected = value * inside + coefficients[:, terms:] @ self.plane.T
-            weight = good / (expected.clamp_min(WEAKEST * level[:, None]) + readout**2 + 1e-3)
-            bright = inside.clamp_min(0)  # an edge between negative brightness and nothing would be none
+            weight = self._weight(expected, level, good, readout)
+            bright = inside.clamp_min(0)  # the edge of a region of negative brightness must not move the position
             move_x, move_y = bright * move_x, bright * move_y
-            seen, weighted = value * weight, weight * counts
-            matrix = counts.new_zeros(n, last + planes, last + planes)
-            block = (seen * value) @ self.term_pairs
-            matrix[:, first + i, first + j] = block
-            matrix[:, first + j, first + i] = block
-            matrix[:, last:, last:] = (weight @ self.plane_pairs).view(n, planes, planes)
-            matrix[:, first:last, last:] = (seen @ self.mixed_pairs).view(n, terms, planes)
-            matrix[:, 0, 0], matrix[:, 1, 1], matrix[:, 0, 1] = (
-                (a * b * weight).sum(1) for a, b in ((move_x, move_x), (move_y, move_y), (move_x, move_y)))
-            right = [(move_x * weighted).sum(1, keepdim=True), (move_y * weighted).sum(1, keepdim=True),
-                     (value * weighted) @ self.terms, weighted @ self.plane]
-            for k, move in enumerate((move_x, move_y)):
-                matrix[:, k, first:last] = (move * seen) @ self.terms
-                matrix[:, k, last:] = (move * weight) @ self.plane
-            matrix = torch.triu(matrix) + torch.triu(matrix, 1).mT
-            right = torch.cat(right, 1)
-            right[:, :2] += (start - position) / PRIOR**2
-            held = prior / level[:, None] ** 2 + 1e-6 * matrix.diagonal(dim1=1, dim2=2) + 1e-9
-            held[:, :2] += PRIOR**-2
-            matrix = matrix + torch.diag_embed(held)
+            matrix, right = self._normal_equations(counts, weight, value, move_x, move_y)
+            right[:, :2] += (start - position) / POSITION_PRIOR_PX**2
+            ridge = prior / level[:, None] ** 2 + 1e-6 * matrix.diagonal(dim1=1, dim2=2) + 1e-9
+            ridge[:, :2] += POSITION_PRIOR_PX**-2
+            matrix = matrix + torch.diag_embed(ridge)
             factor = torch.linalg.cholesky_ex(matrix)[0]
             solved = torch.cholesky_solve(right[..., None], factor)[..., 0]
-            before, coefficients = coefficients, solved[:, 2:]
-            position = (position + solved[:, :2].clamp(-0.5, 0.5)).clamp(-SLACK - 0.5, SLACK + 0.5)
+            previous, coefficients = coefficients, solved[:, 2:]
+            limit = MAX_START_OFFSET_PX + 0.5
+            position = (position + solved[:, :2].clamp(-0.5, 0.5)).clamp(-limit, limit)
         inverse = torch.cholesky_inverse(factor)
-        misfit = _mean((counts - expected).square() * weight, good)
+        residual = counts - expected
+        misfit = _mean(residual.square() * weight, good)
         curvature, slope = counts.new_zeros(n, 2, 2), counts.new_zeros(n, 2)
         if learn:
-            shape = torch.stack([bright * steep, bright * soft], 1)
-            by_weight = shape * weight[:, None]
-            both = torch.cat([by_weight @ torch.stack([move_x, move_y], -1), (by_weight * value[:, None]) @ self.terms,
-                              by_weight @ self.plane], 2)
-            left = (right - (matrix @ torch.cat([torch.zeros_like(position), before], 1)[..., None])[..., 0])
-            part = both @ inverse
-            trust = 1 / misfit.clamp_min(1)[:, None]
-            pull = (by_weight @ (counts - expected)[..., None])[..., 0] - (part @ left[..., None])[..., 0]
-            curvature = (by_weight @ shape.mT - part @ both.mT) * trust[..., None]
-            slope = pull * trust
-        spread = inverse.diagonal(dim1=1, dim2=2)[:, first:last]
-        strength = coefficients[:, 0] / inverse[:, first, first].sqrt()
+            moves = torch.stack([move_x, move_y], -1)
+            shapes = torch.stack([bright * radial, bright * blurring], 1)
+            gradient = (right - (matrix @ torch.cat([torch.zeros_like(position), previous], 1)[..., None])[..., 0])
+            curvature, slope = self._shape_information(shapes, moves, value, weight, residual, inverse, gradient,
+                                                       misfit)
+        variance = inverse.diagonal(dim1=1, dim2=2)[:, first_term:first_plane]
+        strength = coefficients[:, 0] / inverse[:, first_term, first_term].sqrt()
         return DiskPositions(position, inverse[:, :2, :2], misfit, strength, coefficients[:, :terms] / level[:, None],
-                             spread / level[:, None] ** 2, curvature, slope)
+                             variance / level[:, None] ** 2, curvature, slope)
+
+    def _normal_equations(self, counts, weight, value, move_x, move_y):
+        """Normal matrix (n, unknowns, unknowns) and right-hand side (n, unknowns) of one Gauss-Newton step."""
+        n, terms, planes = len(counts), self.terms.shape[1], self.plane.shape[1]
+        first_term, first_plane = 2, 2 + terms
+        i, j = self.pairs
+        value_weight, weighted = value * weight, weight * counts
+        matrix = counts.new_zeros(n, first_plane + planes, first_plane + planes)
+        block = (value_weight * value) @ self.term_pairs
+        matrix[:, first_term + i, first_term + j] = block
+        matrix[:, first_term + j, first_term + i] = block
+        matrix[:, first_plane:, first_plane:] = (weight @ self.plane_pairs).view(n, planes, planes)
+        matrix[:, first_term:first_plane, first_plane:] = (value_weight @ self.mixed_pairs).view(n, terms, planes)
+        matrix[:, 0, 0], matrix[:, 1, 1], matrix[:, 0, 1] = (
+            (a * b * weight).sum(1) for a, b in ((move_x, move_x), (move_y, move_y), (move_x, move_y)))
+        right = [(move_x * weighted).sum(1, keepdim=True), (move_y * weighted).sum(1, keepdim=True),
+                 (value * weighted) @ self.terms, weighted @ self.plane]
+        for k, move in enumerate((move_x, move_y)):
+            matrix[:, k, first_term:first_plane] = (move * value_weight) @ self.terms
+            matrix[:, k, first_plane:] = (move * weight) @ self.plane
+        return torch.triu(matrix) + torch.triu(matrix, 1).mT, torch.cat(right, 1)
+
+    def _shape_information(self, shapes, moves, value, weight, residual, inverse, gradient, misfit):
+        """Curvature (n, 2, 2) and slope (n, 2) of the log likelihood in (radius, blur), other unknowns marginalized."""
+        weighted = shapes * weight[:, None]
+        mixed = torch.cat([weighted @ moves, (weighted * value[:, None]) @ self.terms, weighted @ self.plane], 2)
+        part = mixed @ inverse
+        trust = 1 / misfit.clamp_min(1)[:, None]
+        pull = (weighted @ residual[..., None])[..., 0] - (part @ gradient[..., None])[..., 0]
+        return (weighted @ shapes.mT - part @ mixed.mT) * trust[..., None], pull * trust
 
     def surplus(self, electrons, good, fitted: DiskPositions, readout: float):
-        """What each pixel gives beyond what the model says that has been fitted to all others.
+        """Compute the surplus of each pixel over a fit to all other pixels of its window.
 
-        Args: as for `fit`, and what that found.
+        Parameters
+        ----------
+        electrons : torch.Tensor, shape (n, side, side)
+            Windows in electrons.
+        good : torch.Tensor of bool, shape (n, side, side)
+            True where a pixel is used.
+        fitted : DiskPositions
+            Result of `fit` for these windows.
+        readout : float
+            Read-out noise in electrons, rms.
 
-        Returns:
-            score (n, kept pixels), information, the same, and level (n,), electrons in a pixel of the disk. Summed over
-            windows, score over information is the surplus of a pixel in electrons, and 1 / information its variance.
+        Returns
+        -------
+        score : torch.Tensor, shape (n, kept pixels)
+            Weighted residual of each pixel.
+        information : torch.Tensor, shape (n, kept pixels)
+            Information on the surplus of each pixel.
+        level : torch.Tensor, shape (n,)
+            Electrons in a pixel of the disk.
+
+        Notes
+        -----
+        With both summed over windows, score / information is the surplus of a pixel in electrons, and 1 / information
+        its variance.
         """
         n, terms = len(electrons), self.terms.shape[1]
-        counts, good = (a.reshape(n, -1)[:, self.keep].to(electrons.dtype) for a in (electrons, good))
+        counts, good = self._kept_pixels(electrons, good)
         value, move_x, move_y, *_ = self._aperture(fitted.position)
         level, around = (_mean(counts, good * part) for part in (value > 0.5, value < 0.02))
         level = level.clamp_min(1e-3)
@@ -240,7 +411,7 @@ class DiskModel:
         prior[:, 3 : 2 + terms] = (self.contrast[self.degrees[1:]] * level[:, None]) ** -2
         expected = value * inside + around[:, None]
         for _ in range(2):
-            weight = good / (expected.clamp_min(WEAKEST * level[:, None]) + readout**2 + 1e-3)
+            weight = self._weight(expected, level, good, readout)
             weighted = weight[..., None] * design
             matrix = weighted.mT @ design
             factor = torch.linalg.cholesky_ex(
@@ -251,25 +422,52 @@ class DiskModel:
         score = weight * (counts - (design @ solved)[..., 0])
         return score, weight * (1 - leverage).clamp_min(0), level
 
-    def learned(self, fitted: DiskPositions, some) -> Aperture:
-        """The aperture after one round of learning from `some` (bool) of a sample: contrast, radius and blur."""
+    def learned(self, fitted: DiskPositions, used) -> Aperture:
+        """Improve the aperture by one round of learning from a sample.
+
+        Parameters
+        ----------
+        fitted : DiskPositions
+            Result of `fit` with ``learn=True``.
+        used : torch.Tensor of bool, shape (n,)
+            Which windows to learn from.
+
+        Returns
+        -------
+        Aperture
+            The aperture with improved contrast, radius and blur.
+        """
         contrast = []
         for degree in range(1, self.degree + 1):
             terms = self.degrees == degree
-            variance, strength = fitted.contrast_variance[some][:, terms], fitted.contrast[some][:, terms]
-            known = (1 - variance / self.contrast[degree] ** 2).clamp(0, 1).sum()
-            power = strength.square().sum() / known.clamp_min(1)
+            variance, coefficients = fitted.contrast_variance[used][:, terms], fitted.contrast[used][:, terms]
+            determined = (1 - variance / self.contrast[degree] ** 2).clamp(0, 1).sum()
+            power = coefficients.square().sum() / determined.clamp_min(1)
             contrast.append(float(power.sqrt().clamp(1e-3, 1)))
-        held = 100 * torch.eye(2, device=fitted.slope.device)  # some hundredths of a pixel need some hundred electrons
-        step = torch.linalg.solve(fitted.curvature[some].sum(0) + held, fitted.slope[some].sum(0))
+        # A prior of 0.1 px, 1 sigma, on the step: a few electrons must not change radius and blur.
+        prior = 100 * torch.eye(2, device=fitted.slope.device)
+        step = torch.linalg.solve(fitted.curvature[used].sum(0) + prior, fitted.slope[used].sum(0))
         step = step.clamp(-0.2, 0.2).cpu().numpy()
         return replace(self.aperture, radius=float(self.aperture.radius + step[0]), contrast=tuple(contrast),
-                       blur=float(np.clip(self.aperture.blur + step[1], NARROWEST, 1.5)))
+                       blur=float(np.clip(self.aperture.blur + step[1], MIN_BLUR_PX, 1.5)))
 
 
 @lru_cache(maxsize=16)
 def disk_model(aperture: Aperture, device: str = "cpu") -> DiskModel:
-    """The model of an aperture, made once in a process."""
+    """Return the model of an aperture; made once in a process.
+
+    Parameters
+    ----------
+    aperture : Aperture
+        The aperture.
+    device : str, optional
+        Device on which windows are fitted.
+
+    Returns
+    -------
+    DiskModel
+        The model.
+    """
     return DiskModel(aperture, device)
 
 

@@ -1,41 +1,55 @@
-"""The elliptical distortion from the direct beam's own shape, a round aperture supposed. Conventions: `polar`."""
+"""Elliptical distortion from the shape of the direct beam, if the aperture is round.
+
+Conventions are those of `core.geometry`.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.ndimage import convolve1d, gaussian_filter
 
-from ..core import PrenetError, ellipse_matrix
+from ..core import PrenetError, cubic_kernel, ellipse_matrix, jackknife_covariance
 from .polar_fit import (
-    NOTHING_KNOWN,
+    MIN_JACKKNIFE_PARTS,
+    UNKNOWN_COVARIANCE,
     fit_polar,
-    jackknife,
-    over_parts,
-    over_sectors,
+    leave_out_parts,
+    leave_out_sectors,
     radial_profile,
     read_polar,
-    share_of,
-    smooth,
+    shrinkage_weight,
+    smooth_image,
 )
 
-DISK_BLUR = 0.5  # px, smoothing that makes a sharp edge readable between pixels
-DISK_PHI = 128
-# Set on simulations (benchmarks/acceptance.py):
-INFLATION = 1.6  # of the covariance, for what the scatter of sixteen parts misses
-STRUCTURE = 0.12  # sigma of each component per structure left in the disk, in units of its brightness
-FREED = 0.3  # sigma of each component per change of the ellipse that freeing the brightness inside makes
-ASTRAY, ASTRAY_PART = 0.5, 0.1  # px, and disk radii, from the origin, from which what was fitted is not the disk
-SYSTEMATIC = 0.002  # sigma of each component: an aperture not quite round, structure that all parts share
+DISK_BLUR_PX = 0.5  # pixels, 1 sigma: smoothing, without which a sharp edge cannot be interpolated
+DISK_AZIMUTHS = 128  # azimuths of the polar map
+BLUR_ROUNDS = 3  # rounds in which the bias by the blur is corrected; the remaining bias is below 0.001
+# Set on simulated scans (benchmarks/acceptance.py):
+DISK_INFLATION = 1.6  # factor of the covariance, for the scatter that a jackknife over sixteen parts misses
+STRUCTURE_SIGMA = 0.12  # sigma of each component per unit of structure in the disk, relative to its brightness
+FREEDOM_SIGMA = 0.3  # sigma of each component per change of the ellipse when the brightness terms are freed
+MAX_DISK_OFFSET_PX, MAX_DISK_OFFSET_RADII = 0.5, 0.1  # from the origin, in pixels and radii; farther is not the disk
+DISK_SYSTEMATIC = 0.002  # sigma of each component: an aperture not quite round, structure common to all parts
 
 
 @dataclass(frozen=True)
 class DiskFit:
-    """Ellipse from the shape of the direct beam, a round aperture supposed.
+    """Ellipse from the shape of the direct beam.
 
-    `vector` (2,), `covariance` (2, 2): with systematic sigmas in it. `center`: (x, y) px in the pooled
-    frame. `radius`: px, geometric mean of the semi-axes. `edge`: px, Gaussian sigma of the edge without the
-    pixel's own blur. `chi`: rms of what the fit leaves in units of counting noise; far above 1 means
-    structure in the disk.
+    Attributes
+    ----------
+    vector : numpy.ndarray, shape (2,)
+        Ellipse vector.
+    covariance : numpy.ndarray, shape (2, 2)
+        Covariance of the vector, systematic errors included.
+    center : tuple of float
+        Center (x, y) in pixels of the pooled frame.
+    radius : float
+        Geometric mean of the semi-axes in pixels.
+    edge : float
+        Width of the edge in pixels, 1 sigma, without the averaging over a pixel.
+    chi : float
+        Rms of the residuals in units of counting noise; far above 1 if the disk has structure.
     """
 
     vector: np.ndarray
@@ -46,22 +60,48 @@ class DiskFit:
     chi: float
 
 
-@np.errstate(divide="ignore", invalid="ignore")  # where there is no disk, NaN comes out and callers refuse it
-def fit_disk(pooled, radius, start_vector=(0.0, 0.0), systematic=SYSTEMATIC):
-    """Ellipse of the pooled, recentered direct beam.
+@np.errstate(divide="ignore", invalid="ignore")  # without a disk the result is NaN, which the callers refuse
+def fit_disk(pooled, radius, start_vector=(0.0, 0.0), systematic=DISK_SYSTEMATIC):
+    """Fit the ellipse of the pooled direct beam.
 
-    The blur of pixel and interpolation is round on the detector, not in ideal coordinates, and pulls the
-    estimate toward zero by up to a fifth for a small disk. A soft disk of the radius and edge found is
-    therefore drawn and
-    fitted in the same way, and what that fit misses is added: what is left is below 0.001.
-    Brightness that varies as cos 2 phi across the disk is allowed for as far as the data ask for it.
+    Parameters
+    ----------
+    pooled : Pooled
+        Pooled patterns.
+    radius : float
+        Radius of the disk in pixels, right within 30 %.
+    start_vector : array_like, shape (2,), optional
+        Start of the ellipse vector.
+    systematic : float, optional
+        Sigma of each component of the vector that no scatter shows.
 
-    Args:
-        pooled: `Pooled`. radius: px, within 30 % of the disk's.
-        start_vector: where to start. systematic: sigma of each component that no scatter shows.
+    Returns
+    -------
+    DiskFit
+        The ellipse. If less than half of the edge is on the detector, or the fitted disk does not lie at the origin,
+        its covariance is that of an unknown vector.
 
-    Returns: `DiskFit`; its covariance is that of ignorance where less than half of the edge can be seen, or where what
-    was fitted does not lie at the origin.
+    Raises
+    ------
+    PrenetError
+        If `radius` is not positive.
+
+    Notes
+    -----
+    The blur by pixel and interpolation is round on the detector, not in ideal coordinates, and biases the ellipse of a
+    small disk toward zero by up to a fifth. A soft disk of the fitted radius and edge is therefore drawn and fitted in
+    the same way, and the vector is corrected by the difference; the remaining bias is below 0.001. Brightness that
+    varies as cos 2 phi across the disk is fitted as far as the data require it (`shrinkage_weight`).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.fits import fit_disk, pool_arrays
+    >>> x, y = np.indices((48, 48)) - 23.5
+    >>> image = 1000 / (1 + np.exp(4 * (np.hypot(x / 1.02, y * 1.02) - 8)))  # a / b = 1.04
+    >>> fit = fit_disk(pool_arrays([image] * 4, 4 * [23.5], 4 * [23.5]), radius=8.5)
+    >>> round(float(fit.vector[0]), 2), round(fit.radius, 1)
+    (0.04, 8.0)
     """
     if not radius > 0:
         raise PrenetError(f"The probe radius must be positive, not {radius}; measure the origin first.")
@@ -70,64 +110,40 @@ def fit_disk(pooled, radius, start_vector=(0.0, 0.0), systematic=SYSTEMATIC):
     middle = np.round(pooled.center).astype(int)
     crop = tuple(slice(max(m - half, 0), m + half + 1) for m in middle)
     corner = np.array([c.start for c in crop])
-    good = pooled.weight[crop] > 0
+    image, good = pooled.mean[crop], pooled.weight[crop] > 0
     center = np.array(pooled.center) - corner
-
-    def look(image, mask, origin, vector, around, freedom):
-        radii = np.arange(max(0.5, around - 3), around + 2.5, 0.25)
-        return fit_polar(smooth(image, mask, DISK_BLUR), origin, vector, radii, DISK_PHI, _DiskModel(around, freedom))
-
-    # the disk's own edge first: the steepest descent near the radius given
+    # Find the disk's edge first: the steepest descent of the profile near the given radius.
     radii = np.arange(max(0.6 * radius - 1, 0.5), 1.4 * radius + 2, 0.25)
-    polar, usable = read_polar(smooth(pooled.mean[crop], good, DISK_BLUR), center, start_vector, radii, DISK_PHI)
+    polar, usable = read_polar(smooth_image(image, good, DISK_BLUR_PX), center, start_vector, radii, DISK_AZIMUTHS)
     if usable.mean() < 0.5:
-        return DiskFit(np.zeros(2), NOTHING_KNOWN, tuple(pooled.center), radius, np.nan, np.nan)
+        return DiskFit(np.zeros(2), UNKNOWN_COVARIANCE, tuple(pooled.center), radius, np.nan, np.nan)
     profile = radial_profile(polar, usable)
     radius = float(radii[np.argmax(-np.gradient(profile, radii))])
 
-    def corrected(freedom):
-        """(raw fit, vector with the blur's pull taken out, radius, edge sigma)."""
-        fit = look(pooled.mean[crop], good, center, np.asarray(start_vector, float), radius, freedom)
-        seen, width = _edge(fit.profile, fit.radii)
-        true, blur2, vector = seen, max(width - DISK_BLUR**2 - 1 / 12, 0.0), fit.vector.copy()
-        floor = max(fit.profile[-3:].mean() / max(fit.profile.max(), 1e-12), 0.0)
-        for _ in range(3):
-            drawn = _draw_disk(true, vector, np.sqrt(blur2), fit.center, good.shape) + floor
-            again = look(drawn, good, fit.center, vector, radius, freedom)
-            seen_again, width_again = _edge(again.profile, again.radii)
-            vector = vector + fit.vector - again.vector
-            true, blur2 = true + seen - seen_again, max(blur2 + width - width_again, 0.0)
-        return fit, vector, true, np.sqrt(blur2)
-
-    stiff, soft = corrected(1e2), corrected(1e-3)
+    stiff, soft = (_fit_corrected(image, good, center, start_vector, radius, ridge) for ridge in (1e2, 1e-3))
     parts = [
-        (smooth(image[crop], weight[crop] > 0, DISK_BLUR), weight[crop].sum())
-        for image, weight in zip(pooled.parts, pooled.parts_weight, strict=True)
+        (smooth_image(part[crop], weight[crop] > 0, DISK_BLUR_PX), weight[crop].sum())
+        for part, weight in zip(pooled.parts, pooled.parts_weight, strict=True)
     ]
-    scatter = [over_parts(fit[0], parts) for fit in (stiff, soft)]
-    if len(parts) >= 4:
-        c_stiff, c_soft, c_between = (jackknife(s)[:2, :2] for s in (*scatter, scatter[1] - scatter[0]))
-    else:
-        c_stiff, c_soft = (jackknife(over_sectors(fit[0]))[:2, :2] for fit in (stiff, soft))
-        c_between = c_soft
-    between = soft[1] - stiff[1]
-    share = share_of(between, c_between)
-    vector = stiff[1] + share * between
-    covariance = (1 - share) * c_stiff + share * c_soft + share * (1 - share) * np.outer(between, between)
+    stiff_covariance, soft_covariance, gap_covariance = _disk_covariances(stiff[0], soft[0], parts)
+    gap = soft[1] - stiff[1]
+    share = shrinkage_weight(gap, gap_covariance)
+    vector = stiff[1] + share * gap
+    covariance = (1 - share) * stiff_covariance + share * soft_covariance + share * (1 - share) * np.outer(gap, gap)
     fit = soft[0] if share > 0.5 else stiff[0]
     positions = max(pooled.positions, 1)
-    noise = np.clip(fit.profile, 1e-3 * fit.profile.max(), None) / positions / (4 * np.pi * DISK_BLUR**2)
+    noise = np.clip(fit.profile, 1e-3 * fit.profile.max(), None) / positions / (4 * np.pi * DISK_BLUR_PX**2)
     chi = float(np.sqrt(_mean(fit.residual**2 / noise, fit.usable)))
-    # what counting does not explain: dynamical structure, of which some looks like an ellipse
-    left = _mean(soft[0].residual**2 - noise, soft[0].usable)
-    structure = np.sqrt(max(left, 0)) / max(soft[0].profile.max(), 1e-12)
-    freed = share * np.hypot(*between)
-    unseen = systematic**2 + (STRUCTURE * structure) ** 2 + (FREED * freed) ** 2
-    if np.hypot(*(fit.center - center)) > max(ASTRAY, ASTRAY_PART * radius):
-        unseen = 1.0
+    # Variance that counting does not explain: dynamical structure, which may look like an ellipse.
+    excess = _mean(soft[0].residual**2 - noise, soft[0].usable)
+    structure = np.sqrt(max(excess, 0)) / max(soft[0].profile.max(), 1e-12)
+    freed = share * np.hypot(*gap)
+    systematic_variance = systematic**2 + (STRUCTURE_SIGMA * structure) ** 2 + (FREEDOM_SIGMA * freed) ** 2
+    if np.hypot(*(fit.center - center)) > max(MAX_DISK_OFFSET_PX, MAX_DISK_OFFSET_RADII * radius):
+        systematic_variance = 1.0
     return DiskFit(
         vector,
-        INFLATION * covariance + unseen * np.eye(2),
+        DISK_INFLATION * covariance + systematic_variance * np.eye(2),
         tuple(float(c) for c in fit.center + corner),
         float(stiff[2]),
         float(stiff[3]),
@@ -135,41 +151,73 @@ def fit_disk(pooled, radius, start_vector=(0.0, 0.0), systematic=SYSTEMATIC):
     )
 
 
+def _fit_corrected(image, good, center, start_vector, radius, ridge):
+    """Fit an ellipse and correct the bias by the blur: (PolarFit, corrected vector, radius, edge sigma)."""
+
+    def fit_edge(image, mask, center, vector):
+        radii = np.arange(max(0.5, radius - 3), radius + 2.5, 0.25)
+        picture = smooth_image(image, mask, DISK_BLUR_PX)
+        return fit_polar(picture, center, vector, radii, DISK_AZIMUTHS, _DiskModel(radius, ridge))
+
+    fit = fit_edge(image, good, center, np.asarray(start_vector, float))
+    measured_radius, measured_width = _edge(fit.profile, fit.radii)
+    true_radius, blur_squared = measured_radius, max(measured_width - DISK_BLUR_PX**2 - 1 / 12, 0.0)
+    vector = fit.vector.copy()
+    floor = max(fit.profile[-3:].mean() / max(fit.profile.max(), 1e-12), 0.0)
+    for _ in range(BLUR_ROUNDS):
+        drawn = _draw_disk(true_radius, vector, np.sqrt(blur_squared), fit.center, good.shape) + floor
+        drawn_fit = fit_edge(drawn, good, fit.center, vector)
+        drawn_radius, drawn_width = _edge(drawn_fit.profile, drawn_fit.radii)
+        vector = vector + fit.vector - drawn_fit.vector
+        true_radius = true_radius + measured_radius - drawn_radius
+        blur_squared = max(blur_squared + measured_width - drawn_width, 0.0)
+    return fit, vector, true_radius, np.sqrt(blur_squared)
+
+
+def _disk_covariances(stiff, soft, parts):
+    """Jackknife covariances (2, 2) of the vectors of two fits, and of their difference."""
+    if len(parts) >= MIN_JACKKNIFE_PARTS:
+        scatter = [leave_out_parts(fit, parts) for fit in (stiff, soft)]
+        return tuple(jackknife_covariance(s)[:2, :2] for s in (*scatter, scatter[1] - scatter[0]))
+    stiff_covariance, soft_covariance = (jackknife_covariance(leave_out_sectors(fit))[:2, :2] for fit in (stiff, soft))
+    return stiff_covariance, soft_covariance, soft_covariance
+
+
 def _mean(values, weights):
-    return (values * weights).sum() / weights.sum()  # numpy.average raises where nothing is usable
+    return (values * weights).sum() / weights.sum()  # numpy.average raises where all weights are zero
 
 
 class _DiskModel:
-    """Weights and brightness terms of the direct beam."""
+    """Weights and brightness terms of the direct beam, for `fit_polar`."""
 
-    robust, slope_blur, damping, enough = None, 0.0, 1.0, 2e-5
+    student_dof, slope_blur, damping, tolerance = None, 0.0, 1.0, 2e-5
 
-    def __init__(self, radius, freedom):
-        self.radius, self.freedom = radius, freedom
+    def __init__(self, radius, ridge):
+        self.radius, self.ridge = radius, ridge
 
     def variance(self, profile, residual, usable):
         return np.clip(profile, 0, None) + 0.1 * profile.max()
 
     def brightness(self, radii, profile):
         scaled = radii / self.radius
-        return [(m, g) for m in (1, 2) for g in (profile * scaled**m, scaled**m * profile.max())]
+        return [(order, term) for order in (1, 2)
+                for term in (profile * scaled**order, scaled**order * profile.max())]
 
 
 def _edge(profile, radii):
-    """(radius, variance in px^2) of the profile's descent."""
+    """(radius in px, variance in px^2) of the descent of the profile."""
     descent = -np.gradient(profile, radii)
-    near = np.abs(radii - radii[np.argmax(descent)]) < 1.8
-    descent = np.clip(descent - 0.05 * descent.max(), 0, None) * near
+    near_edge = np.abs(radii - radii[np.argmax(descent)]) < 1.8
+    descent = np.clip(descent - 0.05 * descent.max(), 0, None) * near_edge
     radius = (descent * radii).sum() / descent.sum()
     return radius, (descent * (radii - radius) ** 2).sum() / descent.sum()
 
 
 def _draw_disk(radius, vector, blur, center, shape):
-    """A soft elliptical disk as pooling shows it: blurred by pixel and interpolation, averaged over their
-    phases."""
-    k = 5 if radius < 12 else 3
-    inside = (np.arange(k) + 0.5) / k - 0.5
-    x, y = ((np.arange(n)[:, None] + inside).ravel() - c for n, c in zip(shape, center, strict=True))
+    """Draw a soft elliptical disk with the blur of pooling: by pixel and interpolation, averaged over their phases."""
+    k = 5 if radius < 12 else 3  # samples along each side of a pixel
+    offsets = (np.arange(k) + 0.5) / k - 0.5
+    x, y = ((np.arange(n)[:, None] + offsets).ravel() - c for n, c in zip(shape, center, strict=True))
     inverse = np.linalg.inv(ellipse_matrix(vector))
     ideal_x, ideal_y = (inverse[i, 0] * x[:, None] + inverse[i, 1] * y for i in (0, 1))
     rho = np.hypot(ideal_x, ideal_y) + 1e-9
@@ -177,9 +225,6 @@ def _draw_disk(radius, vector, blur, center, shape):
     image = np.clip(0.5 - (rho - radius) / steepness * k, 0, 1)
     if blur > 0:
         image = gaussian_filter(image, blur * k, truncate=4)
-    distance = np.abs(np.arange(-2 * k, 2 * k + 1) / k)
-    near = 1.5 * distance**3 - 2.5 * distance**2 + 1
-    far = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
-    kernel = np.convolve(np.where(distance <= 1, near, far), np.ones(k))
+    kernel = np.convolve(cubic_kernel(np.abs(np.arange(-2 * k, 2 * k + 1) / k)), np.ones(k))
     kernel /= kernel.sum()
     return convolve1d(convolve1d(image, kernel, 0), kernel, 1)[k // 2 :: k, k // 2 :: k]

@@ -1,9 +1,7 @@
-"""Polar maps of patterns, and the coordinates of an elliptical distortion.
+"""Polar maps of diffraction patterns, with an elliptical distortion taken out.
 
-Conventions: x = qx = row, y = qy = column; a pixel's center lies on its integer index. The azimuth phi runs
-from +qx toward +qy. An ellipse is the vector (eps cos 2 theta, eps sin 2 theta), eps = a/b - 1, theta the a
-axis, and moves a position from ideal to measured by M = R(theta) diag(sqrt(a/b), sqrt(b/a)) R(theta)^T,
-which keeps areas.
+Conventions are those of `core.geometry`: x = qx = row, y = qy = column, and a pixel's center lies on its integer
+index. The azimuth phi runs from +qx toward +qy.
 """
 
 import numpy as np
@@ -14,9 +12,29 @@ from ..core import ellipse_matrix
 
 
 def polar_grid(center, radii, n_phi, vector=(0.0, 0.0)):
-    """Measured positions (x, y) of an ideal polar grid: float64 tensor (..., n_phi, n_r, 2).
+    """Compute the detector positions of an ideal polar grid.
 
-    `center` (..., 2) and `vector` (..., 2) may be tensors with gradients; azimuths are 2 pi k / n_phi.
+    Parameters
+    ----------
+    center : array_like or torch.Tensor, shape (..., 2)
+        Center in pixels. A tensor may carry gradients.
+    radii : array_like, shape (n_r,)
+        Ideal radii in pixels.
+    n_phi : int
+        Number of azimuths; azimuth k is 2 pi k / n_phi.
+    vector : array_like or torch.Tensor, shape (..., 2), optional
+        Ellipse vector (eps cos 2 theta, eps sin 2 theta). A tensor may carry gradients.
+
+    Returns
+    -------
+    torch.Tensor, shape (..., n_phi, n_r, 2)
+        Positions (x, y) on the detector in pixels, float64.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.fits.polar import polar_grid
+    >>> polar_grid((10.0, 20.0), [5.0], n_phi=4)[:, 0].round().tolist()
+    [[15.0, 20.0], [10.0, 25.0], [5.0, 20.0], [10.0, 15.0]]
     """
     center, vector, radii = (torch.as_tensor(v, dtype=torch.float64) for v in (center, vector, radii))
     phi = torch.arange(n_phi, dtype=torch.float64) * (2 * torch.pi / n_phi)
@@ -26,10 +44,25 @@ def polar_grid(center, radii, n_phi, vector=(0.0, 0.0)):
 
 
 def sample(image, at, mode="bilinear"):
-    """Read images (..., Qx, Qy) at positions (..., n_phi, n_r, 2) in pixels; zero beyond the image."""
+    """Interpolate images at given positions.
+
+    Parameters
+    ----------
+    image : torch.Tensor, shape (..., Qx, Qy)
+        Images.
+    at : torch.Tensor, shape (..., n_phi, n_r, 2)
+        Positions (x, y) in pixels.
+    mode : {"bilinear", "bicubic", "nearest"}, optional
+        Interpolation, as in `torch.nn.functional.grid_sample`.
+
+    Returns
+    -------
+    torch.Tensor, shape (..., n_phi, n_r)
+        Interpolated values; pixels outside the image count as zero.
+    """
     lead, shape = image.shape[:-2], image.shape[-2:]
     size = torch.tensor([shape[0], shape[1]], dtype=at.dtype, device=at.device)
-    grid = ((2 * at + 1) / size - 1).flip(-1)  # grid_sample wants (column, row), pixel edges at -1 and 1
+    grid = ((2 * at + 1) / size - 1).flip(-1)  # grid_sample expects (column, row), with pixel edges at -1 and 1
     flat = image.reshape(-1, 1, *shape)
     grid = grid.expand(*lead, *at.shape[-3:]).reshape(-1, *at.shape[-3:])
     out = F.grid_sample(flat, grid.to(flat.dtype), mode=mode, padding_mode="zeros", align_corners=False)
@@ -37,24 +70,51 @@ def sample(image, at, mode="bilinear"):
 
 
 def to_polar(image, center, radii, n_phi, weight=None, vector=(0.0, 0.0), mode="bilinear"):
-    """Polar map of a pattern on an ideal polar grid.
+    """Compute the polar map of a pattern on an ideal polar grid.
 
-    Args:
-        image: (..., Qx, Qy) array or tensor; center: (cx, cy) or (..., 2) pixels; radii: (n_r,) px; n_phi:
-            azimuths.
-        weight: (Qx, Qy) or (..., Qx, Qy), zero where a pixel must not be used; None = every pixel.
-        vector: ellipse that is taken out: row k is the azimuth 2 pi k / n_phi, column j the ideal radius
-            radii[j].
+    Parameters
+    ----------
+    image : array_like or torch.Tensor, shape (..., Qx, Qy)
+        Patterns.
+    center : array_like or torch.Tensor, shape (..., 2)
+        Center (x, y) in pixels.
+    radii : array_like, shape (n_r,)
+        Ideal radii in pixels.
+    n_phi : int
+        Number of azimuths.
+    weight : array_like, shape (Qx, Qy) or (..., Qx, Qy), optional
+        Weight of each pixel; zero excludes a pixel. By default every pixel has weight one.
+    vector : array_like or torch.Tensor, shape (..., 2), optional
+        Ellipse vector that is taken out: row k of the map is the azimuth 2 pi k / n_phi, column j the ideal radius
+        ``radii[j]``.
+    mode : {"bilinear", "bicubic", "nearest"}, optional
+        Interpolation of the image.
 
-    Returns: (map, weight), each (..., n_phi, n_r), of the kind of `image`. A sample whose interpolation
-    touches an unusable pixel or the outside has weight zero, and there the map is zero.
+    Returns
+    -------
+    values : numpy.ndarray or torch.Tensor, shape (..., n_phi, n_r)
+        The polar map, a tensor if `image` is one.
+    weight : numpy.ndarray or torch.Tensor, shape (..., n_phi, n_r)
+        Weight of each sample. A sample whose interpolation reads an excluded pixel, or a place outside the image, has
+        weight zero and value zero.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.fits import to_polar
+    >>> x, y = np.indices((21, 21)) - 10
+    >>> values, weight = to_polar(x**2 + y**2, center=(10, 10), radii=[2.0, 5.0], n_phi=8)
+    >>> values.shape
+    (8, 2)
+    >>> values[0].round(3).tolist()
+    [4.0, 25.0]
     """
-    tensor = isinstance(image, torch.Tensor)
-    picture = image if tensor else torch.as_tensor(np.ascontiguousarray(image, dtype=np.float32))
-    heavy = torch.ones(picture.shape[-2:]) if weight is None else torch.as_tensor(np.asarray(weight, np.float32))
-    heavy = heavy.to(picture.device, picture.dtype)
-    at = polar_grid(center, radii, n_phi, vector).to(picture.device)
-    usable = sample((heavy > 0).to(picture.dtype), at) > 0.999
-    covered = torch.where(usable, sample(heavy, at), 0.0).expand(*picture.shape[:-2], *at.shape[-3:-1])
-    values = torch.where(covered > 0, sample(picture, at, mode), 0.0)
-    return (values, covered) if tensor else (values.numpy(), covered.numpy())
+    is_tensor = isinstance(image, torch.Tensor)
+    pattern = image if is_tensor else torch.as_tensor(np.ascontiguousarray(image, dtype=np.float32))
+    weight = torch.ones(pattern.shape[-2:]) if weight is None else torch.as_tensor(np.asarray(weight, np.float32))
+    weight = weight.to(pattern.device, pattern.dtype)
+    at = polar_grid(center, radii, n_phi, vector).to(pattern.device)
+    usable = sample((weight > 0).to(pattern.dtype), at) > 0.999
+    covered = torch.where(usable, sample(weight, at), 0.0).expand(*pattern.shape[:-2], *at.shape[-3:-1])
+    values = torch.where(covered > 0, sample(pattern, at, mode), 0.0)
+    return (values, covered) if is_tensor else (values.numpy(), covered.numpy())

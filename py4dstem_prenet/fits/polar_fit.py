@@ -1,47 +1,134 @@
-"""Which ellipse and center make a pattern depend on the radius alone: what the disk fit and the ring fit share.
+"""Fit of the ellipse and center about which a pattern depends on the radius alone; shared by the disk and ring fits.
 
-A pattern is read on an ideal polar grid. What is left there depends on the azimuth: an ellipse that is still
-there shows as cos 2 phi and sin 2 phi times the slope of the radial profile, a wrong center as cos phi and sin
-phi times it. Both are solved for by weighted linear least squares beside brightness that varies smoothly with
-the azimuth, and the pattern is read again with the new ellipse until nothing is left. The radial profile is
-free, so that no edge shape, ring or window is supposed: radii count by their slope.
+A pattern is sampled on an ideal polar grid. A remaining ellipse varies there with the azimuth as cos 2 phi and
+sin 2 phi times the slope of the radial profile; an error of the center as cos phi and sin phi times that slope. Both
+are solved for by weighted linear least squares, together with brightness that varies smoothly with the azimuth, and the
+pattern is sampled again with the new ellipse until it converges. The radial profile is free, so no shape of an edge or
+a ring is assumed; a radius contributes in proportion to its slope.
 
-Conventions: x = qx = row, y = qy = column; vector = (eps cos 2 theta, eps sin 2 theta), see `polar`.
+Conventions: x = qx = row, y = qy = column; the ellipse is the vector (eps cos 2 theta, eps sin 2 theta) of
+`core.geometry`.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates, spline_filter
 
 from ..core import ellipse_matrix
 
-SECTORS = 12  # pairs of opposite azimuth sectors for the jackknife: Friedel pairs are one observation
-NOTHING_KNOWN = np.eye(2)  # covariance of an estimate that is none: eps is known to be below 1
+SECTOR_PAIRS = 12  # pairs of opposite azimuth sectors for the jackknife; Friedel pairs are not independent
+MIN_JACKKNIFE_PARTS = 4  # parts of a scan for a jackknife over them; with fewer only sectors are left out
+UNKNOWN_COVARIANCE = np.eye(2)  # covariance of an ellipse vector that the data do not determine: eps is below 1
+
+
+class SmoothImage(NamedTuple):
+    """A smoothed image, ready to be interpolated.
+
+    Attributes
+    ----------
+    coefficients : numpy.ndarray, shape (Qx, Qy)
+        Spline coefficients of the image.
+    mask : numpy.ndarray or None, shape (Qx, Qy)
+        1 where a pixel is good, else 0; None if all are good.
+    order : int
+        Order of the spline.
+    """
+
+    coefficients: np.ndarray
+    mask: np.ndarray | None
+    order: int
 
 
 @dataclass
 class PolarFit:
+    """Result of `fit_polar`.
+
+    Attributes
+    ----------
+    vector : numpy.ndarray, shape (2,)
+        Ellipse vector.
+    center : numpy.ndarray, shape (2,)
+        Center (x, y) in pixels.
+    radii : numpy.ndarray, shape (n_r,)
+        Ideal radii in pixels.
+    profile : numpy.ndarray, shape (n_r,)
+        Radial profile.
+    residual : numpy.ndarray, shape (n_phi, n_r)
+        Residual about the radial profile.
+    usable : numpy.ndarray, shape (n_phi, n_r)
+        1 where a sample is usable, else 0.
+    variance : numpy.ndarray, shape (n_r,)
+        Variance of the residual that was assumed.
+    weight : numpy.ndarray, shape (n_phi, n_r)
+        Weights of the last solution.
+    columns : numpy.ndarray, shape (n_phi, n_r, k)
+        Design matrix: ellipse and center (4), then the brightness terms.
+    ridge : numpy.ndarray, shape (k,)
+        Ridge of each column, relative to the column's norm.
+    converged : bool
+        Whether the iteration converged.
+    """
+
     vector: np.ndarray
     center: np.ndarray
     radii: np.ndarray
     profile: np.ndarray
-    residual: np.ndarray  # (n_phi, n_r) about the radial profile
+    residual: np.ndarray
     usable: np.ndarray
-    variance: np.ndarray  # (n_r,)
-    weight: np.ndarray  # (n_phi, n_r) of the last solution
-    columns: np.ndarray  # (n_phi, n_r, k): ellipse and center first, then the brightness terms
+    variance: np.ndarray
+    weight: np.ndarray
+    columns: np.ndarray
     ridge: np.ndarray
     converged: bool
 
     def misfit(self, variance):
-        """Robust mean of the residuals' squares in units of `variance`: what sharpening lowers."""
+        """Compute a robust mean of the squared residuals.
+
+        Parameters
+        ----------
+        variance : numpy.ndarray, shape (n_r,)
+            Unit of the squared residuals.
+
+        Returns
+        -------
+        float
+            The mean of log(1 + r**2 / (4 variance)).
+        """
         z = self.residual**2 / variance
         return float(np.average(np.log1p(z / 4), weights=self.usable))
 
 
 def fit_polar(picture, center, vector, radii, n_phi, model, steps=20):
-    """Gauss-Newton over ellipse and center. `steps` = 0 evaluates the start."""
+    """Fit ellipse and center by Gauss-Newton steps.
+
+    Parameters
+    ----------
+    picture : SmoothImage
+        The pattern.
+    center : array_like, shape (2,)
+        Start of the center (x, y) in pixels.
+    vector : array_like, shape (2,)
+        Start of the ellipse vector.
+    radii : numpy.ndarray, shape (n_r,)
+        Ideal radii in pixels, evenly spaced.
+    n_phi : int
+        Number of azimuths.
+    model : object
+        Weights and brightness terms. Attributes: `student_dof`, degrees of freedom of Student's t distribution in
+        robust weights, or None; `slope_blur`, smoothing of the profile before its slope is taken, in pixels; `ridge`,
+        of the brightness terms; `damping`, factor of each step; `tolerance`, step of the ellipse below which the fit
+        has converged. Methods: ``variance(profile, residual, usable)`` and ``brightness(radii, profile)``, which
+        returns pairs of an azimuthal order and a function of the radius.
+    steps : int, optional
+        Most Gauss-Newton steps; 0 evaluates the start.
+
+    Returns
+    -------
+    PolarFit
+        The fit.
+    """
     vector, center = np.array(vector, float), np.array(center, float)
     azimuth = np.arange(n_phi) * (2 * np.pi / n_phi)
     converged = False
@@ -51,29 +138,21 @@ def fit_polar(picture, center, vector, radii, n_phi, model, steps=20):
         residual = (polar - profile) * usable
         variance = model.variance(profile, residual, usable)
         weight = usable / variance
-        if model.robust:
-            weight = weight * (model.robust + 1) / (model.robust + residual**2 / variance)
+        if model.student_dof:
+            weight = weight * (model.student_dof + 1) / (model.student_dof + residual**2 / variance)
             profile = radial_profile(polar, weight)
             residual = (polar - profile) * usable
-        # smoothed, for what is read from one noisy profile must not be matched against its own noise
-        blur = model.slope_blur / (radii[1] - radii[0])
-        slope = np.gradient(gaussian_filter(profile, blur) if blur else profile, radii)
-        waves = [slope * radii / 2, slope * radii / 2, slope, slope]
-        turns = [np.cos(2 * azimuth), np.sin(2 * azimuth), np.cos(azimuth), np.sin(azimuth)]
-        for m, g in model.brightness(radii, profile):
-            waves += [g, g]
-            turns += [np.cos(m * azimuth), np.sin(m * azimuth)]
-        columns = np.stack(turns)[:, :, None] * np.stack(waves)[:, None, :]
+        columns = _design(radii, profile, azimuth, model)
         total = np.maximum(weight.sum(0), 1e-300)
         columns = np.moveaxis(columns - ((columns * weight).sum(1) / total)[:, None], 0, -1)
-        ridge = np.r_[np.zeros(4), np.full(columns.shape[-1] - 4, model.freedom)]
+        ridge = np.r_[np.zeros(4), np.full(columns.shape[-1] - 4, model.ridge)]
         if step == steps or converged:
             break
-        delta = np.linalg.solve(*equations(columns, weight, residual, ridge))[:4]
-        # a disk larger than the grid supposes is brighter at its edge by -slope times the difference
+        delta = np.linalg.solve(*normal_equations(columns, weight, residual, ridge))[:4]
+        # Where the disk is larger than the grid assumes, its edge is brighter by minus the slope times the difference.
         vector = vector - model.damping * np.clip(delta[:2], -0.03, 0.03)
         center = center - ellipse_matrix(vector) @ (model.damping * np.clip(delta[2:], -1, 1))
-        converged = bool(np.abs(delta[:2]).max() < model.enough and np.abs(delta[2:]).max() < 20 * model.enough)
+        converged = bool(np.abs(delta[:2]).max() < model.tolerance and np.abs(delta[2:]).max() < 20 * model.tolerance)
     return PolarFit(
         vector,
         center,
@@ -89,70 +168,189 @@ def fit_polar(picture, center, vector, radii, n_phi, model, steps=20):
     )
 
 
-def equations(columns, weight, residual, ridge):
-    """Normal matrix and right-hand side; the ridge is relative to each column's own size."""
+def _design(radii, profile, azimuth, model):
+    """Columns (k, n_phi, n_r) of the design matrix: ellipse and center, then the brightness terms."""
+    # The profile is smoothed before its slope is taken, so that its noise is not correlated with the residual's.
+    blur = model.slope_blur / (radii[1] - radii[0])
+    slope = np.gradient(gaussian_filter(profile, blur) if blur else profile, radii)
+    radial = [slope * radii / 2, slope * radii / 2, slope, slope]
+    angular = [np.cos(2 * azimuth), np.sin(2 * azimuth), np.cos(azimuth), np.sin(azimuth)]
+    for order, term in model.brightness(radii, profile):
+        radial += [term, term]
+        angular += [np.cos(order * azimuth), np.sin(order * azimuth)]
+    return np.stack(angular)[:, :, None] * np.stack(radial)[:, None, :]
+
+
+def normal_equations(columns, weight, residual, ridge):
+    """Compute the normal equations of a weighted ridge regression.
+
+    Parameters
+    ----------
+    columns : numpy.ndarray, shape (n_phi, n_r, k)
+        Design matrix.
+    weight : numpy.ndarray, shape (n_phi, n_r)
+        Weights.
+    residual : numpy.ndarray, shape (n_phi, n_r)
+        Data.
+    ridge : numpy.ndarray, shape (k,)
+        Ridge of each column, relative to the column's norm.
+
+    Returns
+    -------
+    normal : numpy.ndarray, shape (k, k)
+        Normal matrix.
+    right : numpy.ndarray, shape (k,)
+        Right-hand side.
+    """
     flat = columns.reshape(-1, columns.shape[-1])
-    heavy = flat * weight.reshape(-1, 1)
-    normal = flat.T @ heavy
+    weighted = flat * weight.reshape(-1, 1)
+    normal = flat.T @ weighted
     scale = np.diag(normal) + 1e-300
-    return normal + np.diag((ridge + 1e-9) * scale), heavy.T @ residual.ravel()
+    return normal + np.diag((ridge + 1e-9) * scale), weighted.T @ residual.ravel()
 
 
-def over_parts(fit, parts):
-    """(P, 4) estimates (ellipse, center) with one part left out, to first order, relative to all."""
-    normal, _ = equations(fit.columns, fit.weight, fit.residual, fit.ridge)
-    share = np.array([w for _, w in parts])
+def leave_out_parts(fit, parts):
+    """Estimate how a fit changes if one part of the scan is left out, to first order.
+
+    Parameters
+    ----------
+    fit : PolarFit
+        The fit to all parts.
+    parts : list of tuple
+        (SmoothImage, weight) of each of P parts.
+
+    Returns
+    -------
+    numpy.ndarray, shape (P, 4)
+        Ellipse vector and center without each part, relative to the fit; zero for a single part.
+    """
+    normal, _ = normal_equations(fit.columns, fit.weight, fit.residual, fit.ridge)
+    share = np.array([weight for _, weight in parts])
     share = share / share.sum()
     single = []
     for picture, _ in parts:
         polar, usable = read_polar(picture, fit.center, fit.vector, fit.radii, len(fit.residual))
         residual = (polar - fit.profile) * usable * (fit.usable > 0)
-        single.append(equations(fit.columns, fit.weight, residual, fit.ridge)[1])
+        single.append(normal_equations(fit.columns, fit.weight, residual, fit.ridge)[1])
     single = -np.linalg.solve(normal, np.array(single).T).T[:, :4]
     whole = share @ single
     return (whole - share[:, None] * single) / (1 - share)[:, None] - whole if len(parts) > 1 else single * 0
 
 
-def over_sectors(fit):
-    """(SECTORS, 4) estimates with one pair of opposite azimuth sectors left out, relative to all."""
+def leave_out_sectors(fit):
+    """Estimate how a fit changes if one pair of opposite azimuth sectors is left out.
+
+    Parameters
+    ----------
+    fit : PolarFit
+        The fit to all azimuths.
+
+    Returns
+    -------
+    numpy.ndarray, shape (SECTOR_PAIRS, 4)
+        Ellipse vector and center without each pair, relative to the fit.
+    """
     n_phi = len(fit.residual)
-    sector = (np.arange(n_phi) * 2 * SECTORS // n_phi) % SECTORS
-    whole = np.linalg.solve(*equations(fit.columns, fit.weight, fit.residual, fit.ridge))[:4]
+    sector = (np.arange(n_phi) * 2 * SECTOR_PAIRS // n_phi) % SECTOR_PAIRS
+    whole = np.linalg.solve(*normal_equations(fit.columns, fit.weight, fit.residual, fit.ridge))[:4]
     out = []
-    for k in range(SECTORS):
+    for k in range(SECTOR_PAIRS):
         weight = fit.weight * (sector != k)[:, None]
         total = np.maximum(weight.sum(0), 1e-300)
         columns = fit.columns - (fit.columns * weight[..., None]).sum(0) / total[:, None]
         residual = fit.residual - (fit.residual * weight).sum(0) / total
-        out.append(whole - np.linalg.solve(*equations(columns, weight, residual, fit.ridge))[:4])
+        out.append(whole - np.linalg.solve(*normal_equations(columns, weight, residual, fit.ridge))[:4])
     return np.array(out)
 
 
-def jackknife(estimates):
-    spread = estimates - estimates.mean(0)
-    return (len(spread) - 1) / len(spread) * spread.T @ spread
+def shrinkage_weight(gap, covariance):
+    """Compute the weight of a flexible model's estimate against that of a stiff model.
 
+    Parameters
+    ----------
+    gap : numpy.ndarray, shape (2,)
+        Difference between the two estimates.
+    covariance : numpy.ndarray, shape (2, 2)
+        Covariance of the difference if both models are right.
 
-def share_of(gap, covariance):
-    """How much of a softer model to take: as far as its gap to the stiffer one exceeds noise (James and
-    Stein)."""
+    Returns
+    -------
+    float
+        Weight of the flexible model, 0 to 1: it grows as the difference exceeds its noise (positive-part estimator of
+        James and Stein, 1961).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.fits.polar_fit import shrinkage_weight
+    >>> [round(shrinkage_weight(np.array([gap, 0.0]), np.eye(2)), 2) for gap in (1.0, 4.0, 20.0)]
+    [0.0, 0.75, 0.99]
+    """
     excess = gap @ np.linalg.solve(covariance + 1e-9 * np.eye(2), gap)
     return max(0.0, 1 - 4 / max(excess, 1e-12))
 
 
-def smooth(image, mask, sigma, order=3):
-    """(spline coefficients of the image smoothed over good pixels, mask or None where all are good, order)."""
+def smooth_image(image, mask, sigma, order=3):
+    """Smooth an image over its good pixels, and prepare it for interpolation.
+
+    Parameters
+    ----------
+    image : numpy.ndarray, shape (Qx, Qy)
+        The image.
+    mask : numpy.ndarray of bool, shape (Qx, Qy)
+        True where a pixel is good.
+    sigma : float
+        Width of the Gaussian filter in pixels.
+    order : int, optional
+        Order of the interpolating spline.
+
+    Returns
+    -------
+    SmoothImage
+        Spline coefficients of the smoothed image.
+    """
     if mask.all():
         filled, mask = gaussian_filter(image.astype(float), sigma, truncate=4), None
     else:
         mask = mask.astype(float)
         filled = gaussian_filter(np.where(mask > 0, image, 0.0).astype(float), sigma, truncate=4)
         filled /= np.maximum(gaussian_filter(mask, sigma, truncate=4), 1e-3)
-    return spline_filter(filled, order=order) if order > 1 else filled, mask, order
+    return SmoothImage(spline_filter(filled, order=order) if order > 1 else filled, mask, order)
 
 
 def read_polar(picture, center, vector, radii, n_phi):
-    """(n_phi, n_r) map on the ideal polar grid, and 1 where it can be used. picture: from `smooth`."""
+    """Sample a smoothed image on an ideal polar grid.
+
+    Parameters
+    ----------
+    picture : SmoothImage
+        The image.
+    center : array_like, shape (2,)
+        Center (x, y) in pixels.
+    vector : array_like, shape (2,)
+        Ellipse vector that is taken out.
+    radii : numpy.ndarray, shape (n_r,)
+        Ideal radii in pixels.
+    n_phi : int
+        Number of azimuths.
+
+    Returns
+    -------
+    polar : numpy.ndarray, shape (n_phi, n_r)
+        The polar map.
+    usable : numpy.ndarray, shape (n_phi, n_r)
+        1 where a sample lies on good pixels of the image, else 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.fits.polar_fit import read_polar, smooth_image
+    >>> x, y = np.indices((32, 32)) - 16.0
+    >>> picture = smooth_image(np.hypot(x, y), np.ones((32, 32), bool), sigma=0.5)
+    >>> polar, usable = read_polar(picture, (16, 16), (0.0, 0.0), np.array([4.0, 8.0]), n_phi=16)
+    >>> polar.mean(0).round(1).tolist(), bool(usable.all())
+    ([4.0, 8.0], True)
+    """
     coefficients, mask, order = picture
     azimuth = np.arange(n_phi) * (2 * np.pi / n_phi)
     ideal = np.stack([np.cos(azimuth)[:, None] * radii, np.sin(azimuth)[:, None] * radii])
@@ -166,7 +364,20 @@ def read_polar(picture, center, vector, radii, n_phi):
 
 
 def radial_profile(polar, weight):
-    """Radial mean; a radius that nothing covers takes its neighbors' value."""
+    """Compute the weighted mean of a polar map over the azimuth.
+
+    Parameters
+    ----------
+    polar : numpy.ndarray, shape (n_phi, n_r)
+        The polar map.
+    weight : numpy.ndarray, shape (n_phi, n_r)
+        Weights.
+
+    Returns
+    -------
+    numpy.ndarray, shape (n_r,)
+        The profile; interpolated at radii without weight, and zero if no radius has any.
+    """
     total = weight.sum(0)
     covered = total > 0
     if not covered.any():

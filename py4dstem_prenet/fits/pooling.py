@@ -1,13 +1,13 @@
-"""One recentered pattern from a whole scan, with the means of its parts, streamed in one pass.
+"""Pool the recentered patterns of a scan into one, with the means of parts of the scan, in one streamed pass.
 
-Every pattern is moved by its own sub-pixel origin to one center, an integer pixel of the pooled frame. The
-move is a cubic convolution (Keys): its second moment is zero for every fraction of a pixel, so that a scan
-whose origins share one fraction is not blurred along one direction more than along the other, which would
-look like an ellipse.
+Each pattern is shifted by its own sub-pixel origin to one center, an integer pixel of the pooled frame. The shift is a
+cubic convolution (Keys 1981). The second moment of its kernel is zero for every fraction of a pixel, so a scan whose
+origins share one fraction is not blurred more along one direction than along the other, which would look like an
+elliptical distortion.
 
-Patterns whose origins agree within a quarter of a pixel are summed before they are moved (by their mean origin:
-what is left is a blur of 0.005 px^2), since summing is a hundred times cheaper than moving. Of a large scan an even
-sample is pooled: beyond some thousand positions and some million electrons, it is not counting that limits a pool.
+Patterns whose origins agree within a quarter of a pixel are summed before the shift, by their mean origin. This adds a
+blur of 0.005 px^2, and summing is a hundred times faster than shifting. Of a large scan an even sample is pooled:
+beyond some thousand positions and some million electrons, counting noise is not the limiting error.
 """
 
 from dataclasses import dataclass
@@ -16,28 +16,41 @@ from functools import partial
 import numpy as np
 
 from ..compute import map_chunks
-from ..core import PrenetError, Scan, as_scan, budget, sample_positions
+from ..core import PrenetError, Scan, as_scan, budget, cubic_kernel, sample_positions
 from ..detector import NoiseModel
 
-CELL = 0.25  # px: origins that agree within this are summed before they are moved
-SAMPLE = 4096  # positions of a large scan that are pooled, or more, until they hold
-ELECTRONS = 5e6
-KEPT_BYTES = 2**29  # of patterns that are kept from the origin's pass, so that pooling need not read them again
-PARTS = 16  # contiguous blocks of the scan whose means are kept for jackknife estimates
-PARTS_BYTES = 64 * 2**20  # what these may hold
+ORIGIN_CELL_PX = 0.25  # pixels: patterns whose origins agree within this are summed before they are shifted
+MIN_POOLED_POSITIONS = 4096  # positions of a large scan that are pooled, and more until they hold POOLED_ELECTRONS
+POOLED_ELECTRONS = 5e6  # electrons; more do not improve the ellipse, whose systematic errors dominate
+MAX_KEPT_BYTES = 2**29  # bytes of patterns kept from the pass that measures origins, so they are not read again
+MAX_POOLED_PARTS = 16  # contiguous parts of the scan whose means are kept for jackknife estimates
+MIN_POOLED_PARTS = 4  # parts that are kept however large patterns are
+MAX_PARTS_BYTES = 64 * 2**20  # bytes of the means of the parts
+NO_ORIGIN = "There is no position with a valid origin to pool; measure the origin first."
 
 
 @dataclass(frozen=True)
 class Pooled:
-    """Recentered patterns of a scan, pooled. Images have the pooled frame's shape (Hx, Hy), in electrons a
-    pattern.
+    """Pooled, recentered patterns of a scan.
 
-    `mean`: float32, mean over the patterns that cover a pixel. `center`: (cx, cy), the pixel of the frame to
-    which every origin was moved. `positions`: patterns pooled. `weight`: float32, how many patterns cover a
-    pixel of `mean`; zero where none does (off the detector, or bad in all of them) and there the images are
-    zero. `parts`, `parts_weight`: (P, Hx, Hy), mean and weight of contiguous blocks of the scan: grains and
-    specimen structure differ between them, so leaving one out at a time says how far an estimate can be
-    trusted.
+    Images have the shape (Hx, Hy) of the pooled frame, in electrons per pattern.
+
+    Attributes
+    ----------
+    mean : numpy.ndarray, shape (Hx, Hy)
+        Mean over the patterns that cover a pixel, float32; zero where none does.
+    center : tuple of float
+        Pixel (cx, cy) of the frame to which every origin was shifted.
+    positions : int
+        Number of patterns pooled.
+    weight : numpy.ndarray, shape (Hx, Hy)
+        Number of patterns that cover a pixel, float32; zero off the detector, and where the pixel is bad in all
+        patterns.
+    parts : numpy.ndarray, shape (P, Hx, Hy)
+        Means of contiguous parts of the scan. Grains and specimen structure differ between parts, so a jackknife over
+        them gives an uncertainty that includes the specimen.
+    parts_weight : numpy.ndarray, shape (P, Hx, Hy)
+        Weights of the parts.
     """
 
     mean: np.ndarray
@@ -50,74 +63,93 @@ class Pooled:
 
 @dataclass(frozen=True)
 class _Frame:
-    """The pooled frame: its shape (Hx, Hy) and the pixel (cx, cy) to which origins are moved."""
+    """The pooled frame: its shape (Hx, Hy), and the pixel (cx, cy) to which origins are shifted."""
 
     shape: tuple[int, int]
     center: tuple[int, int]
 
 
 def pool(data, qx0, qy0, noise: NoiseModel, valid=None, progress=None) -> Pooled:
-    """Pool the recentered patterns of a scan, or of an even sample of a large one, in one streamed pass.
+    """Pool the recentered patterns of a scan, or of an even sample of a large one.
 
-    Args:
-        data: (Rx, Ry, Qx, Qy), any array-like that `batches.patterns` reads.
-        qx0, qy0: origins in pixels, (Rx, Ry) or anything that broadcasts to it.
-        noise: `NoiseModel` of the data; its bad pixels carry no weight.
-        valid: (Rx, Ry) bool, True = use this position; positions with an origin that is not finite are left
-            out.
-        progress: text for a progress bar, None for silence.
+    Parameters
+    ----------
+    data : Scan, DataCube or array_like, shape (Rx, Ry, Qx, Qy)
+        The scan.
+    qx0, qy0 : array_like, shape (Rx, Ry)
+        Origins in pixels, or anything that broadcasts to this shape.
+    noise : NoiseModel
+        Noise model of the data; its bad pixels have weight zero.
+    valid : array_like of bool, shape (Rx, Ry), optional
+        True where a position is used. Positions whose origin is not finite are always left out.
+    progress : str, optional
+        Text of a progress bar; None for no bar.
 
-    Raises PrenetError if no position is left.
+    Returns
+    -------
+    Pooled
+        The pooled pattern and its parts.
+
+    Raises
+    ------
+    PrenetError
+        If no position is left.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.detector import NoiseModel
+    >>> from py4dstem_prenet.fits import pool
+    >>> data = np.zeros((4, 4, 32, 32))
+    >>> data[..., 15, 16] = 100.0
+    >>> noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((32, 32), bool), counting=True, dose=100.0)
+    >>> pooled = pool(data, 15.0, 16.0, noise)
+    >>> pooled.positions, pooled.mean[tuple(map(int, pooled.center))].item()
+    (16, 100.0)
     """
     scan = as_scan(data)
-    made = plan(scan.shape, qx0, qy0, noise, valid)
-    positions = None if len(made.chosen) == len(made.origin) else made.chosen
-    pieces = map_chunks(made.add, scan, made.origin, made.part, positions=positions, progress=progress)
-    return made.total(piece for _, piece in pieces)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a scan is pooled, for whoever reads it: `add` is applied to blocks of it, `total` makes one of the pieces.
-
-    chosen: flat positions that are pooled, ascending. origin: (Rx * Ry, 2), pixels. part: (Rx * Ry,), the block of the
-    scan that each position belongs to. frame: where they are summed.
-    """
-
-    chosen: np.ndarray
-    origin: np.ndarray
-    part: np.ndarray
-    add: partial  # (index, block, origin and part at index) -> {part: (sum, weight)}, both (Hx, Hy)
-    frame: _Frame
-
-    @property
-    def parts(self):
-        return int(self.part.max()) + 1
-
-    def total(self, pieces) -> Pooled:
-        return _total(pieces, self.frame, self.parts, len(self.chosen))
-
-
-def plan(shape, qx0, qy0, noise: NoiseModel, valid=None) -> Plan:
-    """The plan for a scan of `shape` (Rx, Ry, Qx, Qy). Other arguments and errors as for `pool`."""
-    scan = shape[:2]
-    origin = np.stack([np.broadcast_to(np.asarray(q, float), scan).ravel() for q in (qx0, qy0)], -1)
+    origin = np.stack([np.broadcast_to(np.asarray(q, float), scan.scan_shape).ravel() for q in (qx0, qy0)], -1)
     use = np.isfinite(origin).all(1)
     if valid is not None:
-        use &= np.broadcast_to(np.asarray(valid, bool), scan).ravel()
-    chosen = pooled_positions(use, scan, noise.dose)
-    frame = _frame(origin[chosen], shape[2:])
+        use &= np.broadcast_to(np.asarray(valid, bool), scan.scan_shape).ravel()
+    chosen = pooled_positions(use, scan.scan_shape, noise.dose)
+    frame = _frame(origin[chosen], scan.pattern_shape)
+    part = _parts(chosen, scan.scan_shape, frame.shape)
     add = partial(_pool_block, frame=frame, bad=noise.bad_pixels, offset=noise.offset, gain=noise.gain)
-    return Plan(chosen, origin, _parts(chosen, scan, frame.shape), add, frame)
+    positions = None if len(chosen) == len(origin) else chosen
+    pieces = map_chunks(add, scan, origin, part, positions=positions, progress=progress)
+    return _total((piece for _, piece in pieces), frame, int(part.max()) + 1, len(chosen))
 
 
 def pool_arrays(electrons, qx0, qy0, bad=None) -> Pooled:
-    """Pool recentered patterns held in memory, all of them.
+    """Pool all recentered patterns of an array.
 
-    Args:
-        electrons: (n, Qx, Qy) or (Rx, Ry, Qx, Qy) patterns in electrons; qx0, qy0: (n,) or (Rx, Ry) origins
-            in pixels.
-        bad: (Qx, Qy) bool, True = bad pixel, or None.
+    Parameters
+    ----------
+    electrons : array_like, shape (n, Qx, Qy) or (Rx, Ry, Qx, Qy)
+        Patterns in electrons.
+    qx0, qy0 : array_like, shape (n,) or (Rx, Ry)
+        Origins in pixels.
+    bad : array_like of bool, shape (Qx, Qy), optional
+        True where a pixel is bad.
+
+    Returns
+    -------
+    Pooled
+        The pooled pattern and its parts.
+
+    Raises
+    ------
+    PrenetError
+        If no origin is finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.fits import pool_arrays
+    >>> pooled = pool_arrays(np.ones((9, 16, 16)), np.full(9, 7.5), np.full(9, 8.0))
+    >>> pooled.center, pooled.mean.shape, round(float(pooled.mean.max()), 3)
+    ((8.0, 8.0), (17, 16), 1.0)
     """
     electrons = np.asarray(electrons)
     scan = electrons.shape[:-2] if electrons.ndim == 4 else (1, len(electrons))
@@ -126,21 +158,45 @@ def pool_arrays(electrons, qx0, qy0, bad=None) -> Pooled:
     bad = np.zeros(electrons.shape[1:], bool) if bad is None else np.asarray(bad, bool)
     index = np.flatnonzero(np.isfinite(origin).all(1))
     if not len(index):
-        raise PrenetError(_NOTHING)
+        raise PrenetError(NO_ORIGIN)
     frame = _frame(origin[index], electrons.shape[1:])
     part = _parts(index, scan, frame.shape)
     piece = _pool_block(index, electrons[index], origin[index], part[index], frame, bad, 0.0, 1.0)
     return _total([piece], frame, int(part.max()) + 1, len(index))
 
 
-_NOTHING = "There is no position with a valid origin to pool; measure the origin first."
-
-
 def pooled_positions(use, scan, dose):
-    """Flat positions to pool, ascending: of those that can be used, (Rx * Ry,) bool, all or an even sample."""
+    """Choose the positions of a scan that are pooled.
+
+    Parameters
+    ----------
+    use : numpy.ndarray of bool, shape (Rx * Ry,)
+        True where a position can be used.
+    scan : tuple of int
+        Shape (Rx, Ry) of the scan.
+    dose : float
+        Mean electrons per pattern.
+
+    Returns
+    -------
+    numpy.ndarray of int
+        Flat positions, ascending: all that can be used, or an even sample of them.
+
+    Raises
+    ------
+    PrenetError
+        If no position can be used.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.fits import pooled_positions
+    >>> len(pooled_positions(np.ones(10_000, bool), (100, 100), dose=1e4))
+    4096
+    """
     if not use.any():
-        raise PrenetError(_NOTHING)
-    wanted = int(max(SAMPLE, min(ELECTRONS / max(dose, 1e-9), len(use))))
+        raise PrenetError(NO_ORIGIN)
+    wanted = int(max(MIN_POOLED_POSITIONS, min(POOLED_ELECTRONS / max(dose, 1e-9), len(use))))
     if use.sum() <= wanted:
         return np.flatnonzero(use)
     even = sample_positions(scan, wanted)
@@ -151,41 +207,55 @@ def pooled_positions(use, scan, dose):
 
 
 def worth_keeping(scan: Scan, dose):
-    """Flat positions that will probably be pooled, ascending, to be kept when they are read; none where the data are in
-    memory anyway, or would take more than KEPT_BYTES or a quarter of the memory budget."""
+    """Choose the positions whose patterns are kept in memory when they are first read, since they will be pooled.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    dose : float
+        Mean electrons per pattern.
+
+    Returns
+    -------
+    numpy.ndarray of int
+        Flat positions, ascending. Empty if the data are in memory, or if the patterns take more than MAX_KEPT_BYTES or
+        a
+        quarter of the memory budget.
+    """
     positions = pooled_positions(np.ones(scan.size, bool), scan.scan_shape, dose)
     size = len(positions) * int(np.prod(scan.pattern_shape)) * scan.dtype.itemsize
-    return positions[:0] if scan.in_memory or size > min(KEPT_BYTES, budget() // 4) else positions
+    return positions[:0] if scan.in_memory or size > min(MAX_KEPT_BYTES, budget() // 4) else positions
 
 
 def _frame(origin, shape):
-    """A frame that holds every pixel of every pattern, but which a stray origin does not blow up."""
+    """Choose a frame that holds every pixel of every pattern, with limits against outliers of the origin."""
     sides, center = [], []
     for axis, size in enumerate(shape):
         q = origin[:, axis]
-        middle = np.median(q)
-        low, high = np.clip([q.min(), q.max()], middle - size / 4, middle + size / 4)
+        median = np.median(q)
+        low, high = np.clip([q.min(), q.max()], median - size / 4, median + size / 4)
         center.append(int(np.ceil(high)))
         sides.append(int(np.ceil(high) + size - np.floor(low)))
     return _Frame(tuple(sides), tuple(center))
 
 
 def _parts(chosen, scan, frame_shape):
-    """(Rx * Ry,) the contiguous block of the scan that each position belongs to; the blocks are as many as may
-    be held, and cover what was chosen."""
-    number = int(np.clip(PARTS_BYTES // (8 * frame_shape[0] * frame_shape[1]), 4, PARTS))
+    """Divide the scan into contiguous parts that cover the chosen positions: (Rx * Ry,) the part of each position."""
+    part_bytes = 8 * frame_shape[0] * frame_shape[1]
+    number = int(np.clip(MAX_PARTS_BYTES // part_bytes, MIN_POOLED_PARTS, MAX_POOLED_PARTS))
     row, column = np.divmod(chosen, scan[1])
     first, size = (row.min(), column.min()), (np.ptp(row) + 1, np.ptp(column) + 1)
     rows = min(size[0], max(int(np.sqrt(number)), number // size[1]))
     columns = min(size[1], number // rows)
-    block = [np.clip((np.arange(n) - f) * c // s, 0, c - 1)
+    along = [np.clip((np.arange(n) - f) * c // s, 0, c - 1)
              for n, f, c, s in zip(scan, first, (rows, columns), size, strict=True)]
-    return (block[0][:, None] * columns + block[1]).ravel()
+    return (along[0][:, None] * columns + along[1]).ravel()
 
 
 def _pool_block(index, block, origin, part, frame, bad, offset, gain):
-    """{part: [sum, weight, slices of the frame]} of patterns (n, Qx, Qy) as stored; origin (n, 2), part (n,)."""
-    key = np.column_stack([part, np.floor(origin / CELL).astype(np.int64)])
+    """Pool a block of patterns (n, Qx, Qy) in detector units: {part: (sum, weight)}, each of the frame's shape."""
+    key = np.column_stack([part, np.floor(origin / ORIGIN_CELL_PX).astype(np.int64)])
     _, group = np.unique(key, axis=0, return_inverse=True)
     order = np.argsort(group.ravel(), kind="stable")
     edges = np.flatnonzero(np.diff(group.ravel()[order])) + 1
@@ -195,8 +265,8 @@ def _pool_block(index, block, origin, part, frame, bad, offset, gain):
         total, weight = sums.setdefault(int(part[members[0]]), np.zeros((2, *frame.shape), np.float32))
         summed = block[members].sum(0, dtype=np.float32)
         summed = (summed - np.float32(len(members) * offset)) / np.float32(gain)
-        moved, good, into = _move(summed, origin[members].mean(0), frame, bad)
-        total[into] += moved if good is None else moved * good
+        shifted, good, into = _shift(summed, origin[members].mean(0), frame, bad)
+        total[into] += shifted if good is None else shifted * good
         weight[into] += len(members) if good is None else np.float32(len(members)) * good
     return sums
 
@@ -212,34 +282,34 @@ def _total(pieces, frame, parts, positions):
                   sums / np.maximum(weights, 1), weights)
 
 
-def _move(image, origin, frame, bad):
-    """(moved, good or None where all is, slices of the frame)."""
+def _shift(image, origin, frame, bad):
+    """Shift an image to the center of the frame.
+
+    Returns the shifted image, which of its pixels are good (None if all are), and the slices of the frame it covers.
+    """
     whole = np.floor(origin + 1e-6).astype(int)
-    taps = [_taps(f) for f in np.clip(origin - whole, 0, None)]
-    moved = image
+    taps = [_taps(fraction) for fraction in np.clip(origin - whole, 0, None)]
+    shifted = image
     for axis, (_, weights) in enumerate(taps):
-        length = moved.shape[axis] - len(weights) + 1
-        pieces = (moved[k : k + length] if axis == 0 else moved[:, k : k + length] for k in range(len(weights)))
-        moved = sum(np.float32(t) * piece for t, piece in zip(weights, pieces, strict=True))
+        length = shifted.shape[axis] - len(weights) + 1
+        pieces = (shifted[k : k + length] if axis == 0 else shifted[:, k : k + length] for k in range(len(weights)))
+        shifted = sum(np.float32(weight) * piece for weight, piece in zip(weights, pieces, strict=True))
     good = None
-    if bad is not None:  # where all pixels that the interpolation reads are good
-        good = ~np.lib.stride_tricks.sliding_window_view(bad, [len(w) for _, w in taps]).any((-2, -1))
+    if bad is not None:  # good if all pixels that the interpolation reads are good
+        good = ~np.lib.stride_tricks.sliding_window_view(bad, [len(weights) for _, weights in taps]).any((-2, -1))
     into, inside = [], []
     for axis, (first, _) in enumerate(taps):
-        # row j of `moved` is the pattern's pixel j - first, the frame's j - first - whole + center
+        # Row j of `shifted` is row j - first of the pattern, and row j - first - whole + center of the frame.
         start = -first - whole[axis] + frame.center[axis]
-        low, high = max(start, 0), min(start + moved.shape[axis], frame.shape[axis])
+        low, high = max(start, 0), min(start + shifted.shape[axis], frame.shape[axis])
         into.append(slice(low, max(high, low)))
         inside.append(slice(low - start, max(high, low) - start))
     inside = tuple(inside)
-    return moved[inside], None if good is None else good[inside], tuple(into)
+    return shifted[inside], None if good is None else good[inside], tuple(into)
 
 
 def _taps(fraction):
-    """(offset of the first tap, weights) that read an image at `fraction` of a pixel beyond a pixel."""
+    """(offset of the first tap, weights) that interpolate an image at `fraction` of a pixel beyond a pixel."""
     if fraction < 1e-5:
         return 0, np.ones(1)
-    distance = np.abs(np.arange(-1, 3) - fraction)
-    near = 1.5 * distance**3 - 2.5 * distance**2 + 1
-    far = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
-    return -1, np.where(distance <= 1, near, far)
+    return -1, cubic_kernel(np.abs(np.arange(-1, 3) - fraction))

@@ -1,39 +1,55 @@
-"""The elliptical distortion, and the center, from all that lies outside the direct beam. Conventions: `polar`."""
+"""Elliptical distortion and center from the pattern outside the direct beam.
+
+Conventions are those of `core.geometry`.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from ..core import PrenetError
+from ..core import PrenetError, jackknife_covariance
 from .polar_fit import (
-    NOTHING_KNOWN,
+    MIN_JACKKNIFE_PARTS,
+    UNKNOWN_COVARIANCE,
     fit_polar,
-    jackknife,
-    over_parts,
-    over_sectors,
+    leave_out_parts,
+    leave_out_sectors,
     radial_profile,
     read_polar,
-    share_of,
-    smooth,
+    shrinkage_weight,
+    smooth_image,
 )
 
-RING_PHI = 192
-RING_ROOM = 12  # px of radius that rings need
-RING_INFLATION = 2.5  # of the ring covariance, from pulls on simulated glasses and powders
-CONTINUOUS = 0.35  # part of the azimuth that must carry the signal of rings
-STRAIN = 0.03  # sigma of what strain and orientation of a few grains do to an ellipse
-SYSTEMATIC = 0.001  # sigma of each component that no scatter shows
+RING_AZIMUTHS = 192  # azimuths of the polar map
+MIN_RING_SPAN_PX = 12  # pixels of radius outside the direct beam, below which rings are not fitted
+# Set on simulated glasses, powders and crystals:
+RING_INFLATION = 2.5  # factor of the covariance, from the pulls of simulated glasses and powders
+MIN_RING_CONTINUITY = 0.35  # part of the azimuth that must carry the signal of rings
+GRAIN_SIGMA = 0.03  # sigma of each component, by strain and orientation, if only a few grains contribute
+RING_SYSTEMATIC = 0.001  # sigma of each component that no scatter shows
+MAX_ECCENTRICITY = 0.3  # length of the ellipse vector; a larger one shows that a fit has diverged
 
 
 @dataclass(frozen=True)
 class RingFit:
-    """Ellipse from all that lies outside the direct beam.
+    """Ellipse from the pattern outside the direct beam.
 
-    `vector` (2,), `covariance` (2, 2). `center`: (x, y) px in the pooled frame, `center_covariance` (2, 2).
-    `improved`: the corrected profile is sharper than at the start; where it is False the start vector is
-    returned. `continuity`: 0 to 1, the part of the azimuth that carries the signal: near 1 for rings, some
-    0.1 for one crystal's spots, whose lattice cannot tell strain from ellipse whatever the covariance says.
+    Attributes
+    ----------
+    vector : numpy.ndarray, shape (2,)
+        Ellipse vector; the start vector if `improved` is False.
+    covariance : numpy.ndarray, shape (2, 2)
+        Covariance of the vector.
+    center : tuple of float
+        Center (x, y) in pixels of the pooled frame.
+    center_covariance : numpy.ndarray, shape (2, 2)
+        Covariance of the center, square pixels.
+    improved : bool
+        Whether the corrected pattern is sharper as a function of the radius than at the start.
+    continuity : float
+        Part of the azimuth that carries the signal, 0 to 1: near 1 for rings, about 0.1 for the spots of one crystal,
+        whose strain has the same effect as an elliptical distortion, so that the covariance is too small.
     """
 
     vector: np.ndarray
@@ -45,65 +61,94 @@ class RingFit:
 
 
 def refine_rings(pooled, start_vector=(0.0, 0.0), inner=None, start_center=None, reach=2.0):
-    """Ellipse and center that make the pooled pattern outside the direct beam sharpest as a function of the
-    radius.
+    """Fit the ellipse and center that make the pattern outside the direct beam sharpest as a function of the radius.
 
-    The azimuthal variance at fixed ideal radius, weighted by what noise, speckle and spots leave at that
-    radius, is minimized over ellipse and center, from coarse (blurred) to fine. The covariance is the larger
-    of two jackknifes: over parts of the scan, and over pairs of opposite azimuth sectors, which a few spots
-    cannot pass.
+    Parameters
+    ----------
+    pooled : Pooled
+        Pooled patterns.
+    start_vector : array_like, shape (2,), optional
+        Start of the ellipse vector, from the network or the disk.
+    inner : float, optional
+        Smallest radius used in pixels, outside the direct beam and its tails. By default found from the profile.
+    start_center : array_like, shape (2,), optional
+        Start of the center (x, y) in pixels of the pooled frame, by default ``pooled.center``.
+    reach : float, optional
+        Largest error of the start center in pixels.
 
-    Args:
-        pooled: `Pooled`. start_vector: from the network or the disk.
-        inner: px, smallest radius used, outside the direct beam and its tails; None finds where these end.
-        start_center: (x, y) px in the pooled frame, None = `pooled.center`. reach: px, how far off it may be.
+    Returns
+    -------
+    RingFit
+        The ellipse and the center.
 
-    Returns: `RingFit`. Raises PrenetError where the detector leaves less than RING_ROOM px of radius.
+    Raises
+    ------
+    PrenetError
+        If fewer than MIN_RING_SPAN_PX pixels of radius are on the detector outside `inner`.
+
+    Notes
+    -----
+    The azimuthal variance at fixed ideal radius, in units of the variance due to noise, speckle and spots, is
+    minimized over ellipse and center, from a blurred pattern to the full resolution. The covariance is the larger of
+    two jackknifes: over parts of the scan, and over pairs of opposite azimuth sectors. The second is large for a few
+    spots.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.fits import pool_arrays, refine_rings
+    >>> x, y = np.indices((80, 80)) - 39.5
+    >>> rho = np.hypot(x / 1.02, y * 1.02)  # a / b = 1.04
+    >>> image = 50 + 500 * np.exp(-0.5 * ((rho - 25) / 1.5) ** 2)
+    >>> patterns = np.random.default_rng(0).poisson(image, (16, 80, 80))
+    >>> fit = refine_rings(pool_arrays(patterns, 16 * [39.5], 16 * [39.5]), inner=12)
+    >>> round(float(fit.vector[0]), 2), fit.improved
+    (0.04, True)
     """
     mask = pooled.weight > 0
     center = np.array(pooled.center if start_center is None else start_center, float)
     start = np.asarray(start_vector, float)
     first, outer = ring_span(pooled.mean, mask, center)
     inner = first if inner is None else inner
-    if not outer > inner + RING_ROOM:
-        raise PrenetError(f"Rings need at least {RING_ROOM} px of radius between the direct beam and the "
+    if not outer > inner + MIN_RING_SPAN_PX:
+        raise PrenetError(f"Rings need at least {MIN_RING_SPAN_PX} px of radius between the direct beam and the "
                           "detector's edge.")
     step = max(0.7, (outer - inner) / 120)
     radii = np.arange(inner, outer, step)
     fine = max(0.7, 0.7 * step)
-    picture = smooth(pooled.mean, mask, fine)
-    # only their scatter matters, so that these are read linearly
+    picture = smooth_image(pooled.mean, mask, fine)
+    # Only the scatter of the parts is used, for which linear interpolation is accurate enough.
     parts = [
-        (smooth(image, weight > 0, fine, order=1), weight.sum())
+        (smooth_image(image, weight > 0, fine, order=1), weight.sum())
         for image, weight in zip(pooled.parts, pooled.parts_weight, strict=True)
     ]
     stiff, soft = _RingModel(radii, 0), _RingModel(radii, 3)
 
-    def fits(*places):
-        """Those that converge near where they were to look, from each place (center, vector) with both models."""
-        found = (fit_polar(picture, *place, radii, RING_PHI, model) for place in places for model in (stiff, soft))
-        return [f for f in found if f.converged and _sane(f, center, reach)]
+    def _fits(*starts):  # (center, vector) each; with both models, without fits that diverge
+        found = (fit_polar(picture, *at, radii, RING_AZIMUTHS, model) for at in starts for model in (stiff, soft))
+        return [fit for fit in found if fit.converged and _is_plausible(fit, center, reach)]
 
-    at_start = fit_polar(picture, center, start, radii, RING_PHI, stiff, steps=0)
-    # from the start itself, and from coarse to fine, which finds its way from some pixels off
-    place = center, start
+    at_start = fit_polar(picture, center, start, radii, RING_AZIMUTHS, stiff, steps=0)
+    # Fit from the start itself, and from coarse to fine, which converges from an error of some pixels.
+    coarse_start = center, start
     for blur in (2 * reach, reach):
         if blur > 1.5 * fine:
-            coarse = fit_polar(smooth(pooled.mean, mask, blur), *place, radii, RING_PHI, soft)
-            if _sane(coarse, center, reach):
-                place = coarse.center, coarse.vector
-    best = min(fits((center, start), place), key=lambda f: f.misfit(at_start.variance), default=None)
+            blurred = smooth_image(pooled.mean, mask, blur)
+            coarse = fit_polar(blurred, *coarse_start, radii, RING_AZIMUTHS, soft)
+            if _is_plausible(coarse, center, reach):
+                coarse_start = coarse.center, coarse.vector
+    best = min(_fits((center, start), coarse_start), key=lambda fit: fit.misfit(at_start.variance), default=None)
     if best is None or best.misfit(at_start.variance) >= at_start.misfit(at_start.variance):
-        nothing = NOTHING_KNOWN.copy()
-        return RingFit(start, nothing, tuple(map(float, center)), nothing * reach**2, False, _continuity(at_start))
-    # both models from there: the softer says what smooth brightness may have done to the stiffer
-    both = fits((best.center, best.vector)) or [best]
-    estimate, covariance = _weighed(both, parts)
+        unknown = UNKNOWN_COVARIANCE.copy()
+        return RingFit(start, unknown, tuple(map(float, center)), unknown * reach**2, False, _continuity(at_start))
+    # Fit both models from there: their difference shows what smooth brightness may have done to the stiff one.
+    both = _fits((best.center, best.vector)) or [best]
+    estimate, covariance = _combined(both, parts)
     continuity = _continuity(both[0])
-    strain = STRAIN * np.clip((0.6 - continuity) / 0.3, 0, 1)
+    grain_sigma = GRAIN_SIGMA * np.clip((0.6 - continuity) / 0.3, 0, 1)
     return RingFit(
         estimate[:2],
-        covariance[:2, :2] + (SYSTEMATIC**2 + strain**2) * np.eye(2),
+        covariance[:2, :2] + (RING_SYSTEMATIC**2 + grain_sigma**2) * np.eye(2),
         (float(estimate[2]), float(estimate[3])),
         covariance[2:, 2:],
         True,
@@ -111,15 +156,15 @@ def refine_rings(pooled, start_vector=(0.0, 0.0), inner=None, start_center=None,
     )
 
 
-def _weighed(fits, parts):
-    """(4,) ellipse and center, and (4, 4) covariance: the stiff fit's, and the soft one's as far as the data ask."""
+def _combined(fits, parts):
+    """Combine the stiff and the soft fit: ellipse and center (4,), and their covariance (4, 4)."""
     estimate = np.r_[fits[0].vector, fits[0].center]
-    scatter = [(over_sectors(fit), over_parts(fit, parts)) for fit in fits]
+    scatter = [(leave_out_sectors(fit), leave_out_parts(fit, parts)) for fit in fits]
     covariance = _ring_covariance(*scatter[0])
     if len(fits) == 2:
         gap = np.r_[fits[1].vector, fits[1].center] - estimate
-        apart = _ring_covariance(*(b - a for a, b in zip(*scatter, strict=True)))
-        share = share_of(gap[:2], apart[:2, :2])
+        gap_covariance = _ring_covariance(*(b - a for a, b in zip(*scatter, strict=True)))
+        share = shrinkage_weight(gap[:2], gap_covariance[:2, :2])
         estimate = estimate + share * gap
         covariance = (1 - share) * covariance + share * _ring_covariance(*scatter[1])
         covariance = covariance + share * (1 - share) * np.outer(gap, gap)
@@ -127,12 +172,12 @@ def _weighed(fits, parts):
 
 
 class _RingModel:
-    """Weights and brightness terms of everything outside: azimuthal variance found at each radius."""
+    """Weights and brightness terms of the pattern outside the direct beam, for `fit_polar`."""
 
-    robust = 4.0  # degrees of freedom of Student's law: single spots must not rule
-    freedom = 1e-3
-    enough = 2e-4
-    slope_blur, damping = 2.0, 0.6  # px; damped since the smoothed slope of a sharp ring is too small
+    student_dof = 4.0  # single spots must not determine the fit
+    ridge = 1e-3
+    tolerance = 2e-4
+    slope_blur, damping = 2.0, 0.6  # px; steps are damped since the smoothed slope of a sharp ring is too small
 
     def __init__(self, radii, knots):
         at = np.linspace(radii[0], radii[-1], knots)
@@ -146,21 +191,48 @@ class _RingModel:
     def brightness(self, radii, profile):
         level = profile - profile.min()
         level = gaussian_filter(level, len(radii) / 8) + 0.02 * level.max()
-        return [(m, bump * level) for m in (1, 2) for bump in self.bumps]
+        return [(order, bump * level) for order in (1, 2) for bump in self.bumps]
 
 
-def _sane(fit, center, reach):
-    return np.hypot(*fit.vector) < 0.3 and np.hypot(*(fit.center - center)) < 4 * reach + 1
+def _is_plausible(fit, center, reach):
+    return np.hypot(*fit.vector) < MAX_ECCENTRICITY and np.hypot(*(fit.center - center)) < 4 * reach + 1
 
 
 def _ring_covariance(by_sectors, by_parts):
-    """The larger of both jackknifes, scaled by what they were found to miss."""
-    covariances = [jackknife(by_sectors), *([jackknife(by_parts)] if len(by_parts) >= 4 else [])]
-    return RING_INFLATION * max(covariances, key=lambda c: np.trace(c[:2, :2]))
+    """The larger of the two jackknife covariances, inflated."""
+    estimates = [by_sectors, *([by_parts] if len(by_parts) >= MIN_JACKKNIFE_PARTS else [])]
+    return RING_INFLATION * max(map(jackknife_covariance, estimates), key=lambda c: np.trace(c[:2, :2]))
 
 
 def ring_span(image, mask, center):
-    """(first, last) radius in px of what lies outside the direct beam and its tails, on the detector."""
+    """Find the range of radii outside the direct beam and its tails that is on the detector.
+
+    Parameters
+    ----------
+    image : numpy.ndarray, shape (Qx, Qy)
+        A pattern.
+    mask : numpy.ndarray of bool, shape (Qx, Qy)
+        True where a pixel is good.
+    center : array_like, shape (2,)
+        Position (x, y) of the direct beam in pixels.
+
+    Returns
+    -------
+    first : float
+        Radius in pixels where the tails of the direct beam end.
+    last : float
+        Largest radius in pixels at which a third of the azimuth is on the detector.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.fits import ring_span
+    >>> x, y = np.indices((64, 64)) - 32
+    >>> image = 1e4 * np.exp(-0.5 * np.hypot(x, y) ** 2 / 9) + 10
+    >>> first, last = ring_span(image, np.ones((64, 64), bool), (32, 32))
+    >>> 8 < first < 16, last > 32
+    (True, True)
+    """
     last = _outer_radius(mask, np.asarray(center, float))
     return _tail_end(image, mask, center, last), last
 
@@ -170,17 +242,16 @@ def _outer_radius(mask, center):
     x = np.arange(mask.shape[0])[:, None] - center[0]
     y = np.arange(mask.shape[1])[None, :] - center[1]
     ring = np.hypot(x, y).astype(int)
-    seen = np.bincount(ring.ravel(), mask.ravel())
-    enough = seen > 2 * np.pi * (np.arange(len(seen)) + 0.5) / 3
-    enough[: len(seen) // 8] = True  # a beam stop's hub
-    return float(np.argmin(enough) if not enough.all() else len(seen)) - 1
+    pixels = np.bincount(ring.ravel(), mask.ravel())
+    covered = pixels > 2 * np.pi * (np.arange(len(pixels)) + 0.5) / 3
+    covered[: len(pixels) // 8] = True  # the hub of a beam stop
+    return float(np.argmin(covered) if not covered.all() else len(pixels)) - 1
 
 
 def _tail_end(image, mask, center, outer):
-    """Radius at which the direct beam's fall is over: where the log profile first falls no faster than its
-    median."""
+    """Radius where the tails of the direct beam end: the log profile first falls no faster than its median slope."""
     radii = np.arange(1, outer, 0.5)
-    polar, usable = read_polar(smooth(image, mask, 1.0), center, (0.0, 0.0), radii, RING_PHI)
+    polar, usable = read_polar(smooth_image(image, mask, 1.0), center, (0.0, 0.0), radii, RING_AZIMUTHS)
     profile = radial_profile(polar, usable)
     floor = 1e-4 * max(profile.max(), 1e-12)
     fall = -gaussian_filter(np.gradient(np.log(np.clip(profile, floor, None)), radii), 2)
@@ -190,12 +261,12 @@ def _tail_end(image, mask, center, outer):
 
 
 def _continuity(fit):
-    """Participation ratio over the azimuth of what rises above the radial background."""
+    """Participation ratio, over the azimuth, of the signal above the radial background."""
     background = np.minimum(gaussian_filter(fit.profile, len(fit.radii) / 8), fit.profile)
     rise = np.clip(fit.residual + fit.profile - background, 0, None) * fit.usable
     rise = gaussian_filter(rise, (1.5, 0), mode=("wrap", "nearest"))
-    seen = np.maximum(fit.usable.sum(0), 1)
-    mean, square = rise.sum(0) / seen, (rise**2).sum(0) / seen
+    samples = np.maximum(fit.usable.sum(0), 1)
+    mean, square = rise.sum(0) / samples, (rise**2).sum(0) / samples
     signal = np.clip(fit.profile - background, 0, None)
     ratio = mean**2 / np.maximum(square, 1e-300)
     return float(np.average(ratio, weights=signal)) if signal.sum() > 0 else 0.0

@@ -1,12 +1,12 @@
-"""The center of rings: for scans whose direct beam a beam stop hides, and to compare with the direct beam.
+"""Center of diffraction rings: for scans whose direct beam is behind a beam stop, and to compare with the direct beam.
 
-Where nothing is known of it, the center is the one about which a binned, flattened pattern is best explained by its
-radius alone (explained variance, corrected for the number of radii). `refine_rings` then takes it, with the ellipse,
-to the full resolution; what lies inside the first ring's foot is left out, for the direct beam's tails lie about the
-direct beam. A smooth hill has a center, too, and so has a lens shading: a result is accepted only where the intensity
-rises with radius somewhere, in sectors all round that agree.
+If no center is given, a binned, flattened pattern is searched for the center about which the radius explains most of
+the variance (corrected for the number of radii). `refine_rings` then fits it together with the ellipse at full
+resolution. Radii inside the foot of the first ring are left out, since the tails of the direct beam are centered on the
+direct beam. A smooth hill or lens shading has a center, too. A result is therefore accepted only if the intensity rises
+with the radius somewhere, in azimuth sectors that agree with each other.
 
-Conventions: x = qx = row, y = qy = column, a pixel's center on its integer index.
+Conventions: x = qx = row, y = qy = column; a pixel's center lies on its integer index.
 """
 
 from dataclasses import dataclass
@@ -15,28 +15,41 @@ from itertools import combinations
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from ..core import NORMAL_MAD, Decision, Flag
-from .polar_fit import NOTHING_KNOWN, read_polar, smooth
+from ..core import NORMAL_MAD, Decision, Flag, binned_sum
+from .polar_fit import UNKNOWN_COVARIANCE, read_polar, smooth_image
 from .pooling import Pooled
-from .ring_fit import CONTINUOUS, RING_ROOM, refine_rings, ring_span
+from .ring_fit import MIN_RING_CONTINUITY, MIN_RING_SPAN_PX, refine_rings, ring_span
 
-SIDE = 64  # pixels of the larger side in the search
-FLAT = 4.0  # of these, the scale beyond which the pattern is flattened
-REACH = 4.0  # px of the pattern from which the refinement finds its way
-RINGS_WIDTH = 12  # part of their span, beyond which a pattern is smooth
-SYSTEMATIC = 0.05  # px
-SECTORS = 8
-AGREEMENT = 0.7  # mean correlation of the flattened profiles of sectors
-RISE = 6.0  # standard errors by which a ring rises above what lies inside it
-SURE = 0.5  # px, the largest sigma of an accepted center
+MAX_SEARCH_SIDE = 64  # pixels of the larger side of the binned pattern that is searched, chosen for speed
+FLATTENING_PX = 4.0  # binned pixels, 1 sigma: structure that is smoother is removed before the search
+RING_SEARCH_REACH_PX = 4.0  # pixels of the pattern from which the refinement converges
+RING_WIDTH_FRACTION = 12  # the pattern is smoothed over 1 / 12 of the span, and the smooth part is left out of the fit
+RING_CENTER_SYSTEMATIC_PX = 0.05  # pixels, 1 sigma of each coordinate that no scatter shows
+AZIMUTH_SECTORS = 8  # sectors whose profiles are compared
+SECTOR_AZIMUTHS = 16  # azimuths in a sector
+MIN_SECTOR_AZIMUTHS = 8  # usable ones, for a profile to have a value at a radius
+# Set on simulated and real patterns with and without rings (tests/test_ring_center.py):
+MIN_SECTOR_CORRELATION = 0.7  # mean correlation of the sectors' flattened profiles
+MIN_RING_RISE = 6.0  # standard errors over the sectors by which a ring rises above smaller radii
+MAX_RING_CENTER_SIGMA_PX = 0.5  # pixels, largest standard deviation of an accepted center
 
 
 @dataclass(frozen=True)
 class RingCenter:
     """Center of rings and their ellipse.
 
-    center: (x, y) px of the pattern. covariance: (2, 2). vector, vector_covariance: of the ellipse, see `polar`.
-    decision: accepted if there are rings; the flag says why not.
+    Attributes
+    ----------
+    center : tuple of float
+        Center (x, y) in pixels of the pattern.
+    covariance : numpy.ndarray, shape (2, 2)
+        Covariance of the center, square pixels.
+    vector : numpy.ndarray, shape (2,)
+        Ellipse vector.
+    vector_covariance : numpy.ndarray, shape (2, 2)
+        Covariance of the ellipse vector.
+    decision : Decision
+        Accepted if the pattern has rings that determine the center; otherwise the flag shows why not.
     """
 
     center: tuple[float, float]
@@ -47,70 +60,97 @@ class RingCenter:
 
     @property
     def accepted(self) -> bool:
-        """Whether there are rings."""
+        """Whether the pattern has rings that determine the center.
+
+        Returns
+        -------
+        bool
+            The decision.
+        """
         return self.decision.accepted
 
 
 def ring_center(mean, good=None, guess=None) -> RingCenter:
-    """Find the center of rings in a pattern whose direct beam need not be seen.
+    """Find the center of rings in a pattern whose direct beam may be hidden.
 
-    Args:
-        mean: (Qx, Qy) pattern, the mean of a scan or of a block of it; any unit, any offset.
-        good: (Qx, Qy) bool, False behind a beam stop and at bad pixels; None = all good. A stop that is not
-            masked is borne as well.
-        guess: (x, y) px, if the center is known to REACH; None searches the whole pattern.
+    Parameters
+    ----------
+    mean : array_like, shape (Qx, Qy)
+        Mean pattern of a scan or of a block of it; any unit, any offset.
+    good : array_like of bool, shape (Qx, Qy), optional
+        False behind a beam stop and in bad pixels. By default all pixels are good; a beam stop that is not masked is
+        tolerated.
+    guess : array_like, shape (2,), optional
+        Center (x, y) in pixels, right within RING_SEARCH_REACH_PX. By default the whole pattern is searched.
 
-    Returns: `RingCenter`, refused where there are no rings.
+    Returns
+    -------
+    RingCenter
+        The center; refused if there are no rings.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.fits import ring_center
+    >>> x, y = np.indices((96, 96)) - 45.0
+    >>> rho = np.hypot(x, y)
+    >>> mean = 20 + 40 * np.exp(-0.5 * ((rho - 22) / 1.5) ** 2) + 30 * np.exp(-0.5 * ((rho - 35) / 1.5) ** 2)
+    >>> rings = ring_center(np.random.default_rng(0).poisson(mean))
+    >>> rings.accepted, [round(q) for q in rings.center]
+    (True, [45, 45])
     """
     mean = np.asarray(mean, float)
     good = np.isfinite(mean) & (True if good is None else np.asarray(good, bool))
     middle = tuple((n - 1) / 2 for n in mean.shape)
     if good.mean() < 0.2 or np.ptp(mean[good]) == 0:
-        return _nothing(middle, Flag("rings_empty"))
-    # a few saturated or hot pixels must not rule
+        return _refused(middle, Flag("rings_empty"))
+    # Clip a few saturated or hot pixels, which would dominate the search.
     low, high = np.percentile(mean[good], (0.5, 99.8))
     mean = np.where(good, np.clip(mean, low, high), 0.0)
     center = _search(np.sqrt(np.clip(mean - low, 0, None)) * good, good) if guess is None else np.asarray(guess, float)
     span = ring_span(mean, good, center)
-    if span[1] - span[0] <= RING_ROOM:
-        return _nothing(middle, Flag("rings_no_room", {"needed": RING_ROOM}))
+    if span[1] - span[0] <= MIN_RING_SPAN_PX:
+        return _refused(middle, Flag("rings_no_room", {"needed": MIN_RING_SPAN_PX}))
     agreement, rise, foot = _evidence(mean, good, center, span)
-    if agreement < AGREEMENT / 3 or rise < RISE / 2:  # far from it, whatever a better center would show
-        flag = _disagree(agreement) if agreement < AGREEMENT / 3 else _flat(rise)
-        return _nothing(tuple(map(float, center)), flag)
-    if span[1] - foot <= RING_ROOM:
+    if agreement < MIN_SECTOR_CORRELATION / 3 or rise < MIN_RING_RISE / 2:  # no refined center could reach the limits
+        flag = _sectors_disagree(agreement) if agreement < MIN_SECTOR_CORRELATION / 3 else _no_rise(rise)
+        return _refused(tuple(map(float, center)), flag)
+    if span[1] - foot <= MIN_RING_SPAN_PX:
         foot = span[0]
-    # without what is smooth: the tails of a direct beam that need not lie in the rings' center
-    sharp = mean - _smooth_part(mean, good, (span[1] - span[0]) / RINGS_WIDTH)
-    fit = refine_rings(_as_pooled(sharp * good, good, center), inner=foot, start_center=center, reach=REACH)
-    covariance = fit.center_covariance + SYSTEMATIC**2 * np.eye(2)
-    if fit.improved:  # an ellipse and some pixels change what the sectors show
+    # Remove the smooth part: the tails of a direct beam that need not lie in the center of the rings.
+    sharp = mean - _smooth_part(mean, good, (span[1] - span[0]) / RING_WIDTH_FRACTION)
+    pooled = _as_pooled(sharp * good, good, center)
+    fit = refine_rings(pooled, inner=foot, start_center=center, reach=RING_SEARCH_REACH_PX)
+    covariance = fit.center_covariance + RING_CENTER_SYSTEMATIC_PX**2 * np.eye(2)
+    if fit.improved:  # the sectors are compared again with the refined center and ellipse
         agreement, rise, _ = _evidence(mean, good, fit.center, span, fit.vector)
     sigma = float(np.sqrt(np.linalg.eigvalsh(covariance).max()))
     if not fit.improved:
         flag = Flag("rings_no_center")
-    elif agreement < AGREEMENT or fit.continuity < CONTINUOUS:
-        flag = _disagree(agreement)
-    elif rise < RISE:
-        flag = _flat(rise)
-    elif sigma > SURE:
-        flag = Flag("rings_uncertain", {"sigma": sigma, "needed": SURE})
+    elif agreement < MIN_SECTOR_CORRELATION or fit.continuity < MIN_RING_CONTINUITY:
+        flag = _sectors_disagree(agreement)
+    elif rise < MIN_RING_RISE:
+        flag = _no_rise(rise)
+    elif sigma > MAX_RING_CENTER_SIGMA_PX:
+        flag = Flag("rings_uncertain", {"sigma": sigma, "needed": MAX_RING_CENTER_SIGMA_PX})
     else:
         flag = Flag("rings_found")
     decision = Decision(flag.name == "rings_found", (flag,))
     return RingCenter(fit.center, covariance, fit.vector, fit.covariance, decision)
 
 
-def _disagree(agreement):
-    return Flag("rings_disagree", {"sectors": SECTORS, "agreement": float(agreement), "needed": AGREEMENT})
+def _sectors_disagree(agreement):
+    numbers = {"sectors": AZIMUTH_SECTORS, "agreement": float(agreement), "needed": MIN_SECTOR_CORRELATION}
+    return Flag("rings_disagree", numbers)
 
 
-def _flat(rise):
-    return Flag("rings_flat", {"rise": float(rise), "needed": RISE})
+def _no_rise(rise):
+    return Flag("rings_flat", {"rise": float(rise), "needed": MIN_RING_RISE})
 
 
-def _nothing(center, flag):
-    return RingCenter(center, NOTHING_KNOWN * 1e4, np.zeros(2), NOTHING_KNOWN.copy(), Decision(False, (flag,)))
+def _refused(center, flag):
+    decision = Decision(False, (flag,))
+    return RingCenter(center, UNKNOWN_COVARIANCE * 1e4, np.zeros(2), UNKNOWN_COVARIANCE.copy(), decision)
 
 
 def _as_pooled(mean, good, center):
@@ -119,15 +159,14 @@ def _as_pooled(mean, good, center):
 
 
 def _search(root, good):
-    """(2,) the center, to about a pixel, of a stabilized pattern; px."""
-    step = max(1, int(np.ceil(max(root.shape) / SIDE)))
+    """Find the center (2,) in px, to about a pixel, from the square root of a pattern."""
+    step = max(1, int(np.ceil(max(root.shape) / MAX_SEARCH_SIDE)))
     image, usable = _binned(root, good, step)
     flat = _flattened(image, usable)
-    at = _grid(*(np.arange(0, n, 2.0) for n in image.shape))
+    candidates = _grid(*(np.arange(0, n, 2.0) for n in image.shape))
     for spacing in (1.0, 0.5, 0.0):
-        best = at[np.argmax(_explained(flat, usable, at))]
-        near = best[:, None] + spacing * np.arange(-2, 3)
-        at = _grid(*near)
+        best = candidates[np.argmax(_explained_variance(flat, usable, candidates))]
+        candidates = _grid(*(best[:, None] + spacing * np.arange(-2, 3)))
     return (best + 0.5) * step - 0.5
 
 
@@ -136,18 +175,14 @@ def _grid(x, y):
 
 
 def _binned(image, good, step):
-    rows, columns = (n // step for n in image.shape)
-
-    def total(values):
-        return values[: rows * step, : columns * step].reshape(rows, step, columns, step).sum((1, 3))
-
-    count = total(good.astype(float))
-    return total(np.where(good, image, 0.0)) / np.maximum(count, 1), count >= step**2 / 2
+    """Mean over the good pixels of each block, and whether at least half of the block is good."""
+    count = binned_sum(good.astype(float), step)
+    return binned_sum(np.where(good, image, 0.0), step) / np.maximum(count, 1), count >= step**2 / 2
 
 
 def _flattened(image, usable):
-    """Less its smooth part, in units of its own spread, and clipped: spots and a stop's edges must not rule."""
-    flat = image - _smooth_part(image, usable, FLAT)
+    """Remove the smooth part, divide by the spread, and clip spots and the edges of a beam stop."""
+    flat = image - _smooth_part(image, usable, FLATTENING_PX)
     spread = np.median(np.abs(flat[usable] - np.median(flat[usable]))) / NORMAL_MAD
     return np.where(usable, np.clip(flat / max(spread, 1e-12), -3, 3), 0.0)
 
@@ -157,8 +192,8 @@ def _smooth_part(image, usable, width):
     return gaussian_filter(np.where(usable, image, 0.0), width) / share
 
 
-def _explained(flat, usable, centers):
-    """Part of the variance that the radius about each center (n, 2) explains, as by chance none."""
+def _explained_variance(flat, usable, centers):
+    """Part of the variance that the radius about each center (n, 2) explains, zero on average for noise."""
     x, y = np.nonzero(usable)
     values = flat[usable] - flat[usable].mean()
     total, count = (values**2).sum() + 1e-12, len(values)
@@ -166,40 +201,55 @@ def _explained(flat, usable, centers):
     for k, center in enumerate(centers):
         radius = np.hypot(x - center[0], y - center[1]).astype(int)
         pixels, sums = np.bincount(radius), np.bincount(radius, values)
-        left = 1 - (sums**2 / np.maximum(pixels, 1)).sum() / total
-        out[k] = 1 - left * (count - 1) / max(count - (pixels > 0).sum(), 1)
+        unexplained = 1 - (sums**2 / np.maximum(pixels, 1)).sum() / total
+        out[k] = 1 - unexplained * (count - 1) / max(count - (pixels > 0).sum(), 1)
     return out
 
 
 def _evidence(mean, good, center, span, vector=(0.0, 0.0)):
-    """How well the sectors' flattened profiles agree (-1 to 1); the largest rise in standard errors over the
-    sectors; the radius, px, from which the first significant one rises (the span's beginning if there is none)."""
+    """Evidence for rings about a center.
+
+    Returns the mean correlation of the sectors' flattened profiles, the largest rise of the profile with the radius in
+    standard errors over the sectors, and the radius in px from which the first significant rise begins (the beginning
+    of `span` if there is none).
+    """
     radii = np.arange(span[0], span[1], 1.0)
-    polar, usable = read_polar(smooth(mean, good, 1.0), center, vector, radii, 16 * SECTORS)
-    polar, usable = (v.reshape(SECTORS, -1, len(radii)) for v in (polar, usable))
-    seen = usable.sum(1)
-    profiles = np.where(seen >= 8, (polar * usable).sum(1) / np.maximum(seen, 1), np.nan)
+    azimuths = SECTOR_AZIMUTHS * AZIMUTH_SECTORS
+    polar, usable = read_polar(smooth_image(mean, good, 1.0), center, vector, radii, azimuths)
+    polar, usable = (v.reshape(AZIMUTH_SECTORS, -1, len(radii)) for v in (polar, usable))
+    count = usable.sum(1)
+    profiles = np.where(count >= MIN_SECTOR_AZIMUTHS, (polar * usable).sum(1) / np.maximum(count, 1), np.nan)
+    rise, foot = _largest_rise(profiles, radii, 1e-9 * np.ptp(mean))
+    return _sector_correlation(profiles), rise, float(span[0] if foot is None else foot)
+
+
+def _sector_correlation(profiles):
+    """Mean correlation of the flattened profiles of pairs of sectors; 0 if there are too few pairs."""
+    n_radii = profiles.shape[1]
     flat = []
     for profile in profiles:
-        there = np.isfinite(profile)
-        if there.sum() >= RING_ROOM:
-            full = np.interp(np.arange(len(radii)), np.flatnonzero(there), profile[there])
-            flat.append(np.where(there, full - gaussian_filter(full, len(radii) / 10), np.nan))
-    agreements = []
-    for one, other in combinations(flat, 2):
-        both = np.isfinite(one + other)
-        if both.sum() >= RING_ROOM and one[both].std() > 0 and other[both].std() > 0:
-            agreements.append(np.corrcoef(one[both], other[both])[0, 1])
+        measured = np.isfinite(profile)
+        if measured.sum() >= MIN_RING_SPAN_PX:
+            full = np.interp(np.arange(n_radii), np.flatnonzero(measured), profile[measured])
+            flat.append(np.where(measured, full - gaussian_filter(full, n_radii / 10), np.nan))
+    correlations = []
+    for first, second in combinations(flat, 2):
+        both = np.isfinite(first + second)
+        if both.sum() >= MIN_RING_SPAN_PX and first[both].std() > 0 and second[both].std() > 0:
+            correlations.append(np.corrcoef(first[both], second[both])[0, 1])
+    return float(np.mean(correlations)) if len(correlations) >= AZIMUTH_SECTORS else 0.0
+
+
+def _largest_rise(profiles, radii, floor):
+    """Largest rise with the radius in standard errors, and the radius of the first significant one or None."""
     rise, foot = 0.0, None
     for k in range(len(radii) - 1):
         rises = profiles[:, k + 1 : k + 1 + len(radii) // 3] - profiles[:, k : k + 1]
-        count = np.isfinite(rises).sum(0)
-        rises = rises[:, count >= SECTORS // 2]
+        rises = rises[:, np.isfinite(rises).sum(0) >= AZIMUTH_SECTORS // 2]
         if rises.size:
             error = np.nanstd(rises, 0, ddof=1) / np.sqrt(np.isfinite(rises).sum(0))
-            largest = float(np.max(np.nanmean(rises, 0) / (error + 1e-9 * np.ptp(mean))))
+            largest = float(np.max(np.nanmean(rises, 0) / (error + floor)))
             rise = max(rise, largest)
-            if foot is None and largest > RISE:
+            if foot is None and largest > MIN_RING_RISE:
                 foot = radii[k]
-    enough = len(agreements) >= SECTORS  # of the pairs of sectors
-    return float(np.mean(agreements)) if enough else 0.0, rise, float(span[0] if foot is None else foot)
+    return rise, foot

@@ -27,8 +27,8 @@ from ..core import (
     as_scan,
     sample_positions,
 )
-from ..detector import SAMPLE as LEARNED_FROM
-from ..fits import SAMPLE
+from ..detector import MAX_NOISE_POSITIONS as LEARNED_FROM
+from ..fits import MIN_POOLED_POSITIONS
 from ..origin import BATCH, Beam, Located, check_mask, nowhere, shows_beam
 from ..pipeline import Calibrator, calibrate, check_networks
 from .alarms import crowded
@@ -146,7 +146,7 @@ class OnlineCalibrator:
 
     def _keep(self, index, block):
         """Keep the most important patterns of all that were fed, which does not depend on their order."""
-        most = int(np.clip(SAMPLE_BYTES // block[0].nbytes, FIRST, SAMPLE + LEARNED_FROM))
+        most = int(np.clip(SAMPLE_BYTES // block[0].nbytes, FIRST, MIN_POOLED_POSITIONS + LEARNED_FROM))
         for position, pattern in zip(index.tolist(), block, strict=True):
             entry = (-self._rank[position], position)
             if position not in self._kept:
@@ -356,7 +356,7 @@ def _ranks(scan):
     beam are learned from at the end, then those that are pooled, then what fills the gaps most evenly."""
     row, column = np.divmod(np.arange(scan[0] * scan[1]), scan[1])
     rank = (row * 0.7548776662466927 + column * 0.5698402909980532) % 1.0 + 2  # an even lattice at any density
-    for level, count in ((1, SAMPLE), (0, LEARNED_FROM)):
+    for level, count in ((1, MIN_POOLED_POSITIONS), (0, LEARNED_FROM)):
         chosen = sample_positions(scan, count)
         rank[chosen] = rank[chosen] % 1.0 + level
     return rank

@@ -19,7 +19,7 @@ from ..compute import pick_device
 from ..core import ellipse_matrix
 from ..detector import NoiseModel, stabilize
 from ..fits import (
-    MARGIN,
+    DISK_MARGIN_PX,
     Aperture,
     disk_model,
     electron_windows,
@@ -130,7 +130,7 @@ class Beam:
         nothing around the disk is seen.
         """
         edge, radius = self.aperture.edge, self.aperture.radius
-        side = 2 * int(np.ceil((AROUND * radius + MARGIN) / self.bins)) + 1
+        side = 2 * int(np.ceil((AROUND * radius + DISK_MARGIN_PX) / self.bins)) + 1
         out = np.empty(len(at))
         for first in range(0, len(at), BATCH):
             part = slice(first, first + BATCH)

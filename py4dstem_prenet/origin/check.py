@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..core import Decided, Decision, Flag, as_scan
-from ..detector import MAX_SPLIT_POSITIONS, NoiseModel, judge_noise, of_part, places, read_block, split
+from ..detector import MAX_SPLIT_POSITIONS, NoiseModel, check_independence, of_part, places, read_block, split
 from ..io import calibrations
 
 MAX_RATIO = 4 / 3  # scatter over stated sigma, up to which sigma counts as true
@@ -54,7 +54,7 @@ def check_origin(datacube, noise: NoiseModel | None = None, device="auto", posit
     scan = as_scan(datacube)
     noise = noise or calibrations.noise_of(datacube)
     blocks = [read_block(scan, where) for where in places(scan.shape, positions, (1, 1))]
-    problem, _ = judge_noise(blocks, noise)
+    problem, _ = check_independence(blocks, noise)
     if problem:
         return OriginCheck(np.nan, np.nan, np.nan, 0,
                            Decision(False, (Flag("not_checked", {"check": "origin"}), problem)))

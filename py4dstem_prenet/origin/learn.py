@@ -12,7 +12,7 @@ from ..core import Scan, spread_positions
 from ..descan import fit_descan
 from ..detector import NoiseModel
 from ..fits import (
-    ROUNDS,
+    LEARNING_ROUNDS,
     Aperture,
     DiskModel,
     electron_windows,
@@ -159,7 +159,7 @@ def _odd_sizes(patterns, around, noise, beam):
 
 def _learned(aperture, patterns, start, beam):
     """The aperture, sharpened and with its contrast, from windows; and its misfit in each of them."""
-    for _ in range(ROUNDS):
+    for _ in range(LEARNING_ROUNDS):
         model = DiskModel(aperture, beam.here)
         fitted = fit_windows(model, patterns, start, beam.noise, beam.bins, learn=True)[0]
         misfit = fitted.misfit.cpu().numpy()
