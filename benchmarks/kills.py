@@ -23,8 +23,8 @@ import py4DSTEM
 import torch
 from py4DSTEM import DataCube
 
+from py4dstem_prenet.core.noise import NoiseModel
 from py4dstem_prenet.denoising import denoiser as _denoise
-from py4dstem_prenet.detector.noise import NoiseModel
 from py4dstem_prenet.io import calibrations, emd_files
 from py4dstem_prenet.networks import weights
 

@@ -30,8 +30,8 @@ from py4DSTEM.process.calibration.origin import get_origin
 from scipy.special import erfc
 from skimage.registration import phase_cross_correlation
 
-from py4dstem_prenet.origin.measure import measure_origin
 from py4dstem_prenet.descan.fit import fit_origin
+from py4dstem_prenet.origin.measure import measure_origin
 from py4dstem_prenet.simulation.scan import simulate
 
 DOSES = (100, 1_000, 10_000, 100_000)

@@ -12,6 +12,7 @@ from .core import (
     Ellipse,
     Flag,
     ModelTrial,
+    NoiseModel,
     OriginMap,
     PrenetError,
     ResidualTest,
@@ -22,7 +23,7 @@ from .core import (
 )
 from .denoising import DenoisingCheck, check_denoising, denoise
 from .descan import MODELS, fit_origin, residual_flags
-from .detector import NoiseModel, virtual_images
+from .detector import virtual_images
 from .ellipse import EllipseCheck, check_ellipse, judge_pooled
 from .fits import Pooled, pool
 from .io import calibrations, check_output, new_file

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from py4dstem_prenet.core.sample import Sample
 from scans import simulated
 
+from py4dstem_prenet.core.noise import NoiseModel
 from py4dstem_prenet.core.results import OriginFit
-from py4dstem_prenet.core.sample import Sample
-from py4dstem_prenet.detector.noise import NoiseModel
 from py4dstem_prenet.fits.disk import Aperture
 from py4dstem_prenet.live import alarms
 from py4dstem_prenet.live.alarms import crowded, ellipse_changes, quick_alarms

@@ -5,8 +5,7 @@ from contextlib import closing, nullcontext
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from py4dstem_prenet.core import memory, reading
 from py4dstem_prenet.core.errors import PrenetError

@@ -10,12 +10,12 @@ import pytest
 from scans import CCD, simulated
 from scipy.ndimage import gaussian_filter
 
+from py4dstem_prenet.core.noise import NoiseModel
 from py4dstem_prenet.core.robust import jackknife
 from py4dstem_prenet.denoising import checks, denoiser
 from py4dstem_prenet.denoising.checks import Level, check_denoising
 from py4dstem_prenet.detector.estimate import estimate_noise
 from py4dstem_prenet.detector.independence import check_independence
-from py4dstem_prenet.detector.noise import NoiseModel
 from py4dstem_prenet.detector.splitting import of_part, places, read_block, split
 from py4dstem_prenet.report import verdicts
 

@@ -10,7 +10,7 @@ import pytest
 import py4dstem_prenet
 from py4dstem_prenet.core.errors import PrenetError
 from py4dstem_prenet.core.geometry import ellipse_axes, ellipse_matrix
-from py4dstem_prenet.detector.noise import NoiseModel
+from py4dstem_prenet.core.noise import NoiseModel
 from py4dstem_prenet.io import calibrations
 from py4dstem_prenet.resampling import cropping
 from py4dstem_prenet.resampling.correcting import corrected

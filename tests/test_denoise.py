@@ -15,10 +15,10 @@ from torch.nn.functional import pixel_unshuffle
 
 from py4dstem_prenet.core import reading
 from py4dstem_prenet.core.errors import PrenetError
+from py4dstem_prenet.core.noise import NoiseModel
 from py4dstem_prenet.denoising import denoiser as module
 from py4dstem_prenet.denoising.denoiser import denoise
 from py4dstem_prenet.detector.estimate import estimate_noise
-from py4dstem_prenet.detector.noise import NoiseModel
 from py4dstem_prenet.io import calibrations
 from py4dstem_prenet.networks.denoise import MAX_CORRECTION
 from py4dstem_prenet.networks.layers import AttentionGate, UnshuffledConv

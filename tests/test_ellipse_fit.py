@@ -10,8 +10,8 @@ from scipy.special import ndtr
 
 from py4dstem_prenet.core.errors import PrenetError
 from py4dstem_prenet.core.geometry import ellipse_axes, ellipse_matrix, ellipse_vector
-from py4dstem_prenet.ellipse.measure import _decide
 from py4dstem_prenet.ellipse.decide import combine
+from py4dstem_prenet.ellipse.measure import _decide
 from py4dstem_prenet.fits.disk_edge import fit_disk
 from py4dstem_prenet.fits.polar import to_polar
 from py4dstem_prenet.fits.pooling import pool_arrays

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from py4dstem_prenet.descan.fit import fit_origin
 from py4dstem_prenet.detector.estimate import estimate_noise
 from py4dstem_prenet.origin.judge import ring_origins
 from py4dstem_prenet.origin.measure import measure_origin
-from py4dstem_prenet.descan.fit import fit_origin
 from py4dstem_prenet.simulation.scan import simulate
 
 SCAN, SIDE, RADII = (8, 8), 128, (24.0, 38.0, 47.0)

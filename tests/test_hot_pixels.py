@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scans import simulated
 
+from py4dstem_prenet.descan.fit import fit_origin
 from py4dstem_prenet.detector.estimate import estimate_noise
 from py4dstem_prenet.origin.measure import find_beam, measure_origin
-from py4dstem_prenet.descan.fit import fit_origin
 
 SCANS = {"moving": dict(scan=(12, 12), shape=(96, 80), dose=10_000.0, amplitude=1.5, radius=6.0, theta=0.5, seed=8),
          "still": dict(scan=(10, 10), shape=(64, 64), dose=10_000.0, amplitude=0.0, radius=3.5, seed=6)}

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from py4dstem_prenet.core.results import OriginMap
-from py4dstem_prenet.descan.jumps import find_jumps, merged, step_at, told
 from py4dstem_prenet.descan.fit import fit_origin
+from py4dstem_prenet.descan.jumps import find_jumps, merged, step_at, told
 
 SHAPE, SIGMA = (24, 20), 0.05
 

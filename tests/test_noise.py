@@ -3,14 +3,13 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from scans import simulated
 
 from py4dstem_prenet.core.errors import PrenetError
+from py4dstem_prenet.core.noise import NoiseModel, stabilize
 from py4dstem_prenet.core.sampling import sample_positions
 from py4dstem_prenet.detector.estimate import estimate_noise
-from py4dstem_prenet.detector.noise import NoiseModel, stabilize
 
 SIDE = 64
 

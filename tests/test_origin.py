@@ -7,14 +7,14 @@ from scans import CCD, distance, simulated
 from scipy.special import erfc
 
 from py4dstem_prenet.core.errors import PrenetError
+from py4dstem_prenet.core.noise import NoiseModel
 from py4dstem_prenet.core.results import OriginMap
-from py4dstem_prenet.detector.noise import NoiseModel
+from py4dstem_prenet.descan.fit import fit_origin
 from py4dstem_prenet.fits.disk import Aperture
 from py4dstem_prenet.networks import weights
 from py4dstem_prenet.origin import measure as module
 from py4dstem_prenet.origin.beam import Beam, Located
 from py4dstem_prenet.origin.measure import measure_origin
-from py4dstem_prenet.descan.fit import fit_origin
 
 CASES = {  # options of a scan, and the mean error in px that is allowed
     "counting": ({}, 0.08),

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from py4dstem_prenet.core.results import OriginMap
+from py4dstem_prenet.descan.fit import fit_origin
 from py4dstem_prenet.descan.segments import find_breaks
 from py4dstem_prenet.descan.surface import fit_surface
-from py4dstem_prenet.descan.fit import fit_origin
 
 NOISE = 0.05
 

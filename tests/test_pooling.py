@@ -5,7 +5,7 @@ import pytest
 from scipy.special import ndtr
 
 from py4dstem_prenet.core.errors import PrenetError
-from py4dstem_prenet.detector.noise import NoiseModel
+from py4dstem_prenet.core.noise import NoiseModel
 from py4dstem_prenet.fits.pooling import pool, pool_arrays, pooled_positions
 
 SIZE = 48

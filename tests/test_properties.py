@@ -9,17 +9,16 @@ import numpy as np
 import py4DSTEM
 import pytest
 import torch
-from hypothesis import Phase, assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import Phase, assume, given, settings, strategies as st
 from scans import simulated
 
 from py4dstem_prenet.core.geometry import ellipse_axes, ellipse_matrix
 from py4dstem_prenet.core.results import Ellipse, OriginFit, OriginMap
+from py4dstem_prenet.descan.fit import fit_origin
 from py4dstem_prenet.fits.disk import Aperture, DiskModel
 from py4dstem_prenet.fits.pooling import pool_arrays
 from py4dstem_prenet.io import calibrations
 from py4dstem_prenet.origin.measure import measure_origin
-from py4dstem_prenet.descan.fit import fit_origin
 from py4dstem_prenet.pipeline import calibrate
 
 SCAN = dict(scan=(4, 5), shape=(96, 80), dose=10_000.0, ratio=1.05, theta=0.5, seed=3)

@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 from py4dstem_prenet import accessor, cli
 from py4dstem_prenet.core.errors import PrenetError
 from py4dstem_prenet.core.results import OriginMap
+from py4dstem_prenet.descan.fit import fit_origin
 from py4dstem_prenet.descan.surface import fit_surface
 from py4dstem_prenet.io import calibrations
-from py4dstem_prenet.descan.fit import fit_origin
 from py4dstem_prenet.report import verdicts
 from py4dstem_prenet.report.page import page_html
 from py4dstem_prenet.resampling.cropping import CalibrationCheck

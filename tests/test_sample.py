@@ -3,11 +3,11 @@
 import numpy as np
 import py4DSTEM
 import pytest
+from py4dstem_prenet.core.sample import Sample
 from scans import simulated
 
 from py4dstem_prenet.core import reading
 from py4dstem_prenet.core.errors import PrenetError
-from py4dstem_prenet.core.sample import Sample
 from py4dstem_prenet.core.sampling import evenly, sample_positions
 from py4dstem_prenet.detector import estimate
 from py4dstem_prenet.detector.estimate import estimate_noise

@@ -5,15 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from scans import bank_of, simulated, vacuum
 from scipy.special import jv
 
 from py4dstem_prenet.core.errors import PrenetError
 from py4dstem_prenet.core.geometry import ellipse_axes, ellipse_matrix
-from py4dstem_prenet.simulation import faults
-from py4dstem_prenet.simulation import scan as scan_module
+from py4dstem_prenet.simulation import faults, scan as scan_module
 from py4dstem_prenet.simulation.bank import load_bank, make_bank
 from py4dstem_prenet.simulation.detector import Detector, blur, draw_detector, expose
 from py4dstem_prenet.simulation.faults import draw_faults

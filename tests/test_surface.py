@@ -4,8 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from py4dstem_prenet.core.errors import PrenetError
 from py4dstem_prenet.descan.surface import fit_pair, fit_surface

@@ -9,8 +9,8 @@ from scans import bank_of, vacuum
 from scipy.stats import chi2
 
 from py4dstem_prenet.core.errors import PrenetError
+from py4dstem_prenet.core.noise import NoiseModel
 from py4dstem_prenet.denoising import neighbors
-from py4dstem_prenet.detector.noise import NoiseModel
 from py4dstem_prenet.networks import weights
 from py4dstem_prenet.networks.weights import replay
 from py4dstem_prenet.simulation.bank import make_bank

@@ -9,11 +9,11 @@ from threading import Thread
 
 import numpy as np
 import pytest
+from py4dstem_prenet.live.learning import learn
 from scans import simulated
 
 from py4dstem_prenet.core.errors import PrenetError
 from py4dstem_prenet.live import online
-from py4dstem_prenet.live.learning import learn
 from py4dstem_prenet.live.online import OnlineCalibrator
 from py4dstem_prenet.live.worker import Worker
 

@@ -9,6 +9,7 @@ from .flags import (
 )
 from .geometry import ellipse_axes as ellipse_axes, ellipse_matrix as ellipse_matrix, ellipse_vector as ellipse_vector
 from .memory import budget as budget
+from .noise import NoiseModel as NoiseModel, stabilize as stabilize
 from .pixels import binned_sum as binned_sum, cubic_kernel as cubic_kernel
 from .reading import (
     BLOCK_BYTES as BLOCK_BYTES,
@@ -26,7 +27,6 @@ from .results import (
     ModelTrial as ModelTrial,
     OriginFit as OriginFit,
     OriginMap as OriginMap,
-    Result as Result,
 )
 from .robust import (
     NORMAL_MAD as NORMAL_MAD,

@@ -5,10 +5,14 @@ from __future__ import annotations
 import textwrap
 from dataclasses import dataclass, field, fields
 from html import escape
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .flags import Decision, Flag
+
+if TYPE_CHECKING:
+    from .noise import NoiseModel
 
 TEXT_WIDTH = 110  # characters of a line of text
 MIN_SIGMA_PX = 0.01  # pixels, of an origin along each axis: what the scatter of positions cannot show; set on simulated
@@ -313,7 +317,7 @@ class CalibrationReport(Result):
     origin: OriginMap
     fit: OriginFit | None
     ellipse: Ellipse | None
-    noise: object
+    noise: NoiseModel | None
     written: tuple[Flag, ...] = ()
 
     @property

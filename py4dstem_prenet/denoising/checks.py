@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from ..core import Decided, Decision, Flag, as_scan, jackknife
-from ..detector import NoiseModel, check_independence, of_part, places, read_block, split
+from ..core import Decided, Decision, Flag, NoiseModel, as_scan, jackknife
+from ..detector import check_independence, of_part, places, read_block, split
 from ..io import calibrations
 
 POSITIONS = 256

@@ -14,9 +14,9 @@ from torch.nn.functional import pad
 
 from .._version import __version__
 from ..compute import in_batches, map_chunks, pick_device
-from ..core import PrenetError, as_scan, sample_positions
+from ..core import NoiseModel, PrenetError, as_scan, sample_positions
 from ..descan import fit_origin
-from ..detector import NoiseModel, of_part, split
+from ..detector import of_part, split
 from ..io import calibrations, check_output, emd_files, open as open_cube
 from ..networks import MULTIPLE, load, requirement, verify
 from ..origin import measure_origin

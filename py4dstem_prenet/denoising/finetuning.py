@@ -1,5 +1,4 @@
-"""
-Fine-tuning of the denoising network on the counts of one scan.
+"""Fine-tuning of the denoising network on the counts of one scan.
 
 The method is Noise2Noise (Lehtinen et al. 2018, arXiv:1803.04189) on split counts (`detector.splitting`): the network
 receives a random part of the electrons and learns to predict the rest, whose noise is independent, so that no clean
@@ -22,8 +21,8 @@ import torch
 from tqdm import tqdm
 
 from ..compute import pick_device
-from ..core import Decided, Decision, Flag, PrenetError, as_scan, jackknife
-from ..detector import NoiseModel, check_independence, of_part, places, read_block, split
+from ..core import Decided, Decision, Flag, NoiseModel, PrenetError, as_scan, jackknife
+from ..detector import check_independence, of_part, places, read_block, split
 from ..io import calibrations, check_output
 from ..networks import MULTIPLE, averaged_weights, weights
 from .checks import Level
@@ -77,8 +76,7 @@ class FinetuneResult(Decided):
 
 def finetune(datacube, noise: NoiseModel | None = None, out="weights.safetensors", minutes: float = 5.0,
              start="denoise", device="auto", seed: int = 0, progress=True) -> FinetuneResult:
-    """
-    Adapt the denoising network to a scan, and write the new weights if they denoise it better.
+    """Adapt the denoising network to a scan, and write the new weights if they denoise it better.
 
     Parameters
     ----------
@@ -167,8 +165,7 @@ class _Block:
         self.noise, self.patterns, self.origins = noise, block.reshape(-1, *block.shape[2:]), origins
 
     def draw(self, generator, device):
-        """
-        Random crops: (input of the network, target electrons scaled to the dose of the input, that scale).
+        """Random crops: (input of the network, target electrons scaled to the dose of the input, that scale).
 
         In half of the batches the input holds the means of similar patterns, from the same part of the electrons.
         """
@@ -224,8 +221,7 @@ def _train(network, blocks, minutes, generator, device, progress):
 
 
 def _loss(network, inputs, target, scale):
-    """
-    Squared error and Poisson deviance of the target electrons, in units of their noise, as in training.
+    """Squared error and Poisson deviance of the target electrons, in units of their noise, as in training.
 
     The squared error divided by the variance that the estimate implies has the gradient of the Poisson deviance, and
     remains valid with read-out noise and negative values (quasi-likelihood, Wedderburn 1974,

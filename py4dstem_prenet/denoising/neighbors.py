@@ -1,5 +1,4 @@
-"""
-Means of similar patterns in the neighborhood of each pattern of a scan.
+"""Means of similar patterns in the neighborhood of each pattern of a scan.
 
 The method is non-local means (Buades et al. 2005, doi 10.1137/040616024) over scan positions instead of pixels.
 Patterns of one grain repeat, shifted by the descan. They are recentered, compared with each other, averaged with
@@ -27,8 +26,7 @@ STRAIN_CHUNK_PX = 2**18  # pixels of patterns whose neighbors are tested for str
 
 
 def kernels(offset: torch.Tensor, side: int) -> torch.Tensor:
-    """
-    Return matrices that resample an axis at shifted positions.
+    """Return matrices that resample an axis at shifted positions.
 
     Parameters
     ----------
@@ -58,8 +56,7 @@ def kernels(offset: torch.Tensor, side: int) -> torch.Tensor:
 
 
 def shift(images: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
-    """
-    Resample images in a shifted frame: ``out[i, j] = image[i + dx, j + dy]``.
+    """Resample images in a shifted frame: ``out[i, j] = image[i + dx, j + dy]``.
 
     Parameters
     ----------
@@ -87,8 +84,7 @@ def shift(images: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
 
 
 def neighbor_means(electrons, origins, readout: float = 0.0, good=None, wanted=None):
-    """
-    Average, for each pattern, the other patterns that differ from it by no more than noise.
+    """Average, for each pattern, the other patterns that differ from it by no more than noise.
 
     Parameters
     ----------
@@ -142,8 +138,7 @@ def neighbor_means(electrons, origins, readout: float = 0.0, good=None, wanted=N
 
 
 def similarity(patterns, readout: float = 0.0):
-    """
-    Return weights between recentered patterns: 1 where they differ by noise only, falling to 0 beyond.
+    """Return weights between recentered patterns: 1 where they differ by noise only, falling to 0 beyond.
 
     Parameters
     ----------
@@ -194,8 +189,7 @@ def similarity(patterns, readout: float = 0.0):
 
 
 def unstrained(patterns, origin, weight, wanted, readout: float = 0.0):
-    """
-    Return weights of recentered patterns for each wanted one: 0 where they are strained, rotated or shifted.
+    """Return weights of recentered patterns for each wanted one: 0 where they are strained, rotated or shifted.
 
     Parameters
     ----------
@@ -279,8 +273,7 @@ def _mean_of_three(images, axis: int):
 
 
 def _lowpass(side: int, like) -> torch.Tensor:
-    """
-    Low-pass filter of an axis to FEATURES_PER_SIDE samples, (FEATURES_PER_SIDE, side), with rows of unit norm.
+    """Low-pass filter of an axis to FEATURES_PER_SIDE samples, (FEATURES_PER_SIDE, side), with rows of unit norm.
 
     Rows are nearly orthogonal. Means over blocks of pixels would change with subpixel shifts of a disk edge; smooth
     samples hardly do.

@@ -1,7 +1,6 @@
 from .bad_pixels import EIGHT_NEIGHBORS as EIGHT_NEIGHBORS
 from .estimate import MAX_NOISE_POSITIONS as MAX_NOISE_POSITIONS, estimate_noise as estimate_noise
 from .independence import check_independence as check_independence
-from .noise import NoiseModel as NoiseModel, stabilize as stabilize
 from .splitting import (
     MAX_SPLIT_POSITIONS as MAX_SPLIT_POSITIONS,
     of_part as of_part,

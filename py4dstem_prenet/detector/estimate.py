@@ -17,9 +17,8 @@ from itertools import pairwise
 import numpy as np
 from scipy.ndimage import binary_dilation
 
-from ..core import Flag, PrenetError, as_scan, spread_positions
+from ..core import Flag, NoiseModel, PrenetError, as_scan, spread_positions
 from .bad_pixels import find_bad_pixels
-from .noise import NoiseModel
 from .quality import doubts, refuse
 
 MAX_NOISE_POSITIONS = 256  # positions of the sample, chosen for speed

@@ -3,8 +3,7 @@
 import numpy as np
 from scipy.ndimage import correlate1d, uniform_filter
 
-from ..core import Flag
-from .noise import NoiseModel
+from ..core import Flag, NoiseModel
 
 BRIGHTNESS_GROUPS = 32  # groups of pixels of similar brightness
 MIN_GROUP_ELECTRONS = 300  # electrons (or as much variance) in a group, without which its noise is not tested

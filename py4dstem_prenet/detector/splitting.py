@@ -18,8 +18,7 @@ from dataclasses import replace
 import numpy as np
 from scipy.ndimage import maximum_filter, uniform_filter
 
-from ..core import Scan
-from .noise import NoiseModel
+from ..core import NoiseModel, Scan
 
 MAX_SPLIT_BYTES = 64 * 2**20  # bytes of the positions that are split, as float32
 MAX_SPLIT_POSITIONS = 1024  # positions that are split for a check of the origin or the ellipse

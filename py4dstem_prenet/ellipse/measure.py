@@ -28,8 +28,7 @@ import numpy as np
 import torch
 
 from ..compute import sharing_cores
-from ..core import Ellipse, EllipseMap, Flag, PrenetError, as_scan
-from ..detector import NoiseModel, stabilize
+from ..core import Ellipse, EllipseMap, Flag, NoiseModel, PrenetError, as_scan, stabilize
 from ..fits import (
     MIN_RING_CONTINUITY,
     MIN_RING_SPAN_PX,

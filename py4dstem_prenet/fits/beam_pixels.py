@@ -14,8 +14,8 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.ndimage import rank_filter
 
-from ..core import ellipse_matrix
-from ..detector import EIGHT_NEIGHBORS, NoiseModel
+from ..core import NoiseModel, ellipse_matrix
+from ..detector import EIGHT_NEIGHBORS
 from .disk import Aperture, disk_model
 from .windows import electron_windows
 

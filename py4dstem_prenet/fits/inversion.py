@@ -12,8 +12,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ..core import Flag, binned_sum
-from ..detector import stabilize
+from ..core import Flag, binned_sum, stabilize
 
 MIN_OVERLAP = 0.2  # part of a pattern's summed squares that must have a counterpart on the detector about a point
 MAX_SYMMETRY_SIDE = 256  # pixels; larger patterns are binned, for speed

@@ -16,8 +16,7 @@ from functools import partial
 import numpy as np
 
 from ..compute import map_chunks
-from ..core import PrenetError, Scan, as_scan, budget, cubic_kernel, sample_positions
-from ..detector import NoiseModel
+from ..core import NoiseModel, PrenetError, Scan, as_scan, budget, cubic_kernel, sample_positions
 
 ORIGIN_CELL_PX = 0.25  # pixels: patterns whose origins agree within this are summed before they are shifted
 MIN_POOLED_POSITIONS = 4096  # positions of a large scan that are pooled, and more until they hold POOLED_ELECTRONS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ..detector import NoiseModel
+from ..core import NoiseModel
 
 
 def cut_windows(patterns, corner, side: int):

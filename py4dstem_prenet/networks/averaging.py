@@ -1,5 +1,4 @@
-"""
-Exponential running mean of the weights of a network under training.
+"""Exponential running mean of the weights of a network under training.
 
 The mean of the weights over the last steps is closer to a minimum of the loss than the weights of any single step
 (Polyak and Juditsky 1992, doi 10.1137/0330046). The bookkeeping is that of `torch.optim.swa_utils.AveragedModel`.
@@ -15,8 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 
 def averaged_weights(network: nn.Module, decay: float, warmup: int) -> AveragedModel:
-    """
-    Return a running mean of the weights of a network, initialized with its current weights.
+    """Return a running mean of the weights of a network, initialized with its current weights.
 
     After every optimizer step, call `update_parameters(network)` on the result. The network with averaged weights is
     its attribute `module`.

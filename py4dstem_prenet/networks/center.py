@@ -1,5 +1,4 @@
-"""
-The center network, which locates the direct beam in two stages.
+"""The center network, which locates the direct beam in two stages.
 
 `CoarseNet` finds the beam in a whole pattern, to a cell of a coarse map; `FineNet` measures its offset from the middle
 of a window, with a covariance. Both are U-Nets (`layers.UNet`) on variance-stabilized electrons.
@@ -20,8 +19,7 @@ REPLAY_FIELD_PX = 128  # side of the input of `CoarseNet` in `CenterNet.replay`,
 
 
 def normalize(stabilized: torch.Tensor, good: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """
-    Scale patterns by their root mean square above the median.
+    """Scale patterns by their root mean square above the median.
 
     Parameters
     ----------
@@ -53,8 +51,7 @@ def normalize(stabilized: torch.Tensor, good: torch.Tensor) -> tuple[torch.Tenso
 
 
 class CoarseNet(nn.Module):
-    """
-    Position, radius and presence of the direct beam in a whole pattern or a sum over a block of the scan.
+    """Position, radius and presence of the direct beam in a whole pattern or a sum over a block of the scan.
 
     A second input channel, computed from the pattern, holds its inversion symmetry about each pixel.
 
@@ -71,8 +68,7 @@ class CoarseNet(nn.Module):
         self.head = nn.Sequential(nn.Linear(2 * width, 64), nn.SiLU(), nn.Linear(64, 2))
 
     def forward(self, x, scale, half: bool = False):
-        """
-        Evaluate the network.
+        """Evaluate the network.
 
         Parameters
         ----------
@@ -106,8 +102,7 @@ class CoarseNet(nn.Module):
 
 
 class FineNet(nn.Module):
-    """
-    Offset of the direct beam from the middle of a window, with its covariance.
+    """Offset of the direct beam from the middle of a window, with its covariance.
 
     Parameters
     ----------
@@ -131,8 +126,7 @@ class FineNet(nn.Module):
         nn.init.zeros_(self.correction.bias)
 
     def forward(self, x, scale, half: bool = False):
-        """
-        Evaluate the network.
+        """Evaluate the network.
 
         Parameters
         ----------
@@ -191,8 +185,7 @@ class CenterNet(nn.Module):
 
 
 def coarse_position(logits: torch.Tensor, around: torch.Tensor | None = None) -> torch.Tensor:
-    """
-    Return the position of the strongest cell of a coarse map, refined over its neighbors.
+    """Return the position of the strongest cell of a coarse map, refined over its neighbors.
 
     Parameters
     ----------

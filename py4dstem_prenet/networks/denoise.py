@@ -1,5 +1,4 @@
-"""
-The denoising network, an attention U-Net that applies a bounded correction to variance-stabilized counts.
+"""The denoising network, an attention U-Net that applies a bounded correction to variance-stabilized counts.
 
 The correction is bounded to a few standard deviations of the counting noise, so the estimate cannot depart further
 from the measured counts, whatever the network outputs.
@@ -20,8 +19,7 @@ INPUT_PLANES = 8  # full-resolution inputs: three of the pattern, five that comp
 
 
 class DenoiseNet(nn.Module):
-    """
-    Expected electrons of a pattern from the measured ones and from the mean of similar patterns of the scan.
+    """Expected electrons of a pattern from the measured ones and from the mean of similar patterns of the scan.
 
     Parameters
     ----------
@@ -52,8 +50,7 @@ class DenoiseNet(nn.Module):
             self.correction.bias.copy_(torch.tensor([0.0, 0.0, 3.0, -3.0]).repeat_interleave(4))
 
     def forward(self, electrons, readout, good, neighbors=None, patterns=None, half: bool = False):
-        """
-        Estimate the expected electrons.
+        """Estimate the expected electrons.
 
         Parameters
         ----------
@@ -151,8 +148,7 @@ def _binomial_mean(maps):
 
 
 def _comparison_planes(electrons, z, neighbors, n, square):
-    """
-    Five input planes (B, H, W) that compare patterns with their neighbors, zero where a pattern has none.
+    """Five input planes (B, H, W) that compare patterns with their neighbors, zero where a pattern has none.
 
     They are the level and contrast of the pattern alone, its difference from the neighbors in single pixels and over
     5 x 5 pixels, and the logarithm of the number of neighbors.

@@ -1,5 +1,4 @@
-"""
-The ellipse network, which measures the elliptical distortion in polar maps of pooled patterns.
+"""The ellipse network, which measures the elliptical distortion in polar maps of pooled patterns.
 
 Two independent branches estimate the ellipse vector with an uncertainty: one from the rings outside the direct beam,
 one from the edge of the direct beam.
@@ -19,8 +18,7 @@ DISK_SPAN = (0.5, 1.6)  # inner and outer radius of the disk map, radii of the d
 
 
 def normalize_polar(z: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """
-    Convert polar maps of stabilized counts to the input of the network.
+    """Convert polar maps of stabilized counts to the input of the network.
 
     Parameters
     ----------
@@ -47,8 +45,7 @@ def normalize_polar(z: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 class Branch(nn.Module):
-    """
-    Ellipse vector and its uncertainty from one kind of polar map.
+    """Ellipse vector and its uncertainty from one kind of polar map.
 
     Parameters
     ----------
@@ -74,8 +71,7 @@ class Branch(nn.Module):
         nn.init.normal_(self.mix.weight, std=1e-3)
 
     def forward(self, x):
-        """
-        Evaluate the branch.
+        """Evaluate the branch.
 
         Parameters
         ----------
@@ -108,8 +104,7 @@ class EllipseNet(nn.Module):
         self.disk = Branch()
 
     def forward(self, rings, disk):
-        """
-        Evaluate both branches.
+        """Evaluate both branches.
 
         Parameters
         ----------

@@ -10,8 +10,7 @@ from torch.nn.functional import pad
 
 
 def silu(x):
-    """
-    Apply SiLU, in place where no gradient is recorded.
+    """Apply SiLU, in place where no gradient is recorded.
 
     Parameters
     ----------
@@ -27,8 +26,7 @@ def silu(x):
 
 
 class Conv(nn.Conv2d):
-    """
-    3 x 3 convolution that keeps the size of the image.
+    """3 x 3 convolution that keeps the size of the image.
 
     Parameters
     ----------
@@ -45,8 +43,7 @@ class Conv(nn.Conv2d):
         self.circular = circular
 
     def forward(self, x):
-        """
-        Convolve images.
+        """Convolve images.
 
         Parameters
         ----------
@@ -64,8 +61,7 @@ class Conv(nn.Conv2d):
 
 
 def plus(x, y):
-    """
-    Add two tensors, in place where no gradient is recorded, which saves memory.
+    """Add two tensors, in place where no gradient is recorded, which saves memory.
 
     Parameters
     ----------
@@ -83,15 +79,13 @@ def plus(x, y):
 
 
 class UnshuffledConv(Conv):
-    """
-    `Conv` of ``pixel_unshuffle(x, 2)``, computed as one convolution of x without moving pixels.
+    """`Conv` of ``pixel_unshuffle(x, 2)``, computed as one convolution of x without moving pixels.
 
     Its arguments and weights are those of the `Conv` that it replaces, with stride 1 and not circular.
     """
 
     def forward(self, x):
-        """
-        Convolve images.
+        """Convolve images.
 
         Parameters
         ----------
@@ -116,8 +110,7 @@ def _in_layout_of(reference, weight):
 
 
 class Residual(nn.Module):
-    """
-    Residual block with two convolutions and group normalization.
+    """Residual block with two convolutions and group normalization.
 
     Parameters
     ----------
@@ -140,8 +133,7 @@ class Residual(nn.Module):
         nn.init.zeros_(self.second.bias)
 
     def forward(self, x):
-        """
-        Add the learned residual to images.
+        """Add the learned residual to images.
 
         Parameters
         ----------
@@ -157,8 +149,7 @@ class Residual(nn.Module):
 
 
 class AttentionGate(nn.Module):
-    """
-    Attention gate, which weights a skip connection by features of the next coarser level.
+    """Attention gate, which weights a skip connection by features of the next coarser level.
 
     Parameters
     ----------
@@ -178,8 +169,7 @@ class AttentionGate(nn.Module):
         self.weight = nn.Conv2d(channels // 2, channels, 1)
 
     def forward(self, skip, coarse):
-        """
-        Weight a skip connection.
+        """Weight a skip connection.
 
         Parameters
         ----------
@@ -200,8 +190,7 @@ class AttentionGate(nn.Module):
 
 
 def enlarged(x):
-    """
-    Repeat every pixel as 2 x 2 pixels.
+    """Repeat every pixel as 2 x 2 pixels.
 
     Parameters
     ----------
@@ -217,8 +206,7 @@ def enlarged(x):
 
 
 def trunk_precision(x: torch.Tensor, enabled: bool):
-    """
-    Return a context in which convolutions run in bfloat16.
+    """Return a context in which convolutions run in bfloat16.
 
     The heads of the networks stay outside it, in float32, because positions need its precision.
 
@@ -238,8 +226,7 @@ def trunk_precision(x: torch.Tensor, enabled: bool):
 
 
 class UNet(nn.Module):
-    """
-    Small U-Net with residual blocks and optional attention gates on its skip connections.
+    """Small U-Net with residual blocks and optional attention gates on its skip connections.
 
     Parameters
     ----------
@@ -269,8 +256,7 @@ class UNet(nn.Module):
         self.up_blocks = nn.ModuleList(nn.Sequential(*[Residual(w) for _ in range(depth)]) for w in widths[:-1])
 
     def forward(self, x):
-        """
-        Compute features of images.
+        """Compute features of images.
 
         Parameters
         ----------

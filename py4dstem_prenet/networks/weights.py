@@ -1,5 +1,4 @@
-"""
-Trained weights by name: found on disk, verified by their SHA-256 before they are parsed, and loaded into a network.
+"""Trained weights by name: found on disk, verified by their SHA-256 before they are parsed, and loaded into a network.
 
 A set of weights is three files: NAME.safetensors; NAME.json, its description (task, format, SHA-256, history of the
 training, and replay values, which a loaded network must reproduce); and NAME.md, the model card. They are searched in
@@ -38,8 +37,7 @@ class WeightsError(PrenetError):
 
 
 def folders() -> list[Path]:
-    """
-    Return the folders that are searched for weights, in order.
+    """Return the folders that are searched for weights, in order.
 
     Returns
     -------
@@ -53,8 +51,7 @@ def folders() -> list[Path]:
 
 
 def names() -> list[str]:
-    """
-    Return the names of all sets of weights that are found.
+    """Return the names of all sets of weights that are found.
 
     Returns
     -------
@@ -70,8 +67,7 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Path:
-    """
-    Return the safetensors file of a set of weights.
+    """Return the safetensors file of a set of weights.
 
     Parameters
     ----------
@@ -102,8 +98,7 @@ def find(name: str) -> Path:
 
 
 def card(name: str) -> dict:
-    """
-    Return the description of a set of weights.
+    """Return the description of a set of weights.
 
     Parameters
     ----------
@@ -140,8 +135,7 @@ def card(name: str) -> dict:
 
 
 def verify(name: str) -> str:
-    """
-    Return the SHA-256 of a weights file, after comparison with its description.
+    """Return the SHA-256 of a weights file, after comparison with its description.
 
     Parameters
     ----------
@@ -180,8 +174,7 @@ def _read(name: str) -> tuple[bytes, str]:
 
 
 def tensors(name: str) -> dict:
-    """
-    Return the tensors of a verified weights file.
+    """Return the tensors of a verified weights file.
 
     Parameters
     ----------
@@ -209,8 +202,7 @@ def tensors(name: str) -> dict:
 
 
 def adopt(file) -> Path:
-    """
-    Copy a weights file and its description into the user's folder.
+    """Copy a weights file and its description into the user's folder.
 
     Parameters
     ----------
@@ -250,8 +242,7 @@ def adopt(file) -> Path:
 
 
 def publish(out, content: bytes, others: dict) -> None:
-    """
-    Write a weights file and the files that belong to it, either all of them or none.
+    """Write a weights file and the files that belong to it, either all of them or none.
 
     Parameters
     ----------
@@ -289,8 +280,7 @@ def _check_replay(network, description, file):
 
 
 def replay(network) -> list[float]:
-    """
-    Evaluate a network on input from a fixed seed, to verify that it was loaded as it was saved.
+    """Evaluate a network on input from a fixed seed, to verify that it was loaded as it was saved.
 
     Parameters
     ----------
@@ -315,8 +305,7 @@ def replay(network) -> list[float]:
 
 
 def serialize(network, task: str) -> tuple[bytes, dict]:
-    """
-    Convert a network to the content of a weights file and the entries of its description that every file has.
+    """Convert a network to the content of a weights file and the entries of its description that every file has.
 
     Parameters
     ----------
@@ -343,8 +332,7 @@ def serialize(network, task: str) -> tuple[bytes, dict]:
 
 
 def build(task: str) -> nn.Module:
-    """
-    Return an untrained network.
+    """Return an untrained network.
 
     Parameters
     ----------
@@ -372,8 +360,7 @@ def build(task: str) -> nn.Module:
 
 
 def requirement(*names: str):
-    """
-    Return a function that checks in another process that the weights are those of this process.
+    """Return a function that checks in another process that the weights are those of this process.
 
     Parameters
     ----------
@@ -398,8 +385,7 @@ def _require(expected):
 
 
 def load(name: str, device="auto") -> nn.Module:
-    """
-    Return a trained network in evaluation mode, without gradients.
+    """Return a trained network in evaluation mode, without gradients.
 
     Parameters
     ----------

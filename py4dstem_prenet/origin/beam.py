@@ -16,8 +16,7 @@ import torch
 from scipy.special import erfc
 
 from ..compute import pick_device
-from ..core import ellipse_matrix
-from ..detector import NoiseModel, stabilize
+from ..core import NoiseModel, ellipse_matrix, stabilize
 from ..fits import (
     DISK_MARGIN_PX,
     Aperture,

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..core import Decided, Decision, Flag, as_scan
-from ..detector import MAX_SPLIT_POSITIONS, NoiseModel, check_independence, of_part, places, read_block, split
+from ..core import Decided, Decision, Flag, NoiseModel, as_scan
+from ..detector import MAX_SPLIT_POSITIONS, check_independence, of_part, places, read_block, split
 from ..io import calibrations
 
 MAX_RATIO = 4 / 3  # scatter over stated sigma, up to which sigma counts as true

@@ -7,9 +7,8 @@ import torch
 from scipy.ndimage import map_coordinates
 from torch.nn.functional import avg_pool2d, grid_sample
 
-from ..core import Scan
+from ..core import NoiseModel, Scan, stabilize
 from ..descan import fit_pair
-from ..detector import NoiseModel, stabilize
 from ..networks import COARSE_CELL_PX, coarse_position, normalize
 
 FIELD = 128  # largest side of a coarse field, pixels

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import gaussian_filter, uniform_filter
 
-from ..core import MIN_SIGMA_PX, NORMAL_MAD, Decision, Flag, OriginMap, Scan
+from ..core import MIN_SIGMA_PX, NORMAL_MAD, Decision, Flag, NoiseModel, OriginMap, Scan
 from ..descan import fit_descan
-from ..detector import NoiseModel
 from ..fits import ring_center
 from .beam import UNSURE, Beam, Located
 from .coarse import block_sums, spread_blocks

@@ -8,9 +8,8 @@ import numpy as np
 import torch
 
 from ..compute import adapt_threads
-from ..core import Scan, spread_positions
+from ..core import NoiseModel, Scan, spread_positions
 from ..descan import fit_descan
-from ..detector import NoiseModel
 from ..fits import (
     LEARNING_ROUNDS,
     Aperture,

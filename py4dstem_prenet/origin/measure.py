@@ -19,8 +19,8 @@ from functools import partial
 import numpy as np
 
 from ..compute import map_chunks, sharing_cores
-from ..core import Flag, OriginMap, PrenetError, SampledScan, Scan, as_scan
-from ..detector import NoiseModel, estimate_noise
+from ..core import Flag, NoiseModel, OriginMap, PrenetError, SampledScan, Scan, as_scan
+from ..detector import estimate_noise
 from ..networks import load, requirement
 from .beam import Beam, Located, nowhere
 from .coarse import coarse_origin

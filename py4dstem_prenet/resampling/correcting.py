@@ -13,8 +13,7 @@ import numpy as np
 
 from .._version import __version__
 from ..compute import map_chunks
-from ..core import PrenetError, as_scan, ellipse_matrix, ellipse_vector
-from ..detector import NoiseModel
+from ..core import NoiseModel, PrenetError, as_scan, ellipse_matrix, ellipse_vector
 from ..io import calibrations, check_output, emd_files, open as open_cube
 
 

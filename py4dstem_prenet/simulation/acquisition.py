@@ -1,5 +1,4 @@
-"""
-Simulation of an acquisition: a file that grows at a given rate, with descan, dose and, optionally, a fault.
+"""Simulation of an acquisition: a file that grows at a given rate, with descan, dose and, optionally, a fault.
 
 It serves tests, demonstrations and benchmarks of the live calibration. To keep up with a fast detector, nothing is
 simulated while the scan runs. Beforehand, a cloud of electron positions is drawn from each of a few clean patterns; an
@@ -41,8 +40,7 @@ CHUNK_PATTERNS = 16  # patterns in a chunk of the HDF5 data set
 
 @dataclass(frozen=True)
 class Acquisition:
-    """
-    A scan to be acquired; the seed determines all of it.
+    """A scan to be acquired; the seed determines all of it.
 
     Attributes
     ----------
@@ -147,8 +145,7 @@ class Acquisition:
         return max(1, int(np.median(brightest) / 2))
 
     def expose(self, first, last) -> np.ndarray:
-        """
-        Return the counts at scan positions; repeated calls give the same counts.
+        """Return the counts at scan positions; repeated calls give the same counts.
 
         Parameters
         ----------
@@ -183,8 +180,7 @@ class Acquisition:
 
 
 def acquire(path, acquisition: Acquisition, rate: float = 1000.0, stop=None) -> float:
-    """
-    Write an acquisition pattern by pattern, as a detector would.
+    """Write an acquisition pattern by pattern, as a detector would.
 
     Parameters
     ----------

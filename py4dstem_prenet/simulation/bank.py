@@ -1,5 +1,4 @@
-"""
-A bank of clean patterns, simulated once from a seed and stored.
+"""A bank of clean patterns, simulated once from a seed and stored.
 
 Training shifts, distorts, mixes and exposes bank patterns anew in every step (`pattern.py`, `detector.py`), so a few
 thousand of them, simulated in minutes, yield millions of different samples.
@@ -22,8 +21,7 @@ from .specimens import GRID
 
 @dataclass(frozen=True, eq=False)  # compared by identity, so that a bank can be the key of a cache
 class Bank:
-    """
-    Clean patterns with the direct beam at (GRID // 2, GRID // 2).
+    """Clean patterns with the direct beam at (GRID // 2, GRID // 2).
 
     Attributes
     ----------
@@ -42,8 +40,7 @@ class Bank:
 
     @property
     def radius(self) -> torch.Tensor:  # numpydoc ignore=RT01
-        """
-        Radius of the direct disk, (n,), samples: that of the uniform disk with as many electrons.
+        """Radius of the direct disk, (n,), samples: that of the uniform disk with as many electrons.
 
         The amplitude falls linearly over the sample around `aperture`, so the intensity falls as its square. The mean
         position u of that edge under the density 2 (1/2 - u), -1/2 < u < 1/2, is -1/6.
@@ -54,8 +51,7 @@ class Bank:
         return len(self.root)
 
     def intensity(self, index) -> torch.Tensor:
-        """
-        Return the intensity of patterns.
+        """Return the intensity of patterns.
 
         Parameters
         ----------
@@ -81,8 +77,7 @@ def _specimen(seed, oriented: bool) -> tuple:
 
 def make_bank(seed: int, specimens: int, workers: int | None = None, progress: bool = False,
               oriented: bool = False) -> Bank:
-    """
-    Simulate a bank.
+    """Simulate a bank.
 
     Parameters
     ----------
@@ -126,8 +121,7 @@ def make_bank(seed: int, specimens: int, workers: int | None = None, progress: b
 
 
 def joined(*banks: Bank) -> Bank:
-    """
-    Concatenate banks.
+    """Concatenate banks.
 
     Parameters
     ----------
@@ -144,8 +138,7 @@ def joined(*banks: Bank) -> Bank:
 
 
 def load_bank(folder: Path, seed: int, specimens: int, oriented: bool = False) -> Bank:
-    """
-    Return the bank of a seed from a folder; simulate and store it if it is missing.
+    """Return the bank of a seed from a folder; simulate and store it if it is missing.
 
     Parameters
     ----------

@@ -1,5 +1,4 @@
-"""
-Model of a detector: blur, counting statistics, read-out noise, hot and dead pixels.
+"""Model of a detector: blur, counting statistics, read-out noise, hot and dead pixels.
 
 Parameters are drawn in one function (`draw_detector`) and applied in another (`expose`), so that the drawn parameters
 and the seed reproduce an exposure exactly.
@@ -15,8 +14,7 @@ from torch.nn.functional import conv2d, pad
 
 @dataclass(frozen=True)
 class Detector:
-    """
-    Properties of the detectors of a batch of B patterns.
+    """Properties of the detectors of a batch of B patterns.
 
     Attributes
     ----------
@@ -37,8 +35,7 @@ class Detector:
 
 
 def uniform(generator, *shape, low=0.0, high=1.0, device="cpu"):
-    """
-    Draw uniform random numbers.
+    """Draw uniform random numbers.
 
     Parameters
     ----------
@@ -60,8 +57,7 @@ def uniform(generator, *shape, low=0.0, high=1.0, device="cpu"):
 
 
 def draw_detector(generator, batch: int, shape, device="cpu", max_blur=1.0, stops: float = 0.1) -> Detector:
-    """
-    Draw random detectors.
+    """Draw random detectors.
 
     Parameters
     ----------
@@ -101,8 +97,7 @@ def draw_detector(generator, batch: int, shape, device="cpu", max_blur=1.0, stop
 
 
 def blur(images: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """
-    Blur each image with a Gaussian of its own width.
+    """Blur each image with a Gaussian of its own width.
 
     Parameters
     ----------
@@ -127,8 +122,7 @@ def blur(images: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
 
 
 def expose(expected: torch.Tensor, detector: Detector, generator, hot_level: float = 30.0) -> torch.Tensor:
-    """
-    Draw the electrons that a detector measures.
+    """Draw the electrons that a detector measures.
 
     Parameters
     ----------

@@ -1,5 +1,4 @@
-"""
-Faults of patterns: dark direct beams, overlapping disks, Kikuchi bands, beam stops, smear, saturation and others.
+"""Faults of patterns: dark direct beams, overlapping disks, Kikuchi bands, beam stops, smear, saturation and others.
 
 Parameters are drawn in one function (`draw_faults`) and applied in four: to diffracted intensity (`diffract`), to
 scattered intensity and sums of moving patterns (`scatter`), to what reaches the pixels (`shade`), and to counts
@@ -30,8 +29,7 @@ MAX_COPY_SHIFT_PX = 8  # largest shift of a copy, pixels: more than the descan w
 
 @dataclass(frozen=True)
 class Rates:
-    """
-    Probability of each fault in a pattern.
+    """Probability of each fault in a pattern.
 
     Attributes
     ----------
@@ -83,8 +81,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class BeamStop:
-    """
-    Beam stops of a batch of B patterns; lengths in pixels.
+    """Beam stops of a batch of B patterns; lengths in pixels.
 
     Attributes
     ----------
@@ -121,8 +118,7 @@ class BeamStop:
 
 @dataclass(frozen=True)
 class Faults:
-    """
-    Faults of a batch of B patterns; lengths in pixels. Neutral values are given in brackets.
+    """Faults of a batch of B patterns; lengths in pixels. Neutral values are given in brackets.
 
     Attributes
     ----------
@@ -177,8 +173,7 @@ class Faults:
     sides: torch.Tensor
 
     def kinds(self) -> dict:
-        """
-        Return which patterns have each fault.
+        """Return which patterns have each fault.
 
         Returns
         -------
@@ -196,8 +191,7 @@ NO_FAULTS = Rates(**{f.name: 0.0 for f in fields(Rates)})
 
 
 def draw_faults(generator, origin, radius, shape, rates: Rates, can_hide=None) -> Faults:
-    """
-    Draw random faults of a batch of patterns.
+    """Draw random faults of a batch of patterns.
 
     Parameters
     ----------
@@ -290,8 +284,7 @@ def _which(mask):
 
 
 def scatter(expected, faults: Faults, coordinates) -> torch.Tensor:
-    """
-    Add Kikuchi bands to patterns, then sum shifted copies.
+    """Add Kikuchi bands to patterns, then sum shifted copies.
 
     Parameters
     ----------
@@ -329,8 +322,7 @@ def scatter(expected, faults: Faults, coordinates) -> torch.Tensor:
 
 
 def diffract(expected, faults: Faults, coordinates, radius) -> torch.Tensor:
-    """
-    Change the disks of patterns as in thicker crystals: a dimmed direct disk, and additional Bragg disks.
+    """Change the disks of patterns as in thicker crystals: a dimmed direct disk, and additional Bragg disks.
 
     Parameters
     ----------
@@ -363,8 +355,7 @@ def diffract(expected, faults: Faults, coordinates, radius) -> torch.Tensor:
 
 
 def stop_distance(stop: BeamStop, indices, shape) -> torch.Tensor:
-    """
-    Return the distance of each pixel from the edge of beam stops.
+    """Return the distance of each pixel from the edge of beam stops.
 
     Parameters
     ----------
@@ -394,8 +385,7 @@ def stop_distance(stop: BeamStop, indices, shape) -> torch.Tensor:
 
 
 def shade(expected, faults: Faults) -> tuple[torch.Tensor, torch.Tensor]:
-    """
-    Shade patterns by beam stops, gaps between chips and the limits of the detector, and smear them.
+    """Shade patterns by beam stops, gaps between chips and the limits of the detector, and smear them.
 
     Parameters
     ----------
@@ -442,8 +432,7 @@ def shade(expected, faults: Faults) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def record(counts, expected, faults: Faults, generator) -> torch.Tensor:
-    """
-    Apply faults of the read-out to counts: column noise, hits, clipping, overflow, and a wrong unit.
+    """Apply faults of the read-out to counts: column noise, hits, clipping, overflow, and a wrong unit.
 
     Parameters
     ----------

@@ -1,5 +1,4 @@
-"""
-Simulation of scans of a crystal whose lattice is known at every position, as truth for strain and orientation maps.
+"""Simulation of scans of a crystal whose lattice is known at every position, as truth for strain and orientation maps.
 
 Each position has a frame, a 3 x 3 matrix that maps the coordinates of the crystal (angstrom) to those of the
 laboratory; it contains rotation and strain. The atoms of the crystal are placed by that frame, and a probe passes them
@@ -37,8 +36,7 @@ VIBRATION_ANGSTROM = 0.06  # rms displacement of atoms along each axis, angstrom
 
 @dataclass(frozen=True)
 class Cubic:
-    """
-    A cubic crystal of one element.
+    """A cubic crystal of one element.
 
     Attributes
     ----------
@@ -66,8 +64,7 @@ GOLD = Cubic("fcc", 4.078, 79)
 
 @dataclass(frozen=True)
 class KnownScan:
-    """
-    A scan before its electrons are counted.
+    """A scan before its electrons are counted.
 
     Attributes
     ----------
@@ -82,8 +79,7 @@ class KnownScan:
     truth: dict
 
     def counts(self, dose: float, seed: int = 0) -> np.ndarray:
-        """
-        Draw the counts of a counting detector.
+        """Draw the counts of a counting detector.
 
         Parameters
         ----------
@@ -102,8 +98,7 @@ class KnownScan:
 
 
 def zone_axis(zone, x) -> np.ndarray:
-    """
-    Return the frame of an unstrained cubic crystal on a zone axis.
+    """Return the frame of an unstrained cubic crystal on a zone axis.
 
     Parameters
     ----------
@@ -138,8 +133,7 @@ def zone_axis(zone, x) -> np.ndarray:
 
 
 def deformation(exx=0.0, eyy=0.0, exy=0.0, turn=0.0) -> np.ndarray:
-    """
-    Return in-plane deformations: a strain, followed by a rotation.
+    """Return in-plane deformations: a strain, followed by a rotation.
 
     Parameters
     ----------
@@ -168,8 +162,7 @@ def deformation(exx=0.0, eyy=0.0, exy=0.0, turn=0.0) -> np.ndarray:
 
 
 def strain_of(frames, reference) -> np.ndarray:
-    """
-    Return the strain of frames against a reference, as py4DSTEM's `StrainMap` defines it.
+    """Return the strain of frames against a reference, as py4DSTEM's `StrainMap` defines it.
 
     Parameters
     ----------
@@ -201,8 +194,7 @@ def strain_of(frames, reference) -> np.ndarray:
 
 
 def misorientation(frames, reference) -> np.ndarray:
-    """
-    Return the angle between orientations of a cubic crystal, the smallest over its 24 rotations.
+    """Return the angle between orientations of a cubic crystal, the smallest over its 24 rotations.
 
     Parameters
     ----------
@@ -223,8 +215,7 @@ def misorientation(frames, reference) -> np.ndarray:
 
 
 def atoms_of(crystal: Cubic, frame, reach: float, depth: float) -> np.ndarray:
-    """
-    Return the atoms of a crystal in a cylinder around the probe.
+    """Return the atoms of a crystal in a cylinder around the probe.
 
     Parameters
     ----------
@@ -252,8 +243,7 @@ def atoms_of(crystal: Cubic, frame, reach: float, depth: float) -> np.ndarray:
 
 
 def patterns_of(rng, crystal: Cubic, frame, layers, optics: Optics = OPTICS) -> torch.Tensor:
-    """
-    Simulate clean patterns of one frame at random probe positions.
+    """Simulate clean patterns of one frame at random probe positions.
 
     Parameters
     ----------
@@ -289,8 +279,7 @@ def patterns_of(rng, crystal: Cubic, frame, layers, optics: Optics = OPTICS) -> 
 
 def simulate_known(crystal: Cubic, frames, *, thickness=120.0, shape=(128, 128), seed: int = 0, ratio: float = 1.03,
                    theta: float = 0.6, amplitude: float = 3.0, progress: bool = False) -> KnownScan:
-    """
-    Simulate a scan of one crystal with a given frame at each position.
+    """Simulate a scan of one crystal with a given frame at each position.
 
     Parameters
     ----------

@@ -1,5 +1,4 @@
-"""
-Projection of clean patterns onto a detector: shifted, distorted and sampled, with exact labels.
+"""Projection of clean patterns onto a detector: shifted, distorted and sampled, with exact labels.
 
 Coordinates are those of py4DSTEM: x is the row axis (Qx), y the column axis (Qy), the center of a pixel lies on its
 integer index, and q_measured = origin + M q_ideal with M = R(theta) diag(sqrt(a/b), sqrt(b/a)) R(theta)^T. The
@@ -18,8 +17,7 @@ SAMPLES = 2.0  # bank samples per detector pixel at scale 1: oversampled for int
 
 
 def rotation_matrix(angle: torch.Tensor) -> torch.Tensor:
-    """
-    Return rotation matrices.
+    """Return rotation matrices.
 
     Parameters
     ----------
@@ -42,8 +40,7 @@ def rotation_matrix(angle: torch.Tensor) -> torch.Tensor:
 
 
 def ideal_coordinates(shape, origin: torch.Tensor, matrix: torch.Tensor, offset=(0.0, 0.0)) -> torch.Tensor:
-    """
-    Return the position of each detector pixel in the undistorted pattern.
+    """Return the position of each detector pixel in the undistorted pattern.
 
     Parameters
     ----------
@@ -69,8 +66,7 @@ def ideal_coordinates(shape, origin: torch.Tensor, matrix: torch.Tensor, offset=
 
 
 def project(intensity, origin, matrix, scale, shape) -> torch.Tensor:
-    """
-    Return the expected intensity of bank patterns in each detector pixel.
+    """Return the expected intensity of bank patterns in each detector pixel.
 
     Parameters
     ----------
@@ -105,8 +101,7 @@ def project(intensity, origin, matrix, scale, shape) -> torch.Tensor:
 
 
 def soft_disk(coordinates: torch.Tensor, radius: torch.Tensor, edge: torch.Tensor) -> torch.Tensor:
-    """
-    Draw disks with a blurred edge.
+    """Draw disks with a blurred edge.
 
     Parameters
     ----------

@@ -17,8 +17,7 @@ PROJECTION_BATCH = 64  # patterns projected at a time: for memory
 
 @dataclass(frozen=True)
 class SimulatedScan:
-    """
-    A simulated scan with its truth.
+    """A simulated scan with its truth.
 
     Attributes
     ----------
@@ -37,8 +36,7 @@ class SimulatedScan:
 
 
 def draw_descan(rng, scan, amplitude: float) -> np.ndarray:
-    """
-    Draw a random descan: a plane and a weaker parabola.
+    """Draw a random descan: a plane and a weaker parabola.
 
     Parameters
     ----------
@@ -71,8 +69,7 @@ def simulate(scan=(16, 16), shape=(128, 128), *, dose: float = 10_000, seed: int
              ratio: float | None = None, theta: float | None = None, radius: float | None = None,
              amplitude: float = 3.0, gain: float = 1.0, offset: float = 0.0, readout: float = 0.0,
              psf: float = 0.0) -> SimulatedScan:
-    """
-    Simulate a scan over grains of random specimens.
+    """Simulate a scan over grains of random specimens.
 
     Parameters
     ----------

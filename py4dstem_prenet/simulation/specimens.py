@@ -1,5 +1,4 @@
-"""
-Random specimens as stacks of projected potentials: crystals, glasses, powders and crystals on glass.
+"""Random specimens as stacks of projected potentials: crystals, glasses, powders and crystals on glass.
 
 A specimen is what a simulated wave passes through (`waves.py`). All random numbers come from one
 `numpy.random.Generator`, so the seed determines the specimen. Structures vary more than in real materials, so that a
@@ -37,8 +36,7 @@ CUBIC_EDGE = {"simple": 2.7, "bcc": 3.0, "cscl": 3.3, "fcc": 3.8, "rocksalt": 4.
 
 @dataclass(frozen=True)
 class Optics:
-    """
-    Illumination and sampling.
+    """Illumination and sampling.
 
     Attributes
     ----------
@@ -78,8 +76,7 @@ class Optics:
 
 @dataclass(frozen=True)
 class Specimen:
-    """
-    A stack of phase gratings.
+    """A stack of phase gratings.
 
     Attributes
     ----------
@@ -96,8 +93,7 @@ class Specimen:
 
 
 def frequencies(dk: float) -> np.ndarray:
-    """
-    Return the spatial frequency of every sample in FFT order.
+    """Return the spatial frequency of every sample in FFT order.
 
     Parameters
     ----------
@@ -114,8 +110,7 @@ def frequencies(dk: float) -> np.ndarray:
 
 
 def scattering_factor(z, k):
-    """
-    Return the screened (Wentzel) electron scattering factor.
+    """Return the screened (Wentzel) electron scattering factor.
 
     Parameters
     ----------
@@ -138,8 +133,7 @@ def scattering_factor(z, k):
 
 
 def random_rotation(rng) -> np.ndarray:
-    """
-    Draw a uniformly distributed rotation.
+    """Draw a uniformly distributed rotation.
 
     Parameters
     ----------
@@ -161,8 +155,7 @@ def random_rotation(rng) -> np.ndarray:
 
 
 def near_zone_axis(rng, cell, largest: int = 2, spread: float = 0.025) -> np.ndarray:
-    """
-    Draw a rotation that puts a low-index direction of a crystal near the beam.
+    """Draw a rotation that puts a low-index direction of a crystal near the beam.
 
     Parameters
     ----------
@@ -194,8 +187,7 @@ def near_zone_axis(rng, cell, largest: int = 2, spread: float = 0.025) -> np.nda
 
 
 def crystal_atoms(rng, reach: float, depth: float, oriented: bool = False):
-    """
-    Draw a random crystal, and return its atoms in a cylinder around the probe.
+    """Draw a random crystal, and return its atoms in a cylinder around the probe.
 
     Parameters
     ----------
@@ -246,8 +238,7 @@ def crystal_atoms(rng, reach: float, depth: float, oriented: bool = False):
 
 
 def atoms_to_phase(atoms, kinds, elements, optics: Optics, slices: int, thickness: float) -> np.ndarray:
-    """
-    Return the phase shift of each slice of a specimen.
+    """Return the phase shift of each slice of a specimen.
 
     Parameters
     ----------
@@ -295,8 +286,7 @@ def atoms_to_phase(atoms, kinds, elements, optics: Optics, slices: int, thicknes
 
 
 def structure_factor(rng, k) -> np.ndarray:
-    """
-    Draw the structure factor S(k) of a random glass or fine powder.
+    """Draw the structure factor S(k) of a random glass or fine powder.
 
     Parameters
     ----------
@@ -328,8 +318,7 @@ def structure_factor(rng, k) -> np.ndarray:
 
 
 def glass_phase(rng, optics: Optics, slices: int, thickness: float) -> np.ndarray:
-    """
-    Draw a Gaussian random potential with the structure factor of a glass or powder.
+    """Draw a Gaussian random potential with the structure factor of a glass or powder.
 
     Parameters
     ----------
@@ -360,8 +349,7 @@ def glass_phase(rng, optics: Optics, slices: int, thickness: float) -> np.ndarra
 
 
 def draw_optics(rng) -> Optics:
-    """
-    Draw random optics.
+    """Draw random optics.
 
     Parameters
     ----------
@@ -379,8 +367,7 @@ def draw_optics(rng) -> Optics:
 
 
 def draw_oriented(rng) -> tuple[Specimen, Optics]:
-    """
-    Draw a crystal along a zone axis, and optics with which its disks are separate.
+    """Draw a crystal along a zone axis, and optics with which its disks are separate.
 
     Parameters
     ----------
@@ -409,8 +396,7 @@ def draw_oriented(rng) -> tuple[Specimen, Optics]:
 
 
 def draw_specimen(rng, optics: Optics) -> Specimen:
-    """
-    Draw a random specimen: a crystal, two overlapping crystals, a glass or powder, or a crystal on glass.
+    """Draw a random specimen: a crystal, two overlapping crystals, a glass or powder, or a crystal on glass.
 
     Parameters
     ----------

@@ -1,5 +1,4 @@
-"""
-Multislice diffraction patterns of random specimens: the clean patterns of training and tests.
+"""Multislice diffraction patterns of random specimens: the clean patterns of training and tests.
 
 A convergent probe passes a stack of phase gratings with free propagation between them (Cowley and Moodie 1957,
 doi 10.1107/S0365110X57002194; Kirkland, Advanced Computing in Electron Microscopy, ch. 6). This yields the dynamical
@@ -18,8 +17,7 @@ CENTER = GRID // 2  # row and column of the direct beam in a clean pattern, samp
 
 
 def probe(optics: Optics, defocus, position) -> torch.Tensor:
-    """
-    Return the aperture functions of probes in reciprocal space.
+    """Return the aperture functions of probes in reciprocal space.
 
     Parameters
     ----------
@@ -48,8 +46,7 @@ def probe(optics: Optics, defocus, position) -> torch.Tensor:
 
 
 def multislice(specimen: Specimen, optics: Optics, waves: torch.Tensor, exits) -> torch.Tensor:
-    """
-    Propagate probes through a specimen.
+    """Propagate probes through a specimen.
 
     Parameters
     ----------
@@ -84,8 +81,7 @@ def multislice(specimen: Specimen, optics: Optics, waves: torch.Tensor, exits) -
 
 
 def draw_patterns(seed, probes: int = 3, exits: int = 2, oriented: bool = False):
-    """
-    Simulate clean patterns of one random specimen.
+    """Simulate clean patterns of one random specimen.
 
     Parameters
     ----------

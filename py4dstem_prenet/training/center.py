@@ -1,5 +1,4 @@
-"""
-Training of the center network: coarse maps from whole patterns, and offsets in windows, one batch of each per step.
+"""Training of the center network: coarse maps from whole patterns, and offsets in windows, one batch of each per step.
 """
 
 from __future__ import annotations
@@ -7,8 +6,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from ..core import ellipse_matrix
-from ..detector import stabilize
+from ..core import ellipse_matrix, stabilize
 from ..networks import COARSE_CELL_PX, WINDOW, CenterNet, coarse_position, normalize
 from ..simulation import Rates, expose, ideal_coordinates, record, soft_disk, uniform
 from .scenes import draw_scene, log_uniform
@@ -19,8 +17,7 @@ VALIDATION_BATCHES = 8  # batches of 128 windows in a validation; a quarter as m
 
 
 def network_input(counts, readout, good):
-    """
-    Convert counts to the input of the networks: stabilized and normalized.
+    """Convert counts to the input of the networks: stabilized and normalized.
 
     Parameters
     ----------
@@ -42,8 +39,7 @@ def network_input(counts, readout, good):
 
 
 def draw_windows(bank, generator, batch: int):
-    """
-    Draw random windows around an approximate beam position.
+    """Draw random windows around an approximate beam position.
 
     Parameters
     ----------
@@ -86,8 +82,7 @@ def draw_windows(bank, generator, batch: int):
 
 
 def draw_fields(bank, generator, batch: int):
-    """
-    Draw random whole patterns, some without a direct beam.
+    """Draw random whole patterns, some without a direct beam.
 
     Parameters
     ----------
@@ -142,8 +137,7 @@ def draw_fields(bank, generator, batch: int):
 
 
 def is_detectable(scene):
-    """
-    Return whether the beam exceeds the noise of the detector in the area of its disk.
+    """Return whether the beam exceeds the noise of the detector in the area of its disk.
 
     Parameters
     ----------
@@ -160,8 +154,7 @@ def is_detectable(scene):
 
 
 def bilinear_target(position, shape):
-    """
-    Distribute unit weight over the four cells around each position.
+    """Distribute unit weight over the four cells around each position.
 
     Parameters
     ----------
@@ -186,8 +179,7 @@ def bilinear_target(position, shape):
 
 
 def gaussian_nll(error, factor):
-    """
-    Return the negative log-likelihood of errors under a Gaussian, without its constant.
+    """Return the negative log-likelihood of errors under a Gaussian, without its constant.
 
     Parameters
     ----------
@@ -256,8 +248,7 @@ class CenterTask(Task):
 
     @torch.no_grad()
     def validate(self, network, bank, generator, half: bool = False) -> dict:  # numpydoc ignore=PR01
-        """
-        Measure the errors of both stages on random samples, see `Task.validate`.
+        """Measure the errors of both stages on random samples, see `Task.validate`.
 
         Returns
         -------

@@ -1,5 +1,4 @@
-"""
-Training of the denoising network: expected counts from measured ones, at doses from tens to millions of electrons.
+"""Training of the denoising network: expected counts from measured ones, at doses from tens to millions of electrons.
 
 Two thirds of the samples come with the mean of neighbors in the scan. The neighbors repeat the pattern, with or
 without strain, or show other patterns of the same specimen, or another grain, which the network must learn to ignore.
@@ -31,8 +30,7 @@ MAX_APERTURE_RANK_STEP = 20  # specimens on either side, in order of aperture, f
 
 
 def fill(counts, good):
-    """
-    Fill bad pixels with the mean of their good 3 x 3 neighbors, as `NoiseModel.electrons` does.
+    """Fill bad pixels with the mean of their good 3 x 3 neighbors, as `NoiseModel.electrons` does.
 
     Parameters
     ----------
@@ -53,8 +51,7 @@ def fill(counts, good):
 
 @dataclass(frozen=True, eq=False)
 class OtherPatterns:
-    """
-    A bank whose patterns are replaced by others that may occur in the same scan.
+    """A bank whose patterns are replaced by others that may occur in the same scan.
 
     Pattern k is replaced at random by another pattern of the same specimen, by the mean over its patterns (for a glass,
     over all orientations), or by a pattern of another specimen with a similar aperture.
@@ -84,8 +81,7 @@ class OtherPatterns:
         return len(self.bank)
 
     def intensity(self, index) -> torch.Tensor:
-        """
-        Return replacements of patterns.
+        """Return replacements of patterns.
 
         Parameters
         ----------
@@ -133,8 +129,7 @@ def _specimens(bank: Bank):
 
 
 def draw_neighbor_scenes(bank, generator, batch: int):
-    """
-    Draw random scenes, with what neighbors in the scan show.
+    """Draw random scenes, with what neighbors in the scan show.
 
     Parameters
     ----------
@@ -175,8 +170,7 @@ def draw_neighbor_scenes(bank, generator, batch: int):
 
 
 def draw_mixing_fraction(expected, other, generator):
-    """
-    Draw the fraction of other patterns in the mean of the neighbors: 0, 1, or a value between.
+    """Draw the fraction of other patterns in the mean of the neighbors: 0, 1, or a value between.
 
     Parameters
     ----------
@@ -207,8 +201,7 @@ def draw_mixing_fraction(expected, other, generator):
 
 
 def draw_neighbor_mean(still, moved, move, patterns, readout, generator):
-    """
-    Draw the counts of neighbors and average them as `denoising.neighbors.neighbor_means` does.
+    """Draw the counts of neighbors and average them as `denoising.neighbors.neighbor_means` does.
 
     Parameters
     ----------
@@ -247,8 +240,7 @@ def draw_neighbor_mean(still, moved, move, patterns, readout, generator):
 
 
 def draw_crops(bank, generator, batch: int, patterns: float | None = None):
-    """
-    Draw random training crops.
+    """Draw random training crops.
 
     Parameters
     ----------
@@ -287,8 +279,7 @@ def draw_crops(bank, generator, batch: int, patterns: float | None = None):
 
 
 def typical_error(electrons):
-    """
-    Return the squared error that a good denoiser leaves, relative to that of the counts: the scale of the loss.
+    """Return the squared error that a good denoiser leaves, relative to that of the counts: the scale of the loss.
 
     Parameters
     ----------
@@ -335,8 +326,7 @@ class DenoiseTask(Task):
 
     @torch.no_grad()
     def validate(self, network, bank, generator, half: bool = False) -> dict:  # numpydoc ignore=PR01
-        """
-        Measure the squared error and the sum of the electrons on random samples, see `Task.validate`.
+        """Measure the squared error and the sum of the electrons on random samples, see `Task.validate`.
 
         Returns
         -------

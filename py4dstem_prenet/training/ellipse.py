@@ -1,5 +1,4 @@
-"""
-Training of the ellipse network: polar maps of pooled patterns with a known distortion.
+"""Training of the ellipse network: polar maps of pooled patterns with a known distortion.
 
 Pooled patterns are made in polar coordinates, where the rotation of a grain is a shift and the distortion is one
 resampling, so that a pool of many grains costs little more than one pattern.
@@ -12,8 +11,7 @@ from functools import lru_cache
 import torch
 from torch.nn.functional import grid_sample, pad
 
-from ..core import ellipse_matrix
-from ..detector import stabilize
+from ..core import ellipse_matrix, stabilize
 from ..networks import AZIMUTHS, DISK_SPAN, RADII, RINGS_FROM, EllipseNet, normalize_polar
 from ..simulation import CENTER, uniform
 from .scenes import log_uniform
@@ -25,8 +23,7 @@ POLAR_BANK_RADII = CENTER  # radial samples of these maps, at 0, 1, 2, ... bank 
 
 @lru_cache(maxsize=2)
 def polar_bank(bank):
-    """
-    Resample all patterns of a bank on a polar grid.
+    """Resample all patterns of a bank on a polar grid.
 
     Parameters
     ----------
@@ -55,8 +52,7 @@ def polar_bank(bank):
 
 @lru_cache(maxsize=2)
 def members(bank):
-    """
-    Return the indices of patterns by class of specimen.
+    """Return the indices of patterns by class of specimen.
 
     Parameters
     ----------
@@ -75,8 +71,7 @@ def members(bank):
 
 
 def draw_pools(bank, generator, batch: int):
-    """
-    Draw random pools of patterns without distortion.
+    """Draw random pools of patterns without distortion.
 
     Parameters
     ----------
@@ -120,8 +115,7 @@ def draw_pools(bank, generator, batch: int):
 
 
 def draw_polar_maps(bank, generator, batch: int):
-    """
-    Draw random training samples.
+    """Draw random training samples.
 
     Parameters
     ----------
@@ -216,8 +210,7 @@ class EllipseTask(Task):
 
     @torch.no_grad()
     def validate(self, network, bank, generator, half: bool = False) -> dict:  # numpydoc ignore=PR01
-        """
-        Measure the errors of both branches on random samples, see `Task.validate`.
+        """Measure the errors of both branches on random samples, see `Task.validate`.
 
         Returns
         -------

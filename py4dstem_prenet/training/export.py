@@ -23,8 +23,7 @@ TASK_DESCRIPTIONS = {
 
 
 def export(run: Path, out: Path, command: str, name: str | None = None, minutes_before: float = 0.0) -> Path:
-    """
-    Write the averaged weights of a run as NAME.safetensors, with NAME.json and NAME.md.
+    """Write the averaged weights of a run as NAME.safetensors, with NAME.json and NAME.md.
 
     Parameters
     ----------

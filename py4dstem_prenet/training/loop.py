@@ -26,8 +26,7 @@ CHECKPOINT_INTERVAL_S = 120  # time between checkpoints, seconds
 
 
 def tasks() -> dict:
-    """
-    Return the training tasks.
+    """Return the training tasks.
 
     Returns
     -------
@@ -47,8 +46,7 @@ def tasks() -> dict:
 
 
 def save_checkpoint(path: Path, **state):
-    """
-    Write a checkpoint; an earlier one is replaced only when the new one is complete.
+    """Write a checkpoint; an earlier one is replaced only when the new one is complete.
 
     Parameters
     ----------
@@ -63,8 +61,7 @@ def save_checkpoint(path: Path, **state):
 
 
 def expand_weights(state: dict, network) -> dict:
-    """
-    Adapt weights to a network with other submodules, or with more channels, than the one they were trained in.
+    """Adapt weights to a network with other submodules, or with more channels, than the one they were trained in.
 
     Parameters
     ----------
@@ -105,8 +102,7 @@ def expand_weights(state: dict, network) -> dict:
 
 
 def load_mixed_bank(folder: Path, seed: int, specimens: int) -> Bank:
-    """
-    Return a bank of random specimens and of crystals along zone axes.
+    """Return a bank of random specimens and of crystals along zone axes.
 
     Parameters
     ----------
@@ -129,8 +125,7 @@ def load_mixed_bank(folder: Path, seed: int, specimens: int) -> Bank:
 def train(task: str, *, minutes: float | None = None, steps: int | None = None, seed: int = 0, resume: bool = False,
           out: Path | None = None, start: str | None = None, specimens: int = BANK_SPECIMENS,
           banks: Path = Path("runs"), half: bool = False, threads: int | None = None) -> Path:
-    """
-    Train a network for a number of steps or minutes, whichever ends first.
+    """Train a network for a number of steps or minutes, whichever ends first.
 
     Parameters
     ----------

@@ -1,5 +1,4 @@
-"""
-Random scenes from a bank: expected patterns with their truth, before the detector counts electrons.
+"""Random scenes from a bank: expected patterns with their truth, before the detector counts electrons.
 
 The center and the denoising network are trained on these scenes, so both see the same simulated world.
 """
@@ -35,8 +34,7 @@ MIN_HIDDEN_BEAM_DOSE = 5000.0  # electrons per pattern; below, no beam is hidden
 
 @dataclass(frozen=True)
 class Scene:
-    """
-    A batch of B simulated patterns with their truth.
+    """A batch of B simulated patterns with their truth.
 
     Attributes
     ----------
@@ -76,8 +74,7 @@ class Scene:
 
 
 def log_uniform(generator, *shape, low: float, high: float):
-    """
-    Draw log-uniform random numbers.
+    """Draw log-uniform random numbers.
 
     Parameters
     ----------
@@ -104,8 +101,7 @@ def log_uniform(generator, *shape, low: float, high: float):
 
 
 def draw_background(generator, coordinates: torch.Tensor, extent: float) -> torch.Tensor:
-    """
-    Draw diffuse scattering: a power law of the distance, in 30 % of the patterns off center or with a gradient.
+    """Draw diffuse scattering: a power law of the distance, in 30 % of the patterns off center or with a gradient.
 
     Parameters
     ----------
@@ -137,8 +133,7 @@ def draw_scene(bank: Bank, generator, batch: int, shape, origin: torch.Tensor, *
                max_eps: float = 0.12, stops: float = 0.1, grains: int = 2, reuse: int = 1,
                extent: float | None = None, rates: Rates = NO_FAULTS,
                strain: torch.Tensor | None = None) -> Scene:
-    """
-    Draw a batch of random scenes.
+    """Draw a batch of random scenes.
 
     Parameters
     ----------

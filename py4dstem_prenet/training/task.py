@@ -7,8 +7,7 @@ from torch import nn
 
 
 class Task:
-    """
-    Training task of one network: its random batches, its loss and its validation.
+    """Training task of one network: its random batches, its loss and its validation.
 
     Attributes
     ----------
@@ -31,8 +30,7 @@ class Task:
     parts: tuple[str, ...] = ("",)
 
     def build(self) -> nn.Module:
-        """
-        Return an untrained network.
+        """Return an untrained network.
 
         Returns
         -------
@@ -42,8 +40,7 @@ class Task:
         return self.network()
 
     def loss(self, network, bank, generator, half: bool = False) -> torch.Tensor:
-        """
-        Return the loss of a network on a random batch.
+        """Return the loss of a network on a random batch.
 
         Parameters
         ----------
@@ -64,8 +61,7 @@ class Task:
         raise NotImplementedError
 
     def validate(self, network, bank, generator, half: bool = False) -> dict:
-        """
-        Measure the errors of a network on random samples.
+        """Measure the errors of a network on random samples.
 
         Parameters
         ----------

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from py4dstem_prenet.detector.noise import NoiseModel
+from py4dstem_prenet.core.noise import NoiseModel
 
 from .bench import bright, into, scan, truth_of
 
