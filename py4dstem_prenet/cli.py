@@ -1,6 +1,7 @@
-"""The command `prenet`: the same functions as `DataCube.prenet`, for files.
+"""The command `prenet`: the functions of `DataCube.prenet`, for files.
 
-Whatever is slow to import (py4DSTEM, torch) is imported by the command that needs it.
+Each command imports py4DSTEM and torch only when it needs them, because both take seconds to load. The docstring of a
+command is its help text.
 """
 
 import json
@@ -13,12 +14,14 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
+from ._version import __version__
 from .core import PrenetError
 
 
 class _Commands(TyperGroup):
+    """Commands that print the sentence of a `PrenetError` instead of a traceback, and exit with code 1."""
+
     def invoke(self, ctx):
-        """Bad input is answered with its one sentence, not with a traceback."""
         try:
             return super().invoke(ctx)
         except PrenetError as error:
@@ -31,47 +34,62 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="""Origin, ellipse and denoising of 4D-STEM scans with trained networks.
+    help="""Measure the origin and ellipse of 4D-STEM scans, and denoise them, with trained networks.
 
-A first scan:  prenet calibrate scan.h5 -o calibrated.h5
-Can I go on?   prenet report calibrated.h5 -o report.html
-Denoise it:    prenet denoise calibrated.h5 -o denoised.h5
+Calibrate a scan:       prenet calibrate scan.h5 -o calibrated.h5
+Check the calibration:  prenet report calibrated.h5 -o report.html
+Denoise the scan:       prenet denoise calibrated.h5 -o denoised.h5
 
-Exit codes: 0 done; 1 refused or failed, the reason is on stderr and no file is left; 2 wrong usage.
-With --json, results are one JSON object on stdout, and all else goes to stderr.""",
+Exit codes: 0 success; 1 refused or failed, with the reason on stderr and no output file; 2 wrong usage.
+With --json, the result is one JSON object on stdout, and all other text goes to stderr.""",
 )
 
-Scan = Annotated[Path, typer.Argument(metavar="FILE", help="EMD, HDF5, .npy, or a detector's file.")]
+Scan = Annotated[Path, typer.Argument(metavar="FILE", help="EMD, HDF5, .npy, or a detector file.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="The new file.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-Shape = Annotated[str | None, typer.Option(metavar="RX,RY", help="The scan's shape, if the file lacks it.")]
-Cube = Annotated[str | None, typer.Option(help="Which DataCube, if the file holds several.")]
-Scheduler = Annotated[str | None, typer.Option(metavar="ADDRESS", help="Of a Dask cluster, to work there.")]
+Shape = Annotated[str | None, typer.Option(metavar="RX,RY", help="Shape of the scan, if the file does not store it.")]
+Cube = Annotated[str | None, typer.Option(help="Name of the DataCube, if the file holds several.")]
+Scheduler = Annotated[str | None, typer.Option(metavar="ADDRESS", help="Address of a Dask cluster to compute on.")]
+Mask = Annotated[Path | None, typer.Option(help="A .npy file, bool (Qx, Qy): True where a pixel is good.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, all other text on stderr.")]
 
-
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, all else on stderr.")]
+_ACCEPTS_OUT = {"token_normalize_func": lambda name: "output" if name == "out" else name}  # --out, the former name
 
 
 class Task(str, Enum):
+    """The networks that can be trained."""
+
     denoise = "denoise"
     center = "center"
     ellipse = "ellipse"
 
 
-@app.command()
-def demo(out: Annotated[Path, typer.Option(help="The folder for what it makes.")] = Path("demo")):
-    """Calibrate the scan that comes with the package; print truth beside result, save file and figures."""
+def _print_version(wanted: bool):
+    if wanted:
+        typer.echo(f"prenet {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True,
+                                                   help="Print the version and exit.")] = False):
+    pass
+
+
+@app.command(context_settings=_ACCEPTS_OUT)
+def demo(output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("demo")):
+    """Calibrate the scan that comes with the package; print the results beside the truth, save a file and figures."""
     from .demo import run
 
-    run(out)
+    run(output)
 
 
 @app.command()
 def calibrate(
     file: Scan,
     output: Output,
-    calibration_only: Annotated[bool, typer.Option("--calibration-only", help="No patterns.")] = False,
-    mask: Annotated[Path | None, typer.Option(help="A .npy file, bool (Qx, Qy): True where a pixel is good.")] = None,
+    calibration_only: Annotated[bool, typer.Option("--calibration-only", help="Leave the patterns out.")] = False,
+    mask: Mask = None,
     device: Device = "auto",
     scan: Shape = None,
     cube: Cube = None,
@@ -103,21 +121,20 @@ def calibrate(
 
         _echo_json({"saved": str(output) if report.origin.found else None} | of_calibration(report))
     if not report.origin.found:
-        typer.echo(f"prenet: {output} was not written, because no direct beam was found.", err=True)
-        raise typer.Exit(1)
+        _fail(f"{output} was not written, because no direct beam was found.")
 
 
 @app.command()
 def denoise(
     file: Scan,
     output: Output,
-    weights: Annotated[str, typer.Option(help="Weights to use: a name, or a file from finetune.")] = "denoise",
+    weights: Annotated[str, typer.Option(help="Name of the weights, or a file that finetune wrote.")] = "denoise",
     device: Device = "auto",
     scan: Shape = None,
     cube: Cube = None,
     scheduler: Scheduler = None,
 ):
-    """Denoise a scan, and save it as an EMD file.
+    """Denoise a scan and save it as an EMD file.
 
     Do not measure strain or rotation on denoised patterns: smooth variation over the scan is flattened.
     """
@@ -135,7 +152,7 @@ def denoise(
 
 @app.command()
 def correct(file: Scan, output: Output, scan: Shape = None, cube: Cube = None, scheduler: Scheduler = None):
-    """Resample a calibrated scan to one center and round rings, and save it as an EMD file."""
+    """Resample a calibrated scan to a common center and round rings, and save it as an EMD file."""
     from .io import check_output
 
     check_output(output)
@@ -157,7 +174,7 @@ def finetune(
     scan: Shape = None,
     cube: Cube = None,
 ):
-    """Adapt the denoising network to a scan; its weights are saved if they are better on held-out electrons."""
+    """Fine-tune the denoising network on a scan; save the weights if they are better on held-out electrons."""
     from .io import check_output
 
     check_output(output, (".safetensors",))
@@ -165,136 +182,143 @@ def finetune(
     from .denoising import finetune
 
     result = finetune(datacube, out=output, minutes=minutes, device=device)
-    typer.echo(str(result))
     if not result.accepted:
-        raise typer.Exit(1)
+        _fail(str(result))
+    typer.echo(str(result))
 
 
-@app.command()
+@app.command(context_settings=_ACCEPTS_OUT)
 def report(
     file: Scan,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The new .html file.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The new .html file.")],
     device: Device = "auto",
     scan: Shape = None,
     cube: Cube = None,
     as_json: Json = False,
 ):
-    """Write a web page about a calibrated scan: can I go on with it, and why.
+    """Write a web page that says whether the calibration of a scan can be used, and why.
 
     JSON: saved, light (green, amber or red), answer, verdicts (question, light, answer and why of each).
     """
     from .io import check_output
 
-    check_output(out, (".html", ".htm"))
+    check_output(output, (".html", ".htm"))
     datacube = _open(file, scan, cube)
     from .review import report
 
     with redirect_stdout(sys.stderr if as_json else sys.stdout):
-        found = report(datacube, out, device=device)
+        verdicts = report(datacube, output, device=device)
     from .report import of_verdicts
 
-    told = {"saved": str(out)} | of_verdicts(found)
+    summary = {"saved": str(output)} | of_verdicts(verdicts)
     if as_json:
-        _echo_json(told)
+        _echo_json(summary)
     else:
-        typer.echo(f"Can I go on? {told['answer']}\nSaved {out}.")
+        typer.echo(f"Can I go on? {summary['answer']}\nSaved {output}.")
 
 
 @app.command()
 def info(
-    file: Annotated[Path | None, typer.Argument(help="Tell what this file holds.")] = None,
+    file: Annotated[Path | None, typer.Argument(help="File to describe.")] = None,
     as_json: Json = False,
 ):
-    """Versions and device; or what a file holds and what was done to it.
+    """Print versions and device, or the contents of a file and how it was processed.
 
-    JSON: versions by package, python, platform, device; or file and contents (path, kind, shape, dtype, record).
+    JSON: versions by package, python, platform, device; or file and contents (path, kind, shape, dtype, compression,
+    record).
     """
-    from .report import of_file, of_versions
-
     with redirect_stdout(sys.stderr if as_json else sys.stdout):
-        told = of_versions() if file is None else of_file(file)
+        if file is None:
+            from .report import of_versions
+
+            described = of_versions()
+        else:
+            from .io import describe_file
+
+            described = describe_file(file)
     if as_json:
-        _echo_json(told)
+        _echo_json(described)
     elif file is None:
-        typer.echo("\n".join(f"{name}: {value}" for name, value in told.items()))
+        typer.echo("\n".join(f"{name}: {value}" for name, value in described.items()))
     else:
-        for part in told["contents"]:
-            what = "a scan" if part["kind"] == "scan" else part["kind"]
+        for part in described["contents"]:
+            kind = "a scan" if part["kind"] == "scan" else part["kind"]
             shape = "" if part["shape"] is None else f" of shape {tuple(part['shape'])}, {part['dtype']}"
-            typer.echo(f"{part['path'] or told['file']}: {what}{shape}")
+            compression = f", compressed ({part['compression']})" if part["compression"] else ""
+            typer.echo(f"{part['path'] or described['file']}: {kind}{shape}{compression}")
             if part["record"]:
                 typer.echo(json.dumps(part["record"], indent=2, ensure_ascii=False))
 
 
 @app.command()
 def weights(
-    adopt: Annotated[Path | None, typer.Option("--import", metavar="FILE", help="Take a .safetensors file into the "
+    adopt: Annotated[Path | None, typer.Option("--import", metavar="FILE", help="Copy a .safetensors file into the "
                                                "folder that PY4DSTEM_PRENET_WEIGHTS names.")] = None,
 ):
-    """List the weights that can be found, each verified; or import a file of them."""
+    """List and verify the weights that are installed, or import a file of weights."""
     from .networks import weights
 
     if adopt is not None:
         typer.echo(f"Imported {weights.adopt(adopt)}.")
         return
-    wrong = 0
+    n_failed = 0
     for name in weights.names():
         try:
             digest, card = weights.verify(name), weights.card(name)
             typer.echo(f"{name}  {card['task']}, sha256 {digest}, verified, {weights.find(name)}")
         except PrenetError as error:
-            wrong += 1
+            n_failed += 1
             typer.echo(f"{name}  {error}")
-    if wrong:
+    if n_failed:
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(context_settings=_ACCEPTS_OUT)
 def train(
     task: Task,
-    minutes: Annotated[float | None, typer.Option(min=0, help="Stop after so long.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps.")] = None,
-    seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
-    start: Annotated[str | None, typer.Option(help="Weights to begin from: a name, or a file.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder; runs/TASK if not given.")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0, help="Stop after this time.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Stop after this number of steps.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the --output folder.")] = False,
+    start: Annotated[str | None, typer.Option(help="Initial weights: a name, or a file.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the run; default runs/TASK.")] = None,
 ):
-    """Train a network on simulated patterns; leaves weights and their card in the run's folder."""
-    out = Path("runs") / task.value if out is None else out
-    if resume and not out.is_dir():
-        raise PrenetError(f"There is no run in {out} to resume; leave --resume out to start one.")
-    if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise PrenetError(f"{out} is in use already; go on with --resume, or choose another --out.")
+    """Train a network on simulated patterns; write its weights and model card to the folder of the run."""
+    folder = Path("runs") / task.value if output is None else output
+    if resume and not folder.is_dir():
+        raise PrenetError(f"There is no run in {folder} to resume; leave --resume out to start one.")
+    if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise PrenetError(f"{folder} is in use already; continue it with --resume, or choose another --output.")
     from .training import train
     from .training.export import export
 
     length = " ".join(f"--{name} {value}" for name, value in (("minutes", minutes), ("steps", steps)) if value)
-    train(task.value, minutes=minutes, steps=steps, seed=seed, resume=resume, out=out, start=start)
-    typer.echo(f"Saved {export(out, out, f'prenet train {task.value} {length} --seed {seed}')}.")
+    train(task.value, minutes=minutes, steps=steps, seed=seed, resume=resume, out=folder, start=start)
+    typer.echo(f"Saved {export(folder, folder, f'prenet train {task.value} {length} --seed {seed}')}.")
 
 
 @app.command()
 def simulate(
     output: Output,
-    scan: Annotated[str, typer.Option(metavar="RX,RY", help="Probe positions.")] = "16,16",
-    shape: Annotated[str, typer.Option(metavar="QX,QY", help="Pixels of a pattern.")] = "128,128",
-    dose: Annotated[float, typer.Option(min=0, help="Electrons in a pattern.")] = 10_000,
-    seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
-    acquire: Annotated[bool, typer.Option("--acquire", help="Let the file grow, as a detector does.")] = False,
-    rate: Annotated[float, typer.Option(min=0, help="With --acquire: patterns a second.")] = 1000,
+    scan: Annotated[str, typer.Option(metavar="RX,RY", help="Number of probe positions.")] = "16,16",
+    shape: Annotated[str, typer.Option(metavar="QX,QY", help="Pixels of each pattern.")] = "128,128",
+    dose: Annotated[float, typer.Option(min=0, help="Electrons per pattern.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
+    acquire: Annotated[bool, typer.Option("--acquire", help="Write pattern after pattern, like a detector.")] = False,
+    rate: Annotated[float, typer.Option(min=0, help="With --acquire: patterns per second.")] = 1000,
     fault: Annotated[str | None, typer.Option(help="With --acquire: beam-loss, jump or saturation.")] = None,
 ):
-    """Simulate a scan with known origin and ellipse, and save it with its truth as an EMD file.
+    """Simulate a scan with known origin and ellipse, and save it with the truth as an EMD file.
 
-    With --acquire it is written pattern after pattern at a given rate, for `prenet watch` to look at: as a growing HDF5
-    file (.h5), or as nothing but patterns (.raw).
+    With --acquire the patterns are written one after another at a given rate, as input for `prenet watch`, to a growing
+    HDF5 file (.h5) or to a file of raw patterns (.raw).
     """
     scan, shape = _pair(scan, "--scan"), _pair(shape, "--shape")
     if acquire:
         from .simulation import Acquisition, acquire
 
-        held = acquire(output, Acquisition(scan, shape, dose, seed, fault=fault), rate)
-        typer.echo(f"Wrote {output} at {held:.0f} patterns a second.")
+        achieved = acquire(output, Acquisition(scan, shape, dose, seed, fault=fault), rate)
+        typer.echo(f"Wrote {output} at {achieved:.0f} patterns per second.")
         return
     from .io import check_output, save_scan
 
@@ -308,21 +332,22 @@ def simulate(
 
 @app.command()
 def watch(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="HDF5 in SWMR mode, or raw patterns; it may yet come.")],
-    scan: Annotated[str, typer.Option(metavar="RX,RY", help="The scan's shape.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="HDF5 in SWMR mode, or raw patterns; need not exist "
+                                         "yet.")],
+    scan: Annotated[str, typer.Option(metavar="RX,RY", help="Shape of the scan.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A new file for the calibration.")] = None,
-    shape: Annotated[str | None, typer.Option(metavar="QX,QY", help="A raw file's pattern.")] = None,
-    dtype: Annotated[str, typer.Option(help="A raw file's numbers, such as uint16, or >u2.")] = "uint16",
-    header: Annotated[int, typer.Option(help="Bytes before a raw file's first pattern.")] = 0,
-    gap: Annotated[int, typer.Option(help="Bytes after each pattern of a raw file.")] = 0,
-    dataset: Annotated[str | None, typer.Option(help="Which data set, if an HDF5 file holds several.")] = None,
-    mask: Annotated[Path | None, typer.Option(help="A .npy file, bool (Qx, Qy): True where a pixel is good.")] = None,
-    strain: Annotated[float | None, typer.Option(help="Strain that each position shall tell, such as 0.002.")] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds without a pattern until the writer counts as gone.")] = 30,
-    serve: Annotated[int | None, typer.Option(metavar="PORT", help="Show a page on this machine; 0: any port.")] = None,
+    shape: Annotated[str | None, typer.Option(metavar="QX,QY", help="Raw file: pixels of each pattern.")] = None,
+    dtype: Annotated[str, typer.Option(help="Raw file: numpy type of the values, such as uint16 or >u2.")] = "uint16",
+    header: Annotated[int, typer.Option(help="Raw file: bytes before the first pattern.")] = 0,
+    gap: Annotated[int, typer.Option(help="Raw file: bytes after each pattern.")] = 0,
+    dataset: Annotated[str | None, typer.Option(help="Name of the data set, if an HDF5 file holds several.")] = None,
+    mask: Mask = None,
+    strain: Annotated[float | None, typer.Option(help="Strain precision needed at each position, such as 0.002.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds without a new pattern after which the scan counts as ended.")] = 30,
+    serve: Annotated[int | None, typer.Option(metavar="PORT", help="Serve a web page on this machine; 0: any port.")] = None,
     device: Device = "auto",
 ):
-    """Calibrate a scan while it is being written; say what goes wrong. Started again, it goes on from the file."""
+    """Calibrate a scan while it is being written, and warn of problems. A restarted watch continues from the file."""
     from .io import check_output, load_mask
 
     scan, shape = _pair(scan, "--scan"), None if shape is None else _pair(shape, "--shape")
@@ -336,17 +361,18 @@ def watch(
         report = watch_file(file, scan, layout, mask=good, device=device, output=output, strain=strain, timeout=timeout,
                             port=serve)
     except KeyboardInterrupt:
-        typer.echo("prenet: stopped by hand, and nothing was saved; started again, it goes on from the file.", err=True)
-        raise typer.Exit(130) from None
+        _fail("interrupted, and nothing was saved; a restarted watch continues from the file.", 130)
     if report is None:
-        typer.echo("prenet: the file holds no whole row of the scan; nothing was calibrated.", err=True)
-        raise typer.Exit(1)
+        _fail("the file does not contain a complete row of the scan; nothing was calibrated.")
     typer.echo(str(report))
-    if output is not None and report.origin.found:
+    if not report.origin.found:
+        _fail("nothing was calibrated or saved, because no direct beam was found.")
+    if output is not None:
         typer.echo(f"Saved {output}.")
 
 
 def _pair(text, option):
+    """Two positive integers from text such as "16,16" or "16x16"."""
     try:
         first, second = (int(part) for part in text.replace("x", ",").split(","))
     except ValueError:
@@ -362,11 +388,18 @@ def _open(file, scan, cube):
     return opening.open(file, None if scan is None else _pair(scan, "--scan"), cube)
 
 
-def _echo_json(told):
-    typer.echo(json.dumps(told, ensure_ascii=False, allow_nan=False))
+def _fail(reason, code=1):
+    """Print a reason on stderr and exit."""
+    typer.echo(f"prenet: {reason}", err=True)
+    raise typer.Exit(code) from None
+
+
+def _echo_json(result):
+    typer.echo(json.dumps(result, ensure_ascii=False, allow_nan=False))
 
 
 def main():
+    """Run the command `prenet`."""
     app()
 
 

@@ -6,12 +6,13 @@ import sys
 import types
 from pathlib import Path
 
+import h5py
 import numpy as np
 import py4DSTEM
 import pytest
 from typer.testing import CliRunner
 
-from py4dstem_prenet import cli
+from py4dstem_prenet import __version__, cli
 from py4dstem_prenet.core.errors import PrenetError
 from py4dstem_prenet.io import calibrations
 
@@ -127,7 +128,7 @@ def test_without_a_beam_nothing_is_written(calibrated, here):
 
 @pytest.mark.parametrize("command", ["calibrate", "denoise"])
 def test_bad_input_is_one_sentence_and_changes_nothing(command, calibrated, stage, here):
-    stage("denoise", denoise=None)
+    stage("denoising", denoise=None)
     (here / "text.h5").write_text("hello")
     np.save("flat.npy", np.zeros((4, 32, 32)))
     before = {p.name: p.read_bytes() for p in here.iterdir()}
@@ -166,15 +167,15 @@ def test_an_error_in_a_stage_is_one_sentence(stage):
 
 def test_denoise_streams_to_its_file(stage):
     calls = []
-    stage("denoise", denoise=lambda cube, out, weights, device: calls.append((cube.data.shape, str(out), device)))
+    stage("denoising", denoise=lambda cube, out, weights, device: calls.append((cube.data.shape, str(out), device)))
     assert prenet("denoise", "scan.npy", "-o", "out.h5").exit_code == 0
     assert calls == [(SHAPE, "out.h5", "auto")]
 
 
 def test_train(stage, here):
     calls = []
-    stage("training.loop", train=lambda task, **settings: calls.append((task, settings)))
-    stage("training.export", export=lambda run, out, command: f"weights of {command!r}")
+    stage("training", train=lambda task, **settings: calls.append((task, settings)),
+          export=lambda run, out, command: f"weights of {command!r}")
     result = prenet("train", "center", "--minutes", 2, "--seed", 7)
     assert result.exit_code == 0 and "'prenet train center --minutes 2.0 --seed 7'" in result.output
     (task, settings), *_ = calls
@@ -185,6 +186,7 @@ def test_train(stage, here):
     assert "is in use already" in refused("train", "denoise", "--out", "run")
     assert prenet("train", "denoise", "--out", "run", "--resume").exit_code == 0 and calls[1][1]["resume"]
     assert "no run in none to resume" in refused("train", "denoise", "--out", "none", "--resume")
+    assert "is in use already" in refused("train", "denoise", "--output", "run")
     assert prenet("train", "cooking").exit_code == 2
 
 
@@ -193,7 +195,7 @@ def test_simulate(stage):
         assert (dose, seed) == (500, 3)
         return types.SimpleNamespace(counts=np.ones((*scan, *shape), np.uint16), truth={"qx0": np.ones(scan)})
 
-    stage("simulation.scan", simulate=simulate)
+    stage("simulation", simulate=simulate)
     arguments = ("--scan", "2,3", "--shape", "32x40", "--dose", 500, "--seed", 3)
     assert prenet("simulate", "-o", "sim.h5", *arguments).exit_code == 0
     cube = py4DSTEM.read("sim.h5")
@@ -204,8 +206,10 @@ def test_simulate(stage):
 def test_demo(stage):
     calls = []
     stage("demo", run=calls.append)
-    assert prenet("demo").exit_code == 0 and prenet("demo", "--out", "there").exit_code == 0
-    assert [str(c) for c in calls] == ["demo", "there"]
+    for arguments in ((), ("--output", "there"), ("-o", "there"), ("--out", "there")):  # --out is its former name
+        assert prenet("demo", *arguments).exit_code == 0
+    assert [str(c) for c in calls] == ["demo", "there", "there", "there"]
+    assert "--out " not in prenet("demo", "--help").stdout
 
 
 def test_info(stage):
@@ -213,6 +217,41 @@ def test_info(stage):
     assert told.exit_code == 0 and "py4DSTEM: 0." in told.stdout and "device: " in told.stdout
     assert "scan.npy: a scan of shape (2, 3, 32, 40), uint16" in prenet("info", "scan.npy").stdout
     assert "There is no file" in refused("info", "none.h5")
+    assert prenet("--version").stdout == f"prenet {__version__}\n"
+
+
+def test_info_describes_any_hdf5_file(here):
+    with h5py.File("plain.h5", "w") as file:
+        file.create_dataset("entry/counts", (2, 3, 32, 40), np.uint16, compression="gzip")
+        file["energy"] = 300.0
+    printed = prenet("info", "plain.h5").stdout
+    assert "entry/counts: data set of shape (2, 3, 32, 40), uint16, compressed (deflate)" in printed
+    contents = json.loads(prenet("info", "plain.h5", "--json").stdout)["contents"]
+    assert [(c["path"], c["shape"], c["compression"]) for c in contents] == [
+        ("energy", [], None), ("entry/counts", [2, 3, 32, 40], "deflate")]
+    Path("plain.h5").rename("plain.nxs")
+    assert json.loads(prenet("info", "plain.nxs", "--json").stdout)["contents"] == contents
+    h5py.File("empty.h5", "w").close()
+    assert "without any data set" in refused("info", "empty.h5")
+    whole = Path("plain.nxs").read_bytes()
+    for name, content in (("cut.h5", whole[:1000]), ("text.h5", b"text"), ("short.npy", b"text"), ("some.xyz", b"text")):
+        Path(name).write_bytes(content)
+        assert refused("info", name)
+
+
+def test_weights_that_are_no_better_are_refused_on_stderr(stage):
+    verdicts = [types.SimpleNamespace(accepted=accepted) for accepted in (False, True)]
+    stage("denoising", finetune=lambda cube, out, minutes, device: verdicts.pop(0))
+    refused("finetune", "scan.npy", "-o", "new.safetensors")
+    assert prenet("finetune", "scan.npy", "-o", "new.safetensors").exit_code == 0
+
+
+def test_watching_a_scan_without_a_beam_fails(stage, here):
+    report = types.SimpleNamespace(origin=types.SimpleNamespace(found=False))
+    stage("live", watch_file=lambda *arguments, **options: report)
+    for output in ((), ("-o", "out.h5")):
+        result = prenet("watch", "scan.raw", "--scan", "4,4", "--shape", "32,32", *output)
+        assert result.exit_code == 1 and "no direct beam was found" in result.stderr
 
 
 def test_weights_are_listed_and_each_is_verified(here, monkeypatch):

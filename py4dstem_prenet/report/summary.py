@@ -80,35 +80,6 @@ def of_versions() -> dict:
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else on_cpu}
 
 
-def of_file(file) -> dict:
-    """Of a file: its path and contents, a list of {path, kind, shape, dtype, record}; record is what was done to it.
-
-    Raises PrenetError for a file that is missing or cannot be read.
-    """
-    import json
-
-    from ..io import EMD_ENDINGS, emd_nodes, existing, open_hdf5, opening, stored_json
-
-    file = existing(file)
-    contents = []
-    if file.suffix.lower() not in EMD_ENDINGS:
-        data = opening.open(file).data
-        contents.append(_entry("", "scan", data))
-    else:
-        with open_hdf5(file) as opened:
-            for where, kind in emd_nodes(opened).items():
-                if kind != "Metadata":
-                    group = opened[where]
-                    record = stored_json(group)
-                    contents.append(_entry(where, kind, group.get("data"), json.loads(record) if record else None))
-    return _finite({"file": str(file), "contents": contents})
-
-
-def _entry(where, kind, data, record=None):
-    return {"path": where, "kind": kind, "shape": None if data is None else [int(n) for n in data.shape],
-            "dtype": None if data is None else str(data.dtype), "record": record}
-
-
 def _finite(value):
     """NaN and infinity, which JSON does not know, as None; numbers as Python's own."""
     if isinstance(value, dict):
