@@ -217,6 +217,15 @@ def test_a_tvips_file_larger_than_memory_is_refused(data, tmp_path, monkeypatch)
         py4dstem_prenet.open(tmp_path / "a_000.tvips", scan_shape=SCAN)
 
 
+def test_an_empad_file_larger_than_memory_is_refused(tmp_path, monkeypatch):
+    frames = np.random.default_rng(0).random((2, 2, 130, 128)).astype(np.float32)  # two rows of metadata each
+    frames.tofile(path := tmp_path / "scan.raw")
+    np.testing.assert_array_equal(py4dstem_prenet.open(path).data, frames[:, :, :128])
+    monkeypatch.setenv("PY4DSTEM_PRENET_MEMORY", str(0.9 * frames.nbytes / 3 / 2**30))  # three times that is allowed
+    with pytest.raises(PrenetError, match="must be loaded as a whole"):
+        py4dstem_prenet.open(path)
+
+
 @pytest.mark.parametrize("format", ["npy", "emd", "chunked", "stack", "zspy"])
 @pytest.mark.filterwarnings("ignore")
 def test_an_opened_scan_is_calibrated_as_one_in_memory(tmp_path, known, format):

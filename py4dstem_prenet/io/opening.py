@@ -213,6 +213,8 @@ def _open_with_py4dstem(path, scan_shape):
     import py4DSTEM
 
     ending = path.suffix.lower()
+    if ending == ".raw":
+        _check_memory(path, path.stat().st_size)
     options = {"scan": tuple(scan_shape)} if ending == ".mib" and scan_shape is not None else {}
     try:
         if ending in _BY_PY4DSTEM:
@@ -231,11 +233,15 @@ def _open_with_py4dstem(path, scan_shape):
     return _cube(found.data, scan_shape, path)
 
 
-def _check_memory(path):
-    """Refuse a file, with those that go on where it ends (a_000, a_001, ...), that memory is too small for."""
+def _series_size(path):
+    """Bytes of a file and of the files that continue it (a_000, a_001, ...)."""
     series = path.stem.rstrip("0123456789")
-    size = sum(p.stat().st_size for p in path.parent.glob(f"{glob.escape(series)}*{path.suffix}"))
-    allowed = 3 * budget()  # all but a quarter of what is free
+    return sum(p.stat().st_size for p in path.parent.glob(f"{glob.escape(series)}*{path.suffix}"))
+
+
+def _check_memory(path, size):
+    """Raise PrenetError if `size` bytes of a file that must be loaded as a whole need too much memory."""
+    allowed = 3 * budget()  # three quarters of the free memory
     if size > allowed:
         raise PrenetError(f"{path} must be loaded as a whole, {size / 2**30:.2g} GiB, and {allowed / 2**30:.2g} GiB of "
                           "memory may be used; convert it to HDF5 or zspy first, or bin it.")
@@ -270,7 +276,7 @@ def _open_with_rosettasciio(path, scan_shape, name):
     options = {"tvips": {"scan_shape": scan_shape or "auto"}, "zspy": {"mode": "r"}}.get(ending, {})
     signals, told = [], ""
     if ending in _LOADED:
-        _check_memory(path)
+        _check_memory(path, _series_size(path))
     for plugin in plugins:
         try:
             signals += importlib.import_module(plugin["api"]).file_reader(str(path), lazy=True, **options)
