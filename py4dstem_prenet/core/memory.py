@@ -1,4 +1,11 @@
-"""How much memory reading may hold."""
+"""Find out how much memory reading may use.
+
+A batch job or a container may have less memory than the machine: Linux limits it by control groups, of which a process
+has a nested path. The memory that is free is the least over the machine and all groups of that path, for version 1
+(`memory.limit_in_bytes`) and version 2 (`memory.max`) of control groups.
+
+Source: Linux kernel documentation, "Control Group v2" and "Memory Resource Controller" (v1); `man 7 cgroups`.
+"""
 
 import os
 from pathlib import Path
@@ -7,14 +14,40 @@ import psutil
 
 from .errors import PrenetError
 
-MEMORY = "PY4DSTEM_PRENET_MEMORY"
+MEMORY = "PY4DSTEM_PRENET_MEMORY"  # environment variable, GiB
+
+_MIN_FREE = 2**26  # bytes that count as free in a full group, so that reading goes on in small blocks
+# Where the groups are mounted; names of the limit, of the usage, and in memory.stat of the page cache that can be freed
+_V2 = ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file")
+_V1 = ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 
 
-def budget():
-    """Bytes that reading may hold: a quarter of what is free, or PY4DSTEM_PRENET_MEMORY (GiB)."""
+def budget(root="/"):
+    """Return the memory that reading may use.
+
+    Parameters
+    ----------
+    root : str or pathlib.Path, optional
+        Folder that holds `proc` and `sys`; another one than "/" is for tests.
+
+    Returns
+    -------
+    int
+        Bytes: the value of the environment variable PY4DSTEM_PRENET_MEMORY (GiB), or a quarter of the free memory.
+
+    Raises
+    ------
+    PrenetError
+        If PY4DSTEM_PRENET_MEMORY is not a positive number.
+
+    Examples
+    --------
+    >>> budget() > 0
+    True
+    """
     given = os.environ.get(MEMORY)
     if given is None:
-        return _free() // 4
+        return _free(Path(root)) // 4
     try:
         size = int(float(given) * 2**30)
     except (ValueError, OverflowError):
@@ -24,12 +57,39 @@ def budget():
     return size
 
 
-def _free():
-    """Bytes of free memory, of the machine or of the control group (a container's, a batch job's) we run in."""
-    free = psutil.virtual_memory().available
-    group = Path("/sys/fs/cgroup")
+def _free(root):
+    """Bytes of free memory, of the machine or of the control groups of this process."""
+    free = min([psutil.virtual_memory().available, *(_free_in(*group) for group in _groups(root))])
+    return max(free, _MIN_FREE)
+
+
+def _groups(root):
+    """Control groups of this process up to the root of each hierarchy: (folder, names of the files and entries)."""
     try:
-        free = min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):  # no such group, or no limit ("max")
-        pass
-    return max(free, 2**26)
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:  # not Linux
+        return
+    for line in lines:
+        hierarchy, controllers, path = line.split(":", 2)
+        if hierarchy == "0":
+            mount, *names = _V2
+        elif "memory" in controllers.split(","):
+            mount, *names = _V1
+        else:
+            continue
+        inside = Path(path.lstrip("/"))
+        for group in (inside, *inside.parents):  # the last parent is ".", the root of the hierarchy
+            yield root / mount / group, *names
+
+
+def _free_in(folder, limit, usage, cache):
+    """Bytes that a control group may still use; infinite where it has no limit or is not visible from here."""
+    try:
+        free = int((folder / limit).read_text()) - int((folder / usage).read_text())
+    except (OSError, ValueError):  # no such group (a container sees its own as the root), or "max"
+        return float("inf")
+    try:
+        entries = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        return free + int(entries.get(cache, 0))
+    except (OSError, ValueError):
+        return free
