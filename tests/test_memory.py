@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from py4dstem_prenet.compute import allocator
 from py4dstem_prenet.core import memory
 
 FAULTS = """
@@ -36,12 +37,16 @@ print(alone, kept, held - resident())
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
-def test_memory_of_batches_is_used_again_and_given_back():
+@pytest.mark.parametrize("wanted", [None, "0", "1"])
+def test_memory_of_batches_is_kept_only_if_the_user_asks(wanted, monkeypatch):
+    monkeypatch.delenv(allocator.KEEP_MEMORY, raising=False)
+    if wanted is not None:
+        monkeypatch.setenv(allocator.KEEP_MEMORY, wanted)
     run = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
-    alone, kept, given = map(int, run.stdout.split())
-    assert alone > 1000  # pages of 4 kB: each array has a thousand
-    assert kept < 100
-    assert given > 15e6
+    before, after, returned = map(int, run.stdout.split())
+    assert before > 1000  # pages of 4 kB: each array has a thousand
+    assert after < 100 if wanted == "1" else after > 1000
+    assert returned > 15e6 or wanted != "1"
 
 
 GIB = 2**30
@@ -72,7 +77,8 @@ def test_without_control_groups_the_machine_counts(machine):
 def test_the_smallest_of_nested_groups_v2_counts(machine):
     root, write = machine
     write("proc/self/cgroup", "0::/slurm/job_7/step_0")
-    for group, limit, usage in ((".", 60, 20), ("slurm", 48, 18), ("slurm/job_7", 12, 4), ("slurm/job_7/step_0", 32, 4)):
+    for group, limit, usage in ((".", 60, 20), ("slurm", 48, 18), ("slurm/job_7", 12, 4),
+                                ("slurm/job_7/step_0", 32, 4)):
         write(f"sys/fs/cgroup/{group}/memory.max", limit * GIB)
         write(f"sys/fs/cgroup/{group}/memory.current", usage * GIB)
     assert memory.budget(root) == 2 * GIB

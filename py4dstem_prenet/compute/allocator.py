@@ -1,29 +1,36 @@
-"""What glibc's allocator does with freed memory; on other systems nothing here does anything.
+"""Optionally keep freed memory in the process, to denoise faster on Linux.
 
-Left alone it hands the memory of every intermediate image back to the system and asks for it again, page by page, which
-takes an eighth of the time of denoising; and it keeps pieces of every thread's memory for ever, which over hundreds of
-blocks of ever other sizes grow to more than all that is in use.
+glibc returns the memory of every large array to the system when the array is freed, and requests it again, page by
+page, for the next one. With the environment variable PY4DSTEM_PRENET_KEEP_MEMORY=1 the process keeps it instead
+(`mallopt`: M_TRIM_THRESHOLD and M_MMAP_THRESHOLD). The setting changes the allocator of the whole process, also for the
+user's own arrays, and stays until the process ends; the process holds up to MAX_KEPT_BYTES per heap more than it uses.
+Without the variable, and with other C libraries, the allocator is left as it is.
+
+Source: glibc manual, "Malloc Tunable Parameters"; `man 3 mallopt`, `man 3 malloc_trim`.
 """
 
 import ctypes
+import os
 from functools import cache
 
-KEPT = 2**28  # bytes, free at the end of a heap, that stay there until `give_back`
-LARGE = 2**25  # bytes of an array from which it gets pages of its own; the most that glibc takes
+KEEP_MEMORY = "PY4DSTEM_PRENET_KEEP_MEMORY"  # environment variable, "1" to switch on
+MAX_KEPT_BYTES = 2**28  # free memory at the end of a heap that is kept until `give_back`; intermediates of some blocks
+MIN_MAPPED_BYTES = 2**25  # arrays of this size or more get pages of their own; the largest value that glibc accepts
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 @cache
 def keep():
-    """Have freed memory kept for what comes next, in this process from now on."""
-    mallopt = _function("mallopt")
-    mallopt(_M_TRIM_THRESHOLD, KEPT)
-    mallopt(_M_MMAP_THRESHOLD, LARGE)
+    """Keep freed memory in this process from now on, if PY4DSTEM_PRENET_KEEP_MEMORY is 1."""
+    if os.environ.get(KEEP_MEMORY) == "1":
+        mallopt = _function("mallopt")
+        mallopt(_M_TRIM_THRESHOLD, MAX_KEPT_BYTES)
+        mallopt(_M_MMAP_THRESHOLD, MIN_MAPPED_BYTES)
 
 
 def give_back():
-    """Hand all memory that is free back to the system."""
+    """Return all free memory to the system; no setting is changed."""
     _function("malloc_trim")(0)
 
 
