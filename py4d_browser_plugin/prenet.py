@@ -119,7 +119,7 @@ class PrenetPlugin(QObject):
             told = "prenet is at work; wait until it is done."
         elif cube is None:
             told = "No scan is open; open one with File first."
-        elif calibrated and cube.calibration.get_origin_meas() is None:
+        elif calibrated and (cube.calibration is None or cube.calibration.get_origin_meas() is None):
             told = "This scan is not calibrated; choose Plugins > prenet > Calibrate first."
         if told is not None:
             self._complain(told)

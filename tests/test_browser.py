@@ -1,7 +1,10 @@
 """The plugin of py4D-browser in a real window, off screen: what a user would click, and what is then to be seen."""
 
+import importlib.util
 import os
+import sys
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +49,22 @@ def test_the_namespace_belongs_to_nobody():
     root = Path(__file__).parents[1]
     assert {p.name for p in (root / "py4d_browser_plugin").glob("*.py")} == {"prenet.py"}
     assert '"py4d_browser_plugin"]' in (root / "pyproject.toml").read_text()
+
+
+def test_a_scan_without_a_calibration_is_not_calibrated(monkeypatch):
+    """Without Qt: `cube.calibration` is None for a cube out of a file that has none."""
+    for name in ("", ".QtCore", ".QtGui", ".QtWidgets"):
+        qt = types.ModuleType(f"PyQt5{name}")
+        qt.__getattr__ = lambda kind: type(kind, (), {"__init__": lambda self, *arguments: None})
+        monkeypatch.setitem(sys.modules, qt.__name__, qt)
+    spec = importlib.util.spec_from_file_location("plugin", Path(__file__).parents[1] / "py4d_browser_plugin/prenet.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    complaints = []
+    cube = types.SimpleNamespace(calibration=None)
+    plugin = types.SimpleNamespace(window=types.SimpleNamespace(datacube=cube), busy=False, _complain=complaints.append)
+    assert module.PrenetPlugin._cube(plugin) is cube and not complaints
+    assert module.PrenetPlugin._cube(plugin, calibrated=True) is None and len(complaints) == 1
 
 
 def choose(window, entry):
