@@ -1,14 +1,13 @@
-"""`DataCube.prenet`: doors to the package's functions, and nothing behind them.
+"""`DataCube.prenet`: methods that call the functions of this package and write their results into the DataCube.
 
-Importing this package does not import py4DSTEM, which takes seconds that training, simulation and
-`prenet --help` need not wait: `register` adds the attribute at once where py4DSTEM is loaded, otherwise the
-moment it is.
+Importing this package does not import py4DSTEM, which takes seconds that training, simulation and `prenet --help` do
+not need: `register` adds the attribute at once if py4DSTEM is loaded, otherwise when it is (`wrapt`'s import hook).
 """
 
 from __future__ import annotations
 
 import sys
-from importlib.abc import MetaPathFinder
+from functools import cache
 from typing import TYPE_CHECKING
 
 from .core import PrenetError
@@ -28,193 +27,659 @@ _HOST = "py4DSTEM.datacube.datacube"  # the module that defines DataCube
 
 
 class PrenetAccessor:
-    """What this package does for one DataCube, as `datacube.prenet`. Results stay in the cube, not here."""
+    """The functions of this package for one DataCube, as `datacube.prenet`.
+
+    The results are stored in the DataCube: the accessor itself holds none.
+
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The scan, (Rx, Ry, Qx, Qy).
+
+    Examples
+    --------
+    >>> import py4DSTEM, py4dstem_prenet
+    >>> datacube = py4dstem_prenet.open("scan.h5")  # doctest: +SKIP
+    >>> report = datacube.prenet.calibrate()  # doctest: +SKIP
+    >>> datacube.prenet.save("scan_calibrated.h5")  # doctest: +SKIP
+    """
 
     def __init__(self, datacube):
         self._datacube = datacube
 
-    def measure_origin(self, mask=None, device="auto", progress=True) -> OriginMap:
-        """Measure the direct beam's position in every pattern; written with `set_origin_meas`.
+    # --- calibration --------------------------------------------------------------------------------------------
+    def calibrate(self, mask=None, device="auto", progress=True) -> CalibrationReport:
+        """Measure and fit the origin, measure the ellipse, and write what is accepted into the calibration.
 
-        mask: (Qx, Qy) bool, True = good pixel; kept in the calibration for what follows. Returns an `OriginMap`;
-        where its `found` is False, nothing is written.
+        Parameters
+        ----------
+        mask : ndarray of bool, shape (Qx, Qy), optional
+            True where a detector pixel is good, False behind a beam stop, for example. The mask is stored in the
+            calibration and used by the other methods.
+        device : {"auto", "cpu", "cuda", "mps"}, optional
+            Where the networks run; "auto" takes a GPU if there is one.
+        progress : bool, optional
+            Whether to show progress bars.
+
+        Returns
+        -------
+        CalibrationReport
+            Origin, descan fit, ellipse and noise model. `print(report)` shows a summary.
+
+        Raises
+        ------
+        PrenetError
+            If the data cannot be used.
+
+        Examples
+        --------
+        >>> from py4dstem_prenet.demo import load_scan
+        >>> datacube, truth = load_scan()
+        >>> report = datacube.prenet.calibrate(progress=False)  # doctest: +SKIP
+        >>> report.ellipse.a / report.ellipse.b  # doctest: +SKIP
+        1.0495
         """
-        from .io import calibrations
+        from .pipeline import calibrate
+
+        return calibrate(self._datacube, mask=mask, device=device, progress=progress)
+
+    def measure_origin(self, mask=None, device="auto", progress=True) -> OriginMap:
+        """Measure the position of the direct beam in every pattern, and write it with `set_origin_meas`.
+
+        Parameters
+        ----------
+        mask : ndarray of bool, shape (Qx, Qy), optional
+            True where a detector pixel is good. The mask is stored in the calibration.
+        device : {"auto", "cpu", "cuda", "mps"}, optional
+            Where the network runs.
+        progress : bool, optional
+            Whether to show a progress bar.
+
+        Returns
+        -------
+        OriginMap
+            Positions and their uncertainties. If its `found` is False, nothing was written.
+
+        Raises
+        ------
+        PrenetError
+            If the data cannot be used.
+
+        Examples
+        --------
+        >>> origin = datacube.prenet.measure_origin()  # doctest: +SKIP
+        >>> origin.qx0.shape == datacube.Rshape  # doctest: +SKIP
+        True
+        """
+        from .io import read_mask, write_mask, write_origin
         from .origin import measure_origin
 
-        mask = calibrations.read_mask(self._datacube) if mask is None else mask
+        mask = read_mask(self._datacube) if mask is None else mask
         result = measure_origin(self._datacube, mask=mask, device=device, progress=progress)
-        if calibrations.write_origin(self._datacube, result):
-            calibrations.write_mask(self._datacube, mask)
+        if write_origin(self._datacube, result):
+            write_mask(self._datacube, mask)
         return result
 
     def fit_origin(self, model="auto") -> OriginFit:
-        """Fit a smooth surface to the measured origin; written with `set_origin` if accepted.
+        """Fit a smooth surface to the measured origin, and write it with `set_origin` if it is accepted.
 
-        model: "constant", "plane", "parabola", "spline", or "auto" to let the data choose. Returns an
-        `OriginFit`.
+        Parameters
+        ----------
+        model : {"auto", "constant", "plane", "parabola", "spline"}, optional
+            The surface; "auto" selects it by cross-validation.
+
+        Returns
+        -------
+        OriginFit
+            The fitted origin, its residuals, and whether it was accepted.
+
+        Raises
+        ------
+        PrenetError
+            If no origin was measured, or the model is unknown.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from py4dstem_prenet.demo import load_scan
+        >>> datacube, truth = load_scan()
+        >>> datacube.calibration.set_origin_meas((truth["qx0"], truth["qy0"]))
+        >>> fit = datacube.prenet.fit_origin("plane")
+        >>> fit.model, fit.qx0.shape
+        ('plane', (20, 20))
         """
+        from .io import read_origin, write_fit
         from .descan import fit_origin
-        from .io import calibrations
 
-        result = fit_origin(calibrations.read_origin(self._datacube), model)
-        calibrations.write_fit(self._datacube, result)
+        result = fit_origin(read_origin(self._datacube), model)
+        write_fit(self._datacube, result)
         return result
 
-    def measure_ellipse(self, region=None) -> Ellipse:
-        """Measure the elliptical distortion about the fitted origin; written with `set_ellipse` if accepted.
+    def measure_ellipse(self, region=None, device="auto", progress=True) -> Ellipse:
+        """Measure the elliptical distortion about the fitted origin, and write it with `set_ellipse` if accepted.
 
-        region: the positions to measure, a pair of slices or a bool mask (Rx, Ry); None = the whole scan.
+        `datacube.calibration.set_ellipse((None, None, None))` removes it.
 
-        Returns an `Ellipse`. `datacube.calibration.set_ellipse((None, None, None))` undoes it.
+        Parameters
+        ----------
+        region : tuple of two slices, or ndarray of bool, shape (Rx, Ry), optional
+            The scan positions to use; by default all.
+        device : {"auto", "cpu", "cuda", "mps"}, optional
+            Where the network runs.
+        progress : bool, optional
+            Whether to show a progress bar.
+
+        Returns
+        -------
+        Ellipse
+            Axes, angle, covariance, and whether it was accepted.
+
+        Raises
+        ------
+        PrenetError
+            If no origin is set, or the region contains no position.
+
+        Examples
+        --------
+        >>> ellipse = datacube.prenet.measure_ellipse((slice(0, 10), slice(0, 10)))  # doctest: +SKIP
         """
         from .ellipse import measure_ellipse
-        from .io import calibrations
+        from .io import noise_of, read_fitted_origin, read_valid, write_ellipse
 
-        qx0, qy0, radius = calibrations.read_fitted_origin(self._datacube)
-        result = measure_ellipse(self._datacube, qx0, qy0, radius, calibrations.noise_of(self._datacube),
-                                 valid=calibrations.read_valid(self._datacube), region=region)
-        calibrations.write_ellipse(self._datacube, result)
+        qx0, qy0, radius = read_fitted_origin(self._datacube)
+        result = measure_ellipse(self._datacube, qx0, qy0, radius, noise_of(self._datacube),
+                                 valid=read_valid(self._datacube), region=region, device=device, progress=progress)
+        write_ellipse(self._datacube, result)
         return result
 
-    def map_ellipse(self, blocks=4) -> EllipseMap:
-        """Measure the ellipse in blocks x blocks regions of the scan; the calibration keeps its one ellipse.
+    def map_ellipse(self, blocks=4, device="auto", progress=True) -> EllipseMap:
+        """Measure the ellipse in each of `blocks` x `blocks` regions of the scan.
 
-        Returns an `EllipseMap`, and attaches it to the cube as the RealSlice "prenet_ellipse_map".
+        The map is attached to the cube as the RealSlice "prenet_ellipse_map"; the ellipse in the calibration is not
+        changed.
+
+        Parameters
+        ----------
+        blocks : int, optional
+            Number of regions along each axis of the scan.
+        device : {"auto", "cpu", "cuda", "mps"}, optional
+            Where the network runs.
+        progress : bool, optional
+            Whether to show progress bars.
+
+        Returns
+        -------
+        EllipseMap
+            Axes, angle, sigma and acceptance for each region.
+
+        Raises
+        ------
+        PrenetError
+            If no origin is set, or the scan has fewer than `blocks` positions along an axis.
+
+        Examples
+        --------
+        >>> ellipses = datacube.prenet.map_ellipse(blocks=2)  # doctest: +SKIP
+        >>> ellipses.a.shape  # doctest: +SKIP
+        (2, 2)
         """
         from .ellipse import map_ellipse
-        from .io import calibrations
+        from .io import attach_ellipse_map, noise_of, read_fitted_origin, read_valid
 
-        qx0, qy0, radius = calibrations.read_fitted_origin(self._datacube)
-        result = map_ellipse(self._datacube, qx0, qy0, radius, calibrations.noise_of(self._datacube), blocks,
-                             calibrations.read_valid(self._datacube))
-        calibrations.attach_ellipse_map(self._datacube, result)
+        qx0, qy0, radius = read_fitted_origin(self._datacube)
+        result = map_ellipse(self._datacube, qx0, qy0, radius, noise_of(self._datacube), blocks,
+                             read_valid(self._datacube), device=device, progress=progress)
+        attach_ellipse_map(self._datacube, result)
         return result
 
-    def corrected(self, out=None, progress=True) -> DataCube:
-        """A new DataCube, resampled to one center and round rings: float32, the same electrons.
-
-        out: an EMD file to stream it to. The new calibration has a constant origin and no ellipse.
-        """
-        from .resampling import corrected
-
-        return corrected(self._datacube, out=out, progress=progress)
-
+    # --- new data -----------------------------------------------------------------------------------------------
     def denoise(self, out=None, scan_aware="auto", weights="denoise", device="auto", progress=True) -> DataCube:
-        """A new DataCube, denoised: float32, in the units of the input.
-
-        out: an EMD file to stream it to. scan_aware: whether similar patterns around are used; "auto" takes what
-        predicts held-out electrons better. weights: a name, or a file from `finetune`.
+        """Denoise the patterns.
 
         Do not measure strain or rotation on denoised patterns: smooth variation over the scan is flattened.
+
+        Parameters
+        ----------
+        out : str or pathlib.Path, optional
+            A new EMD file to stream the result to; by default the result is kept in memory.
+        scan_aware : {"auto", True, False}, optional
+            Whether to use similar patterns at neighboring positions; "auto" selects what predicts held-out electrons
+            better.
+        weights : str or pathlib.Path, optional
+            Name of the weights, or a file that `finetune` wrote.
+        device : {"auto", "cpu", "cuda", "mps"}, optional
+            Where the network runs.
+        progress : bool, optional
+            Whether to show a progress bar.
+
+        Returns
+        -------
+        DataCube
+            A new cube, float32, in the units of the input, with the same calibration.
+
+        Raises
+        ------
+        PrenetError
+            If the data cannot be used, or `out` exists.
+
+        Examples
+        --------
+        >>> denoised = datacube.prenet.denoise(out="denoised.h5")  # doctest: +SKIP
         """
         from .denoising import denoise
 
         return denoise(self._datacube, out=out, scan_aware=scan_aware, weights=weights, device=device,
                        progress=progress)
 
-    def calibrate(self, mask=None, device="auto", progress=True) -> CalibrationReport:
-        """Measure and fit the origin, measure the ellipse, and write what is accepted.
-
-        mask: (Qx, Qy) bool, True where a detector pixel is good, False behind a beam stop and the like; kept in the
-        calibration for what follows.
-
-        Returns a `CalibrationReport`, which prints as a page of text.
-        """
-        from .pipeline import calibrate
-
-        return calibrate(self._datacube, mask=mask, device=device, progress=progress)
-
-    def preprocess(self, out=None, device="auto", progress=True) -> DataCube:
-        """Calibrate and denoise: a new calibrated DataCube. out: an EMD file to stream it to."""
-        from .pipeline import preprocess
-
-        return preprocess(self._datacube, out=out, device=device, progress=progress)
-
-    def check_denoising(self, weights=None, device="auto") -> DenoisingCheck:
-        """Squared error of denoising on this scan, measured on its own counts: a `DenoisingCheck`, which prints."""
-        from .denoising import check_denoising
-
-        return check_denoising(self._datacube, weights=weights, device=device)
-
-    def check_origin(self, device="auto") -> OriginCheck:
-        """Whether the stated sigma of the origin is true, from two halves of the electrons: an `OriginCheck`."""
-        from .origin import check_origin
-
-        return check_origin(self._datacube, device=device)
-
-    def check_ellipse(self, device="auto") -> EllipseCheck:
-        """Whether two halves of the electrons show the same ellipse, within its sigma: an `EllipseCheck`."""
-        from .ellipse import check_ellipse
-
-        return check_ellipse(self._datacube, device=device)
-
     def finetune(self, out="weights.safetensors", minutes=5.0, device="auto", progress=True) -> FinetuneResult:
-        """Adapt the denoising network to this scan; `denoise(weights=out)` takes what is written, if it is better.
+        """Fine-tune the denoising network on this scan, and save its weights if they are better on held-out electrons.
 
-        Returns a `FinetuneResult`, which prints as a sentence.
+        Parameters
+        ----------
+        out : str or pathlib.Path, optional
+            A new .safetensors file, for `denoise(weights=out)`.
+        minutes : float, optional
+            Training time.
+        device : {"auto", "cpu", "cuda", "mps"}, optional
+            Where the network is trained.
+        progress : bool, optional
+            Whether to show a progress bar.
+
+        Returns
+        -------
+        FinetuneResult
+            The gain and whether it was accepted. `print(result)` shows a sentence.
+
+        Raises
+        ------
+        PrenetError
+            If the data cannot be used, or `out` exists.
+
+        Examples
+        --------
+        >>> result = datacube.prenet.finetune("gold.safetensors", minutes=10)  # doctest: +SKIP
+        >>> denoised = datacube.prenet.denoise(weights=result.path)  # doctest: +SKIP
         """
         from .denoising import finetune
 
         return finetune(self._datacube, out=out, minutes=minutes, device=device, progress=progress)
 
-    def show(self):
-        """Figures of what the calibration holds and does. Returns their axes, (3, 4)."""
-        from .review import show
+    def preprocess(self, out=None, device="auto", progress=True) -> DataCube:
+        """Calibrate and denoise the scan.
 
-        return show(self._datacube)
+        Parameters
+        ----------
+        out : str or pathlib.Path, optional
+            A new EMD file to stream the result to; by default the result is kept in memory.
+        device : {"auto", "cpu", "cuda", "mps"}, optional
+            Where the networks run.
+        progress : bool, optional
+            Whether to show progress bars.
 
-    def report(self, path, device="auto", progress=True):
-        """Write a web page: can one go on with this calibration, and why. path: a new .html file."""
-        from .review import report
+        Returns
+        -------
+        DataCube
+            A new cube, denoised and calibrated.
 
-        return report(self._datacube, path, device=device, progress=progress)
+        Raises
+        ------
+        PrenetError
+            If the data cannot be used, or `out` exists.
 
-    def check(self) -> CalibrationCheck:
-        """Whether the calibration still belongs to the data, as a `CalibrationCheck` that prints what to do."""
-        from .resampling import check
+        Examples
+        --------
+        >>> clean = datacube.prenet.preprocess(out="clean.h5")  # doctest: +SKIP
+        """
+        from .pipeline import preprocess
 
-        return check(self._datacube)
+        return preprocess(self._datacube, out=out, device=device, progress=progress)
+
+    def corrected(self, out=None, progress=True) -> DataCube:
+        """Resample the patterns to a common center and round rings.
+
+        Parameters
+        ----------
+        out : str or pathlib.Path, optional
+            A new EMD file to stream the result to; by default the result is kept in memory.
+        progress : bool, optional
+            Whether to show a progress bar.
+
+        Returns
+        -------
+        DataCube
+            A new cube, float32, with the same number of electrons. Its calibration has a constant origin and no
+            ellipse.
+
+        Raises
+        ------
+        PrenetError
+            If no origin is set, or `out` exists.
+
+        Examples
+        --------
+        >>> round_rings = datacube.prenet.corrected()  # doctest: +SKIP
+        """
+        from .resampling import corrected
+
+        return corrected(self._datacube, out=out, progress=progress)
 
     def crop_Q(self, ROI) -> DataCube:
-        """A new DataCube of a part of the patterns, calibrated. ROI: (Qx_min, Qx_max, Qy_min, Qy_max)."""
+        """Crop the patterns, and adapt the calibration.
+
+        Parameters
+        ----------
+        ROI : tuple of int
+            (Qx_min, Qx_max, Qy_min, Qy_max), pixels; the maxima are excluded.
+
+        Returns
+        -------
+        DataCube
+            A new cube; its data are a view if those of this cube are in memory.
+
+        Raises
+        ------
+        PrenetError
+            If the region is not inside the pattern, or the calibration does not belong to the data.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from py4DSTEM import DataCube
+        >>> datacube = DataCube(np.ones((2, 2, 32, 32), np.uint8))
+        >>> datacube.calibration.set_origin((np.full((2, 2), 15.0), np.full((2, 2), 16.0)))
+        >>> cropped = datacube.prenet.crop_Q((4, 28, 4, 28))
+        >>> cropped.Qshape, cropped.calibration.get_origin()[0][0, 0]
+        ((24, 24), 11.0)
+        """
         from .resampling import crop_Q
 
         return crop_Q(self._datacube, ROI)
 
     def crop_R(self, ROI) -> DataCube:
-        """A new DataCube of a part of the scan, calibrated. ROI: (Rx_min, Rx_max, Ry_min, Ry_max)."""
+        """Crop the scan, and adapt the calibration.
+
+        Parameters
+        ----------
+        ROI : tuple of int
+            (Rx_min, Rx_max, Ry_min, Ry_max), positions; the maxima are excluded.
+
+        Returns
+        -------
+        DataCube
+            A new cube; its data are a view if those of this cube are in memory.
+
+        Raises
+        ------
+        PrenetError
+            If the region is not inside the scan, or the calibration does not belong to the data.
+
+        Examples
+        --------
+        >>> part = datacube.prenet.crop_R((0, 10, 0, 10))  # doctest: +SKIP
+        """
         from .resampling import crop_R
 
         return crop_R(self._datacube, ROI)
 
     def bin_Q(self, N) -> DataCube:
-        """A new DataCube of patterns summed over N x N pixels, calibrated: q becomes (q + 1/2) / N - 1/2."""
+        """Sum the patterns over N x N pixels, and adapt the calibration: q becomes (q + 1/2) / N - 1/2.
+
+        Parameters
+        ----------
+        N : int
+            The binning factor.
+
+        Returns
+        -------
+        DataCube
+            A new cube.
+
+        Raises
+        ------
+        PrenetError
+            If the factor is not a whole number that fits, or the calibration does not belong to the data.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from py4DSTEM import DataCube
+        >>> datacube = DataCube(np.ones((2, 2, 32, 32), np.uint8))
+        >>> datacube.calibration.set_origin((np.full((2, 2), 15.0), np.full((2, 2), 16.0)))
+        >>> binned = datacube.prenet.bin_Q(2)
+        >>> binned.Qshape, binned.calibration.get_origin()[0][0, 0]
+        ((16, 16), 7.25)
+        """
         from .resampling import bin_Q
 
         return bin_Q(self._datacube, N)
 
     def bin_R(self, N) -> DataCube:
-        """A new DataCube of patterns summed over N x N scan positions, calibrated with mean origins."""
+        """Sum the patterns over N x N scan positions, and adapt the calibration: origins are averaged.
+
+        Parameters
+        ----------
+        N : int
+            The binning factor.
+
+        Returns
+        -------
+        DataCube
+            A new cube.
+
+        Raises
+        ------
+        PrenetError
+            If the factor is not a whole number that fits, or the calibration does not belong to the data.
+
+        Examples
+        --------
+        >>> coarse = datacube.prenet.bin_R(2)  # doctest: +SKIP
+        """
         from .resampling import bin_R
 
         return bin_R(self._datacube, N)
 
-    def save(self, path, data=True) -> None:
-        """Save the cube as a new EMD file; data=False saves its calibration alone, some 30 kB."""
-        from .io import emd_files
+    # --- checks -------------------------------------------------------------------------------------------------
+    def check(self) -> CalibrationCheck:
+        """Check whether the calibration still belongs to the data, for example after py4DSTEM's own `crop_Q`.
 
-        emd_files.save(self._datacube, path, data=data)
+        Returns
+        -------
+        CalibrationCheck
+            Names of the entries that are out of date. `print(check)` shows what to do.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from py4DSTEM import DataCube
+        >>> DataCube(np.ones((2, 2, 32, 32), np.uint8)).prenet.check().stale
+        ('origin',)
+        """
+        from .resampling import check_calibration
+
+        return check_calibration(self._datacube)
+
+    def check_denoising(self, weights=None, device="auto") -> DenoisingCheck:
+        """Measure the squared error of denoising on the counts of this scan.
+
+        Parameters
+        ----------
+        weights : str or pathlib.Path, optional
+            Name of the weights, or a file that `finetune` wrote.
+        device : {"auto", "cpu", "cuda", "mps"}, optional
+            Where the network runs.
+
+        Returns
+        -------
+        DenoisingCheck
+            Squared errors of raw and denoised patterns. `print(check)` shows a summary.
+
+        Raises
+        ------
+        PrenetError
+            If the data cannot be used.
+
+        Examples
+        --------
+        >>> print(datacube.prenet.check_denoising())  # doctest: +SKIP
+        """
+        from .denoising import check_denoising
+
+        return check_denoising(self._datacube, weights=weights, device=device)
+
+    def check_origin(self, device="auto") -> OriginCheck:
+        """Check the stated sigma of the origin with two halves of the electrons.
+
+        Parameters
+        ----------
+        device : {"auto", "cpu", "cuda", "mps"}, optional
+            Where the network runs.
+
+        Returns
+        -------
+        OriginCheck
+            The scatter between the halves and its ratio to the stated sigma. `print(check)` shows a sentence.
+
+        Raises
+        ------
+        PrenetError
+            If the data cannot be used.
+
+        Examples
+        --------
+        >>> datacube.prenet.check_origin().accepted  # doctest: +SKIP
+        True
+        """
+        from .origin import check_origin
+
+        return check_origin(self._datacube, device=device)
+
+    def check_ellipse(self, device="auto") -> EllipseCheck:
+        """Check whether two halves of the electrons give the same ellipse within its sigma.
+
+        Parameters
+        ----------
+        device : {"auto", "cpu", "cuda", "mps"}, optional
+            Where the network runs.
+
+        Returns
+        -------
+        EllipseCheck
+            The difference of the two ellipses and its chi-squared. `print(check)` shows a sentence.
+
+        Raises
+        ------
+        PrenetError
+            If no origin is set, or the data cannot be used.
+
+        Examples
+        --------
+        >>> datacube.prenet.check_ellipse().accepted  # doctest: +SKIP
+        True
+        """
+        from .ellipse import check_ellipse
+
+        return check_ellipse(self._datacube, device=device)
+
+    # --- output -------------------------------------------------------------------------------------------------
+    def show(self):
+        """Plot the calibration and its effect on the patterns.
+
+        Returns
+        -------
+        ndarray of matplotlib.axes.Axes, shape (3, 4)
+            The axes of a new figure.
+
+        Raises
+        ------
+        PrenetError
+            If the calibration has no origin.
+
+        Examples
+        --------
+        >>> axes = datacube.prenet.show()  # doctest: +SKIP
+        """
+        from .review import show
+
+        return show(self._datacube)
+
+    def report(self, path, device="auto", progress=True):
+        """Write a web page that says whether the calibration can be used, and why.
+
+        Parameters
+        ----------
+        path : str or pathlib.Path
+            A new .html file.
+        device : {"auto", "cpu", "cuda", "mps"}, optional
+            Where the networks run.
+        progress : bool, optional
+            Whether to show a progress bar.
+
+        Returns
+        -------
+        list of Verdict
+            The verdicts on the page.
+
+        Raises
+        ------
+        PrenetError
+            If the calibration has no origin, or the file exists.
+
+        Examples
+        --------
+        >>> verdicts = datacube.prenet.report("scan.html")  # doctest: +SKIP
+        """
+        from .review import report
+
+        return report(self._datacube, path, device=device, progress=progress)
+
+    def save(self, path, data=True) -> None:
+        """Save the cube, its calibration and provenance as an EMD file that any py4DSTEM reads.
+
+        Parameters
+        ----------
+        path : str or pathlib.Path
+            A new .h5 file.
+        data : bool, optional
+            False leaves the patterns out, and saves the calibration alone, about 30 kB.
+
+        Raises
+        ------
+        PrenetError
+            If the file exists or cannot be written.
+
+        Examples
+        --------
+        >>> datacube.prenet.save("calibration.h5", data=False)  # doctest: +SKIP
+        """
+        from .io import save
+
+        save(self._datacube, path, data=data)
 
     def load_calibration(self, path) -> None:
-        """Apply the calibration that `save` wrote for the same scan."""
-        from .io import emd_files
+        """Apply a calibration that `save` wrote for the same scan.
 
-        emd_files.load_calibration(self._datacube, path)
+        Parameters
+        ----------
+        path : str or pathlib.Path
+            An EMD file with a calibration, with or without patterns.
+
+        Raises
+        ------
+        PrenetError
+            If the file holds no calibration, or one for data of another shape.
+
+        Examples
+        --------
+        >>> datacube.prenet.load_calibration("calibration.h5")  # doctest: +SKIP
+        """
+        from .io import load_calibration
+
+        load_calibration(self._datacube, path)
 
 
 class _Door:
-    """The descriptor. An accessor is made at each use, so that a copied or pickled cube gets its own."""
+    """The descriptor behind `DataCube.prenet`; it makes an accessor at each use, so a copied cube gets its own."""
 
     def __get__(self, datacube, owner=None):
         return PrenetAccessor if datacube is None else PrenetAccessor(datacube)
@@ -223,46 +688,35 @@ class _Door:
         raise AttributeError("DataCube.prenet cannot be set.")
 
 
-class _Watcher(MetaPathFinder):
-    """Adds the attribute when py4DSTEM defines DataCube."""
-
-    def find_spec(self, name, path=None, target=None):
-        if name != _HOST:
-            return None
-        others = [finder for finder in sys.meta_path if finder is not self]
-        spec = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
-        if spec is not None and spec.loader is not None:
-            run = spec.loader.exec_module
-
-            def exec_module(module):
-                run(module)
-                _add_to(module.DataCube)
-
-            spec.loader.exec_module = exec_module
-        return spec
-
-
 def register():
-    """Add `DataCube.prenet`, now or as soon as py4DSTEM is imported. Calling it again changes nothing.
+    """Add `DataCube.prenet`, at once or when py4DSTEM is imported. Calling it again changes nothing.
 
-    Raises PrenetError where DataCube already has a `prenet` that is not ours.
+    Raises
+    ------
+    PrenetError
+        If DataCube already has an attribute `prenet` of another package.
     """
-    cube = getattr(sys.modules.get(_HOST), "DataCube", None)
-    if cube is not None:
-        _add_to(cube)
-    elif not any(_is_ours(finder, _Watcher) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Watcher())
+    host = sys.modules.get(_HOST)
+    if hasattr(host, "DataCube"):
+        _extend(host)
+    else:
+        _wait_for_host()
 
 
-def _add_to(cube):
-    there = cube.__dict__.get(_NAME)
-    if hasattr(cube, _NAME) and not _is_ours(there, _Door):
+@cache
+def _wait_for_host():
+    from wrapt import register_post_import_hook
+
+    register_post_import_hook(_extend, _HOST)
+
+
+def _extend(host):
+    """Add the attribute to the DataCube of py4DSTEM's module."""
+    present = host.DataCube.__dict__.get(_NAME)
+    # Compared by name, because a reloaded package makes a new class.
+    ours = (type(present).__module__, type(present).__qualname__) == (_Door.__module__, _Door.__qualname__)
+    if hasattr(host.DataCube, _NAME) and not ours:
         raise PrenetError(
-            "DataCube.prenet exists already and is not py4dstem_prenet's; import only one of these packages."
+            "DataCube.prenet exists already and belongs to another package; import only one of these packages."
         )
-    setattr(cube, _NAME, _Door())
-
-
-def _is_ours(thing, kind):
-    # By name: a reloaded package makes new classes.
-    return (type(thing).__module__, type(thing).__qualname__) == (kind.__module__, kind.__qualname__)
+    setattr(host.DataCube, _NAME, _Door())

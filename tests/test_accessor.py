@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from py4DSTEM import DataCube
 
-from py4dstem_prenet import accessor
+from py4dstem_prenet import accessor, io
 from py4dstem_prenet.core.errors import PrenetError
 from py4dstem_prenet.io import calibrations
 
@@ -43,12 +43,14 @@ def run(code):
 
 def test_added_at_whichever_import_comes_last():
     run("""
-        import sys
+        import importlib, sys
         from py4dstem_prenet import accessor
+        finders = list(sys.meta_path)
         accessor.register(), accessor.register()
-        assert "py4DSTEM" not in sys.modules
-        assert sum(isinstance(f, accessor._Watcher) for f in sys.meta_path) == 1
+        importlib.reload(accessor).register()
+        assert "py4DSTEM" not in sys.modules and sys.meta_path == finders
         import numpy, pickle, py4DSTEM
+        assert type(py4DSTEM.DataCube.__dict__["prenet"]) is accessor._Door
         cube = py4DSTEM.DataCube(numpy.zeros((1, 1, 32, 32)))
         assert type(cube.prenet).__name__ == "PrenetAccessor"
         accessor.register()
@@ -96,14 +98,19 @@ def test_stages_one_by_one(cube, stage, monkeypatch):
         seen["map"], seen["model"] = origin_map, model
         return fitted
 
-    def measure_ellipse(data, qx0, qy0, radius, noise, valid=None, region=None):
+    def measure_ellipse(data, qx0, qy0, radius, noise, valid=None, region=None, device="auto", progress=True):
         seen["ellipse"] = (data, qx0[0, 0], qy0[0, 0], radius, noise, valid.all())
+        seen["options"] = device, progress
         return round_ring
 
+    def map_ellipse(data, qx0, qy0, radius, noise, blocks, valid=None, device="auto", progress=True):
+        seen["map options"] = blocks, device, progress
+        return types.SimpleNamespace(at_positions=lambda: np.zeros((5, *cube.Rshape)))
+
     stage("origin", measure_origin=measure_origin, fit_origin=fit_origin, OriginMap=types.SimpleNamespace)
-    monkeypatch.setattr(calibrations, "noise_of", lambda data: "noise")
+    monkeypatch.setattr(io, "noise_of", lambda data: "noise")
     mask = np.ones(cube.Qshape, bool)
-    stage("ellipse", measure_ellipse=measure_ellipse)
+    stage("ellipse", measure_ellipse=measure_ellipse, map_ellipse=map_ellipse)
 
     with pytest.raises(PrenetError, match="not been measured"):
         cube.prenet.fit_origin()
@@ -119,14 +126,19 @@ def test_stages_one_by_one(cube, stage, monkeypatch):
     assert cube.calibration.get_origin()[0][0, 0] == 15.5
     assert cube.calibration.get_ellipse() == (1.01, 0.99, 0.3)
 
+    assert seen["options"] == ("auto", True)
+    cube.prenet.measure_ellipse(device="cpu", progress=False)
+    cube.prenet.map_ellipse(2, device="cpu", progress=False)
+    assert seen["options"] == ("cpu", False) and seen["map options"] == (2, "cpu", False)
+
 
 def test_whole_pipelines(cube, stage):
     def told(name):
         return lambda *args, **kwargs: (name, args, kwargs)
 
-    stage("denoise", denoise=told("denoise"))
+    stage("denoising", denoise=told("denoise"))
     stage("pipeline", calibrate=told("calibrate"), preprocess=told("preprocess"))
-    stage("plots", show=told("show"))
+    stage("review", show=told("show"))
     auto = {"device": "auto", "progress": True}
     assert cube.prenet.denoise() == (
         "denoise", (cube,), {"out": None, "scan_aware": "auto", "weights": "denoise", **auto})

@@ -241,7 +241,7 @@ def test_page_says_what_was_seen(text, seen, cube):
 
 
 def test_page_of_a_scan_that_this_package_calibrated_and_somebody_cropped(seen):
-    record = calibrations.plain(seen.record | {"weights": {"center": "ab12"}, "settings": {"mask": True},
+    record = calibrations.to_json(seen.record | {"weights": {"center": "ab12"}, "settings": {"mask": True},
                                       "since": ["crop_Q(4, 60, 0, 64)", "bin_R(2)"]})
     words = " ".join(Strict(page_html(replace(seen, stored=(1.02, 1 / 1.02, 0.5), stored_by="prenet", record=record))).words)
     assert "a/b 1.0404, a axis at 28.6° (prenet)" in words

@@ -85,7 +85,7 @@ def denoise(datacube, noise: NoiseModel | None = None, out=None, scan_aware="aut
         for index, block in map_chunks(clean, scan, *along, **options):
             data.reshape(-1, *shape[2:])[index] = block
         return calibrations.cube_like(datacube, data)
-    record = {"version": __version__, "weights": digest, "noise": calibrations.plain(noise),
+    record = {"version": __version__, "weights": digest, "noise": calibrations.to_json(noise),
               "origins": origins is not None and hashlib.sha256(origins.tobytes()).hexdigest()}
     with emd_files.resumable_cube(datacube, out, np.float32, record) as target:
         for index, block in map_chunks(clean, scan, *along, skip=target.done, **options):
@@ -93,7 +93,7 @@ def denoise(datacube, noise: NoiseModel | None = None, out=None, scan_aware="aut
     return open_cube(out)
 
 
-def smooth_origins(datacube, noise: NoiseModel, device="cpu") -> np.ndarray | None:
+def smooth_origins(datacube, noise: NoiseModel, device="auto") -> np.ndarray | None:
     """The smooth origin of every position, (Rx * Ry, 2) pixels: the calibration's, or measured; None without a beam."""
     scan = as_scan(datacube)
     with suppress(PrenetError):  # of other data than these, or none
@@ -117,7 +117,7 @@ def smooth_origins(datacube, noise: NoiseModel, device="cpu") -> np.ndarray | No
     return np.stack([fit.qx0, fit.qy0], -1).reshape(-1, 2)
 
 
-def neighbors_help(datacube, origins, noise: NoiseModel, weights: str = "denoise", device="cpu", seed: int = 0) -> bool:
+def neighbors_help(datacube, origins, noise: NoiseModel, weights: str = "denoise", device="auto", seed: int = 0) -> bool:
     """Whether estimates with neighbors predict held-out electrons better, in patterns from the middle of the scan.
 
     Electrons are split in two halves, patterns are estimated in both ways from one, and scored on the other by their

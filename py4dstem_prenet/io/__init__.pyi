@@ -1,4 +1,33 @@
-from .calibrations import read_fitted_origin as read_fitted_origin
+from .calibrations import (
+    attach_ellipse_map as attach_ellipse_map,
+)
+from .calibrations import (
+    noise_of as noise_of,
+)
+from .calibrations import (
+    read_fitted_origin as read_fitted_origin,
+)
+from .calibrations import (
+    read_mask as read_mask,
+)
+from .calibrations import (
+    read_origin as read_origin,
+)
+from .calibrations import (
+    read_valid as read_valid,
+)
+from .calibrations import (
+    write_ellipse as write_ellipse,
+)
+from .calibrations import (
+    write_fit as write_fit,
+)
+from .calibrations import (
+    write_mask as write_mask,
+)
+from .calibrations import (
+    write_origin as write_origin,
+)
 from .describing import describe_file as describe_file
 from .emd_files import load_calibration as load_calibration
 from .emd_files import save as save

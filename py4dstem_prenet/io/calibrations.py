@@ -221,7 +221,7 @@ def sign(datacube, *entries, **facts):
     facts about them that JSON can hold."""
     record = json.loads(datacube.calibration._params.get(WRITTEN, "{}"))
     for entry in entries:
-        record[entry] = {"shape": plain(datacube.data.shape), "values": _digest(datacube.calibration, entry), **facts}
+        record[entry] = {"shape": to_json(datacube.data.shape), "values": _digest(datacube.calibration, entry), **facts}
     if "origin" in entries:
         record["origin"]["measured"] = _digest(datacube.calibration, "origin_meas")
     datacube.calibration[WRITTEN] = json.dumps(record)
@@ -285,19 +285,19 @@ def make_provenance(datacube, weights=None, settings=None, noise=None, flags=())
     }
     if noise is not None:
         record["noise"] = replace(noise, bad_pixels=int(np.count_nonzero(noise.bad_pixels)))
-    return plain(record)
+    return to_json(record)
 
 
-def plain(value):
+def to_json(value):
     """`value` with nothing in it that JSON cannot hold; NaN and infinity become None."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+        return {f.name: to_json(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, dict):
-        return {str(k): plain(v) for k, v in value.items()}
+        return {str(k): to_json(v) for k, v in value.items()}
     if isinstance(value, np.ndarray | np.generic):
-        return plain(value.tolist())
+        return to_json(value.tolist())
     if isinstance(value, list | tuple | set):
-        return [plain(v) for v in value]
+        return [to_json(v) for v in value]
     if isinstance(value, float):
         return value if np.isfinite(value) else None
     return value if value is None or isinstance(value, bool | int | str) else str(value)

@@ -11,7 +11,7 @@ from py4DSTEM import Calibration, Metadata
 from tqdm import tqdm
 
 from ..core import PrenetError
-from .calibrations import PROVENANCE, SIGMA, all_or_none, calibration_of, plain, read_provenance, sigma_slice
+from .calibrations import PROVENANCE, SIGMA, all_or_none, calibration_of, read_provenance, sigma_slice, to_json
 from .files import (
     EMD_ENDINGS,
     Unfinished,
@@ -133,7 +133,7 @@ def _save(node, partial, path):
 
 def _calibration_only(datacube):
     calibration = datacube.calibration.copy(name="calibration")
-    record = {**(read_provenance(datacube) or {}), "shape": plain(datacube.data.shape)}
+    record = {**(read_provenance(datacube) or {}), "shape": to_json(datacube.data.shape)}
     entry = {"json": json.dumps(record)}
     if SIGMA in datacube.treekeys:
         entry["sigma"] = np.array(datacube.tree(SIGMA).data)
