@@ -29,7 +29,7 @@ from .fits import Pooled, pool
 from .io import calibrations, check_output, new_file
 from .origin import OriginCheck, check_origin
 from .report import Verdict, figures, make_verdict, page_html
-from .resampling import CalibrationCheck, check
+from .resampling import CalibrationCheck, check_calibration
 
 HTML_ENDINGS = (".html", ".htm")
 PIECE = 16  # positions along each side of the part of the scan that is denoised to be shown
@@ -275,7 +275,7 @@ def review(datacube, device="auto", progress=True) -> Review:
         noise = calibrations.noise_of(datacube)
         shape = scan.shape
         seen = {"name": datacube.name, "shape": shape, "dtype": str(datacube.data.dtype), "noise": noise,
-                "belongs": check(datacube), "record": calibrations.read_provenance(datacube)}
+                "belongs": check_calibration(datacube), "record": calibrations.read_provenance(datacube)}
         if set(seen["belongs"].stale) & {"measured origin", "probe radius"}:
             return Review(**seen)  # maps of other data: there is nothing to draw
         bar.update()

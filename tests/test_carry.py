@@ -230,4 +230,4 @@ def test_a_cube_without_calibration():
     assert cube.calibration is None
     with pytest.raises(PrenetError, match="no calibration"):
         cropping.crop_Q(cube, (0, 8, 0, 8))
-    assert not cropping.check(cube).current
+    assert not cropping.check_calibration(cube).current

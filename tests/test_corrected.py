@@ -136,7 +136,7 @@ def test_what_this_package_wrote_is_corrected_and_what_it_says_of_the_old_patter
     for new in (here, py4DSTEM.read(tmp_path / "corrected.h5")):
         assert np.array_equal(new.data, here.data) and calibrations.SIGMA not in new.treekeys
         assert new.calibration.get_origin_meas() is None and new.calibration.get_ellipse() is None
-        assert cropping.check(new).current, cropping.check(new)
+        assert cropping.check_calibration(new).current, cropping.check_calibration(new)
         assert calibrations.read_mask(new) is None and calibrations.read_provenance(new)["since"] == ["corrected()"]
     assert calibrations.SIGMA in cube.treekeys and cube.calibration.get_ellipse() is not None
 

@@ -21,7 +21,7 @@ import psutil
 from ..core import PrenetError
 
 CHUNK_BYTES = 2**20  # of a chunk that is written, at most; HDF5's own cache holds one of these
-MARGIN = 2**24  # bytes that must be left on a disk, for what a file holds beside its data
+MIN_DISK_LEFT_BYTES = 2**24  # bytes that must be left on a disk, for what a file holds beside its data
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 EMD_ENDINGS = (".h5", ".hdf5", ".emd", ".py4dstem")  # those under which py4DSTEM.read looks for EMD
 
@@ -73,8 +73,8 @@ def check_output(path, endings=EMD_ENDINGS):
 def check_space(path, size):
     """Refuse, before any work is done for it, a file of `size` bytes that its disk has no room for."""
     free = shutil.disk_usage(Path(path).expanduser().parent).free
-    if free < size + MARGIN:
-        raise PrenetError(f"{path} could not be written: it needs {(size + MARGIN) / 1e9:.3g} GB, and the "
+    if free < size + MIN_DISK_LEFT_BYTES:
+        raise PrenetError(f"{path} could not be written: it needs {(size + MIN_DISK_LEFT_BYTES) / 1e9:.3g} GB, and the "
                           f"disk has {free / 1e9:.3g} GB left.")
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from ..core import PrenetError
 
 HOST = "127.0.0.1"
-SIDE = 256  # positions of a map that are shown along each axis, at most
+MAX_MAP_SIDE = 256  # positions of a map that are shown along each axis, at most
 PAGE = "watch.html"
 LAST_LOOK = 3.0  # seconds within which an open page asks again: at the end it is to see how it ended
 
@@ -100,7 +100,7 @@ def _encoded(title, unit, values, valid, known, digits=0):
 
     digits: of low and high, after the point.
     """
-    step = [max(1, -(-n // SIDE)) for n in values.shape]
+    step = [max(1, -(-n // MAX_MAP_SIDE)) for n in values.shape]
     values, valid, known = (of[:: step[0], :: step[1]] for of in (values, valid, known))
     low, high = (float(v) for v in np.percentile(values[valid], [1, 99])) if valid.any() else (0.0, 1.0)
     scaled = (np.where(valid, values, low) - low) / max(high - low, 1e-9)

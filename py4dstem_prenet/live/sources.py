@@ -19,7 +19,7 @@ from ..core import MIN_SIDE, PrenetError
 from ..io import existing
 
 POLL = 0.05  # seconds between looks at the file
-MOST = 512  # frames that are read at a time
+MAX_FRAMES_PER_READ = 512  # frames that are read at a time
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ def follow(reopen, scan, timeout=30.0, poll=POLL) -> Iterator[Frames | Waiting |
                 if written < done:
                     raise Replaced
                 if written > done:
-                    last = min(written, done + MOST, total)
+                    last = min(written, done + MAX_FRAMES_PER_READ, total)
                     patterns = source.read(done, last)
                     latest = time.monotonic()
                     yield Frames(np.arange(done, last), patterns, min(written, total))
@@ -297,7 +297,7 @@ def from_frames(frames, scan, start=0) -> Iterator[Frames | Ended]:
 
     for frame in frames:
         some.append(np.asarray(frame))
-        if len(some) >= min(MOST, scan[1]) or done + len(some) == total:
+        if len(some) >= min(MAX_FRAMES_PER_READ, scan[1]) or done + len(some) == total:
             yield packed()
             done, some = done + len(some), []
             if done == total:

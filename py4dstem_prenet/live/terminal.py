@@ -11,7 +11,7 @@ import time
 from tqdm import tqdm
 
 EVERY = 10.0  # seconds between lines where there is no terminal
-BAR = "{bar:6} {n_fmt} of {total_fmt}{postfix}"  # without a bar tqdm would not cut it to the terminal's width
+_PROGRESS_FORMAT = "{bar:6} {n_fmt} of {total_fmt}{postfix}"  # without a bar tqdm would not cut it to the terminal's width
 
 
 class Terminal:
@@ -19,7 +19,7 @@ class Terminal:
 
     def __init__(self, total, progress=True):
         self._progress, self.live = progress, progress and sys.stderr.isatty()
-        self._bar = tqdm(total=total, bar_format=BAR, dynamic_ncols=True, disable=not self.live)
+        self._bar = tqdm(total=total, bar_format=_PROGRESS_FORMAT, dynamic_ncols=True, disable=not self.live)
         self._told, self._note, self._reason, self._state, self._next = {}, "", "", "running", time.monotonic()
 
     def __enter__(self):

@@ -15,7 +15,7 @@ from ..core import ellipse_axes, ellipse_vector
 from ..fits import to_polar
 
 _LABEL = {"fontsize": 8}
-LEAST = 1e-3  # what maps of lengths are stretched to at most: px
+MIN_COLOR_RANGE_PX = 1e-3  # what maps of lengths are stretched to at most: px
 
 
 def subplots(rows, columns, figsize):
@@ -57,7 +57,7 @@ def show_map(values, ax, title="", valid=None, symmetric=True, center=None, reac
     settings = {"cmap": plt.get_cmap("RdBu_r" if symmetric else "viridis").with_extremes(bad="0.5")}
     if symmetric and shown.count():
         center = float(np.ma.median(shown)) if center is None else center
-        reach = max(reach or float(np.percentile(np.abs(shown.compressed() - center), 99)), LEAST)
+        reach = max(reach or float(np.percentile(np.abs(shown.compressed() - center), 99)), MIN_COLOR_RANGE_PX)
         settings |= {"vmin": center - reach, "vmax": center + reach}
     _color_bar(ax.imshow(shown, **settings), ax)
     _bare(ax, title)

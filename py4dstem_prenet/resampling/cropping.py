@@ -45,7 +45,7 @@ class CalibrationCheck(Decided):
         return [("current", "yes" if self.current else "no"), *(("flag", str(flag)) for flag in self.flags[:8])]
 
 
-def check(datacube) -> CalibrationCheck:
+def check_calibration(datacube) -> CalibrationCheck:
     """Find out whether a cube was cropped, binned, padded or measured again since it was calibrated.
 
     Told by the shapes of the maps, and by what this package notes in the calibration when it writes: the shape of the
@@ -216,7 +216,7 @@ def _ready(datacube):
         raise PrenetError("The cube has no calibration to carry; call datacube.prenet.calibrate() first.")
     if not _has_origin(datacube.calibration):
         return {}
-    found = check(datacube)
+    found = check_calibration(datacube)
     for name, flag in zip(found.stale, found.flags, strict=True):
         if name in ("measured origin", "origin"):
             raise PrenetError(f"Nothing was changed, because the calibration is stale already. {flag}")
