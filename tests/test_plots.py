@@ -9,6 +9,7 @@ from matplotlib.patches import Ellipse
 from py4DSTEM import DataCube
 from scans import simulated
 
+from py4dstem_prenet import review
 from py4dstem_prenet.core.errors import PrenetError
 from py4dstem_prenet.report import figures
 
@@ -127,17 +128,17 @@ def test_show_draws_what_the_calibration_holds():
     scan = simulated()
     cube = DataCube(scan.counts)
     with pytest.raises(PrenetError, match="not been measured"):
-        figures.show(cube)
+        review.show(cube)
     shift = np.full(cube.Rshape, 0.25)
     cube.calibration.set_origin_meas((scan.truth["qx0"] + shift, scan.truth["qy0"].copy()))
     cube.calibration.set_origin((scan.truth["qx0"].copy(), scan.truth["qy0"].copy()))
     cube.calibration.set_probe_semiangle(float(scan.truth["radius"]))
-    shown = figures.show(cube)
+    shown = review.show(cube)
     assert shown.shape == (3, 4) and np.allclose(shown[0, 2].images[0].get_array(), 0.25)
     assert "no ellipse" in shown[2, 1].get_title() and not shown[2, 1].patches
     cube.calibration.set_ellipse((1.05, 1 / 1.05, 0.3))
     given = plt.subplots(3, 4)[1]
-    assert figures.show(cube, given) is given and len(given[2, 1].patches) == 2
+    assert review.show(cube, given) is given and len(given[2, 1].patches) == 2
     plt.close("all")
 
 

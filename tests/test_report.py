@@ -247,7 +247,7 @@ def test_page_of_a_scan_that_this_package_calibrated_and_somebody_cropped(seen):
     assert "a/b 1.0404, a axis at 28.6° (prenet)" in words
     assert "crop_Q(4, 60, 0, 64), bin_R(2)" in words and "ab12" in words and "setting: mask" in words
     unfitted = " ".join(Strict(page_html(replace(seen, fitted=None, record=None))).words)
-    assert "descan, peak to peak" not in unfitted and "no record of this package" in unfitted
+    assert "descan, peak to peak" not in unfitted and "has no record of this package" in unfitted
 
 
 def test_looking_changes_nothing(cube, seen):
@@ -269,11 +269,11 @@ def test_from_the_command_line(seen, tmp_path, monkeypatch):
     monkeypatch.setattr("py4dstem_prenet.review.look", lambda *_: seen)
     monkeypatch.chdir(tmp_path)
     np.save("scan.npy", simulated().counts[:2, :2])
-    run = CliRunner().invoke(cli.app, ["report", "scan.npy", "--out", "scan.html"])
+    run = CliRunner().invoke(cli.app, ["report", "scan.npy", "--output", "scan.html"])
     assert run.exit_code == 0 and "Saved scan.html." in run.output
-    run = CliRunner().invoke(cli.app, ["report", "scan.npy", "--out", "scan.html"])
+    run = CliRunner().invoke(cli.app, ["report", "scan.npy", "--output", "scan.html"])
     assert run.exit_code == 1 and "exists already" in run.stderr
-    run = CliRunner().invoke(cli.app, ["report", "scan.npy", "--out", "again.html", "--json"])
+    run = CliRunner().invoke(cli.app, ["report", "scan.npy", "-o", "again.html", "--json"])
     told = json.loads(run.stdout)
     assert told["saved"] == "again.html" and told["light"] == verdicts.overall(seen.verdicts).light
     assert [v["question"] for v in told["verdicts"]] == [v.question for v in seen.verdicts]
