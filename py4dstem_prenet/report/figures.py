@@ -1,7 +1,8 @@
-"""Figures in py4DSTEM's look. Every function draws into matplotlib axes and returns them.
+"""Plot patterns, maps and checks in the style of py4DSTEM.
 
-Patterns are shown with qx downward and qy to the right, as py4DSTEM shows them. Nothing here needs a display; `show`
-alone makes a figure, with pyplot, so that a notebook shows it.
+Each function draws into the given matplotlib axes and returns them. Patterns are shown with qx downward and qy to the
+right, as in py4DSTEM. No function needs a display; `subplots` alone makes a figure, with pyplot, so that a notebook
+shows it.
 """
 
 from __future__ import annotations
@@ -14,12 +15,25 @@ from scipy.ndimage import gaussian_filter1d
 from ..core import ellipse_axes, ellipse_vector
 from ..fits import to_polar
 
-_LABEL = {"fontsize": 8}
-MIN_COLOR_RANGE_PX = 1e-3  # what maps of lengths are stretched to at most: px
+MIN_RING_CONTRAST = 0.03  # of the logarithm of the radial profile, to mark a ring in a figure; nothing is measured from it
+MIN_COLOR_RANGE_PX = 1e-3  # px, half the range of colors at least, so that rounding errors are not visible
 
 
 def subplots(rows, columns, figsize):
-    """Axes (rows, columns) of a new pyplot figure, which a notebook shows."""
+    """Make axes in a new pyplot figure, which a notebook shows.
+
+    Parameters
+    ----------
+    rows, columns : int
+        Number of axes.
+    figsize : tuple of float
+        Width and height of the figure, inches.
+
+    Returns
+    -------
+    ndarray of matplotlib.axes.Axes, shape (rows, columns)
+        The axes.
+    """
     return plt.subplots(rows, columns, figsize=figsize, constrained_layout=True)[1]
 
 
@@ -38,7 +52,36 @@ def _color_bar(image, ax):
 
 # --- patterns and maps --------------------------------------------------------------------------------------
 def show_pattern(pattern, ax, title="", power=0.4, vmax=None, origin=None):
-    """One pattern, its intensity raised to `power`. origin: (qx0, qy0) to mark. Returns the axes."""
+    """Plot a diffraction pattern.
+
+    Parameters
+    ----------
+    pattern : ndarray, shape (Qx, Qy)
+        The intensities; negative values are shown as zero.
+    ax : matplotlib.axes.Axes
+        Axes to draw into.
+    title : str, optional
+        Title of the axes.
+    power : float, optional
+        Exponent applied to the intensities.
+    vmax : float, optional
+        Intensity shown as white; by default the maximum.
+    origin : tuple of float, optional
+        Position (qx0, qy0) to mark, pixels.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The axes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from matplotlib.figure import Figure
+    >>> ax = show_pattern(np.eye(32), Figure().add_subplot(), origin=(16, 16))
+    >>> len(ax.images), len(ax.lines)
+    (1, 1)
+    """
     pattern = np.clip(pattern, 0, None) ** power
     ax.imshow(pattern, cmap="gray", vmin=0, vmax=None if vmax is None else vmax**power)
     if origin is not None:
@@ -48,10 +91,29 @@ def show_pattern(pattern, ax, title="", power=0.4, vmax=None, origin=None):
 
 
 def show_map(values, ax, title="", valid=None, symmetric=True, center=None, reach=None):
-    """A map over the scan (Rx, Ry) with its color bar, positions that are not valid gray. Returns the axes.
+    """Plot a map over the scan with a color bar; invalid positions are gray.
 
-    symmetric: RdBu_r about `center` (the median by default), as py4DSTEM shows origins; else viridis. reach: how far
-    the colors go from the center; by default to the 99th percentile.
+    Parameters
+    ----------
+    values : ndarray, shape (Rx, Ry)
+        The map; NaN is invalid.
+    ax : matplotlib.axes.Axes
+        Axes to draw into.
+    title : str, optional
+        Title of the axes.
+    valid : ndarray of bool, shape (Rx, Ry), optional
+        Positions to show in color.
+    symmetric : bool, optional
+        Whether to use the color map RdBu_r around `center`, as py4DSTEM shows origins; otherwise viridis.
+    center : float, optional
+        Value of the middle color; by default the median.
+    reach : float, optional
+        Difference from `center` shown in full color; by default the 99th percentile of the differences.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The axes.
     """
     shown = np.ma.masked_invalid(values if valid is None else np.where(valid, values, np.nan))
     settings = {"cmap": plt.get_cmap("RdBu_r" if symmetric else "viridis").with_extremes(bad="0.5")}
@@ -65,15 +127,29 @@ def show_map(values, ax, title="", valid=None, symmetric=True, center=None, reac
 
 
 def show_origin(measured, fitted, axes, valid=None):
-    """Measured, fitted and residual origin, x above y, into axes (2, 3). measured, fitted: (qx0, qy0). Returns them.
+    """Plot the measured origin, the fitted origin and the residuals, with qx0 above qy0.
 
-    Measured and fitted have the same colors; the residual has its own, about zero.
+    The measured and the fitted origin have the same color scale; the residuals have their own, around zero.
+
+    Parameters
+    ----------
+    measured, fitted : tuple of two ndarray, shape (Rx, Ry)
+        (qx0, qy0), pixels.
+    axes : ndarray of matplotlib.axes.Axes, shape (2, 3)
+        Axes to draw into.
+    valid : ndarray of bool, shape (Rx, Ry), optional
+        Positions where the origin was measured.
+
+    Returns
+    -------
+    ndarray of matplotlib.axes.Axes, shape (2, 3)
+        The axes.
     """
     for row, name in enumerate(("qx0", "qy0")):
         center = float(np.median(fitted[row]))
-        known = np.asarray(measured[row])[slice(None) if valid is None else valid]
-        off = np.abs(np.concatenate([known.ravel(), np.ravel(fitted[row])]) - center)
-        reach = float(np.nanpercentile(off, 99))
+        valid_values = np.asarray(measured[row])[slice(None) if valid is None else valid]
+        difference = np.abs(np.concatenate([valid_values.ravel(), np.ravel(fitted[row])]) - center)
+        reach = float(np.nanpercentile(difference, 99))
         show_map(measured[row], axes[row, 0], f"{name} measured, px", valid, center=center, reach=reach)
         show_map(fitted[row], axes[row, 1], f"{name} fitted, px", center=center, reach=reach)
         show_map(np.subtract(measured[row], fitted[row]), axes[row, 2], f"{name} residual, px", valid, center=0.0)
@@ -81,9 +157,21 @@ def show_origin(measured, fitted, axes, valid=None):
 
 
 def show_sigma(sigma_qx0, sigma_qy0, valid, axes):
-    """Into two axes: the uncertainty of the measured origin (both coordinates), and where it was measured.
+    """Plot the uncertainty of the measured origin, and the valid positions.
 
-    Returns the axes. White is valid, black is not; positions that are not are gray in the map of sigma.
+    Parameters
+    ----------
+    sigma_qx0, sigma_qy0 : ndarray, shape (Rx, Ry)
+        Standard deviations, pixels; their Euclidean norm is shown.
+    valid : ndarray of bool, shape (Rx, Ry)
+        Positions where the origin was measured: white in the second map; the others are gray in the first.
+    axes : sequence of two matplotlib.axes.Axes
+        Axes to draw into.
+
+    Returns
+    -------
+    sequence of two matplotlib.axes.Axes
+        The axes.
     """
     show_map(np.hypot(sigma_qx0, sigma_qy0), axes[0], "sigma, px", valid, symmetric=False)
     axes[1].imshow(valid, cmap="gray", vmin=0, vmax=1)
@@ -93,7 +181,22 @@ def show_sigma(sigma_qx0, sigma_qy0, valid, axes):
 
 # --- recentered patterns and ellipse ------------------------------------------------------------------------
 def show_recentered(before, after, axes, power=0.25):
-    """The mean pattern as recorded, and recentered, into two axes with the same colors. Returns them."""
+    """Plot the mean pattern as recorded and the mean recentered pattern, with the same gray scale.
+
+    Parameters
+    ----------
+    before, after : ndarray, shape (Qx, Qy)
+        Mean patterns, as recorded and recentered.
+    axes : sequence of two matplotlib.axes.Axes
+        Axes to draw into.
+    power : float, optional
+        Exponent applied to the intensities.
+
+    Returns
+    -------
+    sequence of two matplotlib.axes.Axes
+        The axes.
+    """
     top = float(max(np.max(before), np.max(after)))
     show_pattern(before, axes[0], "mean pattern, as recorded", power, top)
     show_pattern(after, axes[1], "mean pattern, recentered", power, top)
@@ -101,15 +204,37 @@ def show_recentered(before, after, axes, power=0.25):
 
 
 def show_ellipse(pattern, center, ellipse, radius, ax, title="", width=0.12, power=0.25):
-    """The ellipse (a, b, theta) of mean radius `radius`, red, over a yellow annulus on a pattern. Returns the axes.
+    """Plot an ellipse (red) over a pattern, with a circular annulus (yellow) to compare, as py4DSTEM does.
 
-    The annulus is round, as in py4DSTEM's `show_elliptical_fit`: where the ellipse leaves its middle, it is one.
+    Parameters
+    ----------
+    pattern : ndarray, shape (Qx, Qy)
+        The intensities.
+    center : tuple of float
+        Center of the ellipse (qx, qy), pixels.
+    ellipse : tuple of float
+        (a, b, theta): semiaxes, of which only the ratio counts, and the angle of a from +qx toward +qy, radians.
+    radius : float
+        Geometric mean of the semiaxes that are drawn, pixels.
+    ax : matplotlib.axes.Axes
+        Axes to draw into.
+    title : str, optional
+        Title of the axes.
+    width : float, optional
+        Half width of the annulus, as a fraction of `radius`.
+    power : float, optional
+        Exponent applied to the intensities.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The axes.
     """
     show_pattern(pattern, ax, title, power)
     a, b, theta = ellipse
     ax.add_patch(Annulus((center[1], center[0]), radius * (1 + width), 2 * radius * width, fc="yellow", ec="none",
                          alpha=0.2))
-    # A patch has its width along the columns and its angle from them toward the rows.
+    # The width of a patch lies along the columns; its angle is measured from them toward the rows.
     size = 2 * radius / np.sqrt(a * b)
     ax.add_patch(EllipsePatch((center[1], center[0]), size * b, size * a, angle=-np.degrees(theta), fill=False,
                               ec="red", lw=1.5, alpha=0.7))
@@ -117,7 +242,18 @@ def show_ellipse(pattern, center, ellipse, radius, ax, title="", width=0.12, pow
 
 
 def stored_ellipse(calibration):
-    """(a, b, theta) in a py4DSTEM calibration, the mean one where it varies over the scan, or None."""
+    """Read the ellipse from a calibration.
+
+    Parameters
+    ----------
+    calibration : py4DSTEM.Calibration
+        The calibration.
+
+    Returns
+    -------
+    tuple of float or None
+        (a, b, theta), averaged if it varies over the scan; None if there is none.
+    """
     ellipse = calibration.get_ellipse()
     if ellipse is None or not np.ndim(ellipse[0]):
         return ellipse
@@ -125,81 +261,186 @@ def stored_ellipse(calibration):
 
 
 def ring_radius(pattern, center, radius, weight=None, vector=(0.0, 0.0)):
-    """Radius, px, of the strongest ring beyond 1.5 `radius`, the ellipse (vector) taken out; None where there is none.
+    """Find the strongest ring outside the direct beam.
 
-    A ring is a maximum of the radial profile, its fall with the radius taken out, that stands out by 3 %.
+    A ring is a maximum of the radial profile that exceeds the smoothed profile by MIN_RING_CONTRAST.
+
+    Parameters
+    ----------
+    pattern : ndarray, shape (Qx, Qy)
+        A mean pattern.
+    center : tuple of float
+        (qx, qy), pixels.
+    radius : float
+        Radius of the direct beam, pixels; the search starts at 1.5 times it.
+    weight : ndarray, shape (Qx, Qy), optional
+        Weight of each pixel, 0 for those without data.
+    vector : tuple of float, optional
+        Ellipse vector to correct for; see `core.geometry`.
+
+    Returns
+    -------
+    float or None
+        The radius, pixels; None if there is no ring.
     """
     radii = np.arange(1.5 * radius, max(inner_radius(pattern.shape, center), 1.5 * radius + 8), 0.5)
-    polar, seen = to_polar(np.asarray(pattern, np.float32), center, radii, 180, weight=weight, vector=vector)
-    profile = _log_profile(polar, seen)
-    out = profile - _trend(profile, 1.5 * max(radius, 6.0))
-    inside = out[1:-1]
-    peaks = np.flatnonzero((inside > out[:-2]) & (inside >= out[2:]) & (inside > 0.03)) + 1
-    return float(radii[peaks[np.argmax(out[peaks])]]) if peaks.size else None
+    polar, coverage = to_polar(np.asarray(pattern, np.float32), center, radii, 180, weight=weight, vector=vector)
+    profile = _log_profile(polar, coverage)
+    contrast = profile - _trend(profile, 1.5 * max(radius, 6.0))
+    inside = contrast[1:-1]
+    peaks = np.flatnonzero((inside > contrast[:-2]) & (inside >= contrast[2:]) & (inside > MIN_RING_CONTRAST)) + 1
+    return float(radii[peaks[np.argmax(contrast[peaks])]]) if peaks.size else None
 
 
-def _log_profile(polar, seen):
-    """Logarithm of the mean over the azimuth of a polar map (n_phi, n_r), its radii half a pixel apart."""
-    profile = gaussian_filter1d(np.ma.masked_where(seen <= 0, polar).mean(0).filled(0), 2.0, mode="nearest")
+def _log_profile(polar, coverage):
+    """Logarithm of the azimuthal mean of a polar map (n_phi, n_r) whose radii are half a pixel apart."""
+    profile = gaussian_filter1d(np.ma.masked_where(coverage <= 0, polar).mean(0).filled(0), 2.0, mode="nearest")
     return np.log(np.maximum(profile, 1e-3 * profile.max() + 1e-12))
 
 
 def _trend(profile, pixels):
+    """A profile, sampled at half pixels, smoothed by a Gaussian of `pixels`."""
     return gaussian_filter1d(profile, 2 * pixels, mode="nearest")
 
 
 def inner_radius(shape, center):
-    """Radius of the largest circle about the center that lies inside."""
+    """Radius of the largest circle around a center that fits into a pattern.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (Qx, Qy).
+    center : tuple of float
+        (qx, qy), pixels.
+
+    Returns
+    -------
+    float
+        The radius, pixels.
+
+    Examples
+    --------
+    >>> inner_radius((64, 64), (30.0, 32.0))
+    30.0
+    """
     return min(*center, *(n - 1 - c for n, c in zip(shape, center, strict=True)))
 
 
 def show_polar(pattern, center, ax, title="", vector=(0.0, 0.0), weight=None, power=0.4, edge=None, line=None,
                inner=2.0):
-    """The polar transform with an ellipse (vector) taken out: rings become straight lines. Returns the axes.
+    """Plot the polar transform of a pattern, corrected for an ellipse: rings become straight lines.
 
-    Intensities are relative to the smoothed radial profile, lest the direct beam's surroundings outshine every ring.
-    edge: radius of the direct beam, px, to show the surroundings of its edge alone, as they are, the edge in red.
-    line: a radius to mark, for the eye to compare with. inner: where to start, px.
+    Intensities are divided by the smoothed radial profile, because the tail of the direct beam is stronger than rings.
+
+    Parameters
+    ----------
+    pattern : ndarray, shape (Qx, Qy)
+        A mean pattern.
+    center : tuple of float
+        (qx, qy), pixels.
+    ax : matplotlib.axes.Axes
+        Axes to draw into.
+    title : str, optional
+        Title of the axes.
+    vector : tuple of float, optional
+        Ellipse vector to correct for; see `core.geometry`.
+    weight : ndarray, shape (Qx, Qy), optional
+        Weight of each pixel, 0 for those without data.
+    power : float, optional
+        Exponent applied to the intensities.
+    edge : float, optional
+        Radius of the direct beam, pixels: show only the surroundings of its edge, not divided by the profile, with the
+        edge in red.
+    line : float, optional
+        A radius to mark, pixels.
+    inner : float, optional
+        The smallest radius, pixels.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The axes.
     """
     outer = max(inner_radius(pattern.shape, center), inner + 8)
     radii = _around(edge) if edge else np.arange(inner, outer, 0.5)
-    polar, seen = to_polar(pattern.astype(np.float32), center, radii, 180, weight=weight, vector=vector)
-    shown = np.ma.masked_where(seen <= 0, np.clip(polar, 0, None))
-    shown = (shown if edge else shown / np.exp(_trend(_log_profile(polar, seen), 10.0))) ** power
+    polar, coverage = to_polar(pattern.astype(np.float32), center, radii, 180, weight=weight, vector=vector)
+    shown = np.ma.masked_where(coverage <= 0, np.clip(polar, 0, None))
+    shown = (shown if edge else shown / np.exp(_trend(_log_profile(polar, coverage), 10.0))) ** power
     low, high = np.percentile(shown.compressed(), (2, 99)) if shown.count() else (0, 1)
     ax.imshow(shown, aspect="auto", cmap="gray", extent=(radii[0], radii[-1], 360, 0), vmin=low, vmax=high)
     if edge:
         ax.plot(_half(polar, radii), np.arange(180) * 2.0, color="red", lw=1.2)
     if line:
         ax.axvline(line, color="yellow", lw=1, ls=(0, (4, 6)), alpha=0.8)
-    ax.set_xlabel("radius, px", **_LABEL)
-    ax.set_ylabel("azimuth from +qx, degrees", **_LABEL)
+    ax.set_xlabel("radius, px", fontsize=8)
+    ax.set_ylabel("azimuth from +qx, degrees", fontsize=8)
     ax.tick_params(labelsize=7)
     ax.set_title(title, fontsize=10)
     return ax
 
 
 def show_straightened(pattern, center, vector, axes, weight=None, line=None, inner=2.0):
-    """The polar transform as recorded, and with the ellipse (vector) taken out, into two axes. Returns them.
+    """Plot the polar transform as recorded, and corrected for an ellipse.
 
-    line: a radius to mark; inner: where to start, px, as for `show_polar`.
+    Parameters
+    ----------
+    pattern : ndarray, shape (Qx, Qy)
+        A mean pattern.
+    center : tuple of float
+        (qx, qy), pixels.
+    vector : tuple of float
+        Ellipse vector to correct for; see `core.geometry`.
+    axes : sequence of two matplotlib.axes.Axes
+        Axes to draw into.
+    weight : ndarray, shape (Qx, Qy), optional
+        Weight of each pixel, 0 for those without data.
+    line : float, optional
+        A radius to mark, pixels.
+    inner : float, optional
+        The smallest radius, pixels.
+
+    Returns
+    -------
+    sequence of two matplotlib.axes.Axes
+        The axes.
     """
     show_polar(pattern, center, axes[0], "polar, as recorded", weight=weight, line=line, inner=inner)
-    show_polar(pattern, center, axes[1], "polar, ellipse taken out", vector, weight, line=line, inner=inner)
+    show_polar(pattern, center, axes[1], "polar, ellipse removed", vector, weight, line=line, inner=inner)
     return axes
 
 
 def show_edge(pattern, center, radius, ax, vector=None, weight=None):
-    """Where the direct beam falls to half its intensity, against azimuth: as recorded, and with an ellipse (vector)
-    taken out, where a round aperture is a straight line. Returns the axes.
+    """Plot the radius at which the direct beam falls to half its intensity, against the azimuth.
+
+    Corrected for the ellipse, a round aperture gives a straight line.
+
+    Parameters
+    ----------
+    pattern : ndarray, shape (Qx, Qy)
+        A mean pattern.
+    center : tuple of float
+        (qx, qy), pixels.
+    radius : float
+        Radius of the direct beam, pixels.
+    ax : matplotlib.axes.Axes
+        Axes to draw into.
+    vector : tuple of float, optional
+        Ellipse vector to correct for, in a second curve.
+    weight : ndarray, shape (Qx, Qy), optional
+        Weight of each pixel, 0 for those without data.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The axes.
     """
-    for taken_out, style, label in (((0.0, 0.0), "-", "as recorded"), (vector, "--", "ellipse taken out")):
-        if taken_out is not None:
+    for correction, style, label in (((0.0, 0.0), "-", "as recorded"), (vector, "--", "ellipse removed")):
+        if correction is not None:
             polar, _ = to_polar(pattern.astype(np.float32), center, _around(radius), 180, weight=weight,
-                                vector=taken_out)
+                                vector=correction)
             ax.plot(np.arange(180) * 2.0, _half(polar, _around(radius)), style, color="tab:red" if style == "-" else
                     "tab:blue", lw=1.4, label=label)
-    ax.set_xlabel("azimuth from +qx, degrees", **_LABEL)
+    ax.set_xlabel("azimuth from +qx, degrees", fontsize=8)
     ax.tick_params(labelsize=7)
     ax.legend(fontsize=7, framealpha=0)
     ax.set_title("edge of the direct beam, px", fontsize=10)
@@ -207,6 +448,7 @@ def show_edge(pattern, center, radius, ax, vector=None, weight=None):
 
 
 def _around(radius):
+    """Radii, pixels, around the edge of a disk."""
     return np.linspace(0.5 * radius, 1.5 * radius, 200)
 
 
@@ -218,7 +460,24 @@ def _half(polar, radii):
 
 # --- denoising ----------------------------------------------------------------------------------------------
 def show_denoised(raw, denoised, axes, titles=("measured", "denoised", "difference"), power=0.4):
-    """Raw, denoised and their difference into three axes. Returns them."""
+    """Plot a raw pattern, the denoised pattern and their difference.
+
+    Parameters
+    ----------
+    raw, denoised : ndarray, shape (Qx, Qy)
+        The patterns.
+    axes : sequence of three matplotlib.axes.Axes
+        Axes to draw into.
+    titles : tuple of str, optional
+        Titles of the axes.
+    power : float, optional
+        Exponent applied to the intensities of the patterns.
+
+    Returns
+    -------
+    sequence of three matplotlib.axes.Axes
+        The axes.
+    """
     top = float(np.max(denoised))
     show_pattern(raw, axes[0], titles[0], power, top)
     show_pattern(denoised, axes[1], titles[1], power, top)
@@ -230,9 +489,21 @@ def show_denoised(raw, denoised, axes, titles=("measured", "denoised", "differen
 
 
 def show_virtual(raw, denoised, axes):
-    """Bright field (above) and annular dark field, measured and denoised, into axes (2, 2). Returns them.
+    """Plot bright-field and annular dark-field images of raw and denoised patterns.
 
-    raw, denoised: (2, Rx, Ry) each, bright field first. The two of a row have the same colors.
+    The two images of a row have the same gray scale.
+
+    Parameters
+    ----------
+    raw, denoised : ndarray, shape (2, Rx, Ry)
+        Bright-field and annular dark-field image.
+    axes : ndarray of matplotlib.axes.Axes, shape (2, 2)
+        Axes to draw into.
+
+    Returns
+    -------
+    ndarray of matplotlib.axes.Axes, shape (2, 2)
+        The axes.
     """
     for row, name in enumerate(("bright field", "annular dark field")):
         low, high = np.percentile(raw[row], (1, 99))
@@ -243,9 +514,19 @@ def show_virtual(raw, denoised, axes):
 
 
 def show_denoising_check(check, ax):
-    """Squared errors against held-out counts, as parts of that of the raw counts. Returns the axes.
+    """Plot squared errors on held-out counts, relative to the error of the raw counts.
 
-    check: `checks.DenoisingCheck`, or anything with its `errors` and `error_sigmas`.
+    Parameters
+    ----------
+    check : DenoisingCheck
+        Or any object with its `errors` and `error_sigmas`.
+    ax : matplotlib.axes.Axes
+        Axes to draw into.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The axes.
     """
     names = {"raw": "raw counts", "denoised": "denoised", "gaussian": "best Gaussian", "svd": "best SVD"}
     kinds = [key for key in names if key in check.errors]
@@ -259,5 +540,5 @@ def show_denoising_check(check, ax):
     ax.tick_params(axis="x", labelsize=7)
     ax.invert_yaxis()
     ax.spines[["top", "right"]].set_visible(False)
-    ax.set_title("squared error on counts that were held out" if kinds else "denoising was not judged", fontsize=10)
+    ax.set_title("squared error on held-out counts" if kinds else "denoising was not judged", fontsize=10)
     return ax
