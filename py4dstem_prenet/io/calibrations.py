@@ -1,9 +1,10 @@
-"""Results into py4DSTEM's calibration, and back; no other module writes to py4DSTEM's objects.
+"""Write results into the calibration of a py4DSTEM DataCube, and read them back.
 
-Only stock classes are used, so that py4DSTEM reads what is saved without this package: `Calibration`,
-`RealSlice` "prenet_origin_sigma" (maps of the origin's uncertainty), `Metadata` "prenet" (the provenance), and in the
-calibration the text "prenet_written" (of which data and values its entries are, so that stale ones can be told) and the
-user's detector mask "prenet_mask". Files: `emd_files`.
+No other module writes to py4DSTEM's objects. Only classes of py4DSTEM are used, so that it reads saved files without
+this package: `Calibration`; the `RealSlice` "prenet_origin_sigma" with maps of the uncertainty of the origin; the
+`Metadata` "prenet" with the provenance. The calibration also holds the text "prenet_written", which records the data
+and values for which its entries were written, so that outdated entries are found, and the detector mask "prenet_mask".
+Files: `emd_files`.
 """
 
 import copy
@@ -22,6 +23,7 @@ from .._version import __version__
 from ..core import Decision, Flag, OriginMap, PrenetError
 from ..detector import estimate_noise
 
+# Names in the tree and the metadata of a cube, and in its calibration
 SIGMA = "prenet_origin_sigma"
 ELLIPSE_MAP = "prenet_ellipse_map"
 MASK = "prenet_mask"
@@ -31,11 +33,15 @@ _ENTRIES = {"origin_meas": ("qx0_meas", "qy0_meas"), "origin": ("qx0", "qy0"), "
 
 
 # --- origin and ellipse -------------------------------------------------------------------------------------
-
-
 @contextmanager
 def all_or_none(datacube):
-    """Take back what was written into a cube in the block, if that is left by an exception, KeyboardInterrupt too."""
+    """Undo all changes to a cube if the block is left by an exception, KeyboardInterrupt included.
+
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The cube; its calibration, tree and metadata are restored, not its data.
+    """
     calibration = datacube.calibration
     params = None if calibration is None else dict(calibration._params)
     tree, metadata = dict(datacube._branch._dict), dict(datacube._metadata)
@@ -49,18 +55,33 @@ def all_or_none(datacube):
         if calibration is not None:
             calibration._params.clear()
             calibration._params.update(params)
-            calibration.calibrate()  # the cube's axes follow
+            calibration.calibrate()  # updates the axes of the cube
         raise
 
 
 def write_origin(datacube, origin_map):
-    """Write a measured origin: `set_origin_meas` with its mask (True = valid), probe radius and sigma maps.
+    """Write a measured origin with `set_origin_meas`, its mask, the probe radius and the maps of sigma.
 
-    Positions that are not valid get the origin of the nearest valid one, because a single NaN makes
-    py4DSTEM's virtual images and Bragg vector maps zero; their sigma is NaN. Nothing is written where no beam
-    was found. Writing again replaces what was there.
+    Invalid positions get the origin of the nearest valid position, because a single NaN makes py4DSTEM's virtual images
+    and Bragg vector maps zero; their sigma is NaN. An earlier measurement is replaced. If no beam was found, nothing is
+    written.
 
-    Returns whether anything was written. Raises PrenetError where the maps do not have the scan's shape.
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The scan that was measured.
+    origin_map : OriginMap
+        The measured origin.
+
+    Returns
+    -------
+    bool
+        Whether anything was written.
+
+    Raises
+    ------
+    PrenetError
+        If the maps do not have the shape of the scan.
     """
     names = ("qx0", "qy0", "sigma_qx0", "sigma_qy0")
     maps = {name: np.array(getattr(origin_map, name), dtype=np.float64) for name in names}
@@ -74,7 +95,7 @@ def write_origin(datacube, origin_map):
     nearest = tuple(distance_transform_edt(~valid, return_distances=False, return_indices=True))
     calibration = calibration_of(datacube)
     calibration.set_origin_meas((maps["qx0"][nearest], maps["qy0"][nearest], valid))
-    # set_probe_param would also move qx0_mean, and with it the axes of the cube, away from the fitted origin.
+    # set_probe_param would also change qx0_mean, and with it the axes of the cube, which belong to the fitted origin.
     calibration.set_probe_semiangle(float(origin_map.radius) if np.isfinite(origin_map.radius) else None)
     sigma = np.where(valid, [maps["sigma_qx0"], maps["sigma_qy0"]], np.nan)
     datacube.attach(sigma_slice(sigma))
@@ -83,12 +104,34 @@ def write_origin(datacube, origin_map):
 
 
 def sigma_slice(sigma):
-    """Maps of the origin's uncertainty, (2, Rx, Ry) px, as what hangs in a cube's tree."""
+    """Wrap maps of the uncertainty of the origin for the tree of a cube.
+
+    Parameters
+    ----------
+    sigma : ndarray, shape (2, Rx, Ry)
+        Standard deviations of qx0 and qy0, pixels.
+
+    Returns
+    -------
+    py4DSTEM.RealSlice
+        The maps, named "prenet_origin_sigma".
+    """
     return RealSlice(sigma, name=SIGMA, slicelabels=["qx0", "qy0"])
 
 
 def calibration_of(datacube):
-    """The cube's calibration; a new one where it was read from a file that has none."""
+    """Return the calibration of a cube; make one if the cube has none.
+
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        A cube; one that was read from a file may have no calibration.
+
+    Returns
+    -------
+    py4DSTEM.Calibration
+        The calibration, registered with the cube.
+    """
     if datacube.calibration is None:
         datacube.calibration = Calibration()
         datacube.calibration.register_target(datacube)
@@ -96,34 +139,90 @@ def calibration_of(datacube):
 
 
 def write_mask(datacube, mask):
-    """Keep a detector mask, (Qx, Qy) bool, True = good, with the calibration; None leaves what is there."""
+    """Store a detector mask in the calibration.
+
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The cube.
+    mask : ndarray of bool, shape (Qx, Qy), or None
+        True where a pixel is good; None changes nothing.
+    """
     if mask is not None:
         datacube.calibration[MASK] = np.array(mask, bool)
 
 
 def read_mask(datacube):
-    """The detector mask that was given for patterns of this shape, (Qx, Qy) bool; None where there is none."""
+    """Read the detector mask from the calibration.
+
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube or array_like
+        The scan; an array has no mask.
+
+    Returns
+    -------
+    ndarray of bool, shape (Qx, Qy), or None
+        The mask; None if there is none for patterns of this shape.
+    """
     calibration = getattr(datacube, "calibration", None)
     mask = None if calibration is None else calibration._params.get(MASK)
     return None if mask is None or np.shape(mask) != tuple(datacube.Qshape) else mask
 
 
 def noise_of(datacube):
-    """The `NoiseModel` estimated from a scan, with the detector mask that was given for it."""
+    """Estimate the noise model of a scan, using the detector mask in its calibration.
+
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube or array_like
+        The scan, (Rx, Ry, Qx, Qy).
+
+    Returns
+    -------
+    NoiseModel
+        Gain, offset, read-out noise, dose and bad pixels.
+    """
     return estimate_noise(datacube, mask=read_mask(datacube))
 
 
 def read_valid(datacube):
-    """(Rx, Ry) bool, positions that show a beam, as measured; None where that was not for this scan."""
+    """Read at which positions the origin was measured.
+
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The cube.
+
+    Returns
+    -------
+    ndarray of bool, shape (Rx, Ry), or None
+        True where a beam was found; None if there is no mask of this shape.
+    """
     calibration = datacube.calibration
     mask = None if calibration is None else calibration.get_origin_meas_mask()
     return np.array(mask, bool) if np.shape(mask) == tuple(datacube.Rshape) else None
 
 
 def write_fit(datacube, origin_fit):
-    """Write a fitted origin with `set_origin`, if it was accepted; returns whether it was.
+    """Write a fitted origin with `set_origin`, if it was accepted.
 
-    Raises PrenetError where the maps do not have the scan's shape or are not finite.
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The scan whose origin was fitted.
+    origin_fit : OriginFit
+        The fitted origin.
+
+    Returns
+    -------
+    bool
+        Whether it was written.
+
+    Raises
+    ------
+    PrenetError
+        If the maps do not have the shape of the scan or are not finite.
     """
     if not origin_fit.accepted:
         return False
@@ -138,9 +237,21 @@ def write_fit(datacube, origin_fit):
 
 
 def write_ellipse(datacube, ellipse):
-    """Write an ellipse with `set_ellipse`, if it was accepted; returns whether it was.
+    """Write an ellipse with `set_ellipse`, if it was accepted.
 
-    The line `datacube.calibration.set_ellipse((None, None, None))` undoes it.
+    `datacube.calibration.set_ellipse((None, None, None))` removes it.
+
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The scan whose ellipse was measured.
+    ellipse : Ellipse
+        The ellipse.
+
+    Returns
+    -------
+    bool
+        Whether it was written.
     """
     if not ellipse.accepted:
         return False
@@ -150,18 +261,39 @@ def write_ellipse(datacube, ellipse):
 
 
 def attach_ellipse_map(datacube, ellipse_map):
-    """Attach an `EllipseMap` as the RealSlice "prenet_ellipse_map": a, b, theta, sigma, accepted at each position."""
+    """Attach maps of a, b, theta, sigma and acceptance to a cube, as the RealSlice "prenet_ellipse_map".
+
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The scan whose ellipses were measured.
+    ellipse_map : EllipseMap
+        The ellipses of the regions of the scan.
+    """
     labels = ["a", "b", "theta", "sigma", "accepted"]
     datacube.attach(RealSlice(ellipse_map.at_positions(), name=ELLIPSE_MAP, slicelabels=labels))
 
 
 def read_origin(datacube):
-    """The measured origin in a cube's calibration, as `OriginMap`, whoever measured it.
+    """Read the measured origin from the calibration, measured by this package or by py4DSTEM.
 
-    Where no sigma maps of this measurement are there (py4DSTEM's own has none), all sigmas are 1 px. Without a
-    stored radius it is NaN.
+    Without maps of sigma for this measurement (py4DSTEM writes none) all sigmas are 1 px; without a stored radius the
+    radius is NaN.
 
-    Raises PrenetError where no origin was measured, or for other scan positions than the cube has now.
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The cube.
+
+    Returns
+    -------
+    OriginMap
+        The measured origin.
+
+    Raises
+    ------
+    PrenetError
+        If no origin was measured, or only for a scan of another shape.
     """
     measured = None if datacube.calibration is None else datacube.calibration.get_origin_meas()
     if measured is None:
@@ -169,11 +301,11 @@ def read_origin(datacube):
     qx0, qy0 = (_stored_map(datacube, v) for v in measured)
     valid = np.isfinite(qx0) & np.isfinite(qy0)
     mask = datacube.calibration.get_origin_meas_mask()
-    if np.shape(mask) == valid.shape:  # py4DSTEM itself may leave a lone False, which says nothing
+    if np.shape(mask) == valid.shape:  # py4DSTEM may store a single False, which has no meaning
         valid &= np.asarray(mask, dtype=bool)
     sigma = np.ones((2, *qx0.shape))
-    known = sigma_is_current(datacube)
-    if known:
+    sigma_known = sigma_is_current(datacube)
+    if sigma_known:
         sigma = np.array(datacube.tree(SIGMA).data)
     radius = datacube.calibration.get_probe_semiangle()
     written = signatures(datacube).get("origin_meas", {})
@@ -184,15 +316,30 @@ def read_origin(datacube):
         sigma_qy0=sigma[1],
         valid=valid,
         radius=float("nan") if radius is None else float(radius),
-        decision=Decision(bool(valid.any()), (Flag("stored_origin"), *(() if known else (Flag("sigma_unknown"),)))),
+        decision=Decision(bool(valid.any()), (Flag("stored_origin"), *(() if sigma_known else (Flag("sigma_unknown"),)))),
         feature=written["feature"] if written.get("unchanged") and "feature" in written else "direct beam",
     )
 
 
 def read_fitted_origin(datacube):
-    """The origin that py4DSTEM uses, qx0 and qy0 of shape (Rx, Ry), and the probe radius or NaN; all in px.
+    """Read the origin that py4DSTEM uses.
 
-    Raises PrenetError where there is none, or for other scan positions or patterns than the cube has now.
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The cube.
+
+    Returns
+    -------
+    qx0, qy0 : ndarray, shape (Rx, Ry)
+        The origin, pixels.
+    radius : float
+        The probe radius, pixels; NaN if it is unknown.
+
+    Raises
+    ------
+    PrenetError
+        If no origin is set, or only for data of another shape.
     """
     origin = None if datacube.calibration is None else datacube.calibration.get_origin()
     if origin is None:
@@ -202,23 +349,43 @@ def read_fitted_origin(datacube):
         raise PrenetError(
             f"The origin is for patterns of {entry['shape'][2]} x {entry['shape'][3]} pixels, but they are "
             f"{datacube.Qshape[0]} x {datacube.Qshape[1]} now; calibrate again, and crop or bin with "
-            "datacube.prenet.crop_Q and bin_Q, which carry it along."
+            "datacube.prenet.crop_Q and bin_Q, which adapt the calibration."
         )
     radius = datacube.calibration.get_probe_semiangle()
     return *(_stored_map(datacube, v) for v in origin), float("nan") if radius is None else float(radius)
 
 
 def sigma_is_current(datacube):
-    """Whether the cube has maps of sigma, and of the measurement that is in its calibration now."""
+    """Whether the maps of sigma belong to the measured origin in the calibration.
+
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The cube.
+
+    Returns
+    -------
+    bool
+        False also if there are no maps.
+    """
     if SIGMA not in datacube.treekeys or datacube.tree(SIGMA).data.shape != (2, *datacube.Rshape):
         return False
-    entry = signatures(datacube).get("origin_meas")  # files of the first version have none
+    entry = signatures(datacube).get("origin_meas")  # files of the first version have no entry
     return entry is None or entry["unchanged"]
 
 
 def sign(datacube, *entries, **facts):
-    """Note in the calibration the shape of the data and the values that entries ("origin_meas", ...) have now, and
-    facts about them that JSON can hold."""
+    """Record the shape of the data and the present values of entries in the calibration.
+
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The cube.
+    *entries : {"origin_meas", "origin", "ellipse"}
+        The entries that were written.
+    **facts
+        Further facts about the entries, in types of JSON.
+    """
     record = json.loads(datacube.calibration._params.get(WRITTEN, "{}"))
     for entry in entries:
         record[entry] = {"shape": to_json(datacube.data.shape), "values": _digest(datacube.calibration, entry), **facts}
@@ -228,49 +395,76 @@ def sign(datacube, *entries, **facts):
 
 
 def signatures(datacube):
-    """{entry: {"shape": of the data it was written for, "unchanged": whether its values are still these}}.
+    """Read what `sign` recorded, compared with the present values.
 
-    And the facts that were given. For the fitted origin also "measured": whether the measured one is still that which
-    was fitted. Empty where this package wrote nothing.
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The cube.
+
+    Returns
+    -------
+    dict
+        {entry: {"shape": shape of the data it was written for, "unchanged": whether its values are the same}}, and the
+        facts given to `sign`. The fitted origin also has "measured": whether the measured origin is the one that was
+        fitted. Empty if this package wrote nothing.
     """
     calibration = datacube.calibration
     record = {} if calibration is None else json.loads(calibration._params.get(WRITTEN, "{}"))
-    for entry, kept in record.items():
-        kept["unchanged"] = kept.pop("values") == _digest(calibration, entry)
-        if "measured" in kept:
-            kept["measured"] = kept["measured"] == _digest(calibration, "origin_meas")
+    for entry, signature in record.items():
+        signature["unchanged"] = signature.pop("values") == _digest(calibration, entry)
+        if "measured" in signature:
+            signature["measured"] = signature["measured"] == _digest(calibration, "origin_meas")
     return record
 
 
 def _digest(calibration, entry):
+    """A hash of the values of an entry."""
     values = [np.asarray(calibration._params.get(name), dtype=np.float64) for name in _ENTRIES[entry]]
     return hashlib.sha256(b"".join(v.tobytes() for v in values)).hexdigest()[:16]
 
 
 def _check_map(datacube, name, values):
+    """Raise PrenetError if a map does not have the shape of the scan."""
     if values.shape != tuple(datacube.Rshape):
         raise PrenetError(
             f"The map {name} has the shape {values.shape}, but the scan is {tuple(datacube.Rshape)}; "
-            "measure on the cube to which it is written."
+            "write it to the cube on which it was measured."
         )
 
 
 def _stored_map(datacube, values):
+    """A map from the calibration, (Rx, Ry); a constant is repeated."""
     values = np.array(values, dtype=np.float64)
     if values.ndim and values.shape != tuple(datacube.Rshape):
         raise PrenetError(
             f"The origin in the calibration has the shape {values.shape}, but the scan is "
-            f"{tuple(datacube.Rshape)}: it is from before the cube was cropped or binned, so measure again."
+            f"{tuple(datacube.Rshape)}: it was measured before the cube was cropped or binned; measure it again."
         )
     return np.broadcast_to(values, datacube.Rshape).copy()
 
 
 # --- provenance ---------------------------------------------------------------------------------------------
 def make_provenance(datacube, weights=None, settings=None, noise=None, flags=()):
-    """What was done to a cube, as a dict that JSON can hold.
+    """Describe how a cube was processed.
 
-    weights: {name: SHA-256} of the networks used. settings: what the caller set. noise: the NoiseModel.
-    flags: what was found, refused and written.
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The cube.
+    weights : dict, optional
+        {name: SHA-256} of the networks that were used.
+    settings : dict, optional
+        The settings of the caller.
+    noise : NoiseModel, optional
+        The noise model that was used.
+    flags : iterable of Flag, optional
+        What was accepted, refused and written.
+
+    Returns
+    -------
+    dict
+        The record, in types of JSON.
     """
     record = {
         "package": "py4dstem_prenet",
@@ -289,7 +483,24 @@ def make_provenance(datacube, weights=None, settings=None, noise=None, flags=())
 
 
 def to_json(value):
-    """`value` with nothing in it that JSON cannot hold; NaN and infinity become None."""
+    """Convert a value to types of JSON.
+
+    Parameters
+    ----------
+    value : object
+        Dataclasses become dicts, arrays and sets become lists, NaN and infinity become None, and objects of other types
+        become text.
+
+    Returns
+    -------
+    dict, list, str, int, float, bool or None
+        The converted value.
+
+    Examples
+    --------
+    >>> to_json({"a": np.arange(2), "b": (1.5, float("nan"))})
+    {'a': [0, 1], 'b': [1.5, None]}
+    """
     if is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_json(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, dict):
@@ -304,25 +515,57 @@ def to_json(value):
 
 
 def write_provenance(datacube, record):
-    """Keep a `provenance` dict with the cube, in the place of an earlier one."""
+    """Store a provenance in the metadata of a cube, replacing an earlier one.
+
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The cube.
+    record : dict
+        What `make_provenance` returned.
+    """
     datacube.metadata = Metadata(PROVENANCE, {"json": json.dumps(record, allow_nan=False)})
 
 
 def read_provenance(datacube):
-    """The provenance dict kept with a cube; None where this package has not written one."""
-    kept = datacube.metadata.get(PROVENANCE)
-    return json.loads(kept["json"]) if kept else None
+    """Read the provenance from the metadata of a cube.
+
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The cube.
+
+    Returns
+    -------
+    dict or None
+        The record; None if this package wrote none.
+    """
+    stored = datacube.metadata.get(PROVENANCE)
+    return json.loads(stored["json"]) if stored else None
 
 
 # --- copies ------------------------------------------------------------------------------------------------
 def cube_like(datacube, data):
-    """A DataCube of other data, (Rx, Ry, Qx, Qy), with copies of the calibration, sigma maps and metadata."""
+    """Make a DataCube of other data with copies of the calibration, the maps of sigma and the metadata.
+
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The cube to copy from.
+    data : array_like, shape (Rx, Ry, Qx, Qy)
+        The data of the new cube.
+
+    Returns
+    -------
+    py4DSTEM.DataCube
+        The new cube.
+    """
     new = DataCube(data=data, name=datacube.name)
     for key, value in calibration_of(datacube)._params.items():
-        if not key.startswith("_"):  # where the original sits in its tree
+        if not key.startswith("_"):  # paths in the tree of the original
             new.calibration[key] = copy.deepcopy(value)
     if sigma_is_current(datacube):
-        # Not a deep copy of what hangs there: that would take its tree along, and with it the data.
+        # A deep copy of the RealSlice would copy its whole tree, data included.
         new.attach(sigma_slice(np.array(datacube.tree(SIGMA).data)))
     for record in datacube.metadata.values():
         if record.name != "calibration":

@@ -1,4 +1,4 @@
-"""Calibrated cubes as EMD files that any py4DSTEM reads, with or without this package; and calibrations out of them."""
+"""Save calibrated cubes as EMD files that any py4DSTEM reads, with or without this package; load calibrations."""
 
 import copy
 import json
@@ -25,20 +25,46 @@ from .files import (
     stored_json,
 )
 
-TABLES = 2**16  # bytes of an HDF5 file's own tables, at most, beside those of its data
-_BLOCK_BYTES = 64 * 2**20
-_LARGEST_CHUNK = 2**30
+MAX_TABLE_BYTES = 2**16  # bytes of the tables of an HDF5 file, beside those of its data
+_COPY_BYTES = 64 * 2**20  # bytes of data that are copied at a time
+_MAX_CHUNK_BYTES = 2**30  # bytes of a row of storage chunks that is copied at once
 
 
 def save(datacube, path, data=True):
     """Save a cube, its calibration, tree and provenance as a new EMD file that any py4DSTEM reads.
 
-    data: False leaves the patterns out and saves a `Calibration` of some 30 kB, for `load_calibration`.
+    The file appears complete or not at all, and never replaces another file. Data on disk are copied in bounded memory.
+    A StrainMap in the tree is saved as a RealSlice of the same maps, because py4DSTEM cannot read a StrainMap.
 
-    The file appears whole or not at all, and never replaces another. Data on disk are copied in bounded
-    memory. A StrainMap in the tree becomes a RealSlice of the same maps: py4DSTEM cannot read its own back.
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The cube.
+    path : str or pathlib.Path
+        A new file, .h5, .hdf5, .emd or .py4dstem.
+    data : bool, optional
+        False leaves the patterns out and saves a `Calibration` of about 30 kB for `load_calibration`.
 
-    Raises PrenetError where `path` cannot be taken or py4DSTEM cannot save what the cube holds.
+    Raises
+    ------
+    PrenetError
+        If the file exists or cannot be written, or py4DSTEM cannot save the contents of the cube.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> from py4DSTEM import DataCube
+    >>> from py4dstem_prenet import load_calibration, save
+    >>> cube = DataCube(np.ones((2, 3, 32, 32), np.uint8))
+    >>> cube.calibration.set_ellipse((1.02, 0.98, 0.3))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(cube, Path(folder) / "calibration.h5", data=False)
+    ...     other = DataCube(np.ones((2, 3, 32, 32), np.uint8))
+    ...     load_calibration(other, Path(folder) / "calibration.h5")
+    >>> [float(v) for v in other.calibration.get_ellipse()]
+    [1.02, 0.98, 0.3]
     """
     if not data:
         if datacube.calibration is None:
@@ -57,28 +83,52 @@ def save(datacube, path, data=True):
 
 @contextmanager
 def new_cube(datacube, path, dtype):
-    """A new EMD file with all of `datacube` but its data, which the caller fills in.
+    """Make a new EMD file with all contents of a cube but its data, which the caller writes.
 
-    Yields the file's data: an h5py.Dataset of the cube's shape, zero where nothing is written. The file
-    appears at `path` once the block ends well; left by an exception it leaves nothing.
+    The file appears at `path` when the block ends; if the block is left by an exception, there is no file.
 
-    A cube that needs no data of its own, only a shape, is `DataCube(np.broadcast_to(np.float32(0), shape))`.
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The cube. Of its data only the shape is used: `np.broadcast_to(np.float32(0), shape)` will do.
+    path : str or pathlib.Path
+        A new file.
+    dtype : numpy.dtype
+        Type of the data in the file.
+
+    Yields
+    ------
+    h5py.Dataset
+        The data in the file, (Rx, Ry, Qx, Qy); values that are not written are undefined.
     """
     with new_file(path, EMD_ENDINGS) as partial:
         _save_without_data(datacube, partial, path, dtype)
-        with _told(path), h5py.File(partial, "r+") as file:
+        with _write_errors(path), h5py.File(partial, "r+") as file:
             yield file[datacube.root.name][datacube.name]["data"]
 
 
 @contextmanager
 def resumable_cube(datacube, path, dtype, record):
-    """As `new_cube`, but yields `files.Unfinished`, to which blocks are written in any order.
+    """Make a new EMD file like `new_cube`, whose writing can be interrupted and continued.
 
-    Left by an exception, or killed, what was written stays beside `path`, and is found there again when the block
-    is entered with an equal record.
+    If the block is left by an exception, or the process is killed, the written blocks stay beside `path`. They are used
+    again when the block is entered with an equal record.
 
-    Args:
-        record: what JSON can hold, all that the data depend on (versions, weights, noise, the scan itself).
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The cube; of its data only the shape is used.
+    path : str or pathlib.Path
+        A new file.
+    dtype : numpy.dtype
+        Type of the data in the file.
+    record : dict
+        All that the data depend on (versions, weights, noise, the scan), in types of JSON.
+
+    Yields
+    ------
+    Unfinished
+        The data in the file; blocks are written in any order.
     """
     with new_file(path, EMD_ENDINGS, resumable=True) as partial:
         if not Unfinished.matches(partial, record):
@@ -86,7 +136,7 @@ def resumable_cube(datacube, path, dtype, record):
             _save_without_data(datacube, partial, path, dtype)
             with h5py.File(partial, "r+") as file:
                 Unfinished.begin(file[datacube.root.name][datacube.name]["data"], record)
-        with _told(path), h5py.File(partial, "r+") as file:
+        with _write_errors(path), h5py.File(partial, "r+") as file:
             target = Unfinished(file[datacube.root.name][datacube.name]["data"])
             yield target
             target.end()
@@ -95,14 +145,14 @@ def resumable_cube(datacube, path, dtype, record):
 def _save_without_data(datacube, partial, path, dtype):
     size = int(np.prod(datacube.data.shape)) * np.dtype(dtype).itemsize
     check_space(path, size)
-    # emdfile turns any data into one array in memory, so it is given one number, and that is exchanged.
+    # emdfile loads the data into memory, so it gets an array of one number, which is replaced in the file.
     shell = copy.copy(datacube)
     shell.data = np.zeros((1, 1, 1, 1), dtype)
     _save(shell, partial, path)
-    reserve(partial, size + TABLES)
-    with _told(path), h5py.File(partial, "r+", libver=("v110", "v110")) as file:
+    reserve(partial, size + MAX_TABLE_BYTES)
+    with _write_errors(path), h5py.File(partial, "r+", libver=("v110", "v110")) as file:
         for where, kind in emd_nodes(file).items():
-            if kind == "StrainMap":  # py4DSTEM cannot rebuild one, and would read nothing of the file
+            if kind == "StrainMap":  # py4DSTEM cannot read one, and fails on the whole file
                 file[where].attrs["python_class"] = "RealSlice"
         group = file[datacube.root.name][datacube.name]
         units = group["data"].attrs["units"]
@@ -111,7 +161,8 @@ def _save_without_data(datacube, partial, path, dtype):
 
 
 @contextmanager
-def _told(path):
+def _write_errors(path):
+    """Turn an OSError into a PrenetError."""
     try:
         yield
     except OSError as error:
@@ -121,11 +172,11 @@ def _told(path):
 def _save(node, partial, path):
     try:
         py4DSTEM.save(partial, node)
-    except Exception as error:  # emdfile raises bare exceptions, or stumbles over types it does not know
+    except Exception as error:  # emdfile raises exceptions of many types
         raise PrenetError(
             f"{path} could not be written, because py4DSTEM cannot save what the cube holds: {error}"
         ) from error
-    finally:  # what a failed save leaves behind would spoil the next one
+    finally:  # entries that a failed save leaves in the calibration would break the next one
         calibration = getattr(node, "calibration", node)
         for key in ("_root_treepath", "_target_paths"):
             calibration._params.pop(key, None)
@@ -142,13 +193,13 @@ def _calibration_only(datacube):
 
 
 def _rows_at_once(data):
-    """Scan rows in a block: about 64 MiB, or one row of storage chunks, lest each be unpacked many times."""
+    """Scan rows per block: about 64 MiB, or one row of storage chunks, so that each is decompressed only once."""
     row = max(1, int(np.prod(data.shape[1:])) * data.dtype.itemsize)
-    rows = max(1, _BLOCK_BYTES // row)
+    rows = max(1, _COPY_BYTES // row)
     chunks = getattr(data, "chunks", None)
     if chunks:
         chunk = int(np.max(chunks[0]))  # h5py gives a number, dask the length of every chunk
-        if rows < chunk <= _LARGEST_CHUNK // row:
+        if rows < chunk <= _MAX_CHUNK_BYTES // row:
             return chunk
     return rows
 
@@ -156,10 +207,17 @@ def _rows_at_once(data):
 def load_calibration(datacube, path):
     """Apply the calibration in a file to a cube of the same scan.
 
-    path: what `save` wrote, with or without data, or any EMD file with a calibration. What was never set
-    there (pixel sizes, say) is left as it is in the cube.
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The cube. Entries that are not set in the file, such as pixel sizes, are left as they are.
+    path : str or pathlib.Path
+        A file that `save` wrote, with or without data, or any EMD file with a calibration.
 
-    Raises PrenetError where the file holds no calibration, or one for a scan or patterns of another shape.
+    Raises
+    ------
+    PrenetError
+        If the file holds no calibration, or one for data of another shape.
     """
     path = existing(path)
     with open_hdf5(path) as file:
@@ -176,7 +234,7 @@ def load_calibration(datacube, path):
         for key, value in params.items():
             if not key.startswith("_") and (np.ndim(value) or value != untouched.get(key)):
                 target[key] = value
-        target.calibrate()  # what the setters do: the cube's axes follow
+        target.calibrate()  # updates the axes of the cube, as the setters do
         if sigma is not None:
             datacube.attach(sigma_slice(sigma))
         if record:
@@ -184,7 +242,7 @@ def load_calibration(datacube, path):
 
 
 def _read_calibration(file, path):
-    """Calibration, shape of the data, sigma maps and provenance (JSON text); None for those not there."""
+    """Calibration, shape of the data, maps of sigma and provenance (JSON text); None for what the file lacks."""
     for root in file.values():
         for group in root.get("metadatabundle", {}).values():
             if group.attrs.get("python_class") == "Calibration":

@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter1d
 from ..core import ellipse_axes, ellipse_vector
 from ..fits import to_polar
 
-MIN_RING_CONTRAST = 0.03  # of the logarithm of the radial profile, to mark a ring in a figure; nothing is measured from it
+MIN_RING_CONTRAST = 0.03  # of the logarithm of the radial profile, to mark a ring in a figure
 MIN_COLOR_RANGE_PX = 1e-3  # px, half the range of colors at least, so that rounding errors are not visible
 
 
