@@ -153,7 +153,7 @@ def test_what_is_streamed_lies_in_chunks_along_the_scan_and_still_in_one_piece(t
     with h5py.File(path) as file:
         stored = file["scan_root/scan/data"]
         assert stored.chunks == (1, columns, *shape[2:])
-        assert files.whole_place(stored) is not None
+        assert files.contiguous_offset(stored) is not None
     np.testing.assert_array_equal(py4DSTEM.read(path).data, data)
     opened = opening.open(path)
     assert isinstance(opened.data, np.memmap)
@@ -164,6 +164,6 @@ def test_what_is_streamed_lies_in_chunks_along_the_scan_and_still_in_one_piece(t
                                      dict(chunks=(1, 4, 32, 32), compression="gzip")])
 def test_chunks_that_may_lie_anywhere_are_not_taken_for_one_piece(tmp_path, options):
     with h5py.File(tmp_path / "a.h5", "w") as file:
-        assert files.whole_place(file.create_dataset("a", data=DATA, **options)) is None
-        piece = files.whole_place(file.create_dataset("b", data=DATA))
+        assert files.contiguous_offset(file.create_dataset("a", data=DATA, **options)) is None
+        piece = files.contiguous_offset(file.create_dataset("b", data=DATA))
     assert np.array_equal(np.memmap(tmp_path / "a.h5", np.float32, "r", piece, SHAPE), DATA)

@@ -65,7 +65,7 @@ def test_an_emd_file_whose_objects_are_others(tmp_path):
 
     for change in (link, group):
         with_file(change)
-        refused(path, "is damaged, or not as py4DSTEM writes it")
+        refused(path, "is damaged, or not in the format")
     with_file(classes)
     assert py4dstem_prenet.open(path).data.shape == (2, 3, 32, 34)  # what was spoiled is not needed
     at = whole.index(b"SNOD")
@@ -77,4 +77,4 @@ def test_a_scan_longer_than_any(tmp_path):
     """A header may say so without any data behind it; py4DSTEM would list the positions one by one."""
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("data", (2**31, 2, 40, 40), "u1", chunks=(8, 2, 8, 8))
-    refused(tmp_path / "a.h5", "which no detector gives")
+    refused(tmp_path / "a.h5", "which no detector produces")

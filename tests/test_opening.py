@@ -104,7 +104,7 @@ def test_one_of_several_cubes_is_named(emd_file, data):
     opened(path, np.memmap, data + 1, name="other")
     with pytest.raises(PrenetError, match="no DataCube named third"):
         py4dstem_prenet.open(path, name="third")
-    with pytest.raises(PrenetError, match="leave the scan's shape out"):
+    with pytest.raises(PrenetError, match="leave the shape of the scan out"):
         py4dstem_prenet.open(path, scan_shape=(2, 6), name="other")
 
 
@@ -283,7 +283,7 @@ def test_bad_files_are_refused_in_one_sentence(emd_file, data, tmp_path):
     np.save(tmp_path / "a.npy", data)
     assert "not a complete array" in told("cut.npy", (tmp_path / "a.npy").read_bytes()[:5000])
     assert "not a complete array" in told("text.npy", b"hello")
-    assert "of no kind that py4DSTEM" in told("a.xyz", b"hello")
+    assert "RosettaSciIO" in told("a.xyz", b"hello")
     assert "could not be opened by py4DSTEM" in told("a.dm4", b"hello")
     with h5py.File(tmp_path / "plain.h5", "w") as file:
         file["x"] = np.zeros(3)

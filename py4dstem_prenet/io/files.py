@@ -1,4 +1,4 @@
-"""New files that appear whole or not at all, never in the place of another; and what an HDF5 file holds."""
+"""Write files that appear complete or not at all and never replace another; list the contents of HDF5 files."""
 
 import ctypes
 import errno
@@ -20,22 +20,55 @@ import psutil
 
 from ..core import PrenetError
 
-CHUNK_BYTES = 2**20  # of a chunk that is written, at most; HDF5's own cache holds one of these
-MIN_DISK_LEFT_BYTES = 2**24  # bytes that must be left on a disk, for what a file holds beside its data
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-EMD_ENDINGS = (".h5", ".hdf5", ".emd", ".py4dstem")  # those under which py4DSTEM.read looks for EMD
+MAX_CHUNK_BYTES = 2**20  # of a storage chunk that is written: the chunk cache of HDF5 holds one of them
+MIN_DISK_LEFT_BYTES = 2**24  # of free disk space beside the data, for calibration, tree and tables
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # error numbers
+EMD_ENDINGS = (".h5", ".hdf5", ".emd", ".py4dstem")  # of files that py4DSTEM.read opens as EMD
 
 
 def load_mask(path):
-    """A mask from a .npy file, as it is there. Raises PrenetError where that holds no array of numbers."""
+    """Load a detector mask from a .npy file.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        A .npy file.
+
+    Returns
+    -------
+    ndarray
+        The array in the file.
+
+    Raises
+    ------
+    PrenetError
+        If the file is missing or holds no array of numbers.
+    """
     try:
         return np.load(existing(path), allow_pickle=False)
     except (ValueError, EOFError) as problem:
-        raise PrenetError(f"{path} holds no mask; save it with numpy.save, bool and True where good.") from problem
+        raise PrenetError(f"{path} holds no mask; save a bool array, True where a pixel is good, with "
+                          "numpy.save.") from problem
 
 
 def existing(path):
-    """`path` as a Path. Raises PrenetError where no file lies there."""
+    """Check that a file exists.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        The file; "~" is expanded.
+
+    Returns
+    -------
+    pathlib.Path
+        The path.
+
+    Raises
+    ------
+    PrenetError
+        If there is no file, or a folder.
+    """
     path = Path(path).expanduser()
     if path.is_dir():
         raise PrenetError(f"{path} is a folder, not a file.")
@@ -45,12 +78,24 @@ def existing(path):
 
 
 def check_output(path, endings=EMD_ENDINGS):
-    """Refuse, before any work is done for it, a path that a new file cannot take; return it as a Path.
+    """Check that a new file can be written, before any work is done for it.
 
-    endings: the endings that the name may have, by default those of an EMD file; any where empty.
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        The new file; "~" is expanded.
+    endings : tuple of str, optional
+        Allowed endings of the name, by default those of an EMD file; empty for any.
 
-    Raises PrenetError where something lies at `path`, its ending is another, or its folder does not exist or
-    takes no new file.
+    Returns
+    -------
+    pathlib.Path
+        The path.
+
+    Raises
+    ------
+    PrenetError
+        If the path exists, its ending is not allowed, or its folder does not exist or is not writable.
     """
     path = Path(path).expanduser()
     if os.path.lexists(path):
@@ -60,9 +105,9 @@ def check_output(path, endings=EMD_ENDINGS):
     if not path.parent.is_dir():
         raise PrenetError(f"The folder {path.parent} does not exist; make it first.")
     partial = _beside(path)
-    try:  # permission bits say little about network and read-only disks, so a file is made
+    try:  # permission bits are unreliable on network and read-only disks, so a file is made
         with suppress(FileNotFoundError):
-            os.lstat(path)  # a name that is too long
+            os.lstat(path)  # raises OSError for a name that is too long
         partial.touch(exist_ok=False)
         partial.unlink()
     except OSError as error:
@@ -71,7 +116,20 @@ def check_output(path, endings=EMD_ENDINGS):
 
 
 def check_space(path, size):
-    """Refuse, before any work is done for it, a file of `size` bytes that its disk has no room for."""
+    """Check that the disk has room for a file, before any work is done for it.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        The new file.
+    size : int
+        Its size, bytes.
+
+    Raises
+    ------
+    PrenetError
+        If the free space is less than `size` and MIN_DISK_LEFT_BYTES.
+    """
     free = shutil.disk_usage(Path(path).expanduser().parent).free
     if free < size + MIN_DISK_LEFT_BYTES:
         raise PrenetError(f"{path} could not be written: it needs {(size + MIN_DISK_LEFT_BYTES) / 1e9:.3g} GB, and the "
@@ -79,29 +137,58 @@ def check_space(path, size):
 
 
 def reserve(path, size):
-    """Have the disk set aside `size` bytes more for a file. Raises OSError where it has no room for them.
+    """Reserve disk space for a file that will grow (Linux only).
 
-    HDF5 cannot be trusted any more in a process in which it failed to write, so it must not come to that. Where the
-    file system reserves nothing, nothing is done.
+    HDF5 is unreliable in a process in which a write has failed, so writes must not fail for want of space. On file
+    systems that cannot reserve space, nothing is done.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        An existing file.
+    size : int
+        Bytes to reserve beyond its end.
+
+    Raises
+    ------
+    OSError
+        If the disk has no room.
     """
     if sys.platform != "linux":
         return
     with open(path, "rb+") as file:
         call = ctypes.CDLL(None, use_errno=True).fallocate
         call.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
-        if call(file.fileno(), 0, 0, os.fstat(file.fileno()).st_size + size) and ctypes.get_errno() in FULL:
+        if call(file.fileno(), 0, 0, os.fstat(file.fileno()).st_size + size) and ctypes.get_errno() in DISK_FULL:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 @contextmanager
 def new_file(path, endings=EMD_ENDINGS, resumable=False):
-    """Yield an unused path in the same folder; what is written there becomes `path` when the block ends well.
+    """Write a file that appears at `path` complete or not at all.
 
-    Left by an exception, KeyboardInterrupt included, the block leaves no file behind; a resumable one leaves what
-    it has written, if `Unfinished` finds something done in it, and the next such block for the same `path` gets it.
-    What a process that was killed had to leave is removed by the next block for the same `path`.
+    If the block is left by an exception, KeyboardInterrupt included, the partial file is deleted; a resumable one stays
+    if `Unfinished` finds a written block in it, and the next resumable block for the same `path` gets it. A partial
+    file of a process that was killed is deleted by the next block for the same `path`.
 
-    Raises PrenetError as `check_output` does, at the start, and where a file appeared at `path` meanwhile.
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        The new file.
+    endings : tuple of str, optional
+        As for `check_output`.
+    resumable : bool, optional
+        Whether to keep a partial file for the next attempt.
+
+    Yields
+    ------
+    pathlib.Path
+        An unused path in the same folder to write to; it is renamed to `path` when the block ends.
+
+    Raises
+    ------
+    PrenetError
+        At the start as for `check_output`; at the end if the disk is full or a file appeared at `path` meanwhile.
     """
     path = check_output(path, endings)
     _sweep(path)
@@ -114,7 +201,7 @@ def new_file(path, endings=EMD_ENDINGS, resumable=False):
         _publish(partial, path)
         published = True
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in DISK_FULL:
             raise
         raise PrenetError(f"{path} could not be written: {os.strerror(error.errno)}.") from error
     finally:
@@ -123,10 +210,20 @@ def new_file(path, endings=EMD_ENDINGS, resumable=False):
 
 
 class Unfinished:
-    """A data set (Rx, Ry, Qx, Qy) that is written block by block, in an HDF5 file that says which are there.
+    """A data set in an HDF5 file that is written block by block, with marks of the patterns that are done.
 
-    A block counts as done once it has been handed to the operating system, so that a run which was interrupted, or
-    killed, can go on. done: (Rx * Ry,) bool, by flat scan position.
+    A block is marked after it has been passed to the operating system, so that a run that was interrupted or killed can
+    continue.
+
+    Parameters
+    ----------
+    dataset : h5py.Dataset
+        The data set, (Rx, Ry, Qx, Qy), for which `begin` was called.
+
+    Attributes
+    ----------
+    done : ndarray of bool, shape (Rx * Ry,)
+        True for flat scan positions whose pattern is written.
     """
 
     _MARKS = "prenet_unfinished"
@@ -137,15 +234,39 @@ class Unfinished:
 
     @classmethod
     def begin(cls, dataset, record):
-        """Mark a new data set as unfinished. record: what JSON can hold, all that its values depend on."""
+        """Mark a new data set as unfinished.
+
+        Parameters
+        ----------
+        dataset : h5py.Dataset
+            The data set, (Rx, Ry, Qx, Qy).
+        record : dict
+            All that its values depend on, in types of JSON.
+        """
         marks = dataset.file.create_dataset(cls._MARKS, data=np.zeros(dataset.shape[0] * dataset.shape[1], np.uint8))
         marks.attrs["record"] = json.dumps(record, sort_keys=True)
         dataset.file.flush()
 
     @classmethod
     def matches(cls, path, record):
-        """Whether an unfinished file lies at `path`, begun with the same record; False where it is another's, or not
-        whole. Raises PrenetError where another process is writing it.
+        """Whether an unfinished file can be continued.
+
+        Parameters
+        ----------
+        path : pathlib.Path
+            The partial file.
+        record : dict
+            All that the values depend on.
+
+        Returns
+        -------
+        bool
+            True if the file exists, is intact, and was begun with the same record.
+
+        Raises
+        ------
+        PrenetError
+            If another process is writing the file.
         """
         if not path.exists():
             return False
@@ -159,52 +280,77 @@ class Unfinished:
 
     @classmethod
     def left_something(cls, path):
-        """Whether any block is done in the file at `path`."""
+        """Whether a partial file contains a written block.
+
+        Parameters
+        ----------
+        path : pathlib.Path
+            The partial file.
+
+        Returns
+        -------
+        bool
+            True also if another process is writing the file.
+        """
         try:
             with h5py.File(path, "r") as file:
                 return bool(file[cls._MARKS][:].any())
-        except BlockingIOError:  # another process's
+        except BlockingIOError:  # another process writes it
             return True
         except (OSError, KeyError):
             return False
 
     def write(self, index, values):
-        """Write values (n, Qx, Qy) at ascending flat scan positions (n,), and mark them as done."""
+        """Write patterns and mark them as done.
+
+        Parameters
+        ----------
+        index : ndarray of int, shape (n,)
+            Flat scan positions, ascending.
+        values : ndarray, shape (n, Qx, Qy)
+            The patterns.
+        """
         row, column = np.divmod(index, self._dataset.shape[1])
-        breaks = np.flatnonzero(np.diff(index) != 1) + 1  # HDF5 takes slices
+        breaks = np.flatnonzero(np.diff(index) != 1) + 1  # HDF5 writes slices
         breaks = np.unique(np.concatenate([breaks, np.flatnonzero(np.diff(row)) + 1]))
         for part in np.split(np.arange(len(index)), breaks):
             self._dataset[row[part[0]], column[part[0]] : column[part[-1]] + 1] = values[part[0] : part[-1] + 1]
         file = self._dataset.file
-        file.flush()  # never a mark without its data
+        file.flush()  # the data before their marks
         file[self._MARKS][index] = 1
         file.flush()
         self.done[index] = True
 
     def end(self):
-        """Take the marks out of the file. Raises PrenetError where something is missing."""
+        """Remove the marks from the file.
+
+        Raises
+        ------
+        PrenetError
+            If a pattern was not written.
+        """
         if not self.done.all():
             raise PrenetError(f"{np.count_nonzero(~self.done)} of {self.done.size} patterns were not written.")
         del self._dataset.file[self._MARKS]
 
 
 def _beside(path):
-    # The name is kept short of the path's own, which may be as long as the file system allows.
-    return path.with_name(f".{path.name[:40]}.{_here()}-{os.getpid()}-{secrets.token_hex(4)}.part")
+    """An unused name in the same folder; shortened, because the name of `path` may be as long as is allowed."""
+    return path.with_name(f".{path.name[:40]}.{_process_space()}-{os.getpid()}-{secrets.token_hex(4)}.part")
 
 
 def _sweep(path):
-    """Remove what processes that are no more left beside `path`."""
-    begin = f".{path.name[:40]}.{_here()}-"
-    for left in path.parent.glob(glob.escape(begin) + "*.part"):
-        process = left.name[len(begin):].split("-")[0]
+    """Delete partial files beside `path` whose process has ended."""
+    begin = f".{path.name[:40]}.{_process_space()}-"
+    for partial in path.parent.glob(glob.escape(begin) + "*.part"):
+        process = partial.name[len(begin):].split("-")[0]
         if process.isdecimal() and not psutil.pid_exists(int(process)):
-            left.unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
 
 
 @cache
-def _here():
-    """Tells apart the machines and containers that number their processes each for itself."""
+def _process_space():
+    """Identifies the machine and the container, each of which numbers its own processes."""
     try:
         numbering = os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -213,7 +359,7 @@ def _here():
 
 
 def _publish(partial, path):
-    """Rename, but unlike os.rename never over another file."""
+    """Rename a file, but unlike os.rename never replace another one."""
     try:
         try:
             os.link(partial, path)
@@ -228,14 +374,21 @@ def _publish(partial, path):
                 raise
     except FileExistsError as error:
         raise PrenetError(
-            f"{path} appeared while it was being written and is left alone; choose another name."
+            f"{path} was created by another program meanwhile and is not replaced; choose another name."
         ) from error
 
 
 def save_scan(path, data, truth):
-    """Save an array (Rx, Ry, Qx, Qy) as the DataCube of a new EMD file, without importing py4DSTEM.
+    """Save a simulated scan as the DataCube of a new EMD file, without importing py4DSTEM.
 
-    truth: {name: array, number or text}, kept as the Metadata "truth" of the DataCube.
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        A new file.
+    data : ndarray, shape (Rx, Ry, Qx, Qy)
+        The scan.
+    truth : dict
+        {name: array, number or text}, saved as the Metadata "truth" of the DataCube.
     """
     import emdfile
 
@@ -244,18 +397,34 @@ def save_scan(path, data, truth):
         array = emdfile.Array(data, name="datacube", units="pixel intensity", dim_names=axes)
         array.metadata = emdfile.Metadata("truth", truth)
         emdfile.save(partial, array)
-        with h5py.File(partial, "r+") as file:  # all by which a DataCube's group differs from an Array's
+        with h5py.File(partial, "r+") as file:  # the only difference between the groups of an Array and a DataCube
             file["datacube_root/datacube"].attrs["python_class"] = "DataCube"
 
 
 # --- HDF5 ---------------------------------------------------------------------------------------------------
 def in_chunks(group, name, shape, dtype):
-    """A new data set (Rx, Ry, Qx, Qy), in chunks of about a MiB of patterns that follow one another along a scan row.
+    """Make a data set whose chunks hold successive patterns of a scan row, about 1 MiB each.
 
-    The file must be open with libver "v110". Then all chunks lie in one piece, in the order of the scan, so that
-    `whole_place` finds the data set as if it had none. Values that are not written are undefined.
+    The file must be open with libver "v110". Then the chunks are contiguous and in the order of the scan, so that
+    `contiguous_offset` finds the data set like one without chunks. Values that are not written are undefined.
+
+    Parameters
+    ----------
+    group : h5py.Group
+        Where to make the data set.
+    name : str
+        Its name.
+    shape : tuple of int
+        (Rx, Ry, Qx, Qy).
+    dtype : numpy.dtype
+        Type of the values.
+
+    Returns
+    -------
+    h5py.Dataset
+        The data set.
     """
-    fitting = max(1, CHUNK_BYTES // (shape[2] * shape[3] * np.dtype(dtype).itemsize))
+    fitting = max(1, MAX_CHUNK_BYTES // (shape[2] * shape[3] * np.dtype(dtype).itemsize))
     columns = max(n for n in range(1, min(fitting, shape[1]) + 1) if shape[1] % n == 0)
     plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
@@ -263,51 +432,100 @@ def in_chunks(group, name, shape, dtype):
     return group.create_dataset(name, shape, dtype, chunks=(1, columns, *shape[2:]), dcpl=plan)
 
 
-def whole_place(dataset):
-    """The offset in its file of a data set whose values lie there in one piece, in order; None where they do not."""
+def contiguous_offset(dataset):
+    """Offset of a data set whose values are contiguous in the file.
+
+    Parameters
+    ----------
+    dataset : h5py.Dataset
+        The data set.
+
+    Returns
+    -------
+    int or None
+        Bytes from the start of the file; None if the values are not contiguous, in order and uncompressed.
+    """
     chunks, shape, stored = dataset.chunks, dataset.shape, dataset.id.get_create_plist()
     if chunks is None:
         return dataset.id.get_offset()
-    runs = chunks[0] == 1 and chunks[2:] == shape[2:] and shape[1] % chunks[1] == 0 if len(shape) == 4 else False
-    if not runs or stored.get_nfilters() or stored.get_alloc_time() != h5py.h5d.ALLOC_TIME_EARLY:
+    in_order = chunks[0] == 1 and chunks[2:] == shape[2:] and shape[1] % chunks[1] == 0 if len(shape) == 4 else False
+    if not in_order or stored.get_nfilters() or stored.get_alloc_time() != h5py.h5d.ALLOC_TIME_EARLY:
         return None
-    found = []
-    dataset.id.chunk_iter(lambda chunk: found.append((chunk.chunk_offset, chunk.byte_offset)))
-    places = np.array([place for _, place in sorted(found)])
+    stored_chunks = []
+    dataset.id.chunk_iter(lambda chunk: stored_chunks.append((chunk.chunk_offset, chunk.byte_offset)))
+    offsets = np.array([offset for _, offset in sorted(stored_chunks)])
     step = int(np.prod(chunks)) * dataset.dtype.itemsize
-    whole = len(places) * step == dataset.size * dataset.dtype.itemsize and (np.diff(places) == step).all()
-    return int(places[0]) if whole else None
+    contiguous = len(offsets) * step == dataset.size * dataset.dtype.itemsize and (np.diff(offsets) == step).all()
+    return int(offsets[0]) if contiguous else None
 
 
 @contextmanager
 def open_hdf5(path):
-    """An HDF5 file open for reading. Raises PrenetError where it is not HDF5, or cut short."""
+    """Open an HDF5 file for reading.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        The file.
+
+    Yields
+    ------
+    h5py.File
+        The open file.
+
+    Raises
+    ------
+    PrenetError
+        If the file cannot be opened, is damaged, or is not HDF5.
+    """
     try:
         file = h5py.File(path, "r")
     except OSError as error:
         if isinstance(error, PermissionError | BlockingIOError):
-            what = "cannot be opened"
+            reason = "cannot be opened"
         else:
-            what = "is damaged or cut short" if h5py.is_hdf5(path) else "is not an HDF5 file"
-        raise PrenetError(f"{path} {what} ({error}).") from error
+            reason = "is damaged or cut short" if h5py.is_hdf5(path) else "is not an HDF5 file"
+        raise PrenetError(f"{path} {reason} ({error}).") from error
     with file:
         yield file
 
 
 def emd_nodes(file):
-    """{path: class name} of what an open EMD file holds, the roots left out."""
+    """List the objects in an EMD file.
+
+    Parameters
+    ----------
+    file : h5py.File
+        The open file.
+
+    Returns
+    -------
+    dict
+        {path: name of the Python class}, without the roots.
+    """
     nodes = {}
 
-    def visit(where, group):
+    def _visit(where, group):
         kind = group.attrs.get("python_class")
         if kind not in (None, "Root"):
             nodes[where] = kind
 
-    file.visititems(visit)
+    file.visititems(_visit)
     return nodes
 
 
 def stored_json(group):
-    """The provenance, as JSON text, in the group of a DataCube or of a calibration saved alone, or None."""
+    """Read the provenance that this package stored in an EMD file.
+
+    Parameters
+    ----------
+    group : h5py.Group
+        The group of a DataCube, or of a calibration that was saved alone.
+
+    Returns
+    -------
+    str or None
+        The record as JSON text; None if there is none.
+    """
     stored = group.get("metadatabundle/prenet/json", group.get("prenet/json"))
     return None if stored is None else stored[()].decode()

@@ -1,13 +1,13 @@
-"""Scans out of files, whose data stay there until they are used.
+"""Open scans from files without loading their data.
 
-Each format has one reader, so that a scan has the same orientation on every machine: numpy for `.npy`; h5py for
-whatever is HDF5 (py4DSTEM's EMD, HyperSpy's `.hspy`, any file with a 4-D data set); py4DSTEM for the detector files it
-knows; RosettaSciIO, where it is installed, for the others.
+Each format has one reader, so that a scan has the same orientation on every machine: numpy for `.npy`; h5py for all
+HDF5 files (py4DSTEM's EMD, HyperSpy's `.hspy`, any file with a 4-D data set); py4DSTEM for the detector files that it
+reads; RosettaSciIO, if it is installed, for the others.
 
-What lies in one piece becomes a read-only `numpy.memmap`. Of HDF5 that is stored in chunks, `cube.data` is an
-`h5py.Dataset`: its file stays open as long as the cube lives, or until `cube.data.file.close()`. RosettaSciIO gives
-dask arrays, which read when they are computed; tvips alone it loads as a whole, which is refused where that is more
-than three quarters of the free memory.
+Contiguous data become a read-only `numpy.memmap`. For HDF5 data in chunks, `cube.data` is an `h5py.Dataset`, whose file
+stays open as long as the cube exists, or until `cube.data.file.close()`. RosettaSciIO gives dask arrays, which are read
+when they are computed. EMPAD (`.raw`) and tvips files are loaded as a whole, if they need at most three quarters of the
+free memory.
 """
 
 import glob
@@ -18,25 +18,49 @@ import h5py
 import numpy as np
 
 from ..core import PrenetError, as_scan, budget
-from .files import EMD_ENDINGS, emd_nodes, existing, open_hdf5, whole_place
+from .files import EMD_ENDINGS, contiguous_offset, emd_nodes, existing, open_hdf5
 
-_EMD_NODES = ("node", "array", "pointlist", "pointlistarray", "custom")
+_EMD_NODES = ("node", "array", "pointlist", "pointlistarray", "custom")  # emd_group_type
 _BY_PY4DSTEM = (".dm", ".dm3", ".dm4", ".mib", ".gtg", ".bin", ".raw")
-_LOADED = ("tvips",)  # which RosettaSciIO reads as a whole, whatever it is asked
-_LONGEST = 2**22  # of an axis; py4DSTEM makes a list as long as each
-_SMALL = 2**30  # bytes of a file from an earlier py4DSTEM, which can be had with its metadata only as a whole
+_LOADED = ("tvips",)  # formats that RosettaSciIO always loads as a whole
+_MAX_AXIS = 2**22  # elements of an axis: a longer one comes from a damaged file, and py4DSTEM makes a list of it
+_MAX_LEGACY_BYTES = 2**30  # of a file from an earlier py4DSTEM, which reads data and metadata only as a whole
 
 
 def open(path, scan_shape=None, name=None):
-    """A py4DSTEM DataCube out of a file, opened without loading its data.
+    """Open a scan without loading its data.
 
-    Args:
-        path: EMD or any other HDF5, `.npy`, or a detector's file: dm3, dm4, mib, gtg, raw (EMPAD) through py4DSTEM;
-            blo, tvips, zspy and others through RosettaSciIO (`pip install py4dstem-prenet[formats]`).
-        scan_shape: (Rx, Ry), for a file that stores a plain stack of patterns.
-        name: which DataCube or data set to take where the file holds several.
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        EMD or any other HDF5 file, `.npy`, or a detector file: dm3, dm4, mib, gtg, raw (EMPAD) through py4DSTEM; blo,
+        tvips, zspy and others through RosettaSciIO (`pip install py4dstem-prenet[formats]`).
+    scan_shape : tuple of int, optional
+        (Rx, Ry), if the file stores a stack of patterns.
+    name : str, optional
+        Name of the DataCube or data set, if the file holds several.
 
-    Raises PrenetError where the file is missing, damaged, of an unknown kind, or holds no scan.
+    Returns
+    -------
+    py4DSTEM.DataCube
+        The scan, (Rx, Ry, Qx, Qy), with the calibration in the file.
+
+    Raises
+    ------
+    PrenetError
+        If the file is missing, damaged, of an unknown kind, holds no scan, or needs more memory than is free.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> import py4dstem_prenet
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.save(Path(folder) / "stack.npy", np.ones((6, 32, 32), np.uint8))
+    ...     datacube = py4dstem_prenet.open(Path(folder) / "stack.npy", scan_shape=(2, 3))
+    >>> datacube.Rshape, datacube.Qshape
+    ((2, 3), (32, 32))
     """
     path = Path(path).expanduser()
     if not (path.is_dir() and path.suffix.lower() == ".zspy"):  # these are folders
@@ -49,21 +73,22 @@ def open(path, scan_shape=None, name=None):
             return _open_any_hdf5(path, scan_shape, name)
         except PrenetError:
             raise
-        except Exception as error:  # of a damaged file, HDF5 and py4DSTEM say it each in its own way
-            raise PrenetError(f"{path} is damaged, or not as py4DSTEM writes it ({_first_line(error)}).") from error
+        except Exception as error:  # HDF5 and py4DSTEM report a damaged file by errors of many types
+            raise PrenetError(f"{path} is damaged, or not in the format of py4DSTEM ({_first_line(error)}).") from error
     if ending in _BY_PY4DSTEM:
         return _open_with_py4dstem(path, scan_shape)
     return _cube(_open_with_rosettasciio(path, scan_shape, name), scan_shape, path)
 
 
 def _cube(data, scan_shape, path, **options):
+    """A DataCube of an array, after checks of its shape and type."""
     from py4DSTEM import DataCube
 
     data = _as_scan(data, scan_shape, path)
-    as_scan(data)  # py4DSTEM cannot even hold an empty scan
-    if max(data.shape) > _LONGEST:
-        raise PrenetError(f"{path} says that it holds a scan of shape {tuple(data.shape)}, which no detector gives; "
-                          "the file is damaged, or no scan.")
+    as_scan(data)  # raises PrenetError; py4DSTEM itself fails on an empty scan
+    if max(data.shape) > _MAX_AXIS:
+        raise PrenetError(f"According to {path} the scan has the shape {tuple(data.shape)}, which no detector "
+                          "produces; the file is damaged, or not a scan.")
     return DataCube(data, **({"name": path.stem} | options))
 
 
@@ -73,7 +98,7 @@ def _as_scan(data, scan_shape, path):
         if data.ndim != 4:
             raise PrenetError(
                 f"{path} holds an array of shape {data.shape}, but a scan has four axes (Rx, Ry, Qx, Qy); "
-                "if it is a stack of patterns, give the scan's shape (Rx, Ry)."
+                "if it is a stack of patterns, give the shape of the scan (Rx, Ry)."
             )
         return data
     scan_shape = tuple(int(n) for n in scan_shape)
@@ -97,11 +122,12 @@ def _as_scan(data, scan_shape, path):
 def _open_npy(path):
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # a header may say anything, and numpy parses it as Python
+    except Exception as error:  # numpy parses the header as Python, which may raise anything
         raise PrenetError(f"{path} is not a complete array of numbers ({_first_line(error)}).") from error
 
 
 def _first_line(error):
+    """The first line of the text of an exception."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
@@ -113,20 +139,20 @@ def _open_any_hdf5(path, scan_shape, name):
 
 
 def _lazy(path, where):
-    """The data set `where` of an HDF5 file: a memmap where it lies there in one piece, or an h5py.Dataset."""
-    file = h5py.File(path, "r")  # stays open as long as the data set is in use
+    """A data set of an HDF5 file: a memmap if it is contiguous, otherwise an h5py.Dataset."""
+    file = h5py.File(path, "r")  # stays open as long as the data set exists
     dataset = file[where]
     _check_filters(dataset, path)
-    place = whole_place(dataset)
-    if place is None or dataset.dtype.kind not in "iuf" or file.userblock_size:
+    offset = contiguous_offset(dataset)
+    if offset is None or dataset.dtype.kind not in "iuf" or file.userblock_size:
         return dataset
     shape, dtype = dataset.shape, dataset.dtype
     file.close()
-    return np.memmap(path, dtype, "r", place, shape)
+    return np.memmap(path, dtype, "r", offset, shape)
 
 
 def _check_filters(dataset, path):
-    """Raise PrenetError where the data are compressed by what this HDF5 does not have."""
+    """Raise PrenetError if the data are compressed by a filter that is not installed."""
     stored = dataset.id.get_create_plist()
     for number in (stored.get_filter(i)[0] for i in range(stored.get_nfilters())):
         if not h5py.h5z.filter_avail(number):
@@ -136,17 +162,17 @@ def _check_filters(dataset, path):
 
 
 def _open_hdf5(path, scan_shape, name):
-    """Of a file that is not EMD, the only data set with the axes of a scan."""
+    """The only data set with the axes of a scan, in a file that is not EMD."""
     import py4DSTEM
 
-    if py4DSTEM.io.legacy.is_py4DSTEM_file(str(path)) and path.stat().st_size < _SMALL:
+    if py4DSTEM.io.legacy.is_py4DSTEM_file(str(path)) and path.stat().st_size < _MAX_LEGACY_BYTES:
         return _open_with_py4dstem(path, scan_shape)
     axes = 4 if scan_shape is None else 3
-    found, held = [], []
+    found, contents = [], []
 
     def visit(where, node):
         if isinstance(node, h5py.Dataset):
-            held.append(f"{where} {node.shape}")
+            contents.append(f"{where} {node.shape}")
             if node.ndim >= axes and node.dtype.kind in "iuf" and name in (None, where, where.split("/")[-1]):
                 found.append(where)
 
@@ -158,7 +184,7 @@ def _open_hdf5(path, scan_shape, name):
     if not found:
         named = f" named {name}" if name else ""
         raise PrenetError(f"{path} holds no data set{named} with {'four' if axes == 4 else 'at least three'} axes; it "
-                          f"holds: {', '.join(held[:8]) or 'nothing'}.")
+                          f"holds: {', '.join(contents[:8]) or 'nothing'}.")
     return _cube(_lazy(path, found[0]), scan_shape, path)
 
 
@@ -172,20 +198,21 @@ def _open_emd(path, scan_shape, name):
             raise PrenetError(_which_cube(path, nodes, cubes, name))
         shape = file[cubes[0]]["data"].shape
     if scan_shape is not None and tuple(scan_shape) != shape[:2]:
-        raise PrenetError(f"{path} stores its scan as {shape[0]} x {shape[1]}; leave the scan's shape out.")
+        raise PrenetError(f"{path} stores its scan as {shape[0]} x {shape[1]}; leave the shape of the scan out.")
     return _emd_cube(path, cubes[0])
 
 
 def _which_cube(path, nodes, cubes, name):
+    """The message for an EMD file without exactly one matching DataCube."""
     if cubes:
         return f"{path} holds several DataCubes ({', '.join(cubes)}); give the name of one."
-    held = [f"{where.split('/')[-1]} ({kind})" for where, kind in nodes.items()]
+    contents = [f"{where.split('/')[-1]} ({kind})" for where, kind in nodes.items()]
     named = f" named {name}" if name else ""
-    return f"{path} holds no DataCube{named}; it holds: {', '.join(held[:8]) or 'nothing'}."
+    return f"{path} holds no DataCube{named}; it holds: {', '.join(contents[:8]) or 'nothing'}."
 
 
 def _emd_cube(path, where):
-    """The DataCube at `where`, as py4DSTEM.read gives it, but for its data, which stay in the file."""
+    """The DataCube at `where` as py4DSTEM.read returns it, except that its data stay in the file."""
     import py4DSTEM
     from py4DSTEM import Calibration, DataCube, Metadata
 
@@ -201,14 +228,14 @@ def _emd_cube(path, where):
             cube.metadata = Metadata.from_h5(entry)
         children = [child for child, node in group.items() if node.attrs.get("emd_group_type") in _EMD_NODES]
     for child in children:
-        cube.attach(read := py4DSTEM.read(path, datapath=f"{where}/{child}"))
-        if hasattr(read, "setcal"):  # Bragg vectors follow the calibration
-            cube.calibration.register_target(read)
-            read.setcal()
+        cube.attach(node := py4DSTEM.read(path, datapath=f"{where}/{child}"))
+        if hasattr(node, "setcal"):  # Bragg vectors are transformed by the calibration
+            cube.calibration.register_target(node)
+            node.setcal()
     return cube
 
 
-# --- detectors' files ---------------------------------------------------------------------------------------
+# --- detector files -----------------------------------------------------------------------------------------
 def _open_with_py4dstem(path, scan_shape):
     import py4DSTEM
 
@@ -221,8 +248,8 @@ def _open_with_py4dstem(path, scan_shape):
             found = py4DSTEM.import_file(str(path), mem="RAM" if ending == ".raw" else "MEMMAP", **options)
         else:
             found = py4DSTEM.read(str(path))
-    except Exception as error:  # readers of many formats, each failing in its own way
-        hint = "; if the file does not say the scan's shape (Rx, Ry), give it" if ending == ".mib" else ""
+    except Exception as error:  # readers of many formats raise errors of many types
+        hint = "; if the file does not store the shape of the scan (Rx, Ry), give it" if ending == ".mib" else ""
         raise PrenetError(f"{path} could not be opened by py4DSTEM{hint}: {_first_line(error)}") from error
     if ending in (".dm3", ".dm4") and _images_of_the_scan(path) and found.data.ndim == 4:
         return _cube(found.data.transpose(2, 3, 0, 1), scan_shape, path)
@@ -248,9 +275,10 @@ def _check_memory(path, size):
 
 
 def _images_of_the_scan(path):
-    """Whether a Digital Micrograph file stores an image of the scan for every detector pixel, as older ones do.
+    """Whether a Digital Micrograph file stores an image of the scan for each detector pixel, as older files do.
 
-    Newer files say by a tag that patterns lie one after another. Without it, reciprocal units of the slow axes say it.
+    Newer files have a tag if they store one pattern after another. Without the tag, reciprocal units of the slow axes
+    and real units of the fast axes mean images of the scan.
     """
     from ncempy.io import dm
 
@@ -263,38 +291,38 @@ def _images_of_the_scan(path):
 
 
 def _open_with_rosettasciio(path, scan_shape, name):
-    """The only scan in the file, or stack of patterns if there is a shape for it; a dask array or memmap."""
+    """The only scan in the file, or stack of patterns if the shape of the scan is given; a dask array or memmap."""
     ending = path.suffix.lower().lstrip(".")
     try:
         from rsciio import IO_PLUGINS
     except ImportError as error:
-        raise PrenetError(f"{path} is of no kind that py4DSTEM reads; RosettaSciIO may read it: "
+        raise PrenetError(f"py4DSTEM does not read {path}; RosettaSciIO may read it: "
                           "pip install py4dstem-prenet[formats].") from error
     plugins = [p for p in IO_PLUGINS if ending in map(str.lower, p["file_extensions"])]
     if not ending or not plugins:
-        raise PrenetError(f"{path} is of no kind that py4DSTEM or RosettaSciIO reads.")
+        raise PrenetError(f"Neither py4DSTEM nor RosettaSciIO reads files such as {path}.")
     options = {"tvips": {"scan_shape": scan_shape or "auto"}, "zspy": {"mode": "r"}}.get(ending, {})
-    signals, told = [], ""
+    signals, reason = [], ""
     if ending in _LOADED:
         _check_memory(path, _series_size(path))
     for plugin in plugins:
         try:
             signals += importlib.import_module(plugin["api"]).file_reader(str(path), lazy=True, **options)
             break
-        except Exception as error:  # readers of many formats, each failing in its own way
-            told = told or _first_line(error)
+        except Exception as error:  # readers of many formats raise errors of many types
+            reason = reason or _first_line(error)
     else:
-        raise PrenetError(f"{path} could not be opened by RosettaSciIO: {told}")
+        raise PrenetError(f"{path} could not be opened by RosettaSciIO: {reason}")
     titles = [str(s.get("metadata", {}).get("General", {}).get("title", "")) for s in signals]
-    least = 4 if scan_shape is None else 3
+    min_axes = 4 if scan_shape is None else 3
     found = [(title, s["data"]) for title, s in zip(titles, signals, strict=True)
-             if s["data"].ndim >= least and name in (None, title)]
+             if s["data"].ndim >= min_axes and name in (None, title)]
     if len(found) == 1:
         return found[0][1]
     if found:
         raise PrenetError(f"{path} holds several scans ({', '.join(title for title, _ in found)}); "
                           "give the name of one.")
-    held = ", ".join(f"{title or 'an array'} {tuple(s['data'].shape)}"
-                     for title, s in zip(titles, signals, strict=True))
-    raise PrenetError(f"{path} holds no scan with axes (Rx, Ry, Qx, Qy), but {held or 'nothing'}; if it is a stack of "
-                      "patterns, give the scan's shape (Rx, Ry).")
+    contents = ", ".join(f"{title or 'an array'} {tuple(s['data'].shape)}"
+                         for title, s in zip(titles, signals, strict=True))
+    raise PrenetError(f"{path} holds no scan with axes (Rx, Ry, Qx, Qy), but {contents or 'nothing'}; if it is a stack "
+                      "of patterns, give the shape of the scan (Rx, Ry).")

@@ -115,8 +115,8 @@ def _(bench):
     return told
 
 
-@case("Output", "two processes that save at once", "refused", "out/a.h5 appeared while it was being written and is "
-      "left alone; choose another name.", "the second ends first")
+@case("Output", "two processes that save at once", "refused", "out/a.h5 was created by another program meanwhile "
+      "and is not replaced; choose another name.", "the second ends first")
 def _(bench):
     path, cube = bench.out / "a.h5", calibrated()
     with pytest.raises(PrenetError) as caught, emd_files.new_cube(cube, path, np.uint16) as target:

@@ -103,14 +103,14 @@ cannot_open("damaged.h5", "given/damaged.h5 …", "HDF5 with zeros in its tables
 cannot_open("cut.npy", "given/cut.npy is not a complete array of numbers (…).", "an array cut short", cut_npy)
 cannot_open("pickle.npy", "given/pickle.npy is not a complete array of numbers (…).", "an array of pickled objects",
       pickled)
-cannot_open("a.xyz", "given/a.xyz is of no kind that py4DSTEM …reads….", "an ending that nobody knows", text)
+cannot_open("a.xyz", "…py4DSTEM …read…given/a.xyz…", "an ending that nobody knows", text)
 cannot_open("a.dm4", "given/a.dm4 could not be opened by py4DSTEM: …", "text in the place of dm4", text)
 cannot_open("plain.h5", "given/plain.h5 holds no data set with four axes; it holds: x (3,).", "HDF5 without a scan",
             lambda path: plain(path, x=np.zeros(3)))
 cannot_open("two.h5", "given/two.h5 holds several data sets that may be scans (a, b); give the name of one.",
             "HDF5 with two scans", lambda path: plain(path, a=scan().counts, b=scan().counts))
 cannot_open("stack.npy", "given/stack.npy holds an array of shape (36, 64, 64), but a scan has four axes (Rx, Ry, Qx, "
-            "Qy); if it is a stack of patterns, give the scan's shape (Rx, Ry).", "a stack without the scan's shape",
+            "Qy); if it is a stack of patterns, give the shape of the scan (Rx, Ry).", "a stack without the scan's shape",
             lambda path: np.save(path, scan().counts.reshape(36, 64, 64)))
 
 
