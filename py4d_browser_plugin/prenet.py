@@ -76,9 +76,9 @@ class PrenetPlugin(QObject):
         def work():
             from matplotlib.figure import Figure
 
-            from py4dstem_prenet.review import look, show
+            from py4dstem_prenet.review import review, show
 
-            seen = look(cube)
+            seen = review(cube)
             if seen.origin is None:  # the calibration is of other data
                 return seen, None
             figure = Figure(figsize=(13, 9.4), layout="constrained")

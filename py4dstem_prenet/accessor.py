@@ -148,8 +148,8 @@ class PrenetAccessor:
         >>> fit.model, fit.qx0.shape
         ('plane', (20, 20))
         """
-        from .io import read_origin, write_fit
         from .descan import fit_origin
+        from .io import read_origin, write_fit
 
         result = fit_origin(read_origin(self._datacube), model)
         write_fit(self._datacube, result)

@@ -49,7 +49,7 @@ def cube():
     cube.calibration.set_Q_pixel_size(0.01)
     cube.calibration.set_R_pixel_size(5.0)
     cube.calibration.set_probe_center((20.0, 21.0))
-    calibrations.write_provenance(cube, calibrations.provenance(cube))
+    calibrations.write_provenance(cube, calibrations.make_provenance(cube))
     return cube
 
 

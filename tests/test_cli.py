@@ -52,7 +52,7 @@ def calibrated(stage):
         origin = tuple(np.full(datacube.Rshape, v) for v in (15.0, 20.0))
         if Report.origin.found:
             datacube.calibration.set_origin(origin)
-            calibrations.write_provenance(datacube, calibrations.provenance(datacube, verdicts=("Fine.",)))
+            calibrations.write_provenance(datacube, calibrations.make_provenance(datacube, verdicts=("Fine.",)))
         return Report()
 
     calls.append(Report)

@@ -129,7 +129,7 @@ def calibrate(cube, qx0, qy0):
 def test_what_this_package_wrote_is_corrected_and_what_it_says_of_the_old_patterns_dropped(cube, tmp_path):
     calibrate(cube, *cube.calibration.get_origin())
     calibrations.write_mask(cube, np.arange(SHAPE[0] * SHAPE[1]).reshape(SHAPE) != 1000)
-    calibrations.write_provenance(cube, calibrations.provenance(cube))
+    calibrations.write_provenance(cube, calibrations.make_provenance(cube))
     assert calibrations.SIGMA in cube.treekeys
     here = cube.prenet.corrected(progress=False)
     cube.prenet.corrected(out=tmp_path / "corrected.h5", progress=False)

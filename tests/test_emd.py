@@ -76,7 +76,7 @@ def written(cube):
     calibrations.write_origin(cube, origin_map())
     calibrations.write_fit(cube, origin_fit())
     calibrations.write_ellipse(cube, ellipse())
-    record = calibrations.provenance(cube, weights={"center": "ab12"}, verdicts=("Good: 1 ± 0.1 px.",))
+    record = calibrations.make_provenance(cube, weights={"center": "ab12"}, verdicts=("Good: 1 ± 0.1 px.",))
     calibrations.write_provenance(cube, record)
     return cube
 
@@ -262,7 +262,7 @@ class TestConsumers:
 class TestProvenance:
     def test_holds_only_what_json_can(self, cube):
         settings = {"mask": np.ones((2, 2), bool), 3: np.nan, "path": files.Path("x"), "type": np.dtype("u2")}
-        record = calibrations.provenance(cube, settings=settings)
+        record = calibrations.make_provenance(cube, settings=settings)
         assert json.loads(json.dumps(record, allow_nan=False)) == record
         assert record["shape"] == [3, 4, 40, 48] and record["settings"]["3"] is None
         assert record["date"].endswith("+00:00")
@@ -273,7 +273,7 @@ class TestProvenance:
         bad[1, :3] = True
         numbers = {"gain": np.float64(2), "offset": 0.0, "readout": 0.5, "counting": True, "dose": 100.0}
         model = module.NoiseModel(**numbers, bad_pixels=bad, messages=("m",))
-        noise = calibrations.provenance(cube, noise=model)["noise"]
+        noise = calibrations.make_provenance(cube, noise=model)["noise"]
         assert noise["gain"] == 2 and noise["bad_pixels"] == 3 and noise["messages"] == ["m"]
 
     def test_is_kept_with_the_cube(self, cube):

@@ -161,7 +161,7 @@ def cube():
     cube.calibration.set_origin_meas((scan.truth["qx0"].copy(), scan.truth["qy0"].copy()))
     cube.calibration.set_origin((scan.truth["qx0"].copy(), scan.truth["qy0"].copy()))
     cube.calibration.set_probe_semiangle(float(scan.truth["radius"]))
-    calibrations.write_provenance(cube, calibrations.provenance(cube, verdicts=("<script>alert(1)</script>",)))
+    calibrations.write_provenance(cube, calibrations.make_provenance(cube, verdicts=("<script>alert(1)</script>",)))
     return cube
 
 

@@ -1,5 +1,11 @@
 from .calibrations import (
+    all_or_none as all_or_none,
+)
+from .calibrations import (
     attach_ellipse_map as attach_ellipse_map,
+)
+from .calibrations import (
+    make_provenance as make_provenance,
 )
 from .calibrations import (
     noise_of as noise_of,
@@ -28,6 +34,10 @@ from .calibrations import (
 from .calibrations import (
     write_origin as write_origin,
 )
+from .calibrations import (
+    write_provenance as write_provenance,
+)
+from .dataset_scan import DatasetScan as DatasetScan
 from .describing import describe_file as describe_file
 from .emd_files import load_calibration as load_calibration
 from .emd_files import save as save
@@ -42,9 +52,6 @@ from .files import (
 )
 from .files import (
     new_file as new_file,
-)
-from .files import (
-    open_hdf5 as open_hdf5,
 )
 from .files import (
     save_scan as save_scan,
