@@ -1,10 +1,9 @@
-"""A scan resampled to one center and round rings, for whatever takes no calibration: the electrons stay, they move.
+"""Resample patterns to a common center and round rings, for programs that use no calibration.
 
-Every measured pixel's value goes to the pixels that its corrected area overlaps, in two passes, along one axis each
-(Catmull and Smith 1980). So nothing is lost or made but what leaves the frame, no value turns negative, a flat pattern
-stays flat, and areas are kept: the correction used has a b = 1. A pixel's
-values spread over its neighbors, whose noise is then no longer independent: calibrate, denoise and count first,
-resample last.
+The value of each measured pixel is distributed over the pixels that its corrected area overlaps, in two passes along
+one axis each (Catmull and Smith 1980). So the number of electrons is kept, except for those that leave the frame; no
+value becomes negative; a uniform pattern stays uniform; areas are kept, because the correction has a b = 1. The noise
+of neighboring pixels is correlated afterwards: calibrate, denoise and count first, resample last.
 """
 
 from functools import partial
@@ -18,22 +17,50 @@ from ..io import calibrations, check_output, emd_files, open as open_cube
 
 
 def corrected(datacube, noise: NoiseModel | None = None, out=None, progress=True):
-    """A new DataCube, float32, in the units of the input, with every direct beam on one pixel and round rings.
+    """Resample a scan so that each direct beam lies on the same pixel and rings are round.
 
-    The fitted origin and the ellipse of the calibration are taken out; without an ellipse the patterns are only
-    moved. The beam comes to the whole pixel nearest to the mean origin. The new cube's calibration says so: a constant
-    origin of that pixel and no ellipse; its measured origin, maps of sigma and detector mask are dropped. An ideal
-    radius keeps its length in pixels: a pixel size that was calibrated with py4DSTEM's own correction on (which makes
-    it b times as long) must be multiplied by b. Bad pixels get the median of their neighbors first. What no pixel
-    reaches is zero electrons.
+    The fitted origin and the ellipse in the calibration are corrected; without an ellipse, patterns are only shifted.
+    The beam moves to the whole pixel nearest to the mean origin. The new calibration has this pixel as a constant
+    origin and no ellipse; the measured origin, the maps of sigma and the detector mask are dropped. A radius keeps its
+    length in pixels: a pixel size that was calibrated with py4DSTEM's elliptical correction, which multiplies radii by
+    b, must be multiplied by b. Bad pixels are replaced by the median of their neighbors first. Pixels without data get
+    zero electrons.
 
-    Args:
-        datacube: a calibrated DataCube, whose data may lie in memory or on disk.
-        noise: the detector's noise model, whose offset is zero electrons; estimated from the scan by default.
-        out: an EMD file that does not exist yet, to stream the result to; it appears whole or not at all. The cube
-            returned then reads from that file.
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        A calibrated scan, in memory or on disk.
+    noise : NoiseModel, optional
+        The noise model of the detector, whose offset is zero electrons; estimated from the scan by default.
+    out : str or pathlib.Path, optional
+        A new EMD file to stream the result to; the returned cube reads from it.
+    progress : bool, optional
+        Whether to show a progress bar.
 
-    Raises PrenetError where no fitted origin is set, or the output path is taken.
+    Returns
+    -------
+    py4DSTEM.DataCube
+        A new cube, float32, in the units of the input.
+
+    Raises
+    ------
+    PrenetError
+        If no origin is set, the ellipse varies over the scan, or `out` exists.
+
+    Notes
+    -----
+    E. Catmull and A. R. Smith, "3-D transformations of images in scanline order", SIGGRAPH 1980.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.demo import load_scan
+    >>> from py4dstem_prenet.resampling import corrected, crop_R
+    >>> datacube, truth = load_scan()
+    >>> datacube.calibration.set_origin((truth["qx0"], truth["qy0"]))
+    >>> new = corrected(crop_R(datacube, (0, 4, 0, 4)), progress=False)
+    >>> bool(abs(new.data.sum() / datacube.data[:4, :4].sum() - 1) < 0.01)
+    True
     """
     scan = as_scan(datacube)
     if out is not None:
@@ -61,16 +88,17 @@ def corrected(datacube, noise: NoiseModel | None = None, out=None, progress=True
 
 
 def _vector(datacube):
+    """The ellipse vector in the calibration; zero if there is none."""
     ellipse = datacube.calibration.get_ellipse()
     if ellipse is None or any(v is None for v in ellipse):
         return np.zeros(2)
     if any(np.size(v) != 1 for v in ellipse):
-        raise PrenetError("The calibration holds an ellipse for every position, but a microscope has one; set scalars.")
+        raise PrenetError("The ellipse in the calibration varies over the scan; set one ellipse before correcting.")
     return ellipse_vector(*(float(np.squeeze(v)) for v in ellipse))
 
 
 def _calibrated(datacube, data, center):
-    """A cube of these data with the input's metadata and calibration, but a constant origin and no ellipse."""
+    """A cube of these data with the metadata and calibration of the input, but a constant origin and no ellipse."""
     new = calibrations.cube_like(datacube, data)
     if calibrations.SIGMA in new.treekeys:
         new.tree(calibrations.SIGMA).cut(root_metadata=False)
@@ -87,20 +115,20 @@ def _calibrated(datacube, data, center):
 
 
 def _move_block(index, block, origin, inverse, center, noise):
-    """Corrected patterns (n, Qx, Qy), float32, of patterns as stored with origins (n, 2)."""
+    """Corrected patterns (n, Qx, Qy), float32, of stored patterns with origins (n, 2)."""
     electrons = noise.electrons(block)
     (a, b), (c, d) = inverse
     p, q = (center - origin @ inverse.T).T[:, :, None]  # x' = a x + b y + p, y' = c x + d y + q
     x, y = (np.arange(n) for n in block.shape[1:])
     moved = _resampled(electrons.swapaxes(1, 2), a, b * y + p).swapaxes(1, 2)
-    # now x is x', and what remains is y' = (d - b c / a) y + c / a x' + q - c / a p
+    # The rows are at x' now; what remains is y' = (d - b c / a) y + c / a x' + q - c / a p.
     moved = _resampled(moved, d - b * c / a, c / a * x + q - c / a * p)
     return (moved * noise.gain + noise.offset).astype(np.float32)
 
 
 def _resampled(values, scale, shift):
-    """(n, lines, pixels) values shared among the pixels that their intervals overlap once they lie at scale * pixel +
-    shift, (n, lines): differences of the running sum at the new pixels' edges."""
+    """Values (n, lines, pixels) moved to scale * pixel + shift, (n, lines), and distributed over the pixels there: the
+    differences of their running sum at the edges of the new pixels."""
     pixels = values.shape[2]
     edges = (np.arange(pixels + 1) - 0.5 - shift[..., None]) / scale + 0.5
     edges = np.clip(edges, 0, pixels)

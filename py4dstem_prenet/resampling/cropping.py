@@ -1,12 +1,12 @@
-"""Crop and bin a calibrated scan with its calibration, and tell a calibration that was left behind.
+"""Crop and bin a scan with its calibration, and find calibrations that no longer belong to the data.
 
-py4DSTEM's own `crop_Q`, `crop_R`, `bin_Q`, `bin_R`, `pad_Q`, `resample_Q` and `thin_R` change the data and leave the
-origin maps as they were; nothing that uses the maps checks them afterwards. `check` does. The functions here have
-py4DSTEM's names and arguments, but return a new DataCube and leave theirs alone: what hangs in its tree (Bragg vectors,
-virtual images) belongs to the data as they were.
+py4DSTEM's own `crop_Q`, `crop_R`, `bin_Q`, `bin_R`, `pad_Q`, `resample_Q` and `thin_R` change the data but not the
+origin maps, and no later step checks the maps; `check_calibration` does. The functions here have the names and
+arguments of py4DSTEM's, but return a new DataCube and do not change the old one, whose tree (Bragg vectors, virtual
+images) belongs to the old data.
 
-Pixels: a pixel's center lies on its integer index, so pixel k of patterns binned by N covers pixels k N to k N + N - 1
-and a position q becomes (q + 1/2) / N - 1/2, not q / N. Cropping from pixel m on turns q into q - m.
+The center of a pixel lies on its integer index. Pixel k of patterns binned by N covers pixels k N to k N + N - 1, so a
+position q becomes (q + 1/2) / N - 1/2, not q / N. Cropping from pixel m changes q to q - m.
 """
 
 from __future__ import annotations
@@ -38,7 +38,13 @@ class CalibrationCheck(Decided):
 
     @property
     def current(self) -> bool:
-        """Whether all of the calibration belongs to the data."""
+        """Whether all of the calibration belongs to the data.
+
+        Returns
+        -------
+        bool
+            False if anything is stale.
+        """
         return not self.stale
 
     def rows(self):
@@ -46,11 +52,33 @@ class CalibrationCheck(Decided):
 
 
 def check_calibration(datacube) -> CalibrationCheck:
-    """Find out whether a cube was cropped, binned, padded or measured again since it was calibrated.
+    """Check whether a cube was cropped, binned, padded or measured again since it was calibrated.
 
-    Told by the shapes of the maps, and by what this package notes in the calibration when it writes: the shape of the
-    data and a hash of the values. For maps that py4DSTEM wrote, only another scan shape and positions off the pattern
-    can be seen. What no shape shows, as a transposed square scan (`swap_Rxy`), is not seen.
+    The check compares the shapes of the maps, and the shape of the data and the hash of the values that this package
+    records in the calibration. For maps that py4DSTEM wrote, only another scan shape and an origin outside the pattern
+    are found. A change that keeps the shape, such as a transposed square scan (`swap_Rxy`), is not found.
+
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The cube.
+
+    Returns
+    -------
+    CalibrationCheck
+        What is out of date, and what to do.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4DSTEM import DataCube
+    >>> datacube = DataCube(np.ones((2, 2, 32, 32), np.uint8))
+    >>> datacube.calibration.set_origin((np.full((2, 2), 15.0), np.full((2, 2), 16.0)))
+    >>> check_calibration(datacube).current
+    True
+    >>> datacube.data = datacube.data[:1]
+    >>> check_calibration(datacube).stale
+    ('origin',)
     """
     found = {}
     calibration, scan, pattern = datacube.calibration, tuple(datacube.Rshape), tuple(datacube.Qshape)
@@ -79,6 +107,7 @@ def check_calibration(datacube) -> CalibrationCheck:
 
 
 def _has_origin(calibration):
+    """Whether a calibration, or None, has a measured or fitted origin."""
     return calibration is not None and (calibration.get_origin_meas() or calibration.get_origin()) is not None
 
 
@@ -96,10 +125,12 @@ def _of_other_data(name, values, kept, scan, pattern):
 
 
 def _by(shape):
+    """A shape as text, such as 20 x 20."""
     return " x ".join(str(int(n)) for n in shape)
 
 
 def _bragg_vectors(datacube):
+    """Names and nodes of the Bragg vectors in the tree of a cube."""
     for name in datacube.treekeys:
         node = datacube.tree(name)
         if type(node).__name__ == "BraggVectors":
@@ -108,10 +139,33 @@ def _bragg_vectors(datacube):
 
 # --- crop and bin -------------------------------------------------------------------------------------------
 def crop_Q(datacube, ROI):
-    """A new DataCube of a part of every pattern. ROI: (Qx_min, Qx_max, Qy_min, Qy_max), the maxima left out.
+    """Crop the patterns, and adapt the calibration.
 
-    The data are a view where the old ones lie in memory. Raises PrenetError for a region that is not inside the
-    pattern, and where the calibration was stale already.
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The scan.
+    ROI : tuple of int
+        (Qx_min, Qx_max, Qy_min, Qy_max), pixels; the maxima are excluded.
+
+    Returns
+    -------
+    py4DSTEM.DataCube
+        A new cube; its data are a view if the old ones are in memory.
+
+    Raises
+    ------
+    PrenetError
+        If the region is not inside the pattern, or the calibration does not belong to the data.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4DSTEM import DataCube
+    >>> datacube = DataCube(np.ones((2, 2, 32, 32), np.uint8))
+    >>> datacube.calibration.set_origin((np.full((2, 2), 15.0), np.full((2, 2), 16.0)))
+    >>> crop_Q(datacube, (4, 28, 4, 28)).calibration.get_origin()[0][0, 0]
+    11.0
     """
     rows, columns = _region(ROI, datacube.Qshape, "Q")
     signed = _ready(datacube)
@@ -123,9 +177,24 @@ def crop_Q(datacube, ROI):
 
 
 def crop_R(datacube, ROI):
-    """A new DataCube of a part of the scan. ROI: (Rx_min, Rx_max, Ry_min, Ry_max), the maxima left out.
+    """Crop the scan, and adapt the calibration.
 
-    The data are a view where the old ones lie in memory. Raises PrenetError as `crop_Q` does.
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The scan.
+    ROI : tuple of int
+        (Rx_min, Rx_max, Ry_min, Ry_max), positions; the maxima are excluded.
+
+    Returns
+    -------
+    py4DSTEM.DataCube
+        A new cube; its data are a view if the old ones are in memory.
+
+    Raises
+    ------
+    PrenetError
+        If the region is not inside the scan, or the calibration does not belong to the data.
     """
     rows, columns = _region(ROI, datacube.Rshape, "R")
     signed = _ready(datacube)
@@ -135,14 +204,30 @@ def crop_R(datacube, ROI):
 
 
 def bin_Q(datacube, N):
-    """A new DataCube of patterns summed over N x N pixels; rows and columns that do not fill a bin are left out.
+    """Sum the patterns over N x N pixels, and adapt the calibration.
 
-    Positions q become (q + 1/2) / N - 1/2; lengths (sigma, probe radius, ellipse axes in pixels) are divided by N and
-    the pixel size is multiplied by it. Integers get a type that their sums cannot overflow (py4DSTEM's bin_Q keeps the
-    type, and lets them). One scan row is read at a time.
+    Origins become (q + 1/2) / N - 1/2; sigmas, the probe radius and ellipse axes in pixels are divided by N; the Q
+    pixel size is multiplied by N. A binned pixel is good in the detector mask if all of its pixels are. Rows and
+    columns that do not fill a bin are dropped. Integers get the smallest type in which no sum can overflow. One scan
+    row is read at a time.
 
-    Raises PrenetError for a factor that is not a whole number from 1 to the pattern's side, and where the calibration
-    was stale already.
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The scan.
+    N : int
+        The binning factor.
+
+    Returns
+    -------
+    py4DSTEM.DataCube
+        A new cube.
+
+    Raises
+    ------
+    PrenetError
+        If the factor is not a whole number from 1 to the side of the pattern, or the calibration does not belong to the
+        data.
     """
     N = _factor(N, datacube.Qshape, "the pattern")
     signed = _ready(datacube)
@@ -167,15 +252,30 @@ def bin_Q(datacube, N):
 
 
 def bin_R(datacube, N):
-    """A new DataCube whose patterns are sums over N x N scan positions, as recorded: they are not recentered.
+    """Sum the patterns over N x N scan positions, without recentering them, and adapt the calibration.
 
-    Origins become the means over the positions that show a beam (all, where none does), which is where the beam of a
-    sum is; the sigma of a mean follows from those of its members, taken as independent. A position is valid where one
-    of its members was. Descan within a bin blurs the beam, as in any sum. The R pixel size is multiplied by N; rows and
-    columns that do not fill a bin are left out, and integers get a type as in `bin_Q`.
+    The origin of a bin is the mean over its valid positions (over all, if none is valid), which is the beam position
+    in the sum; its sigma assumes independent errors. A bin is valid if one of its positions is. Descan within a bin
+    blurs the beam. The R pixel size is multiplied by N. Rows and columns that do not fill a bin are dropped. Integers
+    get the smallest type in which no sum can overflow.
 
-    Raises PrenetError for a factor that is not a whole number from 1 to the scan's side, for an ellipse that varies
-    over the scan, which has no mean, and where the calibration was stale already.
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The scan.
+    N : int
+        The binning factor.
+
+    Returns
+    -------
+    py4DSTEM.DataCube
+        A new cube.
+
+    Raises
+    ------
+    PrenetError
+        If the factor is not a whole number from 1 to the side of the scan, the ellipse varies over the scan, or the
+        calibration does not belong to the data.
     """
     N = _factor(N, datacube.Rshape, "the scan")
     signed = _ready(datacube)
@@ -189,6 +289,7 @@ def bin_R(datacube, N):
 
 
 def _region(ROI, shape, space):
+    """Two slices for a region of interest; PrenetError if it is not inside the shape."""
     try:
         region = [int(n) for n in ROI]
         whole = len(region) == 4 and all(n == m for n, m in zip(region, ROI, strict=True))
@@ -201,6 +302,7 @@ def _region(ROI, shape, space):
 
 
 def _factor(N, shape, what):
+    """The binning factor as int; PrenetError if it does not fit the shape."""
     if isinstance(N, bool) or not isinstance(N, int | np.integer) or not 1 <= N <= min(shape):
         raise PrenetError(f"The binning factor must be a whole number from 1 to {min(shape)}, the side of {what}, "
                           f"not {N!r}.")
@@ -208,23 +310,20 @@ def _factor(N, shape, what):
 
 
 def _ready(datacube):
-    """What of the calibration this package wrote and nobody changed: only that is vouched for afterwards.
-
-    Raises PrenetError where maps are already of other data: nobody can tell how to carry these.
-    """
+    """Signatures of the entries of the calibration; PrenetError if the calibration does not belong to the data."""
     if datacube.calibration is None:
-        raise PrenetError("The cube has no calibration to carry; call datacube.prenet.calibrate() first.")
+        raise PrenetError("The cube has no calibration to adapt; call datacube.prenet.calibrate() first.")
     if not _has_origin(datacube.calibration):
         return {}
     found = check_calibration(datacube)
-    for name, flag in zip(found.stale, found.flags, strict=True):
+    for name, flag in zip(found.stale, found.flags if found.stale else (), strict=True):
         if name in ("measured origin", "origin"):
-            raise PrenetError(f"Nothing was changed, because the calibration is stale already. {flag}")
+            raise PrenetError(f"Nothing was changed, because the calibration does not belong to the data. {flag}")
     return calibrations.signatures(datacube)
 
 
 def _move(calibration, moved):
-    """Move all that is a position in the pattern; moved(q, axis) takes numbers and maps."""
+    """Transform all positions in the pattern by `moved(q, axis)`, for numbers and maps."""
     for key in (*_ORIGIN, "qx0_mean", "qy0_mean"):
         if calibration._params.get(key) is not None:
             calibration[key] = moved(calibration[key], "xy".index(key[1]))
@@ -234,7 +333,7 @@ def _move(calibration, moved):
 
 
 def _rescan(datacube, new, part, N):
-    """Change all that is a map over the scan: part(maps), then means over N x N positions."""
+    """Transform all maps over the scan: crop them by `part(maps)`, then average over N x N positions."""
     calibration, scan = new.calibration, tuple(datacube.Rshape)
     mask = calibration.get_origin_meas_mask()
     valid = np.asarray(mask, bool) if np.shape(mask) == scan else np.ones(scan, bool)
@@ -244,17 +343,17 @@ def _rescan(datacube, new, part, N):
         rows, columns = maps.shape[-2] // N, maps.shape[-1] // N
         return maps.reshape(*maps.shape[:-2], rows, N, columns, N).sum((-3, -1))
 
-    seen = total(valid.astype(float))
+    n_valid = total(valid.astype(float))
     for key in (*_ORIGIN, "a", "b", "theta"):
         if np.shape(calibration._params.get(key)) == scan:
             values = np.asarray(calibration[key], float)
-            among = total(np.where(valid, values, 0)) / np.maximum(seen, 1)
-            calibration[key] = np.where(seen > 0, among, total(values) / N**2)
+            mean = total(np.where(valid, values, 0)) / np.maximum(n_valid, 1)
+            calibration[key] = np.where(n_valid > 0, mean, total(values) / N**2)
     if np.shape(mask) == scan:
-        calibration.set_origin_meas_mask(seen > 0)
+        calibration.set_origin_meas_mask(n_valid > 0)
     if calibrations.SIGMA in new.treekeys:
         variance = total(np.where(valid, np.asarray(new.tree(calibrations.SIGMA).data) ** 2, 0))
-        new.attach(calibrations.sigma_slice(np.where(seen > 0, np.sqrt(variance) / np.maximum(seen, 1), np.nan)))
+        new.attach(calibrations.sigma_slice(np.where(n_valid > 0, np.sqrt(variance) / np.maximum(n_valid, 1), np.nan)))
 
 
 def _binned(datacube, over_scan, over_pattern):
@@ -263,7 +362,7 @@ def _binned(datacube, over_scan, over_pattern):
     bins = (over_scan, over_scan, over_pattern, over_pattern)
     new = tuple(n // b for n, b in zip(shape, bins, strict=True))
     used = tuple(n * b for n, b in zip(new, bins, strict=True))
-    out = np.empty(new, _roomy(np.dtype(datacube.data.dtype), (over_scan * over_pattern) ** 2))
+    out = np.empty(new, _sum_type(np.dtype(datacube.data.dtype), (over_scan * over_pattern) ** 2))
     for row in range(new[0]):
         block = np.asarray(datacube.data[row * over_scan:(row + 1) * over_scan, :used[1]])[..., :used[2], :used[3]]
         split = block.reshape(over_scan, *(n for pair in zip(new[1:], bins[1:], strict=True) for n in pair))
@@ -271,9 +370,9 @@ def _binned(datacube, over_scan, over_pattern):
     return out
 
 
-def _roomy(dtype, count):
-    """A type in native byte order for sums of `count` values: floats keep theirs, if it is not half precision, which
-    overflows; integers get the smallest that cannot overflow."""
+def _sum_type(dtype, count):
+    """A type in native byte order for sums of `count` values: floats keep theirs, except half precision; integers get
+    the smallest that cannot overflow."""
     if dtype.kind not in "iu":
         return np.promote_types(dtype, np.float32)
     wider = (np.dtype(f"{dtype.kind}{size}") for size in (1, 2, 4))
@@ -281,15 +380,15 @@ def _roomy(dtype, count):
 
 
 def _finish(new, signed, done):
-    """Let the cube's axes follow, vouch for what was vouched for, and say in the provenance what was done."""
+    """Update the axes of the cube, renew the signatures, and record the operation in the provenance."""
     calibration = new.calibration
     if calibration.get_origin() is not None:
-        calibration.set_origin(calibration.get_origin())  # mean and shift follow
+        calibration.set_origin(calibration.get_origin())  # updates mean and shift
     calibration.calibrate()
     calibration._params.pop(calibrations.WRITTEN, None)
-    for entry, kept in signed.items():
-        if kept["unchanged"]:
-            calibrations.sign(new, entry, **{k: v for k, v in kept.items() if k == "feature"})
+    for entry, signature in signed.items():
+        if signature["unchanged"]:
+            calibrations.sign(new, entry, **{k: v for k, v in signature.items() if k == "feature"})
     record = calibrations.read_provenance(new)
     if record is not None:
         calibrations.write_provenance(new, record | {"since": [*record.get("since", []), done]})
