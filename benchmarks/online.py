@@ -83,7 +83,7 @@ def watched(path, acquisition, rate, threads):
     writer = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     log = Log(acquisition.scan[1], acquisition.scan[0])
     reopen = lambda: sources.open_source(path, acquisition.scan, acquisition.shape)  # noqa: E731
-    sources.opened(reopen, path, 120).close()
+    sources.wait_for_file(reopen, path, 120).close()
     done, ended = 0, threading.Event()
     frame = 2 * acquisition.shape[0] * acquisition.shape[1]
     thread = threading.Thread(target=log.follow, args=(path, frame, watcher.calibrator, ended))

@@ -342,9 +342,9 @@ def watch(
     gap: Annotated[int, typer.Option(help="Raw file: bytes after each pattern.")] = 0,
     dataset: Annotated[str | None, typer.Option(help="Name of the data set, if an HDF5 file holds several.")] = None,
     mask: Mask = None,
-    strain: Annotated[float | None, typer.Option(help="Strain precision needed at each position, such as 0.002.")] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds without a new pattern after which the scan counts as ended.")] = 30,
-    serve: Annotated[int | None, typer.Option(metavar="PORT", help="Serve a web page on this machine; 0: any port.")] = None,
+    strain: Annotated[float | None, typer.Option(help="Strain precision needed per position, such as 0.002.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds without a new pattern after which the scan is over.")] = 30,
+    serve: Annotated[int | None, typer.Option(metavar="PORT", help="Serve a web page locally; 0: any port.")] = None,
     device: Device = "auto",
 ):
     """Calibrate a scan while it is being written, and warn of problems. A restarted watch continues from the file."""

@@ -1,4 +1,4 @@
-"""`prenet demo`: calibrate and denoise the scan that comes with the package, and show it beside the truth."""
+"""`prenet demo`: calibrate and denoise the scan that comes with the package, and compare with the truth."""
 
 from __future__ import annotations
 
@@ -7,14 +7,28 @@ from pathlib import Path
 
 import numpy as np
 
-FILES = ("scan_calibrated.h5", "patterns.png", "origin.png", "ellipse.png")
+_FILES = ("scan_calibrated.h5", "patterns.png", "origin.png", "ellipse.png")
 
 
 def load_scan():
-    """The demonstration scan: a DataCube of counts (20, 20, 128, 128), and its truth as a dict.
+    """Load the demonstration scan and its truth.
 
-    Multislice patterns of gold particles on amorphous carbon, 4000 electrons each, with descan and an ellipse of
-    a/b 1.05 at 35 degrees.
+    The patterns are multislice simulations of gold particles on amorphous carbon with 4000 electrons each, with descan
+    and an ellipse of a/b = 1.05 at 35 degrees.
+
+    Returns
+    -------
+    datacube : py4DSTEM.DataCube
+        Counts, (20, 20, 128, 128).
+    truth : dict
+        "qx0" and "qy0", the origin (20, 20) in pixels; "ratio", "theta", the ellipse; "regions", "positions" and
+        "clean", names, scan positions and expected counts of three patterns.
+
+    Examples
+    --------
+    >>> datacube, truth = load_scan()
+    >>> datacube.data.shape, truth["qx0"].shape
+    ((20, 20, 128, 128), (20, 20))
     """
     from py4DSTEM import DataCube
 
@@ -24,34 +38,41 @@ def load_scan():
 
 
 def run(out: Path) -> None:
-    """Do all of it and leave an EMD file and three figures in `out`, in the place of those of an earlier run."""
+    """Calibrate and denoise the demonstration scan, print a comparison with the truth, and save a file and figures.
+
+    Parameters
+    ----------
+    out : pathlib.Path
+        Folder for the EMD file and three figures; those of an earlier run are replaced.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
-    from .io import check_output, emd_files
+    from .io import check_output, save
 
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    beside = out / "scan_calibrated.new.h5"
-    beside.unlink(missing_ok=True)
-    check_output(beside)
+    new = out / "scan_calibrated.new.h5"
+    new.unlink(missing_ok=True)
+    check_output(new)
     datacube, truth = load_scan()
     report = datacube.prenet.calibrate()
     print(report, "\n")
     denoised = datacube.prenet.denoise()
     print(_table(datacube, denoised, report, truth))
-    emd_files.save(datacube, beside)
-    beside.replace(out / FILES[0])
+    save(datacube, new)
+    new.replace(out / _FILES[0])
     before, after = _pools(datacube)
     figures = _patterns(datacube, denoised, truth), _origin(datacube, before, after), _ellipse(after, report)
-    for name, figure in zip(FILES[1:], figures, strict=True):
+    for name, figure in zip(_FILES[1:], figures, strict=True):
         part = out / (name + ".part")
         figure.savefig(part, dpi=110, format="png")
         part.replace(out / name)
-    print("\nLeft in " + f"{out}: " + ", ".join(FILES))
+    print(f"\nSaved in {out}: " + ", ".join(_FILES))
 
 
 def _table(datacube, denoised, report, truth) -> str:
+    """Results beside the truth, as text."""
     def error(origin):
         return np.hypot(origin[0] - truth["qx0"], origin[1] - truth["qy0"]).mean()
 
@@ -73,6 +94,7 @@ def _table(datacube, denoised, report, truth) -> str:
 
 
 def _patterns(datacube, denoised, truth):
+    """Figure: three patterns measured, denoised and true."""
     import matplotlib.pyplot as plt
 
     from .report import show_pattern
@@ -87,6 +109,7 @@ def _patterns(datacube, denoised, truth):
 
 
 def _pools(datacube):
+    """Mean patterns as recorded and recentered."""
     from .detector import estimate_noise
     from .fits import pool
     from .io import read_fitted_origin
@@ -98,6 +121,7 @@ def _pools(datacube):
 
 
 def _origin(datacube, before, after):
+    """Figure: mean patterns, and maps of the measured and fitted origin."""
     import matplotlib.pyplot as plt
 
     from .report import show_map, show_pattern
@@ -114,6 +138,7 @@ def _origin(datacube, before, after):
 
 
 def _ellipse(pooled, report):
+    """Figure: the ellipse over the mean pattern, and polar transforms without and with its correction."""
     import matplotlib.pyplot as plt
 
     from .report import show_ellipse, show_pattern, show_polar
@@ -126,8 +151,8 @@ def _ellipse(pooled, report):
     else:
         show_pattern(pooled.mean, axes[0], "averaged pattern; no ellipse was accepted", power=0.25)
     vectors = (0.0, 0.0), e.vector if e.accepted else (0.0, 0.0)
-    for ax, title, vector in zip(axes[1:], ("polar transform before", "and after the ellipse correction"), vectors,
-                                 strict=True):
-        show_polar(pooled.mean, pooled.center, ax, f"{title}; red: the beam's edge", vector, pooled.weight,
+    titles = "polar transform, as recorded", "polar transform, ellipse corrected"
+    for ax, title, vector in zip(axes[1:], titles, vectors, strict=True):
+        show_polar(pooled.mean, pooled.center, ax, f"{title}; red: edge of the beam", vector, pooled.weight,
                    power=1.0, edge=radius)
     return figure

@@ -60,8 +60,8 @@ def test_electrons_are_kept(made):
 
 def test_files(made):
     out, _ = made
-    assert {p.name for p in out.iterdir()} == {*demo.FILES, "mine.txt"}
-    read = subprocess.run([sys.executable, "-c", READ, out / demo.FILES[0]], capture_output=True, text=True)
+    assert {p.name for p in out.iterdir()} == {*demo._FILES, "mine.txt"}
+    read = subprocess.run([sys.executable, "-c", READ, out / demo._FILES[0]], capture_output=True, text=True)
     assert "(20, 20, 128, 128) (20, 20)" in read.stdout, read.stderr
 
 

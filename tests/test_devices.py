@@ -77,7 +77,7 @@ def test_memory_that_is_short_for_a_while_costs_nothing_that_was_computed():
 
 
 def test_a_pattern_that_does_not_fit_is_said_in_one_sentence():
-    with pytest.raises(PrenetError, match="does not hold one pattern"):
+    with pytest.raises(PrenetError, match="too small for a single pattern"):
         in_batches(Network(fits=0), X, Y, device="cpu", size=16)
 
 

@@ -41,7 +41,7 @@ def told(progress=True):
 
 
 def test_into_a_file_go_lines_without_control_codes(capsys, monkeypatch):
-    monkeypatch.setattr(terminal, "EVERY", 0.0)
+    monkeypatch.setattr(terminal, "LINE_EVERY_S", 0.0)
     told()
     out, err = capsys.readouterr()
     lines = out.splitlines()

@@ -1,30 +1,47 @@
-"""Computing on a device in batches that fit into its memory; what there is to know of GPUs is here."""
-
+"""Compute on a CPU or GPU in batches that fit into its memory."""
 
 import numpy as np
 import torch
 
 from ..core import PrenetError
 
-GPU_BATCHES = 16  # a GPU takes so many of the batches that suit a processor's cache at once
+GPU_BATCHES = 16  # factor between the batch for a GPU and that for the cache of a CPU
 
-_fits = {}  # what was found to fit after a failure: {(device, size asked for, shapes): size}
+_fits = {}  # sizes that fit, found after a failure: {(device, requested size, shapes): size}
 
 
 def in_batches(function, *arrays, device, size):
-    """`function(*tensors)` of parts of arrays along their first axis, and its results put together again.
+    """Apply a function to arrays in batches along their first axis.
 
-    On CUDA the next part is copied, out of pinned memory, while one is computed. Where the memory does not suffice,
-    parts are halved, for the rest of the process, and the work goes on; what was computed is kept.
+    On CUDA the next batch is copied from pinned memory while one is computed. If the memory of the device is too small,
+    the batch is halved for the rest of the process; completed batches are kept.
 
-    Args:
-        function: of tensors on `device`, one for each array; gives a tensor or a tuple of tensors of as many items.
-            It runs in inference mode.
-        arrays: numpy arrays of n > 0 items each.
-        device: a torch device, or its name.
-        size: items at a time that suit a processor; a GPU takes GPU_BATCHES times as many.
+    Parameters
+    ----------
+    function : callable
+        Takes one tensor for each array, on `device`, and returns a tensor or a tuple of tensors with as many items. It
+        runs in inference mode.
+    *arrays : ndarray
+        Arrays of n > 0 items each.
+    device : torch.device or str
+        Where to compute.
+    size : int
+        Items per batch on a CPU; a GPU takes GPU_BATCHES times as many.
 
-    Returns: a numpy array, or a tuple of them. Raises PrenetError where a single item does not fit.
+    Returns
+    -------
+    ndarray or tuple of ndarray
+        The results for all items.
+
+    Raises
+    ------
+    PrenetError
+        If a single item does not fit into the memory.
+
+    Examples
+    --------
+    >>> in_batches(lambda x: 2 * x, np.arange(5), device="cpu", size=2)
+    array([0, 2, 4, 6, 8])
     """
     device = torch.device(device)
     key = (str(device), size, tuple(a.shape[1:] for a in arrays))
@@ -32,8 +49,8 @@ def in_batches(function, *arrays, device, size):
     done = []
     while not _go_on(function, arrays, device, size, done):
         if size == 1:
-            raise PrenetError(f"The memory of the device {device} does not hold one pattern's computation; "
-                              "free some of it, or use device='cpu'.")
+            raise PrenetError(f"The memory of the device {device} is too small for a single pattern; "
+                              "free some memory, or use device='cpu'.")
         size = _fits[key] = -(-size // 2)
         if device.type == "cuda":
             torch.cuda.empty_cache()
@@ -43,17 +60,17 @@ def in_batches(function, *arrays, device, size):
     return results if isinstance(done[0], tuple) else results[0]
 
 
-class _Many(list):
-    """The tensors of one part of which the function gives one only."""
+class _Single(list):
+    """The one tensor that the function returned for a batch, in a list."""
 
 
 def _go_on(function, arrays, device, size, done):
-    """Append to `done` the results of what is left; False where memory ran out."""
+    """Append the results of the remaining batches to `done`; return False if memory ran out."""
     start, total = sum(len(part[0]) for part in done), len(arrays[0])
     cuda = device.type == "cuda"
     copies = torch.cuda.Stream(device) if cuda else None
 
-    def put(start):
+    def copy_batch(start):
         host = [torch.from_numpy(np.ascontiguousarray(a[start : start + size])) for a in arrays]
         if not cuda:
             return [t.to(device) for t in host]
@@ -61,7 +78,7 @@ def _go_on(function, arrays, device, size, done):
             return [t.pin_memory().to(device, non_blocking=True) for t in host]
 
     try:
-        coming = put(start)
+        coming = copy_batch(start)
         while start < total:
             tensors = coming
             if cuda:
@@ -69,14 +86,14 @@ def _go_on(function, arrays, device, size, done):
                 for t in tensors:
                     t.record_stream(torch.cuda.current_stream(device))
             start += size
-            coming = put(start) if start < total else None
+            coming = copy_batch(start) if start < total else None
             with torch.inference_mode():
                 result = function(*tensors)
-            kind = tuple if isinstance(result, tuple) else _Many
-            # Only CUDA keeps order between such copies and what follows.
+            kind = tuple if isinstance(result, tuple) else _Single
+            # Only CUDA keeps the order of asynchronous copies and later operations.
             done.append(kind(t.to("cpu", non_blocking=cuda) for t in (result if kind is tuple else [result])))
     except (RuntimeError, MemoryError) as error:
-        # Told by a value, because the traceback holds on to what fills the memory.
+        # Not raised again: its traceback would keep the tensors that fill the memory.
         if not _is_out_of_memory(error):
             raise
         return False
@@ -84,13 +101,35 @@ def _go_on(function, arrays, device, size, done):
 
 
 def _is_out_of_memory(error):
+    """Whether an exception means that memory ran out."""
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return True
     return any(words in str(error) for words in ("out of memory", "can't allocate memory", "not enough memory"))
 
 
 def pick_device(device: str = "auto") -> torch.device:
-    """The device to compute on: a GPU when there is one, or what is asked for. Raises PrenetError."""
+    """Select the device to compute on.
+
+    Parameters
+    ----------
+    device : {"auto", "cpu", "cuda", "mps"}, optional
+        "auto" takes a GPU if there is one.
+
+    Returns
+    -------
+    torch.device
+        The device.
+
+    Raises
+    ------
+    PrenetError
+        If the device cannot be used.
+
+    Examples
+    --------
+    >>> pick_device("cpu")
+    device(type='cpu')
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:

@@ -309,6 +309,7 @@ def read_origin(datacube):
         sigma = np.array(datacube.tree(SIGMA).data)
     radius = datacube.calibration.get_probe_semiangle()
     written = signatures(datacube).get("origin_meas", {})
+    flags = (Flag("stored_origin"),) if sigma_known else (Flag("stored_origin"), Flag("sigma_unknown"))
     return OriginMap(
         qx0=qx0,
         qy0=qy0,
@@ -316,7 +317,7 @@ def read_origin(datacube):
         sigma_qy0=sigma[1],
         valid=valid,
         radius=float("nan") if radius is None else float(radius),
-        decision=Decision(bool(valid.any()), (Flag("stored_origin"), *(() if sigma_known else (Flag("sigma_unknown"),)))),
+        decision=Decision(bool(valid.any()), flags),
         feature=written["feature"] if written.get("unchanged") and "feature" in written else "direct beam",
     )
 

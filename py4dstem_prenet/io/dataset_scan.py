@@ -41,12 +41,38 @@ class DatasetScan(Scan):
         self._ctx, self._dataset = ctx, dataset
 
     def read_points(self, rows, columns, key):
+        """Read patterns at single positions; see `Scan`.
+
+        Parameters
+        ----------
+        rows, columns : ndarray of int, shape (n,)
+            Scan positions.
+        key : object
+            Not used.
+
+        Returns
+        -------
+        ndarray, shape (n, Qx, Qy)
+            The patterns.
+        """
         wanted, order = np.unique(rows * self.scan_shape[1] + columns, return_inverse=True)
         roi = np.zeros(self.scan_shape, bool)
         roi.flat[wanted] = True
         return self._ctx.run_udf(self._dataset, _Pick(), roi=roi)["patterns"].raw_data[order]
 
     def read_tile(self, tile):
+        """Read a rectangle of the scan; see `Scan`.
+
+        Parameters
+        ----------
+        tile : tuple of two slices
+            Rows and columns.
+
+        Returns
+        -------
+        ndarray, shape (n, m, Qx, Qy)
+            The patterns.
+        """
         rows, columns = (np.arange(n)[side] for n, side in zip(self.scan_shape, tile, strict=True))
         at = np.meshgrid(rows, columns, indexing="ij")
         return self.read_points(*(a.ravel() for a in at), None).reshape(len(rows), len(columns), *self.pattern_shape)

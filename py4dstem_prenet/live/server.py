@@ -1,6 +1,6 @@
-"""A small page on this machine that shows a scan under watch: maps that grow, numbers, alarms.
+"""Serve a web page that shows the calibration of a running scan: growing maps, numbers, alarms.
 
-It asks for `state.json` once a second. The server listens on 127.0.0.1 only, and answers nothing else.
+The page requests `state.json` once a second. The server listens on 127.0.0.1 only and serves nothing else.
 """
 
 from __future__ import annotations
@@ -18,27 +18,44 @@ import numpy as np
 from ..core import PrenetError
 
 HOST = "127.0.0.1"
-MAX_MAP_SIDE = 256  # positions of a map that are shown along each axis, at most
 PAGE = "watch.html"
-LAST_LOOK = 3.0  # seconds within which an open page asks again: at the end it is to see how it ended
+MAX_MAP_SIDE = 256  # positions of a map that are sent along each axis; every n-th of a larger map
+MAX_REQUEST_GAP_S = 3.0  # seconds between requests of an open page; at the end the server waits as long for the last
 
 
 @contextmanager
 def served(port: int, name: str = ""):
-    """Serve the page within the block; yields `(address, show)`, `show` taking a `watch.Watcher` to be shown.
+    """Serve the page within the block.
 
-    port: 0 for any that is free. name: of what is watched. Raises PrenetError where the port cannot be had.
+    Parameters
+    ----------
+    port : int
+        The port; 0 for any free one.
+    name : str, optional
+        Name of the scan.
+
+    Yields
+    ------
+    address : str
+        Address of the page.
+    show : callable
+        Takes the `Watcher` whose state is shown from now on.
+
+    Raises
+    ------
+    PrenetError
+        If the port cannot be used.
     """
-    state, asked, latest = [json.dumps({"name": name}).encode()], [-np.inf], [-np.inf]
+    state, requested, latest = [json.dumps({"name": name}).encode()], [-np.inf], [-np.inf]
 
-    class Handler(BaseHTTPRequestHandler):
+    class _Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             if self.headers.get("Host", "").rsplit(":", 1)[0] not in (HOST, "localhost"):
-                return self._answer(403, "text/plain", b"")  # a page from elsewhere that gave us its name
+                return self._answer(403, "text/plain", b"")  # DNS rebinding: the name of another host leads here
             if self.path == "/":
                 return self._answer(200, "text/html; charset=utf-8", files(__package__).joinpath(PAGE).read_bytes())
             if self.path == "/state.json":
-                asked[0] = time.monotonic()
+                requested[0] = time.monotonic()
                 return self._answer(200, "application/json", state[0])
             return self._answer(404, "text/plain", b"")
 
@@ -53,19 +70,20 @@ def served(port: int, name: str = ""):
         def log_message(self, *_):
             pass
 
-    def show(watcher):
+    def _show(watcher):
         state[0], latest[0] = json.dumps({"name": name} | state_of(watcher)).encode(), time.monotonic()
 
     try:
-        server = ThreadingHTTPServer((HOST, port), Handler)
+        server = ThreadingHTTPServer((HOST, port), _Handler)
     except (OSError, OverflowError) as problem:
         raise PrenetError(f"The port {port} cannot be used for the page ({problem}); choose another one.") from problem
     server.daemon_threads = True
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
     thread.start()
     try:
-        yield f"http://{HOST}:{server.server_address[1]}/", show
-        while asked[0] < latest[0] < asked[0] + LAST_LOOK and time.monotonic() < latest[0] + LAST_LOOK:
+        yield f"http://{HOST}:{server.server_address[1]}/", _show
+        wait = MAX_REQUEST_GAP_S
+        while requested[0] < latest[0] < requested[0] + wait and time.monotonic() < latest[0] + wait:
             time.sleep(0.05)
     finally:
         server.shutdown()
@@ -74,7 +92,18 @@ def served(port: int, name: str = ""):
 
 
 def state_of(watcher) -> dict:
-    """What the page shows, as JSON can hold it."""
+    """Return what the page shows.
+
+    Parameters
+    ----------
+    watcher : Watcher
+        The scan that is watched.
+
+    Returns
+    -------
+    dict
+        Status, alarms, report and maps, in types of JSON.
+    """
     status, snapshot = watcher.status, watcher.snapshot
     state = {name: getattr(status, name) for name in (
         "scan", "total", "written", "located", "lag", "rate", "drift", "row", "sigma", "dose", "ellipse", "descan",
@@ -96,9 +125,9 @@ def state_of(watcher) -> dict:
 
 
 def _encoded(title, unit, values, valid, known, digits=0):
-    """A map as bytes, base64: 0 where nothing is known yet, 1 where no beam is, 2 to 255 from low to high.
+    """A map as base64 bytes: 0 where no pattern was processed, 1 where no beam is, 2 to 255 from low to high.
 
-    digits: of low and high, after the point.
+    digits: decimals of low and high.
     """
     step = [max(1, -(-n // MAX_MAP_SIDE)) for n in values.shape]
     values, valid, known = (of[:: step[0], :: step[1]] for of in (values, valid, known))

@@ -1,8 +1,7 @@
-"""Frames out of a file that is still being written.
+"""Read frames from a file that is still being written.
 
-A source says how many frames are there and reads some of them; `follow` turns it into what happens: frames come, the
-writer pauses, starts anew, or is gone. Nothing is remembered between runs: the file is what has been done, and whoever
-starts again begins at its first frame, at the rate of reading.
+A source counts the frames in a file and reads some of them. `follow` makes events of it: new frames, a pause, a new
+file, the end. Nothing is stored between runs: a program that starts again reads the file from its first frame.
 """
 
 from __future__ import annotations
@@ -18,13 +17,23 @@ import numpy as np
 from ..core import MIN_SIDE, PrenetError
 from ..io import existing
 
-POLL = 0.05  # seconds between looks at the file
-MAX_FRAMES_PER_READ = 512  # frames that are read at a time
+POLL_S = 0.05  # seconds between two looks at the file
+MAX_FRAMES_PER_READ = 512  # frames per event: 16 MiB of 128 x 128 pixels of uint16
 
 
 @dataclass(frozen=True)
 class Frames:
-    """Frames that came. positions: (n,) flat scan positions. patterns: (n, Qx, Qy). written: frames in the file."""
+    """New frames.
+
+    Attributes
+    ----------
+    positions : ndarray of int, shape (n,)
+        Flat scan positions.
+    patterns : ndarray, shape (n, Qx, Qy)
+        The patterns.
+    written : int
+        Frames in the file.
+    """
 
     positions: np.ndarray
     patterns: np.ndarray
@@ -33,8 +42,17 @@ class Frames:
 
 @dataclass(frozen=True)
 class Waiting:
-    """No new frame for so many seconds; at `timeout` the writer counts as gone. gone: the file itself is not there, or
-    cannot be read."""
+    """No new frame.
+
+    Attributes
+    ----------
+    seconds : float
+        Time since the last frame.
+    timeout : float
+        Time after which the scan counts as ended, seconds.
+    gone : bool
+        Whether the file is missing or cannot be read.
+    """
 
     seconds: float
     timeout: float
@@ -43,12 +61,22 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Restarted:
-    """The file was made anew, or is shorter than it was: what was read before belongs to another scan."""
+    """The file was replaced or became shorter: the frames read so far belong to another scan."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """Nothing more will be read. frames: that were. complete: whether they fill the scan. reason: a sentence."""
+    """The end of the scan.
+
+    Attributes
+    ----------
+    frames : int
+        Frames that were read.
+    complete : bool
+        Whether they fill the scan.
+    reason : str
+        Why no more frames are read.
+    """
 
     frames: int
     complete: bool
@@ -56,14 +84,29 @@ class Ended:
 
 
 class Replaced(Exception):
-    """The file is not the one that was opened."""
+    """The file is not the one that was opened, or cannot be read."""
 
 
 class RawFile:
-    """A file of nothing but frames, after a header of `header` bytes; `gap` bytes follow each frame.
+    """A file of raw frames. An incomplete last frame is not counted.
 
-    shape: (Qx, Qy). dtype: as numpy names it, such as "uint16", or ">u2" with the larger byte first. A last frame that
-    is not whole is not there yet.
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        The file.
+    shape : tuple of int
+        (Qx, Qy), pixels of a frame.
+    dtype : str or numpy.dtype, optional
+        Type of the values, such as "uint16", or ">u2" for big-endian.
+    header : int, optional
+        Bytes before the first frame.
+    gap : int, optional
+        Bytes after each frame.
+
+    Raises
+    ------
+    PrenetError
+        If there is no file, or the layout is invalid.
     """
 
     def __init__(self, path, shape, dtype="uint16", header=0, gap=0):
@@ -71,7 +114,7 @@ class RawFile:
         try:
             self.dtype = np.dtype(dtype)
         except TypeError as problem:
-            raise PrenetError(f"{dtype!r} is no type of numbers; say uint16, float32 and the like.") from problem
+            raise PrenetError(f"{dtype!r} is not a numpy type of numbers, such as uint16 or float32.") from problem
         if self.dtype.kind not in "iuf" or header < 0 or gap < 0 or len(self.shape) != 2 or min(self.shape) < 1:
             raise PrenetError("A raw file needs a pattern's shape such as 128,128, a type of real numbers, and no "
                               "negative header or gap.")
@@ -81,47 +124,99 @@ class RawFile:
         self._inode = os.fstat(self._file.fileno()).st_ino
 
     def count(self) -> int:
-        """Whole frames in the file. Raises Replaced where another file has its name."""
+        """Count the complete frames in the file.
+
+        Returns
+        -------
+        int
+            The number of frames.
+
+        Raises
+        ------
+        Replaced
+            If another file has its name.
+        """
         try:
             if os.stat(self.path).st_ino != self._inode:
                 raise Replaced
         except FileNotFoundError:
             raise Replaced from None
         size = os.fstat(self._file.fileno()).st_size - self.header
-        return max(0, (size + self.gap) // (self._frame + self.gap))  # the last frame's gap may be missing
+        return max(0, (size + self.gap) // (self._frame + self.gap))  # the gap after the last frame may be missing
 
     def read(self, first, last) -> np.ndarray:
-        """Frames first to last - 1, (n, Qx, Qy), in native byte order. Raises Replaced where they are not there."""
+        """Read frames.
+
+        Parameters
+        ----------
+        first, last : int
+            Number of the first frame, and of the frame after the last.
+
+        Returns
+        -------
+        ndarray, shape (n, Qx, Qy)
+            The frames, in native byte order.
+
+        Raises
+        ------
+        Replaced
+            If the file does not contain them.
+        """
         self._file.seek(self.header + first * (self._frame + self.gap))
         stride = self._frame + self.gap
-        wanted = (last - first) * stride - self.gap
-        content = bytearray(wanted)
-        have = 0
-        while have < wanted:
-            got = self._file.readinto(memoryview(content)[have:])
-            if not got:
+        size = (last - first) * stride - self.gap
+        content = bytearray(size)
+        n_read = 0
+        while n_read < size:
+            more = self._file.readinto(memoryview(content)[n_read:])
+            if not more:
                 raise Replaced
-            have += got
+            n_read += more
         strides = (stride, self.shape[1] * self.dtype.itemsize, self.dtype.itemsize)
         frames = np.ndarray((last - first, *self.shape), self.dtype, content, 0, strides)
         return np.ascontiguousarray(frames, self.dtype.newbyteorder("="))
 
     def data(self, rows, columns):
-        """The first rows of the scan as an array (rows, columns, Qx, Qy), not loaded."""
+        """Return the first rows of the scan without loading them.
+
+        Parameters
+        ----------
+        rows, columns : int
+            Shape of this part of the scan.
+
+        Returns
+        -------
+        array_like, shape (rows, columns, Qx, Qy)
+            A memory map, an HDF5 data set or a dask array.
+        """
         buffer = np.memmap(self.path, np.uint8, "r")
         stride, line = self._frame + self.gap, self.shape[1] * self.dtype.itemsize
         strides = (columns * stride, stride, line, self.dtype.itemsize)
         return np.ndarray((rows, columns, *self.shape), self.dtype, buffer, self.header, strides)
 
     def close(self):
+        """Close the file."""
         self._file.close()
 
 
 class Hdf5File:
-    """A data set of frames in an HDF5 file that is written in SWMR mode, or complete.
+    """A data set of frames in an HDF5 file that is complete or being written in SWMR mode.
 
-    name: of the data set, where the file holds several of three or four axes. It grows along its first axis, or has its
-    full shape from the start and gets chunk after chunk.
+    The data set grows along its first axis, or has its full shape from the start and is written chunk by chunk.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        The file.
+    columns : int
+        Positions in a row of the scan.
+    name : str, optional
+        Name of the data set, if the file holds several with three or four axes.
+
+    Raises
+    ------
+    PrenetError
+        If the file cannot be read, or does not hold one such data set.
     """
 
     def __init__(self, path, columns, name=None):
@@ -131,8 +226,8 @@ class Hdf5File:
         try:
             self._file = h5py.File(self.path, "r", libver="latest", swmr=True)
         except (OSError, ValueError) as problem:
-            raise PrenetError(f"{self.path} cannot be read while it is written ({problem}); the program that writes it "
-                              "must use HDF5's SWMR mode, or have closed it.") from problem
+            raise PrenetError(f"{self.path} cannot be read while it is being written ({problem}); the program that "
+                              "writes it must use the SWMR mode of HDF5, or close it.") from problem
         try:
             self._data = self._chosen(name)
         except PrenetError:
@@ -144,18 +239,30 @@ class Hdf5File:
             raise PrenetError(f"The rows of the scan in {self.path} have {self._per} positions, not {columns}.")
 
     def _chosen(self, name):
+        """The data set of patterns; PrenetError if there is not exactly one, or none of this name."""
         found = []
         self._file.visititems(lambda where, thing: found.append(where) if isinstance(thing, h5py.Dataset) and
                               thing.ndim in (3, 4) and min(thing.shape[-2:]) >= MIN_SIDE else None)
         if name is not None and name.strip("/") in found:
             return self._file[name]
         if name is not None or len(found) != 1:
-            raise PrenetError(f"{self.path} holds {'no such' if name else 'no one'} data set of patterns; it has: "
-                              f"{', '.join(found) or 'none'}.")
+            number = "not exactly one data set" if name is None else f"no data set {name}"
+            raise PrenetError(f"{self.path} holds {number} of patterns; it has: {', '.join(found) or 'none'}.")
         return self._file[found[0]]
 
     def count(self) -> int:
-        """Frames that were written. Raises Replaced where another file has its name, or this one cannot be read."""
+        """Count the frames that were written.
+
+        Returns
+        -------
+        int
+            The number of frames.
+
+        Raises
+        ------
+        Replaced
+            If another file has its name, or the file cannot be read.
+        """
         try:
             if os.stat(self.path).st_ino != self._inode:
                 raise Replaced
@@ -168,13 +275,29 @@ class Hdf5File:
             raise Replaced from None
 
     def _stored(self):
-        """Steps along the first axis whose chunks have all been written."""
+        """Number of steps along the first axis whose chunks have all been written."""
         chunks, shape = self._data.chunks, self._data.shape
         of_a_step = int(np.prod([-(-n // c) for n, c in zip(shape[1:], chunks[1:], strict=True)]))
         return self._data.id.get_num_chunks() // of_a_step * chunks[0]
 
     def read(self, first, last) -> np.ndarray:
-        """Frames first to last - 1, (n, Qx, Qy). Raises Replaced where they cannot be read."""
+        """Read frames.
+
+        Parameters
+        ----------
+        first, last : int
+            Number of the first frame, and of the frame after the last.
+
+        Returns
+        -------
+        ndarray, shape (n, Qx, Qy)
+            The frames, in native byte order.
+
+        Raises
+        ------
+        Replaced
+            If they cannot be read.
+        """
         try:
             if self._per == 1 and self._data.ndim == 3:
                 return np.ascontiguousarray(self._data[first:last], self.dtype.newbyteorder("="))
@@ -186,7 +309,18 @@ class Hdf5File:
             raise Replaced from None
 
     def data(self, rows, columns):
-        """The first rows of the scan as an array (rows, columns, Qx, Qy), not loaded."""
+        """Return the first rows of the scan without loading them.
+
+        Parameters
+        ----------
+        rows, columns : int
+            Shape of this part of the scan.
+
+        Returns
+        -------
+        array_like, shape (rows, columns, Qx, Qy)
+            A memory map, an HDF5 data set or a dask array.
+        """
         import dask.array
 
         if self._data.ndim == 4 and self._data.shape[0] == rows:
@@ -195,13 +329,37 @@ class Hdf5File:
         return array[: rows * columns // self._per].reshape(rows, columns, *self.shape)
 
     def close(self):
+        """Close the file."""
         self._file.close()
 
 
 def open_source(path, scan, shape=None, dtype="uint16", header=0, gap=0, name=None):
-    """The source for a file: HDF5 by what it holds, anything else as raw frames of the layout that is given.
+    """Open a file as a source of frames.
 
-    Raises PrenetError where the file is not there or cannot be read, or a layout is needed and missing.
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        An HDF5 file, or a file of raw frames.
+    scan : tuple of int
+        (Rx, Ry).
+    shape : tuple of int, optional
+        (Qx, Qy), for raw frames.
+    dtype : str, optional
+        Type of the values, for raw frames.
+    header, gap : int, optional
+        Bytes before the first and after each frame, for raw frames.
+    name : str, optional
+        Name of the data set, for HDF5.
+
+    Returns
+    -------
+    RawFile or Hdf5File
+        The source.
+
+    Raises
+    ------
+    PrenetError
+        If the file is missing or cannot be read, or `shape` is needed and missing.
     """
     path = existing(path)
     if shape is None or path.suffix.lower() in (".h5", ".hdf5", ".nxs", ".emd"):
@@ -212,20 +370,54 @@ def open_source(path, scan, shape=None, dtype="uint16", header=0, gap=0, name=No
     return RawFile(path, shape, dtype, header, gap)
 
 
-def opened(reopen, path, timeout, poll=POLL):
-    """The source, once there is a file with something in it; raises what `reopen` does when that takes too long."""
+def wait_for_file(reopen, path, timeout, poll=POLL_S):
+    """Wait until a file exists and is not empty, and open it.
+
+    Parameters
+    ----------
+    reopen : callable
+        Opens the source.
+    path : str or pathlib.Path
+        The file.
+    timeout : float
+        How long to wait, seconds.
+    poll : float, optional
+        Time between two looks at the file, seconds.
+
+    Returns
+    -------
+    RawFile or Hdf5File
+        The source.
+
+    Raises
+    ------
+    PrenetError
+        If the file cannot be opened within the timeout.
+    """
     until = time.monotonic() + timeout
     while not (os.path.exists(path) and os.path.getsize(path)) and time.monotonic() < until:
         time.sleep(poll)
     return _again(reopen, min(until, time.monotonic() + 2), poll) or reopen()
 
 
-def follow(reopen, scan, timeout=30.0, poll=POLL) -> Iterator[Frames | Waiting | Restarted | Ended]:
-    """What happens to a growing file, until the scan is full or the writer is gone.
+def follow(reopen, scan, timeout=30.0, poll=POLL_S) -> Iterator[Frames | Waiting | Restarted | Ended]:
+    """Follow a growing file until the scan is complete or no frames come any more.
 
-    Args:
-        reopen: a function that opens the source; called again where the file is made anew.
-        scan: (Rx, Ry). timeout: seconds without a new frame after which the writer counts as gone.
+    Parameters
+    ----------
+    reopen : callable
+        Opens the source; called again if the file is replaced.
+    scan : tuple of int
+        (Rx, Ry).
+    timeout : float, optional
+        Time without a new frame after which the scan counts as ended, seconds.
+    poll : float, optional
+        Time between two looks at the file, seconds.
+
+    Yields
+    ------
+    Frames, Waiting, Restarted or Ended
+        What happened; `Ended` is the last.
     """
     total, done, source = scan[0] * scan[1], 0, reopen()
     latest = time.monotonic()
@@ -249,29 +441,30 @@ def follow(reopen, scan, timeout=30.0, poll=POLL) -> Iterator[Frames | Waiting |
                     yield Waiting(quiet, timeout, gone=True)
                     source = _again(reopen, time.monotonic() + 2 * poll, poll)
                 if source is None:
-                    yield Ended(done, False, "The file is gone, or cannot be read any more.")
+                    yield Ended(done, False, "The file is missing, or can no longer be read.")
                     return
                 yield Restarted()
                 done, latest = 0, time.monotonic()
                 continue
             quiet = time.monotonic() - latest
             if quiet > timeout:
-                reason = (f"No pattern has come for {quiet:.0f} s: the writer has stopped, at pattern {done} of "
-                          f"{total}, or pauses for longer than the timeout.")
+                reason = (f"No new pattern for {quiet:.0f} s: the detector has stopped at pattern {done} of {total}, "
+                          "or pauses for longer than the timeout.")
                 yield Ended(done, False, reason)
                 return
             yield Waiting(quiet, timeout)
             time.sleep(poll)
-        more = _count(source) - total
-        yield Ended(done, True, "The scan is complete." if more <= 0 else (
-            f"The scan is complete, but the file holds {more} patterns more than {scan[0]} x {scan[1]}: check the "
-            "scan's shape."))
+        extra = _count(source) - total
+        yield Ended(done, True, "The scan is complete." if extra <= 0 else (
+            f"The scan is complete, but the file holds {extra} patterns more than {scan[0]} x {scan[1]}: check the "
+            "shape of the scan."))
     finally:
         if source is not None:
             source.close()
 
 
 def _count(source):
+    """Frames in the file; 0 if it was replaced."""
     try:
         return source.count()
     except Replaced:
@@ -279,7 +472,7 @@ def _count(source):
 
 
 def _again(reopen, until, poll):
-    """The source, once it can be opened again; None where that takes too long."""
+    """The source, when it can be opened again; None if that takes too long."""
     while time.monotonic() < until:
         try:
             return reopen()
@@ -289,21 +482,42 @@ def _again(reopen, until, poll):
 
 
 def from_frames(frames, scan, start=0) -> Iterator[Frames | Ended]:
-    """Any iterator of patterns (Qx, Qy), in the order of the scan, as `follow` gives them."""
-    total, done, some = scan[0] * scan[1], start, []
+    """Make the events of `follow` from an iterable of patterns.
 
-    def packed():
-        return Frames(np.arange(done, done + len(some)), np.stack(some), done + len(some))
+    Parameters
+    ----------
+    frames : iterable of ndarray, shape (Qx, Qy)
+        The patterns, in the order of the scan.
+    scan : tuple of int
+        (Rx, Ry).
+    start : int, optional
+        Flat scan position of the first pattern.
+
+    Yields
+    ------
+    Frames or Ended
+        What happened; `Ended` is the last.
+
+    Examples
+    --------
+    >>> *frames, end = from_frames(np.ones((6, 32, 32)), (2, 3))
+    >>> [f.positions.tolist() for f in frames], end.complete
+    ([[0, 1, 2], [3, 4, 5]], True)
+    """
+    total, done, batch = scan[0] * scan[1], start, []
+
+    def _event():
+        return Frames(np.arange(done, done + len(batch)), np.stack(batch), done + len(batch))
 
     for frame in frames:
-        some.append(np.asarray(frame))
-        if len(some) >= min(MAX_FRAMES_PER_READ, scan[1]) or done + len(some) == total:
-            yield packed()
-            done, some = done + len(some), []
+        batch.append(np.asarray(frame))
+        if len(batch) >= min(MAX_FRAMES_PER_READ, scan[1]) or done + len(batch) == total:
+            yield _event()
+            done, batch = done + len(batch), []
             if done == total:
                 break
-    if some:
-        yield packed()
-        done += len(some)
+    if batch:
+        yield _event()
+        done += len(batch)
     complete = done == total
     yield Ended(done, complete, "The scan is complete." if complete else f"The frames end at {done} of {total}.")

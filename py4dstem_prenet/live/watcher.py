@@ -1,7 +1,7 @@
-"""Watch a scan that is being written: what an operator wants to see, in a terminal and, if asked, on a small page.
+"""Watch a scan that is being written, and show its state in a terminal and, if requested, on a web page.
 
-The loop reads frames and locates the beam in them. What takes seconds (descan, ellipse) is judged from snapshots, at
-most every few seconds, in the process that learns, and never delays a frame.
+The loop reads frames and locates the beam in them. The descan and the ellipse, which take seconds, are computed from
+snapshots in the worker process, at most every few seconds, and do not delay the frames.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from ..core import PrenetError
 from ..io import check_output, emd_files
@@ -26,22 +27,50 @@ from .server import served
 from .snapshot import Snapshot, judge_snapshot
 from .terminal import Terminal
 
-LOOK = 0.2  # seconds between looks at alarms and status
-JUDGE = 5.0  # seconds between judgments, and
-JUDGE_PART = 0.5  # of the time at most that they may take
-RATE_OVER = 3.0  # seconds over which the rate is taken
+STATUS_EVERY_S = 0.2  # seconds between updates of status and alarms
+JUDGE_EVERY_S = 5.0  # seconds between two evaluations of descan and ellipse
+MAX_JUDGE_FRACTION = 0.5  # of the time that these evaluations may take
+RATE_WINDOW_S = 3.0  # seconds over which the rate of patterns is averaged
 
 
 @dataclass(frozen=True)
 class Status:
-    """What is shown.
+    """The state of a scan as it is shown.
 
-    scan: (Rx, Ry). written, located: patterns in the file, and those that were looked at for a beam. lag: patterns in
-    the file that wait for that. rate: patterns a second that arrived. drift: px, where the beam is in scan row `row`
-    less in the first. sigma: px, of one position. dose: electrons of a pattern. ellipse, descan: in words, from
-    `judged` positions. reason: why no beam was found in what was learned from. state: "running", "waiting", "ended",
-    "calibrating" or "done", and a sentence on it. complete: whether the scan was, once it has ended. note: what came
-    before.
+    Attributes
+    ----------
+    scan : tuple of int
+        (Rx, Ry).
+    written, located : int
+        Patterns in the file, and patterns in which the beam was searched.
+    lag : int
+        Patterns in the file in which the beam was not searched yet.
+    rate : float
+        New patterns per second.
+    drift : tuple of float or None
+        Beam position in scan row `row` minus that in the first row, (qx, qy), pixels.
+    row : int
+        The last row whose drift is known.
+    sigma : float or None
+        Standard deviation of one position, pixels.
+    dose : float or None
+        Electrons per pattern.
+    ellipse, descan : str
+        The last evaluation, from `judged` positions.
+    judged : int
+        Number of these positions.
+    alarms : tuple of Alarm
+        All alarms.
+    reason : str
+        Why no beam was found so far.
+    state : {"running", "waiting", "ended", "calibrating", "done"}
+        The stage.
+    sentence : str
+        Describes the state.
+    complete : bool
+        Whether the scan was complete when it ended.
+    note : str
+        What happened to an earlier scan in the same file.
     """
 
     scan: tuple[int, int]
@@ -65,27 +94,53 @@ class Status:
 
     @property
     def total(self) -> int:
+        """Positions of the scan.
+
+        Returns
+        -------
+        int
+            Rx * Ry.
+        """
         return self.scan[0] * self.scan[1]
 
     def line(self) -> str:
-        """Numbers for one line of text, the most urgent first."""
-        said = [self.sentence] if self.state == "waiting" else [f"{self.rate:.0f}/s", f"lag {self.lag}"]
+        """Return the numbers as one line of text, the most urgent first.
+
+        Returns
+        -------
+        str
+            The line.
+        """
+        parts = [self.sentence] if self.state == "waiting" else [f"{self.rate:.0f}/s", f"lag {self.lag}"]
         if self.written and not self.located:
-            said.append("no direct beam" if self.reason else "looking for the beam")
+            parts.append("no direct beam" if self.reason else "looking for the beam")
         if self.drift is not None:
-            said.append(f"drift ({self.drift[0]:+.2f}, {self.drift[1]:+.2f}) px")
+            parts.append(f"drift ({self.drift[0]:+.2f}, {self.drift[1]:+.2f}) px")
         if self.sigma is not None:
-            said += [f"{self.dose:,.0f} e", f"sigma {self.sigma:.2g} px"]
+            parts += [f"{self.dose:,.0f} e", f"sigma {self.sigma:.2g} px"]
         if self.judged:
-            said.append(self.ellipse)
-        return ", ".join(said)
+            parts.append(self.ellipse)
+        return ", ".join(parts)
 
 
 @dataclass
 class Watcher:
-    """A scan under watch: feed it what a source says, and ask it for its status.
+    """The state of a scan that is watched, updated by the events of a source.
 
-    strain: the precision of strain that a single position shall give; None: any dose will do.
+    Attributes
+    ----------
+    calibrator : OnlineCalibrator
+        Calibrates the scan.
+    strain : float or None
+        Precision of strain needed at each position, for the alarm on the dose; None for no such alarm.
+    note : str
+        What happened to an earlier scan in the same file.
+    status : Status
+        The present state.
+    snapshot : Snapshot or None
+        The snapshot of the calibrator from which the status was made.
+    report : CalibrationReport or None
+        The last evaluation of descan and ellipse.
     """
 
     calibrator: OnlineCalibrator
@@ -104,36 +159,48 @@ class Watcher:
         self._rest_until, self._looked = time.monotonic(), 0.0
 
     def take(self, event) -> bool:
-        """Take an event of a source; whether the status is a new one."""
+        """Process an event of a source.
+
+        Parameters
+        ----------
+        event : Frames, Waiting, Restarted or Ended
+            What happened.
+
+        Returns
+        -------
+        bool
+            Whether the status was updated.
+        """
         if isinstance(event, sources.Frames):
             self.calibrator.feed(event.patterns, event.positions)
             self.status = replace(self.status, written=event.written, state="running", sentence="")
         elif isinstance(event, sources.Waiting):
             self.calibrator.poll()
             if event.seconds > 1:
-                what = "the file is gone" if event.gone else "no new pattern"
+                cause = "the file is missing" if event.gone else "no new pattern"
                 self.status = replace(self.status, state="waiting", sentence=(
-                    f"{what} for {event.seconds:.0f} s (at {event.timeout:.0f} s the scan counts as over)"))
+                    f"{cause} for {event.seconds:.0f} s (after {event.timeout:.0f} s the scan counts as ended)"))
         elif isinstance(event, sources.Ended):
-            if self.calibrator.located < self.calibrator.seen:  # the last row is not to wait for what is still learned
+            if self.calibrator.located < self.calibrator.seen:  # finish learning, so that the last row is located
                 self.calibrator.wait()
             self.status = replace(self.status, state="ended", sentence=event.reason, complete=event.complete)
         now = time.monotonic()
-        if now - self._looked < LOOK and not isinstance(event, sources.Ended):
+        if now - self._looked < STATUS_EVERY_S and not isinstance(event, sources.Ended):
             return False
         self._looked = now
         self._look(now)
         return True
 
     def _look(self, now):
+        """Update status, alarms and rate."""
         self.snapshot = snapshot = self.calibrator.snapshot()
         located, status = self.calibrator.located, self.status
-        # Where no position can have a result, behind a beam stop, none waits for one.
+        # Behind a beam stop no position is located, so none is waiting.
         lag = status.written - (self.calibrator.seen if snapshot.hidden and snapshot.noise is not None else located)
-        self._arrived = [entry for entry in self._arrived if now - entry[0] < RATE_OVER] or self._arrived[-1:]
-        then, had = self._arrived[0]
+        self._arrived = [entry for entry in self._arrived if now - entry[0] < RATE_WINDOW_S] or self._arrived[-1:]
+        then, n_then = self._arrived[0]
         self._arrived.append((now, self.calibrator.seen))
-        rate = (self.calibrator.seen - had) / max(now - then, 1e-3)
+        rate = (self.calibrator.seen - n_then) / max(now - then, 1e-3)
         alarms = *quick_alarms(snapshot, self.strain), *self._slow
         refusal = snapshot.calibrator.refusal
         reason = "" if located or refusal is None or refusal.name == UNLEARNED else str(refusal)
@@ -142,82 +209,109 @@ class Watcher:
         self._judge(snapshot, now)
 
     def _judge(self, snapshot, now):
+        """Take the result of an evaluation of descan and ellipse, or start one."""
         if self._judging is not None and self._judging.done():
-            (report, slow, took, problem, seen), self._judging = self._judging.result(), None
-            self._rest_until = now + max(JUDGE, took / JUDGE_PART)
+            (report, slow, took, problem, n_positions), self._judging = self._judging.result(), None
+            self._rest_until = now + max(JUDGE_EVERY_S, took / MAX_JUDGE_FRACTION)
             if problem:
                 self.status = replace(self.status, ellipse=problem)
             else:
                 self.report, self._slow = report, slow
-                self.status = replace(self.status, judged=seen, **_said(report))
-        # One after the other: learning is not to wait for a judgment.
+                self.status = replace(self.status, judged=n_positions, **_evaluation(report))
+        # The worker does one thing at a time, and learning goes first.
         idle = self._judging is None and not self.calibrator.learning
         if idle and now >= self._rest_until and snapshot.noise is not None:
-            self._judging = self._thread.submit(self.calibrator.worker.call, judged, snapshot)
+            self._judging = self._thread.submit(self.calibrator.worker.call, evaluate, snapshot)
 
     def close(self):
-        """Judge no more. The calibrator goes on."""
+        """Stop evaluating descan and ellipse; the calibrator is not closed."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
 def watch(reopen, scan, pattern_shape, mask=None, device="auto", output=None, strain=None, timeout=30.0, show=None,
           progress=True, worker=None) -> CalibrationReport | None:
-    """Watch a growing file until its scan is complete or its writer gone; calibrate it then, as `calibrate` would.
+    """Watch a growing file until its scan has ended, then calibrate it as `calibrate` does.
 
-    Args:
-        reopen: opens the source (`sources.open_source`). scan: (Rx, Ry). pattern_shape: (Qx, Qy).
-        mask, device: as for `calibrate`. output: the calibration is saved there, an EMD file.
-        strain, timeout: as for `alarms.quick_alarms` and `sources.follow`.
-        show: is called with the `Watcher` whenever its status is new.
-        worker: as for `OnlineCalibrator`; ended here.
+    Parameters
+    ----------
+    reopen : callable
+        Opens the source, such as `sources.open_source`.
+    scan : tuple of int
+        (Rx, Ry).
+    pattern_shape : tuple of int
+        (Qx, Qy).
+    mask : ndarray of bool, shape (Qx, Qy), optional
+        True where a detector pixel is good.
+    device : {"auto", "cpu", "cuda", "mps"}, optional
+        Where the networks run.
+    output : str or pathlib.Path, optional
+        A new EMD file for the calibration.
+    strain : float, optional
+        Precision of strain needed at each position, for the alarm on the dose.
+    timeout : float, optional
+        Time without a new frame after which the scan counts as ended, seconds.
+    show : callable, optional
+        Called with the `Watcher` whenever its status has changed.
+    progress : bool, optional
+        Whether to show the state in the terminal.
+    worker : Worker, optional
+        The process that learns; closed at the end.
 
-    Returns the report on the whole rows that are in the file; None where there is not one.
+    Returns
+    -------
+    CalibrationReport or None
+        The calibration of the complete rows in the file; None if there is none.
+
+    Raises
+    ------
+    PrenetError
+        If `output` exists, or the scan cannot be calibrated.
     """
     if output is not None:
         check_output(output)
     worker = worker or start_worker(scan, device)  # one for all scans of this file: its start takes seconds
 
-    def fresh(note=""):
+    def _new_watcher(note=""):
         return Watcher(OnlineCalibrator(scan, pattern_shape, mask, device, worker), strain, note)
 
-    def tell():
+    def _show_status():
         terminal.show(watcher.status)
         if show is not None:
             show(watcher)
 
-    def move_on(state, sentence, **known):
-        watcher.status = replace(watcher.status, state=state, sentence=sentence, **known)
-        tell()
+    def _set_state(state, sentence, **changes):
+        watcher.status = replace(watcher.status, state=state, sentence=sentence, **changes)
+        _show_status()
 
-    watcher, frames = fresh(), 0
+    watcher, frames = _new_watcher(), 0
     try:
         with _one_thread(), Terminal(scan[0] * scan[1], progress) as terminal:
             for event in sources.follow(reopen, scan, timeout):
                 if isinstance(event, sources.Restarted):
                     watcher.close()
-                    watcher = fresh(f"At {time.strftime('%H:%M:%S')} the file was made anew: this is another scan, "
-                                    "watched from its first pattern.")
+                    watcher = _new_watcher(f"At {time.strftime('%H:%M:%S')} the file was replaced: this is another "
+                                           "scan, watched from its first pattern.")
                 elif isinstance(event, sources.Ended):
                     frames = event.frames
                 if watcher.take(event):
-                    tell()
+                    _show_status()
             ended, rows = watcher.status.sentence, frames // scan[1]
             if not rows:
-                move_on("done", f"{ended} It holds no whole row of the scan: nothing was calibrated.")
+                _set_state("done", f"{ended} The file does not contain a complete row: nothing was calibrated.")
                 return None
-            part = "" if rows == scan[0] else f" its {rows} whole row{'s' * (rows > 1)} of {scan[0]},"
-            move_on("calibrating", f"{ended} Calibrating{part} from the file.")
+            part = "" if rows == scan[0] else f" its {rows} complete row{'s' * (rows > 1)} of {scan[0]},"
+            _set_state("calibrating", f"{ended} Calibrating{part} from the file.")
         watcher.close()
         try:
             report = calibrate_rows(watcher.calibrator, reopen, rows, scan[1], output, terminal.live)
         except PrenetError as problem:
-            move_on("done", f"{ended} Nothing was calibrated: {problem}")
+            _set_state("done", f"{ended} Nothing was calibrated: {problem}")
             raise
         watcher.report = report
         saved = "" if output is None else f", and saved {Path(output).name}"
-        how = f"Calibrated{part.rstrip(',')}{saved}." if report.origin.found else (
+        result = f"Calibrated{part.rstrip(',')}{saved}." if report.origin.found else (
             f"Nothing was calibrated: {report.origin.reason}")
-        move_on("done", f"{ended} {how}", judged=rows * scan[1], **_said(report))
+        _set_state("done", f"{ended} {result}", judged=rows * scan[1], **_evaluation(report))
         return report
     finally:
         watcher.close()
@@ -225,25 +319,69 @@ def watch(reopen, scan, pattern_shape, mask=None, device="auto", output=None, st
 
 
 def watch_file(path, scan, layout, port=None, timeout=30.0, device="auto", **options) -> CalibrationReport | None:
-    """`watch` for a file, which may appear within the timeout only. layout: as for `sources.open_source`, by name.
+    """Watch a file, which need not exist yet.
 
-    port: serve the page there, 0 for any port; None: no page. options: as for `watch`.
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        The file; it must appear within the timeout.
+    scan : tuple of int
+        (Rx, Ry).
+    layout : dict
+        Further arguments of `sources.open_source`.
+    port : int, optional
+        Port for a web page on this machine, 0 for any free one; by default no page.
+    timeout : float, optional
+        Time without a new frame after which the scan counts as ended, seconds.
+    device : {"auto", "cpu", "cuda", "mps"}, optional
+        Where the networks run.
+    **options
+        Further arguments of `watch`.
+
+    Returns
+    -------
+    CalibrationReport or None
+        As for `watch`.
+
+    Raises
+    ------
+    PrenetError
+        If the file does not appear or cannot be read, the port cannot be used, or as for `watch`.
     """
-    worker = start_worker(scan, device)  # loads while the scan has not begun
+    worker = start_worker(scan, device)  # loads while waiting for the scan
     reopen = partial(sources.open_source, path, scan, **layout)
     with nullcontext((None, None)) if port is None else served(port, Path(path).name) as (address, show):
         if address:
-            print(f"Look at {address}", flush=True)
+            print(f"The page is at {address}", flush=True)
         if not Path(path).exists():
             print(f"Waiting for {path}, {timeout:.0f} s at most.", flush=True)
-        first = sources.opened(reopen, path, timeout)
+        first = sources.wait_for_file(reopen, path, timeout)
         shape = first.shape
         first.close()
         return watch(reopen, scan, shape, device=device, timeout=timeout, show=show, worker=worker, **options)
 
 
 def calibrate_rows(calibrator, reopen, rows, columns, output=None, progress=True) -> CalibrationReport:
-    """The calibration of the whole rows that are in a file, saved as an EMD file if asked."""
+    """Calibrate the complete rows of a scan in a file.
+
+    Parameters
+    ----------
+    calibrator : OnlineCalibrator
+        The calibrator that saw the frames.
+    reopen : callable
+        Opens the source.
+    rows, columns : int
+        Shape of this part of the scan.
+    output : str or pathlib.Path, optional
+        A new EMD file for the calibration.
+    progress : bool, optional
+        Whether to show progress bars.
+
+    Returns
+    -------
+    CalibrationReport
+        The calibration.
+    """
     from py4DSTEM import DataCube
 
     source = reopen()
@@ -259,48 +397,67 @@ def calibrate_rows(calibrator, reopen, rows, columns, output=None, progress=True
 
 @contextmanager
 def _one_thread():
-    """One thread for locating, one for learning: more within an operation on small windows would be in their way."""
+    """Use one thread per operation: more do not pay on small windows, and slow down the worker process."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # threadpoolctl does not reach threads that torch starts later
     try:
-        yield
+        with threadpool_limits(1, user_api="blas"):
+            yield
     finally:
         torch.set_num_threads(threads)
 
 
-def judged(snapshot):
-    """Report, slow alarms, seconds that it took, what went wrong, and how many positions it is from: nobody stops
-    watching because of a bad fit."""
+def evaluate(snapshot):
+    """Evaluate descan and ellipse of a snapshot, without raising an exception: the watch must go on.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+        The positions so far.
+
+    Returns
+    -------
+    report : CalibrationReport or None
+        The evaluation; None if it failed.
+    alarms : tuple of Alarm
+        The alarms that take seconds to find.
+    seconds : float
+        Time that it took.
+    problem : str
+        Why it failed; empty if it did not.
+    positions : int
+        Positions that it is based on.
+    """
     start, report, slow, problem = time.monotonic(), None, None, ""
     try:
         report = judge_snapshot(snapshot)
         if report.fit is not None:
             slow = ellipse_changes(snapshot, report.fit, report.origin.radius, snapshot.device)
     except Exception as error:
-        problem = f"descan and ellipse cannot be judged now ({error})"
-    seen = int(np.count_nonzero(snapshot.looked))
-    return report, (slow,) if slow else (), time.monotonic() - start, problem, seen
+        problem = f"descan and ellipse cannot be evaluated now ({error})"
+    positions = int(np.count_nonzero(snapshot.looked))
+    return report, (slow,) if slow else (), time.monotonic() - start, problem, positions
 
 
 def _beam(snapshot):
-    """drift, its row, sigma and dose for the status."""
+    """Drift, its row, sigma and dose for the status."""
     valid = snapshot.valid
     if snapshot.beam is None or not valid.any():
         return {}
     rows, away = snapshot.moves[:2]
-    # A row that is still written moves as its columns do; only the first is better than none.
+    # The mean of an incomplete row contains the descan along the columns; the first row is used nevertheless.
     k = len(rows) - 1 - (len(rows) > 1 and not snapshot.known.reshape(snapshot.scan)[rows[-1]].all())
     sigma = float(np.median(snapshot.located.sigma[valid.ravel()]))
-    moved = {"drift": tuple(away[k].tolist()), "row": int(rows[k])} if len(rows) else {}
-    return moved | {"sigma": sigma, "dose": snapshot.noise.dose}
+    drift = {"drift": tuple(away[k].tolist()), "row": int(rows[k])} if len(rows) else {}
+    return drift | {"sigma": sigma, "dose": snapshot.noise.dose}
 
 
-def _said(report):
-    """What the judged report says of ellipse and descan, for the status."""
+def _evaluation(report):
+    """Ellipse and descan for the status."""
     if not report.origin.found:
         return {}
     e, fit = report.ellipse, report.fit
-    ellipse = "a/b not known"
+    ellipse = "a/b unknown"
     if e is not None and e.accepted:
         sigma = float(np.sqrt(np.linalg.eigvalsh(e.covariance).max()))
         ellipse = f"a/b {e.a / e.b:.4f} +- {sigma:.4f} at {np.degrees(e.theta):.0f} degrees"

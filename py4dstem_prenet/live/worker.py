@@ -1,10 +1,9 @@
-"""A process of its own for work that takes seconds, at a low priority: what cannot wait goes on undisturbed.
+"""Run functions that take seconds in a separate process of low priority.
 
-Two threads of Python share one interpreter: beside one that learns, locating patterns is half as fast even where a
-core is free for it. The process is a fresh interpreter at the other end of two pipes. It imports nothing of the user's
-program, so that it works from notebooks and from scripts without a guard, on every system; and it ends when the pipe
-to it does, so that none is left behind even where this process is killed. Only what these two processes write to each
-other is ever unpickled.
+Two Python threads share one interpreter: locating patterns beside a thread that learns is half as fast even if a core
+is free. The process is a new interpreter that is connected by two pipes. It does not import the program of the user, so
+that it works from notebooks and from scripts without a `__main__` guard on every system. It ends when its pipe is
+closed, also if this process is killed. Only data that these two processes write to each other are unpickled.
 """
 
 from __future__ import annotations
@@ -22,30 +21,44 @@ from threading import Lock, Thread
 
 from ..core import PrenetError
 
-NICE = 5  # a third of the share of a core that a process of usual priority gets, where both want it
-STARTED = "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); from {} import serve; serve()"
-PATIENCE = 60.0  # seconds that a start may take; it takes a few where the machine is not busy
-LIBRARIES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+NICENESS = 5  # gives a third of the share of a core that a process of normal priority gets
+MAX_START_S = 60.0  # seconds until a start counts as failed; it takes a few seconds on an idle machine
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # set to 1 for the process
+
+_PROGRAM = "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); from {} import serve; serve()"
 
 
 class Worker:
-    """Calls functions in a process of its own; here, as long as that has not started, and once it has died.
+    """Calls functions in a separate process, or in this one until that has started and after it has died.
 
-    prepare: is called there first, with `args`; until it has returned, the process counts as not started. It takes
-    seconds to import torch: who has the time, waits for that (`wait`). None: no process, all is done here.
+    Parameters
+    ----------
+    prepare : callable or None
+        Called in the process first; until it has returned, the process counts as not started. None: use no process.
+    *args
+        Arguments of `prepare`.
 
-    Functions are the package's own; what they take and return can be pickled.
+    Notes
+    -----
+    The functions must belong to this package, and their arguments and results must be picklable. The process imports
+    torch, which takes seconds; `wait` waits for it.
+
+    Examples
+    --------
+    >>> worker = Worker(None)
+    >>> worker.call(divmod, 7, 3)
+    (2, 1)
     """
 
     def __init__(self, prepare, *args):
         self._lock, self._answers, self._ready, self._process = Lock(), SimpleQueue(), False, None
-        if prepare is None or not sys.executable or getattr(sys, "frozen", False):  # frozen: within another program
+        if prepare is None or not sys.executable or getattr(sys, "frozen", False):  # frozen: inside another program
             return
         lowered = {"creationflags": subprocess.BELOW_NORMAL_PRIORITY_CLASS} if os.name == "nt" else {}
         with suppress(OSError):
             self._process = subprocess.Popen(
-                [sys.executable, "-c", STARTED.format(__name__)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL, env=os.environ | dict.fromkeys(LIBRARIES, "1"), **lowered)
+                [sys.executable, "-c", _PROGRAM.format(__name__)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL, env=os.environ | dict.fromkeys(THREAD_VARIABLES, "1"), **lowered)
             weakref.finalize(self, _end, self._process)
             Thread(target=_listen, args=(self._process.stdout, self._answers), daemon=True).start()
             _send(self._process, sys.path)
@@ -53,43 +66,69 @@ class Worker:
 
     @property
     def pid(self) -> int | None:
-        """Of the process; None where there is none (any more)."""
+        """Identifier of the process.
+
+        Returns
+        -------
+        int or None
+            None if there is no process.
+        """
         return None if self._process is None else self._process.pid
 
     def wait(self):
-        """Wait until the process has started, has failed to, or has been closed; `PATIENCE` seconds at most."""
+        """Wait until the process has started, has failed to start, or was closed; at most MAX_START_S."""
         with self._lock:
-            self._is_up(PATIENCE)
+            self._is_up(MAX_START_S)
 
     def call(self, function, *args):
-        """What the function returns. Raises what it raises; PrenetError where `close` was called meanwhile."""
+        """Call a function.
+
+        Parameters
+        ----------
+        function : callable
+            A function of a module.
+        *args
+            Its arguments.
+
+        Returns
+        -------
+        object
+            What the function returns.
+
+        Raises
+        ------
+        PrenetError
+            If `close` was called meanwhile. Exceptions of the function are raised, too; in the process all but
+            PrenetError become PrenetError.
+        """
         with self._lock:
             process = self._process
             if self._is_up():
                 try:
                     _send(process, (function, args))
-                except Exception:  # it is gone, or something cannot be sent
+                except Exception:  # the process has ended, or an argument cannot be pickled
                     _end(process)
                 if (answer := self._answers.get()) is not None:
                     if answer[0]:
                         return answer[1]
                     raise answer[1]
                 if self._process is None:
-                    raise PrenetError("The process that was asked has been closed.")
+                    raise PrenetError("The worker process was closed during a call.")
                 _end(process)
-                self._process = None  # it died: from now on here
+                self._process = None  # it died: later calls run in this process
         return function(*args)
 
     def close(self):
-        """End the process, whatever it does; later calls are made here."""
+        """End the process at once; later calls run in this process."""
         process, self._process = self._process, None
         if process is not None:
             _end(process)
 
-    def _is_up(self, patience=0.0):
+    def _is_up(self, timeout=0.0):
+        """Whether the process has started; waits for that until the timeout, seconds."""
         if self._process is not None and not self._ready:
             with suppress(Empty):
-                answer = self._answers.get(timeout=patience)
+                answer = self._answers.get(timeout=timeout)
                 self._ready = answer is not None and answer[0]
                 if not self._ready:
                     self.close()
@@ -102,8 +141,8 @@ def _send(process, message):
 
 
 def _listen(stream, answers):
-    """Hand on what the process answers, and None when it ends."""
-    with suppress(Exception), stream:  # half a message, too, is the end
+    """Put the answers of the process into the queue, and None when it ends."""
+    with suppress(Exception), stream:  # an incomplete message is the end, too
         while True:
             answers.put(pickle.load(stream))
     answers.put(None)
@@ -116,17 +155,17 @@ def _end(process):
         process.stdin.close()
 
 
-# --- the other side
+# --- in the process
 def serve():
-    """Do what the other process asks, until it ends."""
+    """Call the functions that the other process sends, until it ends."""
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what anybody prints must not come between the answers
+    os.dup2(2, 1)  # printed text must not get between the answers
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the other process, which then ends this one
-    asked = SimpleQueue()
-    Thread(target=_take, args=(asked,), daemon=True).start()
+    requests = SimpleQueue()
+    Thread(target=_receive, args=(requests,), daemon=True).start()
     for number in count():
         try:
-            function, args = asked.get()
+            function, args = requests.get()
             answer = True, function(*args)
         except PrenetError as error:
             answer = False, error
@@ -135,13 +174,13 @@ def serve():
         pickle.dump(answer, answers, protocol=5)
         answers.flush()
         del answer
-        if number == 0 and hasattr(os, "nice"):  # not before: at a low priority a busy machine would take minutes
-            os.nice(NICE)
+        if number == 0 and hasattr(os, "nice"):  # not earlier: on a busy machine a start at low priority takes minutes
+            os.nice(NICENESS)
 
 
-def _take(asked):
-    """Put what comes through the pipe in line; when it ends the other process has, and so does this one, at once."""
+def _receive(requests):
+    """Put the messages from the pipe into the queue; end this process at once when the pipe is closed."""
     with suppress(Exception):
         while True:
-            asked.put(pickle.load(sys.stdin.buffer))
+            requests.put(pickle.load(sys.stdin.buffer))
     os._exit(0)

@@ -48,8 +48,8 @@ def _(bench):
     return ["smaller batches, the same result"]
 
 
-@case("Device", "memory for no pattern", "refused", "The memory of the device cpu does not hold one pattern's "
-      "computation; free some of it, or use device='cpu'.", "a stub that runs out at once")
+@case("Device", "memory for no pattern", "refused", "The memory of the device cpu is too small for a "
+      "single pattern; free some memory, or use device='cpu'.", "a stub that runs out at once")
 def _(bench):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(devices, "_fits", {})
