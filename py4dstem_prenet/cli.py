@@ -383,9 +383,10 @@ def _pair(text, option):
 
 
 def _open(file, scan, cube):
-    from .io import opening
+    """The DataCube in a file."""
+    from .io import open as open_scan
 
-    return opening.open(file, None if scan is None else _pair(scan, "--scan"), cube)
+    return open_scan(file, None if scan is None else _pair(scan, "--scan"), cube)
 
 
 def _fail(reason, code=1):

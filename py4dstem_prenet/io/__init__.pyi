@@ -1,8 +1,20 @@
 from .calibrations import (
+    MASK as MASK,
+)
+from .calibrations import (
+    SIGMA as SIGMA,
+)
+from .calibrations import (
+    WRITTEN as WRITTEN,
+)
+from .calibrations import (
     all_or_none as all_or_none,
 )
 from .calibrations import (
     attach_ellipse_map as attach_ellipse_map,
+)
+from .calibrations import (
+    cube_like as cube_like,
 )
 from .calibrations import (
     make_provenance as make_provenance,
@@ -20,7 +32,22 @@ from .calibrations import (
     read_origin as read_origin,
 )
 from .calibrations import (
+    read_provenance as read_provenance,
+)
+from .calibrations import (
     read_valid as read_valid,
+)
+from .calibrations import (
+    sigma_is_current as sigma_is_current,
+)
+from .calibrations import (
+    sigma_slice as sigma_slice,
+)
+from .calibrations import (
+    sign as sign,
+)
+from .calibrations import (
+    signatures as signatures,
 )
 from .calibrations import (
     write_ellipse as write_ellipse,
@@ -40,6 +67,7 @@ from .calibrations import (
 from .dataset_scan import DatasetScan as DatasetScan
 from .describing import describe_file as describe_file
 from .emd_files import load_calibration as load_calibration
+from .emd_files import resumable_cube as resumable_cube
 from .emd_files import save as save
 from .files import (
     check_output as check_output,

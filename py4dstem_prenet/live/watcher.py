@@ -18,7 +18,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from ..core import PrenetError
-from ..io import check_output, emd_files
+from ..io import check_output, save
 from ..pipeline import CalibrationReport
 from . import sources
 from .alarms import Alarm, ellipse_changes, quick_alarms
@@ -221,7 +221,7 @@ class Watcher:
         # The worker does one thing at a time, and learning goes first.
         idle = self._judging is None and not self.calibrator.learning
         if idle and now >= self._rest_until and snapshot.noise is not None:
-            self._judging = self._thread.submit(self.calibrator.worker.call, evaluate, snapshot)
+            self._judging = self._thread.submit(self.calibrator.worker.call, evaluate_snapshot, snapshot)
 
     def close(self):
         """Stop evaluating descan and ellipse; the calibrator is not closed."""
@@ -389,7 +389,7 @@ def calibrate_rows(calibrator, reopen, rows, columns, output=None, progress=True
         datacube = DataCube(source.data(rows, columns))
         report = calibrator.finish(datacube, progress)
         if output is not None and report.origin.found:
-            emd_files.save(datacube, output, data=False)
+            save(datacube, output, data=False)
     finally:
         source.close()
     return report
@@ -407,7 +407,7 @@ def _one_thread():
         torch.set_num_threads(threads)
 
 
-def evaluate(snapshot):
+def evaluate_snapshot(snapshot):
     """Evaluate descan and ellipse of a snapshot, without raising an exception: the watch must go on.
 
     Parameters

@@ -180,7 +180,8 @@ def _numbers(seen):
             yield "descan, peak to peak", "({:.3f}, {:.3f}) px".format(*np.ptp(seen.fitted, axis=(1, 2)))
         yield "sigma of a measured position, per axis", _number(fit.noise, "px")
         yield "scatter of the residuals, per axis", _number(fit.test.scatter, "px")
-        yield "spatially correlated part of the residuals", _number(fit.test.shared if fit.test.correlated else 0.0, "px")
+        yield ("spatially correlated part of the residuals",
+               _number(fit.test.shared if fit.test.correlated else 0.0, "px"))
         yield "positions far from the surface", f"{fit.test.outliers:.1%}"
         yield "uncertainty of the fitted origin, from noise", _number(fit.uncertainty, "px")
         if np.isfinite(fit.specimen):

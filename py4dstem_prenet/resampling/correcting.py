@@ -13,7 +13,20 @@ import numpy as np
 from .._version import __version__
 from ..compute import map_chunks
 from ..core import NoiseModel, PrenetError, as_scan, ellipse_matrix, ellipse_vector
-from ..io import calibrations, check_output, emd_files, open as open_cube
+from ..io import (
+    MASK,
+    SIGMA,
+    WRITTEN,
+    check_output,
+    cube_like,
+    noise_of,
+    read_fitted_origin,
+    read_provenance,
+    resumable_cube,
+    sign,
+    write_provenance,
+)
+from ..io import open as open_cube
 
 
 def corrected(datacube, noise: NoiseModel | None = None, out=None, progress=True):
@@ -65,9 +78,9 @@ def corrected(datacube, noise: NoiseModel | None = None, out=None, progress=True
     scan = as_scan(datacube)
     if out is not None:
         check_output(out)
-    qx0, qy0, _ = calibrations.read_fitted_origin(datacube)
+    qx0, qy0, _ = read_fitted_origin(datacube)
     matrix = ellipse_matrix(_vector(datacube))
-    noise = noise or calibrations.noise_of(datacube)
+    noise = noise or noise_of(datacube)
     origin = np.stack([qx0.ravel(), qy0.ravel()], 1)
     center = np.rint(origin.mean(0))
     shape = scan.shape
@@ -81,7 +94,7 @@ def corrected(datacube, noise: NoiseModel | None = None, out=None, progress=True
     shell = _calibrated(datacube, np.broadcast_to(np.float32(0), shape), center)
     record = {"version": __version__, "matrix": matrix.tolist(), "origin": origin.tolist(),
               "noise": [float(v) for v in (noise.gain, noise.offset, noise.dose, noise.bad_pixels.sum())]}
-    with emd_files.resumable_cube(shell, out, np.float32, record) as target:
+    with resumable_cube(shell, out, np.float32, record) as target:
         for index, moved in map_chunks(work, scan, origin, progress=title, skip=target.done):
             target.write(index, moved)
     return open_cube(out)
@@ -99,18 +112,18 @@ def _vector(datacube):
 
 def _calibrated(datacube, data, center):
     """A cube of these data with the metadata and calibration of the input, but a constant origin and no ellipse."""
-    new = calibrations.cube_like(datacube, data)
-    if calibrations.SIGMA in new.treekeys:
-        new.tree(calibrations.SIGMA).cut(root_metadata=False)
+    new = cube_like(datacube, data)
+    if SIGMA in new.treekeys:
+        new.tree(SIGMA).cut(root_metadata=False)
     calibration = new.calibration
-    for key in ("qx0_meas", "qy0_meas", "origin_meas_mask", calibrations.MASK, calibrations.WRITTEN):
+    for key in ("qx0_meas", "qy0_meas", "origin_meas_mask", MASK, WRITTEN):
         calibration._params.pop(key, None)
     calibration.set_origin(tuple(np.full(new.Rshape, float(c)) for c in center))
     calibration.set_ellipse((None, None, None))
-    calibrations.sign(new, "origin")
-    record = calibrations.read_provenance(new)
+    sign(new, "origin")
+    record = read_provenance(new)
     if record is not None:
-        calibrations.write_provenance(new, record | {"since": [*record.get("since", []), "corrected()"]})
+        write_provenance(new, record | {"since": [*record.get("since", []), "corrected()"]})
     return new
 
 

@@ -16,7 +16,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..core import Decided, Decision, Flag, PrenetError
-from ..io import calibrations
+from ..io import (
+    SIGMA,
+    WRITTEN,
+    cube_like,
+    read_mask,
+    read_provenance,
+    sigma_is_current,
+    sigma_slice,
+    sign,
+    signatures,
+    write_mask,
+    write_provenance,
+)
 
 _ORIGIN = ("qx0", "qy0", "qx0_meas", "qy0_meas")
 
@@ -84,7 +96,7 @@ def check_calibration(datacube) -> CalibrationCheck:
     calibration, scan, pattern = datacube.calibration, tuple(datacube.Rshape), tuple(datacube.Qshape)
     if not _has_origin(calibration):
         return CalibrationCheck(("origin",), Decision(False, (Flag("calibration_missing"),)))
-    signed = calibrations.signatures(datacube)
+    signed = signatures(datacube)
     for entry, name, values in (("origin_meas", "measured origin", calibration.get_origin_meas()),
                                 ("origin", "origin", calibration.get_origin())):
         if values is not None:
@@ -97,7 +109,7 @@ def check_calibration(datacube) -> CalibrationCheck:
     fitted = signed.get("origin")
     if "origin" not in found and fitted and fitted["unchanged"] and not fitted["measured"]:
         found["origin"] = Flag("fit_stale")
-    if calibrations.SIGMA in datacube.treekeys and not calibrations.sigma_is_current(datacube):
+    if SIGMA in datacube.treekeys and not sigma_is_current(datacube):
         found["sigma"] = Flag("sigma_stale")
     for name, vectors in _bragg_vectors(datacube):
         if (tuple(vectors.Rshape), tuple(vectors.Qshape)) != (scan, pattern):
@@ -169,10 +181,10 @@ def crop_Q(datacube, ROI):
     """
     rows, columns = _region(ROI, datacube.Qshape, "Q")
     signed = _ready(datacube)
-    new = calibrations.cube_like(datacube, datacube.data[:, :, rows, columns])
+    new = cube_like(datacube, datacube.data[:, :, rows, columns])
     _move(new.calibration, lambda q, axis: q - (rows, columns)[axis].start)
-    mask = calibrations.read_mask(datacube)
-    calibrations.write_mask(new, None if mask is None else mask[rows, columns])
+    mask = read_mask(datacube)
+    write_mask(new, None if mask is None else mask[rows, columns])
     return _finish(new, signed, f"crop_Q({rows.start}, {rows.stop}, {columns.start}, {columns.stop})")
 
 
@@ -198,7 +210,7 @@ def crop_R(datacube, ROI):
     """
     rows, columns = _region(ROI, datacube.Rshape, "R")
     signed = _ready(datacube)
-    new = calibrations.cube_like(datacube, datacube.data[rows, columns])
+    new = cube_like(datacube, datacube.data[rows, columns])
     _rescan(datacube, new, lambda maps: maps[..., rows, columns], 1)
     return _finish(new, signed, f"crop_R({rows.start}, {rows.stop}, {columns.start}, {columns.stop})")
 
@@ -231,7 +243,7 @@ def bin_Q(datacube, N):
     """
     N = _factor(N, datacube.Qshape, "the pattern")
     signed = _ready(datacube)
-    new = calibrations.cube_like(datacube, _binned(datacube, 1, N))
+    new = cube_like(datacube, _binned(datacube, 1, N))
     calibration = new.calibration
     _move(calibration, lambda q, axis: (q + 0.5) / N - 0.5)
     for key in ("probe_semiangle", "convergence_semiangle_pixels"):
@@ -242,12 +254,12 @@ def bin_Q(datacube, N):
     if a is not None and b is not None and not np.allclose(np.multiply(a, b), 1):
         calibration["a"], calibration["b"] = a / N, b / N
     calibration["Q_pixel_size"] = calibration.get_Q_pixel_size() * N
-    mask = calibrations.read_mask(datacube)
+    mask = read_mask(datacube)
     if mask is not None:  # a sum is good where all that went into it is
         rows, columns = new.Qshape
-        calibrations.write_mask(new, mask[:rows * N, :columns * N].reshape(rows, N, columns, N).all((1, 3)))
-    if calibrations.SIGMA in new.treekeys:
-        new.attach(calibrations.sigma_slice(new.tree(calibrations.SIGMA).data / N))
+        write_mask(new, mask[:rows * N, :columns * N].reshape(rows, N, columns, N).all((1, 3)))
+    if SIGMA in new.treekeys:
+        new.attach(sigma_slice(new.tree(SIGMA).data / N))
     return _finish(new, signed, f"bin_Q({N})")
 
 
@@ -281,7 +293,7 @@ def bin_R(datacube, N):
     signed = _ready(datacube)
     if np.ndim(datacube.calibration.get_a()):
         raise PrenetError("The ellipse varies over the scan and cannot be averaged; set one ellipse before binning.")
-    new = calibrations.cube_like(datacube, _binned(datacube, N, 1))
+    new = cube_like(datacube, _binned(datacube, N, 1))
     rows, columns = (slice(0, n * N) for n in new.Rshape)
     _rescan(datacube, new, lambda maps: maps[..., rows, columns], N)
     new.calibration["R_pixel_size"] = new.calibration.get_R_pixel_size() * N
@@ -319,7 +331,7 @@ def _ready(datacube):
     for name, flag in zip(found.stale, found.flags if found.stale else (), strict=True):
         if name in ("measured origin", "origin"):
             raise PrenetError(f"Nothing was changed, because the calibration does not belong to the data. {flag}")
-    return calibrations.signatures(datacube)
+    return signatures(datacube)
 
 
 def _move(calibration, moved):
@@ -351,9 +363,9 @@ def _rescan(datacube, new, part, N):
             calibration[key] = np.where(n_valid > 0, mean, total(values) / N**2)
     if np.shape(mask) == scan:
         calibration.set_origin_meas_mask(n_valid > 0)
-    if calibrations.SIGMA in new.treekeys:
-        variance = total(np.where(valid, np.asarray(new.tree(calibrations.SIGMA).data) ** 2, 0))
-        new.attach(calibrations.sigma_slice(np.where(n_valid > 0, np.sqrt(variance) / np.maximum(n_valid, 1), np.nan)))
+    if SIGMA in new.treekeys:
+        variance = total(np.where(valid, np.asarray(new.tree(SIGMA).data) ** 2, 0))
+        new.attach(sigma_slice(np.where(n_valid > 0, np.sqrt(variance) / np.maximum(n_valid, 1), np.nan)))
 
 
 def _binned(datacube, over_scan, over_pattern):
@@ -385,11 +397,11 @@ def _finish(new, signed, done):
     if calibration.get_origin() is not None:
         calibration.set_origin(calibration.get_origin())  # updates mean and shift
     calibration.calibrate()
-    calibration._params.pop(calibrations.WRITTEN, None)
+    calibration._params.pop(WRITTEN, None)
     for entry, signature in signed.items():
         if signature["unchanged"]:
-            calibrations.sign(new, entry, **{k: v for k, v in signature.items() if k == "feature"})
-    record = calibrations.read_provenance(new)
+            sign(new, entry, **{k: v for k, v in signature.items() if k == "feature"})
+    record = read_provenance(new)
     if record is not None:
-        calibrations.write_provenance(new, record | {"since": [*record.get("since", []), done]})
+        write_provenance(new, record | {"since": [*record.get("since", []), done]})
     return new
