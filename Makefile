@@ -14,6 +14,8 @@ test: $(READY) lint types
 
 lint: $(READY)
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/numpydoc lint $$(git ls-files 'py4dstem_prenet/*.py')
 
 # Of what users call.
 types: $(READY)

@@ -15,11 +15,10 @@ from .core import PrenetError
 if TYPE_CHECKING:
     from py4DSTEM import DataCube
 
-    from .core import Ellipse, EllipseMap, OriginFit, OriginMap
+    from .core import CalibrationReport, Ellipse, EllipseMap, OriginFit, OriginMap
     from .denoising import DenoisingCheck, FinetuneResult
     from .ellipse import EllipseCheck
     from .origin import OriginCheck
-    from .pipeline import CalibrationReport
     from .resampling import CalibrationCheck
 
 _NAME = "prenet"
