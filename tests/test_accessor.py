@@ -107,7 +107,8 @@ def test_stages_one_by_one(cube, stage, monkeypatch):
         seen["map options"] = blocks, device, progress
         return types.SimpleNamespace(at_positions=lambda: np.zeros((5, *cube.Rshape)))
 
-    stage("origin", measure_origin=measure_origin, fit_origin=fit_origin, OriginMap=types.SimpleNamespace)
+    stage("origin", measure_origin=measure_origin)
+    stage("descan", fit_origin=fit_origin)
     monkeypatch.setattr(io, "noise_of", lambda data: "noise")
     mask = np.ones(cube.Qshape, bool)
     stage("ellipse", measure_ellipse=measure_ellipse, map_ellipse=map_ellipse)

@@ -184,10 +184,10 @@ def test_what_py4dstem_leaves_behind_is_stale(cube, left, stale, capsys):
     left(cube)
     np.testing.assert_array_equal(cube.calibration.get_origin()[0], kept)  # the fault that check is for
     found = cube.prenet.check()
-    assert not found.current and set(found.stale) == stale and "crop_Q" in str(found)
-    with pytest.raises(PrenetError, match=r"stale already\. The measured origin is for"):
+    assert not found.current and set(found.stale) == stale
+    with pytest.raises(PrenetError, match="Nothing was changed"):
         cube.prenet.crop_Q((0, 20, 0, 20))
-    with pytest.raises(PrenetError, match=r"(calibrate|measure) again"):
+    with pytest.raises(PrenetError, match=r"calibrate again|measure it again"):
         calibrations.read_fitted_origin(cube)
 
 
@@ -195,7 +195,7 @@ def test_measured_again_with_py4dstem(cube):
     meas = cube.calibration.get_origin_meas()
     cube.calibration.set_origin_meas((meas[0] + 0.1, meas[1]))
     found = cube.prenet.check()
-    assert set(found.stale) == {"origin", "sigma"} and "fit_origin()" in str(found)
+    assert set(found.stale) == {"origin", "sigma"} and found.decision.has("fit_stale")
     assert (calibrations.read_origin(cube).sigma_qx0 == 1).all()  # not those of the earlier measurement
     cube.calibration.set_origin((meas[0] + 0.1, meas[1]))  # py4DSTEM's fit_origin
     assert cube.prenet.check().stale == ("sigma",)
@@ -206,12 +206,12 @@ def test_measured_again_with_py4dstem(cube):
 
 def test_maps_that_py4dstem_wrote():
     cube, qx0, qy0 = beams()
-    assert cube.prenet.check().stale == ("origin",) and "calibrate()" in str(cube.prenet.check())
+    assert cube.prenet.check().stale == ("origin",) and cube.prenet.check().decision.has("calibration_missing")
     cube.calibration.set_origin((qx0, qy0))
-    assert cube.prenet.check().current and "belongs" in str(cube.prenet.check())
+    assert cube.prenet.check().current and cube.prenet.check().decision.has("calibration_current")
     cube.crop_Q((30, 50, 0, 45))  # nothing was noted, but there is no beam any more
     cube.calibration.set_origin((qx0, qy0))
-    assert "outside of patterns of 20 x 45" in str(cube.prenet.check())
+    assert cube.prenet.check().decision.has("origin_outside")
 
 
 def test_bragg_vectors_of_other_data(cube):

@@ -52,7 +52,7 @@ def calibrated(stage):
         origin = tuple(np.full(datacube.Rshape, v) for v in (15.0, 20.0))
         if Report.origin.found:
             datacube.calibration.set_origin(origin)
-            calibrations.write_provenance(datacube, calibrations.make_provenance(datacube, verdicts=("Fine.",)))
+            calibrations.write_provenance(datacube, calibrations.make_provenance(datacube, settings={"note": "Fine."}))
         return Report()
 
     calls.append(Report)
@@ -174,8 +174,8 @@ def test_denoise_streams_to_its_file(stage):
 
 def test_train(stage, here):
     calls = []
-    stage("training", train=lambda task, **settings: calls.append((task, settings)),
-          export=lambda run, out, command: f"weights of {command!r}")
+    stage("training", train=lambda task, **settings: calls.append((task, settings)))
+    stage("training.export", export=lambda run, out, command: f"weights of {command!r}")
     result = prenet("train", "center", "--minutes", 2, "--seed", 7)
     assert result.exit_code == 0 and "'prenet train center --minutes 2.0 --seed 7'" in result.output
     (task, settings), *_ = calls
@@ -234,7 +234,7 @@ def test_info_describes_any_hdf5_file(here):
     h5py.File("empty.h5", "w").close()
     assert "without any data set" in refused("info", "empty.h5")
     whole = Path("plain.nxs").read_bytes()
-    for name, content in (("cut.h5", whole[:1000]), ("text.h5", b"text"), ("short.npy", b"text"), ("some.xyz", b"text")):
+    for name, content in (("cut.h5", whole[:1000]), ("text.h5", b"text"), ("short.npy", b"text"), ("a.xyz", b"text")):
         Path(name).write_bytes(content)
         assert refused("info", name)
 
@@ -291,7 +291,7 @@ def test_results_for_machines(here):
     run = prenet("calibrate", "sim.h5", "-o", "cal.h5", "--json")
     told = json.loads(run.stdout)
     assert run.exit_code == 0 and told["saved"] == "cal.h5" and told["found"] and "Origin" in run.stderr
-    assert {"detector", "origin", "descan", "ellipse", "verdicts"} <= set(told)
+    assert {"detector", "origin", "descan", "ellipse", "flags"} <= set(told)
     origin = py4DSTEM.read(str(here / "cal.h5")).calibration.get_origin_meas()
     assert told["origin"]["qx0"] == pytest.approx(np.nanmedian(origin[0])) and told["origin"]["positions"] == 9
     assert told["detector"]["electrons"] == pytest.approx(3000, rel=0.3)

@@ -12,7 +12,7 @@ from py4DSTEM import Calibration, DataCube
 from scans import simulated
 
 import py4dstem_prenet
-from py4dstem_prenet.core import reading
+from py4dstem_prenet.core import as_scan
 from py4dstem_prenet.core.errors import PrenetError
 from py4dstem_prenet.io import calibrations, emd_files
 
@@ -40,7 +40,7 @@ def emd_file(data, tmp_path):
 def opened(path, lazy, data, **options):
     cube = py4dstem_prenet.open(path, **options)
     assert isinstance(cube, DataCube) and isinstance(cube.data, lazy)
-    whole = np.concatenate([block for _, block in reading.patterns(cube)])
+    whole = np.concatenate([block for _, block in as_scan(cube).blocks()])
     np.testing.assert_array_equal(whole.reshape(*SCAN, *data.shape[2:]), data)
     return cube
 
