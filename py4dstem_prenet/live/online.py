@@ -295,7 +295,8 @@ class OnlineCalibrator:
 
     def _sample(self):
         positions = np.sort(np.fromiter(self._kept, np.int64, len(self._kept)))
-        return SampledScan(self._scan, positions, [self._kept[p] for p in positions.tolist()])
+        patterns = [self._kept[p] for p in positions.tolist()]
+        return SampledScan(self._scan, positions, patterns or np.empty((0, *self._shape[2:]), self._dtype))
 
     @property
     def report(self) -> CalibrationReport:
