@@ -16,9 +16,8 @@ import pytest
 from py4DSTEM import DataCube
 
 import py4dstem_prenet
-from py4dstem_prenet.core import Flag
+from py4dstem_prenet.core import Flag, NoiseModel
 from py4dstem_prenet.core.errors import PrenetError
-from py4dstem_prenet.detector import NoiseModel
 from py4dstem_prenet.io import calibrations, emd_files, files
 
 RSHAPE, QSHAPE = (3, 4), (40, 48)

@@ -19,13 +19,14 @@ from test_alarms import NOISE, snapshot
 from typer.testing import CliRunner
 
 from py4dstem_prenet.cli import app
+from py4dstem_prenet.core import Flag
 from py4dstem_prenet.core.errors import PrenetError
 from py4dstem_prenet.live import online, sources
 from py4dstem_prenet.live.alarms import quick_alarms
 from py4dstem_prenet.live.online import UNLEARNED, OnlineCalibrator
 from py4dstem_prenet.live.server import served, state_of
 from py4dstem_prenet.live.watcher import Status, Watcher, watch
-from py4dstem_prenet.pipeline import calibrate
+from py4dstem_prenet.pipeline import Calibrator, calibrate
 from py4dstem_prenet.simulation.acquisition import Acquisition, acquire
 
 SCAN, SHAPE = (12, 16), (64, 64)
@@ -87,7 +88,7 @@ def test_an_aborted_scan_is_calibrated_as_far_as_whole_rows_go(written, tmp_path
                    show=lambda watcher: shown.append(watcher.status))
     assert report.origin.valid.shape == (6, 16) and report.origin.found
     assert [status.state for status in shown[-3:]] == ["ended", "calibrating", "done"] and not shown[-1].complete
-    assert "stopped, at pattern 101 of 192" in shown[-1].sentence and "its 6 whole rows of 12" in shown[-1].sentence
+    assert "stopped at pattern 101 of 192" in shown[-1].sentence and "its 6 complete rows of 12" in shown[-1].sentence
     assert shown[-1].located == 101 and shown[-1].lag == 0 and shown[-1].judged == 96
     path.write_bytes(path.read_bytes()[:30000])
     assert watch(lambda: sources.RawFile(path, SHAPE), SCAN, SHAPE, device="cpu", timeout=0.01, progress=False) is None
@@ -105,7 +106,7 @@ def test_a_file_that_goes_is_told_and_nothing_is_calibrated(written, tmp_path):
 
     with pytest.raises(PrenetError, match="There is no file"):
         watch(lambda: sources.RawFile(path, SHAPE), SCAN, SHAPE, device="cpu", timeout=1.5, progress=False, show=show)
-    assert any(status.state == "waiting" and "the file is gone" in status.sentence for status in shown)
+    assert any(status.state == "waiting" and "the file is missing" in status.sentence for status in shown)
     assert shown[-1].state == "done" and "Nothing was calibrated: There is no file" in shown[-1].sentence
 
 
@@ -198,14 +199,15 @@ def test_positions_that_cannot_have_a_result_do_not_wait_for_one():
     calibrator = SimpleNamespace(scan=SCAN, located=0, seen=180, learning=True, snapshot=lambda: state)
     seen = Watcher(calibrator)
     seen.status = replace(seen.status, written=192)
-    state = replace(state, beam=None, noise=None, reason=UNLEARNED)
+    state = replace(state, calibrator=Calibrator(None, None, None, Flag(UNLEARNED), "cpu"))
     seen._look(1.0)
     assert (seen.status.lag, seen.status.reason) == (192, "")
-    state = replace(state, noise=NOISE, reason="A stop, perhaps.")
+    refusal = Flag("input_refused", {"message": "A stop, perhaps."})
+    state = replace(state, calibrator=Calibrator(NOISE, None, None, refusal, "cpu"))
     seen._look(1.0)
-    assert (seen.status.lag, seen.status.reason) == (12, "A stop, perhaps.")
+    assert (seen.status.lag, seen.status.reason) == (12, str(refusal))
     seen.close()
-    assert OnlineCalibrator(SCAN, SHAPE, device="cpu").snapshot().reason == UNLEARNED
+    assert OnlineCalibrator(SCAN, SHAPE, device="cpu").snapshot().calibrator.refusal.name == UNLEARNED
 
 
 def test_no_thread_outlives_a_watch_that_fails(written):
@@ -229,4 +231,4 @@ def test_who_stops_it_by_hand_reads_one_sentence(written, monkeypatch):
     monkeypatch.setattr("py4dstem_prenet.live.watcher.watch", stopped)
     ran = CliRunner().invoke(app, ["watch", str(written), "--scan", "12,16", "--shape", "64,64", "--device", "cpu"])
     assert ran.exit_code == 130 and "Traceback" not in ran.output
-    assert ran.output == "prenet: stopped by hand, and nothing was saved; started again, it goes on from the file.\n"
+    assert ran.output.startswith("prenet: interrupted, and nothing was saved") and ran.output.count("\n") == 1

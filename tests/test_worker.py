@@ -15,6 +15,7 @@ from scans import simulated
 from py4dstem_prenet.core.errors import PrenetError
 from py4dstem_prenet.live import online
 from py4dstem_prenet.live.online import OnlineCalibrator
+from py4dstem_prenet.live.snapshot import learn_so_far
 from py4dstem_prenet.live.worker import Worker
 
 
@@ -105,8 +106,8 @@ def test_closing_gives_up_what_is_being_done(worker):
 @pytest.mark.parametrize("end", ["del worker; gc.collect(); time.sleep(600)", "os.kill(os.getpid(), 9)", "sys.exit()"])
 def test_none_is_left_behind(end):
     """Neither by one who forgets it, nor by one who is killed; and a script without a guard is not run again."""
-    script = ("import gc, os, sys, time\nfrom py4dstem_prenet.worker import Worker\nworker = Worker(time.sleep, 600)\n"
-              f"print(worker.pid, flush=True)\nsys.stdin.readline()\n{end}")
+    script = ("import gc, os, sys, time\nfrom py4dstem_prenet.live.worker import Worker\n"
+              f"worker = Worker(time.sleep, 600)\nprint(worker.pid, flush=True)\nsys.stdin.readline()\n{end}")
     user = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         pid = int(user.stdout.readline())
@@ -130,11 +131,10 @@ def test_a_scan_learned_there_is_learned_as_here(monkeypatch):
     calibrator.feed(patterns[:96], np.arange(96))
     calibrator.wait()
     assert calibrator.worker.pid == there
-    here = learn(calibrator._sample(), 96, None, "cpu")
-    assert calibrator._learned.seen == 96
+    here = learn_so_far(calibrator._sample(), None, "cpu")
     assert calibrator._learned.beam.aperture == here.beam.aperture and calibrator._learned.noise.gain == here.noise.gain
     assert np.array_equal(calibrator._learned.guess, here.guess)
     os.kill(there, signal.SIGKILL)
     calibrator.feed(patterns[96:], np.arange(96, 192))
     calibrator.wait()
-    assert calibrator.worker.pid is None and calibrator.located == 192 and calibrator._learned.seen == 192
+    assert calibrator.worker.pid is None and calibrator.located == 192

@@ -20,13 +20,13 @@ from ..io import (
     check_output,
     cube_like,
     noise_of,
+    open as open_cube,
     read_fitted_origin,
     read_provenance,
     resumable_cube,
     sign,
     write_provenance,
 )
-from ..io import open as open_cube
 
 
 def corrected(datacube, noise: NoiseModel | None = None, out=None, progress=True):

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from py4dstem_prenet import machinery, outputs, storage, values
+from faults import machinery, outputs, storage, values
 
 CASES = [*values.CASES, *storage.CASES, *outputs.CASES, *machinery.CASES]
 
