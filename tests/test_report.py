@@ -14,15 +14,15 @@ from scans import simulated
 from typer.testing import CliRunner
 
 from py4dstem_prenet import accessor, cli
+from py4dstem_prenet.core import Decision, Flag
 from py4dstem_prenet.core.errors import PrenetError
 from py4dstem_prenet.core.results import OriginMap
 from py4dstem_prenet.descan.fit import fit_origin
 from py4dstem_prenet.descan.surface import fit_surface
 from py4dstem_prenet.io import calibrations
-from py4dstem_prenet.report import verdicts
+from py4dstem_prenet.report import make_verdict, verdicts
 from py4dstem_prenet.report.page import page_html
-from py4dstem_prenet.resampling.cropping import CalibrationCheck
-from py4dstem_prenet.review import look, report
+from py4dstem_prenet.review import ellipse_flags, origin_flags, report, review, review_fit
 
 accessor.register()
 SCAN = (14, 18)
@@ -35,13 +35,14 @@ def origin_map(extra=0.0, noise=0.05, stated=0.05, seed=0):
     rng = np.random.default_rng(seed)
     qx0, qy0 = (d + rng.normal(0, noise, SCAN) + extra for d in DESCAN)
     sigma = np.full(SCAN, stated)
-    return OriginMap(qx0, qy0, sigma, sigma, np.ones(SCAN, bool), 6.0, True, "")
+    return OriginMap(qx0, qy0, sigma, sigma, np.ones(SCAN, bool), 6.0, Decision(True))
 
 
 def judged(origin, fitted="ours", **settings):
     fit = fit_origin(origin)
     fitted = (fit.qx0, fit.qy0) if isinstance(fitted, str) else fitted
-    return verdicts.judge_fit(origin, fitted, settings.pop("sigma_known", True), 128, **settings)
+    found = review_fit(origin, fitted, settings.pop("sigma_known", True), 128, **settings)
+    return found, make_verdict("descan", found.flags).light, {flag.name: flag.numbers for flag in found.flags}
 
 
 def particles():
@@ -50,82 +51,80 @@ def particles():
 
 class TestIsThisFitGoodEnough:
     def test_noise_is_green(self):
-        found = judged(origin_map())
-        assert found.verdict.light == "green" and found.verdict.answer.startswith("Yes. Go on")
-        assert found.scatter == pytest.approx(0.05, rel=0.15) and found.noise == 0.05
-        best = [f for f in found.functions if f.best]
-        assert [f.model for f in best] == ["parabola"] and best[0].moves < 1e-9
-        assert next(f for f in found.functions if f.model == "constant").residual > 0.3
-        assert found.uncertainty < 0.02 and "% of strain" in found.verdict.why[-1]
+        found, light, flags = judged(origin_map())
+        assert light == "green" and "origin_error" in flags
+        assert found.test.scatter == pytest.approx(0.05, rel=0.15) and found.noise == 0.05
+        best = [t for t in found.trials if t.chosen]
+        assert [t.model for t in best] == ["parabola"] and best[0].distance < 1e-9
+        assert next(t for t in found.trials if t.model == "constant").scatter > 0.3
+        assert found.uncertainty < 0.02
 
     def test_strong_residuals_of_the_specimen_are_amber_with_their_cause(self):
         image = particles()
         deflection = 1.2 * np.gradient(image, axis=1)
-        found = judged(origin_map(extra=deflection), images=image[None])
-        assert found.verdict.light == "amber" and found.verdict.answer.startswith("Yes, go on with the fitted")
-        assert found.specimen > 0.5 and found.shared == pytest.approx(np.std(deflection), rel=0.4)
-        told = " ".join(found.verdict.why)
-        assert "may come from the specimen" in told and "not the measured one" in told
+        found, light, flags = judged(origin_map(extra=deflection), images=image[None])
+        assert light == "amber" and found.test.correlated and "specimen_explains" in flags
+        assert found.specimen > 0.5 and found.test.shared == pytest.approx(np.std(deflection), rel=0.4)
 
     def test_images_that_have_nothing_to_do_with_it_explain_nothing(self):
         images = np.random.default_rng(3).normal(size=(2, *SCAN))
-        found = judged(origin_map(extra=4 * np.gradient(particles(), axis=1)), images=images)
-        assert found.specimen < 0.1 and "specimen makes" not in " ".join(found.verdict.why)
+        found, _, flags = judged(origin_map(extra=4 * np.gradient(particles(), axis=1)), images=images)
+        assert found.specimen < 0.1 and "specimen_explains" not in flags
 
     def test_understated_noise_is_amber_and_averages_out(self):
-        found = judged(origin_map(noise=0.15))
-        assert found.verdict.light == "amber" and found.shared < 0.05
-        assert 2.6 < float(found.verdict.why[0].split("scatter ")[1].split()[0]) < 3.4
+        found, light, _ = judged(origin_map(noise=0.15))
+        assert light == "amber" and not found.test.correlated
+        assert 2.6 < found.test.scatter / 0.05 < 3.4
 
     def test_a_jump_is_named_with_its_row(self):
         jumping = origin_map(extra=np.where(ROWS > 0, 0.8, 0.0))
-        found = judged(jumping)
-        told = " ".join(found.verdict.why)
-        assert found.verdict.light == "amber" and "scan rows 6 and 7" in told and "fit breaks there" in told
+        _, light, flags = judged(jumping)
+        assert light == "amber" and any("jump" in name for name in flags)
         surfaces = [fit_surface(q, 0.05, jumping.valid).values for q in (jumping.qx0, jumping.qy0)]
-        smooth = judged(jumping, fitted=surfaces)
-        assert smooth.verdict.light != "green" and "from the best fit" in smooth.verdict.why[0]
+        _, light, flags = judged(jumping, fitted=surfaces)
+        assert light != "green" and {"origin_moved", "origin_far_off"} & set(flags)
 
     @pytest.mark.parametrize(("off", "light"), [(0.02, "green"), (0.12, "amber"), (0.5, "red")])
     def test_a_fit_by_another_hand_is_held_against_the_best_one(self, off, light):
-        found = judged(origin_map(), fitted=(DESCAN[0] + off, DESCAN[1]))
-        assert found.verdict.light == light
-        assert ("from the best fit, a parabola" in " ".join(found.verdict.why)) == (light != "green")
+        _, shown, flags = judged(origin_map(), fitted=(DESCAN[0] + off, DESCAN[1]))
+        moved = flags.get("origin_moved") or flags.get("origin_far_off")
+        assert shown == light and (moved is None) == (light == "green")
+        assert moved is None or (moved["model"] == "parabola" and moved["moved"] == pytest.approx(off, rel=0.1))
 
     def test_a_plane_through_a_parabola(self):
         bent = origin_map(extra=3 * ROWS**2)
         plane = fit_origin(bent, "plane")
-        assert judged(bent, fitted=(plane.qx0, plane.qy0)).verdict.light == "red"
+        assert judged(bent, fitted=(plane.qx0, plane.qy0))[1] == "red"
 
     def test_a_few_positions_are_no_proof(self):
         one = origin_map()
         nine = np.arange(one.valid.size).reshape(SCAN) < 9
         still = replace(one, qx0=one.qx0 - DESCAN[0], qy0=one.qy0 - DESCAN[1], valid=nine)
-        found = judged(still)
-        assert found.verdict.light == "amber" and found.verdict.why[0].startswith("9 positions are too few")
-        assert judged(replace(one, valid=nine)).verdict.light == "red"  # of a descan that they cannot determine
+        assert judged(still)[1] == "amber"
+        assert judged(replace(one, valid=nine))[1] == "red"  # of a descan that they cannot determine
 
     def test_nothing_accepted_is_red(self):
-        found = judged(origin_map(), fitted=None)
-        assert found.verdict.light == "red" and found.verdict.answer.startswith("No")
+        _, light, flags = judged(origin_map(), fitted=None)
+        assert light == "red" and "fit_not_accepted" in flags
 
     def test_without_sigmas_neighbors_tell(self):
-        assert judged(origin_map(), sigma_known=False).verdict.light == "green"
+        assert judged(origin_map(), sigma_known=False)[1] == "green"
         smooth = origin_map(extra=4 * np.gradient(particles(), axis=1))
-        assert judged(smooth, sigma_known=False).verdict.light == "amber"
+        assert judged(smooth, sigma_known=False)[1] == "amber"
 
     def test_a_few_wrong_positions_are_counted(self):
         wrong = np.zeros(SCAN)
         wrong.flat[::40] = 25
-        found = judged(origin_map(extra=wrong))
-        assert found.outliers == pytest.approx(1 / 40, abs=0.01) and found.scatter == pytest.approx(0.05, rel=0.2)
-        assert verdicts.judge_origin(replace(origin_map(), valid=ROWS < 0.2), True).light == "amber"
-        assert verdicts.judge_origin(replace(origin_map(), valid=ROWS < -0.2), True).light == "red"
+        test = judged(origin_map(extra=wrong))[0].test
+        assert test.outliers == pytest.approx(1 / 40, abs=0.01) and test.scatter == pytest.approx(0.05, rel=0.2)
+        for limit, light in ((0.2, "amber"), (-0.2, "red")):
+            flags = origin_flags(replace(origin_map(), valid=ROWS < limit), True)
+            assert make_verdict("origin", flags).light == light
 
 
 def ellipse(ratio, sigma=0.002, accepted=True):
     vector = (ratio - 1) * np.array([np.cos(0.6), np.sin(0.6)])
-    return types.SimpleNamespace(vector=vector, covariance=sigma**2 * np.eye(2), accepted=accepted, reason="from rings")
+    return types.SimpleNamespace(vector=vector, sigma=sigma, accepted=accepted, flags=())
 
 
 @pytest.mark.parametrize(("stored", "seen", "light"), [
@@ -135,19 +134,18 @@ def ellipse(ratio, sigma=0.002, accepted=True):
     (None, ellipse(1.0, accepted=False), "amber"),
 ])
 def test_an_ellipse_is_held_against_the_scan(stored, seen, light):
-    found = verdicts.judge_ellipse(stored, seen, "another hand")
-    assert found.light == light
-    if stored is not None and light != "red":
-        assert "17.2°" in " ".join([found.answer, *found.why])
+    flags, details = ellipse_flags(stored, seen, "another program")
+    assert make_verdict("ellipse", flags, details).light == light
+    if light == "green":
+        assert flags[0].numbers["degrees"] == pytest.approx(17.2, abs=0.05)
 
 
 def test_the_worst_light_is_that_of_the_page():
-    green, amber, red = (verdicts.Verdict("", light, "") for light in verdicts.LIGHTS)
-    assert verdicts.overall([green, amber]).light == "amber" and verdicts.overall([green]).answer == "Go on."
-    assert verdicts.overall([amber, red, green]).answer.startswith("Do not go on")
-    stale = CalibrationCheck(("origin",), ("It was cropped.",))
-    assert verdicts.judge_belonging(stale).light == "red"
-    assert verdicts.judge_belonging(CalibrationCheck(("sigma",), ("Old.",))).light == "amber"
+    green, amber, red = (verdicts.Verdict("origin", "", light, "") for light in ("green", "amber", "red"))
+    assert verdicts.overall([green, amber]).light == "amber" and verdicts.overall([green]).light == "green"
+    assert verdicts.overall([amber, red, green]).light == "red"
+    for flag, light in (("fit_stale", "red"), ("sigma_stale", "amber"), ("calibration_current", "green")):
+        assert make_verdict("calibration", [Flag(flag)]).light == light
 
 
 # --- the page -----------------------------------------------------------------------------------------------
@@ -161,13 +159,14 @@ def cube():
     cube.calibration.set_origin_meas((scan.truth["qx0"].copy(), scan.truth["qy0"].copy()))
     cube.calibration.set_origin((scan.truth["qx0"].copy(), scan.truth["qy0"].copy()))
     cube.calibration.set_probe_semiangle(float(scan.truth["radius"]))
-    calibrations.write_provenance(cube, calibrations.make_provenance(cube, verdicts=("<script>alert(1)</script>",)))
+    calibrations.write_provenance(cube, calibrations.make_provenance(
+        cube, settings={"note": "<script>alert(1)</script>"}))
     return cube
 
 
 @pytest.fixture(scope="module")
 def seen(cube):
-    return look(cube, device="cpu", progress=False)
+    return review(cube, device="cpu", progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -230,8 +229,10 @@ def test_page_is_whole_html_that_loads_nothing(text):
 
 def test_page_says_what_was_seen(text, seen, cube):
     words = " ".join(Strict(text).words)
-    assert seen.fit.scatter < 1e-3 and not seen.sigma_known and "No uncertainties are stored" in words
-    assert "No, and none is set" in words
+    assert seen.fit.test.scatter < 1e-3 and not seen.sigma_known
+    flags = {flag.name for verdict in seen.verdicts for flag in verdict.flags}
+    assert {"sigma_unknown", "ellipse_not_set"} <= flags
+    assert all(sentence in words for verdict in seen.verdicts for sentence in verdict.why)
     assert seen.raw.shape == seen.clean.shape == (6, 6, 128, 128) and seen.virtual.shape == (2, 2, 6, 6)
     scan = simulated()
     inside = np.hypot(np.arange(128)[:, None] - scan.truth["qx0"][2, 3], np.arange(128) - scan.truth["qy0"][2, 3])
@@ -243,7 +244,8 @@ def test_page_says_what_was_seen(text, seen, cube):
 def test_page_of_a_scan_that_this_package_calibrated_and_somebody_cropped(seen):
     record = calibrations.to_json(seen.record | {"weights": {"center": "ab12"}, "settings": {"mask": True},
                                       "since": ["crop_Q(4, 60, 0, 64)", "bin_R(2)"]})
-    words = " ".join(Strict(page_html(replace(seen, stored=(1.02, 1 / 1.02, 0.5), stored_by="prenet", record=record))).words)
+    page = page_html(replace(seen, stored=(1.02, 1 / 1.02, 0.5), stored_by="prenet", record=record))
+    words = " ".join(Strict(page).words)
     assert "a/b 1.0404, a axis at 28.6° (prenet)" in words
     assert "crop_Q(4, 60, 0, 64), bin_R(2)" in words and "ab12" in words and "setting: mask" in words
     unfitted = " ".join(Strict(page_html(replace(seen, fitted=None, record=None))).words)
@@ -255,7 +257,7 @@ def test_looking_changes_nothing(cube, seen):
 
 
 def test_a_file_appears_once(cube, seen, tmp_path, monkeypatch):
-    monkeypatch.setattr("py4dstem_prenet.review.look", lambda *_: seen)
+    monkeypatch.setattr("py4dstem_prenet.review.review", lambda *_: seen)
     report(cube, tmp_path / "scan.html")
     kept = (tmp_path / "scan.html").read_text()
     with pytest.raises(PrenetError, match="exists already"):
@@ -266,7 +268,7 @@ def test_a_file_appears_once(cube, seen, tmp_path, monkeypatch):
 
 
 def test_from_the_command_line(seen, tmp_path, monkeypatch):
-    monkeypatch.setattr("py4dstem_prenet.review.look", lambda *_: seen)
+    monkeypatch.setattr("py4dstem_prenet.review.review", lambda *_: seen)
     monkeypatch.chdir(tmp_path)
     np.save("scan.npy", simulated().counts[:2, :2])
     run = CliRunner().invoke(cli.app, ["report", "scan.npy", "--output", "scan.html"])
@@ -287,7 +289,7 @@ def test_without_origin_and_with_a_stale_one(tmp_path):
     assert not list(tmp_path.iterdir())
     cube.calibration.set_origin_meas((scan.truth["qx0"].copy(), scan.truth["qy0"].copy()))
     cube.data = cube.data[:4]
-    parsed = Strict(page_html(look(cube, progress=False)))
+    parsed = Strict(page_html(review(cube, progress=False)))
     assert "Do not go on yet" in " ".join(parsed.words) and "figure" not in parsed.tags
 
 
