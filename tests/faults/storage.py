@@ -110,8 +110,8 @@ cannot_open("plain.h5", "given/plain.h5 holds no data set with four axes; it hol
 cannot_open("two.h5", "given/two.h5 holds several data sets that may be scans (a, b); give the name of one.",
             "HDF5 with two scans", lambda path: plain(path, a=scan().counts, b=scan().counts))
 cannot_open("stack.npy", "given/stack.npy holds an array of shape (36, 64, 64), but a scan has four axes (Rx, Ry, Qx, "
-            "Qy); if it is a stack of patterns, give the shape of the scan (Rx, Ry).", "a stack without the scan's shape",
-            lambda path: np.save(path, scan().counts.reshape(36, 64, 64)))
+            "Qy); if it is a stack of patterns, give the shape of the scan (Rx, Ry).",
+            "a stack without the scan's shape", lambda path: np.save(path, scan().counts.reshape(36, 64, 64)))
 
 
 @case("File", "a scan's shape that does not fit", "refused", "given/a.npy holds an array of shape (36, 64, 64), which "
