@@ -28,7 +28,7 @@ import numpy as np
 import py4DSTEM
 
 import py4dstem_prenet
-from py4dstem_prenet.core import reading
+from py4dstem_prenet.core import as_scan
 from py4dstem_prenet.core.errors import PrenetError
 from py4dstem_prenet.detector.estimate import estimate_noise
 from py4dstem_prenet.origin.measure import check_mask
@@ -210,10 +210,10 @@ def _array(rng):
 
 def check_array(data, mask, learn):
     """What `calibrate` does before its work; learn: and the noise, for which patterns are read."""
-    reading.check(data)
-    check_mask(data, mask)
+    scan = as_scan(data)
+    check_mask(scan, mask)
     if learn:
-        estimate_noise(data)
+        estimate_noise(scan)
 
 
 def check_file(path, learn):
