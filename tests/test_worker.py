@@ -9,7 +9,6 @@ from threading import Thread
 
 import numpy as np
 import pytest
-from py4dstem_prenet.live.learning import learn
 from scans import simulated
 
 from py4dstem_prenet.core.errors import PrenetError

@@ -3,8 +3,8 @@
 glibc returns the memory of every large array to the system when the array is freed, and requests it again, page by
 page, for the next one. With the environment variable PY4DSTEM_PRENET_KEEP_MEMORY=1 the process keeps it instead
 (`mallopt`: M_TRIM_THRESHOLD and M_MMAP_THRESHOLD). The setting changes the allocator of the whole process, also for the
-user's own arrays, and stays until the process ends; the process holds up to MAX_KEPT_BYTES per heap more than it uses.
-Without the variable, and with other C libraries, the allocator is left as it is.
+user's own arrays, and stays until the process ends; the process holds up to MAX_FREE_HEAP_BYTES per heap more than it
+uses. Without the variable, and with other C libraries, the allocator is left as it is.
 
 Source: glibc manual, "Malloc Tunable Parameters"; `man 3 mallopt`, `man 3 malloc_trim`.
 """
@@ -14,7 +14,7 @@ import os
 from functools import cache
 
 KEEP_MEMORY = "PY4DSTEM_PRENET_KEEP_MEMORY"  # environment variable, "1" to switch on
-MAX_KEPT_BYTES = 2**28  # free memory at the end of a heap that is kept until `give_back`; intermediates of some blocks
+MAX_FREE_HEAP_BYTES = 2**28  # free memory at the end of a heap that is kept until `give_back`
 MIN_MAPPED_BYTES = 2**25  # arrays of this size or more get pages of their own; the largest value that glibc accepts
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -25,7 +25,7 @@ def keep():
     """Keep freed memory in this process from now on, if PY4DSTEM_PRENET_KEEP_MEMORY is 1."""
     if os.environ.get(KEEP_MEMORY) == "1":
         mallopt = _function("mallopt")
-        mallopt(_M_TRIM_THRESHOLD, MAX_KEPT_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, MAX_FREE_HEAP_BYTES)
         mallopt(_M_MMAP_THRESHOLD, MIN_MAPPED_BYTES)
 
 
