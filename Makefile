@@ -4,13 +4,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types notebooks docs wheel versions coverage fuzz defects clean
+.PHONY: demo check test lint types notebooks docs wheel versions coverage fuzz defects clean
 
 demo: $(READY)
 	$(BIN)/prenet demo
 
+# A quick subset for daily work, under two minutes on two cores.
+check: $(READY)
+	$(BIN)/ruff check .
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" tests
+
+# All of it: lint, types, tests, and the examples in docstrings.
 test: $(READY) lint types
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests py4dstem_prenet
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -25,6 +31,7 @@ notebooks: $(READY)
 	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
 docs: $(READY)
+	$(BIN)/python docs/build.py --flags
 	$(BIN)/python docs/build.py
 
 # The wheel, without the checkout: weights and data must be in it.

@@ -3,8 +3,8 @@
     ctx = libertem.api.Context()
     report = calibrate_dataset(ctx, ctx.load("auto", path), out="calibration.h5")
 
-does for a LiberTEM data set what `calibrate` does for a DataCube, on LiberTEM's workers. A stream can be read only once,
-so noise and beam are learned from an earlier scan over the same field of view, of fewer positions perhaps:
+does for a LiberTEM data set what `calibrate` does for a DataCube, on LiberTEM's workers. A stream can be read only
+once, so noise and beam are learned from an earlier scan over the same field of view, of fewer positions perhaps:
 
     learned = learn(ctx, survey)
     for partial in ctx.run_udf_iter(acquisition, learned.origin_udf(acquisition.shape.nav)):

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
+from typing import ParamSpec, TypeVar
 
 import psutil
 import torch
 from threadpoolctl import threadpool_limits
 
+P = ParamSpec("P")
+R = TypeVar("R")
 MIN_INTERVAL = 0.5  # seconds between two measurements; shorter ones are too coarse (clock ticks of 10 ms)
 
 
@@ -81,7 +85,7 @@ def adapt_threads() -> None:
 
 @contextmanager
 def shared_cores():
-    """Use no more threads than cores that are free, in torch and in BLAS; restore both at the end of the outermost block.
+    """Use no more threads than cores that are free, in torch and in BLAS; the outermost block restores both.
 
     Yields
     ------
@@ -103,7 +107,7 @@ def shared_cores():
         torch.set_num_threads(most)
 
 
-def sharing_cores(function):
+def sharing_cores(function: Callable[P, R]) -> Callable[P, R]:
     """Decorate a function to run within `shared_cores`.
 
     Parameters
@@ -117,7 +121,7 @@ def sharing_cores(function):
         The decorated function.
     """
     @wraps(function)
-    def inner(*args, **kwargs):
+    def inner(*args: P.args, **kwargs: P.kwargs) -> R:
         with shared_cores():
             return function(*args, **kwargs)
 

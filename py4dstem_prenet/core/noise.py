@@ -36,7 +36,7 @@ def stabilize(electrons, readout):
     Examples
     --------
     >>> import numpy as np
-    >>> from py4dstem_prenet.detector import stabilize
+    >>> from py4dstem_prenet.core import stabilize
     >>> counts = np.random.default_rng(0).poisson(20.0, 100_000)
     >>> round(float(stabilize(counts, readout=0.0).std()), 1)
     1.0
@@ -68,7 +68,7 @@ class NoiseModel(Result):
     Examples
     --------
     >>> import numpy as np
-    >>> from py4dstem_prenet.detector import NoiseModel
+    >>> from py4dstem_prenet.core import NoiseModel
     >>> bad = np.zeros((4, 4), bool)
     >>> bad[1, 1] = True
     >>> noise = NoiseModel(gain=10.0, offset=100.0, readout=5.0, bad_pixels=bad, counting=False, dose=45.0)
@@ -150,7 +150,7 @@ class NoiseModel(Result):
         Examples
         --------
         >>> import numpy as np
-        >>> from py4dstem_prenet.detector import NoiseModel
+        >>> from py4dstem_prenet.core import NoiseModel
         >>> noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((1, 6), bool), counting=True, dose=700.0)
         >>> noise.saturated_count(np.array([3, 7, 255, 255, 255, 255])), noise.saturated_count(np.array([1, 2, 255]))
         (4, 0)

@@ -47,8 +47,9 @@ class Result:
         return "\n".join([type(self).__name__, *lines])
 
     def _repr_html_(self):
-        rows = "".join(f"<tr><th style='text-align:left'>{escape(label)}</th><td style='text-align:left'>{escape(value)}"
-                       "</td></tr>" for label, value in self.rows())
+        left = "style='text-align:left'"
+        rows = "".join(f"<tr><th {left}>{escape(label)}</th><td {left}>{escape(value)}</td></tr>"
+                       for label, value in self.rows())
         return f"<table><caption>{type(self).__name__}</caption><tbody>{rows}</tbody></table>"
 
 
@@ -129,13 +130,15 @@ class OriginMap(Decided):
     @property
     def sigma(self) -> float:
         """Typical standard deviation of a position along one axis, pixels; NaN without a beam."""
-        return float(np.median(np.stack([self.sigma_qx0, self.sigma_qy0])[:, self.valid])) if self.valid.any() else np.nan
+        sigmas = np.stack([self.sigma_qx0, self.sigma_qy0])[:, self.valid]
+        return float(np.median(sigmas)) if sigmas.size else np.nan
 
     def rows(self):
         if not self.found:
             return [("found", "no"), ("flags", self.reason)]
+        at = [np.median(q[self.valid]) for q in (self.qx0, self.qy0)]
         return [("found", f"{self.feature} at {int(self.valid.sum())} of {self.valid.size} positions"),
-                ("origin, median", f"({np.median(self.qx0[self.valid]):.2f}, {np.median(self.qy0[self.valid]):.2f}) px"),
+                ("origin, median", f"({at[0]:.2f}, {at[1]:.2f}) px"),
                 ("sigma of a position, per axis", f"{self.sigma:.2g} px"),
                 ("radius of the direct disk", f"{self.radius:.2f} px" if np.isfinite(self.radius) else "unknown"),
                 ("flags", self.reason)]
@@ -332,12 +335,13 @@ class CalibrationReport(Result):
             shown.append(("detector", self.noise.summary))
         if self.origin.found:
             at = [np.nanmedian(q) for q in (self.origin.qx0, self.origin.qy0)]
-            shown.append(("origin", f"({at[0]:.2f}, {at[1]:.2f}) px, sigma of a position {self.origin.sigma:.2g} px per "
-                                    f"axis, the {self.origin.feature}"))
+            shown.append(("origin", f"({at[0]:.2f}, {at[1]:.2f}) px, sigma of a position {self.origin.sigma:.2g} px "
+                                    f"per axis, the {self.origin.feature}"))
         if self.fit is not None:
             rows = dict(self.fit.rows())
             accepted = "" if self.fit.accepted else "refused; "
-            shown.append(("descan", f"{accepted}{self.fit.model}, span {rows['span']}, residual {rows['residual, rms']}"))
+            shown.append(("descan", f"{accepted}{self.fit.model}, span {rows['span']}, residual "
+                                    f"{rows['residual, rms']}"))
         if self.ellipse is not None:
             e = self.ellipse
             shown.append(("ellipse", f"a/b {e.a / e.b:.4f} ± {e.sigma:.4f} at {np.degrees(e.theta):.1f}°"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 NORMAL_MAD = 0.6745  # median absolute deviation of the standard normal law
-TUKEY_CUT = 4.685  # standard deviations; Tukey's biweight is then 95 % efficient for Gaussian noise (Beaton, Tukey 1974)
+TUKEY_CUT = 4.685  # standard deviations; Tukey's biweight is then 95 % efficient for normal noise (Beaton, Tukey 1974)
 TUKEY_MEAN_LOSS = 0.4368  # mean of Tukey's loss of standard normal values, in units of TUKEY_CUT**2 / 6
 MIN_CORRELATION_Z = 3.72  # standard errors of the neighbor product: a false alarm in one of 10,000 maps of white noise
 MIN_PAIRS = 60  # pairs of neighboring residuals, below which correlation is not tested: the sum is not normal yet

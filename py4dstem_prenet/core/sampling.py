@@ -32,7 +32,7 @@ def sample_positions(scan_shape, count: int) -> np.ndarray:
     Examples
     --------
     >>> sample_positions((4, 4), 4)
-    array([ 4,  6, 12, 14])
+    array([ 5,  6,  9, 10])
     """
     rows = int(np.clip(round(np.sqrt(count * scan_shape[0] / scan_shape[1])), 1, min(scan_shape[0], count)))
     columns = min(scan_shape[1], count // rows)

@@ -274,8 +274,8 @@ class Hdf5Scan(SlicedScan):
             except OSError:
                 last = tuple(min(part.stop, size) - 1 for part, size in zip(tile, self.scan_shape, strict=True))
                 held = f"position {first}" if first == last else f"positions {first} to {last}"
-                return (f"{self.array.file.filename} is damaged: of {self.array.name} the chunk with scan {held} cannot "
-                        "be read or unpacked; copy the file again from where it came, or crop these positions off.")
+                return (f"{self.array.file.filename} is damaged: the chunk of {self.array.name} with scan {held} cannot "
+                        "be read or unpacked; copy the file again from its source, or crop these positions off.")
         return f"{self.array.file.filename} could not be read at first, and then it could ({error}); try again."
 
 
@@ -305,7 +305,7 @@ class SampledScan(Scan):
         (n, Qx, Qy), or a list of n patterns, as the detector stored them.
     """
 
-    positions: np.ndarray = None  # replaces the property of a whole scan
+    positions = np.zeros(0, np.int64)  # in the place of the property of a whole scan
     in_memory = True
 
     def __init__(self, scan_shape, positions, patterns):

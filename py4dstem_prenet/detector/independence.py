@@ -43,7 +43,8 @@ def check_independence(blocks, noise: NoiseModel) -> tuple[Flag | None, Flag | N
     Examples
     --------
     >>> import numpy as np
-    >>> from py4dstem_prenet.detector import NoiseModel, check_independence
+    >>> from py4dstem_prenet.core import NoiseModel
+    >>> from py4dstem_prenet.detector import check_independence
     >>> counts = np.random.default_rng(0).poisson(5.0, (8, 8, 32, 32)).astype(float)
     >>> noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((32, 32), bool), counting=True, dose=5120.0)
     >>> check_independence([counts], noise)

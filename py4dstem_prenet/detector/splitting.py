@@ -50,7 +50,8 @@ def split(block, noise: NoiseModel, generator: np.random.Generator, fraction: fl
     Examples
     --------
     >>> import numpy as np
-    >>> from py4dstem_prenet.detector import NoiseModel, split
+    >>> from py4dstem_prenet.core import NoiseModel
+    >>> from py4dstem_prenet.detector import split
     >>> rng = np.random.default_rng(0)
     >>> counts = rng.poisson(9.0, (8, 16, 16))
     >>> noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((16, 16), bool), counting=True, dose=2304.0)

@@ -36,7 +36,8 @@ def virtual_images(data, qx0, qy0, detectors, noise, positions=None):
     Examples
     --------
     >>> import numpy as np
-    >>> from py4dstem_prenet.detector import NoiseModel, virtual_images
+    >>> from py4dstem_prenet.core import NoiseModel
+    >>> from py4dstem_prenet.detector import virtual_images
     >>> data = np.zeros((1, 2, 32, 32))
     >>> data[..., 8, 8], data[0, 1, 8, 13] = 50.0, 7.0
     >>> noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((32, 32), bool), counting=True, dose=53.5)

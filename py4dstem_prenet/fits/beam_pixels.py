@@ -56,7 +56,7 @@ def hot_pixels(patterns, positions, noise: NoiseModel, aperture: Aperture, max_m
     Examples
     --------
     >>> import numpy as np
-    >>> from py4dstem_prenet.detector import NoiseModel
+    >>> from py4dstem_prenet.core import NoiseModel
     >>> from py4dstem_prenet.fits import Aperture, hot_pixels
     >>> x, y = np.indices((32, 32)) - 15
     >>> mean = np.clip(5.5 - np.hypot(x, y), 0, 1) * 50.0 + 0.1

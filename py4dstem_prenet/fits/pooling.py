@@ -97,7 +97,7 @@ def pool(data, qx0, qy0, noise: NoiseModel, valid=None, progress=None) -> Pooled
     Examples
     --------
     >>> import numpy as np
-    >>> from py4dstem_prenet.detector import NoiseModel
+    >>> from py4dstem_prenet.core import NoiseModel
     >>> from py4dstem_prenet.fits import pool
     >>> data = np.zeros((4, 4, 32, 32))
     >>> data[..., 15, 16] = 100.0

@@ -76,7 +76,7 @@ def electron_windows(patterns, positions, side: int, noise: NoiseModel, bins: in
     Examples
     --------
     >>> import numpy as np
-    >>> from py4dstem_prenet.detector import NoiseModel
+    >>> from py4dstem_prenet.core import NoiseModel
     >>> from py4dstem_prenet.fits import electron_windows
     >>> noise = NoiseModel(2.0, 0.0, 0.0, np.zeros((8, 8), bool), counting=True, dose=64.0)
     >>> electrons, good, middle = electron_windows(np.full((1, 8, 8), 6.0), np.array([[3.2, 4.1]]), 3, noise)
