@@ -122,7 +122,7 @@ def calibrate(datacube, mask=None, device="auto", progress=True) -> CalibrationR
     check_mask(scan, mask)
     check_networks(device)
     mask = read_mask(datacube) if mask is None else mask
-    calibrator = Calibrator.learn(scan, mask, device)
+    calibrator = Calibrator.learn(scan, mask, device, progress=progress)
     # The whole file is read once: patterns that are pooled later are kept on the way.
     located, kept = calibrator.locate_all(scan, worth_keeping(scan, calibrator.noise.dose), progress)
     report = calibrator.finish(scan, located, kept, progress=progress)

@@ -282,6 +282,8 @@ def review(datacube, device="auto", progress=True) -> Review:
         origin = calibrations.read_origin(datacube)
         radius = origin.radius if np.isfinite(origin.radius) else 0.05 * min(shape[2:])
         stored = datacube.calibration.get_origin()
+        if np.shape(stored)[1:] not in ((), shape[:2]):  # of the scan before it was cropped: `belongs` says so
+            stored = None
         used = stored
         if stored is None:
             best = fit_origin(origin)

@@ -17,6 +17,7 @@ from .reading import (
     parts as parts,
     plan_reading as plan_reading,
     progress_bar as progress_bar,
+    stage_bar as stage_bar,
 )
 from .results import (
     MIN_SIGMA_PX as MIN_SIGMA_PX,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise, product
 from pathlib import Path
@@ -285,4 +286,31 @@ def progress_bar(total: int, title: str | None) -> tqdm:
     tqdm.tqdm
         The bar, a context manager.
     """
-    return tqdm(total=total, desc=title, unit=" patterns", disable=title is None)
+    return tqdm(total=total, desc=title, unit=" patterns", disable=title is None, smoothing=0)  # mean rate
+
+
+@contextmanager
+def stage_bar(title: str, stages, shown: bool):
+    """Show a progress bar of named stages.
+
+    Parameters
+    ----------
+    title : str
+        What the stages belong to.
+    stages : sequence of str
+        Names of the stages, in order.
+    shown : bool
+        Whether to show anything.
+
+    Yields
+    ------
+    callable
+        To be called at the end of each stage.
+    """
+    with tqdm(total=len(stages), desc=f"{title}: {stages[0]}", unit=" stages", disable=not shown) as bar:
+        def advance():
+            bar.update()
+            if bar.n < len(stages):
+                bar.set_description(f"{title}: {stages[bar.n]}")
+
+        yield advance

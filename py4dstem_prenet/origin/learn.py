@@ -135,6 +135,8 @@ def _fits(patterns, start, noise, beam):
     fits, aperture = [], beam.aperture.binned(beam.bins)
     odd = _odd_sizes(patterns, start, noise, beam)
     some, rest = np.flatnonzero(~odd), np.flatnonzero(odd)
+    if not len(some):  # no size is the usual one
+        some, rest = rest, some
     while len(some) and len(fits) < 2:
         aperture, misfit = _learned(aperture, patterns[some], start[some], beam)
         fits.append((aperture, _limit(misfit)))

@@ -19,7 +19,7 @@ from functools import partial
 import numpy as np
 
 from ..compute import map_chunks, sharing_cores
-from ..core import Flag, NoiseModel, OriginMap, PrenetError, SampledScan, Scan, as_scan
+from ..core import Flag, NoiseModel, OriginMap, PrenetError, SampledScan, Scan, as_scan, stage_bar
 from ..detector import estimate_noise
 from ..networks import load, requirement
 from .beam import Beam, Located, nowhere
@@ -45,7 +45,7 @@ def measure_origin(data, noise: NoiseModel | None = None, mask=None, device="aut
     check_mask(scan, mask)
     load("center", device)
     noise = estimate_noise(scan, mask=mask) if noise is None else _with_mask(noise, mask)
-    locator = BeamLocator.learn(scan, device=device, noise=noise)
+    locator = BeamLocator.learn(scan, device=device, noise=noise, progress=progress)
     return locator.origin(scan, locator.locate_all(scan, progress=progress)[0])
 
 
@@ -94,7 +94,8 @@ class BeamLocator:
 
     @classmethod
     @sharing_cores
-    def learn(cls, scan: Scan, mask=None, device: str = "auto", noise: NoiseModel | None = None):
+    def learn(cls, scan: Scan, mask=None, device: str = "auto", noise: NoiseModel | None = None,
+              progress: bool = False):
         """Learn from a sample of a scan, some thousand patterns at most.
 
         Parameters
@@ -107,20 +108,26 @@ class BeamLocator:
             "auto", "cpu", "cuda" or "mps".
         noise : NoiseModel, optional
             The detector's noise; estimated by default.
+        progress : bool
+            Whether to show the stages.
 
         Returns
         -------
         BeamLocator
             What was learned, an object of this class.
         """
-        noise = estimate_noise(scan, mask=mask) if noise is None else noise
-        if not noise.dose > 0:
-            return cls(noise, None, None, Flag("no_electrons"), device)
-        coarse = coarse_origin(load("center", device).coarse, scan, noise)
-        if coarse is None:
-            return cls(noise, None, None, Flag("no_beam"), device)
-        beam, guess = learn_beam(scan, noise, *coarse, device)
-        return cls(beam.noise, beam, guess, None, device)
+        with stage_bar("learning", ("noise", "first guess", "beam"), progress) as advance:
+            noise = estimate_noise(scan, mask=mask) if noise is None else noise
+            advance()
+            if not noise.dose > 0:
+                return cls(noise, None, None, Flag("no_electrons"), device)
+            coarse = coarse_origin(load("center", device).coarse, scan, noise)
+            advance()
+            if coarse is None:
+                return cls(noise, None, None, Flag("no_beam"), device)
+            beam, guess = learn_beam(scan, noise, *coarse, device)
+            advance()
+            return cls(beam.noise, beam, guess, None, device)
 
     def locate(self, index, block) -> Located:
         """Locate the beam in some patterns.
