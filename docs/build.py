@@ -12,6 +12,7 @@ import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
+WITH_LIBERTEM = ("py4dstem_prenet.libertem", "py4dstem_prenet.io.dataset_scan", "py4dstem_prenet.live.udf")
 STAGES = ("detector", "origin", "descan", "ellipse", "calibration", "denoising", "live")
 
 
@@ -66,16 +67,13 @@ def build(folder: Path) -> int:
     names = [module.name for module in pkgutil.walk_packages(package.__path__, "py4dstem_prenet.")
              if not module.name.rpartition(".")[2].startswith("_")]
     if find_spec("libertem") is None:  # these need that extra to be imported
-        names = [name for name in names if name not in ("py4dstem_prenet.libertem", "py4dstem_prenet.io.dataset_scan")]
+        names = [name for name in names if name not in WITH_LIBERTEM]
     for name in names:
         importlib.import_module(name)  # warnings of other packages while they load are not ours
     for name in ["py4dstem_prenet", *names]:  # names that are looked up when asked for, which pdoc does not do
         module = sys.modules[name]
         for public in getattr(module, "__all__", ()):
-            if find_spec("libertem") is not None or public != "DatasetScan":
-                setattr(module, public, getattr(module, public))
-            else:
-                module.__all__ = [other for other in module.__all__ if other != public]
+            setattr(module, public, getattr(module, public))
     pdoc.render.configure(docformat="numpy", footer_text=f"py4dstem_prenet {package.__version__}")
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -22,17 +22,13 @@ import numpy as np
 from py4DSTEM import DataCube
 from scipy.ndimage import map_coordinates
 
-from .core import BLOCK_BYTES, CalibrationReport, OriginMap, PrenetError, SampledScan, as_scan
+from .core import CalibrationReport, OriginMap, PrenetError, as_scan
 from .fits import MAX_KEPT_BYTES, pooled_positions
 from .io import check_output, save
 from .io.dataset_scan import DatasetScan
-from .origin import Located, check_mask
+from .live.udf import OriginUDF, read_result
+from .origin import check_mask
 from .pipeline import Calibrator, check_networks, write_report
-
-try:
-    from libertem.udf import UDF
-except ImportError as error:
-    raise ImportError("LiberTEM is not installed; pip install 'py4dstem_prenet[libertem]'.") from error
 
 
 def calibrate_dataset(ctx, dataset, out=None, mask=None, device="auto", progress=False) -> CalibrationReport:
@@ -73,7 +69,7 @@ def calibrate_dataset(ctx, dataset, out=None, mask=None, device="auto", progress
     learned = _learn(scan, mask, device)
     if learned.calibrator.beam is None:
         return _written(learned.calibrator.finish(scan, None, progress=progress), scan, out)
-    located, known, kept = _located(ctx.run_udf(dataset, learned.origin_udf(), progress=progress))
+    located, known, kept = read_result(ctx.run_udf(dataset, learned.origin_udf(), progress=progress))
     return _written(learned.calibrator.finish(scan, located, kept, known, progress), scan, out)
 
 
@@ -161,10 +157,7 @@ class Learned:
         most = max(1, MAX_KEPT_BYTES // (4 * self.calibrator.noise.bad_pixels.size))
         if len(keep) > most:
             keep = keep[np.linspace(0, len(keep) - 1, most).astype(int)]
-        kept = np.isin(np.arange(count), keep).reshape(guess.shape[:2])
-        frames = np.dstack([guess, kept])
-        aux = UDF.aux_data(frames.ravel(), kind="nav", extra_shape=frames.shape[2:], dtype=frames.dtype)
-        return OriginUDF(frames=aux, beam=self.calibrator.beam)
+        return OriginUDF.of(guess, np.isin(np.arange(count), keep).reshape(guess.shape[:2]), self.calibrator.beam)
 
     def origin(self, result) -> OriginMap:
         """Judge the result of the UDF, a partial one too; positions that have not come are not valid.
@@ -179,7 +172,7 @@ class Learned:
         OriginMap
             The measured origin.
         """
-        located, known, kept = _located(result)
+        located, known, kept = read_result(result)
         return self._for(result).origin(self._scan(result, kept), located, known)
 
     def calibrate(self, result, out=None) -> CalibrationReport:
@@ -199,7 +192,7 @@ class Learned:
         """
         if out is not None:
             check_output(out)
-        located, known, kept = _located(result)
+        located, known, kept = read_result(result)
         scan = self._scan(result, kept)
         return _written(self._for(result).finish(scan, located, kept, known, progress=False), scan, out)
 
@@ -210,77 +203,6 @@ class Learned:
         """The frames that were kept, or a scan of zeros if none has come."""
         shape = (*result["qx0"].data.shape, *self.calibrator.noise.bad_pixels.shape)
         return as_scan(np.broadcast_to(np.uint8(0), shape)) if kept is None else kept
-
-
-class OriginUDF(UDF):
-    """Locate the direct beam in every frame; `Learned.origin_udf` makes one, `Learned.origin` reads its result.
-
-    LiberTEM gives frames one by one; they are collected into blocks, as large as other scans are read in.
-
-    Result channels, one value a frame: qx0, qy0, in pixels; sigma_qx0, sigma_qy0, of electron counting alone; signal,
-    electrons in the window of the disk; seen, False if no beam could be located; known, False for frames that have not
-    come; kept, an object, the frame itself if it was asked for.
-
-    Parameters
-    ----------
-    frames : libertem.common.buffers.AuxBufferWrapper
-        (3,) of each frame: a guess of its origin, and 1 if it is to be kept.
-    beam : Beam
-        What was learned.
-    """
-
-    def __init__(self, frames, beam):
-        super().__init__(frames=frames, beam=beam)
-
-    def get_preferred_input_dtype(self):
-        return self.USE_NATIVE_DTYPE
-
-    def get_task_data(self):
-        shape = tuple(self.meta.dataset_shape.sig)
-        size = min(max(1, BLOCK_BYTES // (4 * shape[0] * shape[1])), self.meta.partition_shape[0])
-        return {"block": np.empty((size, *shape), self.meta.input_dtype), "guess": [], "found": [], "kept": []}
-
-    def get_result_buffers(self):
-        kinds = dict.fromkeys(("qx0", "qy0", "sigma_qx0", "sigma_qy0", "signal"), np.float64)
-        kinds |= {"seen": bool, "known": bool, "kept": object}
-        return {name: self.buffer(kind="nav", dtype=dtype) for name, dtype in kinds.items()}
-
-    def process_frame(self, frame):
-        task = self.task_data
-        task.kept.append(np.array(frame) if self.params.frames[2] else 0)
-        task.block[len(task.guess)] = frame
-        task.guess.append(np.array(self.params.frames[:2]))
-        if len(task.guess) == len(task.block):
-            self._locate_block()
-
-    def _locate_block(self):
-        task = self.task_data
-        if task.guess:
-            block = task.block[: len(task.guess)]
-            if block.dtype.kind == "f" and not np.isfinite([block.min(), block.max()]).all():
-                raise PrenetError("The data contain NaN or infinite values; replace them first.")
-            task.found.append(self.params.beam.locate(block, np.array(task.guess)))
-            task.guess.clear()
-
-    def postprocess(self):
-        self._locate_block()
-        for k, frame in enumerate(self.task_data.kept):
-            self.results.kept[k] = frame
-        done = 0
-        for found in self.task_data.found:  # in the order of the partition's frames, as LiberTEM hands them on
-            part, results = slice(done, done := done + len(found.seen)), self.results
-            results.qx0[part], results.qy0[part] = found.position.T
-            results.sigma_qx0[part], results.sigma_qy0[part] = found.sigma.T
-            results.signal[part], results.seen[part], results.known[part] = found.signal, found.seen, True
-
-
-def _located(result):
-    """What was located, flat over the scan; (Rx * Ry,) bool, the frames that have come; and those that were kept."""
-    at = {name: np.ravel(result[name].data) for name in result}
-    position, sigma = (np.stack([at[f"{kind}qx0"], at[f"{kind}qy0"]], 1) for kind in ("", "sigma_"))
-    index = np.array([k for k, frame in enumerate(at["kept"]) if isinstance(frame, np.ndarray)], int)
-    kept = SampledScan(result["qx0"].data.shape, index, list(at["kept"][index])) if len(index) else None
-    return Located(position, sigma, at["signal"], at["seen"].astype(bool)), at["known"].astype(bool), kept
 
 
 def _written(report, scan, out):
