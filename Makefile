@@ -21,7 +21,7 @@ test: $(READY) lint types
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
-	$(BIN)/numpydoc lint $$(git ls-files 'py4dstem_prenet/*.py')
+	$(BIN)/python docs/lint.py
 
 # Of what users call.
 types: $(READY)

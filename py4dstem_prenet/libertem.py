@@ -78,8 +78,14 @@ def learn(ctx, dataset, mask=None, device="auto") -> Learned:
 
     Parameters
     ----------
-    ctx, dataset, mask, device
-        As for `calibrate_dataset`.
+    ctx : libertem.api.Context
+        A synchronous context.
+    dataset : libertem.io.dataset.base.DataSet
+        A data set with two axes of navigation and two of signal.
+    mask : numpy.ndarray of bool, optional
+        (Qx, Qy), True where a detector pixel is good.
+    device : str
+        "auto", "cpu", "cuda" or "mps", on each worker.
 
     Returns
     -------

@@ -44,14 +44,49 @@ class Scan(ABC):
 
     @abstractmethod
     def read_tile(self, tile):
-        """Patterns (rows, columns, Qx, Qy) of a rectangle of the scan, a pair of slices."""
+        """Read a rectangle of the scan.
+
+        Parameters
+        ----------
+        tile : tuple of slice
+            Rows and columns of the scan.
+
+        Returns
+        -------
+        array
+            Patterns (rows, columns, Qx, Qy).
+        """
 
     @abstractmethod
     def read_points(self, rows, columns, key):
-        """Patterns (n, Qx, Qy) at rows and columns (n,); key: (n,), the storage chunk of each."""
+        """Read single positions.
+
+        Parameters
+        ----------
+        rows, columns : numpy.ndarray of int
+            (n,) of each position.
+        key : numpy.ndarray of int
+            (n,), the storage chunk of each position.
+
+        Returns
+        -------
+        array
+            Patterns (n, Qx, Qy).
+        """
 
     def storage_chunk(self, allowed: int) -> tuple[int, int]:
-        """(rows, columns) of positions that should be read together; (1, 1) if single patterns can be read."""
+        """Return how many positions should be read together.
+
+        Parameters
+        ----------
+        allowed : int
+            Positions at most.
+
+        Returns
+        -------
+        tuple of int
+            Scan rows and columns; (1, 1) if single patterns can be read.
+        """
         return 1, 1
 
     @property
@@ -70,11 +105,30 @@ class Scan(ABC):
         return None
 
     def reopener(self) -> Callable | None:
-        """A picklable function that opens the same scan in another process, as a context; None if there is none."""
+        """Return a function that opens the same scan in another process.
+
+        Returns
+        -------
+        callable or None
+            A picklable function that returns a context manager of the scan; None if the patterns lie in no file.
+        """
         return None
 
     def describe_failure(self, index, error) -> str:
-        """A sentence on positions `index` (n,) that cannot be read."""
+        """Describe positions that cannot be read.
+
+        Parameters
+        ----------
+        index : numpy.ndarray of int
+            (n,) flat scan positions.
+        error : OSError
+            What reading raised.
+
+        Returns
+        -------
+        str
+            One sentence.
+        """
         place = tuple(int(n) for n in divmod(int(index[0]), self.scan_shape[1]))
         return f"The data cannot be read from scan position {place} on: {error}."
 
@@ -84,7 +138,18 @@ class Scan(ABC):
         return np.arange(self.size)
 
     def holds(self, positions) -> bool:
-        """Whether all of these flat positions can be read."""
+        """Return whether all of some positions can be read.
+
+        Parameters
+        ----------
+        positions : array_like of int
+            Flat scan positions.
+
+        Returns
+        -------
+        bool
+            True if all can be read.
+        """
         return True
 
     # --- what every scan does --------------------------------------------------------------------------------
@@ -179,7 +244,13 @@ class Scan(ABC):
 
 # --- implementations ----------------------------------------------------------------------------------------
 class SlicedScan(Scan):
-    """A scan in any object that has a shape and a type and slices like an array, such as a zarr array."""
+    """A scan in any object that has a shape and a type and slices like an array, such as a zarr array.
+
+    Parameters
+    ----------
+    array : array_like
+        (Rx, Ry, Qx, Qy).
+    """
 
     def __init__(self, array):
         self.array = array
@@ -205,8 +276,8 @@ class SlicedScan(Scan):
         return None if not chunks else tuple(min(c, n) for c, n in zip(chunks[:2], self.scan_shape, strict=True))
 
     def storage_chunk(self, allowed):
-        """Whole storage chunks: a compressed chunk must be unpacked as a whole, and should be once. A chunk of more
-        than `allowed` positions is cut along the scan as little as possible."""
+        # Whole storage chunks: a compressed chunk must be unpacked as a whole, and should be once. A chunk of more than
+        # `allowed` positions is cut along the scan as little as possible.
         if self.chunks is None:
             return 1, 1
         rows, columns = self.chunks

@@ -41,6 +41,11 @@ def all_or_none(datacube):
     ----------
     datacube : py4DSTEM.DataCube
         The cube; its calibration, tree and metadata are restored, not its data.
+
+    Yields
+    ------
+    None
+        The block writes into the cube.
     """
     calibration = datacube.calibration
     params = None if calibration is None else dict(calibration._params)

@@ -69,7 +69,13 @@ def of_verdicts(verdicts) -> dict:
 
 
 def of_versions() -> dict:
-    """Of this installation: versions by package, python, platform and device."""
+    """Return the versions of this installation.
+
+    Returns
+    -------
+    dict
+        Versions by package, python, platform and device.
+    """
     from importlib.metadata import version
 
     import torch
