@@ -5,8 +5,11 @@ from functools import cache
 import numpy as np
 import torch
 
+from py4dstem_prenet.core.flags import Decision
 from py4dstem_prenet.core.geometry import ellipse_matrix
-from py4dstem_prenet.simulation import bank as banks, scan as scans
+from py4dstem_prenet.core.results import OriginMap
+from py4dstem_prenet.simulation import bank as banks
+from py4dstem_prenet.simulation import scan as scans
 from py4dstem_prenet.simulation.specimens import GRID, Optics, Specimen
 from py4dstem_prenet.simulation.waves import multislice, probe
 
@@ -50,3 +53,14 @@ def ideal_radius(shape, center, vector=(0.0, 0.0)):
     inverse = np.linalg.inv(ellipse_matrix(vector))
     x, y = (np.arange(n) - c for n, c in zip(shape, center, strict=True))
     return np.hypot(*(i * x[:, None] + j * y for i, j in inverse))
+
+
+def origin_map(qx0, qy0, sigma_qx0, sigma_qy0, valid, radius=6.0):
+    """An accepted OriginMap without flags."""
+    return OriginMap(qx0, qy0, sigma_qx0, sigma_qy0, valid, radius, Decision(True))
+
+
+def numbers_of(result, name):
+    """The numbers of the one flag of this name that a result, a decision, or a tuple of flags carries."""
+    (flag,) = [flag for flag in getattr(result, "flags", result) if flag.name == name]
+    return flag.numbers

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scans import numbers_of, origin_map
 
-from py4dstem_prenet.core.results import OriginMap
+from py4dstem_prenet.descan.jumps import find_jumps, jump_flags, merged, step_at
 from py4dstem_prenet.descan.fit import fit_origin
 from py4dstem_prenet.descan.jumps import find_jumps, merged, step_at, told
 
@@ -24,7 +25,7 @@ def measured(frame=None, step=(1.0, 0.0), seed=0, outliers=0.0):
     maps = truth + rng.normal(0, SIGMA, truth.shape)
     maps += 9.0 * (rng.random(SHAPE) < outliers)
     sigma = np.full(SHAPE, SIGMA)
-    return OriginMap(*maps, sigma, sigma, np.ones(SHAPE, bool), 6.0, True, ""), truth
+    return origin_map(*maps, sigma, sigma, np.ones(SHAPE, bool)), truth
 
 
 def test_steps_far_from_one_another_have_no_like_to_compare_with(recwarn):
@@ -41,7 +42,7 @@ def test_a_jump_is_found_where_it_is(frame, outliers):
     (jump,) = find_jumps(origin.qx0, origin.sigma_qx0, origin.valid)
     assert abs(jump.frame - frame) <= (1 if not outliers else 3)
     assert jump.step == pytest.approx(1, abs=5 * jump.sigma) and jump.sigma < 0.12
-    assert "between scan rows" in str(jump) and f"{jump.step:+.2f}" in str(jump)
+    assert jump.row <= jump.frame // SHAPE[1] <= jump.row + 1
     assert find_jumps(origin.qy0, origin.sigma_qy0, origin.valid) == ()
 
 
@@ -61,12 +62,17 @@ def test_the_fitted_origin_follows_a_jump(frame, step):
     error = np.hypot(fit.qx0 - truth[0], fit.qy0 - truth[1]).ravel()
     assert fit.accepted and np.delete(error, slice(frame - 1, frame + 1)).max() < 0.06
     assert np.allclose(fit.residual_qx0, origin.qx0 - fit.qx0, atol=1e-9)
-    assert "jumps by" in fit.reason
+    told = {flag.numbers["coordinate"]: flag.numbers for flag in fit.flags if flag.name == "jump"}
+    name, size = ("qx0", step[0]) if abs(step[0]) > abs(step[1]) else ("qy0", step[1])
+    assert told[name]["step"] == pytest.approx(size, abs=0.15)
+    assert set(told) <= {name for name, size in zip(("qx0", "qy0"), step, strict=True) if size}
 
 
-def test_frames_steps_and_sentences():
+def test_frames_steps_and_flags():
     jumps = find_jumps(measured(200)[0].qx0, SIGMA, True)
     assert merged(jumps * 2, SHAPE[1]) == [jumps[0].frame]
     assert step_at(measured(200)[0].qx0, SIGMA, True, 200) == pytest.approx(1, abs=0.05)
-    assert told(jumps, "qx0")[0].startswith("qx0: The beam jumps by +")
-    assert len(told(jumps * 9)) == 6 and "4 more" in told(jumps * 9)[-1]
+    assert numbers_of(jump_flags(jumps, "qx0"), "jump")["step"] == jumps[0].step
+    flags = jump_flags(jumps * 9, "qx0")
+    assert [flag.name for flag in flags] == ["jump"] * 5 + ["more_jumps"]
+    assert flags[-1].numbers == {"coordinate": "qx0", "count": 9 - 5}

@@ -143,7 +143,8 @@ def check_residuals(residuals, sigmas, valid, sigma_known: bool = True) -> Resid
     """Test whether residuals of the origin are white noise of the stated size.
 
     The statistic for correlation is the sum of products of neighbors (along rows and columns, both coordinates) over
-    its standard deviation for independent residuals. Residuals beyond Tukey's cut count as much as those at the cut.
+    its standard deviation for independent residuals. Residuals beyond Tukey's cut are left out: wrong disks often lie to
+    one side, and would pass for a common offset.
 
     Parameters
     ----------
@@ -172,19 +173,20 @@ def check_residuals(residuals, sigmas, valid, sigma_known: bool = True) -> Resid
     valid = valid & np.isfinite(residuals).all(0)
     scatter = robust_sigma(residuals[:, valid])
     each = np.asarray(sigmas, float) if sigma_known else np.ones_like(residuals)
-    ratio = robust_sigma((residuals / each)[:, valid])
+    with np.errstate(divide="ignore", invalid="ignore"):  # a stated sigma of zero: not finite, and left out
+        ratio = robust_sigma((residuals / each)[:, valid])
     if not ratio > 0:  # nothing to test, or no residual at all
         return ResidualTest(int(valid.sum()), scatter, ratio if sigma_known else np.nan, 0.0, 0.0, 0.0, False, False,
                             False)
     noise = ratio * each
-    outliers = float((valid & (np.abs(residuals) > TUKEY_CUT * noise).any(0)).sum() / max(valid.sum(), 1))
-    clipped = np.clip(np.where(valid, residuals, 0.0), -TUKEY_CUT * noise, TUKEY_CUT * noise)
+    near = valid & (np.abs(residuals) <= TUKEY_CUT * noise)  # (k, Rx, Ry)
+    outliers = float((valid & ~near.all(0)).sum() / max(valid.sum(), 1))
     product, variance, pairs = 0.0, 0.0, 0
     for a, b in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[:, :, 1:], np.s_[:, :, :-1])):
-        both = valid[a[1:]] & valid[b[1:]]
-        product += (clipped[a] * clipped[b])[:, both].sum()
-        variance += ((noise[a] * noise[b])[:, both] ** 2).sum()
-        pairs += len(residuals) * int(both.sum())
+        both = near[a] & near[b]
+        product += (residuals[a] * residuals[b])[both].sum()
+        variance += ((noise[a] * noise[b])[both] ** 2).sum()
+        pairs += int(both.sum())
     testable = pairs >= MIN_PAIRS
     z = float(product / np.sqrt(variance)) if variance > 0 else 0.0
     shared = float(np.sqrt(max(product, 0.0) / pairs)) if pairs else 0.0
