@@ -7,17 +7,20 @@ from functools import partial
 import numpy as np
 import py4DSTEM
 import pytest
-from scans import CCD, simulated
+from scans import CCD, numbers_of, simulated
 from scipy.ndimage import gaussian_filter
 
-from py4dstem_prenet.core.noise import NoiseModel
+from py4dstem_prenet.core.flags import Decision, Flag
+from py4dstem_prenet.core.results import Ellipse
 from py4dstem_prenet.core.robust import jackknife
+from py4dstem_prenet.core.scan import as_scan
 from py4dstem_prenet.denoising import checks, denoiser
 from py4dstem_prenet.denoising.checks import Level, check_denoising
 from py4dstem_prenet.detector.estimate import estimate_noise
 from py4dstem_prenet.detector.independence import check_independence
 from py4dstem_prenet.detector.splitting import of_part, places, read_block, split
-from py4dstem_prenet.report import verdicts
+from py4dstem_prenet.report.verdicts import make_verdict
+from py4dstem_prenet.review import ellipse_flags
 
 SMALL = dict(shape=(64, 64), radius=4.0)
 CAMERA = CCD | SMALL | dict(gain=12.0, readout=4.0)
@@ -134,23 +137,26 @@ def test_the_truth_itself_is_found_to_be_worth_much(monkeypatch):
     assert check.accepted and check.errors["denoised"] < 0.05 and check.errors["denoised"] < check.errors["gaussian"]
 
 
-@pytest.mark.parametrize(("broken", "said"), [
-    (lambda e, noise: gaussian_filter(e, (0, 0, 4, 4)), "worse"), (lambda e, noise: 0.5 * e, "worse"),
-    (lambda e, noise: e, "cannot be told"),
+@pytest.mark.parametrize(("broken", "name"), [
+    (lambda e, noise: gaussian_filter(e, (0, 0, 4, 4)), "denoising_harmful"),
+    (lambda e, noise: 0.5 * e, "denoising_harmful"),
+    (lambda e, noise: e, "denoising_no_effect"),
 ], ids=["too smooth", "half of it", "nothing"])
-def test_a_broken_denoiser_is_not_to_be_used(monkeypatch, broken, said):
+def test_a_broken_denoiser_is_not_to_be_used(monkeypatch, broken, name):
     scan = simulated(**SMALL, dose=30_000.0)
     stand_in(monkeypatch, broken)
     check = check_denoising(py4DSTEM.DataCube(scan.counts), model(scan))
     assert check.valid and not check.accepted
-    assert said in check.reason and "do not use it" in check.reason
+    error, sigma = numbers_of(check, name)["error"], numbers_of(check, name)["sigma"]
+    assert error == check.errors["denoised"] and (error > 1 + 4 * sigma) == (name == "denoising_harmful")
     assert check.worth < 1.1
 
 
 def test_no_verdict_on_denoising_is_green():
     scan = simulated(**SMALL, dose=3000.0)
     check = check_denoising(py4DSTEM.DataCube(scan.counts), model(scan))
-    assert check.accepted and verdicts.judge_denoising(check).light == "amber"  # squared error does not show flattened maps
+    assert check.accepted  # squared error does not show flattened maps
+    assert make_verdict("denoising", check.flags).light == "amber"
 
 
 # --- assumptions --------------------------------------------------------------------------------------------
@@ -160,24 +166,24 @@ def blurred(counts):
     return gaussian_filter(counts.astype(np.float32), (0, 0, 0.6, 0.6))
 
 
-@pytest.mark.parametrize(("spoil", "said"), [
-    (blurred, "share noise"),
-    (lambda counts: 30 * counts**0.5, "gamma"),
-    (lambda counts: np.log(counts + 3.0), "gamma"),
+@pytest.mark.parametrize(("spoil", "name"), [
+    (blurred, "noise_correlated"),
+    (lambda counts: 30 * counts**0.5, "noise_too_small"),
+    (lambda counts: np.log(counts + 3.0), "noise_too_small"),
     (lambda counts: counts.clip(max=60), "saturated"),
 ], ids=["correlated", "square root", "logarithm", "saturated"])
-def test_no_verdict_where_the_assumptions_fail(monkeypatch, spoil, said):
+def test_no_verdict_where_the_assumptions_fail(monkeypatch, spoil, name):
     monkeypatch.setattr(denoiser, "denoise", lambda *_, **__: pytest.fail("it was denoised"))
     scan = simulated(**SMALL, dose=30_000.0)
     check = py4DSTEM.DataCube(spoil(scan.counts)).prenet.check_denoising()
     assert not check.valid and not check.accepted and np.isnan(check.worth)
-    assert said in check.reason and "Do not use" in str(check)
+    assert [flag.name for flag in check.flags] == ["not_checked", name]
 
 
 def test_clipped_read_out_noise_is_told():
     scan = simulated(**CAMERA | dict(dose=3000.0))
     counts = np.clip(scan.counts.astype(float) - 100, 0, None)
-    assert "clipped" in check_independence([counts], estimate_noise(counts))[0]
+    assert judge_noise([counts], estimate_noise(counts))[0].name == "clipped"
 
 
 def test_a_wrong_noise_model_is_told():
@@ -185,8 +191,8 @@ def test_a_wrong_noise_model_is_told():
     noise = model(scan)
     assert check_independence([scan.counts], noise) == (None, None)
     counting = simulated(**SMALL, dose=3000.0)
-    assert "larger" in check_independence([4 * counting.counts], model(counting))[0]
-    assert "grow" in check_independence([scan.counts], replace(noise, readout=noise.readout * 2))[0]
+    assert judge_noise([4 * counting.counts], model(counting))[0].name == "noise_too_large"
+    assert judge_noise([scan.counts], replace(noise, readout=noise.readout * 2))[0].name == "noise_too_small"
 
 
 def test_electrons_that_count_twice_qualify_the_verdict(monkeypatch):
@@ -197,15 +203,15 @@ def test_electrons_that_count_twice_qualify_the_verdict(monkeypatch):
     counts = counts + np.roll(rng.binomial(counts, 0.15), 1, axis=2) + np.roll(rng.binomial(counts, 0.15), 1, axis=3)
     stand_in(monkeypatch, lambda e, noise: 1.3 * scan.clean * (noise.dose / 30_000.0))
     check = check_denoising(py4DSTEM.DataCube(counts), model(scan))
-    assert check.valid and "upper bound" in check.reason and "share noise" in check.reason
+    assert check.valid and numbers_of(check, "shared_noise_flatters")["ratio"] < 0.8
 
 
 def test_the_brightest_of_many_counts_is_no_saturation():
     """A bright field whose largest count comes up a few times by chance."""
     counts = np.random.default_rng(2).poisson(100.0, (4, 4, 64, 64)).astype(np.uint8)
     noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((64, 64), bool), True, 100.0 * 64**2)
-    assert check_independence([counts], noise) == (None, None)
-    assert "saturated" in check_independence([counts.clip(max=100)], noise)[0]
+    assert judge_noise([counts], noise) == (None, None)
+    assert judge_noise([counts.clip(max=100)], noise)[0].name == "saturated"
 
 
 @pytest.mark.parametrize("options", [
@@ -224,7 +230,7 @@ def test_independent_noise_raises_no_alarm(options):
 def test_blocks_keep_neighbors_together_and_apart_from_others(scan, parts):
     data = np.zeros((*scan, 32, 32), np.uint16)
     data[..., 0, 0] = np.arange(scan[0] * scan[1]).reshape(scan)
-    blocks = [read_block(data, where) for where in places(data.shape, 64, parts)]
+    blocks = [read_block(as_scan(data), where) for where in places(data.shape, 64, parts)]
     seen = np.concatenate([block[..., 0, 0].ravel() for block in blocks])
     assert len(set(seen)) == len(seen) <= 64
     assert len(blocks) == min(parts[0], scan[0]) * min(parts[1], scan[1])
@@ -255,7 +261,8 @@ def test_the_halves_tell_whether_sigma_is_true(monkeypatch, stated, accepted):
     assert check.accepted == accepted and check.positions == 144
     assert check.ratio == pytest.approx(1 / stated, abs=4 * check.ratio_sigma)
     assert check.scatter == pytest.approx(3 / np.sqrt(250), rel=0.15)
-    assert f"{check.scatter:.3f} px" in str(check)
+    numbers = numbers_of(check, "origin_sigma_checked" if accepted else "origin_sigma_understated")
+    assert numbers["scatter"] == check.scatter and numbers["ratio"] == check.ratio
 
 
 # --- ellipse ------------------------------------------------------------------------------------------------
@@ -277,8 +284,11 @@ def test_the_halves_tell_whether_the_ellipse_is_known(monkeypatch, stated, accep
 
     monkeypatch.setattr("py4dstem_prenet.ellipse.measure.measure_ellipse", measure)
     check = cube.prenet.check_ellipse()
-    assert check.accepted == accepted and check.positions == 144 and f"{check.difference:.4f}" in str(check)
+    assert check.accepted == accepted and check.positions == 144
     assert check.difference < 5 * np.sqrt(2 / (72 * 500))
-    found = types.SimpleNamespace(vector=np.array([0.05, 0.0]), covariance=1e-6 * np.eye(2), accepted=True, reason="ok")
-    verdict = verdicts.judge_ellipse((1.05, 1.0, 0.0), found, "prenet", check)
-    assert verdict.light == ("green" if accepted else "amber") and "between two halves" in " ".join(verdict.why)
+    name = "ellipse_halves_agree" if accepted else "ellipse_halves_differ"
+    assert numbers_of(check, name)["difference"] == check.difference
+    found = Ellipse(1.05, 1.0, 0.0, np.array([0.05, 0.0]), 1e-6 * np.eye(2),
+                    Decision(True, (Flag("ellipse_determined", {"sources": "rings", "sigma": 0.001}),)))
+    verdict = make_verdict("ellipse", *ellipse_flags((1.05, 1.0, 0.0), found, "prenet", check))
+    assert verdict.light == ("green" if accepted else "amber") and numbers_of(verdict, name)

@@ -91,7 +91,7 @@ def test_one_crystal_is_refused_or_right(number, radius, specimens):
     vector = ellipse_vector(1.04, 1.0, 0.5)
     ellipse = measured(*scan_of(specimens["crystal"][number], vector, radius, torch.zeros(36), seed=number), radius)
     assert not ellipse.accepted or in_sigmas(ellipse, vector) < 3.5
-    assert ellipse.reason and np.isfinite(ellipse.covariance).all()
+    assert ellipse.flags and np.isfinite(ellipse.covariance).all()
 
 
 def test_a_strained_lattice_alone_is_never_accepted():
@@ -105,7 +105,7 @@ def test_a_strained_lattice_alone_is_never_accepted():
                 -0.5 * ((x[:, None] - at[0]) ** 2 + (y - at[1]) ** 2) / 0.9**2)
     counts = np.random.default_rng(0).poisson(np.broadcast_to(clean, (*SCAN, *SHAPE))).astype(np.uint16)
     ellipse = measured(counts, np.full(SCAN, 62.0), np.full(SCAN, 55.0), 1.5)
-    assert not ellipse.accepted and "not determined" in ellipse.reason
+    assert not ellipse.accepted and ellipse.decision.has("ellipse_uncertain", "ellipse_no_evidence")
 
 
 def test_positions_without_a_beam_are_left_out(specimens):
@@ -124,9 +124,9 @@ def test_positions_without_a_beam_are_left_out(specimens):
 def test_nothing_to_pool_is_refused(specimens):
     counts, qx0, qy0 = scan_of(specimens["isotropic"][0], np.zeros(2), 5.0, even_turns())
     noise = estimate_noise(counts)
-    with pytest.raises(PrenetError, match="no position"):
+    with pytest.raises(PrenetError):
         measure_ellipse(counts, qx0, qy0, 5.0, noise, valid=np.zeros(SCAN, bool), progress=False)
-    with pytest.raises(PrenetError, match="radius must be positive"):
+    with pytest.raises(PrenetError):
         measure_ellipse(counts, qx0, qy0, -1.0, noise, progress=False)
 
 
@@ -147,17 +147,17 @@ def test_a_map_of_regions(two_halves):
     assert found.accepted.tolist() == [[True, False], [True, False]]
     for k, m in ((0, 0), (1, 0)):
         assert np.hypot(*(ellipse_vector(found.a[k, m], found.b[k, m], found.theta[k, m]) - vectors[k])) < 0.012
-    assert np.isnan(found.a[1, 1]) and "no position" in found.ellipses[1][1].reason
+    assert np.isnan(found.a[1, 1]) and found.ellipses[1][1].decision.has("region_without_beam")
     maps = found.at_positions()
     assert maps.shape == (5, *SCAN) and (maps[0, :3, :3] == found.a[0, 0]).all() and not maps[4, 3:, 3:].any()
-    with pytest.raises(PrenetError, match="cannot be cut"):
+    with pytest.raises(PrenetError):
         map_ellipse(counts, qx0, qy0, 6.0, estimate_noise(counts), 7)
 
 
 def test_a_region_that_is_none_is_refused():
     assert in_region(None, (2, 3)).all() and in_region((slice(1), slice(2)), (2, 3)).sum() == 2
     for region in (np.ones((3, 2), bool), np.ones((2, 3)), (1, 2), np.zeros((2, 3), bool)):
-        with pytest.raises(PrenetError, match="region"):
+        with pytest.raises(PrenetError):
             in_region(region, (2, 3))
 
 

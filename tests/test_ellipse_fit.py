@@ -5,13 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scans import ideal_radius
+from scans import ideal_radius, numbers_of
 from scipy.special import ndtr
 
 from py4dstem_prenet.core.errors import PrenetError
 from py4dstem_prenet.core.geometry import ellipse_axes, ellipse_matrix, ellipse_vector
-from py4dstem_prenet.ellipse.decide import combine
-from py4dstem_prenet.ellipse.measure import _decide
+from py4dstem_prenet.ellipse.decide import combine, decide_ellipse
 from py4dstem_prenet.fits.disk_edge import fit_disk
 from py4dstem_prenet.fits.polar import to_polar
 from py4dstem_prenet.fits.pooling import pool_arrays
@@ -156,7 +155,7 @@ def test_disk_that_cannot_be_seen_says_so():
     hidden[:, : int(pooled.center[1]) + 2] = 0
     fit = fit_disk(type(pooled)(**{**vars(pooled), "weight": hidden}), 6)
     assert np.diag(fit.covariance).min() > 0.1
-    with pytest.raises(PrenetError, match="radius"):
+    with pytest.raises(PrenetError):
         fit_disk(pooled, 0)
 
 
@@ -203,7 +202,7 @@ def test_spots_of_one_crystal_claim_little():
 
 def test_rings_need_room():
     pooled = scan(rings, (0.0, 0.0))
-    with pytest.raises(PrenetError, match="12 px"):
+    with pytest.raises(PrenetError):
         refine_rings(pooled, inner=60)
 
 
@@ -247,9 +246,9 @@ def test_combine():
 def test_evidence_that_disagrees_is_refused_unless_whole_rings_say_it():
     """Rings stand alone where they go all the way round and are sure enough; the disk's shape never does."""
     disk, rings = (np.array([0.02, 0.0]), np.eye(2) * 4e-6), (np.array([0.05, 0.0]), np.eye(2) * 4e-6)
-    found = _decide({"direct beam": disk, "rings": rings}, [], continuity=0.5)
-    assert not found.accepted and found.reason.startswith("refused: direct beam and rings disagree by")
-    found = _decide({"direct beam": disk, "rings": rings}, [], continuity=0.9)
-    assert found.accepted and found.vector == pytest.approx(rings[0]) and "is the aperture round?" in found.reason
+    found = decide_ellipse({"direct beam": disk, "rings": rings}, [], continuity=0.5)
+    assert not found.accepted and numbers_of(found, "ellipse_sources_disagree")["sigmas"] == pytest.approx(10.6, abs=0.1)
+    found = decide_ellipse({"direct beam": disk, "rings": rings}, [], continuity=0.9)
+    assert found.accepted and found.vector == pytest.approx(rings[0]) and found.decision.has("beam_shape_left_out")
     vague = rings[0] * 3, np.eye(2) * 9e-5  # of .0095
-    assert not _decide({"direct beam": disk, "rings": vague}, [], continuity=0.9).accepted
+    assert not decide_ellipse({"direct beam": disk, "rings": vague}, [], continuity=0.9).accepted

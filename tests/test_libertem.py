@@ -8,6 +8,7 @@ from scans import distance, simulated
 
 from py4dstem_prenet import calibrate, load_calibration
 from py4dstem_prenet.core.errors import PrenetError
+from py4dstem_prenet.core.scan import as_scan
 
 pytest.importorskip("libertem")
 
@@ -50,13 +51,13 @@ def learned(inline):
 def assert_same(report, own):
     for name in ("qx0", "qy0", "sigma_qx0", "sigma_qy0", "valid"):
         np.testing.assert_array_equal(getattr(report.origin, name), getattr(own.origin, name), err_msg=name)
-    assert report.origin.radius == own.origin.radius and report.origin.reason == own.origin.reason
+    assert report.origin.radius == own.origin.radius and report.origin.flags == own.origin.flags
     np.testing.assert_array_equal(report.fit.qx0, own.fit.qx0)
     np.testing.assert_array_equal(report.fit.qy0, own.fit.qy0)
     assert own.ellipse.accepted
     np.testing.assert_allclose(report.ellipse.vector, own.ellipse.vector, atol=BY_GROUPS)
     assert report.ellipse.accepted
-    assert [v.split(":")[0] for v in report.verdicts] == [v.split(":")[0] for v in own.verdicts]
+    assert [flag.name for flag in report.flags] == [flag.name for flag in own.flags]
 
 
 def test_a_data_set_in_memory_gives_the_packages_own_results_and_a_file_that_py4dstem_reads(inline, own, tmp_path):
@@ -72,7 +73,7 @@ def test_a_data_set_in_memory_gives_the_packages_own_results_and_a_file_that_py4
     load_calibration(fresh, tmp_path / "calibration.h5")
     np.testing.assert_array_equal(fresh.calibration.get_origin_meas()[0], report.origin.qx0)
     assert fresh.prenet.check().current
-    with pytest.raises(PrenetError, match="exists"):
+    with pytest.raises(PrenetError):
         libertem.calibrate_dataset(inline, dataset, out=tmp_path / "calibration.h5")
 
 
@@ -119,26 +120,30 @@ def test_libertem_live_takes_the_udfs(own, learned):
 
 def test_a_data_set_reads_like_an_array(inline):
     data = np.random.default_rng(0).integers(0, 60000, (5, 4, 32, 40)).astype(np.uint16)
-    array = libertem.DatasetArray(inline, inline.load("memory", data=data, num_partitions=3))
-    assert array.shape == data.shape and array.dtype == data.dtype
+    scan = libertem.DatasetScan(inline, inline.load("memory", data=data, num_partitions=3))
+    assert as_scan(scan) is scan and scan.shape == data.shape and scan.dtype == data.dtype
     rows, columns = np.array([4, 0, 2, 2]), np.array([3, 1, 0, 0])
-    np.testing.assert_array_equal(array.read_at(rows, columns), data[rows, columns])
-    for key in (np.s_[1:3], np.s_[3, 1:], np.s_[2, 2], np.s_[:, -1, 5:9], np.s_[::2, 0:0]):
-        np.testing.assert_array_equal(array[key], data[key])
+    np.testing.assert_array_equal(scan.read_points(rows, columns, None), data[rows, columns])
+    for tile in (np.s_[1:3, 0:4], np.s_[3:4, 1:4], np.s_[0:5, 3:4]):
+        np.testing.assert_array_equal(scan.read_tile(tile), data[tile])
+    blocks = [(index.tolist(), block) for index, block in scan.blocks(6)]
+    assert [index for index, _ in blocks] == [index.tolist() for index, _ in as_scan(data).blocks(6)]
+    for index, block in blocks:
+        np.testing.assert_array_equal(block, data.reshape(20, 32, 40)[index])
 
 
-def test_what_cannot_be_calibrated_is_said_in_one_sentence(inline):
+def test_what_cannot_be_calibrated_is_refused_in_one_sentence(inline):
     def load(data, **options):
         return inline.load("memory", data=data, num_partitions=1, **options)
 
-    with pytest.raises(PrenetError, match="1 axes of navigation and 2 of signal"):
-        libertem.calibrate_dataset(inline, load(np.ones((12, 64, 64), np.uint8), sig_dims=2))
-    with pytest.raises(PrenetError, match="complex"):
-        libertem.calibrate_dataset(inline, load(np.ones((3, 4, 64, 64), np.complex64)))
-    with pytest.raises(PrenetError, match="mask"):
-        libertem.calibrate_dataset(inline, load(simulated(**SCAN).counts), mask=np.ones((3, 3), bool))
+    for dataset, options in ((load(np.ones((12, 64, 64), np.uint8), sig_dims=2), {}),
+                             (load(np.ones((3, 4, 64, 64), np.complex64)), {}),
+                             (load(simulated(**SCAN).counts), dict(mask=np.ones((3, 3), bool)))):
+        with pytest.raises(PrenetError) as refused:
+            libertem.calibrate_dataset(inline, dataset, **options)
+        assert str(refused.value).endswith(".") and "\n" not in str(refused.value)
     noise = np.random.default_rng(1).normal(100, 3, (4, 4, 64, 64)).astype(np.float32)
     report = libertem.calibrate_dataset(inline, load(noise), device="cpu")
     assert not report.origin.found and report.fit is None
-    with pytest.raises(PrenetError, match="no direct beam to learn from"):
+    with pytest.raises(PrenetError):
         libertem.learn(inline, load(noise), device="cpu")

@@ -3,11 +3,12 @@
 import numpy as np
 import py4DSTEM
 import pytest
-from scans import CCD, distance, simulated
+from scans import CCD, distance, numbers_of, simulated
 from test_hidden import rings
 
 from py4dstem_prenet.core.errors import PrenetError
-from py4dstem_prenet.live import learning, online
+from py4dstem_prenet.core.flags import Flag
+from py4dstem_prenet.live import online, snapshot
 from py4dstem_prenet.live.alarms import quick_alarms
 from py4dstem_prenet.live.online import OnlineCalibrator
 from py4dstem_prenet.live.snapshot import judge_snapshot
@@ -50,14 +51,15 @@ def test_half_a_scan_is_known_and_the_other_half_is_not(halfway):
     error = np.stack([origin.qx0 - truth["qx0"], origin.qy0 - truth["qy0"]])[:, origin.valid]
     sigma = np.stack([origin.sigma_qx0, origin.sigma_qy0])[:, origin.valid]
     assert 0.5 < np.sqrt(np.median((error / sigma) ** 2)) / 0.6745 < 1.6
-    assert "96 of 192" in str(halfway.report) and "nan" not in str(halfway.report)
+    assert halfway.report.written == (Flag("scan_running", {"count": 96, "total": 192}),)
+    assert "nan" not in str(halfway.report)
 
 
 def test_the_end_is_calibrate_to_the_last_bit(halfway):
     counts = scan().counts
     here, there = (py4DSTEM.DataCube(np.array(counts)) for _ in range(2))
     finished, offline = halfway.finish(here), calibrate(there, device="cpu", progress=False)
-    assert str(finished) == str(offline)
+    assert finished == offline
     for a, b in zip(here.calibration.get_origin(), there.calibration.get_origin(), strict=True):
         assert np.array_equal(a, b)
     assert here.calibration.get_ellipse() == there.calibration.get_ellipse()
@@ -132,9 +134,9 @@ def test_before_the_beam_is_on_the_report_says_so():
     counts = np.array(scan().counts)
     counts[:4] = 0
     calibrator = fresh(counts)
-    assert not calibrator.report.origin.found and "far no beam" in str(calibrator.report)
+    assert not calibrator.report.origin.found and calibrator.report.origin.decision.has("nothing_learned")
     feed(calibrator, counts, np.arange(64))
-    assert not calibrator.report.origin.found and "zero" in calibrator.report.origin.reason
+    assert not calibrator.report.origin.found and calibrator.report.origin.decision.has("input_refused")
     feed(calibrator, counts, np.arange(64, 192))
     assert calibrator.origin.valid[5:].mean() > 0.9 and not calibrator.origin.valid[:4].any()
 
@@ -147,26 +149,27 @@ def test_a_snapshot_stays_what_it_was(halfway):
     assert np.array_equal(judge_snapshot(snapshot).origin.qx0, first.origin.qx0, equal_nan=True)
 
 
-@pytest.mark.parametrize(("patterns", "positions", "says"), [
-    (np.ones((2, 64, 60)), [0, 1], "expected, not"),
-    (np.ones((2, 64, 64)), [0], "needs its scan position"),
-    (np.ones((1, 64, 64)), [192], "outside"),
-    (np.ones((1, 64, 64)), [[0, 16]], "outside"),
-    (np.ones((1, 64, 64)), [0.5], "needs its scan position"),
-    (np.full((1, 64, 64), np.nan), [0], "NaN or infinite"),
-    (np.ones((1, 64, 64), complex), [0], "type complex128"),
-])
-def test_what_cannot_be_fed_is_refused(patterns, positions, says):
+@pytest.mark.parametrize(("patterns", "positions"), [
+    (np.ones((2, 64, 60)), [0, 1]),
+    (np.ones((2, 64, 64)), [0]),
+    (np.ones((1, 64, 64)), [192]),
+    (np.ones((1, 64, 64)), [[0, 16]]),
+    (np.ones((1, 64, 64)), [0.5]),
+    (np.full((1, 64, 64), np.nan), [0]),
+    (np.ones((1, 64, 64), complex), [0]),
+], ids=["shape", "too few positions", "outside", "column outside", "no whole number", "NaN", "complex"])
+def test_what_cannot_be_fed_is_refused(patterns, positions):
     calibrator = fresh(scan().counts)
-    with pytest.raises(PrenetError, match=says):
+    with pytest.raises(PrenetError) as refused:
         calibrator.feed(patterns, positions)
+    assert str(refused.value).endswith(".") and "\n" not in str(refused.value)
     assert calibrator.seen == 0
 
 
 def test_a_cube_of_another_scan_is_refused(halfway):
-    with pytest.raises(PrenetError, match="its own DataCube"):
+    with pytest.raises(PrenetError):
         halfway.finish(py4DSTEM.DataCube(np.ones((4, 4, 64, 64))))
-    with pytest.raises(PrenetError, match="shape are needed"):
+    with pytest.raises(PrenetError):
         OnlineCalibrator((4,), (64, 64))
 
 
@@ -195,15 +198,16 @@ def test_a_learning_that_fails_is_tried_again(monkeypatch):
         if len(failures) < 2:
             failures.append(PrenetError("no memory"))
             raise failures[-1]
-        return learning.learn(*args)
+        return snapshot.learn_so_far(*args)
 
-    monkeypatch.setattr(online, "learn", learn)
+    monkeypatch.setattr(online, "learn_so_far", learn)
     monkeypatch.setattr(online, "FIRST", 8)
     calibrator = OnlineCalibrator((8, 8), (64, 64), device="cpu")
     for row in range(8):
         calibrator.feed(scan.counts[row], np.arange(8) + 8 * row)
         calibrator.wait()
         if row == 0:
-            assert calibrator.located == 0 and "no memory" in str(calibrator.report)
+            assert calibrator.located == 0
+            assert numbers_of(calibrator.report.origin, "input_refused") == {"message": "no memory"}
     assert len(failures) == 2 and calibrator.located == 64
     calibrator.close()

@@ -9,12 +9,13 @@ import numpy as np
 import py4DSTEM
 import pytest
 import torch
-from hypothesis import Phase, assume, given, settings, strategies as st
-from scans import simulated
+from hypothesis import Phase, assume, given, settings
+from hypothesis import strategies as st
+from scans import origin_map, simulated
 
+from py4dstem_prenet.core.flags import Decision
 from py4dstem_prenet.core.geometry import ellipse_axes, ellipse_matrix
-from py4dstem_prenet.core.results import Ellipse, OriginFit, OriginMap
-from py4dstem_prenet.descan.fit import fit_origin
+from py4dstem_prenet.core.results import Ellipse, OriginFit
 from py4dstem_prenet.fits.disk import Aperture, DiskModel
 from py4dstem_prenet.fits.pooling import pool_arrays
 from py4dstem_prenet.io import calibrations
@@ -194,7 +195,7 @@ def test_a_descan_fit_follows_the_scan_and_its_own_coordinates(symmetry, scale, 
     sigma, valid = np.full((2, 9, 8), 0.05), rng.random((9, 8)) < 0.9
 
     def fit(maps, sigma, valid):
-        return fit_origin(OriginMap(*maps, *sigma, valid, 5.0, True, ""), "parabola")
+        return fit_origin(origin_map(*maps, *sigma, valid), "parabola")
 
     was = fit(maps, sigma, valid)
     found = fit(moved(maps, symmetry) * scale + shift, moved(sigma, symmetry) * scale, moved(valid, symmetry))
@@ -205,9 +206,6 @@ def test_a_descan_fit_follows_the_scan_and_its_own_coordinates(symmetry, scale, 
 
 
 # --- what is written
-
-
-
 
 
 @many
@@ -221,10 +219,9 @@ def test_what_is_written_is_what_py4dstem_uses(rx, ry, seed, ratio, theta):
     cube = py4DSTEM.DataCube(np.zeros((rx, ry, 32, 36), np.uint8))
     sigma = np.full((2, rx, ry), 0.1)
     valid = np.ones((rx, ry), bool)
-    assert calibrations.write_origin(cube, OriginMap(qx0 + 0.01, qy0, *sigma, valid, 5.0, True, ""))
-    assert calibrations.write_fit(cube, OriginFit(qx0, qy0, *sigma, *sigma, "plane", True, ""))
-    accepted = Ellipse(vector=vector, covariance=np.eye(2) * 1e-6, a=a, b=b, theta=angle, accepted=True, reason="",
-                       sources={})
+    assert calibrations.write_origin(cube, origin_map(qx0 + 0.01, qy0, *sigma, valid))
+    assert calibrations.write_fit(cube, OriginFit(qx0, qy0, *sigma, *sigma, "plane", Decision(True)))
+    accepted = Ellipse(a, b, angle, vector, np.eye(2) * 1e-6, Decision(True))
     assert calibrations.write_ellipse(cube, accepted)
     ideal = 7 * np.stack([np.cos(np.arange(5)), np.sin(np.arange(5))])
     vectors = py4DSTEM.BraggVectors((rx, ry), (32, 36), calibration=cube.calibration)
@@ -249,7 +246,7 @@ def test_positions_without_a_beam_get_a_neighbors_origin_and_stay_marked(rx, ry,
     assume(valid.any())
     maps[:, ~valid] = np.nan if seed % 2 else 1000.0  # a guess is not to be believed, either
     cube = py4DSTEM.DataCube(np.zeros((rx, ry, 32, 32), np.uint8))
-    calibrations.write_origin(cube, OriginMap(*maps, *np.ones((2, rx, ry)), valid, 5.0, True, ""))
+    calibrations.write_origin(cube, origin_map(*maps, *np.ones((2, rx, ry)), valid))
     written = np.stack(cube.calibration.get_origin_meas())
     assert np.isfinite(written).all() and np.array_equal(written[:, valid], maps[:, valid])
     assert np.array_equal(cube.calibration.get_origin_meas_mask(), valid)
@@ -263,7 +260,7 @@ def test_positions_without_a_beam_get_a_neighbors_origin_and_stay_marked(rx, ry,
 def test_sigmas_of_an_earlier_measurement_are_not_those_of_a_later_one():
     """py4DSTEM's own origin, set after ours, has no sigma: it reads as 1 px, not as what ours had."""
     cube = py4DSTEM.DataCube(np.zeros((2, 3, 32, 32), np.uint8))
-    calibrations.write_origin(cube, OriginMap(*np.full((4, 2, 3), 0.1), np.ones((2, 3), bool), 5.0, True, ""))
+    calibrations.write_origin(cube, origin_map(*np.full((4, 2, 3), 0.1), np.ones((2, 3), bool)))
     assert (calibrations.read_origin(cube).sigma_qx0 == 0.1).all()
     cube.calibration.set_origin_meas((np.full((2, 3), 9.0), np.full((2, 3), 9.0)))
     assert (calibrations.read_origin(cube).sigma_qx0 == 1).all() and (calibrations.read_origin(cube).qx0 == 9).all()

@@ -65,7 +65,7 @@ def test_what_is_called_there_returns_here_and_errors_are_sentences(worker):
     values = np.arange(2_000_000.0)
     assert np.array_equal(worker.call(np.negative, values), -values)
     assert worker.call(print, "no answer") is None and worker.call(abs, -3) == 3
-    with pytest.raises(PrenetError, match="ZeroDivisionError: integer"):
+    with pytest.raises(PrenetError, match="ZeroDivisionError"):
         worker.call(divmod, 1, 0)
     assert worker.call(os.getpid) == worker.pid
 
@@ -99,14 +99,14 @@ def test_closing_gives_up_what_is_being_done(worker):
     time.sleep(0.2)
     worker.close()
     thread.join(30)
-    assert not thread.is_alive() and "closed" in problems[0] and not is_there(pid)
+    assert not thread.is_alive() and len(problems) == 1 and not is_there(pid)
 
 
 @pytest.mark.parametrize("end", ["del worker; gc.collect(); time.sleep(600)", "os.kill(os.getpid(), 9)", "sys.exit()"])
 def test_none_is_left_behind(end):
     """Neither by one who forgets it, nor by one who is killed; and a script without a guard is not run again."""
-    script = ("import gc, os, sys, time\nfrom py4dstem_prenet.live.worker import Worker\n"
-              f"worker = Worker(time.sleep, 600)\nprint(worker.pid, flush=True)\nsys.stdin.readline()\n{end}")
+    script = ("import gc, os, sys, time\nfrom py4dstem_prenet.live.worker import Worker\nworker = Worker(time.sleep, 600)\n"
+              f"print(worker.pid, flush=True)\nsys.stdin.readline()\n{end}")
     user = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         pid = int(user.stdout.readline())
@@ -131,9 +131,10 @@ def test_a_scan_learned_there_is_learned_as_here(monkeypatch):
     calibrator.wait()
     assert calibrator.worker.pid == there
     here = learn_so_far(calibrator._sample(), None, "cpu")
+    assert calibrator._learned_from == 96
     assert calibrator._learned.beam.aperture == here.beam.aperture and calibrator._learned.noise.gain == here.noise.gain
     assert np.array_equal(calibrator._learned.guess, here.guess)
     os.kill(there, signal.SIGKILL)
     calibrator.feed(patterns[96:], np.arange(96, 192))
     calibrator.wait()
-    assert calibrator.worker.pid is None and calibrator.located == 192
+    assert calibrator.worker.pid is None and calibrator.located == 192 and calibrator._learned_from == 192
