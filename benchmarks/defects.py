@@ -58,10 +58,10 @@ DEFECTS = {
         "tests/test_disk.py tests/test_origin.py"),
     "read position one to the right": (
         "batches.py", "rows, columns = np.divmod(self.index, array.shape[1])",
-        "rows, columns = np.divmod(np.roll(self.index, 1), array.shape[1])", "tests/test_batches.py"),
+        "rows, columns = np.divmod(np.roll(self.index, 1), array.shape[1])", "tests/test_scan_reading.py"),
     "NaN let through": (
         "batches.py", 'if block.dtype.kind == "f" and not', 'if block.dtype.kind == "f" and False and not',
-        "tests/test_batches.py tests/test_pipeline.py"),
+        "tests/test_scan_reading.py tests/test_pipeline.py"),
 }
 
 

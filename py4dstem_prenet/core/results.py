@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .noise import NoiseModel
 
 TEXT_WIDTH = 110  # characters of a line of text
+MAX_REPR_LINES = 11  # lines that a console shows of a result; all of them are printed
 MIN_SIGMA_PX = 0.01  # pixels, of an origin along each axis: what the scatter of positions cannot show; set on simulated
 # scans at 100,000 electrons (benchmarks/origin.py)
 class Result:
@@ -40,11 +41,17 @@ class Result:
 
     __hash__ = object.__hash__
 
-    def __repr__(self):
+    def __str__(self):
         rows = self.rows()
         width = max((len(label) for label, _ in rows), default=0)
         lines = (_wrapped(f"  {label:{width}}  ", value) for label, value in rows)
         return "\n".join([type(self).__name__, *lines])
+
+    def __repr__(self):
+        lines = Result.__str__(self).splitlines()
+        if len(lines) > MAX_REPR_LINES:
+            lines[MAX_REPR_LINES - 1 :] = ["  ... (print it to see the rest)"]
+        return "\n".join(lines)
 
     def _repr_html_(self):
         left = "style='text-align:left'"

@@ -1,0 +1,102 @@
+"""One test of residuals: the fit, its review and the report give the same verdict on the same map, with few false alarms."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+from scans import origin_map
+from scipy.ndimage import gaussian_filter
+
+from py4dstem_prenet.core.flags import has_flag
+from py4dstem_prenet.core.results import CalibrationReport
+from py4dstem_prenet.core.robust import check_residuals
+from py4dstem_prenet.descan.fit import fit_origin
+from py4dstem_prenet.report.verdicts import make_verdict
+from py4dstem_prenet.review import review_fit
+
+SHAPE = (16, 16)
+NOISE_PX, SHARED_PX = 0.05, 0.028
+KINDS = [(shared, factor) for shared in (False, True) for factor in (1.0, 1.6)]  # and sigma stated too small by factor
+SEEDS = range(50)
+RESIDUAL_FLAGS = ("residuals_white", "residuals_correlated", "residuals_large", "few_positions")
+
+
+@cache
+def residual_map(shared, factor, seed):
+    """The measured origin of a scan without descan: white noise, perhaps a smooth correlated part."""
+    rng = np.random.default_rng((seed, int(shared)))
+    maps = rng.normal(0, NOISE_PX, (2, *SHAPE))
+    if shared:
+        smooth = gaussian_filter(rng.normal(size=(2, *SHAPE)), (0, 1.5, 1.5), mode="wrap")
+        maps += SHARED_PX * smooth / smooth.std((1, 2), keepdims=True)
+    sigma = np.full((2, *SHAPE), NOISE_PX / factor)
+    return origin_map(*(60.0 + maps), *sigma, np.ones(SHAPE, bool))
+
+
+@cache
+def fitted(shared, factor, seed):
+    return fit_origin(residual_map(shared, factor, seed))
+
+
+def residual_flags_of(flags):
+    return {flag.name: dict(flag.numbers) for flag in flags if flag.name in RESIDUAL_FLAGS}
+
+
+def count(shared, factor, name):
+    return sum(fitted(shared, factor, seed).decision.has(name) for seed in SEEDS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("shared", "factor"), KINDS)
+def test_fit_review_and_report_agree_on_all_maps(shared, factor):
+    for seed in SEEDS:
+        origin, fit = residual_map(shared, factor, seed), fitted(shared, factor, seed)
+        review = review_fit(origin, (fit.qx0, fit.qy0), True, 128)
+        report = CalibrationReport(origin, fit, None, None)
+        found = residual_flags_of(fit.flags)
+        assert len(found) == 1 and residual_flags_of(report.flags) == found
+        (name,) = found
+        again = residual_flags_of(review.flags)
+        assert list(again) == [name] and again[name] == pytest.approx(found[name])
+        # the light is that of the residuals where nothing else is raised
+        others = [flag for flag in review.flags if flag.name not in RESIDUAL_FLAGS and flag.severity != "info"]
+        light = make_verdict("descan", review.flags).light
+        assert others or light == ("green" if name == "residuals_white" else "amber")
+
+
+@pytest.mark.slow
+def test_false_alarms_are_few_and_what_is_there_is_found():
+    white = [count(False, factor, "residuals_correlated") for factor in (1.0, 1.6)]
+    assert sum(white) <= 2  # of 100 maps of white noise
+    assert count(False, 1.0, "residuals_white") >= 49
+    assert count(False, 1.6, "residuals_large") > 25  # 1.6 is 4 standard errors of the scale from 1.25
+    assert count(True, 1.0, "residuals_correlated") + count(True, 1.6, "residuals_correlated") > 50
+
+
+def test_a_few_maps_of_each_kind():
+    """The quick part of the above, away from the limits."""
+    for seed in range(3):
+        sigma, valid = np.full((2, *SHAPE), NOISE_PX), np.ones(SHAPE, bool)
+        white = np.random.default_rng(seed).normal(0, NOISE_PX, (2, *SHAPE))
+        smooth = gaussian_filter(white, (0, 1.5, 1.5)) * 10
+        test = check_residuals(white, sigma, valid)
+        assert not test.correlated and not test.large and test.testable and abs(test.shared_sigmas) < 3
+        assert test.scale == pytest.approx(1, abs=0.15)
+        assert check_residuals(white + smooth, sigma, valid).shared_sigmas > 6
+        assert check_residuals(white, sigma / 3, valid).large and not check_residuals(white, sigma / 3, valid).correlated
+        assert not check_residuals(white, sigma / 3, valid, sigma_known=False).large
+
+
+def test_outliers_to_one_side_are_no_correlation():
+    """Wrong disks lie on one side; at a seventh of the positions they passed for a common offset, at 40 sigma."""
+    rng = np.random.default_rng(3)
+    residuals = rng.normal(0, NOISE_PX, (2, *SHAPE))
+    residuals[:, rng.random(SHAPE) < 0.15] += 12
+    test = check_residuals(residuals, np.full((2, *SHAPE), NOISE_PX), np.ones(SHAPE, bool))
+    assert not test.correlated and abs(test.shared_sigmas) < 3 and test.outliers == pytest.approx(0.15, abs=0.05)
+
+
+def test_of_too_few_positions_nothing_is_said():
+    rng = np.random.default_rng(0)
+    origin = origin_map(*rng.normal(60, NOISE_PX, (2, 3, 3)), *np.full((2, 3, 3), NOISE_PX), np.ones((3, 3), bool))
+    assert has_flag(fit_origin(origin).flags, "few_positions")

@@ -1,0 +1,150 @@
+"""Result objects for people: short texts, well-formed tables, comparisons that answer, pickles that are equal."""
+
+import copy
+import pickle
+from dataclasses import fields, replace
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from py4dstem_prenet.core.flags import FLAGS, Decision, Flag
+from py4dstem_prenet.core.results import CalibrationReport, Ellipse, EllipseMap, OriginFit, OriginMap, Result
+from py4dstem_prenet.demo import load_scan
+from py4dstem_prenet.denoising.checks import DenoisingCheck
+from py4dstem_prenet.denoising.finetuning import FinetuneResult
+from py4dstem_prenet.detector.noise import NoiseModel
+from py4dstem_prenet.ellipse.check import EllipseCheck
+from py4dstem_prenet.ellipse.measure import map_ellipse
+from py4dstem_prenet.origin.check import OriginCheck
+from py4dstem_prenet.pipeline import calibrate
+from py4dstem_prenet.resampling.cropping import CalibrationCheck
+
+MAX_LINES, MAX_CHARACTERS = 12, 1500  # of a repr
+
+
+def made(scan=(20, 20)):
+    """Results as a scan of this shape gives them, by the name of their class; without measuring anything."""
+    rng = np.random.default_rng(0)
+    maps, sigma, valid = rng.normal(60, 1, (2, *scan)), np.full((2, *scan), 0.05), np.ones(scan, bool)
+    valid[0, 0] = False
+    maps[:, 0, 0] = np.nan
+    missing = Flag("beam_missing", {"count": 1, "total": valid.size})
+    uncertain = Flag("position_uncertain", {"sigma": 0.3, "counting": 0.02})
+    jump = {"coordinate": "qx0", "step": 1.0, "sigmas": 12.0, "row": 3, "next_row": 4}
+    origin = OriginMap(*maps, *sigma, valid, 5.0, Decision(True, (missing, uncertain)))
+    fit = OriginFit(*maps, *0.1 * sigma, *sigma, "parabola", Decision(
+        True, (Flag("residuals_white", {"scale": 1.0}), Flag("jump", jump)), {"scatter": 0.05, "scale": 1.0}))
+    covariance = 1e-6 * np.eye(2)
+    ellipse = Ellipse(1.02, 1 / 1.02, 0.3, np.array([0.03, 0.02]), covariance,
+                      Decision(True, (Flag("ellipse_determined", {"sources": "direct beam and rings", "sigma": 1e-3}),)),
+                      {"direct beam": (np.array([0.03, 0.02]), covariance), "rings": (np.array([0.03, 0.02]), covariance)})
+    nan = np.full((2, 2), np.nan)
+    ellipses = EllipseMap(nan, nan, nan, nan, np.zeros((2, 2), bool), [[ellipse, ellipse], [ellipse, ellipse]], scan)
+    noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((128, 128), bool), True, 2000.0, (Flag("inverted"),))
+    report = CalibrationReport(origin, fit, ellipse, noise, (Flag("ellipse_written"), Flag("fit_not_written")))
+    errors = {"raw": 1.0, "denoised": 0.3, "gaussian": 0.5, "svd": 0.6}
+    figures = {"error": 0.3, "sigma": 0.01}
+    check = DenoisingCheck(3.0, 0.1, 3.2, errors, errors, errors, 1.3, 4, 256, True,
+                           Decision(True, (Flag("denoising_lowers_error", figures),)))
+    halves = {"scatter": 0.05, "ratio": 1.0, "sigma": 0.02, "positions": 256}
+    agree = {"difference": 0.001, "sigmas": 0.5, "positions": 256}
+    tuned = {"gain": 0.01, "gain_sigma": 0.001, "error": -0.02, "error_sigma": 0.001, "steps": 30}
+    results = [origin, fit, ellipse, ellipses, noise, report, check,
+               OriginCheck(0.05, 1.0, 0.02, 256, Decision(True, (Flag("origin_sigma_checked", halves),))),
+               EllipseCheck(0.001, 0.3, 256, Decision(True, (Flag("ellipse_halves_agree", agree),))),
+               CalibrationCheck(("sigma",), Decision(False, (Flag("sigma_stale"),))),
+               FinetuneResult(None, 0.01, 0.001, -0.02, 0.001, 30, Decision(True, (Flag("fine_tuned", tuned),)))]
+    return {type(result).__name__: result for result in results}
+
+
+RESULTS = made()
+
+
+def subclasses(kind):
+    return {kind, *(deeper for one in kind.__subclasses__() for deeper in subclasses(one))}
+
+
+def test_every_result_of_the_package_is_looked_at_here():
+    names = {kind.__name__ for kind in subclasses(Result) if kind.__module__.startswith("py4dstem_prenet")}
+    assert names - {"Result", "Decided"} == set(RESULTS)
+
+
+def assert_short_and_well_formed(result):
+    text = repr(result)
+    assert text.splitlines()[0] == type(result).__name__
+    assert len(text.splitlines()) <= MAX_LINES and len(text) < MAX_CHARACTERS, text
+    table = ElementTree.fromstring(result._repr_html_())
+    assert table.tag == "table" and table.find("caption").text == type(result).__name__
+    assert [(row.find("th").text or "", row.find("td").text or "") for row in table.iter("tr")] == [
+        (label, value) for label, value in result.rows()]
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_texts_are_short_and_tables_well_formed(name):
+    assert_short_and_well_formed(RESULTS[name])
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_many_flags_do_not_make_it_long(name):
+    """More warnings than a bad scan gets; `print` shows all of them."""
+    warnings = tuple(Flag(flag) for flag, kind in FLAGS.items() if kind.severity == "warning" and "{" not in
+                     kind.sentence + kind.action)[:6]
+    result = RESULTS[name]
+    for part in ("decision", "flags", "noise"):
+        if part in {f.name for f in fields(result)}:
+            value = {"decision": Decision(False, warnings), "flags": warnings,
+                     "noise": replace(RESULTS["NoiseModel"], flags=warnings)}[part]
+            result = replace(result, **{part: value})
+    assert_short_and_well_formed(result)
+    printed = " ".join(str(result).split())
+    flags = getattr(result, "flags", ())
+    assert all(flag.sentence in printed for flag in flags) and bool(flags) == (name != "EllipseMap")
+
+
+def test_markup_in_a_text_is_escaped():
+    flags = (Flag("input_refused", {"message": "a < b & <b>c</b>."}),)
+    result = replace(RESULTS["OriginMap"], decision=Decision(False, flags))
+    assert_short_and_well_formed(result)
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_comparing_answers_and_pickling_keeps_equality(name):
+    result, twin = RESULTS[name], made()[name]
+    assert result == twin and not result != twin
+    assert pickle.loads(pickle.dumps(result)) == result and copy.deepcopy(result) == result
+    assert result != "something else" and result != object()
+    assert hash(result) == hash(result)
+    for field in fields(result):
+        value = getattr(result, field.name)
+        if isinstance(value, np.ndarray) and value.dtype != bool:
+            changed = np.where(np.isnan(value), 1.0, value) + 1
+        elif isinstance(value, np.ndarray):
+            changed = ~value
+        else:
+            changed = "something else"
+        assert replace(result, **{field.name: changed}) != result, field.name
+
+
+@pytest.mark.parametrize("name", ["OriginMap", "OriginFit"])
+def test_maps_of_another_shape_differ(name):
+    assert RESULTS[name] != made((3, 4))[name]
+
+
+@pytest.fixture(scope="module")
+def demo():
+    cube, _ = load_scan()
+    return cube, calibrate(cube, device="cpu", progress=False)
+
+
+@pytest.mark.slow
+def test_of_the_demo_scan(demo):
+    cube, report = demo
+    assert report.origin.qx0.shape == (20, 20)
+    regions = map_ellipse(cube, report.fit.qx0, report.fit.qy0, report.origin.radius, report.noise, 2, device="cpu",
+                          progress=False)
+    for result in (report, report.origin, report.fit, report.ellipse, report.noise, regions):
+        assert_short_and_well_formed(result)
+        assert pickle.loads(pickle.dumps(result)) == result
+    assert report != report.origin and replace(report, ellipse=None) != report
+    assert replace(report, ellipse=None).rows() != report.rows()
