@@ -77,7 +77,8 @@ def test_behind_a_beam_stop_dark_patterns_and_saturation_are_told_and_nothing_el
     """No position shows a beam, whether one was learned from something else or not."""
     state = snapshot()
     state.located.seen[:] = False
-    state = state if learned else replace(state, calibrator=replace(state.calibrator, beam=None), known=np.zeros(240, bool))
+    if not learned:
+        state = replace(state, calibrator=replace(state.calibrator, beam=None), known=np.zeros(240, bool))
     assert told(state, strain=1e-4) == {}
     state.total[100:115] = 20.0
     state.saturated[8 * 20 + 6 :] = True

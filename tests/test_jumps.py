@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from scans import numbers_of, origin_map
 
-from py4dstem_prenet.descan.jumps import find_jumps, jump_flags, merged, step_at
 from py4dstem_prenet.descan.fit import fit_origin
-from py4dstem_prenet.descan.jumps import find_jumps, merged, step_at, told
+from py4dstem_prenet.descan.jumps import find_jumps, jump_flags, merged, step_at
 
 SHAPE, SIGMA = (24, 20), 0.05
 

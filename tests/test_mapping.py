@@ -289,7 +289,7 @@ def test_the_command_works_on_a_live_scheduler(tmp_path, workers, client):
     command = [sys.executable, "-m", "py4dstem_prenet.cli", "calibrate", "scan.npy", "-o", "calibrated.h5",
                "--calibration-only", "--device", "cpu", "--scheduler", client.scheduler.address]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0 and "Saved calibrated.h5" in done.stdout, done.stderr
+    assert done.returncode == 0, done.stderr
     assert sum(client.run(transitions).values()) > before
     found = py4DSTEM.read(tmp_path / "calibrated.h5").get_origin_meas()
     here = measure_origin(counts, device="cpu", progress=False)

@@ -8,6 +8,7 @@ from scipy.special import erfc
 
 from py4dstem_prenet.core.errors import PrenetError
 from py4dstem_prenet.core.scan import as_scan
+from py4dstem_prenet.descan.fit import fit_origin
 from py4dstem_prenet.detector.noise import NoiseModel
 from py4dstem_prenet.fits.disk import Aperture
 from py4dstem_prenet.networks import weights

@@ -37,8 +37,8 @@ def made(scan=(20, 20)):
         True, (Flag("residuals_white", {"scale": 1.0}), Flag("jump", jump)), {"scatter": 0.05, "scale": 1.0}))
     covariance = 1e-6 * np.eye(2)
     ellipse = Ellipse(1.02, 1 / 1.02, 0.3, np.array([0.03, 0.02]), covariance,
-                      Decision(True, (Flag("ellipse_determined", {"sources": "direct beam and rings", "sigma": 1e-3}),)),
-                      {"direct beam": (np.array([0.03, 0.02]), covariance), "rings": (np.array([0.03, 0.02]), covariance)})
+                      Decision(True, (Flag("ellipse_determined", {"sources": "both", "sigma": 1e-3}),)),
+                      {name: (np.array([0.03, 0.02]), covariance) for name in ("direct beam", "rings")})
     nan = np.full((2, 2), np.nan)
     ellipses = EllipseMap(nan, nan, nan, nan, np.zeros((2, 2), bool), [[ellipse, ellipse], [ellipse, ellipse]], scan)
     noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((128, 128), bool), True, 2000.0, (Flag("inverted"),))

@@ -142,7 +142,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
 
 
 def test_the_budget_is_a_quarter_of_what_is_free_unless_it_is_given(monkeypatch):
-    monkeypatch.setattr(memory, "_free", lambda root: 8 * 2**30)
+    monkeypatch.setattr(memory, "_free", lambda *_: 8 * 2**30)
     monkeypatch.delenv(memory.MEMORY, raising=False)
     assert memory.budget() == 2 * 2**30
     monkeypatch.setenv(memory.MEMORY, "0.5")

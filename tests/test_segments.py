@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scans import numbers_of, origin_map
 
+from py4dstem_prenet.descan.fit import fit_origin
 from py4dstem_prenet.descan.segments import find_breaks
 from py4dstem_prenet.descan.surface import fit_surface
 

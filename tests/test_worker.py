@@ -105,7 +105,8 @@ def test_closing_gives_up_what_is_being_done(worker):
 @pytest.mark.parametrize("end", ["del worker; gc.collect(); time.sleep(600)", "os.kill(os.getpid(), 9)", "sys.exit()"])
 def test_none_is_left_behind(end):
     """Neither by one who forgets it, nor by one who is killed; and a script without a guard is not run again."""
-    script = ("import gc, os, sys, time\nfrom py4dstem_prenet.live.worker import Worker\nworker = Worker(time.sleep, 600)\n"
+    script = ("import gc, os, sys, time\nfrom py4dstem_prenet.live.worker import Worker\n"
+              "worker = Worker(time.sleep, 600)\n"
               f"print(worker.pid, flush=True)\nsys.stdin.readline()\n{end}")
     user = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
