@@ -138,6 +138,7 @@ def test_crowded_patterns_are_those_that_were_cut(dtype):
     assert not crowded(rng.poisson(0.1, (9, 64, 64)).astype(dtype), NOISE).any()
 
 
+@pytest.mark.slow
 def test_an_ellipse_that_changes_in_mid_scan_is_told(monkeypatch):
     monkeypatch.setattr(alarms, "ENOUGH", 30)
     options = dict(scan=(8, 8), shape=(96, 96), dose=50_000.0, seed=4, theta=0.6, amplitude=0.5)
@@ -163,6 +164,7 @@ def test_an_ellipse_that_changes_in_mid_scan_is_told(monkeypatch):
     assert numbers["ratio_after"] == pytest.approx(1.06, abs=0.01) and numbers["ratio_before"] < 1.01
 
 
+@pytest.mark.slow
 def test_simulated_faults_are_what_they_are_called():
     """The acquisition's patterns, too, show what the alarms are about, exactly where the truth says."""
     good = Acquisition((10, 12), (64, 64), dose=3000.0, seed=2)

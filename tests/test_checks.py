@@ -109,6 +109,7 @@ def test_the_estimated_error_is_the_true_one(options, fraction):
     assert level.deviance(truth)[0] < min(level.deviance(e)[0] for e in (smooth, level.electrons, 1.1 * truth))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [SMALL | dict(dose=3e3), CAMERA | dict(dose=1e4)], ids=["counting", "camera"])
 def test_what_denoising_is_worth_is_what_it_is_worth(monkeypatch, options):
     monkeypatch.setattr(denoiser, "denoise", partial(denoiser.denoise, scan_aware=False))  # the same for both scans

@@ -119,6 +119,7 @@ assert cube.calibration.get_Q_pixel_size() == 0.02 and cube.calibration.get_elli
 """
 
 
+@pytest.mark.slow
 def test_a_streamed_file_is_the_cube_in_memory_for_any_py4dstem(tmp_path):
     datacube = cube(**SMALL)
     before = datacube.data.copy()
@@ -239,6 +240,7 @@ def two_grains(dose, seed=0):
     return generator.poisson(clean).astype(np.uint16), clean, origin
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dose", "gain"), [(100.0, 0.45), (3000.0, 0.5)])
 def test_a_scan_tells_more_than_its_patterns(dose, gain):
     counts, clean, origin = two_grains(dose)
@@ -270,6 +272,7 @@ def test_the_origin_of_the_calibration_is_used_where_there_is_one(monkeypatch):
     assert np.array_equal(module.smooth_origins(datacube, estimate_noise(datacube)), np.stack(known, -1).reshape(-1, 2))
 
 
+@pytest.mark.slow
 def test_an_origin_of_other_data_is_not_used():
     """py4DSTEM's bin_Q leaves the origin where it was in the larger patterns."""
     datacube = cube()

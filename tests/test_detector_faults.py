@@ -113,11 +113,12 @@ FAULTS = {
     "an inverted camera": (lambda: 65535 - camera(), "inverted"),
     "inverted counts": (lambda: (4000 - counts()).astype(np.uint16), REFUSED),
 }
+QUICK = {"none", "read as signed", "a dead quadrant"}  # the others come in the full run
 WITHOUT_BEAM = {"an inverted camera"}  # flagged, and no beam is found
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", [
+    pytest.param(fault, marks=() if fault in QUICK else pytest.mark.slow) for fault in FAULTS])
 def test_a_fault_is_flagged_or_does_no_harm(fault):
     """Without a flag, positions are off by what their sigmas say; with one, hardly by more. The error of the descan,
     common to many positions, stays within the sigma of a position; without a flag, within 0.06 px. An ellipse that is

@@ -134,6 +134,7 @@ def test_disk_with_structure_inside_and_slope_outside():
     assert fit.vector == pytest.approx(vector, abs=0.005)
 
 
+@pytest.mark.slow
 def test_disk_pulls():
     vector, pulls = np.array([0.03, 0.03]), []
     for seed in range(12):

@@ -59,6 +59,7 @@ def spoiled(folder):
     return str(folder / "spoiled.safetensors")
 
 
+@pytest.mark.slow
 def test_it_learns_from_counts_alone(tmp_path):
     """A network that was spoiled becomes better on held-out electrons, and what is written is what was learned."""
     start = spoiled(tmp_path)

@@ -35,6 +35,7 @@ def hidden():
     return rings()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masked", [True, False])
 def test_the_center_of_rings_is_found_and_called_so(hidden, masked):
     counts, truth, good = hidden
@@ -48,12 +49,14 @@ def test_the_center_of_rings_is_found_and_called_so(hidden, masked):
     assert fit.accepted and np.hypot(fit.qx0 - truth[0], fit.qy0 - truth[1]).max() < 0.5
 
 
+@pytest.mark.slow
 def test_the_descan_is_followed(hidden):
     counts, truth, _ = hidden
     (position, _, _), _ = ring_origins(as_scan(counts), estimate_noise(counts))
     assert np.corrcoef(position[0].ravel(), truth[0].ravel())[0, 1] > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("background", [0.0, 0.5])
 def test_a_blanked_position_has_no_rings(hidden, background):
     """Dark ones, and ones with a background half as bright as the patterns."""

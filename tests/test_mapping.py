@@ -79,6 +79,7 @@ def sources(cube, folder):
     }
 
 
+@pytest.mark.slow
 def test_a_cluster_gives_what_the_machine_itself_gives(cube, tmp_path, workers):
     weight = np.linspace(0, 1, SHAPE[0] * SHAPE[1], dtype=np.float32)
     function = partial(centroid, exponent=0.7)
@@ -151,6 +152,7 @@ def test_views_of_memmaps_lead_to_their_own_bytes(cube, tmp_path):
                                           cube[::-1] if kind.startswith("reversed") else cube)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["memory", "hdf5"])
 def test_a_killed_worker_costs_nothing_but_time(cube, tmp_path, client, kind):
     (tmp_path / "seen").mkdir()
@@ -223,6 +225,7 @@ def test_leaving_early_cancels_what_is_under_way(cube, client, tmp_path):
     assert client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)) == 0
 
 
+@pytest.mark.slow
 def test_no_scheduler_is_refused_in_one_sentence(cube):
     with mapping.use_cluster(None) as used:
         assert used is None
@@ -253,6 +256,7 @@ def test_a_bar_counts_patterns_on_a_cluster(cube, client, capsys):
     assert "origin: 100%" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_origins_from_a_cluster_are_the_same_bit_for_bit(tmp_path, workers, monkeypatch):
     from scans import simulated  # not above: workers import this module, too, and torch takes its time
 
@@ -276,6 +280,7 @@ def transitions(dask_worker):
     return dask_worker.state.transition_counter
 
 
+@pytest.mark.slow
 def test_the_command_works_on_a_live_scheduler(tmp_path, workers, client):
     """`prenet calibrate --scheduler`, a process of its own: the workers do it, and the answer is the local one."""
     import py4DSTEM

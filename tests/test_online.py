@@ -39,6 +39,7 @@ def halfway():
     return feed(fresh(counts), counts, np.arange(96))
 
 
+@pytest.mark.slow
 def test_half_a_scan_is_known_and_the_other_half_is_not(halfway):
     origin, fit, truth = halfway.origin, halfway.fit, scan().truth
     assert origin.found and origin.valid[:6].mean() > 0.97 and not origin.valid[6:].any()
@@ -55,6 +56,7 @@ def test_half_a_scan_is_known_and_the_other_half_is_not(halfway):
     assert "nan" not in str(halfway.report)
 
 
+@pytest.mark.slow
 def test_the_end_is_calibrate_to_the_last_bit(halfway):
     counts = scan().counts
     here, there = (py4DSTEM.DataCube(np.array(counts)) for _ in range(2))
@@ -65,6 +67,7 @@ def test_the_end_is_calibrate_to_the_last_bit(halfway):
     assert here.calibration.get_ellipse() == there.calibration.get_ellipse()
 
 
+@pytest.mark.slow
 def test_any_order_will_do():
     """Patterns at random positions, one camera, positions as rows and columns: as true as row by row."""
     counts = scan(**CCD | dict(scan=(12, 16), shape=(64, 64), dose=20_000.0)).counts
@@ -100,6 +103,7 @@ def test_memory_is_flat_and_what_is_kept_does_not_depend_on_the_order(monkeypatc
     assert 2 <= share.min() and share.max() <= 6
 
 
+@pytest.mark.slow
 def test_a_beam_that_moves_away_is_followed_and_one_that_goes_is_missed():
     counts = np.array(scan().counts)
     counts[6:9] = np.roll(counts[6:9], 7, axis=2)
@@ -130,6 +134,7 @@ def test_patterns_that_come_one_by_one_are_caught_up_with_together():
     assert np.abs(apart).max() < 0.5 and calibrator._located.seen[5]
 
 
+@pytest.mark.slow
 def test_before_the_beam_is_on_the_report_says_so():
     counts = np.array(scan().counts)
     counts[:4] = 0
@@ -173,6 +178,7 @@ def test_a_cube_of_another_scan_is_refused(halfway):
         OnlineCalibrator((4,), (64, 64))
 
 
+@pytest.mark.slow
 def test_behind_a_beam_stop_the_center_of_the_rings_is_followed():
     """And a beam that is blanked in mid-scan is told; it was once said to be lost from the first position on."""
     counts, truth, good = rings()
@@ -190,6 +196,7 @@ def test_behind_a_beam_stop_the_center_of_the_rings_is_followed():
     calibrator.close()
 
 
+@pytest.mark.slow
 def test_a_learning_that_fails_is_tried_again(monkeypatch):
     scan = simulated(scan=(8, 8), shape=(64, 64), dose=3000.0)
     failures = []

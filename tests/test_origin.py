@@ -100,6 +100,7 @@ def test_scan_axes_are_not_mixed_up(measured):
     assert np.abs(turned.qx0.T - origin.qx0[:2]).max() < 0.15 and np.abs(turned.qy0.T - origin.qy0[:2]).max() < 0.15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("factor", "dtype"), [(3, np.uint16), (0.01, np.float32), (37, ">i4")])
 def test_the_unit_of_counts_does_not_matter(factor, dtype, measured):
     origin = measured()
@@ -139,6 +140,7 @@ def with_disks(share, strength, at=(26.0, 9.0)):
     return rng.poisson(expected).astype(np.uint16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strength", [1.5, 3.0])
 def test_a_brighter_bragg_disk_is_not_the_direct_beam(strength):
     counts = with_disks(0.3, strength)
@@ -152,6 +154,7 @@ def test_a_brighter_bragg_disk_is_not_the_direct_beam(strength):
     assert far.mean() > 0.2
 
 
+@pytest.mark.slow
 def test_a_dead_quadrant():
     scan = simulated()
     good = np.ones(scan.counts.shape[2:], bool)
@@ -165,6 +168,7 @@ def test_a_dead_quadrant():
     assert distance(wild, scan.truth).mean() < 0.25
 
 
+@pytest.mark.slow
 def test_a_beam_stop_that_the_user_marks():
     """Half a disk is left to see, and half its edge is enough; the sigma says how good that is."""
     scan = simulated()
@@ -185,6 +189,7 @@ BLANK = np.zeros((6, 6), bool)
 BLANK[1, 2] = BLANK[3:5, 4] = True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, CCD], ids=["counting", "camera"])
 def test_blanked_frames_are_told_from_the_others(options):
     scan = simulated(**options)
@@ -199,6 +204,7 @@ def test_blanked_frames_are_told_from_the_others(options):
     assert distance(fit_origin(origin), scan.truth).max() < 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dose", [300.0, 1000.0])
 def test_a_background_without_a_beam_has_no_place(dose):
     """Half as many electrons as in the others, anywhere in the pattern: most of the scan, and not dark."""

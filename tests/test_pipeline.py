@@ -54,6 +54,7 @@ def test_what_is_written_is_what_was_found(calibrated):
     assert np.array_equal(datacube.data, before)
 
 
+@pytest.mark.slow
 def test_what_the_mask_excludes_is_not_looked_at():
     """A burnt-in bar beside the beam, masked, changes nothing; a mask of another shape is refused before any work."""
     datacube, good = cube(), np.ones((128, 128), bool)
@@ -101,6 +102,7 @@ def test_the_printed_report_holds_all_numbers_and_flags(calibrated):
     assert [flag.name for flag in report.written] == ["origin_written", "fit_written", "ellipse_written"]
 
 
+@pytest.mark.slow
 def test_calibrating_again_changes_nothing(calibrated):
     datacube, report, _ = calibrated
     copy = calibrations.cube_like(datacube, datacube.data)
@@ -139,6 +141,7 @@ def test_without_a_beam_nothing_is_written(kind, shape):
     assert [flag.name for flag in report.written] == ["nothing_written"]
 
 
+@pytest.mark.slow
 def test_preprocess_gives_a_calibrated_denoised_cube(tmp_path):
     scan = simulated(**OPTIONS | dict(scan=(3, 4), dose=2000.0))
     datacube = py4DSTEM.DataCube(np.array(scan.counts))

@@ -75,6 +75,7 @@ def close_to(found, qx0, qy0):
 # --- calibrate
 
 
+@pytest.mark.slow
 @few
 @given(symmetries, st.tuples(st.integers(0, 9), st.integers(0, 9)), st.floats(0.1, 300))
 def test_calibration_follows_transposed_flipped_turned_shifted_and_scaled_patterns(symmetry, shift, gain):
@@ -93,6 +94,7 @@ def test_calibration_follows_transposed_flipped_turned_shifted_and_scaled_patter
     assert report.noise.dose == pytest.approx(before.noise.dose, rel=1e-3)
 
 
+@pytest.mark.slow
 @few
 @given(st.permutations(range(20)))
 def test_permuted_positions_permute_the_measured_origin(order):
@@ -106,6 +108,7 @@ def test_permuted_positions_permute_the_measured_origin(order):
     assert found.valid.all()
 
 
+@pytest.mark.slow
 @few
 @given(st.tuples(st.floats(0, 1), st.floats(0, 1)), st.integers(0, 65535))
 def test_a_stuck_pixel_moves_no_origin(place, value):

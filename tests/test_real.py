@@ -78,6 +78,7 @@ def test_a_ccd_of_many_disks_gets_an_answer_without_an_ellipse_of_its_lattice():
     assert not report.ellipse.accepted
 
 
+@pytest.mark.slow
 def test_a_saturated_smeared_ccd_finds_its_direct_beam_and_no_ellipse_that_it_cannot_know():
     """The read-out smear runs through all rows at the columns of the direct beam, and says where its middle is."""
     datacube = cube("nanobeam_ccd_smear")

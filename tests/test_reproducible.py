@@ -34,6 +34,7 @@ SCRIPT = """
 """
 
 
+@pytest.mark.slow
 def test_two_fresh_processes_agree_in_every_bit(tmp_path):
     np.save(tmp_path / "scan.npy", simulated(scan=(4, 4), shape=(64, 64), radius=5.0, dose=4000.0).counts)
     found = []

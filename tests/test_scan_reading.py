@@ -300,6 +300,7 @@ def kept(counts, positions):
     return SampledScan(counts.shape[:2], np.asarray(positions), counts.reshape(-1, *counts.shape[2:])[positions])
 
 
+@pytest.mark.slow
 def test_what_is_pooled_is_kept_when_the_origin_is_measured(counts, monkeypatch):
     """Beside the pass of the origin only the small samples of the first stages are read; the result is the same."""
     for module, name in ((estimate, "SAMPLE"), (learn, "SAMPLE")):

@@ -69,6 +69,7 @@ def least_squares_error(kind, seed, outliers):
     return np.hypot(*errors).mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["constant", "plane", "parabola"])
 @pytest.mark.parametrize("outliers", [0.0, 0.3])
 def test_error_is_near_that_of_least_squares_that_knows_all(kind, outliers):
@@ -78,6 +79,7 @@ def test_error_is_near_that_of_least_squares_that_knows_all(kind, outliers):
     assert np.mean(errors) < 1.35 * np.mean([least_squares_error(kind, seed, outliers) for seed in seeds])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["constant", "plane", "parabola"])
 def test_robust_fit_of_a_given_model_is_efficient(kind):
     errors, best = [], []
@@ -89,11 +91,13 @@ def test_robust_fit_of_a_given_model_is_efficient(kind):
     assert np.mean(errors) < 1.1 * np.mean(best)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outliers", [0.0, 0.3])
 def test_spline_error_is_below_the_noise(outliers):
     assert np.mean([pair("spline", seed, outliers)[1] for seed in range(4)]) < 0.6 * SIGMA
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["constant", "plane", "parabola", "spline"])
 def test_model_is_found(kind):
     names = [pair(kind, seed)[0][0].model for seed in range(4)]
@@ -118,6 +122,7 @@ def test_clustered_outliers_with_tiny_errors_are_ignored():
     assert numbers_of(result.decision, "outliers")["percent"] == pytest.approx(28, abs=2)
 
 
+@pytest.mark.slow
 def test_sigma_means_sigma():
     for kind in ("plane", "parabola", "spline"):
         pulls = []
@@ -139,6 +144,7 @@ def test_weights_count():
     assert np.mean(errors) < 2 * 0.02 * np.sqrt(3 / 128)
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None)
 @given(
     kind=st.sampled_from(["constant", "plane", "parabola", "spline"]),
@@ -252,10 +258,10 @@ def test_a_beam_that_is_lost_halfway_leaves_the_fit_as_it_was(kind, seen):
 
 
 def test_residuals():
-    surface = truth("plane", (32, 32))
+    surface = truth("plane", (18, 18))
     values, _ = measure(surface)
-    sigma, valid = np.full((32, 32), SIGMA), np.ones((32, 32), bool)
-    checker = np.kron(np.random.default_rng(0).choice([-0.2, 0.2], (11, 11)), np.ones((3, 3)))[:32, :32]
+    sigma, valid = np.full((18, 18), SIGMA), np.ones((18, 18), bool)
+    checker = np.kron(np.random.default_rng(0).choice([-0.2, 0.2], (6, 6)), np.ones((3, 3)))
     for maps, stated, name in ((values, 1, "residuals_white"), (values + checker, 1, "residuals_correlated"),
                                (values, 1 / 4, "residuals_large")):
         found = fit_origin(origin_map(maps, maps.T, stated * sigma, stated * sigma, valid))

@@ -120,6 +120,7 @@ def test_none_is_left_behind(end):
         user.communicate()
 
 
+@pytest.mark.slow
 def test_a_scan_learned_there_is_learned_as_here(monkeypatch):
     """The same noise, beam and guess; a worker that is killed in mid-scan changes nothing; `finish` ends it."""
     monkeypatch.setattr(online, "MANY", 0)
