@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import types
 import warnings
 
 import matplotlib.pyplot as plt
@@ -11,10 +10,13 @@ import pytest
 from py4DSTEM import DataCube
 from py4DSTEM.braggvectors import Probe
 from py4DSTEM.process.strain import StrainMap
+from scans import origin_map
 from scipy.special import expit
 
 from py4dstem_prenet import accessor
+from py4dstem_prenet.core.flags import Decision
 from py4dstem_prenet.core.geometry import ellipse_axes, ellipse_matrix
+from py4dstem_prenet.core.results import Ellipse, OriginFit
 from py4dstem_prenet.io import calibrations
 from py4dstem_prenet.simulation.known import deformation, strain_of
 
@@ -57,11 +59,10 @@ def cube():
             clean[at] += (3 if h == k == 0 else 1) * expit((RADIUS - distance) / 0.4)
     cube = DataCube(np.random.default_rng(4).poisson(20 * clean).astype(np.uint16))
     sigma, valid = np.full(SCAN, 0.02), np.ones(SCAN, bool)
-    calibrations.write_origin(cube, types.SimpleNamespace(qx0=qx0, qy0=qy0, sigma_qx0=sigma, sigma_qy0=sigma, valid=valid,
-                                                 radius=RADIUS, found=True, feature="direct beam"))
-    calibrations.write_fit(cube, types.SimpleNamespace(qx0=qx0, qy0=qy0, accepted=True))
+    calibrations.write_origin(cube, origin_map(qx0, qy0, sigma, sigma, valid, RADIUS))
+    calibrations.write_fit(cube, OriginFit(qx0, qy0, *np.zeros((2, *SCAN)), sigma, sigma, "plane", Decision(True)))
     a, b, theta = ellipse_axes(VECTOR)
-    calibrations.write_ellipse(cube, types.SimpleNamespace(a=a, b=b, theta=theta, accepted=True))
+    calibrations.write_ellipse(cube, Ellipse(a, b, theta, VECTOR, 1e-6 * np.eye(2), Decision(True)))
     return cube
 
 

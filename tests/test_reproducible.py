@@ -6,6 +6,7 @@ import sys
 import textwrap
 
 import numpy as np
+import pytest
 from scans import simulated
 
 from py4dstem_prenet import __version__
