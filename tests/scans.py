@@ -8,8 +8,7 @@ import torch
 from py4dstem_prenet.core.flags import Decision
 from py4dstem_prenet.core.geometry import ellipse_matrix
 from py4dstem_prenet.core.results import OriginMap
-from py4dstem_prenet.simulation import bank as banks
-from py4dstem_prenet.simulation import scan as scans
+from py4dstem_prenet.simulation import bank as banks, scan as scans
 from py4dstem_prenet.simulation.specimens import GRID, Optics, Specimen
 from py4dstem_prenet.simulation.waves import multislice, probe
 

@@ -7,9 +7,9 @@ import pytest
 from scans import numbers_of, simulated
 
 from py4dstem_prenet.core.flags import Decision
+from py4dstem_prenet.core.noise import NoiseModel
 from py4dstem_prenet.core.results import OriginFit
 from py4dstem_prenet.core.scan import SampledScan
-from py4dstem_prenet.detector.noise import NoiseModel
 from py4dstem_prenet.fits.disk import Aperture
 from py4dstem_prenet.live import alarms
 from py4dstem_prenet.live.alarms import crowded, ellipse_changes, quick_alarms

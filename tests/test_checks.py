@@ -11,6 +11,7 @@ from scans import CCD, numbers_of, simulated
 from scipy.ndimage import gaussian_filter
 
 from py4dstem_prenet.core.flags import Decision, Flag
+from py4dstem_prenet.core.noise import NoiseModel
 from py4dstem_prenet.core.results import Ellipse
 from py4dstem_prenet.core.robust import jackknife
 from py4dstem_prenet.core.scan import as_scan
@@ -184,7 +185,7 @@ def test_no_verdict_where_the_assumptions_fail(monkeypatch, spoil, name):
 def test_clipped_read_out_noise_is_told():
     scan = simulated(**CAMERA | dict(dose=3000.0))
     counts = np.clip(scan.counts.astype(float) - 100, 0, None)
-    assert judge_noise([counts], estimate_noise(counts))[0].name == "clipped"
+    assert check_independence([counts], estimate_noise(counts))[0].name == "clipped"
 
 
 def test_a_wrong_noise_model_is_told():
@@ -192,8 +193,8 @@ def test_a_wrong_noise_model_is_told():
     noise = model(scan)
     assert check_independence([scan.counts], noise) == (None, None)
     counting = simulated(**SMALL, dose=3000.0)
-    assert judge_noise([4 * counting.counts], model(counting))[0].name == "noise_too_large"
-    assert judge_noise([scan.counts], replace(noise, readout=noise.readout * 2))[0].name == "noise_too_small"
+    assert check_independence([4 * counting.counts], model(counting))[0].name == "noise_too_large"
+    assert check_independence([scan.counts], replace(noise, readout=noise.readout * 2))[0].name == "noise_too_small"
 
 
 def test_electrons_that_count_twice_qualify_the_verdict(monkeypatch):
@@ -211,8 +212,8 @@ def test_the_brightest_of_many_counts_is_no_saturation():
     """A bright field whose largest count comes up a few times by chance."""
     counts = np.random.default_rng(2).poisson(100.0, (4, 4, 64, 64)).astype(np.uint8)
     noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((64, 64), bool), True, 100.0 * 64**2)
-    assert judge_noise([counts], noise) == (None, None)
-    assert judge_noise([counts.clip(max=100)], noise)[0].name == "saturated"
+    assert check_independence([counts], noise) == (None, None)
+    assert check_independence([counts.clip(max=100)], noise)[0].name == "saturated"
 
 
 @pytest.mark.parametrize("options", [

@@ -9,8 +9,7 @@ import numpy as np
 import py4DSTEM
 import pytest
 import torch
-from hypothesis import Phase, assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import Phase, assume, given, settings, strategies as st
 from scans import origin_map, simulated
 
 from py4dstem_prenet.core.flags import Decision

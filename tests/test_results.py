@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from py4dstem_prenet.core.flags import FLAGS, Decision, Flag
+from py4dstem_prenet.core.noise import NoiseModel
 from py4dstem_prenet.core.results import CalibrationReport, Ellipse, EllipseMap, OriginFit, OriginMap, Result
 from py4dstem_prenet.demo import load_scan
 from py4dstem_prenet.denoising.checks import DenoisingCheck
 from py4dstem_prenet.denoising.finetuning import FinetuneResult
-from py4dstem_prenet.detector.noise import NoiseModel
 from py4dstem_prenet.ellipse.check import EllipseCheck
 from py4dstem_prenet.ellipse.measure import map_ellipse
 from py4dstem_prenet.origin.check import OriginCheck

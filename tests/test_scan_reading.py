@@ -8,8 +8,7 @@ import h5py
 import numpy as np
 import py4DSTEM
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from scans import simulated
 
 from py4dstem_prenet.core import memory, reading
@@ -303,16 +302,16 @@ def kept(counts, positions):
 @pytest.mark.slow
 def test_what_is_pooled_is_kept_when_the_origin_is_measured(counts, monkeypatch):
     """Beside the pass of the origin only the small samples of the first stages are read; the result is the same."""
-    for module, name in ((estimate, "SAMPLE"), (learn, "SAMPLE")):
+    for module, name in ((estimate, "MAX_NOISE_POSITIONS"), (learn, "SAMPLE")):
         monkeypatch.setattr(module, name, 16)
     monkeypatch.setattr(coarse, "PER_BLOCK", 1)
-    monkeypatch.setattr(pooling, "SAMPLE", 36)
-    monkeypatch.setattr(pooling, "ELECTRONS", 0)
+    monkeypatch.setattr(pooling, "MIN_POOLED_POSITIONS", 36)
+    monkeypatch.setattr(pooling, "POOLED_ELECTRONS", 0)
     stored = Counting(counts)
     once = calibrate(py4DSTEM.DataCube(stored), device="cpu", progress=False)
     early = 64 + 2 * len(sample_positions((12, 12), 16))
     assert stored.reads.min() == 1 and stored.reads.sum() == stored.reads.size + early
-    monkeypatch.setattr(pooling, "KEPT_BYTES", 1000)  # too little: pooled patterns are read again
+    monkeypatch.setattr(pooling, "MAX_KEPT_BYTES", 1000)  # too little: pooled patterns are read again
     stored = Counting(counts)
     twice = calibrate(py4DSTEM.DataCube(stored), device="cpu", progress=False)
     again = twice.origin.valid.ravel()[sample_positions((12, 12), 36)].sum()
@@ -338,8 +337,8 @@ def test_a_sample_reads_like_the_scan(counts):
 
 
 def test_pooling_a_sample_is_pooling_the_scan_bit_for_bit(counts, monkeypatch):
-    monkeypatch.setattr(pooling, "SAMPLE", 36)
-    monkeypatch.setattr(pooling, "ELECTRONS", 0)
+    monkeypatch.setattr(pooling, "MIN_POOLED_POSITIONS", 36)
+    monkeypatch.setattr(pooling, "POOLED_ELECTRONS", 0)
     model, origin = estimate_noise(counts), np.full((12, 12), 31.3)
     whole = pool(counts, origin, origin, model)
     some = pool(kept(counts, sample_positions((12, 12), 36)), origin, origin, model)
