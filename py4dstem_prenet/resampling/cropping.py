@@ -327,7 +327,7 @@ def _ready(datacube):
         raise PrenetError("The cube has no calibration to adapt; call datacube.prenet.calibrate() first.")
     if not _has_origin(datacube.calibration):
         return {}
-    found = check(datacube)
+    found = check_calibration(datacube)
     for name, flag in zip(found.stale, found.flags if found.stale else (), strict=True):
         if name in ("measured origin", "origin"):
             raise PrenetError(f"Nothing was changed, because the calibration does not belong to the data. {flag}")
