@@ -43,8 +43,8 @@ def test_the_center_of_rings_is_found_and_called_so(hidden, masked):
     assert origin.found and origin.feature == "rings" and origin.decision.has("beam_hidden")
     assert np.isnan(origin.radius)
     error = np.hypot(origin.qx0 - truth[0], origin.qy0 - truth[1])
-    assert error.max() < 0.5
-    assert 0.3 < np.sqrt(np.mean(((origin.qx0 - truth[0]) / origin.sigma_qx0) ** 2)) < 2 or error.max() < 0.15
+    assert error.max() < 0.3
+    assert 0.2 < np.sqrt(np.mean(((origin.qx0 - truth[0]) / origin.sigma_qx0) ** 2)) < 2
     fit = fit_origin(origin)
     assert fit.accepted and np.hypot(fit.qx0 - truth[0], fit.qy0 - truth[1]).max() < 0.5
 

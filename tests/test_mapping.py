@@ -102,11 +102,13 @@ def test_a_cluster_gives_what_the_machine_itself_gives(cube, tmp_path, workers):
 
 
 @pytest.fixture
-def three_threads():
+def three_threads(monkeypatch):
+    """torch set to three threads, on a machine with as many free cores."""
     import torch
 
     before = torch.get_num_threads()
     torch.set_num_threads(3)
+    monkeypatch.setattr(mapping, "free_cores", lambda: 3)
     yield torch.get_num_threads
     assert torch.get_num_threads() == 3  # whatever happened
     torch.set_num_threads(before)
@@ -128,6 +130,19 @@ def test_threads_work_side_by_side_and_give_results_in_order(cube, three_threads
     next(results)
     results.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("prenet-")]
+
+
+def test_where_one_core_is_free_one_thread_works(cube, three_threads, monkeypatch):
+    monkeypatch.setattr(mapping, "free_cores", lambda: 1)
+    threads = set()
+
+    def work(index, block):
+        threads.add(threading.current_thread().name)
+        return block.sum((1, 2), dtype=np.int64)
+
+    _, sums = gather(work, cube)
+    assert threads == {threading.current_thread().name}
+    assert sum(int(part.sum()) for part in sums) == cube.sum(dtype=np.int64)
 
 
 def test_an_only_block_has_all_threads(cube, three_threads):
