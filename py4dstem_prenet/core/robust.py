@@ -143,8 +143,8 @@ def check_residuals(residuals, sigmas, valid, sigma_known: bool = True) -> Resid
     """Test whether residuals of the origin are white noise of the stated size.
 
     The statistic for correlation is the sum of products of neighbors (along rows and columns, both coordinates) over
-    its standard deviation for independent residuals. Residuals beyond Tukey's cut are left out: wrong disks often lie to
-    one side, and would pass for a common offset.
+    its standard deviation for independent residuals. Residuals beyond Tukey's cut are left out: wrong disks often lie
+    to one side, and would pass for a common offset.
 
     Parameters
     ----------
