@@ -154,6 +154,7 @@ def test_a_broken_denoiser_is_not_to_be_used(monkeypatch, broken, name):
     assert check.worth < 1.1
 
 
+@pytest.mark.slow
 def test_no_verdict_on_denoising_is_green():
     scan = simulated(**SMALL, dose=3000.0)
     check = check_denoising(py4DSTEM.DataCube(scan.counts), model(scan))

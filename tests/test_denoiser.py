@@ -135,6 +135,7 @@ def test_a_streamed_file_is_the_cube_in_memory_for_any_py4dstem(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["here.npy", "out.h5"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gzip", "dask", "memmap"])
 def test_lazy_data_give_what_they_give_in_memory(tmp_path, kind):
     counts = np.array(simulated(scan=(3, 3), shape=(64, 64), radius=4.0).counts)
@@ -283,6 +284,7 @@ def test_an_origin_of_other_data_is_not_used():
     assert np.hypot(found[..., 0] - truth["qx0"] / 2, found[..., 1] - truth["qy0"] / 2).mean() < 0.5
 
 
+@pytest.mark.slow
 def test_a_measured_descan_is_smooth_and_true():
     scan = simulated()
     found = module.smooth_origins(py4DSTEM.DataCube(scan.counts), estimate_noise(scan.counts)).reshape(6, 6, 2)

@@ -73,6 +73,7 @@ def test_a_round_pattern_is_round(specimens):
         assert np.hypot(*ellipse.vector) < 0.003 and in_sigmas(ellipse, np.zeros(2)) < 3
 
 
+@pytest.mark.slow
 def test_pulls_are_sane(specimens):
     """Over specimens, doses and radii, errors in units of their sigma are of the order of one."""
     pulls, errors = [], []

@@ -194,6 +194,7 @@ def broken(index, block):
     raise ZeroDivisionError("in the function")
 
 
+@pytest.mark.slow
 def test_errors_of_workers_reach_the_caller(cube, client, tmp_path):
     with pytest.raises(ZeroDivisionError, match="in the function"):
         gather(broken, cube)

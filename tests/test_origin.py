@@ -27,6 +27,7 @@ CASES = {  # options of a scan, and the mean error in px that is allowed
     "one pattern": (dict(scan=(1, 1)), 0.2),
     "few electrons": (dict(dose=300.0), 0.22),
 }
+QUICK = {"counting", "not square", "few electrons"}  # the others come in the full run
 FAR = 1.0  # px
 
 
@@ -47,7 +48,7 @@ def measured():
 # --- accuracy
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param(case, marks=() if case in QUICK else pytest.mark.slow) for case in CASES])
 def test_the_direct_beam_is_found(case, measured):
     options, bound = CASES[case]
     scan, origin = simulated(**options), measured(**options)
@@ -58,6 +59,7 @@ def test_the_direct_beam_is_found(case, measured):
     assert origin.radius == pytest.approx(scan.truth["radius"], rel=0.03)
 
 
+@pytest.mark.slow
 def test_an_untrained_network_would_not_pass(monkeypatch):
     """The bounds above are no formality."""
     torch.manual_seed(0)
@@ -108,6 +110,7 @@ def test_the_unit_of_counts_does_not_matter(factor, dtype, measured):
     assert np.abs(scaled.qx0 - origin.qx0).max() < 0.05 and np.abs(scaled.qy0 - origin.qy0).max() < 0.05
 
 
+@pytest.mark.slow
 def test_dark_subtracted_cameras_have_negative_values(measured):
     origin, scan = measured(**CCD), simulated(**CCD)
     counts = scan.counts.astype(np.float32) - 100
@@ -117,6 +120,7 @@ def test_dark_subtracted_cameras_have_negative_values(measured):
     assert distance(subtracted, scan.truth).mean() < CASES["camera"][1]
 
 
+@pytest.mark.slow
 def test_data_on_disk_give_what_data_in_memory_give(measured, tmp_path):
     np.save(tmp_path / "scan.npy", simulated().counts)
     lazy = measure_origin(np.load(tmp_path / "scan.npy", mmap_mode="r"), progress=False)
@@ -259,6 +263,7 @@ def test_a_mask_of_another_shape_or_type_is_refused(mask):
         measure_origin(simulated().counts, mask=mask, progress=False)
 
 
+@pytest.mark.slow
 def test_nothing_is_written_into_the_data():
     counts = np.array(simulated().counts)
     before = counts.copy()

@@ -187,6 +187,7 @@ def test_pooling_follows_its_patterns(symmetry, seed):
 # --- surfaces
 
 
+@pytest.mark.slow
 @settings(few, max_examples=8)
 @given(symmetries, st.floats(0.1, 10), st.floats(-50, 50), st.integers(0, 1000))
 def test_a_descan_fit_follows_the_scan_and_its_own_coordinates(symmetry, scale, shift, seed):

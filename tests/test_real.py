@@ -25,6 +25,7 @@ def prenet(*arguments):
     return CliRunner().invoke(cli.app, [str(a) for a in arguments])
 
 
+@pytest.mark.slow
 def test_medipix_from_the_command_line(tmp_path):
     """The direct beam, not the center of rings, which lies 2.6 px beside it; and the file says all of it."""
     py4DSTEM.save(str(tmp_path / "scan.h5"), cube("medipix_au_2x2"))
@@ -60,6 +61,7 @@ def test_gold_rings_have_the_published_ellipse():
     assert a / b == pytest.approx(1 / 0.9659, abs=0.006) and np.degrees(angle) == pytest.approx(122.6, abs=4)
 
 
+@pytest.mark.slow
 def test_bismuth_rings_behind_their_beam_stop_report_the_rings_center():
     datacube = cube("bi_rings_beamstop")
     report = calibrate(datacube, progress=False)
@@ -70,6 +72,7 @@ def test_bismuth_rings_behind_their_beam_stop_report_the_rings_center():
     assert np.array_equal([qx0, qy0], [report.fit.qx0, report.fit.qy0])
 
 
+@pytest.mark.slow
 def test_a_ccd_of_many_disks_gets_an_answer_without_an_ellipse_of_its_lattice():
     """About 35 disks of one crystal and negative values: an origin inside, and no ellipse from spots alone."""
     report = calibrate(cube("nanobeam_ccd_discs"), progress=False)

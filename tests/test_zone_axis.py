@@ -88,6 +88,7 @@ def test_the_direct_beam_of_a_thick_crystal_is_found_though_others_are_brighter(
     assert found.valid.all() and off.max() < 1
 
 
+@pytest.mark.slow
 def test_an_origin_in_a_diffracted_disk_is_told():
     known = simulate_known(SILICON, np.broadcast_to(zone_axis((1, 1, 0), (0, 0, 1)), (5, 5, 3, 3)), thickness=60,
                            seed=1, amplitude=1.0)
