@@ -48,7 +48,8 @@ def measured():
 # --- accuracy
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, marks=() if case in QUICK else pytest.mark.slow) for case in CASES])
+@pytest.mark.parametrize("case", [
+    pytest.param(case, marks=() if case in QUICK else pytest.mark.slow) for case in CASES])
 def test_the_direct_beam_is_found(case, measured):
     options, bound = CASES[case]
     scan, origin = simulated(**options), measured(**options)
