@@ -131,7 +131,7 @@ def test_patterns_that_come_one_by_one_are_caught_up_with_together():
     calibrator.poll()
     assert calibrator.located == calibrator.seen == 80 and not calibrator._waiting
     apart = calibrator._located.position[5] - np.array([scan().truth[q].flat[5] for q in ("qx0", "qy0")])
-    assert np.abs(apart).max() < 0.5 and calibrator._located.seen[5]
+    assert np.abs(apart).max() < 0.5 and calibrator._located.found[5]
 
 
 @pytest.mark.slow

@@ -141,7 +141,7 @@ def test_a_scan_that_begins_anew_keeps_the_process_that_learns(tmp_path, monkeyp
 
 def watcher():
     state = snapshot(rows=7)
-    state.located.seen[120:140] = False
+    state.located.found[120:140] = False
     status = Status((12, 20), 150, 140, 10, 998.4, (0.31, -0.18), 5, 0.05, 1000.0, "a/b 1.0300 +- 0.0010 at 29 degrees",
                     "plane, spans (0.30, 0.20) px", 120, quick_alarms(state))
     return SimpleNamespace(status=status, snapshot=state, report=None)

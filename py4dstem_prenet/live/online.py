@@ -11,6 +11,7 @@ sample of the scan. At the end `calibrate` itself runs on the whole scan.
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from copy import deepcopy
 from heapq import heappush, heapreplace
 
 import numpy as np
@@ -29,10 +30,10 @@ from ..core import (
 )
 from ..detector import MAX_NOISE_POSITIONS as LEARNED_FROM
 from ..fits import MIN_POOLED_POSITIONS
-from ..origin import BATCH, Beam, Located, check_mask, nowhere, shows_beam
+from ..origin import LOCATE_BATCH, Beam, check_mask, shows_beam, unlocated
 from ..pipeline import Calibrator, calibrate, check_networks
 from .alarms import crowded
-from .snapshot import LOCATED, Snapshot, judge_snapshot, learn_so_far
+from .snapshot import Snapshot, judge_snapshot, learn_so_far
 from .worker import Worker
 
 FIRST = 64  # patterns from which a beam is learned first; twice as many each time after that
@@ -83,7 +84,7 @@ class OnlineCalibrator:
         self.worker = start_worker(scan, device) if worker is None else worker
         self.worker.wait()
         count = scan[0] * scan[1]
-        self._located = nowhere(count)
+        self._located = unlocated(count)
         self._fed, self._known, self._saturated = np.zeros((3, count), bool)
         self._total = np.zeros(count)  # of each pattern, detector units
         self._rank = _ranks(scan)
@@ -111,8 +112,8 @@ class OnlineCalibrator:
         Raises PrenetError for other shapes, positions outside of the scan, NaN or infinity.
         """
         patterns, positions = self._checked(patterns, positions)
-        for first in range(0, len(patterns), BATCH):
-            part = slice(first, first + BATCH)
+        for first in range(0, len(patterns), LOCATE_BATCH):
+            part = slice(first, first + LOCATE_BATCH)
             block, index = patterns[part], positions[part]
             self._keep(index, block)
             self._fed[index] = True
@@ -230,8 +231,8 @@ class OnlineCalibrator:
 
     def _locate(self, index, block):
         learned = self._learned
-        found = nowhere(len(index), self._guess(index))
-        usual = np.median(self._located.signal[self._located.seen]) if self._located.seen.any() else 0.0
+        found = unlocated(len(index), self._guess(index))
+        usual = np.median(self._located.signal[self._located.found]) if self._located.found.any() else 0.0
         electrons = (self._total[index] - learned.noise.offset * block[0].size) / learned.noise.gain
         lit = electrons > max(3.0, BLANK * usual)  # the network need not look at what holds no beam anywhere
         if lit.any():
@@ -240,7 +241,7 @@ class OnlineCalibrator:
         self._saturated[index] = crowded(block, learned.noise)
         self._known[index] = True
         self._judged = None
-        self._note_nearby(index[found.seen])
+        self._note_nearby(index[found.found])
 
     def _guess(self, index):
         """Where the beam should be: the surface that was learned, moved as the positions nearest to it were."""
@@ -289,7 +290,7 @@ class OnlineCalibrator:
     def snapshot(self) -> Snapshot:
         """All that is known now; it does not change when more is fed."""
         self._advance()
-        located = Located(*(getattr(self._located, name).copy() for name in LOCATED))
+        located = deepcopy(self._located)
         return Snapshot(self._sample(), located, self._known.copy(), self._saturated.copy(), self._learned, self.seen,
                         self._fed.copy(), self._total.copy())
 

@@ -8,11 +8,9 @@ from functools import cached_property
 import numpy as np
 
 from ..core import CalibrationReport, Flag, PrenetError, SampledScan
-from ..origin import BRIGHT, LIT, Located, no_origin, shows_beam
+from ..origin import BLANKED_FRACTION, BRIGHT_QUANTILE, Located, no_origin, shows_beam
 from ..pipeline import Calibrator
 from .alarms import row_moves
-
-LOCATED = ("position", "sigma", "signal", "seen")  # fields of `Located`
 
 
 @dataclass(frozen=True)
@@ -90,8 +88,8 @@ class Snapshot:
             return self.valid.ravel()
         shape = self.sample.pattern_shape
         electrons = (self.total - self.noise.offset * shape[0] * shape[1]) / self.noise.gain
-        usual = np.quantile(electrons[self.fed], BRIGHT) if self.fed.any() else 0.0
-        return self.fed & (electrons > LIT * usual)
+        usual = np.quantile(electrons[self.fed], BRIGHT_QUANTILE) if self.fed.any() else 0.0
+        return self.fed & (electrons > BLANKED_FRACTION * usual)
 
     @cached_property
     def moves(self):
@@ -132,7 +130,7 @@ def judge_snapshot(snapshot: Snapshot) -> CalibrationReport:
     inside[box] = True
     inside = inside.ravel()
     sample, known = boxed(snapshot.sample, box), snapshot.known[inside]
-    located = Located(*(getattr(snapshot.located, name)[inside] for name in LOCATED))
+    located = snapshot.located.subset(inside)
     report = calibrator.finish(sample, located, sample, known, progress=False)
     origin, fit = (_in_scan(result, box, scan) for result in (report.origin, report.fit))
     return CalibrationReport(origin, fit, report.ellipse, calibrator.noise, written)

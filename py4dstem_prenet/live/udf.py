@@ -90,10 +90,10 @@ class OriginUDF(UDF):
             self.results.kept[k] = frame
         done = 0
         for found in self.task_data.found:  # in the order of the partition's frames, as LiberTEM hands them on
-            part, results = slice(done, done := done + len(found.seen)), self.results
+            part, results = slice(done, done := done + len(found.found)), self.results
             results.qx0[part], results.qy0[part] = found.position.T
             results.sigma_qx0[part], results.sigma_qy0[part] = found.sigma.T
-            results.signal[part], results.seen[part], results.known[part] = found.signal, found.seen, True
+            results.signal[part], results.seen[part], results.known[part] = found.signal, found.found, True
 
 
 def read_result(result) -> tuple[Located, np.ndarray, SampledScan | None]:

@@ -1,4 +1,9 @@
-from .beam import BATCH as BATCH, Beam as Beam, Located as Located, nowhere as nowhere
+from .beam import LOCATE_BATCH as LOCATE_BATCH, Beam as Beam, Located as Located, unlocated as unlocated
 from .check import OriginCheck as OriginCheck, check_origin as check_origin
-from .judge import BRIGHT as BRIGHT, LIT as LIT, no_origin as no_origin, shows_beam as shows_beam
+from .judge import (
+    BLANKED_FRACTION as BLANKED_FRACTION,
+    BRIGHT_QUANTILE as BRIGHT_QUANTILE,
+    no_origin as no_origin,
+    shows_beam as shows_beam,
+)
 from .measure import BeamLocator as BeamLocator, check_mask as check_mask, measure_origin as measure_origin

@@ -1,10 +1,13 @@
-"""The direct beam of a scan: learned from a sample of its patterns, then located in every pattern.
+"""Location of the direct beam in single patterns, by a likelihood fit and by the center network.
 
-The network finds the right disk in any pattern, but stops at some hundredths of a pixel. The likelihood fit of
-`disk.py` has no such floor, but must start close by, and describes a disk with an edge, nothing else. So the
-fit, started on the descan surface through the sample, locates the beam wherever its disk is described by the
-aperture that was learned; where it is not, or lies elsewhere, the network looks and the fit starts from there;
-and where that fails, too, the network's answer stands, with the network's sigma.
+The network finds the direct disk in any pattern, with a precision of a few hundredths of a pixel. The likelihood fit
+(`fits.DiskModel`) is more precise, but it needs a start within a pixel and a disk that the learned aperture describes.
+`Beam.locate` combines them in three steps:
+
+1. The fit starts at the guess, which lies on the descan surface.
+2. Where the aperture does not describe the pattern, or the fit is uncertain or far from the guess, the network locates
+   the disk and the fit starts again from there.
+3. Where the fit fails again, the position and sigma of the network are used.
 """
 
 from __future__ import annotations
@@ -25,144 +28,295 @@ from ..fits import (
 )
 from ..networks import WINDOW, load, normalize
 
-LARGEST = 13.0  # disk radius that a window holds, pixels; larger disks are binned
-BATCH = 256
-AROUND = 1.8  # radii, to which the surroundings of a disk reach
-REACH = 3.0  # offsets beyond this are looked at again in a window moved there, pixels
-ASTRAY = 0.75  # pixels from the guess, beyond 5 sigma, from which the network is asked
-UNSURE = 0.5  # sigma in pixels from which the network is asked
-VAGUE, VAGUE_PART = 2.0, 0.2  # sigma in pixels, and in disk radii, from which a beam counts as hidden or absent
-STRENGTH = 3.0  # sigmas by which a disk stands out of its surroundings: an edge without a disk is a beam stop's
-DIFFERS = 4.0  # sigmas by which the electrons of a disk differ from those around it, lest there be no disk
+MAX_WINDOW_RADIUS_PX = 13.0  # disk radius in pixels that a window of the network holds; larger disks are binned
+LOCATE_BATCH = 256  # patterns that are located at once; chosen for speed
+SURROUNDINGS_RADII = 1.8  # disk radii: outer limit of the ring around the disk that contrast is compared with
+SECOND_WINDOW_PX = 3.0  # pixels from the middle of a window, beyond which the network looks again in a centered window
+# Distance of a fit from its start beyond which it is not trusted: pixels, or standard errors if that is more.
+MAX_FIT_MOVE_PX = 0.75
+MAX_FIT_MOVE_SIGMAS = 5
+UNCERTAIN_SIGMA_PX = 0.5  # pixels, sigma of a position above which it is uncertain
+# Sigma of the network above which the beam is hidden or absent: pixels, or disk radii if that is more.
+MAX_NETWORK_SIGMA_PX = 2.0
+MAX_NETWORK_SIGMA_RADII = 0.2
+MIN_DISK_STRENGTH = 3.0  # standard deviations of the disk's brightness; the edge of a beam stop alone has less
+MIN_DISK_CONTRAST = 4.0  # standard deviations between the brightness of the disk and of its surroundings
 
 
 @dataclass(frozen=True)
 class Located:
-    """Of n patterns: position and sigma (n, 2) in pixels; signal (n,), electrons in the window of the disk;
-    seen (n,), False where what is there has no place."""
+    """Positions of the direct beam in n patterns.
+
+    Attributes
+    ----------
+    position : numpy.ndarray, shape (n, 2)
+        Position (qx, qy) in pixels.
+    sigma : numpy.ndarray, shape (n, 2)
+        Standard error of the position in pixels.
+    signal : numpy.ndarray, shape (n,)
+        Electrons in the window of the disk.
+    found : numpy.ndarray of bool, shape (n,)
+        False where no direct beam was found.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.origin import unlocated
+    >>> located = unlocated(3, guess=32.0)
+    >>> located.position[0].tolist(), located.found.any().item()
+    ([32.0, 32.0], False)
+    """
 
     position: np.ndarray
     sigma: np.ndarray
     signal: np.ndarray
-    seen: np.ndarray
+    found: np.ndarray
 
-    def put(self, index, found: Located):
-        """Write what was found in some patterns into these arrays."""
-        self.position[index], self.sigma[index] = found.position, found.sigma
-        self.signal[index], self.seen[index] = found.signal, found.seen
+    def put(self, index, located: Located) -> None:
+        """Write the positions of some patterns into these arrays.
+
+        Parameters
+        ----------
+        index : numpy.ndarray or slice
+            Index of the patterns.
+        located : Located
+            Their positions.
+        """
+        self.position[index], self.sigma[index] = located.position, located.sigma
+        self.signal[index], self.found[index] = located.signal, located.found
+
+    def subset(self, index) -> Located:
+        """Select some patterns.
+
+        Parameters
+        ----------
+        index : numpy.ndarray or slice
+            Index of the patterns.
+
+        Returns
+        -------
+        Located
+            Their positions.
+        """
+        return Located(self.position[index], self.sigma[index], self.signal[index], self.found[index])
 
 
-def nowhere(n: int, guess=np.nan) -> Located:
-    """`Located` of n patterns that nobody has looked at; guess: (n, 2) or a number."""
+def unlocated(n: int, guess=np.nan) -> Located:
+    """Create the `Located` of patterns that have not been searched.
+
+    Parameters
+    ----------
+    n : int
+        Number of patterns.
+    guess : float or array_like, shape (n, 2), optional
+        Guess of their positions in pixels.
+
+    Returns
+    -------
+    Located
+        The guesses, with infinite sigma and no pattern found.
+    """
     return Located(np.full((n, 2), guess, float), np.full((n, 2), np.inf), np.zeros(n), np.zeros(n, bool))
 
 
 @dataclass(frozen=True)
 class Beam:
-    """What was learned: the aperture, and for the fit, in bins and with its contrast, each (aperture, misfit up to
-    which it describes a disk), the most frequent one first; none where the fit has no edge to hold on to. Plain
-    data: a worker that gets it loads its own network."""
+    """The direct beam of a scan, as learned from a sample of its patterns.
 
-    device: str  # as the user gave it: "auto" is for each worker to decide
+    Plain data that can be pickled: a worker that receives it loads its own network.
+
+    Attributes
+    ----------
+    device : str
+        Device as the user named it; "auto" is resolved by each worker.
+    noise : NoiseModel
+        Noise model of the detector.
+    aperture : Aperture
+        The direct disk, in pixels.
+    fits : tuple of (Aperture, float)
+        Apertures for the fit, in bins and with their contrast, and the largest misfit of a disk that each describes;
+        the most frequent aperture first. Empty if the disk has no edge that a fit can use.
+    """
+
+    device: str
     noise: NoiseModel
     aperture: Aperture
     fits: tuple[tuple[Aperture, float], ...] = ()
 
     @property
-    def here(self) -> str:
+    def resolved_device(self) -> str:
+        """Device of this process.
+
+        Returns
+        -------
+        str
+            "cpu", "cuda" or "mps".
+        """
         return str(pick_device(self.device))
 
     @property
     def bins(self) -> int:
-        return max(1, int(np.ceil(self.aperture.radius / LARGEST)))
+        """Side of a bin: large disks are binned to fit the window of the network.
+
+        Returns
+        -------
+        int
+            Side in pixels.
+        """
+        return max(1, int(np.ceil(self.aperture.radius / MAX_WINDOW_RADIUS_PX)))
+
+    @property
+    def reach(self) -> float:
+        """Half the side of the network's window, the largest offset at which it finds the disk.
+
+        Returns
+        -------
+        float
+            Offset in pixels.
+        """
+        return WINDOW / 2 * self.bins
+
+    def windows(self, patterns, positions):
+        """Cut the network's windows out of patterns.
+
+        Parameters
+        ----------
+        patterns : numpy.ndarray, shape (n, Qx, Qy)
+            Patterns in detector units.
+        positions : numpy.ndarray, shape (n, 2)
+            Positions of the windows in pixels.
+
+        Returns
+        -------
+        electrons : torch.Tensor, shape (n, side, side)
+            Electrons in each bin.
+        good : torch.Tensor of bool, shape (n, side, side)
+            True where a bin is usable.
+        middle : numpy.ndarray, shape (n, 2)
+            Middle of each window in pixels.
+        """
+        return electron_windows(patterns, positions, WINDOW, self.noise, self.bins)
 
     def locate(self, patterns, guess) -> Located:
-        """The beam in patterns (n, Qx, Qy), detector units, near a guess (n, 2)."""
+        """Locate the direct beam in patterns.
+
+        Parameters
+        ----------
+        patterns : numpy.ndarray, shape (n, Qx, Qy)
+            Patterns in detector units.
+        guess : numpy.ndarray, shape (n, 2)
+            Guesses of the positions in pixels.
+
+        Returns
+        -------
+        Located
+            Position and sigma in each pattern.
+        """
         n = len(patterns)
-        found = nowhere(n, guess)
+        located = unlocated(n, guess)
         doubtful = np.ones(n, bool)
         if self.fits:
-            described = self._fit(found, patterns, guess, slice(None), self.fits[:1])
-            away = np.abs(found.position - guess).max(1)
-            sigma = found.sigma.max(1)
-            doubtful = ~described | (away > np.maximum(ASTRAY, 5 * sigma)) | (sigma > UNSURE)
-        found.seen[~doubtful] = True
+            described = self._fit(located, patterns, guess, slice(None), self.fits[:1])
+            away = np.abs(located.position - guess).max(1)
+            sigma = located.sigma.max(1)
+            doubtful = (~described | (away > np.maximum(MAX_FIT_MOVE_PX, MAX_FIT_MOVE_SIGMAS * sigma))
+                        | (sigma > UNCERTAIN_SIGMA_PX))
+        located.found[~doubtful] = True
         if doubtful.any():
-            some = np.flatnonzero(doubtful)
-            at, sigma = self.ask(patterns[some], guess[some])
-            self._fit(found, patterns, at, some, self.fits, sigma)
-            sure = np.hypot(*sigma.T) < max(VAGUE, VAGUE_PART * self.aperture.radius)
-            found.seen[some] = sure & (self._contrast(patterns[some], found.position[some]) > DIFFERS)
-        return found
+            index = np.flatnonzero(doubtful)
+            position, sigma = self.predict(patterns[index], guess[index])
+            self._fit(located, patterns, position, index, self.fits, sigma)
+            certain = np.hypot(*sigma.T) < max(MAX_NETWORK_SIGMA_PX, MAX_NETWORK_SIGMA_RADII * self.aperture.radius)
+            contrast = self._contrast(patterns[index], located.position[index])
+            located.found[index] = certain & (contrast > MIN_DISK_CONTRAST)
+        return located
 
-    def _fit(self, found, patterns, start, some, fits, sigma=None):
-        """Fill `found` at `some` with the fit that describes each best, or with the start and its sigma."""
-        patterns = patterns[some]
+    def _fit(self, located, patterns, start, index, fits, sigma=None):
+        """Write the best fit of each pattern at `index` into `located`; where none is good, the start and its sigma."""
+        patterns = patterns[index]
         position = np.array(start, float)
         spread = np.full(position.shape, np.inf) if sigma is None else np.array(sigma)
         signal, best = np.zeros(len(patterns)), np.ones(len(patterns))
         for number, (aperture, limit) in enumerate(fits):
-            model = disk_model(aperture, self.here)
-            for first in range(0, len(patterns), BATCH):
-                part = slice(first, first + BATCH)
+            model = disk_model(aperture, self.resolved_device)
+            for first in range(0, len(patterns), LOCATE_BATCH):
+                part = slice(first, first + LOCATE_BATCH)
                 fitted, middle, electrons = fit_windows(model, patterns[part], start[part], self.noise, self.bins)
                 if number == 0:
                     signal[part] = electrons
-                at = fitted.position.cpu().numpy() * self.bins + middle
-                ratio = fitted.misfit.cpu().numpy() / max(limit, 1e-9)  # of windows without any electron it is 0
-                better = (ratio < best[part]) & (fitted.strength.cpu().numpy() > STRENGTH)
-                if sigma is not None:  # the network found this disk: the fit may sharpen that, not leave it
-                    better &= (np.abs(at - start[part]) < np.maximum(ASTRAY, 5 * spread[part])).all(1)
+                fit_position = fitted.position.cpu().numpy() * self.bins + middle
+                ratio = fitted.misfit.cpu().numpy() / max(limit, 1e-9)  # the limit of windows without electrons is 0
+                better = (ratio < best[part]) & (fitted.strength.cpu().numpy() > MIN_DISK_STRENGTH)
+                if sigma is not None:  # the fit may refine the network's position, not move to another disk
+                    limits = np.maximum(MAX_FIT_MOVE_PX, MAX_FIT_MOVE_SIGMAS * spread[part])
+                    better &= (np.abs(fit_position - start[part]) < limits).all(1)
                 inflated = fitted.covariance.diagonal(dim1=1, dim2=2).cpu().numpy() ** 0.5 * self.bins
                 inflated *= np.sqrt(fitted.misfit.cpu().numpy().clip(1))[:, None]
-                position[part][better], spread[part][better] = at[better], inflated[better]
+                position[part][better], spread[part][better] = fit_position[better], inflated[better]
                 best[part][better] = ratio[better]
-        found.position[some], found.sigma[some] = position, spread
-        found.signal[some] = signal if fits else _signal(patterns, start, self)
+        located.position[index], located.sigma[index] = position, spread
+        located.signal[index] = signal if fits else _signal(patterns, start, self)
         return best < 1
 
-    def _contrast(self, patterns, at):
-        """By how many sigmas the brightness of a disk at positions (n, 2) differs from that around it, (n,).
+    def _contrast(self, patterns, positions):
+        """Difference between the brightness of the disk and of its surroundings in standard deviations, (n,).
 
-        The network knows disks, and gives some place with a small sigma to a few electrons of a background. Likelihood
-        ratio of two Poisson rates against one; read-out noise enters as electrons, `noise.variance`. Infinite where
-        nothing around the disk is seen.
+        The network returns a position with a small sigma even for a few electrons of background, so the brightness is
+        tested: likelihood ratio of two Poisson rates against one. The variance of the read-out noise is added to the
+        counts. Infinite where no usable pixel lies around the disk.
         """
         edge, radius = self.aperture.edge, self.aperture.radius
-        side = 2 * int(np.ceil((AROUND * radius + DISK_MARGIN_PX) / self.bins)) + 1
-        out = np.empty(len(at))
-        for first in range(0, len(at), BATCH):
-            part = slice(first, first + BATCH)
-            electrons, good, middle = electron_windows(patterns[part], at[part], side, self.noise, self.bins)
-            away = (at[part] - middle)[:, :, None]
+        side = 2 * int(np.ceil((SURROUNDINGS_RADII * radius + DISK_MARGIN_PX) / self.bins)) + 1
+        contrast = np.empty(len(positions))
+        for first in range(0, len(positions), LOCATE_BATCH):
+            part = slice(first, first + LOCATE_BATCH)
+            electrons, good, middle = electron_windows(patterns[part], positions[part], side, self.noise, self.bins)
+            away = (positions[part] - middle)[:, :, None]
             axis = (np.arange(side) - (side - 1) / 2) * self.bins
             distance = torch.from_numpy(np.hypot((axis - away[:, 0])[:, :, None], (axis - away[:, 1])[:, None]))
             area, counts = [], []
-            for there in (distance < radius + edge, (distance > radius + 3 * edge) & (distance < axis[-1])):
-                area.append((there & good).sum((1, 2)).double())
-                counts.append((electrons * (there & good)).sum((1, 2), dtype=torch.float64))
+            for region in (distance < radius + edge, (distance > radius + 3 * edge) & (distance < axis[-1])):
+                area.append((region & good).sum((1, 2)).double())
+                counts.append((electrons * (region & good)).sum((1, 2), dtype=torch.float64))
             area, counts = torch.stack(area), torch.stack(counts)
             counts = (counts + area * (self.noise.readout / self.noise.gain * self.bins) ** 2).clamp_min(0)
             expected = counts.sum(0) * area / area.sum(0).clamp_min(1)
             ratio = 2 * torch.xlogy(counts, counts / expected.clamp_min(1e-9)).sum(0)
-            out[part] = torch.where(area[1] > 0, ratio.clamp_min(0).sqrt(), torch.inf).numpy()
-        return out
+            contrast[part] = torch.where(area[1] > 0, ratio.clamp_min(0).sqrt(), torch.inf).numpy()
+        return contrast
 
-    def ask(self, patterns, guess):
-        """The network's positions and sigmas, (n, 2) each; it looks again where the beam is far from the guess."""
-        at, sigma = np.zeros((len(guess), 2)), np.zeros((len(guess), 2))
+    def predict(self, patterns, guess):
+        """Locate the direct beam with the network alone.
+
+        Far from the guess, the network looks a second time, in a window centered on its first position.
+
+        Parameters
+        ----------
+        patterns : numpy.ndarray, shape (n, Qx, Qy)
+            Patterns in detector units.
+        guess : numpy.ndarray, shape (n, 2)
+            Guesses of the positions in pixels.
+
+        Returns
+        -------
+        position : numpy.ndarray, shape (n, 2)
+            Positions in pixels.
+        sigma : numpy.ndarray, shape (n, 2)
+            Their standard errors in pixels.
+        """
+        position, sigma = np.zeros((len(guess), 2)), np.zeros((len(guess), 2))
         reference = torch.from_numpy(_reference(self.aperture, self.bins))
-        for first in range(0, len(guess), BATCH):
-            part = np.arange(first, min(first + BATCH, len(guess)))
-            at[part], sigma[part] = self._look(patterns[part], guess[part], reference)
-            again = part[np.abs(at[part] - guess[part]).max(1) > REACH * self.bins]
-            if len(again):
-                at[again], sigma[again] = self._look(patterns[again], at[again], reference)
-        return at, sigma
+        for first in range(0, len(guess), LOCATE_BATCH):
+            part = np.arange(first, min(first + LOCATE_BATCH, len(guess)))
+            position[part], sigma[part] = self._look(patterns[part], guess[part], reference)
+            distant = part[np.abs(position[part] - guess[part]).max(1) > SECOND_WINDOW_PX * self.bins]
+            if len(distant):
+                position[distant], sigma[distant] = self._look(patterns[distant], position[distant], reference)
+        return position, sigma
 
     def _look(self, patterns, guess, reference):
-        electrons, good, middle = electron_windows(patterns, guess, WINDOW, self.noise, self.bins)
-        device = self.here
+        """Positions and sigmas of the network, (n, 2) each, in windows around the guesses."""
+        electrons, good, middle = self.windows(patterns, guess)
+        device = self.resolved_device
         network = load("center", device).fine
         with torch.inference_mode():
             z, scale = normalize(stabilize(electrons, self.noise.readout / self.noise.gain * self.bins), good)
@@ -172,9 +326,35 @@ class Beam:
         return offset.cpu().numpy() * self.bins + middle, spread.cpu().numpy() * self.bins
 
 
-def fit_windows(model, patterns, around, noise, bins, learn=False):
-    electrons, good, middle = electron_windows(patterns, around, model.side, noise, bins)
-    start = torch.from_numpy((around - middle) / bins).float()
+def fit_windows(model, patterns, positions, noise: NoiseModel, bins: int, learn: bool = False):
+    """Fit the disk in windows around positions.
+
+    Parameters
+    ----------
+    model : DiskModel
+        Model of the disk, in bins.
+    patterns : numpy.ndarray, shape (n, Qx, Qy)
+        Patterns in detector units.
+    positions : numpy.ndarray, shape (n, 2)
+        Start of each fit in pixels.
+    noise : NoiseModel
+        Noise model of the detector.
+    bins : int
+        Side of a bin in pixels.
+    learn : bool, optional
+        Whether to compute what `DiskModel.learned` needs.
+
+    Returns
+    -------
+    fitted : DiskPositions
+        The fits, in bins from the middle of each window.
+    middle : numpy.ndarray, shape (n, 2)
+        Middle of each window in pixels.
+    signal : numpy.ndarray, shape (n,)
+        Electrons in each window.
+    """
+    electrons, good, middle = electron_windows(patterns, positions, model.side, noise, bins)
+    start = torch.from_numpy((positions - middle) / bins).float()
     with torch.inference_mode():
         device = model.x.device
         fitted = model.fit(electrons.to(device), good.to(device), start.to(device),
@@ -182,17 +362,21 @@ def fit_windows(model, patterns, around, noise, bins, learn=False):
     return fitted, middle, electrons.sum((1, 2)).numpy()
 
 
-def _signal(patterns, around, beam):
+def _signal(patterns, positions, beam):
+    """Electrons in a window of the disk's size around each position, (n,)."""
     side = 2 * int(np.ceil(beam.aperture.radius / beam.bins + 4)) + 1
-    parts = [electron_windows(patterns[k : k + BATCH], around[k : k + BATCH], side, beam.noise, beam.bins)[0]
-             .sum((1, 2)).numpy() for k in range(0, len(patterns), BATCH)]
-    return np.concatenate(parts)
+    signals = []
+    for first in range(0, len(patterns), LOCATE_BATCH):
+        part = slice(first, first + LOCATE_BATCH)
+        electrons, _, _ = electron_windows(patterns[part], positions[part], side, beam.noise, beam.bins)
+        signals.append(electrons.sum((1, 2)).numpy())
+    return np.concatenate(signals)
 
 
 def _reference(aperture, bins):
-    """The aperture in the middle of a window of the network, (WINDOW, WINDOW) float32."""
+    """Image of the aperture in the middle of the network's window, (WINDOW, WINDOW) float32."""
     axis = np.arange(WINDOW) - (WINDOW - 1) / 2
-    at = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1) @ np.linalg.inv(ellipse_matrix(aperture.vector)).T
-    distance = np.hypot(at[..., 0], at[..., 1]) - aperture.radius / bins
+    ideal = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1) @ np.linalg.inv(ellipse_matrix(aperture.vector)).T
+    distance = np.hypot(ideal[..., 0], ideal[..., 1]) - aperture.radius / bins
     edge = aperture.edge if bins == 1 else np.hypot(aperture.edge / bins, 12**-0.5)
     return (0.5 * erfc(distance / (edge * 2**0.5))).astype(np.float32)

@@ -1,4 +1,8 @@
-"""Whether the stated sigma of the origin is true, from two halves of a scan's electrons."""
+"""Check of the stated sigma of the origin, from two independent halves of a scan's electrons.
+
+The electrons of each pattern are split at random into two halves (`detector.split`), and the origin is measured in
+both. The scatter of their difference is compared with the stated sigmas.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +12,23 @@ import numpy as np
 
 from ..core import Decided, Decision, Flag, NoiseModel, as_scan
 from ..detector import MAX_SPLIT_POSITIONS, check_independence, of_part, places, read_block, split
-from ..io import calibrations
+from ..io import noise_of
 
-MAX_RATIO = 4 / 3  # scatter over stated sigma, up to which sigma counts as true
+MAX_SIGMA_RATIO = 4 / 3  # scatter over stated sigma, up to which sigma is accepted; tests hold sigmas to 1.25
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class OriginCheck(Decided):
-    """How precisely the direct beam is located in a scan, from two halves of its electrons.
+    """Precision of the measured origin, from two halves of a scan's electrons.
 
     Attributes
     ----------
     scatter : float
-        RMS difference of the origins of the halves along each axis over sqrt(2), pixels: the precision at half the dose.
+        RMS difference between the halves along each axis over sqrt(2), pixels: the precision at half the dose.
     ratio, ratio_sigma : float
-        Scatter over the stated sigma, and one standard deviation of that; below 1 if sigma holds a part that both
-        halves share.
+        Scatter over the stated sigma, and its standard error. Below 1 if sigma includes errors that both halves share.
     positions : int
-        Positions that show a beam in both halves.
+        Number of positions that show a beam in both halves.
     decision : Decision
         Accepted if sigma is not understated by more than a third.
     """
@@ -37,6 +40,13 @@ class OriginCheck(Decided):
     decision: Decision
 
     def rows(self):
+        """List the results for display.
+
+        Returns
+        -------
+        list of tuple of str
+            Name and value of each.
+        """
         return [("accepted", "yes" if self.accepted else "no"), ("positions", str(self.positions)),
                 ("scatter at half the dose", f"{self.scatter:.3f} px"),
                 ("scatter over stated sigma", f"{self.ratio:.2f} ± {self.ratio_sigma:.2f}"), ("flags", self.reason)]
@@ -44,15 +54,40 @@ class OriginCheck(Decided):
 
 def check_origin(datacube, noise: NoiseModel | None = None, device="auto", positions: int = MAX_SPLIT_POSITIONS,
                  seed: int = 0) -> OriginCheck:
-    """Whether the origin's sigma is true, from the halves of at most `positions` neighboring positions.
+    """Check the stated sigma of the origin with two halves of the electrons.
 
-    What both halves share, an error that comes from the pattern and not from its noise, is not seen by this.
-    Arguments as those of `check_denoising`.
+    Parameters
+    ----------
+    datacube : DataCube or array_like, shape (Rx, Ry, Qx, Qy)
+        The scan.
+    noise : NoiseModel, optional
+        Noise model of the detector; that of the calibration, or estimated, by default.
+    device : str, optional
+        "auto", "cpu", "cuda" or "mps".
+    positions : int, optional
+        Largest number of neighboring scan positions that are split.
+    seed : int, optional
+        Seed of the split.
+
+    Returns
+    -------
+    OriginCheck
+        Scatter, its ratio to the stated sigma, and the decision. NaN if the noise is not independent between pixels or
+        the halves show no beam.
+
+    Raises
+    ------
+    PrenetError
+        If the data cannot be calibrated.
+
+    Notes
+    -----
+    Errors that both halves share, such as those by the contrast of the pattern, are not detected.
     """
     from .measure import measure_origin
 
     scan = as_scan(datacube)
-    noise = noise or calibrations.noise_of(datacube)
+    noise = noise or noise_of(datacube)
     blocks = [read_block(scan, where) for where in places(scan.shape, positions, (1, 1))]
     problem, _ = check_independence(blocks, noise)
     if problem:
@@ -60,16 +95,16 @@ def check_origin(datacube, noise: NoiseModel | None = None, device="auto", posit
                            Decision(False, (Flag("not_checked", {"check": "origin"}), problem)))
     halves = split(blocks[0], noise, np.random.default_rng(seed))
     maps = [measure_origin(half, of_part(noise), device=device, progress=False) for half in halves]
-    seen = maps[0].valid & maps[1].valid & maps[0].found & maps[1].found
-    if seen.sum() < 2:
-        return OriginCheck(np.nan, np.nan, np.nan, int(seen.sum()), Decision(False, (Flag("half_without_beam"),)))
-    difference = np.array([(getattr(maps[0], q) - getattr(maps[1], q))[seen] for q in ("qx0", "qy0")])
-    variance = np.array([sum(getattr(m, q)[seen] ** 2 for m in maps) for q in ("sigma_qx0", "sigma_qy0")])
+    valid = maps[0].valid & maps[1].valid & maps[0].found & maps[1].found
+    if valid.sum() < 2:
+        return OriginCheck(np.nan, np.nan, np.nan, int(valid.sum()), Decision(False, (Flag("half_without_beam"),)))
+    difference = np.array([(getattr(maps[0], q) - getattr(maps[1], q))[valid] for q in ("qx0", "qy0")])
+    variance = np.array([sum(getattr(m, q)[valid] ** 2 for m in maps) for q in ("sigma_qx0", "sigma_qy0")])
     square = (difference**2 / variance).mean(0)
     ratio = float(np.sqrt(square.mean()))
     sigma = float(square.std() / np.sqrt(len(square)) / (2 * ratio))
     scatter = float(np.sqrt((difference**2).mean() / 2))
-    accepted = ratio < MAX_RATIO
+    accepted = ratio < MAX_SIGMA_RATIO
     flag = Flag("origin_sigma_checked" if accepted else "origin_sigma_understated",
                 {"scatter": scatter, "ratio": ratio, "sigma": sigma, "positions": len(square)})
     return OriginCheck(scatter, ratio, sigma, len(square), Decision(accepted, (flag,)))

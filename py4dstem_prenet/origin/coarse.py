@@ -1,4 +1,9 @@
-"""The first guess: where the direct beam is in sums over blocks of the scan, how large it is, whether there is one."""
+"""First guess of the origin from sums of patterns over blocks of the scan.
+
+The coarse network locates the direct beam in each block sum, where electrons are plentiful, and returns its radius and
+whether there is a beam. A smooth surface through the blocks is the guess of every origin. Where most blocks are
+uncertain among several similar disks, the likelihoods of all blocks are multiplied.
+"""
 
 from __future__ import annotations
 
@@ -11,117 +16,184 @@ from ..core import NoiseModel, Scan, stabilize
 from ..descan import fit_pair
 from ..networks import COARSE_CELL_PX, coarse_position, normalize
 
-FIELD = 128  # largest side of a coarse field, pixels
-BLOCKS = 8  # blocks along each side of the scan
-CLEAR = 5.0  # log odds of a beam; sums of noise reach 2, those of a hundred electrons in a beam have 10 and more
-FEWEST = 1 / 8  # of the blocks, that show a beam clearly: it may have been blanked in the others
-PER_BLOCK = 16  # patterns that are summed in a block
-AGREED = 0.3  # mean log-likelihood by which another place must be better than that which most blocks favor
-SURPRISE = 1e-3  # likelihood of the direct beam where a block excludes it: the block may show something else
+# Set on simulated scans:
+MAX_FIELD_PX = 128  # pixels, largest side of the coarse network's input; larger patterns are binned
+BEAM_BLOCKS = 8  # blocks along each side of the scan
+MIN_BEAM_LOG_ODDS = 5.0  # log odds of a beam in a block; noise alone has up to 2, a hundred electrons in a beam 10
+MIN_BEAM_BLOCKS_FRACTION = 1 / 8  # fraction of the blocks that must reach these odds; the beam may be blanked in others
+PATTERNS_PER_BLOCK = 16  # patterns that are summed in a block
+MIN_LOG_LIKELIHOOD_GAIN = 0.3  # mean per block, by which another position must be better than that of most blocks
+OUTLIER_LIKELIHOOD = 1e-3  # likelihood of the beam where a block excludes it: the block may show something else
+MIN_BLOCK_BRIGHTNESS = 0.05  # electrons of a block in those of the brightest; the beam may be off in darker ones
 
 
 def coarse_origin(network, scan: Scan, noise: NoiseModel):
-    """First guess of every origin, (Rx * Ry, 2); disk radius in pixels; which positions lie in blocks that show a beam,
-    (Rx * Ry,) bool. None where no block shows a beam.
+    """Guess every origin of a scan with the coarse network.
 
+    Parameters
+    ----------
+    network : CoarseNet
+        The network.
+    scan : Scan
+        The scan, or a sample of one.
+    noise : NoiseModel
+        Noise model of the detector.
+
+    Returns
+    -------
+    tuple or None
+        Guess of every origin, (Rx * Ry, 2), pixels; radius of the disk, pixels; True where a position lies in a block
+        that shows a beam, (Rx * Ry,) bool. None if no block shows a beam.
     """
     sums, counts, grid = block_sums(scan, noise)
-    step = -(-max(sums.shape[1:]) // FIELD)
+    step = -(-max(sums.shape[1:]) // MAX_FIELD_PX)
     fields, good, readout = _fields(sums, counts, noise, step)
     device = next(network.parameters()).device
     with torch.inference_mode():
         z, scale = normalize(stabilize(fields, readout[:, None, None]), good)
         logits, size, presence = network(torch.stack([z, good.float()], 1).to(device), scale.to(device))
-    lit, presence = _lit(sums, counts, ~noise.bad_pixels), presence.cpu().numpy().ravel()
-    seen = lit & (presence > CLEAR)
-    if seen.sum() < FEWEST * lit.sum():
-        if np.median(presence[lit]) < 0:
+    bright, presence = _bright_blocks(sums, counts, ~noise.bad_pixels), presence.cpu().numpy().ravel()
+    with_beam = bright & (presence > MIN_BEAM_LOG_ODDS)
+    if with_beam.sum() < MIN_BEAM_BLOCKS_FRACTION * bright.sum():
+        if np.median(presence[bright]) < 0:
             return None
-        seen = lit & (presence >= 0)
-    # A radius is the same everywhere.
-    radius = float(np.exp(np.median(size.cpu().numpy()[seen]))) * step
+        with_beam = bright & (presence >= 0)
+    # The radius is the same in all blocks.
+    radius = float(np.exp(np.median(size.cpu().numpy()[with_beam]))) * step
     block_of = _block_of(scan.scan_shape, grid).ravel()
-    at = coarse_position(logits)
+    positions = coarse_position(logits)
 
-    def surface(at):
-        return spread_blocks((at.cpu().numpy() + 0.5) * step - 0.5, grid, scan.scan_shape, max(0.5, 0.5 * step), seen)
+    def _surface(positions):
+        pixels = (positions.cpu().numpy() + 0.5) * step - 0.5
+        return spread_blocks(pixels, grid, scan.scan_shape, max(0.5, 0.5 * step), with_beam)
 
-    guess = surface(at)
-    smooth = np.stack([np.bincount(block_of, g, len(at)) for g in guess.T], 1) / np.bincount(block_of)[:, None]
-    smooth = ((torch.from_numpy(smooth) + 0.5) / step - 0.5).to(at)
-    agreed = agreed_positions(logits, at, smooth, torch.from_numpy(seen).to(device))
+    guess = _surface(positions)
+    smooth = np.stack([np.bincount(block_of, g, len(positions)) for g in guess.T], 1) / np.bincount(block_of)[:, None]
+    smooth = ((torch.from_numpy(smooth) + 0.5) / step - 0.5).to(positions)
+    agreed = agreed_positions(logits, positions, smooth, torch.from_numpy(with_beam).to(device))
     if agreed is not None:
-        guess = surface(coarse_position(logits, agreed))
-    return guess, radius, seen[block_of]
+        guess = _surface(coarse_position(logits, agreed))
+    return guess, radius, with_beam[block_of]
 
 
-def agreed_positions(logits, at, smooth, seen):
-    """Where all blocks together say that the direct beam is, (n, 2) pixels; None where that is where most of them say.
+def agreed_positions(logits, positions, smooth, with_beam):
+    """Find the maximum-likelihood beam position over all blocks.
 
-    Each block may be surer of some places than of others. Where most of them, unsure among many like disks, favor one
-    that the others exclude, a vote would be wrong; the likelihoods of independent patterns multiply.
+    Most blocks may favor a wrong disk among several similar ones while the others exclude it, so that their median is
+    wrong. The likelihoods of independent patterns multiply.
 
-    Args:
-        logits: (n, rows, columns) of the blocks. at: (n, 2) what each says. smooth: (n, 2) the surface through these.
-        seen: (n,) bool, which say anything.
+    Parameters
+    ----------
+    logits : torch.Tensor, shape (n, rows, columns)
+        Log odds of each block for each cell of the coarse map.
+    positions : torch.Tensor, shape (n, 2)
+        Most likely position in each block, pixels.
+    smooth : torch.Tensor, shape (n, 2)
+        The smooth surface through these positions.
+    with_beam : torch.Tensor of bool, shape (n,)
+        True where a block shows a beam.
+
+    Returns
+    -------
+    torch.Tensor or None
+        Position in each block, (n, 2), pixels. None if it is that of most blocks.
     """
-    there = torch.softmax(logits.flatten(1), 1).view_as(logits)[seen]
-    there = avg_pool2d(there[:, None], 3, 1, 1, divisor_override=1)  # a cell and those around it
-    likelihood = ((there + SURPRISE) / SURPRISE).log()
-    still = at[seen].median(0).values.expand_as(at)  # where rows show different disks no surface tells of the descan
-    frames = smooth, still
-    together = torch.stack([_moved(likelihood, frame[seen]) for frame in frames])
+    likelihood = torch.softmax(logits.flatten(1), 1).view_as(logits)[with_beam]
+    likelihood = avg_pool2d(likelihood[:, None], 3, 1, 1, divisor_override=1)  # a cell and its neighbors
+    likelihood = ((likelihood + OUTLIER_LIKELIHOOD) / OUTLIER_LIKELIHOOD).log()
+    # If blocks show different disks, the surface through them is not the descan: a constant position is tried too.
+    constant = positions[with_beam].median(0).values.expand_as(positions)
+    frames = smooth, constant
+    together = torch.stack([_moved(likelihood, frame[with_beam]) for frame in frames])
     rows, columns = logits.shape[1:]
-    if together.max() < together[0, rows - 1, columns - 1] + AGREED:
+    if together.max() < together[0, rows - 1, columns - 1] + MIN_LOG_LIKELIHOOD_GAIN:
         return None
     number, x, y = np.unravel_index(int(together.argmax()), together.shape)
-    return frames[number] + COARSE_CELL_PX * torch.tensor([x - rows + 1, y - columns + 1]).to(at)
+    return frames[number] + COARSE_CELL_PX * torch.tensor([x - rows + 1, y - columns + 1]).to(positions)
 
 
 def _moved(likelihood, positions):
-    """Mean of log-likelihoods (n, 1, rows, columns) at positions (n, 2), pixels, moved by whole cells each way,
-    (2 rows - 1, 2 columns - 1); 0 off the field."""
-    at = []
+    """Mean of log-likelihoods (n, 1, rows, columns) at positions (n, 2), pixels, moved by whole cells.
+
+    Returns (2 rows - 1, 2 columns - 1), one value for each move; off the field the log-likelihood is 0.
+    """
+    cells = []
     for k, n in enumerate(likelihood.shape[2:]):
         cell = (positions[:, k, None] - (COARSE_CELL_PX - 1) / 2) / COARSE_CELL_PX
         cell = cell + torch.arange(-n + 1, n, device=positions.device)
-        at.append(2 * cell / (n - 1) - 1)
-    grid = torch.stack(torch.broadcast_tensors(at[1][:, None, :], at[0][:, :, None]), -1)
+        cells.append(2 * cell / (n - 1) - 1)
+    grid = torch.stack(torch.broadcast_tensors(cells[1][:, None, :], cells[0][:, :, None]), -1)
     return grid_sample(likelihood, grid, align_corners=True).mean((0, 1))
 
 
-def _lit(sums, counts, good):
-    """Blocks that hold patterns, and more than a twentieth of the electrons of the brightest: the beam may be off in
-    others."""
+def _bright_blocks(sums, counts, good):
+    """Find blocks that hold patterns and enough electrons for the beam to be on, (blocks,) bool."""
     electrons = sums[:, good].sum(1) / np.maximum(counts, 1)
     brightest = electrons.max()
-    return (counts > 0) & ((electrons >= 0.05 * brightest) | (brightest <= 0))
+    return (counts > 0) & ((electrons >= MIN_BLOCK_BRIGHTNESS * brightest) | (brightest <= 0))
 
 
-def spread_blocks(at, grid, scan, sigma, valid=True):
-    """Positions of blocks (blocks, 2), sigma known, as a smooth surface at every scan position, (Rx * Ry, 2)."""
-    x, y = (at[:, k].reshape(grid) for k in (0, 1))
-    surfaces = fit_pair(x, y, sigma, sigma, np.broadcast_to(np.asarray(valid).reshape(-1), len(at)).reshape(grid))
-    blocks = np.stack([s.values for s in surfaces])
-    where = [(np.arange(n) + 0.5) * g / n - 0.5 for n, g in zip(scan, grid, strict=True)]
-    where = np.stack(np.meshgrid(*[np.clip(w, 0, g - 1) for w, g in zip(where, grid, strict=True)], indexing="ij"))
-    return np.stack([map_coordinates(b, where, order=1, mode="nearest").ravel() for b in blocks], 1)
+def spread_blocks(positions, grid, scan_shape, sigma, valid=True):
+    """Fit a smooth surface to positions of blocks and evaluate it at every scan position.
+
+    Parameters
+    ----------
+    positions : numpy.ndarray, shape (blocks, 2)
+        Position in each block, pixels.
+    grid : tuple of int
+        Blocks along each side of the scan.
+    scan_shape : tuple of int
+        (Rx, Ry).
+    sigma : float
+        Standard error of the positions, pixels.
+    valid : numpy.ndarray of bool, shape (blocks,), or bool, optional
+        True where a block is used.
+
+    Returns
+    -------
+    numpy.ndarray, shape (Rx * Ry, 2)
+        The surface, pixels.
+    """
+    x, y = (positions[:, k].reshape(grid) for k in (0, 1))
+    valid = np.broadcast_to(np.asarray(valid).reshape(-1), len(positions)).reshape(grid)
+    blocks = np.stack([surface.values for surface in fit_pair(x, y, sigma, sigma, valid)])
+    axes = [(np.arange(n) + 0.5) * g / n - 0.5 for n, g in zip(scan_shape, grid, strict=True)]
+    points = np.stack(np.meshgrid(*[np.clip(a, 0, g - 1) for a, g in zip(axes, grid, strict=True)], indexing="ij"))
+    return np.stack([map_coordinates(b, points, order=1, mode="nearest").ravel() for b in blocks], 1)
 
 
-def _block_of(scan, grid):
-    """The number of the block in which each position lies, (Rx, Ry)."""
-    rows, columns = (np.arange(n) * g // n for n, g in zip(scan, grid, strict=True))
+def _block_of(scan_shape, grid):
+    """Number of the block of each position, (Rx, Ry)."""
+    rows, columns = (np.arange(n) * g // n for n, g in zip(scan_shape, grid, strict=True))
     return rows[:, None] * grid[1] + columns
 
 
-def block_sums(scan: Scan, noise, blocks=BLOCKS):
-    """Sums of electrons over blocks, (blocks, Qx, Qy) float32; patterns in each (none, perhaps, in those of a
-    sample); the grid of blocks."""
+def block_sums(scan: Scan, noise: NoiseModel, blocks: int = BEAM_BLOCKS):
+    """Sum some patterns of each block of a scan, in electrons.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan, or a sample of one.
+    noise : NoiseModel
+        Noise model of the detector.
+    blocks : int, optional
+        Blocks along each side of the scan, at most.
+
+    Returns
+    -------
+    sums : numpy.ndarray, shape (blocks, Qx, Qy)
+        Sum of the electrons over each block, float32.
+    counts : numpy.ndarray of int, shape (blocks,)
+        Patterns that were summed; 0 if a sample holds none of the block.
+    grid : tuple of int
+        Blocks along each side of the scan.
+    """
     grid = tuple(min(n, blocks) for n in scan.scan_shape)
     block_of = _block_of(scan.scan_shape, grid).ravel()
     held = scan.positions
     chosen = np.sort(np.concatenate([
-        members[np.linspace(0, len(members) - 1, min(len(members), PER_BLOCK)).astype(int)]
+        members[np.linspace(0, len(members) - 1, min(len(members), PATTERNS_PER_BLOCK)).astype(int)]
         for members in (held[block_of[held] == b] for b in range(grid[0] * grid[1]))]))
     sums = np.zeros((grid[0] * grid[1], *scan.pattern_shape), np.float32)
     counts = np.zeros(len(sums), int)
@@ -135,12 +207,12 @@ def block_sums(scan: Scan, noise, blocks=BLOCKS):
 
 
 def _fields(sums, counts, noise, step):
-    """Block sums binned by `step` and padded for the network: electrons, good pixels, read-out in electrons."""
+    """Bin block sums by `step` and pad them for the network: electrons, good pixels, read-out noise in electrons."""
     good = torch.from_numpy(~noise.bad_pixels)
     images, weight = torch.from_numpy(sums).masked_fill(~good, 0.0), good.float()
     for axis in (1, 2):
         images, weight = _extended(images, weight, axis, 32 * step)
-    if step > 1:  # a bin counts as far as its pixels are good
+    if step > 1:  # scale the sum over the good pixels of a bin to the whole bin
         images = torch.nn.functional.avg_pool2d(images[None], step)[0] * step**2
         weight = torch.nn.functional.avg_pool2d(weight[None], step)[0]
         images = images / weight.clamp_min(0.25)
@@ -149,9 +221,9 @@ def _fields(sums, counts, noise, step):
 
 
 def _extended(images, weight, axis, multiple):
-    """Images (n, Qx, Qy) and weight (Qx, Qy) made longer along an axis, with shuffled pixels of the margin there.
+    """Extend images (n, Qx, Qy) and weight (Qx, Qy) along an axis by shuffled pixels of their margin.
 
-    A blank band would look like the end of a pattern to the network, and noise beside it like one.
+    The network would take the limit of a blank band for the edge of a detector.
     """
     side = images.shape[axis]
     source = torch.randint(max(0, side - 8), side, (-side % multiple,), generator=torch.Generator().manual_seed(side))

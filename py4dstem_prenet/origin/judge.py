@@ -1,4 +1,9 @@
-"""The measured origin of a scan, judged from what was located in its patterns."""
+"""Decision on the measured origin: is the located disk the direct beam, how uncertain is it, and do rings replace it.
+
+A position is valid if a disk was located in it. The whole origin is refused if too many patterns show no beam although
+they are as bright as the others: the beam is then elsewhere in them. Sigmas of electron counting are widened by the
+scatter of neighboring positions about the descan. If the direct beam is hidden, the center of the rings is the origin.
+"""
 
 from __future__ import annotations
 
@@ -8,109 +13,176 @@ from scipy.ndimage import gaussian_filter, uniform_filter
 from ..core import MIN_SIGMA_PX, NORMAL_MAD, Decision, Flag, NoiseModel, OriginMap, Scan
 from ..descan import fit_descan
 from ..fits import ring_center
-from .beam import UNSURE, Beam, Located
+from .beam import UNCERTAIN_SIGMA_PX, Beam, Located
 from .coarse import block_sums, spread_blocks
 
-# Sigma in pixels, and in what counting alone would leave, sqrt(radius / electrons) or so, from which a direct beam is
-# in doubt although it is bright.
-POOR = 0.2
-POORER = 20.0
-COMPARED = 16  # patterns with a beam, and as many without
-MISSING = 0.2
-MOST = 0.5  # of the positions, without a beam that was not blanked: it is somewhere else in the others
-DARK = 0.1
-DIM = 0.6  # of the electrons of the others: with fewer the beam was off, or the specimen too thick for it
-NEIGHBORS = 5  # side of the block of positions whose scatter counts
+# Set on simulated scans:
+MIN_SIGNAL_FRACTION = 0.02  # electrons of a window in those of the usual one; with fewer the beam was blanked
+MIN_SIGNAL_ELECTRONS = 3  # electrons in a window, more than which a position needs
+# Median sigma above which a bright direct beam is in doubt: pixels, or multiples of sqrt(radius / electrons), about the
+# sigma of counting alone.
+DOUBTFUL_SIGMA_PX = 0.2
+DOUBTFUL_SIGMA_RATIO = 20.0
+BRIGHTNESS_PATTERNS = 16  # patterns with a beam, and patterns without, whose brightness is compared
+# Fraction of positions without a beam above which their brightness is compared; the smaller one if positions scatter.
+MAX_MISSING_SCATTERED = 0.2
+MAX_MISSING = 0.5
+# Electrons of patterns without a beam in those of the others, above which the beam was not blanked; the smaller one if
+# positions scatter. With less than DIM_BRIGHTNESS the specimen may be too thick.
+DARK_BRIGHTNESS = 0.1
+DIM_BRIGHTNESS = 0.6
+SCATTER_SIDE = 5  # scan positions, side of the square whose scatter about the descan widens sigma
+RING_BLOCKS = 4  # blocks along each side of the scan; rings need more electrons than a disk
+RING_CENTER_ERROR_PX = 0.1  # pixels along each axis, systematic error of the center of rings
+RING_BACKGROUND_FRACTION = 1 / 16  # Gaussian width of the background in pattern sides; rings are narrower
+RING_SIGMAS = 4.0  # standard errors above which a single pattern shows rings
+# A pattern with less than BLANKED_FRACTION of the electrons (or rings) of bright ones, the BRIGHT_QUANTILE of all
+# patterns, was blanked.
+BLANKED_FRACTION = 0.05
+BRIGHT_QUANTILE = 0.9
 
 
-def shows_beam(located: Located, known=True):
-    """(n,) bool: where a beam was located. known: (n,) bool, which positions were looked at."""
-    known = np.broadcast_to(known, located.seen.shape)
-    if not known.any():
-        return np.zeros(len(known), bool)
-    # A window is empty beside the others where the beam was blanked.
-    usual = np.median(located.signal[known & located.seen]) if (known & located.seen).any() else 0.0
-    return known & located.seen & (located.signal > 0.02 * usual) & (located.signal > 3)
+def shows_beam(located: Located, processed=True):
+    """Find the patterns in which the direct beam was located.
 
+    Parameters
+    ----------
+    located : Located
+        Positions of n patterns.
+    processed : numpy.ndarray of bool, shape (n,), or bool, optional
+        False for patterns that have not been searched.
 
-def origin_of(scan: Scan, noise: NoiseModel, located: Located, beam: Beam, known=True) -> OriginMap:
-    """The `OriginMap` of what was located in the patterns of a scan.
+    Returns
+    -------
+    numpy.ndarray of bool, shape (n,)
+        True where a beam was located. Windows with few electrons do not count: there the beam was blanked.
 
-    known: (Rx * Ry,) bool, the positions that were looked at; the others are not valid.
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.origin import Located, shows_beam
+    >>> signal, found = np.array([900.0, 5.0, 800.0]), np.array([True, True, False])
+    >>> located = Located(np.zeros((3, 2)), np.ones((3, 2)), signal, found)
+    >>> shows_beam(located).tolist()
+    [True, False, False]
     """
-    valid = shows_beam(located, known).reshape(scan.scan_shape)
+    processed = np.broadcast_to(processed, located.found.shape)
+    if not processed.any():
+        return np.zeros(len(processed), bool)
+    found = processed & located.found
+    usual = np.median(located.signal[found]) if found.any() else 0.0
+    return found & (located.signal > MIN_SIGNAL_FRACTION * usual) & (located.signal > MIN_SIGNAL_ELECTRONS)
+
+
+def judge_origin(scan: Scan, noise: NoiseModel, located: Located, beam: Beam, processed=True) -> OriginMap:
+    """Decide on the origin of a scan from the positions located in its patterns.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan, or a sample of one.
+    noise : NoiseModel
+        Noise model of the detector.
+    located : Located
+        Positions of all patterns of the scan.
+    beam : Beam
+        The beam that was located.
+    processed : numpy.ndarray of bool, shape (Rx * Ry,), or bool, optional
+        False for positions that have not been searched; these are not valid.
+
+    Returns
+    -------
+    OriginMap
+        The measured origin; that of the rings if the direct beam is hidden.
+    """
+    valid = shows_beam(located, processed).reshape(scan.scan_shape)
     if not valid.any():
-        return from_rings(scan, noise, Flag("nothing_located"))
-    count = valid.size if known is True else int(np.count_nonzero(known))
-    blank = count - int(valid.sum())
-    flags = [Flag("beam_missing", {"count": blank, "total": count}) if blank else Flag("beam_found")]
+        return origin_from_rings(scan, noise, Flag("nothing_located"))
+    total = valid.size if processed is True else int(np.count_nonzero(processed))
+    missing = total - int(valid.sum())
+    flags = [Flag("beam_missing", {"count": missing, "total": total}) if missing else Flag("beam_found")]
     position, sigma = (a.T.reshape(2, *scan.scan_shape) for a in (located.position, located.sigma))
     stated = np.median(sigma[:, valid])
     counting = np.sqrt(beam.aperture.radius / np.median(located.signal[valid.ravel()]))
-    # The network guesses a direct beam from its surroundings: the rings may give a better center.
-    if stated > min(UNSURE, max(POOR, POORER * counting)):
-        rings = from_rings(scan, noise, None)
+    # If the direct beam is hidden, the network infers it from its surroundings: the rings may give a better center.
+    if stated > min(UNCERTAIN_SIGMA_PX, max(DOUBTFUL_SIGMA_PX, DOUBTFUL_SIGMA_RATIO * counting)):
+        rings = origin_from_rings(scan, noise, None)
         if rings.found and np.median(rings.sigma_qx0) < stated:
             return rings
     sigma = _with_scatter(position, sigma, valid)
-    vague = stated > max(UNSURE, POORER * counting)
-    # Positions of other disks scatter, or have large sigmas, or are seen in few patterns; few electrons alone do none of
-    # this.
-    scattered = np.median(sigma[:, valid].max(0))
-    astray = scattered > UNSURE and (vague or scattered > 2 * stated or blank > MOST * count)
-    if blank > (MISSING if astray else MOST) * count:
-        ratio = _brightness(scan, noise, valid, known)
-        if ratio > (DARK if astray else DIM):
-            return no_origin(scan.scan_shape, Flag("beam_elsewhere", {"count": blank, "total": count,
-                                                                      "ratio": float(ratio)}))
-    if scattered > UNSURE:  # the cause is common to many positions, and does not average out
-        flags.append(Flag("position_uncertain", {"sigma": float(scattered), "counting": float(counting)}))
+    vague = stated > max(UNCERTAIN_SIGMA_PX, DOUBTFUL_SIGMA_RATIO * counting)
+    # Positions of disks other than the direct beam scatter, have large sigmas, or are found in few patterns. Few
+    # electrons alone cause none of these.
+    scatter = np.median(sigma[:, valid].max(0))
+    scattered = scatter > UNCERTAIN_SIGMA_PX and (vague or scatter > 2 * stated or missing > MAX_MISSING * total)
+    if missing > (MAX_MISSING_SCATTERED if scattered else MAX_MISSING) * total:
+        ratio = _missing_brightness(scan, noise, valid, processed)
+        if ratio > (DARK_BRIGHTNESS if scattered else DIM_BRIGHTNESS):
+            numbers = {"count": missing, "total": total, "ratio": float(ratio)}
+            return no_origin(scan.scan_shape, Flag("beam_elsewhere", numbers))
+    if scatter > UNCERTAIN_SIGMA_PX:  # many positions share the cause, so it does not average out
+        flags.append(Flag("position_uncertain", {"sigma": float(scatter), "counting": float(counting)}))
     return OriginMap(*position, *sigma, valid, float(beam.aperture.radius), Decision(True, tuple(flags)))
 
 
-def _brightness(scan, noise: NoiseModel, valid, known) -> float:
-    """The electrons of patterns without a beam, in those of patterns with one; 0 where there are none of either."""
-    totals = []
+def _missing_brightness(scan, noise: NoiseModel, valid, processed) -> float:
+    """Median electrons of patterns without a beam, divided by that of patterns with one; 0 if either has no pattern."""
+    medians = []
     held = scan.readable.ravel()
-    for some in (valid.ravel() & held, ~valid.ravel() & known & held):
-        chosen = np.flatnonzero(some)
-        if not len(chosen):  # of a sample that holds none of these
+    for group in (valid.ravel() & held, ~valid.ravel() & processed & held):
+        chosen = np.flatnonzero(group)
+        if not len(chosen):  # a sample may hold none of these
             return 0.0
-        chosen = chosen[np.unique(np.linspace(0, len(chosen) - 1, COMPARED).astype(int))]
+        chosen = chosen[np.unique(np.linspace(0, len(chosen) - 1, BRIGHTNESS_PATTERNS).astype(int))]
         blocks = [noise.electrons(block).sum((1, 2)) for _, block in scan.blocks(positions=chosen)]
-        totals.append(np.median(np.concatenate(blocks)))
-    return totals[1] / max(totals[0], 1e-9)
+        medians.append(np.median(np.concatenate(blocks)))
+    return medians[1] / max(medians[0], 1e-9)
 
 
 def _with_scatter(position, sigma, valid):
-    """Sigmas (2, Rx, Ry) widened by what neighboring positions scatter about the descan beyond them.
+    """Widen sigmas (2, Rx, Ry) by the excess scatter of neighboring positions about the descan.
 
-    Counting statistics know nothing of structure in a disk that the contrast cannot follow, nor of a specimen that
-    deflects the beam: that shows as scatter about a smooth descan.
+    Sigmas of electron counting do not include structure in a disk that the contrast model cannot describe, nor beam
+    deflection by the specimen. Both appear as scatter about a smooth descan.
     """
     *surfaces, _ = fit_descan(position, sigma, valid)
-    out = []
-    for surface, known in zip(surfaces, sigma, strict=True):
+    widened = []
+    for surface, stated in zip(surfaces, sigma, strict=True):
         residual = np.where(valid, np.nan_to_num(surface.residual), 0.0)
         usual = np.median(np.abs(residual[valid])) / NORMAL_MAD
-        excess = np.where(valid, np.clip(residual, -5 * usual, 5 * usual) ** 2 - known**2, 0.0)
-        share = uniform_filter(valid.astype(float), NEIGHBORS, mode="nearest")
-        local = uniform_filter(excess, NEIGHBORS, mode="nearest") / share.clip(1e-3)
-        few = NEIGHBORS**2 / 4 / max(1, valid.sum())  # with fewer positions than that a surface hides the scatter
+        excess = np.where(valid, np.clip(residual, -5 * usual, 5 * usual) ** 2 - stated**2, 0.0)
+        share = uniform_filter(valid.astype(float), SCATTER_SIDE, mode="nearest")
+        local = uniform_filter(excess, SCATTER_SIDE, mode="nearest") / share.clip(1e-3)
+        few = SCATTER_SIDE**2 / 4 / max(1, valid.sum())  # a surface through fewer positions follows their scatter
         extra = np.clip(local, 0, None) * (few < 1)
-        out.append(np.sqrt(known**2 + extra + MIN_SIGMA_PX**2))
-    return np.stack(out)
+        widened.append(np.sqrt(stated**2 + extra + MIN_SIGMA_PX**2))
+    return np.stack(widened)
 
 
-def from_rings(scan: Scan, noise: NoiseModel, flag: Flag | None) -> OriginMap:
-    """The center of the rings as origin. flag: why the direct beam does not give it."""
-    why = () if flag is None else (flag,)
+def origin_from_rings(scan: Scan, noise: NoiseModel, flag: Flag | None) -> OriginMap:
+    """Measure the center of the rings as origin.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan, or a sample of one.
+    noise : NoiseModel
+        Noise model of the detector.
+    flag : Flag or None
+        The reason why the direct beam is not used, for a refusal.
+
+    Returns
+    -------
+    OriginMap
+        The origin, with `feature` "rings"; not found if there are no rings.
+    """
+    reason = () if flag is None else (flag,)
     if not noise.dose > 0:
-        return no_origin(scan.scan_shape, *why)
-    found, refusal = ring_origins(scan, noise)
-    if found is None:
-        return no_origin(scan.scan_shape, *why, refusal)
-    position, sigma, valid = found
+        return no_origin(scan.scan_shape, *reason)
+    rings, refusal = ring_origins(scan, noise)
+    if rings is None:
+        return no_origin(scan.scan_shape, *reason, refusal)
+    position, sigma, valid = rings
     flags = [Flag("beam_hidden")]
     if not valid.all():
         flags.append(Flag("rings_missing", {"count": int(np.count_nonzero(~valid)), "total": int(valid.size)}))
@@ -118,55 +190,86 @@ def from_rings(scan: Scan, noise: NoiseModel, flag: Flag | None) -> OriginMap:
 
 
 def no_origin(scan_shape, *flags: Flag) -> OriginMap:
-    """An `OriginMap` without any position. flags: why."""
-    nothing = [np.full(scan_shape, np.nan) for _ in range(4)]
-    return OriginMap(*nothing, np.zeros(scan_shape, bool), float("nan"), Decision(False, flags))
+    """Create the `OriginMap` of a scan without any position.
 
-BLOCKS = 4  # along each side of the scan: rings need more electrons than a disk
-SYSTEMATIC = 0.1  # pixels, in each direction
-FLAT = 1 / 16  # of the pattern's side: what is smoother than that is no ring
-DIFFERS = 4.0  # sigmas by which a single pattern shows rings
-LIT, BRIGHT = 0.05, 0.9  # part of the electrons, and of the rings, of bright patterns (this quantile), below which one
+    Parameters
+    ----------
+    scan_shape : tuple of int
+        (Rx, Ry).
+    *flags : Flag
+        The reasons.
 
-# was blanked
+    Returns
+    -------
+    OriginMap
+        NaN everywhere, and not accepted.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.core import Flag
+    >>> from py4dstem_prenet.origin import no_origin
+    >>> no_origin((2, 3), Flag("no_beam")).found
+    False
+    """
+    maps = [np.full(scan_shape, np.nan) for _ in range(4)]
+    return OriginMap(*maps, np.zeros(scan_shape, bool), float("nan"), Decision(False, flags))
+
+
 def ring_origins(scan: Scan, noise: NoiseModel):
-    """Positions and sigmas of the rings' center, (2, Rx, Ry) each, pixels, and where a pattern shows rings, (Rx, Ry)
-    bool; or None. And a flag on why there are no rings."""
-    sums, counts, grid = block_sums(scan, noise, BLOCKS)
+    """Measure the center of the rings over the scan.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan, or a sample of one.
+    noise : NoiseModel
+        Noise model of the detector.
+
+    Returns
+    -------
+    rings : tuple or None
+        Positions and sigmas, (2, Rx, Ry) each, pixels, and True where a pattern shows rings, (Rx, Ry) bool. None if
+        there are no rings.
+    refusal : Flag or None
+        The reason why there are none.
+    """
+    sums, counts, grid = block_sums(scan, noise, RING_BLOCKS)
     good = ~noise.bad_pixels
     whole = ring_center(sums.sum(0), good)
     if not whole.accepted:
         return None, whole.decision.flags[0]
-    found = [ring_center(image, good, whole.center) if n else whole for image, n in zip(sums, counts, strict=True)]
-    known = np.array([f.accepted for f in found])
-    if known.mean() < 0.5:  # too few electrons in a block: no descan is seen, and none is claimed
-        found, grid, known = [whole], (1, 1), np.ones(1, bool)
-    at = np.array([f.center if k else whole.center for f, k in zip(found, known, strict=True)])
-    sigma = np.array([np.diag((f if k else whole).covariance) for f, k in zip(found, known, strict=True)])
-    position = spread_blocks(at, grid, scan.scan_shape, 0.2, known)
-    sigma = np.sqrt(sigma[known].mean(0) + SYSTEMATIC**2)
+    centers = [ring_center(image, good, whole.center) if n else whole for image, n in zip(sums, counts, strict=True)]
+    accepted = np.array([c.accepted for c in centers])
+    if accepted.mean() < 0.5:  # too few electrons in a block to measure the descan: one center for the whole scan
+        centers, grid, accepted = [whole], (1, 1), np.ones(1, bool)
+    centers = [c if a else whole for c, a in zip(centers, accepted, strict=True)]
+    variance = np.array([np.diag(c.covariance) for c in centers])
+    position = spread_blocks(np.array([c.center for c in centers]), grid, scan.scan_shape, 0.2, accepted)
+    sigma = np.sqrt(variance[accepted].mean(0) + RING_CENTER_ERROR_PX**2)
     sigma = np.broadcast_to(sigma[:, None, None], (2, *scan.scan_shape)).copy()
     return (position.T.reshape(2, *scan.scan_shape), sigma, _shows_rings(scan, noise, sums.sum(0))), None
 
 
 def _shows_rings(scan, noise, mean):
-    """Where a pattern holds electrons, and what is not smooth in the mean (Qx, Qy) of the scan, (Rx, Ry) bool.
+    """Find the patterns that show the rings of the scan's mean (Qx, Qy), (Rx, Ry) bool.
 
-    Where bright patterns are too dim to show rings one by one, electrons must do.
+    A pattern is projected on the mean without its smooth background. If bright patterns have too few electrons to show
+    rings one by one, their total electrons decide.
     """
     good = ~noise.bad_pixels
-    width = FLAT * max(mean.shape)
+    width = RING_BACKGROUND_FRACTION * max(mean.shape)
     share = gaussian_filter(good.astype(float), width).clip(1e-3)
     rings = (mean - gaussian_filter(np.where(good, mean, 0.0), width) / share)[good]
     rings = (rings - rings.mean()).astype(np.float32)
-    known = scan.positions
+    held = scan.positions
     electrons, strength = np.zeros((2, scan.size))
-    for index, block in scan.blocks(positions=known):
-        seen = (block[:, good].astype(np.float32) - noise.offset) / noise.gain
-        electrons[index], strength[index] = seen.sum(1, dtype=np.float64), seen @ rings
+    for index, block in scan.blocks(positions=held):
+        counts = (block[:, good].astype(np.float32) - noise.offset) / noise.gain
+        electrons[index], strength[index] = counts.sum(1, dtype=np.float64), counts @ rings
     sigma = np.sqrt((electrons.clip(1) / len(rings) + (noise.readout / noise.gain) ** 2) * (rings**2).sum())
     valid = np.zeros(len(electrons), bool)
-    valid[known] = electrons[known] > LIT * np.quantile(electrons[known], BRIGHT)
-    if np.quantile((strength / sigma)[known], BRIGHT) > 2 * DIFFERS:
-        valid &= (strength > DIFFERS * sigma) & (strength > LIT * np.quantile(strength[known], BRIGHT))
+    valid[held] = electrons[held] > BLANKED_FRACTION * np.quantile(electrons[held], BRIGHT_QUANTILE)
+    if np.quantile((strength / sigma)[held], BRIGHT_QUANTILE) > 2 * RING_SIGMAS:
+        strong = strength > BLANKED_FRACTION * np.quantile(strength[held], BRIGHT_QUANTILE)
+        valid &= (strength > RING_SIGMAS * sigma) & strong
     return valid.reshape(scan.scan_shape)

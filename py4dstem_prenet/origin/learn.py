@@ -1,4 +1,10 @@
-"""The beam of a scan learned from a sample of its patterns: aperture, contrast, hot pixels, and the descan."""
+"""Learn the direct beam of a scan from a sample of its patterns: aperture, contrast, hot pixels and descan surface.
+
+The network locates the beam in the sample; a surface through these positions is a better guess, and the mean of the
+recentered patterns shows the aperture. The disk model (`fits.DiskModel`) then learns edge and contrast from windows
+around the positions, locates the beam, and learns once more. The fit is given up, and the network alone locates the
+beam, if the fitted positions scatter more about the descan than those of the network, or contradict them.
+"""
 
 from __future__ import annotations
 
@@ -10,178 +16,194 @@ import torch
 from ..compute import adapt_threads
 from ..core import NoiseModel, Scan, spread_positions
 from ..descan import fit_descan
-from ..fits import (
-    LEARNING_ROUNDS,
-    Aperture,
-    DiskModel,
-    electron_windows,
-    fit_disk,
-    hot_pixels,
-    pool_arrays,
-)
-from ..networks import WINDOW
-from .beam import ASTRAY, Beam, fit_windows
+from ..fits import LEARNING_ROUNDS, Aperture, DiskModel, fit_disk, hot_pixels, pool_arrays
+from .beam import MAX_FIT_MOVE_PX, Beam, fit_windows
 
-SAMPLE, SAMPLE_BYTES = 256, 2**28  # patterns from which the beam is learned
-FEWEST = 8  # patterns in a sample that may show an aperture of their own
-ROUGH = 0.5  # blur before it is known, pixels
-CONTRADICTS, CONTRADICTED = 5.0, 0.03  # sigmas of the network off what it says, and the part of patterns that may be
-HOT_ROUNDS = 3  # in which pixels are found to be hot, strong ones before those that they outshine
+MAX_BEAM_PATTERNS = 256  # patterns from which the beam is learned; chosen for speed
+MAX_BEAM_BYTES = 2**28  # bytes of these patterns as float32
+# Set on simulated scans:
+MIN_APERTURE_PATTERNS = 8  # patterns of a sample that determine an aperture
+ROUGH_BLUR_PX = 0.5  # pixels, 1 sigma: blur of the edge before it is learned
+MAX_PULL = 5.0  # standard errors of the network, between its position and the fit
+MAX_DISAGREEING_FRACTION = 0.03  # fraction of the patterns with a larger pull, above which the fit is given up
+MAX_SCATTER_RATIO = 1.5  # scatter of fitted positions in that of the network's, above which the fit is given up
+HOT_PIXEL_ROUNDS = 3  # rounds of the search for hot pixels: strong ones hide weak ones
+MIN_LIT_FRACTION = 0.05  # electrons of a pattern in those of bright ones (90 %); with fewer the beam was off
 
 
 def learn_beam(scan: Scan, noise: NoiseModel, guess, radius: float, shown, device: str) -> tuple[Beam, np.ndarray]:
-    """Learn the beam from a sample of a scan; and a better guess of every origin, (Rx * Ry, 2).
+    """Learn the beam from a sample of a scan.
 
-    Args:
-        guess: (Rx * Ry, 2) of the origins, pixels. radius: of the disk, roughly. shown: (Rx * Ry,) bool, where
-            to learn from.
+    Parameters
+    ----------
+    scan : Scan
+        The scan, or a sample of one.
+    noise : NoiseModel
+        Noise model of the detector.
+    guess : numpy.ndarray, shape (Rx * Ry, 2)
+        Guess of every origin, pixels.
+    radius : float
+        Approximate radius of the disk, pixels.
+    shown : numpy.ndarray of bool, shape (Rx * Ry,)
+        True for positions to learn from.
+    device : str
+        "auto", "cpu", "cuda" or "mps".
+
+    Returns
+    -------
+    beam : Beam
+        The beam. Its noise model includes the hot pixels that were found.
+    guess : numpy.ndarray, shape (Rx * Ry, 2)
+        A better guess of every origin, pixels.
     """
-    fewer = int(np.clip(SAMPLE_BYTES // (4 * scan.pattern_shape[0] * scan.pattern_shape[1]), 16, SAMPLE))
-    sample = _some(scan, shown, fewer)
+    pattern_bytes = 4 * scan.pattern_shape[0] * scan.pattern_shape[1]
+    sample = _spread_sample(scan, shown, int(np.clip(MAX_BEAM_BYTES // pattern_bytes, 16, MAX_BEAM_PATTERNS)))
     patterns = scan.read(sample)
-    lit = _lit(patterns, noise)
+    lit = _lit_patterns(patterns, noise)
     sample, patterns = sample[lit], patterns[lit]
-    beam = Beam(device, noise, Aperture(radius, ROUGH, (0.0, 0.0)))
-    at, sigma = beam.ask(patterns, guess[sample])
-    smooth, scatter = _surface(at, sigma, sample, scan.scan_shape)
+    beam = Beam(device, noise, Aperture(radius, ROUGH_BLUR_PX, (0.0, 0.0)))
+    position, sigma = beam.predict(patterns, guess[sample])
+    smooth, scatter = _surface(position, sigma, sample, scan.scan_shape)
     guess = guess if smooth is None else smooth
-    beam = replace(beam, aperture=_pooled_aperture(patterns, at, noise, beam.aperture))
-    unfitted, asked = beam, (at, sigma)
-    for _ in range(2):  # what was learned gives a better surface, and that better windows to learn from
-        # Where the network is close to the surface, the surface is the better start.
+    beam = replace(beam, aperture=_pooled_aperture(patterns, position, noise, beam.aperture))
+    without_fit, predicted = beam, (position, sigma)
+    for _ in range(2):  # the first round gives a better surface, and with it better windows to learn from
         adapt_threads()
-        near = (np.abs(at - guess[sample]) < np.maximum(ASTRAY, 3 * sigma)).all(1)
-        beam = _fitted_to(patterns, np.where(near[:, None], guess[sample], at), beam)
-        found = beam.locate(patterns, guess[sample])
-        smooth, fitted_scatter = _surface(found.position, found.sigma, sample, scan.scan_shape)
-        if len(sample) >= FEWEST and fitted_scatter > 1.5 * scatter:
-            return unfitted, guess  # the disk of this scan has no edge that the fit could hold on to
-        at, sigma = found.position, found.sigma
+        # Where the network is close to the surface, the surface is the better start.
+        near = (np.abs(position - guess[sample]) < np.maximum(MAX_FIT_MOVE_PX, 3 * sigma)).all(1)
+        beam = _with_fits(patterns, np.where(near[:, None], guess[sample], position), beam)
+        located = beam.locate(patterns, guess[sample])
+        smooth, fitted_scatter = _surface(located.position, located.sigma, sample, scan.scan_shape)
+        if len(sample) >= MIN_APERTURE_PATTERNS and fitted_scatter > MAX_SCATTER_RATIO * scatter:
+            return without_fit, guess  # the disk of this scan has no edge that a fit can use
+        position, sigma = located.position, located.sigma
         guess = guess if smooth is None else smooth
-    if beam.noise is not noise:  # hot pixels were found, which misled the network
-        unfitted = replace(unfitted, noise=beam.noise)
-        asked = unfitted.ask(patterns, guess[sample])
-    if _disagree(*asked, at):
-        return unfitted, guess
+    if beam.noise is not noise:  # the hot pixels that were found had disturbed the network
+        without_fit = replace(without_fit, noise=beam.noise)
+        predicted = without_fit.predict(patterns, guess[sample])
+    if _disagree(*predicted, position):
+        return without_fit, guess
     return replace(beam, aperture=beam.fits[0][0].unbinned(beam.bins)), guess
 
 
-def _disagree(asked, sigma, fitted):
-    """Whether the fit contradicts the network in some part of a sample, (n, 2) each, by more than the network errs.
+def _disagree(predicted, sigma, fitted):
+    """Test whether fitted positions contradict those of the network, (n, 2) each, in part of a sample.
 
-    In a scan of few specimens the contrast that was learned from most of them may mislead the fit in all patterns of
-    another. The network knows no contrast in particular; where both are right they agree.
+    In a scan with few specimens, the contrast learned from most patterns may be wrong for all patterns of another
+    specimen. The network assumes no contrast; where both methods are right they agree.
     """
-    off = (np.abs(fitted - asked) / sigma).max(1) > CONTRADICTS
-    return off.sum() >= 2 and off.mean() > CONTRADICTED
+    pulled = (np.abs(fitted - predicted) / sigma).max(1) > MAX_PULL
+    return pulled.sum() >= 2 and pulled.mean() > MAX_DISAGREEING_FRACTION
 
 
-def _fitted_to(patterns, start, beam):
-    """The beam with its fits; and with the hot pixels that these show in its noise model."""
-    for _ in range(HOT_ROUNDS):
-        beam = replace(beam, fits=_fits(patterns, start, beam.noise, beam))
-        if beam.bins > 1 or not beam.fits:  # a pixel of a disk so large moves nothing
+def _with_fits(patterns, start, beam):
+    """Return the beam with its fits learned, and with the hot pixels that these show in its noise model."""
+    for _ in range(HOT_PIXEL_ROUNDS):
+        beam = replace(beam, fits=_fits(patterns, start, beam))
+        if beam.bins > 1 or not beam.fits:  # one hot pixel does not move a disk that is so large
             break
-        hot = hot_pixels(patterns, start, beam.noise, *beam.fits[0], beam.here)
+        hot = hot_pixels(patterns, start, beam.noise, *beam.fits[0], beam.resolved_device)
         if not hot.any():
             break
         beam = replace(beam, noise=replace(beam.noise, bad_pixels=beam.noise.bad_pixels | hot))
     return beam
 
 
-def _surface(at, sigma, sample, scan):
-    """The descan surface through a sample, (Rx * Ry, 2) or None; and the scatter of the sample about it, pixels."""
-    chosen = np.zeros(scan[0] * scan[1], bool)
+def _surface(position, sigma, sample, scan_shape):
+    """Fit the descan surface through a sample: (Rx * Ry, 2) or None, and the scatter of the sample about it, pixels."""
+    chosen = np.zeros(scan_shape[0] * scan_shape[1], bool)
     chosen[sample] = np.isfinite(sigma).all(1)
     maps = np.ones((4, len(chosen)))
-    maps[:, sample] = *at.T, *np.where(np.isfinite(sigma), sigma, 1.0).T
-    *surfaces, _ = fit_descan(*maps.reshape(2, 2, *scan), chosen.reshape(scan))
+    maps[:, sample] = *position.T, *np.where(np.isfinite(sigma), sigma, 1.0).T
+    *surfaces, _ = fit_descan(*maps.reshape(2, 2, *scan_shape), chosen.reshape(scan_shape))
     values = np.stack([s.values.ravel() for s in surfaces], 1)
-    scatter = float(np.hypot(*np.median(np.abs(at - values[sample]), 0)))
+    scatter = float(np.hypot(*np.median(np.abs(position - values[sample]), 0)))
     return (values if all(s.accepted for s in surfaces) else None), scatter
 
 
-def _some(scan, shown, count):
-    """About `count` flat positions, evenly from those that are shown (Rx * Ry, bool)."""
-    some = spread_positions(scan, int(count / shown.mean()))
-    some = some[shown[some]]
-    if len(some):
-        return some
+def _spread_sample(scan, shown, count):
+    """Choose about `count` flat positions, evenly from those with `shown`, (Rx * Ry,) bool."""
+    sample = spread_positions(scan, int(count / shown.mean()))
+    sample = sample[shown[sample]]
+    if len(sample):
+        return sample
     return np.flatnonzero(shown & scan.readable.ravel())[:count]
 
 
-def _lit(patterns, noise):
-    """Patterns with a twentieth of the electrons of bright ones: nothing is learned where the beam was off."""
+def _lit_patterns(patterns, noise):
+    """Find the patterns with enough electrons for the beam to be on, (n,) bool."""
     electrons = (patterns[:, ~noise.bad_pixels].mean(1, dtype=np.float64) - noise.offset) / noise.gain
     bright = np.quantile(electrons, 0.9)
-    return (electrons >= 0.05 * bright) | (bright <= 0)
+    return (electrons >= MIN_LIT_FRACTION * bright) | (bright <= 0)
 
 
-def _pooled_aperture(patterns, at, noise, rough: Aperture) -> Aperture:
-    """The aperture seen in the mean of recentered patterns; the rough one where that shows no disk worth the name."""
+def _pooled_aperture(patterns, position, noise, rough: Aperture) -> Aperture:
+    """Fit the aperture to the mean of recentered patterns; return the rough one if that shows no plausible disk."""
     electrons = (patterns.astype(np.float32) - noise.offset) / noise.gain
-    disk = fit_disk(pool_arrays(electrons, *at.T, bad=noise.bad_pixels), rough.radius)
+    disk = fit_disk(pool_arrays(electrons, *position.T, bad=noise.bad_pixels), rough.radius)
     plausible = (0.6 < disk.radius / rough.radius < 1.6 and np.hypot(*disk.vector) < 0.2 and
                  0 <= disk.edge < 0.5 * disk.radius + 1)
     return Aperture(disk.radius, max(disk.edge, 0.1), tuple(map(float, disk.vector))) if plausible else rough
 
 
-def _fits(patterns, start, noise, beam):
-    """Apertures learned from sample windows, each with the misfit up to which it describes a disk.
+def _fits(patterns, start, beam):
+    """Learn apertures from sample windows, each with the largest misfit of a disk that it describes.
 
-    A scan holds one aperture, but now and then two (files joined, the condenser changed): patterns that the first
-    does not describe may show one of their own.
+    Usually a scan has one aperture, but joined files or a change of the condenser give it two: a second one is learned
+    from patterns that the first does not describe.
     """
     fits, aperture = [], beam.aperture.binned(beam.bins)
-    odd = _odd_sizes(patterns, start, noise, beam)
-    some, rest = np.flatnonzero(~odd), np.flatnonzero(odd)
-    if not len(some):  # no size is the usual one
-        some, rest = rest, some
-    while len(some) and len(fits) < 2:
-        aperture, misfit = _learned(aperture, patterns[some], start[some], beam)
-        fits.append((aperture, _limit(misfit)))
-        some = np.union1d(rest, some[misfit > fits[-1][1]])
-        if len(some) < FEWEST:
+    odd = _odd_sizes(patterns, start, beam)
+    index, rest = np.flatnonzero(~odd), np.flatnonzero(odd)
+    if not len(index):  # the sizes vary so much that none is usual
+        index, rest = rest, index
+    while len(index) and len(fits) < 2:
+        aperture, misfit = _learned_aperture(aperture, patterns[index], start[index], beam)
+        fits.append((aperture, _misfit_limit(misfit)))
+        index = np.union1d(rest, index[misfit > fits[-1][1]])
+        if len(index) < MIN_APERTURE_PATTERNS:
             break
-        aperture = Aperture(_half_maximum(patterns[some], start[some], noise, beam), 0.3, aperture.vector)
+        aperture = Aperture(_half_maximum(patterns[index], start[index], beam), 0.3, aperture.vector)
     return tuple(fits)
 
 
-def _odd_sizes(patterns, around, noise, beam):
-    """True where a disk is clearly larger or smaller than the usual one, even at a few electrons."""
-    electrons, _, middle = electron_windows(patterns, around, WINDOW, noise, beam.bins)
-    axis = np.arange(WINDOW) - (WINDOW - 1) / 2
-    away = (around - middle) / beam.bins
+def _odd_sizes(patterns, positions, beam):
+    """Find disks that are clearly larger or smaller than the usual one, even at a few electrons, (n,) bool."""
+    electrons, _, middle = beam.windows(patterns, positions)
+    side = electrons.shape[-1]
+    axis = np.arange(side) - (side - 1) / 2
+    away = (positions - middle) / beam.bins
     distance = np.hypot(axis[:, None] - away[:, :1, None], axis - away[:, 1:, None]) * beam.bins
     inner, whole = ((electrons.numpy() * (distance < part * beam.aperture.radius)).sum((1, 2)) for part in (0.5, 1.1))
-    part = inner / whole.clip(1)  # a quarter in a flat disk, twice that in a very uneven one
-    return np.abs(part - np.median(part)) > np.maximum(0.4, 5 * 0.5 / np.sqrt(whole.clip(1)))
+    fraction = inner / whole.clip(1)  # 1/4 in a uniform disk, twice that in a very uneven one
+    return np.abs(fraction - np.median(fraction)) > np.maximum(0.4, 5 * 0.5 / np.sqrt(whole.clip(1)))
 
 
-def _learned(aperture, patterns, start, beam):
-    """The aperture, sharpened and with its contrast, from windows; and its misfit in each of them."""
+def _learned_aperture(aperture, patterns, start, beam):
+    """Learn edge and contrast of the aperture from windows; return it, and its misfit in each window."""
     for _ in range(LEARNING_ROUNDS):
-        model = DiskModel(aperture, beam.here)
+        model = DiskModel(aperture, beam.resolved_device)
         fitted = fit_windows(model, patterns, start, beam.noise, beam.bins, learn=True)[0]
         misfit = fitted.misfit.cpu().numpy()
-        aperture = model.learned(fitted, torch.from_numpy(misfit <= _limit(misfit)))
-    model = DiskModel(aperture, beam.here)
+        aperture = model.learned(fitted, torch.from_numpy(misfit <= _misfit_limit(misfit)))
+    model = DiskModel(aperture, beam.resolved_device)
     return aperture, fit_windows(model, patterns, start, beam.noise, beam.bins)[0].misfit.cpu().numpy()
 
 
-def _limit(misfit) -> float:
-    """The misfit that the described half of patterns hardly ever has."""
+def _misfit_limit(misfit) -> float:
+    """Largest misfit of patterns that the aperture describes, from the lower half of all misfits."""
     low, middle = np.quantile(misfit, [0.1, 0.4])
     return float(middle + 5 * max(middle - low, 0.05 * middle))
 
 
-def _half_maximum(patterns, around, noise, beam) -> float:
-    """The radius, in bins, at which the mean of windows falls to half of its middle."""
-    electrons, good, _ = electron_windows(patterns, around, WINDOW, noise, beam.bins)
+def _half_maximum(patterns, positions, beam) -> float:
+    """Radius, in bins, at which the mean of windows falls to half of its center."""
+    electrons, good, _ = beam.windows(patterns, positions)
     mean = (electrons.sum(0) / good.sum(0).clamp_min(1)).numpy()
-    axis = np.arange(WINDOW) - (WINDOW - 1) / 2
+    side = mean.shape[-1]
+    axis = np.arange(side) - (side - 1) / 2
     radius = np.hypot(axis[:, None], axis).astype(int)
     profile = np.bincount(radius.ravel(), mean.ravel()) / np.bincount(radius.ravel())
     top = profile[:2].mean()
-    floor = np.median(profile[WINDOW // 4 : WINDOW // 2])
-    return float(max(1.0, np.argmax(profile < (top + floor) / 2)))
+    background = np.median(profile[side // 4 : side // 2])
+    return float(max(1.0, np.argmax(profile < (top + background) / 2)))

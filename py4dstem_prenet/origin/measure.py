@@ -1,14 +1,14 @@
-"""Where the direct beam is in every pattern of a scan, and the smooth descan through these positions.
+"""Origin of every pattern of a scan: the position of the direct beam.
 
-1. Sums over blocks of the scan, where electrons are plentiful, go through the coarse network: it says whether there
-   is a beam, where it is and how large. A surface through the blocks' answers is the first guess; blocks in which
-   another disk was taken for the direct beam are outliers of it.
-2. In a few hundred patterns the fine network says where the beam is; a surface through its answers is the better
-   guess, and the recentered patterns show the aperture and the contrast inside the disk (`beam.py`).
-3. A likelihood fit of that aperture locates the beam in every pattern, with the network wherever the fit is in doubt.
+1. The coarse network locates the beam in sums over blocks of the scan, and returns its radius and whether there is a
+   beam. A surface through the blocks is the first guess (`coarse.py`).
+2. The fine network locates the beam in a few hundred patterns. A surface through these positions is the better guess,
+   and the recentered patterns show the aperture and the contrast inside the disk (`learn.py`).
+3. A likelihood fit of that aperture locates the beam in every pattern, and the network wherever the fit is in doubt
+   (`beam.py`).
+4. The positions are accepted or refused (`judge.py`). If the direct beam is hidden, the center of the rings is used.
 
-What is reported is the direct beam, not the center of rings; only where the direct beam is hidden, the rings' center.
-Coordinates are py4DSTEM's: qx0 along rows, qy0 along columns, a pixel's centre on its integer index.
+Coordinates are those of py4DSTEM: qx0 along rows, qy0 along columns; a pixel's center has integer coordinates.
 """
 
 from __future__ import annotations
@@ -22,24 +22,44 @@ from ..compute import map_chunks, sharing_cores
 from ..core import Flag, NoiseModel, OriginMap, PrenetError, SampledScan, Scan, as_scan, stage_bar
 from ..detector import estimate_noise
 from ..networks import load, requirement
-from .beam import Beam, Located, nowhere
+from .beam import Beam, Located, unlocated
 from .coarse import coarse_origin
-from .judge import from_rings, origin_of
+from .judge import judge_origin, origin_from_rings
 from .learn import learn_beam
 
 
 def measure_origin(data, noise: NoiseModel | None = None, mask=None, device="auto", progress=True) -> OriginMap:
     """Measure the direct beam in every pattern of a scan.
 
-    Args:
-        data: a DataCube, or an array-like (Rx, Ry, Qx, Qy) in memory or on disk.
-        noise: the detector's noise model; estimated from the scan by default.
-        mask: (Qx, Qy) bool, True where a detector pixel is good, False behind a beam stop and the like.
-        device: "auto", "cpu", "cuda" or "mps".
-        progress: show a progress bar.
+    Parameters
+    ----------
+    data : Scan, DataCube or array_like, shape (Rx, Ry, Qx, Qy)
+        The scan, in memory or on disk.
+    noise : NoiseModel, optional
+        Noise model of the detector; estimated from the scan by default.
+    mask : numpy.ndarray of bool, shape (Qx, Qy), optional
+        True where a detector pixel is good, False behind a beam stop, for example.
+    device : str, optional
+        "auto", "cpu", "cuda" or "mps".
+    progress : bool, optional
+        Whether to show a progress bar.
 
-    Raises:
-        PrenetError: data that cannot be calibrated (`as_scan`), a mask of another shape, no weights.
+    Returns
+    -------
+    OriginMap
+        The measured origin, with sigma and validity of each position.
+
+    Raises
+    ------
+    PrenetError
+        If the data cannot be calibrated (`as_scan`), the mask has another shape or type, or weights are missing.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.demo import load_scan
+    >>> from py4dstem_prenet.origin import measure_origin
+    >>> datacube, truth = load_scan()
+    >>> origin = measure_origin(datacube, progress=False)  # doctest: +SKIP
     """
     scan = as_scan(data)
     check_mask(scan, mask)
@@ -49,8 +69,28 @@ def measure_origin(data, noise: NoiseModel | None = None, mask=None, device="aut
     return locator.origin(scan, locator.locate_all(scan, progress=progress)[0])
 
 
-def check_mask(scan: Scan, mask):
-    """Raise PrenetError unless the mask is None or bool of the pattern's shape (Qx, Qy)."""
+def check_mask(scan: Scan, mask) -> None:
+    """Check that a detector mask is a boolean array of the pattern's shape.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    mask : numpy.ndarray of bool, shape (Qx, Qy), or None
+        True where a detector pixel is good.
+
+    Raises
+    ------
+    PrenetError
+        If the mask has another shape or type, or excludes every pixel.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.core import as_scan
+    >>> from py4dstem_prenet.origin import check_mask
+    >>> check_mask(as_scan(np.ones((2, 2, 32, 32))), np.ones((32, 32), bool))
+    """
     shape = scan.pattern_shape
     if mask is not None and (np.shape(mask) != shape or np.asarray(mask).dtype != bool):
         raise PrenetError(f"The mask must be a boolean array of the pattern's shape {shape}, True where a pixel is "
@@ -60,7 +100,7 @@ def check_mask(scan: Scan, mask):
 
 
 def _with_mask(noise: NoiseModel, mask) -> NoiseModel:
-    """The noise model with the pixels that a user's mask (True = good) excludes among its bad ones."""
+    """Add the pixels that a user's mask (True = good) excludes to the bad pixels of a noise model."""
     if mask is None:
         return noise
     return replace(noise, bad_pixels=noise.bad_pixels | ~np.asarray(mask))
@@ -68,22 +108,22 @@ def _with_mask(noise: NoiseModel, mask) -> NoiseModel:
 
 @dataclass(frozen=True)
 class BeamLocator:
-    """The noise, the beam and a guess of every origin, learned from a sample of a scan.
+    """Noise model, beam and a guess of every origin, learned from a sample of a scan.
 
     Plain data that can be pickled: a worker that receives it loads its own networks.
 
     Attributes
     ----------
     noise : NoiseModel or None
-        The detector's noise, with the hot pixels that only the beam shows; None if nothing was learned.
+        Noise model of the detector, with the hot pixels found while the beam was learned; None if nothing was learned.
     beam : Beam or None
-        The beam; None if there is none to locate.
+        The beam; None if the scan shows none.
     guess : numpy.ndarray or None
-        (Rx * Ry, 2), a first guess of every origin, pixels.
+        Guess of every origin, (Rx * Ry, 2), pixels.
     refusal : Flag or None
-        Why there is no beam.
+        The reason why there is no beam.
     device : str
-        The device as the user gave it; each worker resolves "auto" by itself.
+        Device as the user named it; "auto" is resolved by each worker.
     """
 
     noise: NoiseModel | None
@@ -102,19 +142,19 @@ class BeamLocator:
         ----------
         scan : Scan
             The scan, or a sample of one.
-        mask : numpy.ndarray of bool, optional
-            (Qx, Qy), True where a detector pixel is good.
-        device : str
+        mask : numpy.ndarray of bool, shape (Qx, Qy), optional
+            True where a detector pixel is good.
+        device : str, optional
             "auto", "cpu", "cuda" or "mps".
         noise : NoiseModel, optional
-            The detector's noise; estimated by default.
-        progress : bool
+            Noise model of the detector; estimated by default.
+        progress : bool, optional
             Whether to show the stages.
 
         Returns
         -------
         BeamLocator
-            What was learned, an object of this class.
+            The locator, an object of the class of which this method is called.
         """
         with stage_bar("learning", ("noise", "first guess", "beam"), progress) as advance:
             noise = estimate_noise(scan, mask=mask) if noise is None else noise
@@ -134,57 +174,57 @@ class BeamLocator:
 
         Parameters
         ----------
-        index : numpy.ndarray of int
-            (n,) flat scan positions.
-        block : numpy.ndarray
-            (n, Qx, Qy), detector units.
+        index : numpy.ndarray of int, shape (n,)
+            Flat scan positions.
+        block : numpy.ndarray, shape (n, Qx, Qy)
+            Patterns in detector units.
 
         Returns
         -------
         Located
-            Position and sigma of each.
+            Position and sigma in each pattern.
         """
         return self.beam.locate(block, self.guess[index])
 
     def locate_all(self, scan: Scan, keep=(), progress: bool = True) -> tuple[Located | None, SampledScan]:
-        """Locate the beam in all patterns of a scan, and keep some of the patterns that are read.
+        """Locate the beam in all patterns of a scan, and keep some of these patterns in memory.
 
         Parameters
         ----------
         scan : Scan
             The scan.
-        keep : numpy.ndarray of int, optional
-            Flat scan positions to keep, ascending.
-        progress : bool
+        keep : array_like of int, optional
+            Flat scan positions whose patterns are kept, ascending.
+        progress : bool, optional
             Whether to show a progress bar.
 
         Returns
         -------
         located : Located or None
-            Position and sigma of each; None if there is no beam to locate.
+            Position and sigma in each pattern; None if there is no beam.
         kept : SampledScan
-            The patterns that were kept; none if there is no beam.
+            The kept patterns; empty if there is no beam.
         """
         keep = np.asarray(keep, dtype=np.int64)
         patterns = np.zeros((0, *scan.pattern_shape), scan.dtype)
         if self.beam is None:
             return None, SampledScan(scan.scan_shape, keep[:0], patterns)
-        located = nowhere(scan.size)
+        located = unlocated(scan.size)
         wanted = np.zeros(scan.size, bool)
         wanted[keep] = True
         work = partial(_locate_and_keep, beam=self.beam)
         blocks = map_chunks(work, scan, self.guess, wanted, progress="origin" if progress else None,
                             require=requirement("center"))
-        for index, (found, kept) in blocks:
-            located.put(index, found)
+        for index, (block, kept) in blocks:
+            located.put(index, block)
             if len(kept):
                 if not len(patterns):
                     patterns = np.empty((len(keep), *scan.pattern_shape), kept.dtype)
                 patterns[np.searchsorted(keep, index[wanted[index]])] = kept
         return located, SampledScan(scan.scan_shape, keep[: len(patterns)], patterns)
 
-    def origin(self, scan: Scan, located: Located | None, known=True) -> OriginMap:
-        """Judge what was located.
+    def origin(self, scan: Scan, located: Located | None, processed=True) -> OriginMap:
+        """Decide on the origin from the located positions.
 
         Parameters
         ----------
@@ -192,18 +232,19 @@ class BeamLocator:
             The scan, or a sample of one.
         located : Located or None
             Positions of all patterns of the scan.
-        known : numpy.ndarray of bool or bool
-            (Rx * Ry,), positions that were looked at; the others are not valid.
+        processed : numpy.ndarray of bool, shape (Rx * Ry,), or bool, optional
+            False for positions that have not been searched; these are not valid.
 
         Returns
         -------
         OriginMap
-            The measured origin; of the rings, if the direct beam is hidden.
+            The measured origin; that of the rings if the direct beam is hidden.
         """
         if self.beam is None:
-            return from_rings(scan, self.noise, self.refusal)
-        return origin_of(scan, self.noise, located, self.beam, known)
+            return origin_from_rings(scan, self.noise, self.refusal)
+        return judge_origin(scan, self.noise, located, self.beam, processed)
 
 
 def _locate_and_keep(index, block, guess, wanted, beam: Beam):
+    """Locate the beam in a block, and return with it the patterns to keep."""
     return beam.locate(block, guess), block[wanted]
