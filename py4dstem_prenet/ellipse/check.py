@@ -1,4 +1,4 @@
-"""Whether two halves of a scan's electrons show the same ellipse."""
+"""Check of the ellipse and its covariance, from two independent halves of a scan's electrons."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import numpy as np
 
 from ..core import Decided, Decision, Flag, NoiseModel, as_scan
 from ..detector import MAX_SPLIT_POSITIONS, check_independence, of_part, places, read_block, split
-from ..io import calibrations
+from ..io import noise_of, read_fitted_origin
 
-CHANCE = 13.8  # chi square of two degrees of freedom that chance exceeds once in a thousand
+MAX_HALVES_CHI2 = 13.8  # chi square with two degrees of freedom, exceeded by chance once in a thousand checks
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class EllipseCheck(Decided):
-    """Whether two halves of the electrons of a scan show the same ellipse.
+    """Agreement of the ellipses of two halves of a scan's electrons.
 
     Attributes
     ----------
     difference : float
         Length of the difference of the two ellipse vectors, a difference in a/b; NaN if it was not checked.
     chi2 : float
-        The same in units of the stated covariances, with two degrees of freedom.
+        Chi square of the difference for the stated covariances, with two degrees of freedom.
     positions : int
-        Positions that were split.
+        Number of positions that were split.
     decision : Decision
-        Accepted if chance exceeds this chi2 in more than one case in a thousand.
+        Accepted if chance exceeds this chi square in more than one check in a thousand.
     """
 
     difference: float
@@ -35,34 +35,68 @@ class EllipseCheck(Decided):
     decision: Decision
 
     def rows(self):
+        """List the results for display.
+
+        Returns
+        -------
+        list of tuple of str
+            Name and value of each.
+        """
         return [("accepted", "yes" if self.accepted else "no"), ("positions", str(self.positions)),
                 ("difference in a/b", f"{self.difference:.4f}"), ("flags", self.reason)]
 
 
 def check_ellipse(datacube, noise: NoiseModel | None = None, device="auto", positions: int = MAX_SPLIT_POSITIONS,
                   seed: int = 0) -> EllipseCheck:
-    """Whether the ellipse's covariance is true as far as counting goes, from the halves of at most `positions`.
+    """Check the ellipse and its covariance with two halves of the electrons.
 
-    About the fitted origin in the calibration. What both halves share (an aperture that is not round, strain) is not
-    seen by this. Arguments as those of `check_denoising`. Raises PrenetError where no origin is set.
+    Patterns are pooled about the fitted origin in the calibration.
+
+    Parameters
+    ----------
+    datacube : DataCube
+        The scan, with a fitted origin in its calibration.
+    noise : NoiseModel, optional
+        Noise model of the detector; that of the calibration, or estimated, by default.
+    device : str, optional
+        "auto", "cpu", "cuda" or "mps".
+    positions : int, optional
+        Largest number of neighboring scan positions that are split.
+    seed : int, optional
+        Seed of the split.
+
+    Returns
+    -------
+    EllipseCheck
+        Difference, chi square and the decision. NaN if the noise is not independent between pixels or a half shows no
+        ellipse.
+
+    Raises
+    ------
+    PrenetError
+        If the calibration has no origin.
+
+    Notes
+    -----
+    Errors that both halves share, such as an aperture that is not round or strain, are not detected.
     """
     from .measure import measure_ellipse
 
     scan = as_scan(datacube)
-    qx0, qy0, radius = calibrations.read_fitted_origin(datacube)
-    noise = noise or calibrations.noise_of(datacube)
-    where = places(scan.shape, positions, (1, 1))[0]
-    block = read_block(scan, where)
+    qx0, qy0, radius = read_fitted_origin(datacube)
+    noise = noise or noise_of(datacube)
+    chosen = places(scan.shape, positions, (1, 1))[0]
+    block = read_block(scan, chosen)
     problem, _ = check_independence([block], noise)
     if problem:
         return EllipseCheck(np.nan, np.nan, 0, Decision(False, (Flag("not_checked", {"check": "ellipse"}), problem)))
-    found = [measure_ellipse(half, qx0.ravel()[where], qy0.ravel()[where], radius, of_part(noise), device=device,
-                             progress=False) for half in split(block, noise, np.random.default_rng(seed))]
-    if not all(e.sources for e in found):
-        return EllipseCheck(np.nan, np.nan, where.size, Decision(False, (Flag("half_without_ellipse"),)))
-    apart = found[0].vector - found[1].vector
-    chi2 = float(apart @ np.linalg.solve(found[0].covariance + found[1].covariance, apart))
-    accepted, difference = bool(chi2 < CHANCE), float(np.hypot(*apart))
+    ellipses = [measure_ellipse(half, qx0.ravel()[chosen], qy0.ravel()[chosen], radius, of_part(noise), device=device,
+                                progress=False) for half in split(block, noise, np.random.default_rng(seed))]
+    if not all(ellipse.sources for ellipse in ellipses):
+        return EllipseCheck(np.nan, np.nan, chosen.size, Decision(False, (Flag("half_without_ellipse"),)))
+    offset = ellipses[0].vector - ellipses[1].vector
+    chi2 = float(offset @ np.linalg.solve(ellipses[0].covariance + ellipses[1].covariance, offset))
+    accepted, difference = bool(chi2 < MAX_HALVES_CHI2), float(np.hypot(*offset))
     flag = Flag("ellipse_halves_agree" if accepted else "ellipse_halves_differ",
-                {"difference": difference, "sigmas": chi2**0.5, "positions": where.size})
-    return EllipseCheck(difference, chi2, where.size, Decision(accepted, (flag,)))
+                {"difference": difference, "sigmas": chi2**0.5, "positions": chosen.size})
+    return EllipseCheck(difference, chi2, chosen.size, Decision(accepted, (flag,)))

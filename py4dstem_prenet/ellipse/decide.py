@@ -1,4 +1,8 @@
-"""Whether an ellipse is accepted: the evidence joined by covariance, and the refusal."""
+"""Decision on the ellipse: combine the estimates by their covariances, and accept or refuse the result.
+
+The rings and the shape of the direct beam are independent estimates. They are combined if they agree (chi square); if
+they disagree and the rings are strong, the rings alone count, since the aperture may not be round.
+"""
 
 from __future__ import annotations
 
@@ -7,38 +11,81 @@ from scipy.stats import chi2 as chi2_law
 
 from ..core import Decision, Ellipse, Flag, PrenetError, ellipse_axes
 
-# Set on simulations (benchmarks/acceptance.py):
-SIGMA_ACCEPTED = 0.008  # a component of the ellipse vector must be known better than this
-WHOLE = 0.7  # part from which rings stand against the direct beam's shape
+# Set on simulated scans (benchmarks/acceptance.py):
+MAX_ELLIPSE_SIGMA = 0.008  # standard error of the ellipse vector in its most uncertain direction, up to which it counts
+MIN_STRONG_RINGS = 0.7  # fraction of the azimuth with signal, above which rings outweigh the direct beam
+# Probabilities of the chi square of sources that agree:
+SCALED_PROBABILITY = 0.95  # above its chi square the covariance is scaled up
+DISAGREE_PROBABILITY = 0.999  # above its chi square the sources disagree
 
 
 def unknown_ellipse(flag: Flag, *notes: Flag) -> Ellipse:
-    """An ellipse of which nothing is known. flag: why."""
+    """Create the `Ellipse` of a scan that does not determine it.
+
+    Parameters
+    ----------
+    flag : Flag
+        The reason.
+    *notes : Flag
+        Further flags.
+
+    Returns
+    -------
+    Ellipse
+        A circle, not accepted.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.core import Flag
+    >>> from py4dstem_prenet.ellipse.decide import unknown_ellipse
+    >>> unknown_ellipse(Flag("ellipse_no_evidence")).accepted
+    False
+    """
     return Ellipse(1.0, 1.0, 0.0, np.zeros(2), np.eye(2), Decision(False, (flag, *notes)), {})
 
 
 def decide_ellipse(sources, notes, continuity) -> Ellipse:
-    """Join the evidence, and accept or refuse the ellipse.
+    """Combine the estimates of the ellipse, and accept or refuse the result.
 
-    sources: name to (vector (2,), covariance (2, 2)). notes: flags that are added. continuity: part of the azimuth that
-    carries the signal of rings.
+    Parameters
+    ----------
+    sources : dict
+        Name of each source ("rings", "direct beam") to its ellipse vector, (2,), and covariance, (2, 2).
+    notes : list of Flag
+        Flags that are added to the decision.
+    continuity : float
+        Fraction of the azimuth in which the rings have signal.
+
+    Returns
+    -------
+    Ellipse
+        The ellipse, with the decision.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.ellipse.decide import decide_ellipse
+    >>> rings = np.array([0.02, 0.0]), 1e-6 * np.eye(2)
+    >>> ellipse = decide_ellipse({"rings": rings}, [], continuity=1.0)
+    >>> ellipse.accepted, round(ellipse.a / ellipse.b, 3)
+    (True, 1.02)
     """
     if not sources:
         return unknown_ellipse(Flag("ellipse_no_evidence"), *notes)
     used = dict(sources)
     vector, covariance, agree, chi2 = combine(used)
-    if not agree and continuity >= WHOLE and _sigma(sources["rings"][1]) < SIGMA_ACCEPTED:
-        # Distortion is seen in rings; the shape of the direct beam supposes a round aperture.
+    if not agree and continuity >= MIN_STRONG_RINGS and largest_sigma(sources["rings"][1]) < MAX_ELLIPSE_SIGMA:
+        # Rings measure the distortion directly; the shape of the direct beam does so only for a round aperture.
         notes = [*notes, Flag("beam_shape_left_out", {"sigmas": float(np.sqrt(chi2))})]
         used = {"rings": sources["rings"]}
         vector, covariance, agree, chi2 = combine(used)
     a, b, theta = ellipse_axes(vector)
-    names, sigma = " and ".join(used), _sigma(covariance)
-    accepted = bool(agree and sigma < SIGMA_ACCEPTED)
+    names, sigma = " and ".join(used), largest_sigma(covariance)
+    accepted = bool(agree and sigma < MAX_ELLIPSE_SIGMA)
     if not agree:
         flags = [Flag("ellipse_sources_disagree", {"sources": names, "sigmas": float(np.sqrt(chi2))})]
     elif not accepted:
-        flags = [Flag("ellipse_uncertain", {"sigma": sigma, "needed": SIGMA_ACCEPTED})]
+        flags = [Flag("ellipse_uncertain", {"sigma": sigma, "needed": MAX_ELLIPSE_SIGMA})]
         flags += [] if "rings" in sources else [Flag("spots_only")]
     else:
         flags = [Flag("ellipse_determined", {"sources": names, "sigma": sigma})]
@@ -47,14 +94,38 @@ def decide_ellipse(sources, notes, continuity) -> Ellipse:
 
 
 def combine(sources):
-    """Join estimates by inverse covariance.
+    """Combine independent estimates of an ellipse by their inverse covariances.
 
-    Args:
-        sources: dict name -> (vector (2,), covariance (2, 2)).
+    Parameters
+    ----------
+    sources : dict
+        Name of each source to its ellipse vector, (2,), and covariance, (2, 2).
 
-    Returns: (vector, covariance, agree, chi2). `agree`: chi2 of the sources about their mean, with 2 (n - 1)
-    degrees of freedom, is one that chance exceeds in more than one case in a thousand. Where it is one that chance
-    exceeds in less than one case in twenty, the covariance is scaled up by their ratio.
+    Returns
+    -------
+    vector : numpy.ndarray, shape (2,)
+        Weighted mean of the vectors.
+    covariance : numpy.ndarray, shape (2, 2)
+        Its covariance. If chance exceeds `chi2` in less than one case in twenty, it is scaled up by the ratio of the
+        two chi squares.
+    agree : bool
+        Whether chance exceeds `chi2` in more than one case in a thousand.
+    chi2 : float
+        Chi square of n sources about their mean, with 2 (n - 1) degrees of freedom; 0 for one source.
+
+    Raises
+    ------
+    PrenetError
+        If there is no source.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.ellipse import combine
+    >>> sources = {name: (np.array([0.01, x]), 1e-4 * np.eye(2)) for name, x in (("rings", 0.0), ("direct beam", 0.01))}
+    >>> vector, covariance, agree, chi2 = combine(sources)
+    >>> vector.round(4).tolist(), agree, round(chi2, 2)
+    ([0.01, 0.005], True, 0.5)
     """
     if not sources:
         raise PrenetError("There is no ellipse estimate to combine.")
@@ -66,10 +137,27 @@ def combine(sources):
     freedom = 2 * (len(vectors) - 1)
     if not freedom:
         return vector, covariance, True, 0.0
-    likely, possible = chi2_law.ppf((0.95, 0.999), freedom)
-    return vector, covariance * max(1.0, chi2 / likely), bool(chi2 < possible), chi2
+    usual, largest = chi2_law.ppf((SCALED_PROBABILITY, DISAGREE_PROBABILITY), freedom)
+    return vector, covariance * max(1.0, chi2 / usual), bool(chi2 < largest), chi2
 
 
-def _sigma(covariance) -> float:
-    """The largest standard deviation in any direction."""
+def largest_sigma(covariance) -> float:
+    """Compute the standard error in the most uncertain direction.
+
+    Parameters
+    ----------
+    covariance : array_like, shape (2, 2)
+        Covariance of an ellipse vector.
+
+    Returns
+    -------
+    float
+        Square root of the largest eigenvalue.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.ellipse.decide import largest_sigma
+    >>> largest_sigma([[4.0, 0.0], [0.0, 9.0]])
+    3.0
+    """
     return float(np.sqrt(np.linalg.eigvalsh(covariance).max()))

@@ -1,25 +1,28 @@
-"""The elliptical distortion of a scan: pooled, looked at by a network, refined, and refused where it cannot be told.
+"""Elliptical distortion of a scan, from its pooled patterns.
 
-The ellipse belongs to the microscope, so the whole scan is pooled about its fitted origin. Two kinds of evidence are
-weighed: everything outside the direct beam (rings and halos, or the many grains of a powder), and the shape of the
-direct beam itself, which supposes a round aperture. Each comes from a network on polar maps that starts a refinement
-on the full-resolution pool. One crystal's lattice cannot tell strain from distortion, so spots alone never count.
+The microscope causes the distortion, so all patterns of the scan are pooled about the fitted origin. There are two
+independent estimates: from the rings outside the direct beam (halos, powder rings, or many grains), and from the shape
+of the direct beam, if the aperture is round. For each, a network on polar maps gives the start of a least-squares fit
+to the pooled pattern. The lattice of a single crystal cannot separate strain from distortion, so Bragg spots alone are
+never used. `decide.py` combines the two and accepts or refuses the result.
 
-`a`, `b`, `theta` are py4DSTEM's: theta in radians from +qx (rows) toward +qy (columns) to the `a` axis, in [0, pi).
-Only a / b matters to py4DSTEM; here a b = 1. The vector is (eps cos 2theta, eps sin 2theta) with eps = a / b - 1.
+`a`, `b`, `theta` are those of py4DSTEM: theta in radians from +qx (rows) toward +qy (columns) to the `a` axis, in
+[0, pi). py4DSTEM uses only a / b; here a b = 1. The ellipse vector is (eps cos 2theta, eps sin 2theta) with
+eps = a / b - 1.
 
-What consumers make of it. A position is measured = origin + R(theta) diag(a, b) R(theta)^T ideal, so that an ideal
-radius rho is an ellipse with semi-axes a rho and b rho on the detector. Having undone the shape, consumers return
+How py4DSTEM applies it: a measured position is origin + R(theta) diag(a, b) R(theta)^T ideal, so an ideal circle of
+radius rho is an ellipse with semi-axes a rho and b rho on the detector. After the correction, py4DSTEM returns the
+radius
 
-    BraggVectors.cal                                    b rho    (the a axis is divided by a / b, the b axis is left)
-    PolarDatacube (all of it: data, radial profiles)    b rho
-    process.utils.elliptical_coords                     a rho    (radii count along the a axis)
-    DataCube.get_radial_bkgrnd                          wrong as soon as an ellipse is set: leave it out
+    BraggVectors.cal                                    b rho    (the a axis is divided by a / b, the b axis stays)
+    PolarDatacube (data and radial profiles)            b rho
+    process.utils.elliptical_coords                     a rho    (radii are measured along the a axis)
+    DataCube.get_radial_bkgrnd                          wrong if an ellipse is set; do not use it
 
-`BraggVectors.cal` and `PolarDatacube` thus shrink areas by b / a = b^2. A pixel size (calibrated length per pixel)
-that was found before the ellipse was set, from a geometric-mean radius, must be multiplied by sqrt(a / b) = a
-for them; one that is calibrated afterwards, with the same consumer, needs nothing. `corrected` keeps areas: there an
-ideal radius stays rho.
+`BraggVectors.cal` and `PolarDatacube` thus reduce areas by b / a = b^2. A pixel size (calibrated length per pixel)
+that was measured before the ellipse was set, from a geometric-mean radius, must be multiplied by sqrt(a / b) = a for
+them. A pixel size calibrated afterwards, with the same function, needs no correction. `corrected` keeps areas and the
+radius rho.
 """
 
 from __future__ import annotations
@@ -42,73 +45,157 @@ from ..fits import (
     to_polar,
 )
 from ..networks import AZIMUTHS, DISK_SPAN, RADII, RINGS_FROM, load, normalize_polar
-from .decide import _sigma, decide_ellipse, unknown_ellipse
+from .decide import decide_ellipse, largest_sigma, unknown_ellipse
 
-BEAM_CENTER = 0.05  # px, sigma of the pooled direct beam's center
-LEAST_APART = 0.3  # px between rings and direct beam that are worth a word
-SPOT = 0.4  # edge width of the direct beam, in radii, from which it shows no aperture
+BEAM_CENTER_SIGMA_PX = 0.05  # pixels, standard error of the center of the pooled direct beam
+MIN_CENTER_OFFSET_PX = 0.3  # pixels between the centers of rings and direct beam, from which a flag is set
+MIN_CENTER_OFFSET_SIGMAS = 3  # standard errors of this offset, along either axis, from which a flag is set
+MAX_EDGE_RADII = 0.4  # edge width of the direct beam in radii; a wider edge is a spot, not an image of the aperture
+MIN_RING_MARGIN_PX = 14  # pixels from the diameter of the direct disk to the usable radius, to fit rings
 
 
 def measure_ellipse(data, qx0, qy0, radius, noise: NoiseModel, valid=None, region=None, device="auto",
                     progress=True) -> Ellipse:
     """Measure the elliptical distortion of a scan, or of a region of it, about its origin.
 
-    Args:
-        data: a DataCube or array-like (Rx, Ry, Qx, Qy).
-        qx0, qy0: origin in pixels, (Rx, Ry). radius: of the direct disk, pixels; None or NaN where the direct beam
-            is hidden or nobody knows its size, and rings must do.
-        noise: the detector's noise model. valid: (Rx, Ry) bool, positions to use.
-        region: positions to measure: a pair of slices, or a bool mask (Rx, Ry); None = the whole scan.
+    Parameters
+    ----------
+    data : Scan, DataCube or array_like, shape (Rx, Ry, Qx, Qy)
+        The scan.
+    qx0, qy0 : array_like, shape (Rx, Ry)
+        Origin in pixels.
+    radius : float or None
+        Radius of the direct disk in pixels; None or NaN if the direct beam is hidden, so that only rings are used.
+    noise : NoiseModel
+        Noise model of the detector.
+    valid : array_like of bool, shape (Rx, Ry), optional
+        True where a position is used.
+    region : tuple of slice or numpy.ndarray of bool, shape (Rx, Ry), optional
+        Positions to measure; the whole scan by default.
+    device : str, optional
+        "auto", "cpu", "cuda" or "mps".
+    progress : bool, optional
+        Whether to show a progress bar.
 
-    Raises:
-        PrenetError: no position to pool, a radius that is not positive, a region that is none, no weights.
+    Returns
+    -------
+    Ellipse
+        The ellipse with its covariance, accepted or refused.
+
+    Raises
+    ------
+    PrenetError
+        If no position can be pooled, the radius is not positive, the region is invalid, or weights are missing.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.demo import load_scan
+    >>> from py4dstem_prenet.ellipse import measure_ellipse
+    >>> datacube, truth = load_scan()
+    >>> report = datacube.prenet.calibrate(progress=False)  # doctest: +SKIP
+    >>> fit, radius = report.fit, report.origin.radius  # doctest: +SKIP
+    >>> ellipse = measure_ellipse(datacube, fit.qx0, fit.qy0, radius, report.noise)  # doctest: +SKIP
     """
     scan = as_scan(data)
-    use = in_region(region, scan.scan_shape) if valid is None else in_region(region, scan.scan_shape) & np.asarray(valid, bool)
-    load("ellipse", device)  # what is wrong with weights or device is told before the work
+    use = in_region(region, scan.scan_shape)
+    if valid is not None:
+        use = use & np.asarray(valid, bool)
+    load("ellipse", device)  # refuse missing weights or an unavailable device before the patterns are read
     pooled = pool(scan, qx0, qy0, noise, valid=use, progress="ellipse" if progress else None)
     return judge_pooled(pooled, radius, noise, device)
 
 
 def map_ellipse(data, qx0, qy0, radius, noise: NoiseModel, blocks: int = 4, valid=None, device="auto",
                 progress=True) -> EllipseMap:
-    """Measure the ellipse in each of blocks x blocks regions of a scan: whether it changes with the position.
+    """Measure the ellipse in regions of a scan, to show whether it changes with the position.
 
-    Arguments and errors as for `measure_ellipse`; a region without a valid position is not accepted.
+    Parameters
+    ----------
+    data : Scan, DataCube or array_like, shape (Rx, Ry, Qx, Qy)
+        The scan.
+    qx0, qy0 : array_like, shape (Rx, Ry)
+        Origin in pixels.
+    radius : float or None
+        Radius of the direct disk in pixels; None or NaN if the direct beam is hidden, so that only rings are used.
+    noise : NoiseModel
+        Noise model of the detector.
+    blocks : int, optional
+        Regions along each side of the scan.
+    valid : array_like of bool, shape (Rx, Ry), optional
+        True where a position is used. A region without any is not accepted.
+    device : str, optional
+        "auto", "cpu", "cuda" or "mps".
+    progress : bool, optional
+        Whether to show progress bars.
+
+    Returns
+    -------
+    EllipseMap
+        The ellipse of each region; NaN where it is not accepted.
+
+    Raises
+    ------
+    PrenetError
+        If the scan has fewer positions along a side than regions, or as for `measure_ellipse`.
     """
-    data = as_scan(data)
-    scan = data.scan_shape
-    if not 1 <= blocks <= min(scan):
-        raise PrenetError(f"A scan of {scan[0]} x {scan[1]} positions cannot be cut into {blocks} x {blocks} regions.")
-    valid = np.ones(scan, bool) if valid is None else np.asarray(valid, bool)
-    edges = [-(-np.arange(blocks + 1) * n // blocks) for n in scan]
+    scan = as_scan(data)
+    shape = scan.scan_shape
+    if not 1 <= blocks <= min(shape):
+        raise PrenetError(
+            f"A scan of {shape[0]} x {shape[1]} positions cannot be cut into {blocks} x {blocks} regions.")
+    valid = np.ones(shape, bool) if valid is None else np.asarray(valid, bool)
+    edges = [-(-np.arange(blocks + 1) * n // blocks) for n in shape]
     ellipses: list[list[Ellipse]] = []
     for k in range(blocks):
         ellipses.append([])
         for m in range(blocks):
             region = tuple(slice(int(e[i]), int(e[i + 1])) for e, i in zip(edges, (k, m), strict=True))
             if valid[region].any():
-                found = measure_ellipse(data, qx0, qy0, radius, noise, valid, region, device, progress)
+                ellipse = measure_ellipse(scan, qx0, qy0, radius, noise, valid, region, device, progress)
             else:
-                found = unknown_ellipse(Flag("region_without_beam"))
-            ellipses[-1].append(found)
+                ellipse = unknown_ellipse(Flag("region_without_beam"))
+            ellipses[-1].append(ellipse)
     accepted = np.array([[e.accepted for e in row] for row in ellipses])
-    values = np.array([[(e.a, e.b, e.theta, _sigma(e.covariance)) for e in row] for row in ellipses])
+    values = np.array([[(e.a, e.b, e.theta, largest_sigma(e.covariance)) for e in row] for row in ellipses])
     a, b, theta, sigma = np.moveaxis(np.where(accepted[..., None], values, np.nan), -1, 0)
-    return EllipseMap(a, b, theta, sigma, accepted, ellipses, scan)
+    return EllipseMap(a, b, theta, sigma, accepted, ellipses, shape)
 
 
-def in_region(region, scan):
-    """(Rx, Ry) bool of a pair of slices or a bool mask; None = everywhere. Raises PrenetError for anything else."""
+def in_region(region, scan_shape):
+    """Convert a region of a scan to a mask.
+
+    Parameters
+    ----------
+    region : tuple of slice, numpy.ndarray of bool, shape (Rx, Ry), or None
+        The region; None is the whole scan.
+    scan_shape : tuple of int
+        (Rx, Ry).
+
+    Returns
+    -------
+    numpy.ndarray of bool, shape (Rx, Ry)
+        True inside the region.
+
+    Raises
+    ------
+    PrenetError
+        If the region is of another type or shape, or empty.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.ellipse.measure import in_region
+    >>> in_region((slice(0, 1), slice(None)), (2, 2)).tolist()
+    [[True, True], [False, False]]
+    """
     if region is None:
-        return np.ones(scan, bool)
+        return np.ones(scan_shape, bool)
     if isinstance(region, tuple) and len(region) == 2 and all(isinstance(s, slice) for s in region):
-        use = np.zeros(scan, bool)
+        use = np.zeros(scan_shape, bool)
         use[region] = True
     else:
-        use = np.asarray(region)
-        if use.dtype != bool or use.shape != tuple(scan):
-            raise PrenetError(f"A region is a pair of slices or a boolean mask of the scan's shape {tuple(scan)}, not "
+        use, shape = np.asarray(region), tuple(scan_shape)
+        if use.dtype != bool or use.shape != shape:
+            raise PrenetError(f"A region is a pair of slices or a boolean mask of the scan's shape {shape}, not "
                               f"{type(region).__name__} of shape {use.shape} and type {use.dtype}.")
     if not use.any():
         raise PrenetError("The region holds no scan position.")
@@ -117,43 +204,78 @@ def in_region(region, scan):
 
 @sharing_cores
 def judge_pooled(pooled: Pooled, radius, noise: NoiseModel, device="auto") -> Ellipse:
-    """Weigh the evidence in pooled patterns. radius: of the direct disk, px, or None where it is hidden."""
+    """Measure the ellipse of pooled patterns.
+
+    Parameters
+    ----------
+    pooled : Pooled
+        The pooled patterns.
+    radius : float or None
+        Radius of the direct disk in pixels; None or NaN if it is hidden, so that only rings are used.
+    noise : NoiseModel
+        Noise model of the detector.
+    device : str, optional
+        "auto", "cpu", "cuda" or "mps".
+
+    Returns
+    -------
+    Ellipse
+        The ellipse with its covariance, accepted or refused.
+
+    Raises
+    ------
+    PrenetError
+        If the radius is not positive.
+    """
     sources, notes, continuity, disk, start = {}, [], 0.0, None, np.zeros(2)
     if radius is not None and np.isfinite(radius):
         if not radius > 0:
             raise PrenetError(f"The probe radius must be positive, not {radius}; measure the origin first.")
         elsewhere = other_center(pooled.mean, pooled.weight, pooled.center, radius, noise.readout / noise.gain)
         notes += [elsewhere] if elsewhere else []
-        seen = predict(load("ellipse", device), pooled, radius, noise)
-        start = seen["rings"][0]
-        disk = fit_disk(pooled, radius, start_vector=seen["disk"][0])
-        # Where the edge is as wide as the disk there is a spot, not the image of an aperture.
-        if np.isfinite(disk.vector).all() and np.isfinite(disk.covariance).all() and disk.edge < SPOT * disk.radius:
+        prediction = predict_ellipse(load("ellipse", device), pooled, radius, noise)
+        start = prediction["rings"][0]
+        disk = fit_disk(pooled, radius, start_vector=prediction["disk"][0])
+        finite = np.isfinite(disk.vector).all() and np.isfinite(disk.covariance).all()
+        if finite and disk.edge < MAX_EDGE_RADII * disk.radius:
             sources["direct beam"] = (disk.vector, disk.covariance)
     first, last = ring_span(pooled.mean, pooled.weight > 0, pooled.center)
-    if usable_radius(pooled) > 2 * (0 if disk is None else radius) + 14 and last > first + MIN_RING_SPAN_PX:
+    diameter = 2 * (0 if disk is None else radius)
+    if usable_radius(pooled) > diameter + MIN_RING_MARGIN_PX and last > first + MIN_RING_SPAN_PX:
         rings = refine_rings(pooled, start_vector=start, inner=first)
         continuity = rings.continuity
         if continuity >= MIN_RING_CONTINUITY and rings.improved:
             sources["rings"] = (rings.vector, rings.covariance)
             if disk is not None:
-                notes += _apart(pooled, disk.center)
+                notes += _center_flags(pooled, disk.center)
     return decide_ellipse(sources, notes, continuity)
 
 
-def _apart(pooled, beam):
-    """A flag where the rings' center is not the direct beam's, in a list."""
-    found = ring_center(pooled.mean, pooled.weight > 0, guess=beam)
-    apart = np.subtract(found.center, beam)
-    sigma = np.sqrt(np.diag(found.covariance) + BEAM_CENTER**2)
-    if not found.accepted or np.hypot(*apart) < LEAST_APART or (np.abs(apart) < 3 * sigma).all():
+def _center_flags(pooled, beam_center):
+    """List a flag if the center of the rings differs from that of the direct beam."""
+    rings = ring_center(pooled.mean, pooled.weight > 0, guess=beam_center)
+    offset = np.subtract(rings.center, beam_center)
+    sigma = np.sqrt(np.diag(rings.covariance) + BEAM_CENTER_SIGMA_PX**2)
+    small = np.hypot(*offset) < MIN_CENTER_OFFSET_PX or (np.abs(offset) < MIN_CENTER_OFFSET_SIGMAS * sigma).all()
+    if not rings.accepted or small:
         return []
-    return [Flag("rings_off_center", {"dx": float(apart[0]), "dy": float(apart[1]), "sigma_x": float(sigma[0]),
+    return [Flag("rings_off_center", {"dx": float(offset[0]), "dy": float(offset[1]), "sigma_x": float(sigma[0]),
                                       "sigma_y": float(sigma[1])})]
 
 
 def usable_radius(pooled: Pooled) -> float:
-    """The radius, in pixels, out to which half of the azimuth was seen."""
+    """Find the radius up to which at least half of the azimuth lies on the detector.
+
+    Parameters
+    ----------
+    pooled : Pooled
+        The pooled patterns.
+
+    Returns
+    -------
+    float
+        Radius in pixels; 0 if there is none.
+    """
     shape, center = pooled.weight.shape, np.asarray(pooled.center)
     corners = np.array([[x, y] for x in (0, shape[0] - 1) for y in (0, shape[1] - 1)])
     radii = np.arange(1.0, np.linalg.norm(corners - center, axis=1).max())
@@ -162,8 +284,25 @@ def usable_radius(pooled: Pooled) -> float:
     return float(radii[covered][-1]) if covered.any() else 0.0
 
 
-def predict(network, pooled: Pooled, radius: float, noise: NoiseModel) -> dict:
-    """What the network says of "rings" and "disk": (vector (2,), sigma)."""
+def predict_ellipse(network, pooled: Pooled, radius: float, noise: NoiseModel) -> dict:
+    """Estimate the ellipse with the network.
+
+    Parameters
+    ----------
+    network : EllipseNet
+        The network.
+    pooled : Pooled
+        The pooled patterns.
+    radius : float
+        Radius of the direct disk in pixels.
+    noise : NoiseModel
+        Noise model of the detector.
+
+    Returns
+    -------
+    dict
+        "rings" and "disk" to the ellipse vector, (2,), and its standard error.
+    """
     counts = np.clip(pooled.mean * pooled.weight, 0, None)
     z = stabilize(counts, noise.readout / noise.gain * np.sqrt(pooled.weight)).astype(np.float32)
     device = next(network.parameters()).device
