@@ -1,4 +1,9 @@
-"""A calibrated scan looked at anew: figures of what its calibration holds and does, and a page with verdicts."""
+"""Review of a calibrated scan: measure again what its calibration states, and report it with verdicts and figures.
+
+`review` gathers the results, `report` writes them as an HTML page, and `show` draws the maps of the calibration. The
+review fits the descan with every model, tests the residuals, measures the ellipse again, and splits the electrons into
+halves to check the stated uncertainties and the effect of denoising.
+"""
 
 from __future__ import annotations
 
@@ -32,27 +37,30 @@ from .report import Verdict, figures, make_verdict, page_html
 from .resampling import CalibrationCheck, check_calibration
 
 HTML_ENDINGS = (".html", ".htm")
-PIECE = 16  # positions along each side of the part of the scan that is denoised to be shown
-PIECE_BYTES = 64 * 2**20  # of these patterns as float32
-CHECKED = 256  # positions that are split into halves: some seconds, and enough to tell
-MANY_MISSING = 0.01  # fraction of positions without a beam, from which it is a warning
-POOR_SIGMA_PX = 0.5  # pixels, typical sigma of a position from which measured maps are poor
-# RMS distance of the origin in the calibration from the best fit, pixels, that matters and that is too much: a Bragg disk
-# 50 px away is then off by 0.1 % and by 0.5 % of its length.
-MOVED_PX, MOVED_FAR_PX = 0.05, 0.25
-SPECIMEN_PART = 0.1  # of the variance of the residuals, from which virtual images explain them
-ELLIPSE_DIFFERS = 0.003  # difference in a/b that matters
-MAP_SIDE = 128  # positions along each side of virtual images that residuals are compared with
+SHOWN_SIDE = 16  # scan positions, side of the part of the scan that is denoised for the figures
+MAX_SHOWN_BYTES = 64 * 2**20  # bytes of its patterns as float32
+CHECKED_POSITIONS = 256  # scan positions that are split into halves; takes some seconds
+MAX_FEW_MISSING = 0.01  # fraction of positions without a beam, above which the flag is a warning
+MAX_MINORITY_MISSING = 0.5  # fraction of positions without a beam, above which most are missing
+MAX_GOOD_SIGMA_PX = 0.5  # pixels, typical sigma of a position, above which the measured maps are poor
+# rms distance of the origin in the calibration from the best fit, pixels. These are 0.1 % and 0.5 % of the distance of a
+# Bragg disk at 50 px.
+MIN_ORIGIN_SHIFT_PX = 0.05  # above this, a flag is set
+LARGE_ORIGIN_SHIFT_PX = 0.25  # above this, the flag is a refusal
+MIN_SPECIMEN_FRACTION = 0.1  # fraction of the residuals' variance, above which virtual images explain them
+MIN_ELLIPSE_DIFFERENCE = 0.003  # difference in a/b between calibration and scan, above which a flag is set
+MAX_IMAGE_SIDE = 128  # scan positions, side of the largest scan whose virtual images are compared with residuals
+UNKNOWN_RADIUS_FRACTION = 0.05  # of the pattern's shorter side: radius that is assumed if the disk is hidden
 
 
 @dataclass(frozen=True)
 class FitReview:
-    """A descan fit looked at anew.
+    """Review of a descan fit.
 
     Attributes
     ----------
     flags : tuple of Flag
-        What is to be known of it.
+        The results, for the verdict.
     trials : tuple of ModelTrial
         The models that were compared.
     noise : float
@@ -60,9 +68,10 @@ class FitReview:
     test : ResidualTest
         The test of the residuals about the origin in the calibration.
     uncertainty : float
-        Of the fitted origin, rms over the scan along both axes, pixels.
+        Standard error of the fitted origin along both axes, rms over the scan, pixels.
     specimen : float
-        Part of the variance of the residuals that virtual images and their slopes explain; NaN if not asked.
+        Fraction of the residuals' variance that virtual images and their gradients explain; NaN if it was not
+        measured.
     """
 
     flags: tuple[Flag, ...]
@@ -75,7 +84,49 @@ class FitReview:
 
 @dataclass(frozen=True)
 class Review:
-    """All that a page shows of a scan. What was not looked at is None."""
+    """Results of the review of a calibrated scan; None for what was not measured.
+
+    Attributes
+    ----------
+    name : str
+        Name of the DataCube.
+    shape : tuple of int
+        (Rx, Ry, Qx, Qy).
+    dtype : str
+        Type of the values.
+    noise : NoiseModel
+        Noise model of the detector.
+    belongs : CalibrationCheck
+        Whether the calibration belongs to these data.
+    record : dict or None
+        Provenance stored in the calibration.
+    origin : OriginMap or None
+        Measured origin in the calibration.
+    sigma_known : bool
+        Whether the sigmas of `origin` are stored.
+    fitted : numpy.ndarray or None, shape (2, Rx, Ry)
+        Fitted origin in the calibration, pixels.
+    fit : FitReview or None
+        Review of the descan fit.
+    before, after : Pooled or None
+        Patterns pooled as recorded, and about the fitted origin.
+    stored : tuple or None
+        Ellipse (a, b, theta) in the calibration.
+    stored_by : str
+        Program that wrote it: "prenet" or "another program".
+    ellipse : Ellipse or None
+        Ellipse measured in this review.
+    raw, clean : numpy.ndarray or None, shape (n, m, Qx, Qy)
+        A part of the scan in electrons, as measured and denoised.
+    virtual : numpy.ndarray or None, shape (2, 2, n, m)
+        Virtual images of this part: measured and denoised, bright and dark field.
+    denoising : DenoisingCheck or None
+        Check of denoising by split electrons.
+    halves : OriginCheck or None
+        Check of the origin's sigma by split electrons.
+    ellipse_halves : EllipseCheck or None
+        Check of the ellipse by split electrons.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -85,40 +136,57 @@ class Review:
     record: dict | None
     origin: OriginMap | None = None
     sigma_known: bool = False
-    fitted: np.ndarray | None = None  # (2, Rx, Ry), the calibration's
+    fitted: np.ndarray | None = None
     fit: FitReview | None = None
     before: Pooled | None = None
     after: Pooled | None = None
-    stored: tuple | None = None  # ellipse
+    stored: tuple | None = None
     stored_by: str = ""
     ellipse: Ellipse | None = None
-    raw: np.ndarray | None = None  # (n, m, Qx, Qy), a part of the scan in electrons
+    raw: np.ndarray | None = None
     clean: np.ndarray | None = None
-    virtual: np.ndarray | None = None  # (2 kinds, 2 detectors, n, m)
+    virtual: np.ndarray | None = None
     denoising: DenoisingCheck | None = None
     halves: OriginCheck | None = None
     ellipse_halves: EllipseCheck | None = None
 
     @property
     def verdicts(self) -> list[Verdict]:
-        """All verdicts, the most asked for first."""
-        found = [make_verdict("calibration", self.belongs.flags)]
+        """All verdicts, the descan first.
+
+        Returns
+        -------
+        list of Verdict
+            One for each topic.
+        """
+        verdicts = [make_verdict("calibration", self.belongs.flags)]
         if self.origin is not None:
-            found = [make_verdict("descan", self.fit.flags), *found,
-                     make_verdict("origin", origin_flags(self.origin, self.sigma_known, self.halves)),
-                     make_verdict("ellipse", *ellipse_flags(self.stored, self.ellipse, self.stored_by,
-                                                            self.ellipse_halves))]
-        found.append(make_verdict("detector", noise_flags(self.noise)))
+            verdicts = [make_verdict("descan", self.fit.flags), *verdicts,
+                        make_verdict("origin", origin_flags(self.origin, self.sigma_known, self.halves)),
+                        make_verdict("ellipse", *ellipse_flags(self.stored, self.ellipse, self.stored_by,
+                                                               self.ellipse_halves))]
+        verdicts.append(make_verdict("detector", noise_flags(self.noise)))
         if self.denoising is not None:
-            found.append(make_verdict("denoising", self.denoising.flags))
-        return found
+            verdicts.append(make_verdict("denoising", self.denoising.flags))
+        return verdicts
 
 
-# --- what each stage says -----------------------------------------------------------------------------------
+# --- flags of each stage ------------------------------------------------------------------------------------
 
 
 def noise_flags(noise: NoiseModel) -> tuple[Flag, ...]:
-    """What the values of the detector mean, as flags."""
+    """Convert a noise model to flags.
+
+    Parameters
+    ----------
+    noise : NoiseModel
+        Noise model of the detector.
+
+    Returns
+    -------
+    tuple of Flag
+        Kind of detector, bad pixels, and the warnings about the data.
+    """
     kind = Flag("counting", {"dose": noise.dose}) if noise.counting else Flag(
         "integrating", {"gain": noise.gain, "offset": noise.offset, "readout": noise.readout, "dose": noise.dose})
     bad = int(noise.bad_pixels.sum())
@@ -126,40 +194,56 @@ def noise_flags(noise: NoiseModel) -> tuple[Flag, ...]:
 
 
 def origin_flags(origin: OriginMap, sigma_known: bool, halves: OriginCheck | None = None) -> tuple[Flag, ...]:
-    """Whether the direct beam was found, as flags."""
+    """Convert a measured origin to flags.
+
+    Parameters
+    ----------
+    origin : OriginMap
+        The measured origin.
+    sigma_known : bool
+        Whether its sigmas are stored.
+    halves : OriginCheck, optional
+        Check of the sigmas by split electrons.
+
+    Returns
+    -------
+    tuple of Flag
+        Positions without a beam, and the typical sigma.
+    """
     total, missing = int(origin.valid.size), int((~origin.valid).sum())
-    part, numbers = missing / total, {"count": missing, "total": total}
-    name = "beam_missing_mostly" if part > 0.5 else "beam_missing" if part > MANY_MISSING else "beam_missing_few"
-    flags = [Flag(name, numbers) if missing else Flag("beam_found")]
+    fraction = missing / total
+    name = ("beam_missing_mostly" if fraction > MAX_MINORITY_MISSING else "beam_missing" if fraction > MAX_FEW_MISSING
+            else "beam_missing_few")
+    flags = [Flag(name, {"count": missing, "total": total}) if missing else Flag("beam_found")]
     if origin.feature == "rings":
         flags.append(Flag("beam_hidden"))
     if sigma_known:
-        flags.append(Flag("sigma_poor" if origin.sigma > POOR_SIGMA_PX else "sigma_known", {"sigma": origin.sigma}))
+        flags.append(Flag("sigma_poor" if origin.sigma > MAX_GOOD_SIGMA_PX else "sigma_known", {"sigma": origin.sigma}))
     else:
         flags.append(Flag("sigma_unknown"))
     return (*flags, *(() if halves is None else halves.flags))
 
 
 def review_fit(origin: OriginMap, fitted, sigma_known: bool, side: int, images=None) -> FitReview:
-    """Look at a descan fit anew: is it the best one, and are its residuals noise?
+    """Compare a descan fit with the best fit, and test its residuals.
 
     Parameters
     ----------
     origin : OriginMap
         The measured origin.
-    fitted : array_like or None
-        (2, Rx, Ry), the origin in the calibration; None if no fit was accepted.
+    fitted : array_like or None, shape (2, Rx, Ry)
+        Fitted origin in the calibration, pixels; None if no fit was accepted.
     sigma_known : bool
-        Whether the sigmas of `origin` mean anything.
+        Whether the sigmas of `origin` are stored.
     side : int
         Shorter side of a pattern, pixels.
-    images : numpy.ndarray, optional
-        (k, Rx, Ry), virtual images that residuals may follow.
+    images : numpy.ndarray, shape (k, Rx, Ry), optional
+        Virtual images with which residuals are compared.
 
     Returns
     -------
     FitReview
-        The fit, and its flags.
+        The results and their flags.
     """
     best = fit_origin(origin)
     used = np.stack([best.qx0, best.qy0] if fitted is None else fitted)
@@ -169,27 +253,29 @@ def review_fit(origin: OriginMap, fitted, sigma_known: bool, side: int, images=N
     moved = float(np.sqrt(np.mean(((used - (best.qx0, best.qy0)) ** 2).sum(0))))
     uncertainty = best.decision.numbers["uncertainty"]
     reach = TUKEY_CUT * test.scatter
-    specimen = np.nan if images is None else _explained(np.clip(residual, -reach, reach), origin.valid, images)
+    clipped = np.clip(residual, -reach, reach)
+    specimen = np.nan if images is None else _explained_fraction(clipped, origin.valid, images)
     numbers = {"moved": moved, "model": best.model}
     flags = [flag for flag in best.flags if not flag.name.startswith("residuals_") and flag.name != "few_positions"]
     if fitted is None:
         flags.insert(0, Flag("fit_not_accepted"))
-    elif moved > max(MOVED_PX, 3 * uncertainty):
-        flags.insert(0, Flag("origin_far_off" if moved > MOVED_FAR_PX else "origin_moved", numbers))
+    elif moved > max(MIN_ORIGIN_SHIFT_PX, 3 * uncertainty):
+        flags.insert(0, Flag("origin_far_off" if moved > LARGE_ORIGIN_SHIFT_PX else "origin_moved", numbers))
     flags += residual_flags(test)
-    if test.correlated and specimen > SPECIMEN_PART:
+    if test.correlated and specimen > MIN_SPECIMEN_FRACTION:
         flags.append(Flag("specimen_explains", {"percent": 100 * specimen}))
-    richer = [t.distance for t in best.trials if t.determined and MODELS.index(t.model) >= MODELS.index(best.model)]
-    choice, distance = max(richer, default=0.0), side / 4
+    # Error by the choice of the model: the largest distance to a more flexible one.
+    distances = [t.distance for t in best.trials if t.determined and MODELS.index(t.model) >= MODELS.index(best.model)]
+    choice, distance = max(distances, default=0.0), side / 4
     error = max(uncertainty, choice)
-    flags.append(Flag("origin_error", {"uncertainty": uncertainty, "choice": choice, "distance": distance, "error": error,
-                                       "strain": 100 * error / distance}))
+    flags.append(Flag("origin_error", {"uncertainty": uncertainty, "choice": choice, "distance": distance,
+                                       "error": error, "strain": 100 * error / distance}))
     noise = float(np.median(sigma[:, origin.valid])) if sigma_known else np.nan
     return FitReview(tuple(flags), best.trials, noise, test, uncertainty, float(specimen))
 
 
-def _explained(residual, valid, images):
-    """Part of the variance of residuals that a mixture of images and their slopes explains, adjusted for chance."""
+def _explained_fraction(residual, valid, images):
+    """Fraction of the residuals' variance explained by images and their gradients (adjusted R squared)."""
     terms = [np.ones(valid.shape)]
     for image in images:
         image = (image - image.mean()) / (image.std() or 1)
@@ -197,76 +283,116 @@ def _explained(residual, valid, images):
     design = np.stack([t[valid] for t in terms], 1)
     if len(design) < 10 * design.shape[1]:
         return np.nan
-    left = total = 0.0
+    unexplained = total = 0.0
     for r in residual:
         y = r[valid] - r[valid].mean()
-        left += ((y - design @ np.linalg.lstsq(design, y, rcond=None)[0]) ** 2).sum()
+        unexplained += ((y - design @ np.linalg.lstsq(design, y, rcond=None)[0]) ** 2).sum()
         total += (y**2).sum()
     n, k = design.shape
-    return max(0.0, 1 - left / (n - k) / (total / (n - 1))) if total > 0 else np.nan
+    return max(0.0, 1 - unexplained / (n - k) / (total / (n - 1))) if total > 0 else np.nan
 
 
 def ellipse_flags(stored, measured: Ellipse | None, author: str, halves: EllipseCheck | None = None):
-    """Whether the ellipse in the calibration is right, as flags.
+    """Compare the ellipse in the calibration with the measured one, as flags.
 
     Parameters
     ----------
     stored : tuple or None
-        (a, b, theta) in the calibration.
+        Ellipse (a, b, theta) in the calibration.
     measured : Ellipse or None
-        The ellipse as this scan shows it.
+        Ellipse measured in this scan.
     author : str
-        Who wrote the stored one: "prenet" or "another program".
+        Program that wrote the stored one: "prenet" or "another program".
     halves : EllipseCheck, optional
-        The check by two halves of the electrons.
+        Check of the ellipse by split electrons.
 
     Returns
     -------
     flags : tuple of Flag
-        What decides.
+        Flags that decide the verdict.
     details : tuple of Flag
-        What this scan shows.
+        Flags of the measured ellipse.
     """
-    known = () if measured is None else measured.flags
+    details = () if measured is None else measured.flags
     if stored is None:
-        return (Flag("ellipse_not_set"),), known
+        return (Flag("ellipse_not_set"),), details
     if measured is None or not measured.accepted:
-        return (Flag("ellipse_unconfirmed", {"author": author}),), known
+        return (Flag("ellipse_unconfirmed", {"author": author}),), details
     difference = float(np.hypot(*np.subtract(measured.vector, ellipse_vector(*stored))))
-    if difference > max(3 * measured.sigma, ELLIPSE_DIFFERS):
+    if difference > max(3 * measured.sigma, MIN_ELLIPSE_DIFFERENCE):
         return (Flag("ellipse_differs", {"author": author, "difference": difference,
-                                         "sigmas": difference / measured.sigma}),), known
+                                         "sigmas": difference / measured.sigma}),), details
     a, b, theta = stored
     degrees = np.degrees(theta + (np.pi / 2 if b > a else 0)) % 180
     confirmed = Flag("ellipse_confirmed", {"author": author, "ratio": max(a, b) / min(a, b), "sigma": measured.sigma,
                                            "degrees": float(degrees)})
-    return (confirmed, *(() if halves is None else halves.flags)), known
+    return (confirmed, *(() if halves is None else halves.flags)), details
 
 
 # --- the page -----------------------------------------------------------------------------------------------
 
 
 def report(datacube, path, device="auto", progress=True) -> list[Verdict]:
-    """Write a page about a calibrated scan: can one go on with it, and what that rests on. Returns its verdicts.
+    """Review a calibrated scan and write the result as an HTML page. The DataCube is not changed.
 
-    Looks at the scan anew: the fit with every function, the ellipse, and what denoising does for these counts. Changes
-    nothing in the cube.
+    Parameters
+    ----------
+    datacube : DataCube
+        The scan, with an origin in its calibration, measured by any program.
+    path : str or path-like
+        An .html file that does not exist yet. If writing fails, no file is left.
+    device : str, optional
+        "auto", "cpu", "cuda" or "mps".
+    progress : bool, optional
+        Whether to show a progress bar.
 
-    Args:
-        datacube: a DataCube with an origin in its calibration, whoever measured it.
-        path: an .html file that does not exist yet; it appears whole or not at all.
+    Returns
+    -------
+    list of Verdict
+        The verdicts on the page.
 
-    Raises PrenetError where the path is taken, or the calibration has no origin.
+    Raises
+    ------
+    PrenetError
+        If the path exists or the calibration has no origin.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.demo import load_scan
+    >>> from py4dstem_prenet.review import report
+    >>> datacube, truth = load_scan()
+    >>> calibration = datacube.prenet.calibrate(progress=False)  # doctest: +SKIP
+    >>> verdicts = report(datacube, "report.html", progress=False)  # doctest: +SKIP
     """
     path = check_output(path, HTML_ENDINGS)
-    seen = review(datacube, device, progress)
+    result = review(datacube, device, progress)
     with new_file(path, HTML_ENDINGS) as partial:
-        partial.write_text(page_html(seen), encoding="utf-8")
-    return seen.verdicts
+        partial.write_text(page_html(result), encoding="utf-8")
+    return result.verdicts
 
 
 def review(datacube, device="auto", progress=True) -> Review:
-    """Gather what a page tells. Raises PrenetError where the calibration has no origin."""
+    """Review a calibrated scan.
+
+    Parameters
+    ----------
+    datacube : DataCube
+        The scan, with an origin in its calibration.
+    device : str, optional
+        "auto", "cpu", "cuda" or "mps".
+    progress : bool, optional
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    Review
+        The results. Only the first fields are set if the calibration belongs to other data.
+
+    Raises
+    ------
+    PrenetError
+        If the calibration has no origin.
+    """
     scan = as_scan(datacube)
     if datacube.calibration is None or datacube.calibration.get_origin_meas() is None:
         raise PrenetError("No origin was measured in this scan; call datacube.prenet.calibrate() (or prenet calibrate) "
@@ -274,15 +400,15 @@ def review(datacube, device="auto", progress=True) -> Review:
     with tqdm(total=5, desc="report", unit=" stages", disable=not progress) as bar:
         noise = calibrations.noise_of(datacube)
         shape = scan.shape
-        seen = {"name": datacube.name, "shape": shape, "dtype": str(datacube.data.dtype), "noise": noise,
-                "belongs": check_calibration(datacube), "record": calibrations.read_provenance(datacube)}
-        if set(seen["belongs"].stale) & {"measured origin", "probe radius"}:
-            return Review(**seen)  # maps of other data: there is nothing to draw
+        results = {"name": datacube.name, "shape": shape, "dtype": str(datacube.data.dtype), "noise": noise,
+                   "belongs": check_calibration(datacube), "record": calibrations.read_provenance(datacube)}
+        if set(results["belongs"].stale) & {"measured origin", "probe radius"}:
+            return Review(**results)  # the maps belong to other data
         bar.update()
         origin = calibrations.read_origin(datacube)
-        radius = origin.radius if np.isfinite(origin.radius) else 0.05 * min(shape[2:])
+        radius = origin.radius if np.isfinite(origin.radius) else UNKNOWN_RADIUS_FRACTION * min(shape[2:])
         stored = datacube.calibration.get_origin()
-        if np.shape(stored)[1:] not in ((), shape[:2]):  # of the scan before it was cropped: `belongs` says so
+        if np.shape(stored)[1:] not in ((), shape[:2]):  # belongs to the scan before cropping; reported by `belongs`
             stored = None
         used = stored
         if stored is None:
@@ -294,49 +420,49 @@ def review(datacube, device="auto", progress=True) -> Review:
         bar.update()
         outer = figures.inner_radius(after.mean.shape, after.center)
         detectors = [(0, radius), (min(2 * radius, 0.5 * outer), outer)]
-        seen |= {"origin": origin, "sigma_known": calibrations.sigma_is_current(datacube), "before": before, "after": after,
-                 "fitted": None if stored is None else used,
-                 "fit": review_fit(origin, stored if stored is None else used, calibrations.sigma_is_current(datacube),
-                                 min(shape[2:]), _maps(datacube, used, detectors, noise))}
+        fitted, sigma_known = None if stored is None else used, calibrations.sigma_is_current(datacube)
+        images = _virtual_maps(datacube, used, detectors, noise)
+        results |= {"origin": origin, "sigma_known": sigma_known, "before": before, "after": after, "fitted": fitted,
+                    "fit": review_fit(origin, fitted, sigma_known, min(shape[2:]), images)}
         bar.update()
-        ours = calibrations.signatures(datacube).get("ellipse", {}).get("unchanged")
-        known = origin.radius if np.isfinite(origin.radius) else None
-        seen |= {"stored": figures.stored_ellipse(datacube.calibration),
-                 "stored_by": "prenet" if ours else "another program",
-                 "ellipse": judge_pooled(after, known, noise, device)}
+        by_prenet = calibrations.signatures(datacube).get("ellipse", {}).get("unchanged")
+        disk_radius = origin.radius if np.isfinite(origin.radius) else None
+        results |= {"stored": figures.stored_ellipse(datacube.calibration),
+                    "stored_by": "prenet" if by_prenet else "another program",
+                    "ellipse": judge_pooled(after, disk_radius, noise, device)}
         bar.update()
-        seen |= _denoised(datacube, used, detectors, noise, device)
-        seen["denoising"] = check_denoising(datacube, noise, device=device, positions=CHECKED)
-        seen["halves"] = check_origin(datacube, noise, device=device, positions=CHECKED)
-        if seen["ellipse"].accepted and stored is not None:
-            seen["ellipse_halves"] = check_ellipse(datacube, noise, device=device, positions=4 * CHECKED)
+        results |= _denoised_part(datacube, used, detectors, noise, device)
+        results["denoising"] = check_denoising(datacube, noise, device=device, positions=CHECKED_POSITIONS)
+        results["halves"] = check_origin(datacube, noise, device=device, positions=CHECKED_POSITIONS)
+        if results["ellipse"].accepted and stored is not None:
+            results["ellipse_halves"] = check_ellipse(datacube, noise, device=device, positions=4 * CHECKED_POSITIONS)
         bar.update()
-    return Review(**seen)
+    return Review(**results)
 
 
-def _maps(datacube, used, detectors, noise):
-    """Virtual images of the whole scan, or None where it is too large to look at all of it for a page."""
+def _virtual_maps(datacube, used, detectors, noise):
+    """Compute virtual images of the whole scan; None if it is too large."""
     scan = as_scan(datacube).scan_shape
-    if scan[0] * scan[1] > MAP_SIDE**2:
+    if scan[0] * scan[1] > MAX_IMAGE_SIDE**2:
         return None
     return virtual_images(datacube, *used, detectors, noise).reshape(-1, *scan)
 
 
-def _denoised(datacube, used, detectors, noise, device):
-    """A part of the scan in electrons, measured and denoised, with virtual images; about the strongest scattering."""
+def _denoised_part(datacube, used, detectors, noise, device):
+    """Denoise the part of the scan around the strongest scattering: electrons before and after, and virtual images."""
     from py4DSTEM import DataCube
 
     rx, ry, qx, qy = as_scan(datacube).shape
-    some = sample_positions((rx, ry), 256)
-    dark = virtual_images(datacube, *used, detectors[1:], noise, positions=some)[0]
-    middle = np.unravel_index(some[np.argmax(dark)], (rx, ry))
-    side = int(np.clip(np.sqrt(PIECE_BYTES / (4 * qx * qy)), 2, PIECE))
+    sample = sample_positions((rx, ry), 256)
+    dark = virtual_images(datacube, *used, detectors[1:], noise, positions=sample)[0]
+    middle = np.unravel_index(sample[np.argmax(dark)], (rx, ry))
+    side = int(np.clip(np.sqrt(MAX_SHOWN_BYTES / (4 * qx * qy)), 2, SHOWN_SIDE))
     part = tuple(slice(max(0, min(m - side // 2, n - side)), max(0, min(m - side // 2, n - side)) + side)
                  for m, n in zip(middle, (rx, ry), strict=True))
     data = np.array(datacube.data[part])
     origins = used[:, part[0], part[1]]
     piece = DataCube(data)
-    piece.calibration.set_origin(tuple(origins))  # by which patterns are compared with their neighbors
+    piece.calibration.set_origin(tuple(origins))  # denoising compares patterns about their origins
     clean = denoise(piece, noise, device=device, progress=False).data
     kinds = [noise.electrons(kind.reshape(-1, qx, qy)).reshape(kind.shape) for kind in (data, clean)]
     exact = NoiseModel(1.0, 0.0, 0.0, np.zeros((qx, qy), bool), False, noise.dose)
@@ -345,10 +471,24 @@ def _denoised(datacube, used, detectors, noise, device):
 
 
 def show(datacube, axes=None):
-    """What a cube's calibration holds and does: origin maps, the mean pattern and the rings before and after.
+    """Draw the calibration of a scan: origin maps, mean pattern, and rings before and after the correction.
 
-    axes: (3, 4) to draw into; by default those of a new figure. Returns them. Raises PrenetError where the cube has no
-    origin, or one of other data.
+    Parameters
+    ----------
+    datacube : DataCube
+        The scan, with an origin in its calibration.
+    axes : numpy.ndarray of matplotlib.axes.Axes, shape (3, 4), optional
+        Axes to draw into; those of a new figure by default.
+
+    Returns
+    -------
+    numpy.ndarray of matplotlib.axes.Axes, shape (3, 4)
+        The axes.
+
+    Raises
+    ------
+    PrenetError
+        If the calibration has no origin, or that of other data.
     """
     measured = calibrations.read_origin(datacube)
     qx0, qy0, radius = calibrations.read_fitted_origin(datacube)
@@ -362,7 +502,7 @@ def show(datacube, axes=None):
     figures.show_pattern(still.mean, axes[2, 0], "mean pattern, as recorded", 0.25)
     ellipse = figures.stored_ellipse(datacube.calibration)
     vector = np.zeros(2) if ellipse is None else ellipse_vector(*ellipse)
-    size = float(radius) if np.isfinite(radius) else 0.05 * min(datacube.Qshape)
+    size = float(radius) if np.isfinite(radius) else UNKNOWN_RADIUS_FRACTION * min(datacube.Qshape)
     ring = figures.ring_radius(pooled.mean, pooled.center, size, pooled.weight, vector)
     if ellipse is None:
         figures.show_pattern(pooled.mean, axes[2, 1], "recentered; no ellipse is set", 0.25)

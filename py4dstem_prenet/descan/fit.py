@@ -1,4 +1,8 @@
-"""The descan of a scan: a smooth surface, with steps where the beam jumps, or in parts where the descan changes."""
+"""Fit of the descan: a smooth surface, with steps where the beam jumps, or one surface for each part of the scan.
+
+Jumps of the beam between scan rows are found first and fitted as steps of the surface. If the descan itself changes
+during the scan, as in joined files, each part has its own surface (`segments.py`).
+"""
 
 from __future__ import annotations
 
@@ -20,27 +24,47 @@ from .jumps import find_jumps, jump_flags, merged, step_at
 from .segments import fit_parts
 from .surface import fit_pair
 
-MOST_JUMPS, STEP_ROUNDS = 8, 2  # more jumps than that are no descan with steps
+MAX_JUMPS = 8  # jumps that are fitted as steps; a scan with more is fitted without
+STEP_ROUNDS = 2  # rounds in which steps and surface are fitted in turn; more do not change them
 
 
 def fit_descan(maps, sigmas, valid, model="auto"):
-    """Fit both coordinates of the origin; see `surface.fit_pair`.
+    """Fit the descan to maps of the origin.
 
-    Args:
-        maps, sigmas: (2, Rx, Ry) px. valid: (Rx, Ry) bool. model: of the surface, or of that of each part.
+    Parameters
+    ----------
+    maps : array_like, shape (2, Rx, Ry)
+        Coordinates qx and qy of the origin in pixels.
+    sigmas : array_like, shape (2, Rx, Ry)
+        Their standard errors in pixels.
+    valid : numpy.ndarray of bool, shape (Rx, Ry)
+        True where a position is used.
+    model : str, optional
+        Model of the surface, or of the surface of each part: "constant", "plane", "parabola", "spline", or "auto" to
+        choose it by held-out residuals.
 
-    Returns: the two `SurfaceFit`, and flags on jumps and parts.
+    Returns
+    -------
+    x, y : SurfaceFit
+        Fits of the two coordinates.
+    flags : list of Flag
+        Flags on jumps and parts.
+
+    Raises
+    ------
+    PrenetError
+        If the model is unknown.
     """
     maps, sigmas = np.asarray(maps, float), np.asarray(sigmas, float)
     jumps = [find_jumps(values, sigma, valid) for values, sigma in zip(maps, sigmas, strict=True)]
     steps = np.zeros(maps.shape)
     frames = merged([*jumps[0], *jumps[1]], valid.shape[1])
-    if 0 < len(frames) <= MOST_JUMPS:
+    if 0 < len(frames) <= MAX_JUMPS:
         steps = _steps(maps, sigmas, valid, frames, model)
     fits = [replace(f, values=f.values + step) for f, step in
             zip(fit_pair(*(maps - steps), *sigmas, valid, model), steps, strict=True)]
     flags = [*jump_flags(jumps[0], "qx0"), *jump_flags(jumps[1], "qy0")]
-    if len(frames) > MOST_JUMPS:
+    if len(frames) > MAX_JUMPS:
         flags.append(Flag("too_many_jumps", {"count": len(frames)}))
     parts, frames = fit_parts(maps, sigmas, valid, np.stack([f.values for f in fits]), model)
     if parts is None:
@@ -50,32 +74,61 @@ def fit_descan(maps, sigmas, valid, model="auto"):
 
 
 def _steps(maps, sigmas, valid, frames, model):
-    """What jumps at `frames` add to a smooth surface, (2, Rx, Ry) pixels, zero before the first."""
+    """Fit the steps that jumps at `frames` add to a smooth surface, (2, Rx, Ry) pixels, zero before the first."""
     segment = np.searchsorted(frames, np.arange(valid.size), side="right").reshape(valid.shape)
     sizes = [[0.0, *(step_at(values, sigma, valid, f) for f in frames)]
              for values, sigma in zip(maps, sigmas, strict=True)]
     steps = np.cumsum(sizes, 1)[:, segment]
     for _ in range(STEP_ROUNDS):
-        left = maps - [s.values for s in fit_pair(*(maps - steps), *sigmas, valid, model)]
+        remainder = maps - [s.values for s in fit_pair(*(maps - steps), *sigmas, valid, model)]
         for k in range(1, segment.max() + 1):
-            here = (segment == k) & valid
-            if here.any():
-                steps[:, segment == k] = np.median(left[:, here], 1)[:, None]
+            members = (segment == k) & valid
+            if members.any():
+                steps[:, segment == k] = np.median(remainder[:, members], 1)[:, None]
     return steps
 
 
 def fit_origin(origin: OriginMap, model: str = "auto") -> OriginFit:
-    """Fit a smooth surface (constant, plane, parabola or spline) to measured origins.
+    """Fit a smooth surface to measured origins.
 
-    Weighted by their sigmas, robust against disks taken for the direct beam, and chosen by held-out residuals
-    unless `model` names one. It steps where the beam jumps, and where the descan itself changes, as in joined scans,
-    each part has a surface of its own (`descan.py`); `model` is then that of the richest part. Raises
-    PrenetError for an unknown model.
+    The fit is weighted by the sigmas of the positions and robust against disks mistaken for the direct beam. Its model
+    is chosen by held-out residuals. The surface has steps where the beam jumps; if the descan changes during the scan,
+    as in joined files, each part has its own surface.
+
+    Parameters
+    ----------
+    origin : OriginMap
+        The measured origin.
+    model : str, optional
+        "constant", "plane", "parabola", "spline", or "auto" to choose it by held-out residuals.
+
+    Returns
+    -------
+    OriginFit
+        The fitted origin, its residuals and uncertainty, and the decision. `model` is that of the most flexible part.
+
+    Raises
+    ------
+    PrenetError
+        If the model is unknown.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.core import Decision, OriginMap
+    >>> from py4dstem_prenet.descan import fit_origin
+    >>> rows, columns = np.indices((12, 12))
+    >>> noise = 0.05 * np.random.default_rng(0).normal(size=(2, 12, 12))
+    >>> sigma, valid = np.full((12, 12), 0.05), np.ones((12, 12), bool)
+    >>> measured = 60 + 0.1 * rows + noise[0], 62 - 0.2 * columns + noise[1]
+    >>> fit = fit_origin(OriginMap(*measured, sigma, sigma, valid, 6.0, Decision(True)))
+    >>> fit.model, bool(np.abs(fit.qx0 - (60 + 0.1 * rows)).max() < 0.05)
+    ('plane', True)
     """
     maps, sigmas = (origin.qx0, origin.qy0), (origin.sigma_qx0, origin.sigma_qy0)
     x, y, flags = fit_descan(maps, sigmas, origin.valid, model)
     test = check_residuals([x.residual, y.residual], sigmas, origin.valid, not origin.decision.has("sigma_unknown"))
-    sigmas = [np.hypot(surface.sigma, MIN_SIGMA_PX) for surface in (x, y)]  # errors that positions have in common
+    sigmas = [np.hypot(surface.sigma, MIN_SIGMA_PX) for surface in (x, y)]  # add the errors that all positions share
     uncertainty = float(np.sqrt(np.mean(sigmas[0] ** 2 + sigmas[1] ** 2)))
     numbers = {"scatter": test.scatter, "scale": test.scale, "shared": test.shared, "shared_sigmas": test.shared_sigmas,
                "outliers": test.outliers, "uncertainty": uncertainty}
@@ -88,7 +141,18 @@ def fit_origin(origin: OriginMap, model: str = "auto") -> OriginFit:
 
 
 def residual_flags(test: ResidualTest) -> tuple[Flag, ...]:
-    """What a test of residuals says, as flags."""
+    """Convert a test of residuals to flags.
+
+    Parameters
+    ----------
+    test : ResidualTest
+        The test.
+
+    Returns
+    -------
+    tuple of Flag
+        One flag; none if there is at most one residual.
+    """
     if not test.testable:
         return (Flag("few_positions", {"count": test.count}),) if test.count > 1 else ()
     if test.correlated:
@@ -99,10 +163,10 @@ def residual_flags(test: ResidualTest) -> tuple[Flag, ...]:
 
 
 def _merged_flags(first, second):
-    """The flags of both coordinates, each name once; of outliers the larger part."""
-    merged = {flag.name: flag for flag in first}
+    """Merge the flags of both coordinates, each name once; of two percentages keep the larger."""
+    flags = {flag.name: flag for flag in first}
     for flag in second:
-        known = merged.get(flag.name)
-        if known is None or flag.numbers.get("percent", 0) > known.numbers.get("percent", 0):
-            merged[flag.name] = flag
-    return tuple(merged.values())
+        other = flags.get(flag.name)
+        if other is None or flag.numbers.get("percent", 0) > other.numbers.get("percent", 0):
+            flags[flag.name] = flag
+    return tuple(flags.values())

@@ -1,4 +1,8 @@
-"""Jumps of the beam during a scan: where they are, how large, and the steps that they leave in the origin maps."""
+"""Jumps of the beam between scan rows: position, size, and the steps that they cause in the origin maps.
+
+A jump is a step of the median between two rows that is an outlier among the steps of the other rows, larger than the
+noise. The position within the row is the one at which a step explains the surrounding rows best.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +13,29 @@ import numpy as np
 from ..core import NORMAL_MAD, Flag
 from .surface import prepare
 
-SIGMAS, LEAST = 6.0, 0.05  # standard errors and pixels by which a row must step out of line
-AROUND = 3  # rows on either side that tell where in a row a jump is
-OUTLIER = 5.0  # standard deviations
-TOLD = 5  # at most so many are told one by one
+# Set on simulated scans:
+MIN_JUMP_SIGMAS = 6.0  # standard errors of a step between rows, above which it is a jump
+MIN_JUMP_PX = 0.05  # pixels, above which such a step is a jump
+JUMP_ROWS = 3  # scan rows on either side of a jump that determine its position within the row
+MAX_PATCH_DEVIATION = 5.0  # standard deviations of a position from the fit around a jump; others are left out
+MAX_JUMP_FLAGS = 5  # jumps of one coordinate with a flag of their own
 
 
 @dataclass(frozen=True)
 class Jump:
-    """frame: flat scan position (C order over (Rx, Ry)) from which the beam lies elsewhere. step: pixels.
-    sigma: of the step, pixels. row: the scan row before it."""
+    """A jump of one coordinate of the beam.
+
+    Attributes
+    ----------
+    frame : int
+        First flat scan position (C order) after the jump.
+    step : float
+        Size in pixels.
+    sigma : float
+        Standard error of the size in pixels.
+    row : int
+        Scan row before the jump.
+    """
 
     frame: int
     step: float
@@ -27,10 +44,32 @@ class Jump:
 
 
 def find_jumps(values, sigma, valid) -> tuple[Jump, ...]:
-    """Jumps of one coordinate of the beam between scan rows.
+    """Find jumps of one coordinate of the beam between scan rows.
 
-    values, sigma, valid: (Rx, Ry) as for `surface.fit_surface`. A jump is a median step from one row to the next that
-    stands out of the other steps and of the noise by more than 6 sigma and is larger than 0.05 px.
+    Parameters
+    ----------
+    values : array_like, shape (Rx, Ry)
+        The coordinate in pixels.
+    sigma : array_like, shape (Rx, Ry)
+        Its standard error in pixels.
+    valid : array_like of bool, shape (Rx, Ry)
+        True where a position is used.
+
+    Returns
+    -------
+    tuple of Jump
+        Jumps, in the order of the scan: steps that exceed those of the other rows and the noise by more than
+        MIN_JUMP_SIGMAS, and MIN_JUMP_PX.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.descan.jumps import find_jumps
+    >>> values = np.random.default_rng(0).normal(0, 0.05, (16, 16))
+    >>> values[8:] += 1
+    >>> jumps = find_jumps(values, np.full((16, 16), 0.05), np.ones((16, 16), bool))
+    >>> [(jump.frame, round(jump.step, 1)) for jump in jumps]
+    [(128, 1.0)]
     """
     data = prepare(values, sigma, valid)
     if data.y.shape[0] < 4:
@@ -44,61 +83,98 @@ def find_jumps(values, sigma, valid) -> tuple[Jump, ...]:
         spread = np.median(np.abs(difference - step[i])) / NORMAL_MAD
         stated = np.median(np.hypot(data.sigma[i + 1], data.sigma[i])[both[i]])
         error[i] = 1.2533 * max(spread, stated) / np.sqrt(both[i].sum())
-    known = np.isfinite(step)
-    if known.sum() < 3:
+    measured = np.isfinite(step)
+    if measured.sum() < 3:
         return ()
-    # Curvature of the descan makes steps drift slowly with the row: compare with the neighboring steps.
+    # The curvature of the descan changes the steps slowly from row to row: compare with the neighboring steps.
     around = (np.delete(step[max(i - 4, 0) : i + 5], min(i, 4)) for i in range(len(step)))
     excess = step - np.array([np.median(s[np.isfinite(s)]) if np.isfinite(s).any() else np.nan for s in around])
-    if not np.isfinite(excess).any():  # steps are known only far from one another
+    if not np.isfinite(excess).any():  # the measured steps have no neighbors
         return ()
     common = np.nanmedian(np.abs(excess)) / NORMAL_MAD
     scale = np.hypot(error, common)
-    # Noise in a row counts in the two steps around it, a jump in one: a lone displaced row is two jumps.
-    found = np.flatnonzero(known & (np.abs(excess) > SIGMAS * scale) & (np.abs(excess) > LEAST))
-    return tuple(_placed(data, int(i), float(excess[i]), float(scale[i])) for i in found)
+    # A single displaced row is two jumps.
+    rows = np.flatnonzero(measured & (np.abs(excess) > MIN_JUMP_SIGMAS * scale) & (np.abs(excess) > MIN_JUMP_PX))
+    return tuple(_located_jump(data, int(i), float(excess[i]), float(scale[i])) for i in rows)
 
 
 def _patch(data, frame, step=0.0):
-    """What lies around a frame: frames, values, regressors of a plane, and which of them can be used.
+    """Rows around a frame: frames, values, regressors of a plane, and which values are usable.
 
-    A value one `step` off is no outlier: where exactly the jump lies is what is asked.
+    A value that is off by one `step` is not an outlier, since the position of the jump is not yet determined.
     """
     rows, columns = data.y.shape
     row = frame // columns
-    first, last = max(0, row - AROUND), min(rows, row + AROUND)
+    first, last = max(0, row - JUMP_ROWS), min(rows, row + JUMP_ROWS)
     frames = np.arange(first * columns, last * columns)
     i, j = np.divmod(frames, columns)
-    plane = np.stack([np.ones(len(frames)), (i - row) / AROUND, 2 * j / columns - 1], 1)
+    plane = np.stack([np.ones(len(frames)), (i - row) / JUMP_ROWS, 2 * j / columns - 1], 1)
     values, use = data.y[first:last].ravel(), data.use[first:last].ravel()
     both = np.c_[plane, frames >= frame]
-    rest = values - both @ np.linalg.lstsq(both[use], values[use], rcond=None)[0]
-    rest = rest - np.median(rest[use])
-    rest = np.minimum(np.abs(rest), np.abs(np.abs(rest) - abs(step)))
-    return frames, values, plane, use & (rest < OUTLIER * np.median(rest[use]) / NORMAL_MAD + 1e-9)
+    residual = values - both @ np.linalg.lstsq(both[use], values[use], rcond=None)[0]
+    residual = residual - np.median(residual[use])
+    deviation = np.minimum(np.abs(residual), np.abs(np.abs(residual) - abs(step)))
+    limit = MAX_PATCH_DEVIATION * np.median(deviation[use]) / NORMAL_MAD + 1e-9
+    return frames, values, plane, use & (deviation < limit)
 
 
-def _placed(data, row, step, sigma):
-    """A jump found between `row` and the next, with the frame at which a step explains its surroundings best."""
+def _located_jump(data, row, step, sigma):
+    """Find the frame of a jump after `row`, at which a step explains the surrounding rows best."""
     columns = data.y.shape[1]
     frames, values, plane, use = _patch(data, (row + 1) * columns, step)
     best = (np.inf, (row + 1) * columns)
     for frame in range(max(row * columns, frames[0] + 1), min((row + 2) * columns, frames[-1])):
-        left = (values - step * (frames >= frame))[use]
-        cost = np.abs(left - plane[use] @ np.linalg.lstsq(plane[use], left, rcond=None)[0]).sum()
+        flattened = (values - step * (frames >= frame))[use]
+        cost = np.abs(flattened - plane[use] @ np.linalg.lstsq(plane[use], flattened, rcond=None)[0]).sum()
         best = min(best, (cost, frame))
     return Jump(best[1], step, sigma, row)
 
 
 def step_at(values, sigma, valid, frame) -> float:
-    """By how much a coordinate of the beam steps at a frame, pixels, from the rows around it."""
+    """Fit the step of one coordinate of the beam at a frame, from the surrounding rows.
+
+    Parameters
+    ----------
+    values : array_like, shape (Rx, Ry)
+        The coordinate in pixels.
+    sigma : array_like, shape (Rx, Ry)
+        Its standard error in pixels.
+    valid : array_like of bool, shape (Rx, Ry)
+        True where a position is used.
+    frame : int
+        First flat scan position after the jump.
+
+    Returns
+    -------
+    float
+        Size of the step in pixels.
+    """
     frames, values, plane, use = _patch(prepare(values, sigma, valid), frame)
     both = np.c_[plane, frames >= frame][use]
     return float(np.linalg.lstsq(both, values[use], rcond=None)[0][-1])
 
 
 def merged(jumps, columns: int) -> list[int]:
-    """Frames of jumps found in both coordinates, ascending; of two within half a scan row the surer one."""
+    """Merge the jumps of both coordinates.
+
+    Parameters
+    ----------
+    jumps : iterable of Jump
+        Jumps of both coordinates.
+    columns : int
+        Scan columns.
+
+    Returns
+    -------
+    list of int
+        Frames of the jumps, ascending. Of two jumps within half a scan row the more significant one is kept.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.descan.jumps import Jump, merged
+    >>> merged([Jump(32, 0.5, 0.1, 1), Jump(34, 1.0, 0.1, 1), Jump(80, 1.0, 0.1, 4)], columns=16)
+    [34, 80]
+    """
     kept = []
     for jump in sorted(jumps, key=lambda j: -abs(j.step) / max(j.sigma, 1e-6)):
         if all(abs(jump.frame - frame) > columns / 2 for frame in kept):
@@ -107,9 +183,22 @@ def merged(jumps, columns: int) -> list[int]:
 
 
 def jump_flags(jumps, coordinate: str) -> list[Flag]:
-    """Flags for the first few jumps one by one, and for the number of the others."""
+    """Create the flags of jumps: one for each of the first few, and one for the number of the others.
+
+    Parameters
+    ----------
+    jumps : sequence of Jump
+        Jumps of one coordinate.
+    coordinate : str
+        "qx0" or "qy0".
+
+    Returns
+    -------
+    list of Flag
+        The flags.
+    """
     flags = [Flag("jump", {"coordinate": coordinate, "step": jump.step, "row": jump.row, "next_row": jump.row + 1,
-                           "sigmas": abs(jump.step) / max(jump.sigma, 1e-6)}) for jump in jumps[:TOLD]]
-    if len(jumps) > TOLD:
-        flags.append(Flag("more_jumps", {"coordinate": coordinate, "count": len(jumps) - TOLD}))
+                           "sigmas": abs(jump.step) / max(jump.sigma, 1e-6)}) for jump in jumps[:MAX_JUMP_FLAGS]]
+    if len(jumps) > MAX_JUMP_FLAGS:
+        flags.append(Flag("more_jumps", {"coordinate": coordinate, "count": len(jumps) - MAX_JUMP_FLAGS}))
     return flags

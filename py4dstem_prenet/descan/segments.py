@@ -12,7 +12,7 @@ import numpy as np
 
 from ..core import NORMAL_MAD, TUKEY_CUT, Decision, robust_loss
 from .models import MODELS, thinned
-from .surface import BEND, SurfaceFit, fit_pair, folds, prepare
+from .surface import MIN_SPLINE_BEND, SurfaceFit, fit_pair, folds, prepare
 
 MAX_BREAKS = 8  # breaks in a scan
 MIN_SEGMENT_ROWS = 4  # rows of a segment
@@ -27,7 +27,8 @@ PROFILE_STEPS = 16  # steps of the robust fit of profiles, the first LEAST_ABSOL
 LEAST_ABSOLUTE_STEPS = 10
 # Segments are accepted if they explain this part of the misfit of one surface beyond noise at held-out positions, and
 # if somewhere they differ from that surface by so many pixels; or by fewer, if the difference is as large, relative to
-# the descan, as `BEND` requires for a spline. Smaller changes may be due to the specimen. Set on simulated scans.
+# the descan, as `MIN_SPLINE_BEND` requires for a spline. Smaller changes may be due to the specimen. Set on simulated
+# scans.
 MIN_EXPLAINED_FRACTION, MIN_CHANGE_PX, MIN_LARGE_CHANGE_PX = 0.5, 0.3, 1.0
 
 
@@ -60,7 +61,7 @@ def fit_parts(maps, sigmas, valid, whole, model="auto"):
     fits = _fit(maps, sigmas, valid, frames, model)
     values = np.stack([fit.values for fit in fits])
     change = (values - whole)[:, valid]
-    bends = change.var(1).sum() > BEND**2 * whole[:, valid].var(1).sum()
+    bends = change.var(1).sum() > MIN_SPLINE_BEND**2 * whole[:, valid].var(1).sum()
     min_change = MIN_CHANGE_PX if bends else MIN_LARGE_CHANGE_PX
     if np.abs(change).max() < min_change or not all(fit.accepted for fit in fits):
         return None, []

@@ -1,4 +1,9 @@
-"""A smooth descan surface through measured origin maps: robust, weighted, its model chosen by held-out residuals."""
+"""Robust fit of a smooth surface to measured origin maps.
+
+Each model (`models.py`) is fitted by iteratively reweighted least squares with Tukey's biweight, from a start that
+outliers do not influence (least median of squares). Among polynomials and a penalized spline, the model is chosen by
+the residuals at held-out blocks of positions.
+"""
 
 from __future__ import annotations
 
@@ -20,30 +25,45 @@ from ..core import (
 from .models import MODELS, candidates, evaluate, normal, solve, surface_variance, thinned
 from .reach import extend_surface, measured_box
 
-_TINY = 1e-7  # px; keeps weights finite on noise-free input
-_PENALTIES = 10.0 ** np.arange(-8, 3)  # relative to the sum of weights
-_CHOICE_POINTS = 40_000  # the model is chosen on a coarser grid of about this many positions
-# Standard errors by which a richer polynomial, and the spline, must be better. Simulated on 16 x 16 scans at
-# the edge of what can be detected (160 scans of 10 kinds), the mean error to truth is on average 4 % above
-# that of always taking the best of the four; 6 % with 0.5, and 10 % with a plain minimum of the polynomials.
-_MARGIN, _SPLINE_MARGIN = 1.0, 2.0
-# A spline follows whatever is smooth, the deflection of the beam by the specimen included. It is taken for descan
-# only where it bends away from the polynomial by this part of the descan itself: on multislice scans over
-# particles the departures that helped held-out residuals and hurt the truth were 2 to 8 %.
-BEND = 0.12
-
-FEW, FAR = 12, 0.25  # positions, that cannot tell a bent descan from wrong positions; px off the surface that this is
-TOGETHER = 0.25  # of the positions, off the surface side by side: no outliers, but another surface
+_MIN_SIGMA_PX = 1e-7  # pixels; keeps weights finite on noise-free input
+_PENALTIES = 10.0 ** np.arange(-8, 3)  # penalties of the spline that are tried, relative to the sum of weights
+_MAX_CHOICE_POSITIONS = 40_000  # positions of the grid on which the model is chosen; chosen for speed
+# Standard errors by which a more flexible polynomial, and the spline, must be better. On 160 simulated 16 x 16 scans
+# of 10 kinds, with curvature near the detection limit, the mean error is 4 % above that of the best of the four models;
+# 6 % with 0.5, and 10 % with the minimum of the held-out residuals.
+_MARGIN_SIGMAS, _SPLINE_MARGIN_SIGMAS = 1.0, 2.0
+# rms distance of the spline from the polynomial, relative to the rms of the descan, above which the spline is used. A
+# spline also follows beam deflection by the specimen: on multislice scans of particles, splines that reduced held-out
+# residuals but increased the error to truth differed by 2 to 8 %.
+MIN_SPLINE_BEND = 0.12
+# With fewer valid positions than this, one that is farther from the surface than MAX_SPARSE_OFFSET_PX may be an outlier
+# or curvature of the descan: the fit is refused. Set on simulated scans.
+MIN_CURVED_POSITIONS = 12
+MAX_SPARSE_OFFSET_PX = 0.25  # pixels
+MAX_DENSE_OUTLIERS = 0.25  # fraction of positions in dense groups of outliers; more are a second surface
+MAX_IGNORED = 0.5  # fraction of positions that are outliers, above which the fit is refused
 
 
 @dataclass(frozen=True)
 class SurfaceFit:
-    """A surface fitted to one origin map; maps have the scan's shape (Rx, Ry) and are in pixels, float64.
+    """A surface fitted to one origin map; maps are float64, in pixels.
 
-    values: the surface, finite everywhere. sigma: its one-sigma uncertainty (inf where nothing was measured).
-    residual: measured minus fitted, NaN where the input is not finite. model: the model that was used.
-    scores: held-out robust residual of each candidate, in units of the noise (1 = noise alone).
-    decision: accepted if the surface can be trusted. trials: the models that were compared.
+    Attributes
+    ----------
+    values : numpy.ndarray, shape (Rx, Ry)
+        The surface, finite everywhere.
+    sigma : numpy.ndarray, shape (Rx, Ry)
+        Its standard error; infinite if it was not determined.
+    residual : numpy.ndarray, shape (Rx, Ry)
+        Measured minus fitted; NaN where the measured value is not finite.
+    model : str
+        The model that was used.
+    scores : dict
+        Each model to its held-out robust residual, in units of the noise.
+    decision : Decision
+        Whether the fit is accepted, with flags.
+    trials : tuple of ModelTrial
+        The models that were compared.
     """
 
     values: np.ndarray
@@ -56,69 +76,130 @@ class SurfaceFit:
 
     @property
     def accepted(self) -> bool:
-        """Whether the surface can be trusted."""
+        """Whether the fit is accepted.
+
+        Returns
+        -------
+        bool
+            True if it is.
+        """
         return self.decision.accepted
 
 
 @dataclass(frozen=True)
 class _Data:
+    """One origin map, prepared for the fit; arrays (Rx, Ry)."""
+
     y: np.ndarray  # zero where unused
     sigma: np.ndarray  # one where unused
     use: np.ndarray
 
     def at(self, rows, cols):
+        """The rows and columns of a coarser grid."""
         return _Data(*(a[np.ix_(rows, cols)] for a in (self.y, self.sigma, self.use)))
 
 
 @dataclass(frozen=True)
 class _Solution:
+    """A fitted model of one map."""
+
     coef: np.ndarray
     surface: np.ndarray
-    noise: np.ndarray  # total one-sigma noise of each measurement
+    noise: np.ndarray  # total standard deviation of each measurement
     weight: np.ndarray  # robust weight over noise squared; zero where unused
     gram: np.ndarray  # normal matrix, with the penalty
-    lam: float
-    edf: float
+    lam: float  # penalty
+    edf: float  # effective number of parameters
 
 
 def fit_surface(values, sigma, valid, model="auto") -> SurfaceFit:
     """Fit a smooth surface to one origin map.
 
-    values, sigma: (Rx, Ry) in px, the measured coordinate and its one-sigma error (a scalar will do for
-    sigma; an excess of noise over it is estimated). valid: (Rx, Ry) bool, True = use. Positions that are not
-    finite are left out. Up to some 30 % of the positions may be far off, all to one side. model: "constant",
-    "plane", "parabola", "spline", or "auto" to choose by held-out residuals; a model that the valid positions
-    cannot determine gives way to the richest one that they can. Raises PrenetError for an unknown model or
-    maps whose shapes differ.
+    About 30 % of the positions may be outliers, even all to one side.
+
+    Parameters
+    ----------
+    values : array_like, shape (Rx, Ry)
+        Measured coordinate in pixels; values that are not finite are left out.
+    sigma : array_like, shape (Rx, Ry), or float
+        Its standard error in pixels. Noise in excess of it is estimated.
+    valid : array_like of bool, shape (Rx, Ry)
+        True where a position is used.
+    model : str, optional
+        "constant", "plane", "parabola", "spline", or "auto" to choose by held-out residuals. If the valid positions do
+        not determine the named model, the most flexible one that they determine is used.
+
+    Returns
+    -------
+    SurfaceFit
+        The surface, its uncertainty, and the decision.
+
+    Raises
+    ------
+    PrenetError
+        If the model is unknown or the shapes of the maps differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.descan.surface import fit_surface
+    >>> rows, columns = np.indices((10, 10))
+    >>> values = 64 + 0.1 * rows - 0.05 * columns
+    >>> values[2, 3] = 90  # a wrong disk
+    >>> fit = fit_surface(values, 0.02, np.ones((10, 10), bool))
+    >>> fit.model, round(float(fit.values[2, 3]), 2)
+    ('plane', 64.05)
     """
-    return _fit_seen([(values, sigma)], valid, model)[0]
+    return _fit_measured_box([(values, sigma)], valid, model)[0]
 
 
 def fit_pair(qx, qy, sigma_qx, sigma_qy, valid, model="auto") -> tuple[SurfaceFit, SurfaceFit]:
-    """Fit both coordinates of the origin with one model, chosen for the two together; see `fit_surface`."""
-    first, second = _fit_seen([(qx, sigma_qx), (qy, sigma_qy)], valid, model)
+    """Fit both coordinates of the origin with one model, chosen for the two together.
+
+    Parameters
+    ----------
+    qx, qy : array_like, shape (Rx, Ry)
+        Measured coordinates in pixels.
+    sigma_qx, sigma_qy : array_like, shape (Rx, Ry), or float
+        Their standard errors in pixels.
+    valid : array_like of bool, shape (Rx, Ry)
+        True where a position is used.
+    model : str, optional
+        As for `fit_surface`.
+
+    Returns
+    -------
+    x, y : SurfaceFit
+        Fits of the two coordinates.
+
+    Raises
+    ------
+    PrenetError
+        If the model is unknown or the shapes of the maps differ.
+    """
+    first, second = _fit_measured_box([(qx, sigma_qx), (qy, sigma_qy)], valid, model)
     return first, second
 
 
 # --- the fit of one or two maps -------------------------------------------------------------------
-def _fit_seen(maps, valid, model):
-    """`_fit`; where the beam is seen in a part of the scan only, as bent a surface there as that part determines."""
+def _fit_measured_box(maps, valid, model):
+    """Fit maps; if the beam was measured in part of the scan only, allow a more flexible surface there."""
     fits = _fit(maps, valid, model)
     use = np.logical_and.reduce([prepare(values, sigma, valid).use for values, sigma in maps])
     box = measured_box(use)
     if box is None:
         return fits
     cut = [(np.asarray(values)[box], np.broadcast_to(sigma, use.shape)[box]) for values, sigma in maps]
-    there = _fit(cut, use[box], model)
-    if MODELS.index(there[0].model) <= MODELS.index(fits[0].model):
+    inside = _fit(cut, use[box], model)
+    if MODELS.index(inside[0].model) <= MODELS.index(fits[0].model):
         return fits
-    return [extend_surface(inner, outer, box) for inner, outer in zip(there, fits, strict=True)]
+    return [extend_surface(inner, outer, box) for inner, outer in zip(inside, fits, strict=True)]
 
 
 def _fit(maps, valid, model):
+    """Fit one or two maps with one model."""
     if model != "auto" and model not in MODELS:
-        known = ", ".join(MODELS)
-        raise PrenetError(f"The surface model {model!r} is unknown; use 'auto' or one of {known}.")
+        raise PrenetError(f"The surface model {model!r} is unknown; use 'auto' or one of {', '.join(MODELS)}.")
     datas, centers = [], []
     for values, sigma in maps:
         data = prepare(values, sigma, valid)
@@ -153,17 +234,38 @@ def _fit(maps, valid, model):
 
 
 def _trials(bases, datas, starts, chosen):
-    """How well each model fits all maps, and how far its surface lies from the chosen one."""
+    """Scatter of all maps about each model, and the rms distance of its surface from the chosen one."""
     trials = []
     for k, basis in enumerate(bases):
-        off = [(d.y - s[k].surface)[d.use] for d, s in zip(datas, starts, strict=True)]
-        moves = sum(np.mean((s[k].surface - s[chosen].surface) ** 2) for s in starts)
-        trials.append(ModelTrial(basis.name, robust_sigma(np.concatenate(off)), float(np.sqrt(moves)), True, k == chosen))
+        residuals = np.concatenate([(d.y - s[k].surface)[d.use] for d, s in zip(datas, starts, strict=True)])
+        distance = float(np.sqrt(sum(np.mean((s[k].surface - s[chosen].surface) ** 2) for s in starts)))
+        trials.append(ModelTrial(basis.name, robust_sigma(residuals), distance, True, k == chosen))
     named = {trial.model for trial in trials}
     return (*trials, *(ModelTrial(name, np.nan, np.nan, False, False) for name in MODELS if name not in named))
 
 
 def prepare(values, sigma, valid):
+    """Check an origin map and prepare it for the fit.
+
+    Parameters
+    ----------
+    values : array_like, shape (Rx, Ry)
+        Measured coordinate in pixels.
+    sigma : array_like, shape (Rx, Ry), or float
+        Its standard error in pixels.
+    valid : array_like of bool, shape (Rx, Ry)
+        True where a position is used.
+
+    Returns
+    -------
+    _Data
+        Values, sigmas, and which of them are used: those that are valid and finite.
+
+    Raises
+    ------
+    PrenetError
+        If the map is not two-dimensional or the shapes differ.
+    """
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 2 or values.size == 0:
         raise PrenetError(f"An origin map must have the scan's shape (Rx, Ry), not {values.shape}.")
@@ -173,10 +275,11 @@ def prepare(values, sigma, valid):
     except ValueError:
         raise PrenetError(f"sigma and valid must have the shape of the origin map, {values.shape}.") from None
     use = valid & np.isfinite(values) & np.isfinite(sigma) & (sigma >= 0)
-    return _Data(np.where(use, values, 0.0), np.where(use, np.maximum(sigma, _TINY), 1.0), use)
+    return _Data(np.where(use, values, 0.0), np.where(use, np.maximum(sigma, _MIN_SIGMA_PX), 1.0), use)
 
 
 def _refused(values, data):
+    """A constant surface that is not accepted, for maps with too few valid positions."""
     values = np.asarray(values, dtype=np.float64)
     pool = values[data.use] if data.use.any() else values[np.isfinite(values)]
     guess = float(np.median(pool)) if pool.size else 0.0
@@ -187,53 +290,57 @@ def _refused(values, data):
     return SurfaceFit(flat, np.full(values.shape, np.inf), residual, "constant", {}, Decision(False, (flag,)))
 
 
-def _finish(values, data, center, basis, solution, scores, asked):
+def _finish(values, data, center, basis, solution, scores, requested):
+    """Uncertainty and decision of a solution."""
     values = np.asarray(values, dtype=np.float64)
     surface = solution.surface + center
     residual = np.where(np.isfinite(values), values - surface, np.nan)
     variance = surface_variance(basis, np.linalg.pinv(solution.gram, hermitian=True))
     z = ((data.y - solution.surface) / solution.noise)[data.use]
-    # efficiency of the biweight, rejected positions included
+    # Asymptotic variance of the biweight, including rejected positions (Huber, Robust Statistics, 1981).
     t = np.minimum((z / TUKEY_CUT) ** 2, 1)
     psi2, slope, weight = (z**2 * (1 - t) ** 4).sum(), ((1 - t) * (1 - 5 * t)).sum(), ((1 - t) ** 2).sum()
     inflate = psi2 * weight / slope**2 if slope > 0.3 * weight and z.size > 2 * solution.edf + 10 else 1.05
     sigma = np.sqrt(np.maximum(variance * np.clip(inflate, 1.0, 4.0), 0))
-    return SurfaceFit(surface, sigma, residual, basis.name, scores, _decide(basis.name, data, solution, asked))
+    return SurfaceFit(surface, sigma, residual, basis.name, scores, _decide(basis.name, data, solution, requested))
 
 
-def _decide(name, data, solution, asked):
-    """Whether the surface describes the positions; what the residuals are is tested for both coordinates together."""
+def _decide(name, data, solution, requested):
+    """Decide whether the surface describes the positions; residuals are tested later, for both coordinates together."""
     r = (data.y - solution.surface) * data.use
     near = data.use & (np.abs(r) < TUKEY_CUT * solution.noise)
     ignored = float(1 - near.sum() / data.use.sum())
-    if ignored > 0.5:
+    if ignored > MAX_IGNORED:
         return Decision(False, (Flag("most_positions_off", {"percent": 100 * ignored, "model": name}),))
-    if _dense(data.use & ~near, data.use) > TOGETHER:
+    if _dense_fraction(data.use & ~near, data.use) > MAX_DENSE_OUTLIERS:
         return Decision(False, (Flag("two_surfaces", {"percent": 100 * ignored}),))
     used, furthest = int(data.use.sum()), float(np.abs(r).max())
     if used == 1:
         return Decision(True, (Flag("single_position"),))
-    if asked == "auto" and used < FEW and (np.abs(r) > np.maximum(FAR, TUKEY_CUT * data.sigma)).any():
+    far = np.abs(r) > np.maximum(MAX_SPARSE_OFFSET_PX, TUKEY_CUT * data.sigma)
+    if requested == "auto" and used < MIN_CURVED_POSITIONS and far.any():
         return Decision(False, (Flag("too_few_positions", {"count": used, "deviation": furthest, "model": name}),))
     flags = []
     if ignored > 0.01:
         flags.append(Flag("outliers", {"percent": 100 * ignored}))
-    if asked not in ("auto", name):
-        flags.append(Flag("model_undetermined", {"asked": asked, "model": name}))
+    if requested not in ("auto", name):
+        flags.append(Flag("model_undetermined", {"asked": requested, "model": name}))
     return Decision(True, tuple(flags))
 
 
-def _dense(off, use):
-    """The part of the positions in use in whose surroundings nearly all that are in use are off."""
-    share = [uniform_filter(a.astype(float), 5, mode="nearest") for a in (off, use)]
+def _dense_fraction(outliers, use):
+    """Fraction of the positions in use around which most positions in use, within 5 x 5, are outliers."""
+    share = [uniform_filter(a.astype(float), 5, mode="nearest") for a in (outliers, use)]
     return (use & (share[0] > 0.75 * share[1])).sum() / use.sum()
 
 
 # --- robust fits ----------------------------------------------------------------------------------
 def _noise(r, data, edf, previous=None):
-    """Total noise: sigma and a floor in quadrature so that the median residual is a Gaussian's (or sigma
-    scaled down where it is plainly too large). Rejected positions do not count once there is a `previous`
-    noise."""
+    """Estimate the total noise of each position from the residuals `r`.
+
+    A constant is added to sigma in quadrature so that the median residual is that of Gaussian noise; if sigma is too
+    large it is scaled down. Positions rejected with the `previous` noise are left out.
+    """
     inside = data.use
     if previous is not None:
         near = data.use & (np.abs(r) < TUKEY_CUT * previous)
@@ -248,8 +355,8 @@ def _noise(r, data, edf, previous=None):
     r = r * np.sqrt(inside.sum() / freedom)
     ratio = np.median(r / s) / NORMAL_MAD
     if ratio <= 1:
-        return data.sigma if freedom < 10 else np.maximum(data.sigma * ratio, _TINY)
-    low, high = 0.0, np.median(r) / NORMAL_MAD * 1.01 + _TINY
+        return data.sigma if freedom < 10 else np.maximum(data.sigma * ratio, _MIN_SIGMA_PX)
+    low, high = 0.0, np.median(r) / NORMAL_MAD * 1.01 + _MIN_SIGMA_PX
     for _ in range(20):
         floor = (low + high) / 2
         low, high = (floor, high) if np.median(r / np.hypot(s, floor)) > NORMAL_MAD else (low, floor)
@@ -257,6 +364,7 @@ def _noise(r, data, edf, previous=None):
 
 
 def _irls(basis, data, surface, lam=0.0, noise=None, steps=30):
+    """Iteratively reweighted least squares from a start surface."""
     edf = float(len(basis.keep)) if basis.penalty is None else 6.0
     for _ in range(steps):
         r = data.y - surface
@@ -275,21 +383,24 @@ def _irls(basis, data, surface, lam=0.0, noise=None, steps=30):
 
 
 def _start(basis, data):
-    """Least median of squares over random small subsets: outliers, even clustered ones, do not steer it."""
+    """Start surface by least median of squares over small random subsets: even clustered outliers have no influence.
+
+    Rousseeuw, J. Am. Stat. Assoc. 79, 871 (1984).
+    """
     rng = np.random.default_rng(0)
     i, j = np.nonzero(data.use)
     if i.size > 1500:
-        some = np.sort(rng.choice(i.size, 1500, replace=False))
-        i, j = i[some], j[some]
+        drawn = np.sort(rng.choice(i.size, 1500, replace=False))
+        i, j = i[drawn], j[drawn]
     design = (basis.rows[i][:, :, None] * basis.cols[j][:, None, :]).reshape(i.size, -1)[:, basis.keep]
     size = design.shape[1]
     y, s = data.y[i, j], data.sigma[i, j]
-    s = np.hypot(s, np.median(s))  # a wrong position may claim a tiny error
+    s = np.hypot(s, np.median(s))  # a wrong position may state a tiny error
     subsets = rng.integers(i.size, size=(400 if size > 1 else 100, size))
     trial = (np.linalg.pinv(design[subsets]) @ y[subsets][..., None])[..., 0]
     trial = np.vstack([trial, np.zeros((1, size))])
     off = np.abs(y - trial @ design.T) / s
-    for _ in range(4):  # polish the best by refitting their nearer 60 %
+    for _ in range(4):  # refit the best ones to the nearest 60 % of the positions
         score = np.quantile(off, 0.6, axis=1)
         best = np.argsort(score, kind="stable")[:10]
         near = (off[best] <= score[best, None]) / s**2
@@ -302,12 +413,13 @@ def _start(basis, data):
 
 
 def _solve_all(bases, data):
+    """Fit all models to one map."""
     solutions = []
     for basis in bases:
         if basis.penalty is None:
             solutions.append(_irls(basis, data, _start(basis, data)))
             continue
-        solution = solutions[-1]  # the parabola's idea of which positions are outliers
+        solution = solutions[-1]  # start with the outliers of the parabola
         for _ in range(2):
             losses = [np.mean(x) for x in _held_out(basis, data, solution, data.use.sum() * _PENALTIES)]
             lam = data.use.sum() * _PENALTIES[int(np.argmin(losses))]
@@ -318,8 +430,24 @@ def _solve_all(bases, data):
 
 # --- choice ---------------------------------------------------------------------------------------
 def folds(shape):
-    """Nine interleaved sets of blocks (3 by 3), numbered as an (Rx, Ry) map; the partition is the same for a flipped
-    or transposed scan."""
+    """Divide a scan into nine interleaved sets of blocks (3 by 3) for cross-validation.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (Rx, Ry).
+
+    Returns
+    -------
+    numpy.ndarray of int, shape (Rx, Ry)
+        Number of the set of each position, 0 to 8. The partition is the same for a flipped or transposed scan.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.descan.surface import folds
+    >>> folds((2, 4)).tolist()
+    [[0, 1, 2, 0], [3, 4, 5, 3]]
+    """
     labels = []
     for n in shape:
         block = max(1, round(n / 24))
@@ -329,26 +457,31 @@ def folds(shape):
 
 
 def _held_out(basis, data, reference, lams):
-    """Losses (one array over the used positions for each penalty) at positions left out of the fit, with the
-    robust weights and the noise of the reference solution."""
+    """Losses at positions left out of the fit: for each penalty one array over the used positions.
+
+    Robust weights and noise are those of the reference solution.
+    """
     fold_of = folds(data.y.shape)
     weight = reference.weight
     total = normal(basis, weight, data.y)
-    off = np.zeros((len(lams), *data.y.shape))
+    residuals = np.zeros((len(lams), *data.y.shape))
     for fold in np.unique(fold_of[data.use]):
         out = fold_of == fold
         gram, right = (a - b for a, b in zip(total, normal(basis, weight * out, data.y), strict=True))
         mean = (weight * ~out).sum() / max((data.use & ~out).sum(), 1)
         for k, lam in enumerate(lams):
             whole = gram if basis.penalty is None else gram + lam * mean * basis.penalty
-            off[k][out] = (data.y - evaluate(basis, solve(whole, right)))[out]
-    return [robust_loss((o / reference.noise)[data.use]) for o in off]
+            residuals[k][out] = (data.y - evaluate(basis, solve(whole, right)))[out]
+    return [robust_loss((r / reference.noise)[data.use]) for r in residuals]
 
 
 def _choose(bases, datas, starts, wanted):
-    """The simplest polynomial that is not worse than the best one by `_MARGIN` standard errors of the
-    (paired) difference of held-out losses, or the spline where it beats that by `_SPLINE_MARGIN` (its penalty
-    was chosen by the same losses, which flatters it). All maps count together."""
+    """Choose the model for all maps together: its number, and the score of each model.
+
+    The simplest polynomial is chosen that is not worse than the best one by `_MARGIN_SIGMAS` standard errors of the
+    paired difference of held-out losses; or the spline, if it is better than that by `_SPLINE_MARGIN_SIGMAS`. The
+    margin of the spline is larger because its penalty was chosen by the same losses.
+    """
     if len(bases) == 1:
         return 0, {}
     losses = []
@@ -359,31 +492,31 @@ def _choose(bases, datas, starts, wanted):
     if wanted != "auto":
         return len(bases) - 1, scores
 
-    def clearly_worse(k, other, margin):
+    def _clearly_worse(k, other, margin):
         worse = losses[k] - losses[other]
         return worse.mean() > margin * worse.std() / np.sqrt(worse.size)
 
     polynomials = [k for k, b in enumerate(bases) if b.penalty is None]
     best = min(polynomials, key=lambda k: losses[k].mean())
-    best = next(k for k in polynomials if k == best or not clearly_worse(k, best, _MARGIN))
-    if bases[-1].penalty is not None and clearly_worse(best, len(bases) - 1, _SPLINE_MARGIN):
+    best = next(k for k in polynomials if k == best or not _clearly_worse(k, best, _MARGIN_SIGMAS))
+    if bases[-1].penalty is not None and _clearly_worse(best, len(bases) - 1, _SPLINE_MARGIN_SIGMAS):
         bend = sum(np.var(s[-1].surface - s[best].surface) for s in starts)
-        if bend > BEND**2 * sum(np.var(s[-1].surface) for s in starts):
+        if bend > MIN_SPLINE_BEND**2 * sum(np.var(s[-1].surface) for s in starts):
             best = len(bases) - 1
     return best, scores
 
 
-# --- small things ---------------------------------------------------------------------------------
+# --- the grid ------------------------------------------------------------------------------------
 def _grid(datas):
-    """((rows, columns) of the scan on which the model is chosen, whether all measurements lie on them).
+    """Choose the grid on which the models are compared: (rows, columns), and whether it holds all measurements.
 
-    Where nothing was measured in a row or column, there is nothing to fit: a sample of a large scan is as quick as a
-    small scan. What remains is thinned where it is much.
+    Rows and columns without a measurement are left out, so that a sample of a large scan takes no longer than a small
+    scan. A large grid is thinned.
     """
     use = np.logical_or.reduce([d.use for d in datas])
     held = [np.flatnonzero(use.any(axis)) for axis in (1, 0)]
     shape = [len(h) for h in held]
-    excess = max(1.0, shape[0] * shape[1] / _CHOICE_POINTS)
+    excess = max(1.0, shape[0] * shape[1] / _MAX_CHOICE_POSITIONS)
     short = int(np.clip(min(shape) // 100, 1, np.ceil(np.sqrt(excess))))  # a short axis is not thinned
     long = int(np.ceil(excess / short))
     steps = (short, long) if shape[0] <= shape[1] else (long, short)
@@ -394,7 +527,7 @@ def _grid(datas):
 
 
 def _spread(basis, data, grid, solution):
-    """A solution on the rows and columns that hold all measurements, on the whole grid of the scan."""
+    """Evaluate a solution, found on the rows and columns with measurements, on the whole scan."""
     if data.y.shape == solution.surface.shape:
         return solution
     noise, weight = np.ones(data.y.shape), np.zeros(data.y.shape)
