@@ -24,7 +24,7 @@ import numpy as np
 from py4DSTEM import DataCube
 from scipy.ndimage import gaussian_filter
 
-from py4dstem_prenet.denoising.checks import SIGMAS, Level, truncated_svds, unstabilized
+from py4dstem_prenet.denoising.checks import GAUSSIAN_SIGMAS_PX, SplitBlocks, truncated_svds, unstabilized
 from py4dstem_prenet.denoising.denoiser import denoise
 from py4dstem_prenet.detector.estimate import estimate_noise
 from py4dstem_prenet.detector.independence import check_independence
@@ -85,7 +85,7 @@ def compare(counts, truth, at):
     flat = ((counts.astype(np.float32) - noise.offset) / noise.gain).reshape(-1, *counts.shape[2:])
     some, readout = flat[at], noise.readout / noise.gain
     tasks = {
-        "best Gaussian": lambda: best((gaussian_filter(some, (0, s, s)) for s in SIGMAS), truth),
+        "best Gaussian": lambda: best((gaussian_filter(some, (0, s, s)) for s in GAUSSIAN_SIGMAS_PX), truth),
         "best non-local means": lambda: non_local_means(some, readout, truth),
         "BM3D": lambda: bm3d(some, readout),
         "best truncated SVD": lambda: best((e[at] for _, e in truncated_svds(flat, readout)), truth),
@@ -150,10 +150,11 @@ def real():
     """Held-out Poisson deviance on a real scan, as markdown."""
     counts = np.load(REAL)
     noise = estimate_noise(counts)
-    level = Level([counts], noise, 0.5, np.random.default_rng(0))
+    level = SplitBlocks([counts], noise, 0.5, np.random.default_rng(0))
     e = level.electrons
     scores = {"raw": level.deviance(e), "ours": level.deviance(level.denoised(dict(progress=False)))}
-    scores["best Gaussian"] = min((level.deviance(gaussian_filter(e, (0, s, s))) for s in SIGMAS), key=lambda d: d[0])
+    scores["best Gaussian"] = min((level.deviance(gaussian_filter(e, (0, s, s))) for s in GAUSSIAN_SIGMAS_PX),
+                                  key=lambda d: d[0])
     scores["best truncated SVD"] = min((level.deviance(f) for _, f in truncated_svds(e, 0.0)), key=lambda d: d[0])
     caveat = check_independence([counts], noise)[1]
     return "\n".join(["| real counting scan (2 x 2, gold), held-out half | Poisson deviance a pixel |", "|---|---|",

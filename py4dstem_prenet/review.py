@@ -43,8 +43,8 @@ CHECKED_POSITIONS = 256  # scan positions that are split into halves; takes some
 MAX_FEW_MISSING = 0.01  # fraction of positions without a beam, above which the flag is a warning
 MAX_MINORITY_MISSING = 0.5  # fraction of positions without a beam, above which most are missing
 MAX_GOOD_SIGMA_PX = 0.5  # pixels, typical sigma of a position, above which the measured maps are poor
-# rms distance of the origin in the calibration from the best fit, pixels. These are 0.1 % and 0.5 % of the distance of a
-# Bragg disk at 50 px.
+# rms distance of the origin in the calibration from the best fit, pixels: 0.1 % and 0.5 % of the distance of a Bragg
+# disk at 50 px.
 MIN_ORIGIN_SHIFT_PX = 0.05  # above this, a flag is set
 LARGE_ORIGIN_SHIFT_PX = 0.25  # above this, the flag is a refusal
 MIN_SPECIMEN_FRACTION = 0.1  # fraction of the residuals' variance, above which virtual images explain them

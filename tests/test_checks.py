@@ -16,7 +16,7 @@ from py4dstem_prenet.core.results import Ellipse
 from py4dstem_prenet.core.robust import jackknife
 from py4dstem_prenet.core.scan import as_scan
 from py4dstem_prenet.denoising import checks, denoiser
-from py4dstem_prenet.denoising.checks import Level, check_denoising
+from py4dstem_prenet.denoising.checks import SplitBlocks, check_denoising
 from py4dstem_prenet.detector.estimate import estimate_noise
 from py4dstem_prenet.detector.independence import check_independence
 from py4dstem_prenet.detector.splitting import of_part, places, read_block, split
@@ -97,7 +97,7 @@ def test_counts_stay_counts():
 def test_the_estimated_error_is_the_true_one(options, fraction):
     scan = simulated(**options)
     noise = model(scan)
-    level = Level([scan.counts], noise, fraction, np.random.default_rng(3))
+    level = SplitBlocks([scan.counts], noise, fraction, np.random.default_rng(3))
     truth = fraction * scan.clean.reshape(level.electrons.shape)
     raw = ((level.electrons - truth) ** 2).sum()
     smooth = gaussian_filter(level.electrons, (0, 1, 1))
@@ -125,7 +125,7 @@ def test_what_denoising_is_worth_is_what_it_is_worth(monkeypatch, options):
     raw = ((electrons(half.counts, noise) - half.clean) ** 2).sum()
     assert check.errors["denoised"] == pytest.approx(((clean - half.clean) ** 2).sum() / raw, rel=0.25)
     blurred = min(((gaussian_filter(electrons(half.counts, noise), (0, 0, s, s)) - half.clean) ** 2).sum()
-                  for s in checks.SIGMAS)
+                  for s in checks.GAUSSIAN_SIGMAS_PX)
     assert check.errors["gaussian"] == pytest.approx(blurred / raw, rel=0.25)
     # Denoising gains less at the whole dose than at half of it, but no less than half of that.
     assert 0.4 * check.worth_at_half < check.worth < 1.2 * check.worth_at_half

@@ -16,7 +16,7 @@ from py4dstem_prenet import cli
 from py4dstem_prenet.core.errors import PrenetError
 from py4dstem_prenet.core.flags import FLAGS
 from py4dstem_prenet.denoising import finetuning as module
-from py4dstem_prenet.denoising.checks import Level
+from py4dstem_prenet.denoising.checks import SplitBlocks
 from py4dstem_prenet.denoising.finetuning import finetune
 from py4dstem_prenet.detector.estimate import estimate_noise
 from py4dstem_prenet.networks import weights
@@ -44,7 +44,7 @@ def scores(monkeypatch, better):
         new = next(calls) % 2
         return gaussian_filter(self.electrons, (0, 1, 1)) if new == better else self.electrons + 0.5
 
-    monkeypatch.setattr(Level, "denoised", denoised)
+    monkeypatch.setattr(SplitBlocks, "denoised", denoised)
 
 
 def spoiled(folder):
@@ -93,7 +93,7 @@ def test_only_better_weights_are_kept(monkeypatch, tmp_path, better):
 def test_a_gain_beyond_doubt_but_of_no_use_is_not_written(monkeypatch, tmp_path, part, kept):
     """The old weights leave an offset of a tenth of an electron a pixel, the new ones a part of it."""
     calls = itertools.count()
-    monkeypatch.setattr(Level, "denoised", lambda self, options: gaussian_filter(self.electrons, (0, 1, 1))
+    monkeypatch.setattr(SplitBlocks, "denoised", lambda self, options: gaussian_filter(self.electrons, (0, 1, 1))
                         + 0.1 * (part if next(calls) % 2 else 1.0))
     result = cube().prenet.finetune(out=tmp_path / "mine.safetensors", minutes=1 / 60, progress=False)
     assert result.gain > 2 * result.gain_sigma and result.error < 0
@@ -109,7 +109,7 @@ def test_what_is_held_out_is_not_learned_from(monkeypatch, tmp_path):
 
     held_out = []
     monkeypatch.setattr(module, "_train", train)
-    monkeypatch.setattr(Level, "denoised", lambda self, options: held_out.append(self.electrons + self.target) or
+    monkeypatch.setattr(SplitBlocks, "denoised", lambda self, options: held_out.append(self.electrons + self.target) or
                         self.electrons)
     result = finetune(cube(), out=tmp_path / "mine.safetensors", progress=False)
     assert not result.accepted and not list(tmp_path.iterdir())  # as good as before is not better

@@ -1,10 +1,11 @@
-"""What is true of a data set, without any truth: split it into independent halves, and score one on the other.
+"""Check of denoising on the user's own scan, from two independent halves of its electrons.
 
-If A and B are the halves of a scan (splitting.py), f an estimate made from A alone, and v the variance of B's noise,
-then E[(f - B)**2] - v is the squared error of f, whatever f is; v is known without bias (Poisson: v is B itself). So
-raw counts, any denoiser, the best Gaussian and the best truncated SVD can be scored on the user's own scan.
+If A and B are the halves of a scan (`detector.split`), f an estimate from A alone, and v the variance of the noise of
+B, then the mean of (f - B)**2 - v is the squared error of f, for any f; v has an unbiased estimate (for Poisson counts
+B itself). Raw counts, the network, the best Gaussian filter and the best truncated SVD are compared in this way.
 
-What this supposes of the noise is looked at first (assumptions.py); where it fails, no verdict is given.
+The method assumes independent noise, which is tested first (`detector.check_independence`); without it there is no
+result.
 """
 
 from __future__ import annotations
@@ -18,40 +19,39 @@ from ..core import Decided, Decision, Flag, NoiseModel, as_scan, jackknife
 from ..detector import check_independence, of_part, places, read_block, split
 from ..io import calibrations
 
-POSITIONS = 256
-SAMPLE_BYTES = 64 * 2**20  # of the sampled patterns as float32
-SIGMAS = (0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.3, 1.6, 2.0, 2.6, 3.3, 4.2)  # pixels, of the Gaussians that are tried
-RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
-FLOOR = 0.01  # electrons that an estimate is taken to expect at least, where its deviance is asked
-GROUPS = 16  # parts of the sample, left out in turn to tell how sure a figure is
+DENOISING_CHECK_POSITIONS = 256  # scan positions that are split by default; takes some seconds
+GAUSSIAN_SIGMAS_PX = (0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.3, 1.6, 2.0, 2.6, 3.3, 4.2)  # pixels, Gaussian filters compared
+SVD_RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # ranks of the truncated SVDs compared
+MIN_DEVIANCE_ELECTRONS = 0.01  # electrons per pixel, lower bound of an estimate in the deviance, which diverges at 0
+JACKKNIFE_GROUPS = 16  # groups of the sample that are left out in turn
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class DenoisingCheck(Decided):
-    """How denoising changes the squared error on a scan, measured on its own counts.
+    """Effect of denoising on the squared error of a scan, measured on its own counts.
 
     Attributes
     ----------
     worth, worth_sigma : float
-        Raw measurements that would have to be averaged for the same squared error, at the dose of the scan, and one
-        standard deviation of that. Not shown: squared error says nothing of flattened maps.
+        Number of raw measurements whose average has the same squared error, at the dose of the scan, and its standard
+        error. Not displayed, since the squared error does not show flattened maps of strain or rotation.
     worth_at_half : float
-        The same at half the dose, as measured.
+        The same number at half the dose, as measured.
     errors, error_sigmas : dict
-        {"raw", "denoised", "gaussian", "svd"} to the squared error as a part of the raw one at half the dose, and its
-        standard deviation.
+        "raw", "denoised", "gaussian" and "svd" to the squared error relative to that of the raw counts, at half the
+        dose, and its standard error.
     deviances : dict
-        The same keys to the Poisson deviance of the held-out half, per pixel.
+        The same keys to the Poisson deviance per pixel of the held-out half.
     sigma : float
         Width of the best Gaussian, pixels.
     rank : int
         Rank of the best truncated SVD.
     positions : int
-        Positions that were tested.
+        Number of positions that were split.
     valid : bool
-        Whether the noise is what the check supposes; otherwise there are no figures.
+        Whether the noise is independent between pixels; otherwise there are no results.
     decision : Decision
-        Accepted if the squared error at half the dose falls by more than two standard deviations.
+        Accepted if the squared error at half the dose decreases by more than two standard errors.
     """
 
     worth: float
@@ -67,6 +67,13 @@ class DenoisingCheck(Decided):
     decision: Decision
 
     def rows(self):
+        """List the results for display.
+
+        Returns
+        -------
+        list of tuple of str
+            Name and value of each.
+        """
         names = {"denoised": "denoised", "gaussian": f"best Gaussian ({self.sigma:g} px)",
                  "svd": f"best truncated SVD (rank {self.rank})"}
         return [*((f"squared error, {names[key]}", f"{error:.3g} ± {self.error_sigmas[key]:.1g} of raw")
@@ -74,25 +81,52 @@ class DenoisingCheck(Decided):
                 ("positions", f"{self.positions}, at half the dose"), ("flags", self.reason)]
 
 
-def check_denoising(datacube, noise: NoiseModel | None = None, weights=None, device="auto", positions: int = POSITIONS,
-                    seed: int = 0) -> DenoisingCheck:
-    """What `denoise` does for this scan, against no denoising, the best Gaussian and the best truncated SVD.
+def check_denoising(datacube, noise: NoiseModel | None = None, weights=None, device="auto",
+                    positions: int = DENOISING_CHECK_POSITIONS, seed: int = 0) -> DenoisingCheck:
+    """Compare `denoise` on this scan with the raw counts, the best Gaussian filter and the best truncated SVD.
 
-    At most `positions` positions, in up to four blocks of neighbors, are split, and denoised at half and at a quarter
-    of the dose. Half of the electrons are spent on the test, and denoising gains less the more electrons there are:
-    `worth` is the gain at half the dose, continued to the whole by what it lost from a quarter to a half, which is at
-    most a factor of two. Sigma and rank are chosen on the very half that scores them, which flatters them slightly.
+    Parameters
+    ----------
+    datacube : DataCube or array_like, shape (Rx, Ry, Qx, Qy)
+        The scan.
+    noise : NoiseModel, optional
+        Noise model of the detector; that of the calibration, or estimated, by default.
+    weights : str, optional
+        Weights as for `denoise`.
+    device : str, optional
+        "auto", "cpu", "cuda" or "mps".
+    positions : int, optional
+        Largest number of scan positions that are split, in up to four blocks of neighbors.
+    seed : int, optional
+        Seed of the split.
 
-    Args:
-        datacube: DataCube or array (Rx, Ry, Qx, Qy). noise: the detector's noise; estimated from the scan by default.
-        weights: as `denoise` takes them. device: "auto", "cpu", "cuda" or "mps". seed: of the split.
+    Returns
+    -------
+    DenoisingCheck
+        Squared errors, their standard errors, and the decision.
 
-    Raises PrenetError where the data cannot be used.
+    Raises
+    ------
+    PrenetError
+        If the data cannot be used.
+
+    Notes
+    -----
+    The blocks are denoised at half and at a quarter of the dose. Denoising gains less at a higher dose: `worth` is the
+    gain at half the dose, extrapolated to the full dose by the loss from a quarter to a half, at most a factor of two.
+    Width and rank of the filters are chosen on the half that scores them, which favors them slightly.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.demo import load_scan
+    >>> from py4dstem_prenet.denoising import check_denoising
+    >>> datacube, truth = load_scan()
+    >>> result = check_denoising(datacube)  # doctest: +SKIP
     """
     scan = as_scan(datacube)
     noise = noise or calibrations.noise_of(datacube)
     parts = (1, 1) if scan.size <= positions else (2, 2)
-    blocks = [read_block(scan, where) for where in places(scan.shape, positions, parts)]
+    blocks = [read_block(scan, chosen) for chosen in places(scan.shape, positions, parts)]
     count = sum(block.shape[0] * block.shape[1] for block in blocks)
     problem, caveat = check_independence(blocks, noise)
     if problem:
@@ -100,17 +134,19 @@ def check_denoising(datacube, noise: NoiseModel | None = None, weights=None, dev
         return DenoisingCheck(np.nan, np.nan, np.nan, {}, {}, {}, np.nan, 0, count, False, decision)
     generator = np.random.default_rng(seed)
     options = dict(device=device, progress=False) | ({} if weights is None else dict(weights=weights))
-    half, quarter = (Level(blocks, noise, fraction, generator) for fraction in (0.5, 0.25))
+    half, quarter = (SplitBlocks(blocks, noise, fraction, generator) for fraction in (0.5, 0.25))
     estimates = {"raw": half.electrons, "denoised": half.denoised(options)}
-    sigma, estimates["gaussian"] = half.best((s, gaussian_filter(half.electrons, (0, s, s))) for s in SIGMAS)
+    sigma, estimates["gaussian"] = half.best(
+        (s, gaussian_filter(half.electrons, (0, s, s))) for s in GAUSSIAN_SIGMAS_PX)
     rank, estimates["svd"] = half.best(truncated_svds(half.electrons, half.readout))
     ratios = {key: half.ratio(estimate) for key, estimate in estimates.items()}
-    ratios["raw"] = np.ones(len(ratios["raw"]))  # by definition; its own noise says nothing
+    ratios["raw"] = np.ones(len(ratios["raw"]))  # by definition
     errors = {key: float(parts[0]) for key, parts in ratios.items()}
     sigmas = {key: jackknife(parts) for key, parts in ratios.items()}
     at_half, at_quarter = (-np.log(ratio.clip(1e-3)) for ratio in (
         ratios["denoised"], quarter.ratio(quarter.denoised(options))))
-    # Twice the electrons halve the error of the raw counts, and do not raise that of what is made of them.
+    # Doubling the electrons halves the squared error of the raw counts and does not increase that of the estimate, so
+    # the gain decreases by a factor of two at most.
     worth = np.exp(at_half + (at_half - at_quarter).clip(-np.log(2), 0))
     uncertainty = jackknife(worth)
     accepted, flags = _decide(float(worth[0]), errors, sigmas)
@@ -121,24 +157,49 @@ def check_denoising(datacube, noise: NoiseModel | None = None, weights=None, dev
 
 
 def _decide(worth, errors, sigmas):
-    """(accepted, flags)."""
-    ours, sigma = errors["denoised"], sigmas["denoised"]
-    figures = {"error": ours, "sigma": sigma}
-    if not (ours + 2 * sigma < 1 and worth > 1):
-        return False, (Flag("denoising_harmful" if ours - 2 * sigma > 1 else "denoising_no_effect", figures),)
-    flags = [Flag("denoising_lowers_error", figures)]
-    name, best = min(((key, errors[key]) for key in ("gaussian", "svd")), key=lambda pair: pair[1])
-    if best + 2 * sigmas[name] < ours - 2 * sigma:
-        method = {"gaussian": "Gaussian", "svd": "truncated SVD"}[name]
-        flags.append(Flag("rival_better", {"method": method, "error": best, "sigma": sigmas[name]}))
+    """Decide whether denoising lowers the squared error: (accepted, flags)."""
+    error, sigma = errors["denoised"], sigmas["denoised"]
+    numbers = {"error": error, "sigma": sigma}
+    if not (error + 2 * sigma < 1 and worth > 1):
+        return False, (Flag("denoising_harmful" if error - 2 * sigma > 1 else "denoising_no_effect", numbers),)
+    flags = [Flag("denoising_lowers_error", numbers)]
+    rival, lowest = min(((key, errors[key]) for key in ("gaussian", "svd")), key=lambda pair: pair[1])
+    if lowest + 2 * sigmas[rival] < error - 2 * sigma:
+        method = {"gaussian": "Gaussian", "svd": "truncated SVD"}[rival]
+        flags.append(Flag("rival_better", {"method": method, "error": lowest, "sigma": sigmas[rival]}))
     return True, tuple(flags)
 
 
-class Level:
-    """A part of the electrons of blocks, to be estimated from, and the rest, to score estimates on.
+class SplitBlocks:
+    """Blocks of a scan, whose electrons are split into a part to estimate from and a rest to score estimates on.
 
-    blocks: (rx, ry, Qx, Qy) each, detector units. `electrons` and estimates are (n, Qx, Qy). Scores are arrays: of all
-    positions, then with each of GROUPS groups left out, for `jackknife`.
+    Scores are arrays for `jackknife`: the score of all positions, then those with each group left out.
+
+    Parameters
+    ----------
+    blocks : list of numpy.ndarray, shape (rx, ry, Qx, Qy)
+        Blocks of neighboring positions in detector units.
+    noise : NoiseModel
+        Noise model of the detector.
+    fraction : float
+        Fraction of the electrons to estimate from.
+    generator : numpy.random.Generator
+        Random numbers of the split.
+
+    Attributes
+    ----------
+    noise : NoiseModel
+        Noise model of the part.
+    readout : float
+        Read-out noise of the part in electrons, rms.
+    good : numpy.ndarray of bool, shape (Qx, Qy)
+        True where a pixel is good.
+    parts : tuple of numpy.ndarray
+        The part of each block, detector units.
+    electrons : numpy.ndarray, shape (n, Qx, Qy)
+        All parts in electrons.
+    target : numpy.ndarray, shape (n, Qx, Qy)
+        The rest in electrons, scaled so that its mean is that of a perfect estimate.
     """
 
     def __init__(self, blocks, noise: NoiseModel, fraction: float, generator):
@@ -148,12 +209,23 @@ class Level:
         self.parts, rest = zip(*(split(block, noise, generator, fraction) for block in blocks), strict=True)
         self.electrons = _flat(self.parts, self.noise)
         share = np.float32(fraction / (1 - fraction))
-        self.target = _flat(rest, noise) * share  # expects what the estimate should be
+        self.target = _flat(rest, noise) * share
         self._target_variance = self.target * share + self.readout**2 * share
         self._raw = self._sums(fraction * (self.electrons + self.target / share) + self.readout**2)
 
     def denoised(self, options):
-        """What `denoise` expects, from nothing but these parts."""
+        """Denoise the parts.
+
+        Parameters
+        ----------
+        options : dict
+            Keyword arguments of `denoise`.
+
+        Returns
+        -------
+        numpy.ndarray, shape (n, Qx, Qy)
+            Estimated electrons.
+        """
         from py4DSTEM import DataCube
 
         from .denoiser import denoise
@@ -162,44 +234,110 @@ class Level:
                      self.noise)
 
     def best(self, candidates):
-        """(parameter, estimate) of the least squared error among (parameter, estimate) pairs."""
+        """Find the estimate with the least squared error.
+
+        Parameters
+        ----------
+        candidates : iterable of tuple
+            Pairs of a parameter and an estimate, (n, Qx, Qy), in electrons.
+
+        Returns
+        -------
+        tuple
+            The best pair.
+        """
         return min(candidates, key=lambda pair: self.squared(pair[1])[0])
 
     def squared(self, estimate):
-        """Squared error of an estimate, without bias."""
+        """Estimate the squared error of an estimate, without bias.
+
+        Parameters
+        ----------
+        estimate : numpy.ndarray, shape (n, Qx, Qy)
+            Estimated electrons.
+
+        Returns
+        -------
+        numpy.ndarray, shape (1 + JACKKNIFE_GROUPS,)
+            Sum of the squared errors.
+        """
         return self._sums((estimate - self.target) ** 2 - self._target_variance)
 
     def ratio(self, estimate):
-        """The same, as a part of the raw squared error."""
+        """Compute the squared error of an estimate relative to that of the raw counts.
+
+        Parameters
+        ----------
+        estimate : numpy.ndarray, shape (n, Qx, Qy)
+            Estimated electrons.
+
+        Returns
+        -------
+        numpy.ndarray, shape (1 + JACKKNIFE_GROUPS,)
+            The ratio.
+        """
         return self.squared(estimate) / self._raw
 
     def deviance(self, estimate):
-        """Poisson deviance of the held-out electrons, a pixel.
+        """Compute the Poisson deviance of the held-out electrons per pixel.
 
-        Deviance = 2 (t log(t / f) - t + f); the variance of read-out noise is added to both (Snyder et al. 1995).
+        Parameters
+        ----------
+        estimate : numpy.ndarray, shape (n, Qx, Qy)
+            Estimated electrons.
+
+        Returns
+        -------
+        numpy.ndarray, shape (1 + JACKKNIFE_GROUPS,)
+            The deviance.
+
+        Notes
+        -----
+        Deviance = 2 (t log(t / f) - t + f) of target t and estimate f; the variance of the read-out noise is added to
+        both (Snyder et al. 1995).
         """
         t = (self.target + self.readout**2).clip(min=0)
-        f = estimate.clip(min=FLOOR) + self.readout**2
+        f = estimate.clip(min=MIN_DEVIANCE_ELECTRONS) + self.readout**2
         return self._sums(2 * (t * np.log(np.maximum(t, 1e-30) / f) - t + f)) / self._sums(np.ones_like(t))
 
     def _sums(self, values):
+        """Sum over good pixels: of all positions, and with each group left out."""
         rows = (values * self.good).sum(2, dtype=np.float64)
-        # Few patterns are cut into interleaved rows, so that there always are groups to leave out.
-        cut = max(1, -(-GROUPS // len(rows)))
+        # Few patterns are divided into interleaved detector rows, so that there are enough groups.
+        cut = max(1, -(-JACKKNIFE_GROUPS // len(rows)))
         rows = np.stack([rows[:, k::cut].sum(1) for k in range(cut)], 1).ravel()
-        groups = np.array([group.sum() for group in np.array_split(rows, GROUPS)])
+        groups = np.array([group.sum() for group in np.array_split(rows, JACKKNIFE_GROUPS)])
         return np.concatenate([[groups.sum()], groups.sum() - groups])
 
 
 def _flat(blocks, noise):
+    """Electrons of all blocks, (n, Qx, Qy)."""
     return np.concatenate([noise.electrons(block.reshape(-1, *block.shape[2:])) for block in blocks])
 
 
-def truncated_svds(electrons, readout, ranks=RANKS):
-    """Yield (rank, estimate) of patterns (n, Qx, Qy): the truncated SVD of the variance-stabilized scan.
+def truncated_svds(electrons, readout, ranks=SVD_RANKS):
+    """Denoise patterns by truncated SVDs of the variance-stabilized counts.
 
-    Stabilized as z = 2 sqrt(e + 3/8 + readout**2) with readout in electrons, the mean pattern subtracted, and back with
-    the exact unbiased inverse, in its closed form (Makitalo and Foi 2011, doi 10.1109/TIP.2011.2121085).
+    Parameters
+    ----------
+    electrons : numpy.ndarray, shape (n, Qx, Qy)
+        Patterns in electrons.
+    readout : float
+        Read-out noise in electrons, rms.
+    ranks : sequence of int, optional
+        Ranks; those of n or more are left out.
+
+    Yields
+    ------
+    rank : int
+        The rank.
+    estimate : numpy.ndarray, shape (n, Qx, Qy)
+        Estimated electrons.
+
+    Notes
+    -----
+    Counts are stabilized by z = 2 sqrt(e + 3/8 + readout**2), the mean pattern is subtracted, and the result is
+    transformed back by `unstabilized`.
     """
     n = len(electrons)
     z = 2 * np.sqrt((electrons + 0.375 + readout**2).clip(min=0)).reshape(n, -1)
@@ -212,7 +350,32 @@ def truncated_svds(electrons, readout, ranks=RANKS):
 
 
 def unstabilized(z, readout):
-    """Expected electrons from the mean of stabilized counts; readout in electrons."""
-    z = np.maximum(z, 2 * 0.375**0.5)  # that of no electrons
+    """Transform the mean of stabilized counts to the mean number of electrons.
+
+    Parameters
+    ----------
+    z : numpy.ndarray
+        Mean of 2 sqrt(e + 3/8 + readout**2).
+    readout : float
+        Read-out noise in electrons, rms.
+
+    Returns
+    -------
+    numpy.ndarray
+        Expected electrons, not negative.
+
+    Notes
+    -----
+    Closed form of the exact unbiased inverse (Makitalo and Foi 2011, doi 10.1109/TIP.2011.2121085).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.denoising.checks import unstabilized
+    >>> counts = np.random.default_rng(0).poisson(10, 100_000)
+    >>> round(float(unstabilized(np.mean(2 * np.sqrt(counts + 0.375)), 0.0)), 1)
+    10.0
+    """
+    z = np.maximum(z, 2 * 0.375**0.5)  # value of zero electrons
     out = z**2 / 4 - 1 / 8 + 1.5**0.5 / 4 / z - 11 / 8 / z**2 + 5 / 8 * 1.5**0.5 / z**3
     return (out - readout**2).clip(min=0)

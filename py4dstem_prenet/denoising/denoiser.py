@@ -1,4 +1,8 @@
-"""Denoised scans: the expected counts of every pattern, in the units of the input."""
+"""Denoise a scan with the denoising network: estimate the expected counts of every pattern.
+
+The network gets a pattern, its read-out noise, and, if they help, the means of similar patterns nearby
+(`neighbors.py`). Its estimates are then scaled to the measured number of electrons (`balance`).
+"""
 
 from __future__ import annotations
 
@@ -22,49 +26,75 @@ from ..networks import MULTIPLE, load, requirement, verify
 from ..origin import measure_origin
 from .neighbors import neighbor_means
 
-PIXELS = 2**17  # of patterns that go through the network at once; more than that leave the cache
-TILE = 512  # positions whose patterns are compared with one another: the time of each grows with them
-LEVELS = 24  # of brightness, for each of which the network's mean bias is found
-PRIOR = 50.0  # electrons at a level that speak for no bias; more where it is bright
-DARK = 0.02  # electrons in a pixel of a pattern, from which it counts as bright
-PLENTY = 2e6  # electrons a pattern about which estimates fade into the counts: training saw few patterns beyond
-LOCATED = 256  # positions, at most, from which the descan is learned where it is not known
-TRIED = (16, 12)  # side of the part of the scan on which both modes are tried, and patterns of it that are scored
+NETWORK_PIXELS = 2**17  # pixels of the patterns in one pass of the network; more exceed the processor's cache
+NEIGHBOR_TILE = 512  # scan positions whose patterns are compared with one another; the time per pattern grows with it
+BRIGHTNESS_LEVELS = 24  # groups of pixels of similar brightness, for each of which the bias of the network is measured
+BIAS_PRIOR_ELECTRONS = 50.0  # electrons in a group that count for an unbiased network; more for bright pixels
+BRIGHT_PIXEL_ELECTRONS = 0.02  # electrons per pixel and pattern, above which a pixel is bright
+FADE_DOSE = 2e6  # electrons per pattern at which estimate and counts have equal weight: the training has few brighter
+DESCAN_POSITIONS = 256  # scan positions, at most, from which the descan is measured if the calibration has none
+TRIAL_SIDE = 16  # scan positions, side of the part of the scan on which both modes are compared
+TRIAL_PATTERNS = 12  # patterns of this part that are scored
 
 
 def denoise(datacube, noise: NoiseModel | None = None, out=None, scan_aware="auto", weights: str = "denoise",
             device="auto", progress=True):
-    """A new DataCube of expected counts, float32, in the units of the input, with a copy of the calibration.
+    """Denoise a scan.
 
-    The network's correction of a pixel is bounded to six standard deviations of its noise (networks/denoise.py), and
-    takes similar patterns of the scan into account (neighbors.py). Then the electrons are balanced, so that as many
-    are in the result as in the data. Beyond some million electrons a pattern the estimate fades into the measured
-    counts. Bad pixels are filled with what the network expects there.
+    Do not measure strain or rotation on denoised patterns. Patterns are averaged with neighbors that cannot be
+    distinguished one by one, which flattens strain or rotation that varies smoothly over the scan: the slope of such
+    maps is 0.2 to 0.9 of the true one. Use the raw counts.
 
-    Do not measure strain or rotation on denoised patterns. Patterns are averaged with neighbors that cannot be told
-    apart one by one, so a strain or rotation that varies smoothly over the scan is flattened: measured slopes of the
-    map are 0.2 to 0.9. Use the raw counts for such maps.
+    Parameters
+    ----------
+    datacube : DataCube
+        The scan, in memory or on disk.
+    noise : NoiseModel, optional
+        Noise model of the detector; that of the calibration, or estimated, by default.
+    out : str or path-like, optional
+        An EMD file that does not exist yet, to which the result is streamed. If writing fails, no file of this name is
+        left; an interrupted run is resumed. In memory by default.
+    scan_aware : bool or "auto", optional
+        Whether similar patterns nearby are used. "auto" compares both modes on part of the scan: the one that predicts
+        held-out electrons better is used. Patterns are compared about their origins, from the calibration or measured
+        here; without a beam, each pattern is denoised alone.
+    weights : str, optional
+        Name of the weights, or a safetensors file such as `finetune` writes.
+    device : str, optional
+        "auto", "cpu", "cuda" or "mps".
+    progress : bool, optional
+        Whether to show a progress bar.
 
-    Args:
-        datacube: py4DSTEM DataCube whose data may lie in memory or on disk.
-        noise: the detector's noise model; estimated from the scan by default.
-        out: an EMD file that does not exist yet, to stream the result to; it appears whole or not at all, and a run
-            that was interrupted is resumed. The cube returned then reads from that file.
-        scan_aware: whether the patterns around are used; "auto" tries on a part of the scan what predicts
-            electrons that were held out (splitting.py) better. Patterns are brought into one frame by the fitted
-            origin in the calibration, or one that is measured here; without a beam, none are used.
-        weights: a name, or a safetensors file such as `finetune` writes.
-        device: "auto", "cpu", "cuda" or "mps".
+    Returns
+    -------
+    DataCube
+        Expected counts, float32, in the units of the input, with a copy of the calibration. With `out`, it reads from
+        that file.
 
-    Raises:
-        PrenetError: data that cannot be used, an output path that is taken, weights that are missing.
+    Raises
+    ------
+    PrenetError
+        If the data cannot be used, the path exists, or weights are missing.
+
+    Notes
+    -----
+    The network changes a pixel by at most six standard deviations of its noise (`networks/denoise.py`). The result has
+    as many electrons as the data. Around 2e6 electrons per pattern, the estimate passes over into the measured counts.
+    Bad pixels are filled with the estimate.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.demo import load_scan
+    >>> from py4dstem_prenet.denoising import denoise
+    >>> datacube, truth = load_scan()
+    >>> clean = denoise(datacube, progress=False)  # doctest: +SKIP
     """
     scan = as_scan(datacube)
     if scan_aware not in (True, False, "auto"):
         raise PrenetError(f'scan_aware must be True, False or "auto", not {scan_aware!r}.')
     if out is not None:
         check_output(out)
-    pick_device(device)  # refused now where it cannot be used
+    pick_device(device)  # refuse an unavailable device before the patterns are read
     digest = verify(weights)
     noise = noise or calibrations.noise_of(datacube)
     if not noise.dose > 0:
@@ -78,7 +108,7 @@ def denoise(datacube, noise: NoiseModel | None = None, out=None, scan_aware="aut
             origins = None
     along = () if origins is None else (origins,)
     clean = partial(_clean, noise=noise, weights=weights, device=device)
-    options = dict(chunk=TILE, progress="denoising" if progress else None, require=requirement(weights))
+    options = dict(chunk=NEIGHBOR_TILE, progress="denoising" if progress else None, require=requirement(weights))
     if out is None:
         shape = scan.shape
         data = np.empty(shape, np.float32)
@@ -94,61 +124,93 @@ def denoise(datacube, noise: NoiseModel | None = None, out=None, scan_aware="aut
 
 
 def smooth_origins(datacube, noise: NoiseModel, device="auto") -> np.ndarray | None:
-    """The smooth origin of every position, (Rx * Ry, 2) pixels: the calibration's, or measured; None without a beam."""
+    """Read the fitted origin from the calibration, or measure it.
+
+    Parameters
+    ----------
+    datacube : DataCube
+        The scan.
+    noise : NoiseModel
+        Noise model of the detector.
+    device : str, optional
+        "auto", "cpu", "cuda" or "mps".
+
+    Returns
+    -------
+    numpy.ndarray or None
+        Origin of every position, (Rx * Ry, 2), pixels; None without a beam.
+    """
     scan = as_scan(datacube)
-    with suppress(PrenetError):  # of other data than these, or none
+    with suppress(PrenetError):  # the calibration has no origin, or that of other data
         maps = calibrations.read_fitted_origin(datacube)[:2]
         if np.isfinite(maps).all():
             return np.stack(maps, -1).reshape(-1, 2)
-    # A smooth surface needs no measurement everywhere.
-    count = int(np.clip(scan.size / 4, 64, LOCATED))
+    # A smooth surface is determined by a sample of the positions.
+    count = int(np.clip(scan.size / 4, 64, DESCAN_POSITIONS))
     positions = sample_positions(scan.scan_shape, count)
     read = scan.read(positions)
     rows = np.unique(positions // scan.scan_shape[1])
-    found = measure_origin(read.reshape(len(rows), -1, *read.shape[1:]), noise, device=device, progress=False)
-    if not found.found:
+    origin = measure_origin(read.reshape(len(rows), -1, *read.shape[1:]), noise, device=device, progress=False)
+    if not origin.found:
         return None
     sparse = {}
     for name in ("qx0", "qy0", "sigma_qx0", "sigma_qy0", "valid"):
-        part = np.nan_to_num(getattr(found, name), nan=1.0)
+        part = np.nan_to_num(getattr(origin, name), nan=1.0)
         sparse[name] = np.zeros(scan.scan_shape, bool) if name == "valid" else np.ones(scan.scan_shape)
         sparse[name].reshape(-1)[positions] = part.ravel()
-    fit = fit_origin(replace(found, **sparse))
+    fit = fit_origin(replace(origin, **sparse))
     return np.stack([fit.qx0, fit.qy0], -1).reshape(-1, 2)
 
 
-def neighbors_help(datacube, origins, noise: NoiseModel, weights: str = "denoise", device="auto", seed: int = 0) -> bool:
-    """Whether estimates with neighbors predict held-out electrons better, in patterns from the middle of the scan.
+def neighbors_help(datacube, origins, noise: NoiseModel, weights: str = "denoise", device="auto",
+                   seed: int = 0) -> bool:
+    """Test whether denoising with neighbors predicts held-out electrons better than without.
 
-    Electrons are split in two halves, patterns are estimated in both ways from one, and scored on the other by their
-    squared difference: its excess over the noise of that half, the same for both, is the squared error.
+    The electrons of patterns in the middle of the scan are split into two halves. Both modes estimate the patterns from
+    one half; their squared difference from the other half is the squared error plus the same noise for both.
+
+    Parameters
+    ----------
+    datacube : DataCube
+        The scan.
+    origins : numpy.ndarray, shape (Rx * Ry, 2)
+        Origin of every position, pixels.
+    noise : NoiseModel
+        Noise model of the detector.
+    weights : str, optional
+        Name of the weights, or a safetensors file.
+    device : str, optional
+        "auto", "cpu", "cuda" or "mps".
+    seed : int, optional
+        Seed of the split.
+
+    Returns
+    -------
+    bool
+        True if the squared error with neighbors is smaller.
     """
     scan = as_scan(datacube)
-    side, scored = TRIED
-    rows, columns = (np.arange(max(0, (n - side) // 2), min(n, (n + side) // 2)) for n in scan.scan_shape)
+    rows, columns = (np.arange(max(0, (n - TRIAL_SIDE) // 2), min(n, (n + TRIAL_SIDE) // 2)) for n in scan.scan_shape)
     positions = (rows[:, None] * scan.scan_shape[1] + columns).ravel()
     index, read = zip(*scan.blocks(positions=positions), strict=True)
     read, positions = np.concatenate(read), np.concatenate(index)
-    half, rest = split(read, noise, np.random.default_rng(seed))
-    part, device = of_part(noise), str(pick_device(device))
-    electrons, target = part.electrons(half), part.electrons(rest)
-    chosen = sample_positions((1, len(read)), scored)
+    first, second = split(read, noise, np.random.default_rng(seed))
+    half_noise, device = of_part(noise), str(pick_device(device))
+    electrons, target = half_noise.electrons(first), half_noise.electrons(second)
+    chosen = sample_positions((1, len(read)), TRIAL_PATTERNS)
     means, patterns = neighbor_means(
-        torch.from_numpy(electrons), torch.from_numpy(origins[positions]).float(), part.readout / part.gain,
+        torch.from_numpy(electrons), torch.from_numpy(origins[positions]).float(), half_noise.readout / half_noise.gain,
         torch.from_numpy(~noise.bad_pixels), torch.from_numpy(chosen))
     scores = []
     for count in (torch.zeros_like(patterns), patterns):
-        expected = _expected(electrons[chosen], means.numpy(), count.numpy(), part, weights, device)
-        balance(expected, electrons[chosen], part)
+        expected = _expected(electrons[chosen], means.numpy(), count.numpy(), half_noise, weights, device)
+        balance(expected, electrons[chosen], half_noise)
         scores.append(((target[chosen] - expected)[:, ~noise.bad_pixels] ** 2).sum(dtype=float))
     return scores[1] < scores[0]
 
 
 def _clean(index, block, origins=None, *, noise: NoiseModel, weights: str, device: str):
-    """Denoised patterns (n, Qx, Qy) in detector units, of neighboring positions in detector units.
-
-    device: as the user gave it; "auto" is for each worker to decide.
-    """
+    """Denoise patterns (n, Qx, Qy) of neighboring positions, in detector units; "auto" is resolved by each worker."""
     device = str(pick_device(device))
     electrons = noise.electrons(block)
     means, patterns = np.zeros_like(electrons), np.zeros(len(block), np.float32)
@@ -158,10 +220,10 @@ def _clean(index, block, origins=None, *, noise: NoiseModel, weights: str, devic
             noise.readout / noise.gain, torch.from_numpy(~noise.bad_pixels).to(device)))
     clean = _expected(electrons, means, patterns, noise, weights, device)
     balance(clean, electrons, noise)
-    trust = np.float32(1 / (1 + (noise.dose / PLENTY) ** 2))
-    if trust < 0.999:
-        clean *= trust
-        clean += (1 - trust) * electrons
+    estimate_weight = np.float32(1 / (1 + (noise.dose / FADE_DOSE) ** 2))
+    if estimate_weight < 0.999:
+        clean *= estimate_weight
+        clean += (1 - estimate_weight) * electrons
     if noise.gain != 1:
         clean *= np.float32(noise.gain)
     if noise.offset != 0:
@@ -170,25 +232,45 @@ def _clean(index, block, origins=None, *, noise: NoiseModel, weights: str, devic
 
 
 def balance(estimate, electrons, noise: NoiseModel) -> None:
-    """Give estimates (n, Qx, Qy) as many electrons, in good pixels, as were measured; in place.
+    """Scale estimates to the measured number of electrons in good pixels, in place.
 
-    In the dark parts of patterns of a few hundred electrons a network learns the mean only to some per cent. Over
-    many patterns the electrons themselves say what it is: the ratio of measured to estimated electrons in all pixels
-    of a like brightness, near 1 wherever there is something to see. What is missing then is made up for by a
-    factor, or, where there is read-out noise and the offset may be the cause, by the same amount in every pixel.
+    At a few hundred electrons per pattern, the network's mean in dark pixels is wrong by some percent. It is corrected
+    by the ratio of measured to estimated electrons, summed over many patterns and over pixels of similar brightness.
+    The remaining difference is corrected by a factor, or, with read-out noise, where the offset may be the cause, by
+    the same amount in every pixel.
+
+    Parameters
+    ----------
+    estimate : numpy.ndarray, shape (n, Qx, Qy)
+        Estimated electrons; changed in place.
+    electrons : numpy.ndarray, shape (n, Qx, Qy)
+        Measured electrons.
+    noise : NoiseModel
+        Noise model of the detector.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.core import NoiseModel
+    >>> from py4dstem_prenet.denoising.denoiser import balance
+    >>> noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((8, 8), bool), counting=True, dose=640.0)
+    >>> estimate, electrons = np.full((5, 8, 8), 8.0, np.float32), np.full((5, 8, 8), 10.0, np.float32)
+    >>> balance(estimate, electrons, noise)
+    >>> round(float(estimate.sum() / electrons.sum()), 4)
+    1.0
     """
     good = ~noise.bad_pixels
     measured, estimated = (part.sum(0, dtype=float) * good for part in (electrons, estimate))
     level = np.log(gaussian_filter(estimated, 1.0).clip(1e-9))
-    edges = np.linspace(level.min(), level.max() + 1e-6, LEVELS + 1)
+    edges = np.linspace(level.min(), level.max() + 1e-6, BRIGHTNESS_LEVELS + 1)
     group = np.digitize(level, edges) - 1
-    seen, expected, pixels = (np.bincount(group[good], values[good], LEVELS)
-                              for values in (measured, estimated, np.ones_like(measured)))
-    # Where single pixels see electrons the network is hardly ever wrong, and chance must not be put in its place.
-    prior = PRIOR * (1 + expected / (pixels.clip(1) * len(estimate) * DARK))
-    ratio = (np.clip(seen, 0, None) + prior) / (expected + prior)
-    some = pixels > 0
-    ratio = np.interp(level, (edges[:-1] + edges[1:])[some] / 2, ratio[some])
+    counted, expected, pixels = (np.bincount(group[good], values[good], BRIGHTNESS_LEVELS)
+                                 for values in (measured, estimated, np.ones_like(measured)))
+    # In bright pixels the network is nearly unbiased, and a correction would only add counting noise.
+    prior = BIAS_PRIOR_ELECTRONS * (1 + expected / (pixels.clip(1) * len(estimate) * BRIGHT_PIXEL_ELECTRONS))
+    ratio = (np.clip(counted, 0, None) + prior) / (expected + prior)
+    filled = pixels > 0
+    ratio = np.interp(level, (edges[:-1] + edges[1:])[filled] / 2, ratio[filled])
     estimate *= ratio.astype(np.float32)
     missing, total = measured.sum() - (estimated * ratio).sum(), (estimated * ratio).sum()
     if noise.readout == 0 and total > 0:
@@ -198,21 +280,22 @@ def balance(estimate, electrons, noise: NoiseModel) -> None:
 
 
 def _expected(electrons, means, patterns, noise: NoiseModel, weights: str, device: str) -> np.ndarray:
-    """Expected electrons of patterns (n, Qx, Qy), with the means of their neighbors and what these are worth (n,)."""
+    """Expected electrons of patterns (n, Qx, Qy), given the means of neighbors and how many each averages, (n,)."""
     network = load(weights, device)
     shape = electrons.shape[1:]
     side = (0, -shape[1] % MULTIPLE, 0, -shape[0] % MULTIPLE)
     alone = not patterns.any()
 
-    def longer(images):
+    def _padded(images):
         return pad(images[:, None], side, mode="replicate")[:, 0] if any(side) else images
 
-    good = longer(torch.from_numpy(~noise.bad_pixels)[None].float().to(device)) > 0.5
+    good = _padded(torch.from_numpy(~noise.bad_pixels)[None].float().to(device)) > 0.5
 
-    def clean(electrons, means, patterns):
+    def _estimate(electrons, means, patterns):
         readout = torch.full_like(patterns, noise.readout / noise.gain)
-        others = () if alone else (longer(means), patterns)
-        estimate = network(longer(electrons), readout, good.expand(len(electrons), -1, -1), *others)
+        others = () if alone else (_padded(means), patterns)
+        estimate = network(_padded(electrons), readout, good.expand(len(electrons), -1, -1), *others)
         return estimate[:, :shape[0], :shape[1]]
 
-    return in_batches(clean, electrons, means, patterns, device=device, size=max(1, PIXELS // (shape[0] * shape[1])))
+    size = max(1, NETWORK_PIXELS // (shape[0] * shape[1]))
+    return in_batches(_estimate, electrons, means, patterns, device=device, size=size)

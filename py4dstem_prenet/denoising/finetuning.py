@@ -25,7 +25,7 @@ from ..core import Decided, Decision, Flag, NoiseModel, PrenetError, as_scan, ja
 from ..detector import check_independence, of_part, places, read_block, split
 from ..io import calibrations, check_output
 from ..networks import MULTIPLE, averaged_weights, weights
-from .checks import Level
+from .checks import SplitBlocks
 from .denoiser import smooth_origins
 from .neighbors import neighbor_means
 
@@ -144,7 +144,7 @@ def finetune(datacube, noise: NoiseModel | None = None, out="weights.safetensors
         content, card = _described(network, start, noise, minutes, steps, seed, count)
         trial.write_bytes(content)
         trial.with_suffix(".json").write_text(json.dumps(card))
-        level = Level([blocks[k] for k in np.flatnonzero(held_out)], noise, 0.5, generator)
+        level = SplitBlocks([blocks[k] for k in np.flatnonzero(held_out)], noise, 0.5, generator)
         old, new = (level.denoised(dict(device=str(device), weights=str(w), progress=False)) for w in (start, trial))
     gains, errors = level.deviance(old) - level.deviance(new), level.ratio(new) - level.ratio(old)
     gain, gain_sigma, error, error_sigma = figures = [
