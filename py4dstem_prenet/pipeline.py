@@ -13,7 +13,7 @@ from .core import CalibrationReport, Flag, SampledScan, Scan, as_scan
 from .denoising import denoise
 from .descan import fit_origin
 from .ellipse import measure_ellipse
-from .fits import pooled_positions, worth_keeping
+from .fits import MIN_POOLED_POSITIONS, pooled_positions, worth_keeping
 from .io import (
     all_or_none,
     check_output,
@@ -32,10 +32,15 @@ NETWORKS = ("center", "ellipse")  # names of the weights that calibration uses
 
 
 class Calibrator(BeamLocator):
-    """What was learned of a scan, and the stages that follow from it.
+    """The stages of a calibration: `learn`, `locate` and `finish`.
 
-    `learn` and `locate` are those of `BeamLocator`; `finish` judges what was located, fits the descan, and measures the
+    `learn` and `locate` are those of `BeamLocator`. `finish` decides on the origin, fits the descan, and measures the
     ellipse. Nothing is written.
+
+    Attributes
+    ----------
+    POOLED_POSITIONS : int
+        Scan positions, at least, that are pooled for the ellipse.
 
     Examples
     --------
@@ -46,9 +51,11 @@ class Calibrator(BeamLocator):
     >>> report = calibrator.finish(scan, located, kept)  # doctest: +SKIP
     """
 
-    def finish(self, scan: Scan, located: Located | None, kept: SampledScan | None = None, known=True,
+    POOLED_POSITIONS = MIN_POOLED_POSITIONS
+
+    def finish(self, scan: Scan, located: Located | None, kept: SampledScan | None = None, processed=True,
                progress: bool = True) -> CalibrationReport:
-        """Judge the located beam, fit the descan, and measure the ellipse.
+        """Decide on the located origin, fit the descan, and measure the ellipse.
 
         Parameters
         ----------
@@ -58,9 +65,9 @@ class Calibrator(BeamLocator):
             Positions of all patterns of the scan.
         kept : SampledScan, optional
             Patterns in memory; patterns that are pooled but not kept are read from `scan`.
-        known : numpy.ndarray of bool or bool
-            (Rx * Ry,), positions that were looked at; the others are not valid.
-        progress : bool
+        processed : numpy.ndarray of bool, shape (Rx * Ry,), or bool, optional
+            False for positions that have not been searched; these are not valid.
+        progress : bool, optional
             Whether to show a progress bar.
 
         Returns
@@ -68,7 +75,7 @@ class Calibrator(BeamLocator):
         CalibrationReport
             The results; `written` is empty.
         """
-        origin = self.origin(scan, located, known)
+        origin = self.origin(scan, located, processed)
         if not origin.found:
             return CalibrationReport(origin, None, None, self.noise)
         fit = fit_origin(origin)
@@ -190,7 +197,36 @@ def _with_written(report, *flags):
 
 
 def preprocess(datacube, out=None, device="auto", progress=True):
-    """Calibrate and denoise: a new DataCube, calibrated as `datacube` then is. out: an EMD file to stream it to."""
+    """Calibrate and denoise a DataCube.
+
+    Parameters
+    ----------
+    datacube : DataCube
+        The scan; the results of the calibration are written into it.
+    out : str or path-like, optional
+        An EMD file that does not exist yet, to which the result is streamed. In memory by default.
+    device : str, optional
+        "auto", "cpu", "cuda" or "mps".
+    progress : bool, optional
+        Whether to show progress bars.
+
+    Returns
+    -------
+    DataCube
+        The denoised scan, with a copy of the calibration.
+
+    Raises
+    ------
+    PrenetError
+        If the data cannot be used, the path exists, or weights are missing.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.demo import load_scan
+    >>> from py4dstem_prenet.pipeline import preprocess
+    >>> datacube, truth = load_scan()
+    >>> clean = preprocess(datacube, progress=False)  # doctest: +SKIP
+    """
     as_scan(datacube)
     if out is not None:
         check_output(out)

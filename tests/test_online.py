@@ -84,7 +84,7 @@ def test_any_order_will_do():
 
 
 def test_memory_is_flat_and_what_is_kept_does_not_depend_on_the_order(monkeypatch):
-    monkeypatch.setattr(online, "SAMPLE_BYTES", 64 * 8192)
+    monkeypatch.setattr(online, "MAX_SAMPLE_BYTES", 64 * 8192)
     counts = scan().counts
     kept = []
     for order in (np.arange(192), np.arange(192)[::-1], np.random.default_rng(0).permutation(192)):

@@ -112,7 +112,7 @@ def test_a_file_that_goes_is_told_and_nothing_is_calibrated(written, tmp_path):
 
 def test_a_scan_that_begins_anew_keeps_the_process_that_learns(tmp_path, monkeypatch):
     """Its start takes seconds, while patterns come. The end is the second scan's, and nothing is left behind."""
-    monkeypatch.setattr(online, "MANY", 0)
+    monkeypatch.setattr(online, "MIN_PROCESS_POSITIONS", 0)
     path, again = tmp_path / "scan.raw", tmp_path / "again.raw"
     acquire(path, FAULTY, FAST)
     with open(path, "r+b") as file:

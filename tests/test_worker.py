@@ -123,7 +123,7 @@ def test_none_is_left_behind(end):
 @pytest.mark.slow
 def test_a_scan_learned_there_is_learned_as_here(monkeypatch):
     """The same noise, beam and guess; a worker that is killed in mid-scan changes nothing; `finish` ends it."""
-    monkeypatch.setattr(online, "MANY", 0)
+    monkeypatch.setattr(online, "MIN_PROCESS_POSITIONS", 0)
     counts = simulated(scan=(12, 16), shape=(64, 64), dose=5000.0, seed=3, ratio=1.03, theta=0.5).counts
     patterns = counts.reshape(-1, 64, 64)
     calibrator = OnlineCalibrator(counts.shape[:2], counts.shape[2:], device="cpu")

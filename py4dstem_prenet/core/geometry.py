@@ -1,8 +1,9 @@
-"""Coordinates of an elliptical distortion.
+"""Representations of an elliptical distortion: ellipse vector, matrix, and semi-axes.
 
-Conventions: x = qx = row, y = qy = column; a pixel's center lies on its integer index. An ellipse is the vector
-(eps cos 2 theta, eps sin 2 theta), eps = a/b - 1, theta the angle of the a axis from +qx toward +qy. It moves a position
-from ideal to measured by M = R(theta) diag(sqrt(a/b), sqrt(b/a)) R(theta)^T, which keeps areas.
+Coordinates are x = qx = row and y = qy = column; a pixel's center has integer coordinates. The ellipse vector is
+(eps cos 2 theta, eps sin 2 theta) with eps = a/b - 1 and theta the angle of the a axis from +qx toward +qy. The
+distortion maps an ideal position to the measured one by M = R(theta) diag(sqrt(a/b), sqrt(b/a)) R(theta)^T, which keeps
+areas.
 """
 
 import numpy as np
@@ -10,7 +11,24 @@ import torch
 
 
 def ellipse_matrix(vector):
-    """(..., 2) ellipse vectors -> (..., 2, 2) matrices M, measured = center + M ideal. Arrays or tensors."""
+    """Compute the matrices M of ellipse vectors, with measured = center + M ideal.
+
+    Parameters
+    ----------
+    vector : array_like or torch.Tensor, shape (..., 2)
+        Ellipse vectors.
+
+    Returns
+    -------
+    numpy.ndarray or torch.Tensor, shape (..., 2, 2)
+        Matrices of determinant 1.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.core import ellipse_matrix
+    >>> ellipse_matrix([0.21, 0.0]).round(3).tolist()
+    [[1.1, 0.0], [0.0, 0.909]]
+    """
     if isinstance(vector, torch.Tensor):
         eps = torch.sqrt((vector**2).sum(-1) + 1e-24)
         stretch = 0.5 * torch.log1p(eps)
@@ -25,14 +43,51 @@ def ellipse_matrix(vector):
 
 
 def ellipse_vector(a, b, theta):
-    """(2, ...) vector of semi-axes a, b and angle theta (radians, from +qx toward +qy to the a axis), whichever of
-    them is the longer."""
+    """Compute the ellipse vector of semi-axes and an angle.
+
+    Parameters
+    ----------
+    a, b : array_like
+        Semi-axes; either may be the longer one.
+    theta : array_like
+        Angle of the a axis from +qx toward +qy, radians.
+
+    Returns
+    -------
+    numpy.ndarray, shape (2, ...)
+        The vector.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.core import ellipse_vector
+    >>> ellipse_vector(1.1, 1.0, 0.0).round(3).tolist()
+    [0.1, 0.0]
+    """
     eps = np.maximum(a, b) / np.minimum(a, b) - 1
     return np.where(np.less(a, b), -eps, eps) * np.array([np.cos(2 * theta), np.sin(2 * theta)])
 
 
 def ellipse_axes(vector):
-    """(a, b, theta) as plain floats, normalized to a b = 1, with a >= b and theta in [0, pi)."""
+    """Compute the semi-axes and the angle of an ellipse vector.
+
+    Parameters
+    ----------
+    vector : array_like, shape (2,)
+        Ellipse vector.
+
+    Returns
+    -------
+    a, b : float
+        Semi-axes with a b = 1 and a >= b.
+    theta : float
+        Angle of the a axis from +qx toward +qy in [0, pi), radians.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.core import ellipse_axes
+    >>> [round(value, 3) for value in ellipse_axes([0.0, 0.21])]
+    [1.1, 0.909, 0.785]
+    """
     eps = float(np.hypot(*vector))
     theta = float(0.5 * np.arctan2(vector[1], vector[0]) % np.pi)
     return float(np.sqrt(1 + eps)), float(1 / np.sqrt(1 + eps)), theta if theta < np.pi else 0.0

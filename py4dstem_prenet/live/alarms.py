@@ -1,7 +1,7 @@
-"""What should stop a scan: told as soon as it can be known, from where on, and in words.
+"""Alarms of a running scan: reasons to stop it, with the scan position at which each began.
 
-All of it is computed from what is known anyway: positions, sigmas and electrons of the patterns so far
-(`snapshot.Snapshot`), and the patterns that were kept.
+They are computed from the state of the scan (`snapshot.Snapshot`): positions, sigmas and electrons of the patterns so
+far, and the patterns that were kept.
 """
 
 from __future__ import annotations
@@ -12,32 +12,33 @@ import numpy as np
 
 from ..core import NORMAL_MAD, Flag, PrenetError
 from ..ellipse import combine, measure_ellipse
-from ..networks import WINDOW
 
-SHORTEST_LOSS = 8  # positions in a row without a beam, and
-LOSS_PART = 0.5  # of a scan row: shorter ones may be thick parts of the specimen
-JUMP, JUMP_SIGMAS = 1.0, 8.0  # px and standard errors from one scan row to the next
-CROWD = 8  # pixels at the largest value that are more than chance, if fewer are just below it
-SATURATED_PART = 0.5  # of a scan row's patterns
-ENOUGH = 256  # kept patterns that an ellipse of one half of a scan needs
-ELLIPSE_CHANGE = 0.003  # of the ellipse vector that is worth a word
-KINDS = ("beam lost", "dose too low", "drift", "saturation", "ellipse changes")
+# Set on simulated scans:
+MIN_LOSS_POSITIONS = 8  # consecutive positions without a beam, from which it is lost; also positions that a row needs
+MIN_LOSS_ROWS = 0.5  # scan rows, length of such a run: shorter ones may be thick parts of the specimen
+MIN_ALARM_JUMP_PX = 1.0  # pixels from one scan row to the next, above which a jump raises an alarm
+MIN_ALARM_JUMP_SIGMAS = 8.0  # standard errors of such a step, above which a jump raises an alarm
+MIN_SATURATED_PIXELS = 8  # pixels at the largest value of a pattern, from which it may be saturated
+MIN_SATURATED_FRACTION = 0.5  # of the patterns of a scan row, from which saturation raises an alarm
+MIN_HALF_PATTERNS = 256  # kept patterns that the ellipse of one half of a scan needs
+MIN_ELLIPSE_CHANGE = 0.003  # change of the ellipse vector, above which it raises an alarm
+ALARM_KINDS = ("beam lost", "dose too low", "drift", "saturation", "ellipse changes")
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """Something that should stop a scan.
+    """A reason to stop a scan.
 
     Attributes
     ----------
     kind : str
-        One of KINDS.
+        One of ALARM_KINDS.
     since : tuple of int
-        (row, column) of the scan from which on.
+        Scan position (row, column) at which it began.
     flag : Flag
         What happened, with its numbers.
     over : bool
-        Whether it has ended since.
+        Whether it has ended.
     """
 
     kind: str
@@ -47,7 +48,13 @@ class Alarm:
 
     @property
     def text(self) -> str:
-        """What happened, and what to do."""
+        """What happened, and what to do.
+
+        Returns
+        -------
+        str
+            One or two sentences.
+        """
         return str(self.flag)
 
     def __str__(self):
@@ -55,34 +62,54 @@ class Alarm:
 
 
 def quick_alarms(snapshot, strain=None) -> tuple[Alarm, ...]:
-    """Alarms that take milliseconds: beam lost, drift, saturation, dose. Empty before the first beam.
+    """Find the alarms that take milliseconds: beam lost, drift, saturation, dose.
 
-    snapshot: `snapshot.Snapshot`. strain: the precision of strain that a single position shall give, such as 0.002;
-    None: any dose will do.
+    Parameters
+    ----------
+    snapshot : Snapshot
+        The state of the scan.
+    strain : float, optional
+        Precision of strain required of a single position, such as 0.002; the dose is not checked by default.
+
+    Returns
+    -------
+    tuple of Alarm
+        The alarms; none before the beam was learned.
     """
     if snapshot.noise is None or not snapshot.looked.any():
         return ()
-    if snapshot.hidden:  # hidden by a stop, it may be: what needs no position
-        return tuple(alarm for alarm in (beam_lost(snapshot), saturates(snapshot)) if alarm is not None)
-    found = [beam_lost(snapshot), drifts(snapshot), saturates(snapshot), None if strain is None else
-             too_few_electrons(snapshot, strain)]
-    return tuple(alarm for alarm in found if alarm is not None)
+    alarms = [beam_lost(snapshot), saturates(snapshot)]
+    if not snapshot.hidden:  # a beam behind a stop has no position
+        alarms.insert(1, drifts(snapshot))
+        alarms.append(None if strain is None else too_few_electrons(snapshot, strain))
+    return tuple(alarm for alarm in alarms if alarm is not None)
 
 
 def beam_lost(snapshot) -> Alarm | None:
-    """The last run of positions, in the order of the scan, that show no beam, where it is long enough."""
-    at = np.flatnonzero(snapshot.looked)
-    bad = ~snapshot.lit[at]
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], bad, [False]])))
+    """Find the last run of positions without a beam that is long enough to be a loss.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+        The state of the scan.
+
+    Returns
+    -------
+    Alarm or None
+        The alarm.
+    """
+    positions = np.flatnonzero(snapshot.examined)
+    dark = ~snapshot.lit[positions]
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], dark, [False]])))
     columns = snapshot.scan[1]
     runs = [(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True)
-            if b - a >= max(SHORTEST_LOSS, LOSS_PART * columns)]
+            if b - a >= max(MIN_LOSS_POSITIONS, MIN_LOSS_ROWS * columns)]
     if not runs:
         return None
     first, last = runs[-1]
-    over = bool(last < len(bad))
-    row, column = (int(n) for n in divmod(int(at[first]), columns))
-    back = divmod(int(at[last]), columns) if over else None
+    over = bool(last < len(dark))
+    row, column = (int(n) for n in divmod(int(positions[first]), columns))
+    back = divmod(int(positions[last]), columns) if over else None
     flag = Flag("alarm_beam_lost", {
         "count": int(last - first), "look": "are dark" if snapshot.hidden else "show no beam", "row": row,
         "column": column, "losses": len(runs),
@@ -91,22 +118,34 @@ def beam_lost(snapshot) -> Alarm | None:
 
 
 def drifts(snapshot) -> Alarm | None:
-    """Where the beam left the window that it was in at first, touches the detector's edge, or jumped."""
+    """Find the first row in which the beam left its first window, touches the detector's edge, or jumped.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+        The state of the scan.
+
+    Returns
+    -------
+    Alarm or None
+        The alarm.
+    """
     rows, away, step, error = snapshot.moves
     if len(rows) < 2:
         return None
     radius, shape = snapshot.beam.aperture.radius, snapshot.sample.pattern_shape
     position, valid = snapshot.map(snapshot.located.position), snapshot.valid
     middle = np.array([np.median(position[:, r, valid[r]], 1) for r in rows])
-    reach = WINDOW / 2 * snapshot.beam.bins
+    reach = snapshot.beam.reach
     far = np.abs(away).max(1) > reach
     cut = ((middle < radius) | (middle > np.array(shape) - 1 - radius)).any(1)
     usual = np.median(np.abs(step[1:]), 0) / NORMAL_MAD
-    jump = (np.hypot(*step.T) > JUMP) & (np.abs(step) > JUMP_SIGMAS * np.hypot(error, usual)).any(1)
-    bad = np.flatnonzero(far | cut | jump)
-    if not len(bad):
+    significant = (np.abs(step) > MIN_ALARM_JUMP_SIGMAS * np.hypot(error, usual)).any(1)
+    jump = (np.hypot(*step.T) > MIN_ALARM_JUMP_PX) & significant
+    affected = np.flatnonzero(far | cut | jump)
+    if not len(affected):
         return None
-    k = bad[0]
+    k = affected[0]
     since = (int(rows[k]), 0)
     if cut[k]:
         flag = Flag("alarm_edge")
@@ -119,45 +158,83 @@ def drifts(snapshot) -> Alarm | None:
 
 
 def saturates(snapshot) -> Alarm | None:
-    """The first scan row from which on most patterns crowd at the detector's largest value."""
-    known = snapshot.looked.reshape(snapshot.scan)
-    saturated = (snapshot.saturated.reshape(snapshot.scan) & known).sum(1)
-    bad = np.flatnonzero((saturated >= np.maximum(SATURATED_PART * known.sum(1), SHORTEST_LOSS)) & known.any(1))
-    if not len(bad):
+    """Find the first scan row in which most patterns are saturated.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+        The state of the scan.
+
+    Returns
+    -------
+    Alarm or None
+        The alarm.
+    """
+    examined = snapshot.examined.reshape(snapshot.scan)
+    saturated = (snapshot.saturated.reshape(snapshot.scan) & examined).sum(1)
+    limit = np.maximum(MIN_SATURATED_FRACTION * examined.sum(1), MIN_LOSS_POSITIONS)
+    rows = np.flatnonzero((saturated >= limit) & examined.any(1))
+    if not len(rows):
         return None
-    first = np.flatnonzero(snapshot.saturated.reshape(snapshot.scan)[bad[0]])[0]
-    return Alarm("saturation", (int(bad[0]), int(first)), Flag("alarm_saturation"))
+    first = np.flatnonzero(snapshot.saturated.reshape(snapshot.scan)[rows[0]])[0]
+    return Alarm("saturation", (int(rows[0]), int(first)), Flag("alarm_saturation"))
 
 
 def too_few_electrons(snapshot, strain) -> Alarm | None:
-    """Where already the direct beam is known too badly in single patterns.
+    """Test whether the dose is too low for the required precision of strain.
 
-    A disk that is known to sigma px gives the strain along its direction to sigma / distance; here at a quarter of the
-    pattern's side, and of the direct beam, which in most patterns holds more electrons than a Bragg disk does. That is
-    counting alone: what bends the beam or shades the disk comes on top.
+    A disk with a position error of sigma gives the strain along its direction to sigma / distance. The sigma of the
+    direct beam is used, at a distance of a quarter of the pattern's side. This is a lower limit: most Bragg disks have
+    fewer electrons, and deflection or contrast add to the error of counting.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+        The state of the scan.
+    strain : float
+        Precision of strain required of a single position.
+
+    Returns
+    -------
+    Alarm or None
+        The alarm.
     """
     valid = snapshot.valid.ravel()
-    if valid.sum() < SHORTEST_LOSS:
+    if valid.sum() < MIN_LOSS_POSITIONS:
         return None
-    far = min(snapshot.sample.pattern_shape) / 4
+    distance = min(snapshot.sample.pattern_shape) / 4
     sigma = float(np.median(snapshot.located.sigma[valid]))
-    if not sigma > strain * far:
+    if not sigma > strain * distance:
         return None
     first = divmod(int(np.flatnonzero(valid)[0]), snapshot.scan[1])
-    times = (sigma / (strain * far)) ** 2
-    flag = Flag("alarm_dose_low", {"sigma": sigma, "strain": 100 * sigma / far, "distance": far, "wanted": 100 * strain,
-                                   "times": float(times), "dose": float(snapshot.noise.dose)})
+    times = (sigma / (strain * distance)) ** 2
+    flag = Flag("alarm_dose_low", {"sigma": sigma, "strain": 100 * sigma / distance, "distance": distance,
+                                   "wanted": 100 * strain, "times": float(times), "dose": float(snapshot.noise.dose)})
     return Alarm("dose too low", first, flag)
 
 
 def ellipse_changes(snapshot, fit, radius, device="auto") -> Alarm | None:
-    """Whether the first and the second half of the rows so far show different ellipses; takes seconds.
+    """Test whether the first and the second half of the scan so far show different ellipses; takes seconds.
 
-    fit: `OriginFit` of the snapshot. radius: of the direct disk, pixels, or None.
+    Parameters
+    ----------
+    snapshot : Snapshot
+        The state of the scan.
+    fit : OriginFit
+        Its fitted origin.
+    radius : float or None
+        Radius of the direct disk in pixels; None if it is hidden.
+    device : str, optional
+        "auto", "cpu", "cuda" or "mps".
+
+    Returns
+    -------
+    Alarm or None
+        The alarm; None if a half does not determine the ellipse.
     """
     held = snapshot.sample.readable & snapshot.valid
     rows = np.flatnonzero(held.any(1))
-    if held.sum() < 2 * ENOUGH or len(rows) < 2:
+    if held.sum() < 2 * MIN_HALF_PATTERNS or len(rows) < 2:
         return None
     middle = int(np.searchsorted(np.cumsum(held.sum(1)), held.sum() / 2)) + 1
     halves = []
@@ -165,43 +242,82 @@ def ellipse_changes(snapshot, fit, radius, device="auto") -> Alarm | None:
         try:
             halves.append(measure_ellipse(snapshot.sample, fit.qx0, fit.qy0, radius, snapshot.noise, held,
                                           (part, slice(None)), device, progress=False))
-        except PrenetError:  # nothing to pool in one of them
+        except PrenetError:  # one of them has nothing to pool
             return None
     if not all(half.accepted for half in halves):
         return None
     _, _, agree, chi2 = combine({str(k): (half.vector, half.covariance) for k, half in enumerate(halves)})
     change = float(np.hypot(*(halves[1].vector - halves[0].vector)))
-    if agree or change < ELLIPSE_CHANGE:
+    if agree or change < MIN_ELLIPSE_CHANGE:
         return None
     ratios, angles = zip(*((h.a / h.b, float(np.degrees(h.theta))) for h in halves), strict=True)
-    flag = Flag("alarm_ellipse_changes", {"ratio_before": ratios[0], "angle_before": angles[0], "ratio_after": ratios[1],
-                                          "angle_after": angles[1], "sigmas": float(np.sqrt(chi2))})
+    flag = Flag("alarm_ellipse_changes", {"ratio_before": ratios[0], "angle_before": angles[0],
+                                          "ratio_after": ratios[1], "angle_after": angles[1],
+                                          "sigmas": float(np.sqrt(chi2))})
     return Alarm("ellipse changes", (middle, 0), flag)
 
 
-def crowded(block, noise):
-    """(n,) bool: patterns (n, Qx, Qy) in which more pixels hold the largest value than values just below it."""
+def saturated_patterns(block, noise):
+    """Find patterns in which more pixels have the largest value than values just below it.
+
+    Parameters
+    ----------
+    block : numpy.ndarray, shape (n, Qx, Qy)
+        Patterns in detector units.
+    noise : NoiseModel
+        Noise model of the detector.
+
+    Returns
+    -------
+    numpy.ndarray of bool, shape (n,)
+        True where a pattern is saturated.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.core import NoiseModel
+    >>> from py4dstem_prenet.live.alarms import saturated_patterns
+    >>> noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((16, 16), bool), counting=True, dose=1e4)
+    >>> block = np.random.default_rng(0).poisson(50, (2, 16, 16))
+    >>> block[1] = block[1].clip(max=45)
+    >>> saturated_patterns(block, noise).tolist()
+    [False, True]
+    """
     if noise.bad_pixels.any():
         block = np.where(noise.bad_pixels, block.dtype.type(0), block)
     top = block.max((1, 2), keepdims=True)
     height = top.astype(np.float64) - noise.offset
     low = np.maximum(top - 1.001 * np.maximum(noise.gain, 0.1 * height), block.min())
-    if block.dtype.kind in "iu":  # compared in their own type, which is several times faster
+    if block.dtype.kind in "iu":  # comparing integers is several times faster
         low = np.ceil(low).astype(block.dtype)
-    at = (block == top).sum((1, 2))
-    near = (block >= low).sum((1, 2))
-    return (height[:, 0, 0] > 2 * noise.gain) & (at >= CROWD) & (at > near - at)
+    at_top = (block == top).sum((1, 2))
+    near_top = (block >= low).sum((1, 2))
+    return (height[:, 0, 0] > 2 * noise.gain) & (at_top >= MIN_SATURATED_PIXELS) & (at_top > near_top - at_top)
 
 
 def row_moves(snapshot):
-    """How the beam moved from row to row, by the columns that show it in both: descan along the columns is none, and a
-    row may be known in part.
+    """Measure how the beam moved from row to row, from the columns that are valid in both rows.
 
-    Returns: rows (n,) that share enough columns with the first of them and the one before; the beam there less that in
-    the first row, and less that in the row before, (n, 2) px each; the standard error of the latter.
+    The descan along a row thus cancels, and a row may be incomplete.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+        The state of the scan.
+
+    Returns
+    -------
+    rows : numpy.ndarray of int, shape (n,)
+        Rows that share enough valid columns with the first one and with the one before.
+    away : numpy.ndarray, shape (n, 2)
+        Distance of the beam from that of the first row in pixels.
+    step : numpy.ndarray, shape (n, 2)
+        Distance of the beam from that of the row before in pixels.
+    error : numpy.ndarray, shape (n, 2)
+        Standard error of `step` in pixels.
     """
-    valid, least = snapshot.valid, min(SHORTEST_LOSS, snapshot.scan[1])
-    rows = np.flatnonzero(valid.sum(1) >= least)
+    valid, needed = snapshot.valid, min(MIN_LOSS_POSITIONS, snapshot.scan[1])
+    rows = np.flatnonzero(valid.sum(1) >= needed)
     if not len(rows):
         return rows, *np.zeros((3, 0, 2))
     position, sigma = (np.where(valid, snapshot.map(values), np.nan)[:, rows] for values in
@@ -210,12 +326,12 @@ def row_moves(snapshot):
     away, shared_first = _row_median(position - position[:, :1])
     step, shared = _row_median(position - position[:, before])
     error = 1.25 * _row_median(np.hypot(sigma, sigma[:, before]))[0] / np.sqrt(np.maximum(shared, 1))
-    enough = (shared_first >= least) & (shared >= least)
+    enough = (shared_first >= needed) & (shared >= needed)
     return rows[enough], *(values.T[enough] for values in (away, step, error))
 
 
 def _row_median(values):
-    """Median over columns of (2, n, columns) without what is NaN, (2, n), and how many there were, (n,)."""
+    """Median over columns of (2, n, columns) without NaN, (2, n), and the number of values, (n,)."""
     count = np.isfinite(values[0]).sum(1)
     ordered = np.sort(values, 2)  # NaN last
     middle = np.stack([np.maximum(count - 1, 0) // 2, count // 2], 1)[None]

@@ -1,11 +1,11 @@
-"""Calibrate while the scan is still running.
+"""Calibration of a scan while it is running.
 
-Patterns are fed as they come, in any order. An even sample of them is kept in bounded memory; from it the stages of
-`calibrate` learn noise and beam, in a process of their own, again whenever twice as many patterns have been seen; every
-pattern is located at once with the beam that is known. Those that come before the first beam wait for it.
+Patterns are fed as they arrive, in any order. An even sample of them is kept in bounded memory. From the sample, a
+separate process learns noise and beam, and learns again whenever the number of patterns has doubled. The beam is
+located at once in every pattern that is fed; patterns that arrive before the beam is learned wait in memory.
 
-The stages are those of `calibrate`: `Calibrator.learn` (in `learn_so_far`), `locate`, and `finish` (in `judge_snapshot`), on a
-sample of the scan. At the end `calibrate` itself runs on the whole scan.
+The stages are those of `calibrate`, on a sample of the scan: `Calibrator.learn` (called by `learn_so_far`), `locate`,
+and `finish` (called by `judge_snapshot`). At the end, `calibrate` itself runs on the whole scan.
 """
 
 from __future__ import annotations
@@ -28,48 +28,66 @@ from ..core import (
     as_scan,
     sample_positions,
 )
-from ..detector import MAX_NOISE_POSITIONS as LEARNED_FROM
-from ..fits import MIN_POOLED_POSITIONS
-from ..origin import LOCATE_BATCH, Beam, check_mask, shows_beam, unlocated
+from ..origin import (
+    LOCATE_BATCH,
+    MIN_SIGNAL_ELECTRONS,
+    MIN_SIGNAL_FRACTION,
+    Beam,
+    check_mask,
+    shows_beam,
+    unlocated,
+)
 from ..pipeline import Calibrator, calibrate, check_networks
-from .alarms import crowded
+from .alarms import saturated_patterns
 from .snapshot import Snapshot, judge_snapshot, learn_so_far
 from .worker import Worker
 
-FIRST = 64  # patterns from which a beam is learned first; twice as many each time after that
-SAMPLE_BYTES = 2**28  # of patterns that are kept
-BACKLOG_BYTES = 2**28  # of patterns that wait for the first beam
-MANY = 2048  # positions of a scan; one of fewer is over about when a process has started
-CELL = 16  # scan columns whose median tells where the beam is nearby
-FEWEST = 4  # positions that such a median needs
-LATE = 64  # patterns that waited for the first beam and are located beside those that come: more would delay these
-UNLEARNED = "nothing_learned"  # flag of a scan that has just begun
-BLANK = 0.02  # part of the usual electrons below which a pattern holds no beam (as in `shows_beam`)
+FIRST_LEARNING_PATTERNS = 64  # patterns from which the beam is first learned; doubled each time
+MAX_SAMPLE_BYTES = 2**28  # bytes of patterns that are kept
+MAX_WAITING_BYTES = 2**28  # bytes of patterns that wait for the first beam
+MIN_PROCESS_POSITIONS = 2048  # scan positions, from which a process is started; a smaller scan ends before it is ready
+CELL_COLUMNS = 16  # scan columns in a cell whose median offset from the guess corrects the guess nearby
+MIN_CELL_POSITIONS = 4  # located positions that such a median needs
+UNLEARNED = "nothing_learned"  # name of the flag of a scan before the beam is first learned
+MAX_LATE_PATTERNS = 64  # waiting patterns located in one call of `feed`; more would delay the patterns that arrive
 
 
 class OnlineCalibrator:
     """Origin, descan, ellipse and noise of a scan that is still running.
 
-    ```python
-    calibrator = OnlineCalibrator((256, 256), (128, 128))
-    for patterns, positions in source:            # in any order, some hundred at a time
-        calibrator.feed(patterns, positions)
-        print(calibrator.report)                  # as known so far
-    calibrator.finish(datacube)                   # writes what `calibrate` would
-    ```
+    Create it before the scan begins, since it waits some seconds until the learning process is ready.
 
-    Args:
-        scan_shape: (Rx, Ry). pattern_shape: (Qx, Qy).
-        mask, device: as for `calibrate`.
-        worker: from `start_worker`, where that could be called before the patterns' shape was known; None: one is made.
+    Parameters
+    ----------
+    scan_shape : tuple of int
+        (Rx, Ry).
+    pattern_shape : tuple of int
+        (Qx, Qy).
+    mask : numpy.ndarray of bool, shape (Qx, Qy), optional
+        True where a detector pixel is good.
+    device : str, optional
+        "auto", "cpu", "cuda" or "mps".
+    worker : Worker, optional
+        Learning process from `start_worker`; started here by default.
 
-    Make it before the scan begins: it waits until the process that learns has loaded, which takes seconds; beside
-    patterns that come already, that would delay their results.
+    Attributes
+    ----------
+    worker : Worker
+        The learning process. It ends with `finish`, `close`, or this object.
 
-    Memory does not grow with the scan: some 256 MB of patterns are kept, here and in the process that learns, and as
-    much waits for the first beam at most. Where more patterns come than can be located, `feed` takes its time.
+    Notes
+    -----
+    Memory does not grow with the scan: at most 256 MB of patterns are kept, here and in the learning process, and at
+    most as much waits for the first beam. If patterns arrive faster than they can be located, `feed` blocks.
 
-    worker: the process that learns, and may judge; it ends with `finish`, `close`, or this object.
+    Examples
+    --------
+    >>> from py4dstem_prenet.live import OnlineCalibrator
+    >>> calibrator = OnlineCalibrator((256, 256), (128, 128))  # doctest: +SKIP
+    >>> for patterns, positions in source:  # doctest: +SKIP
+    ...     calibrator.feed(patterns, positions)  # some hundred patterns at a time, in any order
+    ...     print(calibrator.report)  # results so far
+    >>> report = calibrator.finish(datacube)  # doctest: +SKIP
     """
 
     def __init__(self, scan_shape, pattern_shape, mask=None, device="auto", worker=None):
@@ -85,31 +103,38 @@ class OnlineCalibrator:
         self.worker.wait()
         count = scan[0] * scan[1]
         self._located = unlocated(count)
-        self._fed, self._known, self._saturated = np.zeros((3, count), bool)
-        self._total = np.zeros(count)  # of each pattern, detector units
+        self._fed, self._processed, self._saturated = np.zeros((3, count), bool)
+        self._total = np.zeros(count)  # sum of each pattern, detector units
         self._rank = _ranks(scan)
         self._kept: dict[int, np.ndarray] = {}
-        self._worst: list[tuple[float, int]] = []  # a heap of what is kept, the least important on top
+        self._worst: list[tuple[float, int]] = []  # heap of the kept positions, the least important on top
         self._dtype = None
         self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
-        self._learned = Calibrator(None, None, None, Flag(UNLEARNED), device)  # the latest, with a beam if any has one
-        self._learned_from = 0  # patterns from which the learning under way learns
-        self._next = min(FIRST, count)
+        # The latest calibrator; one with a beam is not replaced by one without.
+        self._learned = Calibrator(None, None, None, Flag(UNLEARNED), device)
+        self._learned_from = 0  # number of patterns from which the current learning started
+        self._next = min(FIRST_LEARNING_PATTERNS, count)  # number of patterns at which learning starts again
         self._learning: Future | None = None
         self._thread = ThreadPoolExecutor(1, "prenet-learn")
-        self._nearby = np.full((scan[0], -(-scan[1] // CELL), 2), np.nan)  # located less guess, by cell
+        self._nearby = np.full((scan[0], -(-scan[1] // CELL_COLUMNS), 2), np.nan)  # located minus guess in each cell
         self._judged: CalibrationReport | None = None
 
     # --- feeding ---------------------------------------------------------------------------------------------
 
     def feed(self, patterns, positions):
-        """Take patterns as they come from the detector.
+        """Process patterns as they arrive from the detector.
 
-        Args:
-            patterns: (n, Qx, Qy), detector units; copied where they are kept. positions: (n,) flat scan positions, or
-                (n, 2) rows and columns, in any order. A position that is fed again is measured again.
+        Parameters
+        ----------
+        patterns : numpy.ndarray, shape (n, Qx, Qy)
+            Patterns in detector units; copied if they are kept.
+        positions : array_like of int, shape (n,) or (n, 2)
+            Flat scan positions, or rows and columns, in any order. A position that is fed again is measured again.
 
-        Raises PrenetError for other shapes, positions outside of the scan, NaN or infinity.
+        Raises
+        ------
+        PrenetError
+            If a shape or type is wrong, a position lies outside the scan, or a value is NaN or infinite.
         """
         patterns, positions = self._checked(patterns, positions)
         for first in range(0, len(patterns), LOCATE_BATCH):
@@ -146,12 +171,13 @@ class OnlineCalibrator:
         return patterns, positions.astype(np.int64)
 
     def _keep(self, index, block):
-        """Keep the most important patterns of all that were fed, which does not depend on their order."""
-        most = int(np.clip(SAMPLE_BYTES // block[0].nbytes, FIRST, MIN_POOLED_POSITIONS + LEARNED_FROM))
+        """Keep the most important patterns of all that were fed; the sample does not depend on their order."""
+        wanted = Calibrator.POOLED_POSITIONS + Calibrator.NOISE_POSITIONS
+        limit = int(np.clip(MAX_SAMPLE_BYTES // block[0].nbytes, FIRST_LEARNING_PATTERNS, wanted))
         for position, pattern in zip(index.tolist(), block, strict=True):
             entry = (-self._rank[position], position)
             if position not in self._kept:
-                if len(self._kept) < most:
+                if len(self._kept) < limit:
                     heappush(self._worst, entry)
                 elif entry > self._worst[0]:
                     del self._kept[heapreplace(self._worst, entry)[1]]
@@ -160,15 +186,16 @@ class OnlineCalibrator:
             self._kept[position] = pattern.copy()
 
     def _wait_for_beam(self, index, block):
-        if self._learned.noise is not None:  # saturation needs no beam, which a stop may hide for good
-            self._saturated[index] = crowded(block, self._learned.noise)
+        """Store patterns until the beam is learned."""
+        if self._learned.noise is not None:  # saturation is tested without a beam, which a beam stop may hide
+            self._saturated[index] = saturated_patterns(block, self._learned.noise)
         self._waiting.append((index, block.copy()))
-        if sum(b.nbytes for _, b in self._waiting) > BACKLOG_BYTES:
+        if sum(b.nbytes for _, b in self._waiting) > MAX_WAITING_BYTES:
             if self._learning is not None:
                 wait([self._learning])
                 self._advance()
             if self._beam is None:
-                self._waiting.pop(0)  # `finish` locates it
+                self._waiting.pop(0)  # located by `finish`
 
     # --- learning --------------------------------------------------------------------------------------------
 
@@ -177,15 +204,15 @@ class OnlineCalibrator:
         return self._learned.beam
 
     def _advance(self):
-        """Adopt what was learned, and learn again where there is more to learn from."""
+        """Use the result of the learning process, and start it again if there are enough new patterns."""
         if self._learning is not None and self._learning.done():
             future, self._learning = self._learning, None
             try:
                 learned = future.result()
-            except PrenetError as problem:  # of the process that learns: what is known stays, and it tries again
+            except PrenetError as problem:  # of the learning process: keep the last result and try again
                 learned = Calibrator(None, None, None, Flag("input_refused", {"message": str(problem)}), self._device)
             seen, self._judged = self._learned_from, None
-            later = 2 * seen if learned.beam else seen + max(FIRST, seen // 4)
+            later = 2 * seen if learned.beam else seen + max(FIRST_LEARNING_PATTERNS, seen // 4)
             self._next = min(later, len(self._fed)) if seen < len(self._fed) else np.inf
             if learned.beam is not None:
                 self._adopt(learned)
@@ -194,31 +221,32 @@ class OnlineCalibrator:
         seen = self.seen
         if self._learning is None and seen >= self._next:
             self._learned_from = seen
-            self._learning = self._thread.submit(self.worker.call, learn_so_far, self._sample(), self._mask, self._device)
+            self._learning = self._thread.submit(self.worker.call, learn_so_far, self._sample(), self._mask,
+                                                 self._device)
 
     def _adopt(self, learned):
+        """Replace the calibrator by one with a newly learned beam."""
         self._learned = learned
-        known = np.flatnonzero(shows_beam(self._located, self._known))
         self._nearby[:] = np.nan
-        self._note_nearby(known)
+        self._update_nearby(np.flatnonzero(shows_beam(self._located, self._processed)))
 
     def _catch_up(self):
-        """Locate the latest of the patterns that waited for the first beam; what comes now is not to wait for all."""
-        parts, room = [], LATE
-        while self._beam is not None and self._waiting and room:
+        """Locate some of the waiting patterns, the latest ones first."""
+        parts, remaining = [], MAX_LATE_PATTERNS
+        while self._beam is not None and self._waiting and remaining:
             index, block = self._waiting.pop()
-            if len(index) > room:
-                self._waiting.append((index[:-room], block[:-room]))
-            parts.insert(0, (index[-room:], block[-room:]))  # in the order in which they came
-            room -= len(parts[0][0])
+            if len(index) > remaining:
+                self._waiting.append((index[:-remaining], block[:-remaining]))
+            parts.insert(0, (index[-remaining:], block[-remaining:]))  # in the order of their arrival
+            remaining -= len(parts[0][0])
         if parts:
             index, block = (np.concatenate(values) for values in zip(*parts, strict=True))
-            later = self._known[index]  # positions that were fed again meanwhile
-            if not later.all():
-                self._locate(index[~later], block[~later])
+            repeated = self._processed[index]  # positions that were fed again meanwhile
+            if not repeated.all():
+                self._locate(index[~repeated], block[~repeated])
 
     def wait(self):
-        """Wait until all that was fed is located, and all is learned from it that can be."""
+        """Wait until all patterns are located and learning has ended."""
         while True:
             self._advance()
             while self._beam is not None and self._waiting:
@@ -230,69 +258,103 @@ class OnlineCalibrator:
     # --- locating --------------------------------------------------------------------------------------------
 
     def _locate(self, index, block):
+        """Locate the beam in patterns."""
         learned = self._learned
-        found = unlocated(len(index), self._guess(index))
+        located = unlocated(len(index), self._guess(index))
         usual = np.median(self._located.signal[self._located.found]) if self._located.found.any() else 0.0
         electrons = (self._total[index] - learned.noise.offset * block[0].size) / learned.noise.gain
-        lit = electrons > max(3.0, BLANK * usual)  # the network need not look at what holds no beam anywhere
+        lit = electrons > max(MIN_SIGNAL_ELECTRONS, MIN_SIGNAL_FRACTION * usual)  # darker patterns are not searched
         if lit.any():
-            found.put(lit, learned.beam.locate(block[lit], found.position[lit]))
-        self._located.put(index, found)
-        self._saturated[index] = crowded(block, learned.noise)
-        self._known[index] = True
+            located.put(lit, learned.beam.locate(block[lit], located.position[lit]))
+        self._located.put(index, located)
+        self._saturated[index] = saturated_patterns(block, learned.noise)
+        self._processed[index] = True
         self._judged = None
-        self._note_nearby(index[found.found])
+        self._update_nearby(index[located.found])
 
     def _guess(self, index):
-        """Where the beam should be: the surface that was learned, moved as the positions nearest to it were."""
+        """Guess of the beam position: the learned surface plus the offset of the nearest located cell."""
         guess = self._learned.guess[index].copy()
-        known = np.isfinite(self._nearby[..., 0])
-        if known.any():
-            nearest = distance_transform_edt(~known, (1, CELL / 4), return_distances=False, return_indices=True)
+        measured = np.isfinite(self._nearby[..., 0])
+        if measured.any():
+            spacing = 1, CELL_COLUMNS / 4
+            nearest = distance_transform_edt(~measured, spacing, return_distances=False, return_indices=True)
             row, column = np.divmod(index, self._scan[1])
-            guess += self._nearby[tuple(nearest[:, row, column // CELL])]
+            guess += self._nearby[tuple(nearest[:, row, column // CELL_COLUMNS])]
         return guess
 
-    def _note_nearby(self, index):
-        cells = index // self._scan[1] * self._nearby.shape[1] + index % self._scan[1] // CELL
-        beside = self._located.position[index] - self._learned.guess[index]
+    def _update_nearby(self, index):
+        """Update the median offsets of the cells of some located positions."""
+        cells = index // self._scan[1] * self._nearby.shape[1] + index % self._scan[1] // CELL_COLUMNS
+        offset = self._located.position[index] - self._learned.guess[index]
         order = np.argsort(cells, kind="stable")
         for members in np.split(order, np.flatnonzero(np.diff(cells[order])) + 1):
-            if len(members) >= min(FEWEST, self._scan[1]):
-                self._nearby.reshape(-1, 2)[cells[members[0]]] = np.median(beside[members], 0)
+            if len(members) >= min(MIN_CELL_POSITIONS, self._scan[1]):
+                self._nearby.reshape(-1, 2)[cells[members[0]]] = np.median(offset[members], 0)
 
     def poll(self):
-        """Look whether something was learned meanwhile; worth calling while nothing comes that could be fed."""
+        """Process waiting patterns and new results of the learning process; call it while no patterns arrive."""
         self._advance()
         self._catch_up()
 
-    # --- what is known so far --------------------------------------------------------------------------------
+    # --- results so far ---------------------------------------------------------------------------------------
 
     @property
     def scan(self) -> tuple[int, int]:
+        """Shape of the scan.
+
+        Returns
+        -------
+        tuple of int
+            (Rx, Ry).
+        """
         return self._scan
 
     @property
     def learning(self) -> bool:
-        """Whether noise and beam are being learned just now, which takes a core."""
+        """Whether the learning process is busy.
+
+        Returns
+        -------
+        bool
+            True if it is.
+        """
         return self._learning is not None
 
     @property
     def seen(self) -> int:
-        """Scan positions that were fed."""
+        """Number of scan positions that were fed.
+
+        Returns
+        -------
+        int
+            The number.
+        """
         return int(np.count_nonzero(self._fed))
 
     @property
     def located(self) -> int:
-        """Scan positions of which a result is there."""
-        return int(np.count_nonzero(self._known))
+        """Number of scan positions that were processed.
+
+        Returns
+        -------
+        int
+            The number.
+        """
+        return int(np.count_nonzero(self._processed))
 
     def snapshot(self) -> Snapshot:
-        """All that is known now; it does not change when more is fed."""
+        """Copy the state of the scan.
+
+        Returns
+        -------
+        Snapshot
+            The state; it does not change when more patterns are fed.
+        """
         self._advance()
         located = deepcopy(self._located)
-        return Snapshot(self._sample(), located, self._known.copy(), self._saturated.copy(), self._learned, self.seen,
-                        self._fed.copy(), self._total.copy())
+        return Snapshot(self._sample(), located, self._processed.copy(), self._saturated.copy(), self._learned,
+                        self.seen, self._fed.copy(), self._total.copy())
 
     def _sample(self):
         positions = np.sort(np.fromiter(self._kept, np.int64, len(self._kept)))
@@ -301,8 +363,13 @@ class OnlineCalibrator:
 
     @property
     def report(self) -> CalibrationReport:
-        """Everything below; judged anew where anything was located since it was last asked for, which can take some
-        seconds on a large scan."""
+        """Results of the calibration so far; takes some seconds on a large scan if patterns were added.
+
+        Returns
+        -------
+        CalibrationReport
+            The results.
+        """
         self._advance()
         if self._judged is None:
             self._judged = judge_snapshot(self.snapshot())
@@ -310,38 +377,70 @@ class OnlineCalibrator:
 
     @property
     def origin(self) -> OriginMap:
-        """Where the beam is; not valid where nothing was seen yet."""
+        """Measured origin so far.
+
+        Returns
+        -------
+        OriginMap
+            The origin; not valid at positions without a pattern.
+        """
         return self.report.origin
 
     @property
     def fit(self) -> OriginFit | None:
-        """The descan; NaN outside of the rectangle of the scan that was seen; None before the first beam."""
+        """Fitted origin so far.
+
+        Returns
+        -------
+        OriginFit or None
+            The fit; NaN outside the rectangle that contains all patterns. None before the beam is learned.
+        """
         return self.report.fit
 
     @property
     def ellipse(self) -> Ellipse | None:
-        """The ellipse; None before the first beam."""
+        """Ellipse so far.
+
+        Returns
+        -------
+        Ellipse or None
+            The ellipse; None before the beam is learned.
+        """
         return self.report.ellipse
 
     # --- the end ---------------------------------------------------------------------------------------------
 
     def finish(self, datacube, progress=False) -> CalibrationReport:
-        """Write into the scan's calibration what `calibrate` would.
+        """Calibrate the whole scan with `calibrate`, and end the learning process.
 
-        datacube: the whole scan, or its first rows where it was aborted. The last beam is learned from all of the scan,
-        and earlier ones, learned from less, put single patterns some hundredths of a pixel elsewhere; so all patterns
-        are located again, and the result is that of `calibrate` to the last bit, in the time that it takes.
+        The beam was located with parameters learned from part of the scan, which shifts single positions by some
+        hundredths of a pixel, so all patterns are located again. The result is exactly that of `calibrate`.
 
-        Raises PrenetError for a cube of another shape, and as `calibrate`.
+        Parameters
+        ----------
+        datacube : DataCube
+            The whole scan, or its first rows if it was aborted.
+        progress : bool, optional
+            Whether to show progress bars.
+
+        Returns
+        -------
+        CalibrationReport
+            The results, which are written into the calibration of the DataCube.
+
+        Raises
+        ------
+        PrenetError
+            If the DataCube has another shape, or as for `calibrate`.
         """
         shape = as_scan(datacube).shape
         if shape[1:] != self._shape[1:] or shape[0] > self._shape[0]:
             raise PrenetError(f"The scan that was watched has shape {self._shape}, not {shape}; give its own DataCube.")
-        self.close()  # it would compete for the cores
+        self.close()  # free its core
         return calibrate(datacube, self._mask, self._device, progress)
 
     def close(self):
-        """End the process that learns. What is known stays known; what is fed later is learned from here."""
+        """End the learning process. Results are kept; later learning runs in this process."""
         self.worker.close()
         if self._learning is not None:
             wait([self._learning])
@@ -349,16 +448,32 @@ class OnlineCalibrator:
 
 
 def start_worker(scan, device="auto") -> Worker:
-    """The process that learns from a scan (Rx, Ry), which loads from now on; none for a scan that is soon over."""
-    return Worker(check_networks if np.prod(scan) >= MANY else None, device)
+    """Start the learning process for a scan.
+
+    Parameters
+    ----------
+    scan : tuple of int
+        (Rx, Ry).
+    device : str, optional
+        "auto", "cpu", "cuda" or "mps".
+
+    Returns
+    -------
+    Worker
+        The process; for a small scan one that works in this process.
+    """
+    return Worker(check_networks if np.prod(scan) >= MIN_PROCESS_POSITIONS else None, device)
 
 
 def _ranks(scan):
-    """How important each position is to an even sample, (Rx * Ry,), the smallest first: the positions that noise and
-    beam are learned from at the end, then those that are pooled, then what fills the gaps most evenly."""
+    """Rank of each position in the sample, (Rx * Ry,), smallest first.
+
+    Positions from which `calibrate` learns the noise come first, then those that it pools, then the others, in an order
+    that covers the scan evenly.
+    """
     row, column = np.divmod(np.arange(scan[0] * scan[1]), scan[1])
-    rank = (row * 0.7548776662466927 + column * 0.5698402909980532) % 1.0 + 2  # an even lattice at any density
-    for level, count in ((1, MIN_POOLED_POSITIONS), (0, LEARNED_FROM)):
+    rank = (row * 0.7548776662466927 + column * 0.5698402909980532) % 1.0 + 2  # R2 sequence: even at any density
+    for level, count in ((1, Calibrator.POOLED_POSITIONS), (0, Calibrator.NOISE_POSITIONS)):
         chosen = sample_positions(scan, count)
         rank[chosen] = rank[chosen] % 1.0 + level
     return rank

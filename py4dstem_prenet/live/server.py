@@ -117,7 +117,7 @@ def state_of(watcher) -> dict:
     elif snapshot is not None and snapshot.beam is not None:
         valid = snapshot.valid
         position, signal = snapshot.map(snapshot.located.position), snapshot.map(snapshot.located.signal)
-        known = snapshot.known.reshape(snapshot.scan)
+        known = snapshot.processed.reshape(snapshot.scan)
         state["maps"] = [_encoded("Beam position qx0", "px", position[0], valid, known, 2),
                          _encoded("Beam position qy0", "px", position[1], valid, known, 2),
                          _encoded("Electrons around the beam", "e", signal, valid, known)]

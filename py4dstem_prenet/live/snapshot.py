@@ -1,4 +1,4 @@
-"""The state of a running scan at a moment, and the stages of calibration on it."""
+"""State of a running scan at one moment, and the stages of the calibration for it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .alarms import row_moves
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The state of a running scan; plain data that any thread or process may judge.
+    """State of a running scan; plain data that can be pickled.
 
     Attributes
     ----------
@@ -23,23 +23,23 @@ class Snapshot:
         Patterns that were kept.
     located : Located
         Position and sigma of every pattern of the scan.
-    known : numpy.ndarray
-        (Rx * Ry,) bool, positions whose patterns were looked at.
-    saturated : numpy.ndarray
-        (Rx * Ry,) bool, positions whose patterns hold many pixels at their largest value.
+    processed : numpy.ndarray of bool, shape (Rx * Ry,)
+        True where the beam was searched.
+    saturated : numpy.ndarray of bool, shape (Rx * Ry,)
+        True where many pixels of a pattern have its largest value.
     calibrator : Calibrator
-        What was learned; without noise before anything was, and without a beam if none can be located.
+        The calibrator; without noise before it has learned, and without a beam if the scan shows none.
     seen : int
-        Patterns that were fed.
-    fed : numpy.ndarray
-        (Rx * Ry,) bool, positions that were fed.
-    total : numpy.ndarray
-        (Rx * Ry,), sum of each pattern, detector units.
+        Number of positions that were fed.
+    fed : numpy.ndarray of bool, shape (Rx * Ry,)
+        True where a pattern was fed.
+    total : numpy.ndarray, shape (Rx * Ry,)
+        Sum of each pattern in detector units.
     """
 
     sample: SampledScan
     located: Located
-    known: np.ndarray
+    processed: np.ndarray
     saturated: np.ndarray
     calibrator: Calibrator
     seen: int
@@ -48,42 +48,90 @@ class Snapshot:
 
     @property
     def scan(self):
-        """(Rx, Ry)."""
+        """Shape of the scan.
+
+        Returns
+        -------
+        tuple of int
+            (Rx, Ry).
+        """
         return self.sample.scan_shape
 
     @property
     def noise(self):
-        """The detector's noise, or None."""
+        """Noise model of the detector.
+
+        Returns
+        -------
+        NoiseModel or None
+            None if it has not been learned.
+        """
         return self.calibrator.noise
 
     @property
     def beam(self):
-        """The beam, or None."""
+        """The beam.
+
+        Returns
+        -------
+        Beam or None
+            None if there is none, or it has not been learned.
+        """
         return self.calibrator.beam
 
     @property
     def device(self):
-        """The device as the user gave it."""
+        """Device as the user named it.
+
+        Returns
+        -------
+        str
+            "auto", "cpu", "cuda" or "mps".
+        """
         return self.calibrator.device
 
     @property
     def valid(self):
-        """(Rx, Ry) bool: where a beam was located."""
-        return shows_beam(self.located, self.known).reshape(self.scan)
+        """Positions in which the beam was located.
+
+        Returns
+        -------
+        numpy.ndarray of bool, shape (Rx, Ry)
+            True where it was.
+        """
+        return shows_beam(self.located, self.processed).reshape(self.scan)
 
     @cached_property
     def hidden(self):
-        """Whether no position shows a direct beam: where patterns are not dark, a stop may hide it."""
+        """Whether no position shows a direct beam; a beam stop may hide it.
+
+        Returns
+        -------
+        bool
+            True if there is none.
+        """
         return self.beam is None or not self.valid.any()
 
     @property
-    def looked(self):
-        """(Rx * Ry,) bool: positions of which it is known whether they are lit."""
-        return self.fed if self.hidden else self.known
+    def examined(self):
+        """Positions for which `lit` is determined.
+
+        Returns
+        -------
+        numpy.ndarray of bool, shape (Rx * Ry,)
+            True where it is.
+        """
+        return self.fed if self.hidden else self.processed
 
     @property
     def lit(self):
-        """(Rx * Ry,) bool: where a beam was located; where none can be, where a pattern is not dark beside others."""
+        """Positions in which the beam is on.
+
+        Returns
+        -------
+        numpy.ndarray of bool, shape (Rx * Ry,)
+            True where the beam was located; if it is hidden, where a pattern is not dark compared with the others.
+        """
         if not self.hidden:
             return self.valid.ravel()
         shape = self.sample.pattern_shape
@@ -93,21 +141,45 @@ class Snapshot:
 
     @cached_property
     def moves(self):
-        """How the beam moved from row to row, as `alarms.row_moves` says."""
+        """Motion of the beam from row to row.
+
+        Returns
+        -------
+        tuple of numpy.ndarray
+            The result of `alarms.row_moves`.
+        """
         return row_moves(self)
 
     def box(self):
-        """The rectangle of the scan, a pair of slices, outside of which nothing was seen."""
-        seen = self.known.reshape(self.scan) | self.sample.readable
-        return tuple(slice(int(at[0]), int(at[-1]) + 1) for at in (np.flatnonzero(seen.any(1 - k)) for k in (0, 1)))
+        """Find the smallest rectangle of the scan that contains all patterns so far.
+
+        Returns
+        -------
+        tuple of slice
+            Rows and columns.
+        """
+        received = self.processed.reshape(self.scan) | self.sample.readable
+        lines = (np.flatnonzero(received.any(1 - k)) for k in (0, 1))
+        return tuple(slice(int(line[0]), int(line[-1]) + 1) for line in lines)
 
     def map(self, values):
-        """(..., Rx, Ry) of an array (Rx * Ry, ...)."""
+        """Arrange values of all positions as maps.
+
+        Parameters
+        ----------
+        values : numpy.ndarray, shape (Rx * Ry, ...)
+            The values.
+
+        Returns
+        -------
+        numpy.ndarray, shape (..., Rx, Ry)
+            The maps.
+        """
         return np.moveaxis(values.reshape(*self.scan, *values.shape[1:]), (0, 1), (-2, -1))
 
 
 def judge_snapshot(snapshot: Snapshot) -> CalibrationReport:
-    """Judge a running scan; nothing is written, and any thread or process may do it.
+    """Finish the calibration of a running scan as it is now; nothing is written.
 
     Parameters
     ----------
@@ -117,27 +189,27 @@ def judge_snapshot(snapshot: Snapshot) -> CalibrationReport:
     Returns
     -------
     CalibrationReport
-        The results so far; NaN outside the rectangle of the scan that was seen.
+        The results so far; NaN outside the rectangle that contains all patterns.
     """
     scan, calibrator = snapshot.scan, snapshot.calibrator
-    looked = int(np.count_nonzero(snapshot.looked))
-    written = (Flag("scan_running", {"count": looked, "total": int(snapshot.known.size)}),)
+    count = int(np.count_nonzero(snapshot.examined))
+    written = (Flag("scan_running", {"count": count, "total": int(snapshot.processed.size)}),)
     if calibrator.noise is None:
         return CalibrationReport(no_origin(scan, calibrator.refusal), None, None, None, written)
-    # A surface through half of a scan is a surface of that half: positions that were not seen must not bend it.
+    # The descan is fitted inside the rectangle: its surface must not depend on positions without patterns.
     box = snapshot.box()
     inside = np.zeros(scan, bool)
     inside[box] = True
     inside = inside.ravel()
-    sample, known = boxed(snapshot.sample, box), snapshot.known[inside]
+    sample, processed = boxed(snapshot.sample, box), snapshot.processed[inside]
     located = snapshot.located.subset(inside)
-    report = calibrator.finish(sample, located, sample, known, progress=False)
+    report = calibrator.finish(sample, located, sample, processed, progress=False)
     origin, fit = (_in_scan(result, box, scan) for result in (report.origin, report.fit))
     return CalibrationReport(origin, fit, report.ellipse, calibrator.noise, written)
 
 
 def boxed(sample: SampledScan, box) -> SampledScan:
-    """Cut a sample to a rectangle of the scan that holds all of it.
+    """Cut a sample to a rectangle of the scan that contains all its positions.
 
     Parameters
     ----------
@@ -157,7 +229,7 @@ def boxed(sample: SampledScan, box) -> SampledScan:
 
 
 def _in_scan(result, box, scan):
-    """A result on a rectangle of the scan as one on the scan, with nothing known outside of it."""
+    """Extend the maps of a result from a rectangle to the scan; NaN outside, sigmas infinite."""
     if result is None:
         return None
     maps = {}
@@ -171,21 +243,22 @@ def _in_scan(result, box, scan):
 
 
 def learn_so_far(sample: SampledScan, mask, device: str) -> Calibrator:
-    """Learn from the rectangle of the scan that was seen, as `calibrate` learns from a whole scan.
+    """Learn from the patterns of a running scan, as `calibrate` learns from a whole scan.
 
     Parameters
     ----------
     sample : SampledScan
         Patterns that were kept.
-    mask : numpy.ndarray of bool or None
-        (Qx, Qy), True where a detector pixel is good.
+    mask : numpy.ndarray of bool, shape (Qx, Qy), or None
+        True where a detector pixel is good.
     device : str
         "auto", "cpu", "cuda" or "mps".
 
     Returns
     -------
     Calibrator
-        What was learned. Outside the rectangle the guess of an origin is that of the nearest position inside.
+        The calibrator. Outside the rectangle of the sample, the guess of the origin is that of the nearest position
+        inside.
     """
     box = tuple(slice(int(at.min()), int(at.max()) + 1)
                 for at in np.divmod(sample.positions, sample.scan_shape[1]))

@@ -435,7 +435,7 @@ def evaluate_snapshot(snapshot):
             slow = ellipse_changes(snapshot, report.fit, report.origin.radius, snapshot.device)
     except Exception as error:
         problem = f"descan and ellipse cannot be evaluated now ({error})"
-    positions = int(np.count_nonzero(snapshot.looked))
+    positions = int(np.count_nonzero(snapshot.examined))
     return report, (slow,) if slow else (), time.monotonic() - start, problem, positions
 
 
@@ -446,7 +446,7 @@ def _beam(snapshot):
         return {}
     rows, away = snapshot.moves[:2]
     # The mean of an incomplete row contains the descan along the columns; the first row is used nevertheless.
-    k = len(rows) - 1 - (len(rows) > 1 and not snapshot.known.reshape(snapshot.scan)[rows[-1]].all())
+    k = len(rows) - 1 - (len(rows) > 1 and not snapshot.processed.reshape(snapshot.scan)[rows[-1]].all())
     sigma = float(np.median(snapshot.located.sigma[valid.ravel()]))
     drift = {"drift": tuple(away[k].tolist()), "row": int(rows[k])} if len(rows) else {}
     return drift | {"sigma": sigma, "dose": snapshot.noise.dose}

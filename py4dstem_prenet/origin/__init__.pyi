@@ -3,6 +3,8 @@ from .check import OriginCheck as OriginCheck, check_origin as check_origin
 from .judge import (
     BLANKED_FRACTION as BLANKED_FRACTION,
     BRIGHT_QUANTILE as BRIGHT_QUANTILE,
+    MIN_SIGNAL_ELECTRONS as MIN_SIGNAL_ELECTRONS,
+    MIN_SIGNAL_FRACTION as MIN_SIGNAL_FRACTION,
     no_origin as no_origin,
     shows_beam as shows_beam,
 )

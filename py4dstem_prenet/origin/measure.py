@@ -15,12 +15,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 
 from ..compute import map_chunks, sharing_cores
 from ..core import Flag, NoiseModel, OriginMap, PrenetError, SampledScan, Scan, as_scan, stage_bar
-from ..detector import estimate_noise
+from ..detector import MAX_NOISE_POSITIONS, estimate_noise
 from ..networks import load, requirement
 from .beam import Beam, Located, unlocated
 from .coarse import coarse_origin
@@ -124,7 +125,11 @@ class BeamLocator:
         The reason why there is no beam.
     device : str
         Device as the user named it; "auto" is resolved by each worker.
+    NOISE_POSITIONS : int
+        Scan positions, at most, from which the noise is estimated.
     """
+
+    NOISE_POSITIONS: ClassVar[int] = MAX_NOISE_POSITIONS
 
     noise: NoiseModel | None
     beam: Beam | None
