@@ -160,7 +160,7 @@ def test_a_copy_shares_no_calibration():
 
 def test_a_taken_path_is_refused_before_any_work(tmp_path, monkeypatch):
     (tmp_path / "out.h5").write_text("mine")
-    for where, name in ((module, "load"), (calibrations, "noise_of")):
+    for where, name in ((module, "load"), (module, "noise_of")):
         monkeypatch.setattr(where, name, lambda *_: pytest.fail("work was done"))
     datacube = cube(**SMALL)
     with pytest.raises(PrenetError):

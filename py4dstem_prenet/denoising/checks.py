@@ -17,7 +17,7 @@ from scipy.ndimage import gaussian_filter
 
 from ..core import Decided, Decision, Flag, NoiseModel, as_scan, jackknife
 from ..detector import check_independence, of_part, places, read_block, split
-from ..io import calibrations
+from ..io import noise_of
 
 DENOISING_CHECK_POSITIONS = 256  # scan positions that are split by default; takes some seconds
 GAUSSIAN_SIGMAS_PX = (0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.3, 1.6, 2.0, 2.6, 3.3, 4.2)  # pixels, Gaussian filters compared
@@ -124,7 +124,7 @@ def check_denoising(datacube, noise: NoiseModel | None = None, weights=None, dev
     >>> result = check_denoising(datacube)  # doctest: +SKIP
     """
     scan = as_scan(datacube)
-    noise = noise or calibrations.noise_of(datacube)
+    noise = noise or noise_of(datacube)
     parts = (1, 1) if scan.size <= positions else (2, 2)
     blocks = [read_block(scan, chosen) for chosen in places(scan.shape, positions, parts)]
     count = sum(block.shape[0] * block.shape[1] for block in blocks)

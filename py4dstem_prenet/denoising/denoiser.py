@@ -21,7 +21,7 @@ from ..compute import in_batches, map_chunks, pick_device
 from ..core import NoiseModel, PrenetError, as_scan, sample_positions
 from ..descan import fit_origin
 from ..detector import of_part, split
-from ..io import calibrations, check_output, emd_files, open as open_cube
+from ..io import check_output, cube_like, noise_of, open as open_cube, read_fitted_origin, resumable_cube, to_json
 from ..networks import MULTIPLE, load, requirement, verify
 from ..origin import measure_origin
 from .neighbors import neighbor_means
@@ -96,7 +96,7 @@ def denoise(datacube, noise: NoiseModel | None = None, out=None, scan_aware="aut
         check_output(out)
     pick_device(device)  # refuse an unavailable device before the patterns are read
     digest = verify(weights)
-    noise = noise or calibrations.noise_of(datacube)
+    noise = noise or noise_of(datacube)
     if not noise.dose > 0:
         raise PrenetError("No electrons are seen above the read-out noise, so there is nothing to denoise; where "
                           "bright is low in these data, turn them over.")
@@ -114,10 +114,10 @@ def denoise(datacube, noise: NoiseModel | None = None, out=None, scan_aware="aut
         data = np.empty(shape, np.float32)
         for index, block in map_chunks(clean, scan, *along, **options):
             data.reshape(-1, *shape[2:])[index] = block
-        return calibrations.cube_like(datacube, data)
-    record = {"version": __version__, "weights": digest, "noise": calibrations.to_json(noise),
+        return cube_like(datacube, data)
+    record = {"version": __version__, "weights": digest, "noise": to_json(noise),
               "origins": origins is not None and hashlib.sha256(origins.tobytes()).hexdigest()}
-    with emd_files.resumable_cube(datacube, out, np.float32, record) as target:
+    with resumable_cube(datacube, out, np.float32, record) as target:
         for index, block in map_chunks(clean, scan, *along, skip=target.done, **options):
             target.write(index, block)
     return open_cube(out)
@@ -142,7 +142,7 @@ def smooth_origins(datacube, noise: NoiseModel, device="auto") -> np.ndarray | N
     """
     scan = as_scan(datacube)
     with suppress(PrenetError):  # the calibration has no origin, or that of other data
-        maps = calibrations.read_fitted_origin(datacube)[:2]
+        maps = read_fitted_origin(datacube)[:2]
         if np.isfinite(maps).all():
             return np.stack(maps, -1).reshape(-1, 2)
     # A smooth surface is determined by a sample of the positions.

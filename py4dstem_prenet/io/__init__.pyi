@@ -16,6 +16,7 @@ from .calibrations import (
     sigma_slice as sigma_slice,
     sign as sign,
     signatures as signatures,
+    to_json as to_json,
     write_ellipse as write_ellipse,
     write_fit as write_fit,
     write_mask as write_mask,

@@ -76,7 +76,7 @@ def quick_alarms(snapshot, strain=None) -> tuple[Alarm, ...]:
     tuple of Alarm
         The alarms; none before the beam was learned.
     """
-    if snapshot.noise is None or not snapshot.looked.any():
+    if snapshot.noise is None or not snapshot.examined.any():
         return ()
     alarms = [beam_lost(snapshot), saturates(snapshot)]
     if not snapshot.hidden:  # a beam behind a stop has no position
