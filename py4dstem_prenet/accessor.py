@@ -15,11 +15,18 @@ from .core import PrenetError
 if TYPE_CHECKING:
     from py4DSTEM import DataCube
 
-    from .core import CalibrationReport, Ellipse, EllipseMap, OriginFit, OriginMap
-    from .denoising import DenoisingCheck, FinetuneResult
-    from .ellipse import EllipseCheck
-    from .origin import OriginCheck
-    from .resampling import CalibrationCheck
+    from .core import (
+        CalibrationCheck,
+        CalibrationReport,
+        DenoisingCheck,
+        Ellipse,
+        EllipseCheck,
+        EllipseMap,
+        FinetuneResult,
+        OriginCheck,
+        OriginFit,
+        OriginMap,
+    )
 
 _NAME = "prenet"
 _HOST = "py4DSTEM.datacube.datacube"  # the module that defines DataCube

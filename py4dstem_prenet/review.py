@@ -14,10 +14,14 @@ from tqdm import tqdm
 
 from .core import (
     TUKEY_CUT,
+    CalibrationCheck,
+    DenoisingCheck,
     Ellipse,
+    EllipseCheck,
     Flag,
     ModelTrial,
     NoiseModel,
+    OriginCheck,
     OriginMap,
     PrenetError,
     ResidualTest,
@@ -26,15 +30,15 @@ from .core import (
     ellipse_vector,
     sample_positions,
 )
-from .denoising import DenoisingCheck, check_denoising, denoise
+from .denoising import check_denoising, denoise
 from .descan import MODELS, fit_origin, residual_flags
 from .detector import virtual_images
-from .ellipse import EllipseCheck, check_ellipse, judge_pooled
+from .ellipse import check_ellipse, judge_pooled
 from .fits import Pooled, pool
 from .io import calibrations, check_output, new_file
-from .origin import OriginCheck, check_origin
+from .origin import check_origin
 from .report import Verdict, figures, make_verdict, page_html
-from .resampling import CalibrationCheck, check_calibration
+from .resampling import check_calibration
 
 HTML_ENDINGS = (".html", ".htm")
 SHOWN_SIDE = 16  # scan positions, side of the part of the scan that is denoised for the figures

@@ -8,17 +8,13 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from py4dstem_prenet.core.checks import CalibrationCheck, DenoisingCheck, EllipseCheck, FinetuneResult, OriginCheck
 from py4dstem_prenet.core.flags import FLAGS, Decision, Flag
 from py4dstem_prenet.core.noise import NoiseModel
 from py4dstem_prenet.core.results import CalibrationReport, Ellipse, EllipseMap, OriginFit, OriginMap, Result
 from py4dstem_prenet.demo import load_scan
-from py4dstem_prenet.denoising.checks import DenoisingCheck
-from py4dstem_prenet.denoising.finetuning import FinetuneResult
-from py4dstem_prenet.ellipse.check import EllipseCheck
 from py4dstem_prenet.ellipse.measure import map_ellipse
-from py4dstem_prenet.origin.check import OriginCheck
 from py4dstem_prenet.pipeline import calibrate
-from py4dstem_prenet.resampling.cropping import CalibrationCheck
 
 MAX_LINES, MAX_CHARACTERS = 12, 1500  # of a repr
 

@@ -1,3 +1,10 @@
+from .checks import (
+    CalibrationCheck as CalibrationCheck,
+    DenoisingCheck as DenoisingCheck,
+    EllipseCheck as EllipseCheck,
+    FinetuneResult as FinetuneResult,
+    OriginCheck as OriginCheck,
+)
 from .errors import PrenetError as PrenetError
 from .flags import (
     FLAGS as FLAGS,

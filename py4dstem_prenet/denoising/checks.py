@@ -10,12 +10,10 @@ result.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from ..core import Decided, Decision, Flag, NoiseModel, as_scan, jackknife
+from ..core import Decision, DenoisingCheck, Flag, NoiseModel, as_scan, jackknife
 from ..detector import check_independence, of_part, places, read_block, split
 from ..io import noise_of
 
@@ -24,61 +22,6 @@ GAUSSIAN_SIGMAS_PX = (0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.3, 1.6, 2.0, 2.6, 3.3, 4.
 SVD_RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # ranks of the truncated SVDs compared
 MIN_DEVIANCE_ELECTRONS = 0.01  # electrons per pixel, lower bound of an estimate in the deviance, which diverges at 0
 JACKKNIFE_GROUPS = 16  # groups of the sample that are left out in turn
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class DenoisingCheck(Decided):
-    """Effect of denoising on the squared error of a scan, measured on its own counts.
-
-    Attributes
-    ----------
-    worth, worth_sigma : float
-        Number of raw measurements whose average has the same squared error, at the dose of the scan, and its standard
-        error. Not displayed, since the squared error does not show flattened maps of strain or rotation.
-    worth_at_half : float
-        The same number at half the dose, as measured.
-    errors, error_sigmas : dict
-        "raw", "denoised", "gaussian" and "svd" to the squared error relative to that of the raw counts, at half the
-        dose, and its standard error.
-    deviances : dict
-        The same keys to the Poisson deviance per pixel of the held-out half.
-    sigma : float
-        Width of the best Gaussian, pixels.
-    rank : int
-        Rank of the best truncated SVD.
-    positions : int
-        Number of positions that were split.
-    valid : bool
-        Whether the noise is independent between pixels; otherwise there are no results.
-    decision : Decision
-        Accepted if the squared error at half the dose decreases by more than two standard errors.
-    """
-
-    worth: float
-    worth_sigma: float
-    worth_at_half: float
-    errors: dict[str, float]
-    error_sigmas: dict[str, float]
-    deviances: dict[str, float]
-    sigma: float
-    rank: int
-    positions: int
-    valid: bool
-    decision: Decision
-
-    def rows(self):
-        """List the results for display.
-
-        Returns
-        -------
-        list of tuple of str
-            Name and value of each.
-        """
-        names = {"denoised": "denoised", "gaussian": f"best Gaussian ({self.sigma:g} px)",
-                 "svd": f"best truncated SVD (rank {self.rank})"}
-        return [*((f"squared error, {names[key]}", f"{error:.3g} ± {self.error_sigmas[key]:.1g} of raw")
-                  for key, error in self.errors.items() if key in names),
-                ("positions", f"{self.positions}, at half the dose"), ("flags", self.reason)]
 
 
 def check_denoising(datacube, noise: NoiseModel | None = None, weights=None, device="auto",

@@ -13,7 +13,6 @@ import json
 import math
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from ..compute import pick_device
-from ..core import Decided, Decision, Flag, NoiseModel, PrenetError, as_scan, jackknife
+from ..core import Decision, FinetuneResult, Flag, NoiseModel, PrenetError, as_scan, jackknife
 from ..detector import check_independence, of_part, places, read_block, split
 from ..io import calibrations, check_output
 from ..networks import MULTIPLE, averaged_weights, weights
@@ -40,38 +39,6 @@ FINETUNE_WARMUP = 10  # steps over which that decay rises (`averaged_weights`)
 INPUT_FRACTION_RANGE = (0.5, 0.9)  # fraction of the electrons in the network's input: close to the full dose of use
 MIN_RELATIVE_GAIN = 0.02  # least reduction of the remaining squared error, fraction, for which weights are written
 DEVIANCE_SOFTENING = 0.02  # electrons added to the variance in the loss, so that dark pixels do not dominate it
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class FinetuneResult(Decided):
-    """Whether fine-tuning was worth it.
-
-    Attributes
-    ----------
-    path : pathlib.Path or None
-        The new weights; None if none were written.
-    gain, gain_sigma : float
-        Decrease of the Poisson deviance of held-out electrons per pixel, and its standard error.
-    error, error_sigma : float
-        Change of the squared error, as a fraction of that of the raw counts, and its standard error. Negative values
-        are an improvement.
-    steps : int
-        Number of training steps.
-    decision : Decision
-        Accepted if new weights were written.
-    """
-
-    path: Path | None
-    gain: float
-    gain_sigma: float
-    error: float
-    error_sigma: float
-    steps: int
-    decision: Decision
-
-    def rows(self):
-        return [("accepted", "yes" if self.accepted else "no"), ("weights", str(self.path or "not written")),
-                ("flags", self.reason)]
 
 
 def finetune(datacube, noise: NoiseModel | None = None, out="weights.safetensors", minutes: float = 5.0,

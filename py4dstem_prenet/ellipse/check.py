@@ -2,48 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from ..core import Decided, Decision, Flag, NoiseModel, as_scan
+from ..core import Decision, EllipseCheck, Flag, NoiseModel, as_scan
 from ..detector import MAX_SPLIT_POSITIONS, check_independence, of_part, places, read_block, split
 from ..io import noise_of, read_fitted_origin
 
 MAX_HALVES_CHI2 = 13.8  # chi square with two degrees of freedom, exceeded by chance once in a thousand checks
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class EllipseCheck(Decided):
-    """Agreement of the ellipses of two halves of a scan's electrons.
-
-    Attributes
-    ----------
-    difference : float
-        Length of the difference of the two ellipse vectors, a difference in a/b; NaN if it was not checked.
-    chi2 : float
-        Chi square of the difference for the stated covariances, with two degrees of freedom.
-    positions : int
-        Number of positions that were split.
-    decision : Decision
-        Accepted if chance exceeds this chi square in more than one check in a thousand.
-    """
-
-    difference: float
-    chi2: float
-    positions: int
-    decision: Decision
-
-    def rows(self):
-        """List the results for display.
-
-        Returns
-        -------
-        list of tuple of str
-            Name and value of each.
-        """
-        return [("accepted", "yes" if self.accepted else "no"), ("positions", str(self.positions)),
-                ("difference in a/b", f"{self.difference:.4f}"), ("flags", self.reason)]
 
 
 def check_ellipse(datacube, noise: NoiseModel | None = None, device="auto", positions: int = MAX_SPLIT_POSITIONS,

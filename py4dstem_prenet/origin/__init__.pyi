@@ -1,5 +1,5 @@
 from .beam import LOCATE_BATCH as LOCATE_BATCH, Beam as Beam, Located as Located, unlocated as unlocated
-from .check import OriginCheck as OriginCheck, check_origin as check_origin
+from .check import check_origin as check_origin
 from .judge import (
     BLANKED_FRACTION as BLANKED_FRACTION,
     BRIGHT_QUANTILE as BRIGHT_QUANTILE,

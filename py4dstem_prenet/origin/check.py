@@ -6,50 +6,13 @@ both. The scatter of their difference is compared with the stated sigmas.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from ..core import Decided, Decision, Flag, NoiseModel, as_scan
+from ..core import Decision, Flag, NoiseModel, OriginCheck, as_scan
 from ..detector import MAX_SPLIT_POSITIONS, check_independence, of_part, places, read_block, split
 from ..io import noise_of
 
 MAX_SIGMA_RATIO = 4 / 3  # scatter over stated sigma, up to which sigma is accepted; tests hold sigmas to 1.25
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class OriginCheck(Decided):
-    """Precision of the measured origin, from two halves of a scan's electrons.
-
-    Attributes
-    ----------
-    scatter : float
-        RMS difference between the halves along each axis over sqrt(2), pixels: the precision at half the dose.
-    ratio, ratio_sigma : float
-        Scatter over the stated sigma, and its standard error. Below 1 if sigma includes errors that both halves share.
-    positions : int
-        Number of positions that show a beam in both halves.
-    decision : Decision
-        Accepted if sigma is not understated by more than a third.
-    """
-
-    scatter: float
-    ratio: float
-    ratio_sigma: float
-    positions: int
-    decision: Decision
-
-    def rows(self):
-        """List the results for display.
-
-        Returns
-        -------
-        list of tuple of str
-            Name and value of each.
-        """
-        return [("accepted", "yes" if self.accepted else "no"), ("positions", str(self.positions)),
-                ("scatter at half the dose", f"{self.scatter:.3f} px"),
-                ("scatter over stated sigma", f"{self.ratio:.2f} ± {self.ratio_sigma:.2f}"), ("flags", self.reason)]
 
 
 def check_origin(datacube, noise: NoiseModel | None = None, device="auto", positions: int = MAX_SPLIT_POSITIONS,

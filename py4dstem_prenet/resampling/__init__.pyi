@@ -1,6 +1,5 @@
 from .correcting import corrected as corrected
 from .cropping import (
-    CalibrationCheck as CalibrationCheck,
     bin_Q as bin_Q,
     bin_R as bin_R,
     check_calibration as check_calibration,

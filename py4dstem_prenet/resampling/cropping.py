@@ -11,11 +11,9 @@ position q becomes (q + 1/2) / N - 1/2, not q / N. Cropping from pixel m changes
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from ..core import Decided, Decision, Flag, PrenetError
+from ..core import CalibrationCheck, Decision, Flag, PrenetError
 from ..io import (
     SIGMA,
     WRITTEN,
@@ -31,36 +29,6 @@ from ..io import (
 )
 
 _ORIGIN = ("qx0", "qy0", "qx0_meas", "qy0_meas")
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class CalibrationCheck(Decided):
-    """Whether a calibration belongs to the data beside it.
-
-    Attributes
-    ----------
-    stale : tuple of str
-        Names of what does not belong ("origin", "sigma", "probe radius", "braggvectors", ...).
-    decision : Decision
-        Accepted if nothing is stale.
-    """
-
-    stale: tuple[str, ...]
-    decision: Decision
-
-    @property
-    def current(self) -> bool:
-        """Whether all of the calibration belongs to the data.
-
-        Returns
-        -------
-        bool
-            False if anything is stale.
-        """
-        return not self.stale
-
-    def rows(self):
-        return [("current", "yes" if self.current else "no"), *(("flag", str(flag)) for flag in self.flags[:8])]
 
 
 def check_calibration(datacube) -> CalibrationCheck:
