@@ -145,7 +145,8 @@ def interrupt_once(cube, value, seconds):
     def held():
         c = cube.calibration
         return {float(np.mean(v)) for v in (*c.get_origin_meas(), *c.get_origin(), *c.get_ellipse(),
-                                            cube.tree(calibrations.SIGMA).data, calibrations.read_provenance(cube)["value"])}
+                                            cube.tree(calibrations.SIGMA).data,
+                                            calibrations.read_provenance(cube)["value"])}
 
     def stop(*_):
         raise KeyboardInterrupt

@@ -28,8 +28,8 @@ def flags_page() -> str:
 
     lines = ["# Flags", "",
              "Written by `python docs/build.py --flags` from the table in `py4dstem_prenet/core/flags.py`.", "",
-             "Each result carries flags: `report.flags`, `report.fit.flags`, `--json`, verdicts and alarms. A flag has a "
-             "name, a severity (info, warning, refusal), numbers, a sentence and, where there is something to do, an "
+             "Each result carries flags: `report.flags`, `report.fit.flags`, `--json`, verdicts and alarms. A flag has "
+             "a name, a severity (info, warning, refusal), numbers, a sentence and, where there is something to do, an "
              "action. Words in capitals stand for the numbers of the flag."]
     for stage in STAGES:
         lines += ["", f"## {stage}", "", "| flag | severity | meaning | what to do |", "|---|---|---|---|"]

@@ -13,7 +13,8 @@ from importlib.util import find_spec
 from numpydoc.validate import validate
 
 CHECKS = {  # of numpydoc: summary, parameters with types and descriptions, returns
-    "GL02", "GL03", "GL06", "GL07", "GL08", "SS01", "SS03", "SS06", "PR01", "PR02", "PR03", "PR04", "PR07", "PR10", "RT01",
+    "GL02", "GL03", "GL06", "GL07", "GL08", "SS01", "SS03", "SS06", "PR01", "PR02", "PR03", "PR04", "PR07", "PR10",
+    "RT01",
     "RT03", "YD01"}
 LEFT_OUT = ("py4dstem_prenet.cli",)  # docstrings of commands are help texts; annotations describe their parameters
 NEEDS_LIBERTEM = ("py4dstem_prenet.libertem", "py4dstem_prenet.io.dataset_scan", "py4dstem_prenet.live.udf")
@@ -32,7 +33,7 @@ def public_objects():
             if inspect.isfunction(thing):
                 yield f"{info.name}.{name}", CHECKS
             if inspect.isclass(thing):
-                made = is_dataclass(thing) or "__init__" not in vars(thing)  # its Attributes, or its base, say what it takes
+                made = is_dataclass(thing) or "__init__" not in vars(thing)  # Attributes, or its base, describe it
                 yield f"{info.name}.{name}", CHECKS - {"PR01"} if made else CHECKS
                 yield from ((f"{info.name}.{name}.{member}", CHECKS) for member, value in vars(thing).items()
                             if not member.startswith("_") and documents_itself(value))

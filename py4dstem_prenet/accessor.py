@@ -85,7 +85,7 @@ class PrenetAccessor:
         >>> report.ellipse.a / report.ellipse.b  # doctest: +SKIP
         1.0495
         """
-        from .pipeline import calibrate
+        from . import calibrate
 
         return calibrate(self._datacube, mask=mask, device=device, progress=progress)
 
@@ -117,8 +117,8 @@ class PrenetAccessor:
         >>> origin.qx0.shape == datacube.Rshape  # doctest: +SKIP
         True
         """
+        from . import measure_origin
         from .io import read_mask, write_mask, write_origin
-        from .origin import measure_origin
 
         mask = read_mask(self._datacube) if mask is None else mask
         result = measure_origin(self._datacube, mask=mask, device=device, progress=progress)
@@ -154,7 +154,7 @@ class PrenetAccessor:
         >>> fit.model, fit.qx0.shape
         ('plane', (20, 20))
         """
-        from .descan import fit_origin
+        from . import fit_origin
         from .io import read_origin, write_fit
 
         result = fit_origin(read_origin(self._datacube), model)
@@ -189,7 +189,7 @@ class PrenetAccessor:
         --------
         >>> ellipse = datacube.prenet.measure_ellipse((slice(0, 10), slice(0, 10)))  # doctest: +SKIP
         """
-        from .ellipse import measure_ellipse
+        from . import measure_ellipse
         from .io import noise_of, read_fitted_origin, read_valid, write_ellipse
 
         qx0, qy0, radius = read_fitted_origin(self._datacube)
@@ -229,7 +229,7 @@ class PrenetAccessor:
         >>> ellipses.a.shape  # doctest: +SKIP
         (2, 2)
         """
-        from .ellipse import map_ellipse
+        from . import map_ellipse
         from .io import attach_ellipse_map, noise_of, read_fitted_origin, read_valid
 
         qx0, qy0, radius = read_fitted_origin(self._datacube)
@@ -272,7 +272,7 @@ class PrenetAccessor:
         --------
         >>> denoised = datacube.prenet.denoise(out="denoised.h5")  # doctest: +SKIP
         """
-        from .denoising import denoise
+        from . import denoise
 
         return denoise(self._datacube, out=out, scan_aware=scan_aware, weights=weights, device=device,
                        progress=progress)
@@ -306,7 +306,7 @@ class PrenetAccessor:
         >>> result = datacube.prenet.finetune("gold.safetensors", minutes=10)  # doctest: +SKIP
         >>> denoised = datacube.prenet.denoise(weights=result.path)  # doctest: +SKIP
         """
-        from .denoising import finetune
+        from . import finetune
 
         return finetune(self._datacube, out=out, minutes=minutes, device=device, progress=progress)
 
@@ -336,7 +336,7 @@ class PrenetAccessor:
         --------
         >>> clean = datacube.prenet.preprocess(out="clean.h5")  # doctest: +SKIP
         """
-        from .pipeline import preprocess
+        from . import preprocess
 
         return preprocess(self._datacube, out=out, device=device, progress=progress)
 
@@ -365,7 +365,7 @@ class PrenetAccessor:
         --------
         >>> round_rings = datacube.prenet.corrected()  # doctest: +SKIP
         """
-        from .resampling import corrected
+        from . import corrected
 
         return corrected(self._datacube, out=out, progress=progress)
 
@@ -397,7 +397,7 @@ class PrenetAccessor:
         >>> cropped.Qshape, cropped.calibration.get_origin()[0][0, 0]
         ((24, 24), 11.0)
         """
-        from .resampling import crop_Q
+        from . import crop_Q
 
         return crop_Q(self._datacube, ROI)
 
@@ -423,7 +423,7 @@ class PrenetAccessor:
         --------
         >>> part = datacube.prenet.crop_R((0, 10, 0, 10))  # doctest: +SKIP
         """
-        from .resampling import crop_R
+        from . import crop_R
 
         return crop_R(self._datacube, ROI)
 
@@ -455,7 +455,7 @@ class PrenetAccessor:
         >>> binned.Qshape, binned.calibration.get_origin()[0][0, 0]
         ((16, 16), 7.25)
         """
-        from .resampling import bin_Q
+        from . import bin_Q
 
         return bin_Q(self._datacube, N)
 
@@ -481,7 +481,7 @@ class PrenetAccessor:
         --------
         >>> coarse = datacube.prenet.bin_R(2)  # doctest: +SKIP
         """
-        from .resampling import bin_R
+        from . import bin_R
 
         return bin_R(self._datacube, N)
 
@@ -501,7 +501,7 @@ class PrenetAccessor:
         >>> DataCube(np.ones((2, 2, 32, 32), np.uint8)).prenet.check().stale
         ('origin',)
         """
-        from .resampling import check_calibration
+        from . import check_calibration
 
         return check_calibration(self._datacube)
 
@@ -529,7 +529,7 @@ class PrenetAccessor:
         --------
         >>> print(datacube.prenet.check_denoising())  # doctest: +SKIP
         """
-        from .denoising import check_denoising
+        from . import check_denoising
 
         return check_denoising(self._datacube, weights=weights, device=device)
 
@@ -556,7 +556,7 @@ class PrenetAccessor:
         >>> datacube.prenet.check_origin().accepted  # doctest: +SKIP
         True
         """
-        from .origin import check_origin
+        from . import check_origin
 
         return check_origin(self._datacube, device=device)
 
@@ -583,7 +583,7 @@ class PrenetAccessor:
         >>> datacube.prenet.check_ellipse().accepted  # doctest: +SKIP
         True
         """
-        from .ellipse import check_ellipse
+        from . import check_ellipse
 
         return check_ellipse(self._datacube, device=device)
 
@@ -605,7 +605,7 @@ class PrenetAccessor:
         --------
         >>> axes = datacube.prenet.show()  # doctest: +SKIP
         """
-        from .review import show
+        from . import show
 
         return show(self._datacube)
 
@@ -658,7 +658,7 @@ class PrenetAccessor:
         --------
         >>> datacube.prenet.save("calibration.h5", data=False)  # doctest: +SKIP
         """
-        from .io import save
+        from . import save
 
         save(self._datacube, path, data=data)
 
@@ -679,7 +679,7 @@ class PrenetAccessor:
         --------
         >>> datacube.prenet.load_calibration("calibration.h5")  # doctest: +SKIP
         """
-        from .io import load_calibration
+        from . import load_calibration
 
         load_calibration(self._datacube, path)
 

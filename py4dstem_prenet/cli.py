@@ -105,9 +105,7 @@ def calibrate(
     check_output(output)
     good = None if mask is None else load_mask(mask)
     datacube = _open(file, scan, cube)
-    from .compute import use_cluster
-    from .io import save
-    from .pipeline import calibrate
+    from . import calibrate, save, use_cluster
 
     with redirect_stdout(sys.stderr if as_json else sys.stdout):
         with use_cluster(scheduler):
@@ -142,8 +140,7 @@ def denoise(
 
     check_output(output)
     datacube = _open(file, scan, cube)
-    from .compute import use_cluster
-    from .denoising import denoise
+    from . import denoise, use_cluster
 
     with use_cluster(scheduler):
         denoise(datacube, out=output, weights=weights, device=device)
@@ -157,8 +154,7 @@ def correct(file: Scan, output: Output, scan: Shape = None, cube: Cube = None, s
 
     check_output(output)
     datacube = _open(file, scan, cube)
-    from .compute import use_cluster
-    from .resampling import corrected
+    from . import corrected, use_cluster
 
     with use_cluster(scheduler):
         corrected(datacube, out=output)
@@ -179,7 +175,7 @@ def finetune(
 
     check_output(output, (".safetensors",))
     datacube = _open(file, scan, cube)
-    from .denoising import finetune
+    from . import finetune
 
     result = finetune(datacube, out=output, minutes=minutes, device=device)
     if not result.accepted:
@@ -289,8 +285,7 @@ def train(
         raise PrenetError(f"There is no run in {folder} to resume; leave --resume out to start one.")
     if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise PrenetError(f"{folder} is in use already; continue it with --resume, or choose another --output.")
-    from .training import train
-    from .training.export import export
+    from .training import export, train
 
     length = " ".join(f"--{name} {value}" for name, value in (("minutes", minutes), ("steps", steps)) if value)
     train(task.value, minutes=minutes, steps=steps, seed=seed, resume=resume, out=folder, start=start)

@@ -1,7 +1,7 @@
 """Calibration of a scan: origin, descan and ellipse, and writing of the accepted results.
 
-`Calibrator` holds the sequence `learn`, `locate`, `finish`. `calibrate` runs it on a DataCube, `libertem` on the workers
-of LiberTEM, and `live` on a scan that is still running.
+`Calibrator` holds the sequence `learn`, `locate`, `finish`. `calibrate` runs it on a DataCube, `libertem` on the
+workers of LiberTEM, and `live` on a scan that is still running.
 """
 
 from __future__ import annotations

@@ -35,7 +35,16 @@ from .descan import MODELS, fit_origin, residual_flags
 from .detector import virtual_images
 from .ellipse import check_ellipse, judge_pooled
 from .fits import Pooled, pool
-from .io import calibrations, check_output, new_file
+from .io import (
+    check_output,
+    new_file,
+    noise_of,
+    read_fitted_origin,
+    read_origin,
+    read_provenance,
+    sigma_is_current,
+    signatures,
+)
 from .origin import check_origin
 from .report import Verdict, figures, make_verdict, page_html
 from .resampling import check_calibration
@@ -402,14 +411,14 @@ def review(datacube, device="auto", progress=True) -> Review:
         raise PrenetError("No origin was measured in this scan; call datacube.prenet.calibrate() (or prenet calibrate) "
                           "first.")
     with tqdm(total=5, desc="report", unit=" stages", disable=not progress) as bar:
-        noise = calibrations.noise_of(datacube)
+        noise = noise_of(datacube)
         shape = scan.shape
         results = {"name": datacube.name, "shape": shape, "dtype": str(datacube.data.dtype), "noise": noise,
-                   "belongs": check_calibration(datacube), "record": calibrations.read_provenance(datacube)}
+                   "belongs": check_calibration(datacube), "record": read_provenance(datacube)}
         if set(results["belongs"].stale) & {"measured origin", "probe radius"}:
             return Review(**results)  # the maps belong to other data
         bar.update()
-        origin = calibrations.read_origin(datacube)
+        origin = read_origin(datacube)
         radius = origin.radius if np.isfinite(origin.radius) else UNKNOWN_RADIUS_FRACTION * min(shape[2:])
         stored = datacube.calibration.get_origin()
         if np.shape(stored)[1:] not in ((), shape[:2]):  # belongs to the scan before cropping; reported by `belongs`
@@ -424,12 +433,12 @@ def review(datacube, device="auto", progress=True) -> Review:
         bar.update()
         outer = figures.inner_radius(after.mean.shape, after.center)
         detectors = [(0, radius), (min(2 * radius, 0.5 * outer), outer)]
-        fitted, sigma_known = None if stored is None else used, calibrations.sigma_is_current(datacube)
+        fitted, sigma_known = None if stored is None else used, sigma_is_current(datacube)
         images = _virtual_maps(datacube, used, detectors, noise)
         results |= {"origin": origin, "sigma_known": sigma_known, "before": before, "after": after, "fitted": fitted,
                     "fit": review_fit(origin, fitted, sigma_known, min(shape[2:]), images)}
         bar.update()
-        by_prenet = calibrations.signatures(datacube).get("ellipse", {}).get("unchanged")
+        by_prenet = signatures(datacube).get("ellipse", {}).get("unchanged")
         disk_radius = origin.radius if np.isfinite(origin.radius) else None
         results |= {"stored": figures.stored_ellipse(datacube.calibration),
                     "stored_by": "prenet" if by_prenet else "another program",
@@ -494,9 +503,9 @@ def show(datacube, axes=None):
     PrenetError
         If the calibration has no origin, or that of other data.
     """
-    measured = calibrations.read_origin(datacube)
-    qx0, qy0, radius = calibrations.read_fitted_origin(datacube)
-    noise = calibrations.noise_of(datacube)
+    measured = read_origin(datacube)
+    qx0, qy0, radius = read_fitted_origin(datacube)
+    noise = noise_of(datacube)
     pooled = pool(datacube, qx0, qy0, noise, valid=measured.valid)
     still = pool(datacube, np.full_like(qx0, qx0.mean()), np.full_like(qy0, qy0.mean()), noise)
     if axes is None:

@@ -27,11 +27,11 @@ def resident():
         return int(file.read().split()[1]) * resource.getpagesize()
 
 alone = faults()
-allocator.keep()
+allocator.keep_memory()
 faults()
 kept = faults()
 held = resident()
-allocator.give_back()
+allocator.give_back_memory()
 print(alone, kept, held - resident())
 """
 

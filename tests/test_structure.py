@@ -26,7 +26,7 @@ def modules():
 
 
 def cross_imports(trees):
-    """{(module, module or package of ours that it imports)}; imports inside functions count."""
+    """{(module, module or package of ours that it imports)}; imports inside functions count, `_version` does not."""
     known = set(trees) | {name.removesuffix(".__init__") for name in trees}
     found = set()
     for name, tree in trees.items():
@@ -37,8 +37,8 @@ def cross_imports(trees):
             base = [*folder[: len(folder) - node.level + 1], *(node.module.split(".") if node.module else [])]
             for alias in node.names:
                 target = ".".join([*base, alias.name])
-                target = target if target in known else ".".join(base)
-                if target and target != name:
+                target = target if target in known else ".".join(base) or "__init__"
+                if target not in (name, "_version"):
                     found.add((name, target))
     return found
 
@@ -49,8 +49,8 @@ def public_names(tree):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             names = [node.name]
         elif isinstance(node, ast.Assign):
-            targets = [t for target in node.targets for t in (target.elts if isinstance(target, ast.Tuple) else [target])]
-            names = [t.id for t in targets if isinstance(t, ast.Name)]
+            targets = [target.elts if isinstance(target, ast.Tuple) else [target] for target in node.targets]
+            names = [t.id for target in targets for t in target if isinstance(t, ast.Name)]
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             names = [node.target.id]
         else:

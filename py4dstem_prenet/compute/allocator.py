@@ -21,7 +21,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 @cache
-def keep():
+def keep_memory():
     """Keep freed memory in this process from now on, if PY4DSTEM_PRENET_KEEP_MEMORY is 1."""
     if os.environ.get(KEEP_MEMORY) == "1":
         mallopt = _function("mallopt")
@@ -29,7 +29,7 @@ def keep():
         mallopt(_M_MMAP_THRESHOLD, MIN_MAPPED_BYTES)
 
 
-def give_back():
+def give_back_memory():
     """Return all free memory to the system; no setting is changed."""
     _function("malloc_trim")(0)
 

@@ -23,8 +23,7 @@ import torch
 
 from .._version import __version__
 from ..core import PrenetError, UnchangedFile, as_scan, parts, plan_reading, progress_bar
-from . import allocator
-from .threads import free_cores
+from . import free_cores, give_back_memory, keep_memory
 
 RETRIES = 2  # tries of a block after its first failure, before the run is given up
 TRIM_INTERVAL = 64  # blocks after which free memory is returned to the system
@@ -76,11 +75,11 @@ def map_chunks(function, data, *along, positions=None, chunk=None, progress=None
     """
     scan, client = as_scan(data), _cluster.get()
     if client is None:
-        allocator.keep()
+        keep_memory()
         try:
             yield from _on_threads(function, scan, along, positions, chunk, progress, skip)
         finally:
-            allocator.give_back()
+            give_back_memory()
     else:
         chunk, total, jobs = plan_reading(scan, chunk, positions, skip)
         submit = partial(_submit, client, function, scan, along, chunk, require)
@@ -178,7 +177,7 @@ def _trimmed(blocks):
     with closing(blocks):
         for number, block in enumerate(blocks):
             if number % TRIM_INTERVAL == 0:
-                allocator.give_back()
+                give_back_memory()
             yield block
 
 
@@ -232,7 +231,7 @@ def _result(job, future):
 
 def _work(function, source, columns, job, rows, chunk, software):
     """On a worker: the results of the job's blocks; or a PrenetError, which it would be no use to try again."""
-    allocator.keep()
+    keep_memory()
     try:
         version, require = software
         _same_version(version)

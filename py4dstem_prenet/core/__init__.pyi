@@ -21,6 +21,7 @@ from .pixels import binned_sum as binned_sum, cubic_kernel as cubic_kernel
 from .reading import (
     BLOCK_BYTES as BLOCK_BYTES,
     UnchangedFile as UnchangedFile,
+    longest_part as longest_part,
     parts as parts,
     plan_reading as plan_reading,
     progress_bar as progress_bar,
@@ -35,6 +36,7 @@ from .results import (
     ModelTrial as ModelTrial,
     OriginFit as OriginFit,
     OriginMap as OriginMap,
+    Result as Result,
 )
 from .robust import (
     NORMAL_MAD as NORMAL_MAD,

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from .flags import Decision
-from .results import Decided
+from . import Decided, Decision
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from .errors import PrenetError
+from . import PrenetError
 
 MEMORY = "PY4DSTEM_PRENET_MEMORY"  # environment variable, GiB
 

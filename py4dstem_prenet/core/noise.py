@@ -6,8 +6,7 @@ from functools import cached_property
 import numpy as np
 from scipy.ndimage import binary_dilation
 
-from .flags import Flag
-from .results import Result
+from . import Flag, Result
 
 MIN_SATURATED_ELECTRONS = 50  # electrons of the largest value; dimmer data are not saturated
 MIN_SATURATED_VALUES = 4  # values at the largest one

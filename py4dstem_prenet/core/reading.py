@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from .errors import PrenetError
-from .memory import budget
+from . import PrenetError, budget
 
 if TYPE_CHECKING:
-    from .scan import Scan
+    from . import Scan
 
 BLOCK_BYTES = 64 * 2**20  # bytes of a block as float32, at most; larger blocks were not faster
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .flags import Decision, Flag
+from . import Decision, Flag
 
 if TYPE_CHECKING:
-    from .noise import NoiseModel
+    from . import NoiseModel
 
 TEXT_WIDTH = 110  # characters of a line of text
 MAX_REPR_LINES = 11  # lines that a console shows of a result; all of them are printed

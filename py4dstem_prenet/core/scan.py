@@ -17,8 +17,7 @@ from functools import partial
 import h5py
 import numpy as np
 
-from .errors import PrenetError
-from .reading import UnchangedFile, longest_part, parts, plan_reading, progress_bar
+from . import PrenetError, UnchangedFile, longest_part, parts, plan_reading, progress_bar
 
 MIN_SIDE = 32  # pixels along each side of a pattern; smaller ones have no room for a disk and its surroundings
 
@@ -345,8 +344,8 @@ class Hdf5Scan(SlicedScan):
             except OSError:
                 last = tuple(min(part.stop, size) - 1 for part, size in zip(tile, self.scan_shape, strict=True))
                 held = f"position {first}" if first == last else f"positions {first} to {last}"
-                return (f"{self.array.file.filename} is damaged: the chunk of {self.array.name} with scan {held} cannot "
-                        "be read or unpacked; copy the file again from its source, or crop these positions off.")
+                return (f"{self.array.file.filename} is damaged: the chunk of {self.array.name} with scan {held} "
+                        "cannot be read or unpacked; copy the file again from its source, or crop these positions off.")
         return f"{self.array.file.filename} could not be read at first, and then it could ({error}); try again."
 
 

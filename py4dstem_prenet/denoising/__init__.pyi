@@ -1,4 +1,4 @@
-from .checks import check_denoising as check_denoising
-from .denoiser import denoise as denoise
+from .checks import SplitBlocks as SplitBlocks, check_denoising as check_denoising
+from .denoiser import denoise as denoise, smooth_origins as smooth_origins
 from .finetuning import finetune as finetune
-from .neighbors import shift as shift
+from .neighbors import neighbor_means as neighbor_means, shift as shift

@@ -22,11 +22,9 @@ from tqdm import tqdm
 from ..compute import pick_device
 from ..core import Decision, FinetuneResult, Flag, NoiseModel, PrenetError, as_scan, jackknife
 from ..detector import check_independence, of_part, places, read_block, split
-from ..io import calibrations, check_output
-from ..networks import MULTIPLE, averaged_weights, weights
-from .checks import SplitBlocks
-from .denoiser import smooth_origins
-from .neighbors import neighbor_means
+from ..io import check_output, noise_of
+from ..networks import MULTIPLE, averaged_weights, load, publish, serialize, verify
+from . import SplitBlocks, neighbor_means, smooth_origins
 
 # Chosen by hand for some minutes of training on a processor, unless stated otherwise.
 MAX_FINETUNE_POSITIONS = 1024  # scan positions that are read, held-out ones included: for time and memory
@@ -90,8 +88,8 @@ def finetune(datacube, noise: NoiseModel | None = None, out="weights.safetensors
     if scan == (1, 1):
         raise PrenetError("One pattern is too little to learn from: some positions must be held out for judging.")
     device = pick_device(device)
-    network = copy.deepcopy(weights.load(start, device)).requires_grad_(True)
-    noise = noise or calibrations.noise_of(datacube)
+    network = copy.deepcopy(load(start, device)).requires_grad_(True)
+    noise = noise or noise_of(datacube)
     positions = places(data.shape, MAX_FINETUNE_POSITIONS, (BLOCKS_PER_AXIS, BLOCKS_PER_AXIS))
     blocks = [read_block(data, block) for block in positions]
     problems = tuple(flag for flag in check_independence(blocks, noise) if flag)
@@ -121,7 +119,7 @@ def finetune(datacube, noise: NoiseModel | None = None, out="weights.safetensors
     if not better:
         return FinetuneResult(None, *figures, steps, Decision(False, (Flag("fine_tuning_no_gain", numbers),)))
     card["figures"] = dict(zip(("deviance_gain", "sigma", "error_change", "error_sigma"), figures, strict=True))
-    weights.publish(out, content, {out.with_suffix(".json"): (json.dumps(card, indent=1) + "\n").encode()})
+    publish(out, content, {out.with_suffix(".json"): (json.dumps(card, indent=1) + "\n").encode()})
     return FinetuneResult(out, *figures, steps, Decision(True, (Flag("fine_tuned", numbers),)))
 
 
@@ -205,8 +203,8 @@ def _loss(network, inputs, target, scale):
 
 def _described(network, start, noise, minutes, steps, seed, positions):
     """Content of the weights file of a network, and its description as `networks.weights` reads it."""
-    content, description = weights.serialize(copy.deepcopy(network).cpu(), "denoise")
+    content, description = serialize(copy.deepcopy(network).cpu(), "denoise")
     return content, description | {
         "seed": seed, "steps": steps, "minutes": minutes, "command": "finetune", "positions": positions,
-        "start": {"name": Path(start).name, "sha256": weights.verify(start)}, "dose": noise.dose,
+        "start": {"name": Path(start).name, "sha256": verify(start)}, "dose": noise.dose,
     }

@@ -20,9 +20,7 @@ from ..core import (
     ResidualTest,
     check_residuals,
 )
-from .jumps import find_jumps, jump_flags, merged, step_at
-from .segments import fit_parts
-from .surface import fit_pair
+from . import find_jumps, fit_pair, fit_parts, jump_flags, merged, step_at
 
 MAX_JUMPS = 8  # jumps that are fitted as steps; a scan with more is fitted without
 STEP_ROUNDS = 2  # rounds in which steps and surface are fitted in turn; more do not change them

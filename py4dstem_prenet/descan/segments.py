@@ -11,8 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..core import NORMAL_MAD, TUKEY_CUT, Decision, robust_loss
-from .models import MODELS, thinned
-from .surface import MIN_SPLINE_BEND, SurfaceFit, fit_pair, folds, prepare
+from . import MIN_SPLINE_BEND, MODELS, SurfaceFit, fit_pair, folds, prepare, thinned
 
 MAX_BREAKS = 8  # breaks in a scan
 MIN_SEGMENT_ROWS = 4  # rows of a segment

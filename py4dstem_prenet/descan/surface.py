@@ -22,8 +22,7 @@ from ..core import (
     robust_loss,
     robust_sigma,
 )
-from .models import MODELS, candidates, evaluate, normal, solve, surface_variance, thinned
-from .reach import extend_surface, measured_box
+from . import MODELS, candidates, evaluate, extend_surface, measured_box, normal, solve, surface_variance, thinned
 
 _MIN_SIGMA_PX = 1e-7  # pixels; keeps weights finite on noise-free input
 _PENALTIES = 10.0 ** np.arange(-8, 3)  # penalties of the spline that are tried, relative to the sum of weights

@@ -18,8 +18,7 @@ import numpy as np
 from scipy.ndimage import binary_dilation
 
 from ..core import Flag, NoiseModel, PrenetError, as_scan, spread_positions
-from .bad_pixels import find_bad_pixels
-from .quality import doubts, refuse
+from . import doubts, find_bad_pixels, refuse
 
 MAX_NOISE_POSITIONS = 256  # positions of the sample, chosen for speed
 MAX_NOISE_SAMPLE_BYTES = 128 * 2**20  # bytes of the sample as float32

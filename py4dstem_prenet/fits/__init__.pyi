@@ -9,6 +9,11 @@ from .disk import (
 from .disk_edge import fit_disk as fit_disk
 from .inversion import other_center as other_center, symmetry as symmetry
 from .polar import to_polar as to_polar
+from .polar_fit import (
+    UNKNOWN_COVARIANCE as UNKNOWN_COVARIANCE,
+    read_polar as read_polar,
+    smooth_image as smooth_image,
+)
 from .pooling import (
     MAX_KEPT_BYTES as MAX_KEPT_BYTES,
     MIN_POOLED_POSITIONS as MIN_POOLED_POSITIONS,

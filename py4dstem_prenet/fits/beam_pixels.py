@@ -16,8 +16,7 @@ from scipy.ndimage import rank_filter
 
 from ..core import NoiseModel, ellipse_matrix
 from ..detector import EIGHT_NEIGHBORS
-from .disk import Aperture, disk_model
-from .windows import electron_windows
+from . import Aperture, disk_model, electron_windows
 
 # Set on simulated scans with and without hot pixels (tests/test_hot_pixels.py):
 MIN_HOT_PIXEL_PATTERNS = 8  # patterns in the sample; with fewer none is searched for

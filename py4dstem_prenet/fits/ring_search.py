@@ -16,9 +16,16 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from ..core import NORMAL_MAD, Decision, Flag, binned_sum
-from .polar_fit import UNKNOWN_COVARIANCE, read_polar, smooth_image
-from .pooling import Pooled
-from .ring_fit import MIN_RING_CONTINUITY, MIN_RING_SPAN_PX, refine_rings, ring_span
+from . import (
+    MIN_RING_CONTINUITY,
+    MIN_RING_SPAN_PX,
+    UNKNOWN_COVARIANCE,
+    Pooled,
+    read_polar,
+    refine_rings,
+    ring_span,
+    smooth_image,
+)
 
 MAX_SEARCH_SIDE = 64  # pixels of the larger side of the binned pattern that is searched, chosen for speed
 FLATTENING_PX = 4.0  # binned pixels, 1 sigma: structure that is smoother is removed before the search

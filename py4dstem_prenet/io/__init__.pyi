@@ -1,9 +1,11 @@
 from .calibrations import (
     MASK as MASK,
+    PROVENANCE as PROVENANCE,
     SIGMA as SIGMA,
     WRITTEN as WRITTEN,
     all_or_none as all_or_none,
     attach_ellipse_map as attach_ellipse_map,
+    calibration_of as calibration_of,
     cube_like as cube_like,
     make_provenance as make_provenance,
     noise_of as noise_of,
@@ -23,13 +25,22 @@ from .calibrations import (
     write_origin as write_origin,
     write_provenance as write_provenance,
 )
+from .dataset_scan import DatasetScan as DatasetScan
 from .describing import describe_file as describe_file
 from .emd_files import load_calibration as load_calibration, resumable_cube as resumable_cube, save as save
 from .files import (
+    EMD_ENDINGS as EMD_ENDINGS,
+    Unfinished as Unfinished,
     check_output as check_output,
+    check_space as check_space,
+    emd_nodes as emd_nodes,
     existing as existing,
+    in_chunks as in_chunks,
     load_mask as load_mask,
     new_file as new_file,
+    open_hdf5 as open_hdf5,
+    reserve as reserve,
     save_scan as save_scan,
+    stored_json as stored_json,
 )
 from .opening import open as open

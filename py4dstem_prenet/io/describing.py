@@ -5,8 +5,7 @@ import json
 import h5py
 
 from ..core import PrenetError
-from .files import EMD_ENDINGS, emd_nodes, existing, open_hdf5, stored_json
-from .opening import open as open_cube
+from . import EMD_ENDINGS, emd_nodes, existing, open as open_cube, open_hdf5, stored_json
 
 
 def describe_file(path):

@@ -11,18 +11,24 @@ from py4DSTEM import Calibration, Metadata
 from tqdm import tqdm
 
 from ..core import PrenetError
-from .calibrations import PROVENANCE, SIGMA, all_or_none, calibration_of, read_provenance, sigma_slice, to_json
-from .files import (
+from . import (
     EMD_ENDINGS,
+    PROVENANCE,
+    SIGMA,
     Unfinished,
+    all_or_none,
+    calibration_of,
     check_space,
     emd_nodes,
     existing,
     in_chunks,
     new_file,
     open_hdf5,
+    read_provenance,
     reserve,
+    sigma_slice,
     stored_json,
+    to_json,
 )
 
 MAX_TABLE_BYTES = 2**16  # bytes of the tables of an HDF5 file, beside those of its data

@@ -38,9 +38,7 @@ from ..origin import (
     unlocated,
 )
 from ..pipeline import Calibrator, calibrate, check_networks
-from .alarms import saturated_patterns
-from .snapshot import Snapshot, judge_snapshot, learn_so_far
-from .worker import Worker
+from . import Snapshot, Worker, judge_snapshot, learn_so_far, saturated_patterns
 
 FIRST_LEARNING_PATTERNS = 64  # patterns from which the beam is first learned; doubled each time
 MAX_SAMPLE_BYTES = 2**28  # bytes of patterns that are kept

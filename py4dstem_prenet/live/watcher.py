@@ -17,15 +17,27 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from ..core import PrenetError
+from ..core import CalibrationReport, PrenetError
 from ..io import check_output, save
-from ..pipeline import CalibrationReport
-from . import sources
-from .alarms import Alarm, ellipse_changes, quick_alarms
-from .online import UNLEARNED, OnlineCalibrator, start_worker
-from .server import served
-from .snapshot import Snapshot, judge_snapshot
-from .terminal import Terminal
+from . import (
+    UNLEARNED,
+    Alarm,
+    Ended,
+    Frames,
+    OnlineCalibrator,
+    Restarted,
+    Snapshot,
+    Terminal,
+    Waiting,
+    ellipse_changes,
+    follow,
+    judge_snapshot,
+    open_source,
+    quick_alarms,
+    served,
+    start_worker,
+    wait_for_file,
+)
 
 STATUS_EVERY_S = 0.2  # seconds between updates of status and alarms
 JUDGE_EVERY_S = 5.0  # seconds between two evaluations of descan and ellipse
@@ -171,21 +183,21 @@ class Watcher:
         bool
             Whether the status was updated.
         """
-        if isinstance(event, sources.Frames):
+        if isinstance(event, Frames):
             self.calibrator.feed(event.patterns, event.positions)
             self.status = replace(self.status, written=event.written, state="running", sentence="")
-        elif isinstance(event, sources.Waiting):
+        elif isinstance(event, Waiting):
             self.calibrator.poll()
             if event.seconds > 1:
                 cause = "the file is missing" if event.gone else "no new pattern"
                 self.status = replace(self.status, state="waiting", sentence=(
                     f"{cause} for {event.seconds:.0f} s (after {event.timeout:.0f} s the scan counts as ended)"))
-        elif isinstance(event, sources.Ended):
+        elif isinstance(event, Ended):
             if self.calibrator.located < self.calibrator.seen:  # finish learning, so that the last row is located
                 self.calibrator.wait()
             self.status = replace(self.status, state="ended", sentence=event.reason, complete=event.complete)
         now = time.monotonic()
-        if now - self._looked < STATUS_EVERY_S and not isinstance(event, sources.Ended):
+        if now - self._looked < STATUS_EVERY_S and not isinstance(event, Ended):
             return False
         self._looked = now
         self._look(now)
@@ -286,12 +298,12 @@ def watch(reopen, scan, pattern_shape, mask=None, device="auto", output=None, st
     watcher, frames = _new_watcher(), 0
     try:
         with _one_thread(), Terminal(scan[0] * scan[1], progress) as terminal:
-            for event in sources.follow(reopen, scan, timeout):
-                if isinstance(event, sources.Restarted):
+            for event in follow(reopen, scan, timeout):
+                if isinstance(event, Restarted):
                     watcher.close()
                     watcher = _new_watcher(f"At {time.strftime('%H:%M:%S')} the file was replaced: this is another "
                                            "scan, watched from its first pattern.")
-                elif isinstance(event, sources.Ended):
+                elif isinstance(event, Ended):
                     frames = event.frames
                 if watcher.take(event):
                     _show_status()
@@ -349,13 +361,13 @@ def watch_file(path, scan, layout, port=None, timeout=30.0, device="auto", **opt
         If the file does not appear or cannot be read, the port cannot be used, or as for `watch`.
     """
     worker = start_worker(scan, device)  # loads while waiting for the scan
-    reopen = partial(sources.open_source, path, scan, **layout)
+    reopen = partial(open_source, path, scan, **layout)
     with nullcontext((None, None)) if port is None else served(port, Path(path).name) as (address, show):
         if address:
             print(f"The page is at {address}", flush=True)
         if not Path(path).exists():
             print(f"Waiting for {path}, {timeout:.0f} s at most.", flush=True)
-        first = sources.wait_for_file(reopen, path, timeout)
+        first = wait_for_file(reopen, path, timeout)
         shape = first.shape
         first.close()
         return watch(reopen, scan, shape, device=device, timeout=timeout, show=show, worker=worker, **options)

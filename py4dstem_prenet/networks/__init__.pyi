@@ -15,4 +15,12 @@ from .ellipse import (
     EllipseNet as EllipseNet,
     normalize_polar as normalize_polar,
 )
-from .weights import load as load, requirement as requirement, tensors as tensors, verify as verify
+from .weights import (
+    build as build,
+    load as load,
+    publish as publish,
+    requirement as requirement,
+    serialize as serialize,
+    tensors as tensors,
+    verify as verify,
+)

@@ -349,9 +349,7 @@ def build(task: str) -> nn.Module:
     WeightsError
         The task is unknown.
     """
-    from .center import CenterNet
-    from .denoise import DenoiseNet
-    from .ellipse import EllipseNet
+    from . import CenterNet, DenoiseNet, EllipseNet
 
     classes = {"center": CenterNet, "denoise": DenoiseNet, "ellipse": EllipseNet}
     if task not in classes:

@@ -1,11 +1,21 @@
-from .beam import LOCATE_BATCH as LOCATE_BATCH, Beam as Beam, Located as Located, unlocated as unlocated
+from .beam import (
+    LOCATE_BATCH as LOCATE_BATCH,
+    UNCERTAIN_SIGMA_PX as UNCERTAIN_SIGMA_PX,
+    Beam as Beam,
+    Located as Located,
+    unlocated as unlocated,
+)
 from .check import check_origin as check_origin
+from .coarse import block_sums as block_sums, coarse_origin as coarse_origin, spread_blocks as spread_blocks
 from .judge import (
     BLANKED_FRACTION as BLANKED_FRACTION,
     BRIGHT_QUANTILE as BRIGHT_QUANTILE,
     MIN_SIGNAL_ELECTRONS as MIN_SIGNAL_ELECTRONS,
     MIN_SIGNAL_FRACTION as MIN_SIGNAL_FRACTION,
+    judge_origin as judge_origin,
     no_origin as no_origin,
+    origin_from_rings as origin_from_rings,
     shows_beam as shows_beam,
 )
+from .learn import learn_beam as learn_beam
 from .measure import BeamLocator as BeamLocator, check_mask as check_mask, measure_origin as measure_origin

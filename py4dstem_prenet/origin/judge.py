@@ -13,8 +13,7 @@ from scipy.ndimage import gaussian_filter, uniform_filter
 from ..core import MIN_SIGMA_PX, NORMAL_MAD, Decision, Flag, NoiseModel, OriginMap, Scan
 from ..descan import fit_descan
 from ..fits import ring_center
-from .beam import UNCERTAIN_SIGMA_PX, Beam, Located
-from .coarse import block_sums, spread_blocks
+from . import UNCERTAIN_SIGMA_PX, Beam, Located, block_sums, spread_blocks
 
 # Set on simulated scans:
 MIN_SIGNAL_FRACTION = 0.02  # electrons of a window in those of the usual one; with fewer the beam was blanked

@@ -23,10 +23,7 @@ from ..compute import map_chunks, sharing_cores
 from ..core import Flag, NoiseModel, OriginMap, PrenetError, SampledScan, Scan, as_scan, stage_bar
 from ..detector import MAX_NOISE_POSITIONS, estimate_noise
 from ..networks import load, requirement
-from .beam import Beam, Located, unlocated
-from .coarse import coarse_origin
-from .judge import judge_origin, origin_from_rings
-from .learn import learn_beam
+from . import Beam, Located, coarse_origin, judge_origin, learn_beam, origin_from_rings, unlocated
 
 
 def measure_origin(data, noise: NoiseModel | None = None, mask=None, device="auto", progress=True) -> OriginMap:

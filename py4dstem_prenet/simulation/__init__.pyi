@@ -1,5 +1,5 @@
 from .acquisition import Acquisition as Acquisition, acquire as acquire
-from .bank import Bank as Bank, joined as joined, load_bank as load_bank
+from .bank import Bank as Bank, joined as joined, load_bank as load_bank, make_bank as make_bank
 from .detector import (
     Detector as Detector,
     blur as blur,
@@ -18,10 +18,19 @@ from .faults import (
     shade as shade,
 )
 from .pattern import (
+    SAMPLES as SAMPLES,
     ideal_coordinates as ideal_coordinates,
     project as project,
     rotation_matrix as rotation_matrix,
     soft_disk as soft_disk,
 )
-from .scan import simulate as simulate
-from .waves import CENTER as CENTER
+from .scan import draw_descan as draw_descan, simulate as simulate
+from .specimens import (
+    GRID as GRID,
+    PROTOTYPES as PROTOTYPES,
+    Optics as Optics,
+    Specimen as Specimen,
+    atoms_to_phase as atoms_to_phase,
+    glass_phase as glass_phase,
+)
+from .waves import CENTER as CENTER, draw_patterns as draw_patterns, multislice as multislice, probe as probe

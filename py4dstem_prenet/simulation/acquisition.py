@@ -20,9 +20,7 @@ import torch
 
 from ..core import PrenetError, ellipse_matrix
 from ..io import check_output
-from .bank import make_bank
-from .pattern import project, rotation_matrix
-from .scan import draw_descan
+from . import draw_descan, make_bank, project, rotation_matrix
 
 ACQUISITION_FAULTS = ("beam-loss", "jump", "saturation")  # values of `Acquisition.fault`
 BEAM_JUMP_PX = (7.0, -4.0)  # shift of the beam by the fault "jump", pixels

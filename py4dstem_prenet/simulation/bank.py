@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .specimens import GRID
+from . import GRID
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity, so that a bank can be the key of a cache
@@ -69,7 +69,7 @@ class Bank:
 def _specimen(seed, oriented: bool) -> tuple:
     """Patterns (root as in `Bank`), aperture and kind of the specimen of a seed; runs in a worker process."""
     torch.set_num_threads(1)
-    from .waves import draw_patterns
+    from . import draw_patterns
 
     patterns, radius, kind = draw_patterns(seed, oriented=oriented)
     return (patterns.sqrt() * 1000).half().numpy(), radius, kind

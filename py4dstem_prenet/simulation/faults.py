@@ -14,8 +14,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch.nn.functional import conv2d, pad
 
-from .detector import uniform
-from .pattern import rotation_matrix, soft_disk
+from . import rotation_matrix, soft_disk, uniform
 
 BAR_STOP, NEEDLE_STOP, ROUND_STOP = 0, 1, 2  # values of `BeamStop.kind`
 

@@ -24,10 +24,18 @@ from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
 from ..core import PrenetError, ellipse_matrix, ellipse_vector
-from .pattern import SAMPLES, project
-from .scan import draw_descan
-from .specimens import PROTOTYPES, Optics, Specimen, atoms_to_phase, glass_phase
-from .waves import multislice, probe
+from . import (
+    PROTOTYPES,
+    SAMPLES,
+    Optics,
+    Specimen,
+    atoms_to_phase,
+    draw_descan,
+    glass_phase,
+    multislice,
+    probe,
+    project,
+)
 
 OPTICS = Optics(volts=200e3, dk=0.01, aperture=10.0)  # disks of 4.9 px radius, 0.02 per angstrom and pixel
 SLICE_ANGSTROM = 8.0  # thickness of a slice of the multislice, angstrom: chosen for speed

@@ -10,8 +10,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import grid_sample
 
-from .specimens import GRID
-from .waves import CENTER
+from . import CENTER, GRID
 
 SAMPLES = 2.0  # bank samples per detector pixel at scale 1: oversampled for interpolation
 

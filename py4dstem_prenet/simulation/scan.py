@@ -8,9 +8,7 @@ import numpy as np
 import torch
 
 from ..core import PrenetError, ellipse_matrix
-from .bank import make_bank
-from .detector import blur
-from .pattern import project, rotation_matrix
+from . import blur, make_bank, project, rotation_matrix
 
 PROJECTION_BATCH = 64  # patterns projected at a time: for memory
 

@@ -1,1 +1,13 @@
-from .loop import train as train
+from .center import CenterTask as CenterTask
+from .denoise import DenoiseTask as DenoiseTask
+from .ellipse import EllipseTask as EllipseTask
+from .exporting import export as export
+from .loop import (
+    BANK_SPECIMENS as BANK_SPECIMENS,
+    BANKS as BANKS,
+    ORIENTED_FRACTION as ORIENTED_FRACTION,
+    VALIDATION_SPECIMENS as VALIDATION_SPECIMENS,
+    train as train,
+)
+from .scenes import draw_scene as draw_scene, log_uniform as log_uniform
+from .task import Task as Task

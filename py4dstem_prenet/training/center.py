@@ -9,8 +9,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from ..core import ellipse_matrix, stabilize
 from ..networks import COARSE_CELL_PX, WINDOW, CenterNet, coarse_position, normalize
 from ..simulation import Rates, expose, ideal_coordinates, record, soft_disk, uniform
-from .scenes import draw_scene, log_uniform
-from .task import Task
+from . import Task, draw_scene, log_uniform
 
 COARSE_FIELD_PX = 128  # side of the patterns for the coarse stage, pixels: the largest it sees in use
 VALIDATION_BATCHES = 8  # batches of 128 windows in a validation; a quarter as many of whole patterns

@@ -16,8 +16,7 @@ from torch.nn.functional import avg_pool2d
 from ..denoising import shift
 from ..networks import DenoiseNet
 from ..simulation import Bank, expose, uniform
-from .scenes import draw_scene, log_uniform
-from .task import Task
+from . import Task, draw_scene, log_uniform
 
 TRAINING_CROP_PX = 96  # side of a training crop, pixels: chosen for speed
 

@@ -38,9 +38,7 @@ def tasks() -> dict:
     >>> sorted(tasks())
     ['center', 'denoise', 'ellipse']
     """
-    from .center import CenterTask
-    from .denoise import DenoiseTask
-    from .ellipse import EllipseTask
+    from . import CenterTask, DenoiseTask, EllipseTask
 
     return {task.name: task for task in (DenoiseTask, CenterTask, EllipseTask)}
 

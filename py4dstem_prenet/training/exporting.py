@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from ..networks import weights
-from .loop import BANK_SPECIMENS, BANKS, ORIENTED_FRACTION, VALIDATION_SPECIMENS
+from ..networks import build, serialize
+from . import BANK_SPECIMENS, BANKS, ORIENTED_FRACTION, VALIDATION_SPECIMENS
 
 TASK_DESCRIPTIONS = {
     "center": "Locates the direct beam: first in block sums of a scan, to a few pixels, then in a window of every "
@@ -47,9 +47,9 @@ def export(run: Path, out: Path, command: str, name: str | None = None, minutes_
     figures = json.loads((Path(run) / "log.jsonl").read_text().splitlines()[-1])
     task = state["task"]
     name = name or task
-    network = weights.build(task)
+    network = build(task)
     network.load_state_dict(state["average"])
-    content, description = weights.serialize(network.eval(), task)
+    content, description = serialize(network.eval(), task)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     specimens = state.get("specimens", BANK_SPECIMENS)  # missing in checkpoints of earlier versions
