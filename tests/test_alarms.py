@@ -12,7 +12,7 @@ from py4dstem_prenet.core.results import OriginFit
 from py4dstem_prenet.core.scan import SampledScan
 from py4dstem_prenet.fits.disk import Aperture
 from py4dstem_prenet.live import alarms
-from py4dstem_prenet.live.alarms import crowded, ellipse_changes, quick_alarms
+from py4dstem_prenet.live.alarms import ellipse_changes, quick_alarms, saturated_patterns
 from py4dstem_prenet.live.snapshot import Snapshot
 from py4dstem_prenet.origin.beam import Beam, Located
 from py4dstem_prenet.pipeline import Calibrator
@@ -52,23 +52,23 @@ def test_a_row_that_is_known_in_part_is_no_jump():
     """Descan along the columns moves the beam by 6 px in each row; the last row has its first columns only."""
     state = snapshot(rows=7)
     state.located.position[:, 1] += 0.3 * (np.arange(240) % 20)
-    state.known[6 * 20 + 9 : 140] = False
+    state.processed[6 * 20 + 9 : 140] = False
     assert told(state) == {}
 
 
 def test_a_lost_beam_is_told_within_half_a_row_and_when_it_is_back():
     state = snapshot(rows=7)
-    state.located.seen[100:109] = False
+    state.located.found[100:109] = False
     assert told(state) == {}  # a thick part of the specimen
-    state.located.seen[6 * 20 + 10 : 140] = False
+    state.located.found[6 * 20 + 10 : 140] = False
     lost = told(state)["beam lost"]
     assert lost.since == (6, 10) and not lost.over
     assert lost.flag.numbers["count"] == 10 and lost.flag.numbers["losses"] == 1
-    state.located.seen[135:140] = True
-    state.located.seen[6 * 20 : 135] = False
+    state.located.found[135:140] = True
+    state.located.found[6 * 20 : 135] = False
     back = told(replace(state))["beam lost"]
     assert back.since == (6, 0) and back.over and "row 6, column 15" in back.flag.numbers["state"]
-    state.located.seen[40:60] = False
+    state.located.found[40:60] = False
     assert told(replace(state))["beam lost"].flag.numbers["losses"] == 2
 
 
@@ -76,9 +76,9 @@ def test_a_lost_beam_is_told_within_half_a_row_and_when_it_is_back():
 def test_behind_a_beam_stop_dark_patterns_and_saturation_are_told_and_nothing_else(learned):
     """No position shows a beam, whether one was learned from something else or not."""
     state = snapshot()
-    state.located.seen[:] = False
+    state.located.found[:] = False
     if not learned:
-        state = replace(state, calibrator=replace(state.calibrator, beam=None), known=np.zeros(240, bool))
+        state = replace(state, calibrator=replace(state.calibrator, beam=None), processed=np.zeros(240, bool))
     assert told(state, strain=1e-4) == {}
     state.total[100:115] = 20.0
     state.saturated[8 * 20 + 6 :] = True
@@ -133,14 +133,15 @@ def test_crowded_patterns_are_those_that_were_cut(dtype):
     for level in (3, 40, 4000):
         whole = rng.poisson(np.where(disk, level, 0.02), (40, 64, 64))
         cut = np.minimum(whole, int(0.7 * level) + 1)
-        assert not crowded(whole.astype(dtype), NOISE).any() and crowded(cut.astype(dtype), NOISE).mean() > 0.9
-    assert not crowded(np.zeros((2, 64, 64), dtype), NOISE).any()
-    assert not crowded(rng.poisson(0.1, (9, 64, 64)).astype(dtype), NOISE).any()
+        assert not saturated_patterns(whole.astype(dtype), NOISE).any()
+        assert saturated_patterns(cut.astype(dtype), NOISE).mean() > 0.9
+    assert not saturated_patterns(np.zeros((2, 64, 64), dtype), NOISE).any()
+    assert not saturated_patterns(rng.poisson(0.1, (9, 64, 64)).astype(dtype), NOISE).any()
 
 
 @pytest.mark.slow
 def test_an_ellipse_that_changes_in_mid_scan_is_told(monkeypatch):
-    monkeypatch.setattr(alarms, "ENOUGH", 30)
+    monkeypatch.setattr(alarms, "MIN_HALF_PATTERNS", 30)
     options = dict(scan=(8, 8), shape=(96, 96), dose=50_000.0, seed=4, theta=0.6, amplitude=0.5)
     round_, bent = (simulated(**options, ratio=ratio) for ratio in (1.0, 1.06))
     truth = [np.concatenate([round_.truth[q], round_.truth[q]]) for q in ("qx0", "qy0")]
@@ -179,4 +180,5 @@ def test_simulated_faults_are_what_they_are_called():
                (at[60:], jumped.expose(60, 120).astype(float))]
     shift = np.median(centers[1] - centers[0], 1)
     assert np.allclose(shift, BEAM_JUMP_PX, atol=0.8)  # some electrons leave the detector
-    assert crowded(cut.expose(60, 120), NOISE).mean() > 0.6 > 0.1 > crowded(cut.expose(0, 60), NOISE).mean()
+    assert saturated_patterns(cut.expose(60, 120), NOISE).mean() > 0.6
+    assert saturated_patterns(cut.expose(0, 60), NOISE).mean() < 0.1

@@ -7,7 +7,7 @@ from scans import numbers_of
 from py4dstem_prenet.core.scan import as_scan
 from py4dstem_prenet.descan.fit import fit_origin
 from py4dstem_prenet.detector.estimate import estimate_noise
-from py4dstem_prenet.origin.judge import DARK, DIM, MOST, ring_origins
+from py4dstem_prenet.origin.judge import DARK_BRIGHTNESS, DIM_BRIGHTNESS, MAX_MISSING, ring_origins
 from py4dstem_prenet.origin.measure import measure_origin
 from py4dstem_prenet.simulation.scan import simulate
 
@@ -78,7 +78,8 @@ def test_noise_has_no_rings():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("seed", "electrons", "least"), [
-    (0, 700, DIM), (1, 700, DIM), (4, 700, DIM), (12, 700, DIM), (6, 700, DARK), (0, 2e4, DIM)])
+    (0, 700, DIM_BRIGHTNESS), (1, 700, DIM_BRIGHTNESS), (4, 700, DIM_BRIGHTNESS), (12, 700, DIM_BRIGHTNESS),
+    (6, 700, DARK_BRIGHTNESS), (0, 2e4, DIM_BRIGHTNESS)])
 def test_crystals_behind_a_stop_are_refused(seed, electrons, least):
     """Their Bragg disks were given as the direct beam, 20 px and more off, in 8 of 14 such scans of 700 electrons.
 
@@ -92,5 +93,5 @@ def test_crystals_behind_a_stop_are_refused(seed, electrons, least):
     origin = measure_origin(counts, progress=False)
     assert not origin.found
     deciding = numbers_of(origin, "beam_elsewhere")
-    assert deciding["count"] / deciding["total"] > 1.2 * MOST
+    assert deciding["count"] / deciding["total"] > 1.2 * MAX_MISSING
     assert deciding["ratio"] > 1.4 * least

@@ -208,7 +208,7 @@ def test_a_learning_that_fails_is_tried_again(monkeypatch):
         return snapshot.learn_so_far(*args)
 
     monkeypatch.setattr(online, "learn_so_far", learn)
-    monkeypatch.setattr(online, "FIRST", 8)
+    monkeypatch.setattr(online, "FIRST_LEARNING_PATTERNS", 8)
     calibrator = OnlineCalibrator((8, 8), (64, 64), device="cpu")
     for row in range(8):
         calibrator.feed(scan.counts[row], np.arange(8) + 8 * row)

@@ -235,7 +235,7 @@ def test_a_direct_beam_that_is_hardly_known_is_doubted(electrons, missing, found
     at, seen = 31 + rng.normal(0, 0.8, (64, 2)), np.arange(64) >= missing
     located = Located(at, np.full((64, 2), 0.9), np.full(64, electrons), seen)
     beam = Beam("cpu", noise, Aperture(3.0, 0.3, (0.0, 0.0)))
-    origin = module.origin_of(as_scan(data), noise, located, beam)
+    origin = module.judge_origin(as_scan(data), noise, located, beam)
     assert origin.found is found and origin.decision.has("position_uncertain") == found
     assert origin.decision.has("beam_elsewhere") != found
 
@@ -314,5 +314,5 @@ def test_patterns_far_from_the_guess_are_looked_at_again_in_batches(monkeypatch)
 
     monkeypatch.setattr(Beam, "_look", look)
     beam = Beam("cpu", NoiseModel(1.0, 0.0, 0.0, np.zeros((32, 32), bool), True, 1e3), Aperture(5.0, 0.5, (0.0, 0.0)))
-    at, _ = beam.ask(np.zeros((700, 32, 32), np.uint8), np.zeros((700, 2)))
+    at, _ = beam.predict(np.zeros((700, 32, 32), np.uint8), np.zeros((700, 2)))
     assert (at == 20).all() and sum(seen) == 1400 and max(seen) <= 256

@@ -302,9 +302,9 @@ def kept(counts, positions):
 @pytest.mark.slow
 def test_what_is_pooled_is_kept_when_the_origin_is_measured(counts, monkeypatch):
     """Beside the pass of the origin only the small samples of the first stages are read; the result is the same."""
-    for module, name in ((estimate, "MAX_NOISE_POSITIONS"), (learn, "SAMPLE")):
+    for module, name in ((estimate, "MAX_NOISE_POSITIONS"), (learn, "MAX_BEAM_PATTERNS")):
         monkeypatch.setattr(module, name, 16)
-    monkeypatch.setattr(coarse, "PER_BLOCK", 1)
+    monkeypatch.setattr(coarse, "PATTERNS_PER_BLOCK", 1)
     monkeypatch.setattr(pooling, "MIN_POOLED_POSITIONS", 36)
     monkeypatch.setattr(pooling, "POOLED_ELECTRONS", 0)
     stored = Counting(counts)
