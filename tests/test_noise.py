@@ -222,7 +222,6 @@ def test_a_sample_sees_rows_scanned_backward_and_every_phase_of_what_is_periodic
             assert seen.min() > 0.6 * seen.mean()
 
 
-
 @pytest.mark.parametrize("options", [dict(scan=(4, 5), shape=(96, 80), dose=10_000.0, ratio=1.05, theta=0.5, seed=3),
                                      dict(scan=(6, 6), shape=(64, 64), radius=5.0, dose=1e5, amplitude=0.0, seed=6)])
 def test_a_hot_pixel_inside_the_direct_beam_is_found(options):

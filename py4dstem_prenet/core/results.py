@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 TEXT_WIDTH = 110  # characters of a line of text
 MAX_REPR_LINES = 11  # lines that a console shows of a result; all of them are printed
 MIN_SIGMA_PX = 0.01  # pixels, of an origin along each axis: what the scatter of positions cannot show; set on simulated
+
+
 # scans at 100,000 electrons (benchmarks/origin.py)
 class Result:
     """How results are compared and shown: equal if all fields are, a short text, and a small table in notebooks.
