@@ -30,6 +30,7 @@ from .reading import (
 from .results import (
     MIN_SIGMA_PX as MIN_SIGMA_PX,
     CalibrationReport as CalibrationReport,
+    Decided as Decided,
     Ellipse as Ellipse,
     EllipseMap as EllipseMap,
     ModelTrial as ModelTrial,
