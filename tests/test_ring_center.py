@@ -62,7 +62,7 @@ def test_no_rings_no_center(what):
             for k in range(-4, 5):
                 image += 200 * np.exp(-0.5 * ((x - 62 - 14 * h - 2 * k) ** 2 + (x.T - 55 - 13 * k) ** 2) / 1.5**2)
     found = ring_center(rng.poisson(image))
-    assert not found.accepted and found.reason
+    assert not found.accepted and found.flags
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="real patterns are not here")
