@@ -1,12 +1,13 @@
-"""Denoising beside what users could run instead, as the README's tables and figure.
+"""Compare denoising with other methods: the tables and the figure of docs/benchmarks.md.
 
     python benchmarks/denoise.py [--quick] [--bench FOLDER] [--figure docs/denoise.png]
 
-Scans are simulated and share no specimen with training. Rivals get their best parameter with the truth at hand: the
-Gaussian its width, non-local means its strength, the truncated SVD its rank; BM3D needs none, since the noise of
-stabilized counts is known. Ours is given nothing. All are scored on the same patterns of each scan. --bench adds scans
-made of a folder's multislice patterns by the code that lies there. A real scan of a counting detector, where it lies
-beside the checkout, is scored by the Poisson deviance of held-out electrons. The extra "benchmark" has BM3D.
+Scans are simulated and share no specimen with training. The other methods get the parameter that is best by the truth:
+the Gaussian its width, non-local means its strength, the truncated SVD its rank; BM3D needs none, since the noise of
+stabilized counts is known. prenet gets no input besides the data. All methods are scored on the same patterns of each
+scan. --bench adds scans from a folder of multislice patterns, made with the code in that folder. A measured scan of a
+counting detector, if there is one beside the checkout, is scored by the Poisson deviance of held-out electrons. BM3D is
+in the extra "benchmark".
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""Kill what writes files at random moments, and look at what is left: the old file or the new one, and readable.
+"""Kill processes that write files at random moments, and check that the old file or the whole new one is left.
 
     python benchmarks/kills.py [--kills 240] [--seed 0]
 
-Each round forks a process that saves, saves a calibration, denoises into a file or writes fine-tuned weights, and kills
-it (SIGKILL) after a random part of the time that this takes. A file that stood in the folder before must be as it was;
-the new one is not there, or whole. Calibrations in memory are interrupted (SIGINT) while they are written. It prints
-counts, and fails where a single byte was lost.
+Each round forks a process that saves a scan, saves a calibration, denoises to a file, or writes fine-tuned weights, and
+kills it (SIGKILL) after a random fraction of the time that this takes. An existing file must be unchanged, and the new
+one must be missing or complete. Calibrations in memory are interrupted (SIGINT) while they are written. It prints counts,
+and fails if a single byte was lost.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""The error of the origin against dose, beside what py4DSTEM users run and the statistical bound: table and figure.
+"""Compare the error of the origin with py4DSTEM's methods and the statistical bound against dose: table and figure.
 
     python benchmarks/origin.py [--scans 6] [--figure docs/origin.png]
 
-The scans are simulated and share no specimen with training. All others are given what they would be given by hand:
-`get_origin` the true disk radius, disk detection a kernel made of the true probe and the true mean origin,
-phase correlation the true probe. The bound is that of somebody who knows each pattern but for where it is
-(Fisher information 4 |grad sqrt(expected counts)|^2).
+The scans are simulated and share no specimen with training. The other methods get what a user would have to choose:
+`get_origin` the true disk radius, disk detection a kernel of the true probe and the true mean origin, phase correlation
+the true probe. The bound is the Cramér-Rao bound for a known pattern at an unknown position (Fisher information
+4 |grad sqrt(expected counts)|^2).
 """
 
 import argparse
@@ -84,7 +84,7 @@ PEERS = {"`get_origin`, true radius": get_origin_true_radius,
 
 
 def bound(clean):
-    """Least mean error in px of whoever knows the pattern but for its position."""
+    """Cramér-Rao bound of the mean error for a known pattern at an unknown position, pixels."""
     root = np.sqrt(clean)
     dx, dy = np.diff(root, axis=-2)[..., :-1], np.diff(root, axis=-1)[..., :-1, :]
     xx, yy, xy = (4 * (a * b).sum((-2, -1)) for a, b in ((dx, dx), (dy, dy), (dx, dy)))

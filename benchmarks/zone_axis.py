@@ -1,12 +1,12 @@
-"""Which of many like disks is the direct beam? Thick crystals, in which it is often not the brightest, against truth.
+"""Test which disk is taken for the direct beam in thick crystals, in which it is often not the brightest.
 
     python benchmarks/zone_axis.py [--scans 16]
 
 Multislice scans (`simulation/known.py`) of cubic crystals near a zone axis of low indices, wedges of some 30 to 300
-angstrom, tilted as a whole by 0 to 30 mrad, 3,000 electrons a pattern. An origin is right where the median over the
-scan of the fitted one is within a pixel of the truth. py4DSTEM's `get_origin` is given the true radius, and its robust
-parabola follows. Where ours is wrong, does the report say anything: nothing was found, the fit refused, or the mean
-pattern symmetric about another point?
+angstrom, tilted as a whole by 0 to 30 mrad, with 3,000 electrons per pattern. An origin is right if the median error of
+the fitted origin over the scan is below a pixel. py4DSTEM's `get_origin` gets the true radius, and its robust parabola
+follows. A wrong origin of prenet counts as flagged if nothing was found, if the fit was refused, or if the mean pattern
+is symmetric about another point.
 """
 
 import argparse

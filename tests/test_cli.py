@@ -106,7 +106,7 @@ def test_calibrate(calibrated):
 
     for name in ("out.h5", "alone.h5"):
         contents = json.loads(prenet("info", name, "--json").stdout)["contents"]
-        assert [part["record"]["note"] for part in contents if part["record"]] == ["Fine."]
+        assert [part["record"]["settings"]["note"] for part in contents if part["record"]] == ["Fine."]
 
 
 def test_a_stack_takes_the_scans_shape(calibrated):

@@ -9,6 +9,7 @@ from scans import simulated
 
 import py4dstem_prenet
 from py4dstem_prenet import accessor
+from py4dstem_prenet.core import Scan
 
 DOORS = {
     "measure_origin": lambda door, out: door(progress=False).qx0,
@@ -66,6 +67,29 @@ def counts():
 def expected(counts, tmp_path_factory):
     doors = [name for name in DOORS if name not in LASTING]
     return gone_through(in_memory(counts, None), tmp_path_factory.mktemp("memory"), doors)
+
+
+class Frames(Scan):
+    """A scan that is no array, as `DatasetScan` of LiberTEM."""
+
+    ndim = 4
+
+    def __init__(self, counts):
+        self.counts, self.dtype = counts, counts.dtype
+        self.scan_shape, self.pattern_shape = counts.shape[:2], counts.shape[2:]
+
+    def read_tile(self, tile):
+        return self.counts[tile]
+
+    def read_points(self, rows, columns, key):
+        return self.counts[rows, columns]
+
+
+def test_a_scan_can_be_the_data_of_a_cube(counts, expected):
+    cube = DataCube(Frames(counts))
+    given = gone_through(cube, None, ["measure_origin", "fit_origin", "measure_ellipse"])
+    for name, result in given.items():
+        np.testing.assert_array_equal(result, expected[name], err_msg=name)
 
 
 def test_no_door_is_left_out():
