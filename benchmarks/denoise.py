@@ -37,8 +37,8 @@ REAL = ROOT.parent / "shared" / "real" / "medipix_au_2x2.npy"
 DOSES = (100, 1_000, 10_000, 100_000)
 SCORED = 8  # patterns of every scan
 STRENGTHS = (0.6, 0.8, 1.0, 1.3)  # of non-local means, in standard deviations of the noise
-METHODS = ("noisy", "best Gaussian", "best non-local means", "BM3D", "best truncated SVD", "ours, single patterns",
-           "ours, scan-aware")
+METHODS = ("noisy", "best Gaussian", "best non-local means", "BM3D", "best truncated SVD", "prenet, single patterns",
+           "prenet, scan-aware")
 LINEAR = 0.1  # electrons up to which the figure's asinh scale is about linear
 
 
@@ -99,7 +99,7 @@ def compare(counts, truth, at):
             print(f"{name} is left out: {missing}", file=sys.stderr)
             continue
         figures[name] = (error(shown[name], truth), float(shown[name].sum() / some.sum()), np.nan)
-    for name, scan_aware in (("ours, single patterns", False), ("ours, scan-aware", True)):
+    for name, scan_aware in (("prenet, single patterns", False), ("prenet, scan-aware", True)):
         estimate, speed = ours(counts, noise, scan_aware)
         shown[name] = estimate[at]
         figures[name] = (error(shown[name], truth), float(estimate.sum() / flat.sum()), speed)
@@ -153,9 +153,14 @@ def real():
     noise = estimate_noise(counts)
     level = SplitBlocks([counts], noise, 0.5, np.random.default_rng(0))
     e = level.electrons
+<<<<<<< HEAD
     scores = {"raw": level.deviance(e), "ours": level.deviance(level.denoised(dict(progress=False)))}
     scores["best Gaussian"] = min((level.deviance(gaussian_filter(e, (0, s, s))) for s in GAUSSIAN_SIGMAS_PX),
                                   key=lambda d: d[0])
+=======
+    scores = {"raw": level.deviance(e), "prenet": level.deviance(level.denoised(dict(progress=False)))}
+    scores["best Gaussian"] = min((level.deviance(gaussian_filter(e, (0, s, s))) for s in SIGMAS), key=lambda d: d[0])
+>>>>>>> c916b5d (Benchmarks page in plain English; changes of 0.2.0)
     scores["best truncated SVD"] = min((level.deviance(f) for _, f in truncated_svds(e, 0.0)), key=lambda d: d[0])
     caveat = check_independence([counts], noise)[1]
     return "\n".join(["| real counting scan (2 x 2, gold), held-out half | Poisson deviance a pixel |", "|---|---|",

@@ -46,7 +46,7 @@ GRAINS = (3, 4)
 ZONES = ((0, 0, 1), (0, 1, 1))
 CLOSE, FAR = 2.0, 5.0  # degrees
 RING = (31.0, 38.5)  # px, around {220}
-PREPARED = ("truth given", "by hand, no ellipse", "by hand", "ours", "denoised alone", "denoised in the scan")
+PREPARED = ("truth given", "by hand, no ellipse", "by hand", "prenet", "denoised alone", "denoised in the scan")
 
 
 def scan(seed):
@@ -193,7 +193,7 @@ def main():
     ratios = (f"{dose:,}: " + ", ".join(f"{ellipse[0] / ellipse[1]:.4f} at {np.degrees(ellipse[2]) % 180:.1f}°"
               if ellipse else "none" for ellipse in (maps[dose][name][1] for name in (PREPARED[0], *PREPARED[2:4])))
               for dose in args.doses)
-    print("\nEllipse, true, by hand, ours: " + "; ".join(ratios) + ".")
+    print("\nEllipse, true, by hand, prenet: " + "; ".join(ratios) + ".")
     if args.figure:
         figure(args.figure, true, maps, table, args.doses)
 

@@ -36,7 +36,7 @@ from py4dstem_prenet.simulation.scan import simulate
 
 DOSES = (100, 1_000, 10_000, 100_000)
 SIDE, SCAN = 128, (12, 12)
-OURS, FIT = "ours", "ours, descan fit"
+OURS, FIT = "prenet", "prenet, descan fit"
 
 
 def quiet(function, *args, **kwargs):
@@ -133,7 +133,7 @@ def main():
     print("| bound | " + " | ".join(f"{mean[d]['bound'][0]:.3f}" for d in DOSES) + " |")
     for name in names:
         print(f"| {name} | " + " | ".join(f"{mean[d][name][0]:.3f} ({mean[d][name][1]:.1%})" for d in DOSES) + " |")
-    print("| ours: error / sigma, rms | " + " | ".join(f"{mean[d]['pull'][0]:.2f}" for d in DOSES) + " |")
+    print("| prenet: error / sigma, rms | " + " | ".join(f"{mean[d]['pull'][0]:.2f}" for d in DOSES) + " |")
     if args.figure:
         figure, ax = plt.subplots(figsize=(8.6, 4.4), constrained_layout=True)
         colors = iter(("tab:blue", "tab:cyan", "tab:green", "tab:gray", "tab:purple"))

@@ -41,7 +41,7 @@ SCAN = (12, 24)
 SUBSTRATE, LAYER = np.s_[:, :8], np.s_[:, 8:16]  # the rest is the turned grain
 FAR = 0.02  # of strain, or radians, from which a position counts as failed
 COMPONENTS = ("exx", "eyy", "exy", "rotation")
-PREPARED = ("by hand", "ours", "denoised alone", "denoised in the scan")
+PREPARED = ("by hand", "prenet", "denoised alone", "denoised in the scan")
 
 
 def quiet(function, *args, **kwargs):
@@ -164,7 +164,7 @@ def main():
         cells = [" / ".join(f"{e:.2f}" for e in table[d][name][0]) + f" ({100 * table[d][name][1]:.0f} %)"
                  for d in args.doses]
         print(f"| {name} | " + " | ".join(cells) + " |")
-    print("| origin of ours, mean error | " + " | ".join(f"{made[d][1]:.3f} px" for d in args.doses) + " |")
+    print("| origin of prenet, mean error | " + " | ".join(f"{made[d][1]:.3f} px" for d in args.doses) + " |")
     if args.figure:
         figure(args.figure, true, maps, table, args.doses)
 
