@@ -22,7 +22,8 @@ MARKED = "tests/test_properties.py::test_positions_without_a_beam_get_a_neighbor
 # name: (module, code, code with the defect, tests that should fail)
 DEFECTS = {
     "swapped axes of the fitted origin": (
-        "io/calibrations.py", "datacube.calibration.set_origin((qx0, qy0))", "datacube.calibration.set_origin((qy0, qx0))",
+        "io/calibrations.py", "datacube.calibration.set_origin((qx0, qy0))",
+        "datacube.calibration.set_origin((qy0, qx0))",
         WRITTEN),
     "ellipse angle off by 90 degrees": (
         "io/calibrations.py", "set_ellipse((float(ellipse.a), float(ellipse.b), float(ellipse.theta)))",
@@ -47,7 +48,8 @@ DEFECTS = {
         "detector/estimate.py", "bad |= ~np.asarray(mask, bool)", "bad |= np.asarray(mask, bool)",
         "tests/test_pipeline.py tests/test_origin.py"),
     "fit on the wrong mask": (
-        "descan/fit.py", "fit_descan(maps, sigmas, origin.valid, model)", "fit_descan(maps, sigmas, ~origin.valid, model)",
+        "descan/fit.py", "fit_descan(maps, sigmas, origin.valid, model)",
+        "fit_descan(maps, sigmas, ~origin.valid, model)",
         "tests/test_properties.py::test_a_descan_fit_follows_the_scan_and_its_own_coordinates"),
     "coordinates of the pattern mirrored in the disk fit": (
         "fits/disk.py", "dx, dy = self.x + sx - position[:, :1]", "dx, dy = self.x + sx + position[:, :1]",

@@ -4,8 +4,8 @@
 
 Each round forks a process that saves a scan, saves a calibration, denoises to a file, or writes fine-tuned weights, and
 kills it (SIGKILL) after a random fraction of the time that this takes. An existing file must be unchanged, and the new
-one must be missing or complete. Calibrations in memory are interrupted (SIGINT) while they are written. It prints counts,
-and fails if a single byte was lost.
+one must be missing or complete. Calibrations in memory are interrupted (SIGINT) while they are written. It prints
+counts, and fails if a single byte was lost.
 """
 
 import argparse
@@ -145,7 +145,8 @@ def interrupt_once(cube, value, seconds):
     def held():
         c = cube.calibration
         return {float(np.mean(v)) for v in (*c.get_origin_meas(), *c.get_origin(), *c.get_ellipse(),
-                                            cube.tree(calibrations.SIGMA).data, calibrations.read_provenance(cube)["value"])}
+                                            cube.tree(calibrations.SIGMA).data,
+                                             calibrations.read_provenance(cube)["value"])}
 
     def stop(*_):
         raise KeyboardInterrupt

@@ -5,9 +5,9 @@
 
 A simulated detector (`prenet simulate --acquire`) writes in a process of its own. This process watches with one thread
 that locates, and starts the process that learns and evaluates before the scan, as an operator would. Memory is the
-anonymous memory of both. The delay of a row is the time from its last pattern in the file (polled every 10 ms) until its
-positions are known. Rows that came before the first beam was learned are excluded, and that time is printed. It needs two
-cores; the detector uses a quarter of one.
+anonymous memory of both. The delay of a row is the time from its last pattern in the file (polled every 10 ms) until
+its positions are known. Rows that came before the first beam was learned are excluded, and that time is printed. It
+needs two cores; the detector uses a quarter of one.
 """
 
 import argparse

@@ -10,7 +10,8 @@ orientation plan, which was set by hand on patterns without noise:
 
 - truth given: the true origins and ellipse; the remaining error is that of py4DSTEM's matching and of the counts.
 - by hand, no ellipse: `measure_origin` from the disks, near the true center, and py4DSTEM's robust parabola.
-- by hand: the same, and an ellipse by `fit_ellipse_1D` on the {220} ring of the Bragg vector map, in a window set by hand.
+- by hand: the same, and an ellipse by `fit_ellipse_1D` on the {220} ring of the Bragg vector map, in a window set by
+  hand.
 - prenet: `calibrate()` without a parameter.
 - denoised: disks in denoised patterns, each pattern alone (`scan_aware=False`) or with its neighbors in the scan.
 

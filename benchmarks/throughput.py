@@ -6,8 +6,8 @@ The scans are memory-mapped uint16 files, made of one simulated piece that is re
 is continuous; the descan is small, since many folds of it are no smooth surface. Every row of the table is measured in
 a process of its own, with the file on the disk and not in the page cache. Memory is the peak of anonymous resident
 memory; cached pages of the file are not counted. Then py4DSTEM's `get_origin` (with the true radius) processes a few
-hundred of the same patterns, as float32 in memory, and `denoise` a square part of the smallest scan, in memory, with the
-origin that was found. The heads of the table give the numbers of patterns.
+hundred of the same patterns, as float32 in memory, and `denoise` a square part of the smallest scan, in memory, with
+the origin that was found. The heads of the table give the numbers of patterns.
 
 pyxem's `center_direct_beam` (blur by the true radius; it also shifts the patterns) processes the patterns of
 `get_origin` with as many Dask threads, if `--pyxem` names a Python that has it (`pip install "pyxem<0.21"` in an

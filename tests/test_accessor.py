@@ -41,6 +41,7 @@ def run(code):
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=root, check=True)
 
 
+@pytest.mark.slow
 def test_added_at_whichever_import_comes_last():
     run("""
         import importlib, sys

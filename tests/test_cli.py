@@ -263,6 +263,7 @@ def test_empty_scan_is_refused(here):
     assert not (here / "out.h5").exists()
 
 
+@pytest.mark.slow
 def test_a_simulated_scan_is_calibrated_and_read_back(here):
     """The real stages behind the commands; the file of `simulate` holds no calibration yet."""
     import py4DSTEM
@@ -275,6 +276,7 @@ def test_a_simulated_scan_is_calibrated_and_read_back(here):
     assert np.hypot(qx0 - truth["qx0"], qy0 - truth["qy0"]).mean() < 0.4
 
 
+@pytest.mark.slow
 def test_results_for_machines(here):
     """The real stages: one JSON object on stdout, nothing else, the same numbers as in the file."""
     assert prenet("simulate", "-o", "sim.h5", "--scan", "3,3", "--shape", "64,64", "--dose", 3000).exit_code == 0

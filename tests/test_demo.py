@@ -38,6 +38,7 @@ def row(printed, name):
     return line[len(name):].split()
 
 
+@pytest.mark.slow
 def test_result_is_near_the_truth(made):
     _, printed = made
     assert float(row(printed, "origin, mean error of the fitted, px")[1]) < 0.15
@@ -47,17 +48,20 @@ def test_result_is_near_the_truth(made):
     assert abs((result - truth + 90) % 180 - 90) < 6
 
 
+@pytest.mark.slow
 def test_denoising_helps_in_every_region(made):
     for region in ("amorphous", "crystal", "mixed"):
         noisy, _, denoised, _ = row(made[1], f"relative squared error, {region}")
         assert float(denoised) < 0.5 * float(noisy)
 
 
+@pytest.mark.slow
 def test_electrons_are_kept(made):
     true, denoised, _ = row(made[1], "electrons in the scan")
     assert float(denoised.replace(",", "")) == pytest.approx(float(true.replace(",", "")), rel=0.01)
 
 
+@pytest.mark.slow
 def test_files(made):
     out, _ = made
     assert {p.name for p in out.iterdir()} == {*demo._FILES, "mine.txt"}

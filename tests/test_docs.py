@@ -27,7 +27,8 @@ def test_names_in_a_guide_exist(guide):
     used = set(re.findall(r"(?:`|^|bin/)prenet ([a-z]+)", text, flags=re.MULTILINE))
     assert used <= commands, used - commands
     modules = set(re.findall(r"`((?:\w+/)?\w+\.py)`", text))
-    missing = {name for name in modules if not any((folder / name).exists() for folder in (ROOT, ROOT / "py4dstem_prenet"))}
+    folders = ROOT, ROOT / "py4dstem_prenet"
+    missing = {name for name in modules if not any((folder / name).exists() for folder in folders)}
     assert missing == ({"rotation/measure.py"} if guide.name == "CONTRIBUTING.md" else set())  # a stage as an example
     for link in re.findall(r"\]\(((?!http)[^)#]+)\)", text):
         assert (guide.parent / link).exists(), link
@@ -40,6 +41,7 @@ def test_every_door_is_in_the_guides():
 
 
 @pytest.mark.skipif(find_spec("pdoc") is None, reason="the extra `docs` is not installed")
+@pytest.mark.slow
 def test_pages_build_without_a_warning(tmp_path):
     # In a process of its own: what pdoc loads changes sys.modules while py4DSTEM.read walks through it.
     run = subprocess.run([sys.executable, "docs/build.py", tmp_path], cwd=ROOT, capture_output=True, text=True)

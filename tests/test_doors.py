@@ -85,6 +85,7 @@ class Frames(Scan):
         return self.counts[rows, columns]
 
 
+@pytest.mark.slow
 def test_a_scan_can_be_the_data_of_a_cube(counts, expected):
     cube = DataCube(Frames(counts))
     given = gone_through(cube, None, ["measure_origin", "fit_origin", "measure_ellipse"])
@@ -96,12 +97,14 @@ def test_no_door_is_left_out():
     assert set(DOORS) == {name for name in vars(accessor.PrenetAccessor) if not name.startswith("_")}
 
 
+@pytest.mark.slow
 def test_a_file_and_a_cube_in_memory_give_the_same(expected):
     for name in ("corrected", "denoise"):
         here, there = expected[name]
         np.testing.assert_array_equal(here, there)
 
 
+@pytest.mark.slow
 def test_doors_lead_to_the_same_from_a_compressed_file(counts, expected, tmp_path):
     given = gone_through(in_compressed_hdf5(counts, tmp_path), tmp_path, DOORS)
     assert len(given["report"]) >= 5

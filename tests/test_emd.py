@@ -317,6 +317,7 @@ READ_BACK = """
 """
 
 
+@pytest.mark.slow
 def test_a_process_without_the_plugin_reads_every_file(written, tmp_path):
     m = origin_map()
     np.savez(tmp_path / "truth.npz", data=written.data, qx0=m.qx0, qy0=m.qy0, sigma_qy0=m.sigma_qy0)

@@ -16,6 +16,7 @@ from py4dstem_prenet.core.errors import PrenetError
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.slow
 def test_mutated_files_and_arrays_are_taken_or_refused():
     """In a process of its own, since to fork one that has threads is not safe."""
     code = "import fuzz, json; print(json.dumps(fuzz.run(1500, seconds=60)))"

@@ -66,6 +66,7 @@ def test_gain_offset_and_readout_of_a_ccd_are_recovered(dose, gain, offset, read
 
 @settings(max_examples=8, deadline=None)
 @given(st.floats(1e-3, 1e3), st.booleans())
+@pytest.mark.slow
 def test_units_do_not_matter(scale, counting):
     data = measure(2e3) if counting else measure(2e3, 12, 100, 4)
     reference = estimate_noise(data.astype(np.float32))

@@ -76,6 +76,7 @@ class TestIsThisFitGoodEnough:
         assert light == "amber" and not found.test.correlated
         assert 2.6 < found.test.scatter / 0.05 < 3.4
 
+    @pytest.mark.slow
     def test_a_jump_is_named_with_its_row(self):
         jumping = origin_map(extra=np.where(ROWS > 0, 0.8, 0.0))
         _, light, flags = judged(jumping)
@@ -214,6 +215,7 @@ class Strict(HTMLParser):
         self.words.append(data)
 
 
+@pytest.mark.slow
 def test_page_is_whole_html_that_loads_nothing(text, seen):
     parsed = Strict(text)
     assert text.startswith("<!DOCTYPE html>") and not parsed.open
@@ -229,6 +231,7 @@ def test_page_is_whole_html_that_loads_nothing(text, seen):
     assert places == sorted(places) and places[-1] < words.index("qx0 measured, px")
 
 
+@pytest.mark.slow
 def test_page_says_what_was_seen(text, seen, cube):
     words = " ".join(Strict(text).words)
     assert seen.fit.test.scatter < 1e-3 and not seen.sigma_known
@@ -243,6 +246,7 @@ def test_page_says_what_was_seen(text, seen, cube):
     assert error[1] < error[0]
 
 
+@pytest.mark.slow
 def test_page_of_a_scan_that_this_package_calibrated_and_somebody_cropped(seen):
     record = calibrations.to_json(seen.record | {"weights": {"center": "ab12"}, "settings": {"mask": True},
                                       "since": ["crop_Q(4, 60, 0, 64)", "bin_R(2)"]})
@@ -254,10 +258,12 @@ def test_page_of_a_scan_that_this_package_calibrated_and_somebody_cropped(seen):
     assert len(unfitted) < len(words) and "ab12" not in unfitted
 
 
+@pytest.mark.slow
 def test_looking_changes_nothing(cube, seen):
     assert not cube.treekeys and (cube.data == simulated().counts).all() and cube.calibration.get_ellipse() is None
 
 
+@pytest.mark.slow
 def test_a_file_appears_once(cube, seen, tmp_path, monkeypatch):
     monkeypatch.setattr("py4dstem_prenet.review.review", lambda *_: seen)
     report(cube, tmp_path / "scan.html")
@@ -269,6 +275,7 @@ def test_a_file_appears_once(cube, seen, tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["scan.html"] and (tmp_path / "scan.html").read_text() == kept
 
 
+@pytest.mark.slow
 def test_from_the_command_line(seen, tmp_path, monkeypatch):
     monkeypatch.setattr("py4dstem_prenet.review.review", lambda *_: seen)
     monkeypatch.chdir(tmp_path)
@@ -308,6 +315,7 @@ Math.round(Math.min(...wide)), page.querySelector(".overall").innerText.length >
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
 @pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.slow
 def test_a_browser_shows_it_without_complaint_or_overflow(text, tmp_path, width):
     (tmp_path / "scan.html").write_text(text, encoding="utf-8")
     (tmp_path / "probe.html").write_text(PROBE.format(width=width), encoding="utf-8")

@@ -55,6 +55,7 @@ def test_both_kinds_of_files_hold_what_was_acquired(written, tmp_path):
         Acquisition(SCAN, fault="fire")
 
 
+@pytest.mark.slow
 def test_acquired_patterns_have_the_origin_that_they_claim():
     good = Acquisition(SCAN, SHAPE, dose=20_000.0, seed=2)
     data = good.expose(0, good.count).reshape(*SCAN, *SHAPE)
@@ -63,6 +64,7 @@ def test_acquired_patterns_have_the_origin_that_they_claim():
     assert np.abs(np.median(error, (1, 2))).max() < 0.03 and np.sqrt((error**2).mean()) < 0.06
 
 
+@pytest.mark.slow
 def test_a_scan_is_watched_to_its_end(written, tmp_path):
     """The lost beam is an alarm; the calibration in the file is that of `calibrate`, to the last bit."""
     runner = CliRunner().invoke(app, ["watch", str(written), "--scan", "12,16", "--shape", "64,64", "--device", "cpu",
@@ -80,6 +82,7 @@ def test_a_scan_is_watched_to_its_end(written, tmp_path):
         assert np.array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_an_aborted_scan_is_calibrated_as_far_as_whole_rows_go(written, tmp_path):
     path = tmp_path / "cut.raw"
     path.write_bytes(written.read_bytes()[: (6 * 16 + 5) * 64 * 64 * 2 + 77])
@@ -109,6 +112,7 @@ def test_a_file_that_goes_is_told_and_nothing_is_calibrated(written, tmp_path):
     assert shown[-1].state == "done" and not shown[-1].complete
 
 
+@pytest.mark.slow
 def test_a_scan_that_begins_anew_keeps_the_process_that_learns(tmp_path, monkeypatch):
     """Its start takes seconds, while patterns come. The end is the second scan's, and nothing is left behind."""
     monkeypatch.setattr(online, "MIN_PROCESS_POSITIONS", 0)
@@ -209,6 +213,7 @@ def test_positions_that_cannot_have_a_result_do_not_wait_for_one():
     assert OnlineCalibrator(SCAN, SHAPE, device="cpu").snapshot().calibrator.refusal.name == UNLEARNED
 
 
+@pytest.mark.slow
 def test_no_thread_outlives_a_watch_that_fails(written):
     def show(watcher):
         if watcher.status.state == "ended":  # by when something has been judged

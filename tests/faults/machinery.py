@@ -114,7 +114,8 @@ with_weights("of an unknown task", '"task": "dance"', edit(task="dance"), uses=(
 with_weights("of another architecture", "the ellipse network's content under the center's name",
              replaced(weights.find("ellipse").read_bytes()), uses=("calibrate",))
 with_weights("that are no safetensors", "100 zeros with the right hash", replaced(bytes(100)), uses=("calibrate",))
-with_weights("that are a pickle with a right name", "os.abort, pickled, with the right hash", replaced(pickle.dumps(Bomb())),
+with_weights("that are a pickle with a right name", "os.abort, pickled, with the right hash",
+             replaced(pickle.dumps(Bomb())),
              uses=("calibrate",))
 
 

@@ -7,10 +7,12 @@ import pytest
 from faults.bench import Bench
 from faults.cases import CASES, start
 
+QUICK = ("Values", "Mask", "File", "Output", "Device", "Weights")  # groups of cases below 2 s
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.id, marks=[] if case.group in QUICK else pytest.mark.slow)
+                                  for case in CASES])
 def test_fault(case, tmp_path):
     case.check(case.run(Bench(tmp_path)))
 

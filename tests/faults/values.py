@@ -120,7 +120,8 @@ for name, made, make in (("bright is low", "100 - counts", lambda: 100 - counts(
     refused("Values", name, made, make)
 case("Values", "no electrons, denoised", "refused", "a noise model that finds none")(
     lambda bench: bench.refuse(lambda: denoised(counts())))
-nothing("Values", "noise alone", "no_beam", "Poisson, 0.1 electrons a pixel", lambda: np.random.default_rng(0).poisson(0.1, counts().shape))
+nothing("Values", "noise alone", "no_beam", "Poisson, 0.1 electrons a pixel",
+        lambda: np.random.default_rng(0).poisson(0.1, counts().shape))
 
 
 def denoised(data):
