@@ -153,14 +153,9 @@ def real():
     noise = estimate_noise(counts)
     level = SplitBlocks([counts], noise, 0.5, np.random.default_rng(0))
     e = level.electrons
-<<<<<<< HEAD
-    scores = {"raw": level.deviance(e), "ours": level.deviance(level.denoised(dict(progress=False)))}
+    scores = {"raw": level.deviance(e), "prenet": level.deviance(level.denoised(dict(progress=False)))}
     scores["best Gaussian"] = min((level.deviance(gaussian_filter(e, (0, s, s))) for s in GAUSSIAN_SIGMAS_PX),
                                   key=lambda d: d[0])
-=======
-    scores = {"raw": level.deviance(e), "prenet": level.deviance(level.denoised(dict(progress=False)))}
-    scores["best Gaussian"] = min((level.deviance(gaussian_filter(e, (0, s, s))) for s in SIGMAS), key=lambda d: d[0])
->>>>>>> c916b5d (Benchmarks page in plain English; changes of 0.2.0)
     scores["best truncated SVD"] = min((level.deviance(f) for _, f in truncated_svds(e, 0.0)), key=lambda d: d[0])
     caveat = check_independence([counts], noise)[1]
     return "\n".join(["| real counting scan (2 x 2, gold), held-out half | Poisson deviance a pixel |", "|---|---|",

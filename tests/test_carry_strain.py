@@ -59,14 +59,8 @@ def cube():
             clean[at] += (3 if h == k == 0 else 1) * expit((RADIUS - distance) / 0.4)
     cube = DataCube(np.random.default_rng(4).poisson(20 * clean).astype(np.uint16))
     sigma, valid = np.full(SCAN, 0.02), np.ones(SCAN, bool)
-<<<<<<< HEAD
     calibrations.write_origin(cube, origin_map(qx0, qy0, sigma, sigma, valid, RADIUS))
     calibrations.write_fit(cube, OriginFit(qx0, qy0, *np.zeros((2, *SCAN)), sigma, sigma, "plane", Decision(True)))
-=======
-    calibrations.write_origin(cube, types.SimpleNamespace(qx0=qx0, qy0=qy0, sigma_qx0=sigma, sigma_qy0=sigma,
-                                                          valid=valid, radius=RADIUS, found=True, feature="direct beam"))
-    calibrations.write_fit(cube, types.SimpleNamespace(qx0=qx0, qy0=qy0, accepted=True))
->>>>>>> de6df04 (Slow tests are marked; lines within 120)
     a, b, theta = ellipse_axes(VECTOR)
     calibrations.write_ellipse(cube, Ellipse(a, b, theta, VECTOR, 1e-6 * np.eye(2), Decision(True)))
     return cube
