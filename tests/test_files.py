@@ -1,4 +1,4 @@
-"""Files that are written for long, and what is left of them when the writing is interrupted."""
+"""Files whose writing takes long, and what is left of them after an interruption."""
 
 import contextlib
 import multiprocessing
@@ -21,8 +21,8 @@ PATTERNS = DATA.reshape(-1, 32, 32)
 BLOCKS = np.array_split(np.arange(12), 5)
 
 
-def cube():
-    return py4DSTEM.DataCube(np.broadcast_to(np.float32(0), SHAPE), name="scan")
+def cube(name="scan"):
+    return py4DSTEM.DataCube(np.broadcast_to(np.float32(0), SHAPE), name=name)
 
 
 def interrupted(path, blocks, record=RECORD, error=KeyboardInterrupt):
@@ -64,6 +64,14 @@ def test_what_was_begun_otherwise_is_begun_again(tmp_path):
     interrupted(tmp_path / "a.h5", BLOCKS[:2])
     assert go_on(tmp_path / "a.h5", {**RECORD, "weights": {"denoise": "cd34"}}) == list(range(12))
     assert is_whole(tmp_path / "a.h5")
+
+
+def test_a_cube_of_another_name_is_written_from_the_start(tmp_path):
+    interrupted(tmp_path / "a.h5", BLOCKS[:2])
+    with emd_files.resumable_cube(cube("other"), tmp_path / "a.h5", np.float32, RECORD) as target:
+        assert not target.done.any()
+        target.write(np.arange(12), PATTERNS)
+    np.testing.assert_array_equal(py4DSTEM.read(tmp_path / "a.h5").data, DATA)
 
 
 @pytest.mark.parametrize("fails", [False, True])
