@@ -1,11 +1,11 @@
-"""Whether an accepted ellipse is what it says it is: many small simulated scans, with known truth.
+"""Test whether accepted ellipses are right within their sigma, on many small simulated scans.
 
     python benchmarks/acceptance.py [--cases 250] [--first 300]
 
-Every case draws its own specimens, layout (one orientation, some grains, every position another), aperture, dose,
-detector and ellipse from its number; the origins are the true ones. What is set in `ellipse.py` and `disk_fit.py` was
-set on cases 0 to 299, 553 and 558; the others are unseen. Printed: how many were accepted,
-their errors, and in how many of them the error exceeds three of its sigmas.
+The number of a case seeds its specimens, layout (one orientation, some grains, or another orientation at every
+position), aperture, dose, detector and ellipse; the true origins are given. The constants in `ellipse/decide.py` and
+`fits/disk_edge.py` were set on cases 0 to 299, 553 and 558; other cases are independent of them. It prints how many
+ellipses were accepted, their errors, and how many errors exceed three sigma.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""Deliberate defects, each in a copy of the tree, and the test that catches it.
+"""Put deliberate defects into copies of the code, and name the tests that fail.
 
     python benchmarks/defects.py [NAME ...]
 
-A defect that no test notices is printed as MISSED, and the exit status is 1. One whose place is not found any more is
-an error: it has to follow the code.
+A defect that no test catches is printed as MISSED, and the exit status is 1. If the code that a defect replaces is not
+found, the script fails: the table below must follow the code.
 """
 
 import os
@@ -19,68 +19,70 @@ ROOT = Path(__file__).parents[1]
 WRITTEN = "tests/test_properties.py::test_what_is_written_is_what_py4dstem_uses"
 MARKED = "tests/test_properties.py::test_positions_without_a_beam_get_a_neighbors_origin_and_stay_marked"
 
-# name: (module, what stands there, what is put in its place, tests that should notice)
+# name: (module, code, code with the defect, tests that should fail)
 DEFECTS = {
     "swapped axes of the fitted origin": (
-        "emd.py", "datacube.calibration.set_origin((qx0, qy0))", "datacube.calibration.set_origin((qy0, qx0))",
+        "io/calibrations.py", "datacube.calibration.set_origin((qx0, qy0))",
+        "datacube.calibration.set_origin((qy0, qx0))",
         WRITTEN),
     "ellipse angle off by 90 degrees": (
-        "emd.py", "set_ellipse((float(ellipse.a), float(ellipse.b), float(ellipse.theta)))",
+        "io/calibrations.py", "set_ellipse((float(ellipse.a), float(ellipse.b), float(ellipse.theta)))",
         "set_ellipse((float(ellipse.a), float(ellipse.b), float(ellipse.theta) + 1.5707963))",
         WRITTEN),
     "a and b exchanged in the ellipse's axes": (
-        "emd.py", "set_ellipse((float(ellipse.a), float(ellipse.b), float(ellipse.theta)))",
+        "io/calibrations.py", "set_ellipse((float(ellipse.a), float(ellipse.b), float(ellipse.theta)))",
         "set_ellipse((float(ellipse.b), float(ellipse.a), float(ellipse.theta)))",
         WRITTEN),
     "invalid positions counted as valid": (
-        "emd.py", "valid &= np.isfinite(maps", "valid[...] = True; valid &= np.isfinite(maps", MARKED),
+        "io/calibrations.py", "valid &= np.isfinite(maps", "valid[...] = True; valid &= np.isfinite(maps", MARKED),
     "stale sigma taken for current": (
-        "emd.py", 'return entry is None or entry["unchanged"]', "return True",
+        "io/calibrations.py", 'return entry is None or entry["unchanged"]', "return True",
         "tests/test_properties.py::test_sigmas_of_an_earlier_measurement_are_not_those_of_a_later_one"),
     "offset ignored": (
-        "noise.py", "e = (e - np.float32(self.offset)) / np.float32(self.gain)", "e = e / np.float32(self.gain)",
+        "core/noise.py", "e = (e - np.float32(self.offset)) / np.float32(self.gain)", "e = e / np.float32(self.gain)",
         "tests/test_noise.py"),
     "gain ignored": (
-        "noise.py", "e = (e - np.float32(self.offset)) / np.float32(self.gain)", "e = e - np.float32(self.offset)",
+        "core/noise.py", "e = (e - np.float32(self.offset)) / np.float32(self.gain)", "e = e - np.float32(self.offset)",
         "tests/test_noise.py"),
     "user's mask inverted": (
-        "noise.py", "bad |= ~np.asarray(mask, bool)", "bad |= np.asarray(mask, bool)",
+        "detector/estimate.py", "bad |= ~np.asarray(mask, bool)", "bad |= np.asarray(mask, bool)",
         "tests/test_pipeline.py tests/test_origin.py"),
     "fit on the wrong mask": (
-        "origin.py", "fit_descan(maps, sigmas, origin.valid, model)", "fit_descan(maps, sigmas, ~origin.valid, model)",
+        "descan/fit.py", "fit_descan(maps, sigmas, origin.valid, model)",
+        "fit_descan(maps, sigmas, ~origin.valid, model)",
         "tests/test_properties.py::test_a_descan_fit_follows_the_scan_and_its_own_coordinates"),
     "coordinates of the pattern mirrored in the disk fit": (
-        "disk.py", "dx, dy = self.x + sx - position[:, :1]", "dx, dy = self.x + sx + position[:, :1]",
+        "fits/disk.py", "dx, dy = self.x + sx - position[:, :1]", "dx, dy = self.x + sx + position[:, :1]",
         "tests/test_properties.py::test_the_disk_fit_follows_its_window"),
     "covariance of the disk fit doubled": (
-        "disk.py", "return DiskPositions(position, inverse[:, :2, :2],",
+        "fits/disk.py", "return DiskPositions(position, inverse[:, :2, :2],",
         "return DiskPositions(position, 4 * inverse[:, :2, :2],",
         "tests/test_disk.py tests/test_origin.py"),
     "read position one to the right": (
-        "batches.py", "rows, columns = np.divmod(self.index, array.shape[1])",
-        "rows, columns = np.divmod(np.roll(self.index, 1), array.shape[1])", "tests/test_scan_reading.py"),
+        "core/scan.py", "rows, columns = np.divmod(index, self.scan_shape[1])",
+        "rows, columns = np.divmod(np.roll(index, 1), self.scan_shape[1])", "tests/test_scan_reading.py"),
     "NaN let through": (
-        "batches.py", 'if block.dtype.kind == "f" and not', 'if block.dtype.kind == "f" and False and not',
+        "core/reading.py", 'if block.dtype.kind == "f" and not', 'if block.dtype.kind == "f" and False and not',
         "tests/test_scan_reading.py tests/test_pipeline.py"),
 }
 
 
-def apply(copy, module, there, put):
+def apply(copy, module, code, defect):
     path = copy / "py4dstem_prenet" / module
     text = path.read_text()
-    if there not in text:
-        raise SystemExit(f"{module} holds no {there!r} any more: defects.py has to follow the code.")
-    path.write_text(text.replace(there, put))
+    if code not in text:
+        raise SystemExit(f"{module} does not contain {code!r}; update the table in defects.py.")
+    path.write_text(text.replace(code, defect))
 
 
 def caught_by(name):
-    """The tests that fail with the defect, by name, the first two of them."""
-    module, there, put, tests = DEFECTS[name]
+    """Names of the first two tests that fail with the defect."""
+    module, code, defect, tests = DEFECTS[name]
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "tree"
         left_out = shutil.ignore_patterns(".*", "runs", "demo", "docs", "notebooks", "__pycache__")
         shutil.copytree(ROOT, copy, ignore=left_out)
-        apply(copy, module, there, put)
+        apply(copy, module, code, defect)
         command = [sys.executable, "-m", "pytest", "-q", "--maxfail=2", "--tb=no", "-p", "no:cacheprovider"]
         made = subprocess.run([*command, *tests.split()], cwd=copy, capture_output=True, text=True,
                               env={**os.environ, "PYTHONPATH": str(copy)})

@@ -1,12 +1,13 @@
-"""Denoising beside what users could run instead, as the README's tables and figure.
+"""Compare denoising with other methods: the tables and the figure of docs/benchmarks.md.
 
     python benchmarks/denoise.py [--quick] [--bench FOLDER] [--figure docs/denoise.png]
 
-Scans are simulated and share no specimen with training. Rivals get their best parameter with the truth at hand: the
-Gaussian its width, non-local means its strength, the truncated SVD its rank; BM3D needs none, since the noise of
-stabilized counts is known. Ours is given nothing. All are scored on the same patterns of each scan. --bench adds scans
-made of a folder's multislice patterns by the code that lies there. A real scan of a counting detector, where it lies
-beside the checkout, is scored by the Poisson deviance of held-out electrons. The extra "benchmark" has BM3D.
+Scans are simulated and share no specimen with training. The other methods get the parameter that is best by the truth:
+the Gaussian its width, non-local means its strength, the truncated SVD its rank; BM3D needs none, since the noise of
+stabilized counts is known. prenet gets no input besides the data. All methods are scored on the same patterns of each
+scan. --bench adds scans from a folder of multislice patterns, made with the code in that folder. A measured scan of a
+counting detector, if there is one beside the checkout, is scored by the Poisson deviance of held-out electrons. BM3D is
+in the extra "benchmark".
 """
 
 import argparse
@@ -36,8 +37,8 @@ REAL = ROOT.parent / "shared" / "real" / "medipix_au_2x2.npy"
 DOSES = (100, 1_000, 10_000, 100_000)
 SCORED = 8  # patterns of every scan
 STRENGTHS = (0.6, 0.8, 1.0, 1.3)  # of non-local means, in standard deviations of the noise
-METHODS = ("noisy", "best Gaussian", "best non-local means", "BM3D", "best truncated SVD", "ours, single patterns",
-           "ours, scan-aware")
+METHODS = ("noisy", "best Gaussian", "best non-local means", "BM3D", "best truncated SVD", "prenet, single patterns",
+           "prenet, scan-aware")
 LINEAR = 0.1  # electrons up to which the figure's asinh scale is about linear
 
 
@@ -98,7 +99,7 @@ def compare(counts, truth, at):
             print(f"{name} is left out: {missing}", file=sys.stderr)
             continue
         figures[name] = (error(shown[name], truth), float(shown[name].sum() / some.sum()), np.nan)
-    for name, scan_aware in (("ours, single patterns", False), ("ours, scan-aware", True)):
+    for name, scan_aware in (("prenet, single patterns", False), ("prenet, scan-aware", True)):
         estimate, speed = ours(counts, noise, scan_aware)
         shown[name] = estimate[at]
         figures[name] = (error(shown[name], truth), float(estimate.sum() / flat.sum()), speed)
@@ -152,7 +153,7 @@ def real():
     noise = estimate_noise(counts)
     level = SplitBlocks([counts], noise, 0.5, np.random.default_rng(0))
     e = level.electrons
-    scores = {"raw": level.deviance(e), "ours": level.deviance(level.denoised(dict(progress=False)))}
+    scores = {"raw": level.deviance(e), "prenet": level.deviance(level.denoised(dict(progress=False)))}
     scores["best Gaussian"] = min((level.deviance(gaussian_filter(e, (0, s, s))) for s in GAUSSIAN_SIGMAS_PX),
                                   key=lambda d: d[0])
     scores["best truncated SVD"] = min((level.deviance(f) for _, f in truncated_svds(e, 0.0)), key=lambda d: d[0])

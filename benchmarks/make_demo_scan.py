@@ -1,7 +1,7 @@
 """Cut the scan that ships with the package from the multislice bench: `python benchmarks/make_demo_scan.py BENCH`.
 
-BENCH is the folder of the bench, whose data are free to use: gold particles on amorphous carbon. The scan gets a
-known descan, ellipse and dose; clean patterns of three positions go with it for the figure.
+BENCH is the folder of the bench, whose data are free to use: gold particles on amorphous carbon. The scan has a known
+descan, ellipse and dose; the expected patterns at three positions are stored with it for the figure.
 """
 
 import sys

@@ -1,13 +1,13 @@
-"""Watching a scan while it is written: lag, a row's delay, memory, a lost beam, and the end against `calibrate`.
+"""Measure `prenet watch` on a scan that is being written: lag, delay of a row, memory, a lost beam, the final result.
 
     python benchmarks/online.py        # 256 x 256 patterns of 128 x 128 at 1,000 a second, without a fault and with one
     python benchmarks/online.py --scan 24 32 --rate 100        # a quick look
 
-A simulated detector (`prenet simulate --acquire`) writes in a process of its own; this one watches with one thread that
-locates, and a process that learns and judges, started before the scan as an operator does; memory is the anonymous one
-of both. A row's delay is from the moment its last pattern is in the file, which a thread looks at every 10 ms, to the
-moment its positions are known; rows that came before the first beam was learned are left out, and that time is told.
-Needs two cores: the detector takes a quarter of one.
+A simulated detector (`prenet simulate --acquire`) writes in a process of its own. This process watches with one thread
+that locates, and starts the process that learns and evaluates before the scan, as an operator would. Memory is the
+anonymous memory of both. The delay of a row is the time from its last pattern in the file (polled every 10 ms) until
+its positions are known. Rows that came before the first beam was learned are excluded, and that time is printed. It
+needs two cores; the detector uses a quarter of one.
 """
 
 import argparse

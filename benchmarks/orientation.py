@@ -1,23 +1,24 @@
-"""Does calibration pay downstream? Orientations by py4DSTEM from preparations of the same scan, against truth.
+"""Compare orientation maps by py4DSTEM after different calibrations of the same scan with the truth.
 
     python benchmarks/orientation.py [--doses 300 3000 30000] [--figure docs/orientation.png]
 
 The scan is multislice gold (`simulation/known.py`), a thin film of twelve grains near [001] or [011], each turned and
 tilted by up to 3 degrees and bent by some tenths of a degree from position to position, seen through a camera with
-descan and an ellipse of five per cent. Everybody gets the same counts, the true probe as the template, the same disk
-detection, the true pixel size (with their own ellipse's sqrt(a / b), as py4DSTEM wants it) and the same orientation
-plan, which was set by hand on patterns without noise:
+descan and an ellipse of five per cent. All methods get the same counts, the true probe as the template, the same disk
+detection, the true pixel size (multiplied by sqrt(a / b) of their own ellipse, as py4DSTEM needs it) and the same
+orientation plan, which was set by hand on patterns without noise:
 
-truth given: the true origins and ellipse; what is left is py4DSTEM's matching and the counts. by hand, no ellipse:
-`measure_origin` from the disks, near the true center, and py4DSTEM's robust parabola through it. by hand: the same,
-and an ellipse by `fit_ellipse_1D` on the {220} ring of the Bragg vector map, in a window set by hand. ours:
-`calibrate()` without a parameter. The others find disks in patterns that `denoise()` made, each from itself alone
-(`scan_aware=False`) or with its neighbors in the scan.
+- truth given: the true origins and ellipse; the remaining error is that of py4DSTEM's matching and of the counts.
+- by hand, no ellipse: `measure_origin` from the disks, near the true center, and py4DSTEM's robust parabola.
+- by hand: the same, and an ellipse by `fit_ellipse_1D` on the {220} ring of the Bragg vector map, in a window set by
+  hand.
+- prenet: `calibrate()` without a parameter.
+- denoised: disks in denoised patterns, each pattern alone (`scan_aware=False`) or with its neighbors in the scan.
 
-The error is the misorientation from the truth, the least over the cube's 24 rotations: its median over all positions
-(none found counts as 180 degrees), the part that is within 2 degrees, and the part that failed, by more than 5.
-Grains near [111] are left out: in their zero-order Laue zone the crystal and its twin, 60 degrees away, look the same,
-and py4DSTEM took one for the other in 12 of 17 such patterns without noise and with the true calibration.
+The error is the misorientation from the truth, the smallest over the 24 rotations of the cube: its median over all
+positions (no orientation counts as 180 degrees), the fraction within 2 degrees, and the fraction of failures, off by
+more than 5. Grains near [111] are left out: in the zero-order Laue zone the crystal and its twin, 60 degrees away, have
+the same pattern, and py4DSTEM confused them in 12 of 17 such patterns without noise and with the true calibration.
 """
 
 import argparse
@@ -46,7 +47,7 @@ GRAINS = (3, 4)
 ZONES = ((0, 0, 1), (0, 1, 1))
 CLOSE, FAR = 2.0, 5.0  # degrees
 RING = (31.0, 38.5)  # px, around {220}
-PREPARED = ("truth given", "by hand, no ellipse", "by hand", "ours", "denoised alone", "denoised in the scan")
+PREPARED = ("truth given", "by hand, no ellipse", "by hand", "prenet", "denoised alone", "denoised in the scan")
 
 
 def scan(seed):
@@ -193,7 +194,7 @@ def main():
     ratios = (f"{dose:,}: " + ", ".join(f"{ellipse[0] / ellipse[1]:.4f} at {np.degrees(ellipse[2]) % 180:.1f}°"
               if ellipse else "none" for ellipse in (maps[dose][name][1] for name in (PREPARED[0], *PREPARED[2:4])))
               for dose in args.doses)
-    print("\nEllipse, true, by hand, ours: " + "; ".join(ratios) + ".")
+    print("\nEllipse, true, by hand, prenet: " + "; ".join(ratios) + ".")
     if args.figure:
         figure(args.figure, true, maps, table, args.doses)
 

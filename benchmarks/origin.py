@@ -1,11 +1,11 @@
-"""The error of the origin against dose, beside what py4DSTEM users run and the statistical bound: table and figure.
+"""Compare the error of the origin with py4DSTEM's methods and the statistical bound against dose: table and figure.
 
     python benchmarks/origin.py [--scans 6] [--figure docs/origin.png]
 
-The scans are simulated and share no specimen with training. All others are given what they would be given by hand:
-`get_origin` the true disk radius, disk detection a kernel made of the true probe and the true mean origin,
-phase correlation the true probe. The bound is that of somebody who knows each pattern but for where it is
-(Fisher information 4 |grad sqrt(expected counts)|^2).
+The scans are simulated and share no specimen with training. The other methods get what a user would have to choose:
+`get_origin` the true disk radius, disk detection a kernel of the true probe and the true mean origin, phase correlation
+the true probe. The bound is the Cramér-Rao bound for a known pattern at an unknown position (Fisher information
+4 |grad sqrt(expected counts)|^2).
 """
 
 import argparse
@@ -36,7 +36,7 @@ from py4dstem_prenet.simulation.scan import simulate
 
 DOSES = (100, 1_000, 10_000, 100_000)
 SIDE, SCAN = 128, (12, 12)
-OURS, FIT = "ours", "ours, descan fit"
+OURS, FIT = "prenet", "prenet, descan fit"
 
 
 def quiet(function, *args, **kwargs):
@@ -84,7 +84,7 @@ PEERS = {"`get_origin`, true radius": get_origin_true_radius,
 
 
 def bound(clean):
-    """Least mean error in px of whoever knows the pattern but for its position."""
+    """Cramér-Rao bound of the mean error for a known pattern at an unknown position, pixels."""
     root = np.sqrt(clean)
     dx, dy = np.diff(root, axis=-2)[..., :-1], np.diff(root, axis=-1)[..., :-1, :]
     xx, yy, xy = (4 * (a * b).sum((-2, -1)) for a, b in ((dx, dx), (dy, dy), (dx, dy)))
@@ -133,7 +133,7 @@ def main():
     print("| bound | " + " | ".join(f"{mean[d]['bound'][0]:.3f}" for d in DOSES) + " |")
     for name in names:
         print(f"| {name} | " + " | ".join(f"{mean[d][name][0]:.3f} ({mean[d][name][1]:.1%})" for d in DOSES) + " |")
-    print("| ours: error / sigma, rms | " + " | ".join(f"{mean[d]['pull'][0]:.2f}" for d in DOSES) + " |")
+    print("| prenet: error / sigma, rms | " + " | ".join(f"{mean[d]['pull'][0]:.2f}" for d in DOSES) + " |")
     if args.figure:
         figure, ax = plt.subplots(figsize=(8.6, 4.4), constrained_layout=True)
         colors = iter(("tab:blue", "tab:cyan", "tab:green", "tab:gray", "tab:purple"))

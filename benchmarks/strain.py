@@ -1,18 +1,19 @@
-"""Does calibration pay downstream? Strain through py4DSTEM from three preparations of the same scan, against truth.
+"""Compare strain maps by py4DSTEM after different calibrations of the same scan with the truth.
 
     python benchmarks/strain.py [--doses 300 3000 30000] [--figure docs/strain.png]
 
 The scan is multislice silicon along [110] (`simulation/known.py`): an unstrained substrate, a layer whose strain grows
 across it, and a grain turned by a degree, of a thickness that varies, seen through a camera with descan and an
-ellipse. Everybody gets the same counts, the true probe as the template, and the same `find_Bragg_disks`, basis
+ellipse. All methods get the same counts, the true probe as the template, and the same `find_Bragg_disks`, basis
 vectors and reference region:
 
-by hand: `measure_origin` from the disks, near the true center, and py4DSTEM's robust parabola through it; no ellipse,
-since there is no ring to measure it on. ours: `calibrate()` without a parameter. The others find disks in patterns
-that `denoise()` made, each from itself alone (`scan_aware=False`) or with its neighbors in the scan.
+- by hand: `measure_origin` from the disks, near the true center, and py4DSTEM's robust parabola; no ellipse, since
+  there is no ring.
+- prenet: `calibrate()` without a parameter.
+- denoised: disks in denoised patterns, each pattern alone (`scan_aware=False`) or with its neighbors in the scan.
 
-Errors are rms over positions that a strain was found for, in parts per thousand (mrad for the rotation); a position
-fails where py4DSTEM fits no lattice or a component is off by more than two per cent.
+Errors are rms over the positions with a strain, in parts per thousand (mrad for the rotation). A position fails if
+py4DSTEM fits no lattice or a component is off by more than two per cent.
 """
 
 import argparse
@@ -40,7 +41,7 @@ SCAN = (12, 24)
 SUBSTRATE, LAYER = np.s_[:, :8], np.s_[:, 8:16]  # the rest is the turned grain
 FAR = 0.02  # of strain, or radians, from which a position counts as failed
 COMPONENTS = ("exx", "eyy", "exy", "rotation")
-PREPARED = ("by hand", "ours", "denoised alone", "denoised in the scan")
+PREPARED = ("by hand", "prenet", "denoised alone", "denoised in the scan")
 
 
 def quiet(function, *args, **kwargs):
@@ -163,7 +164,7 @@ def main():
         cells = [" / ".join(f"{e:.2f}" for e in table[d][name][0]) + f" ({100 * table[d][name][1]:.0f} %)"
                  for d in args.doses]
         print(f"| {name} | " + " | ".join(cells) + " |")
-    print("| origin of ours, mean error | " + " | ".join(f"{made[d][1]:.3f} px" for d in args.doses) + " |")
+    print("| origin of prenet, mean error | " + " | ".join(f"{made[d][1]:.3f} px" for d in args.doses) + " |")
     if args.figure:
         figure(args.figure, true, maps, table, args.doses)
 

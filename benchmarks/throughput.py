@@ -1,21 +1,21 @@
-"""Patterns a second and peak memory, against the size of the file, of the patterns, and threads, as the README's table.
+"""Measure patterns per second and peak memory against the size of the file, the patterns and the number of threads.
 
     python benchmarks/throughput.py [--quick] [--folder DIR] [--pyxem PYTHON]
 
-The scans are memory-mapped uint16 files, made of one simulated piece that is laid out mirrored, so that descan goes on
-from piece to piece; it is small, since in a large scan so many folds of it are no smooth surface.
-Every row is a process of its own, and finds the file on the disk, not in the system's cache. Memory is the peak of
-anonymous resident memory: cached pages of the file are not counted, they are the system's to drop. py4DSTEM's
-`get_origin` (true radius given) works on a few hundred of the same patterns right after, as float32 in memory;
-`denoise` on a square part of the smallest scan, in memory, with the origin just found. How many, the table's heads say.
+The scans are memory-mapped uint16 files, made of one simulated piece that is repeated and mirrored, so that the descan
+is continuous; the descan is small, since many folds of it are no smooth surface. Every row of the table is measured in
+a process of its own, with the file on the disk and not in the page cache. Memory is the peak of anonymous resident
+memory; cached pages of the file are not counted. Then py4DSTEM's `get_origin` (with the true radius) processes a few
+hundred of the same patterns, as float32 in memory, and `denoise` a square part of the smallest scan, in memory, with
+the origin that was found. The heads of the table give the numbers of patterns.
 
-pyxem's `center_direct_beam` (blur by the true radius; it also shifts the patterns) works on the patterns that
-`get_origin` had, with as many Dask threads, if `--pyxem` names a Python that has it: `pip install "pyxem<0.21"` in an
-environment of its own.
+pyxem's `center_direct_beam` (blur by the true radius; it also shifts the patterns) processes the patterns of
+`get_origin` with as many Dask threads, if `--pyxem` names a Python that has it (`pip install "pyxem<0.21"` in an
+environment of its own).
 
     python benchmarks/throughput.py --operations
 
-counts instead what each network computes for a pattern, and estimates from it what GPUs would do.
+counts the operations of each network for a pattern instead, and estimates the rate on GPUs.
 """
 
 import argparse

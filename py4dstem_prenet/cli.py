@@ -98,7 +98,7 @@ def calibrate(
 ):
     """Measure origin and ellipse, and save the calibrated scan as an EMD file.
 
-    JSON: saved (the file, or null), found, detector, origin, descan, ellipse, verdicts; px and radians.
+    JSON: saved (the file, or null), found, detector, origin, descan, ellipse, flags; px and radians.
     """
     from .io import check_output, load_mask
 
@@ -194,7 +194,7 @@ def report(
 ):
     """Write a web page that says whether the calibration of a scan can be used, and why.
 
-    JSON: saved, light (green, amber or red), answer, verdicts (question, light, answer and why of each).
+    JSON: saved, light (green, amber or red), answer, verdicts (topic, question, light, answer and flags of each).
     """
     from .io import check_output
 

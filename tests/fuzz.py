@@ -1,11 +1,11 @@
-"""Mutated files and arrays against `open` and what `calibrate` checks before it works.
+"""Test `open`, and the checks that `calibrate` makes first, with damaged files and arrays.
 
     python tests/fuzz.py --inputs 1000000
 
-Each input is made from its number alone: `--first N --inputs 1` makes input N again. It may be taken, or refused with
-a PrenetError. Any other exception is a failure, and so is a crash of the process, a hang, or memory beyond a budget.
-Inputs run in a child process, which starts again after an input that kills it. What happens inside the HDF5 library,
-which may run forever on a damaged file, is counted apart: nothing here can mend it.
+The number of an input is its seed: `--first N --inputs 1` repeats input N. An input may be read, or refused with
+PrenetError. Any other exception is a failure, and so is a crash, a hang, or too much memory. Inputs run in a child
+process, which is restarted after an input that kills it. Crashes and hangs inside the HDF5 library are counted apart,
+since this package cannot prevent them.
 """
 
 import argparse
@@ -124,7 +124,7 @@ def _damaged(rng, content):
 
 
 def _rebuilt(rng, content, path):
-    """The HDF5 file with other objects in it: what is well-formed, but not what anybody expects."""
+    """The HDF5 file with other objects in it: well-formed, but of unexpected types and shapes."""
     path.write_bytes(content)
     with h5py.File(path, "r+") as file:
         for _ in range(int(rng.choice([1, 1, 2, 4]))):
@@ -165,7 +165,7 @@ def _try(make, *arguments, **options):
 
 
 def _header(rng, content):
-    """A .npy file whose header says something else about the same data."""
+    """A .npy file with another header."""
     shape = tuple(int(n) for n in rng.choice([*LENGTHS, -1, 2**63], int(rng.integers(0, 6))))
     shape = rng.choice(["(2, 3, 32, 34)", "(6, 32, 34)", "(2, 3, 32", "None", "(2., 3, 32, 34)", "{}", repr(shape)])
     descr = rng.choice([*map(repr, TYPES), "'|O'", "[('a', '<f4')]", "''", "7", "'<u1024'", "'" + "f" * 300 + "'"])
@@ -179,7 +179,7 @@ def _header(rng, content):
 
 
 def _array(rng):
-    """An array, and a mask for it, of whatever shape and type."""
+    """An array and a mask of random shapes and types."""
     rank = int(rng.choice([0, 1, 2, 3, 4, 4, 4, 4, 5]))
     shape = tuple(int(n) for n in rng.choice([0, 1, 2, 3, 31, 32, 33, 40], rank))
     if len(shape) == 4 and rng.random() < 0.7:
@@ -209,7 +209,7 @@ def _array(rng):
 
 
 def check_array(data, mask, learn):
-    """What `calibrate` does before its work; learn: and the noise, for which patterns are read."""
+    """Run the checks of `calibrate`; with learn, also estimate the noise, for which patterns are read."""
     scan = as_scan(data)
     check_mask(scan, mask)
     if learn:
@@ -227,7 +227,7 @@ def check_file(path, learn):
 
 
 def one(number, kinds, folder, seed=0):
-    """Make input `number` and use it. Returns its kind and what became of it: "taken" or "refused"."""
+    """Make an input and open it. Returns its kind, and "taken" or "refused"."""
     rng = np.random.default_rng((seed, number))
     kind = str(rng.choice(list(SHARE), p=np.array(list(SHARE.values())) / sum(SHARE.values())))
     learn = rng.random() < LEARN
@@ -255,7 +255,7 @@ def one(number, kinds, folder, seed=0):
 
 
 def _child(numbers, kinds, folder, reached, counts, failures):
-    """Use inputs in a process with an end to its memory. reached, counts: memory shared with the parent."""
+    """Open inputs in a process with limited memory. reached, counts: memory shared with the parent."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
     resource.setrlimit(resource.RLIMIT_AS, (used + BUDGET,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -280,10 +280,10 @@ def _child(numbers, kinds, folder, reached, counts, failures):
 
 
 def run(inputs, first=0, seconds=float("inf")):
-    """Use inputs first, first + 1, ...
+    """Open inputs first, first + 1, ...
 
-    Returns how many of each kind were taken and refused, {kind: (taken, refused)}, and the failures as texts: number
-    and what happened, behind "FAIL", or "HDF5" where the HDF5 library itself hung or crashed.
+    Returns the numbers of inputs of each kind that were read and refused, {kind: (taken, refused)}, and the failures as
+    texts: "FAIL", or "HDF5" if the HDF5 library itself hung or crashed, then the number and what happened.
     """
     end, number = time.monotonic() + seconds, first
     folder = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
@@ -322,7 +322,7 @@ def run(inputs, first=0, seconds=float("inf")):
 
 
 def _wait(child, end):
-    """How the child ended, or None where it had to be ended because time was up."""
+    """Exit status of the child, or None if it was killed at the end of the time."""
     while True:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:

@@ -1,4 +1,4 @@
-"""The command line: right calls, one-sentence errors, exit codes, and nothing slow for those who only ask."""
+"""The command line: right calls, one-line errors, exit codes, and no slow import for help and errors."""
 
 import json
 import subprocess
@@ -65,11 +65,10 @@ def prenet(*arguments):
 
 
 def refused(*arguments):
-    """The one sentence on stderr of a call that ends with code 1."""
+    """Assert that a call ends with code 1, one line on stderr, and nothing on stdout."""
     result = prenet(*arguments)
     assert result.exit_code == 1 and result.stdout == "", result.output
     assert result.stderr.startswith("prenet: ") and result.stderr.count("\n") == 1, result.stderr
-    return result.stderr
 
 
 ONLY_ASKING = """
@@ -91,13 +90,11 @@ def test_help_and_errors_import_nothing_slow():
     root = Path(cli.__file__).parents[1]
     result = subprocess.run([sys.executable, "-c", ONLY_ASKING], cwd=root, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert result.stderr == "prenet: . exists already; choose another name or delete it first.\n"
 
 
 def test_calibrate(calibrated):
     result = prenet("calibrate", "scan.npy", "-o", "out.h5", "--device", "cpu")
     assert result.exit_code == 0
-    assert "Ellipse: not determined." in result.stdout and "Saved out.h5." in result.stdout
     cube = py4DSTEM.read("out.h5")
     assert calibrated[1:] == [(SHAPE, "cpu")]
     assert cube.calibration.get_origin()[0][1, 2] == 15
@@ -108,61 +105,51 @@ def test_calibrate(calibrated):
     assert calibrated[2] == (SHAPE, "auto")
 
     for name in ("out.h5", "alone.h5"):
-        told = prenet("info", name).stdout
-        assert '"Fine."' in told and "2, 3" in told.replace("\n    ", " ")
+        contents = json.loads(prenet("info", name, "--json").stdout)["contents"]
+        assert [part["record"]["settings"]["note"] for part in contents if part["record"]] == ["Fine."]
 
 
 def test_a_stack_takes_the_scans_shape(calibrated):
     np.save("stack.npy", np.load("scan.npy").reshape(6, 32, 40))
     assert prenet("calibrate", "stack.npy", "-o", "out.h5", "--scan", "3,2").exit_code == 0
     assert calibrated[1][0] == (3, 2, 32, 40)
-    assert "whole numbers such as 16,16" in refused("calibrate", "stack.npy", "-o", "b.h5", "--scan", "3")
+    refused("calibrate", "stack.npy", "-o", "b.h5", "--scan", "3")
+    assert not Path("b.h5").exists()
 
 
 def test_without_a_beam_nothing_is_written(calibrated, here):
     calibrated[0].origin = types.SimpleNamespace(found=False)
-    result = prenet("calibrate", "scan.npy", "-o", "out.h5")
-    assert result.exit_code == 1 and "no direct beam was found" in result.stderr
+    assert prenet("calibrate", "scan.npy", "-o", "out.h5").exit_code == 1
     assert [p.name for p in here.iterdir()] == ["scan.npy"]
 
 
 @pytest.mark.parametrize("command", ["calibrate", "denoise"])
-def test_bad_input_is_one_sentence_and_changes_nothing(command, calibrated, stage, here):
+def test_bad_input_is_one_line_and_changes_nothing(command, calibrated, stage, here):
     stage("denoising", denoise=None)
     (here / "text.h5").write_text("hello")
     np.save("flat.npy", np.zeros((4, 32, 32)))
     before = {p.name: p.read_bytes() for p in here.iterdir()}
-    for arguments, told in [
-        (("none.h5", "-o", "out.h5"), "There is no file none.h5."),
-        (("text.h5", "-o", "out.h5"), "not an HDF5 file"),
-        (("flat.npy", "-o", "out.h5"), "four axes"),
-        (("scan.npy", "-o", "scan.npy"), "exists already"),
-        (("scan.npy", "-o", "missing/out.h5"), "does not exist"),
-        (("scan.npy", "-o", "out.tif"), "must end in"),
-        (("scan.npy", "-o", "/proc/out.h5"), "No file can be written"),
-    ]:
-        assert told in refused(command, *arguments)
+    for file, output in [("none.h5", "out.h5"), ("text.h5", "out.h5"), ("flat.npy", "out.h5"), ("scan.npy", "scan.npy"),
+                         ("scan.npy", "missing/out.h5"), ("scan.npy", "out.tif"), ("scan.npy", "/proc/out.h5")]:
+        refused(command, file, "-o", output)
     assert {p.name: p.read_bytes() for p in here.iterdir()} == before
     assert len(calibrated) == 1  # the stage never ran
 
 
 def test_a_mask_from_a_file(stage):
+    masks = []
+
     def calibrate(datacube, mask, device):
-        raise PrenetError(f"{mask.dtype}, {mask.sum()} good.")
-
-    stage("pipeline", calibrate=calibrate)
-    np.save("good.npy", np.arange(12).reshape(3, 4) > 4)
-    assert refused("calibrate", "scan.npy", "-o", "masked.h5", "--mask", "good.npy") == "prenet: bool, 7 good.\n"
-    Path("text.npy").write_text("no numbers")
-    assert "holds no mask" in refused("calibrate", "scan.npy", "-o", "masked.h5", "--mask", "text.npy")
-
-
-def test_an_error_in_a_stage_is_one_sentence(stage):
-    def calibrate(datacube, mask, device):
+        masks.append(mask)
         raise PrenetError("The data contain NaN.")
 
     stage("pipeline", calibrate=calibrate)
-    assert refused("calibrate", "scan.npy", "-o", "out.h5") == "prenet: The data contain NaN.\n"
+    np.save("good.npy", np.arange(12).reshape(3, 4) > 4)
+    refused("calibrate", "scan.npy", "-o", "masked.h5", "--mask", "good.npy")
+    assert masks[0].dtype == bool and masks[0].sum() == 7
+    Path("text.npy").write_text("no numbers")
+    refused("calibrate", "scan.npy", "-o", "masked.h5", "--mask", "text.npy")
+    assert len(masks) == 1 and not Path("masked.h5").exists()
 
 
 def test_denoise_streams_to_its_file(stage):
@@ -175,18 +162,20 @@ def test_denoise_streams_to_its_file(stage):
 def test_train(stage, here):
     calls = []
     stage("training", train=lambda task, **settings: calls.append((task, settings)))
-    stage("training.export", export=lambda run, out, command: f"weights of {command!r}")
-    result = prenet("train", "center", "--minutes", 2, "--seed", 7)
-    assert result.exit_code == 0 and "'prenet train center --minutes 2.0 --seed 7'" in result.output
+    commands = []
+    stage("training.export", export=lambda run, out, command: commands.append(command))
+    assert prenet("train", "center", "--minutes", 2, "--seed", 7).exit_code == 0
+    assert commands == ["prenet train center --minutes 2.0 --seed 7"]
     (task, settings), *_ = calls
     assert task == "center" and settings.pop("out").as_posix() == "runs/center"
     assert settings == {"minutes": 2, "steps": None, "seed": 7, "resume": False, "start": None}
     (here / "run").mkdir()
     (here / "run" / "state").touch()
-    assert "is in use already" in refused("train", "denoise", "--out", "run")
+    refused("train", "denoise", "--out", "run")
     assert prenet("train", "denoise", "--out", "run", "--resume").exit_code == 0 and calls[1][1]["resume"]
-    assert "no run in none to resume" in refused("train", "denoise", "--out", "none", "--resume")
-    assert "is in use already" in refused("train", "denoise", "--output", "run")
+    refused("train", "denoise", "--out", "none", "--resume")
+    refused("train", "denoise", "--output", "run")
+    assert len(calls) == 2
     assert prenet("train", "cooking").exit_code == 2
 
 
@@ -200,7 +189,9 @@ def test_simulate(stage):
     assert prenet("simulate", "-o", "sim.h5", *arguments).exit_code == 0
     cube = py4DSTEM.read("sim.h5")
     assert cube.data.shape == SHAPE and cube.metadata["truth"]["qx0"].shape == (2, 3)
-    assert "exists already" in refused("simulate", "-o", "sim.h5")
+    before = Path("sim.h5").read_bytes()
+    refused("simulate", "-o", "sim.h5")
+    assert Path("sim.h5").read_bytes() == before
 
 
 def test_demo(stage):
@@ -209,34 +200,33 @@ def test_demo(stage):
     for arguments in ((), ("--output", "there"), ("-o", "there"), ("--out", "there")):  # --out is its former name
         assert prenet("demo", *arguments).exit_code == 0
     assert [str(c) for c in calls] == ["demo", "there", "there", "there"]
-    assert "--out " not in prenet("demo", "--help").stdout
 
 
 def test_info(stage):
-    told = prenet("info")
-    assert told.exit_code == 0 and "py4DSTEM: 0." in told.stdout and "device: " in told.stdout
-    assert "scan.npy: a scan of shape (2, 3, 32, 40), uint16" in prenet("info", "scan.npy").stdout
-    assert "There is no file" in refused("info", "none.h5")
-    assert prenet("--version").stdout == f"prenet {__version__}\n"
+    versions = json.loads(prenet("info", "--json").stdout)
+    assert versions["py4DSTEM"].startswith("0.") and versions["device"]
+    assert len(prenet("info").stdout.splitlines()) == len(versions)
+    assert prenet("info", "scan.npy").exit_code == 0
+    refused("info", "none.h5")
+    assert prenet("--version").stdout.split() == ["prenet", __version__]
 
 
 def test_info_describes_any_hdf5_file(here):
     with h5py.File("plain.h5", "w") as file:
         file.create_dataset("entry/counts", (2, 3, 32, 40), np.uint16, compression="gzip")
         file["energy"] = 300.0
-    printed = prenet("info", "plain.h5").stdout
-    assert "entry/counts: data set of shape (2, 3, 32, 40), uint16, compressed (deflate)" in printed
+    assert len(prenet("info", "plain.h5").stdout.splitlines()) == 2
     contents = json.loads(prenet("info", "plain.h5", "--json").stdout)["contents"]
     assert [(c["path"], c["shape"], c["compression"]) for c in contents] == [
         ("energy", [], None), ("entry/counts", [2, 3, 32, 40], "deflate")]
     Path("plain.h5").rename("plain.nxs")
     assert json.loads(prenet("info", "plain.nxs", "--json").stdout)["contents"] == contents
     h5py.File("empty.h5", "w").close()
-    assert "without any data set" in refused("info", "empty.h5")
+    refused("info", "empty.h5")
     whole = Path("plain.nxs").read_bytes()
     for name, content in (("cut.h5", whole[:1000]), ("text.h5", b"text"), ("short.npy", b"text"), ("a.xyz", b"text")):
         Path(name).write_bytes(content)
-        assert refused("info", name)
+        refused("info", name)
 
 
 def test_weights_that_are_no_better_are_refused_on_stderr(stage):
@@ -250,29 +240,30 @@ def test_watching_a_scan_without_a_beam_fails(stage, here):
     report = types.SimpleNamespace(origin=types.SimpleNamespace(found=False))
     stage("live", watch_file=lambda *arguments, **options: report)
     for output in ((), ("-o", "out.h5")):
-        result = prenet("watch", "scan.raw", "--scan", "4,4", "--shape", "32,32", *output)
-        assert result.exit_code == 1 and "no direct beam was found" in result.stderr
+        assert prenet("watch", "scan.raw", "--scan", "4,4", "--shape", "32,32", *output).exit_code == 1
+        assert not Path("out.h5").exists()
 
 
 def test_weights_are_listed_and_each_is_verified(here, monkeypatch):
-    told = prenet("weights")
-    lines = dict(line.split("  ", 1) for line in told.stdout.splitlines())
-    assert told.exit_code == 0 and {"center", "denoise", "ellipse"} <= lines.keys()
-    assert all("verified" in line for line in lines.values())
+    listed = prenet("weights")
+    names = {line.split()[0] for line in listed.stdout.splitlines()}
+    assert listed.exit_code == 0 and names >= {"center", "denoise", "ellipse"}
     monkeypatch.setenv("PY4DSTEM_PRENET_WEIGHTS", str(here))
     (here / "mine.safetensors").write_bytes(b"hello")
-    told = prenet("weights")
-    assert told.exit_code == 1 and "mine.json of the weights is missing" in told.stdout
-    assert told.stdout.count("verified") == 3 and "\nmine  " in told.stdout
-    assert "is not a .safetensors file" in refused("weights", "--import", "scan.npy")
+    listed = prenet("weights")
+    assert listed.exit_code == 1 and {line.split()[0] for line in listed.stdout.splitlines()} == names | {"mine"}
+    before = set(here.iterdir())
+    refused("weights", "--import", "scan.npy")
+    assert set(here.iterdir()) == before
 
 
 def test_empty_scan_is_refused(here):
     np.save("empty.npy", np.zeros((0, 4, 64, 64)))
-    assert "The scan is empty" in refused("calibrate", "empty.npy", "-o", "out.h5")
+    refused("calibrate", "empty.npy", "-o", "out.h5")
     assert not (here / "out.h5").exists()
 
 
+@pytest.mark.slow
 def test_a_simulated_scan_is_calibrated_and_read_back(here):
     """The real stages behind the commands; the file of `simulate` holds no calibration yet."""
     import py4DSTEM
@@ -285,12 +276,13 @@ def test_a_simulated_scan_is_calibrated_and_read_back(here):
     assert np.hypot(qx0 - truth["qx0"], qy0 - truth["qy0"]).mean() < 0.4
 
 
+@pytest.mark.slow
 def test_results_for_machines(here):
     """The real stages: one JSON object on stdout, nothing else, the same numbers as in the file."""
     assert prenet("simulate", "-o", "sim.h5", "--scan", "3,3", "--shape", "64,64", "--dose", 3000).exit_code == 0
     run = prenet("calibrate", "sim.h5", "-o", "cal.h5", "--json")
     told = json.loads(run.stdout)
-    assert run.exit_code == 0 and told["saved"] == "cal.h5" and told["found"] and "Origin" in run.stderr
+    assert run.exit_code == 0 and told["saved"] == "cal.h5" and told["found"]
     assert {"detector", "origin", "descan", "ellipse", "flags"} <= set(told)
     origin = py4DSTEM.read(str(here / "cal.h5")).calibration.get_origin_meas()
     assert told["origin"]["qx0"] == pytest.approx(np.nanmedian(origin[0])) and told["origin"]["positions"] == 9
@@ -300,9 +292,7 @@ def test_results_for_machines(here):
     cube, = (part for part in held["contents"] if part["kind"] == "DataCube")
     assert cube["shape"] == [3, 3, 64, 64] and held["file"] == "cal.h5"
     assert any(part["record"] for part in held["contents"])
-    assert json.loads(prenet("info", "--json").stdout)["py4DSTEM"].startswith("0.")
-    failed = prenet("calibrate", "none.h5", "-o", "x.h5", "--json")
-    assert failed.exit_code == 1 and failed.stdout == ""
+    refused("calibrate", "none.h5", "-o", "x.h5", "--json")
 
 
 def test_nothing_that_json_does_not_know():
@@ -311,9 +301,8 @@ def test_nothing_that_json_does_not_know():
     assert _finite({"a": [np.float32("nan"), np.int64(2), float("inf")]}) == {"a": [None, 2, None]}
 
 
-def test_help_tells_codes_and_shells_can_complete():
-    told = prenet("--help").stdout
-    assert "Exit codes" in told and "prenet report" in told and "--install-completion" in told
+def test_help_and_completion():
+    assert "Usage: prenet" in CliRunner().invoke(cli.app, ["--help"], prog_name="prenet").stdout
     assert prenet("calibrate").exit_code == 2 and prenet("cook").exit_code == 2
     words = {"_PRENET_COMPLETE": "complete_bash", "COMP_WORDS": "prenet cal", "COMP_CWORD": "1"}
     assert CliRunner().invoke(cli.app, prog_name="prenet", env=words).stdout.split() == ["calibrate"]

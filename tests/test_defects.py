@@ -1,4 +1,4 @@
-"""`make defects` puts defects into the code and looks which test notices: each must find its place in the code."""
+"""`make defects` puts defects into the code and names the tests that fail; the code that it replaces must exist."""
 
 import importlib.util
 from pathlib import Path
@@ -13,6 +13,6 @@ spec.loader.exec_module(defects)
 
 @pytest.mark.parametrize("name", defects.DEFECTS)
 def test_a_defect_has_its_place(name):
-    module, there, put, tests = defects.DEFECTS[name]
-    assert there in (ROOT / "py4dstem_prenet" / module).read_text() and put != there
+    module, code, defect, tests = defects.DEFECTS[name]
+    assert code in (ROOT / "py4dstem_prenet" / module).read_text() and defect != code
     assert all((ROOT / test.split("::")[0]).exists() for test in tests.split())

@@ -1,4 +1,4 @@
-"""The demonstration: what it prints is near the truth, what it leaves can be read without the package."""
+"""The demonstration: its results are near the truth, and its files can be read without the package."""
 
 import subprocess
 import sys
@@ -19,15 +19,14 @@ print(cube.data.shape, cube.calibration.get_origin()[0].shape, a / b)
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """The folder after two runs, the second over the first, and what the second printed."""
+    """The folder after a run, with files of an earlier one, and what was printed."""
     import contextlib
     import io
 
     out = tmp_path_factory.mktemp("demo")
-    (out / "mine.txt").write_text("keep")
+    for name in (*demo._FILES, "mine.txt"):
+        (out / name).write_text("keep")
     printed = io.StringIO()
-    with contextlib.redirect_stdout(io.StringIO()):
-        demo.run(out)
     with contextlib.redirect_stdout(printed):
         demo.run(out)
     return out, printed.getvalue()
@@ -38,6 +37,7 @@ def row(printed, name):
     return line[len(name):].split()
 
 
+@pytest.mark.slow
 def test_result_is_near_the_truth(made):
     _, printed = made
     assert float(row(printed, "origin, mean error of the fitted, px")[1]) < 0.15
@@ -47,20 +47,24 @@ def test_result_is_near_the_truth(made):
     assert abs((result - truth + 90) % 180 - 90) < 6
 
 
+@pytest.mark.slow
 def test_denoising_helps_in_every_region(made):
     for region in ("amorphous", "crystal", "mixed"):
         noisy, _, denoised, _ = row(made[1], f"relative squared error, {region}")
         assert float(denoised) < 0.5 * float(noisy)
 
 
+@pytest.mark.slow
 def test_electrons_are_kept(made):
     true, denoised, _ = row(made[1], "electrons in the scan")
     assert float(denoised.replace(",", "")) == pytest.approx(float(true.replace(",", "")), rel=0.01)
 
 
+@pytest.mark.slow
 def test_files(made):
     out, _ = made
     assert {p.name for p in out.iterdir()} == {*demo._FILES, "mine.txt"}
+    assert [name for name in (*demo._FILES, "mine.txt") if (out / name).read_bytes() == b"keep"] == ["mine.txt"]
     read = subprocess.run([sys.executable, "-c", READ, out / demo._FILES[0]], capture_output=True, text=True)
     assert "(20, 20, 128, 128) (20, 20)" in read.stdout, read.stderr
 

@@ -9,6 +9,7 @@ from scans import simulated
 
 import py4dstem_prenet
 from py4dstem_prenet import accessor
+from py4dstem_prenet.core import Scan
 
 DOORS = {
     "measure_origin": lambda door, out: door(progress=False).qx0,
@@ -68,16 +69,42 @@ def expected(counts, tmp_path_factory):
     return gone_through(in_memory(counts, None), tmp_path_factory.mktemp("memory"), doors)
 
 
+class Frames(Scan):
+    """A scan that is no array, as `DatasetScan` of LiberTEM."""
+
+    ndim = 4
+
+    def __init__(self, counts):
+        self.counts, self.dtype = counts, counts.dtype
+        self.scan_shape, self.pattern_shape = counts.shape[:2], counts.shape[2:]
+
+    def read_tile(self, tile):
+        return self.counts[tile]
+
+    def read_points(self, rows, columns, key):
+        return self.counts[rows, columns]
+
+
+@pytest.mark.slow
+def test_a_scan_can_be_the_data_of_a_cube(counts, expected):
+    cube = DataCube(Frames(counts))
+    given = gone_through(cube, None, ["measure_origin", "fit_origin", "measure_ellipse"])
+    for name, result in given.items():
+        np.testing.assert_array_equal(result, expected[name], err_msg=name)
+
+
 def test_no_door_is_left_out():
     assert set(DOORS) == {name for name in vars(accessor.PrenetAccessor) if not name.startswith("_")}
 
 
+@pytest.mark.slow
 def test_a_file_and_a_cube_in_memory_give_the_same(expected):
     for name in ("corrected", "denoise"):
         here, there = expected[name]
         np.testing.assert_array_equal(here, there)
 
 
+@pytest.mark.slow
 def test_doors_lead_to_the_same_from_a_compressed_file(counts, expected, tmp_path):
     given = gone_through(in_compressed_hdf5(counts, tmp_path), tmp_path, DOORS)
     assert len(given["report"]) >= 5

@@ -1,4 +1,4 @@
-"""Files that are written for long, and what is left of them when the writing is interrupted."""
+"""Files whose writing takes long, and what is left of them after an interruption."""
 
 import contextlib
 import multiprocessing
@@ -21,8 +21,8 @@ PATTERNS = DATA.reshape(-1, 32, 32)
 BLOCKS = np.array_split(np.arange(12), 5)
 
 
-def cube():
-    return py4DSTEM.DataCube(np.broadcast_to(np.float32(0), SHAPE), name="scan")
+def cube(name="scan"):
+    return py4DSTEM.DataCube(np.broadcast_to(np.float32(0), SHAPE), name=name)
 
 
 def interrupted(path, blocks, record=RECORD, error=KeyboardInterrupt):
@@ -66,6 +66,14 @@ def test_what_was_begun_otherwise_is_begun_again(tmp_path):
     assert is_whole(tmp_path / "a.h5")
 
 
+def test_a_cube_of_another_name_is_written_from_the_start(tmp_path):
+    interrupted(tmp_path / "a.h5", BLOCKS[:2])
+    with emd_files.resumable_cube(cube("other"), tmp_path / "a.h5", np.float32, RECORD) as target:
+        assert not target.done.any()
+        target.write(np.arange(12), PATTERNS)
+    np.testing.assert_array_equal(py4DSTEM.read(tmp_path / "a.h5").data, DATA)
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_file_system_without_hard_links(tmp_path, monkeypatch, fails):
     """The name is taken first, then filled; where that fails it is given back."""
@@ -81,7 +89,7 @@ def test_a_file_system_without_hard_links(tmp_path, monkeypatch, fails):
             partial.write_bytes(b"whole")
     assert [p.name for p in tmp_path.iterdir()] == ([] if fails else ["a.h5"])
     if not fails:
-        with pytest.raises(PrenetError, match="exists already"):
+        with pytest.raises(PrenetError):
             with files.new_file(tmp_path / "a.h5") as partial:
                 partial.write_bytes(b"other")
         assert (tmp_path / "a.h5").read_bytes() == b"whole"
@@ -90,7 +98,7 @@ def test_a_file_system_without_hard_links(tmp_path, monkeypatch, fails):
 def test_nothing_is_left_where_nothing_was_done(tmp_path):
     interrupted(tmp_path / "a.h5", [])
     assert not list(tmp_path.iterdir())
-    with pytest.raises(PrenetError, match="8 of 12 patterns were not written"):
+    with pytest.raises(PrenetError):
         with emd_files.resumable_cube(cube(), tmp_path / "a.h5", np.float32, RECORD) as target:
             target.write(np.array([0, 1, 5, 6]), PATTERNS[:4])
     assert not (tmp_path / "a.h5").exists()
@@ -125,7 +133,7 @@ def test_a_killed_process_loses_no_finished_block_and_a_second_one_is_kept_out(t
     process.start()
     while not (tmp_path / "three").exists():
         time.sleep(0.01)
-    with pytest.raises(PrenetError, match="Another process is writing"):
+    with pytest.raises(PrenetError):
         go_on(path)
     os.kill(process.pid, signal.SIGKILL)
     process.join()

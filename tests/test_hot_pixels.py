@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from scans import simulated
 
+from py4dstem_prenet.core import as_scan
 from py4dstem_prenet.descan.fit import fit_origin
 from py4dstem_prenet.detector.estimate import estimate_noise
-from py4dstem_prenet.origin.measure import find_beam, measure_origin
+from py4dstem_prenet.origin.measure import BeamLocator, measure_origin
 
 SCANS = {"moving": dict(scan=(12, 12), shape=(96, 80), dose=10_000.0, amplitude=1.5, radius=6.0, theta=0.5, seed=8),
          "still": dict(scan=(10, 10), shape=(64, 64), dose=10_000.0, amplitude=0.0, radius=3.5, seed=6)}
@@ -65,5 +66,5 @@ def test_no_pixel_is_lost_to_what_is_uneven_in_a_disk(name):
     for change in (1.0, 1 + 0.3 * line, 1 + 0.3 * spot, rng.normal(1, 0.03, line.shape)):
         counts = rng.poisson(made.clean * change).astype(np.uint16)
         noise = estimate_noise(counts)
-        beam, *_ = find_beam(counts, noise, "cpu")
-        assert not (beam.noise.bad_pixels & ~noise.bad_pixels).any()
+        learned = BeamLocator.learn(as_scan(counts), noise=noise, device="cpu")
+        assert not (learned.noise.bad_pixels & ~noise.bad_pixels).any()

@@ -10,6 +10,7 @@ kills = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(kills)
 
 
+@pytest.mark.slow
 def test_nothing_is_lost(tmp_path):
     counts = kills.run(3, seed=1, folder=tmp_path)
     assert len(counts) == 5 and all(sum(found.values()) == 3 for found in counts.values())

@@ -7,6 +7,7 @@ from hypothesis import given, settings, strategies as st
 from scans import simulated
 
 from py4dstem_prenet.core.errors import PrenetError
+from py4dstem_prenet.core.flags import has_flag
 from py4dstem_prenet.core.noise import NoiseModel, stabilize
 from py4dstem_prenet.core.sampling import sample_positions
 from py4dstem_prenet.detector.estimate import estimate_noise
@@ -49,7 +50,7 @@ def test_a_counting_detector_is_recognised_at_any_dose(dose):
     model = estimate_noise(data)
     assert model.counting and (model.gain, model.offset, model.readout) == (1, 0, 0)
     assert model.dose == pytest.approx(data.sum() / 100)
-    assert not model.bad_pixels.any() and model.messages == ()
+    assert not model.bad_pixels.any() and model.flags == ()
 
 
 @pytest.mark.parametrize("dose", [2e3, 2e4])
@@ -65,6 +66,7 @@ def test_gain_offset_and_readout_of_a_ccd_are_recovered(dose, gain, offset, read
 
 @settings(max_examples=8, deadline=None)
 @given(st.floats(1e-3, 1e3), st.booleans())
+@pytest.mark.slow
 def test_units_do_not_matter(scale, counting):
     data = measure(2e3) if counting else measure(2e3, 12, 100, 4)
     reference = estimate_noise(data.astype(np.float32))
@@ -91,7 +93,7 @@ def test_what_is_given_wins():
     assert estimate_noise(data, gain=12.0).offset == pytest.approx(100, abs=1)
     assert estimate_noise(data, offset=100.0).readout == pytest.approx(4, rel=0.1)
     assert estimate_noise(data, readout=4.0).offset == pytest.approx(100, abs=1)
-    with pytest.raises(PrenetError, match="positive"):
+    with pytest.raises(PrenetError):
         estimate_noise(data, gain=0.0)
 
 
@@ -164,9 +166,9 @@ def test_variance_predicts_the_scatter_of_electrons():
     np.testing.assert_allclose(scatter, model.variance(mean)[0], rtol=0.05)
 
 
-@pytest.mark.parametrize("value, word", [(0, "all zero"), (7, "constant")])
-def test_data_without_a_pattern_are_refused(value, word):
-    with pytest.raises(PrenetError, match=word):
+@pytest.mark.parametrize("value", [0, 7])
+def test_data_without_a_pattern_are_refused(value):
+    with pytest.raises(PrenetError):
         estimate_noise(np.full((2, 2, 64, 64), value, np.uint16))
 
 
@@ -175,7 +177,7 @@ def test_a_blanked_beam_is_said_to_be_one():
     model = estimate_noise(data)
     assert model.dose < 0.01 * data.size / 16
     assert model.offset == pytest.approx(20, abs=0.5) and model.readout == pytest.approx(9, rel=0.1)
-    assert "No electrons" in " ".join(model.messages)
+    assert has_flag(model.flags, "no_electrons")
 
 
 def test_one_pattern_is_enough():
@@ -189,19 +191,20 @@ def test_shared_noise_and_saturation_are_reported():
     rng = np.random.default_rng(6)
     data = 12.0 * rng.poisson(2e4 * expected()) + rng.normal(100, 4, expected().shape)
     data = data.reshape(10, 10, SIDE, SIDE)
-    assert estimate_noise(data).messages == ()
+    assert estimate_noise(data).flags == ()
     blurred = sum(np.roll(data, s, (2, 3)) for s in ((0, 0), (0, 1), (1, 0), (1, 1))) / 4
-    assert "share noise" in " ".join(estimate_noise(blurred).messages)
-    assert "saturated" in " ".join(estimate_noise(np.minimum(data, 100 + 12 * 60)).messages)
+    assert has_flag(estimate_noise(blurred).flags, "shared_noise")
+    assert has_flag(estimate_noise(np.minimum(data, 100 + 12 * 60)).flags, "saturated")
 
 
 def test_repeated_frames_are_told_from_a_few_electrons_that_fell_alike():
     few = measure(1)
     assert len({pattern.tobytes() for pattern in few.reshape(100, -1)}) < 95  # by chance
-    assert "copies" not in " ".join(estimate_noise(few).messages)
+    assert not has_flag(estimate_noise(few).flags, "repeated_frames")
     repeated = measure(100)
     repeated[4] = repeated[3]
-    assert "10 of 100 sampled patterns are exact copies" in " ".join(estimate_noise(repeated).messages)
+    flag, = (flag for flag in estimate_noise(repeated).flags if flag.name == "repeated_frames")
+    assert flag.numbers == {"count": 10, "total": 100}
 
 
 @settings(max_examples=50, deadline=None)

@@ -76,6 +76,7 @@ class TestIsThisFitGoodEnough:
         assert light == "amber" and not found.test.correlated
         assert 2.6 < found.test.scatter / 0.05 < 3.4
 
+    @pytest.mark.slow
     def test_a_jump_is_named_with_its_row(self):
         jumping = origin_map(extra=np.where(ROWS > 0, 0.8, 0.0))
         _, light, flags = judged(jumping)
@@ -214,7 +215,8 @@ class Strict(HTMLParser):
         self.words.append(data)
 
 
-def test_page_is_whole_html_that_loads_nothing(text):
+@pytest.mark.slow
+def test_page_is_whole_html_that_loads_nothing(text, seen):
     parsed = Strict(text)
     assert text.startswith("<!DOCTYPE html>") and not parsed.open
     assert len(set(parsed.ids)) == len(parsed.ids) and parsed.wanted <= set(parsed.ids)
@@ -224,9 +226,12 @@ def test_page_is_whole_html_that_loads_nothing(text):
     assert 'name="viewport"' in text and "prefers-color-scheme:dark" in text
     words = " ".join(parsed.words)
     assert '<b>"A & B"</b>' in words and "<script>alert(1)</script>" in words  # as text
-    assert words.index("Can I go on?") < words.index("Is the descan fit good enough?") < words.index("qx0 measured, px")
+    questions = [verdicts.overall(seen.verdicts).question, *(verdict.question for verdict in seen.verdicts)]
+    places = [words.index(question) for question in questions]
+    assert places == sorted(places) and places[-1] < words.index("qx0 measured, px")
 
 
+@pytest.mark.slow
 def test_page_says_what_was_seen(text, seen, cube):
     words = " ".join(Strict(text).words)
     assert seen.fit.test.scatter < 1e-3 and not seen.sigma_known
@@ -241,40 +246,45 @@ def test_page_says_what_was_seen(text, seen, cube):
     assert error[1] < error[0]
 
 
+@pytest.mark.slow
 def test_page_of_a_scan_that_this_package_calibrated_and_somebody_cropped(seen):
     record = calibrations.to_json(seen.record | {"weights": {"center": "ab12"}, "settings": {"mask": True},
                                       "since": ["crop_Q(4, 60, 0, 64)", "bin_R(2)"]})
     page = page_html(replace(seen, stored=(1.02, 1 / 1.02, 0.5), stored_by="prenet", record=record))
     words = " ".join(Strict(page).words)
-    assert "a/b 1.0404, a axis at 28.6° (prenet)" in words
-    assert "crop_Q(4, 60, 0, 64), bin_R(2)" in words and "ab12" in words and "setting: mask" in words
+    for value in ("1.0404", "28.6°", "crop_Q(4, 60, 0, 64)", "bin_R(2)", "ab12", "mask"):
+        assert value in words
     unfitted = " ".join(Strict(page_html(replace(seen, fitted=None, record=None))).words)
-    assert "descan, peak to peak" not in unfitted and "has no record of this package" in unfitted
+    assert len(unfitted) < len(words) and "ab12" not in unfitted
 
 
+@pytest.mark.slow
 def test_looking_changes_nothing(cube, seen):
     assert not cube.treekeys and (cube.data == simulated().counts).all() and cube.calibration.get_ellipse() is None
 
 
+@pytest.mark.slow
 def test_a_file_appears_once(cube, seen, tmp_path, monkeypatch):
     monkeypatch.setattr("py4dstem_prenet.review.review", lambda *_: seen)
     report(cube, tmp_path / "scan.html")
     kept = (tmp_path / "scan.html").read_text()
-    with pytest.raises(PrenetError, match="exists already"):
+    with pytest.raises(PrenetError):
         cube.prenet.report(tmp_path / "scan.html")
-    with pytest.raises(PrenetError, match=r"\.html"):
+    with pytest.raises(PrenetError):
         report(cube, tmp_path / "scan.pdf")
     assert [p.name for p in tmp_path.iterdir()] == ["scan.html"] and (tmp_path / "scan.html").read_text() == kept
 
 
+@pytest.mark.slow
 def test_from_the_command_line(seen, tmp_path, monkeypatch):
     monkeypatch.setattr("py4dstem_prenet.review.review", lambda *_: seen)
     monkeypatch.chdir(tmp_path)
     np.save("scan.npy", simulated().counts[:2, :2])
     run = CliRunner().invoke(cli.app, ["report", "scan.npy", "--output", "scan.html"])
-    assert run.exit_code == 0 and "Saved scan.html." in run.output
+    assert run.exit_code == 0
+    kept = (tmp_path / "scan.html").read_text(encoding="utf-8")
     run = CliRunner().invoke(cli.app, ["report", "scan.npy", "--output", "scan.html"])
-    assert run.exit_code == 1 and "exists already" in run.stderr
+    assert run.exit_code == 1 and (tmp_path / "scan.html").read_text(encoding="utf-8") == kept
     run = CliRunner().invoke(cli.app, ["report", "scan.npy", "-o", "again.html", "--json"])
     told = json.loads(run.stdout)
     assert told["saved"] == "again.html" and told["light"] == verdicts.overall(seen.verdicts).light
@@ -284,13 +294,14 @@ def test_from_the_command_line(seen, tmp_path, monkeypatch):
 def test_without_origin_and_with_a_stale_one(tmp_path):
     scan = simulated()
     cube = DataCube(scan.counts.copy())
-    with pytest.raises(PrenetError, match="No origin was measured"):
+    with pytest.raises(PrenetError):
         report(cube, tmp_path / "scan.html", progress=False)
     assert not list(tmp_path.iterdir())
     cube.calibration.set_origin_meas((scan.truth["qx0"].copy(), scan.truth["qy0"].copy()))
     cube.data = cube.data[:4]
-    parsed = Strict(page_html(review(cube, progress=False)))
-    assert "Do not go on yet" in " ".join(parsed.words) and "figure" not in parsed.tags
+    found = review(cube, progress=False)
+    assert verdicts.overall(found.verdicts).light == "red"
+    assert "figure" not in Strict(page_html(found)).tags
 
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -304,6 +315,7 @@ Math.round(Math.min(...wide)), page.querySelector(".overall").innerText.length >
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
 @pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.slow
 def test_a_browser_shows_it_without_complaint_or_overflow(text, tmp_path, width):
     (tmp_path / "scan.html").write_text(text, encoding="utf-8")
     (tmp_path / "probe.html").write_text(PROBE.format(width=width), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A few of the random sequences of calls of `walks.py`, which makes any number by a command."""
+"""Some random sequences of calls of `walks.py`; `python tests/walks.py` runs any number of them."""
 
 import numpy as np
 import py4DSTEM
@@ -6,7 +6,7 @@ import pytest
 import walks
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", [0, 1, *(pytest.param(number, marks=pytest.mark.slow) for number in (2, 3))])
 def test_nothing_breaks_on_a_walk(number):
     steps, failure = walks.walk(number)
     assert failure is None, steps

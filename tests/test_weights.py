@@ -117,10 +117,10 @@ def test_newer_weights_ask_for_a_newer_package(folder):
 
 def test_weights_of_another_task_are_not_forced_into_a_network(folder):
     edit(folder, task="denoise")
-    with pytest.raises(WeightsError, match="does not fit"):
+    with pytest.raises(WeightsError):
         weights.load("center")
     edit(folder, task="dance")
-    with pytest.raises(WeightsError, match="'dance'"):
+    with pytest.raises(WeightsError):
         weights.load("center")
 
 
@@ -133,11 +133,11 @@ def test_the_users_folder_comes_first_then_the_packages(folder, monkeypatch):
     assert weights.verify("mine") == weights.verify(str(folder / "mine.safetensors"))
     monkeypatch.delenv(weights.VARIABLE)
     assert "mine" not in weights.names()
-    with pytest.raises(WeightsError, match="missing"):
+    with pytest.raises(WeightsError):
         weights.load("mine")
 
 
 def test_a_device_that_is_not_there_is_refused():
-    with pytest.raises(PrenetError, match="cannot be used here"):
+    with pytest.raises(PrenetError):
         pick_device("cuda:99")
     assert pick_device("cpu").type == "cpu"

@@ -1,12 +1,11 @@
-"""Random sequences of calls on small simulated scans, as no test thinks of them: anything may be refused, nothing may
-break.
+"""Test random sequences of calls on small simulated scans: a call may be refused, but nothing may break.
 
     python tests/walks.py --walks 500
 
-Each walk is made from its number alone: `--first N --walks 1` makes walk N again. Beside any exception that is not a
-PrenetError these are failures: measured data that changed; a calibration that changed though the call was refused, or
-gave a new cube; maps of another shape than the scan, or a mean origin that is not their mean; a measured origin that is
-not where the simulation put it, through all cropping, binning, correcting, denoising, saving and reading back.
+The number of a walk is its seed: `--first N --walks 1` repeats walk N. Failures are: any exception other than
+PrenetError; measured data that changed; a calibration that changed although the call was refused or returned a new
+cube; maps of another shape than the scan, or a mean origin that is not their mean; and a measured origin that differs
+from the truth, through all cropping, binning, correcting, denoising, saving and reading back.
 """
 
 import argparse
@@ -41,7 +40,7 @@ MODELS = ("auto", "constant", "plane", "parabola", "spline")
 
 @dataclass
 class Walker:
-    """Where a walk has come to. truth: true qx0 and qy0 of the cube, (2, Rx, Ry). folder: for files of its own."""
+    """The state of a walk. truth: true qx0 and qy0 of the cube, (2, Rx, Ry). folder: for its files."""
 
     cube: py4DSTEM.DataCube
     truth: np.ndarray
@@ -206,7 +205,7 @@ CALIBRATE = {calibrate, calibrate_with_mask, measure_origin, fit_origin, measure
 
 
 def start(number, folder):
-    """A small scan of random shape, dose, descan and type of numbers, and a walker on it."""
+    """A walker on a small scan of random shape, dose, descan and type of numbers."""
     rng = np.random.default_rng(number)
     scan, shape = rng.integers(1, 9, 2), rng.integers(48, 90, 2)
     made = simulate(tuple(map(int, scan)), tuple(map(int, shape)), dose=10 ** rng.uniform(2.2, 5), seed=number,
@@ -218,7 +217,7 @@ def start(number, folder):
 
 
 def calibration(cube):
-    """All that a cube's calibration says, to compare."""
+    """The parameters of the calibration of a cube, as bytes."""
     parameters = calibrations.calibration_of(cube)._params if calibrations.calibration_of(cube) is not None else {}
     return {key: np.array(value).tobytes() for key, value in parameters.items()
             if value is not None and not key.startswith("_")}
@@ -229,7 +228,7 @@ def digest(cube):
 
 
 def wrong(at):
-    """What is wrong with the origin in the cube's calibration, in a word; or None."""
+    """What is wrong with the origin in the calibration of the cube, or None."""
     maps = [at.cube.calibration.get_origin(), at.cube.calibration.get_origin_meas()]
     for origin in maps:
         if origin is not None and any(np.shape(part) not in ((), tuple(at.cube.Rshape)) for part in origin[:2]):
@@ -247,7 +246,7 @@ def wrong(at):
 
 
 def walk(number, counted=None):
-    """Make a walk. Returns the names of its calls, "!" behind those refused, and what went wrong, or None."""
+    """Make a walk. Returns the names of its calls, with "!" if refused, and the failure, or None."""
     counted = Counter() if counted is None else counted
     steps = []
     with tempfile.TemporaryDirectory() as folder:

@@ -457,9 +457,9 @@ def as_scan(data) -> Scan:
     >>> scan.read([4]).shape
     (1, 32, 40)
     """
-    if isinstance(data, Scan):
-        return data
     array = data.data if hasattr(data, "R_Nx") else data  # an array's own `data` is its buffer
+    if isinstance(array, Scan):
+        return array
     shape = getattr(array, "shape", None)
     if shape is None or len(shape) != 4:
         found = "something without a shape" if shape is None else f"an array of shape {tuple(shape)}"

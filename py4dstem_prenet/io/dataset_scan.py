@@ -30,6 +30,8 @@ class DatasetScan(Scan):
         The axes are not two and two, or as `as_scan`.
     """
 
+    ndim = 4  # as of an array, for DataCube
+
     def __init__(self, ctx, dataset):
         dims = dataset.shape.nav.dims, dataset.shape.sig.dims
         if dims != (2, 2):

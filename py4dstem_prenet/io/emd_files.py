@@ -136,6 +136,7 @@ def resumable_cube(datacube, path, dtype, record):
     Unfinished
         The data in the file; blocks are written in any order.
     """
+    record = record | {"cube": f"{datacube.root.name}/{datacube.name}"}  # where its data are in the file
     with new_file(path, EMD_ENDINGS, resumable=True) as partial:
         if not Unfinished.matches(partial, record):
             partial.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The fault matrix: bad input and faults, what the user is told, and proof that nothing was changed or left behind.
+"""The table of faults: bad input and failures, with the error or the flags of each; nothing is changed or left behind.
 
-`cases.CASES` is the one table: tests are parametrized from it, and `python tests/faults` writes docs/faults.md from it.
+Tests are parametrized from `cases.CASES`. `python tests/faults` tries all of them and writes docs/faults.md.
 """

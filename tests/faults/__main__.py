@@ -1,4 +1,4 @@
-"""`python tests/faults`: write docs/faults.md from the table of faults."""
+"""`python tests/faults`: try all faults, and write docs/faults.md."""
 
 import sys
 from pathlib import Path

@@ -14,44 +14,68 @@ from scans import simulated
 
 from py4dstem_prenet.core.errors import PrenetError
 
+ROOT = Path(__file__).parents[2]
 SCAN = dict(scan=(6, 6), shape=(64, 64), radius=5.0, dose=4000.0)  # what faults are put into
 BRIGHT = SCAN | dict(dose=100_000.0)
 
 
 @dataclass(frozen=True)
 class Case:
-    """group, name: where and what. outcome: "refused", "warned" or "answered". told: the sentence that the user gets,
-    with … for what varies. made: how the fault is made. run(bench): makes it, tries it, asserts what is true of the
-    result, and returns the sentences that the user got."""
+    """One fault.
+
+    Attributes
+    ----------
+    group, name, made : str
+        Subject, name, and how the fault is made.
+    outcome : str
+        "refused", "warned" or "answered".
+    flags : tuple of str
+        Flags that the results must carry. A refused case without flags must raise PrenetError.
+    run : callable
+        Makes the fault on a bench, tries it, and asserts what is true of the result. Returns the errors or flags that
+        the user gets, or a note for the documentation.
+    """
 
     group: str
     name: str
     outcome: str
-    told: str
     made: str
-    run: Callable[[Bench], list[str]]
+    flags: tuple[str, ...]
+    run: Callable[[Bench], list]
 
     @property
     def id(self):
         return re.sub(r"\W+", "-", f"{self.group} {self.name}".lower()).strip("-")
 
-    def is_told(self, sentences):
-        parts = "(?s:.*)".join(re.escape(part) for part in self.told.split("…"))
-        return any(re.fullmatch(parts, sentence) for sentence in sentences)
+    def check(self, results):
+        """Assert that the results are those of the table, and that each is told on one line."""
+        assert results
+        if self.flags:
+            assert set(self.flags) <= {flag.name for flag in results}, results
+        elif self.outcome == "refused":
+            assert all(isinstance(error, PrenetError) for error in results), results
+        assert not any("\n" in str(result) for result in results), results
+
+    def sentence(self, results):
+        """What the user reads, for the documentation."""
+        if self.flags:
+            flags = {flag.name: flag for flag in results}
+            return " ".join(f"`{name}`: {flags[name]}" for name in self.flags)
+        return str(results[0])
 
 
 def into(cases):
-    """A decorator that puts a run into a list of cases: case(group, name, outcome, told, made)(run)."""
-    def case(group, name, outcome, told, made):
+    """A decorator that puts a run into a list of cases: case(group, name, outcome, made, *flags)(run)."""
+    def case(group, name, outcome, made, *flags):
         def add(run):
-            cases.append(Case(group, name, outcome, told, made, run))
+            cases.append(Case(group, name, outcome, made, flags, run))
             return run
         return add
     return case
 
 
 class Bench:
-    """One try. given: a folder for input files; out: a folder for output; both are looked at afterwards."""
+    """One try. given: a folder for input files; out: a folder for output; both are checked afterwards."""
 
     def __init__(self, folder: Path):
         self.given, self.out = folder / "given", folder / "out"
@@ -63,27 +87,27 @@ class Bench:
         return {path.relative_to(self.given.parent).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
                 for path in sorted(self.given.parent.rglob("*")) if path.is_file()}
 
-    def told(self, text):
-        """A sentence without this machine's folders."""
-        return str(text).replace(f"{self.given.parent}/", "")
+    def told(self, error):
+        """A PrenetError of the same type without the folders of this machine."""
+        return type(error)(str(error).replace(f"{self.given.parent}/", "").replace(f"{ROOT}/", ""))
 
     def refuse(self, *calls, leaves=0):
-        """The sentence with which every call is refused; files are as they were, but for `leaves` new ones."""
-        before, sentences = self.files(), set()
+        """The PrenetError that every call raises; files are unchanged, except for `leaves` new ones."""
+        before, errors = self.files(), {}
         for call in calls:
             try:
                 call()
             except PrenetError as error:
-                sentences.add(self.told(error))
+                errors[str(error)] = self.told(error)
             else:
                 raise AssertionError("it was not refused")
         after = self.files()
         assert before.items() <= after.items() and len(after) == len(before) + leaves, (before, after)
-        assert len(sentences) == 1, sentences
-        return list(sentences)
+        assert len(errors) == 1, errors
+        return list(errors.values())
 
     def refused_data(self, data, **options):
-        """The one sentence with which calibrating and denoising refuse data, which stay as they were."""
+        """The error with which calibrating and denoising refuse data, which stay unchanged."""
         cube = cube_of(data)
         before = state(cube)
         told = self.refuse(lambda: cube.prenet.calibrate(progress=False, **options),
@@ -100,18 +124,18 @@ class Bench:
         return told
 
     def nothing_found(self, data, **options):
-        """The sentences of a calibration that finds no beam, and therefore writes nothing."""
+        """The flags of a calibration that finds no beam, and therefore writes nothing."""
         cube = cube_of(data)
         before = state(cube)
         report = cube.prenet.calibrate(progress=False, **options)
         assert not report.origin.found and state(cube) == before and not self.files()
-        return [*report.noise.messages, report.origin.reason]
+        return list(report.flags)
 
     def answered(self, data, truth, pixels, sigmas=4.0, mask=None, ellipse=True, clean=None):
-        """The sentences of a calibration whose fitted origin is right to `pixels`, and whose sigmas say so.
+        """The flags of a calibration whose fitted origin is right to `pixels`, within its stated sigmas.
 
         truth: qx0, qy0, a, b, theta. sigmas: error over sigma, rms. ellipse: whether an ellipse that is accepted is
-        compared. clean: expected values, of which the denoised ones have to know more than the measured ones.
+        compared. clean: expected values, to which the denoised ones must be closer than the measured ones.
         """
         cube = cube_of(data)
         kept = digest(data)
@@ -138,7 +162,7 @@ class Bench:
             assert abs(result.sum(dtype=float) / raw.sum() - 1) < 1e-3  # the electrons are kept
             assert ((result - clean) ** 2).sum() < 0.5 * ((raw - clean) ** 2).sum()
         assert digest(data) == kept and not self.files()
-        return [*report.noise.messages, origin.reason, *fit.reason.split("; "), report.ellipse.reason]
+        return list(report.flags)
 
 
 def scan(**changes):

@@ -7,8 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from py4dstem_prenet.core import reading
-from py4dstem_prenet.core.errors import PrenetError
+from py4dstem_prenet.core import PrenetError, as_scan
 from py4dstem_prenet.io import calibrations, emd_files
 
 from .bench import cube_of, into, scan, state
@@ -23,13 +22,13 @@ def opened(path, **options):
     return py4dstem_prenet.open(path, **options)
 
 
-def cannot_open(name, told, made, make):
+def cannot_open(name, made, make):
     """A file that `open` refuses. make: writes it at a path."""
     def run(bench):
         path = bench.given / name
         make(path)
         return bench.refuse(lambda: opened(path), lambda: opened(str(path)))
-    case("File", made, "refused", told, f"opened as {name}")(run)
+    case("File", made, "refused", f"opened as {name}")(run)
 
 
 def emd_file(path, data=None):
@@ -94,43 +93,35 @@ def plain(path, **sets):
             file[key] = value
 
 
-cannot_open("none.h5", "There is no file given/none.h5.", "a file that is not there", lambda path: None)
-cannot_open("folder.h5", "given/folder.h5 is a folder, not a file.", "a folder", lambda path: path.mkdir())
-cannot_open("text.h5", "given/text.h5 is not an HDF5 file (…).", "text in the place of HDF5", text)
-cannot_open("empty.h5", "given/empty.h5 is not an HDF5 file (…).", "an empty file", lambda path: path.touch())
-cannot_open("cut.h5", "given/cut.h5 is damaged or cut short (…).", "HDF5 cut short", cut)
-cannot_open("damaged.h5", "given/damaged.h5 …", "HDF5 with zeros in its tables", damaged)
-cannot_open("cut.npy", "given/cut.npy is not a complete array of numbers (…).", "an array cut short", cut_npy)
-cannot_open("pickle.npy", "given/pickle.npy is not a complete array of numbers (…).", "an array of pickled objects",
-      pickled)
-cannot_open("a.xyz", "…py4DSTEM …read…given/a.xyz…", "an ending that nobody knows", text)
-cannot_open("a.dm4", "given/a.dm4 could not be opened by py4DSTEM: …", "text in the place of dm4", text)
-cannot_open("plain.h5", "given/plain.h5 holds no data set with four axes; it holds: x (3,).", "HDF5 without a scan",
-            lambda path: plain(path, x=np.zeros(3)))
-cannot_open("two.h5", "given/two.h5 holds several data sets that may be scans (a, b); give the name of one.",
-            "HDF5 with two scans", lambda path: plain(path, a=scan().counts, b=scan().counts))
-cannot_open("stack.npy", "given/stack.npy holds an array of shape (36, 64, 64), but a scan has four axes (Rx, Ry, Qx, "
-            "Qy); if it is a stack of patterns, give the shape of the scan (Rx, Ry).",
-            "a stack without the scan's shape", lambda path: np.save(path, scan().counts.reshape(36, 64, 64)))
+cannot_open("none.h5", "a file that is not there", lambda path: None)
+cannot_open("folder.h5", "a folder", lambda path: path.mkdir())
+cannot_open("text.h5", "text in the place of HDF5", text)
+cannot_open("empty.h5", "an empty file", lambda path: path.touch())
+cannot_open("cut.h5", "HDF5 cut short", cut)
+cannot_open("damaged.h5", "HDF5 with zeros in its tables", damaged)
+cannot_open("cut.npy", "an array cut short", cut_npy)
+cannot_open("pickle.npy", "an array of pickled objects", pickled)
+cannot_open("a.xyz", "an unknown ending", text)
+cannot_open("a.dm4", "text in the place of dm4", text)
+cannot_open("plain.h5", "HDF5 without a scan", lambda path: plain(path, x=np.zeros(3)))
+cannot_open("two.h5", "HDF5 with two scans", lambda path: plain(path, a=scan().counts, b=scan().counts))
+cannot_open("stack.npy", "a stack without the scan's shape",
+            lambda path: np.save(path, scan().counts.reshape(36, 64, 64)))
 
 
-@case("File", "a scan's shape that does not fit", "refused", "given/a.npy holds an array of shape (36, 64, 64), which "
-      "does not fill a scan of 5 x 5.", "open(..., scan_shape=(5, 5))")
+@case("File", "a scan's shape that does not fit", "refused", "open(..., scan_shape=(5, 5))")
 def _(bench):
     np.save(bench.given / "a.npy", scan().counts.reshape(36, 64, 64))
     return bench.refuse(lambda: opened(bench.given / "a.npy", scan_shape=(5, 5)))
 
 
-@case("File", "compressed by a filter that is missing", "refused", "given/a.h5 is compressed by a filter (number "
-      "32099) that is not installed; try `import hdf5plugin` first.", "gzip's number exchanged")
+@case("File", "compressed by a filter that is missing", "refused", "another number in place of gzip's")
 def _(bench):
     without_filter(bench.given / "a.h5")
     return bench.refuse(lambda: opened(bench.given / "a.h5"))
 
 
-@case("File", "a damaged compressed chunk", "refused", "given/a.h5 is damaged: of /data the chunk with scan positions "
-      "(2, 0) to (2, 5) cannot be read or unpacked; copy the file again from where it came, or crop these positions "
-      "off.", "zeros in one of its gzip streams")
+@case("File", "a damaged compressed chunk", "refused", "zeros in one of its gzip streams")
 def _(bench):
     path = bench.given / "a.h5"
     with h5py.File(path, "w") as file:
@@ -148,22 +139,21 @@ def _(bench):
     return told
 
 
-@case("File", "written in place while it is read", "refused", "given/a.npy was written while it was read, so what was "
-      "read may belong to two scans; wait until it is finished, and start again.", "one byte, while the scan is read")
+@case("File", "written in place while it is read", "refused", "one byte, while the scan is read")
 def _(bench):
     path = bench.given / "a.npy"
     np.save(path, scan().counts)
     cube, before = opened(path), bench.files()
     with pytest.raises(PrenetError) as caught:
-        for number, _ in enumerate(reading.patterns(cube, chunk=6)):
+        for number, _ in enumerate(as_scan(cube).blocks(6)):
             if number == 1:
                 path.write_bytes(path.read_bytes()[:-1] + b"1")
     assert bench.files().keys() == before.keys()
     return [bench.told(caught.value)]
 
 
-@case("File", "exchanged by another while it is read", "answered", "The direct beam was found everywhere.",
-      "os.replace after it was opened: the file that was opened counts")
+@case("File", "replaced by another while it is read", "answered",
+      "os.replace after it was opened: the file that was opened is read", "beam_found")
 def _(bench):
     np.save(bench.given / "a.npy", scan().counts)
     np.save(bench.given / "b.npy", scan().counts[::-1])
@@ -172,11 +162,10 @@ def _(bench):
     os.replace(bench.given / "b.npy", bench.given / "a.npy")
     found = cube.prenet.measure_origin(progress=False)
     np.testing.assert_allclose(found.qx0, known.qx0, atol=1e-3)
-    return [found.reason]
+    return list(found.flags)
 
 
-@case("File", "a calibration of another scan", "refused", "given/a.h5 calibrates data of shape (3, 3, 64, 64), but "
-      "this cube is (6, 6, 64, 64).", "load_calibration")
+@case("File", "a calibration of another scan", "refused", "load_calibration")
 def _(bench):
     path, cube = emd_file(bench.given / "a.h5"), cube_of(scan().counts)
     before = state(cube)
@@ -185,7 +174,7 @@ def _(bench):
     return told
 
 
-@case("File", "a calibration cut short", "refused", "given/a.h5 is damaged or cut short (…).", "load_calibration")
+@case("File", "a calibration cut short", "refused", "load_calibration")
 def _(bench):
     cut(bench.given / "a.h5", 4000)
     cube = cube_of(scan().counts)
@@ -195,9 +184,7 @@ def _(bench):
     return told
 
 
-@case("File", "a scan cropped by py4DSTEM itself", "refused", "The origin in the calibration has the shape (6, 6), "
-      "but the scan is (4, 6): it is from before the cube was cropped or binned, so measure again.", "data[:4], same "
-      "calibration")
+@case("File", "a scan cropped by py4DSTEM itself", "refused", "data[:4], same calibration")
 def _(bench):
     cube = calibrated(scan().counts)
     from py4DSTEM import DataCube
