@@ -163,7 +163,7 @@ def test_train(stage, here):
     calls = []
     stage("training", train=lambda task, **settings: calls.append((task, settings)))
     commands = []
-    stage("training.export", export=lambda run, out, command: commands.append(command))
+    stage("training", export=lambda run, out, command: commands.append(command))
     assert prenet("train", "center", "--minutes", 2, "--seed", 7).exit_code == 0
     assert commands == ["prenet train center --minutes 2.0 --seed 7"]
     (task, settings), *_ = calls

@@ -16,7 +16,7 @@ from py4dstem_prenet.networks.weights import replay
 from py4dstem_prenet.simulation.bank import make_bank
 from py4dstem_prenet.simulation.pattern import ideal_coordinates, soft_disk
 from py4dstem_prenet.training import center, denoise, ellipse, loop
-from py4dstem_prenet.training.export import export
+from py4dstem_prenet.training.exporting import export
 from py4dstem_prenet.training.scenes import draw_scene
 
 SPECIMENS = 7
