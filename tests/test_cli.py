@@ -1,5 +1,6 @@
 """The command line: right calls, one-line errors, exit codes, and no slow import for help and errors."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import py4DSTEM
 import pytest
 from typer.testing import CliRunner
 
+import py4dstem_prenet
 from py4dstem_prenet import __version__, cli
 from py4dstem_prenet.core.errors import PrenetError
 from py4dstem_prenet.io import calibrations
@@ -29,9 +31,11 @@ def here(tmp_path, monkeypatch):
 @pytest.fixture
 def stage(monkeypatch):
     def replace(module, **functions):
-        stand_in = types.ModuleType(module)
-        vars(stand_in).update(functions)
-        monkeypatch.setitem(sys.modules, f"py4dstem_prenet.{module}", stand_in)
+        home = importlib.import_module(f"py4dstem_prenet.{module}")
+        for name, function in functions.items():
+            if name in py4dstem_prenet.__all__:
+                monkeypatch.setattr(py4dstem_prenet, name, function)
+            monkeypatch.setattr(home, name, function)
 
     return replace
 
