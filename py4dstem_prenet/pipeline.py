@@ -40,7 +40,7 @@ class Calibrator(BeamLocator):
     Attributes
     ----------
     POOLED_POSITIONS : int
-        Scan positions, at least, that are pooled for the ellipse.
+        Minimum number of scan positions that are pooled for the ellipse.
 
     Examples
     --------
@@ -95,7 +95,7 @@ def calibrate(datacube, mask=None, device="auto", progress=True) -> CalibrationR
     """Calibrate a DataCube: measure and fit the origin, measure the ellipse, write what is accepted.
 
     Writes into `datacube.calibration` with `set_origin_meas`, `set_origin` and `set_ellipse`; attaches the maps of
-    sigma and the provenance. Without a beam nothing is written.
+    sigma and the provenance. If no origin is found, nothing is written.
 
     Parameters
     ----------
@@ -155,7 +155,7 @@ def check_networks(device: str) -> None:
 
 
 def write_report(datacube, report: CalibrationReport, mask=None, settings=None) -> CalibrationReport:
-    """Write what is accepted into the calibration of a DataCube, with provenance; nothing if no beam was found.
+    """Write what is accepted into the calibration of a DataCube, with provenance; nothing if no origin was found.
 
     Parameters
     ----------

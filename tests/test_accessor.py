@@ -1,6 +1,7 @@
 """DataCube.prenet: how it is added, and that its doors lead where their names say."""
 
 import copy
+import importlib
 import pickle
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from py4DSTEM import DataCube
 
+import py4dstem_prenet
 from py4dstem_prenet import accessor, io
 from py4dstem_prenet.core.errors import PrenetError
 from py4dstem_prenet.io import calibrations
@@ -29,9 +31,11 @@ def stage(monkeypatch):
     """Put functions in the place of a stage's module."""
 
     def replace(module, **functions):
-        stand_in = types.ModuleType(module)
-        vars(stand_in).update(functions)
-        monkeypatch.setitem(sys.modules, f"py4dstem_prenet.{module}", stand_in)
+        home = importlib.import_module(f"py4dstem_prenet.{module}")
+        for name, function in functions.items():
+            if name in py4dstem_prenet.__all__:
+                monkeypatch.setattr(py4dstem_prenet, name, function)
+            monkeypatch.setattr(home, name, function)
 
     return replace
 

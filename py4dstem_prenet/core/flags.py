@@ -181,7 +181,7 @@ _DETECTOR = (
      "The detector gives {gain:.4g} units an electron, offset {offset:.4g}, read-out noise {readout:.3g} units; "
      "{dose:,.3g} electrons a pattern."),
     ("bad_pixels", INFO,
-     "{count} bad pixels were found; they are filled from their neighbors."),
+     "{count} bad pixels were found; they have no weight in the fits, and the data are not changed."),
     ("offset_undetermined", WARNING,
      "Offset and read-out noise cannot be separated; one of them is set to zero.",
      "Pass offset= or readout= to estimate_noise if one of them is known."),
@@ -196,7 +196,7 @@ _DETECTOR = (
     ("clipped", WARNING,
      "{percent:.0f} % of the values are at the smallest one, {value:g}: the data are clipped below."),
     ("inverted", WARNING,
-     "Most values lie near the largest ones and few far below: bright may be low in these data.",
+     "Most values are close to the maximum: the contrast may be inverted (bright regions have low values).",
      "If so, invert them: data.max() - data."),
     ("wrapped", WARNING,
      "Dark pixels lie inside bright disks: values may have wrapped at {limit}.",
@@ -231,7 +231,7 @@ _ORIGIN = (
      "crystal: pass mask=, or choose a thinner region."),
     ("position_uncertain", WARNING,
      "A single position is known to {sigma:.2g} px only; counting alone allows {counting:.1g} px.",
-     "The dose is low, disks overlap, or the crystal is thick: the fitted origin may be as far off."),
+     "The dose is low, disks overlap, or the crystal is thick: the fitted origin may have an error of the same size."),
     ("sigma_known", INFO,
      "A single position is known to {sigma:.2g} px along each axis."),
     ("sigma_poor", WARNING,
@@ -250,13 +250,13 @@ _ORIGIN = (
     ("rings_no_room", REFUSAL,
      "No rings: less than {needed:.0f} px of radius lie on the detector."),
     ("rings_disagree", REFUSAL,
-     "No rings: the radial profiles of {sectors} sectors agree to {agreement:.2f} only ({needed:.2f} are needed)."),
+     "No rings: the radial profiles of {sectors} sectors agree to {agreement:.2f} only (needed: at least {needed:.2f})."),
     ("rings_flat", REFUSAL,
-     "No rings: the radial profile rises by {rise:.1f} standard errors only ({needed:.0f} are needed)."),
+     "No rings: the radial profile rises by {rise:.1f} standard errors only (needed: at least {needed:.0f})."),
     ("rings_no_center", REFUSAL,
      "No rings: no center makes the pattern a function of the radius."),
     ("rings_uncertain", REFUSAL,
-     "The center of the rings is uncertain by {sigma:.1f} px ({needed:.1f} are needed)."),
+     "The center of the rings is uncertain by {sigma:.1f} px (at most {needed:.1f} px is allowed)."),
     ("rings_found", INFO,
      "The center was found from the rings."),
     ("stored_origin", INFO,
@@ -266,14 +266,14 @@ _ORIGIN = (
     ("input_refused", REFUSAL,
      "{message}"),
     ("origin_sigma_checked", INFO,
-     "Measured in two halves of the electrons, the origin scatters by {scatter:.3f} px along each axis, {ratio:.2f} ± "
-     "{sigma:.2f} of the stated sigma ({positions} positions)."),
+     "Measured in two halves of the electrons, the origin scatters by {scatter:.3f} px along each axis, which is "
+     "{ratio:.2f} ± {sigma:.2f} times the stated sigma ({positions} positions)."),
     ("origin_sigma_understated", WARNING,
-     "Measured in two halves of the electrons, the origin scatters by {scatter:.3f} px along each axis, {ratio:.2f} ± "
-     "{sigma:.2f} of the stated sigma ({positions} positions).",
-     "Take the sigma that many times as large."),
+     "Measured in two halves of the electrons, the origin scatters by {scatter:.3f} px along each axis, which is "
+     "{ratio:.2f} ± {sigma:.2f} times the stated sigma ({positions} positions).",
+     "Multiply the stated sigma by this factor."),
     ("half_without_beam", WARNING,
-     "The sigma of the origin was not checked: half of the electrons show no direct beam."),
+     "The sigma of the origin was not checked: no direct beam can be located with half of the electrons."),
 )
 _DESCAN = (
     ("no_surface", REFUSAL,
@@ -340,7 +340,7 @@ _ELLIPSE = (
     ("ellipse_sources_disagree", REFUSAL,
      "The ellipse is refused: the estimates from {sources} disagree by {sigmas:.1f} sigma."),
     ("ellipse_uncertain", REFUSAL,
-     "The ellipse is not determined: a/b is uncertain by {sigma:.3f} ({needed:.3f} is needed)."),
+     "The ellipse is not determined: a/b is uncertain by {sigma:.3f} (at most {needed:.3f} is allowed)."),
     ("spots_only", WARNING,
      "No continuous ring is seen; Bragg spots cannot separate strain from distortion."),
     ("beam_shape_left_out", WARNING,
@@ -373,9 +373,9 @@ _ELLIPSE = (
     ("ellipse_halves_differ", WARNING,
      "Two halves of the electrons give ellipses that differ by {difference:.4f} in a/b, {sigmas:.1f} times the stated "
      "sigma ({positions} positions).",
-     "Take the sigma that many times as large."),
+     "Multiply the stated sigma by this factor."),
     ("half_without_ellipse", WARNING,
-     "The sigma of the ellipse was not checked: half of the electrons show none."),
+     "The sigma of the ellipse was not checked: no ellipse can be measured with half of the electrons."),
 )
 _CALIBRATION = (
     ("origin_written", INFO,
@@ -407,7 +407,7 @@ _CALIBRATION = (
      "The {name} lies at ({qx0:.0f}, {qy0:.0f}) px, outside patterns of {now} pixels.",
      "Crop and bin with datacube.prenet.crop_Q and bin_Q, which keep the calibration, or calibrate again."),
     ("radius_stale", REFUSAL,
-     "The probe radius was measured in those other patterns, too."),
+     "The probe radius was measured in patterns of another size."),
     ("fit_stale", REFUSAL,
      "The origin was measured again since it was fitted.",
      "Call datacube.prenet.fit_origin()."),
@@ -459,7 +459,7 @@ _DENOISING = (
 )
 _LIVE = (
     ("alarm_beam_lost", WARNING,
-     "{count} positions in a row {look}, from row {row}, column {column} on; {state}."),
+     "{count} consecutive positions {look}, starting at scan row {row}, column {column}; {state}."),
     ("alarm_dose_low", WARNING,
      "The direct beam of one pattern is known to {sigma:.2g} px, {strain:.2g} % of strain at a disk {distance:.0f} px "
      "away; {wanted:.2g} % needs at least {times:.1f} times the {dose:,.0f} electrons."),

@@ -133,7 +133,7 @@ class OriginMap(Decided):
 
     @property
     def found(self) -> bool:
-        """Whether the scan has a beam."""
+        """Whether an origin was accepted: from the direct beam or from rings."""
         return self.decision.accepted
 
     @property

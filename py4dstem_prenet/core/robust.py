@@ -144,7 +144,8 @@ def check_residuals(residuals, sigmas, valid, sigma_known: bool = True) -> Resid
 
     The statistic for correlation is the sum of products of neighbors (along rows and columns, both coordinates) over
     its standard deviation for independent residuals. Residuals beyond Tukey's cut are left out: wrong disks often lie
-    to one side, and would pass for a common offset.
+    to one side, and would pass for a common offset. The size of the correlated part is measured with all residuals,
+    clipped to that cut.
 
     Parameters
     ----------
@@ -181,15 +182,18 @@ def check_residuals(residuals, sigmas, valid, sigma_known: bool = True) -> Resid
     noise = ratio * each
     near = valid & (np.abs(residuals) <= TUKEY_CUT * noise)  # (k, Rx, Ry)
     outliers = float((valid & ~near.all(0)).sum() / max(valid.sum(), 1))
-    product, variance, pairs = 0.0, 0.0, 0
+    clipped = np.clip(np.where(valid, residuals, 0.0), -TUKEY_CUT * noise, TUKEY_CUT * noise)
+    product, variance, pairs, common, all_pairs = 0.0, 0.0, 0, 0.0, 0
     for a, b in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[:, :, 1:], np.s_[:, :, :-1])):
         both = near[a] & near[b]
         product += (residuals[a] * residuals[b])[both].sum()
         variance += ((noise[a] * noise[b])[both] ** 2).sum()
         pairs += int(both.sum())
+        common += np.nansum(clipped[a] * clipped[b])
+        all_pairs += len(residuals) * int((valid[a[1:]] & valid[b[1:]]).sum())
     testable = pairs >= MIN_PAIRS
     z = float(product / np.sqrt(variance)) if variance > 0 else 0.0
-    shared = float(np.sqrt(max(product, 0.0) / pairs)) if pairs else 0.0
+    shared = float(np.sqrt(max(common, 0.0) / all_pairs)) if all_pairs else 0.0
     error = MAD_ERROR / np.sqrt(len(residuals) * max(int(valid.sum()), 1))
     large = sigma_known and ratio * (1 - SCALE_Z * error) > MAX_SCALE
     return ResidualTest(int(valid.sum()), scatter, ratio if sigma_known else np.nan, shared, z, outliers,

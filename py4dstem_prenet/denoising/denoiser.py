@@ -98,8 +98,8 @@ def denoise(datacube, noise: NoiseModel | None = None, out=None, scan_aware="aut
     digest = verify(weights)
     noise = noise or noise_of(datacube)
     if not noise.dose > 0:
-        raise PrenetError("No electrons are seen above the read-out noise, so there is nothing to denoise; where "
-                          "bright is low in these data, turn them over.")
+        raise PrenetError("No electrons are seen above the read-out noise, so there is nothing to denoise; if "
+                          "the contrast is inverted, use data.max() - data.")
     origins = None
     if scan_aware and scan.size > 1:
         origins = smooth_origins(datacube, noise, device)

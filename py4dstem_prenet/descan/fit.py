@@ -103,7 +103,8 @@ def fit_origin(origin: OriginMap, model: str = "auto") -> OriginFit:
     Returns
     -------
     OriginFit
-        The fitted origin, its residuals and uncertainty, and the decision. `model` is that of the most flexible part.
+        The fitted origin, its residuals and uncertainty, and the decision. If the scan was fitted in parts,
+        `model` is that of the most flexible part.
 
     Raises
     ------

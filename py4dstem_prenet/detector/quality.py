@@ -57,7 +57,7 @@ def refuse(sample):
     share = np.mean(sample == sample.max())
     if share > MAX_FRACTION_AT_TOP:
         raise PrenetError(f"{100 * share:.0f} % of the values are at the largest one, {high:g}: either all is "
-                          "saturated, or bright is low in these data; turn them over, then (data.max() - data).")
+                          "saturated, or the contrast is inverted; then use data.max() - data.")
     if sample.dtype.kind == "i":
         top = float(np.iinfo(sample.dtype).max)
         # Dark subtraction gives small negative numbers only, and single broken pixels are tolerated.

@@ -1,10 +1,10 @@
 """Write results into the calibration of a py4DSTEM DataCube, and read them back.
 
-No other module writes to py4DSTEM's objects. Only classes of py4DSTEM are used, so that it reads saved files without
-this package: `Calibration`; the `RealSlice` "prenet_origin_sigma" with maps of the uncertainty of the origin; the
-`Metadata` "prenet" with the provenance. The calibration also holds the text "prenet_written", which records the data
-and values for which its entries were written, so that outdated entries are found, and the detector mask "prenet_mask".
-Files: `emd_files`.
+Results are written to py4DSTEM's objects here only (`resampling` also sets up the calibration of a new cube). Only
+classes of py4DSTEM are used, so that it reads saved files without this package: `Calibration`; the `RealSlice`
+"prenet_origin_sigma" with maps of the uncertainty of the origin; the `Metadata` "prenet" with the provenance. The
+calibration also holds the text "prenet_written", which records the data and values for which its entries were written,
+so that outdated entries are found, and the detector mask "prenet_mask". Files: `emd_files`.
 """
 
 import copy

@@ -1,8 +1,9 @@
 """Decision on the measured origin: is the located disk the direct beam, how uncertain is it, and do rings replace it.
 
-A position is valid if a disk was located in it. The whole origin is refused if too many patterns show no beam although
-they are as bright as the others: the beam is then elsewhere in them. Sigmas of electron counting are widened by the
-scatter of neighboring positions about the descan. If the direct beam is hidden, the center of the rings is the origin.
+A position is valid if the direct disk was located there and its window holds enough electrons. The whole origin is
+refused if too many patterns show no beam although they are as bright as the others: the beam is then elsewhere in them.
+Sigmas of electron counting are widened by the scatter of neighboring positions about the descan. If the direct beam is
+hidden, the center of the rings is the origin.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from ..fits import ring_center
 from . import UNCERTAIN_SIGMA_PX, Beam, Located, block_sums, spread_blocks
 
 # Set on simulated scans:
-MIN_SIGNAL_FRACTION = 0.02  # electrons of a window in those of the usual one; with fewer the beam was blanked
-MIN_SIGNAL_ELECTRONS = 3  # electrons in a window, more than which a position needs
+MIN_SIGNAL_FRACTION = 0.02  # smallest ratio of the electrons in a window to their median; below it the beam was blanked
+MIN_SIGNAL_ELECTRONS = 3  # a valid position has more electrons in its window
 # Median sigma above which a bright direct beam is in doubt: pixels, or multiples of sqrt(radius / electrons), about the
 # sigma of counting alone.
 DOUBTFUL_SIGMA_PX = 0.2
@@ -26,8 +27,8 @@ BRIGHTNESS_PATTERNS = 16  # patterns with a beam, and patterns without, whose br
 # Fraction of positions without a beam above which their brightness is compared; the smaller one if positions scatter.
 MAX_MISSING_SCATTERED = 0.2
 MAX_MISSING = 0.5
-# Electrons of patterns without a beam in those of the others, above which the beam was not blanked; the smaller one if
-# positions scatter. With less than DIM_BRIGHTNESS the specimen may be too thick.
+# Ratio of the electrons in patterns without a beam to those in patterns with one, above which the beam was not blanked:
+# DARK_BRIGHTNESS if positions scatter, otherwise DIM_BRIGHTNESS. Below DIM_BRIGHTNESS the specimen may be too thick.
 DARK_BRIGHTNESS = 0.1
 DIM_BRIGHTNESS = 0.6
 SCATTER_SIDE = 5  # scan positions, side of the square whose scatter about the descan widens sigma

@@ -17,8 +17,9 @@ What happens with bad input, and when something fails during the work. Each row 
 makes the fault, calls what a user would call, and checks the error or the flags; that arrays, calibrations and files
 are unchanged; and that no file is left behind.
 
-- **refused**: nothing was calculated or written. Python raises `PrenetError` with the sentence below; the command
-  prints it on stderr and exits with code 1. A row with a flag returns a report that was not accepted.
+- **refused**: no result is accepted or written. Python raises `PrenetError` with the sentence below before the work
+  starts; the command prints it on stderr and exits with code 1. In rows with a flag, a report is returned that is not
+  accepted.
 - **warned**: there is a result, checked against the truth, and the report carries the flag.
 - **answered**: the result equals the truth within its uncertainty, without a warning.
 
