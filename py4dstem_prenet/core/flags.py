@@ -250,7 +250,7 @@ _ORIGIN = (
     ("rings_no_room", REFUSAL,
      "No rings: less than {needed:.0f} px of radius lie on the detector."),
     ("rings_disagree", REFUSAL,
-     "No rings: the radial profiles of {sectors} sectors agree to {agreement:.2f} only (needed: at least {needed:.2f})."),
+     "No rings: the radial profiles of {sectors} sectors agree to {agreement:.2f} (needed: at least {needed:.2f})."),
     ("rings_flat", REFUSAL,
      "No rings: the radial profile rises by {rise:.1f} standard errors only (needed: at least {needed:.0f})."),
     ("rings_no_center", REFUSAL,
