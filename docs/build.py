@@ -72,8 +72,11 @@ def build(folder: Path) -> int:
         importlib.import_module(name)  # warnings of other packages while they load are not ours
     for name in ["py4dstem_prenet", *names]:  # names that are looked up when asked for, which pdoc does not do
         module = sys.modules[name]
-        for public in getattr(module, "__all__", ()):
-            setattr(module, public, getattr(module, public))
+        for public in tuple(getattr(module, "__all__", ())):
+            try:
+                setattr(module, public, getattr(module, public))
+            except ImportError:  # it needs the extra `libertem`
+                module.__all__.remove(public)
     pdoc.render.configure(docformat="numpy", footer_text=f"py4dstem_prenet {package.__version__}")
     with warnings.catch_warnings():
         warnings.simplefilter("error")

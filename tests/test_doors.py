@@ -93,6 +93,12 @@ def test_a_scan_can_be_the_data_of_a_cube(counts, expected):
         np.testing.assert_array_equal(result, expected[name], err_msg=name)
 
 
+def test_every_public_name_can_be_imported():
+    assert set(py4dstem_prenet.__all__) < set(dir(py4dstem_prenet))
+    for name in dir(py4dstem_prenet):
+        assert getattr(py4dstem_prenet, name) is not None
+
+
 def test_no_door_is_left_out():
     assert set(DOORS) == {name for name in vars(accessor.PrenetAccessor) if not name.startswith("_")}
 
