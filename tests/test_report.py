@@ -60,8 +60,8 @@ class TestIsThisFitGoodEnough:
         assert found.uncertainty < 0.02
 
     def test_strong_residuals_of_the_specimen_are_amber_with_their_cause(self):
-        image = np.sin(3 * np.pi * COLUMNS) * np.cos(2 * np.pi * ROWS)  # everywhere, so that no position is an outlier
-        deflection = 0.2 * np.gradient(image, axis=1)
+        image = particles()
+        deflection = 1.2 * np.gradient(image, axis=1)
         found, light, flags = judged(origin_map(extra=deflection), images=image[None])
         assert light == "amber" and found.test.correlated and "specimen_explains" in flags
         assert found.specimen > 0.5 and found.test.shared == pytest.approx(np.std(deflection), rel=0.4)
