@@ -25,7 +25,7 @@ from scipy.ndimage import map_coordinates
 from .core import CalibrationReport, OriginMap, PrenetError, as_scan
 from .fits import MAX_KEPT_BYTES, pooled_positions
 from .io import DatasetScan, check_output, save
-from .live import OriginUDF, read_result
+from .live.udf import OriginUDF, read_result
 from .origin import check_mask
 from .pipeline import Calibrator, check_networks, write_report
 

@@ -17,6 +17,5 @@ from .sources import (
     wait_for_file as wait_for_file,
 )
 from .terminal import Terminal as Terminal
-from .udf import OriginUDF as OriginUDF, read_result as read_result
 from .watcher import watch_file as watch_file
 from .worker import Worker as Worker
