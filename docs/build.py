@@ -80,6 +80,8 @@ def build(folder: Path) -> int:
     pdoc.render.configure(docformat="numpy", footer_text=f"py4dstem_prenet {package.__version__}")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        if find_spec("libertem") is None:  # the stubs of two packages import it
+            warnings.filterwarnings("ignore", "Error parsing type stubs for py4dstem_prenet.(io|live)")
         listed = {f"py4dstem_prenet.{name}" for name in package.__all__}  # pdoc finds these by itself
         pdoc.pdoc("py4dstem_prenet", *(name for name in names if name not in listed), output_directory=folder)
     return len(names) + 1
