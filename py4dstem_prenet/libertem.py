@@ -23,8 +23,8 @@ from py4DSTEM import DataCube
 from scipy.ndimage import map_coordinates
 
 from .core import CalibrationReport, OriginMap, PrenetError, as_scan
-from .fits import MAX_KEPT_BYTES, pooled_positions
-from .io import DatasetScan, check_output, save
+from .io import check_output, save
+from .io.dataset_scan import DatasetScan
 from .live.udf import OriginUDF, read_result
 from .origin import check_mask
 from .pipeline import Calibrator, check_networks, write_report
@@ -158,10 +158,7 @@ class Learned:
         """
         guess = self.guess_at(scan_shape or self.scan_shape)
         count = guess.shape[0] * guess.shape[1]
-        keep = pooled_positions(np.ones(count, bool), guess.shape[:2], self.calibrator.noise.dose)
-        most = max(1, MAX_KEPT_BYTES // (4 * self.calibrator.noise.bad_pixels.size))
-        if len(keep) > most:
-            keep = keep[np.linspace(0, len(keep) - 1, most).astype(int)]
+        keep = self.calibrator.positions_to_keep(guess.shape[:2])
         return OriginUDF.of(guess, np.isin(np.arange(count), keep).reshape(guess.shape[:2]), self.calibrator.beam)
 
     def origin(self, result) -> OriginMap:

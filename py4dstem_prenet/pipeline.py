@@ -13,7 +13,7 @@ from .core import CalibrationReport, Flag, SampledScan, Scan, as_scan
 from .denoising import denoise
 from .descan import fit_origin
 from .ellipse import measure_ellipse
-from .fits import MIN_POOLED_POSITIONS, pooled_positions, worth_keeping
+from .fits import MAX_KEPT_BYTES, MIN_POOLED_POSITIONS, pooled_positions, worth_keeping
 from .io import (
     all_or_none,
     check_output,
@@ -88,6 +88,23 @@ class Calibrator(BeamLocator):
         ellipse = measure_ellipse(source, fit.qx0, fit.qy0, radius, self.noise, valid=valid, device=self.device,
                                   progress=progress)
         return CalibrationReport(origin, fit, ellipse, self.noise)
+
+    def positions_to_keep(self, scan_shape):
+        """Choose the positions whose patterns are kept in memory for the ellipse, before any is located.
+
+        Parameters
+        ----------
+        scan_shape : tuple of int
+            (Rx, Ry).
+
+        Returns
+        -------
+        numpy.ndarray of int
+            Flat positions, ascending; their patterns take at most `fits.MAX_KEPT_BYTES` as float32.
+        """
+        keep = pooled_positions(np.ones(scan_shape, bool).ravel(), scan_shape, self.noise.dose)
+        count = max(1, MAX_KEPT_BYTES // (4 * self.noise.bad_pixels.size))
+        return keep if len(keep) <= count else keep[np.linspace(0, len(keep) - 1, count).astype(int)]
 
 
 @sharing_cores

@@ -218,9 +218,8 @@ def worth_keeping(scan: Scan, dose):
     Returns
     -------
     numpy.ndarray of int
-        Flat positions, ascending. Empty if the data are in memory, or if the patterns take more than MAX_KEPT_BYTES or
-        a
-        quarter of the memory budget.
+        Flat positions, ascending. Empty if the data are in memory, or if the patterns take more than MAX_KEPT_BYTES
+        or a quarter of the memory budget.
     """
     positions = pooled_positions(np.ones(scan.size, bool), scan.scan_shape, dose)
     size = len(positions) * int(np.prod(scan.pattern_shape)) * scan.dtype.itemsize

@@ -3,8 +3,8 @@ from .denoise import DenoiseTask as DenoiseTask
 from .ellipse import EllipseTask as EllipseTask
 from .exporting import export as export
 from .loop import (
-    BANKS as BANKS,
     BANK_SPECIMENS as BANK_SPECIMENS,
+    BANKS as BANKS,
     ORIENTED_FRACTION as ORIENTED_FRACTION,
     VALIDATION_SPECIMENS as VALIDATION_SPECIMENS,
     train as train,
