@@ -23,7 +23,7 @@ from py4DSTEM.process.calibration import fit_ellipse_1D, fit_ellipse_amorphous_r
 
 from py4dstem_prenet.core.geometry import ellipse_matrix, ellipse_vector
 from py4dstem_prenet.detector.estimate import estimate_noise
-from py4dstem_prenet.ellipse.measure import judge_pooled
+from py4dstem_prenet.ellipse.measure import measure_pooled
 from py4dstem_prenet.fits.pooling import pool
 from py4dstem_prenet.simulation.bank import make_bank
 from py4dstem_prenet.simulation.pattern import project, rotation_matrix
@@ -85,7 +85,7 @@ def one(scan, dose, rng):
     counts = rng.poisson(clean * dose).astype(np.uint16).reshape(*SCAN, *SHAPE)
     noise = estimate_noise(counts)
     pooled = pool(counts, *origin.T.reshape(2, *SCAN), noise)
-    ours = judge_pooled(pooled, radius, noise, "cpu")
+    ours = measure_pooled(pooled, radius, noise, "cpu")
     off = np.hypot(*(ours.vector - vector))
     row = {"py4dstem_prenet": off, "accepted": float(ours.accepted),
            "within": float(off < 3 * np.sqrt(np.linalg.eigvalsh(ours.covariance).max()))}

@@ -33,7 +33,7 @@ from .core import (
 from .denoising import check_denoising, denoise
 from .descan import MODELS, fit_origin, residual_flags
 from .detector import virtual_images
-from .ellipse import check_ellipse, judge_pooled
+from .ellipse import check_ellipse, measure_pooled
 from .fits import Pooled, pool
 from .io import (
     check_output,
@@ -442,7 +442,7 @@ def review(datacube, device="auto", progress=True) -> Review:
         disk_radius = origin.radius if np.isfinite(origin.radius) else None
         results |= {"stored": figures.stored_ellipse(datacube.calibration),
                     "stored_by": "prenet" if by_prenet else "another program",
-                    "ellipse": judge_pooled(after, disk_radius, noise, device)}
+                    "ellipse": measure_pooled(after, disk_radius, noise, device)}
         bar.update()
         results |= _denoised_part(datacube, used, detectors, noise, device)
         results["denoising"] = check_denoising(datacube, noise, device=device, positions=CHECKED_POSITIONS)

@@ -7,7 +7,7 @@ from scans import numbers_of
 from py4dstem_prenet.core.scan import as_scan
 from py4dstem_prenet.descan.fit import fit_origin
 from py4dstem_prenet.detector.estimate import estimate_noise
-from py4dstem_prenet.origin.judge import DARK_BRIGHTNESS, DIM_BRIGHTNESS, MAX_MISSING, ring_origins
+from py4dstem_prenet.origin.decide import DARK_BRIGHTNESS, DIM_BRIGHTNESS, MAX_MISSING, ring_origins
 from py4dstem_prenet.origin.measure import measure_origin
 from py4dstem_prenet.simulation.scan import simulate
 

@@ -235,7 +235,7 @@ def test_a_direct_beam_that_is_hardly_known_is_doubted(electrons, missing, found
     at, seen = 31 + rng.normal(0, 0.8, (64, 2)), np.arange(64) >= missing
     located = Located(at, np.full((64, 2), 0.9), np.full(64, electrons), seen)
     beam = Beam("cpu", noise, Aperture(3.0, 0.3, (0.0, 0.0)))
-    origin = module.judge_origin(as_scan(data), noise, located, beam)
+    origin = module.decide_origin(as_scan(data), noise, located, beam)
     assert origin.found is found and origin.decision.has("position_uncertain") == found
     assert origin.decision.has("beam_elsewhere") != found
 

@@ -102,7 +102,7 @@ def measure_ellipse(data, qx0, qy0, radius, noise: NoiseModel, valid=None, regio
         use = use & np.asarray(valid, bool)
     load("ellipse", device)  # refuse missing weights or an unavailable device before the patterns are read
     pooled = pool(scan, qx0, qy0, noise, valid=use, progress="ellipse" if progress else None)
-    return judge_pooled(pooled, radius, noise, device)
+    return measure_pooled(pooled, radius, noise, device)
 
 
 def map_ellipse(data, qx0, qy0, radius, noise: NoiseModel, blocks: int = 4, valid=None, device="auto",
@@ -203,7 +203,7 @@ def in_region(region, scan_shape):
 
 
 @sharing_cores
-def judge_pooled(pooled: Pooled, radius, noise: NoiseModel, device="auto") -> Ellipse:
+def measure_pooled(pooled: Pooled, radius, noise: NoiseModel, device="auto") -> Ellipse:
     """Measure the ellipse of pooled patterns.
 
     Parameters

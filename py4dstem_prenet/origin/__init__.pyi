@@ -7,12 +7,12 @@ from .beam import (
 )
 from .check import check_origin as check_origin
 from .coarse import block_sums as block_sums, coarse_origin as coarse_origin, spread_blocks as spread_blocks
-from .judge import (
+from .decide import (
     BLANKED_FRACTION as BLANKED_FRACTION,
     BRIGHT_QUANTILE as BRIGHT_QUANTILE,
     MIN_SIGNAL_ELECTRONS as MIN_SIGNAL_ELECTRONS,
     MIN_SIGNAL_FRACTION as MIN_SIGNAL_FRACTION,
-    judge_origin as judge_origin,
+    decide_origin as decide_origin,
     no_origin as no_origin,
     origin_from_rings as origin_from_rings,
     shows_beam as shows_beam,

@@ -6,7 +6,7 @@
    and the recentered patterns show the aperture and the contrast inside the disk (`learn.py`).
 3. A likelihood fit of that aperture locates the beam in every pattern, and the network wherever the fit is in doubt
    (`beam.py`).
-4. The positions are accepted or refused (`judge.py`). If the direct beam is hidden, the center of the rings is used.
+4. The positions are accepted or refused (`decide.py`). If the direct beam is hidden, the center of the rings is used.
 
 Coordinates are those of py4DSTEM: qx0 along rows, qy0 along columns; a pixel's center has integer coordinates.
 """
@@ -23,7 +23,7 @@ from ..compute import map_chunks, sharing_cores
 from ..core import Flag, NoiseModel, OriginMap, PrenetError, SampledScan, Scan, as_scan, stage_bar
 from ..detector import MAX_NOISE_POSITIONS, estimate_noise
 from ..networks import load, requirement
-from . import Beam, Located, coarse_origin, judge_origin, learn_beam, origin_from_rings, unlocated
+from . import Beam, Located, coarse_origin, decide_origin, learn_beam, origin_from_rings, unlocated
 
 
 def measure_origin(data, noise: NoiseModel | None = None, mask=None, device="auto", progress=True) -> OriginMap:
@@ -244,7 +244,7 @@ class BeamLocator:
         """
         if self.beam is None:
             return origin_from_rings(scan, self.noise, self.refusal)
-        return judge_origin(scan, self.noise, located, self.beam, processed)
+        return decide_origin(scan, self.noise, located, self.beam, processed)
 
 
 def _locate_and_keep(index, block, guess, wanted, beam: Beam):

@@ -74,7 +74,7 @@ def shows_beam(located: Located, processed=True):
     return found & (located.signal > MIN_SIGNAL_FRACTION * usual) & (located.signal > MIN_SIGNAL_ELECTRONS)
 
 
-def judge_origin(scan: Scan, noise: NoiseModel, located: Located, beam: Beam, processed=True) -> OriginMap:
+def decide_origin(scan: Scan, noise: NoiseModel, located: Located, beam: Beam, processed=True) -> OriginMap:
     """Decide on the origin of a scan from the positions located in its patterns.
 
     Parameters
