@@ -12,11 +12,11 @@ demo: $(READY)
 # A quick subset for daily work, under two minutes on two cores.
 check: $(READY)
 	$(BIN)/ruff check .
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow" tests
 
 # All of it: lint, types, tests, and the examples in docstrings.
 test: $(READY) lint types
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests py4dstem_prenet
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal tests py4dstem_prenet
 
 lint: $(READY)
 	$(BIN)/ruff check .

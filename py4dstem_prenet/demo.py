@@ -62,7 +62,7 @@ def run(out: Path) -> None:
     print(_table(datacube, denoised, report, truth))
     save(datacube, new)
     new.replace(out / _FILES[0])
-    before, after = _pools(datacube)
+    before, after = _pools(datacube, report.noise)
     figures = _patterns(datacube, denoised, truth), _origin(datacube, before, after), _ellipse(after, report)
     for name, figure in zip(_FILES[1:], figures, strict=True):
         part = out / (name + ".part")
@@ -108,14 +108,12 @@ def _patterns(datacube, denoised, truth):
     return figure
 
 
-def _pools(datacube):
+def _pools(datacube, noise):
     """Mean patterns as recorded and recentered."""
-    from .detector import estimate_noise
     from .fits import pool
     from .io import read_fitted_origin
 
     qx0, qy0, _ = read_fitted_origin(datacube)
-    noise = estimate_noise(datacube)
     return pool(datacube, np.full_like(qx0, qx0.mean()), np.full_like(qy0, qy0.mean()), noise), pool(
         datacube, qx0, qy0, noise)
 

@@ -85,7 +85,7 @@ def adapt_threads() -> None:
 
 @contextmanager
 def shared_cores():
-    """Use no more threads than cores that are free, in torch and in BLAS; the outermost block restores both.
+    """Use no more threads than cores that are free in torch, and one in BLAS; the outermost block restores both.
 
     Yields
     ------
@@ -99,7 +99,7 @@ def shared_cores():
     most = torch.get_num_threads()
     token = _most.set(most)
     try:
-        with threadpool_limits(min(most, free_cores()), user_api="blas"):
+        with threadpool_limits(1, user_api="blas"):  # matrices are small: more threads would wait for one another
             adapt_threads()
             yield
     finally:

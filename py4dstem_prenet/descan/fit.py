@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..compute import sharing_cores
 from ..core import (
     MIN_SIGMA_PX,
     REFUSAL,
@@ -26,6 +27,7 @@ MAX_JUMPS = 8  # jumps that are fitted as steps; a scan with more is fitted with
 STEP_ROUNDS = 2  # rounds in which steps and surface are fitted in turn; more do not change them
 
 
+@sharing_cores
 def fit_descan(maps, sigmas, valid, model="auto"):
     """Fit the descan to maps of the origin.
 
