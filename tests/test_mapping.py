@@ -2,12 +2,13 @@
 
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import dask.array
@@ -156,6 +157,64 @@ def test_an_only_block_has_all_threads(cube, three_threads):
     assert seen == [(threading.current_thread().name, 3)] and [i.tolist() for i in index] == [[0, 1]]
     np.testing.assert_array_equal(sums[0], np.array([10, 20]) * cube[0, :2].sum((1, 2), dtype=np.int64))
     assert gather(work, cube, np.zeros(48), positions=np.array([], int)) == ([], [])
+
+
+class Bars:
+    """Progress bars as they are made."""
+
+    def __init__(self, monkeypatch):
+        self.made, make = [], mapping.progress_bar
+
+        @contextmanager
+        def kept(total, title):
+            with make(total, title) as bar:
+                self.made.append(bar)
+                yield bar
+
+        monkeypatch.setattr(mapping, "progress_bar", kept)
+
+    def now(self):
+        return self.made[-1].n
+
+
+@pytest.mark.parametrize("cores", [1, 3])
+def test_a_bar_advances_when_results_were_taken_not_when_blocks_are_read(cube, three_threads, monkeypatch, cores):
+    monkeypatch.setattr(mapping, "free_cores", lambda: cores)
+    bars, counts, taken = Bars(monkeypatch), [], 0
+    for index, _ in map_chunks(centroid, cube, np.ones(48, np.float32), chunk=5, progress="origin"):
+        counts.append((bars.now(), taken))
+        taken += len(index)
+    assert taken == bars.made[0].total == bars.now() == 48 and len(counts) > 3
+    assert all(shown == finished for shown, finished in counts), counts
+    done = np.arange(48) < 40
+    for index, _ in map_chunks(centroid, cube, np.ones(48, np.float32), progress="origin", skip=done):
+        done[index] = True  # a resumed run: 8 are missing, and their block comes whole
+    assert done.all() and bars.made[1].total == bars.now() == 8
+
+
+@pytest.mark.parametrize("cores", [1, 3])
+def test_the_rate_of_an_only_block_is_that_of_its_work(cube, three_threads, monkeypatch, capsys, cores):
+    """It was that of reading, thousands a second; and the clock of the bar stood still at 0."""
+    monkeypatch.setattr(mapping, "free_cores", lambda: cores)
+    monkeypatch.setattr(reading, "REDRAW_SECONDS", 0.05)
+    bars, during, seconds = Bars(monkeypatch), [], 0.6
+
+    def work(index, block):
+        during.append(bars.now())
+        time.sleep(seconds)
+        during.append(bars.now())
+
+    assert len(list(map_chunks(work, cube, progress="denoising"))) == 1 and during == [0, 0]
+    drawn = capsys.readouterr().err.split("\r")
+    assert sum("0/48" in text for text in drawn) > 3 and "48/48" in drawn[-1]
+    rate = float(re.search(r"([\d.]+) patterns/s", drawn[-1]).group(1))
+    assert 0.05 * 48 / seconds < rate < 1.05 * 48 / seconds  # a machine under load is slower, never faster
+    assert not [t for t in threading.enumerate() if t.name.startswith("prenet-")]
+
+
+def test_without_a_name_no_bar_is_shown(cube, capsys):
+    gather(partial(centroid), cube, np.ones(48, np.float32))
+    assert capsys.readouterr().err == ""
 
 
 def test_views_of_memmaps_lead_to_their_own_bytes(cube, tmp_path):

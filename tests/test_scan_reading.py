@@ -212,13 +212,6 @@ def test_positions_outside_or_out_of_order_are_refused(cube, positions):
         list(blocks_of(cube, positions=positions))
 
 
-def test_progress_counts_patterns_and_is_silent_by_default(cube, capsys):
-    list(blocks_of(cube))
-    assert capsys.readouterr().err == ""
-    list(blocks_of(cube, progress="origin"))
-    assert "origin" in capsys.readouterr().err
-
-
 def test_a_damaged_chunk_is_told_with_its_place(tmp_path):
     """The second of two chunks, damaged where it is compressed."""
     path = tmp_path / "a.h5"

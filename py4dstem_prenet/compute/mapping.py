@@ -53,7 +53,7 @@ def map_chunks(function, data, *along, positions=None, chunk=None, progress=None
     chunk : int, optional
         Patterns in a block, at most.
     progress : str, optional
-        Name of the stage, to show a progress bar.
+        Name of the stage, to show a progress bar of the patterns whose results the caller has taken.
     skip : numpy.ndarray of bool, optional
         (Rx * Ry,), True where nothing is wanted.
     require : callable, optional
@@ -74,18 +74,17 @@ def map_chunks(function, data, *along, positions=None, chunk=None, progress=None
         dying.
     """
     scan, client = as_scan(data), _cluster.get()
+    chunk, total, jobs = plan_reading(scan, chunk, positions, skip)
     if client is None:
-        keep_memory()
-        try:
-            yield from _on_threads(function, scan, along, positions, chunk, progress, skip)
-        finally:
-            give_back_memory()
+        results = _on_threads(function, scan.blocks(chunk, positions, skip), along)
     else:
-        chunk, total, jobs = plan_reading(scan, chunk, positions, skip)
         submit = partial(_submit, client, function, scan, along, chunk, require)
-        file = UnchangedFile(scan.file)
-        yield from _on_cluster(client, submit, chunk, total, jobs, progress)
-        file.check()
+        results = _on_cluster(client, submit, chunk, jobs, UnchangedFile(scan.file))
+    with progress_bar(total, progress) as bar, closing(results):
+        for index, result in results:
+            missing = len(index) if skip is None else int((~skip[index]).sum())  # the caller may mark them as done
+            yield index, result
+            bar.update(missing)
 
 
 @contextmanager
@@ -140,10 +139,17 @@ def use_cluster(cluster):
             own.close()
 
 
-def _on_threads(function, scan, along, positions, chunk, progress, skip):
+def _on_threads(function, blocks, along):
+    keep_memory()
+    try:
+        yield from _computed(function, _trimmed(blocks), along)
+    finally:
+        give_back_memory()
+
+
+def _computed(function, blocks, along):
     threads = min(torch.get_num_threads(), free_cores())
     torch_threads = torch.get_num_threads()
-    blocks = _trimmed(scan.blocks(chunk, progress, positions, skip))
     if threads == 1:
         for index, block in blocks:
             yield index, function(index, block, *(rows[index] for rows in along))
@@ -181,22 +187,21 @@ def _trimmed(blocks):
             yield block
 
 
-def _on_cluster(client, submit, chunk, total, jobs, progress):
+def _on_cluster(client, submit, chunk, jobs, file):
     waiting = deque()
     try:
-        with progress_bar(total, progress) as bar:
-            while True:
-                # Few enough that blocks and results stay small beside the memory of workers and of this process.
-                ahead = 2 + 2 * sum(client.nthreads().values())
-                while len(waiting) < ahead and (job := next(jobs, None)) is not None:
-                    waiting.append((job, submit(job)))
-                if not waiting:
-                    return
-                job, future = waiting.popleft()
-                results = _result(job, future)
-                for part, result in zip(parts(len(job.index), chunk), results, strict=True):
-                    yield job.index[part], result
-                    bar.update(len(job.index[part]))
+        while True:
+            # Few enough that blocks and results stay small beside the memory of workers and of this process.
+            ahead = 2 + 2 * sum(client.nthreads().values())
+            while len(waiting) < ahead and (job := next(jobs, None)) is not None:
+                waiting.append((job, submit(job)))
+            if not waiting:
+                break
+            job, future = waiting.popleft()
+            results = _result(job, future)
+            for part, result in zip(parts(len(job.index), chunk), results, strict=True):
+                yield job.index[part], result
+        file.check()
     finally:
         client.cancel([future for _, future in waiting])
 

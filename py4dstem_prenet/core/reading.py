@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise, product
 from pathlib import Path
+from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from . import Scan
 
 BLOCK_BYTES = 64 * 2**20  # bytes of a block as float32, at most; larger blocks were not faster
+REDRAW_SECONDS = 1.0  # seconds after which a progress bar is drawn again, though nothing was finished
 
 
 @dataclass(frozen=True)
@@ -270,8 +272,11 @@ def parts(total: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, total)) for start in range(0, total, size)]
 
 
-def progress_bar(total: int, title: str | None) -> tqdm:
-    """Make a progress bar that counts patterns.
+@contextmanager
+def progress_bar(total: int, title: str | None):
+    """Show a progress bar that counts patterns; its rate is the mean since the start.
+
+    Whoever shows it advances it (`bar.update(n)`) when patterns are finished, not when they are read.
 
     Parameters
     ----------
@@ -280,12 +285,13 @@ def progress_bar(total: int, title: str | None) -> tqdm:
     title : str or None
         Name of the stage; None shows nothing.
 
-    Returns
-    -------
+    Yields
+    ------
     tqdm.tqdm
-        The bar, a context manager.
+        The bar.
     """
-    return tqdm(total=total, desc=title, unit=" patterns", disable=title is None, smoothing=0)  # mean rate
+    with _redrawn(tqdm(total=total, desc=title, unit=" patterns", disable=title is None, smoothing=0)) as bar:
+        yield bar
 
 
 @contextmanager
@@ -306,10 +312,31 @@ def stage_bar(title: str, stages, shown: bool):
     callable
         To be called at the end of each stage.
     """
-    with tqdm(total=len(stages), desc=f"{title}: {stages[0]}", unit=" stages", disable=not shown) as bar:
+    with _redrawn(tqdm(total=len(stages), desc=f"{title}: {stages[0]}", unit=" stages", disable=not shown)) as bar:
         def advance():
             bar.update()
             if bar.n < len(stages):
                 bar.set_description(f"{title}: {stages[bar.n]}")
 
         yield advance
+
+
+@contextmanager
+def _redrawn(bar):
+    """Draw a bar now and then, so that its clock runs while a single block takes long; close it at the end."""
+    ended = Event()
+
+    def redraw():
+        while not ended.wait(REDRAW_SECONDS):
+            bar.refresh()
+
+    thread = Thread(target=redraw, name="prenet-bar", daemon=True)
+    with bar:
+        if not bar.disable:
+            thread.start()
+        try:
+            yield bar
+        finally:
+            ended.set()
+            if not bar.disable:
+                thread.join()

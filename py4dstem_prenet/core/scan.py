@@ -17,7 +17,7 @@ from functools import partial
 import h5py
 import numpy as np
 
-from . import PrenetError, UnchangedFile, longest_part, parts, plan_reading, progress_bar
+from . import PrenetError, UnchangedFile, longest_part, parts, plan_reading
 
 MIN_SIDE = 32  # pixels along each side of a pattern; smaller ones have no room for a disk and its surroundings
 
@@ -170,15 +170,13 @@ class Scan(ABC):
         readable.flat[self.positions] = True
         return readable
 
-    def blocks(self, chunk=None, progress=None, positions=None, skip=None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def blocks(self, chunk=None, positions=None, skip=None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Read all patterns, or some of them, block by block; the next block is read meanwhile.
 
         Parameters
         ----------
         chunk : int, optional
             Patterns in a block, at most; by default as many as fill 64 MiB as float32.
-        progress : str, optional
-            Name of the stage, to show a progress bar.
         positions : array_like of int, optional
             Flat scan positions in ascending order; all by default.
         skip : numpy.ndarray of bool, optional
@@ -198,7 +196,7 @@ class Scan(ABC):
         PrenetError
             A pattern holds NaN or infinity, the file is damaged, or it was written meanwhile.
         """
-        chunk, total, jobs = plan_reading(self, chunk, positions, skip)
+        chunk, _, jobs = plan_reading(self, chunk, positions, skip)
         file = UnchangedFile(self.file)
 
         def read(job):
@@ -211,7 +209,7 @@ class Scan(ABC):
 
         # Leaving the executor waits for the read that is under way, so that closing the generator early leaks no
         # thread and the caller may close the file.
-        with progress_bar(total, progress) as bar, ThreadPoolExecutor(1, thread_name_prefix="prenet-read") as reader:
+        with ThreadPoolExecutor(1, thread_name_prefix="prenet-read") as reader:
             job = next(jobs, None)
             coming = reader.submit(read, job) if job else None
             while coming is not None:
@@ -220,7 +218,6 @@ class Scan(ABC):
                 coming = reader.submit(read, job) if job else None
                 for part in parts(len(index), chunk):  # a storage chunk may hold more than a block
                     yield index[part], block[part]
-                    bar.update(len(index[part]))
 
     def read(self, positions) -> np.ndarray:
         """Read patterns.
