@@ -17,5 +17,6 @@ from .resampling import (
     corrected as corrected,
     crop_Q as crop_Q,
     crop_R as crop_R,
+    repaired as repaired,
 )
 from .review import show as show

@@ -369,6 +369,40 @@ class PrenetAccessor:
 
         return corrected(self._datacube, out=out, progress=progress)
 
+    def repaired(self, out=None, noise=None, progress=True) -> DataCube:
+        """Replace bad pixels in the counts by the mean of their good neighbors, for example before `find_Bragg_disks`.
+
+        Good pixels stay as they are, integers stay integers, and the mean over patterns is that of the neighbors.
+
+        Parameters
+        ----------
+        out : str or pathlib.Path, optional
+            A new EMD file to stream the result to; by default the result is kept in memory.
+        noise : NoiseModel, optional
+            The noise model whose bad pixels are replaced. By default those that are found in the scan, and those that
+            the mask in the calibration excludes; `noise` of the report of `calibrate` also has weak hot pixels in the
+            direct beam.
+        progress : bool, optional
+            Whether to show a progress bar.
+
+        Returns
+        -------
+        DataCube
+            A new cube of the same type, with the same calibration.
+
+        Raises
+        ------
+        PrenetError
+            If the data cannot be used, all pixels are bad, or `out` exists.
+
+        Examples
+        --------
+        >>> vectors = datacube.prenet.repaired().find_Bragg_disks(template=kernel)  # doctest: +SKIP
+        """
+        from . import repaired
+
+        return repaired(self._datacube, noise=noise, out=out, progress=progress)
+
     def crop_Q(self, ROI) -> DataCube:
         """Crop the patterns, and adapt the calibration.
 

@@ -46,7 +46,21 @@ from .io import (
     signatures,
 )
 from .origin import check_origin
-from .report import Verdict, figures, make_verdict, page_html
+from .report import (
+    Verdict,
+    inner_radius,
+    make_verdict,
+    overall,
+    page_html,
+    ring_radius,
+    show_ellipse,
+    show_origin,
+    show_pattern,
+    show_sigma,
+    show_straightened,
+    stored_ellipse,
+    subplots,
+)
 from .resampling import check_calibration
 
 HTML_ENDINGS = (".html", ".htm")
@@ -183,6 +197,17 @@ class Review:
             verdicts.append(make_verdict("denoising", self.denoising.flags))
         return verdicts
 
+    @property
+    def overall(self) -> Verdict:
+        """The verdicts joined.
+
+        Returns
+        -------
+        Verdict
+            Whether the calibration can be used.
+        """
+        return overall(self.verdicts)
+
 
 # --- flags of each stage ------------------------------------------------------------------------------------
 
@@ -202,8 +227,7 @@ def noise_flags(noise: NoiseModel) -> tuple[Flag, ...]:
     """
     kind = Flag("counting", {"dose": noise.dose}) if noise.counting else Flag(
         "integrating", {"gain": noise.gain, "offset": noise.offset, "readout": noise.readout, "dose": noise.dose})
-    bad = int(noise.bad_pixels.sum())
-    return (kind, *((Flag("bad_pixels", {"count": bad}),) if bad else ()), *noise.flags)
+    return (kind, *noise.bad_pixel_flags, *noise.flags)
 
 
 def origin_flags(origin: OriginMap, sigma_known: bool, halves: OriginCheck | None = None) -> tuple[Flag, ...]:
@@ -431,7 +455,7 @@ def review(datacube, device="auto", progress=True) -> Review:
         before = pool(datacube, *(np.full(shape[:2], q.mean()) for q in used), noise)
         after = pool(datacube, *used, noise, valid=origin.valid)
         bar.update()
-        outer = figures.inner_radius(after.mean.shape, after.center)
+        outer = inner_radius(after.mean.shape, after.center)
         detectors = [(0, radius), (min(2 * radius, 0.5 * outer), outer)]
         fitted, sigma_known = None if stored is None else used, sigma_is_current(datacube)
         images = _virtual_maps(datacube, used, detectors, noise)
@@ -440,7 +464,7 @@ def review(datacube, device="auto", progress=True) -> Review:
         bar.update()
         by_prenet = signatures(datacube).get("ellipse", {}).get("unchanged")
         disk_radius = origin.radius if np.isfinite(origin.radius) else None
-        results |= {"stored": figures.stored_ellipse(datacube.calibration),
+        results |= {"stored": stored_ellipse(datacube.calibration),
                     "stored_by": "prenet" if by_prenet else "another program",
                     "ellipse": measure_pooled(after, disk_radius, noise, device)}
         bar.update()
@@ -509,18 +533,18 @@ def show(datacube, axes=None):
     pooled = pool(datacube, qx0, qy0, noise, valid=measured.valid)
     still = pool(datacube, np.full_like(qx0, qx0.mean()), np.full_like(qy0, qy0.mean()), noise)
     if axes is None:
-        axes = figures.subplots(3, 4, figsize=(13, 9.4))
-    figures.show_origin((measured.qx0, measured.qy0), (qx0, qy0), axes[:2, :3], measured.valid)
-    figures.show_sigma(measured.sigma_qx0, measured.sigma_qy0, measured.valid, axes[:2, 3])
-    figures.show_pattern(still.mean, axes[2, 0], "mean pattern, as recorded", 0.25)
-    ellipse = figures.stored_ellipse(datacube.calibration)
+        axes = subplots(3, 4, figsize=(13, 9.4))
+    show_origin((measured.qx0, measured.qy0), (qx0, qy0), axes[:2, :3], measured.valid)
+    show_sigma(measured.sigma_qx0, measured.sigma_qy0, measured.valid, axes[:2, 3])
+    show_pattern(still.mean, axes[2, 0], "mean pattern, as recorded", 0.25)
+    ellipse = stored_ellipse(datacube.calibration)
     vector = np.zeros(2) if ellipse is None else ellipse_vector(*ellipse)
     size = float(radius) if np.isfinite(radius) else UNKNOWN_RADIUS_FRACTION * min(datacube.Qshape)
-    ring = figures.ring_radius(pooled.mean, pooled.center, size, pooled.weight, vector)
+    ring = ring_radius(pooled.mean, pooled.center, size, pooled.weight, vector)
     if ellipse is None:
-        figures.show_pattern(pooled.mean, axes[2, 1], "recentered; no ellipse is set", 0.25)
+        show_pattern(pooled.mean, axes[2, 1], "recentered; no ellipse is set", 0.25)
     else:
-        figures.show_ellipse(pooled.mean, pooled.center, ellipse, ring or size, axes[2, 1],
+        show_ellipse(pooled.mean, pooled.center, ellipse, ring or size, axes[2, 1],
                      f"recentered; a/b {ellipse[0] / ellipse[1]:.4f}")
-    figures.show_straightened(pooled.mean, pooled.center, vector, axes[2, 2:], pooled.weight, ring, 1.3 * size)
+    show_straightened(pooled.mean, pooled.center, vector, axes[2, 2:], pooled.weight, ring, 1.3 * size)
     return axes

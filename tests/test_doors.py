@@ -24,6 +24,7 @@ DOORS = {
     "check_denoising": lambda door, out: door().worth,
     "corrected": lambda door, out: (door(progress=False).data, door(out=out / "corrected.h5", progress=False).data),
     "denoise": lambda door, out: (door(progress=False).data, door(out=out / "denoised.h5", progress=False).data),
+    "repaired": lambda door, out: (door(progress=False).data, door(out=out / "repaired.h5", progress=False).data),
     "preprocess": lambda door, out: door(out=out / "preprocessed.h5", progress=False).data,
     "crop_Q": lambda door, out: door((2, 60, 4, 64)).data,
     "crop_R": lambda door, out: door((0, 3, 1, 4)).data,
@@ -105,7 +106,7 @@ def test_no_door_is_left_out():
 
 @pytest.mark.slow
 def test_a_file_and_a_cube_in_memory_give_the_same(expected):
-    for name in ("corrected", "denoise"):
+    for name in ("corrected", "denoise", "repaired"):
         here, there = expected[name]
         np.testing.assert_array_equal(here, there)
 

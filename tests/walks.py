@@ -137,6 +137,10 @@ def corrected(at):
     at.within(new, at.truth + moved)
 
 
+def repaired(at):
+    at.within(at.cube.prenet.repaired(out=_perhaps(at), **QUIET))
+
+
 def crop_R(at):
     (top, bottom), (left, right) = (np.sort(at.rng.choice(n + 1, 2, replace=False)) for n in at.cube.Rshape)
     at.within(at.cube.prenet.crop_R((top, bottom, left, right)), at.truth[:, top:bottom, left:right])
@@ -198,8 +202,8 @@ def _perhaps(at):
 CALLS = {
     calibrate: 4, calibrate_with_mask: 1, measure_origin: 2, fit_origin: 2, measure_ellipse: 1, undo_ellipse: 1,
     map_ellipse: 1, look: 2, check: 2, check_denoising: 1, check_origin: 1, check_ellipse: 1, report: 1,
-    finetune: 0.2, denoise: 2, preprocess: 1, corrected: 3, crop_R: 1, crop_Q: 1, bin_Q: 1, bin_R: 1, copy: 1,
-    save_and_open: 2, save_and_read: 1, save_calibration: 1, start_again: 0.5,
+    finetune: 0.2, denoise: 2, preprocess: 1, corrected: 3, repaired: 2, crop_R: 1, crop_Q: 1, bin_Q: 1, bin_R: 1,
+    copy: 1, save_and_open: 2, save_and_read: 1, save_calibration: 1, start_again: 0.5,
 }
 CALIBRATE = {calibrate, calibrate_with_mask, measure_origin, fit_origin, measure_ellipse, undo_ellipse, preprocess}
 

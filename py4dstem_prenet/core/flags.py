@@ -76,12 +76,18 @@ class Flag:
     @property
     def sentence(self) -> str:
         """The statement, with its numbers."""
-        return self.kind.sentence.format(**self.numbers)
+        return self.kind.sentence.format(**self._words)
 
     @property
     def action(self) -> str:
         """What the user should do; empty if nothing."""
-        return self.kind.action.format(**self.numbers)
+        return self.kind.action.format(**self._words)
+
+    @property
+    def _words(self):
+        """The numbers as texts show them: lists of positions as (row, column), (row, column)."""
+        return {name: ", ".join(f"({row}, {column})" for row, column in value) if isinstance(value, list) else value
+                for name, value in self.numbers.items()}
 
     def to_json(self) -> dict:
         """Return the flag as plain data.
@@ -181,7 +187,9 @@ _DETECTOR = (
      "The detector gives {gain:.4g} units an electron, offset {offset:.4g}, read-out noise {readout:.3g} units; "
      "{dose:,.3g} electrons a pattern."),
     ("bad_pixels", INFO,
-     "{count} bad pixels were found; they have no weight in the fits, and the data are not changed."),
+     "Bad pixels, as (row, column): {positions}; {count} in all. They have no weight in the fits, and stay in the "
+     "counts until datacube.prenet.repaired() is called.",
+     "Call it before find_Bragg_disks: a hot pixel moves disks or is taken for one."),
     ("offset_undetermined", WARNING,
      "Offset and read-out noise cannot be separated; one of them is set to zero.",
      "Pass offset= or readout= to estimate_noise if one of them is known."),

@@ -336,7 +336,8 @@ class CalibrationReport(Result):
     def flags(self) -> tuple[Flag, ...]:
         """The flags of all stages, in their order."""
         stages = (self.noise, self.origin, self.fit, self.ellipse)
-        return tuple(flag for stage in stages if stage is not None for flag in stage.flags) + self.written
+        bad_pixels = () if self.noise is None else self.noise.bad_pixel_flags
+        return (*bad_pixels, *(flag for stage in stages if stage is not None for flag in stage.flags), *self.written)
 
     def rows(self):
         shown = []
@@ -368,8 +369,9 @@ class CalibrationReport(Result):
             if stage is None:
                 continue
             shown = [(label, value) for label, value in stage.rows() if label != "flags"]
+            flags = (*(stage.bad_pixel_flags if stage is self.noise else ()), *stage.flags)
             lines += [title, *(f"  {label}: {value}" for label, value in shown),
-                      *(_wrapped(f"  {_MARKS[flag.severity]} ", str(flag)) for flag in stage.flags), ""]
+                      *(_wrapped(f"  {_MARKS[flag.severity]} ", str(flag)) for flag in flags), ""]
         return "\n".join([*lines, *(_wrapped(f"{_MARKS[f.severity]} ", str(f)) for f in self.written)]).rstrip()
 
 

@@ -16,7 +16,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from ..core import ellipse_vector
-from . import figures, verdicts
+from . import figures
 
 _INK = "#012345"  # placeholder color in figures, replaced by the text color of the page
 _STYLE = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK) | {
@@ -48,7 +48,7 @@ def page_html(seen) -> str:
     template = Environment(loader=PackageLoader(__package__, ""), autoescape=True).get_template("page.html")
     return template.render(
         name=str(seen.name), made=made, scan=_by(seen.shape[:2]), pattern=_by(seen.shape[2:]), verdicts=seen.verdicts,
-        overall=verdicts.overall(seen.verdicts), sections=sections, numbers=_numbers(seen),
+        overall=seen.overall, sections=sections, numbers=_numbers(seen),
         provenance=_provenance(seen.record)) + "\n"
 
 

@@ -6,3 +6,4 @@ from .cropping import (
     crop_Q as crop_Q,
     crop_R as crop_R,
 )
+from .repairing import repaired as repaired

@@ -23,8 +23,8 @@ case = into(CASES)
 def every_output(cube, path):
     """All that writes a scan."""
     return [lambda: cube.prenet.save(path), lambda: cube.prenet.save(path, data=False),
-            lambda: cube.prenet.denoise(out=path, progress=False), lambda: cube.prenet.corrected(out=path,
-                  progress=False)]
+            *(lambda name=name: getattr(cube.prenet, name)(out=path, progress=False)
+              for name in ("denoise", "corrected", "repaired"))]
 
 
 def cannot_write(name, made, prepare=lambda path: None):
@@ -85,7 +85,8 @@ def in_child(child):
 for name, work in (
         ("saving", lambda cube, path: cube.prenet.save(path)),
         ("denoising to a file", lambda cube, path: cube.prenet.denoise(out=path, progress=False)),
-        ("correcting to a file", lambda cube, path: cube.prenet.corrected(out=path, progress=False))):
+        ("correcting to a file", lambda cube, path: cube.prenet.corrected(out=path, progress=False)),
+        ("repairing to a file", lambda cube, path: cube.prenet.repaired(out=path, progress=False))):
     @case("Output", f"a full disk while {name}", "refused", "files limited to 64 KiB")
     def _(bench, work=work):
         cube = calibrated()
