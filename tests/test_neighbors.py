@@ -1,11 +1,12 @@
-"""Means of similar patterns: less noise where patterns repeat, nothing from beyond a boundary, edges stay sharp."""
+"""Means of similar patterns: less noise, nothing from beyond a boundary, sharp edges, and slopes that are kept."""
 
 import numpy as np
 import pytest
 import torch
 from scipy.special import erf
 
-from py4dstem_prenet.denoising.neighbors import neighbor_means, shift, similarity
+from py4dstem_prenet.denoising import neighbor_means, shift
+from py4dstem_prenet.denoising.neighbors import similarity
 
 SIDE = 64
 
@@ -31,6 +32,9 @@ def grains():
     return expected / expected.sum((1, 2)).mean(), origins, grain
 
 
+LINE = np.stack([np.zeros(60, int), np.arange(60)], 1)  # places of 60 patterns in a scan of one row
+
+
 def counted(expected, dose, seed=0):
     return torch.from_numpy(np.random.default_rng(seed).poisson(dose * expected).astype(np.float32))
 
@@ -43,8 +47,8 @@ def inner(images):
 def test_repeats_are_averaged_and_the_other_grain_is_left_out(grains, dose):
     expected, origins, _ = grains
     electrons = counted(expected, dose)
-    means, patterns = neighbor_means(electrons, torch.from_numpy(origins).float())
-    assert ((patterns > 15) & (patterns < 29.5)).all()  # of 29 repeats and 30 others
+    means, patterns = neighbor_means(electrons, torch.from_numpy(origins).float(), LINE)
+    assert ((patterns > 8) & (patterns < 29.5)).all()  # of 29 repeats and 30 others
     noise = dose * expected
     error = inner((means.numpy() - noise) ** 2).sum() / inner(noise).sum()  # 1 for a single pattern
     assert error < 2.0 / 29 + 1e-5 * dose
@@ -66,27 +70,78 @@ def strained(origins, exx, turn, at=((0, 0), (17, 4), (-17, -4), (-4, 17), (4, -
 
 
 @pytest.mark.parametrize("part", [(0.02, 0.0), (0.0, 0.02)])
-def test_what_is_strained_or_turned_is_not_averaged_and_repeats_are(part):
-    """Disks 17 px out move by .34 px, at a radius of 4 px and 10,000 electrons: far more than their noise."""
+def test_neighbors_are_carried_to_the_strain_of_each_pattern(part):
+    """Disks 17 px out move by 0.34 px, at a radius of 4 px and 10,000 electrons: far more than their noise."""
     origins = 31.5 + np.random.default_rng(1).uniform(-2.5, 2.5, (60, 2))
     second = np.arange(60) >= 30
     expected = strained(origins, part[0] * second, part[1] * second)
     electrons = counted(expected, 10_000.0)
-    # By the coarse samples alone, they are all alike to a good part: this is what the second look is for.
+    # By the coarse samples alone, both halves look alike.
     assert similarity(shift(electrons, torch.from_numpy(origins - 31.5).float()))[:30, 30:].mean() > 0.2
-    means, patterns = neighbor_means(electrons, torch.from_numpy(origins).float())
-    assert (patterns > 15).all() and patterns.mean() < 29.5  # of 29 repeats and 30 others
+    means, patterns = neighbor_means(electrons, torch.from_numpy(origins).float(), LINE)
+    assert (patterns > 15).all()
     off = strained(origins, *(np.where(second, 0.0, value) for value in part)) - expected
-    share = ((means.numpy() / 10_000 - expected) * off).sum((1, 2)) / (off**2).sum((1, 2))
-    assert np.abs(share).mean() < 0.15  # 1 for the others' mean, 0.5 for that of all
+    share = ((means.numpy() / 10_000 - expected) * off).sum((1, 2))[30:] / (off**2).sum((1, 2))[30:]
+    assert np.abs(share).mean() < 0.3  # 1 for the mean of the other half, 0.5 for that of all
+    error = inner((means.numpy() - 10_000 * expected) ** 2).sum() / inner(10_000 * expected).sum()
+    assert error < 1 / 15  # 1 for a single pattern, 1 / 29 for the mean of the same half
 
 
-def test_a_small_spread_of_strain_is_told_by_many_electrons_only():
+def crystal(strain):
+    """Patterns (n, SIDE, SIDE) of 24 small disks about the direct beam, with a strain exx (n,), of one electron."""
+    orders = np.array([(h, k) for h in range(-2, 3) for k in range(-2, 3) if (h, k) != (0, 0)])
+    at = orders @ [[12.3, 1.5], [-1.6, 11.9]]
+    heights = np.random.default_rng(5).uniform(0.3, 0.8, len(at))
+    out = np.array([disks(np.full((1, 2), 31.5), [(0, 0), *(at * (1 + exx, 1))], [1.0, *heights], radius=2.0)[0]
+                    for exx in strain])
+    return out / out.sum((1, 2)).mean()
+
+
+@pytest.fixture(scope="module")
+def strain_reader():
+    """Matched filter (p,) that reads exx from a pattern of one electron, and its noise for one electron."""
+    plus, minus, reference = (crystal([e])[0].ravel() for e in (0.002, -0.002, 0.0))
+    tangent = (plus - minus) / 0.004
+    weight = tangent / (reference + 1e-5)
+    weight /= weight @ tangent
+    return weight, np.sqrt(weight**2 @ reference)
+
+
+SQUARE = np.argwhere(np.ones((12, 12)))
+
+
+@pytest.mark.parametrize("dose", [1000.0, 10_000.0])
+def test_a_strain_below_the_noise_of_a_pattern_keeps_its_slope(strain_reader, dose):
+    """A strain of 0.34 % rms; the noise of one pattern is 0.29 % and 0.09 %. Slopes of raw maps scatter by 0.07."""
+    read, noise = strain_reader
+    strain = 0.005 * np.sin(np.pi * (SQUARE[:, 1] - 5.5) / 11)
+    expected, true = crystal(strain), strain - strain.mean()
+    slopes, errors = [], []
+    for seed in range(4):
+        electrons = counted(expected, dose, seed)
+        means, _ = neighbor_means(electrons, torch.full((144, 2), 31.5), SQUARE)
+        maps = [patterns.numpy().reshape(144, -1) @ read / dose for patterns in (electrons, means)]
+        slopes.append([(found - found.mean()) @ true / (true @ true) for found in maps])
+        errors.append(np.std(maps[1] - true))
+    raw, ours = np.mean(slopes, 0)
+    assert abs(ours / raw - 1) < 0.1 and np.mean(errors) < noise / dose**0.5 / 2
+
+
+def test_without_strain_no_strain_appears(strain_reader):
+    read, noise = strain_reader
+    expected = crystal(np.zeros(144))
+    means, patterns = neighbor_means(counted(expected, 1000.0), torch.full((144, 2), 31.5), SQUARE)
+    found = means.numpy().reshape(144, -1) @ read / 1000
+    assert found.std() < noise / 1000**0.5 / 3 and patterns.mean() > 100
+
+
+def test_a_spread_of_strain_does_not_keep_patterns_apart():
     origins = 31.5 + np.random.default_rng(1).uniform(-2.5, 2.5, (60, 2))
     expected = strained(origins, np.linspace(0, 0.03, 60), np.zeros(60))
-    worth = [float(neighbor_means(counted(expected, dose), torch.from_numpy(origins).float())[1].mean())
-             for dose in (100.0, 10_000.0, 1e6)]
-    assert worth[0] > 45 and 5 < worth[1] < 40 and worth[2] < 15  # then by what is tolerated, 1e-3
+    for dose in (100.0, 10_000.0):
+        means, patterns = neighbor_means(counted(expected, dose), torch.from_numpy(origins).float(), LINE)
+        error = inner((means.numpy() - dose * expected) ** 2).sum() / inner(dose * expected).sum()
+        assert patterns.mean() > 25 and error < 0.1  # 1 for a single pattern
 
 
 def test_without_electrons_to_tell_them_apart_all_are_alike(grains):
@@ -99,9 +154,9 @@ def test_a_pattern_is_not_its_own_neighbor(grains):
     expected, origins, _ = grains
     electrons = counted(expected, 1000.0)
     electrons[7, 10, 10] += 500
-    means, _ = neighbor_means(electrons, torch.from_numpy(origins).float())
+    means, _ = neighbor_means(electrons, torch.from_numpy(origins).float(), LINE)
     assert means[7, 8:13, 8:13].max() < 5
-    one, patterns = neighbor_means(electrons[:1], torch.from_numpy(origins[:1]).float())
+    one, patterns = neighbor_means(electrons[:1], torch.from_numpy(origins[:1]).float(), LINE[:1])
     assert not one.any() and not patterns.any()
 
 
@@ -109,9 +164,9 @@ def test_a_subpixel_descan_keeps_edges_sharp():
     """There and back, a disk's edge of 0.6 px loses less than a thousandth of the pattern's energy; bilinearly, 2 %."""
     origins = 31.5 + np.random.default_rng(3).uniform(-0.5, 0.5, (20, 2))
     expected = disks(origins, [(0, 0)], [1000.0])
-    means, patterns = neighbor_means(torch.from_numpy(expected).float(), torch.from_numpy(origins).float())
+    means, patterns = neighbor_means(torch.from_numpy(expected).float(), torch.from_numpy(origins).float(), LINE[:20])
     error = inner((means.numpy() - expected) ** 2).sum() / inner(expected**2).sum()
-    assert (patterns > 18.5).all() and error < 1e-3
+    assert (patterns > 10).all() and error < 1e-3
 
 
 def test_a_shift_moves_by_what_it_says_and_whole_pixels_exactly():
@@ -128,6 +183,6 @@ def test_bad_pixels_are_left_out_of_means(grains):
     good = torch.ones(SIDE, SIDE, dtype=torch.bool)
     good[31, 31] = False
     electrons[:, 31, 31] = 0  # in the middle of the direct disk, and not filled in
-    means, _ = neighbor_means(electrons, torch.from_numpy(origins).float(), 0.0, good)
+    means, _ = neighbor_means(electrons, torch.from_numpy(origins).float(), LINE, 0.0, good)
     truth = 3000 * expected
     assert np.abs(means.numpy()[:, 31, 31] / truth[:, 31, 31] - 1).mean() < 0.15

@@ -1,4 +1,18 @@
 from .checks import SplitBlocks as SplitBlocks, check_denoising as check_denoising
 from .denoiser import denoise as denoise, smooth_origins as smooth_origins
+from .evidence import agree as agree
 from .finetuning import finetune as finetune
-from .neighbors import neighbor_means as neighbor_means, shift as shift
+from .neighbors import neighbor_means as neighbor_means
+from .scanmaps import ScanGrid as ScanGrid
+from .shifts import (
+    derivatives as derivatives,
+    mean_of_three as mean_of_three,
+    robust_derivatives as robust_derivatives,
+    shift as shift,
+)
+from .states import (
+    Displacements as Displacements,
+    Profiles as Profiles,
+    displacement_fields as displacement_fields,
+    variance_of as variance_of,
+)

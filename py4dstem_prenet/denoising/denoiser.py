@@ -24,7 +24,7 @@ from ..detector import of_part, split
 from ..io import check_output, cube_like, noise_of, open as open_cube, read_fitted_origin, resumable_cube, to_json
 from ..networks import MULTIPLE, load, requirement, verify
 from ..origin import measure_origin
-from .neighbors import neighbor_means
+from . import agree, neighbor_means
 
 NETWORK_PIXELS = 2**17  # pixels of the patterns in one pass of the network; more exceed the processor's cache
 NEIGHBOR_TILE = 512  # scan positions whose patterns are compared with one another; the time per pattern grows with it
@@ -107,7 +107,7 @@ def denoise(datacube, noise: NoiseModel | None = None, out=None, scan_aware="aut
                                                                                device):
             origins = None
     along = () if origins is None else (origins,)
-    clean = partial(_clean, noise=noise, weights=weights, device=device)
+    clean = partial(_clean, columns=scan.scan_shape[1], noise=noise, weights=weights, device=device)
     options = dict(chunk=NEIGHBOR_TILE, progress="denoising" if progress else None, require=requirement(weights))
     if out is None:
         shape = scan.shape
@@ -198,27 +198,33 @@ def neighbors_help(datacube, origins, noise: NoiseModel, weights: str = "denoise
     half_noise, device = of_part(noise), str(pick_device(device))
     electrons, target = half_noise.electrons(first), half_noise.electrons(second)
     chosen = sample_positions((1, len(read)), TRIAL_PATTERNS)
+    places = np.stack(divmod(positions, scan.scan_shape[1]), 1)
     means, patterns = neighbor_means(
-        torch.from_numpy(electrons), torch.from_numpy(origins[positions]).float(), half_noise.readout / half_noise.gain,
-        torch.from_numpy(~noise.bad_pixels), torch.from_numpy(chosen))
+        torch.from_numpy(electrons), torch.from_numpy(origins[positions]).float(), places,
+        half_noise.readout / half_noise.gain, torch.from_numpy(~noise.bad_pixels), torch.from_numpy(chosen))
     scores = []
     for count in (torch.zeros_like(patterns), patterns):
-        expected = _expected(electrons[chosen], means.numpy(), count.numpy(), half_noise, weights, device)
+        expected = _expected(electrons[chosen], means.numpy(), count.numpy(), origins[positions][chosen], half_noise,
+                             weights, device)
         balance(expected, electrons[chosen], half_noise)
         scores.append(((target[chosen] - expected)[:, ~noise.bad_pixels] ** 2).sum(dtype=float))
     return scores[1] < scores[0]
 
 
-def _clean(index, block, origins=None, *, noise: NoiseModel, weights: str, device: str):
-    """Denoise patterns (n, Qx, Qy) of neighboring positions, in detector units; "auto" is resolved by each worker."""
+def _clean(index, block, origins=None, *, columns: int, noise: NoiseModel, weights: str, device: str):
+    """Denoise patterns (n, Qx, Qy) of neighboring positions, in detector units; "auto" is resolved by each worker.
+
+    `columns` is the number of columns of the scan.
+    """
     device = str(pick_device(device))
     electrons = noise.electrons(block)
     means, patterns = np.zeros_like(electrons), np.zeros(len(block), np.float32)
     if origins is not None and len(block) > 1:
-        means, patterns = (t.cpu().numpy() for t in neighbor_means(
+        means, patterns = (values.cpu().numpy() for values in neighbor_means(
             torch.from_numpy(electrons).to(device), torch.from_numpy(origins).float().to(device),
-            noise.readout / noise.gain, torch.from_numpy(~noise.bad_pixels).to(device)))
-    clean = _expected(electrons, means, patterns, noise, weights, device)
+            np.stack(divmod(index, columns), 1), noise.readout / noise.gain,
+            torch.from_numpy(~noise.bad_pixels).to(device)))
+    clean = _expected(electrons, means, patterns, origins, noise, weights, device)
     balance(clean, electrons, noise)
     estimate_weight = np.float32(1 / (1 + (noise.dose / FADE_DOSE) ** 2))
     if estimate_weight < 0.999:
@@ -279,8 +285,8 @@ def balance(estimate, electrons, noise: NoiseModel) -> None:
         estimate += np.float32(missing / max(good.sum() * len(estimate), 1))
 
 
-def _expected(electrons, means, patterns, noise: NoiseModel, weights: str, device: str) -> np.ndarray:
-    """Expected electrons of patterns (n, Qx, Qy), given the means of neighbors and how many each averages, (n,)."""
+def _expected(electrons, means, patterns, origins, noise: NoiseModel, weights: str, device: str) -> np.ndarray:
+    """Expected electrons of patterns (n, Qx, Qy), given the means of neighbors, how many each averages, and origins."""
     network = load(weights, device)
     shape = electrons.shape[1:]
     side = (0, -shape[1] % MULTIPLE, 0, -shape[0] % MULTIPLE)
@@ -294,8 +300,13 @@ def _expected(electrons, means, patterns, noise: NoiseModel, weights: str, devic
     def _estimate(electrons, means, patterns):
         readout = torch.full_like(patterns, noise.readout / noise.gain)
         others = () if alone else (_padded(means), patterns)
-        estimate = network(_padded(electrons), readout, good.expand(len(electrons), -1, -1), *others)
-        return estimate[:, :shape[0], :shape[1]]
+        found = network.estimate_with_trust(_padded(electrons), readout, good.expand(len(electrons), -1, -1), *others)
+        return torch.stack(found, 1)[..., :shape[0], :shape[1]]
 
     size = max(1, NETWORK_PIXELS // (shape[0] * shape[1]))
-    return in_batches(_estimate, electrons, means, patterns, device=device, size=size)
+    estimates, trust = in_batches(_estimate, electrons, means, patterns, device=device, size=size).swapaxes(0, 1)
+    if origins is None:  # any point will do, since shift and strain are corrected together
+        origins = np.tile((np.array(shape) - 1) / 2, (len(electrons), 1))
+    return agree(*(torch.from_numpy(values) for values in (estimates, trust, electrons, means, patterns)),
+                 torch.from_numpy(origins).float(), noise.readout / noise.gain,
+                 torch.from_numpy(~noise.bad_pixels)).numpy()

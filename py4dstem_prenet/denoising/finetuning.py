@@ -128,6 +128,7 @@ class _Block:
 
     def __init__(self, noise, block, origins):
         self.noise, self.patterns, self.origins = noise, block.reshape(-1, *block.shape[2:]), origins
+        self.places = np.argwhere(np.ones(block.shape[:2], bool))
 
     def draw(self, generator, device):
         """Random crops: (input of the network, target electrons scaled to the dose of the input, that scale).
@@ -144,7 +145,7 @@ class _Block:
         readout, neighbor_inputs = input_noise.readout / input_noise.gain, {}
         if self.origins is not None and len(input_counts) > 1 and generator.random() < 0.5:
             means, patterns = neighbor_means(
-                torch.from_numpy(electrons), torch.from_numpy(self.origins).float(), readout,
+                torch.from_numpy(electrons), torch.from_numpy(self.origins).float(), self.places, readout,
                 torch.from_numpy(~self.noise.bad_pixels), torch.from_numpy(chosen))
             images.append(means.numpy())
             neighbor_inputs["patterns"] = patterns.to(device)

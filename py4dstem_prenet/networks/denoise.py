@@ -50,7 +50,17 @@ class DenoiseNet(nn.Module):
             self.correction.bias.copy_(torch.tensor([0.0, 0.0, 3.0, -3.0]).repeat_interleave(4))
 
     def forward(self, electrons, readout, good, neighbors=None, patterns=None, half: bool = False):
-        """Estimate the expected electrons.
+        """Estimate the expected electrons. The parameters are those of `estimate_with_trust`.
+
+        Returns
+        -------
+        torch.Tensor
+            Expected electrons, (B, H, W), positive.
+        """
+        return self.estimate_with_trust(electrons, readout, good, neighbors, patterns, half)[0]
+
+    def estimate_with_trust(self, electrons, readout, good, neighbors=None, patterns=None, half: bool = False):
+        """Estimate the expected electrons, and how far the neighbors can be trusted.
 
         Parameters
         ----------
@@ -69,8 +79,10 @@ class DenoiseNet(nn.Module):
 
         Returns
         -------
-        torch.Tensor
+        estimate : torch.Tensor
             Expected electrons, (B, H, W), positive.
+        trust : torch.Tensor
+            Weight of the mean of the pattern and its neighbors, (B, H, W); the rest is the weight of the pattern alone.
         """
         square = readout[:, None, None] ** 2
         measured, z = electrons, _stabilized(electrons, 0.375 + square)
@@ -92,14 +104,15 @@ class DenoiseNet(nn.Module):
         maps, smooth = maps[:, :3], torch.sigmoid(maps[:, 3:])
         # The four phases of the pixel shuffle differ slightly; smoothing removes the checkerboard where it is allowed.
         shift, shift_alone, trust = torch.lerp(maps, _binomial_mean(maps), smooth).unbind(1)
+        trust = torch.sigmoid(trust)
         value = _corrected(z_mean, shift, constant) / count
         if neighbors is not None:
-            trust = torch.where(n > 0, torch.sigmoid(trust), 1.0)
+            trust = torch.where(n > 0, trust, 1.0)
             value = torch.lerp(_corrected(z, shift_alone, 0.375 + square), value, trust)
             low, high = ((z + bound).clamp_min(0).square() / 4 - 0.375 - square
                          for bound in (-MAX_CORRECTION, MAX_CORRECTION))
             value = torch.minimum(torch.maximum(value, low), high)
-        return 0.5 * (value + (value.square() + SOFTENING_ELECTRONS**2).sqrt())
+        return 0.5 * (value + (value.square() + SOFTENING_ELECTRONS**2).sqrt()), trust
 
     def replay(self, generator):  # numpydoc ignore=PR01,RT01
         """Evaluate the network on random input, see `weights.replay`."""

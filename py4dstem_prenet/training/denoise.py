@@ -24,7 +24,8 @@ TRAINING_CROP_PX = 96  # side of a training crop, pixels: chosen for speed
 NO_NEIGHBORS_FRACTION = 0.35  # fraction of the samples without neighbors
 NEIGHBOR_COUNT_RANGE = (0.5, 200.0)  # effective number of patterns in the mean of neighbors, log-uniform
 STRAINED_FRACTION = 0.5  # fraction of the samples whose neighbors are strained or rotated against the pattern
-NEIGHBOR_STRAIN_RANGE = (3e-4, 0.02)  # rms of the elements of that strain, log-uniform
+NEIGHBOR_STRAIN_RANGE = (1e-4, 0.005)  # rms of the elements of that strain, which alignment leaves, log-uniform
+SLOPE_WEIGHT = 0.3  # weight of the error of shift, strain and rotation in the loss, where the error of a pixel has 1
 MAX_APERTURE_RANK_STEP = 20  # specimens on either side, in order of aperture, from which another grain is drawn
 
 
@@ -298,6 +299,45 @@ def typical_error(electrons):
     return (0.045 * (electrons / 100).clamp_min(0.1) ** 0.4).clamp(0.02, 1)
 
 
+def displacement_error(estimate, truth, variance, good):
+    """Return the error of shift, strain and rotation that matched filters read from an estimate.
+
+    Parameters
+    ----------
+    estimate : torch.Tensor
+        Estimated electrons, (B, H, W).
+    truth : torch.Tensor
+        Expected electrons, (B, H, W).
+    variance : torch.Tensor
+        Variance of the noise, (B, H, W), electrons squared.
+    good : torch.Tensor
+        True for usable pixels, (B, H, W), bool.
+
+    Returns
+    -------
+    torch.Tensor
+        Mean squared error of the six parameters of an affine displacement, (B,), in units of the variance that counting
+        noise of this dose causes. A denoiser that attenuates displacements has a large error where noise is small.
+
+    Notes
+    -----
+    To first order, a displaced pattern differs from the truth by the gradient times the displacement. The parameters
+    are estimated with the weights that are best for Poisson noise; their covariance is the inverse Fisher information.
+    """
+    height, width = truth.shape[1:]
+    x = torch.linspace(-1, 1, height)[:, None].expand(height, width)
+    y = torch.linspace(-1, 1, width).expand(height, width)
+    fields = torch.stack([torch.ones(height, width), x, y])
+    slopes = [torch.gradient(truth, dim=axis)[0] * good for axis in (1, 2)]
+    tangents = torch.cat([slope[:, None] * fields for slope in slopes], 1).flatten(2)
+    weights = tangents / (variance + 0.02 * variance.mean((1, 2), keepdim=True)).flatten(1)[:, None]
+    information = weights @ tangents.transpose(1, 2)
+    scale = information.diagonal(dim1=1, dim2=2).clamp_min(1e-12).rsqrt()
+    information = scale[:, :, None] * information * scale[:, None] + 1e-2 * torch.eye(6)
+    scores = scale * (weights @ (estimate - truth).flatten(1)[:, :, None])[..., 0]
+    return (scores * torch.linalg.solve(information, scores[..., None])[..., 0]).sum(1) / 6
+
+
 class DenoiseTask(Task):
     """Training of `DenoiseNet`; see `Task`."""
 
@@ -321,6 +361,7 @@ class DenoiseTask(Task):
         # Neighbors act as a higher dose, with an exponent below 1 since not all of them repeat the pattern.
         count = 1 + inputs["patterns"]
         error = (squared + deviance) / typical_error(total * count) * count**0.6
+        error = error + SLOPE_WEIGHT * count**0.6 * displacement_error(estimate, truth, noise, good)
         return (30 * (error / 30).log1p()).mean()
 
     @torch.no_grad()

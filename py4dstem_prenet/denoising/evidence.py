@@ -1,0 +1,108 @@
+"""Agreement of the estimate of the network with the evidence: what the counts determine well must not change.
+
+The evidence of a pattern is the mean of its own counts and those of its neighbors, in pixels where the network trusts
+the neighbors, and its own counts elsewhere. The network reduces the noise of single pixels, but it may move electrons
+between areas and attenuate small displacements of disks. Both are few numbers, which the evidence determines far better
+than any pixel. The estimate is corrected to have those of the evidence.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from . import derivatives, displacement_fields, variance_of
+
+AREAS_PER_SIDE = 16  # areas along each side of a pattern, which overlap and add up to 1
+AREA_GROUPS = 12  # groups of areas of similar brightness, for each of which the correction is weighted
+MAX_AREA_FACTOR = 4.0  # largest factor by which the electrons of an area are changed
+NORMAL_RIDGE = 1e-3  # added to the normalized information matrix of the displacement, which may be singular
+CORRECTED_CHUNK_PX = 2**18  # pixels of patterns that are corrected at a time: for memory
+
+
+def agree(estimates, trust, electrons, means, patterns, origins, readout: float = 0.0, good=None):
+    """Correct estimates so that they agree with the evidence.
+
+    Parameters
+    ----------
+    estimates : torch.Tensor
+        Estimated electrons, (n, H, W).
+    trust : torch.Tensor
+        Weight of the neighbors in each pixel, (n, H, W), from 0 to 1.
+    electrons : torch.Tensor
+        Measured electrons, (n, H, W).
+    means : torch.Tensor
+        Means of neighbors, (n, H, W), electrons per pattern.
+    patterns : torch.Tensor
+        Effective number of patterns in each mean, (n,).
+    origins : torch.Tensor
+        Positions of the direct beams, (n, 2), pixels.
+    readout : float
+        Read-out noise, rms electrons.
+    good : torch.Tensor, optional
+        True for usable pixels, (H, W), bool.
+
+    Returns
+    -------
+    torch.Tensor
+        Corrected estimates, (n, H, W).
+
+    Notes
+    -----
+    Electrons in areas: the difference from the evidence is reduced by the fraction of its square that noise explains
+    (James and Stein 1961), for areas of similar brightness together. The six parameters of the displacement are
+    corrected without reduction.
+    """
+    height, width = estimates.shape[1:]
+    good = torch.ones(height, width) if good is None else good
+    good = good.to(estimates)
+    rows, columns = _hats(height).to(estimates), _hats(width).to(estimates)
+    chunks = torch.arange(len(estimates)).split(max(1, CORRECTED_CHUNK_PX // (height * width)))
+    differences, expected, noise, out = [], [], [], []
+    for chosen in chunks:
+        estimate = estimates[chosen].clamp_min(0) * good
+        share = trust[chosen] / (1 + patterns[chosen])[:, None, None]  # of the pattern in the part that is trusted
+        variance = (1 - trust[chosen]).square() + 2 * share - trust[chosen] * share
+        evidence = _evidence(electrons[chosen], means[chosen], trust[chosen], patterns[chosen])
+        differences.append(rows @ (evidence * good - estimate) @ columns.T)
+        expected.append(rows @ estimate @ columns.T)
+        noise.append(rows.square() @ (variance * (estimate + readout**2 * good)) @ columns.square().T)
+    differences, expected, noise = (torch.cat(values).flatten(1) for values in (differences, expected, noise))
+    weight = torch.zeros_like(expected[0])
+    for group in expected.mean(0).argsort().chunk(AREA_GROUPS):
+        weight[group] = (1 - noise[:, group].sum() / differences[:, group].square().sum().clamp_min(1e-20)).clamp(0, 1)
+    factors = (weight * differences / expected.clamp_min(1e-6)).clamp(1 / MAX_AREA_FACTOR - 1, MAX_AREA_FACTOR - 1)
+    factors = factors.view(-1, len(rows), len(columns))
+    for chosen in chunks:
+        estimate = estimates[chosen].clamp_min(0)
+        estimate = estimate * (1 + rows.T @ factors[chosen] @ columns)
+        evidence = _evidence(electrons[chosen], means[chosen], trust[chosen], patterns[chosen])
+        out.append(_displaced(estimate, evidence, origins[chosen], readout, good))
+    return torch.cat(out)
+
+
+def _evidence(electrons, means, trust, patterns):
+    """Evidence (m, H, W): the counts, and where neighbors are trusted, the mean of counts and neighbors."""
+    count = patterns[:, None, None]
+    return electrons + trust * (count / (1 + count)) * (means - electrons)
+
+
+def _displaced(estimates, evidence, origins, readout, good):
+    """Estimates, displaced to first order as the evidence is."""
+    fields = torch.stack([displacement_fields(origin, *good.shape) for origin in origins])
+    tangents = -(derivatives(estimates)[:, :, None] * fields[:, None]).flatten(3).flatten(1, 2)
+    weights = tangents * (good / variance_of(estimates, readout)).flatten(1)[:, None]
+    information = weights @ tangents.transpose(1, 2)
+    scores = weights @ (evidence - estimates).flatten(1)[:, :, None]
+    scale = information.diagonal(dim1=1, dim2=2).clamp_min(1e-20).rsqrt()[:, :, None]
+    normal = scale * information * scale.transpose(1, 2) + NORMAL_RIDGE * torch.eye(len(scale[0])).to(information)
+    parameters = scale * torch.linalg.solve(normal, scale * scores)
+    # The first order may exceed a small estimate at the foot of an edge.
+    return torch.maximum(estimates + (parameters * tangents).sum(1).view_as(estimates), estimates / MAX_AREA_FACTOR)
+
+
+def _hats(side):
+    """Triangular weights along an axis, which add up to 1, (AREAS_PER_SIDE, side)."""
+    step = side / AREAS_PER_SIDE
+    at = (torch.arange(AREAS_PER_SIDE) + 0.5) * step - 0.5
+    weight = (1 - (torch.arange(side) - at[:, None]).abs() / step).clamp_min(0)
+    return weight / weight.sum(0)
