@@ -53,6 +53,8 @@ from .scan import MIN_SIDE as MIN_SIDE, SampledScan as SampledScan, Scan as Scan
 from .slopes import (
     ATTENUATED as ATTENUATED,
     EXAGGERATED as EXAGGERATED,
+    KEPT as KEPT,
+    SLOPE_TOLERANCE as SLOPE_TOLERANCE,
     UNKNOWN as UNKNOWN,
     Slope as Slope,
     slope_of_halves as slope_of_halves,

@@ -66,8 +66,10 @@ def slope_of_halves(estimate, first, second, variance) -> Slope:
     equal truth T cancels. Given A, B alone is random: that variance, sum(R**2 variance), is a lower bound.
 
     The ratio is meaningful if sum(A B), n times the variance of the truth, is significant (`MIN_VARIATION_SIGMAS`).
-    Statuses: attenuated or exaggerated if the slope deviates by more than `SLOPE_TOLERANCE` + `ALARM_SIGMAS` sigma; kept
-    if sigma is at most `SLOPE_TOLERANCE` and the slope deviates by no more than that or `KEPT_SIGMAS` sigma.
+    Statuses: attenuated or exaggerated if the slope deviates by more than `SLOPE_TOLERANCE` + `ALARM_SIGMAS` sigma;
+    kept if sigma is at most `SLOPE_TOLERANCE` and the slope deviates by no more than that or `KEPT_SIGMAS` sigma. For
+    the alarm, sigma is that of sum((E - c A) B) at the limit c (Fieller 1954): where the denominator is high by
+    chance, slope and sigma are both too low.
 
     Examples
     --------
@@ -90,7 +92,8 @@ def slope_of_halves(estimate, first, second, variance) -> Slope:
     rest = estimate - value * first
     sigma = float(np.sqrt(max(((rest * second) ** 2).sum(), (rest**2 * variance).sum())) / shared)
     off = abs(value - 1)
-    if off > SLOPE_TOLERANCE + ALARM_SIGMAS * sigma:
+    beyond = off - SLOPE_TOLERANCE
+    if beyond > ALARM_SIGMAS * (sigma + beyond * noise / shared):
         status = ATTENUATED if value < 1 else EXAGGERATED
     elif sigma <= SLOPE_TOLERANCE and off <= max(SLOPE_TOLERANCE, KEPT_SIGMAS * sigma):
         status = KEPT

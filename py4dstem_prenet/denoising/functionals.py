@@ -20,7 +20,7 @@ QUANTITIES = DISPLACEMENTS + INTENSITIES
 SMOOTHING_PX = 1.0  # pixels, Gaussian by which means are smoothed: disk edges are no sharper, noise of means is
 GRADIENT_SIGMAS = 3.0  # sigmas of the noise of the mean, below which its gradient is not used
 MAX_DISKS = 8  # strongest disks that are read
-DISK_MARGIN_PX = 1.5  # pixels around a disk that belong to it
+MARGIN_PX = 1.5  # pixels around a disk that belong to it
 BEAMLESS_RADIUS = 1 / 16  # radius of the bright field in sides of the pattern, if no disk is seen at the origin
 RIDGE = 1e-4  # added to the normalized information matrix: without Bragg disks, strain is hardly determined
 
@@ -220,7 +220,7 @@ class Functionals:
         x, y = (np.arange(side) - q for side, q in zip(self.shape, origin, strict=True))
         x, y = x[:, None], y[None]
         distance = np.hypot(x, y)
-        inner = self.radius + DISK_MARGIN_PX
+        inner = self.radius + MARGIN_PX
         bright = distance < inner
         outer = min(*origin, *(np.array(self.shape) - 1 - origin))
         dark = (distance > 2 * inner) & (distance < outer)
@@ -229,7 +229,8 @@ class Functionals:
         design = np.stack([-gx, -gy, -gx * x, -gy * y, -(gx * y + gy * x), gx * y - gy * x, base * bright,
                            base * ~bright])
         design = design.reshape(len(design), -1)
-        weighted = design * (self.good & ((gx != 0) | (gy != 0))).ravel() / (base.clip(min=0).ravel() + self.noise_variance)
+        precision = (self.good & ((gx != 0) | (gy != 0))) / (base.clip(min=0) + self.noise_variance)
+        weighted = design * precision.ravel()
         information = weighted @ design.T
         scale = 1 / np.sqrt(np.diag(information).clip(min=1e-30))
         normalized = scale[:, None] * information * scale + RIDGE * np.eye(len(design))
@@ -264,7 +265,7 @@ def _disk_radius(smooth, middle):
 def _strongest_disks(smooth, middle, radius):
     """Positions (pixels) of the disks with the most counts outside the direct one, none overlapping another."""
     x, y = (np.arange(side) - q for side, q in zip(smooth.shape, middle, strict=True))
-    counts = ndimage.gaussian_filter(smooth, radius / 2) * (np.hypot(x[:, None], y[None]) > 2 * radius + DISK_MARGIN_PX)
+    counts = ndimage.gaussian_filter(smooth, radius / 2) * (np.hypot(x[:, None], y[None]) > 2 * radius + MARGIN_PX)
     side = 2 * int(np.ceil(radius)) + 1
     peaks = np.argwhere((counts == ndimage.maximum_filter(counts, side)) & (counts > 0))
     return peaks[np.argsort(-counts[tuple(peaks.T)], kind="stable")[:MAX_DISKS]].astype(float)
