@@ -127,7 +127,7 @@ def check_denoising(datacube, noise: NoiseModel | None = None, weights=None, dev
                           sum(sizes), True, decision)
 
 
-def _stated_worth(worth, error, error_sigma, patterns: int):
+def _stated_worth(worth, error, error_sigma, patterns: int) -> tuple[float, float]:
     """Worth and its standard error; no more than the number of patterns that can be averaged, NaN if uncertain."""
     value, sigma = min(float(worth[0]), float(patterns)), jackknife(worth)
     meaningful = error_sigma < MAX_WORTH_ERROR * error and sigma < MAX_WORTH_ERROR * value

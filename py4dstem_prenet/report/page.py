@@ -164,7 +164,7 @@ def _denoising_panels(seen):
         "squared error on held-out counts, raw = 1; error bars: two sigma", size=(4.2, 2.2))[0, 0])
     if any(np.isfinite(slope.value) for slope in seen.denoising.slopes.values()):
         figures.show_slopes(seen.denoising, panels.axes(
-            "part of the variation over the scan that denoised patterns keep; error bars: two sigma; gray: 1 within 5 %",
+            "variation over the scan kept in denoised patterns; error bars: two sigma; gray: 1 within 5 %",
             size=(4.2, 2.6))[0, 0])
     return panels.rows()
 
