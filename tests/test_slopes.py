@@ -90,7 +90,8 @@ def test_an_estimate_that_loses_nothing_has_slopes_of_one(estimate):
     assert statuses(slopes, "kept") == set(VARYING)
     assert statuses(slopes, "unknown") == set(QUANTITIES) - set(VARYING)  # they do not vary
     for name in VARYING:
-        assert abs(slopes[name].value - 1) < 0.04 and slopes[name].sigma < 0.03 and slopes[name].variation > 1
+        slope = slopes[name]
+        assert abs(slope.value - 1) < 0.01 + 3 * slope.sigma and slope.sigma < 0.03 and slope.variation > 1
 
 
 def test_raw_counts_have_slopes_of_one():
@@ -160,13 +161,30 @@ def test_false_alarms_are_rare_and_sigma_is_true(dose):
         slopes = slopes_of(clean, clean, origins, seed, dose)
         alarms += bool(statuses(slopes, "attenuated", "exaggerated"))
         kept.update(statuses(slopes, "kept"))
-        pulls += [(slopes[name].value - 1) / slopes[name].sigma for name in VARYING if slopes[name].sigma > 0]
+        # The intensities follow one another, so one of them counts.
+        pulls += [(slopes[name].value - 1) / slopes[name].sigma for name in VARYING[:3] if slopes[name].sigma > 0]
     assert alarms == 0
-    assert len(pulls) >= 110 and 0.75 < np.sqrt(np.mean(np.square(pulls))) < 1.25 and abs(np.mean(pulls)) < 0.4
+    assert len(pulls) > 65 and 0.75 < np.sqrt(np.mean(np.square(pulls))) < 1.3 and abs(np.mean(pulls)) < 0.4
     assert kept["dark-field image"] >= 20
 
 
-def test_slopes_of_plain_numbers():
+@pytest.mark.parametrize("count", [100, 200])
+def test_sigma_of_plain_numbers_is_true(count):
+    """Of an estimate without noise, and of one that keeps 0.7 of the variation and a quarter of the noise."""
+    rng = np.random.default_rng(count)
+    truth = 4 * np.sin(np.linspace(0, 9, count))
+    truth -= truth.mean()
+    pulls = []
+    for _ in range(500):
+        first, second = truth + rng.normal(size=(2, count))
+        for estimate, slope in ((truth, 1.0), (0.7 * truth + 0.25 * (first - truth), 0.7)):
+            found = slope_of_halves(estimate, first, second, np.ones(count))
+            pulls.append((found.value - slope) / found.sigma)
+            assert (found.status == "attenuated") == (slope < 1) and found.status != "exaggerated"
+    assert np.sqrt(np.mean(np.square(pulls))) == pytest.approx(1.0, abs=0.1)
+
+
+def test_a_truth_that_hardly_varies_raises_no_alarm():
     """Where the truth hardly varies, a denominator that is high by chance raises no alarm."""
     rng = np.random.default_rng(0)
     alarms = Counter()

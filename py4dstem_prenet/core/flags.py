@@ -429,17 +429,18 @@ _CALIBRATION = (
 _DENOISING = (
     ("denoising_attenuates", REFUSAL,
      "Denoising flattens the {quantity}: it comes out at {slope:.2f} ± {sigma:.2f} of its variation over the scan.",
-     "Measure it on the raw counts, or check denoise with scan_aware=False."),
+     "Measure it on the raw counts."),
     ("denoising_exaggerates", REFUSAL,
      "Denoising exaggerates the {quantity}: it comes out at {slope:.2f} ± {sigma:.2f} of its variation over the scan.",
-     "Measure it on the raw counts, or check denoise with scan_aware=False."),
+     "Measure it on the raw counts."),
     ("denoising_keeps_slopes", INFO,
      "Denoising keeps the variation over the scan of {quantities}: the slopes are 1 within {deviation:.2f}, and known "
      "to {sigma:.2f}."),
     ("attenuation_unknown", WARNING,
      "Whether denoising keeps these is unknown, since they vary too little over the positions that were checked: "
      "{quantities}.",
-     "Measure them on the raw counts, or check more positions with check_denoising(datacube, positions=...)."),
+     "Measure them on the raw counts, or check more positions: "
+     "py4dstem_prenet.check_denoising(datacube, positions=1024)."),
     ("denoising_lowers_error", INFO,
      "Denoising lowers the squared error of single pixels to {error:.3g} ± {sigma:.1g} of that of the raw counts."),
     ("denoising_harmful", REFUSAL,
