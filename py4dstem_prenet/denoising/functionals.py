@@ -199,8 +199,8 @@ class Functionals:
             weights = self.weights(origin)
             patterns = np.stack([np.asarray(part[i], float).ravel() for part in sets])
             values[:, i] = patterns @ weights.T
-            expected = patterns[-2:].mean(0).clip(min=0) + self.readout_variance
-            variance[i] = weights**2 @ expected
+            squared = weights**2
+            variance[i] = np.maximum(squared @ patterns[-2:].mean(0), 0) + squared.sum(1) * self.readout_variance
         return values, variance
 
     def weights(self, origin):
