@@ -437,8 +437,8 @@ _DENOISING = (
      "Denoising keeps the variation over the scan of {quantities}: the slopes are 1 within {deviation:.2f}, and known "
      "to {sigma:.2f}."),
     ("attenuation_unknown", WARNING,
-     "Whether denoising keeps these is unknown, since they vary too little over the positions that were checked: "
-     "{quantities}.",
+     "Whether denoising keeps these is unknown, since they vary too little beyond the noise over the positions that "
+     "were checked: {quantities}.",
      "Measure them on the raw counts, or check more positions: "
      "py4dstem_prenet.check_denoising(datacube, positions=1024)."),
     ("denoising_lowers_error", INFO,

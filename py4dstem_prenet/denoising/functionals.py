@@ -52,7 +52,7 @@ def measure_slopes(estimate, first, second, origins, noise: NoiseModel, blocks=N
     Returns
     -------
     dict
-        Each of `QUANTITIES` to its `Slope`.
+        Each of `QUANTITIES` to its `Slope`; "unknown" for fewer than 16 positions in groups of similar patterns.
 
     Examples
     --------
