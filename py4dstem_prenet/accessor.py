@@ -242,7 +242,8 @@ class PrenetAccessor:
     def denoise(self, out=None, scan_aware="auto", weights="denoise", device="auto", progress=True) -> DataCube:
         """Denoise the patterns.
 
-        Do not measure strain or rotation on denoised patterns: smooth variation over the scan is flattened.
+        Averaging similar patterns can flatten strain, rotation or intensities that vary over the scan. Measure on
+        denoised patterns only what `check_denoising` finds to be kept.
 
         Parameters
         ----------
@@ -540,7 +541,7 @@ class PrenetAccessor:
         return check_calibration(self._datacube)
 
     def check_denoising(self, weights=None, device="auto") -> DenoisingCheck:
-        """Measure the squared error of denoising on the counts of this scan.
+        """Measure on the counts of this scan what denoising keeps of strain, rotation and intensities, and its error.
 
         Parameters
         ----------
@@ -552,7 +553,8 @@ class PrenetAccessor:
         Returns
         -------
         DenoisingCheck
-            Squared errors of raw and denoised patterns. `print(check)` shows a summary.
+            Slopes of what is read from denoised patterns on its true values (1: nothing is lost), and squared errors.
+            `print(check)` shows a summary.
 
         Raises
         ------

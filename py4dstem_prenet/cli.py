@@ -134,7 +134,8 @@ def denoise(
 ):
     """Denoise a scan and save it as an EMD file.
 
-    Do not measure strain or rotation on denoised patterns: smooth variation over the scan is flattened.
+    Averaging similar patterns can flatten strain, rotation or intensities that vary over the scan. The report says
+    what is kept; measure the rest on the raw counts.
     """
     from .io import check_output
 

@@ -23,8 +23,7 @@ from py4DSTEM import DataCube
 from scipy.ndimage import map_coordinates
 
 from .core import CalibrationReport, OriginMap, PrenetError, as_scan
-from .io import check_output, save
-from .io.dataset_scan import DatasetScan
+from .io import DatasetScan, check_output, save
 from .live.udf import OriginUDF, read_result
 from .origin import check_mask
 from .pipeline import Calibrator, check_networks, write_report

@@ -11,6 +11,7 @@ from scans import simulated
 
 from py4dstem_prenet import review
 from py4dstem_prenet.core.errors import PrenetError
+from py4dstem_prenet.core.slopes import Slope
 from py4dstem_prenet.report import figures
 
 
@@ -121,6 +122,10 @@ def test_bars_of_the_check(axes):
     ax = figures.show_denoising_check(check, axes[0, 0])
     assert [bar.get_width() for bar in ax.patches] == [1.0, 0.2, 0.4]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["raw counts", "denoised", "best SVD"]
+    slopes = {"rotation": Slope(0.7, 0.02, 3.0, "attenuated"), "shear": Slope(np.nan, np.nan, 0.1, "unknown")}
+    ax = figures.show_slopes(SimpleNamespace(slopes=slopes), axes[1, 0])
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["rotation"]
+    assert ax.lines[0].get_xdata() == [0.7]
     assert "not judged" in figures.show_denoising_check(SimpleNamespace(errors={}), axes[0, 1]).get_title()
 
 

@@ -12,6 +12,7 @@ from py4dstem_prenet.core.checks import CalibrationCheck, DenoisingCheck, Ellips
 from py4dstem_prenet.core.flags import FLAGS, Decision, Flag
 from py4dstem_prenet.core.noise import NoiseModel
 from py4dstem_prenet.core.results import CalibrationReport, Ellipse, EllipseMap, OriginFit, OriginMap, Result
+from py4dstem_prenet.core.slopes import Slope
 from py4dstem_prenet.demo import load_scan
 from py4dstem_prenet.ellipse.measure import map_ellipse
 from py4dstem_prenet.pipeline import calibrate
@@ -41,8 +42,10 @@ def made(scan=(20, 20)):
     report = CalibrationReport(origin, fit, ellipse, noise, (Flag("ellipse_written"), Flag("fit_not_written")))
     errors = {"raw": 1.0, "denoised": 0.3, "gaussian": 0.5, "svd": 0.6}
     figures = {"error": 0.3, "sigma": 0.01}
-    check = DenoisingCheck(3.0, 0.1, 3.2, errors, errors, errors, 1.3, 4, 256, True,
-                           Decision(True, (Flag("denoising_lowers_error", figures),)))
+    slopes = {"rotation": Slope(0.7, 0.02, 3.0, "attenuated"), "shear": Slope(np.nan, np.nan, 0.1, "unknown")}
+    check = DenoisingCheck(slopes, 3.0, 0.1, 3.2, errors, errors, errors, 1.3, 4, 256, True,
+                           Decision(True, (Flag("denoising_lowers_error", figures),
+                                           Flag("attenuation_unknown", {"quantities": ["shear"]}))))
     halves = {"scatter": 0.05, "ratio": 1.0, "sigma": 0.02, "positions": 256}
     agree = {"difference": 0.001, "sigmas": 0.5, "positions": 256}
     tuned = {"gain": 0.01, "gain_sigma": 0.001, "error": -0.02, "error_sigma": 0.001, "steps": 30}

@@ -50,3 +50,12 @@ from .robust import (
 )
 from .sampling import sample_positions as sample_positions, spread_positions as spread_positions
 from .scan import MIN_SIDE as MIN_SIDE, SampledScan as SampledScan, Scan as Scan, as_scan as as_scan
+from .slopes import (
+    ATTENUATED as ATTENUATED,
+    EXAGGERATED as EXAGGERATED,
+    KEPT as KEPT,
+    SLOPE_TOLERANCE as SLOPE_TOLERANCE,
+    UNKNOWN as UNKNOWN,
+    Slope as Slope,
+    slope_of_halves as slope_of_halves,
+)

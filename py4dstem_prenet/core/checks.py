@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import Decided, Decision
+import numpy as np
+
+from . import Decided, Decision, Slope
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -78,13 +80,17 @@ class EllipseCheck(Decided):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class DenoisingCheck(Decided):
-    """Effect of denoising on the squared error of a scan, measured on its own counts.
+    """What denoising keeps of a scan, and its effect on the squared error, measured on the scan's own counts.
 
     Attributes
     ----------
+    slopes : dict
+        Name of a quantity ("strain along qx", "rotation", "dark-field image", ...) to its `Slope`: which part of its
+        variation over the scan is left in denoised patterns.
     worth, worth_sigma : float
-        Number of raw measurements whose average has the same squared error, at the dose of the scan, and its standard
-        error. Not displayed, since the squared error does not show flattened maps of strain or rotation.
+        Number of raw patterns whose average has the same squared error of pixels, at the dose of the scan, and its
+        standard error. It is a worth for looking at pixels, not for strain. At most the number of patterns that can be
+        averaged, those of a block; NaN if the standard error is half of it or more.
     worth_at_half : float
         The same number at half the dose, as measured.
     errors, error_sigmas : dict
@@ -101,9 +107,11 @@ class DenoisingCheck(Decided):
     valid : bool
         Whether the noise is independent between pixels; otherwise there are no results.
     decision : Decision
-        Accepted if the squared error at half the dose decreases by more than two standard errors.
+        Accepted if no slope is known to be off by more than 5 % and the squared error at half the dose decreases by
+        more than two standard errors. If slopes could not be measured, a flag names them.
     """
 
+    slopes: dict[str, Slope]
     worth: float
     worth_sigma: float
     worth_at_half: float
@@ -126,8 +134,11 @@ class DenoisingCheck(Decided):
         """
         names = {"denoised": "denoised", "gaussian": f"best Gaussian ({self.sigma:g} px)",
                  "svd": f"best truncated SVD (rank {self.rank})"}
-        return [*((f"squared error, {names[key]}", f"{error:.3g} ± {self.error_sigmas[key]:.1g} of raw")
-                  for key, error in self.errors.items() if key in names),
+        measured = [(f"slope, {name}", str(slope)) for name, slope in self.slopes.items() if np.isfinite(slope.value)]
+        worth = [("worth for the squared error of pixels", f"{self.worth:.2g} ± {self.worth_sigma:.1g} raw patterns")]
+        errors = [(f"squared error, {names[key]}", f"{error:.3g} ± {self.error_sigmas[key]:.1g} of raw")
+                  for key, error in self.errors.items() if key in names]
+        return [*measured, *errors, *(worth if np.isfinite(self.worth) else ()),
                 ("positions", f"{self.positions}, at half the dose"), ("flags", self.reason)]
 
 

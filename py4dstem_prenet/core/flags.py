@@ -85,9 +85,9 @@ class Flag:
 
     @property
     def _words(self):
-        """The numbers as texts show them: lists of positions as (row, column), (row, column)."""
-        return {name: ", ".join(f"({row}, {column})" for row, column in value) if isinstance(value, list) else value
-                for name, value in self.numbers.items()}
+        """The numbers as texts show them: lists of names, or of positions as (row, column), (row, column)."""
+        return {name: ", ".join(item if isinstance(item, str) else f"({item[0]}, {item[1]})" for item in value)
+                if isinstance(value, list) else value for name, value in self.numbers.items()}
 
     def to_json(self) -> dict:
         """Return the flag as plain data.
@@ -427,11 +427,23 @@ _CALIBRATION = (
      "Find the disks again."),
 )
 _DENOISING = (
-    ("denoising_lowers_error", WARNING,
-     "Denoising lowers the squared error of single pixels to {error:.3g} ± {sigma:.1g} of that of the raw counts.",
-     "Use denoised patterns only to look at: a strain or rotation that varies smoothly over the scan is flattened, and "
-     "this check does not see it. Measure strain and rotation on the raw counts."),
-    ("denoising_harmful", WARNING,
+    ("denoising_attenuates", REFUSAL,
+     "Denoising flattens the {quantity}: it comes out at {slope:.2f} ± {sigma:.2f} of its variation over the scan.",
+     "Measure it on the raw counts."),
+    ("denoising_exaggerates", REFUSAL,
+     "Denoising exaggerates the {quantity}: it comes out at {slope:.2f} ± {sigma:.2f} of its variation over the scan.",
+     "Measure it on the raw counts."),
+    ("denoising_keeps_slopes", INFO,
+     "Denoising keeps the variation over the scan of {quantities}: the slopes are 1 within {deviation:.2f}, and known "
+     "to {sigma:.2f}."),
+    ("attenuation_unknown", WARNING,
+     "Whether denoising keeps these is unknown, since they vary too little beyond the noise over the positions that "
+     "were checked: {quantities}.",
+     "Measure them on the raw counts, or check more positions: "
+     "py4dstem_prenet.check_denoising(datacube, positions=1024)."),
+    ("denoising_lowers_error", INFO,
+     "Denoising lowers the squared error of single pixels to {error:.3g} ± {sigma:.1g} of that of the raw counts."),
+    ("denoising_harmful", REFUSAL,
      "Denoising makes these data worse: its squared error is {error:.3g} ± {sigma:.1g} of that of the raw counts.",
      "Use the raw counts."),
     ("denoising_no_effect", WARNING,

@@ -19,7 +19,7 @@ MIN_RING_ELECTRONS = 4.0  # electrons in a ring, summed over all patterns, below
 INFORMATIVE_FRACTION = 0.98  # fraction of the information on displacement in the pixels that are used: for speed
 BACKGROUND_FRACTION = 0.1  # variance added to that of each pixel, fraction of the mean over the pattern
 MAX_INTENSITY_FACTOR = 2.0  # largest factor by which intensities are changed, up or down
-RIDGE = 1e-3  # added to the normalized information matrix of the displacement, which may be singular
+STATE_RIDGE = 1e-3  # added to the normalized information matrix of the displacement, which may be singular
 
 
 def variance_of(means, readout: float = 0.0):
@@ -108,7 +108,7 @@ class Displacements:
         scores = scores - filters @ own[:, :, None]
         scale = covariance.diagonal(dim1=1, dim2=2).clamp_min(1e-20).rsqrt()
         normal = scale[:, :, None] * information * scale[:, None]
-        inverse = torch.linalg.inv(normal + RIDGE * torch.eye(normal.shape[1]).to(normal))
+        inverse = torch.linalg.inv(normal + STATE_RIDGE * torch.eye(normal.shape[1]).to(normal))
         spread = inverse @ (scale[:, :, None] * covariance * scale[:, None]) @ inverse.transpose(1, 2)
         sigma = spread.diagonal(dim1=1, dim2=2).clamp_min(1e-12).sqrt()
         values = inverse @ (scores * scale[:, :, None]) / sigma[:, :, None]
@@ -239,7 +239,7 @@ class Profiles:
             return patterns
         positive = patterns.flatten(1).clamp_min(0)
         matrix = (self._filters * positive[:, None]) @ self._filters.T
-        matrix = matrix + RIDGE * torch.eye(len(self._filters)).to(matrix)
+        matrix = matrix + STATE_RIDGE * torch.eye(len(self._filters)).to(matrix)
         factor = torch.linalg.solve(matrix, change[:, :, None])[..., 0] @ self._filters
         return (patterns.flatten(1) + positive * factor.clamp(1 / MAX_INTENSITY_FACTOR - 1, MAX_INTENSITY_FACTOR - 1)).view_as(patterns)
 

@@ -25,6 +25,7 @@ from .calibrations import (
     write_origin as write_origin,
     write_provenance as write_provenance,
 )
+from .dataset_scan import DatasetScan as DatasetScan
 from .describing import describe_file as describe_file
 from .emd_files import load_calibration as load_calibration, resumable_cube as resumable_cube, save as save
 from .files import (

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.patches import Annulus, Ellipse as EllipsePatch
 from scipy.ndimage import gaussian_filter1d
 
-from ..core import ellipse_axes, ellipse_vector
+from ..core import SLOPE_TOLERANCE, ellipse_axes, ellipse_vector
 from ..fits import to_polar
 
 MIN_RING_CONTRAST = 0.03  # of the logarithm of the radial profile, to mark a ring in a figure
@@ -541,4 +541,32 @@ def show_denoising_check(check, ax):
     ax.invert_yaxis()
     ax.spines[["top", "right"]].set_visible(False)
     ax.set_title("squared error on held-out counts" if kinds else "denoising was not judged", fontsize=10)
+    return ax
+
+
+def show_slopes(check, ax):
+    """Plot which part of the variation of each quantity over the scan denoised patterns keep.
+
+    Parameters
+    ----------
+    check : DenoisingCheck
+        Or any object with its `slopes`.
+    ax : matplotlib.axes.Axes
+        Axes to draw into.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The axes.
+    """
+    measured = {name: slope for name, slope in check.slopes.items() if np.isfinite(slope.value)}
+    ax.axvspan(1 - SLOPE_TOLERANCE, 1 + SLOPE_TOLERANCE, color="0.85", lw=0)
+    for k, slope in enumerate(measured.values()):
+        color = {"kept": "tab:blue", "unknown": "0.5"}.get(slope.status, "tab:red")
+        ax.errorbar(slope.value, k, xerr=2 * slope.sigma, fmt="o", ms=4, color=color)
+    ax.set_yticks(range(len(measured)), measured, fontsize=8)
+    ax.set_ylim(len(measured) - 0.5, -0.5)
+    ax.tick_params(axis="x", labelsize=7)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.set_title("variation kept by denoising", fontsize=10)
     return ax

@@ -162,6 +162,10 @@ def _denoising_panels(seen):
         across=2))
     figures.show_denoising_check(seen.denoising, panels.axes(
         "squared error on held-out counts, raw = 1; error bars: two sigma", size=(4.2, 2.2))[0, 0])
+    if any(np.isfinite(slope.value) for slope in seen.denoising.slopes.values()):
+        figures.show_slopes(seen.denoising, panels.axes(
+            "variation over the scan kept in denoised patterns; error bars: two sigma; gray: 1 within 5 %",
+            size=(4.2, 2.6))[0, 0])
     return panels.rows()
 
 
@@ -203,6 +207,8 @@ def _numbers(seen):
     if seen.denoising is not None and seen.denoising.valid:
         error, sigma = (values["denoised"] for values in (seen.denoising.errors, seen.denoising.error_sigmas))
         yield "squared error of denoised patterns", f"{error:.3g} ± {sigma:.1g} of that of the raw counts"
+        for name, slope in seen.denoising.slopes.items():
+            yield f"slope of denoised patterns, {name}", f"{slope} ({slope.status})"
 
 
 def _digits(number):

@@ -25,7 +25,7 @@ _TOPICS = {  # topic: question, and an answer for each light
     "detector": ("Is the detector understood?", {
         "green": "Yes.", "amber": "Not in every respect.", "red": "No."}),
     "denoising": ("Can denoised patterns be used?", {
-        "green": "Yes.", "amber": "Only to look at.", "red": "No."}),
+        "green": "Yes.", "amber": "To look at, and to measure what is known to be kept.", "red": "No."}),
 }
 _OVERALL = ("Can I go on?", {"green": "Go on.", "amber": "Go on after reading what is amber.",
                              "red": "Do not go on yet: see what is red."})
