@@ -12,7 +12,7 @@ PLACES = np.argwhere(np.ones((16, 20)))
 def smooth(values, places=PLACES, members=None):
     values = torch.from_numpy(np.asarray(values)).float()[None, None]
     members = torch.ones(1, values.shape[2], dtype=torch.bool) if members is None else torch.from_numpy(members)[None]
-    return ScanGrid(places).smooth(values, members)[0, 0].numpy()
+    return ScanGrid(places).smooth(values, members)[0][0, 0].numpy()
 
 
 def slope(found, true):
@@ -58,3 +58,12 @@ def test_missing_and_scattered_positions():
     assert np.abs(smooth(true, PLACES[kept]) - true).max() < 0.5
     scattered = generator.integers(0, 5000, (60, 2))
     assert np.isfinite(smooth(np.arange(60.0), scattered)).all()
+
+
+def test_what_no_smooth_map_explains_is_told_from_noise():
+    """Independent values of three times the noise: 0.9 of what is left is variation; of noise alone, nothing."""
+    generator = np.random.default_rng(0)
+    members = torch.ones(1, len(PLACES), dtype=torch.bool)
+    rough = [float(ScanGrid(PLACES).smooth(torch.from_numpy(scale * generator.normal(size=len(PLACES))).float()[None, None],
+                                           members)[1]) for scale in (1.0, 1.0, 1.0, 10**0.5)]
+    assert rough[:3] == [0, 0, 0] and abs(rough[3] - 0.9) < 0.07

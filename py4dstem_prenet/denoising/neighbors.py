@@ -88,17 +88,20 @@ def neighbor_means(electrons, origins, places, readout: float = 0.0, good=None, 
         measured = displacements.measure(reference, count.clamp_min(1))
         members = weight > 0
         members[torch.arange(len(chosen)), chosen] = True
-        moves = grid.smooth(measured.values, members) * measured.sigma[:, :, None]
-        moves = moves - _of(moves, chosen)
+        smooth, rough = grid.smooth(measured.values, members)
+        scale = measured.sigma[:, :, None]
+        moves = (smooth - _of(smooth, chosen)) * scale
+        all_moves = smooth + rough * (measured.values - smooth)
+        all_moves = (all_moves - _of(all_moves, chosen)) * scale
         # Displacements change the intensities in rings as well; what they explain is not an intensity.
-        intensities = profiles.values.T - profiles.measure_changes(displacements, reference) @ moves
-        intensities = grid.smooth(intensities, members, profiles.sigma)
+        changes = profiles.measure_changes(displacements, reference)
+        intensities, _ = grid.smooth(profiles.values.T - changes @ moves, members, profiles.sigma)
         intensities = intensities - _of(intensities, chosen)
         weight *= _closeness(moves, intensities, measured.information, tolerated)
         mean, count = _mean(centered, weight, valid), _effective_number(weight)
         share = (weight / weight.sum(1, keepdim=True).clamp_min(1e-12))[:, :, None]
         mean = profiles.changed(mean, -(intensities @ share)[..., 0])
-        mean = displacements.displaced(mean, -(moves @ share)[..., 0])
+        mean = displacements.displaced(mean, -(all_moves @ share)[..., 0])
         means.append(shift(mean * (count > 0)[:, None, None], middle - origins[chosen]))
         patterns.append(count)
     return torch.cat(means), torch.cat(patterns)

@@ -9,6 +9,7 @@ import torch
 
 SIGNIFICANT_SIGMA = 3.0  # a coefficient below this many standard deviations is set to zero: 99.7 % of those of noise
 SLOW_FRACTION = 0.6  # degree, fraction of the number of positions, below which a polynomial varies slowly
+ROUGH_SIGMA = 3.0  # excess of the variation that a smooth map leaves, standard deviations, from which it is not noise
 FILLING_ROUNDS = 8  # rounds in which missing positions are filled with the smooth map
 MAX_EMPTY_FACTOR = 4  # positions of a grid per measured one; scattered positions are treated as a line
 
@@ -34,7 +35,7 @@ class ScanGrid:
     >>> places = torch.cartesian_prod(torch.arange(12), torch.arange(12))
     >>> ramp = places[:, 1] / 3.0
     >>> noisy = ramp + torch.randn(144, generator=torch.Generator().manual_seed(0))
-    >>> smooth = ScanGrid(places).smooth(noisy[None, None], torch.ones(1, 144, dtype=torch.bool))[0, 0]
+    >>> smooth = ScanGrid(places).smooth(noisy[None, None], torch.ones(1, 144, dtype=torch.bool))[0][0, 0]
     >>> bool((smooth - ramp).square().mean() < 0.1)
     True
     """
@@ -82,8 +83,10 @@ class ScanGrid:
 
         Returns
         -------
-        torch.Tensor
+        smooth : torch.Tensor
             Smooth maps, (m, k, n), with values at all positions.
+        rough : torch.Tensor
+            Fraction of what smooth maps leave that is variation, not noise, (m, k, 1): 0 where the rest is as noise.
         """
         rows, columns = (_polynomials(size).to(values) for size in self.shape)
         flat = self.flat.to(values.device)
@@ -103,7 +106,16 @@ class ScanGrid:
             keep = (coefficients.abs() > limit) & slow
             keep[..., 0, 0] = True
             out = rows @ (coefficients * keep) @ columns.T
-        return out.flatten(2)[..., flat]
+        out = out.flatten(2)[..., flat]
+        return out, self._rough_fraction(values - out, members, keep.sum((2, 3)), sigma)
+
+    def _rough_fraction(self, residuals, members, fitted, sigma):
+        """Fraction (m, k, 1) of the residuals (m, k, n) that is variation: what exceeds noise, over all."""
+        count = members.sum(1)[:, None]
+        energy = (residuals.square() * members[:, None]).sum(2) / (1 if sigma is None else sigma.square())
+        excess = energy - (count - fitted)
+        excess = excess * (excess > ROUGH_SIGMA * (2 * count) ** 0.5)
+        return (excess / (excess + count).clamp_min(1))[..., None]
 
 
 @lru_cache(maxsize=32)
