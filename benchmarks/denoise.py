@@ -132,23 +132,23 @@ def figure(path):
     at = np.ravel_multi_index(demo["positions"][which].T, demo["counts"].shape[:2])
     shown = compare(demo["counts"], demo["clean"][which].astype(np.float32), at)[1]
     names = ["truth", *(name for name in METHODS if name in shown)]
-    fig, axes = plt.subplots(4, len(names), figsize=(2.1 * len(names), 9.2), squeeze=False, layout="constrained")
+    columns = -(-len(names) // 2)  # two lines of methods for each pattern, so that the text stays legible
+    fig, axes = plt.subplots(8, columns, figsize=(2.1 * columns, 18.4), squeeze=False, layout="constrained")
+    lines = axes.reshape(2, 2, 2, columns)
     for row, truth in enumerate(shown["truth"]):
         top = np.arcsinh(truth.max() / LINEAR)
-        for column, name in enumerate(names):
-            above, below = axes[2 * row:2 * row + 2, column]
+        for number, name in enumerate(names):
+            above, below = lines[row, number // columns, :, number % columns]
             image = np.arcsinh(shown[name][row] / LINEAR)
             above.imshow(image, cmap="magma", vmin=0, vmax=top)
             above.set_title(name, fontsize=10)
-            if column:
+            if number:
                 below.imshow(image - np.arcsinh(truth / LINEAR), cmap="RdBu_r", vmin=-2, vmax=2)
                 below.set_xlabel(f"relative squared error {error(shown[name][row], truth):.3g}", fontsize=8)
             else:
                 below.text(0.5, 0.5, "difference\nfrom the truth", ha="center", va="center", transform=below.transAxes)
-                below.set_frame_on(False)
-            for ax in (above, below):
-                ax.set_xticks([])
-                ax.set_yticks([])
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[], frame_on=ax.has_data())
     fig.suptitle(f"{float(demo['dose']):,.0f} electrons a pattern, asinh scale")
     fig.savefig(path, dpi=80)
     plt.close(fig)
