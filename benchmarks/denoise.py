@@ -2,12 +2,11 @@
 
     python benchmarks/denoise.py [--quick] [--bench FOLDER] [--figure docs/denoise.png]
 
-Scans are simulated and share no specimen with training. The other methods get the parameter that is best by the truth:
-the Gaussian its width, non-local means its strength, the truncated SVD its rank; BM3D needs none, since the noise of
-stabilized counts is known. prenet gets no input besides the data. All methods are scored on the same patterns of each
-scan. --bench adds scans from a folder of multislice patterns, made with the code in that folder. A measured scan of a
-counting detector, if there is one beside the checkout, is scored by the Poisson deviance of held-out electrons. BM3D is
-in the extra "benchmark".
+Scans are simulated and share no specimen with training. The other methods (`denoisers.py`) get the parameter with the
+least squared error: a width, a strength, a rank or a radius. prenet gets no input besides the data. All methods are
+scored on the same patterns of each scan. --bench adds scans from a folder of multislice patterns, made with the code in
+that folder. A measured scan of a counting detector, if there is one beside the checkout, is scored by the Poisson
+deviance of held-out electrons. `slopes.py` scores what is measured from the patterns.
 """
 
 import argparse
@@ -22,11 +21,10 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from py4DSTEM import DataCube
+from denoisers import OURS, RIVALS, Measured, best, ours
 from scipy.ndimage import gaussian_filter
 
-from py4dstem_prenet.denoising.checks import GAUSSIAN_SIGMAS_PX, SplitBlocks, truncated_svds, unstabilized
-from py4dstem_prenet.denoising.denoiser import denoise
+from py4dstem_prenet.denoising.checks import GAUSSIAN_SIGMAS_PX, SplitBlocks, truncated_svds
 from py4dstem_prenet.detector.estimate import estimate_noise
 from py4dstem_prenet.detector.independence import check_independence
 from py4dstem_prenet.simulation.scan import simulate
@@ -36,44 +34,12 @@ DEMO = ROOT / "py4dstem_prenet" / "data" / "demo_scan.npz"
 REAL = ROOT.parent / "shared" / "real" / "medipix_au_2x2.npy"
 DOSES = (100, 1_000, 10_000, 100_000)
 SCORED = 8  # patterns of every scan
-STRENGTHS = (0.6, 0.8, 1.0, 1.3)  # of non-local means, in standard deviations of the noise
-METHODS = ("noisy", "best Gaussian", "best non-local means", "BM3D", "best truncated SVD", "prenet, single patterns",
-           "prenet, scan-aware")
+METHODS = ("noisy", *RIVALS, *OURS)
 LINEAR = 0.1  # electrons up to which the figure's asinh scale is about linear
 
 
 def error(estimate, truth):
     return float(((estimate - truth) ** 2).mean() / (truth**2).mean())
-
-
-def best(estimates, truth):
-    return min(estimates, key=lambda estimate: error(estimate, truth))
-
-
-def non_local_means(electrons, readout, truth):
-    """Buades et al. 2005, of variance-stabilized counts, whose noise is 1."""
-    from skimage.restoration import denoise_nl_means
-
-    z = 2 * np.sqrt((electrons + 0.375 + readout**2).clip(min=0))
-    return best((np.stack([unstabilized(denoise_nl_means(image, 5, 6, h=h, sigma=1.0, fast_mode=True), readout)
-                           for image in z]) for h in STRENGTHS), truth)
-
-
-def bm3d(electrons, readout):
-    """Dabov et al. 2007, of variance-stabilized counts, with the exact unbiased inverse (Makitalo and Foi 2011)."""
-    from bm3d import bm3d
-
-    z = 2 * np.sqrt((electrons + 0.375 + readout**2).clip(min=0))
-    return np.stack([unstabilized(bm3d(image.astype(np.float64), 1.0), readout) for image in z])
-
-
-def ours(counts, noise, scan_aware):
-    """(electrons (n, Qx, Qy), patterns a second)."""
-    start = time.perf_counter()
-    clean = np.asarray(denoise(DataCube(counts), noise, scan_aware=scan_aware, progress=False).data)
-    seconds = time.perf_counter() - start
-    clean = clean.reshape(-1, *clean.shape[2:])
-    return (clean - noise.offset) / noise.gain, len(clean) / seconds
 
 
 def compare(counts, truth, at):
@@ -82,27 +48,18 @@ def compare(counts, truth, at):
     counts: (Rx, Ry, Qx, Qy), detector units. truth: expected electrons (n, Qx, Qy) at the flat positions `at`, which
     are scored. What is told of the noise is what the package learned from the scan, for all methods.
     """
-    noise = estimate_noise(counts)
-    flat = ((counts.astype(np.float32) - noise.offset) / noise.gain).reshape(-1, *counts.shape[2:])
-    some, readout = flat[at], noise.readout / noise.gain
-    tasks = {
-        "best Gaussian": lambda: best((gaussian_filter(some, (0, s, s)) for s in GAUSSIAN_SIGMAS_PX), truth),
-        "best non-local means": lambda: non_local_means(some, readout, truth),
-        "BM3D": lambda: bm3d(some, readout),
-        "best truncated SVD": lambda: best((e[at] for _, e in truncated_svds(flat, readout)), truth),
-    }
-    shown, figures = {"truth": truth, "noisy": some}, {"noisy": (error(some, truth), 1.0, np.nan)}
-    for name, task in tasks.items():
-        try:
-            shown[name] = task()
-        except ImportError as missing:
-            print(f"{name} is left out: {missing}", file=sys.stderr)
-            continue
-        figures[name] = (error(shown[name], truth), float(shown[name].sum() / some.sum()), np.nan)
-    for name, scan_aware in (("prenet, single patterns", False), ("prenet, scan-aware", True)):
-        estimate, speed = ours(counts, noise, scan_aware)
+    scan = Measured(counts, estimate_noise(counts))
+    noisy = scan.electrons[at]
+    shown, figures = {"truth": truth, "noisy": noisy}, {"noisy": (error(noisy, truth), 1.0, np.nan)}
+    for name in RIVALS:
+        found = best(name, scan, at, lambda estimate: error(estimate, truth))
+        if found is not None:
+            shown[name] = found[1]
+            figures[name] = (error(shown[name], truth), float(shown[name].sum() / noisy.sum()), np.nan)
+    for name, scan_aware in OURS.items():
+        estimate, speed = ours(scan, scan_aware)
         shown[name] = estimate[at]
-        figures[name] = (error(shown[name], truth), float(estimate.sum() / flat.sum()), speed)
+        figures[name] = (error(shown[name], truth), float(estimate.sum() / scan.electrons.sum()), speed)
     return figures, shown
 
 
@@ -138,10 +95,12 @@ def table(rows):
         lines.append(f"| {title} | " + " | ".join(f"{value:.3g}" if column != 1 else f"{value:.4f}" for value in values)
                      + " |")
 
-    present = [name for name in METHODS if all(name in scan for scans in rows.values() for scan in scans)]
-    for name in present:
-        line(f"{name}{', relative squared error' if name == 'noisy' else ''}", name, 0)
-    for name in METHODS[-2:]:
+    for name in METHODS:
+        if all(name in scan for scans in rows.values() for scan in scans):
+            line(f"{name}{', relative squared error' if name == 'noisy' else ''}", name, 0)
+        else:
+            lines.append(f"| {name} |" + " not installed |" * len(rows))
+    for name in OURS:
         line(f"{name}: electrons kept", name, 1)
         line(f"{name}: patterns a second", name, 2)
     return "\n".join(lines)
@@ -173,23 +132,23 @@ def figure(path):
     at = np.ravel_multi_index(demo["positions"][which].T, demo["counts"].shape[:2])
     shown = compare(demo["counts"], demo["clean"][which].astype(np.float32), at)[1]
     names = ["truth", *(name for name in METHODS if name in shown)]
-    fig, axes = plt.subplots(4, len(names), figsize=(2.1 * len(names), 9.2), squeeze=False, layout="constrained")
+    columns = -(-len(names) // 2)  # two lines of methods for each pattern, so that the text stays legible
+    fig, axes = plt.subplots(8, columns, figsize=(2.1 * columns, 18.4), squeeze=False, layout="constrained")
+    lines = axes.reshape(2, 2, 2, columns)
     for row, truth in enumerate(shown["truth"]):
         top = np.arcsinh(truth.max() / LINEAR)
-        for column, name in enumerate(names):
-            above, below = axes[2 * row:2 * row + 2, column]
+        for number, name in enumerate(names):
+            above, below = lines[row, number // columns, :, number % columns]
             image = np.arcsinh(shown[name][row] / LINEAR)
             above.imshow(image, cmap="magma", vmin=0, vmax=top)
             above.set_title(name, fontsize=10)
-            if column:
+            if number:
                 below.imshow(image - np.arcsinh(truth / LINEAR), cmap="RdBu_r", vmin=-2, vmax=2)
                 below.set_xlabel(f"relative squared error {error(shown[name][row], truth):.3g}", fontsize=8)
             else:
                 below.text(0.5, 0.5, "difference\nfrom the truth", ha="center", va="center", transform=below.transAxes)
-                below.set_frame_on(False)
-            for ax in (above, below):
-                ax.set_xticks([])
-                ax.set_yticks([])
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[], frame_on=ax.has_data())
     fig.suptitle(f"{float(demo['dose']):,.0f} electrons a pattern, asinh scale")
     fig.savefig(path, dpi=80)
     plt.close(fig)
