@@ -2,9 +2,9 @@ from .checks import SplitBlocks as SplitBlocks, check_denoising as check_denoisi
 from .denoiser import denoise as denoise, smooth_origins as smooth_origins
 from .evidence import agree as agree
 from .finetuning import finetune as finetune
-from .functionals import QUANTITIES as QUANTITIES, measure_slopes as measure_slopes
+from .functionals import QUANTITIES as QUANTITIES, measure_slopes as measure_slopes, slope_flags as slope_flags
 from .neighbors import neighbor_means as neighbor_means
-from .scanmaps import ScanGrid as ScanGrid
+from .scanmaps import ScanGrid as ScanGrid, unexplained_fraction as unexplained_fraction
 from .shifts import (
     derivatives as derivatives,
     mean_of_three as mean_of_three,

@@ -18,8 +18,6 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from ..core import (
-    ATTENUATED,
-    EXAGGERATED,
     KEPT,
     UNKNOWN,
     Decision,
@@ -31,6 +29,7 @@ from ..core import (
 )
 from ..detector import check_independence, of_part, places, read_block, split
 from ..io import noise_of
+from .functionals import slope_flags
 
 DENOISING_CHECK_POSITIONS = 256  # scan positions that are split by default; takes some seconds
 GAUSSIAN_SIGMAS_PX = (0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.3, 1.6, 2.0, 2.6, 3.3, 4.2)  # pixels, Gaussian filters compared
@@ -136,10 +135,7 @@ def _stated_worth(worth, error, error_sigma, patterns: int) -> tuple[float, floa
 
 def _decide(slopes, worth, errors, sigmas):
     """Decide whether denoising keeps what varies over the scan and lowers the squared error: (accepted, flags)."""
-    flags = []
-    for status, name in ((ATTENUATED, "denoising_attenuates"), (EXAGGERATED, "denoising_exaggerates")):
-        flags += [Flag(name, {"quantity": quantity, "slope": slope.value, "sigma": slope.sigma})
-                  for quantity, slope in slopes.items() if slope.status == status]
+    flags = list(slope_flags(slopes))
     accepted = not flags
     if kept := {quantity: slope for quantity, slope in slopes.items() if slope.status == KEPT}:
         flags.append(Flag("denoising_keeps_slopes", {

@@ -7,6 +7,7 @@ The network gets a pattern, its read-out noise, and, if they help, the means of 
 from __future__ import annotations
 
 import hashlib
+import warnings
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -24,7 +25,7 @@ from ..detector import of_part, split
 from ..io import check_output, cube_like, noise_of, open as open_cube, read_fitted_origin, resumable_cube, to_json
 from ..networks import MULTIPLE, load, requirement, verify
 from ..origin import measure_origin
-from . import agree, neighbor_means
+from . import agree, measure_slopes, neighbor_means, slope_flags
 
 NETWORK_PIXELS = 2**17  # pixels of the patterns in one pass of the network; more exceed the processor's cache
 NEIGHBOR_TILE = 512  # scan positions whose patterns are compared with one another; the time per pattern grows with it
@@ -33,17 +34,17 @@ BIAS_PRIOR_ELECTRONS = 50.0  # electrons in a group that count for an unbiased n
 BRIGHT_PIXEL_ELECTRONS = 0.02  # electrons per pixel and pattern, above which a pixel is bright
 FADE_DOSE = 2e6  # electrons per pattern at which estimate and counts have equal weight: the training has few brighter
 DESCAN_POSITIONS = 256  # scan positions, at most, from which the descan is measured if the calibration has none
+WITH_NEIGHBORS, ALONE, UNCHANGED = "neighbors", "alone", "unchanged"  # modes
 TRIAL_SIDE = 16  # scan positions, side of the part of the scan on which both modes are compared
-TRIAL_PATTERNS = 12  # patterns of this part that are scored
+TRIAL_PATTERNS = 49  # patterns in the middle of this part that are scored
 
 
 def denoise(datacube, noise: NoiseModel | None = None, out=None, scan_aware="auto", weights: str = "denoise",
             device="auto", progress=True):
     """Denoise a scan.
 
-    Do not measure strain or rotation on denoised patterns. Patterns are averaged with neighbors that cannot be
-    distinguished one by one, which flattens strain or rotation that varies smoothly over the scan: the slope of such
-    maps is 0.2 to 0.9 of the true one. Use the raw counts.
+    What varies over the scan (strain, rotation, intensities) is kept at its size as far as it exceeds the noise of
+    the scan. `check_denoising` measures on the counts of the scan itself how much of each quantity is kept.
 
     Parameters
     ----------
@@ -55,9 +56,10 @@ def denoise(datacube, noise: NoiseModel | None = None, out=None, scan_aware="aut
         An EMD file that does not exist yet, to which the result is streamed. If writing fails, no file of this name is
         left; an interrupted run is resumed. In memory by default.
     scan_aware : bool or "auto", optional
-        Whether similar patterns nearby are used. "auto" compares both modes on part of the scan: the one that predicts
-        held-out electrons better is used. Patterns are compared about their origins, from the calibration or measured
-        here; without a beam, each pattern is denoised alone.
+        Whether similar patterns nearby are used. "auto" tests both modes on part of the scan, from half of its
+        electrons. Of the modes that keep every quantity (`measure_slopes`), the one that predicts the other half better
+        is used; if no mode keeps them, the counts are returned as they are, with a warning. Patterns are compared
+        about their origins, from the calibration or measured here; without a beam, each pattern is denoised alone.
     weights : str, optional
         Name of the weights, or a safetensors file such as `finetune` writes.
     device : str, optional
@@ -103,11 +105,17 @@ def denoise(datacube, noise: NoiseModel | None = None, out=None, scan_aware="aut
     origins = None
     if scan_aware and scan.size > 1:
         origins = smooth_origins(datacube, noise, device)
-        if scan_aware == "auto" and origins is not None and not neighbors_help(datacube, origins, noise, weights,
-                                                                               device):
-            origins = None
+    mode = ALONE if origins is None else WITH_NEIGHBORS
+    if scan_aware == "auto" and origins is not None:
+        mode, flag = choose_mode(datacube, origins, noise, weights, device)
+        if flag is not None:
+            warnings.warn(str(flag), stacklevel=2)
+    if mode != WITH_NEIGHBORS:
+        origins = None
     along = () if origins is None else (origins,)
     clean = partial(_clean, columns=scan.scan_shape[1], noise=noise, weights=weights, device=device)
+    if mode == UNCHANGED:
+        clean = partial(_unchanged, noise=noise)
     options = dict(chunk=NEIGHBOR_TILE, progress="denoising" if progress else None, require=requirement(weights))
     if out is None:
         shape = scan.shape
@@ -115,7 +123,7 @@ def denoise(datacube, noise: NoiseModel | None = None, out=None, scan_aware="aut
         for index, block in map_chunks(clean, scan, *along, **options):
             data.reshape(-1, *shape[2:])[index] = block
         return cube_like(datacube, data)
-    record = {"version": __version__, "weights": digest, "noise": to_json(noise),
+    record = {"version": __version__, "weights": digest, "noise": to_json(noise), "mode": mode,
               "origins": origins is not None and hashlib.sha256(origins.tobytes()).hexdigest()}
     with resumable_cube(datacube, out, np.float32, record) as target:
         for index, block in map_chunks(clean, scan, *along, skip=target.done, **options):
@@ -162,12 +170,11 @@ def smooth_origins(datacube, noise: NoiseModel, device="auto") -> np.ndarray | N
     return np.stack([fit.qx0, fit.qy0], -1).reshape(-1, 2)
 
 
-def neighbors_help(datacube, origins, noise: NoiseModel, weights: str = "denoise", device="auto",
-                   seed: int = 0) -> bool:
-    """Test whether denoising with neighbors predicts held-out electrons better than without.
+def choose_mode(datacube, origins, noise: NoiseModel, weights: str = "denoise", device="auto", seed: int = 0):
+    """Choose how a scan is denoised, by a test on patterns in its middle.
 
-    The electrons of patterns in the middle of the scan are split into two halves. Both modes estimate the patterns from
-    one half; their squared difference from the other half is the squared error plus the same noise for both.
+    The electrons of the patterns are split into two halves. Both modes estimate the patterns from one half; the other
+    half shows which part of each quantity's variation is kept, and the squared error.
 
     Parameters
     ----------
@@ -186,8 +193,11 @@ def neighbors_help(datacube, origins, noise: NoiseModel, weights: str = "denoise
 
     Returns
     -------
-    bool
-        True if the squared error with neighbors is smaller.
+    mode : {"neighbors", "alone", "unchanged"}
+        Of the modes that attenuate or exaggerate no quantity, the one with the smaller squared error; "unchanged" if
+        there is none.
+    flag : Flag or None
+        Why the counts remain unchanged: the quantity that deviates in the mode with the smaller squared error.
     """
     scan = as_scan(datacube)
     rows, columns = (np.arange(max(0, (n - TRIAL_SIDE) // 2), min(n, (n + TRIAL_SIDE) // 2)) for n in scan.scan_shape)
@@ -197,18 +207,30 @@ def neighbors_help(datacube, origins, noise: NoiseModel, weights: str = "denoise
     first, second = split(read, noise, np.random.default_rng(seed))
     half_noise, device = of_part(noise), str(pick_device(device))
     electrons, target = half_noise.electrons(first), half_noise.electrons(second)
-    chosen = sample_positions((1, len(read)), TRIAL_PATTERNS)
     places = np.stack(divmod(positions, scan.scan_shape[1]), 1)
+    distance = np.abs(places - np.median(places, 0)).max(1)
+    chosen = np.sort(np.argsort(distance, kind="stable")[:TRIAL_PATTERNS])
     means, patterns = neighbor_means(
         torch.from_numpy(electrons), torch.from_numpy(origins[positions]).float(), places,
         half_noise.readout / half_noise.gain, torch.from_numpy(~noise.bad_pixels), torch.from_numpy(chosen))
-    scores = []
-    for count in (torch.zeros_like(patterns), patterns):
-        expected = _expected(electrons[chosen], means.numpy(), count.numpy(), origins[positions][chosen], half_noise,
-                             weights, device)
-        balance(expected, electrons[chosen], half_noise)
-        scores.append(((target[chosen] - expected)[:, ~noise.bad_pixels] ** 2).sum(dtype=float))
-    return scores[1] < scores[0]
+    raw, target, middle = electrons[chosen], target[chosen], origins[positions][chosen]
+    tried = []
+    for mode, count in ((ALONE, torch.zeros_like(patterns)), (WITH_NEIGHBORS, patterns)):
+        expected = _expected(raw, means.numpy(), count.numpy(), middle, half_noise, weights, device)
+        balance(expected, raw, half_noise)
+        flags = slope_flags(measure_slopes(expected, raw, target, middle, half_noise))
+        error = ((target - expected)[:, ~noise.bad_pixels] ** 2).sum(dtype=float)
+        tried.append((error, mode, next(iter(flags), None)))
+    tried.sort(key=lambda result: result[0])
+    kept = [mode for _, mode, flag in tried if flag is None]
+    if kept:
+        return kept[0], None
+    return UNCHANGED, tried[0][2]
+
+
+def _unchanged(index, block, *along, noise: NoiseModel):
+    """Patterns (n, Qx, Qy) as they are, float32, with bad pixels filled in, in detector units."""
+    return noise.electrons(block) * np.float32(noise.gain) + np.float32(noise.offset)
 
 
 def _clean(index, block, origins=None, *, columns: int, noise: NoiseModel, weights: str, device: str):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from . import derivatives, displacement_fields, variance_of
+from . import derivatives, displacement_fields, unexplained_fraction, variance_of
 
 AREAS_PER_SIDE = 16  # areas along each side of a pattern, which overlap and add up to 1
 AREA_GROUPS = 12  # groups of areas of similar brightness, for each of which the correction is weighted
@@ -50,7 +50,8 @@ def agree(estimates, trust, electrons, means, patterns, origins, readout: float 
     -----
     Electrons in areas: the difference from the evidence is reduced by the fraction of its square that noise explains
     (James and Stein 1961), for areas of similar brightness together. The six parameters of the displacement are
-    corrected without reduction.
+    corrected without reduction. Where the counts differ from the evidence by more than noise, over all patterns, those
+    of each pattern alone are used (`unexplained_fraction`).
     """
     height, width = estimates.shape[1:]
     good = torch.ones(height, width) if good is None else good
@@ -72,11 +73,23 @@ def agree(estimates, trust, electrons, means, patterns, origins, readout: float 
         weight[group] = (1 - noise[:, group].sum() / differences[:, group].square().sum().clamp_min(1e-20)).clamp(0, 1)
     factors = (weight * differences / expected.clamp_min(1e-6)).clamp(1 / MAX_AREA_FACTOR - 1, MAX_AREA_FACTOR - 1)
     factors = factors.view(-1, len(rows), len(columns))
+    parameters, own, sigmas = [], [], []
     for chosen in chunks:
         estimate = estimates[chosen].clamp_min(0)
         estimate = estimate * (1 + rows.T @ factors[chosen] @ columns)
         evidence = _evidence(electrons[chosen], means[chosen], trust[chosen], patterns[chosen])
-        out.append(_displaced(estimate, evidence, origins[chosen], readout, good))
+        found, found_alone, sigma = _displacements(estimate, (evidence, electrons[chosen]), origins[chosen], readout,
+                                                   good)
+        out.append(estimate)
+        parameters.append(found)
+        own.append(found_alone - found)
+        sigmas.append(sigma)
+    parameters, own, sigmas = (torch.cat(values) for values in (parameters, own, sigmas))
+    parameters = parameters + unexplained_fraction((own / sigmas).square().mean(0) - 1, len(own)) * own
+    for k, chosen in enumerate(chunks):
+        move = -(parameters[chosen][:, :, None] * _tangents(out[k], origins[chosen])).sum(1).view_as(out[k])
+        # The first order may exceed a small estimate at the foot of an edge.
+        out[k] = torch.maximum(out[k] - move, out[k] / MAX_AREA_FACTOR)
     return torch.cat(out)
 
 
@@ -86,18 +99,23 @@ def _evidence(electrons, means, trust, patterns):
     return electrons + trust * (count / (1 + count)) * (means - electrons)
 
 
-def _displaced(estimates, evidence, origins, readout, good):
-    """Estimates, displaced to first order as the evidence is."""
-    fields = torch.stack([displacement_fields(origin, *good.shape) for origin in origins])
-    tangents = -(derivatives(estimates)[:, :, None] * fields[:, None]).flatten(3).flatten(1, 2)
+def _tangents(estimates, origins):
+    """Change (m, 6, p) of estimates (m, H, W) with the parameters of an affine displacement."""
+    fields = torch.stack([displacement_fields(origin, *estimates.shape[1:]) for origin in origins])
+    return -(derivatives(estimates)[:, :, None] * fields[:, None]).flatten(3).flatten(1, 2)
+
+
+def _displacements(estimates, measured, origins, readout, good):
+    """Parameters (m, 6) of the displacement of each of two `measured` against estimates, and their noise for counts."""
+    tangents = _tangents(estimates, origins)
     weights = tangents * (good / variance_of(estimates, readout)).flatten(1)[:, None]
     information = weights @ tangents.transpose(1, 2)
-    scores = weights @ (evidence - estimates).flatten(1)[:, :, None]
+    scores = weights @ torch.stack([(values - estimates).flatten(1) for values in measured], 2)
     scale = information.diagonal(dim1=1, dim2=2).clamp_min(1e-20).rsqrt()[:, :, None]
-    normal = scale * information * scale.transpose(1, 2) + NORMAL_RIDGE * torch.eye(len(scale[0])).to(information)
-    parameters = scale * torch.linalg.solve(normal, scale * scores)
-    # The first order may exceed a small estimate at the foot of an edge.
-    return torch.maximum(estimates + (parameters * tangents).sum(1).view_as(estimates), estimates / MAX_AREA_FACTOR)
+    normal = scale * information * scale.transpose(1, 2)
+    inverse = torch.linalg.inv(normal + NORMAL_RIDGE * torch.eye(normal.shape[1]).to(normal))
+    sigma = scale[..., 0] * (inverse @ normal @ inverse).diagonal(dim1=1, dim2=2).clamp_min(1e-12).sqrt()
+    return *(scale * (inverse @ (scale * scores))).unbind(2), sigma
 
 
 def _hats(side):

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.sparse.csgraph import connected_components
 
-from ..core import NoiseModel, Slope, slope_of_halves
+from ..core import ATTENUATED, EXAGGERATED, Flag, NoiseModel, Slope, slope_of_halves
 
 DISPLACEMENTS = ("shift along qx", "shift along qy", "strain along qx", "strain along qy", "shear", "rotation")
 INTENSITIES = ("pattern total", "bright-field image", "dark-field image", "strongest disks")
@@ -86,6 +86,24 @@ def measure_slopes(estimate, first, second, origins, noise: NoiseModel, blocks=N
     empty = [np.zeros(0)] * 4
     return {name: slope_of_halves(*(np.concatenate(part) for part in zip(*found, strict=True)) if found else empty)
             for name, found in readings.items()}
+
+
+def slope_flags(slopes) -> tuple[Flag, ...]:
+    """Name the quantities that an estimate attenuates or exaggerates.
+
+    Parameters
+    ----------
+    slopes : dict
+        From `measure_slopes`.
+
+    Returns
+    -------
+    tuple of Flag
+        One for each quantity; empty if there is none.
+    """
+    return tuple(Flag(name, {"quantity": quantity, "slope": slope.value, "sigma": slope.sigma})
+                 for status, name in ((ATTENUATED, "denoising_attenuates"), (EXAGGERATED, "denoising_exaggerates"))
+                 for quantity, slope in slopes.items() if slope.status == status)
 
 
 def similar_groups(first, second, origins, noise: NoiseModel):

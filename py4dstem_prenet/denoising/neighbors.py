@@ -88,28 +88,26 @@ def neighbor_means(electrons, origins, places, readout: float = 0.0, good=None, 
         measured = displacements.measure(reference, count.clamp_min(1))
         members = weight > 0
         members[torch.arange(len(chosen)), chosen] = True
-        smooth, rough = grid.smooth(measured.values, members)
-        scale = measured.sigma[:, :, None]
-        moves = (smooth - _of(smooth, chosen)) * scale
-        all_moves = smooth + rough * (measured.values - smooth)
-        all_moves = (all_moves - _of(all_moves, chosen)) * scale
+        moves, all_moves = _states(grid, measured.values, members, None, chosen)
+        moves, all_moves = (states * measured.sigma[:, :, None] for states in (moves, all_moves))
         # Displacements change the intensities in rings as well; what they explain is not an intensity.
-        changes = profiles.measure_changes(displacements, reference)
-        intensities, _ = grid.smooth(profiles.values.T - changes @ moves, members, profiles.sigma)
-        intensities = intensities - _of(intensities, chosen)
+        intensities = profiles.values.T - profiles.measure_changes(displacements, reference) @ moves
+        intensities, all_intensities = _states(grid, intensities, members, profiles.sigma, chosen)
         weight *= _closeness(moves, intensities, measured.information, tolerated)
         mean, count = _mean(centered, weight, valid), _effective_number(weight)
         share = (weight / weight.sum(1, keepdim=True).clamp_min(1e-12))[:, :, None]
-        mean = profiles.changed(mean, -(intensities @ share)[..., 0])
+        mean = profiles.changed(mean, -(all_intensities @ share)[..., 0])
         mean = displacements.displaced(mean, -(all_moves @ share)[..., 0])
         means.append(shift(mean * (count > 0)[:, None, None], middle - origins[chosen]))
         patterns.append(count)
     return torch.cat(means), torch.cat(patterns)
 
 
-def _of(states, chosen):
-    """States (m, k, 1) of the wanted patterns, from those of all patterns (m, k, n)."""
-    return states.gather(2, chosen[:, None, None].expand(-1, states.shape[1], 1))
+def _states(grid, values, members, sigma, chosen):
+    """States (m, k, n) of patterns minus those of the chosen ones: smooth maps, and with what they do not explain."""
+    smooth, rough = grid.smooth(values, members, sigma)
+    maps = smooth, smooth + rough * (values - smooth)
+    return [states - states.gather(2, chosen[:, None, None].expand(-1, states.shape[1], 1)) for states in maps]
 
 
 def _closeness(moves, intensities, information, tolerated: float):

@@ -9,7 +9,7 @@ import torch
 
 SIGNIFICANT_SIGMA = 3.0  # a coefficient below this many standard deviations is set to zero: 99.7 % of those of noise
 SLOW_FRACTION = 0.6  # degree, fraction of the number of positions, below which a polynomial varies slowly
-ROUGH_SIGMA = 3.0  # excess of the variation that a smooth map leaves, standard deviations, from which it is not noise
+UNEXPLAINED_SIGMA = (2.0, 4.0)  # excess over noise, standard deviations, of which nothing, and all, is kept
 FILLING_ROUNDS = 8  # rounds in which missing positions are filled with the smooth map
 MAX_EMPTY_FACTOR = 4  # positions of a grid per measured one; scattered positions are treated as a line
 
@@ -86,7 +86,7 @@ class ScanGrid:
         smooth : torch.Tensor
             Smooth maps, (m, k, n), with values at all positions.
         rough : torch.Tensor
-            Fraction of what smooth maps leave that is variation, not noise, (m, k, 1): 0 where the rest is as noise.
+            Fraction of what smooth maps leave that is kept, (m, k, 1), see `unexplained_fraction`.
         """
         rows, columns = (_polynomials(size).to(values) for size in self.shape)
         flat = self.flat.to(values.device)
@@ -110,12 +110,32 @@ class ScanGrid:
         return out, self._rough_fraction(values - out, members, keep.sum((2, 3)), sigma)
 
     def _rough_fraction(self, residuals, members, fitted, sigma):
-        """Fraction (m, k, 1) of the residuals (m, k, n) that is variation: what exceeds noise, over all."""
+        """Fraction (m, k, 1) of the residuals (m, k, n) to keep as variation, by their excess over noise."""
         count = members.sum(1)[:, None]
         energy = (residuals.square() * members[:, None]).sum(2) / (1 if sigma is None else sigma.square())
-        excess = energy - (count - fitted)
-        excess = excess * (excess > ROUGH_SIGMA * (2 * count) ** 0.5)
-        return (excess / (excess + count).clamp_min(1))[..., None]
+        return unexplained_fraction((energy - (count - fitted)) / count.clamp_min(1), count.clamp_min(1))[..., None]
+
+
+def unexplained_fraction(excess, count):
+    """Return the fraction of differences between measurements and a smooth model that is kept.
+
+    Where the model does not explain the variation, measurements are kept with their noise: an attenuated quantity would
+    be worse than a noisy one.
+
+    Parameters
+    ----------
+    excess : torch.Tensor
+        Mean squared difference, in units of the variance of the noise, minus its expectation.
+    count : torch.Tensor or int
+        Number of differences.
+
+    Returns
+    -------
+    torch.Tensor
+        From 0 where the excess is noise to 1 where it is significant (`UNEXPLAINED_SIGMA`).
+    """
+    none, full = UNEXPLAINED_SIGMA
+    return ((excess * (count / 2) ** 0.5 - none) / (full - none)).clamp(0, 1)
 
 
 @lru_cache(maxsize=32)

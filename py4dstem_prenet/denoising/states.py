@@ -241,7 +241,8 @@ class Profiles:
         matrix = (self._filters * positive[:, None]) @ self._filters.T
         matrix = matrix + STATE_RIDGE * torch.eye(len(self._filters)).to(matrix)
         factor = torch.linalg.solve(matrix, change[:, :, None])[..., 0] @ self._filters
-        return (patterns.flatten(1) + positive * factor.clamp(1 / MAX_INTENSITY_FACTOR - 1, MAX_INTENSITY_FACTOR - 1)).view_as(patterns)
+        factor = factor.clamp(1 / MAX_INTENSITY_FACTOR - 1, MAX_INTENSITY_FACTOR - 1)
+        return (patterns.flatten(1) + positive * factor).view_as(patterns)
 
 
 def displacement_fields(origin, height: int, width: int):
