@@ -124,6 +124,13 @@ def errors(found, true):
     return 1e3 * np.sqrt((off[:, ~failed] ** 2).mean(1)), failed.mean()
 
 
+def slopes(found, true):
+    """Slope of each component on the truth over the scan; NaN where the truth hardly varies."""
+    good = (np.abs(found - true) < FAR).all(0)
+    x, y = (values[:, good] - values[:, good].mean(1, keepdims=True) for values in (true, found))
+    return np.where(x.std(1) > 5e-4, (x * y).sum(1) / np.maximum((x * x).sum(1), 1e-30), np.nan)
+
+
 def figure(path, true, maps, table, doses):
     middle = doses[len(doses) // 2]
     drawn = plt.figure(figsize=(11, 6), constrained_layout=True)
@@ -165,6 +172,12 @@ def main():
                  for d in args.doses]
         print(f"| {name} | " + " | ".join(cells) + " |")
     print("| origin of prenet, mean error | " + " | ".join(f"{made[d][1]:.3f} px" for d in args.doses) + " |")
+    print("\nSlope on the truth of exx / eyy / exy / rotation.\n")
+    print("| electrons a pattern | " + " | ".join(f"{d:,}" for d in args.doses) + " |\n|---" * 1
+          + "|---" * len(args.doses) + "|")
+    for name in PREPARED:
+        cells = [" / ".join(f"{k:.2f}" for k in slopes(maps[d][name], true)) for d in args.doses]
+        print(f"| {name} | " + " | ".join(cells) + " |")
     if args.figure:
         figure(args.figure, true, maps, table, args.doses)
 

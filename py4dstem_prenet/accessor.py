@@ -242,16 +242,16 @@ class PrenetAccessor:
     def denoise(self, out=None, scan_aware="auto", weights="denoise", device="auto", progress=True) -> DataCube:
         """Denoise the patterns.
 
-        Averaging similar patterns can flatten strain, rotation or intensities that vary over the scan. Measure on
-        denoised patterns only what `check_denoising` finds to be kept.
+        What varies over the scan (strain, rotation, intensities) is kept as far as it exceeds the noise of the scan.
+        Measure on denoised patterns only what `check_denoising` finds to be kept.
 
         Parameters
         ----------
         out : str or pathlib.Path, optional
             A new EMD file to stream the result to; by default the result is kept in memory.
         scan_aware : {"auto", True, False}, optional
-            Whether to use similar patterns at neighboring positions; "auto" selects what predicts held-out electrons
-            better.
+            Whether to use similar patterns at neighboring positions; "auto" selects what keeps all quantities and
+            predicts held-out electrons better.
         weights : str or pathlib.Path, optional
             Name of the weights, or a file that `finetune` wrote.
         device : {"auto", "cpu", "cuda", "mps"}, optional

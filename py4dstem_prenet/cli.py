@@ -134,8 +134,8 @@ def denoise(
 ):
     """Denoise a scan and save it as an EMD file.
 
-    Averaging similar patterns can flatten strain, rotation or intensities that vary over the scan. The report says
-    what is kept; measure the rest on the raw counts.
+    What varies over the scan (strain, rotation, intensities) is kept as far as it exceeds the noise of the scan. The
+    report says what is kept; measure the rest on the raw counts.
     """
     from .io import check_output
 
