@@ -49,7 +49,7 @@ class DenoiseNet(nn.Module):
         with torch.no_grad():
             self.correction.bias.copy_(torch.tensor([0.0, 0.0, 3.0, -3.0]).repeat_interleave(4))
 
-    def forward(self, electrons, readout, good, neighbors=None, patterns=None, half: bool = False):
+    def forward(self, electrons, readout, good, neighbors=None, patterns=None, half=False):  # numpydoc ignore=PR01
         """Estimate the expected electrons. The parameters are those of `estimate_with_trust`.
 
         Returns
