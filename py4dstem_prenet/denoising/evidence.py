@@ -9,6 +9,7 @@ than any pixel. The estimate is corrected to have those of the evidence.
 from __future__ import annotations
 
 import torch
+from torch.nn.functional import max_pool2d
 
 from . import derivatives, displacement_fields, unexplained_fraction, variance_of
 
@@ -87,9 +88,10 @@ def agree(estimates, trust, electrons, means, patterns, origins, readout: float 
     parameters, own, sigmas = (torch.cat(values) for values in (parameters, own, sigmas))
     parameters = parameters + unexplained_fraction((own / sigmas).square().mean(0) - 1, len(own)) * own
     for k, chosen in enumerate(chunks):
-        move = -(parameters[chosen][:, :, None] * _tangents(out[k], origins[chosen])).sum(1).view_as(out[k])
-        # The first order may exceed a small estimate at the foot of an edge.
-        out[k] = torch.maximum(out[k] - move, out[k] / MAX_AREA_FACTOR)
+        change = (parameters[chosen][:, :, None] * _tangents(out[k], origins[chosen])).sum(1).view_as(out[k])
+        # A displacement by less than a pixel stays within the values of the adjacent pixels; the first order may not.
+        lowest, highest = -max_pool2d(-out[k], 3, 1, 1), max_pool2d(out[k], 3, 1, 1)
+        out[k] = (out[k] + change).clamp(lowest, highest)
     return torch.cat(out)
 
 
