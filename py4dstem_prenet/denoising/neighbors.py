@@ -75,32 +75,35 @@ def neighbor_means(electrons, origins, places, readout: float = 0.0, good=None, 
         shift(good.to(centered.dtype).expand_as(electrons), origins - middle).clamp(0, 1))
     if len(electrons) < 2:
         return torch.zeros_like(electrons[wanted]), electrons.new_zeros(len(wanted))
-    grid, similar = ScanGrid(places), similarity(centered, readout)
+    grid = ScanGrid(places)
     displacements, profiles = Displacements(centered, middle, readout), Profiles(centered, middle, grid, readout)
     tolerated = MODEL_ERROR_FRACTION * float(centered.sum((1, 2)).mean().clamp_min(0))
-    means, patterns = [], []
-    for chosen in wanted.split(max(1, CHUNK_PX // centered[0].numel())):
-        weight = similar[chosen]
-        weight[torch.arange(len(chosen)), chosen] = 0  # the mean must be independent of the noise of the pattern itself
-        mean, count = _mean(centered, weight, valid), _effective_number(weight)
-        # A pattern without neighbors gets a reference of its own, and no weight below.
-        reference = torch.where((count > 0)[:, None, None], mean, centered[chosen])
-        measured = displacements.measure(reference, count.clamp_min(1))
-        members = weight > 0
-        members[torch.arange(len(chosen)), chosen] = True
-        moves, all_moves = _states(grid, measured.values, members, None, chosen)
-        moves, all_moves = (states * measured.sigma[:, :, None] for states in (moves, all_moves))
+    weight = similarity(centered, readout)[wanted]
+    weight[torch.arange(len(wanted)), wanted] = 0  # the mean must be independent of the noise of the pattern itself
+    means, count = _means(centered, weight, valid), _effective_number(weight)
+    # A pattern without neighbors gets a reference of its own, and no weight below.
+    means = torch.where((count > 0)[:, None, None], means, centered[wanted])
+    chunks = torch.arange(len(wanted)).split(max(1, CHUNK_PX // centered[0].numel()))
+    moves, changes = [], []
+    for at in chunks:
+        chosen, reference = wanted[at], means[at]
+        measured = displacements.measure(reference, count[at].clamp_min(1))
+        members = weight[at] > 0
+        members[torch.arange(len(at)), chosen] = True
+        move, all_moves = (states * measured.sigma[:, :, None]
+                           for states in _states(grid, measured.values, members, None, chosen))
         # Displacements change the intensities in rings as well; what they explain is not an intensity.
-        intensities = profiles.values.T - profiles.measure_changes(displacements, reference) @ moves
-        intensities, all_intensities = _states(grid, intensities, members, profiles.sigma, chosen)
-        weight *= _closeness(moves, intensities, measured.information, tolerated)
-        mean, count = _mean(centered, weight, valid), _effective_number(weight)
-        share = (weight / weight.sum(1, keepdim=True).clamp_min(1e-12))[:, :, None]
-        mean = profiles.changed(mean, -(all_intensities @ share)[..., 0])
-        mean = displacements.displaced(mean, -(all_moves @ share)[..., 0])
-        means.append(shift(mean * (count > 0)[:, None, None], middle - origins[chosen]))
-        patterns.append(count)
-    return torch.cat(means), torch.cat(patterns)
+        values = profiles.values.T - profiles.measure_changes(displacements, reference) @ move
+        intensities, all_intensities = _states(grid, values, members, profiles.sigma, chosen)
+        weight[at] *= _closeness(move, intensities, measured.information, tolerated)
+        share = (weight[at] / weight[at].sum(1, keepdim=True).clamp_min(1e-12))[:, :, None]
+        moves.append(-(all_moves @ share)[..., 0])
+        changes.append(-(all_intensities @ share)[..., 0])
+    means, count = _means(centered, weight, valid), _effective_number(weight)
+    for at, move, change in zip(chunks, moves, changes, strict=True):
+        mean = displacements.displaced(profiles.changed(means[at], change), move)
+        means[at] = shift(mean * (count[at] > 0)[:, None, None], middle - origins[wanted[at]])
+    return means, count
 
 
 def _states(grid, values, members, sigma, chosen):
@@ -124,7 +127,7 @@ def _closeness(moves, intensities, information, tolerated: float):
     return (2 - error / (TOLERATED_CHI2 + tolerated)).clamp(0, 1) * (2 - displacement / MAX_SHIFT_PX).clamp(0, 1)
 
 
-def _mean(patterns, weight, valid):
+def _means(patterns, weight, valid):
     """Weighted means (m, H, W) of patterns (n, H, W) with weights (m, n), from valid pixels where enough are."""
     total = weight.sum(1).clamp_min(1e-12)[:, None, None]
     if valid is None:
