@@ -242,8 +242,8 @@ class PrenetAccessor:
     def denoise(self, out=None, scan_aware="auto", weights="denoise", device="auto", progress=True) -> DataCube:
         """Denoise the patterns.
 
-        What varies over the scan (strain, rotation, intensities) is kept as far as it exceeds the noise of the scan.
-        Measure on denoised patterns only what `check_denoising` finds to be kept.
+        Strain, rotation and intensities that vary smoothly over the scan are kept; steps that are weaker than the noise
+        of a single pattern are attenuated. Measure on denoised patterns only what `check_denoising` finds to be kept.
 
         Parameters
         ----------

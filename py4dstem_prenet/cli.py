@@ -134,8 +134,8 @@ def denoise(
 ):
     """Denoise a scan and save it as an EMD file.
 
-    What varies over the scan (strain, rotation, intensities) is kept as far as it exceeds the noise of the scan. The
-    report says what is kept; measure the rest on the raw counts.
+    Strain, rotation and intensities that vary smoothly over the scan are kept; steps that are weaker than the noise of
+    a single pattern are attenuated. The report says what is kept; measure the rest on the raw counts.
     """
     from .io import check_output
 

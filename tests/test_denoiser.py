@@ -14,7 +14,7 @@ from scans import CCD, simulated
 from scipy.ndimage import gaussian_filter
 from torch.nn.functional import pixel_unshuffle
 
-from py4dstem_prenet.core import reading
+from py4dstem_prenet.core import ATTENUATED, Slope, reading
 from py4dstem_prenet.core.errors import PrenetError
 from py4dstem_prenet.core.noise import NoiseModel
 from py4dstem_prenet.denoising import denoiser as module
@@ -356,3 +356,12 @@ def test_peaks_of_another_grain_are_not_invented():
     there = (network(electrons, readout, good, neighbors, torch.full((4,), 20.0)) * disk).sum((1, 2)) / disk.sum()
     truth = (clean * disk).sum((1, 2)) / disk.sum()
     assert (there - truth).max() < 0.5
+
+
+def test_where_no_mode_keeps_a_quantity_the_counts_are_returned(monkeypatch):
+    scan = simulated(**SMALL | dict(scan=(5, 5)), dose=1000.0)
+    monkeypatch.setattr(module, "measure_slopes", lambda *args: {"rotation": Slope(0.5, 0.02, 3.0, ATTENUATED)})
+    with pytest.warns(UserWarning):
+        clean = denoise(py4DSTEM.DataCube(scan.counts), progress=False).data
+    good = clean == scan.counts
+    assert clean.dtype == np.float32 and good.mean() > 0.99  # bad pixels are filled in

@@ -43,8 +43,8 @@ def denoise(datacube, noise: NoiseModel | None = None, out=None, scan_aware="aut
             device="auto", progress=True):
     """Denoise a scan.
 
-    What varies over the scan (strain, rotation, intensities) is kept at its size as far as it exceeds the noise of
-    the scan. `check_denoising` measures on the counts of the scan itself how much of each quantity is kept.
+    Strain, rotation and intensities that vary smoothly over the scan are kept; steps that are weaker than the noise of
+    a single pattern are attenuated. `check_denoising` measures on the counts how much of each quantity is kept.
 
     Parameters
     ----------

@@ -7,6 +7,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+# Chosen on simulated crystals with smooth fields; tests/test_scanmaps.py bounds their errors.
 SIGNIFICANT_SIGMA = 3.0  # a coefficient below this many standard deviations is set to zero: 99.7 % of those of noise
 SLOW_FRACTION = 0.6  # degree, fraction of the number of positions, below which a polynomial varies slowly
 UNEXPLAINED_SIGMA = (2.0, 4.0)  # excess over noise, standard deviations, of which nothing, and all, is kept
@@ -69,7 +70,7 @@ class ScanGrid:
         coefficients = rows.T @ grid.view(-1, *self.shape) @ columns
         return coefficients[:, self.slow.to(values.device)][:, 1:]
 
-    def smooth(self, values: torch.Tensor, members: torch.Tensor, sigma=None) -> torch.Tensor:
+    def smooth(self, values: torch.Tensor, members: torch.Tensor, sigma=None) -> tuple[torch.Tensor, torch.Tensor]:
         """Smooth maps.
 
         Parameters

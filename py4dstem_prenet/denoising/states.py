@@ -17,6 +17,8 @@ RINGS_PER_SIDE = 16  # rings along the longer side of a pattern, whose electrons
 RING_MAPS = 8  # principal components of the rings, and of their dipoles, whose maps are smoothed
 MIN_RING_ELECTRONS = 4.0  # electrons in a ring, summed over all patterns, below which it is not used
 INFORMATIVE_FRACTION = 0.98  # fraction of the information on displacement in the pixels that are used: for speed
+MIN_EIGENVALUE = 1e-3  # eigenvalue of the correlation of rings, below which a combination is not determined
+SIGNAL_MARGIN = 1.1  # energy of a principal component, in units of the largest that noise has, from which it is signal
 BACKGROUND_FRACTION = 0.1  # variance added to that of each pixel, fraction of the mean over the pattern
 MAX_INTENSITY_FACTOR = 2.0  # largest factor by which intensities are changed, up or down
 STATE_RIDGE = 1e-3  # added to the normalized information matrix of the displacement, which may be singular
@@ -298,7 +300,7 @@ def _whitened(functionals, variance, count):
     covariance = (functionals * variance) @ functionals.T
     scale = covariance.diagonal().clamp_min(1e-20).rsqrt()
     values, axes = _eigh(scale[:, None] * covariance * scale)
-    kept = values > 1e-3
+    kept = values > MIN_EIGENVALUE
     return (axes[:, kept] / values[kept].sqrt()).T @ (scale[:, None] * functionals)
 
 
@@ -308,7 +310,7 @@ def _principal(coefficients):
     energies, axes = _eigh(coefficients @ coefficients.T)
     energies, axes = energies.flip(0)[:RING_MAPS], axes.flip(1)[:, :RING_MAPS]
     aspect = len(coefficients) / count
-    signal = energies > 1.1 * count * (1 + aspect**0.5) ** 2
+    signal = energies > SIGNAL_MARGIN * count * (1 + aspect**0.5) ** 2
     # The largest components of noise exceed unit variance (Marchenko and Pastur 1967).
     return axes.T, torch.where(signal, 1.0, 1 + aspect**0.5).to(coefficients)
 

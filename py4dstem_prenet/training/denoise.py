@@ -25,6 +25,8 @@ NO_NEIGHBORS_FRACTION = 0.35  # fraction of the samples without neighbors
 NEIGHBOR_COUNT_RANGE = (0.5, 200.0)  # effective number of patterns in the mean of neighbors, log-uniform
 STRAINED_FRACTION = 0.5  # fraction of the samples whose neighbors are strained or rotated against the pattern
 NEIGHBOR_STRAIN_RANGE = (1e-4, 0.005)  # rms of the elements of that strain, which alignment leaves, log-uniform
+DISPLACEMENT_BACKGROUND = 0.02  # variance added in `displacement_error`, fraction of its mean: dark pixels weigh less
+DISPLACEMENT_RIDGE = 1e-2  # added there to the normalized information matrix, which may be singular
 SLOPE_WEIGHT = 0.3  # weight of the error of shift, strain and rotation in the loss, where the error of a pixel has 1
 MAX_APERTURE_RANK_STEP = 20  # specimens on either side, in order of aperture, from which another grain is drawn
 
@@ -330,10 +332,10 @@ def displacement_error(estimate, truth, variance, good):
     fields = torch.stack([torch.ones(height, width), x, y])
     slopes = [torch.gradient(truth, dim=axis)[0] * good for axis in (1, 2)]
     tangents = torch.cat([slope[:, None] * fields for slope in slopes], 1).flatten(2)
-    weights = tangents / (variance + 0.02 * variance.mean((1, 2), keepdim=True)).flatten(1)[:, None]
+    weights = tangents / (variance + DISPLACEMENT_BACKGROUND * variance.mean((1, 2), keepdim=True)).flatten(1)[:, None]
     information = weights @ tangents.transpose(1, 2)
     scale = information.diagonal(dim1=1, dim2=2).clamp_min(1e-12).rsqrt()
-    information = scale[:, :, None] * information * scale[:, None] + 1e-2 * torch.eye(6)
+    information = scale[:, :, None] * information * scale[:, None] + DISPLACEMENT_RIDGE * torch.eye(6)
     scores = scale * (weights @ (estimate - truth).flatten(1)[:, :, None])[..., 0]
     return (scores * torch.linalg.solve(information, scores[..., None])[..., 0]).sum(1) / 6
 
