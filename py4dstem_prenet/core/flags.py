@@ -251,6 +251,21 @@ _ORIGIN = (
     ("beam_hidden", WARNING,
      "The direct beam is hidden; the reported origin is the center of the rings, which can lie pixels from the direct "
      "beam."),
+    ("stop_found", INFO,
+     "A beam stop that no mask names hides the direct beam: {pixels} pixels.",
+     "Look at report.origin.stop; pass mask=~report.origin.stop to keep it, or a better mask."),
+    ("inversion_used", WARNING,
+     "The direct beam is hidden; the reported origin is the center of inversion of the mean pattern (symmetry "
+     "{symmetry:.2f}), the same for all positions."),
+    ("hidden_by_stop", REFUSAL,
+     "The direct beam is hidden behind a beam stop or lies off the detector."),
+    ("beam_ambiguous", REFUSAL,
+     "Several places of the pattern may be the direct beam; the most likely one has a probability of "
+     "{probability:.2f}."),
+    ("hidden_undetermined", REFUSAL,
+     "Neither rings nor inversion symmetry determine the origin. It is probably near ({qx0:.0f}, {qy0:.0f}), within "
+     "{sigma:.2g} px.",
+     "Pass mask= with the beam stop, or set the origin by hand."),
     ("rings_missing", WARNING,
      "{count} of {total} positions show no rings."),
     ("rings_empty", REFUSAL,

@@ -120,8 +120,10 @@ class OriginMap(Decided):
     decision : Decision
         Accepted if the scan has a beam; otherwise the maps are NaN.
     feature : str
-        "direct beam", or "rings" (their center) if the direct beam is hidden; in measured data the two can differ by
-        pixels.
+        "direct beam"; "rings" (their center) or "center of inversion" if the direct beam is hidden. In measured data
+        these can differ by pixels.
+    stop : numpy.ndarray of bool or None
+        (Qx, Qy), True behind a beam stop that was found although no mask names it; None without such a stop.
     """
 
     qx0: np.ndarray
@@ -132,6 +134,7 @@ class OriginMap(Decided):
     radius: float
     decision: Decision
     feature: str = "direct beam"
+    stop: np.ndarray | None = None
 
     @property
     def found(self) -> bool:

@@ -32,6 +32,7 @@ GAUSS_NEWTON_STEPS = 4  # from 0.3 px off two steps converge; the others are a r
 LEARNING_ROUNDS = 5  # rounds in which aperture and contrast are learned from a sample
 MIN_BLUR_PX = 0.05  # pixels, 1 sigma: a sharper edge looks the same, since a pixel averages over its area
 MIN_EXPECTED_FRACTION = 0.03  # of the disk's level: lower bound of the expected counts in weights, a safeguard
+MISFIT_SIGMAS = 4.0  # standard errors of the mean squared residual that counting noise may add to it
 POSITION_PRIOR_PX = 1.0  # pixels, 1 sigma about the start: keeps the fit of a very weak disk near its start
 
 
@@ -116,6 +117,8 @@ class DiskPositions:
         Covariance of the position, square pixels.
     misfit : torch.Tensor, shape (n,)
         Mean squared residual in units of the expected variance. Below 1 where a pixel has less than one electron.
+    relative_misfit : torch.Tensor, shape (n,)
+        Rms residual beyond counting noise, relative to the brightness of the disk; 0 where residuals are noise.
     strength : torch.Tensor, shape (n,)
         Brightness of the disk above its surroundings in units of its standard deviation.
     contrast : torch.Tensor, shape (n, terms)
@@ -131,6 +134,7 @@ class DiskPositions:
     position: torch.Tensor
     covariance: torch.Tensor
     misfit: torch.Tensor
+    relative_misfit: torch.Tensor
     strength: torch.Tensor
     contrast: torch.Tensor
     contrast_variance: torch.Tensor
@@ -329,6 +333,10 @@ class DiskModel:
         inverse = torch.cholesky_inverse(factor)
         residual = counts - expected
         misfit = _mean(residual.square() * weight, good)
+        # The variance of a squared Poisson residual is 2 + 1 / mean, in units of its mean squared.
+        chance = MISFIT_SIGMAS * ((2 + 1 / level) / (good * value).sum(1).clamp_min(1)).sqrt()
+        noise = _mean(good / weight.clamp_min(1e-12), good) * (1 + chance)
+        relative = (_mean(residual.square() * good, good) - noise).clamp_min(0).sqrt() / level
         curvature, slope = counts.new_zeros(n, 2, 2), counts.new_zeros(n, 2)
         if learn:
             moves = torch.stack([move_x, move_y], -1)
@@ -338,8 +346,8 @@ class DiskModel:
                                                        misfit)
         variance = inverse.diagonal(dim1=1, dim2=2)[:, first_term:first_plane]
         strength = coefficients[:, 0] / inverse[:, first_term, first_term].sqrt()
-        return DiskPositions(position, inverse[:, :2, :2], misfit, strength, coefficients[:, :terms] / level[:, None],
-                             variance / level[:, None] ** 2, curvature, slope)
+        return DiskPositions(position, inverse[:, :2, :2], misfit, relative, strength,
+                             coefficients[:, :terms] / level[:, None], variance / level[:, None] ** 2, curvature, slope)
 
     def _normal_equations(self, counts, weight, value, move_x, move_y):
         """Normal matrix (n, unknowns, unknowns) and right-hand side (n, unknowns) of one Gauss-Newton step."""

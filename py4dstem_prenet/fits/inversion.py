@@ -97,7 +97,7 @@ def other_center(mean, weight, center, radius: float, readout: float) -> Flag | 
     origin = (np.asarray(center) - (step - 1) / 2) / step
     x, y = np.meshgrid(*map(np.arange, values.shape), indexing="ij")
     region = np.hypot(x - origin[0], y - origin[1]) * step < max(ORIGIN_REGION_PX, ORIGIN_REGION_RADII * radius)
-    at_origin = values[region].max()
+    at_origin = values[region].max(initial=0.0)
     if at_origin > MAX_SYMMETRY_AT_ORIGIN or values.max() < MIN_SYMMETRY_ELSEWHERE:
         return None
     away = (np.unravel_index(values.argmax(), values.shape) - origin) * step

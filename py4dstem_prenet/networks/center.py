@@ -51,7 +51,7 @@ def normalize(stabilized: torch.Tensor, good: torch.Tensor) -> tuple[torch.Tenso
 
 
 class CoarseNet(nn.Module):
-    """Position, radius and presence of the direct beam in a whole pattern or a sum over a block of the scan.
+    """Position, radius, presence and visibility of the direct beam in a pattern, or in a sum over a block of a scan.
 
     A second input channel, computed from the pattern, holds its inversion symmetry about each pixel.
 
@@ -65,7 +65,7 @@ class CoarseNet(nn.Module):
         super().__init__()
         self.unet = UNet(3 * COARSE_CELL_PX**2 + 1, (width, 2 * width, 3 * width, 4 * width), depth=1)
         self.heat = nn.Conv2d(width, 1, 1)
-        self.head = nn.Sequential(nn.Linear(2 * width, 64), nn.SiLU(), nn.Linear(64, 2))
+        self.head = nn.Sequential(nn.Linear(2 * width, 64), nn.SiLU(), nn.Linear(64, 3))
 
     def forward(self, x, scale, half: bool = False):
         """Evaluate the network.
@@ -87,6 +87,8 @@ class CoarseNet(nn.Module):
             Natural logarithm of the radius of the direct disk in pixels, (B,).
         presence : torch.Tensor
             Logit of the presence of a direct beam, (B,).
+        visible : torch.Tensor
+            Logit of the direct disk being visible, and not behind a beam stop, (B,).
         """
         cells, symmetry_cells = (pixel_unshuffle(channels, COARSE_CELL_PX)
                                  for channels in (x, symmetry(x[:, 0], x[:, 1])[:, None]))
@@ -97,8 +99,8 @@ class CoarseNet(nn.Module):
         logits = self.heat(features)[:, 0]
         weight = torch.softmax(logits.flatten(1), 1)
         beam_features = (features.flatten(2) * weight[:, None]).sum(-1)
-        radius, presence = self.head(torch.cat([beam_features, features.mean((2, 3))], 1)).unbind(1)
-        return logits, radius, presence
+        radius, presence, visible = self.head(torch.cat([beam_features, features.mean((2, 3))], 1)).unbind(1)
+        return logits, radius, presence, visible
 
 
 class FineNet(nn.Module):
@@ -180,8 +182,8 @@ class CenterNet(nn.Module):
         x = torch.rand(1, 3, WINDOW, WINDOW, generator=generator)
         offset, factor = self.fine(x, torch.ones(1))
         field = torch.rand(1, 2, REPLAY_FIELD_PX, REPLAY_FIELD_PX, generator=generator)
-        logits, radius, presence = self.coarse(field, torch.ones(1))
-        return [*offset[0], *factor.flatten(), logits.mean(), radius[0], presence[0]]
+        logits, radius, presence, visible = self.coarse(field, torch.ones(1))
+        return [*offset[0], *factor.flatten(), logits.mean(), radius[0], presence[0], visible[0]]
 
 
 def coarse_position(logits: torch.Tensor, around: torch.Tensor | None = None) -> torch.Tensor:

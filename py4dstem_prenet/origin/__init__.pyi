@@ -6,7 +6,12 @@ from .beam import (
     unlocated as unlocated,
 )
 from .check import check_origin as check_origin
-from .coarse import block_sums as block_sums, coarse_origin as coarse_origin, spread_blocks as spread_blocks
+from .coarse import (
+    FirstGuess as FirstGuess,
+    block_sums as block_sums,
+    coarse_origin as coarse_origin,
+    spread_blocks as spread_blocks,
+)
 from .decide import (
     BLANKED_FRACTION as BLANKED_FRACTION,
     BRIGHT_QUANTILE as BRIGHT_QUANTILE,
@@ -17,5 +22,11 @@ from .decide import (
     origin_from_rings as origin_from_rings,
     shows_beam as shows_beam,
 )
+from .hidden import (
+    MIN_BEAM_PROBABILITY as MIN_BEAM_PROBABILITY,
+    hidden_origin as hidden_origin,
+    is_hidden as is_hidden,
+)
 from .learn import learn_beam as learn_beam
 from .measure import BeamLocator as BeamLocator, check_mask as check_mask, measure_origin as measure_origin
+from .stop import find_stop as find_stop

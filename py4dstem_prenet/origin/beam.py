@@ -32,6 +32,8 @@ MAX_WINDOW_RADIUS_PX = 13.0  # disk radius in pixels that a window of the networ
 LOCATE_BATCH = 256  # patterns that are located at once; chosen for speed
 SURROUNDINGS_RADII = 1.8  # disk radii: outer limit of the ring around the disk that contrast is compared with
 SECOND_WINDOW_PX = 3.0  # pixels from the middle of a window, beyond which the network looks again in a centered window
+MORE_LOOKS = 4  # further looks, at most
+MOVED_PX = 0.3  # pixels, a smaller step ends the looks
 # Distance of a fit from its start beyond which it is not trusted: pixels, or standard errors if that is more.
 MAX_FIT_MOVE_PX = 0.75
 MAX_FIT_MOVE_SIGMAS = 5
@@ -39,6 +41,11 @@ UNCERTAIN_SIGMA_PX = 0.5  # pixels, sigma of a position above which it is uncert
 # Sigma of the network above which the beam is hidden or absent: pixels, or disk radii if that is more.
 MAX_NETWORK_SIGMA_PX = 2.0
 MAX_NETWORK_SIGMA_RADII = 0.2
+# Standard error of a fit along one axis, per relative residual and radius: apertures are not quite elliptical.
+MODEL_SIGMA = 0.05
+# Largest rms residual of a fit beyond counting noise, relative to the brightness of the disk. For real and simulated
+# disks that the model describes it is 0.05 or less, for sharp beams with long tails and for halos 0.15 or more.
+MAX_RELATIVE_MISFIT = 0.1
 MIN_DISK_STRENGTH = 3.0  # standard deviations of the disk's brightness; the edge of a beam stop alone has less
 MIN_DISK_CONTRAST = 4.0  # standard deviations between the brightness of the disk and of its surroundings
 
@@ -133,14 +140,17 @@ class Beam:
     aperture : Aperture
         The direct disk, in pixels.
     fits : tuple of (Aperture, float)
-        Apertures for the fit, in bins and with their contrast, and the largest misfit of a disk that each describes;
-        the most frequent aperture first. Empty if the disk has no edge that a fit can use.
+        Apertures for the fit, in bins of `fit_bins` and with their contrast, and the largest misfit of a disk that each
+        describes; the most frequent aperture first. Empty if the disk has no edge that a fit can use.
+    fit_bins : int
+        Side of a bin of the fit in pixels: coarser bins would bias the position of a large disk.
     """
 
     device: str
     noise: NoiseModel
     aperture: Aperture
     fits: tuple[tuple[Aperture, float], ...] = ()
+    fit_bins: int = 1
 
     @property
     def resolved_device(self) -> str:
@@ -155,7 +165,7 @@ class Beam:
 
     @property
     def bins(self) -> int:
-        """Side of a bin: large disks are binned to fit the window of the network.
+        """Side of a bin of the network: large disks are binned to fit its window.
 
         Returns
         -------
@@ -240,17 +250,22 @@ class Beam:
             model = disk_model(aperture, self.resolved_device)
             for first in range(0, len(patterns), LOCATE_BATCH):
                 part = slice(first, first + LOCATE_BATCH)
-                fitted, middle, electrons = fit_windows(model, patterns[part], start[part], self.noise, self.bins)
+                fitted, middle, electrons = fit_windows(model, patterns[part], start[part], self.noise,
+                                                        self.fit_bins)
                 if number == 0:
                     signal[part] = electrons
-                fit_position = fitted.position.cpu().numpy() * self.bins + middle
-                ratio = fitted.misfit.cpu().numpy() / max(limit, 1e-9)  # the limit of windows without electrons is 0
+                fit_position = fitted.position.cpu().numpy() * self.fit_bins + middle
+                misfit = fitted.misfit.cpu().numpy()
+                relative = fitted.relative_misfit.cpu().numpy()
+                # The limit of windows without electrons is 0.
+                ratio = np.maximum(misfit / max(limit, 1e-9), relative / MAX_RELATIVE_MISFIT)
                 better = (ratio < best[part]) & (fitted.strength.cpu().numpy() > MIN_DISK_STRENGTH)
                 if sigma is not None:  # the fit may refine the network's position, not move to another disk
                     limits = np.maximum(MAX_FIT_MOVE_PX, MAX_FIT_MOVE_SIGMAS * spread[part])
                     better &= (np.abs(fit_position - start[part]) < limits).all(1)
-                inflated = fitted.covariance.diagonal(dim1=1, dim2=2).cpu().numpy() ** 0.5 * self.bins
-                inflated *= np.sqrt(fitted.misfit.cpu().numpy().clip(1))[:, None]
+                inflated = fitted.covariance.diagonal(dim1=1, dim2=2).cpu().numpy() ** 0.5 * self.fit_bins
+                model_sigma = MODEL_SIGMA * relative * aperture.radius * self.fit_bins
+                inflated = np.hypot(inflated * np.sqrt(misfit.clip(1))[:, None], model_sigma[:, None])
                 position[part][better], spread[part][better] = fit_position[better], inflated[better]
                 best[part][better] = ratio[better]
         located.position[index], located.sigma[index] = position, spread
@@ -287,7 +302,7 @@ class Beam:
     def predict(self, patterns, guess):
         """Locate the direct beam with the network alone.
 
-        Far from the guess, the network looks a second time, in a window centered on its first position.
+        Where its position is uncertain or far from the guess, the network looks again, in a window centered on it.
 
         Parameters
         ----------
@@ -308,9 +323,15 @@ class Beam:
         for first in range(0, len(guess), LOCATE_BATCH):
             part = np.arange(first, min(first + LOCATE_BATCH, len(guess)))
             position[part], sigma[part] = self._look(patterns[part], guess[part], reference)
-            distant = part[np.abs(position[part] - guess[part]).max(1) > SECOND_WINDOW_PX * self.bins]
-            if len(distant):
-                position[distant], sigma[distant] = self._look(patterns[distant], position[distant], reference)
+            moved = np.abs(position[part] - guess[part]).max(1)
+            again = part[(moved > SECOND_WINDOW_PX * self.bins) | (sigma[part].max(1) > UNCERTAIN_SIGMA_PX * self.bins)]
+            for _ in range(MORE_LOOKS):
+                if not len(again):
+                    break
+                before = position[again]
+                position[again], sigma[again] = self._look(patterns[again], before, reference)
+                moved = np.abs(position[again] - before).max(1)
+                again = again[(moved > MOVED_PX * self.bins) & (sigma[again].max(1) > UNCERTAIN_SIGMA_PX * self.bins)]
         return position, sigma
 
     def _look(self, patterns, guess, reference):

@@ -7,6 +7,8 @@ uncertain among several similar disks, the likelihoods of all blocks are multipl
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from scipy.ndimage import map_coordinates
@@ -24,10 +26,40 @@ MIN_BEAM_BLOCKS_FRACTION = 1 / 8  # fraction of the blocks that must reach these
 PATTERNS_PER_BLOCK = 16  # patterns that are summed in a block
 MIN_LOG_LIKELIHOOD_GAIN = 0.3  # mean per block, by which another position must be better than that of most blocks
 OUTLIER_LIKELIHOOD = 1e-3  # likelihood of the beam where a block excludes it: the block may show something else
+FLOOR_PROBABILITY = 1e-6  # of the beam in a cell, that no pattern excludes
+INDEPENDENT_BLOCKS = 4  # blocks, at most, that count as independent: the network's errors are common to many
 MIN_BLOCK_BRIGHTNESS = 0.05  # electrons of a block in those of the brightest; the beam may be off in darker ones
 
 
-def coarse_origin(network, scan: Scan, noise: NoiseModel):
+@dataclass(frozen=True)
+class FirstGuess:
+    """The direct beam as the coarse network sees it.
+
+    Attributes
+    ----------
+    position : numpy.ndarray, shape (Rx * Ry, 2)
+        Guess of every origin, pixels.
+    radius : float
+        Radius of the direct disk, pixels.
+    shown : numpy.ndarray of bool, shape (Rx * Ry,)
+        True where a position lies in a block that shows a beam.
+    visible : float
+        Log odds that the direct disk is visible, and not behind a stop; median over the blocks.
+    sigma : float
+        Standard error of the position along one axis, pixels; median over the blocks.
+    probability : float
+        Posterior probability that the direct beam lies at this position, all blocks together.
+    """
+
+    position: np.ndarray
+    radius: float
+    shown: np.ndarray
+    visible: float
+    sigma: float
+    probability: float
+
+
+def coarse_origin(network, scan: Scan, noise: NoiseModel) -> FirstGuess | None:
     """Guess every origin of a scan with the coarse network.
 
     Parameters
@@ -41,9 +73,8 @@ def coarse_origin(network, scan: Scan, noise: NoiseModel):
 
     Returns
     -------
-    tuple or None
-        Guess of every origin, (Rx * Ry, 2), pixels; radius of the disk, pixels; True where a position lies in a block
-        that shows a beam, (Rx * Ry,) bool. None if no block shows a beam.
+    FirstGuess or None
+        The guess; None if no block shows a beam.
     """
     sums, counts, grid = block_sums(scan, noise)
     step = -(-max(sums.shape[1:]) // MAX_FIELD_PX)
@@ -51,7 +82,7 @@ def coarse_origin(network, scan: Scan, noise: NoiseModel):
     device = next(network.parameters()).device
     with torch.inference_mode():
         z, scale = normalize(stabilize(fields, readout[:, None, None]), good)
-        logits, size, presence = network(torch.stack([z, good.float()], 1).to(device), scale.to(device))
+        logits, size, presence, visible = network(torch.stack([z, good.float()], 1).to(device), scale.to(device))
     bright, presence = _bright_blocks(sums, counts, ~noise.bad_pixels), presence.cpu().numpy().ravel()
     with_beam = bright & (presence > MIN_BEAM_LOG_ODDS)
     if with_beam.sum() < MIN_BEAM_BLOCKS_FRACTION * bright.sum():
@@ -73,7 +104,35 @@ def coarse_origin(network, scan: Scan, noise: NoiseModel):
     agreed = agreed_positions(logits, positions, smooth, torch.from_numpy(with_beam).to(device))
     if agreed is not None:
         guess = _surface(coarse_position(logits, agreed))
-    return guess, radius, with_beam[block_of]
+    at = positions if agreed is None else agreed
+    sigma = float(np.median(_posterior_sigma(logits, at).cpu().numpy()[with_beam])) * step
+    with_beam_t = torch.from_numpy(with_beam).to(device)
+    probability = _probability(logits[with_beam_t], at[with_beam_t], radius / step)
+    visible = float(np.median(visible.cpu().numpy()[with_beam]))
+    return FirstGuess(guess, radius, with_beam[block_of], visible, sigma, probability)
+
+
+def _probability(logits, positions, radius) -> float:
+    """Posterior probability of positions (n, 2) in the maps of n blocks, with equal shifts of all as alternatives."""
+    logarithm = (torch.softmax(logits.flatten(1), 1).view_as(logits)[:, None] + FLOOR_PROBABILITY).log()
+    together = _moved(logarithm - np.log(FLOOR_PROBABILITY), positions) * min(len(logits), INDEPENDENT_BLOCKS)
+    posterior = torch.softmax(together.flatten(), 0).view_as(together)
+    rows, columns = (n // 2 for n in together.shape)
+    x = torch.arange(together.shape[0], device=logits.device) - rows
+    y = torch.arange(together.shape[1], device=logits.device) - columns
+    here = torch.hypot(x[:, None].float(), y.float()) * COARSE_CELL_PX <= max(2 * COARSE_CELL_PX, 0.5 * radius)
+    return float(posterior[here].sum())
+
+
+def _posterior_sigma(logits, positions):
+    """Standard deviation along one axis of the posterior of each block about a position (n, 2), (n,), pixels."""
+    probability = torch.softmax(logits.flatten(1), 1)
+    rows, columns = logits.shape[1:]
+    x = COARSE_CELL_PX * torch.arange(rows, device=logits.device) + (COARSE_CELL_PX - 1) / 2
+    y = COARSE_CELL_PX * torch.arange(columns, device=logits.device) + (COARSE_CELL_PX - 1) / 2
+    away = ((x - positions[:, :1])[:, :, None] ** 2 + (y - positions[:, 1:])[:, None] ** 2).flatten(1)
+    # The position within a cell is interpolated, to about a third of its side.
+    return ((probability * (away - COARSE_CELL_PX**2 / 6).clamp_min(0)).sum(1) / 2 + COARSE_CELL_PX**2 / 64).sqrt()
 
 
 def agreed_positions(logits, positions, smooth, with_beam):

@@ -238,7 +238,11 @@ def ring_origins(scan: Scan, noise: NoiseModel):
     whole = ring_center(sums.sum(0), good)
     if not whole.accepted:
         return None, whole.decision.flags[0]
-    centers = [ring_center(image, good, whole.center) if n else whole for image, n in zip(sums, counts, strict=True)]
+    if len(sums) == 1:
+        centers = [whole]
+    else:
+        centers = [ring_center(image, good, whole.center) if n else whole
+                   for image, n in zip(sums, counts, strict=True)]
     accepted = np.array([c.accepted for c in centers])
     if accepted.mean() < 0.5:  # too few electrons in a block to measure the descan: one center for the whole scan
         centers, grid, accepted = [whole], (1, 1), np.ones(1, bool)

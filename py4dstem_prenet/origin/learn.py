@@ -22,12 +22,18 @@ from .beam import MAX_FIT_MOVE_PX, Beam, fit_windows
 MAX_BEAM_PATTERNS = 256  # patterns from which the beam is learned; chosen for speed
 MAX_BEAM_BYTES = 2**28  # bytes of these patterns as float32
 # Set on simulated scans:
+MAX_FIT_RADIUS_PX = 26.0  # disk radius in pixels up to which the fit needs no binning; chosen for speed
 MIN_APERTURE_PATTERNS = 8  # patterns of a sample that determine an aperture
 ROUGH_BLUR_PX = 0.5  # pixels, 1 sigma: blur of the edge before it is learned
 MAX_PULL = 5.0  # standard errors of the network, between its position and the fit
 MAX_DISAGREEING_FRACTION = 0.03  # fraction of the patterns with a larger pull, above which the fit is given up
 MAX_SCATTER_RATIO = 1.5  # scatter of fitted positions in that of the network's, above which the fit is given up
 HOT_PIXEL_ROUNDS = 3  # rounds of the search for hot pixels: strong ones hide weak ones
+RADIUS_FACTORS = (0.5, 0.7, 1.0, 1.4, 2.0)  # factors of the radius that are tried
+RADIUS_ROUNDS = 4  # rounds in which another radius may be chosen
+RADIUS_PATTERNS = 16  # patterns that are located with each radius; chosen for speed
+MIN_SIGMA_GAIN = 0.8  # ratio of the network's sigmas below which another radius is better
+FEW_PATTERNS = 8  # patterns of a sample in which a single contradiction of network and fit counts
 MIN_LIT_FRACTION = 0.05  # electrons of a pattern in those of bright ones (90 %); with fewer the beam was off
 
 
@@ -61,7 +67,7 @@ def learn_beam(scan: Scan, noise: NoiseModel, guess, radius: float, shown, devic
     patterns = scan.read(sample)
     lit = _lit_patterns(patterns, noise)
     sample, patterns = sample[lit], patterns[lit]
-    beam = Beam(device, noise, Aperture(radius, ROUGH_BLUR_PX, (0.0, 0.0)))
+    beam = _with_radius(Beam(device, noise, Aperture(radius, ROUGH_BLUR_PX, (0.0, 0.0))), patterns, guess[sample])
     position, sigma = beam.predict(patterns, guess[sample])
     smooth, scatter = _surface(position, sigma, sample, scan.scan_shape)
     guess = guess if smooth is None else smooth
@@ -83,7 +89,7 @@ def learn_beam(scan: Scan, noise: NoiseModel, guess, radius: float, shown, devic
         predicted = without_fit.predict(patterns, guess[sample])
     if _disagree(*predicted, position):
         return without_fit, guess
-    return replace(beam, aperture=beam.fits[0][0].unbinned(beam.bins)), guess
+    return replace(beam, aperture=beam.fits[0][0].unbinned(beam.fit_bins)), guess
 
 
 def _disagree(predicted, sigma, fitted):
@@ -93,14 +99,37 @@ def _disagree(predicted, sigma, fitted):
     specimen. The network assumes no contrast; where both methods are right they agree.
     """
     pulled = (np.abs(fitted - predicted) / sigma).max(1) > MAX_PULL
-    return pulled.sum() >= 2 and pulled.mean() > MAX_DISAGREEING_FRACTION
+    return pulled.sum() >= (2 if len(pulled) > FEW_PATTERNS else 1) and pulled.mean() > MAX_DISAGREEING_FRACTION
+
+
+def _with_radius(beam, patterns, guess):
+    """Return the beam with the radius for which the network is most certain of the positions in some patterns.
+
+    A sharp beam with long tails looks larger in block sums than it is. With a wrong radius the network finds no
+    position with a small sigma.
+    """
+    chosen = np.unique(np.linspace(0, len(patterns) - 1, RADIUS_PATTERNS).astype(int))
+    patterns, guess = patterns[chosen], guess[chosen]
+    for _ in range(RADIUS_ROUNDS):
+        trials = []  # (sigma, beam, positions)
+        for factor in RADIUS_FACTORS:
+            trial = replace(beam, aperture=replace(beam.aperture, radius=beam.aperture.radius * factor))
+            position, sigma = trial.predict(patterns, guess)
+            trials.append((np.median(np.hypot(*sigma.T)), trial, position))
+        usual = trials[RADIUS_FACTORS.index(1.0)][0]
+        best = min(trials, key=lambda trial: trial[0])
+        if best[0] > MIN_SIGMA_GAIN * usual:
+            break
+        _, beam, guess = best
+    return beam
 
 
 def _with_fits(patterns, start, beam):
     """Return the beam with its fits learned, and with the hot pixels that these show in its noise model."""
+    beam = replace(beam, fit_bins=max(1, int(np.ceil(beam.aperture.radius / MAX_FIT_RADIUS_PX))))
     for _ in range(HOT_PIXEL_ROUNDS):
         beam = replace(beam, fits=_fits(patterns, start, beam))
-        if beam.bins > 1 or not beam.fits:  # one hot pixel does not move a disk that is so large
+        if beam.fit_bins > 1 or not beam.fits:  # one hot pixel does not move a disk that is so large
             break
         hot = hot_pixels(patterns, start, beam.noise, *beam.fits[0], beam.resolved_device)
         if not hot.any():
@@ -152,7 +181,7 @@ def _fits(patterns, start, beam):
     Usually a scan has one aperture, but joined files or a change of the condenser give it two: a second one is learned
     from patterns that the first does not describe.
     """
-    fits, aperture = [], beam.aperture.binned(beam.bins)
+    fits, aperture = [], beam.aperture.binned(beam.fit_bins)
     odd = _odd_sizes(patterns, start, beam)
     index, rest = np.flatnonzero(~odd), np.flatnonzero(odd)
     if not len(index):  # the sizes vary so much that none is usual
@@ -183,11 +212,11 @@ def _learned_aperture(aperture, patterns, start, beam):
     """Learn edge and contrast of the aperture from windows; return it, and its misfit in each window."""
     for _ in range(LEARNING_ROUNDS):
         model = DiskModel(aperture, beam.resolved_device)
-        fitted = fit_windows(model, patterns, start, beam.noise, beam.bins, learn=True)[0]
+        fitted = fit_windows(model, patterns, start, beam.noise, beam.fit_bins, learn=True)[0]
         misfit = fitted.misfit.cpu().numpy()
         aperture = model.learned(fitted, torch.from_numpy(misfit <= _misfit_limit(misfit)))
     model = DiskModel(aperture, beam.resolved_device)
-    return aperture, fit_windows(model, patterns, start, beam.noise, beam.bins)[0].misfit.cpu().numpy()
+    return aperture, fit_windows(model, patterns, start, beam.noise, beam.fit_bins)[0].misfit.cpu().numpy()
 
 
 def _misfit_limit(misfit) -> float:
@@ -197,7 +226,7 @@ def _misfit_limit(misfit) -> float:
 
 
 def _half_maximum(patterns, positions, beam) -> float:
-    """Radius, in bins, at which the mean of windows falls to half of its center."""
+    """Radius, in bins of the fit, at which the mean of windows falls to half of its center."""
     electrons, good, _ = beam.windows(patterns, positions)
     mean = (electrons.sum(0) / good.sum(0).clamp_min(1)).numpy()
     side = mean.shape[-1]
@@ -206,4 +235,4 @@ def _half_maximum(patterns, positions, beam) -> float:
     profile = np.bincount(radius.ravel(), mean.ravel()) / np.bincount(radius.ravel())
     top = profile[:2].mean()
     background = np.median(profile[side // 4 : side // 2])
-    return float(max(1.0, np.argmax(profile < (top + background) / 2)))
+    return float(max(1.0, np.argmax(profile < (top + background) / 2) * beam.bins / beam.fit_bins))

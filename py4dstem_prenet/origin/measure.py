@@ -23,7 +23,20 @@ from ..compute import map_chunks, sharing_cores
 from ..core import Flag, NoiseModel, OriginMap, PrenetError, SampledScan, Scan, as_scan, stage_bar
 from ..detector import MAX_NOISE_POSITIONS, estimate_noise
 from ..networks import load, requirement
-from . import Beam, Located, coarse_origin, decide_origin, learn_beam, origin_from_rings, unlocated
+from . import (
+    MIN_BEAM_PROBABILITY,
+    Beam,
+    FirstGuess,
+    Located,
+    coarse_origin,
+    decide_origin,
+    hidden_origin,
+    is_hidden,
+    learn_beam,
+    origin_from_rings,
+    shows_beam,
+    unlocated,
+)
 
 
 def measure_origin(data, noise: NoiseModel | None = None, mask=None, device="auto", progress=True) -> OriginMap:
@@ -122,6 +135,8 @@ class BeamLocator:
         The reason why there is no beam.
     device : str
         Device as the user named it; "auto" is resolved by each worker.
+    first : FirstGuess or None
+        The first guess of the beam; None if the scan shows none.
     NOISE_POSITIONS : int
         Scan positions, at most, from which the noise is estimated.
     """
@@ -133,6 +148,7 @@ class BeamLocator:
     guess: np.ndarray | None
     refusal: Flag | None
     device: str
+    first: FirstGuess | None = None
 
     @classmethod
     @sharing_cores
@@ -167,9 +183,14 @@ class BeamLocator:
             advance()
             if coarse is None:
                 return cls(noise, None, None, Flag("no_beam"), device)
-            beam, guess = learn_beam(scan, noise, *coarse, device)
+            if is_hidden(scan, noise, coarse):
+                return cls(noise, None, None, Flag("hidden_by_stop"), device, coarse)
+            if coarse.probability < MIN_BEAM_PROBABILITY:
+                reason = Flag("beam_ambiguous", {"probability": coarse.probability})
+                return cls(noise, None, None, reason, device, coarse)
+            beam, guess = learn_beam(scan, noise, coarse.position, coarse.radius, coarse.shown, device)
             advance()
-            return cls(beam.noise, beam, guess, None, device)
+            return cls(beam.noise, beam, guess, None, device, coarse)
 
     def locate(self, index, block) -> Located:
         """Locate the beam in some patterns.
@@ -242,9 +263,12 @@ class BeamLocator:
         OriginMap
             The measured origin; that of the rings if the direct beam is hidden.
         """
-        if self.beam is None:
-            return origin_from_rings(scan, self.noise, self.refusal)
-        return decide_origin(scan, self.noise, located, self.beam, processed)
+        if self.beam is not None and shows_beam(located, processed).any():
+            return decide_origin(scan, self.noise, located, self.beam, processed)
+        reason = self.refusal or Flag("nothing_located")
+        if self.first is None:
+            return origin_from_rings(scan, self.noise, reason)
+        return hidden_origin(scan, self.noise, self.first, reason)
 
 
 def _locate_and_keep(index, block, guess, wanted, beam: Beam):

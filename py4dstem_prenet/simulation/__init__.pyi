@@ -7,6 +7,7 @@ from .detector import (
     expose as expose,
     uniform as uniform,
 )
+from .display import stretch as stretch
 from .faults import (
     NO_FAULTS as NO_FAULTS,
     Faults as Faults,
@@ -16,6 +17,7 @@ from .faults import (
     record as record,
     scatter as scatter,
     shade as shade,
+    stop_distance as stop_distance,
 )
 from .pattern import (
     SAMPLES as SAMPLES,
@@ -25,6 +27,11 @@ from .pattern import (
     soft_disk as soft_disk,
 )
 from .scan import draw_descan as draw_descan, simulate as simulate
+from .selected_area import (
+    convolved as convolved,
+    draw_selected_area as draw_selected_area,
+    wrapped_distance as wrapped_distance,
+)
 from .specimens import (
     GRID as GRID,
     PROTOTYPES as PROTOTYPES,
@@ -33,4 +40,5 @@ from .specimens import (
     atoms_to_phase as atoms_to_phase,
     glass_phase as glass_phase,
 )
+from .tails import add_tails as add_tails
 from .waves import CENTER as CENTER, draw_patterns as draw_patterns, multislice as multislice, probe as probe

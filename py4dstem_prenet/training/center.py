@@ -8,11 +8,16 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from ..core import ellipse_matrix, stabilize
 from ..networks import COARSE_CELL_PX, WINDOW, CenterNet, coarse_position, normalize
-from ..simulation import Rates, expose, ideal_coordinates, record, soft_disk, uniform
+from ..simulation import Rates, expose, ideal_coordinates, record, soft_disk, stretch, uniform
 from . import Task, draw_scene, log_uniform
 
 COARSE_FIELD_PX = 128  # side of the patterns for the coarse stage, pixels: the largest it sees in use
-VALIDATION_BATCHES = 8  # batches of 128 windows in a validation; a quarter as many of whole patterns
+# Fractions of the patterns of the coarse stage: spots, rings or an empty probe; long tails; pictures of eight bits.
+SELECTED_AREA_RATE, TAILS_RATE, STRETCH_RATE = 0.45, 0.3, 0.25
+WINDOW_SELECTED_AREA_RATE, WINDOW_TAILS_RATE = 0.2, 0.25  # of the windows of the fine stage
+LONG_STOPS_RATE = 0.7  # fraction of the beam stops that reach past the beam
+HIDDEN_FRACTION, SHOWN_FRACTION = 0.25, 0.75  # visible fraction of a direct disk that is hidden, or shown
+VALIDATION_BATCHES = 8  # batches of 128 windows in a validation; half as many of whole patterns
 
 
 def network_input(counts, readout, good):
@@ -65,13 +70,15 @@ def draw_windows(bank, generator, batch: int):
     offset = offset.clamp(-6, 6)
     middle = (WINDOW - 1) / 2
     scene = draw_scene(bank, generator, batch, (WINDOW, WINDOW), middle + offset, radius_range=(1.0, 15.0),
-                       dose_range=(25, 2e6), reuse=4, extent=128.0, stops=0.0, rates=Rates())
+                       dose_range=(25, 2e6), reuse=4, extent=128.0, stops=0.0, rates=Rates(saturated=0.1, wrapped=0.04),
+                       selected_area=WINDOW_SELECTED_AREA_RATE, tails=WINDOW_TAILS_RATE)
     counts = record(expose(scene.expected, scene.detector, generator), scene.expected, scene.faults, generator)
     good = ~scene.detector.dead | (uniform(generator, batch, 1, 1) < 0.3)  # in 30 %, the mask misses dead pixels
     good = good & ~scene.masked
     # The aperture is known accurately after a first pass over the scan, and approximately before it.
     rough = (uniform(generator, batch) < 0.3).float()
     error = torch.randn(batch, generator=generator) * (0.08 * rough + 0.006 * (1 - rough))
+    error = error * torch.where(uniform(generator, batch) < 0.2, 3.0, 1.0)
     vector = scene.vector * (1 - rough[:, None]) + torch.randn(batch, 2, generator=generator) * 0.003
     at = ideal_coordinates((WINDOW, WINDOW), torch.full((batch, 2), middle), ellipse_matrix(vector))
     edge = scene.edge * torch.exp(0.15 * torch.randn(batch, generator=generator))
@@ -109,17 +116,26 @@ def draw_fields(bank, generator, batch: int):
     draw = lambda *s, **k: uniform(generator, batch, *s, **k)  # noqa: E731
     origin = draw(2, low=0.02, high=0.98) * side
     origin = torch.where(draw(1) < 0.6, side / 2 + torch.randn(batch, 2, generator=generator) * 8, origin)
+    away = draw(2, low=-0.9, high=0.9) * side
+    away = torch.where(away < 0, away - 6, away + side + 6)  # beside a corner
+    beside = torch.where(draw(1) < 0.5, torch.stack([away[:, 0], origin[:, 1]], 1),
+                         torch.stack([origin[:, 0], away[:, 1]], 1))
+    outside = draw() < 0.07
+    origin = torch.where(outside[:, None], torch.where(draw(1) < 0.3, away, beside), origin)
     scene = draw_scene(bank, generator, batch, (side, side), origin, radius_range=(1.0, 40.0),
-                       dose_range=(80, 1e7), grains=3, stops=0.0, rates=Rates(moved=0.25, stop=0.15, columns=0.3))
-    present = draw() < 0.85
+                       dose_range=(80, 1e7), grains=3, stops=0.0, rates=Rates(moved=0.25, stop=0.4, columns=0.25),
+                       selected_area=SELECTED_AREA_RATE, tails=TAILS_RATE, long_stops=LONG_STOPS_RATE)
+    present = (draw() < 0.88) | outside
     # Patterns without a beam show stray light with a gradient, or almost nothing.
     light = log_uniform(generator, batch, 1, 1, low=1e-3, high=20.0) * ~present[:, None, None]
     ramp = torch.linspace(-1, 1, side)
     light = light * (1 + draw(1, 1, low=-0.7, high=0.7) * ramp[:, None] + draw(1, 1, low=-0.3, high=0.3) * ramp)
     expected = scene.expected * present[:, None, None] + light
+    present &= ~outside
     counts = record(expose(expected, scene.detector, generator), expected, scene.faults, generator)
+    counts, labeled = stretch(counts, draw() < STRETCH_RATE, generator)
     good = ~scene.detector.dead | (draw(1, 1) < 0.3)
-    good = good & ~scene.masked
+    good = good & ~scene.masked & ~(labeled & (draw(1, 1) < 0.2))  # a user may have masked the labels
     # Patterns whose sides are no multiples of 32 are padded in use with pixels of their margin; imitate that.
     short = (origin[:, 0].ceil() + 2).clamp(side - 31, side) + (draw() * 31).floor()
     short = torch.where(draw() < 0.12, short.clamp_max(side), side).long()
@@ -225,6 +241,11 @@ class CenterTask(Task):
 
     def loss(self, network, bank, generator, half: bool = True):  # numpydoc ignore=PR01,RT01
         """Return the loss of both stages on a random batch, see `Task.loss`."""
+        losses = [getattr(self, f"_{part}_loss")(network, bank, generator, half) for part in self.parts]
+        return torch.stack(losses).sum()
+
+    def _fine_loss(self, network, bank, generator, half):
+        """Loss of the fine stage on a random batch."""
         x, scale, offset, _ = draw_windows(bank, generator, self.batch)
         found, factor = network.fine(x, scale, half)
         error = found - offset
@@ -232,18 +253,25 @@ class CenterTask(Task):
         # The distance term keeps the position learning while the covariance is still wrong. Large likelihood terms
         # grow logarithmically, so that outliers do not dominate.
         nll = torch.where(nll > 20, 20 + torch.log1p((nll - 20).clamp_min(0)), nll)
-        fine = nll.mean() + 0.3 * torch.sqrt(error.square().sum(-1) + 1e-4).mean()
+        return nll.mean() + 0.3 * torch.sqrt(error.square().sum(-1) + 1e-4).mean()
+
+    def _coarse_loss(self, network, bank, generator, half):
+        """Loss of the coarse stage on a random batch."""
         x, scale, origin, present, scene = draw_fields(bank, generator, self.batch // 8)
-        logits, log_radius, presence = network.coarse(x, scale, half)
-        cell = ((origin - (COARSE_CELL_PX - 1) / 2) / COARSE_CELL_PX).clamp(0, COARSE_FIELD_PX / COARSE_CELL_PX - 1)
+        logits, log_radius, presence, visible = network.coarse(x, scale, half)
+        limit = COARSE_FIELD_PX / COARSE_CELL_PX - 1
+        cell = ((origin - (COARSE_CELL_PX - 1) / 2) / COARSE_CELL_PX).clamp(0, limit)
         target = bilinear_target(cell, logits.shape[1:])
         entropy = -(target.flatten(1) * torch.log_softmax(logits.flatten(1), 1)).sum(1)
         size = (log_radius - scene.radius.log()).abs()
         with_beam = present.float()
-        coarse = ((entropy + 2 * size) * with_beam).sum() / with_beam.sum().clamp_min(1)
+        coarse = ((entropy + 2 * size * (scene.visible > HIDDEN_FRACTION)) * with_beam).sum()
+        coarse = coarse / with_beam.sum().clamp_min(1)
         weight = (is_detectable(scene) | ~present).float()
         coarse = coarse + binary_cross_entropy_with_logits(presence, with_beam, weight)
-        return fine + coarse
+        clear = (scene.visible < HIDDEN_FRACTION) | (scene.visible > SHOWN_FRACTION)
+        shown = (scene.visible > 0.5).float()
+        return coarse + binary_cross_entropy_with_logits(visible, shown, weight * with_beam * clear)
 
     @torch.no_grad()
     def validate(self, network, bank, generator, half: bool = False) -> dict:  # numpydoc ignore=PR01
@@ -257,7 +285,9 @@ class CenterTask(Task):
             error exceeds 1 px and 3 standard deviations; ``coarse_median``: median error of the coarse stage, pixels;
             ``far_FAULT`` and ``coarse_far``: fraction of patterns whose error exceeds the radius of the disk;
             ``radius_error``: median error of log radius; ``presence_wrong``: fraction of patterns with a wrong
-            decision on the presence of a beam; ``score``: lower is better.
+            decision on the presence of a beam; ``hidden_missed`` and ``hidden_wrongly``: fraction of the hidden beams
+            that are said to be visible, and of the visible ones that are said to be hidden; ``hidden_median`` and
+            ``hidden_far``: as above, for hidden beams; ``score``: lower is better.
         """
         batches = []
         for _ in range(VALIDATION_BATCHES):
@@ -275,19 +305,26 @@ class CenterTask(Task):
             out[f"pull_{low:g}"] = float(white[in_range].median() / 0.693) ** 0.5  # ln 2, the median of chi^2_2 / 2
         out |= _fractions_by_fault("off", off, torch.ones_like(off), [kinds for *_, kinds in batches])
         batches = []
-        for _ in range(max(1, VALIDATION_BATCHES // 4)):
+        for _ in range(max(1, VALIDATION_BATCHES // 2)):
             x, scale, origin, present, scene = draw_fields(bank, generator, 128)
-            logits, log_radius, presence = network.coarse(x, scale, half)
+            logits, log_radius, presence, visible = network.coarse(x, scale, half)
             miss = (coarse_position(logits) - origin).norm(dim=1)
             size = (log_radius - scene.radius.log()).abs()
             far = miss > scene.radius.clamp_min(3)
             wrong = ((presence > 0) != present) & (is_detectable(scene) | ~present)
-            batches.append((miss, size, far, present, wrong, _kinds(scene)))
-        miss, size, far, present, wrong = (torch.cat(values) for values in list(zip(*batches, strict=True))[:5])
+            hidden = scene.visible < HIDDEN_FRACTION
+            clear = present & is_detectable(scene) & (hidden | (scene.visible > SHOWN_FRACTION))
+            batches.append((miss, size, far, present, wrong, hidden, clear, visible, _kinds(scene)))
+        miss, size, far, present, wrong, hidden, clear, visible = (
+            torch.cat(values) for values in list(zip(*batches, strict=True))[:8])
         out["coarse_median"] = float(miss[present].median())
         out["coarse_far"] = float(far[present].float().mean())
         out["radius_error"] = float(size[present].median())
         out["presence_wrong"] = float(wrong.float().mean())
+        out["hidden_missed"] = float((visible > 0)[clear & hidden].float().mean())
+        out["hidden_wrongly"] = float((visible < 0)[clear & ~hidden].float().mean())
+        out["hidden_median"] = float(miss[present & hidden].median())
+        out["hidden_far"] = float(far[present & hidden].float().mean())
         out |= _fractions_by_fault("far", far, present, [kinds for *_, kinds in batches])
         out["score"] = float((error + 0.02).log().mean()) + out["coarse_far"]
         return out

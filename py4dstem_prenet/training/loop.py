@@ -122,7 +122,8 @@ def load_mixed_bank(folder: Path, seed: int, specimens: int) -> Bank:
 
 def train(task: str, *, minutes: float | None = None, steps: int | None = None, seed: int = 0, resume: bool = False,
           out: Path | None = None, start: str | None = None, specimens: int = BANK_SPECIMENS,
-          banks: Path = Path("runs"), half: bool = False, threads: int | None = None) -> Path:
+          banks: Path = Path("runs"), half: bool = False, threads: int | None = None,
+          part: str | None = None) -> Path:
     """Train a network for a number of steps or minutes, whichever ends first.
 
     Parameters
@@ -150,6 +151,8 @@ def train(task: str, *, minutes: float | None = None, steps: int | None = None, 
         Whether convolutions run in bfloat16, for processors on which that is faster.
     threads : int, optional
         Number of threads of PyTorch.
+    part : str, optional
+        The only part of the network to train, see `Task.parts`; the other weights stay as they are. All by default.
 
     Returns
     -------
@@ -174,13 +177,18 @@ def train(task: str, *, minutes: float | None = None, steps: int | None = None, 
     if threads:
         torch.set_num_threads(threads)
     job = classes[task]()
+    if part is not None:
+        if part not in job.parts:
+            raise PrenetError(f"The network {task} has no part {part!r}; its parts are {', '.join(job.parts)}.")
+        job.parts = (part,)
     torch.manual_seed(seed)
     network = job.build()
     if start is not None:
         network.load_state_dict(expand_weights(tensors(start), network))
     network = network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
     average = averaged_weights(network, TRAINING_AVERAGE_DECAY, TRAINING_AVERAGE_WARMUP)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=job.rate, weight_decay=1e-4, betas=(0.9, 0.98))
+    trained = [p for name in job.parts for p in network.get_submodule(name).parameters()]
+    optimizer = torch.optim.AdamW(trained, lr=job.rate, weight_decay=1e-4, betas=(0.9, 0.98))
     generator = torch.Generator().manual_seed(seed)
     step, spent, running_loss = 0, 0.0, 0.0
     peak_rate = job.rate * (RESTART_RATE_FACTOR if start is not None else 1)
@@ -208,7 +216,8 @@ def train(task: str, *, minutes: float | None = None, steps: int | None = None, 
         """Save the state of the run, and log its validation."""
         save_checkpoint(checkpoint, task=task, network=network.state_dict(), average=average.module.state_dict(),
                         optimizer=optimizer.state_dict(), generator=generator.get_state(), step=step,
-                        spent=elapsed(), seed=seed, running=running_loss, peak=peak_rate, specimens=specimens)
+                        spent=elapsed(), seed=seed, running=running_loss, peak=peak_rate, specimens=specimens,
+                        part=part)
         figures = job.validate(average.module.eval(), validation_bank, torch.Generator().manual_seed(12345), half)
         line = dict(step=step, seconds=round(elapsed()), loss=round(running_loss, 4),
                     **{name: round(value, 4) for name, value in figures.items()})
@@ -224,8 +233,8 @@ def train(task: str, *, minutes: float | None = None, steps: int | None = None, 
         loss = job.loss(network, bank, generator, half)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        for part in job.parts:  # clipped separately, so that a large gradient of one stage does not slow the other
-            torch.nn.utils.clip_grad_norm_(network.get_submodule(part).parameters(), 1.0)
+        for name in job.parts:  # clipped separately, so that a large gradient of one stage does not slow the other
+            torch.nn.utils.clip_grad_norm_(network.get_submodule(name).parameters(), 1.0)
         optimizer.step()
         step += 1
         running_loss += (loss.item() - running_loss) * max(0.01, 1 / step)

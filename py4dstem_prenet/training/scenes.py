@@ -6,7 +6,7 @@ The center and the denoising network are trained on these scenes, so both see th
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -17,15 +17,19 @@ from ..simulation import (
     Detector,
     Faults,
     Rates,
+    add_tails,
     blur,
     diffract,
     draw_detector,
     draw_faults,
+    draw_selected_area,
     ideal_coordinates,
     project,
     rotation_matrix,
     scatter,
     shade,
+    soft_disk,
+    stop_distance,
     uniform,
 )
 
@@ -59,6 +63,8 @@ class Scene:
         Faults of the patterns.
     masked : torch.Tensor
         Pixels that a user would mark as bad, (B, H, W), bool.
+    visible : torch.Tensor
+        Fraction of the direct disk that lies on the detector and not behind a beam stop, (B,).
     """
 
     expected: torch.Tensor
@@ -71,6 +77,7 @@ class Scene:
     detector: Detector
     faults: Faults
     masked: torch.Tensor
+    visible: torch.Tensor
 
 
 def log_uniform(generator, *shape, low: float, high: float):
@@ -132,7 +139,8 @@ def draw_background(generator, coordinates: torch.Tensor, extent: float) -> torc
 def draw_scene(bank: Bank, generator, batch: int, shape, origin: torch.Tensor, *, radius_range, dose_range,
                max_eps: float = 0.12, stops: float = 0.1, grains: int = 2, reuse: int = 1,
                extent: float | None = None, rates: Rates = NO_FAULTS,
-               strain: torch.Tensor | None = None) -> Scene:
+               strain: torch.Tensor | None = None, selected_area: float = 0.0, tails: float = 0.0,
+               long_stops: float = 0.0) -> Scene:
     """Draw a batch of random scenes.
 
     Parameters
@@ -166,6 +174,12 @@ def draw_scene(bank: Bank, generator, batch: int, shape, origin: torch.Tensor, *
         Probabilities of faults; by default none.
     strain : torch.Tensor, optional
         (batch, 2, 2) matrices that displace the diffracted intensity, q to strain q. They change no label.
+    selected_area : float
+        Fraction of the patterns that show spots, rings or an empty probe, see `simulation.draw_selected_area`.
+    tails : float
+        Fraction of the patterns with long tails, and twice that of those with spots, rings or an empty probe.
+    long_stops : float
+        Fraction of the beam stops whose width depends on the frame and not on the disk, and that reach past the beam.
 
     Returns
     -------
@@ -202,17 +216,53 @@ def draw_scene(bank: Bank, generator, batch: int, shape, origin: torch.Tensor, *
         weight = uniform(generator, mixed, 1, 1)
         expected[:mixed] = (1 - weight) * expected[:mixed] + weight * layer(other, slice(mixed))
     dose = log_uniform(generator, batch, low=dose_range[0], high=dose_range[1])
+    edge = (0.5 * scale) * (1 / 18 + 1 / 6) ** 0.5  # of the disk in the bank, and bilinear interpolation
+    sharp = uniform(generator, batch) < selected_area
+    if sharp.any():
+        drawn, drawn_radius, drawn_edge = draw_selected_area(generator, origin[sharp], matrix[sharp], shape,
+                                                               extent, 1.6 * radius_range[1])
+        expected[sharp], radius = drawn, radius.masked_scatter(sharp, drawn_radius)
+        edge = edge.masked_scatter(sharp, drawn_edge)
     faults = draw_faults(generator, origin, radius, shape, rates, can_hide=dose > MIN_HIDDEN_BEAM_DOSE)
+    if long_stops:
+        chosen = uniform(generator, batch) < long_stops
+        faults = replace(faults, stop=_long_stops(faults.stop, origin, float(max(shape)), chosen, generator))
     coordinates = ideal_coordinates(shape, origin, matrix)
     background_fraction = uniform(generator, batch, 1, 1) ** 2 * 0.7 * (uniform(generator, batch, 1, 1) < 0.6)
     area = shape[0] * shape[1] / extent**2
     background = background_fraction * min(1.0, area * 2) * draw_background(generator, coordinates, extent)
     expected = (1 - background_fraction) * diffract(expected, faults, coordinates, radius) + background
+    if tails:
+        expected = add_tails(expected, coordinates, matrix, uniform(generator, batch) < tails * (1 + sharp), generator)
     detector = draw_detector(generator, batch, shape, stops=stops)
     expected = scatter(expected, faults, coordinates)
     expected, masked = shade(blur(expected * dose[:, None, None], detector.blur), faults)
-    # Standard deviations that add up to the width of the edge: blur of the detector, integration over a pixel, the
-    # edge of the disk in the bank (0.24 samples, `Bank.radius`) and bilinear interpolation (0.41 samples). At scale 1,
-    # two bank samples are a pixel.
-    edge = torch.sqrt(detector.blur**2 + 1 / 12 + (0.5 * scale) ** 2 * (1 / 18 + 1 / 6))
-    return Scene(expected, origin, matrix, vector, radius, edge, dose, detector, faults, masked)
+    # Standard deviations that add up: blur of the detector, integration over a pixel, and the edge in the pattern.
+    edge = torch.sqrt(detector.blur**2 + 1 / 12 + edge**2)
+    return Scene(expected, origin, matrix, vector, radius, edge, dose, detector, faults, masked,
+                 _visible_fraction(faults, coordinates, radius, shape))
+
+
+def _long_stops(stop, origin, side, chosen, generator):
+    """Replace beam stops by those that reach past the beam, with widths in proportion to the frame."""
+    batch = len(origin)
+    chosen = chosen & (stop.width > 0)
+    width = torch.exp(uniform(generator, batch, low=math.log(0.012), high=math.log(0.08))) * side
+    direction = torch.stack([torch.cos(stop.angle), torch.sin(stop.angle)], -1)
+    past = uniform(generator, batch, 1, low=-0.03, high=0.2) * side
+    aside = uniform(generator, batch, 1, low=-1.2, high=1.2) * width[:, None]
+    at = origin - past * direction + aside * direction.flip(1) * torch.tensor([-1.0, 1.0])
+    return replace(stop, at=torch.where(chosen[:, None], at, stop.at), width=torch.where(chosen, width, stop.width))
+
+
+def _visible_fraction(faults, coordinates, radius, shape):
+    """Fraction of each direct disk that lies on the detector and not behind a beam stop, (B,)."""
+    disk = soft_disk(coordinates, radius, torch.full_like(radius, 0.5))
+    whole = torch.pi * (radius**2 + 0.25)
+    stopped = torch.nonzero(faults.stop.width > 0)[:, 0]
+    if len(stopped):
+        disk[stopped] *= torch.sigmoid(stop_distance(faults.stop, stopped, shape) / 0.5)
+    x, y = torch.arange(shape[0])[:, None], torch.arange(shape[1])[None, :]
+    first, last, left, right = faults.sides[:, :, None, None].unbind(1)
+    inside = (x >= first) & (x <= shape[0] - 1 - last) & (y >= left) & (y <= shape[1] - 1 - right)
+    return ((disk * inside).sum((1, 2)) / whole).clamp_max(1)

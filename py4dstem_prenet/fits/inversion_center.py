@@ -1,0 +1,122 @@
+"""Center of inversion of a pattern, where the direct beam itself is not visible.
+
+Behind a beam stop the direct beam cannot be located, but spots, rings and diffuse scattering are symmetric about it.
+The center is the position near a start about which the pattern agrees best with its inverse; its error is the scatter
+of the centers without one pair of opposite sectors at a time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter
+
+from ..core import binned_sum, stabilize
+from . import symmetry
+
+MAX_SIDE = 512  # pixels; larger patterns are binned, for speed
+OPPOSITE_SECTORS = 6  # pairs of opposite sectors of the jackknife
+SMOOTH_PART_FRACTION = 1 / 24  # of the side, 1 sigma: structure that is smoother is removed; a halo has a broad maximum
+CLIP_SIGMAS = 8.0  # root mean squares at which spots are clipped: the brightest would dominate
+MIN_SYMMETRY = 0.25  # of the structure that has a counterpart; about random points of a pattern it is 0.1 or less
+MAX_SIGMA_PX, MAX_SIGMA_FRACTION = 1.0, 0.005  # largest standard error of an accepted center: pixels, of the frame
+SYSTEMATIC_PX = 0.25  # pixels, 1 sigma along each axis: intensities of Friedel pairs differ
+
+
+@dataclass(frozen=True)
+class InversionCenter:
+    """Center of inversion of a pattern.
+
+    Attributes
+    ----------
+    center : numpy.ndarray, shape (2,)
+        Center in pixels.
+    sigma : float
+        Standard error along one axis in pixels.
+    symmetry : float
+        Symmetry about the center, 0 to 1; see `symmetry`.
+    accepted : bool
+        Whether the pattern determines its center: the symmetry is clear, and the error is small.
+    """
+
+    center: np.ndarray
+    sigma: float
+    symmetry: float
+    accepted: bool
+
+
+def inversion_center(mean, good, start, reach: float, readout: float = 0.0) -> InversionCenter:
+    """Find the center of inversion of a pattern near a start.
+
+    Parameters
+    ----------
+    mean : numpy.ndarray, shape (Qx, Qy)
+        Sum of patterns in electrons.
+    good : numpy.ndarray of bool, shape (Qx, Qy)
+        False behind a stop and in bad pixels.
+    start : array_like, shape (2,)
+        Approximate center in pixels.
+    reach : float
+        Largest distance of the center from the start in pixels.
+    readout : float, optional
+        Read-out noise of the sum in electrons, rms.
+
+    Returns
+    -------
+    InversionCenter
+        The center.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.fits import inversion_center
+    >>> x, y = np.indices((96, 96))
+    >>> mean, rng = np.full((96, 96), 20.0), np.random.default_rng(0)
+    >>> for dx, dy in rng.uniform(-40, 40, (12, 2)):
+    ...     for sign in (1, -1):
+    ...         mean += 300 * np.exp(-0.25 * ((x - 45 - sign * dx) ** 2 + (y - 50 - sign * dy) ** 2))
+    >>> found = inversion_center(rng.poisson(mean), np.hypot(x - 45, y - 50) > 8, (47, 49), 6.0)
+    >>> found.center.round().tolist(), found.accepted
+    ([45.0, 50.0], True)
+    """
+    step = -(-max(mean.shape) // MAX_SIDE)
+    count = binned_sum(good.astype(np.float32), step)
+    electrons = binned_sum(np.where(good, mean, 0.0), step) * step**2 / np.maximum(count, 1)
+    usable = count >= step**2 / 2
+    z = stabilize(np.clip(electrons, 0, None), readout * step)
+    width = SMOOTH_PART_FRACTION * max(z.shape)
+    share = np.maximum(gaussian_filter(usable.astype(float), width), 1e-3)
+    z = np.where(usable, z - gaussian_filter(np.where(usable, z, 0.0), width) / share, 0.0)
+    limit = CLIP_SIGMAS * np.sqrt((z[usable] ** 2).mean())
+    z = np.clip(z, -limit, limit)
+    origin = (np.asarray(start, float) - (step - 1) / 2) / step
+    x, y = np.indices(z.shape)
+    angle = np.arctan2(y - origin[1], x - origin[0]) % np.pi
+    sector = (angle * OPPOSITE_SECTORS / np.pi).astype(int).clip(0, OPPOSITE_SECTORS - 1)
+    near = np.hypot(x - origin[0], y - origin[1]) <= max(2.0, reach / step)
+    near &= (x > 0) & (y > 0) & (x < z.shape[0] - 1) & (y < z.shape[1] - 1)
+    masks = np.stack([usable, *(usable & (sector != k) for k in range(OPPOSITE_SECTORS))])
+    maps = symmetry(torch.from_numpy(np.where(masks, z, 0)).float(), torch.from_numpy(masks)).numpy()
+    if not near.any():
+        return InversionCenter(np.asarray(start, float), np.inf, 0.0, False)
+    centers = np.array([_peak(values, near) for values in maps])
+    scatter = np.sqrt(((centers[1:] - centers[1:].mean(0)) ** 2).sum(0) * (OPPOSITE_SECTORS - 1) / OPPOSITE_SECTORS)
+    sigma = float(np.hypot(np.sqrt((scatter**2).mean()) * step, SYSTEMATIC_PX * step))
+    value = float(maps[0][tuple(np.round(centers[0]).astype(int))])
+    accepted = value > MIN_SYMMETRY and sigma < max(MAX_SIGMA_PX, MAX_SIGMA_FRACTION * max(mean.shape))
+    return InversionCenter(centers[0] * step + (step - 1) / 2, sigma, value, accepted)
+
+
+def _peak(values, near):
+    """Position of the maximum of a map among some of its pixels, refined by a parabola, (2,)."""
+    at = np.unravel_index(np.where(near, values, -np.inf).argmax(), values.shape)
+    position = np.array(at, float)
+    for axis in (0, 1):
+        step = np.eye(2, dtype=int)[axis]
+        low, high = values[tuple(at - step)], values[tuple(at + step)]
+        curvature = 2 * values[at] - low - high
+        if curvature > 0:
+            position[axis] += np.clip((high - low) / (2 * curvature), -0.5, 0.5)
+    return position
