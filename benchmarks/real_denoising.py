@@ -3,8 +3,8 @@
     python benchmarks/real_denoising.py FOLDER
 
 The electrons of each pattern are split into halves. One half is denoised, the other is the reference; the counting
-noise of the reference is subtracted. Errors are squared, divided by the expected counts, averaged over pixels, and given
-relative to those of the noisy half. The Gaussian filter and the SVD get the parameter that is best by the reference.
+noise of the reference is subtracted. Errors are squared, divided by the expected counts, averaged over pixels, and
+given relative to those of the noisy half. The Gaussian filter and the SVD get the best parameter by the reference.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from denoisers import Measured
 from py4dstem_prenet.detector import estimate_noise, of_part, split
 
 FILES = ("merlin_6bit_2x4.npz", "medipix_au_2x2.npy", "merlin_aupd_scan_16x16.npz")
+RIVALS = ("best Gaussian", "best truncated SVD")
 MIN_EXPECTED = 0.5  # electrons, of the weight of a pixel: dark pixels would dominate
 EXPECTED_SIGMA_PX = 2.0  # smoothing of the mean pattern from which weights are taken
 
@@ -47,7 +48,7 @@ def measure(scan):
 
     at = np.arange(len(reference))
     noisy = error(half.electrons)
-    rows = {name: denoisers.best(name, half, at, error) for name in denoisers.RIVALS if name.startswith(("best Gaussian", "best truncated"))}
+    rows = {name: denoisers.best(name, half, at, error) for name in RIVALS}
     out = {f"{name} ({pair[0]})": error(pair[1]) / noisy for name, pair in rows.items() if pair is not None}
     out["prenet, single patterns"] = error(denoisers.ours(half, False)[0]) / noisy
     out["prenet, scan-aware"] = error(denoisers.ours(half, True)[0]) / noisy

@@ -6,6 +6,8 @@ workers of LiberTEM, and `live` on a scan that is still running.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from .compute import sharing_cores
@@ -85,7 +87,9 @@ class Calibrator(BeamLocator):
         pooled = pooled_positions(valid.ravel(), scan.scan_shape, self.noise.dose)
         source = kept if kept is not None and kept.holds(pooled) else scan
         radius = origin.radius if np.isfinite(origin.radius) else None
-        ellipse = measure_ellipse(source, fit.qx0, fit.qy0, radius, self.noise, valid=valid, device=self.device,
+        stop = origin.stop
+        noise = self.noise if stop is None else replace(self.noise, bad_pixels=self.noise.bad_pixels | stop)
+        ellipse = measure_ellipse(source, fit.qx0, fit.qy0, radius, noise, valid=valid, device=self.device,
                                   progress=progress)
         return CalibrationReport(origin, fit, ellipse, self.noise)
 

@@ -8,7 +8,7 @@ from .disk import (
 )
 from .disk_edge import fit_disk as fit_disk
 from .inversion import other_center as other_center, symmetry as symmetry
-from .inversion_center import InversionCenter as InversionCenter, inversion_center as inversion_center
+from .inversion_search import InversionCenter as InversionCenter, inversion_center as inversion_center
 from .polar import to_polar as to_polar
 from .polar_fit import (
     UNKNOWN_COVARIANCE as UNKNOWN_COVARIANCE,

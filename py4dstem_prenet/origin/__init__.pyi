@@ -26,6 +26,7 @@ from .hidden import (
     MIN_BEAM_PROBABILITY as MIN_BEAM_PROBABILITY,
     hidden_origin as hidden_origin,
     is_hidden as is_hidden,
+    resolved as resolved,
 )
 from .learn import learn_beam as learn_beam
 from .measure import BeamLocator as BeamLocator, check_mask as check_mask, measure_origin as measure_origin

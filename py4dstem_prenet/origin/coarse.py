@@ -28,6 +28,7 @@ MIN_LOG_LIKELIHOOD_GAIN = 0.3  # mean per block, by which another position must 
 OUTLIER_LIKELIHOOD = 1e-3  # likelihood of the beam where a block excludes it: the block may show something else
 FLOOR_PROBABILITY = 1e-6  # of the beam in a cell, that no pattern excludes
 INDEPENDENT_BLOCKS = 4  # blocks, at most, that count as independent: the network's errors are common to many
+MAX_PLACES, MIN_PLACE_PROBABILITY = 8, 0.01  # places where the beam may be; smallest probability of one
 MIN_BLOCK_BRIGHTNESS = 0.05  # electrons of a block in those of the brightest; the beam may be off in darker ones
 
 
@@ -49,6 +50,9 @@ class FirstGuess:
         Standard error of the position along one axis, pixels; median over the blocks.
     probability : float
         Posterior probability that the direct beam lies at this position, all blocks together.
+    places : numpy.ndarray, shape (k, 3)
+        Places where the beam may be: the middle of the origins there (qx0, qy0), pixels, and the posterior probability;
+        the most probable first.
     """
 
     position: np.ndarray
@@ -57,6 +61,7 @@ class FirstGuess:
     visible: float
     sigma: float
     probability: float
+    places: np.ndarray
 
 
 def coarse_origin(network, scan: Scan, noise: NoiseModel) -> FirstGuess | None:
@@ -107,21 +112,33 @@ def coarse_origin(network, scan: Scan, noise: NoiseModel) -> FirstGuess | None:
     at = positions if agreed is None else agreed
     sigma = float(np.median(_posterior_sigma(logits, at).cpu().numpy()[with_beam])) * step
     with_beam_t = torch.from_numpy(with_beam).to(device)
-    probability = _probability(logits[with_beam_t], at[with_beam_t], radius / step)
+    places = _places(logits[with_beam_t], at[with_beam_t], radius / step)
+    # The first place is where all blocks are; its middle is that of the surface.
+    places[:, :2] = np.median(guess, axis=0) + (places[:, :2] - places[0, :2]) * step
     visible = float(np.median(visible.cpu().numpy()[with_beam]))
-    return FirstGuess(guess, radius, with_beam[block_of], visible, sigma, probability)
+    return FirstGuess(guess, radius, with_beam[block_of], visible, sigma, float(places[0, 2]), places)
 
 
-def _probability(logits, positions, radius) -> float:
-    """Posterior probability of positions (n, 2) in the maps of n blocks, with equal shifts of all as alternatives."""
+def _places(logits, positions, radius):
+    """Places where the beam may be: shifts of positions (n, 2) in the maps of n blocks, and probabilities, (k, 3).
+
+    The first place is that of the positions; the others are local maxima of the posterior.
+    """
     logarithm = (torch.softmax(logits.flatten(1), 1).view_as(logits)[:, None] + FLOOR_PROBABILITY).log()
     together = _moved(logarithm - np.log(FLOOR_PROBABILITY), positions) * min(len(logits), INDEPENDENT_BLOCKS)
-    posterior = torch.softmax(together.flatten(), 0).view_as(together)
-    rows, columns = (n // 2 for n in together.shape)
-    x = torch.arange(together.shape[0], device=logits.device) - rows
-    y = torch.arange(together.shape[1], device=logits.device) - columns
-    here = torch.hypot(x[:, None].float(), y.float()) * COARSE_CELL_PX <= max(2 * COARSE_CELL_PX, 0.5 * radius)
-    return float(posterior[here].sum())
+    posterior = torch.softmax(together.flatten(), 0).view_as(together).cpu().numpy().astype(float)
+    x, y = (np.arange(-(n // 2), n // 2 + 1) for n in posterior.shape)
+    reach = max(2.0, 0.5 * radius / COARSE_CELL_PX)
+    at, places = np.zeros(2), []
+    while len(places) < MAX_PLACES:
+        near = np.hypot(x[:, None] - at[0], y - at[1]) <= reach
+        places.append((*(at * COARSE_CELL_PX), posterior[near].sum()))
+        posterior[near] = 0
+        row, column = np.unravel_index(posterior.argmax(), posterior.shape)
+        at = np.array([x[row], y[column]], float)
+        if posterior[np.hypot(x[:, None] - at[0], y - at[1]) <= reach].sum() < MIN_PLACE_PROBABILITY:
+            break
+    return np.array(places)
 
 
 def _posterior_sigma(logits, positions):

@@ -1,8 +1,9 @@
-"""Origin of a scan whose direct beam is hidden behind a stop: from rings, from inversion symmetry, or refused.
+"""Origin of a scan whose direct beam is hidden or ambiguous: from rings, from inversion symmetry, or refused.
 
-The stop's shadow is found first (`find_stop`) and left out. The center of rings is used where there are rings. The
-inversion symmetry of the mean pattern is used where the coarse network knows the position well enough to tell the
-right center of inversion from others.
+The coarse network proposes places for the direct beam, with probabilities. Where several are likely, the inversion
+symmetry of the mean pattern about each is the second evidence (`resolved`). The shadow of a stop is found (`find_stop`)
+and left out. A hidden direct beam is replaced by the center of rings where there are rings, otherwise by the center of
+inversion (`hidden_origin`).
 """
 
 from __future__ import annotations
@@ -15,11 +16,59 @@ from ..core import Decision, Flag, NoiseModel, OriginMap, Scan
 from ..fits import inversion_center
 from . import FirstGuess, block_sums, find_stop, no_origin, origin_from_rings
 
-MIN_BEAM_PROBABILITY = 0.6  # posterior probability of the direct beam's place, below which it is not used
-SYMMETRY_BLOCKS = 1  # blocks along each side of the scan: one center for the whole scan
-REACH_SIGMAS = 3.0  # standard errors of the first guess within which the center of inversion is searched
-MAX_REACH_FRACTION = 0.08  # of the frame, largest such distance
+MIN_BEAM_PROBABILITY = 0.65  # posterior probability of the direct beam's place, below which it is not used
+CERTAIN_PROBABILITY = 0.95  # above it, the symmetry is not consulted: in tilted thick crystals it may mislead
+DESCAN_ERROR_FRACTION = 0.25  # of the range of the first guess: standard error of a position, behind a stop
+REACH_FRACTION = 0.045  # of the frame: distance of the center of inversion from a place that the network proposes
 MIN_REACH_PX = 3.0  # pixels, smallest such distance
+MIN_SYMMETRY_ERROR = 0.02  # smallest standard error of a difference of symmetries: intensities of Friedel pairs differ
+MAX_SHORT_SIGMAS = 2.5  # standard errors that count: errors of the symmetry are not Gaussian
+
+
+def resolved(scan: Scan, noise: NoiseModel, first: FirstGuess) -> FirstGuess:
+    """Choose between the places that the network proposes, by the inversion symmetry about each.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan, or a sample of one.
+    noise : NoiseModel
+        Noise model of the detector.
+    first : FirstGuess
+        The first guess of the beam.
+
+    Returns
+    -------
+    FirstGuess
+        The guess with new probabilities, at the most probable place; unchanged if the network is certain.
+
+    Notes
+    -----
+    The network's probability of a place is multiplied by the likelihood of the symmetry about it: by how many standard
+    errors it falls short of the largest one.
+    """
+    if first.probability > CERTAIN_PROBABILITY:
+        return first
+    mean, good = _mean_pattern(scan, noise), ~noise.bad_pixels
+    stops = [find_stop(mean, good, place[:2]) for place in first.places]
+    clear = good & ~np.any([stop for stop in stops if stop is not None] or [~good], axis=0)
+    trials = [_inversion(mean, clear, place[:2], noise) for place in first.places]
+    best = max(trials, key=lambda trial: trial.symmetry)
+    if not best.accepted:
+        return first
+    logarithm = np.log(first.places[:, 2])
+    for k, trial in enumerate(trials):
+        difference = best.parts - trial.parts
+        error = np.sqrt(((difference - difference.mean()) ** 2).sum() * (1 - 1 / len(difference)))
+        short = (best.symmetry - trial.symmetry) / max(error, MIN_SYMMETRY_ERROR)
+        logarithm[k] -= 0.5 * min(short, MAX_SHORT_SIGMAS) ** 2
+    left = max(1 - first.places[:, 2].sum(), 1e-6)  # places that the network excludes
+    probability = np.exp(logarithm) / (np.exp(logarithm).sum() + left * np.exp(-0.5 * MAX_SHORT_SIGMAS**2))
+    chosen = int(probability.argmax())
+    places = np.column_stack([[trial.center for trial in trials], probability])[np.argsort(-probability)]
+    visible = first.visible if chosen == 0 else 1.0 if stops[chosen] is None else -1.0
+    position = first.position + trials[chosen].center - first.places[0, :2]
+    return replace(first, position=position, visible=visible, probability=float(probability[chosen]), places=places)
 
 
 def is_hidden(scan: Scan, noise: NoiseModel, first: FirstGuess) -> bool:
@@ -46,13 +95,18 @@ def is_hidden(scan: Scan, noise: NoiseModel, first: FirstGuess) -> bool:
     disk = np.hypot(x - center[0], y - center[1]) < max(first.radius, MIN_REACH_PX)
     if not disk.any() or noise.bad_pixels[disk].mean() > 0.5:
         return True
-    return _stop(scan, noise, center)[1] is not None
+    return find_stop(_mean_pattern(scan, noise), ~noise.bad_pixels, center) is not None
 
 
-def _stop(scan, noise, center):
-    """Mean pattern of a scan in electrons, and the shadow of the stop over a center or None, (Qx, Qy) each."""
-    sums, _, _ = block_sums(scan, noise, SYMMETRY_BLOCKS)
-    return sums[0], find_stop(sums[0], ~noise.bad_pixels, center)
+def _mean_pattern(scan, noise):
+    """Sum over an even sample of the scan in electrons, (Qx, Qy)."""
+    return block_sums(scan, noise, 1)[0][0]
+
+
+def _inversion(mean, good, place, noise):
+    """Center of inversion near a place that the network proposes."""
+    reach = max(MIN_REACH_PX, REACH_FRACTION * max(mean.shape))
+    return inversion_center(mean, good, place, reach, noise.readout / noise.gain)
 
 
 def hidden_origin(scan: Scan, noise: NoiseModel, first: FirstGuess, reason: Flag) -> OriginMap:
@@ -75,21 +129,21 @@ def hidden_origin(scan: Scan, noise: NoiseModel, first: FirstGuess, reason: Flag
         The origin, with `feature` "rings" or "center of inversion"; not found if the patterns do not determine it.
     """
     guess = np.median(first.position, axis=0)
-    mean, stop = _stop(scan, noise, guess)
+    mean = _mean_pattern(scan, noise)
+    stop = find_stop(mean, ~noise.bad_pixels, guess)
     masked = noise if stop is None else replace(noise, bad_pixels=noise.bad_pixels | stop)
     found = () if stop is None else (Flag("stop_found", {"pixels": int(stop.sum())}),)
     rings = origin_from_rings(scan, masked, reason)
     if rings.found:
         return replace(rings, decision=Decision(True, (*rings.decision.flags, *found)), stop=stop)
-    limit = MAX_REACH_FRACTION * max(mean.shape)
-    reach = min(max(REACH_SIGMAS * first.sigma, MIN_REACH_PX), limit)
-    known = first.probability > MIN_BEAM_PROBABILITY
-    inversion = inversion_center(mean, ~masked.bad_pixels, guess, reach, noise.readout / noise.gain)
-    numbers = {"qx0": float(guess[0]), "qy0": float(guess[1]), "sigma": float(first.sigma)}
-    if not (known and inversion.accepted):
-        return no_origin(scan.scan_shape, *rings.decision.flags, *found, Flag("hidden_undetermined", numbers))
-    position = np.broadcast_to(inversion.center[:, None, None], (2, *scan.scan_shape)).copy()
-    sigma = np.full((2, *scan.scan_shape), inversion.sigma)
+    inversion = _inversion(mean, ~masked.bad_pixels, guess, noise)
+    if first.probability < MIN_BEAM_PROBABILITY or not inversion.accepted:
+        numbers = {"qx0": float(guess[0]), "qy0": float(guess[1]), "sigma": float(first.sigma)}
+        refusal = no_origin(scan.scan_shape, *rings.decision.flags, *found, Flag("hidden_undetermined", numbers))
+        return replace(refusal, stop=stop)
+    position = (first.position - guess + inversion.center).T.reshape(2, *scan.scan_shape)
+    descan = np.ptp(first.position, axis=0).max()  # of the network's guess, of which it adds a part to the error
+    sigma = np.full((2, *scan.scan_shape), np.hypot(inversion.sigma, DESCAN_ERROR_FRACTION * descan))
     flags = (Flag("inversion_used", {"symmetry": inversion.symmetry}), *found)
     return OriginMap(*position, *sigma, np.ones(scan.scan_shape, bool), float("nan"), Decision(True, flags),
                      "center of inversion", stop)

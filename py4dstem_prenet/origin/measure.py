@@ -34,6 +34,7 @@ from . import (
     is_hidden,
     learn_beam,
     origin_from_rings,
+    resolved,
     shows_beam,
     unlocated,
 )
@@ -183,6 +184,7 @@ class BeamLocator:
             advance()
             if coarse is None:
                 return cls(noise, None, None, Flag("no_beam"), device)
+            coarse = resolved(scan, noise, coarse)
             if is_hidden(scan, noise, coarse):
                 return cls(noise, None, None, Flag("hidden_by_stop"), device, coarse)
             if coarse.probability < MIN_BEAM_PROBABILITY:

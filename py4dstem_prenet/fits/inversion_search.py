@@ -20,6 +20,7 @@ MAX_SIDE = 512  # pixels; larger patterns are binned, for speed
 OPPOSITE_SECTORS = 6  # pairs of opposite sectors of the jackknife
 SMOOTH_PART_FRACTION = 1 / 24  # of the side, 1 sigma: structure that is smoother is removed; a halo has a broad maximum
 CLIP_SIGMAS = 8.0  # root mean squares at which spots are clipped: the brightest would dominate
+CORE_REACHES = 1.2  # of the reach: radius about the start that is left out
 MIN_SYMMETRY = 0.25  # of the structure that has a counterpart; about random points of a pattern it is 0.1 or less
 MAX_SIGMA_PX, MAX_SIGMA_FRACTION = 1.0, 0.005  # largest standard error of an accepted center: pixels, of the frame
 SYSTEMATIC_PX = 0.25  # pixels, 1 sigma along each axis: intensities of Friedel pairs differ
@@ -39,12 +40,15 @@ class InversionCenter:
         Symmetry about the center, 0 to 1; see `symmetry`.
     accepted : bool
         Whether the pattern determines its center: the symmetry is clear, and the error is small.
+    parts : numpy.ndarray, shape (OPPOSITE_SECTORS,)
+        Symmetry without one pair of opposite sectors at a time.
     """
 
     center: np.ndarray
     sigma: float
     symmetry: float
     accepted: bool
+    parts: np.ndarray
 
 
 def inversion_center(mean, good, start, reach: float, readout: float = 0.0) -> InversionCenter:
@@ -95,18 +99,21 @@ def inversion_center(mean, good, start, reach: float, readout: float = 0.0) -> I
     x, y = np.indices(z.shape)
     angle = np.arctan2(y - origin[1], x - origin[0]) % np.pi
     sector = (angle * OPPOSITE_SECTORS / np.pi).astype(int).clip(0, OPPOSITE_SECTORS - 1)
-    near = np.hypot(x - origin[0], y - origin[1]) <= max(2.0, reach / step)
+    distance = np.hypot(x - origin[0], y - origin[1])
+    near = distance <= max(2.0, reach / step)
+    usable = usable & (distance > CORE_REACHES * reach / step)  # a spot is symmetric about itself
     near &= (x > 0) & (y > 0) & (x < z.shape[0] - 1) & (y < z.shape[1] - 1)
     masks = np.stack([usable, *(usable & (sector != k) for k in range(OPPOSITE_SECTORS))])
     maps = symmetry(torch.from_numpy(np.where(masks, z, 0)).float(), torch.from_numpy(masks)).numpy()
     if not near.any():
-        return InversionCenter(np.asarray(start, float), np.inf, 0.0, False)
+        return InversionCenter(np.asarray(start, float), np.inf, 0.0, False, np.zeros(OPPOSITE_SECTORS))
     centers = np.array([_peak(values, near) for values in maps])
     scatter = np.sqrt(((centers[1:] - centers[1:].mean(0)) ** 2).sum(0) * (OPPOSITE_SECTORS - 1) / OPPOSITE_SECTORS)
     sigma = float(np.hypot(np.sqrt((scatter**2).mean()) * step, SYSTEMATIC_PX * step))
-    value = float(maps[0][tuple(np.round(centers[0]).astype(int))])
+    at = tuple(np.round(centers[0]).astype(int))
+    value = float(maps[0][at])
     accepted = value > MIN_SYMMETRY and sigma < max(MAX_SIGMA_PX, MAX_SIGMA_FRACTION * max(mean.shape))
-    return InversionCenter(centers[0] * step + (step - 1) / 2, sigma, value, accepted)
+    return InversionCenter(centers[0] * step + (step - 1) / 2, sigma, value, accepted, maps[(slice(1, None), *at)])
 
 
 def _peak(values, near):
