@@ -79,6 +79,7 @@ from .scan_shapes import (
 )
 from .stored import (
     FileContents as FileContents,
+    OtherData as OtherData,
     StoredArray as StoredArray,
     choose_array as choose_array,
     decide_shape as decide_shape,

@@ -1,7 +1,7 @@
 """EMPAD files (`.raw`, or the `.xml` beside it): frames of 128 x 128 float32 pixels, and two rows of other numbers.
 
-Rows and columns are as in the file, like in py4DSTEM and RosettaSciIO; the scan's slow axis is Rx. Raw files of EMPAD-G2
-hold counts of two gains that must be combined first, and are refused.
+Rows and columns are as in the file, like in py4DSTEM and RosettaSciIO; the scan's slow axis is Rx. Raw files of
+EMPAD-G2 hold counts of two gains that must be combined first, and are refused.
 """
 
 import os
@@ -62,12 +62,13 @@ def _refuse_others(raw, size, described):
     named = [s.size for s in shapes_in_name(raw.stem)]
     is_g2 = size and size % G2_FRAME_BYTES == 0 and (size % FRAME_BYTES or size // G2_FRAME_BYTES in named)
     if is_g2 and size // FRAME_BYTES not in named:
-        raise PrenetError(f"{raw} has the size of {size // G2_FRAME_BYTES} frames of 128 x 128 values without other rows, "
-                          "as EMPAD-G2 writes them before their two gains are combined; convert it with the package empad2 "
-                          "and save the result with numpy.save.")
+        raise PrenetError(f"{raw} has the size of {size // G2_FRAME_BYTES} frames of 128 x 128 values without other "
+                          "rows, as EMPAD-G2 writes them before their two gains are combined; convert it with the "
+                          "package empad2 and save the result with numpy.save.")
     if size < FRAME_BYTES or (size % FRAME_BYTES and described is None and size // FRAME_BYTES not in named):
-        raise PrenetError(f"{raw} is no EMPAD file: its {size} bytes are no whole number of frames of {FRAME_BYTES} bytes; "
-                          "map the raw patterns of another detector with numpy.memmap and make a py4DSTEM.DataCube.")
+        raise PrenetError(f"{raw} is no EMPAD file: its {size} bytes are no whole number of frames of {FRAME_BYTES} "
+                          "bytes; map the raw patterns of another detector with numpy.memmap and make a "
+                          "py4DSTEM.DataCube.")
 
 
 def _description_of(raw):

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from ..core import Flag, PrenetError
-from . import FileContents, PixelSizes, StatedShape, StoredArray, contiguous_offset, open_hdf5
+from . import FileContents, OtherData, PixelSizes, StatedShape, StoredArray, contiguous_offset, open_hdf5
 
 MAX_NODES = 20_000  # groups and data sets of a file that are looked at
 MAX_SOURCES = 200  # files of a virtual data set whose existence is checked
@@ -36,7 +36,6 @@ class _Walk:
 
     def __init__(self, file):
         self.nodes, self.aliases, self.broken, self._seen, self._files = [], {}, [], {}, []
-        self.text = []
         self._visit(file, "", file.filename, "")
 
     def close(self):
@@ -68,8 +67,8 @@ class _Walk:
         try:
             node = group[key]
         except (KeyError, OSError):
-            target = f"{link.filename}:{link.path}" if isinstance(link, h5py.ExternalLink) else getattr(link, "path", "?")
-            self.broken.append((where, target))
+            target = getattr(link, "path", "?")
+            self.broken.append((where, f"{link.filename}:{target}" if isinstance(link, h5py.ExternalLink) else target))
             return None
         if not isinstance(link, h5py.ExternalLink):
             return node
@@ -117,7 +116,8 @@ def _contents(path, file, kind, walk):
         if _is_array(node.dataset):
             arrays.append(_array(path, node, kind, aliases))
         else:
-            others.append(f"{node.path} {node.dataset.shape}")
+            found = node.dataset
+            others.append(OtherData(node.path, found.shape or (), found.dtype, compression=compression_of(found)))
     arrays += [_joined(path, where, nodes, walk) for where, nodes in parts.items()]
     if walk.broken and not arrays:
         where, target = walk.broken[0]
@@ -262,8 +262,8 @@ def _check_filters(dataset, path):
         import hdf5plugin  # noqa: F401 - bitshuffle, LZ4, Zstandard, Blosc
     for number in numbers:
         if not h5py.h5z.filter_avail(number):
-            raise PrenetError(f"{path} is compressed by an HDF5 filter (number {number}) that hdf5plugin does not have; "
-                              "convert it with h5repack where the filter is installed.")
+            raise PrenetError(f"{path} is compressed by an HDF5 filter (number {number}) that hdf5plugin does not "
+                              "have; convert it with h5repack where the filter is installed.")
 
 
 def _check_sources(dataset, path):
@@ -351,7 +351,8 @@ def _joined(path, where, nodes, walk):
 
     first = nodes[0].dataset
     shape = (sum(node.dataset.shape[0] for node in nodes), *first.shape[1:])
-    return StoredArray(shape, first.dtype, load, where, names, grows=True, compression=compression_of(first), flags=flags)
+    return StoredArray(shape, first.dtype, load, where, names, grows=True, compression=compression_of(first),
+                       flags=flags)
 
 
 def _whole_frames(data):
@@ -421,12 +422,12 @@ def _axes(node, kind):
 
 def _is_turned(node, kind, dims):
     """Whether an EMD file stores the axes in reverse, as HyperSpy writes them and RosettaSciIO reads them."""
-    if kind.startswith(("py4DSTEM", "Prismatic", "EMD 1.0")) or node.dataset.name.endswith("/datacube") or len(dims) < 3:
+    if kind.startswith(("py4DSTEM", "Prismatic", "EMD 1.0")) or node.path.endswith("/datacube") or len(dims) < 3:
         return False
     if node.path.startswith("signals/"):
         return True
-    slow, fast = (all(_PATTERN_UNIT.search(_text(d.attrs.get("units"))) for d in part) for part in (dims[:2], dims[-2:]))
-    return slow or not fast
+    reciprocal = [bool(_PATTERN_UNIT.search(_text(dim.attrs.get("units")))) for dim in dims]
+    return all(reciprocal[:2]) or not all(reciprocal[-2:])
 
 
 def _split(pairs, ndim):

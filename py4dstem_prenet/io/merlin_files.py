@@ -7,7 +7,6 @@ py4DSTEM; RosettaSciIO's reader turns patterns upside down.
 """
 
 import os
-from datetime import datetime
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from ..core import Flag, PrenetError
 from . import FileContents, StatedShape, StoredArray, period_of_gaps
 
 MAX_TIMED_FRAMES = 4096  # frames whose time is read, to find the ends of scan rows
+CLOCK_NS = 20  # resolution of the times in headers
 CHIP = 256  # pixels along a side of a Medipix chip
 _TYPES = {"U08": ">u1", "U16": ">u2", "U32": ">u4", "U64": ">u8"}
 _RAW_GROUP_BYTES = 8  # of a raw file, whose bytes are in reverse
@@ -33,9 +33,8 @@ class _Header:
         except (ValueError, IndexError):
             valid = False
         if not valid:
-            raise PrenetError(f"{path} does not begin with the header of a Merlin frame; the file is damaged, or not of "
+            raise PrenetError(f"{path} does not begin with the header of a Merlin frame; it is damaged, or not of "
                               "Merlin.")
-        self.time = _time(fields)
         self.stored = (rows, columns)
         self.raw = self.type == "R64"
         self.depth = _raw_depth(text) if self.raw else None
@@ -60,16 +59,13 @@ def _raw_depth(text):
 
 
 def _time(fields):
-    """When a frame was taken, seconds; NaN if that cannot be read."""
+    """When a frame was taken, nanoseconds; None if that cannot be read."""
     for field in (*(f for f in fields[11:] if f.endswith("Z") and "T" in f), fields[9] if len(fields) > 9 else ""):
         try:
-            day, clock = field.rstrip("Z").replace("T", " ").split(" ")
-            hours, minutes, seconds = clock.split(":")
-            begin = datetime.fromisoformat(day).toordinal() * 86400
-            return begin + int(hours) * 3600 + int(minutes) * 60 + float(seconds)  # nanoseconds are kept
+            return int(np.datetime64(field.rstrip("Z").replace(" ", "T"), "ns").astype(np.int64))
         except ValueError:
             continue
-    return float("nan")
+    return None
 
 
 def read_merlin(path) -> FileContents:
@@ -134,7 +130,7 @@ def _stated(path, frames):
     if not found:
         heads = frames["header"][:MAX_TIMED_FRAMES]
         times = [_time([f.strip("\0 ") for f in head.decode("latin-1").split(",")]) for head in heads]
-        columns = period_of_gaps(np.array(times))
+        columns = None if None in times else period_of_gaps(np.array(times), CLOCK_NS)
         if columns and count % columns == 0:
             found.append(StatedShape(count // columns, columns, "the time between frames", certain=False))
     return tuple(found)
@@ -161,9 +157,9 @@ def _check_raw(header, path):
                                                            and header.depth != 24))
     whole = header.stored[1] % CHIP == 0 and header.stored[0] * header.stored[1] % (CHIP * chips) == 0
     if not known or not whole:
-        raise PrenetError(f"{path} holds raw frames of {chips} Merlin chips ({header.layout}, {header.depth} bits), whose "
-                          "arrangement is not known here; save them as processed frames in Merlin's software, or convert "
-                          "them with LiberTEM.")
+        raise PrenetError(f"{path} holds raw frames of {chips} Merlin chips ({header.layout}, {header.depth} bits), "
+                          "whose arrangement is not known here; save them as processed frames in Merlin's software, or "
+                          "convert them with LiberTEM.")
 
 
 def _raw_shape(header):

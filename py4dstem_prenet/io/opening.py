@@ -1,8 +1,9 @@
 """Open scans from files without loading their data.
 
-Each format has one reader, so that a scan has the same orientation on every machine (`docs/files.md`): h5py for all HDF5
-files, py4DSTEM for Digital Micrograph and K2, zarr and numpy for theirs, RosettaSciIO for the others; Merlin and EMPAD
-frames are mapped as their headers and sizes tell. A reader finds arrays (`stored`), and here one is chosen and shaped.
+Each format has one reader, so that a scan has the same orientation on every machine (`docs/files.md`): h5py for all
+HDF5 files, py4DSTEM for Digital Micrograph and K2, zarr and numpy for theirs, RosettaSciIO for the others; Merlin and
+EMPAD frames are mapped as their headers and sizes tell. A reader finds arrays (`stored`), and here one is chosen and
+shaped.
 
 Contiguous data become a read-only `numpy.memmap`. For HDF5 data in chunks, `cube.data` is an `h5py.Dataset`, whose file
 stays open as long as the cube exists, or until `cube.data.file.close()`. Stacks in several files and what RosettaSciIO
@@ -12,6 +13,7 @@ reads are dask arrays, which are read when they are computed.
 import os
 import warnings
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -53,24 +55,25 @@ def open(path, scan_shape=None, name=None):
     Parameters
     ----------
     path : str or pathlib.Path
-        EMD or any other HDF5 file, a zarr store, `.npy`, or the file of a detector or another program (`docs/files.md`).
+        EMD or any other HDF5 file, a zarr store, `.npy`, or the file of a detector or another program
+        (`docs/files.md`).
     scan_shape : tuple of int, optional
-        (Rx, Ry); wins over what the file states, and is needed where header, file name and number of frames do not agree
-        on one shape.
+        (Rx, Ry); wins over what the file states, and is needed where header, file name and number of frames do not
+        agree on one shape.
     name : str, optional
         Name or path of the DataCube or data set, if the file holds several.
 
     Returns
     -------
     py4DSTEM.DataCube
-        The scan, (Rx, Ry, Qx, Qy), with the calibration and the pixel sizes in the file. What was left out, and what the
-        reader warned of, is told by warnings.
+        The scan, (Rx, Ry, Qx, Qy), with the calibration and the pixel sizes in the file. What was left out, and what
+        the reader warned of, is told by warnings.
 
     Raises
     ------
     PrenetError
-        If the file is missing, damaged, of an unknown kind, must be converted first, holds no scan, or needs more memory
-        than is free; or if the shape of the scan is not certain, with the possible shapes.
+        If the file is missing, damaged, of an unknown kind, must be converted first, holds no scan, or needs more
+        memory than is free; or if the shape of the scan is not certain, with the possible shapes.
 
     Examples
     --------
@@ -90,7 +93,8 @@ def open(path, scan_shape=None, name=None):
             cube = _open_emd(path, shape, name)
         if cube is not None:
             return cube
-    array = choose_array(read_contents(path, shape), path, shape, name)
+    contents = read_contents(path, shape)
+    array = choose_array(contents, path, shape, name)
     scan_shape, flags = decide_shape(array, path, shape)
     with heard() as told, _readable(path):
         cube = _cube(load_shaped(array, scan_shape), path)
@@ -98,7 +102,7 @@ def open(path, scan_shape=None, name=None):
         if array.calibration:
             cube.calibration._params.update(array.calibration)
             cube.calibration.calibrate()
-    for flag in (*flags, *told):
+    for flag in (*contents.flags, *flags, *told):
         warnings.warn(str(flag), stacklevel=2)
     return cube
 
@@ -149,7 +153,8 @@ def is_emd(path) -> bool:
     if not _is_hdf5(path):
         return False
     with _readable(path), open_hdf5(path) as file:
-        return file.attrs.get("emd_group_type") == "file" if isinstance(file.attrs.get("emd_group_type"), str) else False
+        kind = file.attrs.get("emd_group_type")
+        return isinstance(kind, str) and kind == "file"
 
 
 def _is_hdf5(path):
@@ -187,8 +192,9 @@ def read_contents(path, scan_shape=None) -> FileContents:
     if reader is None:
         refuse_known(path)
         return read_with_rosettasciio(path, scan_shape)
-    with heard(), _readable(path):
-        return reader(path)
+    with heard() as told, _readable(path):
+        contents = reader(path)
+    return replace(contents, flags=(*contents.flags, *told))
 
 
 @contextmanager
@@ -199,7 +205,7 @@ def _readable(path):
     except PrenetError:
         raise
     except Exception as error:
-        raise PrenetError(f"{path} is damaged, or not in the format that its name says ({first_line(error)}).") from error
+        raise PrenetError(f"{path} is damaged, or not of the kind that its name says ({first_line(error)}).") from error
 
 
 def _cube(data, path, **options):
@@ -233,8 +239,8 @@ def _open_emd(path, scan_shape, name):
     if scan_shape in (None, shape[:2]):
         return cube
     if scan_shape[0] * scan_shape[1] != shape[0] * shape[1] or _has_maps(cube, shape[:2]):
-        raise PrenetError(f"{path} stores its scan as {shape[0]} x {shape[1]}, with maps of this shape or another number "
-                          "of positions; leave the shape of the scan out.")
+        raise PrenetError(f"{path} stores its scan as {shape[0]} x {shape[1]}, with maps of this shape or another "
+                          "number of positions; leave the shape of the scan out.")
     return _reshaped_cube(cube, scan_shape, path)
 
 

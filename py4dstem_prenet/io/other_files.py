@@ -1,7 +1,7 @@
 """Files that RosettaSciIO, py4DSTEM, zarr and numpy read, and files that must be converted first.
 
-All give patterns in the order and orientation of the file: rows downward first, as in HyperSpy, and the slow axis of the
-scan is Rx.
+All give patterns in the order and orientation of the file: rows first, as in HyperSpy, and the slow axis of the scan is
+Rx.
 """
 
 import glob
@@ -10,7 +10,7 @@ import importlib
 import numpy as np
 
 from ..core import PrenetError, budget
-from . import FileContents, PixelSizes, StatedShape, StoredArray, heard, hyperspy_sizes
+from . import FileContents, OtherData, PixelSizes, StoredArray, heard, hyperspy_sizes
 
 MAX_ZARR_NODES = 20_000  # groups and arrays of a zarr store that are looked at
 _LOADED = ("tvips",)  # formats that RosettaSciIO always loads as a whole
@@ -47,8 +47,8 @@ def refuse_known(path):
     if path.is_dir():
         images = sorted({p.suffix.lower() for p in path.iterdir() if p.suffix.lower() in _IMAGES})
         if images:
-            raise PrenetError(f"{path} is a folder of single images ({', '.join(images)}); stack them in the order of the "
-                              "scan, for example with tifffile.imread('*.tif'), and save the stack with numpy.save.")
+            raise PrenetError(f"{path} is a folder of single images ({', '.join(images)}); stack them in the order of "
+                              "the scan, for example with tifffile.imread('*.tif'), and save the stack with numpy.save.")
         raise PrenetError(f"{path} is a folder, and no zarr store.")
     known = _CONVERTED.get(path.suffix.lower().lstrip("."))
     if known:
@@ -74,7 +74,7 @@ def read_npy(path) -> FileContents:
     except Exception as error:  # numpy parses the header as Python, which may raise anything
         raise PrenetError(f"{path} is not a complete array of numbers ({first_line(error)}).") from error
     if array.ndim < 3:
-        return FileContents("numpy", (), (f"an array {array.shape}",))
+        return FileContents("numpy", (), (OtherData("", array.shape, array.dtype),))
     return FileContents("numpy", (StoredArray.of(array),))
 
 
@@ -144,7 +144,7 @@ def read_zarr(path) -> FileContents:
             arrays.append(StoredArray.of(array, name=name, aliases=names, sizes=sizes,
                                          compression=str(getattr(array.compressor, "codec_id", "") or "") or None))
         else:
-            others.append(f"{name or 'an array'} {array.shape}")
+            others.append(OtherData(name, array.shape, array.dtype))
 
     def visit(group, path):
         for key in group.array_keys():
@@ -188,15 +188,15 @@ def read_dm(path) -> FileContents:
         raise PrenetError(f"{path} could not be opened by py4DSTEM: {first_line(error)}") from error
     kind = "Digital Micrograph"
     if data.ndim < 3 or data.dtype.kind not in "iufbc":
-        return FileContents(kind, (), (f"an image {data.shape}",))
+        return FileContents(kind, (), (OtherData("", data.shape, data.dtype, "image"),))
     if any(unit in ("eV", "keV") for _, unit in scales):
-        return FileContents(kind, (), (f"spectra {data.shape}",))
+        return FileContents(kind, (), (OtherData("", data.shape, data.dtype, "spectra"),))
     if data.ndim == 4 and images:
         data, scales = data.transpose(2, 3, 0, 1), (*scales[2:], *scales[:2])
     pattern, scan = tuple(scales[:2][::-1]), tuple(scales[2:4][::-1]) if data.ndim == 4 else ()
     if not images and any(unit in ("nm", "µm") for _, unit in pattern):
         pattern = scan = ()  # py4DSTEM: the microscope did not tell its state to the camera
-    elif isinstance(found, py4DSTEM.DataCube) and not images:  # py4DSTEM makes A^-1 of angles where it knows the voltage
+    elif isinstance(found, py4DSTEM.DataCube) and not images:  # py4DSTEM makes A^-1 of angles, where it can
         calibration = found.calibration
         pattern = ((calibration.get_Q_pixel_size(), calibration.get_Q_pixel_units()),)
     return FileContents(kind, (StoredArray.of(data, sizes=PixelSizes(scan, pattern)),))
@@ -293,10 +293,10 @@ def read_with_rosettasciio(path, scan_shape=None, ending=None) -> FileContents:
         data, axes = signal["data"], signal["axes"]
         n_signal = sum(a.get("navigate") is False for a in axes) if any(a.get("navigate") for a in axes) else 2
         if data.ndim >= 3 and n_signal == 2 and np.dtype(data.dtype).kind in "iufbc":
-            arrays.append(StoredArray.of(data, name=title, sizes=_sizes(signal), flags=tuple(flags)))
+            arrays.append(StoredArray.of(data, name=title, sizes=_sizes(signal)))
         else:
-            others.append(f"{title or 'an array'} {tuple(data.shape)}")
-    return FileContents(plugin["name"], tuple(arrays), tuple(others))
+            others.append(OtherData(title, data.shape, data.dtype, "image" if n_signal == 2 else "spectra"))
+    return FileContents(plugin["name"], tuple(arrays), tuple(others), flags=tuple(flags))
 
 
 def _lazily(reader, path, options):

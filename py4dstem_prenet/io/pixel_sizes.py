@@ -42,8 +42,8 @@ class PixelSizes:
 
         Examples
         --------
-        >>> PixelSizes((), ((0.05, "1/nm"), (0.05, "1/nm"))).in_units_of_py4dstem()[0]
-        {'Q': (0.005, 'A^-1')}
+        >>> PixelSizes((), ((0.5, "1/nm"), (0.5, "1/nm"))).in_units_of_py4dstem()[0]
+        {'Q': (0.05, 'A^-1')}
         """
         sizes, flags = {}, []
         for space, axes in (("R", self.scan), ("Q", self.pattern)):

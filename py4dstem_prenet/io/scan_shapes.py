@@ -11,7 +11,8 @@ import numpy as np
 
 from ..core import Flag, PrenetError
 
-MAX_LISTED_SHAPES = 12  # in a sentence
+MAX_SHAPES_TOLD = 12  # in a sentence
+MIN_PAUSE = 10  # times the scatter of the other times between frames
 _ROWS_AND_COLUMNS = re.compile(r"x(\d+)_?y(\d+)", re.IGNORECASE)  # EMPAD's names, as in scan_x256_y128
 _PAIR = re.compile(r"(?<!\d)(\d+) ?[x×] ?(\d+)(?!\d)", re.IGNORECASE)  # as in 4x2_6bit
 
@@ -180,13 +181,15 @@ def choose_shape(count, given, stated=(), grows=False):
                       f"{f' ({told})' if told else ''}; {_listed(count)}")
 
 
-def period_of_gaps(times) -> int | None:
+def period_of_gaps(times, resolution=0) -> int | None:
     """Find after how many frames the pauses between frames repeat, as at the ends of scan rows.
 
     Parameters
     ----------
     times : ndarray, shape (n,)
         When each frame was taken.
+    resolution : float, optional
+        Resolution of the clock, in the same unit.
 
     Returns
     -------
@@ -199,14 +202,14 @@ def period_of_gaps(times) -> int | None:
     3
     >>> period_of_gaps(np.arange(9.0))
     """
-    gaps = np.diff(np.asarray(times, float))
-    if len(gaps) < 2 or not np.isfinite(gaps).all():
+    gaps = np.diff(np.asarray(times))
+    if len(gaps) < 3:
         return None
-    middle = (gaps.min() + gaps.max()) / 2
-    long = np.flatnonzero(gaps > middle)
+    long = np.flatnonzero(gaps > (gaps.min() + gaps.max()) / 2)
     others = np.delete(gaps, long)
-    # A pause must stand out of all other gaps, and pauses must come at equal distances from the first frame on.
-    if not len(long) or gaps[long].min() < 1.2 * others.max():
+    # A pause must stand out of the scatter of all other gaps, and pauses must come at equal distances from the first
+    # frame on.
+    if not len(long) or gaps[long].min() - others.max() <= MIN_PAUSE * max(np.ptp(others), resolution):
         return None
     period = int(long[0]) + 1
     return period if period > 1 and np.array_equal(long, np.arange(period - 1, len(gaps), period)) else None
@@ -232,6 +235,6 @@ def _frames(count):
 
 def _listed(count):
     shapes = possible_shapes(count)
-    more = f" and {len(shapes) - MAX_LISTED_SHAPES} more" if len(shapes) > MAX_LISTED_SHAPES else ""
-    return (f"give scan_shape=(rows, columns); possible are {', '.join(map(_times, shapes[:MAX_LISTED_SHAPES]))}"
+    more = f" and {len(shapes) - MAX_SHAPES_TOLD} more" if len(shapes) > MAX_SHAPES_TOLD else ""
+    return (f"give scan_shape=(rows, columns); possible are {', '.join(map(_times, shapes[:MAX_SHAPES_TOLD]))}"
             f"{more}.")

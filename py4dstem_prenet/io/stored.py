@@ -5,7 +5,7 @@ import io
 import logging
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -52,7 +52,7 @@ class StoredArray:
     name: str = ""
     aliases: tuple = ()
     stated: tuple = ()
-    sizes: PixelSizes = PixelSizes()
+    sizes: PixelSizes = field(default_factory=PixelSizes)
     grows: bool = False
     compression: str | None = None
     flags: tuple = ()
@@ -105,6 +105,31 @@ class StoredArray:
 
 
 @dataclass(frozen=True)
+class OtherData:
+    """Data of a file that cannot be a scan.
+
+    Attributes
+    ----------
+    name : str
+        Path or title in the file.
+    shape : tuple of int
+        Its shape.
+    dtype : numpy.dtype
+        Type of the values.
+    kind : str
+        What it is.
+    compression : str or None
+        Names of the filters.
+    """
+
+    name: str
+    shape: tuple
+    dtype: np.dtype
+    kind: str = "data set"
+    compression: str | None = None
+
+
+@dataclass(frozen=True)
 class FileContents:
     """What a reader found in a file.
 
@@ -114,16 +139,19 @@ class FileContents:
         What the file is, for people.
     arrays : tuple of StoredArray
         Arrays that may be scans.
-    others : tuple of str
-        Everything else in the file, for a sentence.
+    others : tuple of OtherData
+        Everything else in the file.
     hint : str
         What to do if none of the arrays is a scan.
+    flags : tuple of Flag
+        What the reader warned of.
     """
 
     kind: str
     arrays: tuple = ()
     others: tuple = ()
     hint: str = ""
+    flags: tuple = ()
 
 
 def choose_array(contents, path, scan_shape=None, name=None) -> StoredArray:
@@ -162,7 +190,7 @@ def choose_array(contents, path, scan_shape=None, name=None) -> StoredArray:
     if found:
         raise PrenetError(f"{path} holds several arrays that may be scans ({_listed(found)}); give the name of one.")
     named = f" named {name}" if name else ""
-    held = [*(_told(a) for a in contents.arrays), *contents.others]
+    held = [_told(a) for a in (*contents.arrays, *contents.others)]
     more = f" and {len(held) - MAX_LISTED} more" if len(held) > MAX_LISTED else ""
     hint = f"; {contents.hint}" if contents.hint else ""
     raise PrenetError(f"{path} ({contents.kind}) holds no scan or stack of patterns{named}, but "
@@ -237,7 +265,7 @@ def _reshaped(data, shape):
 
 
 def _told(array):
-    return f"{array.name or 'an array'} {array.shape}"
+    return f"{array.name or 'an array'} {tuple(array.shape or ())}"
 
 
 def _listed(arrays):
