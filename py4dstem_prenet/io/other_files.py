@@ -48,7 +48,7 @@ def refuse_known(path):
         images = sorted({p.suffix.lower() for p in path.iterdir() if p.suffix.lower() in _IMAGES})
         if images:
             raise PrenetError(f"{path} is a folder of single images ({', '.join(images)}); stack them in the order of "
-                              "the scan, for example with tifffile.imread('*.tif'), and save the stack with numpy.save.")
+                              "the scan, for example with tifffile.imread, and save the stack with numpy.save.")
         raise PrenetError(f"{path} is a folder, and no zarr store.")
     known = _CONVERTED.get(path.suffix.lower().lstrip("."))
     if known:

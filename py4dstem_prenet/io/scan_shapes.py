@@ -164,16 +164,19 @@ def choose_shape(count, given, stated=(), grows=False):
         if grows and given[0] * given[1] > count and whole:
             return (whole, given[1]), (_cut_short(count, given),)
         raise PrenetError(f"holds {_frames(count)}, which do not fill a scan of {_times(given)}; {_listed(count)}")
-    shapes = {(s.rows, s.columns) for s in stated if s.size == count}
-    certain = {(s.rows, s.columns) for s in stated if s.certain and s.size == count}
+    fitting = {}  # by source, which may state several
+    for s in stated:
+        if s.size == count:
+            fitting.setdefault(s.source, set()).add((s.rows, s.columns))
+    agreed = set.intersection(*fitting.values()) if fitting else set()
     wrong = [s for s in stated if s.certain and s.size != count]
-    if len({(s.rows, s.columns) for s in wrong}) == 1 and not certain and grows and wrong[0].size > count:
+    if len({(s.rows, s.columns) for s in wrong}) == 1 and not agreed and grows and wrong[0].size > count:
         whole = _whole_rows(count, wrong[0].columns)
         if whole:
             return (whole, wrong[0].columns), (_cut_short(count, (wrong[0].rows, wrong[0].columns)),)
     if not wrong:
-        if len(certain or shapes) == 1:
-            return next(iter(certain or shapes)), ()
+        if len(agreed) == 1:
+            return agreed.pop(), ()
         if count == 1:
             return (1, 1), ()
     told = "; ".join(f"{s.source} says {s.rows} x {s.columns}" for s in stated if s.certain)
