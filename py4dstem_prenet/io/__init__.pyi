@@ -69,6 +69,13 @@ from .other_files import (
     refuse_known as refuse_known,
 )
 from .pixel_sizes import PixelSizes as PixelSizes, write_pixel_sizes as write_pixel_sizes
+from .readback import (
+    check_names as check_names,
+    check_readable as check_readable,
+    check_sums as check_sums,
+    checksum as checksum,
+    use_stock_classes as use_stock_classes,
+)
 from .scan_shapes import (
     StatedShape as StatedShape,
     checked_shape as checked_shape,
