@@ -11,7 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from ..core import Flag, PrenetError
+from ..core import Flag, PrenetError, silent_sources
 from . import FileContents, OtherData, PixelSizes, StatedShape, StoredArray, contiguous_offset, open_hdf5
 
 MAX_NODES = 20_000  # groups and data sets of a file that are looked at
@@ -187,7 +187,7 @@ def _refuse_events(path, walk):
     for node in walk.nodes:
         listed = h5py.check_vlen_dtype(node.dataset.dtype)
         numbers = listed is not None and np.dtype(listed).kind in "iu"
-        if numbers and not any(_is_array(n.dataset) for n in walk.nodes):
+        if numbers and not any(_is_array(n.dataset) and n.dataset.ndim == 4 for n in walk.nodes):
             raise PrenetError(f"{path} lists the electrons of each frame ({node.path}), as stempy and 4D Camera write "
                               "them, not patterns; make patterns with stempy "
                               "(stempy.io.SparseArray.from_hdf5(...).to_dense()) and save them with numpy.save.")
@@ -270,10 +270,7 @@ def _check_sources(dataset, path):
     """Raise PrenetError if sources of a virtual data set are missing: HDF5 would read zeros."""
     if not dataset.is_virtual:
         return
-    missing, sources = [], list(dict.fromkeys(s.file_name for s in dataset.virtual_sources()))
-    for name in sources[:MAX_SOURCES]:
-        if name != "." and "%" not in name and not (Path(path).parent / name).is_file():
-            missing.append(name)
+    missing = [Path(name).name for name in silent_sources(dataset)[:MAX_SOURCES] if not Path(name).is_file()]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise PrenetError(f"{path} is a virtual data set of other files, and {missing[0]}{more} cannot be found; copy "

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..core import MIN_SIDE, Flag, PrenetError
+from ..core import MIN_SIDE, Flag, PrenetError, check_sources, silent_sources
 from . import PixelSizes, checked_shape, choose_shape, shapes_in_name
 
 MAX_LISTED = 8  # arrays of a file in a sentence
@@ -258,10 +258,23 @@ def _reshaped(data, shape):
         # Blocks of whole scan rows, so that to reshape moves nothing.
         rows = max(1, (data.chunks or (1,))[0] // shape[1])
         chunks = (rows * shape[1], *data.shape[1:]) if data.ndim == 3 else "auto"
-        data = dask.array.from_array(data, chunks=chunks)
+        watched = _Watched(data) if silent_sources(data) else data
+        data = dask.array.from_array(watched, chunks=chunks)
     pattern = data.shape[-2:]
     flat = data.reshape(-1, *pattern) if data.ndim != 3 else data
     return flat[: shape[0] * shape[1]].reshape(*shape, *pattern)
+
+
+class _Watched:
+    """An array whose files are looked for at every access, since missing ones would give zeros."""
+
+    def __init__(self, array):
+        self._array, self._sources = array, silent_sources(array)
+        self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
+
+    def __getitem__(self, key):
+        check_sources(self._sources)
+        return self._array[key]
 
 
 def _told(array):
