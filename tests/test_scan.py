@@ -123,7 +123,7 @@ def test_a_sample_refuses_what_it_does_not_hold(values):
     np.zeros((64, 64)), np.zeros((3, 64, 64)), [[1.0]], "scan.h5", None, np.zeros((0, 4, 64, 64)),
     np.zeros((2, 2, 31, 64)), np.zeros((2, 2, 64, 31)), types.SimpleNamespace(shape=(2, 2, 64, 64), dtype="torch.x"),
     np.zeros((2, 2, 64, 64), complex), np.zeros((2, 2, 64, 64), object), np.ma.zeros((2, 2, 64, 64))],
-    ids=["one pattern", "three axes", "a list", "a path", "nothing", "empty", "few rows", "few columns", "a strange type",
+    ids=["one pattern", "three axes", "a list", "a path", "nothing", "empty", "few rows", "few columns", "strange",
          "complex", "objects", "masked"])
 def test_what_is_no_scan_is_refused_in_one_sentence(data):
     with pytest.raises(PrenetError) as refused:

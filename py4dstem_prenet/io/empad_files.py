@@ -65,6 +65,8 @@ def _refuse_others(raw, size, described):
         raise PrenetError(f"{raw} has the size of {size // G2_FRAME_BYTES} frames of 128 x 128 values without other "
                           "rows, as EMPAD-G2 writes them before their two gains are combined; convert it with the "
                           "package empad2 and save the result with numpy.save.")
+    if raw.with_suffix(".rpl").is_file():
+        raise PrenetError(f"{raw} is described by {raw.stem}.rpl beside it; open that file.")
     if size < FRAME_BYTES or (size % FRAME_BYTES and described is None and size // FRAME_BYTES not in named):
         raise PrenetError(f"{raw} is no EMPAD file: its {size} bytes are no whole number of frames of {FRAME_BYTES} "
                           "bytes; map the raw patterns of another detector with numpy.memmap and make a "

@@ -164,7 +164,7 @@ def kind_of_hdf5(file) -> str:
         return "EMD of NCEM"
     if "electron_events" in keys:
         return "electron events of stempy"
-    if any(key.startswith("Acquisition") for key in keys) and "SVIData" in keys:
+    if any(key.startswith("Acquisition") and "SVIData" in file[key] for key in keys):
         return "Delmic"
     if "STEM Metadata" in keys:
         return "Arina's metadata"

@@ -186,8 +186,8 @@ def read_contents(path, scan_shape=None) -> FileContents:
     if _is_hdf5(path):
         with _readable(path):
             contents = read_hdf5(path)
-        ending = {"Velox EMD": "emd", "Delmic": "h5"}.get(contents.kind)
-        return read_with_rosettasciio(path, scan_shape, ending) if ending else contents
+        reader = {"Velox EMD": "EMD", "Delmic": "Delmic"}.get(contents.kind)
+        return read_with_rosettasciio(path, scan_shape, reader) if reader else contents
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         refuse_known(path)

@@ -166,7 +166,9 @@ def read_zarr(path) -> FileContents:
 
 # --- py4DSTEM -----------------------------------------------------------------------------------------------
 def read_dm(path) -> FileContents:
-    """Find the scan, or the stack of patterns, in a file of Digital Micrograph, through py4DSTEM's reader.
+    """Find the scan, or the stack of patterns, in a file of Digital Micrograph.
+
+    py4DSTEM's reader leaves the data in the file; RosettaSciIO reads types that it does not know, such as truth values.
 
     Parameters
     ----------
@@ -184,8 +186,8 @@ def read_dm(path) -> FileContents:
         found = py4DSTEM.import_file(str(path), mem="MEMMAP")
         data = found.data
         scales, images = _dm_axes(path)
-    except Exception as error:  # readers raise errors of many types
-        raise PrenetError(f"{path} could not be opened by py4DSTEM: {first_line(error)}") from error
+    except Exception:  # readers raise errors of many types
+        return read_with_rosettasciio(path)
     kind = "Digital Micrograph"
     if data.ndim < 3 or data.dtype.kind not in "iufbc":
         return FileContents(kind, (), (OtherData("", data.shape, data.dtype, "image"),))
@@ -243,7 +245,7 @@ def read_k2(path) -> FileContents:
 
 
 # --- RosettaSciIO -------------------------------------------------------------------------------------------
-def read_with_rosettasciio(path, scan_shape=None, ending=None) -> FileContents:
+def read_with_rosettasciio(path, scan_shape=None, reader=None) -> FileContents:
     """Find the arrays of a file that RosettaSciIO reads.
 
     Parameters
@@ -252,8 +254,8 @@ def read_with_rosettasciio(path, scan_shape=None, ending=None) -> FileContents:
         The file.
     scan_shape : tuple of int, optional
         (Rx, Ry), for formats in which RosettaSciIO finds where the scan begins.
-    ending : str, optional
-        The ending that chooses the reader, without a dot; by default that of the file.
+    reader : str, optional
+        Name of the reader; by default those of the file's ending are tried.
 
     Returns
     -------
@@ -265,11 +267,12 @@ def read_with_rosettasciio(path, scan_shape=None, ending=None) -> FileContents:
     PrenetError
         If RosettaSciIO does not know the format, or cannot read the file.
     """
-    ending = path.suffix.lower().lstrip(".") if ending is None else ending
     from rsciio import IO_PLUGINS
 
-    plugins = [p for p in IO_PLUGINS if ending in map(str.lower, p["file_extensions"])]
-    if not ending or not plugins:
+    ending = path.suffix.lower().lstrip(".")
+    plugins = [p for p in IO_PLUGINS
+               if (p["name"] == reader if reader else ending and ending in map(str.lower, p["file_extensions"]))]
+    if not plugins:
         raise PrenetError(f"{path} has an ending that neither py4DSTEM nor RosettaSciIO knows.")
     if ending in _LOADED:
         _check_memory(path, _series_size(path))
@@ -277,9 +280,8 @@ def read_with_rosettasciio(path, scan_shape=None, ending=None) -> FileContents:
     reason, signals, flags = "", None, []
     for plugin, options in ((p, o) for p in plugins for o in trials):
         try:
-            reader = importlib.import_module(plugin["api"]).file_reader
             with heard() as flags:
-                signals = _lazily(reader, path, options)
+                signals = _lazily(importlib.import_module(plugin["api"]).file_reader, path, options)
             break
         except PrenetError:
             raise

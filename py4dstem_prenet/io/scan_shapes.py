@@ -177,7 +177,7 @@ def choose_shape(count, given, stated=(), grows=False):
     if not wrong:
         if len(agreed) == 1:
             return agreed.pop(), ()
-        if count == 1:
+        if count == 1 and grows:
             return (1, 1), ()
     told = "; ".join(f"{s.source} says {s.rows} x {s.columns}" for s in stated if s.certain)
     raise PrenetError(f"holds {_frames(count)}, and the shape of the scan is not certain"

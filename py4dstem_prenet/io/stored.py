@@ -12,6 +12,7 @@ import numpy as np
 from ..core import MIN_SIDE, Flag, PrenetError, check_sources, silent_sources
 from . import PixelSizes, checked_shape, choose_shape, shapes_in_name
 
+MAX_AXES = 4  # of an array that is taken without being named: further axes may mean anything
 MAX_LISTED = 8  # arrays of a file in a sentence
 MAX_WARNING_LETTERS = 300  # of a reader's warning
 
@@ -185,6 +186,8 @@ def choose_array(contents, path, scan_shape=None, name=None) -> StoredArray:
                    [a for a in found if scan_shape and a.count == scan_shape[0] * scan_shape[1]],
                    [a for a in found if a.ndim == 4]):
         found = [a for a in found if any(a is b for b in better)] or found
+    if name is None and scan_shape is None:
+        found = [a for a in found if a.ndim <= MAX_AXES]
     if len(found) == 1:
         return found[0]
     if found:
