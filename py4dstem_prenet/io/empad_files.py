@@ -67,7 +67,8 @@ def _refuse_others(raw, size, described):
                           "package empad2 and save the result with numpy.save.")
     if raw.with_suffix(".rpl").is_file():
         raise PrenetError(f"{raw} is described by {raw.stem}.rpl beside it; open that file.")
-    if size < FRAME_BYTES or (size % FRAME_BYTES and described is None and size // FRAME_BYTES not in named):
+    cut = raw.stem.startswith("scan_x") and any(known > size // FRAME_BYTES for known in named)  # an interrupted scan
+    if size < FRAME_BYTES or (size % FRAME_BYTES and described is None and not cut):
         raise PrenetError(f"{raw} is no EMPAD file: its {size} bytes are no whole number of frames of {FRAME_BYTES} "
                           "bytes; map the raw patterns of another detector with numpy.memmap and make a "
                           "py4DSTEM.DataCube.")

@@ -15,6 +15,7 @@ from ..core import Flag, PrenetError, silent_sources
 from . import FileContents, OtherData, PixelSizes, StatedShape, StoredArray, contiguous_offset, open_hdf5
 
 MAX_NODES = 20_000  # groups and data sets of a file that are looked at
+MAX_LINKS = 30  # one after another
 MAX_SOURCES = 200  # files of a virtual data set whose existence is checked
 _STACK = re.compile(r"data_(\d+)")  # DECTRIS' names of the parts of a stack
 _PATTERN_UNIT = re.compile(r"1 ?/|-1|rad")
@@ -22,59 +23,55 @@ _PATTERN_UNIT = re.compile(r"1 ?/|-1|rad")
 
 @dataclass(frozen=True)
 class _Node:
-    """A data set: the names that lead to it, and where it is."""
+    """A data set, the first path that leads to it, and the group where that ends."""
 
     path: str
-    file: str
-    inner: str
     dataset: h5py.Dataset
     parent: h5py.Group
 
 
 class _Walk:
-    """All data sets of a file, with links followed, each once; open while the block is active."""
+    """All data sets of an open file, with links followed, each once; and the links that lead nowhere."""
 
     def __init__(self, file):
-        self.nodes, self.aliases, self.broken, self._seen, self._files = [], {}, [], {}, []
-        self._visit(file, "", file.filename, "")
+        self.nodes, self.aliases, self.broken, self._seen = [], {}, [], {}
+        self._visit(file, "")
 
-    def close(self):
-        for file in self._files:
-            file.close()
-
-    def _visit(self, group, path, file, inner):
+    def _visit(self, group, path):
         for key in group:
             if len(self._seen) > MAX_NODES:
                 return
             where, link = f"{path}/{key}".lstrip("/"), group.get(key, getlink=True)
-            here = (file, f"{inner}/{key}")
-            node = self._follow(group, key, link, where)
-            if node is None:
+            try:
+                node = group[key]
+            except (KeyError, OSError):
+                target = getattr(link, "path", "?")
+                external = isinstance(link, h5py.ExternalLink)
+                self.broken.append((where, f"{link.filename}:{target}" if external else target))
                 continue
-            if isinstance(link, h5py.ExternalLink):
-                here = (node.file.filename, node.name)
-            info = h5py.h5o.get_info(node.id)
-            known = self._seen.setdefault((here[0], info.addr), where)
+            known = self._seen.setdefault((node.file.filename, h5py.h5o.get_info(node.id).addr), where)
             if known != where:
                 self.aliases.setdefault(known, []).append(where)
             elif isinstance(node, h5py.Dataset):
-                self.nodes.append(_Node(where, *here, node, group))
+                self.nodes.append(_Node(where, node, group))
             elif isinstance(node, h5py.Group):
-                self._visit(node, where, *here)
+                self._visit(node, where)
 
-    def _follow(self, group, key, link, where):
-        """The object that a link leads to; None if there is none."""
-        try:
-            node = group[key]
-        except (KeyError, OSError):
-            target = getattr(link, "path", "?")
-            self.broken.append((where, f"{link.filename}:{target}" if isinstance(link, h5py.ExternalLink) else target))
-            return None
-        if not isinstance(link, h5py.ExternalLink):
-            return node
-        file = h5py.File(node.file.filename, "r")  # opened itself, so that the node knows its own path there
-        self._files.append(file)
-        return file[link.path] if file.filename == node.file.filename and link.path in file else node
+
+def _locate(file, where, depth=0):
+    """The file that a path leads to, links followed, and the path there: h5py knows only the path it came by."""
+    with h5py.File(file, "r") as opened:
+        group, passed, left = opened, "", [part for part in where.split("/") if part]
+        while left and depth < MAX_LINKS:
+            link = group.get(left[0], getlink=True)
+            rest = "/".join(left[1:])
+            if isinstance(link, h5py.ExternalLink):
+                return _locate(group[left[0]].file.filename, f"{link.path}/{rest}", depth + 1)
+            if isinstance(link, h5py.SoftLink):
+                target = link.path if link.path.startswith("/") else f"{passed}/{link.path}"
+                return _locate(file, f"{target}/{rest}", depth + 1)
+            group, passed, left = group[left[0]], f"{passed}/{left[0]}", left[1:]
+    return file, passed
 
 
 def read_hdf5(path) -> FileContents:
@@ -97,11 +94,7 @@ def read_hdf5(path) -> FileContents:
     """
     with open_hdf5(path) as file:
         kind = kind_of_hdf5(file)
-        walk = _Walk(file)
-        try:
-            return _contents(path, file, kind, walk)
-        finally:
-            walk.close()
+        return _contents(path, file, kind, _Walk(file))
 
 
 def _contents(path, file, kind, walk):
@@ -202,7 +195,7 @@ def _array(path, node, kind, aliases):
     shape = node.dataset.shape[::-1] if turned else node.dataset.shape
 
     def load():
-        data = open_dataset(node.file, node.inner)
+        data = open_dataset(path, node.path)
         return _transposed(data) if turned else data
 
     return StoredArray(shape, node.dataset.dtype, load, node.path, names, sizes=sizes,
@@ -226,7 +219,7 @@ def open_dataset(file, where):
     file : str or pathlib.Path
         The file.
     where : str
-        Its path in the file.
+        Its path in the file; links are followed.
 
     Returns
     -------
@@ -238,6 +231,7 @@ def open_dataset(file, where):
     PrenetError
         If a compression filter is not installed, or files that a virtual data set is made of are missing.
     """
+    file, where = _locate(str(file), where)
     opened = h5py.File(file, "r")
     dataset = opened[where]
     try:
@@ -339,7 +333,7 @@ def _joined(path, where, nodes, walk):
         flags = (Flag("sources_missing", {"count": len(missing), "name": path.name, "first": missing[0]}),)
 
     def load():
-        data = [open_dataset(node.file, node.inner) for node in nodes]
+        data = [open_dataset(path, node.path) for node in nodes]
         if len(data) == 1:
             return data[0]
         import dask.array

@@ -52,7 +52,7 @@ def refuse_known(path):
         raise PrenetError(f"{path} is a folder, and no zarr store.")
     known = _CONVERTED.get(path.suffix.lower().lstrip("."))
     if known:
-        raise PrenetError(f"{path} holds {known[0]}, which are not read here; {known[1]}.")
+        raise PrenetError(f"{path} holds {known[0]}, and no reader for it is installed; {known[1]}.")
 
 
 # --- numpy --------------------------------------------------------------------------------------------------
