@@ -23,9 +23,11 @@ _PATTERN_UNIT = re.compile(r"1 ?/|-1|rad")
 
 @dataclass(frozen=True)
 class _Node:
-    """A data set, the first path that leads to it, and the group where that ends."""
+    """A data set: the first path that leads to it, the file and the path where it is, and the group that holds it."""
 
     path: str
+    file: str
+    inner: str
     dataset: h5py.Dataset
     parent: h5py.Group
 
@@ -35,9 +37,9 @@ class _Walk:
 
     def __init__(self, file):
         self.nodes, self.aliases, self.broken, self._seen = [], {}, [], {}
-        self._visit(file, "")
+        self._visit(file, "", file, "")
 
-    def _visit(self, group, path):
+    def _visit(self, group, path, file, inner):
         for key in group:
             if len(self._seen) > MAX_NODES:
                 return
@@ -52,25 +54,28 @@ class _Walk:
             known = self._seen.setdefault((node.file.filename, h5py.h5o.get_info(node.id).addr), where)
             if known != where:
                 self.aliases.setdefault(known, []).append(where)
-            elif isinstance(node, h5py.Dataset):
-                self.nodes.append(_Node(where, node, group))
+                continue
+            home, place = file, f"{inner}/{key}"
+            if not isinstance(link, h5py.HardLink):
+                home, place = _locate(home, place)
+            if isinstance(node, h5py.Dataset):
+                self.nodes.append(_Node(where, home.filename, place, node, group))
             elif isinstance(node, h5py.Group):
-                self._visit(node, where)
+                self._visit(node, where, home, place)
 
 
 def _locate(file, where, depth=0):
     """The file that a path leads to, links followed, and the path there: h5py knows only the path it came by."""
-    with h5py.File(file, "r") as opened:
-        group, passed, left = opened, "", [part for part in where.split("/") if part]
-        while left and depth < MAX_LINKS:
-            link = group.get(left[0], getlink=True)
-            rest = "/".join(left[1:])
-            if isinstance(link, h5py.ExternalLink):
-                return _locate(group[left[0]].file.filename, f"{link.path}/{rest}", depth + 1)
-            if isinstance(link, h5py.SoftLink):
-                target = link.path if link.path.startswith("/") else f"{passed}/{link.path}"
-                return _locate(file, f"{target}/{rest}", depth + 1)
-            group, passed, left = group[left[0]], f"{passed}/{left[0]}", left[1:]
+    group, passed, left = file, "", [part for part in where.split("/") if part]
+    while left and depth < MAX_LINKS:
+        link = group.get(left[0], getlink=True)
+        rest = "/".join(left[1:])
+        if isinstance(link, h5py.ExternalLink):
+            return _locate(group[left[0]].file, f"{link.path}/{rest}", depth + 1)
+        if isinstance(link, h5py.SoftLink):
+            target = link.path if link.path.startswith("/") else f"{passed}/{link.path}"
+            return _locate(file, f"{target}/{rest}", depth + 1)
+        group, passed, left = group[left[0]], f"{passed}/{left[0]}", left[1:]
     return file, passed
 
 
@@ -110,7 +115,8 @@ def _contents(path, file, kind, walk):
             arrays.append(_array(path, node, kind, aliases))
         else:
             found = node.dataset
-            others.append(OtherData(node.path, found.shape or (), found.dtype, compression=compression_of(found)))
+            others.append(OtherData(node.path, found.shape or (), found.dtype, compression=compression_of(found)
+                                    if found.chunks else None))
     arrays += [_joined(path, where, nodes, walk) for where, nodes in parts.items()]
     if walk.broken and not arrays:
         where, target = walk.broken[0]
@@ -195,7 +201,7 @@ def _array(path, node, kind, aliases):
     shape = node.dataset.shape[::-1] if turned else node.dataset.shape
 
     def load():
-        data = open_dataset(path, node.path)
+        data = open_dataset(node.file, node.inner)
         return _transposed(data) if turned else data
 
     return StoredArray(shape, node.dataset.dtype, load, node.path, names, sizes=sizes,
@@ -219,7 +225,7 @@ def open_dataset(file, where):
     file : str or pathlib.Path
         The file.
     where : str
-        Its path in the file; links are followed.
+        Its path in the file.
 
     Returns
     -------
@@ -231,7 +237,6 @@ def open_dataset(file, where):
     PrenetError
         If a compression filter is not installed, or files that a virtual data set is made of are missing.
     """
-    file, where = _locate(str(file), where)
     opened = h5py.File(file, "r")
     dataset = opened[where]
     try:
@@ -333,12 +338,12 @@ def _joined(path, where, nodes, walk):
         flags = (Flag("sources_missing", {"count": len(missing), "name": path.name, "first": missing[0]}),)
 
     def load():
-        data = [open_dataset(path, node.path) for node in nodes]
+        data = [open_dataset(node.file, node.inner) for node in nodes]
         if len(data) == 1:
             return data[0]
         import dask.array
 
-        return dask.array.concatenate([dask.array.from_array(d, chunks=_whole_frames(d)) for d in data])
+        return dask.array.concatenate([dask.array.from_array(d, chunks=_whole_frames(d), name=False) for d in data])
 
     first = nodes[0].dataset
     shape = (sum(node.dataset.shape[0] for node in nodes), *first.shape[1:])

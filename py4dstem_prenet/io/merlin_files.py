@@ -99,7 +99,7 @@ def read_merlin(path) -> FileContents:
     frames = np.memmap(path, record, "r", shape=(count,))
     _check_last(frames, header, path)
     flags = (Flag("frame_cut_short", {"frames": count}),) if rest else ()
-    stated = _stated(path, frames)
+    stated = _stated(path, record.itemsize, header.length, count)
     bits = f"{header.depth}-bit raw" if header.raw else header.type
     kind = f"Merlin, {header.layout}, {bits}"
     if not header.raw:
@@ -117,9 +117,9 @@ def _check_last(frames, header, path):
         raise PrenetError(f"{path} holds frames of several shapes or types, which is no scan.")
 
 
-def _stated(path, frames):
+def _stated(path, step, length, count):
     """Shapes of the scan from the `.hdr`, and from the pauses at the ends of rows."""
-    count, found = len(frames), []
+    found = []
     values = _hdr(path)
     if {"ScanX", "ScanY"} <= set(values):
         found.append(StatedShape(values["ScanY"], values["ScanX"], "the .hdr"))
@@ -128,8 +128,11 @@ def _stated(path, frames):
             frames_stated % per_trigger):
         found.append(StatedShape(frames_stated // per_trigger, per_trigger, "the .hdr"))
     if not found:
-        heads = frames["header"][:MAX_TIMED_FRAMES]
-        times = [_time([f.strip("\0 ") for f in head.decode("latin-1").split(",")]) for head in heads]
+        times = []
+        with path.open("rb") as file:  # a memory map would keep pages of all frames in memory
+            for k in range(min(count, MAX_TIMED_FRAMES)):
+                file.seek(k * step)
+                times.append(_time([f.strip("\0 ") for f in file.read(length).decode("latin-1").split(",")]))
         columns = None if None in times else period_of_gaps(np.array(times), CLOCK_NS)
         if columns and count % columns == 0:
             found.append(StatedShape(count // columns, columns, "the time between frames", certain=False))
