@@ -414,6 +414,10 @@ _CALIBRATION = (
     ("origin_outside", REFUSAL,
      "The {name} lies at ({qx0:.0f}, {qy0:.0f}) px, outside patterns of {now} pixels.",
      "Crop and bin with datacube.prenet.crop_Q and bin_Q, which keep the calibration, or calibrate again."),
+    ("mean_origin_moved", WARNING,
+     "The mean origin in the calibration is ({dx:+.2f}, {dy:+.2f}) px from the mean of the origin maps, as after "
+     "get_probe_size(); the axes of the cube follow it.",
+     "Call datacube.calibration.set_origin(datacube.calibration.get_origin())."),
     ("radius_stale", REFUSAL,
      "The probe radius was measured in patterns of another size."),
     ("fit_stale", REFUSAL,
