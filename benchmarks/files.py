@@ -26,7 +26,7 @@ import numpy as np
 
 import py4dstem_prenet
 from py4dstem_prenet.core import MIN_SIDE, PrenetError
-from py4dstem_prenet.io import describe_file, is_emd
+from py4dstem_prenet.io import choose_array, describe_file, is_emd, load_shaped, possible_shapes, read_contents
 
 PAGE = Path(__file__).parents[1] / "docs" / "files.md"
 BEGIN, END = "<!-- table -->", "<!-- end of the table -->"
@@ -92,13 +92,23 @@ def opened(path):
     if not arrays:
         return NO_SCAN, None, reason
     if max(min(part["shape"][-2:]) for part in arrays) < MIN_SIDE:
-        return SMALL, None, reason
+        return SMALL, _small(path), reason
     if described["possible_scan_shapes"]:
         try:
             return SHAPED, py4dstem_prenet.open(path, scan_shape=described["possible_scan_shapes"][0]).data, reason
         except PrenetError as error:
             reason = str(error)
     return REFUSED, None, reason
+
+
+def _small(path):
+    """Patterns that are too small to be opened, to compare them nevertheless; None if there is no one array."""
+    try:
+        array = choose_array(read_contents(path), path)
+    except PrenetError:
+        return None
+    shape = array.shape[:2] if array.ndim == 4 else possible_shapes(array.count)[0]
+    return load_shaped(array, shape)
 
 
 def compared(path, outcome, data):
@@ -116,7 +126,7 @@ def compared(path, outcome, data):
     found = np.asarray(data[...])
     whole = known.reshape(-1, *known.shape[-2:])
     equal = whole.shape[1:] == found.shape[2:] and np.array_equal(found.reshape(-1, *found.shape[2:]), whole)
-    same_shape = known.ndim != 4 or outcome == SHAPED or known.shape == found.shape
+    same_shape = known.ndim != 4 or outcome in (SHAPED, SMALL) or known.shape == found.shape
     return ("equal", "") if equal and same_shape else ("different", f"{found.shape}, the reference {known.shape}")
 
 

@@ -111,7 +111,7 @@ def _contents(path, file, kind, walk):
         if id(node) in joined:
             continue
         aliases = tuple(walk.aliases.get(node.path, ()))
-        if _is_array(node.dataset):
+        if _is_array(node.dataset) and not _is_other_object(node, kind):
             arrays.append(_array(path, node, kind, aliases))
         else:
             found = node.dataset
@@ -179,6 +179,13 @@ def kind_of_hdf5(file) -> str:
 
 def _is_array(dataset):
     return dataset.ndim >= 3 and dataset.size and dataset.dtype.kind in "iufbc"
+
+
+def _is_other_object(node, kind):
+    """Whether py4DSTEM or Prismatic stored an array as something else than a DataCube: images, slices."""
+    if kind == "py4DSTEM 0.13":
+        return _text(node.parent.attrs.get("py4dstem_class")) not in ("", "DataCube")
+    return (kind == "Prismatic" or kind.startswith("py4DSTEM")) and "/data/datacubes/" not in node.path
 
 
 def _refuse_events(path, walk):
