@@ -262,7 +262,9 @@ def silent_sources(array) -> list[str]:
         names = dict.fromkeys(source.file_name for source in array.virtual_sources())
         return [os.path.join(folder, name) for name in names if name != "." and "%" not in name]
     store = getattr(array, "store", None)
-    return [store.path] if type(store).__name__ in ("DirectoryStore", "NestedDirectoryStore") else []
+    if store is None or type(store).__name__ not in ("DirectoryStore", "NestedDirectoryStore"):
+        return []
+    return [str(store.path)]
 
 
 def check_sources(paths) -> None:

@@ -46,6 +46,7 @@ from .files import EMD_ENDINGS, emd_nodes, existing, open_hdf5
 _EMD_NODES = ("node", "array", "pointlist", "pointlistarray", "custom")  # emd_group_type
 _READERS = {".npy": read_npy, ".mib": read_merlin, ".raw": read_empad, ".xml": read_empad, ".dm": read_dm,
             ".dm3": read_dm, ".dm4": read_dm, ".gtg": read_k2, ".bin": read_k2}
+_OF_ROSETTASCIIO = {"Velox EMD": "EMD", "Delmic": "Delmic"}  # kinds of HDF5, and names of its readers
 _MAX_AXIS = 2**22  # elements of an axis: a longer one comes from a damaged file, and py4DSTEM makes a list of it
 
 
@@ -186,8 +187,8 @@ def read_contents(path, scan_shape=None) -> FileContents:
     if _is_hdf5(path):
         with _readable(path):
             contents = read_hdf5(path)
-        reader = {"Velox EMD": "EMD", "Delmic": "Delmic"}.get(contents.kind)
-        return read_with_rosettasciio(path, scan_shape, reader) if reader else contents
+        name = _OF_ROSETTASCIIO.get(contents.kind)
+        return read_with_rosettasciio(path, scan_shape, name) if name else contents
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         refuse_known(path)
