@@ -78,6 +78,19 @@ def test_a_guess_must_be_unique_and_agree(stated, found):
     assert scan_shapes.choose_shape(12, (6, 2), stated)[0] == (6, 2)
 
 
+@pytest.mark.parametrize("count, given, shape", [(13, (3, 4), (3, 4)), (15, (3, 4), None), (16, (3, 4), None),
+                                                 (11, (3, 4), (2, 4)), (3, (3, 4), None)])
+def test_frames_more_or_less_than_the_shape_that_is_given(count, given, shape):
+    with pytest.raises(PrenetError):
+        scan_shapes.choose_shape(count, given)
+    if shape is None:  # 15 frames may be rows of 4 with a flyback frame each
+        with pytest.raises(PrenetError):
+            scan_shapes.choose_shape(count, given, grows=True)
+    else:
+        found, flags = scan_shapes.choose_shape(count, given, grows=True)
+        assert found == shape and len(flags) == 1
+
+
 def test_row_ends_are_found_only_where_they_stand_out():
     times = np.cumsum(1000 + RNG.integers(0, 5, 40))
     assert scan_shapes.period_of_gaps(times) is None
@@ -374,6 +387,17 @@ def test_files_of_hyperspy_have_the_right_order_and_sizes(tmp_path, format, name
     is_scan(tmp_path / name, SCAN.reshape(4, 3, 48, 40), scan_shape=(4, 3))
     described = json.loads(run("info", tmp_path / name, "--json").stdout)
     assert described["scan_shape"] == [3, 4] and described["pixel_sizes"]["R"] == [2.5, "nm"]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("format, name", [("hspy", "a.hspy"), ("zspy", "a.zspy"), ("nexus", "a.nxs")])
+def test_spectra_are_no_patterns(tmp_path, format, name):
+    spectra = signal(SCAN)
+    spectra["axes"][2]["navigate"] = True
+    importlib.import_module(f"rsciio.{format}").file_writer(str(tmp_path / name), spectra)
+    refused(tmp_path / name)
+    described = run("info", tmp_path / name, "--json")
+    assert described.exit_code == 0 and json.loads(described.stdout)["scan_shape"] is None
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -486,6 +486,9 @@ _FILES = (
      "The file holds {frames} of {stated} frames; the first {rows} of {stated_rows} rows of {columns} positions are "
      "whole and were opened.",
      "Check whether the acquisition was interrupted, or the shape of the scan is wrong."),
+    ("frames_left_over", WARNING,
+     "The file holds {frames} frames, {extra} more than the scan has positions; the last {extra} were left out.",
+     "Check where the additional frames are: if they come first, all patterns belong to other positions."),
     ("frame_cut_short", WARNING,
      "The file ends within a frame; the {frames} whole frames before it were opened."),
     ("sources_missing", WARNING,

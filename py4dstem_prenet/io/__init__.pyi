@@ -47,6 +47,7 @@ from .files import (
 )
 from .hdf5_files import (
     compression_of as compression_of,
+    has_spectra as has_spectra,
     hyperspy_sizes as hyperspy_sizes,
     open_dataset as open_dataset,
     read_hdf5 as read_hdf5,

@@ -182,7 +182,11 @@ def _is_array(dataset):
 
 
 def _is_other_object(node, kind):
-    """Whether py4DSTEM or Prismatic stored an array as something else than a DataCube: images, slices."""
+    """Whether an array is stored as something else than patterns: images, slices, spectra."""
+    if has_spectra(node.parent, node.dataset.ndim):
+        return True
+    if _text(node.parent.attrs.get("interpretation")) in ("spectrum", "scalar"):  # of NeXus
+        return True
     if kind == "py4DSTEM 0.13":
         return _text(node.parent.attrs.get("py4dstem_class")) not in ("", "DataCube")
     return (kind == "Prismatic" or kind.startswith("py4DSTEM")) and "/data/datacubes/" not in node.path
@@ -456,6 +460,27 @@ def hyperspy_sizes(group, ndim) -> PixelSizes:
     axes = [group[f"axis-{k}"].attrs if f"axis-{k}" in group else {} for k in range(ndim)]
     pairs = [(a.get("scale", 0), _text(a.get("units"))) for a in axes]
     return _split(pairs, ndim)
+
+
+def has_spectra(group, ndim) -> bool:
+    """Return whether HyperSpy's axes beside an array say that its last two axes are no patterns.
+
+    Parameters
+    ----------
+    group : h5py.Group or zarr.Group
+        The group of the array.
+    ndim : int
+        Number of axes.
+
+    Returns
+    -------
+    bool
+        True if the axes are there, and not exactly the last two are those of the signal.
+    """
+    if f"axis-{ndim - 1}" not in group or "navigate" not in group[f"axis-{ndim - 1}"].attrs:
+        return False
+    navigate = [bool(group[f"axis-{k}"].attrs.get("navigate", True)) for k in range(ndim) if f"axis-{k}" in group]
+    return any(navigate[-2:]) or not all(navigate[:-2])
 
 
 def _legacy_sizes(node, sizes):

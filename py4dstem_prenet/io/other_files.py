@@ -10,7 +10,7 @@ import importlib
 import numpy as np
 
 from ..core import PrenetError, budget
-from . import FileContents, OtherData, PixelSizes, StoredArray, heard, hyperspy_sizes
+from . import FileContents, OtherData, PixelSizes, StoredArray, has_spectra, heard, hyperspy_sizes
 
 MAX_ZARR_NODES = 20_000  # groups and arrays of a zarr store that are looked at
 _LOADED = ("tvips",)  # formats that RosettaSciIO always loads as a whole
@@ -138,7 +138,8 @@ def read_zarr(path) -> FileContents:
     arrays, others = [], []
 
     def add(name, array, group):
-        if array.ndim >= 3 and array.size and np.dtype(array.dtype).kind in "iufbc":
+        spectra = group is not None and array.ndim and has_spectra(group, array.ndim)
+        if array.ndim >= 3 and array.size and np.dtype(array.dtype).kind in "iufbc" and not spectra:
             sizes = hyperspy_sizes(group, array.ndim) if group is not None and "axis-0" in group else PixelSizes()
             names = (name.rpartition("/")[0],) if "/" in name else ()
             arrays.append(StoredArray.of(array, name=name, aliases=names, sizes=sizes,

@@ -148,7 +148,8 @@ def choose_shape(count, given, stated=(), grows=False):
     Returns
     -------
     shape : tuple of int
-        (Rx, Ry); Rx * Ry may be less than `count` if the last row of an interrupted scan is incomplete.
+        (Rx, Ry); Rx * Ry may be less than `count` if the last row of an interrupted scan is incomplete, or if there are
+        a few frames more than positions.
     flags : tuple of Flag
         What was left out.
 
@@ -158,11 +159,13 @@ def choose_shape(count, given, stated=(), grows=False):
         If the given shape does not fit, or no shape is certain. The message is the end of a sentence about the file.
     """
     if given is not None:
-        if given[0] * given[1] == count:
+        extra, whole = count - given[0] * given[1], _whole_rows(count, given[1])
+        if extra == 0:
             return given, ()
-        whole = _whole_rows(count, given[1])
-        if grows and given[0] * given[1] > count and whole:
+        if grows and extra < 0 and whole:
             return (whole, given[1]), (_cut_short(count, given),)
+        if grows and 0 < extra < given[1] and count % given[0]:  # too few for a flyback frame in every row
+            return given, (Flag("frames_left_over", {"frames": count, "extra": extra}),)
         raise PrenetError(f"holds {_frames(count)}, which do not fill a scan of {_times(given)}; {_listed(count)}")
     fitting = {}  # by source, which may state several
     for s in stated:
@@ -179,7 +182,7 @@ def choose_shape(count, given, stated=(), grows=False):
             return agreed.pop(), ()
         if count == 1 and grows:
             return (1, 1), ()
-    told = "; ".join(f"{s.source} says {s.rows} x {s.columns}" for s in stated if s.certain)
+    told = "; ".join(f"{s.source} says {s.rows} x {s.columns}{_flyback(count, s)}" for s in stated if s.certain)
     raise PrenetError(f"holds {_frames(count)}, and the shape of the scan is not certain"
                       f"{f' ({told})' if told else ''}; {_listed(count)}")
 
@@ -226,6 +229,14 @@ def _cut_short(count, shape):
     rows = _whole_rows(count, shape[1])
     return Flag("scan_cut_short", {"frames": count, "stated": shape[0] * shape[1], "rows": rows,
                                    "stated_rows": shape[0], "columns": shape[1]})
+
+
+def _flyback(count, stated):
+    """What the number of frames means if the detector also counts while the beam flies back."""
+    columns = count // stated.rows
+    if count % stated.rows or columns <= stated.columns:
+        return ""
+    return f", which with {columns - stated.columns} flyback frames in each row is {stated.rows} x {columns}"
 
 
 def _times(shape):
