@@ -6,7 +6,8 @@ command is its help text.
 
 import json
 import sys
-from contextlib import redirect_stdout
+import warnings
+from contextlib import contextmanager, redirect_stdout
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -104,10 +105,10 @@ def calibrate(
 
     check_output(output)
     good = None if mask is None else load_mask(mask)
-    datacube = _open(file, scan, cube)
-    from . import calibrate, save, use_cluster
+    with _all_to_stderr(as_json):
+        datacube = _open(file, scan, cube)
+        from . import calibrate, save, use_cluster
 
-    with redirect_stdout(sys.stderr if as_json else sys.stdout):
         with use_cluster(scheduler):
             report = calibrate(datacube, mask=good, device=device)
         typer.echo(str(report))
@@ -200,10 +201,10 @@ def report(
     from .io import check_output
 
     check_output(output, (".html", ".htm"))
-    datacube = _open(file, scan, cube)
-    from .review import report
+    with _all_to_stderr(as_json):
+        datacube = _open(file, scan, cube)
+        from .review import report
 
-    with redirect_stdout(sys.stderr if as_json else sys.stdout):
         verdicts = report(datacube, output, device=device)
     from .report import of_verdicts
 
@@ -219,12 +220,12 @@ def info(
     file: Annotated[Path | None, typer.Argument(help="File to describe.")] = None,
     as_json: Json = False,
 ):
-    """Print versions and device, or the contents of a file and how it was processed.
+    """Print versions and device, or what a file is and holds, and how it was processed.
 
-    JSON: versions by package, python, platform, device; or file and contents (path, kind, shape, dtype, compression,
-    record).
+    JSON: versions by package, python, platform, device; or file, kind, contents (path, kind, shape, dtype, compression,
+    record), scan_shape, possible_scan_shapes, pixel_sizes, calibration, flags.
     """
-    with redirect_stdout(sys.stderr if as_json else sys.stdout):
+    with _all_to_stderr(as_json):
         if file is None:
             from .report import of_versions
 
@@ -238,13 +239,30 @@ def info(
     elif file is None:
         typer.echo("\n".join(f"{name}: {value}" for name, value in described.items()))
     else:
-        for part in described["contents"]:
-            kind = "a scan" if part["kind"] == "scan" else part["kind"]
-            shape = "" if part["shape"] is None else f" of shape {tuple(part['shape'])}, {part['dtype']}"
-            compression = f", compressed ({part['compression']})" if part["compression"] else ""
-            typer.echo(f"{part['path'] or described['file']}: {kind}{shape}{compression}")
-            if part["record"]:
-                typer.echo(json.dumps(part["record"], indent=2, ensure_ascii=False))
+        _echo_contents(described)
+
+
+def _echo_contents(described):
+    """Print what `describe_file` returned: a line for each object, and lines for what is known of the scan."""
+    for part in described["contents"]:
+        kind = "a scan" if part["kind"] == "scan" else part["kind"]
+        shape = "" if part["shape"] is None else f" of shape {tuple(part['shape'])}, {part['dtype']}"
+        compression = f", compressed ({part['compression']})" if part["compression"] else ""
+        where = part["path"] or f"{described['file']} ({described['kind']})"
+        typer.echo(f"{where}: {kind}{shape}{compression}")
+        if part["record"]:
+            typer.echo(json.dumps(part["record"], indent=2, ensure_ascii=False))
+    if described["possible_scan_shapes"]:
+        shapes = ", ".join(f"{rows},{columns}" for rows, columns in described["possible_scan_shapes"])
+        typer.echo(f"The shape of the scan is not certain; --scan takes one of {shapes}.")
+    elif described["scan_shape"] and any(part["kind"] == "stack of patterns" for part in described["contents"]):
+        typer.echo(f"The scan is {described['scan_shape'][0]} x {described['scan_shape'][1]}.")
+    for space, (size, unit) in sorted(described["pixel_sizes"].items()):
+        typer.echo(f"{space} pixel size: {size:.6g} {unit}")
+    if described["calibration"]:
+        typer.echo(f"Calibrated: {', '.join(described['calibration'])}.")
+    for flag in described["flags"]:
+        typer.echo(f"{flag['sentence']} {flag['action']}".strip())
 
 
 @app.command()
@@ -379,10 +397,23 @@ def _pair(text, option):
 
 
 def _open(file, scan, cube):
-    """The DataCube in a file."""
+    """The DataCube in a file; what `open` warns of goes to stderr."""
     from .io import open as open_scan
 
-    return open_scan(file, None if scan is None else _pair(scan, "--scan"), cube)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", UserWarning)
+        datacube = open_scan(file, None if scan is None else _pair(scan, "--scan"), cube)
+    for warning in told:
+        if warning.category is UserWarning:
+            typer.echo(f"prenet: {warning.message}", err=True)
+    return datacube
+
+
+@contextmanager
+def _all_to_stderr(wanted):
+    """Keep stdout for the JSON object: all that is printed meanwhile goes to stderr."""
+    with redirect_stdout(sys.stderr if wanted else sys.stdout):
+        yield
 
 
 def _fail(reason, code=1):

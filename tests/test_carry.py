@@ -202,6 +202,16 @@ def test_measured_again_with_py4dstem(cube):
     assert calibrations.SIGMA not in new.treekeys and new.prenet.check().current
 
 
+def test_a_mean_origin_that_get_probe_size_moved(cube):
+    origin = cube.calibration.get_origin()
+    cube.get_probe_size(cube.data[0, 0], plot=False)  # its center becomes the mean of all positions
+    found = cube.prenet.check()
+    assert found.stale == ("mean origin",) and found.decision.has("mean_origin_moved")
+    np.testing.assert_array_equal(cube.calibration.get_origin(), origin)
+    cube.calibration.set_origin(origin)  # what the flag says
+    assert cube.prenet.check().current
+
+
 def test_maps_that_py4dstem_wrote():
     cube, qx0, qy0 = beams()
     assert cube.prenet.check().stale == ("origin",) and cube.prenet.check().decision.has("calibration_missing")

@@ -1,5 +1,8 @@
 """`as_scan`: one protocol over all that can hold a scan; the same patterns and blocks, and the same refusals."""
 
+import types
+
+import dask.array
 import h5py
 import numpy as np
 import py4DSTEM
@@ -118,14 +121,60 @@ def test_a_sample_refuses_what_it_does_not_hold(values):
 
 @pytest.mark.parametrize("data", [
     np.zeros((64, 64)), np.zeros((3, 64, 64)), [[1.0]], "scan.h5", None, np.zeros((0, 4, 64, 64)),
-    np.zeros((2, 2, 31, 64)), np.zeros((2, 2, 64, 31)), np.zeros((2, 2, 64, 64), bool),
+    np.zeros((2, 2, 31, 64)), np.zeros((2, 2, 64, 31)), types.SimpleNamespace(shape=(2, 2, 64, 64), dtype="torch.x"),
     np.zeros((2, 2, 64, 64), complex), np.zeros((2, 2, 64, 64), object), np.ma.zeros((2, 2, 64, 64))],
-    ids=["one pattern", "three axes", "a list", "a path", "nothing", "empty", "few rows", "few columns", "bool",
+    ids=["one pattern", "three axes", "a list", "a path", "nothing", "empty", "few rows", "few columns", "strange",
          "complex", "objects", "masked"])
 def test_what_is_no_scan_is_refused_in_one_sentence(data):
     with pytest.raises(PrenetError) as refused:
         as_scan(data)
     assert str(refused.value).endswith(".") and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", ["memory", "memory map", "hdf5", "chunks", "dask", "torch"])
+def test_truth_values_are_one_bit_counts(values, tmp_path, kind):
+    bits = np.asarray(values) > np.median(values)
+    if kind == "memory map":
+        np.save(tmp_path / "a.npy", bits)
+        data = np.load(tmp_path / "a.npy", mmap_mode="r")
+    elif kind in ("hdf5", "chunks"):
+        options = dict(chunks=(2, 3, *bits.shape[2:]), compression="gzip") if kind == "chunks" else {}
+        data = h5py.File(tmp_path / "a.h5", "w").create_dataset("a", data=bits, **options)
+    elif kind == "torch":
+        data = pytest.importorskip("torch").from_numpy(bits)
+    else:
+        data = bits if kind == "memory" else dask.array.from_array(bits, chunks=(2, 2, *bits.shape[2:]))
+    scan = as_scan(data)
+    whole = scan.read(np.arange(scan.size))
+    assert scan.dtype == whole.dtype == np.uint8
+    np.testing.assert_array_equal(whole.reshape(bits.shape), bits)
+    np.testing.assert_array_equal(scan.read([3, 7, 8]), bits.reshape(-1, *bits.shape[2:])[[3, 7, 8]])
+
+
+def test_data_on_a_gpu_are_refused():
+    class ndarray:  # as cupy's
+        shape, dtype = (2, 2, 64, 64), np.dtype("u2")
+
+    ndarray.__module__ = "cupy"
+    with pytest.raises(PrenetError):
+        as_scan(ndarray())
+
+
+def test_a_virtual_data_set_whose_sources_vanish_is_no_zeros(values, tmp_path):
+    flat = np.asarray(values).reshape(-1, *values.shape[2:])
+    layout = h5py.VirtualLayout(values.shape, values.dtype)
+    for row, part in enumerate(values):
+        with h5py.File(tmp_path / f"{row}.h5", "w") as file:
+            file["a"] = part
+        layout[row] = h5py.VirtualSource(f"{row}.h5", "a", part.shape)
+    with h5py.File(tmp_path / "v.h5", "w") as file:
+        file.create_virtual_dataset("a", layout)
+    with h5py.File(tmp_path / "v.h5") as file:
+        scan = as_scan(file["a"])
+        np.testing.assert_array_equal(scan.read(np.arange(scan.size)), flat)
+        (tmp_path / "1.h5").unlink()
+        with pytest.raises(PrenetError):
+            scan.read(np.arange(scan.size))
 
 
 def test_nothing_is_read_before_it_is_asked_for():

@@ -49,7 +49,14 @@ from .robust import (
     robust_sigma as robust_sigma,
 )
 from .sampling import sample_positions as sample_positions, spread_positions as spread_positions
-from .scan import MIN_SIDE as MIN_SIDE, SampledScan as SampledScan, Scan as Scan, as_scan as as_scan
+from .scan import (
+    MIN_SIDE as MIN_SIDE,
+    SampledScan as SampledScan,
+    Scan as Scan,
+    as_scan as as_scan,
+    check_sources as check_sources,
+    silent_sources as silent_sources,
+)
 from .slopes import (
     ATTENUATED as ATTENUATED,
     EXAGGERATED as EXAGGERATED,

@@ -429,6 +429,10 @@ _CALIBRATION = (
     ("origin_outside", REFUSAL,
      "The {name} lies at ({qx0:.0f}, {qy0:.0f}) px, outside patterns of {now} pixels.",
      "Crop and bin with datacube.prenet.crop_Q and bin_Q, which keep the calibration, or calibrate again."),
+    ("mean_origin_moved", WARNING,
+     "The mean origin in the calibration is ({dx:+.2f}, {dy:+.2f}) px from the mean of the origin maps, as after "
+     "get_probe_size(); the axes of the cube follow it.",
+     "Call datacube.calibration.set_origin(datacube.calibration.get_origin())."),
     ("radius_stale", REFUSAL,
      "The probe radius was measured in patterns of another size."),
     ("fit_stale", REFUSAL,
@@ -492,6 +496,30 @@ _DENOISING = (
     ("fine_tuning_refused", REFUSAL,
      "Fine-tuning was not tried, since the network would learn the noise of these data. No weights were written."),
 )
+_FILES = (
+    ("scan_cut_short", WARNING,
+     "The file holds {frames} of {stated} frames; the first {rows} of {stated_rows} rows of {columns} positions are "
+     "whole and were opened.",
+     "Check whether the acquisition was interrupted, or the shape of the scan is wrong."),
+    ("frames_left_over", WARNING,
+     "The file holds {frames} frames, {extra} more than the scan has positions; the last {extra} were left out.",
+     "Check where the additional frames are: if they come first, all patterns belong to other positions."),
+    ("frame_cut_short", WARNING,
+     "The file ends within a frame; the {frames} whole frames before it were opened."),
+    ("sources_missing", WARNING,
+     "{count} files that {name} links to are missing, beginning with {first}; what is there was opened.",
+     "Copy the files into the folder of the file that links to them."),
+    ("pixel_sizes_differ", WARNING,
+     "The pixel sizes of the two {space} axes differ ({first:.4g} and {second:.4g} {unit}); py4DSTEM holds one, the "
+     "first."),
+    ("pixel_size_unknown", WARNING,
+     "The {space} pixel size in the file, {size:.4g} {unit}, is not in a unit of a {space} axis, and was left out."),
+    ("pixel_size_on_camera", WARNING,
+     "The Q pixel size, {size:.4g} {unit}, is a length on the camera, and the file states no camera length.",
+     "Calibrate the pixel size, for example with a standard."),
+    ("reader_warned", WARNING,
+     "The reader of the file says: {text}"),
+)
 _LIVE = (
     ("alarm_beam_lost", WARNING,
      "{count} consecutive positions {look}, starting at scan row {row}, column {column}; {state}."),
@@ -515,6 +543,6 @@ _LIVE = (
 FLAGS: dict[str, FlagKind] = {
     row[0]: FlagKind(row[0], stage, *row[1:])
     for stage, rows in (("detector", _DETECTOR), ("origin", _ORIGIN), ("descan", _DESCAN), ("ellipse", _ELLIPSE),
-                        ("calibration", _CALIBRATION), ("denoising", _DENOISING), ("live", _LIVE))
+                        ("calibration", _CALIBRATION), ("denoising", _DENOISING), ("files", _FILES), ("live", _LIVE))
     for row in rows
 }

@@ -92,6 +92,8 @@ class Job:
             A pattern holds NaN or infinity.
         """
         block = np.asarray(selected)
+        if block.dtype == bool:
+            block = block.view(np.uint8)  # one-bit counts
         if block is not selected or not block.flags.owndata:
             block = np.array(block)
         block = block.reshape(-1, *block.shape[-2:])

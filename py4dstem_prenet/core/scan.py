@@ -7,6 +7,7 @@ scan. `as_scan` is the only place that asks what kind of data it was given; ever
 
 from __future__ import annotations
 
+import errno
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ import numpy as np
 
 from . import PrenetError, UnchangedFile, longest_part, parts, plan_reading
 
+READING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, EOFError)  # of files that vanish or end while read
 MIN_SIDE = 32  # pixels along each side of a pattern; smaller ones have no room for a disk and its surroundings
 
 
@@ -206,6 +208,9 @@ class Scan(ABC):
             except PrenetError:
                 file.check()  # a file that is being written looks damaged
                 raise
+            except READING_ERRORS as error:
+                file.check()
+                raise PrenetError(self.describe_failure(job.index, error)) from error
 
         # Leaving the executor waits for the read that is under way, so that closing the generator early leaks no
         # thread and the caller may close the file.
@@ -238,6 +243,48 @@ class Scan(ABC):
         return out
 
 
+# --- files that vanish --------------------------------------------------------------------------------------
+def silent_sources(array) -> list[str]:
+    """List the files of an array that give zeros, instead of an error, when they are missing.
+
+    Parameters
+    ----------
+    array : array_like
+        Any array; HDF5 fills what a virtual data set lacks, and zarr every chunk that is not there.
+
+    Returns
+    -------
+    list of str
+        Their paths.
+    """
+    if isinstance(array, h5py.Dataset) and array.is_virtual:
+        folder = os.path.dirname(os.path.abspath(array.file.filename))
+        names = dict.fromkeys(source.file_name for source in array.virtual_sources())
+        return [os.path.join(folder, name) for name in names if name != "." and "%" not in name]
+    store = getattr(array, "store", None)
+    if store is None or type(store).__name__ not in ("DirectoryStore", "NestedDirectoryStore"):
+        return []
+    return [str(store.path)]
+
+
+def check_sources(paths) -> None:
+    """Check that files are still there.
+
+    Parameters
+    ----------
+    paths : list of str
+        What `silent_sources` returned.
+
+    Raises
+    ------
+    FileNotFoundError
+        If one has vanished.
+    """
+    for path in paths:
+        if not os.path.exists(path):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+
+
 # --- implementations ----------------------------------------------------------------------------------------
 class SlicedScan(Scan):
     """A scan in any object that has a shape and a type and slices like an array, such as a zarr array.
@@ -250,13 +297,17 @@ class SlicedScan(Scan):
 
     def __init__(self, array):
         self.array = array
-        shape = tuple(int(n) for n in array.shape)
-        self.scan_shape, self.pattern_shape, self.dtype = shape[:2], shape[2:], np.dtype(array.dtype)
+        shape, dtype = tuple(int(n) for n in array.shape), np.dtype(array.dtype)
+        self.scan_shape, self.pattern_shape = shape[:2], shape[2:]
+        self.dtype = np.dtype(np.uint8) if dtype.kind == "b" else dtype  # truth values are one-bit counts
+        self._sources = silent_sources(array)
 
     def read_tile(self, tile):
+        check_sources(self._sources)
         return self.array[tile]
 
     def read_points(self, rows, columns, key):
+        check_sources(self._sources)
         block = np.empty((len(rows), *self.pattern_shape), self.dtype)
         for k in np.unique(key):  # of each storage chunk, the part that holds all wanted positions
             at = np.flatnonzero(key == k)
@@ -425,6 +476,21 @@ def _reopen_memory_map(path, dtype, shape, strides, start):
 
 
 # --- the door -----------------------------------------------------------------------------------------------
+def _in_host_memory(array):
+    """The array itself, or that behind a tensor of torch or an array of xarray; refused if it lies on a GPU."""
+    home = type(array).__module__.split(".")[0]
+    on_gpu = home == "cupy" or getattr(getattr(array, "device", None), "type", "cpu") != "cpu"
+    if on_gpu:
+        call = "array.cpu().numpy()" if home == "torch" else "cupy.asnumpy(array)"
+        raise PrenetError(f"The data lie on a GPU; give them as {call}, and the GPU will be used where it helps.")
+    if home == "torch":
+        try:
+            return array.detach().numpy()
+        except (TypeError, RuntimeError) as error:
+            raise PrenetError(f"This tensor cannot be used ({error}); convert it to float32 first.") from error
+    return array.data if home == "xarray" else array
+
+
 def as_scan(data) -> Scan:
     """Make a `Scan` of data, without reading any of them.
 
@@ -457,6 +523,7 @@ def as_scan(data) -> Scan:
     array = data.data if hasattr(data, "R_Nx") else data  # an array's own `data` is its buffer
     if isinstance(array, Scan):
         return array
+    array = _in_host_memory(array)
     shape = getattr(array, "shape", None)
     if shape is None or len(shape) != 4:
         found = "something without a shape" if shape is None else f"an array of shape {tuple(shape)}"
@@ -465,8 +532,12 @@ def as_scan(data) -> Scan:
             "give a single pattern as pattern[None, None]."
         )
     rx, ry, qx, qy = shape
-    dtype = np.dtype(array.dtype)
-    if dtype.kind not in "iuf":
+    try:
+        dtype = np.dtype(array.dtype)
+    except (TypeError, AttributeError):
+        raise PrenetError(f"Data in a {type(array).__module__}.{type(array).__name__} cannot be used; convert them "
+                          "with numpy.asarray first.") from None
+    if dtype.kind not in "iufb":
         raise PrenetError(
             f"The data are of type {dtype}, but intensities must be integer or floating-point numbers; "
             "convert them first (for example data.astype('float32'))."

@@ -28,11 +28,13 @@ from .calibrations import (
 from .dataset_scan import DatasetScan as DatasetScan
 from .describing import describe_file as describe_file
 from .emd_files import load_calibration as load_calibration, resumable_cube as resumable_cube, save as save
+from .empad_files import read_empad as read_empad
 from .files import (
     EMD_ENDINGS as EMD_ENDINGS,
     Unfinished as Unfinished,
     check_output as check_output,
     check_space as check_space,
+    contiguous_offset as contiguous_offset,
     emd_nodes as emd_nodes,
     existing as existing,
     in_chunks as in_chunks,
@@ -43,4 +45,52 @@ from .files import (
     save_scan as save_scan,
     stored_json as stored_json,
 )
-from .opening import open as open
+from .hdf5_files import (
+    compression_of as compression_of,
+    has_spectra as has_spectra,
+    hyperspy_sizes as hyperspy_sizes,
+    open_dataset as open_dataset,
+    read_hdf5 as read_hdf5,
+)
+from .merlin_files import read_merlin as read_merlin
+from .opening import (
+    is_emd as is_emd,
+    open as open,
+    read_contents as read_contents,
+    readable_path as readable_path,
+)
+from .other_files import (
+    first_line as first_line,
+    is_zarr as is_zarr,
+    read_dm as read_dm,
+    read_k2 as read_k2,
+    read_npy as read_npy,
+    read_with_rosettasciio as read_with_rosettasciio,
+    read_zarr as read_zarr,
+    refuse_known as refuse_known,
+)
+from .pixel_sizes import PixelSizes as PixelSizes, write_pixel_sizes as write_pixel_sizes
+from .readback import (
+    check_names as check_names,
+    check_readable as check_readable,
+    check_sums as check_sums,
+    checksum as checksum,
+    use_stock_classes as use_stock_classes,
+)
+from .scan_shapes import (
+    StatedShape as StatedShape,
+    checked_shape as checked_shape,
+    choose_shape as choose_shape,
+    period_of_gaps as period_of_gaps,
+    possible_shapes as possible_shapes,
+    shapes_in_name as shapes_in_name,
+)
+from .stored import (
+    FileContents as FileContents,
+    OtherData as OtherData,
+    StoredArray as StoredArray,
+    choose_array as choose_array,
+    decide_shape as decide_shape,
+    heard as heard,
+    load_shaped as load_shaped,
+)

@@ -3,9 +3,26 @@
 import json
 
 import h5py
+from emdfile import Metadata
 
 from ..core import PrenetError
-from . import EMD_ENDINGS, emd_nodes, existing, open as open_cube, open_hdf5, stored_json
+from . import (
+    choose_array,
+    compression_of,
+    decide_shape,
+    emd_nodes,
+    is_emd,
+    open_hdf5,
+    possible_shapes,
+    read_contents,
+    readable_path,
+    stored_json,
+    to_json,
+)
+
+MAX_SHAPES_LISTED = 20  # possible shapes of a scan
+_CALIBRATED = {"origin_meas": "qx0_meas", "origin": "qx0", "ellipse": "a", "rotation": "QR_rotation",
+               "probe radius": "probe_semiangle"}  # what is set: entry of py4DSTEM's calibration
 
 
 def describe_file(path):
@@ -14,20 +31,22 @@ def describe_file(path):
     Parameters
     ----------
     path : str or pathlib.Path
-        An EMD file, any other HDF5 file, or a file that `py4dstem_prenet.open` reads.
+        Any file that `py4dstem_prenet.open` reads, or another HDF5 file.
 
     Returns
     -------
     dict
-        "file", the path, and "contents", a list with one dict for each object in the file: "path" inside the file,
-        "kind" (the class name in an EMD file, "data set" in other HDF5 files, "scan" elsewhere), "shape" and
-        "dtype" (None where the object has no data), "compression" (names of the HDF5 filters, or None) and "record"
-        (the provenance that this package stored, or None).
+        "file", the path; "kind", what the file is; "contents", a list with one dict for each object in the file: "path"
+        inside the file, "kind" (the class name in an EMD file, otherwise "scan", "stack of patterns" or "data set"),
+        "shape" and "dtype" (None where the object has no data), "compression" (names of the filters, or None) and
+        "record" (the provenance that this package stored, or None). For the scan that `open` would return: "scan_shape"
+        (None if it is not certain), "possible_scan_shapes" (where it is not), "pixel_sizes" ({"R" or "Q": [size,
+        unit]}), "calibration" (names of what is set) and "flags".
 
     Raises
     ------
     PrenetError
-        If the file is missing, cannot be read, or holds no data.
+        If the file is missing, cannot be read, holds no data, or must be converted first.
 
     Examples
     --------
@@ -37,58 +56,83 @@ def describe_file(path):
     ...     path = Path(folder) / "plain.h5"
     ...     with h5py.File(path, "w") as file:
     ...         _ = file.create_dataset("counts", (2, 3, 32, 32), "u2", compression="gzip")
-    ...     content, = describe_file(path)["contents"]
+    ...     described = describe_file(path)
+    >>> content, = described["contents"]
     >>> content["path"], content["shape"], content["dtype"], content["compression"]
     ('counts', [2, 3, 32, 32], 'uint16', 'deflate')
+    >>> described["scan_shape"]
+    [2, 3]
     """
-    path = existing(path)
-    if path.suffix.lower() in EMD_ENDINGS or h5py.is_hdf5(path):
-        contents = _hdf5_contents(path)
-    else:
-        contents = [_entry("", "scan", open_cube(path).data)]
-    return {"file": str(path), "contents": contents}
+    path = readable_path(path)
+    if is_emd(path):
+        described = _describe_emd(path)
+        if described["contents"]:
+            return described
+    contents = read_contents(path)
+    if not contents.arrays and not contents.others:
+        raise PrenetError(f"{path} ({contents.kind}) holds no data{f'; {contents.hint}' if contents.hint else ''}.")
+    listed = [_entry(a.name, "scan" if a.ndim == 4 else "stack of patterns", a.shape, a.dtype, a.compression)
+              for a in contents.arrays]
+    listed += [_entry(d.name, d.kind, d.shape, d.dtype, d.compression) for d in contents.others]
+    listed.sort(key=lambda part: part["path"])
+    return {"file": str(path), "kind": contents.kind, "contents": listed} | _described_scan(contents, path)
 
 
-def _hdf5_contents(path):
-    """Entries of an HDF5 file: the EMD nodes, or all data sets where there is no node."""
+def _described_scan(contents, path):
+    """What is known of the scan that `open` would return."""
+    scan = {"scan_shape": None, "possible_scan_shapes": [], "pixel_sizes": {}, "calibration": [], "flags": []}
+    try:
+        array = choose_array(contents, path)
+    except PrenetError:
+        return scan
+    sizes, flags = array.sizes.in_units_of_py4dstem()
+    flags = [*contents.flags, *array.flags, *flags]
+    try:
+        shape, left_out = decide_shape(array, path)
+        scan["scan_shape"] = list(shape)
+        flags += left_out
+    except PrenetError:
+        scan["possible_scan_shapes"] = [list(s) for s in possible_shapes(array.count)[:MAX_SHAPES_LISTED]]
+    return scan | {"pixel_sizes": {space: list(size) for space, size in sizes.items()},
+                   "calibration": _set_entries(array.calibration or {}), "flags": [flag.to_json() for flag in flags]}
+
+
+def _describe_emd(path):
+    """The nodes of an EMD 1.0 file."""
     try:
         with open_hdf5(path) as file:
-            contents = [_emd_entry(file[where], where, kind) for where, kind in emd_nodes(file).items()
-                        if kind != "Metadata"] or _data_sets(file)
+            nodes = emd_nodes(file)
+            contents = [_emd_entry(file[where], where, kind) for where, kind in nodes.items() if kind != "Metadata"]
+            cubes = [where for where, kind in nodes.items() if kind == "DataCube"]
+            values = [_calibration_values(file[where]) for where, kind in nodes.items() if kind == "Calibration"]
+            shape = [int(n) for n in file[cubes[0]]["data"].shape[:2]] if len(cubes) == 1 else None
     except PrenetError:
         raise
     except Exception as error:  # HDF5 reports a damaged file by errors of many types
         raise PrenetError(f"{path} is damaged and cannot be described ({error}).") from error
-    if not contents:
-        raise PrenetError(f"{path} is an HDF5 file without any data set.")
-    return contents
+    values = values[0] if len(values) == 1 else {}
+    sizes = {space: [values[f"{space}_pixel_size"], values.get(f"{space}_pixel_units")] for space in "RQ"
+             if values.get(f"{space}_pixel_units") not in (None, "pixels")}
+    return {"file": str(path), "kind": "EMD 1.0", "contents": contents, "scan_shape": shape, "possible_scan_shapes": [],
+            "pixel_sizes": to_json(sizes), "calibration": _set_entries(values), "flags": []}
+
+
+def _calibration_values(group):
+    return Metadata.from_h5(group)._params
+
+
+def _set_entries(values):
+    return [name for name, entry in _CALIBRATED.items() if values.get(entry) is not None]
 
 
 def _emd_entry(group, where, kind):
-    record = stored_json(group)
-    return _entry(where, kind, group.get("data"), json.loads(record) if record else None)
+    record, data = stored_json(group), group.get("data")
+    record = json.loads(record) if record else None
+    if not isinstance(data, h5py.Dataset):
+        return _entry(where, kind, record=record)
+    return _entry(where, kind, data.shape or (), data.dtype, compression_of(data), record)
 
 
-def _data_sets(file):
-    found = []
-
-    def add(where, node):
-        if isinstance(node, h5py.Dataset):
-            found.append(_entry(where, "data set", node))
-
-    file.visititems(add)
-    return found
-
-
-def _entry(where, kind, data, record=None):
-    return {"path": where, "kind": kind, "shape": None if data is None else [int(n) for n in data.shape or ()],
-            "dtype": None if data is None else str(data.dtype),
-            "compression": _compression(data) if isinstance(data, h5py.Dataset) else None, "record": record}
-
-
-def _compression(dataset):
-    """Names of the filters of a data set as HDF5 stores them; None where there is none."""
-    stored = dataset.id.get_create_plist()
-    filters = [stored.get_filter(k) for k in range(stored.get_nfilters())]
-    names = [name.decode(errors="replace").split(";")[0] or f"filter {number}" for number, _, _, name in filters]
-    return ", ".join(names) or None
+def _entry(where, kind, shape=None, dtype=None, compression=None, record=None):
+    return {"path": where, "kind": kind, "shape": None if shape is None else [int(n) for n in shape],
+            "dtype": None if dtype is None else str(dtype), "compression": compression, "record": record}

@@ -18,8 +18,11 @@ from . import (
     Unfinished,
     all_or_none,
     calibration_of,
+    check_names,
+    check_readable,
     check_space,
-    emd_nodes,
+    check_sums,
+    checksum,
     existing,
     in_chunks,
     new_file,
@@ -29,6 +32,7 @@ from . import (
     sigma_slice,
     stored_json,
     to_json,
+    use_stock_classes,
 )
 
 MAX_TABLE_BYTES = 2**16  # bytes of the tables of an HDF5 file, beside those of its data
@@ -40,7 +44,9 @@ def save(datacube, path, data=True):
     """Save a cube, its calibration, tree and provenance as a new EMD file that any py4DSTEM reads.
 
     The file appears complete or not at all, and never replaces another file. Data on disk are copied in bounded memory.
-    A StrainMap in the tree is saved as a RealSlice of the same maps, because py4DSTEM cannot read a StrainMap.
+    Before the data are written py4DSTEM reads back everything else, and at the end a checksum of the data is compared
+    with that of the file. A StrainMap in the tree is saved as a RealSlice of the same maps, because py4DSTEM cannot
+    read a StrainMap; an object of a subclass is saved as one of py4DSTEM's class.
 
     Parameters
     ----------
@@ -54,7 +60,8 @@ def save(datacube, path, data=True):
     Raises
     ------
     PrenetError
-        If the file exists or cannot be written, or py4DSTEM cannot save the contents of the cube.
+        If the file exists or cannot be written, or py4DSTEM cannot save the contents of the cube, or would not read
+        them back.
 
     Examples
     --------
@@ -77,14 +84,21 @@ def save(datacube, path, data=True):
             raise PrenetError("The cube has no calibration to save; call datacube.prenet.calibrate() first.")
         with new_file(path, EMD_ENDINGS) as partial:
             check_space(path, 0)
-            _save(_calibration_only(datacube), partial, path)
+            _save(calibration := _calibration_only(datacube), partial, path)
+            check_readable(partial, calibration, path)
         return
     source = datacube.data
-    with new_cube(datacube, path, source.dtype) as target:
-        rows = range(0, source.shape[0], _rows_at_once(source))
-        for start in tqdm(rows, desc="saving", unit=" blocks", delay=2):  # seconds
-            block = np.s_[start : start + rows.step]
-            target[block] = np.asarray(source[block])
+    rows = range(0, source.shape[0], _rows_at_once(source))
+    blocks = [np.s_[start : start + rows.step] for start in rows]
+    with new_file(path, EMD_ENDINGS) as partial:
+        _save_without_data(datacube, partial, path, source.dtype)
+        where, sums = f"{datacube.root.name}/{datacube.name}/data", []
+        with _write_errors(path), h5py.File(partial, "r+") as file:
+            for block in tqdm(blocks, desc="saving", unit=" blocks", delay=2):  # seconds
+                values = np.asarray(source[block])
+                file[where][block] = values
+                sums.append(checksum(values))
+        check_sums(partial, where, zip(blocks, sums, strict=True), path)
 
 
 @contextmanager
@@ -155,12 +169,13 @@ def _save_without_data(datacube, partial, path, dtype):
     # emdfile loads the data into memory, so it gets an array of one number, which is replaced in the file.
     shell = copy.copy(datacube)
     shell.data = np.zeros((1, 1, 1, 1), dtype)
+    check_names(shell, path)
     _save(shell, partial, path)
+    with _write_errors(path), h5py.File(partial, "r+") as file:
+        use_stock_classes(file, shell)
+    check_readable(partial, shell, path)
     reserve(partial, size + MAX_TABLE_BYTES)
     with _write_errors(path), h5py.File(partial, "r+", libver=("v110", "v110")) as file:
-        for where, kind in emd_nodes(file).items():
-            if kind == "StrainMap":  # py4DSTEM cannot read one, and fails on the whole file
-                file[where].attrs["python_class"] = "RealSlice"
         group = file[datacube.root.name][datacube.name]
         units = group["data"].attrs["units"]
         del group["data"]

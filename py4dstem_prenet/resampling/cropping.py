@@ -28,6 +28,7 @@ from ..io import (
     write_provenance,
 )
 
+MAX_ROUNDING_PX = 1e-3  # of a mean that another program or version computed
 _ORIGIN = ("qx0", "qy0", "qx0_meas", "qy0_meas")
 
 
@@ -77,6 +78,9 @@ def check_calibration(datacube) -> CalibrationCheck:
     fitted = signed.get("origin")
     if "origin" not in found and fitted and fitted["unchanged"] and not fitted["measured"]:
         found["origin"] = Flag("fit_stale")
+    moved = _moved_mean(calibration)
+    if moved is not None and "origin" not in found:
+        found["mean origin"] = moved
     if SIGMA in datacube.treekeys and not sigma_is_current(datacube):
         found["sigma"] = Flag("sigma_stale")
     for name, vectors in _bragg_vectors(datacube):
@@ -84,6 +88,15 @@ def check_calibration(datacube) -> CalibrationCheck:
             found[name] = Flag("bragg_vectors_stale", {"name": name, "was": _by((*vectors.Rshape, *vectors.Qshape))})
     flags = tuple(found.values()) or (Flag("calibration_current"),)
     return CalibrationCheck(tuple(found), Decision(not found, flags))
+
+
+def _moved_mean(calibration):
+    """A flag if the mean origin is not that of the maps; None if it is, or there are no maps."""
+    origin, means = calibration.get_origin(), (calibration.get_qx0_mean(), calibration.get_qy0_mean())
+    if origin is None or None in means:
+        return None
+    dx, dy = (float(mean - np.mean(values)) for mean, values in zip(means, origin, strict=True))
+    return None if max(abs(dx), abs(dy)) <= MAX_ROUNDING_PX else Flag("mean_origin_moved", {"dx": dx, "dy": dy})
 
 
 def _has_origin(calibration):

@@ -35,7 +35,7 @@ def nothing(group, name, flag, made, make):
 
 # --- shapes and types ---------------------------------------------------------------------------------------
 
-for dtype, shown in (("bool", "bool"), ("complex64", "complex64"), ("object", "object"), ("M8[s]", "datetime64[s]"),
+for dtype, shown in (("complex64", "complex64"), ("object", "object"), ("M8[s]", "datetime64[s]"),
                      ("U5", "<U5")):
     refused("Type", shown.lstrip("<"), f"counts as {dtype}",
             lambda dtype=dtype: counts(np.int64)[:2, :2].astype(dtype))
@@ -43,6 +43,7 @@ for dtype, name in ((">u2", "big-endian integers"), (">f4", "big-endian floats")
                     ("i1", "int8")):
     answered("Type", name, lambda dtype=dtype: np.minimum(counts(), 127).astype(dtype), f"counts as {dtype}",
              clean=(lambda: scan().clean) if dtype in ("f2", "u8") else None)
+answered("Type", "truth values", lambda: counts() > 0, "one-bit counts")
 case("Type", "a masked array", "refused", "numpy.ma around the counts")(
     lambda bench: bench.refused_data(np.ma.masked_array(counts())))
 answered("Type", "axes in reverse order of memory", lambda: np.asfortranarray(counts()), "numpy.asfortranarray")

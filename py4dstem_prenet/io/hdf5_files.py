@@ -1,0 +1,527 @@
+"""Find the arrays of any HDF5 file: links and virtual sources followed, stacks in several files joined.
+
+Known layouts (HyperSpy, EMD of NCEM, py4DSTEM before 0.14, Prismatic, abTEM, NeXus, DECTRIS) tell the order of the
+axes, pixel sizes and the shape of the scan; in others the axes are taken as (Rx, Ry, Qx, Qy).
+"""
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from ..core import Flag, PrenetError, silent_sources
+from . import FileContents, OtherData, PixelSizes, StatedShape, StoredArray, contiguous_offset, open_hdf5
+
+MAX_NODES = 20_000  # groups and data sets of a file that are looked at
+MAX_LINKS = 30  # one after another
+MAX_SOURCES = 200  # files of a virtual data set whose existence is checked
+_STACK = re.compile(r"data_(\d+)")  # DECTRIS' names of the parts of a stack
+_PATTERN_UNIT = re.compile(r"1 ?/|-1|rad")
+
+
+@dataclass(frozen=True)
+class _Node:
+    """A data set: the first path that leads to it, the file and the path where it is, and the group that holds it."""
+
+    path: str
+    file: str
+    inner: str
+    dataset: h5py.Dataset
+    parent: h5py.Group
+
+
+class _Walk:
+    """All data sets of an open file, with links followed, each once; and the links that lead nowhere."""
+
+    def __init__(self, file):
+        self.nodes, self.aliases, self.broken, self._seen = [], {}, [], {}
+        self._visit(file, "", file, "")
+
+    def _visit(self, group, path, file, inner):
+        for key in group:
+            if len(self._seen) > MAX_NODES:
+                return
+            where, link = f"{path}/{key}".lstrip("/"), group.get(key, getlink=True)
+            try:
+                node = group[key]
+            except (KeyError, OSError):
+                target = getattr(link, "path", "?")
+                external = isinstance(link, h5py.ExternalLink)
+                self.broken.append((where, f"{link.filename}:{target}" if external else target))
+                continue
+            known = self._seen.setdefault((node.file.filename, h5py.h5o.get_info(node.id).addr), where)
+            if known != where:
+                self.aliases.setdefault(known, []).append(where)
+                continue
+            home, place = file, f"{inner}/{key}"
+            if not isinstance(link, h5py.HardLink):
+                home, place = _locate(home, place)
+            if isinstance(node, h5py.Dataset):
+                self.nodes.append(_Node(where, home.filename, place, node, group))
+            elif isinstance(node, h5py.Group):
+                self._visit(node, where, home, place)
+
+
+def _locate(file, where, depth=0):
+    """The file that a path leads to, links followed, and the path there: h5py knows only the path it came by."""
+    group, passed, left = file, "", [part for part in where.split("/") if part]
+    while left and depth < MAX_LINKS:
+        link = group.get(left[0], getlink=True)
+        rest = "/".join(left[1:])
+        if isinstance(link, h5py.ExternalLink):
+            return _locate(group[left[0]].file, f"{link.path}/{rest}", depth + 1)
+        if isinstance(link, h5py.SoftLink):
+            target = link.path if link.path.startswith("/") else f"{passed}/{link.path}"
+            return _locate(file, f"{target}/{rest}", depth + 1)
+        group, passed, left = group[left[0]], f"{passed}/{left[0]}", left[1:]
+    return file, passed
+
+
+def read_hdf5(path) -> FileContents:
+    """Find the arrays of an HDF5 file that may be scans.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file.
+
+    Returns
+    -------
+    FileContents
+        What it holds; the data stay in the file.
+
+    Raises
+    ------
+    PrenetError
+        If it is damaged, or holds data that must be converted first, or the files that it links to are missing.
+    """
+    with open_hdf5(path) as file:
+        kind = kind_of_hdf5(file)
+        return _contents(path, file, kind, _Walk(file))
+
+
+def _contents(path, file, kind, walk):
+    _refuse_events(path, walk)
+    parts = _stack_parts(path, walk)
+    joined = {id(node) for nodes in parts.values() for node in nodes}
+    arrays, others = [], []
+    for node in walk.nodes:
+        if id(node) in joined:
+            continue
+        aliases = tuple(walk.aliases.get(node.path, ()))
+        if _is_array(node.dataset) and not _is_other_object(node, kind):
+            arrays.append(_array(path, node, kind, aliases))
+        else:
+            found = node.dataset
+            others.append(OtherData(node.path, found.shape or (), found.dtype, compression=compression_of(found)
+                                    if found.chunks else None))
+    arrays += [_joined(path, where, nodes, walk) for where, nodes in parts.items()]
+    if walk.broken and not arrays:
+        where, target = walk.broken[0]
+        more = f" and {len(walk.broken) - 1} more" if len(walk.broken) > 1 else ""
+        raise PrenetError(f"{path} ({kind}) only links to its data, and {target} (linked as {where}){more} cannot be "
+                          "read; copy the files that it links to beside it.")
+    arrays = [replace(a, stated=(*a.stated, *_stated(path, file))) for a in arrays]
+    sizes = _sidecar_sizes(path)
+    if sizes.scan:
+        arrays = [a if a.sizes.scan else replace(a, sizes=replace(a.sizes, scan=sizes.scan)) for a in arrays]
+    hint = ""
+    if "STEM Metadata" in file and path.with_name(f"{path.stem}_master.h5").is_file():
+        hint = f"its patterns are in {path.stem}_master.h5"
+    return FileContents(kind, tuple(arrays), tuple(others), hint)
+
+
+def kind_of_hdf5(file) -> str:
+    """Say what an HDF5 file is.
+
+    Parameters
+    ----------
+    file : h5py.File
+        The open file.
+
+    Returns
+    -------
+    str
+        The program or format, for people.
+    """
+    attributes, keys = file.attrs, set(file)
+    if _text(attributes.get("file_format")) == "HyperSpy":
+        return "HyperSpy"
+    if "Version" in keys and isinstance(file["Version"], h5py.Dataset) and "Data" in keys:
+        return "Velox EMD"
+    if _text(attributes.get("emd_group_type")) == "file":
+        return "EMD 1.0"
+    if "4DSTEM_simulation" in keys:
+        return "Prismatic"
+    for key in keys:
+        group = file.get(key)
+        if isinstance(group, h5py.Group) and "emd_group_type" in group.attrs and "version_major" in group.attrs:
+            return f"py4DSTEM {int(group.attrs['version_major'])}.{int(group.attrs.get('version_minor', 0))}"
+    if "version_major" in attributes:
+        return "EMD of NCEM"
+    if "electron_events" in keys:
+        return "electron events of stempy"
+    if any(key.startswith("Acquisition") and "SVIData" in file[key] for key in keys):
+        return "Delmic"
+    if "STEM Metadata" in keys:
+        return "Arina's metadata"
+    if {"array", "sampling"} <= keys:
+        return "abTEM"
+    entry = file.get("entry")
+    if isinstance(entry, h5py.Group) and "DECTRIS_lab_geometry" in entry.attrs:
+        return "DECTRIS master"
+    if any(_text(group.attrs.get("NX_class")) for group in map(file.get, keys) if group is not None):
+        return "NeXus"
+    return "HDF5"
+
+
+def _is_array(dataset):
+    return dataset.ndim >= 3 and dataset.size and dataset.dtype.kind in "iufbc"
+
+
+def _is_other_object(node, kind):
+    """Whether an array is stored as something else than patterns: images, slices, spectra."""
+    if has_spectra(node.parent, node.dataset.ndim):
+        return True
+    if _text(node.parent.attrs.get("interpretation")) in ("spectrum", "scalar"):  # of NeXus
+        return True
+    if kind == "py4DSTEM 0.13":
+        return _text(node.parent.attrs.get("py4dstem_class")) not in ("", "DataCube")
+    return (kind == "Prismatic" or kind.startswith("py4DSTEM")) and "/data/datacubes/" not in node.path
+
+
+def _refuse_events(path, walk):
+    """Raise PrenetError for lists of single electrons."""
+    for node in walk.nodes:
+        listed = h5py.check_vlen_dtype(node.dataset.dtype)
+        numbers = listed is not None and np.dtype(listed).kind in "iu"
+        if numbers and not any(_is_array(n.dataset) and n.dataset.ndim == 4 for n in walk.nodes):
+            raise PrenetError(f"{path} lists the electrons of each frame ({node.path}), as stempy and 4D Camera write "
+                              "them, not patterns; make patterns with stempy "
+                              "(stempy.io.SparseArray.from_hdf5(...).to_dense()) and save them with numpy.save.")
+
+
+def _array(path, node, kind, aliases):
+    """A data set as an array of patterns."""
+    names = tuple(aliases)
+    if node.path.split("/")[-1] in ("data", "datacube", "array") and "/" in node.path:
+        names += (node.path.rsplit("/", 1)[0],)
+    sizes, turned = _axes(node, kind)
+    shape = node.dataset.shape[::-1] if turned else node.dataset.shape
+
+    def load():
+        data = open_dataset(node.file, node.inner)
+        return _transposed(data) if turned else data
+
+    return StoredArray(shape, node.dataset.dtype, load, node.path, names, sizes=sizes,
+                       compression=compression_of(node.dataset),
+                       calibration=_calibration_of_0_13(node) if kind == "py4DSTEM 0.13" else None)
+
+
+def _transposed(data):
+    if isinstance(data, np.ndarray):
+        return data.T
+    import dask.array
+
+    return dask.array.from_array(data, chunks=data.chunks or "auto").T
+
+
+def open_dataset(file, where):
+    """Open a data set of an HDF5 file without loading it.
+
+    Parameters
+    ----------
+    file : str or pathlib.Path
+        The file.
+    where : str
+        Its path in the file.
+
+    Returns
+    -------
+    numpy.memmap or h5py.Dataset
+        A memory map if the values are contiguous; otherwise the data set, whose file stays open as long as it exists.
+
+    Raises
+    ------
+    PrenetError
+        If a compression filter is not installed, or files that a virtual data set is made of are missing.
+    """
+    opened = h5py.File(file, "r")
+    dataset = opened[where]
+    try:
+        _check_filters(dataset, file)
+        _check_sources(dataset, file)
+    except PrenetError:
+        opened.close()
+        raise
+    offset = None if dataset.is_virtual else contiguous_offset(dataset)
+    kind = dataset.dtype.kind
+    if offset is None or kind not in "iufb" or opened.userblock_size or dataset.external:
+        return dataset
+    shape, dtype = dataset.shape, np.dtype(np.uint8) if kind == "b" else dataset.dtype  # one-bit counts
+    opened.close()
+    return np.memmap(file, dtype, "r", offset, shape)
+
+
+def _check_filters(dataset, path):
+    """Raise PrenetError if the data are compressed by a filter that is not installed."""
+    numbers = [number for number, _ in _filters(dataset)]
+    if dataset.is_virtual or not all(h5py.h5z.filter_avail(n) for n in numbers):
+        import hdf5plugin  # noqa: F401 - bitshuffle, LZ4, Zstandard, Blosc
+    for number in numbers:
+        if not h5py.h5z.filter_avail(number):
+            raise PrenetError(f"{path} is compressed by an HDF5 filter (number {number}) that hdf5plugin does not "
+                              "have; convert it with h5repack where the filter is installed.")
+
+
+def _check_sources(dataset, path):
+    """Raise PrenetError if sources of a virtual data set are missing: HDF5 would read zeros."""
+    if not dataset.is_virtual:
+        return
+    missing = [Path(name).name for name in silent_sources(dataset)[:MAX_SOURCES] if not Path(name).is_file()]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise PrenetError(f"{path} is a virtual data set of other files, and {missing[0]}{more} cannot be found; copy "
+                          "them beside it.")
+
+
+def _filters(dataset):
+    stored = dataset.id.get_create_plist()
+    return [(number, name.decode(errors="replace").split(";")[0] or f"filter {number}")
+            for number, _, _, name in map(stored.get_filter, range(stored.get_nfilters()))]
+
+
+def compression_of(dataset) -> str | None:
+    """Name the filters of a data set as HDF5 stores them.
+
+    Parameters
+    ----------
+    dataset : h5py.Dataset
+        The data set.
+
+    Returns
+    -------
+    str or None
+        The names; None where there is none.
+    """
+    return ", ".join(name for _, name in _filters(dataset)) or None
+
+
+# --- stacks in several data sets ----------------------------------------------------------------------------
+def _stack_parts(path, walk):
+    """{path of the group: parts in order} of stacks that are stored in several data sets."""
+    parts = {}
+    for node in walk.nodes:
+        group, _, name = node.path.rpartition("/")
+        if _STACK.fullmatch(name) and node.dataset.ndim == 3 and node.dataset.dtype.kind in "iufb":
+            parts.setdefault(group, []).append(node)
+    broken = {}
+    for where, target in walk.broken:
+        group, _, name = where.rpartition("/")
+        if _STACK.fullmatch(name):
+            broken.setdefault(group, []).append((int(_STACK.fullmatch(name)[1]), target))
+    found = {}
+    for group, nodes in parts.items():
+        nodes.sort(key=_number)
+        if len({(n.dataset.shape[1:], n.dataset.dtype) for n in nodes}) > 1:
+            continue
+        numbers = [_number(n) for n in nodes]
+        holes = [target for number, target in sorted(broken.get(group, [])) if number < numbers[-1]]
+        if holes or numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+            raise PrenetError(f"{path} holds a stack of patterns in several parts, and one before the last is missing"
+                              f"{f' ({holes[0]})' if holes else ''}; copy all parts beside it.")
+        found[group] = nodes
+    return found
+
+
+def _number(node):
+    return int(_STACK.fullmatch(node.path.rpartition("/")[2])[1])
+
+
+def _joined(path, where, nodes, walk):
+    """A stack in several data sets as one array."""
+    names = tuple(node.path for node in nodes) + tuple(a for n in nodes for a in walk.aliases.get(n.path, ()))
+    missing = sorted(target for link, target in walk.broken if link.rpartition("/")[0] == where)
+    flags = ()
+    if missing:
+        flags = (Flag("sources_missing", {"count": len(missing), "name": path.name, "first": missing[0]}),)
+
+    def load():
+        data = [open_dataset(node.file, node.inner) for node in nodes]
+        if len(data) == 1:
+            return data[0]
+        import dask.array
+
+        return dask.array.concatenate([dask.array.from_array(d, chunks=_whole_frames(d), name=False) for d in data])
+
+    first = nodes[0].dataset
+    shape = (sum(node.dataset.shape[0] for node in nodes), *first.shape[1:])
+    return StoredArray(shape, first.dtype, load, where, names, grows=True, compression=compression_of(first),
+                       flags=flags)
+
+
+def _whole_frames(data):
+    """Chunks of whole storage chunks along the frames, about 64 MiB."""
+    step = (getattr(data, "chunks", None) or (1,))[0]
+    frame = int(np.prod(data.shape[1:])) * data.dtype.itemsize
+    return (min(data.shape[0], step * max(1, 2**26 // max(1, step * frame))), *data.shape[1:])
+
+
+# --- what the layouts state ---------------------------------------------------------------------------------
+def _stated(path, file):
+    """Shapes of the scan that a file of DECTRIS states, or the file beside it."""
+    found = []
+    specific = file.get("entry/instrument/detector/detectorSpecific")
+    if isinstance(specific, h5py.Group):
+        rows, columns = (specific.get(name) for name in ("ntrigger", "nimages"))
+        if isinstance(rows, h5py.Dataset) and isinstance(columns, h5py.Dataset):
+            rows, columns = int(rows[()]), int(columns[()])
+            if rows > 1 and columns > 1:
+                found.append(StatedShape(rows, columns, "the number of triggers", certain=False))
+    attributes = _sidecar(path)
+    if "NumPixelsX" in attributes and "NumPixelsY" in attributes:
+        columns, rows = (int(np.ravel(attributes[name])[0]) for name in ("NumPixelsX", "NumPixelsY"))
+        found.append(StatedShape(rows, columns, "the file beside it"))
+    return tuple(found)
+
+
+def _sidecar(path):
+    """What the file beside a master file of an Arina says of the scan."""
+    beside = path.with_name(f"{path.stem.removesuffix('_master')}{path.suffix}")
+    if beside == path or not beside.is_file():
+        return {}
+    try:
+        with h5py.File(beside, "r") as file:
+            return dict(file["STEM Metadata"].attrs) if "STEM Metadata" in file else {}
+    except OSError:
+        return {}
+
+
+def _sidecar_sizes(path):
+    size = _sidecar(path).get("Pixel Size")
+    return PixelSizes() if size is None else PixelSizes(scan=((float(np.ravel(size)[0]), "nm"),))
+
+
+def _axes(node, kind):
+    """Pixel sizes of a data set, and whether its axes are stored in reverse."""
+    group, dataset = node.parent, node.dataset
+    if kind == "abTEM" and "units" in group:
+        pairs = list(zip(np.ravel(group["sampling"][()]), map(_text, np.ravel(group["units"][()])), strict=False))
+        return _split(pairs, dataset.ndim), False
+    if "axis-0" in group:
+        return hyperspy_sizes(group, dataset.ndim), False
+    if "axes" in group.attrs and np.size(group.attrs["axes"]) == dataset.ndim:
+        axes = [group.get(_text(name)) for name in np.ravel(group.attrs["axes"])]
+        return _split([(0, "") if not isinstance(a, h5py.Dataset) else (_step(a), _text(a.attrs.get("units")))
+                       for a in axes], dataset.ndim), False
+    first = next((k for k in (0, 1) if f"dim{k}" in group and f"dim{k + dataset.ndim - 1}" in group), None)
+    if first is None:
+        return PixelSizes(), False
+    dims = [group[f"dim{first + k}"] for k in range(dataset.ndim)]
+    turned = _is_turned(node, kind, dims)
+    if turned:
+        dims = dims[::-1]
+    sizes = _split([(_step(dim), _text(dim.attrs.get("units"))) for dim in dims], dataset.ndim)
+    return _legacy_sizes(node, sizes) if kind.startswith("py4DSTEM") else sizes, turned
+
+
+def _is_turned(node, kind, dims):
+    """Whether an EMD file stores the axes in reverse, as HyperSpy writes them and RosettaSciIO reads them."""
+    if kind.startswith(("py4DSTEM", "Prismatic", "EMD 1.0")) or node.path.endswith("/datacube") or len(dims) < 3:
+        return False
+    if node.path.startswith("signals/"):
+        return True
+    reciprocal = [bool(_PATTERN_UNIT.search(_text(dim.attrs.get("units")))) for dim in dims]
+    return all(reciprocal[:2]) or not all(reciprocal[-2:])
+
+
+def _split(pairs, ndim):
+    """Pixel sizes of axes in the order of the scan."""
+    return PixelSizes(tuple(pairs[:2]) if ndim == 4 else (), tuple(pairs[-2:]))
+
+
+def hyperspy_sizes(group, ndim) -> PixelSizes:
+    """Read the axes that HyperSpy stores beside an array.
+
+    Parameters
+    ----------
+    group : h5py.Group or zarr.Group
+        The group of the array.
+    ndim : int
+        Number of axes.
+
+    Returns
+    -------
+    PixelSizes
+        As the file states them.
+    """
+    axes = [group[f"axis-{k}"].attrs if f"axis-{k}" in group else {} for k in range(ndim)]
+    pairs = [(a.get("scale", 0), _text(a.get("units"))) for a in axes]
+    return _split(pairs, ndim)
+
+
+def has_spectra(group, ndim) -> bool:
+    """Return whether HyperSpy's axes beside an array say that its last two axes are no patterns.
+
+    Parameters
+    ----------
+    group : h5py.Group or zarr.Group
+        The group of the array.
+    ndim : int
+        Number of axes.
+
+    Returns
+    -------
+    bool
+        True if the axes are there, and not exactly the last two are those of the signal.
+    """
+    if f"axis-{ndim - 1}" not in group or "navigate" not in group[f"axis-{ndim - 1}"].attrs:
+        return False
+    navigate = [bool(group[f"axis-{k}"].attrs.get("navigate", True)) for k in range(ndim) if f"axis-{k}" in group]
+    return any(navigate[-2:]) or not all(navigate[:-2])
+
+
+def _legacy_sizes(node, sizes):
+    """Pixel sizes in the metadata of py4DSTEM 0.9 to 0.12, which count before those of the axes."""
+    top = node.dataset.file.get(f"{node.path.split('/')[0]}/metadata")
+    values = {}
+    if isinstance(top, h5py.Group):
+        def note(name, item):
+            if "calibration" in name:
+                values.update(item.attrs)
+                if isinstance(item, h5py.Dataset) and item.size == 1:
+                    values[name.split("/")[-1]] = item[()]
+
+        top.visititems(note)
+    found = {}
+    for space, letters in (("scan", "R"), ("pattern", "QK")):
+        for letter in letters:
+            size = next((values[k] for k in (f"{letter}_pixel_size", f"{letter}_pix_size") if k in values), None)
+            unit = next((values[k] for k in (f"{letter}_pixel_units", f"{letter}_units", f"{letter}_pixel_size_units")
+                         if k in values), "")
+            if size is not None and np.size(size) == 1 and np.asarray(size).dtype.kind in "iuf":
+                found[space] = ((float(np.ravel(size)[0]), _text(np.ravel(unit)[0] if np.ndim(unit) else unit)),)
+    return replace(sizes, **found)
+
+
+def _calibration_of_0_13(node):
+    """Entries of the calibration that py4DSTEM 0.13 stored beside a data set or above it."""
+    from py4DSTEM.io.legacy.legacy13 import Calibration
+
+    group = node.parent
+    while group.name != "/":
+        for child in group.values():
+            if _text(child.attrs.get("py4dstem_class")) == "Calibration":
+                return {k: v for k, v in Calibration.from_h5(child)._params.items() if not k.startswith("_")}
+        group = group.parent
+    return None
+
+
+def _step(dim):
+    return float(dim[1] - dim[0]) if dim.shape and dim.shape[0] > 1 and dim.dtype.kind in "iuf" else 0.0
+
+
+def _text(value):
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else "" if value is None else str(value)

@@ -1,0 +1,325 @@
+"""What a reader finds in a file: arrays that may be scans, as they are stored, and the choice of one of them."""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..core import MIN_SIDE, Flag, PrenetError, check_sources, silent_sources
+from . import PixelSizes, checked_shape, choose_shape, shapes_in_name
+
+MAX_AXES = 4  # of an array that is taken without being named: further axes may mean anything
+MAX_LISTED = 8  # arrays of a file in a sentence
+MAX_WARNING_LETTERS = 300  # of a reader's warning
+
+
+@dataclass(frozen=True)
+class StoredArray:
+    """An array of a file whose last two axes are patterns.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (..., Qx, Qy), in the order of the scan.
+    dtype : numpy.dtype
+        Type of the values.
+    load : callable
+        Returns the array without loading its values.
+    name : str
+        Its path or title in the file; empty if the file holds nothing else.
+    aliases : tuple of str
+        Other names.
+    stated : tuple of StatedShape
+        Shapes of the scan that the file states.
+    sizes : PixelSizes
+        Pixel sizes as the file states them.
+    grows : bool
+        Whether the detector writes frame after frame, so that the file may end before the scan.
+    compression : str or None
+        Names of the filters.
+    flags : tuple of Flag
+        What was noticed.
+    calibration : dict or None
+        Entries of py4DSTEM's calibration, in files of an earlier version.
+    """
+
+    shape: tuple
+    dtype: np.dtype
+    load: Callable
+    name: str = ""
+    aliases: tuple = ()
+    stated: tuple = ()
+    sizes: PixelSizes = field(default_factory=PixelSizes)
+    grows: bool = False
+    compression: str | None = None
+    flags: tuple = ()
+    calibration: dict | None = None
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def count(self) -> int:
+        """Number of patterns."""
+        return int(np.prod(self.shape[:-2]))
+
+    @classmethod
+    def of(cls, data, **options):
+        """Describe an array that is open.
+
+        Parameters
+        ----------
+        data : array_like
+            The array.
+        **options
+            The other attributes.
+
+        Returns
+        -------
+        StoredArray
+            The description.
+        """
+        return cls(tuple(int(n) for n in data.shape), np.dtype(data.dtype), lambda: data, **options)
+
+    def is_named(self, name) -> bool:
+        """Return whether a caller's name means this array.
+
+        Parameters
+        ----------
+        name : str
+            A path or title, or the last part of a path.
+
+        Returns
+        -------
+        bool
+            True if it does.
+        """
+        name = name.strip("/")
+        return any(name in (known.strip("/"), known.strip("/").split("/")[-1])
+                   for known in (self.name, *self.aliases) if known)
+
+
+@dataclass(frozen=True)
+class OtherData:
+    """Data of a file that cannot be a scan.
+
+    Attributes
+    ----------
+    name : str
+        Path or title in the file.
+    shape : tuple of int
+        Its shape.
+    dtype : numpy.dtype
+        Type of the values.
+    kind : str
+        What it is.
+    compression : str or None
+        Names of the filters.
+    """
+
+    name: str
+    shape: tuple
+    dtype: np.dtype
+    kind: str = "data set"
+    compression: str | None = None
+
+
+@dataclass(frozen=True)
+class FileContents:
+    """What a reader found in a file.
+
+    Attributes
+    ----------
+    kind : str
+        What the file is, for people.
+    arrays : tuple of StoredArray
+        Arrays that may be scans.
+    others : tuple of OtherData
+        Everything else in the file.
+    hint : str
+        What to do if none of the arrays is a scan.
+    flags : tuple of Flag
+        What the reader warned of.
+    """
+
+    kind: str
+    arrays: tuple = ()
+    others: tuple = ()
+    hint: str = ""
+    flags: tuple = ()
+
+
+def choose_array(contents, path, scan_shape=None, name=None) -> StoredArray:
+    """Choose the array of a file that is the scan.
+
+    Parameters
+    ----------
+    contents : FileContents
+        What the file holds.
+    path : pathlib.Path
+        The file.
+    scan_shape : tuple of int, optional
+        (Rx, Ry) that the caller wants.
+    name : str, optional
+        The name that the caller gives.
+
+    Returns
+    -------
+    StoredArray
+        The only array that fits: the one that was named; otherwise a 4-D one before a stack, and one that fills the
+        shape before one that does not.
+
+    Raises
+    ------
+    PrenetError
+        If there is none or more than one.
+    """
+    found = [a for a in contents.arrays if name is None or a.is_named(name)]
+    exact = [a for a in found if name is not None and name.strip("/") == a.name.strip("/")]
+    for better in (exact, [a for a in found if min(a.shape[-2:]) >= MIN_SIDE],
+                   [a for a in found if scan_shape and a.count == scan_shape[0] * scan_shape[1]],
+                   [a for a in found if a.ndim == 4]):
+        found = [a for a in found if any(a is b for b in better)] or found
+    if name is None and scan_shape is None:
+        found = [a for a in found if a.ndim <= MAX_AXES]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise PrenetError(f"{path} holds several arrays that may be scans ({_listed(found)}); give the name of one.")
+    named = f" named {name}" if name else ""
+    held = [_told(a) for a in (*contents.arrays, *contents.others)]
+    more = f" and {len(held) - MAX_LISTED} more" if len(held) > MAX_LISTED else ""
+    hint = f"; {contents.hint}" if contents.hint else ""
+    raise PrenetError(f"{path} ({contents.kind}) holds no scan or stack of patterns{named}, but "
+                      f"{', '.join(held[:MAX_LISTED]) or 'nothing'}{more}{hint}.")
+
+
+def decide_shape(array, path, scan_shape=None):
+    """Decide the shape of the scan of an array.
+
+    Parameters
+    ----------
+    array : StoredArray
+        The array.
+    path : pathlib.Path
+        Its file.
+    scan_shape : tuple of int, optional
+        (Rx, Ry); wins over what the file states.
+
+    Returns
+    -------
+    shape : tuple of int
+        (Rx, Ry).
+    flags : tuple of Flag
+        What was left out.
+
+    Raises
+    ------
+    PrenetError
+        If the shape does not fit, or is not certain.
+    """
+    given = checked_shape(scan_shape)
+    if array.ndim == 4 and given in (None, array.shape[:2]):
+        return array.shape[:2], ()
+    stated = [*array.stated, *shapes_in_name(path.stem)] if given is None else ()
+    try:
+        return choose_shape(array.count, given, stated, array.grows)
+    except PrenetError as error:
+        raise PrenetError(f"{path} {error}") from None
+
+
+def load_shaped(array, shape):
+    """Open an array in the shape of its scan, without loading its values.
+
+    Parameters
+    ----------
+    array : StoredArray
+        The array.
+    shape : tuple of int
+        (Rx, Ry); fewer positions than the array holds patterns leave out the last ones.
+
+    Returns
+    -------
+    array_like, shape (Rx, Ry, Qx, Qy)
+        A numpy memory map, an HDF5 data set, a zarr array or a dask array.
+    """
+    data = array.load()
+    return data if tuple(data.shape[:-2]) == shape else _reshaped(data, shape)
+
+
+def _reshaped(data, shape):
+    """The array as (*shape, Qx, Qy), of its first patterns if there are more."""
+    if not isinstance(data, np.ndarray) and not hasattr(data, "dask"):  # of HDF5 or zarr
+        import dask.array
+
+        # Blocks of whole scan rows, so that to reshape moves nothing.
+        rows = max(1, (data.chunks or (1,))[0] // shape[1])
+        chunks = (rows * shape[1], *data.shape[1:]) if data.ndim == 3 else "auto"
+        watched = _Watched(data) if silent_sources(data) else data
+        data = dask.array.from_array(watched, chunks=chunks)
+    pattern = data.shape[-2:]
+    flat = data.reshape(-1, *pattern) if data.ndim != 3 else data
+    return flat[: shape[0] * shape[1]].reshape(*shape, *pattern)
+
+
+class _Watched:
+    """An array whose files are looked for at every access, since missing ones would give zeros."""
+
+    def __init__(self, array):
+        self._array, self._sources = array, silent_sources(array)
+        self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
+
+    def __getitem__(self, key):
+        check_sources(self._sources)
+        return self._array[key]
+
+
+def _told(array):
+    return f"{array.name or 'an array'} {tuple(array.shape or ())}"
+
+
+def _listed(arrays):
+    more = f" and {len(arrays) - MAX_LISTED} more" if len(arrays) > MAX_LISTED else ""
+    return ", ".join(map(_told, arrays[:MAX_LISTED])) + more
+
+
+@contextlib.contextmanager
+def heard():
+    """Catch what a reader prints, logs and warns of.
+
+    Yields
+    ------
+    list of Flag
+        Filled when the block ends: one flag for each warning.
+    """
+    flags, printed, logged = [], io.StringIO(), []
+
+    class Handler(logging.Handler):
+        def emit(self, record):
+            logged.append(record.getMessage())
+
+    handler, loggers = Handler(logging.WARNING), [logging.getLogger(name) for name in ("rsciio", "ncempy", "tifffile")]
+    passed_on = [logger.propagate for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.propagate = False
+    try:
+        with contextlib.redirect_stdout(printed), warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("default")
+            yield flags
+    finally:
+        for logger, propagate in zip(loggers, passed_on, strict=True):
+            logger.removeHandler(handler)
+            logger.propagate = propagate
+    told = [*logged, *(str(w.message) for w in warned if not issubclass(w.category, _OF_PROGRAMMERS))]
+    flags += [Flag("reader_warned", {"text": " ".join(text.split())[:MAX_WARNING_LETTERS]})
+              for text in dict.fromkeys(told)]
+
+
+_OF_PROGRAMMERS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ResourceWarning, ImportWarning)
