@@ -213,6 +213,13 @@ _DETECTOR = (
      "The noise grows far less than the signal: values are not proportional to electrons (gamma, logarithm or "
      "smoothing).",
      "Do not rely on doses, sigmas and denoising."),
+    ("lost_frames", WARNING,
+     "{count} of {total} sampled frames were lost: they hold one value, or another dark level. They were left out of "
+     "the noise model."),
+    ("hits", WARNING,
+     "{count} single pixels in {total} sampled patterns are too bright for electrons: X-rays or cosmic rays. They were "
+     "left out of the noise model.",
+     "They stay in the counts; do not take them for Bragg disks."),
     ("repeated_frames", WARNING,
      "{count} of {total} sampled patterns are exact copies of others: frames were repeated."),
     ("unresponsive", WARNING,
