@@ -213,6 +213,14 @@ _DETECTOR = (
      "The noise grows far less than the signal: values are not proportional to electrons (gamma, logarithm or "
      "smoothing).",
      "Do not rely on doses, sigmas and denoising."),
+    ("interpolated_lines", WARNING,
+     "Values are interpolated between their neighbors in whole lines of the detector, as over gaps between chips (rows: "
+     "{rows}; columns: {columns}); these lines are masked."),
+    ("wide_lines", WARNING,
+     "Whole lines of the detector count more than their neighbors, as wide pixels between chips do (rows: {rows}; "
+     "columns: {columns}); these lines are masked.",
+     "Where a wide pixel stands for several, the pattern is too narrow by the difference: put the missing lines in, "
+     "or origin and ellipse are wrong."),
     ("lost_frames", WARNING,
      "{count} of {total} sampled frames were lost: they hold one value, or another dark level. They were left out of "
      "the noise model."),

@@ -16,7 +16,7 @@ MIN_DEVIATION = 10  # standard deviations of a bad pixel's mean from the median 
 MIN_DEVIATION_SINGLE = 30  # the same if the sample is a single pattern
 MIN_SLOPE_DEVIATION = 6  # standard deviations of a hot pixel's mean from the lines between opposite neighbors
 MIN_LIT_OF_25 = 11  # lit pixels of 5 x 5 in a disk and on its edge; a spot of 1 px radius has nine at most
-MIN_OVER_NEIGHBORS = 1.15  # brightness of a hot pixel in a disk in that of its third brightest neighbor
+MIN_OVER_NEIGHBORS = 1.15  # brightness of a hot pixel in that of its third brightest neighbor
 SIGMA_OF_75TH_PERCENTILE = 0.87  # standard deviation of a normal law over the 75th percentile of its absolute value
 MIN_PATTERNS_IN_TIME = 8  # patterns, from which on changes from pattern to pattern are used
 BAD_PIXEL_PARTS = 4  # consecutive parts of the scan, in each of which a pixel must be bad
@@ -87,6 +87,7 @@ def _isolated(mean, noise, n, quantum):
     third = rank_filter(excess, 5, footprint=EIGHT_NEIGHBORS, mode="mirror")
     bad = (excess > limit * error) & (third < share * excess)
     dark = np.percentile(mean, 1)
+    bad &= mean - dark > MIN_OVER_NEIGHBORS * (rank_filter(mean, 5, footprint=EIGHT_NEIGHBORS, mode="mirror") - dark)
     if n == 1:  # only its brightness distinguishes a hot pixel from a fine feature of the pattern
         bad &= excess > 2 * (around - dark)
     third = rank_filter(-excess, 5, footprint=EIGHT_NEIGHBORS, mode="mirror")

@@ -18,9 +18,11 @@ import numpy as np
 
 from ..core import Flag, NoiseModel, PrenetError, as_scan, jackknife, spread_positions
 from . import (
+    bad_lines,
     confirmed_hits,
     doubts,
     find_bad_pixels,
+    full_scale_pixels,
     group_moments,
     hit_candidates,
     leave_one_out,
@@ -193,17 +195,21 @@ def estimate_noise(data, gain=None, offset=None, readout=None, mask=None):
     if gain is not None and not (np.isfinite(gain) and gain > 0):
         raise PrenetError(f"The gain must be a positive number of detector units per electron, not {gain}.")
     sample = _read_sample(data)
+    invalid = full_scale_pixels(sample)
+    sample = _filled(sample, invalid)
     refuse(sample)
     lost = lost_frames(sample)
     flags = []
     if lost.any():
         flags.append(Flag("lost_frames", {"count": int(lost.sum()), "total": len(sample)}))
         sample = sample[~lost]
-    low, high = sample.min(), sample.max()
-    quantum = _quantum(sample)
-    bad = find_bad_pixels(sample, quantum)
-    if mask is not None:
-        bad |= ~np.asarray(mask, bool)
+    low, quantum = sample.min(), _quantum(sample)
+    bad = invalid if mask is None else invalid | ~np.asarray(mask, bool)
+    lines, line_flags = _bad_lines(sample, bad, quantum)
+    sample = _filled(sample, lines)
+    bad = bad | lines | find_bad_pixels(sample, quantum)
+    flags.extend(line_flags)
+    high = sample.max()
     given = gain, offset, readout
     sample, count = _without_hits(sample, bad, quantum, low, given)
     if count:
@@ -215,6 +221,31 @@ def estimate_noise(data, gain=None, offset=None, readout=None, mask=None):
     dose, sigmas = _uncertainty(moments, fitted, given, sums, int(np.count_nonzero(~bad)))
     model = NoiseModel(*(float(a) for a in fitted[:3]), bad, fitted.counting, max(0.0, dose), sigmas=sigmas)
     return replace(model, flags=(*fitted.flags, *flags, *doubts(sample, moments, model, low, high)))
+
+
+def _filled(sample, pixels):
+    """A sample with some pixels filled from their surroundings; itself if there is none."""
+    if not pixels.any() or pixels.all():
+        return sample
+    filled = NoiseModel(1.0, 0.0, 0.0, pixels, False, 0.0).electrons(sample)[:, pixels]
+    sample = sample.copy()
+    sample[:, pixels] = filled if sample.dtype.kind == "f" else np.rint(filled)
+    return sample
+
+
+def _bad_lines(sample, bad, quantum):
+    """Pixels of bad rows and columns, (Qx, Qy) bool, and flags on those that need more than a mask."""
+    pixels = np.zeros_like(bad)
+    numbers = {"wide": {}, "interpolated": {}}
+    for axis, faults in zip(("rows", "columns"), bad_lines(sample, bad, quantum), strict=True):
+        where = pixels if axis == "rows" else pixels.T
+        for lines in faults:
+            where[lines] = True
+        for name, found in numbers.items():
+            found[axis] = getattr(faults, name).tolist()
+    flags = [Flag(f"{name}_lines", {key: [str(i) for i in value] for key, value in found.items()})
+             for name, found in numbers.items() if found["rows"] or found["columns"]]
+    return pixels, flags
 
 
 def _without_hits(sample, bad, quantum, low, given):

@@ -1,7 +1,7 @@
 """Moments of a detector's noise in groups of pixels of similar brightness.
 
-Two local filters cancel the pattern where it is smooth, and the mean over the patterns is subtracted from what they
-leave, which cancels detail that does not move. What remains is noise.
+Two local filters cancel the pattern where it is smooth. What they leave of detail that does not move is canceled by
+subtracting its mean over the patterns. What remains is noise.
 """
 
 from itertools import pairwise
@@ -61,19 +61,21 @@ def group_moments(sample, bad, clip=0.0):
     second = (second[:, :, :-2] - 2 * second[:, :, 1:-1] + second[:, :, 2:]) / 6
     ring = (_window_sum(x, 7) - block[:, inner, inner]) / 40
     rough = (_window_sum(x * x, 7) - _window_sum(x * x, 3)[:, inner, inner]) / 40 - ring**2
+    # The filters alone, and less the mean over the patterns: better where detail does not move, worse where it does.
     # Of n values less their mean, variance and third cumulant are smaller by these factors.
-    count, v_factor, k3_factor = len(picked), 1.0, 1 - 1 / 64
+    count = len(picked)
+    variants = [(center, second, 1.0, 1 - 1 / 64)]
     if count >= MIN_MEAN_PATTERNS:
-        center -= center.mean(0)
-        second -= second.mean(0)
-        v_factor, k3_factor = (count - 1) / count, k3_factor * (count - 1) * (count - 2) / count**2
+        variants.append((center - center.mean(0), second - second.mean(0), (count - 1) / count,
+                         (1 - 1 / 64) * (count - 1) * (count - 2) / count**2))
 
     good = ~binary_dilation(bad[crop], np.ones((7, 7)))[3:-3, 3:-3]
     if not good.any():
         good[:] = True
     part = np.repeat(np.arange(count) * NOISE_PARTS // count, np.count_nonzero(good))
     ring, rough = ring[:, good], rough[:, good]
-    block, center, second = (a[:, inner, inner][:, good].ravel() for a in (block, center, second))
+    block = block[:, inner, inner][:, good].ravel()
+    variants = [(*(a[:, inner, inner][:, good].ravel() for a in v[:2]), *v[2:]) for v in variants]
     ring, rough = ring.ravel(), rough.ravel()
 
     edges, tail = list(np.linspace(0, 0.5, 9)), 0.5
@@ -86,13 +88,10 @@ def group_moments(sample, bad, clip=0.0):
     for start, stop in pairwise(edges):
         group = order[start:stop]
         group = group[np.argsort(rough[group], kind="stable")[: max(len(group) // 2, 16)]]
-        c, s = center[group].astype(np.float64), second[group].astype(np.float64)
-        if clip:
-            c, s = (np.clip(a, *np.quantile(a, [clip / 2, 1 - clip / 2])) for a in (c, s))
-        v, k3 = s**2 / v_factor, c**3 / k3_factor
+        v, k3, wide = min((_powers(c[group], s[group], *factors, clip) for c, s, *factors in variants),
+                          key=lambda powers: powers[0].mean())
         independent = np.sqrt(max(len(group) / 2, 1))  # filters of neighboring pixels overlap
         m = block[group].mean(dtype=np.float64) / 9 + reference
-        wide = (c**2).mean() * 8 / 9 / v_factor
         rows.append((m, v.mean(), v.std() / independent, k3.mean(), k3.std() / independent, wide))
         sums = [np.bincount(part[group], a, NOISE_PARTS) for a in (block[group] / 9.0 + reference, v, k3)]
         parts.append([*sums, np.bincount(part[group], minlength=NOISE_PARTS)])
@@ -125,6 +124,14 @@ def leave_one_out(moments):
         out.append({**moments, **{name: (moments[f"{name}_parts"].sum(1) - moments[f"{name}_parts"][:, k]) / rest
                                   for name in ("m", "v", "k3")}})
     return out
+
+
+def _powers(center, second, v_factor, k3_factor, clip):
+    """Squares and cubes of filtered values, with their factors, and the mean square after the wider filter."""
+    c, s = center.astype(np.float64), second.astype(np.float64)
+    if clip:
+        c, s = (np.clip(a, *np.quantile(a, [clip / 2, 1 - clip / 2])) for a in (c, s))
+    return s**2 / v_factor, c**3 / k3_factor, (c**2).mean() * 8 / 9 / v_factor
 
 
 def _window_sum(x, side):
