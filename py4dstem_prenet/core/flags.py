@@ -213,6 +213,9 @@ _DETECTOR = (
      "The noise grows far less than the signal: values are not proportional to electrons (gamma, logarithm or "
      "smoothing).",
      "Do not rely on doses, sigmas and denoising."),
+    ("dead_lines", WARNING,
+     "Whole lines of the detector give one value between lines that see electrons, as gaps between chips do (rows: "
+     "{rows}; columns: {columns}); these lines are masked."),
     ("interpolated_lines", WARNING,
      "Values are interpolated between their neighbors in whole lines of the detector, as over gaps between chips (rows: "
      "{rows}; columns: {columns}); these lines are masked."),
@@ -222,8 +225,8 @@ _DETECTOR = (
      "Where a wide pixel stands for several, the pattern is too narrow by the difference: put the missing lines in, "
      "or origin and ellipse are wrong."),
     ("lost_frames", WARNING,
-     "{count} of {total} sampled frames were lost: they hold one value, or another dark level. They were left out of "
-     "the noise model."),
+     "{count} of {total} sampled frames were lost: much of them holds one value. They were left out of the noise "
+     "model."),
     ("hits", WARNING,
      "{count} single pixels in {total} sampled patterns are too bright for electrons: X-rays or cosmic rays. They were "
      "left out of the noise model.",

@@ -37,6 +37,7 @@ HIT_CLIP = 0.005  # fraction of the deviations that hits may make up; clipped fo
 MAX_STRUCTURE_FRACTION = 0.02  # of the variance that remaining structure may add before the line counts as bent
 MIN_SLOPE_SIGNIFICANCE = 4.0  # standard errors of the slope, below which the gain is not determined
 MAX_LINE_CHI = 1.5  # mean squared residual, in units of its variance, up to which the line counts as straight
+MAX_FANO_DEVIATION = 0.1  # of variance over mean of dim pixels, in steps between values; 0 for counts
 MIN_LINE_GROUPS = 5  # groups of pixels, from the dimmest on, to which a line is fitted
 
 
@@ -113,7 +114,12 @@ def _is_counting(t, used, slope, significant, quantum, minimum):
     """
     m = t["m"][:used]
     lit = m > 0
-    if quantum == 0 or minimum < 0 or not lit.any() or (significant and not 0.6 < slope / quantum < 1.4):
+    if quantum == 0 or minimum < 0 or not lit.any():
+        return False
+    # Motion of the pattern adds to the variance from pattern to pattern, and structure to the slope.
+    if abs(t["fano"][0] / quantum - 1) < MAX_FANO_DEVIATION and not (significant and slope / quantum < 0.6):
+        return True
+    if significant and not 0.6 < slope / quantum < 1.4:
         return False
     ratios = [np.median(t[v][:used][lit] / m[lit]) / quantum for v in ("v", "v_wide")]
     return any(0.8 < ratio < 1.25 for ratio in ratios)
@@ -236,7 +242,7 @@ def _filled(sample, pixels):
 def _bad_lines(sample, bad, quantum):
     """Pixels of bad rows and columns, (Qx, Qy) bool, and flags on those that need more than a mask."""
     pixels = np.zeros_like(bad)
-    numbers = {"wide": {}, "interpolated": {}}
+    numbers = {"dead": {}, "wide": {}, "interpolated": {}}
     for axis, faults in zip(("rows", "columns"), bad_lines(sample, bad, quantum), strict=True):
         where = pixels if axis == "rows" else pixels.T
         for lines in faults:

@@ -3,13 +3,8 @@
 import numpy as np
 from scipy.ndimage import maximum_filter
 
-from ..core import NORMAL_MAD
-
 MIN_LOST_ROWS = 0.25  # fraction of a frame's rows that hold one value; fewer do not change the noise model
 MAX_LOST_LOG_PROBABILITY = -14.0  # of so many constant rows by chance; false alarm: 1 in 1,000,000 frames
-MAX_LEVEL_SIGMAS = 12.0  # robust standard deviations of a frame's dark level from that of the others
-MAX_LEVEL_NOISE = 3.0  # the same in standard deviations of a pixel
-DARK_PERCENTILE = 25  # of a frame's values: its dark level
 MIN_HIT_PATTERNS = 8  # patterns, below which a hit cannot be told from a feature of the pattern
 HIT_RATIO = 4.0  # signal of a hit in that of the brightest other pattern, within a pixel
 MIN_HIT_ELECTRONS = 10.0  # of a hit beyond that signal; Poisson counts reach them in 1 of 10^9 pixels at most
@@ -19,7 +14,7 @@ MAX_HIT_FRACTION = 1e-3  # of the values; more are no hits
 
 
 def lost_frames(sample):
-    """Find frames that were lost: constant in a large part, or with another dark level.
+    """Find frames that were lost: constant in a large part.
 
     Parameters
     ----------
@@ -53,13 +48,6 @@ def lost_frames(sample):
     rate = (constant.sum(0) - constant + 0.5) / n  # of the other frames
     log_probability = (constant * np.log(rate.clip(max=1.0))).sum(1)
     lost = (constant.mean(1) > MIN_LOST_ROWS) & (log_probability < MAX_LOST_LOG_PROBABILITY)
-    level = np.array([np.percentile(frame[::2, ::2], DARK_PERCENTILE) for frame in sample], float)
-    pixel = np.median([np.median(np.abs(np.diff(frame[::2].astype(np.float64), axis=1))) for frame in sample])
-    pixel /= NORMAL_MAD * 2**0.5
-    away = np.abs(level - np.median(level))
-    usual = np.median(away) / NORMAL_MAD
-    if pixel > 0:
-        lost |= away > np.maximum(MAX_LEVEL_SIGMAS * usual, MAX_LEVEL_NOISE * pixel)
     return lost if 2 * lost.sum() < n else np.zeros(n, bool)
 
 

@@ -35,6 +35,8 @@ def group_moments(sample, bad, clip=0.0):
     dict
         Arrays with a value for each group: mean m, variance v, third cumulant k3, standard errors v_error and
         k3_error, and v_wide, the variance after the wider filter, which noise shared by neighbors reduces less. The
+        entry "fano" is variance over mean from pattern to pattern, of the dim pixels that hold half of all electrons and
+        of the bright ones. The
         entries "m_parts", "v_parts" and "k3_parts", (groups, parts), hold sums over parts of the patterns, and
         "count_parts" the numbers of their terms.
 
@@ -95,9 +97,10 @@ def group_moments(sample, bad, clip=0.0):
         rows.append((m, v.mean(), v.std() / independent, k3.mean(), k3.std() / independent, wide))
         sums = [np.bincount(part[group], a, NOISE_PARTS) for a in (block[group] / 9.0 + reference, v, k3)]
         parts.append([*sums, np.bincount(part[group], minlength=NOISE_PARTS)])
+    fano = _fano(sample[(picked, *crop)], bad[crop])
     names = ("m", "v", "v_error", "k3", "k3_error", "v_wide")
     parts = np.array(parts, float).transpose(1, 0, 2)
-    return {**dict(zip(names, np.array(rows).T, strict=True)),
+    return {"fano": fano, **dict(zip(names, np.array(rows).T, strict=True)),
             **dict(zip(("m_parts", "v_parts", "k3_parts", "count_parts"), parts, strict=True))}
 
 
@@ -124,6 +127,20 @@ def leave_one_out(moments):
         out.append({**moments, **{name: (moments[f"{name}_parts"].sum(1) - moments[f"{name}_parts"][:, k]) / rest
                                   for name in ("m", "v", "k3")}})
     return out
+
+
+def _fano(sample, bad):
+    """Variance over mean of single pixels from pattern to pattern, (2,): dim and bright; NaN for few patterns."""
+    if len(sample) < MIN_MEAN_PATTERNS or bad.all():
+        return np.full(2, np.nan)
+    mean, square = (sum(power(pattern[~bad].astype(np.float64)) for pattern in sample) / len(sample)
+                    for power in (np.positive, np.square))
+    variance = (square - mean**2) * len(sample) / (len(sample) - 1)
+    order = np.argsort(mean, kind="stable")
+    total = np.cumsum(mean[order])
+    halves = np.split(order, [int(np.searchsorted(total, total[-1] / 2))])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.array([variance[half].sum() / mean[half].sum() for half in halves])
 
 
 def _powers(center, second, v_factor, k3_factor, clip):
