@@ -120,6 +120,7 @@ def _above_slopes(sample, mean, noise, quantum):
     hot = (excess > MIN_SLOPE_DEVIATION * error) & (third < MAX_NEIGHBOR_SHARE * excess)
     # Lines predict the pixels of a disk and of its edge, not those of a spot of few pixels, nor corners of an edge.
     above = mean - np.percentile(mean, 1)
+    hot &= rank_filter(above, 3, footprint=EIGHT_NEIGHBORS, mode="mirror") > 0.3 * excess
     hot &= rank_filter(above, -MIN_LIT_OF_25, size=5, mode="mirror") > 0.3 * excess
     hot &= above > MIN_OVER_NEIGHBORS * rank_filter(above, 5, footprint=EIGHT_NEIGHBORS, mode="mirror")
     for x, y in np.argwhere(hot):
