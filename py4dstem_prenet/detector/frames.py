@@ -4,7 +4,8 @@ import numpy as np
 from scipy.ndimage import maximum_filter
 
 MIN_LOST_ROWS = 0.25  # fraction of a frame's rows that hold one value; fewer do not change the noise model
-MAX_LOST_LOG_PROBABILITY = -14.0  # of so many constant rows by chance; false alarm: 1 in 1,000,000 frames
+MAX_LOST_LOG_PROBABILITY = -14.0  # of so many constant values by chance; false alarm: 1 in 1,000,000 frames
+MAX_CUT_RATE = 0.1  # fraction of the frames in which a row has one value; in more, the specimen leaves it dark
 MIN_HIT_PATTERNS = 8  # patterns, below which a hit cannot be told from a feature of the pattern
 HIT_RATIO = 4.0  # signal of a hit in that of the brightest other pattern, within a pixel
 MIN_HIT_ELECTRONS = 10.0  # of a hit beyond that signal; Poisson counts reach them in 1 of 10^9 pixels at most
@@ -28,8 +29,8 @@ def lost_frames(sample):
 
     Notes
     -----
-    The rows that hold one value are counted in each frame. Each row has such frames at its own rate, by chance at low
-    doses; the probability of a frame's constant rows is the product of these rates.
+    A frame of one value is lost if the others show so many electrons that all could not miss it by chance. A cut frame
+    has rows of one value that hold others in nearly all frames.
 
     Examples
     --------
@@ -45,9 +46,14 @@ def lost_frames(sample):
     if n < 4:
         return lost
     constant = sample.min(2) == sample.max(2)  # (n, Qx)
+    # Frames of one value, if others have so many pixels of other values that none would be left by chance.
+    usual = np.median([np.count_nonzero(frame != frame.min()) for frame in sample])
+    lost = constant.all(1) & (usual > -MAX_LOST_LOG_PROBABILITY)
+    # Frames that are cut: rows of one value that have others in nearly all frames.
     rate = (constant.sum(0) - constant + 0.5) / n  # of the other frames
-    log_probability = (constant * np.log(rate.clip(max=1.0))).sum(1)
-    lost = (constant.mean(1) > MIN_LOST_ROWS) & (log_probability < MAX_LOST_LOG_PROBABILITY)
+    rare = constant & (rate < MAX_CUT_RATE)
+    log_probability = (rare * np.log(rate.clip(max=1.0))).sum(1)
+    lost |= (rare.mean(1) > MIN_LOST_ROWS) & (log_probability < MAX_LOST_LOG_PROBABILITY)
     return lost if 2 * lost.sum() < n else np.zeros(n, bool)
 
 
