@@ -25,6 +25,8 @@ from ..detector import MAX_NOISE_POSITIONS, estimate_noise
 from ..networks import load, requirement
 from . import Beam, Located, coarse_origin, decide_origin, learn_beam, origin_from_rings, unlocated
 
+MIN_GOOD_FRACTION = 0.2  # of the pixels that a mask leaves; a beam stop hides less, and so do dead chips
+
 
 def measure_origin(data, noise: NoiseModel | None = None, mask=None, device="auto", progress=True) -> OriginMap:
     """Measure the direct beam in every pattern of a scan.
@@ -80,7 +82,7 @@ def check_mask(scan: Scan, mask) -> None:
     Raises
     ------
     PrenetError
-        If the mask has another shape or type, or excludes every pixel.
+        If the mask has another shape or type, or leaves too few pixels, as one that marks bad pixels does.
 
     Examples
     --------
@@ -95,6 +97,9 @@ def check_mask(scan: Scan, mask) -> None:
                           f"good; this one has shape {np.shape(mask)} and type {np.asarray(mask).dtype}.")
     if mask is not None and not np.any(mask):
         raise PrenetError("The mask excludes every pixel; it must be True where a pixel is good.")
+    if mask is not None and np.mean(mask) < MIN_GOOD_FRACTION:
+        raise PrenetError(f"The mask leaves {100 * np.mean(mask):.2g} % of the pixels; True means good. Give ~mask if it "
+                          "marks bad pixels.")
 
 
 def _with_mask(noise: NoiseModel, mask) -> NoiseModel:
