@@ -266,6 +266,17 @@ _ORIGIN = (
     ("sigma_unknown", WARNING,
      "No uncertainties of the origin are stored.",
      "Call datacube.prenet.measure_origin()."),
+    ("quadrants_swapped", REFUSAL,
+     "The pattern continues across opposite edges of the detector: its quadrants are swapped.",
+     "Apply numpy.fft.fftshift over the last two axes."),
+    ("beam_cut_off", REFUSAL,
+     "{percent:.0f} % of the direct disk lie off the detector, so its position and its radius cannot be told apart.",
+     "Move the pattern onto the detector."),
+    ("beam_cut", WARNING,
+     "{percent:.0f} % of the direct disk lie off the detector; this adds {sigma:.2g} px to the sigma of all positions "
+     "together."),
+    ("pooled_positions", WARNING,
+     "Single patterns hold {dose:.3g} electrons; the direct beam was located in sums over {side} x {side} positions."),
     ("beam_hidden", WARNING,
      "The direct beam is hidden; the reported origin is the center of the rings, which can lie pixels from the direct "
      "beam."),

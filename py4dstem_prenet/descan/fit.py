@@ -136,7 +136,9 @@ def fit_origin(origin: OriginMap, model: str = "auto") -> OriginFit:
     maps, sigmas = (origin.qx0, origin.qy0), (origin.sigma_qx0, origin.sigma_qy0)
     x, y, flags = fit_descan(maps, sigmas, origin.valid, model)
     test = check_residuals([x.residual, y.residual], sigmas, origin.valid, not origin.decision.has("sigma_unknown"))
-    sigmas = [np.hypot(surface.sigma, MIN_SIGMA_PX) for surface in (x, y)]  # add the errors that all positions share
+    # Add the errors that all positions share.
+    shared = max([MIN_SIGMA_PX, *(flag.numbers["sigma"] for flag in origin.flags if flag.name == "beam_cut")])
+    sigmas = [np.hypot(surface.sigma, shared) for surface in (x, y)]
     uncertainty = float(np.sqrt(np.mean(sigmas[0] ** 2 + sigmas[1] ** 2)))
     numbers = {"scatter": test.scatter, "scale": test.scale, "shared": test.shared, "shared_sigmas": test.shared_sigmas,
                "outliers": test.outliers, "uncertainty": uncertainty}

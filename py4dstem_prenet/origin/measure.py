@@ -23,7 +23,17 @@ from ..compute import map_chunks, sharing_cores
 from ..core import Flag, NoiseModel, OriginMap, PrenetError, SampledScan, Scan, as_scan, stage_bar
 from ..detector import MAX_NOISE_POSITIONS, estimate_noise
 from ..networks import load, requirement
-from . import Beam, Located, coarse_origin, decide_origin, learn_beam, origin_from_rings, unlocated
+from . import (
+    Beam,
+    Located,
+    check_edges,
+    coarse_origin,
+    decide_origin,
+    learn_beam,
+    origin_from_rings,
+    pooled_origin,
+    unlocated,
+)
 
 MIN_GOOD_FRACTION = 0.2  # of the pixels that a mask leaves; a beam stop hides less, and so do dead chips
 
@@ -248,8 +258,10 @@ class BeamLocator:
             The measured origin; that of the rings if the direct beam is hidden.
         """
         if self.beam is None:
-            return origin_from_rings(scan, self.noise, self.refusal)
-        return decide_origin(scan, self.noise, located, self.beam, processed)
+            found = origin_from_rings(scan, self.noise, self.refusal)
+        else:
+            found = decide_origin(scan, self.noise, located, self.beam, processed)
+        return check_edges(scan, self.noise, pooled_origin(scan, self.noise, BeamLocator, found))
 
 
 def _locate_and_keep(index, block, guess, wanted, beam: Beam):
