@@ -109,3 +109,13 @@ def test_a_plain_scan_with_wrong_disks_is_taken_as_it_is(n, outliers):
     x, y, flags = fitted(wrong, rng)
     assert x.accepted and y.accepted and not has_flag(flags, *KINDS.values())
     assert np.hypot(x.values - q[0], y.values - q[1]).max() < 4 * SIGMA
+
+
+def test_a_model_that_is_too_simple_is_blamed_and_not_the_specimen():
+    rng = np.random.default_rng(0)
+    q = descan(12, 12)
+    sigma = np.full((12, 12), SIGMA)
+    origin = OriginMap(*(q + rng.normal(0, SIGMA, q.shape)), sigma, sigma, np.ones((12, 12), bool), 6.0, Decision(True))
+    fit = fit_origin(origin, model="constant")
+    assert fit.decision.has("model_too_simple") and not fit.decision.has("residuals_correlated")
+    assert not fit_origin(origin, model="parabola").decision.has("model_too_simple")

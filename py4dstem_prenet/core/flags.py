@@ -332,6 +332,10 @@ _DESCAN = (
      "The residuals are spatially correlated ({shared:.2g} px rms, {sigmas:.1f} standard errors), probably by "
      "deflection of the beam in the specimen.",
      "Keep the smooth fit; a richer model would follow the specimen."),
+    ("model_too_simple", WARNING,
+     "A {model} does not describe the descan: positions scatter by {scatter:.2g} px about it, and by {left:.2g} px about "
+     "a {better}.",
+     "Call datacube.prenet.fit_origin() without a model."),
     ("residuals_large", WARNING,
      "The residuals scatter by {scatter:.2g} px, {scale:.1f} times the stated sigma, without spatial correlation.",
      "This averages out in the fit."),

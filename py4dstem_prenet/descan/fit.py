@@ -20,6 +20,7 @@ from ..core import (
     OriginMap,
     ResidualTest,
     check_residuals,
+    robust_sigma,
 )
 from . import find_jumps, fit_pair, fit_parts, jump_flags, merged, reorder, step_at
 
@@ -28,6 +29,7 @@ MAX_JUMPS = 8  # jumps that are fitted as steps; a scan with more is fitted with
 # and few lie as near to it as counting allows. If some positions are errors, the others do.
 MIN_SCATTER_PX, MIN_SCATTER_RATIO = 1.0, 10.0
 MIN_CORE, CORE_SIGMAS, MIN_CORE_PX = 0.2, 4.0, 0.05  # fraction of the positions, sigmas, pixels
+MAX_LEFT_SCATTER = 0.7  # scatter about the best model in that about the one asked for, with which that is too simple
 STEP_ROUNDS = 2  # rounds in which steps and surface are fitted in turn; more do not change them
 
 
@@ -147,7 +149,11 @@ def fit_origin(origin: OriginMap, model: str = "auto") -> OriginFit:
         x, y = (replace(surface, decision=Decision(False, (scattered,))) for surface in (x, y))
     accepted = x.accepted and y.accepted
     surface_flags = _merged_flags(x.decision.flags, y.decision.flags)
-    flags = [*(f for f in surface_flags if f.severity == REFUSAL), *(residual_flags(test) if accepted else ()), *flags,
+    of_residuals = residual_flags(test) if accepted else ()
+    if model != "auto" and test.correlated:
+        of_residuals = _too_simple(maps, (origin.sigma_qx0, origin.sigma_qy0), origin.valid, x.model,
+                                   test.scatter) or of_residuals
+    flags = [*(f for f in surface_flags if f.severity == REFUSAL), *of_residuals, *flags,
              *(f for f in surface_flags if f.severity != REFUSAL)]
     return OriginFit(x.values, y.values, x.residual, y.residual, *sigmas, x.model,
                      Decision(accepted, tuple(flags), numbers), x.trials)
@@ -164,6 +170,15 @@ def _scattered(origin, distance):
     if scatter < MIN_SCATTER_PX or scatter < MIN_SCATTER_RATIO * counting or core > MIN_CORE:
         return None
     return Flag("positions_scatter", {"scatter": scatter, "ratio": scatter / counting})
+
+
+def _too_simple(maps, sigmas, valid, model, scatter):
+    """A flag if another model than the one that was asked for leaves much less; or nothing."""
+    x, y, _ = fit_descan(maps, sigmas, valid)
+    left = robust_sigma(np.stack([x.residual, y.residual])[:, valid])
+    if not left < MAX_LEFT_SCATTER * scatter:
+        return ()
+    return (Flag("model_too_simple", {"model": model, "better": x.model, "scatter": scatter, "left": left}),)
 
 
 def residual_flags(test: ResidualTest) -> tuple[Flag, ...]:

@@ -22,7 +22,7 @@ SIGMA_FLOOR_PX = 0.03  # pixels, added to the stated sigma: what specimens add t
 MIN_OFF_FRACTION = 0.02  # of the positions; with fewer off, no other order is looked for
 MAX_LEFT_FRACTION = 0.5  # of these positions that another order may leave off
 MIN_EVIDENCE = 20.0  # log likelihood ratio less criterion: false alarm with odds of e^-20
-MIN_PAIRS = 0.3  # of neighbors in time that are both valid; a sparse sample has no order
+MIN_PAIRED_FRACTION = 0.3  # of neighbors in time that are both valid; a sparse sample has no order
 MIN_COUNT = 24  # positions
 SMOOTHER = 0.6  # step between neighbors in another order, in that of the order at hand, worth a trial
 MIN_FLYBACK_RATIO = 3.0  # step at the end of a row in the usual step; smaller ones show no end of a row
@@ -100,7 +100,7 @@ def reorder(maps, sigmas, valid, fits, model="auto"):
     smooth = np.stack([fit.values for fit in fits])
     used = int(data.valid.sum())
     pairs = data.valid.ravel()[1:] & data.valid.ravel()[:-1]
-    if min(data.valid.shape) < 4 or used < MIN_COUNT or pairs.mean() < MIN_PAIRS:
+    if min(data.valid.shape) < 4 or used < MIN_COUNT or pairs.mean() < MIN_PAIRED_FRACTION:
         return None, None
     off = data.off(smooth)
     if off.sum() < MIN_OFF_FRACTION * used:

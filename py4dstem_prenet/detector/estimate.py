@@ -242,14 +242,14 @@ def _filled(sample, pixels):
 def _bad_lines(sample, bad, quantum):
     """Pixels of bad rows and columns, (Qx, Qy) bool, and flags on those that need more than a mask."""
     pixels = np.zeros_like(bad)
-    numbers = {"dead": {}, "wide": {}, "interpolated": {}}
+    numbers = {"dead_lines": {}, "wide_lines": {}, "interpolated_lines": {}}
     for axis, faults in zip(("rows", "columns"), bad_lines(sample, bad, quantum), strict=True):
         where = pixels if axis == "rows" else pixels.T
         for lines in faults:
             where[lines] = True
         for name, found in numbers.items():
-            found[axis] = getattr(faults, name).tolist()
-    flags = [Flag(f"{name}_lines", {key: [str(i) for i in value] for key, value in found.items()})
+            found[axis] = getattr(faults, name.removesuffix("_lines")).tolist()
+    flags = [Flag(name, {key: [str(i) for i in value] for key, value in found.items()})
              for name, found in numbers.items() if found["rows"] or found["columns"]]
     return pixels, flags
 

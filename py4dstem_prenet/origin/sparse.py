@@ -14,7 +14,7 @@ from ..core import Decision, Flag, NoiseModel, OriginMap, Scan, as_scan
 from . import decide_origin
 
 MAX_SPARSE_DOSE = 60.0  # electrons a pattern, above which single patterns are enough
-POOLED_ELECTRONS = 200.0  # electrons that a sum has to hold; the network is precise to some tenths of a pixel with them
+MIN_SUM_ELECTRONS = 200.0  # electrons that a sum has to hold; the network is precise to some tenths of a pixel with them
 MIN_POOLED_SIDE = 3  # sums along each side of the scan, for a descan to be seen
 MAX_POOLED_BYTES = 2**28  # bytes of the sums as float32
 
@@ -42,7 +42,7 @@ def pooled_origin(scan: Scan, noise: NoiseModel, locator, origin: OriginMap) -> 
         return origin
     if origin.found and origin.feature == "direct beam" and not origin.decision.has("position_uncertain"):
         return origin
-    side = 2 * int(np.ceil((np.sqrt(POOLED_ELECTRONS / noise.dose) - 1) / 2)) + 1  # odd: sums have a middle
+    side = 2 * int(np.ceil((np.sqrt(MIN_SUM_ELECTRONS / noise.dose) - 1) / 2)) + 1  # odd: sums have a middle
     shape = tuple(n // side for n in scan.scan_shape)
     size = int(np.prod(shape))
     if min(shape) < MIN_POOLED_SIDE or 4 * size * np.prod(scan.pattern_shape) > MAX_POOLED_BYTES:
