@@ -49,7 +49,7 @@ def run(seed, fault=None):
         except PrenetError as error:
             outcome = "wrongly refused" if made.determinable else "refused rightly"
             return result | {"outcome": outcome, "flags": [str(error)[:80]]}
-        except Exception as error:  # noqa: BLE001 - a crash is what is counted
+        except Exception as error:  # a crash is what is counted
             return result | {"outcome": "crashed", "flags": [repr(error)[:120]]}
     result["seconds"] = round(time.perf_counter() - start, 1)
     result["flags"] = [flag.name for flag in report.flags]

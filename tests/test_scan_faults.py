@@ -101,7 +101,8 @@ def test_a_saturated_beam_is_not_a_block_of_invalid_pixels():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_spots_that_do_not_move_are_no_bad_pixels(seed):
-    rng, turn, mean = np.random.default_rng(seed), np.radians(11), 0.5 / (1 + ((X - 64) ** 2 + (Y - 64) ** 2) / 200) ** 1.5
+    rng, turn = np.random.default_rng(seed), np.radians(11)
+    mean = 0.5 / (1 + ((X - 64) ** 2 + (Y - 64) ** 2) / 200) ** 1.5
     for h in range(-3, 4):
         for k in range(-3, 4):
             g = 17.3 * np.array([h * np.cos(turn) - k * np.sin(turn), h * np.sin(turn) + k * np.cos(turn)])
@@ -156,7 +157,8 @@ def test_swapped_quadrants_are_refused():
 @pytest.mark.parametrize("top", [15.0, 5.0])
 def test_a_circle_through_the_edge_finds_a_disk_that_is_cut(top):
     rho = np.hypot(X - top, Y - 101.0)
-    fringes = np.mean([1 + 0.5 * np.cos(2 * np.pi * (rho**2 / 300 + k)) for k in np.random.default_rng(0).random(36)], 0)
+    phases = np.random.default_rng(0).random(36)
+    fringes = np.mean([1 + 0.5 * np.cos(2 * np.pi * (rho**2 / 300 + phase)) for phase in phases], 0)
     pattern = counted(200 * (rho < 26) * fringes + 0.3, ()).astype(float)
     found = edge_circle(pattern, np.ones(pattern.shape, bool), (top + 4, 101.5), 21.0)
     assert np.hypot(*(found - (top, 101.0))) < 0.5

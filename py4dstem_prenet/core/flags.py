@@ -217,8 +217,8 @@ _DETECTOR = (
      "Whole lines of the detector give one value between lines that see electrons, as gaps between chips do (rows: "
      "{rows}; columns: {columns}); these lines are masked."),
     ("interpolated_lines", WARNING,
-     "Values are interpolated between their neighbors in whole lines of the detector, as over gaps between chips (rows: "
-     "{rows}; columns: {columns}); these lines are masked."),
+     "Values are interpolated between their neighbors in whole lines of the detector, as over gaps between chips "
+     "(rows: {rows}; columns: {columns}); these lines are masked."),
     ("wide_lines", WARNING,
      "Whole lines of the detector count more than their neighbors, as wide pixels between chips do (rows: {rows}; "
      "columns: {columns}); these lines are masked.",
@@ -333,8 +333,8 @@ _DESCAN = (
      "deflection of the beam in the specimen.",
      "Keep the smooth fit; a richer model would follow the specimen."),
     ("model_too_simple", WARNING,
-     "A {model} does not describe the descan: positions scatter by {scatter:.2g} px about it, and by {left:.2g} px about "
-     "a {better}.",
+     "A {model} does not describe the descan: positions scatter by {scatter:.2g} px about it, and by {left:.2g} px "
+     "about a {better}.",
      "Call datacube.prenet.fit_origin() without a model."),
     ("residuals_large", WARNING,
      "The residuals scatter by {scatter:.2g} px, {scale:.1f} times the stated sigma, without spatial correlation.",

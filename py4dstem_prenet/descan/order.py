@@ -10,6 +10,7 @@ neighbors in time and not with those in space, the surface is refused.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -235,7 +236,7 @@ def _dropped(data, smooth, model):
         return
     steps = _steps(data)
     edges = np.linspace(0, rows, bands + 1).astype(int) * columns
-    found = [_flyback(steps[a : b - 1], a, columns) for a, b in zip(edges, edges[1:], strict=False)]
+    found = [_flyback(steps[a : b - 1], a, columns) for a, b in pairwise(edges)]
     if not all(step > MIN_FLYBACK_RATIO * usual for _, step, usual in found):
         return
     last = np.array([f[0] for f in found])

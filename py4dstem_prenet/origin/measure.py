@@ -108,8 +108,8 @@ def check_mask(scan: Scan, mask) -> None:
     if mask is not None and not np.any(mask):
         raise PrenetError("The mask excludes every pixel; it must be True where a pixel is good.")
     if mask is not None and np.mean(mask) < MIN_GOOD_FRACTION:
-        raise PrenetError(f"The mask leaves {100 * np.mean(mask):.2g} % of the pixels; True means good. Give ~mask if it "
-                          "marks bad pixels.")
+        raise PrenetError(f"The mask leaves {100 * np.mean(mask):.2g} % of the pixels; True means good. Give ~mask if "
+                          "it marks bad pixels.")
 
 
 def _with_mask(noise: NoiseModel, mask) -> NoiseModel:

@@ -14,7 +14,7 @@ from ..core import Decision, Flag, NoiseModel, OriginMap, Scan, as_scan
 from . import decide_origin
 
 MAX_SPARSE_DOSE = 60.0  # electrons a pattern, above which single patterns are enough
-MIN_SUM_ELECTRONS = 200.0  # electrons that a sum has to hold; the network is precise to some tenths of a pixel with them
+MIN_SUM_ELECTRONS = 200.0  # electrons that a sum has to hold; the network is precise to some tenths of a pixel then
 MIN_POOLED_SIDE = 3  # sums along each side of the scan, for a descan to be seen
 MAX_POOLED_BYTES = 2**28  # bytes of the sums as float32
 

@@ -424,7 +424,8 @@ def _hot_pixels(state):
     count = int(state.rng.integers(5, 30))
     part = tuple(state.rng.integers(0, n, count) for n in state.case.shape)
     top = state.data.max() - np.median(state.data)
-    state.data[(slice(None), slice(None), *part)] += np.asarray(top * state.rng.uniform(0.3, 3, count), state.data.dtype)
+    extra = top * state.rng.uniform(0.3, 3, count)
+    state.data[(slice(None), slice(None), *part)] += extra.astype(state.data.dtype)
 
 
 def _interpolated(state):
