@@ -97,7 +97,7 @@ FAULTS = {
     "wrapped at 16 bits": (lambda: wrapped(16), None),
     "wrapped at 8 bits": (lambda: wrapped(8), None),
     "read as signed": (lambda: wrapped(16, 0.9).view(np.int16), REFUSED),
-    "a chip gap cross, dead": (cross, "unresponsive"),
+    "a chip gap cross, dead": (cross, "dead_lines"),
     "a chip gap cross, large pixels": (wide_cross, None),
     "a burnt-in scale bar": (lambda: changed(np.s_[..., 88:91, 55:80], 500), "unresponsive"),
     "a bar in the direct beam": (bar, "unresponsive"),

@@ -213,6 +213,24 @@ _DETECTOR = (
      "The noise grows far less than the signal: values are not proportional to electrons (gamma, logarithm or "
      "smoothing).",
      "Do not rely on doses, sigmas and denoising."),
+    ("dead_lines", WARNING,
+     "Whole lines of the detector give one value between lines that see electrons, as gaps between chips do (rows: "
+     "{rows}; columns: {columns}); these lines are masked."),
+    ("interpolated_lines", WARNING,
+     "Values are interpolated between their neighbors in whole lines of the detector, as over gaps between chips "
+     "(rows: {rows}; columns: {columns}); these lines are masked."),
+    ("wide_lines", WARNING,
+     "Whole lines of the detector count more than their neighbors, as wide pixels between chips do (rows: {rows}; "
+     "columns: {columns}); these lines are masked.",
+     "Where a wide pixel stands for several, the pattern is too narrow by the difference: put the missing lines in, "
+     "or origin and ellipse are wrong."),
+    ("lost_frames", WARNING,
+     "{count} of {total} sampled frames were lost: much of them holds one value. They were left out of the noise "
+     "model."),
+    ("hits", WARNING,
+     "{count} single pixels in {total} sampled patterns are too bright for electrons: X-rays or cosmic rays. They were "
+     "left out of the noise model.",
+     "They stay in the counts; do not take them for Bragg disks."),
     ("repeated_frames", WARNING,
      "{count} of {total} sampled patterns are exact copies of others: frames were repeated."),
     ("unresponsive", WARNING,
@@ -248,6 +266,17 @@ _ORIGIN = (
     ("sigma_unknown", WARNING,
      "No uncertainties of the origin are stored.",
      "Call datacube.prenet.measure_origin()."),
+    ("quadrants_swapped", REFUSAL,
+     "The pattern continues across opposite edges of the detector: its quadrants are swapped.",
+     "Apply numpy.fft.fftshift over the last two axes."),
+    ("beam_cut_off", REFUSAL,
+     "{percent:.0f} % of the direct disk lie off the detector, so its position and its radius cannot be told apart.",
+     "Move the pattern onto the detector."),
+    ("beam_cut", WARNING,
+     "{percent:.0f} % of the direct disk lie off the detector; this adds {sigma:.2g} px to the sigma of all positions "
+     "together."),
+    ("pooled_positions", WARNING,
+     "Single patterns hold {dose:.3g} electrons; the direct beam was located in sums over {side} x {side} positions."),
     ("beam_hidden", WARNING,
      "The direct beam is hidden; the reported origin is the center of the rings, which can lie pixels from the direct "
      "beam."),
@@ -318,6 +347,10 @@ _DESCAN = (
      "The residuals are spatially correlated ({shared:.2g} px rms, {sigmas:.1f} standard errors), probably by "
      "deflection of the beam in the specimen.",
      "Keep the smooth fit; a richer model would follow the specimen."),
+    ("model_too_simple", WARNING,
+     "A {model} does not describe the descan: positions scatter by {scatter:.2g} px about it, and by {left:.2g} px "
+     "about a {better}.",
+     "Call datacube.prenet.fit_origin() without a model."),
     ("residuals_large", WARNING,
      "The residuals scatter by {scatter:.2g} px, {scale:.1f} times the stated sigma, without spatial correlation.",
      "This averages out in the fit."),
@@ -340,6 +373,35 @@ _DESCAN = (
      "Crop the scan between them with datacube.prenet.crop_R, and calibrate the parts."),
     ("segments", WARNING,
      "The descan changes at scan {places}, as in joined scans; it is fitted in {count} parts."),
+    ("rows_reversed", WARNING,
+     "Every second scan row is reversed, as in a snake scan that was read as a raster; the fit follows.",
+     "Reverse these rows of the scan (data[1::2] = data[1::2, ::-1]) and calibrate again: images are wrong as well."),
+    ("frames_shifted", WARNING,
+     "All frames lie {count} positions too late in the scan, as with extra triggers at its start (negative: too "
+     "early); the fit follows.",
+     "Move the frames back and calibrate again: images are wrong as well."),
+    ("frames_missing", WARNING,
+     "From scan row {row}, column {column} on, frames lie {count} positions too early, as after missing triggers "
+     "(negative: too late); the fit follows.",
+     "Move the frames and calibrate again: images are wrong as well."),
+    ("row_length_wrong", WARNING,
+     "Scan rows have {length} frames, not {columns}; the fit follows.",
+     "Open the file again with the right scan shape: images are wrong as well."),
+    ("row_steps", WARNING,
+     "The beam jumps with each scan row (typically by {step:.2g} px); the fit follows."),
+    ("centered_before", WARNING,
+     "The patterns were centered to whole pixels before; the fit follows the fractions of a pixel that are left."),
+    ("beam_jumps", REFUSAL,
+     "The beam jumps {count} times between frames (typically by {step:.2g} px), so no surface describes the descan.",
+     "Use the measured origin: calibration.set_origin(calibration.get_origin_meas())."),
+    ("order_unknown", REFUSAL,
+     "{percent:.0f} % of the positions lie off the surface but agree with the frames before or after: frames are "
+     "missing, misplaced, or the beam jumped.",
+     "Check the order of the frames; the measured origin can be used."),
+    ("positions_scatter", REFUSAL,
+     "Positions scatter by {scatter:.2g} px about any surface, {ratio:.0f} times what counting allows, and not as "
+     "errors do: the beam jumps from frame to frame, or other disks were taken for it.",
+     "Look at single patterns; if the positions are right, use the measured origin."),
     ("origin_moved", WARNING,
      "The origin in the calibration is {moved:.2f} px (rms) from the best fit, a {model}.",
      "datacube.prenet.fit_origin() writes the best fit."),

@@ -65,6 +65,9 @@ class NoiseModel(Result):
         Mean electrons per pattern on good pixels.
     flags : tuple of Flag
         Warnings about the data.
+    sigmas : tuple of float
+        Standard deviations of gain, offset, readout and dose. Zero for what is known or given, infinite for what was
+        assumed, NaN if nothing was estimated.
 
     Examples
     --------
@@ -86,6 +89,7 @@ class NoiseModel(Result):
     counting: bool
     dose: float
     flags: tuple[Flag, ...] = ()
+    sigmas: tuple[float, float, float, float] = (float("nan"),) * 4
 
     @property
     def summary(self) -> str:

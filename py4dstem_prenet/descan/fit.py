@@ -20,10 +20,16 @@ from ..core import (
     OriginMap,
     ResidualTest,
     check_residuals,
+    robust_sigma,
 )
-from . import find_jumps, fit_pair, fit_parts, jump_flags, merged, step_at
+from . import find_jumps, fit_pair, fit_parts, jump_flags, merged, reorder, step_at
 
 MAX_JUMPS = 8  # jumps that are fitted as steps; a scan with more is fitted without
+# Positions jump at random if they scatter about the surface by so many pixels, and so many times the sigma of counting,
+# and few lie as near to it as counting allows. If some positions are errors, the others do.
+MIN_SCATTER_PX, MIN_SCATTER_RATIO = 1.0, 10.0
+MIN_CORE, CORE_SIGMAS, MIN_CORE_PX = 0.2, 4.0, 0.05  # fraction of the positions, sigmas, pixels
+MAX_LEFT_SCATTER = 0.7  # scatter about the best model in that about the one asked for, with which that is too simple
 STEP_ROUNDS = 2  # rounds in which steps and surface are fitted in turn; more do not change them
 
 
@@ -48,7 +54,7 @@ def fit_descan(maps, sigmas, valid, model="auto"):
     x, y : SurfaceFit
         Fits of the two coordinates.
     flags : list of Flag
-        Flags on jumps and parts.
+        Flags on jumps, parts and the order of acquisition.
 
     Raises
     ------
@@ -67,6 +73,9 @@ def fit_descan(maps, sigmas, valid, model="auto"):
     if len(frames) > MAX_JUMPS:
         flags.append(Flag("too_many_jumps", {"count": len(frames)}))
     parts, frames = fit_parts(maps, sigmas, valid, np.stack([f.values for f in fits]), model)
+    followed, flag = reorder(maps, sigmas, valid, fits if parts is None else parts, model)
+    if followed is not None:
+        return *followed, [flag] if flag else []
     if parts is None:
         return *fits, flags
     places = ", ".join(f"row {f // valid.shape[1]}, column {f % valid.shape[1]}" for f in frames)
@@ -129,16 +138,47 @@ def fit_origin(origin: OriginMap, model: str = "auto") -> OriginFit:
     maps, sigmas = (origin.qx0, origin.qy0), (origin.sigma_qx0, origin.sigma_qy0)
     x, y, flags = fit_descan(maps, sigmas, origin.valid, model)
     test = check_residuals([x.residual, y.residual], sigmas, origin.valid, not origin.decision.has("sigma_unknown"))
-    sigmas = [np.hypot(surface.sigma, MIN_SIGMA_PX) for surface in (x, y)]  # add the errors that all positions share
+    # Add the errors that all positions share.
+    shared = max([MIN_SIGMA_PX, *(flag.numbers["sigma"] for flag in origin.flags if flag.name == "beam_cut")])
+    sigmas = [np.hypot(surface.sigma, shared) for surface in (x, y)]
     uncertainty = float(np.sqrt(np.mean(sigmas[0] ** 2 + sigmas[1] ** 2)))
     numbers = {"scatter": test.scatter, "scale": test.scale, "shared": test.shared, "shared_sigmas": test.shared_sigmas,
                "outliers": test.outliers, "uncertainty": uncertainty}
+    scattered = _scattered(origin, np.hypot(x.residual, y.residual))
+    if scattered is not None:
+        x, y = (replace(surface, decision=Decision(False, (scattered,))) for surface in (x, y))
     accepted = x.accepted and y.accepted
     surface_flags = _merged_flags(x.decision.flags, y.decision.flags)
-    flags = [*(f for f in surface_flags if f.severity == REFUSAL), *(residual_flags(test) if accepted else ()), *flags,
+    of_residuals = residual_flags(test) if accepted else ()
+    if model != "auto" and test.correlated:
+        of_residuals = _too_simple(maps, (origin.sigma_qx0, origin.sigma_qy0), origin.valid, x.model,
+                                   test.scatter) or of_residuals
+    flags = [*(f for f in surface_flags if f.severity == REFUSAL), *of_residuals, *flags,
              *(f for f in surface_flags if f.severity != REFUSAL)]
     return OriginFit(x.values, y.values, x.residual, y.residual, *sigmas, x.model,
                      Decision(accepted, tuple(flags), numbers), x.trials)
+
+
+def _scattered(origin, distance):
+    """A flag if positions scatter by pixels about their surface, and not as errors of some of them do; or None."""
+    flag = next((flag for flag in origin.flags if flag.name == "position_uncertain"), None)
+    distance = distance[origin.valid & np.isfinite(distance)]
+    if flag is None or not distance.size:
+        return None
+    scatter, counting = flag.numbers["sigma"], max(flag.numbers["counting"], MIN_CORE_PX)
+    core = np.mean(distance < CORE_SIGMAS * counting)
+    if scatter < MIN_SCATTER_PX or scatter < MIN_SCATTER_RATIO * counting or core > MIN_CORE:
+        return None
+    return Flag("positions_scatter", {"scatter": scatter, "ratio": scatter / counting})
+
+
+def _too_simple(maps, sigmas, valid, model, scatter):
+    """A flag if another model than the one that was asked for leaves much less; or nothing."""
+    x, y, _ = fit_descan(maps, sigmas, valid)
+    left = robust_sigma(np.stack([x.residual, y.residual])[:, valid])
+    if not left < MAX_LEFT_SCATTER * scatter:
+        return ()
+    return (Flag("model_too_simple", {"model": model, "better": x.model, "scatter": scatter, "left": left}),)
 
 
 def residual_flags(test: ResidualTest) -> tuple[Flag, ...]:

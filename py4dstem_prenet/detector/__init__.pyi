@@ -1,6 +1,13 @@
 from .bad_pixels import EIGHT_NEIGHBORS as EIGHT_NEIGHBORS, find_bad_pixels as find_bad_pixels
 from .estimate import MAX_NOISE_POSITIONS as MAX_NOISE_POSITIONS, estimate_noise as estimate_noise
+from .frames import (
+    confirmed_hits as confirmed_hits,
+    hit_candidates as hit_candidates,
+    lost_frames as lost_frames,
+)
 from .independence import check_independence as check_independence
+from .lines import bad_lines as bad_lines, full_scale_pixels as full_scale_pixels
+from .moments import group_moments as group_moments, leave_one_out as leave_one_out
 from .quality import doubts as doubts, refuse as refuse
 from .splitting import (
     MAX_SPLIT_POSITIONS as MAX_SPLIT_POSITIONS,

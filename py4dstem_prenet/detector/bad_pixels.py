@@ -15,6 +15,8 @@ MAX_NEIGHBOR_SHARE_SINGLE = 0.05  # the same if the sample is a single pattern
 MIN_DEVIATION = 10  # standard deviations of a bad pixel's mean from the median of its surroundings
 MIN_DEVIATION_SINGLE = 30  # the same if the sample is a single pattern
 MIN_SLOPE_DEVIATION = 6  # standard deviations of a hot pixel's mean from the lines between opposite neighbors
+MIN_LIT_OF_25 = 11  # lit pixels of 5 x 5 in a disk and on its edge; a spot of 1 px radius has nine at most
+MIN_OVER_NEIGHBORS = 1.15  # brightness of a hot pixel in that of its third brightest neighbor
 SIGMA_OF_75TH_PERCENTILE = 0.87  # standard deviation of a normal law over the 75th percentile of its absolute value
 MIN_PATTERNS_IN_TIME = 8  # patterns, from which on changes from pattern to pattern are used
 BAD_PIXEL_PARTS = 4  # consecutive parts of the scan, in each of which a pixel must be bad
@@ -85,6 +87,7 @@ def _isolated(mean, noise, n, quantum):
     third = rank_filter(excess, 5, footprint=EIGHT_NEIGHBORS, mode="mirror")
     bad = (excess > limit * error) & (third < share * excess)
     dark = np.percentile(mean, 1)
+    bad &= mean - dark > MIN_OVER_NEIGHBORS * (rank_filter(mean, 5, footprint=EIGHT_NEIGHBORS, mode="mirror") - dark)
     if n == 1:  # only its brightness distinguishes a hot pixel from a fine feature of the pattern
         bad &= excess > 2 * (around - dark)
     third = rank_filter(-excess, 5, footprint=EIGHT_NEIGHBORS, mode="mirror")
@@ -115,8 +118,11 @@ def _above_slopes(sample, mean, noise, quantum):
     error = np.sqrt(1.4 * noise / len(sample) + roughness**2) + (quantum or 1e-3 * roughness.max()) / len(sample)
     third = rank_filter(excess, 5, footprint=EIGHT_NEIGHBORS, mode="mirror")
     hot = (excess > MIN_SLOPE_DEVIATION * error) & (third < MAX_NEIGHBOR_SHARE * excess)
-    # In a disk and on its edge five of eight neighbors are lit; beside the brightest pixel of a small disk, fewer.
-    hot &= rank_filter(mean, 3, footprint=EIGHT_NEIGHBORS, mode="mirror") - np.percentile(mean, 1) > 0.3 * excess
+    # Lines predict the pixels of a disk and of its edge, not those of a spot of few pixels, nor corners of an edge.
+    above = mean - np.percentile(mean, 1)
+    hot &= rank_filter(above, 3, footprint=EIGHT_NEIGHBORS, mode="mirror") > 0.3 * excess
+    hot &= rank_filter(above, -MIN_LIT_OF_25, size=5, mode="mirror") > 0.3 * excess
+    hot &= above > MIN_OVER_NEIGHBORS * rank_filter(above, 5, footprint=EIGHT_NEIGHBORS, mode="mirror")
     for x, y in np.argwhere(hot):
         rows, columns = (np.abs(np.arange(i - 1, i + 2)) for i in (x, y))  # mirrored at the edges
         rows, columns = (np.where(i < m, i, 2 * (m - 1) - i) for i, m in zip((rows, columns), mean.shape, strict=True))

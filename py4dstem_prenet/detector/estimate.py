@@ -12,22 +12,32 @@ pixels upward, as far as it is straight.
 """
 
 from dataclasses import replace
-from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
-from scipy.ndimage import binary_dilation
 
-from ..core import Flag, NoiseModel, PrenetError, as_scan, spread_positions
-from . import doubts, find_bad_pixels, refuse
+from ..core import Flag, NoiseModel, PrenetError, as_scan, jackknife, spread_positions
+from . import (
+    bad_lines,
+    confirmed_hits,
+    doubts,
+    find_bad_pixels,
+    full_scale_pixels,
+    group_moments,
+    hit_candidates,
+    leave_one_out,
+    lost_frames,
+    refuse,
+)
 
 MAX_NOISE_POSITIONS = 256  # positions of the sample, chosen for speed
 MAX_NOISE_SAMPLE_BYTES = 128 * 2**20  # bytes of the sample as float32
-MAX_FILTERED_PIXELS = 1_600_000  # pixels that go through the local filters; more add time, not accuracy
-MAX_FILTERED_SIDE = 1024  # pixels along each side of a large pattern that go through the filters
+HIT_CLIP = 0.005  # fraction of the deviations that hits may make up; clipped for the first noise model
 # Set on simulated counting detectors and cameras (tests/test_noise.py):
 MAX_STRUCTURE_FRACTION = 0.02  # of the variance that remaining structure may add before the line counts as bent
 MIN_SLOPE_SIGNIFICANCE = 4.0  # standard errors of the slope, below which the gain is not determined
 MAX_LINE_CHI = 1.5  # mean squared residual, in units of its variance, up to which the line counts as straight
+MAX_FANO_DEVIATION = 0.1  # of variance over mean of dim pixels, in steps between values; 0 for counts
 MIN_LINE_GROUPS = 5  # groups of pixels, from the dimmest on, to which a line is fitted
 
 
@@ -64,87 +74,11 @@ def _quantum(sample):
     return float(step) if whole else 0.0
 
 
-def _window_sum(x, side):
-    """Sums over side x side windows that lie entirely inside, (n, Qx - side + 1, Qy - side + 1)."""
-    rows, columns = x.shape[1] - side + 1, x.shape[2] - side + 1
-    y = x[:, :rows].copy()
-    for i in range(1, side):
-        y += x[:, i : i + rows]
-    z = y[:, :, :columns].copy()
-    for i in range(1, side):
-        z += y[:, :, i : i + columns]
-    return z
-
-
-def _moments(sample, bad):
-    """Moments of groups of pixels with similar surroundings, dimmest first.
-
-    Returns a dict of arrays, a value for each group: mean m, variance v, third cumulant k3, standard errors v_error and
-    k3_error, and v_wide, the variance after the wider filter, which noise shared by neighbors reduces less.
-
-    Pixels are sorted by the mean of the 40 pixels around their 3 x 3 block, and the half with the rougher surroundings
-    is left out. Neither choice depends on the noise that is then measured, so neither biases it.
-    """
-    n = max(1, MAX_FILTERED_PIXELS // (sample.shape[1] * sample.shape[2]))
-    starts = (max(0, (side - MAX_FILTERED_SIDE) // 2) for side in sample.shape[1:])
-    crop = tuple(slice(start, start + MAX_FILTERED_SIDE) for start in starts)
-    picked = np.unique(np.linspace(0, len(sample) - 1, n).astype(int))
-    x = sample[(picked, *crop)].astype(np.float32)
-    reference = float(np.median(x[:, ::5, ::7]))
-    x -= np.float32(reference)
-    inner = slice(2, -2)
-    block = _window_sum(x, 3)
-    center = x[:, 1:-1, 1:-1] - (block - x[:, 1:-1, 1:-1]) / 8
-    second = x[:, :-2] - 2 * x[:, 1:-1] + x[:, 2:]
-    second = (second[:, :, :-2] - 2 * second[:, :, 1:-1] + second[:, :, 2:]) / 6
-    ring = (_window_sum(x, 7) - block[:, inner, inner]) / 40
-    rough = (_window_sum(x * x, 7) - _window_sum(x * x, 3)[:, inner, inner]) / 40 - ring**2
-
-    good = ~binary_dilation(bad[crop], np.ones((7, 7)))[3:-3, 3:-3]
-    if not good.any():
-        good[:] = True
-    ring, rough = ring[:, good], rough[:, good]
-    block, center, second = (a[:, inner, inner][:, good].ravel() for a in (block, center, second))
-    ring, rough = ring.ravel(), rough.ravel()
-
-    edges, tail = list(np.linspace(0, 0.5, 9)), 0.5
-    while tail * len(ring) > 3000:
-        tail /= 1.5
-        edges.append(1 - tail)
-    edges = np.unique((np.array([*edges, 1.0]) * len(ring)).astype(int))
-    order = np.argsort(ring, kind="stable")
-    rows = []
-    for start, stop in pairwise(edges):
-        group = order[start:stop]
-        group = group[np.argsort(rough[group], kind="stable")[: max(len(group) // 2, 16)]]
-        d = center[group].astype(np.float64)
-        v, k3 = second[group].astype(np.float64) ** 2, d**3 / (1 - 1 / 64)
-        independent = np.sqrt(max(len(group) / 2, 1))  # filters of neighboring pixels overlap
-        m = block[group].mean(dtype=np.float64) / 9 + reference
-        wide = (d**2).mean() * 8 / 9
-        rows.append((m, v.mean(), v.std() / independent, k3.mean(), k3.std() / independent, wide))
-    return dict(zip(("m", "v", "v_error", "k3", "k3_error", "v_wide"), np.array(rows).T, strict=True))
-
-
 def _line(t, gain):
     """Fit v against m from the dimmest group to where the line bends: (slope, its error, intercept, groups used)."""
-    fits = []
-    m0 = t["m"].min()
-    scale = np.ptp(t["m"]) or 1.0
-    for k in range(min(MIN_LINE_GROUPS, len(t["m"])), len(t["m"]) + 1):
-        m, v = (t["m"][:k] - m0) / scale, t["v"][:k]
-        error = t["v_error"][:k] ** 2 + (MAX_STRUCTURE_FRACTION * v) ** 2 + 1e-12 * t["v"].max() ** 2
-        weight = (error + 1e-300) ** -0.5
-        design = np.stack([m, np.ones(k)], 1) * weight[:, None]
-        target = v * weight
-        if gain is not None:
-            target, design = target - design[:, 0] * gain * scale, design * [0, 1]
-        covariance = np.linalg.pinv(design.T @ design)
-        p = covariance @ (design.T @ target)
-        chi = ((design @ p - target) ** 2).sum() / max(k - 2, 1)
-        slope = p[0] / scale if gain is None else gain
-        error = np.sqrt(covariance[0, 0] * max(chi, 1)) / scale
-        fits.append((slope, error, p[1] - slope * m0, k, chi < MAX_LINE_CHI))
+    fits = [_line_of(t, k, gain) for k in range(min(MIN_LINE_GROUPS, len(t["m"])), len(t["m"]) + 1)]
+    fits = [(*fit[:3], k, fit[3] < MAX_LINE_CHI) for k, fit in
+            enumerate(fits, min(MIN_LINE_GROUPS, len(t["m"])))]
     straight = [fit for fit in fits if fit[4]] or fits[:1]
     best = straight[-1]
     if gain is None and best[0] < MIN_SLOPE_SIGNIFICANCE * best[1]:
@@ -152,6 +86,24 @@ def _line(t, gain):
         longer = fits[best[3] - fits[0][3] :]
         best = next((fit for fit in longer if fit[0] > MIN_SLOPE_SIGNIFICANCE * fit[1]), best)
     return best[:4]
+
+
+def _line_of(t, k, gain):
+    """Fit v against m in the k dimmest groups: (slope, its error, intercept, mean squared residual in its variance)."""
+    m0 = t["m"].min()
+    scale = np.ptp(t["m"]) or 1.0
+    m, v = (t["m"][:k] - m0) / scale, t["v"][:k]
+    error = t["v_error"][:k] ** 2 + (MAX_STRUCTURE_FRACTION * v) ** 2 + 1e-12 * t["v"].max() ** 2
+    weight = (error + 1e-300) ** -0.5
+    design = np.stack([m, np.ones(k)], 1) * weight[:, None]
+    target = v * weight
+    if gain is not None:
+        target, design = target - design[:, 0] * gain * scale, design * [0, 1]
+    covariance = np.linalg.pinv(design.T @ design)
+    p = covariance @ (design.T @ target)
+    chi = ((design @ p - target) ** 2).sum() / max(k - 2, 1)
+    slope = p[0] / scale if gain is None else gain
+    return slope, np.sqrt(covariance[0, 0] * max(chi, 1)) / scale, p[1] - slope * m0, chi
 
 
 def _is_counting(t, used, slope, significant, quantum, minimum):
@@ -162,7 +114,12 @@ def _is_counting(t, used, slope, significant, quantum, minimum):
     """
     m = t["m"][:used]
     lit = m > 0
-    if quantum == 0 or minimum < 0 or not lit.any() or (significant and not 0.6 < slope / quantum < 1.4):
+    if quantum == 0 or minimum < 0 or not lit.any():
+        return False
+    # Motion of the pattern adds to the variance from pattern to pattern, and structure to the slope.
+    if abs(t["fano"][0] / quantum - 1) < MAX_FANO_DEVIATION and not (significant and slope / quantum < 0.6):
+        return True
+    if significant and not 0.6 < slope / quantum < 1.4:
         return False
     ratios = [np.median(t[v][:used][lit] / m[lit]) / quantum for v in ("v", "v_wide")]
     return any(0.8 < ratio < 1.25 for ratio in ratios)
@@ -181,11 +138,7 @@ def _offset_and_readout(t, used, gain, intercept, offset, readout):
         return offset, gain * offset + intercept, True
     if readout is not None:
         return (readout**2 - intercept) / gain, readout**2, True
-    error = t["k3_error"][:used] / gain**2 + 1e-6 * np.sqrt(t["v"].max()) + 1e-300
-    weight = error**-2
-    offset = (weight * (t["m"][:used] - t["k3"][:used] / gain**2)).sum() / weight.sum()
-    square = gain * offset + intercept
-    error = gain / np.sqrt(weight.sum())
+    offset, square, error = _offset_and_square(t, used, gain, intercept, None)
     dim = t["v"][:used].min()
     if square > -0.2 * dim and error < 0.3 * dim:
         return offset, max(square, 0.0), True
@@ -195,6 +148,16 @@ def _offset_and_readout(t, used, gain, intercept, offset, readout):
         return 0.0, intercept, False
     offset = min(-intercept / gain, darkest)
     return offset, gain * offset + intercept, False
+
+
+def _offset_and_square(t, used, gain, intercept, readout):
+    """Offset by the third cumulant, or by a given read-out noise: (offset, readout**2, error of gain * offset)."""
+    if readout is not None:
+        return (readout**2 - intercept) / gain, readout**2, 0.0
+    error = t["k3_error"][:used] / gain**2 + 1e-6 * np.sqrt(t["v"].max()) + 1e-300
+    weight = error**-2
+    offset = (weight * (t["m"][:used] - t["k3"][:used] / gain**2)).sum() / weight.sum()
+    return offset, gain * offset + intercept, gain / np.sqrt(weight.sum())
 
 
 def estimate_noise(data, gain=None, offset=None, readout=None, mask=None):
@@ -238,36 +201,141 @@ def estimate_noise(data, gain=None, offset=None, readout=None, mask=None):
     if gain is not None and not (np.isfinite(gain) and gain > 0):
         raise PrenetError(f"The gain must be a positive number of detector units per electron, not {gain}.")
     sample = _read_sample(data)
+    invalid = full_scale_pixels(sample)
+    sample = _filled(sample, invalid)
     refuse(sample)
-    low, high = sample.min(), sample.max()
-    quantum = _quantum(sample)
-    bad = find_bad_pixels(sample, quantum)
-    if mask is not None:
-        bad |= ~np.asarray(mask, bool)
-    moments = _moments(sample, bad)
-    gain, offset, readout, counting, flags = _parameters(moments, quantum, low, gain, offset, readout)
-    good = ~bad
-    mean = sample.mean(axis=0, dtype=np.float64)
-    dose = max(0.0, float((mean[good].mean() - offset) / gain * good.sum()))
-    model = NoiseModel(float(gain), float(offset), float(readout), bad, counting, dose)
-    return replace(model, flags=(*flags, *doubts(sample, moments, model, low, high)))
+    lost = lost_frames(sample)
+    flags = []
+    if lost.any():
+        flags.append(Flag("lost_frames", {"count": int(lost.sum()), "total": len(sample)}))
+        sample = sample[~lost]
+    low, quantum = sample.min(), _quantum(sample)
+    bad = invalid if mask is None else invalid | ~np.asarray(mask, bool)
+    lines, line_flags = _bad_lines(sample, bad, quantum)
+    sample = _filled(sample, lines)
+    bad = bad | lines | find_bad_pixels(sample, quantum)
+    flags.extend(line_flags)
+    high = sample.max()
+    given = gain, offset, readout
+    sample, count = _without_hits(sample, bad, quantum, low, given)
+    if count:
+        flags.append(Flag("hits", {"count": count, "total": len(sample)}))
+        high = sample.max()
+    moments = group_moments(sample, bad)
+    fitted = _parameters(moments, quantum, low, *given)
+    sums = sample.sum(2, where=~bad, dtype=np.float64).sum(1)
+    dose, sigmas = _uncertainty(moments, fitted, given, sums, int(np.count_nonzero(~bad)))
+    model = NoiseModel(*(float(a) for a in fitted[:3]), bad, fitted.counting, max(0.0, dose), sigmas=sigmas)
+    return replace(model, flags=(*fitted.flags, *flags, *doubts(sample, moments, model, low, high)))
+
+
+def _filled(sample, pixels):
+    """A sample with some pixels filled from their surroundings; itself if there is none."""
+    if not pixels.any() or pixels.all():
+        return sample
+    filled = NoiseModel(1.0, 0.0, 0.0, pixels, False, 0.0).electrons(sample)[:, pixels]
+    sample = sample.copy()
+    sample[:, pixels] = filled if sample.dtype.kind == "f" else np.rint(filled)
+    return sample
+
+
+def _bad_lines(sample, bad, quantum):
+    """Pixels of bad rows and columns, (Qx, Qy) bool, and flags on those that need more than a mask."""
+    pixels = np.zeros_like(bad)
+    numbers = {"dead_lines": {}, "wide_lines": {}, "interpolated_lines": {}}
+    for axis, faults in zip(("rows", "columns"), bad_lines(sample, bad, quantum), strict=True):
+        where = pixels if axis == "rows" else pixels.T
+        for lines in faults:
+            where[lines] = True
+        for name, found in numbers.items():
+            found[axis] = getattr(faults, name.removesuffix("_lines")).tolist()
+    flags = [Flag(name, {key: [str(i) for i in value] for key, value in found.items()})
+             for name, found in numbers.items() if found["rows"] or found["columns"]]
+    return pixels, flags
+
+
+def _without_hits(sample, bad, quantum, low, given):
+    """Replace X-ray hits by the mean of their pixel: (sample, number of hits)."""
+    index, value, usual = hit_candidates(sample, bad, quantum)
+    if not len(index):
+        return sample, 0
+    first = _parameters(group_moments(sample, bad, HIT_CLIP), quantum, low, *given)
+    gain = max(first.gain, quantum if low >= 0 else 0.0)
+    f, x, y = index[confirmed_hits(value, usual, gain, first.offset, first.readout)].T
+    if not len(f):
+        return sample, 0
+    sample = sample.copy()
+    others = (sample[:, x, y].sum(0, dtype=np.float64) - sample[f, x, y]) / (len(sample) - 1)
+    sample[f, x, y] = others if sample.dtype.kind == "f" else np.rint(others)
+    return sample, len(f)
+
+
+class _Parameters(NamedTuple):
+    """Parameters of a noise model, detector units, and how they were found."""
+
+    gain: float
+    offset: float
+    readout: float
+    counting: bool
+    flags: list
+    used: int = 0  # groups of the line
+    square: float = 0.0  # readout squared, which may be negative by noise
 
 
 def _parameters(t, quantum, low, gain, offset, readout):
-    """Estimate the parameters that are None: (gain, offset, readout, counting, flags)."""
+    """Estimate the parameters that are None."""
     slope, error, intercept, used = _line(t, gain)
     has_electrons = _has_electrons(t)
     significant = gain is not None or (has_electrons and slope > MIN_SLOPE_SIGNIFICANCE * error)
     all_free = gain is None and offset is None and readout is None
     if all_free and _is_counting(t, used, slope, significant, quantum, low):
-        return quantum, 0.0, 0.0, True, []
+        return _Parameters(quantum, 0.0, 0.0, True, [])
     if not significant:
         gain, offset, readout, flag = _fallback(t, has_electrons, low, offset, readout)
-        return gain, offset, readout, False, [flag]
+        return _Parameters(gain, offset, readout, False, [flag])
     gain = slope
     offset, square, separated = _offset_and_readout(t, used, gain, intercept, offset, readout)
     readout = np.sqrt(max(square, 0.0)) if readout is None else readout
-    return gain, offset, readout, False, [] if separated else [Flag("offset_undetermined")]
+    return _Parameters(gain, offset, readout, False, [] if separated else [Flag("offset_undetermined")], used, square)
+
+
+def _uncertainty(t, fitted, given, sums, pixels):
+    """Electrons a pattern, and the standard deviations of (gain, offset, readout, dose) by the jackknife over patterns.
+
+    Infinite where a parameter was assumed, not measured; zero where it was given, or known since electrons are counted.
+    """
+    def dose_of(total, gain, offset):  # numpydoc ignore=PR01,RT01
+        return (total - offset * pixels) / gain
+
+    dose = dose_of(sums.mean(), fitted.gain, fitted.offset)
+    scatter = float(sums.std() / np.sqrt(len(sums)) / fitted.gain)
+    if fitted.counting:
+        return dose, (0.0, 0.0, 0.0, scatter)
+    rest = leave_one_out(t) if fitted.used else []
+    if not rest:
+        unknown = [0.0 if a is not None else np.inf for a in given]
+        return dose, (*unknown, np.inf)
+    separated = not fitted.flags
+    estimates = [(fitted.gain, fitted.offset, fitted.square)]
+    for part in rest:
+        slope, _, intercept, _ = _line_of(part, fitted.used, given[0])
+        offset, square = given[1], None
+        if offset is None and separated:
+            offset, square, _ = _offset_and_square(part, fitted.used, slope, intercept, given[2])
+        else:
+            offset = fitted.offset if offset is None else offset
+            square = slope * offset + intercept
+        estimates.append((slope, offset, square))
+    estimates = np.array(estimates)
+    gain_sigma, offset_sigma, square_sigma = (jackknife(a) for a in estimates.T)
+    if given[0] is None:  # structure of the pattern that the filters left
+        gain_sigma = float(np.hypot(gain_sigma, MAX_STRUCTURE_FRACTION / 2 * fitted.gain))
+    readout_sigma = 0.0 if given[2] is not None else float(square_sigma / max(2 * fitted.readout, square_sigma**0.5))
+    doses = dose_of(sums.mean(), estimates[:, 0], estimates[:, 1])
+    dose_sigma = float(np.hypot(jackknife(doses), scatter))
+    if not separated:
+        offset_sigma = readout_sigma = dose_sigma = np.inf
+    return dose, (gain_sigma, offset_sigma, readout_sigma, dose_sigma)
 
 
 def _fallback(t, has_electrons, low, offset, readout):

@@ -75,7 +75,7 @@ def doubts(sample, moments, noise, low, high):
     sample : numpy.ndarray, shape (n, Qx, Qy)
         Patterns in detector units.
     moments : dict
-        Moments of groups of pixels, from `estimate._moments`.
+        Moments of groups of pixels, from `group_moments`.
     noise : NoiseModel
         Noise model of the sample.
     low, high : float

@@ -254,6 +254,8 @@ def measure_pooled(pooled: Pooled, radius, noise: NoiseModel, device="auto") -> 
 def _center_flags(pooled, beam_center):
     """List a flag if the center of the rings differs from that of the direct beam."""
     rings = ring_center(pooled.mean, pooled.weight > 0, guess=beam_center)
+    if not rings.accepted:  # narrow rings far from the beam are no rings about it
+        rings = ring_center(pooled.mean, pooled.weight > 0)
     offset = np.subtract(rings.center, beam_center)
     sigma = np.sqrt(np.diag(rings.covariance) + BEAM_CENTER_SIGMA_PX**2)
     small = np.hypot(*offset) < MIN_CENTER_OFFSET_PX or (np.abs(offset) < MIN_CENTER_OFFSET_SIGMAS * sigma).all()

@@ -22,6 +22,12 @@ from .decide import (
     origin_from_rings as origin_from_rings,
     shows_beam as shows_beam,
 )
+from .edges import (
+    check_edges as check_edges,
+    continues_across_edges as continues_across_edges,
+    edge_circle as edge_circle,
+    hidden_fraction as hidden_fraction,
+)
 from .hidden import (
     MIN_BEAM_PROBABILITY as MIN_BEAM_PROBABILITY,
     hidden_origin as hidden_origin,
@@ -30,4 +36,5 @@ from .hidden import (
 )
 from .learn import learn_beam as learn_beam
 from .measure import BeamLocator as BeamLocator, check_mask as check_mask, measure_origin as measure_origin
+from .sparse import pooled_origin as pooled_origin
 from .stop import find_stop as find_stop

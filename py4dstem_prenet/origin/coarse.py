@@ -89,6 +89,8 @@ def coarse_origin(network, scan: Scan, noise: NoiseModel) -> FirstGuess | None:
         z, scale = normalize(stabilize(fields, readout[:, None, None]), good)
         logits, size, presence, visible = network(torch.stack([z, good.float()], 1).to(device), scale.to(device))
     bright, presence = _bright_blocks(sums, counts, ~noise.bad_pixels), presence.cpu().numpy().ravel()
+    if not bright.any():
+        return None
     with_beam = bright & (presence > MIN_BEAM_LOG_ODDS)
     if with_beam.sum() < MIN_BEAM_BLOCKS_FRACTION * bright.sum():
         if np.median(presence[bright]) < 0:

@@ -28,16 +28,20 @@ from . import (
     Beam,
     FirstGuess,
     Located,
+    check_edges,
     coarse_origin,
     decide_origin,
     hidden_origin,
     is_hidden,
     learn_beam,
     origin_from_rings,
+    pooled_origin,
     resolved,
     shows_beam,
     unlocated,
 )
+
+MIN_GOOD_FRACTION = 0.2  # of the pixels that a mask leaves; a beam stop hides less, and so do dead chips
 
 
 def measure_origin(data, noise: NoiseModel | None = None, mask=None, device="auto", progress=True) -> OriginMap:
@@ -94,7 +98,7 @@ def check_mask(scan: Scan, mask) -> None:
     Raises
     ------
     PrenetError
-        If the mask has another shape or type, or excludes every pixel.
+        If the mask has another shape or type, or leaves too few pixels, as one that marks bad pixels does.
 
     Examples
     --------
@@ -109,6 +113,9 @@ def check_mask(scan: Scan, mask) -> None:
                           f"good; this one has shape {np.shape(mask)} and type {np.asarray(mask).dtype}.")
     if mask is not None and not np.any(mask):
         raise PrenetError("The mask excludes every pixel; it must be True where a pixel is good.")
+    if mask is not None and np.mean(mask) < MIN_GOOD_FRACTION:
+        raise PrenetError(f"The mask leaves {100 * np.mean(mask):.2g} % of the pixels; True means good. Give ~mask if "
+                          "it marks bad pixels.")
 
 
 def _with_mask(noise: NoiseModel, mask) -> NoiseModel:
@@ -265,6 +272,11 @@ class BeamLocator:
         OriginMap
             The measured origin; that of the rings if the direct beam is hidden.
         """
+        return check_edges(scan, self.noise,
+                           pooled_origin(scan, self.noise, BeamLocator, self._decided(scan, located, processed)))
+
+    def _decided(self, scan, located, processed):
+        """Origin of single patterns: from the direct beam, or from what tells its place if it is hidden."""
         if self.beam is not None and shows_beam(located, processed).any():
             return decide_origin(scan, self.noise, located, self.beam, processed)
         reason = self.refusal or Flag("nothing_located")

@@ -42,3 +42,4 @@ from .specimens import (
 )
 from .tails import add_tails as add_tails
 from .waves import CENTER as CENTER, draw_patterns as draw_patterns, multislice as multislice, probe as probe
+from .world import FAULTS as FAULTS, Case as Case, Made as Made, draw_case as draw_case, make_case as make_case

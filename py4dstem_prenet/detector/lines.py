@@ -1,0 +1,201 @@
+"""Invalid pixels at full scale, and rows and columns of the detector that are dead, hot, wide or interpolated.
+
+A line is judged by what its neighbors predict all along it, since no pattern has a feature one pixel wide along a whole
+row. A pixel at full scale is one that never changes and is far above all that the other pixels give.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ..core import NORMAL_MAD
+
+FULL_SCALE_BITS = range(7, 33)  # 2**bits - 1 and 2**bits - 2 mark invalid pixels in files of some detector
+FULL_SCALE_RATIO = 4.0  # full scale over the largest value of other pixels; a saturated beam has values in between
+SMALL_FULL_SCALE_RATIO = 16.0  # the same below 16 bits, where beams saturate often
+MAX_INVALID_FRACTION = 0.5  # of the pixels; if more hold one value, they are not the invalid ones
+MIN_LINE_PATTERNS = 4  # patterns, without which noise and pattern cannot be told apart
+LINE_BLOCKS = 8  # parts of a line that must deviate alike
+MIN_BLOCKS_OFF = 0.75  # of the parts; the others may cross the beam
+LINE_SIGMAS = 4.0  # standard errors of each; false alarm in 6 of 8 parts: less than 1 in 10^20 lines
+MIN_LINE_DEVIATION = 0.15  # of the signal expected in a part; smooth patterns bend by less within four lines
+MIN_EDGE_DEVIATION = 1.0  # the same within three lines of the detector's edge, where only one side predicts
+WIDE_RATIO = 1.4  # signal of a line in that of its neighbors, above which its pixels are wide
+MIN_EXPECTED = 20.0  # steps of the values expected in a constant line; it is constant by chance with e^-20
+MAX_GAP_LINES = 4  # constant lines side by side; wider gaps need a background beside them
+MIN_GAP_COLUMNS = 0.5  # of a line's pixels that are lit on both sides of a wider gap
+MAX_GAP_WIDTH = 48  # lines, the widest gap between chips
+MIN_DETAIL = 300.0  # squared steps of second differences along a line, so that those across it are not small by chance
+MAX_INTERPOLATED = 0.1  # squared second differences across an interpolated line in those along it; 1 for noise
+MAX_BAD_LINES = 0.25  # of all lines; more are the pattern itself
+
+
+class LineFaults(NamedTuple):
+    """Lines of a detector that are bad, as indices along one axis."""
+
+    dead: np.ndarray
+    uneven: np.ndarray
+    wide: np.ndarray
+    interpolated: np.ndarray
+
+
+def full_scale_pixels(sample):
+    """Find invalid pixels that files mark by the largest value of their type, or by -1.
+
+    Parameters
+    ----------
+    sample : numpy.ndarray, shape (n, Qx, Qy)
+        Patterns in detector units.
+
+    Returns
+    -------
+    numpy.ndarray of bool, shape (Qx, Qy)
+        True where a pixel holds such a value in every pattern.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.detector import full_scale_pixels
+    >>> sample = np.random.default_rng(0).poisson(20.0, (4, 8, 8)).astype(np.uint16)
+    >>> sample[:, 3] = 65535
+    >>> np.unique(np.nonzero(full_scale_pixels(sample))[0]).tolist()
+    [3]
+    """
+    low, high = sample.min(0), sample.max(0)
+    constant = low == high
+    invalid = np.zeros(constant.shape, bool)
+    while constant.any():
+        rest = ~invalid
+        varying = rest & ~constant
+        values = high[rest & constant]
+        top, bottom = float(values.max()), float(values.min())
+        # The largest value in all patterns but one: a hit must not hide invalid pixels.
+        largest = float(np.sort(sample[:, varying], 0)[-min(2, len(sample))].max()) if varying.any() else 0.0
+        inner = [value for value in np.unique(values[values < values.max()]) if not _full_scale(value)]
+        largest = max([largest, *map(float, inner[-1:])])
+        smallest = float(low[varying].min()) if varying.any() else 0.0
+        ratio = FULL_SCALE_RATIO if top >= 2**15 - 2 else SMALL_FULL_SCALE_RATIO
+        if _full_scale(top) and top > ratio * max(largest, 1.0):
+            found = rest & constant & (high == values.max())
+        elif bottom < 0 <= smallest:
+            found = rest & constant & (high == values.min())
+        else:
+            break
+        invalid |= found
+        constant &= ~found
+    return invalid if invalid.mean() < MAX_INVALID_FRACTION else np.zeros_like(invalid)
+
+
+def _full_scale(value) -> bool:
+    """Whether a value is the largest of an integer type, or one below."""
+    return any(float(value) in (2.0**bits - 1, 2.0**bits - 2, float(np.float32(2.0**bits - 1)))
+               for bits in FULL_SCALE_BITS)
+
+
+def bad_lines(sample, bad, quantum) -> tuple[LineFaults, LineFaults]:
+    """Find bad rows and columns of a detector.
+
+    Parameters
+    ----------
+    sample : numpy.ndarray, shape (n, Qx, Qy)
+        Patterns in detector units.
+    bad : numpy.ndarray of bool, shape (Qx, Qy)
+        Pixels that are known to be bad.
+    quantum : float
+        Step between values in detector units; 0 if they are continuous.
+
+    Returns
+    -------
+    rows, columns : LineFaults
+        The bad lines of each axis.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.detector import bad_lines
+    >>> sample = np.random.default_rng(0).poisson(5.0, (16, 40, 40))
+    >>> sample[:, 12] = 0
+    >>> rows, columns = bad_lines(sample, np.zeros((40, 40), bool), quantum=1.0)
+    >>> rows.dead.tolist(), columns.dead.tolist()
+    ([12], [])
+    """
+    mean = sample.mean(0, dtype=np.float64)
+    variance = np.zeros_like(mean)
+    for pattern in sample:
+        variance += (pattern - mean) ** 2
+    variance /= max(len(sample) - 1, 1)
+    constant = sample.min(0) == sample.max(0)
+    across, along = [np.zeros(n) for n in mean.shape], [np.zeros(n) for n in mean.shape]
+    for pattern in sample:
+        detail = [np.square(np.diff(pattern - mean, 2, axis=axis)) for axis in (0, 1)]
+        across[0][1:-1] += detail[0].sum(1)
+        along[0] += detail[1].sum(1)
+        across[1][1:-1] += detail[1].sum(0)
+        along[1] += detail[0].sum(0)
+    good = ~bad
+    return tuple(_faults(*(a if axis == 0 else a.T for a in (mean, variance, constant, good)), across[axis],
+                         along[axis], len(sample), quantum) for axis in (0, 1))
+
+
+def _faults(mean, variance, constant, good, across, along, n, quantum):
+    """Judge the rows of one orientation."""
+    lines = len(mean)
+    none = np.zeros(0, int)
+    if n < MIN_LINE_PATTERNS or lines < 16:
+        return LineFaults(none, none, none, none)
+    usable = good.mean(1) > 0.5
+    step = quantum or float(np.sqrt(np.median(variance)))
+    dead = _dead(mean, (constant | ~good).all(1) & usable, n, step)
+    interpolated = usable & (along > MIN_DETAIL * step**2) & (across < MAX_INTERPOLATED * along)
+    interpolated[[0, -1]] = False
+    off, ratio = _uneven(mean, variance, good, usable & ~dead & ~interpolated, n)
+    wide = (off > 0) & (ratio > WIDE_RATIO)
+    found = [np.flatnonzero(a) for a in (dead, (off != 0) & ~wide, wide, interpolated)]
+    return LineFaults(*(a if len(a) <= MAX_BAD_LINES * lines else none for a in found))
+
+
+def _dead(mean, flat, n, step):
+    """Constant lines, (lines,) bool, between lines that predict electrons in them."""
+    dead = np.zeros(len(mean), bool)
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], flat, [False]]).astype(int)))
+    for first, stop in zip(edges[::2], edges[1::2], strict=True):
+        if first == 0 or stop == len(mean) or stop - first > MAX_GAP_WIDTH:
+            continue
+        level = np.median(mean[first:stop])
+        expected = n * np.minimum(np.abs(mean[first - 1] - level), np.abs(mean[stop] - level)) / step
+        if expected.sum() < MIN_EXPECTED:
+            continue
+        dead[first:stop] = stop - first <= MAX_GAP_LINES or (expected > 0).mean() > MIN_GAP_COLUMNS
+    return dead
+
+
+def _uneven(mean, variance, good, usable, n):
+    """Lines that deviate from their neighbors in most of their parts: sign (lines,), and the ratio of signals."""
+    lines = len(mean)
+    parts = np.array_split(np.arange(mean.shape[1]), LINE_BLOCKS)
+    weight = np.stack([good[:, p].sum(1) for p in parts], 1)
+    level = np.stack([np.where(good, mean, 0.0)[:, p].sum(1) for p in parts], 1) / weight.clip(1)
+    error = np.stack([np.where(good, variance, 0.0)[:, p].sum(1) for p in parts], 1) / (n * weight.clip(1) ** 2)
+    level = np.where((weight > 0) & usable[:, None], level, np.nan)
+    sign, ratio = np.zeros(lines, int), np.ones(lines)
+    dark = np.nanmin(level) if np.isfinite(level).any() else 0.0
+    expected = np.full(level.shape, np.nan)
+    for i in range(lines):
+        sides = [level[max(0, i - 4) : i], level[i + 1 : i + 5]]
+        sides = [np.nanmedian(s, 0) for s in sides if len(s) and np.isfinite(s).any(0).all()]
+        if sides:
+            expected[i] = np.mean(sides, 0)
+    deviation = level - expected
+    scatter = np.nanmedian(np.abs(deviation), 0) / NORMAL_MAD
+    typical = np.sqrt(np.stack([np.median(error[max(0, i - 4) : i + 5], 0) for i in range(lines)]))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        z = deviation / np.maximum(np.maximum(typical, scatter), 1e-12 * max(abs(dark), 1e-12))
+        share = deviation / np.maximum(expected - dark, 1e-12)
+    needed = np.full(lines, MIN_LINE_DEVIATION)
+    needed[:3] = needed[-3:] = MIN_EDGE_DEVIATION
+    for s in (-1, 1):
+        off = (s * z > LINE_SIGMAS) & (s * share > needed[:, None])
+        sign[off.mean(1) >= MIN_BLOCKS_OFF] = s
+    off = sign != 0
+    ratio[off] = np.nanmedian(1 + share[off], 1)
+    return sign, ratio

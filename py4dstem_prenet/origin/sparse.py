@@ -1,0 +1,72 @@
+"""The direct beam of scans with few electrons a pattern, from sums over neighboring positions.
+
+Where single patterns do not show the beam, their sums over squares of positions are searched as patterns of a coarser
+scan. A descan of less than the disk's radius within a square blurs the disk, and no more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from ..core import Decision, Flag, NoiseModel, OriginMap, Scan, as_scan
+from . import decide_origin
+
+MAX_SPARSE_DOSE = 60.0  # electrons a pattern, above which single patterns are enough
+MIN_SUM_ELECTRONS = 200.0  # electrons that a sum has to hold; the network is precise to some tenths of a pixel then
+MIN_POOLED_SIDE = 3  # sums along each side of the scan, for a descan to be seen
+MAX_POOLED_BYTES = 2**28  # bytes of the sums as float32
+
+
+def pooled_origin(scan: Scan, noise: NoiseModel, locator, origin: OriginMap) -> OriginMap:
+    """Measure the origin in sums over neighboring positions, if single patterns do not show the direct beam.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    noise : NoiseModel
+        Noise model of the detector.
+    locator : type
+        `BeamLocator`, which learns and locates.
+    origin : OriginMap
+        What single patterns gave.
+
+    Returns
+    -------
+    OriginMap
+        The origin, valid at the middle of each sum, if the sums show the direct beam; else `origin`.
+    """
+    if not 0 < noise.dose < MAX_SPARSE_DOSE or not scan.readable.all():
+        return origin
+    if origin.found and origin.feature == "direct beam" and not origin.decision.has("position_uncertain"):
+        return origin
+    side = 2 * int(np.ceil((np.sqrt(MIN_SUM_ELECTRONS / noise.dose) - 1) / 2)) + 1  # odd: sums have a middle
+    shape = tuple(n // side for n in scan.scan_shape)
+    size = int(np.prod(shape))
+    if min(shape) < MIN_POOLED_SIDE or 4 * size * np.prod(scan.pattern_shape) > MAX_POOLED_BYTES:
+        return origin
+    start = [(n - m * side) // 2 for n, m in zip(scan.scan_shape, shape, strict=True)]
+    row, column = np.divmod(np.arange(scan.size), scan.scan_shape[1])
+    u, v = (row - start[0]) // side, (column - start[1]) // side
+    member = (u >= 0) & (v >= 0) & (u < shape[0]) & (v < shape[1])
+    sums = np.zeros((size, *scan.pattern_shape), np.float32)
+    for index, block in scan.blocks(positions=np.flatnonzero(member)):
+        np.add.at(sums, u[index] * shape[1] + v[index], noise.electrons(block))
+    coarse = as_scan(sums.reshape(*shape, *scan.pattern_shape))
+    summed = replace(noise, gain=1.0, offset=0.0, readout=noise.readout / noise.gain * side, dose=noise.dose * side**2)
+    learned = locator.learn(coarse, noise=summed, device="cpu")
+    if learned.beam is None:
+        return origin
+    found = decide_origin(coarse, learned.noise, learned.locate_all(coarse, progress=False)[0], learned.beam)
+    if not found.found or found.feature != "direct beam" or found.decision.has("position_uncertain"):
+        return origin
+    at = np.ix_(*(s + side // 2 + side * np.arange(m) for s, m in zip(start, shape, strict=True)))
+    nearest = np.ix_(*(np.clip((np.arange(n) - s) // side, 0, m - 1)
+                       for n, s, m in zip(scan.scan_shape, start, shape, strict=True)))
+    maps = [q[nearest] for q in (found.qx0, found.qy0, found.sigma_qx0, found.sigma_qy0)]
+    valid = np.zeros(scan.scan_shape, bool)
+    valid[at] = found.valid
+    flag = Flag("pooled_positions", {"dose": float(noise.dose), "side": side})
+    return OriginMap(*maps, valid, found.radius, Decision(True, (flag,)))

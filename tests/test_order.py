@@ -1,0 +1,121 @@
+"""Scans whose frames lie in another order than the file says, or whose beam jumps: the fit follows, or is refused."""
+
+import numpy as np
+import pytest
+
+from py4dstem_prenet.core import Decision, Flag, OriginMap
+from py4dstem_prenet.core.flags import has_flag
+from py4dstem_prenet.descan import fit_descan, fit_origin
+
+SIGMA = 0.05  # pixels
+
+
+def descan(rows, columns, slow=2.0, fast=8.0, bend=0.5):
+    """(2, rows, columns) px: a descan of so many pixels down and along the rows, slightly bent."""
+    u, v = np.meshgrid(np.linspace(-1, 1, rows), np.linspace(-1, 1, columns), indexing="ij")
+    return 48 + np.stack([slow / 2 * u + bend * u * v, fast / 2 * v + bend * v * v])
+
+
+def snake(n, rng):
+    q = descan(n, n)
+    q[:, 1::2] = q[:, 1::2, ::-1]
+    return q
+
+
+def faint_snake(n, rng):
+    q = descan(n, n, 0.3, 0.7, 0.0)
+    q[:, 1::2] = q[:, 1::2, ::-1]
+    return q
+
+
+def late(n, rng):
+    q = descan(n + 1, n)
+    return q.reshape(2, -1)[:, n - 2 : n - 2 + n * n].reshape(2, n, n)
+
+
+def early(n, rng):
+    return descan(n + 1, n).reshape(2, -1)[:, 3 : 3 + n * n].reshape(2, n, n)
+
+
+def dropped(n, rng):
+    q = descan(n + 1, n).reshape(2, -1)
+    at = n * n // 2 + 3
+    return np.concatenate([q[:, :at], q[:, at + 2 :]], 1)[:, : n * n].reshape(2, n, n)
+
+
+def long_rows(n, rng):
+    return descan(n, n + 1).reshape(2, -1)[:, : n * n].reshape(2, n, n)
+
+
+def row_jumps(n, rng):
+    return 48 + rng.uniform(-5, 5, (2, n, 1)) + np.zeros((2, n, n))
+
+
+def centered(n, rng):
+    q = descan(n, n, 30.0, 22.0, 0.0)
+    return q - np.rint(q) + 48
+
+
+KINDS = {snake: "rows_reversed", faint_snake: "rows_reversed", late: "frames_shifted", early: "frames_shifted",
+         dropped: "frames_missing", long_rows: "row_length_wrong", row_jumps: "row_steps", centered: "centered_before"}
+
+
+def fitted(q, rng):
+    measured = q + rng.normal(0, SIGMA, q.shape)
+    x, y, flags = fit_descan(measured, np.full(q.shape, SIGMA), np.ones(q.shape[1:], bool))
+    return x, y, flags
+
+
+@pytest.mark.parametrize("n", [9, 16])
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_the_fit_follows_the_order_of_the_frames(kind, n):
+    rng = np.random.default_rng(n)
+    q = kind(n, rng)
+    x, y, flags = fitted(q, rng)
+    assert has_flag(flags, KINDS[kind]) and x.accepted and y.accepted
+    assert np.quantile(np.hypot(x.values - q[0], y.values - q[1]), 0.97) < 2 * SIGMA
+
+
+@pytest.mark.parametrize("n", [9, 16, 30])
+def test_a_beam_that_jumps_between_frames_is_followed_and_refused(n):
+    rng = np.random.default_rng(n)
+    q = 48 + np.repeat(rng.uniform(-5, 5, (2, -(-n * n // 3))), 3, 1)[:, : n * n].reshape(2, n, n)
+    x, y, _ = fitted(q, rng)
+    assert not (x.accepted or y.accepted) and x.decision.has("beam_jumps")
+    scatter = np.median(np.abs([x.residual, y.residual]))
+    assert scatter < 2 * SIGMA  # the sigma of the measured origin is not that of the jumps
+
+
+def test_jumps_from_frame_to_frame_are_not_averaged():
+    rng = np.random.default_rng(0)
+    q = 48 + rng.uniform(-5, 5, (2, 12, 12))
+    flag = Flag("position_uncertain", {"sigma": 2.9, "counting": SIGMA})
+    sigma = np.full((12, 12), 2.9)
+    origin = OriginMap(*(q + rng.normal(0, SIGMA, q.shape)), sigma, sigma, np.ones((12, 12), bool), 6.0,
+                       Decision(True, (flag,)))
+    fit = fit_origin(origin)
+    assert not fit.accepted and fit.decision.has("positions_scatter")
+
+
+@pytest.mark.parametrize("n", [8, 16, 32])
+@pytest.mark.parametrize("outliers", [0.0, 0.2])
+def test_a_plain_scan_with_wrong_disks_is_taken_as_it_is(n, outliers):
+    """Single wrong disks, and a grain that shows another disk."""
+    rng = np.random.default_rng(n)
+    q = descan(n, n)
+    wrong = q.copy()
+    wrong[:, rng.random((n, n)) < outliers] += 14
+    wrong[:, : n // 4, : n // 3] -= 11
+    x, y, flags = fitted(wrong, rng)
+    assert x.accepted and y.accepted and not has_flag(flags, *KINDS.values())
+    assert np.hypot(x.values - q[0], y.values - q[1]).max() < 4 * SIGMA
+
+
+def test_a_model_that_is_too_simple_is_blamed_and_not_the_specimen():
+    rng = np.random.default_rng(0)
+    q = descan(12, 12)
+    sigma = np.full((12, 12), SIGMA)
+    origin = OriginMap(*(q + rng.normal(0, SIGMA, q.shape)), sigma, sigma, np.ones((12, 12), bool), 6.0, Decision(True))
+    fit = fit_origin(origin, model="constant")
+    assert fit.decision.has("model_too_simple") and not fit.decision.has("residuals_correlated")
+    assert not fit_origin(origin, model="parabola").decision.has("model_too_simple")
