@@ -115,6 +115,8 @@ def coarse_origin(network, scan: Scan, noise: NoiseModel) -> FirstGuess | None:
     sigma = float(np.median(_posterior_sigma(logits, at).cpu().numpy()[with_beam])) * step
     with_beam_t = torch.from_numpy(with_beam).to(device)
     places = _places(logits[with_beam_t], at[with_beam_t], radius / step)
+    blocks = min(int(with_beam.sum()), INDEPENDENT_BLOCKS)
+    places[:, 2] *= 1 / (1 + np.exp(-blocks * np.median(presence[with_beam])))  # the probability that there is a beam
     # The first place is where all blocks are; its middle is that of the surface.
     places[:, :2] = np.median(guess, axis=0) + (places[:, :2] - places[0, :2]) * step
     visible = float(np.median(visible.cpu().numpy()[with_beam]))
