@@ -16,12 +16,12 @@ from ..core import Decision, Flag, NoiseModel, OriginMap, Scan
 from ..fits import inversion_center
 from . import FirstGuess, block_sums, find_stop, no_origin, origin_from_rings
 
-MIN_BEAM_PROBABILITY = 0.7  # posterior probability of the direct beam's place, below which it is not used
+MIN_BEAM_PROBABILITY = 0.65  # posterior probability of the direct beam's place, below which it is not used
 CERTAIN_PROBABILITY = 0.95  # above it, the symmetry is not consulted: in tilted thick crystals it may mislead
 DESCAN_ERROR_FRACTION = 0.25  # of the range of the first guess: standard error of a position, behind a stop
 REACH_FRACTION = 0.045  # of the frame: distance of the center of inversion from a place that the network proposes
 MIN_REACH_PX = 3.0  # pixels, smallest such distance
-MIN_SYMMETRY_ERROR = 0.02  # smallest standard error of a difference of symmetries: intensities of Friedel pairs differ
+MIN_SYMMETRY_ERROR = 0.05  # smallest standard error of a difference of symmetries: intensities of Friedel pairs differ
 MAX_SHORT_SIGMAS = 2.5  # standard errors that count: errors of the symmetry are not Gaussian
 
 

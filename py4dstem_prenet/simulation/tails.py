@@ -71,7 +71,7 @@ def add_tails(expected, coordinates, matrix, affected, generator) -> torch.Tenso
     part = (1 - share) * part + share * convolved(part, kernel)
     halo = moffat(coordinates[at].norm(dim=-1), log_draw(0.01 * side, 0.3 * side),
                   uniform(generator, n, low=0.8, high=3.0))
-    strength = log_draw(0.02, 5.0) * (uniform(generator, n) < 0.5)
+    strength = log_draw(0.02, 5.0) * (uniform(generator, n) < 0.6)
     total = part.sum((1, 2)) / halo.sum((1, 2))
     out = expected.clone()
     out[at] = (part + halo * (strength * total)[:, None, None]) / (1 + strength)[:, None, None]

@@ -13,7 +13,7 @@ from . import Task, draw_scene, log_uniform
 
 COARSE_FIELD_PX = 128  # side of the patterns for the coarse stage, pixels: the largest it sees in use
 # Fractions of the patterns of the coarse stage: spots, rings or an empty probe; long tails; pictures of eight bits.
-SELECTED_AREA_RATE, TAILS_RATE, STRETCH_RATE = 0.45, 0.3, 0.25
+SELECTED_AREA_RATE, TAILS_RATE, STRETCH_RATE = 0.5, 0.4, 0.25
 WINDOW_SELECTED_AREA_RATE, WINDOW_TAILS_RATE = 0.2, 0.25  # of the windows of the fine stage
 LONG_STOPS_RATE = 0.7  # fraction of the beam stops that reach past the beam
 HIDDEN_FRACTION, SHOWN_FRACTION = 0.25, 0.75  # visible fraction of a direct disk that is hidden, or shown
@@ -123,7 +123,7 @@ def draw_fields(bank, generator, batch: int):
     outside = draw() < 0.07
     origin = torch.where(outside[:, None], torch.where(draw(1) < 0.3, away, beside), origin)
     scene = draw_scene(bank, generator, batch, (side, side), origin, radius_range=(1.0, 40.0),
-                       dose_range=(80, 1e7), grains=3, stops=0.0, rates=Rates(moved=0.25, stop=0.4, columns=0.25),
+                       dose_range=(80, 1e7), grains=3, stops=0.0, rates=Rates(moved=0.25, stop=0.45, columns=0.25),
                        selected_area=SELECTED_AREA_RATE, tails=TAILS_RATE, long_stops=LONG_STOPS_RATE)
     present = (draw() < 0.88) | outside
     # Patterns without a beam show stray light with a gradient, or almost nothing.
