@@ -311,8 +311,8 @@ def _lazily(reader, path, options):
 
 
 def _sizes(signal):
-    """Pixel sizes of a signal, in the order of the scan."""
-    pairs = [(a.get("scale"), a.get("units")) for a in signal["axes"]]
+    """Pixel sizes of a signal, in the order of the scan. RosettaSciIO says 1 where a file states none."""
+    pairs = [(0 if a.get("scale") == 1 else a.get("scale"), a.get("units")) for a in signal["axes"]]
     header = signal.get("original_metadata", {}).get("blockfile_header", {})
     length = header.get("Camera_length")  # of 0.1 mm
     return PixelSizes(tuple(pairs[:2]) if len(pairs) == 4 else (), tuple(pairs[-2:]),
