@@ -91,6 +91,14 @@ def test_the_checksum_is_of_the_values(tmp_path, data):
     assert [p.name for p in tmp_path.iterdir()] == ["a.h5"]
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_cube_without_a_calibration_is_saved(tmp_path):
+    made = cube()
+    made.root._metadata.pop("calibration")
+    py4dstem_prenet.save(made, tmp_path / "a.h5")
+    np.testing.assert_array_equal(py4DSTEM.read(tmp_path / "a.h5").data, DATA)
+
+
 def test_a_stream_is_refused_before_it_begins(tmp_path):
     begun = []
     with pytest.raises(PrenetError), emd_files.new_cube(cube("a/b"), tmp_path / "a.h5", np.float32):

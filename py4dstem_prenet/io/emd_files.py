@@ -200,7 +200,7 @@ def _save(node, partial, path):
         ) from error
     finally:  # entries that a failed save leaves in the calibration would break the next one
         calibration = getattr(node, "calibration", node)
-        for key in ("_root_treepath", "_target_paths"):
+        for key in ("_root_treepath", "_target_paths") if calibration is not None else ():
             calibration._params.pop(key, None)
 
 
