@@ -1,5 +1,6 @@
 """What `save` writes is read back before the file gets its name; what py4DSTEM would not read is refused."""
 
+import h5py
 import numpy as np
 import py4DSTEM
 import pytest
@@ -89,6 +90,22 @@ def test_the_checksum_is_of_the_values(tmp_path, data):
     py4dstem_prenet.save(DataCube(data), tmp_path / "a.h5")
     np.testing.assert_array_equal(py4DSTEM.read(tmp_path / "a.h5").data, data)
     assert [p.name for p in tmp_path.iterdir()] == ["a.h5"]
+
+
+def test_a_source_that_vanishes_leaves_no_file(tmp_path):
+    folder = tmp_path / "source"
+    folder.mkdir()
+    layout = h5py.VirtualLayout(DATA.shape, DATA.dtype)
+    for row, part in enumerate(DATA):
+        with h5py.File(folder / f"{row}.h5", "w") as file:
+            file["d"] = part
+        layout[row] = h5py.VirtualSource(f"{row}.h5", "d", part.shape)
+    with h5py.File(folder / "all.h5", "w") as file:
+        file.create_virtual_dataset("d", layout)
+    made = py4dstem_prenet.open(folder / "all.h5")
+    (folder / "1.h5").unlink()
+    (tmp_path / "out").mkdir()
+    refused(made, tmp_path / "out")
 
 
 @pytest.mark.filterwarnings("ignore")

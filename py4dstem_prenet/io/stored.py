@@ -195,7 +195,9 @@ def choose_array(contents, path, scan_shape=None, name=None) -> StoredArray:
     named = f" named {name}" if name else ""
     held = [_told(a) for a in (*contents.arrays, *contents.others)]
     more = f" and {len(held) - MAX_LISTED} more" if len(held) > MAX_LISTED else ""
-    hint = f"; {contents.hint}" if contents.hint else ""
+    hint = contents.hint or ("give scan_shape for an array of more than four axes" if any(
+        a.ndim > MAX_AXES for a in contents.arrays) else "")
+    hint = f"; {hint}" if hint else ""
     raise PrenetError(f"{path} ({contents.kind}) holds no scan or stack of patterns{named}, but "
                       f"{', '.join(held[:MAX_LISTED]) or 'nothing'}{more}{hint}.")
 
