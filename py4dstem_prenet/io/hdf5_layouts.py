@@ -25,34 +25,39 @@ def kind_of_hdf5(file) -> str:
         The program or format, for people.
     """
     attributes, keys = file.attrs, set(file)
+    groups = {key: group for key in keys if isinstance(group := _found(file, key), h5py.Group)}
     if _text(attributes.get("file_format")) == "HyperSpy":
         return "HyperSpy"
-    if "Version" in keys and isinstance(file["Version"], h5py.Dataset) and "Data" in keys:
+    if "Version" in keys and "Data" in groups and "Version" not in groups:
         return "Velox EMD"
     if _text(attributes.get("emd_group_type")) == "file":
         return "EMD 1.0"
-    if "4DSTEM_simulation" in keys:
+    if "4DSTEM_simulation" in groups:
         return "Prismatic"
-    for key in keys:
-        group = file.get(key)
-        if isinstance(group, h5py.Group) and "emd_group_type" in group.attrs and "version_major" in group.attrs:
+    for group in groups.values():
+        if "emd_group_type" in group.attrs and "version_major" in group.attrs:
             return f"py4DSTEM {int(group.attrs['version_major'])}.{int(group.attrs.get('version_minor', 0))}"
     if "version_major" in attributes:
         return "EMD of NCEM"
-    if "electron_events" in keys:
+    if "electron_events" in groups:
         return "electron events of stempy"
-    if any(key.startswith("Acquisition") and "SVIData" in file[key] for key in keys):
+    if any(key.startswith("Acquisition") and "SVIData" in group for key, group in groups.items()):
         return "Delmic"
-    if "STEM Metadata" in keys:
+    if "STEM Metadata" in groups:
         return "Arina's metadata"
     if {"array", "sampling"} <= keys:
         return "abTEM"
-    entry = file.get("entry")
-    if isinstance(entry, h5py.Group) and "DECTRIS_lab_geometry" in entry.attrs:
+    if "DECTRIS_lab_geometry" in getattr(groups.get("entry"), "attrs", {}):
         return "DECTRIS master"
-    if any(_text(group.attrs.get("NX_class")) for group in map(file.get, keys) if group is not None):
-        return "NeXus"
-    return "HDF5"
+    return "NeXus" if any(_text(group.attrs.get("NX_class")) for group in groups.values()) else "HDF5"
+
+
+def _found(group, key):
+    """What a name of a group leads to; None if that is missing or damaged."""
+    try:
+        return group[key]
+    except (KeyError, OSError):
+        return None
 
 
 def is_other_object(node, kind) -> bool:
