@@ -51,6 +51,7 @@ from .robust import (
 from .sampling import sample_positions as sample_positions, spread_positions as spread_positions
 from .scan import (
     MIN_SIDE as MIN_SIDE,
+    READING_ERRORS as READING_ERRORS,
     SampledScan as SampledScan,
     Scan as Scan,
     as_scan as as_scan,

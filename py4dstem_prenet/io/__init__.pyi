@@ -47,10 +47,18 @@ from .files import (
 )
 from .hdf5_files import (
     compression_of as compression_of,
-    has_spectra as has_spectra,
-    hyperspy_sizes as hyperspy_sizes,
     open_dataset as open_dataset,
     read_hdf5 as read_hdf5,
+)
+from .hdf5_layouts import (
+    axes_of as axes_of,
+    calibration_of_0_13 as calibration_of_0_13,
+    has_spectra as has_spectra,
+    hyperspy_sizes as hyperspy_sizes,
+    is_other_object as is_other_object,
+    kind_of_hdf5 as kind_of_hdf5,
+    sidecar_sizes as sidecar_sizes,
+    stated_shapes as stated_shapes,
 )
 from .merlin_files import read_merlin as read_merlin
 from .opening import (

@@ -10,7 +10,7 @@ import py4DSTEM
 from py4DSTEM import Calibration, Metadata
 from tqdm import tqdm
 
-from ..core import PrenetError
+from ..core import READING_ERRORS, PrenetError, check_sources, silent_sources
 from . import (
     EMD_ENDINGS,
     PROVENANCE,
@@ -24,6 +24,7 @@ from . import (
     check_sums,
     checksum,
     existing,
+    first_line,
     in_chunks,
     new_file,
     open_hdf5,
@@ -95,7 +96,7 @@ def save(datacube, path, data=True):
         where, sums = f"{datacube.root.name}/{datacube.name}/data", []
         with _write_errors(path), h5py.File(partial, "r+") as file:
             for block in tqdm(blocks, desc="saving", unit=" blocks", delay=2):  # seconds
-                values = np.asarray(source[block])
+                values = _read(source, block, path)
                 file[where][block] = values
                 sums.append(checksum(values))
         check_sums(partial, where, zip(blocks, sums, strict=True), path)
@@ -163,6 +164,16 @@ def resumable_cube(datacube, path, dtype, record):
             target.end()
 
 
+def _read(source, block, path):
+    """Rows of the scan in memory."""
+    try:
+        check_sources(silent_sources(source))
+        return np.asarray(source[block])
+    except READING_ERRORS as error:
+        raise PrenetError(f"{path} was not written: rows {block.start} to {block.stop - 1} of the scan cannot be read "
+                          f"({first_line(error)}).") from error
+
+
 def _save_without_data(datacube, partial, path, dtype):
     size = int(np.prod(datacube.data.shape)) * np.dtype(dtype).itemsize
     check_space(path, size)
@@ -200,7 +211,7 @@ def _save(node, partial, path):
         ) from error
     finally:  # entries that a failed save leaves in the calibration would break the next one
         calibration = getattr(node, "calibration", node)
-        for key in ("_root_treepath", "_target_paths"):
+        for key in ("_root_treepath", "_target_paths") if calibration is not None else ():
             calibration._params.pop(key, None)
 
 

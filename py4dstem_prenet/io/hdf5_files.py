@@ -1,7 +1,7 @@
 """Find the arrays of any HDF5 file: links and virtual sources followed, stacks in several files joined.
 
-Known layouts (HyperSpy, EMD of NCEM, py4DSTEM before 0.14, Prismatic, abTEM, NeXus, DECTRIS) tell the order of the
-axes, pixel sizes and the shape of the scan; in others the axes are taken as (Rx, Ry, Qx, Qy).
+Known layouts (`hdf5_layouts`) tell the order of the axes, pixel sizes and the shape of the scan; in others the axes are
+taken as (Rx, Ry, Qx, Qy).
 """
 
 import re
@@ -12,13 +12,24 @@ import h5py
 import numpy as np
 
 from ..core import Flag, PrenetError, silent_sources
-from . import FileContents, OtherData, PixelSizes, StatedShape, StoredArray, contiguous_offset, open_hdf5
+from . import (
+    FileContents,
+    OtherData,
+    StoredArray,
+    axes_of,
+    calibration_of_0_13,
+    contiguous_offset,
+    is_other_object,
+    kind_of_hdf5,
+    open_hdf5,
+    sidecar_sizes,
+    stated_shapes,
+)
 
 MAX_NODES = 20_000  # groups and data sets of a file that are looked at
 MAX_LINKS = 30  # one after another
 MAX_SOURCES = 200  # files of a virtual data set whose existence is checked
 _STACK = re.compile(r"data_(\d+)")  # DECTRIS' names of the parts of a stack
-_PATTERN_UNIT = re.compile(r"1 ?/|-1|rad")
 
 
 @dataclass(frozen=True)
@@ -111,7 +122,7 @@ def _contents(path, file, kind, walk):
         if id(node) in joined:
             continue
         aliases = tuple(walk.aliases.get(node.path, ()))
-        if _is_array(node.dataset) and not _is_other_object(node, kind):
+        if _is_array(node.dataset) and not is_other_object(node, kind):
             arrays.append(_array(path, node, kind, aliases))
         else:
             found = node.dataset
@@ -123,8 +134,8 @@ def _contents(path, file, kind, walk):
         more = f" and {len(walk.broken) - 1} more" if len(walk.broken) > 1 else ""
         raise PrenetError(f"{path} ({kind}) only links to its data, and {target} (linked as {where}){more} cannot be "
                           "read; copy the files that it links to beside it.")
-    arrays = [replace(a, stated=(*a.stated, *_stated(path, file))) for a in arrays]
-    sizes = _sidecar_sizes(path)
+    arrays = [replace(a, stated=(*a.stated, *stated_shapes(path, file))) for a in arrays]
+    sizes = sidecar_sizes(path)
     if sizes.scan:
         arrays = [a if a.sizes.scan else replace(a, sizes=replace(a.sizes, scan=sizes.scan)) for a in arrays]
     hint = ""
@@ -133,63 +144,8 @@ def _contents(path, file, kind, walk):
     return FileContents(kind, tuple(arrays), tuple(others), hint)
 
 
-def kind_of_hdf5(file) -> str:
-    """Say what an HDF5 file is.
-
-    Parameters
-    ----------
-    file : h5py.File
-        The open file.
-
-    Returns
-    -------
-    str
-        The program or format, for people.
-    """
-    attributes, keys = file.attrs, set(file)
-    if _text(attributes.get("file_format")) == "HyperSpy":
-        return "HyperSpy"
-    if "Version" in keys and isinstance(file["Version"], h5py.Dataset) and "Data" in keys:
-        return "Velox EMD"
-    if _text(attributes.get("emd_group_type")) == "file":
-        return "EMD 1.0"
-    if "4DSTEM_simulation" in keys:
-        return "Prismatic"
-    for key in keys:
-        group = file.get(key)
-        if isinstance(group, h5py.Group) and "emd_group_type" in group.attrs and "version_major" in group.attrs:
-            return f"py4DSTEM {int(group.attrs['version_major'])}.{int(group.attrs.get('version_minor', 0))}"
-    if "version_major" in attributes:
-        return "EMD of NCEM"
-    if "electron_events" in keys:
-        return "electron events of stempy"
-    if any(key.startswith("Acquisition") and "SVIData" in file[key] for key in keys):
-        return "Delmic"
-    if "STEM Metadata" in keys:
-        return "Arina's metadata"
-    if {"array", "sampling"} <= keys:
-        return "abTEM"
-    entry = file.get("entry")
-    if isinstance(entry, h5py.Group) and "DECTRIS_lab_geometry" in entry.attrs:
-        return "DECTRIS master"
-    if any(_text(group.attrs.get("NX_class")) for group in map(file.get, keys) if group is not None):
-        return "NeXus"
-    return "HDF5"
-
-
 def _is_array(dataset):
     return dataset.ndim >= 3 and dataset.size and dataset.dtype.kind in "iufbc"
-
-
-def _is_other_object(node, kind):
-    """Whether an array is stored as something else than patterns: images, slices, spectra."""
-    if has_spectra(node.parent, node.dataset.ndim):
-        return True
-    if _text(node.parent.attrs.get("interpretation")) in ("spectrum", "scalar"):  # of NeXus
-        return True
-    if kind == "py4DSTEM 0.13":
-        return _text(node.parent.attrs.get("py4dstem_class")) not in ("", "DataCube")
-    return (kind == "Prismatic" or kind.startswith("py4DSTEM")) and "/data/datacubes/" not in node.path
 
 
 def _refuse_events(path, walk):
@@ -208,7 +164,7 @@ def _array(path, node, kind, aliases):
     names = tuple(aliases)
     if node.path.split("/")[-1] in ("data", "datacube", "array") and "/" in node.path:
         names += (node.path.rsplit("/", 1)[0],)
-    sizes, turned = _axes(node, kind)
+    sizes, turned = axes_of(node, kind)
     shape = node.dataset.shape[::-1] if turned else node.dataset.shape
 
     def load():
@@ -217,7 +173,7 @@ def _array(path, node, kind, aliases):
 
     return StoredArray(shape, node.dataset.dtype, load, node.path, names, sizes=sizes,
                        compression=compression_of(node.dataset),
-                       calibration=_calibration_of_0_13(node) if kind == "py4DSTEM 0.13" else None)
+                       calibration=calibration_of_0_13(node) if kind == "py4DSTEM 0.13" else None)
 
 
 def _transposed(data):
@@ -367,161 +323,3 @@ def _whole_frames(data):
     step = (getattr(data, "chunks", None) or (1,))[0]
     frame = int(np.prod(data.shape[1:])) * data.dtype.itemsize
     return (min(data.shape[0], step * max(1, 2**26 // max(1, step * frame))), *data.shape[1:])
-
-
-# --- what the layouts state ---------------------------------------------------------------------------------
-def _stated(path, file):
-    """Shapes of the scan that a file of DECTRIS states, or the file beside it."""
-    found = []
-    specific = file.get("entry/instrument/detector/detectorSpecific")
-    if isinstance(specific, h5py.Group):
-        rows, columns = (specific.get(name) for name in ("ntrigger", "nimages"))
-        if isinstance(rows, h5py.Dataset) and isinstance(columns, h5py.Dataset):
-            rows, columns = int(rows[()]), int(columns[()])
-            if rows > 1 and columns > 1:
-                found.append(StatedShape(rows, columns, "the number of triggers", certain=False))
-    attributes = _sidecar(path)
-    if "NumPixelsX" in attributes and "NumPixelsY" in attributes:
-        columns, rows = (int(np.ravel(attributes[name])[0]) for name in ("NumPixelsX", "NumPixelsY"))
-        found.append(StatedShape(rows, columns, "the file beside it"))
-    return tuple(found)
-
-
-def _sidecar(path):
-    """What the file beside a master file of an Arina says of the scan."""
-    beside = path.with_name(f"{path.stem.removesuffix('_master')}{path.suffix}")
-    if beside == path or not beside.is_file():
-        return {}
-    try:
-        with h5py.File(beside, "r") as file:
-            return dict(file["STEM Metadata"].attrs) if "STEM Metadata" in file else {}
-    except OSError:
-        return {}
-
-
-def _sidecar_sizes(path):
-    size = _sidecar(path).get("Pixel Size")
-    return PixelSizes() if size is None else PixelSizes(scan=((float(np.ravel(size)[0]), "nm"),))
-
-
-def _axes(node, kind):
-    """Pixel sizes of a data set, and whether its axes are stored in reverse."""
-    group, dataset = node.parent, node.dataset
-    if kind == "abTEM" and "units" in group:
-        pairs = list(zip(np.ravel(group["sampling"][()]), map(_text, np.ravel(group["units"][()])), strict=False))
-        return _split(pairs, dataset.ndim), False
-    if "axis-0" in group:
-        return hyperspy_sizes(group, dataset.ndim), False
-    if "axes" in group.attrs and np.size(group.attrs["axes"]) == dataset.ndim:
-        axes = [group.get(_text(name)) for name in np.ravel(group.attrs["axes"])]
-        return _split([(0, "") if not isinstance(a, h5py.Dataset) else (_step(a), _text(a.attrs.get("units")))
-                       for a in axes], dataset.ndim), False
-    first = next((k for k in (0, 1) if f"dim{k}" in group and f"dim{k + dataset.ndim - 1}" in group), None)
-    if first is None:
-        return PixelSizes(), False
-    dims = [group[f"dim{first + k}"] for k in range(dataset.ndim)]
-    turned = _is_turned(node, kind, dims)
-    if turned:
-        dims = dims[::-1]
-    sizes = _split([(_step(dim), _text(dim.attrs.get("units"))) for dim in dims], dataset.ndim)
-    return _legacy_sizes(node, sizes) if kind.startswith("py4DSTEM") else sizes, turned
-
-
-def _is_turned(node, kind, dims):
-    """Whether an EMD file stores the axes in reverse, as HyperSpy writes them and RosettaSciIO reads them."""
-    if kind.startswith(("py4DSTEM", "Prismatic", "EMD 1.0")) or node.path.endswith("/datacube") or len(dims) < 3:
-        return False
-    if node.path.startswith("signals/"):
-        return True
-    reciprocal = [bool(_PATTERN_UNIT.search(_text(dim.attrs.get("units")))) for dim in dims]
-    return all(reciprocal[:2]) or not all(reciprocal[-2:])
-
-
-def _split(pairs, ndim):
-    """Pixel sizes of axes in the order of the scan."""
-    return PixelSizes(tuple(pairs[:2]) if ndim == 4 else (), tuple(pairs[-2:]))
-
-
-def hyperspy_sizes(group, ndim) -> PixelSizes:
-    """Read the axes that HyperSpy stores beside an array.
-
-    Parameters
-    ----------
-    group : h5py.Group or zarr.Group
-        The group of the array.
-    ndim : int
-        Number of axes.
-
-    Returns
-    -------
-    PixelSizes
-        As the file states them.
-    """
-    axes = [group[f"axis-{k}"].attrs if f"axis-{k}" in group else {} for k in range(ndim)]
-    pairs = [(a.get("scale", 0), _text(a.get("units"))) for a in axes]
-    return _split(pairs, ndim)
-
-
-def has_spectra(group, ndim) -> bool:
-    """Return whether HyperSpy's axes beside an array say that its last two axes are no patterns.
-
-    Parameters
-    ----------
-    group : h5py.Group or zarr.Group
-        The group of the array.
-    ndim : int
-        Number of axes.
-
-    Returns
-    -------
-    bool
-        True if the axes are there, and not exactly the last two are those of the signal.
-    """
-    if f"axis-{ndim - 1}" not in group or "navigate" not in group[f"axis-{ndim - 1}"].attrs:
-        return False
-    navigate = [bool(group[f"axis-{k}"].attrs.get("navigate", True)) for k in range(ndim) if f"axis-{k}" in group]
-    return any(navigate[-2:]) or not all(navigate[:-2])
-
-
-def _legacy_sizes(node, sizes):
-    """Pixel sizes in the metadata of py4DSTEM 0.9 to 0.12, which count before those of the axes."""
-    top = node.dataset.file.get(f"{node.path.split('/')[0]}/metadata")
-    values = {}
-    if isinstance(top, h5py.Group):
-        def note(name, item):
-            if "calibration" in name:
-                values.update(item.attrs)
-                if isinstance(item, h5py.Dataset) and item.size == 1:
-                    values[name.split("/")[-1]] = item[()]
-
-        top.visititems(note)
-    found = {}
-    for space, letters in (("scan", "R"), ("pattern", "QK")):
-        for letter in letters:
-            size = next((values[k] for k in (f"{letter}_pixel_size", f"{letter}_pix_size") if k in values), None)
-            unit = next((values[k] for k in (f"{letter}_pixel_units", f"{letter}_units", f"{letter}_pixel_size_units")
-                         if k in values), "")
-            if size is not None and np.size(size) == 1 and np.asarray(size).dtype.kind in "iuf":
-                found[space] = ((float(np.ravel(size)[0]), _text(np.ravel(unit)[0] if np.ndim(unit) else unit)),)
-    return replace(sizes, **found)
-
-
-def _calibration_of_0_13(node):
-    """Entries of the calibration that py4DSTEM 0.13 stored beside a data set or above it."""
-    from py4DSTEM.io.legacy.legacy13 import Calibration
-
-    group = node.parent
-    while group.name != "/":
-        for child in group.values():
-            if _text(child.attrs.get("py4dstem_class")) == "Calibration":
-                return {k: v for k, v in Calibration.from_h5(child)._params.items() if not k.startswith("_")}
-        group = group.parent
-    return None
-
-
-def _step(dim):
-    return float(dim[1] - dim[0]) if dim.shape and dim.shape[0] > 1 and dim.dtype.kind in "iuf" else 0.0
-
-
-def _text(value):
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else "" if value is None else str(value)

@@ -186,7 +186,7 @@ def read_dm(path) -> FileContents:
     try:
         found = py4DSTEM.import_file(str(path), mem="MEMMAP")
         data = found.data
-        scales, images = _dm_axes(path)
+        scales, images = _dm_axes(path, data.ndim)
     except Exception:  # readers raise errors of many types
         return read_with_rosettasciio(path)
     kind = "Digital Micrograph"
@@ -200,12 +200,13 @@ def read_dm(path) -> FileContents:
     if not images and any(unit in ("nm", "µm") for _, unit in pattern):
         pattern = scan = ()  # py4DSTEM: the microscope did not tell its state to the camera
     elif isinstance(found, py4DSTEM.DataCube) and not images:  # py4DSTEM makes A^-1 of angles, where it can
-        calibration = found.calibration
-        pattern = ((calibration.get_Q_pixel_size(), calibration.get_Q_pixel_units()),)
+        known = found.calibration
+        pattern = ((known.get_Q_pixel_size(), known.get_Q_pixel_units()),)
+        scan = ((known.get_R_pixel_size(), known.get_R_pixel_units()),)
     return FileContents(kind, (StoredArray.of(data, sizes=PixelSizes(scan, pattern)),))
 
 
-def _dm_axes(path):
+def _dm_axes(path, ndim):
     """(size, unit) of the axes of the array, the fastest first; whether it stores images of the scan.
 
     Newer files have a tag if they store one pattern after another. Without the tag, reciprocal units of the slow axes
@@ -214,10 +215,10 @@ def _dm_axes(path):
     from ncempy.io import dm
 
     with dm.fileDM(path, on_memory=False) as file:
-        scales = list(zip(file.scale[-4:], file.scaleUnit[-4:], strict=False))
+        scales = list(zip(file.scale[-ndim:], file.scaleUnit[-ndim:], strict=False))
         if any(value for tag, value in file.allTags.items() if tag.endswith("Meta Data.Data Order Swapped")):
             return scales, False
-    fast, slow = ([unit for _, unit in part] for part in (scales[-4:-2], scales[-2:]))
+    fast, slow = ([unit for _, unit in part] for part in (scales[:-2], scales[-2:]))
     images = len(fast) == 2 and all(u.startswith("1/") or u.endswith("rad") for u in slow) and not any(
         u == "" or u.startswith("1/") or u.endswith("rad") for u in fast)
     return scales, images
@@ -311,8 +312,8 @@ def _lazily(reader, path, options):
 
 
 def _sizes(signal):
-    """Pixel sizes of a signal, in the order of the scan."""
-    pairs = [(a.get("scale"), a.get("units")) for a in signal["axes"]]
+    """Pixel sizes of a signal, in the order of the scan. RosettaSciIO says 1 where a file states none."""
+    pairs = [(0 if a.get("scale") == 1 else a.get("scale"), a.get("units")) for a in signal["axes"]]
     header = signal.get("original_metadata", {}).get("blockfile_header", {})
     length = header.get("Camera_length")  # of 0.1 mm
     return PixelSizes(tuple(pairs[:2]) if len(pairs) == 4 else (), tuple(pairs[-2:]),

@@ -195,7 +195,9 @@ def choose_array(contents, path, scan_shape=None, name=None) -> StoredArray:
     named = f" named {name}" if name else ""
     held = [_told(a) for a in (*contents.arrays, *contents.others)]
     more = f" and {len(held) - MAX_LISTED} more" if len(held) > MAX_LISTED else ""
-    hint = f"; {contents.hint}" if contents.hint else ""
+    hint = contents.hint or ("give scan_shape for an array of more than four axes" if any(
+        a.ndim > MAX_AXES for a in contents.arrays) else "")
+    hint = f"; {hint}" if hint else ""
     raise PrenetError(f"{path} ({contents.kind}) holds no scan or stack of patterns{named}, but "
                       f"{', '.join(held[:MAX_LISTED]) or 'nothing'}{more}{hint}.")
 
@@ -305,21 +307,21 @@ def heard():
             logged.append(record.getMessage())
 
     handler, loggers = Handler(logging.WARNING), [logging.getLogger(name) for name in ("rsciio", "ncempy", "tifffile")]
-    passed_on = [logger.propagate for logger in loggers]
-    for logger in loggers:
-        logger.addHandler(handler)
-        logger.propagate = False
+    before = [(logger.propagate, logger.handlers) for logger in loggers]
+    for logger in loggers:  # RosettaSciIO's own handler writes to stdout
+        logger.propagate, logger.handlers = False, [handler]
     try:
         with contextlib.redirect_stdout(printed), warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("default")
             yield flags
     finally:
-        for logger, propagate in zip(loggers, passed_on, strict=True):
-            logger.removeHandler(handler)
-            logger.propagate = propagate
+        for logger, (propagate, handlers) in zip(loggers, before, strict=True):
+            added = [h for h in logger.handlers if h is not handler]
+            logger.propagate, logger.handlers = propagate, [*handlers, *added]
     told = [*logged, *(str(w.message) for w in warned if not issubclass(w.category, _OF_PROGRAMMERS))]
     flags += [Flag("reader_warned", {"text": " ".join(text.split())[:MAX_WARNING_LETTERS]})
-              for text in dict.fromkeys(told)]
+              for text in dict.fromkeys(told) if not any(word in text for word in _OF_THE_MACHINE)]
 
 
+_OF_THE_MACHINE = ("numba",)  # words of warnings that tell nothing of the file
 _OF_PROGRAMMERS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ResourceWarning, ImportWarning)
