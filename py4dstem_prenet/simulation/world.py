@@ -369,6 +369,7 @@ def _bright(state):
 
 def _sparse(state):
     state.dose = 0 * state.dose + state.rng.uniform(8, 40)
+    state.camera = None  # event detectors
 
 
 def _cut(state):
