@@ -56,7 +56,14 @@ def centered(n, rng):
     return q - np.rint(q) + 48
 
 
-KINDS = {snake: "rows_reversed", faint_snake: "rows_reversed", late: "frames_shifted", early: "frames_shifted",
+def flyback(n, rng):
+    q = descan(n, n)
+    q[:, :, -1] = (q[:, :, -2] + q[:, :, 0]) / 2
+    return q
+
+
+KINDS = {flyback: "lines_elsewhere", snake: "rows_reversed", faint_snake: "rows_reversed", late: "frames_shifted",
+         early: "frames_shifted",
          dropped: "frames_missing", long_rows: "row_length_wrong", row_jumps: "row_steps", centered: "centered_before"}
 
 

@@ -389,6 +389,10 @@ _DESCAN = (
      "Open the file again with the right scan shape: images are wrong as well."),
     ("row_steps", WARNING,
      "The beam jumps with each scan row (typically by {step:.2g} px); the fit follows."),
+    ("lines_elsewhere", WARNING,
+     "Whole scan rows ({rows}) or columns ({columns}) lie off the surface of the others, as frames taken on the way "
+     "back do; the measured origin stands there.",
+     "Crop them with datacube.prenet.crop_R if they do not belong to the scan."),
     ("centered_before", WARNING,
      "The patterns were centered to whole pixels before; the fit follows the fractions of a pixel that are left."),
     ("beam_jumps", REFUSAL,

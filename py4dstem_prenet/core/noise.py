@@ -100,9 +100,10 @@ class NoiseModel(Result):
         str
             Gain, offset, read-out noise, dose and number of bad pixels.
         """
+        gain, offset, readout = (f"{value:.4g} ± {sigma:.2g}" if 0 < sigma < np.inf else f"{value:.4g}" for value, sigma
+                                 in zip((self.gain, self.offset, self.readout), self.sigmas, strict=False))
         kind = "counts electrons" if self.counting else (
-            f"gain {self.gain:.4g} units an electron, offset {self.offset:.4g}, "
-            f"read-out noise {self.readout:.3g} units")
+            f"gain {gain} units an electron, offset {offset}, read-out noise {readout} units")
         return f"{kind}; {self.dose:,.4g} electrons a pattern; {int(self.bad_pixels.sum())} bad pixels"
 
     @property

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
+from scipy.stats import binom
 
 from ..core import NORMAL_MAD, Decision, Flag
 from . import SurfaceFit, fit_pair
@@ -30,6 +31,9 @@ MIN_FLYBACK_RATIO = 3.0  # step at the end of a row in the usual step; smaller o
 MAX_LENGTH_ERROR = 2  # frames that a row may be too long or too short
 MIN_BAND_ROWS = 3  # rows in which the flyback is looked for together
 MAX_CENTERED_RANGE_PX = 1.3  # of positions in patterns that were centered to whole pixels; rounding leaves 1
+MIN_ODD_PART = 0.6  # of a line's positions off the surface, with which the line is elsewhere
+MAX_ODD_LINES = 0.35  # of all lines
+MAX_ODD_CHANCE = 1e-7  # probability of so many at the rate of the other lines
 MIN_ROW_ROUGHNESS = 1.0  # mean squared step between rows in the variance of rows; 2 for jumps, less for bends
 MIN_RUN_PX = 0.3  # pixels; smaller steps in time do not end a run
 MAX_SPACE_AGREEMENT = 0.5  # of positions off that agree with the next row as well: those are grains, not jumps
@@ -108,7 +112,7 @@ def reorder(maps, sigmas, valid, fits, model="auto"):
         return None, None
     best = (MIN_EVIDENCE, None, None)
     before = data.loss(smooth)
-    for make in (_reversed_rows, _shifted, _dropped, _row_steps, _centered, _runs):
+    for make in (_reversed_rows, _shifted, _dropped, _row_steps, _centered, _odd_lines, _runs):
         if make is _runs and best[1] is not None:  # which follows anything in time, and predicts nothing
             break
         for found, flag, parameters in make(data, smooth, model):
@@ -290,8 +294,10 @@ def _row_steps(data, smooth, model):
     offset = _row_median(hidden - surface)
     deviation = np.abs(hidden - surface - offset[..., None])
     error = 1.25 * np.nanmedian(deviation, (1, 2)) / NORMAL_MAD
+    spread = offset[:, counts > 0].std(1)  # what is known of a row without positions
+    error = np.where(counts > 0, error[:, None] / np.sqrt(counts.clip(1)), spread[:, None])
     flag = Flag("row_steps", {"step": float(np.median(np.hypot(*np.diff(offset, axis=1))))})
-    yield tuple(_with_values(fit, values, np.hypot(fit.sigma, e / np.sqrt(counts.clip(1))[:, None]), measured,
+    yield tuple(_with_values(fit, values, np.hypot(fit.sigma, e[:, None]), measured,
                              data.valid)
                 for fit, values, e, measured in zip(fits, surface + offset[..., None], error, data.values,
                                                     strict=True)), flag, 2 * len(counts)
@@ -329,6 +335,33 @@ def _unwrapped(image):
     between = np.diff(rows, axis=0)
     shift = np.median(wrapped(between, None) - between, 1)
     return rows + np.concatenate([[0.0], np.cumsum(np.rint(shift))])[:, None]
+
+
+def _odd_lines(data, smooth, model):
+    """Whole rows or columns lie elsewhere, as those that are taken on the way back; what was measured stays there."""
+    off, valid = data.off(smooth), data.valid
+    odd = np.zeros_like(valid)
+    numbers = {}
+    for axis, name in ((1, "rows"), (0, "columns")):
+        count, used = off.sum(axis), valid.sum(axis)
+        lines = (used >= 4) & (count > MIN_ODD_PART * used)
+        if not lines.any() or lines.mean() > MAX_ODD_LINES:
+            numbers[name] = []
+            continue
+        rest = off.sum() - count[lines].sum()
+        rate = max((rest + 1) / max(used.sum() - used[lines].sum(), 1), 1e-3)
+        lines &= binom.sf(count - 1, used, rate) < MAX_ODD_CHANCE
+        numbers[name] = [str(int(i)) for i in np.flatnonzero(lines)]
+        odd |= lines[:, None] if axis == 1 else lines
+    if not odd.any():
+        return
+    fits = fit_pair(*data.values, *data.sigmas, valid & ~odd, model)
+    away = np.hypot(*(data.values - [fit.values for fit in fits]))[odd & valid]
+    unknown = float(np.median(away)) if away.size else np.inf  # how far positions there may lie that were not measured
+    yield tuple(_with_values(fit, np.where(odd & valid, measured, fit.values),
+                             np.where(odd & valid, sigma, np.where(odd, unknown, fit.sigma)), measured, valid)
+                for fit, measured, sigma in zip(fits, data.values, data.sigmas, strict=True)), Flag(
+                    "lines_elsewhere", numbers), 2 * int((odd & valid).sum())
 
 
 def _runs(data, smooth, model):

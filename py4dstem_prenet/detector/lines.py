@@ -13,6 +13,7 @@ from ..core import NORMAL_MAD
 FULL_SCALE_BITS = range(7, 33)  # 2**bits - 1 and 2**bits - 2 mark invalid pixels in files of some detector
 FULL_SCALE_RATIO = 4.0  # full scale over the largest value of other pixels; a saturated beam has values in between
 SMALL_FULL_SCALE_RATIO = 16.0  # the same below 16 bits, where beams saturate often
+MIN_LINE_PART = 0.9  # of a line's pixels at full scale, with which the line is invalid whatever the others give
 MAX_INVALID_FRACTION = 0.5  # of the pixels; if more hold one value, they are not the invalid ones
 MIN_LINE_PATTERNS = 4  # patterns, without which noise and pattern cannot be told apart
 LINE_BLOCKS = 8  # parts of a line that must deviate alike
@@ -27,6 +28,7 @@ MIN_GAP_COLUMNS = 0.5  # of a line's pixels that are lit on both sides of a wide
 MAX_GAP_WIDTH = 48  # lines, the widest gap between chips
 MIN_DETAIL = 300.0  # squared steps of second differences along a line, so that those across it are not small by chance
 MAX_INTERPOLATED = 0.1  # squared second differences across an interpolated line in those along it; 1 for noise
+MAX_COPIED = 0.02  # squared differences from the line before in squared second differences along it; 1/3 for noise
 MAX_BAD_LINES = 0.25  # of all lines; more are the pattern itself
 
 
@@ -79,11 +81,21 @@ def full_scale_pixels(sample):
             found = rest & constant & (high == values.max())
         elif bottom < 0 <= smallest:
             found = rest & constant & (high == values.min())
+        elif _full_scale(top):  # a beam may be as bright, but fills no line
+            found = _whole_lines(rest & constant & (high == values.max()))
         else:
+            break
+        if not found.any():
             break
         invalid |= found
         constant &= ~found
     return invalid if invalid.mean() < MAX_INVALID_FRACTION else np.zeros_like(invalid)
+
+
+def _whole_lines(pixels):
+    """Those pixels, (Qx, Qy) bool, of rows and columns that are among them nearly as a whole."""
+    rows, columns = (pixels.mean(axis) > MIN_LINE_PART for axis in (1, 0))
+    return pixels & (rows[:, None] | columns)
 
 
 def _full_scale(value) -> bool:
@@ -125,19 +137,21 @@ def bad_lines(sample, bad, quantum) -> tuple[LineFaults, LineFaults]:
         variance += (pattern - mean) ** 2
     variance /= max(len(sample) - 1, 1)
     constant = sample.min(0) == sample.max(0)
-    across, along = [np.zeros(n) for n in mean.shape], [np.zeros(n) for n in mean.shape]
+    across, along, copied = ([np.zeros(n) for n in mean.shape] for _ in range(3))
     for pattern in sample:
         detail = [np.square(np.diff(pattern - mean, 2, axis=axis)) for axis in (0, 1)]
+        for axis in (0, 1):
+            copied[axis][1:] += np.square(np.diff(pattern - mean, axis=axis)).sum(1 - axis)
         across[0][1:-1] += detail[0].sum(1)
         along[0] += detail[1].sum(1)
         across[1][1:-1] += detail[1].sum(0)
         along[1] += detail[0].sum(0)
     good = ~bad
     return tuple(_faults(*(a if axis == 0 else a.T for a in (mean, variance, constant, good)), across[axis],
-                         along[axis], len(sample), quantum) for axis in (0, 1))
+                         along[axis], copied[axis], len(sample), quantum) for axis in (0, 1))
 
 
-def _faults(mean, variance, constant, good, across, along, n, quantum):
+def _faults(mean, variance, constant, good, across, along, copied, n, quantum):
     """Judge the rows of one orientation."""
     lines = len(mean)
     none = np.zeros(0, int)
@@ -146,8 +160,11 @@ def _faults(mean, variance, constant, good, across, along, n, quantum):
     usable = good.mean(1) > 0.5
     step = quantum or float(np.sqrt(np.median(variance)))
     dead = _dead(mean, (constant | ~good).all(1) & usable, n, step)
-    interpolated = usable & (along > MIN_DETAIL * step**2) & (across < MAX_INTERPOLATED * along)
+    interpolated = across < MAX_INTERPOLATED * along
     interpolated[[0, -1]] = False
+    copy = np.flatnonzero(copied[1:] < MAX_COPIED * along[1:])
+    interpolated[copy] = interpolated[copy + 1] = True  # which of the two is the copy, nobody knows
+    interpolated &= usable & (along > MIN_DETAIL * step**2)
     off, ratio = _uneven(mean, variance, good, usable & ~dead & ~interpolated, n)
     wide = (off > 0) & (ratio > WIDE_RATIO)
     found = [np.flatnonzero(a) for a in (dead, (off != 0) & ~wide, wide, interpolated)]

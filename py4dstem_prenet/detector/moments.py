@@ -36,8 +36,8 @@ def group_moments(sample, bad, clip=0.0):
         Arrays with a value for each group: mean m, variance v, third cumulant k3, standard errors v_error and
         k3_error, and v_wide, the variance after the wider filter, which noise shared by neighbors reduces less. The
         entry "fano" is variance over mean from pattern to pattern, of the dim pixels that hold half of all electrons
-        and of the bright ones. The entries "m_parts", "v_parts" and "k3_parts", (groups, parts), hold sums over parts of the patterns, and
-        "count_parts" the numbers of their terms.
+        and of the bright ones. The entries "m_parts", "v_parts" and "k3_parts", (groups, parts), hold sums over parts
+        of the patterns, and "count_parts" the numbers of their terms.
 
     Examples
     --------

@@ -84,7 +84,9 @@ def of_part(noise: NoiseModel, fraction: float = 0.5) -> NoiseModel:
     NoiseModel
         Noise model of the part.
     """
-    return replace(noise, dose=noise.dose * fraction, readout=noise.readout * fraction**0.5)
+    gain, offset, readout, dose = noise.sigmas
+    return replace(noise, dose=noise.dose * fraction, readout=noise.readout * fraction**0.5,
+                   sigmas=(gain, offset, readout * fraction**0.5, dose * fraction))
 
 
 def _thin(block, noise, generator, fraction):

@@ -51,6 +51,7 @@ BEAM_CENTER_SIGMA_PX = 0.05  # pixels, standard error of the center of the poole
 MIN_CENTER_OFFSET_PX = 0.3  # pixels between the centers of rings and direct beam, from which a flag is set
 MIN_CENTER_OFFSET_SIGMAS = 3  # standard errors of this offset, along either axis, from which a flag is set
 MAX_EDGE_RADII = 0.4  # edge width of the direct beam in radii; a wider edge is a spot, not an image of the aperture
+MIN_SHAPE_RADIUS_PX = 2.0  # pixels, radius of a direct beam whose shape pixels resolve
 MIN_RING_MARGIN_PX = 14  # pixels from the diameter of the direct disk to the usable radius, to fit rings
 
 
@@ -237,7 +238,7 @@ def measure_pooled(pooled: Pooled, radius, noise: NoiseModel, device="auto") -> 
         start = prediction["rings"][0]
         disk = fit_disk(pooled, radius, start_vector=prediction["disk"][0])
         finite = np.isfinite(disk.vector).all() and np.isfinite(disk.covariance).all()
-        if finite and disk.edge < MAX_EDGE_RADII * disk.radius:
+        if finite and disk.edge < MAX_EDGE_RADII * disk.radius and disk.radius > MIN_SHAPE_RADIUS_PX:
             sources["direct beam"] = (disk.vector, disk.covariance)
     first, last = ring_span(pooled.mean, pooled.weight > 0, pooled.center)
     diameter = 2 * (0 if disk is None else radius)

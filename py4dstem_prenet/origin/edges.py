@@ -15,7 +15,8 @@ from ..core import Decision, Flag, NoiseModel, OriginMap, Scan
 from . import block_sums, no_origin
 
 WRAPPED_BLOCKS = 2  # blocks along each side of the scan whose patterns are summed
-MIN_EDGE_BRIGHTNESS = 0.2  # brightest pixel at an edge in the brightest of the pattern; fainter edges tell nothing
+MAX_BEAM_DISTANCE = 0.08  # of the brightest spot from an edge in the side; nearer ones may continue beyond it
+MIN_EDGE_BRIGHTNESS = 0.4  # brightest pixel at an edge in the brightest of the pattern; fainter edges tell nothing
 MIN_EDGE_ELECTRONS = 30.0  # electrons in the brightest pixel of an edge, for profiles to be compared
 MIN_CONTINUATION = 0.9  # cosine between the profiles of opposite edges, less their medians; 0 for independent ones
 MAX_HIDDEN_FRACTION = 0.2  # hidden part of the disk's area; with more, radius and position cannot be told apart
@@ -47,7 +48,7 @@ def check_edges(scan: Scan, noise: NoiseModel, origin: OriginMap) -> OriginMap:
         return no_origin(scan.scan_shape, Flag("quadrants_swapped"))
     if not (np.isfinite(origin.radius) and origin.valid.any()):
         return origin
-    hidden = max(hidden_fraction(float(np.median(np.minimum(q, n - 1 - q)[origin.valid])) + 0.5, origin.radius)
+    hidden = sum(hidden_fraction(float(np.median(np.minimum(q, n - 1 - q)[origin.valid])) + 0.5, origin.radius)
                  for q, n in zip((origin.qx0, origin.qy0), scan.pattern_shape, strict=True))
     if hidden > MAX_HIDDEN_FRACTION:
         return no_origin(scan.scan_shape, Flag("beam_cut_off", {"percent": 100 * hidden}))
@@ -180,7 +181,12 @@ def continues_across_edges(pattern, good) -> bool:
     (False, True)
     """
     top = np.quantile(pattern[good], 0.999) if good.any() else 0.0
+    brightest = np.unravel_index(gaussian_filter(np.where(good, pattern, 0.0), 2.0, mode="nearest").argmax(),
+                                 pattern.shape)
     for axis in (0, 1):
+        side = pattern.shape[axis]
+        if min(brightest[axis], side - 1 - brightest[axis]) > MAX_BEAM_DISTANCE * side:
+            continue
         first, last = (np.take(pattern, k, axis) for k in (0, -1))
         both = np.take(good, 0, axis) & np.take(good, -1, axis)
         if both.sum() < 8:

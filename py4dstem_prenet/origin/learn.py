@@ -28,6 +28,7 @@ ROUGH_BLUR_PX = 0.5  # pixels, 1 sigma: blur of the edge before it is learned
 MAX_PULL = 5.0  # standard errors of the network, between its position and the fit
 MAX_DISAGREEING_FRACTION = 0.03  # fraction of the patterns with a larger pull, above which the fit is given up
 MAX_SCATTER_RATIO = 1.5  # scatter of fitted positions in that of the network's, above which the fit is given up
+MIN_SEARCHED_RADIUS_PX = 2.0  # pixels, radius of a disk in which hot pixels are searched for
 HOT_PIXEL_ROUNDS = 3  # rounds of the search for hot pixels: strong ones hide weak ones
 RADIUS_FACTORS = (0.5, 0.7, 1.0, 1.4, 2.0)  # factors of the radius that are tried
 RADIUS_ROUNDS = 4  # rounds in which another radius may be chosen
@@ -129,7 +130,8 @@ def _with_fits(patterns, start, beam):
     beam = replace(beam, fit_bins=max(1, int(np.ceil(beam.aperture.radius / MAX_FIT_RADIUS_PX))))
     for _ in range(HOT_PIXEL_ROUNDS):
         beam = replace(beam, fits=_fits(patterns, start, beam))
-        if beam.fit_bins > 1 or not beam.fits:  # one hot pixel does not move a disk that is so large
+        # One hot pixel does not move a disk that is so large, and of a spot the brightest pixel looks hot.
+        if beam.fit_bins > 1 or not beam.fits or beam.aperture.radius < MIN_SEARCHED_RADIUS_PX:
             break
         hot = hot_pixels(patterns, start, beam.noise, *beam.fits[0], beam.resolved_device)
         if not hot.any():

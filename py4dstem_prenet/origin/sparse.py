@@ -43,9 +43,11 @@ def pooled_origin(scan: Scan, noise: NoiseModel, locator, origin: OriginMap) -> 
     if origin.found and origin.feature == "direct beam" and not origin.decision.has("position_uncertain"):
         return origin
     side = 2 * int(np.ceil((np.sqrt(MIN_SUM_ELECTRONS / noise.dose) - 1) / 2)) + 1  # odd: sums have a middle
-    shape = tuple(n // side for n in scan.scan_shape)
+    most = min(scan.scan_shape) // MIN_POOLED_SIDE
+    side = min(side, most - 1 + most % 2)
+    shape = tuple(n // max(side, 1) for n in scan.scan_shape)
     size = int(np.prod(shape))
-    if min(shape) < MIN_POOLED_SIDE or 4 * size * np.prod(scan.pattern_shape) > MAX_POOLED_BYTES:
+    if side < 3 or 4 * size * np.prod(scan.pattern_shape) > MAX_POOLED_BYTES:
         return origin
     start = [(n - m * side) // 2 for n, m in zip(scan.scan_shape, shape, strict=True)]
     row, column = np.divmod(np.arange(scan.size), scan.scan_shape[1])

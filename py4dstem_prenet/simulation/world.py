@@ -136,6 +136,7 @@ class _State:
     data: np.ndarray | None = None
     mask: np.ndarray | None = None
     camera: tuple | None = None
+    aperture: str = "round"
     determinable: bool = True
     history: list = field(default_factory=list)
 
@@ -213,7 +214,7 @@ def _patterns(state):
         if crystal:
             share = rest * (0.7 if case.specimen != "mixed" else 0.4)
             for (gx, gy), weight in zip(vectors, weights, strict=True):
-                pattern += _disk(dx - gx, dy - gy, radius, case.blur) * (share * weight)
+                pattern += _disk(dx - gx, dy - gy, radius, case.blur, state.aperture) * (share * weight)
             rest -= share
         if case.specimen in ("glass", "mixed"):
             halo = np.exp(-(((distance - ring) / width) ** 2) / 2)
@@ -222,14 +223,23 @@ def _patterns(state):
         background = 1 / (1 + (distance / (3 * max(radius, 4.0))) ** 2) ** 1.5
         pattern += background * (rest / background.sum())
         uneven = 1 + np.clip((slope[0] * dx + slope[1] * dy) / radius, -0.5, 0.5)
-        pattern += _disk(dx, dy, radius, case.blur) * (case.direct if case.specimen != "vacuum" else 0.97) * uneven
+        direct = case.direct if case.specimen != "vacuum" else 0.97
+        pattern += _disk(dx, dy, radius, case.blur, state.aperture) * (direct * uneven)
         out[i, j] = pattern * state.dose[i, j]
     return out
 
 
-def _disk(dx, dy, radius, blur):
-    """A soft disk with a sum of 1."""
-    return (0.5 * erfc((np.hypot(dx, dy) - radius) / (blur * 2**0.5)) / (np.pi * radius**2)).astype(np.float32)
+def _disk(dx, dy, radius, blur, aperture):
+    """A soft disk with a sum of about 1; a round one, or with the bars of a bullseye or serrated aperture."""
+    distance = np.hypot(dx, dy)
+    if aperture == "serrated":
+        radius = radius * (1 + 0.08 * np.sign(np.sin(16 * np.arctan2(dy, dx))))
+    disk = 0.5 * erfc((distance - radius) / (blur * 2**0.5)) / (np.pi * np.square(radius))
+    if aperture == "bullseye":
+        disk = disk * (1 + 0.8 * np.cos(2 * np.pi * 2.5 * distance / radius))
+    if aperture == "precession":
+        disk = disk * (distance > 0.75 * radius) / (1 - 0.75**2)
+    return disk.astype(np.float32)
 
 
 def _lattice(rng, radius, case):
@@ -341,8 +351,25 @@ def _large_disk(state):
     state.radius = 0.2 * min(state.case.shape)
 
 
+def _bullseye(state):
+    state.aperture, state.radius = "bullseye", max(state.radius, 6.0)
+
+
+def _serrated(state):
+    state.aperture, state.radius = "serrated", max(state.radius, 5.0)
+
+
+def _precession(state):
+    state.aperture, state.radius = "precession", max(state.radius, 6.0)
+
+
+def _bright(state):
+    state.dose = 0 * state.dose + 10 ** state.rng.uniform(5, 6)
+
+
 def _sparse(state):
     state.dose = 0 * state.dose + state.rng.uniform(8, 40)
+    state.camera = None  # event detectors
 
 
 def _cut(state):
@@ -428,6 +455,14 @@ def _hot_pixels(state):
     state.data[(slice(None), slice(None), *part)] += extra.astype(state.data.dtype)
 
 
+def _hot_clusters(state):
+    top = state.data.max() - np.median(state.data)
+    for _ in range(int(state.rng.integers(1, 4))):
+        at, size = [int(state.rng.integers(2, n - 6)) for n in state.case.shape], int(state.rng.integers(2, 5))
+        extra = top * state.rng.uniform(0.3, 1.5, (size, size))
+        state.data[:, :, at[0] : at[0] + size, at[1] : at[1] + size] += extra.astype(state.data.dtype)
+
+
 def _interpolated(state):
     first, size = state.middle[0] + int(state.rng.integers(-5, 4)), int(state.rng.integers(1, 5))
     t = (np.arange(size) + 1)[:, None] / (size + 1)
@@ -503,11 +538,12 @@ def _mask_inverted(state):
 
 _ORDER = dict(snake=_snake, frames_late=_frames_late, frames_dropped=_frames_dropped, row_length=_row_length,
               flyback_columns=_flyback_columns, jumps=_jumps, row_jumps=_row_jumps, centered=_centered,
-              beam_off=_beam_off, drift=_drift, spots=_spots, large_disk=_large_disk, sparse=_sparse, cut=_cut)
+              beam_off=_beam_off, drift=_drift, spots=_spots, bullseye=_bullseye, serrated=_serrated,
+              precession=_precession, bright=_bright, large_disk=_large_disk, sparse=_sparse, cut=_cut)
 _OPTICS = dict(swapped=_swapped, stop_masked=_stop_masked, stop_unmasked=_stop_unmasked)
-_DETECTOR = dict(full_scale=_full_scale, dead_lines=_dead_lines, hot_pixels=_hot_pixels, interpolated=_interpolated,
-                 wide=_wide, lost_frames=_lost_frames, saturated_frames=_saturated_frames, duplicated=_duplicated,
-                 cut_frames=_cut_frames, hits=_hits, clipped_8_bits=_clipped_8_bits, gamma=_gamma,
-                 logarithm=_logarithm, units=_units, mask_inverted=_mask_inverted)
+_DETECTOR = dict(full_scale=_full_scale, dead_lines=_dead_lines, hot_pixels=_hot_pixels, hot_clusters=_hot_clusters,
+                 interpolated=_interpolated, wide=_wide, lost_frames=_lost_frames, saturated_frames=_saturated_frames,
+                 duplicated=_duplicated, cut_frames=_cut_frames, hits=_hits, clipped_8_bits=_clipped_8_bits,
+                 gamma=_gamma, logarithm=_logarithm, units=_units, mask_inverted=_mask_inverted)
 _STAGES = (_ORDER, _OPTICS, _DETECTOR)
 FAULTS = {**_ORDER, **_OPTICS, **_DETECTOR}  # name: function that changes a case
