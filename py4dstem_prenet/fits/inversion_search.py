@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter
 from ..core import binned_sum, stabilize
 from . import symmetry
 
-MAX_SIDE = 512  # pixels; larger patterns are binned, for speed
+MAX_SIDE = 256  # pixels; larger patterns are binned, for speed
 OPPOSITE_SECTORS = 6  # pairs of opposite sectors of the jackknife
 SMOOTH_PART_FRACTION = 1 / 24  # of the side, 1 sigma: structure that is smoother is removed; a halo has a broad maximum
 CLIP_SIGMAS = 8.0  # root mean squares at which spots are clipped: the brightest would dominate

@@ -21,7 +21,7 @@ CERTAIN_PROBABILITY = 0.95  # above it, the symmetry is not consulted: in tilted
 DESCAN_ERROR_FRACTION = 0.25  # of the range of the first guess: standard error of a position, behind a stop
 REACH_FRACTION = 0.045  # of the frame: distance of the center of inversion from a place that the network proposes
 MIN_REACH_PX = 3.0  # pixels, smallest such distance
-MIN_SYMMETRY_ERROR = 0.05  # smallest standard error of a difference of symmetries: intensities of Friedel pairs differ
+MIN_SYMMETRY_ERROR = 0.06  # smallest standard error of a difference of symmetries: intensities of Friedel pairs differ
 MAX_SHORT_SIGMAS = 2.5  # standard errors that count: errors of the symmetry are not Gaussian
 
 
