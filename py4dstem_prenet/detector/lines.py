@@ -73,8 +73,8 @@ def full_scale_pixels(sample):
         top, bottom = float(values.max()), float(values.min())
         # The largest value in all patterns but one: a hit must not hide invalid pixels.
         largest = float(np.sort(sample[:, varying], 0)[-min(2, len(sample))].max()) if varying.any() else 0.0
-        inner = [value for value in np.unique(values[values < values.max()]) if not _full_scale(value)]
-        largest = max([largest, *map(float, inner[-1:])])
+        inner = next((float(value) for value in np.unique(values)[-2::-1] if not _full_scale(value)), largest)
+        largest = max(largest, inner)
         smallest = float(low[varying].min()) if varying.any() else 0.0
         ratio = FULL_SCALE_RATIO if top >= 2**15 - 2 else SMALL_FULL_SCALE_RATIO
         if _full_scale(top) and top > ratio * max(largest, 1.0):

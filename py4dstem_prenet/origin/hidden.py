@@ -21,8 +21,9 @@ CERTAIN_PROBABILITY = 0.95  # above it, the symmetry is not consulted: in tilted
 DESCAN_ERROR_FRACTION = 0.25  # of the range of the first guess: standard error of a position, behind a stop
 REACH_FRACTION = 0.045  # of the frame: distance of the center of inversion from a place that the network proposes
 MIN_REACH_PX = 3.0  # pixels, smallest such distance
-MIN_SYMMETRY_ERROR = 0.06  # smallest standard error of a difference of symmetries: intensities of Friedel pairs differ
-MAX_SHORT_SIGMAS = 2.5  # standard errors that count: errors of the symmetry are not Gaussian
+SAME_CENTER_PX = 3.0  # pixels between the centers of two trials that are the same
+MIN_SYMMETRY_ERROR = 0.05  # smallest standard error of a difference of symmetries: intensities of Friedel pairs differ
+MAX_SHORT_SIGMAS = 2.0  # standard errors that count: errors of the symmetry are not Gaussian
 
 
 def resolved(scan: Scan, noise: NoiseModel, first: FirstGuess) -> FirstGuess:
@@ -56,14 +57,18 @@ def resolved(scan: Scan, noise: NoiseModel, first: FirstGuess) -> FirstGuess:
     best = max(trials, key=lambda trial: trial.symmetry)
     if not best.accepted:
         return first
-    logarithm = np.log(first.places[:, 2])
+    likelihood = np.empty(len(trials))
     for k, trial in enumerate(trials):
         difference = best.parts - trial.parts
         error = np.sqrt(((difference - difference.mean()) ** 2).sum() * (1 - 1 / len(difference)))
         short = (best.symmetry - trial.symmetry) / max(error, MIN_SYMMETRY_ERROR)
-        logarithm[k] -= 0.5 * min(short, MAX_SHORT_SIGMAS) ** 2
-    left = max(1 - first.places[:, 2].sum(), 1e-6)  # places that the network excludes
-    probability = np.exp(logarithm) / (np.exp(logarithm).sum() + left * np.exp(-0.5 * MAX_SHORT_SIGMAS**2))
+        likelihood[k] = np.exp(-0.5 * min(short, MAX_SHORT_SIGMAS) ** 2)
+    # Trials from neighboring places may end at the same center, which gets the probability of all of them.
+    same = np.array([[np.hypot(*(a.center - b.center)) < SAME_CENTER_PX for a in trials] for b in trials])
+    alone = same.argmax(1) == np.arange(len(trials))
+    weight = (same @ first.places[:, 2]) * (same * likelihood).max(1) * alone
+    left = max(1 - first.places[:, 2].sum(), 0.0)  # places that the network excludes, and the case without a beam
+    probability = weight / (weight.sum() + left * np.exp(-0.5 * MAX_SHORT_SIGMAS**2))
     chosen = int(probability.argmax())
     places = np.column_stack([[trial.center for trial in trials], probability])[np.argsort(-probability)]
     visible = first.visible if chosen == 0 else 1.0 if stops[chosen] is None else -1.0
