@@ -21,6 +21,7 @@ NOISE_SCALE_LIMITS = (0.5, 1.3)  # limits of the fitted noise variance, in units
 MODEL_ERROR_FRACTION = 0.005  # squared difference tolerated beyond noise, fraction of the electrons: pixelated edges
 
 # What is averaged although its state differs; tests/test_neighbors.py and benchmarks/slopes.py measure the result.
+MAX_NEGATIVE_SIGMAS = 6.0  # standard errors, beside half an electron for an uncertain offset, of a frame's mean below 0
 MAX_SHIFT_PX = 0.15  # rms displacement, pixels, that the first order corrects; patterns of twice as much get weight 0
 EDGE_WIDTH_PX = 1.2  # displacement, pixels, at which the error of the first order equals the first order itself
 TOLERATED_CHI2 = 10.0  # squared error of a corrected pattern that is averaged, in units of the noise of a pattern
@@ -69,6 +70,9 @@ def neighbor_means(electrons, origins, places, readout: float = 0.0, good=None, 
     True
     """
     wanted = torch.arange(len(electrons), device=electrons.device) if wanted is None else wanted
+    lost = _lost(electrons, readout)
+    if lost.any() and not lost.all():  # would change the principal components of all others
+        electrons = torch.where(lost[:, None, None], electrons[~lost].mean(0), electrons)
     middle = origins.mean(0)
     centered = shift(electrons, origins - middle)
     valid = None if good is None or bool(good.all()) else (
@@ -80,6 +84,8 @@ def neighbor_means(electrons, origins, places, readout: float = 0.0, good=None, 
     tolerated = MODEL_ERROR_FRACTION * float(centered.sum((1, 2)).mean().clamp_min(0))
     weight = similarity(centered, readout)[wanted]
     weight[torch.arange(len(wanted)), wanted] = 0  # the mean must be independent of the noise of the pattern itself
+    weight[:, lost] = 0
+    weight[lost[wanted]] = 0
     means, count = _means(centered, weight, valid), _effective_number(weight)
     # A pattern without neighbors gets a reference of its own, and no weight below.
     means = torch.where((count > 0)[:, None, None], means, centered[wanted])
@@ -104,6 +110,11 @@ def neighbor_means(electrons, origins, places, readout: float = 0.0, good=None, 
         mean = displacements.displaced(profiles.changed(means[at], change), move)
         means[at] = shift(mean * (count[at] > 0)[:, None, None], middle - origins[wanted[at]])
     return means, count
+
+
+def _lost(electrons, readout):
+    """Frames without even the offset, (n,) bool: their electrons are negative beyond the noise."""
+    return electrons.mean((1, 2)) < -MAX_NEGATIVE_SIGMAS * max(readout, 0.1) / electrons[0].numel() ** 0.5 - 0.5
 
 
 def _states(grid, values, members, sigma, chosen):

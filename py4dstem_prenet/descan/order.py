@@ -33,6 +33,7 @@ MIN_BAND_ROWS = 3  # rows in which the flyback is looked for together
 MAX_CENTERED_RANGE_PX = 1.3  # of positions in patterns that were centered to whole pixels; rounding leaves 1
 MIN_ODD_PART = 0.6  # of a line's positions off the surface, with which the line is elsewhere
 MAX_ODD_LINES = 0.35  # of all lines
+PARAMETERS_PER_LINE = 4  # a straight line of each coordinate; that its positions belong together is tested before
 MAX_ODD_CHANCE = 1e-7  # probability of so many at the rate of the other lines
 MIN_ROW_ROUGHNESS = 1.0  # mean squared step between rows in the variance of rows; 2 for jumps, less for bends
 MIN_RUN_PX = 0.3  # pixels; smaller steps in time do not end a run
@@ -112,14 +113,15 @@ def reorder(maps, sigmas, valid, fits, model="auto"):
         return None, None
     best = (MIN_EVIDENCE, None, None)
     before = data.loss(smooth)
-    for make in (_reversed_rows, _shifted, _dropped, _row_steps, _centered, _odd_lines, _runs):
-        if make is _runs and best[1] is not None:  # which follows anything in time, and predicts nothing
-            break
-        for found, flag, parameters in make(data, smooth, model):
+    # Models that predict more come first: what was measured stands in odd lines, and runs follow anything in time.
+    for models in ((_reversed_rows, _shifted, _dropped, _row_steps, _centered), (_odd_lines,), (_runs,)):
+        for found, flag, parameters in (trial for make in models for trial in make(data, smooth, model)):
             values = np.stack([fit.values for fit in found])
             evidence = before - data.loss(values) - 0.5 * parameters * np.log(2 * used)
             if evidence > best[0] and data.off(values).sum() <= MAX_LEFT_FRACTION * off.sum():
                 best = evidence, found, flag
+        if best[1] is not None:
+            break
     if best[1] is not None:
         return best[1], best[2]
     fraction = _in_time_only(data, smooth, data.off(smooth, MIN_REFUSED_PX))
@@ -341,7 +343,7 @@ def _odd_lines(data, smooth, model):
     """Whole rows or columns lie elsewhere, as those that are taken on the way back; what was measured stays there."""
     off, valid = data.off(smooth), data.valid
     odd = np.zeros_like(valid)
-    numbers = {}
+    numbers, parameters = {}, 0
     for axis, name in ((1, "rows"), (0, "columns")):
         count, used = off.sum(axis), valid.sum(axis)
         lines = (used >= 4) & (count > MIN_ODD_PART * used)
@@ -353,6 +355,7 @@ def _odd_lines(data, smooth, model):
         lines &= binom.sf(count - 1, used, rate) < MAX_ODD_CHANCE
         numbers[name] = [str(int(i)) for i in np.flatnonzero(lines)]
         odd |= lines[:, None] if axis == 1 else lines
+        parameters += PARAMETERS_PER_LINE * int(lines.sum())
     if not odd.any():
         return
     fits = fit_pair(*data.values, *data.sigmas, valid & ~odd, model)
@@ -361,7 +364,7 @@ def _odd_lines(data, smooth, model):
     yield tuple(_with_values(fit, np.where(odd & valid, measured, fit.values),
                              np.where(odd & valid, sigma, np.where(odd, unknown, fit.sigma)), measured, valid)
                 for fit, measured, sigma in zip(fits, data.values, data.sigmas, strict=True)), Flag(
-                    "lines_elsewhere", numbers), 2 * int((odd & valid).sum())
+                    "lines_elsewhere", numbers), parameters
 
 
 def _runs(data, smooth, model):
