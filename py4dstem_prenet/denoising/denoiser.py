@@ -21,7 +21,7 @@ from .._version import __version__
 from ..compute import in_batches, map_chunks, pick_device
 from ..core import NoiseModel, PrenetError, as_scan, sample_positions
 from ..descan import fit_origin
-from ..detector import of_part, split
+from ..detector import lost_frames, of_part, split
 from ..io import check_output, cube_like, noise_of, open as open_cube, read_fitted_origin, resumable_cube, to_json
 from ..networks import MULTIPLE, load, requirement, verify
 from ..origin import measure_origin
@@ -204,6 +204,8 @@ def choose_mode(datacube, origins, noise: NoiseModel, weights: str = "denoise", 
     positions = (rows[:, None] * scan.scan_shape[1] + columns).ravel()
     index, read = zip(*scan.blocks(positions=positions), strict=True)
     read, positions = np.concatenate(read), np.concatenate(index)
+    lost = lost_frames(read)
+    read, positions = read[~lost], positions[~lost]
     first, second = split(read, noise, np.random.default_rng(seed))
     half_noise, device = of_part(noise), str(pick_device(device))
     electrons, target = half_noise.electrons(first), half_noise.electrons(second)
@@ -247,7 +249,13 @@ def _clean(index, block, origins=None, *, columns: int, noise: NoiseModel, weigh
             np.stack(divmod(index, columns), 1), noise.readout / noise.gain,
             torch.from_numpy(~noise.bad_pixels).to(device)))
     clean = _expected(electrons, means, patterns, origins, noise, weights, device)
-    balance(clean, electrons, noise)
+    lost = lost_frames(block)
+    if lost.any():  # they stay as they are, and do not bias the others
+        rest = clean[~lost]
+        balance(rest, electrons[~lost], noise)
+        clean[~lost], clean[lost] = rest, electrons[lost]
+    else:
+        balance(clean, electrons, noise)
     estimate_weight = np.float32(1 / (1 + (noise.dose / FADE_DOSE) ** 2))
     if estimate_weight < 0.999:
         clean *= estimate_weight

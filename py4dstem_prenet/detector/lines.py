@@ -27,8 +27,8 @@ MAX_GAP_LINES = 4  # constant lines side by side; wider gaps need a background b
 MIN_GAP_COLUMNS = 0.5  # of a line's pixels that are lit on both sides of a wider gap
 MAX_GAP_WIDTH = 48  # lines, the widest gap between chips
 MIN_DETAIL = 300.0  # squared steps of second differences along a line, so that those across it are not small by chance
-MAX_INTERPOLATED = 0.1  # squared second differences across an interpolated line in those along it; 1 for noise
-MAX_COPIED = 0.02  # squared differences from the line before in squared second differences along it; 1/3 for noise
+MAX_INTERPOLATED = 1e-5  # squared second differences across an interpolated line in those along it; noise leaves more
+ROUNDING = 0.75  # squared steps of a second difference of interpolated values that are rounded; 0.5 on average
 MAX_BAD_LINES = 0.25  # of all lines; more are the pattern itself
 
 
@@ -160,9 +160,10 @@ def _faults(mean, variance, constant, good, across, along, copied, n, quantum):
     usable = good.mean(1) > 0.5
     step = quantum or float(np.sqrt(np.median(variance)))
     dead = _dead(mean, (constant | ~good).all(1) & usable, n, step)
-    interpolated = across < MAX_INTERPOLATED * along
+    rounded = ROUNDING * quantum**2 * n * mean.shape[1]  # what rounding to whole steps leaves
+    interpolated = (across < MAX_INTERPOLATED * along) | ((across < rounded) & (along > 10 * rounded))
     interpolated[[0, -1]] = False
-    copy = np.flatnonzero(copied[1:] < MAX_COPIED * along[1:])
+    copy = np.flatnonzero(copied[1:] < MAX_INTERPOLATED * along[1:])
     interpolated[copy] = interpolated[copy + 1] = True  # which of the two is the copy, nobody knows
     interpolated &= usable & (along > MIN_DETAIL * step**2)
     off, ratio = _uneven(mean, variance, good, usable & ~dead & ~interpolated, n)
