@@ -197,13 +197,15 @@ def _uneven(mean, variance, good, usable, n):
     level = np.where((weight > 0) & usable[:, None], level, np.nan)
     sign, ratio = np.zeros(lines, int), np.ones(lines)
     dark = np.nanmin(level) if np.isfinite(level).any() else 0.0
-    expected = np.full(level.shape, np.nan)
+    low, high = np.full((2, *level.shape), np.nan)
     for i in range(lines):
         sides = [level[max(0, i - 4) : i], level[i + 1 : i + 5]]
         sides = [np.nanmedian(s, 0) for s in sides if len(s) and np.isfinite(s).any(0).all()]
         if sides:
-            expected[i] = np.mean(sides, 0)
-    deviation = level - expected
+            low[i], high[i] = np.min(sides, 0), np.max(sides, 0)
+    expected = (low + high) / 2
+    # A line between a dark and a bright side, as along the edges of a row of disks, is not uneven.
+    deviation = np.where(np.isnan(expected), np.nan, level - np.clip(level, low, high))
     scatter = np.nanmedian(np.abs(deviation), 0) / NORMAL_MAD
     typical = np.sqrt(np.stack([np.median(error[max(0, i - 4) : i + 5], 0) for i in range(lines)]))
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -89,7 +89,7 @@ def doubts(sample, moments, noise, low, high):
     flags = []
     v, wide = (moments[key][moments["v_wide"] > 0] for key in ("v", "v_wide"))
     half = max(len(v) // 2, 1)
-    if v[:half].mean() < MIN_SHARED_NOISE_RATIO * wide[:half].mean():
+    if len(v) and v[:half].mean() < MIN_SHARED_NOISE_RATIO * wide[:half].mean():
         flags.append(Flag("shared_noise", {"ratio": float(v[:half].mean() / wide[:half].mean())}))
     saturated = noise.saturated_count(sample)
     if saturated:

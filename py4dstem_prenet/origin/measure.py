@@ -187,6 +187,8 @@ class BeamLocator:
             advance()
             if not noise.dose > 0:
                 return cls(noise, None, None, Flag("no_electrons"), device)
+            if any(flag.name == "inverted" for flag in noise.flags):
+                return cls(noise, None, None, Flag("no_beam"), device)
             coarse = coarse_origin(load("center", device).coarse, scan, noise)
             advance()
             if coarse is None:
