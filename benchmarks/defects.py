@@ -45,7 +45,7 @@ DEFECTS = {
         "core/noise.py", "e = (e - np.float32(self.offset)) / np.float32(self.gain)", "e = e - np.float32(self.offset)",
         "tests/test_noise.py"),
     "user's mask inverted": (
-        "detector/estimate.py", "bad |= ~np.asarray(mask, bool)", "bad |= np.asarray(mask, bool)",
+        "detector/estimate.py", "invalid | ~np.asarray(mask, bool)", "invalid | np.asarray(mask, bool)",
         "tests/test_pipeline.py tests/test_origin.py"),
     "fit on the wrong mask": (
         "descan/fit.py", "fit_descan(maps, sigmas, origin.valid, model)",

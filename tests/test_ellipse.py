@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from scans import ideal_radius, numbers_of
+from scans import ideal_radius
 
 from py4dstem_prenet.core.errors import PrenetError
 from py4dstem_prenet.core.geometry import ellipse_axes, ellipse_matrix, ellipse_vector
