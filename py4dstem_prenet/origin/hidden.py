@@ -97,8 +97,8 @@ def is_hidden(scan: Scan, noise: NoiseModel, first: FirstGuess) -> bool:
         return False
     center = np.median(first.position, axis=0)
     x, y = np.indices(noise.bad_pixels.shape)
-    disk = np.hypot(x - center[0], y - center[1]) < max(first.radius, MIN_REACH_PX)
-    if not disk.any() or noise.bad_pixels[disk].mean() > 0.5:
+    middle = np.hypot(x - center[0], y - center[1]) < MIN_REACH_PX  # the radius of a hidden disk is not known
+    if not middle.any() or noise.bad_pixels[middle].mean() > 0.5:
         return True
     return find_stop(_mean_pattern(scan, noise), ~noise.bad_pixels, center) is not None
 

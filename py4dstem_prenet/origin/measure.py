@@ -279,9 +279,12 @@ class BeamLocator:
 
     def _decided(self, scan, located, processed):
         """Origin of single patterns: from the direct beam, or from what tells its place if it is hidden."""
-        if self.beam is not None and shows_beam(located, processed).any():
-            return decide_origin(scan, self.noise, located, self.beam, processed)
         reason = self.refusal or Flag("nothing_located")
+        if self.beam is not None and shows_beam(located, processed).any():
+            origin = decide_origin(scan, self.noise, located, self.beam, processed)
+            if origin.found or self.first is None or self.first.visible > 0:
+                return origin
+            reason = origin.decision.flags[0]
         if self.first is None:
             return origin_from_rings(scan, self.noise, reason)
         return hidden_origin(scan, self.noise, self.first, reason)
