@@ -296,6 +296,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the --output folder.")] = False,
     start: Annotated[str | None, typer.Option(help="Initial weights: a name, or a file.")] = None,
+    part: Annotated[str | None, typer.Option(help="Train only this part: coarse or fine, rings or disk.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the run; default runs/TASK.")] = None,
 ):
     """Train a network on simulated patterns; write its weights and model card to the folder of the run."""
@@ -306,9 +307,10 @@ def train(
         raise PrenetError(f"{folder} is in use already; continue it with --resume, or choose another --output.")
     from .training import export, train
 
-    length = " ".join(f"--{name} {value}" for name, value in (("minutes", minutes), ("steps", steps)) if value)
-    train(task.value, minutes=minutes, steps=steps, seed=seed, resume=resume, out=folder, start=start)
-    typer.echo(f"Saved {export(folder, folder, f'prenet train {task.value} {length} --seed {seed}')}.")
+    given = {"part": part, "minutes": minutes, "steps": steps}
+    options = " ".join(f"--{name} {value}" for name, value in given.items() if value)
+    train(task.value, minutes=minutes, steps=steps, seed=seed, resume=resume, out=folder, start=start, part=part)
+    typer.echo(f"Saved {export(folder, folder, f'prenet train {task.value} {options} --seed {seed}')}.")
 
 
 @app.command()

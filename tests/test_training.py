@@ -13,6 +13,7 @@ from py4dstem_prenet.core.noise import NoiseModel
 from py4dstem_prenet.denoising import neighbors
 from py4dstem_prenet.networks import weights
 from py4dstem_prenet.networks.weights import replay
+from py4dstem_prenet.simulation import faults
 from py4dstem_prenet.simulation.bank import make_bank
 from py4dstem_prenet.simulation.pattern import ideal_coordinates, soft_disk
 from py4dstem_prenet.training import center, denoise, ellipse, loop
@@ -270,6 +271,31 @@ def test_a_seed_is_the_whole_run(banks, small, monkeypatch, tmp_path):
                         for k, seed in enumerate((5, 5, 6)))
     assert apart(one, same) < 1e-7
     assert apart(one, other) > 1e-3
+
+
+def test_one_part_is_trained_and_the_other_stays(banks, tmp_path):
+    run = loop.train("center", steps=2, out=tmp_path / "run", start="center", part="coarse", specimens=SPECIMENS,
+                     banks=banks)
+    before, after = weights.tensors("center"), torch.load(run / "checkpoint.pt", weights_only=True)["network"]
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert changed and all(name.startswith("coarse.") for name in changed)
+    with pytest.raises(PrenetError):
+        loop.train("center", steps=2, out=tmp_path / "other", part="middle", specimens=SPECIMENS, banks=banks)
+
+
+def test_a_disk_behind_a_stop_is_labeled_hidden(bank):
+    """The visible fraction is that of the electrons of the disk which the stop leaves."""
+    middle = torch.full((64, 2), 31.5)
+    rates = faults.Rates(**{name: 0.0 for name in vars(faults.NO_FAULTS)} | {"stop": 1.0})
+    scene = draw_scene(bank, seeded(5), 64, (64, 64), middle, radius_range=(3, 8), dose_range=(1e5, 1e5), stops=0.0,
+                       rates=rates, long_stops=0.5, max_eps=0.0)
+    stopped = scene.faults.stop.width > 0
+    distance = faults.stop_distance(scene.faults.stop, torch.arange(64), (64, 64))
+    x, y = np.indices((64, 64)) - 31.5
+    disk = np.hypot(x, y)[None] < scene.radius.numpy()[:, None, None]
+    shown = np.array([(d.numpy() > 0)[inside].mean() for d, inside in zip(distance, disk, strict=True)])
+    assert stopped.all() and np.abs(shown - scene.visible.numpy()).max() < 0.2  # at most 0.101 in this batch
+    assert np.corrcoef(shown, scene.visible.numpy())[0, 1] > 0.97
 
 
 def test_the_learning_rate_warms_up_and_falls(banks, small, monkeypatch, tmp_path):
