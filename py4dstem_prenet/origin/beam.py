@@ -44,8 +44,8 @@ MAX_NETWORK_SIGMA_RADII = 0.2
 # Standard error of a fit along one axis, per relative residual and radius: apertures are not quite elliptical.
 MODEL_SIGMA = 0.05
 # Largest rms residual of a fit beyond counting noise, relative to the brightness of the disk. For real and simulated
-# disks that the model describes it is 0.05 or less, for sharp beams with long tails and for halos 0.15 or more.
-MAX_RELATIVE_MISFIT = 0.1
+# disks that the model describes it is 0.05 or less, for sharp beams with long tails and for halos 0.1 or more.
+MAX_RELATIVE_MISFIT = 0.07
 MIN_DISK_STRENGTH = 3.0  # standard deviations of the disk's brightness; the edge of a beam stop alone has less
 MIN_DISK_CONTRAST = 4.0  # standard deviations between the brightness of the disk and of its surroundings
 
