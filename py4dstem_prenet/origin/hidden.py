@@ -21,6 +21,8 @@ CERTAIN_PROBABILITY = 0.95  # above it, the symmetry is not consulted: in tilted
 DESCAN_ERROR_FRACTION = 0.25  # of the range of the first guess: standard error of a position, behind a stop
 REACH_FRACTION = 0.045  # of the frame: distance of the center of inversion from a place that the network proposes
 MIN_REACH_PX = 3.0  # pixels, smallest such distance
+MIN_MASKED_FRACTION = 0.9  # of the pixels within MIN_REACH_PX of a hidden beam are bad; a disk that is cut shows more
+MIN_SHADOWED_FRACTION = 0.5  # of these pixels are bad or in the shadow of a stop
 SAME_CENTER_PX = 3.0  # pixels between the centers of two trials that are the same
 MIN_SYMMETRY_ERROR = 0.05  # smallest standard error of a difference of symmetries: intensities of Friedel pairs differ
 MAX_SHORT_SIGMAS = 2.0  # standard errors that count: errors of the symmetry are not Gaussian
@@ -98,9 +100,10 @@ def is_hidden(scan: Scan, noise: NoiseModel, first: FirstGuess) -> bool:
     center = np.median(first.position, axis=0)
     x, y = np.indices(noise.bad_pixels.shape)
     middle = np.hypot(x - center[0], y - center[1]) < MIN_REACH_PX  # the radius of a hidden disk is not known
-    if not middle.any() or noise.bad_pixels[middle].mean() > 0.5:
+    if not middle.any() or noise.bad_pixels[middle].mean() > MIN_MASKED_FRACTION:
         return True
-    return find_stop(_mean_pattern(scan, noise), ~noise.bad_pixels, center) is not None
+    stop = find_stop(_mean_pattern(scan, noise), ~noise.bad_pixels, center)
+    return stop is not None and (stop | noise.bad_pixels)[middle].mean() > MIN_SHADOWED_FRACTION
 
 
 def _mean_pattern(scan, noise):

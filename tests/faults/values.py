@@ -182,10 +182,9 @@ answered("Detector", "a dead quadrant, masked", lambda: changed(QUADRANT, 0), "t
       mask=outside(QUADRANT),
          pixels=0.2)
 answered("Detector", "a gap between chips", lambda: changed(np.s_[..., 30:32, :], 0), "two rows zero through the beam",
-         "unresponsive", pixels=0.4, sigmas=5.0)
-answered("Detector", "half of the beam off the detector", lambda: np.ascontiguousarray(counts()[:, :, 30:]),
-         "the first rows cut off", ellipse=False, pixels=0.5,
-         truth=lambda: scan().truth | dict(qx0=scan().truth["qx0"] - 30))
+         "dead_lines", pixels=0.4, sigmas=5.0)
+nothing("Detector", "half of the beam off the detector", "beam_cut_off", "the first rows cut off",
+        lambda: np.ascontiguousarray(counts()[:, :, 30:]))
 nothing("Detector", "the beam off the detector", "no_beam", "24 columns without it",
         lambda: np.ascontiguousarray(scan(shape=(64, 128)).counts[..., :32]))
 nothing("Detector", "a beam stop", "beam_elsewhere", "all within 11 px of the beam zero", lambda: stopped())
