@@ -285,7 +285,7 @@ _ORIGIN = (
      "Look at report.origin.stop; pass mask=~report.origin.stop to keep it, or a better mask."),
     ("inversion_used", WARNING,
      "The direct beam is hidden; the reported origin is the center of inversion of the mean pattern (symmetry "
-     "{symmetry:.2f}), the same for all positions."),
+     "{symmetry:.2f}). Its descan is that of the first guess."),
     ("hidden_by_stop", REFUSAL,
      "The direct beam is hidden behind a beam stop or lies off the detector."),
     ("beam_ambiguous", REFUSAL,

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 
-from ..core import binned_sum, stabilize
+from ..core import binned_sum, jackknife_covariance, stabilize
 from . import symmetry
 
 MAX_SIDE = 256  # pixels; larger patterns are binned, for speed
@@ -23,7 +23,7 @@ CLIP_SIGMAS = 8.0  # root mean squares at which spots are clipped: the brightest
 CORE_REACHES = 1.2  # of the reach: radius about the start that is left out
 MIN_SYMMETRY = 0.25  # of the structure that has a counterpart; about random points of a pattern it is 0.1 or less
 MAX_SIGMA_PX, MAX_SIGMA_FRACTION = 1.0, 0.005  # largest standard error of an accepted center: pixels, of the frame
-SYSTEMATIC_PX = 0.25  # pixels, 1 sigma along each axis: intensities of Friedel pairs differ
+SYSTEMATIC_PX = 0.25  # binned pixels, 1 sigma along each axis: intensities of Friedel pairs differ
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,8 @@ def inversion_center(mean, good, start, reach: float, readout: float = 0.0) -> I
     if not near.any():
         return InversionCenter(np.asarray(start, float), np.inf, 0.0, False, np.zeros(OPPOSITE_SECTORS))
     centers = np.array([_peak(values, near) for values in maps])
-    scatter = np.sqrt(((centers[1:] - centers[1:].mean(0)) ** 2).sum(0) * (OPPOSITE_SECTORS - 1) / OPPOSITE_SECTORS)
-    sigma = float(np.hypot(np.sqrt((scatter**2).mean()) * step, SYSTEMATIC_PX * step))
+    variance = np.trace(jackknife_covariance(centers[1:])) / 2
+    sigma = float(np.sqrt(variance + SYSTEMATIC_PX**2) * step)
     at = tuple(np.round(centers[0]).astype(int))
     value = float(maps[0][at])
     accepted = value > MIN_SYMMETRY and sigma < max(MAX_SIGMA_PX, MAX_SIGMA_FRACTION * max(mean.shape))

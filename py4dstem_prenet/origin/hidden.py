@@ -12,11 +12,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..core import Decision, Flag, NoiseModel, OriginMap, Scan
+from ..core import Decision, Flag, NoiseModel, OriginMap, Scan, jackknife_covariance
 from ..fits import inversion_center
 from . import FirstGuess, block_sums, find_stop, no_origin, origin_from_rings
 
+# Set on real patterns (benchmarks/real.py): right places have 0.77 or more, wrong ones 0.40 or less.
 MIN_BEAM_PROBABILITY = 0.65  # posterior probability of the direct beam's place, below which it is not used
+# Chosen, not measured:
 CERTAIN_PROBABILITY = 0.95  # above it, the symmetry is not consulted: in tilted thick crystals it may mislead
 DESCAN_ERROR_FRACTION = 0.25  # of the range of the first guess: standard error of a position, behind a stop
 REACH_FRACTION = 0.045  # of the frame: distance of the center of inversion from a place that the network proposes
@@ -52,17 +54,16 @@ def resolved(scan: Scan, noise: NoiseModel, first: FirstGuess) -> FirstGuess:
     """
     if first.probability > CERTAIN_PROBABILITY:
         return first
-    mean, good = _mean_pattern(scan, noise), ~noise.bad_pixels
+    (mean, readout), good = _sum(scan, noise), ~noise.bad_pixels
     stops = [find_stop(mean, good, place[:2]) for place in first.places]
     clear = good & ~np.any([stop for stop in stops if stop is not None] or [~good], axis=0)
-    trials = [_inversion(mean, clear, place[:2], noise) for place in first.places]
+    trials = [_inversion(mean, clear, place[:2], readout) for place in first.places]
     best = max(trials, key=lambda trial: trial.symmetry)
     if not best.accepted:
         return first
     likelihood = np.empty(len(trials))
     for k, trial in enumerate(trials):
-        difference = best.parts - trial.parts
-        error = np.sqrt(((difference - difference.mean()) ** 2).sum() * (1 - 1 / len(difference)))
+        error = jackknife_covariance((best.parts - trial.parts)[:, None])[0, 0] ** 0.5
         short = (best.symmetry - trial.symmetry) / max(error, MIN_SYMMETRY_ERROR)
         likelihood[k] = np.exp(-0.5 * min(short, MAX_SHORT_SIGMAS) ** 2)
     # Trials from neighboring places may end at the same center, which gets the probability of all of them.
@@ -102,19 +103,20 @@ def is_hidden(scan: Scan, noise: NoiseModel, first: FirstGuess) -> bool:
     middle = np.hypot(x - center[0], y - center[1]) < MIN_REACH_PX  # the radius of a hidden disk is not known
     if not middle.any() or noise.bad_pixels[middle].mean() > MIN_MASKED_FRACTION:
         return True
-    stop = find_stop(_mean_pattern(scan, noise), ~noise.bad_pixels, center)
+    stop = find_stop(_sum(scan, noise)[0], ~noise.bad_pixels, center)
     return stop is not None and (stop | noise.bad_pixels)[middle].mean() > MIN_SHADOWED_FRACTION
 
 
-def _mean_pattern(scan, noise):
-    """Sum over an even sample of the scan in electrons, (Qx, Qy)."""
-    return block_sums(scan, noise, 1)[0][0]
+def _sum(scan, noise):
+    """Sum over an even sample of the scan, (Qx, Qy), and the read-out noise of a pixel of it, in electrons."""
+    sums, counts, _ = block_sums(scan, noise, 1)
+    return sums[0], noise.readout / noise.gain * counts[0] ** 0.5
 
 
-def _inversion(mean, good, place, noise):
+def _inversion(mean, good, place, readout):
     """Center of inversion near a place that the network proposes."""
     reach = max(MIN_REACH_PX, REACH_FRACTION * max(mean.shape))
-    return inversion_center(mean, good, place, reach, noise.readout / noise.gain)
+    return inversion_center(mean, good, place, reach, readout)
 
 
 def hidden_origin(scan: Scan, noise: NoiseModel, first: FirstGuess, reason: Flag) -> OriginMap:
@@ -137,14 +139,14 @@ def hidden_origin(scan: Scan, noise: NoiseModel, first: FirstGuess, reason: Flag
         The origin, with `feature` "rings" or "center of inversion"; not found if the patterns do not determine it.
     """
     guess = np.median(first.position, axis=0)
-    mean = _mean_pattern(scan, noise)
+    mean, readout = _sum(scan, noise)
     stop = find_stop(mean, ~noise.bad_pixels, guess)
     masked = noise if stop is None else replace(noise, bad_pixels=noise.bad_pixels | stop)
     found = () if stop is None else (Flag("stop_found", {"pixels": int(stop.sum())}),)
     rings = origin_from_rings(scan, masked, reason)
     if rings.found:
         return replace(rings, decision=Decision(True, (*rings.decision.flags, *found)), stop=stop)
-    inversion = _inversion(mean, ~masked.bad_pixels, guess, noise)
+    inversion = _inversion(mean, ~masked.bad_pixels, guess, readout)
     if first.probability < MIN_BEAM_PROBABILITY or not inversion.accepted:
         numbers = {"qx0": float(guess[0]), "qy0": float(guess[1]), "sigma": float(first.sigma)}
         refusal = no_origin(scan.scan_shape, *rings.decision.flags, *found, Flag("hidden_undetermined", numbers))

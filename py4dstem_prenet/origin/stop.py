@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
+# Set on five real patterns with stops, and on simulated crystals behind bars:
 SHADOW_FRACTION = 0.35  # intensity behind a stop, of the bright azimuths at its distance, above the level of the frame
 BRIGHT_AZIMUTHS = 0.75  # of the pixels at a distance; a stop covers less than this part of the azimuth
 DARK_QUANTILE = 0.005  # of the pixels of a frame: its level without electrons
@@ -16,8 +17,7 @@ MIN_SHADOW_SIGMAS = 6.0  # standard errors of a smoothed pixel between the brigh
 STEP_FRACTION = 1 / 128  # of the frame: width of the rings in which azimuths are compared
 SMOOTHING_FRACTION = 1 / 256  # of the frame, 1 sigma
 NEAR_FRACTION = 0.03  # of the frame: largest distance of a stop's shadow from the direct beam that it hides
-MIN_STOP_FRACTION = 5e-4  # of the frame's pixels in a stop
-MAX_STOP_FRACTION = 0.4
+MIN_STOP_FRACTION, MAX_STOP_FRACTION = 5e-4, 0.4  # of the frame's pixels in a stop
 EDGE_FRACTION = 0.006  # of the frame: margin around the shadow, since the edge of a stop is blurred
 
 
