@@ -16,7 +16,7 @@ from ..core import Decision, Flag, NoiseModel, OriginMap, Scan, jackknife_covari
 from ..fits import inversion_center
 from . import FirstGuess, block_sums, find_stop, no_origin, origin_from_rings
 
-# Set on real patterns (benchmarks/real.py): right places have 0.77 or more, wrong ones 0.40 or less.
+# Set on real patterns (benchmarks/real.py): right places have 0.65 (one) or more, wrong ones 0.36 or less.
 MIN_BEAM_PROBABILITY = 0.65  # posterior probability of the direct beam's place, below which it is not used
 # Chosen, not measured:
 CERTAIN_PROBABILITY = 0.95  # above it, the symmetry is not consulted: in tilted thick crystals it may mislead
