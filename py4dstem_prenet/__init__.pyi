@@ -5,6 +5,7 @@ from .core import PrenetError as PrenetError
 from .denoising import check_denoising as check_denoising, denoise as denoise, finetune as finetune
 from .descan import fit_origin as fit_origin
 from .detector import estimate_noise as estimate_noise
+from .disks import bragg_disks as bragg_disks
 from .ellipse import check_ellipse as check_ellipse, map_ellipse as map_ellipse, measure_ellipse as measure_ellipse
 from .io import load_calibration as load_calibration, open as open, save as save
 from .live import OnlineCalibrator as OnlineCalibrator

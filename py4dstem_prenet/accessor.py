@@ -14,6 +14,7 @@ from .core import PrenetError
 
 if TYPE_CHECKING:
     from py4DSTEM import DataCube
+    from py4DSTEM.braggvectors import BraggVectors
 
     from .core import (
         CalibrationCheck,
@@ -237,6 +238,46 @@ class PrenetAccessor:
                              read_valid(self._datacube), device=device, progress=progress)
         attach_ellipse_map(self._datacube, result)
         return result
+
+    # --- Bragg disks --------------------------------------------------------------------------------------------
+    def bragg_disks(self, false_alarm=0.1, weights="intensity", mask=None, device="auto",
+                    progress=True) -> BraggVectors:
+        """Find the Bragg disks of all patterns.
+
+        Parameters
+        ----------
+        false_alarm : float, optional
+            Mean number of false disks in a pattern, greater than 0 and at most 1.
+        weights : {"intensity", "precision"}, optional
+            What the vectors hold as intensity: the electrons of the disk, or the inverse standard error of its
+            position. py4DSTEM's `StrainMap` weights disks by it: give "precision" for strain.
+        mask : ndarray of bool, shape (Qx, Qy), optional
+            True where a detector pixel is good; by default the mask in the calibration.
+        device : {"auto", "cpu", "cuda", "mps"}, optional
+            Where disks are searched.
+        progress : bool, optional
+            Whether to show a progress bar.
+
+        Returns
+        -------
+        BraggVectors
+            The vectors, calibrated as the cube is; sigma and probability of each disk are in the PointListArray
+            "prenet_disks" attached to them.
+
+        Raises
+        ------
+        PrenetError
+            If the data cannot be used, the scan shows no direct beam, or an argument is out of range.
+
+        Examples
+        --------
+        >>> from py4DSTEM.process.strain import StrainMap
+        >>> strain = StrainMap(datacube.prenet.bragg_disks(weights="precision"))  # doctest: +SKIP
+        """
+        from . import bragg_disks
+
+        return bragg_disks(self._datacube, false_alarm=false_alarm, weights=weights, mask=mask, device=device,
+                           progress=progress)
 
     # --- new data -----------------------------------------------------------------------------------------------
     def denoise(self, out=None, scan_aware="auto", weights="denoise", device="auto", progress=True) -> DataCube:

@@ -29,6 +29,7 @@ from .reading import (
 )
 from .results import (
     MIN_SIGMA_PX as MIN_SIGMA_PX,
+    BraggDisks as BraggDisks,
     CalibrationReport as CalibrationReport,
     Decided as Decided,
     Ellipse as Ellipse,

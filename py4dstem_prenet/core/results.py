@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from dataclasses import dataclass, field, fields, is_dataclass
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -310,6 +310,48 @@ class EllipseMap(Result):
             ratio = (self.a / self.b)[self.accepted]
             shown.append(("a/b", f"{ratio.min():.4f} to {ratio.max():.4f}"))
             shown.append(("sigma, median", f"{np.median(self.sigma[self.accepted]):.4f}"))
+        return shown
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class BraggDisks(Result):
+    """Bragg disks of a scan.
+
+    Attributes
+    ----------
+    table : numpy.ndarray, shape (k,)
+        A structured array of `DTYPE`, in the order of the scan, the direct beam first in each pattern: flat position in
+        the scan; qx, qy and their sigmas, pixels; intensity of the whole disk above its surroundings and its sigma,
+        electrons; significance, standard deviations; probability that it is a disk.
+    scan_shape : tuple of int
+        (Rx, Ry).
+    pattern_shape : tuple of int
+        (Qx, Qy).
+    threshold : float
+        Least significance, standard deviations.
+    false_alarm : float
+        Mean number of false disks in a pattern above it.
+    """
+
+    DTYPE: ClassVar[list] = [("position", np.int64), *((name, np.float64) for name in (
+        "qx", "qy", "sigma_qx", "sigma_qy", "intensity", "intensity_sigma", "significance", "probability"))]
+
+    table: np.ndarray
+    scan_shape: tuple[int, int]
+    pattern_shape: tuple[int, int]
+    threshold: float
+    false_alarm: float
+
+    def rows(self):
+        disks = self.table
+        bragg = disks[np.isfinite(disks["significance"])]
+        size = int(np.prod(self.scan_shape))
+        shown = [("Bragg disks", f"{len(bragg)} in {size} patterns, {len(bragg) / size:.1f} in each"),
+                 ("false disks", f"{self.false_alarm:g} in a pattern on average"),
+                 ("least significance", f"{self.threshold:.1f} standard deviations")]
+        if len(bragg):
+            sigma = np.median([bragg["sigma_qx"], bragg["sigma_qy"]])
+            shown.append(("sigma of a position, per axis, median", f"{sigma:.2g} px"))
         return shown
 
 

@@ -119,8 +119,10 @@ class DiskPositions:
         Mean squared residual in units of the expected variance. Below 1 where a pixel has less than one electron.
     relative_misfit : torch.Tensor, shape (n,)
         Rms residual beyond counting noise, relative to the brightness of the disk; 0 where residuals are noise.
+    brightness : torch.Tensor, shape (n,)
+        Mean brightness of the disk above its surroundings, electrons per pixel.
     strength : torch.Tensor, shape (n,)
-        Brightness of the disk above its surroundings in units of its standard deviation.
+        The same in units of its standard deviation.
     contrast : torch.Tensor, shape (n, terms)
         Coefficients of the contrast relative to the level of the disk.
     contrast_variance : torch.Tensor, shape (n, terms)
@@ -135,6 +137,7 @@ class DiskPositions:
     covariance: torch.Tensor
     misfit: torch.Tensor
     relative_misfit: torch.Tensor
+    brightness: torch.Tensor
     strength: torch.Tensor
     contrast: torch.Tensor
     contrast_variance: torch.Tensor
@@ -192,11 +195,18 @@ class DiskModel:
         The aperture.
     device : str or torch.device, optional
         Device on which windows are fitted.
+    direction : float, optional
+        Angle from +qx toward +qy to which the terms of the contrast are aligned, radians.
+    amplitudes : numpy.ndarray, shape (terms,), optional
+        Relative amplitude of each term of the contrast; by default that of its degree in the aperture.
 
     Attributes
     ----------
     aperture : Aperture
         The aperture.
+    amplitudes : torch.Tensor, shape (terms,)
+        Relative amplitude of each term of the contrast. Terms are ordered by degree n, and in a degree by k of
+        u**(n - k) v**k, u along `direction`.
     degree : int
         Degree of the contrast.
     side : int
@@ -217,7 +227,7 @@ class DiskModel:
     [0.3, -0.2]
     """
 
-    def __init__(self, aperture: Aperture, device="cpu"):
+    def __init__(self, aperture: Aperture, device="cpu", direction: float = 0.0, amplitudes=None):
         self.aperture = aperture
         radius = aperture.radius
         self.degree = len(aperture.contrast) or highest_degree(radius)
@@ -231,6 +241,8 @@ class DiskModel:
         distance = ideal.norm(dim=-1)
         self.keep = (distance < radius + DISK_MARGIN_PX).flatten()
         u, v = (ideal / radius / (distance / radius).clamp_min(1)[..., None]).view(-1, 2)[self.keep].unbind(1)
+        along, across = np.cos(direction), np.sin(direction)
+        u, v = u * along + v * across, v * along - u * across
         self.x, self.y = x.flatten()[self.keep].to(device), y.flatten()[self.keep].to(device)
         inside = torch.linspace(-1, 1, 61, dtype=torch.float64)
         inside = torch.stack(torch.meshgrid(inside, inside, indexing="ij"), -1).view(-1, 2)
@@ -246,6 +258,9 @@ class DiskModel:
         self.mixed_pairs = (self.terms[:, :, None] * self.plane[:, None]).flatten(1)
         self.inverse = self.inverse.to(device)
         self.contrast = torch.tensor([1.0, *(aperture.contrast or [0.4] * self.degree)], device=device)
+        self.amplitudes = self.contrast[self.degrees]
+        if amplitudes is not None:
+            self.amplitudes = torch.as_tensor(np.asarray(amplitudes, np.float32), device=device)
 
     def _aperture(self, position) -> _ApertureValues:
         """Compute the aperture at positions (n, 2), and its derivatives."""
@@ -306,7 +321,7 @@ class DiskModel:
         counts = counts * good
         position, coefficients = start, None
         prior = torch.zeros(first_plane + planes, device=counts.device)
-        prior[first_term + 1 : first_plane] = self.contrast[self.degrees[1:]] ** -2
+        prior[first_term + 1 : first_plane] = self.amplitudes[1:] ** -2
         for _ in range(GAUSS_NEWTON_STEPS):
             value, move_x, move_y, radial, blurring = self._aperture(position)
             if coefficients is None:
@@ -346,7 +361,7 @@ class DiskModel:
                                                        misfit)
         variance = inverse.diagonal(dim1=1, dim2=2)[:, first_term:first_plane]
         strength = coefficients[:, 0] / inverse[:, first_term, first_term].sqrt()
-        return DiskPositions(position, inverse[:, :2, :2], misfit, relative, strength,
+        return DiskPositions(position, inverse[:, :2, :2], misfit, relative, coefficients[:, 0], strength,
                              coefficients[:, :terms] / level[:, None], variance / level[:, None] ** 2, curvature, slope)
 
     def _normal_equations(self, counts, weight, value, move_x, move_y):
@@ -416,7 +431,7 @@ class DiskModel:
         moves = torch.stack([move_x, move_y], -1) * inside.clamp_min(0)[..., None]
         design = torch.cat([moves, value[..., None] * self.terms, self.plane.expand(n, -1, -1)], 2)
         prior = torch.zeros(n, design.shape[2], device=counts.device)
-        prior[:, 3 : 2 + terms] = (self.contrast[self.degrees[1:]] * level[:, None]) ** -2
+        prior[:, 3 : 2 + terms] = (self.amplitudes[1:] * level[:, None]) ** -2
         expected = value * inside + around[:, None]
         for _ in range(2):
             weight = self._weight(expected, level, good, readout)

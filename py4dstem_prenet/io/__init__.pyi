@@ -1,3 +1,4 @@
+from .bragg_vectors import to_bragg_vectors as to_bragg_vectors
 from .calibrations import (
     MASK as MASK,
     PROVENANCE as PROVENANCE,

@@ -1,0 +1,297 @@
+"""Find the Bragg disks of a scan: learn beam, background and contrast from a sample, then search every pattern."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+
+from ..compute import map_chunks, sharing_cores
+from ..core import BraggDisks, Flag, PrenetError, Scan, as_scan
+from ..fits import Aperture
+from ..networks import requirement
+from ..origin import BeamLocator, check_mask
+from . import (
+    Background,
+    DiskFilter,
+    FalseAlarms,
+    false_alarms,
+    find_disks,
+    fit_disks,
+    learned_disk,
+    measure_background,
+)
+
+SAMPLE_PATTERNS = 48  # patterns from which background and contrast are learned; chosen for speed
+SAMPLE_BYTES = 2**28  # bytes of these patterns as float32
+SEARCHED_BYTES = 2**25  # bytes of the patterns that are searched at once as float32; chosen for speed
+MAX_FALSE_ALARM = 1.0  # false disks in a pattern that may be asked for
+WEIGHTS = ("intensity", "precision")
+DENSITY_STEP = 0.5  # standard deviations: width of the bins in which false and found disks are compared
+
+
+@dataclass(frozen=True)
+class DiskFinder:
+    """What is needed to find the disks of a scan. Plain data that can be pickled.
+
+    Attributes
+    ----------
+    locator : BeamLocator
+        Locates the direct beam; its noise model includes the bad pixels.
+    background : Background
+        The background between the disks.
+    alarms : FalseAlarms
+        The rate of false disks.
+    threshold : float
+        Least significance of a disk, standard deviations.
+    aperture : Aperture
+        The aperture, learned from Bragg disks.
+    amplitudes : numpy.ndarray or None
+        Contrast inside Bragg disks.
+    """
+
+    locator: BeamLocator
+    background: Background
+    alarms: FalseAlarms
+    threshold: float
+    aperture: Aperture
+    amplitudes: np.ndarray | None
+
+    @classmethod
+    def learn(cls, scan: Scan, false_alarm: float = 0.1, mask=None, device="auto", progress=False) -> DiskFinder:
+        """Learn from a sample of a scan.
+
+        Parameters
+        ----------
+        scan : Scan
+            The scan.
+        false_alarm : float, optional
+            Mean number of false disks in a pattern.
+        mask : numpy.ndarray of bool, shape (Qx, Qy), optional
+            True where a detector pixel is good.
+        device : str, optional
+            "auto", "cpu", "cuda" or "mps".
+        progress : bool, optional
+            Whether to show the stages.
+
+        Returns
+        -------
+        DiskFinder
+            The finder.
+
+        Raises
+        ------
+        PrenetError
+            If the scan shows no direct beam.
+        """
+        locator = BeamLocator.learn(scan, mask, device, progress=progress)
+        if locator.beam is None:
+            flag = locator.refusal or Flag("no_beam")
+            raise PrenetError(f"{flag.sentence} Without it, Bragg disks are not searched. {flag.kind.action}".strip())
+        count = int(np.clip(SAMPLE_BYTES // (4 * np.prod(scan.pattern_shape)), 1, SAMPLE_PATTERNS))
+        held = scan.positions
+        sample = held[np.unique(np.linspace(0, len(held) - 1, count).astype(int))]
+        patterns = scan.read(sample)
+        direct = locator.locate(sample, patterns).position
+        device, noise, aperture = locator.beam.resolved_device, locator.noise, locator.beam.aperture
+        readout = noise.readout / noise.gain
+        disks, good, electrons = _prepared(patterns, locator, device)
+        background = measure_background(electrons, good, readout, disks, direct)
+        alarms = false_alarms(background, good, readout, disks, np.median(direct, 0))
+        threshold = alarms.threshold(false_alarm)
+        images = background.images(direct, scan.pattern_shape).to(device)
+        found = find_disks(electrons, images, good, disks, threshold, direct)
+        aperture, amplitudes = learned_disk(patterns, found, noise, aperture, direct, device)
+        return cls(locator, background, alarms, threshold, aperture, amplitudes)
+
+    def find(self, index, block):
+        """Find the disks of some patterns.
+
+        Parameters
+        ----------
+        index : numpy.ndarray of int, shape (n,)
+            Flat scan positions.
+        block : numpy.ndarray, shape (n, Qx, Qy)
+            Patterns in detector units.
+
+        Returns
+        -------
+        numpy.ndarray
+            A structured array, a row for each disk: position in the scan, qx, qy, sigmas, intensity and its sigma,
+            significance. The direct beam has an infinite significance.
+        """
+        locator = self.locator
+        count = max(1, SEARCHED_BYTES // (4 * block[0].size))
+        return np.concatenate([self._find(index[first : first + count], block[first : first + count], locator)
+                               for first in range(0, len(block), count)])
+
+    def _find(self, index, block, locator):
+        device, noise = locator.beam.resolved_device, locator.noise
+        located = locator.locate(index, block)
+        direct = located.position
+        disks, good, electrons = _prepared(block, locator, device)
+        images = self.background.images(direct, block.shape[1:]).to(device)
+        found = find_disks(electrons, images, good, disks, self.threshold, direct)
+        fitted = fit_disks(block, found, noise, self.aperture, direct, self.amplitudes, device)
+        lit = np.flatnonzero(located.found)
+        level = disks.sums_at((electrons - images) * good, lit, np.rint(direct[lit]).astype(int), 0).cpu().numpy()
+        rows = np.zeros(len(lit) + int(fitted.good.sum()), BraggDisks.DTYPE)
+        head, tail = rows[: len(lit)], rows[len(lit) :]
+        head["position"], head["significance"] = index[lit], np.inf
+        head["qx"], head["qy"] = direct[lit].T
+        head["sigma_qx"], head["sigma_qy"] = located.sigma[lit].T
+        head["intensity"], head["intensity_sigma"] = level.clip(1e-6), np.sqrt(level.clip(1))
+        kept = fitted.good
+        tail["position"], tail["significance"] = index[found.pattern[kept]], found.significance[kept]
+        tail["qx"], tail["qy"] = fitted.position[kept].T
+        tail["sigma_qx"], tail["sigma_qy"] = fitted.sigma[kept].T
+        tail["intensity"], tail["intensity_sigma"] = fitted.intensity[kept], fitted.intensity_sigma[kept]
+        return rows[np.argsort(rows["position"], kind="stable")]
+
+
+def _prepared(patterns, locator, device):
+    """Filter, good pixels and patterns in electrons, with the variance of the read-out noise added."""
+    noise = locator.noise
+    disks = DiskFilter(locator.beam.aperture, patterns.shape[1:], device)
+    good = torch.from_numpy(~noise.bad_pixels).to(device)
+    electrons = torch.from_numpy(np.asarray(noise.electrons(patterns), np.float32)).to(device)
+    return disks, good, electrons + (noise.readout / noise.gain) ** 2
+
+
+@sharing_cores
+def find_bragg_disks(data, false_alarm: float = 0.1, mask=None, device="auto", progress=True) -> BraggDisks:
+    """Find the Bragg disks of every pattern of a scan.
+
+    Parameters
+    ----------
+    data : Scan, DataCube or array_like, shape (Rx, Ry, Qx, Qy)
+        The scan, in memory or on disk.
+    false_alarm : float, optional
+        Mean number of false disks in a pattern, greater than 0 and at most 1.
+    mask : numpy.ndarray of bool, shape (Qx, Qy), optional
+        True where a detector pixel is good.
+    device : str, optional
+        "auto", "cpu", "cuda" or "mps".
+    progress : bool, optional
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    BraggDisks
+        Position, intensity, sigmas and probability of each disk.
+
+    Raises
+    ------
+    PrenetError
+        If the data cannot be used, the scan shows no direct beam, or `false_alarm` is out of range.
+
+    Notes
+    -----
+    A disk is detected by the likelihood ratio between a disk on the background and the background alone (Li and Ma,
+    Astrophys. J. 272, 317 (1983)); the rate of false disks is measured on simulated noise of the scan's own
+    background. Positions and intensities are fitted with free contrast inside each disk.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.disks import find_bragg_disks
+    >>> disks = find_bragg_disks(datacube)  # doctest: +SKIP
+    """
+    if not 0 < false_alarm <= MAX_FALSE_ALARM:
+        raise PrenetError(f"false_alarm is the number of false disks in a pattern, above 0 and at most 1, not "
+                          f"{false_alarm!r}.")
+    scan = as_scan(data)
+    check_mask(scan, mask)
+    finder = DiskFinder.learn(scan, false_alarm, mask, device, progress)
+    parts = [rows for _, rows in map_chunks(partial(_find, finder=finder), scan,
+                                            progress="disks" if progress else None, require=requirement("center"))]
+    rows = np.concatenate(parts)
+    rows = rows[np.argsort(rows["position"], kind="stable")]
+    rows["probability"] = probabilities(rows["significance"], finder.alarms, len(scan.positions))
+    return BraggDisks(rows, scan.scan_shape, scan.pattern_shape, finder.threshold, float(false_alarm))
+
+
+def bragg_disks(datacube, false_alarm: float = 0.1, weights: str = "intensity", mask=None, device="auto",
+                progress=True):
+    """Find the Bragg disks of a DataCube, as py4DSTEM's `BraggVectors`.
+
+    Parameters
+    ----------
+    datacube : DataCube
+        The scan, in memory or in a file.
+    false_alarm : float, optional
+        Mean number of false disks in a pattern, greater than 0 and at most 1.
+    weights : {"intensity", "precision"}, optional
+        What the vectors hold as intensity: the electrons of the disk, or the inverse standard error of its position.
+        py4DSTEM's `StrainMap` weights disks by it: give "precision" for strain.
+    mask : numpy.ndarray of bool, shape (Qx, Qy), optional
+        True where a detector pixel is good; by default the mask in the calibration.
+    device : str, optional
+        "auto", "cpu", "cuda" or "mps".
+    progress : bool, optional
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    py4DSTEM.BraggVectors
+        The vectors, calibrated as the cube is. The `PointListArray` "prenet_disks" attached to them has sigma and
+        probability of each disk.
+
+    Raises
+    ------
+    PrenetError
+        If the data cannot be used, the scan shows no direct beam, or an argument is out of range.
+
+    Examples
+    --------
+    >>> vectors = bragg_disks(datacube, weights="precision")  # doctest: +SKIP
+    """
+    from ..io import read_mask, to_bragg_vectors
+
+    if weights not in WEIGHTS:
+        raise PrenetError(f"weights is {' or '.join(map(repr, WEIGHTS))}, not {weights!r}.")
+    mask = read_mask(datacube) if mask is None else mask
+    return to_bragg_vectors(datacube, find_bragg_disks(datacube, false_alarm, mask, device, progress), weights)
+
+
+def _find(index, block, finder):
+    return finder.find(index, block)
+
+
+def probabilities(significance, alarms: FalseAlarms, patterns: int):
+    """Compute the probability that each disk is one.
+
+    Parameters
+    ----------
+    significance : numpy.ndarray, shape (k,)
+        Significance of the disks of all patterns.
+    alarms : FalseAlarms
+        The rate of false disks.
+    patterns : int
+        Number of patterns.
+
+    Returns
+    -------
+    numpy.ndarray, shape (k,)
+        One less the ratio of false to found disks of similar significance; it does not fall with the significance.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.disks import FalseAlarms, probabilities
+    >>> p = probabilities(np.array([3.9, 3.9, 9.0]), FalseAlarms(5.0, -0.5), patterns=10)
+    >>> bool(p[0] < 0.7), round(float(p[2]), 2)
+    (True, 1.0)
+    """
+    finite = np.isfinite(significance)
+    out = np.ones(len(significance))
+    if not finite.any():
+        return out
+    z = significance[finite]
+    edges = np.arange(z.min(), min(z.max(), z.min() + 20) + 2 * DENSITY_STEP, DENSITY_STEP)
+    found = np.histogram(z, edges)[0]
+    false = -np.diff(alarms.rate(edges)) * patterns
+    ratio = np.maximum.accumulate(1 - np.minimum(false / np.maximum(found, 1), 1))
+    out[finite] = ratio[np.clip(np.digitize(z, edges) - 1, 0, len(ratio) - 1)]
+    return out

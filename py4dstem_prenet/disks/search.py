@@ -1,0 +1,160 @@
+"""Search for the disks of patterns: local maxima of their significance, strong disks first.
+
+A strong disk raises the background of the disks around it. The search is therefore repeated with the pixels of all
+disks that were found left out of the background.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from . import DiskFilter, li_ma
+
+SEARCH_ROUNDS = 3  # rounds of the search; a fourth finds nothing new in patterns of 60 disks
+MIN_AREA_FRACTION = 0.35  # part of a disk that must lie on good pixels
+MIN_RING_FRACTION = 0.15  # part of its ring that must lie on good pixels, outside other disks
+MIN_SPACING_RADII = 1.0  # radii between two disks
+MAX_DISKS_A_PATTERN = 400  # disks in a pattern; more are no diffraction pattern
+CERTAIN_SIGNIFICANCE = 5.0  # standard deviations of disks that are left out of the background of others
+FIRST_RATIO = 0.15  # significance of the disks of the first round, relative to that of the strongest
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Places in patterns that may be disks.
+
+    Attributes
+    ----------
+    pattern : numpy.ndarray of int, shape (k,)
+        Number of the pattern, ascending.
+    place : numpy.ndarray of int, shape (k, 2)
+        Pixel (qx, qy).
+    significance : numpy.ndarray, shape (k,)
+        Significance in standard deviations.
+    """
+
+    pattern: np.ndarray
+    place: np.ndarray
+    significance: np.ndarray
+
+    def subset(self, keep) -> Candidates:
+        """Select some places.
+
+        Parameters
+        ----------
+        keep : numpy.ndarray
+            Index or mask of the places.
+
+        Returns
+        -------
+        Candidates
+            The places.
+        """
+        return Candidates(self.pattern[keep], self.place[keep], self.significance[keep])
+
+
+def find_disks(electrons, background, good, disks: DiskFilter, threshold: float, direct) -> Candidates:
+    """Find the disks of patterns, the direct one left out.
+
+    Parameters
+    ----------
+    electrons : torch.Tensor, shape (n, Qx, Qy)
+        Patterns in electrons; with read-out noise, its variance added to every pixel.
+    background : torch.Tensor, shape (n, Qx, Qy)
+        Expected background of each pattern, up to a factor that varies slowly over the pattern.
+    good : torch.Tensor of bool, shape (Qx, Qy)
+        Pixels that are used.
+    disks : DiskFilter
+        The filter of the aperture.
+    threshold : float
+        Least significance of a disk, standard deviations.
+    direct : numpy.ndarray, shape (n, 2)
+        Positions of the direct beam, pixels.
+
+    Returns
+    -------
+    Candidates
+        The disks.
+    """
+    n, radius = len(electrons), disks.aperture.radius
+    electrons, background = electrons * good, background * good
+    on, expected_on = disks.sums(electrons, 0), disks.sums(background, 0)
+    area = disks.sums(good.float()[None], 0)
+    seen = (area > MIN_AREA_FRACTION * disks.area) & good
+    reach = max(1, int(np.ceil(MIN_SPACING_RADII * radius)) - 1)
+    free, open_ = _without(good.expand_as(electrons), seen.expand_as(electrons), np.arange(n),
+                           np.rint(direct).astype(int), disks.inner, reach)
+    found = np.zeros((0, 3), int)
+    for number in range(SEARCH_ROUNDS + 1):
+        off, expected_off = disks.sums(electrons * free, 1), disks.sums(background * free, 1)
+        usable = expected_off > MIN_RING_FRACTION * disks.ring_area * expected_on / area.clamp_min(1)
+        z = li_ma(on, off, expected_on, expected_off) * usable
+        maxima = (z == torch.nn.functional.max_pool2d(z[:, None], 2 * reach + 1, 1, reach)[:, 0]) & open_
+        last = number == SEARCH_ROUNDS
+        if not last:
+            least = torch.full((n,), max(threshold, CERTAIN_SIGNIFICANCE), device=z.device)
+            if number == 0:  # the strong ones alone, since they disturb the others
+                least = torch.maximum(least, FIRST_RATIO * (z * open_).flatten(1).amax(1))
+            new = (maxima & (z > least[:, None, None])).nonzero().cpu().numpy()
+            last = not len(new)
+        if last:  # uncertain disks stay in the background, which would be too low without its bright places
+            new = (maxima & (z > threshold)).nonzero().cpu().numpy()
+        found = np.concatenate([found, new])
+        if last:
+            break
+        free, open_ = _without(free, open_, new[:, 0], new[:, 1:], disks.inner, reach)
+    # The background without any disk is known only now.
+    pattern, place = found[:, 0], found[:, 1:]
+    sums = [disks.sums_at(image, pattern, place, kernel) for image, kernel in (
+        (electrons, 0), (electrons * free, 1), (background, 0), (background * free, 1))]
+    found = Candidates(pattern, place, li_ma(*sums).cpu().numpy())
+    found = found.subset(found.significance > threshold)
+    found = found.subset(np.lexsort((-found.significance, found.pattern)))
+    rank = np.arange(len(found.pattern)) - np.searchsorted(found.pattern, found.pattern)
+    return found.subset(rank < MAX_DISKS_A_PATTERN)
+
+
+def covered(shape, pattern, place, radius: float) -> np.ndarray:
+    """Count the disks that cover each pixel.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (n, Qx, Qy).
+    pattern : numpy.ndarray of int, shape (k,)
+        Number of the pattern of each disk.
+    place : numpy.ndarray of int, shape (k, 2)
+        Pixel (qx, qy) of each disk.
+    radius : float
+        Radius of the disks, pixels.
+
+    Returns
+    -------
+    numpy.ndarray of int, shape (n, Qx, Qy)
+        Disks over each pixel.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.disks import covered
+    >>> int(covered((1, 8, 8), np.array([0]), np.array([[0, 0]]), 1.5).sum())
+    4
+    """
+    half = int(np.ceil(radius))
+    axis = np.arange(-half, half + 1)
+    dx, dy = (a.ravel() for a in np.meshgrid(axis, axis, indexing="ij"))
+    near = np.hypot(dx, dy) < radius
+    x, y = place[:, :1] + dx[near], place[:, 1:] + dy[near]
+    inside = (x >= 0) & (x < shape[1]) & (y >= 0) & (y < shape[2])
+    flat = (pattern[:, None] * shape[1] + x) * shape[2] + y
+    return np.bincount(flat[inside], minlength=int(np.prod(shape))).reshape(shape)
+
+
+def _without(free, open_, pattern, place, radius, reach):
+    """Take the pixels of disks out of the background, and their neighborhood out of the search."""
+    shape = tuple(free.shape)
+    return (free & torch.from_numpy(covered(shape, pattern, place, radius) == 0).to(free.device),
+            open_ & torch.from_numpy(covered(shape, pattern, place, reach + 0.5) == 0).to(open_.device))

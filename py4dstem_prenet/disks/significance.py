@@ -1,0 +1,139 @@
+"""Significance of a disk at every pixel of a pattern: counts in the aperture against those around it.
+
+The statistic is that of Li and Ma (Astrophys. J. 272, 317 (1983), eq. 17) for counts on a source and off it: the signed
+square root of the likelihood ratio between a disk on a background and the background alone. The level of the background
+is measured around each disk; only its shape is taken from the scan. For many counts it is standard normal.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.fft import next_fast_len
+
+from ..core import ellipse_matrix
+from ..fits import Aperture
+
+RING_EDGES = 2.0  # widths of the edge between disk and background
+MIN_RING_PX, RING_RADII = 3.0, 0.7  # width of the ring of background: pixels, or radii of the disk if that is more
+
+
+class DiskFilter:
+    """Sums over an aperture around every pixel, and over the ring around it.
+
+    Parameters
+    ----------
+    aperture : Aperture
+        The aperture, pixels.
+    shape : tuple of int
+        (Qx, Qy) of the patterns.
+    device : str or torch.device, optional
+        Where the sums are computed.
+
+    Attributes
+    ----------
+    area, ring_area : float
+        Pixels in the aperture and in the ring.
+    inner, outer : float
+        Radii of the ring, pixels; no electron of the disk lies beyond the inner one.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from py4dstem_prenet.disks import DiskFilter
+    >>> from py4dstem_prenet.fits import Aperture
+    >>> disks = DiskFilter(Aperture(4.0, 0.3, (0.0, 0.0)), (32, 32))
+    >>> pattern = torch.ones(1, 32, 32)
+    >>> float(disks.sums(pattern, 0)[0, 16, 16].round()) == disks.area
+    True
+    """
+
+    def __init__(self, aperture: Aperture, shape, device="cpu"):
+        self.aperture, self.shape = aperture, tuple(shape)
+        self.inner = aperture.radius + RING_EDGES * aperture.edge
+        self.outer = self.inner + max(MIN_RING_PX, RING_RADII * aperture.radius)
+        self.half = int(np.ceil(self.outer * (1 + np.hypot(*aperture.vector))))
+        axis = torch.arange(-self.half, self.half + 1, dtype=torch.float64)
+        offset = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1)
+        inverse = torch.linalg.inv(ellipse_matrix(torch.tensor(np.asarray(aperture.vector, float))))
+        distance = (offset @ inverse.T.double()).norm(dim=-1)
+        self.kernels = torch.stack([distance < aperture.radius + 0.5 * aperture.edge,
+                                    (distance >= self.inner) & (distance < self.outer)]).float().to(device)
+        self.area, self.ring_area = self.kernels.sum((1, 2)).tolist()
+        self.size = [next_fast_len(n + 2 * self.half, real=True) for n in self.shape]
+        self.waves = torch.fft.rfft2(self.kernels.flip(1, 2), s=self.size)
+
+    def sums(self, images, kernel: int):
+        """Sum images over the aperture or the ring around every pixel.
+
+        Parameters
+        ----------
+        images : torch.Tensor, shape (n, Qx, Qy)
+            The images.
+        kernel : int
+            0 for the aperture, 1 for the ring.
+
+        Returns
+        -------
+        torch.Tensor, shape (n, Qx, Qy)
+            The sums.
+        """
+        wave = torch.fft.rfft2(images, s=self.size) * self.waves[kernel]
+        rows, columns = (slice(self.half, self.half + n) for n in self.shape)
+        return torch.fft.irfft2(wave, s=self.size)[:, rows, columns]
+
+    def sums_at(self, images, pattern, place, kernel: int):
+        """Sum images over the aperture or the ring around some pixels.
+
+        Parameters
+        ----------
+        images : torch.Tensor, shape (n, Qx, Qy)
+            The images.
+        pattern : numpy.ndarray of int, shape (k,)
+            Number of the image.
+        place : numpy.ndarray of int, shape (k, 2)
+            The pixels.
+        kernel : int
+            0 for the aperture, 1 for the ring.
+
+        Returns
+        -------
+        torch.Tensor, shape (k,)
+            The sums.
+        """
+        dx, dy = (self.kernels[kernel] > 0).nonzero().cpu().numpy().T - self.half
+        x, y = place[:, :1] + dx, place[:, 1:] + dy
+        inside = (x >= 0) & (x < self.shape[0]) & (y >= 0) & (y < self.shape[1])
+        flat = (pattern[:, None] * self.shape[0] + x.clip(0, self.shape[0] - 1)) * self.shape[1]
+        index = torch.from_numpy(flat + y.clip(0, self.shape[1] - 1)).to(images.device)
+        return (images.reshape(-1)[index] * torch.from_numpy(inside).to(images.device)).sum(1)
+
+
+def li_ma(on, off, expected_on, expected_off):
+    """Compute the significance of counts on a source over counts off it.
+
+    Parameters
+    ----------
+    on, off : torch.Tensor
+        Counts on the source and off it; negative ones count as 0.
+    expected_on, expected_off : torch.Tensor
+        What the background alone gives on the source and off it, up to a common factor: the areas of a flat background.
+
+    Returns
+    -------
+    torch.Tensor
+        Signed square root of twice the log of the likelihood ratio, standard deviations.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from py4dstem_prenet.disks import li_ma
+    >>> z = li_ma(*(torch.tensor([float(v)]) for v in (130, 100, 1, 1)))
+    >>> round(float(z), 1)  # close to 30 / sqrt(230)
+    2.0
+    """
+    on, off = on.clamp_min(0), off.clamp_min(0)
+    expected_on, expected_off = expected_on.clamp_min(1e-6), expected_off.clamp_min(1e-6)
+    together = (on + off).clamp_min(1e-6) / (expected_on + expected_off)
+    ratio = torch.xlogy(on, on / (together * expected_on)) + torch.xlogy(off, off / (together * expected_off))
+    return (2 * ratio.clamp_min(0)).sqrt() * torch.sign(on / expected_on - off / expected_off)

@@ -1,0 +1,61 @@
+"""Bragg disks as py4DSTEM's `BraggVectors`."""
+
+from __future__ import annotations
+
+import warnings
+from itertools import pairwise
+
+import numpy as np
+from emdfile import PointListArray
+from py4DSTEM.braggvectors import BraggVectors
+
+from ..core import BraggDisks
+
+NAME = "braggvectors"
+DETAILS = "prenet_disks"  # the PointListArray with sigma and probability of each disk, beside the vectors
+_FIELDS = ("qx", "qy", "intensity")
+_DETAILS = ("qx", "qy", "intensity", "sigma_qx", "sigma_qy", "intensity_sigma", "significance", "probability")
+
+
+def to_bragg_vectors(datacube, disks: BraggDisks, weights: str = "intensity") -> BraggVectors:
+    """Convert disks to `BraggVectors` with the calibration of a DataCube.
+
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The cube whose calibration is used.
+    disks : BraggDisks
+        The disks.
+    weights : str, optional
+        What stands for the intensity of a disk: "intensity" (electrons) or "precision", the inverse standard error of
+        its position (1 / pixel), by which py4DSTEM's fit of a lattice is then weighted.
+
+    Returns
+    -------
+    py4DSTEM.BraggVectors
+        The vectors, with the `PointListArray` "prenet_disks" attached, which holds sigma and probability of each.
+    """
+    table = disks.table
+    if weights == "precision":
+        table = table.copy()
+        table["intensity"] = 1 / np.sqrt(0.5 * (table["sigma_qx"] ** 2 + table["sigma_qy"] ** 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the calibration is in the tree already: it is the same
+        vectors = BraggVectors(disks.scan_shape, disks.pattern_shape, name=NAME, calibration=datacube.calibration)
+    raw = _point_lists(table, disks.scan_shape, _FIELDS, "_v_uncal")
+    vectors.set_raw_vectors(raw)
+    vectors.setcal()
+    vectors.attach(_point_lists(disks.table, disks.scan_shape, _DETAILS, DETAILS))
+    return vectors
+
+
+def _point_lists(table, scan_shape, names, name):
+    """A PointListArray of some columns of a table that is in the order of the scan."""
+    lists = PointListArray([(key, np.float64) for key in names], scan_shape, name=name)
+    limits = np.searchsorted(table["position"], np.arange(int(np.prod(scan_shape)) + 1))
+    for k, (first, last) in enumerate(pairwise(limits)):
+        rows = np.zeros(last - first, [(key, np.float64) for key in names])
+        for key in names:
+            rows[key] = table[key][first:last]
+        lists[divmod(k, scan_shape[1])].add(rows)
+    return lists

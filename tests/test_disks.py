@@ -1,0 +1,152 @@
+"""Bragg disks: rate of false disks, positions and sigmas against truth, and the `BraggVectors` made of them."""
+
+import numpy as np
+import py4DSTEM
+import pytest
+from scipy.special import erfc
+
+import py4dstem_prenet  # noqa: F401
+from py4dstem_prenet.core import PrenetError
+from py4dstem_prenet.disks import find_bragg_disks
+
+SIDE, RADIUS, SPACING = 96, 5.0, 17.0
+HKL = np.array([(h, k) for h in range(-2, 3) for k in range(-2, 3) if (h, k) != (0, 0)])
+
+
+def disk(at, side=SIDE, radius=RADIUS, edge=0.5):
+    x, y = np.arange(side)[:, None] - at[0], np.arange(side) - at[1]
+    return 0.5 * erfc((np.hypot(x, y) - radius) / edge)
+
+
+def scan_of(shape=(8, 10), direct=3000.0, brightness=(40.0, 400.0), level=0.05, slope=0.0, seed=0, lattice=True):
+    """Counts, and true positions (Rx * Ry, 1 + disks, 2), of a lattice of disks on a smooth background.
+
+    `brightness` are the limits of the electrons in a disk; with `slope`, a disk is brighter toward its outer side.
+    """
+    rng = np.random.default_rng(seed)
+    x, y = np.indices((SIDE, SIDE))
+    area = disk((SIDE / 2, SIDE / 2)).sum()
+    electrons = np.exp(rng.uniform(*np.log(brightness), len(HKL)))
+    counts, truth = [], []
+    for _ in range(np.prod(shape)):
+        origin = SIDE / 2 + rng.uniform(-1, 1, 2)
+        angle = 0.2
+        turn = SPACING * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        at = np.vstack([origin, origin + (HKL if lattice else HKL[:0]) @ turn.T])
+        image = level + 20 * level * np.exp(-np.hypot(x - origin[0], y - origin[1]) / 12)
+        image = image + direct / area * disk(origin)
+        for place, total in zip(at[1:], electrons, strict=False):
+            away = (place - origin) / np.hypot(*(place - origin))
+            along = ((x - place[0]) * away[0] + (y - place[1]) * away[1]) / RADIUS
+            image += total / area * disk(place) * (1 + slope * along).clip(0)
+        counts.append(rng.poisson(image))
+        truth.append(at)
+    return np.array(counts, np.uint16).reshape(*shape, SIDE, SIDE), np.array(truth)
+
+
+def matched(found, truth, reach=3.0):
+    """Errors and sigmas (k, 2) of the Bragg disks near a true one, how many are not, and the recall."""
+    table = found.table[np.isfinite(found.table["significance"])]
+    place = np.stack([table["qx"], table["qy"]], 1)
+    sigma = np.stack([table["sigma_qx"], table["sigma_qy"]], 1)
+    away = np.hypot(*(place[:, None] - truth[table["position"]][:, 1:]).transpose(2, 0, 1))
+    nearest = away.argmin(1)
+    near = away[np.arange(len(away)), nearest] < reach
+    error = place[near] - truth[table["position"][near], 1 + nearest[near]]
+    return error, sigma[near], int((~near).sum()), near.sum() / truth[:, 1:, 0].size
+
+
+class TestFalseDisks:
+    def test_noise_gives_the_stated_rate(self):
+        counts, _ = scan_of((20, 20), lattice=False, seed=1)
+        for rate, limits in ((0.1, (0.05, 0.17)), (0.5, (0.35, 0.7))):  # four standard errors of 400 patterns
+            found = find_bragg_disks(counts, false_alarm=rate, progress=False)
+            false = np.isfinite(found.table["significance"]).sum() / 400
+            assert limits[0] < false < limits[1]
+
+    def test_probability_tells_false_disks(self):
+        counts, truth = scan_of(brightness=(10.0, 200.0), seed=2)
+        found = find_bragg_disks(counts, false_alarm=1.0, progress=False)
+        bragg = found.table[np.isfinite(found.table["significance"])]
+        expected = (1 - bragg["probability"]).sum() / len(truth)
+        assert 0.5 < expected < 1.5
+        assert (bragg["probability"][bragg["significance"] > 8] > 0.99).all()
+
+
+class TestPositions:
+    def test_errors_are_those_stated(self):
+        counts, truth = scan_of(seed=3)
+        error, sigma, false, recall = matched(find_bragg_disks(counts, progress=False), truth)
+        assert recall > 0.98 and false / len(truth) < 0.25
+        pull = error / sigma
+        assert 0.8 < np.sqrt(np.mean(pull**2)) < 1.25
+        assert np.abs(pull.mean(0)).max() < 4 / np.sqrt(len(pull))
+
+    def test_half_lit_disks_are_not_displaced_toward_the_light(self):
+        counts, truth = scan_of((10, 12), brightness=(400.0, 800.0), slope=0.8, seed=4)
+        found = find_bragg_disks(counts, progress=False)
+        error, _, _, recall = matched(found, truth)
+        table = found.table[np.isfinite(found.table["significance"])]
+        away = np.stack([table["qx"], table["qy"]], 1)[:, None] - truth[table["position"]][:, 1:]
+        nearest = np.hypot(*away.transpose(2, 0, 1)).argmin(1)
+        near = np.hypot(*away[np.arange(len(table)), nearest].T) < 3.0
+        outward = (truth[table["position"], 1 + nearest] - truth[table["position"], 0])[near]
+        outward = (error * outward / np.hypot(*outward.T)[:, None]).sum(1)
+        assert recall > 0.98
+        assert abs(outward.mean()) < 0.06  # the center of mass of such a disk is 1 px off
+
+    def test_cut_and_masked_disks_are_fitted_with_what_is_seen(self):
+        counts, truth = scan_of((8, 10), brightness=(600.0, 900.0), seed=5)
+        mask = np.ones((SIDE, SIDE), bool)
+        mask[:, 66:70] = False  # a gap through a column of disks
+        counts[..., ~mask] = 0
+        found = find_bragg_disks(counts, mask=mask, progress=False)
+        error, sigma, _, _ = matched(found, truth)
+        pull = error / sigma
+        assert np.sqrt(np.mean(pull**2)) < 1.4 and np.abs(error).max() < 1.5
+
+
+class TestVectors:
+    def test_consumers_read_them(self):
+        counts, truth = scan_of(seed=6)
+        datacube = py4DSTEM.DataCube(counts)
+        datacube.calibration.set_origin((truth[:, 0, 0].reshape(8, 10), truth[:, 0, 1].reshape(8, 10)))
+        vectors = datacube.prenet.bragg_disks(progress=False)
+        assert vectors.calstate["center"] and vectors.Rshape == (8, 10)
+        points = vectors.cal[3, 4]
+        radius = np.hypot(points.qx, points.qy)
+        assert radius.min() < 0.5 and abs(np.median(np.sort(radius)[1:5]) - SPACING) < 0.5
+        assert vectors.histogram(mode="cal").data.max() > 0
+        details = vectors.tree("prenet_disks")[3, 4].data
+        assert len(details) == len(points.qx) and (details["sigma_qx"] > 0).all()
+
+    def test_weights_are_precisions(self):
+        counts, _ = scan_of(seed=7)
+        datacube = py4DSTEM.DataCube(counts)
+        vectors = datacube.prenet.bragg_disks(weights="precision", progress=False)
+        details = vectors.tree("prenet_disks")[0, 0].data
+        sigma = np.sqrt(0.5 * (details["sigma_qx"] ** 2 + details["sigma_qy"] ** 2))
+        assert np.allclose(vectors.raw[0, 0].I, 1 / sigma)
+
+    def test_they_are_saved_and_read_by_py4dstem(self, tmp_path):
+        counts, _ = scan_of((3, 4), seed=8)
+        datacube = py4DSTEM.DataCube(counts)
+        vectors = datacube.prenet.bragg_disks(progress=False)
+        py4DSTEM.save(tmp_path / "disks.h5", vectors)
+        again = py4DSTEM.read(tmp_path / "disks.h5")
+        assert np.array_equal(again.raw[1, 2].qx, vectors.raw[1, 2].qx)
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("rate", [0, -1, 2, np.nan])
+    def test_the_rate_is_checked(self, rate):
+        with pytest.raises(PrenetError):
+            find_bragg_disks(np.ones((2, 2, 32, 32), np.uint16), false_alarm=rate)
+
+    def test_the_weights_are_checked(self):
+        with pytest.raises(PrenetError):
+            py4DSTEM.DataCube(np.ones((2, 2, 32, 32), np.uint16)).prenet.bragg_disks(weights="mass")
+
+    def test_a_scan_without_beam_is_refused(self):
+        with pytest.raises(PrenetError):
+            find_bragg_disks(np.zeros((4, 4, 64, 64), np.uint16), progress=False)
