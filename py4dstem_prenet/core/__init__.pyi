@@ -37,6 +37,7 @@ from .results import (
     OriginFit as OriginFit,
     OriginMap as OriginMap,
     Result as Result,
+    Rotation as Rotation,
 )
 from .robust import (
     NORMAL_MAD as NORMAL_MAD,

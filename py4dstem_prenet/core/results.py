@@ -314,6 +314,55 @@ class EllipseMap(Result):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
+class Rotation(Decided):
+    """Rotation and flip between scan and pattern.
+
+    A vector of the pattern, its components exchanged if `flip`, and then rotated by the angle from +x (rows) toward +y
+    (columns), is a vector of the scan. These are py4DSTEM's `QR_rotation_degrees` and `QR_flip`.
+
+    Attributes
+    ----------
+    degrees : float
+        The angle in (-180, 180], degrees; in (-90, 90] if half a turn is not determined.
+    flip : bool
+        Whether the axes of the pattern are exchanged.
+    sigma : float
+        One standard deviation of the angle, degrees.
+    half_turn_determined : bool
+        Whether the angle is known beyond half a turn.
+    decision : Decision
+        Accepted if angle and flip are known.
+    sources : dict
+        Name of each estimate ("center of mass", "shadow image") to its angle (degrees, up to half a turn), flip and
+        sigma (degrees), also of those that were refused.
+    """
+
+    degrees: float
+    flip: bool
+    sigma: float
+    half_turn_determined: bool
+    decision: Decision
+    sources: dict = field(default_factory=dict)
+
+    @property
+    def radians(self) -> float:
+        """The angle in radians, py4DSTEM's `QR_rotation`."""
+        return float(np.radians(self.degrees))
+
+    def rows(self):
+        return [("accepted", "yes" if self.accepted else "no"), ("rotation", _turned(self)),
+                *((f"from the {name}", f"{angle:.2f}° ± {sigma:.2f}°{', flipped' if flip else ''}")
+                  for name, (angle, flip, sigma) in self.sources.items()),
+                ("flags", self.reason)]
+
+
+def _turned(rotation):
+    """A rotation as text."""
+    half = "" if rotation.half_turn_determined else " (or half a turn more)"
+    return f"{rotation.degrees:.2f}° ± {rotation.sigma:.2f}°{half}, {'flipped' if rotation.flip else 'not flipped'}"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class CalibrationReport(Result):
     """What was found in a scan, and what was written.
 
@@ -329,6 +378,8 @@ class CalibrationReport(Result):
         The detector's noise; None if nothing was learned yet.
     written : tuple of Flag
         What was written into the calibration, and what was not.
+    rotation : Rotation or None
+        Rotation and flip between scan and pattern; None if they were not measured.
     """
 
     origin: OriginMap
@@ -336,11 +387,12 @@ class CalibrationReport(Result):
     ellipse: Ellipse | None
     noise: NoiseModel | None
     written: tuple[Flag, ...] = ()
+    rotation: Rotation | None = None
 
     @property
     def flags(self) -> tuple[Flag, ...]:
         """The flags of all stages, in their order."""
-        stages = (self.noise, self.origin, self.fit, self.ellipse)
+        stages = (self.noise, self.origin, self.fit, self.ellipse, self.rotation)
         bad_pixels = () if self.noise is None else self.noise.bad_pixel_flags
         return (*bad_pixels, *(flag for stage in stages if stage is not None for flag in stage.flags), *self.written)
 
@@ -361,6 +413,8 @@ class CalibrationReport(Result):
             e = self.ellipse
             shown.append(("ellipse", f"a/b {e.a / e.b:.4f} ± {e.sigma:.4f} at {np.degrees(e.theta):.1f}°"
                           if e.accepted else "not determined"))
+        if self.rotation is not None:
+            shown.append(("rotation", _turned(self.rotation) if self.rotation.accepted else "not determined"))
         warnings = [flag.sentence for flag in self.flags if flag.severity != "info"]
         shown += [("warning", sentence) for sentence in warnings[:4]]
         if len(warnings) > 4:
@@ -370,7 +424,7 @@ class CalibrationReport(Result):
     def __str__(self):
         lines = ["Calibration by py4dstem_prenet", ""]
         for title, stage in (("Detector", self.noise), ("Origin", self.origin), ("Descan", self.fit),
-                             ("Ellipse", self.ellipse)):
+                             ("Ellipse", self.ellipse), ("Rotation", self.rotation)):
             if stage is None:
                 continue
             shown = [(label, value) for label, value in stage.rows() if label != "flags"]

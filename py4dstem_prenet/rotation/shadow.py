@@ -1,0 +1,223 @@
+"""Shift of the shadow image inside the direct disk from one scan position to the next, in scans with a defocused probe.
+
+With a defocused probe the direct disk shows a shadow image of the specimen, which moves across the disk as the probe
+moves over the specimen: by A d if the probe moves by d scan steps. A = F R(-theta) H with the flip F, the rotation
+theta, and the symmetric matrix H of defocus and astigmatism (Lupini et al., Microsc. Microanal. 22, 1242 (2016)). The
+rotation and the flip follow from A; half a turn does not, since the sign of the defocus is unknown.
+
+The cross-correlation of the disks of neighboring positions, summed over many pairs, has its peak at A d, also at doses
+at which no single pattern shows anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import fft
+from scipy.ndimage import gaussian_filter
+
+from ..core import NoiseModel, Scan, jackknife_covariance, robust_sigma
+
+TILES_ALONG = 5  # parts along each side of the scan, at most
+MIN_TILE, MAX_TILE = 4, 12  # positions along each side of a part
+STEPS = (1, 2, 3)  # distances of the positions that are compared, scan steps
+MAX_RADIUS_PX = 32.0  # of the disk; larger ones are binned
+MIN_RADIUS_PX = 4.0  # of a disk that shows an image
+DISK_PART = 0.93  # radii, part of the disk that is compared; its edge does not move with the specimen
+MIN_OVERLAP = 0.15  # of two shifted disks, as a fraction of the disk, up to which the correlation is searched
+PEAK_BLUR_PX = 0.8  # pixels, smoothing of the correlation, 1 sigma
+MIN_PEAK_SIGMAS = 6.5  # of a peak; noise reaches it in one of 10,000 searches of 1,000 shifts
+MAX_INCONSISTENT_PX = 1.0  # pixels by which the peaks of twofold steps may miss twice the shift of single ones
+
+
+@dataclass(frozen=True)
+class ShadowShift:
+    """Shift of the shadow image.
+
+    Attributes
+    ----------
+    matrix : numpy.ndarray, shape (2, 2)
+        Shift in pixels for a step along the rows (first column) and along the columns of the scan.
+    covariance : numpy.ndarray, shape (4, 4)
+        Jackknife covariance of its elements in C order.
+    peak : float
+        Height of the lower one of the peaks of single steps, standard deviations of the correlation.
+    """
+
+    matrix: np.ndarray
+    covariance: np.ndarray
+    peak: float
+
+
+def measure_shadow(scan: Scan, qx0, qy0, radius, noise: NoiseModel, valid=None) -> ShadowShift | None:
+    """Measure how the shadow image in the direct disk moves with the probe.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan; an even sample of it, up to some 3,000 positions, is read.
+    qx0, qy0 : numpy.ndarray, shape (Rx, Ry)
+        Fitted origin, pixels.
+    radius : float
+        Radius of the direct disk, pixels.
+    noise : NoiseModel
+        Noise model; bad pixels are filled.
+    valid : numpy.ndarray of bool, shape (Rx, Ry), optional
+        Positions to use.
+
+    Returns
+    -------
+    ShadowShift or None
+        None if the disks of neighboring positions show no image that moves.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.core import NoiseModel, as_scan
+    >>> noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((64, 64), bool), counting=True, dose=1e4)
+    >>> vacuum = as_scan(np.random.default_rng(0).poisson(9.0, (8, 8, 64, 64)))
+    >>> measure_shadow(vacuum, np.full((8, 8), 32.0), np.full((8, 8), 32.0), 10.0, noise) is None
+    True
+    """
+    if not np.isfinite(radius) or radius < MIN_RADIUS_PX:
+        return None
+    origin = np.stack([np.broadcast_to(np.asarray(q, float), scan.scan_shape) for q in (qx0, qy0)], -1)
+    usable = np.isfinite(origin).all(-1) & scan.readable
+    if valid is not None:
+        usable &= np.asarray(valid, bool)
+    bins = int(np.ceil(radius / MAX_RADIUS_PX))
+    disks = [_disks(scan, tile, origin, usable, radius, bins, noise) for tile in _tiles(scan.scan_shape)]
+    disks = [d for d in disks if d is not None]
+    if len(disks) < 2:
+        return None
+    radius = radius / bins
+    side = disks[0][0].shape[-1]
+    size = fft.next_fast_len(2 * side, real=True)
+    axis = np.arange(side) - side // 2
+    mask = np.clip(DISK_PART * radius + 0.5 - np.hypot(axis[:, None], axis[None, :]), 0, 1).astype(np.float32)
+    count = sum(d[1].sum() for d in disks)
+    mean = sum(np.einsum("xyij,xy->ij", d[0], d[1].astype(np.float32)) for d in disks) / count
+    overlap = fft.irfft2(np.abs(fft.rfft2(mask, s=(size, size))) ** 2, s=(size, size))
+    parts = np.stack([_correlations(*d, mean, mask, size) for d in disks])  # (tiles, steps, axes, size, size // 2 + 1)
+    searched = overlap > MIN_OVERLAP * overlap.max()
+    start = _matrix(parts.sum(0), overlap, searched, size)
+    if start is None:
+        return None
+    matrix, peak = start
+    rest = [_matrix(parts.sum(0) - part, overlap, searched, size, near=matrix) for part in parts]
+    covariance = jackknife_covariance(np.array([r[0].ravel() for r in rest]))
+    return ShadowShift(matrix * bins, covariance * bins**2, peak)
+
+
+def _tiles(scan_shape):
+    """Slices of contiguous parts that are spread evenly over a scan."""
+    along = []
+    for n in scan_shape:
+        count = int(np.clip(n // MIN_TILE, 1, TILES_ALONG))
+        starts = np.arange(count) * n // count
+        along.append([slice(int(s), int(min(s + n // count, s + MAX_TILE))) for s in starts])
+    return [(rows, columns) for rows in along[0] for columns in along[1]]
+
+
+def _disks(scan, tile, origin, usable, radius, bins, noise):
+    """Disks of a tile over their mean, (rows, columns, side, side), where they are usable, and the rest of the origin.
+
+    The windows are cut at whole pixels; `rest` is where the origin lies from the middle of the window, binned pixels.
+    """
+    at, use = origin[tile], usable[tile]
+    if not use.any():
+        return None
+    half = int(np.ceil((radius + 1) / bins))
+    side = 2 * half + 1
+    reach = side * bins
+    rows, columns = np.meshgrid(*(np.arange(s.start, s.stop) for s in tile), indexing="ij")
+    chosen = (rows * scan.scan_shape[1] + columns)[use]
+    low = np.rint(np.where(use[..., None], at, 0) - (reach - 1) / 2).astype(int)
+    inside = (low >= 0).all(-1) & (low[..., 0] + reach <= scan.pattern_shape[0])
+    inside &= low[..., 1] + reach <= scan.pattern_shape[1]
+    patterns = noise.electrons(scan.read(chosen))
+    out = np.zeros((*use.shape, side, side), np.float32)
+    for pattern, (i, j) in zip(patterns, np.argwhere(use), strict=True):
+        if inside[i, j]:
+            a, b = low[i, j]
+            cut = pattern[a : a + reach, b : b + reach].reshape(side, bins, side, bins).sum((1, 3))
+            total = cut.sum()
+            out[i, j] = cut / total if total > 0 else 0
+    use = use & inside & (out.sum((2, 3)) > 0)
+    rest = (at - low - (reach - 1) / 2) / bins
+    return (out, use, np.where(use[..., None], rest, 0.0)) if use.any() else None
+
+
+def _correlations(disks, use, rest, mean, mask, size):
+    """Cross spectra of a tile, (steps, 2, size, size // 2 + 1), summed over its pairs."""
+    contrast = (disks - mean) * mask * use[..., None, None]
+    contrast -= mask * (contrast.sum((2, 3)) / mask.sum())[..., None, None]
+    kx, ky = fft.fftfreq(size)[:, None], fft.rfftfreq(size)[None, :]
+    spectra = fft.rfft2(contrast, s=(size, size)).astype(np.complex64)
+    spectra *= np.exp(2j * np.pi * (rest[..., 0, None, None] * kx + rest[..., 1, None, None] * ky))
+    out = np.zeros((len(STEPS), 2, *spectra.shape[2:]), np.complex128)
+    for k, step in enumerate(STEPS):
+        out[k, 0] = np.einsum("xyij,xyij->ij", spectra[:-step].conj(), spectra[step:])
+        out[k, 1] = np.einsum("xyij,xyij->ij", spectra[:, :-step].conj(), spectra[:, step:])
+    return out
+
+
+def _matrix(spectra, overlap, searched, size, near=None):
+    """The matrix and the lower peak of single steps; None if one of them has no peak. `near`: where to look for peaks.
+
+    """
+    columns, lowest = [], np.inf
+    for axis in (0, 1):
+        found, weights = [], []
+        for k, step in enumerate(STEPS):
+            correlation = fft.irfft2(spectra[k, axis], s=(size, size))
+            map_ = gaussian_filter(correlation / np.maximum(overlap, 1e-3 * overlap.max()), PEAK_BLUR_PX, mode="wrap")
+            start = None if near is None else near[:, axis] * step
+            peak = _peak(map_, np.sqrt(np.clip(overlap / overlap.max(), 0, None)), searched, start)
+            if peak is None:
+                if step == 1 and near is None:
+                    return None
+                continue
+            place, height = peak
+            if step == 1:
+                lowest = min(lowest, height)
+            elif not found or np.hypot(*(place - step * found[0])) > MAX_INCONSISTENT_PX:
+                continue
+            found.append(place / step)
+            weights.append((height * step) ** 2)
+        if not found:
+            return near, lowest
+        columns.append(np.average(found, axis=0, weights=weights))
+    return np.stack(columns, -1), lowest
+
+
+def _peak(map_, precision, searched, start):
+    """Place of the largest value, pixels, and its height in standard deviations; None if it is none, or at the limit.
+
+    `precision` is the inverse standard deviation of the map, up to a factor.
+    """
+    size = len(map_)
+    scale = robust_sigma((map_ * precision)[searched])
+    if not scale > 0:
+        return None
+    if start is None:
+        i, j = np.unravel_index(np.argmax(np.where(searched, map_ * precision, -np.inf)), map_.shape)
+        height = float(map_[i, j] * precision[i, j] / scale)
+        if height < MIN_PEAK_SIGMAS:
+            return None
+    else:
+        i, j = np.rint(start).astype(int) % size
+        if not searched[i, j]:
+            return None
+        height = float(max(map_[i, j] * precision[i, j] / scale, 1.0))
+    around = np.arange(-1, 2)
+    patch = map_[np.ix_((i + around) % size, (j + around) % size)]
+    x, y = np.meshgrid(around, around, indexing="ij")
+    terms = np.stack([np.ones(9), x.ravel(), y.ravel(), x.ravel() ** 2, x.ravel() * y.ravel(), y.ravel() ** 2], -1)
+    c = np.linalg.lstsq(terms, patch.ravel(), rcond=None)[0]
+    curvature = np.array([[2 * c[3], c[4]], [c[4], 2 * c[5]]])
+    if c[3] >= 0 or c[5] >= 0 or np.linalg.det(curvature) <= 0:
+        return None
+    aside = np.clip(np.linalg.solve(curvature, -c[1:3]), -1, 1)
+    whole = (np.array([i, j]) + size // 2) % size - size // 2
+    return whole + aside, height
