@@ -91,6 +91,7 @@ def calibrate(
     output: Output,
     calibration_only: Annotated[bool, typer.Option("--calibration-only", help="Leave the patterns out.")] = False,
     mask: Mask = None,
+    rotation: Annotated[bool, typer.Option("--rotation", help="Measure rotation and flip of the pattern, too.")] = False,
     device: Device = "auto",
     scan: Shape = None,
     cube: Cube = None,
@@ -99,7 +100,8 @@ def calibrate(
 ):
     """Measure origin and ellipse, and save the calibrated scan as an EMD file.
 
-    JSON: saved (the file, or null), found, detector, origin, descan, ellipse, flags; px and radians.
+    JSON: saved (the file, or null), found, detector, origin, descan, ellipse, rotation, flags; px and radians, the
+    rotation in degrees.
     """
     from .io import check_output, load_mask
 
@@ -110,7 +112,7 @@ def calibrate(
         from . import calibrate, save, use_cluster
 
         with use_cluster(scheduler):
-            report = calibrate(datacube, mask=good, device=device)
+            report = calibrate(datacube, mask=good, device=device, rotation=rotation)
         typer.echo(str(report))
         if report.origin.found:
             save(datacube, output, data=not calibration_only)

@@ -36,6 +36,7 @@ from .results import (
     ModelTrial as ModelTrial,
     OriginFit as OriginFit,
     OriginMap as OriginMap,
+    ProbeImage as ProbeImage,
     Result as Result,
     Rotation as Rotation,
 )

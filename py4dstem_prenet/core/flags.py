@@ -496,12 +496,13 @@ _PROBE = (
     ("probe_measured", INFO,
      "The probe is the mean direct beam of {positions} positions, {electrons:.3g} electrons."),
     ("probe_from_aperture", WARNING,
-     "The probe is drawn from the aperture (radius {radius:.2f} px, edge {edge:.2f} px), because {cause}."),
+     "The probe is drawn from the aperture (radius {radius:.2f} px, edge {edge:.2f} px), because {cause}.",
+     "For a measured image, take the probe of a vacuum scan of the same microscope settings."),
     ("probe_hidden", REFUSAL,
      "There is no probe: the direct beam is hidden.",
      "Take the probe of a vacuum scan of the same microscope settings."),
     ("probe_unknown", REFUSAL,
-     "There is no probe: the image of the aperture is not determined (center uncertain by {sigma:.2g} px)."),
+     "There is no probe: no disk can be fitted to the mean direct beam."),
 )
 _CALIBRATION = (
     ("rotation_written", INFO,

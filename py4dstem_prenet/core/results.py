@@ -363,6 +363,46 @@ def _turned(rotation):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
+class ProbeImage(Decided):
+    """The image of the probe over vacuum.
+
+    Attributes
+    ----------
+    image : numpy.ndarray
+        (Qx, Qy), sum 1, zero away from the disk; zero everywhere if it was refused.
+    center : tuple of int
+        Pixel of its center, (Qx // 2, Qy // 2).
+    radius : float
+        Radius of the disk, pixels.
+    edge : float
+        Width of its edge, pixels, 1 sigma.
+    sigma : float
+        One standard deviation of the center along either axis, pixels.
+    positions : int
+        Number of positions whose direct beams were averaged.
+    semiangle_mrad : float or None
+        Convergence semi-angle, mrad; None if the pixel size or the voltage is unknown.
+    decision : Decision
+        Accepted if there is an image.
+    """
+
+    image: np.ndarray
+    center: tuple[int, int]
+    radius: float
+    edge: float
+    sigma: float
+    positions: int
+    semiangle_mrad: float | None
+    decision: Decision
+
+    def rows(self):
+        angle = [] if self.semiangle_mrad is None else [("convergence semi-angle", f"{self.semiangle_mrad:.3g} mrad")]
+        return [("accepted", "yes" if self.accepted else "no"), ("radius", f"{self.radius:.2f} px"),
+                ("edge", f"{self.edge:.2f} px"), ("sigma of the center", f"{self.sigma:.3f} px"),
+                ("positions", str(self.positions)), *angle, ("flags", self.reason)]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class CalibrationReport(Result):
     """What was found in a scan, and what was written.
 

@@ -154,7 +154,7 @@ def half_turn_distance(first: float, second: float) -> float:
     return float(90 - (90 - (first - second)) % 180)
 
 
-def decide_rotation(estimates, sign=None) -> Rotation:
+def decide_rotation(estimates, sign=None, numbers=None) -> Rotation:
     """Combine the estimates of the rotation, and accept or refuse the result.
 
     Parameters
@@ -164,6 +164,8 @@ def decide_rotation(estimates, sign=None) -> Rotation:
     sign : callable, optional
         Called with the angle in degrees and the flip; it returns the correlation of the potential with the dark field
         in standard errors, and the agreement about its sign. None if there is no dark field.
+    numbers : dict, optional
+        Numbers that are added to the decision.
 
     Returns
     -------
@@ -176,6 +178,7 @@ def decide_rotation(estimates, sign=None) -> Rotation:
     >>> found.accepted, found.degrees, found.flip, found.half_turn_determined
     (True, 30.0, True, False)
     """
+    numbers = dict(numbers or {})
     good = {name: e for name, e in estimates.items() if e.refusal is None}
     sources = {name: (e.degrees, e.flip, e.sigma) for name, e in estimates.items()}
     if not good:
@@ -184,7 +187,7 @@ def decide_rotation(estimates, sign=None) -> Rotation:
         if name is None:
             return Rotation(0.0, False, np.inf, False, Decision(False, (Flag("rotation_no_field", {"probability": 1.0}),)))
         e = estimates[name]
-        return Rotation(e.degrees, e.flip, e.sigma, False, Decision(False, (e.refusal,)), sources)
+        return Rotation(e.degrees, e.flip, e.sigma, False, Decision(False, (e.refusal,), numbers), sources)
     first, *others = good.values()
     weights = [e.sigma**-2 for e in good.values()]
     aside = [half_turn_distance(e.degrees, first.degrees) for e in good.values()]
@@ -195,8 +198,8 @@ def decide_rotation(estimates, sign=None) -> Rotation:
         if e.flip != first.flip or difference > MAX_DIFFERENCE_SIGMAS:
             flag = Flag("rotation_sources_disagree", {"degrees": [[round(e.degrees, 2), int(e.flip)]
                                                                   for e in good.values()]})
-            return Rotation(degrees, first.flip, sigma, False, Decision(False, (flag,)), sources)
-    flip, numbers = first.flip, {}
+            return Rotation(degrees, first.flip, sigma, False, Decision(False, (flag,), numbers), sources)
+    flip = first.flip
     flags = [Flag("rotation_determined", {"sources": " and ".join(good), "degrees": degrees, "sigma": sigma})]
     known = False
     if sign is not None:

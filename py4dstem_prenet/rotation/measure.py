@@ -91,15 +91,20 @@ def measure_rotation(data, qx0, qy0, radius, noise: NoiseModel, valid=None, feat
     fields = [(deflection.whole, deflection.whole_noise)]
     if np.isfinite(radius):
         fields.append((deflection.disk, deflection.disk_noise))
-    judged = [(from_alignment(align(*field)), field) for field in fields]
-    best, field = min(judged, key=lambda pair: (pair[0].refusal is not None, pair[0].sigma))
+    aligned = [align(*field) for field in fields]
+    judged = [from_alignment(alignment) for alignment in aligned]
+    chosen = min(range(len(fields)), key=lambda k: (judged[k].refusal is not None, judged[k].sigma))
+    best, field, alignment = judged[chosen], fields[chosen], aligned[chosen]
+    numbers = {"strength": alignment.strength[0], "strength_flipped": alignment.strength[1],
+               "degrees": float(np.degrees(alignment.angle[0])),
+               "degrees_flipped": float(np.degrees(alignment.angle[1])), "probability": alignment.probability}
     estimates = {CENTER_OF_MASS: best}
     shadow = from_shadow(measure_shadow(scan, qx0, qy0, radius, noise, valid))
     if shadow is not None:
         estimates[SHADOW] = shadow
     bright = deflection.dark if feature is None else np.asarray(feature, float)
     sign = partial(_sign, *field, flatten(bright[None], deflection.valid & np.isfinite(bright))[0][0])
-    return decide_rotation(estimates, sign if np.ptp(bright) > 0 else None)
+    return decide_rotation(estimates, sign if np.ptp(bright) > 0 else None, numbers)
 
 
 def _sign(field, noise, bright, degrees, flip):

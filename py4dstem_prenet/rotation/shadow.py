@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import fft
-from scipy.ndimage import gaussian_filter
 
 from ..core import NoiseModel, Scan, jackknife_covariance, robust_sigma
 
@@ -28,6 +27,7 @@ DISK_PART = 0.93  # radii, part of the disk that is compared; its edge does not 
 MIN_OVERLAP = 0.15  # of two shifted disks, as a fraction of the disk, up to which the correlation is searched
 PEAK_BLUR_PX = 0.8  # pixels, smoothing of the correlation, 1 sigma
 MIN_PEAK_SIGMAS = 6.5  # of a peak; noise reaches it in one of 10,000 searches of 1,000 shifts
+FINE = 6  # samples to each side of a peak on the grids of its search
 MAX_INCONSISTENT_PX = 1.0  # pixels by which the peaks of twofold steps may miss twice the shift of single ones
 
 
@@ -163,17 +163,16 @@ def _correlations(disks, use, rest, mean, mask, size):
 
 
 def _matrix(spectra, overlap, searched, size, near=None):
-    """The matrix and the lower peak of single steps; None if one of them has no peak. `near`: where to look for peaks.
-
-    """
+    """The matrix and the lower peak of single steps; None if one of them has no peak. `near`: where to look for peaks."""
     columns, lowest = [], np.inf
+    kx, ky = fft.fftfreq(size)[:, None], fft.rfftfreq(size)[None, :]
+    blur = np.exp(-2 * (np.pi * PEAK_BLUR_PX) ** 2 * (kx**2 + ky**2))
     for axis in (0, 1):
         found, weights = [], []
         for k, step in enumerate(STEPS):
-            correlation = fft.irfft2(spectra[k, axis], s=(size, size))
-            map_ = gaussian_filter(correlation / np.maximum(overlap, 1e-3 * overlap.max()), PEAK_BLUR_PX, mode="wrap")
+            smooth = spectra[k, axis] * blur
             start = None if near is None else near[:, axis] * step
-            peak = _peak(map_, np.sqrt(np.clip(overlap / overlap.max(), 0, None)), searched, start)
+            peak = _peak(smooth, overlap, searched, start)
             if peak is None:
                 if step == 1 and near is None:
                     return None
@@ -191,33 +190,43 @@ def _matrix(spectra, overlap, searched, size, near=None):
     return np.stack(columns, -1), lowest
 
 
-def _peak(map_, precision, searched, start):
-    """Place of the largest value, pixels, and its height in standard deviations; None if it is none, or at the limit.
+def _peak(spectrum, overlap, searched, start):
+    """Place of the largest correlation per overlapping pixel, and its height in standard deviations, or None.
 
-    `precision` is the inverse standard deviation of the map, up to a factor.
+    A place is a shift in pixels; None if there is no peak. With `start`, the peak nearest to it is taken.
     """
-    size = len(map_)
-    scale = robust_sigma((map_ * precision)[searched])
+    size = len(overlap)
+    map_ = fft.irfft2(spectrum, s=(size, size))
+    precision = np.sqrt(np.clip(overlap / overlap.max(), 1e-6, None))  # of the correlation per overlapping pixel
+    with np.errstate(divide="ignore", invalid="ignore"):
+        significance = map_ / precision
+    scale = robust_sigma(significance[searched])
     if not scale > 0:
         return None
     if start is None:
-        i, j = np.unravel_index(np.argmax(np.where(searched, map_ * precision, -np.inf)), map_.shape)
-        height = float(map_[i, j] * precision[i, j] / scale)
-        if height < MIN_PEAK_SIGMAS:
+        i, j = np.unravel_index(np.argmax(np.where(searched, significance, -np.inf)), map_.shape)
+        if significance[i, j] < MIN_PEAK_SIGMAS * scale:
             return None
-    else:
-        i, j = np.rint(start).astype(int) % size
-        if not searched[i, j]:
-            return None
-        height = float(max(map_[i, j] * precision[i, j] / scale, 1.0))
-    around = np.arange(-1, 2)
-    patch = map_[np.ix_((i + around) % size, (j + around) % size)]
-    x, y = np.meshgrid(around, around, indexing="ij")
-    terms = np.stack([np.ones(9), x.ravel(), y.ravel(), x.ravel() ** 2, x.ravel() * y.ravel(), y.ravel() ** 2], -1)
-    c = np.linalg.lstsq(terms, patch.ravel(), rcond=None)[0]
-    curvature = np.array([[2 * c[3], c[4]], [c[4], 2 * c[5]]])
-    if c[3] >= 0 or c[5] >= 0 or np.linalg.det(curvature) <= 0:
+        start = (np.array([i, j]) + size // 2) % size - size // 2
+    elif not searched[tuple(np.rint(start).astype(int) % size)]:
         return None
-    aside = np.clip(np.linalg.solve(curvature, -c[1:3]), -1, 1)
-    whole = (np.array([i, j]) + size // 2) % size - size // 2
-    return whole + aside, height
+    height = float(max(significance[tuple(np.rint(start).astype(int) % size)] / scale, 1.0))
+    place = np.array(start, float)
+    # Of the ratio of two band-limited maps, on finer and finer grids about the largest value.
+    for step in (0.5, 0.1, 0.02):
+        grid = step * np.arange(-FINE, FINE + 1)
+        fine = _values(spectrum, place, grid, size) / _values(fft.rfft2(overlap), place, grid, size)
+        at = np.array(np.unravel_index(np.argmax(fine), fine.shape)) - FINE
+        place = place + step * at
+        if step == 0.5 and np.abs(at).max() == FINE:
+            return None  # no peak here
+    return place, height
+
+
+def _values(spectrum, place, grid, size):
+    """A map at place + grid along either axis, from its real Fourier transform."""
+    kx, ky = fft.fftfreq(size), fft.rfftfreq(size)
+    twice = np.where((ky == 0) | (ky == 0.5), 1.0, 2.0)
+    left = np.exp(2j * np.pi * (place[0] + grid)[:, None] * kx)
+    right = np.exp(2j * np.pi * ky[:, None] * (place[1] + grid)[None, :]) * twice[:, None]
+    return (left @ spectrum @ right).real / size**2

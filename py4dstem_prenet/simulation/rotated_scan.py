@@ -29,6 +29,7 @@ VOLTS = 200e3  # acceleration voltage, V
 SEMI_ANGLE = 0.8  # radius of the aperture, 1/angstrom: 20 mrad at 200 kV
 IN_FOCUS_APERTURE, DEFOCUSED_APERTURE = 20.0, 32.0  # radius of the aperture, samples: windows of 25 and 40 angstrom
 LAYER_ANGSTROM = 4.0  # distance of the phase gratings, angstrom
+EDGE_PX = 0.4  # pixels, edge of the disks of a small beam, 1 sigma
 KINDS = ("crystal", "glass", "islands", "vacuum")
 
 
@@ -174,7 +175,8 @@ def simulate_nanobeam(scan=(32, 32), shape=(64, 64), *, rotation: float = 0.4, f
     Returns
     -------
     KnownScan
-        Expected patterns; truth: qx0, qy0, radius, rotation, flip, deflection ((2, Rx, Ry), pixels, in the pattern).
+        Expected patterns; truth: qx0, qy0, radius, edge, rotation, flip, deflection ((2, Rx, Ry), pixels, in the
+        pattern), and reflections, (Rx, Ry, n, 2): positions of the disks, the direct beam included, from the origin.
 
     Examples
     --------
@@ -209,13 +211,15 @@ def simulate_nanobeam(scan=(32, 32), shape=(64, 64), *, rotation: float = 0.4, f
             center = origin[part] + torch.from_numpy(base[member, None] * (turn[member] @ np.array(order))).float()
             offset = torch.stack(torch.broadcast_tensors(x[None, :, None] - center[:, 0, None, None],
                                                          y[None, None, :] - center[:, 1, None, None]), -1)
-            disk = soft_disk(offset, torch.full((len(member),), radius), torch.full((len(member),), 0.4))
+            disk = soft_disk(offset, torch.full((len(member),), radius), torch.full((len(member),), EDGE_PX))
             slope = torch.from_numpy(slopes[member, number]).float()[:, None, None]
             disk = disk * (1 + (offset * slope).sum(-1) / radius).clamp(min=0.1)
             total += disk * torch.from_numpy(strength[member, number]).float()[:, None, None]
         expected[part] = (total / total.sum((-2, -1), keepdim=True)).numpy()
-    truth = dict(qx0=qx0, qy0=qy0, radius=float(radius), rotation=float(rotation), flip=bool(flip),
-                 deflection=deflection)
+    orders = np.einsum("gij,nj->gni", base[:, None, None] * turn, np.array(lattice, float))
+    reflections = orders[grain].reshape(*scan, -1, 2) + np.moveaxis(deflection, 0, -1)[:, :, None]
+    truth = dict(qx0=qx0, qy0=qy0, radius=float(radius), edge=EDGE_PX, rotation=float(rotation), flip=bool(flip),
+                 deflection=deflection, reflections=reflections)
     return KnownScan(expected.reshape(*scan, *shape), truth)
 
 
