@@ -284,9 +284,10 @@ class PrenetAccessor:
     def probe(self, voltage=None, progress=True) -> Probe:
         """Make the image of the probe and its kernel, a template for `find_Bragg_disks`.
 
-        The image is the mean direct beam of the positions nearest to vacuum, each shifted by its fitted origin. It is
-        attached to the cube as "probe", and the radius of the disk is stored as the convergence semi-angle in pixels; in
-        mrad, too, if the Q pixel size is in A^-1 and the voltage is known.
+        The image is the mean direct beam of the positions nearest to vacuum, each shifted by its fitted origin; if they
+        are not thin enough, it is drawn from the measured aperture. It is attached to the cube as "probe", and the
+        radius of the disk is stored as the convergence semi-angle in pixels; in mrad, too, if the Q pixel size is in
+        A^-1 and the voltage is known.
 
         Parameters
         ----------

@@ -91,7 +91,7 @@ def calibrate(
     output: Output,
     calibration_only: Annotated[bool, typer.Option("--calibration-only", help="Leave the patterns out.")] = False,
     mask: Mask = None,
-    rotation: Annotated[bool, typer.Option("--rotation", help="Measure rotation and flip of the pattern, too.")] = False,
+    rotation: Annotated[bool, typer.Option("--rotation", help="Measure the rotation of the pattern, too.")] = False,
     device: Device = "auto",
     scan: Shape = None,
     cube: Cube = None,

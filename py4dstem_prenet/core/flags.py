@@ -474,8 +474,8 @@ _ROTATION = (
      "specimens and leaves no half turn open."),
     ("rotation_half_turn_open", WARNING,
      "The rotation is known up to half a turn: {degrees:.1f}° or {degrees:.1f}° + 180°.",
-     "If the sign of fields matters, decide it with measure_rotation(feature=image), an image that is brighter where the "
-     "specimen is heavier."),
+     "If the sign of fields matters, decide it with measure_rotation(feature=image), an image that is brighter where "
+     "the specimen is heavier."),
     ("rotation_no_field", REFUSAL,
      "The rotation is not determined: the deflection of the beam has no relation to the scan (probability by chance "
      "{probability:.2g}).",
@@ -485,8 +485,8 @@ _ROTATION = (
      "{sigmas:.1f} sigma), as with fields or contrast along one direction.",
      "Measure it on a scan with structure along all directions."),
     ("rotation_curl", REFUSAL,
-     "The rotation is refused: {curl:.0%} of the power of the deflection has curl at any angle (at most {allowed:.0%} is "
-     "allowed), as if diffraction contrast, a coarse scan step or a distorted scan caused it."),
+     "The rotation is refused: {curl:.0%} of the power of the deflection has curl at any angle (at most {allowed:.0%} "
+     "is allowed), as if diffraction contrast, a coarse scan step or a distorted scan caused it."),
     ("rotation_uncertain", REFUSAL,
      "The rotation is not determined: it is uncertain by {sigma:.2g}° (at most {needed:.2g}° is allowed)."),
     ("rotation_sources_disagree", REFUSAL,
@@ -651,7 +651,7 @@ _LIVE = (
 FLAGS: dict[str, FlagKind] = {
     row[0]: FlagKind(row[0], stage, *row[1:])
     for stage, rows in (("detector", _DETECTOR), ("origin", _ORIGIN), ("descan", _DESCAN), ("ellipse", _ELLIPSE),
-                        ("rotation", _ROTATION), ("probe", _PROBE), ("calibration", _CALIBRATION), ("denoising", _DENOISING),
-                        ("files", _FILES), ("live", _LIVE))
+                        ("rotation", _ROTATION), ("probe", _PROBE), ("calibration", _CALIBRATION),
+                        ("denoising", _DENOISING), ("files", _FILES), ("live", _LIVE))
     for row in rows
 }

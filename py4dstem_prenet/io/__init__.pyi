@@ -1,4 +1,5 @@
 from .calibrations import (
+    KERNEL_REACH as KERNEL_REACH,
     MASK as MASK,
     PROVENANCE as PROVENANCE,
     SIGMA as SIGMA,

@@ -33,7 +33,8 @@ def of_calibration(report) -> dict:
         "found": bool(origin.found),
         "detector": {"gain": noise.gain, "offset": noise.offset, "readout": noise.readout, "counting": noise.counting,
                      "electrons": noise.dose, "bad_pixels": int(noise.bad_pixels.sum())},
-        "origin": None, "descan": None, "ellipse": None, "rotation": None, "flags": [flag.to_json() for flag in report.flags],
+        "origin": None, "descan": None, "ellipse": None, "rotation": None,
+        "flags": [flag.to_json() for flag in report.flags],
     }
     if origin.found:
         data["origin"] = {"qx0": float(np.nanmedian(origin.qx0)), "qy0": float(np.nanmedian(origin.qy0)),

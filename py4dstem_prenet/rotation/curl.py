@@ -207,7 +207,7 @@ def _spectrum(field, noise):
     window = _window(shape)
     xx, xy, yx, yy = (gaussian_filter(part, DERIVATIVE_SIGMA, order, mode="nearest")
                       for part in field for order in ((1, 0), (0, 1)))
-    kx, ky = (np.fft.fftfreq(n)[:, None][:, 0] for n in shape)
+    kx, ky = (np.fft.fftfreq(n) for n in shape)
     kx, ky = np.broadcast_to(kx[:, None], shape), np.broadcast_to(ky[None, :], shape)
     k = np.hypot(kx, ky)
     periods = np.hypot(kx * shape[0], ky * shape[1])
@@ -228,7 +228,8 @@ def _spectrum(field, noise):
 def _window(shape):
     """Window over the scan, zero where derivatives are not used."""
     inner = [max(n - 2 * DERIVATIVE_REACH, 1) for n in shape]
-    return np.outer(*(np.pad(tukey(m + 2, TAPER)[1:-1], DERIVATIVE_REACH)[:n] for m, n in zip(inner, shape, strict=True)))
+    return np.outer(*(np.pad(tukey(m + 2, TAPER)[1:-1], DERIVATIVE_REACH)[:n]
+                      for m, n in zip(inner, shape, strict=True)))
 
 
 def _blurred(power):

@@ -16,18 +16,20 @@ from .curl import Alignment
 from .shadow import ShadowShift
 
 # Error rates are those of the null hypotheses; the limits were set on simulated scans (benchmarks/rotation.py).
-MAX_PROBABILITY = 1e-3  # that a field without relation to the scan looks like this one, up to which it counts
+MAX_PROBABILITY = 4e-4  # nominal, that a field without relation to the scan looks like this one; below it in one of
+# 1,000 fields of noise on 24 x 24 to 64 x 64 positions
 MAX_OTHER_FLIP = 0.8  # strength of the other flip over that of the one that was found, up to which the flip is known
 MIN_FLIP_SIGMAS = 3.1  # difference of both over regions of the scan; a wrong flip in one of 1,000 scans
 MAX_CURL = 0.3  # power of the curl, above which the field is no gradient
 MAX_ROTATION_SIGMA = 0.5  # degrees, standard error up to which a rotation counts
+SCATTER_INFLATION = 1.2  # of the standard error from the center of mass, what few regions and sectors miss
 MIN_ROTATION_SIGMA = 0.1  # degrees: what the scatter over a scan cannot show
 MIN_SHADOW_STEP_PX = 0.5  # shift of the shadow image per scan step, above which it is no static contrast
 MAX_SHADOW_OTHER_FLIP = 0.25  # mirrored part of its matrix, from astigmatism, over the unmirrored one, or inverse
-MIN_SHADOW_SIGMAS = 5.0  # of the larger part, and of the difference of both
+MIN_MOTION_SIGMAS = 5.0  # of the larger part, and of the difference of both
 MAX_DIFFERENCE_SIGMAS = 3.9  # between both estimates; exceeded by chance in one of 10,000 scans
-MIN_SIGN_SIGMAS = 5.0  # correlation of potential and dark field over regions
-MIN_SIGN_AGREEMENT = 0.8  # of the sectors of directions about its sign
+MIN_SIGN_SIGMAS = 3.9  # correlation of potential and dark field over regions; by chance in one of 10,000 scans
+MIN_SIGN_AGREEMENT = 0.9  # of the sectors of directions about its sign
 CENTER_OF_MASS, SHADOW = "center of mass", "shadow image"
 
 
@@ -69,7 +71,7 @@ def from_alignment(alignment: Alignment) -> Estimate:
     """
     flip = alignment.flip
     degrees, sigma = (float(np.degrees(values[int(flip)])) for values in (alignment.angle, alignment.sigma))
-    sigma = float(np.hypot(sigma, MIN_ROTATION_SIGMA))
+    sigma = float(np.hypot(SCATTER_INFLATION * sigma, MIN_ROTATION_SIGMA))
     best, other = alignment.strength[int(flip)], alignment.strength[1 - int(flip)]
     refusal = None
     if alignment.probability > MAX_PROBABILITY:
@@ -117,7 +119,7 @@ def from_shadow(shadow: ShadowShift | None) -> Estimate | None:
     flip = bool(size[1] > size[0])
     large, small = size[int(flip)], size[1 - int(flip)]
     error = max(sigmas[0], sigmas[1], 1e-9)
-    if large < MIN_SHADOW_STEP_PX or large < MIN_SHADOW_SIGMAS * error:
+    if large < MIN_SHADOW_STEP_PX or large < MIN_MOTION_SIGMAS * error:
         return None
     x, y = parts[int(flip)] if not flip else parts[1][::-1]
     angle = -np.arctan2(y, x) if not flip else np.arctan2(y, x)
@@ -126,7 +128,7 @@ def from_shadow(shadow: ShadowShift | None) -> Estimate | None:
     sigma = float(np.hypot(sigma, MIN_ROTATION_SIGMA))
     degrees = float(90 - (90 - np.degrees(angle)) % 180)
     refusal = None
-    if small > MAX_SHADOW_OTHER_FLIP * large or large - small < MIN_SHADOW_SIGMAS * error:
+    if small > MAX_SHADOW_OTHER_FLIP * large or large - small < MIN_MOTION_SIGMAS * error:
         refusal = Flag("rotation_flip_open", {"ratio": small / large, "sigmas": (large - small) / error})
     elif not sigma <= MAX_ROTATION_SIGMA:
         refusal = Flag("rotation_uncertain", {"sigma": sigma, "needed": MAX_ROTATION_SIGMA})
@@ -185,7 +187,8 @@ def decide_rotation(estimates, sign=None, numbers=None) -> Rotation:
         # What a moving shadow image lacks is worth more than that the center of mass shows nothing.
         name = SHADOW if SHADOW in estimates else next(iter(estimates), None)
         if name is None:
-            return Rotation(0.0, False, np.inf, False, Decision(False, (Flag("rotation_no_field", {"probability": 1.0}),)))
+            flag = Flag("rotation_no_field", {"probability": 1.0})
+            return Rotation(0.0, False, np.inf, False, Decision(False, (flag,), numbers))
         e = estimates[name]
         return Rotation(e.degrees, e.flip, e.sigma, False, Decision(False, (e.refusal,), numbers), sources)
     first, *others = good.values()

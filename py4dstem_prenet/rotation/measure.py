@@ -1,12 +1,12 @@
 """Rotation and flip between scan and pattern, as py4DSTEM's `QR_rotation` and `QR_flip`.
 
-A vector (qx, qy) of the pattern, its components exchanged if `flip` is set, and then rotated by the angle from +x (rows)
-toward +y (columns), is a vector of the scan:
+A vector (qx, qy) of the pattern, its components exchanged if `flip` is set, and then rotated by the angle from +x
+(rows) toward +y (columns), is a vector of the scan:
 
     (x, y) = R(angle) (qx, qy)    or    R(angle) (qy, qx).
 
-That is what `BraggVectors.cal`, `StrainMap` and the phase retrieval of py4DSTEM 0.14.18 use. py4DSTEM holds the angle in
-radians (`QR_rotation`) and in degrees (`QR_rotation_degrees`).
+That is what `BraggVectors.cal`, `StrainMap` and the phase retrieval of py4DSTEM 0.14.18 use. py4DSTEM holds the angle
+in radians (`QR_rotation`) and in degrees (`QR_rotation_degrees`).
 
 `deflection` measures the center of mass of all patterns about the fitted origin, `curl` finds the angle at which it has
 no curl, `shadow` follows the shadow image of a defocused probe, and `decide` accepts or refuses.

@@ -22,9 +22,9 @@ TILES_ALONG = 5  # parts along each side of the scan, at most
 MIN_TILE, MAX_TILE = 4, 12  # positions along each side of a part
 STEPS = (1, 2, 3)  # distances of the positions that are compared, scan steps
 MAX_RADIUS_PX = 32.0  # of the disk; larger ones are binned
-MIN_RADIUS_PX = 4.0  # of a disk that shows an image
+MIN_IMAGE_RADIUS_PX = 4.0  # of a disk that shows an image
 DISK_PART = 0.93  # radii, part of the disk that is compared; its edge does not move with the specimen
-MIN_OVERLAP = 0.15  # of two shifted disks, as a fraction of the disk, up to which the correlation is searched
+MIN_DISK_OVERLAP = 0.15  # of two shifted disks, as a fraction of the disk, up to which the correlation is searched
 PEAK_BLUR_PX = 0.8  # pixels, smoothing of the correlation, 1 sigma
 MIN_PEAK_SIGMAS = 6.5  # of a peak; noise reaches it in one of 10,000 searches of 1,000 shifts
 FINE = 6  # samples to each side of a peak on the grids of its search
@@ -79,7 +79,7 @@ def measure_shadow(scan: Scan, qx0, qy0, radius, noise: NoiseModel, valid=None) 
     >>> measure_shadow(vacuum, np.full((8, 8), 32.0), np.full((8, 8), 32.0), 10.0, noise) is None
     True
     """
-    if not np.isfinite(radius) or radius < MIN_RADIUS_PX:
+    if not np.isfinite(radius) or radius < MIN_IMAGE_RADIUS_PX:
         return None
     origin = np.stack([np.broadcast_to(np.asarray(q, float), scan.scan_shape) for q in (qx0, qy0)], -1)
     usable = np.isfinite(origin).all(-1) & scan.readable
@@ -99,7 +99,7 @@ def measure_shadow(scan: Scan, qx0, qy0, radius, noise: NoiseModel, valid=None) 
     mean = sum(np.einsum("xyij,xy->ij", d[0], d[1].astype(np.float32)) for d in disks) / count
     overlap = fft.irfft2(np.abs(fft.rfft2(mask, s=(size, size))) ** 2, s=(size, size))
     parts = np.stack([_correlations(*d, mean, mask, size) for d in disks])  # (tiles, steps, axes, size, size // 2 + 1)
-    searched = overlap > MIN_OVERLAP * overlap.max()
+    searched = overlap > MIN_DISK_OVERLAP * overlap.max()
     start = _matrix(parts.sum(0), overlap, searched, size)
     if start is None:
         return None
@@ -163,7 +163,7 @@ def _correlations(disks, use, rest, mean, mask, size):
 
 
 def _matrix(spectra, overlap, searched, size, near=None):
-    """The matrix and the lower peak of single steps; None if one of them has no peak. `near`: where to look for peaks."""
+    """The matrix and the lower peak of single steps; None if one has no peak. `near`: where to look for peaks."""
     columns, lowest = [], np.inf
     kx, ky = fft.fftfreq(size)[:, None], fft.rfftfreq(size)[None, :]
     blur = np.exp(-2 * (np.pi * PEAK_BLUR_PX) ** 2 * (kx**2 + ky**2))

@@ -19,7 +19,7 @@ from scipy.ndimage import gaussian_filter
 from torch.nn.functional import pad
 
 from ..core import PrenetError
-from . import CENTER, GRID, SAMPLES, draw_descan, project, rotation_matrix, soft_disk
+from . import CENTER, SAMPLES, draw_descan, project, rotation_matrix, soft_disk
 from .known import KnownScan
 from .specimens import Optics, scattering_factor
 
@@ -132,8 +132,7 @@ def simulate_rotated(kind: str = "glass", scan=(24, 24), shape=(64, 64), *, rota
     qx0, qy0, origin = _origins(rng, scan, shape, amplitude)
     matrix = torch.from_numpy(pattern_matrix(rotation, flip)).float()
     expected = np.empty((len(at), *shape), np.float32)
-    margin = (GRID - WAVE) // 2
-    assert CENTER - WAVE // 2 == margin
+    margin = CENTER - WAVE // 2
     for start in range(0, len(at), BATCH):
         part = slice(start, start + BATCH)
         count = len(origin[part])
@@ -234,7 +233,9 @@ def _gratings(rng, kind, size, dx, layers, interaction):
     area = size[0] * size[1] * dx**2
     numbers = rng.choice([14, 22, 29, 38, 42, 56, 79], 2)
     lattice = _lattice(rng, size, dx) if kind in ("crystal", "islands") else np.zeros((0, 2))
-    inside = gaussian_filter(rng.normal(size=size), 6 / dx, mode="wrap") > 0 if kind == "islands" else np.ones(size, bool)
+    inside = np.ones(size, bool)
+    if kind == "islands":
+        inside = gaussian_filter(rng.normal(size=size), 6 / dx, mode="wrap") > 0
     k = np.hypot(np.fft.fftfreq(size[0], dx)[:, None], np.fft.rfftfreq(size[1], dx)[None, :])
     out = np.empty((layers, *size), np.complex64)
     for layer in range(layers):
