@@ -51,7 +51,7 @@ def calibrated(stage):
         def __str__(self):
             return "Origin: found.\nEllipse: not determined."
 
-    def calibrate(datacube, mask=None, device="auto", progress=True):
+    def calibrate(datacube, mask=None, device="auto", progress=True, rotation=False):
         calls.append((datacube.data.shape, device))
         origin = tuple(np.full(datacube.Rshape, v) for v in (15.0, 20.0))
         if Report.origin.found:

@@ -229,3 +229,19 @@ def test_a_refusal_writes_nothing():
 def test_figure(crystal):
     ax = show_rotation(measured(crystal, 20_000), Figure().add_subplot())
     assert len(ax.lines) == 2 and min(ax.lines[1].get_ydata()) < 0.1 < min(ax.lines[0].get_ydata())
+
+
+def test_calibrate_with_rotation_and_its_report():
+    """The sequence of `calibrate`, with the origin that it measures itself."""
+    from py4dstem_prenet.report import of_calibration
+
+    made = simulate_nanobeam((28, 28), (48, 48), rotation=0.9, field=0.8, length=1.5, radius=6.0, amplitude=1.0, seed=4)
+    cube = DataCube(made.counts(20_000))
+    report = cube.prenet.calibrate(rotation=True, progress=False)
+    found = report.rotation
+    assert found is not None and not found.flip
+    assert abs(half_turn_distance(found.degrees, np.degrees(0.9))) < max(1.0, 3 * found.sigma)
+    written = {flag.name for flag in report.written}
+    assert ("rotation_written" in written) == found.accepted == (cube.calibration.get_QR_rotation() is not None)
+    assert of_calibration(report)["rotation"]["degrees"] == found.degrees
+    assert "Rotation" in str(report) and any(label == "rotation" for label, _ in report.rows())

@@ -50,7 +50,7 @@ def pattern_matrix(rotation: float, flip: bool) -> np.ndarray:
 
     Examples
     --------
-    >>> pattern_matrix(0.0, True).tolist()
+    >>> np.abs(pattern_matrix(0.0, True)).tolist()
     [[0.0, 1.0], [1.0, 0.0]]
     """
     c, s = np.cos(rotation), np.sin(rotation)
