@@ -264,7 +264,7 @@ class PrenetAccessor:
         Raises
         ------
         PrenetError
-            If no origin is set, or the scan is too small.
+            If no origin is set, or the feature has another shape than the scan.
 
         Examples
         --------

@@ -143,7 +143,7 @@ def test_bad_input_is_one_line_and_changes_nothing(command, calibrated, stage, h
 def test_a_mask_from_a_file(stage):
     masks = []
 
-    def calibrate(datacube, mask, device):
+    def calibrate(datacube, mask, device, rotation):
         masks.append(mask)
         raise PrenetError("The data contain NaN.")
 

@@ -160,10 +160,17 @@ def test_astigmatism_does_not_turn_the_shadow(flip):
 
 def test_bad_input():
     noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((32, 32), bool), counting=True, dose=1.0)
-    for shape, options in (((4, 9), {}), ((9, 9), {"feature": np.ones((3, 3))}), ((9, 9), {"radius": -1.0})):
+    for options in ({"feature": np.ones((3, 3))}, {"radius": -1.0}):
         with pytest.raises(PrenetError):
-            measure_rotation(np.ones((*shape, 32, 32)), **({"qx0": 16.0, "qy0": 16.0, "radius": 5.0} | options),
+            measure_rotation(np.ones((9, 9, 32, 32)), **({"qx0": 16.0, "qy0": 16.0, "radius": 5.0} | options),
                              noise=noise, progress=False)
+
+
+@pytest.mark.parametrize("shape", [(1, 40), (5, 5)])
+def test_small_scans_are_refused(shape):
+    found = measure_rotation(np.ones((*shape, 32, 32)), 16.0, 16.0, 5.0, noise_for(np.ones((*shape, 32, 32)), 1.0),
+                             progress=False)
+    assert not found.accepted and [flag.name for flag in found.flags] == ["rotation_scan_small"]
 
 
 # --- py4DSTEM -----------------------------------------------------------------------------------------------

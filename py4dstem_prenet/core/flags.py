@@ -480,6 +480,9 @@ _ROTATION = (
      "The rotation is not determined: the deflection of the beam has no relation to the scan (probability by chance "
      "{probability:.2g}).",
      "Measure it on a scan at atomic resolution, or with a defocused probe, of the same microscope settings."),
+    ("rotation_scan_small", REFUSAL,
+     "The rotation is not determined: a scan of {rows} x {columns} positions is too small (at least {needed} x "
+     "{needed} are needed)."),
     ("rotation_flip_open", REFUSAL,
      "The rotation is not determined: with and without flip the data fit almost as well ({ratio:.2f}, difference "
      "{sigmas:.1f} sigma), as with fields or contrast along one direction.",

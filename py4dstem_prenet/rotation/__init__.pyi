@@ -7,6 +7,7 @@ from .decide import (
     from_alignment as from_alignment,
     from_shadow as from_shadow,
     half_turn_distance as half_turn_distance,
+    unknown_rotation as unknown_rotation,
 )
 from .deflection import Deflection as Deflection, flatten as flatten, measure_deflection as measure_deflection
 from .measure import measure_rotation as measure_rotation

@@ -156,6 +156,29 @@ def half_turn_distance(first: float, second: float) -> float:
     return float(90 - (90 - (first - second)) % 180)
 
 
+def unknown_rotation(flag: Flag, numbers=None) -> Rotation:
+    """Create the `Rotation` of a scan without any estimate.
+
+    Parameters
+    ----------
+    flag : Flag
+        The reason.
+    numbers : dict, optional
+        Numbers of the decision.
+
+    Returns
+    -------
+    Rotation
+        Not accepted.
+
+    Examples
+    --------
+    >>> unknown_rotation(Flag("rotation_no_field", {"probability": 1.0})).accepted
+    False
+    """
+    return Rotation(0.0, False, np.inf, False, Decision(False, (flag,), dict(numbers or {})))
+
+
 def decide_rotation(estimates, sign=None, numbers=None) -> Rotation:
     """Combine the estimates of the rotation, and accept or refuse the result.
 
@@ -187,8 +210,7 @@ def decide_rotation(estimates, sign=None, numbers=None) -> Rotation:
         # What a moving shadow image lacks is worth more than that the center of mass shows nothing.
         name = SHADOW if SHADOW in estimates else next(iter(estimates), None)
         if name is None:
-            flag = Flag("rotation_no_field", {"probability": 1.0})
-            return Rotation(0.0, False, np.inf, False, Decision(False, (flag,), numbers))
+            return unknown_rotation(Flag("rotation_no_field", {"probability": 1.0}), numbers)
         e = estimates[name]
         return Rotation(e.degrees, e.flip, e.sigma, False, Decision(False, (e.refusal,), numbers), sources)
     first, *others = good.values()

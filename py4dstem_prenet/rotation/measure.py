@@ -18,12 +18,22 @@ from functools import partial
 
 import numpy as np
 
-from ..core import NoiseModel, PrenetError, Rotation, as_scan
+from ..core import Flag, NoiseModel, PrenetError, Rotation, as_scan
 from .curl import align, sign_of_field
-from .decide import CENTER_OF_MASS, SHADOW, decide_rotation, from_alignment, from_shadow
+from .decide import (
+    CENTER_OF_MASS,
+    MAX_PROBABILITY,
+    SHADOW,
+    decide_rotation,
+    from_alignment,
+    from_shadow,
+    half_turn_distance,
+    unknown_rotation,
+)
 from .deflection import flatten, measure_deflection
 from .shadow import measure_shadow
 
+MAX_SIGN_DEGREES = 15.0  # between the rotation and that of the deflection whose sign decides about half a turn
 MIN_SCAN_SIDE = 8  # positions along each side; a smaller scan has too few waves
 
 
@@ -57,7 +67,7 @@ def measure_rotation(data, qx0, qy0, radius, noise: NoiseModel, valid=None, feat
     Raises
     ------
     PrenetError
-        If the scan is too small, or a map has another shape.
+        If a map has another shape than the scan, or the radius is not positive.
 
     Notes
     -----
@@ -76,9 +86,6 @@ def measure_rotation(data, qx0, qy0, radius, noise: NoiseModel, valid=None, feat
     (True, False, True)
     """
     scan = as_scan(data)
-    if min(scan.scan_shape) < MIN_SCAN_SIDE:
-        raise PrenetError(f"The rotation needs a scan of at least {MIN_SCAN_SIDE} x {MIN_SCAN_SIDE} positions, not "
-                          f"{scan.scan_shape[0]} x {scan.scan_shape[1]}.")
     maps = {"qx0": qx0, "qy0": qy0} | ({} if valid is None else {"valid": valid})
     maps |= {} if feature is None else {"feature": feature}
     for name, map_ in maps.items():
@@ -87,6 +94,9 @@ def measure_rotation(data, qx0, qy0, radius, noise: NoiseModel, valid=None, feat
     radius = float("nan") if radius is None else float(radius)
     if np.isfinite(radius) and not radius > 0:
         raise PrenetError(f"The probe radius must be positive, not {radius}; measure the origin first.")
+    if min(scan.scan_shape) < MIN_SCAN_SIDE:
+        return unknown_rotation(Flag("rotation_scan_small", {"rows": scan.scan_shape[0], "columns": scan.scan_shape[1],
+                                                             "needed": MIN_SCAN_SIDE}))
     deflection = measure_deflection(scan, qx0, qy0, radius, noise, valid, "rotation" if progress else None)
     fields = [(deflection.whole, deflection.whole_noise)]
     if np.isfinite(radius):
@@ -94,7 +104,7 @@ def measure_rotation(data, qx0, qy0, radius, noise: NoiseModel, valid=None, feat
     aligned = [align(*field) for field in fields]
     judged = [from_alignment(alignment) for alignment in aligned]
     chosen = min(range(len(fields)), key=lambda k: (judged[k].refusal is not None, judged[k].sigma))
-    best, field, alignment = judged[chosen], fields[chosen], aligned[chosen]
+    best, alignment = judged[chosen], aligned[chosen]
     numbers = {"strength": alignment.strength[0], "strength_flipped": alignment.strength[1],
                "degrees": float(np.degrees(alignment.angle[0])),
                "degrees_flipped": float(np.degrees(alignment.angle[1])), "probability": alignment.probability}
@@ -103,10 +113,17 @@ def measure_rotation(data, qx0, qy0, radius, noise: NoiseModel, valid=None, feat
     if shadow is not None:
         estimates[SHADOW] = shadow
     bright = deflection.dark if feature is None else np.asarray(feature, float)
-    sign = partial(_sign, *field, flatten(bright[None], deflection.valid & np.isfinite(bright))[0][0])
+    sign = partial(_sign, field=fields[0], alignment=aligned[0],
+                   bright=flatten(bright[None], deflection.valid & np.isfinite(bright))[0][0])
     return decide_rotation(estimates, sign if np.ptp(bright) > 0 else None, numbers)
 
 
-def _sign(field, noise, bright, degrees, flip):
-    """Sign of the deflection at bright places: correlation in standard errors, and agreement about it."""
-    return sign_of_field(field, noise, float(np.radians(degrees)), flip, bright)
+def _sign(degrees, flip, field, alignment, bright):
+    """Sign of the deflection at bright places: correlation in standard errors, and agreement about it.
+
+    Both are zero if the deflection over the whole detector does not show this rotation.
+    """
+    aside = half_turn_distance(float(np.degrees(alignment.angle[int(flip)])), degrees)
+    if alignment.probability > MAX_PROBABILITY or alignment.flip != flip or abs(aside) > MAX_SIGN_DEGREES:
+        return 0.0, 0.0
+    return sign_of_field(*field, float(np.radians(degrees)), flip, bright)
