@@ -85,6 +85,25 @@ def test_descan_left_in_the_origin_does_not_matter():
     assert found.accepted and abs(half_turn_distance(found.degrees, np.degrees(0.5))) < min(1.0, 3 * found.sigma)
 
 
+def test_faults_of_the_acquisition():
+    """Rows that are displaced, cosmic rays, bad pixels and positions without a beam."""
+    made = simulate_nanobeam((40, 40), (32, 32), rotation=0.5, field=0.8, length=2.0, radius=5.0, amplitude=0.0, seed=3)
+    dose, rng, truth = 10_000, np.random.default_rng(0), made.truth
+    counts, bad = made.counts(dose).astype(np.uint32), np.zeros((32, 32), bool)
+    bad[17, 14] = bad[3, 29] = True
+    counts[..., bad] = 60_000
+    counts[5, 7, 2, 2] = counts[21, 30, 29, 3] = 4000
+    valid = np.ones((40, 40), bool)
+    valid[30, 10:14] = False
+    counts[~valid] = rng.poisson(0.5, (4, 32, 32))
+    jitter = rng.normal(0, 0.4, (40, 1))
+    noise = NoiseModel(1.0, 0.0, 0.0, bad, counting=True, dose=dose)
+    found = measure_rotation(counts, truth["qx0"] + jitter, truth["qy0"] - jitter, 5.0, noise, valid=valid,
+                             progress=False)
+    assert found.accepted and not found.flip
+    assert abs(half_turn_distance(found.degrees, np.degrees(0.5))) < min(1.0, 3 * found.sigma)
+
+
 @pytest.mark.parametrize("flip", [False, True])
 def test_the_shadow_image_of_a_defocused_probe(flip):
     made = simulate_rotated("glass", (16, 16), (48, 48), rotation=-0.7, flip=flip, step=3.5, defocus=350.0, seed=2)

@@ -90,14 +90,16 @@ def _evenness(index, block, origin, radius, noise):
     """Of each pattern (n, 4): fraction of electrons in the direct disk, its sigma; squared unevenness, its sigma."""
     electrons = noise.electrons(block)
     readout = (noise.readout / noise.gain) ** 2
-    shape = electrons.shape[1:]
-    x, y = (np.arange(n, dtype=np.float32) for n in shape)
+    half = radius + DISK_MARGIN
     out = np.full((len(block), 4), np.nan)
     for n, pattern in enumerate(electrons):
-        distance = np.hypot(x[:, None] - np.float32(origin[n, 0]), y[None, :] - np.float32(origin[n, 1]))
-        near, inner = distance < radius + DISK_MARGIN, distance < max(INNER_PART * radius, 1.0)
-        total, direct = float(pattern.sum()), float(pattern[near].sum())
-        values = pattern[inner].astype(float)
+        low = np.maximum(np.ceil(origin[n] - half), 0).astype(int)
+        around = pattern[low[0] : max(int(origin[n, 0] + half) + 1, 0), low[1] : max(int(origin[n, 1] + half) + 1, 0)]
+        x, y = (low[axis] + np.arange(around.shape[axis]) - origin[n, axis] for axis in (0, 1))
+        distance = np.hypot(x[:, None], y[None, :])
+        near, inner = distance < half, distance < max(INNER_PART * radius, 1.0)
+        total, direct = float(pattern.sum(dtype=float)), float(around[near].sum(dtype=float))
+        values = around[inner].astype(float)
         mean = values.mean() if values.size > 1 else 0.0
         if not (total > 0 and mean > 0):
             continue

@@ -135,14 +135,15 @@ def _disks(scan, tile, origin, usable, radius, bins, noise):
     low = np.rint(np.where(use[..., None], at, 0) - (reach - 1) / 2).astype(int)
     inside = (low >= 0).all(-1) & (low[..., 0] + reach <= scan.pattern_shape[0])
     inside &= low[..., 1] + reach <= scan.pattern_shape[1]
-    patterns = noise.electrons(scan.read(chosen))
     out = np.zeros((*use.shape, side, side), np.float32)
-    for pattern, (i, j) in zip(patterns, np.argwhere(use), strict=True):
-        if inside[i, j]:
-            a, b = low[i, j]
-            cut = pattern[a : a + reach, b : b + reach].reshape(side, bins, side, bins).sum((1, 3))
-            total = cut.sum()
-            out[i, j] = cut / total if total > 0 else 0
+    for index, block in scan.blocks(positions=chosen):
+        rows, columns = np.divmod(index, scan.scan_shape[1])
+        for pattern, i, j in zip(noise.electrons(block), rows - tile[0].start, columns - tile[1].start, strict=True):
+            if inside[i, j]:
+                a, b = low[i, j]
+                cut = pattern[a : a + reach, b : b + reach].reshape(side, bins, side, bins).sum((1, 3))
+                total = cut.sum()
+                out[i, j] = cut / total if total > 0 else 0
     use = use & inside & (out.sum((2, 3)) > 0)
     rest = (at - low - (reach - 1) / 2) / bins
     return (out, use, np.where(use[..., None], rest, 0.0)) if use.any() else None
