@@ -240,6 +240,10 @@ def test_written_signed_and_kept_under_cropping_and_binning(crystal, tmp_path):
     again = py4DSTEM.read(str(tmp_path / "small.h5"))
     assert again.calibration.get_QR_rotation_degrees() == pytest.approx(found.degrees)
     assert bool(again.calibration.get_QR_flip()) and signatures(again)["rotation"]["unchanged"]
+    fresh = DataCube(small.data)
+    fresh.calibration.set_QR_rotflip_degrees((5.0, False))
+    fresh.prenet.load_calibration(tmp_path / "small.h5")
+    assert fresh.calibration.get_QR_rotflip_degrees() == (pytest.approx(found.degrees), True)
     again.calibration.set_QR_rotation_degrees(1.0)
     assert not signatures(again)["rotation"]["unchanged"]
 
