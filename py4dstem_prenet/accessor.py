@@ -245,7 +245,8 @@ class PrenetAccessor:
         """Measure rotation and flip between scan and pattern, and write them with `set_QR_rotflip_degrees` if accepted.
 
         The deflection of the beam about the fitted origin is a gradient, and has no curl in the frame of the scan. With
-        a defocused probe, the shadow image in the direct disk is followed as well.
+        a defocused probe, the shadow image in the direct disk is followed as well. An ellipse in the calibration is
+        removed first.
         `datacube.calibration.set_QR_rotflip_degrees((None, None))` does not remove them; set them to (0, False).
 
         Parameters
@@ -273,11 +274,12 @@ class PrenetAccessor:
         (-13.52, False, True)
         """
         from . import measure_rotation
-        from .io import noise_of, read_fitted_origin, read_valid, write_rotation
+        from .io import noise_of, read_ellipse_vector, read_fitted_origin, read_valid, write_rotation
 
         qx0, qy0, radius = read_fitted_origin(self._datacube)
         result = measure_rotation(self._datacube, qx0, qy0, radius, noise_of(self._datacube),
-                                  valid=read_valid(self._datacube), feature=feature, progress=progress)
+                                  valid=read_valid(self._datacube), ellipse=read_ellipse_vector(self._datacube),
+                                  feature=feature, progress=progress)
         write_rotation(self._datacube, result)
         return result
 

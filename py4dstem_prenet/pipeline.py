@@ -96,6 +96,7 @@ class Calibrator(BeamLocator):
         ellipse = measure_ellipse(source, fit.qx0, fit.qy0, radius, noise, valid=valid, device=self.device,
                                   progress=progress)
         turned = measure_rotation(scan, fit.qx0, fit.qy0, radius, noise, valid=valid,
+                                  ellipse=ellipse.vector if ellipse.accepted else None,
                                   progress=progress) if rotation else None
         return CalibrationReport(origin, fit, ellipse, self.noise, rotation=turned)
 

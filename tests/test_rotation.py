@@ -10,7 +10,15 @@ from py4DSTEM import DataCube
 from py4DSTEM.braggvectors import BraggVectors
 from py4DSTEM.data import QPoints
 
-from py4dstem_prenet.core import Decision, NoiseModel, PrenetError, Rotation, as_scan
+from py4dstem_prenet.core import (
+    Decision,
+    NoiseModel,
+    PrenetError,
+    Rotation,
+    as_scan,
+    ellipse_matrix,
+    ellipse_vector,
+)
 from py4dstem_prenet.io import signatures, write_rotation
 from py4dstem_prenet.report import show_rotation
 from py4dstem_prenet.rotation import (
@@ -83,6 +91,19 @@ def test_descan_left_in_the_origin_does_not_matter():
     found = measure_rotation(counts, made.truth["qx0"] + 0.5 * y * y, made.truth["qy0"] - 0.7 * x, 5.0,
                              noise_for(counts, dose), progress=False)
     assert found.accepted and abs(half_turn_distance(found.degrees, np.degrees(0.5))) < min(1.0, 3 * found.sigma)
+
+
+def test_an_ellipse_of_the_camera_is_removed():
+    """A field along one direction, which an ellipse turns most."""
+    distortion = ellipse_matrix(ellipse_vector(1.1, 1.0, 0.5 + np.pi / 4))
+    rng, shape = np.random.default_rng(0), (40, 40)
+    made = simulate_nanobeam(shape, (32, 32), rotation=0.0, field=0.8, length=2.0, radius=5.0, amplitude=0.0, seed=3)
+    x, y = np.meshgrid(*(np.arange(n) for n in shape), indexing="ij")
+    along = np.cos(0.5) * x + np.sin(0.5) * y
+    gradient = made.truth["deflection"] * 0.3 + np.multiply.outer([np.cos(0.5), np.sin(0.5)], np.sin(along))
+    field = np.einsum("ij,jxy->ixy", distortion, gradient) + rng.normal(0, 0.02, (2, *shape))
+    bent, right = (align(f, 4e-4).angle[0] for f in (field, np.einsum("ij,jxy->ixy", np.linalg.inv(distortion), field)))
+    assert abs(np.degrees(right)) < 0.5 < 1.0 < abs(np.degrees(bent))
 
 
 def test_faults_of_the_acquisition():

@@ -11,6 +11,7 @@ from .calibrations import (
     make_provenance as make_provenance,
     noise_of as noise_of,
     probe_optics as probe_optics,
+    read_ellipse_vector as read_ellipse_vector,
     read_fitted_origin as read_fitted_origin,
     read_mask as read_mask,
     read_origin as read_origin,

@@ -20,7 +20,7 @@ from py4DSTEM import Calibration, DataCube, Metadata, Probe, RealSlice
 from scipy.ndimage import distance_transform_edt
 
 from .._version import __version__
-from ..core import Decision, Flag, OriginMap, PrenetError
+from ..core import Decision, Flag, OriginMap, PrenetError, ellipse_vector
 from ..detector import estimate_noise
 
 # Names in the tree and the metadata of a cube, and in its calibration
@@ -448,6 +448,23 @@ def read_fitted_origin(datacube):
         )
     radius = datacube.calibration.get_probe_semiangle()
     return *(_stored_map(datacube, v) for v in origin), float("nan") if radius is None else float(radius)
+
+
+def read_ellipse_vector(datacube):
+    """Read the ellipse that py4DSTEM uses, as an ellipse vector.
+
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The cube.
+
+    Returns
+    -------
+    ndarray, shape (2,), or None
+        None without an ellipse, or with one that varies over the scan.
+    """
+    ellipse = None if datacube.calibration is None else datacube.calibration.get_ellipse()
+    return None if ellipse is None or any(map(np.ndim, ellipse)) else ellipse_vector(*ellipse)
 
 
 def sigma_is_current(datacube):

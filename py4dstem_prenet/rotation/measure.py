@@ -18,7 +18,7 @@ from functools import partial
 
 import numpy as np
 
-from ..core import Flag, NoiseModel, PrenetError, Rotation, as_scan
+from ..core import Flag, NoiseModel, PrenetError, Rotation, as_scan, ellipse_matrix
 from .curl import align, sign_of_field
 from .decide import (
     CENTER_OF_MASS,
@@ -37,7 +37,8 @@ MAX_SIGN_DEGREES = 15.0  # between the rotation and that of the deflection whose
 MIN_SCAN_SIDE = 8  # positions along each side; a smaller scan has too few waves
 
 
-def measure_rotation(data, qx0, qy0, radius, noise: NoiseModel, valid=None, feature=None, progress=True) -> Rotation:
+def measure_rotation(data, qx0, qy0, radius, noise: NoiseModel, valid=None, ellipse=None, feature=None,
+                     progress=True) -> Rotation:
     """Measure the rotation and the flip between the scan and its patterns.
 
     Parameters
@@ -52,6 +53,9 @@ def measure_rotation(data, qx0, qy0, radius, noise: NoiseModel, valid=None, feat
         Noise model of the detector; its bad pixels are left out.
     valid : array_like of bool, shape (Rx, Ry), optional
         True where a position is used.
+    ellipse : array_like, shape (2,), optional
+        Ellipse vector of the camera's distortion, which turns deflections along single directions by up to a quarter of
+        its length; it is removed first, as py4DSTEM does. None for a round camera.
     feature : array_like, shape (Rx, Ry), optional
         An image of the scan that is brighter where the specimen is heavier or thicker, which decides about half a turn;
         by default the dark field of the scan itself.
@@ -98,9 +102,10 @@ def measure_rotation(data, qx0, qy0, radius, noise: NoiseModel, valid=None, feat
         return unknown_rotation(Flag("rotation_scan_small", {"rows": scan.scan_shape[0], "columns": scan.scan_shape[1],
                                                              "needed": MIN_SCAN_SIDE}))
     deflection = measure_deflection(scan, qx0, qy0, radius, noise, valid, "rotation" if progress else None)
-    fields = [(deflection.whole, deflection.whole_noise)]
+    undistort = np.linalg.inv(ellipse_matrix(np.zeros(2) if ellipse is None else np.asarray(ellipse, float)))
+    fields = [(np.einsum("ij,jxy->ixy", undistort, deflection.whole), deflection.whole_noise)]
     if np.isfinite(radius):
-        fields.append((deflection.disk, deflection.disk_noise))
+        fields.append((np.einsum("ij,jxy->ixy", undistort, deflection.disk), deflection.disk_noise))
     aligned = [align(*field) for field in fields]
     judged = [from_alignment(alignment) for alignment in aligned]
     chosen = min(range(len(fields)), key=lambda k: (judged[k].refusal is not None, judged[k].sigma))
@@ -109,7 +114,8 @@ def measure_rotation(data, qx0, qy0, radius, noise: NoiseModel, valid=None, feat
                "degrees": float(np.degrees(alignment.angle[0])),
                "degrees_flipped": float(np.degrees(alignment.angle[1])), "probability": alignment.probability}
     estimates = {CENTER_OF_MASS: best}
-    shadow = from_shadow(measure_shadow(scan, qx0, qy0, radius, noise, valid))
+    shadow = measure_shadow(scan, qx0, qy0, radius, noise, valid)
+    shadow = from_shadow(None if shadow is None else shadow.undistorted(undistort))
     if shadow is not None:
         estimates[SHADOW] = shadow
     bright = deflection.dark if feature is None else np.asarray(feature, float)

@@ -49,6 +49,22 @@ class ShadowShift:
     covariance: np.ndarray
     peak: float
 
+    def undistorted(self, matrix) -> ShadowShift:
+        """Return the shift with a linear map applied to the pattern.
+
+        Parameters
+        ----------
+        matrix : array_like, shape (2, 2)
+            From measured to undistorted vectors of the pattern.
+
+        Returns
+        -------
+        ShadowShift
+            The shift of the undistorted pattern.
+        """
+        both = np.kron(matrix, np.eye(2))
+        return ShadowShift(matrix @ self.matrix, both @ self.covariance @ both.T, self.peak)
+
 
 def measure_shadow(scan: Scan, qx0, qy0, radius, noise: NoiseModel, valid=None) -> ShadowShift | None:
     """Measure how the shadow image in the direct disk moves with the probe.
