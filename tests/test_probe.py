@@ -63,8 +63,8 @@ def test_thin_positions_are_chosen(grains, vacuum):
     empty = simulate_nanobeam((8, 8), (80, 80), field=0.0, radius=RADIUS, seed=5)
     counts[:, :8] = empty.counts(3000)
     qx0, qy0 = (np.concatenate([empty.truth[k], grains.truth[k]], 1) for k in ("qx0", "qy0"))
-    thin = choose_thin(as_scan(counts), qx0, qy0, RADIUS, noise_for((80, 80), 3000))
-    assert thin[:, :8].mean() > 0.9 and thin[:, 8:].mean() < 0.1
+    thin, direct = choose_thin(as_scan(counts), qx0, qy0, RADIUS, noise_for((80, 80), 3000))
+    assert direct > 0.95 and thin[:, :8].mean() > 0.9 and thin[:, 8:].mean() < 0.1
 
 
 @pytest.mark.parametrize("dose", [1000, 10_000])
@@ -98,6 +98,19 @@ def score(cube, kernel, truth):
         missed, total = missed + (~near).sum(), total + len(true)
         false += len(found) - len(set(nearest[near]))
     return np.sqrt(np.mean(squares)), missed / total, false / total
+
+
+def test_a_patterned_aperture_is_kept(vacuum):
+    """As a bullseye: its pattern is the probe, and no contrast of a specimen."""
+    truth, dose = vacuum.truth, 30_000
+    x, y = np.indices((64, 60))
+    expected = vacuum.expected.copy()
+    for i, j in np.ndindex(10, 10):
+        expected[i, j] *= np.hypot(x - truth["qx0"][i, j], y - truth["qy0"][i, j]) > 2.5
+    counts = np.random.default_rng(0).poisson(expected * dose).astype(np.uint16)
+    found = measure_probe(counts, truth["qx0"], truth["qy0"], RADIUS, noise_for((64, 60), dose), progress=False)
+    assert [flag.name for flag in found.flags] == ["probe_measured"]
+    assert found.image[32, 30] < 0.05 * found.image.max()
 
 
 def test_a_hidden_beam_is_refused(vacuum):

@@ -2,8 +2,8 @@
 
 The positions nearest to vacuum are chosen (`thin`), each pattern is shifted by its own origin, and the disk fitted to
 the mean gives the center. The image is cut to the disk with a smooth edge, and the background around it is subtracted.
-If these positions are not thin enough, so that their mean disk is uneven, if it is noisy, or if the disk is cut by the
-edge of the detector, the image is drawn from the aperture: a disk with the fitted radius, ellipse and edge.
+The image is drawn from the aperture instead, a disk with the fitted radius, ellipse and edge, if the mean disk is
+uneven although much is scattered (no position is thin enough), if it is noisy, or if the edge of the detector cuts it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from ..core import Decision, Flag, NoiseModel, PrenetError, ProbeImage, as_scan,
 from ..fits import fit_disk, pool
 from .thin import INNER_PART, choose_thin
 
-MAX_MEAN_UNEVEN = 0.02  # rms of the brightness inside the mean disk, relative to its mean, of a probe over vacuum
+MAX_MEAN_UNEVEN = 0.02  # rms of the brightness inside the mean disk, relative to its mean, of an even probe
+MIN_VACUUM_PART = 0.9  # of the electrons in the direct disk, above which it is that of vacuum, patterned or not
 MAX_IMAGE_NOISE = 0.02  # counting noise of a pixel inside the mean disk, relative to its mean, of an image worth using
 MAX_CUT = 0.02  # of the disk's pixels without data
 MARGIN_EDGES = 3.0  # edge widths around the disk that belong to it
@@ -83,7 +84,7 @@ def measure_probe(data, qx0, qy0, radius, noise: NoiseModel, valid=None, pixel_s
     if not radius > 0:
         raise PrenetError(f"The probe radius must be positive, not {radius}; measure the origin first.")
     qx0, qy0 = (np.broadcast_to(np.asarray(q, float), scan.scan_shape) for q in (qx0, qy0))
-    thin = choose_thin(scan, qx0, qy0, radius, noise, valid, "probe" if progress else None)
+    thin, direct = choose_thin(scan, qx0, qy0, radius, noise, valid, "probe" if progress else None)
     pooled = pool(scan, qx0, qy0, noise, valid=thin)
     disk = fit_disk(pooled, radius)
     aside = np.subtract(disk.center, pooled.center)
@@ -105,7 +106,7 @@ def measure_probe(data, qx0, qy0, radius, noise: NoiseModel, valid=None, pixel_s
     flags = [Flag("probe_measured", {"positions": int(thin.sum()), "electrons": electrons})]
     grain = float(1 / np.sqrt(max(level * weight[inner].mean(), 1e-9))) if inner.any() else np.inf
     cause = ("the edge of the detector or bad pixels cut the disk" if cut > MAX_CUT else
-             "no position is thin enough" if uneven > MAX_MEAN_UNEVEN else
+             "no position is thin enough" if uneven > MAX_MEAN_UNEVEN and direct < MIN_VACUUM_PART else
              "too few electrons pass the thin positions" if grain > MAX_IMAGE_NOISE else
              "its center is uncertain" if not sigma <= MAX_CENTER_SIGMA_PX else None)
     if cause:
@@ -118,7 +119,7 @@ def measure_probe(data, qx0, qy0, radius, noise: NoiseModel, valid=None, pixel_s
         image = image * np.clip((disk.radius + margin + TAPER_PX - distance) / TAPER_PX, 0, 1)
     image = np.clip(image, 0, None)
     image = np.where(distance < disk.radius + margin + TAPER_PX, image, 0.0)
-    numbers = {"uneven": uneven, "cut": cut, "noise": grain, "electrons": electrons}
+    numbers = {"direct": direct, "uneven": uneven, "cut": cut, "noise": grain, "electrons": electrons}
     return ProbeImage(image / image.sum(), center, float(disk.radius), edge, sigma, int(thin.sum()),
                       semi_angle(disk.radius, pixel_size, voltage), Decision(True, tuple(flags), numbers))
 

@@ -25,7 +25,7 @@ INNER_PART = 0.85  # radii, part of the disk that is compared
 DISK_MARGIN = 2.0  # pixels around the disk, whose electrons count as the direct beam
 
 
-def choose_thin(scan: Scan, qx0, qy0, radius: float, noise: NoiseModel, valid=None, progress=None) -> np.ndarray:
+def choose_thin(scan: Scan, qx0, qy0, radius: float, noise: NoiseModel, valid=None, progress=None):
     """Choose the positions whose direct beam is nearest to that of vacuum.
 
     Parameters
@@ -45,9 +45,11 @@ def choose_thin(scan: Scan, qx0, qy0, radius: float, noise: NoiseModel, valid=No
 
     Returns
     -------
-    numpy.ndarray of bool, shape (Rx, Ry)
+    chosen : numpy.ndarray of bool, shape (Rx, Ry)
         True where a position was chosen. All have as large a fraction of their electrons in the direct disk as the best
         positions of the scan, within counting noise, and as even a disk; at least 16 are chosen.
+    direct : float
+        Median fraction of the electrons in the direct disk at these positions.
 
     Examples
     --------
@@ -56,8 +58,9 @@ def choose_thin(scan: Scan, qx0, qy0, radius: float, noise: NoiseModel, valid=No
     >>> made = simulate_nanobeam((8, 8), (48, 48), field=0.0)
     >>> noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((48, 48), bool), counting=True, dose=1e4)
     >>> scan = as_scan(made.counts(1e4))
-    >>> bool(choose_thin(scan, made.truth["qx0"], made.truth["qy0"], 6.0, noise).mean() > 0.9)  # vacuum everywhere
-    True
+    >>> chosen, direct = choose_thin(scan, made.truth["qx0"], made.truth["qy0"], 6.0, noise)
+    >>> bool(chosen.mean() > 0.9), round(direct, 2)  # vacuum everywhere
+    (True, 1.0)
     """
     origin = np.stack([np.broadcast_to(np.asarray(q, float), scan.scan_shape).ravel() for q in (qx0, qy0)], -1)
     usable = np.isfinite(origin).all(1) & scan.readable.ravel()
@@ -67,23 +70,26 @@ def choose_thin(scan: Scan, qx0, qy0, radius: float, noise: NoiseModel, valid=No
     positions = positions[usable[positions]]
     chosen = np.zeros(scan.size, bool)
     if not len(positions):
-        return chosen.reshape(scan.scan_shape)
+        return chosen.reshape(scan.scan_shape), 0.0
     values = np.full((scan.size, 4), np.nan)
     work = partial(_evenness, radius=radius, noise=noise)
     for index, part in map_chunks(work, scan, origin, positions=positions, progress=progress):
         values[index] = part
     positions = positions[np.isfinite(values[positions]).all(1)]
     direct, direct_sigma, uneven, uneven_sigma = values[positions].T
+    if not len(positions):
+        return chosen.reshape(scan.scan_shape), 0.0
     order = np.argsort(-direct)
     top = order[: max(MIN_TOP, int(TOP_PART * len(order)))]
     loss = np.median(direct[top]) - direct
-    even = uneven <= np.maximum(MAX_UNEVEN_SIGMAS * uneven_sigma, MAX_UNEVEN**2)
+    pattern = max(float(np.median(uneven[top])), 0.0)  # of the aperture itself
+    even = uneven - pattern <= np.maximum(MAX_UNEVEN_SIGMAS * uneven_sigma, MAX_UNEVEN**2)
     good = (loss <= np.maximum(MAX_LOSS_SIGMAS * direct_sigma, MIN_LOSS)) & even
     if good.sum() < MIN_POSITIONS:  # the nearest to vacuum
         good = np.zeros(len(positions), bool)
         good[np.argsort(loss + np.clip(uneven, 0, None))[:MIN_POSITIONS]] = True
     chosen[positions[good]] = True
-    return chosen.reshape(scan.scan_shape)
+    return chosen.reshape(scan.scan_shape), float(np.median(direct[good]))
 
 
 def _evenness(index, block, origin, radius, noise):
