@@ -19,7 +19,7 @@ from .thin import INNER_PART, choose_thin
 
 MAX_MEAN_UNEVEN = 0.02  # rms of the brightness inside the mean disk, relative to its mean, of an even probe
 MIN_VACUUM_PART = 0.9  # of the electrons in the direct disk, above which it is that of vacuum, patterned or not
-MAX_IMAGE_NOISE = 0.02  # counting noise of a pixel inside the mean disk, relative to its mean, of an image worth using
+MIN_PROBE_ELECTRONS = 3e5  # in the mean disk; with fewer, disks are found better with a drawn one (benchmarks/probe.py)
 MAX_CUT = 0.02  # of the disk's pixels without data
 MARGIN_EDGES = 3.0  # edge widths around the disk that belong to it
 PROBE_MARGIN_PX = 1.0  # pixels added to them
@@ -104,10 +104,9 @@ def measure_probe(data, qx0, qy0, radius, noise: NoiseModel, valid=None, pixel_s
     electrons = float((mean * weight)[inside].sum())
     margin = MARGIN_EDGES * edge + PROBE_MARGIN_PX
     flags = [Flag("probe_measured", {"positions": int(thin.sum()), "electrons": electrons})]
-    grain = float(1 / np.sqrt(max(level * weight[inner].mean(), 1e-9))) if inner.any() else np.inf
     cause = ("the edge of the detector or bad pixels cut the disk" if cut > MAX_CUT else
              "no position is thin enough" if uneven > MAX_MEAN_UNEVEN and direct < MIN_VACUUM_PART else
-             "too few electrons pass the thin positions" if grain > MAX_IMAGE_NOISE else
+             "too few electrons pass the thin positions" if electrons < MIN_PROBE_ELECTRONS else
              "its center is uncertain" if not sigma <= MAX_CENTER_SIGMA_PX else None)
     if cause:
         flags = [Flag("probe_from_aperture", {"radius": disk.radius, "edge": edge, "cause": cause})]
@@ -119,7 +118,7 @@ def measure_probe(data, qx0, qy0, radius, noise: NoiseModel, valid=None, pixel_s
         image = image * np.clip((disk.radius + margin + TAPER_PX - distance) / TAPER_PX, 0, 1)
     image = np.clip(image, 0, None)
     image = np.where(distance < disk.radius + margin + TAPER_PX, image, 0.0)
-    numbers = {"direct": direct, "uneven": uneven, "cut": cut, "noise": grain, "electrons": electrons}
+    numbers = {"direct": direct, "uneven": uneven, "cut": cut, "electrons": electrons}
     return ProbeImage(image / image.sum(), center, float(disk.radius), edge, sigma, int(thin.sum()),
                       semi_angle(disk.radius, pixel_size, voltage), Decision(True, tuple(flags), numbers))
 
