@@ -281,6 +281,7 @@ def test_a_simulated_scan_is_calibrated_and_read_back(here):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_rotation_and_probe(here):
     """On a scan over a field, from a file to a file."""
     from py4dstem_prenet.simulation import simulate_nanobeam

@@ -67,6 +67,7 @@ def test_thin_positions_are_chosen(grains, vacuum):
     assert direct > 0.95 and thin[:, :8].mean() > 0.9 and thin[:, 8:].mean() < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dose", [1000, 10_000])
 def test_bragg_disks_are_found_as_well_as_with_the_true_probe(grains, dose):
     truth, counts = grains.truth, grains.counts(dose)

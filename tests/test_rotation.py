@@ -133,6 +133,7 @@ def test_the_shadow_image_of_a_defocused_probe(flip):
     assert abs(half_turn_distance(found.degrees, np.degrees(-0.7))) < min(1.0, 3 * found.sigma)
 
 
+@pytest.mark.slow
 def test_sigma_is_calibrated():
     pulls = []
     for seed in range(14):
@@ -282,6 +283,7 @@ def test_figure(crystal):
     assert len(ax.lines) == 2 and min(ax.lines[1].get_ydata()) < 0.1 < min(ax.lines[0].get_ydata())
 
 
+@pytest.mark.slow
 def test_calibrate_with_rotation_and_its_report():
     """The sequence of `calibrate`, with the origin that it measures itself."""
     from py4dstem_prenet.report import of_calibration
