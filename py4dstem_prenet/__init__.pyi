@@ -11,6 +11,7 @@ from .io import load_calibration as load_calibration, open as open, save as save
 from .live import OnlineCalibrator as OnlineCalibrator
 from .origin import check_origin as check_origin, measure_origin as measure_origin
 from .pipeline import calibrate as calibrate, preprocess as preprocess
+from .probe import measure_probe as measure_probe
 from .resampling import (
     bin_Q as bin_Q,
     bin_R as bin_R,
@@ -21,3 +22,4 @@ from .resampling import (
     repaired as repaired,
 )
 from .review import show as show
+from .rotation import measure_rotation as measure_rotation

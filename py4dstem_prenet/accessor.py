@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from .core import PrenetError
 
 if TYPE_CHECKING:
-    from py4DSTEM import DataCube
+    from py4DSTEM import DataCube, Probe
     from py4DSTEM.braggvectors import BraggVectors
 
     from .core import (
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         OriginCheck,
         OriginFit,
         OriginMap,
+        Rotation,
     )
 
 _NAME = "prenet"
@@ -55,7 +56,7 @@ class PrenetAccessor:
         self._datacube = datacube
 
     # --- calibration --------------------------------------------------------------------------------------------
-    def calibrate(self, mask=None, device="auto", progress=True) -> CalibrationReport:
+    def calibrate(self, mask=None, device="auto", progress=True, rotation=False) -> CalibrationReport:
         """Measure and fit the origin, measure the ellipse, and write what is accepted into the calibration.
 
         Parameters
@@ -67,6 +68,8 @@ class PrenetAccessor:
             Where the networks run; "auto" takes a GPU if there is one.
         progress : bool, optional
             Whether to show progress bars.
+        rotation : bool, optional
+            Whether to measure rotation and flip between scan and pattern, too.
 
         Returns
         -------
@@ -88,7 +91,7 @@ class PrenetAccessor:
         """
         from . import calibrate
 
-        return calibrate(self._datacube, mask=mask, device=device, progress=progress)
+        return calibrate(self._datacube, mask=mask, device=device, progress=progress, rotation=rotation)
 
     def measure_origin(self, mask=None, device="auto", progress=True) -> OriginMap:
         """Measure the position of the direct beam in every pattern, and write it with `set_origin_meas`.
@@ -238,6 +241,89 @@ class PrenetAccessor:
                              read_valid(self._datacube), device=device, progress=progress)
         attach_ellipse_map(self._datacube, result)
         return result
+
+    def measure_rotation(self, feature=None, progress=True) -> Rotation:
+        """Measure rotation and flip between scan and pattern, and write them with `set_QR_rotflip_degrees` if accepted.
+
+        The deflection of the beam about the fitted origin is a gradient, and has no curl in the frame of the scan. With
+        a defocused probe, the shadow image in the direct disk is followed as well. An ellipse in the calibration is
+        removed first.
+        `datacube.calibration.set_QR_rotflip_degrees((None, None))` does not remove them; set them to (0, False).
+
+        Parameters
+        ----------
+        feature : ndarray, shape (Rx, Ry), optional
+            An image of the scan that is brighter where the specimen is heavier or thicker. It decides about the half
+            turn that the curl leaves open; by default the dark field of the scan does, if it can.
+        progress : bool, optional
+            Whether to show a progress bar.
+
+        Returns
+        -------
+        Rotation
+            Angle in degrees, flip, sigma, and whether they were accepted.
+
+        Raises
+        ------
+        PrenetError
+            If no origin is set, or the feature has another shape than the scan.
+
+        Examples
+        --------
+        >>> rotation = datacube.prenet.measure_rotation()  # doctest: +SKIP
+        >>> rotation.degrees, rotation.flip, rotation.half_turn_determined  # doctest: +SKIP
+        (-13.52, False, True)
+        """
+        from . import measure_rotation
+        from .io import noise_of, read_ellipse_vector, read_fitted_origin, read_valid, write_rotation
+
+        qx0, qy0, radius = read_fitted_origin(self._datacube)
+        result = measure_rotation(self._datacube, qx0, qy0, radius, noise_of(self._datacube),
+                                  valid=read_valid(self._datacube), ellipse=read_ellipse_vector(self._datacube),
+                                  feature=feature, progress=progress)
+        write_rotation(self._datacube, result)
+        return result
+
+    def probe(self, voltage=None, progress=True) -> Probe:
+        """Make the image of the probe and its kernel, a template for `find_Bragg_disks`.
+
+        The image is the mean direct beam of the positions nearest to vacuum, each shifted by its fitted origin; if they
+        are not thin enough, it is drawn from the measured aperture. It is attached to the cube as "probe", and the
+        radius of the disk is stored as the convergence semi-angle in pixels; in mrad, too, if the Q pixel size is in
+        A^-1 and the voltage is known.
+
+        Parameters
+        ----------
+        voltage : float, optional
+            Acceleration voltage, V; by default "accelerating_voltage" of the calibration, if it is there.
+        progress : bool, optional
+            Whether to show a progress bar.
+
+        Returns
+        -------
+        Probe
+            py4DSTEM's `Probe`: `probe.probe`, with a sum of 1 and the center at (Qx // 2, Qy // 2), and
+            `probe.kernel`. `py4dstem_prenet.measure_probe` returns the numbers and flags.
+
+        Raises
+        ------
+        PrenetError
+            If no origin is set, or the direct beam is hidden.
+
+        Examples
+        --------
+        >>> probe = datacube.prenet.probe()  # doctest: +SKIP
+        >>> vectors = datacube.find_Bragg_disks(template=probe.kernel)  # doctest: +SKIP
+        """
+        from . import measure_probe
+        from .io import noise_of, probe_optics, read_fitted_origin, read_valid, write_probe
+
+        qx0, qy0, radius = read_fitted_origin(self._datacube)
+        pixel_size, known = probe_optics(self._datacube)
+        image = measure_probe(self._datacube, qx0, qy0, radius, noise_of(self._datacube),
+                              valid=read_valid(self._datacube), pixel_size=pixel_size,
+                              voltage=known if voltage is None else voltage, progress=progress)
+        return write_probe(self._datacube, image)
 
     # --- Bragg disks --------------------------------------------------------------------------------------------
     def bragg_disks(self, false_alarm=0.1, weights="intensity", mask=None, device="auto",

@@ -91,6 +91,8 @@ def calibrate(
     output: Output,
     calibration_only: Annotated[bool, typer.Option("--calibration-only", help="Leave the patterns out.")] = False,
     mask: Mask = None,
+    rotation: Annotated[bool, typer.Option("--rotation", help="Measure the rotation of the pattern, too.")] = False,
+    probe: Annotated[bool, typer.Option("--probe", help="Save the probe, a template for disk detection, too.")] = False,
     device: Device = "auto",
     scan: Shape = None,
     cube: Cube = None,
@@ -99,7 +101,8 @@ def calibrate(
 ):
     """Measure origin and ellipse, and save the calibrated scan as an EMD file.
 
-    JSON: saved (the file, or null), found, detector, origin, descan, ellipse, flags; px and radians.
+    JSON: saved (the file, or null), found, detector, origin, descan, ellipse, rotation, flags; px and radians, the
+    rotation in degrees.
     """
     from .io import check_output, load_mask
 
@@ -110,9 +113,11 @@ def calibrate(
         from . import calibrate, save, use_cluster
 
         with use_cluster(scheduler):
-            report = calibrate(datacube, mask=good, device=device)
+            report = calibrate(datacube, mask=good, device=device, rotation=rotation)
         typer.echo(str(report))
         if report.origin.found:
+            if probe:
+                _make_probe(datacube)
             save(datacube, output, data=not calibration_only)
             typer.echo(f"Saved {output}.")
     if as_json:
@@ -121,6 +126,16 @@ def calibrate(
         _echo_json({"saved": str(output) if report.origin.found else None} | of_calibration(report))
     if not report.origin.found:
         _fail(f"{output} was not written, because no direct beam was found.")
+
+
+def _make_probe(datacube):
+    """Attach the probe to a cube, or say why there is none."""
+    try:
+        datacube.prenet.probe()
+    except PrenetError as error:
+        typer.echo(str(error))
+    else:
+        typer.echo("Probe: in the tree of the file as \"probe\".")
 
 
 @app.command()

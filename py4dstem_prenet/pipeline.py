@@ -1,4 +1,4 @@
-"""Calibration of a scan: origin, descan and ellipse, and writing of the accepted results.
+"""Calibration of a scan: origin, descan, ellipse and rotation, and writing of the accepted results.
 
 `Calibrator` holds the sequence `learn`, `locate`, `finish`. `calibrate` runs it on a DataCube, `libertem` on the
 workers of LiberTEM, and `live` on a scan that is still running.
@@ -26,9 +26,11 @@ from .io import (
     write_mask,
     write_origin,
     write_provenance,
+    write_rotation,
 )
 from .networks import load, verify
 from .origin import BeamLocator, Located, check_mask
+from .rotation import measure_rotation
 
 NETWORKS = ("center", "ellipse")  # names of the weights that calibration uses
 
@@ -37,7 +39,7 @@ class Calibrator(BeamLocator):
     """The stages of a calibration: `learn`, `locate` and `finish`.
 
     `learn` and `locate` are those of `BeamLocator`. `finish` decides on the origin, fits the descan, and measures the
-    ellipse. Nothing is written.
+    ellipse and, if asked for, the rotation. Nothing is written.
 
     Attributes
     ----------
@@ -56,8 +58,8 @@ class Calibrator(BeamLocator):
     POOLED_POSITIONS = MIN_POOLED_POSITIONS
 
     def finish(self, scan: Scan, located: Located | None, kept: SampledScan | None = None, processed=True,
-               progress: bool = True) -> CalibrationReport:
-        """Decide on the located origin, fit the descan, and measure the ellipse.
+               progress: bool = True, rotation: bool = False) -> CalibrationReport:
+        """Decide on the located origin, fit the descan, and measure the ellipse and the rotation.
 
         Parameters
         ----------
@@ -71,6 +73,8 @@ class Calibrator(BeamLocator):
             False for positions that have not been searched; these are not valid.
         progress : bool, optional
             Whether to show a progress bar.
+        rotation : bool, optional
+            Whether to measure the rotation between scan and pattern, for which all patterns are read once more.
 
         Returns
         -------
@@ -91,7 +95,10 @@ class Calibrator(BeamLocator):
         noise = self.noise if stop is None else replace(self.noise, bad_pixels=self.noise.bad_pixels | stop)
         ellipse = measure_ellipse(source, fit.qx0, fit.qy0, radius, noise, valid=valid, device=self.device,
                                   progress=progress)
-        return CalibrationReport(origin, fit, ellipse, self.noise)
+        turned = measure_rotation(scan, fit.qx0, fit.qy0, radius, noise, valid=valid,
+                                  ellipse=ellipse.vector if ellipse.accepted else None,
+                                  progress=progress) if rotation else None
+        return CalibrationReport(origin, fit, ellipse, self.noise, rotation=turned)
 
     def positions_to_keep(self, scan_shape):
         """Choose the positions whose patterns are kept in memory for the ellipse, before any is located.
@@ -112,11 +119,12 @@ class Calibrator(BeamLocator):
 
 
 @sharing_cores
-def calibrate(datacube, mask=None, device="auto", progress=True) -> CalibrationReport:
+def calibrate(datacube, mask=None, device="auto", progress=True, rotation=False) -> CalibrationReport:
     """Calibrate a DataCube: measure and fit the origin, measure the ellipse, write what is accepted.
 
-    Writes into `datacube.calibration` with `set_origin_meas`, `set_origin` and `set_ellipse`; attaches the maps of
-    sigma and the provenance. If no origin is found, nothing is written.
+    Writes into `datacube.calibration` with `set_origin_meas`, `set_origin`, `set_ellipse` and, if the rotation is
+    measured, `set_QR_rotflip_degrees`; attaches the maps of sigma and the provenance. If no origin is found, nothing is
+    written.
 
     Parameters
     ----------
@@ -129,6 +137,8 @@ def calibrate(datacube, mask=None, device="auto", progress=True) -> CalibrationR
         "auto", "cpu", "cuda" or "mps".
     progress : bool
         Whether to show progress bars.
+    rotation : bool
+        Whether to measure rotation and flip between scan and pattern, too.
 
     Returns
     -------
@@ -153,7 +163,7 @@ def calibrate(datacube, mask=None, device="auto", progress=True) -> CalibrationR
     calibrator = Calibrator.learn(scan, mask, device, progress=progress)
     # The whole file is read once: patterns that are pooled later are kept on the way.
     located, kept = calibrator.locate_all(scan, worth_keeping(scan, calibrator.noise.dose), progress)
-    report = calibrator.finish(scan, located, kept, progress=progress)
+    report = calibrator.finish(scan, located, kept, progress=progress, rotation=rotation)
     return write_report(datacube, report, mask, {"device": device})
 
 
@@ -194,13 +204,14 @@ def write_report(datacube, report: CalibrationReport, mask=None, settings=None) 
     CalibrationReport
         The report, with `written`.
     """
-    origin, fit, ellipse = report.origin, report.fit, report.ellipse
+    origin, fit, ellipse, turned = report.origin, report.fit, report.ellipse, report.rotation
     if not origin.found:
         return _with_written(report, Flag("nothing_written"))
     report = _with_written(
         report, Flag("origin_written", {"feature": origin.feature}),
         Flag("fit_written", {"model": fit.model}) if fit.accepted else Flag("fit_not_written"),
-        Flag("ellipse_written") if ellipse is not None and ellipse.accepted else Flag("ellipse_not_written"))
+        Flag("ellipse_written") if ellipse is not None and ellipse.accepted else Flag("ellipse_not_written"),
+        *(() if turned is None else (Flag("rotation_written" if turned.accepted else "rotation_not_written"),)))
     record = make_provenance(datacube, weights={name: verify(name) for name in NETWORKS}, settings=settings,
                              noise=report.noise, flags=report.flags)
     with all_or_none(datacube):
@@ -209,12 +220,14 @@ def write_report(datacube, report: CalibrationReport, mask=None, settings=None) 
         write_fit(datacube, fit)
         if ellipse is not None:
             write_ellipse(datacube, ellipse)
+        if turned is not None:
+            write_rotation(datacube, turned)
         write_provenance(datacube, record)
     return report
 
 
 def _with_written(report, *flags):
-    return CalibrationReport(report.origin, report.fit, report.ellipse, report.noise, flags)
+    return replace(report, written=flags)
 
 
 def preprocess(datacube, out=None, device="auto", progress=True):

@@ -141,6 +141,8 @@ class Review:
         Ellipse (a, b, theta) in the calibration.
     stored_by : str
         Program that wrote it: "prenet" or "another program".
+    rotflip : tuple or None
+        Rotation (degrees) and flip in the calibration.
     ellipse : Ellipse or None
         Ellipse measured in this review.
     raw, clean : numpy.ndarray or None, shape (n, m, Qx, Qy)
@@ -169,6 +171,7 @@ class Review:
     after: Pooled | None = None
     stored: tuple | None = None
     stored_by: str = ""
+    rotflip: tuple | None = None
     ellipse: Ellipse | None = None
     raw: np.ndarray | None = None
     clean: np.ndarray | None = None
@@ -465,6 +468,7 @@ def review(datacube, device="auto", progress=True) -> Review:
         by_prenet = signatures(datacube).get("ellipse", {}).get("unchanged")
         disk_radius = origin.radius if np.isfinite(origin.radius) else None
         results |= {"stored": stored_ellipse(datacube.calibration),
+                    "rotflip": datacube.calibration.get_QR_rotflip_degrees(),
                     "stored_by": "prenet" if by_prenet else "another program",
                     "ellipse": measure_pooled(after, disk_radius, noise, device)}
         bar.update()

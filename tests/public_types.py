@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import py4dstem_prenet
 from py4dstem_prenet.accessor import PrenetAccessor
-from py4dstem_prenet.core.results import Ellipse, OriginFit, OriginMap
+from py4dstem_prenet.core.results import Ellipse, OriginFit, OriginMap, Rotation
 from py4dstem_prenet.pipeline import CalibrationReport
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ def calibrated(prenet: PrenetAccessor) -> None:
     assert_type(prenet.measure_origin(), OriginMap)
     assert_type(prenet.fit_origin(), OriginFit)
     assert_type(prenet.measure_ellipse(), Ellipse)
+    assert_type(prenet.measure_rotation(), Rotation)
     prenet.save("a.h5", data=False)
 
 

@@ -149,7 +149,7 @@ def test_whole_pipelines(cube, stage):
     assert cube.prenet.denoise() == (
         "denoise", (cube,), {"out": None, "scan_aware": "auto", "weights": "denoise", **auto})
     assert cube.prenet.denoise(out="a.h5", device="cpu")[2]["device"] == "cpu"
-    assert cube.prenet.calibrate() == ("calibrate", (cube,), {"mask": None, **auto})
+    assert cube.prenet.calibrate() == ("calibrate", (cube,), {"mask": None, "rotation": False, **auto})
     assert cube.prenet.preprocess(progress=False)[2] == {"out": None, "device": "auto", "progress": False}
     assert cube.prenet.show() == ("show", (cube,), {})
 

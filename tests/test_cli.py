@@ -51,7 +51,7 @@ def calibrated(stage):
         def __str__(self):
             return "Origin: found.\nEllipse: not determined."
 
-    def calibrate(datacube, mask=None, device="auto", progress=True):
+    def calibrate(datacube, mask=None, device="auto", progress=True, rotation=False):
         calls.append((datacube.data.shape, device))
         origin = tuple(np.full(datacube.Rshape, v) for v in (15.0, 20.0))
         if Report.origin.found:
@@ -143,7 +143,7 @@ def test_bad_input_is_one_line_and_changes_nothing(command, calibrated, stage, h
 def test_a_mask_from_a_file(stage):
     masks = []
 
-    def calibrate(datacube, mask, device):
+    def calibrate(datacube, mask, device, rotation):
         masks.append(mask)
         raise PrenetError("The data contain NaN.")
 
@@ -281,6 +281,23 @@ def test_a_simulated_scan_is_calibrated_and_read_back(here):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_rotation_and_probe(here):
+    """On a scan over a field, from a file to a file."""
+    from py4dstem_prenet.simulation import simulate_nanobeam
+
+    made = simulate_nanobeam((16, 16), (48, 48), rotation=0.4, field=0.8, length=1.5, radius=6.0, seed=4)
+    np.save("field.npy", made.counts(5000))
+    command = ["calibrate", "field.npy", "-o", "field.h5", "--rotation", "--probe", "--json"]
+    result = CliRunner().invoke(cli.app, command)
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)["rotation"]
+    assert told["flip"] is False and abs(told["degrees"] - np.degrees(0.4)) < 8
+    cube = py4DSTEM.read("field.h5")
+    assert (cube.calibration.get_QR_rotation_degrees() is not None) == told["accepted"]
+    assert cube.tree("probe").kernel.shape == (48, 48)
+
+
 def test_results_for_machines(here):
     """The real stages: one JSON object on stdout, nothing else, the same numbers as in the file."""
     assert prenet("simulate", "-o", "sim.h5", "--scan", "3,3", "--shape", "64,64", "--dose", 3000).exit_code == 0

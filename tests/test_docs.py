@@ -29,7 +29,7 @@ def test_names_in_a_guide_exist(guide):
     modules = set(re.findall(r"`((?:\w+/)?\w+\.py)`", text))
     folders = ROOT, ROOT / "py4dstem_prenet"
     missing = {name for name in modules if not any((folder / name).exists() for folder in folders)}
-    assert missing == ({"rotation/measure.py"} if guide.name == "CONTRIBUTING.md" else set())  # a stage as an example
+    assert missing == set()
     for link in re.findall(r"\]\(((?!http)[^)#]+)\)", text):
         assert (guide.parent / link).exists(), link
 

@@ -16,6 +16,8 @@ DOORS = {
     "fit_origin": lambda door, out: door().qx0,
     "measure_ellipse": lambda door, out: door().vector,
     "map_ellipse": lambda door, out: door(1).ellipses[0][0].vector,
+    "measure_rotation": lambda door, out: str(door(progress=False)),
+    "probe": lambda door, out: door(progress=False).kernel,
     "calibrate": lambda door, out: door(progress=False).fit.qx0,
     "check": lambda door, out: str(door()),
     "show": lambda door, out: door().shape,

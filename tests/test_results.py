@@ -11,7 +11,16 @@ import pytest
 from py4dstem_prenet.core.checks import CalibrationCheck, DenoisingCheck, EllipseCheck, FinetuneResult, OriginCheck
 from py4dstem_prenet.core.flags import FLAGS, Decision, Flag
 from py4dstem_prenet.core.noise import NoiseModel
-from py4dstem_prenet.core.results import CalibrationReport, Ellipse, EllipseMap, OriginFit, OriginMap, Result
+from py4dstem_prenet.core.results import (
+    CalibrationReport,
+    Ellipse,
+    EllipseMap,
+    OriginFit,
+    OriginMap,
+    ProbeImage,
+    Result,
+    Rotation,
+)
 from py4dstem_prenet.core.slopes import Slope
 from py4dstem_prenet.demo import load_scan
 from py4dstem_prenet.ellipse.measure import map_ellipse
@@ -39,7 +48,14 @@ def made(scan=(20, 20)):
     nan = np.full((2, 2), np.nan)
     ellipses = EllipseMap(nan, nan, nan, nan, np.zeros((2, 2), bool), [[ellipse, ellipse], [ellipse, ellipse]], scan)
     noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((128, 128), bool), True, 2000.0, (Flag("inverted"),))
-    report = CalibrationReport(origin, fit, ellipse, noise, (Flag("ellipse_written"), Flag("fit_not_written")))
+    turned = {"sources": "shadow image", "degrees": 30.0, "sigma": 0.2}
+    rotation = Rotation(30.0, True, 0.2, False, Decision(
+        True, (Flag("rotation_determined", turned), Flag("rotation_half_turn_open", {"degrees": 30.0}))),
+        {name: (30.0, True, 0.2) for name in ("center of mass", "shadow image")})
+    probe = ProbeImage(np.zeros((32, 32)), (16, 16), 5.0, 0.4, 0.01, 40, 2.5, Decision(
+        True, (Flag("probe_measured", {"positions": 40, "electrons": 2e6}),)))
+    written = (Flag("ellipse_written"), Flag("fit_not_written"))
+    report = CalibrationReport(origin, fit, ellipse, noise, written, rotation)
     errors = {"raw": 1.0, "denoised": 0.3, "gaussian": 0.5, "svd": 0.6}
     figures = {"error": 0.3, "sigma": 0.01}
     slopes = {"rotation": Slope(0.7, 0.02, 3.0, "attenuated"), "shear": Slope(np.nan, np.nan, 0.1, "unknown")}
@@ -49,7 +65,7 @@ def made(scan=(20, 20)):
     halves = {"scatter": 0.05, "ratio": 1.0, "sigma": 0.02, "positions": 256}
     agree = {"difference": 0.001, "sigmas": 0.5, "positions": 256}
     tuned = {"gain": 0.01, "gain_sigma": 0.001, "error": -0.02, "error_sigma": 0.001, "steps": 30}
-    results = [origin, fit, ellipse, ellipses, noise, report, check,
+    results = [origin, fit, ellipse, ellipses, rotation, probe, noise, report, check,
                OriginCheck(0.05, 1.0, 0.02, 256, Decision(True, (Flag("origin_sigma_checked", halves),))),
                EllipseCheck(0.001, 0.3, 256, Decision(True, (Flag("ellipse_halves_agree", agree),))),
                CalibrationCheck(("sigma",), Decision(False, (Flag("sigma_stale"),))),

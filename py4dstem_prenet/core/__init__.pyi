@@ -37,7 +37,9 @@ from .results import (
     ModelTrial as ModelTrial,
     OriginFit as OriginFit,
     OriginMap as OriginMap,
+    ProbeImage as ProbeImage,
     Result as Result,
+    Rotation as Rotation,
 )
 from .robust import (
     NORMAL_MAD as NORMAL_MAD,

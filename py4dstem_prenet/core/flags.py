@@ -466,7 +466,52 @@ _ELLIPSE = (
     ("half_without_ellipse", WARNING,
      "The sigma of the ellipse was not checked: no ellipse can be measured with half of the electrons."),
 )
+_ROTATION = (
+    ("rotation_determined", INFO,
+     "The pattern is rotated against the scan by {degrees:.2f}°, from the {sources}, with a sigma of {sigma:.2f}°."),
+    ("rotation_sign_from_atoms", INFO,
+     "The deflection points toward places that are bright in the dark field ({sigmas:.0f} sigma), which holds for thin "
+     "specimens and leaves no half turn open."),
+    ("rotation_half_turn_open", WARNING,
+     "The rotation is known up to half a turn: {degrees:.1f}° or {degrees:.1f}° + 180°.",
+     "If the sign of fields matters, decide it with measure_rotation(feature=image), an image that is brighter where "
+     "the specimen is heavier."),
+    ("rotation_no_field", REFUSAL,
+     "The rotation is not determined: the deflection of the beam has no relation to the scan (probability by chance "
+     "{probability:.2g}).",
+     "Measure it on a scan at atomic resolution, or with a defocused probe, of the same microscope settings."),
+    ("rotation_scan_small", REFUSAL,
+     "The rotation is not determined: a scan of {rows} x {columns} positions is too small (at least {needed} x "
+     "{needed} are needed)."),
+    ("rotation_flip_open", REFUSAL,
+     "The rotation is not determined: with and without flip the data fit almost as well ({ratio:.2f}, difference "
+     "{sigmas:.1f} sigma), as with fields or contrast along one direction.",
+     "Measure it on a scan with structure along all directions."),
+    ("rotation_curl", REFUSAL,
+     "The rotation is refused: {curl:.0%} of the power of the deflection has curl at any angle (at most {allowed:.0%} "
+     "is allowed), as if diffraction contrast, a coarse scan step or a distorted scan caused it."),
+    ("rotation_uncertain", REFUSAL,
+     "The rotation is not determined: it is uncertain by {sigma:.2g}° (at most {needed:.2g}° is allowed)."),
+    ("rotation_sources_disagree", REFUSAL,
+     "The rotation is refused: center of mass and shadow image disagree (degrees, flip): {degrees}."),
+)
+_PROBE = (
+    ("probe_measured", INFO,
+     "The probe is the mean direct beam of {positions} positions, {electrons:.3g} electrons."),
+    ("probe_from_aperture", WARNING,
+     "The probe is drawn from the aperture (radius {radius:.2f} px, edge {edge:.2f} px), because {cause}.",
+     "For a measured image, take the probe of a vacuum scan of the same microscope settings."),
+    ("probe_hidden", REFUSAL,
+     "There is no probe: the direct beam is hidden.",
+     "Take the probe of a vacuum scan of the same microscope settings."),
+    ("probe_unknown", REFUSAL,
+     "There is no probe: no disk can be fitted to the mean direct beam."),
+)
 _CALIBRATION = (
+    ("rotation_written", INFO,
+     "Rotation and flip were written (set_QR_rotflip_degrees)."),
+    ("rotation_not_written", WARNING,
+     "Rotation and flip were not written."),
     ("origin_written", INFO,
      "The measured origin was written (set_origin_meas): the {feature}."),
     ("fit_written", INFO,
@@ -609,6 +654,7 @@ _LIVE = (
 FLAGS: dict[str, FlagKind] = {
     row[0]: FlagKind(row[0], stage, *row[1:])
     for stage, rows in (("detector", _DETECTOR), ("origin", _ORIGIN), ("descan", _DESCAN), ("ellipse", _ELLIPSE),
-                        ("calibration", _CALIBRATION), ("denoising", _DENOISING), ("files", _FILES), ("live", _LIVE))
+                        ("rotation", _ROTATION), ("probe", _PROBE), ("calibration", _CALIBRATION),
+                        ("denoising", _DENOISING), ("files", _FILES), ("live", _LIVE))
     for row in rows
 }

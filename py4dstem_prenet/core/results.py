@@ -199,8 +199,8 @@ class OriginFit(Decided):
         The chosen model; of the richest part, if the descan is fitted in parts.
     decision : Decision
         Accepted if the surface describes the positions. Numbers: scatter (px per axis), scale (of the stated sigma),
-        shared (px rms), shared_sigmas, outliers (fraction), common (px, error that
-        positions share), uncertainty (px rms).
+        shared (px rms), shared_sigmas, outliers (fraction), common (px, the error
+        that positions share), uncertainty (px rms).
     trials : tuple of ModelTrial
         The models that were compared.
     """
@@ -314,6 +314,95 @@ class EllipseMap(Result):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
+class Rotation(Decided):
+    """Rotation and flip between scan and pattern.
+
+    A vector of the pattern, its components exchanged if `flip`, and then rotated by the angle from +x (rows) toward +y
+    (columns), is a vector of the scan. These are py4DSTEM's `QR_rotation_degrees` and `QR_flip`.
+
+    Attributes
+    ----------
+    degrees : float
+        The angle in (-180, 180], degrees; in (-90, 90] if half a turn is not determined.
+    flip : bool
+        Whether the axes of the pattern are exchanged.
+    sigma : float
+        One standard deviation of the angle, degrees.
+    half_turn_determined : bool
+        Whether the angle is known beyond half a turn.
+    decision : Decision
+        Accepted if angle and flip are known.
+    sources : dict
+        Name of each estimate ("center of mass", "shadow image") to its angle (degrees, up to half a turn), flip and
+        sigma (degrees), also of those that were refused.
+    """
+
+    degrees: float
+    flip: bool
+    sigma: float
+    half_turn_determined: bool
+    decision: Decision
+    sources: dict = field(default_factory=dict)
+
+    @property
+    def radians(self) -> float:
+        """The angle in radians, py4DSTEM's `QR_rotation`."""
+        return float(np.radians(self.degrees))
+
+    def rows(self):
+        return [("accepted", "yes" if self.accepted else "no"), ("rotation", _turned(self)),
+                *((f"from the {name}", f"{angle:.2f}° ± {sigma:.2f}°{', flipped' if flip else ''}")
+                  for name, (angle, flip, sigma) in self.sources.items()),
+                ("flags", self.reason)]
+
+
+def _turned(rotation):
+    """A rotation as text."""
+    half = "" if rotation.half_turn_determined else " (or half a turn more)"
+    return f"{rotation.degrees:.2f}° ± {rotation.sigma:.2f}°{half}, {'flipped' if rotation.flip else 'not flipped'}"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ProbeImage(Decided):
+    """The image of the probe over vacuum.
+
+    Attributes
+    ----------
+    image : numpy.ndarray
+        (Qx, Qy), sum 1, zero away from the disk; zero everywhere if it was refused.
+    center : tuple of int
+        Pixel of its center, (Qx // 2, Qy // 2).
+    radius : float
+        Radius of the disk, pixels.
+    edge : float
+        Width of its edge, pixels, 1 sigma.
+    sigma : float
+        One standard deviation of the center along either axis, pixels.
+    positions : int
+        Number of positions whose direct beams were averaged.
+    semiangle_mrad : float or None
+        Convergence semi-angle, mrad; None if the pixel size or the voltage is unknown.
+    decision : Decision
+        Accepted if there is an image.
+    """
+
+    image: np.ndarray
+    center: tuple[int, int]
+    radius: float
+    edge: float
+    sigma: float
+    positions: int
+    semiangle_mrad: float | None
+    decision: Decision
+
+    def rows(self):
+        angle = [] if self.semiangle_mrad is None else [("convergence semi-angle", f"{self.semiangle_mrad:.3g} mrad")]
+        return [("accepted", "yes" if self.accepted else "no"), ("radius", f"{self.radius:.2f} px"),
+                ("edge", f"{self.edge:.2f} px"), ("sigma of the center", f"{self.sigma:.3f} px"),
+                ("positions", str(self.positions)), *angle, ("flags", self.reason)]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class BraggDisks(Result):
     """Bragg disks of a scan.
 
@@ -371,6 +460,8 @@ class CalibrationReport(Result):
         The detector's noise; None if nothing was learned yet.
     written : tuple of Flag
         What was written into the calibration, and what was not.
+    rotation : Rotation or None
+        Rotation and flip between scan and pattern; None if they were not measured.
     """
 
     origin: OriginMap
@@ -378,11 +469,12 @@ class CalibrationReport(Result):
     ellipse: Ellipse | None
     noise: NoiseModel | None
     written: tuple[Flag, ...] = ()
+    rotation: Rotation | None = None
 
     @property
     def flags(self) -> tuple[Flag, ...]:
         """The flags of all stages, in their order."""
-        stages = (self.noise, self.origin, self.fit, self.ellipse)
+        stages = (self.noise, self.origin, self.fit, self.ellipse, self.rotation)
         bad_pixels = () if self.noise is None else self.noise.bad_pixel_flags
         return (*bad_pixels, *(flag for stage in stages if stage is not None for flag in stage.flags), *self.written)
 
@@ -403,6 +495,8 @@ class CalibrationReport(Result):
             e = self.ellipse
             shown.append(("ellipse", f"a/b {e.a / e.b:.4f} ± {e.sigma:.4f} at {np.degrees(e.theta):.1f}°"
                           if e.accepted else "not determined"))
+        if self.rotation is not None:
+            shown.append(("rotation", _turned(self.rotation) if self.rotation.accepted else "not determined"))
         warnings = [flag.sentence for flag in self.flags if flag.severity != "info"]
         shown += [("warning", sentence) for sentence in warnings[:4]]
         if len(warnings) > 4:
@@ -412,7 +506,7 @@ class CalibrationReport(Result):
     def __str__(self):
         lines = ["Calibration by py4dstem_prenet", ""]
         for title, stage in (("Detector", self.noise), ("Origin", self.origin), ("Descan", self.fit),
-                             ("Ellipse", self.ellipse)):
+                             ("Ellipse", self.ellipse), ("Rotation", self.rotation)):
             if stage is None:
                 continue
             shown = [(label, value) for label, value in stage.rows() if label != "flags"]

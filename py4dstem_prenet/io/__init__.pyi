@@ -1,5 +1,6 @@
 from .bragg_vectors import to_bragg_vectors as to_bragg_vectors
 from .calibrations import (
+    KERNEL_REACH as KERNEL_REACH,
     MASK as MASK,
     PROVENANCE as PROVENANCE,
     SIGMA as SIGMA,
@@ -10,6 +11,8 @@ from .calibrations import (
     cube_like as cube_like,
     make_provenance as make_provenance,
     noise_of as noise_of,
+    probe_optics as probe_optics,
+    read_ellipse_vector as read_ellipse_vector,
     read_fitted_origin as read_fitted_origin,
     read_mask as read_mask,
     read_origin as read_origin,
@@ -24,7 +27,9 @@ from .calibrations import (
     write_fit as write_fit,
     write_mask as write_mask,
     write_origin as write_origin,
+    write_probe as write_probe,
     write_provenance as write_provenance,
+    write_rotation as write_rotation,
 )
 from .dataset_scan import DatasetScan as DatasetScan
 from .describing import describe_file as describe_file

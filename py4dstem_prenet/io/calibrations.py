@@ -16,11 +16,11 @@ from datetime import datetime, timezone
 
 import numpy as np
 import py4DSTEM
-from py4DSTEM import Calibration, DataCube, Metadata, RealSlice
+from py4DSTEM import Calibration, DataCube, Metadata, Probe, RealSlice
 from scipy.ndimage import distance_transform_edt
 
 from .._version import __version__
-from ..core import Decision, Flag, OriginMap, PrenetError
+from ..core import Decision, Flag, OriginMap, PrenetError, ellipse_vector
 from ..detector import estimate_noise
 
 # Names in the tree and the metadata of a cube, and in its calibration
@@ -29,7 +29,10 @@ ELLIPSE_MAP = "prenet_ellipse_map"
 MASK = "prenet_mask"
 PROVENANCE = "prenet"
 WRITTEN = "prenet_written"
-_ENTRIES = {"origin_meas": ("qx0_meas", "qy0_meas"), "origin": ("qx0", "qy0"), "ellipse": ("a", "b", "theta")}
+PROBE = "prenet_probe"
+KERNEL_REACH = 2.0  # radii of the disk, outer radius of the negative annulus of a probe's kernel
+_ENTRIES = {"origin_meas": ("qx0_meas", "qy0_meas"), "origin": ("qx0", "qy0"), "ellipse": ("a", "b", "theta"),
+            "rotation": ("QR_rotation", "QR_rotation_degrees", "QR_flip")}
 
 
 # --- origin and ellipse -------------------------------------------------------------------------------------
@@ -265,6 +268,92 @@ def write_ellipse(datacube, ellipse):
     return True
 
 
+def write_rotation(datacube, rotation):
+    """Write rotation and flip between scan and pattern with `set_QR_rotflip_degrees`, if they were accepted.
+
+    py4DSTEM's `BraggVectors` and strain maps use them from then on. An angle that is known up to half a turn is written
+    as it is, in (-90, 90] degrees; the record in the calibration says so.
+
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The scan whose rotation was measured.
+    rotation : Rotation
+        The rotation.
+
+    Returns
+    -------
+    bool
+        Whether it was written.
+    """
+    if not rotation.accepted:
+        return False
+    calibration_of(datacube).set_QR_rotflip_degrees((float(rotation.degrees), bool(rotation.flip)))
+    sign(datacube, "rotation", half_turn_determined=bool(rotation.half_turn_determined), sigma=float(rotation.sigma))
+    return True
+
+
+def write_probe(datacube, image):
+    """Make a py4DSTEM `Probe` with its kernel, attach it to a cube, and store the convergence semi-angle.
+
+    The kernel is that of `Probe.get_kernel(mode="sigmoid")` with an annulus from one to two radii, so that it sums to
+    zero; it is ready for `find_Bragg_disks(template=probe.kernel)`.
+
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The scan whose probe was measured.
+    image : ProbeImage
+        The image of the probe, accepted.
+
+    Returns
+    -------
+    py4DSTEM.Probe
+        The probe, in the tree of the cube as "probe".
+
+    Raises
+    ------
+    PrenetError
+        If the image was refused.
+    """
+    if not image.accepted:
+        raise PrenetError(f"No probe was made. {image.reason}")
+    probe = Probe(np.array(image.image, dtype=np.float64))
+    probe.alpha, probe.origin = float(image.radius), tuple(map(float, image.center))
+    probe.get_kernel(mode="sigmoid", origin=image.center, returncalc=False,
+                     radii=(float(image.radius), KERNEL_REACH * float(image.radius)))
+    probe.metadata = Metadata(PROBE, {"json": json.dumps(to_json(replace(image, image=None)))})
+    datacube.attach(probe)
+    calibration = calibration_of(datacube)
+    calibration.set_convergence_semiangle_pixels(float(image.radius))
+    if image.semiangle_mrad is not None:
+        calibration.set_convergence_semiangle_mrad(float(image.semiangle_mrad))
+    return probe
+
+
+def probe_optics(datacube):
+    """Read the pixel size and the acceleration voltage from the calibration.
+
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The cube.
+
+    Returns
+    -------
+    pixel_size : float or None
+        Size of a detector pixel, 1/angstrom; None if it is not calibrated in this unit.
+    voltage : float or None
+        Acceleration voltage, V; None if the calibration does not hold it as "accelerating_voltage".
+    """
+    calibration = datacube.calibration
+    if calibration is None:
+        return None, None
+    size = float(calibration.get_Q_pixel_size()) if calibration.get_Q_pixel_units() == "A^-1" else None
+    voltage = calibration._params.get("accelerating_voltage")
+    return size, None if voltage is None else float(voltage)
+
+
 def attach_ellipse_map(datacube, ellipse_map):
     """Attach maps of a, b, theta, sigma and acceptance to a cube, as the RealSlice "prenet_ellipse_map".
 
@@ -361,6 +450,23 @@ def read_fitted_origin(datacube):
     return *(_stored_map(datacube, v) for v in origin), float("nan") if radius is None else float(radius)
 
 
+def read_ellipse_vector(datacube):
+    """Read the ellipse that py4DSTEM uses, as an ellipse vector.
+
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The cube.
+
+    Returns
+    -------
+    ndarray, shape (2,), or None
+        None without an ellipse, or with one that varies over the scan.
+    """
+    ellipse = None if datacube.calibration is None else datacube.calibration.get_ellipse()
+    return None if ellipse is None or any(map(np.ndim, ellipse)) else ellipse_vector(*ellipse)
+
+
 def sigma_is_current(datacube):
     """Whether the maps of sigma belong to the measured origin in the calibration.
 
@@ -387,7 +493,7 @@ def sign(datacube, *entries, **facts):
     ----------
     datacube : py4DSTEM.DataCube
         The cube.
-    *entries : {"origin_meas", "origin", "ellipse"}
+    *entries : {"origin_meas", "origin", "ellipse", "rotation"}
         The entries that were written.
     **facts
         Further facts about the entries, in types of JSON.

@@ -263,6 +263,8 @@ def load_calibration(datacube, path):
         raise PrenetError(f"{path} calibrates data of shape {tuple(shape)}, but this cube is {own}.")
 
     untouched, target = Calibration()._params, calibration_of(datacube)
+    if "QR_rotation" in params:  # a rotation without flip replaces one with it
+        untouched.pop("QR_flip", None)
     with all_or_none(datacube):
         for key, value in params.items():
             if not key.startswith("_") and (np.ndim(value) or value != untouched.get(key)):

@@ -6,6 +6,7 @@ from .figures import (
     show_origin as show_origin,
     show_pattern as show_pattern,
     show_polar as show_polar,
+    show_rotation as show_rotation,
     show_sigma as show_sigma,
     show_straightened as show_straightened,
     stored_ellipse as stored_ellipse,

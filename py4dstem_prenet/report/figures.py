@@ -156,6 +156,50 @@ def show_origin(measured, fitted, axes, valid=None):
     return axes
 
 
+def show_rotation(rotation, ax, title="curl of the deflection"):
+    """Plot how much of the deflection's power has curl, against the rotation, without and with flip.
+
+    Parameters
+    ----------
+    rotation : Rotation
+        The rotation between scan and pattern.
+    ax : matplotlib.axes.Axes
+        Axes to draw into.
+    title : str, optional
+        Title of the axes.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The axes. The gray band is the rotation within three sigma; a rotation that was not accepted has none.
+
+    Examples
+    --------
+    >>> from matplotlib.figure import Figure
+    >>> from py4dstem_prenet.core import Decision, Rotation
+    >>> numbers = {"strength": 0.9, "strength_flipped": 0.1, "degrees": 20.0, "degrees_flipped": 50.0}
+    >>> ax = show_rotation(Rotation(20.0, False, 0.2, False, Decision(True, (), numbers)), Figure().add_subplot())
+    >>> len(ax.lines)
+    2
+    """
+    numbers, angles = rotation.decision.numbers, np.linspace(-90, 90, 361)
+    for name, label in (("", "not flipped"), ("_flipped", "flipped")):
+        if f"strength{name}" in numbers:
+            aside = np.radians(2 * (angles - numbers[f"degrees{name}"]))
+            ax.plot(angles, 0.5 * (1 - numbers[f"strength{name}"] * np.cos(aside)), label=label)
+    if rotation.accepted:
+        at = 90 - (90 - rotation.degrees) % 180
+        ax.axvspan(at - 3 * rotation.sigma, at + 3 * rotation.sigma, color="0.5", alpha=0.4, lw=0)
+    ax.set_xlabel("rotation, degrees", fontsize=9)
+    ax.set_ylabel("curl, fraction of the power", fontsize=9)
+    ax.set_xlim(-90, 90)
+    ax.set_ylim(0, 1)
+    if ax.lines:
+        ax.legend(fontsize=8, frameon=False)
+    ax.set_title(title, fontsize=10)
+    return ax
+
+
 def show_sigma(sigma_qx0, sigma_qy0, valid, axes):
     """Plot the uncertainty of the measured origin, and the valid positions.
 

@@ -199,6 +199,10 @@ def _numbers(seen):
             sigma = np.sqrt(np.linalg.eigvalsh(covariance).max())
             angle = np.degrees(0.5 * np.arctan2(vector[1], vector[0])) % 180
             yield f"ellipse from {name}", f"a/b {1 + np.hypot(*vector):.4f} ± {sigma:.4f} at {angle:.1f}°"
+    if seen.rotflip is not None:
+        degrees, flip = seen.rotflip
+        yield ("rotation of the pattern in the calibration",
+               f"{degrees:.2f}°, {'flipped' if flip else 'not flipped'}")
     yield "gain", f"{noise.gain:.4g} detector units per electron"
     yield "offset", f"{noise.offset:.4g} detector units"
     yield "read-out noise", f"{noise.readout:.3g} detector units, {noise.readout / noise.gain:.3g} electrons"

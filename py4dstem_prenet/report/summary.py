@@ -26,14 +26,15 @@ def of_calibration(report) -> dict:
     Returns
     -------
     dict
-        found, detector, origin, descan, ellipse (None if there is none), and flags (`Flag.to_json` of each).
+        found, detector, origin, descan, ellipse, rotation (None if there is none), and flags (`Flag.to_json` of each).
     """
     origin, fit, e, noise = report.origin, report.fit, report.ellipse, report.noise
     data = {
         "found": bool(origin.found),
         "detector": {"gain": noise.gain, "offset": noise.offset, "readout": noise.readout, "counting": noise.counting,
                      "electrons": noise.dose, "bad_pixels": int(noise.bad_pixels.sum())},
-        "origin": None, "descan": None, "ellipse": None, "flags": [flag.to_json() for flag in report.flags],
+        "origin": None, "descan": None, "ellipse": None, "rotation": None,
+        "flags": [flag.to_json() for flag in report.flags],
     }
     if origin.found:
         data["origin"] = {"qx0": float(np.nanmedian(origin.qx0)), "qy0": float(np.nanmedian(origin.qy0)),
@@ -46,6 +47,10 @@ def of_calibration(report) -> dict:
                                            for r in (fit.residual_qx0, fit.residual_qy0)], **fit.decision.numbers}
     if e is not None:
         data["ellipse"] = {"a": e.a, "b": e.b, "theta": e.theta, "accepted": bool(e.accepted), "sigma": e.sigma}
+    r = report.rotation
+    if r is not None:
+        data["rotation"] = {"degrees": r.degrees, "flip": r.flip, "sigma": r.sigma, "accepted": bool(r.accepted),
+                            "half_turn_determined": r.half_turn_determined}
     return _finite(data)
 
 

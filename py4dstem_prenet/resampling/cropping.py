@@ -6,7 +6,8 @@ arguments of py4DSTEM's, but return a new DataCube and do not change the old one
 images) belongs to the old data.
 
 The center of a pixel lies on its integer index. Pixel k of patterns binned by N covers pixels k N to k N + N - 1, so a
-position q becomes (q + 1/2) / N - 1/2, not q / N. Cropping from pixel m changes q to q - m.
+position q becomes (q + 1/2) / N - 1/2, not q / N. Cropping from pixel m changes q to q - m. Rotation and flip between
+scan and pattern stay as they are, since both axes are binned alike.
 """
 
 from __future__ import annotations
@@ -381,7 +382,7 @@ def _finish(new, signed, done):
     calibration._params.pop(WRITTEN, None)
     for entry, signature in signed.items():
         if signature["unchanged"]:
-            sign(new, entry, **{k: v for k, v in signature.items() if k == "feature"})
+            sign(new, entry, **{k: v for k, v in signature.items() if k not in ("shape", "unchanged", "measured")})
     record = read_provenance(new)
     if record is not None:
         write_provenance(new, record | {"since": [*record.get("since", []), done]})

@@ -26,6 +26,11 @@ from .pattern import (
     rotation_matrix as rotation_matrix,
     soft_disk as soft_disk,
 )
+from .rotated_scan import (
+    pattern_matrix as pattern_matrix,
+    simulate_nanobeam as simulate_nanobeam,
+    simulate_rotated as simulate_rotated,
+)
 from .scan import draw_descan as draw_descan, simulate as simulate
 from .selected_area import (
     convolved as convolved,

@@ -1,0 +1,227 @@
+"""The image of the probe over vacuum, from the direct beam of a scan.
+
+The positions nearest to vacuum are chosen (`thin`), each pattern is shifted by its own origin, and the disk fitted to
+the mean gives the center. The image is cut to the disk with a smooth edge, and the background around it is subtracted.
+The image is drawn from the aperture instead, a disk with the fitted radius, ellipse and edge, if the mean disk is
+uneven although much is scattered (no position is thin enough), if it is noisy, or if the edge of the detector cuts it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from scipy.special import erfc
+
+from ..core import Decision, Flag, NoiseModel, PrenetError, ProbeImage, as_scan, ellipse_matrix
+from ..fits import fit_disk, pool
+from .thin import INNER_PART, choose_thin
+
+MAX_MEAN_UNEVEN = 0.02  # rms of the brightness inside the mean disk, relative to its mean, of an even probe
+MIN_VACUUM_PART = 0.9  # of the electrons in the direct disk, above which it is that of vacuum, patterned or not
+MIN_PROBE_ELECTRONS = 3e5  # in the mean disk; with fewer, disks are found better with a drawn one (benchmarks/probe.py)
+MAX_CUT = 0.02  # of the disk's pixels without data
+MARGIN_EDGES = 3.0  # edge widths around the disk that belong to it
+PROBE_MARGIN_PX = 1.0  # pixels added to them
+TAPER_PX = 2.0  # pixels of the smooth edge of the image
+MAX_CENTER_SIGMA_PX = 0.05  # pixels, standard error of the center, up to which a mean disk is used
+GROUPS = 4  # of the parts of the scan, each left out once for the standard error of the center
+
+
+def measure_probe(data, qx0, qy0, radius, noise: NoiseModel, valid=None, pixel_size=None, voltage=None,
+                  progress=True) -> ProbeImage:
+    """Measure the image of the probe.
+
+    Parameters
+    ----------
+    data : Scan, DataCube or array_like, shape (Rx, Ry, Qx, Qy)
+        The scan.
+    qx0, qy0 : array_like, shape (Rx, Ry)
+        Fitted origin, pixels.
+    radius : float or None
+        Radius of the direct disk, pixels; None or NaN if it is hidden.
+    noise : NoiseModel
+        Noise model of the detector.
+    valid : array_like of bool, shape (Rx, Ry), optional
+        True where a position is used.
+    pixel_size : float, optional
+        Size of a detector pixel, 1/angstrom, for the convergence semi-angle.
+    voltage : float, optional
+        Acceleration voltage, V, for the convergence semi-angle.
+    progress : bool, optional
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    ProbeImage
+        The image with a sum of 1, its center, radius and edge; refused if the direct beam is hidden.
+
+    Raises
+    ------
+    PrenetError
+        If there is no valid position, or a number is not positive.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.core import NoiseModel
+    >>> from py4dstem_prenet.simulation import simulate_nanobeam
+    >>> made = simulate_nanobeam((8, 8), (48, 48), field=0.0, radius=6.0)
+    >>> noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((48, 48), bool), counting=True, dose=1e4)
+    >>> truth = made.truth
+    >>> probe = measure_probe(made.counts(1e4), truth["qx0"], truth["qy0"], 6.0, noise, progress=False)
+    >>> probe.accepted, probe.center, round(probe.radius, 1)
+    (True, (24, 24), 6.0)
+    """
+    scan = as_scan(data)
+    shape = scan.pattern_shape
+    for name, value in (("pixel size", pixel_size), ("voltage", voltage)):
+        if value is not None and not value > 0:
+            raise PrenetError(f"The {name} must be positive, not {value}.")
+    center = (shape[0] // 2, shape[1] // 2)
+    if radius is None or not np.isfinite(radius):
+        return ProbeImage(np.zeros(shape), center, float("nan"), float("nan"), float("nan"), 0, None,
+                          Decision(False, (Flag("probe_hidden"),)))
+    if not radius > 0:
+        raise PrenetError(f"The probe radius must be positive, not {radius}; measure the origin first.")
+    qx0, qy0 = (np.broadcast_to(np.asarray(q, float), scan.scan_shape) for q in (qx0, qy0))
+    thin, direct = choose_thin(scan, qx0, qy0, radius, noise, valid, "probe" if progress else None)
+    pooled = pool(scan, qx0, qy0, noise, valid=thin)
+    disk = fit_disk(pooled, radius)
+    aside = np.subtract(disk.center, pooled.center)
+    if not (np.isfinite(aside).all() and np.isfinite([disk.radius, disk.edge]).all()):
+        return ProbeImage(np.zeros(shape), center, float(radius), float("nan"), float("nan"), int(thin.sum()), None,
+                          Decision(False, (Flag("probe_unknown"),)))
+    sigma = _center_sigma(pooled, radius)
+    pooled = pool(scan, qx0 + aside[0], qy0 + aside[1], noise, valid=thin)
+    mean, weight = (_cut(image, pooled.center, center, shape) for image in (pooled.mean, pooled.weight))
+    edge = float(np.hypot(disk.edge, 12**-0.5))
+    drawn, distance = draw_aperture(shape, center, disk.radius, edge, disk.vector)
+    inside = distance < disk.radius
+    inner = (distance < INNER_PART * disk.radius) & (weight > 0)
+    cut = float((weight[inside] <= 0).mean()) if inside.any() else 1.0
+    level = float(mean[inner].mean()) if inner.any() else 0.0
+    uneven = _unevenness(mean[inner], weight[inner], level, noise)
+    electrons = float((mean * weight)[inside].sum())
+    margin = MARGIN_EDGES * edge + PROBE_MARGIN_PX
+    flags = [Flag("probe_measured", {"positions": int(thin.sum()), "electrons": electrons})]
+    cause = ("the edge of the detector or bad pixels cut the disk" if cut > MAX_CUT else
+             "no position is thin enough" if uneven > MAX_MEAN_UNEVEN and direct < MIN_VACUUM_PART else
+             "too few electrons pass the thin positions" if electrons < MIN_PROBE_ELECTRONS else
+             "its center is uncertain" if not sigma <= MAX_CENTER_SIGMA_PX else None)
+    if cause:
+        flags = [Flag("probe_from_aperture", {"radius": disk.radius, "edge": edge, "cause": cause})]
+        image, sigma = drawn, 0.0
+    else:
+        around = (distance > disk.radius + margin) & (distance < disk.radius + margin + 3) & (weight > 0)
+        background = float(np.median(mean[around])) if around.any() else 0.0
+        image = np.where(weight > 0, mean - background, drawn * (level - background))
+        image = image * np.clip((disk.radius + margin + TAPER_PX - distance) / TAPER_PX, 0, 1)
+    image = np.clip(image, 0, None)
+    image = np.where(distance < disk.radius + margin + TAPER_PX, image, 0.0)
+    numbers = {"direct": direct, "uneven": uneven, "cut": cut, "electrons": electrons}
+    return ProbeImage(image / image.sum(), center, float(disk.radius), edge, sigma, int(thin.sum()),
+                      semi_angle(disk.radius, pixel_size, voltage), Decision(True, tuple(flags), numbers))
+
+
+def draw_aperture(shape, center, radius: float, edge: float, vector=(0.0, 0.0)):
+    """Draw the image of an aperture.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (Qx, Qy), pixels.
+    center : tuple of float
+        Its center, pixels.
+    radius : float
+        Geometric mean of its semi-axes, pixels.
+    edge : float
+        Standard deviation of its edge, pixels.
+    vector : array_like, shape (2,), optional
+        Ellipse vector.
+
+    Returns
+    -------
+    image : numpy.ndarray, shape (Qx, Qy)
+        1 inside, 0 outside.
+    distance : numpy.ndarray, shape (Qx, Qy)
+        Distance of each pixel from the center before the elliptical distortion, pixels.
+
+    Examples
+    --------
+    >>> image, distance = draw_aperture((32, 32), (16, 16), 5.0, 0.5)
+    >>> image[16, 16].item(), distance[16, 21].item(), image[16, 21].item()
+    (1.0, 5.0, 0.5)
+    """
+    inverse = np.linalg.inv(ellipse_matrix(np.asarray(vector, float)))
+    x, y = np.arange(shape[0])[:, None] - center[0], np.arange(shape[1])[None, :] - center[1]
+    distance = np.hypot(*(row[0] * x + row[1] * y for row in inverse))
+    return 0.5 * erfc((distance - radius) / (edge * 2**0.5)), distance
+
+
+def semi_angle(radius: float, pixel_size, voltage) -> float | None:
+    """Compute the convergence semi-angle.
+
+    Parameters
+    ----------
+    radius : float
+        Radius of the direct disk, pixels.
+    pixel_size : float or None
+        Size of a pixel, 1/angstrom.
+    voltage : float or None
+        Acceleration voltage, V.
+
+    Returns
+    -------
+    float or None
+        The angle in mrad; None if pixel size or voltage is unknown.
+
+    Notes
+    -----
+    Relativistic wavelength as in Kirkland, Advanced Computing in Electron Microscopy, eq. 2.5.
+
+    Examples
+    --------
+    >>> round(semi_angle(10.0, 0.02, 200e3), 2)
+    5.02
+    """
+    if pixel_size is None or voltage is None:
+        return None
+    wavelength = 12.2643 / np.sqrt(voltage * (1 + 0.97845e-6 * voltage))
+    return float(1e3 * radius * pixel_size * wavelength)
+
+
+def _center_sigma(pooled, radius):
+    """Standard error of the center of the disk along one axis, pixels, from the scatter without each of some groups."""
+    group = np.arange(len(pooled.parts)) % GROUPS
+    if len(pooled.parts) < GROUPS:
+        return 0.0
+    centers = []
+    for k in range(GROUPS):
+        keep = group != k
+        weight = pooled.parts_weight[keep].sum(0)
+        mean = (pooled.parts[keep] * pooled.parts_weight[keep]).sum(0) / np.maximum(weight, 1)
+        centers.append(fit_disk(replace(pooled, mean=mean, weight=weight, parts=pooled.parts[keep],
+                                        parts_weight=pooled.parts_weight[keep]), radius).center)
+    spread = np.var(centers, axis=0)  # jackknife: (n - 1) / n times the sum of squares
+    return float(np.sqrt((GROUPS - 1) * spread.mean()))
+
+
+def _unevenness(values, weight, level, noise):
+    """Rms of the brightness beyond counting noise, relative to its mean."""
+    if not (values.size > 1 and level > 0):
+        return np.inf
+    variance = float(np.mean((np.clip(values, 0, None) + (noise.readout / noise.gain) ** 2) / np.maximum(weight, 1)))
+    return float(np.sqrt(max(values.var() - variance, 0.0)) / level)
+
+
+def _cut(image, middle, center, shape):
+    """The part of an image whose pixel `middle` becomes `center`, with zeros where there is none."""
+    out = np.zeros(shape)
+    into, of = [], []
+    for axis in (0, 1):
+        start = round(middle[axis]) - center[axis]
+        low, high = max(-start, 0), min(shape[axis], image.shape[axis] - start)
+        into.append(slice(low, max(high, low)))
+        of.append(slice(low + start, max(high, low) + start))
+    out[tuple(into)] = image[tuple(of)]
+    return out

@@ -1,0 +1,118 @@
+"""Positions of a scan at which the direct beam is that of vacuum, or nearest to it.
+
+Scattering takes electrons out of the direct disk, and diffraction makes the disk uneven. Both are measured at every
+position, with their counting noise.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from ..compute import map_chunks
+from ..core import NoiseModel, Scan, sample_positions
+
+MAX_SAMPLED = 16384  # positions of a large scan that are looked at
+TOP_PART = 0.02  # of the positions with the largest direct beams, whose median is that of vacuum
+MIN_TOP = 4  # positions of them
+MAX_LOSS_SIGMAS = 3.0  # of the direct beam below that of vacuum
+MIN_LOSS = 0.005  # of the direct beam, which is taken for vacuum whatever its sigma
+MAX_UNEVEN_SIGMAS = 3.0  # of the variance inside the disk beyond counting noise
+MAX_UNEVEN = 0.1  # rms of the brightness inside the disk beyond counting noise, relative to its mean
+MIN_POSITIONS = 16  # that are chosen in any case
+INNER_PART = 0.85  # radii, part of the disk that is compared
+DISK_MARGIN = 2.0  # pixels around the disk, whose electrons count as the direct beam
+
+
+def choose_thin(scan: Scan, qx0, qy0, radius: float, noise: NoiseModel, valid=None, progress=None):
+    """Choose the positions whose direct beam is nearest to that of vacuum.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    qx0, qy0 : numpy.ndarray, shape (Rx, Ry)
+        Fitted origin, pixels.
+    radius : float
+        Radius of the direct disk, pixels.
+    noise : NoiseModel
+        Noise model.
+    valid : numpy.ndarray of bool, shape (Rx, Ry), optional
+        Positions to use.
+    progress : str, optional
+        Text of a progress bar.
+
+    Returns
+    -------
+    chosen : numpy.ndarray of bool, shape (Rx, Ry)
+        True where a position was chosen. All have as large a fraction of their electrons in the direct disk as the best
+        positions of the scan, within counting noise, and as even a disk; at least 16 are chosen.
+    direct : float
+        Median fraction of the electrons in the direct disk at these positions.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.core import NoiseModel, as_scan
+    >>> from py4dstem_prenet.simulation import simulate_nanobeam
+    >>> made = simulate_nanobeam((8, 8), (48, 48), field=0.0)
+    >>> noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((48, 48), bool), counting=True, dose=1e4)
+    >>> scan = as_scan(made.counts(1e4))
+    >>> chosen, direct = choose_thin(scan, made.truth["qx0"], made.truth["qy0"], 6.0, noise)
+    >>> bool(chosen.mean() > 0.9), round(direct, 2)  # vacuum everywhere
+    (True, 1.0)
+    """
+    origin = np.stack([np.broadcast_to(np.asarray(q, float), scan.scan_shape).ravel() for q in (qx0, qy0)], -1)
+    usable = np.isfinite(origin).all(1) & scan.readable.ravel()
+    if valid is not None:
+        usable &= np.asarray(valid, bool).ravel()
+    positions = sample_positions(scan.scan_shape, MAX_SAMPLED) if scan.size > MAX_SAMPLED else np.arange(scan.size)
+    positions = positions[usable[positions]]
+    chosen = np.zeros(scan.size, bool)
+    if not len(positions):
+        return chosen.reshape(scan.scan_shape), 0.0
+    values = np.full((scan.size, 4), np.nan)
+    work = partial(_evenness, radius=radius, noise=noise)
+    for index, part in map_chunks(work, scan, origin, positions=positions, progress=progress):
+        values[index] = part
+    positions = positions[np.isfinite(values[positions]).all(1)]
+    direct, direct_sigma, uneven, uneven_sigma = values[positions].T
+    if not len(positions):
+        return chosen.reshape(scan.scan_shape), 0.0
+    order = np.argsort(-direct)
+    top = order[: max(MIN_TOP, int(TOP_PART * len(order)))]
+    loss = np.median(direct[top]) - direct
+    pattern = max(float(np.median(uneven[top])), 0.0)  # of the aperture itself
+    even = uneven - pattern <= np.maximum(MAX_UNEVEN_SIGMAS * uneven_sigma, MAX_UNEVEN**2)
+    good = (loss <= np.maximum(MAX_LOSS_SIGMAS * direct_sigma, MIN_LOSS)) & even
+    if good.sum() < MIN_POSITIONS:  # the nearest to vacuum
+        good = np.zeros(len(positions), bool)
+        good[np.argsort(loss + np.clip(uneven, 0, None))[:MIN_POSITIONS]] = True
+    chosen[positions[good]] = True
+    return chosen.reshape(scan.scan_shape), float(np.median(direct[good]))
+
+
+def _evenness(index, block, origin, radius, noise):
+    """Of each pattern (n, 4): fraction of electrons in the direct disk, its sigma; squared unevenness, its sigma."""
+    electrons = noise.electrons(block)
+    readout = (noise.readout / noise.gain) ** 2
+    half = radius + DISK_MARGIN
+    out = np.full((len(block), 4), np.nan)
+    for n, pattern in enumerate(electrons):
+        low = np.maximum(np.ceil(origin[n] - half), 0).astype(int)
+        around = pattern[low[0] : max(int(origin[n, 0] + half) + 1, 0), low[1] : max(int(origin[n, 1] + half) + 1, 0)]
+        x, y = (low[axis] + np.arange(around.shape[axis]) - origin[n, axis] for axis in (0, 1))
+        distance = np.hypot(x[:, None], y[None, :])
+        near, inner = distance < half, distance < max(INNER_PART * radius, 1.0)
+        total, direct = float(pattern.sum(dtype=float)), float(around[near].sum(dtype=float))
+        values = around[inner].astype(float)
+        mean = values.mean() if values.size > 1 else 0.0
+        if not (total > 0 and mean > 0):
+            continue
+        fraction = direct / total
+        spread = np.clip(fraction * (1 - fraction), 1 / total, None) / total + readout * near.sum() / total**2
+        noise_variance = mean + readout
+        kurtosis = mean + 2 * noise_variance**2  # variance of a squared Poisson deviation
+        out[n] = (fraction, np.sqrt(spread), (values.var(ddof=1) - noise_variance) / mean**2,
+                  np.sqrt(kurtosis / values.size) / mean**2)
+    return out

@@ -1,0 +1,242 @@
+"""Decision on the rotation: accept or refuse each estimate, combine them, and say whether half a turn is known.
+
+There are two estimates: from the center of mass, whose curl vanishes, and from the shadow image of a defocused probe.
+Both leave half a turn open. It is decided by the sign of the deflection: a thin specimen deflects electrons toward its
+atoms, which are bright in the dark field.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..core import Decision, Flag, Rotation
+from .curl import Alignment
+from .shadow import ShadowShift
+
+# Error rates are those of the null hypotheses; the limits were set on simulated scans (benchmarks/rotation.py).
+MAX_PROBABILITY = 4e-4  # nominal, that a field without relation to the scan looks like this one; below it in one of
+# 1,000 fields of noise on 24 x 24 to 64 x 64 positions
+MAX_OTHER_FLIP = 0.8  # strength of the other flip over that of the one that was found, up to which the flip is known
+MIN_FLIP_SIGMAS = 3.1  # difference of both over regions of the scan; a wrong flip in one of 1,000 scans
+MAX_CURL = 0.3  # power of the curl, above which the field is no gradient
+MAX_ROTATION_SIGMA = 0.5  # degrees, standard error up to which a rotation counts
+SCATTER_INFLATION = 1.2  # of the standard error from the center of mass, what few regions and sectors miss
+MIN_ROTATION_SIGMA = 0.1  # degrees: what the scatter over a scan cannot show
+MIN_SHADOW_STEP_PX = 0.5  # shift of the shadow image per scan step, above which it is no static contrast
+MAX_SHADOW_OTHER_FLIP = 0.25  # mirrored part of its matrix, from astigmatism, over the unmirrored one, or inverse
+MIN_MOTION_SIGMAS = 5.0  # of the larger part, and of the difference of both
+MAX_DIFFERENCE_SIGMAS = 3.9  # between both estimates; exceeded by chance in one of 10,000 scans
+MIN_SIGN_SIGMAS = 3.9  # correlation of potential and dark field over regions; by chance in one of 10,000 scans
+MIN_SIGN_AGREEMENT = 0.9  # of the sectors of directions about its sign
+CENTER_OF_MASS, SHADOW = "center of mass", "shadow image"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One estimate of the rotation, up to half a turn.
+
+    Attributes
+    ----------
+    degrees : float
+        Angle in (-90, 90].
+    flip : bool
+        Flip.
+    sigma : float
+        Standard error, degrees.
+    refusal : Flag or None
+        Why it does not count; None if it does.
+    """
+
+    degrees: float
+    flip: bool
+    sigma: float
+    refusal: Flag | None = None
+
+
+def from_alignment(alignment: Alignment) -> Estimate:
+    """Judge the estimate from the center of mass.
+
+    Parameters
+    ----------
+    alignment : Alignment
+        What `align` found.
+
+    Returns
+    -------
+    Estimate
+        The estimate, with a refusal unless the field is related to the scan, the flip is known, the field is a
+        gradient, and the standard error is small.
+    """
+    flip = alignment.flip
+    degrees, sigma = (float(np.degrees(values[int(flip)])) for values in (alignment.angle, alignment.sigma))
+    sigma = float(np.hypot(SCATTER_INFLATION * sigma, MIN_ROTATION_SIGMA))
+    best, other = alignment.strength[int(flip)], alignment.strength[1 - int(flip)]
+    refusal = None
+    if alignment.probability > MAX_PROBABILITY:
+        refusal = Flag("rotation_no_field", {"probability": alignment.probability})
+    elif other > MAX_OTHER_FLIP * best or alignment.flip_sigmas < MIN_FLIP_SIGMAS:
+        refusal = Flag("rotation_flip_open", {"ratio": other / best, "sigmas": alignment.flip_sigmas})
+    elif alignment.curl > MAX_CURL:
+        refusal = Flag("rotation_curl", {"curl": alignment.curl, "allowed": MAX_CURL})
+    elif not sigma <= MAX_ROTATION_SIGMA:
+        refusal = Flag("rotation_uncertain", {"sigma": sigma, "needed": MAX_ROTATION_SIGMA})
+    return Estimate(degrees, flip, sigma, refusal)
+
+
+def from_shadow(shadow: ShadowShift | None) -> Estimate | None:
+    """Judge the estimate from the shadow image.
+
+    Parameters
+    ----------
+    shadow : ShadowShift or None
+        What `measure_shadow` found.
+
+    Returns
+    -------
+    Estimate or None
+        None if there is no shadow image that moves.
+
+    Examples
+    --------
+    >>> shift = ShadowShift(np.array([[0.0, 2.0], [-2.0, 0.0]]), 1e-6 * np.eye(4), 20.0)
+    >>> found = from_shadow(shift)
+    >>> found.degrees, found.flip, found.refusal
+    (90.0, False, None)
+    """
+    if shadow is None:
+        return None
+    (a, b), (c, d) = shadow.matrix
+    turned = np.array([[1, 0, 0, 1], [0, -1, 1, 0]]) / 2  # of the elements in C order: cosine and sine
+    mirrored = np.array([[-1, 0, 0, 1], [0, 1, 1, 0]]) / 2  # sine and cosine
+    parts = [p @ np.array([a, b, c, d]) for p in (turned, mirrored)]
+    size = [float(np.hypot(*p)) for p in parts]
+    sigmas = []
+    for p, values, length in zip((turned, mirrored), parts, size, strict=True):
+        direction = values / max(length, 1e-12) @ p
+        sigmas.append(float(np.sqrt(direction @ shadow.covariance @ direction)))
+    flip = bool(size[1] > size[0])
+    large, small = size[int(flip)], size[1 - int(flip)]
+    error = max(sigmas[0], sigmas[1], 1e-9)
+    if large < MIN_SHADOW_STEP_PX or large < MIN_MOTION_SIGMAS * error:
+        return None
+    x, y = parts[int(flip)] if not flip else parts[1][::-1]
+    angle = -np.arctan2(y, x) if not flip else np.arctan2(y, x)
+    across = (np.array([-parts[int(flip)][1], parts[int(flip)][0]]) / large) @ (mirrored if flip else turned)
+    sigma = float(np.degrees(np.sqrt(across @ shadow.covariance @ across) / large))
+    sigma = float(np.hypot(sigma, MIN_ROTATION_SIGMA))
+    degrees = float(90 - (90 - np.degrees(angle)) % 180)
+    refusal = None
+    if small > MAX_SHADOW_OTHER_FLIP * large or large - small < MIN_MOTION_SIGMAS * error:
+        refusal = Flag("rotation_flip_open", {"ratio": small / large, "sigmas": (large - small) / error})
+    elif not sigma <= MAX_ROTATION_SIGMA:
+        refusal = Flag("rotation_uncertain", {"sigma": sigma, "needed": MAX_ROTATION_SIGMA})
+    return Estimate(degrees, flip, sigma, refusal)
+
+
+def half_turn_distance(first: float, second: float) -> float:
+    """Return the difference of two angles up to half a turn.
+
+    Parameters
+    ----------
+    first, second : float
+        Angles, degrees.
+
+    Returns
+    -------
+    float
+        first - second in (-90, 90], degrees.
+
+    Examples
+    --------
+    >>> half_turn_distance(89.0, -89.0)
+    -2.0
+    """
+    return float(90 - (90 - (first - second)) % 180)
+
+
+def unknown_rotation(flag: Flag, numbers=None) -> Rotation:
+    """Create the `Rotation` of a scan without any estimate.
+
+    Parameters
+    ----------
+    flag : Flag
+        The reason.
+    numbers : dict, optional
+        Numbers of the decision.
+
+    Returns
+    -------
+    Rotation
+        Not accepted.
+
+    Examples
+    --------
+    >>> unknown_rotation(Flag("rotation_no_field", {"probability": 1.0})).accepted
+    False
+    """
+    return Rotation(0.0, False, np.inf, False, Decision(False, (flag,), dict(numbers or {})))
+
+
+def decide_rotation(estimates, sign=None, numbers=None) -> Rotation:
+    """Combine the estimates of the rotation, and accept or refuse the result.
+
+    Parameters
+    ----------
+    estimates : dict
+        Name of each source to its `Estimate`.
+    sign : callable, optional
+        Called with the angle in degrees and the flip; it returns the correlation of the potential with the dark field
+        in standard errors, and the agreement about its sign. None if there is no dark field.
+    numbers : dict, optional
+        Numbers that are added to the decision.
+
+    Returns
+    -------
+    Rotation
+        The rotation, with the decision.
+
+    Examples
+    --------
+    >>> found = decide_rotation({"shadow image": Estimate(30.0, True, 0.2)})
+    >>> found.accepted, found.degrees, found.flip, found.half_turn_determined
+    (True, 30.0, True, False)
+    """
+    numbers = dict(numbers or {})
+    good = {name: e for name, e in estimates.items() if e.refusal is None}
+    sources = {name: (e.degrees, e.flip, e.sigma) for name, e in estimates.items()}
+    if not good:
+        # What a moving shadow image lacks is worth more than that the center of mass shows nothing.
+        name = SHADOW if SHADOW in estimates else next(iter(estimates), None)
+        if name is None:
+            return unknown_rotation(Flag("rotation_no_field", {"probability": 1.0}), numbers)
+        e = estimates[name]
+        return Rotation(e.degrees, e.flip, e.sigma, False, Decision(False, (e.refusal,), numbers), sources)
+    first, *others = good.values()
+    weights = [e.sigma**-2 for e in good.values()]
+    aside = [half_turn_distance(e.degrees, first.degrees) for e in good.values()]
+    degrees = float(half_turn_distance(first.degrees + np.average(aside, weights=weights), 0.0))
+    sigma = float(max(np.sum(weights) ** -0.5, MIN_ROTATION_SIGMA))
+    for e in others:
+        difference = abs(half_turn_distance(first.degrees, e.degrees)) / np.hypot(first.sigma, e.sigma)
+        if e.flip != first.flip or difference > MAX_DIFFERENCE_SIGMAS:
+            flag = Flag("rotation_sources_disagree", {"degrees": [[round(e.degrees, 2), int(e.flip)]
+                                                                  for e in good.values()]})
+            return Rotation(degrees, first.flip, sigma, False, Decision(False, (flag,), numbers), sources)
+    flip = first.flip
+    flags = [Flag("rotation_determined", {"sources": " and ".join(good), "degrees": degrees, "sigma": sigma})]
+    known = False
+    if sign is not None:
+        correlation, agreement = sign(degrees, flip)
+        numbers |= {"sign_sigmas": correlation, "sign_agreement": agreement}
+        known = abs(correlation) >= MIN_SIGN_SIGMAS and correlation * agreement > 0 and (
+            abs(agreement) >= MIN_SIGN_AGREEMENT)
+        if known and correlation < 0:
+            degrees = degrees + 180 if degrees <= 0 else degrees - 180
+    if known:
+        flags = [Flag("rotation_determined", {**flags[0].numbers, "degrees": degrees}),
+                 Flag("rotation_sign_from_atoms", {"sigmas": abs(correlation)})]
+    else:
+        flags.append(Flag("rotation_half_turn_open", {"degrees": degrees}))
+    return Rotation(degrees, flip, sigma, known, Decision(True, tuple(flags), numbers), sources)

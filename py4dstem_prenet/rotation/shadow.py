@@ -1,0 +1,249 @@
+"""Shift of the shadow image inside the direct disk from one scan position to the next, in scans with a defocused probe.
+
+With a defocused probe the direct disk shows a shadow image of the specimen, which moves across the disk as the probe
+moves over the specimen: by A d if the probe moves by d scan steps. A = F R(-theta) H with the flip F, the rotation
+theta, and the symmetric matrix H of defocus and astigmatism (Lupini et al., Microsc. Microanal. 22, 1242 (2016)). The
+rotation and the flip follow from A; half a turn does not, since the sign of the defocus is unknown.
+
+The cross-correlation of the disks of neighboring positions, summed over many pairs, has its peak at A d, also at doses
+at which no single pattern shows anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import fft
+
+from ..core import NoiseModel, Scan, jackknife_covariance, robust_sigma
+
+TILES_ALONG = 5  # parts along each side of the scan, at most
+MIN_TILE, MAX_TILE = 4, 12  # positions along each side of a part
+STEPS = (1, 2, 3)  # distances of the positions that are compared, scan steps
+MAX_RADIUS_PX = 32.0  # of the disk; larger ones are binned
+MIN_IMAGE_RADIUS_PX = 4.0  # of a disk that shows an image
+DISK_PART = 0.93  # radii, part of the disk that is compared; its edge does not move with the specimen
+MIN_DISK_OVERLAP = 0.15  # of two shifted disks, as a fraction of the disk, up to which the correlation is searched
+PEAK_BLUR_PX = 0.8  # pixels, smoothing of the correlation, 1 sigma
+MIN_PEAK_SIGMAS = 6.5  # of a peak; noise reaches it in one of 10,000 searches of 1,000 shifts
+FINE = 6  # samples to each side of a peak on the grids of its search
+MAX_INCONSISTENT_PX = 1.0  # pixels by which the peaks of twofold steps may miss twice the shift of single ones
+
+
+@dataclass(frozen=True)
+class ShadowShift:
+    """Shift of the shadow image.
+
+    Attributes
+    ----------
+    matrix : numpy.ndarray, shape (2, 2)
+        Shift in pixels for a step along the rows (first column) and along the columns of the scan.
+    covariance : numpy.ndarray, shape (4, 4)
+        Jackknife covariance of its elements in C order.
+    peak : float
+        Height of the lower one of the peaks of single steps, standard deviations of the correlation.
+    """
+
+    matrix: np.ndarray
+    covariance: np.ndarray
+    peak: float
+
+    def undistorted(self, matrix) -> ShadowShift:
+        """Return the shift with a linear map applied to the pattern.
+
+        Parameters
+        ----------
+        matrix : array_like, shape (2, 2)
+            From measured to undistorted vectors of the pattern.
+
+        Returns
+        -------
+        ShadowShift
+            The shift of the undistorted pattern.
+        """
+        both = np.kron(matrix, np.eye(2))
+        return ShadowShift(matrix @ self.matrix, both @ self.covariance @ both.T, self.peak)
+
+
+def measure_shadow(scan: Scan, qx0, qy0, radius, noise: NoiseModel, valid=None) -> ShadowShift | None:
+    """Measure how the shadow image in the direct disk moves with the probe.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan; an even sample of it, up to some 3,000 positions, is read.
+    qx0, qy0 : numpy.ndarray, shape (Rx, Ry)
+        Fitted origin, pixels.
+    radius : float
+        Radius of the direct disk, pixels.
+    noise : NoiseModel
+        Noise model; bad pixels are filled.
+    valid : numpy.ndarray of bool, shape (Rx, Ry), optional
+        Positions to use.
+
+    Returns
+    -------
+    ShadowShift or None
+        None if the disks of neighboring positions show no image that moves.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.core import NoiseModel, as_scan
+    >>> noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((64, 64), bool), counting=True, dose=1e4)
+    >>> vacuum = as_scan(np.random.default_rng(0).poisson(9.0, (8, 8, 64, 64)))
+    >>> measure_shadow(vacuum, np.full((8, 8), 32.0), np.full((8, 8), 32.0), 10.0, noise) is None
+    True
+    """
+    if not np.isfinite(radius) or radius < MIN_IMAGE_RADIUS_PX:
+        return None
+    origin = np.stack([np.broadcast_to(np.asarray(q, float), scan.scan_shape) for q in (qx0, qy0)], -1)
+    usable = np.isfinite(origin).all(-1) & scan.readable
+    if valid is not None:
+        usable &= np.asarray(valid, bool)
+    bins = int(np.ceil(radius / MAX_RADIUS_PX))
+    disks = [_disks(scan, tile, origin, usable, radius, bins, noise) for tile in _tiles(scan.scan_shape)]
+    disks = [d for d in disks if d is not None]
+    if len(disks) < 2:
+        return None
+    radius = radius / bins
+    side = disks[0][0].shape[-1]
+    size = fft.next_fast_len(2 * side, real=True)
+    axis = np.arange(side) - side // 2
+    mask = np.clip(DISK_PART * radius + 0.5 - np.hypot(axis[:, None], axis[None, :]), 0, 1).astype(np.float32)
+    count = sum(d[1].sum() for d in disks)
+    mean = sum(np.einsum("xyij,xy->ij", d[0], d[1].astype(np.float32)) for d in disks) / count
+    overlap = fft.irfft2(np.abs(fft.rfft2(mask, s=(size, size))) ** 2, s=(size, size))
+    parts = np.stack([_correlations(*d, mean, mask, size) for d in disks])  # (tiles, steps, axes, size, size // 2 + 1)
+    searched = overlap > MIN_DISK_OVERLAP * overlap.max()
+    start = _matrix(parts.sum(0), overlap, searched, size)
+    if start is None:
+        return None
+    matrix, peak = start
+    rest = [_matrix(parts.sum(0) - part, overlap, searched, size, near=matrix) for part in parts]
+    covariance = jackknife_covariance(np.array([r[0].ravel() for r in rest]))
+    return ShadowShift(matrix * bins, covariance * bins**2, peak)
+
+
+def _tiles(scan_shape):
+    """Slices of contiguous parts that are spread evenly over a scan."""
+    along = []
+    for n in scan_shape:
+        count = int(np.clip(n // MIN_TILE, 1, TILES_ALONG))
+        starts = np.arange(count) * n // count
+        along.append([slice(int(s), int(min(s + n // count, s + MAX_TILE))) for s in starts])
+    return [(rows, columns) for rows in along[0] for columns in along[1]]
+
+
+def _disks(scan, tile, origin, usable, radius, bins, noise):
+    """Disks of a tile over their mean, (rows, columns, side, side), where they are usable, and the rest of the origin.
+
+    The windows are cut at whole pixels; `rest` is where the origin lies from the middle of the window, binned pixels.
+    """
+    at, use = origin[tile], usable[tile]
+    if not use.any():
+        return None
+    half = int(np.ceil((radius + 1) / bins))
+    side = 2 * half + 1
+    reach = side * bins
+    rows, columns = np.meshgrid(*(np.arange(s.start, s.stop) for s in tile), indexing="ij")
+    chosen = (rows * scan.scan_shape[1] + columns)[use]
+    low = np.rint(np.where(use[..., None], at, 0) - (reach - 1) / 2).astype(int)
+    inside = (low >= 0).all(-1) & (low[..., 0] + reach <= scan.pattern_shape[0])
+    inside &= low[..., 1] + reach <= scan.pattern_shape[1]
+    out = np.zeros((*use.shape, side, side), np.float32)
+    for index, block in scan.blocks(positions=chosen):
+        rows, columns = np.divmod(index, scan.scan_shape[1])
+        for pattern, i, j in zip(noise.electrons(block), rows - tile[0].start, columns - tile[1].start, strict=True):
+            if inside[i, j]:
+                a, b = low[i, j]
+                cut = pattern[a : a + reach, b : b + reach].reshape(side, bins, side, bins).sum((1, 3))
+                total = cut.sum()
+                out[i, j] = cut / total if total > 0 else 0
+    use = use & inside & (out.sum((2, 3)) > 0)
+    rest = (at - low - (reach - 1) / 2) / bins
+    return (out, use, np.where(use[..., None], rest, 0.0)) if use.any() else None
+
+
+def _correlations(disks, use, rest, mean, mask, size):
+    """Cross spectra of a tile, (steps, 2, size, size // 2 + 1), summed over its pairs."""
+    contrast = (disks - mean) * mask * use[..., None, None]
+    contrast -= mask * (contrast.sum((2, 3)) / mask.sum())[..., None, None]
+    kx, ky = fft.fftfreq(size)[:, None], fft.rfftfreq(size)[None, :]
+    spectra = fft.rfft2(contrast, s=(size, size)).astype(np.complex64)
+    spectra *= np.exp(2j * np.pi * (rest[..., 0, None, None] * kx + rest[..., 1, None, None] * ky))
+    out = np.zeros((len(STEPS), 2, *spectra.shape[2:]), np.complex128)
+    for k, step in enumerate(STEPS):
+        out[k, 0] = np.einsum("xyij,xyij->ij", spectra[:-step].conj(), spectra[step:])
+        out[k, 1] = np.einsum("xyij,xyij->ij", spectra[:, :-step].conj(), spectra[:, step:])
+    return out
+
+
+def _matrix(spectra, overlap, searched, size, near=None):
+    """The matrix and the lower peak of single steps; None if one has no peak. `near`: where to look for peaks."""
+    columns, lowest = [], np.inf
+    kx, ky = fft.fftfreq(size)[:, None], fft.rfftfreq(size)[None, :]
+    blur = np.exp(-2 * (np.pi * PEAK_BLUR_PX) ** 2 * (kx**2 + ky**2))
+    for axis in (0, 1):
+        found, weights = [], []
+        for k, step in enumerate(STEPS):
+            smooth = spectra[k, axis] * blur
+            start = None if near is None else near[:, axis] * step
+            peak = _peak(smooth, overlap, searched, start)
+            if peak is None:
+                if step == 1 and near is None:
+                    return None
+                continue
+            place, height = peak
+            if step == 1:
+                lowest = min(lowest, height)
+            elif not found or np.hypot(*(place - step * found[0])) > MAX_INCONSISTENT_PX:
+                continue
+            found.append(place / step)
+            weights.append((height * step) ** 2)
+        if not found:
+            return near, lowest
+        columns.append(np.average(found, axis=0, weights=weights))
+    return np.stack(columns, -1), lowest
+
+
+def _peak(spectrum, overlap, searched, start):
+    """Place of the largest correlation per overlapping pixel, and its height in standard deviations, or None.
+
+    A place is a shift in pixels; None if there is no peak. With `start`, the peak nearest to it is taken.
+    """
+    size = len(overlap)
+    map_ = fft.irfft2(spectrum, s=(size, size))
+    precision = np.sqrt(np.clip(overlap / overlap.max(), 1e-6, None))  # of the correlation per overlapping pixel
+    with np.errstate(divide="ignore", invalid="ignore"):
+        significance = map_ / precision
+    scale = robust_sigma(significance[searched])
+    if not scale > 0:
+        return None
+    if start is None:
+        i, j = np.unravel_index(np.argmax(np.where(searched, significance, -np.inf)), map_.shape)
+        if significance[i, j] < MIN_PEAK_SIGMAS * scale:
+            return None
+        start = (np.array([i, j]) + size // 2) % size - size // 2
+    elif not searched[tuple(np.rint(start).astype(int) % size)]:
+        return None
+    height = float(max(significance[tuple(np.rint(start).astype(int) % size)] / scale, 1.0))
+    place = np.array(start, float)
+    # Of the ratio of two band-limited maps, on finer and finer grids about the largest value.
+    for step in (0.5, 0.1, 0.02):
+        grid = step * np.arange(-FINE, FINE + 1)
+        fine = _values(spectrum, place, grid, size) / _values(fft.rfft2(overlap), place, grid, size)
+        at = np.array(np.unravel_index(np.argmax(fine), fine.shape)) - FINE
+        place = place + step * at
+        if step == 0.5 and np.abs(at).max() == FINE:
+            return None  # no peak here
+    return place, height
+
+
+def _values(spectrum, place, grid, size):
+    """A map at place + grid along either axis, from its real Fourier transform."""
+    kx, ky = fft.fftfreq(size), fft.rfftfreq(size)
+    twice = np.where((ky == 0) | (ky == 0.5), 1.0, 2.0)
+    left = np.exp(2j * np.pi * (place[0] + grid)[:, None] * kx)
+    right = np.exp(2j * np.pi * ky[:, None] * (place[1] + grid)[None, :]) * twice[:, None]
+    return (left @ spectrum @ right).real / size**2
