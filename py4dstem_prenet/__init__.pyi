@@ -6,7 +6,7 @@ from .denoising import check_denoising as check_denoising, denoise as denoise, f
 from .descan import fit_origin as fit_origin
 from .detector import estimate_noise as estimate_noise
 from .ellipse import check_ellipse as check_ellipse, map_ellipse as map_ellipse, measure_ellipse as measure_ellipse
-from .io import load_calibration as load_calibration, open as open, save as save
+from .io import load_calibration as load_calibration, open as open, save as save, undo as undo
 from .live import OnlineCalibrator as OnlineCalibrator
 from .origin import check_origin as check_origin, measure_origin as measure_origin
 from .pipeline import calibrate as calibrate, preprocess as preprocess

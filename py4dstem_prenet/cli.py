@@ -88,8 +88,19 @@ def demo(output: Annotated[Path, typer.Option("--output", "-o", help="Folder for
 @app.command()
 def calibrate(
     file: Scan,
-    output: Output,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The new file.")] = None,
     calibration_only: Annotated[bool, typer.Option("--calibration-only", help="Leave the patterns out.")] = False,
+    center: Annotated[str | None, typer.Option(metavar="QX,QY", help="Where the search for the direct beam starts, "
+                                               "px.")] = None,
+    radius: Annotated[float | None, typer.Option(help="Radius of the direct disk, px, where its fit starts.")] = None,
+    model: Annotated[str, typer.Option(help="Descan: auto, constant, plane, parabola or spline.")] = "auto",
+    region: Annotated[str | None, typer.Option(metavar="R0,R1,C0,C1", help="Scan rows R0 to R1 - 1 and columns C0 to "
+                                               "C1 - 1, from which descan and ellipse are determined.")] = None,
+    ellipse: Annotated[str, typer.Option(metavar="on|off|A,B,THETA", help="Measure it, leave it, or set it "
+                                         "(radians).")] = "on",
+    replace: Annotated[bool, typer.Option("--replace", help="Replace an origin and ellipse in the file that others "
+                                          "set.")] = False,
+    write: Annotated[bool, typer.Option(help="Save the file; --no-write prints the report only.")] = True,
     mask: Mask = None,
     device: Device = "auto",
     scan: Shape = None,
@@ -103,24 +114,32 @@ def calibrate(
     """
     from .io import check_output, load_mask
 
-    check_output(output)
-    good = None if mask is None else load_mask(mask)
+    if write and output is None:
+        raise PrenetError("Name the new file with --output, or leave it out with --no-write.")
+    if write:
+        check_output(output)
+    options = {
+        "mask": None if mask is None else load_mask(mask), "device": device, "radius": radius, "model": model,
+        "center": None if center is None else _numbers(center, 2, "--center"), "replace": replace,
+        "region": None if region is None else _region(region),
+        "ellipse": ellipse == "on" if ellipse in ("on", "off") else _numbers(ellipse, 3, "--ellipse"), "write": write}
     with _all_to_stderr(as_json):
         datacube = _open(file, scan, cube)
         from . import calibrate, save, use_cluster
 
         with use_cluster(scheduler):
-            report = calibrate(datacube, mask=good, device=device)
+            report = calibrate(datacube, **options)
         typer.echo(str(report))
-        if report.origin.found:
+        saved = str(output) if report.origin.found and write else None
+        if saved:
             save(datacube, output, data=not calibration_only)
             typer.echo(f"Saved {output}.")
     if as_json:
         from .report import of_calibration
 
-        _echo_json({"saved": str(output) if report.origin.found else None} | of_calibration(report))
+        _echo_json({"saved": saved} | of_calibration(report))
     if not report.origin.found:
-        _fail(f"{output} was not written, because no direct beam was found.")
+        _fail(f"{output} was not written, because no direct beam was found." if write else "No direct beam was found.")
 
 
 @app.command()
@@ -396,6 +415,26 @@ def _pair(text, option):
     if first < 1 or second < 1:
         raise PrenetError(f"{option} takes two positive whole numbers such as 16,16, not {text!r}.")
     return first, second
+
+
+def _numbers(text, count, option):
+    """Numbers from text such as "61,64.5"."""
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) != count:
+        raise PrenetError(f"{option} takes {count} numbers with commas between them, not {text!r}.")
+    return values
+
+
+def _region(text):
+    """Two slices from text such as "0,10,5,20"."""
+    numbers = _numbers(text, 4, "--region")
+    if any(n != int(n) for n in numbers):
+        raise PrenetError(f"--region takes whole numbers, not {text!r}.")
+    first, last, left, right = map(int, numbers)
+    return slice(first, last), slice(left, right)
 
 
 def _open(file, scan, cube):

@@ -6,21 +6,26 @@ workers of LiberTEM, and `live` on a scan that is still running.
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 
 import numpy as np
 
+from .choices import AUTOMATIC, Choices, chosen
 from .compute import sharing_cores
-from .core import CalibrationReport, Flag, SampledScan, Scan, as_scan
+from .core import CalibrationReport, Decision, Ellipse, Flag, SampledScan, Scan, as_scan, ellipse_vector
 from .denoising import denoise
 from .descan import fit_origin
-from .ellipse import measure_ellipse
+from .ellipse import compare_ellipses, judged_ellipse, measure_ellipse
 from .fits import MAX_KEPT_BYTES, MIN_POOLED_POSITIONS, pooled_positions, worth_keeping
 from .io import (
-    all_or_none,
+    PRENET,
+    USER,
+    author_of,
     check_output,
+    is_kept,
     make_provenance,
     read_mask,
+    undoable,
     write_ellipse,
     write_fit,
     write_mask,
@@ -56,7 +61,7 @@ class Calibrator(BeamLocator):
     POOLED_POSITIONS = MIN_POOLED_POSITIONS
 
     def finish(self, scan: Scan, located: Located | None, kept: SampledScan | None = None, processed=True,
-               progress: bool = True) -> CalibrationReport:
+               progress: bool = True, choices: Choices = AUTOMATIC) -> CalibrationReport:
         """Decide on the located origin, fit the descan, and measure the ellipse.
 
         Parameters
@@ -71,27 +76,39 @@ class Calibrator(BeamLocator):
             False for positions that have not been searched; these are not valid.
         progress : bool, optional
             Whether to show a progress bar.
+        choices : Choices, optional
+            What the user decides.
 
         Returns
         -------
         CalibrationReport
             The results; `written` is empty.
         """
-        origin = self.origin(scan, located, processed)
+        origin = choices.restricted(self.origin(scan, located, choices.searched(processed)))
         if not origin.found:
             return CalibrationReport(origin, None, None, self.noise)
-        fit = fit_origin(origin)
-        valid = origin.valid & scan.readable
-        if not valid.any():  # no pattern that can be pooled shows a beam
-            return CalibrationReport(origin, fit, None, self.noise)
-        pooled = pooled_positions(valid.ravel(), scan.scan_shape, self.noise.dose)
-        source = kept if kept is not None and kept.holds(pooled) else scan
-        radius = origin.radius if np.isfinite(origin.radius) else None
-        stop = origin.stop
-        noise = self.noise if stop is None else replace(self.noise, bad_pixels=self.noise.bad_pixels | stop)
-        ellipse = measure_ellipse(source, fit.qx0, fit.qy0, radius, noise, valid=valid, device=self.device,
-                                  progress=progress)
+        fit = fit_origin(origin, choices.model)
+        ellipse = self._ellipse(scan, origin, fit, kept, choices, progress)
         return CalibrationReport(origin, fit, ellipse, self.noise)
+
+    def _ellipse(self, scan, origin, fit, kept, choices, progress):
+        """The ellipse of the pooled patterns, or the one that the user sets, tested against it; None if there is none.
+        """
+        if choices.ellipse is False:
+            return None
+        valid = origin.valid & scan.readable
+        own = None
+        if valid.any():  # otherwise no pattern that can be pooled shows a beam
+            pooled = pooled_positions(valid.ravel(), scan.scan_shape, self.noise.dose)
+            source = kept if kept is not None and kept.holds(pooled) else scan
+            radius = origin.radius if np.isfinite(origin.radius) else None
+            stop = origin.stop
+            noise = self.noise
+            if stop is not None:
+                noise = dataclasses.replace(noise, bad_pixels=noise.bad_pixels | stop)
+            own = measure_ellipse(source, fit.qx0, fit.qy0, radius, noise, valid=valid, device=self.device,
+                                  progress=progress)
+        return judged_ellipse(choices.ellipse, own) if isinstance(choices.ellipse, Ellipse) else own
 
     def positions_to_keep(self, scan_shape):
         """Choose the positions whose patterns are kept in memory for the ellipse, before any is located.
@@ -112,11 +129,14 @@ class Calibrator(BeamLocator):
 
 
 @sharing_cores
-def calibrate(datacube, mask=None, device="auto", progress=True) -> CalibrationReport:
+def calibrate(datacube, mask=None, device="auto", progress=True, *, center=None, radius=None, model="auto",
+              region=None, ellipse=True, replace=False, write=True) -> CalibrationReport:
     """Calibrate a DataCube: measure and fit the origin, measure the ellipse, write what is accepted.
 
     Writes into `datacube.calibration` with `set_origin_meas`, `set_origin` and `set_ellipse`; attaches the maps of
-    sigma and the provenance. If no origin is found, nothing is written.
+    sigma and the provenance. If no origin is found, nothing is written. `datacube.prenet.undo()` restores what was
+    there before. An origin or ellipse that was set by hand or by another program is kept, and the report compares it
+    with the measured one.
 
     Parameters
     ----------
@@ -129,6 +149,24 @@ def calibrate(datacube, mask=None, device="auto", progress=True) -> CalibrationR
         "auto", "cpu", "cuda" or "mps".
     progress : bool
         Whether to show progress bars.
+    center : tuple of float or of array_like, optional
+        Place (qx, qy) of the direct beam, row and column in pixels: two numbers, or two maps (Rx, Ry). The search
+        starts there instead of in the whole pattern, and the fits refine it; if no disk is found within its own radius
+        of this place, the origin is refused. By default an origin that is kept is the start.
+    radius : float, optional
+        Radius of the direct disk in pixels, right within some 30 %; its fit starts there.
+    model : {"auto", "constant", "plane", "parabola", "spline"}, optional
+        Surface of the descan; "auto" selects it by cross-validation.
+    region : tuple of slice or numpy.ndarray of bool, shape (Rx, Ry), optional
+        Scan positions from which descan and ellipse are determined; the surface covers the whole scan. The measured
+        origin is masked outside of it.
+    ellipse : bool or tuple of float, optional
+        False: it is not measured, and the one in the calibration stays. (a, b, theta): this one is set, whatever the
+        scan shows; the report tests it. Semi-axes in any unit, theta in radians from +qx toward +qy.
+    replace : bool, optional
+        Whether an origin and ellipse that others set are replaced.
+    write : bool, optional
+        False returns the report and changes nothing.
 
     Returns
     -------
@@ -138,23 +176,28 @@ def calibrate(datacube, mask=None, device="auto", progress=True) -> CalibrationR
     Raises
     ------
     PrenetError
-        The data cannot be calibrated, weights are missing or altered, or the device is not available.
+        The data cannot be calibrated, an argument is wrong, weights are missing or altered, or the device is not
+        available.
 
     Examples
     --------
     >>> from py4dstem_prenet.demo import load_scan
     >>> datacube, truth = load_scan()
     >>> report = calibrate(datacube, progress=False)  # doctest: +SKIP
+    >>> report = calibrate(datacube, center=(61, 64), model="plane", ellipse=False)  # doctest: +SKIP
     """
     scan = as_scan(datacube)
     check_mask(scan, mask)
+    choices = chosen(datacube, scan, center, radius, model, region, ellipse, replace)
     check_networks(device)
     mask = read_mask(datacube) if mask is None else mask
-    calibrator = Calibrator.learn(scan, mask, device, progress=progress)
+    calibrator = Calibrator.learn(scan, mask, device, progress=progress, given=choices.given)
     # The whole file is read once: patterns that are pooled later are kept on the way.
     located, kept = calibrator.locate_all(scan, worth_keeping(scan, calibrator.noise.dose), progress)
-    report = calibrator.finish(scan, located, kept, progress=progress)
-    return write_report(datacube, report, mask, {"device": device})
+    report = calibrator.finish(scan, located, kept, progress=progress, choices=choices)
+    if not write:
+        return _with_written(report, Flag("not_written_as_asked"))
+    return write_report(datacube, report, mask, {"device": device, **choices.settings}, choices)
 
 
 def check_networks(device: str) -> None:
@@ -175,7 +218,8 @@ def check_networks(device: str) -> None:
         load(name, device)
 
 
-def write_report(datacube, report: CalibrationReport, mask=None, settings=None) -> CalibrationReport:
+def write_report(datacube, report: CalibrationReport, mask=None, settings=None,
+                 choices: Choices = AUTOMATIC) -> CalibrationReport:
     """Write what is accepted into the calibration of a DataCube, with provenance; nothing if no origin was found.
 
     Parameters
@@ -188,6 +232,8 @@ def write_report(datacube, report: CalibrationReport, mask=None, settings=None) 
         (Qx, Qy), the detector mask to keep.
     settings : dict, optional
         What the caller set, for the provenance.
+    choices : Choices, optional
+        What the user decides: whether entries of others are replaced.
 
     Returns
     -------
@@ -197,24 +243,54 @@ def write_report(datacube, report: CalibrationReport, mask=None, settings=None) 
     origin, fit, ellipse = report.origin, report.fit, report.ellipse
     if not origin.found:
         return _with_written(report, Flag("nothing_written"))
+    by_hand = isinstance(choices.ellipse, Ellipse)
+    kept = {entry: not choices.replace and is_kept(datacube, entry) for entry in ("origin_meas", "origin", "ellipse")}
+    kept["origin_meas"] &= kept["origin"]  # a measurement that was not fitted is replaced
+    kept["ellipse"] = choices.ellipse is False or (kept["ellipse"] and not by_hand)
     report = _with_written(
-        report, Flag("origin_written", {"feature": origin.feature}),
-        Flag("fit_written", {"model": fit.model}) if fit.accepted else Flag("fit_not_written"),
-        Flag("ellipse_written") if ellipse is not None and ellipse.accepted else Flag("ellipse_not_written"))
+        report, *(() if kept["origin_meas"] else (Flag("origin_written", {"feature": origin.feature}),)),
+        _origin_flag(datacube, fit, kept["origin"]), _ellipse_flag(datacube, ellipse, kept["ellipse"], choices))
     record = make_provenance(datacube, weights={name: verify(name) for name in NETWORKS}, settings=settings,
                              noise=report.noise, flags=report.flags)
-    with all_or_none(datacube):
-        write_origin(datacube, origin)
+    with undoable(datacube):
+        if not kept["origin_meas"]:
+            write_origin(datacube, origin)
         write_mask(datacube, mask)
-        write_fit(datacube, fit)
-        if ellipse is not None:
-            write_ellipse(datacube, ellipse)
+        if not kept["origin"]:
+            write_fit(datacube, fit, uncertainty=fit.decision.numbers.get("uncertainty"))
+        if ellipse is not None and not kept["ellipse"]:
+            write_ellipse(datacube, ellipse, covariance=ellipse.covariance, author=USER if by_hand else PRENET)
         write_provenance(datacube, record)
     return report
 
 
+def _origin_flag(datacube, fit, kept):
+    """What is written of the fitted origin."""
+    if not kept:
+        return Flag("fit_written", {"model": fit.model}) if fit.accepted else Flag("fit_not_written")
+    away = [np.subtract(theirs, ours) for theirs, ours in
+            zip(datacube.calibration.get_origin(), (fit.qx0, fit.qy0), strict=True)]
+    return Flag("fit_kept", {"author": author_of(datacube, "origin"),
+                             "distance": float(np.sqrt(np.mean(away[0] ** 2 + away[1] ** 2)))})
+
+
+def _ellipse_flag(datacube, ellipse, kept, choices):
+    """What is written of the ellipse."""
+    if choices.ellipse is False:
+        return Flag("ellipse_not_asked")
+    if not kept:
+        return Flag("ellipse_written" if ellipse is not None and ellipse.accepted else "ellipse_not_written")
+    author = {"author": author_of(datacube, "ellipse")}
+    theirs = datacube.calibration.get_ellipse()
+    if any(map(np.ndim, theirs)):  # it varies over the scan
+        return Flag("ellipse_kept_untested", author)
+    vector = np.asarray(ellipse_vector(*theirs))
+    test = compare_ellipses(ellipse, Ellipse(*theirs, vector, np.full((2, 2), np.nan), Decision(True)))
+    return Flag("ellipse_kept", author | test.numbers) if test.testable else Flag("ellipse_kept_untested", author)
+
+
 def _with_written(report, *flags):
-    return CalibrationReport(report.origin, report.fit, report.ellipse, report.noise, flags)
+    return dataclasses.replace(report, written=flags)
 
 
 def preprocess(datacube, out=None, device="auto", progress=True):

@@ -36,6 +36,7 @@ from .detector import virtual_images
 from .ellipse import check_ellipse, measure_pooled
 from .fits import Pooled, pool
 from .io import (
+    author_of,
     check_output,
     new_file,
     noise_of,
@@ -43,7 +44,6 @@ from .io import (
     read_origin,
     read_provenance,
     sigma_is_current,
-    signatures,
 )
 from .origin import check_origin
 from .report import (
@@ -140,7 +140,9 @@ class Review:
     stored : tuple or None
         Ellipse (a, b, theta) in the calibration.
     stored_by : str
-        Program that wrote it: "prenet" or "another program".
+        Who wrote it (`io.author_of`); empty if there is none.
+    fitted_by : str
+        Who wrote the fitted origin.
     ellipse : Ellipse or None
         Ellipse measured in this review.
     raw, clean : numpy.ndarray or None, shape (n, m, Qx, Qy)
@@ -169,6 +171,7 @@ class Review:
     after: Pooled | None = None
     stored: tuple | None = None
     stored_by: str = ""
+    fitted_by: str = ""
     ellipse: Ellipse | None = None
     raw: np.ndarray | None = None
     clean: np.ndarray | None = None
@@ -339,7 +342,7 @@ def ellipse_flags(stored, measured: Ellipse | None, author: str, halves: Ellipse
     measured : Ellipse or None
         Ellipse measured in this scan.
     author : str
-        Program that wrote the stored one: "prenet" or "another program".
+        Who wrote the stored one (`io.author_of`).
     halves : EllipseCheck, optional
         Check of the ellipse by split electrons.
 
@@ -462,10 +465,9 @@ def review(datacube, device="auto", progress=True) -> Review:
         results |= {"origin": origin, "sigma_known": sigma_known, "before": before, "after": after, "fitted": fitted,
                     "fit": review_fit(origin, fitted, sigma_known, min(shape[2:]), images)}
         bar.update()
-        by_prenet = signatures(datacube).get("ellipse", {}).get("unchanged")
         disk_radius = origin.radius if np.isfinite(origin.radius) else None
         results |= {"stored": stored_ellipse(datacube.calibration),
-                    "stored_by": "prenet" if by_prenet else "another program",
+                    "stored_by": author_of(datacube, "ellipse") or "", "fitted_by": author_of(datacube, "origin") or "",
                     "ellipse": measure_pooled(after, disk_radius, noise, device)}
         bar.update()
         results |= _denoised_part(datacube, used, detectors, noise, device)

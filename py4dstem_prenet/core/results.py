@@ -252,12 +252,19 @@ class Ellipse(Decided):
 
     @property
     def sigma(self) -> float:
-        """Largest standard deviation of `vector` in any direction."""
+        """Largest standard deviation of `vector` in any direction; NaN if the ellipse was set by hand."""
+        if not np.isfinite(self.covariance).all():
+            return float("nan")
         return float(np.sqrt(np.linalg.eigvalsh(self.covariance).max()))
+
+    @property
+    def ratio(self) -> str:
+        """a/b with its standard deviation, as text."""
+        return f"{self.a / self.b:.4f}" + (f" ± {self.sigma:.4f}" if np.isfinite(self.sigma) else " (set by hand)")
 
     def rows(self):
         angle = f"{np.degrees(self.theta):.1f}°"
-        return [("accepted", "yes" if self.accepted else "no"), ("a/b", f"{self.a / self.b:.4f} ± {self.sigma:.4f}"),
+        return [("accepted", "yes" if self.accepted else "no"), ("a/b", self.ratio),
                 ("a axis, from +qx toward +qy", angle),
                 *((f"from {name}", f"a/b {1 + np.hypot(*vector):.4f} ± {np.sqrt(np.linalg.eigvalsh(c).max()):.4f} at "
                    f"{np.degrees(0.5 * np.arctan2(vector[1], vector[0])) % 180:.1f}°")
@@ -359,7 +366,7 @@ class CalibrationReport(Result):
                                     f"{rows['residual, rms']}"))
         if self.ellipse is not None:
             e = self.ellipse
-            shown.append(("ellipse", f"a/b {e.a / e.b:.4f} ± {e.sigma:.4f} at {np.degrees(e.theta):.1f}°"
+            shown.append(("ellipse", f"a/b {e.ratio} at {np.degrees(e.theta):.1f}°"
                           if e.accepted else "not determined"))
         warnings = [flag.sentence for flag in self.flags if flag.severity != "info"]
         shown += [("warning", sentence) for sentence in warnings[:4]]

@@ -1,10 +1,13 @@
 from .calibrations import (
+    BEFORE as BEFORE,
+    ENTRIES as ENTRIES,
     MASK as MASK,
     PROVENANCE as PROVENANCE,
     SIGMA as SIGMA,
     WRITTEN as WRITTEN,
     all_or_none as all_or_none,
     attach_ellipse_map as attach_ellipse_map,
+    beam_is_hidden as beam_is_hidden,
     calibration_of as calibration_of,
     cube_like as cube_like,
     make_provenance as make_provenance,
@@ -45,6 +48,7 @@ from .files import (
     save_scan as save_scan,
     stored_json as stored_json,
 )
+from .fingerprints import fingerprint as fingerprint, same_data as same_data
 from .hdf5_files import (
     compression_of as compression_of,
     open_dataset as open_dataset,
@@ -59,6 +63,16 @@ from .hdf5_layouts import (
     kind_of_hdf5 as kind_of_hdf5,
     sidecar_sizes as sidecar_sizes,
     stated_shapes as stated_shapes,
+)
+from .history import (
+    OTHER as OTHER,
+    PRENET as PRENET,
+    STANDARD as STANDARD,
+    USER as USER,
+    author_of as author_of,
+    is_kept as is_kept,
+    undo as undo,
+    undoable as undoable,
 )
 from .merlin_files import read_merlin as read_merlin
 from .opening import (

@@ -22,6 +22,7 @@ from scipy.ndimage import distance_transform_edt
 from .._version import __version__
 from ..core import Decision, Flag, OriginMap, PrenetError
 from ..detector import estimate_noise
+from .fingerprints import fingerprint
 
 # Names in the tree and the metadata of a cube, and in its calibration
 SIGMA = "prenet_origin_sigma"
@@ -29,7 +30,10 @@ ELLIPSE_MAP = "prenet_ellipse_map"
 MASK = "prenet_mask"
 PROVENANCE = "prenet"
 WRITTEN = "prenet_written"
-_ENTRIES = {"origin_meas": ("qx0_meas", "qy0_meas"), "origin": ("qx0", "qy0"), "ellipse": ("a", "b", "theta")}
+BEFORE = "prenet_before"  # in the metadata: what stood in the calibration before the last writing
+ENTRIES = {  # of the calibration, and the names of their numbers in it
+    "origin_meas": ("qx0_meas", "qy0_meas"), "origin": ("qx0", "qy0"), "ellipse": ("a", "b", "theta"),
+    "pixel_size": ("Q_pixel_size",), "rotation": ("QR_rotation", "QR_flip")}
 
 
 # --- origin and ellipse -------------------------------------------------------------------------------------
@@ -209,7 +213,7 @@ def read_valid(datacube):
     return np.array(mask, bool) if np.shape(mask) == tuple(datacube.Rshape) else None
 
 
-def write_fit(datacube, origin_fit):
+def write_fit(datacube, origin_fit, **facts):
     """Write a fitted origin with `set_origin`, if it was accepted.
 
     Parameters
@@ -218,6 +222,8 @@ def write_fit(datacube, origin_fit):
         The scan whose origin was fitted.
     origin_fit : OriginFit
         The fitted origin.
+    **facts
+        Facts for `sign`.
 
     Returns
     -------
@@ -237,11 +243,11 @@ def write_fit(datacube, origin_fit):
         if not np.isfinite(values).all():
             raise PrenetError(f"The fitted {name} is not finite everywhere, which py4DSTEM cannot use.")
     datacube.calibration.set_origin((qx0, qy0))
-    sign(datacube, "origin")
+    sign(datacube, "origin", **facts)
     return True
 
 
-def write_ellipse(datacube, ellipse):
+def write_ellipse(datacube, ellipse, **facts):
     """Write an ellipse with `set_ellipse`, if it was accepted.
 
     `datacube.calibration.set_ellipse((None, None, None))` removes it.
@@ -252,6 +258,8 @@ def write_ellipse(datacube, ellipse):
         The scan whose ellipse was measured.
     ellipse : Ellipse
         The ellipse.
+    **facts
+        Facts for `sign`, such as the covariance of the ellipse vector, or another author.
 
     Returns
     -------
@@ -260,8 +268,8 @@ def write_ellipse(datacube, ellipse):
     """
     if not ellipse.accepted:
         return False
-    datacube.calibration.set_ellipse((float(ellipse.a), float(ellipse.b), float(ellipse.theta)))
-    sign(datacube, "ellipse")
+    calibration_of(datacube).set_ellipse((float(ellipse.a), float(ellipse.b), float(ellipse.theta)))
+    sign(datacube, "ellipse", **facts)
     return True
 
 
@@ -361,6 +369,23 @@ def read_fitted_origin(datacube):
     return *(_stored_map(datacube, v) for v in origin), float("nan") if radius is None else float(radius)
 
 
+def beam_is_hidden(datacube) -> bool:
+    """Whether the origin in the calibration is that of a hidden direct beam, so that no disk lies there.
+
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The cube.
+
+    Returns
+    -------
+    bool
+        True if this package measured it from rings or from inversion symmetry.
+    """
+    written = signatures(datacube).get("origin_meas", {})
+    return bool(written.get("unchanged")) and written.get("feature", "direct beam") != "direct beam"
+
+
 def sigma_is_current(datacube):
     """Whether the maps of sigma belong to the measured origin in the calibration.
 
@@ -387,12 +412,13 @@ def sign(datacube, *entries, **facts):
     ----------
     datacube : py4DSTEM.DataCube
         The cube.
-    *entries : {"origin_meas", "origin", "ellipse"}
+    *entries : {"origin_meas", "origin", "ellipse", "pixel_size", "rotation"}
         The entries that were written.
     **facts
-        Further facts about the entries, in types of JSON.
+        Further facts about the entries; numbers and arrays.
     """
-    record = json.loads(datacube.calibration._params.get(WRITTEN, "{}"))
+    record = json.loads(datacube.calibration._params.get(WRITTEN) or "{}")
+    facts = {"data": fingerprint(datacube), **to_json(facts)}
     for entry in entries:
         record[entry] = {"shape": to_json(datacube.data.shape), "values": _digest(datacube.calibration, entry), **facts}
     if "origin" in entries:
@@ -416,7 +442,7 @@ def signatures(datacube):
         fitted. Empty if this package wrote nothing.
     """
     calibration = datacube.calibration
-    record = {} if calibration is None else json.loads(calibration._params.get(WRITTEN, "{}"))
+    record = {} if calibration is None else json.loads(calibration._params.get(WRITTEN) or "{}")
     for entry, signature in record.items():
         signature["unchanged"] = signature.pop("values") == _digest(calibration, entry)
         if "measured" in signature:
@@ -426,7 +452,7 @@ def signatures(datacube):
 
 def _digest(calibration, entry):
     """A hash of the values of an entry."""
-    values = [np.asarray(calibration._params.get(name), dtype=np.float64) for name in _ENTRIES[entry]]
+    values = [np.asarray(calibration._params.get(name), dtype=np.float64) for name in ENTRIES[entry]]
     return hashlib.sha256(b"".join(v.tobytes() for v in values)).hexdigest()[:16]
 
 
@@ -570,10 +596,13 @@ def cube_like(datacube, data):
     for key, value in calibration_of(datacube)._params.items():
         if not key.startswith("_"):  # paths in the tree of the original
             new.calibration[key] = copy.deepcopy(value)
+    record = json.loads(new.calibration._params.get(WRITTEN) or "{}")
+    if record:  # the fingerprint is that of the old data
+        new.calibration[WRITTEN] = json.dumps({entry: {**facts, "data": None} for entry, facts in record.items()})
     if sigma_is_current(datacube):
         # A deep copy of the RealSlice would copy its whole tree, data included.
         new.attach(sigma_slice(np.array(datacube.tree(SIGMA).data)))
     for record in datacube.metadata.values():
-        if record.name != "calibration":
+        if record.name not in ("calibration", BEFORE):
             new.metadata = copy.deepcopy(record)
     return new

@@ -180,7 +180,8 @@ def _numbers(seen):
         yield "positions with a beam", f"{int(origin.valid.sum())} of {origin.valid.size}"
         yield "radius of the direct disk", f"{origin.radius:.3f} px"
         if seen.fitted is not None:
-            yield "origin, mean over the scan", "({:.3f}, {:.3f}) px".format(*seen.fitted.mean((1, 2)))
+            by = f" (set by {seen.fitted_by})" if seen.fitted_by else ""
+            yield "origin, mean over the scan", "({:.3f}, {:.3f}) px".format(*seen.fitted.mean((1, 2))) + by
             yield "descan, peak to peak", "({:.3f}, {:.3f}) px".format(*np.ptp(seen.fitted, axis=(1, 2)))
         yield "sigma of a measured position, per axis", _number(fit.noise, "px")
         yield "scatter of the residuals, per axis", _number(fit.test.scatter, "px")

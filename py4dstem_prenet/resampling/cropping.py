@@ -18,8 +18,10 @@ from ..io import (
     SIGMA,
     WRITTEN,
     cube_like,
+    fingerprint,
     read_mask,
     read_provenance,
+    same_data,
     sigma_is_current,
     sigma_slice,
     sign,
@@ -30,14 +32,16 @@ from ..io import (
 
 MAX_ROUNDING_PX = 1e-3  # of a mean that another program or version computed
 _ORIGIN = ("qx0", "qy0", "qx0_meas", "qy0_meas")
+_OF_THE_DATA = ("shape", "unchanged", "measured", "data")  # facts of a signature that new data change
 
 
 def check_calibration(datacube) -> CalibrationCheck:
-    """Check whether a cube was cropped, binned, padded or measured again since it was calibrated.
+    """Check whether a calibration belongs to the data of its cube.
 
-    The check compares the shapes of the maps, and the shape of the data and the hash of the values that this package
-    records in the calibration. For maps that py4DSTEM wrote, only another scan shape and an origin outside the pattern
-    are found. A change that keeps the shape, such as a transposed square scan (`swap_Rxy`), is not found.
+    The check compares the shapes of the maps, and the shape of the data, a fingerprint of 16 patterns, and the hash of
+    the values that this package records in the calibration. It finds a cube that was cropped, binned, padded,
+    transposed or measured again since it was calibrated, and the calibration of another scan of the same shape. For
+    maps that py4DSTEM wrote, only another scan shape and an origin outside the pattern are found.
 
     Parameters
     ----------
@@ -75,6 +79,8 @@ def check_calibration(datacube) -> CalibrationCheck:
     if found and calibration.get_probe_semiangle() is not None and any(
             tuple(kept["shape"][2:]) != pattern for kept in signed.values() if kept["unchanged"]):
         found["probe radius"] = Flag("radius_stale")
+    if not found and _is_of_other_data(datacube, signed):
+        found["data"] = Flag("other_data")
     fitted = signed.get("origin")
     if "origin" not in found and fitted and fitted["unchanged"] and not fitted["measured"]:
         found["origin"] = Flag("fit_stale")
@@ -88,6 +94,12 @@ def check_calibration(datacube) -> CalibrationCheck:
             found[name] = Flag("bragg_vectors_stale", {"name": name, "was": _by((*vectors.Rshape, *vectors.Qshape))})
     flags = tuple(found.values()) or (Flag("calibration_current"),)
     return CalibrationCheck(tuple(found), Decision(not found, flags))
+
+
+def _is_of_other_data(datacube, signed):
+    """Whether the fingerprint that an unchanged entry was signed with is that of other data."""
+    kept = {signature.get("data") for signature in signed.values() if signature["unchanged"]} - {None}
+    return bool(kept) and any(same_data(one, fingerprint(datacube)) is False for one in kept)
 
 
 def _moved_mean(calibration):
@@ -381,7 +393,7 @@ def _finish(new, signed, done):
     calibration._params.pop(WRITTEN, None)
     for entry, signature in signed.items():
         if signature["unchanged"]:
-            sign(new, entry, **{k: v for k, v in signature.items() if k == "feature"})
+            sign(new, entry, **{k: v for k, v in signature.items() if k not in _OF_THE_DATA})
     record = read_provenance(new)
     if record is not None:
         write_provenance(new, record | {"since": [*record.get("since", []), done]})
