@@ -123,7 +123,7 @@ def test_what_is_refused_is_not_written_but_flagged(monkeypatch):
     assert datacube.calibration.get_ellipse() == (1.5, 1.0, 0.2)
     assert datacube.calibration.get_origin() is None
     assert datacube.calibration.get_origin_meas() is not None
-    assert [flag.name for flag in report.written] == ["origin_written", "fit_not_written", "ellipse_not_written"]
+    assert [flag.name for flag in report.written] == ["origin_written", "fit_not_written", "ellipse_kept"]
     assert not report.fit.accepted and has_flag(report.flags, "ellipse_no_evidence")
 
 

@@ -122,13 +122,13 @@ def chosen(datacube, scan: Scan, center=None, radius=None, model="auto", region=
     """
     if model not in ("auto", *MODELS):
         raise PrenetError(f"The model of the descan must be auto, {', '.join(MODELS)}, not {model!r}.")
-    given = given_beam(scan, center, radius)
     used = None if region is None else in_region(region, scan.scan_shape)
+    given = given_beam(scan, center, radius, used)
     if not isinstance(ellipse, bool):
         ellipse = given_ellipse(ellipse)
     if (given is None or given.center is None) and not replace and is_kept(datacube, "origin"):
         kept = datacube.calibration.get_origin()
-        given = given_beam(scan, kept, radius)
+        given = given_beam(scan, kept, radius, used)
     settings = {}
     if center is not None:
         settings["center"] = [float(np.median(q)) for q in center]

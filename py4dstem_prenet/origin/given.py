@@ -28,10 +28,13 @@ class GivenBeam:
         Place (qx, qy) of the direct beam at every position, pixels; None if it is not given.
     radius : float or None
         Radius of the direct disk, pixels; None if it is not given.
+    region : numpy.ndarray of bool or None, shape (Rx, Ry)
+        Positions from which the beam is learned; None uses all.
     """
 
     center: np.ndarray | None = None
     radius: float | None = None
+    region: np.ndarray | None = None
 
     def at(self, rows, columns) -> GivenBeam:
         """Select scan positions.
@@ -46,10 +49,12 @@ class GivenBeam:
         GivenBeam
             What is given there.
         """
-        return self if self.center is None else replace(self, center=self.center[np.ix_(rows, columns)])
+        at = np.ix_(rows, columns)
+        return GivenBeam(None if self.center is None else self.center[at], self.radius,
+                         None if self.region is None else self.region[at])
 
 
-def given_beam(scan: Scan, center=None, radius=None) -> GivenBeam | None:
+def given_beam(scan: Scan, center=None, radius=None, region=None) -> GivenBeam | None:
     """Check what the user states of the direct beam.
 
     Parameters
@@ -60,6 +65,8 @@ def given_beam(scan: Scan, center=None, radius=None) -> GivenBeam | None:
         (qx, qy) in pixels: two numbers, or two maps of shape (Rx, Ry).
     radius : float, optional
         Radius of the direct disk, pixels.
+    region : numpy.ndarray of bool, shape (Rx, Ry), optional
+        Positions from which the beam is learned.
 
     Returns
     -------
@@ -79,7 +86,7 @@ def given_beam(scan: Scan, center=None, radius=None) -> GivenBeam | None:
     >>> given_beam(as_scan(np.ones((2, 3, 32, 32))), center=(15, 16.5)).center[1, 2].tolist()
     [15.0, 16.5]
     """
-    if center is None and radius is None:
+    if center is None and radius is None and region is None:
         return None
     maps, sides = None, scan.pattern_shape
     if center is not None:
@@ -101,7 +108,7 @@ def given_beam(scan: Scan, center=None, radius=None) -> GivenBeam | None:
             raise PrenetError(f"The radius of the direct disk must be between 0 and {min(sides) / 2:g} px, half the "
                               f"side of a pattern, not {radius!r}.")
         radius = float(radius)
-    return GivenBeam(maps, radius)
+    return GivenBeam(maps, radius, region)
 
 
 def started(scan: Scan, noise: NoiseModel, first: FirstGuess | None, given: GivenBeam) -> FirstGuess | None:
@@ -123,10 +130,13 @@ def started(scan: Scan, noise: NoiseModel, first: FirstGuess | None, given: Give
     FirstGuess or None
         The guess; None if no place is given and the network sees no beam, or if no radius can be found.
     """
+    shown = np.ones(scan.size, bool) if first is None else first.shown
+    if given.region is not None and (shown & given.region.ravel()).any():
+        shown = shown & given.region.ravel()
     if given.center is None:
-        return None if first is None else replace(first, radius=given.radius)
+        return None if first is None else replace(first, radius=given.radius or first.radius, shown=shown)
     position = given.center.reshape(-1, 2)
-    radius = given.radius if given.radius is not None else None if first is None else first.radius
+    radius = given.radius or (None if first is None else first.radius)
     if radius is None:
         sums, counts = block_sums(scan, noise)[:2]
         lit = counts > 0
@@ -135,7 +145,6 @@ def started(scan: Scan, noise: NoiseModel, first: FirstGuess | None, given: Give
         if not np.isfinite(radius):
             return None
     places = np.array([[*np.median(position, axis=0), 1.0]])
-    shown = np.ones(scan.size, bool) if first is None else first.shown
     visible = 1.0 if first is None else first.visible
     return FirstGuess(position, radius, shown, visible, 0.0, 1.0, places)
 

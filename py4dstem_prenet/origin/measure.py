@@ -204,7 +204,8 @@ class BeamLocator:
                 return cls(noise, None, None, Flag("no_electrons"), device)
             if any(flag.name == "inverted" for flag in noise.flags):
                 return cls(noise, None, None, Flag("no_beam"), device)
-            coarse = coarse_origin(load("center", device).coarse, scan, noise)
+            region = None if given is None else given.region
+            coarse = coarse_origin(load("center", device).coarse, scan, noise, region)
             advance()
             if given is not None:
                 coarse = started(scan, noise, coarse, given)
