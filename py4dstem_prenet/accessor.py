@@ -55,7 +55,8 @@ class PrenetAccessor:
 
     # --- calibration --------------------------------------------------------------------------------------------
     def calibrate(self, mask=None, device="auto", progress=True, *, center=None, radius=None, model="auto",
-                  region=None, ellipse=True, replace=False, write=True) -> CalibrationReport:
+                  region=None, ellipse=True, like=None, transfer=None, binning=None, replace=False,
+                  write=True) -> CalibrationReport:
         """Measure and fit the origin, measure the ellipse, and write what is accepted into the calibration.
 
         All arguments can be left out. An origin or ellipse that was set by hand or by another program is kept, and the
@@ -72,8 +73,8 @@ class PrenetAccessor:
             Whether to show progress bars.
         center : tuple of float or of ndarray, shape (Rx, Ry), optional
             Place (qx, qy) of the direct beam, row and column in pixels. The search starts there instead of in the whole
-            pattern, and the fits refine it; if no disk is found within its own radius of this place, the origin is
-            refused.
+            pattern, and the fits refine it; if no disk is found within 1.5 of its radii of this place, the origin
+            is refused.
         radius : float, optional
             Radius of the direct disk in pixels, right within some 30 %; its fit starts there.
         model : {"auto", "constant", "plane", "parabola", "spline"}, optional
@@ -84,6 +85,15 @@ class PrenetAccessor:
         ellipse : bool or tuple of float, optional
             False leaves the ellipse as it is. (a, b, theta) is set as it is given, and tested against the scan; theta
             in radians from +qx toward +qy.
+        like : DataCube, str or pathlib.Path, optional
+            A calibrated standard of the same microscope and camera length, or its file. Ellipse, pixel size and
+            rotation are carried over from it, as far as it has them, if what this scan shows does not contradict.
+        transfer : str or tuple of str, optional
+            What is carried over: of "ellipse", "pixel_size", "rotation", and "descan" for scans with the same scan
+            settings, such as one of vacuum.
+        binning : float, optional
+            Pixels of the standard along the side of a pixel of this scan. It is known for patterns that `crop_Q` and
+            `bin_Q` made.
         replace : bool, optional
             Whether an origin and ellipse that others set are replaced.
         write : bool, optional
@@ -107,11 +117,13 @@ class PrenetAccessor:
         >>> report.ellipse.a / report.ellipse.b  # doctest: +SKIP
         1.0495
         >>> report = datacube.prenet.calibrate(center=(61, 64), model="plane", ellipse=False)  # doctest: +SKIP
+        >>> report = datacube.prenet.calibrate(like="gold_calibrated.h5")  # doctest: +SKIP
         """
         from . import calibrate
 
         return calibrate(self._datacube, mask=mask, device=device, progress=progress, center=center, radius=radius,
-                         model=model, region=region, ellipse=ellipse, replace=replace, write=write)
+                         model=model, region=region, ellipse=ellipse, like=like, transfer=transfer, binning=binning,
+                         replace=replace, write=write)
 
     def undo(self) -> tuple[str, ...]:
         """Restore what was in the calibration before this package wrote into it the last time.

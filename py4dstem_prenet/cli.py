@@ -98,6 +98,11 @@ def calibrate(
                                                "C1 - 1, from which descan and ellipse are determined.")] = None,
     ellipse: Annotated[str, typer.Option(metavar="on|off|A,B,THETA", help="Measure it, leave it, or set it "
                                          "(radians).")] = "on",
+    like: Annotated[Path | None, typer.Option(help="A calibrated standard, whose ellipse, pixel size and rotation are "
+                                              "carried over.")] = None,
+    transfer: Annotated[str | None, typer.Option(metavar="NAMES", help="What is carried over: of ellipse, pixel_size, "
+                                                 "rotation, descan.")] = None,
+    binning: Annotated[float | None, typer.Option(help="Pixels of the standard along the side of a pixel.")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace an origin and ellipse in the file that others "
                                           "set.")] = False,
     write: Annotated[bool, typer.Option(help="Save the file; --no-write prints the report only.")] = True,
@@ -110,7 +115,8 @@ def calibrate(
 ):
     """Measure origin and ellipse, and save the calibrated scan as an EMD file.
 
-    JSON: saved (the file, or null), found, detector, origin, descan, ellipse, flags; px and radians.
+    JSON: saved (the file, or null), found, detector, origin, descan, ellipse, transfer, flags; px and
+    radians.
     """
     from .io import check_output, load_mask
 
@@ -122,6 +128,7 @@ def calibrate(
         "mask": None if mask is None else load_mask(mask), "device": device, "radius": radius, "model": model,
         "center": None if center is None else _numbers(center, 2, "--center"), "replace": replace,
         "region": None if region is None else _region(region),
+        "like": like, "transfer": None if transfer is None else transfer.split(","), "binning": binning,
         "ellipse": ellipse == "on" if ellipse in ("on", "off") else _numbers(ellipse, 3, "--ellipse"), "write": write}
     with _all_to_stderr(as_json):
         datacube = _open(file, scan, cube)

@@ -14,8 +14,7 @@ from .choices import AUTOMATIC, Choices, chosen
 from .compute import sharing_cores
 from .core import CalibrationReport, Decision, Ellipse, Flag, SampledScan, Scan, as_scan, ellipse_vector
 from .denoising import denoise
-from .descan import fit_origin
-from .ellipse import compare_ellipses, judged_ellipse, measure_ellipse
+from .ellipse import compare_ellipses, measure_ellipse
 from .fits import MAX_KEPT_BYTES, MIN_POOLED_POSITIONS, pooled_positions, worth_keeping
 from .io import (
     PRENET,
@@ -25,12 +24,14 @@ from .io import (
     is_kept,
     make_provenance,
     read_mask,
+    transfer_record,
     undoable,
     write_ellipse,
     write_fit,
     write_mask,
     write_origin,
     write_provenance,
+    write_transfer,
 )
 from .networks import load, verify
 from .origin import BeamLocator, Located, check_mask
@@ -87,28 +88,24 @@ class Calibrator(BeamLocator):
         origin = choices.restricted(self.origin(scan, located, choices.searched(processed)))
         if not origin.found:
             return CalibrationReport(origin, None, None, self.noise)
-        fit = fit_origin(origin, choices.model)
-        ellipse = self._ellipse(scan, origin, fit, kept, choices, progress)
-        return CalibrationReport(origin, fit, ellipse, self.noise)
+        fit, descan = choices.fit(origin)
+        own = None if choices.ellipse is False else self._ellipse(scan, origin, fit, kept, progress)
+        ellipse, transfer = choices.settled(own, descan)
+        return CalibrationReport(origin, fit, ellipse, self.noise, transfer=transfer)
 
-    def _ellipse(self, scan, origin, fit, kept, choices, progress):
-        """The ellipse of the pooled patterns, or the one that the user sets, tested against it; None if there is none.
-        """
-        if choices.ellipse is False:
-            return None
+    def _ellipse(self, scan, origin, fit, kept, progress):
+        """The ellipse of the pooled patterns; None if no pattern that can be pooled shows a beam."""
         valid = origin.valid & scan.readable
-        own = None
-        if valid.any():  # otherwise no pattern that can be pooled shows a beam
-            pooled = pooled_positions(valid.ravel(), scan.scan_shape, self.noise.dose)
-            source = kept if kept is not None and kept.holds(pooled) else scan
-            radius = origin.radius if np.isfinite(origin.radius) else None
-            stop = origin.stop
-            noise = self.noise
-            if stop is not None:
-                noise = dataclasses.replace(noise, bad_pixels=noise.bad_pixels | stop)
-            own = measure_ellipse(source, fit.qx0, fit.qy0, radius, noise, valid=valid, device=self.device,
-                                  progress=progress)
-        return judged_ellipse(choices.ellipse, own) if isinstance(choices.ellipse, Ellipse) else own
+        if not valid.any():
+            return None
+        pooled = pooled_positions(valid.ravel(), scan.scan_shape, self.noise.dose)
+        source = kept if kept is not None and kept.holds(pooled) else scan
+        radius = origin.radius if np.isfinite(origin.radius) else None
+        stop, noise = origin.stop, self.noise
+        if stop is not None:
+            noise = dataclasses.replace(noise, bad_pixels=noise.bad_pixels | stop)
+        return measure_ellipse(source, fit.qx0, fit.qy0, radius, noise, valid=valid, device=self.device,
+                               progress=progress)
 
     def positions_to_keep(self, scan_shape):
         """Choose the positions whose patterns are kept in memory for the ellipse, before any is located.
@@ -130,7 +127,8 @@ class Calibrator(BeamLocator):
 
 @sharing_cores
 def calibrate(datacube, mask=None, device="auto", progress=True, *, center=None, radius=None, model="auto",
-              region=None, ellipse=True, replace=False, write=True) -> CalibrationReport:
+              region=None, ellipse=True, like=None, transfer=None, binning=None, replace=False,
+              write=True) -> CalibrationReport:
     """Calibrate a DataCube: measure and fit the origin, measure the ellipse, write what is accepted.
 
     Writes into `datacube.calibration` with `set_origin_meas`, `set_origin` and `set_ellipse`; attaches the maps of
@@ -151,8 +149,8 @@ def calibrate(datacube, mask=None, device="auto", progress=True, *, center=None,
         Whether to show progress bars.
     center : tuple of float or of array_like, optional
         Place (qx, qy) of the direct beam, row and column in pixels: two numbers, or two maps (Rx, Ry). The search
-        starts there instead of in the whole pattern, and the fits refine it; if no disk is found within its own radius
-        of this place, the origin is refused. By default an origin that is kept is the start.
+        starts there instead of in the whole pattern, and the fits refine it; if no disk is found within 1.5 radii of
+        this place, the origin is refused. By default an origin that is kept is the start.
     radius : float, optional
         Radius of the direct disk in pixels, right within some 30 %; its fit starts there.
     model : {"auto", "constant", "plane", "parabola", "spline"}, optional
@@ -163,6 +161,15 @@ def calibrate(datacube, mask=None, device="auto", progress=True, *, center=None,
     ellipse : bool or tuple of float, optional
         False: it is not measured, and the one in the calibration stays. (a, b, theta): this one is set, whatever the
         scan shows; the report tests it. Semi-axes in any unit, theta in radians from +qx toward +qy.
+    like : DataCube, str or path-like, optional
+        A calibrated standard of the same microscope and camera length, or its file: ellipse, pixel size and rotation
+        are carried over from it, as far as it has them, if what this scan shows does not contradict.
+    transfer : str or iterable of str, optional
+        What is carried over: of "ellipse", "pixel_size", "rotation", and "descan" for scans with the same scan
+        settings, such as one of vacuum.
+    binning : float, optional
+        Pixels of the standard along the side of a pixel of this scan. It is known for patterns that `crop_Q` and
+        `bin_Q` of this package made.
     replace : bool, optional
         Whether an origin and ellipse that others set are replaced.
     write : bool, optional
@@ -185,10 +192,11 @@ def calibrate(datacube, mask=None, device="auto", progress=True, *, center=None,
     >>> datacube, truth = load_scan()
     >>> report = calibrate(datacube, progress=False)  # doctest: +SKIP
     >>> report = calibrate(datacube, center=(61, 64), model="plane", ellipse=False)  # doctest: +SKIP
+    >>> report = calibrate(datacube, like="gold_calibrated.h5")  # doctest: +SKIP
     """
     scan = as_scan(datacube)
     check_mask(scan, mask)
-    choices = chosen(datacube, scan, center, radius, model, region, ellipse, replace)
+    choices = chosen(datacube, scan, center, radius, model, region, ellipse, replace, like, transfer, binning)
     check_networks(device)
     mask = read_mask(datacube) if mask is None else mask
     calibrator = Calibrator.learn(scan, mask, device, progress=progress, given=choices.given)
@@ -240,16 +248,19 @@ def write_report(datacube, report: CalibrationReport, mask=None, settings=None,
     CalibrationReport
         The report, with `written`.
     """
-    origin, fit, ellipse = report.origin, report.fit, report.ellipse
+    origin, fit, ellipse, transfer = report.origin, report.fit, report.ellipse, report.transfer
     if not origin.found:
         return _with_written(report, Flag("nothing_written"))
     by_hand = isinstance(choices.ellipse, Ellipse)
     kept = {entry: not choices.replace and is_kept(datacube, entry) for entry in ("origin_meas", "origin", "ellipse")}
     kept["origin_meas"] &= kept["origin"]  # a measurement that was not fitted is replaced
+    carried = () if transfer is None else transfer.quantities
+    kept["origin"] &= "descan" not in carried
     kept["ellipse"] = choices.ellipse is False or (kept["ellipse"] and not by_hand)
     report = _with_written(
         report, *(() if kept["origin_meas"] else (Flag("origin_written", {"feature": origin.feature}),)),
-        _origin_flag(datacube, fit, kept["origin"]), _ellipse_flag(datacube, ellipse, kept["ellipse"], choices))
+        _origin_flag(datacube, fit, kept["origin"]),
+        *(() if "ellipse" in carried else (_ellipse_flag(datacube, ellipse, kept["ellipse"], choices),)))
     record = make_provenance(datacube, weights={name: verify(name) for name in NETWORKS}, settings=settings,
                              noise=report.noise, flags=report.flags)
     with undoable(datacube):
@@ -258,8 +269,11 @@ def write_report(datacube, report: CalibrationReport, mask=None, settings=None,
         write_mask(datacube, mask)
         if not kept["origin"]:
             write_fit(datacube, fit, uncertainty=fit.decision.numbers.get("uncertainty"))
-        if ellipse is not None and not kept["ellipse"]:
+        if ellipse is not None and not kept["ellipse"] and "ellipse" not in carried:
             write_ellipse(datacube, ellipse, covariance=ellipse.covariance, author=USER if by_hand else PRENET)
+        if transfer is not None:
+            write_transfer(datacube, transfer)
+            record["transfer"] = transfer_record(transfer)
         write_provenance(datacube, record)
     return report
 

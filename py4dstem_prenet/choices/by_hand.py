@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..core import Ellipse, PrenetError, Scan
-from ..descan import MODELS
-from ..ellipse import given_ellipse, in_region
+from ..core import Ellipse, Flag, OriginFit, OriginMap, PrenetError, Scan, Transfer
+from ..descan import MODELS, fit_origin
+from ..ellipse import given_ellipse, in_region, judged_ellipse
 from ..io import is_kept
 from ..origin import GivenBeam, given_beam
+from ..transfer import Plan, decided_transfer, fit_with_descan, planned
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Choices:
         Whether the ellipse is measured, or the ellipse that is set.
     replace : bool
         Whether entries of others in the calibration are replaced.
+    plan : Plan or None
+        What is carried over from a standard.
     settings : dict
         The arguments that were given, as JSON can hold them.
     """
@@ -42,6 +45,7 @@ class Choices:
     region: np.ndarray | None = None
     ellipse: bool | Ellipse = True
     replace: bool = False
+    plan: Plan | None = None
     settings: dict | None = None
 
     def searched(self, processed=True):
@@ -74,12 +78,52 @@ class Choices:
         """
         return origin if self.region is None else replace(origin, valid=origin.valid & self.region)
 
+    def fit(self, origin: OriginMap) -> tuple[OriginFit, Flag | None]:
+        """Fit the descan: that of the standard, or a surface of the model.
+
+        Parameters
+        ----------
+        origin : OriginMap
+            The measured origin.
+
+        Returns
+        -------
+        fit : OriginFit
+            The fit.
+        flag : Flag or None
+            Whether the positions show the descan of the standard; None if it is not asked for.
+        """
+        fit = flag = None
+        if self.plan is not None and "descan" in self.plan.quantities:
+            fit, flag = fit_with_descan(origin, self.plan)
+        return fit_origin(origin, self.model) if fit is None else fit, flag
+
+    def settled(self, own: Ellipse | None, descan: Flag | None = None) -> tuple[Ellipse | None, Transfer | None]:
+        """Settle which ellipse counts, and what is carried over.
+
+        Parameters
+        ----------
+        own : Ellipse or None
+            The ellipse that the scan shows.
+        descan : Flag or None
+            What `fit` said of the descan of the standard.
+
+        Returns
+        -------
+        ellipse : Ellipse or None
+            The ellipse that is set by hand, or that of the scan.
+        transfer : Transfer or None
+            What is carried over; None without a standard.
+        """
+        transfer = None if self.plan is None else decided_transfer(self.plan, own, descan)
+        return judged_ellipse(self.ellipse, own) if isinstance(self.ellipse, Ellipse) else own, transfer
+
 
 AUTOMATIC = Choices()  # nothing is decided by hand
 
 
 def chosen(datacube, scan: Scan, center=None, radius=None, model="auto", region=None, ellipse=True,
-           replace=False) -> Choices:
+           replace=False, like=None, transfer=None, binning=None) -> Choices:
     """Check what the user decides, and add what the calibration keeps.
 
     Parameters
@@ -100,6 +144,12 @@ def chosen(datacube, scan: Scan, center=None, radius=None, model="auto", region=
         Whether to measure the ellipse; or (a, b, theta), which is set: semi-axes in any unit, radians.
     replace : bool, optional
         Whether entries of others in the calibration are replaced.
+    like : DataCube, str or path-like, optional
+        A calibrated standard.
+    transfer : str or iterable of str, optional
+        What is carried over from it (`transfer.planned`).
+    binning : float, optional
+        Pixels of the standard along the side of a pixel.
 
     Returns
     -------
@@ -129,7 +179,12 @@ def chosen(datacube, scan: Scan, center=None, radius=None, model="auto", region=
     if (given is None or given.center is None) and not replace and is_kept(datacube, "origin"):
         kept = datacube.calibration.get_origin()
         given = given_beam(scan, kept, radius, used)
-    settings = {}
+    if like is None and (transfer is not None or binning is not None):
+        raise PrenetError("transfer and binning say what is carried over from a standard; name it with like=.")
+    plan = None if like is None else planned(datacube, like, transfer, binning)
+    if plan is not None and "ellipse" in plan.quantities and ellipse is not True:
+        plan = plan.without("ellipse")  # an argument that names the ellipse wins
+    settings = {} if plan is None else {"like": plan.standard.name}
     if center is not None:
         settings["center"] = [float(np.median(q)) for q in center]
     if radius is not None:
@@ -142,4 +197,4 @@ def chosen(datacube, scan: Scan, center=None, radius=None, model="auto", region=
         settings["ellipse"] = ellipse and [ellipse.a, ellipse.b, ellipse.theta]
     if replace:
         settings["replace"] = True
-    return Choices(given, model, used, ellipse, bool(replace), settings)
+    return Choices(given, model, used, ellipse, bool(replace), plan, settings)

@@ -67,3 +67,4 @@ from .slopes import (
     Slope as Slope,
     slope_of_halves as slope_of_halves,
 )
+from .transfers import Transfer as Transfer

@@ -263,7 +263,7 @@ _ORIGIN = (
      "without center searches the whole pattern."),
     ("center_not_confirmed", REFUSAL,
      "No direct beam was found at the place that was given: the nearest disk lies {nearest:.3g} px from it, more than "
-     "its radius ({reach:.3g} px).",
+     "{reach:.3g} px.",
      "Check that the center, or the origin in the calibration, is (row, column) of the direct beam; replace=True "
      "without center searches the whole pattern."),
     ("radius_given", INFO,
@@ -553,6 +553,50 @@ _CALIBRATION = (
      "{name} was found in data of shape {was}.",
      "Find the disks again."),
 )
+_TRANSFER = (
+    ("carried_over", INFO,
+     "Carried over from {source}: {quantities}."),
+    ("standard_lacks", INFO,
+     "{source} does not hold: {quantities}."),
+    ("standard_contradicted", REFUSAL,
+     "This scan contradicts the ellipse of the standard by {difference:.4f} in a/b, {sigmas:.1f} sigma; not carried "
+     "over: {quantities}.",
+     "Check that both were recorded with the same camera length and alignment. If the ellipse of the standard is "
+     "right, set it by hand: calibrate(ellipse=(a, b, theta))."),
+    ("standard_differs", WARNING,
+     "The rings of this scan differ from the ellipse of the standard by {difference:.4f} in a/b, {sigmas:.1f} sigma, "
+     "as by uniform strain.",
+     "If the specimen is not strained, check that both were recorded with the same camera length and alignment."),
+    ("beam_shape_differs", WARNING,
+     "The shape of the direct beam differs from the ellipse of the standard by {difference:.4f} in a/b, {sigmas:.1f} "
+     "sigma; the aperture may not be round.",
+     "Check that both were recorded with the same camera length and alignment."),
+    ("voltage_differs", REFUSAL,
+     "Nothing was carried over: the standard was recorded at {theirs:g} V, this scan at {ours:g} V."),
+    ("camera_length_differs", REFUSAL,
+     "Nothing was carried over: the camera length of the standard is {theirs:g}, that of this scan {ours:g}."),
+    ("standard_old", WARNING,
+     "The standard was recorded {days} days from this scan."),
+    ("frames_differ", REFUSAL,
+     "Not carried over, since the detector frame of the standard is {theirs} px and that of this scan {ours} px: "
+     "{quantities}.",
+     "If one of them was binned, give binning=, pixels of the standard along a pixel of this scan; 1 if one was "
+     "cropped."),
+    ("scale_differs", REFUSAL,
+     "Not carried over, since the pixel size of the standard, {theirs:.4g} {unit}, is far from the one in this scan, "
+     "{ours:.4g} {unit}: {quantities}.",
+     "Check the camera lengths, and binning=; if the pixel size in this scan is wrong, set its unit to pixels."),
+    ("scan_differs", REFUSAL,
+     "The descan was not carried over: the standard was scanned with {theirs} positions, this scan with {ours}, or "
+     "with other steps."),
+    ("descan_agrees", INFO,
+     "The measured positions show the descan of the standard with the amplitude {amplitude:.3f} ± {sigma:.3f}."),
+    ("descan_untested", INFO,
+     "The measured positions do not test the descan of the standard."),
+    ("descan_contradicted", REFUSAL,
+     "The descan was not carried over: the measured positions show it with the amplitude {amplitude:.3f} ± "
+     "{sigma:.3f}, not 1."),
+)
 _DENOISING = (
     ("denoising_attenuates", REFUSAL,
      "Denoising flattens the {quantity}: it comes out at {slope:.2f} ± {sigma:.2f} of its variation over the scan.",
@@ -651,6 +695,7 @@ _LIVE = (
 FLAGS: dict[str, FlagKind] = {
     row[0]: FlagKind(row[0], stage, *row[1:])
     for stage, rows in (("detector", _DETECTOR), ("origin", _ORIGIN), ("descan", _DESCAN), ("ellipse", _ELLIPSE),
-                        ("calibration", _CALIBRATION), ("denoising", _DENOISING), ("files", _FILES), ("live", _LIVE))
+                        ("calibration", _CALIBRATION), ("transfer", _TRANSFER), ("denoising", _DENOISING),
+                        ("files", _FILES), ("live", _LIVE))
     for row in rows
 }

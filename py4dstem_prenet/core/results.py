@@ -12,7 +12,7 @@ import numpy as np
 from . import Decision, Flag
 
 if TYPE_CHECKING:
-    from . import NoiseModel
+    from . import NoiseModel, Transfer
 
 TEXT_WIDTH = 110  # characters of a line of text
 MAX_REPR_LINES = 11  # lines that a console shows of a result; all of them are printed
@@ -336,6 +336,8 @@ class CalibrationReport(Result):
         The detector's noise; None if nothing was learned yet.
     written : tuple of Flag
         What was written into the calibration, and what was not.
+    transfer : Transfer or None
+        What was carried over from a standard; None if none was given.
     """
 
     origin: OriginMap
@@ -343,11 +345,12 @@ class CalibrationReport(Result):
     ellipse: Ellipse | None
     noise: NoiseModel | None
     written: tuple[Flag, ...] = ()
+    transfer: Transfer | None = None
 
     @property
     def flags(self) -> tuple[Flag, ...]:
         """The flags of all stages, in their order."""
-        stages = (self.noise, self.origin, self.fit, self.ellipse)
+        stages = (self.noise, self.origin, self.fit, self.ellipse, self.transfer)
         bad_pixels = () if self.noise is None else self.noise.bad_pixel_flags
         return (*bad_pixels, *(flag for stage in stages if stage is not None for flag in stage.flags), *self.written)
 
@@ -368,6 +371,8 @@ class CalibrationReport(Result):
             e = self.ellipse
             shown.append(("ellipse", f"a/b {e.ratio} at {np.degrees(e.theta):.1f}°"
                           if e.accepted else "not determined"))
+        if self.transfer is not None:
+            shown.append(("carried over", self.transfer.summary))
         warnings = [flag.sentence for flag in self.flags if flag.severity != "info"]
         shown += [("warning", sentence) for sentence in warnings[:4]]
         if len(warnings) > 4:
@@ -377,7 +382,7 @@ class CalibrationReport(Result):
     def __str__(self):
         lines = ["Calibration by py4dstem_prenet", ""]
         for title, stage in (("Detector", self.noise), ("Origin", self.origin), ("Descan", self.fit),
-                             ("Ellipse", self.ellipse)):
+                             ("Ellipse", self.ellipse), ("Standard", self.transfer)):
             if stage is None:
                 continue
             shown = [(label, value) for label, value in stage.rows() if label != "flags"]

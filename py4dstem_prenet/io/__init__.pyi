@@ -30,7 +30,12 @@ from .calibrations import (
 )
 from .dataset_scan import DatasetScan as DatasetScan
 from .describing import describe_file as describe_file
-from .emd_files import load_calibration as load_calibration, resumable_cube as resumable_cube, save as save
+from .emd_files import (
+    load_calibration as load_calibration,
+    open_calibrated as open_calibrated,
+    resumable_cube as resumable_cube,
+    save as save,
+)
 from .empad_files import read_empad as read_empad
 from .files import (
     EMD_ENDINGS as EMD_ENDINGS,
@@ -49,6 +54,7 @@ from .files import (
     stored_json as stored_json,
 )
 from .fingerprints import fingerprint as fingerprint, same_data as same_data
+from .frames import Frame as Frame, read_frame as read_frame, record_frame as record_frame
 from .hdf5_files import (
     compression_of as compression_of,
     open_dataset as open_dataset,
@@ -116,3 +122,4 @@ from .stored import (
     heard as heard,
     load_shaped as load_shaped,
 )
+from .transfers import transfer_record as transfer_record, write_transfer as write_transfer

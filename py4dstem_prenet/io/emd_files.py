@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import h5py
 import numpy as np
 import py4DSTEM
-from py4DSTEM import Calibration, Metadata
+from py4DSTEM import Calibration, DataCube, Metadata
 from tqdm import tqdm
 
 from ..core import READING_ERRORS, Flag, PrenetError, check_sources, silent_sources
@@ -286,6 +286,41 @@ def load_calibration(datacube, path):
     if any(entry["unchanged"] and same_data(entry.get("data"), own_print) is False
            for entry in signatures(datacube).values()):
         warnings.warn(str(Flag("other_data")), stacklevel=2)
+
+
+def open_calibrated(path):
+    """Open the calibration in an EMD file as a cube, with its patterns left in the file, or without any.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        A file with a calibrated cube, or with a calibration alone.
+
+    Returns
+    -------
+    py4DSTEM.DataCube
+        The cube; patterns that the file lacks are zero.
+
+    Raises
+    ------
+    PrenetError
+        If the file holds no calibration.
+    """
+    path = existing(path)
+    with open_hdf5(path) as file:
+        shape = _read_calibration(file, path)[1]
+        with_data = any(node.attrs.get("python_class") == "DataCube" for root in file.values() for node in root.values()
+                        if hasattr(node, "attrs"))
+    if with_data:
+        from .opening import open as open_scan
+
+        return open_scan(path)
+    if shape is None:  # py4DSTEM saved it
+        raise PrenetError(f"{path} holds a calibration without the shape of its data; give the calibrated DataCube, or "
+                          "a file that datacube.prenet.save(data=False) wrote.")
+    cube = DataCube(np.broadcast_to(np.uint8(0), tuple(shape)), name=path.stem)
+    load_calibration(cube, path)
+    return cube
 
 
 def _read_calibration(file, path):

@@ -12,8 +12,8 @@ from itertools import pairwise
 
 import numpy as np
 
-PRINTED_PATTERNS = 16  # scan positions that are read
-PRINTED_BANDS = 16  # bands of rows of each
+PRINTED_PATTERNS = 8  # scan positions that are read
+PRINTED_BANDS = 8  # bands of rows of each
 MIN_SAME_FRACTION = 0.5  # of the bands that are not blank; of other data 1/255 agree by chance, of the same data all
 MIN_PRINTED_BANDS = 4  # bands that are not blank; with fewer nothing can be told
 
@@ -24,7 +24,7 @@ def fingerprint(datacube) -> str | None:
     Parameters
     ----------
     datacube : py4DSTEM.DataCube
-        The cube; 16 patterns are read.
+        The cube; eight patterns are read.
 
     Returns
     -------

@@ -1,8 +1,8 @@
 """Place and radius of the direct beam that the user states, as the start of learning.
 
 A given place replaces the first guess of the coarse network. The fine network and the fits refine it; they find a beam
-within `Beam.reach` of it. If the direct beam that they find is farther than its own radius from the given place at all
-positions, it is another disk, and the origin is refused.
+within `Beam.reach` of it. If the direct beam that they find is farther than 1.5 of its radii from the given place at
+all positions, it is another disk, and the origin is refused.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from ..core import Decision, Flag, NoiseModel, OriginMap, PrenetError, Scan
 from ..fits import pool_arrays, pooled_radius
 from . import FirstGuess, block_sums, no_origin
 
+# Distance of the direct beam from the given place, up to which it is the disk that was meant. The disks beside it are
+# two radii away, unless they overlap.
+MAX_CONFIRMED_RADII = 1.5
 MIN_CONFIRMED_PX = 2.0  # pixels, distance from the given place, up to which a small disk is the one that was meant
 
 
@@ -162,7 +165,7 @@ def confirmed(origin: OriginMap, given: GivenBeam | None) -> OriginMap:
     Returns
     -------
     OriginMap
-        The origin with a flag; not found if no position is within a disk radius of the given place.
+        The origin with a flag; not found if no position is within 1.5 disk radii of the given place.
     """
     if given is None:
         return origin
@@ -171,7 +174,7 @@ def confirmed(origin: OriginMap, given: GivenBeam | None) -> OriginMap:
     flags = () if given.radius is None else (Flag("radius_given", {"given": given.radius, "radius": origin.radius}),)
     if given.center is not None:
         away = np.hypot(origin.qx0 - given.center[..., 0], origin.qy0 - given.center[..., 1])[origin.valid]
-        reach = max(MIN_CONFIRMED_PX, origin.radius if np.isfinite(origin.radius) else 0.0)
+        reach = max(MIN_CONFIRMED_PX, MAX_CONFIRMED_RADII * origin.radius if np.isfinite(origin.radius) else 0.0)
         numbers = {"distance": float(np.median(away)), "nearest": float(away.min()), "reach": float(reach)}
         if away.min() > reach:
             return no_origin(origin.valid.shape, Flag("center_not_confirmed", numbers))

@@ -26,14 +26,15 @@ def of_calibration(report) -> dict:
     Returns
     -------
     dict
-        found, detector, origin, descan, ellipse (None if there is none), and flags (`Flag.to_json` of each).
+        found, detector, origin, descan, ellipse, transfer (None if there is none), and flags (`Flag.to_json` of each).
     """
     origin, fit, e, noise = report.origin, report.fit, report.ellipse, report.noise
     data = {
         "found": bool(origin.found),
         "detector": {"gain": noise.gain, "offset": noise.offset, "readout": noise.readout, "counting": noise.counting,
                      "electrons": noise.dose, "bad_pixels": int(noise.bad_pixels.sum())},
-        "origin": None, "descan": None, "ellipse": None, "flags": [flag.to_json() for flag in report.flags],
+        "origin": None, "descan": None, "ellipse": None, "transfer": None,
+        "flags": [flag.to_json() for flag in report.flags],
     }
     if origin.found:
         data["origin"] = {"qx0": float(np.nanmedian(origin.qx0)), "qy0": float(np.nanmedian(origin.qy0)),
@@ -46,6 +47,13 @@ def of_calibration(report) -> dict:
                                            for r in (fit.residual_qx0, fit.residual_qy0)], **fit.decision.numbers}
     if e is not None:
         data["ellipse"] = {"a": e.a, "b": e.b, "theta": e.theta, "accepted": bool(e.accepted), "sigma": e.sigma}
+    if report.transfer is not None:
+        t = report.transfer
+        data["transfer"] = {
+            "source": t.source, "sha256": t.sha256, "binning": t.binning, "accepted": bool(t.accepted),
+            "quantities": list(t.quantities), "pixel_size": None if t.pixel_size is None else list(t.pixel_size),
+            "rotation": None if t.rotation is None else list(t.rotation),
+            "ellipse": None if t.ellipse is None else [t.ellipse.a, t.ellipse.b, t.ellipse.theta]}
     return _finite(data)
 
 

@@ -19,8 +19,10 @@ from ..io import (
     WRITTEN,
     cube_like,
     fingerprint,
+    read_frame,
     read_mask,
     read_provenance,
+    record_frame,
     same_data,
     sigma_is_current,
     sigma_slice,
@@ -38,8 +40,8 @@ _OF_THE_DATA = ("shape", "unchanged", "measured", "data")  # facts of a signatur
 def check_calibration(datacube) -> CalibrationCheck:
     """Check whether a calibration belongs to the data of its cube.
 
-    The check compares the shapes of the maps, and the shape of the data, a fingerprint of 16 patterns, and the hash of
-    the values that this package records in the calibration. It finds a cube that was cropped, binned, padded,
+    The check compares the shapes of the maps, and the shape of the data, a fingerprint of eight patterns, and the hash
+    of the values that this package records in the calibration. It finds a cube that was cropped, binned, padded,
     transposed or measured again since it was calibrated, and the calibration of another scan of the same shape. For
     maps that py4DSTEM wrote, only another scan shape and an origin outside the pattern are found.
 
@@ -176,6 +178,7 @@ def crop_Q(datacube, ROI):
     signed = _ready(datacube)
     new = cube_like(datacube, datacube.data[:, :, rows, columns])
     _move(new.calibration, lambda q, axis: q - (rows, columns)[axis].start)
+    record_frame(new, read_frame(datacube), start=(rows.start, columns.start))
     mask = read_mask(datacube)
     write_mask(new, None if mask is None else mask[rows, columns])
     return _finish(new, signed, f"crop_Q({rows.start}, {rows.stop}, {columns.start}, {columns.stop})")
@@ -239,6 +242,7 @@ def bin_Q(datacube, N):
     new = cube_like(datacube, _binned(datacube, 1, N))
     calibration = new.calibration
     _move(calibration, lambda q, axis: (q + 0.5) / N - 0.5)
+    record_frame(new, read_frame(datacube), binning=N)
     for key in ("probe_semiangle", "convergence_semiangle_pixels"):
         if calibration._params.get(key) is not None:
             calibration[key] = calibration[key] / N

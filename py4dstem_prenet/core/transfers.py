@@ -1,0 +1,75 @@
+"""What was carried over from one scan to another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import Decision
+from .results import Decided, Ellipse
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Transfer(Decided):
+    """What a calibration takes from that of a standard.
+
+    Attributes
+    ----------
+    source : str
+        Name of the file or DataCube of the standard.
+    sha256 : str
+        Hash of the values of its calibration.
+    binning : float or None
+        Pixels of the standard along the side of a pixel of this scan; None if it is not known.
+    ellipse : Ellipse or None
+        The ellipse, with the covariance that the standard states.
+    pixel_size : tuple of (float, str) or None
+        Q pixel size and its unit, of a pixel of this scan.
+    rotation : tuple of (float, bool) or None
+        Rotation between scan and pattern in radians, and whether the pattern is flipped.
+    descan : numpy.ndarray or None
+        (2, Rx, Ry), the descan of the standard about its mean, in pixels of this scan.
+    decision : Decision
+        Accepted if all that was asked for is carried over.
+    """
+
+    source: str
+    sha256: str
+    binning: float | None
+    ellipse: Ellipse | None
+    pixel_size: tuple[float, str] | None
+    rotation: tuple[float, bool] | None
+    descan: np.ndarray | None
+    decision: Decision
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """Names of what is carried over."""
+        names = ("ellipse", "pixel_size", "rotation", "descan")
+        return tuple(name for name in names if getattr(self, name) is not None)
+
+    @property
+    def summary(self) -> str:
+        """What is carried over, as one line of text."""
+        values = []
+        if self.ellipse is not None:
+            values.append(f"ellipse a/b {self.ellipse.ratio} at {np.degrees(self.ellipse.theta):.1f}°")
+        if self.pixel_size is not None:
+            values.append(f"pixel size {self.pixel_size[0]:.6g} {self.pixel_size[1]}")
+        if self.rotation is not None:
+            values.append(f"rotation {np.degrees(self.rotation[0]):.2f}°{', flipped' if self.rotation[1] else ''}")
+        if self.descan is not None:
+            values.append("descan")
+        return f"{'; '.join(values) or 'nothing'}; from {self.source}"
+
+    def rows(self):
+        shown = [("from", self.source), ("carried over", ", ".join(self.quantities).replace("_", " ") or "nothing")]
+        if self.ellipse is not None:
+            shown.append(("a/b", f"{self.ellipse.ratio} at {np.degrees(self.ellipse.theta):.1f}°"))
+        if self.pixel_size is not None:
+            shown.append(("pixel size", f"{self.pixel_size[0]:.6g} {self.pixel_size[1]}"))
+        if self.rotation is not None:
+            flip = ", flipped" if self.rotation[1] else ""
+            shown.append(("rotation", f"{np.degrees(self.rotation[0]):.2f}°{flip}"))
+        return [*shown, ("flags", self.reason)]
