@@ -20,3 +20,4 @@ from .resampling import (
     repaired as repaired,
 )
 from .review import show as show
+from .series import calibrate_files as calibrate_files

@@ -38,6 +38,7 @@ app = typer.Typer(
     help="""Measure the origin and ellipse of 4D-STEM scans, and denoise them, with trained networks.
 
 Calibrate a scan:       prenet calibrate scan.h5 -o calibrated.h5
+Calibrate a session:    prenet calibrate *.h5 -o folder --like gold_calibrated.h5
 Check the calibration:  prenet report calibrated.h5 -o report.html
 Denoise the scan:       prenet denoise calibrated.h5 -o denoised.h5
 
@@ -87,8 +88,9 @@ def demo(output: Annotated[Path, typer.Option("--output", "-o", help="Folder for
 
 @app.command()
 def calibrate(
-    file: Scan,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The new file.")] = None,
+    files: Annotated[list[Path], typer.Argument(metavar="FILES...", help="EMD, HDF5, .npy, or detector files.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The new file; of several files, the "
+                                                "folder.")] = None,
     calibration_only: Annotated[bool, typer.Option("--calibration-only", help="Leave the patterns out.")] = False,
     center: Annotated[str | None, typer.Option(metavar="QX,QY", help="Where the search for the direct beam starts, "
                                                "px.")] = None,
@@ -115,23 +117,33 @@ def calibrate(
 ):
     """Measure origin and ellipse, and save the calibrated scan as an EMD file.
 
-    JSON: saved (the file, or null), found, detector, origin, descan, ellipse, transfer, flags; px and
-    radians.
+    Several files, or one file with an existing folder as --output, are calibrated into the folder, with summary.csv and
+    summary.html. Files that are done are skipped; one that fails does not stop the others, and the exit code is 1.
+
+    JSON: saved (the file, or null), found, detector, origin, descan, ellipse, transfer, flags; px and radians. Of
+    several files: saved (the folder), complete, files (the rows of summary.csv).
     """
     from .io import check_output, load_mask
 
+    series = len(files) > 1 or (output is not None and output.is_dir())
     if write and output is None:
-        raise PrenetError("Name the new file with --output, or leave it out with --no-write.")
-    if write:
+        raise PrenetError("Name the new file or folder with --output, or leave it out with --no-write.")
+    if series and (not write or cube is not None):
+        raise PrenetError("--no-write and --cube are for a single file.")
+    if write and not series:
         check_output(output)
     options = {
         "mask": None if mask is None else load_mask(mask), "device": device, "radius": radius, "model": model,
         "center": None if center is None else _numbers(center, 2, "--center"), "replace": replace,
         "region": None if region is None else _region(region),
         "like": like, "transfer": None if transfer is None else transfer.split(","), "binning": binning,
-        "ellipse": ellipse == "on" if ellipse in ("on", "off") else _numbers(ellipse, 3, "--ellipse"), "write": write}
+        "ellipse": ellipse == "on" if ellipse in ("on", "off") else _numbers(ellipse, 3, "--ellipse")}
+    if series:
+        _calibrate_series(files, output, options, not calibration_only, scan, scheduler, as_json)
+        return
+    options["write"] = write
     with _all_to_stderr(as_json):
-        datacube = _open(file, scan, cube)
+        datacube = _open(files[0], scan, cube)
         from . import calibrate, save, use_cluster
 
         with use_cluster(scheduler):
@@ -147,6 +159,23 @@ def calibrate(
         _echo_json({"saved": saved} | of_calibration(report))
     if not report.origin.found:
         _fail(f"{output} was not written, because no direct beam was found." if write else "No direct beam was found.")
+
+
+def _calibrate_series(files, folder, options, data, scan, scheduler, as_json):
+    """Calibrate several files into a folder."""
+    with _all_to_stderr(as_json):
+        from . import calibrate_files, use_cluster
+
+        with use_cluster(scheduler):
+            series = calibrate_files(files, folder, data=data, scan_shape=None if scan is None else _pair(
+                scan, "--scan"), **options)
+        typer.echo(str(series))
+    if as_json:
+        _echo_json({"saved": str(series.folder), "complete": series.complete,
+                    "files": [outcome.row for outcome in series.files]})
+    if not series.complete:
+        failed = sum(not outcome.saved for outcome in series.files)
+        _fail(f"{failed} of {len(series.files)} files were not calibrated; see {series.table}.")
 
 
 @app.command()

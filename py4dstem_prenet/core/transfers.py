@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import Decision
-from .results import Decided, Ellipse
+from . import Decided, Decision, Ellipse
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -2,10 +2,8 @@
 
 import numpy as np
 
-from .disk_edge import fit_disk
-from .polar import to_polar
+from . import Pooled, fit_disk, to_polar
 from .polar_fit import radial_profile
-from .pooling import Pooled
 
 RADIUS_STEP_PX = 0.25  # pixels, between the radii of the profile
 RADIUS_AZIMUTHS = 64  # azimuths of its polar map

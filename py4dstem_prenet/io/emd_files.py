@@ -312,7 +312,7 @@ def open_calibrated(path):
         with_data = any(node.attrs.get("python_class") == "DataCube" for root in file.values() for node in root.values()
                         if hasattr(node, "attrs"))
     if with_data:
-        from .opening import open as open_scan
+        from . import open as open_scan
 
         return open_scan(path)
     if shape is None:  # py4DSTEM saved it

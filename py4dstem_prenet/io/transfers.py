@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from .calibrations import calibration_of, sign, write_ellipse
-from .history import STANDARD
+from . import STANDARD, calibration_of, sign, write_ellipse
 
 
 def write_transfer(datacube, transfer) -> None:

@@ -23,6 +23,17 @@ _STYLE = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtic
     "svg.fonttype": "none", "svg.hashsalt": "prenet", "font.sans-serif": ["DejaVu Sans", "Arial", "Helvetica"]}
 
 
+def page_style():
+    """Return a context in which figures are drawn for a page, so that they take its text color.
+
+    Returns
+    -------
+    contextlib.AbstractContextManager
+        The context of matplotlib's settings.
+    """
+    return rc_context(_STYLE)
+
+
 def page_html(seen) -> str:
     """Return the report page as HTML text.
 
@@ -38,7 +49,7 @@ def page_html(seen) -> str:
     """
     from jinja2 import Environment, PackageLoader
 
-    with rc_context(_STYLE):
+    with page_style():
         sections = [] if seen.origin is None else [
             {"heading": "Origin: measured, fitted, residual", "functions": seen.fit.trials,
              "rows": _origin_panels(seen)},

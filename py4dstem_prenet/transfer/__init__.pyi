@@ -6,5 +6,5 @@ from .plan import (
     Plan as Plan,
     planned as planned,
 )
-from .scan_shift import fit_with_descan as fit_with_descan
+from .scan_shift import descan_of as descan_of, fit_with_descan as fit_with_descan
 from .standard import Standard as Standard, read_standard as read_standard

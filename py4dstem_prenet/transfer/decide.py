@@ -6,8 +6,7 @@ from dataclasses import replace
 
 from ..core import Decision, Ellipse, Flag, Transfer
 from ..ellipse import compare_ellipses
-from . import Plan
-from .scan_shift import descan_of
+from . import Plan, descan_of
 
 # Difference in a/b, chosen, not measured:
 MAX_STRAIN_ELLIPSE = 0.01  # of rings, that uniform strain of a specimen may cause
