@@ -45,7 +45,8 @@ def _drawn(rows, at, label):
     captions = {
         "own_ratio": "ellipse of each scan: eps cos 2 theta, eps sin 2 theta (eps = a/b - 1); error bars: one sigma",
         "pixel_size": "pixel size less its mean, %"}
-    drawn = [name for name in captions if np.isfinite(values[name]).sum() >= MIN_PLOTTED_FILES]
+    drawn = [name for name in captions if np.isfinite(values[name]).sum() >= MIN_PLOTTED_FILES
+             and np.nanmax(values[name]) > np.nanmin(values[name])]  # of a standard, all are the same
     below = panels.axes(*(captions[name] for name in drawn), size=(4.2, 2.4))[0] if drawn else ()
     for name, ax in zip(drawn, below, strict=True):
         if name == "own_ratio":

@@ -91,14 +91,12 @@ def calibrate_files(paths, folder, *, like=None, data=True, scan_shape=None, dev
     before = [_done_before(source, output, record) if output.exists() else None
               for source, output in zip(sources, outputs, strict=True)]
     folder.mkdir(parents=True, exist_ok=True)
-    named = {output.name for output in outputs}
-    outcomes = [outcome for outcome in earlier if outcome.output.name not in named]
-    count = len(outcomes)
+    outcomes = {outcome.output: outcome for outcome in earlier}  # a file that is tried again keeps its place
     for source, output, done in tqdm(list(zip(sources, outputs, before, strict=True)), desc="series", unit=" files",
                                      disable=not progress):
-        outcomes.append(done or _outcome(source, output, record, like, data, scan_shape, device, settings))
-        write_summaries(outcomes, table, page)
-    return Series(folder, tuple(outcomes[count:]), table, page)
+        outcomes[output] = done or _outcome(source, output, record, like, data, scan_shape, device, settings)
+        write_summaries(tuple(outcomes.values()), table, page)
+    return Series(folder, tuple(outcomes[output] for output in outputs), table, page)
 
 
 def _outputs(sources, folder):
