@@ -117,15 +117,15 @@ def calibrate(
 ):
     """Measure origin and ellipse, and save the calibrated scan as an EMD file.
 
-    Several files, or one file with an existing folder as --output, are calibrated into the folder, with summary.csv and
-    summary.html. Files that are done are skipped; one that fails does not stop the others, and the exit code is 1.
+    Several files are calibrated into a folder, with summary.csv and summary.html, and one file if --output is such a
+    folder. Files that are done are skipped; one that fails does not stop the others, and the exit code is 1.
 
     JSON: saved (the file, or null), found, detector, origin, descan, ellipse, transfer, flags; px and radians. Of
     several files: saved (the folder), complete, files (the rows of summary.csv).
     """
     from .io import check_output, load_mask
 
-    series = len(files) > 1 or (output is not None and output.is_dir())
+    series = len(files) > 1 or (output is not None and (output / "summary.csv").exists())
     if write and output is None:
         raise PrenetError("Name the new file or folder with --output, or leave it out with --no-write.")
     if series and (not write or cube is not None):

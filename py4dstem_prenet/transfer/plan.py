@@ -124,10 +124,10 @@ def _binning(standard, datacube):
 def _refused(standard, datacube, quantities, binning):
     """Quantities that cannot be carried over, and flags."""
     different, flags = differences(standard.conditions, conditions_of(datacube)), []
-    for name in ("voltage", "camera_length"):
+    for name, flag in (("voltage", "voltage_differs"), ("camera_length", "camera_length_differs")):
         if name in different:
             theirs, ours = different[name]
-            flags.append(Flag(f"{name}_differs", {"theirs": theirs, "ours": ours}))
+            flags.append(Flag(flag, {"theirs": theirs, "ours": ours}))
     if flags:
         return set(quantities), flags
     if "days" in different:
