@@ -36,6 +36,7 @@ from .detector import virtual_images
 from .ellipse import check_ellipse, measure_pooled
 from .fits import Pooled, pool
 from .io import (
+    STANDARD,
     author_of,
     check_output,
     new_file,
@@ -62,6 +63,7 @@ from .report import (
     subplots,
 )
 from .resampling import check_calibration
+from .transfer import MAX_APERTURE_ELLIPSE, MAX_STRAIN_ELLIPSE
 
 HTML_ENDINGS = (".html", ".htm")
 SHOWN_SIDE = 16  # scan positions, side of the part of the scan that is denoised for the figures
@@ -360,6 +362,11 @@ def ellipse_flags(stored, measured: Ellipse | None, author: str, halves: Ellipse
         return (Flag("ellipse_unconfirmed", {"author": author}),), details
     difference = float(np.hypot(*np.subtract(measured.vector, ellipse_vector(*stored))))
     if difference > max(3 * measured.sigma, MIN_ELLIPSE_DIFFERENCE):
+        numbers = {"difference": difference, "sigmas": difference / measured.sigma}
+        if author == STANDARD:  # strain, or an aperture that is not round, may cause the difference
+            with_rings = "rings" in measured.sources
+            if difference <= (MAX_STRAIN_ELLIPSE if with_rings else MAX_APERTURE_ELLIPSE):
+                return (Flag("standard_differs" if with_rings else "beam_shape_differs", numbers),), details
         return (Flag("ellipse_differs", {"author": author, "difference": difference,
                                          "sigmas": difference / measured.sigma}),), details
     a, b, theta = stored
@@ -529,15 +536,19 @@ def show(datacube, axes=None):
     PrenetError
         If the calibration has no origin, or that of other data.
     """
-    measured = read_origin(datacube)
     qx0, qy0, radius = read_fitted_origin(datacube)
+    measured = read_origin(datacube) if datacube.calibration.get_origin_meas() is not None else None
     noise = noise_of(datacube)
-    pooled = pool(datacube, qx0, qy0, noise, valid=measured.valid)
+    pooled = pool(datacube, qx0, qy0, noise, valid=None if measured is None else measured.valid)
     still = pool(datacube, np.full_like(qx0, qx0.mean()), np.full_like(qy0, qy0.mean()), noise)
     if axes is None:
         axes = subplots(3, 4, figsize=(13, 9.4))
-    show_origin((measured.qx0, measured.qy0), (qx0, qy0), axes[:2, :3], measured.valid)
-    show_sigma(measured.sigma_qx0, measured.sigma_qy0, measured.valid, axes[:2, 3])
+    if measured is None:  # set by hand, without a measurement
+        show_origin((qx0, qy0), (qx0, qy0), axes[:2, :3])
+        show_sigma(np.full_like(qx0, np.nan), np.full_like(qy0, np.nan), np.ones(qx0.shape, bool), axes[:2, 3])
+    else:
+        show_origin((measured.qx0, measured.qy0), (qx0, qy0), axes[:2, :3], measured.valid)
+        show_sigma(measured.sigma_qx0, measured.sigma_qy0, measured.valid, axes[:2, 3])
     show_pattern(still.mean, axes[2, 0], "mean pattern, as recorded", 0.25)
     ellipse = stored_ellipse(datacube.calibration)
     vector = np.zeros(2) if ellipse is None else ellipse_vector(*ellipse)

@@ -153,7 +153,7 @@ def test_whole_pipelines(cube, stage):
     assert cube.prenet.denoise(out="a.h5", device="cpu")[2]["device"] == "cpu"
     name, arguments, options = cube.prenet.calibrate(center=(15, 16))
     assert (name, arguments) == ("calibrate", (cube,)) and options["center"] == (15, 16)
-    assert options == {**options, "mask": None, "model": "auto", "ellipse": True, "replace": False, "write": True, **auto}
+    assert options == {**options, "mask": None, "model": "auto", "ellipse": True, "write": True, **auto}
     assert cube.prenet.preprocess(progress=False)[2] == {"out": None, "device": "auto", "progress": False}
     assert cube.prenet.show() == ("show", (cube,), {})
 

@@ -244,6 +244,10 @@ def _provenance(record):
         yield f"weights: {name}", str(digest)
     for name, value in record.get("settings", {}).items():
         yield f"setting: {name}", str(value)
+    if record.get("transfer"):
+        carried = record["transfer"]
+        quantities = ", ".join(carried["quantities"]).replace("_", " ")
+        yield f"carried over from {carried['source']}", f"{quantities}; sha256 of its values {carried['sha256']}"
     for flag in record.get("flags", ()):
         yield "flag at that time", str(flag.get("sentence"))
     if record.get("since"):

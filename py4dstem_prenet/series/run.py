@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -116,7 +117,9 @@ def _outputs(sources, folder):
 
 def _record(settings, like):
     """The settings of a series, to find out whether a result was made with the same."""
-    plain = {name: _shown(value) for name, value in settings.items() if value is not None}
+    usual = {name: parameter.default for name, parameter in signature(calibrate).parameters.items()} | {"data": None}
+    plain = {name: _shown(value) for name, value in settings.items() if value is not usual.get(name)
+             and not (isinstance(value, str | bool | int | float) and value == usual.get(name))}
     if like is not None:
         plain["like"] = read_standard(like).sha256
     return json.dumps(to_json(plain), sort_keys=True)

@@ -124,6 +124,7 @@ def _binning(standard, datacube):
 def _refused(standard, datacube, quantities, binning):
     """Quantities that cannot be carried over, and flags."""
     different, flags = differences(standard.conditions, conditions_of(datacube)), []
+    params = {} if datacube.calibration is None else datacube.calibration._params
     for name, flag in (("voltage", "voltage_differs"), ("camera_length", "camera_length_differs")):
         if name in different:
             theirs, ours = different[name]
@@ -141,7 +142,7 @@ def _refused(standard, datacube, quantities, binning):
                 "quantities": sorted(refused), "ours": _by(frame.shape),
                 "theirs": _by(theirs) if theirs else "unknown"}))
     elif standard.pixel_size is not None and {"pixel_size", "ellipse"} & set(quantities):
-        nominal, unit = datacube.calibration.get_Q_pixel_size(), datacube.calibration.get_Q_pixel_units()
+        nominal, unit = (params.get(name) for name in ("Q_pixel_size", "Q_pixel_units"))
         ratio = nominal / (standard.pixel_size[0] * binning) if unit == standard.pixel_size[1] and nominal else 1.0
         if not 1 / MAX_NOMINAL_RATIO < ratio < MAX_NOMINAL_RATIO:
             refused |= {"pixel_size", "ellipse", "descan"} & set(quantities)
@@ -149,8 +150,8 @@ def _refused(standard, datacube, quantities, binning):
                                                 "theirs": float(standard.pixel_size[0] * binning)}))
     if "descan" in quantities and "descan" not in refused:
         shape = tuple(datacube.Rshape)
-        steps = standard.step, (datacube.calibration.get_R_pixel_size(), datacube.calibration.get_R_pixel_units())
-        ratio = steps[0][0] / steps[1][0] if steps[0][1] == steps[1][1] else 1.0
+        step, unit = params.get("R_pixel_size"), params.get("R_pixel_units")
+        ratio = standard.step[0] / step if step and unit == standard.step[1] else 1.0
         if standard.origin.shape[1:] != shape or not 1 / MAX_STEP_RATIO < ratio < MAX_STEP_RATIO:
             refused.add("descan")
             flags.append(Flag("scan_differs", {"ours": _by(shape), "theirs": _by(standard.origin.shape[1:])}))
