@@ -1,20 +1,32 @@
 """What a standard tells of another scan: carried over, converted, tested and refused."""
 
+import importlib
 import subprocess
 import sys
+from datetime import datetime
 
 import numpy as np
 import py4DSTEM
 import pytest
+from dm4 import write_dm4
 from py4DSTEM import DataCube, Metadata
 from scans import distance, origin_map, simulated
+from test_formats import signal
 from test_pipeline import refused
 
+import py4dstem_prenet
 from py4dstem_prenet import calibrate
 from py4dstem_prenet.core import ellipse_vector
 from py4dstem_prenet.ellipse.decide import decide_ellipse
 from py4dstem_prenet.io import author_of, read_frame, read_provenance
-from py4dstem_prenet.transfer import decided_transfer, fit_with_descan, planned, read_standard
+from py4dstem_prenet.transfer import (
+    Conditions,
+    conditions_of,
+    decided_transfer,
+    fit_with_descan,
+    planned,
+    read_standard,
+)
 
 OPTIONS = dict(scan=(6, 6), shape=(96, 96), dose=20_000.0, ratio=1.04, theta=0.6, seed=4)
 SIZE, ROTATION = 0.0125, np.radians(13.0)
@@ -143,6 +155,30 @@ def test_other_settings_of_the_microscope_refuse_all(theirs, ours, flag):
     assert decided_transfer(plan, None).quantities == ()
     scan.metadata = Metadata("microscope", dict(theirs))
     assert len(planned(scan, gold).quantities) == 3
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("ending", ["hspy", "zspy"])
+def test_settings_are_read_from_files_and_survive_saving(tmp_path, ending):
+    if ending == "zspy":
+        pytest.importorskip("zarr")
+    data = np.random.default_rng(0).poisson(3, (3, 4, 48, 40)).astype("u2")
+    made = signal(data)
+    made["metadata"]["Acquisition_instrument"] = {"TEM": {"beam_energy": 300.0, "camera_length": 230.0}}
+    made["metadata"]["General"]["date"] = "2026-03-04"
+    importlib.import_module(f"rsciio.{ending}").file_writer(str(tmp_path / f"a.{ending}"), made)
+    scan = py4dstem_prenet.open(tmp_path / f"a.{ending}")
+    assert conditions_of(scan) == Conditions(300e3, 230.0, datetime(2026, 3, 4))
+    scan.prenet.save(tmp_path / "saved.h5")
+    assert conditions_of(py4DSTEM.read(str(tmp_path / "saved.h5"))) == conditions_of(scan)
+
+
+def test_settings_in_the_tags_of_gatan(tmp_path):
+    path, info = tmp_path / "scan.dm4", {"Voltage": np.float32(200e3), "STEM Camera Length": np.float32(600)}
+    data = np.random.default_rng(0).poisson(3, (3, 4, 48, 40)).astype("u2")
+    write_dm4(path, data, microscope=info)
+    scan = py4dstem_prenet.open(path)
+    assert conditions_of(scan) == Conditions(200e3, 600.0, None)
 
 
 def test_an_old_standard_is_told():

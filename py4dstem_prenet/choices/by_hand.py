@@ -174,6 +174,7 @@ def chosen(datacube, scan: Scan, center=None, radius=None, model="auto", region=
         raise PrenetError(f"The model of the descan must be auto, {', '.join(MODELS)}, not {model!r}.")
     used = None if region is None else in_region(region, scan.scan_shape)
     given = given_beam(scan, center, radius, used)
+    stated = ellipse
     if not isinstance(ellipse, bool):
         ellipse = given_ellipse(ellipse)
     if (given is None or given.center is None) and not replace and is_kept(datacube, "origin"):
@@ -194,7 +195,7 @@ def chosen(datacube, scan: Scan, center=None, radius=None, model="auto", region=
     if used is not None:
         settings["region"] = int(used.sum())
     if ellipse is not True:
-        settings["ellipse"] = ellipse and [ellipse.a, ellipse.b, ellipse.theta]
+        settings["ellipse"] = stated and [float(value) for value in stated]
     if replace:
         settings["replace"] = True
     return Choices(given, model, used, ellipse, bool(replace), plan, settings)

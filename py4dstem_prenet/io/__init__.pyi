@@ -81,6 +81,7 @@ from .history import (
     undoable as undoable,
 )
 from .merlin_files import read_merlin as read_merlin
+from .microscope import settings_of_dm as settings_of_dm, settings_of_hyperspy as settings_of_hyperspy
 from .opening import (
     is_emd as is_emd,
     open as open,
