@@ -66,6 +66,14 @@ def test_a_wrong_place_is_refused_and_maps_are_taken():
     assert origin.radius == pytest.approx(TRUTH["radius"], rel=0.06)
 
 
+def test_one_place_is_enough_for_a_large_descan():
+    scan = simulated(scan=(8, 8), shape=(128, 128), dose=2000.0, amplitude=12.0, seed=3)
+    truth = scan.truth
+    origin = measure_origin(scan.counts, center=(truth["qx0"][0, 0], truth["qy0"][0, 0]), progress=False)
+    assert np.ptp(truth["qx0"]) > 3 * truth["radius"]
+    assert origin.valid.all() and distance(origin, truth).max() < 0.5
+
+
 @pytest.mark.parametrize("radius", [3.0, 6.5, 14.0])
 @pytest.mark.parametrize("electrons", [30, 3000])
 def test_the_radius_about_a_known_center(radius, electrons):

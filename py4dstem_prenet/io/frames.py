@@ -16,15 +16,15 @@ class Frame:
 
     Attributes
     ----------
-    shape : tuple of int or None
-        (Qx, Qy) of the frame as it was opened, pixels; None if it is not known.
+    shape : tuple of int
+        (Qx, Qy) of the frame as it was opened, pixels.
     binning : int
         Its pixels along the side of a pixel.
     offset : tuple of int
         Row and column in it of the first pixel.
     """
 
-    shape: tuple[int, int] | None
+    shape: tuple[int, int]
     binning: int = 1
     offset: tuple[int, int] = (0, 0)
 
@@ -44,7 +44,8 @@ def read_frame(datacube) -> Frame:
     """
     text = None if datacube.calibration is None else datacube.calibration._params.get(RESAMPLED)
     if not text:
-        return Frame(tuple(int(n) for n in datacube.Qshape))
+        rows, columns = datacube.Qshape
+        return Frame((int(rows), int(columns)))
     record = json.loads(text)
     return Frame(tuple(record["shape"]), record["binning"], tuple(record["offset"]))
 

@@ -34,7 +34,7 @@ def settings_of_hyperspy(metadata) -> dict:
     >>> settings_of_hyperspy({"Acquisition_instrument": {"TEM": {"beam_energy": 200.0}}})
     {'beam_energy': 200.0}
     """
-    found = {}
+    found: dict = {}
     for name, places in _OF_HYPERSPY.items():
         for *groups, key in places:
             node = metadata

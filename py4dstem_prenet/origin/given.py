@@ -1,8 +1,8 @@
 """Place and radius of the direct beam that the user states, as the start of learning.
 
-A given place replaces the first guess of the coarse network. The fine network and the fits refine it; they find a beam
-within `Beam.reach` of it. If the direct beam that they find is farther than 1.5 of its radii from the given place at
-all positions, it is another disk, and the origin is refused.
+A given place replaces the first guess of the coarse network; a single place takes the descan of that guess. The fine
+network and the fits refine it; they find a beam within `Beam.reach` of it. If the direct beam that they find is farther
+than 1.5 of its radii from the given place at all positions, it is another disk, and the origin is refused.
 """
 
 from __future__ import annotations
@@ -139,6 +139,8 @@ def started(scan: Scan, noise: NoiseModel, first: FirstGuess | None, given: Give
     if given.center is None:
         return None if first is None else replace(first, radius=given.radius or first.radius, shown=shown)
     position = given.center.reshape(-1, 2)
+    if first is not None and not np.ptp(position, axis=0).any():
+        position = _with_descan(position, first)
     radius = given.radius or (None if first is None else first.radius)
     if radius is None:
         sums, counts = block_sums(scan, noise)[:2]
@@ -150,6 +152,14 @@ def started(scan: Scan, noise: NoiseModel, first: FirstGuess | None, given: Give
     places = np.array([[*np.median(position, axis=0), 1.0]])
     visible = 1.0 if first is None else first.visible
     return FirstGuess(position, radius, shown, visible, 0.0, 1.0, places)
+
+
+def _with_descan(position, first):
+    """Give one place, (Rx * Ry, 2), the descan that the network sees; all disks of a pattern share it."""
+    surface = first.position
+    if np.hypot(*(surface - position).T).min() <= max(MIN_CONFIRMED_PX, MAX_CONFIRMED_RADII * first.radius):
+        return surface  # of the disk that is meant
+    return position + surface - np.median(surface, axis=0)
 
 
 def confirmed(origin: OriginMap, given: GivenBeam | None) -> OriginMap:

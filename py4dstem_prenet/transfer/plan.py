@@ -116,7 +116,7 @@ def planned(datacube, like, transfer=None, binning=None) -> Plan:
 def _binning(standard, datacube):
     """Ratio of the recorded binnings; None if the frames of the detector differ."""
     frame = read_frame(datacube)
-    if standard.frame.shape is None or standard.frame.shape != frame.shape:
+    if standard.frame.shape != frame.shape:
         return None
     return frame.binning / standard.frame.binning
 
@@ -140,7 +140,7 @@ def _refused(standard, datacube, quantities, binning):
         if refused:
             flags.append(Flag("frames_differ", {
                 "quantities": sorted(refused), "ours": _by(frame.shape),
-                "theirs": _by(theirs) if theirs else "unknown"}))
+                "theirs": _by(theirs)}))
     elif standard.pixel_size is not None and {"pixel_size", "ellipse"} & set(quantities):
         nominal, unit = (params.get(name) for name in ("Q_pixel_size", "Q_pixel_units"))
         ratio = nominal / (standard.pixel_size[0] * binning) if unit == standard.pixel_size[1] and nominal else 1.0

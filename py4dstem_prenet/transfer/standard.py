@@ -27,7 +27,7 @@ class Standard:
     sha256 : str
         Hash of the values.
     frame : Frame
-        How its patterns were cropped and binned; without a shape if that is not known.
+        How its patterns were cropped and binned.
     conditions : Conditions
         Settings of the microscope.
     ellipse : Ellipse or None
