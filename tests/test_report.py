@@ -57,7 +57,7 @@ class TestIsThisFitGoodEnough:
         best = [t for t in found.trials if t.chosen]
         assert [t.model for t in best] == ["parabola"] and best[0].distance < 1e-9
         assert next(t for t in found.trials if t.model == "constant").scatter > 0.3
-        assert found.uncertainty < 0.02
+        assert found.uncertainty < 0.025  # floors of 0.01 px and of 0.15 sigma, common to all positions, along two axes
 
     def test_strong_residuals_of_the_specimen_are_amber_with_their_cause(self):
         image = particles()

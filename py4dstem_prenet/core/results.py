@@ -194,13 +194,13 @@ class OriginFit(Decided):
     residual_qx0, residual_qy0 : numpy.ndarray
         (Rx, Ry), measured less fitted, pixels.
     sigma_qx0, sigma_qy0 : numpy.ndarray
-        (Rx, Ry), one standard deviation of the surface if the errors of positions are independent, pixels. Errors that
-        one specimen causes at all positions are not included.
+        (Rx, Ry), one standard deviation of the surface, pixels, with the errors that many positions share.
     model : str
         The chosen model; of the richest part, if the descan is fitted in parts.
     decision : Decision
         Accepted if the surface describes the positions. Numbers: scatter (px per axis), scale (of the stated sigma),
-        shared (px rms), shared_sigmas, outliers (fraction), uncertainty (px rms).
+        shared (px rms), shared_sigmas, outliers (fraction), common (px, error that
+        positions share), uncertainty (px rms).
     trials : tuple of ModelTrial
         The models that were compared.
     """

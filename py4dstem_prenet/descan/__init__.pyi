@@ -1,3 +1,4 @@
+from .common import common_sigma as common_sigma
 from .fit import fit_descan as fit_descan, fit_origin as fit_origin, residual_flags as residual_flags
 from .jumps import find_jumps as find_jumps, jump_flags as jump_flags, merged as merged, step_at as step_at
 from .models import (

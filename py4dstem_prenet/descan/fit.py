@@ -22,7 +22,7 @@ from ..core import (
     check_residuals,
     robust_sigma,
 )
-from . import find_jumps, fit_pair, fit_parts, jump_flags, merged, reorder, step_at
+from . import common_sigma, find_jumps, fit_pair, fit_parts, jump_flags, merged, reorder, step_at
 
 MAX_JUMPS = 8  # jumps that are fitted as steps; a scan with more is fitted without
 # Positions jump at random if they scatter about the surface by so many pixels, and so many times the sigma of counting,
@@ -139,11 +139,12 @@ def fit_origin(origin: OriginMap, model: str = "auto") -> OriginFit:
     x, y, flags = fit_descan(maps, sigmas, origin.valid, model)
     test = check_residuals([x.residual, y.residual], sigmas, origin.valid, not origin.decision.has("sigma_unknown"))
     # Add the errors that all positions share.
+    common = common_sigma([x.residual, y.residual], sigmas, origin.valid, origin.decision.numbers.get("repeated", 0.0))
     shared = max([MIN_SIGMA_PX, *(flag.numbers["sigma"] for flag in origin.flags if flag.name == "beam_cut")])
-    sigmas = [np.hypot(surface.sigma, shared) for surface in (x, y)]
+    sigmas = [np.sqrt(surface.sigma**2 + shared**2 + common**2) for surface in (x, y)]
     uncertainty = float(np.sqrt(np.mean(sigmas[0] ** 2 + sigmas[1] ** 2)))
     numbers = {"scatter": test.scatter, "scale": test.scale, "shared": test.shared, "shared_sigmas": test.shared_sigmas,
-               "outliers": test.outliers, "uncertainty": uncertainty}
+               "outliers": test.outliers, "common": common, "uncertainty": uncertainty}
     scattered = _scattered(origin, np.hypot(x.residual, y.residual))
     if scattered is not None:
         x, y = (replace(surface, decision=Decision(False, (scattered,))) for surface in (x, y))

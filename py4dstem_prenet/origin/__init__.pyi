@@ -42,5 +42,6 @@ from .hidden import (
 )
 from .learn import learn_beam as learn_beam
 from .measure import BeamLocator as BeamLocator, check_mask as check_mask, measure_origin as measure_origin
+from .repeats import repeated_fraction as repeated_fraction
 from .sparse import pooled_origin as pooled_origin
 from .stop import find_stop as find_stop

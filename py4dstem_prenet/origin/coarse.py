@@ -251,7 +251,7 @@ def _block_of(scan_shape, grid):
 
 
 def block_sums(scan: Scan, noise: NoiseModel, blocks: int = BEAM_BLOCKS, region=None):
-    """Sum some patterns of each block of a scan, in electrons.
+    """Sum some patterns of each block of a scan, in electrons; frames of one value, as saturated ones, are left out.
 
     Parameters
     ----------
@@ -282,6 +282,8 @@ def block_sums(scan: Scan, noise: NoiseModel, blocks: int = BEAM_BLOCKS, region=
     sums = np.zeros((grid[0] * grid[1], *scan.pattern_shape), np.float32)
     counts = np.zeros(len(sums), int)
     for index, patterns in scan.blocks(positions=chosen):
+        lost = (patterns.max((1, 2)) == patterns.min((1, 2))) & (patterns[:, 0, 0] > noise.offset)
+        index, patterns = index[~lost], patterns[~lost]
         electrons = (patterns.astype(np.float32) - noise.offset) / noise.gain
         for b in np.unique(block_of[index]):
             members = block_of[index] == b

@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter, uniform_filter
 from ..core import MIN_SIGMA_PX, NORMAL_MAD, Decision, Flag, NoiseModel, OriginMap, Scan
 from ..descan import fit_descan
 from ..fits import ring_center
-from . import UNCERTAIN_SIGMA_PX, Beam, Located, block_sums, spread_blocks
+from . import UNCERTAIN_SIGMA_PX, Beam, Located, block_sums, repeated_fraction, spread_blocks
 
 # Set on simulated scans:
 MIN_SIGNAL_FRACTION = 0.02  # smallest ratio of the electrons in a window to their median; below it the beam was blanked
@@ -31,6 +31,7 @@ MAX_MISSING = 0.5
 # DARK_BRIGHTNESS if positions scatter, otherwise DIM_BRIGHTNESS. Below DIM_BRIGHTNESS the specimen may be too thick.
 DARK_BRIGHTNESS = 0.1
 DIM_BRIGHTNESS = 0.6
+MAX_REPEAT_PATTERNS, MAX_REPEAT_BYTES = 256, 2**28  # patterns that are compared, and their bytes; chosen for speed
 SCATTER_SIDE = 5  # scan positions, side of the square whose scatter about the descan widens sigma
 RING_BLOCKS = 4  # blocks along each side of the scan; rings need more electrons than a disk
 RING_CENTER_ERROR_PX = 0.1  # pixels along each axis, systematic error of the center of rings
@@ -122,7 +123,19 @@ def decide_origin(scan: Scan, noise: NoiseModel, located: Located, beam: Beam, p
             return no_origin(scan.scan_shape, Flag("beam_elsewhere", numbers))
     if scatter > UNCERTAIN_SIGMA_PX:  # many positions share the cause, so it does not average out
         flags.append(Flag("position_uncertain", {"sigma": float(scatter), "counting": float(counting)}))
-    return OriginMap(*position, *sigma, valid, float(beam.aperture.radius), Decision(True, tuple(flags)))
+    numbers = {"repeated": _repeated(scan, located.position, valid, beam)}
+    return OriginMap(*position, *sigma, valid, float(beam.aperture.radius), Decision(True, tuple(flags), numbers))
+
+
+def _repeated(scan, positions, valid, beam):
+    """Fraction of the variance of position errors that the patterns of a scan share, from an even sample."""
+    chosen = np.flatnonzero(valid.ravel() & scan.readable.ravel())
+    if len(chosen) < 2:
+        return 0.0
+    pattern_bytes = 4 * scan.pattern_shape[0] * scan.pattern_shape[1]
+    count = int(np.clip(MAX_REPEAT_BYTES // pattern_bytes, 1, MAX_REPEAT_PATTERNS))
+    chosen = chosen[np.unique(np.linspace(0, len(chosen) - 1, count).astype(int))]
+    return repeated_fraction(scan.read(chosen), positions[chosen], beam)
 
 
 def _missing_brightness(scan, noise: NoiseModel, valid, processed) -> float:
@@ -186,7 +199,8 @@ def origin_from_rings(scan: Scan, noise: NoiseModel, flag: Flag | None) -> Origi
     flags = [Flag("beam_hidden")]
     if not valid.all():
         flags.append(Flag("rings_missing", {"count": int(np.count_nonzero(~valid)), "total": int(valid.size)}))
-    return OriginMap(*position, *sigma, valid, float("nan"), Decision(True, tuple(flags)), "rings")
+    return OriginMap(*position, *sigma, valid, float("nan"), Decision(True, tuple(flags), {"repeated": 1.0}),
+                     "rings")
 
 
 def no_origin(scan_shape, *flags: Flag) -> OriginMap:

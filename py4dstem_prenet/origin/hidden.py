@@ -145,7 +145,8 @@ def hidden_origin(scan: Scan, noise: NoiseModel, first: FirstGuess, reason: Flag
     found = () if stop is None else (Flag("stop_found", {"pixels": int(stop.sum())}),)
     rings = origin_from_rings(scan, masked, reason)
     if rings.found:
-        return replace(rings, decision=Decision(True, (*rings.decision.flags, *found)), stop=stop)
+        return replace(rings, decision=Decision(True, (*rings.decision.flags, *found), rings.decision.numbers),
+                       stop=stop)
     inversion = _inversion(mean, ~masked.bad_pixels, guess, readout)
     if first.probability < MIN_BEAM_PROBABILITY or not inversion.accepted:
         numbers = {"qx0": float(guess[0]), "qy0": float(guess[1]), "sigma": float(first.sigma)}
@@ -155,5 +156,5 @@ def hidden_origin(scan: Scan, noise: NoiseModel, first: FirstGuess, reason: Flag
     descan = np.ptp(first.position, axis=0).max()  # of the network's guess, of which it adds a part to the error
     sigma = np.full((2, *scan.scan_shape), np.hypot(inversion.sigma, DESCAN_ERROR_FRACTION * descan))
     flags = (Flag("inversion_used", {"symmetry": inversion.symmetry}), *found)
-    return OriginMap(*position, *sigma, np.ones(scan.scan_shape, bool), float("nan"), Decision(True, flags),
-                     "center of inversion", stop)
+    return OriginMap(*position, *sigma, np.ones(scan.scan_shape, bool), float("nan"), Decision(True, flags,
+                     {"repeated": 1.0}), "center of inversion", stop)

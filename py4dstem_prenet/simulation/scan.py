@@ -66,7 +66,7 @@ def draw_descan(rng, scan, amplitude: float) -> np.ndarray:
 def simulate(scan=(16, 16), shape=(128, 128), *, dose: float = 10_000, seed: int = 0, specimens: int = 6,
              ratio: float | None = None, theta: float | None = None, radius: float | None = None,
              amplitude: float = 3.0, gain: float = 1.0, offset: float = 0.0, readout: float = 0.0,
-             psf: float = 0.0) -> SimulatedScan:
+             psf: float = 0.0, grains: int | None = None) -> SimulatedScan:
     """Simulate a scan over grains of random specimens.
 
     Parameters
@@ -97,6 +97,8 @@ def simulate(scan=(16, 16), shape=(128, 128), *, dose: float = 10_000, seed: int
         Read-out noise, rms detector units.
     psf : float
         Standard deviation of the point spread function, pixels.
+    grains : int, optional
+        Number of grains; by default one for twelve positions.
 
     Returns
     -------
@@ -129,7 +131,7 @@ def simulate(scan=(16, 16), shape=(128, 128), *, dose: float = 10_000, seed: int
     radius = 0.05 * min(shape) if radius is None else float(radius)
     qx0, qy0 = ((n - 1) / 2 + rng.uniform(-0.05, 0.05) * n + draw_descan(rng, scan, amplitude) for n in shape)
     # Grains of a Voronoi map. A grain repeats one pattern; glasses and powders are rotated at random at each position.
-    seeds = rng.random((max(4, scan[0] * scan[1] // 12), 2)) * scan
+    seeds = rng.random((grains or max(4, scan[0] * scan[1] // 12), 2)) * scan
     at = np.stack(np.meshgrid(*map(np.arange, scan), indexing="ij"), -1)
     grain = np.argmin(((at[:, :, None] - seeds) ** 2).sum(-1), -1).ravel()
     index = rng.integers(len(bank), size=len(seeds))[grain]
