@@ -257,6 +257,10 @@ def write_report(datacube, report: CalibrationReport, mask=None, settings=None,
     carried = () if transfer is None else transfer.quantities
     kept["origin"] &= "descan" not in carried
     kept["ellipse"] = choices.ellipse is False or (kept["ellipse"] and not by_hand)
+    if transfer is not None and "ellipse" not in carried:
+        ratio = _ratio(datacube, None if kept["ellipse"] else ellipse)
+        transfer = transfer.for_ellipse(ratio)
+        report = dataclasses.replace(report, transfer=transfer)
     report = _with_written(
         report, *(() if kept["origin_meas"] else (Flag("origin_written", {"feature": origin.feature}),)),
         _origin_flag(datacube, fit, kept["origin"]),
@@ -276,6 +280,14 @@ def write_report(datacube, report: CalibrationReport, mask=None, settings=None,
             record["transfer"] = transfer_record(transfer)
         write_provenance(datacube, record)
     return report
+
+
+def _ratio(datacube, ellipse):
+    """a / b of the ellipse that the calibration holds in the end."""
+    if ellipse is not None and ellipse.accepted:
+        return ellipse.a / ellipse.b
+    stored = None if datacube.calibration is None else datacube.calibration.get_ellipse()
+    return 1.0 if stored is None else float(np.mean(np.divide(stored[0], stored[1])))
 
 
 def _origin_flag(datacube, fit, kept):

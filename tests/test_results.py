@@ -55,7 +55,7 @@ def made(scan=(20, 20)):
     results = [origin, fit, ellipse, ellipses, noise, report, check,
                OriginCheck(0.05, 1.0, 0.02, 256, Decision(True, (Flag("origin_sigma_checked", halves),))),
                EllipseCheck(0.001, 0.3, 256, Decision(True, (Flag("ellipse_halves_agree", agree),))),
-               Transfer("gold.h5", 64 * "0", 1.0, ellipse, (0.02, "A^-1"), (0.2, True), maps, Decision(
+               Transfer("gold.h5", 64 * "0", 1.0, ellipse, (0.02, "A^-1"), 1.04, (0.2, True), maps, {}, Decision(
                    True, (Flag("carried_over", {"quantities": ["ellipse", "rotation"], "source": "gold.h5"}),))),
                Series(Path("out"), (FileOutcome(Path("a.h5"), Path("out/a.h5"), "failed", {"problem": "No."}),),
                       Path("out/summary.csv"), Path("out/summary.html")),

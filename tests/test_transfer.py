@@ -18,7 +18,7 @@ import py4dstem_prenet
 from py4dstem_prenet import calibrate
 from py4dstem_prenet.core import ellipse_vector
 from py4dstem_prenet.ellipse.decide import decide_ellipse
-from py4dstem_prenet.io import author_of, read_frame, read_provenance
+from py4dstem_prenet.io import author_of, read_frame, read_provenance, sign
 from py4dstem_prenet.transfer import (
     Conditions,
     conditions_of,
@@ -119,6 +119,29 @@ def test_the_command(gold, tmp_path):
     written = py4DSTEM.read(str(tmp_path / "out.h5")).calibration
     assert written.get_Q_pixel_size() == SIZE and written.get_QR_rotation() is None
     assert '"source": "gold.h5"' in done.stdout
+
+
+def test_a_pixel_size_belongs_to_its_ellipse():
+    """py4DSTEM's corrected radius is b times the ideal one: what 1/angstrom is in a pixel grows with sqrt(a / b)."""
+    gold = standard((6, 6, 96, 96))
+    scan = cube(seed=7)
+    report = calibrate(scan, progress=False, like=gold, transfer="pixel_size", ellipse=(1.10, 1.0, 0.6))
+    assert scan.calibration.get_Q_pixel_size() == pytest.approx(SIZE * np.sqrt(1.10 / 1.04))
+    assert report.transfer.pixel_size[0] == scan.calibration.get_Q_pixel_size()
+    gold.calibration.set_ellipse((None, None, None))
+    plan = planned(scan, gold, "pixel_size")
+    assert decided_transfer(plan, None).for_ellipse(1.1).pixel_size[0] == pytest.approx(SIZE * np.sqrt(1.1))
+
+
+def test_what_is_recorded_of_a_quantity_goes_with_it():
+    gold = standard()
+    sign(gold, "pixel_size", sigma=1e-5, reference=40.0, standard="Au")
+    sign(gold, "rotation", sigma=0.3)
+    facts = decided_transfer(planned(blank((4, 4, 48, 48)), gold, binning=2), None).facts
+    assert facts["pixel_size"] == {"sigma": 2e-5, "reference": 20.0, "standard": "Au"}
+    assert facts["rotation"] == {"sigma": 0.3}
+    gold.calibration.set_Q_pixel_size(2 * SIZE)  # by hand since
+    assert decided_transfer(planned(blank(), gold), None).facts["pixel_size"] == {}
 
 
 # --- what is refused

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,10 +25,14 @@ class Transfer(Decided):
         The ellipse, with the covariance that the standard states.
     pixel_size : tuple of (float, str) or None
         Q pixel size and its unit, of a pixel of this scan.
+    ratio : float
+        a / b of the ellipse of the standard, to which its pixel size belongs; 1 without an ellipse.
     rotation : tuple of (float, bool) or None
         Rotation between scan and pattern in radians, and whether the pattern is flipped.
     descan : numpy.ndarray or None
         (2, Rx, Ry), the descan of the standard about its mean, in pixels of this scan.
+    facts : dict
+        "pixel_size" and "rotation" to what is recorded of them, in pixels of this scan.
     decision : Decision
         Accepted if all that was asked for is carried over.
     """
@@ -38,8 +42,10 @@ class Transfer(Decided):
     binning: float | None
     ellipse: Ellipse | None
     pixel_size: tuple[float, str] | None
+    ratio: float
     rotation: tuple[float, bool] | None
     descan: np.ndarray | None
+    facts: dict
     decision: Decision
 
     @property
@@ -47,6 +53,27 @@ class Transfer(Decided):
         """Names of what is carried over."""
         names = ("ellipse", "pixel_size", "rotation", "descan")
         return tuple(name for name in names if getattr(self, name) is not None)
+
+    def for_ellipse(self, ratio: float) -> Transfer:
+        """Convert the pixel size to another ellipse.
+
+        py4DSTEM's elliptical correction returns radii that are `b` times the ideal ones, so a pixel size belongs to the
+        ellipse with which it is used: it grows with sqrt(a / b).
+
+        Parameters
+        ----------
+        ratio : float
+            a / b of the ellipse that is set in this scan; 1 without an ellipse.
+
+        Returns
+        -------
+        Transfer
+            The same for this ellipse.
+        """
+        if self.pixel_size is None:
+            return self
+        size, unit = self.pixel_size
+        return replace(self, pixel_size=(float(size * np.sqrt(ratio / self.ratio)), unit), ratio=float(ratio))
 
     @property
     def summary(self) -> str:

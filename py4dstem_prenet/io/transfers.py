@@ -23,12 +23,12 @@ def write_transfer(datacube, transfer) -> None:
         size, unit = transfer.pixel_size
         calibration.set_Q_pixel_size(float(size))
         calibration.set_Q_pixel_units(unit)
-        sign(datacube, "pixel_size", **facts)
+        sign(datacube, "pixel_size", **transfer.facts["pixel_size"] | facts | {"ratio": transfer.ratio})
     if transfer.rotation is not None:
         rotation, flip = transfer.rotation
         calibration.set_QR_rotation(float(rotation))
         calibration.set_QR_flip(bool(flip))
-        sign(datacube, "rotation", **facts)
+        sign(datacube, "rotation", **transfer.facts["rotation"] | facts)
 
 
 def transfer_record(transfer) -> dict:

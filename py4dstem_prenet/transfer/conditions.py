@@ -43,7 +43,7 @@ def conditions_of(datacube) -> Conditions:
     Parameters
     ----------
     datacube : py4DSTEM.DataCube
-        The cube; all its metadata are searched for usual names.
+        The cube; all its metadata are searched for usual names, and "accelerating_voltage" in its calibration.
 
     Returns
     -------
@@ -59,7 +59,8 @@ def conditions_of(datacube) -> Conditions:
     >>> conditions_of(datacube)
     Conditions(voltage=300000.0, camera_length=0.23, date=None)
     """
-    found = {}
+    params = {} if datacube.calibration is None else datacube.calibration._params
+    found = {"voltage": params["accelerating_voltage"]} if params.get("accelerating_voltage") else {}
     for record in datacube.metadata.values():
         if record.name == "calibration" or str(record.name).startswith("prenet"):
             continue

@@ -62,5 +62,16 @@ def decided_transfer(plan: Plan, own: Ellipse | None, descan: Flag | None = None
         standard.name, standard.sha256, plan.binning,
         replace(standard.ellipse, sources=sources) if "ellipse" in quantities else None,
         (size[0] * plan.binning, size[1]) if "pixel_size" in quantities else None,
+        1.0 if standard.ellipse is None else standard.ellipse.a / standard.ellipse.b,
         standard.rotation if "rotation" in quantities else None,
-        descan_of(plan) if "descan" in quantities else None, Decision(asked, tuple(flags)))
+        descan_of(plan) if "descan" in quantities else None, _facts(plan), Decision(asked, tuple(flags)))
+
+
+def _facts(plan):
+    """What is recorded of pixel size and rotation; lengths in pixels and sizes of pixels are those of this scan."""
+    facts = {name: dict(values) for name, values in plan.standard.facts.items()}
+    if plan.binning is not None:
+        for name, power in (("sigma", 1), ("reference", -1)):
+            if name in facts["pixel_size"]:
+                facts["pixel_size"][name] *= plan.binning**power
+    return facts

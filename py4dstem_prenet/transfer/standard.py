@@ -13,6 +13,7 @@ from ..io import Frame, open_calibrated, read_frame, signatures
 from ..resampling import check_calibration
 from . import Conditions, conditions_of
 
+_OF_THE_SCAN = ("shape", "data", "unchanged", "measured", "author", "source", "sha256")  # facts that stay
 _HASHED = ("a", "b", "theta", "Q_pixel_size", "Q_pixel_units", "QR_rotation", "QR_flip", "qx0", "qy0")
 
 
@@ -42,6 +43,8 @@ class Standard:
         Standard error of the fitted origin, pixels; NaN if it is not known.
     step : tuple of (float, str)
         R pixel size and its unit.
+    facts : dict
+        "pixel_size" and "rotation" to what this package recorded of them, such as the sigma.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Standard:
     origin: np.ndarray | None
     uncertainty: float
     step: tuple[float, str]
+    facts: dict
 
 
 def read_standard(like) -> Standard:
@@ -110,7 +114,8 @@ def read_standard(like) -> Standard:
         None if rotation is None else (float(rotation), bool(params.get("QR_flip"))),
         None if maps is None or any(np.shape(q) != tuple(cube.Rshape) for q in maps) else np.stack(maps).astype(float),
         float(fitted.get("uncertainty") or np.nan) if fitted.get("unchanged") else np.nan,
-        (float(params.get("R_pixel_size") or 1), str(params.get("R_pixel_units"))))
+        (float(params.get("R_pixel_size") or 1), str(params.get("R_pixel_units"))),
+        {name: _facts(signed.get(name, {})) for name in ("pixel_size", "rotation")})
 
 
 def _ellipse(calibration, signature):
@@ -122,6 +127,13 @@ def _ellipse(calibration, signature):
     covariance = signature.get("covariance") if signature.get("unchanged") else None
     covariance = np.full((2, 2), np.nan) if covariance is None else np.array(covariance, float)
     return Ellipse(*ellipse_axes(vector), vector, covariance, Decision(True))
+
+
+def _facts(signature):
+    """What a signature tells of the values, if these were not changed since."""
+    if not signature.get("unchanged"):
+        return {}
+    return {name: value for name, value in signature.items() if name not in _OF_THE_SCAN}
 
 
 def _hash(params):
