@@ -270,7 +270,7 @@ class PrenetAccessor:
                                  valid=read_valid(self._datacube), region=region, device=device, progress=progress)
         if write or (write is None and region is None):
             with undoable(self._datacube):
-                write_ellipse(self._datacube, result, covariance=result.covariance)
+                write_ellipse(self._datacube, result, covariance=result.covariance, used=result.used)
         return result
 
     def map_ellipse(self, blocks=4, device="auto", progress=True) -> EllipseMap:

@@ -274,7 +274,8 @@ def write_report(datacube, report: CalibrationReport, mask=None, settings=None,
         if not kept["origin"]:
             write_fit(datacube, fit, uncertainty=fit.decision.numbers.get("uncertainty"))
         if ellipse is not None and not kept["ellipse"] and "ellipse" not in carried:
-            write_ellipse(datacube, ellipse, covariance=ellipse.covariance, author=USER if by_hand else PRENET)
+            write_ellipse(datacube, ellipse, covariance=ellipse.covariance, used=ellipse.used,
+                          author=USER if by_hand else PRENET)
         if transfer is not None:
             write_transfer(datacube, transfer)
             record["transfer"] = transfer_record(transfer)

@@ -63,7 +63,7 @@ from .report import (
     subplots,
 )
 from .resampling import check_calibration
-from .transfer import MAX_APERTURE_ELLIPSE, MAX_STRAIN_ELLIPSE
+from .transfer import MAX_STRAIN_ELLIPSE
 
 HTML_ENDINGS = (".html", ".htm")
 SHOWN_SIDE = 16  # scan positions, side of the part of the scan that is denoised for the figures
@@ -363,10 +363,10 @@ def ellipse_flags(stored, measured: Ellipse | None, author: str, halves: Ellipse
     difference = float(np.hypot(*np.subtract(measured.vector, ellipse_vector(*stored))))
     if difference > max(3 * measured.sigma, MIN_ELLIPSE_DIFFERENCE):
         numbers = {"difference": difference, "sigmas": difference / measured.sigma}
-        if author == STANDARD:  # strain, or an aperture that is not round, may cause the difference
-            with_rings = "rings" in measured.sources
-            if difference <= (MAX_STRAIN_ELLIPSE if with_rings else MAX_APERTURE_ELLIPSE):
-                return (Flag("standard_differs" if with_rings else "beam_shape_differs", numbers),), details
+        if author == STANDARD and "rings" not in measured.sources:  # the aperture may not be round
+            return (Flag("beam_shape_differs", numbers),), details
+        if author == STANDARD and difference <= MAX_STRAIN_ELLIPSE:
+            return (Flag("standard_differs", numbers),), details
         return (Flag("ellipse_differs", {"author": author, "difference": difference,
                                          "sigmas": difference / measured.sigma}),), details
     a, b, theta = stored

@@ -94,7 +94,8 @@ def test_stages_one_by_one(cube, stage, monkeypatch):
     )
     fitted = types.SimpleNamespace(qx0=15.5 * ones, qy0=16.5 * ones, accepted=True,
                                    decision=Decision(True, (), {"uncertainty": 0.01}))
-    round_ring = types.SimpleNamespace(a=1.01, b=0.99, theta=0.3, accepted=True, covariance=1e-6 * np.eye(2))
+    round_ring = types.SimpleNamespace(a=1.01, b=0.99, theta=0.3, accepted=True, used="rings",
+                                       covariance=1e-6 * np.eye(2))
     seen = {}
 
     def measure_origin(data, noise=None, mask=None, device="auto", progress=True, center=None, radius=None):

@@ -157,6 +157,11 @@ def test_rings_that_contradict_refuse_and_the_error_rate_is_that_stated():
     assert not other.accepted and other.quantities == ("rotation",) and other.decision.has("standard_contradicted")
     strained = decided_transfer(plan, rings(np.add(vector, (0.006, 0)), 0.001))
     assert strained.accepted and strained.decision.has("standard_differs")
+    for beam, kept in (("", True), ("direct beam and rings", False)):  # whether the aperture was round
+        sign(gold, "ellipse", covariance=1e-6 * np.eye(2), used=beam)
+        oval = decide_ellipse({"direct beam": (np.add(vector, (0.035, 0)), 4e-6 * np.eye(2))}, [], continuity=0.0)
+        found = decided_transfer(planned(blank(), gold), oval)
+        assert found.accepted == kept and found.decision.has("beam_shape_differs") == kept
     vague = decided_transfer(plan, rings(np.add(vector, (0.02, 0)), 0.02))
     assert vague.accepted and vague.decision.has("ellipse_agrees")
     untested = decided_transfer(plan, None)

@@ -258,6 +258,11 @@ class Ellipse(Decided):
         return float(np.sqrt(np.linalg.eigvalsh(self.covariance).max()))
 
     @property
+    def used(self) -> str:
+        """Names of the evidence that determined it; empty if it was set or not determined."""
+        return next((flag.numbers["sources"] for flag in self.flags if flag.name == "ellipse_determined"), "")
+
+    @property
     def ratio(self) -> str:
         """a/b with its standard deviation, as text."""
         return f"{self.a / self.b:.4f}" + (f" ± {self.sigma:.4f}" if np.isfinite(self.sigma) else " (set by hand)")

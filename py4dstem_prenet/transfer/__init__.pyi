@@ -1,6 +1,5 @@
 from .conditions import Conditions as Conditions, conditions_of as conditions_of, differences as differences
 from .decide import (
-    MAX_APERTURE_ELLIPSE as MAX_APERTURE_ELLIPSE,
     MAX_STRAIN_ELLIPSE as MAX_STRAIN_ELLIPSE,
     decided_transfer as decided_transfer,
 )

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from ..core import Decision, Ellipse, Flag, Transfer
 from ..ellipse import compare_ellipses
 from . import Plan, descan_of
 
 # Difference in a/b, chosen, not measured:
 MAX_STRAIN_ELLIPSE = 0.01  # of rings, that uniform strain of a specimen may cause
-MAX_APERTURE_ELLIPSE = 0.02  # of the direct beam, that an aperture which is not round may cause
+MAX_APERTURE_ELLIPSE = 0.02  # of the direct beam, where that of the standard was round
 
 
 def decided_transfer(plan: Plan, own: Ellipse | None, descan: Flag | None = None) -> Transfer:
@@ -33,8 +35,9 @@ def decided_transfer(plan: Plan, own: Ellipse | None, descan: Flag | None = None
     Notes
     -----
     The ellipse of the standard is tested against that of the scan by their covariances (chi square, one error in a
-    thousand). If they disagree by more than strain can explain, or for the shape of the direct beam alone an aperture
-    that is not round, ellipse and pixel size are refused; a smaller disagreement raises a flag.
+    thousand). If rings of the scan disagree by more than strain can explain, ellipse and pixel size are refused. The
+    shape of the direct beam alone refuses them only if the ellipse of the standard rests on its direct beam, too. Other
+    disagreement raises a flag.
     """
     standard, flags, quantities = plan.standard, list(plan.flags), list(plan.quantities)
     if "ellipse" in quantities:
@@ -43,7 +46,8 @@ def decided_transfer(plan: Plan, own: Ellipse | None, descan: Flag | None = None
             flags.append(Flag("ellipse_untested"))
         elif test.agrees:
             flags.append(Flag("ellipse_agrees", test.numbers))
-        elif test.difference > (MAX_STRAIN_ELLIPSE if test.decisive else MAX_APERTURE_ELLIPSE):
+        elif test.difference > (MAX_STRAIN_ELLIPSE if test.decisive else
+                                MAX_APERTURE_ELLIPSE if standard.round_beam else np.inf):
             refused = [name for name in ("ellipse", "pixel_size") if name in quantities]
             quantities = [name for name in quantities if name not in refused]
             flags.append(Flag("standard_contradicted", {**test.numbers, "quantities": refused}))

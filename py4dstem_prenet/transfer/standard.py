@@ -33,6 +33,8 @@ class Standard:
         Settings of the microscope.
     ellipse : Ellipse or None
         The ellipse, with the covariance that was stored, or NaN.
+    round_beam : bool
+        Whether the shape of its direct beam is part of the evidence of the ellipse.
     pixel_size : tuple of (float, str) or None
         Q pixel size and its unit; None if it is not calibrated.
     rotation : tuple of (float, bool) or None
@@ -52,6 +54,7 @@ class Standard:
     frame: Frame
     conditions: Conditions
     ellipse: Ellipse | None
+    round_beam: bool
     pixel_size: tuple[float, str] | None
     rotation: tuple[float, bool] | None
     origin: np.ndarray | None
@@ -106,10 +109,10 @@ def read_standard(like) -> Standard:
     size, unit = params.get("Q_pixel_size"), str(params.get("Q_pixel_units"))
     rotation = params.get("QR_rotation")
     maps = cube.calibration.get_origin()
-    fitted = signed.get("origin", {})
+    fitted, ellipse = signed.get("origin", {}), signed.get("ellipse", {})
     return Standard(
         name, _hash(params), read_frame(cube), conditions_of(cube),
-        _ellipse(cube.calibration, signed.get("ellipse", {})),
+        _ellipse(cube.calibration, ellipse), bool(ellipse.get("unchanged")) and "direct beam" in ellipse.get("used", ""),
         None if unit == "pixels" or size is None else (float(size), unit),
         None if rotation is None else (float(rotation), bool(params.get("QR_flip"))),
         None if maps is None or any(np.shape(q) != tuple(cube.Rshape) for q in maps) else np.stack(maps).astype(float),
