@@ -21,6 +21,7 @@ from .io import (
     USER,
     author_of,
     check_output,
+    fingerprint,
     is_kept,
     make_provenance,
     read_mask,
@@ -267,17 +268,18 @@ def write_report(datacube, report: CalibrationReport, mask=None, settings=None,
         *(() if "ellipse" in carried else (_ellipse_flag(datacube, ellipse, kept["ellipse"], choices),)))
     record = make_provenance(datacube, weights={name: verify(name) for name in NETWORKS}, settings=settings,
                              noise=report.noise, flags=report.flags)
+    data = fingerprint(datacube)
     with undoable(datacube):
         if not kept["origin_meas"]:
-            write_origin(datacube, origin)
+            write_origin(datacube, origin, data=data)
         write_mask(datacube, mask)
         if not kept["origin"]:
-            write_fit(datacube, fit, uncertainty=fit.decision.numbers.get("uncertainty"))
+            write_fit(datacube, fit, uncertainty=fit.decision.numbers.get("uncertainty"), data=data)
         if ellipse is not None and not kept["ellipse"] and "ellipse" not in carried:
             write_ellipse(datacube, ellipse, covariance=ellipse.covariance, used=ellipse.used,
-                          author=USER if by_hand else PRENET)
+                          author=USER if by_hand else PRENET, data=data)
         if transfer is not None:
-            write_transfer(datacube, transfer)
+            write_transfer(datacube, transfer, data=data)
             record["transfer"] = transfer_record(transfer)
         write_provenance(datacube, record)
     return report

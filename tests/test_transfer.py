@@ -128,6 +128,7 @@ def test_a_pixel_size_belongs_to_its_ellipse():
     report = calibrate(scan, progress=False, like=gold, transfer="pixel_size", ellipse=(1.10, 1.0, 0.6))
     assert scan.calibration.get_Q_pixel_size() == pytest.approx(SIZE * np.sqrt(1.10 / 1.04))
     assert report.transfer.pixel_size[0] == scan.calibration.get_Q_pixel_size()
+    assert report.transfer.decision.has("pixel_size_adapted")
     gold.calibration.set_ellipse((None, None, None))
     plan = planned(scan, gold, "pixel_size")
     assert decided_transfer(plan, None).for_ellipse(1.1).pixel_size[0] == pytest.approx(SIZE * np.sqrt(1.1))

@@ -556,6 +556,9 @@ _CALIBRATION = (
 _TRANSFER = (
     ("carried_over", INFO,
      "Carried over from {source}: {quantities}."),
+    ("pixel_size_adapted", INFO,
+     "The pixel size was converted to the ellipse of this scan (a/b {ratio:.4f}; that of the standard is "
+     "{standard:.4f})."),
     ("standard_lacks", INFO,
      "{source} does not hold: {quantities}."),
     ("standard_contradicted", REFUSAL,

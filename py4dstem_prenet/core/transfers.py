@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from . import Decided, Decision, Ellipse
+from . import Decided, Decision, Ellipse, Flag
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -70,10 +70,12 @@ class Transfer(Decided):
         Transfer
             The same for this ellipse.
         """
-        if self.pixel_size is None:
+        if self.pixel_size is None or np.isclose(ratio, self.ratio, rtol=1e-9):
             return self
         size, unit = self.pixel_size
-        return replace(self, pixel_size=(float(size * np.sqrt(ratio / self.ratio)), unit), ratio=float(ratio))
+        flag = Flag("pixel_size_adapted", {"ratio": float(ratio), "standard": float(self.ratio)})
+        return replace(self, pixel_size=(float(size * np.sqrt(ratio / self.ratio)), unit), ratio=float(ratio),
+                       decision=replace(self.decision, flags=(*self.flags, flag)))
 
     @property
     def summary(self) -> str:

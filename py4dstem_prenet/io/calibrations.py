@@ -68,7 +68,7 @@ def all_or_none(datacube):
         raise
 
 
-def write_origin(datacube, origin_map):
+def write_origin(datacube, origin_map, **facts):
     """Write a measured origin with `set_origin_meas`, its mask, the probe radius and the maps of sigma.
 
     Invalid positions get the origin of the nearest valid position, because a single NaN makes py4DSTEM's virtual images
@@ -81,6 +81,8 @@ def write_origin(datacube, origin_map):
         The scan that was measured.
     origin_map : OriginMap
         The measured origin.
+    **facts
+        Facts for `sign`.
 
     Returns
     -------
@@ -108,7 +110,7 @@ def write_origin(datacube, origin_map):
     calibration.set_probe_semiangle(float(origin_map.radius) if np.isfinite(origin_map.radius) else None)
     sigma = np.where(valid, [maps["sigma_qx0"], maps["sigma_qy0"]], np.nan)
     datacube.attach(sigma_slice(sigma))
-    sign(datacube, "origin_meas", feature=origin_map.feature)
+    sign(datacube, "origin_meas", feature=origin_map.feature, **facts)
     return True
 
 
@@ -415,10 +417,10 @@ def sign(datacube, *entries, **facts):
     *entries : {"origin_meas", "origin", "ellipse", "pixel_size", "rotation"}
         The entries that were written.
     **facts
-        Further facts about the entries; numbers and arrays.
+        Further facts about the entries; numbers and arrays. `data` is the fingerprint of the data, if it is known.
     """
     record = json.loads(datacube.calibration._params.get(WRITTEN) or "{}")
-    facts = {"data": fingerprint(datacube), **to_json(facts)}
+    facts = to_json(facts if "data" in facts else {"data": fingerprint(datacube), **facts})
     for entry in entries:
         record[entry] = {"shape": to_json(datacube.data.shape), "values": _digest(datacube.calibration, entry), **facts}
     if "origin" in entries:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from . import STANDARD, calibration_of, sign, write_ellipse
 
 
-def write_transfer(datacube, transfer) -> None:
+def write_transfer(datacube, transfer, **facts) -> None:
     """Write what was carried over, with py4DSTEM's setters; the descan is part of the fitted origin.
 
     Parameters
@@ -14,9 +14,11 @@ def write_transfer(datacube, transfer) -> None:
         The cube.
     transfer : Transfer
         What was carried over.
+    **facts
+        Facts for `sign`.
     """
     calibration = calibration_of(datacube)
-    facts = {"author": STANDARD, "source": transfer.source, "sha256": transfer.sha256}
+    facts |= {"author": STANDARD, "source": transfer.source, "sha256": transfer.sha256}
     if transfer.ellipse is not None:
         write_ellipse(datacube, transfer.ellipse, covariance=transfer.ellipse.covariance, **facts)
     if transfer.pixel_size is not None:

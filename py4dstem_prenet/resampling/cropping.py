@@ -395,9 +395,10 @@ def _finish(new, signed, done):
         calibration.set_origin(calibration.get_origin())  # updates mean and shift
     calibration.calibrate()
     calibration._params.pop(WRITTEN, None)
+    data = fingerprint(new)
     for entry, signature in signed.items():
         if signature["unchanged"]:
-            sign(new, entry, **{k: v for k, v in signature.items() if k not in _OF_THE_DATA})
+            sign(new, entry, data=data, **{k: v for k, v in signature.items() if k not in _OF_THE_DATA})
     record = read_provenance(new)
     if record is not None:
         write_provenance(new, record | {"since": [*record.get("since", []), done]})

@@ -112,7 +112,8 @@ def read_standard(like) -> Standard:
     fitted, ellipse = signed.get("origin", {}), signed.get("ellipse", {})
     return Standard(
         name, _hash(params), read_frame(cube), conditions_of(cube),
-        _ellipse(cube.calibration, ellipse), bool(ellipse.get("unchanged")) and "direct beam" in ellipse.get("used", ""),
+        _ellipse(cube.calibration, ellipse),
+        bool(ellipse.get("unchanged")) and "direct beam" in ellipse.get("used", ""),
         None if unit == "pixels" or size is None else (float(size), unit),
         None if rotation is None else (float(rotation), bool(params.get("QR_flip"))),
         None if maps is None or any(np.shape(q) != tuple(cube.Rshape) for q in maps) else np.stack(maps).astype(float),
