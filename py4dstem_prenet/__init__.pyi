@@ -7,7 +7,7 @@ from .descan import fit_origin as fit_origin
 from .detector import estimate_noise as estimate_noise
 from .disks import bragg_disks as bragg_disks
 from .ellipse import check_ellipse as check_ellipse, map_ellipse as map_ellipse, measure_ellipse as measure_ellipse
-from .io import load_calibration as load_calibration, open as open, save as save
+from .io import load_calibration as load_calibration, open as open, save as save, undo as undo
 from .live import OnlineCalibrator as OnlineCalibrator
 from .origin import check_origin as check_origin, measure_origin as measure_origin
 from .pipeline import calibrate as calibrate, preprocess as preprocess
@@ -23,3 +23,4 @@ from .resampling import (
 )
 from .review import show as show
 from .rotation import measure_rotation as measure_rotation
+from .series import calibrate_files as calibrate_files

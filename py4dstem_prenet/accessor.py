@@ -56,8 +56,13 @@ class PrenetAccessor:
         self._datacube = datacube
 
     # --- calibration --------------------------------------------------------------------------------------------
-    def calibrate(self, mask=None, device="auto", progress=True, rotation=False) -> CalibrationReport:
+    def calibrate(self, mask=None, device="auto", progress=True, *, center=None, radius=None, model="auto",
+                  region=None, ellipse=True, rotation=False, like=None, transfer=None, binning=None, replace=False,
+                  write=True) -> CalibrationReport:
         """Measure and fit the origin, measure the ellipse, and write what is accepted into the calibration.
+
+        All arguments can be left out. An origin or ellipse that was set by hand or by another program is kept, and the
+        report compares it with the measured one. `undo` restores what was in the calibration before.
 
         Parameters
         ----------
@@ -68,6 +73,33 @@ class PrenetAccessor:
             Where the networks run; "auto" takes a GPU if there is one.
         progress : bool, optional
             Whether to show progress bars.
+        center : tuple of float or of ndarray, shape (Rx, Ry), optional
+            Place (qx, qy) of the direct beam, row and column in pixels. The search starts there instead of in the whole
+            pattern, and the fits refine it; if no disk is found within 1.5 of its radii of this place, the origin
+            is refused.
+        radius : float, optional
+            Radius of the direct disk in pixels, right within some 30 %; its fit starts there.
+        model : {"auto", "constant", "plane", "parabola", "spline"}, optional
+            Surface of the descan; "auto" selects it by cross-validation.
+        region : tuple of two slices, or ndarray of bool, shape (Rx, Ry), optional
+            Scan positions from which descan and ellipse are determined; the surface covers the whole scan. The measured
+            origin is masked outside of it.
+        ellipse : bool or tuple of float, optional
+            False leaves the ellipse as it is. (a, b, theta) is set as it is given, and tested against the scan; theta
+            in radians from +qx toward +qy.
+        like : DataCube, str or pathlib.Path, optional
+            A calibrated standard of the same microscope and camera length, or its file. Ellipse, pixel size and
+            rotation are carried over from it, as far as it has them, if what this scan shows does not contradict.
+        transfer : str or tuple of str, optional
+            What is carried over: of "ellipse", "pixel_size", "rotation", and "descan" for scans with the same scan
+            settings, such as one of vacuum.
+        binning : float, optional
+            Pixels of the standard along the side of a pixel of this scan. It is known for patterns that `crop_Q` and
+            `bin_Q` made.
+        replace : bool, optional
+            Whether an origin and ellipse that others set are replaced.
+        write : bool, optional
+            False returns the report and changes nothing.
         rotation : bool, optional
             Whether to measure rotation and flip between scan and pattern, too.
 
@@ -79,7 +111,7 @@ class PrenetAccessor:
         Raises
         ------
         PrenetError
-            If the data cannot be used.
+            If the data cannot be used, or an argument is wrong.
 
         Examples
         --------
@@ -88,12 +120,41 @@ class PrenetAccessor:
         >>> report = datacube.prenet.calibrate(progress=False)  # doctest: +SKIP
         >>> report.ellipse.a / report.ellipse.b  # doctest: +SKIP
         1.0495
+        >>> report = datacube.prenet.calibrate(center=(61, 64), model="plane", ellipse=False)  # doctest: +SKIP
+        >>> report = datacube.prenet.calibrate(like="gold_calibrated.h5")  # doctest: +SKIP
         """
         from . import calibrate
 
-        return calibrate(self._datacube, mask=mask, device=device, progress=progress, rotation=rotation)
+        return calibrate(self._datacube, mask=mask, device=device, progress=progress, center=center, radius=radius,
+                         model=model, region=region, ellipse=ellipse, rotation=rotation, like=like, transfer=transfer,
+                         binning=binning, replace=replace, write=write)
 
-    def measure_origin(self, mask=None, device="auto", progress=True) -> OriginMap:
+    def undo(self) -> tuple[str, ...]:
+        """Restore what was in the calibration before this package wrote into it the last time.
+
+        This also works after the cube was saved and read again. Entries that were changed since, by hand for example,
+        are left as they are.
+
+        Returns
+        -------
+        tuple of str
+            Names of the entries of the calibration that were restored.
+
+        Raises
+        ------
+        PrenetError
+            If there is nothing to undo.
+
+        Examples
+        --------
+        >>> report = datacube.prenet.calibrate()  # doctest: +SKIP
+        >>> restored = datacube.prenet.undo()  # doctest: +SKIP
+        """
+        from . import undo
+
+        return undo(self._datacube)
+
+    def measure_origin(self, mask=None, device="auto", progress=True, center=None, radius=None) -> OriginMap:
         """Measure the position of the direct beam in every pattern, and write it with `set_origin_meas`.
 
         Parameters
@@ -104,6 +165,10 @@ class PrenetAccessor:
             Where the network runs.
         progress : bool, optional
             Whether to show a progress bar.
+        center : tuple of float or of ndarray, shape (Rx, Ry), optional
+            Place (qx, qy) of the direct beam in pixels, where the search starts.
+        radius : float, optional
+            Radius of the direct disk in pixels, where its fit starts.
 
         Returns
         -------
@@ -122,12 +187,14 @@ class PrenetAccessor:
         True
         """
         from . import measure_origin
-        from .io import read_mask, write_mask, write_origin
+        from .io import read_mask, undoable, write_mask, write_origin
 
         mask = read_mask(self._datacube) if mask is None else mask
-        result = measure_origin(self._datacube, mask=mask, device=device, progress=progress)
-        if write_origin(self._datacube, result):
-            write_mask(self._datacube, mask)
+        result = measure_origin(self._datacube, mask=mask, device=device, progress=progress, center=center,
+                                radius=radius)
+        with undoable(self._datacube):
+            if write_origin(self._datacube, result):
+                write_mask(self._datacube, mask)
         return result
 
     def fit_origin(self, model="auto") -> OriginFit:
@@ -159,16 +226,19 @@ class PrenetAccessor:
         ('plane', (20, 20))
         """
         from . import fit_origin
-        from .io import read_origin, write_fit
+        from .io import read_origin, undoable, write_fit
 
         result = fit_origin(read_origin(self._datacube), model)
-        write_fit(self._datacube, result)
+        with undoable(self._datacube):
+            write_fit(self._datacube, result, uncertainty=result.decision.numbers.get("uncertainty"))
         return result
 
-    def measure_ellipse(self, region=None, device="auto", progress=True) -> Ellipse:
-        """Measure the elliptical distortion about the fitted origin, and write it with `set_ellipse` if accepted.
+    def measure_ellipse(self, region=None, device="auto", progress=True, write=None) -> Ellipse:
+        """Measure the elliptical distortion about the origin in the calibration, set by any program.
 
-        `datacube.calibration.set_ellipse((None, None, None))` removes it.
+        An accepted ellipse of the whole scan is written with `set_ellipse`; `undo` restores the one that was there, and
+        `datacube.calibration.set_ellipse((None, None, None))` removes it. If the calibration holds no radius of the
+        direct disk, it is measured about the origin.
 
         Parameters
         ----------
@@ -178,6 +248,8 @@ class PrenetAccessor:
             Where the network runs.
         progress : bool, optional
             Whether to show a progress bar.
+        write : bool, optional
+            Whether an accepted ellipse is written; by default only that of the whole scan.
 
         Returns
         -------
@@ -194,12 +266,15 @@ class PrenetAccessor:
         >>> ellipse = datacube.prenet.measure_ellipse((slice(0, 10), slice(0, 10)))  # doctest: +SKIP
         """
         from . import measure_ellipse
-        from .io import noise_of, read_fitted_origin, read_valid, write_ellipse
+        from .io import beam_is_hidden, noise_of, read_fitted_origin, read_valid, undoable, write_ellipse
 
         qx0, qy0, radius = read_fitted_origin(self._datacube)
+        radius = None if beam_is_hidden(self._datacube) else radius
         result = measure_ellipse(self._datacube, qx0, qy0, radius, noise_of(self._datacube),
                                  valid=read_valid(self._datacube), region=region, device=device, progress=progress)
-        write_ellipse(self._datacube, result)
+        if write or (write is None and region is None):
+            with undoable(self._datacube):
+                write_ellipse(self._datacube, result, covariance=result.covariance, used=result.used)
         return result
 
     def map_ellipse(self, blocks=4, device="auto", progress=True) -> EllipseMap:
@@ -234,9 +309,10 @@ class PrenetAccessor:
         (2, 2)
         """
         from . import map_ellipse
-        from .io import attach_ellipse_map, noise_of, read_fitted_origin, read_valid
+        from .io import attach_ellipse_map, beam_is_hidden, noise_of, read_fitted_origin, read_valid
 
         qx0, qy0, radius = read_fitted_origin(self._datacube)
+        radius = None if beam_is_hidden(self._datacube) else radius
         result = map_ellipse(self._datacube, qx0, qy0, radius, noise_of(self._datacube), blocks,
                              read_valid(self._datacube), device=device, progress=progress)
         attach_ellipse_map(self._datacube, result)
@@ -275,13 +351,14 @@ class PrenetAccessor:
         (-13.52, False, True)
         """
         from . import measure_rotation
-        from .io import noise_of, read_ellipse_vector, read_fitted_origin, read_valid, write_rotation
+        from .io import noise_of, read_ellipse_vector, read_fitted_origin, read_valid, undoable, write_rotation
 
         qx0, qy0, radius = read_fitted_origin(self._datacube)
         result = measure_rotation(self._datacube, qx0, qy0, radius, noise_of(self._datacube),
                                   valid=read_valid(self._datacube), ellipse=read_ellipse_vector(self._datacube),
                                   feature=feature, progress=progress)
-        write_rotation(self._datacube, result)
+        with undoable(self._datacube):
+            write_rotation(self._datacube, result)
         return result
 
     def probe(self, voltage=None, progress=True) -> Probe:

@@ -38,6 +38,7 @@ app = typer.Typer(
     help="""Measure the origin and ellipse of 4D-STEM scans, and denoise them, with trained networks.
 
 Calibrate a scan:       prenet calibrate scan.h5 -o calibrated.h5
+Calibrate a session:    prenet calibrate *.h5 -o folder --like gold_calibrated.h5
 Check the calibration:  prenet report calibrated.h5 -o report.html
 Denoise the scan:       prenet denoise calibrated.h5 -o denoised.h5
 
@@ -87,9 +88,26 @@ def demo(output: Annotated[Path, typer.Option("--output", "-o", help="Folder for
 
 @app.command()
 def calibrate(
-    file: Scan,
-    output: Output,
+    files: Annotated[list[Path], typer.Argument(metavar="FILES...", help="EMD, HDF5, .npy, or detector files.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The new file; of several files, the "
+                                                "folder.")] = None,
     calibration_only: Annotated[bool, typer.Option("--calibration-only", help="Leave the patterns out.")] = False,
+    center: Annotated[str | None, typer.Option(metavar="QX,QY", help="Where the search for the direct beam starts, "
+                                               "px.")] = None,
+    radius: Annotated[float | None, typer.Option(help="Radius of the direct disk, px, where its fit starts.")] = None,
+    model: Annotated[str, typer.Option(help="Descan: auto, constant, plane, parabola or spline.")] = "auto",
+    region: Annotated[str | None, typer.Option(metavar="R0,R1,C0,C1", help="Scan rows R0 to R1 - 1 and columns C0 to "
+                                               "C1 - 1, from which descan and ellipse are determined.")] = None,
+    ellipse: Annotated[str, typer.Option(metavar="on|off|A,B,THETA", help="Measure it, leave it, or set it "
+                                         "(radians).")] = "on",
+    like: Annotated[Path | None, typer.Option(help="A calibrated standard, whose ellipse, pixel size and rotation are "
+                                              "carried over.")] = None,
+    transfer: Annotated[str | None, typer.Option(metavar="NAMES", help="What is carried over: of ellipse, pixel_size, "
+                                                 "rotation, descan.")] = None,
+    binning: Annotated[float | None, typer.Option(help="Pixels of the standard along the side of a pixel.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace an origin and ellipse in the file that others "
+                                          "set.")] = False,
+    write: Annotated[bool, typer.Option(help="Save the file; --no-write prints the report only.")] = True,
     mask: Mask = None,
     rotation: Annotated[bool, typer.Option("--rotation", help="Measure the rotation of the pattern, too.")] = False,
     probe: Annotated[bool, typer.Option("--probe", help="Save the probe, a template for disk detection, too.")] = False,
@@ -101,21 +119,41 @@ def calibrate(
 ):
     """Measure origin and ellipse, and save the calibrated scan as an EMD file.
 
-    JSON: saved (the file, or null), found, detector, origin, descan, ellipse, rotation, flags; px and radians, the
-    rotation in degrees.
+    Several files are calibrated into a folder, with summary.csv and summary.html, and one file if --output is such a
+    folder. Files that are done are skipped; one that fails does not stop the others, and the exit code is 1.
+
+    JSON: saved (the file, or null), found, detector, origin, descan, ellipse, rotation, transfer, flags; px and
+    radians, the rotation in degrees. Of several files: saved (the folder), complete, files (the rows of summary.csv).
     """
     from .io import check_output, load_mask
 
-    check_output(output)
-    good = None if mask is None else load_mask(mask)
+    series = len(files) > 1 or (output is not None and (output / "summary.csv").exists())
+    if write and output is None:
+        raise typer.BadParameter("Name the new file or folder, or leave it out with --no-write.", param_hint="--output")
+    if series and (not write or cube is not None):
+        raise PrenetError("--no-write and --cube are for a single file.")
+    if write and not series:
+        check_output(output)
+    options = {
+        "mask": None if mask is None else load_mask(mask), "device": device, "radius": radius, "model": model,
+        "center": None if center is None else _numbers(center, 2, "--center"), "replace": replace,
+        "region": None if region is None else _region(region),
+        "like": like, "transfer": None if transfer is None else transfer.split(","), "binning": binning,
+        "rotation": rotation,
+        "ellipse": ellipse == "on" if ellipse in ("on", "off") else _numbers(ellipse, 3, "--ellipse")}
+    if series:
+        _calibrate_series(files, output, options, not calibration_only, scan, scheduler, as_json)
+        return
+    options["write"] = write
     with _all_to_stderr(as_json):
-        datacube = _open(file, scan, cube)
+        datacube = _open(files[0], scan, cube)
         from . import calibrate, save, use_cluster
 
         with use_cluster(scheduler):
-            report = calibrate(datacube, mask=good, device=device, rotation=rotation)
+            report = calibrate(datacube, **options)
         typer.echo(str(report))
-        if report.origin.found:
+        saved = str(output) if report.origin.found and write else None
+        if saved:
             if probe:
                 _make_probe(datacube)
             save(datacube, output, data=not calibration_only)
@@ -123,9 +161,26 @@ def calibrate(
     if as_json:
         from .report import of_calibration
 
-        _echo_json({"saved": str(output) if report.origin.found else None} | of_calibration(report))
+        _echo_json({"saved": saved} | of_calibration(report))
     if not report.origin.found:
-        _fail(f"{output} was not written, because no direct beam was found.")
+        _fail(f"{output} was not written, because no direct beam was found." if write else "No direct beam was found.")
+
+
+def _calibrate_series(files, folder, options, data, scan, scheduler, as_json):
+    """Calibrate several files into a folder."""
+    with _all_to_stderr(as_json):
+        from . import calibrate_files, use_cluster
+
+        with use_cluster(scheduler):
+            series = calibrate_files(files, folder, data=data, scan_shape=None if scan is None else _pair(
+                scan, "--scan"), **options)
+        typer.echo(str(series))
+    if as_json:
+        _echo_json({"saved": str(series.folder), "complete": series.complete,
+                    "files": [outcome.row for outcome in series.files]})
+    if not series.complete:
+        failed = sum(not outcome.saved for outcome in series.files)
+        _fail(f"{failed} of {len(series.files)} files were not calibrated; see {series.table}.")
 
 
 def _make_probe(datacube):
@@ -411,6 +466,26 @@ def _pair(text, option):
     if first < 1 or second < 1:
         raise PrenetError(f"{option} takes two positive whole numbers such as 16,16, not {text!r}.")
     return first, second
+
+
+def _numbers(text, count, option):
+    """Numbers from text such as "61,64.5"."""
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) != count:
+        raise PrenetError(f"{option} takes {count} numbers with commas between them, not {text!r}.")
+    return values
+
+
+def _region(text):
+    """Two slices from text such as "0,10,5,20"."""
+    numbers = _numbers(text, 4, "--region")
+    if any(n != int(n) for n in numbers):
+        raise PrenetError(f"--region takes whole numbers, not {text!r}.")
+    first, last, left, right = map(int, numbers)
+    return slice(first, last), slice(left, right)
 
 
 def _open(file, scan, cube):

@@ -6,27 +6,34 @@ workers of LiberTEM, and `live` on a scan that is still running.
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 
 import numpy as np
 
+from .choices import AUTOMATIC, Choices, chosen
 from .compute import sharing_cores
-from .core import CalibrationReport, Flag, SampledScan, Scan, as_scan
+from .core import CalibrationReport, Decision, Ellipse, Flag, SampledScan, Scan, as_scan, ellipse_vector
 from .denoising import denoise
-from .descan import fit_origin
-from .ellipse import measure_ellipse
+from .ellipse import compare_ellipses, measure_ellipse
 from .fits import MAX_KEPT_BYTES, MIN_POOLED_POSITIONS, pooled_positions, worth_keeping
 from .io import (
-    all_or_none,
+    PRENET,
+    USER,
+    author_of,
     check_output,
+    fingerprint,
+    is_kept,
     make_provenance,
     read_mask,
+    transfer_record,
+    undoable,
     write_ellipse,
     write_fit,
     write_mask,
     write_origin,
     write_provenance,
     write_rotation,
+    write_transfer,
 )
 from .networks import load, verify
 from .origin import BeamLocator, Located, check_mask
@@ -58,7 +65,7 @@ class Calibrator(BeamLocator):
     POOLED_POSITIONS = MIN_POOLED_POSITIONS
 
     def finish(self, scan: Scan, located: Located | None, kept: SampledScan | None = None, processed=True,
-               progress: bool = True, rotation: bool = False) -> CalibrationReport:
+               progress: bool = True, rotation: bool = False, choices: Choices = AUTOMATIC) -> CalibrationReport:
         """Decide on the located origin, fit the descan, and measure the ellipse and the rotation.
 
         Parameters
@@ -75,30 +82,47 @@ class Calibrator(BeamLocator):
             Whether to show a progress bar.
         rotation : bool, optional
             Whether to measure the rotation between scan and pattern, for which all patterns are read once more.
+        choices : Choices, optional
+            What the user decides.
 
         Returns
         -------
         CalibrationReport
             The results; `written` is empty.
         """
-        origin = self.origin(scan, located, processed)
+        origin = choices.restricted(self.origin(scan, located, choices.searched(processed)))
         if not origin.found:
             return CalibrationReport(origin, None, None, self.noise)
-        fit = fit_origin(origin)
+        fit, descan = choices.fit(origin)
+        own = None if choices.ellipse is False else self._ellipse(scan, origin, fit, kept, progress)
+        ellipse, transfer = choices.settled(own, descan)
+        turned = self._rotation(scan, origin, fit, ellipse, progress) if rotation else None
+        return CalibrationReport(origin, fit, ellipse, self.noise, rotation=turned, transfer=transfer)
+
+    def _ellipse(self, scan, origin, fit, kept, progress):
+        """The ellipse of the pooled patterns; None if no pattern that can be pooled shows a beam."""
         valid = origin.valid & scan.readable
-        if not valid.any():  # no pattern that can be pooled shows a beam
-            return CalibrationReport(origin, fit, None, self.noise)
+        if not valid.any():
+            return None
         pooled = pooled_positions(valid.ravel(), scan.scan_shape, self.noise.dose)
         source = kept if kept is not None and kept.holds(pooled) else scan
-        radius = origin.radius if np.isfinite(origin.radius) else None
-        stop = origin.stop
-        noise = self.noise if stop is None else replace(self.noise, bad_pixels=self.noise.bad_pixels | stop)
-        ellipse = measure_ellipse(source, fit.qx0, fit.qy0, radius, noise, valid=valid, device=self.device,
-                                  progress=progress)
-        turned = measure_rotation(scan, fit.qx0, fit.qy0, radius, noise, valid=valid,
-                                  ellipse=ellipse.vector if ellipse.accepted else None,
-                                  progress=progress) if rotation else None
-        return CalibrationReport(origin, fit, ellipse, self.noise, rotation=turned)
+        return measure_ellipse(source, fit.qx0, fit.qy0, _radius(origin), self._noise(origin), valid=valid,
+                               device=self.device, progress=progress)
+
+    def _rotation(self, scan, origin, fit, ellipse, progress):
+        """The rotation between scan and pattern; None if no pattern shows a beam."""
+        valid = origin.valid & scan.readable
+        if not valid.any():
+            return None
+        round_ = ellipse is None or not ellipse.accepted
+        return measure_rotation(scan, fit.qx0, fit.qy0, _radius(origin), self._noise(origin), valid=valid,
+                                ellipse=None if round_ else ellipse.vector, progress=progress)
+
+    def _noise(self, origin):
+        """The noise model; a beam stop that was found counts as bad pixels."""
+        if origin.stop is None:
+            return self.noise
+        return dataclasses.replace(self.noise, bad_pixels=self.noise.bad_pixels | origin.stop)
 
     def positions_to_keep(self, scan_shape):
         """Choose the positions whose patterns are kept in memory for the ellipse, before any is located.
@@ -118,13 +142,21 @@ class Calibrator(BeamLocator):
         return keep if len(keep) <= count else keep[np.linspace(0, len(keep) - 1, count).astype(int)]
 
 
+def _radius(origin):
+    """Radius of the direct disk, pixels; None if it is hidden."""
+    return origin.radius if np.isfinite(origin.radius) else None
+
+
 @sharing_cores
-def calibrate(datacube, mask=None, device="auto", progress=True, rotation=False) -> CalibrationReport:
+def calibrate(datacube, mask=None, device="auto", progress=True, *, center=None, radius=None, model="auto",
+              region=None, ellipse=True, rotation=False, like=None, transfer=None, binning=None, replace=False,
+              write=True) -> CalibrationReport:
     """Calibrate a DataCube: measure and fit the origin, measure the ellipse, write what is accepted.
 
     Writes into `datacube.calibration` with `set_origin_meas`, `set_origin`, `set_ellipse` and, if the rotation is
     measured, `set_QR_rotflip_degrees`; attaches the maps of sigma and the provenance. If no origin is found, nothing is
-    written.
+    written. `datacube.prenet.undo()` restores what was there before. An origin or ellipse that was set by hand or by
+    another program is kept, and the report compares it with the measured one.
 
     Parameters
     ----------
@@ -137,6 +169,33 @@ def calibrate(datacube, mask=None, device="auto", progress=True, rotation=False)
         "auto", "cpu", "cuda" or "mps".
     progress : bool
         Whether to show progress bars.
+    center : tuple of float or of array_like, optional
+        Place (qx, qy) of the direct beam, row and column in pixels: two numbers, or two maps (Rx, Ry). The search
+        starts there instead of in the whole pattern, and the fits refine it; if no disk is found within 1.5 radii of
+        this place, the origin is refused. By default an origin that is kept is the start.
+    radius : float, optional
+        Radius of the direct disk in pixels, right within some 30 %; its fit starts there.
+    model : {"auto", "constant", "plane", "parabola", "spline"}, optional
+        Surface of the descan; "auto" selects it by cross-validation.
+    region : tuple of slice or numpy.ndarray of bool, shape (Rx, Ry), optional
+        Scan positions from which descan and ellipse are determined; the surface covers the whole scan. The measured
+        origin is masked outside of it.
+    ellipse : bool or tuple of float, optional
+        False: it is not measured, and the one in the calibration stays. (a, b, theta): this one is set, whatever the
+        scan shows; the report tests it. Semi-axes in any unit, theta in radians from +qx toward +qy.
+    like : DataCube, str or path-like, optional
+        A calibrated standard of the same microscope and camera length, or its file: ellipse, pixel size and rotation
+        are carried over from it, as far as it has them, if what this scan shows does not contradict.
+    transfer : str or iterable of str, optional
+        What is carried over: of "ellipse", "pixel_size", "rotation", and "descan" for scans with the same scan
+        settings, such as one of vacuum.
+    binning : float, optional
+        Pixels of the standard along the side of a pixel of this scan. It is known for patterns that `crop_Q` and
+        `bin_Q` of this package made.
+    replace : bool, optional
+        Whether an origin and ellipse that others set are replaced.
+    write : bool, optional
+        False returns the report and changes nothing.
     rotation : bool
         Whether to measure rotation and flip between scan and pattern, too.
 
@@ -148,23 +207,29 @@ def calibrate(datacube, mask=None, device="auto", progress=True, rotation=False)
     Raises
     ------
     PrenetError
-        The data cannot be calibrated, weights are missing or altered, or the device is not available.
+        The data cannot be calibrated, an argument is wrong, weights are missing or altered, or the device is not
+        available.
 
     Examples
     --------
     >>> from py4dstem_prenet.demo import load_scan
     >>> datacube, truth = load_scan()
     >>> report = calibrate(datacube, progress=False)  # doctest: +SKIP
+    >>> report = calibrate(datacube, center=(61, 64), model="plane", ellipse=False)  # doctest: +SKIP
+    >>> report = calibrate(datacube, like="gold_calibrated.h5")  # doctest: +SKIP
     """
     scan = as_scan(datacube)
     check_mask(scan, mask)
+    choices = chosen(datacube, scan, center, radius, model, region, ellipse, replace, like, transfer, binning)
     check_networks(device)
     mask = read_mask(datacube) if mask is None else mask
-    calibrator = Calibrator.learn(scan, mask, device, progress=progress)
+    calibrator = Calibrator.learn(scan, mask, device, progress=progress, given=choices.given)
     # The whole file is read once: patterns that are pooled later are kept on the way.
     located, kept = calibrator.locate_all(scan, worth_keeping(scan, calibrator.noise.dose), progress)
-    report = calibrator.finish(scan, located, kept, progress=progress, rotation=rotation)
-    return write_report(datacube, report, mask, {"device": device})
+    report = calibrator.finish(scan, located, kept, progress=progress, rotation=rotation, choices=choices)
+    if not write:
+        return _with_written(report, Flag("not_written_as_asked"))
+    return write_report(datacube, report, mask, {"device": device, **choices.settings}, choices)
 
 
 def check_networks(device: str) -> None:
@@ -185,7 +250,8 @@ def check_networks(device: str) -> None:
         load(name, device)
 
 
-def write_report(datacube, report: CalibrationReport, mask=None, settings=None) -> CalibrationReport:
+def write_report(datacube, report: CalibrationReport, mask=None, settings=None,
+                 choices: Choices = AUTOMATIC) -> CalibrationReport:
     """Write what is accepted into the calibration of a DataCube, with provenance; nothing if no origin was found.
 
     Parameters
@@ -198,36 +264,89 @@ def write_report(datacube, report: CalibrationReport, mask=None, settings=None) 
         (Qx, Qy), the detector mask to keep.
     settings : dict, optional
         What the caller set, for the provenance.
+    choices : Choices, optional
+        What the user decides: whether entries of others are replaced.
 
     Returns
     -------
     CalibrationReport
         The report, with `written`.
     """
-    origin, fit, ellipse, turned = report.origin, report.fit, report.ellipse, report.rotation
+    origin, fit, ellipse, transfer = report.origin, report.fit, report.ellipse, report.transfer
+    turned = report.rotation
     if not origin.found:
         return _with_written(report, Flag("nothing_written"))
+    by_hand = isinstance(choices.ellipse, Ellipse)
+    kept = {entry: not choices.replace and is_kept(datacube, entry) for entry in ("origin_meas", "origin", "ellipse")}
+    kept["origin_meas"] &= kept["origin"]  # a measurement that was not fitted is replaced
+    carried = () if transfer is None else transfer.quantities
+    kept["origin"] &= "descan" not in carried
+    kept["ellipse"] = choices.ellipse is False or (kept["ellipse"] and not by_hand)
+    if transfer is not None and "ellipse" not in carried:
+        ratio = _ratio(datacube, None if kept["ellipse"] else ellipse)
+        transfer = transfer.for_ellipse(ratio)
+        report = dataclasses.replace(report, transfer=transfer)
     report = _with_written(
-        report, Flag("origin_written", {"feature": origin.feature}),
-        Flag("fit_written", {"model": fit.model}) if fit.accepted else Flag("fit_not_written"),
-        Flag("ellipse_written") if ellipse is not None and ellipse.accepted else Flag("ellipse_not_written"),
+        report, *(() if kept["origin_meas"] else (Flag("origin_written", {"feature": origin.feature}),)),
+        _origin_flag(datacube, fit, kept["origin"]),
+        *(() if "ellipse" in carried else (_ellipse_flag(datacube, ellipse, kept["ellipse"], choices),)),
         *(() if turned is None else (Flag("rotation_written" if turned.accepted else "rotation_not_written"),)))
     record = make_provenance(datacube, weights={name: verify(name) for name in NETWORKS}, settings=settings,
                              noise=report.noise, flags=report.flags)
-    with all_or_none(datacube):
-        write_origin(datacube, origin)
+    data = fingerprint(datacube)
+    with undoable(datacube):
+        if not kept["origin_meas"]:
+            write_origin(datacube, origin, data=data)
         write_mask(datacube, mask)
-        write_fit(datacube, fit)
-        if ellipse is not None:
-            write_ellipse(datacube, ellipse)
-        if turned is not None:
-            write_rotation(datacube, turned)
+        if not kept["origin"]:
+            write_fit(datacube, fit, uncertainty=fit.decision.numbers.get("uncertainty"), data=data)
+        if ellipse is not None and not kept["ellipse"] and "ellipse" not in carried:
+            write_ellipse(datacube, ellipse, covariance=ellipse.covariance, used=ellipse.used,
+                          author=USER if by_hand else PRENET, data=data)
+        if transfer is not None:
+            write_transfer(datacube, transfer, data=data)
+            record["transfer"] = transfer_record(transfer)
+        if turned is not None:  # what this scan shows is better than what another one does
+            write_rotation(datacube, turned, data=data)
         write_provenance(datacube, record)
     return report
 
 
+def _ratio(datacube, ellipse):
+    """a / b of the ellipse that the calibration holds in the end."""
+    if ellipse is not None and ellipse.accepted:
+        return ellipse.a / ellipse.b
+    stored = None if datacube.calibration is None else datacube.calibration.get_ellipse()
+    return 1.0 if stored is None else float(np.mean(np.divide(stored[0], stored[1])))
+
+
+def _origin_flag(datacube, fit, kept):
+    """What is written of the fitted origin."""
+    if not kept:
+        return Flag("fit_written", {"model": fit.model}) if fit.accepted else Flag("fit_not_written")
+    away = [np.subtract(theirs, ours) for theirs, ours in
+            zip(datacube.calibration.get_origin(), (fit.qx0, fit.qy0), strict=True)]
+    return Flag("fit_kept", {"author": author_of(datacube, "origin"),
+                             "distance": float(np.sqrt(np.mean(away[0] ** 2 + away[1] ** 2)))})
+
+
+def _ellipse_flag(datacube, ellipse, kept, choices):
+    """What is written of the ellipse."""
+    if choices.ellipse is False:
+        return Flag("ellipse_not_asked")
+    if not kept:
+        return Flag("ellipse_written" if ellipse is not None and ellipse.accepted else "ellipse_not_written")
+    author = {"author": author_of(datacube, "ellipse")}
+    theirs = datacube.calibration.get_ellipse()
+    if any(map(np.ndim, theirs)):  # it varies over the scan
+        return Flag("ellipse_kept_untested", author)
+    vector = np.asarray(ellipse_vector(*theirs))
+    test = compare_ellipses(ellipse, Ellipse(*theirs, vector, np.full((2, 2), np.nan), Decision(True)))
+    return Flag("ellipse_kept", author | test.numbers) if test.testable else Flag("ellipse_kept_untested", author)
+
+
 def _with_written(report, *flags):
-    return replace(report, written=flags)
+    return dataclasses.replace(report, written=flags)
 
 
 def preprocess(datacube, out=None, device="auto", progress=True):

@@ -36,6 +36,8 @@ from .detector import virtual_images
 from .ellipse import check_ellipse, measure_pooled
 from .fits import Pooled, pool
 from .io import (
+    STANDARD,
+    author_of,
     check_output,
     new_file,
     noise_of,
@@ -43,7 +45,6 @@ from .io import (
     read_origin,
     read_provenance,
     sigma_is_current,
-    signatures,
 )
 from .origin import check_origin
 from .report import (
@@ -62,6 +63,7 @@ from .report import (
     subplots,
 )
 from .resampling import check_calibration
+from .transfer import MAX_STRAIN_ELLIPSE
 
 HTML_ENDINGS = (".html", ".htm")
 SHOWN_SIDE = 16  # scan positions, side of the part of the scan that is denoised for the figures
@@ -140,9 +142,11 @@ class Review:
     stored : tuple or None
         Ellipse (a, b, theta) in the calibration.
     stored_by : str
-        Program that wrote it: "prenet" or "another program".
+        Who wrote it (`io.author_of`); empty if there is none.
     rotflip : tuple or None
         Rotation (degrees) and flip in the calibration.
+    fitted_by : str
+        Who wrote the fitted origin.
     ellipse : Ellipse or None
         Ellipse measured in this review.
     raw, clean : numpy.ndarray or None, shape (n, m, Qx, Qy)
@@ -172,6 +176,7 @@ class Review:
     stored: tuple | None = None
     stored_by: str = ""
     rotflip: tuple | None = None
+    fitted_by: str = ""
     ellipse: Ellipse | None = None
     raw: np.ndarray | None = None
     clean: np.ndarray | None = None
@@ -342,7 +347,7 @@ def ellipse_flags(stored, measured: Ellipse | None, author: str, halves: Ellipse
     measured : Ellipse or None
         Ellipse measured in this scan.
     author : str
-        Program that wrote the stored one: "prenet" or "another program".
+        Who wrote the stored one (`io.author_of`).
     halves : EllipseCheck, optional
         Check of the ellipse by split electrons.
 
@@ -360,6 +365,11 @@ def ellipse_flags(stored, measured: Ellipse | None, author: str, halves: Ellipse
         return (Flag("ellipse_unconfirmed", {"author": author}),), details
     difference = float(np.hypot(*np.subtract(measured.vector, ellipse_vector(*stored))))
     if difference > max(3 * measured.sigma, MIN_ELLIPSE_DIFFERENCE):
+        numbers = {"difference": difference, "sigmas": difference / measured.sigma}
+        if author == STANDARD and "rings" not in measured.sources:  # the aperture may not be round
+            return (Flag("beam_shape_differs", numbers),), details
+        if author == STANDARD and difference <= MAX_STRAIN_ELLIPSE:
+            return (Flag("standard_differs", numbers),), details
         return (Flag("ellipse_differs", {"author": author, "difference": difference,
                                          "sigmas": difference / measured.sigma}),), details
     a, b, theta = stored
@@ -465,11 +475,10 @@ def review(datacube, device="auto", progress=True) -> Review:
         results |= {"origin": origin, "sigma_known": sigma_known, "before": before, "after": after, "fitted": fitted,
                     "fit": review_fit(origin, fitted, sigma_known, min(shape[2:]), images)}
         bar.update()
-        by_prenet = signatures(datacube).get("ellipse", {}).get("unchanged")
         disk_radius = origin.radius if np.isfinite(origin.radius) else None
         results |= {"stored": stored_ellipse(datacube.calibration),
                     "rotflip": datacube.calibration.get_QR_rotflip_degrees(),
-                    "stored_by": "prenet" if by_prenet else "another program",
+                    "stored_by": author_of(datacube, "ellipse") or "", "fitted_by": author_of(datacube, "origin") or "",
                     "ellipse": measure_pooled(after, disk_radius, noise, device)}
         bar.update()
         results |= _denoised_part(datacube, used, detectors, noise, device)
@@ -531,15 +540,19 @@ def show(datacube, axes=None):
     PrenetError
         If the calibration has no origin, or that of other data.
     """
-    measured = read_origin(datacube)
     qx0, qy0, radius = read_fitted_origin(datacube)
+    measured = read_origin(datacube) if datacube.calibration.get_origin_meas() is not None else None
     noise = noise_of(datacube)
-    pooled = pool(datacube, qx0, qy0, noise, valid=measured.valid)
+    pooled = pool(datacube, qx0, qy0, noise, valid=None if measured is None else measured.valid)
     still = pool(datacube, np.full_like(qx0, qx0.mean()), np.full_like(qy0, qy0.mean()), noise)
     if axes is None:
         axes = subplots(3, 4, figsize=(13, 9.4))
-    show_origin((measured.qx0, measured.qy0), (qx0, qy0), axes[:2, :3], measured.valid)
-    show_sigma(measured.sigma_qx0, measured.sigma_qy0, measured.valid, axes[:2, 3])
+    if measured is None:  # set by hand, without a measurement
+        show_origin((qx0, qy0), (qx0, qy0), axes[:2, :3])
+        show_sigma(np.full_like(qx0, np.nan), np.full_like(qy0, np.nan), np.ones(qx0.shape, bool), axes[:2, 3])
+    else:
+        show_origin((measured.qx0, measured.qy0), (qx0, qy0), axes[:2, :3], measured.valid)
+        show_sigma(measured.sigma_qx0, measured.sigma_qy0, measured.valid, axes[:2, 3])
     show_pattern(still.mean, axes[2, 0], "mean pattern, as recorded", 0.25)
     ellipse = stored_ellipse(datacube.calibration)
     vector = np.zeros(2) if ellipse is None else ellipse_vector(*ellipse)

@@ -16,15 +16,16 @@ IMAGES = {"int16": 1, "float32": 2, "uint8": 6, "uint16": 10}  # DataType
 THUMBNAIL = 23
 
 
-def write_dm4(path, data, swapped=True, units=("1/nm", "1/nm", "nm", "nm")):
+def write_dm4(path, data, swapped=True, units=("1/nm", "1/nm", "nm", "nm"), microscope=None):
     """Write an array (Rx, Ry, Qx, Qy), or a stack (n, Qx, Qy).
 
     swapped: the tag "Data Order Swapped" by which newer software says that patterns lie one after another; None: no
-    such tag. units: of the axes, the fastest one first.
+    such tag. units: of the axes, the fastest one first. microscope: tags of its settings.
     """
     tags = {"Format": "Diffraction image"} | ({} if swapped is None else {"Data Order Swapped": np.bool_(swapped)})
+    tags = {"Meta Data": tags} | ({} if microscope is None else {"Microscope Info": microscope})
     images = [_image(np.zeros((8, 8), np.uint32), THUMBNAIL, ["", ""], {}),
-              _image(data, IMAGES[data.dtype.name], units[: data.ndim], {"Meta Data": tags})]
+              _image(data, IMAGES[data.dtype.name], units[: data.ndim], tags)]
     body = _group({"ImageList": images, "Thumbnails": [{"ImageIndex": np.uint32(0)}]})
     with open(path, "wb") as file:
         file.write(struct.pack(">IQI", 4, len(body) + 8, 1) + body + bytes(8))

@@ -16,6 +16,7 @@ from py4DSTEM import DataCube
 import py4dstem_prenet
 from py4dstem_prenet import accessor, io
 from py4dstem_prenet.core.errors import PrenetError
+from py4dstem_prenet.core.flags import Decision
 from py4dstem_prenet.io import calibrations
 
 accessor.register()
@@ -91,11 +92,13 @@ def test_stages_one_by_one(cube, stage, monkeypatch):
         qx0=15 * ones, qy0=16 * ones, sigma_qx0=ones, sigma_qy0=ones, valid=ones > 0, radius=4.0, found=True,
         feature="direct beam",
     )
-    fitted = types.SimpleNamespace(qx0=15.5 * ones, qy0=16.5 * ones, accepted=True)
-    round_ring = types.SimpleNamespace(a=1.01, b=0.99, theta=0.3, accepted=True)
+    fitted = types.SimpleNamespace(qx0=15.5 * ones, qy0=16.5 * ones, accepted=True,
+                                   decision=Decision(True, (), {"uncertainty": 0.01}))
+    round_ring = types.SimpleNamespace(a=1.01, b=0.99, theta=0.3, accepted=True, used="rings",
+                                       covariance=1e-6 * np.eye(2))
     seen = {}
 
-    def measure_origin(data, noise=None, mask=None, device="auto", progress=True):
+    def measure_origin(data, noise=None, mask=None, device="auto", progress=True, center=None, radius=None):
         seen["mask"] = mask
         return measured
 
@@ -149,7 +152,9 @@ def test_whole_pipelines(cube, stage):
     assert cube.prenet.denoise() == (
         "denoise", (cube,), {"out": None, "scan_aware": "auto", "weights": "denoise", **auto})
     assert cube.prenet.denoise(out="a.h5", device="cpu")[2]["device"] == "cpu"
-    assert cube.prenet.calibrate() == ("calibrate", (cube,), {"mask": None, "rotation": False, **auto})
+    name, arguments, options = cube.prenet.calibrate(center=(15, 16))
+    assert (name, arguments) == ("calibrate", (cube,)) and options["center"] == (15, 16)
+    assert options == {**options, "mask": None, "model": "auto", "ellipse": True, "write": True, **auto}
     assert cube.prenet.preprocess(progress=False)[2] == {"out": None, "device": "auto", "progress": False}
     assert cube.prenet.show() == ("show", (cube,), {})
 

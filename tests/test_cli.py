@@ -51,7 +51,7 @@ def calibrated(stage):
         def __str__(self):
             return "Origin: found.\nEllipse: not determined."
 
-    def calibrate(datacube, mask=None, device="auto", progress=True, rotation=False):
+    def calibrate(datacube, mask=None, device="auto", progress=True, **options):
         calls.append((datacube.data.shape, device))
         origin = tuple(np.full(datacube.Rshape, v) for v in (15.0, 20.0))
         if Report.origin.found:
@@ -143,7 +143,7 @@ def test_bad_input_is_one_line_and_changes_nothing(command, calibrated, stage, h
 def test_a_mask_from_a_file(stage):
     masks = []
 
-    def calibrate(datacube, mask, device, rotation):
+    def calibrate(datacube, mask, device, **options):
         masks.append(mask)
         raise PrenetError("The data contain NaN.")
 

@@ -36,6 +36,7 @@ DOORS = {
     "finetune": lambda door, out: door(out=out / "tuned.safetensors", minutes=0.001, progress=False).accepted,
     "save": lambda door, out: door(out / "saved.h5"),
     "load_calibration": lambda door, out: door(out / "saved.h5"),
+    "undo": lambda door, out: sorted(door()),
 }
 LASTING = ("report", "finetune", "preprocess", "check_origin", "check_ellipse", "check_denoising")
 

@@ -10,6 +10,7 @@ import pytest
 from scans import CCD, distance, simulated
 
 from py4dstem_prenet import pipeline
+from py4dstem_prenet.choices import by_hand
 from py4dstem_prenet.core.errors import PrenetError
 from py4dstem_prenet.core.flags import Decision, Flag, has_flag
 from py4dstem_prenet.core.geometry import ellipse_vector
@@ -115,15 +116,15 @@ def test_what_is_refused_is_not_written_but_flagged(monkeypatch):
     """An ellipse or a surface that is not accepted leaves what was there before."""
     datacube = cube(scan=(3, 3), dose=2000.0)
     datacube.calibration.set_ellipse((1.5, 1.0, 0.2))
-    for name in ("measure_ellipse", "fit_origin"):
-        stage = getattr(pipeline, name)
-        monkeypatch.setattr(pipeline, name, lambda *a, _stage=stage, **k: replace(
+    for module, name in ((pipeline, "measure_ellipse"), (by_hand, "fit_origin")):
+        stage = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, _stage=stage, **k: replace(
             _stage(*a, **k), decision=Decision(False, (Flag("ellipse_no_evidence"),))))
     report = calibrate(datacube, progress=False)
     assert datacube.calibration.get_ellipse() == (1.5, 1.0, 0.2)
     assert datacube.calibration.get_origin() is None
     assert datacube.calibration.get_origin_meas() is not None
-    assert [flag.name for flag in report.written] == ["origin_written", "fit_not_written", "ellipse_not_written"]
+    assert [flag.name for flag in report.written] == ["origin_written", "fit_not_written", "ellipse_kept"]
     assert not report.fit.accepted and has_flag(report.flags, "ellipse_no_evidence")
 
 

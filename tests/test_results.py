@@ -3,6 +3,7 @@
 import copy
 import pickle
 from dataclasses import fields, replace
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -22,9 +23,11 @@ from py4dstem_prenet.core.results import (
     Rotation,
 )
 from py4dstem_prenet.core.slopes import Slope
+from py4dstem_prenet.core.transfers import Transfer
 from py4dstem_prenet.demo import load_scan
 from py4dstem_prenet.ellipse.measure import map_ellipse
 from py4dstem_prenet.pipeline import calibrate
+from py4dstem_prenet.series import FileOutcome, Series
 
 MAX_LINES, MAX_CHARACTERS = 12, 1500  # of a repr
 
@@ -68,6 +71,10 @@ def made(scan=(20, 20)):
     results = [origin, fit, ellipse, ellipses, rotation, probe, noise, report, check,
                OriginCheck(0.05, 1.0, 0.02, 256, Decision(True, (Flag("origin_sigma_checked", halves),))),
                EllipseCheck(0.001, 0.3, 256, Decision(True, (Flag("ellipse_halves_agree", agree),))),
+               Transfer("gold.h5", 64 * "0", 1.0, ellipse, (0.02, "A^-1"), 1.04, (0.2, True), maps, {}, Decision(
+                   True, (Flag("carried_over", {"quantities": ["ellipse", "rotation"], "source": "gold.h5"}),))),
+               Series(Path("out"), (FileOutcome(Path("a.h5"), Path("out/a.h5"), "failed", {"problem": "No."}),),
+                      Path("out/summary.csv"), Path("out/summary.html")),
                CalibrationCheck(("sigma",), Decision(False, (Flag("sigma_stale"),))),
                FinetuneResult(None, 0.01, 0.001, -0.02, 0.001, 30, Decision(True, (Flag("fine_tuned", tuned),)))]
     return {type(result).__name__: result for result in results}
@@ -114,7 +121,7 @@ def test_many_flags_do_not_make_it_long(name):
     assert_short_and_well_formed(result)
     printed = " ".join(str(result).split())
     flags = getattr(result, "flags", ())
-    assert all(flag.sentence in printed for flag in flags) and bool(flags) == (name != "EllipseMap")
+    assert all(flag.sentence in printed for flag in flags) and bool(flags) == (name not in ("EllipseMap", "Series"))
 
 
 def test_markup_in_a_text_is_escaped():

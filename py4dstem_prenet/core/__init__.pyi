@@ -70,3 +70,4 @@ from .slopes import (
     Slope as Slope,
     slope_of_halves as slope_of_halves,
 )
+from .transfers import Transfer as Transfer

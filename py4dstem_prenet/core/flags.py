@@ -255,6 +255,19 @@ _ORIGIN = (
      "others, so the positions found in the remaining patterns are unreliable.",
      "The beam may lie behind a beam stop or off the detector, or be no brighter than its surroundings in a thick "
      "crystal: pass mask=, or choose a thinner region."),
+    ("center_given", INFO,
+     "The search started at the place that was given; the direct beam lies {distance:.2g} px from it (median)."),
+    ("center_searched", INFO,
+     "Only the surroundings of the place that was given were searched.",
+     "Check that the center, or the origin in the calibration, is (row, column) of the direct beam; replace=True "
+     "without center searches the whole pattern."),
+    ("center_not_confirmed", REFUSAL,
+     "No direct beam was found at the place that was given: the nearest disk lies {nearest:.3g} px from it, more than "
+     "{reach:.3g} px.",
+     "Check that the center, or the origin in the calibration, is (row, column) of the direct beam; replace=True "
+     "without center searches the whole pattern."),
+    ("radius_given", INFO,
+     "The radius of the direct disk was given as {given:.3g} px, and fitted as {radius:.3g} px."),
     ("position_uncertain", WARNING,
      "A single position is known to {sigma:.2g} px only; counting alone allows {counting:.1g} px.",
      "The dose is low, disks overlap, or the crystal is thick: the fitted origin may have an error of the same size."),
@@ -444,6 +457,18 @@ _ELLIPSE = (
      "Check whether the origin lies in a diffracted disk."),
     ("region_without_beam", REFUSAL,
      "No position of this region shows a beam."),
+    ("radius_unknown", INFO,
+     "No disk lies at the origin in the calibration, so its shape was not used.",
+     "If the direct beam is visible, check the origin, or set the radius with calibration.set_probe_semiangle."),
+    ("ellipse_given", INFO,
+     "The ellipse was set by hand: a/b {ratio:.4f}, a axis at {degrees:.1f}° from +qx toward +qy."),
+    ("ellipse_agrees", INFO,
+     "It agrees with what this scan shows: the difference is {difference:.4f} in a/b, {sigmas:.1f} sigma."),
+    ("ellipse_untested", INFO,
+     "This scan does not show its ellipse, so the one that is set was not tested."),
+    ("given_ellipse_differs", WARNING,
+     "It differs from what this scan shows by {difference:.4f} in a/b, {sigmas:.1f} sigma.",
+     "Leave ellipse= out to use that of the scan."),
     ("ellipse_not_set", WARNING,
      "No ellipse is set: rings stay as the detector shows them, and distortion is taken for strain.",
      "Measure strain against a reference region of the same scan, or set the ellipse of a standard."),
@@ -524,6 +549,20 @@ _CALIBRATION = (
      "The ellipse was not written."),
     ("nothing_written", REFUSAL,
      "Nothing was written."),
+    ("not_written_as_asked", INFO,
+     "Nothing was written, as was asked."),
+    ("fit_kept", WARNING,
+     "The origin in the calibration was set by {author} and was kept; the fitted one lies {distance:.2g} px from it "
+     "(rms).",
+     "calibrate(replace=True) replaces it."),
+    ("ellipse_kept", WARNING,
+     "The ellipse in the calibration was set by {author} and was kept; it differs from the measured one by "
+     "{difference:.4f} in a/b, {sigmas:.1f} sigma.",
+     "calibrate(replace=True) replaces it."),
+    ("ellipse_kept_untested", INFO,
+     "The ellipse in the calibration was set by {author} and was kept; this scan does not show its ellipse."),
+    ("ellipse_not_asked", INFO,
+     "The ellipse was not measured, as was asked; that in the calibration was kept."),
     ("scan_running", INFO,
      "{count} of {total} positions so far; nothing is written before the end."),
     ("calibration_current", INFO,
@@ -544,6 +583,9 @@ _CALIBRATION = (
      "The mean origin in the calibration is ({dx:+.2f}, {dy:+.2f}) px from the mean of the origin maps, as after "
      "get_probe_size(); the axes of the cube follow it.",
      "Call datacube.calibration.set_origin(datacube.calibration.get_origin())."),
+    ("other_data", REFUSAL,
+     "The calibration was measured in other data: in another scan, or before the values of this one were changed.",
+     "Calibrate this scan; calibrate(like=) carries over from another scan what belongs to the microscope."),
     ("radius_stale", REFUSAL,
      "The probe radius was measured in patterns of another size."),
     ("fit_stale", REFUSAL,
@@ -555,6 +597,53 @@ _CALIBRATION = (
     ("bragg_vectors_stale", REFUSAL,
      "{name} was found in data of shape {was}.",
      "Find the disks again."),
+)
+_TRANSFER = (
+    ("carried_over", INFO,
+     "Carried over from {source}: {quantities}."),
+    ("pixel_size_adapted", INFO,
+     "The pixel size was converted to the ellipse of this scan (a/b {ratio:.4f}; that of the standard is "
+     "{standard:.4f})."),
+    ("standard_lacks", INFO,
+     "{source} does not hold: {quantities}."),
+    ("standard_contradicted", REFUSAL,
+     "This scan contradicts the ellipse of the standard by {difference:.4f} in a/b, {sigmas:.1f} sigma; not carried "
+     "over: {quantities}.",
+     "Check that both were recorded with the same camera length and alignment. If the ellipse of the standard is "
+     "right, set it by hand: calibrate(ellipse=(a, b, theta))."),
+    ("standard_differs", WARNING,
+     "The rings of this scan differ from the ellipse of the standard by {difference:.4f} in a/b, {sigmas:.1f} sigma, "
+     "as by uniform strain.",
+     "If the specimen is not strained, check that both were recorded with the same camera length and alignment."),
+    ("beam_shape_differs", WARNING,
+     "The shape of the direct beam differs from the ellipse of the standard by {difference:.4f} in a/b, {sigmas:.1f} "
+     "sigma; the aperture may not be round.",
+     "Check that both were recorded with the same camera length and alignment."),
+    ("voltage_differs", REFUSAL,
+     "Nothing was carried over: the standard was recorded at {theirs:g} V, this scan at {ours:g} V."),
+    ("camera_length_differs", REFUSAL,
+     "Nothing was carried over: the camera length of the standard is {theirs:g}, that of this scan {ours:g}."),
+    ("standard_old", WARNING,
+     "The standard was recorded {days} days from this scan."),
+    ("frames_differ", REFUSAL,
+     "Not carried over, since the detector frame of the standard is {theirs} px and that of this scan {ours} px: "
+     "{quantities}.",
+     "If one of them was binned, give binning=, pixels of the standard along a pixel of this scan; 1 if one was "
+     "cropped."),
+    ("scale_differs", REFUSAL,
+     "Not carried over, since the pixel size of the standard, {theirs:.4g} {unit}, is far from the one in this scan, "
+     "{ours:.4g} {unit}: {quantities}.",
+     "Check the camera lengths, and binning=; if the pixel size in this scan is wrong, set its unit to pixels."),
+    ("scan_differs", REFUSAL,
+     "The descan was not carried over: the standard was scanned with {theirs} positions, this scan with {ours}, or "
+     "with other steps."),
+    ("descan_agrees", INFO,
+     "The measured positions show the descan of the standard with the amplitude {amplitude:.3f} ± {sigma:.3f}."),
+    ("descan_untested", INFO,
+     "The measured positions do not test the descan of the standard."),
+    ("descan_contradicted", REFUSAL,
+     "The descan was not carried over: the measured positions show it with the amplitude {amplitude:.3f} ± "
+     "{sigma:.3f}, not 1."),
 )
 _DENOISING = (
     ("denoising_attenuates", REFUSAL,
@@ -655,6 +744,6 @@ FLAGS: dict[str, FlagKind] = {
     row[0]: FlagKind(row[0], stage, *row[1:])
     for stage, rows in (("detector", _DETECTOR), ("origin", _ORIGIN), ("descan", _DESCAN), ("ellipse", _ELLIPSE),
                         ("rotation", _ROTATION), ("probe", _PROBE), ("calibration", _CALIBRATION),
-                        ("denoising", _DENOISING), ("files", _FILES), ("live", _LIVE))
+                        ("transfer", _TRANSFER), ("denoising", _DENOISING), ("files", _FILES), ("live", _LIVE))
     for row in rows
 }

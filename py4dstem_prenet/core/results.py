@@ -12,7 +12,7 @@ import numpy as np
 from . import Decision, Flag
 
 if TYPE_CHECKING:
-    from . import NoiseModel
+    from . import NoiseModel, Transfer
 
 TEXT_WIDTH = 110  # characters of a line of text
 MAX_REPR_LINES = 11  # lines that a console shows of a result; all of them are printed
@@ -252,12 +252,24 @@ class Ellipse(Decided):
 
     @property
     def sigma(self) -> float:
-        """Largest standard deviation of `vector` in any direction."""
+        """Largest standard deviation of `vector` in any direction; NaN if the ellipse was set by hand."""
+        if not np.isfinite(self.covariance).all():
+            return float("nan")
         return float(np.sqrt(np.linalg.eigvalsh(self.covariance).max()))
+
+    @property
+    def used(self) -> str:
+        """Names of the evidence that determined it; empty if it was set or not determined."""
+        return next((flag.numbers["sources"] for flag in self.flags if flag.name == "ellipse_determined"), "")
+
+    @property
+    def ratio(self) -> str:
+        """a/b with its standard deviation, as text."""
+        return f"{self.a / self.b:.4f}" + (f" ± {self.sigma:.4f}" if np.isfinite(self.sigma) else " (set by hand)")
 
     def rows(self):
         angle = f"{np.degrees(self.theta):.1f}°"
-        return [("accepted", "yes" if self.accepted else "no"), ("a/b", f"{self.a / self.b:.4f} ± {self.sigma:.4f}"),
+        return [("accepted", "yes" if self.accepted else "no"), ("a/b", self.ratio),
                 ("a axis, from +qx toward +qy", angle),
                 *((f"from {name}", f"a/b {1 + np.hypot(*vector):.4f} ± {np.sqrt(np.linalg.eigvalsh(c).max()):.4f} at "
                    f"{np.degrees(0.5 * np.arctan2(vector[1], vector[0])) % 180:.1f}°")
@@ -462,6 +474,8 @@ class CalibrationReport(Result):
         What was written into the calibration, and what was not.
     rotation : Rotation or None
         Rotation and flip between scan and pattern; None if they were not measured.
+    transfer : Transfer or None
+        What was carried over from a standard; None if none was given.
     """
 
     origin: OriginMap
@@ -470,11 +484,12 @@ class CalibrationReport(Result):
     noise: NoiseModel | None
     written: tuple[Flag, ...] = ()
     rotation: Rotation | None = None
+    transfer: Transfer | None = None
 
     @property
     def flags(self) -> tuple[Flag, ...]:
         """The flags of all stages, in their order."""
-        stages = (self.noise, self.origin, self.fit, self.ellipse, self.rotation)
+        stages = (self.noise, self.origin, self.fit, self.ellipse, self.rotation, self.transfer)
         bad_pixels = () if self.noise is None else self.noise.bad_pixel_flags
         return (*bad_pixels, *(flag for stage in stages if stage is not None for flag in stage.flags), *self.written)
 
@@ -493,10 +508,12 @@ class CalibrationReport(Result):
                                     f"{rows['residual, rms']}"))
         if self.ellipse is not None:
             e = self.ellipse
-            shown.append(("ellipse", f"a/b {e.a / e.b:.4f} ± {e.sigma:.4f} at {np.degrees(e.theta):.1f}°"
+            shown.append(("ellipse", f"a/b {e.ratio} at {np.degrees(e.theta):.1f}°"
                           if e.accepted else "not determined"))
         if self.rotation is not None:
             shown.append(("rotation", _turned(self.rotation) if self.rotation.accepted else "not determined"))
+        if self.transfer is not None:
+            shown.append(("carried over", self.transfer.summary))
         warnings = [flag.sentence for flag in self.flags if flag.severity != "info"]
         shown += [("warning", sentence) for sentence in warnings[:4]]
         if len(warnings) > 4:
@@ -506,7 +523,7 @@ class CalibrationReport(Result):
     def __str__(self):
         lines = ["Calibration by py4dstem_prenet", ""]
         for title, stage in (("Detector", self.noise), ("Origin", self.origin), ("Descan", self.fit),
-                             ("Ellipse", self.ellipse), ("Rotation", self.rotation)):
+                             ("Ellipse", self.ellipse), ("Rotation", self.rotation), ("Standard", self.transfer)):
             if stage is None:
                 continue
             shown = [(label, value) for label, value in stage.rows() if label != "flags"]

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..core import Decision, EllipseCheck, Flag, NoiseModel, as_scan
 from ..detector import MAX_SPLIT_POSITIONS, check_independence, of_part, places, read_block, split
-from ..io import noise_of, read_fitted_origin
+from ..io import beam_is_hidden, noise_of, read_fitted_origin
 
 MAX_HALVES_CHI2 = 13.8  # chi square with two degrees of freedom, exceeded by chance once in a thousand checks
 
@@ -49,6 +49,7 @@ def check_ellipse(datacube, noise: NoiseModel | None = None, device="auto", posi
 
     scan = as_scan(datacube)
     qx0, qy0, radius = read_fitted_origin(datacube)
+    radius = None if beam_is_hidden(datacube) else radius
     noise = noise or noise_of(datacube)
     chosen = places(scan.shape, positions, (1, 1))[0]
     block = read_block(scan, chosen)

@@ -6,14 +6,17 @@ they disagree and the rings are strong, the rings alone count, since the apertur
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 from scipy.stats import chi2 as chi2_law
 
-from ..core import Decision, Ellipse, Flag, PrenetError, ellipse_axes
+from ..core import Decision, Ellipse, Flag, PrenetError, ellipse_axes, ellipse_vector
 
 # Set on simulated scans (benchmarks/acceptance.py):
 MAX_ELLIPSE_SIGMA = 0.008  # standard error of the ellipse vector in its most uncertain direction, up to which it counts
 MIN_STRONG_RINGS = 0.7  # fraction of the azimuth with signal, above which rings outweigh the direct beam
+MAX_AXES_RATIO = 1.5  # of the semi-axes of an ellipse that a user states; distortions of microscopes are some percent
 # Probabilities of the chi square of sources that agree:
 SCALED_PROBABILITY = 0.95  # above its chi square the covariance is scaled up
 DISAGREE_PROBABILITY = 0.999  # above its chi square the sources disagree
@@ -91,6 +94,129 @@ def decide_ellipse(sources, notes, continuity) -> Ellipse:
         flags = [Flag("ellipse_determined", {"sources": names, "sigma": sigma})]
     decision = Decision(accepted, (*flags, *notes), {"sigma": sigma, "chi2": float(chi2)})
     return Ellipse(a, b, theta, vector, covariance, decision, sources)
+
+
+def given_ellipse(ellipse) -> Ellipse:
+    """Create the `Ellipse` of three numbers that a user states.
+
+    Parameters
+    ----------
+    ellipse : tuple of float
+        (a, b, theta): semi-axes in any unit, and the angle of the a axis from +qx toward +qy, radians.
+
+    Returns
+    -------
+    Ellipse
+        The ellipse with a b = 1, accepted; its covariance is NaN.
+
+    Raises
+    ------
+    PrenetError
+        If these are not three finite numbers with positive semi-axes whose ratio is plausible.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.ellipse import given_ellipse
+    >>> ellipse = given_ellipse((30.6, 30.0, 0.3))
+    >>> round(ellipse.a / ellipse.b, 3), ellipse.theta
+    (1.02, 0.3)
+    """
+    try:
+        a, b, theta = (float(value) for value in ellipse)
+    except (TypeError, ValueError):
+        a = b = theta = np.nan
+    if not (np.isfinite([a, b, theta]).all() and min(a, b) > 0 and max(a, b) < MAX_AXES_RATIO * min(a, b)):
+        raise PrenetError("The ellipse must be True, False, or (a, b, theta): two positive semi-axes whose ratio is "
+                          f"below {MAX_AXES_RATIO:g}, and an angle in radians; not {ellipse!r}.")
+    vector = np.asarray(ellipse_vector(a, b, theta))
+    flag = Flag("ellipse_given", {"ratio": a / b, "degrees": float(np.degrees(theta))})
+    return Ellipse(*ellipse_axes(vector), vector, np.full((2, 2), np.nan), Decision(True, (flag,)))
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Test of an ellipse against what a scan shows.
+
+    Attributes
+    ----------
+    testable : bool
+        Whether the scan says anything of its ellipse.
+    agrees : bool
+        Whether chance exceeds this chi square in more than one test in a thousand; True if it is not testable.
+    decisive : bool
+        Whether the scan's own evidence includes rings; the shape of the direct beam alone may be that of an aperture
+        that is not round.
+    difference : float
+        Length of the difference of the ellipse vectors.
+    sigmas : float
+        Square root of the chi square with two degrees of freedom.
+    """
+
+    testable: bool
+    agrees: bool
+    decisive: bool
+    difference: float
+    sigmas: float
+
+    @property
+    def numbers(self) -> dict:
+        """The numbers of a flag."""
+        return {"difference": self.difference, "sigmas": self.sigmas}
+
+
+def compare_ellipses(own: Ellipse | None, other: Ellipse) -> Agreement:
+    """Test whether an ellipse agrees with the one that a scan itself shows.
+
+    Parameters
+    ----------
+    own : Ellipse or None
+        What was measured in the scan, accepted or not.
+    other : Ellipse
+        The ellipse to test; a covariance of NaN counts as zero.
+
+    Returns
+    -------
+    Agreement
+        The result.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.ellipse import compare_ellipses, given_ellipse
+    >>> from py4dstem_prenet.ellipse.decide import decide_ellipse
+    >>> own = decide_ellipse({"rings": (np.array([0.02, 0.0]), 1e-6 * np.eye(2))}, [], continuity=1.0)
+    >>> [compare_ellipses(own, given_ellipse((ratio, 1, 0))).agrees for ratio in (1.021, 1.0)]
+    [True, False]
+    """
+    if own is None or not own.sources or own.decision.has("ellipse_sources_disagree"):
+        return Agreement(False, True, False, np.nan, np.nan)
+    offset = own.vector - other.vector
+    covariance = own.covariance + np.nan_to_num(other.covariance)
+    chi2 = float(offset @ np.linalg.solve(covariance, offset))
+    agrees = bool(chi2 < chi2_law.ppf(DISAGREE_PROBABILITY, 2))
+    return Agreement(True, agrees, "rings" in own.sources, float(np.hypot(*offset)), chi2**0.5)
+
+
+def judged_ellipse(given: Ellipse, own: Ellipse | None) -> Ellipse:
+    """Add to an ellipse that is given whether the scan agrees with it.
+
+    Parameters
+    ----------
+    given : Ellipse
+        The ellipse that is set by hand; it stays accepted.
+    own : Ellipse or None
+        What was measured in the scan.
+
+    Returns
+    -------
+    Ellipse
+        The given ellipse, with a flag on the agreement, and the evidence of the scan as sources.
+    """
+    test = compare_ellipses(own, given)
+    name = "ellipse_untested" if not test.testable else "ellipse_agrees" if test.agrees else "given_ellipse_differs"
+    flag = Flag(name, test.numbers if test.testable else {})
+    decision = Decision(True, (*given.decision.flags, flag), given.decision.numbers)
+    return replace(given, decision=decision, sources={} if own is None else own.sources)
 
 
 def combine(sources):

@@ -27,6 +27,8 @@ radius rho.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -39,6 +41,7 @@ from ..fits import (
     fit_disk,
     other_center,
     pool,
+    pooled_radius,
     refine_rings,
     ring_center,
     ring_span,
@@ -66,7 +69,8 @@ def measure_ellipse(data, qx0, qy0, radius, noise: NoiseModel, valid=None, regio
     qx0, qy0 : array_like, shape (Rx, Ry)
         Origin in pixels.
     radius : float or None
-        Radius of the direct disk in pixels; None or NaN if the direct beam is hidden, so that only rings are used.
+        Radius of the direct disk in pixels; NaN if it is unknown and is measured about the origin; None if the direct
+        beam is hidden, so that only rings are used.
     noise : NoiseModel
         Noise model of the detector.
     valid : array_like of bool, shape (Rx, Ry), optional
@@ -103,6 +107,11 @@ def measure_ellipse(data, qx0, qy0, radius, noise: NoiseModel, valid=None, regio
         use = use & np.asarray(valid, bool)
     load("ellipse", device)  # refuse missing weights or an unavailable device before the patterns are read
     pooled = pool(scan, qx0, qy0, noise, valid=use, progress="ellipse" if progress else None)
+    if radius is not None and np.isnan(radius):
+        radius = pooled_radius(pooled)
+        if np.isnan(radius):
+            ellipse = measure_pooled(pooled, None, noise, device)
+            return replace(ellipse, decision=replace(ellipse.decision, flags=(*ellipse.flags, Flag("radius_unknown"))))
     return measure_pooled(pooled, radius, noise, device)
 
 
@@ -117,7 +126,7 @@ def map_ellipse(data, qx0, qy0, radius, noise: NoiseModel, blocks: int = 4, vali
     qx0, qy0 : array_like, shape (Rx, Ry)
         Origin in pixels.
     radius : float or None
-        Radius of the direct disk in pixels; None or NaN if the direct beam is hidden, so that only rings are used.
+        Radius of the direct disk in pixels; NaN if it is unknown, None if the direct beam is hidden.
     noise : NoiseModel
         Noise model of the detector.
     blocks : int, optional

@@ -7,6 +7,7 @@ from .disk import (
     disk_model as disk_model,
 )
 from .disk_edge import fit_disk as fit_disk
+from .disk_radius import pooled_radius as pooled_radius
 from .inversion import other_center as other_center, symmetry as symmetry
 from .inversion_search import InversionCenter as InversionCenter, inversion_center as inversion_center
 from .polar import to_polar as to_polar

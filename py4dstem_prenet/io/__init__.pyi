@@ -1,5 +1,7 @@
 from .bragg_vectors import to_bragg_vectors as to_bragg_vectors
 from .calibrations import (
+    BEFORE as BEFORE,
+    ENTRIES as ENTRIES,
     KERNEL_REACH as KERNEL_REACH,
     MASK as MASK,
     PROVENANCE as PROVENANCE,
@@ -7,6 +9,7 @@ from .calibrations import (
     WRITTEN as WRITTEN,
     all_or_none as all_or_none,
     attach_ellipse_map as attach_ellipse_map,
+    beam_is_hidden as beam_is_hidden,
     calibration_of as calibration_of,
     cube_like as cube_like,
     make_provenance as make_provenance,
@@ -33,7 +36,12 @@ from .calibrations import (
 )
 from .dataset_scan import DatasetScan as DatasetScan
 from .describing import describe_file as describe_file
-from .emd_files import load_calibration as load_calibration, resumable_cube as resumable_cube, save as save
+from .emd_files import (
+    load_calibration as load_calibration,
+    open_calibrated as open_calibrated,
+    resumable_cube as resumable_cube,
+    save as save,
+)
 from .empad_files import read_empad as read_empad
 from .files import (
     EMD_ENDINGS as EMD_ENDINGS,
@@ -51,6 +59,8 @@ from .files import (
     save_scan as save_scan,
     stored_json as stored_json,
 )
+from .fingerprints import fingerprint as fingerprint, same_data as same_data
+from .frames import Frame as Frame, read_frame as read_frame, record_frame as record_frame
 from .hdf5_files import (
     compression_of as compression_of,
     open_dataset as open_dataset,
@@ -66,7 +76,18 @@ from .hdf5_layouts import (
     sidecar_sizes as sidecar_sizes,
     stated_shapes as stated_shapes,
 )
+from .history import (
+    OTHER as OTHER,
+    PRENET as PRENET,
+    STANDARD as STANDARD,
+    USER as USER,
+    author_of as author_of,
+    is_kept as is_kept,
+    undo as undo,
+    undoable as undoable,
+)
 from .merlin_files import read_merlin as read_merlin
+from .microscope import settings_of_dm as settings_of_dm, settings_of_hyperspy as settings_of_hyperspy
 from .opening import (
     is_emd as is_emd,
     open as open,
@@ -108,3 +129,4 @@ from .stored import (
     heard as heard,
     load_shaped as load_shaped,
 )
+from .transfers import transfer_record as transfer_record, write_transfer as write_transfer

@@ -22,6 +22,7 @@ from scipy.ndimage import distance_transform_edt
 from .._version import __version__
 from ..core import Decision, Flag, OriginMap, PrenetError, ellipse_vector
 from ..detector import estimate_noise
+from .fingerprints import fingerprint
 
 # Names in the tree and the metadata of a cube, and in its calibration
 SIGMA = "prenet_origin_sigma"
@@ -31,8 +32,10 @@ PROVENANCE = "prenet"
 WRITTEN = "prenet_written"
 PROBE = "prenet_probe"
 KERNEL_REACH = 2.0  # radii of the disk, outer radius of the negative annulus of a probe's kernel
-_ENTRIES = {"origin_meas": ("qx0_meas", "qy0_meas"), "origin": ("qx0", "qy0"), "ellipse": ("a", "b", "theta"),
-            "rotation": ("QR_rotation", "QR_rotation_degrees", "QR_flip")}
+BEFORE = "prenet_before"  # in the metadata: what stood in the calibration before the last writing
+ENTRIES = {  # of the calibration, and the names of their numbers in it
+    "origin_meas": ("qx0_meas", "qy0_meas"), "origin": ("qx0", "qy0"), "ellipse": ("a", "b", "theta"),
+    "pixel_size": ("Q_pixel_size",), "rotation": ("QR_rotation", "QR_rotation_degrees", "QR_flip")}
 
 
 # --- origin and ellipse -------------------------------------------------------------------------------------
@@ -67,7 +70,7 @@ def all_or_none(datacube):
         raise
 
 
-def write_origin(datacube, origin_map):
+def write_origin(datacube, origin_map, **facts):
     """Write a measured origin with `set_origin_meas`, its mask, the probe radius and the maps of sigma.
 
     Invalid positions get the origin of the nearest valid position, because a single NaN makes py4DSTEM's virtual images
@@ -80,6 +83,8 @@ def write_origin(datacube, origin_map):
         The scan that was measured.
     origin_map : OriginMap
         The measured origin.
+    **facts
+        Facts for `sign`.
 
     Returns
     -------
@@ -107,7 +112,7 @@ def write_origin(datacube, origin_map):
     calibration.set_probe_semiangle(float(origin_map.radius) if np.isfinite(origin_map.radius) else None)
     sigma = np.where(valid, [maps["sigma_qx0"], maps["sigma_qy0"]], np.nan)
     datacube.attach(sigma_slice(sigma))
-    sign(datacube, "origin_meas", feature=origin_map.feature)
+    sign(datacube, "origin_meas", feature=origin_map.feature, **facts)
     return True
 
 
@@ -212,7 +217,7 @@ def read_valid(datacube):
     return np.array(mask, bool) if np.shape(mask) == tuple(datacube.Rshape) else None
 
 
-def write_fit(datacube, origin_fit):
+def write_fit(datacube, origin_fit, **facts):
     """Write a fitted origin with `set_origin`, if it was accepted.
 
     Parameters
@@ -221,6 +226,8 @@ def write_fit(datacube, origin_fit):
         The scan whose origin was fitted.
     origin_fit : OriginFit
         The fitted origin.
+    **facts
+        Facts for `sign`.
 
     Returns
     -------
@@ -240,11 +247,11 @@ def write_fit(datacube, origin_fit):
         if not np.isfinite(values).all():
             raise PrenetError(f"The fitted {name} is not finite everywhere, which py4DSTEM cannot use.")
     datacube.calibration.set_origin((qx0, qy0))
-    sign(datacube, "origin")
+    sign(datacube, "origin", **facts)
     return True
 
 
-def write_ellipse(datacube, ellipse):
+def write_ellipse(datacube, ellipse, **facts):
     """Write an ellipse with `set_ellipse`, if it was accepted.
 
     `datacube.calibration.set_ellipse((None, None, None))` removes it.
@@ -255,6 +262,8 @@ def write_ellipse(datacube, ellipse):
         The scan whose ellipse was measured.
     ellipse : Ellipse
         The ellipse.
+    **facts
+        Facts for `sign`, such as the covariance of the ellipse vector, or another author.
 
     Returns
     -------
@@ -263,12 +272,12 @@ def write_ellipse(datacube, ellipse):
     """
     if not ellipse.accepted:
         return False
-    datacube.calibration.set_ellipse((float(ellipse.a), float(ellipse.b), float(ellipse.theta)))
-    sign(datacube, "ellipse")
+    calibration_of(datacube).set_ellipse((float(ellipse.a), float(ellipse.b), float(ellipse.theta)))
+    sign(datacube, "ellipse", **facts)
     return True
 
 
-def write_rotation(datacube, rotation):
+def write_rotation(datacube, rotation, **facts):
     """Write rotation and flip between scan and pattern with `set_QR_rotflip_degrees`, if they were accepted.
 
     py4DSTEM's `BraggVectors` and strain maps use them from then on. An angle that is known up to half a turn is written
@@ -280,6 +289,8 @@ def write_rotation(datacube, rotation):
         The scan whose rotation was measured.
     rotation : Rotation
         The rotation.
+    **facts
+        Facts for `sign`.
 
     Returns
     -------
@@ -289,7 +300,8 @@ def write_rotation(datacube, rotation):
     if not rotation.accepted:
         return False
     calibration_of(datacube).set_QR_rotflip_degrees((float(rotation.degrees), bool(rotation.flip)))
-    sign(datacube, "rotation", half_turn_determined=bool(rotation.half_turn_determined), sigma=float(rotation.sigma))
+    sign(datacube, "rotation", half_turn_determined=bool(rotation.half_turn_determined), sigma=float(rotation.sigma),
+         **facts)
     return True
 
 
@@ -467,6 +479,23 @@ def read_ellipse_vector(datacube):
     return None if ellipse is None or any(map(np.ndim, ellipse)) else ellipse_vector(*ellipse)
 
 
+def beam_is_hidden(datacube) -> bool:
+    """Whether the origin in the calibration is that of a hidden direct beam, so that no disk lies there.
+
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The cube.
+
+    Returns
+    -------
+    bool
+        True if this package measured it from rings or from inversion symmetry.
+    """
+    written = signatures(datacube).get("origin_meas", {})
+    return bool(written.get("unchanged")) and written.get("feature", "direct beam") != "direct beam"
+
+
 def sigma_is_current(datacube):
     """Whether the maps of sigma belong to the measured origin in the calibration.
 
@@ -493,12 +522,13 @@ def sign(datacube, *entries, **facts):
     ----------
     datacube : py4DSTEM.DataCube
         The cube.
-    *entries : {"origin_meas", "origin", "ellipse", "rotation"}
+    *entries : {"origin_meas", "origin", "ellipse", "pixel_size", "rotation"}
         The entries that were written.
     **facts
-        Further facts about the entries, in types of JSON.
+        Further facts about the entries; numbers and arrays. `data` is the fingerprint of the data, if it is known.
     """
-    record = json.loads(datacube.calibration._params.get(WRITTEN, "{}"))
+    record = json.loads(datacube.calibration._params.get(WRITTEN) or "{}")
+    facts = to_json(facts if "data" in facts else {"data": fingerprint(datacube), **facts})
     for entry in entries:
         record[entry] = {"shape": to_json(datacube.data.shape), "values": _digest(datacube.calibration, entry), **facts}
     if "origin" in entries:
@@ -522,7 +552,7 @@ def signatures(datacube):
         fitted. Empty if this package wrote nothing.
     """
     calibration = datacube.calibration
-    record = {} if calibration is None else json.loads(calibration._params.get(WRITTEN, "{}"))
+    record = {} if calibration is None else json.loads(calibration._params.get(WRITTEN) or "{}")
     for entry, signature in record.items():
         signature["unchanged"] = signature.pop("values") == _digest(calibration, entry)
         if "measured" in signature:
@@ -532,7 +562,7 @@ def signatures(datacube):
 
 def _digest(calibration, entry):
     """A hash of the values of an entry."""
-    values = [np.asarray(calibration._params.get(name), dtype=np.float64) for name in _ENTRIES[entry]]
+    values = [np.asarray(calibration._params.get(name), dtype=np.float64) for name in ENTRIES[entry]]
     return hashlib.sha256(b"".join(v.tobytes() for v in values)).hexdigest()[:16]
 
 
@@ -676,10 +706,13 @@ def cube_like(datacube, data):
     for key, value in calibration_of(datacube)._params.items():
         if not key.startswith("_"):  # paths in the tree of the original
             new.calibration[key] = copy.deepcopy(value)
+    record = json.loads(new.calibration._params.get(WRITTEN) or "{}")
+    if record:  # the fingerprint is that of the old data
+        new.calibration[WRITTEN] = json.dumps({entry: {**facts, "data": None} for entry, facts in record.items()})
     if sigma_is_current(datacube):
         # A deep copy of the RealSlice would copy its whole tree, data included.
         new.attach(sigma_slice(np.array(datacube.tree(SIGMA).data)))
     for record in datacube.metadata.values():
-        if record.name != "calibration":
+        if record.name not in ("calibration", BEFORE):
             new.metadata = copy.deepcopy(record)
     return new

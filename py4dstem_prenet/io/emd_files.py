@@ -2,21 +2,21 @@
 
 import copy
 import json
+import warnings
 from contextlib import contextmanager
 
 import h5py
 import numpy as np
 import py4DSTEM
-from py4DSTEM import Calibration, Metadata
+from py4DSTEM import Calibration, DataCube, Metadata
 from tqdm import tqdm
 
-from ..core import READING_ERRORS, PrenetError, check_sources, silent_sources
+from ..core import READING_ERRORS, Flag, PrenetError, check_sources, silent_sources
 from . import (
     EMD_ENDINGS,
     PROVENANCE,
     SIGMA,
     Unfinished,
-    all_or_none,
     calibration_of,
     check_names,
     check_readable,
@@ -24,15 +24,19 @@ from . import (
     check_sums,
     checksum,
     existing,
+    fingerprint,
     first_line,
     in_chunks,
     new_file,
     open_hdf5,
     read_provenance,
     reserve,
+    same_data,
     sigma_slice,
+    signatures,
     stored_json,
     to_json,
+    undoable,
     use_stock_classes,
 )
 
@@ -243,7 +247,8 @@ def load_calibration(datacube, path):
     Parameters
     ----------
     datacube : py4DSTEM.DataCube
-        The cube. Entries that are not set in the file, such as pixel sizes, are left as they are.
+        The cube. Entries that are not set in the file, such as pixel sizes, are left as they are. `undo` restores what
+        was there.
     path : str or pathlib.Path
         A file that `save` wrote, with or without data, or any EMD file with a calibration.
 
@@ -251,6 +256,11 @@ def load_calibration(datacube, path):
     ------
     PrenetError
         If the file holds no calibration, or one for data of another shape.
+
+    Warns
+    -----
+    UserWarning
+        If the calibration was measured in another scan of the same shape; `check_calibration` tells so as well.
     """
     path = existing(path)
     with open_hdf5(path) as file:
@@ -265,7 +275,7 @@ def load_calibration(datacube, path):
     untouched, target = Calibration()._params, calibration_of(datacube)
     if "QR_rotation" in params:  # a rotation without flip replaces one with it
         untouched.pop("QR_flip", None)
-    with all_or_none(datacube):
+    with undoable(datacube):
         for key, value in params.items():
             if not key.startswith("_") and (np.ndim(value) or value != untouched.get(key)):
                 target[key] = value
@@ -274,6 +284,45 @@ def load_calibration(datacube, path):
             datacube.attach(sigma_slice(sigma))
         if record:
             datacube.metadata = Metadata(PROVENANCE, {"json": record})
+    own_print = fingerprint(datacube)
+    if any(entry["unchanged"] and same_data(entry.get("data"), own_print) is False
+           for entry in signatures(datacube).values()):
+        warnings.warn(str(Flag("other_data")), stacklevel=2)
+
+
+def open_calibrated(path):
+    """Open the calibration in an EMD file as a cube, with its patterns left in the file, or without any.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        A file with a calibrated cube, or with a calibration alone.
+
+    Returns
+    -------
+    py4DSTEM.DataCube
+        The cube; patterns that the file lacks are zero.
+
+    Raises
+    ------
+    PrenetError
+        If the file holds no calibration.
+    """
+    path = existing(path)
+    with open_hdf5(path) as file:
+        shape = _read_calibration(file, path)[1]
+        with_data = any(node.attrs.get("python_class") == "DataCube" for root in file.values() for node in root.values()
+                        if hasattr(node, "attrs"))
+    if with_data:
+        from . import open as open_scan
+
+        return open_scan(path)
+    if shape is None:  # py4DSTEM saved it
+        raise PrenetError(f"{path} holds a calibration without the shape of its data; give the calibrated DataCube, or "
+                          "a file that datacube.prenet.save(data=False) wrote.")
+    cube = DataCube(np.broadcast_to(np.uint8(0), tuple(shape)), name=path.stem)
+    load_calibration(cube, path)
+    return cube
 
 
 def _read_calibration(file, path):

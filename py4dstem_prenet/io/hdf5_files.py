@@ -22,6 +22,7 @@ from . import (
     is_other_object,
     kind_of_hdf5,
     open_hdf5,
+    settings_of_hyperspy,
     sidecar_sizes,
     stated_shapes,
 )
@@ -171,7 +172,9 @@ def _array(path, node, kind, aliases):
         data = open_dataset(node.file, node.inner)
         return _transposed(data) if turned else data
 
-    return StoredArray(shape, node.dataset.dtype, load, node.path, names, sizes=sizes,
+    beside = node.dataset.parent
+    stated = settings_of_hyperspy(beside["metadata"]) if "axis-0" in beside and "metadata" in beside else None
+    return StoredArray(shape, node.dataset.dtype, load, node.path, names, sizes=sizes, settings=stated,
                        compression=compression_of(node.dataset),
                        calibration=calibration_of_0_13(node) if kind == "py4DSTEM 0.13" else None)
 

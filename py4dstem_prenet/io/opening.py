@@ -97,9 +97,13 @@ def open(path, scan_shape=None, name=None):
     contents = read_contents(path, shape)
     array = choose_array(contents, path, shape, name)
     scan_shape, flags = decide_shape(array, path, shape)
+    from py4DSTEM import Metadata
+
     with heard() as told, _readable(path):
         cube = _cube(load_shaped(array, scan_shape), path)
         flags = (*array.flags, *flags, *write_pixel_sizes(cube.calibration, array.sizes))
+        if array.settings:
+            cube.metadata = Metadata("microscope", dict(array.settings))
         if array.calibration:
             cube.calibration._params.update(array.calibration)
             cube.calibration.calibrate()

@@ -10,7 +10,17 @@ import importlib
 import numpy as np
 
 from ..core import PrenetError, budget
-from . import FileContents, OtherData, PixelSizes, StoredArray, has_spectra, heard, hyperspy_sizes
+from . import (
+    FileContents,
+    OtherData,
+    PixelSizes,
+    StoredArray,
+    has_spectra,
+    heard,
+    hyperspy_sizes,
+    settings_of_dm,
+    settings_of_hyperspy,
+)
 
 MAX_ZARR_NODES = 20_000  # groups and arrays of a zarr store that are looked at
 _LOADED = ("tvips",)  # formats that RosettaSciIO always loads as a whole
@@ -142,7 +152,8 @@ def read_zarr(path) -> FileContents:
         if array.ndim >= 3 and array.size and np.dtype(array.dtype).kind in "iufbc" and not spectra:
             sizes = hyperspy_sizes(group, array.ndim) if group is not None and "axis-0" in group else PixelSizes()
             names = (name.rpartition("/")[0],) if "/" in name else ()
-            arrays.append(StoredArray.of(array, name=name, aliases=names, sizes=sizes,
+            stated = None if group is None or "metadata" not in group else settings_of_hyperspy(group["metadata"])
+            arrays.append(StoredArray.of(array, name=name, aliases=names, sizes=sizes, settings=stated,
                                          compression=str(getattr(array.compressor, "codec_id", "") or "") or None))
         else:
             others.append(OtherData(name, array.shape, array.dtype))
@@ -186,7 +197,7 @@ def read_dm(path) -> FileContents:
     try:
         found = py4DSTEM.import_file(str(path), mem="MEMMAP")
         data = found.data
-        scales, images = _dm_axes(path, data.ndim)
+        scales, images, settings = _dm_axes(path, data.ndim)
     except Exception:  # readers raise errors of many types
         return read_with_rosettasciio(path)
     kind = "Digital Micrograph"
@@ -203,11 +214,11 @@ def read_dm(path) -> FileContents:
         known = found.calibration
         pattern = ((known.get_Q_pixel_size(), known.get_Q_pixel_units()),)
         scan = ((known.get_R_pixel_size(), known.get_R_pixel_units()),)
-    return FileContents(kind, (StoredArray.of(data, sizes=PixelSizes(scan, pattern)),))
+    return FileContents(kind, (StoredArray.of(data, sizes=PixelSizes(scan, pattern), settings=settings),))
 
 
 def _dm_axes(path, ndim):
-    """(size, unit) of the axes of the array, the fastest first; whether it stores images of the scan.
+    """(size, unit) of the axes of the array, the fastest first; whether it stores images of the scan; the settings.
 
     Newer files have a tag if they store one pattern after another. Without the tag, reciprocal units of the slow axes
     and real units of the fast axes mean images of the scan.
@@ -217,11 +228,12 @@ def _dm_axes(path, ndim):
     with dm.fileDM(path, on_memory=False) as file:
         scales = list(zip(file.scale[-ndim:], file.scaleUnit[-ndim:], strict=False))
         if any(value for tag, value in file.allTags.items() if tag.endswith("Meta Data.Data Order Swapped")):
-            return scales, False
+            return scales, False, settings_of_dm(file.allTags)
+        settings = settings_of_dm(file.allTags)
     fast, slow = ([unit for _, unit in part] for part in (scales[:-2], scales[-2:]))
     images = len(fast) == 2 and all(u.startswith("1/") or u.endswith("rad") for u in slow) and not any(
         u == "" or u.startswith("1/") or u.endswith("rad") for u in fast)
-    return scales, images
+    return scales, images, settings
 
 
 def read_k2(path) -> FileContents:
@@ -297,7 +309,8 @@ def read_with_rosettasciio(path, scan_shape=None, reader=None) -> FileContents:
         data, axes = signal["data"], signal["axes"]
         n_signal = sum(a.get("navigate") is False for a in axes) if any(a.get("navigate") for a in axes) else 2
         if data.ndim >= 3 and n_signal == 2 and np.dtype(data.dtype).kind in "iufbc":
-            arrays.append(StoredArray.of(data, name=title, sizes=_sizes(signal)))
+            arrays.append(StoredArray.of(data, name=title, sizes=_sizes(signal),
+                                         settings=settings_of_hyperspy(signal.get("metadata", {}))))
         else:
             others.append(OtherData(title, data.shape, data.dtype, "image" if n_signal == 2 else "spectra"))
     return FileContents(plugin["name"], tuple(arrays), tuple(others), flags=tuple(flags))

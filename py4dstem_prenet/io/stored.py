@@ -45,6 +45,8 @@ class StoredArray:
         What was noticed.
     calibration : dict or None
         Entries of py4DSTEM's calibration, in files of an earlier version.
+    settings : dict or None
+        Settings of the microscope that the file states.
     """
 
     shape: tuple
@@ -58,6 +60,7 @@ class StoredArray:
     compression: str | None = None
     flags: tuple = ()
     calibration: dict | None = None
+    settings: dict | None = None
 
     @property
     def ndim(self) -> int:

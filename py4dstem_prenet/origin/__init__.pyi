@@ -28,6 +28,12 @@ from .edges import (
     edge_circle as edge_circle,
     hidden_fraction as hidden_fraction,
 )
+from .given import (
+    GivenBeam as GivenBeam,
+    confirmed as confirmed,
+    given_beam as given_beam,
+    started as started,
+)
 from .hidden import (
     MIN_BEAM_PROBABILITY as MIN_BEAM_PROBABILITY,
     hidden_origin as hidden_origin,

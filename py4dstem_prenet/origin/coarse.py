@@ -64,7 +64,7 @@ class FirstGuess:
     places: np.ndarray
 
 
-def coarse_origin(network, scan: Scan, noise: NoiseModel) -> FirstGuess | None:
+def coarse_origin(network, scan: Scan, noise: NoiseModel, region=None) -> FirstGuess | None:
     """Guess every origin of a scan with the coarse network.
 
     Parameters
@@ -75,13 +75,15 @@ def coarse_origin(network, scan: Scan, noise: NoiseModel) -> FirstGuess | None:
         The scan, or a sample of one.
     noise : NoiseModel
         Noise model of the detector.
+    region : numpy.ndarray of bool, shape (Rx, Ry), optional
+        Positions that are summed; all by default.
 
     Returns
     -------
     FirstGuess or None
         The guess; None if no block shows a beam.
     """
-    sums, counts, grid = block_sums(scan, noise)
+    sums, counts, grid = block_sums(scan, noise, region=region)
     step = -(-max(sums.shape[1:]) // MAX_FIELD_PX)
     fields, good, readout = _fields(sums, counts, noise, step)
     device = next(network.parameters()).device
@@ -248,7 +250,7 @@ def _block_of(scan_shape, grid):
     return rows[:, None] * grid[1] + columns
 
 
-def block_sums(scan: Scan, noise: NoiseModel, blocks: int = BEAM_BLOCKS):
+def block_sums(scan: Scan, noise: NoiseModel, blocks: int = BEAM_BLOCKS, region=None):
     """Sum some patterns of each block of a scan, in electrons; frames of one value, as saturated ones, are left out.
 
     Parameters
@@ -259,6 +261,8 @@ def block_sums(scan: Scan, noise: NoiseModel, blocks: int = BEAM_BLOCKS):
         Noise model of the detector.
     blocks : int, optional
         Blocks along each side of the scan, at most.
+    region : numpy.ndarray of bool, shape (Rx, Ry), optional
+        Positions that are summed; all by default.
 
     Returns
     -------
@@ -271,7 +275,7 @@ def block_sums(scan: Scan, noise: NoiseModel, blocks: int = BEAM_BLOCKS):
     """
     grid = tuple(min(n, blocks) for n in scan.scan_shape)
     block_of = _block_of(scan.scan_shape, grid).ravel()
-    held = scan.positions
+    held = scan.positions if region is None else scan.positions[region.ravel()[scan.positions]]
     chosen = np.sort(np.concatenate([
         members[np.linspace(0, len(members) - 1, min(len(members), PATTERNS_PER_BLOCK)).astype(int)]
         for members in (held[block_of[held] == b] for b in range(grid[0] * grid[1]))]))

@@ -38,7 +38,8 @@ FEW_PATTERNS = 8  # patterns of a sample in which a single contradiction of netw
 MIN_LIT_FRACTION = 0.05  # electrons of a pattern in those of bright ones (90 %); with fewer the beam was off
 
 
-def learn_beam(scan: Scan, noise: NoiseModel, guess, radius: float, shown, device: str) -> tuple[Beam, np.ndarray]:
+def learn_beam(scan: Scan, noise: NoiseModel, guess, radius: float, shown, device: str,
+               search_radius: bool = True) -> tuple[Beam, np.ndarray]:
     """Learn the beam from a sample of a scan.
 
     Parameters
@@ -55,6 +56,8 @@ def learn_beam(scan: Scan, noise: NoiseModel, guess, radius: float, shown, devic
         True for positions to learn from.
     device : str
         "auto", "cpu", "cuda" or "mps".
+    search_radius : bool, optional
+        Whether other radii are tried before the edge is fitted; False if the user states the radius.
 
     Returns
     -------
@@ -68,7 +71,9 @@ def learn_beam(scan: Scan, noise: NoiseModel, guess, radius: float, shown, devic
     patterns = scan.read(sample)
     lit = _lit_patterns(patterns, noise)
     sample, patterns = sample[lit], patterns[lit]
-    beam = _with_radius(Beam(device, noise, Aperture(radius, ROUGH_BLUR_PX, (0.0, 0.0))), patterns, guess[sample])
+    beam = Beam(device, noise, Aperture(radius, ROUGH_BLUR_PX, (0.0, 0.0)))
+    if search_radius:
+        beam = _with_radius(beam, patterns, guess[sample])
     position, sigma = beam.predict(patterns, guess[sample])
     smooth, scatter = _surface(position, sigma, sample, scan.scan_shape)
     guess = guess if smooth is None else smooth

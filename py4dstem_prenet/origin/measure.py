@@ -27,10 +27,13 @@ from . import (
     MIN_BEAM_PROBABILITY,
     Beam,
     FirstGuess,
+    GivenBeam,
     Located,
     check_edges,
     coarse_origin,
+    confirmed,
     decide_origin,
+    given_beam,
     hidden_origin,
     is_hidden,
     learn_beam,
@@ -38,13 +41,15 @@ from . import (
     pooled_origin,
     resolved,
     shows_beam,
+    started,
     unlocated,
 )
 
 MIN_GOOD_FRACTION = 0.2  # of the pixels that a mask leaves; a beam stop hides less, and so do dead chips
 
 
-def measure_origin(data, noise: NoiseModel | None = None, mask=None, device="auto", progress=True) -> OriginMap:
+def measure_origin(data, noise: NoiseModel | None = None, mask=None, device="auto", progress=True, center=None,
+                   radius=None) -> OriginMap:
     """Measure the direct beam in every pattern of a scan.
 
     Parameters
@@ -59,6 +64,10 @@ def measure_origin(data, noise: NoiseModel | None = None, mask=None, device="aut
         "auto", "cpu", "cuda" or "mps".
     progress : bool, optional
         Whether to show a progress bar.
+    center : tuple of float or of array_like, shape (Rx, Ry), optional
+        Place (qx, qy) of the direct beam in pixels, if it is known: the start of the search.
+    radius : float, optional
+        Radius of the direct disk in pixels, if it is known: the start of its fit.
 
     Returns
     -------
@@ -79,9 +88,10 @@ def measure_origin(data, noise: NoiseModel | None = None, mask=None, device="aut
     """
     scan = as_scan(data)
     check_mask(scan, mask)
+    given = given_beam(scan, center, radius)
     load("center", device)
     noise = estimate_noise(scan, mask=mask) if noise is None else _with_mask(noise, mask)
-    locator = BeamLocator.learn(scan, device=device, noise=noise, progress=progress)
+    locator = BeamLocator.learn(scan, device=device, noise=noise, progress=progress, given=given)
     return locator.origin(scan, locator.locate_all(scan, progress=progress)[0])
 
 
@@ -145,6 +155,8 @@ class BeamLocator:
         Device as the user named it; "auto" is resolved by each worker.
     first : FirstGuess or None
         The first guess of the beam; None if the scan shows none.
+    given : GivenBeam or None
+        What the user states of the beam.
     NOISE_POSITIONS : int
         Scan positions, at most, from which the noise is estimated.
     """
@@ -157,11 +169,12 @@ class BeamLocator:
     refusal: Flag | None
     device: str
     first: FirstGuess | None = None
+    given: GivenBeam | None = None
 
     @classmethod
     @sharing_cores
     def learn(cls, scan: Scan, mask=None, device: str = "auto", noise: NoiseModel | None = None,
-              progress: bool = False):
+              progress: bool = False, given: GivenBeam | None = None):
         """Learn from a sample of a scan, some thousand patterns at most.
 
         Parameters
@@ -176,6 +189,8 @@ class BeamLocator:
             Noise model of the detector; estimated by default.
         progress : bool, optional
             Whether to show the stages.
+        given : GivenBeam, optional
+            What the user states of the beam.
 
         Returns
         -------
@@ -189,19 +204,23 @@ class BeamLocator:
                 return cls(noise, None, None, Flag("no_electrons"), device)
             if any(flag.name == "inverted" for flag in noise.flags):
                 return cls(noise, None, None, Flag("no_beam"), device)
-            coarse = coarse_origin(load("center", device).coarse, scan, noise)
+            region = None if given is None else given.region
+            coarse = coarse_origin(load("center", device).coarse, scan, noise, region)
             advance()
+            if given is not None:
+                coarse = started(scan, noise, coarse, given)
             if coarse is None:
-                return cls(noise, None, None, Flag("no_beam"), device)
+                return cls(noise, None, None, Flag("no_beam"), device, None, given)
             coarse = resolved(scan, noise, coarse)
             if is_hidden(scan, noise, coarse):
-                return cls(noise, None, None, Flag("hidden_by_stop"), device, coarse)
+                return cls(noise, None, None, Flag("hidden_by_stop"), device, coarse, given)
             if coarse.probability < MIN_BEAM_PROBABILITY:
                 reason = Flag("beam_ambiguous", {"probability": coarse.probability})
-                return cls(noise, None, None, reason, device, coarse)
-            beam, guess = learn_beam(scan, noise, coarse.position, coarse.radius, coarse.shown, device)
+                return cls(noise, None, None, reason, device, coarse, given)
+            beam, guess = learn_beam(scan, noise, coarse.position, coarse.radius, coarse.shown, device,
+                                     search_radius=given is None or given.radius is None)
             advance()
-            return cls(beam.noise, beam, guess, None, device, coarse)
+            return cls(beam.noise, beam, guess, None, device, coarse, given)
 
     def locate(self, index, block) -> Located:
         """Locate the beam in some patterns.
@@ -274,8 +293,9 @@ class BeamLocator:
         OriginMap
             The measured origin; that of the rings if the direct beam is hidden.
         """
-        return check_edges(scan, self.noise,
-                           pooled_origin(scan, self.noise, BeamLocator, self._decided(scan, located, processed)))
+        decided = self._decided(scan, located, processed)
+        pooled = pooled_origin(scan, self.noise, BeamLocator, decided, self.given)
+        return confirmed(check_edges(scan, self.noise, pooled), self.given)
 
     def _decided(self, scan, located, processed):
         """Origin of single patterns: from the direct beam, or from what tells its place if it is hidden."""

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..core import Decision, Flag, NoiseModel, OriginMap, Scan, as_scan
-from . import decide_origin
+from . import GivenBeam, decide_origin
 
 MAX_SPARSE_DOSE = 60.0  # electrons a pattern, above which single patterns are enough
 MIN_SUM_ELECTRONS = 200.0  # electrons that a sum has to hold; the network is precise to some tenths of a pixel then
@@ -19,7 +19,8 @@ MIN_POOLED_SIDE = 3  # sums along each side of the scan, for a descan to be seen
 MAX_POOLED_BYTES = 2**28  # bytes of the sums as float32
 
 
-def pooled_origin(scan: Scan, noise: NoiseModel, locator, origin: OriginMap) -> OriginMap:
+def pooled_origin(scan: Scan, noise: NoiseModel, locator, origin: OriginMap,
+                  given: GivenBeam | None = None) -> OriginMap:
     """Measure the origin in sums over neighboring positions, if single patterns do not show the direct beam.
 
     Parameters
@@ -32,6 +33,8 @@ def pooled_origin(scan: Scan, noise: NoiseModel, locator, origin: OriginMap) -> 
         `BeamLocator`, which learns and locates.
     origin : OriginMap
         What single patterns gave.
+    given : GivenBeam, optional
+        What the user states of the beam.
 
     Returns
     -------
@@ -58,13 +61,14 @@ def pooled_origin(scan: Scan, noise: NoiseModel, locator, origin: OriginMap) -> 
         np.add.at(sums, u[index] * shape[1] + v[index], noise.electrons(block))
     coarse = as_scan(sums.reshape(*shape, *scan.pattern_shape))
     summed = replace(noise, gain=1.0, offset=0.0, readout=noise.readout / noise.gain * side, dose=noise.dose * side**2)
-    learned = locator.learn(coarse, noise=summed, device="cpu")
+    middles = [s + side // 2 + side * np.arange(m) for s, m in zip(start, shape, strict=True)]
+    learned = locator.learn(coarse, noise=summed, device="cpu", given=None if given is None else given.at(*middles))
     if learned.beam is None:
         return origin
     found = decide_origin(coarse, learned.noise, learned.locate_all(coarse, progress=False)[0], learned.beam)
     if not found.found or found.feature != "direct beam" or found.decision.has("position_uncertain"):
         return origin
-    at = np.ix_(*(s + side // 2 + side * np.arange(m) for s, m in zip(start, shape, strict=True)))
+    at = np.ix_(*middles)
     nearest = np.ix_(*(np.clip((np.arange(n) - s) // side, 0, m - 1)
                        for n, s, m in zip(scan.scan_shape, start, shape, strict=True)))
     maps = [q[nearest] for q in (found.qx0, found.qy0, found.sigma_qx0, found.sigma_qy0)]

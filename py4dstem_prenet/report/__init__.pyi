@@ -12,6 +12,6 @@ from .figures import (
     stored_ellipse as stored_ellipse,
     subplots as subplots,
 )
-from .page import page_html as page_html
+from .page import Panels as Panels, page_html as page_html, page_style as page_style
 from .summary import of_calibration as of_calibration, of_verdicts as of_verdicts, of_versions as of_versions
-from .verdicts import Verdict as Verdict, make_verdict as make_verdict, overall as overall
+from .verdicts import LIGHTS as LIGHTS, Verdict as Verdict, make_verdict as make_verdict, overall as overall

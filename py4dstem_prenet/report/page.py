@@ -23,6 +23,17 @@ _STYLE = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtic
     "svg.fonttype": "none", "svg.hashsalt": "prenet", "font.sans-serif": ["DejaVu Sans", "Arial", "Helvetica"]}
 
 
+def page_style():
+    """Return a context in which figures are drawn for a page, so that they take its text color.
+
+    Returns
+    -------
+    contextlib.AbstractContextManager
+        The context of matplotlib's settings.
+    """
+    return rc_context(_STYLE)
+
+
 def page_html(seen) -> str:
     """Return the report page as HTML text.
 
@@ -38,7 +49,7 @@ def page_html(seen) -> str:
     """
     from jinja2 import Environment, PackageLoader
 
-    with rc_context(_STYLE):
+    with page_style():
         sections = [] if seen.origin is None else [
             {"heading": "Origin: measured, fitted, residual", "functions": seen.fit.trials,
              "rows": _origin_panels(seen)},
@@ -180,7 +191,8 @@ def _numbers(seen):
         yield "positions with a beam", f"{int(origin.valid.sum())} of {origin.valid.size}"
         yield "radius of the direct disk", f"{origin.radius:.3f} px"
         if seen.fitted is not None:
-            yield "origin, mean over the scan", "({:.3f}, {:.3f}) px".format(*seen.fitted.mean((1, 2)))
+            by = f" (set by {seen.fitted_by})" if seen.fitted_by else ""
+            yield "origin, mean over the scan", "({:.3f}, {:.3f}) px".format(*seen.fitted.mean((1, 2))) + by
             yield "descan, peak to peak", "({:.3f}, {:.3f}) px".format(*np.ptp(seen.fitted, axis=(1, 2)))
         yield "sigma of a measured position, per axis", _number(fit.noise, "px")
         yield "scatter of the residuals, per axis", _number(fit.test.scatter, "px")
@@ -236,6 +248,10 @@ def _provenance(record):
         yield f"weights: {name}", str(digest)
     for name, value in record.get("settings", {}).items():
         yield f"setting: {name}", str(value)
+    if record.get("transfer"):
+        carried = record["transfer"]
+        quantities = ", ".join(carried["quantities"]).replace("_", " ")
+        yield f"carried over from {carried['source']}", f"{quantities}; sha256 of its values {carried['sha256']}"
     for flag in record.get("flags", ()):
         yield "flag at that time", str(flag.get("sentence"))
     if record.get("since"):

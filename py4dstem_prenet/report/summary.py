@@ -26,14 +26,15 @@ def of_calibration(report) -> dict:
     Returns
     -------
     dict
-        found, detector, origin, descan, ellipse, rotation (None if there is none), and flags (`Flag.to_json` of each).
+        found, detector, origin, descan, ellipse, rotation, transfer (None if there is none), and flags (`Flag.to_json`
+        of each).
     """
     origin, fit, e, noise = report.origin, report.fit, report.ellipse, report.noise
     data = {
         "found": bool(origin.found),
         "detector": {"gain": noise.gain, "offset": noise.offset, "readout": noise.readout, "counting": noise.counting,
                      "electrons": noise.dose, "bad_pixels": int(noise.bad_pixels.sum())},
-        "origin": None, "descan": None, "ellipse": None, "rotation": None,
+        "origin": None, "descan": None, "ellipse": None, "rotation": None, "transfer": None,
         "flags": [flag.to_json() for flag in report.flags],
     }
     if origin.found:
@@ -51,6 +52,13 @@ def of_calibration(report) -> dict:
     if r is not None:
         data["rotation"] = {"degrees": r.degrees, "flip": r.flip, "sigma": r.sigma, "accepted": bool(r.accepted),
                             "half_turn_determined": r.half_turn_determined}
+    if report.transfer is not None:
+        t = report.transfer
+        data["transfer"] = {
+            "source": t.source, "sha256": t.sha256, "binning": t.binning, "accepted": bool(t.accepted),
+            "quantities": list(t.quantities), "pixel_size": None if t.pixel_size is None else list(t.pixel_size),
+            "rotation": None if t.rotation is None else list(t.rotation),
+            "ellipse": None if t.ellipse is None else [t.ellipse.a, t.ellipse.b, t.ellipse.theta]}
     return _finite(data)
 
 

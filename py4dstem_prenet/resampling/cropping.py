@@ -19,8 +19,12 @@ from ..io import (
     SIGMA,
     WRITTEN,
     cube_like,
+    fingerprint,
+    read_frame,
     read_mask,
     read_provenance,
+    record_frame,
+    same_data,
     sigma_is_current,
     sigma_slice,
     sign,
@@ -31,14 +35,16 @@ from ..io import (
 
 MAX_ROUNDING_PX = 1e-3  # of a mean that another program or version computed
 _ORIGIN = ("qx0", "qy0", "qx0_meas", "qy0_meas")
+_OF_THE_DATA = ("shape", "unchanged", "measured", "data")  # facts of a signature that new data change
 
 
 def check_calibration(datacube) -> CalibrationCheck:
-    """Check whether a cube was cropped, binned, padded or measured again since it was calibrated.
+    """Check whether a calibration belongs to the data of its cube.
 
-    The check compares the shapes of the maps, and the shape of the data and the hash of the values that this package
-    records in the calibration. For maps that py4DSTEM wrote, only another scan shape and an origin outside the pattern
-    are found. A change that keeps the shape, such as a transposed square scan (`swap_Rxy`), is not found.
+    The check compares the shapes of the maps, and the shape of the data, a fingerprint of eight patterns, and the hash
+    of the values that this package records in the calibration. It finds a cube that was cropped, binned, padded,
+    transposed or measured again since it was calibrated, and the calibration of another scan of the same shape. For
+    maps that py4DSTEM wrote, only another scan shape and an origin outside the pattern are found.
 
     Parameters
     ----------
@@ -76,6 +82,8 @@ def check_calibration(datacube) -> CalibrationCheck:
     if found and calibration.get_probe_semiangle() is not None and any(
             tuple(kept["shape"][2:]) != pattern for kept in signed.values() if kept["unchanged"]):
         found["probe radius"] = Flag("radius_stale")
+    if not found and _is_of_other_data(datacube, signed):
+        found["data"] = Flag("other_data")
     fitted = signed.get("origin")
     if "origin" not in found and fitted and fitted["unchanged"] and not fitted["measured"]:
         found["origin"] = Flag("fit_stale")
@@ -89,6 +97,12 @@ def check_calibration(datacube) -> CalibrationCheck:
             found[name] = Flag("bragg_vectors_stale", {"name": name, "was": _by((*vectors.Rshape, *vectors.Qshape))})
     flags = tuple(found.values()) or (Flag("calibration_current"),)
     return CalibrationCheck(tuple(found), Decision(not found, flags))
+
+
+def _is_of_other_data(datacube, signed):
+    """Whether the fingerprint that an unchanged entry was signed with is that of other data."""
+    kept = {signature.get("data") for signature in signed.values() if signature["unchanged"]} - {None}
+    return bool(kept) and any(same_data(one, fingerprint(datacube)) is False for one in kept)
 
 
 def _moved_mean(calibration):
@@ -165,6 +179,7 @@ def crop_Q(datacube, ROI):
     signed = _ready(datacube)
     new = cube_like(datacube, datacube.data[:, :, rows, columns])
     _move(new.calibration, lambda q, axis: q - (rows, columns)[axis].start)
+    record_frame(new, read_frame(datacube), start=(rows.start, columns.start))
     mask = read_mask(datacube)
     write_mask(new, None if mask is None else mask[rows, columns])
     return _finish(new, signed, f"crop_Q({rows.start}, {rows.stop}, {columns.start}, {columns.stop})")
@@ -228,6 +243,7 @@ def bin_Q(datacube, N):
     new = cube_like(datacube, _binned(datacube, 1, N))
     calibration = new.calibration
     _move(calibration, lambda q, axis: (q + 0.5) / N - 0.5)
+    record_frame(new, read_frame(datacube), binning=N)
     for key in ("probe_semiangle", "convergence_semiangle_pixels"):
         if calibration._params.get(key) is not None:
             calibration[key] = calibration[key] / N
@@ -380,9 +396,10 @@ def _finish(new, signed, done):
         calibration.set_origin(calibration.get_origin())  # updates mean and shift
     calibration.calibrate()
     calibration._params.pop(WRITTEN, None)
+    data = fingerprint(new)
     for entry, signature in signed.items():
         if signature["unchanged"]:
-            sign(new, entry, **{k: v for k, v in signature.items() if k not in ("shape", "unchanged", "measured")})
+            sign(new, entry, data=data, **{k: v for k, v in signature.items() if k not in _OF_THE_DATA})
     record = read_provenance(new)
     if record is not None:
         write_provenance(new, record | {"since": [*record.get("since", []), done]})

@@ -1,0 +1,5 @@
+"""What the user of a calibration decides by hand, checked before the work starts."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

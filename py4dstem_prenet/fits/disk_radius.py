@@ -1,0 +1,56 @@
+"""Radius of the direct disk in a pooled pattern whose center is known."""
+
+import numpy as np
+
+from . import Pooled, fit_disk, to_polar
+from .polar_fit import radial_profile
+
+RADIUS_STEP_PX = 0.25  # pixels, between the radii of the profile
+RADIUS_AZIMUTHS = 64  # azimuths of its polar map
+MIN_DISK_RADIUS_PX = 1.0  # pixels; a smaller disk is not resolved
+MAX_RADIUS_FRACTION = 0.5  # of the shorter side of the frame
+MAX_DISK_OFFSET_FRACTION = 0.5  # of the radius, and one pixel: distance of a fitted disk from the given center
+
+
+def pooled_radius(pooled: Pooled) -> float:
+    """Measure the radius of the direct disk about the center of a pooled pattern.
+
+    Parameters
+    ----------
+    pooled : Pooled
+        Pooled patterns; their center is the given origin.
+
+    Returns
+    -------
+    float
+        Radius in pixels; NaN if no disk lies at the center.
+
+    Notes
+    -----
+    The start is the half maximum of the radial profile between its inner and outer level; the edge of the disk is then
+    fitted (`fit_disk`).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.fits import pool_arrays, pooled_radius
+    >>> x, y = np.indices((64, 64)) - 31
+    >>> image = 1000 / (1 + np.exp(4 * (np.hypot(x, y) - 7)))
+    >>> round(pooled_radius(pool_arrays([image] * 4, 4 * [31.0], 4 * [31.0])), 1)
+    7.0
+    """
+    radii = np.arange(0, MAX_RADIUS_FRACTION * min(pooled.mean.shape), RADIUS_STEP_PX)
+    polar, weight = to_polar(pooled.mean, pooled.center, radii, RADIUS_AZIMUTHS, weight=pooled.weight)
+    profile = radial_profile(polar, weight)
+    top, floor = profile.max(), np.median(profile[len(profile) // 2:])
+    below = np.flatnonzero(profile[profile.argmax():] < (top + floor) / 2)
+    if not top > 0 or not len(below):
+        return float("nan")
+    start = radii[profile.argmax() + below[0]]
+    if start < MIN_DISK_RADIUS_PX:
+        return float("nan")
+    disk = fit_disk(pooled, start)
+    offset = np.hypot(*np.subtract(disk.center, pooled.center))
+    plausible = (np.isfinite(disk.radius) and MIN_DISK_RADIUS_PX <= disk.radius <= radii[-1]
+                 and offset < 1 + MAX_DISK_OFFSET_FRACTION * disk.radius)
+    return float(disk.radius) if plausible else float("nan")

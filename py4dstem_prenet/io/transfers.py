@@ -1,0 +1,50 @@
+"""Write into a calibration what was carried over from that of a standard."""
+
+from __future__ import annotations
+
+from . import STANDARD, calibration_of, sign, write_ellipse
+
+
+def write_transfer(datacube, transfer, **facts) -> None:
+    """Write what was carried over, with py4DSTEM's setters; the descan is part of the fitted origin.
+
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The cube.
+    transfer : Transfer
+        What was carried over.
+    **facts
+        Facts for `sign`.
+    """
+    calibration = calibration_of(datacube)
+    facts |= {"author": STANDARD, "source": transfer.source, "sha256": transfer.sha256}
+    if transfer.ellipse is not None:
+        write_ellipse(datacube, transfer.ellipse, covariance=transfer.ellipse.covariance, **facts)
+    if transfer.pixel_size is not None:
+        size, unit = transfer.pixel_size
+        calibration.set_Q_pixel_size(float(size))
+        calibration.set_Q_pixel_units(unit)
+        sign(datacube, "pixel_size", **transfer.facts["pixel_size"] | facts | {"ratio": transfer.ratio})
+    if transfer.rotation is not None:
+        rotation, flip = transfer.rotation
+        calibration.set_QR_rotation(float(rotation))
+        calibration.set_QR_flip(bool(flip))
+        sign(datacube, "rotation", **transfer.facts["rotation"] | facts)
+
+
+def transfer_record(transfer) -> dict:
+    """Describe what was carried over, for the provenance.
+
+    Parameters
+    ----------
+    transfer : Transfer
+        What was carried over.
+
+    Returns
+    -------
+    dict
+        source, sha256, binning and quantities.
+    """
+    return {"source": transfer.source, "sha256": transfer.sha256, "binning": transfer.binning,
+            "quantities": list(transfer.quantities)}

@@ -1,0 +1,193 @@
+"""Place and radius of the direct beam that the user states, as the start of learning.
+
+A given place replaces the first guess of the coarse network; a single place takes the descan of that guess. The fine
+network and the fits refine it; they find a beam within `Beam.reach` of it. If the direct beam that they find is farther
+than 1.5 of its radii from the given place at all positions, it is another disk, and the origin is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..core import Decision, Flag, NoiseModel, OriginMap, PrenetError, Scan
+from ..fits import pool_arrays, pooled_radius
+from . import FirstGuess, block_sums, no_origin
+
+# Distance of the direct beam from the given place, up to which it is the disk that was meant. The disks beside it are
+# two radii away, unless they overlap.
+MAX_CONFIRMED_RADII = 1.5
+MIN_CONFIRMED_PX = 2.0  # pixels, distance from the given place, up to which a small disk is the one that was meant
+
+
+@dataclass(frozen=True)
+class GivenBeam:
+    """What the user states of the direct beam.
+
+    Attributes
+    ----------
+    center : numpy.ndarray or None, shape (Rx, Ry, 2)
+        Place (qx, qy) of the direct beam at every position, pixels; None if it is not given.
+    radius : float or None
+        Radius of the direct disk, pixels; None if it is not given.
+    region : numpy.ndarray of bool or None, shape (Rx, Ry)
+        Positions from which the beam is learned; None uses all.
+    """
+
+    center: np.ndarray | None = None
+    radius: float | None = None
+    region: np.ndarray | None = None
+
+    def at(self, rows, columns) -> GivenBeam:
+        """Select scan positions.
+
+        Parameters
+        ----------
+        rows, columns : numpy.ndarray of int
+            Rows and columns of the scan.
+
+        Returns
+        -------
+        GivenBeam
+            What is given there.
+        """
+        at = np.ix_(rows, columns)
+        return GivenBeam(None if self.center is None else self.center[at], self.radius,
+                         None if self.region is None else self.region[at])
+
+
+def given_beam(scan: Scan, center=None, radius=None, region=None) -> GivenBeam | None:
+    """Check what the user states of the direct beam.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    center : tuple of float or of array_like, optional
+        (qx, qy) in pixels: two numbers, or two maps of shape (Rx, Ry).
+    radius : float, optional
+        Radius of the direct disk, pixels.
+    region : numpy.ndarray of bool, shape (Rx, Ry), optional
+        Positions from which the beam is learned.
+
+    Returns
+    -------
+    GivenBeam or None
+        What is given; None if nothing is.
+
+    Raises
+    ------
+    PrenetError
+        If the center is not a pair of numbers or maps inside the pattern, or the radius does not fit into it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.core import as_scan
+    >>> from py4dstem_prenet.origin import given_beam
+    >>> given_beam(as_scan(np.ones((2, 3, 32, 32))), center=(15, 16.5)).center[1, 2].tolist()
+    [15.0, 16.5]
+    """
+    if center is None and radius is None and region is None:
+        return None
+    maps, sides = None, scan.pattern_shape
+    if center is not None:
+        try:
+            parts = [np.asarray(q, float) for q in center]
+            fits = len(parts) == 2 and all(q.shape in ((), tuple(scan.scan_shape)) for q in parts)
+        except (TypeError, ValueError):
+            fits = False
+        if not fits:
+            raise PrenetError("The center must be (qx, qy), two numbers or two maps of the scan's shape "
+                              f"{tuple(scan.scan_shape)}, in pixels.")
+        maps = np.stack([np.broadcast_to(q, scan.scan_shape) for q in parts], -1)
+        if not all(((-0.5 <= maps[..., k]) & (maps[..., k] <= n - 0.5)).all() for k, n in enumerate(sides)):
+            raise PrenetError(f"The center must lie inside patterns of {sides[0]} x {sides[1]} px; give (qx, qy), row "
+                              "and column of the direct beam.")
+    if radius is not None:
+        if isinstance(radius, bool) or not isinstance(radius, int | float | np.number) or not (
+                0 < radius < min(sides) / 2):
+            raise PrenetError(f"The radius of the direct disk must be between 0 and {min(sides) / 2:g} px, half the "
+                              f"side of a pattern, not {radius!r}.")
+        radius = float(radius)
+    return GivenBeam(maps, radius, region)
+
+
+def started(scan: Scan, noise: NoiseModel, first: FirstGuess | None, given: GivenBeam) -> FirstGuess | None:
+    """Replace the first guess by what is given.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan, or a sample of one.
+    noise : NoiseModel
+        Noise model of the detector.
+    first : FirstGuess or None
+        Guess of the coarse network; None if it sees no beam.
+    given : GivenBeam
+        What the user states.
+
+    Returns
+    -------
+    FirstGuess or None
+        The guess; None if no place is given and the network sees no beam, or if no radius can be found.
+    """
+    shown = np.ones(scan.size, bool) if first is None else first.shown
+    if given.region is not None and (shown & given.region.ravel()).any():
+        shown = shown & given.region.ravel()
+    if given.center is None:
+        return None if first is None else replace(first, radius=given.radius or first.radius, shown=shown)
+    position = given.center.reshape(-1, 2)
+    if first is not None and not np.ptp(position, axis=0).any():
+        position = _with_descan(position, first)
+    radius = given.radius or (None if first is None else first.radius)
+    if radius is None:
+        sums, counts = block_sums(scan, noise)[:2]
+        lit = counts > 0
+        middle = [np.median(q) for q in position.T]
+        radius = pooled_radius(pool_arrays(sums[lit], *(np.full(lit.sum(), q) for q in middle), noise.bad_pixels))
+        if not np.isfinite(radius):
+            return None
+    places = np.array([[*np.median(position, axis=0), 1.0]])
+    visible = 1.0 if first is None else first.visible
+    return FirstGuess(position, radius, shown, visible, 0.0, 1.0, places)
+
+
+def _with_descan(position, first):
+    """Give one place, (Rx * Ry, 2), the descan that the network sees; all disks of a pattern share it."""
+    surface = first.position
+    if np.hypot(*(surface - position).T).min() <= max(MIN_CONFIRMED_PX, MAX_CONFIRMED_RADII * first.radius):
+        return surface  # of the disk that is meant
+    return position + surface - np.median(surface, axis=0)
+
+
+def confirmed(origin: OriginMap, given: GivenBeam | None) -> OriginMap:
+    """Refuse an origin that lies away from the given place, and say what was given.
+
+    Parameters
+    ----------
+    origin : OriginMap
+        What was measured.
+    given : GivenBeam or None
+        What the user states.
+
+    Returns
+    -------
+    OriginMap
+        The origin with a flag; not found if no position is within 1.5 disk radii of the given place.
+    """
+    if given is None:
+        return origin
+    if not origin.found:
+        return origin if given.center is None else no_origin(origin.valid.shape, *origin.flags, Flag("center_searched"))
+    flags = () if given.radius is None else (Flag("radius_given", {"given": given.radius, "radius": origin.radius}),)
+    if given.center is not None:
+        away = np.hypot(origin.qx0 - given.center[..., 0], origin.qy0 - given.center[..., 1])[origin.valid]
+        reach = max(MIN_CONFIRMED_PX, MAX_CONFIRMED_RADII * origin.radius if np.isfinite(origin.radius) else 0.0)
+        numbers = {"distance": float(np.median(away)), "nearest": float(away.min()), "reach": float(reach)}
+        if away.min() > reach:
+            return no_origin(origin.valid.shape, Flag("center_not_confirmed", numbers))
+        flags = (Flag("center_given", numbers), *flags)
+    decision = Decision(True, (*origin.decision.flags, *flags), origin.decision.numbers)
+    return replace(origin, decision=decision)

@@ -1,0 +1,81 @@
+"""Decision on what is carried over from a standard, after the scan itself was measured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from ..core import Decision, Ellipse, Flag, Transfer
+from ..ellipse import compare_ellipses
+from . import Plan, descan_of
+
+# Difference in a/b, chosen, not measured:
+MAX_STRAIN_ELLIPSE = 0.01  # of rings, that uniform strain of a specimen may cause
+MAX_APERTURE_ELLIPSE = 0.02  # of the direct beam, where that of the standard was round
+
+
+def decided_transfer(plan: Plan, own: Ellipse | None, descan: Flag | None = None) -> Transfer:
+    """Decide what is carried over.
+
+    Parameters
+    ----------
+    plan : Plan
+        What can be carried over.
+    own : Ellipse or None
+        The ellipse that the scan itself shows.
+    descan : Flag or None
+        What `fit_with_descan` said.
+
+    Returns
+    -------
+    Transfer
+        What is carried over, and why the rest is not.
+
+    Notes
+    -----
+    The ellipse of the standard is tested against that of the scan by their covariances (chi square, one error in a
+    thousand). If rings of the scan disagree by more than strain can explain, ellipse and pixel size are refused. The
+    shape of the direct beam alone refuses them only if the ellipse of the standard rests on its direct beam, too. Other
+    disagreement raises a flag.
+    """
+    standard, flags, quantities = plan.standard, list(plan.flags), list(plan.quantities)
+    if "ellipse" in quantities:
+        test = compare_ellipses(own, standard.ellipse)
+        if not test.testable:
+            flags.append(Flag("ellipse_untested"))
+        elif test.agrees:
+            flags.append(Flag("ellipse_agrees", test.numbers))
+        elif test.difference > (MAX_STRAIN_ELLIPSE if test.decisive else
+                                MAX_APERTURE_ELLIPSE if standard.round_beam else np.inf):
+            refused = [name for name in ("ellipse", "pixel_size") if name in quantities]
+            quantities = [name for name in quantities if name not in refused]
+            flags.append(Flag("standard_contradicted", {**test.numbers, "quantities": refused}))
+        else:
+            flags.append(Flag("standard_differs" if test.decisive else "beam_shape_differs", test.numbers))
+    if descan is not None:
+        flags.append(descan)
+        if descan.name == "descan_contradicted":
+            quantities.remove("descan")
+    if quantities:
+        flags.insert(0, Flag("carried_over", {"quantities": quantities, "source": standard.name}))
+    size = standard.pixel_size
+    asked = len(plan.quantities) == len(quantities) and not any(flag.severity == "refusal" for flag in plan.flags)
+    sources = {} if own is None else own.sources
+    return Transfer(
+        standard.name, standard.sha256, plan.binning,
+        replace(standard.ellipse, sources=sources) if "ellipse" in quantities else None,
+        (size[0] * plan.binning, size[1]) if "pixel_size" in quantities else None,
+        1.0 if standard.ellipse is None else standard.ellipse.a / standard.ellipse.b,
+        standard.rotation if "rotation" in quantities else None,
+        descan_of(plan) if "descan" in quantities else None, _facts(plan), Decision(asked, tuple(flags)))
+
+
+def _facts(plan):
+    """What is recorded of pixel size and rotation; lengths in pixels and sizes of pixels are those of this scan."""
+    facts = {name: dict(values) for name, values in plan.standard.facts.items()}
+    if plan.binning is not None:
+        for name, power in (("sigma", 1), ("reference", -1)):
+            if name in facts["pixel_size"]:
+                facts["pixel_size"][name] *= plan.binning**power
+    return facts

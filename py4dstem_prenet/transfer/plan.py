@@ -1,0 +1,163 @@
+"""Which quantities of a standard a scan can take: checked before the work starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..core import Flag, PrenetError
+from ..io import read_frame
+from . import Standard, conditions_of, differences, read_standard
+
+TRANSFERABLE = ("ellipse", "pixel_size", "rotation", "descan")
+DEFAULT_QUANTITIES = TRANSFERABLE[:3]  # the descan belongs to the settings of the scan, not to the microscope
+# Ratio of the pixel size of the standard to the one in the scan's file. Nominal pixel sizes are right within some
+# percent; neighboring camera lengths of a microscope differ by a sixth or more.
+MAX_NOMINAL_RATIO = 1.1
+MAX_STEP_RATIO = 1.01  # of the R pixel sizes of two scans with the same settings
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be carried over from a standard.
+
+    Attributes
+    ----------
+    standard : Standard
+        The standard.
+    quantities : tuple of str
+        What is carried over unless the scan disagrees.
+    binning : float or None
+        Pixels of the standard along the side of a pixel of the scan.
+    flags : tuple of Flag
+        What is refused, and what is to be known.
+    """
+
+    standard: Standard
+    quantities: tuple[str, ...]
+    binning: float | None
+    flags: tuple[Flag, ...]
+
+    def without(self, quantity: str) -> Plan:
+        """Leave a quantity out.
+
+        Parameters
+        ----------
+        quantity : str
+            The quantity.
+
+        Returns
+        -------
+        Plan
+            The plan for the others.
+        """
+        return replace(self, quantities=tuple(name for name in self.quantities if name != quantity))
+
+
+def planned(datacube, like, transfer=None, binning=None) -> Plan:
+    """Check what can be carried over from a standard to a scan.
+
+    Parameters
+    ----------
+    datacube : DataCube
+        The scan.
+    like : DataCube, str or path-like
+        The standard.
+    transfer : str or iterable of str, optional
+        Of "ellipse", "pixel_size", "rotation" and "descan"; by default the first three, as far as the
+        standard has them.
+    binning : float, optional
+        Pixels of the standard along the side of a pixel of the scan; by default from the record of how this package
+        cropped and binned both, if their frames have the same shape.
+
+    Returns
+    -------
+    Plan
+        The plan.
+
+    Raises
+    ------
+    PrenetError
+        If a quantity is unknown, the standard has none of them, or it cannot be read.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4DSTEM import DataCube
+    >>> gold, scan = (DataCube(np.ones((2, 2, 32, 32), np.uint8), name=name) for name in ("gold", "scan"))
+    >>> gold.calibration.set_Q_pixel_size(0.02)
+    >>> gold.calibration.set_Q_pixel_units("A^-1")
+    >>> plan = planned(scan, gold)
+    >>> plan.quantities, plan.binning
+    (('pixel_size',), 1.0)
+    """
+    if binning is not None and (isinstance(binning, bool) or not isinstance(binning, int | float | np.number)
+                                or not binning > 0):
+        raise PrenetError(f"The binning must be a positive number, pixels of the standard in one of this scan, not "
+                          f"{binning!r}.")
+    asked = DEFAULT_QUANTITIES if transfer is None else (transfer,) if isinstance(transfer, str) else tuple(transfer)
+    unknown = [name for name in asked if name not in TRANSFERABLE]
+    if unknown or not asked:
+        raise PrenetError(f"transfer takes {', '.join(TRANSFERABLE)}, not {', '.join(map(str, unknown)) or 'nothing'}.")
+    standard = read_standard(like)
+    held = {"ellipse": standard.ellipse, "pixel_size": standard.pixel_size, "rotation": standard.rotation,
+            "descan": standard.origin}
+    lacking = [name for name in asked if held[name] is None]
+    if len(lacking) == len(asked):
+        raise PrenetError(f"{standard.name} holds none of what is to be carried over: {', '.join(asked)}.")
+    flags = [Flag("standard_lacks", {"source": standard.name, "quantities": lacking})] if lacking else []
+    quantities = [name for name in asked if name not in lacking]
+    binning = _binning(standard, datacube) if binning is None else float(binning)
+    refused, why = _refused(standard, datacube, quantities, binning)
+    return Plan(standard, tuple(q for q in quantities if q not in refused), binning, (*flags, *why))
+
+
+def _binning(standard, datacube):
+    """Ratio of the recorded binnings; None if the frames of the detector differ."""
+    frame = read_frame(datacube)
+    if standard.frame.shape != frame.shape:
+        return None
+    return frame.binning / standard.frame.binning
+
+
+def _refused(standard, datacube, quantities, binning):
+    """Quantities that cannot be carried over, and flags."""
+    different, flags = differences(standard.conditions, conditions_of(datacube)), []
+    params = {} if datacube.calibration is None else datacube.calibration._params
+    for name, flag in (("voltage", "voltage_differs"), ("camera_length", "camera_length_differs")):
+        if name in different:
+            theirs, ours = different[name]
+            flags.append(Flag(flag, {"theirs": theirs, "ours": ours}))
+    if flags:
+        return set(quantities), flags
+    if "days" in different:
+        flags.append(Flag("standard_old", {"days": different["days"]}))
+    refused = set()
+    if binning is None:
+        refused |= {"pixel_size", "descan", "ellipse"} & set(quantities)
+        frame, theirs = read_frame(datacube), standard.frame.shape
+        if refused:
+            flags.append(Flag("frames_differ", {
+                "quantities": sorted(refused), "ours": _by(frame.shape),
+                "theirs": _by(theirs)}))
+    elif standard.pixel_size is not None and {"pixel_size", "ellipse"} & set(quantities):
+        nominal, unit = (params.get(name) for name in ("Q_pixel_size", "Q_pixel_units"))
+        ratio = nominal / (standard.pixel_size[0] * binning) if unit == standard.pixel_size[1] and nominal else 1.0
+        if not 1 / MAX_NOMINAL_RATIO < ratio < MAX_NOMINAL_RATIO:
+            refused |= {"pixel_size", "ellipse", "descan"} & set(quantities)
+            flags.append(Flag("scale_differs", {"quantities": sorted(refused), "ours": float(nominal), "unit": unit,
+                                                "theirs": float(standard.pixel_size[0] * binning)}))
+    if "descan" in quantities and "descan" not in refused:
+        shape = tuple(datacube.Rshape)
+        step, unit = params.get("R_pixel_size"), params.get("R_pixel_units")
+        ratio = standard.step[0] / step if step and unit == standard.step[1] else 1.0
+        if standard.origin.shape[1:] != shape or not 1 / MAX_STEP_RATIO < ratio < MAX_STEP_RATIO:
+            refused.add("descan")
+            flags.append(Flag("scan_differs", {"ours": _by(shape), "theirs": _by(standard.origin.shape[1:])}))
+    return refused, flags
+
+
+def _by(shape):
+    """A shape as text, such as 20 x 20."""
+    return " x ".join(str(int(n)) for n in shape)

@@ -1,0 +1,152 @@
+"""The calibration of a standard, read from a DataCube or a file."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..core import Decision, Ellipse, PrenetError, ellipse_axes, ellipse_vector
+from ..io import Frame, open_calibrated, read_frame, signatures
+from ..resampling import check_calibration
+from . import Conditions, conditions_of
+
+_OF_THE_SCAN = ("shape", "data", "unchanged", "measured", "author", "source", "sha256")  # facts that stay
+_HASHED = ("a", "b", "theta", "Q_pixel_size", "Q_pixel_units", "QR_rotation", "QR_flip", "qx0", "qy0")
+
+
+@dataclass(frozen=True)
+class Standard:
+    """What the calibration of a scan says of its microscope.
+
+    Attributes
+    ----------
+    name : str
+        Name of the file or DataCube.
+    sha256 : str
+        Hash of the values.
+    frame : Frame
+        How its patterns were cropped and binned.
+    conditions : Conditions
+        Settings of the microscope.
+    ellipse : Ellipse or None
+        The ellipse, with the covariance that was stored, or NaN.
+    round_beam : bool
+        Whether the shape of its direct beam is part of the evidence of the ellipse.
+    pixel_size : tuple of (float, str) or None
+        Q pixel size and its unit; None if it is not calibrated.
+    rotation : tuple of (float, bool) or None
+        Rotation between scan and pattern, radians, and flip.
+    origin : numpy.ndarray or None, shape (2, Rx, Ry)
+        The fitted origin, pixels.
+    uncertainty : float
+        Standard error of the fitted origin, pixels; NaN if it is not known.
+    step : tuple of (float, str)
+        R pixel size and its unit.
+    facts : dict
+        "pixel_size" and "rotation" to what this package recorded of them, such as the sigma.
+    """
+
+    name: str
+    sha256: str
+    frame: Frame
+    conditions: Conditions
+    ellipse: Ellipse | None
+    round_beam: bool
+    pixel_size: tuple[float, str] | None
+    rotation: tuple[float, bool] | None
+    origin: np.ndarray | None
+    uncertainty: float
+    step: tuple[float, str]
+    facts: dict
+
+
+def read_standard(like) -> Standard:
+    """Read the calibration of a standard.
+
+    Parameters
+    ----------
+    like : DataCube, str or path-like
+        A calibrated cube; or an EMD file of one, with or without its patterns.
+
+    Returns
+    -------
+    Standard
+        Its calibration.
+
+    Raises
+    ------
+    PrenetError
+        If there is no calibration, or it does not belong to its own data.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4DSTEM import DataCube
+    >>> gold = DataCube(np.ones((2, 2, 32, 32), np.uint8), name="gold")
+    >>> gold.calibration.set_ellipse((1.02, 1.0, 0.3))
+    >>> standard = read_standard(gold)
+    >>> round(standard.ellipse.a / standard.ellipse.b, 3), standard.pixel_size
+    (1.02, None)
+    """
+    if isinstance(like, str | Path):
+        path = Path(like)
+        cube, name = open_calibrated(path), path.name
+    elif hasattr(like, "calibration") and hasattr(like, "Qshape"):
+        cube, name = like, str(like.name)
+    else:
+        raise PrenetError("The standard (like=) must be a calibrated DataCube or the path of a calibrated EMD file, "
+                          f"not {type(like).__name__}.")
+    if cube.calibration is None:
+        raise PrenetError(f"{name} holds no calibration; calibrate the standard first.")
+    check = check_calibration(cube)
+    if not check.current and not check.decision.has("calibration_missing", "sigma_stale", "mean_origin_moved"):
+        raise PrenetError(f"{name} cannot be a standard, because its calibration does not belong to its data: "
+                          f"{check.flags[0].sentence}")
+    params, signed = cube.calibration._params, signatures(cube)
+    size, unit = params.get("Q_pixel_size"), str(params.get("Q_pixel_units"))
+    rotation = params.get("QR_rotation")
+    maps = cube.calibration.get_origin()
+    fitted, ellipse = signed.get("origin", {}), signed.get("ellipse", {})
+    return Standard(
+        name, _hash(params), read_frame(cube), conditions_of(cube),
+        _ellipse(cube.calibration, ellipse),
+        bool(ellipse.get("unchanged")) and "direct beam" in ellipse.get("used", ""),
+        None if unit == "pixels" or size is None else (float(size), unit),
+        None if rotation is None else (float(rotation), bool(params.get("QR_flip"))),
+        None if maps is None or any(np.shape(q) != tuple(cube.Rshape) for q in maps) else np.stack(maps).astype(float),
+        float(fitted.get("uncertainty") or np.nan) if fitted.get("unchanged") else np.nan,
+        (float(params.get("R_pixel_size") or 1), str(params.get("R_pixel_units"))),
+        {name: _facts(signed.get(name, {})) for name in ("pixel_size", "rotation")})
+
+
+def _ellipse(calibration, signature):
+    """The ellipse of a calibration; None if none is set, or it varies over the scan."""
+    stored = calibration.get_ellipse()
+    if stored is None or any(map(np.ndim, stored)):
+        return None
+    vector = np.asarray(ellipse_vector(*stored))
+    covariance = signature.get("covariance") if signature.get("unchanged") else None
+    covariance = np.full((2, 2), np.nan) if covariance is None else np.array(covariance, float)
+    return Ellipse(*ellipse_axes(vector), vector, covariance, Decision(True))
+
+
+def _facts(signature):
+    """What a signature tells of the values, if these were not changed since."""
+    if not signature.get("unchanged"):
+        return {}
+    return {name: value for name, value in signature.items() if name not in _OF_THE_SCAN}
+
+
+def _hash(params):
+    """SHA-256 of the values of a calibration that can be carried over."""
+    digest = hashlib.sha256()
+    for key in _HASHED:
+        value = params.get(key)
+        if value is None or isinstance(value, str):
+            digest.update(f"{key} {value}".encode())
+        else:
+            digest.update(key.encode() + np.asarray(value, dtype="<f8").tobytes())
+    return digest.hexdigest()
