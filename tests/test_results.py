@@ -55,6 +55,8 @@ def made(scan=(20, 20)):
     rotation = Rotation(30.0, True, 0.2, False, Decision(
         True, (Flag("rotation_determined", turned), Flag("rotation_half_turn_open", {"degrees": 30.0}))),
         {name: (30.0, True, 0.2) for name in ("center of mass", "shadow image")})
+    disks = np.zeros(3, BraggDisks.DTYPE)
+    disks["significance"] = np.inf, 8.0, 5.0
     probe = ProbeImage(np.zeros((32, 32)), (16, 16), 5.0, 0.4, 0.01, 40, 2.5, Decision(
         True, (Flag("probe_measured", {"positions": 40, "electrons": 2e6}),)))
     written = (Flag("ellipse_written"), Flag("fit_not_written"))
@@ -76,6 +78,7 @@ def made(scan=(20, 20)):
                Series(Path("out"), (FileOutcome(Path("a.h5"), Path("out/a.h5"), "failed", {"problem": "No."}),),
                       Path("out/summary.csv"), Path("out/summary.html")),
                CalibrationCheck(("sigma",), Decision(False, (Flag("sigma_stale"),))),
+               BraggDisks(disks, (1, 1), (32, 32), 4.2, 0.1),
                FinetuneResult(None, 0.01, 0.001, -0.02, 0.001, 30, Decision(True, (Flag("fine_tuned", tuned),)))]
     return {type(result).__name__: result for result in results}
 
