@@ -13,6 +13,7 @@ from py4dstem_prenet.core.checks import CalibrationCheck, DenoisingCheck, Ellips
 from py4dstem_prenet.core.flags import FLAGS, Decision, Flag
 from py4dstem_prenet.core.noise import NoiseModel
 from py4dstem_prenet.core.results import (
+    BraggDisks,
     CalibrationReport,
     Ellipse,
     EllipseMap,
