@@ -36,6 +36,7 @@ from .results import (
     ModelTrial as ModelTrial,
     OriginFit as OriginFit,
     OriginMap as OriginMap,
+    PixelSize as PixelSize,
     Result as Result,
 )
 from .robust import (

@@ -1,0 +1,265 @@
+"""Pixel size of a scan of a known crystal, from its pooled patterns and from the disks of single patterns.
+
+Patterns are pooled about the fitted origin, as for the ellipse. There are two kinds of evidence: the rings of the
+pooled pattern, whose width is that of a disk, and the positions of disks in single patterns, which are sharper where
+grains are separate. For each, the rings are assigned over all plausible pixel sizes (`assign.py`), and pixel size,
+ellipse and center are fitted together (`joint.py`). The more precise one counts.
+
+The pixel size refers to the geometric mean of the semi-axes of the ellipse. py4DSTEM's `BraggVectors.cal` and
+`PolarDatacube` return b times that radius, so what is written is the pixel size times sqrt(a / b) if an ellipse is set.
+"""
+
+from __future__ import annotations
+
+
+from functools import partial
+
+import numpy as np
+
+from ..compute import map_chunks, sharing_cores
+from ..core import Ellipse, Flag, NoiseModel, PixelSize, PrenetError, as_scan
+from ..ellipse import in_region
+from ..fits import MIN_RING_SPAN_PX, Pooled, pool, pooled_positions, refine_rings, ring_span
+from .assign import BASIN, RELROD, RingTable, Shape, costs, independent_samples, refine_shape, scan_scales
+from .decide import Assignment, decide_pixel_size, is_significant, unknown_size
+from .disks import find_disks, pool_disks
+from .joint import State, fit_joint
+from .profile import radial_data
+from .standards import ALTERNATIVES, find_standard
+
+BLURS_PX = (0.6, 1.5)  # pixels, blur of rings that is tried first
+POINT_BLURS_PX = (0.7, 2.0)  # pixels, of rings whose disks are points or unknown
+POINT_RADIUS_PX = 0.05  # pixels, radius of a disk that is a point
+MAX_DISK_POSITIONS = 1024  # scan positions whose disks are found, for speed
+MIN_DISKS = 60  # disks without the direct beam, for them to count as evidence
+INNER_RADII = 2.4  # radii of the direct disk: inside, no Bragg disk is separate from it
+CANDIDATES = 4  # assignments that are refined
+MAX_GUESSED_RADIUS_PX = 3.0  # pixels, of the disks if the direct beam is hidden
+
+
+def measure_pixel_size(data, qx0, qy0, radius, noise: NoiseModel, standard, ellipse: Ellipse | None = None, valid=None,
+                       region=None, progress=True) -> PixelSize:
+    """Measure the pixel size of a scan of a known crystal.
+
+    Parameters
+    ----------
+    data : Scan, DataCube or array_like, shape (Rx, Ry, Qx, Qy)
+        The scan.
+    qx0, qy0 : array_like, shape (Rx, Ry)
+        Origin in pixels.
+    radius : float or None
+        Radius of the direct disk in pixels; None or NaN if the direct beam is hidden.
+    noise : NoiseModel
+        Noise model of the detector.
+    standard : str, pathlib.Path, py4DSTEM.process.diffraction.Crystal or Standard
+        The crystal: a name such as "Au" (`find_standard` lists them), a CIF file, or a py4DSTEM Crystal.
+    ellipse : Ellipse, optional
+        The elliptical distortion, if it was measured before; its sigma limits how far the joint fit may change it.
+    valid : array_like of bool, shape (Rx, Ry), optional
+        True where a position is used.
+    region : tuple of slice or numpy.ndarray of bool, shape (Rx, Ry), optional
+        Positions to measure; the whole scan by default.
+    progress : bool, optional
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    PixelSize
+        The pixel size with its uncertainty, accepted or refused.
+
+    Raises
+    ------
+    PrenetError
+        If the standard is unknown, no position can be pooled, or the region is invalid.
+
+    Notes
+    -----
+    Strain of the standard, such as that of a single crystal, changes the result in proportion.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.demo import load_scan
+    >>> from py4dstem_prenet.pixel_size import measure_pixel_size
+    >>> datacube, truth = load_scan()
+    >>> report = datacube.prenet.calibrate(progress=False)  # doctest: +SKIP
+    >>> fit, radius = report.fit, report.origin.radius  # doctest: +SKIP
+    >>> size = measure_pixel_size(datacube, fit.qx0, fit.qy0, radius, report.noise, "Au")  # doctest: +SKIP
+    """
+    scan, standard = as_scan(data), find_standard(standard)
+    use = in_region(region, scan.scan_shape)
+    if valid is not None:
+        use = use & np.asarray(valid, bool)
+    if radius is not None and np.isfinite(radius) and not radius > 0:
+        raise PrenetError(f"The probe radius must be positive, not {radius}; measure the origin first.")
+    radius = float(radius) if radius is not None and np.isfinite(radius) else None
+    pooled = pool(scan, qx0, qy0, noise, valid=use, progress="pixel size" if progress else None)
+    disks = None
+    if radius is not None:
+        origin = np.stack([np.broadcast_to(np.asarray(q, float), scan.scan_shape).ravel() for q in (qx0, qy0)], 1)
+        disks = _pooled_disks(scan, origin, use.ravel() & np.isfinite(origin).all(1), radius, noise, pooled)
+    return measure_pooled_size(pooled, radius, noise, standard, ellipse, disks)
+
+
+def _pooled_disks(scan, origin, use, radius, noise, pooled):
+    """Positions of the disks of an even sample of patterns, pooled; None if there are too few."""
+    chosen = pooled_positions(use, scan.scan_shape, noise.dose)
+    if len(chosen) > MAX_DISK_POSITIONS:
+        chosen = chosen[np.linspace(0, len(chosen) - 1, MAX_DISK_POSITIONS).astype(int)]
+    work = partial(_disks_of_block, radius=radius, noise=noise)
+    index, position, significance = [], [], []
+    for at, found in map_chunks(work, scan, positions=chosen):
+        index.append(at[found[0]])
+        position.append(found[1])
+        significance.append(found[2])
+    index, position, significance = (np.concatenate(v) for v in (index, position, significance))
+    order = np.full(len(origin), -1)
+    order[chosen] = np.arange(len(chosen))
+    parts = np.arange(len(chosen)) * min(len(pooled.parts), len(chosen)) // len(chosen)
+    offset = np.hypot(*(position - origin[index]).T)
+    if (offset > INNER_RADII * radius).sum() < MIN_DISKS:
+        return None
+    return pool_disks(order[index], position, significance, origin[chosen], parts, radius, pooled)
+
+
+def _disks_of_block(index, block, radius, noise):
+    return find_disks(noise.electrons(block), radius, noise.readout / noise.gain)
+
+
+@sharing_cores
+def measure_pooled_size(pooled: Pooled, radius, noise: NoiseModel, standard, ellipse: Ellipse | None = None,
+                        disks: Pooled | None = None) -> PixelSize:
+    """Measure the pixel size of pooled patterns.
+
+    Parameters
+    ----------
+    pooled : Pooled
+        The pooled patterns.
+    radius : float or None
+        Radius of the direct disk in pixels; None if it is hidden.
+    noise : NoiseModel
+        Noise model of the detector.
+    standard : str, pathlib.Path, py4DSTEM.process.diffraction.Crystal or Standard
+        The crystal.
+    ellipse : Ellipse, optional
+        The elliptical distortion.
+    disks : Pooled, optional
+        Positions of disks, from `pool_disks`.
+
+    Returns
+    -------
+    PixelSize
+        The pixel size with its uncertainty, accepted or refused.
+
+    Raises
+    ------
+    PrenetError
+        If the standard is unknown.
+    """
+    standard = find_standard(standard)
+    span = ring_span(pooled.mean, pooled.weight > 0, pooled.center)
+    if span[1] - span[0] < MIN_RING_SPAN_PX:
+        return unknown_size(standard.name, Flag("pixel_size_no_rings", {"standard": standard.name}))
+    vector, center, covariance = _start(pooled, span, ellipse)
+    readout = noise.readout / noise.gain
+    reference = min(pooled.mean.shape) / 2
+    shapes = ([Shape(radius, blur, RELROD) for blur in BLURS_PX] if radius is not None and radius > 1 else
+              [Shape(POINT_RADIUS_PX, blur, RELROD) for blur in (*POINT_BLURS_PX, MAX_GUESSED_RADIUS_PX)])
+    evidence = {"rings": (pooled, span, shapes, readout)}
+    if disks is not None:
+        inner = max(INNER_RADII * radius, 3.0)
+        lit = radial_data(pooled.mean, pooled.weight, center, vector, span, readout).radii
+        outer = (lit[-1] if len(lit) else span[1]) - radius  # disks that are cut off are not where they seem to be
+        evidence["disks"] = (disks, (inner, outer), [Shape(POINT_RADIUS_PX, b, RELROD) for b in POINT_BLURS_PX], 0.0)
+    results = []
+    for name, (source, radii, tried, noise_electrons) in evidence.items():
+        found = _assign(source, radii, tried, noise_electrons, standard, vector, center)
+        if found is None:
+            continue
+        assignment, shape = found
+        start = State(assignment.scale, vector, center, shape, 0.0, np.zeros(2), reference, radii, shape, covariance)
+        try:
+            fit = _fitted(source, standard, start, noise_electrons)
+        except np.linalg.LinAlgError:
+            continue
+        results.append(decide_pixel_size(fit, standard, assignment, name, reference))
+    if not results:
+        return unknown_size(standard.name, Flag("pixel_size_no_rings", {"standard": standard.name}))
+    return min(results, key=lambda result: (not result.accepted, result.relative_sigma))
+
+
+def _start(pooled, span, ellipse):
+    """Ellipse vector, center, and covariance of the vector, with which the joint fit begins."""
+    if ellipse is not None and ellipse.accepted:
+        center = np.array(pooled.center)
+        return np.array(ellipse.vector, float), center, np.array(ellipse.covariance, float)
+    wide = 0.02**2 * np.eye(2)
+    try:
+        rings = refine_rings(pooled, inner=span[0])
+    except PrenetError:
+        return np.zeros(2), np.array(pooled.center), wide
+    if not rings.improved:
+        return np.zeros(2), np.array(pooled.center), wide
+    return rings.vector, np.array(pooled.center), np.minimum(rings.covariance, 1.0) + 1e-8 * np.eye(2)
+
+
+def _assign(source, span, shapes, readout, standard, vector, center):
+    """The assignment of the rings and their shape; None if the pattern has no room for the rings."""
+    profile = radial_data(source.mean, source.weight, center, vector, span, readout)
+    if len(profile.radii) < 2 * MIN_RING_SPAN_PX:
+        return None
+    scales, fits, tried = scan_scales(profile, standard, [RingTable(profile.radii, shape) for shape in shapes])
+    if not len(scales):
+        return None
+    samples = independent_samples(min(fits, key=lambda fit: fit.chi2).residual)
+    refined = [refine_shape(profile, standard, scales[k], tried[k]) for k in _basins(scales, costs(fits, samples))]
+    samples = independent_samples(min((fit for fit, _ in refined), key=lambda fit: fit.chi2).residual)
+    cost = costs([fit for fit, _ in refined], samples)
+    order = np.argsort(cost)
+    best, shape = refined[order[0]]
+    rest = [k for k in order[1:] if abs(np.log(refined[k][0].scale / best.scale)) > BASIN]
+    second = refined[rest[0]][0].scale if rest else np.nan
+    margin = float(cost[rest[0]] - cost[order[0]]) if rest else np.inf
+    other, excess, table = "", np.inf, RingTable(profile.radii, shape)
+    for name in ALTERNATIVES:
+        lattice = find_standard(name)
+        if _same_rings(lattice, standard):
+            continue
+        at, found, _ = scan_scales(profile, lattice, [table])
+        if not len(at):
+            continue
+        k = int(np.argmin(costs(found, samples)))
+        fit, _ = refine_shape(profile, lattice, at[k], shape)
+        difference = float(costs([fit], samples)[0] - cost[order[0]])
+        if difference < excess:
+            other, excess = name, difference
+    return Assignment(best.scale, float(second), margin, other, excess), shape
+
+
+def _basins(scales, cost):
+    """Indices of the best pixel sizes, each in a basin of its own."""
+    chosen: list[int] = []
+    for k in np.argsort(cost):
+        if all(abs(np.log(scales[k] / scales[j])) > BASIN for j in chosen):
+            chosen.append(int(k))
+        if len(chosen) == CANDIDATES:
+            break
+    return chosen
+
+
+def _same_rings(a, b):
+    """Whether the first rings of two standards have the same ratios."""
+    n = min(len(a.g), len(b.g), 8)
+    return bool(np.allclose(a.g[:n] / a.g[0], b.g[:n] / b.g[0], rtol=2e-3))
+
+
+def _fitted(source, standard, start, readout):
+    """The joint fit, with the distortions that are significant."""
+    fit = fit_joint(source, standard, start, readout)
+    kept: tuple[str, ...] = ()
+    for names in (("barrel",), ("three0", "three1")):
+        trial = fit_joint(source, standard, start, readout, (*kept, *names))
+        if is_significant(trial, names):
+            kept, fit = (*kept, *names), trial
+    return fit
+
+
