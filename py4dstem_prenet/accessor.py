@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         OriginCheck,
         OriginFit,
         OriginMap,
+        PixelSize,
     )
 
 _NAME = "prenet"
@@ -54,7 +55,7 @@ class PrenetAccessor:
         self._datacube = datacube
 
     # --- calibration --------------------------------------------------------------------------------------------
-    def calibrate(self, mask=None, device="auto", progress=True) -> CalibrationReport:
+    def calibrate(self, mask=None, device="auto", progress=True, standard=None) -> CalibrationReport:
         """Measure and fit the origin, measure the ellipse, and write what is accepted into the calibration.
 
         Parameters
@@ -66,11 +67,14 @@ class PrenetAccessor:
             Where the networks run; "auto" takes a GPU if there is one.
         progress : bool, optional
             Whether to show progress bars.
+        standard : str, pathlib.Path or py4DSTEM.process.diffraction.Crystal, optional
+            The known crystal that the specimen is: a name such as "Au", a CIF file, or a Crystal. The pixel size is
+            then measured and replaces the one in the calibration; without it, the pixel size is not touched.
 
         Returns
         -------
         CalibrationReport
-            Origin, descan fit, ellipse and noise model. `print(report)` shows a summary.
+            Origin, descan fit, ellipse, noise model, and the pixel size if a standard is named. `print(report)` shows a summary.
 
         Raises
         ------
@@ -87,7 +91,7 @@ class PrenetAccessor:
         """
         from . import calibrate
 
-        return calibrate(self._datacube, mask=mask, device=device, progress=progress)
+        return calibrate(self._datacube, mask=mask, device=device, progress=progress, standard=standard)
 
     def measure_origin(self, mask=None, device="auto", progress=True) -> OriginMap:
         """Measure the position of the direct beam in every pattern, and write it with `set_origin_meas`.
@@ -196,6 +200,47 @@ class PrenetAccessor:
         result = measure_ellipse(self._datacube, qx0, qy0, radius, noise_of(self._datacube),
                                  valid=read_valid(self._datacube), region=region, device=device, progress=progress)
         write_ellipse(self._datacube, result)
+        return result
+
+    def measure_pixel_size(self, standard, region=None, progress=True) -> PixelSize:
+        """Measure the pixel size from a known crystal, and write it with `set_Q_pixel_size` if it is accepted.
+
+        The pixel size is written such that py4DSTEM returns 1/angstrom with the ellipse that is in the calibration. With
+        a region, nothing is written.
+
+        Parameters
+        ----------
+        standard : str, pathlib.Path or py4DSTEM.process.diffraction.Crystal
+            The crystal: a name such as "Au", a CIF file, or a Crystal.
+        region : tuple of two slices, or ndarray of bool, shape (Rx, Ry), optional
+            The scan positions to use; by default all.
+        progress : bool, optional
+            Whether to show a progress bar.
+
+        Returns
+        -------
+        PixelSize
+            The pixel size, its uncertainty, the agreement of the rings, and whether it was accepted.
+
+        Raises
+        ------
+        PrenetError
+            If no origin is set, or the standard is unknown.
+
+        Examples
+        --------
+        >>> size = datacube.prenet.measure_pixel_size("Au")  # doctest: +SKIP
+        >>> size.value, size.sigma  # doctest: +SKIP
+        (0.02001, 2e-05)
+        """
+        from . import measure_pixel_size
+        from .io import noise_of, read_ellipse, read_fitted_origin, read_valid, write_pixel_size
+
+        qx0, qy0, radius = read_fitted_origin(self._datacube)
+        result = measure_pixel_size(self._datacube, qx0, qy0, radius, noise_of(self._datacube), standard,
+                                    read_ellipse(self._datacube), read_valid(self._datacube), region, progress)
+        if region is None:
+            write_pixel_size(self._datacube, result)
         return result
 
     def map_ellipse(self, blocks=4, device="auto", progress=True) -> EllipseMap:

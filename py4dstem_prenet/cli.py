@@ -96,10 +96,13 @@ def calibrate(
     cube: Cube = None,
     scheduler: Scheduler = None,
     as_json: Json = False,
+    standard: Annotated[str | None, typer.Option(help="Known crystal, such as Au, or a CIF file: measures the pixel "
+                                                      "size.")] = None,
 ):
     """Measure origin and ellipse, and save the calibrated scan as an EMD file.
 
-    JSON: saved (the file, or null), found, detector, origin, descan, ellipse, flags; px and radians.
+    JSON: saved (the file, or null), found, detector, origin, descan, ellipse, pixel_size, flags; px, 1/Å
+    and radians.
     """
     from .io import check_output, load_mask
 
@@ -110,7 +113,7 @@ def calibrate(
         from . import calibrate, save, use_cluster
 
         with use_cluster(scheduler):
-            report = calibrate(datacube, mask=good, device=device)
+            report = calibrate(datacube, mask=good, device=device, standard=standard)
         typer.echo(str(report))
         if report.origin.found:
             save(datacube, output, data=not calibration_only)

@@ -25,10 +25,12 @@ from .io import (
     write_fit,
     write_mask,
     write_origin,
+    write_pixel_size,
     write_provenance,
 )
 from .networks import load, verify
 from .origin import BeamLocator, Located, check_mask
+from .pixel_size import find_standard, measure_pixel_size
 
 NETWORKS = ("center", "ellipse")  # names of the weights that calibration uses
 
@@ -56,7 +58,7 @@ class Calibrator(BeamLocator):
     POOLED_POSITIONS = MIN_POOLED_POSITIONS
 
     def finish(self, scan: Scan, located: Located | None, kept: SampledScan | None = None, processed=True,
-               progress: bool = True) -> CalibrationReport:
+               progress: bool = True, standard=None) -> CalibrationReport:
         """Decide on the located origin, fit the descan, and measure the ellipse.
 
         Parameters
@@ -71,6 +73,8 @@ class Calibrator(BeamLocator):
             False for positions that have not been searched; these are not valid.
         progress : bool, optional
             Whether to show a progress bar.
+        standard : str, pathlib.Path, py4DSTEM.process.diffraction.Crystal or Standard, optional
+            The known crystal that the pixel size is measured from; without one, it is not measured.
 
         Returns
         -------
@@ -91,7 +95,9 @@ class Calibrator(BeamLocator):
         noise = self.noise if stop is None else replace(self.noise, bad_pixels=self.noise.bad_pixels | stop)
         ellipse = measure_ellipse(source, fit.qx0, fit.qy0, radius, noise, valid=valid, device=self.device,
                                   progress=progress)
-        return CalibrationReport(origin, fit, ellipse, self.noise)
+        size = None if standard is None else measure_pixel_size(
+            source, fit.qx0, fit.qy0, radius, noise, standard, ellipse, valid, progress=progress)
+        return CalibrationReport(origin, fit, ellipse, self.noise, pixel_size=size)
 
     def positions_to_keep(self, scan_shape):
         """Choose the positions whose patterns are kept in memory for the ellipse, before any is located.
@@ -112,8 +118,11 @@ class Calibrator(BeamLocator):
 
 
 @sharing_cores
-def calibrate(datacube, mask=None, device="auto", progress=True) -> CalibrationReport:
+def calibrate(datacube, mask=None, device="auto", progress=True, standard=None) -> CalibrationReport:
     """Calibrate a DataCube: measure and fit the origin, measure the ellipse, write what is accepted.
+
+    If the specimen is a known crystal that is named as `standard`, the pixel size is measured, too, and replaces the one
+    in the calibration. Otherwise the pixel size is not touched.
 
     Writes into `datacube.calibration` with `set_origin_meas`, `set_origin` and `set_ellipse`; attaches the maps of
     sigma and the provenance. If no origin is found, nothing is written.
@@ -129,6 +138,8 @@ def calibrate(datacube, mask=None, device="auto", progress=True) -> CalibrationR
         "auto", "cpu", "cuda" or "mps".
     progress : bool
         Whether to show progress bars.
+    standard : str, pathlib.Path, py4DSTEM.process.diffraction.Crystal or Standard, optional
+        The known crystal: a name such as "Au", a CIF file, or a py4DSTEM Crystal.
 
     Returns
     -------
@@ -148,13 +159,15 @@ def calibrate(datacube, mask=None, device="auto", progress=True) -> CalibrationR
     """
     scan = as_scan(datacube)
     check_mask(scan, mask)
+    standard = None if standard is None else find_standard(standard)
     check_networks(device)
     mask = read_mask(datacube) if mask is None else mask
     calibrator = Calibrator.learn(scan, mask, device, progress=progress)
     # The whole file is read once: patterns that are pooled later are kept on the way.
     located, kept = calibrator.locate_all(scan, worth_keeping(scan, calibrator.noise.dose), progress)
-    report = calibrator.finish(scan, located, kept, progress=progress)
-    return write_report(datacube, report, mask, {"device": device})
+    report = calibrator.finish(scan, located, kept, progress=progress, standard=standard)
+    settings = {"device": device} | ({} if standard is None else {"standard": standard.name})
+    return write_report(datacube, report, mask, settings)
 
 
 def check_networks(device: str) -> None:
@@ -194,13 +207,14 @@ def write_report(datacube, report: CalibrationReport, mask=None, settings=None) 
     CalibrationReport
         The report, with `written`.
     """
-    origin, fit, ellipse = report.origin, report.fit, report.ellipse
+    origin, fit, ellipse, size = report.origin, report.fit, report.ellipse, report.pixel_size
     if not origin.found:
         return _with_written(report, Flag("nothing_written"))
     report = _with_written(
         report, Flag("origin_written", {"feature": origin.feature}),
         Flag("fit_written", {"model": fit.model}) if fit.accepted else Flag("fit_not_written"),
-        Flag("ellipse_written") if ellipse is not None and ellipse.accepted else Flag("ellipse_not_written"))
+        Flag("ellipse_written") if ellipse is not None and ellipse.accepted else Flag("ellipse_not_written"),
+        *(() if size is None else (Flag("pixel_size_written" if size.accepted else "pixel_size_not_written"),)))
     record = make_provenance(datacube, weights={name: verify(name) for name in NETWORKS}, settings=settings,
                              noise=report.noise, flags=report.flags)
     with all_or_none(datacube):
@@ -209,12 +223,14 @@ def write_report(datacube, report: CalibrationReport, mask=None, settings=None) 
         write_fit(datacube, fit)
         if ellipse is not None:
             write_ellipse(datacube, ellipse)
+        if size is not None:
+            write_pixel_size(datacube, size)
         write_provenance(datacube, record)
     return report
 
 
 def _with_written(report, *flags):
-    return CalibrationReport(report.origin, report.fit, report.ellipse, report.noise, flags)
+    return replace(report, written=flags)
 
 
 def preprocess(datacube, out=None, device="auto", progress=True):

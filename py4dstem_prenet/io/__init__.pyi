@@ -9,6 +9,7 @@ from .calibrations import (
     cube_like as cube_like,
     make_provenance as make_provenance,
     noise_of as noise_of,
+    read_ellipse as read_ellipse,
     read_fitted_origin as read_fitted_origin,
     read_mask as read_mask,
     read_origin as read_origin,
@@ -18,11 +19,13 @@ from .calibrations import (
     sigma_slice as sigma_slice,
     sign as sign,
     signatures as signatures,
+    stored_ratio as stored_ratio,
     to_json as to_json,
     write_ellipse as write_ellipse,
     write_fit as write_fit,
     write_mask as write_mask,
     write_origin as write_origin,
+    write_pixel_size as write_pixel_size,
     write_provenance as write_provenance,
 )
 from .dataset_scan import DatasetScan as DatasetScan

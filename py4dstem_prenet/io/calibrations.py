@@ -20,7 +20,7 @@ from py4DSTEM import Calibration, DataCube, Metadata, RealSlice
 from scipy.ndimage import distance_transform_edt
 
 from .._version import __version__
-from ..core import Decision, Flag, OriginMap, PrenetError
+from ..core import Decision, Ellipse, Flag, OriginMap, PrenetError, ellipse_axes, ellipse_vector
 from ..detector import estimate_noise
 
 # Names in the tree and the metadata of a cube, and in its calibration
@@ -29,7 +29,9 @@ ELLIPSE_MAP = "prenet_ellipse_map"
 MASK = "prenet_mask"
 PROVENANCE = "prenet"
 WRITTEN = "prenet_written"
-_ENTRIES = {"origin_meas": ("qx0_meas", "qy0_meas"), "origin": ("qx0", "qy0"), "ellipse": ("a", "b", "theta")}
+STORED_ELLIPSE_SIGMA = 0.005  # of each component of an ellipse in a calibration, which holds no uncertainty
+_ENTRIES = {"origin_meas": ("qx0_meas", "qy0_meas"), "origin": ("qx0", "qy0"), "ellipse": ("a", "b", "theta"),
+            "pixel_size": ("Q_pixel_size", "Q_pixel_units")}
 
 
 # --- origin and ellipse -------------------------------------------------------------------------------------
@@ -265,6 +267,75 @@ def write_ellipse(datacube, ellipse):
     return True
 
 
+def write_pixel_size(datacube, size):
+    """Write a pixel size with `set_Q_pixel_size` and `set_Q_pixel_units`, if it was accepted.
+
+    py4DSTEM's elliptical correction multiplies the geometric-mean radius by sqrt(b / a). The pixel size is therefore
+    multiplied by sqrt(a / b) if an ellipse is set, so that `BraggVectors.cal` and `PolarDatacube` return 1/angstrom.
+    Distortions beyond the ellipse, which py4DSTEM cannot hold, are recorded for `corrected`.
+
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The scan whose pixel size was measured; its ellipse is written already.
+    size : PixelSize
+        The pixel size.
+
+    Returns
+    -------
+    bool
+        Whether it was written.
+    """
+    if not size.accepted:
+        return False
+    calibration = calibration_of(datacube)
+    ratio = stored_ratio(calibration)
+    calibration.set_Q_pixel_size(float(size.value * np.sqrt(ratio)))
+    calibration.set_Q_pixel_units("A^-1")
+    sign(datacube, "pixel_size", standard=size.standard, sigma=float(size.sigma * np.sqrt(ratio)), ratio=ratio,
+         barrel=float(size.barrel), threefold=[float(v) for v in size.threefold], reference=float(size.reference))
+    return True
+
+
+def read_ellipse(datacube):
+    """Read the ellipse in the calibration.
+
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The cube.
+
+    Returns
+    -------
+    Ellipse or None
+        With a covariance as of an ellipse that is known to STORED_ELLIPSE_SIGMA; None if there is none, or one that
+        varies over the scan.
+    """
+    ellipse = None if datacube.calibration is None else datacube.calibration.get_ellipse()
+    if ellipse is None or any(v is None or np.size(v) != 1 for v in ellipse):
+        return None
+    vector = ellipse_vector(*(float(np.squeeze(v)) for v in ellipse))
+    covariance = STORED_ELLIPSE_SIGMA**2 * np.eye(2)
+    return Ellipse(*ellipse_axes(vector), vector, covariance, Decision(True, ()))
+
+
+def stored_ratio(calibration):
+    """Return a / b of the ellipse in a calibration.
+
+    Parameters
+    ----------
+    calibration : py4DSTEM.Calibration
+        The calibration.
+
+    Returns
+    -------
+    float
+        a / b, the mean if it varies over the scan; 1 if there is no ellipse.
+    """
+    a, b = (calibration._params.get(name) for name in "ab")
+    return 1.0 if a is None or b is None else float(np.mean(np.asarray(a, float) / np.asarray(b, float)))
+
+
 def attach_ellipse_map(datacube, ellipse_map):
     """Attach maps of a, b, theta, sigma and acceptance to a cube, as the RealSlice "prenet_ellipse_map".
 
@@ -387,7 +458,7 @@ def sign(datacube, *entries, **facts):
     ----------
     datacube : py4DSTEM.DataCube
         The cube.
-    *entries : {"origin_meas", "origin", "ellipse"}
+    *entries : {"origin_meas", "origin", "ellipse", "pixel_size"}
         The entries that were written.
     **facts
         Further facts about the entries, in types of JSON.
@@ -426,8 +497,9 @@ def signatures(datacube):
 
 def _digest(calibration, entry):
     """A hash of the values of an entry."""
-    values = [np.asarray(calibration._params.get(name), dtype=np.float64) for name in _ENTRIES[entry]]
-    return hashlib.sha256(b"".join(v.tobytes() for v in values)).hexdigest()[:16]
+    values = [calibration._params.get(name) for name in _ENTRIES[entry]]
+    text = (v.encode() if isinstance(v, str) else np.asarray(v, dtype=np.float64).tobytes() for v in values)
+    return hashlib.sha256(b"".join(text)).hexdigest()[:16]
 
 
 def _check_map(datacube, name, values):

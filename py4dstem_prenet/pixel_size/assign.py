@@ -1,9 +1,9 @@
 """Assignment of rings: the likelihood of every plausible pixel size, for a standard and for other lattices.
 
 For each pixel size the radial profile is fitted by the rings of the crystal, all with the shape of the direct disk and
-free heights that are not negative, on a smooth background. The variance of the residual is unknown (grains, dynamical
-scattering), so the cost is n log(chi square), with n independent samples of the residual, plus a weak penalty for
-heights far from the kinematic ones, plus log(n) for each ring that the range of radii contains.
+free heights that are not negative, on a smooth background. The residual is that of noise or larger by an unknown factor
+(grains, dynamical scattering), so the cost is n log(1 + reduced chi square), with n independent samples of the residual,
+plus a weak penalty for heights far from the kinematic ones, plus log(n) for each ring that is seen.
 """
 
 from __future__ import annotations
@@ -15,18 +15,22 @@ from scipy.interpolate import BSpline
 from scipy.optimize import minimize, nnls
 
 from .profile import COARSE_STEP_PX, FINE_STEP_PX, RadialProfile, ring_profiles
-from .standards import Standard
+from .standards import ALTERNATIVES, Standard, find_standard
 
 MIN_VISIBLE_RINGS = 2  # rings of sufficient height that a pixel size must put on the detector
 MIN_VISIBLE_HEIGHT = 0.1  # of the strongest ring, for a ring that should be visible
 TABLE_STEP_PX, TABLE_RELROD_FACTOR = 0.2, 1.6  # of distances (pixels) and widths of relrods in the table
+FIRST_STRONG_HEIGHT = 0.3  # of the strongest ring, for the innermost ring that must not be hidden
+HIDDEN_FRACTION = 0.9  # of the smallest radius, at which that ring may lie if disks are points
 GRID_PX = 0.5  # pixels, step of the outermost radius between two pixel sizes that are tried
 MODEL_ERROR = 0.02  # of the profile, 1 sigma: what the model of the profile misses besides noise
 BACKGROUND_POWERS = (0, 1, 2, 3, 4)  # of 1 / radius: tails of the direct beam
 BACKGROUND_WIDTHS = 5.0  # widths of a ring between two knots of the background, at least
 MAX_BACKGROUND_KNOTS = 6
 LOG_HEIGHT_SIGMA = 1.0  # natural log of height / kinematic height: texture, dynamical scattering, few grains
+MIN_HEIGHT_FRACTION = 0.12  # of the height that the other rings make expected, for a ring that should be visible
 MAX_HEIGHT_PENALTY = 9.0  # of one ring: a ring may be missing by texture
+CANDIDATES = 4  # assignments of each kind of evidence that are refined
 BASIN = 0.02  # relative difference of pixel sizes above which two assignments are different
 RELROD, RELROD_LOG_SIGMA = 0.003, 0.8  # 1/angstrom: Lorentzian of crystals of some 75 angstrom; prior of its logarithm
 RELROD_LIMITS = 3e-4, 0.03  # 1/angstrom
@@ -206,17 +210,26 @@ def fit_rings(profile: RadialProfile, standard: Standard, scale: float, shape: S
     weight = weights(profile)
     columns = np.hstack([rings, base]) * weight[:, None]
     size = np.linalg.norm(columns, axis=0) + 1e-300
-    solution, residual = nnls(columns / size, profile.mean * weight, maxiter=50 * columns.shape[1])
-    solution = solution / size
+    values, count = profile.mean * weight, int(inside.sum())
+    solution, _ = nnls(columns / size, values, maxiter=50 * columns.shape[1])
+    # No strong ring may be missing: heights are at least a fraction of what the others make expected.
+    expected = np.where(standard.intensity > MIN_VISIBLE_HEIGHT, standard.intensity, 0.0)[inside]
+    least = np.zeros(columns.shape[1])
+    within = ((distances > radii[0]) & (distances < radii[-1]))[inside]
+    found = solution[:count] / size[:count]
+    if (expected * within).any():
+        common = float((found * expected)[within].sum() / (expected[within] ** 2).sum())
+        least[:count] = MIN_HEIGHT_FRACTION * common * expected * size[:count]
+    solution, residual = nnls(columns / size, values - (columns / size) @ least, maxiter=50 * columns.shape[1])
+    solution = (solution + least) / size
     heights = np.zeros(len(distances))
     heights[inside] = solution[: inside.sum()]
     below = base @ solution[inside.sum():]
     fitted = rings @ solution[: inside.sum()] + below
-    within = (distances > radii[0]) & (distances < radii[-1])
     floor = 1 / size[: inside.sum()]  # one sigma of a height that overlaps no other
     return ProfileFit(scale, heights, fitted, below, residual**2,
-                      _penalty(heights[inside], standard.intensity[inside], floor, within[inside]),
-                      int((within[inside] & (heights[inside] > 2 * floor)).sum()), (profile.mean - fitted) * weight)
+                      _penalty(heights[inside], standard.intensity[inside], floor, within),
+                      int((within & (heights[inside] > 2 * floor)).sum()), (profile.mean - fitted) * weight)
 
 
 def _penalty(heights, expected, floor, within):
@@ -259,6 +272,9 @@ def scan_scales(profile: RadialProfile, standard: Standard, tables):
     smallest = max(smallest, visible[MIN_VISIBLE_RINGS - 1] / radii[-1])
     # Not so large that rings beyond the list of the standard would be on the detector.
     largest = min(standard.g[-1] / radii[-1], visible[-MIN_VISIBLE_RINGS] / radii[0])
+    # The camera length is chosen so that the first strong ring can be seen, if only its outer half.
+    first = standard.g[standard.intensity > FIRST_STRONG_HEIGHT][0]
+    largest = min(largest, first / max(HIDDEN_FRACTION * radii[0], radii[0] - max(t.shape.disk for t in tables)))
     if largest <= smallest:
         return np.empty(0), [], []
     count = int(np.log(largest / smallest) * radii[-1] / GRID_PX) + 2
@@ -317,7 +333,7 @@ def costs(fits, samples: float) -> np.ndarray:
         The costs.
     """
     chi2, penalty, rings = (np.array([getattr(fit, name) for fit in fits]) for name in ("chi2", "penalty", "rings"))
-    return samples * np.log(np.maximum(chi2, 1e-300)) + penalty + np.log(samples) * rings
+    return samples * np.log1p(chi2 / len(fits[0].residual)) + penalty + np.log(samples) * rings
 
 
 def refine_shape(profile: RadialProfile, standard: Standard, scale: float, shape: Shape, fixed=False):
@@ -357,7 +373,7 @@ def refine_shape(profile: RadialProfile, standard: Standard, scale: float, shape
         moved, formed = at(parameters)
         fit = fit_rings(profile, standard, moved, formed, base, COARSE_STEP_PX)
         prior = 0 if fixed else np.log(formed.relrod / RELROD) ** 2 / RELROD_LOG_SIGMA**2
-        return len(profile.radii) * np.log(fit.chi2 + 1e-300) + fit.penalty + prior
+        return len(profile.radii) * np.log1p(fit.chi2 / len(profile.radii)) + fit.penalty + prior
 
     start = np.zeros(1) if fixed else np.array([0.0, np.log(shape.blur), np.log(shape.relrod)])
     simplex = start + np.vstack([np.zeros(len(start)), np.diag([0.004, 0.4, 0.7][: len(start)])])
@@ -365,3 +381,113 @@ def refine_shape(profile: RadialProfile, standard: Standard, scale: float, shape
         "initial_simplex": simplex, "maxfev": 25 if fixed else 70, "xatol": 1e-4, "fatol": 0.05})
     moved, formed = at(found.x)
     return fit_rings(profile, standard, moved, formed, base), formed
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """How well the rings of a standard can be assigned.
+
+    Attributes
+    ----------
+    scale : float
+        Best pixel size, 1/angstrom.
+    second : float
+        Next one; NaN if there is none.
+    margin : float
+        Difference of -2 log likelihood between them.
+    other : str
+        The lattice that fits best besides that of the standard.
+    lattice_margin : float
+        Difference of -2 log likelihood to it; negative if it fits better.
+    """
+
+    scale: float
+    second: float
+    margin: float
+    other: str
+    lattice_margin: float
+
+
+def assign_rings(evidence, standard: Standard):
+    """Assign the rings of a standard, by the likelihood of all kinds of evidence together.
+
+    Parameters
+    ----------
+    evidence : list
+        Objects with a `profile` and `tables`, rings of the shapes that are tried.
+    standard : Standard
+        The crystal.
+
+    Returns
+    -------
+    assignment : Assignment
+        The best pixel size, and how much better it is than others and than other lattices.
+    shapes : list of Shape
+        Shape of the rings in each kind of evidence.
+
+    Notes
+    -----
+    None is returned if no pixel size puts two rings on the detector.
+    """
+    tried = []  # of each evidence: refined fits and shapes at the candidates
+    starts, samples = [], []
+    for e in evidence:
+        scales, fits, shapes = scan_scales(e.profile, standard, e.tables)
+        if not len(scales):
+            continue
+        samples.append(independent_samples(min(fits, key=lambda fit: fit.chi2).residual))
+        for k in _basins(scales, costs(fits, samples[-1])):
+            if all(abs(np.log(scales[k] / scale)) > BASIN / 2 for scale in starts):
+                starts.append(scales[k])
+    if not starts or len(samples) < len(evidence):
+        return None
+    tried = [[refine_shape(e.profile, standard, scale, e.tables[0].shape) for scale in starts] for e in evidence]
+    samples = [independent_samples(min((fit for fit, _ in row), key=lambda fit: fit.chi2).residual) for row in tried]
+    total = sum(costs([fit for fit, _ in row], n) for row, n in zip(tried, samples, strict=True))
+    order = np.argsort(total)
+    best = int(order[0])
+    # The evidence whose rings are sharper says where the best pixel size is.
+    at = [row[best][0].scale for row in tried]
+    rest = [k for k in order[1:] if all(abs(np.log(row[k][0].scale / scale)) > BASIN
+                                        for row, scale in zip(tried, at, strict=True))]
+    second, margin = (float(tried[-1][rest[0]][0].scale), float(total[rest[0]] - total[best])) if rest else (np.nan, np.inf)
+    shapes = [row[best][1] for row in tried]
+    other, excess = "", np.inf
+    for name in ALTERNATIVES:
+        lattice = find_standard(name)
+        if _same_rings(lattice, standard):
+            continue
+        difference = _best_cost(evidence, lattice, shapes, samples) - float(total[best])
+        if difference < excess:
+            other, excess = name, difference
+    return Assignment(float(at[-1]), second, margin, other, float(excess)), shapes
+
+
+def _best_cost(evidence, lattice, shapes, samples):
+    """Smallest cost of a lattice with a cell of free size; infinite if none puts two rings on the detector."""
+    tables = [RingTable(e.profile.radii, shape) for e, shape in zip(evidence, shapes, strict=True)]
+    starts = []
+    for e, table, n in zip(evidence, tables, samples, strict=True):
+        scales, fits, _ = scan_scales(e.profile, lattice, [table])
+        if len(scales):
+            starts.append(scales[int(np.argmin(costs(fits, n)))])
+    totals = [sum(float(costs([refine_shape(e.profile, lattice, scale, shape)[0]], n)[0])
+                  for e, shape, n in zip(evidence, shapes, samples, strict=True)) for scale in starts]
+    return min(totals, default=np.inf)
+
+
+def _basins(scales, cost):
+    """Indices of the best pixel sizes, each in a basin of its own."""
+    chosen: list[int] = []
+    for k in np.argsort(cost):
+        if all(abs(np.log(scales[k] / scales[j])) > BASIN for j in chosen):
+            chosen.append(int(k))
+        if len(chosen) == CANDIDATES:
+            break
+    return chosen
+
+
+def _same_rings(a, b):
+    """Whether the first rings of two standards have the same ratios."""
+    n = min(len(a.g), len(b.g), 8)
+    return bool(np.allclose(a.g[:n] / a.g[0], b.g[:n] / b.g[0], rtol=2e-3))

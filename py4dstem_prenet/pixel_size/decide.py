@@ -7,12 +7,11 @@ cases if the model holds), if no other lattice fits better by more than MAX_LATT
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from scipy.stats import chi2 as chi2_law
 
 from ..core import Decision, Flag, PixelSize
+from .assign import Assignment
 from .joint import JointFit
 from .standards import Standard
 
@@ -23,37 +22,12 @@ MAX_RELATIVE_SIGMA = 0.01  # of an accepted pixel size
 MAX_RING_SCATTER = 0.005  # relative, rms of the rings, beyond which they do not belong to the standard
 CONSISTENT_PROBABILITY = 0.999  # above its chi square the rings differ by more than noise
 MAX_CHECKED_RING_SIGMA = 0.01  # relative, of a ring whose radius is compared
-MIN_DISTORTION_SIGMAS = 5.0  # of a radial or threefold distortion that is reported
+MIN_DISTORTION_SIGMAS = 6.0  # of a radial or threefold distortion that is reported
 MAX_DISTORTION = 0.05  # relative, at the reference; a larger one is a fit that failed
 SIGMA_FACTOR = 1.15  # of the jackknife, from the errors of simulated scans
 SYSTEMATIC = 2e-4  # relative sigma of a pixel size that no scatter shows: shape of the rings of thin crystals
-THREEFOLD_SYSTEMATIC = 1e-3  # of each amplitude, for few grains
+THREEFOLD_SYSTEMATIC = 3e-3  # of each amplitude, for few grains
 RADIAL_SYSTEMATIC = 3e-3  # of the radial distortion, for the same reason
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """How well the rings of a standard can be assigned.
-
-    Attributes
-    ----------
-    scale : float
-        Best pixel size, 1/angstrom.
-    second : float
-        Next one.
-    margin : float
-        Difference of -2 log likelihood between them.
-    other : str
-        The lattice that fits best besides that of the standard.
-    lattice_margin : float
-        Difference of -2 log likelihood to it; negative if it fits better.
-    """
-
-    scale: float
-    second: float
-    margin: float
-    other: str
-    lattice_margin: float
 
 
 def unknown_size(standard: str, *flags: Flag, numbers=None) -> PixelSize:

@@ -142,8 +142,9 @@ def fit_joint(pooled, standard: Standard, start: _State, readout, extra=()) -> J
         system = _System(pooled.mean, pooled.weight, state, standard, readout, names)
         state = system.moved(system.solution())
     system = _System(pooled.mean, pooled.weight, state, standard, readout, names)
-    covariance = _covariance(system, pooled, names)
-    errors, sigmas = _ring_errors(system, pooled)
+    parts = list(_part_maps(system, pooled))
+    covariance = _covariance(system, parts)
+    errors, sigmas = _ring_errors(system, parts)
     k = names.index("scale")
     covariance = covariance.copy()
     covariance[k] *= -1  # of log(pixel size) = - log(radius)
@@ -304,11 +305,10 @@ def _part_maps(system, pooled):
             yield polar, usable, float(weight.sum())
 
 
-def _covariance(system, pooled, names):
+def _covariance(system, parts):
     matrix = system.normal + system.prior + 1e-12 * np.diag(np.diag(system.normal))
     shape_prior = np.linalg.inv(matrix) @ system.prior * system.scatter @ np.linalg.inv(matrix)
     estimates = [_leave_sectors(system)]
-    parts = list(_part_maps(system, pooled))
     if len(parts) >= MIN_PARTS:
         rights = np.array([system.right_of(polar, usable).sum(0) for polar, usable, _ in parts])
         estimates.append(_leave_parts(np.linalg.solve(matrix, rights.T).T, np.array([w for _, _, w in parts])))
@@ -343,7 +343,7 @@ def _leave_sectors(system):
     return np.array(out)
 
 
-def _ring_errors(system, pooled):
+def _ring_errors(system, parts):
     """Relative error of the radius of each ring, with jackknife sigma over sectors and parts."""
     n, k = len(system.distances), len(system.standard.g)
     errors, sigmas = np.full(k, np.nan), np.full(k, np.nan)
@@ -361,7 +361,6 @@ def _ring_errors(system, pooled):
     left = [[j for j in range(SECTORS) if j % PAIRS != pair] for pair in range(PAIRS)]
     by_sectors = np.array([np.linalg.solve(normals[j].sum(0) + prior, rights[j].sum(0)) - whole for j in left])
     variance = np.diag(jackknife_covariance(by_sectors))
-    parts = list(_part_maps(system, pooled))
     if len(parts) >= MIN_PARTS:
         single = []
         for polar, usable, _ in parts:

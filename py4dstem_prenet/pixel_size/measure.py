@@ -20,20 +20,19 @@ from ..compute import map_chunks, sharing_cores
 from ..core import Ellipse, Flag, NoiseModel, PixelSize, PrenetError, as_scan
 from ..ellipse import in_region
 from ..fits import MIN_RING_SPAN_PX, Pooled, pool, pooled_positions, refine_rings, ring_span
-from .assign import BASIN, RELROD, RingTable, Shape, costs, independent_samples, refine_shape, scan_scales
-from .decide import Assignment, decide_pixel_size, is_significant, unknown_size
+from .assign import RELROD, RingTable, Shape, assign_rings
+from .decide import decide_pixel_size, is_significant, unknown_size
 from .disks import find_disks, pool_disks
 from .joint import State, fit_joint
 from .profile import radial_data
-from .standards import ALTERNATIVES, find_standard
+from .standards import find_standard
 
 BLURS_PX = (0.6, 1.5)  # pixels, blur of rings that is tried first
 POINT_BLURS_PX = (0.7, 2.0)  # pixels, of rings whose disks are points or unknown
 POINT_RADIUS_PX = 0.05  # pixels, radius of a disk that is a point
 MAX_DISK_POSITIONS = 1024  # scan positions whose disks are found, for speed
 MIN_DISKS = 60  # disks without the direct beam, for them to count as evidence
-INNER_RADII = 2.4  # radii of the direct disk: inside, no Bragg disk is separate from it
-CANDIDATES = 4  # assignments that are refined
+INNER_RADII, INNER_PX = 3.0, 1.5  # radii of the direct disk, and pixels: inside, the direct beam disturbs the correlation
 MAX_GUESSED_RADIUS_PX = 3.0  # pixels, of the disks if the direct beam is hidden
 
 
@@ -116,7 +115,7 @@ def _pooled_disks(scan, origin, use, radius, noise, pooled):
     order[chosen] = np.arange(len(chosen))
     parts = np.arange(len(chosen)) * min(len(pooled.parts), len(chosen)) // len(chosen)
     offset = np.hypot(*(position - origin[index]).T)
-    if (offset > INNER_RADII * radius).sum() < MIN_DISKS:
+    if (offset > INNER_RADII * radius + INNER_PX).sum() < MIN_DISKS:
         return None
     return pool_disks(order[index], position, significance, origin[chosen], parts, radius, pooled)
 
@@ -164,27 +163,37 @@ def measure_pooled_size(pooled: Pooled, radius, noise: NoiseModel, standard, ell
     reference = min(pooled.mean.shape) / 2
     shapes = ([Shape(radius, blur, RELROD) for blur in BLURS_PX] if radius is not None and radius > 1 else
               [Shape(POINT_RADIUS_PX, blur, RELROD) for blur in (*POINT_BLURS_PX, MAX_GUESSED_RADIUS_PX)])
-    evidence = {"rings": (pooled, span, shapes, readout)}
+    evidence = [_Evidence("rings", pooled, span, shapes, readout, vector, center)]
     if disks is not None:
-        inner = max(INNER_RADII * radius, 3.0)
-        lit = radial_data(pooled.mean, pooled.weight, center, vector, span, readout).radii
+        lit = evidence[0].profile.radii
         outer = (lit[-1] if len(lit) else span[1]) - radius  # disks that are cut off are not where they seem to be
-        evidence["disks"] = (disks, (inner, outer), [Shape(POINT_RADIUS_PX, b, RELROD) for b in POINT_BLURS_PX], 0.0)
+        points = [Shape(POINT_RADIUS_PX, blur, RELROD) for blur in POINT_BLURS_PX]
+        evidence.append(_Evidence("disks", disks, (INNER_RADII * radius + INNER_PX, outer), points, 0.0, vector, center))
+    evidence = [e for e in evidence if len(e.profile.radii) >= 2 * MIN_RING_SPAN_PX]
+    assigned = assign_rings(evidence, standard) if evidence else None
+    if assigned is None:
+        return unknown_size(standard.name, Flag("pixel_size_no_rings", {"standard": standard.name}))
+    assignment, shapes = assigned
     results = []
-    for name, (source, radii, tried, noise_electrons) in evidence.items():
-        found = _assign(source, radii, tried, noise_electrons, standard, vector, center)
-        if found is None:
-            continue
-        assignment, shape = found
-        start = State(assignment.scale, vector, center, shape, 0.0, np.zeros(2), reference, radii, shape, covariance)
+    for e, shape in zip(evidence, shapes, strict=True):
+        start = State(assignment.scale, vector, center, shape, 0.0, np.zeros(2), reference, e.span, shape, covariance)
         try:
-            fit = _fitted(source, standard, start, noise_electrons)
+            fit = _fitted(e.source, standard, start, e.readout)
         except np.linalg.LinAlgError:
             continue
-        results.append(decide_pixel_size(fit, standard, assignment, name, reference))
+        results.append(decide_pixel_size(fit, standard, assignment, e.name, reference))
     if not results:
         return unknown_size(standard.name, Flag("pixel_size_no_rings", {"standard": standard.name}))
     return min(results, key=lambda result: (not result.accepted, result.relative_sigma))
+
+
+class _Evidence:
+    """A pattern, its radial profile and the shapes of rings that are tried."""
+
+    def __init__(self, name, source, span, shapes, readout, vector, center):
+        self.name, self.source, self.span, self.readout = name, source, span, readout
+        self.profile = radial_data(source.mean, source.weight, center, vector, span, readout)
+        self.tables = [RingTable(self.profile.radii, shape) for shape in shapes]
 
 
 def _start(pooled, span, ellipse):
@@ -200,56 +209,6 @@ def _start(pooled, span, ellipse):
     if not rings.improved:
         return np.zeros(2), np.array(pooled.center), wide
     return rings.vector, np.array(pooled.center), np.minimum(rings.covariance, 1.0) + 1e-8 * np.eye(2)
-
-
-def _assign(source, span, shapes, readout, standard, vector, center):
-    """The assignment of the rings and their shape; None if the pattern has no room for the rings."""
-    profile = radial_data(source.mean, source.weight, center, vector, span, readout)
-    if len(profile.radii) < 2 * MIN_RING_SPAN_PX:
-        return None
-    scales, fits, tried = scan_scales(profile, standard, [RingTable(profile.radii, shape) for shape in shapes])
-    if not len(scales):
-        return None
-    samples = independent_samples(min(fits, key=lambda fit: fit.chi2).residual)
-    refined = [refine_shape(profile, standard, scales[k], tried[k]) for k in _basins(scales, costs(fits, samples))]
-    samples = independent_samples(min((fit for fit, _ in refined), key=lambda fit: fit.chi2).residual)
-    cost = costs([fit for fit, _ in refined], samples)
-    order = np.argsort(cost)
-    best, shape = refined[order[0]]
-    rest = [k for k in order[1:] if abs(np.log(refined[k][0].scale / best.scale)) > BASIN]
-    second = refined[rest[0]][0].scale if rest else np.nan
-    margin = float(cost[rest[0]] - cost[order[0]]) if rest else np.inf
-    other, excess, table = "", np.inf, RingTable(profile.radii, shape)
-    for name in ALTERNATIVES:
-        lattice = find_standard(name)
-        if _same_rings(lattice, standard):
-            continue
-        at, found, _ = scan_scales(profile, lattice, [table])
-        if not len(at):
-            continue
-        k = int(np.argmin(costs(found, samples)))
-        fit, _ = refine_shape(profile, lattice, at[k], shape)
-        difference = float(costs([fit], samples)[0] - cost[order[0]])
-        if difference < excess:
-            other, excess = name, difference
-    return Assignment(best.scale, float(second), margin, other, excess), shape
-
-
-def _basins(scales, cost):
-    """Indices of the best pixel sizes, each in a basin of its own."""
-    chosen: list[int] = []
-    for k in np.argsort(cost):
-        if all(abs(np.log(scales[k] / scales[j])) > BASIN for j in chosen):
-            chosen.append(int(k))
-        if len(chosen) == CANDIDATES:
-            break
-    return chosen
-
-
-def _same_rings(a, b):
-    """Whether the first rings of two standards have the same ratios."""
-    n = min(len(a.g), len(b.g), 8)
-    return bool(np.allclose(a.g[:n] / a.g[0], b.g[:n] / b.g[0], rtol=2e-3))
 
 
 def _fitted(source, standard, start, readout):

@@ -26,14 +26,15 @@ def of_calibration(report) -> dict:
     Returns
     -------
     dict
-        found, detector, origin, descan, ellipse (None if there is none), and flags (`Flag.to_json` of each).
+        found, detector, origin, descan, ellipse and pixel_size (None if there is none), and flags (`Flag.to_json` of each).
     """
     origin, fit, e, noise = report.origin, report.fit, report.ellipse, report.noise
     data = {
         "found": bool(origin.found),
         "detector": {"gain": noise.gain, "offset": noise.offset, "readout": noise.readout, "counting": noise.counting,
                      "electrons": noise.dose, "bad_pixels": int(noise.bad_pixels.sum())},
-        "origin": None, "descan": None, "ellipse": None, "flags": [flag.to_json() for flag in report.flags],
+        "origin": None, "descan": None, "ellipse": None, "pixel_size": None,
+        "flags": [flag.to_json() for flag in report.flags],
     }
     if origin.found:
         data["origin"] = {"qx0": float(np.nanmedian(origin.qx0)), "qy0": float(np.nanmedian(origin.qy0)),
@@ -46,6 +47,14 @@ def of_calibration(report) -> dict:
                                            for r in (fit.residual_qx0, fit.residual_qy0)], **fit.decision.numbers}
     if e is not None:
         data["ellipse"] = {"a": e.a, "b": e.b, "theta": e.theta, "accepted": bool(e.accepted), "sigma": e.sigma}
+    size = report.pixel_size
+    if size is not None:
+        data["pixel_size"] = {
+            "value": size.value, "sigma": size.sigma, "unit": "A^-1", "standard": size.standard,
+            "accepted": bool(size.accepted), "evidence": size.evidence, "barrel": size.barrel,
+            "threefold": [float(v) for v in size.threefold], "reference": size.reference,
+            "rings": [{"hkl": hkl, "g": float(g), "error": float(e), "sigma": float(s)} for hkl, g, e, s in
+                      zip(size.hkl, size.g, size.ring_errors, size.ring_sigmas, strict=True)], **size.decision.numbers}
     return _finite(data)
 
 

@@ -24,11 +24,13 @@ from ..io import (
     sigma_slice,
     sign,
     signatures,
+    stored_ratio,
     write_mask,
     write_provenance,
 )
 
 MAX_ROUNDING_PX = 1e-3  # of a mean that another program or version computed
+MAX_RATIO_ROUNDING = 1e-6  # relative, of a / b that was stored and read
 _ORIGIN = ("qx0", "qy0", "qx0_meas", "qy0_meas")
 
 
@@ -81,6 +83,9 @@ def check_calibration(datacube) -> CalibrationCheck:
     moved = _moved_mean(calibration)
     if moved is not None and "origin" not in found:
         found["mean origin"] = moved
+    size = signed.get("pixel_size")
+    if size and size["unchanged"] and abs(stored_ratio(calibration) / size["ratio"] - 1) > MAX_RATIO_ROUNDING:
+        found["pixel size"] = Flag("pixel_size_stale")
     if SIGMA in datacube.treekeys and not sigma_is_current(datacube):
         found["sigma"] = Flag("sigma_stale")
     for name, vectors in _bragg_vectors(datacube):
@@ -241,6 +246,9 @@ def bin_Q(datacube, N):
         write_mask(new, mask[:rows * N, :columns * N].reshape(rows, N, columns, N).all((1, 3)))
     if SIGMA in new.treekeys:
         new.attach(sigma_slice(new.tree(SIGMA).data / N))
+    if "pixel_size" in signed:
+        signed["pixel_size"]["sigma"] *= N
+        signed["pixel_size"]["reference"] /= N
     return _finish(new, signed, f"bin_Q({N})")
 
 
@@ -381,7 +389,7 @@ def _finish(new, signed, done):
     calibration._params.pop(WRITTEN, None)
     for entry, signature in signed.items():
         if signature["unchanged"]:
-            sign(new, entry, **{k: v for k, v in signature.items() if k == "feature"})
+            sign(new, entry, **{k: v for k, v in signature.items() if k not in ("shape", "unchanged", "measured")})
     record = read_provenance(new)
     if record is not None:
         write_provenance(new, record | {"since": [*record.get("since", []), done]})
