@@ -429,19 +429,20 @@ def assign_rings(evidence, standard: Standard):
     -----
     None is returned if no pixel size puts two rings on the detector.
     """
-    tried = []  # of each evidence: refined fits and shapes at the candidates
-    starts, samples = [], []
+    starts, samples, best_shapes = [], [], []
     for e in evidence:
         scales, fits, shapes = scan_scales(e.profile, standard, e.tables)
         if not len(scales):
             continue
         samples.append(independent_samples(min(fits, key=lambda fit: fit.chi2).residual))
+        best_shapes.append(shapes[int(np.argmin(costs(fits, samples[-1])))])
         for k in _basins(scales, costs(fits, samples[-1])):
             if all(abs(np.log(scales[k] / scale)) > BASIN / 2 for scale in starts):
                 starts.append(scales[k])
     if not starts or len(samples) < len(evidence):
         return None
-    tried = [[refine_shape(e.profile, standard, scale, e.tables[0].shape) for scale in starts] for e in evidence]
+    tried = [[refine_shape(e.profile, standard, scale, shape) for scale in starts]
+             for e, shape in zip(evidence, best_shapes, strict=True)]
     samples = [independent_samples(min((fit for fit, _ in row), key=lambda fit: fit.chi2).residual) for row in tried]
     total = sum(costs([fit for fit, _ in row], n) for row, n in zip(tried, samples, strict=True))
     order = np.argsort(total)

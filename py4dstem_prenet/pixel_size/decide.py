@@ -134,6 +134,8 @@ def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment,
     relative = float(np.hypot(SIGMA_FACTOR * fit.sigma("scale"), SYSTEMATIC))
     errors, sigmas = fit.ring_errors, SIGMA_FACTOR * fit.ring_sigmas
     checked = np.isfinite(errors) & (sigmas < MAX_CHECKED_RING_SIGMA)
+    # Rings that overlap have one common error.
+    checked[checked] = np.isin(np.arange(checked.sum()), np.unique(errors[checked], return_index=True)[1])
     weight = 1 / np.maximum(sigmas[checked], SYSTEMATIC) ** 2
     scatter, chi2, freedom = 0.0, 0.0, max(int(checked.sum()) - 1, 1)
     if checked.any():

@@ -20,8 +20,10 @@ from .profile import AZIMUTHS, RadialProfile, radial_data, ring_profiles
 from .standards import Standard
 
 SECTORS = 24  # of the azimuth; AZIMUTHS is a multiple
+RESOLVED_WIDTHS = 0.6  # widths of a ring: rings closer than that have a common error of the radius
 PAIRS = SECTORS // 2  # opposite sectors are not independent (Friedel pairs)
-STEPS = 4  # Gauss-Newton steps
+MAX_STEPS = 12  # Gauss-Newton steps
+TOLERANCE = 3e-5  # relative change of the pixel size below which the fit has converged
 MAX_STEP = 0.01  # largest relative change of the pixel size in a step
 LOG_SHAPE_SIGMAS = {"disk": 0.02, "blur": 0.4, "relrod": 0.7}  # prior of the logarithm of disk, blur and relrod
 NAMES = ("scale", "v0", "v1", "x", "y", "disk", "blur", "relrod")
@@ -137,10 +139,13 @@ def fit_joint(pooled, standard: Standard, start: _State, readout, extra=()) -> J
         The fit.
     """
     names = (*NAMES, *extra)
-    state = replace(start, nominal_vector=start.vector)
-    for _ in range(STEPS):
+    state = start if start.nominal_vector is not None else replace(start, nominal_vector=start.vector)
+    for _ in range(MAX_STEPS):
         system = _System(pooled.mean, pooled.weight, state, standard, readout, names)
-        state = system.moved(system.solution())
+        step = system.solution()
+        state = system.moved(step)
+        if abs(step[names.index("scale")]) < TOLERANCE:
+            break
     system = _System(pooled.mean, pooled.weight, state, standard, readout, names)
     parts = list(_part_maps(system, pooled))
     covariance = _covariance(system, parts)
@@ -273,11 +278,12 @@ class _System:
                         relrod=float(np.clip(s.shape.relrod * log("relrod"), 2e-4, 0.05)))
         return _State(s.scale * float(np.exp(-np.clip(delta["scale"], -MAX_STEP, MAX_STEP))),
                       s.vector + np.clip([delta["v0"], delta["v1"]], -0.02, 0.02), center, shape,
-                      s.barrel + float(delta.get("barrel", 0.0)), s.threefold + _three(delta), s.reference, s.span, s.nominal, s.vector_covariance,
+                      s.barrel + float(delta.get("barrel", 0.0)), _three(delta), s.reference, s.span, s.nominal, s.vector_covariance,
                       s.nominal_vector)
 
 
 def _three(delta):
+    # The rings of the model are not threefold, so each step finds the whole of it.
     return np.array([delta.get("three0", 0.0), delta.get("three1", 0.0)])
 
 
@@ -344,15 +350,22 @@ def _leave_sectors(system):
 
 
 def _ring_errors(system, parts):
-    """Relative error of the radius of each ring, with jackknife sigma over sectors and parts."""
-    n, k = len(system.distances), len(system.standard.g)
+    """Relative error of the radius of each ring, with jackknife sigma over sectors and parts.
+
+    Rings that overlap have a common error.
+    """
+    k = len(system.standard.g)
+    apart = np.diff(system.distances) > RESOLVED_WIDTHS * system.state.shape.width
+    group = np.r_[0, np.cumsum(apart)] if len(system.distances) else np.zeros(0, int)
+    n = int(group[-1]) + 1 if len(group) else 0
+    member = np.eye(n)[group]
     errors, sigmas = np.full(k, np.nan), np.full(k, np.nan)
     if not n:
         return errors, sigmas
     radii = system.profile.radii
     columns = []
     for root, basis, heights in zip(system.roots, system.nuisances, system.heights, strict=True):
-        moving = system.slopes * heights * root[:, None]
+        moving = (system.slopes * heights * root[:, None]) @ member
         columns.append(moving - basis @ (basis.T @ moving))
     normals = np.array([c.T @ c for c in columns])
     rights = np.array([c.T @ r for c, r in zip(columns, system.right, strict=True)])
@@ -373,6 +386,6 @@ def _ring_errors(system, parts):
         variance = np.maximum(variance, np.diag(jackknife_covariance(by_parts)))
     measured = (system.distances > radii[0]) & (system.distances < radii[-1]) & (system.fit.heights[system.index] > 0)
     variance = variance + np.diag(np.linalg.inv(normals.sum(0) + prior)) * system.scatter
-    errors[system.index[measured]] = whole[measured]
-    sigmas[system.index[measured]] = np.sqrt(variance[measured])
+    errors[system.index[measured]] = whole[group[measured]]
+    sigmas[system.index[measured]] = np.sqrt(variance[group[measured]])
     return errors, sigmas

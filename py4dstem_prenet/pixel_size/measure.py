@@ -12,6 +12,7 @@ The pixel size refers to the geometric mean of the semi-axes of the ellipse. py4
 from __future__ import annotations
 
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -33,7 +34,7 @@ POINT_RADIUS_PX = 0.05  # pixels, radius of a disk that is a point
 MAX_DISK_POSITIONS = 1024  # scan positions whose disks are found, for speed
 MIN_DISKS = 60  # disks without the direct beam, for them to count as evidence
 INNER_RADII, INNER_PX = 3.0, 1.5  # radii of the direct disk, and pixels: inside, the direct beam disturbs the correlation
-MAX_GUESSED_RADIUS_PX = 3.0  # pixels, of the disks if the direct beam is hidden
+WIDE_BLUR_PX = 3.5  # pixels, of wide rings whose disks are unknown
 
 
 def measure_pixel_size(data, qx0, qy0, radius, noise: NoiseModel, standard, ellipse: Ellipse | None = None, valid=None,
@@ -161,8 +162,10 @@ def measure_pooled_size(pooled: Pooled, radius, noise: NoiseModel, standard, ell
     vector, center, covariance = _start(pooled, span, ellipse)
     readout = noise.readout / noise.gain
     reference = min(pooled.mean.shape) / 2
-    shapes = ([Shape(radius, blur, RELROD) for blur in BLURS_PX] if radius is not None and radius > 1 else
-              [Shape(POINT_RADIUS_PX, blur, RELROD) for blur in (*POINT_BLURS_PX, MAX_GUESSED_RADIUS_PX)])
+    # Rings need not have the shape of the direct beam, for example if it is saturated or a spot with tails.
+    shapes = [Shape(POINT_RADIUS_PX, blur, RELROD) for blur in (*POINT_BLURS_PX, WIDE_BLUR_PX)]
+    if radius is not None and radius > 1:
+        shapes = [Shape(radius, blur, RELROD) for blur in BLURS_PX] + shapes[1:]
     evidence = [_Evidence("rings", pooled, span, shapes, readout, vector, center)]
     if disks is not None:
         lit = evidence[0].profile.radii
@@ -216,7 +219,8 @@ def _fitted(source, standard, start, readout):
     fit = fit_joint(source, standard, start, readout)
     kept: tuple[str, ...] = ()
     for names in (("barrel",), ("three0", "three1")):
-        trial = fit_joint(source, standard, start, readout, (*kept, *names))
+        near = replace(start, scale=fit.scale, vector=fit.vector, center=fit.center, shape=fit.shape, barrel=fit.barrel)
+        trial = fit_joint(source, standard, replace(near, nominal_vector=start.vector), readout, (*kept, *names))
         if is_significant(trial, names):
             kept, fit = (*kept, *names), trial
     return fit
