@@ -74,7 +74,8 @@ class PrenetAccessor:
         Returns
         -------
         CalibrationReport
-            Origin, descan fit, ellipse, noise model, and the pixel size if a standard is named. `print(report)` shows a summary.
+            Origin, descan fit, ellipse, noise model, and the pixel size if a standard is named. `print(report)` shows
+            a summary.
 
         Raises
         ------
@@ -205,8 +206,8 @@ class PrenetAccessor:
     def measure_pixel_size(self, standard, region=None, progress=True) -> PixelSize:
         """Measure the pixel size from a known crystal, and write it with `set_Q_pixel_size` if it is accepted.
 
-        The pixel size is written such that py4DSTEM returns 1/angstrom with the ellipse that is in the calibration. With
-        a region, nothing is written.
+        The pixel size is written such that py4DSTEM returns 1/angstrom with the ellipse that is in the calibration.
+        With a region, nothing is written.
 
         Parameters
         ----------

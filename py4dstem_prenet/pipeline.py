@@ -121,8 +121,8 @@ class Calibrator(BeamLocator):
 def calibrate(datacube, mask=None, device="auto", progress=True, standard=None) -> CalibrationReport:
     """Calibrate a DataCube: measure and fit the origin, measure the ellipse, write what is accepted.
 
-    If the specimen is a known crystal that is named as `standard`, the pixel size is measured, too, and replaces the one
-    in the calibration. Otherwise the pixel size is not touched.
+    If the specimen is a known crystal that is named as `standard`, the pixel size is measured, too, and replaces the
+    one in the calibration. Otherwise the pixel size is not touched.
 
     Writes into `datacube.calibration` with `set_origin_meas`, `set_origin` and `set_ellipse`; attaches the maps of
     sigma and the provenance. If no origin is found, nothing is written.

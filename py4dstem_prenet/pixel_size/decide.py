@@ -11,9 +11,7 @@ import numpy as np
 from scipy.stats import chi2 as chi2_law
 
 from ..core import Decision, Flag, PixelSize
-from .assign import Assignment
-from .joint import JointFit
-from .standards import Standard
+from . import Assignment, JointFit, Standard
 
 # Set on simulated powders and grains of materials that benchmarks/pixel_size.py does not contain:
 MIN_MARGIN = 10.0  # to the next assignment: odds of 150
@@ -57,7 +55,7 @@ def unknown_size(standard: str, *flags: Flag, numbers=None) -> PixelSize:
     return PixelSize(np.nan, np.nan, standard, Decision(False, flags, numbers or {}))
 
 
-def doubts(assignment: Assignment, standard: str) -> list[Flag]:
+def assignment_doubts(assignment: Assignment, standard: str) -> list[Flag]:
     """List why an assignment is not accepted.
 
     Parameters
@@ -101,7 +99,8 @@ def is_significant(fit: JointFit, names) -> bool:
     value = np.array([fit.barrel]) if names == ("barrel",) else fit.threefold
     k = [fit.names.index(name) for name in names]
     covariance = SIGMA_FACTOR**2 * fit.covariance[np.ix_(k, k)]
-    covariance = covariance + (RADIAL_SYSTEMATIC if names == ("barrel",) else THREEFOLD_SYSTEMATIC) ** 2 * np.eye(len(k))
+    systematic = RADIAL_SYSTEMATIC if names == ("barrel",) else THREEFOLD_SYSTEMATIC
+    covariance = covariance + systematic**2 * np.eye(len(k))
     chi2 = float(value @ np.linalg.solve(covariance + 1e-12 * np.eye(len(k)), value))
     limit = chi2_law.isf(chi2_law.sf(MIN_DISTORTION_SIGMAS**2, 1), len(k))
     return bool(chi2 > limit and np.abs(value).max() < MAX_DISTORTION)
@@ -143,7 +142,7 @@ def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment,
         scatter = float(np.sqrt(np.average((errors[checked] - mean) ** 2, weights=weight)))
         chi2 = float((weight * (errors[checked] - mean) ** 2).sum())
     inconsistent = scatter > MAX_RING_SCATTER and chi2 > chi2_law.ppf(CONSISTENT_PROBABILITY, freedom)
-    flags = doubts(assignment, standard.name)
+    flags = assignment_doubts(assignment, standard.name)
     if inconsistent:
         flags.append(Flag("pixel_size_inconsistent", {"standard": standard.name, "scatter": 100 * scatter}))
     if not relative < MAX_RELATIVE_SIGMA:

@@ -15,7 +15,7 @@ from scipy.ndimage import maximum_filter
 from ..fits import Pooled
 
 MIN_SIGNIFICANCE = 6.0  # standard errors by which a disk exceeds the annulus around it
-MIN_RELATIVE_SIGNIFICANCE = 0.35  # of the most significant disk of a pattern: faint ones are far off the Bragg condition
+MIN_RELATIVE_SIGNIFICANCE = 0.35  # of the most significant disk of a pattern: faint ones are off the Bragg condition
 MIN_DISTANCE_RADII = 2.2  # radii of the direct disk from the origin to the center of a Bragg disk
 ANNULUS_RADII, ANNULUS_PX = 1.45, 1.5  # outer radius of the annulus: radii, and pixels beyond
 NEIGHBOR_RADII = 0.8  # radii of the direct disk within which only the largest maximum is kept

@@ -14,12 +14,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.optimize import nnls
 
-from ..core import jackknife_covariance
-from .assign import ProfileFit, Shape, background, weights
-from .profile import AZIMUTHS, RadialProfile, radial_data, ring_profiles
-from .standards import Standard
+from ..core import ellipse_matrix, jackknife_covariance
+from . import (
+    POLAR_AZIMUTHS,
+    ProfileFit,
+    RadialProfile,
+    Shape,
+    Standard,
+    background,
+    radial_data,
+    ring_profiles,
+    weights,
+)
 
-SECTORS = 24  # of the azimuth; AZIMUTHS is a multiple
+SECTORS = 24  # of the azimuth; POLAR_AZIMUTHS is a multiple
 RESOLVED_WIDTHS = 0.6  # widths of a ring: rings closer than that have a common error of the radius
 PAIRS = SECTORS // 2  # opposite sectors are not independent (Friedel pairs)
 MAX_STEPS = 12  # Gauss-Newton steps
@@ -96,9 +104,33 @@ class JointFit:
         return float(np.sqrt(self.covariance[k, k]))
 
 
-@dataclass
-class _State:
-    """Parameters of the model, and the pattern they belong to."""
+@dataclass(frozen=True)
+class State:
+    """Parameters of the model.
+
+    Attributes
+    ----------
+    scale : float
+        Pixel size, 1/angstrom.
+    vector, center : numpy.ndarray
+        (2,), ellipse vector, and center of the rings in pixels.
+    shape : Shape
+        Shape of the rings.
+    barrel : float
+        Relative change of the radius at `reference`, growing with the square of the radius.
+    threefold : numpy.ndarray
+        (2,), amplitudes of cos 3 phi and sin 3 phi at `reference`, growing with the radius.
+    reference : float
+        Radius to which the distortions refer, pixels.
+    span : tuple of float
+        Smallest and largest radius that is fitted, pixels.
+    nominal : Shape
+        Middle of the prior of the shape.
+    vector_covariance : numpy.ndarray
+        (2, 2), of the prior of the ellipse vector.
+    nominal_vector : numpy.ndarray or None
+        (2,), middle of this prior; None is `vector`.
+    """
 
     scale: float
     vector: np.ndarray
@@ -113,11 +145,23 @@ class _State:
     nominal_vector: np.ndarray | None = None
 
     def distances(self, standard):
+        """Compute the distances of the rings.
+
+        Parameters
+        ----------
+        standard : Standard
+            The crystal.
+
+        Returns
+        -------
+        numpy.ndarray, shape (k,)
+            Pixels.
+        """
         ideal = standard.g / self.scale
         return ideal * (1 + self.barrel * (ideal / self.reference) ** 2)
 
 
-def fit_joint(pooled, standard: Standard, start: _State, readout, extra=()) -> JointFit:
+def fit_joint(pooled, standard: Standard, start: State, readout, extra=()) -> JointFit:
     """Fit pixel size, ellipse, center and distortions.
 
     Parameters
@@ -156,9 +200,6 @@ def fit_joint(pooled, standard: Standard, start: _State, readout, extra=()) -> J
     covariance[:, k] *= -1
     return JointFit(state.scale, state.vector, state.center, state.shape, state.barrel, state.threefold, names,
                     covariance, system.profile, system.fit, errors, sigmas)
-
-
-State = _State
 
 
 class _System:
@@ -203,14 +244,14 @@ class _System:
     @staticmethod
     def _sectors(polar, usable):
         """Mean and number of samples (SECTORS, n) of each sector."""
-        shape = (SECTORS, AZIMUTHS // SECTORS, polar.shape[1])
+        shape = (SECTORS, POLAR_AZIMUTHS // SECTORS, polar.shape[1])
         count = usable.reshape(shape).sum(1)
         return (polar * usable).reshape(shape).sum(1) / np.maximum(count, 1), count
 
     def _linearize(self):
         """Per sector: weights, projector on what the nuisances leave, and the columns of the parameters."""
         mean, count = self.sectors
-        per_sector = AZIMUTHS // SECTORS
+        per_sector = POLAR_AZIMUTHS // SECTORS
         self.roots = self.weight * np.sqrt(count / per_sector / SECTORS)
         azimuth = (np.arange(SECTORS) + 0.5 - 0.5 / per_sector) * (2 * np.pi / SECTORS)
         self.columns, self.nuisances, self.right, self.heights = [], [], [], []
@@ -220,7 +261,7 @@ class _System:
             solution, _ = _fit(nuisance, mean[k], root)
             n = self.rings.shape[1]
             active = solution > 0
-            basis, _ = np.linalg.qr(nuisance[:, active] * root[:, None]) if active.any() else (np.zeros((len(root), 0)), 0)
+            basis = np.linalg.qr(nuisance[:, active] * root[:, None])[0]
             columns = self._parameters(phi, solution[:n]) * root[:, None]
             columns -= basis @ (basis.T @ columns)
             self.columns.append(columns)
@@ -234,7 +275,8 @@ class _System:
         self.prior = np.zeros((len(self.names),) * 2)
         for name, sigma in LOG_SHAPE_SIGMAS.items():
             self.prior[(self.names.index(name),) * 2] = self.scatter / sigma**2
-        self.prior[(self.names.index("x"),) * 2] = self.prior[(self.names.index("y"),) * 2] = self.scatter / CENTER_SIGMA_PX**2
+        for name in ("x", "y"):
+            self.prior[(self.names.index(name),) * 2] = self.scatter / CENTER_SIGMA_PX**2
         k = [self.names.index(name) for name in ("v0", "v1")]
         self.prior[np.ix_(k, k)] = self.scatter * np.linalg.inv(self.state.vector_covariance)
 
@@ -271,15 +313,14 @@ class _System:
         def log(name):
             return float(np.exp(np.clip(delta[name], -0.3, 0.3)))
 
-        from ..core import ellipse_matrix
-
         center = s.center + ellipse_matrix(s.vector) @ np.clip([delta["x"], delta["y"]], -1, 1)
-        shape = replace(s.shape, disk=s.shape.disk * log("disk"), blur=float(np.clip(s.shape.blur * log("blur"), 0.3, 8)),
+        shape = replace(s.shape, disk=s.shape.disk * log("disk"),
+                        blur=float(np.clip(s.shape.blur * log("blur"), 0.3, 8)),
                         relrod=float(np.clip(s.shape.relrod * log("relrod"), 2e-4, 0.05)))
-        return _State(s.scale * float(np.exp(-np.clip(delta["scale"], -MAX_STEP, MAX_STEP))),
-                      s.vector + np.clip([delta["v0"], delta["v1"]], -0.02, 0.02), center, shape,
-                      s.barrel + float(delta.get("barrel", 0.0)), _three(delta), s.reference, s.span, s.nominal, s.vector_covariance,
-                      s.nominal_vector)
+        return replace(
+            s, scale=s.scale * float(np.exp(-np.clip(delta["scale"], -MAX_STEP, MAX_STEP))),
+            vector=s.vector + np.clip([delta["v0"], delta["v1"]], -0.02, 0.02), center=center, shape=shape,
+            barrel=s.barrel + float(delta.get("barrel", 0.0)), threefold=_three(delta))
 
 
 def _three(delta):

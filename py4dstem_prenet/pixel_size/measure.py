@@ -11,7 +11,6 @@ The pixel size refers to the geometric mean of the semi-axes of the ellipse. py4
 
 from __future__ import annotations
 
-
 from dataclasses import replace
 from functools import partial
 
@@ -21,19 +20,28 @@ from ..compute import map_chunks, sharing_cores
 from ..core import Ellipse, Flag, NoiseModel, PixelSize, PrenetError, as_scan
 from ..ellipse import in_region
 from ..fits import MIN_RING_SPAN_PX, Pooled, pool, pooled_positions, refine_rings, ring_span
-from .assign import RELROD, RingTable, Shape, assign_rings
-from .decide import decide_pixel_size, is_significant, unknown_size
-from .disks import find_disks, pool_disks
-from .joint import State, fit_joint
-from .profile import radial_data
-from .standards import find_standard
+from . import (
+    RELROD,
+    RingTable,
+    Shape,
+    State,
+    assign_rings,
+    decide_pixel_size,
+    find_disks,
+    find_standard,
+    fit_joint,
+    is_significant,
+    pool_disks,
+    radial_data,
+    unknown_size,
+)
 
 BLURS_PX = (0.6, 1.5)  # pixels, blur of rings that is tried first
 POINT_BLURS_PX = (0.7, 2.0)  # pixels, of rings whose disks are points or unknown
 POINT_RADIUS_PX = 0.05  # pixels, radius of a disk that is a point
 MAX_DISK_POSITIONS = 1024  # scan positions whose disks are found, for speed
 MIN_DISKS = 60  # disks without the direct beam, for them to count as evidence
-INNER_RADII, INNER_PX = 3.0, 1.5  # radii of the direct disk, and pixels: inside, the direct beam disturbs the correlation
+INNER_RADII, INNER_PX = 3.0, 1.5  # radii of the direct disk, and pixels: inside, the direct beam disturbs the search
 WIDE_BLUR_PX = 3.5  # pixels, of wide rings whose disks are unknown
 
 
@@ -171,7 +179,8 @@ def measure_pooled_size(pooled: Pooled, radius, noise: NoiseModel, standard, ell
         lit = evidence[0].profile.radii
         outer = (lit[-1] if len(lit) else span[1]) - radius  # disks that are cut off are not where they seem to be
         points = [Shape(POINT_RADIUS_PX, blur, RELROD) for blur in POINT_BLURS_PX]
-        evidence.append(_Evidence("disks", disks, (INNER_RADII * radius + INNER_PX, outer), points, 0.0, vector, center))
+        radii = INNER_RADII * radius + INNER_PX, outer
+        evidence.append(_Evidence("disks", disks, radii, points, 0.0, vector, center))
     evidence = [e for e in evidence if len(e.profile.radii) >= 2 * MIN_RING_SPAN_PX]
     assigned = assign_rings(evidence, standard) if evidence else None
     if assigned is None:

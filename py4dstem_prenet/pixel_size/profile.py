@@ -20,10 +20,10 @@ from scipy.ndimage import gaussian_filter1d
 from ..fits import read_polar, smooth_image
 
 STEP_PX = 0.5  # pixels between two radii
-AZIMUTHS = 240  # azimuths of the polar map
-SMOOTHING_PX = 0.35  # pixels, blur of the pattern before it is interpolated
+POLAR_AZIMUTHS = 240  # azimuths of the polar map
+POLAR_SMOOTHING_PX = 0.35  # pixels, blur of the pattern before it is interpolated
 MIN_AZIMUTH_FRACTION = 0.3  # of the azimuth that must be on good pixels
-MIN_RADIUS_PX = 0.05  # pixels, of a disk, for the formula to be finite
+MIN_DISK_RADIUS_PX = 0.05  # pixels, of a disk, for the formula to be finite
 CUT_FRACTION = 0.05  # of the mean inside, below which the pattern is cut off, for example by an aperture
 FINE_STEP_PX, COARSE_STEP_PX = 0.1, 0.25  # pixels, grid on which rings are computed
 LORENTZ_EDGES = (0, 0.5, 0.7, 0.8, 0.86, 0.9, 0.93, 0.96, 0.98, 1.0)  # parts of a Lorentzian
@@ -43,9 +43,9 @@ class RadialProfile:
     variance : numpy.ndarray
         (n,), of `mean`, from the counting statistics and the read-out noise.
     polar : numpy.ndarray
-        (AZIMUTHS, n), the polar map.
+        (POLAR_AZIMUTHS, n), the polar map.
     usable : numpy.ndarray
-        (AZIMUTHS, n), 1 where a sample lies on good pixels, else 0.
+        (POLAR_AZIMUTHS, n), 1 where a sample lies on good pixels, else 0.
     """
 
     radii: np.ndarray
@@ -79,9 +79,10 @@ def radial_data(image, weight, center, vector, span, readout) -> RadialProfile:
         The profile at radii of which enough of the azimuth is on good pixels.
     """
     radii = np.arange(span[0], span[1], STEP_PX)
-    polar, usable = read_polar(smooth_image(image, weight > 0, SMOOTHING_PX), center, vector, radii, AZIMUTHS)
+    picture = smooth_image(image, weight > 0, POLAR_SMOOTHING_PX)
+    polar, usable = read_polar(picture, center, vector, radii, POLAR_AZIMUTHS)
     noise = np.where(weight > 0, (np.clip(image, 0, None) + readout**2) / np.maximum(weight, 1), 0)
-    noise, _ = read_polar(smooth_image(noise, weight > 0, 1.0, order=1), center, vector, radii, AZIMUTHS)
+    noise, _ = read_polar(smooth_image(noise, weight > 0, 1.0, order=1), center, vector, radii, POLAR_AZIMUTHS)
     share = usable.mean(0)
     total = np.maximum(usable.sum(0), 1)
     mean, variance = ((values * usable).sum(0) / total for values in (polar, noise))
@@ -144,7 +145,7 @@ def ring_profiles(radii, distances, disk, blur, relrod=0.0, step=FINE_STEP_PX):
     total = np.zeros((len(fine), len(distances)))
     if len(distances):
         for share, center in _excited(distances, relrod):
-            total += share * _disk_rings(fine, center, max(disk, MIN_RADIUS_PX), step)
+            total += share * _disk_rings(fine, center, max(disk, MIN_DISK_RADIUS_PX), step)
         total = gaussian_filter1d(total, blur / step, axis=0, mode="nearest")
     at = (radii - first) / step
     low = np.clip(at.astype(int), 0, len(fine) - 2)

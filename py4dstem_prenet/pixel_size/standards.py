@@ -43,7 +43,7 @@ STRUCTURES = {  # name: sites and species of each site
     "rocksalt": (_FCC + _moved(_FCC, (0.5, 0, 0)), (0,) * 4 + (1,) * 4),
     "cesium chloride": (_BCC, (0, 1)),
     "fluorite": (_FCC + _TETRAHEDRA, (0,) * 4 + (1,) * 8),
-    "perovskite": (_BCC + ((0.5, 0.5, 0), (0.5, 0, 0.5), (0, 0.5, 0.5)), (0, 1, 2, 2, 2)),
+    "perovskite": ((*_BCC, (0.5, 0.5, 0), (0.5, 0, 0.5), (0, 0.5, 0.5)), (0, 1, 2, 2, 2)),
     "hexaboride": (_LAB6, (0,) + (1,) * 6),
 }
 WYCKOFF = "Wyckoff, Crystal Structures, 2nd ed. (1963)"
@@ -147,8 +147,8 @@ def find_standard(standard) -> Standard:
     if isinstance(standard, str | Path):
         path = Path(standard)
         if path.suffix.lower() != ".cif":
-            raise PrenetError(f"There is no standard {str(standard)!r}; give one of {', '.join(STANDARDS)}, a CIF file, "
-                              "or a py4DSTEM Crystal.")
+            raise PrenetError(f"There is no standard {str(standard)!r}; give one of {', '.join(STANDARDS)}, a CIF "
+                              "file, or a py4DSTEM Crystal.")
         return _of_crystal(_read_cif(path), path.stem, str(path.name))
     if all(hasattr(standard, name) for name in ("positions", "numbers", "lat_inv", "calculate_structure_factors")):
         return _of_crystal(standard, "crystal", "given by the user")

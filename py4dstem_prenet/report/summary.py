@@ -26,7 +26,8 @@ def of_calibration(report) -> dict:
     Returns
     -------
     dict
-        found, detector, origin, descan, ellipse and pixel_size (None if there is none), and flags (`Flag.to_json` of each).
+        found, detector, origin, descan, ellipse and pixel_size (None if there is none), and flags (`Flag.to_json` of
+        each).
     """
     origin, fit, e, noise = report.origin, report.fit, report.ellipse, report.noise
     data = {

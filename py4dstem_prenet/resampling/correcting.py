@@ -36,10 +36,10 @@ def corrected(datacube, noise: NoiseModel | None = None, out=None, progress=True
     The fitted origin and the ellipse in the calibration are corrected; without an ellipse, patterns are only shifted.
     The beam moves to the whole pixel nearest to the mean origin. The new calibration has this pixel as a constant
     origin and no ellipse; the measured origin, the maps of sigma and the detector mask are dropped. A radius keeps its
-    length in pixels: a pixel size that this package wrote for py4DSTEM's elliptical correction, which multiplies radii by
-    b, is multiplied by b; another one must be by the user. Radial and threefold distortions that were measured with
-    the pixel size are corrected, too. Bad pixels are replaced by the median of their neighbors first. Pixels without data get
-    zero electrons.
+    length in pixels: a pixel size that this package wrote for py4DSTEM's elliptical correction, which multiplies radii
+    by b, is multiplied by b; another one must be by the user. Radial and threefold distortions that were measured with
+    the pixel size are corrected, too. Bad pixels are replaced by the median of their neighbors first. Pixels without
+    data get zero electrons.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ def _calibrated(datacube, data, center):
 
 
 def _distorted_edges(shape, center, size):
-    """Positions in distorted patterns of the edges of corrected pixels, for each of two passes; None without distortion.
+    """Positions in distorted patterns of the edges of corrected pixels, for two passes; None without distortion.
 
     The first pass moves along x at fixed distorted y, the second along y at fixed corrected x. Returned are arrays
     (Qy, Qx + 1) and (Qx, Qy + 1), in pixels from the first edge.

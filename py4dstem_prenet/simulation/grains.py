@@ -27,7 +27,7 @@ from . import (
 )
 from .known import OPTICS, SLICE_ANGSTROM, Cubic, KnownScan, patterns_of
 
-PROJECTION_BATCH = 64  # patterns projected at a time: for memory
+PROJECTED_GRAINS = 64  # patterns projected at a time: for memory
 FILM_ANGSTROM, FILM_DENSITY = 80.0, 0.1  # thickness and atoms per cubic angstrom of the carbon film
 FILM_PATTERNS = 8  # places on it
 
@@ -111,8 +111,8 @@ def simulate_grains(crystal: Cubic, scan=(8, 8), shape=(128, 128), *, grains: in
     expected = np.zeros((number, *shape), np.float32)
 
     def add(patterns, index, turns, weight):
-        for start in range(0, number, PROJECTION_BATCH):
-            part = slice(start, start + PROJECTION_BATCH)
+        for start in range(0, number, PROJECTED_GRAINS):
+            part = slice(start, start + PROJECTED_GRAINS)
             turned = matrix @ rotation_matrix(torch.from_numpy(turns[part]).float())
             placed = project(patterns[index[part]], torch.from_numpy(origin[part]).float(), turned,
                              torch.ones(len(index[part])), shape)
