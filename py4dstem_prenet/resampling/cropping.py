@@ -84,8 +84,11 @@ def check_calibration(datacube) -> CalibrationCheck:
     if moved is not None and "origin" not in found:
         found["mean origin"] = moved
     size = signed.get("pixel_size")
-    if size and size["unchanged"] and abs(stored_ratio(calibration) / size["ratio"] - 1) > MAX_RATIO_ROUNDING:
-        found["pixel size"] = Flag("pixel_size_stale")
+    if size and size["unchanged"]:
+        # The pixel size was written for sqrt(a / b); a change within its sigma does not count.
+        change = abs(np.log(stored_ratio(calibration) / size["ratio"])) / 2
+        if change > max(size["sigma"] / calibration.get_Q_pixel_size(), MAX_RATIO_ROUNDING):
+            found["pixel size"] = Flag("pixel_size_stale")
     if SIGMA in datacube.treekeys and not sigma_is_current(datacube):
         found["sigma"] = Flag("sigma_stale")
     for name, vectors in _bragg_vectors(datacube):
