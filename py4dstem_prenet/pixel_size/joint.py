@@ -426,7 +426,6 @@ def _ring_errors(system, parts):
         by_parts = _leave_parts(single, np.array([w for _, _, w in parts]))
         variance = np.maximum(variance, np.diag(jackknife_covariance(by_parts)))
     measured = (system.distances > radii[0]) & (system.distances < radii[-1]) & (system.fit.heights[system.index] > 0)
-    variance = variance + np.diag(np.linalg.inv(normals.sum(0) + prior)) * system.scatter
     errors[system.index[measured]] = whole[group[measured]]
     sigmas[system.index[measured]] = np.sqrt(variance[group[measured]])
     return errors, sigmas
