@@ -15,7 +15,7 @@ from . import Assignment, JointFit, Standard
 
 # Set on simulated powders and grains of materials that benchmarks/pixel_size.py does not contain:
 MIN_MARGIN = 10.0  # to the next assignment: odds of 150
-MAX_LATTICE_EXCESS = 6.0  # by which another lattice may fit better: odds of 20
+MAX_LATTICE_EXCESS = 2.0  # by which another lattice may fit better: bcc and rocksalt differ in weak rings only
 MAX_RELATIVE_SIGMA = 0.01  # of an accepted pixel size
 MAX_RING_SCATTER = 0.005  # relative, rms of the rings, beyond which they do not belong to the standard
 CONSISTENT_PROBABILITY = 0.999  # above its chi square the rings differ by more than noise
