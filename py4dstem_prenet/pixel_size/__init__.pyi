@@ -1,5 +1,6 @@
 from .assign import Assignment as Assignment, assign_rings as assign_rings
 from .decide import (
+    MIN_SUSPECTED_SIGMAS as MIN_SUSPECTED_SIGMAS,
     decide_pixel_size as decide_pixel_size,
     is_significant as is_significant,
     unknown_size as unknown_size,

@@ -20,7 +20,8 @@ MAX_RELATIVE_SIGMA = 0.01  # of an accepted pixel size
 MAX_RING_SCATTER = 0.005  # relative, rms of the rings, beyond which they do not belong to the standard
 CONSISTENT_PROBABILITY = 0.999  # above its chi square the rings differ by more than noise
 MAX_CHECKED_RING_SIGMA = 0.01  # relative, of a ring whose radius is compared
-MIN_DISTORTION_SIGMAS = 6.0  # of a radial or threefold distortion that is reported
+MIN_DISTORTION_SIGMAS = 4.5  # of a radial or threefold distortion that is reported
+MIN_SUSPECTED_SIGMAS = 2.0  # of one that is not reported, but whose effect is part of the sigma of the pixel size
 MAX_DISTORTION = 0.05  # relative, at the reference; a larger one is a fit that failed
 SIGMA_FACTOR = 1.15  # of the jackknife, from the errors of simulated scans
 SYSTEMATIC = 2e-4  # relative sigma of a pixel size that no scatter shows: shape of the rings of thin crystals
@@ -81,7 +82,7 @@ def assignment_doubts(assignment: Assignment, standard: str) -> list[Flag]:
     return flags
 
 
-def is_significant(fit: JointFit, names) -> bool:
+def is_significant(fit: JointFit, names, sigmas: float = MIN_DISTORTION_SIGMAS) -> bool:
     """Decide whether a distortion is reported.
 
     Parameters
@@ -90,11 +91,13 @@ def is_significant(fit: JointFit, names) -> bool:
         A fit with the distortion.
     names : tuple of str
         Its parameters.
+    sigmas : float
+        Standard errors.
 
     Returns
     -------
     bool
-        Whether its amplitude exceeds MIN_DISTORTION_SIGMAS standard errors.
+        Whether its amplitude exceeds `sigmas` standard errors.
     """
     value = np.array([fit.barrel]) if names == ("barrel",) else fit.threefold
     k = [fit.names.index(name) for name in names]
@@ -102,12 +105,12 @@ def is_significant(fit: JointFit, names) -> bool:
     systematic = RADIAL_SYSTEMATIC if names == ("barrel",) else THREEFOLD_SYSTEMATIC
     covariance = covariance + systematic**2 * np.eye(len(k))
     chi2 = float(value @ np.linalg.solve(covariance + 1e-12 * np.eye(len(k)), value))
-    limit = chi2_law.isf(chi2_law.sf(MIN_DISTORTION_SIGMAS**2, 1), len(k))
+    limit = chi2_law.isf(chi2_law.sf(sigmas**2, 1), len(k))
     return bool(chi2 > limit and np.abs(value).max() < MAX_DISTORTION)
 
 
 def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment, evidence: str, reference: float,
-                      notes=()) -> PixelSize:
+                      doubt: float = 0.0, notes=()) -> PixelSize:
     """Accept or refuse a fitted pixel size.
 
     Parameters
@@ -122,6 +125,8 @@ def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment,
         "rings" or "disks".
     reference : float
         Radius to which the distortions refer, pixels.
+    doubt : float
+        Relative sigma of the pixel size from distortions that are suspected.
     notes : iterable of Flag
         Further flags.
 
@@ -130,7 +135,7 @@ def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment,
     PixelSize
         The pixel size, with the decision.
     """
-    relative = float(np.hypot(SIGMA_FACTOR * fit.sigma("scale"), SYSTEMATIC))
+    relative = float(np.sqrt((SIGMA_FACTOR * fit.sigma("scale")) ** 2 + SYSTEMATIC**2 + doubt**2))
     errors, sigmas = fit.ring_errors, SIGMA_FACTOR * fit.ring_sigmas
     checked = np.isfinite(errors) & (sigmas < MAX_CHECKED_RING_SIGMA)
     # Rings that overlap have one common error.

@@ -21,6 +21,7 @@ from ..core import Ellipse, Flag, NoiseModel, PixelSize, PrenetError, as_scan
 from ..ellipse import in_region
 from ..fits import MIN_RING_SPAN_PX, Pooled, pool, pooled_positions, refine_rings, ring_span
 from . import (
+    MIN_SUSPECTED_SIGMAS,
     RELROD,
     RingTable,
     Shape,
@@ -190,13 +191,14 @@ def measure_pooled_size(pooled: Pooled, radius, noise: NoiseModel, standard, ell
     for e, shape in zip(evidence, shapes, strict=True):
         start = State(assignment.scale, vector, center, shape, 0.0, np.zeros(2), reference, e.span, shape, covariance)
         try:
-            fit = _fitted(e.source, standard, start, e.readout)
+            fit, doubt = _fitted(e.source, standard, start, e.readout)
         except np.linalg.LinAlgError:
             continue
-        results.append(decide_pixel_size(fit, standard, assignment, e.name, reference))
+        results.append(decide_pixel_size(fit, standard, assignment, e.name, reference, doubt))
     if not results:
         return unknown_size(standard.name, Flag("pixel_size_no_rings", {"standard": standard.name}))
-    return min(results, key=lambda result: (not result.accepted, result.relative_sigma))
+    # A distortion that only one kind of evidence shows would bias the other.
+    return min(results, key=lambda result: (not result.accepted, not result.distorted, result.relative_sigma))
 
 
 class _Evidence:
@@ -224,14 +226,17 @@ def _start(pooled, span, ellipse):
 
 
 def _fitted(source, standard, start, readout):
-    """The joint fit, with the distortions that are significant."""
+    """The joint fit, with the distortions that are significant; what others may change, as a relative sigma."""
     fit = fit_joint(source, standard, start, readout)
     kept: tuple[str, ...] = ()
+    doubt = 0.0
     for names in (("barrel",), ("three0", "three1")):
         near = replace(start, scale=fit.scale, vector=fit.vector, center=fit.center, shape=fit.shape, barrel=fit.barrel)
         trial = fit_joint(source, standard, replace(near, nominal_vector=start.vector), readout, (*kept, *names))
         if is_significant(trial, names):
             kept, fit = (*kept, *names), trial
-    return fit
+        elif is_significant(trial, names, MIN_SUSPECTED_SIGMAS):
+            doubt = float(np.hypot(doubt, np.log(trial.scale / fit.scale)))
+    return fit, doubt
 
 
