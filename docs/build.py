@@ -13,8 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 WITH_LIBERTEM = ("py4dstem_prenet.libertem", "py4dstem_prenet.io.dataset_scan", "py4dstem_prenet.live.udf")
-STAGES = ("detector", "origin", "descan", "ellipse", "rotation", "probe", "calibration", "transfer", "denoising",
-          "files", "live")
+STAGES = ("detector", "origin", "descan", "ellipse", "pixel_size", "rotation", "probe", "calibration", "transfer",
+          "denoising", "files", "live")
 
 
 def flags_page() -> str:

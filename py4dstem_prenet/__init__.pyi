@@ -11,6 +11,7 @@ from .io import load_calibration as load_calibration, open as open, save as save
 from .live import OnlineCalibrator as OnlineCalibrator
 from .origin import check_origin as check_origin, measure_origin as measure_origin
 from .pipeline import calibrate as calibrate, preprocess as preprocess
+from .pixel_size import measure_pixel_size as measure_pixel_size
 from .probe import measure_probe as measure_probe
 from .resampling import (
     bin_Q as bin_Q,

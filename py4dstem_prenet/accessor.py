@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         OriginCheck,
         OriginFit,
         OriginMap,
+        PixelSize,
         Rotation,
     )
 
@@ -57,8 +58,8 @@ class PrenetAccessor:
 
     # --- calibration --------------------------------------------------------------------------------------------
     def calibrate(self, mask=None, device="auto", progress=True, *, center=None, radius=None, model="auto",
-                  region=None, ellipse=True, rotation=False, like=None, transfer=None, binning=None, replace=False,
-                  write=True) -> CalibrationReport:
+                  region=None, ellipse=True, standard=None, rotation=False, like=None, transfer=None, binning=None,
+                  replace=False, write=True) -> CalibrationReport:
         """Measure and fit the origin, measure the ellipse, and write what is accepted into the calibration.
 
         All arguments can be left out. An origin or ellipse that was set by hand or by another program is kept, and the
@@ -102,11 +103,15 @@ class PrenetAccessor:
             False returns the report and changes nothing.
         rotation : bool, optional
             Whether to measure rotation and flip between scan and pattern, too.
+        standard : str, pathlib.Path or py4DSTEM.process.diffraction.Crystal, optional
+            The known crystal that the specimen is: a name such as "Au", a CIF file, or a Crystal. The pixel size is
+            then measured and replaces the one in the calibration; without it, the pixel size is not touched.
 
         Returns
         -------
         CalibrationReport
-            Origin, descan fit, ellipse and noise model. `print(report)` shows a summary.
+            Origin, descan fit, ellipse, noise model, and the pixel size if a standard is named. `print(report)` shows
+            a summary.
 
         Raises
         ------
@@ -126,8 +131,8 @@ class PrenetAccessor:
         from . import calibrate
 
         return calibrate(self._datacube, mask=mask, device=device, progress=progress, center=center, radius=radius,
-                         model=model, region=region, ellipse=ellipse, rotation=rotation, like=like, transfer=transfer,
-                         binning=binning, replace=replace, write=write)
+                         model=model, region=region, ellipse=ellipse, standard=standard, rotation=rotation, like=like,
+                         transfer=transfer, binning=binning, replace=replace, write=write)
 
     def undo(self) -> tuple[str, ...]:
         """Restore what was in the calibration before this package wrote into it the last time.
@@ -277,6 +282,47 @@ class PrenetAccessor:
                 write_ellipse(self._datacube, result, covariance=result.covariance, used=result.used)
         return result
 
+    def measure_pixel_size(self, standard, region=None, progress=True) -> PixelSize:
+        """Measure the pixel size from a known crystal, and write it with `set_Q_pixel_size` if it is accepted.
+
+        The pixel size is written such that py4DSTEM returns 1/angstrom with the ellipse that is in the calibration.
+        With a region, nothing is written.
+
+        Parameters
+        ----------
+        standard : str, pathlib.Path or py4DSTEM.process.diffraction.Crystal
+            The crystal: a name such as "Au", a CIF file, or a Crystal.
+        region : tuple of two slices, or ndarray of bool, shape (Rx, Ry), optional
+            The scan positions to use; by default all.
+        progress : bool, optional
+            Whether to show a progress bar.
+
+        Returns
+        -------
+        PixelSize
+            The pixel size, its uncertainty, the agreement of the rings, and whether it was accepted.
+
+        Raises
+        ------
+        PrenetError
+            If no origin is set, or the standard is unknown.
+
+        Examples
+        --------
+        >>> size = datacube.prenet.measure_pixel_size("Au")  # doctest: +SKIP
+        >>> size.value, size.sigma  # doctest: +SKIP
+        (0.02001, 2e-05)
+        """
+        from . import measure_pixel_size
+        from .io import noise_of, read_ellipse, read_fitted_origin, read_valid, write_pixel_size
+
+        qx0, qy0, radius = read_fitted_origin(self._datacube)
+        result = measure_pixel_size(self._datacube, qx0, qy0, radius, noise_of(self._datacube), standard,
+                                    read_ellipse(self._datacube), read_valid(self._datacube), region, progress)
+        if region is None:
+            write_pixel_size(self._datacube, result)
+        return result
+
     def map_ellipse(self, blocks=4, device="auto", progress=True) -> EllipseMap:
         """Measure the ellipse in each of `blocks` x `blocks` regions of the scan.
 
@@ -351,11 +397,12 @@ class PrenetAccessor:
         (-13.52, False, True)
         """
         from . import measure_rotation
-        from .io import noise_of, read_ellipse_vector, read_fitted_origin, read_valid, undoable, write_rotation
+        from .io import noise_of, read_ellipse, read_fitted_origin, read_valid, undoable, write_rotation
 
         qx0, qy0, radius = read_fitted_origin(self._datacube)
+        ellipse = read_ellipse(self._datacube)
         result = measure_rotation(self._datacube, qx0, qy0, radius, noise_of(self._datacube),
-                                  valid=read_valid(self._datacube), ellipse=read_ellipse_vector(self._datacube),
+                                  valid=read_valid(self._datacube), ellipse=None if ellipse is None else ellipse.vector,
                                   feature=feature, progress=progress)
         with undoable(self._datacube):
             write_rotation(self._datacube, result)

@@ -116,14 +116,17 @@ def calibrate(
     cube: Cube = None,
     scheduler: Scheduler = None,
     as_json: Json = False,
+    standard: Annotated[str | None, typer.Option(help="Known crystal, such as Au, or a CIF file: measures the pixel "
+                                                      "size.")] = None,
 ):
     """Measure origin and ellipse, and save the calibrated scan as an EMD file.
 
     Several files are calibrated into a folder, with summary.csv and summary.html, and one file if --output is such a
     folder. Files that are done are skipped; one that fails does not stop the others, and the exit code is 1.
 
-    JSON: saved (the file, or null), found, detector, origin, descan, ellipse, rotation, transfer, flags; px and
-    radians, the rotation in degrees. Of several files: saved (the folder), complete, files (the rows of summary.csv).
+    JSON: saved (the file, or null), found, detector, origin, descan, ellipse, pixel_size, rotation, transfer, flags;
+    px, 1/Å and radians, the rotation in degrees. Of several files: saved (the folder), complete, files (the rows of
+    summary.csv).
     """
     from .io import check_output, load_mask
 
@@ -139,7 +142,7 @@ def calibrate(
         "center": None if center is None else _numbers(center, 2, "--center"), "replace": replace,
         "region": None if region is None else _region(region),
         "like": like, "transfer": None if transfer is None else transfer.split(","), "binning": binning,
-        "rotation": rotation,
+        "standard": standard, "rotation": rotation,
         "ellipse": ellipse == "on" if ellipse in ("on", "off") else _numbers(ellipse, 3, "--ellipse")}
     if series:
         _calibrate_series(files, output, options, not calibration_only, scan, scheduler, as_json)

@@ -31,12 +31,14 @@ from .io import (
     write_fit,
     write_mask,
     write_origin,
+    write_pixel_size,
     write_provenance,
     write_rotation,
     write_transfer,
 )
 from .networks import load, verify
 from .origin import BeamLocator, Located, check_mask
+from .pixel_size import find_standard, measure_pixel_size
 from .rotation import measure_rotation
 
 NETWORKS = ("center", "ellipse")  # names of the weights that calibration uses
@@ -65,8 +67,9 @@ class Calibrator(BeamLocator):
     POOLED_POSITIONS = MIN_POOLED_POSITIONS
 
     def finish(self, scan: Scan, located: Located | None, kept: SampledScan | None = None, processed=True,
-               progress: bool = True, rotation: bool = False, choices: Choices = AUTOMATIC) -> CalibrationReport:
-        """Decide on the located origin, fit the descan, and measure the ellipse and the rotation.
+               progress: bool = True, rotation: bool = False, standard=None,
+               choices: Choices = AUTOMATIC) -> CalibrationReport:
+        """Decide on the located origin, fit the descan, measure ellipse, pixel size and rotation.
 
         Parameters
         ----------
@@ -82,6 +85,8 @@ class Calibrator(BeamLocator):
             Whether to show a progress bar.
         rotation : bool, optional
             Whether to measure the rotation between scan and pattern, for which all patterns are read once more.
+        standard : str, pathlib.Path, py4DSTEM.process.diffraction.Crystal or Standard, optional
+            The known crystal that the pixel size is measured from; without one, it is not measured.
         choices : Choices, optional
             What the user decides.
 
@@ -97,15 +102,32 @@ class Calibrator(BeamLocator):
         own = None if choices.ellipse is False else self._ellipse(scan, origin, fit, kept, progress)
         ellipse, transfer = choices.settled(own, descan)
         turned = self._rotation(scan, origin, fit, ellipse, progress) if rotation else None
-        return CalibrationReport(origin, fit, ellipse, self.noise, rotation=turned, transfer=transfer)
+        size = None if standard is None else self._pixel_size(scan, origin, fit, ellipse, kept, standard, progress)
+        return CalibrationReport(origin, fit, ellipse, self.noise, rotation=turned, transfer=transfer, pixel_size=size)
 
-    def _ellipse(self, scan, origin, fit, kept, progress):
-        """The ellipse of the pooled patterns; None if no pattern that can be pooled shows a beam."""
+    def _pooled_source(self, scan, origin, kept):
+        """Positions that can be pooled, and a scan that holds their patterns; None if no pattern shows a beam."""
         valid = origin.valid & scan.readable
         if not valid.any():
             return None
         pooled = pooled_positions(valid.ravel(), scan.scan_shape, self.noise.dose)
-        source = kept if kept is not None and kept.holds(pooled) else scan
+        return valid, kept if kept is not None and kept.holds(pooled) else scan
+
+    def _pixel_size(self, scan, origin, fit, ellipse, kept, standard, progress):
+        """The pixel size from the rings of a standard; None if no pattern that can be pooled shows a beam."""
+        found = self._pooled_source(scan, origin, kept)
+        if found is None:
+            return None
+        valid, source = found
+        return measure_pixel_size(source, fit.qx0, fit.qy0, _radius(origin), self._noise(origin), standard, ellipse,
+                                  valid, progress=progress)
+
+    def _ellipse(self, scan, origin, fit, kept, progress):
+        """The ellipse of the pooled patterns; None if no pattern that can be pooled shows a beam."""
+        found = self._pooled_source(scan, origin, kept)
+        if found is None:
+            return None
+        valid, source = found
         return measure_ellipse(source, fit.qx0, fit.qy0, _radius(origin), self._noise(origin), valid=valid,
                                device=self.device, progress=progress)
 
@@ -149,14 +171,18 @@ def _radius(origin):
 
 @sharing_cores
 def calibrate(datacube, mask=None, device="auto", progress=True, *, center=None, radius=None, model="auto",
-              region=None, ellipse=True, rotation=False, like=None, transfer=None, binning=None, replace=False,
-              write=True) -> CalibrationReport:
+              region=None, ellipse=True, standard=None, rotation=False, like=None, transfer=None, binning=None,
+              replace=False, write=True) -> CalibrationReport:
     """Calibrate a DataCube: measure and fit the origin, measure the ellipse, write what is accepted.
 
-    Writes into `datacube.calibration` with `set_origin_meas`, `set_origin`, `set_ellipse` and, if the rotation is
-    measured, `set_QR_rotflip_degrees`; attaches the maps of sigma and the provenance. If no origin is found, nothing is
-    written. `datacube.prenet.undo()` restores what was there before. An origin or ellipse that was set by hand or by
-    another program is kept, and the report compares it with the measured one.
+    If the specimen is a known crystal that is named as `standard`, the pixel size is measured, too, and replaces the
+    one in the calibration. Otherwise the pixel size is not touched.
+
+    Writes into `datacube.calibration` with `set_origin_meas`, `set_origin`, `set_ellipse` and, if pixel size or
+    rotation are measured, `set_Q_pixel_size` and `set_QR_rotflip_degrees`; attaches the maps of sigma and the
+    provenance. If no origin is found, nothing is written. `datacube.prenet.undo()` restores what was there before. An
+    origin or ellipse that was set by hand or by another program is kept, and the report compares it with the measured
+    one.
 
     Parameters
     ----------
@@ -198,6 +224,8 @@ def calibrate(datacube, mask=None, device="auto", progress=True, *, center=None,
         False returns the report and changes nothing.
     rotation : bool
         Whether to measure rotation and flip between scan and pattern, too.
+    standard : str, pathlib.Path, py4DSTEM.process.diffraction.Crystal or Standard, optional
+        The known crystal: a name such as "Au", a CIF file, or a py4DSTEM Crystal.
 
     Returns
     -------
@@ -221,15 +249,18 @@ def calibrate(datacube, mask=None, device="auto", progress=True, *, center=None,
     scan = as_scan(datacube)
     check_mask(scan, mask)
     choices = chosen(datacube, scan, center, radius, model, region, ellipse, replace, like, transfer, binning)
+    standard = None if standard is None else find_standard(standard)
     check_networks(device)
     mask = read_mask(datacube) if mask is None else mask
     calibrator = Calibrator.learn(scan, mask, device, progress=progress, given=choices.given)
     # The whole file is read once: patterns that are pooled later are kept on the way.
     located, kept = calibrator.locate_all(scan, worth_keeping(scan, calibrator.noise.dose), progress)
-    report = calibrator.finish(scan, located, kept, progress=progress, rotation=rotation, choices=choices)
+    report = calibrator.finish(scan, located, kept, progress=progress, rotation=rotation, standard=standard,
+                               choices=choices)
     if not write:
         return _with_written(report, Flag("not_written_as_asked"))
-    return write_report(datacube, report, mask, {"device": device, **choices.settings}, choices)
+    settings = {"device": device} | ({} if standard is None else {"standard": standard.name}) | choices.settings
+    return write_report(datacube, report, mask, settings, choices)
 
 
 def check_networks(device: str) -> None:
@@ -273,7 +304,7 @@ def write_report(datacube, report: CalibrationReport, mask=None, settings=None,
         The report, with `written`.
     """
     origin, fit, ellipse, transfer = report.origin, report.fit, report.ellipse, report.transfer
-    turned = report.rotation
+    size, turned = report.pixel_size, report.rotation
     if not origin.found:
         return _with_written(report, Flag("nothing_written"))
     by_hand = isinstance(choices.ellipse, Ellipse)
@@ -290,6 +321,7 @@ def write_report(datacube, report: CalibrationReport, mask=None, settings=None,
         report, *(() if kept["origin_meas"] else (Flag("origin_written", {"feature": origin.feature}),)),
         _origin_flag(datacube, fit, kept["origin"]),
         *(() if "ellipse" in carried else (_ellipse_flag(datacube, ellipse, kept["ellipse"], choices),)),
+        *(() if size is None else (Flag("pixel_size_written" if size.accepted else "pixel_size_not_written"),)),
         *(() if turned is None else (Flag("rotation_written" if turned.accepted else "rotation_not_written"),)))
     record = make_provenance(datacube, weights={name: verify(name) for name in NETWORKS}, settings=settings,
                              noise=report.noise, flags=report.flags)
@@ -306,7 +338,10 @@ def write_report(datacube, report: CalibrationReport, mask=None, settings=None,
         if transfer is not None:
             write_transfer(datacube, transfer, data=data)
             record["transfer"] = transfer_record(transfer)
-        if turned is not None:  # what this scan shows is better than what another one does
+        # What this scan shows is better than what another one does.
+        if size is not None:
+            write_pixel_size(datacube, size, data=data)
+        if turned is not None:
             write_rotation(datacube, turned, data=data)
         write_provenance(datacube, record)
     return report

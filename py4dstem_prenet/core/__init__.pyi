@@ -37,6 +37,7 @@ from .results import (
     ModelTrial as ModelTrial,
     OriginFit as OriginFit,
     OriginMap as OriginMap,
+    PixelSize as PixelSize,
     ProbeImage as ProbeImage,
     Result as Result,
     Rotation as Rotation,

@@ -491,6 +491,33 @@ _ELLIPSE = (
     ("half_without_ellipse", WARNING,
      "The sigma of the ellipse was not checked: no ellipse can be measured with half of the electrons."),
 )
+_PIXEL_SIZE = (
+    ("pixel_size_determined", INFO,
+     "The pixel size is determined from the {evidence} of {standard}, with a sigma of {percent:.2g} %; {rings} rings "
+     "agree within {scatter:.2g} % (rms)."),
+    ("pixel_size_no_rings", REFUSAL,
+     "The pixel size is not determined: fewer than two rings of {standard} fit the pattern outside the direct beam."),
+    ("pixel_size_ambiguous", REFUSAL,
+     "The pixel size is not determined: the rings of {standard} fit with {first:.5f} and with {second:.5f} 1/Å per "
+     "pixel, and the difference of log likelihood times two is only {margin:.1f} ({needed:.0f} is needed)."),
+    ("pixel_size_other_lattice", REFUSAL,
+     "The pixel size is not determined: the rings of {other} with a cell of free size fit better than those of "
+     "{standard} (log likelihood times two: {margin:.1f}).",
+     "Check whether the specimen is {standard}."),
+    ("pixel_size_inconsistent", REFUSAL,
+     "The pixel size is not determined: the rings differ from those of {standard} by {scatter:.2g} % (rms), beyond "
+     "their noise.",
+     "Check whether the specimen is {standard}."),
+    ("pixel_size_uncertain", REFUSAL,
+     "The pixel size is not determined: it is uncertain by {percent:.2g} % (at most {needed:.2g} % is allowed)."),
+    ("radial_distortion", WARNING,
+     "Rings at {radius:.0f} px are {percent:+.2f} ± {sigma:.2f} % larger than a constant pixel size allows; the pixel "
+     "size is that at the center.",
+     "datacube.prenet.corrected() removes the distortion."),
+    ("threefold_distortion", WARNING,
+     "Rings have a threefold distortion of {percent:.2f} ± {sigma:.2f} % at {radius:.0f} px.",
+     "datacube.prenet.corrected() removes the distortion."),
+)
 _ROTATION = (
     ("rotation_determined", INFO,
      "The pattern is rotated against the scan by {degrees:.2f}°, from the {sources}, with a sigma of {sigma:.2f}°."),
@@ -533,6 +560,13 @@ _PROBE = (
      "There is no probe: no disk can be fitted to the mean direct beam."),
 )
 _CALIBRATION = (
+    ("pixel_size_written", INFO,
+     "The pixel size was written (set_Q_pixel_size)."),
+    ("pixel_size_not_written", WARNING,
+     "The pixel size was not written; what the calibration had was kept."),
+    ("pixel_size_stale", REFUSAL,
+     "The ellipse was changed since the pixel size was measured, which py4DSTEM applies together with it.",
+     "Measure the pixel size again: datacube.prenet.measure_pixel_size(standard=...)."),
     ("rotation_written", INFO,
      "Rotation and flip were written (set_QR_rotflip_degrees)."),
     ("rotation_not_written", WARNING,
@@ -743,7 +777,8 @@ _LIVE = (
 FLAGS: dict[str, FlagKind] = {
     row[0]: FlagKind(row[0], stage, *row[1:])
     for stage, rows in (("detector", _DETECTOR), ("origin", _ORIGIN), ("descan", _DESCAN), ("ellipse", _ELLIPSE),
-                        ("rotation", _ROTATION), ("probe", _PROBE), ("calibration", _CALIBRATION),
-                        ("transfer", _TRANSFER), ("denoising", _DENOISING), ("files", _FILES), ("live", _LIVE))
+                        ("pixel_size", _PIXEL_SIZE), ("rotation", _ROTATION), ("probe", _PROBE),
+                        ("calibration", _CALIBRATION), ("transfer", _TRANSFER), ("denoising", _DENOISING),
+                        ("files", _FILES), ("live", _LIVE))
     for row in rows
 }

@@ -326,6 +326,95 @@ class EllipseMap(Result):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
+class PixelSize(Decided):
+    """The pixel size of patterns, from the rings of a standard.
+
+    Attributes
+    ----------
+    value : float
+        1/angstrom per pixel at the center of the pattern, along the geometric mean of the semi-axes of the ellipse.
+    sigma : float
+        Its standard deviation, 1/angstrom.
+    standard : str
+        Name of the standard.
+    decision : Decision
+        Accepted if the pixel size is fit to be written. Numbers: margin and lattice_margin (differences of
+        -2 log likelihood to the next assignment and to the best other lattice), scatter (relative, of the rings).
+    evidence : str
+        "rings" of the pooled pattern, or "disks" of single patterns; empty if there is none.
+    hkl : tuple of str
+        Indices of each ring on the detector.
+    g : numpy.ndarray
+        (k,), |g| of each ring, 1/angstrom.
+    ring_errors, ring_sigmas : numpy.ndarray
+        (k,), relative difference between measured and expected radius, and its standard deviation; NaN where a ring is
+        not seen.
+    covariance : numpy.ndarray
+        (3, 3), of log(value) and the ellipse vector.
+    vector : numpy.ndarray
+        (2,), ellipse vector that was fitted together with the pixel size.
+    barrel, barrel_sigma : float
+        Relative change of the radius at `reference`, which grows with the square of the radius; 0 if not significant.
+    threefold : numpy.ndarray
+        (2,), amplitudes of cos 3 phi and sin 3 phi in the relative change of the radius at `reference`, which grow with
+        the radius; 0 if not significant.
+    threefold_sigma : float
+        Standard deviation of each amplitude.
+    reference : float
+        Radius to which the distortions refer, pixels.
+    profile : numpy.ndarray
+        (3, n), radius (pixels), mean of the pattern or density of disks, and its fit, for figures.
+    """
+
+    value: float
+    sigma: float
+    standard: str
+    decision: Decision
+    evidence: str = ""
+    hkl: tuple[str, ...] = ()
+    g: np.ndarray = field(default_factory=lambda: np.empty(0))
+    ring_errors: np.ndarray = field(default_factory=lambda: np.empty(0))
+    ring_sigmas: np.ndarray = field(default_factory=lambda: np.empty(0))
+    covariance: np.ndarray = field(default_factory=lambda: np.full((3, 3), np.nan))
+    vector: np.ndarray = field(default_factory=lambda: np.zeros(2))
+    barrel: float = 0.0
+    barrel_sigma: float = np.nan
+    threefold: np.ndarray = field(default_factory=lambda: np.zeros(2))
+    threefold_sigma: float = np.nan
+    reference: float = np.nan
+    profile: np.ndarray = field(default_factory=lambda: np.empty((3, 0)))
+
+    @property
+    def relative_sigma(self) -> float:
+        """Standard deviation relative to the value."""
+        return self.sigma / self.value
+
+    @property
+    def distorted(self) -> bool:
+        """Whether a distortion beyond the ellipse is significant."""
+        return bool(self.barrel or self.threefold.any())
+
+    def rows(self):
+        if not np.isfinite(self.value):
+            return [("accepted", "no"), ("standard", self.standard), ("flags", self.reason)]
+        shown = [("accepted", "yes" if self.accepted else "no"), ("standard", self.standard),
+                 ("pixel size", f"{self.value:.6f} ± {self.sigma:.6f} Å⁻¹ ({100 * self.relative_sigma:.2g} %)"),
+                 ("from", self.evidence)]
+        seen = np.isfinite(self.ring_errors)
+        if seen.any():
+            shown.append(("rings, measured less expected", ", ".join(
+                f"{name}: {100 * e:+.2f} ± {100 * s:.2f} %" for name, e, s in
+                zip(np.array(self.hkl)[seen], self.ring_errors[seen], self.ring_sigmas[seen], strict=True))))
+        if self.barrel:
+            shown.append(("radial distortion", f"{100 * self.barrel:+.2f} ± {100 * self.barrel_sigma:.2f} % at "
+                                               f"{self.reference:.0f} px"))
+        if self.threefold.any():
+            shown.append(("threefold distortion", f"{100 * np.hypot(*self.threefold):.2f} ± "
+                          f"{100 * self.threefold_sigma:.2f} % at {self.reference:.0f} px"))
+        return [*shown, ("flags", self.reason)]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Rotation(Decided):
     """Rotation and flip between scan and pattern.
 
@@ -472,6 +561,8 @@ class CalibrationReport(Result):
         The detector's noise; None if nothing was learned yet.
     written : tuple of Flag
         What was written into the calibration, and what was not.
+    pixel_size : PixelSize or None
+        The pixel size; None if no standard was named.
     rotation : Rotation or None
         Rotation and flip between scan and pattern; None if they were not measured.
     transfer : Transfer or None
@@ -483,13 +574,14 @@ class CalibrationReport(Result):
     ellipse: Ellipse | None
     noise: NoiseModel | None
     written: tuple[Flag, ...] = ()
+    pixel_size: PixelSize | None = None
     rotation: Rotation | None = None
     transfer: Transfer | None = None
 
     @property
     def flags(self) -> tuple[Flag, ...]:
         """The flags of all stages, in their order."""
-        stages = (self.noise, self.origin, self.fit, self.ellipse, self.rotation, self.transfer)
+        stages = (self.noise, self.origin, self.fit, self.ellipse, self.pixel_size, self.rotation, self.transfer)
         bad_pixels = () if self.noise is None else self.noise.bad_pixel_flags
         return (*bad_pixels, *(flag for stage in stages if stage is not None for flag in stage.flags), *self.written)
 
@@ -510,20 +602,26 @@ class CalibrationReport(Result):
             e = self.ellipse
             shown.append(("ellipse", f"a/b {e.ratio} at {np.degrees(e.theta):.1f}°"
                           if e.accepted else "not determined"))
+        if self.pixel_size is not None:
+            p = self.pixel_size
+            shown.append(("pixel size", f"{p.value:.6f} ± {p.sigma:.6f} Å⁻¹, from {p.standard}"
+                          if p.accepted else f"not determined from {p.standard}"))
         if self.rotation is not None:
             shown.append(("rotation", _turned(self.rotation) if self.rotation.accepted else "not determined"))
         if self.transfer is not None:
             shown.append(("carried over", self.transfer.summary))
         warnings = [flag.sentence for flag in self.flags if flag.severity != "info"]
-        shown += [("warning", sentence) for sentence in warnings[:4]]
-        if len(warnings) > 4:
-            shown.append(("", f"{len(warnings) - 4} more: see print(report)"))
+        count = min(4, MAX_REPR_LINES - 2 - len(shown))
+        shown += [("warning", sentence) for sentence in warnings[:count]]
+        if len(warnings) > count:
+            shown.append(("", f"{len(warnings) - count} more: see print(report)"))
         return shown
 
     def __str__(self):
         lines = ["Calibration by py4dstem_prenet", ""]
         for title, stage in (("Detector", self.noise), ("Origin", self.origin), ("Descan", self.fit),
-                             ("Ellipse", self.ellipse), ("Rotation", self.rotation), ("Standard", self.transfer)):
+                             ("Ellipse", self.ellipse), ("Pixel size", self.pixel_size), ("Rotation", self.rotation),
+                             ("Standard", self.transfer)):
             if stage is None:
                 continue
             shown = [(label, value) for label, value in stage.rows() if label != "flags"]

@@ -20,7 +20,7 @@ from py4DSTEM import Calibration, DataCube, Metadata, Probe, RealSlice
 from scipy.ndimage import distance_transform_edt
 
 from .._version import __version__
-from ..core import Decision, Flag, OriginMap, PrenetError, ellipse_vector
+from ..core import Decision, Ellipse, Flag, OriginMap, PrenetError, ellipse_axes, ellipse_vector
 from ..detector import estimate_noise
 from .fingerprints import fingerprint
 
@@ -32,10 +32,11 @@ PROVENANCE = "prenet"
 WRITTEN = "prenet_written"
 PROBE = "prenet_probe"
 KERNEL_REACH = 2.0  # radii of the disk, outer radius of the negative annulus of a probe's kernel
+STORED_ELLIPSE_SIGMA = 0.005  # of each component of an ellipse in a calibration, which holds no uncertainty
 BEFORE = "prenet_before"  # in the metadata: what stood in the calibration before the last writing
 ENTRIES = {  # of the calibration, and the names of their numbers in it
     "origin_meas": ("qx0_meas", "qy0_meas"), "origin": ("qx0", "qy0"), "ellipse": ("a", "b", "theta"),
-    "pixel_size": ("Q_pixel_size",), "rotation": ("QR_rotation", "QR_rotation_degrees", "QR_flip")}
+    "pixel_size": ("Q_pixel_size", "Q_pixel_units"), "rotation": ("QR_rotation", "QR_rotation_degrees", "QR_flip")}
 
 
 # --- origin and ellipse -------------------------------------------------------------------------------------
@@ -305,6 +306,78 @@ def write_rotation(datacube, rotation, **facts):
     return True
 
 
+def write_pixel_size(datacube, size, **facts):
+    """Write a pixel size with `set_Q_pixel_size` and `set_Q_pixel_units`, if it was accepted.
+
+    py4DSTEM's elliptical correction multiplies the geometric-mean radius by sqrt(b / a). The pixel size is therefore
+    multiplied by sqrt(a / b) if an ellipse is set, so that `BraggVectors.cal` and `PolarDatacube` return 1/angstrom.
+    Distortions beyond the ellipse, which py4DSTEM cannot hold, are recorded for `corrected`.
+
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The scan whose pixel size was measured; its ellipse is written already.
+    size : PixelSize
+        The pixel size.
+    **facts
+        Facts for `sign`.
+
+    Returns
+    -------
+    bool
+        Whether it was written.
+    """
+    if not size.accepted:
+        return False
+    calibration = calibration_of(datacube)
+    ratio = stored_ratio(calibration)
+    calibration.set_Q_pixel_size(float(size.value * np.sqrt(ratio)))
+    calibration.set_Q_pixel_units("A^-1")
+    sign(datacube, "pixel_size", standard=size.standard, sigma=float(size.sigma * np.sqrt(ratio)), ratio=ratio,
+         barrel=float(size.barrel), threefold=[float(v) for v in size.threefold], reference=float(size.reference),
+         **facts)
+    return True
+
+
+def read_ellipse(datacube):
+    """Read the ellipse in the calibration.
+
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The cube.
+
+    Returns
+    -------
+    Ellipse or None
+        With a covariance as of an ellipse that is known to STORED_ELLIPSE_SIGMA; None if there is none, or one that
+        varies over the scan.
+    """
+    ellipse = None if datacube.calibration is None else datacube.calibration.get_ellipse()
+    if ellipse is None or any(v is None or np.size(v) != 1 for v in ellipse):
+        return None
+    vector = ellipse_vector(*(float(np.squeeze(v)) for v in ellipse))
+    covariance = STORED_ELLIPSE_SIGMA**2 * np.eye(2)
+    return Ellipse(*ellipse_axes(vector), vector, covariance, Decision(True, ()))
+
+
+def stored_ratio(calibration):
+    """Return a / b of the ellipse in a calibration.
+
+    Parameters
+    ----------
+    calibration : py4DSTEM.Calibration
+        The calibration.
+
+    Returns
+    -------
+    float
+        a / b, the mean if it varies over the scan; 1 if there is no ellipse.
+    """
+    a, b = (calibration._params.get(name) for name in "ab")
+    return 1.0 if a is None or b is None else float(np.mean(np.asarray(a, float) / np.asarray(b, float)))
+
+
 def write_probe(datacube, image):
     """Make a py4DSTEM `Probe` with its kernel, attach it to a cube, and store the convergence semi-angle.
 
@@ -462,23 +535,6 @@ def read_fitted_origin(datacube):
     return *(_stored_map(datacube, v) for v in origin), float("nan") if radius is None else float(radius)
 
 
-def read_ellipse_vector(datacube):
-    """Read the ellipse that py4DSTEM uses, as an ellipse vector.
-
-    Parameters
-    ----------
-    datacube : py4DSTEM.DataCube
-        The cube.
-
-    Returns
-    -------
-    ndarray, shape (2,), or None
-        None without an ellipse, or with one that varies over the scan.
-    """
-    ellipse = None if datacube.calibration is None else datacube.calibration.get_ellipse()
-    return None if ellipse is None or any(map(np.ndim, ellipse)) else ellipse_vector(*ellipse)
-
-
 def beam_is_hidden(datacube) -> bool:
     """Whether the origin in the calibration is that of a hidden direct beam, so that no disk lies there.
 
@@ -562,8 +618,9 @@ def signatures(datacube):
 
 def _digest(calibration, entry):
     """A hash of the values of an entry."""
-    values = [np.asarray(calibration._params.get(name), dtype=np.float64) for name in ENTRIES[entry]]
-    return hashlib.sha256(b"".join(v.tobytes() for v in values)).hexdigest()[:16]
+    values = [calibration._params.get(name) for name in ENTRIES[entry]]
+    text = (v.encode() if isinstance(v, str) else np.asarray(v, dtype=np.float64).tobytes() for v in values)
+    return hashlib.sha256(b"".join(text)).hexdigest()[:16]
 
 
 def _check_map(datacube, name, values):

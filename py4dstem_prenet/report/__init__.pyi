@@ -8,6 +8,7 @@ from .figures import (
     show_polar as show_polar,
     show_rotation as show_rotation,
     show_sigma as show_sigma,
+    show_standard as show_standard,
     show_straightened as show_straightened,
     stored_ellipse as stored_ellipse,
     subplots as subplots,

@@ -285,6 +285,52 @@ def show_ellipse(pattern, center, ellipse, radius, ax, title="", width=0.12, pow
     return ax
 
 
+def show_standard(size, ax, title=""):
+    """Plot the radial profile of a standard with its fit and the assigned rings.
+
+    Parameters
+    ----------
+    size : PixelSize
+        The measured pixel size.
+    ax : matplotlib.axes.Axes
+        Axes to draw into.
+    title : str, optional
+        Title of the axes.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The axes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from matplotlib.figure import Figure
+    >>> from py4dstem_prenet.core import Decision, PixelSize
+    >>> size = PixelSize(0.02, 1e-5, "Au", Decision(True, ()), "rings", ("1 1 1",), np.array([0.4247]), np.zeros(1),
+    ...                  np.ones(1), profile=np.ones((3, 40)) * np.arange(40))
+    >>> len(show_standard(size, Figure().add_subplot()).lines)
+    3
+    """
+    radii, mean, fitted = size.profile
+    scale = radii**2 if size.evidence == "rings" else np.ones_like(radii)  # rings fall off with the radius
+    ax.plot(radii, mean * scale, color="0.4", lw=1.5, label="measured")
+    ax.plot(radii, fitted * scale, color="tab:red", lw=1, label="fit")
+    for hkl, g in zip(size.hkl, size.g, strict=True):
+        radius = g / size.value
+        radius *= 1 + size.barrel * (radius / size.reference) ** 2 if size.barrel else 1
+        if len(radii) and radii[0] <= radius <= radii[-1]:
+            ax.axvline(radius, color="tab:blue", lw=0.6)
+            ax.annotate(hkl.replace(" ", ""), (radius, 1), xycoords=("data", "axes fraction"), rotation=90, fontsize=6,
+                        ha="right", va="top")
+    ax.set_xlabel("radius, px", fontsize=8)
+    ax.set_ylabel("intensity times radius squared" if size.evidence == "rings" else "density of disks", fontsize=8)
+    ax.tick_params(labelsize=7)
+    ax.legend(fontsize=7, frameon=False)
+    ax.set_title(title, fontsize=10)
+    return ax
+
+
 def stored_ellipse(calibration):
     """Read the ellipse from a calibration.
 

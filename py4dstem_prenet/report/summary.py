@@ -26,15 +26,15 @@ def of_calibration(report) -> dict:
     Returns
     -------
     dict
-        found, detector, origin, descan, ellipse, rotation, transfer (None if there is none), and flags (`Flag.to_json`
-        of each).
+        found, detector, origin, descan, ellipse, pixel_size, rotation, transfer (None if there is none), and flags
+        (`Flag.to_json` of each).
     """
     origin, fit, e, noise = report.origin, report.fit, report.ellipse, report.noise
     data = {
         "found": bool(origin.found),
         "detector": {"gain": noise.gain, "offset": noise.offset, "readout": noise.readout, "counting": noise.counting,
                      "electrons": noise.dose, "bad_pixels": int(noise.bad_pixels.sum())},
-        "origin": None, "descan": None, "ellipse": None, "rotation": None, "transfer": None,
+        "origin": None, "descan": None, "ellipse": None, "pixel_size": None, "rotation": None, "transfer": None,
         "flags": [flag.to_json() for flag in report.flags],
     }
     if origin.found:
@@ -48,6 +48,14 @@ def of_calibration(report) -> dict:
                                            for r in (fit.residual_qx0, fit.residual_qy0)], **fit.decision.numbers}
     if e is not None:
         data["ellipse"] = {"a": e.a, "b": e.b, "theta": e.theta, "accepted": bool(e.accepted), "sigma": e.sigma}
+    size = report.pixel_size
+    if size is not None:
+        data["pixel_size"] = {
+            "value": size.value, "sigma": size.sigma, "unit": "A^-1", "standard": size.standard,
+            "accepted": bool(size.accepted), "evidence": size.evidence, "barrel": size.barrel,
+            "threefold": [float(v) for v in size.threefold], "reference": size.reference,
+            "rings": [{"hkl": hkl, "g": float(g), "error": float(e), "sigma": float(s)} for hkl, g, e, s in
+                      zip(size.hkl, size.g, size.ring_errors, size.ring_sigmas, strict=True)], **size.decision.numbers}
     r = report.rotation
     if r is not None:
         data["rotation"] = {"degrees": r.degrees, "flip": r.flip, "sigma": r.sigma, "accepted": bool(r.accepted),

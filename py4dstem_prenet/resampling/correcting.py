@@ -25,6 +25,7 @@ from ..io import (
     read_provenance,
     resumable_cube,
     sign,
+    signatures,
     write_provenance,
 )
 
@@ -35,9 +36,10 @@ def corrected(datacube, noise: NoiseModel | None = None, out=None, progress=True
     The fitted origin and the ellipse in the calibration are corrected; without an ellipse, patterns are only shifted.
     The beam moves to the whole pixel nearest to the mean origin. The new calibration has this pixel as a constant
     origin and no ellipse; the measured origin, the maps of sigma and the detector mask are dropped. A radius keeps its
-    length in pixels: a pixel size that was calibrated with py4DSTEM's elliptical correction, which multiplies radii by
-    b, must be multiplied by b. Bad pixels are replaced by the median of their neighbors first. Pixels without data get
-    zero electrons.
+    length in pixels: a pixel size that this package wrote for py4DSTEM's elliptical correction, which multiplies radii
+    by b, is multiplied by b; another one must be by the user. Radial and threefold distortions that were measured with
+    the pixel size are corrected, too. Bad pixels are replaced by the median of their neighbors first. Pixels without
+    data get zero electrons.
 
     Parameters
     ----------
@@ -84,7 +86,9 @@ def corrected(datacube, noise: NoiseModel | None = None, out=None, progress=True
     origin = np.stack([qx0.ravel(), qy0.ravel()], 1)
     center = np.rint(origin.mean(0))
     shape = scan.shape
-    work = partial(_move_block, inverse=np.linalg.inv(matrix), center=center, noise=noise)
+    size = signatures(datacube).get("pixel_size", {})
+    work = partial(_move_block, inverse=np.linalg.inv(matrix), center=center, noise=noise,
+                   edges=_distorted_edges(shape[2:], center, size))
     title = "correcting" if progress else None
     if out is None:
         data = np.empty((shape[0] * shape[1], *shape[2:]), np.float32)
@@ -93,6 +97,7 @@ def corrected(datacube, noise: NoiseModel | None = None, out=None, progress=True
         return _calibrated(datacube, data.reshape(shape), center)
     shell = _calibrated(datacube, np.broadcast_to(np.float32(0), shape), center)
     record = {"version": __version__, "matrix": matrix.tolist(), "origin": origin.tolist(),
+              "distortion": [size.get("barrel"), size.get("threefold")] if size.get("unchanged") else None,
               "noise": [float(v) for v in (noise.gain, noise.offset, noise.dose, noise.bad_pixels.sum())]}
     with resumable_cube(shell, out, np.float32, record) as target:
         for index, moved in map_chunks(work, scan, origin, progress=title, skip=target.done):
@@ -113,6 +118,7 @@ def _vector(datacube):
 def _calibrated(datacube, data, center):
     """A cube of these data with the metadata and calibration of the input, but a constant origin and no ellipse."""
     new = cube_like(datacube, data)
+    size = signatures(datacube).get("pixel_size")
     if SIGMA in new.treekeys:
         new.tree(SIGMA).cut(root_metadata=False)
     calibration = new.calibration
@@ -121,13 +127,45 @@ def _calibrated(datacube, data, center):
     calibration.set_origin(tuple(np.full(new.Rshape, float(c)) for c in center))
     calibration.set_ellipse((None, None, None))
     sign(new, "origin")
+    if size and size["unchanged"] and "ratio" in size:
+        stretch = np.sqrt(size["ratio"])
+        calibration.set_Q_pixel_size(calibration.get_Q_pixel_size() / stretch)
+        facts = {name: size[name] for name in ("standard", "reference") if name in size}
+        if "sigma" in size:
+            facts["sigma"] = size["sigma"] / stretch
+        sign(new, "pixel_size", ratio=1.0, barrel=0.0, threefold=[0.0, 0.0], **facts)
     record = read_provenance(new)
     if record is not None:
         write_provenance(new, record | {"since": [*record.get("since", []), "corrected()"]})
     return new
 
 
-def _move_block(index, block, origin, inverse, center, noise):
+def _distorted_edges(shape, center, size):
+    """Positions in distorted patterns of the edges of corrected pixels, for two passes; None without distortion.
+
+    The first pass moves along x at fixed distorted y, the second along y at fixed corrected x. Returned are arrays
+    (Qy, Qx + 1) and (Qx, Qy + 1), in pixels from the first edge.
+    """
+    if not size.get("unchanged") or not (size.get("barrel") or any(size.get("threefold", ()))):
+        return None
+
+    def stretch(x, y):
+        r, phi = np.hypot(x, y) / size["reference"], np.arctan2(y, x)
+        cosine, sine = size["threefold"]
+        return 1 + size["barrel"] * r**2 + r * (cosine * np.cos(3 * phi) + sine * np.sin(3 * phi))
+
+    x, y = (np.arange(n) - c for n, c in zip(shape, center, strict=True))
+    x_edge, y_edge = (np.arange(n + 1) - 0.5 - c for n, c in zip(shape, center, strict=True))
+    across = np.broadcast_to(x_edge, (shape[1], shape[0] + 1))
+    ideal = np.repeat(y[:, None], shape[0] + 1, 1)
+    for _ in range(5):
+        ideal = y[:, None] / stretch(across, ideal)
+    first = across * stretch(across, ideal) + center[0] + 0.5
+    second = y_edge * stretch(x[:, None], y_edge) + center[1] + 0.5
+    return first, second
+
+
+def _move_block(index, block, origin, inverse, center, noise, edges=None):
     """Corrected patterns (n, Qx, Qy), float32, of stored patterns with origins (n, 2)."""
     electrons = noise.electrons(block)
     (a, b), (c, d) = inverse
@@ -136,15 +174,21 @@ def _move_block(index, block, origin, inverse, center, noise):
     moved = _resampled(electrons.swapaxes(1, 2), a, b * y + p).swapaxes(1, 2)
     # The rows are at x' now; what remains is y' = (d - b c / a) y + c / a x' + q - c / a p.
     moved = _resampled(moved, d - b * c / a, c / a * x + q - c / a * p)
+    if edges is not None:
+        moved = _between(_between(moved.swapaxes(1, 2), edges[0]).swapaxes(1, 2), edges[1])
     return (moved * noise.gain + noise.offset).astype(np.float32)
 
 
 def _resampled(values, scale, shift):
     """Values (n, lines, pixels) moved to scale * pixel + shift, (n, lines), and distributed over the pixels there: the
     differences of their running sum at the edges of the new pixels."""
+    return _between(values, (np.arange(values.shape[2] + 1) - 0.5 - shift[..., None]) / scale + 0.5)
+
+
+def _between(values, edges):
+    """Sums of values (n, lines, pixels) between edges (..., lines, pixels + 1), pixels from the first edge."""
     pixels = values.shape[2]
-    edges = (np.arange(pixels + 1) - 0.5 - shift[..., None]) / scale + 0.5
-    edges = np.clip(edges, 0, pixels)
+    edges = np.broadcast_to(np.clip(edges, 0, pixels), (*values.shape[:2], pixels + 1))
     whole = np.minimum(edges.astype(int), pixels - 1)
     running = np.zeros((*values.shape[:2], pixels + 1))
     np.cumsum(values, axis=2, dtype=float, out=running[..., 1:])

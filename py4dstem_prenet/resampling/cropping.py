@@ -29,11 +29,13 @@ from ..io import (
     sigma_slice,
     sign,
     signatures,
+    stored_ratio,
     write_mask,
     write_provenance,
 )
 
 MAX_ROUNDING_PX = 1e-3  # of a mean that another program or version computed
+MAX_RATIO_ROUNDING = 1e-6  # relative, of a / b that was stored and read
 _ORIGIN = ("qx0", "qy0", "qx0_meas", "qy0_meas")
 _OF_THE_DATA = ("shape", "unchanged", "measured", "data")  # facts of a signature that new data change
 
@@ -90,6 +92,12 @@ def check_calibration(datacube) -> CalibrationCheck:
     moved = _moved_mean(calibration)
     if moved is not None and "origin" not in found:
         found["mean origin"] = moved
+    size = signed.get("pixel_size")
+    if size and size["unchanged"] and "ratio" in size:  # not one that a standard got by hand
+        # The pixel size was written for sqrt(a / b); a change within its sigma does not count.
+        change = abs(np.log(stored_ratio(calibration) / size["ratio"])) / 2
+        if change > max(size.get("sigma", 0.0) / calibration.get_Q_pixel_size(), MAX_RATIO_ROUNDING):
+            found["pixel size"] = Flag("pixel_size_stale")
     if SIGMA in datacube.treekeys and not sigma_is_current(datacube):
         found["sigma"] = Flag("sigma_stale")
     for name, vectors in _bragg_vectors(datacube):
@@ -258,6 +266,10 @@ def bin_Q(datacube, N):
         write_mask(new, mask[:rows * N, :columns * N].reshape(rows, N, columns, N).all((1, 3)))
     if SIGMA in new.treekeys:
         new.attach(sigma_slice(new.tree(SIGMA).data / N))
+    if "pixel_size" in signed:
+        for name, factor in (("sigma", N), ("reference", 1 / N)):
+            if name in signed["pixel_size"]:
+                signed["pixel_size"][name] *= factor
     return _finish(new, signed, f"bin_Q({N})")
 
 

@@ -1,6 +1,7 @@
 from .curl import Alignment as Alignment, align as align, sign_of_field as sign_of_field
 from .decide import (
     CENTER_OF_MASS as CENTER_OF_MASS,
+    MAX_PROBABILITY as MAX_PROBABILITY,
     SHADOW as SHADOW,
     Estimate as Estimate,
     decide_rotation as decide_rotation,

@@ -25,7 +25,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from scipy.signal.windows import tukey
 
-SECTORS = 12  # of directions of k over half a turn
+DIRECTION_SECTORS = 12  # of directions of k over half a turn
 REGIONS_ALONG = 6  # regions along each side of the scan, at most
 MIN_REGION = 3  # positions along each side of a region
 DRAWS = 4095  # random fields of the null hypothesis
@@ -117,7 +117,7 @@ def align(field, noise: float) -> Alignment:
     by_sector, by_region = [], []
     for divergence, curl in spectrum.derivatives:
         terms = weight * ((np.abs(divergence) ** 2 - np.abs(curl) ** 2) + 2j * (divergence * np.conj(curl)).real)
-        by_sector.append(_sums(terms, spectrum.sector, SECTORS))
+        by_sector.append(_sums(terms, spectrum.sector, DIRECTION_SECTORS))
         local = [np.fft.ifft2(np.sqrt(weight) * part).real for part in (divergence, curl)]
         density = (local[0] + 1j * local[1]) ** 2 * weight.size
         by_region.append(_sums(density, regions(weight.shape), None))
@@ -167,7 +167,7 @@ def sign_of_field(field, noise: float, angle: float, flip: bool, dark) -> tuple[
     used = spectrum.weight > 0
     first = np.where(used, signal * potential / np.maximum(power[0], 1e-150) ** 1.5, 0.0)
     second = np.where(used, bright / np.sqrt(np.maximum(power[1], 1e-300)), 0.0)
-    by_sector = _sums((first * np.conj(second)).real, spectrum.sector, SECTORS).real
+    by_sector = _sums((first * np.conj(second)).real, spectrum.sector, DIRECTION_SECTORS).real
     density = np.fft.ifft2(first).real * np.fft.ifft2(second).real
     by_region = _sums(density, regions(dark.shape), None).real
     spread = np.sqrt(len(by_region) * by_region.var(ddof=1)) if len(by_region) > 1 else np.inf
@@ -221,7 +221,7 @@ def _spectrum(field, noise):
     mean = float(signal[usable].mean()) if usable.any() else 0.0
     rest = level + SHARED_CURL * signal + SPREAD_CURL * mean  # power of the curl
     weight = np.where(usable, signal / (rest * (signal + level) + 1e-300), 0.0)
-    sector = np.minimum((np.arctan2(ky, kx) % np.pi / np.pi * SECTORS).astype(int), SECTORS - 1)
+    sector = np.minimum((np.arctan2(ky, kx) % np.pi / np.pi * DIRECTION_SECTORS).astype(int), DIRECTION_SECTORS - 1)
     return _Spectrum(derivatives, sector, weight, level)
 
 
@@ -271,6 +271,6 @@ def _lead(parts, total):
 
 def _chance(by_sector, found):
     """Probability that sectors with random directions reach |Z| with or without flip."""
-    turns = np.exp(2j * np.pi * np.random.default_rng(0).random((DRAWS, SECTORS)))
+    turns = np.exp(2j * np.pi * np.random.default_rng(0).random((DRAWS, DIRECTION_SECTORS)))
     drawn = np.maximum(np.abs(turns @ by_sector[0]), np.abs(np.conj(turns) @ by_sector[1]))
     return float((1 + np.count_nonzero(drawn >= found * (1 - 1e-9))) / (DRAWS + 1))

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..core import Decision, Flag, Rotation
-from .curl import Alignment
-from .shadow import ShadowShift
+from . import Alignment, ShadowShift
 
 # Error rates are those of the null hypotheses; the limits were set on simulated scans (benchmarks/rotation.py).
 MAX_PROBABILITY = 4e-4  # nominal, that a field without relation to the scan looks like this one; below it in one of

@@ -19,19 +19,21 @@ from functools import partial
 import numpy as np
 
 from ..core import Flag, NoiseModel, PrenetError, Rotation, as_scan, ellipse_matrix
-from .curl import align, sign_of_field
-from .decide import (
+from . import (
     CENTER_OF_MASS,
     MAX_PROBABILITY,
     SHADOW,
+    align,
     decide_rotation,
+    flatten,
     from_alignment,
     from_shadow,
     half_turn_distance,
+    measure_deflection,
+    measure_shadow,
+    sign_of_field,
     unknown_rotation,
 )
-from .deflection import flatten, measure_deflection
-from .shadow import measure_shadow
 
 MAX_SIGN_DEGREES = 15.0  # between the rotation and that of the deflection whose sign decides about half a turn
 MIN_SCAN_SIDE = 8  # positions along each side; a smaller scan has too few waves

@@ -44,7 +44,7 @@ VIBRATION_ANGSTROM = 0.06  # rms displacement of atoms along each axis, angstrom
 
 @dataclass(frozen=True)
 class Cubic:
-    """A cubic crystal of one element.
+    """A cubic crystal.
 
     Attributes
     ----------
@@ -52,18 +52,23 @@ class Cubic:
         Name of its structure in `specimens.PROTOTYPES`.
     edge : float
         Edge of the unit cell, angstrom.
-    number : int
-        Atomic number.
+    number : int or tuple of int
+        Atomic number, or the numbers of the species of the structure.
     """
 
     prototype: str
     edge: float
-    number: int
+    number: int | tuple[int, ...]
 
     @property
     def sites(self) -> np.ndarray:  # numpydoc ignore=RT01
         """Fractional coordinates of the atoms in the unit cell, (n, 3)."""
         return np.array(PROTOTYPES[self.prototype][0], float)
+
+    @property
+    def species(self) -> np.ndarray:  # numpydoc ignore=RT01
+        """Number of the species of each atom in the unit cell, (n,)."""
+        return np.array(PROTOTYPES[self.prototype][1])
 
 
 SILICON = Cubic("diamond", 5.431, 14)
@@ -222,7 +227,7 @@ def misorientation(frames, reference) -> np.ndarray:
     return np.where(is_rotation, np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1))), np.nan)
 
 
-def atoms_of(crystal: Cubic, frame, reach: float, depth: float) -> np.ndarray:
+def atoms_of(crystal: Cubic, frame, reach: float, depth: float):
     """Return the atoms of a crystal in a cylinder around the probe.
 
     Parameters
@@ -238,8 +243,10 @@ def atoms_of(crystal: Cubic, frame, reach: float, depth: float) -> np.ndarray:
 
     Returns
     -------
-    numpy.ndarray
+    atoms : numpy.ndarray
         x, y, and depth below the entrance surface, (n, 3), angstrom.
+    species : numpy.ndarray
+        Number of the species of each atom, (n,).
     """
     basis = np.diag([1.0, 1.0, -1.0]) @ frame * crystal.edge  # the third coordinate is the depth, along -z
     corners = np.array([[x, y, z] for x in (-reach, reach) for y in (-reach, reach) for z in (0, depth)])
@@ -247,7 +254,8 @@ def atoms_of(crystal: Cubic, frame, reach: float, depth: float) -> np.ndarray:
     axes = [np.arange(a, b) for a, b in zip(np.floor(inside.min(1)) - 1, np.ceil(inside.max(1)) + 1, strict=True)]
     cells = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 1, 3)
     atoms = (cells + crystal.sites).reshape(-1, 3) @ basis.T
-    return atoms[(atoms[:, 2] >= 0) & (atoms[:, 2] < depth) & (np.hypot(atoms[:, 0], atoms[:, 1]) < reach)]
+    inside = (atoms[:, 2] >= 0) & (atoms[:, 2] < depth) & (np.hypot(atoms[:, 0], atoms[:, 1]) < reach)
+    return atoms[inside], np.tile(crystal.species, len(cells))[inside]
 
 
 def patterns_of(rng, crystal: Cubic, frame, layers, optics: Optics = OPTICS) -> torch.Tensor:
@@ -275,9 +283,9 @@ def patterns_of(rng, crystal: Cubic, frame, layers, optics: Optics = OPTICS) -> 
     if np.isnan(frame).any():
         phase = glass_phase(rng, optics, slices, SLICE_ANGSTROM)
     else:
-        atoms = atoms_of(crystal, frame, optics.reach, slices * SLICE_ANGSTROM)
+        atoms, species = atoms_of(crystal, frame, optics.reach, slices * SLICE_ANGSTROM)
         atoms = atoms + rng.normal(0, VIBRATION_ANGSTROM, atoms.shape)
-        species, elements = np.zeros(len(atoms), int), np.array([crystal.number])
+        elements = np.atleast_1d(crystal.number)
         phase = atoms_to_phase(atoms, species, elements, optics, slices, SLICE_ANGSTROM)
     waves = probe(optics, np.zeros(len(layers)), rng.uniform(-3, 3, (len(layers), 2)))
     exits = sorted(set(map(int, layers)))

@@ -10,4 +10,4 @@ from .plan import (
     planned as planned,
 )
 from .scan_shift import descan_of as descan_of, fit_with_descan as fit_with_descan
-from .standard import Standard as Standard, read_standard as read_standard
+from .standard import CalibratedScan as CalibratedScan, read_standard as read_standard

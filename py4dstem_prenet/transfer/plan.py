@@ -8,7 +8,7 @@ import numpy as np
 
 from ..core import Flag, PrenetError
 from ..io import read_frame
-from . import Standard, conditions_of, differences, read_standard
+from . import CalibratedScan, conditions_of, differences, read_standard
 
 TRANSFERABLE = ("ellipse", "pixel_size", "rotation", "descan")
 DEFAULT_QUANTITIES = TRANSFERABLE[:3]  # the descan belongs to the settings of the scan, not to the microscope
@@ -24,7 +24,7 @@ class Plan:
 
     Attributes
     ----------
-    standard : Standard
+    standard : CalibratedScan
         The standard.
     quantities : tuple of str
         What is carried over unless the scan disagrees.
@@ -34,7 +34,7 @@ class Plan:
         What is refused, and what is to be known.
     """
 
-    standard: Standard
+    standard: CalibratedScan
     quantities: tuple[str, ...]
     binning: float | None
     flags: tuple[Flag, ...]

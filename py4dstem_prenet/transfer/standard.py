@@ -18,7 +18,7 @@ _HASHED = ("a", "b", "theta", "Q_pixel_size", "Q_pixel_units", "QR_rotation", "Q
 
 
 @dataclass(frozen=True)
-class Standard:
+class CalibratedScan:
     """What the calibration of a scan says of its microscope.
 
     Attributes
@@ -63,7 +63,7 @@ class Standard:
     facts: dict
 
 
-def read_standard(like) -> Standard:
+def read_standard(like) -> CalibratedScan:
     """Read the calibration of a standard.
 
     Parameters
@@ -73,7 +73,7 @@ def read_standard(like) -> Standard:
 
     Returns
     -------
-    Standard
+    CalibratedScan
         Its calibration.
 
     Raises
@@ -110,7 +110,7 @@ def read_standard(like) -> Standard:
     rotation = params.get("QR_rotation")
     maps = cube.calibration.get_origin()
     fitted, ellipse = signed.get("origin", {}), signed.get("ellipse", {})
-    return Standard(
+    return CalibratedScan(
         name, _hash(params), read_frame(cube), conditions_of(cube),
         _ellipse(cube.calibration, ellipse),
         bool(ellipse.get("unchanged")) and "direct beam" in ellipse.get("used", ""),

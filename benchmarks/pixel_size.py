@@ -1,0 +1,88 @@
+"""Pixel size from standards: error, calibration of sigma, refusals and wrong assignments.
+
+    python benchmarks/pixel_size.py [--materials N] [--seed S]
+
+Scans of 12 x 12 patterns of 128 x 128 pixels, grains (one in a pattern) and powders (four in a pattern) of ten
+materials, with random optics and ellipse, at 300, 3,000 and 30,000 electrons a pattern. Each scan is measured with its
+own standard and with a wrong one, whose ratios of ring radii differ. The origin is known; the ellipse is not.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+import torch
+
+from py4dstem_prenet.core import NoiseModel
+from py4dstem_prenet.pixel_size import measure_pixel_size
+from py4dstem_prenet.simulation import Optics
+from py4dstem_prenet.simulation.grains import simulate_grains
+from py4dstem_prenet.simulation.known import Cubic
+
+MATERIALS = {  # standard: crystal of the simulation, and a standard whose rings have other ratios
+    "Al": (Cubic("fcc", 4.04958, 13), "Fe"), "Fe": (Cubic("bcc", 2.8665, 26), "Ni"),
+    "Ge": (Cubic("diamond", 5.65754, 32), "Pt"), "MgO": (Cubic("rocksalt", 4.2117, (12, 8)), "Ta"),
+    "TlCl": (Cubic("cscl", 3.834, (81, 17)), "Ag"), "GaAs": (Cubic("zincblende", 5.65325, (31, 33)), "Mo"),
+    "SrTiO3": (Cubic("perovskite", 3.905, (38, 22, 8)), "Cu"), "Pt": (Cubic("fcc", 3.9237, 78), "Si"),
+    "Ta": (Cubic("bcc", 3.3058, 73), "LaB6"), "Ag": (Cubic("fcc", 4.0862, 47), "Ti"),
+}
+DOSES = (300, 3_000, 30_000)  # electrons per pattern
+TRUE_LIMIT = 0.02  # relative error beyond which an accepted pixel size of the right standard is a wrong assignment
+
+
+def cases(seed, count):
+    """Yield scans: material, wrong standard, kind and the simulated scan."""
+    rng = np.random.default_rng(seed)
+    for number, (name, (crystal, wrong)) in enumerate(list(MATERIALS.items())[:count]):
+        for kind, in_pattern in (("grains", 1), ("powder", 4)):
+            optics = Optics(float(rng.choice([80e3, 200e3, 300e3])), rng.uniform(0.0085, 0.011), rng.uniform(5, 13))
+            yield name, wrong, kind, simulate_grains(
+                crystal, (12, 12), grains=144, in_pattern=in_pattern, optics=optics, seed=100 * seed + 2 * number,
+                ratio=rng.uniform(1, 1.04), theta=rng.uniform(0, np.pi), thickness=(60, 200),
+                support=rng.uniform(0.1, 0.5))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--materials", type=int, default=len(MATERIALS))
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    right, wrong_accepted, wrong_total = [], 0, 0
+    print(f"{'material':8} {'kind':7} {'dose':>6} {'standard':8} {'from':6} {'error, %':>9} {'sigma, %':>9}  flags")
+    for name, wrong, kind, scan in cases(arguments.seed, arguments.materials):
+        truth = scan.truth
+        for dose in DOSES:
+            counts = scan.counts(dose)
+            noise = NoiseModel(1.0, 0.0, 0.0, np.zeros(counts.shape[2:], bool), counting=True, dose=float(dose))
+            for standard in (name, wrong):
+                size = measure_pixel_size(counts, truth["qx0"], truth["qy0"], truth["radius"], noise, standard,
+                                          progress=False)
+                error = float(np.log(size.value / truth["sampling"]))
+                print(f"{name:8} {kind:7} {dose:6} {standard:8} {size.evidence:6} {100 * error:9.3f} "
+                      f"{100 * size.relative_sigma:9.3f}  {' '.join(flag.name for flag in size.flags)} "
+                      f"{size.decision.numbers}", flush=True)
+                if standard == name:
+                    right.append((kind, dose, size.accepted, error, size.relative_sigma))
+                else:
+                    wrong_accepted += size.accepted
+                    wrong_total += 1
+    print(f"\n{'kind':7} {'dose':>6} {'accepted':>9} {'|error| median, %':>18} {'rms, %':>8} {'error/sigma rms':>16} "
+          f"{'wrong':>6}")
+    for kind in ("grains", "powder"):
+        for dose in DOSES:
+            rows = [row for row in right if row[:2] == (kind, dose)]
+            taken = np.array([row[3:] for row in rows if row[2]])
+            if not len(taken):
+                print(f"{kind:7} {dose:6} {0:4} of {len(rows):2}")
+                continue
+            good = taken[np.abs(taken[:, 0]) < TRUE_LIMIT]
+            print(f"{kind:7} {dose:6} {len(taken):4} of {len(rows):2} {100 * np.median(np.abs(good[:, 0])):18.3f} "
+                  f"{100 * np.sqrt((good[:, 0] ** 2).mean()):8.3f} "
+                  f"{np.sqrt(((good[:, 0] / good[:, 1]) ** 2).mean()):16.2f} {len(taken) - len(good):6}")
+    print(f"\nwrong standard accepted: {wrong_accepted} of {wrong_total}")
+
+
+if __name__ == "__main__":
+    main()

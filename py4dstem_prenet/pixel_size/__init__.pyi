@@ -1,0 +1,38 @@
+from .assign import Assignment as Assignment, assign_rings as assign_rings
+from .decide import (
+    MIN_SUSPECTED_SIGMAS as MIN_SUSPECTED_SIGMAS,
+    decide_pixel_size as decide_pixel_size,
+    is_significant as is_significant,
+    unknown_size as unknown_size,
+)
+from .disks import disk_maxima as disk_maxima, pool_disks as pool_disks
+from .joint import JointFit as JointFit, State as State, fit_joint as fit_joint
+from .measure import measure_pixel_size as measure_pixel_size, measure_pooled_size as measure_pooled_size
+from .profile import (
+    COARSE_STEP_PX as COARSE_STEP_PX,
+    FINE_STEP_PX as FINE_STEP_PX,
+    POLAR_AZIMUTHS as POLAR_AZIMUTHS,
+    RadialProfile as RadialProfile,
+    radial_data as radial_data,
+    ring_profiles as ring_profiles,
+)
+from .profile_fit import (
+    BASIN as BASIN,
+    MIN_VISIBLE_HEIGHT as MIN_VISIBLE_HEIGHT,
+    RELROD as RELROD,
+    ProfileFit as ProfileFit,
+    RingTable as RingTable,
+    Shape as Shape,
+    background as background,
+    costs as costs,
+    fit_rings as fit_rings,
+    independent_samples as independent_samples,
+    refine_shape as refine_shape,
+    weights as weights,
+)
+from .standards import (
+    ALTERNATIVES as ALTERNATIVES,
+    STANDARDS as STANDARDS,
+    Standard as Standard,
+    find_standard as find_standard,
+)

@@ -1,0 +1,188 @@
+"""Assignment of rings: the likelihood of every plausible pixel size, for a standard and for other lattices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import (
+    ALTERNATIVES,
+    BASIN,
+    MIN_VISIBLE_HEIGHT,
+    RadialProfile,
+    RingTable,
+    Standard,
+    background,
+    costs,
+    find_standard,
+    fit_rings,
+    independent_samples,
+    refine_shape,
+)
+
+MIN_VISIBLE_RINGS = 2  # rings of sufficient height that a pixel size must put on the detector
+FIRST_STRONG_HEIGHT = 0.3  # of the strongest ring, for the innermost ring that must not be hidden
+HIDDEN_RING_FRACTION = 0.9  # of the smallest radius, at which that ring may lie if disks are points
+GRID_PX = 0.5  # pixels, step of the outermost radius between two pixel sizes that are tried
+CANDIDATES = 4  # assignments of each kind of evidence that are refined
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """How well the rings of a standard can be assigned.
+
+    Attributes
+    ----------
+    scale : float
+        Best pixel size, 1/angstrom.
+    second : float
+        Next one; NaN if there is none.
+    margin : float
+        Difference of -2 log likelihood between them.
+    other : str
+        The lattice that fits best besides that of the standard.
+    lattice_margin : float
+        Difference of -2 log likelihood to it; negative if it fits better.
+    """
+
+    scale: float
+    second: float
+    margin: float
+    other: str
+    lattice_margin: float
+
+
+def assign_rings(evidence, standard: Standard):
+    """Assign the rings of a standard, by the likelihood of all kinds of evidence together.
+
+    Parameters
+    ----------
+    evidence : list
+        Objects with a `profile` and `tables`, rings of the shapes that are tried.
+    standard : Standard
+        The crystal.
+
+    Returns
+    -------
+    assignment : Assignment
+        The best pixel size, and how much better it is than others and than other lattices.
+    shapes : list of Shape
+        Shape of the rings in each kind of evidence.
+
+    Notes
+    -----
+    None is returned if no pixel size puts two rings on the detector.
+    """
+    starts, samples, best_shapes = [], [], []
+    for e in evidence:
+        scales, fits, shapes = scan_scales(e.profile, standard, e.tables)
+        if not len(scales):
+            continue
+        samples.append(independent_samples(min(fits, key=lambda fit: fit.chi2).residual))
+        best_shapes.append(shapes[int(np.argmin(costs(fits, samples[-1])))])
+        for k in _basins(scales, costs(fits, samples[-1])):
+            if all(abs(np.log(scales[k] / scale)) > BASIN / 2 for scale in starts):
+                starts.append(scales[k])
+    if not starts or len(samples) < len(evidence):
+        return None
+    tried = [[refine_shape(e.profile, standard, scale, shape) for scale in starts]
+             for e, shape in zip(evidence, best_shapes, strict=True)]
+    samples = [independent_samples(min((fit for fit, _ in row), key=lambda fit: fit.chi2).residual) for row in tried]
+    total = sum(costs([fit for fit, _ in row], n) for row, n in zip(tried, samples, strict=True))
+    order = np.argsort(total)
+    best = int(order[0])
+    # The evidence whose rings are sharper says where the best pixel size is.
+    at = [row[best][0].scale for row in tried]
+    rest = [k for k in order[1:] if all(abs(np.log(row[k][0].scale / scale)) > BASIN
+                                        for row, scale in zip(tried, at, strict=True))]
+    second, margin = np.nan, np.inf
+    if rest:
+        second, margin = float(tried[-1][rest[0]][0].scale), float(total[rest[0]] - total[best])
+    shapes = [row[best][1] for row in tried]
+    other, excess = "", np.inf
+    for name in ALTERNATIVES:
+        lattice = find_standard(name)
+        if _same_rings(lattice, standard):
+            continue
+        difference = _best_cost(evidence, lattice, shapes, samples) - float(total[best])
+        if difference < excess:
+            other, excess = name, difference
+    return Assignment(float(at[-1]), second, margin, other, float(excess)), shapes
+
+
+def _best_cost(evidence, lattice, shapes, samples):
+    """Smallest cost of a lattice with a cell of free size; infinite if none puts two rings on the detector."""
+    tables = [RingTable(e.profile.radii, shape) for e, shape in zip(evidence, shapes, strict=True)]
+    starts = []
+    for e, table, n in zip(evidence, tables, samples, strict=True):
+        scales, fits, _ = scan_scales(e.profile, lattice, [table])
+        if len(scales):
+            starts.append(scales[int(np.argmin(costs(fits, n)))])
+    totals = [sum(float(costs([refine_shape(e.profile, lattice, scale, shape)[0]], n)[0])
+                  for e, shape, n in zip(evidence, shapes, samples, strict=True)) for scale in starts]
+    return min(totals, default=np.inf)
+
+
+def _basins(scales, cost):
+    """Indices of the best pixel sizes, each in a basin of its own."""
+    chosen: list[int] = []
+    for k in np.argsort(cost):
+        if all(abs(np.log(scales[k] / scales[j])) > BASIN for j in chosen):
+            chosen.append(int(k))
+        if len(chosen) == CANDIDATES:
+            break
+    return chosen
+
+
+def _same_rings(a, b):
+    """Whether the first rings of two standards have the same ratios."""
+    n = min(len(a.g), len(b.g), 8)
+    return bool(np.allclose(a.g[:n] / a.g[0], b.g[:n] / b.g[0], rtol=2e-3))
+
+
+def scan_scales(profile: RadialProfile, standard: Standard, tables):
+    """Fit the rings of a crystal at all plausible pixel sizes.
+
+    Parameters
+    ----------
+    profile : RadialProfile
+        The profile.
+    standard : Standard
+        The crystal.
+    tables : list of RingTable
+        Shapes that are tried at each pixel size; the best is kept.
+
+    Returns
+    -------
+    scales : numpy.ndarray, shape (n,)
+        Pixel sizes, 1/angstrom, ascending.
+    fits : list of ProfileFit
+        The best fit of each.
+    best : list of Shape
+        The shape of each.
+    """
+    radii = profile.radii
+    visible = standard.g[standard.intensity > MIN_VISIBLE_HEIGHT]
+    if len(visible) < MIN_VISIBLE_RINGS:
+        return np.empty(0), [], []
+    smallest = standard.g[0] / radii[-1]
+    smallest = max(smallest, visible[MIN_VISIBLE_RINGS - 1] / radii[-1])
+    # Not so large that rings beyond the list of the standard would be on the detector.
+    largest = min(standard.g[-1] / radii[-1], visible[-MIN_VISIBLE_RINGS] / radii[0])
+    # The camera length is chosen so that the first strong ring can be seen, if only its outer half.
+    first = standard.g[standard.intensity > FIRST_STRONG_HEIGHT][0]
+    largest = min(largest, first / max(HIDDEN_RING_FRACTION * radii[0], radii[0] - max(t.shape.disk for t in tables)))
+    if largest <= smallest:
+        return np.empty(0), [], []
+    count = int(np.log(largest / smallest) * radii[-1] / GRID_PX) + 2
+    scales = np.geomspace(smallest, largest, count)
+    bases = [background(radii, table.shape.width) for table in tables]
+    fits, best = [], []
+    for scale in scales:
+        tried = [fit_rings(profile, standard, scale, table.shape, base, table=table)
+                 for table, base in zip(tables, bases, strict=True)]
+        k = int(np.argmin([fit.chi2 for fit in tried]))
+        fits.append(tried[k])
+        best.append(tables[k].shape)
+    return scales, fits, best

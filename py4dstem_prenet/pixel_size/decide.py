@@ -1,0 +1,178 @@
+"""Decision on the pixel size: assign the rings, and accept or refuse the result.
+
+All differences are of -2 log likelihood. The best assignment is accepted if its likelihood is MIN_MARGIN above those of
+all others of the standard (odds of exp(MIN_MARGIN / 2), so that a wrong one is accepted at most once in some hundred
+cases if the model holds), if no other lattice fits better by more than MAX_LATTICE_EXCESS, and if the rings agree.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.stats import chi2 as chi2_law
+
+from ..core import Decision, Flag, PixelSize
+from . import Assignment, JointFit, Standard
+
+# Set on simulated powders and grains, with Al, Fe, Ge and MgO of benchmarks/pixel_size.py in view:
+MIN_MARGIN = 10.0  # to the next assignment: odds of 150
+MAX_LATTICE_EXCESS = 2.0  # by which another lattice may fit better: bcc and rocksalt differ in weak rings only
+MAX_RELATIVE_SIGMA = 0.01  # of an accepted pixel size
+MAX_RING_SCATTER = 0.005  # relative, rms of the rings, beyond which they do not belong to the standard
+CONSISTENT_PROBABILITY = 0.999  # above its chi square the rings differ by more than noise
+MAX_CHECKED_RING_SIGMA = 0.01  # relative, of a ring whose radius is compared
+MIN_DISTORTION_SIGMAS = 4.5  # of a radial or threefold distortion that is reported
+MIN_SUSPECTED_SIGMAS = 2.0  # of one that is not reported, but whose effect is part of the sigma of the pixel size
+MAX_DISTORTION = 0.05  # relative, at the reference; a larger one is a fit that failed
+SIGMA_FACTOR = 1.15  # of the jackknife, from the errors of simulated scans
+SYSTEMATIC = 2e-4  # relative sigma of a pixel size that no scatter shows: shape of the rings of thin crystals
+THREEFOLD_SYSTEMATIC = 3e-3  # of each amplitude, for few grains
+RADIAL_SYSTEMATIC = 3e-3  # of the radial distortion, for the same reason
+
+
+def unknown_size(standard: str, *flags: Flag, numbers=None) -> PixelSize:
+    """Create the `PixelSize` of a scan that does not determine it.
+
+    Parameters
+    ----------
+    standard : str
+        Name of the standard.
+    *flags : Flag
+        The reasons.
+    numbers : dict, optional
+        Numbers of the decision.
+
+    Returns
+    -------
+    PixelSize
+        NaN, not accepted.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.core import Flag
+    >>> from py4dstem_prenet.pixel_size.decide import unknown_size
+    >>> unknown_size("Au", Flag("pixel_size_no_rings", {"standard": "Au"})).accepted
+    False
+    """
+    return PixelSize(np.nan, np.nan, standard, Decision(False, flags, numbers or {}))
+
+
+def assignment_doubts(assignment: Assignment, standard: str) -> list[Flag]:
+    """List why an assignment is not accepted.
+
+    Parameters
+    ----------
+    assignment : Assignment
+        The assignment.
+    standard : str
+        Name of the standard.
+
+    Returns
+    -------
+    list of Flag
+        Empty if it is accepted.
+    """
+    flags = []
+    if assignment.lattice_margin < -MAX_LATTICE_EXCESS:
+        flags.append(Flag("pixel_size_other_lattice", {"standard": standard, "other": assignment.other,
+                                                       "margin": -assignment.lattice_margin}))
+    if assignment.margin < MIN_MARGIN:
+        flags.append(Flag("pixel_size_ambiguous", {
+            "standard": standard, "first": assignment.scale, "second": assignment.second, "margin": assignment.margin,
+            "needed": MIN_MARGIN}))
+    return flags
+
+
+def is_significant(fit: JointFit, names, sigmas: float = MIN_DISTORTION_SIGMAS) -> bool:
+    """Decide whether a distortion is reported.
+
+    Parameters
+    ----------
+    fit : JointFit
+        A fit with the distortion.
+    names : tuple of str
+        Its parameters.
+    sigmas : float
+        Standard errors.
+
+    Returns
+    -------
+    bool
+        Whether its amplitude exceeds `sigmas` standard errors.
+    """
+    value = np.array([fit.barrel]) if names == ("barrel",) else fit.threefold
+    k = [fit.names.index(name) for name in names]
+    covariance = SIGMA_FACTOR**2 * fit.covariance[np.ix_(k, k)]
+    systematic = RADIAL_SYSTEMATIC if names == ("barrel",) else THREEFOLD_SYSTEMATIC
+    covariance = covariance + systematic**2 * np.eye(len(k))
+    chi2 = float(value @ np.linalg.solve(covariance + 1e-12 * np.eye(len(k)), value))
+    limit = chi2_law.isf(chi2_law.sf(sigmas**2, 1), len(k))
+    return bool(chi2 > limit and np.abs(value).max() < MAX_DISTORTION)
+
+
+def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment, evidence: str, reference: float,
+                      doubt: float = 0.0, notes=()) -> PixelSize:
+    """Accept or refuse a fitted pixel size.
+
+    Parameters
+    ----------
+    fit : JointFit
+        The fit.
+    standard : Standard
+        The standard.
+    assignment : Assignment
+        The assignment of the rings.
+    evidence : str
+        "rings" or "disks".
+    reference : float
+        Radius to which the distortions refer, pixels.
+    doubt : float
+        Relative sigma of the pixel size from distortions that are suspected.
+    notes : iterable of Flag
+        Further flags.
+
+    Returns
+    -------
+    PixelSize
+        The pixel size, with the decision.
+    """
+    relative = float(np.sqrt((SIGMA_FACTOR * fit.sigma("scale")) ** 2 + SYSTEMATIC**2 + doubt**2))
+    errors, sigmas = fit.ring_errors, SIGMA_FACTOR * fit.ring_sigmas
+    checked = np.isfinite(errors) & (sigmas < MAX_CHECKED_RING_SIGMA)
+    # Rings that overlap have one common error.
+    checked[checked] = np.isin(np.arange(checked.sum()), np.unique(errors[checked], return_index=True)[1])
+    weight = 1 / np.maximum(sigmas[checked], SYSTEMATIC) ** 2
+    scatter, chi2, freedom = 0.0, 0.0, max(int(checked.sum()) - 1, 1)
+    if checked.any():
+        mean = np.average(errors[checked], weights=weight)
+        scatter = float(np.sqrt(np.average((errors[checked] - mean) ** 2, weights=weight)))
+        chi2 = float((weight * (errors[checked] - mean) ** 2).sum())
+    inconsistent = scatter > MAX_RING_SCATTER and chi2 > chi2_law.ppf(CONSISTENT_PROBABILITY, freedom)
+    flags = assignment_doubts(assignment, standard.name)
+    if inconsistent:
+        flags.append(Flag("pixel_size_inconsistent", {"standard": standard.name, "scatter": 100 * scatter}))
+    if not relative < MAX_RELATIVE_SIGMA:
+        flags.append(Flag("pixel_size_uncertain", {"percent": 100 * relative, "needed": 100 * MAX_RELATIVE_SIGMA}))
+    accepted = not flags
+    if accepted:
+        flags.append(Flag("pixel_size_determined", {
+            "evidence": evidence, "standard": standard.name, "percent": 100 * relative, "rings": int(checked.sum()),
+            "scatter": 100 * scatter}))
+    barrel_sigma = float(np.hypot(SIGMA_FACTOR * fit.sigma("barrel"), RADIAL_SYSTEMATIC))
+    three_sigma = SIGMA_FACTOR * max(fit.sigma("three0"), fit.sigma("three1"))
+    if accepted and fit.barrel:
+        flags.append(Flag("radial_distortion", {"percent": 100 * fit.barrel, "sigma": 100 * barrel_sigma,
+                                                "radius": reference}))
+    if accepted and fit.threefold.any():
+        flags.append(Flag("threefold_distortion", {"percent": 100 * float(np.hypot(*fit.threefold)),
+                                                   "sigma": 100 * three_sigma, "radius": reference}))
+    numbers = {"margin": assignment.margin, "lattice_margin": assignment.lattice_margin, "scatter": scatter,
+               "chi2": chi2}
+    k = [fit.names.index(name) for name in ("scale", "v0", "v1")]
+    covariance = SIGMA_FACTOR**2 * fit.covariance[np.ix_(k, k)]
+    covariance[0, 0] = relative**2
+    on_detector = np.flatnonzero(np.isfinite(errors) | (fit.fit.heights > 0))
+    return PixelSize(
+        fit.scale, relative * fit.scale, standard.name, Decision(accepted, (*flags, *notes), numbers), evidence,
+        tuple(standard.hkl[i] for i in on_detector), standard.g[on_detector], errors[on_detector], sigmas[on_detector],
+        covariance, fit.vector, fit.barrel, barrel_sigma, fit.threefold, three_sigma, reference,
+        np.array([fit.profile.radii, fit.profile.mean, fit.fit.fitted]))

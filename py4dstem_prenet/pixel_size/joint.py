@@ -1,0 +1,431 @@
+"""Joint fit of pixel size, ellipse, center and higher distortions to the rings of a standard, with covariance.
+
+The azimuth is divided into sectors. Each has its own heights of the rings (texture, few grains) and its own background.
+What is common to all sectors is linearized about the model: a relative change of all radii, the ellipse vector, the
+center, a radial term that grows with the square of the radius, a threefold term that grows with the radius, and the
+shape of the rings, whose prior is wide. The covariance is the larger of two jackknifes, over parts of the scan and over
+pairs of opposite sectors, as for the ellipse.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.optimize import nnls
+
+from ..core import ellipse_matrix, jackknife_covariance
+from . import (
+    POLAR_AZIMUTHS,
+    ProfileFit,
+    RadialProfile,
+    Shape,
+    Standard,
+    background,
+    radial_data,
+    ring_profiles,
+    weights,
+)
+
+SECTORS = 24  # of the azimuth; POLAR_AZIMUTHS is a multiple
+RESOLVED_WIDTHS = 0.6  # widths of a ring: rings closer than that have a common error of the radius
+PAIRS = SECTORS // 2  # opposite sectors are not independent (Friedel pairs)
+MAX_STEPS = 12  # Gauss-Newton steps
+TOLERANCE = 3e-5  # relative change of the pixel size below which the fit has converged
+MAX_STEP = 0.01  # largest relative change of the pixel size in a step
+LOG_SHAPE_SIGMAS = {"disk": 0.02, "blur": 0.4, "relrod": 0.7}  # prior of the logarithm of disk, blur and relrod
+NAMES = ("scale", "v0", "v1", "x", "y", "disk", "blur", "relrod")
+RADIAL = ("barrel",)
+ANGULAR = ("three0", "three1")
+CENTER_SIGMA_PX = 1.0  # pixels, prior of the center of the rings about the origin
+MIN_PARTS = 6  # parts of a scan for a jackknife over them
+
+
+@dataclass(frozen=True)
+class JointFit:
+    """Result of `fit_joint`.
+
+    Attributes
+    ----------
+    scale : float
+        Pixel size, 1/angstrom, at the center of the pattern.
+    vector : numpy.ndarray
+        (2,), ellipse vector.
+    center : numpy.ndarray
+        (2,), center of the rings, pixels of the pooled frame.
+    shape : Shape
+        Shape of the rings.
+    barrel : float
+        Relative change of the radius at `reference`.
+    threefold : numpy.ndarray
+        (2,), amplitudes of cos 3 phi and sin 3 phi in the relative change of the radius at `reference`.
+    names : tuple of str
+        Names of the parameters.
+    covariance : numpy.ndarray
+        (p, p), of the parameters; the scale is that of log(pixel size).
+    profile : RadialProfile
+        The radial profile about the fitted center, without the fitted ellipse.
+    fit : ProfileFit
+        Its fit.
+    ring_errors, ring_sigmas : numpy.ndarray
+        (k,), relative difference between measured and predicted radius of each ring, and its standard error; NaN where
+        it was not measured.
+    """
+
+    scale: float
+    vector: np.ndarray
+    center: np.ndarray
+    shape: Shape
+    barrel: float
+    threefold: np.ndarray
+    names: tuple[str, ...]
+    covariance: np.ndarray
+    profile: RadialProfile
+    fit: ProfileFit
+    ring_errors: np.ndarray
+    ring_sigmas: np.ndarray
+
+    def sigma(self, name) -> float:
+        """Return the standard error of a parameter.
+
+        Parameters
+        ----------
+        name : str
+            One of `names`.
+
+        Returns
+        -------
+        float
+            Its standard error; infinite if it was not fitted.
+        """
+        if name not in self.names:
+            return np.inf
+        k = self.names.index(name)
+        return float(np.sqrt(self.covariance[k, k]))
+
+
+@dataclass(frozen=True)
+class State:
+    """Parameters of the model.
+
+    Attributes
+    ----------
+    scale : float
+        Pixel size, 1/angstrom.
+    vector, center : numpy.ndarray
+        (2,), ellipse vector, and center of the rings in pixels.
+    shape : Shape
+        Shape of the rings.
+    barrel : float
+        Relative change of the radius at `reference`, growing with the square of the radius.
+    threefold : numpy.ndarray
+        (2,), amplitudes of cos 3 phi and sin 3 phi at `reference`, growing with the radius.
+    reference : float
+        Radius to which the distortions refer, pixels.
+    span : tuple of float
+        Smallest and largest radius that is fitted, pixels.
+    nominal : Shape
+        Middle of the prior of the shape.
+    vector_covariance : numpy.ndarray
+        (2, 2), of the prior of the ellipse vector.
+    nominal_vector : numpy.ndarray or None
+        (2,), middle of this prior; None is `vector`.
+    """
+
+    scale: float
+    vector: np.ndarray
+    center: np.ndarray
+    shape: Shape
+    barrel: float
+    threefold: np.ndarray
+    reference: float
+    span: tuple[float, float]
+    nominal: Shape
+    vector_covariance: np.ndarray
+    nominal_vector: np.ndarray | None = None
+
+    def distances(self, standard):
+        """Compute the distances of the rings.
+
+        Parameters
+        ----------
+        standard : Standard
+            The crystal.
+
+        Returns
+        -------
+        numpy.ndarray, shape (k,)
+            Pixels.
+        """
+        ideal = standard.g / self.scale
+        return ideal * (1 + self.barrel * (ideal / self.reference) ** 2)
+
+
+def fit_joint(pooled, standard: Standard, start: State, readout, extra=()) -> JointFit:
+    """Fit pixel size, ellipse, center and distortions.
+
+    Parameters
+    ----------
+    pooled : Pooled
+        Pooled patterns.
+    standard : Standard
+        The crystal.
+    start : State
+        Start of the parameters.
+    readout : float
+        Read-out noise of a pixel, electrons.
+    extra : tuple of str
+        Further parameters: "barrel", and "three0" with "three1".
+
+    Returns
+    -------
+    JointFit
+        The fit.
+    """
+    names = (*NAMES, *extra)
+    state = start if start.nominal_vector is not None else replace(start, nominal_vector=start.vector)
+    for _ in range(MAX_STEPS):
+        system = _System(pooled.mean, pooled.weight, state, standard, readout, names)
+        step = system.solution()
+        state = system.moved(step)
+        if abs(step[names.index("scale")]) < TOLERANCE:
+            break
+    system = _System(pooled.mean, pooled.weight, state, standard, readout, names)
+    parts = list(_part_maps(system, pooled))
+    covariance = _covariance(system, parts)
+    errors, sigmas = _ring_errors(system, parts)
+    k = names.index("scale")
+    covariance = covariance.copy()
+    covariance[k] *= -1  # of log(pixel size) = - log(radius)
+    covariance[:, k] *= -1
+    return JointFit(state.scale, state.vector, state.center, state.shape, state.barrel, state.threefold, names,
+                    covariance, system.profile, system.fit, errors, sigmas)
+
+
+class _System:
+    """Linearized model of one pattern at one state."""
+
+    def __init__(self, image, weight, state, standard, readout, names):
+        self.state, self.names, self.standard = state, names, standard
+        self.profile = profile = radial_data(image, weight, state.center, state.vector, state.span, readout)
+        radii, shape = profile.radii, state.shape
+        distances = state.distances(standard)
+        reach = shape.disk + 3 * shape.blur
+        inside = (distances > max(radii[0] - reach, 1.0)) & (distances < radii[-1] + reach)
+        self.index = np.flatnonzero(inside)
+        self.distances = distances[inside]
+        self.rings, self.slopes = self._templates(shape)
+        self.base = background(radii, shape.width)
+        self.weight = weights(profile)
+        self.fit = self._whole(distances)
+        self.variations = {}
+        for name in ("disk", "blur", "relrod"):
+            step = 0.05
+            high, low = (replace(shape, **{name: getattr(shape, name) * np.exp(d)}) for d in (step, -step))
+            self.variations[name] = (self._templates(high)[0] - self._templates(low)[0]) / (2 * step)
+        self.sectors = self._sectors(profile.polar, profile.usable)
+        self._linearize()
+
+    def _templates(self, shape):
+        return ring_profiles(self.profile.radii, self.distances, shape.disk, shape.blur,
+                             shape.relrod / self.state.scale)
+
+    def _whole(self, distances):
+        columns = np.hstack([self.rings, self.base])
+        solution, residual = _fit(columns, self.profile.mean, self.weight)
+        n = self.rings.shape[1]
+        heights = np.zeros(len(distances))
+        heights[self.index] = solution[:n]
+        below = self.base @ solution[n:]
+        fitted = self.rings @ solution[:n] + below
+        return ProfileFit(self.state.scale, heights, fitted, below, residual**2, 0.0, n,
+                          (self.profile.mean - fitted) * self.weight)
+
+    @staticmethod
+    def _sectors(polar, usable):
+        """Mean and number of samples (SECTORS, n) of each sector."""
+        shape = (SECTORS, POLAR_AZIMUTHS // SECTORS, polar.shape[1])
+        count = usable.reshape(shape).sum(1)
+        return (polar * usable).reshape(shape).sum(1) / np.maximum(count, 1), count
+
+    def _linearize(self):
+        """Per sector: weights, projector on what the nuisances leave, and the columns of the parameters."""
+        mean, count = self.sectors
+        per_sector = POLAR_AZIMUTHS // SECTORS
+        self.roots = self.weight * np.sqrt(count / per_sector / SECTORS)
+        azimuth = (np.arange(SECTORS) + 0.5 - 0.5 / per_sector) * (2 * np.pi / SECTORS)
+        self.columns, self.nuisances, self.right, self.heights = [], [], [], []
+        for k, phi in enumerate(azimuth):
+            root = self.roots[k]
+            nuisance = np.hstack([self.rings, self.base])
+            solution, _ = _fit(nuisance, mean[k], root)
+            n = self.rings.shape[1]
+            active = solution > 0
+            basis = np.linalg.qr(nuisance[:, active] * root[:, None])[0]
+            columns = self._parameters(phi, solution[:n]) * root[:, None]
+            columns -= basis @ (basis.T @ columns)
+            self.columns.append(columns)
+            self.nuisances.append(basis)
+            self.heights.append(solution[:n])
+            self.right.append(_project(basis, mean[k] * root))
+        residuals = np.concatenate(self.right)
+        used = np.concatenate(self.roots) > 0
+        self.scatter = max(float((residuals[used] ** 2).mean()), 1e-300)  # of weighted residuals
+        self.normal = sum(c.T @ c for c in self.columns)
+        self.prior = np.zeros((len(self.names),) * 2)
+        for name, sigma in LOG_SHAPE_SIGMAS.items():
+            self.prior[(self.names.index(name),) * 2] = self.scatter / sigma**2
+        for name in ("x", "y"):
+            self.prior[(self.names.index(name),) * 2] = self.scatter / CENTER_SIGMA_PX**2
+        k = [self.names.index(name) for name in ("v0", "v1")]
+        self.prior[np.ix_(k, k)] = self.scatter * np.linalg.inv(self.state.vector_covariance)
+
+    def _parameters(self, phi, heights):
+        """Columns (n, p) of the parameters in a sector at azimuth phi."""
+        moving = self.slopes * heights  # per relative change of the radius of each ring
+        share = self.distances / self.state.reference
+        factors = {
+            "scale": 1.0, "v0": np.cos(2 * phi) / 2, "v1": np.sin(2 * phi) / 2, "x": np.cos(phi) / self.distances,
+            "y": np.sin(phi) / self.distances, "barrel": share**2, "three0": share * np.cos(3 * phi),
+            "three1": share * np.sin(3 * phi)}
+        return np.stack([self.variations[name] @ heights if name in self.variations else
+                         (moving * factors[name]).sum(1) for name in self.names], 1)
+
+    def right_of(self, polar, usable):
+        """Right-hand sides (SECTORS, p) of another polar map about the same model."""
+        mean, count = self._sectors(polar, usable)
+        mean = np.where(count > 0, mean, self.sectors[0])
+        return np.array([c.T @ _project(q, m * root) for c, q, m, root in
+                         zip(self.columns, self.nuisances, mean, self.roots, strict=True)])
+
+    def solution(self):
+        right = sum(c.T @ r for c, r in zip(self.columns, self.right, strict=True))
+        s, off = self.state, np.zeros(len(self.names))
+        for name in LOG_SHAPE_SIGMAS:
+            off[self.names.index(name)] = np.log(getattr(s.nominal, name) / getattr(s.shape, name))
+        off[[self.names.index("v0"), self.names.index("v1")]] = s.nominal_vector - s.vector
+        right = right + self.prior @ off
+        return np.linalg.solve(self.normal + self.prior + 1e-12 * np.diag(np.diag(self.normal)), right)
+
+    def moved(self, step):
+        s, delta = self.state, dict(zip(self.names, step, strict=True))
+
+        def log(name):
+            return float(np.exp(np.clip(delta[name], -0.3, 0.3)))
+
+        center = s.center + ellipse_matrix(s.vector) @ np.clip([delta["x"], delta["y"]], -1, 1)
+        shape = replace(s.shape, disk=s.shape.disk * log("disk"),
+                        blur=float(np.clip(s.shape.blur * log("blur"), 0.3, 8)),
+                        relrod=float(np.clip(s.shape.relrod * log("relrod"), 2e-4, 0.05)))
+        return replace(
+            s, scale=s.scale * float(np.exp(-np.clip(delta["scale"], -MAX_STEP, MAX_STEP))),
+            vector=s.vector + np.clip([delta["v0"], delta["v1"]], -0.02, 0.02), center=center, shape=shape,
+            barrel=s.barrel + float(delta.get("barrel", 0.0)), threefold=_three(delta))
+
+
+def _three(delta):
+    # The rings of the model are not threefold, so each step finds the whole of it.
+    return np.array([delta.get("three0", 0.0), delta.get("three1", 0.0)])
+
+
+def _fit(columns, values, root):
+    scaled = columns * root[:, None]
+    size = np.linalg.norm(scaled, axis=0) + 1e-300
+    solution, residual = nnls(scaled / size, values * root, maxiter=60 * columns.shape[1])
+    return solution / size, residual
+
+
+def _project(basis, values):
+    return values - basis @ (basis.T @ values)
+
+
+def _part_maps(system, pooled):
+    """Polar maps of the parts of the scan, and their weights."""
+    for image, weight in zip(pooled.parts, pooled.parts_weight, strict=True):
+        if weight.sum() > 0:
+            data = radial_data(image, weight, system.state.center, system.state.vector, system.state.span, 0.0)
+            polar = np.zeros_like(system.profile.polar)
+            usable = np.zeros_like(polar)
+            shared = np.isin(np.round(system.profile.radii, 6), np.round(data.radii, 6))
+            other = np.isin(np.round(data.radii, 6), np.round(system.profile.radii, 6))
+            polar[:, shared], usable[:, shared] = data.polar[:, other], data.usable[:, other]
+            yield polar, usable, float(weight.sum())
+
+
+def _covariance(system, parts):
+    matrix = system.normal + system.prior + 1e-12 * np.diag(np.diag(system.normal))
+    shape_prior = np.linalg.inv(matrix) @ system.prior * system.scatter @ np.linalg.inv(matrix)
+    estimates = [_leave_sectors(system)]
+    if len(parts) >= MIN_PARTS:
+        rights = np.array([system.right_of(polar, usable).sum(0) for polar, usable, _ in parts])
+        estimates.append(_leave_parts(np.linalg.solve(matrix, rights.T).T, np.array([w for _, _, w in parts])))
+    return _larger([jackknife_covariance(e) for e in estimates]) + shape_prior
+
+
+def _larger(covariances):
+    """The larger variance of each parameter, with the correlations of the covariance that is larger altogether."""
+    diagonals = np.array([np.diag(c) for c in covariances])
+    largest = diagonals.max(0)
+    chosen = int(np.argmax((diagonals / np.maximum(largest, 1e-300)).sum(1)))
+    factor = np.sqrt(largest / np.maximum(diagonals[chosen], 1e-300))
+    factor = np.where(diagonals[chosen] > 0, factor, 1.0)
+    return covariances[chosen] * np.outer(factor, factor)
+
+
+def _leave_parts(single, weight):
+    share = weight / weight.sum()
+    whole = share @ single
+    return (whole - share[:, None] * single) / (1 - share)[:, None] - whole
+
+
+def _leave_sectors(system):
+    rights = np.array([c.T @ r for c, r in zip(system.columns, system.right, strict=True)])
+    normals = np.array([c.T @ c for c in system.columns])
+    small = system.prior + 1e-12 * np.diag(np.diag(system.normal))
+    whole = np.linalg.solve(system.normal + small, rights.sum(0))
+    out = []
+    for k in range(PAIRS):
+        left = [j for j in range(SECTORS) if j % PAIRS != k]
+        out.append(np.linalg.solve(normals[left].sum(0) + small, rights[left].sum(0)) - whole)
+    return np.array(out)
+
+
+def _ring_errors(system, parts):
+    """Relative error of the radius of each ring, with jackknife sigma over sectors and parts.
+
+    Rings that overlap have a common error.
+    """
+    k = len(system.standard.g)
+    apart = np.diff(system.distances) > RESOLVED_WIDTHS * system.state.shape.width
+    group = np.r_[0, np.cumsum(apart)] if len(system.distances) else np.zeros(0, int)
+    n = int(group[-1]) + 1 if len(group) else 0
+    member = np.eye(n)[group]
+    errors, sigmas = np.full(k, np.nan), np.full(k, np.nan)
+    if not n:
+        return errors, sigmas
+    radii = system.profile.radii
+    columns = []
+    for root, basis, heights in zip(system.roots, system.nuisances, system.heights, strict=True):
+        moving = (system.slopes * heights * root[:, None]) @ member
+        columns.append(moving - basis @ (basis.T @ moving))
+    normals = np.array([c.T @ c for c in columns])
+    rights = np.array([c.T @ r for c, r in zip(columns, system.right, strict=True)])
+    prior = np.diag(np.full(n, system.scatter / 0.05**2))  # a ring whose radius nothing tells has an error of 5 %
+    whole = np.linalg.solve(normals.sum(0) + prior, rights.sum(0))
+    left = [[j for j in range(SECTORS) if j % PAIRS != pair] for pair in range(PAIRS)]
+    by_sectors = np.array([np.linalg.solve(normals[j].sum(0) + prior, rights[j].sum(0)) - whole for j in left])
+    variance = np.diag(jackknife_covariance(by_sectors))
+    if len(parts) >= MIN_PARTS:
+        single = []
+        for polar, usable, _ in parts:
+            mean, count = system._sectors(polar, usable)
+            mean = np.where(count > 0, mean, system.sectors[0])
+            single.append(sum(c.T @ _project(q, m * root) for c, q, m, root in
+                              zip(columns, system.nuisances, mean, system.roots, strict=True)))
+        single = np.linalg.solve(normals.sum(0) + prior, np.array(single).T).T
+        by_parts = _leave_parts(single, np.array([w for _, _, w in parts]))
+        variance = np.maximum(variance, np.diag(jackknife_covariance(by_parts)))
+    measured = (system.distances > radii[0]) & (system.distances < radii[-1]) & (system.fit.heights[system.index] > 0)
+    errors[system.index[measured]] = whole[group[measured]]
+    sigmas[system.index[measured]] = np.sqrt(variance[group[measured]])
+    return errors, sigmas

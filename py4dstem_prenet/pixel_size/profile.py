@@ -1,0 +1,174 @@
+"""Radial profile of pooled patterns, and the profile of a ring made of disks.
+
+A powder ring of a convergent beam is a sum of disks whose centers lie on a circle. Its mean over the azimuth at radius
+r is the fraction of the circle of radius r that lies inside a disk of radius R at distance G,
+
+    arccos((r^2 + G^2 - R^2) / (2 r G)) / pi,
+
+which is steeper on the inner side, so a symmetric peak fitted to it is off. In addition, thin crystals diffract off the
+Bragg condition: with an excitation error s, the disk lies at sqrt(G^2 - s^2). Orientations are distributed evenly over
+s, so a ring has a tail toward the center. The mean of sinc^2 over thicknesses is close to a Lorentzian in s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import gaussian_filter1d
+
+from ..fits import read_polar, smooth_image
+
+STEP_PX = 0.5  # pixels between two radii
+POLAR_AZIMUTHS = 240  # azimuths of the polar map
+POLAR_SMOOTHING_PX = 0.35  # pixels, blur of the pattern before it is interpolated
+MIN_AZIMUTH_FRACTION = 0.3  # of the azimuth that must be on good pixels
+MIN_FORMULA_RADIUS_PX = 0.05  # pixels, of a disk, for the formula to be finite
+CUT_FRACTION = 0.05  # of the mean inside, below which the pattern is cut off, for example by an aperture
+FINE_STEP_PX, COARSE_STEP_PX = 0.1, 0.25  # pixels, grid on which rings are computed
+LORENTZ_EDGES = (0, 0.5, 0.7, 0.8, 0.86, 0.9, 0.93, 0.96, 0.98, 1.0)  # parts of a Lorentzian
+MAX_EXCITATION = 0.7  # of |g|: excitation errors beyond this are part of the background
+
+
+@dataclass(frozen=True)
+class RadialProfile:
+    """Mean over the azimuth, about the center and without the ellipse.
+
+    Attributes
+    ----------
+    radii : numpy.ndarray
+        (n,), pixels, STEP_PX apart: the geometric mean of the semi-axes of the ellipse.
+    mean : numpy.ndarray
+        (n,), electrons per pixel and pattern.
+    variance : numpy.ndarray
+        (n,), of `mean`, from the counting statistics and the read-out noise.
+    polar : numpy.ndarray
+        (POLAR_AZIMUTHS, n), the polar map.
+    usable : numpy.ndarray
+        (POLAR_AZIMUTHS, n), 1 where a sample lies on good pixels, else 0.
+    """
+
+    radii: np.ndarray
+    mean: np.ndarray
+    variance: np.ndarray
+    polar: np.ndarray
+    usable: np.ndarray
+
+
+def radial_data(image, weight, center, vector, span, readout) -> RadialProfile:
+    """Average a pooled pattern over the azimuth.
+
+    Parameters
+    ----------
+    image : numpy.ndarray, shape (Hx, Hy)
+        Mean pattern, electrons.
+    weight : numpy.ndarray, shape (Hx, Hy)
+        Number of patterns that cover a pixel; zero where no pixel is good.
+    center : array_like, shape (2,)
+        Center of the rings (x, y) in the pooled frame, pixels.
+    vector : array_like, shape (2,)
+        Ellipse vector.
+    span : tuple of float
+        Smallest and largest radius, pixels.
+    readout : float
+        Read-out noise of a pixel in electrons.
+
+    Returns
+    -------
+    RadialProfile
+        The profile at radii of which enough of the azimuth is on good pixels.
+    """
+    radii = np.arange(span[0], span[1], STEP_PX)
+    picture = smooth_image(image, weight > 0, POLAR_SMOOTHING_PX)
+    polar, usable = read_polar(picture, center, vector, radii, POLAR_AZIMUTHS)
+    noise = np.where(weight > 0, (np.clip(image, 0, None) + readout**2) / np.maximum(weight, 1), 0)
+    noise, _ = read_polar(smooth_image(noise, weight > 0, 1.0, order=1), center, vector, radii, POLAR_AZIMUTHS)
+    share = usable.mean(0)
+    total = np.maximum(usable.sum(0), 1)
+    mean, variance = ((values * usable).sum(0) / total for values in (polar, noise))
+    variance = variance / np.maximum(2 * np.pi * radii * share, 1)  # independent pixels on a circle
+    used = (share > MIN_AZIMUTH_FRACTION) & _lit(mean)
+    return RadialProfile(radii[used], mean[used], np.maximum(variance[used], 1e-300), polar[:, used], usable[:, used])
+
+
+def _lit(mean):
+    """False from the radius on beyond which the pattern is cut off."""
+    level = CUT_FRACTION * np.median(mean[len(mean) // 2:]) if len(mean) else 0
+    dark = mean < max(level, 0)
+    if not len(mean) or not dark[-1]:
+        return np.ones(len(mean), bool)
+    last = len(mean) - int(np.argmin(dark[::-1]))  # first radius of the dark end
+    # The edge of a cut is as wide as a disk; the fall before it is left out.
+    slope = np.gradient(mean)
+    while last > 1 and slope[last - 1] < 0 and mean[last - 1] < mean[: last].max() and last > 0.8 * len(mean):
+        last -= 1
+    return np.arange(len(mean)) < last - 3
+
+
+def ring_profiles(radii, distances, disk, blur, relrod=0.0, step=FINE_STEP_PX):
+    """Compute the profiles of rings of disks, and their derivatives by the logarithm of the distance.
+
+    Parameters
+    ----------
+    radii : numpy.ndarray, shape (n,)
+        Radii, pixels.
+    distances : numpy.ndarray, shape (k,)
+        Distances of the centers of the disks from the origin, pixels.
+    disk : float
+        Radius of a disk, pixels; 0 for points.
+    blur : float
+        Standard deviation of the blur along the radius, pixels.
+    relrod : float
+        Width of the Lorentzian of excitation errors, pixels.
+    step : float
+        Grid on which the rings are computed, pixels.
+
+    Returns
+    -------
+    profiles : numpy.ndarray, shape (n, k)
+        Fraction of the circle that lies inside the disk.
+    slopes : numpy.ndarray, shape (n, k)
+        Derivative by log(distance), of rings that move without a change of shape.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.pixel_size.profile import ring_profiles
+    >>> profile, _ = ring_profiles(np.array([10.0, 20.0, 30.0]), np.array([20.0]), 5.0, 0.5)
+    >>> (profile[:, 0] > 0.01).tolist()
+    [False, True, False]
+    """
+    distances = np.asarray(distances, float)
+    margin = 4 * blur + 2 * step
+    first = max(radii[0] - margin, step)
+    fine = np.arange(first, radii[-1] + margin + step, step)
+    total = np.zeros((len(fine), len(distances)))
+    if len(distances):
+        for share, center in _excited(distances, relrod):
+            total += share * _disk_rings(fine, center, max(disk, MIN_FORMULA_RADIUS_PX), step)
+        total = gaussian_filter1d(total, blur / step, axis=0, mode="nearest")
+    at = (radii - first) / step
+    low = np.clip(at.astype(int), 0, len(fine) - 2)
+    part = (at - low)[:, None]
+    slope = -np.gradient(total, step, axis=0) * distances
+    return tuple((1 - part) * values[low] + part * values[low + 1] for values in (total, slope))
+
+
+def _excited(distances, relrod):
+    """Pairs of a share of the intensity and the distances (k,) of its disks."""
+    if not relrod:
+        return [(1.0, distances)]
+    limit = MAX_EXCITATION * distances
+    edges = np.array(LORENTZ_EDGES)
+    middle = (edges[:-1] + edges[1:]) / 2 * np.arctan(limit / relrod)[:, None]
+    moved = np.sqrt(distances[:, None] ** 2 - (relrod * np.tan(middle)) ** 2)
+    return list(zip(np.diff(edges), moved.T, strict=True))
+
+
+def _disk_rings(radii, distances, disk, step):
+    """Rings (n, k) of sharp disks; a disk narrower than the grid is a peak of the same area."""
+    if disk < 1.5 * step:
+        area = disk**2 / (2 * distances)
+        return np.clip(1 - np.abs(radii[:, None] - distances) / step, 0, None) * area / step
+    cosine = (radii[:, None] ** 2 + distances**2 - disk**2) / (2 * radii[:, None] * distances)
+    return np.arccos(np.clip(cosine, -1, 1)) / np.pi

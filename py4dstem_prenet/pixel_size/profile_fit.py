@@ -1,0 +1,330 @@
+"""Fit of a radial profile by the rings of a crystal, at one pixel size.
+
+All rings have the shape of the direct disk and free heights that are not negative, on a smooth background. The residual
+is that of noise or larger by an unknown factor (grains, dynamical scattering), so the cost is n log(1 + reduced chi
+square), with n independent samples of the residual, plus a weak penalty for heights far from the kinematic ones, plus
+log(n) for each ring that is seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.interpolate import BSpline
+from scipy.optimize import minimize, nnls
+
+from . import COARSE_STEP_PX, FINE_STEP_PX, RadialProfile, Standard, ring_profiles
+
+MIN_VISIBLE_HEIGHT = 0.1  # of the strongest ring, for a ring that should be visible
+TABLE_STEP_PX, TABLE_RELROD_FACTOR = 0.2, 1.6  # of distances (pixels) and widths of relrods in the table
+MODEL_ERROR = 0.02  # of the profile, 1 sigma: what the model of the profile misses besides noise
+BACKGROUND_POWERS = (0, 1, 2, 3, 4)  # of 1 / radius: tails of the direct beam
+BACKGROUND_WIDTHS = 5.0  # widths of a ring between two knots of the background, at least
+MAX_BACKGROUND_KNOTS = 6
+LOG_HEIGHT_SIGMA = 1.0  # natural log of height / kinematic height: texture, dynamical scattering, few grains
+MIN_HEIGHT_FRACTION = 0.12  # of the height that the other rings make expected, for a ring that should be visible
+MAX_HEIGHT_PENALTY = 9.0  # of one ring: a ring may be missing by texture
+BASIN = 0.02  # relative difference of pixel sizes above which two assignments are different
+RELROD, RELROD_LOG_SIGMA = 0.003, 0.8  # 1/angstrom: Lorentzian of crystals of some 75 angstrom; prior of its logarithm
+RELROD_LIMITS = 3e-4, 0.03  # 1/angstrom
+BLUR_LIMITS_PX = 0.35, 8.0  # pixels
+
+
+@dataclass(frozen=True)
+class ProfileFit:
+    """A fit of a radial profile by rings and a background.
+
+    Attributes
+    ----------
+    scale : float
+        Pixel size, 1/angstrom.
+    heights : numpy.ndarray
+        (k,), heights of the rings.
+    fitted : numpy.ndarray
+        (n,), the fit.
+    background : numpy.ndarray
+        (n,), its background.
+    chi2 : float
+        Weighted sum of squared residuals.
+    penalty : float
+        Penalty of the heights.
+    rings : int
+        Rings in the range of radii whose height is not zero.
+    residual : numpy.ndarray
+        (n,), weighted residual.
+    """
+
+    scale: float
+    heights: np.ndarray
+    fitted: np.ndarray
+    background: np.ndarray
+    chi2: float
+    penalty: float
+    rings: int
+    residual: np.ndarray
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Shape of the rings.
+
+    Attributes
+    ----------
+    disk : float
+        Radius of the disks, pixels.
+    blur : float
+        Standard deviation of the blur, pixels.
+    relrod : float
+        1 / thickness of the crystals, 1/angstrom.
+    """
+
+    disk: float
+    blur: float
+    relrod: float = 0.0
+
+    @property
+    def width(self) -> float:  # numpydoc ignore=RT01
+        """Full width of a ring, pixels."""
+        return 2 * self.disk + 2.4 * self.blur
+
+
+def weights(profile: RadialProfile) -> np.ndarray:
+    """Return the square roots of the weights of the radii.
+
+    Parameters
+    ----------
+    profile : RadialProfile
+        The profile.
+
+    Returns
+    -------
+    numpy.ndarray, shape (n,)
+        1 / sigma.
+    """
+    return 1 / np.sqrt(profile.variance + (MODEL_ERROR * profile.mean) ** 2)
+
+
+def background(radii, width) -> np.ndarray:
+    """Return the columns of the background.
+
+    Parameters
+    ----------
+    radii : numpy.ndarray, shape (n,)
+        Radii, pixels.
+    width : float
+        Width of a ring, pixels.
+
+    Returns
+    -------
+    numpy.ndarray, shape (n, m)
+        Non-negative columns: powers of the radius, and cubic splines.
+    """
+    powers = (radii[0] / radii[:, None]) ** np.array(BACKGROUND_POWERS)
+    intervals = int(np.clip((radii[-1] - radii[0]) / (BACKGROUND_WIDTHS * width), 1, MAX_BACKGROUND_KNOTS))
+    knots = np.linspace(radii[0], radii[-1] + 1e-6, intervals + 1)
+    step = knots[1] - knots[0]
+    knots = np.r_[knots[0] - step * np.arange(3, 0, -1), knots, knots[-1] + step * np.arange(1, 4)]
+    return np.hstack([powers, BSpline.design_matrix(radii, knots, 3).toarray()])
+
+
+class RingTable:
+    """Profiles of rings at all distances, for many pixel sizes of many lattices.
+
+    Parameters
+    ----------
+    radii : numpy.ndarray, shape (n,)
+        Radii, pixels.
+    shape : Shape
+        Shape of the rings.
+    """
+
+    def __init__(self, radii, shape):
+        self.radii, self.shape, self._tables = radii, shape, {}
+
+    def rings(self, distances, relrod):
+        """Look up rings.
+
+        Parameters
+        ----------
+        distances : numpy.ndarray, shape (k,)
+            Distances, pixels; rounded to TABLE_STEP_PX.
+        relrod : float
+            Width of the Lorentzian of excitation errors, pixels; rounded to a factor of TABLE_RELROD_FACTOR.
+
+        Returns
+        -------
+        numpy.ndarray, shape (n, k)
+            The profiles.
+        """
+        power = round(np.log(relrod) / np.log(TABLE_RELROD_FACTOR))
+        if power not in self._tables:
+            far = self.radii[-1] + self.shape.disk + 4 * self.shape.blur + 1
+            grid = np.arange(1, int(far / TABLE_STEP_PX) + 1) * TABLE_STEP_PX
+            width = TABLE_RELROD_FACTOR**power
+            self._tables[power] = ring_profiles(self.radii, grid, self.shape.disk, self.shape.blur, width,
+                                                COARSE_STEP_PX)[0]
+        table = self._tables[power]
+        return table[:, np.clip(np.rint(distances / TABLE_STEP_PX).astype(int) - 1, 0, table.shape[1] - 1)]
+
+
+def fit_rings(profile: RadialProfile, standard: Standard, scale: float, shape: Shape, base=None,
+              step=FINE_STEP_PX, table: RingTable | None = None) -> ProfileFit:
+    """Fit the rings of a crystal at one pixel size.
+
+    Parameters
+    ----------
+    profile : RadialProfile
+        The profile.
+    standard : Standard
+        The crystal.
+    scale : float
+        Pixel size, 1/angstrom.
+    shape : Shape
+        Shape of the rings.
+    base : numpy.ndarray, optional
+        (n, m), columns of the background.
+    step : float
+        Grid on which the rings are computed, pixels.
+    table : RingTable, optional
+        Rings of this shape that were computed before.
+
+    Returns
+    -------
+    ProfileFit
+        The fit.
+    """
+    radii = profile.radii
+    base = background(radii, shape.width) if base is None else base
+    distances = standard.g / scale
+    reach = shape.disk + 3 * shape.blur
+    inside = (distances > max(radii[0] - reach, 1.0)) & (distances < radii[-1] + reach)
+    rings = (table.rings(distances[inside], shape.relrod / scale) if table else
+             ring_profiles(radii, distances[inside], shape.disk, shape.blur, shape.relrod / scale, step)[0])
+    weight = weights(profile)
+    columns = np.hstack([rings, base]) * weight[:, None]
+    size = np.linalg.norm(columns, axis=0) + 1e-300
+    values, count = profile.mean * weight, int(inside.sum())
+    solution, _ = nnls(columns / size, values, maxiter=50 * columns.shape[1])
+    # No strong ring may be missing: heights are at least a fraction of what the others make expected.
+    expected = np.where(standard.intensity > MIN_VISIBLE_HEIGHT, standard.intensity, 0.0)[inside]
+    least = np.zeros(columns.shape[1])
+    within = ((distances > radii[0]) & (distances < radii[-1]))[inside]
+    found = solution[:count] / size[:count]
+    if (expected * within).any():
+        common = float((found * expected)[within].sum() / (expected[within] ** 2).sum())
+        least[:count] = MIN_HEIGHT_FRACTION * common * expected * size[:count]
+    solution, residual = nnls(columns / size, values - (columns / size) @ least, maxiter=50 * columns.shape[1])
+    solution = (solution + least) / size
+    heights = np.zeros(len(distances))
+    heights[inside] = solution[: inside.sum()]
+    below = base @ solution[inside.sum():]
+    fitted = rings @ solution[: inside.sum()] + below
+    floor = 1 / size[: inside.sum()]  # one sigma of a height that overlaps no other
+    return ProfileFit(scale, heights, fitted, below, residual**2,
+                      _penalty(heights[inside], standard.intensity[inside], floor, within),
+                      int((within & (heights[inside] > 2 * floor)).sum()), (profile.mean - fitted) * weight)
+
+
+def _penalty(heights, expected, floor, within):
+    """Penalty for heights far from the expected ones, in units of chi square."""
+    strong = within & (expected > MIN_VISIBLE_HEIGHT)
+    if not strong.any():
+        return 0.0
+    log = np.log(np.maximum(heights, floor)[strong] / expected[strong])
+    sigma = np.hypot(LOG_HEIGHT_SIGMA, np.minimum(floor[strong] / np.maximum(heights[strong], floor[strong]), 1))
+    middle = np.median(log)
+    return float(np.minimum(((log - middle) / sigma) ** 2, MAX_HEIGHT_PENALTY).sum())
+
+
+def independent_samples(residual) -> float:
+    """Estimate the number of independent samples of a residual from its autocorrelation.
+
+    Parameters
+    ----------
+    residual : numpy.ndarray, shape (n,)
+        Weighted residual.
+
+    Returns
+    -------
+    float
+        n / (1 + 2 sum of the correlations up to the first that is not positive).
+    """
+    n = len(residual)
+    r = residual - residual.mean()
+    power = float(r @ r)
+    if not power:
+        return float(n)
+    total = 0.0
+    for lag in range(1, n // 3):
+        rho = float(r[lag:] @ r[:-lag]) / power
+        if rho <= 0:
+            break
+        total += rho
+    return n / (1 + 2 * total)
+
+
+def costs(fits, samples: float) -> np.ndarray:
+    """Return the cost of each fit, -2 log likelihood.
+
+    Parameters
+    ----------
+    fits : list of ProfileFit
+        The fits.
+    samples : float
+        Independent samples of the residual.
+
+    Returns
+    -------
+    numpy.ndarray, shape (n,)
+        The costs.
+    """
+    chi2, penalty, rings = (np.array([getattr(fit, name) for fit in fits]) for name in ("chi2", "penalty", "rings"))
+    return samples * np.log1p(chi2 / len(fits[0].residual)) + penalty + np.log(samples) * rings
+
+
+def refine_shape(profile: RadialProfile, standard: Standard, scale: float, shape: Shape, fixed=False):
+    """Refine pixel size and shape of the rings on the radial profile.
+
+    Parameters
+    ----------
+    profile : RadialProfile
+        The profile.
+    standard : Standard
+        The crystal.
+    scale : float
+        Start of the pixel size, 1/angstrom.
+    shape : Shape
+        Start of the shape.
+    fixed : bool
+        Whether to keep the shape.
+
+    Returns
+    -------
+    ProfileFit
+        The fit.
+    Shape
+        The shape.
+    """
+    base = background(profile.radii, shape.width)
+
+    def at(parameters):
+        moved = scale * np.exp(np.clip(parameters[0], -BASIN, BASIN))
+        if fixed:
+            return moved, shape
+        blur, relrod = (np.exp(np.clip(p, *np.log(limits))) for p, limits in
+                        zip(parameters[1:], (BLUR_LIMITS_PX, RELROD_LIMITS), strict=True))
+        return moved, Shape(shape.disk, float(blur), float(relrod))
+
+    def cost(parameters):
+        moved, formed = at(parameters)
+        fit = fit_rings(profile, standard, moved, formed, base, COARSE_STEP_PX)
+        prior = 0 if fixed else np.log(formed.relrod / RELROD) ** 2 / RELROD_LOG_SIGMA**2
+        return len(profile.radii) * np.log1p(fit.chi2 / len(profile.radii)) + fit.penalty + prior
+
+    start = np.zeros(1) if fixed else np.array([0.0, np.log(shape.blur), np.log(shape.relrod)])
+    simplex = start + np.vstack([np.zeros(len(start)), np.diag([0.004, 0.4, 0.7][: len(start)])])
+    found = minimize(cost, start, method="Nelder-Mead", options={
+        "initial_simplex": simplex, "maxfev": 25 if fixed else 70, "xatol": 1e-4, "fatol": 0.05})
+    moved, formed = at(found.x)
+    return fit_rings(profile, standard, moved, formed, base), formed

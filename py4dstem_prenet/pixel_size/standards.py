@@ -1,0 +1,222 @@
+"""Standards: crystals whose lattice is known, and the rings of their powders.
+
+Lattice parameters at room temperature are those of the sources in the table: Wyckoff, Crystal Structures (1963); the
+certificates of NIST standard reference materials; and the CRC Handbook. Intensities are kinematic, with py4DSTEM's
+scattering factors (Lobato and Van Dyck, Acta Cryst. A 70, 636, 2014).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from ..core import PrenetError
+
+MAX_LINES = 32  # rings of a standard, those of smallest |g|
+SAME_RING = 1e-3  # relative difference of |g| below which reflections form one ring
+MIN_RELATIVE_INTENSITY = 1e-3  # of the strongest ring, below which a ring is left out
+INTENSITY_EXPONENT = 1.5  # of |F|: between 2 (kinematic) and 1 (dynamic two-beam)
+
+_FCC = ((0, 0, 0), (0, 0.5, 0.5), (0.5, 0, 0.5), (0.5, 0.5, 0))
+_BCC = ((0, 0, 0), (0.5, 0.5, 0.5))
+
+
+def _moved(sites, by):
+    return tuple(tuple((x + d) % 1 for x, d in zip(site, by, strict=True)) for site in sites)
+
+
+_TETRAHEDRA = tuple(p for s in ((0.25,) * 3, (0.75,) * 3) for p in _moved(_FCC, s))
+_LAB6_X = 0.1996  # fractional coordinate of boron
+_LAB6 = ((0, 0, 0), *((s, 0.5, 0.5) for s in (_LAB6_X, 1 - _LAB6_X)), *((0.5, s, 0.5) for s in (_LAB6_X, 1 - _LAB6_X)),
+         *((0.5, 0.5, s) for s in (_LAB6_X, 1 - _LAB6_X)))
+_HCP = ((1 / 3, 2 / 3, 0.25), (2 / 3, 1 / 3, 0.75))
+STRUCTURES = {  # name: sites and species of each site
+    "fcc": (_FCC, (0,) * 4),
+    "bcc": (_BCC, (0, 0)),
+    "simple cubic": (_BCC[:1], (0,)),
+    "hcp": (_HCP, (0, 0)),
+    "diamond": (_FCC + _moved(_FCC, (0.25,) * 3), (0,) * 8),
+    "zincblende": (_FCC + _moved(_FCC, (0.25,) * 3), (0,) * 4 + (1,) * 4),
+    "rocksalt": (_FCC + _moved(_FCC, (0.5, 0, 0)), (0,) * 4 + (1,) * 4),
+    "cesium chloride": (_BCC, (0, 1)),
+    "fluorite": (_FCC + _TETRAHEDRA, (0,) * 4 + (1,) * 8),
+    "perovskite": ((*_BCC, (0.5, 0.5, 0), (0.5, 0, 0.5), (0, 0.5, 0.5)), (0, 1, 2, 2, 2)),
+    "hexaboride": (_LAB6, (0,) + (1,) * 6),
+}
+WYCKOFF = "Wyckoff, Crystal Structures, 2nd ed. (1963)"
+CRC = "CRC Handbook of Chemistry and Physics"
+_TABLE = {  # name: structure, lattice parameters (angstrom), atomic numbers of the species, source
+    "Ag": ("fcc", (4.0862,), (47,), WYCKOFF),
+    "Al": ("fcc", (4.04958,), (13,), WYCKOFF),
+    "Au": ("fcc", (4.07825,), (79,), WYCKOFF),
+    "C": ("diamond", (3.56679,), (6,), WYCKOFF),
+    "CeO2": ("fluorite", (5.41165,), (58, 8), "NIST SRM 674b"),
+    "CsCl": ("cesium chloride", (4.123,), (55, 17), WYCKOFF),
+    "Cr": ("bcc", (2.8839,), (24,), WYCKOFF),
+    "Cu": ("fcc", (3.61496,), (29,), WYCKOFF),
+    "Fe": ("bcc", (2.8665,), (26,), WYCKOFF),
+    "GaAs": ("zincblende", (5.65325,), (31, 33), CRC),
+    "Ge": ("diamond", (5.65754,), (32,), CRC),
+    "LaB6": ("hexaboride", (4.156826,), (57, 5), "NIST SRM 660c"),
+    "LiF": ("rocksalt", (4.0270,), (3, 9), WYCKOFF),
+    "MgO": ("rocksalt", (4.2117,), (12, 8), WYCKOFF),
+    "Mg": ("hcp", (3.2095, 5.2107), (12,), WYCKOFF),
+    "Mo": ("bcc", (3.1472,), (42,), WYCKOFF),
+    "NaCl": ("rocksalt", (5.64009,), (11, 17), WYCKOFF),
+    "Nb": ("bcc", (3.3004,), (41,), WYCKOFF),
+    "Ni": ("fcc", (3.52387,), (28,), WYCKOFF),
+    "NiO": ("rocksalt", (4.1771,), (28, 8), CRC),
+    "Pd": ("fcc", (3.8902,), (46,), WYCKOFF),
+    "Pt": ("fcc", (3.9237,), (78,), WYCKOFF),
+    "Si": ("diamond", (5.431144,), (14,), "NIST SRM 640f, 5.431144 angstrom at 22.5 degrees C"),
+    "SrTiO3": ("perovskite", (3.905,), (38, 22, 8), CRC),
+    "Ta": ("bcc", (3.3058,), (73,), WYCKOFF),
+    "Ti": ("hcp", (2.9506, 4.6788), (22,), WYCKOFF),
+    "TiN": ("rocksalt", (4.2417,), (22, 7), CRC),
+    "TlCl": ("cesium chloride", (3.8340,), (81, 17), WYCKOFF),
+    "W": ("bcc", (3.16469,), (74,), WYCKOFF),
+    "Zn": ("hcp", (2.6649, 4.9468), (30,), WYCKOFF),
+    "ZnS": ("zincblende", (5.4093,), (30, 16), WYCKOFF),
+}
+STANDARDS = tuple(sorted(_TABLE))
+# Lattices whose rings are compared with those of the standard, at any size of their cell:
+ALTERNATIVES = ("Au", "W", "Si", "NaCl", "CsCl", "SrTiO3", "Mg")
+
+
+@dataclass(frozen=True)
+class Standard:
+    """The rings of a known crystal.
+
+    Attributes
+    ----------
+    name : str
+        Its name.
+    source : str
+        Where its lattice parameters are from.
+    g : numpy.ndarray
+        (n,), |g| of each ring, 1/angstrom, ascending.
+    intensity : numpy.ndarray
+        (n,), weak expectation of the height of each ring, relative to the strongest.
+    hkl : tuple of str
+        Indices of a reflection of each ring.
+    """
+
+    name: str
+    source: str
+    g: np.ndarray
+    intensity: np.ndarray
+    hkl: tuple[str, ...]
+
+
+def find_standard(standard) -> Standard:
+    """Look up a standard.
+
+    Parameters
+    ----------
+    standard : str, pathlib.Path, py4DSTEM.process.diffraction.Crystal or Standard
+        A name of the table `STANDARDS`, such as "Au"; the path of a CIF file; or a crystal.
+
+    Returns
+    -------
+    Standard
+        Its rings.
+
+    Raises
+    ------
+    PrenetError
+        If the name is unknown, or the file or crystal cannot be used.
+
+    Notes
+    -----
+    A CIF file is read with gemmi (`pip install py4dstem-prenet[cif]`).
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.pixel_size import find_standard
+    >>> gold = find_standard("Au")
+    >>> gold.hkl[:3], gold.g[:3].round(4).tolist()
+    (('1 1 1', '2 0 0', '2 2 0'), [0.4247, 0.4904, 0.6935])
+    """
+    if isinstance(standard, Standard):
+        return standard
+    if isinstance(standard, str) and standard in _TABLE:
+        return _of_table(standard)
+    if isinstance(standard, str | Path):
+        path = Path(standard)
+        if path.suffix.lower() != ".cif":
+            raise PrenetError(f"There is no standard {str(standard)!r}; give one of {', '.join(STANDARDS)}, a CIF "
+                              "file, or a py4DSTEM Crystal.")
+        return _of_crystal(_read_cif(path), path.stem, str(path.name))
+    if all(hasattr(standard, name) for name in ("positions", "numbers", "lat_inv", "calculate_structure_factors")):
+        return _of_crystal(standard, "crystal", "given by the user")
+    raise PrenetError(f"A standard is a name such as 'Au', a CIF file or a py4DSTEM Crystal, not "
+                      f"{type(standard).__name__}.")
+
+
+@cache
+def _of_table(name):
+    from py4DSTEM.process.diffraction import Crystal
+
+    structure, cell, numbers, source = _TABLE[name]
+    sites, species = STRUCTURES[structure]
+    cell = cell[0] if len(cell) == 1 else [cell[0], cell[0], cell[1], 90, 90, 120]
+    return _of_crystal(Crystal(np.array(sites, float), [numbers[k] for k in species], cell), name, source)
+
+
+def _of_crystal(crystal, name, source):
+    """The rings of a py4DSTEM Crystal, whose own list of reflections is not changed."""
+    from copy import copy
+
+    crystal = copy(crystal)
+    reach = 0.0
+    while True:  # until there are enough rings
+        reach = reach + 0.5 if reach else 1.0
+        crystal.calculate_structure_factors(reach)
+        length, factor = np.asarray(crystal.g_vec_leng), np.abs(np.asarray(crystal.struct_factors))
+        keep = length > 1e-6
+        order = np.argsort(length[keep], kind="stable")
+        hkl, length, factor = crystal.hkl[:, keep][:, order], length[keep][order], factor[keep][order]
+        ring = np.concatenate([[0], np.cumsum(np.diff(length) > SAME_RING * length[1:])])
+        weights = factor**INTENSITY_EXPONENT
+        total = np.bincount(ring, weights)
+        g = np.bincount(ring, length * weights) / np.maximum(total, 1e-300)
+        height = total / np.maximum(g, 1e-9)
+        strong = height > MIN_RELATIVE_INTENSITY * height.max()
+        if strong.sum() >= MAX_LINES or reach > 6:
+            break
+    # Nicest indices of each ring: the largest in order.
+    names = [_indices(hkl[:, ring == k]) for k in np.flatnonzero(strong)[:MAX_LINES]]
+    g, height = g[strong][:MAX_LINES], height[strong][:MAX_LINES]
+    if len(g) < 2:
+        raise PrenetError(f"The crystal {name} has no reflections.")
+    return Standard(name, source, g, height / height.max(), tuple(names))
+
+
+def _indices(hkl):
+    best = max(hkl.T.tolist(), key=lambda v: (min(v) >= 0, v))
+    return " ".join(str(int(v)) for v in best)
+
+
+def _read_cif(path):
+    """A py4DSTEM Crystal from a CIF file."""
+    from py4DSTEM.process.diffraction import Crystal
+
+    if not path.is_file():
+        raise PrenetError(f"There is no file {path}.")
+    try:
+        import gemmi
+    except ImportError:
+        raise PrenetError("A CIF file is read with gemmi; install it: pip install gemmi.") from None
+    try:
+        small = gemmi.read_small_structure(str(path))
+        sites = small.get_all_unit_cell_sites()
+        positions = np.array([[s.fract.x, s.fract.y, s.fract.z] for s in sites]) % 1
+        numbers = [s.element.atomic_number for s in sites]
+        cell = small.cell
+        return Crystal(positions, numbers, [cell.a, cell.b, cell.c, cell.alpha, cell.beta, cell.gamma],
+                       occupancy=np.array([s.occ for s in sites]))
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise PrenetError(f"{path.name} holds no crystal structure that can be read: {error}") from None

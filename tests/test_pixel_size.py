@@ -1,0 +1,193 @@
+"""Pixel size from a standard: truth, refusals, and what is written into the calibration."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from py4DSTEM import BraggVectors, DataCube
+
+from py4dstem_prenet import bin_Q, check_calibration, corrected, measure_pixel_size
+from py4dstem_prenet.core import Decision, NoiseModel, PixelSize, PrenetError, ellipse_axes, ellipse_matrix
+from py4dstem_prenet.io import signatures, write_pixel_size
+from py4dstem_prenet.pixel_size import STANDARDS, disk_maxima, find_standard, ring_profiles
+from py4dstem_prenet.simulation.grains import simulate_grains
+from py4dstem_prenet.simulation.known import Cubic
+
+NIOBIUM = Cubic("bcc", 3.3004, 41)
+
+
+def size_of(value=0.02, **facts):
+    return PixelSize(value, 1e-5, "Au", Decision(True, ()), "rings", **{"reference": 60.0, **facts})
+
+
+def cube(vector=(0.03, 0.0), side=128):
+    datacube = DataCube(np.ones((2, 2, side, side), np.float32))
+    datacube.calibration.set_origin((np.full((2, 2), 63.0), np.full((2, 2), 64.0)))
+    datacube.calibration.set_ellipse(ellipse_axes(vector))
+    return datacube
+
+
+@pytest.fixture(scope="module")
+def powder():
+    return simulate_grains(NIOBIUM, (8, 8), grains=128, in_pattern=2, seed=11, ratio=1.02)
+
+
+def measured(scan, standard, dose):
+    counts, truth = scan.counts(dose), scan.truth
+    noise = NoiseModel(1.0, 0.0, 0.0, np.zeros(counts.shape[2:], bool), counting=True, dose=float(dose))
+    return measure_pixel_size(counts, truth["qx0"], truth["qy0"], truth["radius"], noise, standard, progress=False)
+
+
+@pytest.mark.slow
+def test_a_powder_gives_its_pixel_size_with_a_sigma(powder):
+    size = measured(powder, "Nb", 20_000)
+    error = size.value / powder.truth["sampling"] - 1
+    assert size.accepted
+    assert abs(error) < 0.004 and abs(error) < 4 * size.relative_sigma < 0.02
+
+
+@pytest.mark.slow
+def test_a_wrong_standard_is_refused(powder):
+    assert not measured(powder, "Ni", 20_000).accepted
+
+
+def test_noise_has_no_pixel_size():
+    counts = np.random.default_rng(0).poisson(2.0, (4, 4, 64, 64))
+    noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((64, 64), bool), counting=True, dose=8192.0)
+    assert not measure_pixel_size(counts, 31.5, 32.0, 3.0, noise, "Au", progress=False).accepted
+
+
+def test_rings_of_the_table():
+    gold = find_standard("Au")
+    assert np.allclose(gold.g[:4] * 4.07825, np.sqrt([3, 4, 8, 11]))
+    assert find_standard("Si").hkl[:3] == ("1 1 1", "2 2 0", "3 1 1")  # no 2 0 0, no 2 2 2
+    assert all(len(find_standard(name).g) > 10 for name in STANDARDS)
+
+
+def test_a_crystal_and_a_cif_file_give_the_same_rings(tmp_path):
+    pytest.importorskip("gemmi")
+    from py4DSTEM.process.diffraction import Crystal
+
+    path = tmp_path / "copper.cif"
+    path.write_text("""data_Cu
+_cell_length_a 3.61496
+_cell_length_b 3.61496
+_cell_length_c 3.61496
+_cell_angle_alpha 90
+_cell_angle_beta 90
+_cell_angle_gamma 90
+_symmetry_space_group_name_H-M 'F m -3 m'
+loop_
+_atom_site_label
+_atom_site_type_symbol
+_atom_site_fract_x
+_atom_site_fract_y
+_atom_site_fract_z
+Cu1 Cu 0 0 0
+""")
+    sites = [[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]]
+    for other in (find_standard(path), find_standard(Crystal(np.array(sites), 29, 3.61496))):
+        assert np.allclose(other.g, find_standard("Cu").g)
+
+
+@pytest.mark.parametrize("standard", ["Unobtainium", "missing.cif", 4.078])
+def test_an_unknown_standard_is_refused_in_one_sentence(standard):
+    with pytest.raises(PrenetError):
+        find_standard(standard)
+
+
+def test_the_profile_of_a_ring_is_the_mean_over_disks_on_a_circle():
+    distance, disk = 20.0, 6.0
+    radii = np.arange(8.0, 32.0, 0.5)
+    azimuth = np.linspace(0, 2 * np.pi, 20_000, endpoint=False)
+    inside = np.hypot(radii[:, None] * np.cos(azimuth) - distance, radii[:, None] * np.sin(azimuth)) < disk
+    profile, _ = ring_profiles(radii, np.array([distance]), disk, 0.05)
+    assert np.abs(profile[:, 0] - inside.mean(1)).max() < 0.02
+
+
+def test_disks_are_found_where_they_are():
+    x, y = np.indices((64, 64))
+    truth = np.array([[20.3, 41.6], [45.0, 12.2]])
+    pattern = 1.0 + 30 * sum(np.clip(4.5 - np.hypot(x - a, y - b), 0, 1) for a, b in truth)
+    _, position, _ = disk_maxima(np.random.default_rng(0).poisson(pattern)[None], 4.0, 0.0)
+    distance = np.hypot(*(position[:, None] - truth).T).min(1)
+    assert distance.max() < 0.4
+
+
+# --- what is written ----------------------------------------------------------------------------------------
+def test_a_ring_lands_at_its_length_in_braggvectors():
+    """py4DSTEM's correction and pixel size turn an elliptical ring of radius g / value into a circle of radius g."""
+    vector, value, g = (0.03, 0.02), 0.02, 0.6935
+    datacube = cube(vector)
+    assert write_pixel_size(datacube, size_of(value))
+    azimuth = np.linspace(0, 2 * np.pi, 60)
+    ideal = g / value * np.stack([np.cos(azimuth), np.sin(azimuth)])
+    x, y = ellipse_matrix(vector) @ ideal + [[63.0], [64.0]]
+    vectors = BraggVectors((2, 2), (128, 128))
+    vectors.calibration = datacube.calibration
+    for row in range(2):
+        for column in range(2):
+            vectors._v_uncal[row, column].add_data_by_field((x, y, np.ones(60)), ("qx", "qy", "intensity"))
+    vectors.setcal(center=True, ellipse=True, pixel=True, rotate=False)
+    found = vectors.cal[0, 0]
+    assert datacube.calibration.get_Q_pixel_units() == "A^-1"
+    assert np.allclose(np.hypot(found.qx, found.qy), g, rtol=1e-6)
+
+
+def test_binning_keeps_the_pixel_size():
+    datacube = cube()
+    write_pixel_size(datacube, size_of())
+    before = datacube.calibration.get_Q_pixel_size()
+    binned = bin_Q(datacube, 2)
+    entry = signatures(binned)["pixel_size"]
+    assert binned.calibration.get_Q_pixel_size() == pytest.approx(2 * before)
+    assert entry["unchanged"] and entry["reference"] == pytest.approx(30)
+
+
+def test_an_ellipse_that_changes_makes_the_pixel_size_stale():
+    datacube = cube()
+    write_pixel_size(datacube, size_of())
+    assert "pixel size" not in check_calibration(datacube).stale
+    datacube.calibration.set_ellipse((1.1, 1.0, 0.0))
+    assert "pixel size" in check_calibration(datacube).stale
+
+
+def test_a_refused_pixel_size_writes_nothing():
+    datacube = cube()
+    datacube.calibration.set_Q_pixel_size(0.5)
+    refused = PixelSize(0.02, 1e-5, "Au", Decision(False, ()))
+    assert not write_pixel_size(datacube, refused)
+    assert datacube.calibration.get_Q_pixel_size() == 0.5 and "pixel_size" not in signatures(datacube)
+
+
+@pytest.mark.parametrize("facts", [{"barrel": 0.02}, {"threefold": np.array([0.015, -0.01])}])
+def test_corrected_removes_distortions_beyond_the_ellipse(facts):
+    """A ring that the camera distorts is round afterward, at its undistorted radius, with its electrons."""
+    barrel, three = facts.get("barrel", 0.0), facts.get("threefold", np.zeros(2))
+    x, y = np.indices((128, 128)) - np.array([63.0, 64.0])[:, None, None]
+    rho, phi = np.hypot(x, y), np.arctan2(y, x)
+    ideal = 40.0
+    threefold = three[0] * np.cos(3 * phi) + three[1] * np.sin(3 * phi)
+    at = ideal * (1 + barrel * (ideal / 60) ** 2 + ideal / 60 * threefold)
+    datacube = cube((0.0, 0.0))
+    datacube.data = np.broadcast_to(100 * np.exp(-0.5 * ((rho - at) / 1.5) ** 2), (2, 2, 128, 128)).astype(np.float32)
+    write_pixel_size(datacube, size_of(**facts))
+    noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((128, 128), bool), counting=False, dose=1e5)
+    new = corrected(datacube, noise, progress=False)
+    image = new.data[0, 0]
+    sector = ((phi + np.pi) / (2 * np.pi) * 24).astype(int) % 24
+    weight = np.where(abs(rho - ideal) < 8, image, 0)
+    radius = np.bincount(sector.ravel(), (weight * rho).ravel()) / np.bincount(sector.ravel(), weight.ravel())
+    assert np.abs(radius - ideal).max() < 0.1
+    assert image.sum() == pytest.approx(datacube.data[0, 0].sum(), rel=0.01)
+    assert signatures(new)["pixel_size"]["barrel"] == 0
+
+
+def test_the_report_shows_the_pixel_size():
+    from py4dstem_prenet.core import CalibrationReport
+    from py4dstem_prenet.report import of_calibration
+
+    origin = SimpleNamespace(found=False, flags=(), rows=list)
+    noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((4, 4), bool), counting=True, dose=1.0)
+    data = of_calibration(CalibrationReport(origin, None, None, noise, pixel_size=size_of()))
+    assert data["pixel_size"]["value"] == 0.02 and data["pixel_size"]["accepted"]
