@@ -88,6 +88,11 @@ class PrenetAccessor:
         ellipse : bool or tuple of float, optional
             False leaves the ellipse as it is. (a, b, theta) is set as it is given, and tested against the scan; theta
             in radians from +qx toward +qy.
+        standard : str, pathlib.Path or py4DSTEM.process.diffraction.Crystal, optional
+            The known crystal that the specimen is: a name such as "Au", a CIF file, or a Crystal. The pixel size is
+            then measured and replaces the one in the calibration; without it, the pixel size is not touched.
+        rotation : bool, optional
+            Whether to measure rotation and flip between scan and pattern, too.
         like : DataCube, str or pathlib.Path, optional
             A calibrated standard of the same microscope and camera length, or its file. Ellipse, pixel size and
             rotation are carried over from it, as far as it has them, if what this scan shows does not contradict.
@@ -101,11 +106,6 @@ class PrenetAccessor:
             Whether an origin and ellipse that others set are replaced.
         write : bool, optional
             False returns the report and changes nothing.
-        rotation : bool, optional
-            Whether to measure rotation and flip between scan and pattern, too.
-        standard : str, pathlib.Path or py4DSTEM.process.diffraction.Crystal, optional
-            The known crystal that the specimen is: a name such as "Au", a CIF file, or a Crystal. The pixel size is
-            then measured and replaces the one in the calibration; without it, the pixel size is not touched.
 
         Returns
         -------

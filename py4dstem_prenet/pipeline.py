@@ -209,6 +209,10 @@ def calibrate(datacube, mask=None, device="auto", progress=True, *, center=None,
     ellipse : bool or tuple of float, optional
         False: it is not measured, and the one in the calibration stays. (a, b, theta): this one is set, whatever the
         scan shows; the report tests it. Semi-axes in any unit, theta in radians from +qx toward +qy.
+    standard : str, pathlib.Path, py4DSTEM.process.diffraction.Crystal or Standard, optional
+        The known crystal: a name such as "Au", a CIF file, or a py4DSTEM Crystal.
+    rotation : bool
+        Whether to measure rotation and flip between scan and pattern, too.
     like : DataCube, str or path-like, optional
         A calibrated standard of the same microscope and camera length, or its file: ellipse, pixel size and rotation
         are carried over from it, as far as it has them, if what this scan shows does not contradict.
@@ -222,10 +226,6 @@ def calibrate(datacube, mask=None, device="auto", progress=True, *, center=None,
         Whether an origin and ellipse that others set are replaced.
     write : bool, optional
         False returns the report and changes nothing.
-    rotation : bool
-        Whether to measure rotation and flip between scan and pattern, too.
-    standard : str, pathlib.Path, py4DSTEM.process.diffraction.Crystal or Standard, optional
-        The known crystal: a name such as "Au", a CIF file, or a py4DSTEM Crystal.
 
     Returns
     -------
