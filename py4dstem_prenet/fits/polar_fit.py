@@ -97,7 +97,7 @@ class PolarFit:
             The mean of log(1 + r**2 / (4 variance)).
         """
         z = self.residual**2 / variance
-        return float(np.average(np.log1p(z / 4), weights=self.usable))
+        return float(np.average(np.log1p(z / 4), weights=self.usable)) if self.usable.any() else np.inf
 
 
 def fit_polar(picture, center, vector, radii, n_phi, model, steps=20):
