@@ -30,7 +30,7 @@ from scipy.ndimage import gaussian_filter
 from strain import quiet
 
 import py4dstem_prenet  # noqa: F401
-from py4dstem_prenet.core import ellipse_matrix, ellipse_vector
+from py4dstem_prenet.core import PrenetError, ellipse_matrix, ellipse_vector
 from py4dstem_prenet.disks import DiskFilter, find_bragg_disks
 from py4dstem_prenet.fits import Aperture
 from py4dstem_prenet.simulation.known import GOLD, SILICON, Cubic, deformation, simulate_known, zone_axis
@@ -222,7 +222,11 @@ def main():
         for thickness in CRYSTALS[name][3]:
             known = scan(name, thickness)
             for dose in args.doses:
-                row = measured(known, CRYSTALS[name][0], dose)
+                try:
+                    row = measured(known, CRYSTALS[name][0], dose)
+                except PrenetError as refused:
+                    print(f"| {name}, {thickness} Å | {dose:,} | refused: {refused} |" + " - |" * 5, flush=True)
+                    continue
                 every.append(row)
                 ours, hand = row["prenet"], row["by hand"]
                 print(f"| {name}, {thickness} Å | {dose:,} | {row['visible']:.1f} | {ours[0]:.2f} / {hand[0]:.2f} | "

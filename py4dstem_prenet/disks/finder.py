@@ -194,8 +194,8 @@ def find_bragg_disks(data, false_alarm: float = 0.1, mask=None, device="auto", p
     progress : bool, optional
         Whether to show a progress bar.
     origin : tuple of array_like, optional
-        (qx0, qy0) of the direct beam, each a number or (Rx, Ry), pixels. By default it is located in each pattern, where
-        a Bragg disk that is brighter may be taken for it.
+        (qx0, qy0) of the direct beam, each a number or (Rx, Ry), pixels. By default it is located in each pattern,
+        where a Bragg disk that is brighter may be taken for it.
 
     Returns
     -------

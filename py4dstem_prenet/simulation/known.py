@@ -38,8 +38,8 @@ from . import (
 )
 
 OPTICS = Optics(volts=200e3, dk=0.01, aperture=10.0)  # disks of 4.9 px radius, 0.02 per angstrom and pixel
-# Thickness of a slice of the multislice, angstrom: chosen for speed. Where it is near a multiple of the repeat along the
-# beam (silicon [110], gold [001]), higher Laue zones appear as weak disks among those of the zero-order one.
+# Thickness of a slice of the multislice, angstrom: chosen for speed. Where it is near a multiple of the repeat along
+# the beam (silicon [110], gold [001]), higher Laue zones appear as weak disks among those of the zero-order one.
 SLICE_ANGSTROM = 8.0
 VIBRATION_ANGSTROM = 0.06  # rms displacement of atoms along each axis, angstrom; silicon at 293 K has 0.076
 
