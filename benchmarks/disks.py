@@ -3,9 +3,10 @@
     python benchmarks/disks.py [--doses 300 3000 30000] [--crystals silicon gold iron]
 
 The scans (`simulation/known.py`) are thin and thick films of silicon, gold and iron near a zone axis, each in four
-orientations within half a degree, seen through a camera with descan and an ellipse. `prenet` is `calibrate()`
-and `find_bragg_disks` without a parameter. `by hand` is `find_Bragg_disks` with the true probe as the template, subpixel positions by
-upsampled correlation, and the threshold of intensity that gives as many false disks as prenet, chosen with the truth.
+orientations within half a degree, seen through a camera with descan and an ellipse. `prenet` is `calibrate()` and
+`find_bragg_disks` without a parameter. `by hand` is `find_Bragg_disks` with the true probe as the template, subpixel
+positions by upsampled correlation, and the threshold of intensity that gives as many false disks as prenet, chosen with
+the truth.
 
 - recall: of the disks, with the center in the pattern, with more than 12 electrons above their background.
 - false: found disks a pattern that are more than half a radius, and more than 3 px, from any point of the lattice; the
@@ -21,6 +22,7 @@ import os
 import platform
 import subprocess
 import time
+from itertools import pairwise
 
 import numpy as np
 import py4DSTEM
@@ -200,7 +202,7 @@ def measured(known, crystal, dose):
 def rms_by_electrons(pulls):
     """error / sigma, rms, for each group of electrons."""
     values = []
-    for low, high in zip(GROUPS, GROUPS[1:], strict=False):
+    for low, high in pairwise(GROUPS):
         group = pulls[(pulls[:, 0] > low) & (pulls[:, 0] <= high), 1:]
         values.append(f"{np.sqrt((group**2).mean()):.2f}" if len(group) > 10 else "-")
     return " / ".join(values)
@@ -225,7 +227,8 @@ def main():
                 try:
                     row = measured(known, CRYSTALS[name][0], dose)
                 except PrenetError as refused:
-                    print(f"| {name}, {thickness} Å | {dose:,} | refused: {refused} |" + " - |" * 5, flush=True)
+                    print(f"| {name}, {thickness} Å | {dose:,} | refused: {refused} |" + " - |" * 5,
+                          flush=True)
                     continue
                 every.append(row)
                 ours, hand = row["prenet"], row["by hand"]
