@@ -215,8 +215,8 @@ def main():
     args = parser.parse_args()
     began = time.time()
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
-    print(f"{SCAN[0]} x {SCAN[1]} patterns of {SHAPE[0]} x {SHAPE[1]} pixels; {datetime.date.today()}, commit {commit}, "
-          f"{os.cpu_count()} cores ({platform.machine()}), no GPU.\n")
+    print(f"{SCAN[0]} x {SCAN[1]} patterns of {SHAPE[0]} x {SHAPE[1]} pixels; {datetime.date.today()}, commit {commit},"
+          f" {os.cpu_count()} cores ({platform.machine()}), no GPU.\n")
     print("| specimen | electrons | visible disks a pattern | recall, prenet / by hand | false a pattern | "
           "rms, prenet / by hand / bound | bias | error / sigma |\n" + "|---" * 8 + "|")
     every = []
