@@ -13,6 +13,7 @@ orientation plan, which was set by hand on patterns without noise:
 - by hand: the same, and an ellipse by `fit_ellipse_1D` on the {220} ring of the Bragg vector map, in a window set by
   hand.
 - prenet: `calibrate()` without a parameter.
+- prenet, disks: the same calibration, and `bragg_disks()` instead of `find_Bragg_disks`.
 - denoised: disks in denoised patterns, each pattern alone (`scan_aware=False`) or with its neighbors in the scan.
 
 The error is the misorientation from the truth, the smallest over the 24 rotations of the cube: its median over all
@@ -47,7 +48,8 @@ GRAINS = (3, 4)
 ZONES = ((0, 0, 1), (0, 1, 1))
 CLOSE, FAR = 2.0, 5.0  # degrees
 RING = (31.0, 38.5)  # px, around {220}
-PREPARED = ("truth given", "by hand, no ellipse", "by hand", "prenet", "denoised alone", "denoised in the scan")
+PREPARED = ("truth given", "by hand, no ellipse", "by hand", "prenet", "prenet, disks", "denoised alone",
+            "denoised in the scan")
 
 
 def scan(seed):
@@ -119,13 +121,14 @@ def prepared(crystal, counts, truth):
     cube = py4DSTEM.DataCube(counts)
     cube.prenet.calibrate(progress=False)
     ours = cube.calibration.get_origin(), cube.calibration.get_ellipse()
+    ours_disks = cube.prenet.bragg_disks(progress=False)
     alone, aware = (cube.prenet.denoise(scan_aware=mode, progress=False) for mode in (False, True))
     vectors, alone, aware = (disks(data, truth["radius"])
                              for data in (py4DSTEM.DataCube(counts.astype(np.float32)), alone, aware))
     hand = by_hand(vectors, truth)
     true = (truth["qx0"], truth["qy0"]), (truth["a"], truth["b"], truth["theta"])
     given = dict(zip(PREPARED, ((vectors, *true), (vectors, hand[0], None), (vectors, *hand), (vectors, *ours),
-                                (alone, *ours), (aware, *ours)), strict=True))
+                                (ours_disks, *ours), (alone, *ours), (aware, *ours)), strict=True))
     return {name: (frames_of(crystal, *some, truth["sampling"]), some[2]) for name, some in given.items()}
 
 
@@ -161,7 +164,8 @@ def figure(path, true, maps, table, doses):
     top.suptitle(f"{shown:,} electrons a pattern: crystal direction along the rows, and misorientation from the truth")
     titles = "median misorientation, degrees", f"within {CLOSE:g} degrees, %", f"off by more than {FAR:g} degrees, %"
     for k, (ax, title) in enumerate(zip(bottom.subplots(1, 3), titles, strict=True)):
-        for name, look, size in zip(PREPARED, ("k--", "o-", "s-", "o-", "o-", "o-"), (0, 5, 10, 5, 5, 5), strict=True):
+        for name, look, size in zip(PREPARED, ("k--", "o-", "s-", "o-", "o-", "o-", "o-"),
+                                    (0, 5, 10, 5, 5, 5, 5), strict=True):
             values = np.array([table[dose][name][k] for dose in doses]) * (100 if k else 1)
             ax.semilogx(doses, values, look, ms=size, label=name)
         ax.set(title=title, xlabel="electrons a pattern")

@@ -10,6 +10,7 @@ vectors and reference region:
 - by hand: `measure_origin` from the disks, near the true center, and py4DSTEM's robust parabola; no ellipse, since
   there is no ring.
 - prenet: `calibrate()` without a parameter.
+- prenet, disks: the same calibration, and `bragg_disks(weights="precision")` instead of `find_Bragg_disks`.
 - denoised: disks in denoised patterns, each pattern alone (`scan_aware=False`) or with its neighbors in the scan.
 
 Errors are rms over the positions with a strain, in parts per thousand (mrad for the rotation). A position fails if
@@ -41,7 +42,8 @@ SCAN = (12, 24)
 SUBSTRATE, LAYER = np.s_[:, :8], np.s_[:, 8:16]  # the rest is the turned grain
 FAR = 0.02  # of strain, or radians, from which a position counts as failed
 COMPONENTS = ("exx", "eyy", "exy", "rotation")
-PREPARED = ("by hand", "prenet", "denoised alone", "denoised in the scan")
+PREPARED = ("by hand", "prenet", "prenet, disks", "denoised alone", "denoised in the scan")
+DENOISED = PREPARED[3:]
 
 
 def quiet(function, *args, **kwargs):
@@ -88,7 +90,7 @@ def strain(vectors):
     return np.where(mapped.data[4] > 0.5, mapped.data[:4], np.nan)
 
 
-def prepared(counts, truth):
+def prepared(counts, truth, denoise=True):
     """{name: strain maps} from each preparation of the same counts; and how far off our origin is, mean, pixels.
 
     The latter, since a strain map is the same with an origin in any other disk of the lattice.
@@ -105,10 +107,13 @@ def prepared(counts, truth):
     cube.prenet.calibrate(progress=False)
     off = np.hypot(*(found - truth[key] for found, key in zip(cube.calibration.get_origin(), ("qx0", "qy0"),
                                                               strict=True))).mean()
-    alone, aware = (cube.prenet.denoise(scan_aware=mode, progress=False) for mode in (False, True))
-    counted = py4DSTEM.DataCube(counts.astype(np.float32))
-    for name, data in zip(PREPARED[1:], (counted, alone, aware), strict=True):
-        vectors = disks(data, truth["radius"])
+    out[PREPARED[2]] = strain(cube.prenet.bragg_disks(weights="precision", progress=False))
+    data = {PREPARED[1]: py4DSTEM.DataCube(counts.astype(np.float32))}
+    if denoise:
+        data |= {name: cube.prenet.denoise(scan_aware=mode, progress=False)
+                 for name, mode in zip(DENOISED, (False, True), strict=True)}
+    for name, scanned in data.items():
+        vectors = disks(scanned, truth["radius"])
         for key, setter in (("get_origin", "set_origin"), ("get_ellipse", "set_ellipse")):
             values = getattr(cube.calibration, key)()
             if values is not None:
@@ -135,15 +140,15 @@ def figure(path, true, maps, table, doses):
     middle = doses[len(doses) // 2]
     drawn = plt.figure(figsize=(11, 6), constrained_layout=True)
     top, bottom = drawn.subfigures(2, 1, height_ratios=(1, 1.4))
-    axes = top.subplots(1, 5)
-    shown = {"true": true, **maps[middle]}
+    shown = {"true": true, **{name: maps[middle][name] for name in PREPARED if name in maps[middle]}}
+    axes = top.subplots(1, len(shown))
     for ax, (name, values) in zip(axes, shown.items(), strict=True):
         image = ax.imshow(100 * values[0], vmin=-1.8, vmax=1.8, cmap="RdBu_r")
         ax.set(title=name, xticks=[], yticks=[])
     top.colorbar(image, ax=axes, label="exx, %")
     top.suptitle(f"{middle:,} electrons a pattern")
     for k, (ax, name) in enumerate(zip(bottom.subplots(1, 4, sharey=True), COMPONENTS, strict=True)):
-        for method in PREPARED:
+        for method in list(shown)[1:]:
             ax.loglog(doses, [table[d][method][0][k] for d in doses], "o-", label=method)
         ax.set(title=name, xlabel="electrons a pattern")
         if k == 0:
@@ -155,19 +160,21 @@ def figure(path, true, maps, table, doses):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--doses", type=int, nargs="+", default=[300, 3000, 30_000])
+    parser.add_argument("--no-denoising", action="store_true", help="leave out the rows of denoised patterns")
     parser.add_argument("--figure")
     args = parser.parse_args()
     known, true = scan(seed=1)
-    made = {dose: quiet(prepared, known.counts(dose), known.truth) for dose in args.doses}
+    made = {dose: quiet(prepared, known.counts(dose), known.truth, not args.no_denoising) for dose in args.doses}
     maps = {dose: found for dose, (found, _) in made.items()}
     table = {dose: {name: errors(found, true) for name, found in some.items()} for dose, some in maps.items()}
+    rows = [name for name in PREPARED if name in maps[args.doses[0]]]
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
     print(f"{SCAN[0]} x {SCAN[1]} patterns of 128 x 128 pixels; {datetime.date.today()}, commit {commit}, "
           f"{os.cpu_count()} cores ({platform.machine()}), no GPU. rms error of exx / eyy / exy / rotation in 1e-3 "
           "(positions that failed).\n")
     print("| electrons a pattern | " + " | ".join(f"{d:,}" for d in args.doses) + " |\n|---" * 1
           + "|---" * len(args.doses) + "|")
-    for name in PREPARED:
+    for name in rows:
         cells = [" / ".join(f"{e:.2f}" for e in table[d][name][0]) + f" ({100 * table[d][name][1]:.0f} %)"
                  for d in args.doses]
         print(f"| {name} | " + " | ".join(cells) + " |")
@@ -175,7 +182,7 @@ def main():
     print("\nSlope on the truth of exx / eyy / exy / rotation.\n")
     print("| electrons a pattern | " + " | ".join(f"{d:,}" for d in args.doses) + " |\n|---" * 1
           + "|---" * len(args.doses) + "|")
-    for name in PREPARED:
+    for name in rows:
         cells = [" / ".join(f"{k:.2f}" for k in slopes(maps[d][name], true)) for d in args.doses]
         print(f"| {name} | " + " | ".join(cells) + " |")
     if args.figure:

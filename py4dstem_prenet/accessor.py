@@ -452,7 +452,7 @@ class PrenetAccessor:
     # --- Bragg disks --------------------------------------------------------------------------------------------
     def bragg_disks(self, false_alarm=0.1, weights="intensity", mask=None, device="auto",
                     progress=True) -> BraggVectors:
-        """Find the Bragg disks of all patterns.
+        """Find the Bragg disks of all patterns. Call it after `calibrate`, which finds the direct beam.
 
         Parameters
         ----------

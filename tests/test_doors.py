@@ -17,6 +17,8 @@ DOORS = {
     "measure_ellipse": lambda door, out: door().vector,
     "map_ellipse": lambda door, out: door(1).ellipses[0][0].vector,
     "measure_rotation": lambda door, out: str(door(progress=False)),
+    "measure_pixel_size": lambda door, out: str(door("Au", progress=False)),
+    "bragg_disks": lambda door, out: door(progress=False).raw[0, 0].qx,
     "probe": lambda door, out: door(progress=False).kernel,
     "calibrate": lambda door, out: door(progress=False).fit.qx0,
     "check": lambda door, out: str(door()),

@@ -11,6 +11,7 @@ from scipy.ndimage import gaussian_filter1d
 from . import DiskFilter, covered, find_disks
 
 CLEAR_SIGNIFICANCE = 4.5  # standard deviations of disks that are left out of the background
+PLACE_ERROR_PX = 2.0  # pixels by which the most significant place of a half-lit disk may be off its center
 BACKGROUND_ROUNDS = 2  # rounds: without a background, then with it
 SMOOTHING_RADII = 0.25  # radii of the disk, 1 sigma: smoothing of the background's radial profile
 SIMULATED_PATTERNS = 128  # patterns of noise; the rate of false disks is then known to about 10 %
@@ -92,7 +93,7 @@ def measure_background(electrons, good, readout: float, disks: DiskFilter, posit
         found = find_disks(electrons, background.images(positions, shape), good, disks, CLEAR_SIGNIFICANCE, positions)
         pattern = np.concatenate([found.pattern, np.arange(len(positions))])
         place = np.concatenate([found.place, np.rint(positions).astype(int)])
-        free = (covered(electrons.shape, pattern, place, disks.inner) == 0) & good.cpu().numpy()
+        free = (covered(electrons.shape, pattern, place, disks.inner + PLACE_ERROR_PX) == 0) & good.cpu().numpy()
         sums, counts = (np.bincount(ring[free], weight, size) for weight in (electrons.cpu().numpy()[free], None))
         known = counts > 0
         if not known.any():

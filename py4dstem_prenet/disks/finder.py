@@ -27,6 +27,7 @@ from . import (
 SAMPLE_PATTERNS = 48  # patterns from which background and contrast are learned; chosen for speed
 SAMPLE_BYTES = 2**28  # bytes of these patterns as float32
 SEARCHED_BYTES = 2**25  # bytes of the patterns that are searched at once as float32; chosen for speed
+MAX_ORIGIN_OFFSET_PX = 2.0  # pixels between the origin that is given and the located disk, if it is the direct one
 MAX_FALSE_ALARM = 1.0  # false disks in a pattern that may be asked for
 WEIGHTS = ("intensity", "precision")
 DENSITY_STEP = 0.5  # standard deviations: width of the bins in which false and found disks are compared
@@ -50,6 +51,8 @@ class DiskFinder:
         The aperture, learned from Bragg disks.
     amplitudes : numpy.ndarray or None
         Contrast inside Bragg disks.
+    origin : numpy.ndarray or None
+        Positions of the direct beam, (positions, 2), pixels; None if they are located in each pattern.
     """
 
     locator: BeamLocator
@@ -58,9 +61,11 @@ class DiskFinder:
     threshold: float
     aperture: Aperture
     amplitudes: np.ndarray | None
+    origin: np.ndarray | None = None
 
     @classmethod
-    def learn(cls, scan: Scan, false_alarm: float = 0.1, mask=None, device="auto", progress=False) -> DiskFinder:
+    def learn(cls, scan: Scan, false_alarm: float = 0.1, mask=None, device="auto", progress=False,
+              origin=None) -> DiskFinder:
         """Learn from a sample of a scan.
 
         Parameters
@@ -75,6 +80,8 @@ class DiskFinder:
             "auto", "cpu", "cuda" or "mps".
         progress : bool, optional
             Whether to show the stages.
+        origin : numpy.ndarray, optional
+            Positions of the direct beam, (positions, 2), pixels.
 
         Returns
         -------
@@ -94,7 +101,7 @@ class DiskFinder:
         held = scan.positions
         sample = held[np.unique(np.linspace(0, len(held) - 1, count).astype(int))]
         patterns = scan.read(sample)
-        direct = locator.locate(sample, patterns).position
+        direct, _ = _direct_beam(locator.locate(sample, patterns), origin, sample)
         device, noise, aperture = locator.beam.resolved_device, locator.noise, locator.beam.aperture
         readout = noise.readout / noise.gain
         disks, good, electrons = _prepared(patterns, locator, device)
@@ -104,7 +111,7 @@ class DiskFinder:
         images = background.images(direct, scan.pattern_shape).to(device)
         found = find_disks(electrons, images, good, disks, threshold, direct)
         aperture, amplitudes = learned_disk(patterns, found, noise, aperture, direct, device)
-        return cls(locator, background, alarms, threshold, aperture, amplitudes)
+        return cls(locator, background, alarms, threshold, aperture, amplitudes, origin)
 
     def find(self, index, block):
         """Find the disks of some patterns.
@@ -130,17 +137,17 @@ class DiskFinder:
     def _find(self, index, block, locator):
         device, noise = locator.beam.resolved_device, locator.noise
         located = locator.locate(index, block)
-        direct = located.position
+        direct, right = _direct_beam(located, self.origin, index)
         disks, good, electrons = _prepared(block, locator, device)
         images = self.background.images(direct, block.shape[1:]).to(device)
         found = find_disks(electrons, images, good, disks, self.threshold, direct)
         fitted = fit_disks(block, found, noise, self.aperture, direct, self.amplitudes, device)
-        lit = np.flatnonzero(located.found)
+        lit = np.flatnonzero(located.found & right)
         level = disks.sums_at((electrons - images) * good, lit, np.rint(direct[lit]).astype(int), 0).cpu().numpy()
         rows = np.zeros(len(lit) + int(fitted.good.sum()), BraggDisks.DTYPE)
         head, tail = rows[: len(lit)], rows[len(lit) :]
         head["position"], head["significance"] = index[lit], np.inf
-        head["qx"], head["qy"] = direct[lit].T
+        head["qx"], head["qy"] = located.position[lit].T
         head["sigma_qx"], head["sigma_qy"] = located.sigma[lit].T
         head["intensity"], head["intensity_sigma"] = level.clip(1e-6), np.sqrt(level.clip(1))
         kept = fitted.good
@@ -149,6 +156,15 @@ class DiskFinder:
         tail["sigma_qx"], tail["sigma_qy"] = fitted.sigma[kept].T
         tail["intensity"], tail["intensity_sigma"] = fitted.intensity[kept], fitted.intensity_sigma[kept]
         return rows[np.argsort(rows["position"], kind="stable")]
+
+
+def _direct_beam(located, origin, index):
+    """Positions of the direct beam, and whether the disk that was located is the direct one."""
+    if origin is None:
+        return located.position, np.ones(len(index), bool)
+    given = origin[index]
+    right = np.hypot(*(located.position - given).T) < MAX_ORIGIN_OFFSET_PX
+    return np.where(np.isfinite(given), given, located.position), right
 
 
 def _prepared(patterns, locator, device):
@@ -161,7 +177,8 @@ def _prepared(patterns, locator, device):
 
 
 @sharing_cores
-def find_bragg_disks(data, false_alarm: float = 0.1, mask=None, device="auto", progress=True) -> BraggDisks:
+def find_bragg_disks(data, false_alarm: float = 0.1, mask=None, device="auto", progress=True,
+                     origin=None) -> BraggDisks:
     """Find the Bragg disks of every pattern of a scan.
 
     Parameters
@@ -176,6 +193,9 @@ def find_bragg_disks(data, false_alarm: float = 0.1, mask=None, device="auto", p
         "auto", "cpu", "cuda" or "mps".
     progress : bool, optional
         Whether to show a progress bar.
+    origin : tuple of array_like, optional
+        (qx0, qy0) of the direct beam, each a number or (Rx, Ry), pixels. By default it is located in each pattern,
+        where a Bragg disk that is brighter may be taken for it.
 
     Returns
     -------
@@ -203,7 +223,12 @@ def find_bragg_disks(data, false_alarm: float = 0.1, mask=None, device="auto", p
                           f"{false_alarm!r}.")
     scan = as_scan(data)
     check_mask(scan, mask)
-    finder = DiskFinder.learn(scan, false_alarm, mask, device, progress)
+    if origin is not None:
+        try:
+            origin = np.stack([np.broadcast_to(np.asarray(q, float), scan.scan_shape).ravel() for q in origin], 1)
+        except ValueError:
+            raise PrenetError(f"origin is (qx0, qy0), each a number or of shape {scan.scan_shape}.") from None
+    finder = DiskFinder.learn(scan, false_alarm, mask, device, progress, origin)
     parts = [rows for _, rows in map_chunks(partial(_find, finder=finder), scan,
                                             progress="disks" if progress else None, require=requirement("center"))]
     rows = np.concatenate(parts)
@@ -252,7 +277,14 @@ def bragg_disks(datacube, false_alarm: float = 0.1, weights: str = "intensity", 
     if weights not in WEIGHTS:
         raise PrenetError(f"weights is {' or '.join(map(repr, WEIGHTS))}, not {weights!r}.")
     mask = read_mask(datacube) if mask is None else mask
-    return to_bragg_vectors(datacube, find_bragg_disks(datacube, false_alarm, mask, device, progress), weights)
+    origin = _origin(datacube)
+    return to_bragg_vectors(datacube, find_bragg_disks(datacube, false_alarm, mask, device, progress, origin), weights)
+
+
+def _origin(datacube):
+    """(qx0, qy0) in the calibration of a cube; None if there is none."""
+    origin = datacube.calibration.get_origin()
+    return None if origin is None or any(q is None for q in origin) else origin
 
 
 def _find(index, block, finder):

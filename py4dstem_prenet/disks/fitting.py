@@ -6,10 +6,11 @@ fitted with what is seen of them alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from scipy.spatial import cKDTree
 
 from ..core import NoiseModel
 from ..fits import LEARNING_ROUNDS, Aperture, DiskModel, electron_windows
@@ -26,7 +27,12 @@ DIRECTIONS = 12  # directions, over half a turn, by which disks are grouped
 LEARNED_SIGNIFICANCE = 15.0  # standard deviations of disks from which the contrast is learned
 MIN_LEARNED_DISKS = 16  # disks; fewer tell nothing of the contrast
 AMPLITUDE_LIMITS = (1e-3, 1.0)  # of a term, relative to the brightness of the disk
-MAX_MOVE_PX = 1.5  # pixels between the maximum of the significance and the fit; others are no disks
+MAX_MOVE_PX = 1.5  # pixels between the middle of a window and the fit, which holds for small offsets alone
+CENTERED_PX = 0.75  # pixels; a disk that is farther from the middle of its window gets a new window
+CENTERING_ROUNDS = 4  # windows of a disk; half-lit disks have their most significant place some pixels off
+MAX_MOVE_RADII = 0.75  # radii between the most significant place and the fit; others are no disks
+MAX_SIGMA_RADII = 0.5  # radii; a disk with a larger sigma is not located
+SAME_RADII = 0.7  # radii between two fits that are the same disk
 
 
 @dataclass(frozen=True)
@@ -121,21 +127,53 @@ def fit_disks(patterns, candidates: Candidates, noise: NoiseModel, aperture: Ape
     FittedDisks
         The fits.
     """
-    k = len(candidates.pattern)
+    k, start = len(candidates.pattern), candidates.place
     found = FittedDisks(np.zeros((k, 2)), np.full((k, 2), np.inf), np.zeros(k), np.zeros(k), np.zeros(k, bool))
-    for direction, members in by_direction(candidates, direct):
+    if not k:
+        return found
+    again, reach = np.arange(k), max(MAX_MOVE_PX, MAX_MOVE_RADII * aperture.radius)
+    for _ in range(CENTERING_ROUNDS):
+        _fit_some(found, again, patterns, candidates, noise, aperture, direct, amplitudes, device)
+        move = found.position - candidates.place
+        near = np.hypot(*(found.position - start).T) < reach
+        again = np.flatnonzero((np.abs(move) > CENTERED_PX).any(1) & near)
+        if not len(again):
+            break
+        place = candidates.place.copy()
+        place[again] = np.rint(found.position[again]).astype(int)
+        candidates = replace(candidates, place=np.clip(place, 0, np.subtract(patterns.shape[1:], 1)))
+    found.good[:] = near & (np.abs(move) < MAX_MOVE_PX).all(1) & (found.intensity > 0)
+    found.good[:] &= (found.sigma < MAX_SIGMA_RADII * aperture.radius).all(1)
+    found.good[:] &= ~_repeated(found.position, candidates, found.good, aperture.radius)
+    return found
+
+
+def _fit_some(found, some, patterns, candidates, noise, aperture, direct, amplitudes, device):
+    """Fit some disks in windows about their places, and write the result into `found`."""
+    for direction, members in by_direction(candidates.subset(some), direct):
+        members = some[members]
         model = DiskModel(aperture, device, direction, amplitudes)
         chosen = candidates.subset(members)
         electrons, good = disk_windows(patterns, chosen, candidates, noise, model.side, aperture, direct)
         for first in range(0, len(members), FITTED_AT_ONCE):
             part = slice(first, first + FITTED_AT_ONCE)
-            fitted = _fit(model, electrons[part].to(device), good[part].to(device), noise.readout / noise.gain)
-            for name, values in zip(("position", "sigma", "intensity", "intensity_sigma"), fitted, strict=True):
+            position, *fitted = _fit(model, electrons[part].to(device), good[part].to(device),
+                                     noise.readout / noise.gain)
+            found.position[members[part]] = position + chosen.place[part]
+            for name, values in zip(("sigma", "intensity", "intensity_sigma"), fitted, strict=True):
                 getattr(found, name)[members[part]] = values
-    found.good[:] = (np.abs(found.position) < MAX_MOVE_PX).all(1) & np.isfinite(found.sigma).all(1)
-    found.good[:] &= found.intensity > 0
-    found.position[:] += candidates.place
-    return found
+
+
+def _repeated(position, candidates: Candidates, good, radius):
+    """Whether a more significant disk of the pattern was fitted at the same place."""
+    out = np.zeros(len(position), bool)
+    # The patterns are laid out far from each other, so that one tree holds them all.
+    apart = np.column_stack([position, candidates.pattern * 1e6])
+    index = np.flatnonzero(good)
+    for i, j in cKDTree(apart[index]).query_pairs(SAME_RADII * radius):
+        i, j = index[i], index[j]
+        out[j if candidates.significance[i] >= candidates.significance[j] else i] = True
+    return out
 
 
 def _fit(model, electrons, good, readout):

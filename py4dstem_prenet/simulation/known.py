@@ -38,7 +38,9 @@ from . import (
 )
 
 OPTICS = Optics(volts=200e3, dk=0.01, aperture=10.0)  # disks of 4.9 px radius, 0.02 per angstrom and pixel
-SLICE_ANGSTROM = 8.0  # thickness of a slice of the multislice, angstrom: chosen for speed
+# Thickness of a slice of the multislice, angstrom: chosen for speed. Where it is near a multiple of the repeat along
+# the beam (silicon [110], gold [001]), higher Laue zones appear as weak disks among those of the zero-order one.
+SLICE_ANGSTROM = 8.0
 VIBRATION_ANGSTROM = 0.06  # rms displacement of atoms along each axis, angstrom; silicon at 293 K has 0.076
 
 
@@ -258,7 +260,8 @@ def atoms_of(crystal: Cubic, frame, reach: float, depth: float):
     return atoms[inside], np.tile(crystal.species, len(cells))[inside]
 
 
-def patterns_of(rng, crystal: Cubic, frame, layers, optics: Optics = OPTICS) -> torch.Tensor:
+def patterns_of(rng, crystal: Cubic, frame, layers, optics: Optics = OPTICS,
+                slice_angstrom: float = SLICE_ANGSTROM, antialias: bool = False) -> torch.Tensor:
     """Simulate clean patterns of one frame at random probe positions.
 
     Parameters
@@ -270,9 +273,13 @@ def patterns_of(rng, crystal: Cubic, frame, layers, optics: Optics = OPTICS) -> 
     frame : numpy.ndarray
         Its frame, (3, 3); NaN for glass instead of the crystal.
     layers : sequence of int
-        Number of slices of `SLICE_ANGSTROM` for each pattern, (n,).
+        Number of slices for each pattern, (n,).
     optics : Optics
         Illumination and sampling.
+    slice_angstrom : float
+        Thickness of a slice, angstrom.
+    antialias : bool
+        As for `multislice`.
 
     Returns
     -------
@@ -281,20 +288,21 @@ def patterns_of(rng, crystal: Cubic, frame, layers, optics: Optics = OPTICS) -> 
     """
     slices = int(max(layers))
     if np.isnan(frame).any():
-        phase = glass_phase(rng, optics, slices, SLICE_ANGSTROM)
+        phase = glass_phase(rng, optics, slices, slice_angstrom)
     else:
-        atoms, species = atoms_of(crystal, frame, optics.reach, slices * SLICE_ANGSTROM)
+        atoms, species = atoms_of(crystal, frame, optics.reach, slices * slice_angstrom)
         atoms = atoms + rng.normal(0, VIBRATION_ANGSTROM, atoms.shape)
         elements = np.atleast_1d(crystal.number)
-        phase = atoms_to_phase(atoms, species, elements, optics, slices, SLICE_ANGSTROM)
+        phase = atoms_to_phase(atoms, species, elements, optics, slices, slice_angstrom)
     waves = probe(optics, np.zeros(len(layers)), rng.uniform(-3, 3, (len(layers), 2)))
     exits = sorted(set(map(int, layers)))
-    patterns = multislice(Specimen("known", phase, SLICE_ANGSTROM), optics, waves, set(exits))
+    patterns = multislice(Specimen("known", phase, slice_angstrom), optics, waves, set(exits), antialias)
     return patterns[[exits.index(int(k)) for k in layers], np.arange(len(layers))]
 
 
 def simulate_known(crystal: Cubic, frames, *, thickness=120.0, shape=(128, 128), seed: int = 0, ratio: float = 1.03,
-                   theta: float = 0.6, amplitude: float = 3.0, progress: bool = False) -> KnownScan:
+                   theta: float = 0.6, amplitude: float = 3.0, progress: bool = False,
+                   slice_angstrom: float = SLICE_ANGSTROM, antialias: bool = False) -> KnownScan:
     """Simulate a scan of one crystal with a given frame at each position.
 
     Parameters
@@ -316,6 +324,12 @@ def simulate_known(crystal: Cubic, frames, *, thickness=120.0, shape=(128, 128),
         Amplitude of the descan, pixels.
     progress : bool
         Whether to show a progress bar.
+    slice_angstrom : float
+        Thickness of a slice of the multislice, angstrom. At most half of the crystal's repeat along the beam keeps
+        reflections of higher Laue zones out of the zero-order one.
+    antialias : bool
+        Whether reflections of high angles are kept from wrapping around to wrong places; patterns then end at about
+        40 pixels from the direct beam.
 
     Returns
     -------
@@ -339,7 +353,7 @@ def simulate_known(crystal: Cubic, frames, *, thickness=120.0, shape=(128, 128),
         raise PrenetError(f"frames must have the shape (Rx, Ry, 3, 3), not {frames.shape}.")
     rng = np.random.default_rng((seed, 6))
     scan = frames.shape[:2]
-    layers = np.maximum(1, np.rint(np.broadcast_to(thickness, scan) / SLICE_ANGSTROM)).astype(int).ravel()
+    layers = np.maximum(1, np.rint(np.broadcast_to(thickness, scan) / slice_angstrom)).astype(int).ravel()
     qx0, qy0 = ((n - 1) / 2 + rng.uniform(-0.03, 0.03) * n + draw_descan(rng, scan, amplitude) for n in shape)
     flat = frames.reshape(-1, 9)
     glass = np.isnan(flat).any(1)
@@ -351,7 +365,8 @@ def simulate_known(crystal: Cubic, frames, *, thickness=120.0, shape=(128, 128),
     expected = np.empty((len(flat), *shape), np.float32)
     for number in tqdm(np.unique(group), "scan", disable=not progress):
         at = np.flatnonzero(group == number)
-        patterns = patterns_of(rng, crystal, frames.reshape(-1, 3, 3)[at[0]], layers[at])
+        patterns = patterns_of(rng, crystal, frames.reshape(-1, 3, 3)[at[0]], layers[at],
+                               slice_angstrom=slice_angstrom, antialias=antialias)
         origin = torch.from_numpy(np.stack([qx0.ravel()[at], qy0.ravel()[at]], 1)).float()
         projected = project(patterns, origin, matrix.expand(len(at), 2, 2), torch.ones(len(at)), shape)
         expected[at] = projected.clamp_min(0).numpy()

@@ -45,7 +45,8 @@ def probe(optics: Optics, defocus, position) -> torch.Tensor:
     return torch.polar(amplitude.expand_as(phase), phase + np.pi * (kx + ky))
 
 
-def multislice(specimen: Specimen, optics: Optics, waves: torch.Tensor, exits) -> torch.Tensor:
+def multislice(specimen: Specimen, optics: Optics, waves: torch.Tensor, exits,
+               antialias: bool = False) -> torch.Tensor:
     """Propagate probes through a specimen.
 
     Parameters
@@ -58,6 +59,9 @@ def multislice(specimen: Specimen, optics: Optics, waves: torch.Tensor, exits) -
         Probes in reciprocal space, FFT order, (probes, GRID, GRID), complex.
     exits : set of int
         Numbers of the slices (from 1) after which patterns are recorded.
+    antialias : bool, optional
+        Whether waves and phase gratings end at two thirds of the largest frequency (Kirkland, Advanced Computing in
+        Electron Microscopy, section 6.8). Patterns are then smaller, and free of disks that wrap around.
 
     Returns
     -------
@@ -68,12 +72,14 @@ def multislice(specimen: Specimen, optics: Optics, waves: torch.Tensor, exits) -
     k = torch.fft.fftfreq(GRID) * GRID
     square = k[:, None] ** 2 + k[None, :] ** 2
     # A soft limit at the largest frequency of the axes suppresses most of the aliasing.
-    limit = ((0.96 * CENTER - square.sqrt()) / 4).clamp(0, 1)
+    limit = (((2 / 3 if antialias else 0.96) * CENTER - square.sqrt()) / 4).clamp(0, 1)
     propagator = torch.polar(limit, -np.pi * optics.wavelength * optics.dk**2 * specimen.thickness * square)
     phase = torch.from_numpy(specimen.phase)
     total = waves[0].abs().square().sum()
     out = []
     for number, transmission in enumerate(torch.polar(torch.ones_like(phase), phase), 1):
+        if antialias:
+            transmission = torch.fft.ifft2(torch.fft.fft2(transmission) * limit)
         waves = torch.fft.fft2(torch.fft.ifft2(waves) * transmission) * propagator
         if number in exits:
             out.append(torch.fft.fftshift(waves.abs().square(), dim=(-2, -1)) / total)
