@@ -314,13 +314,14 @@ class PrenetAccessor:
         (0.02001, 2e-05)
         """
         from . import measure_pixel_size
-        from .io import noise_of, read_ellipse, read_fitted_origin, read_valid, write_pixel_size
+        from .io import noise_of, read_ellipse, read_fitted_origin, read_valid, undoable, write_pixel_size
 
         qx0, qy0, radius = read_fitted_origin(self._datacube)
         result = measure_pixel_size(self._datacube, qx0, qy0, radius, noise_of(self._datacube), standard,
                                     read_ellipse(self._datacube), read_valid(self._datacube), region, progress)
         if region is None:
-            write_pixel_size(self._datacube, result)
+            with undoable(self._datacube):
+                write_pixel_size(self._datacube, result)
         return result
 
     def map_ellipse(self, blocks=4, device="auto", progress=True) -> EllipseMap:
@@ -440,14 +441,15 @@ class PrenetAccessor:
         >>> vectors = datacube.find_Bragg_disks(template=probe.kernel)  # doctest: +SKIP
         """
         from . import measure_probe
-        from .io import noise_of, probe_optics, read_fitted_origin, read_valid, write_probe
+        from .io import noise_of, probe_optics, read_fitted_origin, read_valid, undoable, write_probe
 
         qx0, qy0, radius = read_fitted_origin(self._datacube)
         pixel_size, known = probe_optics(self._datacube)
         image = measure_probe(self._datacube, qx0, qy0, radius, noise_of(self._datacube),
                               valid=read_valid(self._datacube), pixel_size=pixel_size,
                               voltage=known if voltage is None else voltage, progress=progress)
-        return write_probe(self._datacube, image)
+        with undoable(self._datacube):
+            return write_probe(self._datacube, image)
 
     # --- Bragg disks --------------------------------------------------------------------------------------------
     def bragg_disks(self, false_alarm=0.1, weights="intensity", mask=None, device="auto",

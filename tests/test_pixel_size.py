@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from py4DSTEM import BraggVectors, DataCube
 
+import py4dstem_prenet
 from py4dstem_prenet import bin_Q, check_calibration, corrected, measure_pixel_size
 from py4dstem_prenet.core import Decision, NoiseModel, PixelSize, PrenetError, ellipse_axes, ellipse_matrix
-from py4dstem_prenet.io import signatures, write_pixel_size
+from py4dstem_prenet.io import signatures, undoable, write_pixel_size
 from py4dstem_prenet.pixel_size import STANDARDS, disk_maxima, find_standard, ring_profiles
 from py4dstem_prenet.simulation.grains import simulate_grains
 from py4dstem_prenet.simulation.known import Cubic
@@ -191,3 +192,18 @@ def test_the_report_shows_the_pixel_size():
     noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((4, 4), bool), counting=True, dose=1.0)
     data = of_calibration(CalibrationReport(origin, None, None, noise, pixel_size=size_of()))
     assert data["pixel_size"]["value"] == 0.02 and data["pixel_size"]["accepted"]
+
+
+def test_undo_after_the_pixel_size_leaves_the_rest(monkeypatch):
+    datacube = cube()
+    datacube.data = np.random.default_rng(0).poisson(2.0, datacube.data.shape).astype(np.float32)
+    datacube.calibration.set_Q_pixel_size(0.03)
+    with undoable(datacube):
+        datacube.calibration.set_origin((np.full((2, 2), 60.0), np.full((2, 2), 61.0)))
+    monkeypatch.setattr(py4dstem_prenet, "measure_pixel_size", lambda *args, **options: size_of())
+    datacube.prenet.measure_pixel_size("Au")
+    assert datacube.calibration.get_Q_pixel_units() == "A^-1"
+    restored = datacube.prenet.undo()
+    assert "Q_pixel_size" in restored and "qx0" not in restored
+    assert datacube.calibration.get_Q_pixel_size() == 0.03 and "pixel_size" not in signatures(datacube)
+    assert datacube.calibration.get_qx0()[0, 0] == 60.0

@@ -4,6 +4,7 @@ import contextlib
 import io
 
 import numpy as np
+import py4DSTEM
 import pytest
 from py4DSTEM import DataCube, Probe
 from scipy.spatial import cKDTree
@@ -162,3 +163,28 @@ def test_the_probe_is_saved_and_read_back(vacuum, tmp_path):
     cube.prenet.save(tmp_path / "scan.h5")
     again = py4DSTEM.read(str(tmp_path / "scan.h5")).tree("probe")
     assert np.allclose(again.kernel, probe.kernel) and again.alpha == pytest.approx(probe.alpha)
+
+
+def test_undo_brings_the_earlier_probe_back(vacuum, tmp_path):
+    cube = DataCube(vacuum.counts(10_000))
+    cube.calibration.set_origin((vacuum.truth["qx0"], vacuum.truth["qy0"]))
+    cube.calibration.set_probe_semiangle(RADIUS)
+    cube.prenet.probe(progress=False)
+    cube.prenet.undo()
+    assert "probe" not in cube.treekeys and cube.calibration.get_convergence_semiangle_pixels() is None
+    assert cube.calibration.get_origin() is not None
+    theirs = Probe(np.arange(64 * 60.0).reshape(64, 60))
+    theirs.alpha, theirs.origin = 7.0, (32.0, 30.0)
+    cube.attach(theirs)
+    cube.prenet.probe(progress=False)
+    cube.prenet.save(tmp_path / "with_probe.h5")
+    for one in (cube, py4DSTEM.read(str(tmp_path / "with_probe.h5"))):
+        one.prenet.undo()
+        assert np.array_equal(one.tree("probe").data, theirs.data) and one.tree("probe").alpha == 7.0
+
+
+@pytest.mark.parametrize("voltage", ["300kV", -5, float("nan")])
+def test_a_voltage_must_be_a_positive_number(vacuum, voltage):
+    noise = noise_for((64, 60), 1.0)
+    with pytest.raises(PrenetError):
+        measure_probe(vacuum.expected, 32.0, 30.0, RADIUS, noise, voltage=voltage, progress=False)

@@ -12,10 +12,10 @@ import json
 from contextlib import contextmanager
 
 import numpy as np
-from py4DSTEM import Metadata, RealSlice
+from py4DSTEM import Metadata, Probe, RealSlice
 
 from ..core import PrenetError
-from .calibrations import BEFORE, ENTRIES, PROVENANCE, all_or_none, calibration_of, signatures
+from .calibrations import BEFORE, ENTRIES, PROVENANCE, all_or_none, calibration_of, signatures, to_json
 
 USER, PRENET, STANDARD, OTHER = "hand", "prenet", "a standard", "hand or another program"  # authors of entries
 
@@ -108,7 +108,7 @@ def undoable(datacube):
                    and _digest(params.get(key)) != _digest(now.get(key))]
         attached = [name for name in datacube._branch._dict
                     if datacube._branch._dict[name] is not tree.get(name) and isinstance(
-                        datacube._branch._dict[name], RealSlice)]
+                        datacube._branch._dict[name], RealSlice | Probe)]
         if not changed and not attached:
             return
         kept = {"absent": json.dumps([key for key in changed if key not in params]),
@@ -116,9 +116,13 @@ def undoable(datacube):
                 "attached": json.dumps(attached)}
         kept |= {f"value {key}": copy.deepcopy(params[key]) for key in changed if params.get(key) is not None}
         for name in attached:
-            if isinstance(tree.get(name), RealSlice):
-                kept[f"map {name}"] = np.array(tree[name].data)
-                kept[f"labels {name}"] = json.dumps(list(map(str, tree[name].slicelabels)))
+            earlier = tree.get(name)
+            if isinstance(earlier, RealSlice | Probe):
+                kept[f"map {name}"] = np.array(earlier.data)
+            if isinstance(earlier, RealSlice):
+                kept[f"labels {name}"] = json.dumps(list(map(str, earlier.slicelabels)))
+            elif isinstance(earlier, Probe):
+                kept[f"optics {name}"] = json.dumps(to_json([earlier.alpha, earlier.origin]))
         if record is not None:
             kept["provenance"] = record["json"]
         datacube.metadata = Metadata(BEFORE, kept)
@@ -127,8 +131,8 @@ def undoable(datacube):
 def undo(datacube) -> tuple[str, ...]:
     """Restore what stood in the calibration of a cube before this package wrote into it the last time.
 
-    Maps of sigma and the provenance are restored as well. Entries that were changed since, by hand or by another
-    program, are left. What was restored cannot be undone again.
+    Maps of sigma, the probe and the provenance are restored as well. Entries that were changed since, by hand or by
+    another program, are left. What was restored cannot be undone again.
 
     Parameters
     ----------
@@ -176,7 +180,11 @@ def undo(datacube) -> tuple[str, ...]:
                 params[key] = copy.deepcopy(kept.get(f"value {key}"))
         for name in json.loads(kept["attached"]):
             datacube._branch._dict.pop(name, None)
-            if f"map {name}" in kept:
+            if f"optics {name}" in kept:
+                probe = Probe(np.array(kept[f"map {name}"]), name=name)
+                probe.alpha, probe.origin = json.loads(kept[f"optics {name}"])
+                datacube.attach(probe)
+            elif f"map {name}" in kept:
                 datacube.attach(RealSlice(np.array(kept[f"map {name}"]), name=name,
                                           slicelabels=json.loads(kept[f"labels {name}"])))
         datacube._metadata.pop(PROVENANCE, None)

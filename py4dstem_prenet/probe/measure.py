@@ -9,6 +9,7 @@ uneven although much is scattered (no position is thin enough), if it is noisy, 
 from __future__ import annotations
 
 from dataclasses import replace
+from numbers import Real
 
 import numpy as np
 from scipy.special import erfc
@@ -75,8 +76,8 @@ def measure_probe(data, qx0, qy0, radius, noise: NoiseModel, valid=None, pixel_s
     scan = as_scan(data)
     shape = scan.pattern_shape
     for name, value in (("pixel size", pixel_size), ("voltage", voltage)):
-        if value is not None and not value > 0:
-            raise PrenetError(f"The {name} must be positive, not {value}.")
+        if value is not None and not (isinstance(value, Real) and value > 0):
+            raise PrenetError(f"The {name} must be a positive number, not {value!r}.")
     center = (shape[0] // 2, shape[1] // 2)
     if radius is None or not np.isfinite(radius):
         return ProbeImage(np.zeros(shape), center, float("nan"), float("nan"), float("nan"), 0, None,
