@@ -18,6 +18,7 @@ from .ellipse import compare_ellipses, measure_ellipse
 from .fits import MAX_KEPT_BYTES, MIN_POOLED_POSITIONS, pooled_positions, worth_keeping
 from .io import (
     PRENET,
+    STORED_ELLIPSE_SIGMA,
     USER,
     author_of,
     check_output,
@@ -119,6 +120,8 @@ class Calibrator(BeamLocator):
         if found is None:
             return None
         valid, source = found
+        if ellipse is not None and not np.isfinite(ellipse.covariance).all():  # set by hand
+            ellipse = dataclasses.replace(ellipse, covariance=STORED_ELLIPSE_SIGMA**2 * np.eye(2))
         return measure_pixel_size(source, fit.qx0, fit.qy0, _radius(origin), self._noise(origin), standard, ellipse,
                                   valid, progress=progress)
 

@@ -207,3 +207,12 @@ def test_undo_after_the_pixel_size_leaves_the_rest(monkeypatch):
     assert "Q_pixel_size" in restored and "qx0" not in restored
     assert datacube.calibration.get_Q_pixel_size() == 0.03 and "pixel_size" not in signatures(datacube)
     assert datacube.calibration.get_qx0()[0, 0] == 60.0
+
+
+@pytest.mark.slow
+def test_an_ellipse_that_is_set_by_hand_is_where_the_fit_starts(powder):
+    truth = powder.truth
+    datacube = DataCube(powder.counts(20_000))
+    given = (truth["a"], truth["b"], truth["theta"])
+    report = py4dstem_prenet.calibrate(datacube, standard="Nb", ellipse=given, progress=False)
+    assert report.pixel_size.accepted and abs(report.pixel_size.value / truth["sampling"] - 1) < 0.005

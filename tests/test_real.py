@@ -24,6 +24,18 @@ import real  # noqa: E402
 COVERED = ("200kV_CL_300mm",)
 
 
+def test_gold_rings_index_as_gold():
+    """The rings of a cross grating: the same scale by both doors, rings that agree, and no other lattice."""
+    pattern = np.load(REAL / "au_rings_xgrating.npy")[None, None]
+    cube = py4DSTEM.DataCube(pattern.copy())
+    size = calibrate(cube, standard="Au", progress=False).pixel_size
+    assert size.accepted and abs(size.value / 0.0100 - 1) < 0.02
+    assert size.decision.numbers["scatter"] < 0.005
+    again = cube.prenet.measure_pixel_size("Au", progress=False)
+    assert again.accepted and abs(again.value / size.value - 1) < 3 * size.relative_sigma
+    assert not cube.prenet.measure_pixel_size("W", progress=False).accepted
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("row", real.entries(), ids=lambda row: ":".join(row[k] for k in ("file", "array", "mask")))
 def test_every_pattern_is_right_or_refused(row):

@@ -6,6 +6,7 @@ from .calibrations import (
     MASK as MASK,
     PROVENANCE as PROVENANCE,
     SIGMA as SIGMA,
+    STORED_ELLIPSE_SIGMA as STORED_ELLIPSE_SIGMA,
     WRITTEN as WRITTEN,
     all_or_none as all_or_none,
     attach_ellipse_map as attach_ellipse_map,

@@ -16,7 +16,7 @@ from . import Assignment, JointFit, Standard
 # Set on simulated powders and grains, with Al, Fe, Ge and MgO of benchmarks/pixel_size.py in view:
 MIN_MARGIN = 10.0  # to the next assignment: odds of 150
 MAX_LATTICE_EXCESS = 2.0  # by which another lattice may fit better: bcc and rocksalt differ in weak rings only
-MAX_RELATIVE_SIGMA = 0.01  # of an accepted pixel size
+MAX_RELATIVE_SIGMA = 0.02  # of an accepted pixel size: as well as it is read off rings by hand
 MAX_RING_SCATTER = 0.005  # relative, rms of the rings, beyond which they do not belong to the standard
 CONSISTENT_PROBABILITY = 0.999  # above its chi square the rings differ by more than noise
 MAX_CHECKED_RING_SIGMA = 0.01  # relative, of a ring whose radius is compared

@@ -41,6 +41,7 @@ BLURS_PX = (0.6, 1.5)  # pixels, blur of rings that is tried first
 POINT_BLURS_PX = (0.7, 2.0)  # pixels, of rings whose disks are points or unknown
 POINT_RADIUS_PX = 0.05  # pixels, radius of a disk that is a point
 MAX_DISK_POSITIONS = 1024  # scan positions whose disks are found, for speed
+MIN_DISK_POSITIONS = 8  # scan positions; maxima on the rings of a single powder pattern are no disks
 MIN_DISKS = 60  # disks without the direct beam, for them to count as evidence
 INNER_RADII, INNER_PX = 3.0, 1.5  # radii of the direct disk, and pixels: inside, the direct beam disturbs the search
 WIDE_BLUR_PX = 3.5  # pixels, of wide rings whose disks are unknown
@@ -112,6 +113,8 @@ def measure_pixel_size(data, qx0, qy0, radius, noise: NoiseModel, standard, elli
 def _pooled_disks(scan, origin, use, radius, noise, pooled):
     """Positions of the disks of an even sample of patterns, pooled; None if there are too few."""
     chosen = pooled_positions(use, scan.scan_shape, noise.dose)
+    if len(chosen) < MIN_DISK_POSITIONS:
+        return None
     if len(chosen) > MAX_DISK_POSITIONS:
         chosen = chosen[np.linspace(0, len(chosen) - 1, MAX_DISK_POSITIONS).astype(int)]
     work = partial(_disks_of_block, radius=radius, noise=noise)
