@@ -18,6 +18,7 @@ from .ellipse import compare_ellipses, measure_ellipse
 from .fits import MAX_KEPT_BYTES, MIN_POOLED_POSITIONS, pooled_positions, worth_keeping
 from .io import (
     PRENET,
+    STANDARD,
     STORED_ELLIPSE_SIGMA,
     USER,
     author_of,
@@ -325,6 +326,7 @@ def write_report(datacube, report: CalibrationReport, mask=None, settings=None,
         _origin_flag(datacube, fit, kept["origin"]),
         *(() if "ellipse" in carried else (_ellipse_flag(datacube, ellipse, kept["ellipse"], choices),)),
         *(() if size is None else (Flag("pixel_size_written" if size.accepted else "pixel_size_not_written"),)),
+        *_replaced(datacube, size, transfer),
         *(() if turned is None else (Flag("rotation_written" if turned.accepted else "rotation_not_written"),)))
     record = make_provenance(datacube, weights={name: verify(name) for name in NETWORKS}, settings=settings,
                              noise=report.noise, flags=report.flags)
@@ -366,6 +368,16 @@ def _origin_flag(datacube, fit, kept):
             zip(datacube.calibration.get_origin(), (fit.qx0, fit.qy0), strict=True)]
     return Flag("fit_kept", {"author": author_of(datacube, "origin"),
                              "distance": float(np.sqrt(np.mean(away[0] ** 2 + away[1] ** 2)))})
+
+
+def _replaced(datacube, size, transfer):
+    """A flag if a pixel size that this package did not measure is replaced."""
+    author, unit = author_of(datacube, "pixel_size"), datacube.calibration.get_Q_pixel_units()
+    written = (size is not None and size.accepted) or (transfer is not None and transfer.pixel_size is not None)
+    if not written or author in (None, PRENET, STANDARD) or unit == "pixels":
+        return ()
+    return (Flag("pixel_size_replaced", {"value": float(datacube.calibration.get_Q_pixel_size()), "unit": unit,
+                                         "author": author}),)
 
 
 def _ellipse_flag(datacube, ellipse, kept, choices):

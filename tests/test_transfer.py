@@ -313,3 +313,12 @@ def test_calibrate_with_the_descan_of_another_scan():
     assert report.transfer.quantities == ("descan",)
     assert distance(report.fit, truth).mean() < 0.05
     assert np.array_equal(scan.calibration.get_origin()[0], report.fit.qx0)
+
+
+def test_a_pixel_size_by_hand_is_not_replaced_silently(gold):
+    scan = cube(seed=7, dose=3000.0)
+    scan.calibration.set_Q_pixel_size(0.0127)
+    scan.calibration.set_Q_pixel_units("A^-1")
+    report = calibrate(scan, progress=False, like=gold[0])
+    flag = next(flag for flag in report.written if flag.name == "pixel_size_replaced")
+    assert flag.numbers["value"] == 0.0127 and scan.calibration.get_Q_pixel_size() != 0.0127

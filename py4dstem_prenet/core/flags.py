@@ -564,6 +564,8 @@ _CALIBRATION = (
      "The pixel size was written (set_Q_pixel_size)."),
     ("pixel_size_not_written", WARNING,
      "The pixel size was not written; what the calibration had was kept."),
+    ("pixel_size_replaced", INFO,
+     "The pixel size that the calibration had, {value:.6g} {unit} ({author}), was replaced."),
     ("pixel_size_stale", REFUSAL,
      "The ellipse was changed since the pixel size was measured, which py4DSTEM applies together with it.",
      "Measure the pixel size again: datacube.prenet.measure_pixel_size(standard=...)."),
