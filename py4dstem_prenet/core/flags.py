@@ -511,8 +511,8 @@ _PIXEL_SIZE = (
     ("pixel_size_uncertain", REFUSAL,
      "The pixel size is not determined: it is uncertain by {percent:.2g} % (at most {needed:.2g} % is allowed)."),
     ("radial_distortion", WARNING,
-     "Rings at {radius:.0f} px are {percent:+.2f} ± {sigma:.2f} % larger than a constant pixel size allows; the pixel "
-     "size is that at the center.",
+     "The radius of rings at {radius:.0f} px differs by {percent:+.2f} ± {sigma:.2f} % from that with a constant pixel "
+     "size; the pixel size is that at the center.",
      "datacube.prenet.corrected() removes the distortion."),
     ("threefold_distortion", WARNING,
      "Rings have a threefold distortion of {percent:.2f} ± {sigma:.2f} % at {radius:.0f} px.",
