@@ -158,5 +158,5 @@ def hidden_origin(scan: Scan, noise: NoiseModel, first: FirstGuess, reason: Flag
     descan = np.ptp(first.position, axis=0).max()  # of the network's guess, of which it adds a part to the error
     sigma = np.full((2, *scan.scan_shape), np.hypot(inversion.sigma, DESCAN_ERROR_FRACTION * descan))
     flags = (Flag("inversion_used", {"symmetry": inversion.symmetry}), *found)
-    return OriginMap(*position, *sigma, np.ones(scan.scan_shape, bool), float("nan"), Decision(True, flags,
-                     {"repeated": 1.0}), "center of inversion", stop)
+    return OriginMap(*position, *sigma, np.ones(scan.scan_shape, bool), float("nan"),
+                     Decision(True, flags, {"repeated": 1.0}), "center of inversion", stop)
