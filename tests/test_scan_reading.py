@@ -20,7 +20,7 @@ from py4dstem_prenet.detector import estimate
 from py4dstem_prenet.detector.estimate import estimate_noise
 from py4dstem_prenet.fits import pooling
 from py4dstem_prenet.fits.pooling import pool, worth_keeping
-from py4dstem_prenet.origin import coarse, learn
+from py4dstem_prenet.origin import coarse, decide, learn
 from py4dstem_prenet.pipeline import calibrate
 
 SHAPE = (5, 7, 32, 34)
@@ -295,14 +295,17 @@ def kept(counts, positions):
 @pytest.mark.slow
 def test_what_is_pooled_is_kept_when_the_origin_is_measured(counts, monkeypatch):
     """Beside the pass of the origin only the small samples of the first stages are read; the result is the same."""
-    for module, name in ((estimate, "MAX_NOISE_POSITIONS"), (learn, "MAX_BEAM_PATTERNS")):
+    for module, name in ((estimate, "MAX_NOISE_POSITIONS"), (learn, "MAX_BEAM_PATTERNS"),
+                         (decide, "MAX_REPEAT_PATTERNS")):
         monkeypatch.setattr(module, name, 16)
     monkeypatch.setattr(coarse, "PATTERNS_PER_BLOCK", 1)
     monkeypatch.setattr(pooling, "MIN_POOLED_POSITIONS", 36)
     monkeypatch.setattr(pooling, "POOLED_ELECTRONS", 0)
     stored = Counting(counts)
     once = calibrate(py4DSTEM.DataCube(stored), device="cpu", progress=False)
-    early = 64 + 2 * len(sample_positions((12, 12), 16)) + 4  # and the four blocks in which edges are compared
+    # The blocks of the first guess, samples for noise and beam, four blocks whose edges are compared, the sample in which
+    # structure that repeats is measured, and the fingerprint of the data.
+    early = 64 + 2 * len(sample_positions((12, 12), 16)) + 4 + 16 + 8
     assert stored.reads.min() == 1 and stored.reads.sum() == stored.reads.size + early
     monkeypatch.setattr(pooling, "MAX_KEPT_BYTES", 1000)  # too little: pooled patterns are read again
     stored = Counting(counts)

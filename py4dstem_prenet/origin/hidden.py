@@ -94,13 +94,15 @@ def is_hidden(scan: Scan, noise: NoiseModel, first: FirstGuess) -> bool:
     Returns
     -------
     bool
-        True if the shadow of a stop covers the place, or if the network says so and bad pixels or the margin do.
+        True if the network says so and the pattern shows what hides the beam.
     """
+    if first.visible > 0:
+        return False
     center = np.median(first.position, axis=0)
     x, y = np.indices(noise.bad_pixels.shape)
     middle = np.hypot(x - center[0], y - center[1]) < MIN_REACH_PX  # the radius of a hidden disk is not known
     if not middle.any() or noise.bad_pixels[middle].mean() > MIN_MASKED_FRACTION:
-        return first.visible <= 0
+        return True
     stop = find_stop(_sum(scan, noise)[0], ~noise.bad_pixels, center)
     return stop is not None and (stop | noise.bad_pixels)[middle].mean() > MIN_SHADOWED_FRACTION
 
@@ -142,10 +144,6 @@ def hidden_origin(scan: Scan, noise: NoiseModel, first: FirstGuess, reason: Flag
     masked = noise if stop is None else replace(noise, bad_pixels=noise.bad_pixels | stop)
     found = () if stop is None else (Flag("stop_found", {"pixels": int(stop.sum())}),)
     rings = origin_from_rings(scan, masked, reason)
-    if not rings.found and stop is not None:  # the margin around the shadow may hide too much of them
-        whole = origin_from_rings(scan, noise, reason)
-        if whole.found:
-            return whole
     if rings.found:
         return replace(rings, decision=Decision(True, (*rings.decision.flags, *found), rings.decision.numbers),
                        stop=stop)

@@ -209,7 +209,7 @@ def _(bench):
     with pytest.MonkeyPatch.context() as patch:
         report = cube_of(scan().counts).prenet.calibrate(progress=False)
         for step in ("write_fit", "write_ellipse", "write_provenance"):
-            patch.setattr(pipeline, step, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr(pipeline, step, lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):
                 pipeline.write_report(cube, report)
             patch.undo()
