@@ -16,6 +16,7 @@ from ..core import NoiseModel
 from ..fits import LEARNING_ROUNDS, Aperture, DiskModel, electron_windows
 from . import Candidates, covered
 
+# Chosen with multislice silicon along [110] in view (benchmarks/strain.py, disks.py), unless a comment says otherwise:
 FITTED_AT_ONCE = 1024  # windows; limits the memory
 PRIOR_PX = 1.0  # pixels, of `fits.DiskModel`: its prior about the start, which is taken out of the covariance
 FINE_SIGMA_PX = 0.1  # pixels; a position with a larger sigma is fitted again from where the first fit ended

@@ -13,6 +13,7 @@ import torch
 
 from . import DiskFilter, li_ma
 
+# Chosen with multislice silicon along [110] in view (benchmarks/strain.py, disks.py), unless a comment says otherwise:
 SEARCH_ROUNDS = 3  # rounds of the search; a fourth finds nothing new in patterns of 60 disks
 MIN_AREA_FRACTION = 0.35  # part of a disk that must lie on good pixels
 MIN_RING_FRACTION = 0.15  # part of its ring that must lie on good pixels, outside other disks

@@ -14,6 +14,7 @@ from scipy.fft import next_fast_len
 from ..core import ellipse_matrix
 from ..fits import Aperture
 
+# Chosen with multislice silicon along [110] in view (benchmarks/strain.py, disks.py), unless a comment says otherwise:
 RING_EDGES = 2.0  # widths of the edge between disk and background
 MIN_RING_PX, RING_RADII = 3.0, 0.7  # width of the ring of background: pixels, or radii of the disk if that is more
 

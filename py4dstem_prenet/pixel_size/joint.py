@@ -35,8 +35,6 @@ TOLERANCE = 3e-5  # relative change of the pixel size below which the fit has co
 MAX_STEP = 0.01  # largest relative change of the pixel size in a step
 LOG_SHAPE_SIGMAS = {"disk": 0.02, "blur": 0.4, "relrod": 0.7}  # prior of the logarithm of disk, blur and relrod
 NAMES = ("scale", "v0", "v1", "x", "y", "disk", "blur", "relrod")
-RADIAL = ("barrel",)
-ANGULAR = ("three0", "three1")
 CENTER_SIGMA_PX = 1.0  # pixels, prior of the center of the rings about the origin
 MIN_PARTS = 6  # parts of a scan for a jackknife over them
 
