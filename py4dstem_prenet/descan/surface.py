@@ -355,11 +355,8 @@ def _noise(r, data, edf, previous=None):
     ratio = np.median(r / s) / NORMAL_MAD
     if ratio <= 1:
         return data.sigma if freedom < 10 else np.maximum(data.sigma * ratio, _MIN_SIGMA_PX)
-    low, high = 0.0, np.median(r) / NORMAL_MAD * 1.01 + _MIN_SIGMA_PX
-    for _ in range(20):
-        floor = (low + high) / 2
-        low, high = (floor, high) if np.median(r / np.hypot(s, floor)) > NORMAL_MAD else (low, floor)
-    return np.hypot(data.sigma, (low + high) / 2)
+    # Half of the residuals exceed NORMAL_MAD times the total noise.
+    return np.sqrt(data.sigma**2 + np.median((r / NORMAL_MAD) ** 2 - s**2))
 
 
 def _irls(basis, data, surface, lam=0.0, noise=None, steps=30):
