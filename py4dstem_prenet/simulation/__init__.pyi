@@ -9,7 +9,9 @@ from .detector import (
 )
 from .display import stretch as stretch
 from .faults import (
+    NEEDLE_STOP as NEEDLE_STOP,
     NO_FAULTS as NO_FAULTS,
+    ROUND_STOP as ROUND_STOP,
     Faults as Faults,
     Rates as Rates,
     diffract as diffract,

@@ -15,7 +15,9 @@ COARSE_FIELD_PX = 128  # side of the patterns for the coarse stage, pixels: the 
 # Fractions of the patterns of the coarse stage: spots, rings or an empty probe; long tails; pictures of eight bits.
 SELECTED_AREA_RATE, TAILS_RATE, STRETCH_RATE = 0.5, 0.4, 0.25
 WINDOW_SELECTED_AREA_RATE, WINDOW_TAILS_RATE = 0.2, 0.25  # of the windows of the fine stage
-LONG_STOPS_RATE = 0.7  # fraction of the beam stops that reach past the beam
+LONG_STOPS_RATE, FITTED_STOPS_RATE = 0.45, 0.35  # of the beam stops: those past the beam; those of the disk's width
+HIDDEN_WEIGHT = 2.0  # of a pattern with a hidden beam in the loss of visibility: such patterns are few
+MIN_SEEN_ELECTRONS = 100.0  # expected electrons in a pattern with a hidden beam, below which it teaches nothing
 HIDDEN_FRACTION, SHOWN_FRACTION = 0.25, 0.75  # visible fraction of a direct disk that is hidden, or shown
 VALIDATION_BATCHES = 8  # batches of 128 windows in a validation; half as many of whole patterns
 
@@ -123,8 +125,9 @@ def draw_fields(bank, generator, batch: int):
     outside = draw() < 0.07
     origin = torch.where(outside[:, None], torch.where(draw(1) < 0.3, away, beside), origin)
     scene = draw_scene(bank, generator, batch, (side, side), origin, radius_range=(1.0, 40.0),
-                       dose_range=(80, 1e7), grains=3, stops=0.0, rates=Rates(moved=0.25, stop=0.45, columns=0.25),
-                       selected_area=SELECTED_AREA_RATE, tails=TAILS_RATE, long_stops=LONG_STOPS_RATE)
+                       dose_range=(80, 1e7), grains=3, stops=0.0, rates=Rates(moved=0.25, stop=0.6, columns=0.25),
+                       selected_area=SELECTED_AREA_RATE, tails=TAILS_RATE, long_stops=LONG_STOPS_RATE,
+                       fitted_stops=FITTED_STOPS_RATE)
     present = (draw() < 0.88) | outside
     # Patterns without a beam show stray light with a gradient, or almost nothing.
     light = log_uniform(generator, batch, 1, 1, low=1e-3, high=20.0) * ~present[:, None, None]
@@ -152,7 +155,7 @@ def draw_fields(bank, generator, batch: int):
 
 
 def is_detectable(scene):
-    """Return whether the beam exceeds the noise of the detector in the area of its disk.
+    """Return whether the beam exceeds the noise of the detector in the area of its disk, or shows elsewhere.
 
     Parameters
     ----------
@@ -162,10 +165,12 @@ def is_detectable(scene):
     Returns
     -------
     torch.Tensor
-        (B,), bool: the dose exceeds 7 standard deviations of read-out noise and column noise.
+        (B,), bool: the dose exceeds 7 standard deviations of read-out noise and column noise, and a hidden beam leaves
+        some electrons elsewhere.
     """
     noise = torch.hypot(scene.detector.readout, scene.faults.columns) * scene.radius * torch.pi**0.5
-    return scene.dose > 7 * noise
+    seen = (scene.visible > HIDDEN_FRACTION) | (scene.expected.sum((1, 2)) > MIN_SEEN_ELECTRONS)
+    return (scene.dose > 7 * noise) & seen
 
 
 def bilinear_target(position, shape):
@@ -264,13 +269,14 @@ class CenterTask(Task):
         target = bilinear_target(cell, logits.shape[1:])
         entropy = -(target.flatten(1) * torch.log_softmax(logits.flatten(1), 1)).sum(1)
         size = (log_radius - scene.radius.log()).abs()
-        with_beam = present.float()
+        with_beam = (present & ((scene.visible > HIDDEN_FRACTION) | is_detectable(scene))).float()
         coarse = ((entropy + 2 * size * (scene.visible > HIDDEN_FRACTION)) * with_beam).sum()
         coarse = coarse / with_beam.sum().clamp_min(1)
         weight = (is_detectable(scene) | ~present).float()
         coarse = coarse + binary_cross_entropy_with_logits(presence, with_beam, weight)
         clear = (scene.visible < HIDDEN_FRACTION) | (scene.visible > SHOWN_FRACTION)
         shown = (scene.visible > 0.5).float()
+        weight = weight * torch.where(scene.visible < HIDDEN_FRACTION, HIDDEN_WEIGHT, 1.0)
         return coarse + binary_cross_entropy_with_logits(visible, shown, weight * with_beam * clear)
 
     @torch.no_grad()

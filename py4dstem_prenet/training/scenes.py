@@ -12,7 +12,9 @@ import torch
 
 from ..core import ellipse_matrix
 from ..simulation import (
+    NEEDLE_STOP,
     NO_FAULTS,
+    ROUND_STOP,
     Bank,
     Detector,
     Faults,
@@ -33,7 +35,7 @@ from ..simulation import (
     uniform,
 )
 
-MIN_HIDDEN_BEAM_DOSE = 5000.0  # electrons per pattern; below, no beam is hidden: the rest is too faint
+MIN_HIDDEN_BEAM_DOSE = 500.0  # electrons per pattern; below, no beam is hidden: the rest is too faint
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def draw_scene(bank: Bank, generator, batch: int, shape, origin: torch.Tensor, *
                max_eps: float = 0.12, stops: float = 0.1, grains: int = 2, reuse: int = 1,
                extent: float | None = None, rates: Rates = NO_FAULTS,
                strain: torch.Tensor | None = None, selected_area: float = 0.0, tails: float = 0.0,
-               long_stops: float = 0.0) -> Scene:
+               long_stops: float = 0.0, fitted_stops: float = 0.0) -> Scene:
     """Draw a batch of random scenes.
 
     Parameters
@@ -180,6 +182,8 @@ def draw_scene(bank: Bank, generator, batch: int, shape, origin: torch.Tensor, *
         Fraction of the patterns with long tails, and twice that of those with spots, rings or an empty probe.
     long_stops : float
         Fraction of the beam stops whose width depends on the frame and not on the disk, and that reach past the beam.
+    fitted_stops : float
+        Fraction of the beam stops that are about as wide as the disk and end on it.
 
     Returns
     -------
@@ -224,9 +228,11 @@ def draw_scene(bank: Bank, generator, batch: int, shape, origin: torch.Tensor, *
         expected[sharp], radius = drawn, radius.masked_scatter(sharp, drawn_radius)
         edge = edge.masked_scatter(sharp, drawn_edge)
     faults = draw_faults(generator, origin, radius, shape, rates, can_hide=dose > MIN_HIDDEN_BEAM_DOSE)
-    if long_stops:
-        chosen = uniform(generator, batch) < long_stops
-        faults = replace(faults, stop=_long_stops(faults.stop, origin, float(max(shape)), chosen, generator))
+    if long_stops or fitted_stops:
+        share = uniform(generator, batch)
+        stop = _long_stops(faults.stop, origin, float(max(shape)), share < long_stops, generator)
+        fitted = (share >= long_stops) & (share < long_stops + fitted_stops)
+        faults = replace(faults, stop=_fitted_stops(stop, origin, radius, fitted, generator))
     coordinates = ideal_coordinates(shape, origin, matrix)
     background_fraction = uniform(generator, batch, 1, 1) ** 2 * 0.7 * (uniform(generator, batch, 1, 1) < 0.6)
     area = shape[0] * shape[1] / extent**2
@@ -253,6 +259,19 @@ def _long_stops(stop, origin, side, chosen, generator):
     aside = uniform(generator, batch, 1, low=-1.2, high=1.2) * width[:, None]
     at = origin - past * direction + aside * direction.flip(1) * torch.tensor([-1.0, 1.0])
     return replace(stop, at=torch.where(chosen[:, None], at, stop.at), width=torch.where(chosen, width, stop.width))
+
+
+def _fitted_stops(stop, origin, radius, chosen, generator):
+    """Replace beam stops by sharp, opaque ones about as wide as the disk, with their tip on it."""
+    batch = len(origin)
+    chosen = chosen & (stop.width > 0)
+    width = radius * uniform(generator, batch, low=0.4, high=1.5)
+    at = origin + torch.randn(batch, 2, generator=generator) * 0.3 * radius[:, None]
+    changed = dict(at=at, width=width.clamp_min(1.0), soft=log_uniform(generator, batch, low=0.02, high=0.5),
+                   leak=log_uniform(generator, batch, low=1e-5, high=1e-2),
+                   kind=torch.where(stop.kind == ROUND_STOP, NEEDLE_STOP, stop.kind))
+    return replace(stop, **{name: torch.where(chosen.view(-1, *[1] * (new.ndim - 1)), new, getattr(stop, name))
+                            for name, new in changed.items()})
 
 
 def _visible_fraction(faults, coordinates, radius, shape):
