@@ -116,8 +116,12 @@ def _is_counting(t, used, slope, significant, quantum, minimum):
     lit = m > 0
     if quantum == 0 or minimum < 0 or not lit.any():
         return False
-    # Motion of the pattern adds to the variance from pattern to pattern, and structure to the slope.
-    if abs(t["fano"][0] / quantum - 1) < MAX_FANO_DEVIATION and not (significant and slope / quantum < 0.6):
+    # Motion of the pattern adds to the variance from pattern to pattern, and an edge to the slope of the line: where
+    # one of them contradicts counting, the variance of most groups decides.
+    lit_anywhere = t["m"] > 0
+    usual = np.median(t["v"][lit_anywhere] / t["m"][lit_anywhere]) / quantum
+    if abs(t["fano"][0] / quantum - 1) < MAX_FANO_DEVIATION and not (
+            significant and slope / quantum < 0.6 and usual < 0.8):
         return True
     if significant and not 0.6 < slope / quantum < 1.4:
         return False

@@ -116,10 +116,20 @@ def doubts(sample, moments, noise, low, high):
 
 
 def _upside_down(sample, noise):
-    """Whether the median of the mean pattern is near its largest values, since beams are bright and small."""
-    mean = sample.mean(0, dtype=np.float64)[~noise.bad_pixels]
-    low, median, high = np.percentile(mean, [0.1, 50, 99.9]) if mean.size else (0.0, 0.0, 0.0)
-    return median - low > 5 * (high - median) and median - low > 10 * noise.readout / np.sqrt(len(sample))
+    """Whether most of the mean pattern is near its largest values, also in the corners: beams are bright and small.
+
+    The corners are dark where a wide beam fills the detector.
+    """
+    pattern, good = sample.mean(0, dtype=np.float64), ~noise.bad_pixels
+    mean = pattern[good]
+    if not mean.size:
+        return False
+    low, median, high = np.percentile(mean, [0.1, 50, 99.9])
+    ends = [np.r_[: max(1, n // 16), n - max(1, n // 16) : n] for n in pattern.shape]
+    corners = pattern[np.ix_(*ends)][good[np.ix_(*ends)]]
+    dark_corners = corners.size and np.median(corners) - low < 0.5 * (median - low)
+    return (median - low > 5 * (high - median) and median - low > 10 * noise.readout / np.sqrt(len(sample))
+            and not dark_corners)
 
 
 def _wrapped(sample):

@@ -45,3 +45,4 @@ from .measure import BeamLocator as BeamLocator, check_mask as check_mask, measu
 from .repeats import repeated_fraction as repeated_fraction
 from .sparse import pooled_origin as pooled_origin
 from .stop import find_stop as find_stop
+from .wide import WideDisk as WideDisk, wide_disk as wide_disk, wide_origin as wide_origin

@@ -27,6 +27,7 @@ from ..fits import (
     electron_windows,
 )
 from ..networks import WINDOW, load, normalize
+from . import wide_disk
 
 MAX_WINDOW_RADIUS_PX = 13.0  # disk radius in pixels that a window of the network holds; larger disks are binned
 LOCATE_BATCH = 256  # patterns that are located at once; chosen for speed
@@ -144,6 +145,8 @@ class Beam:
         describes; the most frequent aperture first. Empty if the disk has no edge that a fit can use.
     fit_bins : int
         Side of a bin of the fit in pixels: coarser bins would bias the position of a large disk.
+    wide : bool
+        Whether the disk is too large for the network; it is found by its contour instead, see `wide_disk`.
     """
 
     device: str
@@ -151,6 +154,7 @@ class Beam:
     aperture: Aperture
     fits: tuple[tuple[Aperture, float], ...] = ()
     fit_bins: int = 1
+    wide: bool = False
 
     @property
     def resolved_device(self) -> str:
@@ -300,7 +304,7 @@ class Beam:
         return contrast
 
     def predict(self, patterns, guess):
-        """Locate the direct beam with the network alone.
+        """Locate the direct beam with the network alone, or by its contour if it is too large for the network.
 
         Where its position is uncertain or far from the guess, the network looks again, in a window centered on it.
 
@@ -318,6 +322,8 @@ class Beam:
         sigma : numpy.ndarray, shape (n, 2)
             Their standard errors in pixels.
         """
+        if self.wide:
+            return self._contours(patterns, guess)
         position, sigma = np.zeros((len(guess), 2)), np.zeros((len(guess), 2))
         reference = torch.from_numpy(_reference(self.aperture, self.bins))
         for first in range(0, len(guess), LOCATE_BATCH):
@@ -332,6 +338,15 @@ class Beam:
                 position[again], sigma[again] = self._look(patterns[again], before, reference)
                 moved = np.abs(position[again] - before).max(1)
                 again = again[(moved > MOVED_PX * self.bins) & (sigma[again].max(1) > UNCERTAIN_SIGMA_PX * self.bins)]
+        return position, sigma
+
+    def _contours(self, patterns, guess):
+        """Centers of the contours and their sigmas, (n, 2) each; the guess and infinity where there is no contour."""
+        position, sigma = np.array(guess, float), np.full((len(guess), 2), np.inf)
+        for k, pattern in enumerate(self.noise.electrons(patterns)):
+            disk = wide_disk(pattern, ~self.noise.bad_pixels)
+            if disk is not None:
+                position[k], sigma[k] = disk.center, disk.sigma
         return position, sigma
 
     def _look(self, patterns, guess, reference):

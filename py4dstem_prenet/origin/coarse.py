@@ -34,7 +34,7 @@ MIN_BLOCK_BRIGHTNESS = 0.05  # electrons of a block in those of the brightest; t
 
 @dataclass(frozen=True)
 class FirstGuess:
-    """The direct beam as the coarse network sees it.
+    """The direct beam as the coarse network sees it, or as its contour shows it.
 
     Attributes
     ----------
@@ -53,6 +53,8 @@ class FirstGuess:
     places : numpy.ndarray, shape (k, 3)
         Places where the beam may be: the middle of the origins there (qx0, qy0), pixels, and the posterior probability;
         the most probable first.
+    wide : bool
+        Whether the disk is too large for the networks and was found by its contour, see `wide_disk`.
     """
 
     position: np.ndarray
@@ -62,6 +64,7 @@ class FirstGuess:
     sigma: float
     probability: float
     places: np.ndarray
+    wide: bool = False
 
 
 def coarse_origin(network, scan: Scan, noise: NoiseModel, region=None) -> FirstGuess | None:

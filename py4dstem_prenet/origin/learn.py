@@ -39,7 +39,7 @@ MIN_LIT_FRACTION = 0.05  # electrons of a pattern in those of bright ones (90 %)
 
 
 def learn_beam(scan: Scan, noise: NoiseModel, guess, radius: float, shown, device: str,
-               search_radius: bool = True) -> tuple[Beam, np.ndarray]:
+               search_radius: bool = True, wide: bool = False) -> tuple[Beam, np.ndarray]:
     """Learn the beam from a sample of a scan.
 
     Parameters
@@ -58,6 +58,8 @@ def learn_beam(scan: Scan, noise: NoiseModel, guess, radius: float, shown, devic
         "auto", "cpu", "cuda" or "mps".
     search_radius : bool, optional
         Whether other radii are tried before the edge is fitted; False if the user states the radius.
+    wide : bool, optional
+        Whether the disk is too large for the network, see `wide_disk`.
 
     Returns
     -------
@@ -71,8 +73,8 @@ def learn_beam(scan: Scan, noise: NoiseModel, guess, radius: float, shown, devic
     patterns = scan.read(sample)
     lit = _lit_patterns(patterns, noise)
     sample, patterns = sample[lit], patterns[lit]
-    beam = Beam(device, noise, Aperture(radius, ROUGH_BLUR_PX, (0.0, 0.0)))
-    if search_radius:
+    beam = Beam(device, noise, Aperture(radius, ROUGH_BLUR_PX, (0.0, 0.0)), wide=wide)
+    if search_radius and not wide:
         beam = _with_radius(beam, patterns, guess[sample])
     position, sigma = beam.predict(patterns, guess[sample])
     smooth, scatter = _surface(position, sigma, sample, scan.scan_shape)
@@ -154,6 +156,8 @@ def _surface(position, sigma, sample, scan_shape):
     *surfaces, _ = fit_descan(*maps.reshape(2, 2, *scan_shape), chosen.reshape(scan_shape))
     values = np.stack([s.values.ravel() for s in surfaces], 1)
     scatter = float(np.hypot(*np.median(np.abs(position - values[sample]), 0)))
+    if 2 * chosen.sum() < len(sample):
+        scatter = np.inf  # of positions that were not found nothing is known
     return (values if all(s.accepted for s in surfaces) else None), scatter
 
 

@@ -43,6 +43,7 @@ from . import (
     shows_beam,
     started,
     unlocated,
+    wide_origin,
 )
 
 MIN_GOOD_FRACTION = 0.2  # of the pixels that a mask leaves; a beam stop hides less, and so do dead chips
@@ -205,7 +206,9 @@ class BeamLocator:
             if any(flag.name == "inverted" for flag in noise.flags):
                 return cls(noise, None, None, Flag("no_beam"), device)
             region = None if given is None else given.region
-            coarse = coarse_origin(load("center", device).coarse, scan, noise, region)
+            coarse = wide_origin(scan, noise, region)
+            if coarse is None:
+                coarse = coarse_origin(load("center", device).coarse, scan, noise, region)
             advance()
             if given is not None:
                 coarse = started(scan, noise, coarse, given)
@@ -218,7 +221,7 @@ class BeamLocator:
                 reason = Flag("beam_ambiguous", {"probability": coarse.probability})
                 return cls(noise, None, None, reason, device, coarse, given)
             beam, guess = learn_beam(scan, noise, coarse.position, coarse.radius, coarse.shown, device,
-                                     search_radius=given is None or given.radius is None)
+                                     search_radius=given is None or given.radius is None, wide=coarse.wide)
             advance()
             return cls(beam.noise, beam, guess, None, device, coarse, given)
 

@@ -1,0 +1,161 @@
+"""First guess of a direct beam that fills most of the detector: an empty probe or a bright-field disk.
+
+The coarse network was trained on disks of up to half of the frame, few of them above a third. Such a disk needs no
+network: its interior is flat, and the contour at half of its level is a circle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import binary_dilation, binary_erosion, gaussian_filter, label
+
+from ..core import NoiseModel, Scan
+from . import FirstGuess, block_sums, spread_blocks
+
+# Chosen, not measured:
+MIN_WIDE_RADIUS, MAX_WIDE_RADIUS = 0.34, 0.62  # of the shorter side of the frame; smaller ones are the network's
+SMOOTHING = 0.006  # of the side, 1 sigma: keeps single pixels from breaking the contour
+MIN_SMOOTHING_PX = 0.7  # pixels
+MIN_LEVEL_ELECTRONS = 50.0  # electrons of the disk in the area of the smoothing: its noise is a seventh of the level
+MAX_HALF_LIT = 0.2  # pixels between a quarter and three quarters of the level, in those above: the edge is sharp
+MAX_PEAK = 3.0  # brightest 1 % of the disk in its median: no diffraction pattern is so flat
+MIN_FILLED = 0.9  # of the circle's pixels that are above half of the level, and the other way round
+MAX_CONTOUR_ERROR = 0.02  # median distance of the contour from the circle, in radii
+MIN_CONTOUR = 0.3  # part of the circle that the contour covers
+SLOPE_ERROR = 0.3  # widths of the smoothing: error of the center if the level of the disk falls by a fifth across it
+CORRELATED_PIXELS = 5.0  # of the contour, whose errors are alike
+VISIBLE_LOG_ODDS = 5.0  # of the guess
+
+
+@dataclass(frozen=True)
+class WideDisk:
+    """A disk that fills most of a pattern.
+
+    Attributes
+    ----------
+    center : numpy.ndarray, shape (2,)
+        Center (qx, qy), pixels.
+    radius : float
+        Radius at half of the level, pixels.
+    sigma : float
+        Standard error of the center along one axis, pixels, from the scatter of the contour.
+    """
+
+    center: np.ndarray
+    radius: float
+    sigma: float
+
+
+def wide_disk(pattern, good) -> WideDisk | None:
+    """Find a flat disk with a sharp, circular edge that fills most of a pattern.
+
+    Parameters
+    ----------
+    pattern : numpy.ndarray, shape (Qx, Qy)
+        Sum of patterns, electrons.
+    good : numpy.ndarray of bool, shape (Qx, Qy)
+        Pixels to use.
+
+    Returns
+    -------
+    WideDisk or None
+        The disk; None if the pattern is anything else.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.origin import wide_disk
+    >>> x, y = np.indices((64, 64))
+    >>> disk = wide_disk(100.0 * (np.hypot(x - 33, y - 30) < 28), np.ones((64, 64), bool))
+    >>> disk.center.round().tolist(), round(disk.radius)
+    ([33.0, 30.0], 28)
+    """
+    side = min(pattern.shape)
+    width = max(MIN_SMOOTHING_PX, SMOOTHING * side)
+    share = gaussian_filter(good.astype(float), width, mode="nearest").clip(1e-6)
+    smooth = gaussian_filter(np.where(good, pattern, 0.0).astype(float), width, mode="nearest") / share
+    usable = share > 0.5
+    area = np.pi * (MIN_WIDE_RADIUS * side) ** 2
+    if usable.sum() < area:
+        return None
+    # The disk covers a third of the frame or more: its level lies within the brighter part, whatever the rest is.
+    bright = np.sort(smooth[usable])[-int(area):]
+    level = float(np.median(bright))
+    if 4 * np.pi * width**2 * level < MIN_LEVEL_ELECTRONS or np.quantile(bright, 0.97) > MAX_PEAK * level:
+        return None
+    inside = usable & (smooth > 0.5 * level)
+    half_lit = usable & (smooth > 0.25 * level) & (smooth < 0.75 * level)
+    if half_lit.sum() > MAX_HALF_LIT * inside.sum():
+        return None
+    return _circle(inside, usable, width)
+
+
+def _circle(inside, usable, width):
+    """The circle around the largest connected part of pixels, if it is one; the image was smoothed by `width`."""
+    labels, count = label(inside)
+    if not count:
+        return None
+    inside = labels == np.bincount(labels.ravel())[1:].argmax() + 1
+    # The contour without the limits of the frame and of bad pixels.
+    limit = binary_dilation(~usable, iterations=2)
+    limit[[0, 1, -2, -1]], limit[:, [0, 1, -2, -1]] = True, True
+    contour = np.argwhere(inside & ~binary_erosion(inside) & ~limit).astype(float)
+    for _ in range(6):  # Kasa's fit, without points far from the circle: shadows of dirt, gaps between chips
+        if len(contour) < 16:
+            return None
+        design = np.column_stack([contour, np.ones(len(contour))])
+        solution = np.linalg.lstsq(design, (contour**2).sum(1), rcond=None)[0]
+        center = solution[:2] / 2
+        radius = float(np.sqrt(max(solution[2] + center @ center, 1.0)))
+        off = np.abs(np.hypot(*(contour - center).T) - radius)
+        kept = off <= max(1.0, 3 * np.median(off))
+        contour = contour[kept]
+    azimuth = np.unique((np.arctan2(*(contour - center).T) * 36 / np.pi).astype(int))
+    x, y = np.indices(inside.shape)
+    disk = usable & (np.hypot(x - center[0], y - center[1]) < radius)
+    both = (disk & inside).sum()
+    if (not MIN_WIDE_RADIUS < radius / min(inside.shape) < MAX_WIDE_RADIUS
+            or np.median(off[kept]) > max(0.5, MAX_CONTOUR_ERROR * radius) or len(azimuth) < MIN_CONTOUR * 72
+            or both < MIN_FILLED * max(disk.sum(), inside.sum())):
+        return None
+    # Errors of neighboring pixels of the contour are alike; a circle of which half is seen has twice the error.
+    covered = len(azimuth) / 72
+    sigma = max(0.3, 1.5 * float(np.median(off[kept]))) * (2 / len(contour) * CORRELATED_PIXELS) ** 0.5 / covered**2
+    sigma = float(np.hypot(sigma, SLOPE_ERROR * width))
+    return WideDisk(center, radius + 0.5, sigma)  # the contour holds the outermost pixels of the disk
+
+
+def wide_origin(scan: Scan, noise: NoiseModel, region=None) -> FirstGuess | None:
+    """Guess every origin of a scan whose direct beam fills most of the detector.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan, or a sample of one.
+    noise : NoiseModel
+        Noise model of the detector.
+    region : numpy.ndarray of bool, shape (Rx, Ry), optional
+        Positions that are used; all by default.
+
+    Returns
+    -------
+    FirstGuess or None
+        The guess; None if the mean pattern shows no such disk.
+    """
+    sums, counts, grid = block_sums(scan, noise, region=region)
+    good = ~noise.bad_pixels
+    whole = wide_disk(sums.sum(0), good)
+    if whole is None:
+        return None
+    disks = [wide_disk(image, good) if n else None for image, n in zip(sums, counts, strict=True)]
+    found = np.array([disk is not None for disk in disks])
+    centers = np.array([whole.center if disk is None else disk.center for disk in disks])
+    if not found.any():
+        found = counts > 0
+    guess = spread_blocks(centers, grid, scan.scan_shape, 0.5, found)
+    middle = np.median(guess, axis=0)
+    shown = np.ones(len(guess), bool)
+    return FirstGuess(guess, whole.radius, shown, VISIBLE_LOG_ODDS, 1.0, 1.0, np.array([[*middle, 1.0]]),
+                      wide=True)
