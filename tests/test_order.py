@@ -126,3 +126,21 @@ def test_a_model_that_is_too_simple_is_blamed_and_not_the_specimen():
     fit = fit_origin(origin, model="constant")
     assert fit.decision.has("model_too_simple") and not fit.decision.has("residuals_correlated")
     assert not fit_origin(origin, model="parabola").decision.has("model_too_simple")
+
+
+@pytest.mark.parametrize("dropped_frames", [0, 1])
+def test_a_column_that_is_off_in_the_mean_keeps_what_was_measured(dropped_frames):
+    """A lost frame moves the last column to the next row's start: no position is 5 sigma off, their mean is 9."""
+    rng = np.random.default_rng(3)
+    rows, columns, sigma = 8, 11, 0.2
+    truth = descan(rows + 1, columns, 0.3, 0.9, 0.0).reshape(2, -1)
+    at = 20
+    truth = np.concatenate([truth[:, :at], truth[:, at + dropped_frames:]], 1)[:, : rows * columns]
+    truth = truth.reshape(2, rows, columns)
+    maps = truth + rng.normal(0, sigma, truth.shape)
+    valid = np.ones((rows, columns), bool)
+    *fits, flags = fit_descan(maps, np.full(maps.shape, sigma), valid)
+    found = {flag.name for flag in flags}
+    assert ("lines_elsewhere" in found or "frames_missing" in found) == bool(dropped_frames)
+    error = np.hypot(*(np.stack([fit.values for fit in fits]) - truth))
+    assert (error > 4 * sigma).mean() < 0.02

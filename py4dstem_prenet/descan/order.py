@@ -23,6 +23,9 @@ OFF_SIGMAS = 5.0  # the same in standard deviations of the position
 SIGMA_FLOOR_PX = 0.03  # pixels, added to the stated sigma: what specimens add to the scatter of neighbors at least
 MIN_OFF_FRACTION = 0.02  # of the positions; with fewer off, no other order is looked for
 MAX_LEFT_FRACTION = 0.5  # of these positions that another order may leave off
+LINE_SIGMAS = 6.0  # of the mean of a row or column from the surface: false alarm 2e-9 a line
+MIN_LINE_OFF_PX = 0.25  # pixels, of the same: bends that the surface does not follow are smaller
+MIN_LINE_COUNT = 4  # positions in a line
 MIN_EVIDENCE = 20.0  # log likelihood ratio less criterion: false alarm with odds of e^-20
 MIN_PAIRED_FRACTION = 0.3  # of neighbors in time that are both valid; a sparse sample has no order
 MIN_COUNT = 24  # positions
@@ -60,6 +63,19 @@ class _Maps:
         """Which used positions are off a surface (2, Rx, Ry), by at least so many pixels."""
         distance = np.hypot(*(self.values - fitted))
         return self.valid & (distance > np.maximum(least, OFF_SIGMAS * self.sigma))
+
+    def lines_off(self, fitted, axis):
+        """Which columns (axis 0) or rows (axis 1) are off a surface (2, Rx, Ry) in the mean of their positions.
+
+        No position counts for more than OFF_SIGMAS.
+        """
+        used = self.valid.sum(axis)
+        residual = np.where(self.valid, self.values - fitted, 0.0)
+        limit = OFF_SIGMAS * self.sigma
+        clipped = np.clip(residual, -limit, limit)
+        mean, pull = clipped.sum(axis + 1) / used.clip(1), (clipped / self.sigma).sum(axis + 1) / np.sqrt(used.clip(1))
+        off = (np.abs(pull) > LINE_SIGMAS) & (np.abs(mean) > MIN_LINE_OFF_PX)
+        return off.any(0) & (used >= MIN_LINE_COUNT)
 
     def loss(self, fitted):
         """Negative log likelihood of all used positions."""
@@ -109,7 +125,7 @@ def reorder(maps, sigmas, valid, fits, model="auto"):
     if min(data.valid.shape) < 4 or used < MIN_COUNT or pairs.mean() < MIN_PAIRED_FRACTION:
         return None, None
     off = data.off(smooth)
-    if off.sum() < MIN_OFF_FRACTION * used:
+    if off.sum() < MIN_OFF_FRACTION * used and not any(data.lines_off(smooth, axis).any() for axis in (0, 1)):
         return None, None
     best = (MIN_EVIDENCE, None, None)
     before = data.loss(smooth)
@@ -122,6 +138,8 @@ def reorder(maps, sigmas, valid, fits, model="auto"):
                 best = evidence, found, flag
         if best[1] is not None:
             break
+    if best[1] is None:
+        best = next(((0.0, found, flag) for found, flag, _ in _odd_lines(data, smooth, model, jointly=True)), best)
     if best[1] is not None:
         return best[1], best[2]
     fraction = _in_time_only(data, smooth, data.off(smooth, MIN_REFUSED_PX))
@@ -339,20 +357,25 @@ def _unwrapped(image):
     return rows + np.concatenate([[0.0], np.cumsum(np.rint(shift))])[:, None]
 
 
-def _odd_lines(data, smooth, model):
-    """Whole rows or columns lie elsewhere, as those that are taken on the way back; what was measured stays there."""
+def _odd_lines(data, smooth, model, jointly=False):
+    """Whole rows or columns lie elsewhere, as those that are taken on the way back; what was measured stays there.
+
+    They are told by the number of their positions that are off, or `jointly` by the mean.
+    """
     off, valid = data.off(smooth), data.valid
     odd = np.zeros_like(valid)
     numbers, parameters = {}, 0
     for axis, name in ((1, "rows"), (0, "columns")):
         count, used = off.sum(axis), valid.sum(axis)
-        lines = (used >= 4) & (count > MIN_ODD_PART * used)
+        lines = (used >= MIN_LINE_COUNT) & (count > MIN_ODD_PART * used)
+        if jointly:
+            lines = data.lines_off(smooth, axis)
         if not lines.any() or lines.mean() > MAX_ODD_LINES:
             numbers[name] = []
             continue
         rest = off.sum() - count[lines].sum()
         rate = max((rest + 1) / max(used.sum() - used[lines].sum(), 1), 1e-3)
-        lines &= binom.sf(count - 1, used, rate) < MAX_ODD_CHANCE
+        lines &= jointly or binom.sf(count - 1, used, rate) < MAX_ODD_CHANCE
         numbers[name] = [str(int(i)) for i in np.flatnonzero(lines)]
         odd |= lines[:, None] if axis == 1 else lines
         parameters += PARAMETERS_PER_LINE * int(lines.sum())
