@@ -12,8 +12,10 @@ import pytest
 from scans import simulated
 from scipy.ndimage import gaussian_filter
 
+from py4dstem_prenet.core import as_scan
 from py4dstem_prenet.core.errors import PrenetError
 from py4dstem_prenet.core.flags import has_flag
+from py4dstem_prenet.detector import estimate_noise
 from py4dstem_prenet.pipeline import calibrate
 
 SCAN = dict(scan=(5, 6), shape=(96, 88), dose=30_000.0, ratio=1.04, theta=0.9, seed=23)
@@ -148,3 +150,14 @@ def test_a_fault_is_flagged_or_does_no_harm(fault):
     wrong = ellipse.vector - eps * np.array([np.cos(2 * truth["theta"]), np.sin(2 * truth["theta"])])
     assert not ellipse.accepted or wrong @ np.linalg.solve(ellipse.covariance, wrong) < 9
     assert ellipse.accepted or fault != "none"
+
+
+@pytest.mark.parametrize("bits", [6, 12])
+@pytest.mark.parametrize("over, expected", [(0.8, False), (1.2, True), (1.6, True)])
+def test_counters_narrower_than_the_data_type_are_told_where_they_wrap(bits, over, expected):
+    bright = np.random.default_rng(bits).poisson(counts() * (over * 2**bits / counts().max()))
+    if not expected:
+        bright = bright.clip(max=2**bits - 1)
+    noise = estimate_noise(as_scan((bright % 2**bits).astype(np.uint16)))
+    limits = [flag.numbers["limit"] for flag in noise.flags if flag.name == "wrapped"]
+    assert limits == [2**bits] * expected

@@ -1,6 +1,7 @@
 """Checks of the values in a sample of a scan: unusable data are refused, doubtful data get a warning."""
 
 import numpy as np
+from scipy.ndimage import binary_dilation, binary_fill_holes
 
 from ..core import Flag, PrenetError
 
@@ -15,6 +16,13 @@ MIN_FRACTION_AT_BOTTOM = 0.02  # of all values, with which data may be clipped b
 MIN_SHARED_NOISE_RATIO = 0.7  # fine over coarse variance, 1 for independent noise; below, neighbors share noise
 MIN_BENT_RATIO = 0.4  # variance of bright pixels over the expected one; below, values are not proportional to electrons
 MIN_BRIGHT_ELECTRONS = 3  # electrons in a pixel for the test of proportionality
+MIN_COUNTER = 64  # smallest limit of a counter: six bits
+MIN_TOP = 0.99  # largest value in the limit of a counter that wrapped
+# Distance of values in a hole, and around it, from half of the limit: in the limit, and in sigmas of counting noise.
+MIN_HOLE_STEP, HOLE_SIGMAS = 0.1, 3.0
+MIN_ABRUPT = 0.7  # of the pixels around holes that are so bright
+MIN_AT_LIMIT = 0.2  # values in the last twentieth below the limit, in those of the twentieth before
+MAX_HOLE_PATTERNS = 32  # patterns that are searched for holes; chosen for speed
 MIN_STUCK_PATTERNS = 8  # patterns, without which constant pixels are not unusual
 
 
@@ -100,8 +108,9 @@ def doubts(sample, moments, noise, low, high):
         flags.append(Flag("clipped", {"percent": 100 * bottom, "value": float(low)}))
     if _upside_down(sample, noise):
         flags.append(Flag("inverted"))
-    if _wrapped(sample):
-        flags.append(Flag("wrapped", {"limit": int(np.iinfo(sample.dtype).max) + 1}))
+    limit = _wrapped(sample, noise)
+    if limit is not None:
+        flags.append(Flag("wrapped", {"limit": limit}))
     stuck = _unresponsive(sample, noise, saturated)
     if not saturated and stuck is None and _bent(moments, noise):
         flags.append(Flag("nonlinear"))
@@ -132,18 +141,34 @@ def _upside_down(sample, noise):
             and not dark_corners)
 
 
-def _wrapped(sample):
-    """Whether small values lie between two pixels that have nearly the largest value of the data type."""
-    if sample.dtype.kind != "u" or sample.dtype.itemsize > 2:
-        return False
-    top = np.iinfo(sample.dtype).max
-    if sample.max() < 0.97 * top:
-        return False
-    large, small = sample > 0.6 * top, sample < 0.4 * top
-    count = 0
-    for a, b in ((large, small), (large.swapaxes(1, 2), small.swapaxes(1, 2))):
-        count = max(count, np.count_nonzero((a[:, :-2] & b[:, 1:-1] & a[:, 2:]).any(0)))
-    return count >= MIN_EDGE_PIXELS  # a few pixels may be dead
+def _wrapped(sample, noise):
+    """The power of two at which values wrapped to zero, or None: dark holes in what is nearly as bright as it.
+
+    A counter may be narrower than the data type, so that the limit is the power of two just above the largest value.
+    The edge of a hole is abrupt, in contrast to the inside of a ring; or it is a dark pixel between two bright ones.
+    """
+    high = int(sample.max()) if sample.dtype.kind in "iu" else 0
+    limit = 1 << high.bit_length()
+    if limit < MIN_COUNTER or high < MIN_TOP * limit - 1:
+        return None
+    near, below = (np.count_nonzero((sample >= low * limit) & (sample < (low + 0.05) * limit)) for low in (0.95, 0.9))
+    if near < max(MIN_EDGE_PIXELS, MIN_AT_LIMIT * below):  # the largest value lies there by chance
+        return None
+    # Counting noise at half of the limit does not reach from one level to the other.
+    reach = max(MIN_HOLE_STEP, HOLE_SIGMAS * (0.5 * noise.gain / limit) ** 0.5)
+    dark_level, bright_level = (0.5 - reach) * limit, (0.5 + reach) * limit
+    holes = np.zeros(sample.shape[1:], bool)
+    for pattern in sample[:: max(1, len(sample) // MAX_HOLE_PATTERNS)]:
+        bright = (pattern > bright_level) | noise.bad_pixels
+        hole = binary_fill_holes(bright) & ~bright
+        rim = binary_dilation(hole) & ~hole
+        if np.count_nonzero(rim & bright) > MIN_ABRUPT * np.count_nonzero(rim):
+            holes |= hole & (pattern < dark_level)
+        dark, bright = pattern < dark_level, bright & ~noise.bad_pixels
+        holes[1:-1] |= bright[:-2] & dark[1:-1] & bright[2:]
+        holes[:, 1:-1] |= bright[:, :-2] & dark[:, 1:-1] & bright[:, 2:]
+    holes &= ~noise.bad_pixels
+    return limit if np.count_nonzero(holes) >= MIN_EDGE_PIXELS else None
 
 
 def _bent(moments, noise):
