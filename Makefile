@@ -69,4 +69,4 @@ $(READY): requirements-lock.txt pyproject.toml
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) demo docs/api
+	rm -rf $(VENV) demo docs/site
