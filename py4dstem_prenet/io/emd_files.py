@@ -7,8 +7,6 @@ from contextlib import contextmanager
 
 import h5py
 import numpy as np
-import py4DSTEM
-from py4DSTEM import Calibration, DataCube, Metadata
 from tqdm import tqdm
 
 from ..core import READING_ERRORS, Flag, PrenetError, check_sources, silent_sources
@@ -207,6 +205,8 @@ def _write_errors(path):
 
 
 def _save(node, partial, path):
+    import py4DSTEM
+
     try:
         py4DSTEM.save(partial, node)
     except Exception as error:  # emdfile raises exceptions of many types
@@ -262,6 +262,8 @@ def load_calibration(datacube, path):
     UserWarning
         If the calibration was measured in another scan of the same shape; `check_calibration` tells so as well.
     """
+    from py4DSTEM import Calibration, Metadata
+
     path = existing(path)
     with open_hdf5(path) as file:
         calibration, shape, sigma, record = _read_calibration(file, path)
@@ -308,6 +310,8 @@ def open_calibrated(path):
     PrenetError
         If the file holds no calibration.
     """
+    from py4DSTEM import DataCube
+
     path = existing(path)
     with open_hdf5(path) as file:
         shape = _read_calibration(file, path)[1]
@@ -327,6 +331,8 @@ def open_calibrated(path):
 
 def _read_calibration(file, path):
     """Calibration, shape of the data, maps of sigma and provenance (JSON text); None for what the file lacks."""
+    from py4DSTEM import Calibration
+
     for root in file.values():
         for group in root.get("metadatabundle", {}).values():
             if group.attrs.get("python_class") == "Calibration":
