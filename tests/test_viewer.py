@@ -179,6 +179,16 @@ def test_a_script_without_a_display_gets_a_figure(wrong):
     assert viewer.controls is None and viewer._repr_mimebundle_()["image/png"].startswith(b"\x89PNG")
 
 
+def test_a_notebook_without_ipympl_gets_a_figure(wrong, monkeypatch):
+    from py4dstem_prenet.viewer import launch
+
+    monkeypatch.setattr(launch, "in_notebook", lambda: True)
+    monkeypatch.setattr(launch, "find_spec", lambda name: None)
+    with pytest.warns(UserWarning):
+        viewer = view(wrong)
+    assert viewer.controls is None and viewer._repr_mimebundle_()["image/png"].startswith(b"\x89PNG")
+
+
 def test_the_controls_of_a_notebook(wrong):
     pytest.importorskip("ipympl", reason="the extra `viewer` is not installed")
     from ipympl.backend_nbagg import Canvas, FigureManager

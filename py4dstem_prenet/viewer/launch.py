@@ -109,22 +109,31 @@ def view(datacube, denoised=None, image=None, device="auto") -> Viewer:
     """
     session = Session(datacube, denoised, image, device)
     if in_notebook():
-        if find_spec("ipympl") is not None:
-            from ipympl.backend_nbagg import Canvas, FigureManager
-            from matplotlib.figure import Figure
-
-            figure = Figure(figsize=NOTEBOOK_SIZE, dpi=NOTEBOOK_DPI)
-            canvas = Canvas(figure)
-            FigureManager(canvas, 0)
-            canvas.header_visible = canvas.footer_visible = False
-            canvas.toolbar_position = "bottom"  # on the left it covers the image
-            panels = ViewerPanels(session, figure)
-            return Viewer(session, panels, notebook_controls(panels))
-        warnings.warn('The viewer needs ipympl in notebooks: pip install "py4dstem-prenet[viewer]". '
-                      "Here is a figure instead.", stacklevel=2)
+        return _in_notebook(session)
     import matplotlib.pyplot as plt
 
     figure = plt.figure(figsize=WINDOW_SIZE)
-    interactive = figure.canvas.required_interactive_framework is not None or "nbagg" in plt.get_backend()
+    interactive = figure.canvas.required_interactive_framework is not None
     panels = ViewerPanels(session, figure, CONTROLS_FROM - 0.02 if interactive else 0.99)
     return Viewer(session, panels, figure_controls(panels, CONTROLS_FROM) if interactive else None)
+
+
+def _in_notebook(session):
+    """The viewer with ipywidgets; a figure where ipympl is missing."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=NOTEBOOK_SIZE, dpi=NOTEBOOK_DPI)
+    if find_spec("ipympl") is None:
+        warnings.warn('The viewer needs ipympl in notebooks: pip install ipympl ipywidgets, or the extra "viewer". '
+                      "This is a figure instead.", stacklevel=3)
+        FigureCanvasAgg(figure)
+        return Viewer(session, ViewerPanels(session, figure), None)
+    from ipympl.backend_nbagg import Canvas, FigureManager
+
+    canvas = Canvas(figure)
+    FigureManager(canvas, 0)
+    canvas.header_visible = canvas.footer_visible = False
+    canvas.toolbar_position = "bottom"  # on the left it covers the image
+    panels = ViewerPanels(session, figure)
+    return Viewer(session, panels, notebook_controls(panels))

@@ -16,6 +16,7 @@ from ..io import noise_of, read_ellipse, read_fitted_origin, read_mask, read_ori
 
 MAX_IMAGE_POSITIONS = 128**2  # scan positions of which the virtual image is computed; larger scans are sampled
 DENOISED_REACH = 4  # scan positions on each side of the one that is denoised, among which similar patterns are searched
+MAX_KEPT = 32  # denoised patterns that are kept
 DARK_FIELD = (2.0, 0.48)  # inner radius in radii of the direct disk, outer radius in shorter sides of a pattern
 
 
@@ -206,6 +207,8 @@ class PatternSource:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that a quantity is attenuated: `check_denoising` measures it
                 clean = denoise(piece, self.noise, device=self.device, progress=False).data
+            if len(self._clean) >= MAX_KEPT:
+                self._clean.clear()
             self._clean[at] = self._electrons(clean[tuple(k - s.start for k, s in zip(at, part, strict=True))])
         return self._clean[at]
 
