@@ -90,7 +90,7 @@ class ViewerPanels:
         shown = self.image.imshow(values, cmap="gray", vmin=low, vmax=max(high, low + 1e-12),
                                   extent=(-0.5, ry - 0.5, rx - 0.5, -0.5))
         self._image_artists = [shown]
-        self.image.set_title(f"{title}: click a position", fontsize=10)
+        self.image.set_title(title, fontsize=10)
         self.refresh()
 
     def refresh(self) -> None:
@@ -105,7 +105,7 @@ class ViewerPanels:
         self._show(self.measured, seen.measured, "gray", norm)
         self.measured.set_title(_measured_title(seen), fontsize=10)
         if seen.clean is None:
-            for ax, title in ((self.clean, "denoised: tick 'denoise'"), (self.difference, "measured - denoised")):
+            for ax, title in ((self.clean, "denoised: not asked for"), (self.difference, "measured - denoised")):
                 ax.set_title(title, fontsize=10, color="0.5")
         else:
             self._show(self.clean, seen.clean, "gray", norm)

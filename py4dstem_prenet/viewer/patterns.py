@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from scipy.ndimage import gaussian_filter, label
 
-from ..core import NoiseModel, PrenetError, as_scan
+from ..core import NoiseModel, PrenetError, as_scan, sample_positions
 from ..denoising import denoise
 from ..detector import virtual_images
 from ..disks import DiskFinder
@@ -17,6 +18,7 @@ from ..io import noise_of, read_ellipse, read_fitted_origin, read_mask, read_ori
 MAX_IMAGE_POSITIONS = 128**2  # scan positions of which the virtual image is computed; larger scans are sampled
 DENOISED_REACH = 4  # scan positions on each side of the one that is denoised, among which similar patterns are searched
 MAX_KEPT = 32  # denoised patterns that are kept
+BRIGHTEST_POSITIONS = 64  # patterns in which the brightest disk is searched if no origin is known
 DARK_FIELD = (2.0, 0.48)  # inner radius in radii of the direct disk, outer radius in shorter sides of a pattern
 
 
@@ -130,7 +132,7 @@ class PatternSource:
         return float(radius) if radius is not None and np.isfinite(radius) else None
 
     def image(self):
-        """Compute a virtual image: dark field about the origin, or all electrons if no origin is known.
+        """Compute a virtual image: dark field about the origin, or about the brightest disk if no origin is known.
 
         Returns
         -------
@@ -143,16 +145,27 @@ class PatternSource:
         step = int(np.ceil(np.sqrt(rx * ry / MAX_IMAGE_POSITIONS)))
         rows, columns = np.arange(0, rx, step), np.arange(0, ry, step)
         sample = (rows[:, None] * ry + columns).ravel()
-        inner, outer, title = 0.0, 2.0 * max(self.scan.pattern_shape), "all electrons"
-        origin = np.zeros((2, len(sample)))
         if self.fitted is not None and self.radius is not None:
             origin = np.stack([q.ravel()[sample] for q in self.fitted[:2]])
             inner, outer = DARK_FIELD[0] * self.radius, DARK_FIELD[1] * min(self.scan.pattern_shape)
             title = "virtual dark field"
             if inner > 0.8 * outer:  # large disks leave no dark field
                 inner, outer, title = 0.0, self.radius, "virtual bright field"
+        else:
+            center, inner = self._brightest()
+            origin = np.broadcast_to(np.array(center)[:, None], (2, len(sample)))
+            outer, title = 2.0 * max(self.scan.pattern_shape), "electrons outside the brightest disk"
         values = virtual_images(self.scan, *origin, [(inner, outer)], self.noise, positions=sample)[0]
         return values.reshape(len(rows), len(columns)), title
+
+    def _brightest(self):
+        """Center of the brightest disk of the mean over some patterns, and twice its radius, pixels."""
+        positions = sample_positions(self.scan.scan_shape, BRIGHTEST_POSITIONS)
+        smooth = gaussian_filter(self.noise.electrons(self.scan.read(positions)).mean(0), 1.5)
+        center = np.unravel_index(np.argmax(smooth), smooth.shape)
+        distance = np.hypot(*(np.indices(smooth.shape) - np.array(center)[:, None, None]))
+        parts, _ = label(smooth > 0.5 * smooth.max())
+        return center, 1.0 + 2 * distance[parts == parts[center]].max()
 
     def look(self, position, clean=False, disks=False) -> PatternView:
         """Read what is shown of a position.
