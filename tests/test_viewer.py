@@ -177,6 +177,8 @@ def test_wrong_shapes_are_refused():
 def test_a_script_without_a_display_gets_a_figure(wrong):
     viewer = view(wrong)
     assert viewer.controls is None and viewer._repr_mimebundle_()["image/png"].startswith(b"\x89PNG")
+    viewer.session.move_center(RIGHT, 48)
+    assert np.abs(viewer.arguments["center"][0] - RIGHT).max() < 0.5
 
 
 def test_a_notebook_without_ipympl_gets_a_figure(wrong, monkeypatch):

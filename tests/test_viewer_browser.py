@@ -25,12 +25,12 @@ from py4dstem_prenet.viewer.launch import NOTEBOOK_DPI, NOTEBOOK_SIZE
 for needed in ("jupyterlab", "ipympl", "ipywidgets", "playwright"):
     pytest.importorskip(needed, reason="jupyterlab, the extra `viewer` and playwright are not all installed")
 pytestmark = pytest.mark.slow
-PART = (slice(5, 11), slice(4, 12))  # of the demonstration scan
-CODE = f"""import py4DSTEM, py4dstem_prenet
+CODE = """import py4DSTEM, py4dstem_prenet
 from py4dstem_prenet.demo import load_scan
-datacube = py4DSTEM.DataCube(load_scan()[0].data[{PART[0].start}:{PART[0].stop}, {PART[1].start}:{PART[1].stop}].copy())
+datacube, truth = load_scan()
 report = datacube.prenet.calibrate(progress=False)
 datacube.prenet.view()"""
+AT = (9, 14)  # scan position that is looked at, in a gold particle
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]
 
@@ -83,11 +83,9 @@ def page(address):
 @pytest.fixture(scope="module")
 def panels():
     """The same figure in this process, to know where in it a position lies."""
-    import py4DSTEM
-
     figure = Figure(figsize=NOTEBOOK_SIZE, dpi=NOTEBOOK_DPI)
     FigureCanvasAgg(figure)
-    made = ViewerPanels(Session(py4DSTEM.DataCube(load_scan()[0].data[PART].copy())), figure)
+    made = ViewerPanels(Session(load_scan()[0]), figure)
     figure.canvas.draw()
     return made
 
@@ -121,19 +119,19 @@ def picture(page, name):
 
 def test_correct_a_center_and_a_region_and_apply(page, panels):
     page.wait_for_timeout(2000)
-    mouse(page, panels.image, (1, 6))
+    mouse(page, panels.image, AT)
     page.get_by_text("center", exact=True).click()
     truth = load_scan()[1]
-    at = [truth[name][PART][1, 6] for name in ("qx0", "qy0")]
+    at = [truth[name][AT] for name in ("qx0", "qy0")]
     mouse(page, panels.measured, (at[0] + 12, at[1] + 9), at)
-    wait_for(page, r"The center at position \(1, 6\)")
+    wait_for(page, r"The center at position \(9, 14\)")
     page.wait_for_timeout(2000)  # until the drag has ended in the kernel, too
     told = page.inner_text(".jp-OutputArea :text-matches('The center at position')")
     moved = [float(q) for q in re.search(r"is \(([\d.]+), ([\d.]+)\) px", told).groups()]
     assert np.abs(np.subtract(moved, at)).max() < 1.0
     page.get_by_text("region", exact=True).click()
-    mouse(page, panels.image, (0, 1), (5, 6))
-    wait_for(page, r"region=\(slice\(0, 6\), slice\(1, 7\)\)")
+    mouse(page, panels.image, (2, 5), (16, 19))
+    wait_for(page, r"region=\(slice\(2, 17\), slice\(5, 20\)\)")
     page.select_option(".jp-OutputArea select", "plane")
     wait_for(page, "model='plane'")
     picture(page, "corrected")
@@ -149,9 +147,10 @@ def test_mask_and_denoise(page, panels):
     page.get_by_text("mask", exact=True).click()
     mouse(page, panels.measured, (90, 20), (90, 60), (110, 60), (110, 20), (91, 20))
     wait_for(page, "mask=mask")
-    page.get_by_text("denoise", exact=True).click()
-    page.wait_for_timeout(1000)
-    page.wait_for_selector(".jp-OutputArea :text('Computing')", state="detached", timeout=60_000)
+    for name in ("denoise", "Bragg disks"):
+        page.get_by_text(name, exact=True).click()
+        page.wait_for_timeout(1000)
+        page.wait_for_selector(".jp-OutputArea :text('Computing')", state="detached", timeout=120_000)
     page.wait_for_timeout(1000)
     picture(page, "denoised")
     assert not page.query_selector("text=Traceback")

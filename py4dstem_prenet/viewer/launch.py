@@ -37,6 +37,11 @@ class Viewer:
         self.session, self.panels, self.controls = session, panels, controls
         self.figure = panels.figure
 
+    @property
+    def arguments(self) -> dict:
+        """Arguments of `calibrate` that do the same as Apply would."""
+        return self.session.edits.arguments(self.session.fitted)
+
     def _repr_mimebundle_(self, **options):
         if hasattr(self.controls, "_repr_mimebundle_"):
             return self.controls._repr_mimebundle_(**options)
@@ -70,8 +75,8 @@ def view(datacube, denoised=None, image=None, device="auto") -> Viewer:
 
     Click a position in the image of the scan to see its pattern with origin, sigma and ellipse, and, on request,
     denoised, with the difference and Bragg disks. Place the direct beam, choose the model of the descan, draw a region
-    of the scan or mask pixels, and press Apply: `calibrate` is called with these arguments. The call is shown, so that
-    a script can repeat it.
+    of the scan or mask pixels, and press Apply: `calibrate` is called with these arguments. `viewer.arguments` holds
+    them, so that a script can repeat it.
 
     Parameters
     ----------
@@ -103,8 +108,8 @@ def view(datacube, denoised=None, image=None, device="auto") -> Viewer:
     --------
     >>> from py4dstem_prenet.demo import load_scan
     >>> viewer = view(load_scan()[0])  # doctest: +SKIP
-    >>> viewer.session.edits.arguments()  # doctest: +SKIP
-    {}
+    >>> viewer.arguments  # after the center was placed  # doctest: +SKIP
+    {'center': (60.5, 63.0)}
     """
     session = Session(datacube, denoised, image, device)
     if in_notebook():
