@@ -1,9 +1,12 @@
 """Save calibrated cubes as EMD files that any py4DSTEM reads, with or without this package; load calibrations."""
 
+from __future__ import annotations
+
 import copy
 import json
 import warnings
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
@@ -37,6 +40,9 @@ from . import (
     undoable,
     use_stock_classes,
 )
+
+if TYPE_CHECKING:
+    from py4DSTEM import Calibration, DataCube
 
 MAX_TABLE_BYTES = 2**16  # bytes of the tables of an HDF5 file, beside those of its data
 _COPY_BYTES = 64 * 2**20  # bytes of data that are copied at a time
@@ -292,7 +298,7 @@ def load_calibration(datacube, path):
         warnings.warn(str(Flag("other_data")), stacklevel=2)
 
 
-def open_calibrated(path):
+def open_calibrated(path) -> DataCube:
     """Open the calibration in an EMD file as a cube, with its patterns left in the file, or without any.
 
     Parameters
@@ -329,7 +335,7 @@ def open_calibrated(path):
     return cube
 
 
-def _read_calibration(file, path):
+def _read_calibration(file, path) -> tuple[Calibration, tuple | None, np.ndarray | None, str | None]:
     """Calibration, shape of the data, maps of sigma and provenance (JSON text); None for what the file lacks."""
     from py4DSTEM import Calibration
 
