@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo check test lint types notebooks docs wheel versions coverage fuzz defects clean
+.PHONY: demo check test lint types notebooks docs wheel dist versions numpy2 bridges coverage fuzz defects clean
 
 demo: $(READY)
 	$(BIN)/prenet demo
@@ -41,6 +41,22 @@ wheel: $(READY)
 	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/wheel/installed $(VENV)/wheel/*.whl
 	cd $(VENV)/wheel && PYTHONPATH=$(CURDIR)/$(VENV)/wheel/installed OMP_NUM_THREADS=1 ../bin/python ../../.ci/smoke.py
 
+# What a release is made of, in dist/: sdist and wheel, checked as an index would.
+dist:
+	rm -rf dist $(VENV)/dist
+	$(PYTHON) -m venv $(VENV)/dist
+	$(VENV)/dist/bin/pip install --quiet build twine hatchling
+	$(VENV)/dist/bin/python -m build --no-isolation
+	$(VENV)/dist/bin/twine check --strict dist/*
+
+# What needs no py4DSTEM, with numpy 2, in an environment of its own.
+numpy2:
+	.ci/numpy2
+
+# The bridges to pyxem and quantem, each in an environment of its own.
+bridges:
+	.ci/bridges
+
 # Other Pythons, with the lowest and the newest dependencies.
 versions:
 	.ci/versions
@@ -69,4 +85,4 @@ $(READY): requirements-lock.txt pyproject.toml
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) demo docs/api
+	rm -rf $(VENV) demo docs/site

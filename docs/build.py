@@ -1,6 +1,6 @@
-"""`make docs`: web pages of the package's docstrings, into docs/api, and docs/flags.md. Any warning is an error.
+"""`make docs`: the guides (Sphinx) and the package's docstrings (pdoc) as web pages. Any warning is an error.
 
-    python docs/build.py [FOLDER]     # the pages
+    python docs/build.py [FOLDER]     # the pages, into docs/site by default
     python docs/build.py --flags      # docs/flags.md alone
 """
 
@@ -8,10 +8,13 @@ import importlib
 import pkgutil
 import re
 import sys
+import tempfile
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
+TOPICS = ("descan", "calibration", "origin", "ellipse", "pixel_size", "detector", "denoising")  # of verdicts
+SEVERITY_LIGHTS = {"info": "green", "warning": "amber", "refusal": "red"}
 WITH_LIBERTEM = ("py4dstem_prenet.libertem", "py4dstem_prenet.io.dataset_scan", "py4dstem_prenet.live.udf")
 STAGES = ("detector", "origin", "descan", "ellipse", "pixel_size", "rotation", "probe", "calibration", "transfer",
           "denoising", "files", "live")
@@ -25,15 +28,28 @@ def flags_page() -> str:
     str
         The page.
     """
-    from py4dstem_prenet.core import FLAGS
+    from py4dstem_prenet.core import FLAGS, Flag
+    from py4dstem_prenet.report import make_verdict
 
-    lines = ["# Flags", "",
-             "Written by `python docs/build.py --flags` from the table in `py4dstem_prenet/core/flags.py`.", "",
-             "Each result carries flags: `report.flags`, `report.fit.flags`, `--json`, verdicts and alarms. A flag has "
-             "a name, a severity (info, warning, refusal), numbers, a sentence and, where there is something to do, an "
-             "action. Words in capitals stand for the numbers of the flag."]
+    lines = ["# Verdicts and flags", "",
+             "Written by `python docs/build.py --flags` from the tables in `py4dstem_prenet/core/flags.py` and "
+             "`py4dstem_prenet/report/verdicts.py`.", "",
+             "## Verdicts", "",
+             "The page of `report()`, `prenet report` and py4D-browser answer each question of this table with a "
+             "light: that of the most serious flag. Green is info only, amber has a warning, red a refusal. The "
+             "verdict above all is the worst of them; denoising does not count, since a calibration needs none.", "",
+             "| question | green | amber | red |", "|---|---|---|---|"]
+    flags = [Flag(next(kind.name for kind in FLAGS.values() if kind.severity == severity))
+             for severity in SEVERITY_LIGHTS]
+    for topic in TOPICS:
+        verdicts = [make_verdict(topic, [flag]) for flag in flags]
+        lines.append(f"| {verdicts[0].question} | " + " | ".join(verdict.answer for verdict in verdicts) + " |")
+    lines += ["", "## Flags", "",
+              "Each result carries flags: `report.flags`, `report.fit.flags`, `--json`, verdicts and alarms. A flag "
+              "has a name, a severity (info, warning, refusal), numbers, a sentence and, where there is something to "
+              "do, an action. Words in capitals stand for the numbers of the flag."]
     for stage in STAGES:
-        lines += ["", f"## {stage}", "", "| flag | severity | meaning | what to do |", "|---|---|---|---|"]
+        lines += ["", f"### {stage}", "", "| flag | severity | meaning | what to do |", "|---|---|---|---|"]
         lines += [f"| `{kind.name}` | {kind.severity} | {_template(kind.sentence)} | {_template(kind.action)} |"
                   for kind in FLAGS.values() if kind.stage == stage]
     return "\n".join(lines) + "\n"
@@ -44,7 +60,27 @@ def _template(text):
     return re.sub(r"\{(\w+)[^}]*\}", lambda match: match.group(1).upper(), text).replace("|", "\\|")
 
 
-def build(folder: Path) -> int:
+def build_guides(folder: Path) -> None:
+    """Write the pages of the guides.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Where they are written.
+
+    Raises
+    ------
+    SystemExit
+        Sphinx has warned: a link leads nowhere, or a page is in no table of contents.
+    """
+    from sphinx.cmd.build import build_main
+
+    with tempfile.TemporaryDirectory() as cache:
+        if build_main(["-q", "-W", "--keep-going", "-d", cache, str(Path(__file__).parent), str(folder)]):
+            sys.exit(1)
+
+
+def build_api(folder: Path) -> int:
     """Write the pages of all modules.
 
     Parameters
@@ -93,5 +129,6 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["--flags"]:
         (here / "flags.md").write_text(flags_page(), encoding="utf-8")
     else:
-        out = Path(sys.argv[1]) if len(sys.argv) > 1 else here / "api"
-        print(f"{build(out)} modules in {out / 'index.html'}")
+        out = Path(sys.argv[1]) if len(sys.argv) > 1 else here / "site"
+        build_guides(out)
+        print(f"Guides in {out / 'index.html'}, {build_api(out / 'api')} modules in {out / 'api' / 'index.html'}")

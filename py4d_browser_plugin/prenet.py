@@ -44,6 +44,7 @@ class PrenetPlugin(QObject):
         self.window, self.dialog, self._thread, self._bar = parent, None, None, None
         plugin_menu.addAction("Calibrate", self.calibrate)
         plugin_menu.addAction("Maps and verdicts...", self.look)
+        plugin_menu.addAction("Correct by hand...", self.correct)
         plugin_menu.addAction("Save as...", self.save)
         self._ended.connect(self._end)
         self._clock = QTimer(self, interval=BEAT)
@@ -86,6 +87,20 @@ class PrenetPlugin(QObject):
             return seen, figure
 
         self._start("Looking at the calibration", work, self._show_verdicts)
+
+    def correct(self):
+        """Single patterns with their origin; center, region, mask and model by hand, and calibrated anew."""
+        cube = self._cube()
+        if cube is None:
+            return
+
+        def work():
+            from py4dstem_prenet.viewer import Session
+
+            session = Session(cube)
+            return session, session.image, session.look()  # what takes time
+
+        self._start("Reading the scan", work, lambda read: self._show_viewer(read[0]))
 
     def save(self):
         """The open scan, or its calibration alone, as a new EMD file."""
@@ -207,6 +222,21 @@ class PrenetPlugin(QObject):
         buttons = QDialogButtonBox(QDialogButtonBox.Close)
         buttons.rejected.connect(box.reject)
         layout.addWidget(buttons)
+        self._open(box)
+
+    def _show_viewer(self, session):
+        from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
+        from matplotlib.figure import Figure
+
+        from py4dstem_prenet.viewer import ViewerPanels, figure_controls
+
+        box, layout = self._dialog("prenet: correct by hand", (1150, 880))
+        canvas = FigureCanvasQTAgg(Figure(figsize=(11, 8.4)))
+        canvas.setFocusPolicy(Qt.StrongFocus)  # for the arrow keys
+        box.panels = ViewerPanels(session, canvas.figure, 0.81)
+        box.panels.run = self._start
+        box.controls = figure_controls(box.panels)
+        layout.addWidget(canvas)
         self._open(box)
 
     def _dialog(self, title, size):

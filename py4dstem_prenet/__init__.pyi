@@ -25,3 +25,4 @@ from .resampling import (
 from .review import show as show
 from .rotation import measure_rotation as measure_rotation
 from .series import calibrate_files as calibrate_files
+from .viewer import view as view

@@ -898,6 +898,41 @@ class PrenetAccessor:
 
         return show(self._datacube)
 
+    def view(self, denoised=None, image=None, device="auto"):
+        """Look at the patterns of the scan, correct the calibration by hand, and calibrate again.
+
+        A click in the image of the scan shows a pattern with origin, sigma and ellipse, on request denoised and with
+        Bragg disks. Center, model of the descan, region and mask are set with the mouse; Apply calls `calibrate` with
+        them.
+
+        Parameters
+        ----------
+        denoised : DataCube, optional
+            The same scan, denoised; otherwise single patterns are denoised on request.
+        image : numpy.ndarray, shape (Rx, Ry), optional
+            Image in which positions are chosen; by default a virtual dark field.
+        device : {"auto", "cpu", "cuda", "mps"}, optional
+            Where the networks run.
+
+        Returns
+        -------
+        Viewer
+            The viewer, which a notebook shows; needs the extra `viewer`. In a script, call `matplotlib.pyplot.show()`.
+
+        Raises
+        ------
+        PrenetError
+            If `denoised` or `image` have another shape.
+
+        Examples
+        --------
+        >>> viewer = datacube.prenet.view()  # doctest: +SKIP
+        >>> viewer.session.report  # after Apply  # doctest: +SKIP
+        """
+        from . import view
+
+        return view(self._datacube, denoised=denoised, image=image, device=device)
+
     def report(self, path, device="auto", progress=True):
         """Write a web page that says whether the calibration can be used, and why.
 

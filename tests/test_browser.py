@@ -108,6 +108,27 @@ def test_calibrate_look_and_save(window, plugin, tmp_path, monkeypatch):
     assert one_sentence(plugin.dialog.text()) and path.stat().st_size == size
 
 
+def test_correct_by_hand(window, plugin):
+    """The brighter of two disks was taken: the other one is clicked, in the window, and calibrated."""
+    from test_viewer import RIGHT, cube, mouse
+
+    window.set_datacube(cube(), "two beams")
+    choose(window, "Correct")
+    panels, controls = plugin.dialog.panels, plugin.dialog.controls
+    panels.figure.canvas.draw()
+    controls["tool"].set_active(1)
+    mouse(panels.measured, (RIGHT + 1, 47))
+    mouse(controls["apply"].ax, (0.5, 0.5))
+    end = time.monotonic() + 240
+    while plugin.busy and time.monotonic() < end:
+        window.application.processEvents()
+        time.sleep(0.01)
+    assert panels.session.report.origin.found and not plugin.busy
+    assert np.abs(window.datacube.calibration.get_origin()[0] - RIGHT).max() < 0.5
+    if "VIEWER_PICTURES" in os.environ:
+        plugin.dialog.grab().save(str(Path(os.environ["VIEWER_PICTURES"], "qt.png")))
+
+
 def one_sentence(text):
     return text.endswith(".") and "\n" not in text
 

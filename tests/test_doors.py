@@ -21,6 +21,7 @@ DOORS = {
     "bragg_disks": lambda door, out: door(progress=False).raw[0, 0].qx,
     "probe": lambda door, out: door(progress=False).kernel,
     "calibrate": lambda door, out: door(progress=False).fit.qx0,
+    "view": lambda door, out: door().session.look().difference,
     "check": lambda door, out: str(door()),
     "show": lambda door, out: door().shape,
     "check_origin": lambda door, out: door().ratio,

@@ -1,4 +1,12 @@
 from .bragg_vectors import to_bragg_vectors as to_bragg_vectors
+from .bridges import (
+    CalibrationValues as CalibrationValues,
+    calibration_values as calibration_values,
+    pyxem_affine as pyxem_affine,
+    pyxem_shifts as pyxem_shifts,
+    quantem_calibration as quantem_calibration,
+    quantem_origins as quantem_origins,
+)
 from .calibrations import (
     BEFORE as BEFORE,
     ENTRIES as ENTRIES,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
-from emdfile import PointListArray
-from py4DSTEM.braggvectors import BraggVectors
 
 from ..core import BraggDisks
+
+if TYPE_CHECKING:
+    from py4DSTEM.braggvectors import BraggVectors
 
 NAME = "braggvectors"
 DETAILS = "prenet_disks"  # the PointListArray with sigma and probability of each disk, beside the vectors
@@ -35,6 +37,8 @@ def to_bragg_vectors(datacube, disks: BraggDisks, weights: str = "intensity") ->
     py4DSTEM.BraggVectors
         The vectors, with the `PointListArray` "prenet_disks" attached, which holds sigma and probability of each.
     """
+    from py4DSTEM.braggvectors import BraggVectors
+
     table = disks.table
     if weights == "precision":
         table = table.copy()
@@ -51,6 +55,8 @@ def to_bragg_vectors(datacube, disks: BraggDisks, weights: str = "intensity") ->
 
 def _point_lists(table, scan_shape, names, name):
     """A PointListArray of some columns of a table that is in the order of the scan."""
+    from emdfile import PointListArray
+
     lists = PointListArray([(key, np.float64) for key in names], scan_shape, name=name)
     limits = np.searchsorted(table["position"], np.arange(int(np.prod(scan_shape)) + 1))
     for k, (first, last) in enumerate(pairwise(limits)):

@@ -15,8 +15,6 @@ from dataclasses import fields, is_dataclass, replace
 from datetime import datetime, timezone
 
 import numpy as np
-import py4DSTEM
-from py4DSTEM import Calibration, DataCube, Metadata, Probe, RealSlice
 from scipy.ndimage import distance_transform_edt
 
 from .._version import __version__
@@ -130,6 +128,8 @@ def sigma_slice(sigma):
     py4DSTEM.RealSlice
         The maps, named "prenet_origin_sigma".
     """
+    from py4DSTEM import RealSlice
+
     return RealSlice(sigma, name=SIGMA, slicelabels=["qx0", "qy0"])
 
 
@@ -146,6 +146,8 @@ def calibration_of(datacube):
     py4DSTEM.Calibration
         The calibration, registered with the cube.
     """
+    from py4DSTEM import Calibration
+
     if datacube.calibration is None:
         datacube.calibration = Calibration()
         datacube.calibration.register_target(datacube)
@@ -401,6 +403,8 @@ def write_probe(datacube, image):
     PrenetError
         If the image was refused.
     """
+    from py4DSTEM import Metadata, Probe
+
     if not image.accepted:
         raise PrenetError(f"No probe was made. {image.reason}")
     probe = Probe(np.array(image.image, dtype=np.float64))
@@ -449,6 +453,8 @@ def attach_ellipse_map(datacube, ellipse_map):
     ellipse_map : EllipseMap
         The ellipses of the regions of the scan.
     """
+    from py4DSTEM import RealSlice
+
     labels = ["a", "b", "theta", "sigma", "accepted"]
     datacube.attach(RealSlice(ellipse_map.at_positions(), name=ELLIPSE_MAP, slicelabels=labels))
 
@@ -665,6 +671,8 @@ def make_provenance(datacube, weights=None, settings=None, noise=None, flags=())
     dict
         The record, in types of JSON.
     """
+    import py4DSTEM
+
     record = {
         "package": "py4dstem_prenet",
         "version": __version__,
@@ -723,6 +731,8 @@ def write_provenance(datacube, record):
     record : dict
         What `make_provenance` returned.
     """
+    from py4DSTEM import Metadata
+
     datacube.metadata = Metadata(PROVENANCE, {"json": json.dumps(record, allow_nan=False)})
 
 
@@ -759,6 +769,8 @@ def cube_like(datacube, data):
     py4DSTEM.DataCube
         The new cube.
     """
+    from py4DSTEM import DataCube
+
     new = DataCube(data=data, name=datacube.name)
     for key, value in calibration_of(datacube)._params.items():
         if not key.startswith("_"):  # paths in the tree of the original

@@ -3,7 +3,6 @@
 import json
 
 import h5py
-from emdfile import Metadata
 
 from ..core import PrenetError
 from . import (
@@ -118,6 +117,8 @@ def _describe_emd(path):
 
 
 def _calibration_values(group):
+    from emdfile import Metadata
+
     return Metadata.from_h5(group)._params
 
 

@@ -1,14 +1,15 @@
 """Save calibrated cubes as EMD files that any py4DSTEM reads, with or without this package; load calibrations."""
 
+from __future__ import annotations
+
 import copy
 import json
 import warnings
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
-import py4DSTEM
-from py4DSTEM import Calibration, DataCube, Metadata
 from tqdm import tqdm
 
 from ..core import READING_ERRORS, Flag, PrenetError, check_sources, silent_sources
@@ -39,6 +40,9 @@ from . import (
     undoable,
     use_stock_classes,
 )
+
+if TYPE_CHECKING:
+    from py4DSTEM import Calibration, DataCube
 
 MAX_TABLE_BYTES = 2**16  # bytes of the tables of an HDF5 file, beside those of its data
 _COPY_BYTES = 64 * 2**20  # bytes of data that are copied at a time
@@ -207,6 +211,8 @@ def _write_errors(path):
 
 
 def _save(node, partial, path):
+    import py4DSTEM
+
     try:
         py4DSTEM.save(partial, node)
     except Exception as error:  # emdfile raises exceptions of many types
@@ -262,6 +268,8 @@ def load_calibration(datacube, path):
     UserWarning
         If the calibration was measured in another scan of the same shape; `check_calibration` tells so as well.
     """
+    from py4DSTEM import Calibration, Metadata
+
     path = existing(path)
     with open_hdf5(path) as file:
         calibration, shape, sigma, record = _read_calibration(file, path)
@@ -290,7 +298,7 @@ def load_calibration(datacube, path):
         warnings.warn(str(Flag("other_data")), stacklevel=2)
 
 
-def open_calibrated(path):
+def open_calibrated(path) -> DataCube:
     """Open the calibration in an EMD file as a cube, with its patterns left in the file, or without any.
 
     Parameters
@@ -308,6 +316,8 @@ def open_calibrated(path):
     PrenetError
         If the file holds no calibration.
     """
+    from py4DSTEM import DataCube
+
     path = existing(path)
     with open_hdf5(path) as file:
         shape = _read_calibration(file, path)[1]
@@ -325,8 +335,10 @@ def open_calibrated(path):
     return cube
 
 
-def _read_calibration(file, path):
+def _read_calibration(file, path) -> tuple[Calibration, tuple | None, np.ndarray | None, str | None]:
     """Calibration, shape of the data, maps of sigma and provenance (JSON text); None for what the file lacks."""
+    from py4DSTEM import Calibration
+
     for root in file.values():
         for group in root.get("metadatabundle", {}).values():
             if group.attrs.get("python_class") == "Calibration":

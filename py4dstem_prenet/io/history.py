@@ -12,7 +12,6 @@ import json
 from contextlib import contextmanager
 
 import numpy as np
-from py4DSTEM import Metadata, Probe, RealSlice
 
 from ..core import PrenetError
 from .calibrations import BEFORE, ENTRIES, PROVENANCE, all_or_none, calibration_of, signatures, to_json
@@ -98,6 +97,8 @@ def undoable(datacube):
     None
         The block writes into the cube.
     """
+    from py4DSTEM import Metadata, Probe, RealSlice
+
     params = dict(calibration_of(datacube)._params)
     tree, record = dict(datacube._branch._dict), datacube.metadata.get(PROVENANCE)
     with all_or_none(datacube):
@@ -160,6 +161,8 @@ def undo(datacube) -> tuple[str, ...]:
     >>> sorted(undo(datacube)), datacube.calibration.get_ellipse()
     (['a', 'b', 'theta'], None)
     """
+    from py4DSTEM import Metadata, Probe, RealSlice
+
     kept = datacube.metadata.get(BEFORE)
     if kept is None:
         raise PrenetError("There is nothing to undo: this package has written nothing into this cube, or that was "

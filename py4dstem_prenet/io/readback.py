@@ -2,10 +2,7 @@
 
 import zlib
 
-import emdfile
 import numpy as np
-import py4DSTEM
-from py4DSTEM import Calibration
 
 from ..core import PrenetError
 from . import emd_nodes, first_line, heard, open_hdf5
@@ -93,6 +90,10 @@ def check_readable(partial, node, path):
     PrenetError
         If it is not read, or something is missing or different.
     """
+    import emdfile
+    import py4DSTEM
+    from py4DSTEM import Calibration
+
     try:
         with heard():
             found = emdfile.read(partial)  # what py4DSTEM.read calls, which wants the final ending of the name

@@ -20,6 +20,13 @@ TASK_DESCRIPTIONS = {
     "ellipse": "Measures the elliptical distortion, with a covariance, in polar maps of the pooled, recentered "
                "patterns of a scan (networks/ellipse.py).",
 }  # first paragraph of the model card of each task
+RADII_SEEN = {
+    "center": "coarse stage: 1 to 40 px for disks of a convergent beam, 0.7 to 6 px for spots and rings of a parallel "
+              "beam, 2 to 64 px for empty probes, in patterns of 128 x 128 px; fine stage: 1 to 15 px, 0.7 to 6 px "
+              "and 2 to 24 px, in windows of 48 x 48 px",
+    "denoise": "1 to 26 px, disks of a convergent beam only, in crops of 96 x 96 px",
+    "ellipse": "disks of a convergent beam only; the polar maps are in units of the radius",
+}  # radii of the direct beam in the training, as `training/center.py`, `denoise.py` and `ellipse.py` draw them
 
 
 def export(run: Path, out: Path, command: str, name: str | None = None, minutes_before: float = 0.0) -> Path:
@@ -85,6 +92,7 @@ def _card(name: str, description: dict) -> str:
 | seed, command | {description["seed"]}, `{description["command"]}` |
 | data | simulated: multislice patterns of {specimens} random specimens and {round(ORIENTED_FRACTION * specimens)} \
 crystals along zone axes (seed {training_seed}), with new random geometry, dose and detector in each step |
+| radii of the direct beam | {RADII_SEEN[description["task"]]} |
 | SHA-256 | `{description["sha256"]}` |
 | date, version | {description["date"]}, py4dstem-prenet {description["version"]}, GPL-3.0-or-later |
 

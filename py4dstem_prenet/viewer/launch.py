@@ -1,0 +1,145 @@
+"""The viewer on the canvas that is there: a notebook, a window, or none."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from importlib.util import find_spec
+
+from . import Session, ViewerPanels, figure_controls, notebook_controls
+
+NOTEBOOK_SIZE, WINDOW_SIZE = (9.0, 8.4), (11.0, 8.4)  # inches
+NOTEBOOK_DPI = 80  # 720 pixels in width, which fit beside JupyterLab's file browser
+CONTROLS_FROM = 0.83  # fraction of a window's width
+
+
+class Viewer:
+    """An open viewer.
+
+    Parameters
+    ----------
+    session : Session
+        What is shown.
+    panels : ViewerPanels
+        The figure.
+    controls : ipywidgets.VBox or dict or None
+        The controls; None on a canvas that is not interactive.
+
+    Attributes
+    ----------
+    session : Session
+        What is shown: `session.report` is the last report, `session.edits` are the corrections.
+    figure : matplotlib.figure.Figure
+        The figure.
+    """
+
+    def __init__(self, session, panels, controls):
+        self.session, self.panels, self.controls = session, panels, controls
+        self.figure = panels.figure
+
+    @property
+    def arguments(self) -> dict:
+        """Arguments of `calibrate` that do the same as Apply would."""
+        return self.session.edits.arguments(self.session.fitted)
+
+    def _repr_mimebundle_(self, **options):
+        if hasattr(self.controls, "_repr_mimebundle_"):
+            return self.controls._repr_mimebundle_(**options)
+        from io import BytesIO
+
+        picture = BytesIO()
+        self.figure.savefig(picture, format="png")
+        return {"image/png": picture.getvalue(), "text/plain": repr(self)}
+
+    def __repr__(self):
+        return f"Viewer of {self.session.datacube.name!r} at {self.session.position}"
+
+
+def in_notebook() -> bool:
+    """Tell whether this is a notebook's kernel.
+
+    Returns
+    -------
+    bool
+        True in JupyterLab, Notebook and other front ends with a kernel; False in scripts and terminals.
+    """
+    if "IPython" not in sys.modules:
+        return False
+    from IPython import get_ipython
+
+    return hasattr(get_ipython(), "kernel")
+
+
+def view(datacube, denoised=None, image=None, device="auto") -> Viewer:
+    """Look at a scan, correct its calibration by hand, and calibrate again.
+
+    Click a position in the image of the scan to see its pattern with origin, sigma and ellipse, and, on request,
+    denoised, with the difference and Bragg disks. Place the direct beam, choose the model of the descan, draw a region
+    of the scan or mask pixels, and press Apply: `calibrate` is called with these arguments. `viewer.arguments` holds
+    them, so that a script can repeat it.
+
+    Parameters
+    ----------
+    datacube : DataCube
+        The scan.
+    denoised : DataCube, optional
+        The same scan, denoised. Without it, single patterns are denoised on request.
+    image : numpy.ndarray, shape (Rx, Ry), optional
+        Image of the scan in which positions are chosen; by default a virtual dark field.
+    device : str, optional
+        "auto", "cpu", "cuda" or "mps".
+
+    Returns
+    -------
+    Viewer
+        A notebook shows it if it is the last line of a cell, or with `display`. In a script, `matplotlib.pyplot.show()`
+        opens the window. Without an interactive canvas it is a figure of the middle position, denoised.
+
+    Raises
+    ------
+    PrenetError
+        If `denoised` or `image` do not belong to the scan.
+
+    Notes
+    -----
+    Notebooks need the extra `viewer` (ipympl, ipywidgets).
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.demo import load_scan
+    >>> viewer = view(load_scan()[0])  # doctest: +SKIP
+    >>> viewer.arguments  # after the center was placed  # doctest: +SKIP
+    {'center': (60.5, 63.0)}
+    """
+    session = Session(datacube, denoised, image, device)
+    if in_notebook():
+        return _in_notebook(session)
+    import matplotlib.pyplot as plt
+
+    figure = plt.figure(figsize=WINDOW_SIZE)
+    interactive = figure.canvas.required_interactive_framework is not None
+    session.clean = not interactive
+    panels = ViewerPanels(session, figure, CONTROLS_FROM - 0.02 if interactive else 0.99)
+    return Viewer(session, panels, figure_controls(panels, CONTROLS_FROM) if interactive else None)
+
+
+def _in_notebook(session):
+    """The viewer with ipywidgets; a figure where ipympl is missing."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=NOTEBOOK_SIZE, dpi=NOTEBOOK_DPI)
+    if find_spec("ipympl") is None:
+        warnings.warn('The viewer needs ipympl in notebooks: pip install ipympl ipywidgets, or the extra "viewer". '
+                      "This is a figure instead.", stacklevel=3)
+        FigureCanvasAgg(figure)
+        session.clean = True
+        return Viewer(session, ViewerPanels(session, figure), None)
+    from ipympl.backend_nbagg import Canvas, FigureManager
+
+    canvas = Canvas(figure)
+    FigureManager(canvas, 0)
+    canvas.header_visible = canvas.footer_visible = False
+    canvas.toolbar_position = "bottom"  # on the left it covers the image
+    panels = ViewerPanels(session, figure)
+    return Viewer(session, panels, notebook_controls(panels))

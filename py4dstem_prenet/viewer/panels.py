@@ -1,0 +1,255 @@
+"""The figure of the viewer: four panels in matplotlib, and what the mouse and the arrow keys do in them.
+
+It works on any interactive canvas: ipympl in notebooks, Qt or Tk in scripts, and that of py4D-browser.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.colors import Normalize, PowerNorm
+from matplotlib.patches import Ellipse as EllipsePatch, Rectangle
+from matplotlib.widgets import LassoSelector, RectangleSelector
+
+from . import Session
+
+TOOLS = ("look", "center", "region", "mask")  # look: nothing is changed
+POWER = 0.4  # exponent of the intensities of patterns, as in the report
+MAX_DIFFERENCE = 3.0  # standard deviations of counting noise, the full color of the difference
+ARROWS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
+
+
+class ViewerPanels:
+    """Virtual image, measured and denoised pattern, and their difference, for one session.
+
+    A click in the virtual image, or an arrow key, chooses the scan position. With the tool "center", a click or a drag
+    in a pattern places the direct beam; with "region", a drag in the virtual image draws a rectangle; with "mask", a
+    drag in a pattern draws an outline. Patterns are shown with qx downward and qy to the right.
+
+    Parameters
+    ----------
+    session : Session
+        What is shown.
+    figure : matplotlib.figure.Figure
+        An empty figure with its canvas.
+    right : float, optional
+        Right end of the panels, as a fraction of the figure; beyond it is room for controls.
+
+    Attributes
+    ----------
+    tool : str
+        One of TOOLS.
+    changed : list of callable
+        Called without arguments after each action.
+    run : callable
+        `run(title, work, then)` calls `work()` and then `then(result)`; a window with threads may replace it.
+    """
+
+    def __init__(self, session: Session, figure, right=0.99):
+        self.session, self.figure, self.changed, self._tool = session, figure, [], "look"
+        grid = figure.add_gridspec(2, 2, left=0.02, right=right, bottom=0.03, top=0.95, wspace=0.06, hspace=0.14)
+        axes = [figure.add_subplot(cell) for cell in grid]
+        self.image, self.measured, self.clean, self.difference = axes
+        for ax in axes:
+            ax.set_xticks([])
+            ax.set_yticks([])
+        self.patterns = (self.measured, self.clean, self.difference)
+        self._artists, self._image_artists, self._dragging = [], [], False
+        self.run = lambda title, work, then: then(work())
+        for name, action in (("button_press_event", self._press), ("motion_notify_event", self._move),
+                             ("button_release_event", self._release), ("key_press_event", self._key)):
+            figure.canvas.mpl_connect(name, action)
+        style = {"facecolor": "none", "edgecolor": "cyan", "linewidth": 1.5}
+        self._rectangle = RectangleSelector(self.image, self._region, useblit=False, button=1, props=style,
+                                            minspanx=0.6, minspany=0.6)
+        self._lassos = [LassoSelector(ax, self._mask, useblit=False, button=1, props={"color": "orange"})
+                        for ax in self.patterns]
+        self.tool = "look"
+        self.draw()
+
+    @property
+    def tool(self) -> str:
+        """What a drag does."""
+        return self._tool
+
+    @tool.setter
+    def tool(self, name):
+        self._tool = name
+        self._rectangle.set_active(name == "region")
+        if name != "region":
+            self._rectangle.set_visible(False)
+        for lasso in self._lassos:
+            lasso.set_active(name == "mask")
+
+    def draw(self) -> None:
+        """Draw everything anew, after the calibration changed."""
+        for artist in self._image_artists:
+            artist.remove()
+        values, title = self.session.image
+        rx, ry = self.session.edits.scan_shape
+        low, high = np.percentile(values, [1, 99])
+        shown = self.image.imshow(values, cmap="gray", vmin=low, vmax=max(high, low + 1e-12),
+                                  extent=(-0.5, ry - 0.5, rx - 0.5, -0.5))
+        self._image_artists = [shown]
+        self.image.set_title(title, fontsize=10)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Draw the pattern of the present position, and the corrections."""
+        for artist in self._artists:
+            artist.remove()
+        self._artists = []
+        seen = self.session.look()
+        self._draw_position()
+        top = np.percentile(np.where(seen.good, seen.measured, 0), 99.95) if seen.clean is None else seen.clean.max()
+        norm = PowerNorm(POWER, vmin=0, vmax=max(float(top), 1e-6), clip=True)
+        self._show(self.measured, seen.measured, "gray", norm)
+        self.measured.set_title(_measured_title(seen), fontsize=10)
+        if seen.clean is None:
+            for ax, title in ((self.clean, "denoised: not asked for"), (self.difference, "measured - denoised")):
+                ax.set_title(title, fontsize=10, color="0.5")
+        else:
+            self._show(self.clean, seen.clean, "gray", norm)
+            self._show(self.difference, seen.difference, "RdBu_r", Normalize(-MAX_DIFFERENCE, MAX_DIFFERENCE))
+            self.clean.set_title("denoised", fontsize=10, color="k")
+            self.difference.set_title("measured - denoised (full color: 3 sigma of counting noise)", fontsize=10,
+                                      color="k")
+        for ax in self.patterns:
+            ax.set_frame_on(bool(ax.images))
+            if ax is self.measured or seen.clean is not None:
+                self._mark(ax, seen)
+        if self.measured.get_legend_handles_labels()[0]:
+            self._artists.append(self.measured.legend(loc="lower left", fontsize=7, framealpha=0.7))
+        self.figure.canvas.draw_idle()
+        for action in self.changed:
+            action()
+
+    def _draw_position(self):
+        """The present position, corrected positions and the region, in the virtual image."""
+        row, column = self.session.position
+        self._artists += self.image.plot(column, row, "s", ms=9, mfc="none", mec="red", mew=1.8)
+        if self.session.edits.centers:
+            rows, columns = np.array(list(self.session.edits.centers)).T
+            self._artists += self.image.plot(columns, rows, "+", ms=9, color="cyan")
+        if self.session.edits.region is not None:
+            rows, columns = self.session.edits.region
+            box = Rectangle((columns.start - 0.5, rows.start - 0.5), columns.stop - columns.start,
+                            rows.stop - rows.start, fill=False, ec="cyan", lw=1.5, ls="--")
+            self._artists.append(self.image.add_patch(box))
+
+    def _show(self, ax, values, cmap, norm):
+        self._artists.append(ax.imshow(values, cmap=cmap, norm=norm))
+
+    def _mark(self, ax, seen):
+        """Origin, its sigma, the ellipse at the radius of the direct disk, disks, and masked pixels."""
+        session, radius = self.session, seen.radius or 0.05 * min(seen.measured.shape)
+        mask = session.edits.mask
+        if mask is not None and not mask.all():
+            shade = np.zeros((*mask.shape, 4))
+            shade[~mask] = (1.0, 0.6, 0.0, 0.45)
+            self._artists.append(ax.imshow(shade))
+        if seen.disks is not None:
+            self._artists += ax.plot(seen.disks[:, 1], seen.disks[:, 0], "o", ms=7, mfc="none", mec="lime", mew=1,
+                                     label="Bragg disks")
+        if seen.origin is not None and seen.sigma is not None:
+            self._artists.append(ax.errorbar(seen.origin[1], seen.origin[0], xerr=3 * seen.sigma[1],
+                                             yerr=3 * seen.sigma[0], color="yellow", lw=1.5, capsize=3,
+                                             label="measured, ± 3 sigma"))
+        center = session.center
+        if center is None:
+            return
+        by_hand = bool(session.edits.centers)
+        color, label = ("cyan", "by hand") if by_hand else ("red", "origin in the calibration")
+        self._artists += ax.plot(center[1], center[0], "+", color=color, ms=12, mew=1.5, label=label)
+        a, b, theta = seen.ellipse or (1.0, 1.0, 0.0)
+        # The width of a patch lies along the columns; its angle is measured from them toward the rows.
+        patch = EllipsePatch((center[1], center[0]), 2 * radius * b, 2 * radius * a, angle=-np.degrees(theta),
+                             fill=False, ec=color, lw=1.2, ls="-" if seen.ellipse else ":")
+        self._artists.append(ax.add_patch(patch))
+
+    # --- what controls do ---------------------------------------------------------------------------------
+
+    def apply(self, progress=True) -> None:
+        """Calibrate with the corrections, write what is accepted, and draw the result.
+
+        Parameters
+        ----------
+        progress : bool, optional
+            Whether to show progress bars.
+        """
+        self.run("Calibrating", lambda: self.session.apply(progress), lambda report: self.draw())
+
+    def undo(self) -> None:
+        """Restore what was in the calibration before, and draw it."""
+        self.session.undo()
+        self.draw()
+
+    def clear(self) -> None:
+        """Remove the corrections that were not applied."""
+        self.session.edits.clear()
+        self.session.message = ""
+        self.refresh()
+
+    def show(self, clean: bool, disks: bool) -> None:
+        """Choose what is computed for the pattern that is shown.
+
+        Parameters
+        ----------
+        clean : bool
+            Whether it is denoised.
+        disks : bool
+            Whether its Bragg disks are searched.
+        """
+        self.session.clean, self.session.disks = clean, disks
+        self.run("Looking", self.session.look, lambda seen: self.refresh())
+
+    # --- mouse and keys -----------------------------------------------------------------------------------
+
+    def _panning(self):
+        """Whether the toolbar of the canvas zooms or pans, which must not change anything."""
+        toolbar = getattr(self.figure.canvas, "toolbar", None)
+        return bool(getattr(toolbar, "mode", ""))
+
+    def _press(self, event):
+        if event.button != 1 or event.inaxes is None or self._panning():
+            return
+        if event.inaxes is self.image and self.tool != "region":
+            self.session.select(event.ydata, event.xdata)
+            self.refresh()
+        elif event.inaxes in self.patterns and self.tool == "center":
+            self._dragging = True
+            self._place(event)
+
+    def _move(self, event):
+        if self._dragging and event.inaxes in self.patterns:
+            self._place(event)
+
+    def _release(self, event):
+        self._dragging = False
+
+    def _place(self, event):
+        self.session.move_center(event.ydata, event.xdata)
+        self.refresh()
+
+    def _key(self, event):
+        if event.key in ARROWS:
+            self.session.select(*np.add(self.session.position, ARROWS[event.key]))
+            self.refresh()
+
+    def _region(self, press, release):
+        self.session.edits.set_region((press.ydata, press.xdata), (release.ydata, release.xdata))
+        self._rectangle.set_visible(False)
+        self.refresh()
+
+    def _mask(self, outline):
+        self.session.edits.add_mask([(y, x) for x, y in outline])
+        self.refresh()
+
+
+def _measured_title(seen):
+    """The position and its origin with sigma."""
+    if seen.origin is None:
+        return f"measured at {seen.position}" + ("" if seen.fitted is None else ": no beam was found here")
+    told = "({:.2f}, {:.2f})".format(*seen.origin)
+    if seen.sigma is not None:
+        told += " ± ({:.2f}, {:.2f})".format(*seen.sigma)
+    return f"measured at {seen.position}: origin {told} px"
