@@ -14,7 +14,7 @@ from pathlib import Path
 
 WITH_LIBERTEM = ("py4dstem_prenet.libertem", "py4dstem_prenet.io.dataset_scan", "py4dstem_prenet.live.udf")
 STAGES = ("detector", "origin", "descan", "ellipse", "pixel_size", "rotation", "probe", "calibration", "transfer",
-          "denoising", "files", "live")
+          "denoising", "files", "live", "summary")
 
 
 def flags_page() -> str:

@@ -1,10 +1,13 @@
 from .bragg_vectors import to_bragg_vectors as to_bragg_vectors
 from .calibrations import (
     BEFORE as BEFORE,
+    DEFLECTION as DEFLECTION,
     ENTRIES as ENTRIES,
     KERNEL_REACH as KERNEL_REACH,
     MASK as MASK,
+    PROBE as PROBE,
     PROVENANCE as PROVENANCE,
+    RING_PROFILE as RING_PROFILE,
     SIGMA as SIGMA,
     STORED_ELLIPSE_SIGMA as STORED_ELLIPSE_SIGMA,
     WRITTEN as WRITTEN,
@@ -21,6 +24,7 @@ from .calibrations import (
     read_mask as read_mask,
     read_origin as read_origin,
     read_provenance as read_provenance,
+    read_stop as read_stop,
     read_valid as read_valid,
     sigma_is_current as sigma_is_current,
     sigma_slice as sigma_slice,
@@ -36,11 +40,13 @@ from .calibrations import (
     write_probe as write_probe,
     write_provenance as write_provenance,
     write_rotation as write_rotation,
+    write_stop as write_stop,
 )
 from .dataset_scan import DatasetScan as DatasetScan
 from .describing import describe_file as describe_file
 from .emd_files import (
     load_calibration as load_calibration,
+    open_bare_calibration as open_bare_calibration,
     open_calibrated as open_calibrated,
     resumable_cube as resumable_cube,
     save as save,
@@ -115,6 +121,7 @@ from .readback import (
     checksum as checksum,
     use_stock_classes as use_stock_classes,
 )
+from .recorded import read_pixel_size as read_pixel_size, read_rotation as read_rotation
 from .scan_shapes import (
     StatedShape as StatedShape,
     checked_shape as checked_shape,
