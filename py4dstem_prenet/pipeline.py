@@ -24,6 +24,7 @@ from .io import (
     author_of,
     check_output,
     fingerprint,
+    held_quantities,
     is_kept,
     make_provenance,
     read_mask,
@@ -351,7 +352,7 @@ def write_report(datacube, report: CalibrationReport, mask=None, settings=None,
         if turned is not None:
             write_rotation(datacube, turned, data=data)
         write_provenance(datacube, record)
-    return report
+    return dataclasses.replace(report, held=held_quantities(datacube))
 
 
 def _ratio(datacube, ellipse):
@@ -402,7 +403,9 @@ def _ellipse_flag(datacube, ellipse, kept, choices):
         return Flag("ellipse_kept_untested", author)
     vector = np.asarray(ellipse_vector(*theirs))
     test = compare_ellipses(ellipse, Ellipse(*theirs, vector, np.full((2, 2), np.nan), Decision(True)))
-    return Flag("ellipse_kept", author | test.numbers) if test.testable else Flag("ellipse_kept_untested", author)
+    if not test.testable:
+        return Flag("ellipse_kept_untested", author)
+    return Flag("ellipse_kept_agrees" if test.agrees else "ellipse_kept", author | test.numbers)
 
 
 def _with_written(report, *flags):

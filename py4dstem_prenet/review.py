@@ -45,6 +45,7 @@ from .io import (
     STANDARD,
     author_of,
     check_output,
+    held_quantities,
     new_file,
     noise_of,
     read_fitted_origin,
@@ -54,8 +55,8 @@ from .io import (
     read_provenance,
     read_rotation,
     read_stop,
+    recorded_ellipse,
     sigma_is_current,
-    signatures,
 )
 from .origin import check_origin
 from .report import (
@@ -468,7 +469,7 @@ def quantity_flags(name: str, numbers, measured=None) -> tuple[Flag, ...]:
     name : {"pixel_size", "rotation"}
         Which of them.
     numbers : dict
-        What `set_quantities` returned for it.
+        What `held_quantities` returned for it.
     measured : PixelSize or Rotation, optional
         The result, if it was measured in this scan.
 
@@ -491,35 +492,6 @@ def quantity_flags(name: str, numbers, measured=None) -> tuple[Flag, ...]:
     carried, untested = (("pixel_size_from_standard", "pixel_size_untested") if name == "pixel_size" else
                          ("rotation_from_standard", "rotation_untested"))
     return (Flag(carried if numbers["author"] == STANDARD else untested, numbers),)
-
-
-def set_quantities(datacube) -> dict:
-    """Read pixel size and rotation from a calibration.
-
-    Parameters
-    ----------
-    datacube : DataCube
-        The scan.
-
-    Returns
-    -------
-    dict
-        "pixel_size" to value, sigma, unit, author and source; "rotation" to degrees, sigma, flipped (a text), author
-        and source; only those that are set. The sigma is NaN if none is recorded.
-    """
-    params, signed, found = datacube.calibration._params, signatures(datacube), {}
-    for name in ("pixel_size", "rotation"):
-        author, entry = author_of(datacube, name), signed.get(name, {})
-        if author is None or (name == "pixel_size" and params.get("Q_pixel_units") == "pixels"):
-            continue
-        sigma = entry.get("sigma") if entry.get("unchanged") else None
-        values = ({"value": float(params["Q_pixel_size"]), "unit": str(params["Q_pixel_units"])}
-                  if name == "pixel_size" else
-                  {"degrees": float(np.degrees(params["QR_rotation"])),
-                   "flipped": "flipped" if params.get("QR_flip") else "not flipped"})
-        found[name] = values | {"sigma": np.nan if sigma is None else float(sigma), "author": author,
-                                "source": str(entry.get("source", ""))}
-    return found
 
 
 # --- the page -----------------------------------------------------------------------------------------------
@@ -618,11 +590,12 @@ def review(datacube, device="auto", progress=True) -> Review:
         results |= {"origin": origin, "sigma_known": sigma_known, "before": before, "centered": centered,
                     "after": after, "offset": offset, "mask": read_mask(datacube), "fitted": fitted,
                     "pixel_size": read_pixel_size(datacube), "rotation": read_rotation(datacube),
-                    "quantities": set_quantities(datacube),
+                    "quantities": {name: numbers for name, numbers in held_quantities(datacube).items()
+                                   if name != "ellipse"},
                     "fit": review_fit(origin, fitted, sigma_known, min(shape[2:]), images)}
         bar.update()
         disk_radius = origin.radius if np.isfinite(origin.radius) else None
-        covariance, evidence = _recorded_ellipse(datacube)
+        covariance, evidence = recorded_ellipse(datacube)
         results |= {"stored": stored_ellipse(datacube.calibration), "stored_covariance": covariance,
                     "evidence": evidence,
                     "rotflip": datacube.calibration.get_QR_rotflip_degrees(),
@@ -655,15 +628,6 @@ def _as_recorded(datacube, used, noise):
     middle = [float(np.rint(q.mean())) for q in used]  # whole pixels, so that nothing is interpolated
     pooled = pool(datacube, *(np.full(q.shape, m) for q, m in zip(used, middle, strict=True)), noise)
     return pooled, tuple(c - m for c, m in zip(pooled.center, middle, strict=True))
-
-
-def _recorded_ellipse(datacube):
-    """Covariance of the vector of the ellipse in the calibration (NaN if unknown), and its leading evidence."""
-    entry = signatures(datacube).get("ellipse", {})
-    covariance = entry.get("covariance") if entry.get("unchanged") else None
-    unknown = covariance is None or any(value is None for row in covariance for value in row)
-    return (np.full((2, 2), np.nan) if unknown else np.array(covariance, float),
-            str(entry.get("leading", "")) if entry.get("unchanged") else "")
 
 
 def _virtual_maps(datacube, used, detectors, noise):
@@ -743,7 +707,7 @@ def show(datacube, axes=None):
     show_pattern(still.mean, axes[2, 0], "mean as recorded", 0.25, weight=still.weight)
     show_left_out(axes[2, 0], offset, read_mask(datacube), read_stop(datacube), noise.bad_pixels)
     ellipse = stored_ellipse(datacube.calibration)
-    draw_evidence(pooled, centered, float(radius), ellipse, _recorded_ellipse(datacube)[1], axes[2, 1:])
+    draw_evidence(pooled, centered, float(radius), ellipse, recorded_ellipse(datacube)[1], axes[2, 1:])
     if len(axes) > 3:
         draw_quantities(size, turned, axes[3])
     return axes

@@ -9,10 +9,9 @@ from matplotlib.patches import Ellipse
 from py4DSTEM import DataCube
 from scans import simulated
 
-from py4dstem_prenet import review
+from py4dstem_prenet import report as figures, review
 from py4dstem_prenet.core.errors import PrenetError
 from py4dstem_prenet.core.slopes import Slope
-from py4dstem_prenet.report import figures
 
 
 @pytest.fixture

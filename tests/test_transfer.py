@@ -83,7 +83,15 @@ def test_a_standard_is_carried_over(gold):
         assert record["source"] in ("gold", "gold.h5", "calibration.h5")
         written = next(flag for flag in report.written if flag.name == "standard_written")
         assert written.numbers["quantities"] == ["ellipse", "pixel_size", "rotation"]
+        summary = {flag.name: flag.numbers for flag in report.summary}
+        assert summary["summary_pixel_size_unsure"]["value"] == SIZE  # set by hand in the standard
+        assert summary["summary_ellipse"]["ratio"] == pytest.approx(np.divide(*gold.calibration.get_ellipse()[:2]))
     assert len(hashes) == 1  # of the values, wherever they lie
+    again = calibrate(scan, progress=False)  # what the calibration holds is part of the summary
+    assert {"summary_pixel_size_unsure", "summary_rotation_unsure"} <= {flag.name for flag in again.summary}
+    scan.prenet.undo()
+    scan = cube(seed=7, dose=3000.0)
+    calibrate(scan, progress=False, like=gold)
     scan.prenet.undo()
     assert scan.calibration.get_Q_pixel_size() == 1 and scan.calibration.get_ellipse() is None
     assert scan.calibration.get_Q_pixel_units() == "pixels"

@@ -612,6 +612,9 @@ _CALIBRATION = (
      "The ellipse in the calibration was set by {author} and was kept; it differs from the measured one by "
      "{difference:.4f} in a/b, {sigmas:.1f} sigma.",
      "calibrate(replace=True) replaces it."),
+    ("ellipse_kept_agrees", INFO,
+     "The ellipse in the calibration was set by {author} and was kept; it agrees with the measured one: the difference "
+     "is {difference:.4f} in a/b, {sigmas:.1f} sigma."),
     ("ellipse_kept_untested", INFO,
      "The ellipse in the calibration was set by {author} and was kept; this scan does not show its ellipse."),
     ("ellipse_not_asked", INFO,

@@ -690,6 +690,9 @@ class CalibrationReport(Result):
         Rotation and flip between scan and pattern; None if they were not measured.
     transfer : Transfer or None
         What was carried over from a standard; None if none was given.
+    held : dict
+        "ellipse", "pixel_size" and "rotation" to the numbers that the calibration holds after writing
+        (`io.held_quantities`).
     """
 
     origin: OriginMap
@@ -700,6 +703,7 @@ class CalibrationReport(Result):
     pixel_size: PixelSize | None = None
     rotation: Rotation | None = None
     transfer: Transfer | None = None
+    held: dict = field(default_factory=dict)
 
     @property
     def flags(self) -> tuple[Flag, ...]:
@@ -720,16 +724,17 @@ class CalibrationReport(Result):
         ellipse = self.ellipse if carried is None or carried.ellipse is None else carried.ellipse
         if ellipse is not None and ellipse.accepted:
             found["ellipse"] = ellipse.summary_numbers()
+        found |= self.held
         size, turned = self.pixel_size, self.rotation
         if size is not None and size.accepted:
             found["pixel_size"] = {"value": size.value, "sigma": size.sigma, "unit": "Å⁻¹"}
-        elif carried is not None and carried.pixel_size is not None:
+        elif "pixel_size" not in found and carried is not None and carried.pixel_size is not None:
             value, unit = carried.pixel_size
             sigma = carried.facts["pixel_size"].get("sigma")
             found["pixel_size"] = {"value": value, "sigma": np.nan if sigma is None else sigma, "unit": unit}
         if turned is not None and turned.accepted:
             found["rotation"] = turned.summary_numbers()
-        elif carried is not None and carried.rotation is not None:
+        elif "rotation" not in found and carried is not None and carried.rotation is not None:
             sigma = carried.facts["rotation"].get("sigma")
             found["rotation"] = {"degrees": float(np.degrees(carried.rotation[0])), "flipped": _flipped(
                 carried.rotation[1]), "sigma": np.nan if sigma is None else sigma}

@@ -121,7 +121,12 @@ from .readback import (
     checksum as checksum,
     use_stock_classes as use_stock_classes,
 )
-from .recorded import read_pixel_size as read_pixel_size, read_rotation as read_rotation
+from .recorded import (
+    held_quantities as held_quantities,
+    read_pixel_size as read_pixel_size,
+    read_rotation as read_rotation,
+    recorded_ellipse as recorded_ellipse,
+)
 from .scan_shapes import (
     StatedShape as StatedShape,
     checked_shape as checked_shape,

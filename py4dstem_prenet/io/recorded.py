@@ -7,10 +7,12 @@ array "prenet_rings" of the calibration, and the deflection from which a rotatio
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from ..core import Decision, Flag, PixelSize, Rotation
-from . import DEFLECTION, RING_PROFILE, signatures
+from . import DEFLECTION, RING_PROFILE, author_of, read_ellipse, signatures
 
 
 def read_pixel_size(datacube) -> PixelSize | None:
@@ -62,6 +64,76 @@ def read_rotation(datacube) -> Rotation | None:
                stored["sources"].items()}
     return Rotation(_number(stored["degrees"]), bool(stored["flip"]), _number(stored["sigma"]),
                     bool(stored["half_turn_determined"]), _decision(stored), sources, field)
+
+
+def recorded_ellipse(datacube):
+    """Read what is recorded of the ellipse in a calibration.
+
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The cube.
+
+    Returns
+    -------
+    covariance : numpy.ndarray, shape (2, 2)
+        Of the ellipse vector; NaN if it is not known.
+    evidence : str
+        The most precise evidence that it was measured from; empty if that is not known.
+    """
+    entry = signatures(datacube).get("ellipse", {})
+    if not entry.get("unchanged"):
+        return np.full((2, 2), np.nan), ""
+    covariance = entry.get("covariance")
+    covariance = np.full((2, 2), np.nan) if covariance is None else np.array([_array(row) for row in covariance])
+    return covariance, str(entry.get("leading", ""))
+
+
+def held_quantities(datacube) -> dict:
+    """Read ellipse, pixel size and rotation from a calibration, as numbers for a summary.
+
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The cube.
+
+    Returns
+    -------
+    dict
+        "ellipse" to ratio, sigma, degrees and degrees_sigma; "pixel_size" to value, sigma and unit; "rotation" to
+        degrees, sigma and flipped (a text); each with author and source; only those that are set. A sigma is NaN if
+        none is recorded.
+
+    Examples
+    --------
+    >>> from py4DSTEM import DataCube
+    >>> datacube = DataCube(np.ones((2, 2, 32, 32), np.uint8))
+    >>> datacube.calibration.set_Q_pixel_size(0.02)
+    >>> datacube.calibration.set_Q_pixel_units("A^-1")
+    >>> {name: numbers["author"] for name, numbers in held_quantities(datacube).items()}
+    {'pixel_size': 'hand or another program'}
+    """
+    params = {} if datacube.calibration is None else datacube.calibration._params
+    signed, found = signatures(datacube), {}
+    for name in ("ellipse", "pixel_size", "rotation"):
+        author, entry = author_of(datacube, name), signed.get(name, {})
+        sigma = _number(entry.get("sigma") if entry.get("unchanged") else None)
+        if author is None:
+            continue
+        if name == "ellipse":
+            stored = read_ellipse(datacube)
+            if stored is None:  # it varies over the scan
+                continue
+            values = replace(stored, covariance=recorded_ellipse(datacube)[0]).summary_numbers()
+        elif name == "rotation":
+            values = {"degrees": float(np.degrees(params["QR_rotation"])), "sigma": sigma,
+                      "flipped": "flipped" if params.get("QR_flip") else "not flipped"}
+        elif params.get("Q_pixel_units") == "pixels":
+            continue
+        else:
+            values = {"value": float(params["Q_pixel_size"]), "sigma": sigma, "unit": str(params["Q_pixel_units"])}
+        found[name] = values | {"author": author, "source": str(entry.get("source", ""))}
+    return found
 
 
 def _stored(datacube, entry):

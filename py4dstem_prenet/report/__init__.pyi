@@ -1,21 +1,33 @@
-from .figures import (
-    add_color_bar as add_color_bar,
+from .beam_and_rings import (
     inner_radius as inner_radius,
-    mark_ellipse as mark_ellipse,
     ring_radius as ring_radius,
     show_beam as show_beam,
+    show_edge as show_edge,
+    show_polar as show_polar,
+    show_straightened as show_straightened,
+)
+from .denoising_figures import (
     show_denoised as show_denoised,
     show_denoising_check as show_denoising_check,
-    show_edge as show_edge,
+    show_slopes as show_slopes,
+    show_virtual as show_virtual,
+)
+from .figures import (
+    add_color_bar as add_color_bar,
+    draw_ellipse as draw_ellipse,
+    gray_colors as gray_colors,
+    legend_below as legend_below,
+    mark_ellipse as mark_ellipse,
+    name_pattern_axes as name_pattern_axes,
+    name_scan_axes as name_scan_axes,
+    no_ticks as no_ticks,
     show_ellipse as show_ellipse,
     show_left_out as show_left_out,
     show_map as show_map,
     show_origin as show_origin,
     show_pattern as show_pattern,
-    show_polar as show_polar,
     show_recentered as show_recentered,
     show_sigma as show_sigma,
-    show_straightened as show_straightened,
     stored_ellipse as stored_ellipse,
     subplots as subplots,
 )

@@ -18,12 +18,23 @@ from matplotlib.figure import Figure
 from ..core import ellipse_vector
 from . import (
     drawn_radius,
-    figures,
+    mark_ellipse,
     ring_radius_px,
+    show_beam,
     show_deflection,
+    show_denoised,
+    show_denoising_check,
+    show_edge,
+    show_left_out,
+    show_origin,
+    show_recentered,
     show_ring_errors,
     show_rotation,
+    show_sigma,
+    show_slopes,
     show_standard,
+    show_straightened,
+    show_virtual,
     shown_ring,
 )
 
@@ -148,11 +159,11 @@ def _origin_panels(seen):
     names = [f"{name} {kind}, px" for name in ("qx0", "qy0") for kind in ("measured", "fitted", "residual")]
     used = np.stack([seen.origin.qx0, seen.origin.qy0]) if seen.fitted is None else seen.fitted
     measured = (seen.origin.qx0, seen.origin.qy0)
-    figures.show_origin(measured, used, panels.axes(*names, across=3), seen.origin.valid)
+    show_origin(measured, used, panels.axes(*names, across=3), seen.origin.valid)
     sigmas = (seen.origin.sigma_qx0, seen.origin.sigma_qy0)
     if not seen.sigma_known:
         sigmas = [np.full_like(sigma, np.nan) for sigma in sigmas]
-    figures.show_sigma(*sigmas, seen.origin.valid, panels.axes(
+    show_sigma(*sigmas, seen.origin.valid, panels.axes(
         *(f"{name}: sigma of single positions, px" for name in ("qx0", "qy0")))[0])
     return panels.rows()
 
@@ -167,23 +178,23 @@ def _pattern_panels(seen):
         " Red: the ellipse that is set, over the strongest ring; the yellow annulus is round.")
     first = panels.axes("Mean pattern as recorded, electrons. Blue: no data.",
                         f"Mean pattern, recentered to whole pixels, electrons.{over}", size=(2.9, 2.8))[0]
-    figures.show_recentered(seen.before.mean, seen.centered.mean, first,
+    show_recentered(seen.before.mean, seen.centered.mean, first,
                             weights=(seen.before.weight, seen.centered.weight))
-    figures.show_left_out(first[0], seen.offset, seen.mask, seen.origin.stop, seen.noise.bad_pixels)
+    show_left_out(first[0], seen.offset, seen.mask, seen.origin.stop, seen.noise.bad_pixels)
     if over:
-        figures.mark_ellipse(first[1], seen.centered.center, ellipse, ring)
+        mark_ellipse(first[1], seen.centered.center, ellipse, ring)
     if np.isfinite(radius):
         red = "" if ellipse is None else " Red: the ellipse that is set."
         beam = panels.axes(f"Direct beam, electrons. Dots: where it falls to half its height.{red}",
                            "The same edge against the azimuth. Without the ellipse, a round aperture gives a straight "
                            "line; waves that are left come from an aperture that is not round, or from disks that "
                            "overlap.", size=(2.9, 2.8))[0]
-        figures.show_beam(after.mean, after.center, radius, ellipse, beam[0], weight=after.weight)
-        figures.show_edge(after.mean, after.center, radius, beam[1], vector if vector.any() else None, after.weight)
+        show_beam(after.mean, after.center, radius, ellipse, beam[0], weight=after.weight)
+        show_edge(after.mean, after.center, radius, beam[1], vector if vector.any() else None, after.weight)
     if ring is not None:
         polar = panels.axes("Polar, as recorded: an ellipse makes rings wavy. Intensity over a smooth radial profile.",
                             "Polar, without the ellipse: rings are straight lines.", size=(2.9, 2.8))[0]
-        figures.show_straightened(after.mean, after.center, vector, polar, after.weight, ring,
+        show_straightened(after.mean, after.center, vector, polar, after.weight, ring,
                                   1.3 * drawn_radius(after, radius))
     return panels.rows()
 
@@ -223,15 +234,15 @@ def _denoising_panels(seen):
     order = np.argsort(dark, axis=None)
     for name, flat in (("strongest scattering", order[-1]), ("typical", order[len(order) // 2])):
         at = np.unravel_index(flat, dark.shape)
-        figures.show_denoised(seen.raw[at], seen.clean[at], panels.axes(
+        show_denoised(seen.raw[at], seen.clean[at], panels.axes(
             f"{name}: measured", f"{name}: denoised", f"{name}: difference")[0], power=0.3)
-    figures.show_virtual(*seen.virtual, panels.axes(
+    show_virtual(*seen.virtual, panels.axes(
         *(f"{d}, {kind}" for d in ("bright field", "annular dark field") for kind in ("measured", "denoised")),
         across=2))
-    figures.show_denoising_check(seen.denoising, panels.axes(
+    show_denoising_check(seen.denoising, panels.axes(
         "squared error on held-out counts, raw = 1; error bars: two sigma", size=(4.2, 2.2))[0, 0])
     if any(np.isfinite(slope.value) for slope in seen.denoising.slopes.values()):
-        figures.show_slopes(seen.denoising, panels.axes(
+        show_slopes(seen.denoising, panels.axes(
             "variation over the scan kept in denoised patterns; error bars: two sigma; gray: 1 within 5 %",
             size=(4.2, 2.6))[0, 0])
     return panels.rows()
