@@ -97,7 +97,7 @@ def test_the_report_begins_with_the_paragraph():
     found = report(ellipse=ellipse, pixel_size=size)
     numbers = {flag.name: flag.numbers for flag in found.summary}
     assert numbers["summary_origin"]["sigma"] == pytest.approx(0.05)
-    assert numbers["summary_descan"]["sigma"] == pytest.approx(0.015)  # along one axis
+    assert numbers["summary_constant"]["sigma"] == pytest.approx(0.015)  # along one axis
     assert numbers["summary_ellipse"]["ratio"] == pytest.approx(1.04)
     assert numbers["summary_pixel_size"]["value"] == 0.02
     paragraph = str(found).split("\n\n")[1]

@@ -63,6 +63,8 @@ def _descan(found):
     if "descan" not in found:
         return Flag("summary_no_descan")
     numbers = found["descan"]
+    if numbers["model"] == "constant" and np.isfinite(numbers["sigma"]):
+        return Flag("summary_constant", numbers)
     return Flag("summary_descan" if np.isfinite(numbers["sigma"]) else "summary_descan_unsure", numbers)
 
 

@@ -812,6 +812,8 @@ _SUMMARY = (
     ("summary_descan", INFO,
      "The descan is a {model} that moves the origin by {span_x:.2f} px (qx0) and {span_y:.2f} px (qy0) over the scan, "
      "and the fitted origin is known to {sigma:.2g} px along each axis."),
+    ("summary_constant", INFO,
+     "The same origin holds for the whole scan, and is known to {sigma:.2g} px along each axis."),
     ("summary_descan_unsure", WARNING,
      "The descan is a {model} that moves the origin by {span_x:.2f} px (qx0) and {span_y:.2f} px (qy0) over the scan, "
      "without a stated uncertainty."),

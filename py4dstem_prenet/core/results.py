@@ -312,7 +312,7 @@ class Ellipse(Decided):
         """Name of the most precise of the evidence that determined it; empty if none did."""
         used = {name: np.linalg.eigvalsh(covariance).max() for name, (_, covariance) in self.sources.items()
                 if name in self.used}
-        return min(used, key=used.get) if used else ""
+        return min(used, key=lambda name: float(used[name])) if used else ""
 
     @property
     def ratio(self) -> str:
@@ -339,8 +339,11 @@ class Ellipse(Decided):
         dict
             Name of the evidence to an `Ellipse`.
         """
-        return {name: Ellipse(*ellipse_axes(vector), np.asarray(vector), np.asarray(covariance), self.decision)
-                for name, (vector, covariance) in self.sources.items()}
+        found = {}
+        for name, (vector, covariance) in self.sources.items():
+            a, b, theta = ellipse_axes(vector)
+            found[name] = Ellipse(a, b, theta, np.asarray(vector), np.asarray(covariance), self.decision)
+        return found
 
     def rows(self):
         return [("accepted", "yes" if self.accepted else "no"), ("a/b", self.ratio),
@@ -485,7 +488,7 @@ class PixelSize(Decided):
     @property
     def rings(self) -> list[Ring]:
         """The rings on the detector; those that blend into one are one entry."""
-        found = []
+        found: list[Ring] = []
         for name, g, error, sigma in zip(self.hkl, self.g, self.ring_errors, self.ring_sigmas, strict=True):
             last = found[-1] if found else None
             if last is not None and np.isfinite(error) and last.error == error:  # they have a common error

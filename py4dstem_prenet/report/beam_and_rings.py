@@ -241,7 +241,8 @@ def show_edge(pattern, center, radius, ax, vector=None, weight=None):
                     "tab:blue", lw=1.4, label=label)
     if vector is not None:
         phi = np.radians(np.arange(0, 361, 2.0))
-        x, y = ellipse_matrix(np.asarray(vector, float)) @ (radius * np.array([np.cos(phi), np.sin(phi)]))
+        middle = np.median(ax.lines[-1].get_ydata())
+        x, y = ellipse_matrix(np.asarray(vector, float)) @ (middle * np.array([np.cos(phi), np.sin(phi)]))
         at = np.argsort(np.arctan2(y, x) % (2 * np.pi))
         ax.plot(np.degrees(np.arctan2(y, x) % (2 * np.pi))[at], np.hypot(x, y)[at], color="0.5", lw=1.0,
                 label="ellipse that is set")
