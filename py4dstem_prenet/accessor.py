@@ -280,7 +280,8 @@ class PrenetAccessor:
                                  valid=read_valid(self._datacube), region=region, device=device, progress=progress)
         if write or (write is None and region is None):
             with undoable(self._datacube):
-                write_ellipse(self._datacube, result, covariance=result.covariance, used=result.used)
+                write_ellipse(self._datacube, result, covariance=result.covariance, used=result.used,
+                              leading=result.leading)
         return result
 
     def measure_pixel_size(self, standard, region=None, progress=True) -> PixelSize:

@@ -342,6 +342,7 @@ def write_report(datacube, report: CalibrationReport, mask=None, settings=None,
             write_fit(datacube, fit, uncertainty=fit.decision.numbers.get("uncertainty"), data=data)
         if ellipse is not None and not kept["ellipse"] and "ellipse" not in carried:
             write_ellipse(datacube, ellipse, covariance=ellipse.covariance, used=ellipse.used,
+                          leading=ellipse.leading,
                           author=USER if by_hand else PRENET, data=data)
         if transfer is not None:
             write_transfer(datacube, transfer, data=data)

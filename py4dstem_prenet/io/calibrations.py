@@ -312,7 +312,7 @@ def write_ellipse(datacube, ellipse, **facts):
     if not ellipse.accepted:
         return False
     calibration_of(datacube).set_ellipse((float(ellipse.a), float(ellipse.b), float(ellipse.theta)))
-    sign(datacube, "ellipse", **{"leading": ellipse.leading} | facts)
+    sign(datacube, "ellipse", **facts)
     return True
 
 
