@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo check test lint types notebooks docs wheel dist versions numpy2 bridges coverage fuzz defects clean
+.PHONY: demo check test lint types notebooks lab docs wheel dist versions numpy2 bridges coverage fuzz defects clean
 
 demo: $(READY)
 	$(BIN)/prenet demo
@@ -28,7 +28,12 @@ types: $(READY)
 	$(BIN)/python -m mypy --cache-dir $(VENV)/mypy
 
 notebooks: $(READY)
-	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
+	OMP_NUM_THREADS=1 $(BIN)/jupyter execute --inplace notebooks/*.ipynb
+
+# Opens them in JupyterLab (the extra `notebook`).
+lab: $(READY)
+	$(BIN)/python -m pip install --quiet -c requirements-lock.txt "jupyterlab>=4.2"
+	$(BIN)/jupyter lab notebooks
 
 docs: $(READY)
 	$(BIN)/python docs/build.py --flags

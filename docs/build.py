@@ -13,11 +13,12 @@ import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
-TOPICS = ("descan", "calibration", "origin", "ellipse", "pixel_size", "detector", "denoising")  # of verdicts
+# Of verdicts:
+TOPICS = ("descan", "calibration", "origin", "ellipse", "pixel_size", "rotation", "detector", "denoising")
 SEVERITY_LIGHTS = {"info": "green", "warning": "amber", "refusal": "red"}
 WITH_LIBERTEM = ("py4dstem_prenet.libertem", "py4dstem_prenet.io.dataset_scan", "py4dstem_prenet.live.udf")
 STAGES = ("detector", "origin", "descan", "ellipse", "pixel_size", "rotation", "probe", "calibration", "transfer",
-          "denoising", "files", "live")
+          "denoising", "files", "live", "summary")
 
 
 def flags_page() -> str:

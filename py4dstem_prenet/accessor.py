@@ -94,8 +94,9 @@ class PrenetAccessor:
         rotation : bool, optional
             Whether to measure rotation and flip between scan and pattern, too.
         like : DataCube, str or pathlib.Path, optional
-            A calibrated standard of the same microscope and camera length, or its file. Ellipse, pixel size and
-            rotation are carried over from it, as far as it has them, if what this scan shows does not contradict.
+            A calibrated standard of the same microscope and camera length, or its file, also one of a calibration that
+            py4DSTEM saved alone. Ellipse, pixel size and rotation are carried over from it, as far as it has them, if
+            what this scan shows does not contradict.
         transfer : str or tuple of str, optional
             What is carried over: of "ellipse", "pixel_size", "rotation", and "descan" for scans with the same scan
             settings, such as one of vacuum.
@@ -279,7 +280,8 @@ class PrenetAccessor:
                                  valid=read_valid(self._datacube), region=region, device=device, progress=progress)
         if write or (write is None and region is None):
             with undoable(self._datacube):
-                write_ellipse(self._datacube, result, covariance=result.covariance, used=result.used)
+                write_ellipse(self._datacube, result, covariance=result.covariance, used=result.used,
+                              leading=result.leading)
         return result
 
     def measure_pixel_size(self, standard, region=None, progress=True) -> PixelSize:
@@ -878,12 +880,13 @@ class PrenetAccessor:
 
     # --- output -------------------------------------------------------------------------------------------------
     def show(self):
-        """Plot the calibration and its effect on the patterns.
+        """Plot the calibration and the evidence for it.
 
         Returns
         -------
-        ndarray of matplotlib.axes.Axes, shape (3, 4)
-            The axes of a new figure.
+        ndarray of matplotlib.axes.Axes, shape (3, 4) or (4, 4)
+            The axes of a new figure: origin and its sigma in two rows, patterns and ellipse in the third; a fourth
+            shows what pixel size and rotation were measured from, if they were.
 
         Raises
         ------

@@ -124,9 +124,9 @@ def calibrate(
     Several files are calibrated into a folder, with summary.csv and summary.html, and one file if --output is such a
     folder. Files that are done are skipped; one that fails does not stop the others, and the exit code is 1.
 
-    JSON: saved (the file, or null), found, detector, origin, descan, ellipse, pixel_size, rotation, transfer, flags;
-    px, 1/Å and radians, the rotation in degrees. Of several files: saved (the folder), complete, files (the rows of
-    summary.csv).
+    JSON: saved (the file, or null), found, detector, origin, descan, ellipse, pixel_size, rotation, transfer, flags,
+    probe (null without --probe); px, 1/Å and radians, the rotation in degrees. Of several files: saved (the folder),
+    complete, files (the rows of summary.csv).
     """
     from .io import check_output, load_mask
 
@@ -156,15 +156,15 @@ def calibrate(
             report = calibrate(datacube, **options)
         typer.echo(str(report))
         saved = str(output) if report.origin.found and write else None
+        made = None
         if saved:
-            if probe:
-                _make_probe(datacube)
+            made = _make_probe(datacube) if probe else None
             save(datacube, output, data=not calibration_only)
             typer.echo(f"Saved {output}.")
     if as_json:
         from .report import of_calibration
 
-        _echo_json({"saved": saved} | of_calibration(report))
+        _echo_json({"saved": saved} | of_calibration(report) | {"probe": made})
     if not report.origin.found:
         _fail(f"{output} was not written, because no direct beam was found." if write else "No direct beam was found.")
 
@@ -187,13 +187,16 @@ def _calibrate_series(files, folder, options, data, scan, scheduler, as_json):
 
 
 def _make_probe(datacube):
-    """Attach the probe to a cube, or say why there is none."""
+    """Attach the probe to a cube, or say why there is none; return what was measured, for JSON."""
+    from .report import of_probe
+
     try:
-        datacube.prenet.probe()
+        probe = datacube.prenet.probe()
     except PrenetError as error:
         typer.echo(str(error))
-    else:
-        typer.echo("Probe: in the tree of the file as \"probe\".")
+        return {"accepted": False, "reason": str(error)}
+    typer.echo("Probe: in the tree of the file as \"probe\".")
+    return of_probe(probe)
 
 
 @app.command()

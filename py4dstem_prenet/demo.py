@@ -62,8 +62,9 @@ def run(out: Path) -> None:
     print(_table(datacube, denoised, report, truth))
     save(datacube, new)
     new.replace(out / _FILES[0])
-    before, after = _pools(datacube, report.noise)
-    figures = _patterns(datacube, denoised, truth), _origin(datacube, before, after), _ellipse(after, report)
+    before, centered, after = _pools(datacube, report.noise)
+    figures = (_patterns(datacube, denoised, truth), _origin(datacube, before, centered),
+               _ellipse(after, centered, report))
     for name, figure in zip(_FILES[1:], figures, strict=True):
         part = out / (name + ".part")
         figure.savefig(part, dpi=110, format="png")
@@ -109,48 +110,38 @@ def _patterns(datacube, denoised, truth):
 
 
 def _pools(datacube, noise):
-    """Mean patterns as recorded and recentered."""
+    """Mean patterns as recorded, recentered to whole pixels (not interpolated, to look at), and recentered."""
     from .fits import pool
     from .io import read_fitted_origin
 
-    qx0, qy0, _ = read_fitted_origin(datacube)
-    return pool(datacube, np.full_like(qx0, qx0.mean()), np.full_like(qy0, qy0.mean()), noise), pool(
-        datacube, qx0, qy0, noise)
+    origin = np.stack(read_fitted_origin(datacube)[:2])
+    still = np.rint(origin.mean((1, 2)))[:, None, None] * np.ones_like(origin)
+    return tuple(pool(datacube, *maps, noise) for maps in (still, np.rint(origin), origin))
 
 
-def _origin(datacube, before, after):
+def _origin(datacube, before, centered):
     """Figure: mean patterns, and maps of the measured and fitted origin."""
     import matplotlib.pyplot as plt
 
-    from .report import show_map, show_pattern
+    from .report import show_map, show_recentered
 
     figure, axes = plt.subplots(2, 3, figsize=(11.5, 7.2), constrained_layout=True)
-    show_pattern(before.mean, axes[0, 0], "mean pattern, as recorded", power=0.25)
-    show_pattern(after.mean, axes[1, 0], "mean pattern, recentered", power=0.25)
+    show_recentered(before.mean, centered.mean, axes[:, 0], weights=(before.weight, centered.weight))
     measured, fitted = datacube.calibration.get_origin_meas(), datacube.calibration.get_origin()
     for row, (name, values) in enumerate((("measured", measured), ("fitted", fitted))):
-        for column, axis in enumerate("xy"):
+        for column, axis in enumerate(("qx0", "qy0")):
             shift = values[column] - fitted[column].mean()
-            show_map(shift, axes[row, column + 1], f"{axis} shift of the beam, {name}, px", center=0.0)
+            show_map(shift, axes[row, column + 1], f"{axis} {name}, less the mean, px", center=0.0)
     return figure
 
 
-def _ellipse(pooled, report):
-    """Figure: the ellipse over the mean pattern, and polar transforms without and with its correction."""
+def _ellipse(pooled, centered, report):
+    """Figure: the recentered mean, and the evidence for the ellipse."""
     import matplotlib.pyplot as plt
 
-    from .report import show_ellipse, show_pattern, show_polar
+    from .report import draw_evidence
 
-    e, radius = report.ellipse, report.origin.radius
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4.3), constrained_layout=True)
-    if e.accepted:
-        show_ellipse(pooled.mean, pooled.center, (e.a, e.b, e.theta), radius, axes[0],
-                     f"averaged pattern, a/b {e.a / e.b:.3f} at {np.degrees(e.theta):.0f} degrees", power=0.25)
-    else:
-        show_pattern(pooled.mean, axes[0], "averaged pattern; no ellipse was accepted", power=0.25)
-    vectors = (0.0, 0.0), e.vector if e.accepted else (0.0, 0.0)
-    titles = "polar transform, as recorded", "polar transform, ellipse corrected"
-    for ax, title, vector in zip(axes[1:], titles, vectors, strict=True):
-        show_polar(pooled.mean, pooled.center, ax, f"{title}; red: edge of the beam", vector, pooled.weight,
-                   power=1.0, edge=radius)
+    e = report.ellipse
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4.6), constrained_layout=True)
+    draw_evidence(pooled, centered, report.origin.radius, (e.a, e.b, e.theta) if e.accepted else None, e.leading, axes)
     return figure

@@ -24,6 +24,7 @@ from .io import (
     author_of,
     check_output,
     fingerprint,
+    held_quantities,
     is_kept,
     make_provenance,
     read_mask,
@@ -103,8 +104,9 @@ class Calibrator(BeamLocator):
         fit, descan = choices.fit(origin)
         own = None if choices.ellipse is False else self._ellipse(scan, origin, fit, kept, progress)
         ellipse, transfer = choices.settled(own, descan)
-        turned = self._rotation(scan, origin, fit, ellipse, progress) if rotation else None
-        size = None if standard is None else self._pixel_size(scan, origin, fit, ellipse, kept, standard, progress)
+        applied = choices.applied(ellipse, transfer)
+        turned = self._rotation(scan, origin, fit, applied, progress) if rotation else None
+        size = None if standard is None else self._pixel_size(scan, origin, fit, applied, kept, standard, progress)
         return CalibrationReport(origin, fit, ellipse, self.noise, rotation=turned, transfer=transfer, pixel_size=size)
 
     def _pooled_source(self, scan, origin, kept):
@@ -121,7 +123,7 @@ class Calibrator(BeamLocator):
         if found is None:
             return None
         valid, source = found
-        if ellipse is not None and not np.isfinite(ellipse.covariance).all():  # set by hand
+        if ellipse is not None and not np.isfinite(ellipse.covariance).all():  # set by hand, or of a bare calibration
             ellipse = dataclasses.replace(ellipse, covariance=STORED_ELLIPSE_SIGMA**2 * np.eye(2))
         return measure_pixel_size(source, fit.qx0, fit.qy0, _radius(origin), self._noise(origin), standard, ellipse,
                                   valid, progress=progress)
@@ -327,7 +329,8 @@ def write_report(datacube, report: CalibrationReport, mask=None, settings=None,
         *(() if "ellipse" in carried else (_ellipse_flag(datacube, ellipse, kept["ellipse"], choices),)),
         *(() if size is None else (Flag("pixel_size_written" if size.accepted else "pixel_size_not_written"),)),
         *_replaced(datacube, size, transfer),
-        *(() if turned is None else (Flag("rotation_written" if turned.accepted else "rotation_not_written"),)))
+        *(() if turned is None else (Flag("rotation_written" if turned.accepted else "rotation_not_written"),)),
+        *_from_standard(transfer, size, turned))
     record = make_provenance(datacube, weights={name: verify(name) for name in NETWORKS}, settings=settings,
                              noise=report.noise, flags=report.flags)
     data = fingerprint(datacube)
@@ -339,6 +342,7 @@ def write_report(datacube, report: CalibrationReport, mask=None, settings=None,
             write_fit(datacube, fit, uncertainty=fit.decision.numbers.get("uncertainty"), data=data)
         if ellipse is not None and not kept["ellipse"] and "ellipse" not in carried:
             write_ellipse(datacube, ellipse, covariance=ellipse.covariance, used=ellipse.used,
+                          leading=ellipse.leading,
                           author=USER if by_hand else PRENET, data=data)
         if transfer is not None:
             write_transfer(datacube, transfer, data=data)
@@ -349,7 +353,7 @@ def write_report(datacube, report: CalibrationReport, mask=None, settings=None,
         if turned is not None:
             write_rotation(datacube, turned, data=data)
         write_provenance(datacube, record)
-    return report
+    return dataclasses.replace(report, held=held_quantities(datacube))
 
 
 def _ratio(datacube, ellipse):
@@ -358,6 +362,14 @@ def _ratio(datacube, ellipse):
         return ellipse.a / ellipse.b
     stored = None if datacube.calibration is None else datacube.calibration.get_ellipse()
     return 1.0 if stored is None else float(np.mean(np.divide(stored[0], stored[1])))
+
+
+def _from_standard(transfer, size, turned):
+    """A flag that lists what is written from the standard; what this scan shows is better."""
+    measured = {name for name, result in (("pixel_size", size), ("rotation", turned))
+                if result is not None and result.accepted}
+    written = [] if transfer is None else [name for name in transfer.quantities if name not in measured]
+    return (Flag("standard_written", {"source": transfer.source, "quantities": written}),) if written else ()
 
 
 def _origin_flag(datacube, fit, kept):
@@ -392,7 +404,9 @@ def _ellipse_flag(datacube, ellipse, kept, choices):
         return Flag("ellipse_kept_untested", author)
     vector = np.asarray(ellipse_vector(*theirs))
     test = compare_ellipses(ellipse, Ellipse(*theirs, vector, np.full((2, 2), np.nan), Decision(True)))
-    return Flag("ellipse_kept", author | test.numbers) if test.testable else Flag("ellipse_kept_untested", author)
+    if not test.testable:
+        return Flag("ellipse_kept_untested", author)
+    return Flag("ellipse_kept_agrees" if test.agrees else "ellipse_kept", author | test.numbers)
 
 
 def _with_written(report, *flags):

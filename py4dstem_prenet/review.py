@@ -7,7 +7,8 @@ halves to check the stated uncertainties and the effect of denoising.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -15,6 +16,7 @@ from tqdm import tqdm
 from .core import (
     TUKEY_CUT,
     CalibrationCheck,
+    Decision,
     DenoisingCheck,
     Ellipse,
     EllipseCheck,
@@ -23,10 +25,14 @@ from .core import (
     NoiseModel,
     OriginCheck,
     OriginMap,
+    PixelSize,
     PrenetError,
     ResidualTest,
+    Rotation,
     as_scan,
     check_residuals,
+    conclude,
+    ellipse_axes,
     ellipse_vector,
     sample_positions,
 )
@@ -39,26 +45,33 @@ from .io import (
     STANDARD,
     author_of,
     check_output,
+    held_quantities,
     new_file,
     noise_of,
     read_fitted_origin,
+    read_mask,
     read_origin,
+    read_pixel_size,
     read_provenance,
+    read_rotation,
+    read_stop,
+    recorded_ellipse,
     sigma_is_current,
 )
 from .origin import check_origin
 from .report import (
+    UNKNOWN_RADIUS_FRACTION,
     Verdict,
+    draw_evidence,
+    draw_quantities,
     inner_radius,
     make_verdict,
     overall,
     page_html,
-    ring_radius,
-    show_ellipse,
+    show_left_out,
     show_origin,
     show_pattern,
     show_sigma,
-    show_straightened,
     stored_ellipse,
     subplots,
 )
@@ -79,7 +92,6 @@ LARGE_ORIGIN_SHIFT_PX = 0.25  # above this, the flag is a refusal
 MIN_SPECIMEN_FRACTION = 0.1  # fraction of the residuals' variance, above which virtual images explain them
 MIN_ELLIPSE_DIFFERENCE = 0.003  # difference in a/b between calibration and scan, above which a flag is set
 MAX_IMAGE_SIDE = 128  # scan positions, side of the largest scan whose virtual images are compared with residuals
-UNKNOWN_RADIUS_FRACTION = 0.05  # of the pattern's shorter side: radius that is assumed if the disk is hidden
 
 
 @dataclass(frozen=True)
@@ -97,7 +109,9 @@ class FitReview:
     test : ResidualTest
         The test of the residuals about the origin in the calibration.
     uncertainty : float
-        Standard error of the fitted origin along both axes, rms over the scan, pixels.
+        Standard error of the fitted origin along both axes together, rms over the scan, pixels.
+    model : str
+        The model of the best fit.
     specimen : float
         Fraction of the residuals' variance that virtual images and their gradients explain; NaN if it was not
         measured.
@@ -109,6 +123,7 @@ class FitReview:
     test: ResidualTest
     uncertainty: float
     specimen: float
+    model: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,7 +133,7 @@ class Review:
     Attributes
     ----------
     name : str
-        Name of the DataCube.
+        Name of the file, or of a DataCube that is in memory.
     shape : tuple of int
         (Rx, Ry, Qx, Qy).
     dtype : str
@@ -137,14 +152,29 @@ class Review:
         Fitted origin in the calibration, pixels.
     fit : FitReview or None
         Review of the descan fit.
-    before, after : Pooled or None
-        Patterns pooled as recorded, and about the fitted origin.
+    before, centered, after : Pooled or None
+        Patterns pooled as recorded, about the fitted origin rounded to whole pixels (without interpolation, to look
+        at), and about the fitted origin.
+    offset : tuple of float
+        Place of the detector's first pixel in the frame of `before`.
+    mask : numpy.ndarray of bool or None, shape (Qx, Qy)
+        Detector mask in the calibration.
     stored : tuple or None
         Ellipse (a, b, theta) in the calibration.
+    stored_covariance : numpy.ndarray, shape (2, 2)
+        Covariance of its vector; NaN if none is recorded.
+    evidence : str
+        The most precise evidence that it was measured from; empty if that is not recorded.
     stored_by : str
         Who wrote it (`io.author_of`); empty if there is none.
     rotflip : tuple or None
         Rotation (degrees) and flip in the calibration.
+    pixel_size : PixelSize or None
+        Pixel size that was measured in this scan.
+    rotation : Rotation or None
+        Rotation that was measured in this scan.
+    quantities : dict
+        "pixel_size" and "rotation" to the dict that `quantity_flags` makes flags of, if they are set.
     fitted_by : str
         Who wrote the fitted origin.
     ellipse : Ellipse or None
@@ -172,10 +202,18 @@ class Review:
     fitted: np.ndarray | None = None
     fit: FitReview | None = None
     before: Pooled | None = None
+    centered: Pooled | None = None
     after: Pooled | None = None
+    offset: tuple[float, float] = (0.0, 0.0)
+    mask: np.ndarray | None = None
     stored: tuple | None = None
+    stored_covariance: np.ndarray = field(default_factory=lambda: np.full((2, 2), np.nan))
+    evidence: str = ""
     stored_by: str = ""
     rotflip: tuple | None = None
+    pixel_size: PixelSize | None = None
+    rotation: Rotation | None = None
+    quantities: dict = field(default_factory=dict)
     fitted_by: str = ""
     ellipse: Ellipse | None = None
     raw: np.ndarray | None = None
@@ -200,10 +238,52 @@ class Review:
                         make_verdict("origin", origin_flags(self.origin, self.sigma_known, self.halves)),
                         make_verdict("ellipse", *ellipse_flags(self.stored, self.ellipse, self.stored_by,
                                                                self.ellipse_halves))]
+            measured = {"pixel_size": self.pixel_size, "rotation": self.rotation}
+            verdicts += [make_verdict(name, quantity_flags(name, numbers, measured[name]))
+                         for name, numbers in self.quantities.items()]
         verdicts.append(make_verdict("detector", noise_flags(self.noise)))
         if self.denoising is not None:
             verdicts.append(make_verdict("denoising", self.denoising.flags))
         return verdicts
+
+    @property
+    def summary(self) -> tuple[Flag, ...]:
+        """The first paragraph: what was found, how sure, what to do next, and what not to do.
+
+        Returns
+        -------
+        tuple of Flag
+            Its sentences.
+        """
+        verdicts, found = self.verdicts, {}
+        if self.origin is not None and self.origin.valid.any():
+            numbers = self.origin.summary_numbers()
+            found["origin"] = numbers if self.sigma_known else numbers | {"sigma": np.nan}
+            if self.fitted is not None:
+                span = np.ptp(self.fitted, axis=(1, 2))
+                found["descan"] = {"model": self.fit.model, "span_x": float(span[0]), "span_y": float(span[1]),
+                                   "sigma": self.fit.uncertainty / np.sqrt(2)}
+        if self.stored is not None:
+            found["ellipse"] = self.stored_result.summary_numbers()
+        found |= self.quantities
+        if self.pixel_size is not None and "pixel_size" in found:
+            found["pixel_size"] = {"value": self.pixel_size.value, "sigma": self.pixel_size.sigma, "unit": "Å⁻¹"}
+        serious = sum(flag.severity == "refusal" for verdict in verdicts for flag in verdict.flags
+                      if verdict.light == "red" and verdict.topic != "denoising")
+        flags = [flag for verdict in verdicts if verdict.light != "green" for flag in verdict.flags]
+        return conclude(found, flags, serious)
+
+    @property
+    def stored_result(self) -> Ellipse:
+        """The ellipse in the calibration, with the covariance that is recorded.
+
+        Returns
+        -------
+        Ellipse
+            Its axes with a b = 1 and a >= b.
+        """
+        vector = np.asarray(ellipse_vector(*self.stored), float)
+        return Ellipse(*ellipse_axes(vector), vector, self.stored_covariance, Decision(True))
 
     @property
     def overall(self) -> Verdict:
@@ -312,11 +392,13 @@ def review_fit(origin: OriginMap, fitted, sigma_known: bool, side: int, images=N
     # Error by the choice of the model: the largest distance to a more flexible one.
     distances = [t.distance for t in best.trials if t.determined and MODELS.index(t.model) >= MODELS.index(best.model)]
     choice, distance = max(distances, default=0.0), side / 4
-    error = max(uncertainty, choice)
-    flags.append(Flag("origin_error", {"uncertainty": uncertainty, "choice": choice, "distance": distance,
+    choice = choice / np.sqrt(2)  # along each axis, as the sigmas
+    along = uncertainty / np.sqrt(2)
+    error = max(along, choice)
+    flags.append(Flag("origin_error", {"uncertainty": along, "choice": choice, "distance": distance,
                                        "error": error, "strain": 100 * error / distance}))
     noise = float(np.median(sigma[:, origin.valid])) if sigma_known else np.nan
-    return FitReview(tuple(flags), best.trials, noise, test, uncertainty, float(specimen))
+    return FitReview(tuple(flags), best.trials, noise, test, uncertainty, float(specimen), best.model)
 
 
 def _explained_fraction(residual, valid, images):
@@ -377,6 +459,39 @@ def ellipse_flags(stored, measured: Ellipse | None, author: str, halves: Ellipse
     confirmed = Flag("ellipse_confirmed", {"author": author, "ratio": max(a, b) / min(a, b), "sigma": measured.sigma,
                                            "degrees": float(degrees)})
     return (confirmed, *(() if halves is None else halves.flags)), details
+
+
+def quantity_flags(name: str, numbers, measured=None) -> tuple[Flag, ...]:
+    """Convert a pixel size or rotation in the calibration to flags.
+
+    Parameters
+    ----------
+    name : {"pixel_size", "rotation"}
+        Which of them.
+    numbers : dict
+        What `held_quantities` returned for it.
+    measured : PixelSize or Rotation, optional
+        The result, if it was measured in this scan.
+
+    Returns
+    -------
+    tuple of Flag
+        Where it comes from, and the flags of the measurement.
+
+    Examples
+    --------
+    >>> size = {"value": 0.02, "sigma": float("nan"), "unit": "A^-1", "author": "hand", "source": ""}
+    >>> [flag.name for flag in quantity_flags("pixel_size", size)]
+    ['pixel_size_untested']
+    """
+    if measured is not None:
+        source = () if name == "rotation" else (Flag("pixel_size_from_crystal", {
+            "value": measured.value, "sigma": measured.sigma, "unit": "Å⁻¹", "standard": measured.standard,
+            "stored": numbers["value"]}),)
+        return (*source, *measured.flags)
+    carried, untested = (("pixel_size_from_standard", "pixel_size_untested") if name == "pixel_size" else
+                         ("rotation_from_standard", "rotation_untested"))
+    return (Flag(carried if numbers["author"] == STANDARD else untested, numbers),)
 
 
 # --- the page -----------------------------------------------------------------------------------------------
@@ -448,9 +563,8 @@ def review(datacube, device="auto", progress=True) -> Review:
         raise PrenetError("No origin was measured in this scan; call datacube.prenet.calibrate() (or prenet calibrate) "
                           "first.")
     with tqdm(total=5, desc="report", unit=" stages", disable=not progress) as bar:
-        noise = noise_of(datacube)
-        shape = scan.shape
-        results = {"name": datacube.name, "shape": shape, "dtype": str(datacube.data.dtype), "noise": noise,
+        noise, shape = _noise(datacube), scan.shape
+        results = {"name": _name_of(datacube), "shape": shape, "dtype": str(datacube.data.dtype), "noise": noise,
                    "belongs": check_calibration(datacube), "record": read_provenance(datacube)}
         if set(results["belongs"].stale) & {"measured origin", "probe radius"}:
             return Review(**results)  # the maps belong to other data
@@ -465,18 +579,25 @@ def review(datacube, device="auto", progress=True) -> Review:
             best = fit_origin(origin)
             used = best.qx0, best.qy0
         used = np.stack([np.broadcast_to(np.asarray(q, float), shape[:2]) for q in used])
-        before = pool(datacube, *(np.full(shape[:2], q.mean()) for q in used), noise)
+        before, offset = _as_recorded(datacube, used, noise)
+        centered = pool(datacube, *np.rint(used), noise, valid=origin.valid)
         after = pool(datacube, *used, noise, valid=origin.valid)
         bar.update()
         outer = inner_radius(after.mean.shape, after.center)
         detectors = [(0, radius), (min(2 * radius, 0.5 * outer), outer)]
         fitted, sigma_known = None if stored is None else used, sigma_is_current(datacube)
         images = _virtual_maps(datacube, used, detectors, noise)
-        results |= {"origin": origin, "sigma_known": sigma_known, "before": before, "after": after, "fitted": fitted,
+        results |= {"origin": origin, "sigma_known": sigma_known, "before": before, "centered": centered,
+                    "after": after, "offset": offset, "mask": read_mask(datacube), "fitted": fitted,
+                    "pixel_size": read_pixel_size(datacube), "rotation": read_rotation(datacube),
+                    "quantities": {name: numbers for name, numbers in held_quantities(datacube).items()
+                                   if name != "ellipse"},
                     "fit": review_fit(origin, fitted, sigma_known, min(shape[2:]), images)}
         bar.update()
         disk_radius = origin.radius if np.isfinite(origin.radius) else None
-        results |= {"stored": stored_ellipse(datacube.calibration),
+        covariance, evidence = recorded_ellipse(datacube)
+        results |= {"stored": stored_ellipse(datacube.calibration), "stored_covariance": covariance,
+                    "evidence": evidence,
                     "rotflip": datacube.calibration.get_QR_rotflip_degrees(),
                     "stored_by": author_of(datacube, "ellipse") or "", "fitted_by": author_of(datacube, "origin") or "",
                     "ellipse": measure_pooled(after, disk_radius, noise, device)}
@@ -488,6 +609,25 @@ def review(datacube, device="auto", progress=True) -> Review:
             results["ellipse_halves"] = check_ellipse(datacube, noise, device=device, positions=4 * CHECKED_POSITIONS)
         bar.update()
     return Review(**results)
+
+
+def _name_of(datacube):
+    """Name of the file of a scan, or of a cube in memory."""
+    path = getattr(as_scan(datacube), "file", None)
+    return str(datacube.name) if path is None else Path(path).name
+
+
+def _noise(datacube):
+    """The noise model; a beam stop that was found counts as bad pixels."""
+    noise, stop = noise_of(datacube), read_stop(datacube)
+    return noise if stop is None else replace(noise, bad_pixels=noise.bad_pixels | stop)
+
+
+def _as_recorded(datacube, used, noise):
+    """The mean pattern as recorded, and the place of the detector's first pixel in its frame."""
+    middle = [float(np.rint(q.mean())) for q in used]  # whole pixels, so that nothing is interpolated
+    pooled = pool(datacube, *(np.full(q.shape, m) for q, m in zip(used, middle, strict=True)), noise)
+    return pooled, tuple(c - m for c, m in zip(pooled.center, middle, strict=True))
 
 
 def _virtual_maps(datacube, used, detectors, noise):
@@ -521,18 +661,23 @@ def _denoised_part(datacube, used, detectors, noise, device):
 
 
 def show(datacube, axes=None):
-    """Draw the calibration of a scan: origin maps, mean pattern, and rings before and after the correction.
+    """Draw the calibration of a scan and the evidence for it.
+
+    The first two rows show the origin: measured, fitted, residual, and sigma along each axis. The third one shows the
+    mean pattern with detector mask, beam stop and bad pixels, the recentered mean, and the evidence for the ellipse:
+    rings as they are and straightened, or the edge of the direct beam. A fourth row shows the rings from which the
+    pixel size was measured, and the deflection from which the rotation was, if the calibration holds them.
 
     Parameters
     ----------
     datacube : DataCube
         The scan, with an origin in its calibration.
-    axes : numpy.ndarray of matplotlib.axes.Axes, shape (3, 4), optional
+    axes : numpy.ndarray of matplotlib.axes.Axes, shape (3, 4) or (4, 4), optional
         Axes to draw into; those of a new figure by default.
 
     Returns
     -------
-    numpy.ndarray of matplotlib.axes.Axes, shape (3, 4)
+    numpy.ndarray of matplotlib.axes.Axes, shape (3, 4) or (4, 4)
         The axes.
 
     Raises
@@ -542,26 +687,27 @@ def show(datacube, axes=None):
     """
     qx0, qy0, radius = read_fitted_origin(datacube)
     measured = read_origin(datacube) if datacube.calibration.get_origin_meas() is not None else None
-    noise = noise_of(datacube)
-    pooled = pool(datacube, qx0, qy0, noise, valid=None if measured is None else measured.valid)
-    still = pool(datacube, np.full_like(qx0, qx0.mean()), np.full_like(qy0, qy0.mean()), noise)
+    noise, used = _noise(datacube), np.stack([qx0, qy0])
+    valid = None if measured is None else measured.valid
+    still, offset = _as_recorded(datacube, used, noise)
+    centered = pool(datacube, *np.rint(used), noise, valid=valid)
+    pooled = pool(datacube, *used, noise, valid=valid)
+    size, turned = read_pixel_size(datacube), read_rotation(datacube)
     if axes is None:
-        axes = subplots(3, 4, figsize=(13, 9.4))
+        rows = 3 if size is None and turned is None else 4
+        axes = subplots(rows, 4, figsize=(14, 3.5 * rows))
+    nothing = np.full_like(qx0, np.nan)
     if measured is None:  # set by hand, without a measurement
         show_origin((qx0, qy0), (qx0, qy0), axes[:2, :3])
-        show_sigma(np.full_like(qx0, np.nan), np.full_like(qy0, np.nan), np.ones(qx0.shape, bool), axes[:2, 3])
+        show_sigma(nothing, nothing, np.ones(qx0.shape, bool), axes[:2, 3])
     else:
-        show_origin((measured.qx0, measured.qy0), (qx0, qy0), axes[:2, :3], measured.valid)
-        show_sigma(measured.sigma_qx0, measured.sigma_qy0, measured.valid, axes[:2, 3])
-    show_pattern(still.mean, axes[2, 0], "mean pattern, as recorded", 0.25)
+        show_origin((measured.qx0, measured.qy0), (qx0, qy0), axes[:2, :3], valid)
+        sigmas = (measured.sigma_qx0, measured.sigma_qy0) if sigma_is_current(datacube) else (nothing, nothing)
+        show_sigma(*sigmas, valid, axes[:2, 3])
+    show_pattern(still.mean, axes[2, 0], "mean as recorded", 0.25, weight=still.weight)
+    show_left_out(axes[2, 0], offset, read_mask(datacube), read_stop(datacube), noise.bad_pixels)
     ellipse = stored_ellipse(datacube.calibration)
-    vector = np.zeros(2) if ellipse is None else ellipse_vector(*ellipse)
-    size = float(radius) if np.isfinite(radius) else UNKNOWN_RADIUS_FRACTION * min(datacube.Qshape)
-    ring = ring_radius(pooled.mean, pooled.center, size, pooled.weight, vector)
-    if ellipse is None:
-        show_pattern(pooled.mean, axes[2, 1], "recentered; no ellipse is set", 0.25)
-    else:
-        show_ellipse(pooled.mean, pooled.center, ellipse, ring or size, axes[2, 1],
-                     f"recentered; a/b {ellipse[0] / ellipse[1]:.4f}")
-    show_straightened(pooled.mean, pooled.center, vector, axes[2, 2:], pooled.weight, ring, 1.3 * size)
+    draw_evidence(pooled, centered, float(radius), ellipse, recorded_ellipse(datacube)[1], axes[2, 1:])
+    if len(axes) > 3:
+        draw_quantities(size, turned, axes[3])
     return axes

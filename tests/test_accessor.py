@@ -90,11 +90,11 @@ def test_stages_one_by_one(cube, stage, monkeypatch):
     ones = np.ones(cube.Rshape)
     measured = types.SimpleNamespace(
         qx0=15 * ones, qy0=16 * ones, sigma_qx0=ones, sigma_qy0=ones, valid=ones > 0, radius=4.0, found=True,
-        feature="direct beam",
+        feature="direct beam", stop=None,
     )
     fitted = types.SimpleNamespace(qx0=15.5 * ones, qy0=16.5 * ones, accepted=True,
                                    decision=Decision(True, (), {"uncertainty": 0.01}))
-    round_ring = types.SimpleNamespace(a=1.01, b=0.99, theta=0.3, accepted=True, used="rings",
+    round_ring = types.SimpleNamespace(a=1.01, b=0.99, theta=0.3, accepted=True, used="rings", leading="rings",
                                        covariance=1e-6 * np.eye(2))
     seen = {}
 

@@ -1,19 +1,22 @@
 """What the user decides by hand: taken, kept, reported, and undone."""
 
 import json
+import types
+from dataclasses import replace
 
 import numpy as np
 import py4DSTEM
 import pytest
-from scans import distance, simulated
+from scans import distance, origin_map, simulated
 from test_pipeline import refused, state
 
 from py4dstem_prenet import calibrate, load_calibration, measure_ellipse
+from py4dstem_prenet.choices import chosen
 from py4dstem_prenet.core import as_scan, ellipse_vector
 from py4dstem_prenet.ellipse import compare_ellipses, given_ellipse
 from py4dstem_prenet.ellipse.decide import decide_ellipse
 from py4dstem_prenet.fits import pool_arrays, pooled_radius
-from py4dstem_prenet.io import author_of, fingerprint, same_data, undoable
+from py4dstem_prenet.io import author_of, fingerprint, read_origin, read_stop, same_data, undoable, write_origin
 from py4dstem_prenet.origin import measure_origin
 
 OPTIONS = dict(scan=(6, 6), shape=(96, 96), dose=50_000.0, ratio=1.04, theta=0.6, seed=4)
@@ -118,6 +121,50 @@ def test_undo_restores_what_was_there_also_from_a_file(calibrated, tmp_path):
     again.calibration.set_Q_pixel_size(1)
     assert state(again) == untouched
     assert "nothing to undo" in refused(again, again.prenet.undo)
+
+
+def test_undo_of_a_cropped_cube_is_refused_and_changes_nothing(calibrated):
+    datacube = calibrated[0]
+    for new in (datacube.prenet.crop_R((0, 4, 0, 4)), datacube.prenet.bin_Q(2)):
+        refused(new, new.prenet.undo)
+        assert new.calibration.get_origin() is not None
+
+
+def test_pixel_size_and_rotation_belong_to_the_ellipse_that_the_calibration_holds():
+    own, given = given_ellipse((1.03, 1.0, 0.2)), given_ellipse((1.05, 1.0, 0.9))
+    datacube = cube()
+    scan = as_scan(datacube)
+    assert chosen(datacube, scan).applied(own, None) is own
+    assert chosen(datacube, scan, ellipse=(1.05, 1.0, 0.9)).applied(given, None) is given
+    datacube.calibration.set_ellipse((1.02, 1.0, 0.4))
+    for choices in (chosen(datacube, scan), chosen(datacube, scan, ellipse=False)):
+        applied = choices.applied(own, None)
+        assert applied.a / applied.b == pytest.approx(1.02)
+    assert chosen(datacube, scan, replace=True).applied(own, None) is own
+    carried = types.SimpleNamespace(ellipse=given)
+    assert chosen(datacube, scan).applied(own, carried) is given
+
+
+def test_a_stop_is_kept_with_the_calibration(tmp_path):
+    datacube, stop = cube(), np.zeros((96, 96), bool)
+    stop[:48, 40:50] = True
+    with undoable(datacube):
+        write_origin(datacube, replace(measured_origin(), stop=stop))
+    assert np.array_equal(read_origin(datacube).stop, stop)
+    assert np.array_equal(read_stop(datacube.prenet.crop_Q((8, 80, 10, 90))), stop[8:80, 10:90])
+    assert read_stop(datacube.prenet.bin_Q(2)).shape == (48, 48)
+    datacube.prenet.save(tmp_path / "stop.h5")
+    assert np.array_equal(read_stop(py4DSTEM.read(str(tmp_path / "stop.h5"))), stop)
+    datacube.prenet.undo()
+    assert read_stop(datacube) is None
+    write_origin(datacube, replace(measured_origin(), stop=stop))
+    write_origin(datacube, measured_origin())
+    assert read_stop(datacube) is None
+
+
+def measured_origin():
+    sigma = np.full((6, 6), 0.05)
+    return origin_map(TRUTH["qx0"], TRUTH["qy0"], sigma, sigma, np.ones((6, 6), bool))
 
 
 def test_undo_leaves_what_was_changed_since():

@@ -43,7 +43,7 @@ def cube():
     sigma = np.full(SCAN, 0.2)
     calibrations.write_origin(cube, types.SimpleNamespace(qx0=np.where(valid, qx0, np.nan), qy0=qy0, sigma_qx0=sigma,
                                                  sigma_qy0=2 * sigma, valid=valid, radius=4.0, found=True,
-                                                 feature="direct beam"))
+                                                 feature="direct beam", stop=None))
     calibrations.write_fit(cube, types.SimpleNamespace(qx0=qx0, qy0=qy0, accepted=True))
     calibrations.write_ellipse(cube, types.SimpleNamespace(a=1.1, b=1 / 1.1, theta=0.4, accepted=True))
     cube.calibration.set_Q_pixel_size(0.01)

@@ -291,7 +291,9 @@ def test_rotation_and_probe(here):
     command = ["calibrate", "field.npy", "-o", "field.h5", "--rotation", "--probe", "--json"]
     result = CliRunner().invoke(cli.app, command)
     assert result.exit_code == 0, result.output
-    told = json.loads(result.stdout)["rotation"]
+    told = json.loads(result.stdout)
+    assert told["probe"]["accepted"] and told["probe"]["radius"] == pytest.approx(6, abs=0.5)
+    told = told["rotation"]
     assert told["flip"] is False and abs(told["degrees"] - np.degrees(0.4)) < 8
     cube = py4DSTEM.read("field.h5")
     assert (cube.calibration.get_QR_rotation_degrees() is not None) == told["accepted"]

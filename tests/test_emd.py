@@ -35,6 +35,7 @@ def origin_map(**changes):
         "found": True,
         "reason": "",
         "feature": "direct beam",
+        "stop": None,
     }
     return types.SimpleNamespace(**{**values, **changes})
 

@@ -9,7 +9,7 @@ from py4DSTEM import BraggVectors, DataCube
 import py4dstem_prenet
 from py4dstem_prenet import bin_Q, check_calibration, corrected, measure_pixel_size
 from py4dstem_prenet.core import Decision, NoiseModel, PixelSize, PrenetError, ellipse_axes, ellipse_matrix
-from py4dstem_prenet.io import signatures, undoable, write_pixel_size
+from py4dstem_prenet.io import read_pixel_size, signatures, undoable, write_pixel_size
 from py4dstem_prenet.pixel_size import STANDARDS, disk_maxima, find_standard, ring_profiles
 from py4dstem_prenet.simulation.grains import simulate_grains
 from py4dstem_prenet.simulation.known import Cubic
@@ -192,6 +192,25 @@ def test_the_report_shows_the_pixel_size():
     noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((4, 4), bool), counting=True, dose=1.0)
     data = of_calibration(CalibrationReport(origin, None, None, noise, pixel_size=size_of()))
     assert data["pixel_size"]["value"] == 0.02 and data["pixel_size"]["accepted"]
+
+
+def test_rings_that_blend_are_one_entry():
+    size = size_of(hkl=("1 1 1", "2 0 0", "2 2 0", "3 1 1"), g=np.array([0.42, 0.49, 0.69, 0.81]),
+                   ring_errors=np.array([1e-3, 1e-3, np.nan, 2e-3]), ring_sigmas=np.full(4, 1e-3))
+    assert [ring.names for ring in size.rings] == ["1 1 1 and 2 0 0", "2 2 0", "3 1 1"]
+    assert size.rings[0].g == pytest.approx(0.455) and np.isnan(size.rings[1].error)
+
+
+def test_a_pixel_size_is_read_back_with_its_rings():
+    datacube = cube()
+    size = size_of(hkl=("1 1 1",), g=np.array([0.42]), ring_errors=np.array([1e-3]), ring_sigmas=np.array([2e-3]),
+                   profile=np.arange(30.0).reshape(3, 10))
+    write_pixel_size(datacube, size)
+    assert read_pixel_size(datacube) == size
+    binned = read_pixel_size(bin_Q(datacube, 2))
+    assert binned.value == 0.04 and np.allclose(binned.profile[0], size.profile[0] / 2) and binned.hkl == size.hkl
+    datacube.calibration.set_Q_pixel_size(0.03)
+    assert read_pixel_size(datacube) is None
 
 
 def test_undo_after_the_pixel_size_leaves_the_rest(monkeypatch):

@@ -9,10 +9,9 @@ from matplotlib.patches import Ellipse
 from py4DSTEM import DataCube
 from scans import simulated
 
-from py4dstem_prenet import review
+from py4dstem_prenet import report as figures, review
 from py4dstem_prenet.core.errors import PrenetError
 from py4dstem_prenet.core.slopes import Slope
-from py4dstem_prenet.report import figures
 
 
 @pytest.fixture
@@ -97,14 +96,28 @@ def test_straightened_rings_have_the_same_axes_and_the_line(axes):
         assert ax.images[0].get_extent()[0] == 6 and ax.lines[0].get_xdata()[0] == 20
 
 
-def test_sigma_is_of_both_coordinates_and_valid_is_white(axes):
+def test_sigma_is_shown_along_each_axis_with_one_color_scale(axes):
     valid = np.ones((3, 4), bool)
     valid[1, 2] = False
-    figures.show_sigma(np.full((3, 4), 0.3), np.full((3, 4), 0.4), valid, axes[0])
-    shown = axes[0, 0].images[0].get_array()
-    assert shown.mask.sum() == 1 and shown[0, 0] == pytest.approx(0.5)
-    np.testing.assert_array_equal(axes[0, 1].images[0].get_array(), valid)
-    assert axes[0, 1].get_title() == "valid: 91.7%"
+    figures.show_sigma(np.full((3, 4), 0.3), np.full((3, 4), 0.4), valid, axes[0, :2])
+    first, second = (ax.images[0] for ax in axes[0, :2])
+    assert first.get_array().mask.sum() == 1 and first.get_array()[0, 0] == 0.3 and second.get_array()[0, 0] == 0.4
+    assert first.get_clim() == second.get_clim()
+    figures.show_sigma(np.full((3, 4), np.nan), np.full((3, 4), np.nan), valid, axes[1, :2])
+    assert not axes[1, 0].images  # instead of an empty map
+
+
+def test_what_was_left_out_is_marked_where_it_is(axes):
+    mask, stop, bad = np.ones((20, 24), bool), np.zeros((20, 24), bool), np.zeros((20, 24), bool)
+    mask[:, 22:], stop[:8, 10:13] = False, True
+    bad |= ~mask | stop
+    bad[15, 4] = True
+    ax = figures.show_left_out(figures.show_pattern(np.ones((26, 30)), axes[0, 0]), (3, 5), mask, stop, bad)
+    shades = [image.get_array()[..., 3] > 0 for image in ax.images[1:]]
+    assert (shades[0] == ~mask).all() and (shades[1] == stop).all()
+    assert ax.images[1].get_extent() == [4.5, 28.5, 22.5, 2.5]
+    assert [tuple(line.get_xydata()[0]) for line in ax.lines] == [(9, 18)]  # column and row in the frame
+    assert len(ax.get_legend().get_texts()) == 3
 
 
 def test_virtual_images_are_shown_alike(axes):
@@ -140,10 +153,11 @@ def test_show_draws_what_the_calibration_holds():
     cube.calibration.set_probe_semiangle(float(scan.truth["radius"]))
     shown = review.show(cube)
     assert shown.shape == (3, 4) and np.allclose(shown[0, 2].images[0].get_array(), 0.25)
-    assert "no ellipse" in shown[2, 1].get_title() and not shown[2, 1].patches
+    assert not shown[2, 1].patches and len(shown[2, 2].patches) == 1  # a circle about the direct beam
     cube.calibration.set_ellipse((1.05, 1 / 1.05, 0.3))
     given = plt.subplots(3, 4)[1]
-    assert review.show(cube, given) is given and len(given[2, 1].patches) == 2
+    assert review.show(cube, given) is given and len(given[2, 2].patches) == 2
+    assert shown[1, 3].get_title() and not shown[1, 3].images  # no sigma is stored
     plt.close("all")
 
 
@@ -159,7 +173,8 @@ def test_edge_of_a_stretched_disk_becomes_a_straight_line(axes):
     distance = np.hypot(x / ratio**0.5, y * ratio**0.5) - 12  # the a axis along +qx
     disk = np.clip(0.5 - distance, 0, 1)
     ax = figures.show_edge(disk, (31, 33), 12.0, axes[0, 0], vector=(ratio - 1, 0.0))
-    before, after = (line.get_ydata() for line in ax.lines)
+    before, after = (line.get_ydata() for line in ax.lines[:2])
+    assert len(ax.get_legend().get_texts()) == len(ax.lines) == 3
     assert before[0] - before[45] == pytest.approx(12 * (ratio**0.5 - ratio**-0.5), abs=0.2)  # 0 and 90 degrees
     assert np.ptp(after) < 0.25 and np.median(after) == pytest.approx(12, abs=0.1)
     marked = figures.show_polar(disk, (31, 33), axes[0, 1], edge=12.0).lines[0].get_xdata()

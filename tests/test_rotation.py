@@ -19,7 +19,7 @@ from py4dstem_prenet.core import (
     ellipse_matrix,
     ellipse_vector,
 )
-from py4dstem_prenet.io import signatures, write_rotation
+from py4dstem_prenet.io import read_rotation, signatures, write_rotation
 from py4dstem_prenet.report import show_rotation
 from py4dstem_prenet.rotation import (
     Estimate,
@@ -254,10 +254,12 @@ def test_written_signed_and_kept_under_cropping_and_binning(crystal, tmp_path):
     assert found.accepted
     calibration = cube.calibration
     assert calibration.get_QR_rotation() == np.radians(found.degrees) and calibration.get_QR_flip() is True
+    assert read_rotation(cube) == found and found.deflection.shape == (2, *cube.Rshape)
     assert signatures(cube)["rotation"]["unchanged"] and signatures(cube)["rotation"]["half_turn_determined"]
     small = cube.prenet.crop_R((0, 20, 0, 20)).prenet.bin_Q(2).prenet.bin_R(2)
     assert small.calibration.get_QR_rotation_degrees() == found.degrees and small.prenet.check().current
     assert signatures(small)["rotation"]["unchanged"]
+    assert read_rotation(small).degrees == found.degrees and read_rotation(small).deflection is None
     small.prenet.save(tmp_path / "small.h5")
     again = py4DSTEM.read(str(tmp_path / "small.h5"))
     assert again.calibration.get_QR_rotation_degrees() == pytest.approx(found.degrees)
@@ -280,7 +282,8 @@ def test_a_refusal_writes_nothing():
 
 def test_figure(crystal):
     ax = show_rotation(measured(crystal, 20_000), Figure().add_subplot())
-    assert len(ax.lines) == 2 and min(ax.lines[1].get_ydata()) < 0.1 < min(ax.lines[0].get_ydata())
+    curl, _, flipped, _ = (line.get_ydata() for line in ax.lines)
+    assert min(flipped) < 0.1 < min(curl)
 
 
 @pytest.mark.slow

@@ -81,8 +81,17 @@ def test_a_standard_is_carried_over(gold):
         record = read_provenance(scan)["transfer"]
         hashes.add(record["sha256"])
         assert record["source"] in ("gold", "gold.h5", "calibration.h5")
-        assert "Carried over" in str(report) or "carried over" in str(report)
+        written = next(flag for flag in report.written if flag.name == "standard_written")
+        assert written.numbers["quantities"] == ["ellipse", "pixel_size", "rotation"]
+        summary = {flag.name: flag.numbers for flag in report.summary}
+        assert summary["summary_pixel_size_unsure"]["value"] == SIZE  # set by hand in the standard
+        assert summary["summary_ellipse"]["ratio"] == pytest.approx(np.divide(*gold.calibration.get_ellipse()[:2]))
     assert len(hashes) == 1  # of the values, wherever they lie
+    again = calibrate(scan, progress=False)  # what the calibration holds is part of the summary
+    assert {"summary_pixel_size_unsure", "summary_rotation_unsure"} <= {flag.name for flag in again.summary}
+    scan.prenet.undo()
+    scan = cube(seed=7, dose=3000.0)
+    calibrate(scan, progress=False, like=gold)
     scan.prenet.undo()
     assert scan.calibration.get_Q_pixel_size() == 1 and scan.calibration.get_ellipse() is None
     assert scan.calibration.get_Q_pixel_units() == "pixels"
@@ -248,6 +257,28 @@ def test_wrong_arguments_are_refused_before_any_work(tmp_path):
     stale.calibration.set_origin((np.ones((3, 3)), np.ones((3, 3))))
     refused(scan, lambda: calibrate(scan, progress=False, like=stale))
     assert read_standard(gold).rotation == (pytest.approx(ROTATION), True)
+
+
+def test_a_scan_is_no_standard_of_itself(gold):
+    gold, folder = gold
+    for like in (gold, folder / "gold.h5", folder / "calibration.h5"):
+        refused(gold, lambda like=like: calibrate(gold, progress=False, like=like))
+
+
+def test_a_calibration_that_py4dstem_saved_is_a_standard_without_checks(tmp_path):
+    bare = standard()
+    py4DSTEM.save(tmp_path / "bare.h5", bare.calibration)
+    plan = planned(blank((4, 4, 64, 64)), tmp_path / "bare.h5")
+    assert plan.quantities == ("ellipse", "pixel_size", "rotation") and plan.binning == 1
+    assert [flag.name for flag in plan.flags] == ["standard_bare"]
+    assert plan.standard.pixel_size == (SIZE, "A^-1") and plan.standard.frame is None
+    found = decided_transfer(plan, rings(plan.standard.ellipse.vector, 0.001))
+    assert found.ellipse is not None and not np.isfinite(found.ellipse.sigma)
+    assert planned(blank(), tmp_path / "bare.h5", binning=2).binning == 2
+    with_maps = standard()
+    with_maps.calibration.set_origin((np.full((4, 4), 48.0), np.full((4, 4), 47.0)))
+    py4DSTEM.save(tmp_path / "maps.h5", with_maps.calibration)
+    assert planned(blank(), tmp_path / "maps.h5", "descan").quantities == ("descan",)
 
 
 # --- descan

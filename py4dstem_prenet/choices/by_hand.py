@@ -13,7 +13,7 @@ import numpy as np
 from ..core import Ellipse, Flag, OriginFit, OriginMap, PrenetError, Scan, Transfer
 from ..descan import MODELS, fit_origin
 from ..ellipse import given_ellipse, in_region, judged_ellipse
-from ..io import is_kept
+from ..io import is_kept, read_ellipse
 from ..origin import GivenBeam, given_beam
 from ..transfer import Plan, decided_transfer, fit_with_descan, planned
 
@@ -38,6 +38,10 @@ class Choices:
         What is carried over from a standard.
     settings : dict
         The arguments that were given, as JSON can hold them.
+    stored_ellipse : Ellipse or None
+        The ellipse that the calibration holds before.
+    keeps_ellipse : bool
+        Whether it stays, whatever is measured.
     """
 
     given: GivenBeam | None = None
@@ -47,6 +51,8 @@ class Choices:
     replace: bool = False
     plan: Plan | None = None
     settings: dict | None = None
+    stored_ellipse: Ellipse | None = None
+    keeps_ellipse: bool = False
 
     def searched(self, processed=True):
         """Restrict the positions that count to the region.
@@ -117,6 +123,28 @@ class Choices:
         """
         transfer = None if self.plan is None else decided_transfer(self.plan, own, descan)
         return judged_ellipse(self.ellipse, own) if isinstance(self.ellipse, Ellipse) else own, transfer
+
+    def applied(self, ellipse: Ellipse | None, transfer: Transfer | None) -> Ellipse | None:
+        """Choose the ellipse that the calibration holds in the end, to which pixel size and rotation belong.
+
+        Parameters
+        ----------
+        ellipse : Ellipse or None
+            The ellipse that `settled` returned.
+        transfer : Transfer or None
+            What is carried over.
+
+        Returns
+        -------
+        Ellipse or None
+            That of the standard, the one set by hand, the one that is kept, or that of the scan.
+        """
+        if transfer is not None and transfer.ellipse is not None:
+            return transfer.ellipse
+        if isinstance(self.ellipse, Ellipse) or self.stored_ellipse is None:
+            return ellipse
+        measured = ellipse is not None and ellipse.accepted and not self.keeps_ellipse
+        return ellipse if measured else self.stored_ellipse
 
 
 AUTOMATIC = Choices()  # nothing is decided by hand
@@ -198,4 +226,5 @@ def chosen(datacube, scan: Scan, center=None, radius=None, model="auto", region=
         settings["ellipse"] = stated and [float(value) for value in stated]
     if replace:
         settings["replace"] = True
-    return Choices(given, model, used, ellipse, bool(replace), plan, settings)
+    keeps = ellipse is False or (not replace and is_kept(datacube, "ellipse"))
+    return Choices(given, model, used, ellipse, bool(replace), plan, settings, read_ellipse(datacube), keeps)

@@ -5,13 +5,16 @@ from .checks import (
     FinetuneResult as FinetuneResult,
     OriginCheck as OriginCheck,
 )
+from .conclusions import conclude as conclude
 from .errors import PrenetError as PrenetError
 from .flags import (
     FLAGS as FLAGS,
     REFUSAL as REFUSAL,
     SEVERITIES as SEVERITIES,
+    WARNING as WARNING,
     Decision as Decision,
     Flag as Flag,
+    has_flag as has_flag,
     worst_severity as worst_severity,
 )
 from .geometry import ellipse_axes as ellipse_axes, ellipse_matrix as ellipse_matrix, ellipse_vector as ellipse_vector
@@ -40,6 +43,7 @@ from .results import (
     PixelSize as PixelSize,
     ProbeImage as ProbeImage,
     Result as Result,
+    Ring as Ring,
     Rotation as Rotation,
 )
 from .robust import (

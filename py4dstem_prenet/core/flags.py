@@ -182,10 +182,10 @@ _DETECTOR = (
      "No electrons are seen above the read-out noise; the dose is about zero.",
      "Check that the beam was on and that the right data set was read."),
     ("counting", INFO,
-     "The detector counts electrons: {dose:,.3g} a pattern."),
+     "The detector counts electrons: {dose:,.1f} a pattern."),
     ("integrating", INFO,
      "The detector gives {gain:.4g} units an electron, offset {offset:.4g}, read-out noise {readout:.3g} units; "
-     "{dose:,.3g} electrons a pattern."),
+     "{dose:,.1f} electrons a pattern."),
     ("bad_pixels", INFO,
      "Bad pixels, as (row, column): {positions}; {count} in all. They have no weight in the fits, and stay in the "
      "counts until datacube.prenet.repaired() is called.",
@@ -289,13 +289,14 @@ _ORIGIN = (
      "{percent:.0f} % of the direct disk lie off the detector; this adds {sigma:.2g} px to the sigma of all positions "
      "together."),
     ("pooled_positions", WARNING,
-     "Single patterns hold {dose:.3g} electrons; the direct beam was located in sums over {side} x {side} positions."),
+     "Single patterns hold {dose:,.1f} electrons; the direct beam was located in sums over {side} x {side} positions."),
     ("beam_hidden", WARNING,
      "The direct beam is hidden; the reported origin is the center of the rings, which can lie pixels from the direct "
      "beam."),
     ("stop_found", INFO,
      "A beam stop that no mask names hides the direct beam: {pixels} pixels.",
-     "Look at report.origin.stop; pass mask=~report.origin.stop to keep it, or a better mask."),
+     "Look at it in datacube.prenet.show(); report.origin.stop is the mask (True behind the stop), which the "
+     "calibration holds as \"prenet_stop\"; calibrate(mask=~report.origin.stop) uses it as the detector mask."),
     ("inversion_used", WARNING,
      "The direct beam is hidden; the reported origin is the center of inversion of the mean pattern (symmetry "
      "{symmetry:.2f}). Its descan is that of the first guess."),
@@ -431,8 +432,9 @@ _DESCAN = (
      "{percent:.0f} % of the variance of the residuals follows virtual images and their slopes: the specimen deflects "
      "the beam or shades the disk."),
     ("origin_error", INFO,
-     "The fitted origin is uncertain by {uncertainty:.2g} px (noise), and a richer model would move it by {choice:.2g} "
-     "px (rms). At a Bragg disk {distance:.0f} px away, {error:.2g} px are {strain:.2g} % of strain."),
+     "Along each axis, the fitted origin is uncertain by {uncertainty:.3f} px (noise), and a richer model would move "
+     "it by {choice:.3f} px (rms). At a Bragg disk {distance:.0f} px away, {error:.2g} px are {strain:.2g} % of "
+     "strain."),
 )
 _ELLIPSE = (
     ("ellipse_determined", INFO,
@@ -549,7 +551,7 @@ _ROTATION = (
 )
 _PROBE = (
     ("probe_measured", INFO,
-     "The probe is the mean direct beam of {positions} positions, {electrons:.3g} electrons."),
+     "The probe is the mean direct beam of {positions} positions, {electrons:,.0f} electrons."),
     ("probe_from_aperture", WARNING,
      "The probe is drawn from the aperture (radius {radius:.2f} px, edge {edge:.2f} px), because {cause}.",
      "For a measured image, take the probe of a vacuum scan of the same microscope settings."),
@@ -560,6 +562,19 @@ _PROBE = (
      "There is no probe: no disk can be fitted to the mean direct beam."),
 )
 _CALIBRATION = (
+    ("pixel_size_from_crystal", INFO,
+     "The pixel size, {value:.6f} ± {sigma:.6f} {unit}, was measured in this scan from {standard}. The calibration "
+     "holds {stored:.6f}, times sqrt(a/b) of the ellipse, as py4DSTEM needs it."),
+    ("pixel_size_from_standard", INFO,
+     "The pixel size, {value:.6g} {unit}, was carried over from {source}."),
+    ("pixel_size_untested", WARNING,
+     "The pixel size, {value:.6g} {unit}, was set by {author}, and was not tested.",
+     "If the specimen, or another scan of this camera length, is a known crystal: calibrate(standard=...)."),
+    ("rotation_from_standard", INFO,
+     "Rotation and flip, {degrees:.2f}° and {flipped}, were carried over from {source}."),
+    ("rotation_untested", WARNING,
+     "Rotation and flip, {degrees:.2f}° and {flipped}, were set by {author}, and were not tested.",
+     "datacube.prenet.measure_rotation() measures them, if the field of the specimen shows them."),
     ("pixel_size_written", INFO,
      "The pixel size was written (set_Q_pixel_size)."),
     ("pixel_size_not_written", WARNING,
@@ -569,6 +584,8 @@ _CALIBRATION = (
     ("pixel_size_stale", REFUSAL,
      "The ellipse was changed since the pixel size was measured, which py4DSTEM applies together with it.",
      "Measure the pixel size again: datacube.prenet.measure_pixel_size(standard=...)."),
+    ("standard_written", INFO,
+     "Written from {source}: {quantities}."),
     ("rotation_written", INFO,
      "Rotation and flip were written (set_QR_rotflip_degrees)."),
     ("rotation_not_written", WARNING,
@@ -595,6 +612,9 @@ _CALIBRATION = (
      "The ellipse in the calibration was set by {author} and was kept; it differs from the measured one by "
      "{difference:.4f} in a/b, {sigmas:.1f} sigma.",
      "calibrate(replace=True) replaces it."),
+    ("ellipse_kept_agrees", INFO,
+     "The ellipse in the calibration was set by {author} and was kept; it agrees with the measured one: the difference "
+     "is {difference:.4f} in a/b, {sigmas:.1f} sigma."),
     ("ellipse_kept_untested", INFO,
      "The ellipse in the calibration was set by {author} and was kept; this scan does not show its ellipse."),
     ("ellipse_not_asked", INFO,
@@ -642,6 +662,10 @@ _TRANSFER = (
      "{standard:.4f})."),
     ("standard_lacks", INFO,
      "{source} does not hold: {quantities}."),
+    ("standard_bare", WARNING,
+     "{source} is a calibration without its scan, so shape of the patterns, camera length, voltage and date were not "
+     "compared, and it states no uncertainty; one of its pixels is taken for {binning:g} of this scan.",
+     "Check that both were recorded with the same camera length and binning."),
     ("standard_contradicted", REFUSAL,
      "This scan contradicts the ellipse of the standard by {difference:.4f} in a/b, {sigmas:.1f} sigma; not carried "
      "over: {quantities}.",
@@ -776,11 +800,77 @@ _LIVE = (
      "halves of the rows so far ({sigmas:.1f} sigma)."),
 )
 
+_SUMMARY = (
+    ("summary_no_origin", REFUSAL,
+     "No origin was found, so nothing was calibrated and nothing was written."),
+    ("summary_origin", INFO,
+     "The {feature} was found at {count} of {total} positions, on average at qx0 = {qx0:.2f} px (row, downward) and "
+     "qy0 = {qy0:.2f} px (column, to the right); a single position is known to {sigma:.2g} px along each axis."),
+    ("summary_origin_unsure", WARNING,
+     "The {feature} was found at {count} of {total} positions, on average at qx0 = {qx0:.2f} px (row, downward) and "
+     "qy0 = {qy0:.2f} px (column, to the right), without a stated uncertainty."),
+    ("summary_descan", INFO,
+     "The descan is a {model} that moves the origin by {span_x:.2f} px (qx0) and {span_y:.2f} px (qy0) over the scan, "
+     "and the fitted origin is known to {sigma:.2g} px along each axis."),
+    ("summary_constant", INFO,
+     "The same origin holds for the whole scan, and is known to {sigma:.2g} px along each axis."),
+    ("summary_descan_unsure", WARNING,
+     "The descan is a {model} that moves the origin by {span_x:.2f} px (qx0) and {span_y:.2f} px (qy0) over the scan, "
+     "without a stated uncertainty."),
+    ("summary_no_descan", REFUSAL,
+     "No fitted origin was accepted: no surface describes the measured positions."),
+    ("summary_ellipse", INFO,
+     "Patterns are elliptical: a/b = {ratio:.4f} ± {sigma:.4f}, with the a axis at {degrees:.1f} ± "
+     "{degrees_sigma:.1f}° from +qx toward +qy."),
+    ("summary_ellipse_unsure", WARNING,
+     "The ellipse that is set (a/b = {ratio:.4f}, a axis at {degrees:.1f}° from +qx toward +qy) states no "
+     "uncertainty."),
+    ("summary_round", INFO,
+     "Patterns are round within the uncertainty: a/b = {ratio:.4f} ± {sigma:.4f}."),
+    ("summary_no_ellipse", WARNING,
+     "The elliptical distortion is not known."),
+    ("summary_pixel_size", INFO,
+     "A detector pixel is {value:.6f} ± {sigma:.6f} {unit}."),
+    ("summary_pixel_size_unsure", WARNING,
+     "The pixel size that is set, {value:.6g} {unit}, states no uncertainty."),
+    ("summary_rotation", INFO,
+     "The pattern is rotated against the scan by {degrees:.2f} ± {sigma:.2f}° and {flipped}."),
+    ("summary_rotation_unsure", WARNING,
+     "The rotation between pattern and scan that is set, {degrees:.2f}° and {flipped}, states no uncertainty."),
+    ("next_use", INFO,
+     "Next: find Bragg disks (datacube.prenet.bragg_disks()) and map strain or orientation, or save the calibration; "
+     "py4DSTEM reads it from the cube."),
+    ("next_read", INFO,
+     "Next: look at datacube.prenet.show(), and read what is marked with ! or x or is not green ({count}); then find "
+     "Bragg disks (datacube.prenet.bragg_disks()) and map strain or orientation."),
+    ("next_refusals", REFUSAL,
+     "Next: do what the refusals say (marked with x or red: {count}), and calibrate again; do not use this calibration "
+     "before."),
+    ("next_repair", INFO,
+     "Use datacube.prenet.repaired() for find_Bragg_disks, since {count} bad pixels are in the counts."),
+    ("avoid_direct_beam", WARNING,
+     "Do not take this center for the direct beam: it is the {feature}, which can lie pixels away."),
+    ("avoid_denoised", WARNING,
+     "Do not measure on denoised patterns what the denoising verdict says is changed; use the raw counts."),
+    ("avoid_denoised_unknown", WARNING,
+     "Do not map strain from denoised patterns: on this scan it could not be tested that denoising keeps it."),
+    ("avoid_richer_model", WARNING,
+     "Do not use the measured origin or a richer model in place of the fit, since it would follow the specimen."),
+    ("avoid_lengths", INFO,
+     "Do not read lattice spacings from it: the pixel size is not known, and lengths stay in pixels "
+     "(calibrate(standard=...) or calibrate(like=...) adds it)."),
+    ("avoid_directions", INFO,
+     "Do not compare strain along different directions without a reference region of the same scan: an unknown ellipse "
+     "looks like strain (calibrate(like=...) takes that of a standard)."),
+    ("avoid_sign", INFO,
+     "Do not use the sign of electric or magnetic fields: half a turn of the rotation is open."),
+)
+
 FLAGS: dict[str, FlagKind] = {
     row[0]: FlagKind(row[0], stage, *row[1:])
     for stage, rows in (("detector", _DETECTOR), ("origin", _ORIGIN), ("descan", _DESCAN), ("ellipse", _ELLIPSE),
                         ("pixel_size", _PIXEL_SIZE), ("rotation", _ROTATION), ("probe", _PROBE),
                         ("calibration", _CALIBRATION), ("transfer", _TRANSFER), ("denoising", _DENOISING),
-                        ("files", _FILES), ("live", _LIVE))
+                        ("files", _FILES), ("live", _LIVE), ("summary", _SUMMARY))
     for row in rows
 }

@@ -104,7 +104,8 @@ class NoiseModel(Result):
                                  in zip((self.gain, self.offset, self.readout), self.sigmas, strict=False))
         kind = "counts electrons" if self.counting else (
             f"gain {gain} units an electron, offset {offset}, read-out noise {readout} units")
-        return f"{kind}; {self.dose:,.4g} electrons a pattern; {int(self.bad_pixels.sum())} bad pixels"
+        dose = f"{self.dose:,.0f}" if self.dose >= 100 else f"{self.dose:.3g}"
+        return f"{kind}; {dose} electrons a pattern; {int(self.bad_pixels.sum())} bad pixels"
 
     @property
     def bad_pixel_flags(self) -> tuple[Flag, ...]:

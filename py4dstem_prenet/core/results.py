@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from . import Decision, Flag
+from . import Decision, Flag, conclude, ellipse_axes
 
 if TYPE_CHECKING:
     from . import NoiseModel, Transfer
@@ -147,6 +147,19 @@ class OriginMap(Decided):
         sigmas = np.stack([self.sigma_qx0, self.sigma_qy0])[:, self.valid]
         return float(np.median(sigmas)) if sigmas.size else np.nan
 
+    def summary_numbers(self) -> dict:
+        """Return the numbers for the summary of a report.
+
+        Returns
+        -------
+        dict
+            feature, count, total, and qx0, qy0 and sigma in pixels.
+        """
+        qx0, qy0 = (float(np.mean(q[self.valid])) for q in (self.qx0, self.qy0))
+        feature = "center of the rings" if self.feature == "rings" else self.feature
+        return {"feature": feature, "count": int(self.valid.sum()), "total": int(self.valid.size),
+                "qx0": qx0, "qy0": qy0, "sigma": self.sigma}
+
     def rows(self):
         if not self.found:
             return [("found", "no"), ("flags", self.reason)]
@@ -215,6 +228,23 @@ class OriginFit(Decided):
     decision: Decision
     trials: tuple[ModelTrial, ...] = ()
 
+    @property
+    def sigma(self) -> float:
+        """Standard deviation of the fitted origin along one axis, rms over the scan, pixels."""
+        variance = np.stack([self.sigma_qx0, self.sigma_qy0]) ** 2
+        return float(np.sqrt(np.nanmean(variance))) if np.isfinite(variance).any() else float("nan")
+
+    def summary_numbers(self) -> dict:
+        """Return the numbers for the summary of a report.
+
+        Returns
+        -------
+        dict
+            model; span_x, span_y and sigma in pixels.
+        """
+        return {"model": self.model, "span_x": float(np.ptp(self.qx0)), "span_y": float(np.ptp(self.qy0)),
+                "sigma": self.sigma}
+
     def rows(self):
         span = [np.ptp(q[np.isfinite(q)]) if np.isfinite(q).any() else np.nan for q in (self.qx0, self.qy0)]
         rms = [np.sqrt(np.nanmean(r**2)) if np.isfinite(r).any() else np.nan
@@ -258,22 +288,67 @@ class Ellipse(Decided):
         return float(np.sqrt(np.linalg.eigvalsh(self.covariance).max()))
 
     @property
+    def angle_sigma(self) -> float:
+        """Standard deviation of `theta`, radians; NaN if it is not known or the ellipse is not significant."""
+        eps = float(np.hypot(*self.vector))
+        if not np.isfinite(self.covariance).all() or not eps > self.sigma:
+            return float("nan")
+        across = np.array([-self.vector[1], self.vector[0]]) / eps
+        return float(0.5 * np.sqrt(across @ self.covariance @ across) / eps)
+
+    @property
+    def angle(self) -> str:
+        """`theta` with its standard deviation in degrees, as text."""
+        sigma = np.degrees(self.angle_sigma)
+        return f"{np.degrees(self.theta):.1f}" + (f" ± {sigma:.1f}°" if np.isfinite(sigma) else "°")
+
+    @property
     def used(self) -> str:
         """Names of the evidence that determined it; empty if it was set or not determined."""
         return next((flag.numbers["sources"] for flag in self.flags if flag.name == "ellipse_determined"), "")
 
     @property
+    def leading(self) -> str:
+        """Name of the most precise of the evidence that determined it; empty if none did."""
+        used = {name: np.linalg.eigvalsh(covariance).max() for name, (_, covariance) in self.sources.items()
+                if name in self.used}
+        return min(used, key=lambda name: float(used[name])) if used else ""
+
+    @property
     def ratio(self) -> str:
         """a/b with its standard deviation, as text."""
-        return f"{self.a / self.b:.4f}" + (f" ± {self.sigma:.4f}" if np.isfinite(self.sigma) else " (set by hand)")
+        return f"{self.a / self.b:.4f}" + (f" ± {self.sigma:.4f}" if np.isfinite(self.sigma) else
+                                             " (no uncertainty stated)")
+
+    def summary_numbers(self) -> dict:
+        """Return the numbers for the summary of a report.
+
+        Returns
+        -------
+        dict
+            ratio, sigma, degrees and degrees_sigma.
+        """
+        return {"ratio": self.a / self.b, "sigma": self.sigma, "degrees": float(np.degrees(self.theta)),
+                "degrees_sigma": float(np.degrees(self.angle_sigma))}
+
+    def by_source(self) -> dict[str, Ellipse]:
+        """Return the estimate of each kind of evidence.
+
+        Returns
+        -------
+        dict
+            Name of the evidence to an `Ellipse`.
+        """
+        found = {}
+        for name, (vector, covariance) in self.sources.items():
+            a, b, theta = ellipse_axes(vector)
+            found[name] = Ellipse(a, b, theta, np.asarray(vector), np.asarray(covariance), self.decision)
+        return found
 
     def rows(self):
-        angle = f"{np.degrees(self.theta):.1f}°"
         return [("accepted", "yes" if self.accepted else "no"), ("a/b", self.ratio),
-                ("a axis, from +qx toward +qy", angle),
-                *((f"from {name}", f"a/b {1 + np.hypot(*vector):.4f} ± {np.sqrt(np.linalg.eigvalsh(c).max()):.4f} at "
-                   f"{np.degrees(0.5 * np.arctan2(vector[1], vector[0])) % 180:.1f}°")
-                  for name, (vector, c) in self.sources.items()),
+                ("a axis, from +qx toward +qy", self.angle),
+                *((f"from {name}", f"a/b {e.ratio} at {e.angle}") for name, e in self.by_source().items()),
                 ("flags", self.reason)]
 
 
@@ -323,6 +398,27 @@ class EllipseMap(Result):
             shown.append(("a/b", f"{ratio.min():.4f} to {ratio.max():.4f}"))
             shown.append(("sigma, median", f"{np.median(self.sigma[self.accepted]):.4f}"))
         return shown
+
+
+@dataclass(frozen=True)
+class Ring:
+    """A ring of a standard, or several that blend.
+
+    Attributes
+    ----------
+    names : str
+        Indices, joined by "and".
+    g : float
+        |g|, 1/angstrom; the mean of rings that blend.
+    error, sigma : float
+        Relative difference between measured and expected radius, and its standard deviation; NaN if the ring is not
+        seen.
+    """
+
+    names: str
+    g: float
+    error: float
+    sigma: float
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -390,6 +486,20 @@ class PixelSize(Decided):
         return self.sigma / self.value
 
     @property
+    def rings(self) -> list[Ring]:
+        """The rings on the detector; those that blend into one are one entry."""
+        found: list[Ring] = []
+        for name, g, error, sigma in zip(self.hkl, self.g, self.ring_errors, self.ring_sigmas, strict=True):
+            last = found[-1] if found else None
+            if last is not None and np.isfinite(error) and last.error == error:  # they have a common error
+                count = last.names.count(" and ") + 1
+                found[-1] = Ring(f"{last.names} and {name}", (last.g * count + float(g)) / (count + 1), last.error,
+                                 last.sigma)
+            else:
+                found.append(Ring(name, float(g), float(error), float(sigma)))
+        return found
+
+    @property
     def distorted(self) -> bool:
         """Whether a distortion beyond the ellipse is significant."""
         return bool(self.barrel or self.threefold.any())
@@ -400,11 +510,10 @@ class PixelSize(Decided):
         shown = [("accepted", "yes" if self.accepted else "no"), ("standard", self.standard),
                  ("pixel size", f"{self.value:.6f} ± {self.sigma:.6f} Å⁻¹ ({100 * self.relative_sigma:.2g} %)"),
                  ("from", self.evidence)]
-        seen = np.isfinite(self.ring_errors)
-        if seen.any():
-            shown.append(("rings, measured less expected", ", ".join(
-                f"{name}: {100 * e:+.2f} ± {100 * s:.2f} %" for name, e, s in
-                zip(np.array(self.hkl)[seen], self.ring_errors[seen], self.ring_sigmas[seen], strict=True))))
+        seen = [ring for ring in self.rings if np.isfinite(ring.error)]
+        if seen:
+            shown.append(("rings, measured less expected", "; ".join(
+                f"{ring.names}: {100 * ring.error:+.2f} ± {100 * ring.sigma:.2f} %" for ring in seen)))
         if self.barrel:
             shown.append(("radial distortion", f"{100 * self.barrel:+.2f} ± {100 * self.barrel_sigma:.2f} % at "
                                                f"{self.reference:.0f} px"))
@@ -436,6 +545,8 @@ class Rotation(Decided):
     sources : dict
         Name of each estimate ("center of mass", "shadow image") to its angle (degrees, up to half a turn), flip and
         sigma (degrees), also of those that were refused.
+    deflection : numpy.ndarray or None
+        (2, Rx, Ry), center of mass about the fitted origin along qx and qy in pixels, for figures.
     """
 
     degrees: float
@@ -444,11 +555,22 @@ class Rotation(Decided):
     half_turn_determined: bool
     decision: Decision
     sources: dict = field(default_factory=dict)
+    deflection: np.ndarray | None = None
 
     @property
     def radians(self) -> float:
         """The angle in radians, py4DSTEM's `QR_rotation`."""
         return float(np.radians(self.degrees))
+
+    def summary_numbers(self) -> dict:
+        """Return the numbers for the summary of a report.
+
+        Returns
+        -------
+        dict
+            degrees, sigma and flipped, a text.
+        """
+        return {"degrees": self.degrees, "sigma": self.sigma, "flipped": _flipped(self.flip)}
 
     def rows(self):
         return [("accepted", "yes" if self.accepted else "no"), ("rotation", _turned(self)),
@@ -460,7 +582,11 @@ class Rotation(Decided):
 def _turned(rotation):
     """A rotation as text."""
     half = "" if rotation.half_turn_determined else " (or half a turn more)"
-    return f"{rotation.degrees:.2f}° ± {rotation.sigma:.2f}°{half}, {'flipped' if rotation.flip else 'not flipped'}"
+    return f"{rotation.degrees:.2f}° ± {rotation.sigma:.2f}°{half}, {_flipped(rotation.flip)}"
+
+
+def _flipped(flip):
+    return "flipped" if flip else "not flipped"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -567,6 +693,9 @@ class CalibrationReport(Result):
         Rotation and flip between scan and pattern; None if they were not measured.
     transfer : Transfer or None
         What was carried over from a standard; None if none was given.
+    held : dict
+        "ellipse", "pixel_size" and "rotation" to the numbers that the calibration holds after writing
+        (`io.held_quantities`).
     """
 
     origin: OriginMap
@@ -577,6 +706,7 @@ class CalibrationReport(Result):
     pixel_size: PixelSize | None = None
     rotation: Rotation | None = None
     transfer: Transfer | None = None
+    held: dict = field(default_factory=dict)
 
     @property
     def flags(self) -> tuple[Flag, ...]:
@@ -584,6 +714,34 @@ class CalibrationReport(Result):
         stages = (self.noise, self.origin, self.fit, self.ellipse, self.pixel_size, self.rotation, self.transfer)
         bad_pixels = () if self.noise is None else self.noise.bad_pixel_flags
         return (*bad_pixels, *(flag for stage in stages if stage is not None for flag in stage.flags), *self.written)
+
+    @property
+    def summary(self) -> tuple[Flag, ...]:
+        """The first paragraph: what was found, how sure, what to do next, and what not to do."""
+        if not self.origin.found:
+            return conclude({}, self.flags)
+        carried = self.transfer
+        found = {"origin": self.origin.summary_numbers()}
+        if self.fit is not None and self.fit.accepted:
+            found["descan"] = self.fit.summary_numbers()
+        ellipse = self.ellipse if carried is None or carried.ellipse is None else carried.ellipse
+        if ellipse is not None and ellipse.accepted:
+            found["ellipse"] = ellipse.summary_numbers()
+        found |= self.held
+        size, turned = self.pixel_size, self.rotation
+        if size is not None and size.accepted:
+            found["pixel_size"] = {"value": size.value, "sigma": size.sigma, "unit": "Å⁻¹"}
+        elif "pixel_size" not in found and carried is not None and carried.pixel_size is not None:
+            value, unit = carried.pixel_size
+            sigma = carried.facts["pixel_size"].get("sigma")
+            found["pixel_size"] = {"value": value, "sigma": np.nan if sigma is None else sigma, "unit": unit}
+        if turned is not None and turned.accepted:
+            found["rotation"] = turned.summary_numbers()
+        elif "rotation" not in found and carried is not None and carried.rotation is not None:
+            sigma = carried.facts["rotation"].get("sigma")
+            found["rotation"] = {"degrees": float(np.degrees(carried.rotation[0])), "flipped": _flipped(
+                carried.rotation[1]), "sigma": np.nan if sigma is None else sigma}
+        return conclude(found, self.flags)
 
     def rows(self):
         shown = []
@@ -600,7 +758,7 @@ class CalibrationReport(Result):
                                     f"{rows['residual, rms']}"))
         if self.ellipse is not None:
             e = self.ellipse
-            shown.append(("ellipse", f"a/b {e.ratio} at {np.degrees(e.theta):.1f}°"
+            shown.append(("ellipse", f"a/b {e.ratio} at {e.angle}"
                           if e.accepted else "not determined"))
         if self.pixel_size is not None:
             p = self.pixel_size
@@ -618,13 +776,13 @@ class CalibrationReport(Result):
         return shown
 
     def __str__(self):
-        lines = ["Calibration by py4dstem_prenet", ""]
+        lines = ["Calibration by py4dstem_prenet", "", _wrapped("", " ".join(f.sentence for f in self.summary)), ""]
         for title, stage in (("Detector", self.noise), ("Origin", self.origin), ("Descan", self.fit),
                              ("Ellipse", self.ellipse), ("Pixel size", self.pixel_size), ("Rotation", self.rotation),
                              ("Standard", self.transfer)):
             if stage is None:
                 continue
-            shown = [(label, value) for label, value in stage.rows() if label != "flags"]
+            shown = [(label, value) for label, value in stage.rows() if label not in ("flag", "flags")]
             flags = (*(stage.bad_pixel_flags if stage is self.noise else ()), *stage.flags)
             lines += [title, *(f"  {label}: {value}" for label, value in shown),
                       *(_wrapped(f"  {_MARKS[flag.severity]} ", str(flag)) for flag in flags), ""]

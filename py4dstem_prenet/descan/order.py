@@ -23,7 +23,7 @@ OFF_SIGMAS = 5.0  # the same in standard deviations of the position
 SIGMA_FLOOR_PX = 0.03  # pixels, added to the stated sigma: what specimens add to the scatter of neighbors at least
 MIN_OFF_FRACTION = 0.02  # of the positions; with fewer off, no other order is looked for
 MAX_LEFT_FRACTION = 0.5  # of these positions that another order may leave off
-LINE_SIGMAS = 6.0  # of the mean of a row or column from the surface: false alarm 2e-9 a line
+LINE_OFF_SIGMAS = 6.0  # of the mean of a row or column from the surface: false alarm 2e-9 a line
 MIN_LINE_OFF_PX = 0.25  # pixels, of the same: bends that the surface does not follow are smaller
 MIN_LINE_COUNT = 4  # positions in a line
 MIN_EVIDENCE = 20.0  # log likelihood ratio less criterion: false alarm with odds of e^-20
@@ -74,7 +74,7 @@ class _Maps:
         limit = OFF_SIGMAS * self.sigma
         clipped = np.clip(residual, -limit, limit)
         mean, pull = clipped.sum(axis + 1) / used.clip(1), (clipped / self.sigma).sum(axis + 1) / np.sqrt(used.clip(1))
-        off = (np.abs(pull) > LINE_SIGMAS) & (np.abs(mean) > MIN_LINE_OFF_PX)
+        off = (np.abs(pull) > LINE_OFF_SIGMAS) & (np.abs(mean) > MIN_LINE_OFF_PX)
         return off.any(0) & (used >= MIN_LINE_COUNT)
 
     def loss(self, fitted):

@@ -17,7 +17,7 @@ MIN_SHARED_NOISE_RATIO = 0.7  # fine over coarse variance, 1 for independent noi
 MIN_BENT_RATIO = 0.4  # variance of bright pixels over the expected one; below, values are not proportional to electrons
 MIN_BRIGHT_ELECTRONS = 3  # electrons in a pixel for the test of proportionality
 MIN_COUNTER = 64  # smallest limit of a counter: six bits
-MIN_TOP = 0.99  # largest value in the limit of a counter that wrapped
+MIN_WRAPPED_TOP = 0.99  # largest value in the limit of a counter that wrapped
 # Distance of values in a hole, and around it, from half of the limit: in the limit, and in sigmas of counting noise.
 MIN_HOLE_STEP, HOLE_SIGMAS = 0.1, 3.0
 MIN_ABRUPT = 0.7  # of the pixels around holes that are so bright
@@ -149,7 +149,7 @@ def _wrapped(sample, noise):
     """
     high = int(sample.max()) if sample.dtype.kind in "iu" else 0
     limit = 1 << high.bit_length()
-    if limit < MIN_COUNTER or high < MIN_TOP * limit - 1:
+    if limit < MIN_COUNTER or high < MIN_WRAPPED_TOP * limit - 1:
         return None
     near, below = (np.count_nonzero((sample >= low * limit) & (sample < (low + 0.05) * limit)) for low in (0.95, 0.9))
     if near < max(MIN_EDGE_PIXELS, MIN_AT_LIMIT * below):  # the largest value lies there by chance

@@ -9,10 +9,13 @@ from .bridges import (
 )
 from .calibrations import (
     BEFORE as BEFORE,
+    DEFLECTION as DEFLECTION,
     ENTRIES as ENTRIES,
     KERNEL_REACH as KERNEL_REACH,
     MASK as MASK,
+    PROBE as PROBE,
     PROVENANCE as PROVENANCE,
+    RING_PROFILE as RING_PROFILE,
     SIGMA as SIGMA,
     STORED_ELLIPSE_SIGMA as STORED_ELLIPSE_SIGMA,
     WRITTEN as WRITTEN,
@@ -29,6 +32,7 @@ from .calibrations import (
     read_mask as read_mask,
     read_origin as read_origin,
     read_provenance as read_provenance,
+    read_stop as read_stop,
     read_valid as read_valid,
     sigma_is_current as sigma_is_current,
     sigma_slice as sigma_slice,
@@ -44,11 +48,13 @@ from .calibrations import (
     write_probe as write_probe,
     write_provenance as write_provenance,
     write_rotation as write_rotation,
+    write_stop as write_stop,
 )
 from .dataset_scan import DatasetScan as DatasetScan
 from .describing import describe_file as describe_file
 from .emd_files import (
     load_calibration as load_calibration,
+    open_bare_calibration as open_bare_calibration,
     open_calibrated as open_calibrated,
     resumable_cube as resumable_cube,
     save as save,
@@ -122,6 +128,12 @@ from .readback import (
     check_sums as check_sums,
     checksum as checksum,
     use_stock_classes as use_stock_classes,
+)
+from .recorded import (
+    held_quantities as held_quantities,
+    read_pixel_size as read_pixel_size,
+    read_rotation as read_rotation,
+    recorded_ellipse as recorded_ellipse,
 )
 from .scan_shapes import (
     StatedShape as StatedShape,

@@ -4,7 +4,8 @@ Results are written to py4DSTEM's objects here only (`resampling` also sets up t
 classes of py4DSTEM are used, so that it reads saved files without this package: `Calibration`; the `RealSlice`
 "prenet_origin_sigma" with maps of the uncertainty of the origin; the `Metadata` "prenet" with the provenance. The
 calibration also holds the text "prenet_written", which records the data and values for which its entries were written,
-so that outdated entries are found, and the detector mask "prenet_mask". Files: `emd_files`.
+so that outdated entries are found, the detector mask "prenet_mask", and "prenet_stop", a beam stop that was found.
+Files: `emd_files`.
 """
 
 import copy
@@ -26,6 +27,9 @@ from .fingerprints import fingerprint
 SIGMA = "prenet_origin_sigma"
 ELLIPSE_MAP = "prenet_ellipse_map"
 MASK = "prenet_mask"
+STOP = "prenet_stop"
+RING_PROFILE = "prenet_rings"
+DEFLECTION = "prenet_deflection"
 PROVENANCE = "prenet"
 WRITTEN = "prenet_written"
 PROBE = "prenet_probe"
@@ -111,6 +115,7 @@ def write_origin(datacube, origin_map, **facts):
     calibration.set_probe_semiangle(float(origin_map.radius) if np.isfinite(origin_map.radius) else None)
     sigma = np.where(valid, [maps["sigma_qx0"], maps["sigma_qy0"]], np.nan)
     datacube.attach(sigma_slice(sigma))
+    write_stop(datacube, origin_map.stop)
     sign(datacube, "origin_meas", feature=origin_map.feature, **facts)
     return True
 
@@ -184,6 +189,39 @@ def read_mask(datacube):
     calibration = getattr(datacube, "calibration", None)
     mask = None if calibration is None else calibration._params.get(MASK)
     return None if mask is None or np.shape(mask) != tuple(datacube.Qshape) else mask
+
+
+def write_stop(datacube, stop):
+    """Store a beam stop that was found, or remove an earlier one.
+
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The cube.
+    stop : ndarray of bool, shape (Qx, Qy), or None
+        True behind the stop.
+    """
+    if stop is not None:
+        datacube.calibration[STOP] = np.array(stop, bool)
+    else:
+        datacube.calibration._params.pop(STOP, None)
+
+
+def read_stop(datacube):
+    """Read the beam stop that was found in a scan.
+
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The scan.
+
+    Returns
+    -------
+    ndarray of bool, shape (Qx, Qy), or None
+        True behind the stop; `calibrate(mask=~stop)` keeps it as the detector mask. None if none was found.
+    """
+    stop = None if datacube.calibration is None else datacube.calibration._params.get(STOP)
+    return None if stop is None or np.shape(stop) != tuple(datacube.Qshape) else np.array(stop, bool)
 
 
 def noise_of(datacube):
@@ -300,11 +338,15 @@ def write_rotation(datacube, rotation, **facts):
     bool
         Whether it was written.
     """
+    from py4DSTEM import RealSlice
+
     if not rotation.accepted:
         return False
     calibration_of(datacube).set_QR_rotflip_degrees((float(rotation.degrees), bool(rotation.flip)))
+    if rotation.deflection is not None:
+        datacube.attach(RealSlice(np.array(rotation.deflection), name=DEFLECTION, slicelabels=["qx", "qy"]))
     sign(datacube, "rotation", half_turn_determined=bool(rotation.half_turn_determined), sigma=float(rotation.sigma),
-         **facts)
+         result=replace(rotation, deflection=None), **facts)
     return True
 
 
@@ -337,7 +379,8 @@ def write_pixel_size(datacube, size, **facts):
     calibration.set_Q_pixel_units("A^-1")
     sign(datacube, "pixel_size", standard=size.standard, sigma=float(size.sigma * np.sqrt(ratio)), ratio=ratio,
          barrel=float(size.barrel), threefold=[float(v) for v in size.threefold], reference=float(size.reference),
-         **facts)
+         result=replace(size, profile=np.empty(0)), **facts)
+    calibration[RING_PROFILE] = np.array(size.profile, float)
     return True
 
 
@@ -504,6 +547,7 @@ def read_origin(datacube):
         radius=float("nan") if radius is None else float(radius),
         decision=Decision(bool(valid.any()), flags),
         feature=written["feature"] if written.get("unchanged") and "feature" in written else "direct beam",
+        stop=read_stop(datacube),
     )
 
 

@@ -17,6 +17,7 @@ from . import (
     EMD_ENDINGS,
     PROVENANCE,
     SIGMA,
+    WRITTEN,
     Unfinished,
     calibration_of,
     check_names,
@@ -327,12 +328,36 @@ def open_calibrated(path) -> DataCube:
         from . import open as open_scan
 
         return open_scan(path)
-    if shape is None:  # py4DSTEM saved it
+    if shape is None:
         raise PrenetError(f"{path} holds a calibration without the shape of its data; give the calibrated DataCube, or "
                           "a file that datacube.prenet.save(data=False) wrote.")
     cube = DataCube(np.broadcast_to(np.uint8(0), tuple(shape)), name=path.stem)
     load_calibration(cube, path)
     return cube
+
+
+def open_bare_calibration(path) -> Calibration | None:
+    """Open a calibration that py4DSTEM saved without its cube.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        An EMD file.
+
+    Returns
+    -------
+    py4DSTEM.Calibration or None
+        The calibration; None if the file tells the shape of its data.
+
+    Raises
+    ------
+    PrenetError
+        If the file holds no calibration.
+    """
+    path = existing(path)
+    with open_hdf5(path) as file:
+        calibration, shape, _, _ = _read_calibration(file, path)
+    return calibration if shape is None else None
 
 
 def _read_calibration(file, path) -> tuple[Calibration, tuple | None, np.ndarray | None, str | None]:
@@ -350,5 +375,6 @@ def _read_calibration(file, path) -> tuple[Calibration, tuple | None, np.ndarray
                     if cube.attrs.get("python_class") == "DataCube":
                         sigma = cube[SIGMA]["data"][...] if SIGMA in cube else None
                         return calibration, cube["data"].shape, sigma, stored_json(cube)
-                return calibration, None, None, None
+                written = json.loads(calibration._params.get(WRITTEN) or "{}")  # by this package
+                return calibration, next((entry["shape"] for entry in written.values()), None), None, None
     raise PrenetError(f"{path} holds no calibration; it must be an EMD file that py4DSTEM saved.")

@@ -164,6 +164,10 @@ def undo(datacube) -> tuple[str, ...]:
     from py4DSTEM import Metadata, Probe, RealSlice
 
     kept = datacube.metadata.get(BEFORE)
+    if kept is None and (datacube.metadata.get(PROVENANCE) is not None or signatures(datacube)):
+        raise PrenetError("There is nothing to undo in this cube: it is a new one, made by cropping, binning or "
+                          "denoising, or a calibration was undone already. What was there before is kept with the cube "
+                          "that was calibrated: call undo() there, and crop or bin again.")
     if kept is None:
         raise PrenetError("There is nothing to undo: this package has written nothing into this cube, or that was "
                           "undone already.")

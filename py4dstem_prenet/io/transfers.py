@@ -20,7 +20,8 @@ def write_transfer(datacube, transfer, **facts) -> None:
     calibration = calibration_of(datacube)
     facts |= {"author": STANDARD, "source": transfer.source, "sha256": transfer.sha256}
     if transfer.ellipse is not None:
-        write_ellipse(datacube, transfer.ellipse, covariance=transfer.ellipse.covariance, **facts)
+        write_ellipse(datacube, transfer.ellipse, covariance=transfer.ellipse.covariance,
+                      leading=transfer.ellipse.leading, **facts)
     if transfer.pixel_size is not None:
         size, unit = transfer.pixel_size
         calibration.set_Q_pixel_size(float(size))

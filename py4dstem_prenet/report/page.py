@@ -16,8 +16,29 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from ..core import ellipse_vector
-from . import figures
+from . import (
+    drawn_radius,
+    mark_ellipse,
+    ring_radius_px,
+    show_beam,
+    show_deflection,
+    show_denoised,
+    show_denoising_check,
+    show_edge,
+    show_left_out,
+    show_origin,
+    show_recentered,
+    show_ring_errors,
+    show_rotation,
+    show_sigma,
+    show_slopes,
+    show_standard,
+    show_straightened,
+    show_virtual,
+    shown_ring,
+)
 
+MIN_SHOWN_PX = 1e-3  # px, below which a number is not written
 _INK = "#012345"  # placeholder color in figures, replaced by the text color of the page
 _STYLE = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK) | {
     "svg.fonttype": "none", "svg.hashsalt": "prenet", "font.sans-serif": ["DejaVu Sans", "Arial", "Helvetica"]}
@@ -53,14 +74,16 @@ def page_html(seen) -> str:
         sections = [] if seen.origin is None else [
             {"heading": "Origin: measured, fitted, residual", "functions": seen.fit.trials,
              "rows": _origin_panels(seen)},
-            {"heading": "Recentered patterns, rings and ellipse", "rows": _pattern_panels(seen)},
+            {"heading": "Patterns and ellipse", "rows": _pattern_panels(seen)},
+            *({"heading": heading, "rows": rows} for heading, rows in (
+                ("Pixel size", _pixel_size_panels(seen)), ("Rotation", _rotation_panels(seen))) if rows),
             {"heading": "Denoising", "rows": _denoising_panels(seen)}]
     made = datetime.now(timezone.utc).isoformat(" ", "minutes").replace("+00:00", " UTC")
     template = Environment(loader=PackageLoader(__package__, ""), autoescape=True).get_template("page.html")
     return template.render(
         name=str(seen.name), made=made, scan=_by(seen.shape[:2]), pattern=_by(seen.shape[2:]), verdicts=seen.verdicts,
-        overall=seen.overall, sections=sections, numbers=_numbers(seen),
-        provenance=_provenance(seen.record)) + "\n"
+        overall=seen.overall, summary=[flag.sentence for flag in seen.summary], sections=sections,
+        numbers=_numbers(seen), provenance=_provenance(seen.record)) + "\n"
 
 
 # --- figures ------------------------------------------------------------------------------------------------
@@ -93,7 +116,10 @@ class Panels:
         ndarray of matplotlib.axes.Axes, shape (rows, across)
             Axes to draw into, each in a figure of its own.
         """
-        axes = np.array([Figure(figsize=size, layout="constrained").add_subplot() for _ in captions], dtype=object)
+        drawn = [Figure(figsize=size, layout="constrained") for _ in captions]
+        for figure in drawn:
+            figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06)  # inches; a browser's fonts are wider
+        axes = np.array([figure.add_subplot() for figure in drawn], dtype=object)
         across = across or len(captions)
         self._rows.append((across, list(zip(axes, captions, strict=True))))
         return axes.reshape(-1, across)
@@ -133,30 +159,72 @@ def _origin_panels(seen):
     names = [f"{name} {kind}, px" for name in ("qx0", "qy0") for kind in ("measured", "fitted", "residual")]
     used = np.stack([seen.origin.qx0, seen.origin.qy0]) if seen.fitted is None else seen.fitted
     measured = (seen.origin.qx0, seen.origin.qy0)
-    figures.show_origin(measured, used, panels.axes(*names, across=3), seen.origin.valid)
-    last = panels.axes("sigma of single positions, px" if seen.sigma_known else "sigma: not stored",
-                       "where a beam was found (white)")[0]
-    figures.show_sigma(seen.origin.sigma_qx0, seen.origin.sigma_qy0, seen.origin.valid, last)
+    show_origin(measured, used, panels.axes(*names, across=3), seen.origin.valid)
+    sigmas = (seen.origin.sigma_qx0, seen.origin.sigma_qy0)
+    if not seen.sigma_known:
+        sigmas = [np.full_like(sigma, np.nan) for sigma in sigmas]
+    show_sigma(*sigmas, seen.origin.valid, panels.axes(
+        *(f"{name}: sigma of single positions, px" for name in ("qx0", "qy0")))[0])
     return panels.rows()
 
 
 def _pattern_panels(seen):
-    panels, after = Panels("pattern"), seen.after
-    radius = seen.origin.radius if np.isfinite(seen.origin.radius) else 0.05 * min(seen.shape[2:])
-    vector = np.zeros(2) if seen.stored is None else ellipse_vector(*seen.stored)
-    ring = figures.ring_radius(after.mean, after.center, radius, after.weight, vector)
-    over = "strongest ring" if ring else "edge of the direct beam"
-    caption = "no ellipse is set" if seen.stored is None else f"ellipse (red) over the {over}; the annulus is round"
-    patterns = panels.axes("mean pattern, as recorded", "mean pattern, recentered", caption)[0]
-    figures.show_recentered(seen.before.mean, after.mean, patterns)
-    if seen.stored is None:
-        figures.show_pattern(after.mean, patterns[2], power=0.25)
-    else:
-        figures.show_ellipse(after.mean, after.center, seen.stored, ring or radius, patterns[2])
-    polar = panels.axes("polar, as recorded: an ellipse makes rings wavy",
-                        "polar, ellipse removed: rings are straight lines", "edge of the direct beam, px")[0]
-    figures.show_straightened(after.mean, after.center, vector, polar, after.weight, ring, 1.3 * radius)
-    figures.show_edge(after.mean, after.center, radius, polar[2], vector if vector.any() else None, after.weight)
+    panels, after, ellipse = Panels("pattern"), seen.after, seen.stored
+    radius = float(seen.origin.radius)
+    used = seen.evidence or ("" if seen.ellipse is None else seen.ellipse.leading)
+    ring = shown_ring(after, radius, ellipse, used)
+    vector = np.zeros(2) if ellipse is None else np.asarray(ellipse_vector(*ellipse), float)
+    over = "" if ellipse is None or ring is None else (
+        " Red: the ellipse that is set, over the strongest ring; the yellow annulus is round.")
+    first = panels.axes("Mean pattern as recorded, electrons. Blue: no data.",
+                        f"Mean pattern, recentered to whole pixels, electrons.{over}", size=(2.9, 2.8))[0]
+    show_recentered(seen.before.mean, seen.centered.mean, first,
+                            weights=(seen.before.weight, seen.centered.weight))
+    show_left_out(first[0], seen.offset, seen.mask, seen.origin.stop, seen.noise.bad_pixels)
+    if over:
+        mark_ellipse(first[1], seen.centered.center, ellipse, ring)
+    if np.isfinite(radius):
+        red = "" if ellipse is None else " Red: the ellipse that is set."
+        beam = panels.axes(f"Direct beam, electrons. Dots: where it falls to half its height.{red}",
+                           "The same edge against the azimuth. Without the ellipse, a round aperture gives a straight "
+                           "line; waves that are left come from an aperture that is not round, or from disks that "
+                           "overlap.", size=(2.9, 2.8))[0]
+        show_beam(after.mean, after.center, radius, ellipse, beam[0], weight=after.weight)
+        show_edge(after.mean, after.center, radius, beam[1], vector if vector.any() else None, after.weight)
+    if ring is not None:
+        polar = panels.axes("Polar, as recorded: an ellipse makes rings wavy. Intensity over a smooth radial profile.",
+                            "Polar, without the ellipse: rings are straight lines.", size=(2.9, 2.8))[0]
+        show_straightened(after.mean, after.center, vector, polar, after.weight, ring,
+                                  1.3 * drawn_radius(after, radius))
+    return panels.rows()
+
+
+def _pixel_size_panels(seen):
+    size, panels = seen.pixel_size, Panels("size")
+    if size is None:
+        return []
+    what = "radial profile of the mean pattern" if size.evidence == "rings" else "density of disks"
+    axes = panels.axes(f"{size.standard}: {what} with its fit. Lines: where rings are expected, with their indices; "
+                       "pale where the ring is not seen.",
+                       "Measured less expected radius of each ring; error bars: one sigma.", size=(3.3, 2.8))[0]
+    show_standard(size, axes[0])
+    show_ring_errors(size, axes[1])
+    return panels.rows()
+
+
+def _rotation_panels(seen):
+    turned, panels = seen.rotation, Panels("rotation")
+    if turned is None:
+        return []
+    captions = ["Curl and divergence of the deflection against the rotation. At the right rotation and flip, the curl "
+                "is least."]
+    if turned.deflection is not None:
+        captions.insert(0, "Center of mass about the fitted origin, px, turned into the frame of the scan: arrows show "
+                           "where electrons go, in thin specimens toward atoms.")
+    axes = panels.axes(*captions, size=(2.9, 2.8))[0]
+    if turned.deflection is not None:
+        show_deflection(turned, axes[0])
+    show_rotation(turned, axes[-1])
     return panels.rows()
 
 
@@ -166,15 +234,17 @@ def _denoising_panels(seen):
     order = np.argsort(dark, axis=None)
     for name, flat in (("strongest scattering", order[-1]), ("typical", order[len(order) // 2])):
         at = np.unravel_index(flat, dark.shape)
-        figures.show_denoised(seen.raw[at], seen.clean[at], panels.axes(
-            f"{name}: measured", f"{name}: denoised", f"{name}: difference")[0], power=0.3)
-    figures.show_virtual(*seen.virtual, panels.axes(
+        show_denoised(seen.raw[at], seen.clean[at], panels.axes(
+            f"{name}: measured, electrons",
+            f"{name}: denoised. Brightness is the power 0.3: differences of 0.01 electrons are visible, such as dark "
+            "rings about disks.", f"{name}: difference, electrons")[0], power=0.3)
+    show_virtual(*seen.virtual, panels.axes(
         *(f"{d}, {kind}" for d in ("bright field", "annular dark field") for kind in ("measured", "denoised")),
         across=2))
-    figures.show_denoising_check(seen.denoising, panels.axes(
+    show_denoising_check(seen.denoising, panels.axes(
         "squared error on held-out counts, raw = 1; error bars: two sigma", size=(4.2, 2.2))[0, 0])
     if any(np.isfinite(slope.value) for slope in seen.denoising.slopes.values()):
-        figures.show_slopes(seen.denoising, panels.axes(
+        show_slopes(seen.denoising, panels.axes(
             "variation over the scan kept in denoised patterns; error bars: two sigma; gray: 1 within 5 %",
             size=(4.2, 2.6))[0, 0])
     return panels.rows()
@@ -199,27 +269,37 @@ def _numbers(seen):
         yield ("spatially correlated part of the residuals",
                _number(fit.test.shared if fit.test.correlated else 0.0, "px"))
         yield "positions far from the surface", f"{fit.test.outliers:.1%}"
-        yield "uncertainty of the fitted origin, from noise", _number(fit.uncertainty, "px")
+        yield "sigma of the fitted origin, per axis", _number(fit.uncertainty / np.sqrt(2), "px")
         if np.isfinite(fit.specimen):
             yield "residuals explained by virtual images", f"{fit.specimen:.0%} of their variance"
     if seen.stored is not None:
-        a, b, theta = seen.stored
-        angle = np.degrees(theta) % 180
-        yield "ellipse in the calibration", f"a/b {a / b:.4f}, a axis at {angle:.1f}° ({seen.stored_by})"
+        stored = seen.stored_result
+        yield "ellipse in the calibration", (f"a/b {stored.ratio}, a axis at {stored.angle} from +qx toward +qy "
+                                             f"({seen.stored_by})")
     if seen.ellipse is not None:
-        for name, (vector, covariance) in seen.ellipse.sources.items():
-            sigma = np.sqrt(np.linalg.eigvalsh(covariance).max())
-            angle = np.degrees(0.5 * np.arctan2(vector[1], vector[0])) % 180
-            yield f"ellipse from {name}", f"a/b {1 + np.hypot(*vector):.4f} ± {sigma:.4f} at {angle:.1f}°"
+        for name, e in seen.ellipse.by_source().items():
+            yield f"ellipse from {name}", f"a/b {e.ratio}, a axis at {e.angle}"
+    if "pixel_size" in seen.quantities:
+        q = seen.quantities["pixel_size"]
+        yield "pixel size in the calibration", f"{q['value']:.6f} {q['unit']} ({q['author']})"
+    if seen.pixel_size is not None:
+        size = seen.pixel_size
+        yield "pixel size along the mean radius", f"{size.value:.6f} ± {size.sigma:.6f} Å⁻¹ ({size.standard})"
+        for ring in seen.pixel_size.rings:
+            expected = ring_radius_px(seen.pixel_size, ring)
+            yield f"ring {ring.names}", f"expected at {expected:.2f} px, " + (
+                f"measured at {expected * (1 + ring.error):.2f} ± {expected * ring.sigma:.2f} px "
+                f"({100 * ring.error:+.2f} %)" if np.isfinite(ring.error) else "not seen")
     if seen.rotflip is not None:
         degrees, flip = seen.rotflip
         yield ("rotation of the pattern in the calibration",
-               f"{degrees:.2f}°, {'flipped' if flip else 'not flipped'}")
+               f"{degrees:.2f}{_sigma(seen.quantities.get('rotation', {}).get('sigma', np.nan))}°, "
+               f"{'flipped' if flip else 'not flipped'}")
     yield "gain", f"{noise.gain:.4g} detector units per electron"
     yield "offset", f"{noise.offset:.4g} detector units"
     yield "read-out noise", f"{noise.readout:.3g} detector units, {noise.readout / noise.gain:.3g} electrons"
     yield "electrons per pattern", _digits(noise.dose)
-    yield "bad pixels", f"{int(noise.bad_pixels.sum())}"
+    yield "bad pixels, as (row, column)", _bad_pixels(noise)
     if seen.denoising is not None and seen.denoising.valid:
         error, sigma = (values["denoised"] for values in (seen.denoising.errors, seen.denoising.error_sigmas))
         yield "squared error of denoised patterns", f"{error:.3g} ± {sigma:.1g} of that of the raw counts"
@@ -233,7 +313,24 @@ def _digits(number):
 
 
 def _number(value, unit):
-    return f"{value:.3g} {unit}" if np.isfinite(value) else "unknown"
+    """A length with its unit; what is less than a thousandth of a pixel has no meaning."""
+    if not np.isfinite(value):
+        return "unknown"
+    return f"below {MIN_SHOWN_PX:g} {unit}" if abs(value) < MIN_SHOWN_PX else f"{value:.3g} {unit}"
+
+
+def _sigma(value):
+    return f" ± {value:.2g}" if np.isfinite(value) else ""
+
+
+def _bad_pixels(noise):
+    """Number and first positions of the bad pixels."""
+    flags = noise.bad_pixel_flags
+    if not flags:
+        return "none"
+    numbers = flags[0].numbers
+    listed = ", ".join(f"({row}, {column})" for row, column in numbers["positions"])
+    return f"{numbers['count']}: {listed}{', ...' if numbers['count'] > len(numbers['positions']) else ''}"
 
 
 def _provenance(record):

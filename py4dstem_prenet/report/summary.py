@@ -5,11 +5,13 @@ Lengths are detector pixels, angles radians; what is not known is None. Maps are
 
 from __future__ import annotations
 
+import json
 import platform
 
 import numpy as np
 
 from .._version import __version__
+from ..io import PROBE
 from .verdicts import overall
 
 PACKAGES = ("py4DSTEM", "emdfile", "numpy", "torch")
@@ -54,8 +56,8 @@ def of_calibration(report) -> dict:
             "value": size.value, "sigma": size.sigma, "unit": "A^-1", "standard": size.standard,
             "accepted": bool(size.accepted), "evidence": size.evidence, "barrel": size.barrel,
             "threefold": [float(v) for v in size.threefold], "reference": size.reference,
-            "rings": [{"hkl": hkl, "g": float(g), "error": float(e), "sigma": float(s)} for hkl, g, e, s in
-                      zip(size.hkl, size.g, size.ring_errors, size.ring_sigmas, strict=True)], **size.decision.numbers}
+            "rings": [{"hkl": ring.names, "g": ring.g, "error": ring.error, "sigma": ring.sigma}
+                      for ring in size.rings], **size.decision.numbers}
     r = report.rotation
     if r is not None:
         data["rotation"] = {"degrees": r.degrees, "flip": r.flip, "sigma": r.sigma, "accepted": bool(r.accepted),
@@ -68,6 +70,26 @@ def of_calibration(report) -> dict:
             "rotation": None if t.rotation is None else list(t.rotation),
             "ellipse": None if t.ellipse is None else [t.ellipse.a, t.ellipse.b, t.ellipse.theta]}
     return _finite(data)
+
+
+def of_probe(probe) -> dict:
+    """Return a probe as plain data.
+
+    Parameters
+    ----------
+    probe : py4DSTEM.Probe
+        What `datacube.prenet.probe` returned.
+
+    Returns
+    -------
+    dict
+        accepted, center (row and column of its image), radius, edge, sigma, positions, semiangle_mrad, and flags
+        (names with their numbers).
+    """
+    measured = json.loads(probe.metadata[PROBE]["json"])
+    decision = measured.pop("decision")
+    measured.pop("image")
+    return _finite({"accepted": decision["accepted"], **measured, "flags": decision["flags"]})
 
 
 def of_verdicts(verdicts) -> dict:

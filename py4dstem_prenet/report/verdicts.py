@@ -24,6 +24,8 @@ _TOPICS = {  # topic: question, and an answer for each light
         "green": "Yes, and it is set.", "amber": "Not for certain.", "red": "No: the ellipse that is set is wrong."}),
     "pixel_size": ("Is the pixel size known?", {
         "green": "Yes, and it is set.", "amber": "Yes, with reservations.", "red": "No."}),
+    "rotation": ("Is the rotation between scan and pattern known?", {
+        "green": "Yes, and it is set.", "amber": "Yes, with reservations.", "red": "No."}),
     "detector": ("Is the detector understood?", {
         "green": "Yes.", "amber": "Not in every respect.", "red": "No."}),
     "denoising": ("Can denoised patterns be used?", {
@@ -40,7 +42,7 @@ class Verdict:
     Attributes
     ----------
     topic : str
-        "calibration", "origin", "descan", "ellipse", "pixel_size", "detector", "denoising", or "overall".
+        "calibration", "origin", "descan", "ellipse", "pixel_size", "rotation", "detector", "denoising", or "overall".
     question : str
         The question.
     light : str
@@ -69,7 +71,7 @@ def make_verdict(topic: str, flags, details=()) -> Verdict:
     Parameters
     ----------
     topic : str
-        "calibration", "origin", "descan", "ellipse", "pixel_size", "detector" or "denoising".
+        "calibration", "origin", "descan", "ellipse", "pixel_size", "rotation", "detector" or "denoising".
     flags : iterable of Flag
         What decides the light.
     details : iterable of Flag

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..core import CalibrationCheck, Decision, Flag, PrenetError
 from ..io import (
+    RING_PROFILE,
     SIGMA,
     WRITTEN,
     cube_like,
@@ -23,6 +24,7 @@ from ..io import (
     read_frame,
     read_mask,
     read_provenance,
+    read_stop,
     record_frame,
     same_data,
     sigma_is_current,
@@ -32,6 +34,7 @@ from ..io import (
     stored_ratio,
     write_mask,
     write_provenance,
+    write_stop,
 )
 
 MAX_ROUNDING_PX = 1e-3  # of a mean that another program or version computed
@@ -190,6 +193,8 @@ def crop_Q(datacube, ROI):
     record_frame(new, read_frame(datacube), start=(rows.start, columns.start))
     mask = read_mask(datacube)
     write_mask(new, None if mask is None else mask[rows, columns])
+    stop = read_stop(datacube)
+    write_stop(new, None if stop is None else stop[rows, columns])
     return _finish(new, signed, f"crop_Q({rows.start}, {rows.stop}, {columns.start}, {columns.stop})")
 
 
@@ -264,12 +269,21 @@ def bin_Q(datacube, N):
     if mask is not None:  # a sum is good where all that went into it is
         rows, columns = new.Qshape
         write_mask(new, mask[:rows * N, :columns * N].reshape(rows, N, columns, N).all((1, 3)))
+    stop = read_stop(datacube)
+    if stop is not None:
+        rows, columns = new.Qshape
+        write_stop(new, stop[:rows * N, :columns * N].reshape(rows, N, columns, N).any((1, 3)))
     if SIGMA in new.treekeys:
         new.attach(sigma_slice(new.tree(SIGMA).data / N))
     if "pixel_size" in signed:
         for name, factor in (("sigma", N), ("reference", 1 / N)):
             if name in signed["pixel_size"]:
                 signed["pixel_size"][name] *= factor
+        result = signed["pixel_size"].get("result")
+        if result is not None and RING_PROFILE in calibration._params:
+            for name, factor in (("value", N), ("sigma", N), ("reference", 1 / N)):
+                result[name] = None if result[name] is None else result[name] * factor
+            calibration[RING_PROFILE] = np.array(calibration[RING_PROFILE]) * [[1 / N], [1], [1]]  # radius, mean, fit
     return _finish(new, signed, f"bin_Q({N})")
 
 

@@ -14,6 +14,7 @@ no curl, `shadow` follows the shadow image of a defocused probe, and `decide` ac
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -123,7 +124,8 @@ def measure_rotation(data, qx0, qy0, radius, noise: NoiseModel, valid=None, elli
     bright = deflection.dark if feature is None else np.asarray(feature, float)
     sign = partial(_sign, field=fields[0], alignment=aligned[0],
                    bright=flatten(bright[None], deflection.valid & np.isfinite(bright))[0][0])
-    return decide_rotation(estimates, sign if np.ptp(bright) > 0 else None, numbers)
+    result = decide_rotation(estimates, sign if np.ptp(bright) > 0 else None, numbers)
+    return replace(result, deflection=fields[chosen][0])
 
 
 def _sign(degrees, flip, field, alignment, bright):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..core import Flag, PrenetError
-from ..io import read_frame
+from ..io import fingerprint, read_frame, same_data
 from . import CalibratedScan, conditions_of, differences, read_standard
 
 TRANSFERABLE = ("ellipse", "pixel_size", "rotation", "descan")
@@ -16,6 +16,10 @@ DEFAULT_QUANTITIES = TRANSFERABLE[:3]  # the descan belongs to the settings of t
 # percent; neighboring camera lengths of a microscope differ by a sixth or more.
 MAX_NOMINAL_RATIO = 1.1
 MAX_STEP_RATIO = 1.01  # of the R pixel sizes of two scans with the same settings
+
+
+_SAME_SCAN = ("The standard (like=) is this scan itself, and nothing can be carried over; leave like= out, or use "
+              "load_calibration(path) to take the calibration of this scan from a file.")
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,11 @@ def planned(datacube, like, transfer=None, binning=None) -> Plan:
     unknown = [name for name in asked if name not in TRANSFERABLE]
     if unknown or not asked:
         raise PrenetError(f"transfer takes {', '.join(TRANSFERABLE)}, not {', '.join(map(str, unknown)) or 'nothing'}.")
+    if like is datacube:
+        raise PrenetError(_SAME_SCAN)
     standard = read_standard(like)
+    if standard.data and any(same_data(one, fingerprint(datacube)) for one in standard.data):
+        raise PrenetError(_SAME_SCAN)
     held = {"ellipse": standard.ellipse, "pixel_size": standard.pixel_size, "rotation": standard.rotation,
             "descan": standard.origin}
     lacking = [name for name in asked if held[name] is None]
@@ -109,12 +117,16 @@ def planned(datacube, like, transfer=None, binning=None) -> Plan:
     flags = [Flag("standard_lacks", {"source": standard.name, "quantities": lacking})] if lacking else []
     quantities = [name for name in asked if name not in lacking]
     binning = _binning(standard, datacube) if binning is None else float(binning)
+    if standard.frame is None:
+        flags.append(Flag("standard_bare", {"source": standard.name, "binning": binning}))
     refused, why = _refused(standard, datacube, quantities, binning)
     return Plan(standard, tuple(q for q in quantities if q not in refused), binning, (*flags, *why))
 
 
 def _binning(standard, datacube):
     """Ratio of the recorded binnings; None if the frames of the detector differ."""
+    if standard.frame is None:  # not known
+        return 1.0
     frame = read_frame(datacube)
     if standard.frame.shape != frame.shape:
         return None
@@ -136,8 +148,8 @@ def _refused(standard, datacube, quantities, binning):
     refused = set()
     if binning is None:
         refused |= {"pixel_size", "descan", "ellipse"} & set(quantities)
-        frame, theirs = read_frame(datacube), standard.frame.shape
         if refused:
+            frame, theirs = read_frame(datacube), standard.frame.shape
             flags.append(Flag("frames_differ", {
                 "quantities": sorted(refused), "ours": _by(frame.shape),
                 "theirs": _by(theirs)}))

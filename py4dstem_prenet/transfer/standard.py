@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from ..core import Decision, Ellipse, PrenetError, ellipse_axes, ellipse_vector
-from ..io import Frame, open_calibrated, read_frame, signatures
+from ..io import Frame, open_bare_calibration, open_calibrated, read_frame, signatures
 from ..resampling import check_calibration
 from . import Conditions, conditions_of
 
-_OF_THE_SCAN = ("shape", "data", "unchanged", "measured", "author", "source", "sha256")  # facts that stay
+_OF_THE_SCAN = ("shape", "data", "unchanged", "measured", "author", "source", "sha256", "result")  # facts that stay
 _HASHED = ("a", "b", "theta", "Q_pixel_size", "Q_pixel_units", "QR_rotation", "QR_flip", "qx0", "qy0")
 
 
@@ -27,8 +27,8 @@ class CalibratedScan:
         Name of the file or DataCube.
     sha256 : str
         Hash of the values.
-    frame : Frame
-        How its patterns were cropped and binned.
+    frame : Frame or None
+        How its patterns were cropped and binned; None for a calibration without its scan.
     conditions : Conditions
         Settings of the microscope.
     ellipse : Ellipse or None
@@ -47,11 +47,13 @@ class CalibratedScan:
         R pixel size and its unit.
     facts : dict
         "pixel_size" and "rotation" to what this package recorded of them, such as the sigma.
+    data : frozenset of str
+        Fingerprints of the scans in which its entries were measured.
     """
 
     name: str
     sha256: str
-    frame: Frame
+    frame: Frame | None
     conditions: Conditions
     ellipse: Ellipse | None
     round_beam: bool
@@ -61,6 +63,7 @@ class CalibratedScan:
     uncertainty: float
     step: tuple[float, str]
     facts: dict
+    data: frozenset
 
 
 def read_standard(like) -> CalibratedScan:
@@ -69,7 +72,8 @@ def read_standard(like) -> CalibratedScan:
     Parameters
     ----------
     like : DataCube, str or path-like
-        A calibrated cube; or an EMD file of one, with or without its patterns.
+        A calibrated cube; or an EMD file of one, with or without its patterns, or of a calibration that py4DSTEM
+        saved.
 
     Returns
     -------
@@ -93,16 +97,18 @@ def read_standard(like) -> CalibratedScan:
     """
     if isinstance(like, str | Path):
         path = Path(like)
-        cube, name = open_calibrated(path), path.name
+        bare = open_bare_calibration(path)
+        cube, name = open_calibrated(path) if bare is None else _empty_cube(bare, path.stem), path.name
     elif hasattr(like, "calibration") and hasattr(like, "Qshape"):
-        cube, name = like, str(like.name)
+        cube, name, bare = like, str(like.name), None
     else:
         raise PrenetError("The standard (like=) must be a calibrated DataCube or the path of a calibrated EMD file, "
                           f"not {type(like).__name__}.")
     if cube.calibration is None:
         raise PrenetError(f"{name} holds no calibration; calibrate the standard first.")
     check = check_calibration(cube)
-    if not check.current and not check.decision.has("calibration_missing", "sigma_stale", "mean_origin_moved"):
+    harmless = check.decision.has("calibration_missing", "sigma_stale", "mean_origin_moved")
+    if bare is None and not check.current and not harmless:
         raise PrenetError(f"{name} cannot be a standard, because its calibration does not belong to its data: "
                           f"{check.flags[0].sentence}")
     params, signed = cube.calibration._params, signatures(cube)
@@ -111,7 +117,7 @@ def read_standard(like) -> CalibratedScan:
     maps = cube.calibration.get_origin()
     fitted, ellipse = signed.get("origin", {}), signed.get("ellipse", {})
     return CalibratedScan(
-        name, _hash(params), read_frame(cube), conditions_of(cube),
+        name, _hash(params), read_frame(cube) if bare is None else None, conditions_of(cube),
         _ellipse(cube.calibration, ellipse),
         bool(ellipse.get("unchanged")) and "direct beam" in ellipse.get("used", ""),
         None if unit == "pixels" or size is None else (float(size), unit),
@@ -119,7 +125,20 @@ def read_standard(like) -> CalibratedScan:
         None if maps is None or any(np.shape(q) != tuple(cube.Rshape) for q in maps) else np.stack(maps).astype(float),
         float(fitted.get("uncertainty") or np.nan) if fitted.get("unchanged") else np.nan,
         (float(params.get("R_pixel_size") or 1), str(params.get("R_pixel_units"))),
-        {name: _facts(signed.get(name, {})) for name in ("pixel_size", "rotation")})
+        {name: _facts(signed.get(name, {})) for name in ("pixel_size", "rotation")},
+        frozenset(entry["data"] for entry in signed.values() if entry["unchanged"] and entry.get("data")))
+
+
+def _empty_cube(calibration, name):
+    """A cube with this calibration, whose patterns are single zeros."""
+    from py4DSTEM import DataCube
+
+    maps = np.shape(calibration._params.get("qx0"))
+    cube = DataCube(np.broadcast_to(np.uint8(0), (*(maps if len(maps) == 2 else (1, 1)), 1, 1)), name=name)
+    for key, value in calibration._params.items():
+        if not key.startswith("_"):
+            cube.calibration[key] = value
+    return cube
 
 
 def _ellipse(calibration, signature):

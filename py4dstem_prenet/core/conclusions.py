@@ -1,0 +1,117 @@
+"""The first paragraph of a report: what was found, how sure, what to do next, and what not to do.
+
+It is made of flags of the stage "summary", from numbers and from the flags of the stages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from . import REFUSAL, WARNING, Flag, has_flag
+
+ROUND_SIGMAS = 3.0  # standard deviations of a/b - 1, below which patterns are called round
+MAX_CAUTIONS = 3  # statements of what not to do
+# Stages whose refusals leave the rest valid:
+OPTIONAL_STAGES = ("ellipse", "pixel_size", "rotation", "probe", "transfer", "denoising")
+
+
+def conclude(found: Mapping, flags: Iterable[Flag], refusals: int | None = None) -> tuple[Flag, ...]:
+    """Conclude from the results of a calibration.
+
+    Parameters
+    ----------
+    found : mapping
+        "origin": feature, count, total, qx0, qy0, sigma; "descan": model, span_x, span_y, sigma; "ellipse": ratio,
+        sigma, degrees, degrees_sigma; "pixel_size": value, sigma, unit; "rotation": degrees, sigma, flip. Each is a
+        dict of numbers, or missing if it is not known. Sigmas are standard deviations along one axis, px; NaN if they
+        are not known.
+    flags : iterable of Flag
+        The flags of all stages.
+    refusals : int, optional
+        How many of them forbid to use the calibration; by default all refusals but those of what it can do without.
+
+    Returns
+    -------
+    tuple of Flag
+        What was found, what to do next (one flag, or two with bad pixels) and at most MAX_CAUTIONS cautions.
+
+    Examples
+    --------
+    >>> origin = {"feature": "direct beam", "count": 9, "total": 9, "qx0": 31.0, "qy0": 30.0, "sigma": 0.05}
+    >>> descan = {"model": "plane", "span_x": 1.0, "span_y": 0.5, "sigma": 0.02}
+    >>> [flag.name for flag in conclude({"origin": origin, "descan": descan}, ())]
+    ['summary_origin', 'summary_descan', 'summary_no_ellipse', 'next_use', 'avoid_lengths', 'avoid_directions']
+    """
+    flags = tuple(flags)
+    if "origin" not in found:
+        return (Flag("summary_no_origin"), Flag("next_refusals", {"count": _count(flags, REFUSAL)}))
+    statements = [_origin(found["origin"]), _descan(found), _ellipse(found.get("ellipse"))]
+    for name, sure, unsure in (("pixel_size", "summary_pixel_size", "summary_pixel_size_unsure"),
+                               ("rotation", "summary_rotation", "summary_rotation_unsure")):
+        if name in found:
+            statements.append(Flag(sure if np.isfinite(found[name]["sigma"]) else unsure, found[name]))
+    return (*statements, *_next(found, flags, refusals), *_cautions(found, flags)[:MAX_CAUTIONS])
+
+
+def _origin(numbers):
+    return Flag("summary_origin" if np.isfinite(numbers["sigma"]) else "summary_origin_unsure", numbers)
+
+
+def _descan(found):
+    if "descan" not in found:
+        return Flag("summary_no_descan")
+    numbers = found["descan"]
+    if numbers["model"] == "constant" and np.isfinite(numbers["sigma"]):
+        return Flag("summary_constant", numbers)
+    return Flag("summary_descan" if np.isfinite(numbers["sigma"]) else "summary_descan_unsure", numbers)
+
+
+def _ellipse(numbers):
+    if numbers is None:
+        return Flag("summary_no_ellipse")
+    if not np.isfinite(numbers["sigma"]):
+        return Flag("summary_ellipse_unsure", numbers)
+    if numbers["ratio"] - 1 < ROUND_SIGMAS * numbers["sigma"] or not np.isfinite(numbers["degrees_sigma"]):
+        return Flag("summary_round", numbers)
+    return Flag("summary_ellipse", numbers)
+
+
+def _next(found, flags, serious):
+    """What to do next."""
+    if serious is None:
+        serious = sum(flag.severity == REFUSAL and flag.kind.stage not in OPTIONAL_STAGES for flag in flags)
+    marked = _count(flags, WARNING) + _count(flags, REFUSAL)
+    if serious or "descan" not in found:
+        step = Flag("next_refusals", {"count": max(serious, 1)})
+    elif marked:
+        step = Flag("next_read", {"count": marked})
+    else:
+        step = Flag("next_use")
+    bad = next((flag.numbers["count"] for flag in flags if flag.name == "bad_pixels"), 0)
+    return (step, Flag("next_repair", {"count": bad})) if bad else (step,)
+
+
+def _cautions(found, flags):
+    """What not to do, the weightiest first."""
+    cautions = []
+    if found["origin"]["feature"] != "direct beam":
+        cautions.append(Flag("avoid_direct_beam", {"feature": found["origin"]["feature"]}))
+    if has_flag(flags, "denoising_harmful", "denoising_attenuates", "denoising_exaggerates", "denoising_no_effect"):
+        cautions.append(Flag("avoid_denoised"))
+    elif has_flag(flags, "attenuation_unknown", "not_checked"):
+        cautions.append(Flag("avoid_denoised_unknown"))
+    if "descan" in found and has_flag(flags, "residuals_correlated", "specimen_explains"):
+        cautions.append(Flag("avoid_richer_model"))
+    if "pixel_size" not in found:
+        cautions.append(Flag("avoid_lengths"))
+    if "ellipse" not in found:
+        cautions.append(Flag("avoid_directions"))
+    if has_flag(flags, "rotation_half_turn_open"):
+        cautions.append(Flag("avoid_sign"))
+    return cautions
+
+
+def _count(flags, severity):
+    return sum(flag.severity == severity and flag.kind.stage != "denoising" for flag in flags)

@@ -1,0 +1,124 @@
+"""Arrange figures of the evidence for a calibration, for `show` and the page."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..core import ellipse_vector
+from . import (
+    ring_radius,
+    show_beam,
+    show_deflection,
+    show_edge,
+    show_ellipse,
+    show_pattern,
+    show_ring_errors,
+    show_rotation,
+    show_standard,
+    show_straightened,
+)
+
+UNKNOWN_RADIUS_FRACTION = 0.05  # of the pattern's shorter side: radius that is assumed if the disk is hidden
+
+
+def shown_ring(pooled, radius: float, ellipse, evidence: str) -> float | None:
+    """Find the ring that is drawn as evidence for an ellipse.
+
+    Parameters
+    ----------
+    pooled : Pooled
+        Patterns pooled about the fitted origin.
+    radius : float
+        Radius of the direct beam, pixels; NaN if it is hidden.
+    ellipse : tuple or None
+        Ellipse (a, b, theta) in the calibration.
+    evidence : str
+        What it was measured from.
+
+    Returns
+    -------
+    float or None
+        Its radius, pixels; None if the ellipse does not rest on rings and the direct beam can be drawn.
+    """
+    if "rings" not in evidence and np.isfinite(radius):
+        return None
+    vector = np.zeros(2) if ellipse is None else np.asarray(ellipse_vector(*ellipse), float)
+    return ring_radius(pooled.mean, pooled.center, drawn_radius(pooled, radius), pooled.weight, vector)
+
+
+def drawn_radius(pooled, radius: float) -> float:
+    """Return the radius of the direct beam, or one that is assumed if it is hidden.
+
+    Parameters
+    ----------
+    pooled : Pooled
+        Pooled patterns.
+    radius : float
+        The radius, pixels, or NaN.
+
+    Returns
+    -------
+    float
+        A radius, pixels.
+    """
+    return float(radius) if np.isfinite(radius) else UNKNOWN_RADIUS_FRACTION * min(pooled.mean.shape)
+
+
+def draw_evidence(pooled, centered, radius: float, ellipse, evidence: str, axes) -> None:
+    """Draw the recentered mean and the evidence for the ellipse: rings, or the edge of the direct beam.
+
+    Parameters
+    ----------
+    pooled : Pooled
+        Patterns pooled about the fitted origin.
+    centered : Pooled
+        The same about whole pixels, without interpolation, to look at.
+    radius : float
+        Radius of the direct beam, pixels; NaN if it is hidden.
+    ellipse : tuple or None
+        Ellipse (a, b, theta) in the calibration.
+    evidence : str
+        What it was measured from.
+    axes : sequence of three matplotlib.axes.Axes
+        Axes to draw into.
+    """
+    vector = np.zeros(2) if ellipse is None else np.asarray(ellipse_vector(*ellipse), float)
+    ring = shown_ring(pooled, radius, ellipse, evidence)
+    ratio = "no ellipse is set" if ellipse is None else f"a/b {ellipse[0] / ellipse[1]:.4f}"
+    of_beam = ring is None and np.isfinite(radius)
+    if ellipse is None or ring is None:
+        title = "mean, recentered" if of_beam else f"recentered; {ratio}"
+        show_pattern(centered.mean, axes[0], title, 0.25, weight=centered.weight)
+    else:
+        show_ellipse(centered.mean, centered.center, ellipse, ring, axes[0], f"recentered; {ratio}",
+                     weight=centered.weight)
+    if of_beam:
+        show_beam(pooled.mean, pooled.center, radius, ellipse, axes[1], f"direct beam; {ratio}", pooled.weight)
+        show_edge(pooled.mean, pooled.center, radius, axes[2], None if ellipse is None else vector, pooled.weight)
+    else:
+        show_straightened(pooled.mean, pooled.center, vector, axes[1:], pooled.weight, ring,
+                          1.3 * drawn_radius(pooled, radius))
+
+
+def draw_quantities(size, turned, axes) -> None:
+    """Draw what pixel size and rotation were measured from; axes without evidence stay empty.
+
+    Parameters
+    ----------
+    size : PixelSize or None
+        The pixel size.
+    turned : Rotation or None
+        The rotation.
+    axes : sequence of four matplotlib.axes.Axes
+        Axes to draw into.
+    """
+    if size is not None:
+        show_standard(size, axes[0], f"{size.standard}: {size.value:.6f} ± {size.sigma:.6f} Å⁻¹")
+        show_ring_errors(size, axes[1], "radii of the rings")
+    if turned is not None:
+        if turned.deflection is not None:
+            show_deflection(turned, axes[2])
+        show_rotation(turned, axes[3], f"rotation {turned.degrees:.2f} ± {turned.sigma:.2f}°")
+    for ax in axes:
+        if not ax.has_data():
+            ax.set_axis_off()
