@@ -7,6 +7,8 @@ from .loop import (
     BANKS as BANKS,
     ORIENTED_FRACTION as ORIENTED_FRACTION,
     VALIDATION_SPECIMENS as VALIDATION_SPECIMENS,
+    load_mixed_bank as load_mixed_bank,
+    tasks as tasks,
     train as train,
 )
 from .scenes import draw_scene as draw_scene, log_uniform as log_uniform
