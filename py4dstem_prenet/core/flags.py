@@ -804,10 +804,10 @@ _SUMMARY = (
     ("summary_no_origin", REFUSAL,
      "No origin was found, so nothing was calibrated and nothing was written."),
     ("summary_origin", INFO,
-     "The {feature} was found at {count} of {total} positions, on average at qx0 = {qx0:.2f} px (row, downward) and "
+     "The {feature} was found at {count} of {total} positions, in the median at qx0 = {qx0:.2f} px (row, downward) and "
      "qy0 = {qy0:.2f} px (column, to the right); a single position is known to {sigma:.2g} px along each axis."),
     ("summary_origin_unsure", WARNING,
-     "The {feature} was found at {count} of {total} positions, on average at qx0 = {qx0:.2f} px (row, downward) and "
+     "The {feature} was found at {count} of {total} positions, in the median at qx0 = {qx0:.2f} px (row, downward) and "
      "qy0 = {qy0:.2f} px (column, to the right), without a stated uncertainty."),
     ("summary_descan", INFO,
      "The descan is a {model} that moves the origin by {span_x:.2f} px (qx0) and {span_y:.2f} px (qy0) over the scan, "

@@ -155,7 +155,7 @@ class OriginMap(Decided):
         dict
             feature, count, total, and qx0, qy0 and sigma in pixels.
         """
-        qx0, qy0 = (float(np.mean(q[self.valid])) for q in (self.qx0, self.qy0))
+        qx0, qy0 = (float(np.median(q[self.valid])) for q in (self.qx0, self.qy0))
         feature = "center of the rings" if self.feature == "rings" else self.feature
         return {"feature": feature, "count": int(self.valid.sum()), "total": int(self.valid.size),
                 "qx0": qx0, "qy0": qy0, "sigma": self.sigma}
@@ -242,8 +242,8 @@ class OriginFit(Decided):
         dict
             model; span_x, span_y and sigma in pixels.
         """
-        return {"model": self.model, "span_x": float(np.ptp(self.qx0)), "span_y": float(np.ptp(self.qy0)),
-                "sigma": self.sigma}
+        span_x, span_y = (float(np.nanmax(q) - np.nanmin(q)) for q in (self.qx0, self.qy0))  # NaN: not scanned yet
+        return {"model": self.model, "span_x": span_x, "span_y": span_y, "sigma": self.sigma}
 
     def rows(self):
         span = [np.ptp(q[np.isfinite(q)]) if np.isfinite(q).any() else np.nan for q in (self.qx0, self.qy0)]
