@@ -6,7 +6,7 @@ disks that were found left out of the background.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ MIN_SPACING_RADII = 1.0  # radii between two disks
 MAX_DISKS_A_PATTERN = 400  # disks in a pattern; more are no diffraction pattern
 CERTAIN_SIGNIFICANCE = 5.0  # standard deviations of disks that are left out of the background of others
 FIRST_RATIO = 0.15  # significance of the disks of the first round, relative to that of the strongest
+SEARCHED_AT_ONCE = 16  # patterns; more of them leave the caches of a processor
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,14 @@ def find_disks(electrons, background, good, disks: DiskFilter, threshold: float,
     Candidates
         The disks.
     """
+    if len(electrons) > SEARCHED_AT_ONCE:
+        parts = []
+        for first in range(0, len(electrons), SEARCHED_AT_ONCE):
+            part = slice(first, first + SEARCHED_AT_ONCE)
+            found = find_disks(electrons[part], background[part], good, disks, threshold, direct[part])
+            parts.append(replace(found, pattern=found.pattern + first))
+        return Candidates(*(np.concatenate([getattr(found, field.name) for found in parts])
+                            for field in fields(Candidates)))
     n, radius = len(electrons), disks.aperture.radius
     electrons, background = electrons * good, background * good
     on, expected_on = disks.sums(electrons, 0), disks.sums(background, 0)
@@ -93,7 +102,7 @@ def find_disks(electrons, background, good, disks: DiskFilter, threshold: float,
         off, expected_off = disks.sums(electrons * free, 1), disks.sums(background * free, 1)
         usable = expected_off > MIN_RING_FRACTION * disks.ring_area * expected_on / area.clamp_min(1)
         z = li_ma(on, off, expected_on, expected_off) * usable
-        maxima = (z == torch.nn.functional.max_pool2d(z[:, None], 2 * reach + 1, 1, reach)[:, 0]) & open_
+        maxima = (z == _highest(z, reach)) & open_
         last = number == SEARCH_ROUNDS
         if not last:
             least = torch.full((n,), max(threshold, CERTAIN_SIGNIFICANCE), device=z.device)
@@ -144,18 +153,40 @@ def covered(shape, pattern, place, radius: float) -> np.ndarray:
     >>> int(covered((1, 8, 8), np.array([0]), np.array([[0, 0]]), 1.5).sum())
     4
     """
+    return np.bincount(_pixels(shape, pattern, place, radius), minlength=int(np.prod(shape))).reshape(shape)
+
+
+def _pixels(shape, pattern, place, radius):
+    """Flat index of the pixels under disks."""
     half = int(np.ceil(radius))
     axis = np.arange(-half, half + 1)
     dx, dy = (a.ravel() for a in np.meshgrid(axis, axis, indexing="ij"))
     near = np.hypot(dx, dy) < radius
     x, y = place[:, :1] + dx[near], place[:, 1:] + dy[near]
     inside = (x >= 0) & (x < shape[1]) & (y >= 0) & (y < shape[2])
-    flat = (pattern[:, None] * shape[1] + x) * shape[2] + y
-    return np.bincount(flat[inside], minlength=int(np.prod(shape))).reshape(shape)
+    return ((pattern[:, None] * shape[1] + x) * shape[2] + y)[inside]
+
+
+def _highest(image, reach: int):
+    """Highest value within `reach` pixels along each axis, by doubling; (n, Qx, Qy)."""
+    width = 2 * reach + 1
+    for axis in (1, 2):
+        size = image.shape[axis]
+        padding = (reach, reach) if axis == 2 else (0, 0, reach, reach)
+        image, span = torch.nn.functional.pad(image, padding, value=-torch.inf), 1
+        while span < width:
+            step = min(span, width - span)
+            left = image.shape[axis] - step
+            image, span = torch.maximum(image.narrow(axis, 0, left), image.narrow(axis, step, left)), span + step
+        image = image.narrow(axis, 0, size)
+    return image
 
 
 def _without(free, open_, pattern, place, radius, reach):
     """Take the pixels of disks out of the background, and their neighborhood out of the search."""
-    shape = tuple(free.shape)
-    return (free & torch.from_numpy(covered(shape, pattern, place, radius) == 0).to(free.device),
-            open_ & torch.from_numpy(covered(shape, pattern, place, reach + 0.5) == 0).to(open_.device))
+    out = []
+    for mask, least in ((free, radius), (open_, reach + 0.5)):
+        left = mask.clone(memory_format=torch.contiguous_format)
+        left.view(-1)[torch.from_numpy(_pixels(mask.shape, pattern, place, least)).to(mask.device)] = False
+        out.append(left)
+    return out
