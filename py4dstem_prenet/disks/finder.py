@@ -10,27 +10,32 @@ import torch
 
 from ..compute import map_chunks, sharing_cores
 from ..core import BraggDisks, Flag, PrenetError, Scan, as_scan
-from ..fits import Aperture
 from ..networks import requirement
 from ..origin import BeamLocator, check_mask
 from . import (
     Background,
     DiskFilter,
+    DiskShape,
+    DiskWindows,
     FalseAlarms,
+    LikelyPlaces,
     false_alarms,
     find_disks,
     fit_disks,
-    learned_disk,
+    learn_places,
+    learned_shape,
     measure_background,
 )
 
-SAMPLE_PATTERNS = 48  # patterns from which background and contrast are learned; chosen for speed
+SAMPLE_PATTERNS = 64  # patterns from which background and contrast are learned; chosen for speed
 SAMPLE_BYTES = 2**28  # bytes of these patterns as float32
 SEARCHED_BYTES = 2**25  # bytes of the patterns that are searched at once as float32; chosen for speed
 MAX_ORIGIN_OFFSET_PX = 2.0  # pixels between the origin that is given and the located disk, if it is the direct one
 MAX_FALSE_ALARM = 1.0  # false disks in a pattern that may be asked for
 WEIGHTS = ("intensity", "precision")
-DENSITY_STEP = 0.5  # standard deviations: width of the bins in which false and found disks are compared
+RATE_STEP = 1.0  # natural logarithm: width of the bins of the rate in which false and found disks are compared
+MAX_RADIUS_CHANGE = 0.05  # of the radius, from which on disks are searched again with the learned aperture
+WINDOW_MARGIN_PX = 8  # pixels between the edge of a disk and the end of its window, at most
 
 
 @dataclass(frozen=True)
@@ -43,24 +48,24 @@ class DiskFinder:
         Locates the direct beam; its noise model includes the bad pixels.
     background : Background
         The background between the disks.
-    alarms : FalseAlarms
-        The rate of false disks.
-    threshold : float
-        Least significance of a disk, standard deviations.
-    aperture : Aperture
-        The aperture, learned from Bragg disks.
-    amplitudes : numpy.ndarray or None
-        Contrast inside Bragg disks.
+    places : LikelyPlaces
+        Where disks are likely.
+    alarms : tuple of FalseAlarms
+        The rate of false disks where disks are unlikely, and where they are likely.
+    thresholds : tuple of float
+        Least significance of a disk there, standard deviations.
+    shape : DiskShape
+        Aperture and contrast, learned from Bragg disks.
     origin : numpy.ndarray or None
         Positions of the direct beam, (positions, 2), pixels; None if they are located in each pattern.
     """
 
     locator: BeamLocator
     background: Background
-    alarms: FalseAlarms
-    threshold: float
-    aperture: Aperture
-    amplitudes: np.ndarray | None
+    places: LikelyPlaces
+    alarms: tuple[FalseAlarms, FalseAlarms]
+    thresholds: tuple[float, float]
+    shape: DiskShape
     origin: np.ndarray | None = None
 
     @classmethod
@@ -103,15 +108,26 @@ class DiskFinder:
         patterns = scan.read(sample)
         direct, _ = _direct_beam(locator.locate(sample, patterns), origin, sample)
         device, noise, aperture = locator.beam.resolved_device, locator.noise, locator.beam.aperture
-        readout = noise.readout / noise.gain
-        disks, good, electrons = _prepared(patterns, locator, device)
-        background = measure_background(electrons, good, readout, disks, direct)
-        alarms = false_alarms(background, good, readout, disks, np.median(direct, 0))
-        threshold = alarms.threshold(false_alarm)
-        images = background.images(direct, scan.pattern_shape).to(device)
-        found = find_disks(electrons, images, good, disks, threshold, direct)
-        aperture, amplitudes = learned_disk(patterns, found, noise, aperture, direct, device)
-        return cls(locator, background, alarms, threshold, aperture, amplitudes, origin)
+        readout, center = noise.readout / noise.gain, np.median(direct, 0)
+        for last in (False, True):
+            disks, good, electrons = _prepared(patterns, locator, aperture, device)
+            background = measure_background(electrons, good, readout, disks, direct)
+            alarms = false_alarms(background, good, readout, disks, center)
+            images = background.images(direct, scan.pattern_shape).to(device)
+            found = find_disks(electrons, images, good, disks, alarms[0].threshold(false_alarm), direct)
+            shape = learned_shape(_windows(electrons, good, readout, aperture), found, aperture, direct, readout)
+            change = abs(shape.aperture.radius / aperture.radius - 1)
+            if last or change < MAX_RADIUS_CHANGE:
+                break
+            aperture = shape.aperture
+        places = learn_places(electrons, background, good, disks, direct, found)
+        likely = places.images(center[None], scan.pattern_shape)[0]
+        rates = (false_alarm,)
+        if likely.any():
+            alarms = false_alarms(background, good, readout, disks, center, likely)
+            rates = (false_alarm / 2, false_alarm / 2)
+        thresholds = tuple(law.threshold(rate) for law, rate in zip(alarms, rates, strict=False))
+        return cls(locator, background, places, alarms, (thresholds[0], thresholds[-1]), shape, origin)
 
     def find(self, index, block):
         """Find the disks of some patterns.
@@ -126,8 +142,8 @@ class DiskFinder:
         Returns
         -------
         numpy.ndarray
-            A structured array, a row for each disk: position in the scan, qx, qy, sigmas, intensity and its sigma,
-            significance. The direct beam has an infinite significance.
+            A structured array of `BraggDisks.DTYPE`. The direct beam has an infinite significance; "probability" holds
+            the number of false disks in a pattern that are at least as significant.
         """
         locator = self.locator
         count = max(1, SEARCHED_BYTES // (4 * block[0].size))
@@ -138,10 +154,14 @@ class DiskFinder:
         device, noise = locator.beam.resolved_device, locator.noise
         located = locator.locate(index, block)
         direct, right = _direct_beam(located, self.origin, index)
-        disks, good, electrons = _prepared(block, locator, device)
-        images = self.background.images(direct, block.shape[1:]).to(device)
-        found = find_disks(electrons, images, good, disks, self.threshold, direct)
-        fitted = fit_disks(block, found, noise, self.aperture, direct, self.amplitudes, device)
+        readout, shape = noise.readout / noise.gain, block.shape[1:]
+        disks, good, electrons = _prepared(block, locator, self.shape.aperture, device)
+        images = self.background.images(direct, shape).to(device)
+        likely = torch.from_numpy(self.places.images(direct, shape)).to(device)
+        threshold = torch.where(likely, *self.thresholds[::-1])
+        found = find_disks(electrons, images, good, disks, threshold, direct)
+        windows = _windows(electrons, good, readout, self.shape.aperture)
+        fitted = fit_disks(windows, found, self.shape, direct, readout)
         lit = np.flatnonzero(located.found & right)
         level = disks.sums_at((electrons - images) * good, lit, np.rint(direct[lit]).astype(int), 0).cpu().numpy()
         rows = np.zeros(len(lit) + int(fitted.good.sum()), BraggDisks.DTYPE)
@@ -155,6 +175,8 @@ class DiskFinder:
         tail["qx"], tail["qy"] = fitted.position[kept].T
         tail["sigma_qx"], tail["sigma_qy"] = fitted.sigma[kept].T
         tail["intensity"], tail["intensity_sigma"] = fitted.intensity[kept], fitted.intensity_sigma[kept]
+        where = likely[found.pattern, found.place[:, 0], found.place[:, 1]].cpu().numpy()
+        tail["probability"] = np.where(where, *(law.rate(found.significance) for law in self.alarms[::-1]))[kept]
         return rows[np.argsort(rows["position"], kind="stable")]
 
 
@@ -167,13 +189,19 @@ def _direct_beam(located, origin, index):
     return np.where(np.isfinite(given), given, located.position), right
 
 
-def _prepared(patterns, locator, device):
+def _prepared(patterns, locator, aperture, device):
     """Filter, good pixels and patterns in electrons, with the variance of the read-out noise added."""
     noise = locator.noise
-    disks = DiskFilter(locator.beam.aperture, patterns.shape[1:], device)
+    disks = DiskFilter(aperture, patterns.shape[1:], device)
     good = torch.from_numpy(~noise.bad_pixels).to(device)
     electrons = torch.from_numpy(np.asarray(noise.electrons(patterns), np.float32)).to(device)
     return disks, good, electrons + (noise.readout / noise.gain) ** 2
+
+
+def _windows(electrons, good, readout, aperture):
+    """Patterns with the variance of the read-out noise added, ready for windows."""
+    margin = int(np.ceil(aperture.radius * (1 + np.hypot(*aperture.vector)))) + WINDOW_MARGIN_PX
+    return DiskWindows(electrons - readout**2, good, aperture.radius + aperture.edge, margin)
 
 
 @sharing_cores
@@ -233,8 +261,11 @@ def find_bragg_disks(data, false_alarm: float = 0.1, mask=None, device="auto", p
                                             progress="disks" if progress else None, require=requirement("center"))]
     rows = np.concatenate(parts)
     rows = rows[np.argsort(rows["position"], kind="stable")]
-    rows["probability"] = probabilities(rows["significance"], finder.alarms, len(scan.positions))
-    return BraggDisks(rows, scan.scan_shape, scan.pattern_shape, finder.threshold, float(false_alarm))
+    bragg = np.isfinite(rows["significance"])
+    # False disks where disks are likely, and where they are not, have the same law of this rate.
+    alike = len(scan.positions) * (1 + (finder.thresholds[0] != finder.thresholds[1]))
+    rows["probability"][~bragg], rows["probability"][bragg] = 1, probabilities(rows["probability"][bragg], alike)
+    return BraggDisks(rows, scan.scan_shape, scan.pattern_shape, finder.thresholds[0], float(false_alarm))
 
 
 def bragg_disks(datacube, false_alarm: float = 0.1, weights: str = "intensity", mask=None, device="auto",
@@ -291,39 +322,34 @@ def _find(index, block, finder):
     return finder.find(index, block)
 
 
-def probabilities(significance, alarms: FalseAlarms, patterns: int):
+def probabilities(rate, patterns: int):
     """Compute the probability that each disk is one.
 
     Parameters
     ----------
-    significance : numpy.ndarray, shape (k,)
-        Significance of the disks of all patterns.
-    alarms : FalseAlarms
-        The rate of false disks.
+    rate : numpy.ndarray, shape (k,)
+        For each disk of all patterns, the mean number of false disks in a pattern that are as significant.
     patterns : int
         Number of patterns.
 
     Returns
     -------
     numpy.ndarray, shape (k,)
-        One less the ratio of false to found disks of similar significance; it does not fall with the significance.
+        One less the ratio of false to found disks of a similar rate; it does not grow with the rate.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from py4dstem_prenet.disks import FalseAlarms, probabilities
-    >>> p = probabilities(np.array([3.9, 3.9, 9.0]), FalseAlarms(5.0, -0.5), patterns=10)
-    >>> bool(p[0] < 0.7), round(float(p[2]), 2)
+    >>> from py4dstem_prenet.disks import probabilities
+    >>> p = probabilities(np.array([0.09, 0.08, 1e-9]), patterns=10)
+    >>> bool(p[0] < 0.8), round(float(p[2]), 2)
     (True, 1.0)
     """
-    finite = np.isfinite(significance)
-    out = np.ones(len(significance))
-    if not finite.any():
-        return out
-    z = significance[finite]
-    edges = np.arange(z.min(), min(z.max(), z.min() + 20) + 2 * DENSITY_STEP, DENSITY_STEP)
-    found = np.histogram(z, edges)[0]
-    false = -np.diff(alarms.rate(edges)) * patterns
+    if not len(rate):
+        return np.ones(0)
+    level = -np.log(np.maximum(rate, 1e-300))
+    edges = np.arange(level.min(), min(level.max(), level.min() + 40) + 2 * RATE_STEP, RATE_STEP)
+    found = np.histogram(level, edges)[0]
+    false = -np.diff(np.exp(-edges)) * patterns
     ratio = np.maximum.accumulate(1 - np.minimum(false / np.maximum(found, 1), 1))
-    out[finite] = ratio[np.clip(np.digitize(z, edges) - 1, 0, len(ratio) - 1)]
-    return out
+    return ratio[np.clip(np.digitize(level, edges) - 1, 0, len(ratio) - 1)]

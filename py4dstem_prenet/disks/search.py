@@ -36,11 +36,14 @@ class Candidates:
         Pixel (qx, qy).
     significance : numpy.ndarray, shape (k,)
         Significance in standard deviations.
+    electrons : numpy.ndarray, shape (k,)
+        Electrons above the background.
     """
 
     pattern: np.ndarray
     place: np.ndarray
     significance: np.ndarray
+    electrons: np.ndarray
 
     def subset(self, keep) -> Candidates:
         """Select some places.
@@ -55,10 +58,10 @@ class Candidates:
         Candidates
             The places.
         """
-        return Candidates(self.pattern[keep], self.place[keep], self.significance[keep])
+        return Candidates(self.pattern[keep], self.place[keep], self.significance[keep], self.electrons[keep])
 
 
-def find_disks(electrons, background, good, disks: DiskFilter, threshold: float, direct) -> Candidates:
+def find_disks(electrons, background, good, disks: DiskFilter, threshold, direct) -> Candidates:
     """Find the disks of patterns, the direct one left out.
 
     Parameters
@@ -71,7 +74,7 @@ def find_disks(electrons, background, good, disks: DiskFilter, threshold: float,
         Pixels that are used.
     disks : DiskFilter
         The filter of the aperture.
-    threshold : float
+    threshold : float or torch.Tensor, shape (n, Qx, Qy)
         Least significance of a disk, standard deviations.
     direct : numpy.ndarray, shape (n, 2)
         Positions of the direct beam, pixels.
@@ -81,11 +84,12 @@ def find_disks(electrons, background, good, disks: DiskFilter, threshold: float,
     Candidates
         The disks.
     """
+    threshold = torch.as_tensor(threshold, dtype=torch.float32, device=electrons.device).expand_as(electrons)
     if len(electrons) > SEARCHED_AT_ONCE:
         parts = []
         for first in range(0, len(electrons), SEARCHED_AT_ONCE):
             part = slice(first, first + SEARCHED_AT_ONCE)
-            found = find_disks(electrons[part], background[part], good, disks, threshold, direct[part])
+            found = find_disks(electrons[part], background[part], good, disks, threshold[part], direct[part])
             parts.append(replace(found, pattern=found.pattern + first))
         return Candidates(*(np.concatenate([getattr(found, field.name) for found in parts])
                             for field in fields(Candidates)))
@@ -105,10 +109,10 @@ def find_disks(electrons, background, good, disks: DiskFilter, threshold: float,
         maxima = (z == _highest(z, reach)) & open_
         last = number == SEARCH_ROUNDS
         if not last:
-            least = torch.full((n,), max(threshold, CERTAIN_SIGNIFICANCE), device=z.device)
+            least = threshold.clamp_min(CERTAIN_SIGNIFICANCE)
             if number == 0:  # the strong ones alone, since they disturb the others
-                least = torch.maximum(least, FIRST_RATIO * (z * open_).flatten(1).amax(1))
-            new = (maxima & (z > least[:, None, None])).nonzero().cpu().numpy()
+                least = torch.maximum(least, FIRST_RATIO * (z * open_).amax((1, 2), keepdim=True))
+            new = (maxima & (z > least)).nonzero().cpu().numpy()
             last = not len(new)
         if last:  # uncertain disks stay in the background, which would be too low without its bright places
             new = (maxima & (z > threshold)).nonzero().cpu().numpy()
@@ -118,10 +122,12 @@ def find_disks(electrons, background, good, disks: DiskFilter, threshold: float,
         free, open_ = _without(free, open_, new[:, 0], new[:, 1:], disks.inner, reach)
     # The background without any disk is known only now.
     pattern, place = found[:, 0], found[:, 1:]
-    sums = [disks.sums_at(image, pattern, place, kernel) for image, kernel in (
-        (electrons, 0), (electrons * free, 1), (background, 0), (background * free, 1))]
-    found = Candidates(pattern, place, li_ma(*sums).cpu().numpy())
-    found = found.subset(found.significance > threshold)
+    on, off, expected_on, expected_off = (disks.sums_at(image, pattern, place, kernel) for image, kernel in (
+        (electrons, 0), (electrons * free, 1), (background, 0), (background * free, 1)))
+    significance = li_ma(on, off, expected_on, expected_off)
+    found = Candidates(pattern, place, significance.cpu().numpy(),
+                       (on - off * expected_on / expected_off.clamp_min(1e-6)).cpu().numpy())
+    found = found.subset((significance > threshold[pattern, place[:, 0], place[:, 1]]).cpu().numpy())
     found = found.subset(np.lexsort((-found.significance, found.pattern)))
     rank = np.arange(len(found.pattern)) - np.searchsorted(found.pattern, found.pattern)
     return found.subset(rank < MAX_DISKS_A_PATTERN)
