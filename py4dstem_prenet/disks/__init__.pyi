@@ -19,5 +19,10 @@ from .finder import (
 )
 from .fitting import FittedDisks as FittedDisks, fit_disks as fit_disks
 from .places import LikelyPlaces as LikelyPlaces, learn_places as learn_places
+from .posterior import (
+    grid_side as grid_side,
+    posterior_positions as posterior_positions,
+    weak_sigma as weak_sigma,
+)
 from .search import Candidates as Candidates, covered as covered, find_disks as find_disks
 from .significance import DiskFilter as DiskFilter, li_ma as li_ma

@@ -14,7 +14,7 @@ from . import Candidates, DiskWindows
 # Chosen with multislice silicon along [110] in view (benchmarks/strain.py, disks.py), unless a comment says otherwise:
 DIRECTIONS = 36  # directions of the contrast over half a turn
 LEARNED_SIGNIFICANCE = 15.0  # standard deviations of disks from which the aperture is learned
-CONTRAST_SIGNIFICANCE = 8.0  # standard deviations of disks from which the contrast is learned
+CONTRAST_SIGNIFICANCE = 5.0  # standard deviations of disks from which the contrast is learned
 MIN_LEARNED_DISKS = 16  # disks; fewer tell nothing of the contrast
 MAX_CLASSES = 3  # of disks of different electrons, which have their own contrast
 APERTURE_ROUNDS, APERTURE_STEP_PX = 15, 0.01  # rounds until radius and blur change less than that, pixels
@@ -53,6 +53,43 @@ class DiskShape:
     limits: tuple = ()
     amplitudes: tuple = ()
 
+    def contrast_class(self, electrons) -> np.ndarray:
+        """Return the class of disks.
+
+        Parameters
+        ----------
+        electrons : numpy.ndarray, shape (k,)
+            Electrons of the disks.
+
+        Returns
+        -------
+        numpy.ndarray of int, shape (k,)
+            Index into `amplitudes`.
+        """
+        return np.searchsorted(self.limits, electrons)
+
+    def priors(self, number: int, degree: int, brightness: float) -> torch.Tensor:
+        """Return the prior of a contrast that includes the brightness.
+
+        Parameters
+        ----------
+        number : int
+            The class of disks.
+        degree : int
+            Polynomial degree of the contrast.
+        brightness : float
+            Relative uncertainty of the brightness, 1 sigma.
+
+        Returns
+        -------
+        torch.Tensor, shape (DIRECTIONS, terms, terms)
+            Inverse covariance of the contrast for each direction.
+        """
+        return _whole_priors(self.aperture, self._amplitudes_of(number), degree, brightness)
+
+    def _amplitudes_of(self, number):
+        return tuple(self.amplitudes[number].tolist()) if self.amplitudes else None
+
     def groups(self, electrons, device="cpu"):
         """Group disks by the terms of the contrast that they determine.
 
@@ -76,9 +113,7 @@ class DiskShape:
         group = np.searchsorted(edges, electrons)
         for number in np.unique(group):
             most = edges[number] if number < len(edges) else np.inf
-            amplitudes = None
-            if self.amplitudes:
-                amplitudes = tuple(self.amplitudes[int(np.searchsorted(self.limits, 0.999 * most))].tolist())
+            amplitudes = self._amplitudes_of(int(np.searchsorted(self.limits, 0.999 * most)))
             model, priors = _model(self.aperture, amplitudes, float(most), str(device))
             yield np.flatnonzero(group == number), model, priors
 
@@ -94,6 +129,19 @@ def _model(aperture: Aperture, amplitudes, electrons: float, device: str):
     model = DiskModel(replace(aperture, contrast=contrast[:degree]), device,
                       amplitudes=None if amplitudes is None else amplitudes[:terms])
     return model, model.turned_priors(DIRECTIONS)
+
+
+@lru_cache(maxsize=8)
+def _whole_priors(aperture: Aperture, amplitudes, degree: int, brightness: float):
+    """Priors of the contrast up to a degree that all apertures have, the brightness included."""
+    terms = (degree + 1) * (degree + 2) // 2
+    model = DiskModel(aperture, amplitudes=amplitudes)
+    known = model.turned_priors(DIRECTIONS)[:, :terms, :terms]
+    # Smaller disks have fewer terms; the others are zero.
+    priors = 1e6 * torch.eye(terms).repeat(DIRECTIONS, 1, 1)
+    priors[:, : known.shape[1], : known.shape[1]] = known
+    priors[:, 0, 0] = brightness**-2
+    return priors
 
 
 def directions(candidates: Candidates, direct) -> np.ndarray:
@@ -146,9 +194,7 @@ def learned_shape(windows: DiskWindows, candidates: Candidates, aperture: Apertu
     device = windows.electrons.device
     coverage = windows.coverage(with_direct(candidates, direct))
     strong = candidates.subset(candidates.significance > LEARNED_SIGNIFICANCE)
-    if len(strong.pattern) < MIN_LEARNED_DISKS:
-        return DiskShape(aperture)
-    for _ in range(APERTURE_ROUNDS):
+    for _ in range(APERTURE_ROUNDS if len(strong.pattern) >= MIN_LEARNED_DISKS else 0):
         model = DiskModel(aperture, device)
         electrons, good = windows.cut(strong, coverage, model.side)
         fitted = _located(model, electrons, good, readout, learn=True)
@@ -156,6 +202,8 @@ def learned_shape(windows: DiskWindows, candidates: Candidates, aperture: Apertu
         if max(abs(aperture.radius - before.radius), abs(aperture.blur - before.blur)) < APERTURE_STEP_PX:
             break
     strong = candidates.subset(candidates.significance > CONTRAST_SIGNIFICANCE)
+    if len(strong.pattern) < MIN_LEARNED_DISKS:
+        return DiskShape(aperture)
     classes = int(np.clip(len(strong.pattern) // (2 * MIN_LEARNED_DISKS), 1, MAX_CLASSES))
     limits = tuple(np.quantile(strong.electrons, np.arange(1, classes) / classes).tolist())
     number = np.searchsorted(limits, strong.electrons)
@@ -204,7 +252,8 @@ def with_direct(candidates: Candidates, direct) -> Candidates:
     return Candidates(np.concatenate([candidates.pattern, np.arange(n)]),
                       np.concatenate([candidates.place, np.rint(direct).astype(int)]),
                       np.concatenate([candidates.significance, np.full(n, np.inf)]),
-                      np.concatenate([candidates.electrons, np.full(n, np.inf)]))
+                      np.concatenate([candidates.electrons, np.full(n, np.inf)]),
+                      np.concatenate([candidates.background, np.zeros(n)]))
 
 
 def _located(model, electrons, good, readout, learn=False):

@@ -13,7 +13,16 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
-from . import Candidates, DiskShape, DiskWindows, directions, with_direct
+from . import (
+    Candidates,
+    DiskShape,
+    DiskWindows,
+    directions,
+    grid_side,
+    posterior_positions,
+    weak_sigma,
+    with_direct,
+)
 
 # Chosen with multislice silicon along [110] in view (benchmarks/strain.py, disks.py), unless a comment says otherwise:
 FITTED_AT_ONCE = 512  # windows; limits the memory
@@ -101,8 +110,10 @@ def fit_disks(windows: DiskWindows, candidates: Candidates, shape: DiskShape, di
         place = every.place.copy()
         place[again] = np.rint(found.position[again]).astype(int)
         every = replace(every, place=np.clip(place, 0, np.subtract(windows.shape[1:], 1)))
+    _spread(found, windows, every, shape, direct, readout, near)
     move = np.abs(found.position - every.place)
-    found.good[:] = near & (move < MAX_MOVE_PX).all(1) & (found.intensity > 0)
+    weak = (found.sigma > weak_sigma(shape.aperture)).any(1)
+    found.good[:] = near & (weak | (move < MAX_MOVE_PX).all(1)) & (found.intensity > 0)
     found.good[:] &= (found.sigma < MAX_SIGMA_RADII * radius).all(1)
     found.good[:] &= ~_repeated(found.position, every, found.good, radius)
     lit = np.flatnonzero(found.good)
@@ -135,6 +146,28 @@ def _fit_some(found, some, windows, every, shape, direct, readout, neighbors=Non
                 fitted = model.fit(electrons, good, offset.clamp(-MAX_MOVE_PX, MAX_MOVE_PX), readout, prior=prior,
                                    overlap=overlap)
             _store(found, part, fitted, every.place[part], model)
+
+
+def _spread(found, windows, every, shape, direct, readout, near):
+    """Replace positions and sigmas of weak disks by mean and width of their posterior, in windows about the fits."""
+    weak = np.flatnonzero(near & (found.sigma > weak_sigma(shape.aperture)).any(1) & (found.intensity > 0)
+                          & np.isfinite(found.sigma).all(1))
+    if not len(weak):
+        return
+    area = np.pi * shape.aperture.radius**2
+    place = every.place.copy()
+    place[weak] = np.clip(np.rint(found.position[weak]).astype(int), 0, np.subtract(windows.shape[1:], 1))
+    moved = replace(every, place=place)
+    electrons, good = windows.cut(moved.subset(weak), windows.coverage(moved), grid_side(shape.aperture))
+    device = electrons.device
+    brightness = np.maximum(np.maximum(every.electrons[weak], found.intensity[weak]) / area, 1e-3)
+    mean, covariance = posterior_positions(
+        electrons + readout**2, good, torch.from_numpy(brightness).float().to(device),
+        torch.from_numpy(every.background[weak] + 1e-4).float().to(device),
+        directions(moved, direct)[weak], shape, every.electrons[weak])
+    every.place[weak] = place[weak]
+    found.position[weak] = mean.cpu().numpy() + place[weak]
+    found.sigma[weak] = np.sqrt(covariance.diagonal(dim1=1, dim2=2).cpu().numpy())
 
 
 def _overlap(model, first, every, part, neighbors, device):

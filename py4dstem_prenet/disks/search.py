@@ -38,12 +38,15 @@ class Candidates:
         Significance in standard deviations.
     electrons : numpy.ndarray, shape (k,)
         Electrons above the background.
+    background : numpy.ndarray, shape (k,)
+        Electrons of the background in a pixel.
     """
 
     pattern: np.ndarray
     place: np.ndarray
     significance: np.ndarray
     electrons: np.ndarray
+    background: np.ndarray
 
     def subset(self, keep) -> Candidates:
         """Select some places.
@@ -58,7 +61,7 @@ class Candidates:
         Candidates
             The places.
         """
-        return Candidates(self.pattern[keep], self.place[keep], self.significance[keep], self.electrons[keep])
+        return Candidates(*(getattr(self, field.name)[keep] for field in fields(self)))
 
 
 def find_disks(electrons, background, good, disks: DiskFilter, threshold, direct) -> Candidates:
@@ -124,9 +127,10 @@ def find_disks(electrons, background, good, disks: DiskFilter, threshold, direct
     pattern, place = found[:, 0], found[:, 1:]
     on, off, expected_on, expected_off = (disks.sums_at(image, pattern, place, kernel) for image, kernel in (
         (electrons, 0), (electrons * free, 1), (background, 0), (background * free, 1)))
-    significance = li_ma(on, off, expected_on, expected_off)
+    significance, beneath = li_ma(on, off, expected_on, expected_off), off * expected_on / expected_off.clamp_min(1e-6)
     found = Candidates(pattern, place, significance.cpu().numpy(),
-                       (on - off * expected_on / expected_off.clamp_min(1e-6)).cpu().numpy())
+                       (on - beneath).cpu().numpy(),
+                       (beneath / disks.sums_at(good.float()[None], 0 * pattern, place, 0).clamp_min(1)).cpu().numpy())
     found = found.subset((significance > threshold[pattern, place[:, 0], place[:, 1]]).cpu().numpy())
     found = found.subset(np.lexsort((-found.significance, found.pattern)))
     rank = np.arange(len(found.pattern)) - np.searchsorted(found.pattern, found.pattern)

@@ -194,6 +194,24 @@ def _orthonormal(degree):
     return torch.linalg.inv(torch.linalg.cholesky(inside.T @ inside / len(inside))).T.float()
 
 
+def disk_terms(u, v, degree: int) -> torch.Tensor:
+    """Compute polynomials that are orthonormal on the unit disk.
+
+    Parameters
+    ----------
+    u, v : torch.Tensor, shape (...)
+        Coordinates.
+    degree : int
+        Highest degree.
+
+    Returns
+    -------
+    torch.Tensor, shape (..., terms)
+        The terms of the contrast, lower degrees first.
+    """
+    return _monomials(u, v, degree) @ _orthonormal(degree).to(u.device)
+
+
 def highest_degree(radius: float) -> int:
     """Choose the highest degree of the contrast that a disk can determine.
 
