@@ -18,9 +18,9 @@ from .finder import (
     probabilities as probabilities,
 )
 from .fitting import FittedDisks as FittedDisks, fit_disks as fit_disks
-from .places import LikelyPlaces as LikelyPlaces, learn_places as learn_places
 from .posterior import (
     grid_side as grid_side,
+    grid_step as grid_step,
     posterior_positions as posterior_positions,
     weak_sigma as weak_sigma,
 )

@@ -159,8 +159,7 @@ class FalseAlarms:
         return float(np.sqrt(max((np.log(rate) - self.intercept) / self.slope, LOWEST_SIGNIFICANCE**2)))
 
 
-def false_alarms(background: Background, good, readout: float, disks: DiskFilter, center, likely=None,
-                 seed: int = 0) -> tuple[FalseAlarms, FalseAlarms]:
+def false_alarms(background: Background, good, readout: float, disks: DiskFilter, center, seed: int = 0) -> FalseAlarms:
     """Measure the rate of false disks on simulated noise of a background without any disk.
 
     Neighboring pixels share most of their counts, and few counts are not normal: the largest significance in a pattern
@@ -178,23 +177,20 @@ def false_alarms(background: Background, good, readout: float, disks: DiskFilter
         The filter of the aperture.
     center : array_like, shape (2,)
         Position of the direct beam, pixels.
-    likely : numpy.ndarray of bool, shape (Qx, Qy), optional
-        Pixels where disks are likely; by default none.
     seed : int, optional
         Seed of the noise.
 
     Returns
     -------
-    tuple of FalseAlarms
-        The rates in the unlikely pixels and in the likely ones of a pattern.
+    FalseAlarms
+        The rate.
     """
-    likely = np.zeros(tuple(good.shape), bool) if likely is None else likely
     rng = np.random.default_rng(seed)
     positions = np.tile(np.asarray(center, float), (SEARCHED_AT_ONCE, 1))
     shape = tuple(good.shape)
     images = background.images(positions[:1], shape)
     rate = (images[0].numpy() - readout**2).clip(0)
-    values, inside = [], []
+    values = []
     for _ in range(SIMULATED_PATTERNS // SEARCHED_AT_ONCE):
         patterns = rng.poisson(rate, (SEARCHED_AT_ONCE, *shape)) + readout**2
         if readout > 0:
@@ -202,17 +198,10 @@ def false_alarms(background: Background, good, readout: float, disks: DiskFilter
         electrons = torch.from_numpy(patterns.astype(np.float32))
         found = find_disks(electrons, images.expand_as(electrons), good, disks, LOWEST_SIGNIFICANCE, positions)
         values.append(found.significance)
-        inside.append(likely[found.place[:, 0], found.place[:, 1]])
-    values, inside = np.concatenate(values), np.concatenate(inside)
-    return _tail_law(values[~inside]), _tail_law(values[inside])
-
-
-def _tail_law(significance) -> FalseAlarms:
-    """Rate of false disks from their significance in the simulated patterns."""
-    z = np.sort(significance)[::-1]
+    z = np.sort(np.concatenate(values))[::-1]
     rate = (np.arange(len(z)) + 0.5) / SIMULATED_PATTERNS
     tail = (rate > TAIL_RATES[0]) & (rate < TAIL_RATES[1])
-    if tail.sum() < 3:  # almost no electrons outside the direct beam, or almost no pixels
+    if tail.sum() < 3:  # almost no electrons outside the direct beam
         return FalseAlarms(float(np.log(TAIL_RATES[0]) + 0.5 * LOWEST_SIGNIFICANCE**2), -0.5)
     slope, intercept = np.polyfit(z[tail] ** 2, np.log(rate[tail]), 1, w=rate[tail] ** 0.5)
     return FalseAlarms(float(intercept), float(min(slope, -0.1)))

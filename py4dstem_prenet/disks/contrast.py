@@ -16,6 +16,7 @@ DIRECTIONS = 36  # directions of the contrast over half a turn
 LEARNED_SIGNIFICANCE = 15.0  # standard deviations of disks from which the aperture is learned
 CONTRAST_SIGNIFICANCE = 5.0  # standard deviations of disks from which the contrast is learned
 MIN_LEARNED_DISKS = 16  # disks; fewer tell nothing of the contrast
+MAX_APERTURE_DISKS, MAX_CLASS_DISKS = 512, 256  # disks from which aperture and contrast are learned; for speed
 MAX_CLASSES = 3  # of disks of different electrons, which have their own contrast
 APERTURE_ROUNDS, APERTURE_STEP_PX = 15, 0.01  # rounds until radius and blur change less than that, pixels
 CONTRAST_ROUNDS = 5  # rounds of the evidence
@@ -194,7 +195,9 @@ def learned_shape(windows: DiskWindows, candidates: Candidates, aperture: Apertu
     device = windows.electrons.device
     coverage = windows.coverage(with_direct(candidates, direct))
     strong = candidates.subset(candidates.significance > LEARNED_SIGNIFICANCE)
-    for _ in range(APERTURE_ROUNDS if len(strong.pattern) >= MIN_LEARNED_DISKS else 0):
+    enough = len(strong.pattern) >= MIN_LEARNED_DISKS
+    strong = _some(strong, MAX_APERTURE_DISKS) if enough else strong
+    for _ in range(APERTURE_ROUNDS if enough else 0):
         model = DiskModel(aperture, device)
         electrons, good = windows.cut(strong, coverage, model.side)
         fitted = _located(model, electrons, good, readout, learn=True)
@@ -207,8 +210,15 @@ def learned_shape(windows: DiskWindows, candidates: Candidates, aperture: Apertu
     classes = int(np.clip(len(strong.pattern) // (2 * MIN_LEARNED_DISKS), 1, MAX_CLASSES))
     limits = tuple(np.quantile(strong.electrons, np.arange(1, classes) / classes).tolist())
     number = np.searchsorted(limits, strong.electrons)
-    return DiskShape(aperture, limits, tuple(
-        _amplitudes(windows, coverage, strong.subset(number == k), aperture, direct, readout) for k in range(classes)))
+    amplitudes = tuple(_amplitudes(windows, coverage, _some(strong.subset(number == k), MAX_CLASS_DISKS), aperture,
+                                   direct, readout)
+                       for k in range(classes))
+    return DiskShape(aperture, limits, amplitudes)
+
+
+def _some(candidates, most):
+    """At most so many disks, evenly chosen."""
+    return candidates.subset(np.unique(np.linspace(0, len(candidates.pattern) - 1, most).astype(int)))
 
 
 def _amplitudes(windows, coverage, chosen, aperture, direct, readout):

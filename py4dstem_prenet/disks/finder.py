@@ -18,11 +18,9 @@ from . import (
     DiskShape,
     DiskWindows,
     FalseAlarms,
-    LikelyPlaces,
     false_alarms,
     find_disks,
     fit_disks,
-    learn_places,
     learned_shape,
     measure_background,
 )
@@ -48,12 +46,10 @@ class DiskFinder:
         Locates the direct beam; its noise model includes the bad pixels.
     background : Background
         The background between the disks.
-    places : LikelyPlaces
-        Where disks are likely.
-    alarms : tuple of FalseAlarms
-        The rate of false disks where disks are unlikely, and where they are likely.
-    thresholds : tuple of float
-        Least significance of a disk there, standard deviations.
+    alarms : FalseAlarms
+        The rate of false disks.
+    threshold : float
+        Least significance of a disk, standard deviations.
     shape : DiskShape
         Aperture and contrast, learned from Bragg disks.
     origin : numpy.ndarray or None
@@ -62,9 +58,8 @@ class DiskFinder:
 
     locator: BeamLocator
     background: Background
-    places: LikelyPlaces
-    alarms: tuple[FalseAlarms, FalseAlarms]
-    thresholds: tuple[float, float]
+    alarms: FalseAlarms
+    threshold: float
     shape: DiskShape
     origin: np.ndarray | None = None
 
@@ -114,20 +109,14 @@ class DiskFinder:
             background = measure_background(electrons, good, readout, disks, direct)
             alarms = false_alarms(background, good, readout, disks, center)
             images = background.images(direct, scan.pattern_shape).to(device)
-            found = find_disks(electrons, images, good, disks, alarms[0].threshold(false_alarm), direct)
+            threshold = alarms.threshold(false_alarm)
+            found = find_disks(electrons, images, good, disks, threshold, direct)
             shape = learned_shape(_windows(electrons, good, readout, aperture), found, aperture, direct, readout)
             change = abs(shape.aperture.radius / aperture.radius - 1)
             if last or change < MAX_RADIUS_CHANGE:
                 break
             aperture = shape.aperture
-        places = learn_places(electrons, background, good, disks, direct, found)
-        likely = places.images(center[None], scan.pattern_shape)[0]
-        rates = (false_alarm,)
-        if likely.any():
-            alarms = false_alarms(background, good, readout, disks, center, likely)
-            rates = (false_alarm / 2, false_alarm / 2)
-        thresholds = tuple(law.threshold(rate) for law, rate in zip(alarms, rates, strict=False))
-        return cls(locator, background, places, alarms, (thresholds[0], thresholds[-1]), shape, origin)
+        return cls(locator, background, alarms, threshold, shape, origin)
 
     def find(self, index, block):
         """Find the disks of some patterns.
@@ -157,9 +146,7 @@ class DiskFinder:
         readout, shape = noise.readout / noise.gain, block.shape[1:]
         disks, good, electrons = _prepared(block, locator, self.shape.aperture, device)
         images = self.background.images(direct, shape).to(device)
-        likely = torch.from_numpy(self.places.images(direct, shape)).to(device)
-        threshold = torch.where(likely, *self.thresholds[::-1])
-        found = find_disks(electrons, images, good, disks, threshold, direct)
+        found = find_disks(electrons, images, good, disks, self.threshold, direct)
         windows = _windows(electrons, good, readout, self.shape.aperture)
         fitted = fit_disks(windows, found, self.shape, direct, readout)
         lit = np.flatnonzero(located.found & right)
@@ -175,8 +162,7 @@ class DiskFinder:
         tail["qx"], tail["qy"] = fitted.position[kept].T
         tail["sigma_qx"], tail["sigma_qy"] = fitted.sigma[kept].T
         tail["intensity"], tail["intensity_sigma"] = fitted.intensity[kept], fitted.intensity_sigma[kept]
-        where = likely[found.pattern, found.place[:, 0], found.place[:, 1]].cpu().numpy()
-        tail["probability"] = np.where(where, *(law.rate(found.significance) for law in self.alarms[::-1]))[kept]
+        tail["probability"] = self.alarms.rate(found.significance[kept])
         return rows[np.argsort(rows["position"], kind="stable")]
 
 
@@ -262,10 +248,9 @@ def find_bragg_disks(data, false_alarm: float = 0.1, mask=None, device="auto", p
     rows = np.concatenate(parts)
     rows = rows[np.argsort(rows["position"], kind="stable")]
     bragg = np.isfinite(rows["significance"])
-    # False disks where disks are likely, and where they are not, have the same law of this rate.
-    alike = len(scan.positions) * (1 + (finder.thresholds[0] != finder.thresholds[1]))
-    rows["probability"][~bragg], rows["probability"][bragg] = 1, probabilities(rows["probability"][bragg], alike)
-    return BraggDisks(rows, scan.scan_shape, scan.pattern_shape, finder.thresholds[0], float(false_alarm))
+    rows["probability"][~bragg] = 1
+    rows["probability"][bragg] = probabilities(rows["probability"][bragg], len(scan.positions))
+    return BraggDisks(rows, scan.scan_shape, scan.pattern_shape, finder.threshold, float(false_alarm))
 
 
 def bragg_disks(datacube, false_alarm: float = 0.1, weights: str = "intensity", mask=None, device="auto",

@@ -19,6 +19,7 @@ from . import (
     DiskWindows,
     directions,
     grid_side,
+    grid_step,
     posterior_positions,
     weak_sigma,
     with_direct,
@@ -38,6 +39,8 @@ CENTERING_ROUNDS = 4  # windows of a disk; half-lit disks have their most signif
 MAX_MOVE_RADII = 0.75  # radii between the most significant place and the fit; others are no disks
 MAX_SIGMA_RADII = 0.5  # radii; a disk with a larger sigma is not located
 SAME_RADII = 0.7  # radii between two fits that are the same disk
+NARROW_STEPS = 0.4  # steps of the grid: a posterior narrower than that is not resolved
+MAX_LOST_STEPS = 1.5  # steps between the posterior and a fit that started there; others went astray
 MAX_NEIGHBORS = 4  # disks that are fitted together with one; the pixels of others are left out
 
 
@@ -166,8 +169,18 @@ def _spread(found, windows, every, shape, direct, readout, near):
         torch.from_numpy(every.background[weak] + 1e-4).float().to(device),
         directions(moved, direct)[weak], shape, every.electrons[weak])
     every.place[weak] = place[weak]
-    found.position[weak] = mean.cpu().numpy() + place[weak]
-    found.sigma[weak] = np.sqrt(covariance.diagonal(dim1=1, dim2=2).cpu().numpy())
+    mean, sigma = mean.cpu().numpy(), np.sqrt(covariance.diagonal(dim1=1, dim2=2).cpu().numpy())
+    # A posterior that is narrower than a step: the first fit was far off, and a second one starts from here.
+    step = grid_step(shape.aperture)
+    found.position[weak], found.sigma[weak] = mean + place[weak], np.maximum(sigma, step / 12**0.5)
+    narrow = weak[(sigma < NARROW_STEPS * step).all(1)]
+    if not len(narrow):
+        return
+    position, sigma = found.position[narrow], found.sigma[narrow]
+    every.place[narrow] = np.clip(np.rint(position).astype(int), 0, np.subtract(windows.shape[1:], 1))
+    _fit_some(found, narrow, windows, every, shape, direct, readout)
+    lost = (np.abs(found.position[narrow] - position) > MAX_LOST_STEPS * step).any(1)
+    found.position[narrow[lost]], found.sigma[narrow[lost]] = position[lost], sigma[lost]
 
 
 def _overlap(model, first, every, part, neighbors, device):

@@ -44,6 +44,22 @@ def weak_sigma(aperture: Aperture) -> float:
     return max(WEAK_SIGMA_PX, WEAK_SIGMA_RADII * aperture.radius)
 
 
+def grid_step(aperture: Aperture) -> float:
+    """Return the step between positions at which the posterior is evaluated.
+
+    Parameters
+    ----------
+    aperture : Aperture
+        The aperture.
+
+    Returns
+    -------
+    float
+        Pixels.
+    """
+    return STEP_SIGMAS * weak_sigma(aperture)
+
+
 def grid_side(aperture: Aperture) -> int:
     """Return the side of the windows that `posterior_positions` takes.
 
@@ -119,7 +135,7 @@ def posterior_positions(electrons, good, brightness, background, direction, shap
 
 def _grid(aperture: Aperture):
     """Positions of the grid about the middle, (m, 2), pixels."""
-    step = STEP_SIGMAS * weak_sigma(aperture)
+    step = grid_step(aperture)
     count = max(MIN_REACH_STEPS, int(REACH_RADII * aperture.radius / step))
     axis = step * torch.arange(-count, count + 1)
     points = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).view(-1, 2)
