@@ -16,7 +16,8 @@ from . import DiskFilter, li_ma
 # Chosen with multislice silicon along [110] in view (benchmarks/strain.py, disks.py), unless a comment says otherwise:
 SEARCH_ROUNDS = 3  # rounds of the search; a fourth finds nothing new in patterns of 60 disks
 MIN_AREA_FRACTION = 0.35  # part of a disk that must lie on good pixels
-MIN_RING_FRACTION = 0.15  # part of its ring that must lie on good pixels, outside other disks
+# Part of the ring for which the background of the whole pattern counts: where disks cover the ring, it decides.
+PATTERN_RING_FRACTION = 0.15
 MIN_SPACING_RADII = 1.0  # radii between two disks
 MAX_DISKS_A_PATTERN = 400  # disks in a pattern; more are no diffraction pattern
 CERTAIN_SIGNIFICANCE = 5.0  # standard deviations of disks that are left out of the background of others
@@ -107,8 +108,8 @@ def find_disks(electrons, background, good, disks: DiskFilter, threshold, direct
     found = np.zeros((0, 3), int)
     for number in range(SEARCH_ROUNDS + 1):
         off, expected_off = disks.sums(electrons * free, 1), disks.sums(background * free, 1)
-        usable = expected_off > MIN_RING_FRACTION * disks.ring_area * expected_on / area.clamp_min(1)
-        z = li_ma(on, off, expected_on, expected_off) * usable
+        around = PATTERN_RING_FRACTION * disks.ring_area * expected_on / area.clamp_min(1)
+        z = li_ma(on, off + _level(electrons, background, free) * around, expected_on, expected_off + around)
         maxima = (z == _highest(z, reach)) & open_
         last = number == SEARCH_ROUNDS
         if not last:
@@ -127,10 +128,13 @@ def find_disks(electrons, background, good, disks: DiskFilter, threshold, direct
     pattern, place = found[:, 0], found[:, 1:]
     on, off, expected_on, expected_off = (disks.sums_at(image, pattern, place, kernel) for image, kernel in (
         (electrons, 0), (electrons * free, 1), (background, 0), (background * free, 1)))
+    covered_area = disks.sums_at(good.float()[None], 0 * pattern, place, 0).clamp_min(1)
+    around = PATTERN_RING_FRACTION * disks.ring_area * expected_on / covered_area
+    off, expected_off = off + _level(electrons, background, free)[pattern, 0, 0] * around, expected_off + around
     significance, beneath = li_ma(on, off, expected_on, expected_off), off * expected_on / expected_off.clamp_min(1e-6)
     found = Candidates(pattern, place, significance.cpu().numpy(),
                        (on - beneath).cpu().numpy(),
-                       (beneath / disks.sums_at(good.float()[None], 0 * pattern, place, 0).clamp_min(1)).cpu().numpy())
+                       (beneath / covered_area).cpu().numpy())
     found = found.subset((significance > threshold[pattern, place[:, 0], place[:, 1]]).cpu().numpy())
     found = found.subset(np.lexsort((-found.significance, found.pattern)))
     rank = np.arange(len(found.pattern)) - np.searchsorted(found.pattern, found.pattern)
@@ -164,6 +168,12 @@ def covered(shape, pattern, place, radius: float) -> np.ndarray:
     4
     """
     return np.bincount(_pixels(shape, pattern, place, radius), minlength=int(np.prod(shape))).reshape(shape)
+
+
+def _level(electrons, background, free):
+    """Level of the background of each pattern, relative to the expected one, (n, 1, 1)."""
+    sums = [(image * free).sum((1, 2), keepdim=True) for image in (electrons, background)]
+    return sums[0] / sums[1].clamp_min(1e-6)
 
 
 def _pixels(shape, pattern, place, radius):
