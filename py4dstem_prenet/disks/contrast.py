@@ -19,6 +19,7 @@ MIN_LEARNED_DISKS = 16  # disks; fewer tell nothing of the contrast
 MAX_APERTURE_DISKS, MAX_CLASS_DISKS = 512, 256  # disks from which aperture and contrast are learned; for speed
 MAX_CLASSES = 3  # of disks of different electrons, which have their own contrast
 APERTURE_ROUNDS, APERTURE_STEP_PX = 15, 0.01  # rounds until radius and blur change less than that, pixels
+MAX_EDGE_GROWTH = 2.0  # of the edge, from the given aperture to the learned one
 CONTRAST_ROUNDS = 5  # rounds of the evidence
 AMPLITUDE_LIMITS = (1e-3, 1.0)  # of a term, relative to the brightness of the disk
 MAX_MOVE_PX = 1.5  # pixels between the middle of a window and the fit, which holds for small offsets alone
@@ -46,8 +47,8 @@ class DiskShape:
     >>> from py4dstem_prenet.disks import DiskShape
     >>> from py4dstem_prenet.fits import Aperture
     >>> shape = DiskShape(Aperture(4.0, 0.3, (0.0, 0.0), contrast=(0.3, 0.1)))
-    >>> [(len(members), model.degree) for members, model, _ in shape.groups(np.array([5.0, 9.0, 900.0]))]
-    [(2, 1), (1, 2)]
+    >>> [(len(members), model.degree) for members, model, _ in shape.groups(np.array([5.0, 9.0]))]
+    [(2, 1)]
     """
 
     aperture: Aperture
@@ -197,6 +198,7 @@ def learned_shape(windows: DiskWindows, candidates: Candidates, aperture: Apertu
     strong = candidates.subset(candidates.significance > LEARNED_SIGNIFICANCE)
     enough = len(strong.pattern) >= MIN_LEARNED_DISKS
     strong = _some(strong, MAX_APERTURE_DISKS) if enough else strong
+    given = aperture
     for _ in range(APERTURE_ROUNDS if enough else 0):
         model = DiskModel(aperture, device)
         electrons, good = windows.cut(strong, coverage, model.side)
@@ -204,6 +206,8 @@ def learned_shape(windows: DiskWindows, candidates: Candidates, aperture: Apertu
         before, aperture = aperture, model.learned(fitted, (fitted.position.abs() < MAX_MOVE_PX).all(1))
         if max(abs(aperture.radius - before.radius), abs(aperture.blur - before.blur)) < APERTURE_STEP_PX:
             break
+    if aperture.edge > MAX_EDGE_GROWTH * given.edge:  # the disks overlap, and the aperture spread over others
+        aperture = given
     strong = candidates.subset(candidates.significance > CONTRAST_SIGNIFICANCE)
     if len(strong.pattern) < MIN_LEARNED_DISKS:
         return DiskShape(aperture)

@@ -1,6 +1,6 @@
 """Positions and intensities of disks by the likelihood fit of `fits.DiskModel`, with free contrast inside each disk.
 
-A disk is fitted with the pixels that lie under no other disk, and, if it overlaps others, once more with all pixels. The
+A disk is fitted with the pixels under no other disk and, if it overlaps others, once more with all pixels. The
 first fits of its neighbors, which used none of the shared pixels, are then the prior of what they contribute; their
 uncertainty is marginalized. Cut and shadowed disks are fitted with what is seen of them.
 """
@@ -113,7 +113,7 @@ def fit_disks(windows: DiskWindows, candidates: Candidates, shape: DiskShape, di
         place = every.place.copy()
         place[again] = np.rint(found.position[again]).astype(int)
         every = replace(every, place=np.clip(place, 0, np.subtract(windows.shape[1:], 1)))
-    _spread(found, windows, every, shape, direct, readout, near)
+    _spread(found, windows, every, shape, direct, readout, near & (np.arange(count) < k))
     move = np.abs(found.position - every.place)
     weak = (found.sigma > weak_sigma(shape.aperture)).any(1)
     found.good[:] = near & (weak | (move < MAX_MOVE_PX).all(1)) & (found.intensity > 0)
