@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -115,7 +115,7 @@ class DiskFinder:
             change = abs(shape.aperture.radius / aperture.radius - 1)
             if last or change < MAX_RADIUS_CHANGE:
                 break
-            aperture = shape.aperture
+            aperture = replace(shape.aperture, contrast=())  # which belongs to the radius that was wrong
         return cls(locator, background, alarms, threshold, shape, origin)
 
     def find(self, index, block):

@@ -20,6 +20,9 @@ MIN_AREA_FRACTION = 0.35  # part of a disk that must lie on good pixels
 PATTERN_RING_FRACTION = 0.15
 MIN_SPACING_RADII = 1.0  # radii between two disks
 MAX_DISKS_A_PATTERN = 400  # disks in a pattern; more are no diffraction pattern
+# Least significance of a disk that overlaps another one, relative to that of the other: a half-lit disk whose brightest
+# place is off its center leaves a weaker crescent.
+NEIGHBOR_RATIO = 0.35
 CERTAIN_SIGNIFICANCE = 5.0  # standard deviations of disks that are left out of the background of others
 FIRST_RATIO = 0.15  # significance of the disks of the first round, relative to that of the strongest
 SEARCHED_AT_ONCE = 16  # patterns; more of them leave the caches of a processor
@@ -99,17 +102,23 @@ def find_disks(electrons, background, good, disks: DiskFilter, threshold, direct
                             for field in fields(Candidates)))
     n, radius = len(electrons), disks.aperture.radius
     electrons, background = electrons * good, background * good
-    on, expected_on = disks.sums(electrons, 0), disks.sums(background, 0)
     area = disks.sums(good.float()[None], 0)
     seen = (area > MIN_AREA_FRACTION * disks.area) & good
+    density = disks.sums(background, 0) / area.clamp_min(1)
     reach = max(1, int(np.ceil(MIN_SPACING_RADII * radius)) - 1)
     free, open_ = _without(good.expand_as(electrons), seen.expand_as(electrons), np.arange(n),
                            np.rint(direct).astype(int), disks.inner, reach)
+    asked, threshold = threshold, threshold.clone()
+    direct = np.rint(direct).astype(int)
+    counted = disks.sums_at(electrons, np.arange(n), direct, 0).clamp_min(0).sqrt()
+    _raise(threshold, np.arange(n), direct, counted, 2 * disks.inner)
     found = np.zeros((0, 3), int)
     for number in range(SEARCH_ROUNDS + 1):
-        off, expected_off = disks.sums(electrons * free, 1), disks.sums(background * free, 1)
-        around = PATTERN_RING_FRACTION * disks.ring_area * expected_on / area.clamp_min(1)
+        # The pixels of disks that were found count neither for the disk nor for the background.
+        (on, off), (expected_on, expected_off) = (disks.both_sums(image * free) for image in (electrons, background))
+        around = PATTERN_RING_FRACTION * disks.ring_area * density
         z = li_ma(on, off + _level(electrons, background, free) * around, expected_on, expected_off + around)
+        z = z * (expected_on > MIN_AREA_FRACTION * disks.area * density)
         maxima = (z == _highest(z, reach)) & open_
         last = number == SEARCH_ROUNDS
         if not last:
@@ -121,6 +130,7 @@ def find_disks(electrons, background, good, disks: DiskFilter, threshold, direct
         if last:  # uncertain disks stay in the background, which would be too low without its bright places
             new = (maxima & (z > threshold)).nonzero().cpu().numpy()
         found = np.concatenate([found, new])
+        _raise(threshold, new[:, 0], new[:, 1:], z[tuple(new.T)], 2 * disks.inner)
         if last:
             break
         free, open_ = _without(free, open_, new[:, 0], new[:, 1:], disks.inner, reach)
@@ -135,7 +145,7 @@ def find_disks(electrons, background, good, disks: DiskFilter, threshold, direct
     found = Candidates(pattern, place, significance.cpu().numpy(),
                        (on - beneath).cpu().numpy(),
                        (beneath / covered_area).cpu().numpy())
-    found = found.subset((significance > threshold[pattern, place[:, 0], place[:, 1]]).cpu().numpy())
+    found = found.subset((significance > asked[pattern, place[:, 0], place[:, 1]]).cpu().numpy())
     found = found.subset(np.lexsort((-found.significance, found.pattern)))
     rank = np.arange(len(found.pattern)) - np.searchsorted(found.pattern, found.pattern)
     return found.subset(rank < MAX_DISKS_A_PATTERN)
@@ -167,7 +177,14 @@ def covered(shape, pattern, place, radius: float) -> np.ndarray:
     >>> int(covered((1, 8, 8), np.array([0]), np.array([[0, 0]]), 1.5).sum())
     4
     """
-    return np.bincount(_pixels(shape, pattern, place, radius), minlength=int(np.prod(shape))).reshape(shape)
+    return np.bincount(_pixels(shape, pattern, place, radius)[0], minlength=int(np.prod(shape))).reshape(shape)
+
+
+def _raise(threshold, pattern, place, significance, radius):
+    """Raise the threshold around disks to a part of their significance."""
+    pixels, number = (torch.from_numpy(a).to(threshold.device)
+                      for a in _pixels(tuple(threshold.shape), pattern, place, radius))
+    threshold.view(-1).scatter_reduce_(0, pixels, NEIGHBOR_RATIO * significance[number], "amax")
 
 
 def _level(electrons, background, free):
@@ -177,14 +194,14 @@ def _level(electrons, background, free):
 
 
 def _pixels(shape, pattern, place, radius):
-    """Flat index of the pixels under disks."""
+    """Flat index of the pixels under disks, and the number of the disk of each."""
     half = int(np.ceil(radius))
     axis = np.arange(-half, half + 1)
     dx, dy = (a.ravel() for a in np.meshgrid(axis, axis, indexing="ij"))
     near = np.hypot(dx, dy) < radius
     x, y = place[:, :1] + dx[near], place[:, 1:] + dy[near]
     inside = (x >= 0) & (x < shape[1]) & (y >= 0) & (y < shape[2])
-    return ((pattern[:, None] * shape[1] + x) * shape[2] + y)[inside]
+    return ((pattern[:, None] * shape[1] + x) * shape[2] + y)[inside], inside.nonzero()[0]
 
 
 def _highest(image, reach: int):
@@ -207,6 +224,6 @@ def _without(free, open_, pattern, place, radius, reach):
     out = []
     for mask, least in ((free, radius), (open_, reach + 0.5)):
         left = mask.clone(memory_format=torch.contiguous_format)
-        left.view(-1)[torch.from_numpy(_pixels(mask.shape, pattern, place, least)).to(mask.device)] = False
+        left.view(-1)[torch.from_numpy(_pixels(mask.shape, pattern, place, least)[0]).to(mask.device)] = False
         out.append(left)
     return out
