@@ -3,7 +3,7 @@
     python benchmarks/lamella.py [--radii 3 5 10 20] [--doses 1000 10000 100000]
 
 Multislice silicon, 200 angstrom thick, 0.3 degrees off [110], at random probe positions; the camera length makes the
-disks 3 to 20 px in radius. Precession is the mean over twelve directions of a beam that is tilted by 0.5 degrees. Both
+disks 3 to 20 px in radius; the descan is known. Precession is the mean over twelve directions of a beam that is tilted by 0.5 degrees. Both
 methods get the true origin, are indexed with the true lattice, and have a lattice fitted to the disks of each pattern:
 
 - prenet: `find_bragg_disks` without a parameter; disks are weighted with the inverse of their variances.
@@ -26,11 +26,12 @@ from strain import quiet
 
 from py4dstem_prenet.core import PrenetError
 from py4dstem_prenet.disks import find_bragg_disks
-from py4dstem_prenet.simulation import SAMPLES, project
+from py4dstem_prenet.simulation import SAMPLES, draw_descan, project
 from py4dstem_prenet.simulation.known import OPTICS, SILICON, KnownScan, patterns_of, zone_axis
 
 SCAN = (6, 6)
 THICKNESS, SLICE = 200.0, 2.0  # angstrom
+DESCAN_PX = 3.0  # pixels, for disks of 5 px radius
 TILT, PRECESSION = np.radians(0.3), np.radians(0.5)
 AZIMUTHS = 12
 REACH = 0.25  # of the shortest distance of two disks: farther from a point of the lattice, a disk is not indexed
@@ -59,22 +60,22 @@ def scan(clean, frame, radius):
     scale = radius / ((OPTICS.aperture - 1 / 6) / SAMPLES)
     side = int(84 * scale)
     count = len(clean)
-    origin = torch.full((count, 2), (side - 1) / 2 + 0.2)
+    rng = np.random.default_rng(4)
+    q0 = [(side - 1) / 2 + draw_descan(rng, SCAN, DESCAN_PX * scale) for _ in range(2)]
+    origin = torch.from_numpy(np.stack(q0, -1).reshape(-1, 2)).float()
     image = project(clean, origin, torch.eye(2).expand(count, 2, 2), torch.full((count,), scale), (side, side))
-    q0 = np.full(SCAN, (side - 1) / 2 + 0.2)
-    truth = dict(qx0=q0, qy0=q0, a=1.0, b=1.0, theta=0.0, frames=np.broadcast_to(frame, (*SCAN, 3, 3)), radius=radius,
+    truth = dict(qx0=q0[0], qy0=q0[1], a=1.0, b=1.0, theta=0.0, frames=np.broadcast_to(frame, (*SCAN, 3, 3)), radius=radius,
                  sampling=SAMPLES * OPTICS.dk / scale)
     return KnownScan(image.clamp_min(0).numpy().reshape(*SCAN, side, side), truth)
 
 
 def strains(rows, weights, points, origin):
     """(positions, 2): exx and eyy of each pattern, NaN where too few disks are indexed, and their variances."""
-    steps = points - origin
-    spacing = np.sort(np.hypot(*steps.T))[1]  # the first is the direct beam
     found, variance = np.full((2, np.prod(SCAN), 2), np.nan)
     for k in range(len(found)):
-        mine = rows[:, 0] == k
-        away = np.hypot(*(rows[mine, None, 1:3] - points).transpose(2, 0, 1))
+        mine, steps = rows[:, 0] == k, np.vstack([np.zeros((1, 2)), points[k] - origin[k]])
+        spacing = np.hypot(*steps[1:].T).min()
+        away = np.hypot(*(rows[mine, None, 1:3] - origin[k] - steps).transpose(2, 0, 1))
         near = away.min(1) < REACH * spacing
         if near.sum() < MIN_DISKS:
             continue
@@ -90,9 +91,9 @@ def strains(rows, weights, points, origin):
 def measured(known, dose):
     """Standard deviations of exx and eyy: prenet, stated by prenet, by hand; and how many patterns have a lattice."""
     counts, radius = known.counts(dose), known.truth["radius"]
-    origin = np.array([known.truth["qx0"][0, 0]] * 2)
-    points = np.vstack([lattice(known, SILICON)[0], origin])
-    table = find_bragg_disks(counts, progress=False, origin=tuple(origin)).table
+    origin = np.stack([known.truth["qx0"], known.truth["qy0"]], -1).reshape(-1, 2)
+    points = lattice(known, SILICON)
+    table = find_bragg_disks(counts, progress=False, origin=(known.truth["qx0"], known.truth["qy0"])).table
     rows = np.stack([table["position"], table["qx"], table["qy"]], 1)
     ours, variance = strains(rows, 2 / (table["sigma_qx"] ** 2 + table["sigma_qy"] ** 2), points, origin)
     hand = quiet(by_hand, counts, radius)
