@@ -3,8 +3,9 @@
     python benchmarks/lamella.py [--radii 3 5 10 20] [--doses 1000 10000 100000]
 
 Multislice silicon, 200 angstrom thick, 0.3 degrees off [110], at random probe positions; the camera length makes the
-disks 3 to 20 px in radius; the descan is known. Precession is the mean over twelve directions of a beam that is tilted by 0.5 degrees. Both
-methods get the true origin, are indexed with the true lattice, and have a lattice fitted to the disks of each pattern:
+disks 3 to 20 px in radius; the descan is known. Precession is the mean over twelve directions of a beam that is tilted
+by 0.5 degrees. Both methods get the true origin, are indexed with the true lattice, and have a lattice fitted to the
+disks of each pattern:
 
 - prenet: `find_bragg_disks` without a parameter; disks are weighted with the inverse of their variances.
 - by hand: `find_Bragg_disks` with the true probe as the template and subpixel positions by upsampled correlation; disks
@@ -64,8 +65,8 @@ def scan(clean, frame, radius):
     q0 = [(side - 1) / 2 + draw_descan(rng, SCAN, DESCAN_PX * scale) for _ in range(2)]
     origin = torch.from_numpy(np.stack(q0, -1).reshape(-1, 2)).float()
     image = project(clean, origin, torch.eye(2).expand(count, 2, 2), torch.full((count,), scale), (side, side))
-    truth = dict(qx0=q0[0], qy0=q0[1], a=1.0, b=1.0, theta=0.0, frames=np.broadcast_to(frame, (*SCAN, 3, 3)), radius=radius,
-                 sampling=SAMPLES * OPTICS.dk / scale)
+    truth = dict(qx0=q0[0], qy0=q0[1], a=1.0, b=1.0, theta=0.0, frames=np.broadcast_to(frame, (*SCAN, 3, 3)),
+                 radius=radius, sampling=SAMPLES * OPTICS.dk / scale)
     return KnownScan(image.clamp_min(0).numpy().reshape(*SCAN, side, side), truth)
 
 
@@ -111,8 +112,8 @@ def main():
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
     print(f"{np.prod(SCAN)} patterns; {datetime.date.today()}, commit {commit}, {os.cpu_count()} cores "
           f"({platform.machine()}), no GPU. Standard deviation of exx / eyy, 1e-4.\n")
-    print("| precession | radius, px | electrons | prenet | stated | by hand | patterns with a lattice, prenet / by hand "
-          "|\n" + "|---" * 7 + "|")
+    print("| precession | radius, px | electrons | prenet | stated | by hand | patterns with a lattice, prenet / by "
+          "hand |\n" + "|---" * 7 + "|")
     for precession in (False, True):
         clean, frame = patterns(precession)
         for radius in args.radii:

@@ -22,7 +22,7 @@ APERTURE_ROUNDS, APERTURE_STEP_PX = 15, 0.01  # rounds until radius and blur cha
 MAX_EDGE_GROWTH = 2.0  # of the edge, from the given aperture to the learned one
 CONTRAST_ROUNDS = 5  # rounds of the evidence
 AMPLITUDE_LIMITS = (1e-3, 1.0)  # of a term, relative to the brightness of the disk
-MAX_MOVE_PX = 1.5  # pixels between the middle of a window and the fit, which holds for small offsets alone
+MAX_LEARNED_MOVE_PX = 1.5  # pixels between the middle of a window and the fit, which holds for small offsets alone
 MIN_DETERMINED = 0.02  # part of a term of the contrast that the electrons determine; others are left out
 GROUP_ELECTRONS = (30.0, 120.0, 500.0, 2000.0)  # limits of the disks that are fitted with the same number of terms
 
@@ -48,7 +48,7 @@ class DiskShape:
     >>> from py4dstem_prenet.fits import Aperture
     >>> shape = DiskShape(Aperture(4.0, 0.3, (0.0, 0.0), contrast=(0.3, 0.1)))
     >>> [(len(members), model.degree) for members, model, _ in shape.groups(np.array([5.0, 9.0]))]
-    [(2, 1)]
+    [(2, 2)]
     """
 
     aperture: Aperture
@@ -203,7 +203,7 @@ def learned_shape(windows: DiskWindows, candidates: Candidates, aperture: Apertu
         model = DiskModel(aperture, device)
         electrons, good = windows.cut(strong, coverage, model.side)
         fitted = _located(model, electrons, good, readout, learn=True)
-        before, aperture = aperture, model.learned(fitted, (fitted.position.abs() < MAX_MOVE_PX).all(1))
+        before, aperture = aperture, model.learned(fitted, (fitted.position.abs() < MAX_LEARNED_MOVE_PX).all(1))
         if max(abs(aperture.radius - before.radius), abs(aperture.blur - before.blur)) < APERTURE_STEP_PX:
             break
     if aperture.edge > MAX_EDGE_GROWTH * given.edge:  # the disks overlap, and the aperture spread over others
@@ -239,7 +239,7 @@ def _amplitudes(windows, coverage, chosen, aperture, direct, readout):
         for angle, electrons, good in groups:
             model = DiskModel(aperture, device, angle, amplitudes)
             fitted = _located(model, electrons, good, readout)
-            used = (fitted.position.abs() < MAX_MOVE_PX).all(1)
+            used = (fitted.position.abs() < MAX_LEARNED_MOVE_PX).all(1)
             power = power + fitted.contrast[used].square().sum(0)
             determined = determined + (1 - fitted.contrast_variance[used] / model.amplitudes**2).clamp(0, 1).sum(0)
         amplitudes = (power / determined.clamp_min(1)).sqrt().clamp(*AMPLITUDE_LIMITS).cpu().numpy()
