@@ -22,7 +22,7 @@ MIN_SPACING_RADII = 1.0  # radii between two disks
 MAX_DISKS_A_PATTERN = 400  # disks in a pattern; more are no diffraction pattern
 # Least significance of a disk that overlaps another one, relative to that of the other: a half-lit disk whose brightest
 # place is off its center leaves a weaker crescent.
-NEIGHBOR_RATIO = 0.35
+NEIGHBOR_RATIO = 0.5
 CERTAIN_SIGNIFICANCE = 5.0  # standard deviations of disks that are left out of the background of others
 FIRST_RATIO = 0.15  # significance of the disks of the first round, relative to that of the strongest
 SEARCHED_AT_ONCE = 16  # patterns; more of them leave the caches of a processor
