@@ -1,6 +1,6 @@
 """Bragg disks in multislice scans with a known lattice: recall, false disks, positions and sigmas against the truth.
 
-    python benchmarks/disks.py [--doses 300 3000 30000] [--crystals silicon gold iron]
+    python benchmarks/disks.py [--doses 300 3000 30000] [--crystals silicon gold iron] [--speed]
 
 The scans (`simulation/known.py`) are thin and thick films of silicon, gold and iron near a zone axis, each in four
 orientations within half a degree, seen through a camera with descan and an ellipse. `prenet` is `calibrate()` and
@@ -30,11 +30,11 @@ import py4DSTEM
 import torch
 from py4DSTEM.braggvectors import Probe
 from scipy.ndimage import gaussian_filter
-from strain import quiet
+from strain import quiet, scan as strained
 
 import py4dstem_prenet  # noqa: F401
-from py4dstem_prenet.core import PrenetError, ellipse_matrix, ellipse_vector
-from py4dstem_prenet.disks import DiskFilter, find_bragg_disks
+from py4dstem_prenet.core import PrenetError, as_scan, ellipse_matrix, ellipse_vector
+from py4dstem_prenet.disks import DiskFilter, DiskFinder, find_bragg_disks
 from py4dstem_prenet.fits import Aperture
 from py4dstem_prenet.simulation.known import GOLD, SILICON, Cubic, deformation, simulate_known, zone_axis
 
@@ -45,6 +45,7 @@ SCAN, SHAPE = (8, 8), (60, 60)  # the simulation without aliasing ends 42 px fro
 WEAK_ELECTRONS = 12.0
 GROUPS = (12.0, 50.0, 500.0, np.inf)
 NEAR_PX = 3.0
+TIMED = 200  # patterns
 
 
 def scan(name, thickness, seed=1):
@@ -223,11 +224,34 @@ def rms_by_electrons(pulls):
     return " / ".join(values)
 
 
+def speed(doses):
+    """Print the time of a processor for a pattern of 128 x 128 pixels of the scan of `strain.py`."""
+    known, _ = strained(seed=1)
+    origin = np.stack([known.truth["qx0"], known.truth["qy0"]], -1).reshape(-1, 2)
+    torch.set_num_threads(1)
+    for dose in doses:
+        counts = known.counts(dose)
+        block, index = counts.reshape(-1, 128, 128)[:TIMED], np.arange(TIMED)
+        begin = time.process_time()
+        finder = DiskFinder.learn(as_scan(counts), origin=origin)
+        learned, taken = time.process_time() - begin, []
+        for _ in range(3):
+            begin = time.process_time()
+            rows = finder.find(index, block)
+            taken.append(time.process_time() - begin)
+        print(f"{dose:,} electrons, {len(rows) / TIMED:.1f} disks: {1e3 * min(taken) / TIMED:.1f} ms a pattern, after "
+              f"{learned:.1f} s of learning", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--doses", type=int, nargs="+", default=[300, 3000, 30_000])
     parser.add_argument("--crystals", nargs="+", choices=CRYSTALS, default=list(CRYSTALS))
+    parser.add_argument("--speed", action="store_true", help="measure the speed alone")
     args = parser.parse_args()
+    if args.speed:
+        speed(args.doses)
+        return
     began = time.time()
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
     print(f"{SCAN[0]} x {SCAN[1]} patterns of {SHAPE[0]} x {SHAPE[1]} pixels; {datetime.date.today()}, commit {commit},"
