@@ -116,19 +116,19 @@ def by_hand(vectors, truth):
     return vectors.calibration.get_origin(), ellipse
 
 
-def prepared(crystal, counts, truth):
+def prepared(crystal, counts, truth, denoise=True):
     """{name: (frames, ellipse or None)} from each preparation of the same counts."""
     cube = py4DSTEM.DataCube(counts)
     cube.prenet.calibrate(progress=False)
     ours = cube.calibration.get_origin(), cube.calibration.get_ellipse()
     ours_disks = cube.prenet.bragg_disks(progress=False)
-    alone, aware = (cube.prenet.denoise(scan_aware=mode, progress=False) for mode in (False, True))
-    vectors, alone, aware = (disks(data, truth["radius"])
-                             for data in (py4DSTEM.DataCube(counts.astype(np.float32)), alone, aware))
+    vectors = disks(py4DSTEM.DataCube(counts.astype(np.float32)), truth["radius"])
+    denoised = [disks(cube.prenet.denoise(scan_aware=mode, progress=False), truth["radius"])
+                for mode in (False, True)] if denoise else []
     hand = by_hand(vectors, truth)
     true = (truth["qx0"], truth["qy0"]), (truth["a"], truth["b"], truth["theta"])
     given = dict(zip(PREPARED, ((vectors, *true), (vectors, hand[0], None), (vectors, *hand), (vectors, *ours),
-                                (ours_disks, *ours), (alone, *ours), (aware, *ours)), strict=True))
+                                (ours_disks, *ours), *((some, *ours) for some in denoised)), strict=False))
     return {name: (frames_of(crystal, *some, truth["sampling"]), some[2]) for name, some in given.items()}
 
 
@@ -177,12 +177,14 @@ def figure(path, true, maps, table, doses):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--doses", type=int, nargs="+", default=[300, 3000, 30_000])
+    parser.add_argument("--no-denoising", action="store_true", help="leave out the rows of denoised patterns")
     parser.add_argument("--figure")
     args = parser.parse_args()
     known, _ = scan(seed=1)
     true = known.truth["frames"]
     crystal = quiet(gold)
-    maps = {dose: quiet(prepared, crystal, known.counts(dose), known.truth) for dose in args.doses}
+    maps = {dose: quiet(prepared, crystal, known.counts(dose), known.truth, not args.no_denoising)
+            for dose in args.doses}
     table = {dose: {name: summary(misorientation(some[0], true)) for name, some in by.items()}
              for dose, by in maps.items()}
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
@@ -191,7 +193,7 @@ def main():
           f"degrees; failed, off by more than {FAR:g}).\n")
     print("| electrons a pattern | " + " | ".join(f"{d:,}" for d in args.doses) + " |\n|---"
           + "|---" * len(args.doses) + "|")
-    for name in PREPARED:
+    for name in maps[args.doses[0]]:
         cells = ["{:.2f}° ({:.0f} %; {:.0f} %)".format(*np.multiply(table[d][name], (1, 100, 100)))
                  for d in args.doses]
         print(f"| {name} | " + " | ".join(cells) + " |")

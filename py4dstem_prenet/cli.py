@@ -40,6 +40,7 @@ app = typer.Typer(
 Calibrate a scan:       prenet calibrate scan.h5 -o calibrated.h5
 Calibrate a session:    prenet calibrate *.h5 -o folder --like gold_calibrated.h5
 Check the calibration:  prenet report calibrated.h5 -o report.html
+Find its Bragg disks:   prenet disks calibrated.h5 -o disks.h5
 Denoise the scan:       prenet denoise calibrated.h5 -o denoised.h5
 
 Exit codes: 0 success; 1 refused or failed, with the reason on stderr and no output file; 2 wrong usage.
@@ -222,6 +223,35 @@ def denoise(
 
     with use_cluster(scheduler):
         denoise(datacube, out=output, weights=weights, device=device)
+    typer.echo(f"Saved {output}.")
+
+
+@app.command()
+def disks(
+    file: Scan,
+    output: Output,
+    false_alarm: Annotated[float, typer.Option(help="Mean number of false disks in a pattern.")] = 0.1,
+    weights: Annotated[str, typer.Option(help="What stands for the intensity of a disk: intensity or precision.")]
+    = "intensity",
+    mask: Mask = None,
+    device: Device = "auto",
+    scan: Shape = None,
+    cube: Cube = None,
+    scheduler: Scheduler = None,
+):
+    """Find the Bragg disks of a calibrated scan, and save them as py4DSTEM's BraggVectors in an EMD file.
+
+    py4DSTEM's strain map weights disks by their intensity: give --weights precision for strain.
+    """
+    from .io import check_output, load_mask, save_bragg_vectors
+
+    check_output(output)
+    datacube = _open(file, scan, cube)
+    from . import bragg_disks, use_cluster
+
+    with use_cluster(scheduler):
+        vectors = bragg_disks(datacube, false_alarm, weights, None if mask is None else load_mask(mask), device)
+    save_bragg_vectors(vectors, output)
     typer.echo(f"Saved {output}.")
 
 

@@ -4,8 +4,10 @@ import numpy as np
 import py4DSTEM
 import pytest
 from scipy.special import erfc
+from typer.testing import CliRunner
 
 import py4dstem_prenet  # noqa: F401
+from py4dstem_prenet import cli
 from py4dstem_prenet.core import PrenetError, as_scan
 from py4dstem_prenet.disks import DiskFinder, find_bragg_disks
 
@@ -138,6 +140,30 @@ class TestVectors:
         py4DSTEM.save(tmp_path / "disks.h5", vectors)
         again = py4DSTEM.read(tmp_path / "disks.h5")
         assert np.array_equal(again.raw[1, 2].qx, vectors.raw[1, 2].qx)
+
+
+    def test_the_command_saves_them(self, tmp_path):
+        counts, truth = scan_of((3, 4), seed=9)
+        np.save(tmp_path / "scan.npy", counts)
+        done = CliRunner().invoke(cli.app, ["disks", str(tmp_path / "scan.npy"), "-o", str(tmp_path / "disks.h5")])
+        assert done.exit_code == 0, done.output
+        points = py4DSTEM.read(tmp_path / "disks.h5").raw[2, 3]
+        assert np.hypot(points.qx - truth[-1, 0, 0], points.qy - truth[-1, 0, 1]).min() < 0.5
+
+
+class TestOverlap:
+    def test_overlapping_disks_are_fitted_together(self):
+        places = np.array([[48.0, 48.0], [30.2, 30.4], [36.9, 34.0], [65.3, 60.1], [70.6, 66.2], [30.5, 64.8]])
+        rng = np.random.default_rng(10)
+        shifts = rng.uniform(-0.5, 0.5, (48, 1, 2))
+        image = [0.1 + sum(n / 79 * disk(at) for n, at in zip((3000, 900, 500, 400, 700, 800), places + shift,
+                                                              strict=True)) for shift in shifts]
+        counts = rng.poisson(image).astype(np.uint16).reshape(6, 8, SIDE, SIDE)
+        truth = places + shifts
+        found = find_bragg_disks(counts, progress=False, origin=tuple(truth[:, 0].T.reshape(2, 6, 8)))
+        error, sigma, _, recall = matched(found, truth)
+        assert recall > 0.9
+        assert 0.8 < np.sqrt(np.mean((error / sigma) ** 2)) < 1.25
 
 
 class TestRefusals:

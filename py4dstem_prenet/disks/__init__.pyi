@@ -4,18 +4,25 @@ from .background import (
     false_alarms as false_alarms,
     measure_background as measure_background,
 )
+from .contrast import (
+    DiskShape as DiskShape,
+    directions as directions,
+    learned_shape as learned_shape,
+    with_direct as with_direct,
+)
+from .cutting import DiskWindows as DiskWindows
 from .finder import (
     DiskFinder as DiskFinder,
     bragg_disks as bragg_disks,
     find_bragg_disks as find_bragg_disks,
     probabilities as probabilities,
 )
-from .fitting import (
-    FittedDisks as FittedDisks,
-    by_direction as by_direction,
-    disk_windows as disk_windows,
-    fit_disks as fit_disks,
-    learned_disk as learned_disk,
+from .fitting import FittedDisks as FittedDisks, fit_disks as fit_disks
+from .posterior import (
+    grid_side as grid_side,
+    grid_step as grid_step,
+    posterior_positions as posterior_positions,
+    weak_sigma as weak_sigma,
 )
 from .search import Candidates as Candidates, covered as covered, find_disks as find_disks
 from .significance import DiskFilter as DiskFilter, li_ma as li_ma

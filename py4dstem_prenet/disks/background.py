@@ -16,7 +16,7 @@ PLACE_ERROR_PX = 2.0  # pixels by which the most significant place of a half-lit
 BACKGROUND_ROUNDS = 2  # rounds: without a background, then with it
 SMOOTHING_RADII = 0.25  # radii of the disk, 1 sigma: smoothing of the background's radial profile
 SIMULATED_PATTERNS = 128  # patterns of noise; the rate of false disks is then known to about 10 %
-SEARCHED_AT_ONCE = 32  # patterns; limits the memory
+SIMULATED_AT_ONCE = 32  # patterns; limits the memory
 LOWEST_SIGNIFICANCE = 2.0  # standard deviations, from which on false disks are counted
 TAIL_RATES = (0.05, 2.0)  # false disks a pattern, between which the law of the tail is fitted
 
@@ -186,13 +186,13 @@ def false_alarms(background: Background, good, readout: float, disks: DiskFilter
         The rate.
     """
     rng = np.random.default_rng(seed)
-    positions = np.tile(np.asarray(center, float), (SEARCHED_AT_ONCE, 1))
+    positions = np.tile(np.asarray(center, float), (SIMULATED_AT_ONCE, 1))
     shape = tuple(good.shape)
     images = background.images(positions[:1], shape)
     rate = (images[0].numpy() - readout**2).clip(0)
     values = []
-    for _ in range(SIMULATED_PATTERNS // SEARCHED_AT_ONCE):
-        patterns = rng.poisson(rate, (SEARCHED_AT_ONCE, *shape)) + readout**2
+    for _ in range(SIMULATED_PATTERNS // SIMULATED_AT_ONCE):
+        patterns = rng.poisson(rate, (SIMULATED_AT_ONCE, *shape)) + readout**2
         if readout > 0:
             patterns = patterns + rng.normal(0, readout, patterns.shape)
         electrons = torch.from_numpy(patterns.astype(np.float32))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -10,27 +10,30 @@ import torch
 
 from ..compute import map_chunks, sharing_cores
 from ..core import BraggDisks, Flag, PrenetError, Scan, as_scan
-from ..fits import Aperture
 from ..networks import requirement
 from ..origin import BeamLocator, check_mask
 from . import (
     Background,
     DiskFilter,
+    DiskShape,
+    DiskWindows,
     FalseAlarms,
     false_alarms,
     find_disks,
     fit_disks,
-    learned_disk,
+    learned_shape,
     measure_background,
 )
 
-SAMPLE_PATTERNS = 48  # patterns from which background and contrast are learned; chosen for speed
+SAMPLE_PATTERNS = 64  # patterns from which background and contrast are learned; chosen for speed
 SAMPLE_BYTES = 2**28  # bytes of these patterns as float32
 SEARCHED_BYTES = 2**25  # bytes of the patterns that are searched at once as float32; chosen for speed
 MAX_ORIGIN_OFFSET_PX = 2.0  # pixels between the origin that is given and the located disk, if it is the direct one
 MAX_FALSE_ALARM = 1.0  # false disks in a pattern that may be asked for
 WEIGHTS = ("intensity", "precision")
-DENSITY_STEP = 0.5  # standard deviations: width of the bins in which false and found disks are compared
+RATE_STEP = 1.0  # natural logarithm: width of the bins of the rate in which false and found disks are compared
+MAX_RADIUS_CHANGE = 0.05  # of the radius, from which on disks are searched again with the learned aperture
+WINDOW_MARGIN_PX = 8  # pixels between the edge of a disk and the end of its window, at most
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,8 @@ class DiskFinder:
         The rate of false disks.
     threshold : float
         Least significance of a disk, standard deviations.
-    aperture : Aperture
-        The aperture, learned from Bragg disks.
-    amplitudes : numpy.ndarray or None
-        Contrast inside Bragg disks.
+    shape : DiskShape
+        Aperture and contrast, learned from Bragg disks.
     origin : numpy.ndarray or None
         Positions of the direct beam, (positions, 2), pixels; None if they are located in each pattern.
     """
@@ -59,8 +60,7 @@ class DiskFinder:
     background: Background
     alarms: FalseAlarms
     threshold: float
-    aperture: Aperture
-    amplitudes: np.ndarray | None
+    shape: DiskShape
     origin: np.ndarray | None = None
 
     @classmethod
@@ -103,15 +103,20 @@ class DiskFinder:
         patterns = scan.read(sample)
         direct, _ = _direct_beam(locator.locate(sample, patterns), origin, sample)
         device, noise, aperture = locator.beam.resolved_device, locator.noise, locator.beam.aperture
-        readout = noise.readout / noise.gain
-        disks, good, electrons = _prepared(patterns, locator, device)
-        background = measure_background(electrons, good, readout, disks, direct)
-        alarms = false_alarms(background, good, readout, disks, np.median(direct, 0))
-        threshold = alarms.threshold(false_alarm)
-        images = background.images(direct, scan.pattern_shape).to(device)
-        found = find_disks(electrons, images, good, disks, threshold, direct)
-        aperture, amplitudes = learned_disk(patterns, found, noise, aperture, direct, device)
-        return cls(locator, background, alarms, threshold, aperture, amplitudes, origin)
+        readout, center = noise.readout / noise.gain, np.median(direct, 0)
+        for last in (False, True):
+            disks, good, electrons = _prepared(patterns, locator, aperture, device)
+            background = measure_background(electrons, good, readout, disks, direct)
+            alarms = false_alarms(background, good, readout, disks, center)
+            images = background.images(direct, scan.pattern_shape).to(device)
+            threshold = alarms.threshold(false_alarm)
+            found = find_disks(electrons, images, good, disks, threshold, direct)
+            shape = learned_shape(_windows(electrons, good, readout, aperture), found, aperture, direct, readout)
+            change = abs(shape.aperture.radius / aperture.radius - 1)
+            if last or change < MAX_RADIUS_CHANGE:
+                break
+            aperture = replace(shape.aperture, contrast=())  # which belongs to the radius that was wrong
+        return cls(locator, background, alarms, threshold, shape, origin)
 
     def find(self, index, block):
         """Find the disks of some patterns.
@@ -126,8 +131,8 @@ class DiskFinder:
         Returns
         -------
         numpy.ndarray
-            A structured array, a row for each disk: position in the scan, qx, qy, sigmas, intensity and its sigma,
-            significance. The direct beam has an infinite significance.
+            A structured array of `BraggDisks.DTYPE`. The direct beam has an infinite significance; "probability" holds
+            the number of false disks in a pattern that are at least as significant.
         """
         locator = self.locator
         count = max(1, SEARCHED_BYTES // (4 * block[0].size))
@@ -138,10 +143,12 @@ class DiskFinder:
         device, noise = locator.beam.resolved_device, locator.noise
         located = locator.locate(index, block)
         direct, right = _direct_beam(located, self.origin, index)
-        disks, good, electrons = _prepared(block, locator, device)
-        images = self.background.images(direct, block.shape[1:]).to(device)
+        readout, shape = noise.readout / noise.gain, block.shape[1:]
+        disks, good, electrons = _prepared(block, locator, self.shape.aperture, device)
+        images = self.background.images(direct, shape).to(device)
         found = find_disks(electrons, images, good, disks, self.threshold, direct)
-        fitted = fit_disks(block, found, noise, self.aperture, direct, self.amplitudes, device)
+        windows = _windows(electrons, good, readout, self.shape.aperture)
+        fitted = fit_disks(windows, found, self.shape, direct, readout)
         lit = np.flatnonzero(located.found & right)
         level = disks.sums_at((electrons - images) * good, lit, np.rint(direct[lit]).astype(int), 0).cpu().numpy()
         rows = np.zeros(len(lit) + int(fitted.good.sum()), BraggDisks.DTYPE)
@@ -155,6 +162,7 @@ class DiskFinder:
         tail["qx"], tail["qy"] = fitted.position[kept].T
         tail["sigma_qx"], tail["sigma_qy"] = fitted.sigma[kept].T
         tail["intensity"], tail["intensity_sigma"] = fitted.intensity[kept], fitted.intensity_sigma[kept]
+        tail["probability"] = self.alarms.rate(found.significance[kept])
         return rows[np.argsort(rows["position"], kind="stable")]
 
 
@@ -167,13 +175,19 @@ def _direct_beam(located, origin, index):
     return np.where(np.isfinite(given), given, located.position), right
 
 
-def _prepared(patterns, locator, device):
+def _prepared(patterns, locator, aperture, device):
     """Filter, good pixels and patterns in electrons, with the variance of the read-out noise added."""
     noise = locator.noise
-    disks = DiskFilter(locator.beam.aperture, patterns.shape[1:], device)
+    disks = DiskFilter(aperture, patterns.shape[1:], device)
     good = torch.from_numpy(~noise.bad_pixels).to(device)
     electrons = torch.from_numpy(np.asarray(noise.electrons(patterns), np.float32)).to(device)
     return disks, good, electrons + (noise.readout / noise.gain) ** 2
+
+
+def _windows(electrons, good, readout, aperture):
+    """Patterns with the variance of the read-out noise added, ready for windows."""
+    margin = int(np.ceil(aperture.radius * (1 + np.hypot(*aperture.vector)))) + WINDOW_MARGIN_PX
+    return DiskWindows(electrons - readout**2, good, aperture.radius + aperture.edge, margin)
 
 
 @sharing_cores
@@ -233,7 +247,9 @@ def find_bragg_disks(data, false_alarm: float = 0.1, mask=None, device="auto", p
                                             progress="disks" if progress else None, require=requirement("center"))]
     rows = np.concatenate(parts)
     rows = rows[np.argsort(rows["position"], kind="stable")]
-    rows["probability"] = probabilities(rows["significance"], finder.alarms, len(scan.positions))
+    bragg = np.isfinite(rows["significance"])
+    rows["probability"][~bragg] = 1
+    rows["probability"][bragg] = probabilities(rows["probability"][bragg], len(scan.positions))
     return BraggDisks(rows, scan.scan_shape, scan.pattern_shape, finder.threshold, float(false_alarm))
 
 
@@ -291,39 +307,34 @@ def _find(index, block, finder):
     return finder.find(index, block)
 
 
-def probabilities(significance, alarms: FalseAlarms, patterns: int):
+def probabilities(rate, patterns: int):
     """Compute the probability that each disk is one.
 
     Parameters
     ----------
-    significance : numpy.ndarray, shape (k,)
-        Significance of the disks of all patterns.
-    alarms : FalseAlarms
-        The rate of false disks.
+    rate : numpy.ndarray, shape (k,)
+        For each disk of all patterns, the mean number of false disks in a pattern that are as significant.
     patterns : int
         Number of patterns.
 
     Returns
     -------
     numpy.ndarray, shape (k,)
-        One less the ratio of false to found disks of similar significance; it does not fall with the significance.
+        One less the ratio of false to found disks of a similar rate; it does not grow with the rate.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from py4dstem_prenet.disks import FalseAlarms, probabilities
-    >>> p = probabilities(np.array([3.9, 3.9, 9.0]), FalseAlarms(5.0, -0.5), patterns=10)
-    >>> bool(p[0] < 0.7), round(float(p[2]), 2)
+    >>> from py4dstem_prenet.disks import probabilities
+    >>> p = probabilities(np.array([0.09, 0.08, 1e-9]), patterns=10)
+    >>> bool(p[0] < 0.8), round(float(p[2]), 2)
     (True, 1.0)
     """
-    finite = np.isfinite(significance)
-    out = np.ones(len(significance))
-    if not finite.any():
-        return out
-    z = significance[finite]
-    edges = np.arange(z.min(), min(z.max(), z.min() + 20) + 2 * DENSITY_STEP, DENSITY_STEP)
-    found = np.histogram(z, edges)[0]
-    false = -np.diff(alarms.rate(edges)) * patterns
+    if not len(rate):
+        return np.ones(0)
+    level = -np.log(np.maximum(rate, 1e-300))
+    edges = np.arange(level.min(), min(level.max(), level.min() + 40) + 2 * RATE_STEP, RATE_STEP)
+    found = np.histogram(level, edges)[0]
+    false = -np.diff(np.exp(-edges)) * patterns
     ratio = np.maximum.accumulate(1 - np.minimum(false / np.maximum(found, 1), 1))
-    out[finite] = ratio[np.clip(np.digitize(z, edges) - 1, 0, len(ratio) - 1)]
-    return out
+    return ratio[np.clip(np.digitize(level, edges) - 1, 0, len(ratio) - 1)]

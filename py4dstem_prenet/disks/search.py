@@ -6,7 +6,7 @@ disks that were found left out of the background.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -16,11 +16,16 @@ from . import DiskFilter, li_ma
 # Chosen with multislice silicon along [110] in view (benchmarks/strain.py, disks.py), unless a comment says otherwise:
 SEARCH_ROUNDS = 3  # rounds of the search; a fourth finds nothing new in patterns of 60 disks
 MIN_AREA_FRACTION = 0.35  # part of a disk that must lie on good pixels
-MIN_RING_FRACTION = 0.15  # part of its ring that must lie on good pixels, outside other disks
+# Part of the ring for which the background of the whole pattern counts: where disks cover the ring, it decides.
+PATTERN_RING_FRACTION = 0.15
 MIN_SPACING_RADII = 1.0  # radii between two disks
 MAX_DISKS_A_PATTERN = 400  # disks in a pattern; more are no diffraction pattern
+# Least significance of a disk that overlaps another one, relative to that of the other: a half-lit disk whose brightest
+# place is off its center leaves a weaker crescent.
+NEIGHBOR_RATIO = 0.5
 CERTAIN_SIGNIFICANCE = 5.0  # standard deviations of disks that are left out of the background of others
 FIRST_RATIO = 0.15  # significance of the disks of the first round, relative to that of the strongest
+SEARCHED_AT_ONCE = 16  # patterns; more of them leave the caches of a processor
 
 
 @dataclass(frozen=True)
@@ -35,11 +40,17 @@ class Candidates:
         Pixel (qx, qy).
     significance : numpy.ndarray, shape (k,)
         Significance in standard deviations.
+    electrons : numpy.ndarray, shape (k,)
+        Electrons above the background.
+    background : numpy.ndarray, shape (k,)
+        Electrons of the background in a pixel.
     """
 
     pattern: np.ndarray
     place: np.ndarray
     significance: np.ndarray
+    electrons: np.ndarray
+    background: np.ndarray
 
     def subset(self, keep) -> Candidates:
         """Select some places.
@@ -54,10 +65,10 @@ class Candidates:
         Candidates
             The places.
         """
-        return Candidates(self.pattern[keep], self.place[keep], self.significance[keep])
+        return Candidates(*(getattr(self, field.name)[keep] for field in fields(self)))
 
 
-def find_disks(electrons, background, good, disks: DiskFilter, threshold: float, direct) -> Candidates:
+def find_disks(electrons, background, good, disks: DiskFilter, threshold, direct) -> Candidates:
     """Find the disks of patterns, the direct one left out.
 
     Parameters
@@ -70,7 +81,7 @@ def find_disks(electrons, background, good, disks: DiskFilter, threshold: float,
         Pixels that are used.
     disks : DiskFilter
         The filter of the aperture.
-    threshold : float
+    threshold : float or torch.Tensor, shape (n, Qx, Qy)
         Least significance of a disk, standard deviations.
     direct : numpy.ndarray, shape (n, 2)
         Positions of the direct beam, pixels.
@@ -80,39 +91,61 @@ def find_disks(electrons, background, good, disks: DiskFilter, threshold: float,
     Candidates
         The disks.
     """
+    threshold = torch.as_tensor(threshold, dtype=torch.float32, device=electrons.device).expand_as(electrons)
+    if len(electrons) > SEARCHED_AT_ONCE:
+        parts = []
+        for first in range(0, len(electrons), SEARCHED_AT_ONCE):
+            part = slice(first, first + SEARCHED_AT_ONCE)
+            found = find_disks(electrons[part], background[part], good, disks, threshold[part], direct[part])
+            parts.append(replace(found, pattern=found.pattern + first))
+        return Candidates(*(np.concatenate([getattr(found, field.name) for found in parts])
+                            for field in fields(Candidates)))
     n, radius = len(electrons), disks.aperture.radius
     electrons, background = electrons * good, background * good
-    on, expected_on = disks.sums(electrons, 0), disks.sums(background, 0)
     area = disks.sums(good.float()[None], 0)
     seen = (area > MIN_AREA_FRACTION * disks.area) & good
+    density = disks.sums(background, 0) / area.clamp_min(1)
     reach = max(1, int(np.ceil(MIN_SPACING_RADII * radius)) - 1)
     free, open_ = _without(good.expand_as(electrons), seen.expand_as(electrons), np.arange(n),
                            np.rint(direct).astype(int), disks.inner, reach)
+    asked, threshold = threshold, threshold.clone()
+    direct = np.rint(direct).astype(int)
+    counted = disks.sums_at(electrons, np.arange(n), direct, 0).clamp_min(0).sqrt()
+    _raise(threshold, np.arange(n), direct, counted, 2 * disks.inner)
     found = np.zeros((0, 3), int)
     for number in range(SEARCH_ROUNDS + 1):
-        off, expected_off = disks.sums(electrons * free, 1), disks.sums(background * free, 1)
-        usable = expected_off > MIN_RING_FRACTION * disks.ring_area * expected_on / area.clamp_min(1)
-        z = li_ma(on, off, expected_on, expected_off) * usable
-        maxima = (z == torch.nn.functional.max_pool2d(z[:, None], 2 * reach + 1, 1, reach)[:, 0]) & open_
+        # The pixels of disks that were found count neither for the disk nor for the background.
+        (on, off), (expected_on, expected_off) = (disks.both_sums(image * free) for image in (electrons, background))
+        around = PATTERN_RING_FRACTION * disks.ring_area * density
+        z = li_ma(on, off + _level(electrons, background, free) * around, expected_on, expected_off + around)
+        z = z * (expected_on > MIN_AREA_FRACTION * disks.area * density)
+        maxima = (z == _highest(z, reach)) & open_
         last = number == SEARCH_ROUNDS
         if not last:
-            least = torch.full((n,), max(threshold, CERTAIN_SIGNIFICANCE), device=z.device)
+            least = threshold.clamp_min(CERTAIN_SIGNIFICANCE)
             if number == 0:  # the strong ones alone, since they disturb the others
-                least = torch.maximum(least, FIRST_RATIO * (z * open_).flatten(1).amax(1))
-            new = (maxima & (z > least[:, None, None])).nonzero().cpu().numpy()
+                least = torch.maximum(least, FIRST_RATIO * (z * open_).amax((1, 2), keepdim=True))
+            new = (maxima & (z > least)).nonzero().cpu().numpy()
             last = not len(new)
         if last:  # uncertain disks stay in the background, which would be too low without its bright places
             new = (maxima & (z > threshold)).nonzero().cpu().numpy()
         found = np.concatenate([found, new])
+        _raise(threshold, new[:, 0], new[:, 1:], z[tuple(new.T)], 2 * disks.inner)
         if last:
             break
         free, open_ = _without(free, open_, new[:, 0], new[:, 1:], disks.inner, reach)
     # The background without any disk is known only now.
     pattern, place = found[:, 0], found[:, 1:]
-    sums = [disks.sums_at(image, pattern, place, kernel) for image, kernel in (
-        (electrons, 0), (electrons * free, 1), (background, 0), (background * free, 1))]
-    found = Candidates(pattern, place, li_ma(*sums).cpu().numpy())
-    found = found.subset(found.significance > threshold)
+    on, off, expected_on, expected_off = (disks.sums_at(image, pattern, place, kernel) for image, kernel in (
+        (electrons, 0), (electrons * free, 1), (background, 0), (background * free, 1)))
+    covered_area = disks.sums_at(good.float()[None], 0 * pattern, place, 0).clamp_min(1)
+    around = PATTERN_RING_FRACTION * disks.ring_area * expected_on / covered_area
+    off, expected_off = off + _level(electrons, background, free)[pattern, 0, 0] * around, expected_off + around
+    significance, beneath = li_ma(on, off, expected_on, expected_off), off * expected_on / expected_off.clamp_min(1e-6)
+    found = Candidates(pattern, place, significance.cpu().numpy(),
+                       (on - beneath).cpu().numpy(),
+                       (beneath / covered_area).cpu().numpy())
+    found = found.subset((significance > asked[pattern, place[:, 0], place[:, 1]]).cpu().numpy())
     found = found.subset(np.lexsort((-found.significance, found.pattern)))
     rank = np.arange(len(found.pattern)) - np.searchsorted(found.pattern, found.pattern)
     return found.subset(rank < MAX_DISKS_A_PATTERN)
@@ -144,18 +177,53 @@ def covered(shape, pattern, place, radius: float) -> np.ndarray:
     >>> int(covered((1, 8, 8), np.array([0]), np.array([[0, 0]]), 1.5).sum())
     4
     """
+    return np.bincount(_pixels(shape, pattern, place, radius)[0], minlength=int(np.prod(shape))).reshape(shape)
+
+
+def _raise(threshold, pattern, place, significance, radius):
+    """Raise the threshold around disks to a part of their significance."""
+    pixels, number = (torch.from_numpy(a).to(threshold.device)
+                      for a in _pixels(tuple(threshold.shape), pattern, place, radius))
+    threshold.view(-1).scatter_reduce_(0, pixels, NEIGHBOR_RATIO * significance[number], "amax")
+
+
+def _level(electrons, background, free):
+    """Level of the background of each pattern, relative to the expected one, (n, 1, 1)."""
+    sums = [(image * free).sum((1, 2), keepdim=True) for image in (electrons, background)]
+    return sums[0] / sums[1].clamp_min(1e-6)
+
+
+def _pixels(shape, pattern, place, radius):
+    """Flat index of the pixels under disks, and the number of the disk of each."""
     half = int(np.ceil(radius))
     axis = np.arange(-half, half + 1)
     dx, dy = (a.ravel() for a in np.meshgrid(axis, axis, indexing="ij"))
     near = np.hypot(dx, dy) < radius
     x, y = place[:, :1] + dx[near], place[:, 1:] + dy[near]
     inside = (x >= 0) & (x < shape[1]) & (y >= 0) & (y < shape[2])
-    flat = (pattern[:, None] * shape[1] + x) * shape[2] + y
-    return np.bincount(flat[inside], minlength=int(np.prod(shape))).reshape(shape)
+    return ((pattern[:, None] * shape[1] + x) * shape[2] + y)[inside], inside.nonzero()[0]
+
+
+def _highest(image, reach: int):
+    """Highest value within `reach` pixels along each axis, by doubling; (n, Qx, Qy)."""
+    width = 2 * reach + 1
+    for axis in (1, 2):
+        size = image.shape[axis]
+        padding = (reach, reach) if axis == 2 else (0, 0, reach, reach)
+        image, span = torch.nn.functional.pad(image, padding, value=-torch.inf), 1
+        while span < width:
+            step = min(span, width - span)
+            left = image.shape[axis] - step
+            image, span = torch.maximum(image.narrow(axis, 0, left), image.narrow(axis, step, left)), span + step
+        image = image.narrow(axis, 0, size)
+    return image
 
 
 def _without(free, open_, pattern, place, radius, reach):
     """Take the pixels of disks out of the background, and their neighborhood out of the search."""
-    shape = tuple(free.shape)
-    return (free & torch.from_numpy(covered(shape, pattern, place, radius) == 0).to(free.device),
-            open_ & torch.from_numpy(covered(shape, pattern, place, reach + 0.5) == 0).to(open_.device))
+    out = []
+    for mask, least in ((free, radius), (open_, reach + 0.5)):
+        left = mask.clone(memory_format=torch.contiguous_format)
+        left.view(-1)[torch.from_numpy(_pixels(mask.shape, pattern, place, least)[0]).to(mask.device)] = False
+        out.append(left)
+    return out

@@ -83,6 +83,23 @@ class DiskFilter:
         rows, columns = (slice(self.half, self.half + n) for n in self.shape)
         return torch.fft.irfft2(wave, s=self.size)[:, rows, columns]
 
+    def both_sums(self, images):
+        """Sum images over the aperture and the ring around every pixel.
+
+        Parameters
+        ----------
+        images : torch.Tensor, shape (n, Qx, Qy)
+            The images.
+
+        Returns
+        -------
+        tuple of torch.Tensor, shape (n, Qx, Qy)
+            The sums over the aperture, and those over the ring.
+        """
+        wave = torch.fft.rfft2(images, s=self.size)
+        rows, columns = (slice(self.half, self.half + n) for n in self.shape)
+        return tuple(torch.fft.irfft2(wave * kernel, s=self.size)[:, rows, columns] for kernel in self.waves)
+
     def sums_at(self, images, pattern, place, kernel: int):
         """Sum images over the aperture or the ring around some pixels.
 

@@ -5,6 +5,7 @@ from .disk import (
     Aperture as Aperture,
     DiskModel as DiskModel,
     disk_model as disk_model,
+    disk_terms as disk_terms,
 )
 from .disk_edge import fit_disk as fit_disk
 from .disk_radius import pooled_radius as pooled_radius

@@ -121,6 +121,8 @@ class DiskPositions:
         Rms residual beyond counting noise, relative to the brightness of the disk; 0 where residuals are noise.
     brightness : torch.Tensor, shape (n,)
         Mean brightness of the disk above its surroundings, electrons per pixel.
+    level : torch.Tensor, shape (n,)
+        Electrons in a pixel of the disk, the surroundings included.
     strength : torch.Tensor, shape (n,)
         The same in units of its standard deviation.
     contrast : torch.Tensor, shape (n, terms)
@@ -138,6 +140,7 @@ class DiskPositions:
     misfit: torch.Tensor
     relative_misfit: torch.Tensor
     brightness: torch.Tensor
+    level: torch.Tensor
     strength: torch.Tensor
     contrast: torch.Tensor
     contrast_variance: torch.Tensor
@@ -155,8 +158,58 @@ class _ApertureValues(NamedTuple):
     blurring: torch.Tensor | None  # to the blur
 
 
+class Overlap(NamedTuple):
+    """What other disks contribute to the fitted pixels of n windows.
+
+    Attributes
+    ----------
+    expected : torch.Tensor, shape (n, kept pixels)
+        Their expected electrons.
+    change : torch.Tensor, shape (n, kept pixels, m)
+        Derivatives of `expected` to m uncertain parameters of the other disks.
+    precision : torch.Tensor, shape (n, m)
+        Inverse variance of these parameters.
+    """
+
+    expected: torch.Tensor
+    change: torch.Tensor
+    precision: torch.Tensor
+
+
 def _monomials(u, v, degree):
     return torch.stack([u ** (n - k) * v**k for n in range(degree + 1) for k in range(n + 1)], -1)
+
+
+def _unit_disk():
+    """Points u, v that fill the unit disk."""
+    axis = torch.linspace(-1, 1, 61, dtype=torch.float64)
+    points = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).view(-1, 2)
+    return points[points.norm(dim=1) < 1].unbind(1)
+
+
+@lru_cache(maxsize=8)
+def _orthonormal(degree):
+    """Matrix from monomials to terms that are orthonormal on the unit disk, none with a part in those before it."""
+    inside = _monomials(*_unit_disk(), degree)
+    return torch.linalg.inv(torch.linalg.cholesky(inside.T @ inside / len(inside))).T.float()
+
+
+def disk_terms(u, v, degree: int) -> torch.Tensor:
+    """Compute polynomials that are orthonormal on the unit disk.
+
+    Parameters
+    ----------
+    u, v : torch.Tensor, shape (...)
+        Coordinates.
+    degree : int
+        Highest degree.
+
+    Returns
+    -------
+    torch.Tensor, shape (..., terms)
+        The terms of the contrast, lower degrees first.
+    """
+    return _monomials(u, v, degree) @ _orthonormal(degree).to(u.device)
 
 
 def highest_degree(radius: float) -> int:
@@ -244,12 +297,7 @@ class DiskModel:
         along, across = np.cos(direction), np.sin(direction)
         u, v = u * along + v * across, v * along - u * across
         self.x, self.y = x.flatten()[self.keep].to(device), y.flatten()[self.keep].to(device)
-        inside = torch.linspace(-1, 1, 61, dtype=torch.float64)
-        inside = torch.stack(torch.meshgrid(inside, inside, indexing="ij"), -1).view(-1, 2)
-        inside = _monomials(*inside[inside.norm(dim=1) < 1].unbind(1), self.degree)
-        # The terms are orthonormal on the disk, and a term has no part in those of lower degree.
-        mix = torch.linalg.inv(torch.linalg.cholesky(inside.T @ inside / len(inside))).T.float()
-        self.terms = (_monomials(u, v, self.degree) @ mix).to(device)
+        self.terms = (_monomials(u, v, self.degree) @ _orthonormal(self.degree)).to(device)
         self.degrees = torch.tensor([n for n in range(self.degree + 1) for _ in range(n + 1)], device=device)
         self.plane = _monomials(self.x / (radius + DISK_MARGIN_PX), self.y / (radius + DISK_MARGIN_PX), 1)
         self.pairs = torch.triu_indices(self.terms.shape[1], self.terms.shape[1], device=device)
@@ -302,7 +350,8 @@ class DiskModel:
         """Inverse variance of the counts in each pixel, zero for bad pixels."""
         return good / (expected.clamp_min(MIN_EXPECTED_FRACTION * level[:, None]) + readout**2 + 1e-3)
 
-    def fit(self, electrons, good, start, readout: float, learn: bool = False) -> DiskPositions:
+    def fit(self, electrons, good, start, readout: float, learn: bool = False, prior=None,
+            overlap: Overlap | None = None, steps: int = GAUSS_NEWTON_STEPS) -> DiskPositions:
         """Fit the disk in a batch of windows.
 
         Parameters
@@ -317,6 +366,13 @@ class DiskModel:
             Read-out noise in electrons, rms.
         learn : bool, optional
             Whether to compute `curvature` and `slope`, which `learned` needs.
+        prior : torch.Tensor, shape (n, terms, terms), optional
+            Inverse covariance of the contrast relative to the level of the disk (`turned_priors`); by default that of
+            `amplitudes`.
+        overlap : Overlap, optional
+            What other disks contribute; their uncertainty is marginalized.
+        steps : int, optional
+            Gauss-Newton steps; more are needed if starts are farther than 0.3 px.
 
         Returns
         -------
@@ -326,28 +382,34 @@ class DiskModel:
         n, terms, planes = len(electrons), self.terms.shape[1], self.plane.shape[1]
         first_term, first_plane = 2, 2 + terms  # the unknowns: position, terms of the contrast, plane
         counts, good = self._kept_pixels(electrons, good)
-        counts = counts * good
+        beneath, change, precision = overlap or (
+            counts.new_zeros(()), counts.new_zeros(*counts.shape, 0), counts.new_zeros(n, 0))
+        counts = (counts - beneath) * good
         position, coefficients = start, None
-        prior = torch.zeros(first_plane + planes, device=counts.device)
-        prior[first_term + 1 : first_plane] = self.amplitudes[1:] ** -2
-        for _ in range(GAUSS_NEWTON_STEPS):
+        if prior is None:
+            prior = torch.diag(self.amplitudes**-2 * (self.degrees > 0)).expand(n, -1, -1)
+        for _ in range(steps):
             value, move_x, move_y, radial, blurring = self._aperture(position, learn)
             if coefficients is None:
                 level, around = (_mean(counts, good * part) for part in (value > 0.5, value < 0.02))
                 level = level.clamp_min(1e-3)
-                coefficients = counts.new_zeros(n, terms + planes)
+                coefficients = counts.new_zeros(n, terms + planes + change.shape[2])
                 coefficients[:, 0] = (level - around).clamp_min(0.05 * level)
                 coefficients[:, terms] = around.clamp_min(0)
             inside = coefficients[:, :terms] @ self.terms.T
-            expected = value * inside + coefficients[:, terms:] @ self.plane.T
-            weight = self._weight(expected, level, good, readout)
+            expected = value * inside + coefficients[:, terms : terms + planes] @ self.plane.T
+            if change.shape[2]:
+                expected = expected + (change @ coefficients[:, terms + planes :, None])[..., 0]
+            weight = self._weight(expected + beneath, level, good, readout)
             bright = inside.clamp_min(0)  # the edge of a region of negative brightness must not move the position
             move_x, move_y = bright * move_x, bright * move_y
-            matrix, right = self._normal_equations(counts, weight, value, move_x, move_y)
+            matrix, right = self._normal_equations(counts, weight, value, move_x, move_y, change)
             right[:, :2] += (start - position) / POSITION_PRIOR_PX**2
-            ridge = prior / level[:, None] ** 2 + 1e-6 * matrix.diagonal(dim1=1, dim2=2) + 1e-9
-            ridge[:, :2] += POSITION_PRIOR_PX**-2
-            matrix.diagonal(dim1=1, dim2=2).add_(ridge)
+            diagonal = matrix.diagonal(dim1=1, dim2=2)
+            diagonal.mul_(1 + 1e-6).add_(1e-9)
+            diagonal[:, :2] += POSITION_PRIOR_PX**-2
+            diagonal[:, first_plane + planes :] += precision
+            matrix[:, first_term:first_plane, first_term:first_plane] += prior / level[:, None, None] ** 2
             factor = torch.linalg.cholesky_ex(matrix)[0]
             solved = torch.cholesky_solve(right[..., None], factor)[..., 0]
             previous, coefficients = coefficients, solved[:, 2:]
@@ -365,33 +427,99 @@ class DiskModel:
             moves = torch.stack([move_x, move_y], -1)
             shapes = torch.stack([bright * radial, bright * blurring], 1)
             matrix = torch.tril(matrix) + torch.tril(matrix, -1).mT
-            gradient = (right - (matrix @ torch.cat([torch.zeros_like(position), previous], 1)[..., None])[..., 0])
+            gradient = right - (matrix @ torch.cat([torch.zeros_like(position), previous], 1)[..., None])[..., 0]
             curvature, slope = self._shape_information(shapes, moves, value, weight, residual, inverse, gradient,
                                                        misfit)
         variance = inverse.diagonal(dim1=1, dim2=2)[:, first_term:first_plane]
         strength = coefficients[:, 0] / inverse[:, first_term, first_term].sqrt()
-        return DiskPositions(position, inverse[:, :2, :2], misfit, relative, coefficients[:, 0], strength,
+        return DiskPositions(position, inverse[:, :2, :2], misfit, relative, coefficients[:, 0], level, strength,
                              coefficients[:, :terms] / level[:, None], variance / level[:, None] ** 2, curvature, slope)
 
-    def _normal_equations(self, counts, weight, value, move_x, move_y):
+    def overlap(self, position, contrast, sigma, contrast_sigma) -> Overlap:
+        """Describe what k other disks contribute to each window.
+
+        Parameters
+        ----------
+        position : torch.Tensor, shape (n, k, 2)
+            Positions of the other disks in pixels from the middle of the window.
+        contrast : torch.Tensor, shape (n, k, terms)
+            Coefficients of their brightness, electrons in a pixel, for at least three terms; zero for no disk.
+        sigma : torch.Tensor, shape (n, k, 2)
+            Standard errors of `position`.
+        contrast_sigma : torch.Tensor, shape (n, k, 3)
+            Standard errors of the first three coefficients.
+
+        Returns
+        -------
+        Overlap
+            The contribution; uncertain are position, brightness and its slope.
+        """
+        expected, change, precision = 0, [], []
+        degree = next(d for d in range(MAX_CONTRAST_DEGREE + 1) if (d + 1) * (d + 2) // 2 >= contrast.shape[2])
+        for k in range(position.shape[1]):
+            value, move_x, move_y, *_ = self._aperture(position[:, k])
+            away = torch.stack([self.x - position[:, k, :1], self.y - position[:, k, 1:]], -1) @ self.inverse.T
+            away = away / away.norm(dim=-1, keepdim=True).clamp_min(self.aperture.radius)
+            terms = _monomials(*away.unbind(-1), degree) @ _orthonormal(degree).to(away.device)
+            inside = (terms @ contrast[:, k, :, None])[..., 0]
+            expected = expected + value * inside
+            bright = inside.clamp_min(0)
+            change += [bright * move_x, bright * move_y, *(value[..., None] * terms[..., :3]).unbind(-1)]
+            precision += [sigma[:, k].clamp_min(1e-3) ** -2, contrast_sigma[:, k].clamp_min(1e-6) ** -2]
+        return Overlap(expected, torch.stack(change, -1), torch.cat(precision, 1))
+
+    def turned_priors(self, count: int):
+        """Compute the prior of the contrast for directions of the disk, as `fit` takes it.
+
+        Parameters
+        ----------
+        count : int
+            Number of directions in half a turn.
+
+        Returns
+        -------
+        torch.Tensor, shape (count, terms, terms)
+            Inverse covariance of the contrast, for `amplitudes` along and across k pi / count + `direction`.
+        """
+        mix = _orthonormal(self.degree).double()
+        u, v = _unit_disk()
+        terms = _monomials(u, v, self.degree) @ mix
+        precision = (self.amplitudes**-2 * (self.degrees > 0)).double().cpu()
+        priors = []
+        for angle in np.arange(count) * pi / count:
+            across = _monomials(u * np.cos(angle) + v * np.sin(angle), v * np.cos(angle) - u * np.sin(angle),
+                                self.degree) @ mix
+            turn = torch.linalg.lstsq(across, terms).solution
+            priors.append(turn.T @ (precision[:, None] * turn))
+        return torch.stack(priors).float().to(self.terms.device)
+
+    def _normal_equations(self, counts, weight, value, move_x, move_y, change):
         """Lower half of the normal matrix (n, unknowns, unknowns), and right-hand side, of one Gauss-Newton step."""
         n, terms, planes = len(counts), self.terms.shape[1], self.plane.shape[1]
-        first_term, first_plane = 2, 2 + terms
+        first_term, first_plane, first_change = 2, 2 + terms, 2 + terms + planes
         i, j = self.pairs
         value_weight, weighted = value * weight, weight * counts
-        matrix = counts.new_zeros(n, first_plane + planes, first_plane + planes)
+        matrix = counts.new_zeros(n, first_change + change.shape[2], first_change + change.shape[2])
         matrix[:, first_term + j, first_term + i] = (value_weight * value) @ self.term_pairs
-        matrix[:, first_plane:, first_plane:] = (weight @ self.plane_pairs).view(n, planes, planes)
-        matrix[:, first_plane:, first_term:first_plane] = (value_weight @ self.mixed_pairs).view(n, planes, terms)
+        plane = slice(first_plane, first_change)
+        matrix[:, plane, plane] = (weight @ self.plane_pairs).view(n, planes, planes)
+        matrix[:, plane, first_term:first_plane] = (value_weight @ self.mixed_pairs).view(n, planes, terms)
         right = []
         for k, move in enumerate((move_x, move_y)):
             moved = move * weight
             matrix[:, k, k] = (move * moved).sum(1)
             matrix[:, first_term:first_plane, k] = (moved * value) @ self.terms
-            matrix[:, first_plane:, k] = moved @ self.plane
+            matrix[:, plane, k] = moved @ self.plane
             right.append((moved * counts).sum(1, keepdim=True))
         matrix[:, 1, 0] = (move_x * move_y * weight).sum(1)
-        return matrix, torch.cat([*right, (value * weighted) @ self.terms, weighted @ self.plane], 1)
+        right += [(value * weighted) @ self.terms, weighted @ self.plane]
+        if change.shape[2]:
+            weighted_change = weight[..., None] * change
+            design = torch.cat([move_x[..., None], move_y[..., None], value[..., None] * self.terms,
+                                self.plane.expand(n, -1, -1), change], 2)
+            matrix[:, first_change:] = weighted_change.mT @ design
+            right.append((weighted_change.mT @ counts[..., None])[..., 0])
+        return matrix, torch.cat(right, 1)
 
     def _shape_information(self, shapes, moves, value, weight, residual, inverse, gradient, misfit):
         """Curvature (n, 2, 2) and slope (n, 2) of the log likelihood in (radius, blur), other unknowns marginalized."""

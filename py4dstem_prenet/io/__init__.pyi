@@ -1,4 +1,4 @@
-from .bragg_vectors import to_bragg_vectors as to_bragg_vectors
+from .bragg_vectors import save_bragg_vectors as save_bragg_vectors, to_bragg_vectors as to_bragg_vectors
 from .bridges import (
     CalibrationValues as CalibrationValues,
     calibration_values as calibration_values,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import redirect_stdout
+from io import StringIO
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..core import BraggDisks
+from . import new_file
 
 if TYPE_CHECKING:
     from py4DSTEM.braggvectors import BraggVectors
@@ -51,6 +54,28 @@ def to_bragg_vectors(datacube, disks: BraggDisks, weights: str = "intensity") ->
     vectors.setcal()
     vectors.attach(_point_lists(disks.table, disks.scan_shape, _DETAILS, DETAILS))
     return vectors
+
+
+def save_bragg_vectors(vectors: BraggVectors, path):
+    """Save vectors with their calibration as a new EMD file that any py4DSTEM reads.
+
+    Parameters
+    ----------
+    vectors : py4DSTEM.BraggVectors
+        The vectors.
+    path : str or pathlib.Path
+        A new file, .h5, .hdf5, .emd or .py4dstem. It appears complete or not at all.
+
+    Raises
+    ------
+    PrenetError
+        If the file exists or cannot be written.
+    """
+    import py4DSTEM
+
+    with new_file(path) as partial:
+        with redirect_stdout(StringIO()):
+            py4DSTEM.save(str(partial), vectors)
 
 
 def _point_lists(table, scan_shape, names, name):

@@ -1,0 +1,276 @@
+"""The shape of Bragg disks, learned from a sample: radius, blur, and the contrast inside strong and weak disks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from ..fits import Aperture, DiskModel
+from . import Candidates, DiskWindows
+
+# Chosen with multislice silicon along [110] in view (benchmarks/strain.py, disks.py), unless a comment says otherwise:
+DIRECTIONS = 36  # directions of the contrast over half a turn
+LEARNED_SIGNIFICANCE = 15.0  # standard deviations of disks from which the aperture is learned
+CONTRAST_SIGNIFICANCE = 5.0  # standard deviations of disks from which the contrast is learned
+MIN_LEARNED_DISKS = 16  # disks; fewer tell nothing of the contrast
+MAX_APERTURE_DISKS, MAX_CLASS_DISKS = 512, 256  # disks from which aperture and contrast are learned; for speed
+MAX_CLASSES = 3  # of disks of different electrons, which have their own contrast
+APERTURE_ROUNDS, APERTURE_STEP_PX = 15, 0.01  # rounds until radius and blur change less than that, pixels
+MAX_EDGE_GROWTH = 2.0  # of the edge, from the given aperture to the learned one
+CONTRAST_ROUNDS = 5  # rounds of the evidence
+AMPLITUDE_LIMITS = (1e-3, 1.0)  # of a term, relative to the brightness of the disk
+MAX_LEARNED_MOVE_PX = 1.5  # pixels between the middle of a window and the fit, which holds for small offsets alone
+MIN_DETERMINED = 0.02  # part of a term of the contrast that the electrons determine; others are left out
+GROUP_ELECTRONS = (30.0, 120.0, 500.0, 2000.0)  # limits of the disks that are fitted with the same number of terms
+
+
+@dataclass(frozen=True)
+class DiskShape:
+    """Aperture and contrast of Bragg disks.
+
+    Attributes
+    ----------
+    aperture : Aperture
+        The aperture.
+    limits : tuple of float
+        Electrons that divide disks into classes, ascending.
+    amplitudes : tuple of numpy.ndarray
+        For each class, the relative amplitude of each term of the contrast along and across the direction of a disk;
+        empty if it is not known, and the contrast that of the direct disk.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.disks import DiskShape
+    >>> from py4dstem_prenet.fits import Aperture
+    >>> shape = DiskShape(Aperture(4.0, 0.3, (0.0, 0.0), contrast=(0.3, 0.1)))
+    >>> [(len(members), model.degree) for members, model, _ in shape.groups(np.array([5.0, 9.0]))]
+    [(2, 2)]
+    """
+
+    aperture: Aperture
+    limits: tuple = ()
+    amplitudes: tuple = ()
+
+    def contrast_class(self, electrons) -> np.ndarray:
+        """Return the class of disks.
+
+        Parameters
+        ----------
+        electrons : numpy.ndarray, shape (k,)
+            Electrons of the disks.
+
+        Returns
+        -------
+        numpy.ndarray of int, shape (k,)
+            Index into `amplitudes`.
+        """
+        return np.searchsorted(self.limits, electrons)
+
+    def priors(self, number: int, degree: int, brightness: float) -> torch.Tensor:
+        """Return the prior of a contrast that includes the brightness.
+
+        Parameters
+        ----------
+        number : int
+            The class of disks.
+        degree : int
+            Polynomial degree of the contrast.
+        brightness : float
+            Relative uncertainty of the brightness, 1 sigma.
+
+        Returns
+        -------
+        torch.Tensor, shape (DIRECTIONS, terms, terms)
+            Inverse covariance of the contrast for each direction.
+        """
+        return _whole_priors(self.aperture, self._amplitudes_of(number), degree, brightness)
+
+    def _amplitudes_of(self, number):
+        return tuple(self.amplitudes[number].tolist()) if self.amplitudes else None
+
+    def groups(self, electrons, device="cpu"):
+        """Group disks by the terms of the contrast that they determine.
+
+        Parameters
+        ----------
+        electrons : numpy.ndarray, shape (k,)
+            Electrons of the disks.
+        device : str, optional
+            Where windows are fitted.
+
+        Yields
+        ------
+        members : numpy.ndarray of int
+            Index of the disks of the group.
+        model : DiskModel
+            Their model.
+        priors : torch.Tensor, shape (DIRECTIONS, terms, terms)
+            The prior of their contrast for each direction.
+        """
+        edges = np.array(sorted({*GROUP_ELECTRONS, *self.limits}))
+        group = np.searchsorted(edges, electrons)
+        for number in np.unique(group):
+            most = edges[number] if number < len(edges) else np.inf
+            amplitudes = self._amplitudes_of(int(np.searchsorted(self.limits, 0.999 * most)))
+            model, priors = _model(self.aperture, amplitudes, float(most), str(device))
+            yield np.flatnonzero(group == number), model, priors
+
+
+@lru_cache(maxsize=32)
+def _model(aperture: Aperture, amplitudes, electrons: float, device: str):
+    """Model of disks of at most so many electrons, and the priors of its contrast."""
+    whole = DiskModel(aperture, "cpu", amplitudes=amplitudes)
+    determined = whole.amplitudes**2 * electrons > MIN_DETERMINED
+    degree = max(1, int(whole.degrees[determined].max()))
+    terms = (degree + 1) * (degree + 2) // 2
+    contrast = aperture.contrast or (0.4,) * whole.degree
+    model = DiskModel(replace(aperture, contrast=contrast[:degree]), device,
+                      amplitudes=None if amplitudes is None else amplitudes[:terms])
+    return model, model.turned_priors(DIRECTIONS)
+
+
+@lru_cache(maxsize=8)
+def _whole_priors(aperture: Aperture, amplitudes, degree: int, brightness: float):
+    """Priors of the contrast up to a degree that all apertures have, the brightness included."""
+    terms = (degree + 1) * (degree + 2) // 2
+    model = DiskModel(aperture, amplitudes=amplitudes)
+    known = model.turned_priors(DIRECTIONS)[:, :terms, :terms]
+    # Smaller disks have fewer terms; the others are zero.
+    priors = 1e6 * torch.eye(terms).repeat(DIRECTIONS, 1, 1)
+    priors[:, : known.shape[1], : known.shape[1]] = known
+    priors[:, 0, 0] = brightness**-2
+    return priors
+
+
+def directions(candidates: Candidates, direct) -> np.ndarray:
+    """Compute the direction of disks from the direct beam.
+
+    Parameters
+    ----------
+    candidates : Candidates
+        The disks.
+    direct : numpy.ndarray, shape (n, 2)
+        Positions of the direct beam, pixels.
+
+    Returns
+    -------
+    numpy.ndarray of int, shape (k,)
+        The direction, from +qx toward +qy, in units of half a turn over DIRECTIONS.
+    """
+    away = candidates.place - direct[candidates.pattern]
+    return np.rint(np.arctan2(away[:, 1], away[:, 0]) % np.pi / np.pi * DIRECTIONS).astype(int) % DIRECTIONS
+
+
+def learned_shape(windows: DiskWindows, candidates: Candidates, aperture: Aperture, direct,
+                  readout: float) -> DiskShape:
+    """Learn the aperture from Bragg disks, and the contrast inside them.
+
+    Radius and blur are learned from disks of all directions: in the direct disk alone, contrast that is symmetric about
+    the center and the radius are hard to tell apart, and with a wrong radius half-lit disks are displaced. The rocking
+    curve of a reflection varies along its direction, so Bragg disks have more contrast along it than across, and weak
+    reflections, which are far from their Bragg condition, more than strong ones: each term has a Gaussian prior whose
+    width maximizes the evidence (MacKay, Neural Computation 4, 415 (1992), eq. 4.8) over a class of disks.
+
+    Parameters
+    ----------
+    windows : DiskWindows
+        The patterns.
+    candidates : Candidates
+        Disks of these patterns, the direct one left out.
+    aperture : Aperture
+        The direct disk.
+    direct : numpy.ndarray, shape (n, 2)
+        Positions of the direct beam, pixels.
+    readout : float
+        Read-out noise in electrons, rms.
+
+    Returns
+    -------
+    DiskShape
+        The shape; that of the direct disk if there are few strong disks.
+    """
+    device = windows.electrons.device
+    coverage = windows.coverage(with_direct(candidates, direct))
+    strong = candidates.subset(candidates.significance > LEARNED_SIGNIFICANCE)
+    enough = len(strong.pattern) >= MIN_LEARNED_DISKS
+    strong = _some(strong, MAX_APERTURE_DISKS) if enough else strong
+    given = aperture
+    for _ in range(APERTURE_ROUNDS if enough else 0):
+        model = DiskModel(aperture, device)
+        electrons, good = windows.cut(strong, coverage, model.side)
+        fitted = _located(model, electrons, good, readout, learn=True)
+        before, aperture = aperture, model.learned(fitted, (fitted.position.abs() < MAX_LEARNED_MOVE_PX).all(1))
+        if max(abs(aperture.radius - before.radius), abs(aperture.blur - before.blur)) < APERTURE_STEP_PX:
+            break
+    if aperture.edge > MAX_EDGE_GROWTH * given.edge:  # the disks overlap, and the aperture spread over others
+        aperture = given
+    strong = candidates.subset(candidates.significance > CONTRAST_SIGNIFICANCE)
+    if len(strong.pattern) < MIN_LEARNED_DISKS:
+        return DiskShape(aperture)
+    classes = int(np.clip(len(strong.pattern) // (2 * MIN_LEARNED_DISKS), 1, MAX_CLASSES))
+    limits = tuple(np.quantile(strong.electrons, np.arange(1, classes) / classes).tolist())
+    number = np.searchsorted(limits, strong.electrons)
+    amplitudes = tuple(_amplitudes(windows, coverage, _some(strong.subset(number == k), MAX_CLASS_DISKS), aperture,
+                                   direct, readout)
+                       for k in range(classes))
+    return DiskShape(aperture, limits, amplitudes)
+
+
+def _some(candidates, most):
+    """At most so many disks, evenly chosen."""
+    return candidates.subset(np.unique(np.linspace(0, len(candidates.pattern) - 1, most).astype(int)))
+
+
+def _amplitudes(windows, coverage, chosen, aperture, direct, readout):
+    """Relative amplitude of each term of the contrast of some disks."""
+    device, direction = windows.electrons.device, directions(chosen, direct)
+    side = DiskModel(aperture).side
+    groups = []
+    for k in np.unique(direction // 3):  # a dozen models instead of DIRECTIONS
+        members = np.flatnonzero(direction // 3 == k)
+        groups.append(((3 * k + 1) * np.pi / DIRECTIONS, *windows.cut(chosen.subset(members), coverage, side)))
+    amplitudes = None
+    for _ in range(CONTRAST_ROUNDS):
+        power, determined = 0.0, 0.0
+        for angle, electrons, good in groups:
+            model = DiskModel(aperture, device, angle, amplitudes)
+            fitted = _located(model, electrons, good, readout)
+            used = (fitted.position.abs() < MAX_LEARNED_MOVE_PX).all(1)
+            power = power + fitted.contrast[used].square().sum(0)
+            determined = determined + (1 - fitted.contrast_variance[used] / model.amplitudes**2).clamp(0, 1).sum(0)
+        amplitudes = (power / determined.clamp_min(1)).sqrt().clamp(*AMPLITUDE_LIMITS).cpu().numpy()
+        amplitudes[0] = 1
+    return amplitudes
+
+
+def with_direct(candidates: Candidates, direct) -> Candidates:
+    """Add the direct disk of each pattern.
+
+    Parameters
+    ----------
+    candidates : Candidates
+        The disks.
+    direct : numpy.ndarray, shape (n, 2)
+        Positions of the direct beam, pixels.
+
+    Returns
+    -------
+    Candidates
+        The disks, the direct ones last.
+    """
+    n = len(direct)
+    return Candidates(np.concatenate([candidates.pattern, np.arange(n)]),
+                      np.concatenate([candidates.place, np.rint(direct).astype(int)]),
+                      np.concatenate([candidates.significance, np.full(n, np.inf)]),
+                      np.concatenate([candidates.electrons, np.full(n, np.inf)]),
+                      np.concatenate([candidates.background, np.zeros(n)]))
+
+
+def _located(model, electrons, good, readout, learn=False):
+    """Fits of windows, from their middles."""
+    with torch.inference_mode():
+        return model.fit(electrons, good, torch.zeros(len(electrons), 2, device=electrons.device), readout, learn)

@@ -1,0 +1,165 @@
+"""Positions of weak disks: the mean over their posterior, instead of its maximum.
+
+The edge of a disk of few electrons is seen by few of them. The likelihood of its position is then no Gaussian, its
+maximum is a third worse than its mean, and the curvature there is no variance. The Poisson likelihood is therefore
+evaluated on a grid of positions, with a flat prior; the contrast is marginalized by Laplace's approximation about a
+uniform disk. For a given ratio of brightness to background, every sum over pixels is a product of matrices.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from ..core import ellipse_matrix
+from ..fits import Aperture, disk_terms
+from . import DiskShape
+
+# Chosen with multislice silicon along [110] in view (benchmarks/strain.py, disks.py), unless a comment says otherwise:
+WEAK_SIGMA_PX, WEAK_SIGMA_RADII = 0.25, 0.05  # pixels or radii, the larger: sigma from which on a disk is weak
+STEP_SIGMAS = 1.8  # step of the grid in units of that sigma; the error of the sums is below 1 % at 2
+REACH_RADII, MIN_REACH_STEPS = 0.75, 4  # how far the grid extends about the first fit: radii, at least steps
+DEGREE = 3  # polynomial degree of the contrast
+BRIGHTNESS_AMPLITUDE = 0.7  # relative uncertainty of the brightness of the first fit
+RATIO_STEP = 2.0  # factor between ratios of brightness to background that share a table
+RATIO_LIMITS = (0.05, 500.0)
+EVALUATED_AT_ONCE = 256  # disks; limits the memory
+
+
+def weak_sigma(aperture: Aperture) -> float:
+    """Return the sigma from which on the posterior of a position is evaluated.
+
+    Parameters
+    ----------
+    aperture : Aperture
+        The aperture.
+
+    Returns
+    -------
+    float
+        Standard error, pixels.
+    """
+    return max(WEAK_SIGMA_PX, WEAK_SIGMA_RADII * aperture.radius)
+
+
+def grid_step(aperture: Aperture) -> float:
+    """Return the step between positions at which the posterior is evaluated.
+
+    Parameters
+    ----------
+    aperture : Aperture
+        The aperture.
+
+    Returns
+    -------
+    float
+        Pixels.
+    """
+    return STEP_SIGMAS * weak_sigma(aperture)
+
+
+def grid_side(aperture: Aperture) -> int:
+    """Return the side of the windows that `posterior_positions` takes.
+
+    Parameters
+    ----------
+    aperture : Aperture
+        The aperture.
+
+    Returns
+    -------
+    int
+        Pixels, odd.
+    """
+    reach = _grid(aperture).abs().max()
+    return 2 * int(np.ceil(aperture.radius * (1 + np.hypot(*aperture.vector)) + reach + 2 * aperture.edge + 1)) + 1
+
+
+def posterior_positions(electrons, good, brightness, background, direction, shape: DiskShape, number: np.ndarray):
+    """Compute mean and covariance of the posterior of positions.
+
+    Parameters
+    ----------
+    electrons : torch.Tensor, shape (n, side, side)
+        Windows, the variance of the read-out noise added to every pixel.
+    good : torch.Tensor of bool, shape (n, side, side)
+        Pixels that are used.
+    brightness : torch.Tensor, shape (n,)
+        Electrons in a pixel of the disk above the background, about.
+    background : torch.Tensor, shape (n,)
+        Electrons in a pixel of the background, the variance of the read-out noise included.
+    direction : numpy.ndarray of int, shape (n,)
+        Directions of the disks (`directions`).
+    shape : DiskShape
+        Aperture and contrast.
+    number : numpy.ndarray, shape (n,)
+        Electrons of the disks, which choose their class of contrast.
+
+    Returns
+    -------
+    mean : torch.Tensor, shape (n, 2)
+        Positions from the middle of the window, pixels.
+    covariance : torch.Tensor, shape (n, 2, 2)
+        Their covariance, square pixels.
+    """
+    n, device = len(electrons), electrons.device
+    grid = _grid(shape.aperture).to(device)
+    used = good.reshape(n, -1).float()
+    counts = electrons.reshape(n, -1) * used
+    steps = torch.round(torch.log(brightness / background.clamp_min(1e-4)).clamp(*np.log(RATIO_LIMITS)).cpu()
+                        / np.log(RATIO_STEP)).int().numpy()
+    amplitude = shape.contrast_class(number)
+    mean, covariance = counts.new_zeros(n, 2), counts.new_zeros(n, 2, 2)
+    for step, kind in sorted({*zip(steps.tolist(), amplitude.tolist(), strict=True)}):
+        members = np.flatnonzero((steps == step) & (amplitude == kind))
+        value, terms, logs, shares, information = _tables(shape.aperture, electrons.shape[1], float(RATIO_STEP**step),
+                                                          str(device))
+        priors = shape.priors(kind, DEGREE, BRIGHTNESS_AMPLITUDE).to(device)
+        for first in range(0, len(members), EVALUATED_AT_ONCE):
+            part = torch.from_numpy(members[first : first + EVALUATED_AT_ONCE]).to(device)
+            seen, bright = counts[part], brightness[part, None]
+            level = seen @ logs - bright * (used[part] @ value)
+            slope = ((seen @ shares.flatten(1) - bright * (used[part] @ terms.flatten(1)))
+                     .view(len(part), len(grid), -1))
+            curvature = information * bright[..., None] + priors[torch.from_numpy(direction[members[
+                first : first + EVALUATED_AT_ONCE]]).to(device)]
+            solved = torch.cholesky_solve(slope.mT, torch.linalg.cholesky(curvature)).mT
+            weight = torch.softmax(level + 0.5 * (slope * solved).sum(2), 1)
+            mean[part] = weight @ grid
+            away = grid - mean[part][:, None]
+            covariance[part] = torch.einsum("ng,ngi,ngj->nij", weight, away, away)
+    return mean, covariance
+
+
+def _grid(aperture: Aperture):
+    """Positions of the grid about the middle, (m, 2), pixels."""
+    step = grid_step(aperture)
+    count = max(MIN_REACH_STEPS, int(REACH_RADII * aperture.radius / step))
+    axis = step * torch.arange(-count, count + 1)
+    points = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).view(-1, 2)
+    return points[points.norm(dim=1) < (count + 0.1) * step].float()
+
+
+@lru_cache(maxsize=24)
+def _tables(aperture: Aperture, side: int, ratio: float, device: str):
+    """What is summed over pixels, for each position of the grid, of a disk that is `ratio` times its background.
+
+    Aperture (pixels, m); aperture times terms (pixels, m, terms); log of one plus the disk over the background; share
+    of the disk in the expected counts times terms; and the information on the terms for unit brightness (terms, terms).
+    """
+    axis = torch.arange(side) - float(side // 2)
+    pixels = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).view(-1, 1, 2)
+    inverse = torch.linalg.inv(ellipse_matrix(torch.tensor(np.asarray(aperture.vector, float)))).float()
+    away = (pixels - _grid(aperture)) @ inverse.T
+    distance = away.norm(dim=-1)
+    value = 0.5 * torch.erfc((distance - aperture.radius) / (aperture.edge * 2**0.5))
+    inside = away / torch.maximum(distance, torch.tensor(aperture.radius))[..., None]
+    terms = disk_terms(*inside.unbind(-1), DEGREE)
+    share = (ratio * value / (1 + ratio * value))[..., None]
+    middle = int((_grid(aperture).norm(dim=1)).argmin())
+    weighted = share[:, middle] * value[:, middle, None] * terms[:, middle]
+    information = weighted.T @ terms[:, middle]
+    return tuple(table.to(device) for table in (value, value[..., None] * terms, torch.log1p(ratio * value),
+                                                share * terms, information))
