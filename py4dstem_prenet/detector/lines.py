@@ -4,6 +4,7 @@ A line is judged by what its neighbors predict all along it, since no pattern ha
 row. A pixel at full scale is one that never changes and is far above all that the other pixels give.
 """
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,9 @@ MIN_BLOCKS_OFF = 0.75  # of the parts; the others may cross the beam
 LINE_SIGMAS = 4.0  # standard errors of each; false alarm in 6 of 8 parts: less than 1 in 10^20 lines
 MIN_LINE_DEVIATION = 0.15  # of the signal expected in a part; smooth patterns bend by less within four lines
 MIN_EDGE_DEVIATION = 1.0  # the same within three lines of the detector's edge, where only one side predicts
+MAX_UNEVEN_LINES = 2  # side by side, as at the edges of two chips; more are a part of the pattern
+LEAST_PART = 0.2  # of a line's pixels: those that deviate least. Disks that do not overlap cover less than the others
+MIN_SHARED_RATIO = 0.5  # their deviation in that of the line; 1 in a line of uneven pixels, 0 between disks
 WIDE_RATIO = 1.4  # signal of a line in that of its neighbors, above which its pixels are wide
 MIN_EXPECTED = 20.0  # steps of the values expected in a constant line; it is constant by chance with e^-20
 MAX_GAP_LINES = 4  # constant lines side by side; wider gaps need a background beside them
@@ -146,12 +150,13 @@ def bad_lines(sample, bad, quantum) -> tuple[LineFaults, LineFaults]:
         along[0] += detail[1].sum(1)
         across[1][1:-1] += detail[1].sum(0)
         along[1] += detail[0].sum(0)
-    good = ~bad
-    return tuple(_faults(*(a if axis == 0 else a.T for a in (mean, variance, constant, good)), across[axis],
-                         along[axis], copied[axis], len(sample), quantum) for axis in (0, 1))
+    halves = np.stack([sample[k % len(sample) :: 2].mean(0, dtype=np.float64) for k in (0, 1)])
+    maps = mean, halves, variance, constant, ~bad
+    return tuple(_faults(*(a if axis == 0 else np.swapaxes(a, -1, -2) for a in maps), across[axis], along[axis],
+                         copied[axis], len(sample), quantum) for axis in (0, 1))
 
 
-def _faults(mean, variance, constant, good, across, along, copied, n, quantum):
+def _faults(mean, halves, variance, constant, good, across, along, copied, n, quantum):
     """Judge the rows of one orientation."""
     lines = len(mean)
     none = np.zeros(0, int)
@@ -166,7 +171,7 @@ def _faults(mean, variance, constant, good, across, along, copied, n, quantum):
     copy = np.flatnonzero(copied[1:] < MAX_INTERPOLATED * along[1:])
     interpolated[copy] = interpolated[copy + 1] = True  # which of the two is the copy, nobody knows
     interpolated &= usable & (along > MIN_DETAIL * step**2)
-    off, ratio = _uneven(mean, variance, good, usable & ~dead & ~interpolated, n)
+    off, ratio = _uneven(mean, halves, variance, good, usable & ~dead & ~interpolated, n)
     wide = (off > 0) & (ratio > WIDE_RATIO)
     found = [np.flatnonzero(a) for a in (dead, (off != 0) & ~wide, wide, interpolated)]
     return LineFaults(*(a if len(a) <= MAX_BAD_LINES * lines else none for a in found))
@@ -187,7 +192,7 @@ def _dead(mean, flat, n, step):
     return dead
 
 
-def _uneven(mean, variance, good, usable, n):
+def _uneven(mean, halves, variance, good, usable, n):
     """Lines that deviate from their neighbors in most of their parts: sign (lines,), and the ratio of signals."""
     lines = len(mean)
     parts = np.array_split(np.arange(mean.shape[1]), LINE_BLOCKS)
@@ -218,4 +223,46 @@ def _uneven(mean, variance, good, usable, n):
         sign[off.mean(1) >= MIN_BLOCKS_OFF] = s
     off = sign != 0
     ratio[off] = np.nanmedian(1 + share[off], 1)
-    return sign, ratio
+    for i in np.flatnonzero(off):
+        off[i] = (_is_sharp(i, sign, ratio[i], level - dark)
+                  and _deviates_everywhere(i, sign[i], ratio[i], np.where(good, halves, np.nan) - dark))
+    return np.where(off, sign, 0), np.where(off, ratio, 1.0)
+
+
+def _is_sharp(i, sign, ratio, level):
+    """Whether an uneven line deviates from the very next lines, and not only from those farther away, as disks do."""
+    first, last = i, i
+    while first > 0 and sign[first - 1] == sign[i]:
+        first -= 1
+    while last < len(sign) - 1 and sign[last + 1] == sign[i]:
+        last += 1
+    beside = [k for k in (first - 1, last + 1) if 0 <= k < len(sign) and np.isfinite(level[k]).any()]
+    if last - first + 1 > MAX_UNEVEN_LINES:
+        return False
+    if not beside:
+        return True
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # parts of bad pixels
+        next_lines = np.nanmean(level[beside], 0)
+        step = np.nanmedian(level[i] / np.where(next_lines > 0, next_lines, np.nan)) - 1
+    return bool(sign[i] * step > MIN_SHARED_RATIO * abs(ratio - 1))
+
+
+def _deviates_everywhere(i, sign, ratio, halves):
+    """Whether an uneven line deviates where it deviates least, too: between disks or spots, a row of them does not.
+
+    The pixels that deviate least are chosen in half of the patterns, and judged in the other half.
+    """
+    sides = [halves[:, max(0, i - 4) : i], halves[:, i + 1 : i + 5]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # columns of bad pixels
+        expected = np.nanmean([np.nanmedian(side, 1) for side in sides if side.shape[1]], 0)
+    deviations = []
+    for chosen, judged in ((0, 1), (1, 0)):
+        line = halves[:, i]
+        usable = np.flatnonzero(np.isfinite(expected + line).all(0))
+        excess = sign * (line[chosen] - expected[chosen])[usable]
+        least = usable[np.argsort(excess / np.maximum(expected[chosen, usable], 1e-12))]
+        least = least[: max(1, int(LEAST_PART * len(least)))]
+        deviations.append(line[judged, least].sum() / max(expected[judged, least].sum(), 1e-12) - 1)
+    return bool(np.mean(deviations) * sign > MIN_SHARED_RATIO * abs(ratio - 1))

@@ -1,0 +1,41 @@
+"""Bad rows and columns of a detector, and rows of disks or spots, which are none."""
+
+import numpy as np
+import pytest
+from scipy.special import erfc
+
+from py4dstem_prenet.detector import bad_lines
+
+SIDE, PATTERNS = 128, 40
+GOOD = np.zeros((SIDE, SIDE), bool)
+
+
+def lattice(radius, spacing, angle=0.0, brightness=20.0):
+    """Expected electrons of a square lattice of disks that does not move, (SIDE, SIDE)."""
+    x, y = np.indices((SIDE, SIDE))
+    pattern = np.full((SIDE, SIDE), 0.3)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    for h in range(-7, 8):
+        for k in range(-7, 8):
+            cx, cy = SIDE // 2 + spacing * turn @ (h, k)
+            disk = 0.5 * erfc((np.hypot(x - cx, y - cy) - radius) / 0.6)
+            pattern += brightness * np.exp(-(h * h + k * k) / 30) * disk
+    return pattern
+
+
+@pytest.mark.parametrize("radius, spacing", [(0.8, 16), (1.5, 9), (2.5, 16), (5, 16)])
+def test_rows_of_disks_along_rows_of_pixels_are_no_faults(radius, spacing):
+    counts = np.random.default_rng(0).poisson(lattice(radius, spacing), (PATTERNS, SIDE, SIDE))
+    for faults in bad_lines(counts, GOOD, 1.0):
+        assert not faults.uneven.size + faults.wide.size + faults.dead.size
+
+
+@pytest.mark.parametrize("ratio", [0.7, 1.4, 2.0])
+def test_a_line_that_counts_more_or_less_is_found(ratio):
+    x, y = np.indices((SIDE, SIDE))
+    expected = 0.5 + 3 * np.exp(-np.hypot(x - 64, y - 60) / 30)
+    expected[30] *= ratio
+    expected[:, 95] *= ratio
+    counts = np.random.default_rng(1).poisson(expected, (PATTERNS, SIDE, SIDE))
+    rows, columns = bad_lines(counts, GOOD, 1.0)
+    assert [np.union1d(faults.uneven, faults.wide).tolist() for faults in (rows, columns)] == [[30], [95]]
