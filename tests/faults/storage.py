@@ -41,7 +41,8 @@ def calibrated(data=None):
     cube = cube_of(np.array(scan().counts[:3, :3]) if data is None else data)
     qx0, qy0, sigma = (np.full(cube.Rshape, v) for v in (31.0, 32.0, 0.1))
     calibrations.write_origin(cube, SimpleNamespace(qx0=qx0, qy0=qy0, sigma_qx0=sigma, sigma_qy0=sigma, valid=sigma > 0,
-                                           radius=scan().truth["radius"], found=True, feature="direct beam"))
+                                           radius=scan().truth["radius"], found=True, feature="direct beam",
+                                           stop=None))
     calibrations.write_fit(cube, SimpleNamespace(qx0=qx0, qy0=qy0, accepted=True))
     return cube
 
