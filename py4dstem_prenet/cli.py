@@ -404,6 +404,7 @@ def train(
     start: Annotated[str | None, typer.Option(help="Initial weights: a name, or a file.")] = None,
     part: Annotated[str | None, typer.Option(help="Train only this part: coarse or fine, rings or disk.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the run; default runs/TASK.")] = None,
+    device: Device = "cpu",
 ):
     """Train a network on simulated patterns; write its weights and model card to the folder of the run."""
     folder = Path("runs") / task.value if output is None else output
@@ -415,7 +416,8 @@ def train(
 
     given = {"part": part, "minutes": minutes, "steps": steps}
     options = " ".join(f"--{name} {value}" for name, value in given.items() if value)
-    train(task.value, minutes=minutes, steps=steps, seed=seed, resume=resume, out=folder, start=start, part=part)
+    train(task.value, minutes=minutes, steps=steps, seed=seed, resume=resume, out=folder, start=start, part=part,
+          device=device)
     typer.echo(f"Saved {export(folder, folder, f'prenet train {task.value} {options} --seed {seed}')}.")
 
 

@@ -137,3 +137,46 @@ def pick_device(device: str = "auto") -> torch.device:
         return torch.device(device)
     except (RuntimeError, AssertionError) as problem:
         raise PrenetError(f"The device {device!r} cannot be used here; device='cpu' always works.") from problem
+
+
+def move_to_device(module: torch.nn.Module, device) -> None:
+    """Have a module compute on a device for callers whose tensors are elsewhere.
+
+    Arguments are moved to the device, and results to where the first argument was; gradients follow.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        The module; its parameters are moved to the device.
+    device : torch.device or str
+        The device.
+
+    Examples
+    --------
+    >>> layer = torch.nn.Linear(2, 1)
+    >>> move_to_device(layer, "cpu")
+    >>> layer(torch.ones(3, 2)).shape
+    torch.Size([3, 1])
+    """
+    device = torch.device(device)
+    module.to(device)
+    home = []
+
+    def send(_, args, kwargs):
+        first = next(t for t in (*args, *kwargs.values()) if torch.is_tensor(t))
+        home.append(first.device)
+        return _moved(args, device), _moved(kwargs, device)
+
+    module.register_forward_pre_hook(send, with_kwargs=True)
+    module.register_forward_hook(lambda _, __, result: _moved(result, home.pop()))
+
+
+def _moved(value, device):
+    """A value with all tensors in it on the device."""
+    if torch.is_tensor(value):
+        return value.to(device, non_blocking=device.type == "cuda")
+    if isinstance(value, dict):
+        return {key: _moved(item, device) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(_moved(item, device) for item in value)
+    return value

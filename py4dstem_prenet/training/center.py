@@ -242,7 +242,7 @@ class CenterTask(Task):
     network = CenterNet
     batch = 96
     rate = 2e-3
-    parts = ("coarse", "fine")
+    parts = called = ("coarse", "fine")
 
     def loss(self, network, bank, generator, half: bool = True):  # numpydoc ignore=PR01,RT01
         """Return the loss of both stages on a random batch, see `Task.loss`."""

@@ -57,7 +57,7 @@ def export(run: Path, out: Path, command: str, name: str | None = None, minutes_
     pathlib.Path
         The .safetensors file.
     """
-    state = torch.load(Path(run) / "checkpoint.pt", weights_only=True)
+    state = torch.load(Path(run) / "checkpoint.pt", map_location="cpu", weights_only=True)
     figures = json.loads((Path(run) / "log.jsonl").read_text().splitlines()[-1])
     task = state["task"]
     name = name or task

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from ..compute import move_to_device, pick_device
 from ..core import PrenetError
 from ..networks import averaged_weights, tensors
 from ..simulation import Bank, joined, load_bank
@@ -123,7 +124,7 @@ def load_mixed_bank(folder: Path, seed: int, specimens: int) -> Bank:
 def train(task: str, *, minutes: float | None = None, steps: int | None = None, seed: int = 0, resume: bool = False,
           out: Path | None = None, start: str | None = None, specimens: int = BANK_SPECIMENS,
           banks: Path = Path("runs"), half: bool = False, threads: int | None = None,
-          part: str | None = None) -> Path:
+          part: str | None = None, device: str = "cpu") -> Path:
     """Train a network for a number of steps or minutes, whichever ends first.
 
     Parameters
@@ -153,6 +154,8 @@ def train(task: str, *, minutes: float | None = None, steps: int | None = None, 
         Number of threads of PyTorch.
     part : str, optional
         The only part of the network to train, see `Task.parts`; the other weights stay as they are. All by default.
+    device : {"cpu", "cuda", "mps", "auto"}, optional
+        Where the network computes. Samples are drawn on the CPU.
 
     Returns
     -------
@@ -186,6 +189,8 @@ def train(task: str, *, minutes: float | None = None, steps: int | None = None, 
     if start is not None:
         network.load_state_dict(expand_weights(tensors(start), network))
     network = network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
+    for name in job.called:
+        move_to_device(network.get_submodule(name), pick_device(device))
     average = averaged_weights(network, TRAINING_AVERAGE_DECAY, TRAINING_AVERAGE_WARMUP)
     trained = [p for name in job.parts for p in network.get_submodule(name).parameters()]
     optimizer = torch.optim.AdamW(trained, lr=job.rate, weight_decay=1e-4, betas=(0.9, 0.98))
@@ -193,7 +198,7 @@ def train(task: str, *, minutes: float | None = None, steps: int | None = None, 
     step, spent, running_loss = 0, 0.0, 0.0
     peak_rate = job.rate * (RESTART_RATE_FACTOR if start is not None else 1)
     if resume:
-        state = torch.load(checkpoint, weights_only=True)
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         network.load_state_dict(state["network"])
         average.module.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])

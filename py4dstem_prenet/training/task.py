@@ -21,6 +21,8 @@ class Task:
         Peak learning rate of AdamW.
     parts : tuple of str
         Submodules whose gradients are clipped separately; the empty string is the whole network.
+    called : tuple of str
+        Submodules that the loss calls; the empty string is the whole network.
     """
 
     name: str
@@ -28,6 +30,7 @@ class Task:
     batch: int
     rate: float
     parts: tuple[str, ...] = ("",)
+    called: tuple[str, ...] = ("",)
 
     def build(self) -> nn.Module:
         """Return an untrained network.
