@@ -52,7 +52,7 @@ DEFECTS = {
         "fit_descan(maps, sigmas, ~origin.valid, model)",
         "tests/test_properties.py::test_a_descan_fit_follows_the_scan_and_its_own_coordinates"),
     "coordinates of the pattern mirrored in the disk fit": (
-        "fits/disk.py", "dx, dy = self.x + sx - position[:, :1]", "dx, dy = self.x + sx + position[:, :1]",
+        "fits/disk.py", "dx, dy = self.x - position[:, :1]", "dx, dy = self.x + position[:, :1]",
         "tests/test_properties.py::test_the_disk_fit_follows_its_window"),
     "covariance of the disk fit doubled": (
         "fits/disk.py", "return DiskPositions(position, inverse[:, :2, :2],",

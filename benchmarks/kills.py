@@ -128,7 +128,7 @@ class _Result:
         self.qx0 = self.qy0 = self.sigma_qx0 = self.sigma_qy0 = maps
         self.valid, self.found, self.accepted, self.radius = np.ones(SHAPE[:2], bool), True, True, value
         self.a = self.b = self.theta = value
-        self.feature = "direct beam"
+        self.feature, self.stop = "direct beam", None
 
 
 def update(cube, value):

@@ -99,7 +99,7 @@ def test_windows_are_centered_on_the_guess_not_on_the_beam(vacuum_bank):
 
 
 def test_fields_have_their_beam_at_the_label_also_when_turned(vacuum_bank):
-    x, _, origin, present, scene = center.draw_fields(vacuum_bank, seeded(2), 64)
+    x, _, origin, present, scene = center.draw_fields(vacuum_bank, seeded(2), 256)
     radius, kinds = scene.radius, scene.faults.kinds()
     hidden = ("dark", "stop", "sides", "wrapped", "gain", "offset")
     plain = present & ~torch.stack([kinds[k] for k in hidden]).any(0)

@@ -28,7 +28,7 @@ from ..core import ellipse_matrix
 DISK_MARGIN_PX = 3.0  # pixels around the disk that are fitted with it, to determine the background
 MAX_START_OFFSET_PX = 1.5  # pixels between a position and the middle of its window, for which windows are made
 MAX_CONTRAST_DEGREE = 6  # polynomial degree of the contrast
-GAUSS_NEWTON_STEPS = 3  # from 0.3 px off two steps converge; the third is a reserve
+GAUSS_NEWTON_STEPS = 4  # from 0.3 px off two steps converge; the others are a reserve for starts farther off
 LEARNING_ROUNDS = 5  # rounds in which aperture and contrast are learned from a sample
 MIN_BLUR_PX = 0.05  # pixels, 1 sigma: a sharper edge looks the same, since a pixel averages over its area
 MIN_EXPECTED_FRACTION = 0.03  # of the disk's level: lower bound of the expected counts in weights, a safeguard

@@ -67,7 +67,7 @@ class FirstGuess:
     wide: bool = False
 
 
-def coarse_origin(network, scan: Scan, noise: NoiseModel, region=None) -> FirstGuess | None:
+def coarse_origin(network, scan: Scan, noise: NoiseModel, region=None, blocks=None) -> FirstGuess | None:
     """Guess every origin of a scan with the coarse network.
 
     Parameters
@@ -80,13 +80,15 @@ def coarse_origin(network, scan: Scan, noise: NoiseModel, region=None) -> FirstG
         Noise model of the detector.
     region : numpy.ndarray of bool, shape (Rx, Ry), optional
         Positions that are summed; all by default.
+    blocks : tuple, optional
+        Sums over blocks of the scan, see `block_sums`; computed by default.
 
     Returns
     -------
     FirstGuess or None
         The guess; None if no block shows a beam.
     """
-    sums, counts, grid = block_sums(scan, noise, region=region)
+    sums, counts, grid = block_sums(scan, noise, region=region) if blocks is None else blocks
     step = -(-max(sums.shape[1:]) // MAX_FIELD_PX)
     fields, good, readout = _fields(sums, counts, noise, step)
     device = next(network.parameters()).device

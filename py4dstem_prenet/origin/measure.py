@@ -29,6 +29,7 @@ from . import (
     FirstGuess,
     GivenBeam,
     Located,
+    block_sums,
     check_edges,
     coarse_origin,
     confirmed,
@@ -206,9 +207,10 @@ class BeamLocator:
             if any(flag.name == "inverted" for flag in noise.flags):
                 return cls(noise, None, None, Flag("no_beam"), device)
             region = None if given is None else given.region
-            coarse = wide_origin(scan, noise, region)
+            blocks = block_sums(scan, noise, region=region)
+            coarse = wide_origin(scan, noise, blocks)
             if coarse is None:
-                coarse = coarse_origin(load("center", device).coarse, scan, noise, region)
+                coarse = coarse_origin(load("center", device).coarse, scan, noise, region, blocks)
             advance()
             if given is not None:
                 coarse = started(scan, noise, coarse, given)

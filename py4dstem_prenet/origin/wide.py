@@ -12,7 +12,7 @@ import numpy as np
 from scipy.ndimage import binary_dilation, binary_erosion, gaussian_filter, label
 
 from ..core import NoiseModel, Scan
-from . import FirstGuess, block_sums, spread_blocks
+from . import FirstGuess, spread_blocks
 
 # Chosen, not measured:
 MIN_WIDE_RADIUS, MAX_WIDE_RADIUS = 0.34, 0.62  # of the shorter side of the frame; smaller ones are the network's
@@ -127,7 +127,7 @@ def _circle(inside, usable, width):
     return WideDisk(center, radius + 0.5, sigma)  # the contour holds the outermost pixels of the disk
 
 
-def wide_origin(scan: Scan, noise: NoiseModel, region=None) -> FirstGuess | None:
+def wide_origin(scan: Scan, noise: NoiseModel, blocks) -> FirstGuess | None:
     """Guess every origin of a scan whose direct beam fills most of the detector.
 
     Parameters
@@ -136,15 +136,15 @@ def wide_origin(scan: Scan, noise: NoiseModel, region=None) -> FirstGuess | None
         The scan, or a sample of one.
     noise : NoiseModel
         Noise model of the detector.
-    region : numpy.ndarray of bool, shape (Rx, Ry), optional
-        Positions that are used; all by default.
+    blocks : tuple
+        Sums over blocks of the scan, see `block_sums`.
 
     Returns
     -------
     FirstGuess or None
         The guess; None if the mean pattern shows no such disk.
     """
-    sums, counts, grid = block_sums(scan, noise, region=region)
+    sums, counts, grid = blocks
     good = ~noise.bad_pixels
     whole = wide_disk(sums.sum(0), good)
     if whole is None:
