@@ -172,7 +172,8 @@ def test_train(stage, here):
     assert commands == ["prenet train center --minutes 2.0 --seed 7"]
     (task, settings), *_ = calls
     assert task == "center" and settings.pop("out").as_posix() == "runs/center"
-    assert settings == {"minutes": 2, "steps": None, "seed": 7, "resume": False, "start": None, "part": None}
+    assert settings == {"minutes": 2, "steps": None, "seed": 7, "resume": False, "start": None, "part": None,
+                        "device": "cpu"}
     (here / "run").mkdir()
     (here / "run" / "state").touch()
     refused("train", "denoise", "--out", "run")
