@@ -356,7 +356,7 @@ def _noise(r, data, edf, previous=None):
     if ratio <= 1:
         return data.sigma if freedom < 10 else np.maximum(data.sigma * ratio, _MIN_SIGMA_PX)
     # Half of the residuals exceed NORMAL_MAD times the total noise.
-    return np.sqrt(data.sigma**2 + np.median((r / NORMAL_MAD) ** 2 - s**2))
+    return np.sqrt(data.sigma**2 + max(np.median((r / NORMAL_MAD) ** 2 - s**2), 0.0))
 
 
 def _irls(basis, data, surface, lam=0.0, noise=None, steps=30):

@@ -38,6 +38,7 @@ MAX_STRUCTURE_FRACTION = 0.02  # of the variance that remaining structure may ad
 MIN_SLOPE_SIGNIFICANCE = 4.0  # standard errors of the slope, below which the gain is not determined
 MAX_LINE_CHI = 1.5  # mean squared residual, in units of its variance, up to which the line counts as straight
 MAX_FANO_DEVIATION = 0.1  # of variance over mean of dim pixels, in steps between values; 0 for counts
+MIN_COUNTING_RATIO = 0.8  # variance over mean of most groups, in steps; 1 for counts, the gain where that is smaller
 MIN_LINE_GROUPS = 5  # groups of pixels, from the dimmest on, to which a line is fitted
 
 
@@ -121,7 +122,7 @@ def _is_counting(t, used, slope, significant, quantum, minimum):
     lit_anywhere = t["m"] > 0
     usual = np.median(t["v"][lit_anywhere] / t["m"][lit_anywhere]) / quantum
     if abs(t["fano"][0] / quantum - 1) < MAX_FANO_DEVIATION and not (
-            significant and slope / quantum < 0.6 and usual < 0.8):
+            significant and slope / quantum < 0.6 and usual < MIN_COUNTING_RATIO):
         return True
     if significant and not 0.6 < slope / quantum < 1.4:
         return False

@@ -1,4 +1,5 @@
 from .beam_pixels import hot_pixels as hot_pixels
+from .circle import kasa_circle as kasa_circle
 from .disk import (
     DISK_MARGIN_PX as DISK_MARGIN_PX,
     LEARNING_ROUNDS as LEARNING_ROUNDS,

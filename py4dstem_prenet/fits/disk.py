@@ -297,7 +297,7 @@ class DiskModel:
         along, across = np.cos(direction), np.sin(direction)
         u, v = u * along + v * across, v * along - u * across
         self.x, self.y = x.flatten()[self.keep].to(device), y.flatten()[self.keep].to(device)
-        self.terms = (_monomials(u, v, self.degree) @ _orthonormal(self.degree)).to(device)
+        self.terms = disk_terms(u, v, self.degree).to(device)
         self.degrees = torch.tensor([n for n in range(self.degree + 1) for _ in range(n + 1)], device=device)
         self.plane = _monomials(self.x / (radius + DISK_MARGIN_PX), self.y / (radius + DISK_MARGIN_PX), 1)
         self.pairs = torch.triu_indices(self.terms.shape[1], self.terms.shape[1], device=device)
@@ -460,7 +460,7 @@ class DiskModel:
             value, move_x, move_y, *_ = self._aperture(position[:, k])
             away = torch.stack([self.x - position[:, k, :1], self.y - position[:, k, 1:]], -1) @ self.inverse.T
             away = away / away.norm(dim=-1, keepdim=True).clamp_min(self.aperture.radius)
-            terms = _monomials(*away.unbind(-1), degree) @ _orthonormal(degree).to(away.device)
+            terms = disk_terms(*away.unbind(-1), degree)
             inside = (terms @ contrast[:, k, :, None])[..., 0]
             expected = expected + value * inside
             bright = inside.clamp_min(0)

@@ -12,6 +12,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from ..core import Decision, Flag, NoiseModel, OriginMap, Scan
+from ..fits import kasa_circle
 from . import block_sums, no_origin
 
 WRAPPED_BLOCKS = 2  # blocks along each side of the scan whose patterns are summed
@@ -121,9 +122,7 @@ def edge_circle(pattern, good, center, radius: float):
     for _ in range(6):  # Kasa's fit, without points far from the circle
         if points.shape[1] < CIRCLE_RAYS / 3:
             return None
-        design = np.stack([*points, np.ones(points.shape[1])], 1)
-        solution = np.linalg.lstsq(design, (points**2).sum(0), rcond=None)[0]
-        found = solution[:2] / 2
+        found, _ = kasa_circle(points)
         off = np.hypot(*(points - found[:, None]))
         off = np.abs(off - np.median(off))
         points = points[:, off <= max(1.0, 3 * np.median(off))]

@@ -12,6 +12,7 @@ import numpy as np
 from scipy.ndimage import binary_dilation, binary_erosion, gaussian_filter, label
 
 from ..core import NoiseModel, Scan
+from ..fits import kasa_circle
 from . import FirstGuess, spread_blocks
 
 # Chosen, not measured:
@@ -20,10 +21,10 @@ SMOOTHING = 0.006  # of the side, 1 sigma: keeps single pixels from breaking the
 MIN_SMOOTHING_PX = 0.7  # pixels
 MIN_LEVEL_ELECTRONS = 50.0  # electrons of the disk in the area of the smoothing: its noise is a seventh of the level
 MAX_HALF_LIT = 0.2  # pixels between a quarter and three quarters of the level, in those above: the edge is sharp
-MAX_PEAK = 3.0  # brightest 1 % of the disk in its median: no diffraction pattern is so flat
+MAX_PEAK = 3.0  # 97 % quantile of the disk's brightness in its median: no diffraction pattern is so flat
 MIN_FILLED = 0.9  # of the circle's pixels that are above half of the level, and the other way round
 MAX_CONTOUR_ERROR = 0.02  # median distance of the contour from the circle, in radii
-MIN_CONTOUR = 0.3  # part of the circle that the contour covers
+MIN_CONTOUR, CONTOUR_SECTORS = 0.3, 72  # part of the circle that the contour covers, in so many sectors
 SLOPE_ERROR = 0.3  # widths of the smoothing: error of the center if the level of the disk falls by a fifth across it
 CORRELATED_PIXELS = 5.0  # of the contour, whose errors are alike
 VISIBLE_LOG_ODDS = 5.0  # of the guess
@@ -102,26 +103,24 @@ def _circle(inside, usable, width):
     limit = binary_dilation(~usable, iterations=2)
     limit[[0, 1, -2, -1]], limit[:, [0, 1, -2, -1]] = True, True
     contour = np.argwhere(inside & ~binary_erosion(inside) & ~limit).astype(float)
-    for _ in range(6):  # Kasa's fit, without points far from the circle: shadows of dirt, gaps between chips
+    for _ in range(6):  # without points far from the circle: shadows of dirt, gaps between chips
         if len(contour) < 16:
             return None
-        design = np.column_stack([contour, np.ones(len(contour))])
-        solution = np.linalg.lstsq(design, (contour**2).sum(1), rcond=None)[0]
-        center = solution[:2] / 2
-        radius = float(np.sqrt(max(solution[2] + center @ center, 1.0)))
+        center, radius = kasa_circle(contour.T)
         off = np.abs(np.hypot(*(contour - center).T) - radius)
         kept = off <= max(1.0, 3 * np.median(off))
         contour = contour[kept]
-    azimuth = np.unique((np.arctan2(*(contour - center).T) * 36 / np.pi).astype(int))
+    azimuth = np.unique((np.arctan2(*(contour - center).T) * CONTOUR_SECTORS / (2 * np.pi)).astype(int))
     x, y = np.indices(inside.shape)
     disk = usable & (np.hypot(x - center[0], y - center[1]) < radius)
     both = (disk & inside).sum()
     if (not MIN_WIDE_RADIUS < radius / min(inside.shape) < MAX_WIDE_RADIUS
-            or np.median(off[kept]) > max(0.5, MAX_CONTOUR_ERROR * radius) or len(azimuth) < MIN_CONTOUR * 72
+            or np.median(off[kept]) > max(0.5, MAX_CONTOUR_ERROR * radius)
+            or len(azimuth) < MIN_CONTOUR * CONTOUR_SECTORS
             or both < MIN_FILLED * max(disk.sum(), inside.sum())):
         return None
     # Errors of neighboring pixels of the contour are alike; a circle of which half is seen has twice the error.
-    covered = len(azimuth) / 72
+    covered = len(azimuth) / CONTOUR_SECTORS
     sigma = max(0.3, 1.5 * float(np.median(off[kept]))) * (2 / len(contour) * CORRELATED_PIXELS) ** 0.5 / covered**2
     sigma = float(np.hypot(sigma, SLOPE_ERROR * width))
     return WideDisk(center, radius + 0.5, sigma)  # the contour holds the outermost pixels of the disk
