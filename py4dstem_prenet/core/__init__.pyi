@@ -53,6 +53,7 @@ from .robust import (
     check_residuals as check_residuals,
     jackknife as jackknife,
     jackknife_covariance as jackknife_covariance,
+    masked_median as masked_median,
     robust_loss as robust_loss,
     robust_sigma as robust_sigma,
 )

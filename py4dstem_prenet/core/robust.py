@@ -55,6 +55,36 @@ def robust_loss(z) -> np.ndarray:
     return (1 - (1 - np.minimum((z / TUKEY_CUT) ** 2, 1)) ** 3) * (TUKEY_CUT**2 / 6) / TUKEY_MEAN_LOSS
 
 
+def masked_median(values, use, empty=np.nan) -> np.ndarray:
+    """Compute the median of the used values along the last axis.
+
+    Parameters
+    ----------
+    values : array_like, shape (..., n)
+        Values.
+    use : array_like of bool, shape (..., n)
+        True where a value is used.
+    empty : float, optional
+        Result where no value is used.
+
+    Returns
+    -------
+    numpy.ndarray, shape (...)
+        The medians.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.core import masked_median
+    >>> masked_median([[1.0, 7.0, 3.0], [1.0, 2.0, 9.0]], [[True, True, True], [True, True, False]]).tolist()
+    [3.0, 1.5]
+    """
+    use = np.asarray(use, bool)
+    ordered = np.sort(np.where(use, values, np.inf), axis=-1)
+    count = np.maximum(use.sum(-1), 1)
+    low, high = (np.take_along_axis(ordered, at[..., None], -1)[..., 0] for at in ((count - 1) // 2, count // 2))
+    return np.where(use.any(-1), (low + high) / 2, empty)
+
+
 def jackknife(parts) -> float:
     """Estimate a standard deviation by the jackknife.
 

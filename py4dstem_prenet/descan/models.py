@@ -10,12 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.interpolate import BSpline
+from scipy.linalg.lapack import dposv
 
 MODELS = ("constant", "plane", "parabola", "spline")  # simplest first
 MIN_SPLINE_LINES = 8  # rows or columns of the scan with positions in use
 MIN_SPLINE_POSITIONS = 40  # positions in use
 MIN_POSITIONS_PER_TERM = 2  # positions for each coefficient of a polynomial that is chosen automatically
 MIN_GRAM_EIGENVALUE = 1e-7  # of the normal matrix scaled to a unit diagonal; below, a term is not determined
+SOLVE_RIDGE = 1e-11  # added to the unit diagonal of scaled normal equations
 MAX_LEVERAGE_RATIO = 50  # largest variance of the surface over the mean one at positions in use
 MAX_SPLINE_PIECES = 8  # pieces of the spline along each axis of the scan
 
@@ -257,10 +259,14 @@ def solve(gram, right):
     numpy.ndarray, shape (k,) or (k, m)
         Solutions.
     """
-    scale = 1 / np.sqrt(np.maximum(np.diag(gram), 1e-300))
-    scaled = gram * np.outer(scale, scale)
-    scaled[np.diag_indices_from(scaled)] += 1e-11
-    return scale * np.linalg.solve(scaled, scale * right if right.ndim == 1 else scale[:, None] * right)
+    scale = 1 / np.sqrt(np.maximum(np.diagonal(gram), 1e-300))
+    scaled = gram * (scale[:, None] * scale)
+    scaled.flat[:: len(scaled) + 1] += SOLVE_RIDGE
+    known = scale * right if right.ndim == 1 else scale[:, None] * right
+    _, solved, failed = dposv(scaled, known)
+    if failed:  # rounding has made the matrix indefinite
+        solved = np.linalg.solve(scaled, known)
+    return scale * solved if right.ndim == 1 else scale[:, None] * solved
 
 
 def thinned(array, step):

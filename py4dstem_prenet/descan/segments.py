@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..core import NORMAL_MAD, TUKEY_CUT, Decision, robust_loss
+from ..core import NORMAL_MAD, TUKEY_CUT, Decision, masked_median, robust_loss
 from . import MIN_SPLINE_BEND, MODELS, SurfaceFit, fit_pair, folds, prepare, thinned
 
 MAX_BREAKS = 8  # breaks in a scan
@@ -166,12 +166,12 @@ def _profiles(data, columns, count):
     basis = _row_basis(columns, count)
     pairs = (basis[:, :, None] * basis[:, None]).reshape(len(basis), 9)
     scale = np.maximum(data.sigma, PROFILE_FLOOR_PX / 2)
-    median = np.array([np.median(y[u]) if u.any() else 0.0 for y, u in zip(data.y, data.use, strict=True)])
+    median = masked_median(data.y, data.use, 0.0)
     coef = np.zeros((len(median), 3))
     coef[:, 0] = median
     for step in range(PROFILE_STEPS):
         r = np.abs(data.y - coef @ basis.T)
-        spread = np.array([np.median(a[u]) if u.any() else 1.0 for a, u in zip(r / scale, data.use, strict=True)])
+        spread = masked_median(r / scale, data.use, 1.0)
         z = r / scale / np.maximum(spread / NORMAL_MAD, 0.5)[:, None]
         # Least absolute deviations first, then Tukey's biweight.
         biweight = (1 - np.minimum((z / TUKEY_CUT) ** 2, 1)) ** 2

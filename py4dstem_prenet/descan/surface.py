@@ -40,6 +40,7 @@ MIN_SPLINE_BEND = 0.12
 MIN_CURVED_POSITIONS = 12
 MAX_SPARSE_OFFSET_PX = 0.25  # pixels
 MAX_DENSE_OUTLIERS = 0.25  # fraction of positions in dense groups of outliers; more are a second surface
+START_POSITIONS, START_TRIALS = 300, 40  # positions that score all starts, and best starts that all positions score
 MAX_IGNORED = 0.5  # fraction of positions that are outliers, above which the fit is refused
 
 
@@ -395,14 +396,17 @@ def _start(basis, data):
     subsets = rng.integers(i.size, size=(400 if size > 1 else 100, size))
     trial = (np.linalg.pinv(design[subsets]) @ y[subsets][..., None])[..., 0]
     trial = np.vstack([trial, np.zeros((1, size))])
+    few = slice(None, None, max(1, i.size // START_POSITIONS))
+    score = np.quantile(np.abs(y[few] - trial @ design[few].T) / s[few], 0.6, axis=1)
+    trial = trial[np.argsort(score, kind="stable")[:START_TRIALS]]
     off = np.abs(y - trial @ design.T) / s
+    pairs = (design[:, :, None] * design[:, None]).reshape(i.size, -1)
     for _ in range(4):  # refit the best ones to the nearest 60 % of the positions
         score = np.quantile(off, 0.6, axis=1)
         best = np.argsort(score, kind="stable")[:10]
         near = (off[best] <= score[best, None]) / s**2
-        gram = np.einsum("tn,na,nb->tab", near, design, design)
-        right = np.einsum("tn,na,n->ta", near, design, y)
-        polished = (np.linalg.pinv(gram, hermitian=True) @ right[..., None])[..., 0]
+        gram = (near @ pairs).reshape(-1, size, size)
+        polished = (np.linalg.pinv(gram, hermitian=True) @ ((near * y) @ design)[..., None])[..., 0]
         trial = np.vstack([trial[best], polished])
         off = np.abs(y - trial @ design.T) / s
     return evaluate(basis, trial[np.argmin(np.median(off, axis=1))])
@@ -415,11 +419,13 @@ def _solve_all(bases, data):
         if basis.penalty is None:
             solutions.append(_irls(basis, data, _start(basis, data)))
             continue
-        solution = solutions[-1]  # start with the outliers of the parabola
+        solution, tried = solutions[-1], _PENALTIES[::2]  # start with the outliers of the parabola
         for _ in range(2):
-            losses = [np.mean(x) for x in _held_out(basis, data, solution, data.use.sum() * _PENALTIES)]
-            lam = data.use.sum() * _PENALTIES[int(np.argmin(losses))]
-            solution = _irls(basis, data, solution.surface, lam, solution.noise)
+            losses = [np.mean(x) for x in _held_out(basis, data, solution, data.use.sum() * tried)]
+            best = tried[int(np.argmin(losses))]
+            solution = _irls(basis, data, solution.surface, data.use.sum() * best, solution.noise)
+            at = int(np.argmin(np.abs(np.log(_PENALTIES / best))))
+            tried = _PENALTIES[max(at - 1, 0) : at + 2]  # the best one and those beside it
         solutions.append(solution)
     return solutions
 
@@ -444,12 +450,19 @@ def folds(shape):
     >>> folds((2, 4)).tolist()
     [[0, 1, 2, 0], [3, 4, 5, 3]]
     """
-    labels = []
-    for n in shape:
-        block = max(1, round(n / 24))
-        i = np.arange(n)
-        labels.append((i if block == 1 else np.rint((i - (n - 1) / 2) / block).astype(int)) % 3)
-    return 3 * labels[0][:, None] + labels[1][None, :]
+    labels = np.zeros(shape, int)
+    for k, rows in enumerate(_thirds(shape[0])):
+        for m, columns in enumerate(_thirds(shape[1])):
+            labels[np.ix_(rows, columns)] = 3 * k + m
+    return labels
+
+
+def _thirds(count):
+    """Three interleaved sets of blocks of `count` rows or columns: their indices."""
+    block = max(1, round(count / 24))
+    at = np.arange(count)
+    label = (at if block == 1 else np.rint((at - (count - 1) / 2) / block).astype(int)) % 3
+    return [np.flatnonzero(label == k) for k in range(3)]
 
 
 def _held_out(basis, data, reference, lams):
@@ -457,17 +470,22 @@ def _held_out(basis, data, reference, lams):
 
     Robust weights and noise are those of the reference solution.
     """
-    fold_of = folds(data.y.shape)
+    shape = data.y.shape
+    rows, columns = (_thirds(n) for n in shape)
     weight = reference.weight
     total = normal(basis, weight, data.y)
-    residuals = np.zeros((len(lams), *data.y.shape))
-    for fold in np.unique(fold_of[data.use]):
-        out = fold_of == fold
-        gram, right = (a - b for a, b in zip(total, normal(basis, weight * out, data.y), strict=True))
-        mean = (weight * ~out).sum() / max((data.use & ~out).sum(), 1)
+    mass, count = weight.sum(), data.use.sum()
+    residuals = np.zeros((len(lams), *shape))
+    for block in (np.ix_(r, c) for r in rows for c in columns):
+        used = data.use[block]
+        if not used.any():
+            continue
+        part, w, y = basis.at(block[0].ravel(), block[1].ravel()), weight[block], data.y[block]
+        gram, right = (a - b for a, b in zip(total, normal(part, w, y), strict=True))
+        mean = (mass - w.sum()) / max(count - used.sum(), 1)
         for k, lam in enumerate(lams):
             whole = gram if basis.penalty is None else gram + lam * mean * basis.penalty
-            residuals[k][out] = (data.y - evaluate(basis, solve(whole, right)))[out]
+            residuals[k][block] = y - evaluate(part, solve(whole, right))
     return [robust_loss((r / reference.noise)[data.use]) for r in residuals]
 
 

@@ -8,8 +8,9 @@ import warnings
 from typing import NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
-from ..core import NORMAL_MAD
+from ..core import NORMAL_MAD, masked_median
 
 FULL_SCALE_BITS = range(7, 33)  # 2**bits - 1 and 2**bits - 2 mark invalid pixels in files of some detector
 FULL_SCALE_RATIO = 4.0  # full scale over the largest value of other pixels; a saturated beam has values in between
@@ -17,6 +18,7 @@ SMALL_FULL_SCALE_RATIO = 16.0  # the same below 16 bits, where beams saturate of
 MIN_LINE_PART = 0.9  # of a line's pixels at full scale, with which the line is invalid whatever the others give
 MAX_INVALID_FRACTION = 0.5  # of the pixels; if more hold one value, they are not the invalid ones
 MIN_LINE_PATTERNS = 4  # patterns, without which noise and pattern cannot be told apart
+SIDE_LINES = 4  # lines on either side that predict a line
 LINE_BLOCKS = 8  # parts of a line that must deviate alike
 MIN_BLOCKS_OFF = 0.75  # of the parts; the others may cross the beam
 LINE_SIGMAS = 4.0  # standard errors of each; false alarm in 6 of 8 parts: less than 1 in 10^20 lines
@@ -76,7 +78,7 @@ def full_scale_pixels(sample):
         values = high[rest & constant]
         top, bottom = float(values.max()), float(values.min())
         # The largest value in all patterns but one: a hit must not hide invalid pixels.
-        largest = float(np.sort(sample[:, varying], 0)[-min(2, len(sample))].max()) if varying.any() else 0.0
+        largest = float(_second_largest(sample)[varying].max()) if varying.any() else 0.0
         inner = next((float(value) for value in np.unique(values)[-2::-1] if not _full_scale(value)), largest)
         largest = max(largest, inner)
         smallest = float(low[varying].min()) if varying.any() else 0.0
@@ -94,6 +96,15 @@ def full_scale_pixels(sample):
         invalid |= found
         constant &= ~found
     return invalid if invalid.mean() < MAX_INVALID_FRACTION else np.zeros_like(invalid)
+
+
+def _second_largest(sample):
+    """Second largest value of each pixel over the patterns, (Qx, Qy); the value itself of a single pattern."""
+    first = second = sample[0]
+    for number, pattern in enumerate(sample[1:]):
+        second = np.minimum(first, pattern) if number == 0 else np.maximum(second, np.minimum(first, pattern))
+        first = np.maximum(first, pattern)
+    return second
 
 
 def _whole_lines(pixels):
@@ -202,17 +213,14 @@ def _uneven(mean, halves, variance, good, usable, n):
     level = np.where((weight > 0) & usable[:, None], level, np.nan)
     sign, ratio = np.zeros(lines, int), np.ones(lines)
     dark = np.nanmin(level) if np.isfinite(level).any() else 0.0
-    low, high = np.full((2, *level.shape), np.nan)
-    for i in range(lines):
-        sides = [level[max(0, i - 4) : i], level[i + 1 : i + 5]]
-        sides = [np.nanmedian(s, 0) for s in sides if len(s) and np.isfinite(s).any(0).all()]
-        if sides:
-            low[i], high[i] = np.min(sides, 0), np.max(sides, 0)
+    low, high = _side_levels(level)
     expected = (low + high) / 2
     # A line between a dark and a bright side, as along the edges of a row of disks, is not uneven.
     deviation = np.where(np.isnan(expected), np.nan, level - np.clip(level, low, high))
     scatter = np.nanmedian(np.abs(deviation), 0) / NORMAL_MAD
-    typical = np.sqrt(np.stack([np.median(error[max(0, i - 4) : i + 5], 0) for i in range(lines)]))
+    around = sliding_window_view(np.pad(error, ((SIDE_LINES, SIDE_LINES), (0, 0)), constant_values=np.nan),
+                                 2 * SIDE_LINES + 1, axis=0)
+    typical = np.sqrt(masked_median(around, ~np.isnan(around)))
     with np.errstate(invalid="ignore", divide="ignore"):
         z = deviation / np.maximum(np.maximum(typical, scatter), 1e-12 * max(abs(dark), 1e-12))
         share = deviation / np.maximum(expected - dark, 1e-12)
@@ -227,6 +235,20 @@ def _uneven(mean, halves, variance, good, usable, n):
         off[i] = (_is_sharp(i, sign, ratio[i], level - dark)
                   and _deviates_everywhere(i, sign[i], ratio[i], np.where(good, halves, np.nan) - dark))
     return np.where(off, sign, 0), np.where(off, ratio, 1.0)
+
+
+def _side_levels(level):
+    """Lower and higher one of the medians of the lines before and after each line, (lines, blocks) each.
+
+    A side on which some block has no level does not count; NaN where neither counts.
+    """
+    padded = np.pad(level, ((SIDE_LINES, SIDE_LINES), (0, 0)), constant_values=np.nan)
+    windows = sliding_window_view(padded, SIDE_LINES, axis=0)
+    sides = []
+    for window in (windows[: len(level)], windows[SIDE_LINES + 1 :]):
+        median = masked_median(window, np.isfinite(window))
+        sides.append(np.where(np.isfinite(median).all(1)[:, None], median, np.nan))
+    return np.fmin(*sides), np.fmax(*sides)
 
 
 def _is_sharp(i, sign, ratio, level):
