@@ -27,7 +27,6 @@ from . import (
 
 # Chosen with multislice silicon along [110] in view (benchmarks/strain.py, disks.py), unless a comment says otherwise:
 FITTED_AT_ONCE = 512  # windows; limits the memory
-FIT_STEPS = 4  # of each fit, since searches end up to a pixel off
 PRIOR_PX = 1.0  # pixels, of `fits.DiskModel`: its prior about the start, which is taken out of the covariance
 FINE_SIGMA_PX = 0.1  # pixels; a position with a larger sigma is fitted again from where the first fit ended
 # Electrons: the variance of a position exceeds its asymptotic value by this number over the electrons of the disk. Set
@@ -148,7 +147,7 @@ def _fit_some(found, some, windows, every, shape, direct, readout, neighbors=Non
             electrons, good = windows.cut(every.subset(part), coverage, model.side, places)
             with torch.inference_mode():
                 fitted = model.fit(electrons, good, offset.clamp(-MAX_MOVE_PX, MAX_MOVE_PX), readout, prior=prior,
-                                   overlap=overlap, steps=FIT_STEPS)
+                                   overlap=overlap)
             _store(found, part, fitted, every.place[part], model)
 
 

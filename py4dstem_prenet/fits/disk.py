@@ -28,7 +28,10 @@ from ..core import ellipse_matrix
 DISK_MARGIN_PX = 3.0  # pixels around the disk that are fitted with it, to determine the background
 MAX_START_OFFSET_PX = 1.5  # pixels between a position and the middle of its window, for which windows are made
 MAX_CONTRAST_DEGREE = 6  # polynomial degree of the contrast
-GAUSS_NEWTON_STEPS = 4  # from 0.3 px off two steps converge; the others are a reserve for starts farther off
+# Gauss-Newton steps of every window, and more steps where the last one was longer than so many standard errors. From
+# 0.3 px off most converge in three. Steps until all have converged increase the error: in windows that converge slowly,
+# the contrast follows what moves the edge.
+GAUSS_NEWTON_STEPS, MORE_STEPS, MAX_MOVE_SIGMAS = 3, 1, 0.1
 LEARNING_ROUNDS = 5  # rounds in which aperture and contrast are learned from a sample
 MIN_BLUR_PX = 0.05  # pixels, 1 sigma: a sharper edge looks the same, since a pixel averages over its area
 MIN_EXPECTED_FRACTION = 0.03  # of the disk's level: lower bound of the expected counts in weights, a safeguard
@@ -176,6 +179,48 @@ class Overlap(NamedTuple):
     precision: torch.Tensor
 
 
+class _Windows(NamedTuple):
+    """What is fitted in n windows."""
+
+    counts: torch.Tensor  # (n, kept pixels) electrons, less `beneath`
+    good: torch.Tensor  # (n, kept pixels) 1 where a pixel is used
+    start: torch.Tensor  # (n, 2) pixels from the middle of the window
+    beneath: torch.Tensor  # these as in `Overlap`
+    change: torch.Tensor
+    precision: torch.Tensor
+    prior: torch.Tensor  # (n, terms, terms) inverse covariance of the contrast
+
+
+class _Start(NamedTuple):
+    """Where Gauss-Newton steps begin."""
+
+    position: torch.Tensor
+    coefficients: torch.Tensor
+    level: torch.Tensor
+
+
+class _State(NamedTuple):
+    """Where Gauss-Newton steps end, with what the last of them was computed from."""
+
+    position: torch.Tensor  # (n, 2)
+    coefficients: torch.Tensor  # (n, unknowns but the position)
+    level: torch.Tensor  # (n,) electrons in a pixel of the disk
+    move: torch.Tensor  # (n, 2) length of the last step, pixels
+    expected: torch.Tensor  # (n, pixels), as the next four
+    weight: torch.Tensor
+    value: torch.Tensor
+    move_x: torch.Tensor
+    move_y: torch.Tensor
+    inverse: torch.Tensor  # (n, unknowns, unknowns) covariance
+    gradient: torch.Tensor  # (n, unknowns) of the log likelihood; empty without ``learn=True``
+    shapes: torch.Tensor  # (n, 2, pixels) derivatives to radius and blur; empty without ``learn=True``
+
+    def put(self, index, other):
+        """Replace the windows at `index` by those of another state."""
+        for values, new in zip(self, other, strict=True):
+            values[index] = new
+
+
 def _monomials(u, v, degree):
     return torch.stack([u ** (n - k) * v**k for n in range(degree + 1) for k in range(n + 1)], -1)
 
@@ -310,6 +355,13 @@ class DiskModel:
         if amplitudes is not None:
             self.amplitudes = torch.as_tensor(np.asarray(amplitudes, np.float32), device=device)
 
+    def _distance(self, position):
+        """Pixels from positions (n, 2), and from there without the ellipse, with their distance; (n, pixels) each."""
+        m = self.inverse
+        dx, dy = self.x - position[:, :1], self.y - position[:, 1:]
+        u, v = dx * m[0, 0] + dy * m[0, 1], dx * m[1, 0] + dy * m[1, 1]
+        return dx, dy, u, v, torch.hypot(u, v).clamp_min(1e-6)
+
     def _aperture(self, position, shapes: bool = False) -> _ApertureValues:
         """Compute the aperture at positions (n, 2), its derivatives to them, and with `shapes` to radius and blur.
 
@@ -320,9 +372,7 @@ class DiskModel:
         """
         m = self.inverse
         radius, blur, edge = self.aperture.radius, self.aperture.blur, self.aperture.edge
-        dx, dy = self.x - position[:, :1], self.y - position[:, 1:]
-        u, v = dx * m[0, 0] + dy * m[0, 1], dx * m[1, 0] + dy * m[1, 1]
-        distance = torch.hypot(u, v).clamp_min(1e-6)
+        dx, dy, u, v, distance = self._distance(position)
         # Beyond 5.5 sigma the edge is flat; denormal float32 products there would cost much time.
         t = ((distance - (radius - edge**2 / (2 * radius))) / edge).clamp(-5.5, 5.5)
         square = t * t
@@ -351,7 +401,7 @@ class DiskModel:
         return good / (expected.clamp_min(MIN_EXPECTED_FRACTION * level[:, None]) + readout**2 + 1e-3)
 
     def fit(self, electrons, good, start, readout: float, learn: bool = False, prior=None,
-            overlap: Overlap | None = None, steps: int = GAUSS_NEWTON_STEPS) -> DiskPositions:
+            overlap: Overlap | None = None) -> DiskPositions:
         """Fit the disk in a batch of windows.
 
         Parameters
@@ -371,69 +421,89 @@ class DiskModel:
             `amplitudes`.
         overlap : Overlap, optional
             What other disks contribute; their uncertainty is marginalized.
-        steps : int, optional
-            Gauss-Newton steps; more are needed if starts are farther than 0.3 px.
 
         Returns
         -------
         DiskPositions
             Positions, covariances and quality of the fits.
         """
-        n, terms, planes = len(electrons), self.terms.shape[1], self.plane.shape[1]
+        n, terms = len(electrons), self.terms.shape[1]
         first_term, first_plane = 2, 2 + terms  # the unknowns: position, terms of the contrast, plane
         counts, good = self._kept_pixels(electrons, good)
         beneath, change, precision = overlap or (
-            counts.new_zeros(()), counts.new_zeros(*counts.shape, 0), counts.new_zeros(n, 0))
-        counts = (counts - beneath) * good
-        position, coefficients = start, None
+            torch.zeros_like(counts), counts.new_zeros(*counts.shape, 0), counts.new_zeros(n, 0))
         if prior is None:
             prior = torch.diag(self.amplitudes**-2 * (self.degrees > 0)).expand(n, -1, -1)
-        for _ in range(steps):
-            value, move_x, move_y, radial, blurring = self._aperture(position, learn)
-            if coefficients is None:
-                level, around = (_mean(counts, good * part) for part in (value > 0.5, value < 0.02))
-                level = level.clamp_min(1e-3)
-                coefficients = counts.new_zeros(n, terms + planes + change.shape[2])
-                coefficients[:, 0] = (level - around).clamp_min(0.05 * level)
-                coefficients[:, terms] = around.clamp_min(0)
-            inside = coefficients[:, :terms] @ self.terms.T
-            expected = value * inside + coefficients[:, terms : terms + planes] @ self.plane.T
-            if change.shape[2]:
-                expected = expected + (change @ coefficients[:, terms + planes :, None])[..., 0]
-            weight = self._weight(expected + beneath, level, good, readout)
-            bright = inside.clamp_min(0)  # the edge of a region of negative brightness must not move the position
-            move_x, move_y = bright * move_x, bright * move_y
-            matrix, right = self._normal_equations(counts, weight, value, move_x, move_y, change)
-            right[:, :2] += (start - position) / POSITION_PRIOR_PX**2
-            diagonal = matrix.diagonal(dim1=1, dim2=2)
-            diagonal.mul_(1 + 1e-6).add_(1e-9)
-            diagonal[:, :2] += POSITION_PRIOR_PX**-2
-            diagonal[:, first_plane + planes :] += precision
-            matrix[:, first_term:first_plane, first_term:first_plane] += prior / level[:, None, None] ** 2
-            factor = torch.linalg.cholesky_ex(matrix)[0]
-            solved = torch.cholesky_solve(right[..., None], factor)[..., 0]
-            previous, coefficients = coefficients, solved[:, 2:]
-            limit = MAX_START_OFFSET_PX + 0.5
-            position = (position + solved[:, :2].clamp(-0.5, 0.5)).clamp(-limit, limit)
-        inverse = torch.cholesky_inverse(factor)
-        residual = counts - expected
+        windows = _Windows((counts - beneath) * good, good, start, beneath, change, precision, prior)
+        state = self._stepped(windows, self._started(windows), readout, learn, GAUSS_NEWTON_STEPS)
+        sigma = state.inverse.diagonal(dim1=1, dim2=2)[:, :2].sqrt()
+        moving = (state.move > MAX_MOVE_SIGMAS * sigma).any(1).nonzero()[:, 0]
+        if len(moving):
+            begun = _Start(state.position[moving], state.coefficients[moving], state.level[moving])
+            state.put(moving, self._stepped(_Windows(*(a[moving] for a in windows)), begun, readout, learn, MORE_STEPS))
+
+        counts, level, weight = windows.counts, state.level, state.weight
+        residual = counts - state.expected
         misfit = _mean(residual.square() * weight, good)
         # The variance of a squared Poisson residual is 2 + 1 / mean, in units of its mean squared.
-        chance = MISFIT_SIGMAS * ((2 + 1 / level) / (good * value).sum(1).clamp_min(1)).sqrt()
+        chance = MISFIT_SIGMAS * ((2 + 1 / level) / (good * state.value).sum(1).clamp_min(1)).sqrt()
         noise = _mean(good / weight.clamp_min(1e-12), good) * (1 + chance)
         relative = (_mean(residual.square() * good, good) - noise).clamp_min(0).sqrt() / level
         curvature, slope = counts.new_zeros(n, 2, 2), counts.new_zeros(n, 2)
         if learn:
-            moves = torch.stack([move_x, move_y], -1)
-            shapes = torch.stack([bright * radial, bright * blurring], 1)
-            matrix = torch.tril(matrix) + torch.tril(matrix, -1).mT
-            gradient = right - (matrix @ torch.cat([torch.zeros_like(position), previous], 1)[..., None])[..., 0]
-            curvature, slope = self._shape_information(shapes, moves, value, weight, residual, inverse, gradient,
-                                                       misfit)
+            curvature, slope = self._shape_information(state, residual, misfit)
+        inverse, coefficients = state.inverse, state.coefficients
         variance = inverse.diagonal(dim1=1, dim2=2)[:, first_term:first_plane]
         strength = coefficients[:, 0] / inverse[:, first_term, first_term].sqrt()
-        return DiskPositions(position, inverse[:, :2, :2], misfit, relative, coefficients[:, 0], level, strength,
+        return DiskPositions(state.position, inverse[:, :2, :2], misfit, relative, coefficients[:, 0], level, strength,
                              coefficients[:, :terms] / level[:, None], variance / level[:, None] ** 2, curvature, slope)
+
+    def _started(self, windows) -> _Start:
+        """Start each fit with a uniform disk on a uniform background."""
+        terms, planes = self.terms.shape[1], self.plane.shape[1]
+        away, edge = self._distance(windows.start)[-1] - self.aperture.radius, self.aperture.edge
+        level, around = (_mean(windows.counts, windows.good * part) for part in (away < 0, away > 2 * edge))
+        level = level.clamp_min(1e-3)
+        coefficients = away.new_zeros(len(away), terms + planes + windows.change.shape[2])
+        coefficients[:, 0] = (level - around).clamp_min(0.05 * level)
+        coefficients[:, terms] = around.clamp_min(0)
+        return _Start(windows.start, coefficients, level)
+
+    def _stepped(self, windows, begun, readout, learn, steps) -> _State:
+        """Take Gauss-Newton steps."""
+        terms, planes = self.terms.shape[1], self.plane.shape[1]
+        first_term, first_plane, first_change = 2, 2 + terms, 2 + terms + planes
+        counts, change = windows.counts, windows.change
+        position, coefficients, level = begun
+        limit = MAX_START_OFFSET_PX + 0.5
+        for _ in range(steps):
+            value, move_x, move_y, radial, blurring = self._aperture(position, learn)
+            inside = coefficients[:, :terms] @ self.terms.T
+            expected = value * inside + coefficients[:, terms : terms + planes] @ self.plane.T
+            if change.shape[2]:
+                expected = expected + (change @ coefficients[:, terms + planes :, None])[..., 0]
+            weight = self._weight(expected + windows.beneath, level, windows.good, readout)
+            bright = inside.clamp_min(0)  # the edge of a region of negative brightness must not move the position
+            move_x, move_y = bright * move_x, bright * move_y
+            matrix, right = self._normal_equations(counts, weight, value, move_x, move_y, change)
+            right[:, :2] += (windows.start - position) / POSITION_PRIOR_PX**2
+            diagonal = matrix.diagonal(dim1=1, dim2=2)
+            diagonal.mul_(1 + 1e-6).add_(1e-9)
+            diagonal[:, :2] += POSITION_PRIOR_PX**-2
+            diagonal[:, first_change:] += windows.precision
+            matrix[:, first_term:first_plane, first_term:first_plane] += windows.prior / level[:, None, None] ** 2
+            factor = torch.linalg.cholesky_ex(matrix)[0]
+            solved = torch.cholesky_solve(right[..., None], factor)[..., 0]
+            previous, coefficients = coefficients, solved[:, 2:]
+            before = position
+            position = (position + solved[:, :2].clamp(-0.5, 0.5)).clamp(-limit, limit)
+        gradient, shapes = right[:, :0], value[:, None, :0]
+        if learn:
+            matrix = torch.tril(matrix) + torch.tril(matrix, -1).mT
+            gradient = right - (matrix @ torch.cat([torch.zeros_like(position), previous], 1)[..., None])[..., 0]
+            shapes = torch.stack([bright * radial, bright * blurring], 1)
+        return _State(position, coefficients, level, (position - before).abs(), expected, weight, value, move_x, move_y,
+                      torch.cholesky_inverse(factor), gradient, shapes)
 
     def overlap(self, position, contrast, sigma, contrast_sigma) -> Overlap:
         """Describe what k other disks contribute to each window.
@@ -521,14 +591,15 @@ class DiskModel:
             right.append((weighted_change.mT @ counts[..., None])[..., 0])
         return matrix, torch.cat(right, 1)
 
-    def _shape_information(self, shapes, moves, value, weight, residual, inverse, gradient, misfit):
+    def _shape_information(self, state, residual, misfit):
         """Curvature (n, 2, 2) and slope (n, 2) of the log likelihood in (radius, blur), other unknowns marginalized."""
-        weighted = shapes * weight[:, None]
-        mixed = torch.cat([weighted @ moves, (weighted * value[:, None]) @ self.terms, weighted @ self.plane], 2)
-        part = mixed @ inverse
+        weighted = state.shapes * state.weight[:, None]
+        moves = torch.stack([state.move_x, state.move_y], -1)
+        mixed = torch.cat([weighted @ moves, (weighted * state.value[:, None]) @ self.terms, weighted @ self.plane], 2)
+        part = mixed @ state.inverse
         trust = 1 / misfit.clamp_min(1)[:, None]
-        pull = (weighted @ residual[..., None])[..., 0] - (part @ gradient[..., None])[..., 0]
-        return (weighted @ shapes.mT - part @ mixed.mT) * trust[..., None], pull * trust
+        pull = (weighted @ residual[..., None])[..., 0] - (part @ state.gradient[..., None])[..., 0]
+        return (weighted @ state.shapes.mT - part @ mixed.mT) * trust[..., None], pull * trust
 
     def surplus(self, electrons, good, fitted: DiskPositions, readout: float):
         """Compute the surplus of each pixel over a fit to all other pixels of its window.
