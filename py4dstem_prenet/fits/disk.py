@@ -32,10 +32,15 @@ MAX_CONTRAST_DEGREE = 6  # polynomial degree of the contrast
 # 0.3 px off most converge in three. Steps until all have converged increase the error: in windows that converge slowly,
 # the contrast follows what moves the edge.
 GAUSS_NEWTON_STEPS, MORE_STEPS, MAX_MOVE_SIGMAS = 3, 1, 0.1
-LEARNING_ROUNDS = 5  # rounds in which aperture and contrast are learned from a sample
+LEARNING_ROUNDS = 6  # rounds in which aperture and contrast are learned from a sample, at most
+LEARNED_STEP_PX, LEARNED_STEP = 0.005, 0.003  # steps of radius and blur, and of the contrast, that end the rounds
+MIN_DETERMINED_PART = 0.3  # part of a term of the contrast that the electrons of a disk determine; others are left out
 MIN_BLUR_PX = 0.05  # pixels, 1 sigma: a sharper edge looks the same, since a pixel averages over its area
 MIN_EXPECTED_FRACTION = 0.03  # of the disk's level: lower bound of the expected counts in weights, a safeguard
 MISFIT_SIGMAS = 4.0  # standard errors of the mean squared residual that counting noise may add to it
+MAX_GROWTH = 10.0  # factor by which the amplitude of the contrast may grow in one round of learning
+CONTRAST_LIMITS = 1e-3, 1.0  # smallest and largest amplitude of the contrast that is learned
+MIN_CONTRAST_PART = 0.01  # smallest variance of the contrast that is learned, in that of its noise
 POSITION_PRIOR_PX = 1.0  # pixels, 1 sigma about the start: keeps the fit of a very weak disk near its start
 
 
@@ -76,6 +81,48 @@ class Aperture:
             Standard deviation in pixels.
         """
         return float(np.hypot(self.blur, 12**-0.5))
+
+    def steady(self, before: Aperture) -> bool:
+        """Whether a round of learning has changed the aperture little.
+
+        Parameters
+        ----------
+        before : Aperture
+            The aperture before the round.
+
+        Returns
+        -------
+        bool
+            True if radius, blur and contrast have changed by less than LEARNED_STEP_PX and LEARNED_STEP.
+        """
+        away = max(abs(self.radius - before.radius), abs(self.blur - before.blur))
+        contrast = np.subtract(self.contrast, before.contrast) if before.contrast else np.inf
+        return bool(away < LEARNED_STEP_PX and np.max(np.abs(contrast)) < LEARNED_STEP)
+
+    def lean(self, electrons: float) -> Aperture:
+        """Leave out the degrees of the contrast that a disk of so many electrons hardly determines.
+
+        Their prior keeps them near zero in a fit, so that they cost time and change little.
+
+        Parameters
+        ----------
+        electrons : float
+            Electrons in a bright disk.
+
+        Returns
+        -------
+        Aperture
+            The aperture with the contrast up to the last degree that is determined; degree 1 at least.
+
+        Examples
+        --------
+        >>> from py4dstem_prenet.fits import Aperture
+        >>> Aperture(8.0, 0.4, (0.0, 0.0), (0.1, 0.02, 0.001)).lean(electrons=1000).contrast
+        (0.1, 0.02)
+        """
+        information = np.square(self.contrast) * electrons  # of a term orthonormal on the disk, over its prior
+        kept = np.flatnonzero(information / (1 + information) > MIN_DETERMINED_PART)
+        return replace(self, contrast=self.contrast[: max(1, kept.max(initial=0) + 1)])
 
     def binned(self, bins: int) -> Aperture:
         """Return the aperture on patterns binned by `bins`.
@@ -671,9 +718,15 @@ class DiskModel:
         for degree in range(1, self.degree + 1):
             terms = self.degrees == degree
             variance, coefficients = fitted.contrast_variance[used][:, terms], fitted.contrast[used][:, terms]
-            determined = (1 - variance / self.contrast[degree] ** 2).clamp(0, 1).sum()
-            power = coefficients.square().sum() / determined.clamp_min(1)
-            contrast.append(float(power.sqrt().clamp(1e-3, 1)))
+            prior = float(self.contrast[degree]) ** 2
+            determined = (1 - variance / prior).clamp(0, 1)
+            # One step of Fisher scoring to the maximum of the evidence, which MacKay's iteration approaches slowly.
+            change = (coefficients.square() - determined * prior).sum() / determined.square().sum().clamp_min(1e-3)
+            part = float(determined.mean().clamp(1e-3, 1 - 1e-6))
+            noise = prior * (1 - part) / part  # variance of a coefficient without its prior
+            low = max(CONTRAST_LIMITS[0] ** 2, MIN_CONTRAST_PART * noise)
+            power = (prior + change).clamp(low, max(low, min(CONTRAST_LIMITS[1] ** 2, MAX_GROWTH**2 * prior)))
+            contrast.append(float(power.sqrt()))
         # A prior of 0.1 px, 1 sigma, on the step: a few electrons must not change radius and blur.
         prior = 100 * torch.eye(2, device=fitted.slope.device)
         step = torch.linalg.solve(fitted.curvature[used].sum(0) + prior, fitted.slope[used].sum(0))

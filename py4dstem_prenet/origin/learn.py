@@ -35,6 +35,7 @@ RADIUS_ROUNDS = 4  # rounds in which another radius may be chosen
 RADIUS_PATTERNS = 16  # patterns that are located with each radius; chosen for speed
 MIN_SIGMA_GAIN = 0.8  # ratio of the network's sigmas below which another radius is better
 FEW_PATTERNS = 8  # patterns of a sample in which a single contradiction of network and fit counts
+BRIGHT_QUANTILE = 0.9  # of the electrons of the sample's windows: those of a bright disk
 MIN_LIT_FRACTION = 0.05  # electrons of a pattern in those of bright ones (90 %); with fewer the beam was off
 
 
@@ -97,7 +98,9 @@ def learn_beam(scan: Scan, noise: NoiseModel, guess, radius: float, shown, devic
         predicted = without_fit.predict(patterns, guess[sample])
     if _disagree(*predicted, position):
         return without_fit, guess
-    return replace(beam, aperture=beam.fits[0][0].unbinned(beam.fit_bins)), guess
+    electrons = float(np.quantile(located.signal, BRIGHT_QUANTILE))
+    return replace(beam, aperture=beam.fits[0][0].unbinned(beam.fit_bins),
+                   fits=tuple((aperture.lean(electrons), limit) for aperture, limit in beam.fits)), guess
 
 
 def _disagree(predicted, sigma, fitted):
@@ -192,7 +195,7 @@ def _fits(patterns, start, beam):
     Usually a scan has one aperture, but joined files or a change of the condenser give it two: a second one is learned
     from patterns that the first does not describe.
     """
-    fits, aperture = [], beam.aperture.binned(beam.fit_bins)
+    fits, aperture = [], beam.fits[0][0] if beam.fits else beam.aperture.binned(beam.fit_bins)
     odd = _odd_sizes(patterns, start, beam)
     index, rest = np.flatnonzero(~odd), np.flatnonzero(odd)
     if not len(index):  # the sizes vary so much that none is usual
@@ -225,7 +228,9 @@ def _learned_aperture(aperture, patterns, start, beam):
         model = DiskModel(aperture, beam.resolved_device)
         fitted = fit_windows(model, patterns, start, beam.noise, beam.fit_bins, learn=True)[0]
         misfit = fitted.misfit.cpu().numpy()
-        aperture = model.learned(fitted, torch.from_numpy(misfit <= _misfit_limit(misfit)))
+        before, aperture = aperture, model.learned(fitted, torch.from_numpy(misfit <= _misfit_limit(misfit)))
+        if aperture.steady(before):
+            break
     model = DiskModel(aperture, beam.resolved_device)
     return aperture, fit_windows(model, patterns, start, beam.noise, beam.fit_bins)[0].misfit.cpu().numpy()
 
