@@ -936,7 +936,7 @@ class PrenetAccessor:
 
         return view(self._datacube, denoised=denoised, image=image, device=device)
 
-    def report(self, path, device="auto", progress=True):
+    def report(self, path, device="auto", progress=True, fast=False):
         """Write a web page that says whether the calibration can be used, and why.
 
         Parameters
@@ -947,6 +947,9 @@ class PrenetAccessor:
             Where the networks run.
         progress : bool, optional
             Whether to show a progress bar.
+        fast : bool, optional
+            Whether to leave out what takes most of the time: denoising, and the repetition of the calibration on halves
+            of the electrons.
 
         Returns
         -------
@@ -964,7 +967,7 @@ class PrenetAccessor:
         """
         from .review import report
 
-        return report(self._datacube, path, device=device, progress=progress)
+        return report(self._datacube, path, device=device, progress=progress, fast=fast)
 
     def save(self, path, data=True) -> None:
         """Save the cube, its calibration and provenance as an EMD file that any py4DSTEM reads.

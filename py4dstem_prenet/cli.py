@@ -298,6 +298,7 @@ def report(
     device: Device = "auto",
     scan: Shape = None,
     cube: Cube = None,
+    fast: Annotated[bool, typer.Option(help="Leave out denoising and the checks on halves of the electrons.")] = False,
     as_json: Json = False,
 ):
     """Write a web page that says whether the calibration of a scan can be used, and why.
@@ -311,7 +312,7 @@ def report(
         datacube = _open(file, scan, cube)
         from .review import report
 
-        verdicts = report(datacube, output, device=device)
+        verdicts = report(datacube, output, device=device, fast=fast)
     from .report import of_verdicts
 
     summary = {"saved": str(output)} | of_verdicts(verdicts)

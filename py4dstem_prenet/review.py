@@ -36,7 +36,7 @@ from .core import (
     ellipse_vector,
     sample_positions,
 )
-from .denoising import check_denoising, denoise
+from .denoising import UNCHANGED, WITH_NEIGHBORS, check_denoising, denoise
 from .descan import MODELS, fit_origin, residual_flags
 from .detector import virtual_images
 from .ellipse import check_ellipse, measure_pooled
@@ -497,7 +497,7 @@ def quantity_flags(name: str, numbers, measured=None) -> tuple[Flag, ...]:
 # --- the page -----------------------------------------------------------------------------------------------
 
 
-def report(datacube, path, device="auto", progress=True) -> list[Verdict]:
+def report(datacube, path, device="auto", progress=True, fast=False) -> list[Verdict]:
     """Review a calibrated scan and write the result as an HTML page. The DataCube is not changed.
 
     Parameters
@@ -510,6 +510,9 @@ def report(datacube, path, device="auto", progress=True) -> list[Verdict]:
         "auto", "cpu", "cuda" or "mps".
     progress : bool, optional
         Whether to show a progress bar.
+    fast : bool, optional
+        Whether to leave out what takes most of the time: denoising, and the repetition of the calibration on halves of
+        the electrons.
 
     Returns
     -------
@@ -530,13 +533,13 @@ def report(datacube, path, device="auto", progress=True) -> list[Verdict]:
     >>> verdicts = report(datacube, "report.html", progress=False)  # doctest: +SKIP
     """
     path = check_output(path, HTML_ENDINGS)
-    result = review(datacube, device, progress)
+    result = review(datacube, device, progress, fast)
     with new_file(path, HTML_ENDINGS) as partial:
         partial.write_text(page_html(result), encoding="utf-8")
     return result.verdicts
 
 
-def review(datacube, device="auto", progress=True) -> Review:
+def review(datacube, device="auto", progress=True, fast=False) -> Review:
     """Review a calibrated scan.
 
     Parameters
@@ -547,6 +550,8 @@ def review(datacube, device="auto", progress=True) -> Review:
         "auto", "cpu", "cuda" or "mps".
     progress : bool, optional
         Whether to show a progress bar.
+    fast : bool, optional
+        Whether to leave out denoising and the checks on halves of the electrons.
 
     Returns
     -------
@@ -602,8 +607,11 @@ def review(datacube, device="auto", progress=True) -> Review:
                     "stored_by": author_of(datacube, "ellipse") or "", "fitted_by": author_of(datacube, "origin") or "",
                     "ellipse": measure_pooled(after, disk_radius, noise, device)}
         bar.update()
-        results |= _denoised_part(datacube, used, detectors, noise, device)
+        if fast:
+            bar.update()
+            return Review(**results)
         results["denoising"] = check_denoising(datacube, noise, device=device, positions=CHECKED_POSITIONS)
+        results |= _denoised_part(datacube, used, detectors, noise, device, results["denoising"].mode)
         results["halves"] = check_origin(datacube, noise, device=device, positions=CHECKED_POSITIONS)
         if results["ellipse"].accepted and stored is not None:
             results["ellipse_halves"] = check_ellipse(datacube, noise, device=device, positions=4 * CHECKED_POSITIONS)
@@ -638,7 +646,7 @@ def _virtual_maps(datacube, used, detectors, noise):
     return virtual_images(datacube, *used, detectors, noise).reshape(-1, *scan)
 
 
-def _denoised_part(datacube, used, detectors, noise, device):
+def _denoised_part(datacube, used, detectors, noise, device, mode):
     """Denoise the part of the scan around the strongest scattering: electrons before and after, and virtual images."""
     from py4DSTEM import DataCube
 
@@ -653,7 +661,10 @@ def _denoised_part(datacube, used, detectors, noise, device):
     origins = used[:, part[0], part[1]]
     piece = DataCube(data)
     piece.calibration.set_origin(tuple(origins))  # denoising compares patterns about their origins
-    clean = denoise(piece, noise, device=device, progress=False).data
+    clean = piece.data
+    if mode != UNCHANGED:
+        scan_aware = mode == WITH_NEIGHBORS if mode else "auto"
+        clean = denoise(piece, noise, scan_aware=scan_aware, device=device, progress=False).data
     kinds = [noise.electrons(kind.reshape(-1, qx, qy)).reshape(kind.shape) for kind in (data, clean)]
     exact = NoiseModel(1.0, 0.0, 0.0, np.zeros((qx, qy), bool), False, noise.dose)
     images = [virtual_images(kind, *origins, detectors, exact).reshape(2, *kind.shape[:2]) for kind in kinds]

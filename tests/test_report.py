@@ -264,6 +264,15 @@ def test_looking_changes_nothing(cube, seen):
 
 
 @pytest.mark.slow
+def test_fast_leaves_out_denoising_and_halves(cube, seen):
+    quick = review(cube, progress=False, fast=True)
+    assert (quick.denoising, quick.halves, quick.ellipse_halves, quick.clean) == (None, None, None, None)
+    assert {v.topic for v in seen.verdicts} - {v.topic for v in quick.verdicts} == {"denoising"}
+    whole, part = (Strict(page_html(result)) for result in (seen, quick))
+    assert set(part.ids) < set(whole.ids)
+
+
+@pytest.mark.slow
 def test_a_file_appears_once(cube, seen, tmp_path, monkeypatch):
     monkeypatch.setattr("py4dstem_prenet.review.review", lambda *_: seen)
     report(cube, tmp_path / "scan.html")

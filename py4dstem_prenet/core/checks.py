@@ -109,6 +109,8 @@ class DenoisingCheck(Decided):
     decision : Decision
         Accepted if no slope is known to be off by more than 5 % and the squared error at half the dose decreases by
         more than two standard errors. If slopes could not be measured, a flag names them.
+    mode : str
+        What `denoise` does by default: "neighbors", "alone", or "unchanged"; empty without results.
     """
 
     slopes: dict[str, Slope]
@@ -123,6 +125,7 @@ class DenoisingCheck(Decided):
     positions: int
     valid: bool
     decision: Decision
+    mode: str = ""
 
     def rows(self):
         """List the results for display.

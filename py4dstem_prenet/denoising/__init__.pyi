@@ -1,5 +1,12 @@
 from .checks import SplitBlocks as SplitBlocks, check_denoising as check_denoising
-from .denoiser import denoise as denoise, smooth_origins as smooth_origins
+from .denoiser import (
+    ALONE as ALONE,
+    UNCHANGED as UNCHANGED,
+    WITH_NEIGHBORS as WITH_NEIGHBORS,
+    choose_mode as choose_mode,
+    denoise as denoise,
+    smooth_origins as smooth_origins,
+)
 from .evidence import agree as agree
 from .finetuning import finetune as finetune
 from .functionals import QUANTITIES as QUANTITIES, measure_slopes as measure_slopes, slope_flags as slope_flags

@@ -75,9 +75,11 @@ def check_denoising(datacube, noise: NoiseModel | None = None, weights=None, dev
 
     Notes
     -----
-    The blocks are denoised at half and at a quarter of the dose. Denoising gains less at a higher dose: `worth` is the
-    gain at half the dose, extrapolated to the full dose by the loss from a quarter to a half, at most a factor of two.
-    Width and rank of the filters are chosen on the half that scores them, which favors them slightly.
+    The blocks are denoised at half and at a quarter of the dose, about the origins of the scan and in the mode that
+    `denoise` chooses for it; if that returns the counts unchanged, the counts are scored. Denoising gains less at a
+    higher dose: `worth` is the gain at half the dose, extrapolated to the full dose by the loss from a quarter to a
+    half, at most a factor of two. Width and rank of the filters are chosen on the half that scores them, which favors
+    them slightly.
 
     Examples
     --------
@@ -95,16 +97,21 @@ def check_denoising(datacube, noise: NoiseModel | None = None, weights=None, dev
     if problem:
         decision = Decision(False, (Flag("not_checked", {"check": "denoising"}), problem))
         return DenoisingCheck({}, np.nan, np.nan, np.nan, {}, {}, {}, np.nan, 0, sum(sizes), False, decision)
-    from . import measure_slopes, smooth_origins  # here, since the networks are slow to import
+    # Here, since the networks are slow to import.
+    from . import ALONE, UNCHANGED, WITH_NEIGHBORS, choose_mode, measure_slopes, smooth_origins
 
+    weights, mode, unchanged = weights or "denoise", ALONE, None
     origins = smooth_origins(datacube, noise, device) if scan.size > 1 else None
     if origins is not None:
+        mode, unchanged = choose_mode(datacube, origins, noise, weights, device)
         origins = origins[np.concatenate([block.ravel() for block in chosen])]
     block_of = np.repeat(np.arange(len(sizes)), sizes)
     generator = np.random.default_rng(seed)
-    options = dict(device=device, progress=False) | ({} if weights is None else dict(weights=weights))
+    options = dict(device=device, progress=False, weights=weights, scan_aware=mode == WITH_NEIGHBORS)
     half, quarter = (SplitBlocks(blocks, noise, fraction, generator) for fraction in (0.5, 0.25))
-    estimates = {"raw": half.electrons, "denoised": half.denoised(options)}
+    denoised = [level.electrons if mode == UNCHANGED else level.denoised(options, origins)
+                for level in (half, quarter)]
+    estimates = {"raw": half.electrons, "denoised": denoised[0]}
     sigma, estimates["gaussian"] = half.best(
         (s, gaussian_filter(half.electrons, (0, s, s))) for s in GAUSSIAN_SIGMAS_PX)
     rank, estimates["svd"] = half.best(truncated_svds(half.electrons, half.readout))
@@ -113,17 +120,18 @@ def check_denoising(datacube, noise: NoiseModel | None = None, weights=None, dev
     errors = {key: float(parts[0]) for key, parts in ratios.items()}
     sigmas = {key: jackknife(parts) for key, parts in ratios.items()}
     at_half, at_quarter = (-np.log(ratio.clip(1e-3)) for ratio in (
-        ratios["denoised"], quarter.ratio(quarter.denoised(options))))
+        ratios["denoised"], quarter.ratio(denoised[1])))
     # Doubling the electrons halves the squared error of the raw counts and does not increase that of the estimate, so
     # the gain decreases by a factor of two at most.
     worth = np.exp(at_half + (at_half - at_quarter).clip(-np.log(2), 0))
     slopes = measure_slopes(estimates["denoised"], half.electrons, half.target, origins, half.noise, block_of)
     accepted, flags = _decide(slopes, float(worth[0]), errors, sigmas)
-    decision = Decision(accepted, (*flags, caveat) if caveat else flags)
+    reasons = tuple(flag for flag in (unchanged, caveat) if flag is not None)
+    decision = Decision(accepted, (*flags, *reasons))
     deviances = {key: float(half.deviance(estimate)[0]) for key, estimate in estimates.items()}
     stated = _stated_worth(worth, errors["denoised"], sigmas["denoised"], max(sizes))
     return DenoisingCheck(slopes, *stated, float(np.exp(at_half[0])), errors, sigmas, deviances, sigma, rank,
-                          sum(sizes), True, decision)
+                          sum(sizes), True, decision, mode)
 
 
 def _stated_worth(worth, error, error_sigma, patterns: int) -> tuple[float, float]:
@@ -198,13 +206,15 @@ class SplitBlocks:
         self._target_variance = self.target * share + self.readout**2 * share
         self._raw = self._sums(fraction * (self.electrons + self.target / share) + self.readout**2)
 
-    def denoised(self, options):
+    def denoised(self, options, origins=None):
         """Denoise the parts.
 
         Parameters
         ----------
         options : dict
             Keyword arguments of `denoise`.
+        origins : numpy.ndarray, shape (n, 2), optional
+            Origin of each pattern in pixels; measured in each part by default.
 
         Returns
         -------
@@ -215,8 +225,13 @@ class SplitBlocks:
 
         from . import denoise
 
-        return _flat([np.asarray(denoise(DataCube(part), self.noise, **options).data) for part in self.parts],
-                     self.noise)
+        cubes, first = [DataCube(part) for part in self.parts], 0
+        for cube in cubes if origins is not None else ():
+            rows, columns = cube.data.shape[:2]
+            maps = origins[first : first + rows * columns].T.reshape(2, rows, columns)
+            cube.calibration.set_origin(tuple(maps))
+            first += rows * columns
+        return _flat([np.asarray(denoise(cube, self.noise, **options).data) for cube in cubes], self.noise)
 
     def best(self, candidates):
         """Find the estimate with the least squared error.

@@ -35,8 +35,8 @@ RADIUS_ROUNDS = 4  # rounds in which another radius may be chosen
 RADIUS_PATTERNS = 16  # patterns that are located with each radius; chosen for speed
 MIN_SIGMA_GAIN = 0.8  # ratio of the network's sigmas below which another radius is better
 FEW_PATTERNS = 8  # patterns of a sample in which a single contradiction of network and fit counts
-BRIGHT_QUANTILE = 0.9  # of the electrons of the sample's windows: those of a bright disk
-MIN_LIT_FRACTION = 0.05  # electrons of a pattern in those of bright ones (90 %); with fewer the beam was off
+BRIGHT_PATTERN_QUANTILE = 0.9  # of the electrons of a sample: those of a bright pattern
+MIN_LIT_FRACTION = 0.05  # electrons of a pattern in those of bright ones; with fewer the beam was off
 
 
 def learn_beam(scan: Scan, noise: NoiseModel, guess, radius: float, shown, device: str,
@@ -98,7 +98,7 @@ def learn_beam(scan: Scan, noise: NoiseModel, guess, radius: float, shown, devic
         predicted = without_fit.predict(patterns, guess[sample])
     if _disagree(*predicted, position):
         return without_fit, guess
-    electrons = float(np.quantile(located.signal, BRIGHT_QUANTILE))
+    electrons = float(np.quantile(located.signal, BRIGHT_PATTERN_QUANTILE))
     return replace(beam, aperture=beam.fits[0][0].unbinned(beam.fit_bins),
                    fits=tuple((aperture.lean(electrons), limit) for aperture, limit in beam.fits)), guess
 
@@ -176,7 +176,7 @@ def _spread_sample(scan, shown, count):
 def _lit_patterns(patterns, noise):
     """Find the patterns with enough electrons for the beam to be on, (n,) bool."""
     electrons = (patterns[:, ~noise.bad_pixels].mean(1, dtype=np.float64) - noise.offset) / noise.gain
-    bright = np.quantile(electrons, 0.9)
+    bright = np.quantile(electrons, BRIGHT_PATTERN_QUANTILE)
     return (electrons >= MIN_LIT_FRACTION * bright) | (bright <= 0)
 
 

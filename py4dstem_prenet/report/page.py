@@ -76,8 +76,8 @@ def page_html(seen) -> str:
              "rows": _origin_panels(seen)},
             {"heading": "Patterns and ellipse", "rows": _pattern_panels(seen)},
             *({"heading": heading, "rows": rows} for heading, rows in (
-                ("Pixel size", _pixel_size_panels(seen)), ("Rotation", _rotation_panels(seen))) if rows),
-            {"heading": "Denoising", "rows": _denoising_panels(seen)}]
+                ("Pixel size", _pixel_size_panels(seen)), ("Rotation", _rotation_panels(seen)),
+                ("Denoising", _denoising_panels(seen))) if rows)]
     made = datetime.now(timezone.utc).isoformat(" ", "minutes").replace("+00:00", " UTC")
     template = Environment(loader=PackageLoader(__package__, ""), autoescape=True).get_template("page.html")
     return template.render(
@@ -230,6 +230,8 @@ def _rotation_panels(seen):
 
 def _denoising_panels(seen):
     panels = Panels("denoised")
+    if seen.denoising is None:
+        return []
     dark = seen.virtual[0, 1]
     order = np.argsort(dark, axis=None)
     for name, flat in (("strongest scattering", order[-1]), ("typical", order[len(order) // 2])):
