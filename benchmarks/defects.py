@@ -55,8 +55,8 @@ DEFECTS = {
         "fits/disk.py", "dx, dy = self.x - position[:, :1]", "dx, dy = self.x + position[:, :1]",
         "tests/test_properties.py::test_the_disk_fit_follows_its_window"),
     "covariance of the disk fit doubled": (
-        "fits/disk.py", "return DiskPositions(position, inverse[:, :2, :2],",
-        "return DiskPositions(position, 4 * inverse[:, :2, :2],",
+        "fits/disk.py", "return DiskPositions(state.position, inverse[:, :2, :2],",
+        "return DiskPositions(state.position, 4 * inverse[:, :2, :2],",
         "tests/test_disk.py tests/test_origin.py"),
     "read position one to the right": (
         "core/scan.py", "rows, columns = np.divmod(index, self.scan_shape[1])",

@@ -10,7 +10,7 @@ from py4dstem_prenet.core.flags import Decision
 from py4dstem_prenet.core.noise import NoiseModel
 from py4dstem_prenet.core.results import OriginFit
 from py4dstem_prenet.core.scan import SampledScan
-from py4dstem_prenet.fits.disk import Aperture
+from py4dstem_prenet.fits import Aperture
 from py4dstem_prenet.live import alarms
 from py4dstem_prenet.live.alarms import ellipse_changes, quick_alarms, saturated_patterns
 from py4dstem_prenet.live.snapshot import Snapshot

@@ -7,7 +7,7 @@ from hypothesis import given, settings, strategies as st
 from scipy.ndimage import gaussian_filter
 
 from py4dstem_prenet.core.geometry import ellipse_matrix
-from py4dstem_prenet.fits.disk import Aperture, DiskModel, highest_degree
+from py4dstem_prenet.fits import Aperture, DiskModel, highest_degree
 
 RADIUS, BLUR, VECTOR = 6.3, 0.35, (0.03, -0.05)
 FINE = 20  # points along each side of a pixel: what is fitted here was drawn in another way

@@ -10,7 +10,7 @@ from py4dstem_prenet.core.errors import PrenetError
 from py4dstem_prenet.core.noise import NoiseModel
 from py4dstem_prenet.core.scan import as_scan
 from py4dstem_prenet.descan.fit import fit_origin
-from py4dstem_prenet.fits.disk import Aperture
+from py4dstem_prenet.fits import Aperture
 from py4dstem_prenet.networks import weights
 from py4dstem_prenet.origin import measure as module
 from py4dstem_prenet.origin.beam import Beam, Located

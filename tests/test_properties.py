@@ -16,7 +16,7 @@ from py4dstem_prenet.core.flags import Decision
 from py4dstem_prenet.core.geometry import ellipse_axes, ellipse_matrix
 from py4dstem_prenet.core.results import Ellipse, OriginFit
 from py4dstem_prenet.descan.fit import fit_origin
-from py4dstem_prenet.fits.disk import Aperture, DiskModel
+from py4dstem_prenet.fits import Aperture, DiskModel
 from py4dstem_prenet.fits.pooling import pool_arrays
 from py4dstem_prenet.io import calibrations
 from py4dstem_prenet.origin.measure import measure_origin

@@ -1,12 +1,20 @@
+from .aperture import (
+    MAX_CONTRAST_DEGREE as MAX_CONTRAST_DEGREE,
+    MIN_BLUR_PX as MIN_BLUR_PX,
+    Aperture as Aperture,
+    disk_terms as disk_terms,
+    highest_degree as highest_degree,
+    monomials as monomials,
+    orthonormal as orthonormal,
+    unit_disk as unit_disk,
+)
 from .beam_pixels import hot_pixels as hot_pixels
 from .circle import kasa_circle as kasa_circle
 from .disk import (
     DISK_MARGIN_PX as DISK_MARGIN_PX,
     LEARNING_ROUNDS as LEARNING_ROUNDS,
-    Aperture as Aperture,
     DiskModel as DiskModel,
     disk_model as disk_model,
-    disk_terms as disk_terms,
 )
 from .disk_edge import fit_disk as fit_disk
 from .disk_radius import pooled_radius as pooled_radius

@@ -24,135 +24,30 @@ import numpy as np
 import torch
 
 from ..core import ellipse_matrix
+from . import (
+    MAX_CONTRAST_DEGREE,
+    MIN_BLUR_PX,
+    Aperture,
+    disk_terms,
+    highest_degree,
+    monomials,
+    orthonormal,
+    unit_disk,
+)
 
 DISK_MARGIN_PX = 3.0  # pixels around the disk that are fitted with it, to determine the background
 MAX_START_OFFSET_PX = 1.5  # pixels between a position and the middle of its window, for which windows are made
-MAX_CONTRAST_DEGREE = 6  # polynomial degree of the contrast
 # Gauss-Newton steps of every window, and more steps where the last one was longer than so many standard errors. From
 # 0.3 px off most converge in three. Steps until all have converged increase the error: in windows that converge slowly,
 # the contrast follows what moves the edge.
 GAUSS_NEWTON_STEPS, MORE_STEPS, MAX_MOVE_SIGMAS = 3, 1, 0.1
 LEARNING_ROUNDS = 6  # rounds in which aperture and contrast are learned from a sample, at most
-LEARNED_STEP_PX, LEARNED_STEP = 0.005, 0.003  # steps of radius and blur, and of the contrast, that end the rounds
-MIN_DETERMINED_PART = 0.3  # part of a term of the contrast that the electrons of a disk determine; others are left out
-MIN_BLUR_PX = 0.05  # pixels, 1 sigma: a sharper edge looks the same, since a pixel averages over its area
 MIN_EXPECTED_FRACTION = 0.03  # of the disk's level: lower bound of the expected counts in weights, a safeguard
 MISFIT_SIGMAS = 4.0  # standard errors of the mean squared residual that counting noise may add to it
 MAX_GROWTH = 10.0  # factor by which the amplitude of the contrast may grow in one round of learning
 CONTRAST_LIMITS = 1e-3, 1.0  # smallest and largest amplitude of the contrast that is learned
 MIN_CONTRAST_PART = 0.01  # smallest variance of the contrast that is learned, in that of its noise
 POSITION_PRIOR_PX = 1.0  # pixels, 1 sigma about the start: keeps the fit of a very weak disk near its start
-
-
-@dataclass(frozen=True)
-class Aperture:
-    """The direct disk as the detector sees it.
-
-    Attributes
-    ----------
-    radius : float
-        Radius in pixels.
-    blur : float
-        Blur of the edge in pixels, 1 sigma, without the averaging over a pixel.
-    vector : tuple of float
-        Ellipse vector (eps cos 2 theta, eps sin 2 theta).
-    contrast : tuple of float
-        Relative amplitude of each degree of the contrast inside the disk, degree 1 first; empty if not yet learned.
-
-    Examples
-    --------
-    >>> from py4dstem_prenet.fits import Aperture
-    >>> Aperture(radius=8.0, blur=0.4, vector=(0.0, 0.0)).binned(2)
-    Aperture(radius=4.0, blur=0.2, vector=(0.0, 0.0), contrast=())
-    """
-
-    radius: float
-    blur: float
-    vector: tuple[float, float]
-    contrast: tuple[float, ...] = ()
-
-    @property
-    def edge(self) -> float:
-        """Width of the edge with the averaging over a pixel.
-
-        Returns
-        -------
-        float
-            Standard deviation in pixels.
-        """
-        return float(np.hypot(self.blur, 12**-0.5))
-
-    def steady(self, before: Aperture) -> bool:
-        """Whether a round of learning has changed the aperture little.
-
-        Parameters
-        ----------
-        before : Aperture
-            The aperture before the round.
-
-        Returns
-        -------
-        bool
-            True if radius, blur and contrast have changed by less than LEARNED_STEP_PX and LEARNED_STEP.
-        """
-        away = max(abs(self.radius - before.radius), abs(self.blur - before.blur))
-        contrast = np.subtract(self.contrast, before.contrast) if before.contrast else np.inf
-        return bool(away < LEARNED_STEP_PX and np.max(np.abs(contrast)) < LEARNED_STEP)
-
-    def lean(self, electrons: float) -> Aperture:
-        """Leave out the degrees of the contrast that a disk of so many electrons hardly determines.
-
-        Their prior keeps them near zero in a fit, so that they cost time and change little.
-
-        Parameters
-        ----------
-        electrons : float
-            Electrons in a bright disk.
-
-        Returns
-        -------
-        Aperture
-            The aperture with the contrast up to the last degree that is determined; degree 1 at least.
-
-        Examples
-        --------
-        >>> from py4dstem_prenet.fits import Aperture
-        >>> Aperture(8.0, 0.4, (0.0, 0.0), (0.1, 0.02, 0.001)).lean(electrons=1000).contrast
-        (0.1, 0.02)
-        """
-        information = np.square(self.contrast) * electrons  # of a term orthonormal on the disk, over its prior
-        kept = np.flatnonzero(information / (1 + information) > MIN_DETERMINED_PART)
-        return replace(self, contrast=self.contrast[: max(1, kept.max(initial=0) + 1)])
-
-    def binned(self, bins: int) -> Aperture:
-        """Return the aperture on patterns binned by `bins`.
-
-        Parameters
-        ----------
-        bins : int
-            Side of a bin in pixels.
-
-        Returns
-        -------
-        Aperture
-            The aperture in units of bins.
-        """
-        return replace(self, radius=self.radius / bins, blur=max(self.blur / bins, MIN_BLUR_PX))
-
-    def unbinned(self, bins: int) -> Aperture:
-        """Return the aperture on the original patterns; the inverse of `binned`.
-
-        Parameters
-        ----------
-        bins : int
-            Side of a bin in pixels.
-
-        Returns
-        -------
-        Aperture
-            The aperture in units of pixels.
-        """
-        return replace(self, radius=self.radius * bins, blur=self.blur * bins)
 
 
 @dataclass(frozen=True)
@@ -268,67 +163,6 @@ class _State(NamedTuple):
             values[index] = new
 
 
-def _monomials(u, v, degree):
-    return torch.stack([u ** (n - k) * v**k for n in range(degree + 1) for k in range(n + 1)], -1)
-
-
-def _unit_disk():
-    """Points u, v that fill the unit disk."""
-    axis = torch.linspace(-1, 1, 61, dtype=torch.float64)
-    points = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).view(-1, 2)
-    return points[points.norm(dim=1) < 1].unbind(1)
-
-
-@lru_cache(maxsize=8)
-def _orthonormal(degree):
-    """Matrix from monomials to terms that are orthonormal on the unit disk, none with a part in those before it."""
-    inside = _monomials(*_unit_disk(), degree)
-    return torch.linalg.inv(torch.linalg.cholesky(inside.T @ inside / len(inside))).T.float()
-
-
-def disk_terms(u, v, degree: int) -> torch.Tensor:
-    """Compute polynomials that are orthonormal on the unit disk.
-
-    Parameters
-    ----------
-    u, v : torch.Tensor, shape (...)
-        Coordinates.
-    degree : int
-        Highest degree.
-
-    Returns
-    -------
-    torch.Tensor, shape (..., terms)
-        The terms of the contrast, lower degrees first.
-    """
-    return _monomials(u, v, degree) @ _orthonormal(degree).to(u.device)
-
-
-def highest_degree(radius: float) -> int:
-    """Choose the highest degree of the contrast that a disk can determine.
-
-    Parameters
-    ----------
-    radius : float
-        Radius of the disk in pixels.
-
-    Returns
-    -------
-    int
-        The degree, 1 to MAX_CONTRAST_DEGREE; there are at most half as many terms as pixels in the disk.
-
-    Examples
-    --------
-    >>> from py4dstem_prenet.fits.disk import highest_degree
-    >>> [highest_degree(radius) for radius in (1.5, 3.0, 10.0)]
-    [1, 3, 6]
-    """
-    degree = 1
-    while degree < MAX_CONTRAST_DEGREE and (degree + 2) * (degree + 3) / 2 <= pi * radius**2 / 2:
-        degree += 1
-    return degree
-
-
 class DiskModel:
     """Model of the direct disk with an aperture; fits batches of windows.
 
@@ -391,7 +225,7 @@ class DiskModel:
         self.x, self.y = x.flatten()[self.keep].to(device), y.flatten()[self.keep].to(device)
         self.terms = disk_terms(u, v, self.degree).to(device)
         self.degrees = torch.tensor([n for n in range(self.degree + 1) for _ in range(n + 1)], device=device)
-        self.plane = _monomials(self.x / (radius + DISK_MARGIN_PX), self.y / (radius + DISK_MARGIN_PX), 1)
+        self.plane = monomials(self.x / (radius + DISK_MARGIN_PX), self.y / (radius + DISK_MARGIN_PX), 1)
         self.pairs = torch.triu_indices(self.terms.shape[1], self.terms.shape[1], device=device)
         self.term_pairs = self.terms[:, self.pairs[0]] * self.terms[:, self.pairs[1]]
         self.plane_pairs = (self.plane[:, :, None] * self.plane[:, None]).flatten(1)
@@ -598,13 +432,13 @@ class DiskModel:
         torch.Tensor, shape (count, terms, terms)
             Inverse covariance of the contrast, for `amplitudes` along and across k pi / count + `direction`.
         """
-        mix = _orthonormal(self.degree).double()
-        u, v = _unit_disk()
-        terms = _monomials(u, v, self.degree) @ mix
+        mix = orthonormal(self.degree).double()
+        u, v = unit_disk()
+        terms = monomials(u, v, self.degree) @ mix
         precision = (self.amplitudes**-2 * (self.degrees > 0)).double().cpu()
         priors = []
         for angle in np.arange(count) * pi / count:
-            across = _monomials(u * np.cos(angle) + v * np.sin(angle), v * np.cos(angle) - u * np.sin(angle),
+            across = monomials(u * np.cos(angle) + v * np.sin(angle), v * np.cos(angle) - u * np.sin(angle),
                                 self.degree) @ mix
             turn = torch.linalg.lstsq(across, terms).solution
             priors.append(turn.T @ (precision[:, None] * turn))
