@@ -88,7 +88,7 @@ class Aperture:
         Examples
         --------
         >>> from py4dstem_prenet.fits import Aperture
-        >>> Aperture(8.0, 0.4, (0.0, 0.0), (0.1, 0.02, 0.001)).lean(electrons=1000).contrast
+        >>> Aperture(8.0, 0.4, (0.0, 0.0), (0.1, 0.02, 0.001)).lean(electrons=2000).contrast
         (0.1, 0.02)
         """
         information = np.square(self.contrast) * electrons  # of a term orthonormal on the disk, over its prior
