@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import py4dstem_prenet
 from py4dstem_prenet.accessor import PrenetAccessor
-from py4dstem_prenet.core.results import Ellipse, OriginFit, OriginMap, Rotation
+from py4dstem_prenet.core import Ellipse, OriginFit, OriginMap, Rotation
 from py4dstem_prenet.pipeline import CalibrationReport
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from functools import cache
 import numpy as np
 import torch
 
+from py4dstem_prenet.core import OriginMap
 from py4dstem_prenet.core.flags import Decision
 from py4dstem_prenet.core.geometry import ellipse_matrix
-from py4dstem_prenet.core.results import OriginMap
 from py4dstem_prenet.simulation import bank as banks, scan as scans
 from py4dstem_prenet.simulation.specimens import GRID, Optics, Specimen
 from py4dstem_prenet.simulation.waves import multislice, probe

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scans import numbers_of, simulated
 
+from py4dstem_prenet.core import OriginFit
 from py4dstem_prenet.core.flags import Decision
 from py4dstem_prenet.core.noise import NoiseModel
-from py4dstem_prenet.core.results import OriginFit
 from py4dstem_prenet.core.scan import SampledScan
 from py4dstem_prenet.fits import Aperture
 from py4dstem_prenet.live import alarms

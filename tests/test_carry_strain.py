@@ -14,9 +14,9 @@ from scans import origin_map
 from scipy.special import expit
 
 from py4dstem_prenet import accessor
+from py4dstem_prenet.core import Ellipse, OriginFit
 from py4dstem_prenet.core.flags import Decision
 from py4dstem_prenet.core.geometry import ellipse_axes, ellipse_matrix
-from py4dstem_prenet.core.results import Ellipse, OriginFit
 from py4dstem_prenet.io import calibrations
 from py4dstem_prenet.simulation.known import deformation, strain_of
 

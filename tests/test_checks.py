@@ -11,9 +11,9 @@ from scans import CCD, numbers_of, simulated
 from scipy.ndimage import gaussian_filter
 
 from py4dstem_prenet import denoising
+from py4dstem_prenet.core import Ellipse
 from py4dstem_prenet.core.flags import Decision, Flag, has_flag
 from py4dstem_prenet.core.noise import NoiseModel
-from py4dstem_prenet.core.results import Ellipse
 from py4dstem_prenet.core.robust import jackknife
 from py4dstem_prenet.core.scan import as_scan
 from py4dstem_prenet.denoising import checks

@@ -7,8 +7,8 @@ import pytest
 from scans import origin_map
 from scipy.ndimage import gaussian_filter
 
+from py4dstem_prenet.core import CalibrationReport
 from py4dstem_prenet.core.flags import has_flag
-from py4dstem_prenet.core.results import CalibrationReport
 from py4dstem_prenet.core.robust import check_residuals
 from py4dstem_prenet.descan.fit import fit_origin
 from py4dstem_prenet.report.verdicts import make_verdict

@@ -12,9 +12,9 @@ import torch
 from hypothesis import Phase, assume, given, settings, strategies as st
 from scans import origin_map, simulated
 
+from py4dstem_prenet.core import Ellipse, OriginFit
 from py4dstem_prenet.core.flags import Decision
 from py4dstem_prenet.core.geometry import ellipse_axes, ellipse_matrix
-from py4dstem_prenet.core.results import Ellipse, OriginFit
 from py4dstem_prenet.descan.fit import fit_origin
 from py4dstem_prenet.fits import Aperture, DiskModel
 from py4dstem_prenet.fits.pooling import pool_arrays

@@ -14,9 +14,8 @@ from scans import simulated
 from typer.testing import CliRunner
 
 from py4dstem_prenet import accessor, cli
-from py4dstem_prenet.core import Decision, Flag
+from py4dstem_prenet.core import Decision, Flag, OriginMap
 from py4dstem_prenet.core.errors import PrenetError
-from py4dstem_prenet.core.results import OriginMap
 from py4dstem_prenet.descan.fit import fit_origin
 from py4dstem_prenet.descan.surface import fit_surface
 from py4dstem_prenet.io import calibrations

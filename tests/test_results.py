@@ -9,10 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from py4dstem_prenet.core.checks import CalibrationCheck, DenoisingCheck, EllipseCheck, FinetuneResult, OriginCheck
-from py4dstem_prenet.core.flags import FLAGS, Decision, Flag
-from py4dstem_prenet.core.noise import NoiseModel
-from py4dstem_prenet.core.results import (
+from py4dstem_prenet.core import (
     BraggDisks,
     CalibrationReport,
     Ellipse,
@@ -24,6 +21,9 @@ from py4dstem_prenet.core.results import (
     Result,
     Rotation,
 )
+from py4dstem_prenet.core.checks import CalibrationCheck, DenoisingCheck, EllipseCheck, FinetuneResult, OriginCheck
+from py4dstem_prenet.core.flags import FLAGS, Decision, Flag
+from py4dstem_prenet.core.noise import NoiseModel
 from py4dstem_prenet.core.slopes import Slope
 from py4dstem_prenet.core.transfers import Transfer
 from py4dstem_prenet.demo import load_scan

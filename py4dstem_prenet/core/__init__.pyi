@@ -6,6 +6,7 @@ from .checks import (
     OriginCheck as OriginCheck,
 )
 from .conclusions import conclude as conclude
+from .ellipses import Ellipse as Ellipse, EllipseMap as EllipseMap
 from .errors import PrenetError as PrenetError
 from .flags import (
     FLAGS as FLAGS,
@@ -20,7 +21,14 @@ from .flags import (
 from .geometry import ellipse_axes as ellipse_axes, ellipse_matrix as ellipse_matrix, ellipse_vector as ellipse_vector
 from .memory import budget as budget
 from .noise import NoiseModel as NoiseModel, stabilize as stabilize
+from .origins import (
+    MIN_SIGMA_PX as MIN_SIGMA_PX,
+    ModelTrial as ModelTrial,
+    OriginFit as OriginFit,
+    OriginMap as OriginMap,
+)
 from .pixels import binned_sum as binned_sum, cubic_kernel as cubic_kernel
+from .quantities import PixelSize as PixelSize, ProbeImage as ProbeImage, Ring as Ring, Rotation as Rotation
 from .reading import (
     BLOCK_BYTES as BLOCK_BYTES,
     UnchangedFile as UnchangedFile,
@@ -30,22 +38,7 @@ from .reading import (
     progress_bar as progress_bar,
     stage_bar as stage_bar,
 )
-from .results import (
-    MIN_SIGMA_PX as MIN_SIGMA_PX,
-    BraggDisks as BraggDisks,
-    CalibrationReport as CalibrationReport,
-    Decided as Decided,
-    Ellipse as Ellipse,
-    EllipseMap as EllipseMap,
-    ModelTrial as ModelTrial,
-    OriginFit as OriginFit,
-    OriginMap as OriginMap,
-    PixelSize as PixelSize,
-    ProbeImage as ProbeImage,
-    Result as Result,
-    Ring as Ring,
-    Rotation as Rotation,
-)
+from .results import BraggDisks as BraggDisks, CalibrationReport as CalibrationReport
 from .robust import (
     NORMAL_MAD as NORMAL_MAD,
     TUKEY_CUT as TUKEY_CUT,
@@ -66,6 +59,12 @@ from .scan import (
     as_scan as as_scan,
     check_sources as check_sources,
     silent_sources as silent_sources,
+)
+from .shown import (
+    MAX_REPR_LINES as MAX_REPR_LINES,
+    Decided as Decided,
+    Result as Result,
+    wrapped as wrapped,
 )
 from .slopes import (
     ATTENUATED as ATTENUATED,

@@ -1,0 +1,164 @@
+"""The measured origin and the fit of the descan. Maps have the shape of the scan (Rx, Ry); lengths are pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import Decided, Decision
+
+# Pixels, of an origin along each axis: what the scatter of positions cannot show. Set on simulated scans at 100,000
+# electrons (benchmarks/origin.py).
+MIN_SIGMA_PX = 0.01
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class OriginMap(Decided):
+    """The measured origin.
+
+    Attributes
+    ----------
+    qx0, qy0 : numpy.ndarray
+        (Rx, Ry), position of the origin in pixels, finite wherever the scan has a beam at all.
+    sigma_qx0, sigma_qy0 : numpy.ndarray
+        (Rx, Ry), one standard deviation, pixels.
+    valid : numpy.ndarray
+        (Rx, Ry) bool, False where a position shows no beam.
+    radius : float
+        Radius of the direct disk, pixels; NaN if the direct beam is hidden.
+    decision : Decision
+        Accepted if the scan has a beam; otherwise the maps are NaN.
+    feature : str
+        "direct beam"; "rings" (their center) or "center of inversion" if the direct beam is hidden. In measured data
+        these can differ by pixels.
+    stop : numpy.ndarray of bool or None
+        (Qx, Qy), True behind a beam stop that was found although no mask names it; None without such a stop.
+    """
+
+    qx0: np.ndarray
+    qy0: np.ndarray
+    sigma_qx0: np.ndarray
+    sigma_qy0: np.ndarray
+    valid: np.ndarray
+    radius: float
+    decision: Decision
+    feature: str = "direct beam"
+    stop: np.ndarray | None = None
+
+    @property
+    def found(self) -> bool:
+        """Whether an origin was accepted: from the direct beam or from rings."""
+        return self.decision.accepted
+
+    @property
+    def sigma(self) -> float:
+        """Typical standard deviation of a position along one axis, pixels; NaN without a beam."""
+        sigmas = np.stack([self.sigma_qx0, self.sigma_qy0])[:, self.valid]
+        return float(np.median(sigmas)) if sigmas.size else np.nan
+
+    def summary_numbers(self) -> dict:
+        """Return the numbers for the summary of a report.
+
+        Returns
+        -------
+        dict
+            feature, count, total, and qx0, qy0 and sigma in pixels.
+        """
+        qx0, qy0 = (float(np.median(q[self.valid])) for q in (self.qx0, self.qy0))
+        feature = "center of the rings" if self.feature == "rings" else self.feature
+        return {"feature": feature, "count": int(self.valid.sum()), "total": int(self.valid.size),
+                "qx0": qx0, "qy0": qy0, "sigma": self.sigma}
+
+    def rows(self):
+        if not self.found:
+            return [("found", "no"), ("flags", self.reason)]
+        at = [np.median(q[self.valid]) for q in (self.qx0, self.qy0)]
+        return [("found", f"{self.feature} at {int(self.valid.sum())} of {self.valid.size} positions"),
+                ("origin, median", f"({at[0]:.2f}, {at[1]:.2f}) px"),
+                ("sigma of a position, per axis", f"{self.sigma:.2g} px"),
+                ("radius of the direct disk", f"{self.radius:.2f} px" if np.isfinite(self.radius) else "unknown"),
+                ("flags", self.reason)]
+
+
+@dataclass(frozen=True)
+class ModelTrial:
+    """One model of the descan surface, fitted to the measured origin.
+
+    Attributes
+    ----------
+    model : str
+        "constant", "plane", "parabola" or "spline".
+    scatter : float
+        Robust standard deviation of measured less fitted, pixels along one axis.
+    distance : float
+        RMS distance of its surface from the chosen one, pixels.
+    determined : bool
+        Whether the positions determine the model.
+    chosen : bool
+        Whether held-out residuals chose it.
+    """
+
+    model: str
+    scatter: float
+    distance: float
+    determined: bool
+    chosen: bool
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class OriginFit(Decided):
+    """A smooth descan surface.
+
+    Attributes
+    ----------
+    qx0, qy0 : numpy.ndarray
+        (Rx, Ry), the fitted origin, pixels.
+    residual_qx0, residual_qy0 : numpy.ndarray
+        (Rx, Ry), measured less fitted, pixels.
+    sigma_qx0, sigma_qy0 : numpy.ndarray
+        (Rx, Ry), one standard deviation of the surface, pixels, with the errors that many positions share.
+    model : str
+        The chosen model; of the richest part, if the descan is fitted in parts.
+    decision : Decision
+        Accepted if the surface describes the positions. Numbers: scatter (px per axis), scale (of the stated sigma),
+        shared (px rms), shared_sigmas, outliers (fraction), common (px, the error
+        that positions share), uncertainty (px rms).
+    trials : tuple of ModelTrial
+        The models that were compared.
+    """
+
+    qx0: np.ndarray
+    qy0: np.ndarray
+    residual_qx0: np.ndarray
+    residual_qy0: np.ndarray
+    sigma_qx0: np.ndarray
+    sigma_qy0: np.ndarray
+    model: str
+    decision: Decision
+    trials: tuple[ModelTrial, ...] = ()
+
+    @property
+    def sigma(self) -> float:
+        """Standard deviation of the fitted origin along one axis, rms over the scan, pixels."""
+        variance = np.stack([self.sigma_qx0, self.sigma_qy0]) ** 2
+        return float(np.sqrt(np.nanmean(variance))) if np.isfinite(variance).any() else float("nan")
+
+    def summary_numbers(self) -> dict:
+        """Return the numbers for the summary of a report.
+
+        Returns
+        -------
+        dict
+            model; span_x, span_y and sigma in pixels.
+        """
+        span_x, span_y = (float(np.nanmax(q) - np.nanmin(q)) for q in (self.qx0, self.qy0))  # NaN: not scanned yet
+        return {"model": self.model, "span_x": span_x, "span_y": span_y, "sigma": self.sigma}
+
+    def rows(self):
+        span = [np.ptp(q[np.isfinite(q)]) if np.isfinite(q).any() else np.nan for q in (self.qx0, self.qy0)]
+        rms = [np.sqrt(np.nanmean(r**2)) if np.isfinite(r).any() else np.nan
+               for r in (self.residual_qx0, self.residual_qy0)]
+        return [("accepted", "yes" if self.accepted else "no"), ("model", self.model),
+                ("span", f"({span[0]:.2f}, {span[1]:.2f}) px"), ("residual, rms", f"({rms[0]:.3f}, {rms[1]:.3f}) px"),
+                ("flags", self.reason)]

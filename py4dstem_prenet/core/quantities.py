@@ -1,0 +1,235 @@
+"""Pixel size, rotation between scan and pattern, and the probe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from . import Decided, Decision
+
+
+@dataclass(frozen=True)
+class Ring:
+    """A ring of a standard, or several that blend.
+
+    Attributes
+    ----------
+    names : str
+        Indices, joined by "and".
+    g : float
+        |g|, 1/angstrom; the mean of rings that blend.
+    error, sigma : float
+        Relative difference between measured and expected radius, and its standard deviation; NaN if the ring is not
+        seen.
+    """
+
+    names: str
+    g: float
+    error: float
+    sigma: float
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PixelSize(Decided):
+    """The pixel size of patterns, from the rings of a standard.
+
+    Attributes
+    ----------
+    value : float
+        1/angstrom per pixel at the center of the pattern, along the geometric mean of the semi-axes of the ellipse.
+    sigma : float
+        Its standard deviation, 1/angstrom.
+    standard : str
+        Name of the standard.
+    decision : Decision
+        Accepted if the pixel size is fit to be written. Numbers: margin and lattice_margin (differences of
+        -2 log likelihood to the next assignment and to the best other lattice), scatter (relative, of the rings).
+    evidence : str
+        "rings" of the pooled pattern, or "disks" of single patterns; empty if there is none.
+    hkl : tuple of str
+        Indices of each ring on the detector.
+    g : numpy.ndarray
+        (k,), |g| of each ring, 1/angstrom.
+    ring_errors, ring_sigmas : numpy.ndarray
+        (k,), relative difference between measured and expected radius, and its standard deviation; NaN where a ring is
+        not seen.
+    covariance : numpy.ndarray
+        (3, 3), of log(value) and the ellipse vector.
+    vector : numpy.ndarray
+        (2,), ellipse vector that was fitted together with the pixel size.
+    barrel, barrel_sigma : float
+        Relative change of the radius at `reference`, which grows with the square of the radius; 0 if not significant.
+    threefold : numpy.ndarray
+        (2,), amplitudes of cos 3 phi and sin 3 phi in the relative change of the radius at `reference`, which grow with
+        the radius; 0 if not significant.
+    threefold_sigma : float
+        Standard deviation of each amplitude.
+    reference : float
+        Radius to which the distortions refer, pixels.
+    profile : numpy.ndarray
+        (3, n), radius (pixels), mean of the pattern or density of disks, and its fit, for figures.
+    """
+
+    value: float
+    sigma: float
+    standard: str
+    decision: Decision
+    evidence: str = ""
+    hkl: tuple[str, ...] = ()
+    g: np.ndarray = field(default_factory=lambda: np.empty(0))
+    ring_errors: np.ndarray = field(default_factory=lambda: np.empty(0))
+    ring_sigmas: np.ndarray = field(default_factory=lambda: np.empty(0))
+    covariance: np.ndarray = field(default_factory=lambda: np.full((3, 3), np.nan))
+    vector: np.ndarray = field(default_factory=lambda: np.zeros(2))
+    barrel: float = 0.0
+    barrel_sigma: float = np.nan
+    threefold: np.ndarray = field(default_factory=lambda: np.zeros(2))
+    threefold_sigma: float = np.nan
+    reference: float = np.nan
+    profile: np.ndarray = field(default_factory=lambda: np.empty((3, 0)))
+
+    @property
+    def relative_sigma(self) -> float:
+        """Standard deviation relative to the value."""
+        return self.sigma / self.value
+
+    @property
+    def rings(self) -> list[Ring]:
+        """The rings on the detector; those that blend into one are one entry."""
+        found: list[Ring] = []
+        for name, g, error, sigma in zip(self.hkl, self.g, self.ring_errors, self.ring_sigmas, strict=True):
+            last = found[-1] if found else None
+            if last is not None and np.isfinite(error) and last.error == error:  # they have a common error
+                count = last.names.count(" and ") + 1
+                found[-1] = Ring(f"{last.names} and {name}", (last.g * count + float(g)) / (count + 1), last.error,
+                                 last.sigma)
+            else:
+                found.append(Ring(name, float(g), float(error), float(sigma)))
+        return found
+
+    @property
+    def distorted(self) -> bool:
+        """Whether a distortion beyond the ellipse is significant."""
+        return bool(self.barrel or self.threefold.any())
+
+    def rows(self):
+        if not np.isfinite(self.value):
+            return [("accepted", "no"), ("standard", self.standard), ("flags", self.reason)]
+        shown = [("accepted", "yes" if self.accepted else "no"), ("standard", self.standard),
+                 ("pixel size", f"{self.value:.6f} ± {self.sigma:.6f} Å⁻¹ ({100 * self.relative_sigma:.2g} %)"),
+                 ("from", self.evidence)]
+        seen = [ring for ring in self.rings if np.isfinite(ring.error)]
+        if seen:
+            shown.append(("rings, measured less expected", "; ".join(
+                f"{ring.names}: {100 * ring.error:+.2f} ± {100 * ring.sigma:.2f} %" for ring in seen)))
+        if self.barrel:
+            shown.append(("radial distortion", f"{100 * self.barrel:+.2f} ± {100 * self.barrel_sigma:.2f} % at "
+                                               f"{self.reference:.0f} px"))
+        if self.threefold.any():
+            shown.append(("threefold distortion", f"{100 * np.hypot(*self.threefold):.2f} ± "
+                          f"{100 * self.threefold_sigma:.2f} % at {self.reference:.0f} px"))
+        return [*shown, ("flags", self.reason)]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Rotation(Decided):
+    """Rotation and flip between scan and pattern.
+
+    A vector of the pattern, its components exchanged if `flip`, and then rotated by the angle from +x (rows) toward +y
+    (columns), is a vector of the scan. These are py4DSTEM's `QR_rotation_degrees` and `QR_flip`.
+
+    Attributes
+    ----------
+    degrees : float
+        The angle in (-180, 180], degrees; in (-90, 90] if half a turn is not determined.
+    flip : bool
+        Whether the axes of the pattern are exchanged.
+    sigma : float
+        One standard deviation of the angle, degrees.
+    half_turn_determined : bool
+        Whether the angle is known beyond half a turn.
+    decision : Decision
+        Accepted if angle and flip are known.
+    sources : dict
+        Name of each estimate ("center of mass", "shadow image") to its angle (degrees, up to half a turn), flip and
+        sigma (degrees), also of those that were refused.
+    deflection : numpy.ndarray or None
+        (2, Rx, Ry), center of mass about the fitted origin along qx and qy in pixels, for figures.
+    """
+
+    degrees: float
+    flip: bool
+    sigma: float
+    half_turn_determined: bool
+    decision: Decision
+    sources: dict = field(default_factory=dict)
+    deflection: np.ndarray | None = None
+
+    @property
+    def radians(self) -> float:
+        """The angle in radians, py4DSTEM's `QR_rotation`."""
+        return float(np.radians(self.degrees))
+
+    def summary_numbers(self) -> dict:
+        """Return the numbers for the summary of a report.
+
+        Returns
+        -------
+        dict
+            degrees, sigma and flipped, a text.
+        """
+        return {"degrees": self.degrees, "sigma": self.sigma, "flipped": "flipped" if self.flip else "not flipped"}
+
+    @property
+    def text(self) -> str:
+        """Angle, sigma and flip in words."""
+        half = "" if self.half_turn_determined else " (or half a turn more)"
+        flip = "flipped" if self.flip else "not flipped"
+        return f"{self.degrees:.2f}° ± {self.sigma:.2f}°{half}, {flip}"
+
+    def rows(self):
+        return [("accepted", "yes" if self.accepted else "no"), ("rotation", self.text),
+                *((f"from the {name}", f"{angle:.2f}° ± {sigma:.2f}°{', flipped' if flip else ''}")
+                  for name, (angle, flip, sigma) in self.sources.items()),
+                ("flags", self.reason)]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ProbeImage(Decided):
+    """The image of the probe over vacuum.
+
+    Attributes
+    ----------
+    image : numpy.ndarray
+        (Qx, Qy), sum 1, zero away from the disk; zero everywhere if it was refused.
+    center : tuple of int
+        Pixel of its center, (Qx // 2, Qy // 2).
+    radius : float
+        Radius of the disk, pixels.
+    edge : float
+        Width of its edge, pixels, 1 sigma.
+    sigma : float
+        One standard deviation of the center along either axis, pixels.
+    positions : int
+        Number of positions whose direct beams were averaged.
+    semiangle_mrad : float or None
+        Convergence semi-angle, mrad; None if the pixel size or the voltage is unknown.
+    decision : Decision
+        Accepted if there is an image.
+    """
+
+    image: np.ndarray
+    center: tuple[int, int]
+    radius: float
+    edge: float
+    sigma: float
+    positions: int
+    semiangle_mrad: float | None
+    decision: Decision
+
+    def rows(self):
+        angle = [] if self.semiangle_mrad is None else [("convergence semi-angle", f"{self.semiangle_mrad:.3g} mrad")]
+        return [("accepted", "yes" if self.accepted else "no"), ("radius", f"{self.radius:.2f} px"),
+                ("edge", f"{self.edge:.2f} px"), ("sigma of the center", f"{self.sigma:.3f} px"),
+                ("positions", str(self.positions)), *angle, ("flags", self.reason)]
