@@ -25,7 +25,7 @@ from py4DSTEM import DataCube
 
 from py4dstem_prenet.core.noise import NoiseModel
 from py4dstem_prenet.denoising import denoiser as _denoise
-from py4dstem_prenet.io import calibrations, emd_files
+from py4dstem_prenet.io import calibrations, emd_files, provenance
 from py4dstem_prenet.networks import weights
 
 SHAPE = (6, 6, 64, 64)
@@ -137,7 +137,7 @@ def update(cube, value):
         calibrations.write_origin(cube, result)
         calibrations.write_fit(cube, result)
         calibrations.write_ellipse(cube, result)
-        calibrations.write_provenance(cube, {"value": value})
+        provenance.write_provenance(cube, {"value": value})
 
 
 def interrupt_once(cube, value, seconds):
@@ -146,7 +146,7 @@ def interrupt_once(cube, value, seconds):
         c = cube.calibration
         return {float(np.mean(v)) for v in (*c.get_origin_meas(), *c.get_origin(), *c.get_ellipse(),
                                             cube.tree(calibrations.SIGMA).data,
-                                            calibrations.read_provenance(cube)["value"])}
+                                            provenance.read_provenance(cube)["value"])}
 
     def stop(*_):
         raise KeyboardInterrupt

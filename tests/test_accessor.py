@@ -17,7 +17,7 @@ import py4dstem_prenet
 from py4dstem_prenet import accessor, io
 from py4dstem_prenet.core.errors import PrenetError
 from py4dstem_prenet.core.flags import Decision
-from py4dstem_prenet.io import calibrations
+from py4dstem_prenet.io import calibrations, provenance
 
 accessor.register()
 
@@ -167,4 +167,4 @@ def test_saves_and_loads(cube, tmp_path):
         fresh = DataCube(cube.data)
         fresh.prenet.load_calibration(tmp_path / name)
         assert fresh.calibration.get_ellipse() == (1.01, 0.99, 0.3)
-        assert calibrations.read_provenance(fresh) is None or "shape" in calibrations.read_provenance(fresh)
+        assert provenance.read_provenance(fresh) is None or "shape" in provenance.read_provenance(fresh)

@@ -10,7 +10,7 @@ from py4DSTEM import BraggVectors, DataCube
 
 from py4dstem_prenet import accessor
 from py4dstem_prenet.core.errors import PrenetError
-from py4dstem_prenet.io import calibrations
+from py4dstem_prenet.io import calibrations, provenance
 from py4dstem_prenet.resampling import cropping
 
 accessor.register()
@@ -49,7 +49,7 @@ def cube():
     cube.calibration.set_Q_pixel_size(0.01)
     cube.calibration.set_R_pixel_size(5.0)
     cube.calibration.set_probe_center((20.0, 21.0))
-    calibrations.write_provenance(cube, calibrations.make_provenance(cube))
+    provenance.write_provenance(cube, provenance.make_provenance(cube))
     return cube
 
 
@@ -115,7 +115,7 @@ def test_one_after_another_through_a_file(cube, tmp_path):
     truth = measured(read)
     assert read.calibration.get_origin()[0] == pytest.approx(truth[0], abs=0.01)
     assert read.calibration.get_origin()[1] == pytest.approx(truth[1], abs=0.01)
-    record = calibrations.read_provenance(read)
+    record = provenance.read_provenance(read)
     assert record["shape"] == [*SCAN, *PATTERN]
     assert record["since"] == ["crop_R(1, 7, 0, 6)", "bin_Q(2)", "crop_Q(2, 20, 1, 21)", "bin_R(2)"]
 

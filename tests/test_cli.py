@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import py4dstem_prenet
 from py4dstem_prenet import __version__, cli
 from py4dstem_prenet.core.errors import PrenetError
-from py4dstem_prenet.io import calibrations
+from py4dstem_prenet.io import provenance
 
 SHAPE = (2, 3, 32, 40)
 
@@ -56,7 +56,7 @@ def calibrated(stage):
         origin = tuple(np.full(datacube.Rshape, v) for v in (15.0, 20.0))
         if Report.origin.found:
             datacube.calibration.set_origin(origin)
-            calibrations.write_provenance(datacube, calibrations.make_provenance(datacube, settings={"note": "Fine."}))
+            provenance.write_provenance(datacube, provenance.make_provenance(datacube, settings={"note": "Fine."}))
         return Report()
 
     calls.append(Report)

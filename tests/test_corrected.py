@@ -11,7 +11,7 @@ import py4dstem_prenet
 from py4dstem_prenet.core.errors import PrenetError
 from py4dstem_prenet.core.geometry import ellipse_axes, ellipse_matrix
 from py4dstem_prenet.core.noise import NoiseModel
-from py4dstem_prenet.io import calibrations
+from py4dstem_prenet.io import calibrations, provenance
 from py4dstem_prenet.resampling import cropping
 from py4dstem_prenet.resampling.correcting import corrected
 
@@ -130,7 +130,7 @@ def calibrate(cube, qx0, qy0):
 def test_what_this_package_wrote_is_corrected_and_what_it_says_of_the_old_patterns_dropped(cube, tmp_path):
     calibrate(cube, *cube.calibration.get_origin())
     calibrations.write_mask(cube, np.arange(SHAPE[0] * SHAPE[1]).reshape(SHAPE) != 1000)
-    calibrations.write_provenance(cube, calibrations.make_provenance(cube))
+    provenance.write_provenance(cube, provenance.make_provenance(cube))
     assert calibrations.SIGMA in cube.treekeys
     here = cube.prenet.corrected(progress=False)
     cube.prenet.corrected(out=tmp_path / "corrected.h5", progress=False)
@@ -138,7 +138,7 @@ def test_what_this_package_wrote_is_corrected_and_what_it_says_of_the_old_patter
         assert np.array_equal(new.data, here.data) and calibrations.SIGMA not in new.treekeys
         assert new.calibration.get_origin_meas() is None and new.calibration.get_ellipse() is None
         assert cropping.check_calibration(new).current, cropping.check_calibration(new)
-        assert calibrations.read_mask(new) is None and calibrations.read_provenance(new)["since"] == ["corrected()"]
+        assert calibrations.read_mask(new) is None and provenance.read_provenance(new)["since"] == ["corrected()"]
     assert calibrations.SIGMA in cube.treekeys and cube.calibration.get_ellipse() is not None
 
 

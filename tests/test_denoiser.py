@@ -20,7 +20,7 @@ from py4dstem_prenet.core.noise import NoiseModel
 from py4dstem_prenet.denoising import denoiser as module
 from py4dstem_prenet.denoising.denoiser import denoise
 from py4dstem_prenet.detector.estimate import estimate_noise
-from py4dstem_prenet.io import calibrations
+from py4dstem_prenet.io import provenance
 from py4dstem_prenet.networks.denoise import MAX_CORRECTION
 from py4dstem_prenet.networks.layers import AttentionGate, UnshuffledConv
 from py4dstem_prenet.networks.weights import load
@@ -220,7 +220,7 @@ def test_nan_is_refused_and_leaves_no_file(tmp_path):
     noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((128, 128), bool), True, 2000.0)
     with pytest.raises(PrenetError):
         denoise(datacube, noise, out=tmp_path / "out.h5", progress=False)
-    assert not list(tmp_path.iterdir()) and calibrations.read_provenance(datacube) is None
+    assert not list(tmp_path.iterdir()) and provenance.read_provenance(datacube) is None
 
 
 # --- with the scan around

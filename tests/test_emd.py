@@ -18,7 +18,7 @@ from py4DSTEM import DataCube
 import py4dstem_prenet
 from py4dstem_prenet.core import Flag, NoiseModel
 from py4dstem_prenet.core.errors import PrenetError
-from py4dstem_prenet.io import calibrations, emd_files, files
+from py4dstem_prenet.io import calibrations, emd_files, files, provenance
 
 RSHAPE, QSHAPE = (3, 4), (40, 48)
 
@@ -78,8 +78,8 @@ def written(cube):
     calibrations.write_origin(cube, origin_map())
     calibrations.write_fit(cube, origin_fit())
     calibrations.write_ellipse(cube, ellipse())
-    record = calibrations.make_provenance(cube, weights={"center": "ab12"}, settings={"note": "Good: 1 ± 0.1 px."})
-    calibrations.write_provenance(cube, record)
+    record = provenance.make_provenance(cube, weights={"center": "ab12"}, settings={"note": "Good: 1 ± 0.1 px."})
+    provenance.write_provenance(cube, record)
     return cube
 
 
@@ -263,7 +263,7 @@ class TestConsumers:
 class TestProvenance:
     def test_holds_only_what_json_can(self, cube):
         settings = {"mask": np.ones((2, 2), bool), 3: np.nan, "path": files.Path("x"), "type": np.dtype("u2")}
-        record = calibrations.make_provenance(cube, settings=settings)
+        record = provenance.make_provenance(cube, settings=settings)
         assert json.loads(json.dumps(record, allow_nan=False)) == record
         assert record["shape"] == [3, 4, 40, 48] and record["settings"]["3"] is None
         assert record["date"].endswith("+00:00")
@@ -273,14 +273,14 @@ class TestProvenance:
         bad[1, :3] = True
         numbers = {"gain": np.float64(2), "offset": 0.0, "readout": 0.5, "counting": True, "dose": 100.0}
         model = NoiseModel(**numbers, bad_pixels=bad, flags=(Flag("no_electrons"),))
-        noise = calibrations.make_provenance(cube, noise=model)["noise"]
+        noise = provenance.make_provenance(cube, noise=model)["noise"]
         assert noise["gain"] == 2 and noise["bad_pixels"] == 3 and noise["flags"][0]["name"] == "no_electrons"
 
     def test_is_kept_with_the_cube(self, cube):
-        assert calibrations.read_provenance(cube) is None
-        calibrations.write_provenance(cube, {"a": 1})
-        calibrations.write_provenance(cube, {"a": 2, "ü": "±"})
-        assert calibrations.read_provenance(cube) == {"a": 2, "ü": "±"}
+        assert provenance.read_provenance(cube) is None
+        provenance.write_provenance(cube, {"a": 1})
+        provenance.write_provenance(cube, {"a": 2, "ü": "±"})
+        assert provenance.read_provenance(cube) == {"a": 2, "ü": "±"}
 
 
 READ_BACK = """
@@ -439,7 +439,7 @@ class TestLoadCalibration:
             del ours[key], theirs[key]
         assert_same(ours, theirs)
         np.testing.assert_array_equal(fresh.tree(calibrations.SIGMA).data, written.tree(calibrations.SIGMA).data)
-        assert calibrations.read_provenance(fresh)["weights"] == {"center": "ab12"}
+        assert provenance.read_provenance(fresh)["weights"] == {"center": "ab12"}
         assert fresh.dims[2][0] == pytest.approx(-np.mean(origin_map().qx0))
 
     def test_a_calibration_that_py4dstem_saved(self, written, tmp_path):

@@ -14,7 +14,7 @@ from scans import simulated
 import py4dstem_prenet
 from py4dstem_prenet.core import as_scan
 from py4dstem_prenet.core.errors import PrenetError
-from py4dstem_prenet.io import calibrations, emd_files
+from py4dstem_prenet.io import emd_files, provenance
 
 SCAN, SHAPE = (3, 4), (40, 48)
 
@@ -32,7 +32,7 @@ def emd_file(data, tmp_path):
     cube.calibration.set_origin((19 + x, 24 - y))
     cube.calibration.set_ellipse((1.01, 0.99, 0.3))
     cube.attach(py4DSTEM.RealSlice(np.ones(SCAN), name="image"))
-    calibrations.write_provenance(cube, {"verdicts": ["Good: 1 ± 0.1 px."]})
+    provenance.write_provenance(cube, {"verdicts": ["Good: 1 ± 0.1 px."]})
     py4DSTEM.save(tmp_path / "a.h5", cube.root)
     return tmp_path / "a.h5"
 
@@ -51,7 +51,7 @@ def test_emd_brings_all_that_py4dstem_read_brings(emd_file, data):
     np.testing.assert_array_equal(cube.calibration.get_origin(), known.calibration.get_origin())
     assert cube.calibration.get_ellipse() == known.calibration.get_ellipse()
     np.testing.assert_array_equal(cube.tree("image").data, 1)
-    assert calibrations.read_provenance(cube) == calibrations.read_provenance(known)
+    assert provenance.read_provenance(cube) == provenance.read_provenance(known)
     assert cube.dims[2][0] == pytest.approx(-20)  # axes follow the calibration
     again = emd_file.with_name("again.h5")
     emd_files.save(cube, again)

@@ -15,7 +15,7 @@ from py4dstem_prenet.core.errors import PrenetError
 from py4dstem_prenet.core.flags import Decision, Flag, has_flag
 from py4dstem_prenet.core.geometry import ellipse_vector
 from py4dstem_prenet.core.sampling import sample_positions
-from py4dstem_prenet.io import calibrations
+from py4dstem_prenet.io import calibrations, provenance
 from py4dstem_prenet.networks import weights
 from py4dstem_prenet.pipeline import calibrate, preprocess
 
@@ -86,7 +86,7 @@ def test_what_was_found_is_true(calibrated):
 
 def test_provenance_names_the_networks_and_their_bytes(calibrated):
     datacube, report, _ = calibrated
-    record = calibrations.read_provenance(datacube)
+    record = provenance.read_provenance(datacube)
     assert record["weights"] == {name: weights.verify(name) for name in ("center", "ellipse")}
     assert record["shape"] == list(datacube.data.shape)
     assert [flag["flag"] for flag in record["flags"]] == [flag.name for flag in report.flags]
@@ -152,7 +152,7 @@ def test_preprocess_gives_a_calibrated_denoised_cube(tmp_path):
         qx0, qy0 = one.calibration.get_origin()
         assert np.hypot(qx0 - scan.truth["qx0"], qy0 - scan.truth["qy0"]).mean() < 0.3
     assert clean.calibration.get_ellipse() == datacube.calibration.get_ellipse()
-    assert calibrations.read_provenance(clean)["weights"]
+    assert provenance.read_provenance(clean)["weights"]
     truth = scan.clean * 20 + 100
     errors = [np.mean((np.asarray(data[...], float) - truth) ** 2) for data in (clean.data, scan.counts)]
     assert errors[0] < 0.5 * errors[1]

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from py4dstem_prenet import cli
 from py4dstem_prenet.core.flags import has_flag
-from py4dstem_prenet.io import calibrations
+from py4dstem_prenet.io import provenance
 from py4dstem_prenet.pipeline import calibrate
 
 REAL = Path(__file__).parents[2] / "shared" / "real"
@@ -64,7 +64,7 @@ def test_medipix_from_the_command_line(tmp_path):
     for qx0, qy0 in (out.calibration.get_origin(), out.calibration.get_origin_meas()):
         assert np.hypot(qx0 - 125.1, qy0 - 128.7).max() < 0.5
     assert np.array_equal(out.data, np.load(REAL / "medipix_au_2x2.npy"))
-    record = calibrations.read_provenance(out)
+    record = provenance.read_provenance(out)
     assert "origin_written" in {flag["flag"] for flag in record["flags"]}
     assert record["noise"]["counting"] and record["noise"]["dose"] == pytest.approx(8.2e5, rel=0.03)
     ellipse = out.calibration.get_ellipse()

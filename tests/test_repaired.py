@@ -19,7 +19,7 @@ from scipy.special import expit
 import py4dstem_prenet
 from py4dstem_prenet.core import NoiseModel, PrenetError, reading
 from py4dstem_prenet.detector import estimate_noise
-from py4dstem_prenet.io import calibrations
+from py4dstem_prenet.io import calibrations, provenance
 from py4dstem_prenet.pipeline import calibrate
 from py4dstem_prenet.report import of_calibration
 from py4dstem_prenet.resampling import check_calibration, repaired, repairing
@@ -276,8 +276,8 @@ def test_the_calibration_is_carried_over_and_its_mask_says_what_is_bad(tmp_path)
         for key in ("qx0", "qy0_meas", "a", "probe_semiangle", calibrations.MASK):
             assert np.array_equal(new.calibration[key], cube.calibration[key])
         assert calibrations.sigma_is_current(new) and check_calibration(new).current
-        assert calibrations.read_provenance(new)["since"] == ["repaired()"]
-    assert "since" not in calibrations.read_provenance(cube)
+        assert provenance.read_provenance(new)["since"] == ["repaired()"]
+    assert "since" not in provenance.read_provenance(cube)
     assert numbers_of(report, "bad_pixels")["count"] == np.count_nonzero(~mask)
 
 

@@ -18,7 +18,7 @@ from py4dstem_prenet.core import Decision, Flag, OriginMap
 from py4dstem_prenet.core.errors import PrenetError
 from py4dstem_prenet.descan.fit import fit_origin
 from py4dstem_prenet.descan.surface import fit_surface
-from py4dstem_prenet.io import calibrations
+from py4dstem_prenet.io import provenance
 from py4dstem_prenet.report import make_verdict, verdicts
 from py4dstem_prenet.report.page import page_html
 from py4dstem_prenet.review import ellipse_flags, origin_flags, report, review, review_fit
@@ -159,7 +159,7 @@ def cube():
     cube.calibration.set_origin_meas((scan.truth["qx0"].copy(), scan.truth["qy0"].copy()))
     cube.calibration.set_origin((scan.truth["qx0"].copy(), scan.truth["qy0"].copy()))
     cube.calibration.set_probe_semiangle(float(scan.truth["radius"]))
-    calibrations.write_provenance(cube, calibrations.make_provenance(
+    provenance.write_provenance(cube, provenance.make_provenance(
         cube, settings={"note": "<script>alert(1)</script>"}))
     return cube
 
@@ -247,7 +247,7 @@ def test_page_says_what_was_seen(text, seen, cube):
 
 @pytest.mark.slow
 def test_page_of_a_scan_that_this_package_calibrated_and_somebody_cropped(seen):
-    record = calibrations.to_json(seen.record | {"weights": {"center": "ab12"}, "settings": {"mask": True},
+    record = provenance.to_json(seen.record | {"weights": {"center": "ab12"}, "settings": {"mask": True},
                                       "since": ["crop_Q(4, 60, 0, 64)", "bin_R(2)"]})
     page = page_html(replace(seen, stored=(1.02, 1 / 1.02, 0.5), stored_by="prenet", record=record))
     words = " ".join(Strict(page).words)

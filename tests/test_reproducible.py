@@ -17,7 +17,7 @@ SCRIPT = """
     import torch
     torch.set_num_threads(1)
     import py4dstem_prenet
-    from py4dstem_prenet.io import calibrations
+    from py4dstem_prenet.io import provenance
 
     cube = py4dstem_prenet.open("scan.npy")
     report = cube.prenet.calibrate(device="cpu", progress=False)
@@ -27,7 +27,7 @@ SCRIPT = """
         values[name] = getattr(report.origin, name)
     values["fit"] = report.fit.qx0
     kept = {key: value for key, value in cube.calibration._params.items() if not key.startswith("_")}
-    record = calibrations.read_provenance(cube)
+    record = provenance.read_provenance(cube)
     record.pop("date")
     print(json.dumps({"bits": {name: hashlib.sha256(v.tobytes()).hexdigest() for name, v in values.items()},
                       "calibration": hashlib.sha256(repr(sorted(kept.items())).encode()).hexdigest(),

@@ -1,44 +1,30 @@
 """Write results into the calibration of a py4DSTEM DataCube, and read them back.
 
 Results are written to py4DSTEM's objects here only (`resampling` also sets up the calibration of a new cube). Only
-classes of py4DSTEM are used, so that it reads saved files without this package: `Calibration`; the `RealSlice`
-"prenet_origin_sigma" with maps of the uncertainty of the origin; the `Metadata` "prenet" with the provenance. The
-calibration also holds the text "prenet_written", which records the data and values for which its entries were written,
-so that outdated entries are found, the detector mask "prenet_mask", and "prenet_stop", a beam stop that was found.
-Files: `emd_files`.
+classes of py4DSTEM are used, so that it reads saved files without this package: `Calibration`, and the `RealSlice`
+"prenet_origin_sigma" with maps of the uncertainty of the origin. The calibration also holds the detector mask
+"prenet_mask", and "prenet_stop", a beam stop that was found. Pixel size, rotation and probe: `quantities`; what was
+written when, and for which data: `provenance`; files: `emd_files`.
 """
 
 import copy
-import hashlib
 import json
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass, replace
-from datetime import datetime, timezone
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from .._version import __version__
 from ..core import Decision, Ellipse, Flag, OriginMap, PrenetError, ellipse_axes, ellipse_vector
 from ..detector import estimate_noise
-from .fingerprints import fingerprint
+from .provenance import WRITTEN, sign, signatures
 
 # Names in the tree and the metadata of a cube, and in its calibration
 SIGMA = "prenet_origin_sigma"
 ELLIPSE_MAP = "prenet_ellipse_map"
 MASK = "prenet_mask"
 STOP = "prenet_stop"
-RING_PROFILE = "prenet_rings"
-DEFLECTION = "prenet_deflection"
-PROVENANCE = "prenet"
-WRITTEN = "prenet_written"
-PROBE = "prenet_probe"
-KERNEL_REACH = 2.0  # radii of the disk, outer radius of the negative annulus of a probe's kernel
 STORED_ELLIPSE_SIGMA = 0.005  # of each component of an ellipse in a calibration, which holds no uncertainty
 BEFORE = "prenet_before"  # in the metadata: what stood in the calibration before the last writing
-ENTRIES = {  # of the calibration, and the names of their numbers in it
-    "origin_meas": ("qx0_meas", "qy0_meas"), "origin": ("qx0", "qy0"), "ellipse": ("a", "b", "theta"),
-    "pixel_size": ("Q_pixel_size", "Q_pixel_units"), "rotation": ("QR_rotation", "QR_rotation_degrees", "QR_flip")}
 
 
 # --- origin and ellipse -------------------------------------------------------------------------------------
@@ -318,72 +304,6 @@ def write_ellipse(datacube, ellipse, **facts):
     return True
 
 
-def write_rotation(datacube, rotation, **facts):
-    """Write rotation and flip between scan and pattern with `set_QR_rotflip_degrees`, if they were accepted.
-
-    py4DSTEM's `BraggVectors` and strain maps use them from then on. An angle that is known up to half a turn is written
-    as it is, in (-90, 90] degrees; the record in the calibration says so.
-
-    Parameters
-    ----------
-    datacube : py4DSTEM.DataCube
-        The scan whose rotation was measured.
-    rotation : Rotation
-        The rotation.
-    **facts
-        Facts for `sign`.
-
-    Returns
-    -------
-    bool
-        Whether it was written.
-    """
-    from py4DSTEM import RealSlice
-
-    if not rotation.accepted:
-        return False
-    calibration_of(datacube).set_QR_rotflip_degrees((float(rotation.degrees), bool(rotation.flip)))
-    if rotation.deflection is not None:
-        datacube.attach(RealSlice(np.array(rotation.deflection), name=DEFLECTION, slicelabels=["qx", "qy"]))
-    sign(datacube, "rotation", half_turn_determined=bool(rotation.half_turn_determined), sigma=float(rotation.sigma),
-         result=replace(rotation, deflection=None), **facts)
-    return True
-
-
-def write_pixel_size(datacube, size, **facts):
-    """Write a pixel size with `set_Q_pixel_size` and `set_Q_pixel_units`, if it was accepted.
-
-    py4DSTEM's elliptical correction multiplies the geometric-mean radius by sqrt(b / a). The pixel size is therefore
-    multiplied by sqrt(a / b) if an ellipse is set, so that `BraggVectors.cal` and `PolarDatacube` return 1/angstrom.
-    Distortions beyond the ellipse, which py4DSTEM cannot hold, are recorded for `corrected`.
-
-    Parameters
-    ----------
-    datacube : py4DSTEM.DataCube
-        The scan whose pixel size was measured; its ellipse is written already.
-    size : PixelSize
-        The pixel size.
-    **facts
-        Facts for `sign`.
-
-    Returns
-    -------
-    bool
-        Whether it was written.
-    """
-    if not size.accepted:
-        return False
-    calibration = calibration_of(datacube)
-    ratio = stored_ratio(calibration)
-    calibration.set_Q_pixel_size(float(size.value * np.sqrt(ratio)))
-    calibration.set_Q_pixel_units("A^-1")
-    sign(datacube, "pixel_size", standard=size.standard, sigma=float(size.sigma * np.sqrt(ratio)), ratio=ratio,
-         barrel=float(size.barrel), threefold=[float(v) for v in size.threefold], reference=float(size.reference),
-         result=replace(size, profile=np.empty(0)), **facts)
-    calibration[RING_PROFILE] = np.array(size.profile, float)
-    return True
-
-
 def read_ellipse(datacube):
     """Read the ellipse in the calibration.
 
@@ -421,69 +341,6 @@ def stored_ratio(calibration):
     """
     a, b = (calibration._params.get(name) for name in "ab")
     return 1.0 if a is None or b is None else float(np.mean(np.asarray(a, float) / np.asarray(b, float)))
-
-
-def write_probe(datacube, image):
-    """Make a py4DSTEM `Probe` with its kernel, attach it to a cube, and store the convergence semi-angle.
-
-    The kernel is that of `Probe.get_kernel(mode="sigmoid")` with an annulus from one to two radii, so that it sums to
-    zero; it is ready for `find_Bragg_disks(template=probe.kernel)`.
-
-    Parameters
-    ----------
-    datacube : py4DSTEM.DataCube
-        The scan whose probe was measured.
-    image : ProbeImage
-        The image of the probe, accepted.
-
-    Returns
-    -------
-    py4DSTEM.Probe
-        The probe, in the tree of the cube as "probe".
-
-    Raises
-    ------
-    PrenetError
-        If the image was refused.
-    """
-    from py4DSTEM import Metadata, Probe
-
-    if not image.accepted:
-        raise PrenetError(f"No probe was made. {image.reason}")
-    probe = Probe(np.array(image.image, dtype=np.float64))
-    probe.alpha, probe.origin = float(image.radius), tuple(map(float, image.center))
-    probe.get_kernel(mode="sigmoid", origin=image.center, returncalc=False,
-                     radii=(float(image.radius), KERNEL_REACH * float(image.radius)))
-    probe.metadata = Metadata(PROBE, {"json": json.dumps(to_json(replace(image, image=None)))})
-    datacube.attach(probe)
-    calibration = calibration_of(datacube)
-    calibration.set_convergence_semiangle_pixels(float(image.radius))
-    if image.semiangle_mrad is not None:
-        calibration.set_convergence_semiangle_mrad(float(image.semiangle_mrad))
-    return probe
-
-
-def probe_optics(datacube):
-    """Read the pixel size and the acceleration voltage from the calibration.
-
-    Parameters
-    ----------
-    datacube : py4DSTEM.DataCube
-        The cube.
-
-    Returns
-    -------
-    pixel_size : float or None
-        Size of a detector pixel, 1/angstrom; None if it is not calibrated in this unit.
-    voltage : float or None
-        Acceleration voltage, V; None if the calibration does not hold it as "accelerating_voltage".
-    """
-    calibration = datacube.calibration
-    if calibration is None:
-        return None, None
-    size = float(calibration.get_Q_pixel_size()) if calibration.get_Q_pixel_units() == "A^-1" else None
-    voltage = calibration._params.get("accelerating_voltage")
-    return size, None if voltage is None else float(voltage)
 
 
 def attach_ellipse_map(datacube, ellipse_map):
@@ -621,58 +478,6 @@ def sigma_is_current(datacube):
     return entry is None or entry["unchanged"]
 
 
-def sign(datacube, *entries, **facts):
-    """Record the shape of the data and the present values of entries in the calibration.
-
-    Parameters
-    ----------
-    datacube : py4DSTEM.DataCube
-        The cube.
-    *entries : {"origin_meas", "origin", "ellipse", "pixel_size", "rotation"}
-        The entries that were written.
-    **facts
-        Further facts about the entries; numbers and arrays. `data` is the fingerprint of the data, if it is known.
-    """
-    record = json.loads(datacube.calibration._params.get(WRITTEN) or "{}")
-    facts = to_json(facts if "data" in facts else {"data": fingerprint(datacube), **facts})
-    for entry in entries:
-        record[entry] = {"shape": to_json(datacube.data.shape), "values": _digest(datacube.calibration, entry), **facts}
-    if "origin" in entries:
-        record["origin"]["measured"] = _digest(datacube.calibration, "origin_meas")
-    datacube.calibration[WRITTEN] = json.dumps(record)
-
-
-def signatures(datacube):
-    """Read what `sign` recorded, compared with the present values.
-
-    Parameters
-    ----------
-    datacube : py4DSTEM.DataCube
-        The cube.
-
-    Returns
-    -------
-    dict
-        {entry: {"shape": shape of the data it was written for, "unchanged": whether its values are the same}}, and the
-        facts given to `sign`. The fitted origin also has "measured": whether the measured origin is the one that was
-        fitted. Empty if this package wrote nothing.
-    """
-    calibration = datacube.calibration
-    record = {} if calibration is None else json.loads(calibration._params.get(WRITTEN) or "{}")
-    for entry, signature in record.items():
-        signature["unchanged"] = signature.pop("values") == _digest(calibration, entry)
-        if "measured" in signature:
-            signature["measured"] = signature["measured"] == _digest(calibration, "origin_meas")
-    return record
-
-
-def _digest(calibration, entry):
-    """A hash of the values of an entry."""
-    values = [calibration._params.get(name) for name in ENTRIES[entry]]
-    text = (v.encode() if isinstance(v, str) else np.asarray(v, dtype=np.float64).tobytes() for v in values)
-    return hashlib.sha256(b"".join(text)).hexdigest()[:16]
-
-
 def _check_map(datacube, name, values):
     """Raise PrenetError if a map does not have the shape of the scan."""
     if values.shape != tuple(datacube.Rshape):
@@ -691,110 +496,6 @@ def _stored_map(datacube, values):
             f"{tuple(datacube.Rshape)}: it was measured before the cube was cropped or binned; measure it again."
         )
     return np.broadcast_to(values, datacube.Rshape).copy()
-
-
-# --- provenance ---------------------------------------------------------------------------------------------
-def make_provenance(datacube, weights=None, settings=None, noise=None, flags=()):
-    """Describe how a cube was processed.
-
-    Parameters
-    ----------
-    datacube : py4DSTEM.DataCube
-        The cube.
-    weights : dict, optional
-        {name: SHA-256} of the networks that were used.
-    settings : dict, optional
-        The settings of the caller.
-    noise : NoiseModel, optional
-        The noise model that was used.
-    flags : iterable of Flag, optional
-        What was accepted, refused and written.
-
-    Returns
-    -------
-    dict
-        The record, in types of JSON.
-    """
-    import py4DSTEM
-
-    record = {
-        "package": "py4dstem_prenet",
-        "version": __version__,
-        "py4DSTEM": py4DSTEM.__version__,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "shape": datacube.data.shape,
-        "dtype": str(datacube.data.dtype),
-        "weights": weights or {},
-        "settings": settings or {},
-        "flags": [flag.to_json() for flag in flags],
-    }
-    if noise is not None:
-        record["noise"] = replace(noise, bad_pixels=int(np.count_nonzero(noise.bad_pixels)))
-    return to_json(record)
-
-
-def to_json(value):
-    """Convert a value to types of JSON.
-
-    Parameters
-    ----------
-    value : object
-        Dataclasses become dicts, arrays and sets become lists, NaN and infinity become None, and objects of other types
-        become text.
-
-    Returns
-    -------
-    dict, list, str, int, float, bool or None
-        The converted value.
-
-    Examples
-    --------
-    >>> to_json({"a": np.arange(2), "b": (1.5, float("nan"))})
-    {'a': [0, 1], 'b': [1.5, None]}
-    """
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_json(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, dict):
-        return {str(k): to_json(v) for k, v in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return to_json(value.tolist())
-    if isinstance(value, list | tuple | set):
-        return [to_json(v) for v in value]
-    if isinstance(value, float):
-        return value if np.isfinite(value) else None
-    return value if value is None or isinstance(value, bool | int | str) else str(value)
-
-
-def write_provenance(datacube, record):
-    """Store a provenance in the metadata of a cube, replacing an earlier one.
-
-    Parameters
-    ----------
-    datacube : py4DSTEM.DataCube
-        The cube.
-    record : dict
-        What `make_provenance` returned.
-    """
-    from py4DSTEM import Metadata
-
-    datacube.metadata = Metadata(PROVENANCE, {"json": json.dumps(record, allow_nan=False)})
-
-
-def read_provenance(datacube):
-    """Read the provenance from the metadata of a cube.
-
-    Parameters
-    ----------
-    datacube : py4DSTEM.DataCube
-        The cube.
-
-    Returns
-    -------
-    dict or None
-        The record; None if this package wrote none.
-    """
-    stored = datacube.metadata.get(PROVENANCE)
-    return json.loads(stored["json"]) if stored else None
 
 
 # --- copies ------------------------------------------------------------------------------------------------
