@@ -1,5 +1,10 @@
 """LiberTEM reads and its workers compute; what comes out is what the package itself finds in the same data."""
 
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import py4DSTEM
 import pytest
@@ -150,3 +155,13 @@ def test_what_cannot_be_calibrated_is_refused_in_one_sentence(inline):
     assert not report.origin.found and report.fit is None
     with pytest.raises(PrenetError):
         libertem.learn(inline, load(noise), device="cpu")
+
+
+@pytest.mark.slow
+def test_a_stream_from_a_simulated_detector():
+    pytest.importorskip("libertem_live")
+    run = subprocess.run([sys.executable, Path(__file__).parents[1] / "benchmarks" / "stream.py", "--scan", "8", "8"],
+                         capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+    found, of, median = re.search(r"at (\d+) of (\d+) positions, median error ([\d.]+) px", run.stdout).groups()
+    assert found == of == "64" and float(median) < 0.1
