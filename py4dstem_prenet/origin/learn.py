@@ -2,8 +2,9 @@
 
 The network locates the beam in the sample; a surface through these positions is a better guess, and the mean of the
 recentered patterns shows the aperture. The disk model (`fits.DiskModel`) then learns edge and contrast from windows
-around the positions, locates the beam, and learns once more. The fit is given up, and the network alone locates the
-beam, if the fitted positions scatter more about the descan than those of the network, or contradict them.
+around the positions, locates the beam, and learns once more. A sharp beam with soft edges is no image of an aperture;
+its radial profile is fitted (`fits.SpotModel`). The fit is given up, and the network alone locates the beam, if the
+fitted positions scatter more about the descan than those of the network, or contradict them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from ..compute import adapt_threads
 from ..core import NoiseModel, Scan, spread_positions
 from ..descan import fit_descan
-from ..fits import LEARNING_ROUNDS, Aperture, DiskModel, fit_disk, hot_pixels, pool_arrays
+from ..fits import LEARNING_ROUNDS, Aperture, DiskModel, electron_windows, fit_disk, hot_pixels, pool_arrays, spot_model
 from .beam import MAX_FIT_MOVE_PX, Beam, fit_windows
 
 MAX_BEAM_PATTERNS = 256  # patterns from which the beam is learned; chosen for speed
@@ -35,6 +36,12 @@ RADIUS_ROUNDS = 4  # rounds in which another radius may be chosen
 RADIUS_PATTERNS = 16  # patterns that are located with each radius; chosen for speed
 MIN_SIGMA_GAIN = 0.8  # ratio of the network's sigmas below which another radius is better
 FEW_PATTERNS = 8  # patterns of a sample in which a single contradiction of network and fit counts
+# Beams that are no image of the aperture, set on simulated sharp beams (benchmarks/sharp_beams.py):
+MAX_SHARP_RADIUS_PX = 13.0  # pixels, radius of the window of the network; a larger beam is a disk
+MIN_HARD_RADIUS_PX = 1.7  # pixels at half maximum, about 1.8 at the edge: smaller disks cannot be told from spots
+MAX_DISK_SOFTNESS = 0.5  # distance in which the profile of a disk falls from 0.8 to 0.2 of its height, in radii
+SPOT_ROUNDS = 2  # rounds in which the radius of a spot is found
+SPOT_MISFIT_FACTOR = 4.0  # largest misfit of a spot in the 75 % quantile of a sample; it varies with the pixel's phase
 MIN_LIT_FRACTION = 0.05  # electrons of a pattern in those of bright ones (90 %); with fewer the beam was off
 
 
@@ -85,7 +92,8 @@ def learn_beam(scan: Scan, noise: NoiseModel, guess, radius: float, shown, devic
         adapt_threads()
         # Where the network is close to the surface, the surface is the better start.
         near = (np.abs(position - guess[sample]) < np.maximum(MAX_FIT_MOVE_PX, 3 * sigma)).all(1)
-        beam = _with_fits(patterns, np.where(near[:, None], guess[sample], position), beam)
+        start = np.where(near[:, None], guess[sample], position)
+        beam = (None if wide else _as_spot(patterns, start, beam)) or _with_fits(patterns, start, beam)
         located = beam.locate(patterns, guess[sample])
         smooth, fitted_scatter = _surface(located.position, located.sigma, sample, scan.scan_shape)
         if len(sample) >= MIN_APERTURE_PATTERNS and fitted_scatter > MAX_SCATTER_RATIO * scatter:
@@ -145,6 +153,22 @@ def _with_fits(patterns, start, beam):
             break
         beam = replace(beam, noise=replace(beam.noise, bad_pixels=beam.noise.bad_pixels | hot))
     return beam
+
+
+def _as_spot(patterns, start, beam) -> Beam | None:
+    """Return the beam with the fit of a spot if it is small, or has softer edges than the image of an aperture."""
+    radius = min(beam.aperture.radius, MAX_SHARP_RADIUS_PX)
+    for _ in range(SPOT_ROUNDS):
+        aperture = Aperture(round(radius, 2), ROUGH_BLUR_PX, (0.0, 0.0))
+        model = spot_model(aperture, beam.resolved_device)
+        fitted = fit_windows(model, patterns, start, beam.noise, 1)[0]
+        electrons, good, _ = electron_windows(patterns, start, model.side, beam.noise)
+        device = model.x.device
+        radius, softness = model.shape(electrons.to(device), good.to(device), fitted.position)
+    if beam.aperture.radius > MAX_SHARP_RADIUS_PX or (radius > MIN_HARD_RADIUS_PX and softness < MAX_DISK_SOFTNESS):
+        return None
+    limit = SPOT_MISFIT_FACTOR * float(np.quantile(fitted.misfit.cpu().numpy(), 0.75))
+    return replace(beam, spot=True, fits=((aperture, limit),), fit_bins=1)
 
 
 def _surface(position, sigma, sample, scan_shape):
