@@ -202,12 +202,16 @@ def _uneven(mean, halves, variance, good, usable, n):
     level = np.where((weight > 0) & usable[:, None], level, np.nan)
     sign, ratio = np.zeros(lines, int), np.ones(lines)
     dark = np.nanmin(level) if np.isfinite(level).any() else 0.0
+    # Medians of the four lines before and after each line, where every part of it is known.
+    outside = np.full((4, level.shape[1]), np.nan)
+    windows = np.lib.stride_tricks.sliding_window_view(np.vstack([outside, level, outside]), 4, axis=0)
+    sides = np.stack([windows[:lines], windows[5 : 5 + lines]])
+    known = np.isfinite(sides).any(-1).all(-1)
+    medians = np.full(sides.shape[:-1], np.nan)
+    medians[known] = np.nanmedian(sides[known], -1)
+    beside = known.any(0)
     low, high = np.full((2, *level.shape), np.nan)
-    for i in range(lines):
-        sides = [level[max(0, i - 4) : i], level[i + 1 : i + 5]]
-        sides = [np.nanmedian(s, 0) for s in sides if len(s) and np.isfinite(s).any(0).all()]
-        if sides:
-            low[i], high[i] = np.min(sides, 0), np.max(sides, 0)
+    low[beside], high[beside] = np.nanmin(medians[:, beside], 0), np.nanmax(medians[:, beside], 0)
     expected = (low + high) / 2
     # A line between a dark and a bright side, as along the edges of a row of disks, is not uneven.
     deviation = np.where(np.isnan(expected), np.nan, level - np.clip(level, low, high))
