@@ -6,7 +6,9 @@ FOLDER holds the arrays (.npy, .npz); the table (benchmarks/real.csv) names for 
 `beam` (a visible direct beam), `rings` (their center), `hidden` (a direct beam behind a stop: right or refused),
 `refuse` (the center cannot be determined) and `none` (no beam at all). A center is right within the table's tolerance;
 `any` has no known center. An accepted center that is neither right nor within three of its sigmas is silently wrong.
-`--others` runs `get_origin`, and pyxem and scikit-ued where they are installed.
+`--others` runs `get_origin`, and pyxem and scikit-ued where they are installed. A second table compares the ellipse
+with `fit_ellipse_1D` where the table of truths has one: of a ring, or of the edge of the direct beam, whose gradient
+that fit gets. It also gets the known radius, and the known center or else ours.
 """
 
 import argparse
@@ -20,12 +22,16 @@ from pathlib import Path
 
 import numpy as np
 import py4DSTEM
+from py4DSTEM.process.calibration import fit_ellipse_1D
 from py4DSTEM.process.calibration.origin import get_origin
+from scipy.ndimage import gaussian_gradient_magnitude
 
+from py4dstem_prenet.core import ellipse_vector
 from py4dstem_prenet.pipeline import calibrate
 
 TABLE = Path(__file__).with_suffix(".csv")
 COVERED_SIGMAS = 3  # an error below this number of sigmas is covered by them
+HALF_WINDOW_PX = 6  # pixels, of the window that `fit_ellipse_1D` gets
 FEATURES = {"rings": ("rings",), "beam": ("beam",), "hidden": ("beam", "rings"), "any": ("beam", "rings")}
 
 
@@ -44,7 +50,7 @@ def load(folder, row):
 
 
 def measure(data, mask=None):
-    """Median origin (2,), its median sigma, whether it is valid, the flags, and the seconds that it took."""
+    """Median origin (2,), its median sigma, whether it is valid, the flags, the seconds, and the ellipse or None."""
     datacube = py4DSTEM.DataCube(data.copy())
     start = time.perf_counter()
     report = calibrate(datacube, mask=mask, progress=False)
@@ -52,10 +58,10 @@ def measure(data, mask=None):
     origin, valid = report.origin, report.origin.valid
     flags = [flag.name for flag in origin.decision.flags]
     if not origin.found or not valid.any():
-        return np.full(2, np.nan), np.nan, False, flags, seconds
+        return np.full(2, np.nan), np.nan, False, flags, seconds, None
     center = np.array([np.median(origin.qx0[valid]), np.median(origin.qy0[valid])])
     sigma = float(np.median(np.hypot(origin.sigma_qx0, origin.sigma_qy0)[valid]))
-    return center, sigma, True, flags, seconds
+    return center, sigma, True, flags, seconds, report.ellipse
 
 
 def verdict(row, center, sigma, accepted):
@@ -115,6 +121,24 @@ def error_of(method, row, pattern, mask):
     return f"{np.hypot(*(center - (float(row['row']), float(row['column'])))):.2f}"
 
 
+def ellipse_cells(row, name, pattern, center, ellipse):
+    """Cells of the table of ellipses, as text: known, error, sigma and verdict of ours, error of `fit_ellipse_1D`."""
+    known = np.asarray(ellipse_vector(float(row["ratio"]), 1.0, np.radians(float(row["theta"]))))
+    ours = ["", "", "refused"]
+    if ellipse is not None and ellipse.sources:
+        ours = [f"{np.hypot(*(ellipse.vector - known)):.4f}", f"{ellipse.sigma:.4f}",
+                "accepted" if ellipse.accepted else "refused"]
+    at = (float(row["row"]), float(row["column"])) if row["row"] else tuple(center)
+    radius = float(row["radius"])
+    image = pattern if row["feature"] != "beam" else gaussian_gradient_magnitude(pattern.astype(float), 1.0)
+    try:
+        a, b, theta = map(float, fit_ellipse_1D(image, at, (radius - HALF_WINDOW_PX, radius + HALF_WINDOW_PX))[2:5])
+        theirs = f"{np.hypot(*(np.asarray(ellipse_vector(a, b, theta)) - known)):.4f}"
+    except Exception as problem:  # other software fails in its own ways
+        theirs = type(problem).__name__
+    return [name, f"{float(row['ratio']):.4f} at {float(row['theta']):.0f}°", *ours, theirs]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
@@ -128,20 +152,26 @@ def main():
     others = OTHERS if args.others else {}
     heads = ["pattern", "shows", "error", "sigma", "verdict", "s", *others, "flags"]
     print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
-    counts = {}
+    counts, ellipses = {}, []
     for row in entries(args.table, args.only):
         data, mask = load(args.folder, row)
-        center, sigma, accepted, flags, seconds = measure(data, mask)
+        center, sigma, accepted, flags, seconds, ellipse = measure(data, mask)
         result = verdict(row, center, sigma, accepted)
         counts[result] = counts.get(result, 0) + 1
         error = np.hypot(*(center - (float(row["row"]), float(row["column"])))) if row["row"] and accepted else np.nan
         name = row["file"].split(".")[0] + (f" {row['array']}" if row["array"] not in ("", "data") else "")
         mean = data.reshape(-1, *data.shape[2:]).mean(0)
+        if row["ratio"]:
+            ellipses.append(ellipse_cells(row, name, mean, center, ellipse))
         cells = [name + (" (mask)" if row["mask"] else ""), row["feature"], f"{error:.2f}", f"{sigma:.2f}",
                  result if as_wanted(row, result) else f"**{result}**", f"{seconds:.1f}",
                  *(error_of(method, row, mean, mask) for method in others.values()), " ".join(flags)]
         print("| " + " | ".join("" if c == "nan" else c for c in cells) + " |", flush=True)
     print("\n" + ", ".join(f"{n} {result}" for result, n in sorted(counts.items())))
+    if ellipses:
+        heads = ["pattern", "known a/b", "error", "sigma", "verdict", "`fit_ellipse_1D`, error"]
+        print("\n| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
+        print("\n".join("| " + " | ".join(cells) + " |" for cells in ellipses))
 
 
 if __name__ == "__main__":

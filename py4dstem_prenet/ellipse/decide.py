@@ -1,7 +1,8 @@
 """Decision on the ellipse: combine the estimates by their covariances, and accept or refuse the result.
 
-The rings and the shape of the direct beam are independent estimates. They are combined if they agree (chi square); if
-they disagree and the rings are strong, the rings alone count, since the aperture may not be round.
+The rings and the shape of the direct beam are independent estimates. They are combined if they agree (chi square).
+Strong rings alone count where chance exceeds the chi square in less than one case in twenty: the covariance of the
+beam's shape includes a model error, but the aperture may be less round than that, and a mean of both would be wrong.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ MAX_ELLIPSE_SIGMA = 0.008  # standard error of the ellipse vector in its most un
 MIN_STRONG_RINGS = 0.7  # fraction of the azimuth with signal, above which rings outweigh the direct beam
 MAX_AXES_RATIO = 1.5  # of the semi-axes of an ellipse that a user states; distortions of microscopes are some percent
 # Probabilities of the chi square of sources that agree:
-SCALED_PROBABILITY = 0.95  # above its chi square the covariance is scaled up
+SCALED_PROBABILITY = 0.95  # above its chi square strong rings count alone, or else the covariance is scaled up
 DISAGREE_PROBABILITY = 0.999  # above its chi square the sources disagree
 
 
@@ -77,7 +78,8 @@ def decide_ellipse(sources, notes, continuity) -> Ellipse:
         return unknown_ellipse(Flag("ellipse_no_evidence"), *notes)
     used = dict(sources)
     vector, covariance, agree, chi2 = combine(used)
-    if not agree and continuity >= MIN_STRONG_RINGS and largest_sigma(sources["rings"][1]) < MAX_ELLIPSE_SIGMA:
+    doubtful = len(used) > 1 and chi2 > chi2_law.ppf(SCALED_PROBABILITY, 2 * (len(used) - 1))
+    if doubtful and continuity >= MIN_STRONG_RINGS and largest_sigma(sources["rings"][1]) < MAX_ELLIPSE_SIGMA:
         # Rings measure the distortion directly; the shape of the direct beam does so only for a round aperture.
         notes = [*notes, Flag("beam_shape_left_out", {"sigmas": float(np.sqrt(chi2))})]
         used = {"rings": sources["rings"]}

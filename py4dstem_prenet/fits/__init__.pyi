@@ -42,4 +42,5 @@ from .ring_fit import (
     ring_span as ring_span,
 )
 from .ring_search import ring_center as ring_center
+from .spot import SpotModel as SpotModel, spot_model as spot_model
 from .windows import electron_windows as electron_windows

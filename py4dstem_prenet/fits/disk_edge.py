@@ -24,12 +24,16 @@ from .polar_fit import (
 DISK_BLUR_PX = 0.5  # pixels, 1 sigma: smoothing, without which a sharp edge cannot be interpolated
 DISK_AZIMUTHS = 128  # azimuths of the polar map
 BLUR_ROUNDS = 3  # rounds in which the bias by the blur is corrected; the remaining bias is below 0.001
-# Set on simulated scans (benchmarks/acceptance.py):
-DISK_INFLATION = 1.6  # factor of the covariance, for the scatter that a jackknife over sixteen parts misses
-STRUCTURE_SIGMA = 0.12  # sigma of each component per unit of structure in the disk, relative to its brightness
-FREEDOM_SIGMA = 0.3  # sigma of each component per change of the ellipse when the brightness terms are freed
+# Set on 450 simulated probe disks of 4 to 60 px radius and multislice scans (benchmarks/disk_shapes.py):
+DISK_INFLATION = 1.5  # factor of the covariance, for the scatter that a jackknife misses
+DISK_SYSTEMATIC = 0.0005  # sigma of each component: an aperture not quite round
+EDGE_SYSTEMATIC_PX = 0.007  # pixels: the same of the position of the edge, by interpolation and blur
+# Brightness that varies near the edge moves it by a part of the width of the edge. Sigma of each component, in widths
+# of the edge per radius,
+STRUCTURE_SIGMA = 0.5  # per unit of structure in the disk relative to its brightness
+FREEDOM_SIGMA = 2.8  # per change of the ellipse when the brightness terms are freed
+MAX_EDGE_WIDTH = 0.2  # radii, largest width that counts
 MAX_DISK_OFFSET_PX, MAX_DISK_OFFSET_RADII = 0.5, 0.1  # from the origin, in pixels and radii; farther is not the disk
-DISK_SYSTEMATIC = 0.002  # sigma of each component: an aperture not quite round, structure common to all parts
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,9 @@ def fit_disk(pooled, radius, start_vector=(0.0, 0.0), systematic=DISK_SYSTEMATIC
     excess = _mean(soft[0].residual**2 - noise, soft[0].usable)
     structure = np.sqrt(max(excess, 0)) / max(soft[0].profile.max(), 1e-12)
     freed = share * np.hypot(*gap)
-    systematic_variance = systematic**2 + (STRUCTURE_SIGMA * structure) ** 2 + (FREEDOM_SIGMA * freed) ** 2
+    width = min(float(np.sqrt(stiff[3] ** 2 + 1 / 12 + DISK_BLUR_PX**2)) / radius, MAX_EDGE_WIDTH)
+    from_edge = STRUCTURE_SIGMA * structure * width, FREEDOM_SIGMA * freed * width
+    systematic_variance = systematic**2 + (EDGE_SYSTEMATIC_PX / radius) ** 2 + from_edge[0] ** 2 + from_edge[1] ** 2
     if np.hypot(*(fit.center - center)) > max(MAX_DISK_OFFSET_PX, MAX_DISK_OFFSET_RADII * radius):
         systematic_variance = 1.0
     return DiskFit(

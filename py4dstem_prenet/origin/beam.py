@@ -2,7 +2,8 @@
 
 The network finds the direct disk in any pattern, with a precision of a few hundredths of a pixel. The likelihood fit
 (`fits.DiskModel`) is more precise, but it needs a start within a pixel and a disk that the learned aperture describes.
-`Beam.locate` combines them in three steps:
+A sharp beam with soft edges is fitted by its radial profile instead (`fits.SpotModel`). `Beam.locate` combines fit and
+network in three steps:
 
 1. The fit starts at the guess, which lies on the descan surface.
 2. Where the aperture does not describe the pattern, or the fit is uncertain or far from the guess, the network locates
@@ -25,6 +26,7 @@ from ..fits import (
     Aperture,
     disk_model,
     electron_windows,
+    spot_model,
 )
 from ..networks import WINDOW, load, normalize
 from . import wide_disk
@@ -147,6 +149,8 @@ class Beam:
         Side of a bin of the fit in pixels: coarser bins would bias the position of a large disk.
     wide : bool
         Whether the disk is too large for the network; it is found by its contour instead, see `wide_disk`.
+    spot : bool
+        Whether the beam is a spot with soft edges and no image of the aperture: its radial profile is fitted.
     """
 
     device: str
@@ -155,6 +159,7 @@ class Beam:
     fits: tuple[tuple[Aperture, float], ...] = ()
     fit_bins: int = 1
     wide: bool = False
+    spot: bool = False
 
     @property
     def resolved_device(self) -> str:
@@ -251,7 +256,7 @@ class Beam:
         spread = np.full(position.shape, np.inf) if sigma is None else np.array(sigma)
         signal, best = np.zeros(len(patterns)), np.ones(len(patterns))
         for number, (aperture, limit) in enumerate(fits):
-            model = disk_model(aperture, self.resolved_device)
+            model = (spot_model if self.spot else disk_model)(aperture, self.resolved_device)
             for first in range(0, len(patterns), LOCATE_BATCH):
                 part = slice(first, first + LOCATE_BATCH)
                 fitted, middle, electrons = fit_windows(model, patterns[part], start[part], self.noise,
@@ -262,14 +267,16 @@ class Beam:
                 misfit = fitted.misfit.cpu().numpy()
                 relative = fitted.relative_misfit.cpu().numpy()
                 # The limit of windows without electrons is 0.
-                ratio = np.maximum(misfit / max(limit, 1e-9), relative / MAX_RELATIVE_MISFIT)
+                ratio = misfit / max(limit, 1e-9)
+                ratio = ratio if self.spot else np.maximum(ratio, relative / MAX_RELATIVE_MISFIT)
                 better = (ratio < best[part]) & (fitted.strength.cpu().numpy() > MIN_DISK_STRENGTH)
                 if sigma is not None:  # the fit may refine the network's position, not move to another disk
                     limits = np.maximum(MAX_FIT_MOVE_PX, MAX_FIT_MOVE_SIGMAS * spread[part])
                     better &= (np.abs(fit_position - start[part]) < limits).all(1)
                 inflated = fitted.covariance.diagonal(dim1=1, dim2=2).cpu().numpy() ** 0.5 * self.fit_bins
                 model_sigma = MODEL_SIGMA * relative * aperture.radius * self.fit_bins
-                inflated = np.hypot(inflated * np.sqrt(misfit.clip(1))[:, None], model_sigma[:, None])
+                if not self.spot:  # a spot's covariance includes these
+                    inflated = np.hypot(inflated * np.sqrt(misfit.clip(1))[:, None], model_sigma[:, None])
                 position[part][better], spread[part][better] = fit_position[better], inflated[better]
                 best[part][better] = ratio[better]
         located.position[index], located.sigma[index] = position, spread
@@ -367,8 +374,8 @@ def fit_windows(model, patterns, positions, noise: NoiseModel, bins: int, learn:
 
     Parameters
     ----------
-    model : DiskModel
-        Model of the disk, in bins.
+    model : DiskModel or SpotModel
+        Model of the beam, in bins.
     patterns : numpy.ndarray, shape (n, Qx, Qy)
         Patterns in detector units.
     positions : numpy.ndarray, shape (n, 2)

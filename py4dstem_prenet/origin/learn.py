@@ -2,8 +2,9 @@
 
 The network locates the beam in the sample; a surface through these positions is a better guess, and the mean of the
 recentered patterns shows the aperture. The disk model (`fits.DiskModel`) then learns edge and contrast from windows
-around the positions, locates the beam, and learns once more. The fit is given up, and the network alone locates the
-beam, if the fitted positions scatter more about the descan than those of the network, or contradict them.
+around the positions, locates the beam, and learns once more. A sharp beam with soft edges is no image of an aperture;
+its radial profile is fitted (`fits.SpotModel`). The fit is given up, and the network alone locates the beam, if the
+fitted positions scatter more about the descan than those of the network, or contradict them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from ..compute import adapt_threads
 from ..core import NoiseModel, Scan, spread_positions
 from ..descan import fit_descan
-from ..fits import LEARNING_ROUNDS, Aperture, DiskModel, fit_disk, hot_pixels, pool_arrays
+from ..fits import LEARNING_ROUNDS, Aperture, DiskModel, electron_windows, fit_disk, hot_pixels, pool_arrays, spot_model
 from .beam import MAX_FIT_MOVE_PX, Beam, fit_windows
 
 MAX_BEAM_PATTERNS = 256  # patterns from which the beam is learned; chosen for speed
@@ -35,6 +36,13 @@ RADIUS_ROUNDS = 4  # rounds in which another radius may be chosen
 RADIUS_PATTERNS = 16  # patterns that are located with each radius; chosen for speed
 MIN_SIGMA_GAIN = 0.8  # ratio of the network's sigmas below which another radius is better
 FEW_PATTERNS = 8  # patterns of a sample in which a single contradiction of network and fit counts
+# Beams that are no image of the aperture, set on simulated sharp beams (benchmarks/sharp_beams.py):
+MAX_SHARP_RADIUS_PX = 13.0  # pixels, radius of the window of the network; a larger beam is a disk
+MIN_HARD_RADIUS_PX = 1.7  # pixels at half maximum, about 1.8 at the edge: smaller disks cannot be told from spots
+MAX_DISK_SOFTNESS = 0.5  # distance in which the profile of a disk falls from 0.8 to 0.2 of its height, in radii
+CLEARLY_HARD = 0.7  # the same without a fit: of the softness, and the inverse of the radius
+SPOT_ROUNDS = 2  # rounds in which the radius of a spot is found
+SPOT_MISFIT_FACTOR = 4.0  # largest misfit of a spot in the 75 % quantile of a sample; it varies with the pixel's phase
 BRIGHT_PATTERN_QUANTILE = 0.9  # of the electrons of a sample: those of a bright pattern
 MIN_LIT_FRACTION = 0.05  # electrons of a pattern in those of bright ones; with fewer the beam was off
 
@@ -86,7 +94,8 @@ def learn_beam(scan: Scan, noise: NoiseModel, guess, radius: float, shown, devic
         adapt_threads()
         # Where the network is close to the surface, the surface is the better start.
         near = (np.abs(position - guess[sample]) < np.maximum(MAX_FIT_MOVE_PX, 3 * sigma)).all(1)
-        beam = _with_fits(patterns, np.where(near[:, None], guess[sample], position), beam)
+        start = np.where(near[:, None], guess[sample], position)
+        beam = (None if wide else _as_spot(patterns, start, beam)) or _with_fits(patterns, start, beam)
         located = beam.locate(patterns, guess[sample])
         smooth, fitted_scatter = _surface(located.position, located.sigma, sample, scan.scan_shape)
         if len(sample) >= MIN_APERTURE_PATTERNS and fitted_scatter > MAX_SCATTER_RATIO * scatter:
@@ -137,7 +146,8 @@ def _with_radius(beam, patterns, guess):
 
 def _with_fits(patterns, start, beam):
     """Return the beam with its fits learned, and with the hot pixels that these show in its noise model."""
-    beam = replace(beam, fit_bins=max(1, int(np.ceil(beam.aperture.radius / MAX_FIT_RADIUS_PX))))
+    beam = replace(beam, fits=() if beam.spot else beam.fits, spot=False,
+                   fit_bins=max(1, int(np.ceil(beam.aperture.radius / MAX_FIT_RADIUS_PX))))
     for _ in range(HOT_PIXEL_ROUNDS):
         beam = replace(beam, fits=_fits(patterns, start, beam))
         # One hot pixel does not move a disk that is so large, and of a spot the brightest pixel looks hot.
@@ -148,6 +158,29 @@ def _with_fits(patterns, start, beam):
             break
         beam = replace(beam, noise=replace(beam.noise, bad_pixels=beam.noise.bad_pixels | hot))
     return beam
+
+
+def _as_spot(patterns, start, beam) -> Beam | None:
+    """Return the beam with the fit of a spot if it is small, or has softer edges than the image of an aperture."""
+    if beam.aperture.radius > MAX_SHARP_RADIUS_PX:
+        return None
+    radius = beam.aperture.radius
+    for number in range(SPOT_ROUNDS + 1):
+        aperture = Aperture(round(radius, 2), ROUGH_BLUR_PX, (0.0, 0.0))
+        model = spot_model(aperture, beam.resolved_device)
+        electrons, good, middle = electron_windows(patterns, start, model.side, beam.noise)
+        position, device = torch.from_numpy(start - middle), model.x.device
+        if number:
+            fitted = fit_windows(model, patterns, start, beam.noise, 1)[0]
+            position = fitted.position
+        radius, softness = model.shape(electrons.to(device), good.to(device), position.to(device))
+        # Errors of the start soften the mean profile: what looks hard about the start is hard.
+        part = 1.0 if number else CLEARLY_HARD
+        if number in (0, SPOT_ROUNDS) and radius * part > MIN_HARD_RADIUS_PX and softness < MAX_DISK_SOFTNESS * part:
+            return None
+        radius = beam.aperture.radius if not number else radius
+    limit = SPOT_MISFIT_FACTOR * float(np.quantile(fitted.misfit.cpu().numpy(), 0.75))
+    return replace(beam, spot=True, fits=((aperture, limit),), fit_bins=1)
 
 
 def _surface(position, sigma, sample, scan_shape):

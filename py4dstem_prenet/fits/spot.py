@@ -1,0 +1,306 @@
+"""Maximum-likelihood fit of a sharp direct beam whose radial profile is free.
+
+A sharp beam is no image of an aperture: it has a core of some pixels with long tails, on a halo, and may be saturated.
+Its expected counts in a window of a pattern are
+
+    expected(q) = f(|q - q0|) + g . (q - q0),
+
+where f is a cubic spline, free in every pattern, and g the slope of the surroundings. Any profile about a center is
+thus described: Gaussian, Lorentzian, a flat saturated top. Pixels that other spots brighten get small weights
+(Student's t distribution). Tails that are not symmetric about the center move it; the fit to the core alone
+shows by how much.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.interpolate import CubicSpline
+from torch.nn.functional import one_hot
+
+from .disk import DISK_MARGIN_PX, MAX_START_OFFSET_PX, MIN_EXPECTED_FRACTION, Aperture, DiskPositions
+
+# Chosen, not measured:
+FITTED_RADII, FITTED_PX = 1.5, 2.5  # radius of the fitted pixels: in radii, and added to that, pixels
+CORE_RADII, CORE_PX = 1.0, 1.5  # the same of the core
+KNOT_RADII, MIN_KNOT_PX = 0.25, 0.6  # distance of the knots in the core: in radii, and at least, pixels
+OUTER_KNOTS = 3  # knots beyond 1.5 radii
+SEARCH_STEPS, CORE_STEPS = 8, 3  # Gauss-Newton steps of both fits
+SMOOTHNESS = 1e-5  # weight of the bending of the profile between knots, in that of the best-determined knot
+MAX_STEP_PX = 0.5  # pixels, of one step
+MIN_SPOT_RADIUS_PX = 1.0  # pixels; a smaller spot is blurred by its pixels to about this radius
+STUDENT_DOF = 4.0  # degrees of freedom of the distribution of residuals
+MEDIAN_CHI_SQUARE = 0.455  # median of the square of a standard normal variable
+INFLUENCE_SECTORS = 8  # parts of the azimuth whose influence on the position gives its sampling error
+MAX_WRAPPED, WRAPPED_SIGMAS = 0.6, 5.0  # brightness of a hole in that of its rim; standard errors that it is below
+SPLINE_STEP_PX = 0.01  # pixels, of the table of the spline
+MAX_ELEMENTS = 2**22  # of the largest array; windows are fitted in parts, for memory
+# Set on simulated sharp beams (benchmarks/sharp_beams.py):
+PROFILE_ERROR = 0.04  # of the profile: 1 sigma of what a round profile, sampled by pixels, does not describe
+CORE_SHARE = 0.3  # variance of the position per squared difference from the position of the core alone
+
+
+class _Evaluated(NamedTuple):
+    """The fit of a profile about a position, in n windows."""
+
+    loss: torch.Tensor  # (n,), mean loss of the residuals
+    step: torch.Tensor  # (n, 2), to the next position
+    design: torch.Tensor  # (n, pixels, 4 + knots)
+    used: torch.Tensor  # (n, pixels)
+    expected: torch.Tensor  # (n, pixels), electrons
+    height: torch.Tensor  # (n, pixels), electrons above the outermost knot
+    counting: torch.Tensor  # (n, pixels), variance of counting and read-out
+    weight: torch.Tensor  # (n, pixels)
+    scale: torch.Tensor  # (n, 1), variance of the residuals in the expected one
+    inverse: torch.Tensor  # (n, 4 + knots, 4 + knots), of the normal matrix
+
+
+class SpotModel:
+    """Model of a sharp beam; fits batches of windows as `DiskModel` does.
+
+    Parameters
+    ----------
+    aperture : Aperture
+        Radius at half maximum, in pixels; the blur and the ellipse are not used.
+    device : str or torch.device, optional
+        Device on which windows are fitted.
+
+    Attributes
+    ----------
+    aperture : Aperture
+        The aperture.
+    side : int
+        Side of the windows in pixels; odd, so that the middle is the center of a pixel.
+    x, y : torch.Tensor, shape (pixels,)
+        Coordinates of the fitted pixels from the middle of a window.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from py4dstem_prenet.fits import Aperture, SpotModel
+    >>> model = SpotModel(Aperture(radius=2.0, blur=0.3, vector=(0.0, 0.0)))
+    >>> axis = torch.arange(model.side) - model.side // 2
+    >>> x, y = torch.meshgrid(axis - 0.3, axis + 0.2, indexing="ij")  # a Lorentzian at (0.3, -0.2)
+    >>> electrons = 1000 / (1 + (x**2 + y**2) / 4)[None]
+    >>> fitted = model.fit(electrons, torch.ones_like(electrons, dtype=bool), torch.zeros(1, 2), readout=0.0)
+    >>> [round(q, 2) for q in fitted.position[0].tolist()]
+    [0.3, -0.2]
+    """
+
+    def __init__(self, aperture: Aperture, device="cpu"):
+        self.aperture = aperture
+        radius = max(aperture.radius, MIN_SPOT_RADIUS_PX)
+        self.core, self.outer = CORE_RADII * radius + CORE_PX, FITTED_RADII * radius + FITTED_PX
+        half = int(np.ceil(self.outer + MAX_START_OFFSET_PX + 0.5))
+        self.side = 2 * half + 1
+        axis = torch.arange(-half, half + 1, dtype=torch.float64)
+        x, y = torch.meshgrid(axis, axis, indexing="ij")
+        self.keep = (torch.hypot(x, y) < half + 0.5).flatten()
+        self.x, self.y = x.flatten()[self.keep].to(device), y.flatten()[self.keep].to(device)
+        inner = np.arange(0, 1.5 * radius + 0.1, max(MIN_KNOT_PX, KNOT_RADII * radius))
+        tail = np.geomspace(inner[-1] + np.clip(radius / 3, 0.8, 2.0), self.outer + 1, OUTER_KNOTS)
+        self.knots = np.r_[inner, tail]
+        even = np.r_[-self.knots[:0:-1], self.knots]  # a profile is an even function of the distance
+        values = np.concatenate([np.eye(len(self.knots))[:0:-1], np.eye(len(self.knots))])
+        splines = CubicSpline(even, values, bc_type="natural")
+        second = np.diff(np.eye(len(self.knots)), 2, axis=0)
+        self.bending = torch.tensor(second.T @ second, device=device)
+        self.table_at = np.arange(0, self.outer + 2, SPLINE_STEP_PX)
+        self.table, self.falls = (torch.tensor(splines(self.table_at, k), device=device) for k in (0, 1))
+
+    def fit(self, electrons, good, start, readout: float, learn: bool = False) -> DiskPositions:
+        """Fit the spot in a batch of windows.
+
+        Parameters
+        ----------
+        electrons : torch.Tensor, shape (n, side, side)
+            Windows in electrons.
+        good : torch.Tensor of bool, shape (n, side, side)
+            True where a pixel is used.
+        start : torch.Tensor, shape (n, 2)
+            Start positions in pixels from the middle of the window.
+        readout : float
+            Read-out noise in electrons, rms.
+        learn : bool, optional
+            Not used; for the signature of `DiskModel.fit`.
+
+        Returns
+        -------
+        DiskPositions
+            Positions, covariances and quality of the fits; without contrast.
+        """
+        size = max(1, MAX_ELEMENTS // (len(self.x) * (len(self.knots) + 4)))
+        parts = [self._fit_part(e, g, s, readout) for e, g, s in
+                 zip(electrons.split(size), good.split(size), start.split(size), strict=True)]
+        return DiskPositions(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
+
+    def _fit_part(self, electrons, good, start, readout):
+        counts, good = self._kept_pixels(electrons, good, readout)
+        noise = readout**2 + 0.1
+        near = torch.hypot(self.x - start[:, :1], self.y - start[:, 1:])
+        core = torch.where((near < self.aperture.radius + 0.5) * good > 0, counts, torch.nan)
+        level = core.nanquantile(0.75, dim=1, keepdim=True).nan_to_num(0.0).clamp_min(1e-3)
+        weight = 1 / (0.5 * counts.clamp_min(0) + 0.5 * level * torch.exp(-(near / self.core) ** 2) + noise
+                      + (PROFILE_ERROR * level) ** 2)
+        position, spot = self._search(counts, good, start.double(), weight, level, noise, self.outer, SEARCH_STEPS)
+        inner, _ = self._search(counts, good, position, spot.weight, level, noise, self.core, CORE_STEPS)
+        residual, counting = counts - spot.expected, spot.counting
+        sampling = self._sampling(spot.design, spot.weight * spot.used * residual, spot.inverse, position)
+        apart = (position - inner).square().mean(1)[:, None, None] * torch.eye(2).to(position)
+        covariance = spot.inverse[:, :2, :2] * spot.scale[:, :, None] + sampling + CORE_SHARE * apart
+        region = spot.used * (near < self.aperture.radius + DISK_MARGIN_PX)
+        misfit, excess = (_mean(v, region) for v in (residual.square() / counting, residual.square() - counting))
+        strength = (spot.height.square() / counting * spot.used).sum(1).sqrt()
+        nothing, zeros = counts.new_zeros(len(counts), 0), counts.new_zeros(len(counts), 2)
+        fields = (position, covariance, misfit, excess.clamp_min(0).sqrt() / level[:, 0], spot.height.amax(1),
+                  level[:, 0], strength, nothing, nothing, zeros[:, :, None] * zeros[:, None], zeros)
+        return tuple(field.float() for field in fields)
+
+    def _search(self, counts, good, position, weight, level, noise, reach, steps):
+        """Find the position by Gauss-Newton steps, halved where they make the fit worse: (n, 2), and the fit there."""
+        fixed, best, lowest = weight, position, torch.full_like(level[:, 0], torch.inf)
+        step = torch.zeros_like(position)
+        for k in range(steps + 1):
+            spot = self._evaluate(counts, good, position, weight, fixed, level, noise, reach)
+            better = (spot.loss < lowest)[:, None]
+            lowest, best = torch.where(better[:, 0], spot.loss, lowest), torch.where(better, position, best)
+            weight = torch.where(better, spot.weight, weight)
+            step = torch.where(better, spot.step, step / 2)
+            position = best + step if k < steps else best
+        return best, self._evaluate(counts, good, best, weight, fixed, level, noise, reach)
+
+    def _evaluate(self, counts, good, position, weight, fixed, level, noise, reach):
+        """Fit the profile about a position, and the next step."""
+        knots = len(self.knots)
+        design, distance = self._design(position)
+        used = (distance < reach) * good
+        solved, _ = self._solve(design[:, :, 2:], weight * used, counts)
+        expected = (design[:, :, 2:] * solved[:, None]).sum(-1)
+        loss = _mean(torch.log1p((counts - expected).square() * fixed / STUDENT_DOF), used)
+        spline = (design[:, :, 2 : 2 + knots] * solved[:, None, :knots]).sum(-1)
+        design[:, :, :2] *= (self._read(self.falls, distance) * solved[:, None, :knots]).sum(-1, keepdim=True)
+        moved, inverse = self._solve(design, weight * used, counts)
+        height = (spline - solved[:, None, knots - 1]).clamp_min(0)
+        counting = expected.clamp_min(MIN_EXPECTED_FRACTION * level) + noise
+        variance = counting + (PROFILE_ERROR * height) ** 2
+        squared = (counts - expected).square() / variance
+        scale = (_median(squared, used) / MEDIAN_CHI_SQUARE).clamp_min(1)[:, None]
+        weight = (STUDENT_DOF + 1) / (STUDENT_DOF + squared / scale) / variance
+        return _Evaluated(loss, moved[:, :2].clamp(-MAX_STEP_PX, MAX_STEP_PX), design, used, expected, height, counting,
+                          weight, scale, inverse)
+
+    def _kept_pixels(self, electrons, good, readout):
+        """Pixels of windows that are fitted, (n, pixels), and 1 where they are used, else 0; not the holes of a beam.
+
+        Counts of a saturated beam wrap: its middle is dark, and brighter in each of four directions.
+        """
+        values = (electrons * good).double()
+        around = [values.flip(axis).cummax(axis).values.flip(axis) for axis in (1, 2)]
+        around += [values.cummax(axis).values for axis in (1, 2)]
+        rim = torch.stack(around).amin(0)
+        hole = values < MAX_WRAPPED * rim - WRAPPED_SIGMAS * (rim + readout**2).clamp_min(0).sqrt()
+        counts, good = (a.reshape(len(electrons), -1)[:, self.keep] for a in (values, (good & ~hole).double()))
+        return counts * good, good
+
+    def _design(self, position):
+        """Columns (n, pixels, 4 + knots): unit vectors away from the position, knots, slope; and the distance."""
+        away = torch.stack([self.x - position[:, :1], self.y - position[:, 1:]], -1)
+        distance = away.norm(dim=-1).clamp_min(1e-6)
+        return torch.cat([-away / distance[..., None], self._read(self.table, distance), away / self.outer],
+                         -1), distance
+
+    @staticmethod
+    def _read(table, distance):
+        index = (distance / SPLINE_STEP_PX).clamp(max=len(table) - 2)
+        low = index.floor().long()
+        part = (index - low)[..., None]
+        return table[low] * (1 - part) + table[low + 1] * part
+
+    def _solve(self, design, weight, counts):
+        """Weighted least squares: coefficients (n, k) and the inverse of the normal matrix (n, k, k).
+
+        Knots that few pixels determine are kept near the line through their neighbors.
+        """
+        weighted = design * weight[..., None]
+        normal = weighted.mT @ design
+        diagonal = normal.diagonal(dim1=1, dim2=2)
+        first = design.shape[2] - len(self.knots) - 2
+        usual = diagonal[:, first:-2].amax(1)[:, None, None]
+        normal[:, first:-2, first:-2] += SMOOTHNESS * usual * self.bending
+        diagonal.mul_(1 + 1e-8).add_(1e-10 * diagonal.amax(1, keepdim=True) + 1e-12)
+        factor = torch.linalg.cholesky_ex(normal)[0]
+        inverse = torch.cholesky_inverse(factor)
+        return (inverse @ (weighted.mT @ counts[..., None]))[..., 0], inverse
+
+    def _sampling(self, design, score, inverse, position):
+        """Covariance (n, 2, 2) of the position by the influence of sectors of the azimuth, as a jackknife."""
+        turn = torch.atan2(self.y - position[:, 1:], self.x - position[:, :1]) / (2 * torch.pi) + 0.5
+        sector = one_hot((turn * INFLUENCE_SECTORS).long().clamp(0, INFLUENCE_SECTORS - 1), INFLUENCE_SECTORS).to(score)
+        influence = (inverse @ (design.mT @ (score[..., None] * sector)))[:, :2]
+        return influence @ influence.mT * (INFLUENCE_SECTORS / (INFLUENCE_SECTORS - 1))
+
+    def shape(self, electrons, good, position) -> tuple[float, float]:
+        """Measure radius and softness of the mean profile of windows.
+
+        Parameters
+        ----------
+        electrons : torch.Tensor, shape (n, side, side)
+            Windows in electrons.
+        good : torch.Tensor of bool, shape (n, side, side)
+            True where a pixel is used.
+        position : torch.Tensor, shape (n, 2)
+            Positions of the spots in pixels from the middle of the window.
+
+        Returns
+        -------
+        radius : float
+            Radius at half of the height, pixels; that of the aperture if the profile does not fall to half.
+        softness : float
+            Distance in which the profile falls from 0.8 to 0.2 of its height, in radii: 0.96 for a Gaussian, 1.7 s / R
+            for a disk of radius R whose edge has the width s (1 sigma); 0 if the profile does not fall to 0.2.
+        """
+        counts, good = self._kept_pixels(electrons, good, 0.0)
+        design, distance = self._design(position.double())
+        used = good * (distance < self.outer)
+        solved = self._solve(design[:, :, 2:], used, counts)[0]
+        height = (self.table @ solved[:, : len(self.knots)].mean(0)).cpu().numpy()[self.table_at < self.outer]
+        width = int(0.5 / SPLINE_STEP_PX)
+        means = np.convolve(height, np.ones(width) / width, "valid")
+        first, top, floor = means.argmax(), means.max(), height[-2 * width:].mean()
+        falls = [np.flatnonzero(height[first:] < floor + part * (top - floor)) for part in (0.8, 0.5, 0.2)]
+        if not top > floor or not all(map(len, falls)):
+            return self.aperture.radius, 0.0
+        near, radius, far = (float(self.table_at[first + fall[0]]) for fall in falls)
+        return radius, (far - near) / max(radius, SPLINE_STEP_PX)
+
+
+@lru_cache(maxsize=16)
+def spot_model(aperture: Aperture, device: str = "cpu") -> SpotModel:
+    """Return the model of a sharp beam; made once in a process.
+
+    Parameters
+    ----------
+    aperture : Aperture
+        The aperture.
+    device : str, optional
+        Device on which windows are fitted.
+
+    Returns
+    -------
+    SpotModel
+        The model.
+    """
+    return SpotModel(aperture, device)
+
+
+def _mean(values, weight):
+    return (values * weight).sum(1) / weight.sum(1).clamp_min(1)
+
+
+def _median(values, used):
+    """Median over the used entries of each row, (n,)."""
+    ordered = torch.where(used > 0, values, torch.inf).sort(1).values
+    return ordered.gather(1, (used.sum(1) / 2).long()[:, None])[:, 0].nan_to_num(posinf=0.0)
