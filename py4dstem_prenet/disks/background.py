@@ -197,7 +197,7 @@ def false_alarms(background: Background, good, readout: float, disks: DiskFilter
             patterns = patterns + rng.normal(0, readout, patterns.shape)
         electrons = torch.from_numpy(patterns.astype(np.float32))
         found = find_disks(electrons, images.expand_as(electrons), good, disks, LOWEST_SIGNIFICANCE, positions)
-        values.append(found.significance)
+        values.append(found.significance[found.reported(shape)])
     z = np.sort(np.concatenate(values))[::-1]
     rate = (np.arange(len(z)) + 0.5) / SIMULATED_PATTERNS
     tail = (rate > TAIL_RATES[0]) & (rate < TAIL_RATES[1])

@@ -150,14 +150,15 @@ class DiskFinder:
         windows = _windows(electrons, good, readout, self.shape.aperture)
         fitted = fit_disks(windows, found, self.shape, direct, readout)
         lit = np.flatnonzero(located.found & right)
+        kept = fitted.good & found.reported(shape)
+        kept &= ((fitted.position > -0.5) & (fitted.position < np.subtract(shape, 0.5))).all(1)
         level = disks.sums_at((electrons - images) * good, lit, np.rint(direct[lit]).astype(int), 0).cpu().numpy()
-        rows = np.zeros(len(lit) + int(fitted.good.sum()), BraggDisks.DTYPE)
+        rows = np.zeros(len(lit) + int(kept.sum()), BraggDisks.DTYPE)
         head, tail = rows[: len(lit)], rows[len(lit) :]
         head["position"], head["significance"] = index[lit], np.inf
         head["qx"], head["qy"] = located.position[lit].T
         head["sigma_qx"], head["sigma_qy"] = located.sigma[lit].T
         head["intensity"], head["intensity_sigma"] = level.clip(1e-6), np.sqrt(level.clip(1))
-        kept = fitted.good
         tail["position"], tail["significance"] = index[found.pattern[kept]], found.significance[kept]
         tail["qx"], tail["qy"] = fitted.position[kept].T
         tail["sigma_qx"], tail["sigma_qy"] = fitted.sigma[kept].T

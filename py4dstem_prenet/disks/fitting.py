@@ -113,7 +113,7 @@ def fit_disks(windows: DiskWindows, candidates: Candidates, shape: DiskShape, di
         again = again[(((move > CENTERED_PX).any(1) | rough) & near)[again]]
         place = every.place.copy()
         place[again] = np.rint(found.position[again]).astype(int)
-        every = replace(every, place=np.clip(place, 0, np.subtract(windows.shape[1:], 1)))
+        every = replace(every, place=_near_pattern(place, windows))
     _spread(found, windows, every, shape, direct, readout, near & (np.arange(count) < k))
     move = np.abs(found.position - every.place)
     weak = (found.sigma > weak_sigma(shape.aperture)).any(1)
@@ -129,6 +129,11 @@ def fit_disks(windows: DiskWindows, candidates: Candidates, shape: DiskShape, di
         neighbors[lit] = others
         _fit_some(found, lit[shared & (lit < k)], windows, every, shape, direct, readout, neighbors)
     return FittedDisks(*(getattr(found, name)[:k] for name in found.__dataclass_fields__))
+
+
+def _near_pattern(place, windows):
+    """Places moved to where a disk is seen at all."""
+    return np.clip(place, -int(windows.reach), np.subtract(windows.shape[1:], 1) + int(windows.reach))
 
 
 def _fit_some(found, some, windows, every, shape, direct, readout, neighbors=None):
@@ -160,7 +165,7 @@ def _spread(found, windows, every, shape, direct, readout, near):
         return
     area = np.pi * shape.aperture.radius**2
     place = every.place.copy()
-    place[weak] = np.clip(np.rint(found.position[weak]).astype(int), 0, np.subtract(windows.shape[1:], 1))
+    place[weak] = _near_pattern(np.rint(found.position[weak]).astype(int), windows)
     moved = replace(every, place=place)
     electrons, good = windows.cut(moved.subset(weak), windows.coverage(moved), grid_side(shape.aperture))
     device = electrons.device
@@ -178,7 +183,7 @@ def _spread(found, windows, every, shape, direct, readout, near):
     if not len(narrow):
         return
     position, sigma = found.position[narrow], found.sigma[narrow]
-    every.place[narrow] = np.clip(np.rint(position).astype(int), 0, np.subtract(windows.shape[1:], 1))
+    every.place[narrow] = _near_pattern(np.rint(position).astype(int), windows)
     _fit_some(found, narrow, windows, every, shape, direct, readout)
     lost = (np.abs(found.position[narrow] - position) > MAX_LOST_STEPS * step).any(1)
     found.position[narrow[lost]], found.sigma[narrow[lost]] = position[lost], sigma[lost]

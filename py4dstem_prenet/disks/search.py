@@ -16,6 +16,8 @@ from . import DiskFilter, li_ma
 # Chosen with multislice silicon along [110] in view (benchmarks/strain.py, disks.py), unless a comment says otherwise:
 SEARCH_ROUNDS = 3  # rounds of the search; a fourth finds nothing new in patterns of 60 disks
 MIN_AREA_FRACTION = 0.35  # part of a disk that must lie on good pixels
+# Part of a disk on good pixels from which on its light is told from that of others; below MIN_AREA_FRACTION it is not reported.
+MIN_SEEN_FRACTION = 0.1
 # Part of the ring for which the background of the whole pattern counts: where disks cover the ring, it decides.
 PATTERN_RING_FRACTION = 0.15
 MIN_SPACING_RADII = 1.0  # radii between two disks
@@ -44,6 +46,8 @@ class Candidates:
         Electrons above the background.
     background : numpy.ndarray, shape (k,)
         Electrons of the background in a pixel.
+    seen : numpy.ndarray, shape (k,)
+        Part of the disk that lies on good pixels.
     """
 
     pattern: np.ndarray
@@ -51,6 +55,7 @@ class Candidates:
     significance: np.ndarray
     electrons: np.ndarray
     background: np.ndarray
+    seen: np.ndarray
 
     def subset(self, keep) -> Candidates:
         """Select some places.
@@ -67,6 +72,21 @@ class Candidates:
         """
         return Candidates(*(getattr(self, field.name)[keep] for field in fields(self)))
 
+    def reported(self, shape) -> np.ndarray:
+        """Tell which places are reported as disks; the others explain the light of disks that are hardly seen.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            (Qx, Qy) of the patterns.
+
+        Returns
+        -------
+        numpy.ndarray of bool, shape (k,)
+            True where the center lies in the pattern, and enough of the disk on good pixels.
+        """
+        return (self.seen > MIN_AREA_FRACTION) & ((self.place >= 0) & (self.place < shape)).all(1)
+
 
 def find_disks(electrons, background, good, disks: DiskFilter, threshold, direct) -> Candidates:
     """Find the disks of patterns, the direct one left out.
@@ -81,7 +101,7 @@ def find_disks(electrons, background, good, disks: DiskFilter, threshold, direct
         Pixels that are used.
     disks : DiskFilter
         The filter of the aperture.
-    threshold : float or torch.Tensor, shape (n, Qx, Qy)
+    threshold : float
         Least significance of a disk, standard deviations.
     direct : numpy.ndarray, shape (n, 2)
         Positions of the direct beam, pixels.
@@ -91,25 +111,26 @@ def find_disks(electrons, background, good, disks: DiskFilter, threshold, direct
     Candidates
         The disks.
     """
-    threshold = torch.as_tensor(threshold, dtype=torch.float32, device=electrons.device).expand_as(electrons)
     if len(electrons) > SEARCHED_AT_ONCE:
         parts = []
         for first in range(0, len(electrons), SEARCHED_AT_ONCE):
             part = slice(first, first + SEARCHED_AT_ONCE)
-            found = find_disks(electrons[part], background[part], good, disks, threshold[part], direct[part])
+            found = find_disks(electrons[part], background[part], good, disks, threshold, direct[part])
             parts.append(replace(found, pattern=found.pattern + first))
         return Candidates(*(np.concatenate([getattr(found, field.name) for found in parts])
                             for field in fields(Candidates)))
     n, radius = len(electrons), disks.aperture.radius
-    electrons, background = electrons * good, background * good
+    sides = (disks.outside,) * 4  # disks whose center lies outside are seen in part
+    electrons, background, good = (torch.nn.functional.pad(image, sides) for image in (
+        electrons * good, background * good, good))
+    direct = np.rint(direct).astype(int) + disks.outside
     area = disks.sums(good.float()[None], 0)
-    seen = (area > MIN_AREA_FRACTION * disks.area) & good
+    seen = area > MIN_SEEN_FRACTION * disks.area
     density = disks.sums(background, 0) / area.clamp_min(1)
     reach = max(1, int(np.ceil(MIN_SPACING_RADII * radius)) - 1)
     free, open_ = _without(good.expand_as(electrons), seen.expand_as(electrons), np.arange(n),
-                           np.rint(direct).astype(int), disks.inner, reach)
-    asked, threshold = threshold, threshold.clone()
-    direct = np.rint(direct).astype(int)
+                           direct, disks.inner, reach)
+    asked, threshold = threshold, torch.full_like(electrons, threshold)
     counted = disks.sums_at(electrons, np.arange(n), direct, 0).clamp_min(0).sqrt()
     _raise(threshold, np.arange(n), direct, counted, 2 * disks.inner)
     found = np.zeros((0, 3), int)
@@ -118,7 +139,7 @@ def find_disks(electrons, background, good, disks: DiskFilter, threshold, direct
         (on, off), (expected_on, expected_off) = (disks.both_sums(image * free) for image in (electrons, background))
         around = PATTERN_RING_FRACTION * disks.ring_area * density
         z = li_ma(on, off + _level(electrons, background, free) * around, expected_on, expected_off + around)
-        z = z * (expected_on > MIN_AREA_FRACTION * disks.area * density)
+        z = z * (expected_on > MIN_AREA_FRACTION * area * density)
         maxima = (z == _highest(z, reach)) & open_
         last = number == SEARCH_ROUNDS
         if not last:
@@ -142,10 +163,9 @@ def find_disks(electrons, background, good, disks: DiskFilter, threshold, direct
     around = PATTERN_RING_FRACTION * disks.ring_area * expected_on / covered_area
     off, expected_off = off + _level(electrons, background, free)[pattern, 0, 0] * around, expected_off + around
     significance, beneath = li_ma(on, off, expected_on, expected_off), off * expected_on / expected_off.clamp_min(1e-6)
-    found = Candidates(pattern, place, significance.cpu().numpy(),
-                       (on - beneath).cpu().numpy(),
-                       (beneath / covered_area).cpu().numpy())
-    found = found.subset((significance > asked[pattern, place[:, 0], place[:, 1]]).cpu().numpy())
+    found = Candidates(pattern, place - disks.outside, significance.cpu().numpy(), (on - beneath).cpu().numpy(),
+                       (beneath / covered_area).cpu().numpy(), (covered_area / disks.area).cpu().numpy())
+    found = found.subset((significance > asked).cpu().numpy())
     found = found.subset(np.lexsort((-found.significance, found.pattern)))
     rank = np.arange(len(found.pattern)) - np.searchsorted(found.pattern, found.pattern)
     return found.subset(rank < MAX_DISKS_A_PATTERN)
