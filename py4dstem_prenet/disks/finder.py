@@ -18,11 +18,13 @@ from . import (
     DiskShape,
     DiskWindows,
     FalseAlarms,
+    Structure,
     false_alarms,
     find_disks,
     fit_disks,
     learned_shape,
     measure_background,
+    measure_structure,
 )
 
 SAMPLE_PATTERNS = 64  # patterns from which background and contrast are learned; chosen for speed
@@ -46,6 +48,8 @@ class DiskFinder:
         Locates the direct beam; its noise model includes the bad pixels.
     background : Background
         The background between the disks.
+    structure : Structure
+        What the background has besides its mean over angles.
     alarms : FalseAlarms
         The rate of false disks.
     threshold : float
@@ -58,6 +62,7 @@ class DiskFinder:
 
     locator: BeamLocator
     background: Background
+    structure: Structure
     alarms: FalseAlarms
     threshold: float
     shape: DiskShape
@@ -107,7 +112,7 @@ class DiskFinder:
         for last in (False, True):
             disks, good, electrons = _prepared(patterns, locator, aperture, device)
             background = measure_background(electrons, good, readout, disks, direct)
-            alarms = false_alarms(background, good, readout, disks, center)
+            alarms = false_alarms(background, good, readout, disks, center, Structure())
             images = background.images(direct, scan.pattern_shape).to(device)
             threshold = alarms.threshold(false_alarm)
             found = find_disks(electrons, images, good, disks, threshold, direct)
@@ -116,7 +121,11 @@ class DiskFinder:
             if last or change < MAX_RADIUS_CHANGE:
                 break
             aperture = replace(shape.aperture, contrast=())  # which belongs to the radius that was wrong
-        return cls(locator, background, alarms, threshold, shape, origin)
+        structure = measure_structure(electrons, background, good, readout, disks, threshold, direct)
+        if structure.speckle:
+            alarms = false_alarms(background, good, readout, disks, center, structure)
+            threshold = alarms.threshold(false_alarm)
+        return cls(locator, background, structure, alarms, threshold, shape, origin)
 
     def find(self, index, block):
         """Find the disks of some patterns.
@@ -146,7 +155,7 @@ class DiskFinder:
         readout, shape = noise.readout / noise.gain, block.shape[1:]
         disks, good, electrons = _prepared(block, locator, self.shape.aperture, device)
         images = self.background.images(direct, shape).to(device)
-        found = find_disks(electrons, images, good, disks, self.threshold, direct)
+        found = find_disks(electrons, images, good, disks, self.threshold, direct, self.structure.relative)
         windows = _windows(electrons, good, readout, self.shape.aperture)
         fitted = fit_disks(windows, found, self.shape, direct, readout)
         lit = np.flatnonzero(located.found & right)

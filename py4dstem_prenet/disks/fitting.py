@@ -127,7 +127,14 @@ def fit_disks(windows: DiskWindows, candidates: Candidates, shape: DiskShape, di
     if shared.any():
         neighbors = np.full((count, MAX_NEIGHBORS), -1)
         neighbors[lit] = others
-        _fit_some(found, lit[shared & (lit < k)], windows, every, shape, direct, readout, neighbors)
+        joint = lit[shared & (lit < k)]
+        alone = {name: getattr(found, name)[joint] for name in found.__dataclass_fields__}
+        _fit_some(found, joint, windows, every, shape, direct, readout, neighbors)
+        astray = (np.abs(found.position[joint] - alone["position"]) > MAX_MOVE_PX).any(1)
+        astray |= (found.sigma[joint] > MAX_SIGMA_RADII * radius).any(1) | (found.intensity[joint] <= 0)
+        for name, values in alone.items():
+            getattr(found, name)[joint[astray]] = values[astray]
+    found.good[:] &= np.hypot(*(found.position - start).T) < reach
     return FittedDisks(*(getattr(found, name)[:k] for name in found.__dataclass_fields__))
 
 

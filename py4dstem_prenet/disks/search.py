@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import torch
 
-from . import DiskFilter, li_ma
+from . import DiskFilter, disk_significance
 
 # Chosen with multislice silicon along [110] in view (benchmarks/strain.py, disks.py), unless a comment says otherwise:
 SEARCH_ROUNDS = 3  # rounds of the search; a fourth finds nothing new in patterns of 60 disks
@@ -88,7 +88,7 @@ class Candidates:
         return (self.seen > MIN_AREA_FRACTION) & ((self.place >= 0) & (self.place < shape)).all(1)
 
 
-def find_disks(electrons, background, good, disks: DiskFilter, threshold, direct) -> Candidates:
+def find_disks(electrons, background, good, disks: DiskFilter, threshold, direct, structure: float = 0.0) -> Candidates:
     """Find the disks of patterns, the direct one left out.
 
     Parameters
@@ -105,6 +105,8 @@ def find_disks(electrons, background, good, disks: DiskFilter, threshold, direct
         Least significance of a disk, standard deviations.
     direct : numpy.ndarray, shape (n, 2)
         Positions of the direct beam, pixels.
+    structure : float, optional
+        Relative rms, over an aperture, of what the background has besides its expectation (`Structure`).
 
     Returns
     -------
@@ -115,7 +117,7 @@ def find_disks(electrons, background, good, disks: DiskFilter, threshold, direct
         parts = []
         for first in range(0, len(electrons), SEARCHED_AT_ONCE):
             part = slice(first, first + SEARCHED_AT_ONCE)
-            found = find_disks(electrons[part], background[part], good, disks, threshold, direct[part])
+            found = find_disks(electrons[part], background[part], good, disks, threshold, direct[part], structure)
             parts.append(replace(found, pattern=found.pattern + first))
         return Candidates(*(np.concatenate([getattr(found, field.name) for found in parts])
                             for field in fields(Candidates)))
@@ -138,7 +140,8 @@ def find_disks(electrons, background, good, disks: DiskFilter, threshold, direct
         # The pixels of disks that were found count neither for the disk nor for the background.
         (on, off), (expected_on, expected_off) = (disks.both_sums(image * free) for image in (electrons, background))
         around = PATTERN_RING_FRACTION * disks.ring_area * density
-        z = li_ma(on, off + _level(electrons, background, free) * around, expected_on, expected_off + around)
+        z = disk_significance(on, off + _level(electrons, background, free) * around, expected_on, expected_off + around,
+                         structure)
         z = z * (expected_on > MIN_AREA_FRACTION * area * density)
         maxima = (z == _highest(z, reach)) & open_
         last = number == SEARCH_ROUNDS
@@ -162,10 +165,11 @@ def find_disks(electrons, background, good, disks: DiskFilter, threshold, direct
     covered_area = disks.sums_at(good.float()[None], 0 * pattern, place, 0).clamp_min(1)
     around = PATTERN_RING_FRACTION * disks.ring_area * expected_on / covered_area
     off, expected_off = off + _level(electrons, background, free)[pattern, 0, 0] * around, expected_off + around
-    significance, beneath = li_ma(on, off, expected_on, expected_off), off * expected_on / expected_off.clamp_min(1e-6)
-    found = Candidates(pattern, place - disks.outside, significance.cpu().numpy(), (on - beneath).cpu().numpy(),
+    z = disk_significance(on, off, expected_on, expected_off, structure)
+    beneath = off * expected_on / expected_off.clamp_min(1e-6)
+    found = Candidates(pattern, place - disks.outside, z.cpu().numpy(), (on - beneath).cpu().numpy(),
                        (beneath / covered_area).cpu().numpy(), (covered_area / disks.area).cpu().numpy())
-    found = found.subset((significance > asked).cpu().numpy())
+    found = found.subset((z > asked).cpu().numpy())
     found = found.subset(np.lexsort((-found.significance, found.pattern)))
     rank = np.arange(len(found.pattern)) - np.searchsorted(found.pattern, found.pattern)
     return found.subset(rank < MAX_DISKS_A_PATTERN)

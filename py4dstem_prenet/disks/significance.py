@@ -158,3 +158,35 @@ def li_ma(on, off, expected_on, expected_off):
     together = (on + off).clamp_min(1e-6) / (expected_on + expected_off)
     ratio = torch.xlogy(on, on / (together * expected_on)) + torch.xlogy(off, off / (together * expected_off))
     return (2 * ratio.clamp_min(0)).sqrt() * torch.sign(on / expected_on - off / expected_off)
+
+
+def disk_significance(on, off, expected_on, expected_off, structure: float):
+    """Compute the significance of counts on a source over counts off it, on a background with structure.
+
+    Parameters
+    ----------
+    on, off : torch.Tensor
+        Counts on the source and off it.
+    expected_on, expected_off : torch.Tensor
+        What the background alone gives on the source and off it, up to a common factor.
+    structure : float
+        Relative rms, over the source, of what the background has besides its expectation.
+
+    Returns
+    -------
+    torch.Tensor
+        That of `li_ma`, divided by the standard deviation that it has on this background without a source.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from py4dstem_prenet.disks import disk_significance
+    >>> counts = [torch.tensor([float(v)]) for v in (130, 100, 1, 1)]
+    >>> round(float(disk_significance(*counts, structure=0.2)), 1)  # that of `li_ma` is 2.0
+    1.1
+    """
+    z = li_ma(on, off, expected_on, expected_off)
+    if not structure:
+        return z
+    share = expected_on.clamp_min(1e-6) / expected_off.clamp_min(1e-6)
+    return z / (1 + structure**2 * off.clamp_min(0) * share / (1 + share)).sqrt()
