@@ -40,6 +40,7 @@ CENTERING_ROUNDS = 4  # windows of a disk; half-lit disks have their most signif
 MAX_MOVE_RADII = 0.75  # radii between the most significant place and the fit; others are no disks
 MAX_SIGMA_RADII = 0.5  # radii; a disk with a larger sigma is not located
 SAME_RADII = 0.7  # radii between two fits that are the same disk
+MIN_LIGHT = 0.5  # part of the electrons at the place of a disk that its fit has, within two standard errors
 NARROW_STEPS = 0.4  # steps of the grid: a posterior narrower than that is not resolved
 MAX_LOST_STEPS = 1.5  # steps between the posterior and a fit that started there; others went astray
 MAX_NEIGHBORS = 4  # disks that are fitted together with one; the pixels of others are left out
@@ -135,6 +136,8 @@ def fit_disks(windows: DiskWindows, candidates: Candidates, shape: DiskShape, di
         for name, values in alone.items():
             getattr(found, name)[joint[astray]] = values[astray]
     found.good[:] &= np.hypot(*(found.position - start).T) < reach
+    # A fit that lost most of the light of its place: it belongs to another disk, or the fit went astray.
+    found.good[:k] &= found.intensity[:k] + 2 * found.intensity_sigma[:k] > MIN_LIGHT * candidates.electrons
     return FittedDisks(*(getattr(found, name)[:k] for name in found.__dataclass_fields__))
 
 
