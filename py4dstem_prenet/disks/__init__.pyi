@@ -20,7 +20,12 @@ from .posterior import (
     posterior_positions as posterior_positions,
     weak_sigma as weak_sigma,
 )
-from .search import Candidates as Candidates, covered as covered, find_disks as find_disks
+from .search import (
+    Candidates as Candidates,
+    covered as covered,
+    find_disks as find_disks,
+    pattern_ring as pattern_ring,
+)
 from .significance import DiskFilter as DiskFilter, li_ma as li_ma, disk_significance as disk_significance
 from .structure import (
     Structure as Structure,

@@ -20,6 +20,9 @@ MIN_AREA_FRACTION = 0.35  # part of a disk that must lie on good pixels
 MIN_SEEN_FRACTION = 0.1
 # Part of the ring for which the background of the whole pattern counts: where disks cover the ring, it decides.
 PATTERN_RING_FRACTION = 0.15
+# Electrons, at most, for which the background of the whole pattern counts where the ring has few or none, and rings that
+# this may be: the ring alone tells a background below one electron in the aperture badly.
+PATTERN_ELECTRONS, PATTERN_RINGS = 4.0, 3.0
 MIN_SPACING_RADII = 1.0  # radii between two disks
 MAX_DISKS_A_PATTERN = 400  # disks in a pattern; more are no diffraction pattern
 # Least significance of a disk that overlaps another one, relative to that of the other: a half-lit disk whose brightest
@@ -139,9 +142,9 @@ def find_disks(electrons, background, good, disks: DiskFilter, threshold, direct
     for number in range(SEARCH_ROUNDS + 1):
         # The pixels of disks that were found count neither for the disk nor for the background.
         (on, off), (expected_on, expected_off) = (disks.both_sums(image * free) for image in (electrons, background))
-        around = PATTERN_RING_FRACTION * disks.ring_area * density
-        z = disk_significance(on, off + _level(electrons, background, free) * around, expected_on, expected_off + around,
-                         structure)
+        level = _level(electrons, background, free)
+        around = pattern_ring(density * disks.ring_area, level)
+        z = disk_significance(on, off + level * around, expected_on, expected_off + around, structure)
         z = z * (expected_on > MIN_AREA_FRACTION * area * density)
         maxima = (z == _highest(z, reach)) & open_
         last = number == SEARCH_ROUNDS
@@ -163,8 +166,9 @@ def find_disks(electrons, background, good, disks: DiskFilter, threshold, direct
     on, off, expected_on, expected_off = (disks.sums_at(image, pattern, place, kernel) for image, kernel in (
         (electrons, 0), (electrons * free, 1), (background, 0), (background * free, 1)))
     covered_area = disks.sums_at(good.float()[None], 0 * pattern, place, 0).clamp_min(1)
-    around = PATTERN_RING_FRACTION * disks.ring_area * expected_on / covered_area
-    off, expected_off = off + _level(electrons, background, free)[pattern, 0, 0] * around, expected_off + around
+    level = _level(electrons, background, free)[pattern, 0, 0]
+    around = pattern_ring(disks.ring_area * expected_on / covered_area, level)
+    off, expected_off = off + level * around, expected_off + around
     z = disk_significance(on, off, expected_on, expected_off, structure)
     beneath = off * expected_on / expected_off.clamp_min(1e-6)
     found = Candidates(pattern, place - disks.outside, z.cpu().numpy(), (on - beneath).cpu().numpy(),
@@ -173,6 +177,25 @@ def find_disks(electrons, background, good, disks: DiskFilter, threshold, direct
     found = found.subset(np.lexsort((-found.significance, found.pattern)))
     rank = np.arange(len(found.pattern)) - np.searchsorted(found.pattern, found.pattern)
     return found.subset(rank < MAX_DISKS_A_PATTERN)
+
+
+def pattern_ring(expected_ring, level):
+    """Return the expected counts off a disk for which the background of the whole pattern counts.
+
+    Parameters
+    ----------
+    expected_ring : torch.Tensor
+        What the background alone gives in a whole ring, up to the factor `level`.
+    level : torch.Tensor
+        Level of the background in the pattern.
+
+    Returns
+    -------
+    torch.Tensor
+        Expected counts, up to the factor `level`.
+    """
+    few = torch.minimum(PATTERN_RINGS * expected_ring, PATTERN_ELECTRONS / level.clamp_min(1e-6))
+    return torch.maximum(PATTERN_RING_FRACTION * expected_ring, few)
 
 
 def covered(shape, pattern, place, radius: float) -> np.ndarray:
