@@ -26,7 +26,7 @@ from .search import (
     find_disks as find_disks,
     pattern_ring as pattern_ring,
 )
-from .significance import DiskFilter as DiskFilter, li_ma as li_ma, disk_significance as disk_significance
+from .significance import DiskFilter as DiskFilter, disk_significance as disk_significance, li_ma as li_ma
 from .structure import (
     Structure as Structure,
     measure_structure as measure_structure,

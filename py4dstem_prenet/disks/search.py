@@ -16,12 +16,12 @@ from . import DiskFilter, disk_significance
 # Chosen with multislice silicon along [110] in view (benchmarks/strain.py, disks.py), unless a comment says otherwise:
 SEARCH_ROUNDS = 3  # rounds of the search; a fourth finds nothing new in patterns of 60 disks
 MIN_AREA_FRACTION = 0.35  # part of a disk that must lie on good pixels
-# Part of a disk on good pixels from which on its light is told from that of others; below MIN_AREA_FRACTION it is not reported.
+# Part of a disk on good pixels from which on it explains light; below MIN_AREA_FRACTION it is not reported.
 MIN_SEEN_FRACTION = 0.1
 # Part of the ring for which the background of the whole pattern counts: where disks cover the ring, it decides.
 PATTERN_RING_FRACTION = 0.15
-# Electrons, at most, for which the background of the whole pattern counts where the ring has few or none, and rings that
-# this may be: the ring alone tells a background below one electron in the aperture badly.
+# Electrons, at most, for which the background of the whole pattern counts where the ring has few or none, and rings
+# that this may be: the ring alone tells a background below one electron in the aperture badly.
 PATTERN_ELECTRONS, PATTERN_RINGS = 4.0, 3.0
 MIN_SPACING_RADII = 1.0  # radii between two disks
 MAX_DISKS_A_PATTERN = 400  # disks in a pattern; more are no diffraction pattern

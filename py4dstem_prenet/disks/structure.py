@@ -2,9 +2,9 @@
 
 Counts away from the disks scatter more than counting noise does, since a diffuse background has speckles and is not the
 same in all directions. Over the aperture of a disk the excess is a part of the background, so that a bright background
-hides more than its noise. It is measured as the lower half of the width of the distribution of the significance over all
-apertures without a disk: weak disks change the upper half, and few of the others (the empirical null of Efron, J. Am.
-Stat. Assoc. 99, 96 (2004)).
+hides more than its noise. It is measured as the lower half of the width of the distribution of the significance over
+all apertures without a disk: weak disks change the upper half, and few of the others (the empirical null of Efron,
+J. Am. Stat. Assoc. 99, 96 (2004)).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ PLACE_ERROR_PX = 2.0  # pixels by which the most significant place of a disk may
 MIN_FREE_APERTURE, MIN_FREE_RING = 0.95, 0.5  # parts of aperture and ring without disks, where structure is measured
 SPECKLES = (0.03, 0.1, 0.25, 0.6, 1.5)  # variances of a speckled field that are tried, in units of its squared mean
 LOWER_QUANTILE = 0.1587  # of a normal distribution, one standard deviation below the median
-QUANTILE_ERROR = 1.6  # standard error of the width for one aperture, in units of the width
-MIN_EXCESS_SIGMAS = 2.0  # standard errors by which the width must exceed that of noise, and that of the speckles noise
-MOST_PATTERNS = 24  # patterns in which it is measured; for speed
+QUANTILE_ERROR = 1.2  # standard error of the width for one aperture, in units of the width
+MIN_EXCESS_SIGMAS = 1.5  # standard errors by which the width must exceed that of noise, and that of the speckles noise
+MOST_PATTERNS = 48  # patterns in which it is measured; for speed
 MIN_PLACES = 30.0  # independent apertures; fewer tell nothing
 TABLE = np.linspace(-6, 6, 1201)  # standard deviations at which the distribution of speckles is tabulated
 
