@@ -24,7 +24,7 @@ LOWER_QUANTILE = 0.1587  # of a normal distribution, one standard deviation belo
 QUANTILE_ERROR = 1.2  # standard error of the width for one aperture, in units of the width
 MIN_EXCESS_SIGMAS = 1.0  # standard errors by which the width must exceed that of noise, and that of the speckles noise
 MOST_PATTERNS = 48  # patterns in which it is measured; for speed
-MIN_PLACES = 30.0  # independent apertures; fewer tell nothing
+MIN_PLACES = 120.0  # independent apertures; where disks leave fewer, most of them lie beside weak disks
 TABLE = np.linspace(-6, 6, 1201)  # standard deviations at which the distribution of speckles is tabulated
 
 
