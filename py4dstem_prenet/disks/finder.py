@@ -235,7 +235,7 @@ def find_bragg_disks(data, false_alarm: float = 0.1, mask=None, device="auto", p
     -----
     A disk is detected by the likelihood ratio between a disk on the background and the background alone (Li and Ma,
     Astrophys. J. 272, 317 (1983)); the rate of false disks is measured on simulated noise of the scan's own
-    background. Positions and intensities are fitted with free contrast inside each disk.
+    background and its structure. Positions and intensities are fitted with free contrast inside each disk.
 
     Examples
     --------

@@ -17,7 +17,7 @@ from scipy.special import gammaincinv, ndtr
 
 from . import Background, DiskFilter, covered, disk_significance, find_disks
 
-PLACE_ERROR_PX = 2.0  # pixels by which the most significant place of a disk may be off its center
+STRUCTURE_MARGIN_PX = 2.0  # pixels around disks that are left out, since their most significant place may be off
 MIN_FREE_APERTURE, MIN_FREE_RING = 0.95, 0.5  # parts of aperture and ring without disks, where structure is measured
 SPECKLES = (0.03, 0.1, 0.25, 0.6, 1.5)  # variances of a speckled field that are tried, in units of its squared mean
 LOWER_QUANTILE = 0.1587  # of a normal distribution, one standard deviation below the median
@@ -144,7 +144,7 @@ def _outside_disks(electrons, expected, free, disks, threshold, direct):
     found = find_disks(electrons, expected, free[0] | free.any(0), disks, threshold, direct)
     pattern = np.concatenate([found.pattern, np.arange(len(direct))])
     place = np.concatenate([found.place, np.rint(direct).astype(int)])
-    covering = covered(electrons.shape, pattern, place, disks.inner + PLACE_ERROR_PX)
+    covering = covered(electrons.shape, pattern, place, disks.inner + STRUCTURE_MARGIN_PX)
     return free & torch.from_numpy(covering == 0).to(free.device)
 
 
