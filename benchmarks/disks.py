@@ -53,7 +53,7 @@ ROD = 0.45  # 1 / angstrom: points of higher Laue zones up to this height
 TIMED = 200  # patterns
 
 
-def scan(name, thickness, seed=1):
+def scan(name, thickness, seed=1, configurations=1):
     """A `KnownScan` of four orientations of a crystal."""
     crystal, zone, rows, _ = CRYSTALS[name]
     rng = np.random.default_rng((seed, len(name)))
@@ -64,7 +64,7 @@ def scan(name, thickness, seed=1):
         turn[0, 2], turn[1, 2], turn[2, 0], turn[2, 1] = *tilt, *-tilt
         frames[2 * k : 2 * k + 2] = turn @ deformation(turn=0.15 * k) @ zone_axis(zone, rows)
     return simulate_known(crystal, frames, thickness=thickness, shape=SHAPE, seed=seed, slice_angstrom=2.0,
-                          antialias=True)
+                          antialias=True, configurations=configurations)
 
 
 def lattice(known, crystal, rods=False):
@@ -275,6 +275,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--doses", type=int, nargs="+", default=[300, 3000, 30_000])
     parser.add_argument("--crystals", nargs="+", choices=CRYSTALS, default=list(CRYSTALS))
+    parser.add_argument("--configurations", type=int, default=1, help="frozen-phonon configurations that are averaged")
     parser.add_argument("--speed", action="store_true", help="measure the speed alone")
     args = parser.parse_args()
     if args.speed:
@@ -289,7 +290,7 @@ def main():
     every = []
     for name in args.crystals:
         for thickness in CRYSTALS[name][3]:
-            known = scan(name, thickness)
+            known = scan(name, thickness, configurations=args.configurations)
             for dose in args.doses:
                 try:
                     row = measured(known, CRYSTALS[name][0], dose)
