@@ -3,6 +3,7 @@
 import numpy as np
 import py4DSTEM
 import pytest
+from scipy.ndimage import gaussian_filter
 from scipy.special import erfc
 from typer.testing import CliRunner
 
@@ -20,10 +21,12 @@ def disk(at, side=SIDE, radius=RADIUS, edge=0.5):
     return 0.5 * erfc((np.hypot(x, y) - radius) / edge)
 
 
-def scan_of(shape=(8, 10), direct=3000.0, brightness=(40.0, 400.0), level=0.05, slope=0.0, seed=0, lattice=True):
+def scan_of(shape=(8, 10), direct=3000.0, brightness=(40.0, 400.0), level=0.05, slope=0.0, seed=0, lattice=True,
+            speckle=0.0, spacing=SPACING):
     """Counts, and true positions (Rx * Ry, 1 + disks, 2), of a lattice of disks on a smooth background.
 
-    `brightness` are the limits of the electrons in a disk; with `slope`, a disk is brighter toward its outer side.
+    `brightness` are the limits of the electrons in a disk; with `slope`, a disk is brighter toward its outer side. With
+    `speckle`, the background has speckles of the size of a disk and that relative rms.
     """
     rng = np.random.default_rng(seed)
     x, y = np.indices((SIDE, SIDE))
@@ -33,9 +36,12 @@ def scan_of(shape=(8, 10), direct=3000.0, brightness=(40.0, 400.0), level=0.05, 
     for _ in range(np.prod(shape)):
         origin = SIDE / 2 + rng.uniform(-1, 1, 2)
         angle = 0.2
-        turn = SPACING * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        turn = spacing * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         at = np.vstack([origin, origin + (HKL if lattice else HKL[:0]) @ turn.T])
         image = level + 20 * level * np.exp(-np.hypot(x - origin[0], y - origin[1]) / 12)
+        if speckle:
+            field = gaussian_filter(rng.normal(size=image.shape), RADIUS / 2)
+            image = image * np.exp(speckle * field / field.std() - speckle**2 / 2)
         image = image + direct / area * disk(origin)
         for place, total in zip(at[1:], electrons, strict=False):
             away = (place - origin) / np.hypot(*(place - origin))
@@ -76,6 +82,26 @@ class TestFalseDisks:
         expected = (1 - bragg["probability"]).sum() / len(truth)
         assert 0.5 < expected < 1.5
         assert (bragg["probability"][bragg["significance"] > 8] > 0.99).all()
+
+
+    def test_speckles_of_the_background_are_not_disks(self):
+        counts, _ = scan_of((8, 12), lattice=False, level=0.3, speckle=0.6, seed=11)
+        found = find_bragg_disks(counts, false_alarm=0.5, progress=False)
+        false = np.isfinite(found.table["significance"]).sum() / 96
+        assert 0.15 < false < 0.9  # without regard to speckles, 3 in a pattern
+
+    def test_thick_contrast_on_a_diffuse_background(self):
+        counts, truth = scan_of((6, 8), brightness=(200.0, 3000.0), slope=0.9, level=0.2, speckle=0.3, seed=12)
+        _, _, false, recall = matched(find_bragg_disks(counts, progress=False), truth)
+        assert recall > 0.97 and false / len(truth) < 0.25
+
+    def test_light_of_disks_outside_the_pattern_is_no_disk_inside(self):
+        counts, truth = scan_of((6, 8), brightness=(100.0, 1000.0), spacing=25.0, seed=13)
+        found = find_bragg_disks(counts, progress=False)
+        outside = ((truth[:, 1:] < -1) | (truth[:, 1:] > SIDE)).any(2).sum()
+        assert outside > 400
+        _, _, false, _ = matched(found, truth)
+        assert false / len(truth) < 0.25
 
 
 class TestPositions:

@@ -1,9 +1,5 @@
-from .background import (
-    Background as Background,
-    FalseAlarms as FalseAlarms,
-    false_alarms as false_alarms,
-    measure_background as measure_background,
-)
+from .alarms import FalseAlarms as FalseAlarms, false_alarms as false_alarms
+from .background import Background as Background, measure_background as measure_background
 from .contrast import (
     DiskShape as DiskShape,
     directions as directions,
@@ -24,5 +20,15 @@ from .posterior import (
     posterior_positions as posterior_positions,
     weak_sigma as weak_sigma,
 )
-from .search import Candidates as Candidates, covered as covered, find_disks as find_disks
-from .significance import DiskFilter as DiskFilter, li_ma as li_ma
+from .search import (
+    Candidates as Candidates,
+    covered as covered,
+    find_disks as find_disks,
+    pattern_ring as pattern_ring,
+)
+from .significance import DiskFilter as DiskFilter, disk_significance as disk_significance, li_ma as li_ma
+from .structure import (
+    Structure as Structure,
+    measure_structure as measure_structure,
+    speckle_fields as speckle_fields,
+)

@@ -195,6 +195,7 @@ def learned_shape(windows: DiskWindows, candidates: Candidates, aperture: Apertu
     """
     device = windows.electrons.device
     coverage = windows.coverage(with_direct(candidates, direct))
+    candidates = candidates.subset(candidates.reported(windows.shape[1:]))
     strong = candidates.subset(candidates.significance > LEARNED_SIGNIFICANCE)
     enough = len(strong.pattern) >= MIN_LEARNED_DISKS
     strong = _some(strong, MAX_APERTURE_DISKS) if enough else strong
@@ -267,7 +268,8 @@ def with_direct(candidates: Candidates, direct) -> Candidates:
                       np.concatenate([candidates.place, np.rint(direct).astype(int)]),
                       np.concatenate([candidates.significance, np.full(n, np.inf)]),
                       np.concatenate([candidates.electrons, np.full(n, np.inf)]),
-                      np.concatenate([candidates.background, np.zeros(n)]))
+                      np.concatenate([candidates.background, np.zeros(n)]),
+                      np.concatenate([candidates.seen, np.ones(n)]))
 
 
 def _located(model, electrons, good, readout, learn=False):

@@ -27,7 +27,7 @@ class DiskWindows:
     >>> import numpy as np, torch
     >>> from py4dstem_prenet.disks import Candidates, DiskWindows
     >>> windows = DiskWindows(torch.ones(1, 16, 16), torch.ones(16, 16, dtype=bool), reach=2.5, margin=4)
-    >>> one = Candidates(np.array([0]), np.array([[1, 8]]), *np.ones((3, 1)))
+    >>> one = Candidates(np.array([0]), np.array([[1, 8]]), *np.ones((4, 1)))
     >>> electrons, good = windows.cut(one, windows.coverage(one), side=5)
     >>> int(good.sum())  # a row of the window lies outside the pattern
     20

@@ -18,11 +18,13 @@ from . import (
     DiskShape,
     DiskWindows,
     FalseAlarms,
+    Structure,
     false_alarms,
     find_disks,
     fit_disks,
     learned_shape,
     measure_background,
+    measure_structure,
 )
 
 SAMPLE_PATTERNS = 64  # patterns from which background and contrast are learned; chosen for speed
@@ -46,6 +48,8 @@ class DiskFinder:
         Locates the direct beam; its noise model includes the bad pixels.
     background : Background
         The background between the disks.
+    structure : Structure
+        What the background has besides its mean over angles.
     alarms : FalseAlarms
         The rate of false disks.
     threshold : float
@@ -58,6 +62,7 @@ class DiskFinder:
 
     locator: BeamLocator
     background: Background
+    structure: Structure
     alarms: FalseAlarms
     threshold: float
     shape: DiskShape
@@ -107,7 +112,7 @@ class DiskFinder:
         for last in (False, True):
             disks, good, electrons = _prepared(patterns, locator, aperture, device)
             background = measure_background(electrons, good, readout, disks, direct)
-            alarms = false_alarms(background, good, readout, disks, center)
+            alarms = false_alarms(background, good, readout, disks, center, Structure())
             images = background.images(direct, scan.pattern_shape).to(device)
             threshold = alarms.threshold(false_alarm)
             found = find_disks(electrons, images, good, disks, threshold, direct)
@@ -116,7 +121,11 @@ class DiskFinder:
             if last or change < MAX_RADIUS_CHANGE:
                 break
             aperture = replace(shape.aperture, contrast=())  # which belongs to the radius that was wrong
-        return cls(locator, background, alarms, threshold, shape, origin)
+        structure = measure_structure(electrons, background, good, readout, disks, threshold, direct)
+        if structure.speckle:
+            alarms = false_alarms(background, good, readout, disks, center, structure)
+            threshold = alarms.threshold(false_alarm)
+        return cls(locator, background, structure, alarms, threshold, shape, origin)
 
     def find(self, index, block):
         """Find the disks of some patterns.
@@ -146,18 +155,19 @@ class DiskFinder:
         readout, shape = noise.readout / noise.gain, block.shape[1:]
         disks, good, electrons = _prepared(block, locator, self.shape.aperture, device)
         images = self.background.images(direct, shape).to(device)
-        found = find_disks(electrons, images, good, disks, self.threshold, direct)
+        found = find_disks(electrons, images, good, disks, self.threshold, direct, self.structure.relative)
         windows = _windows(electrons, good, readout, self.shape.aperture)
         fitted = fit_disks(windows, found, self.shape, direct, readout)
         lit = np.flatnonzero(located.found & right)
+        kept = fitted.good & found.reported(shape)
+        kept &= ((fitted.position > -0.5) & (fitted.position < np.subtract(shape, 0.5))).all(1)
         level = disks.sums_at((electrons - images) * good, lit, np.rint(direct[lit]).astype(int), 0).cpu().numpy()
-        rows = np.zeros(len(lit) + int(fitted.good.sum()), BraggDisks.DTYPE)
+        rows = np.zeros(len(lit) + int(kept.sum()), BraggDisks.DTYPE)
         head, tail = rows[: len(lit)], rows[len(lit) :]
         head["position"], head["significance"] = index[lit], np.inf
         head["qx"], head["qy"] = located.position[lit].T
         head["sigma_qx"], head["sigma_qy"] = located.sigma[lit].T
         head["intensity"], head["intensity_sigma"] = level.clip(1e-6), np.sqrt(level.clip(1))
-        kept = fitted.good
         tail["position"], tail["significance"] = index[found.pattern[kept]], found.significance[kept]
         tail["qx"], tail["qy"] = fitted.position[kept].T
         tail["sigma_qx"], tail["sigma_qy"] = fitted.sigma[kept].T
@@ -225,7 +235,7 @@ def find_bragg_disks(data, false_alarm: float = 0.1, mask=None, device="auto", p
     -----
     A disk is detected by the likelihood ratio between a disk on the background and the background alone (Li and Ma,
     Astrophys. J. 272, 317 (1983)); the rate of false disks is measured on simulated noise of the scan's own
-    background. Positions and intensities are fitted with free contrast inside each disk.
+    background and its structure. Positions and intensities are fitted with free contrast inside each disk.
 
     Examples
     --------

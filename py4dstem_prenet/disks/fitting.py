@@ -39,6 +39,7 @@ CENTERING_ROUNDS = 4  # windows of a disk; half-lit disks have their most signif
 MAX_MOVE_RADII = 0.75  # radii between the most significant place and the fit; others are no disks
 MAX_SIGMA_RADII = 0.5  # radii; a disk with a larger sigma is not located
 SAME_RADII = 0.7  # radii between two fits that are the same disk
+MIN_LIGHT = 0.5  # part of the electrons at the place of a disk that its fit has, within two standard errors
 NARROW_STEPS = 0.4  # steps of the grid: a posterior narrower than that is not resolved
 MAX_LOST_STEPS = 1.5  # steps between the posterior and a fit that started there; others went astray
 MAX_NEIGHBORS = 4  # disks that are fitted together with one; the pixels of others are left out
@@ -112,7 +113,7 @@ def fit_disks(windows: DiskWindows, candidates: Candidates, shape: DiskShape, di
         again = again[(((move > CENTERED_PX).any(1) | rough) & near)[again]]
         place = every.place.copy()
         place[again] = np.rint(found.position[again]).astype(int)
-        every = replace(every, place=np.clip(place, 0, np.subtract(windows.shape[1:], 1)))
+        every = replace(every, place=_near_pattern(place, windows))
     _spread(found, windows, every, shape, direct, readout, near & (np.arange(count) < k))
     move = np.abs(found.position - every.place)
     weak = (found.sigma > weak_sigma(shape.aperture)).any(1)
@@ -126,8 +127,22 @@ def fit_disks(windows: DiskWindows, candidates: Candidates, shape: DiskShape, di
     if shared.any():
         neighbors = np.full((count, MAX_NEIGHBORS), -1)
         neighbors[lit] = others
-        _fit_some(found, lit[shared & (lit < k)], windows, every, shape, direct, readout, neighbors)
+        joint = lit[shared & (lit < k)]
+        alone = {name: getattr(found, name)[joint] for name in found.__dataclass_fields__}
+        _fit_some(found, joint, windows, every, shape, direct, readout, neighbors)
+        astray = (np.abs(found.position[joint] - alone["position"]) > MAX_MOVE_PX).any(1)
+        astray |= (found.sigma[joint] > MAX_SIGMA_RADII * radius).any(1) | (found.intensity[joint] <= 0)
+        for name, values in alone.items():
+            getattr(found, name)[joint[astray]] = values[astray]
+    found.good[:] &= np.hypot(*(found.position - start).T) < reach
+    # A fit that lost most of the light of its place: it belongs to another disk, or the fit went astray.
+    found.good[:k] &= found.intensity[:k] + 2 * found.intensity_sigma[:k] > MIN_LIGHT * candidates.electrons
     return FittedDisks(*(getattr(found, name)[:k] for name in found.__dataclass_fields__))
+
+
+def _near_pattern(place, windows):
+    """Places moved to where a disk is seen at all."""
+    return np.clip(place, -int(windows.reach), np.subtract(windows.shape[1:], 1) + int(windows.reach))
 
 
 def _fit_some(found, some, windows, every, shape, direct, readout, neighbors=None):
@@ -159,7 +174,7 @@ def _spread(found, windows, every, shape, direct, readout, near):
         return
     area = np.pi * shape.aperture.radius**2
     place = every.place.copy()
-    place[weak] = np.clip(np.rint(found.position[weak]).astype(int), 0, np.subtract(windows.shape[1:], 1))
+    place[weak] = _near_pattern(np.rint(found.position[weak]).astype(int), windows)
     moved = replace(every, place=place)
     electrons, good = windows.cut(moved.subset(weak), windows.coverage(moved), grid_side(shape.aperture))
     device = electrons.device
@@ -177,7 +192,7 @@ def _spread(found, windows, every, shape, direct, readout, near):
     if not len(narrow):
         return
     position, sigma = found.position[narrow], found.sigma[narrow]
-    every.place[narrow] = np.clip(np.rint(position).astype(int), 0, np.subtract(windows.shape[1:], 1))
+    every.place[narrow] = _near_pattern(np.rint(position).astype(int), windows)
     _fit_some(found, narrow, windows, every, shape, direct, readout)
     lost = (np.abs(found.position[narrow] - position) > MAX_LOST_STEPS * step).any(1)
     found.position[narrow[lost]], found.sigma[narrow[lost]] = position[lost], sigma[lost]

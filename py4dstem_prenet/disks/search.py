@@ -11,13 +11,18 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import torch
 
-from . import DiskFilter, li_ma
+from . import DiskFilter, disk_significance
 
 # Chosen with multislice silicon along [110] in view (benchmarks/strain.py, disks.py), unless a comment says otherwise:
 SEARCH_ROUNDS = 3  # rounds of the search; a fourth finds nothing new in patterns of 60 disks
 MIN_AREA_FRACTION = 0.35  # part of a disk that must lie on good pixels
+# Part of a disk on good pixels from which on it explains light; below MIN_AREA_FRACTION it is not reported.
+MIN_SEEN_FRACTION = 0.1
 # Part of the ring for which the background of the whole pattern counts: where disks cover the ring, it decides.
 PATTERN_RING_FRACTION = 0.15
+# Electrons, at most, for which the background of the whole pattern counts where the ring has few or none, and rings
+# that this may be: the ring alone tells a background below one electron in the aperture badly.
+PATTERN_ELECTRONS, PATTERN_RINGS = 4.0, 3.0
 MIN_SPACING_RADII = 1.0  # radii between two disks
 MAX_DISKS_A_PATTERN = 400  # disks in a pattern; more are no diffraction pattern
 # Least significance of a disk that overlaps another one, relative to that of the other: a half-lit disk whose brightest
@@ -44,6 +49,8 @@ class Candidates:
         Electrons above the background.
     background : numpy.ndarray, shape (k,)
         Electrons of the background in a pixel.
+    seen : numpy.ndarray, shape (k,)
+        Part of the disk that lies on good pixels.
     """
 
     pattern: np.ndarray
@@ -51,6 +58,7 @@ class Candidates:
     significance: np.ndarray
     electrons: np.ndarray
     background: np.ndarray
+    seen: np.ndarray
 
     def subset(self, keep) -> Candidates:
         """Select some places.
@@ -67,8 +75,23 @@ class Candidates:
         """
         return Candidates(*(getattr(self, field.name)[keep] for field in fields(self)))
 
+    def reported(self, shape) -> np.ndarray:
+        """Tell which places are reported as disks; the others explain the light of disks that are hardly seen.
 
-def find_disks(electrons, background, good, disks: DiskFilter, threshold, direct) -> Candidates:
+        Parameters
+        ----------
+        shape : tuple of int
+            (Qx, Qy) of the patterns.
+
+        Returns
+        -------
+        numpy.ndarray of bool, shape (k,)
+            True where the center lies in the pattern, and enough of the disk on good pixels.
+        """
+        return (self.seen > MIN_AREA_FRACTION) & ((self.place >= 0) & (self.place < shape)).all(1)
+
+
+def find_disks(electrons, background, good, disks: DiskFilter, threshold, direct, structure: float = 0.0) -> Candidates:
     """Find the disks of patterns, the direct one left out.
 
     Parameters
@@ -81,44 +104,48 @@ def find_disks(electrons, background, good, disks: DiskFilter, threshold, direct
         Pixels that are used.
     disks : DiskFilter
         The filter of the aperture.
-    threshold : float or torch.Tensor, shape (n, Qx, Qy)
+    threshold : float
         Least significance of a disk, standard deviations.
     direct : numpy.ndarray, shape (n, 2)
         Positions of the direct beam, pixels.
+    structure : float, optional
+        Relative rms, over an aperture, of what the background has besides its expectation (`Structure`).
 
     Returns
     -------
     Candidates
         The disks.
     """
-    threshold = torch.as_tensor(threshold, dtype=torch.float32, device=electrons.device).expand_as(electrons)
     if len(electrons) > SEARCHED_AT_ONCE:
         parts = []
         for first in range(0, len(electrons), SEARCHED_AT_ONCE):
             part = slice(first, first + SEARCHED_AT_ONCE)
-            found = find_disks(electrons[part], background[part], good, disks, threshold[part], direct[part])
+            found = find_disks(electrons[part], background[part], good, disks, threshold, direct[part], structure)
             parts.append(replace(found, pattern=found.pattern + first))
         return Candidates(*(np.concatenate([getattr(found, field.name) for found in parts])
                             for field in fields(Candidates)))
     n, radius = len(electrons), disks.aperture.radius
-    electrons, background = electrons * good, background * good
+    sides = (disks.outside,) * 4  # disks whose center lies outside are seen in part
+    electrons, background, good = (torch.nn.functional.pad(image, sides) for image in (
+        electrons * good, background * good, good))
+    direct = np.rint(direct).astype(int) + disks.outside
     area = disks.sums(good.float()[None], 0)
-    seen = (area > MIN_AREA_FRACTION * disks.area) & good
+    seen = area > MIN_SEEN_FRACTION * disks.area
     density = disks.sums(background, 0) / area.clamp_min(1)
     reach = max(1, int(np.ceil(MIN_SPACING_RADII * radius)) - 1)
     free, open_ = _without(good.expand_as(electrons), seen.expand_as(electrons), np.arange(n),
-                           np.rint(direct).astype(int), disks.inner, reach)
-    asked, threshold = threshold, threshold.clone()
-    direct = np.rint(direct).astype(int)
+                           direct, disks.inner, reach)
+    asked, threshold = threshold, torch.full_like(electrons, threshold)
     counted = disks.sums_at(electrons, np.arange(n), direct, 0).clamp_min(0).sqrt()
     _raise(threshold, np.arange(n), direct, counted, 2 * disks.inner)
     found = np.zeros((0, 3), int)
     for number in range(SEARCH_ROUNDS + 1):
         # The pixels of disks that were found count neither for the disk nor for the background.
         (on, off), (expected_on, expected_off) = (disks.both_sums(image * free) for image in (electrons, background))
-        around = PATTERN_RING_FRACTION * disks.ring_area * density
-        z = li_ma(on, off + _level(electrons, background, free) * around, expected_on, expected_off + around)
-        z = z * (expected_on > MIN_AREA_FRACTION * disks.area * density)
+        level = _level(electrons, background, free)
+        around = pattern_ring(density * disks.ring_area, level)
+        z = disk_significance(on, off + level * around, expected_on, expected_off + around, structure)
+        z = z * (expected_on > MIN_AREA_FRACTION * area * density)
         maxima = (z == _highest(z, reach)) & open_
         last = number == SEARCH_ROUNDS
         if not last:
@@ -139,16 +166,36 @@ def find_disks(electrons, background, good, disks: DiskFilter, threshold, direct
     on, off, expected_on, expected_off = (disks.sums_at(image, pattern, place, kernel) for image, kernel in (
         (electrons, 0), (electrons * free, 1), (background, 0), (background * free, 1)))
     covered_area = disks.sums_at(good.float()[None], 0 * pattern, place, 0).clamp_min(1)
-    around = PATTERN_RING_FRACTION * disks.ring_area * expected_on / covered_area
-    off, expected_off = off + _level(electrons, background, free)[pattern, 0, 0] * around, expected_off + around
-    significance, beneath = li_ma(on, off, expected_on, expected_off), off * expected_on / expected_off.clamp_min(1e-6)
-    found = Candidates(pattern, place, significance.cpu().numpy(),
-                       (on - beneath).cpu().numpy(),
-                       (beneath / covered_area).cpu().numpy())
-    found = found.subset((significance > asked[pattern, place[:, 0], place[:, 1]]).cpu().numpy())
+    level = _level(electrons, background, free)[pattern, 0, 0]
+    around = pattern_ring(disks.ring_area * expected_on / covered_area, level)
+    off, expected_off = off + level * around, expected_off + around
+    z = disk_significance(on, off, expected_on, expected_off, structure)
+    beneath = off * expected_on / expected_off.clamp_min(1e-6)
+    found = Candidates(pattern, place - disks.outside, z.cpu().numpy(), (on - beneath).cpu().numpy(),
+                       (beneath / covered_area).cpu().numpy(), (covered_area / disks.area).cpu().numpy())
+    found = found.subset((z > asked).cpu().numpy())
     found = found.subset(np.lexsort((-found.significance, found.pattern)))
     rank = np.arange(len(found.pattern)) - np.searchsorted(found.pattern, found.pattern)
     return found.subset(rank < MAX_DISKS_A_PATTERN)
+
+
+def pattern_ring(expected_ring, level):
+    """Return the expected counts off a disk for which the background of the whole pattern counts.
+
+    Parameters
+    ----------
+    expected_ring : torch.Tensor
+        What the background alone gives in a whole ring, up to the factor `level`.
+    level : torch.Tensor
+        Level of the background in the pattern.
+
+    Returns
+    -------
+    torch.Tensor
+        Expected counts, up to the factor `level`.
+    """
+    few = torch.minimum(PATTERN_RINGS * expected_ring, PATTERN_ELECTRONS / level.clamp_min(1e-6))
+    return torch.maximum(PATTERN_RING_FRACTION * expected_ring, few)
 
 
 def covered(shape, pattern, place, radius: float) -> np.ndarray:

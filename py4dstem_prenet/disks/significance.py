@@ -27,7 +27,7 @@ class DiskFilter:
     aperture : Aperture
         The aperture, pixels.
     shape : tuple of int
-        (Qx, Qy) of the patterns.
+        (Qx, Qy) of the patterns, at most.
     device : str or torch.device, optional
         Where the sums are computed.
 
@@ -37,6 +37,8 @@ class DiskFilter:
         Pixels in the aperture and in the ring.
     inner, outer : float
         Radii of the ring, pixels; no electron of the disk lies beyond the inner one.
+    outside : int
+        Pixels around a pattern in which centers of disks are searched that are seen in part.
 
     Examples
     --------
@@ -50,7 +52,7 @@ class DiskFilter:
     """
 
     def __init__(self, aperture: Aperture, shape, device="cpu"):
-        self.aperture, self.shape = aperture, tuple(shape)
+        self.aperture, self.outside = aperture, int(np.ceil(aperture.radius))
         self.inner = aperture.radius + RING_EDGES * aperture.edge
         self.outer = self.inner + max(MIN_RING_PX, RING_RADII * aperture.radius)
         self.half = int(np.ceil(self.outer * (1 + np.hypot(*aperture.vector))))
@@ -61,7 +63,7 @@ class DiskFilter:
         self.kernels = torch.stack([distance < aperture.radius + 0.5 * aperture.edge,
                                     (distance >= self.inner) & (distance < self.outer)]).float().to(device)
         self.area, self.ring_area = self.kernels.sum((1, 2)).tolist()
-        self.size = [next_fast_len(n + 2 * self.half, real=True) for n in self.shape]
+        self.size = [next_fast_len(n + 2 * (self.half + self.outside), real=True) for n in shape]
         self.waves = torch.fft.rfft2(self.kernels.flip(1, 2), s=self.size)
 
     def sums(self, images, kernel: int):
@@ -80,7 +82,7 @@ class DiskFilter:
             The sums.
         """
         wave = torch.fft.rfft2(images, s=self.size) * self.waves[kernel]
-        rows, columns = (slice(self.half, self.half + n) for n in self.shape)
+        rows, columns = (slice(self.half, self.half + n) for n in images.shape[1:])
         return torch.fft.irfft2(wave, s=self.size)[:, rows, columns]
 
     def both_sums(self, images):
@@ -97,7 +99,7 @@ class DiskFilter:
             The sums over the aperture, and those over the ring.
         """
         wave = torch.fft.rfft2(images, s=self.size)
-        rows, columns = (slice(self.half, self.half + n) for n in self.shape)
+        rows, columns = (slice(self.half, self.half + n) for n in images.shape[1:])
         return tuple(torch.fft.irfft2(wave * kernel, s=self.size)[:, rows, columns] for kernel in self.waves)
 
     def sums_at(self, images, pattern, place, kernel: int):
@@ -121,9 +123,10 @@ class DiskFilter:
         """
         dx, dy = (self.kernels[kernel] > 0).nonzero().cpu().numpy().T - self.half
         x, y = place[:, :1] + dx, place[:, 1:] + dy
-        inside = (x >= 0) & (x < self.shape[0]) & (y >= 0) & (y < self.shape[1])
-        flat = (pattern[:, None] * self.shape[0] + x.clip(0, self.shape[0] - 1)) * self.shape[1]
-        index = torch.from_numpy(flat + y.clip(0, self.shape[1] - 1)).to(images.device)
+        rows, columns = images.shape[1:]
+        inside = (x >= 0) & (x < rows) & (y >= 0) & (y < columns)
+        flat = (pattern[:, None] * rows + x.clip(0, rows - 1)) * columns
+        index = torch.from_numpy(flat + y.clip(0, columns - 1)).to(images.device)
         return (images.reshape(-1)[index] * torch.from_numpy(inside).to(images.device)).sum(1)
 
 
@@ -155,3 +158,35 @@ def li_ma(on, off, expected_on, expected_off):
     together = (on + off).clamp_min(1e-6) / (expected_on + expected_off)
     ratio = torch.xlogy(on, on / (together * expected_on)) + torch.xlogy(off, off / (together * expected_off))
     return (2 * ratio.clamp_min(0)).sqrt() * torch.sign(on / expected_on - off / expected_off)
+
+
+def disk_significance(on, off, expected_on, expected_off, structure: float):
+    """Compute the significance of counts on a source over counts off it, on a background with structure.
+
+    Parameters
+    ----------
+    on, off : torch.Tensor
+        Counts on the source and off it.
+    expected_on, expected_off : torch.Tensor
+        What the background alone gives on the source and off it, up to a common factor.
+    structure : float
+        Relative rms, over the source, of what the background has besides its expectation.
+
+    Returns
+    -------
+    torch.Tensor
+        That of `li_ma`, divided by the standard deviation that it has on this background without a source.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from py4dstem_prenet.disks import disk_significance
+    >>> counts = [torch.tensor([float(v)]) for v in (130, 100, 1, 1)]
+    >>> round(float(disk_significance(*counts, structure=0.2)), 1)  # that of `li_ma` is 2.0
+    1.1
+    """
+    z = li_ma(on, off, expected_on, expected_off)
+    if not structure:
+        return z
+    share = expected_on.clamp_min(1e-6) / expected_off.clamp_min(1e-6)
+    return z / (1 + structure**2 * off.clamp_min(0) * share / (1 + share)).sqrt()

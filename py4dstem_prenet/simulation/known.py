@@ -261,7 +261,8 @@ def atoms_of(crystal: Cubic, frame, reach: float, depth: float):
 
 
 def patterns_of(rng, crystal: Cubic, frame, layers, optics: Optics = OPTICS,
-                slice_angstrom: float = SLICE_ANGSTROM, antialias: bool = False) -> torch.Tensor:
+                slice_angstrom: float = SLICE_ANGSTROM, antialias: bool = False,
+                configurations: int = 1) -> torch.Tensor:
     """Simulate clean patterns of one frame at random probe positions.
 
     Parameters
@@ -280,29 +281,34 @@ def patterns_of(rng, crystal: Cubic, frame, layers, optics: Optics = OPTICS,
         Thickness of a slice, angstrom.
     antialias : bool
         As for `multislice`.
+    configurations : int
+        Number of frozen-phonon configurations whose patterns are averaged.
 
     Returns
     -------
     torch.Tensor
         (n, GRID, GRID), fractions of the beam.
     """
-    slices = int(max(layers))
-    if np.isnan(frame).any():
-        phase = glass_phase(rng, optics, slices, slice_angstrom)
-    else:
-        atoms, species = atoms_of(crystal, frame, optics.reach, slices * slice_angstrom)
-        atoms = atoms + rng.normal(0, VIBRATION_ANGSTROM, atoms.shape)
-        elements = np.atleast_1d(crystal.number)
-        phase = atoms_to_phase(atoms, species, elements, optics, slices, slice_angstrom)
-    waves = probe(optics, np.zeros(len(layers)), rng.uniform(-3, 3, (len(layers), 2)))
-    exits = sorted(set(map(int, layers)))
-    patterns = multislice(Specimen("known", phase, slice_angstrom), optics, waves, set(exits), antialias)
-    return patterns[[exits.index(int(k)) for k in layers], np.arange(len(layers))]
+    slices, exits = int(max(layers)), sorted(set(map(int, layers)))
+    glass = np.isnan(frame).any()
+    configurations, waves, total = 1 if glass else configurations, None, 0
+    for _ in range(configurations):
+        if glass:
+            phase = glass_phase(rng, optics, slices, slice_angstrom)
+        else:
+            atoms, species = atoms_of(crystal, frame, optics.reach, slices * slice_angstrom)
+            atoms = atoms + rng.normal(0, VIBRATION_ANGSTROM, atoms.shape)
+            phase = atoms_to_phase(atoms, species, np.atleast_1d(crystal.number), optics, slices, slice_angstrom)
+        if waves is None:
+            waves = probe(optics, np.zeros(len(layers)), rng.uniform(-3, 3, (len(layers), 2)))
+        total = total + multislice(Specimen("known", phase, slice_angstrom), optics, waves, set(exits), antialias)
+    return total[[exits.index(int(k)) for k in layers], np.arange(len(layers))] / configurations
 
 
 def simulate_known(crystal: Cubic, frames, *, thickness=120.0, shape=(128, 128), seed: int = 0, ratio: float = 1.03,
                    theta: float = 0.6, amplitude: float = 3.0, progress: bool = False,
-                   slice_angstrom: float = SLICE_ANGSTROM, antialias: bool = False) -> KnownScan:
+                   slice_angstrom: float = SLICE_ANGSTROM, antialias: bool = False,
+                   configurations: int = 1) -> KnownScan:
     """Simulate a scan of one crystal with a given frame at each position.
 
     Parameters
@@ -330,6 +336,9 @@ def simulate_known(crystal: Cubic, frames, *, thickness=120.0, shape=(128, 128),
     antialias : bool
         Whether reflections of high angles are kept from wrapping around to wrong places; patterns then end at about
         40 pixels from the direct beam.
+    configurations : int
+        Number of frozen-phonon configurations whose patterns are averaged. The diffuse background of a single one has
+        speckles of the size of a disk, which the many of an exposure do not have.
 
     Returns
     -------
@@ -366,7 +375,7 @@ def simulate_known(crystal: Cubic, frames, *, thickness=120.0, shape=(128, 128),
     for number in tqdm(np.unique(group), "scan", disable=not progress):
         at = np.flatnonzero(group == number)
         patterns = patterns_of(rng, crystal, frames.reshape(-1, 3, 3)[at[0]], layers[at],
-                               slice_angstrom=slice_angstrom, antialias=antialias)
+                               slice_angstrom=slice_angstrom, antialias=antialias, configurations=configurations)
         origin = torch.from_numpy(np.stack([qx0.ravel()[at], qy0.ravel()[at]], 1)).float()
         projected = project(patterns, origin, matrix.expand(len(at), 2, 2), torch.ones(len(at)), shape)
         expected[at] = projected.clamp_min(0).numpy()

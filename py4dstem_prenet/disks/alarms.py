@@ -1,0 +1,123 @@
+"""Rate of false disks, on simulated noise of the background."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from . import Background, DiskFilter, Structure, find_disks, speckle_fields
+
+# Chosen with multislice silicon along [110] in view (benchmarks/strain.py, disks.py), unless a comment says otherwise:
+SIMULATED_PATTERNS = 128  # patterns of noise; the rate of false disks is then known to about 10 %
+SIMULATED_AT_ONCE = 32  # patterns; limits the memory
+LOWEST_SIGNIFICANCE = 2.0  # standard deviations, from which on false disks are counted
+TAIL_RATES = (0.05, 2.0)  # false disks a pattern, between which the law of the tail is fitted
+
+
+@dataclass(frozen=True)
+class FalseAlarms:
+    """Rate of false disks in a pattern, as a function of the least significance.
+
+    Its logarithm is a polynomial of first degree in the squared significance, as for maxima of a random field (Adler,
+    The Geometry of Random Fields, Wiley 1981).
+
+    Attributes
+    ----------
+    intercept, slope : float
+        Of the logarithm of the rate against the squared significance.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.disks import FalseAlarms
+    >>> alarms = FalseAlarms(intercept=5.0, slope=-0.5)
+    >>> round(float(alarms.rate(alarms.threshold(0.1))), 6)
+    0.1
+    """
+
+    intercept: float
+    slope: float
+
+    def rate(self, significance):
+        """Compute the number of false disks in a pattern above a significance.
+
+        Parameters
+        ----------
+        significance : float or numpy.ndarray
+            Standard deviations.
+
+        Returns
+        -------
+        float or numpy.ndarray
+            Mean number of false disks.
+        """
+        return np.exp(self.intercept + self.slope * np.square(significance))
+
+    def threshold(self, rate: float) -> float:
+        """Compute the significance above which a pattern has so many false disks.
+
+        Parameters
+        ----------
+        rate : float
+            Mean number of false disks in a pattern.
+
+        Returns
+        -------
+        float
+            Standard deviations.
+        """
+        return float(np.sqrt(max((np.log(rate) - self.intercept) / self.slope, LOWEST_SIGNIFICANCE**2)))
+
+
+def false_alarms(background: Background, good, readout: float, disks: DiskFilter, center, structure: Structure,
+                 seed: int = 0) -> FalseAlarms:
+    """Measure the rate of false disks on simulated noise of a background without any disk.
+
+    Neighboring pixels share most of their counts, and few counts are not normal: the largest significance in a pattern
+    follows no textbook law.
+
+    Parameters
+    ----------
+    background : Background
+        The background.
+    good : torch.Tensor of bool, shape (Qx, Qy)
+        Pixels that are used.
+    readout : float
+        Read-out noise in electrons, rms.
+    disks : DiskFilter
+        The filter of the aperture.
+    center : array_like, shape (2,)
+        Position of the direct beam, pixels.
+    structure : Structure
+        The structure of the background.
+    seed : int, optional
+        Seed of the noise.
+
+    Returns
+    -------
+    FalseAlarms
+        The rate.
+    """
+    rng = np.random.default_rng(seed)
+    positions = np.tile(np.asarray(center, float), (SIMULATED_AT_ONCE, 1))
+    shape = tuple(good.shape)
+    images = background.images(positions[:1], shape)
+    rate = (images[0].numpy() - readout**2).clip(0)
+    values = []
+    for _ in range(SIMULATED_PATTERNS // SIMULATED_AT_ONCE):
+        fields = speckle_fields(rng, SIMULATED_AT_ONCE, shape, disks, structure.speckle)
+        patterns = rng.poisson(rate * fields) + readout**2
+        if readout > 0:
+            patterns = patterns + rng.normal(0, readout, patterns.shape)
+        electrons = torch.from_numpy(patterns.astype(np.float32))
+        found = find_disks(electrons, images.expand_as(electrons), good, disks, LOWEST_SIGNIFICANCE, positions,
+                           structure.relative)
+        values.append(found.significance[found.reported(shape)])
+    z = np.sort(np.concatenate(values))[::-1]
+    rate = (np.arange(len(z)) + 0.5) / SIMULATED_PATTERNS
+    tail = (rate > TAIL_RATES[0]) & (rate < TAIL_RATES[1])
+    if tail.sum() < 3:  # almost no electrons outside the direct beam
+        return FalseAlarms(float(np.log(TAIL_RATES[0]) + 0.5 * LOWEST_SIGNIFICANCE**2), -0.5)
+    slope, intercept = np.polyfit(z[tail] ** 2, np.log(rate[tail]), 1, w=rate[tail] ** 0.5)
+    return FalseAlarms(float(intercept), float(min(slope, -0.1)))

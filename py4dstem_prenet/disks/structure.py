@@ -1,0 +1,158 @@
+"""Structure of the background: what the pattern has besides disks and the mean over angles.
+
+Counts away from the disks scatter more than counting noise does, since a diffuse background has speckles and is not the
+same in all directions. Over the aperture of a disk the excess is a part of the background, so that a bright background
+hides more than its noise. It is measured as the lower half of the width of the distribution of the significance over
+all apertures without a disk: weak disks change the upper half, and few of the others (the empirical null of Efron,
+J. Am. Stat. Assoc. 99, 96 (2004)).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.special import gammaincinv, ndtr
+
+from . import Background, DiskFilter, covered, disk_significance, find_disks
+
+STRUCTURE_MARGIN_PX = 2.0  # pixels around disks that are left out, since their most significant place may be off
+MIN_FREE_APERTURE, MIN_FREE_RING = 0.95, 0.5  # parts of aperture and ring without disks, where structure is measured
+SPECKLES = (0.03, 0.1, 0.25, 0.6, 1.5)  # variances of a speckled field that are tried, in units of its squared mean
+LOWER_QUANTILE = 0.1587  # of a normal distribution, one standard deviation below the median
+QUANTILE_ERROR = 1.2  # standard error of the width for one aperture, in units of the width
+MIN_EXCESS_SIGMAS = 1.0  # standard errors by which the width must exceed that of noise, and that of the speckles noise
+MOST_PATTERNS = 48  # patterns in which it is measured; for speed
+MIN_PLACES = 120.0  # independent apertures; where disks leave fewer, most of them lie beside weak disks
+TABLE = np.linspace(-6, 6, 1201)  # standard deviations at which the distribution of speckles is tabulated
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Structure of the background.
+
+    Attributes
+    ----------
+    speckle : float
+        Variance of the background in a point, in units of its squared mean; 0 for a smooth background.
+    relative : float
+        Relative rms over the aperture of a disk.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.disks import Structure
+    >>> Structure(0.0, 0.0).speckle
+    0.0
+    """
+
+    speckle: float = 0.0
+    relative: float = 0.0
+
+
+def speckle_fields(rng, count: int, shape, disks: DiskFilter, speckle: float) -> np.ndarray:
+    """Draw fields of gamma-distributed speckles of the size of a disk.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Source of the random numbers.
+    count : int
+        Number of fields.
+    shape : tuple of int
+        (Qx, Qy).
+    disks : DiskFilter
+        The filter of the aperture.
+    speckle : float
+        Variance of a field.
+
+    Returns
+    -------
+    numpy.ndarray, shape (count, Qx, Qy)
+        Fields with a mean of one.
+    """
+    if not speckle:
+        return np.ones((count, *shape))
+    noise = torch.from_numpy(rng.normal(size=(count, *(n + 2 * disks.outside for n in shape))).astype(np.float32))
+    inner = slice(disks.outside, -disks.outside)
+    smooth = disks.sums(noise.to(disks.waves.device), 0)[:, inner, inner].cpu().numpy() / disks.area**0.5
+    return np.interp(smooth, TABLE, gammaincinv(1 / speckle, ndtr(TABLE)) * speckle)
+
+
+def measure_structure(electrons, background: Background, good, readout: float, disks: DiskFilter, threshold: float,
+                      direct, seed: int = 0) -> Structure:
+    """Measure the structure of the background of patterns, away from their disks.
+
+    Parameters
+    ----------
+    electrons : torch.Tensor, shape (n, Qx, Qy)
+        Patterns in electrons, the variance of the read-out noise added to every pixel.
+    background : Background
+        The mean background.
+    good : torch.Tensor of bool, shape (Qx, Qy)
+        Pixels that are used.
+    readout : float
+        Read-out noise in electrons, rms.
+    disks : DiskFilter
+        The filter of the aperture.
+    threshold : float
+        Least significance of places that are taken for disks, standard deviations.
+    direct : numpy.ndarray, shape (n, 2)
+        Positions of the direct beam, pixels.
+    seed : int, optional
+        Seed of simulated noise.
+
+    Returns
+    -------
+    Structure
+        The structure.
+    """
+    rng, shape = np.random.default_rng(seed), tuple(electrons.shape[1:])
+    some = np.unique(np.linspace(0, len(electrons) - 1, MOST_PATTERNS).astype(int))
+    electrons, direct = electrons[some], direct[some]
+    images = background.images(direct, shape)
+    expected = images.to(electrons.device)
+    free = good.expand_as(electrons)
+    free = _outside_disks(electrons, expected, free, disks, threshold, direct)
+    measured, places = _width(electrons, expected, free, disks)
+    if places < MIN_PLACES:
+        return Structure()
+    rate, widths = (images.numpy() - readout**2).clip(0), []
+    for speckle in (0.0, *SPECKLES):
+        drawn = rng.poisson(rate * speckle_fields(rng, len(rate), shape, disks, speckle)) + readout**2
+        if readout > 0:
+            drawn = drawn + rng.normal(0, readout, drawn.shape)
+        drawn = torch.from_numpy(drawn.astype(np.float32)).to(electrons.device)
+        left = _outside_disks(drawn, expected, free, disks, threshold, direct)
+        widths.append(_width(drawn, expected, left, disks)[0])
+        error = MIN_EXCESS_SIGMAS * widths[0] * QUANTILE_ERROR * (2 / places) ** 0.5
+        if measured < widths[0] + error:
+            return Structure()
+        if widths[-1] > max(measured, widths[0] + error):
+            break
+    else:
+        if widths[-1] < widths[0] + error:  # a background of few electrons, whose structure is below its noise
+            return Structure()
+    speckle = float(np.interp(measured, np.maximum.accumulate(widths), (0.0, *SPECKLES)[: len(widths)]))
+    fields = torch.from_numpy(speckle_fields(rng, 16, shape, disks, speckle).astype(np.float32)).to(electrons.device)
+    whole = disks.sums(torch.ones_like(fields[:1]), 0) > 0.99 * disks.area
+    return Structure(speckle, float((disks.sums(fields, 0) / disks.area)[whole.expand_as(fields)].std()))
+
+
+def _outside_disks(electrons, expected, free, disks, threshold, direct):
+    """Pixels of `free` under no disk, (n, Qx, Qy)."""
+    found = find_disks(electrons, expected, free[0] | free.any(0), disks, threshold, direct)
+    pattern = np.concatenate([found.pattern, np.arange(len(direct))])
+    place = np.concatenate([found.place, np.rint(direct).astype(int)])
+    covering = covered(electrons.shape, pattern, place, disks.inner + STRUCTURE_MARGIN_PX)
+    return free & torch.from_numpy(covering == 0).to(free.device)
+
+
+def _width(electrons, expected, free, disks):
+    """Lower half of the width of the significance of apertures without a disk, and the number of independent ones."""
+    (on, off), (expected_on, expected_off), (area, ring) = (
+        disks.both_sums(image * free) for image in (electrons, expected, torch.ones_like(electrons)))
+    used = (area > MIN_FREE_APERTURE * disks.area) & (ring > MIN_FREE_RING * disks.ring_area)
+    z = disk_significance(on, off, expected_on, expected_off, 0.0)[used].cpu().numpy()
+    low, middle = np.quantile(z, (LOWER_QUANTILE, 0.5)) if len(z) else (0.0, 0.0)
+    return float(middle - low), len(z) / disks.area
