@@ -144,3 +144,17 @@ def test_a_column_that_is_off_in_the_mean_keeps_what_was_measured(dropped_frames
     assert ("lines_elsewhere" in found or "frames_missing" in found) == bool(dropped_frames)
     error = np.hypot(*(np.stack([fit.values for fit in fits]) - truth))
     assert (error > 4 * sigma).mean() < 0.02
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_rows_that_jump_are_followed_also_where_some_show_no_beam(seed):
+    """A spline follows rows that jump in part; the steps are judged about a parabola, and rows without a beam do not
+    count."""
+    rng = np.random.default_rng(100 + seed)
+    rows, columns, sigma = 11, 10, 0.1
+    truth = descan(rows, columns, 1.0, 1.5) + rng.uniform(-4, 4, (2, rows, 1))
+    valid = np.ones((rows, columns), bool)
+    valid[:2] = False
+    *fits, flags = fit_descan(truth + rng.normal(0, sigma, truth.shape), np.full(truth.shape, sigma), valid)
+    assert has_flag(flags, "row_steps") and all(fit.accepted for fit in fits)
+    assert np.hypot(*(np.stack([fit.values for fit in fits]) - truth))[valid].max() < 4 * sigma

@@ -516,6 +516,8 @@ def _hits(state):
 
 def _clipped_8_bits(state):
     state.data = np.rint(state.data).clip(0, 255).astype(np.uint8)
+    # An offset of 500 leaves nothing but the largest value.
+    state.determinable &= bool((state.data < 255).mean() > 0.5)
 
 
 def _gamma(state):
