@@ -45,6 +45,7 @@ MIN_USED_ROWS, MIN_JUMPING_ROWS = 0.7, 6  # part of the rows with positions, and
 MIN_RUN_PX = 0.3  # pixels; smaller steps in time do not end a run
 MAX_SPACE_AGREEMENT = 0.5  # of positions off that agree with the next row as well: those are grains, not jumps
 MIN_REFUSED_PX = 0.5  # pixels off, from which on a surface is refused; a specimen deflects the beam by less
+MAX_LEFT_IN_TIME = 0.04  # of the positions, the same after another order was followed; 0 where that is the right one
 MIN_REFUSED_FRACTION = 0.1  # of the positions off, with which a surface that leaves them is not accepted
 
 
@@ -137,7 +138,9 @@ def reorder(maps, sigmas, valid, fits, model="auto"):
         for found, flag, parameters in (trial for make in models for trial in make(data, smooth, model)):
             values = np.stack([fit.values for fit in found])
             evidence = before - data.loss(values) - 0.5 * parameters * np.log(2 * used)
-            if evidence > best[0] and data.off(values).sum() <= MAX_LEFT_FRACTION * off.sum():
+            # The right order leaves no neighbors in time that agree about another place.
+            if evidence > best[0] and data.off(values).sum() <= MAX_LEFT_FRACTION * off.sum() and (
+                    _in_time_only(data, values, data.off(values, MIN_REFUSED_PX)) <= MAX_LEFT_IN_TIME):
                 best = evidence, found, flag
         if best[1] is not None:
             break
@@ -302,9 +305,10 @@ def _on_grid(surface, index, size):
 # --- the beam moves -------------------------------------------------------------------------------
 def _row_steps(data, smooth, model):
     """The beam jumps with each scan row."""
-    hidden = np.where(data.valid, data.values, np.nan)
     counts = data.valid.sum(1)
     used = counts >= MIN_LINE_COUNT
+    hidden = np.where(data.valid & used[:, None], data.values, np.nan)  # a few positions may all be of another disk
+    counts = np.where(used, counts, 0)
     if used.mean() < MIN_USED_ROWS or used.sum() < MIN_JUMPING_ROWS:
         return
     # A parabola down the scan, since a flexible surface follows the rows that it should be compared with.
