@@ -87,3 +87,17 @@ def test_a_bragg_disk_beside_a_stop_is_not_the_direct_beam(masked):
 def test_a_center_off_the_frame_has_no_stop(center):
     counts = np.random.default_rng(0).poisson(1e5 * pattern((55, 55), 5.0, 0))
     assert find_stop(counts, np.ones((SIDE, SIDE), bool), center) is None
+
+
+@pytest.mark.slow
+def test_the_hole_of_a_ring_is_no_stop():
+    """The direct beam of a precession pattern, with a halo: the beam is found as it is, not hidden in its own hole."""
+    x, y = np.indices((SIDE, SIDE)) - np.reshape((54.3, 57.8), (2, 1, 1))
+    rho = np.hypot(x, y)
+    ring = 0.5 * erfc((rho - 9.0) / 0.6) * (1 - 0.5 * erfc((rho - 6.75) / 0.6))
+    halo, glass = 1 / (1 + (rho / 27) ** 2) ** 1.5, np.exp(-(((rho - 30) / 5) ** 2) / 2)
+    expected = 0.5 * ring / ring.sum() + 0.1 * halo / halo.sum() + 0.3 * glass / glass.sum()
+    counts = np.random.default_rng(0).poisson(np.broadcast_to(15000 * expected, (6, 6, SIDE, SIDE)))
+    origin = measure_origin(counts.astype(np.uint16), progress=False)
+    assert origin.feature == "direct beam" and origin.stop is None
+    assert np.hypot(np.median(origin.qx0) - 54.3, np.median(origin.qy0) - 57.8) < 0.15

@@ -15,7 +15,7 @@ from ..core import binned_sum
 MAX_BAR_SIDE = 128  # pixels; larger frames are binned, for speed
 ANGLE_STEPS, FINE_STEPS = 60, 240  # directions in half a turn that are tried, and about the best one
 HALF_WIDTHS = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.5, 9.0, 11.0)  # binned pixels
-BAR_EDGE_PX, FLANK_PX = 1.0, 3.0  # binned pixels: blurred edge that is left out, and width of what is compared beside it
+BAR_EDGE_PX, FLANK_PX = 1.0, 3.0  # binned pixels: blurred edge that is left out, and what is compared beside it
 FLANK_ROWS = 5  # binned pixels along the strip over which its sides are averaged
 REACH_ROWS = 19  # binned pixels along the strip within which its sides have to be bright
 LEAK, CLEAR = 0.06, 0.4  # electrons in a bar, and in what is none, of those beside it; likelihoods of the two
@@ -64,7 +64,8 @@ def find_bar(total, good, readout: float = 0.0, tip=None, reach: float = np.inf)
     x, y = ((at - (step - 1) / 2) / step - (n // step - 1) / 2
             for at, n in zip(np.indices(total.shape), total.shape, strict=True))
     along, side = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
-    return (np.abs(side - across) <= half + BAR_EDGE_PX) & (along >= first - BAR_EDGE_PX) & (along <= last + BAR_EDGE_PX)
+    inside = (along >= first - BAR_EDGE_PX) & (along <= last + BAR_EDGE_PX)
+    return inside & (np.abs(side - across) <= half + BAR_EDGE_PX)
 
 
 def best_strip(total, good, readout, tip=None, reach=np.inf):

@@ -151,7 +151,8 @@ def diffuse_asymmetry(smooth, good, center, radius: float, sigma: float) -> tupl
     x, y = x - center[0], y - center[1]
     distance = np.hypot(x, y)
     ring = (distance / max(2.0, RING_FRACTION * max(smooth.shape))).astype(int)
-    sector = (np.arctan2(y, x) / (2 * np.pi) * DIFFUSE_SECTORS % DIFFUSE_SECTORS).astype(int).clip(0, DIFFUSE_SECTORS - 1)
+    turns = np.arctan2(y, x) / (2 * np.pi)
+    sector = (turns * DIFFUSE_SECTORS % DIFFUSE_SECTORS).astype(int).clip(0, DIFFUSE_SECTORS - 1)
     use = good & (distance > MIN_RIVAL_RADII * radius)
     cell, values = (ring * DIFFUSE_SECTORS + sector)[use], smooth[use]
     if not len(values):
@@ -159,8 +160,8 @@ def diffuse_asymmetry(smooth, good, center, radius: float, sigma: float) -> tupl
     number = np.bincount(cell, minlength=(int(ring.max()) + 1) * DIFFUSE_SECTORS)
     at = np.cumsum(number) - number + (DIM_QUANTILE * number).astype(int)
     dim = values[np.lexsort((values, cell))][at.clip(max=len(values) - 1)].clip(0) + sigma
-    dim, enough = dim.reshape(-1, 2, DIFFUSE_SECTORS // 2), number.reshape(-1, 2, DIFFUSE_SECTORS // 2) >= MIN_SECTOR_PIXELS
-    compared = enough.all(1) & (dim.max(1) > MIN_LIT_SIGMAS * sigma)
+    dim, number = (a.reshape(-1, 2, DIFFUSE_SECTORS // 2) for a in (dim, number))
+    compared = (number >= MIN_SECTOR_PIXELS).all(1) & (dim.max(1) > MIN_LIT_SIGMAS * sigma)
     ratio = np.abs(np.log(dim[:, 0] / dim[:, 1]))[compared]
     if not len(ratio):
         return np.nan, np.nan, 0
