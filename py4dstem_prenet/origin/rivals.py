@@ -8,7 +8,7 @@ dim pixels of opposite sectors agree about the direct beam, and about a Bragg di
 from __future__ import annotations
 
 import numpy as np
-from scipy.ndimage import binary_opening, gaussian_filter
+from scipy.ndimage import binary_dilation, binary_opening, gaussian_filter, maximum_filter, minimum_filter
 
 from ..core import Flag, NoiseModel, OriginMap, Scan, binned_sum
 from . import block_sums, find_bar, no_origin
@@ -21,6 +21,7 @@ MIN_SECTOR_PIXELS, MIN_SECTOR_PAIRS = 8, 6  # pixels in a sector, and pairs of s
 DIFFUSE_BLUR_PX = 1.0  # binned pixels, 1 sigma: fewer electrons than one are no quantile
 MIN_LIT_SIGMAS = 3.0  # of a smoothed pixel, that a sector has to exceed; two dark ones agree about any place
 MIN_RIVAL_RADII, MIN_RIVAL_PX = 1.5, 5.0  # distance of a rival from the located beam: radii, binned pixels
+DEAD_SIDE_PX = 5  # pixels, side of a square of one value in the sum of patterns
 RIVAL_STEP_PX = 4  # binned pixels between the places that are tried
 # Mean logarithm of the ratio of opposite sectors. About the direct beam it was 0.42 or less in 40 of 42 random scans of
 # the simulated world with MIN_SECTOR_PAIRS pairs, about their brightest Bragg disks 0.51 or more, and mostly above 0.8.
@@ -54,8 +55,11 @@ def check_rivals(scan: Scan, noise: NoiseModel, origin: OriginMap) -> OriginMap:
         return origin
     sums, counts, _ = block_sums(scan, noise, 1)
     step = -(-max(scan.pattern_shape) // MAX_RIVAL_SIDE)
-    good = binned_sum((~noise.bad_pixels).astype(np.float32), step) >= step**2 / 2
-    electrons = np.where(good, binned_sum(np.where(noise.bad_pixels, 0.0, sums[0]), step), 0.0)
+    # A dead chip that no mask names has one value, and is dark about any place.
+    dead = maximum_filter(sums[0], DEAD_SIDE_PX) == minimum_filter(sums[0], DEAD_SIDE_PX)
+    alive = ~noise.bad_pixels & ~binary_dilation(dead, iterations=DEAD_SIDE_PX)
+    good = binned_sum(alive.astype(np.float32), step) >= step**2 / 2
+    electrons = np.where(good, binned_sum(np.where(alive, sums[0], 0.0), step), 0.0)
     share = gaussian_filter(good.astype(float), DIFFUSE_BLUR_PX)
     smooth = gaussian_filter(electrons, DIFFUSE_BLUR_PX) / np.maximum(share, 1e-3)
     readout = noise.readout / noise.gain * step * counts[0] ** 0.5
@@ -67,7 +71,8 @@ def check_rivals(scan: Scan, noise: NoiseModel, origin: OriginMap) -> OriginMap:
     if pairs < MIN_SECTOR_PAIRS or here < MAX_ASYMMETRY:
         return origin
     width = int(max(MIN_STOP_PX, MIN_STOP_RADII * radius))
-    hides = bool(binary_opening(~good, np.ones((width, width), bool)).any())
+    hidden = binned_sum(noise.bad_pixels.astype(np.float32), step) > step**2 / 2
+    hides = bool(binary_opening(hidden, np.ones((width, width), bool)).any())
     x, y = (a.ravel() for a in np.meshgrid(*(np.arange(RIVAL_STEP_PX, n - 1, RIVAL_STEP_PX) for n in good.shape),
                                            indexing="ij"))
     far = np.hypot(x - middle[0], y - middle[1]) > max(MIN_RIVAL_RADII * radius, MIN_RIVAL_PX)
