@@ -144,3 +144,30 @@ def test_a_column_that_is_off_in_the_mean_keeps_what_was_measured(dropped_frames
     assert ("lines_elsewhere" in found or "frames_missing" in found) == bool(dropped_frames)
     error = np.hypot(*(np.stack([fit.values for fit in fits]) - truth))
     assert (error > 4 * sigma).mean() < 0.02
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_rows_that_jump_are_followed_also_where_some_show_no_beam(seed):
+    """A spline follows rows that jump in part; the steps are judged about a parabola, and rows without a beam do not
+    count."""
+    rng = np.random.default_rng(100 + seed)
+    rows, columns, sigma = 11, 10, 0.1
+    truth = descan(rows, columns, 1.0, 1.5) + rng.uniform(-4, 4, (2, rows, 1))
+    valid = np.ones((rows, columns), bool)
+    valid[:2] = False
+    *fits, flags = fit_descan(truth + rng.normal(0, sigma, truth.shape), np.full(truth.shape, sigma), valid)
+    assert has_flag(flags, "row_steps") and all(fit.accepted for fit in fits)
+    assert np.hypot(*(np.stack([fit.values for fit in fits]) - truth))[valid].max() < 4 * sigma
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_jumps_in_time_are_not_taken_for_another_order(seed):
+    """Runs of five frames in rows of nine: rows of another length, or rows that jump, explain half of them."""
+    rng = np.random.default_rng(seed)
+    rows, columns = 8, 9
+    levels = np.repeat(rng.uniform(-4, 4, (2, -(-rows * columns // 5))), 5, 1)[:, : rows * columns]
+    truth = 48 + levels.reshape(2, rows, columns)
+    *fits, _ = fit_descan(truth + rng.normal(0, 0.1, truth.shape), np.full(truth.shape, 0.1),
+                          np.ones((rows, columns), bool))
+    error = np.hypot(*(np.stack([fit.values for fit in fits]) - truth))
+    assert not all(fit.accepted for fit in fits) or (error > 0.5).mean() < 0.05

@@ -294,7 +294,7 @@ _ORIGIN = (
      "The direct beam is hidden; the reported origin is the center of the rings, which can lie pixels from the direct "
      "beam."),
     ("stop_found", INFO,
-     "A beam stop that no mask names hides the direct beam: {pixels} pixels.",
+     "A beam stop that no mask names covers {pixels} pixels; they are not used.",
      "Look at it in datacube.prenet.show(); report.origin.stop is the mask (True behind the stop), which the "
      "calibration holds as \"prenet_stop\"; calibrate(mask=~report.origin.stop) uses it as the detector mask."),
     ("inversion_used", WARNING,
@@ -305,6 +305,10 @@ _ORIGIN = (
     ("beam_ambiguous", REFUSAL,
      "Several places of the pattern may be the direct beam; the most likely one has a probability of "
      "{probability:.2f}."),
+    ("diffuse_elsewhere", REFUSAL,
+     "The diffuse scattering is not centered on the located disk but {distance:.0f} px away, near ({qx0:.0f}, "
+     "{qy0:.0f}): the disk is a Bragg disk, and the direct beam is hidden or dim.",
+     "If a beam stop hides it, pass mask=; if the place is known, pass center=."),
     ("hidden_undetermined", REFUSAL,
      "Neither rings nor inversion symmetry determine the origin. It is probably near ({qx0:.0f}, {qy0:.0f}), within "
      "{sigma:.2g} px.",

@@ -382,10 +382,13 @@ def _irls(basis, data, surface, lam=0.0, noise=None, steps=30):
 def _start(basis, data):
     """Start surface by least median of squares over small random subsets: even clustered outliers have no influence.
 
-    Rousseeuw, J. Am. Stat. Assoc. 79, 871 (1984).
+    Rousseeuw, J. Am. Stat. Assoc. 79, 871 (1984). The subsets are drawn from the positions in the order of their
+    values, so that a scan that is flipped, transposed or negated has the same ones.
     """
     rng = np.random.default_rng(0)
     i, j = np.nonzero(data.use)
+    order = np.argsort(np.abs(data.y[i, j] - data.y[i, j].mean()), kind="stable")
+    i, j = i[order], j[order]
     if i.size > 1500:
         drawn = np.sort(rng.choice(i.size, 1500, replace=False))
         i, j = i[drawn], j[drawn]

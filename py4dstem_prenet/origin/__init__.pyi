@@ -1,3 +1,4 @@
+from .bars import find_bar as find_bar
 from .beam import (
     LOCATE_BATCH as LOCATE_BATCH,
     UNCERTAIN_SIGMA_PX as UNCERTAIN_SIGMA_PX,
@@ -43,6 +44,12 @@ from .hidden import (
 from .learn import learn_beam as learn_beam
 from .measure import BeamLocator as BeamLocator, check_mask as check_mask, measure_origin as measure_origin
 from .repeats import repeated_fraction as repeated_fraction
+from .rivals import (
+    check_rivals as check_rivals,
+    check_stop as check_stop,
+    diffuse_asymmetry as diffuse_asymmetry,
+)
+from .rows import followed_rows as followed_rows
 from .sparse import pooled_origin as pooled_origin
 from .stop import find_stop as find_stop
 from .wide import WideDisk as WideDisk, wide_disk as wide_disk, wide_origin as wide_origin

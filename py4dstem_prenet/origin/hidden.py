@@ -25,6 +25,7 @@ REACH_FRACTION = 0.045  # of the frame: distance of the center of inversion from
 MIN_REACH_PX = 3.0  # pixels, smallest such distance
 MIN_MASKED_FRACTION = 0.9  # of the pixels within MIN_REACH_PX of a hidden beam are bad; a disk that is cut shows more
 MIN_SHADOWED_FRACTION = 0.5  # of these pixels are bad or in the shadow of a stop
+HELD_MARGIN_PX = 2  # pixels from the margin of the frame, at which a stop that is held from outside ends
 SAME_CENTER_PX = 3.0  # pixels between the centers of two trials that are the same
 MIN_SYMMETRY_ERROR = 0.05  # smallest standard error of a difference of symmetries: intensities of Friedel pairs differ
 MAX_SHORT_SIGMAS = 2.0  # standard errors that count: errors of the symmetry are not Gaussian
@@ -104,7 +105,15 @@ def is_hidden(scan: Scan, noise: NoiseModel, first: FirstGuess) -> bool:
     if not middle.any() or noise.bad_pixels[middle].mean() > MIN_MASKED_FRACTION:
         return True
     stop = find_stop(_sum(scan, noise)[0], ~noise.bad_pixels, center)
-    return stop is not None and (stop | noise.bad_pixels)[middle].mean() > MIN_SHADOWED_FRACTION
+    return (stop is not None and _is_held(stop | noise.bad_pixels)
+            and (stop | noise.bad_pixels)[middle].mean() > MIN_SHADOWED_FRACTION)
+
+
+def _is_held(stop):
+    """Whether a stop reaches the margin of the frame; the hole of a ring, as in precession, does not."""
+    rows, columns = np.nonzero(stop)
+    return (rows.min() <= HELD_MARGIN_PX or columns.min() <= HELD_MARGIN_PX
+            or rows.max() >= stop.shape[0] - 1 - HELD_MARGIN_PX or columns.max() >= stop.shape[1] - 1 - HELD_MARGIN_PX)
 
 
 def _sum(scan, noise):

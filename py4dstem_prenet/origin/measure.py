@@ -20,7 +20,7 @@ from typing import ClassVar
 import numpy as np
 
 from ..compute import map_chunks, sharing_cores
-from ..core import Flag, NoiseModel, OriginMap, PrenetError, SampledScan, Scan, as_scan, stage_bar
+from ..core import Decision, Flag, NoiseModel, OriginMap, PrenetError, SampledScan, Scan, as_scan, stage_bar
 from ..detector import MAX_NOISE_POSITIONS, estimate_noise
 from ..networks import load, requirement
 from . import (
@@ -31,9 +31,13 @@ from . import (
     Located,
     block_sums,
     check_edges,
+    check_rivals,
+    check_stop,
     coarse_origin,
     confirmed,
     decide_origin,
+    find_bar,
+    followed_rows,
     given_beam,
     hidden_origin,
     is_hidden,
@@ -159,6 +163,8 @@ class BeamLocator:
         The first guess of the beam; None if the scan shows none.
     given : GivenBeam or None
         What the user states of the beam.
+    bar : numpy.ndarray of bool or None
+        (Qx, Qy), True behind the bar of a beam stop that no mask names; these pixels are bad in `noise`.
     NOISE_POSITIONS : int
         Scan positions, at most, from which the noise is estimated.
     """
@@ -172,6 +178,7 @@ class BeamLocator:
     device: str
     first: FirstGuess | None = None
     given: GivenBeam | None = None
+    bar: np.ndarray | None = None
 
     @classmethod
     @sharing_cores
@@ -208,6 +215,9 @@ class BeamLocator:
                 return cls(noise, None, None, Flag("no_beam"), device)
             region = None if given is None else given.region
             blocks = block_sums(scan, noise, region=region)
+            bar = find_bar(blocks[0].sum(0), ~noise.bad_pixels, noise.readout / noise.gain * blocks[1].sum() ** 0.5)
+            if bar is not None:  # from here on as if a mask named it
+                noise = replace(noise, bad_pixels=noise.bad_pixels | bar)
             coarse = wide_origin(scan, noise, blocks)
             if coarse is None:
                 coarse = coarse_origin(load("center", device).coarse, scan, noise, region, blocks)
@@ -215,17 +225,17 @@ class BeamLocator:
             if given is not None:
                 coarse = started(scan, noise, coarse, given)
             if coarse is None:
-                return cls(noise, None, None, Flag("no_beam"), device, None, given)
+                return cls(noise, None, None, Flag("no_beam"), device, None, given, bar)
             coarse = resolved(scan, noise, coarse)
             if is_hidden(scan, noise, coarse):
-                return cls(noise, None, None, Flag("hidden_by_stop"), device, coarse, given)
+                return cls(noise, None, None, Flag("hidden_by_stop"), device, coarse, given, bar)
             if coarse.probability < MIN_BEAM_PROBABILITY:
                 reason = Flag("beam_ambiguous", {"probability": coarse.probability})
-                return cls(noise, None, None, reason, device, coarse, given)
+                return cls(noise, None, None, reason, device, coarse, given, bar)
             beam, guess = learn_beam(scan, noise, coarse.position, coarse.radius, coarse.shown, device,
                                      search_radius=given is None or given.radius is None, wide=coarse.wide)
             advance()
-            return cls(beam.noise, beam, guess, None, device, coarse, given)
+            return cls(beam.noise, beam, guess, None, device, coarse, given, bar)
 
     def locate(self, index, block) -> Located:
         """Locate the beam in some patterns.
@@ -300,12 +310,26 @@ class BeamLocator:
         """
         decided = self._decided(scan, located, processed)
         pooled = pooled_origin(scan, self.noise, BeamLocator, decided, self.given)
-        return confirmed(check_edges(scan, self.noise, pooled), self.given)
+        origin = self._with_stop(check_edges(scan, self.noise, pooled))
+        # A user who states the place has decided between disks.
+        if self.given is not None:
+            return confirmed(origin, self.given)
+        return check_rivals(scan, self.noise, check_stop(scan, self.noise, origin, self.bar is not None))
+
+    def _with_stop(self, origin):
+        """The origin with the bar of a stop, if one was found."""
+        if self.bar is None:
+            return origin
+        stop = self.bar if origin.stop is None else self.bar | origin.stop
+        others = tuple(flag for flag in origin.flags if flag.name != "stop_found")
+        flags = (*others, Flag("stop_found", {"pixels": int(stop.sum())}))
+        return replace(origin, stop=stop, decision=Decision(origin.found, flags, origin.decision.numbers))
 
     def _decided(self, scan, located, processed):
         """Origin of single patterns: from the direct beam, or from what tells its place if it is hidden."""
         reason = self.refusal or Flag("nothing_located")
         if self.beam is not None and shows_beam(located, processed).any():
+            located = followed_rows(scan, located, self.beam) if processed is True else located
             origin = decide_origin(scan, self.noise, located, self.beam, processed)
             if origin.found or self.first is None or self.first.visible > 0:
                 return origin

@@ -50,6 +50,9 @@ def find_stop(mean, good, center) -> np.ndarray | None:
     (True, False)
     """
     mean, side = np.asarray(mean, float), max(mean.shape)
+    off = [max(-c, c - n) for c, n in zip(center, mean.shape, strict=True)]
+    if not good.any() or not max(off) < side:  # so far off the frame, nothing in it hides the beam
+        return None
     width = max(1.0, SMOOTHING_FRACTION * side)
     share = np.maximum(ndimage.gaussian_filter(good.astype(float), width), 1e-3)
     smooth = ndimage.gaussian_filter(np.where(good, mean, 0.0), width) / share
@@ -57,11 +60,12 @@ def find_stop(mean, good, center) -> np.ndarray | None:
     distance = np.hypot(x - center[0], y - center[1])
     ring = (distance / max(1.0, STEP_FRACTION * side)).astype(int)
     order = np.argsort(ring[good], kind="stable")
-    values = np.split(smooth[good][order], np.cumsum(np.bincount(ring[good]))[:-1])
+    # Rings nearer than the frame, or without a good pixel, are empty.
+    values = np.split(smooth[good][order], np.cumsum(np.bincount(ring[good], minlength=ring.max() + 1))[:-1])
     bright = np.array([np.quantile(v, BRIGHT_AZIMUTHS) if len(v) else -np.inf for v in values])
     # The direct beam lies in the middle of the shadow: near it no azimuth is bright, but those farther out are.
     bright = np.maximum.accumulate(bright[::-1])[::-1]
-    bright = np.append(bright, np.full(max(0, ring.max() + 1 - len(bright)), -np.inf))[ring]
+    bright = bright[ring]
     level = np.quantile(smooth[good], DARK_QUANTILE)
     noise = np.sqrt(np.maximum(bright, 1) / (4 * np.pi * width**2))
     shadow = (smooth - level < SHADOW_FRACTION * (bright - level)) & (bright - level > MIN_SHADOW_SIGMAS * noise)

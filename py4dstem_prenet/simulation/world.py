@@ -514,8 +514,54 @@ def _hits(state):
     state.data = wide.astype(kind) if kind.kind == "f" else wide.clip(max=np.iinfo(kind).max).astype(kind)
 
 
+def _afterglow(state):
+    """Each frame keeps a part of the one before: scintillators, and slow read-out."""
+    part = state.rng.uniform(0.03, 0.2)
+    offset = state.camera[1] if state.camera else 0
+    flat = state.data.reshape(-1, *state.case.shape)
+    last = flat[0].astype(np.float64) - offset
+    for k in range(1, len(flat)):
+        last = flat[k] + part * last - offset
+        flat[k] = last + offset if state.camera else np.rint(last)
+    state.tell(part=round(float(part), 2))
+
+
+def _module_gain(state):
+    """One half of the detector, with its seam near the beam, has another gain."""
+    seam, gain = state.middle[0] + int(state.rng.integers(-4, 5)), state.rng.uniform(0.6, 0.95)
+    offset = state.camera[1] if state.camera else 0
+    values = (state.data[:, :, seam:].astype(np.float64) - offset) * gain + offset
+    state.data[:, :, seam:] = values if state.camera else np.rint(values)
+    state.tell(seam=seam, gain=round(float(gain), 2))
+
+
+def _crosstalk(state):
+    """A part of each pixel's value appears in its four neighbors as well."""
+    part = state.rng.uniform(0.01, 0.06)
+    offset = state.camera[1] if state.camera else 0
+    values = state.data.astype(np.float64) - offset
+    mixed = values + part * (np.roll(values, 1, 2) + np.roll(values, -1, 2)
+                             + np.roll(values, 1, 3) + np.roll(values, -1, 3)) + offset
+    state.data = (mixed if state.camera else np.rint(mixed)).astype(state.data.dtype)
+    state.tell(part=round(float(part), 3))
+
+
+def _reflection(state):
+    """A wide spot of stray light that stays on the detector, a few times as bright as diffuse scattering."""
+    at = state.rng.uniform(0.15, 0.85, 2) * state.case.shape
+    width = state.rng.uniform(0.04, 0.08) * max(state.case.shape)
+    x, y = np.indices(state.case.shape)
+    spot = np.exp(-((x - at[0]) ** 2 + (y - at[1]) ** 2) / (2 * width**2))
+    gain, offset = state.camera[:2] if state.camera else (1.0, 0.0)
+    top = np.quantile((state.data - offset) / gain, 0.999)
+    added = gain * state.rng.poisson(np.broadcast_to(state.rng.uniform(0.02, 0.2) * top * spot, state.data.shape))
+    state.data = (state.data + added).astype(state.data.dtype)
+
+
 def _clipped_8_bits(state):
     state.data = np.rint(state.data).clip(0, 255).astype(np.uint8)
+    # An offset of 500 leaves nothing but the largest value.
+    state.determinable &= bool((state.data < 255).mean() > 0.5)
 
 
 def _gamma(state):
@@ -544,6 +590,7 @@ _OPTICS = dict(swapped=_swapped, stop_masked=_stop_masked, stop_unmasked=_stop_u
 _DETECTOR = dict(full_scale=_full_scale, dead_lines=_dead_lines, hot_pixels=_hot_pixels, hot_clusters=_hot_clusters,
                  interpolated=_interpolated, wide=_wide, lost_frames=_lost_frames, saturated_frames=_saturated_frames,
                  duplicated=_duplicated, cut_frames=_cut_frames, hits=_hits, clipped_8_bits=_clipped_8_bits,
-                 gamma=_gamma, logarithm=_logarithm, units=_units, mask_inverted=_mask_inverted)
+                 gamma=_gamma, logarithm=_logarithm, units=_units, mask_inverted=_mask_inverted,
+                 afterglow=_afterglow, module_gain=_module_gain, crosstalk=_crosstalk, reflection=_reflection)
 _STAGES = (_ORDER, _OPTICS, _DETECTOR)
 FAULTS = {**_ORDER, **_OPTICS, **_DETECTOR}  # name: function that changes a case

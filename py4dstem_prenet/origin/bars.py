@@ -1,0 +1,150 @@
+"""Bars of beam stops that no mask names, found anywhere in the frame by their straight edges.
+
+`stop.find_stop` needs to know about where the direct beam lies. This search does not: it compares the electrons in
+strips that end at the margin of the frame with those beside both of their edges. Diffraction, however it looks, is not
+darker by a factor in a straight strip whose sides are bright; what lies between the camera and the specimen is.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.ndimage import affine_transform, minimum_filter1d, uniform_filter1d
+
+from ..core import binned_sum
+
+MAX_BAR_SIDE = 128  # pixels; larger frames are binned, for speed
+ANGLE_STEPS, FINE_STEPS = 60, 240  # directions in half a turn that are tried, and about the best one
+HALF_WIDTHS = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.5, 9.0, 11.0)  # binned pixels
+BAR_EDGE_PX, FLANK_PX = 1.0, 3.0  # binned pixels: blurred edge that is left out, and what is compared beside it
+FLANK_ROWS = 5  # binned pixels along the strip over which its sides are averaged
+REACH_ROWS = 19  # binned pixels along the strip within which its sides have to be bright
+LEAK, CLEAR = 0.06, 0.4  # electrons in a bar, and in what is none, of those beside it; likelihoods of the two
+MIN_BAR_EVIDENCE = 30.0  # log likelihood ratio; the search over places, widths and directions alone reaches 12
+MAX_LENGTH_FRACTION = 0.9  # of the frame that a bar crosses; strips that cross all of it are no bars
+MAX_ROW_EVIDENCE = 8.0  # log likelihood ratio of one row of a strip: many rows have to agree
+
+
+def find_bar(total, good, readout: float = 0.0, tip=None, reach: float = np.inf) -> np.ndarray | None:
+    """Find the bar of a beam stop: a dark strip from the margin into the frame, between bright sides.
+
+    Parameters
+    ----------
+    total : numpy.ndarray, shape (Qx, Qy)
+        Sum of patterns, electrons.
+    good : numpy.ndarray of bool, shape (Qx, Qy)
+        True where a pixel is good.
+    readout : float, optional
+        Read-out noise of a pixel of the sum, electrons.
+    tip : array_like, shape (2,), optional
+        A place in pixels near which the bar has to end. Then its sides need to be bright there only: in vacuum they
+        are dark elsewhere. By default they have to be bright beyond the distance of disks, too.
+    reach : float, optional
+        Largest distance of the end of the bar from that place, pixels.
+
+    Returns
+    -------
+    numpy.ndarray of bool, shape (Qx, Qy), or None
+        True behind the bar and at its blurred edge; None if there is no bar.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.origin import find_bar
+    >>> x, y = np.indices((96, 96)) - 48
+    >>> mean = 4e3 / (1 + (np.hypot(x, y) / 8) ** 2)
+    >>> mean[:52, 44:53] *= 0.01
+    >>> bar = find_bar(np.random.default_rng(0).poisson(mean), np.ones((96, 96), bool))
+    >>> bool(bar[20, 48]), bool(bar[20, 60]), bool(bar[60, 48])
+    (True, False, False)
+    """
+    strip, step = best_strip(total, good, readout, tip, reach)
+    if strip[0] < MIN_BAR_EVIDENCE:
+        return None
+    _, angle, across, half, first, last = strip
+    x, y = ((at - (step - 1) / 2) / step - (n // step - 1) / 2
+            for at, n in zip(np.indices(total.shape), total.shape, strict=True))
+    along, side = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+    inside = (along >= first - BAR_EDGE_PX) & (along <= last + BAR_EDGE_PX)
+    return inside & (np.abs(side - across) <= half + BAR_EDGE_PX)
+
+
+def best_strip(total, good, readout, tip=None, reach=np.inf):
+    """Search for the strip that looks most like a bar.
+
+    Parameters
+    ----------
+    total, good, readout, tip, reach : numpy.ndarray, numpy.ndarray, float, array_like, float
+        As in `find_bar`.
+
+    Returns
+    -------
+    strip : tuple of float
+        Evidence, angle from +qx toward +qy, distance of the strip from the middle of the frame, half width, first and
+        last point along it, in binned pixels from the middle.
+    step : int
+        Side of a bin in pixels.
+    """
+    step = -(-max(total.shape) // MAX_BAR_SIDE)
+    count = binned_sum(good.astype(np.float32), step)
+    electrons = binned_sum(np.where(good, total, 0.0).astype(np.float32), step)
+    if tip is not None:
+        tip = (np.asarray(tip, float) - (step - 1) / 2) / step - (np.array(electrons.shape) - 1) / 2
+    turns = np.arange(ANGLE_STEPS) * np.pi / ANGLE_STEPS
+    for _ in range(2):
+        strips = [_strip_along(electrons, count, readout, turn, tip, reach / step) for turn in turns]
+        best = max(strips, key=lambda strip: strip[0])
+        turns = best[1] + np.arange(-3, 4) * np.pi / FINE_STEPS
+    return best, step
+
+
+def _strip_along(electrons, count, readout, angle, tip, reach):
+    """Best strip of one direction or its opposite, see `best_strip`."""
+    size = int(np.ceil(np.hypot(*electrons.shape))) | 1
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    offset = (np.array(electrons.shape) - 1) / 2 - turn @ ([(size - 1) / 2] * 2)
+    # Nearest pixels, so that counts remain counts.
+    turned = [affine_transform(image, turn, offset, (size, size), order=0) for image in (electrons, count)]
+    smooth = [uniform_filter1d(image, FLANK_ROWS, axis=0, mode="constant") for image in turned]
+    # Sums over columns up to each, so that a sum over some is a difference.
+    margin = int(HALF_WIDTHS[-1] + BAR_EDGE_PX + FLANK_PX) + 1
+    sums = [np.pad(image, ((0, 0), (margin + 1, margin))).cumsum(1, dtype=np.float64)
+            for image in (*turned, *smooth)]
+    within = np.cumsum(turned[1] > 0, 0)
+    share = within / np.maximum(within[-1], 1)
+    axis = np.arange(size) - (size - 1) / 2
+    far = np.zeros((size, size), bool)
+    if tip is not None:
+        along, across = turn.T @ tip
+        far = np.hypot(axis[:, None] - along, axis - across) > reach
+    best = (-np.inf, angle, 0.0, 0.0, 0.0, 0.0)
+    for half in HALF_WIDTHS:
+        rows = 1 if tip is not None else REACH_ROWS
+        total = np.cumsum(_row_evidence(sums, size, margin, half, readout, rows), 0)
+        # Strips begin at the margin of the frame. Where the best one crosses all of it, it is a gap.
+        for evidence, part, up in ((total, share, True), (total[-1] - total, 1 - share, False)):
+            evidence = np.where(far, -np.inf, evidence)
+            ends = evidence.argmax(0)
+            most = np.where(np.take_along_axis(part, ends[None], 0)[0] <= MAX_LENGTH_FRACTION, evidence.max(0), -np.inf)
+            column = int(most.argmax())
+            if most[column] > best[0]:
+                end = ends[column]
+                first, last = (axis[0], axis[end]) if up else (axis[min(end + 1, size - 1)], axis[-1])
+                best = (float(most[column]), angle, axis[column], half, first, last)
+    return best
+
+
+def _row_evidence(sums, size, margin, half, readout, rows):
+    """Log likelihood ratio of each row of a strip about each column, (size, size): a bar, or what is as bright."""
+    def between(image, low, high):  # numpydoc ignore=PR01,RT01
+        """Sum over columns from low to high, both included, about every column."""
+        return image[:, margin + high + 1 : margin + high + 1 + size] - image[:, margin + low : margin + low + size]
+
+    inner, low, high = int(half - 0.5), int(np.ceil(half + BAR_EDGE_PX)), int(half + BAR_EDGE_PX + FLANK_PX)
+    seen, area = (between(image, -inner, inner) for image in sums[:2])
+    sides = [between(sums[2], *at) / np.maximum(between(sums[3], *at), 0.5) for at in ((-high, -low), (low, high))]
+    # What lies between two disks is as bright as what lies beside them: the dimmest of the sides counts.
+    expected = minimum_filter1d(np.minimum(*sides).clip(0), rows, axis=0, mode="nearest") * area
+    dark = readout**2 * area  # read-out noise counts as a background of Poisson electrons
+    ratio = (CLEAR * expected + dark + 1e-6) / (LEAK * expected + dark + 1e-6)
+    evidence = (CLEAR - LEAK) * expected - np.log(ratio) * (seen + dark).clip(0)
+    return np.minimum(evidence, MAX_ROW_EVIDENCE)

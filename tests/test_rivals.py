@@ -1,0 +1,103 @@
+"""Stops that no mask names found without knowing the beam's place, and disks that only look like the direct beam."""
+
+import numpy as np
+import pytest
+from scipy.special import erfc
+
+from py4dstem_prenet.origin import diffuse_asymmetry, find_bar, find_stop, measure_origin
+
+SIDE = 112
+
+
+def pattern(center, radius, seed, vectors=True):
+    """Expected part of the electrons in each pixel: direct disk, Bragg disks on a lattice, diffuse scattering."""
+    rng = np.random.default_rng(seed)
+    x, y = np.indices((SIDE, SIDE)) - np.reshape(center, (2, 1, 1))
+
+    def disk(gx, gy):
+        return 0.5 * erfc((np.hypot(x - gx, y - gy) - radius) / 0.6) / (np.pi * radius**2)
+
+    halo = 1 / (1 + (np.hypot(x, y) / 14) ** 2) ** 1.5
+    out = 0.5 * disk(0, 0) + 0.2 * halo / halo.sum()
+    turn = rng.uniform(0, np.pi)
+    a, b = (3.4 * radius * np.array([np.cos(t), np.sin(t)]) for t in (turn, turn + 1.7))
+    for h in range(-3, 4):
+        for k in range(-3, 4):
+            if vectors and (h or k):
+                out += 0.03 * rng.uniform(0.2, 1) * disk(*(h * a + k * b))
+    return out
+
+
+def bar(center, angle, width, past):
+    x, y = np.indices((SIDE, SIDE)) - np.reshape(center, (2, 1, 1))
+    along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+    return (np.abs(across) < width) & (along > -past)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("crystal", [True, False])
+def test_a_bar_is_found_wherever_the_beam_is(seed, crystal):
+    rng = np.random.default_rng(seed)
+    center, angle = rng.uniform(45, 65, 2), rng.uniform(0, 2 * np.pi)
+    hidden = bar(center, angle, 5.0, 7.0)
+    counts = rng.poisson(2e6 * pattern(center, 5.0, seed, crystal) * np.where(hidden, 1e-3, 1))
+    found = find_bar(counts, np.ones((SIDE, SIDE), bool))
+    assert (found & hidden).sum() > 0.85 * hidden.sum() and (found & ~hidden).sum() < 0.5 * hidden.sum()
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("crystal", [True, False])
+def test_where_there_is_none_no_bar_is_found(seed, crystal):
+    """Not between Bragg disks, and not beside a gap that the noise model knows."""
+    rng = np.random.default_rng(seed)
+    expected = 2e6 * pattern(rng.uniform(45, 65, 2), 5.0, seed, crystal)
+    good = np.ones((SIDE, SIDE), bool)
+    assert find_bar(rng.poisson(expected), good) is None
+    expected[:, 50:54], good[:, 50:54] = 0, False
+    assert find_bar(rng.poisson(expected), good) is None
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_diffuse_scattering_tells_the_direct_beam_from_a_bragg_disk(seed):
+    rng = np.random.default_rng(seed)
+    center = rng.uniform(50, 60, 2)
+    counts = rng.poisson(2e6 * pattern(center, 5.0, seed)).astype(float)
+    good = ~bar(center, rng.uniform(0, 6), 5.0, 7.0)
+    turn = np.random.default_rng(seed).uniform(0, np.pi)
+    bragg = center + 17 * np.array([np.cos(turn), np.sin(turn)])
+    here, there = (diffuse_asymmetry(counts, good, at, 5.0, 1.0)[0] for at in (center, bragg))
+    assert here < 0.4 and there > 0.6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_bragg_disk_beside_a_stop_is_not_the_direct_beam(masked):
+    """Right, as the center of inversion, or refused."""
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        center = rng.uniform(50, 60, 2)
+        hidden = bar(center, rng.uniform(0, 6), 6.0, 8.0)
+        counts = rng.poisson(np.broadcast_to(9e3 * pattern(center, 5.0, seed) * ~hidden, (8, 8, SIDE, SIDE)))
+        origin = measure_origin(counts.astype(np.uint16), mask=~hidden if masked else None, progress=False)
+        if origin.found:
+            assert np.hypot(np.median(origin.qx0) - center[0], np.median(origin.qy0) - center[1]) < 1
+
+
+@pytest.mark.parametrize("center", [(400, 400), (-500, 20), (1e300, 4), (np.nan, 30)])
+def test_a_center_off_the_frame_has_no_stop(center):
+    counts = np.random.default_rng(0).poisson(1e5 * pattern((55, 55), 5.0, 0))
+    assert find_stop(counts, np.ones((SIDE, SIDE), bool), center) is None
+
+
+@pytest.mark.slow
+def test_the_hole_of_a_ring_is_no_stop():
+    """The direct beam of a precession pattern, with a halo: the beam is found as it is, not hidden in its own hole."""
+    x, y = np.indices((SIDE, SIDE)) - np.reshape((54.3, 57.8), (2, 1, 1))
+    rho = np.hypot(x, y)
+    ring = 0.5 * erfc((rho - 9.0) / 0.6) * (1 - 0.5 * erfc((rho - 6.75) / 0.6))
+    halo, glass = 1 / (1 + (rho / 27) ** 2) ** 1.5, np.exp(-(((rho - 30) / 5) ** 2) / 2)
+    expected = 0.5 * ring / ring.sum() + 0.1 * halo / halo.sum() + 0.3 * glass / glass.sum()
+    counts = np.random.default_rng(0).poisson(np.broadcast_to(15000 * expected, (6, 6, SIDE, SIDE)))
+    origin = measure_origin(counts.astype(np.uint16), progress=False)
+    assert origin.feature == "direct beam" and origin.stop is None
+    assert np.hypot(np.median(origin.qx0) - 54.3, np.median(origin.qy0) - 57.8) < 0.15
