@@ -23,7 +23,7 @@ import py4DSTEM
 import torch
 from py4DSTEM import DataCube
 
-from py4dstem_prenet.core.noise import NoiseModel
+from py4dstem_prenet.core import Decision, NoiseModel
 from py4dstem_prenet.denoising import denoiser as _denoise
 from py4dstem_prenet.io import calibrations, emd_files, provenance
 from py4dstem_prenet.networks import weights
@@ -128,7 +128,7 @@ class _Result:
         self.qx0 = self.qy0 = self.sigma_qx0 = self.sigma_qy0 = maps
         self.valid, self.found, self.accepted, self.radius = np.ones(SHAPE[:2], bool), True, True, value
         self.a = self.b = self.theta = value
-        self.feature, self.stop = "direct beam", None
+        self.feature, self.stop, self.decision = "direct beam", None, Decision(True)
 
 
 def update(cube, value):

@@ -43,7 +43,8 @@ Check the calibration:  prenet report calibrated.h5 -o report.html
 Find its Bragg disks:   prenet disks calibrated.h5 -o disks.h5
 Denoise the scan:       prenet denoise calibrated.h5 -o denoised.h5
 
-Exit codes: 0 success; 1 refused or failed, with the reason on stderr and no output file; 2 wrong usage.
+Exit codes: 0 success, where the report may refuse single quantities; 1 refused as a whole or failed, with the reason on
+stderr and no output file; 2 wrong usage.
 With --json, the result is one JSON object on stdout, and all other text goes to stderr.""",
 )
 

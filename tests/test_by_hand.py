@@ -58,6 +58,9 @@ def test_a_given_place_chooses_the_disk():
         origin = measure_origin(counts, center=(row + 2, 47), progress=False)
         assert origin.found and origin.decision.has("center_given")
         assert np.abs(origin.qx0 - row).max() < 0.3 and np.abs(origin.qy0 - 48).max() < 0.3
+        elsewhere = [flag for flag in origin.flags if flag.name == "center_elsewhere"]
+        assert len(elsewhere) == (row == 36.3)  # the search alone takes the brighter one
+    assert not measure_origin(counts, progress=False).decision.has("center_elsewhere")
 
 
 def test_a_wrong_place_is_refused_and_maps_are_taken():

@@ -9,7 +9,7 @@ import pytest
 from py4DSTEM import BraggVectors, DataCube
 
 from py4dstem_prenet import accessor
-from py4dstem_prenet.core.errors import PrenetError
+from py4dstem_prenet.core import Decision, PrenetError
 from py4dstem_prenet.io import calibrations, provenance
 from py4dstem_prenet.resampling import cropping
 
@@ -41,7 +41,8 @@ def cube():
     valid = np.ones(SCAN, bool)
     cube.data[1, 1], valid[1, 1] = 0, False
     sigma = np.full(SCAN, 0.2)
-    calibrations.write_origin(cube, types.SimpleNamespace(qx0=np.where(valid, qx0, np.nan), qy0=qy0, sigma_qx0=sigma,
+    calibrations.write_origin(cube, types.SimpleNamespace(
+        decision=Decision(True), qx0=np.where(valid, qx0, np.nan), qy0=qy0, sigma_qx0=sigma,
                                                  sigma_qy0=2 * sigma, valid=valid, radius=4.0, found=True,
                                                  feature="direct beam", stop=None))
     calibrations.write_fit(cube, types.SimpleNamespace(qx0=qx0, qy0=qy0, accepted=True))

@@ -8,7 +8,7 @@ import py4DSTEM
 import pytest
 
 import py4dstem_prenet
-from py4dstem_prenet.core.errors import PrenetError
+from py4dstem_prenet.core import Decision, PrenetError
 from py4dstem_prenet.core.geometry import ellipse_axes, ellipse_matrix
 from py4dstem_prenet.core.noise import NoiseModel
 from py4dstem_prenet.io import calibrations, provenance
@@ -120,6 +120,7 @@ def calibrate(cube, qx0, qy0):
     """Origin, sigma maps, fit and ellipse as `DataCube.prenet.calibrate` leaves them."""
     sigma = np.full(SCAN, 0.1)
     calibrations.write_origin(cube, types.SimpleNamespace(
+        decision=Decision(True),
         qx0=qx0, qy0=qy0, sigma_qx0=sigma, sigma_qy0=sigma, radius=5.0, valid=np.ones(SCAN, bool), found=True,
         feature="direct beam", stop=None))
     calibrations.write_fit(cube, types.SimpleNamespace(qx0=qx0, qy0=qy0, accepted=True))

@@ -16,7 +16,7 @@ import pytest
 from py4DSTEM import DataCube
 
 import py4dstem_prenet
-from py4dstem_prenet.core import Flag, NoiseModel
+from py4dstem_prenet.core import Decision, Flag, NoiseModel
 from py4dstem_prenet.core.errors import PrenetError
 from py4dstem_prenet.io import calibrations, emd_files, files, provenance
 
@@ -36,6 +36,7 @@ def origin_map(**changes):
         "reason": "",
         "feature": "direct beam",
         "stop": None,
+        "decision": Decision(True),
     }
     return types.SimpleNamespace(**{**values, **changes})
 

@@ -100,7 +100,7 @@ def _cautions(found, flags):
         cautions.append(Flag("avoid_direct_beam", {"feature": found["origin"]["feature"]}))
     if has_flag(flags, "denoising_harmful", "denoising_attenuates", "denoising_exaggerates", "denoising_no_effect"):
         cautions.append(Flag("avoid_denoised"))
-    elif has_flag(flags, "attenuation_unknown", "not_checked"):
+    if has_flag(flags, "attenuation_unknown", "not_checked"):
         cautions.append(Flag("avoid_denoised_unknown"))
     if "descan" in found and has_flag(flags, "residuals_correlated", "specimen_explains"):
         cautions.append(Flag("avoid_richer_model"))

@@ -257,6 +257,9 @@ _ORIGIN = (
      "crystal: pass mask=, or choose a thinner region."),
     ("center_given", INFO,
      "The search started at the place that was given; the direct beam lies {distance:.2g} px from it (median)."),
+    ("center_elsewhere", WARNING,
+     "Without the place that was given, the search finds a beam at ({qx:.1f}, {qy:.1f}) px, {distance:.3g} px from it.",
+     "Check with datacube.prenet.view() which of the two is the direct beam."),
     ("center_searched", INFO,
      "Only the surroundings of the place that was given were searched.",
      "Check that the center, or the origin in the calibration, is (row, column) of the direct beam; replace=True "
@@ -711,19 +714,19 @@ _TRANSFER = (
 )
 _DENOISING = (
     ("denoising_attenuates", REFUSAL,
-     "Denoising flattens the {quantity}: it comes out at {slope:.2f} ± {sigma:.2f} of its variation over the scan.",
+     "Denoising flattens the {quantity}: {slope:.2f} ± {sigma:.2f} of its variation over the scan is left.",
      "Measure it on the raw counts."),
     ("denoising_exaggerates", REFUSAL,
-     "Denoising exaggerates the {quantity}: it comes out at {slope:.2f} ± {sigma:.2f} of its variation over the scan.",
+     "Denoising exaggerates the {quantity}: its variation over the scan becomes {slope:.2f} ± {sigma:.2f} times as "
+     "large.",
      "Measure it on the raw counts."),
     ("denoising_keeps_slopes", INFO,
      "Denoising keeps the variation over the scan of {quantities}: the slopes are 1 within {deviation:.2f}, and known "
      "to {sigma:.2f}."),
     ("attenuation_unknown", WARNING,
-     "Whether denoising keeps these is unknown, since they vary too little beyond the noise over the positions that "
-     "were checked: {quantities}.",
-     "Measure them on the raw counts, or check more positions: "
-     "py4dstem_prenet.check_denoising(datacube, positions=1024)."),
+     "Not known to be kept by denoising, since their slopes are not known to 5 %: {quantities}.",
+     "Measure them on the raw counts. In a larger scan, check_denoising(datacube, positions=1024) of py4dstem_prenet "
+     "tells more."),
     ("denoising_lowers_error", INFO,
      "Denoising lowers the squared error of single pixels to {error:.3g} ± {sigma:.1g} of that of the raw counts."),
     ("denoising_harmful", REFUSAL,
@@ -845,13 +848,14 @@ _SUMMARY = (
      "Next: find Bragg disks (datacube.prenet.bragg_disks()) and map strain or orientation, or save the calibration; "
      "py4DSTEM reads it from the cube."),
     ("next_read", INFO,
-     "Next: look at datacube.prenet.show(), and read what is marked with ! or x or is not green ({count}); then find "
+     "Next: look at datacube.prenet.show(), and read the warnings ({count}, marked ! or x, or amber or red); then find "
      "Bragg disks (datacube.prenet.bragg_disks()) and map strain or orientation."),
     ("next_refusals", REFUSAL,
      "Next: do what the refusals say (marked with x or red: {count}), and calibrate again; do not use this calibration "
      "before."),
     ("next_repair", INFO,
-     "Use datacube.prenet.repaired() for find_Bragg_disks, since {count} bad pixels are in the counts."),
+     "Use datacube.prenet.repaired() for py4DSTEM's find_Bragg_disks, since {count} bad pixels are in the counts; "
+     "bragg_disks() leaves them out itself."),
     ("avoid_direct_beam", WARNING,
      "Do not take this center for the direct beam: it is the {feature}, which can lie pixels away."),
     ("avoid_denoised", WARNING,
@@ -859,7 +863,7 @@ _SUMMARY = (
     ("avoid_denoised_unknown", WARNING,
      "Do not map strain from denoised patterns: on this scan it could not be tested that denoising keeps it."),
     ("avoid_richer_model", WARNING,
-     "Do not use the measured origin or a richer model in place of the fit, since it would follow the specimen."),
+     "Use the fitted origin. The measured origin, or a richer model, would follow the specimen."),
     ("avoid_lengths", INFO,
      "Do not read lattice spacings from it: the pixel size is not known, and lengths stay in pixels "
      "(calibrate(standard=...) or calibrate(like=...) adds it)."),

@@ -102,7 +102,8 @@ def write_origin(datacube, origin_map, **facts):
     sigma = np.where(valid, [maps["sigma_qx0"], maps["sigma_qy0"]], np.nan)
     datacube.attach(sigma_slice(sigma))
     write_stop(datacube, origin_map.stop)
-    sign(datacube, "origin_meas", feature=origin_map.feature, **facts)
+    repeated = float(origin_map.decision.numbers.get("repeated", 0.0))
+    sign(datacube, "origin_meas", feature=origin_map.feature, repeated=repeated, **facts)
     return True
 
 
@@ -395,6 +396,7 @@ def read_origin(datacube):
     radius = datacube.calibration.get_probe_semiangle()
     written = signatures(datacube).get("origin_meas", {})
     flags = (Flag("stored_origin"),) if sigma_known else (Flag("stored_origin"), Flag("sigma_unknown"))
+    numbers = {"repeated": written["repeated"]} if written.get("unchanged") and "repeated" in written else {}
     return OriginMap(
         qx0=qx0,
         qy0=qy0,
@@ -402,7 +404,7 @@ def read_origin(datacube):
         sigma_qy0=sigma[1],
         valid=valid,
         radius=float("nan") if radius is None else float(radius),
-        decision=Decision(bool(valid.any()), flags),
+        decision=Decision(bool(valid.any()), flags, numbers),
         feature=written["feature"] if written.get("unchanged") and "feature" in written else "direct beam",
         stop=read_stop(datacube),
     )

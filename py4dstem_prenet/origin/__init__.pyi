@@ -33,6 +33,7 @@ from .given import (
     GivenBeam as GivenBeam,
     confirmed as confirmed,
     given_beam as given_beam,
+    searched_elsewhere as searched_elsewhere,
     started as started,
 )
 from .hidden import (

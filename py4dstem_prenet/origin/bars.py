@@ -7,21 +7,34 @@ darker by a factor in a straight strip whose sides are bright; what lies between
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from scipy.ndimage import affine_transform, minimum_filter1d, uniform_filter1d
 
 from ..core import binned_sum
 
-MAX_BAR_SIDE = 128  # pixels; larger frames are binned, for speed
-ANGLE_STEPS, FINE_STEPS = 60, 240  # directions in half a turn that are tried, and about the best one
-HALF_WIDTHS = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.5, 9.0, 11.0)  # binned pixels
 BAR_EDGE_PX, FLANK_PX = 1.0, 3.0  # binned pixels: blurred edge that is left out, and what is compared beside it
-FLANK_ROWS = 5  # binned pixels along the strip over which its sides are averaged
-REACH_ROWS = 19  # binned pixels along the strip within which its sides have to be bright
 LEAK, CLEAR = 0.06, 0.4  # electrons in a bar, and in what is none, of those beside it; likelihoods of the two
 MIN_BAR_EVIDENCE = 30.0  # log likelihood ratio; the search over places, widths and directions alone reaches 12
+MIN_ROUGH_EVIDENCE = 8.0  # the same at half of the resolution, with which the search goes on; bars have 15 or more
 MAX_LENGTH_FRACTION = 0.9  # of the frame that a bar crosses; strips that cross all of it are no bars
 MAX_ROW_EVIDENCE = 8.0  # log likelihood ratio of one row of a strip: many rows have to agree
+
+
+class _Search(NamedTuple):
+    """What is searched, in binned pixels where not said otherwise."""
+
+    side: int  # pixels; larger frames are binned, for speed
+    angles: int  # directions in half a turn
+    half_widths: tuple[float, ...]
+    flank_rows: int  # along the strip, over which its sides are averaged
+    reach_rows: int  # along the strip, within which its sides have to be bright
+
+
+FULL = _Search(128, 60, (1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.5, 9.0, 11.0), 5, 19)
+ROUGH = _Search(64, 45, (0.8, 1.2, 1.7, 2.5, 3.5, 5.0, 7.0), 3, 9)
+FINE_STEPS = 240  # directions in half a turn that are tried about the best one
 
 
 def find_bar(total, good, readout: float = 0.0, tip=None, reach: float = np.inf) -> np.ndarray | None:
@@ -57,6 +70,8 @@ def find_bar(total, good, readout: float = 0.0, tip=None, reach: float = np.inf)
     >>> bool(bar[20, 48]), bool(bar[20, 60]), bool(bar[60, 48])
     (True, False, False)
     """
+    if tip is None and _best_strip(ROUGH, total, good, readout, tip, reach)[0][0] < MIN_ROUGH_EVIDENCE:
+        return None
     strip, step = best_strip(total, good, readout, tip, reach)
     if strip[0] < MIN_BAR_EVIDENCE:
         return None
@@ -84,29 +99,33 @@ def best_strip(total, good, readout, tip=None, reach=np.inf):
     step : int
         Side of a bin in pixels.
     """
-    step = -(-max(total.shape) // MAX_BAR_SIDE)
+    best = _best_strip(FULL, total, good, readout, tip, reach)[0]
+    turns = best[1] + np.arange(-3, 4) * np.pi / FINE_STEPS
+    return _best_strip(FULL, total, good, readout, tip, reach, turns)
+
+
+def _best_strip(search, total, good, readout, tip, reach, turns=None):
+    """Best strip of a search, of all directions by default, and the side of a bin: see `best_strip`."""
+    step = -(-max(total.shape) // search.side)
     count = binned_sum(good.astype(np.float32), step)
     electrons = binned_sum(np.where(good, total, 0.0).astype(np.float32), step)
     if tip is not None:
         tip = (np.asarray(tip, float) - (step - 1) / 2) / step - (np.array(electrons.shape) - 1) / 2
-    turns = np.arange(ANGLE_STEPS) * np.pi / ANGLE_STEPS
-    for _ in range(2):
-        strips = [_strip_along(electrons, count, readout, turn, tip, reach / step) for turn in turns]
-        best = max(strips, key=lambda strip: strip[0])
-        turns = best[1] + np.arange(-3, 4) * np.pi / FINE_STEPS
-    return best, step
+    turns = np.arange(search.angles) * np.pi / search.angles if turns is None else turns
+    strips = [_strip_along(search, electrons, count, readout, turn, tip, reach / step) for turn in turns]
+    return max(strips, key=lambda strip: strip[0]), step
 
 
-def _strip_along(electrons, count, readout, angle, tip, reach):
+def _strip_along(search, electrons, count, readout, angle, tip, reach):
     """Best strip of one direction or its opposite, see `best_strip`."""
     size = int(np.ceil(np.hypot(*electrons.shape))) | 1
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     offset = (np.array(electrons.shape) - 1) / 2 - turn @ ([(size - 1) / 2] * 2)
     # Nearest pixels, so that counts remain counts.
     turned = [affine_transform(image, turn, offset, (size, size), order=0) for image in (electrons, count)]
-    smooth = [uniform_filter1d(image, FLANK_ROWS, axis=0, mode="constant") for image in turned]
+    smooth = [uniform_filter1d(image, search.flank_rows, axis=0, mode="constant") for image in turned]
     # Sums over columns up to each, so that a sum over some is a difference.
-    margin = int(HALF_WIDTHS[-1] + BAR_EDGE_PX + FLANK_PX) + 1
+    margin = int(search.half_widths[-1] + BAR_EDGE_PX + FLANK_PX) + 1
     sums = [np.pad(image, ((0, 0), (margin + 1, margin))).cumsum(1, dtype=np.float64)
             for image in (*turned, *smooth)]
     within = np.cumsum(turned[1] > 0, 0)
@@ -117,8 +136,8 @@ def _strip_along(electrons, count, readout, angle, tip, reach):
         along, across = turn.T @ tip
         far = np.hypot(axis[:, None] - along, axis - across) > reach
     best = (-np.inf, angle, 0.0, 0.0, 0.0, 0.0)
-    for half in HALF_WIDTHS:
-        rows = 1 if tip is not None else REACH_ROWS
+    for half in search.half_widths:
+        rows = 1 if tip is not None else search.reach_rows
         total = np.cumsum(_row_evidence(sums, size, margin, half, readout, rows), 0)
         # Strips begin at the margin of the frame. Where the best one crosses all of it, it is a gap.
         for evidence, part, up in ((total, share, True), (total[-1] - total, 1 - share, False)):

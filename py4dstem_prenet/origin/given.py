@@ -13,7 +13,7 @@ import numpy as np
 
 from ..core import Decision, Flag, NoiseModel, OriginMap, PrenetError, Scan
 from ..fits import pool_arrays, pooled_radius
-from . import FirstGuess, block_sums, no_origin
+from . import MIN_BEAM_PROBABILITY, FirstGuess, block_sums, no_origin
 
 # Distance of the direct beam from the given place, up to which it is the disk that was meant. The disks beside it are
 # two radii away, unless they overlap.
@@ -154,6 +154,31 @@ def started(scan: Scan, noise: NoiseModel, first: FirstGuess | None, given: Give
     return FirstGuess(position, radius, shown, visible, 0.0, 1.0, places)
 
 
+def searched_elsewhere(first: FirstGuess | None, given: GivenBeam) -> Flag | None:
+    """Compare the place that is given with what the search finds without it.
+
+    Parameters
+    ----------
+    first : FirstGuess or None
+        Guess of the coarse network; None if it sees no beam.
+    given : GivenBeam
+        What the user states.
+
+    Returns
+    -------
+    Flag or None
+        "center_elsewhere" if the search is certain of a beam farther than 1.5 of its radii from the place.
+    """
+    if first is None or given.center is None or first.probability < MIN_BEAM_PROBABILITY or first.visible <= 0:
+        return None
+    place = given.center.reshape(-1, 2)
+    distance = float(np.median(np.hypot(*(first.position - place)[first.shown].T)))
+    if distance < max(MIN_CONFIRMED_PX, MAX_CONFIRMED_RADII * first.radius):
+        return None
+    qx, qy = np.median(first.position[first.shown], 0)
+    return Flag("center_elsewhere", {"qx": float(qx), "qy": float(qy), "distance": distance})
+
+
 def _with_descan(position, first):
     """Give one place, (Rx * Ry, 2), the descan that the network sees; all disks of a pattern share it."""
     surface = first.position
@@ -162,7 +187,7 @@ def _with_descan(position, first):
     return position + surface - np.median(surface, axis=0)
 
 
-def confirmed(origin: OriginMap, given: GivenBeam | None) -> OriginMap:
+def confirmed(origin: OriginMap, given: GivenBeam | None, elsewhere: Flag | None = None) -> OriginMap:
     """Refuse an origin that lies away from the given place, and say what was given.
 
     Parameters
@@ -171,6 +196,8 @@ def confirmed(origin: OriginMap, given: GivenBeam | None) -> OriginMap:
         What was measured.
     given : GivenBeam or None
         What the user states.
+    elsewhere : Flag or None
+        What `searched_elsewhere` found.
 
     Returns
     -------
@@ -188,6 +215,6 @@ def confirmed(origin: OriginMap, given: GivenBeam | None) -> OriginMap:
         numbers = {"distance": float(np.median(away)), "nearest": float(away.min()), "reach": float(reach)}
         if away.min() > reach:
             return no_origin(origin.valid.shape, Flag("center_not_confirmed", numbers))
-        flags = (Flag("center_given", numbers), *flags)
+        flags = (*((elsewhere,) if elsewhere is not None else ()), Flag("center_given", numbers), *flags)
     decision = Decision(True, (*origin.decision.flags, *flags), origin.decision.numbers)
     return replace(origin, decision=decision)

@@ -45,6 +45,7 @@ from . import (
     origin_from_rings,
     pooled_origin,
     resolved,
+    searched_elsewhere,
     shows_beam,
     started,
     unlocated,
@@ -165,6 +166,8 @@ class BeamLocator:
         What the user states of the beam.
     bar : numpy.ndarray of bool or None
         (Qx, Qy), True behind the bar of a beam stop that no mask names; these pixels are bad in `noise`.
+    elsewhere : Flag or None
+        That the search, without the place that is given, finds another beam.
     NOISE_POSITIONS : int
         Scan positions, at most, from which the noise is estimated.
     """
@@ -179,6 +182,7 @@ class BeamLocator:
     first: FirstGuess | None = None
     given: GivenBeam | None = None
     bar: np.ndarray | None = None
+    elsewhere: Flag | None = None
 
     @classmethod
     @sharing_cores
@@ -222,7 +226,9 @@ class BeamLocator:
             if coarse is None:
                 coarse = coarse_origin(load("center", device).coarse, scan, noise, region, blocks)
             advance()
+            elsewhere = None
             if given is not None:
+                elsewhere = searched_elsewhere(coarse, given)
                 coarse = started(scan, noise, coarse, given)
             if coarse is None:
                 return cls(noise, None, None, Flag("no_beam"), device, None, given, bar)
@@ -235,7 +241,7 @@ class BeamLocator:
             beam, guess = learn_beam(scan, noise, coarse.position, coarse.radius, coarse.shown, device,
                                      search_radius=given is None or given.radius is None, wide=coarse.wide)
             advance()
-            return cls(beam.noise, beam, guess, None, device, coarse, given, bar)
+            return cls(beam.noise, beam, guess, None, device, coarse, given, bar, elsewhere)
 
     def locate(self, index, block) -> Located:
         """Locate the beam in some patterns.
@@ -313,7 +319,7 @@ class BeamLocator:
         origin = self._with_stop(check_edges(scan, self.noise, pooled))
         # A user who states the place has decided between disks.
         if self.given is not None:
-            return confirmed(origin, self.given)
+            return confirmed(origin, self.given, self.elsewhere)
         return check_rivals(scan, self.noise, check_stop(scan, self.noise, origin, self.bar is not None))
 
     def _with_stop(self, origin):

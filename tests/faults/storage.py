@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from py4dstem_prenet.core import PrenetError, as_scan
+from py4dstem_prenet.core import Decision, PrenetError, as_scan
 from py4dstem_prenet.io import calibrations, emd_files
 
 from .bench import cube_of, into, scan, state
@@ -40,7 +40,8 @@ def calibrated(data=None):
     """A cube with an origin as this package writes it, sigma maps and all."""
     cube = cube_of(np.array(scan().counts[:3, :3]) if data is None else data)
     qx0, qy0, sigma = (np.full(cube.Rshape, v) for v in (31.0, 32.0, 0.1))
-    calibrations.write_origin(cube, SimpleNamespace(qx0=qx0, qy0=qy0, sigma_qx0=sigma, sigma_qy0=sigma, valid=sigma > 0,
+    calibrations.write_origin(cube, SimpleNamespace(
+        decision=Decision(True), qx0=qx0, qy0=qy0, sigma_qx0=sigma, sigma_qy0=sigma, valid=sigma > 0,
                                            radius=scan().truth["radius"], found=True, feature="direct beam",
                                            stop=None))
     calibrations.write_fit(cube, SimpleNamespace(qx0=qx0, qy0=qy0, accepted=True))
