@@ -74,14 +74,15 @@ def run(out: Path) -> None:
 
 def _table(datacube, denoised, report, truth) -> str:
     """Results beside the truth, as text."""
-    def error(origin):
-        return np.hypot(origin[0] - truth["qx0"], origin[1] - truth["qy0"]).mean()
+    def error(origin, sigma):
+        rms = np.sqrt(np.mean((np.stack(origin) - [truth["qx0"], truth["qy0"]]) ** 2))
+        return f"{rms:.3f} (stated {sigma:.3f})"
 
     cal = datacube.calibration
     e = report.ellipse
     rows = [
-        ("origin, mean error of the measured, px", "0", f"{error(cal.get_origin_meas()):.3f}"),
-        ("origin, mean error of the fitted, px", "0", f"{error(cal.get_origin()):.3f}"),
+        ("measured origin, rms error per axis, px", "0", error(cal.get_origin_meas()[:2], report.origin.sigma)),
+        ("fitted origin, rms error per axis, px", "0", error(cal.get_origin(), report.fit.sigma)),
         ("ellipse a/b", f"{float(truth['ratio']):.4f}", f"{e.a / e.b:.4f}" + ("" if e.accepted else " (refused)")),
         ("ellipse theta, degrees", f"{np.degrees(float(truth['theta'])):.1f}", f"{np.degrees(e.theta):.1f}"),
         ("electrons in the scan", f"{datacube.data.sum():,}", f"{denoised.data.sum(dtype=float):,.0f} denoised"),

@@ -40,7 +40,7 @@ def row(printed, name):
 @pytest.mark.slow
 def test_result_is_near_the_truth(made):
     _, printed = made
-    assert float(row(printed, "origin, mean error of the fitted, px")[1]) < 0.15
+    assert float(row(printed, "fitted origin, rms error per axis, px")[1]) < 0.15
     truth, result = map(float, row(printed, "ellipse a/b"))
     assert abs(result - truth) < 0.01
     truth, result = map(float, row(printed, "ellipse theta, degrees"))
