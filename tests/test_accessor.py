@@ -90,7 +90,7 @@ def test_stages_one_by_one(cube, stage, monkeypatch):
     ones = np.ones(cube.Rshape)
     measured = types.SimpleNamespace(
         qx0=15 * ones, qy0=16 * ones, sigma_qx0=ones, sigma_qy0=ones, valid=ones > 0, radius=4.0, found=True,
-        feature="direct beam", stop=None,
+        feature="direct beam", stop=None, decision=Decision(True),
     )
     fitted = types.SimpleNamespace(qx0=15.5 * ones, qy0=16.5 * ones, accepted=True,
                                    decision=Decision(True, (), {"uncertainty": 0.01}))

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.ndimage import binary_dilation, binary_opening, gaussian_filter, maximum_filter, minimum_filter
 
 from ..core import Flag, NoiseModel, OriginMap, Scan, binned_sum
+from ..fits import ring_center
 from . import block_sums, find_bar, no_origin
 
 MAX_RIVAL_SIDE = 128  # pixels; larger frames are binned, for speed
@@ -75,7 +76,8 @@ def check_rivals(scan: Scan, noise: NoiseModel, origin: OriginMap) -> OriginMap:
     hides = bool(binary_opening(hidden, np.ones((width, width), bool)).any())
     x, y = (a.ravel() for a in np.meshgrid(*(np.arange(RIVAL_STEP_PX, n - 1, RIVAL_STEP_PX) for n in good.shape),
                                            indexing="ij"))
-    far = np.hypot(x - middle[0], y - middle[1]) > max(MIN_RIVAL_RADII * radius, MIN_RIVAL_PX)
+    nearest = max(MIN_RIVAL_RADII * radius, MIN_RIVAL_PX)
+    far = np.hypot(x - middle[0], y - middle[1]) > nearest
     rivals = [(*diffuse_asymmetry(smooth, good, at, radius, sigma), at) for at in zip(x[far], y[far], strict=True)]
     rivals = [rival for rival in rivals if rival[2] >= max(MIN_SECTOR_PAIRS, pairs / 2)]
     if not rivals:
@@ -84,6 +86,9 @@ def check_rivals(scan: Scan, noise: NoiseModel, origin: OriginMap) -> OriginMap:
     sigmas = (here - there) / max(float(np.hypot(error, there_error)), 1e-6)
     if sigmas < (MAX_HIDDEN_RIVAL_SIGMAS if hides else MAX_RIVAL_SIGMAS):
         return origin
+    rings = ring_center(sums[0], ~noise.bad_pixels)
+    if rings.accepted and np.hypot(*((np.array(rings.center) - (step - 1) / 2) / step - middle)) < nearest:
+        return origin  # rings tell more than what lies between disks
     away = step * float(np.hypot(*(np.array(at) - middle)))
     return no_origin(scan.scan_shape, Flag("diffuse_elsewhere", {
         "distance": away, "qx0": at[0] * step + (step - 1) / 2, "qy0": at[1] * step + (step - 1) / 2}))
