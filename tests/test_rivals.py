@@ -101,3 +101,17 @@ def test_the_hole_of_a_ring_is_no_stop():
     origin = measure_origin(counts.astype(np.uint16), progress=False)
     assert origin.feature == "direct beam" and origin.stop is None
     assert np.hypot(np.median(origin.qx0) - 54.3, np.median(origin.qy0) - 57.8) < 0.15
+
+
+def test_the_gap_between_rings_is_no_bar():
+    x, y = np.indices((128, 128)) - 64
+    r = np.hypot(x - 1, y + 2)
+    rings = sum(a * np.exp(-(((r - at) / 1.4) ** 2) / 2) for a, at in ((1, 30.3), (0.6, 35), (0.5, 49.4), (0.4, 57.9)))
+    mean = 3000 * (r < 5) + 2.5e5 * rings / rings.sum()  # no background at all
+    good = np.ones((128, 128), bool)
+    for seed in range(3):
+        assert find_bar(np.random.default_rng(seed).poisson(mean), good) is None
+    mean += 2.0
+    mean[:64, 59:70] *= 0.01
+    bar = find_bar(np.random.default_rng(0).poisson(mean), good)
+    assert bar is not None and bar[20, 64]

@@ -13,11 +13,13 @@ import numpy as np
 from scipy.ndimage import affine_transform, minimum_filter1d, uniform_filter1d
 
 from ..core import binned_sum
+from ..fits import ring_center
 
 BAR_EDGE_PX, FLANK_PX = 1.0, 3.0  # binned pixels: blurred edge that is left out, and what is compared beside it
 LEAK, CLEAR = 0.06, 0.4  # electrons in a bar, and in what is none, of those beside it; likelihoods of the two
 MIN_BAR_EVIDENCE = 30.0  # log likelihood ratio; the search over places, widths and directions alone reaches 12
 MIN_ROUGH_EVIDENCE = 8.0  # the same at half of the resolution, with which the search goes on; bars have 15 or more
+MIN_EXPLAINED = 0.5  # electrons in a strip, in those that the profile of rings tells, from which on it is no bar
 MAX_LENGTH_FRACTION = 0.9  # of the frame that a bar crosses; strips that cross all of it are no bars
 MAX_ROW_EVIDENCE = 8.0  # log likelihood ratio of one row of a strip: many rows have to agree
 
@@ -80,7 +82,23 @@ def find_bar(total, good, readout: float = 0.0, tip=None, reach: float = np.inf)
             for at, n in zip(np.indices(total.shape), total.shape, strict=True))
     along, side = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
     inside = (along >= first - BAR_EDGE_PX) & (along <= last + BAR_EDGE_PX)
-    return inside & (np.abs(side - across) <= half + BAR_EDGE_PX)
+    bar = inside & (np.abs(side - across) <= half + BAR_EDGE_PX)
+    return None if tip is None and _lies_between_rings(total, good, bar) else bar
+
+
+def _lies_between_rings(total, good, bar):
+    """Whether a strip is dark since it runs between rings: it holds what their radial profile tells."""
+    rings = ring_center(total, good)
+    if not rings.accepted:
+        return False
+    x, y = np.indices(total.shape)
+    distance = np.hypot(x - rings.center[0], y - rings.center[1]).astype(int)
+    beside = good & ~bar
+    length = distance.max() + 1
+    pixels = np.bincount(distance[beside], minlength=length)
+    profile = np.bincount(distance[beside], total[beside], length) / np.maximum(pixels, 1)
+    seen = good & bar
+    return bool(total[seen].sum() > MIN_EXPLAINED * profile[distance[seen]].sum())
 
 
 def best_strip(total, good, readout, tip=None, reach=np.inf):
