@@ -40,7 +40,8 @@ MIN_SPLINE_BEND = 0.12
 MIN_CURVED_POSITIONS = 12
 MAX_SPARSE_OFFSET_PX = 0.25  # pixels
 MAX_DENSE_OUTLIERS = 0.25  # fraction of positions in dense groups of outliers; more are a second surface
-START_POSITIONS, START_TRIALS = 300, 40  # positions that score all starts, and best starts that all positions score
+# Positions that score all starts, and the number of best starts that all positions score; chosen for speed.
+START_POSITIONS, START_TRIALS = 300, 40
 MAX_IGNORED = 0.5  # fraction of positions that are outliers, above which the fit is refused
 
 

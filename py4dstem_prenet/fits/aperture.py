@@ -10,8 +10,11 @@ import numpy as np
 import torch
 
 MAX_CONTRAST_DEGREE = 6  # polynomial degree of the contrast
-LEARNED_STEP_PX, LEARNED_STEP = 0.005, 0.003  # steps of radius and blur, and of the contrast, that end the rounds
-MIN_DETERMINED_PART = 0.3  # part of a term of the contrast that the electrons of a disk determine; others are left out
+# Steps of radius and blur, pixels, and of the relative contrast, that end the rounds of learning; chosen for speed.
+LEARNED_STEP_PX, LEARNED_STEP = 0.005, 0.003
+# Part of a term of the contrast that the electrons of a disk determine; others are left out, for speed. On eleven
+# simulated scans of 300 to 100,000 electrons, the rms error of the positions was that with 0.1 within 2 %.
+MIN_DETERMINED_PART = 0.3
 MIN_BLUR_PX = 0.05  # pixels, 1 sigma: a sharper edge looks the same, since a pixel averages over its area
 
 

@@ -44,9 +44,9 @@ GAUSS_NEWTON_STEPS, MORE_STEPS, MAX_MOVE_SIGMAS = 3, 1, 0.1
 LEARNING_ROUNDS = 6  # rounds in which aperture and contrast are learned from a sample, at most
 MIN_EXPECTED_FRACTION = 0.03  # of the disk's level: lower bound of the expected counts in weights, a safeguard
 MISFIT_SIGMAS = 4.0  # standard errors of the mean squared residual that counting noise may add to it
-MAX_GROWTH = 10.0  # factor by which the amplitude of the contrast may grow in one round of learning
+MAX_GROWTH = 10.0  # factor by which the amplitude of the contrast may grow in one round of learning, a safeguard
 CONTRAST_LIMITS = 1e-3, 1.0  # smallest and largest amplitude of the contrast that is learned
-MIN_CONTRAST_PART = 0.01  # smallest variance of the contrast that is learned, in that of its noise
+MIN_CONTRAST_PART = 0.01  # smallest variance of the contrast that is learned, in that of its noise; float32 rounds less
 POSITION_PRIOR_PX = 1.0  # pixels, 1 sigma about the start: keeps the fit of a very weak disk near its start
 
 

@@ -21,7 +21,8 @@ import torch
 from scipy.interpolate import CubicSpline
 from torch.nn.functional import one_hot
 
-from .disk import DISK_MARGIN_PX, MAX_START_OFFSET_PX, MIN_EXPECTED_FRACTION, Aperture, DiskPositions
+from . import Aperture
+from .disk import DISK_MARGIN_PX, MAX_START_OFFSET_PX, MIN_EXPECTED_FRACTION, DiskPositions
 
 # Chosen, not measured:
 FITTED_RADII, FITTED_PX = 1.5, 2.5  # radius of the fitted pixels: in radii, and added to that, pixels
