@@ -250,10 +250,11 @@ def disks(
     datacube = _open(file, scan, cube)
     from . import bragg_disks, use_cluster
 
-    with use_cluster(scheduler):
+    with use_cluster(scheduler), _warnings_to_stderr():
         vectors = bragg_disks(datacube, false_alarm, weights, None if mask is None else load_mask(mask), device)
     save_bragg_vectors(vectors, output)
-    typer.echo(f"Saved {output}.")
+    counts = [len(vectors.raw[x, y].qx) for x in range(vectors.Rshape[0]) for y in range(vectors.Rshape[1])]
+    typer.echo(f"Saved {output}: {sum(counts):,} disks in {len(counts):,} patterns.")
 
 
 @app.command()
@@ -532,13 +533,19 @@ def _open(file, scan, cube):
     """The DataCube in a file; what `open` warns of goes to stderr."""
     from .io import open as open_scan
 
+    with _warnings_to_stderr():
+        return open_scan(file, None if scan is None else _pair(scan, "--scan"), cube)
+
+
+@contextmanager
+def _warnings_to_stderr():
+    """Print the user warnings of the block on stderr, without file and line."""
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", UserWarning)
-        datacube = open_scan(file, None if scan is None else _pair(scan, "--scan"), cube)
+        yield
     for warning in told:
         if warning.category is UserWarning:
             typer.echo(f"prenet: {warning.message}", err=True)
-    return datacube
 
 
 @contextmanager

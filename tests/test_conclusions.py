@@ -50,6 +50,19 @@ def test_what_has_no_sigma_says_so(name, statement):
     assert statement in names(ALL | {name: ALL[name] | {"sigma": math.nan}})
 
 
+def test_a_single_pattern_is_not_called_a_scan():
+    alone = names({"origin": ORIGIN | {"count": 1, "total": 1}, "descan": DESCAN, "ellipse": ELLIPSE})
+    assert alone[:3] == ["summary_single", "summary_ellipse", "next_single"]
+    assert not {"summary_descan", "summary_constant", "next_use"} & set(alone)
+
+
+def test_a_refused_pixel_size_is_not_asked_for_again():
+    refusal = next(kind for kind in FLAGS.values() if kind.stage == "pixel_size" and kind.severity == "refusal")
+    flag = Flag(refusal.name, {})
+    cautions = names({"origin": ORIGIN, "descan": DESCAN}, flag)
+    assert "avoid_lengths_refused" in cautions and "avoid_lengths" not in cautions
+
+
 def test_an_ellipse_within_its_uncertainty_is_round():
     assert "summary_round" in names(ALL | {"ellipse": ELLIPSE | {"ratio": 1.004}})
 

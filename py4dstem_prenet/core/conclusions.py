@@ -47,7 +47,8 @@ def conclude(found: Mapping, flags: Iterable[Flag], refusals: int | None = None)
     flags = tuple(flags)
     if "origin" not in found:
         return (Flag("summary_no_origin"), Flag("next_refusals", {"count": _count(flags, REFUSAL)}))
-    statements = [_origin(found["origin"]), _descan(found), _ellipse(found.get("ellipse"))]
+    single = found["origin"]["total"] == 1
+    statements = [_origin(found["origin"]), *(() if single else (_descan(found),)), _ellipse(found.get("ellipse"))]
     for name, sure, unsure in (("pixel_size", "summary_pixel_size", "summary_pixel_size_unsure"),
                                ("rotation", "summary_rotation", "summary_rotation_unsure")):
         if name in found:
@@ -56,7 +57,10 @@ def conclude(found: Mapping, flags: Iterable[Flag], refusals: int | None = None)
 
 
 def _origin(numbers):
-    return Flag("summary_origin" if np.isfinite(numbers["sigma"]) else "summary_origin_unsure", numbers)
+    known = np.isfinite(numbers["sigma"])
+    if numbers["total"] == 1:
+        return Flag("summary_single" if known else "summary_single_unsure", numbers)
+    return Flag("summary_origin" if known else "summary_origin_unsure", numbers)
 
 
 def _descan(found):
@@ -87,6 +91,8 @@ def _next(found, flags, serious):
         step = Flag("next_refusals", {"count": max(serious, 1)})
     elif marked:
         step = Flag("next_read", {"count": marked})
+    elif found["origin"]["total"] == 1:
+        step = Flag("next_single")
     else:
         step = Flag("next_use")
     bad = next((flag.numbers["count"] for flag in flags if flag.name == "bad_pixels"), 0)
@@ -105,7 +111,8 @@ def _cautions(found, flags):
     if "descan" in found and has_flag(flags, "residuals_correlated", "specimen_explains"):
         cautions.append(Flag("avoid_richer_model"))
     if "pixel_size" not in found:
-        cautions.append(Flag("avoid_lengths"))
+        refused = any(flag.kind.stage == "pixel_size" and flag.severity == REFUSAL for flag in flags)
+        cautions.append(Flag("avoid_lengths_refused" if refused else "avoid_lengths"))
     if "ellipse" not in found:
         cautions.append(Flag("avoid_directions"))
     if has_flag(flags, "rotation_half_turn_open"):

@@ -569,6 +569,9 @@ _PROBE = (
      "There is no probe: no disk can be fitted to the mean direct beam."),
 )
 _CALIBRATION = (
+    ("disks_not_centered", WARNING,
+     "The cube has no calibrated origin, so the Bragg vectors are not centered, and strain or orientation cannot be "
+     "mapped from them.", "Call datacube.prenet.calibrate() (prenet calibrate) first."),
     ("pixel_size_from_crystal", INFO,
      "The pixel size, {value:.6f} ± {sigma:.6f} {unit}, was measured in this scan from {standard}. The calibration "
      "holds {stored:.6f}, times sqrt(a/b) of the ellipse, as py4DSTEM needs it."),
@@ -816,6 +819,12 @@ _SUMMARY = (
     ("summary_origin_unsure", WARNING,
      "The {feature} was found at {count} of {total} positions, in the median at qx0 = {qx0:.2f} px (row, downward) and "
      "qy0 = {qy0:.2f} px (column, to the right), without a stated uncertainty."),
+    ("summary_single", INFO,
+     "The {feature} of the pattern is at qx0 = {qx0:.2f} px (row, downward) and qy0 = {qy0:.2f} px (column, to the "
+     "right), known to {sigma:.2g} px along each axis. A single pattern has no descan."),
+    ("summary_single_unsure", WARNING,
+     "The {feature} of the pattern is at qx0 = {qx0:.2f} px (row, downward) and qy0 = {qy0:.2f} px (column, to the "
+     "right), without a stated uncertainty. A single pattern has no descan."),
     ("summary_descan", INFO,
      "The descan is a {model} that moves the origin by {span_x:.2f} px (qx0) and {span_y:.2f} px (qy0) over the scan, "
      "and the fitted origin is known to {sigma:.2g} px along each axis."),
@@ -850,6 +859,8 @@ _SUMMARY = (
     ("next_read", INFO,
      "Next: look at datacube.prenet.show(), and read the warnings ({count}, marked ! or x, or amber or red); then find "
      "Bragg disks (datacube.prenet.bragg_disks()) and map strain or orientation."),
+    ("next_single", INFO,
+     "Next: save the calibration, or apply it to a scan recorded with the same settings (calibrate(like=...))."),
     ("next_refusals", REFUSAL,
      "Next: do what the refusals say (marked with x or red: {count}), and calibrate again; do not use this calibration "
      "before."),
@@ -867,6 +878,8 @@ _SUMMARY = (
     ("avoid_lengths", INFO,
      "Do not read lattice spacings from it: the pixel size is not known, and lengths stay in pixels "
      "(calibrate(standard=...) or calibrate(like=...) adds it)."),
+    ("avoid_lengths_refused", INFO,
+     "Do not read lattice spacings from it: the pixel size was refused, and lengths stay in pixels."),
     ("avoid_directions", INFO,
      "Do not compare strain along different directions without a reference region of the same scan: an unknown ellipse "
      "looks like strain (calibrate(like=...) takes that of a standard)."),

@@ -117,7 +117,8 @@ class PixelSize(Decided):
         if not np.isfinite(self.value):
             return [("accepted", "no"), ("standard", self.standard), ("flags", self.reason)]
         shown = [("accepted", "yes" if self.accepted else "no"), ("standard", self.standard),
-                 ("pixel size", f"{self.value:.6f} ± {self.sigma:.6f} Å⁻¹ ({100 * self.relative_sigma:.2g} %)"),
+                 ("pixel size" if self.accepted else "best fit, not accepted",
+                  f"{self.value:.6f} ± {self.sigma:.6f} Å⁻¹ ({100 * self.relative_sigma:.2g} %)"),
                  ("from", self.evidence)]
         seen = [ring for ring in self.rings if np.isfinite(ring.error)]
         if seen:

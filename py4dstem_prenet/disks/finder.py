@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -304,6 +305,8 @@ def bragg_disks(datacube, false_alarm: float = 0.1, weights: str = "intensity", 
         raise PrenetError(f"weights is {' or '.join(map(repr, WEIGHTS))}, not {weights!r}.")
     mask = read_mask(datacube) if mask is None else mask
     origin = _origin(datacube)
+    if origin is None:
+        warnings.warn(str(Flag("disks_not_centered")), stacklevel=2)
     return to_bragg_vectors(datacube, find_bragg_disks(datacube, false_alarm, mask, device, progress, origin), weights)
 
 

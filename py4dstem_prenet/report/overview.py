@@ -113,7 +113,8 @@ def draw_quantities(size, turned, axes) -> None:
         Axes to draw into.
     """
     if size is not None:
-        show_standard(size, axes[0], f"{size.standard}: {size.value:.6f} ± {size.sigma:.6f} Å⁻¹")
+        known = f"{size.value:.6f} ± {size.sigma:.6f} Å⁻¹" if size.accepted else "not accepted"
+        show_standard(size, axes[0], f"{size.standard}: {known}")
         show_ring_errors(size, axes[1], "radii of the rings")
     if turned is not None:
         if turned.deflection is not None:

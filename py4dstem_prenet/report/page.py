@@ -286,7 +286,8 @@ def _numbers(seen):
         yield "pixel size in the calibration", f"{q['value']:.6f} {q['unit']} ({q['author']})"
     if seen.pixel_size is not None:
         size = seen.pixel_size
-        yield "pixel size along the mean radius", f"{size.value:.6f} ± {size.sigma:.6f} Å⁻¹ ({size.standard})"
+        name = "pixel size along the mean radius" if size.accepted else "pixel size of the best fit, not accepted"
+        yield name, f"{size.value:.6f} ± {size.sigma:.6f} Å⁻¹ ({size.standard})"
         for ring in seen.pixel_size.rings:
             expected = ring_radius_px(seen.pixel_size, ring)
             yield f"ring {ring.names}", f"expected at {expected:.2f} px, " + (

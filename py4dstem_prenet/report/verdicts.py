@@ -21,7 +21,7 @@ _TOPICS = {  # topic: question, and an answer for each light
         "green": "Yes. Use the fitted origin.", "amber": "Yes. Use the fitted origin, and read what follows.",
         "red": "No."}),
     "ellipse": ("Is the elliptical distortion known?", {
-        "green": "Yes, and it is set.", "amber": "Not for certain.", "red": "No: the ellipse that is set is wrong."}),
+        "green": "Yes, and it is set.", "amber": "No: it is not set, or not confirmed.", "red": "No: the ellipse that is set is wrong."}),
     "pixel_size": ("Is the pixel size known?", {
         "green": "Yes, and it is set.", "amber": "Yes, with reservations.", "red": "No."}),
     "rotation": ("Is the rotation between scan and pattern known?", {
@@ -35,7 +35,7 @@ _OVERALL = ("Can I go on?", {"green": "Go on.", "amber": "Go on after reading wh
                              "red": "Do not go on yet: see what is red."})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Verdict:
     """The answer to one question.
 
@@ -63,6 +63,9 @@ class Verdict:
     def why(self) -> tuple[str, ...]:
         """The flags as sentences."""
         return tuple(str(flag) for flag in self.flags)
+
+    def __repr__(self):
+        return f"<{self.topic}: {self.light}. {self.answer}>"
 
 
 def make_verdict(topic: str, flags, details=()) -> Verdict:
