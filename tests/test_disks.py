@@ -154,7 +154,8 @@ class TestVectors:
     def test_weights_are_precisions(self):
         counts, _ = scan_of((3, 4), seed=7)
         datacube = py4DSTEM.DataCube(counts)
-        vectors = datacube.prenet.bragg_disks(weights="precision", progress=False)
+        with pytest.warns(UserWarning):  # not calibrated: the vectors are not centered
+            vectors = datacube.prenet.bragg_disks(weights="precision", progress=False)
         details = vectors.tree("prenet_disks")[0, 0].data
         sigma = np.sqrt(0.5 * (details["sigma_qx"] ** 2 + details["sigma_qy"] ** 2))
         assert np.allclose(vectors.raw[0, 0].I, 1 / sigma)

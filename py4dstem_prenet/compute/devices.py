@@ -6,6 +6,7 @@ import torch
 from ..core import PrenetError
 
 GPU_BATCHES = 16  # factor between the batch for a GPU and that for the cache of a CPU
+FIRST_CUDA_BFLOAT16 = 8  # compute capability of the first NVIDIA GPUs with bfloat16 (Ampere)
 
 _fits = {}  # sizes that fit, found after a failure: {(device, requested size, shapes): size}
 
@@ -180,3 +181,28 @@ def _moved(value, device):
     if isinstance(value, tuple | list):
         return type(value)(_moved(item, device) for item in value)
     return value
+
+
+def has_fast_bfloat16(device) -> bool:
+    """Return whether a device computes in bfloat16 faster than in float32.
+
+    Parameters
+    ----------
+    device : torch.device or str
+        The device.
+
+    Returns
+    -------
+    bool
+        True for GPUs and processors with instructions for it (AVX-512 BF16, AMX).
+
+    Examples
+    --------
+    >>> has_fast_bfloat16("meta")
+    False
+    """
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= FIRST_CUDA_BFLOAT16
+    features = torch.cpu.get_capabilities() if kind == "cpu" and hasattr(torch.cpu, "get_capabilities") else {}
+    return any(features.get(name, False) for name in ("avx512_bf16", "amx_bf16"))

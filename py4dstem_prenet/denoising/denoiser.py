@@ -18,7 +18,7 @@ from scipy.ndimage import gaussian_filter
 from torch.nn.functional import pad
 
 from .._version import __version__
-from ..compute import in_batches, map_chunks, pick_device
+from ..compute import has_fast_bfloat16, in_batches, map_chunks, pick_device
 from ..core import NoiseModel, PrenetError, as_scan, sample_positions
 from ..descan import fit_origin
 from ..detector import lost_frames, of_part, split
@@ -320,7 +320,7 @@ def _expected(electrons, means, patterns, origins, noise: NoiseModel, weights: s
     network = load(weights, device)
     shape = electrons.shape[1:]
     side = (0, -shape[1] % MULTIPLE, 0, -shape[0] % MULTIPLE)
-    alone = not patterns.any()
+    alone, half = not patterns.any(), has_fast_bfloat16(device)
 
     def _padded(images):
         return pad(images[:, None], side, mode="replicate")[:, 0] if any(side) else images
@@ -330,7 +330,8 @@ def _expected(electrons, means, patterns, origins, noise: NoiseModel, weights: s
     def _estimate(electrons, means, patterns):
         readout = torch.full_like(patterns, noise.readout / noise.gain)
         others = () if alone else (_padded(means), patterns)
-        found = network.estimate_with_trust(_padded(electrons), readout, good.expand(len(electrons), -1, -1), *others)
+        found = network.estimate_with_trust(_padded(electrons), readout, good.expand(len(electrons), -1, -1), *others,
+                                            half=half)
         return torch.stack(found, 1)[..., :shape[0], :shape[1]]
 
     size = max(1, NETWORK_PIXELS // (shape[0] * shape[1]))

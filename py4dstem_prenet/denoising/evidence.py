@@ -9,7 +9,7 @@ than any pixel. The estimate is corrected to have those of the evidence.
 from __future__ import annotations
 
 import torch
-from torch.nn.functional import max_pool2d
+from torch.nn.functional import pad
 
 from . import derivatives, displacement_fields, unexplained_fraction, variance_of
 
@@ -90,9 +90,16 @@ def agree(estimates, trust, electrons, means, patterns, origins, readout: float 
     for k, chosen in enumerate(chunks):
         change = (parameters[chosen][:, :, None] * _tangents(out[k], origins[chosen])).sum(1).view_as(out[k])
         # A displacement by less than a pixel stays within the values of the adjacent pixels; the first order may not.
-        lowest, highest = -max_pool2d(-out[k], 3, 1, 1), max_pool2d(out[k], 3, 1, 1)
+        lowest, highest = _of_adjacent(out[k], torch.minimum), _of_adjacent(out[k], torch.maximum)
         out[k] = (out[k] + change).clamp(lowest, highest)
     return torch.cat(out)
+
+
+def _of_adjacent(images, extreme):
+    """Minimum or maximum of 3 x 3 pixels of images (m, H, W). Of slices it is several times faster than by pooling."""
+    images = pad(images[None], (1,) * 4, mode="replicate")[0]
+    images = extreme(extreme(images[:, :-2], images[:, 1:-1]), images[:, 2:])
+    return extreme(extreme(images[..., :-2], images[..., 1:-1]), images[..., 2:])
 
 
 def _evidence(electrons, means, trust, patterns):

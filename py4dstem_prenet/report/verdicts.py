@@ -21,7 +21,8 @@ _TOPICS = {  # topic: question, and an answer for each light
         "green": "Yes. Use the fitted origin.", "amber": "Yes. Use the fitted origin, and read what follows.",
         "red": "No."}),
     "ellipse": ("Is the elliptical distortion known?", {
-        "green": "Yes, and it is set.", "amber": "No: it is not set, or not confirmed.", "red": "No: the ellipse that is set is wrong."}),
+        "green": "Yes, and it is set.", "amber": "No: it is not set, or not confirmed.",
+        "red": "No: the ellipse that is set is wrong."}),
     "pixel_size": ("Is the pixel size known?", {
         "green": "Yes, and it is set.", "amber": "Yes, with reservations.", "red": "No."}),
     "rotation": ("Is the rotation between scan and pattern known?", {
