@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from scipy.special import erfc
 
-from py4dstem_prenet.origin import diffuse_asymmetry, find_bar, find_stop, measure_origin
+from py4dstem_prenet.core import Decision, OriginMap, as_scan
+from py4dstem_prenet.detector import estimate_noise
+from py4dstem_prenet.origin import check_rivals, diffuse_asymmetry, find_bar, find_stop, measure_origin
 
 SIDE = 112
 
@@ -81,6 +83,26 @@ def test_a_bragg_disk_beside_a_stop_is_not_the_direct_beam(masked):
         origin = measure_origin(counts.astype(np.uint16), mask=~hidden if masked else None, progress=False)
         if origin.found:
             assert np.hypot(np.median(origin.qx0) - center[0], np.median(origin.qy0) - center[1]) < 1
+
+
+@pytest.mark.parametrize("background", [0.0, 0.005, 0.05])
+def test_patterns_without_diffuse_scattering_tell_of_no_rival(background):
+    """Disks on a flat background, as in simulations without inelastic scattering and offset-corrected camera frames."""
+    x, y = np.indices((128, 128))
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        center, turn = rng.uniform(50, 78, 2), rng.uniform(0, np.pi)
+        mean = np.full(x.shape, background)
+        for h, k in np.ndindex(7, 7):
+            a, b = 22 * (h - 3), 25 * (k - 3)
+            at = center + np.array([a * np.cos(turn) - b * np.sin(turn), a * np.sin(turn) + b * np.cos(turn)])
+            part = 1.0 if h == k == 3 else 0.1 * rng.uniform(0.2, 1.8)
+            mean = mean + 3000 * part / 113 * (np.hypot(x - at[0], y - at[1]) < 6)
+        counts = rng.poisson(np.broadcast_to(mean, (4, 4, 128, 128))).astype(np.uint16)
+        one = np.ones((4, 4))
+        origin = OriginMap(*(q * one for q in center), 0.05 * one, 0.05 * one, one > 0, 6.0, Decision(True))
+        scan = as_scan(counts)
+        assert check_rivals(scan, estimate_noise(scan), origin).found
 
 
 @pytest.mark.parametrize("center", [(400, 400), (-500, 20), (1e300, 4), (np.nan, 30)])
