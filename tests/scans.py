@@ -63,3 +63,14 @@ def numbers_of(result, name):
     """The numbers of the one flag of this name that a result, a decision, or a tuple of flags carries."""
     (flag,) = [flag for flag in getattr(result, "flags", result) if flag.name == name]
     return flag.numbers
+
+
+def moments(image):
+    """Sum, centroid (2,) and covariance (2, 2) of an image (H, W)."""
+    image = np.asarray(image, float)
+    total = image.sum()
+    x, y = (np.arange(n) for n in image.shape)
+    cx, cy = image.sum(1) @ x / total, image.sum(0) @ y / total
+    cov = np.array([[image.sum(1) @ (x - cx) ** 2, (x - cx) @ image @ (y - cy)],
+                    [(x - cx) @ image @ (y - cy), image.sum(0) @ (y - cy) ** 2]]) / total
+    return total, np.array([cx, cy]), cov
