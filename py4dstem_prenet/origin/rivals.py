@@ -24,7 +24,7 @@ DIFFUSE_BLUR_PX = 1.0  # binned pixels, 1 sigma: fewer electrons than one are no
 MIN_LIT_SIGMAS = 3.0  # of a smoothed pixel, that a sector has to exceed; two dark ones agree about any place
 MIN_LIT_SHARE = 0.15  # of the pairs; fewer are disks that cover a sector, in patterns without diffuse scattering
 MIN_RIVAL_RADII, MIN_RIVAL_PX = 1.5, 5.0  # distance of a rival from the located beam: radii, binned pixels
-DISK_MARGIN_PX = 8  # binned pixels, by which the square of the opening exceeds a disk: its edge is blurred
+OPENING_MARGIN_PX = 8  # binned pixels, by which the square of the opening exceeds a disk: its edge is blurred
 OPENED_PERCENT = 15  # of the pixels of the square, between disks; the lowest pixel alone would be noise
 MAX_OPENED_PARTS = 4  # the square is at most this part of the frame
 DEAD_SIDE_PX = 5  # pixels, side of a square of one value in the sum of patterns
@@ -128,7 +128,7 @@ def check_stop(scan: Scan, noise: NoiseModel, origin: OriginMap, stopped: bool) 
 
 def _between_disks(smooth, good, radius: float):
     """Sum of patterns without its disks: a morphological opening by a square that none of them fills."""
-    side = min(2 * int(np.ceil(radius)) + DISK_MARGIN_PX, min(smooth.shape) // MAX_OPENED_PARTS)
+    side = min(2 * int(np.ceil(radius)) + OPENING_MARGIN_PX, min(smooth.shape) // MAX_OPENED_PARTS)
     lowest = percentile_filter(np.where(good, smooth, np.inf), OPENED_PERCENT, side, mode="constant")
     opened = maximum_filter(np.where(np.isfinite(lowest), lowest, 0.0), side)
     return np.where(good, np.minimum(opened, smooth), 0.0)
