@@ -200,6 +200,8 @@ def choose_array(contents, path, scan_shape=None, name=None) -> StoredArray:
     more = f" and {len(held) - MAX_LISTED} more" if len(held) > MAX_LISTED else ""
     hint = contents.hint or ("give scan_shape for an array of more than four axes" if any(
         a.ndim > MAX_AXES for a in contents.arrays) else "")
+    if not hint and not contents.arrays and any(len(a.shape) == 2 for a in contents.others):
+        hint = "use a single pattern as py4DSTEM.DataCube(pattern[None, None]), or save it with axes of length 1"
     hint = f"; {hint}" if hint else ""
     raise PrenetError(f"{path} ({contents.kind}) holds no scan or stack of patterns{named}, but "
                       f"{', '.join(held[:MAX_LISTED]) or 'nothing'}{more}{hint}.")
