@@ -17,6 +17,7 @@ from . import (
     Candidates,
     DiskShape,
     DiskWindows,
+    apart,
     directions,
     grid_side,
     grid_step,
@@ -229,14 +230,10 @@ def _store(found, part, fitted, place, model):
     found.contrast_sigma[part, :terms] = np.sqrt(values["contrast_variance"].clip(0)) * level
 
 
-def _apart(position, candidates):
-    """Positions of disks with their patterns laid out far from each other, so that one tree holds them all."""
-    return np.column_stack([position, candidates.pattern * 1e6])
-
 
 def _neighbors(position, candidates: Candidates, reach):
     """Nearest disks of the same pattern within `reach`, nearest first, (k, MAX_NEIGHBORS); -1 for none."""
-    points = _apart(position, candidates)
+    points = apart(position, candidates.pattern)
     if len(points) < 2:
         return np.full((len(points), MAX_NEIGHBORS), -1)
     distance, index = cKDTree(points).query(points, MAX_NEIGHBORS + 1, distance_upper_bound=reach)
@@ -248,7 +245,7 @@ def _repeated(position, candidates: Candidates, good, radius):
     out = np.zeros(len(position), bool)
     index = np.flatnonzero(good)
     if len(index):
-        for i, j in cKDTree(_apart(position, candidates)[index]).query_pairs(SAME_RADII * radius):
+        for i, j in cKDTree(apart(position, candidates.pattern)[index]).query_pairs(SAME_RADII * radius):
             i, j = index[i], index[j]
             out[j if candidates.significance[i] >= candidates.significance[j] else i] = True
     return out
