@@ -121,6 +121,8 @@ class DiskFinder:
             if last or change < MAX_RADIUS_CHANGE:
                 break
             aperture = replace(shape.aperture, contrast=())  # which belongs to the radius that was wrong
+        fitted = fit_disks(_windows(electrons, good, readout, shape.aperture), found, shape, direct, readout)
+        shape = shape.with_misfits(found.electrons[fitted.good], fitted.misfit[fitted.good])
         structure = measure_structure(electrons, background, good, readout, disks, threshold, direct)
         if structure.speckle:
             alarms = false_alarms(background, good, readout, disks, center, structure)

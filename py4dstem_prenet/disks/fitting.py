@@ -29,6 +29,7 @@ from . import (
 # Chosen with multislice silicon along [110] in view (benchmarks/strain.py, disks.py), unless a comment says otherwise:
 FITTED_AT_ONCE = 512  # windows; limits the memory
 PRIOR_PX = 1.0  # pixels, of `fits.DiskModel`: its prior about the start, which is taken out of the covariance
+OFF_CENTER_ERROR = 0.15  # 1 sigma, of the distance between the center of a disk and its light
 FINE_SIGMA_PX = 0.1  # pixels; a position with a larger sigma is fitted again from where the first fit ended
 # Electrons: the variance of a position exceeds its asymptotic value by this number over the electrons of the disk. Set
 # on simulated disks of 60 to 300 electrons.
@@ -62,6 +63,8 @@ class FittedDisks:
         Whether the fit stayed with the disk.
     contrast, contrast_sigma : numpy.ndarray, shape (k, terms)
         Coefficients of the brightness, electrons in a pixel, and their standard errors.
+    misfit : numpy.ndarray, shape (k,)
+        Mean squared residual of the first fits, in units of the expected variance.
     """
 
     position: np.ndarray
@@ -71,6 +74,7 @@ class FittedDisks:
     good: np.ndarray
     contrast: np.ndarray
     contrast_sigma: np.ndarray
+    misfit: np.ndarray
 
 
 def fit_disks(windows: DiskWindows, candidates: Candidates, shape: DiskShape, direct, readout: float) -> FittedDisks:
@@ -98,7 +102,7 @@ def fit_disks(windows: DiskWindows, candidates: Candidates, shape: DiskShape, di
     every = with_direct(candidates, direct)
     count = len(every.pattern)
     found = FittedDisks(every.place.astype(float), np.full((count, 2), np.inf), *np.zeros((2, count)),
-                        np.zeros(count, bool), *np.zeros((2, count, 28)))
+                        np.zeros(count, bool), *np.zeros((2, count, 28)), np.zeros(count))
     if not k:
         return FittedDisks(*(getattr(found, name)[:0] for name in found.__dataclass_fields__))
     crowded = _neighbors(every.place.astype(float), every, 2 * windows.reach)
@@ -138,6 +142,11 @@ def fit_disks(windows: DiskWindows, candidates: Candidates, shape: DiskShape, di
     found.good[:] &= np.hypot(*(found.position - start).T) < reach
     # A fit that lost most of the light of its place: it belongs to another disk, or the fit went astray.
     found.good[:k] &= found.intensity[:k] + 2 * found.intensity_sigma[:k] > MIN_LIGHT * candidates.electrons
+    # What the model of the contrast may be wrong by: seen in the residuals, and where the light is off the center.
+    typical = shape.typical_misfit(every.electrons)
+    off_center = (np.hypot(*(found.position - start).T) - CENTERED_PX).clip(0)
+    found.sigma[:] = np.hypot(found.sigma * np.maximum(found.misfit / typical, 1)[:, None],
+                              OFF_CENTER_ERROR * off_center[:, None])
     return FittedDisks(*(getattr(found, name)[:k] for name in found.__dataclass_fields__))
 
 
@@ -220,7 +229,7 @@ def _store(found, part, fitted, place, model):
     variance = np.einsum("kii->ki", np.linalg.inv(information))
     intensity = values["brightness"] * np.pi * model.aperture.radius**2
     few = 1 + FEW_ELECTRONS / intensity.clip(1)
-    found.position[part] = values["position"] + place
+    found.position[part], found.misfit[part] = values["position"] + place, values["misfit"]
     found.sigma[part] = np.sqrt(variance.clip(1e-8) * (values["misfit"].clip(1) * few)[:, None])
     found.intensity[part] = intensity
     found.intensity_sigma[part] = np.abs(intensity) / np.maximum(np.abs(values["strength"]), 1e-3)
