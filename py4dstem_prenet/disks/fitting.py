@@ -29,6 +29,7 @@ from . import (
 # Chosen with multislice silicon along [110] in view (benchmarks/strain.py, disks.py), unless a comment says otherwise:
 FITTED_AT_ONCE = 512  # windows; limits the memory
 PRIOR_PX = 1.0  # pixels, of `fits.DiskModel`: its prior about the start, which is taken out of the covariance
+TELLING_ELECTRONS = 30.0  # electrons, from which on the residuals of a disk tell whether its model holds
 OFF_CENTER_ERROR = 0.15  # 1 sigma, of the distance between the center of a disk and its light
 FINE_SIGMA_PX = 0.1  # pixels; a position with a larger sigma is fitted again from where the first fit ended
 # Electrons: the variance of a position exceeds its asymptotic value by this number over the electrons of the disk. Set
@@ -143,10 +144,12 @@ def fit_disks(windows: DiskWindows, candidates: Candidates, shape: DiskShape, di
     # A fit that lost most of the light of its place: it belongs to another disk, or the fit went astray.
     found.good[:k] &= found.intensity[:k] + 2 * found.intensity_sigma[:k] > MIN_LIGHT * candidates.electrons
     # What the model of the contrast may be wrong by: seen in the residuals, and where the light is off the center.
+    # The residuals of few electrons do not tell.
     typical = shape.typical_misfit(every.electrons)
     off_center = (np.hypot(*(found.position - start).T) - CENTERED_PX).clip(0)
-    found.sigma[:] = np.hypot(found.sigma * np.maximum(found.misfit / typical, 1)[:, None],
-                              OFF_CENTER_ERROR * off_center[:, None])
+    wider = np.hypot(found.sigma * np.maximum(found.misfit / typical, 1)[:, None],
+                     OFF_CENTER_ERROR * off_center[:, None])
+    found.sigma[:] = np.where(every.electrons[:, None] < TELLING_ELECTRONS, found.sigma, wider)
     return FittedDisks(*(getattr(found, name)[:k] for name in found.__dataclass_fields__))
 
 
