@@ -464,7 +464,8 @@ class PrenetAccessor:
             Mean number of false disks in a pattern, greater than 0 and at most 1.
         weights : {"intensity", "precision"}, optional
             What the vectors hold as intensity: the electrons of the disk, or the inverse standard error of its
-            position. py4DSTEM's `StrainMap` weights disks by it: give "precision" for strain.
+            position. py4DSTEM's `StrainMap` weights disks by it: give "precision" for strain. With "intensity", weak
+            disks are searched, too, where neighbors in the scan have one; their electrons are those of the pattern.
         mask : ndarray of bool, shape (Qx, Qy), optional
             True where a detector pixel is good; by default the mask in the calibration.
         device : {"auto", "cpu", "cuda", "mps"}, optional

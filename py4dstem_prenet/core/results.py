@@ -30,7 +30,8 @@ class BraggDisks(Result):
     pattern_shape : tuple of int
         (Qx, Qy).
     threshold : float
-        Least significance, standard deviations.
+        Least significance of a disk that a pattern shows alone, standard deviations. Those below were found with
+        neighbors.
     false_alarm : float
         Mean number of false disks in a pattern above it.
     """
@@ -50,7 +51,7 @@ class BraggDisks(Result):
         size = int(np.prod(self.scan_shape))
         shown = [("Bragg disks", f"{len(bragg)} in {size} patterns, {len(bragg) / size:.1f} in each"),
                  ("false disks", f"{self.false_alarm:g} in a pattern on average"),
-                 ("least significance", f"{self.threshold:.1f} standard deviations")]
+                 ("least significance without neighbors", f"{self.threshold:.1f} standard deviations")]
         if len(bragg):
             sigma = np.median([bragg["sigma_qx"], bragg["sigma_qy"]])
             shown.append(("sigma of a position, per axis, median", f"{sigma:.2g} px"))

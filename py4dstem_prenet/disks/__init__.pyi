@@ -7,18 +7,26 @@ from .contrast import (
     with_direct as with_direct,
 )
 from .cutting import DiskWindows as DiskWindows
-from .finder import (
-    DiskFinder as DiskFinder,
-    bragg_disks as bragg_disks,
-    find_bragg_disks as find_bragg_disks,
-    probabilities as probabilities,
-)
+from .faint import FaintDisks as FaintDisks, faint_disks as faint_disks
+from .finder import DiskFinder as DiskFinder
 from .fitting import FittedDisks as FittedDisks, fit_disks as fit_disks
+from .neighborhood import (
+    OwnDisks as OwnDisks,
+    PatternGroup as PatternGroup,
+    apart as apart,
+    log_odds as log_odds,
+    neighbor_pairs as neighbor_pairs,
+)
 from .posterior import (
     grid_side as grid_side,
     grid_step as grid_step,
     posterior_positions as posterior_positions,
     weak_sigma as weak_sigma,
+)
+from .scans import (
+    bragg_disks as bragg_disks,
+    find_bragg_disks as find_bragg_disks,
+    probabilities as probabilities,
 )
 from .search import (
     Candidates as Candidates,

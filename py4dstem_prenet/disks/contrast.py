@@ -40,6 +40,8 @@ class DiskShape:
     amplitudes : tuple of numpy.ndarray
         For each class, the relative amplitude of each term of the contrast along and across the direction of a disk;
         empty if it is not known, and the contrast that of the direct disk.
+    misfits : tuple of float
+        Median misfit of the fits of disks between the limits GROUP_ELECTRONS; empty if it is not known.
 
     Examples
     --------
@@ -54,6 +56,50 @@ class DiskShape:
     aperture: Aperture
     limits: tuple = ()
     amplitudes: tuple = ()
+    misfits: tuple = ()
+
+    def typical_misfit(self, electrons) -> np.ndarray:
+        """Return the misfit that fits of disks have in this scan.
+
+        Parameters
+        ----------
+        electrons : numpy.ndarray, shape (k,)
+            Electrons of the disks.
+
+        Returns
+        -------
+        numpy.ndarray, shape (k,)
+            Mean squared residual in units of the expected variance; infinite if it is not known.
+        """
+        return np.array(self.misfits or (np.inf,) * (len(GROUP_ELECTRONS) + 1))[
+            np.searchsorted(GROUP_ELECTRONS, electrons)]
+
+    def with_misfits(self, electrons, misfit) -> DiskShape:
+        """Learn the typical misfit from fits.
+
+        Parameters
+        ----------
+        electrons, misfit : numpy.ndarray, shape (k,)
+            Electrons of disks and the misfit of their fits.
+
+        Returns
+        -------
+        DiskShape
+            This shape with `misfits`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from py4dstem_prenet.disks import DiskShape
+        >>> from py4dstem_prenet.fits import Aperture
+        >>> shape = DiskShape(Aperture(4.0, 0.3, (0.0, 0.0))).with_misfits(np.full(50, 99.0), np.full(50, 0.8))
+        >>> shape.typical_misfit(np.array([60.0, 900.0])).tolist()  # there are no bright disks
+        [0.8, inf]
+        """
+        group = np.searchsorted(GROUP_ELECTRONS, electrons)
+        return replace(self, misfits=tuple(
+            float(np.median(misfit[group == k])) if (group == k).sum() >= MIN_LEARNED_DISKS else np.inf
+            for k in range(len(GROUP_ELECTRONS) + 1)))
 
     def contrast_class(self, electrons) -> np.ndarray:
         """Return the class of disks.

@@ -1,41 +1,39 @@
-"""Find the Bragg disks of a scan: learn beam, background and contrast from a sample, then search every pattern."""
+"""Find the Bragg disks of patterns: beam, background and contrast are learned from a sample of a scan."""
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import torch
 
-from ..compute import map_chunks, sharing_cores
-from ..core import BraggDisks, Flag, PrenetError, Scan, as_scan
-from ..networks import requirement
-from ..origin import BeamLocator, check_mask
+from ..core import BraggDisks, Flag, PrenetError, Scan
+from ..origin import BeamLocator
 from . import (
     Background,
     DiskFilter,
     DiskShape,
     DiskWindows,
     FalseAlarms,
+    OwnDisks,
+    PatternGroup,
     Structure,
+    faint_disks,
     false_alarms,
     find_disks,
     fit_disks,
     learned_shape,
     measure_background,
     measure_structure,
+    neighbor_pairs,
 )
 
 SAMPLE_PATTERNS = 64  # patterns from which background and contrast are learned; chosen for speed
 SAMPLE_BYTES = 2**28  # bytes of these patterns as float32
 SEARCHED_BYTES = 2**25  # bytes of the patterns that are searched at once as float32; chosen for speed
 MAX_ORIGIN_OFFSET_PX = 2.0  # pixels between the origin that is given and the located disk, if it is the direct one
-MAX_FALSE_ALARM = 1.0  # false disks in a pattern that may be asked for
-WEIGHTS = ("intensity", "precision")
-RATE_STEP = 1.0  # natural logarithm: width of the bins of the rate in which false and found disks are compared
 MAX_RADIUS_CHANGE = 0.05  # of the radius, from which on disks are searched again with the learned aperture
+PLACES_RATE = 0.2  # of the rate of false disks: places in sums of neighbors where there is no disk
 WINDOW_MARGIN_PX = 8  # pixels between the edge of a disk and the end of its window, at most
 
 
@@ -68,6 +66,7 @@ class DiskFinder:
     threshold: float
     shape: DiskShape
     origin: np.ndarray | None = None
+    false_alarm: float = 0.1
 
     @classmethod
     def learn(cls, scan: Scan, false_alarm: float = 0.1, mask=None, device="auto", progress=False,
@@ -122,11 +121,13 @@ class DiskFinder:
             if last or change < MAX_RADIUS_CHANGE:
                 break
             aperture = replace(shape.aperture, contrast=())  # which belongs to the radius that was wrong
+        fitted = fit_disks(_windows(electrons, good, readout, shape.aperture), found, shape, direct, readout)
+        shape = shape.with_misfits(found.electrons[fitted.good], fitted.misfit[fitted.good])
         structure = measure_structure(electrons, background, good, readout, disks, threshold, direct)
         if structure.speckle:
             alarms = false_alarms(background, good, readout, disks, center, structure)
             threshold = alarms.threshold(false_alarm)
-        return cls(locator, background, structure, alarms, threshold, shape, origin)
+        return cls(locator, background, structure, alarms, threshold, shape, origin, false_alarm)
 
     def find(self, index, block):
         """Find the disks of some patterns.
@@ -176,6 +177,56 @@ class DiskFinder:
         tail["probability"] = self.alarms.rate(found.significance[kept])
         return rows[np.argsort(rows["position"], kind="stable")]
 
+    def find_faint(self, index, patterns, rows, wanted, scan_shape):
+        """Find the weak disks of patterns at places where their neighbors in the scan have one.
+
+        Parameters
+        ----------
+        index : numpy.ndarray of int, shape (n,)
+            Flat scan positions, ascending, neighbors included.
+        patterns : numpy.ndarray, shape (n, Qx, Qy)
+            Their patterns in detector units.
+        rows : numpy.ndarray
+            What `find` returned for them.
+        wanted : numpy.ndarray of int, shape (m,)
+            Flat scan positions whose disks are searched.
+        scan_shape : tuple of int
+            (Rx, Ry).
+
+        Returns
+        -------
+        numpy.ndarray
+            A structured array of `BraggDisks.DTYPE`; "probability" is the probability that the electrons are a disk.
+        """
+        bragg, direct = np.isfinite(rows["significance"]), np.full((len(index), 2), np.nan)
+        direct[np.searchsorted(index, rows["position"][~bragg])] = _pairs(rows[~bragg], "qx", "qy")
+        if self.origin is not None:
+            direct = np.where(np.isfinite(self.origin[index]), self.origin[index], direct)
+        known = np.isfinite(direct).all(1)
+        index, direct = index[known], direct[known]
+        own = rows[bragg & np.isin(rows["position"], index)]
+        disks, good, electrons = _prepared(patterns[known], self.locator, self.shape.aperture,
+                                           self.locator.beam.resolved_device)
+        images = self.background.images(direct, patterns.shape[1:]).to(electrons.device)
+        own = OwnDisks(direct, np.searchsorted(index, own["position"]), _pairs(own, "qx", "qy"),
+                       _pairs(own, "sigma_qx", "sigma_qy"), own["intensity"])
+        found = faint_disks(PatternGroup(electrons, images, good, disks, own), neighbor_pairs(index, scan_shape),
+                            np.flatnonzero(np.isin(index, wanted)),
+                            (self.threshold, self.alarms.threshold(PLACES_RATE * self.false_alarm)), self.false_alarm,
+                            self.structure.relative, self.shape, _margin(self.shape.aperture))
+        out = np.zeros(len(found.pattern), BraggDisks.DTYPE)
+        out["position"] = index[found.pattern]
+        out["qx"], out["qy"] = found.position.T
+        out["sigma_qx"], out["sigma_qy"] = found.sigma.T
+        for name in ("intensity", "intensity_sigma", "significance", "probability"):
+            out[name] = getattr(found, name)
+        return out
+
+
+def _pairs(rows, *names):
+    """Two columns of a table, (k, 2)."""
+    return np.stack([rows[name] for name in names], 1)
+
 
 def _direct_beam(located, origin, index):
     """Positions of the direct beam, and whether the disk that was located is the direct one."""
@@ -197,157 +248,8 @@ def _prepared(patterns, locator, aperture, device):
 
 def _windows(electrons, good, readout, aperture):
     """Patterns with the variance of the read-out noise added, ready for windows."""
-    margin = int(np.ceil(aperture.radius * (1 + np.hypot(*aperture.vector)))) + WINDOW_MARGIN_PX
-    return DiskWindows(electrons - readout**2, good, aperture.radius + aperture.edge, margin)
+    return DiskWindows(electrons - readout**2, good, aperture.radius + aperture.edge, _margin(aperture))
 
 
-@sharing_cores
-def find_bragg_disks(data, false_alarm: float = 0.1, mask=None, device="auto", progress=True,
-                     origin=None) -> BraggDisks:
-    """Find the Bragg disks of every pattern of a scan.
-
-    Parameters
-    ----------
-    data : Scan, DataCube or array_like, shape (Rx, Ry, Qx, Qy)
-        The scan, in memory or on disk.
-    false_alarm : float, optional
-        Mean number of false disks in a pattern, greater than 0 and at most 1.
-    mask : numpy.ndarray of bool, shape (Qx, Qy), optional
-        True where a detector pixel is good.
-    device : str, optional
-        "auto", "cpu", "cuda" or "mps".
-    progress : bool, optional
-        Whether to show a progress bar.
-    origin : tuple of array_like, optional
-        (qx0, qy0) of the direct beam, each a number or (Rx, Ry), pixels. By default it is located in each pattern,
-        where a Bragg disk that is brighter may be taken for it.
-
-    Returns
-    -------
-    BraggDisks
-        Position, intensity, sigmas and probability of each disk.
-
-    Raises
-    ------
-    PrenetError
-        If the data cannot be used, the scan shows no direct beam, or `false_alarm` is out of range.
-
-    Notes
-    -----
-    A disk is detected by the likelihood ratio between a disk on the background and the background alone (Li and Ma,
-    Astrophys. J. 272, 317 (1983)); the rate of false disks is measured on simulated noise of the scan's own
-    background and its structure. Positions and intensities are fitted with free contrast inside each disk.
-
-    Examples
-    --------
-    >>> from py4dstem_prenet.disks import find_bragg_disks
-    >>> disks = find_bragg_disks(datacube)  # doctest: +SKIP
-    """
-    if not 0 < false_alarm <= MAX_FALSE_ALARM:
-        raise PrenetError(f"false_alarm is the number of false disks in a pattern, above 0 and at most 1, not "
-                          f"{false_alarm!r}.")
-    scan = as_scan(data)
-    check_mask(scan, mask)
-    if origin is not None:
-        try:
-            origin = np.stack([np.broadcast_to(np.asarray(q, float), scan.scan_shape).ravel() for q in origin], 1)
-        except ValueError:
-            raise PrenetError(f"origin is (qx0, qy0), each a number or of shape {scan.scan_shape}.") from None
-    finder = DiskFinder.learn(scan, false_alarm, mask, device, progress, origin)
-    parts = [rows for _, rows in map_chunks(partial(_find, finder=finder), scan,
-                                            progress="disks" if progress else None, require=requirement("center"))]
-    rows = np.concatenate(parts)
-    rows = rows[np.argsort(rows["position"], kind="stable")]
-    bragg = np.isfinite(rows["significance"])
-    rows["probability"][~bragg] = 1
-    rows["probability"][bragg] = probabilities(rows["probability"][bragg], len(scan.positions))
-    return BraggDisks(rows, scan.scan_shape, scan.pattern_shape, finder.threshold, float(false_alarm))
-
-
-def bragg_disks(datacube, false_alarm: float = 0.1, weights: str = "intensity", mask=None, device="auto",
-                progress=True):
-    """Find the Bragg disks of a DataCube, as py4DSTEM's `BraggVectors`.
-
-    Parameters
-    ----------
-    datacube : DataCube
-        The scan, in memory or in a file.
-    false_alarm : float, optional
-        Mean number of false disks in a pattern, greater than 0 and at most 1.
-    weights : {"intensity", "precision"}, optional
-        What the vectors hold as intensity: the electrons of the disk, or the inverse standard error of its position.
-        py4DSTEM's `StrainMap` weights disks by it: give "precision" for strain.
-    mask : numpy.ndarray of bool, shape (Qx, Qy), optional
-        True where a detector pixel is good; by default the mask in the calibration.
-    device : str, optional
-        "auto", "cpu", "cuda" or "mps".
-    progress : bool, optional
-        Whether to show a progress bar.
-
-    Returns
-    -------
-    py4DSTEM.BraggVectors
-        The vectors, calibrated as the cube is. The `PointListArray` "prenet_disks" attached to them has sigma and
-        probability of each disk.
-
-    Raises
-    ------
-    PrenetError
-        If the data cannot be used, the scan shows no direct beam, or an argument is out of range.
-
-    Examples
-    --------
-    >>> vectors = bragg_disks(datacube, weights="precision")  # doctest: +SKIP
-    """
-    from ..io import read_mask, to_bragg_vectors
-
-    if weights not in WEIGHTS:
-        raise PrenetError(f"weights is {' or '.join(map(repr, WEIGHTS))}, not {weights!r}.")
-    mask = read_mask(datacube) if mask is None else mask
-    origin = _origin(datacube)
-    if origin is None:
-        warnings.warn(str(Flag("disks_not_centered")), stacklevel=2)
-    return to_bragg_vectors(datacube, find_bragg_disks(datacube, false_alarm, mask, device, progress, origin), weights)
-
-
-def _origin(datacube):
-    """(qx0, qy0) in the calibration of a cube; None if there is none."""
-    origin = datacube.calibration.get_origin()
-    return None if origin is None or any(q is None for q in origin) else origin
-
-
-def _find(index, block, finder):
-    return finder.find(index, block)
-
-
-def probabilities(rate, patterns: int):
-    """Compute the probability that each disk is one.
-
-    Parameters
-    ----------
-    rate : numpy.ndarray, shape (k,)
-        For each disk of all patterns, the mean number of false disks in a pattern that are as significant.
-    patterns : int
-        Number of patterns.
-
-    Returns
-    -------
-    numpy.ndarray, shape (k,)
-        One less the ratio of false to found disks of a similar rate; it does not grow with the rate.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from py4dstem_prenet.disks import probabilities
-    >>> p = probabilities(np.array([0.09, 0.08, 1e-9]), patterns=10)
-    >>> bool(p[0] < 0.8), round(float(p[2]), 2)
-    (True, 1.0)
-    """
-    if not len(rate):
-        return np.ones(0)
-    level = -np.log(np.maximum(rate, 1e-300))
-    edges = np.arange(level.min(), min(level.max(), level.min() + 40) + 2 * RATE_STEP, RATE_STEP)
-    found = np.histogram(level, edges)[0]
-    false = -np.diff(np.exp(-edges)) * patterns
-    ratio = np.maximum.accumulate(1 - np.minimum(false / np.maximum(found, 1), 1))
-    return ratio[np.clip(np.digitize(level, edges) - 1, 0, len(ratio) - 1)]
+def _margin(aperture):
+    return int(np.ceil(aperture.radius * (1 + np.hypot(*aperture.vector)))) + WINDOW_MARGIN_PX

@@ -17,6 +17,7 @@ from . import (
     Candidates,
     DiskShape,
     DiskWindows,
+    apart,
     directions,
     grid_side,
     grid_step,
@@ -28,6 +29,8 @@ from . import (
 # Chosen with multislice silicon along [110] in view (benchmarks/strain.py, disks.py), unless a comment says otherwise:
 FITTED_AT_ONCE = 512  # windows; limits the memory
 PRIOR_PX = 1.0  # pixels, of `fits.DiskModel`: its prior about the start, which is taken out of the covariance
+TELLING_ELECTRONS = 30.0  # electrons, from which on the residuals of a disk tell whether its model holds
+OFF_CENTER_ERROR = 0.15  # 1 sigma, of the distance between the center of a disk and its light
 FINE_SIGMA_PX = 0.1  # pixels; a position with a larger sigma is fitted again from where the first fit ended
 # Electrons: the variance of a position exceeds its asymptotic value by this number over the electrons of the disk. Set
 # on simulated disks of 60 to 300 electrons.
@@ -61,6 +64,8 @@ class FittedDisks:
         Whether the fit stayed with the disk.
     contrast, contrast_sigma : numpy.ndarray, shape (k, terms)
         Coefficients of the brightness, electrons in a pixel, and their standard errors.
+    misfit : numpy.ndarray, shape (k,)
+        Mean squared residual of the first fits, in units of the expected variance.
     """
 
     position: np.ndarray
@@ -70,6 +75,7 @@ class FittedDisks:
     good: np.ndarray
     contrast: np.ndarray
     contrast_sigma: np.ndarray
+    misfit: np.ndarray
 
 
 def fit_disks(windows: DiskWindows, candidates: Candidates, shape: DiskShape, direct, readout: float) -> FittedDisks:
@@ -97,7 +103,7 @@ def fit_disks(windows: DiskWindows, candidates: Candidates, shape: DiskShape, di
     every = with_direct(candidates, direct)
     count = len(every.pattern)
     found = FittedDisks(every.place.astype(float), np.full((count, 2), np.inf), *np.zeros((2, count)),
-                        np.zeros(count, bool), *np.zeros((2, count, 28)))
+                        np.zeros(count, bool), *np.zeros((2, count, 28)), np.zeros(count))
     if not k:
         return FittedDisks(*(getattr(found, name)[:0] for name in found.__dataclass_fields__))
     crowded = _neighbors(every.place.astype(float), every, 2 * windows.reach)
@@ -137,6 +143,13 @@ def fit_disks(windows: DiskWindows, candidates: Candidates, shape: DiskShape, di
     found.good[:] &= np.hypot(*(found.position - start).T) < reach
     # A fit that lost most of the light of its place: it belongs to another disk, or the fit went astray.
     found.good[:k] &= found.intensity[:k] + 2 * found.intensity_sigma[:k] > MIN_LIGHT * candidates.electrons
+    # What the model of the contrast may be wrong by: seen in the residuals, and where the light is off the center.
+    # The residuals of few electrons do not tell.
+    typical = shape.typical_misfit(every.electrons)
+    off_center = (np.hypot(*(found.position - start).T) - CENTERED_PX).clip(0)
+    wider = np.hypot(found.sigma * np.maximum(found.misfit / typical, 1)[:, None],
+                     OFF_CENTER_ERROR * off_center[:, None])
+    found.sigma[:] = np.where(every.electrons[:, None] < TELLING_ELECTRONS, found.sigma, wider)
     return FittedDisks(*(getattr(found, name)[:k] for name in found.__dataclass_fields__))
 
 
@@ -219,7 +232,7 @@ def _store(found, part, fitted, place, model):
     variance = np.einsum("kii->ki", np.linalg.inv(information))
     intensity = values["brightness"] * np.pi * model.aperture.radius**2
     few = 1 + FEW_ELECTRONS / intensity.clip(1)
-    found.position[part] = values["position"] + place
+    found.position[part], found.misfit[part] = values["position"] + place, values["misfit"]
     found.sigma[part] = np.sqrt(variance.clip(1e-8) * (values["misfit"].clip(1) * few)[:, None])
     found.intensity[part] = intensity
     found.intensity_sigma[part] = np.abs(intensity) / np.maximum(np.abs(values["strength"]), 1e-3)
@@ -229,14 +242,10 @@ def _store(found, part, fitted, place, model):
     found.contrast_sigma[part, :terms] = np.sqrt(values["contrast_variance"].clip(0)) * level
 
 
-def _apart(position, candidates):
-    """Positions of disks with their patterns laid out far from each other, so that one tree holds them all."""
-    return np.column_stack([position, candidates.pattern * 1e6])
-
 
 def _neighbors(position, candidates: Candidates, reach):
     """Nearest disks of the same pattern within `reach`, nearest first, (k, MAX_NEIGHBORS); -1 for none."""
-    points = _apart(position, candidates)
+    points = apart(position, candidates.pattern)
     if len(points) < 2:
         return np.full((len(points), MAX_NEIGHBORS), -1)
     distance, index = cKDTree(points).query(points, MAX_NEIGHBORS + 1, distance_upper_bound=reach)
@@ -248,7 +257,7 @@ def _repeated(position, candidates: Candidates, good, radius):
     out = np.zeros(len(position), bool)
     index = np.flatnonzero(good)
     if len(index):
-        for i, j in cKDTree(_apart(position, candidates)[index]).query_pairs(SAME_RADII * radius):
+        for i, j in cKDTree(apart(position, candidates.pattern)[index]).query_pairs(SAME_RADII * radius):
             i, j = index[i], index[j]
             out[j if candidates.significance[i] >= candidates.significance[j] else i] = True
     return out

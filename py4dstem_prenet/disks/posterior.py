@@ -77,7 +77,8 @@ def grid_side(aperture: Aperture) -> int:
     return 2 * int(np.ceil(aperture.radius * (1 + np.hypot(*aperture.vector)) + reach + 2 * aperture.edge + 1)) + 1
 
 
-def posterior_positions(electrons, good, brightness, background, direction, shape: DiskShape, number: np.ndarray):
+def posterior_positions(electrons, good, brightness, background, direction, shape: DiskShape, number: np.ndarray,
+                        prior=None):
     """Compute mean and covariance of the posterior of positions.
 
     Parameters
@@ -96,6 +97,8 @@ def posterior_positions(electrons, good, brightness, background, direction, shap
         Aperture and contrast.
     number : numpy.ndarray, shape (n,)
         Electrons of the disks, which choose their class of contrast.
+    prior : tuple of numpy.ndarray, shape (n, 2), optional
+        Position from the middle of the window and its standard error, pixels; flat by default.
 
     Returns
     -------
@@ -126,7 +129,11 @@ def posterior_positions(electrons, good, brightness, background, direction, shap
             curvature = information * bright[..., None] + priors[torch.from_numpy(direction[members[
                 first : first + EVALUATED_AT_ONCE]]).to(device)]
             solved = torch.cholesky_solve(slope.mT, torch.linalg.cholesky(curvature)).mT
-            weight = torch.softmax(level + 0.5 * (slope * solved).sum(2), 1)
+            level = level + 0.5 * (slope * solved).sum(2)
+            if prior is not None:
+                expected, sigma = (torch.from_numpy(p[part.cpu().numpy()]).float().to(device)[:, None] for p in prior)
+                level = level - 0.5 * ((grid - expected) / sigma).square().sum(2)
+            weight = torch.softmax(level, 1)
             mean[part] = weight @ grid
             away = grid - mean[part][:, None]
             covariance[part] = torch.einsum("ng,ngi,ngj->nij", weight, away, away)

@@ -1,0 +1,212 @@
+"""Weak disks of a pattern at places where its neighbors in the scan have one.
+
+A place that is significant in the sum of the aligned neighbors needs far less evidence in the pattern itself. The
+pattern is not part of the sum, so that their noise is independent, and Bayes' rule gives the probability that its
+electrons at this place are a disk. Intensities are the electrons of the pattern alone; so are positions, with the place
+that the neighbors show as their prior.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+
+from . import (
+    Candidates,
+    DiskShape,
+    DiskWindows,
+    PatternGroup,
+    apart,
+    directions,
+    find_disks,
+    grid_side,
+    grid_step,
+    li_ma,
+    log_odds,
+    pattern_ring,
+    posterior_positions,
+    with_direct,
+)
+
+# Chosen with thin gold and thick iron at 300 electrons in view (benchmarks/orientation.py, disks.py):
+LEAST_ALIKE = 5.0  # log odds of patterns that are alike
+PRESENT = 0.95  # probability that a disk of the neighbors is in the pattern, before looking
+MISTAKEN = 0.5  # of the rate of false disks: those that are expected in a pattern at most; 0.3 on average
+PLACE_RADII = 0.1  # radii, 1 sigma: how far the disk of a pattern is from the place that its neighbors show
+MAX_PLACE_RADII = 0.5  # radii; a place with a larger sigma is not located
+MIN_FREE = 0.75  # part of the aperture that is in the pattern and under no other disk
+LEAST_CONTRAST = 1.0  # electrons of a disk over those of its background; less may be structure that neighbors share
+TAIL_RADII, TAIL = 3.0, 0.1  # radii around a disk, and part of its electrons: weaker light there may be its tail
+SUMMED_AT_ONCE = 64  # patterns; limits the memory
+
+
+@dataclass(frozen=True)
+class FaintDisks:
+    """Disks that were found with neighbors.
+
+    Attributes
+    ----------
+    pattern : numpy.ndarray of int, shape (k,)
+        Number of the pattern.
+    position, sigma : numpy.ndarray, shape (k, 2)
+        Positions and their standard errors, pixels.
+    intensity, intensity_sigma : numpy.ndarray, shape (k,)
+        Electrons of the pattern in the disk, and their standard error.
+    significance : numpy.ndarray, shape (k,)
+        That of these electrons without the neighbors, standard deviations.
+    probability : numpy.ndarray, shape (k,)
+        Probability that they are a disk.
+    """
+
+    pattern: np.ndarray
+    position: np.ndarray
+    sigma: np.ndarray
+    intensity: np.ndarray
+    intensity_sigma: np.ndarray
+    significance: np.ndarray
+    probability: np.ndarray
+
+
+def faint_disks(group: PatternGroup, pairs, members, thresholds, false_alarm: float, structure: float,
+                shape: DiskShape, margin: int) -> FaintDisks:
+    """Find the disks of patterns at places where their neighbors have one, and they themselves a few electrons.
+
+    Parameters
+    ----------
+    group : PatternGroup
+        The patterns and their neighbors.
+    pairs : numpy.ndarray of int, shape (k, 2)
+        Numbers of patterns that are neighbors.
+    members : numpy.ndarray of int, shape (m,)
+        Numbers of the patterns whose disks are wanted.
+    thresholds : tuple of float
+        Least significance of a disk in a pattern alone, and of a place in the sum of neighbors, standard deviations.
+    false_alarm : float
+        Mean number of false disks in a pattern, of which these are a part (`MISTAKEN`).
+    structure : float
+        Relative rms, over an aperture, of what the background has besides its expectation.
+    shape : DiskShape
+        Aperture and contrast.
+    margin : int
+        Pixels around patterns for the windows of disks.
+
+    Returns
+    -------
+    FaintDisks
+        The disks.
+    """
+    chosen = pairs[group.alike(pairs) > LEAST_ALIKE]
+    both = np.concatenate([chosen, chosen[:, ::-1]])
+    both = both[np.lexsort((both[:, 1], both[:, 0]))]
+    members = members[np.isin(members, both[:, 0])]
+    found = []
+    for first in range(0, len(members), SUMMED_AT_ONCE):
+        some = members[first : first + SUMMED_AT_ONCE]
+        partners = [both[slice(*np.searchsorted(both[:, 0], (n, n + 1))), 1] for n in some]
+        places, share, at, sigma = _places(group, some, partners, thresholds[1], structure, shape, margin)
+        found.append(_in_patterns(group, places, share, at, sigma, thresholds[0], false_alarm, shape, margin))
+    if not found:
+        return FaintDisks(np.zeros(0, int), *np.zeros((2, 0, 2)), *np.zeros((4, 0)))
+    return FaintDisks(*(np.concatenate([getattr(part, field.name) for part in found]) for field in fields(FaintDisks)))
+
+
+def _places(group, members, partners, threshold, structure, shape, margin):
+    """Places in the sums of neighbors at which patterns alone show no disk.
+
+    Candidates of the patterns, the number of neighbors of each, positions and sigmas.
+    """
+    own, radius, direct = group.own, group.disks.aperture.radius, group.own.direct[members]
+    sums, images = _sums(group, members, partners)
+    found = find_disks(sums, images, group.good, group.disks, threshold, direct, structure)
+    every = np.arange(len(own.direct))
+    shown = cKDTree(apart(np.concatenate([own.position, own.direct]), np.concatenate([own.pattern, every])))
+    new = np.flatnonzero(found.reported(group.electrons.shape[1:])
+                         & (shown.query(apart(found.place, members[found.pattern]))[0] > 0.5 * radius))
+    share = np.array([len(others) for others in partners])[found.pattern[new]]
+    if len(new):
+        at, sigma = _located(sums, group.good, found, found.subset(new), direct, shape, margin, share)
+    else:
+        at, sigma = np.zeros((2, 0, 2))
+    places = found.subset(new)
+    places = Candidates(members[places.pattern], *(getattr(places, field.name) for field in fields(places)[1:]))
+    kept = (shown.query(apart(at, places.pattern))[0] > radius) & (sigma < MAX_PLACE_RADII * radius).all(1)
+    return places.subset(kept), share[kept], at[kept], sigma[kept]
+
+
+def _in_patterns(group, places, share, at, sigma, threshold, false_alarm, shape, margin):
+    """Disks of patterns at some places."""
+    disks, own, pattern = group.disks, group.own, places.pattern
+    on, beneath, seen = group.counts(pattern, at)
+    mean = places.electrons / share
+    absent = 1 / (1 + PRESENT / (1 - PRESENT) * np.exp(log_odds(on, beneath, mean * seen).clip(-50, 50)))
+    ring = beneath * disks.ring_area / disks.area
+    off = ring + pattern_ring(torch.from_numpy(ring), torch.ones(1)).numpy()
+    z = li_ma(*(torch.from_numpy(v) for v in (on, off, beneath, off))).numpy()
+    # What the pattern alone shows clearly was judged without neighbors.
+    wrong = (seen < MIN_FREE) | (on <= beneath) | (z > threshold)
+    wrong |= (mean * seen < LEAST_CONTRAST * beneath) | (mean < TAIL * _brightest_near(group, at, pattern))
+    kept = _accepted(pattern, np.where(wrong, 1.0, absent), MISTAKEN * false_alarm)
+    pattern, on, beneath, seen, z = (values[kept] for values in (pattern, on, beneath, seen, z))
+    signal, place = on - beneath, np.rint(at[kept]).astype(int)
+    position, sigma = at[kept], np.hypot(sigma[kept], PLACE_RADII * disks.aperture.radius)
+    if len(kept):
+        some = Candidates(pattern, place, z, signal / seen, beneath / (seen * disks.area), seen)
+        others = Candidates(own.pattern, np.rint(own.position).astype(int), *np.ones((4, len(own.pattern))))
+        every = Candidates(*(np.concatenate([getattr(some, field.name), getattr(others, field.name)])
+                             for field in fields(Candidates)))
+        position, sigma = _located(group.electrons, group.good, every, some, own.direct, shape, margin, 1,
+                                   (position - place, sigma))
+    return FaintDisks(pattern, position, sigma, signal / seen, np.sqrt(np.maximum(on, 1)) / seen, z,
+                      1 - absent[kept])
+
+
+def _sums(group, members, partners):
+    """Sums of the aligned neighbors of some patterns, and their background."""
+    direct, good = group.own.direct, group.good
+    sums, level = torch.zeros_like(group.electrons[members]), []
+    for total, n, others in zip(sums, members, partners, strict=True):
+        seen = torch.zeros_like(total)
+        for other in others:
+            by = np.rint(direct[n] - direct[other]).astype(int).tolist()
+            to, of = zip(*((slice(max(d, 0), size + min(d, 0)), slice(max(-d, 0), size + min(-d, 0)))
+                           for d, size in zip(by, total.shape, strict=True)), strict=True)
+            total[to] += group.electrons[other][of] * good[of]
+            seen[to] += good[of]
+        total *= len(others) / seen.clamp_min(1)
+        level.append(group.level[others].sum())
+    return sums, group.images[members] * torch.stack(level)[:, None, None]
+
+
+def _brightest_near(group, at, pattern):
+    """Electrons of the brightest disk of the same pattern near places, 0 if there is none."""
+    own, some = group.own, np.unique(pattern)
+    on, beneath, _ = group.counts(some, own.direct[some], everywhere=True)
+    electrons = np.concatenate([own.electrons, on - beneath])
+    tree = cKDTree(apart(np.concatenate([own.position, own.direct[some]]), np.concatenate([own.pattern, some])))
+    near = tree.query_ball_point(apart(at, pattern), TAIL_RADII * group.disks.aperture.radius)
+    return np.array([electrons[some].max(initial=0) for some in near])
+
+
+def _located(electrons, good, every, some, direct, shape, margin, share, prior=None):
+    """Positions and sigmas of some disks out of all, from their posterior."""
+    aperture = shape.aperture
+    windows = DiskWindows(electrons, good, aperture.radius + aperture.edge, margin)
+    cut, used = windows.cut(some, windows.coverage(with_direct(every, direct)), grid_side(aperture))
+    brightness = np.maximum(some.electrons / (np.pi * aperture.radius**2), 1e-3)
+    mean, covariance = posterior_positions(
+        cut, used, torch.from_numpy(brightness).float().to(cut.device),
+        torch.from_numpy(some.background + 1e-4).float().to(cut.device), directions(some, direct), shape,
+        some.electrons / share, prior)
+    sigma = covariance.diagonal(dim1=1, dim2=2).clamp_min(grid_step(aperture) ** 2 / 12).sqrt()
+    return mean.cpu().numpy() + some.place, sigma.cpu().numpy()
+
+
+def _accepted(pattern, absent, most):
+    """Most probable disks of each pattern, of which at most so many are expected to be none."""
+    order = np.lexsort((absent, pattern))
+    total = np.concatenate([[0.0], np.cumsum(absent[order])])
+    expected = total[1:] - total[np.searchsorted(pattern[order], pattern[order])]
+    return np.sort(order[expected <= most])
