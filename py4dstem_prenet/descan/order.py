@@ -2,8 +2,8 @@
 
 Every one of these leaves many positions pixels off a smooth surface, while neighbors in the order of acquisition agree
 far better than the surface and they do. For each kind there is a model that says where a frame belongs. A model is
-taken if it explains most positions that the surface does not, by a likelihood that allows for outliers (Student's t
-with one degree of freedom) less the Bayesian information criterion. If none explains positions that agree with their
+taken if it explains most positions that the surface does not, by a likelihood that allows for outliers (Student's
+t) less the Bayesian information criterion. If none explains positions that agree with their
 neighbors in time and not with those in space, the surface is refused.
 """
 
@@ -27,6 +27,7 @@ MAX_LEFT_FRACTION = 0.5  # of these positions that another order may leave off
 LINE_OFF_SIGMAS = 6.0  # of the mean of a row or column from the surface: false alarm 2e-9 a line
 MIN_LINE_OFF_PX = 0.25  # pixels, of the same: bends that the surface does not follow are smaller
 MIN_LINE_COUNT = 4  # positions in a line
+STUDENT_DOF = 4.0  # degrees of freedom of the distribution of positions about the right surface
 MIN_EVIDENCE = 20.0  # log likelihood ratio less criterion: false alarm with odds of e^-20
 MIN_PAIRED_FRACTION = 0.3  # of neighbors in time that are both valid; a sparse sample has no order
 MIN_COUNT = 24  # positions
@@ -89,7 +90,8 @@ class _Maps:
     def loss(self, fitted):
         """Negative log likelihood of all used positions."""
         squared = ((self.values - fitted) ** 2).sum(0)
-        return float(np.log1p(squared / self.sigma**2)[self.valid].sum())
+        terms = np.log1p(squared / (STUDENT_DOF * self.sigma**2))
+        return float((STUDENT_DOF + 2) / 2 * terms[self.valid].sum())
 
 
 def reorder(maps, sigmas, valid, fits, model="auto"):

@@ -30,6 +30,8 @@ MAX_ASYMMETRY = 0.5
 # Standard errors between the located beam and the best of all rivals: without a stop, and with something that hides a
 # disk, where the located disk has to be the better one.
 MAX_RIVAL_SIGMAS, MAX_HIDDEN_RIVAL_SIGMAS = 2.0, 1.0
+# Where the asymmetry about the located disk is unknown: of a disk that is brighter by this factor.
+MIN_BRIGHTER_RATIO, MAX_BRIGHTER_PLACES, MAX_ASYMMETRY_BRIGHTER = 1.2, 4, 0.42
 MIN_VAGUE_RATIO = 3.0  # scatter of positions in that of counting, from which on a stop is looked for
 TIP_FRACTION = 0.08  # of the frame, between the end of a stop and the positions
 MIN_STOP_RADII, MIN_STOP_PX = 0.8, 3.0  # width of bad pixels that hide a disk: radii of the disk, binned pixels
@@ -69,14 +71,17 @@ def check_rivals(scan: Scan, noise: NoiseModel, origin: OriginMap) -> OriginMap:
     middle = np.array([np.median(q[origin.valid]) for q in (origin.qx0, origin.qy0)])
     middle = (middle - (step - 1) / 2) / step
     here, error, pairs = diffuse_asymmetry(smooth, good, middle, radius, sigma)
-    if pairs < MIN_SECTOR_PAIRS or here < MAX_ASYMMETRY:
+    nearest = max(MIN_RIVAL_RADII * radius, MIN_RIVAL_PX)
+    if pairs < MIN_SECTOR_PAIRS:  # too near the edge of the frame, or too dark
+        at = _brighter_center(smooth, good, middle, radius, sigma, nearest)
+        return origin if at is None else _refused(scan, step, middle, at)
+    if here < MAX_ASYMMETRY:
         return origin
     width = int(max(MIN_STOP_PX, MIN_STOP_RADII * radius))
     hidden = binned_sum(noise.bad_pixels.astype(np.float32), step) > step**2 / 2
     hides = bool(binary_opening(hidden, np.ones((width, width), bool)).any())
     x, y = (a.ravel() for a in np.meshgrid(*(np.arange(RIVAL_STEP_PX, n - 1, RIVAL_STEP_PX) for n in good.shape),
                                            indexing="ij"))
-    nearest = max(MIN_RIVAL_RADII * radius, MIN_RIVAL_PX)
     far = np.hypot(x - middle[0], y - middle[1]) > nearest
     rivals = [(*diffuse_asymmetry(smooth, good, at, radius, sigma), at) for at in zip(x[far], y[far], strict=True)]
     rivals = [rival for rival in rivals if rival[2] >= max(MIN_SECTOR_PAIRS, pairs / 2)]
@@ -89,9 +94,30 @@ def check_rivals(scan: Scan, noise: NoiseModel, origin: OriginMap) -> OriginMap:
     rings = ring_center(sums[0], ~noise.bad_pixels)
     if rings.accepted and np.hypot(*((np.array(rings.center) - (step - 1) / 2) / step - middle)) < nearest:
         return origin  # rings tell more than what lies between disks
+    return _refused(scan, step, middle, at)
+
+
+def _refused(scan, step, middle, at):
+    """No origin, since the diffuse scattering is centered elsewhere; both places in binned pixels."""
     away = step * float(np.hypot(*(np.array(at) - middle)))
     return no_origin(scan.scan_shape, Flag("diffuse_elsewhere", {
-        "distance": away, "qx0": at[0] * step + (step - 1) / 2, "qy0": at[1] * step + (step - 1) / 2}))
+        "distance": away, "qx0": float(at[0] * step + (step - 1) / 2), "qy0": float(at[1] * step + (step - 1) / 2)}))
+
+
+def _brighter_center(smooth, good, middle, radius, sigma, nearest):
+    """A brighter disk than the located one, about which the diffuse scattering is symmetric, or None."""
+    bright = gaussian_filter(np.where(good, smooth, 0.0), max(DIFFUSE_BLUR_PX, radius / 2))
+    x, y = np.indices(bright.shape)
+    close = np.hypot(x - middle[0], y - middle[1]) <= nearest
+    if not close.any():
+        return None
+    top = bright == maximum_filter(bright, 2 * int(nearest) + 1)
+    places = np.argwhere(top & ~close & (bright > MIN_BRIGHTER_RATIO * bright[close].max()))
+    for at in sorted(places, key=lambda place: -bright[tuple(place)])[:MAX_BRIGHTER_PLACES]:
+        asymmetry, _, pairs = diffuse_asymmetry(smooth, good, at, radius, sigma)
+        if pairs >= 2 * MIN_SECTOR_PAIRS and asymmetry < MAX_ASYMMETRY_BRIGHTER:
+            return at
+    return None
 
 
 def check_stop(scan: Scan, noise: NoiseModel, origin: OriginMap, stopped: bool) -> OriginMap:
