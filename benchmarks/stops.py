@@ -16,7 +16,7 @@ import warnings
 import numpy as np
 from scipy.signal import fftconvolve
 
-from py4dstem_prenet.core import Decision, OriginMap, PrenetError, as_scan
+from py4dstem_prenet.core import Decision, NoiseModel, OriginMap, PrenetError, as_scan
 from py4dstem_prenet.detector import estimate_noise
 from py4dstem_prenet.origin import block_sums, check_rivals, find_bar, find_stop
 from py4dstem_prenet.simulation import draw_case, make_case
@@ -27,15 +27,19 @@ SIGMA_PX = 0.05  # stated for the true origins; no check depends on it
 MIN_DISTANCE_RADII = 2.0  # of a Bragg disk from the beam
 
 
-def prepared(seed, fault=None):
+def prepared(case, made):
     """Case, what was made of it, its scan and its noise model; None if the data are refused."""
-    case = draw_case(seed, fault)
-    made = make_case(case)
     scan = as_scan(made.data)
     try:
-        return case, made, scan, estimate_noise(scan, mask=made.mask)
+        return case, made, scan, estimate_noise(scan)
     except PrenetError:
         return None
+
+
+def true_noise(case, made, bad):
+    """The noise model that the detector has, with bad pixels."""
+    gain, offset, readout = (made.truth[name] for name in ("gain", "offset", "readout"))
+    return NoiseModel(gain, offset, readout, bad, case.camera is None, case.dose)
 
 
 def origin_at(case, made, offset=(0.0, 0.0)):
@@ -78,19 +82,17 @@ def rates(first, scans):
         count[name] += bool(wrong)
 
     for seed in range(first, first + scans):
-        found = prepared(seed)
-        if found and found[0].faults[:1] and found[0].faults[0] in HIDING:
-            found = prepared(seed, "none")
+        case = draw_case(seed)
+        case = draw_case(seed, "none") if HIDING & set(case.faults) else case
+        found = prepared(case, make_case(case))
         if found:
             case, made, scan, noise = found
             add("bar", bar_of(scan, noise) is not None)
             add("rivals", not check_rivals(scan, noise, origin_at(case, made)).found)
-        masked = prepared(seed, "stop_masked")
-        bare = prepared(seed, "stop_unmasked")
-        if not masked or not bare:
-            continue
-        case, made, scan, noise = bare
-        hidden = ~masked[1].mask
+        case = draw_case(seed, "stop_masked")
+        made = make_case(case)
+        scan, hidden = as_scan(made.data), ~made.mask
+        noise, masked = (true_noise(case, made, bad) for bad in (np.zeros_like(hidden), hidden))
         bar = bar_of(scan, noise)
         hit = bar is not None and (bar & hidden).sum() > 0.5 * hidden.sum()
         middle = [np.median(made.truth[name]) for name in ("qx0", "qy0")]
@@ -98,10 +100,10 @@ def rates(first, scans):
         add("bar_missed", not hit)
         add("shadow_missed", shadow is None)
         add("either_missed", not hit and shadow is None)
-        add("rivals_masked", not check_rivals(masked[2], masked[3], origin_at(case, masked[1])).found)
+        add("rivals_masked", not check_rivals(scan, masked, origin_at(case, made)).found)
         if case.specimen in CRYSTALS:
             offset = bragg_offset(case, made, scan, noise, hidden)
-            add("bragg_masked", check_rivals(masked[2], masked[3], origin_at(case, masked[1], offset)).found)
+            add("bragg_masked", check_rivals(scan, masked, origin_at(case, made, offset)).found)
             add("bragg", check_rivals(scan, noise, origin_at(case, made, offset)).found)
     return [(name, total[name], count[name]) for name in count]
 
