@@ -237,6 +237,9 @@ def estimate_noise(data, gain=None, offset=None, readout=None, mask=None):
             fitted = _parameters(moments, quantum, low, *given)
     sums = sample.sum(2, where=~bad, dtype=np.float64).sum(1)
     dose, sigmas = _uncertainty(moments, fitted, given, sums, int(np.count_nonzero(~bad)))
+    if not dose > 0 and offset is None and _has_electrons(moments):  # no pixel has fewer electrons than none
+        fitted = fitted._replace(offset=min(fitted.offset, float(moments["m"].min())))
+        dose, sigmas = _uncertainty(moments, fitted, given, sums, int(np.count_nonzero(~bad)))
     model = NoiseModel(*(float(a) for a in fitted[:3]), bad, fitted.counting, max(0.0, dose), sigmas=sigmas)
     return replace(model, flags=(*fitted.flags, *flags, *doubts(sample, moments, model, low, high)))
 
