@@ -5,9 +5,9 @@ import pytest
 from scipy.special import erfc
 
 from py4dstem_prenet.core import Decision, NoiseModel, OriginMap, as_scan
+from py4dstem_prenet.descan import fit_origin, fit_pair
 from py4dstem_prenet.detector import estimate_noise
 from py4dstem_prenet.detector.bad_pixels import quiet_pixels
-from py4dstem_prenet.descan import fit_origin, fit_pair
 from py4dstem_prenet.origin import block_sums, continues_across_edges, measure_origin, sharper_spot
 from py4dstem_prenet.simulation import draw_descan
 
