@@ -27,7 +27,7 @@ MAX_LEFT_FRACTION = 0.5  # of these positions that another order may leave off
 LINE_OFF_SIGMAS = 6.0  # of the mean of a row or column from the surface: false alarm 2e-9 a line
 MIN_LINE_OFF_PX = 0.25  # pixels, of the same: bends that the surface does not follow are smaller
 MIN_LINE_COUNT = 4  # positions in a line
-STUDENT_DOF = 4.0  # degrees of freedom of the distribution of positions about the right surface
+ORDER_DOF = 4.0  # degrees of freedom of the distribution of positions about the right surface
 MIN_EVIDENCE = 20.0  # log likelihood ratio less criterion: false alarm with odds of e^-20
 MIN_PAIRED_FRACTION = 0.3  # of neighbors in time that are both valid; a sparse sample has no order
 MIN_COUNT = 24  # positions
@@ -51,7 +51,7 @@ MIN_RUN_PX = 0.3  # pixels; smaller steps in time do not end a run
 MAX_SPACE_AGREEMENT = 0.5  # of positions off that agree with the next row as well: those are grains, not jumps
 MIN_REFUSED_PX = 0.5  # pixels off, from which on a surface is refused; a specimen deflects the beam by less
 MAX_LEFT_IN_TIME = 0.04  # of the positions, the same after another order was followed; 0 where that is the right one
-MAX_STEPS, STEP_ROUNDS = 300, 3  # steps between neighbors, and rounds, in which the usual one is found
+MAX_COMPARED_STEPS, USUAL_STEP_ROUNDS = 300, 3  # steps between neighbors, and rounds, in which the usual one is found
 MIN_REFUSED_FRACTION = 0.1  # of the positions off, with which a surface that leaves them is not accepted
 
 
@@ -90,8 +90,8 @@ class _Maps:
     def loss(self, fitted):
         """Negative log likelihood of all used positions."""
         squared = ((self.values - fitted) ** 2).sum(0)
-        terms = np.log1p(squared / (STUDENT_DOF * self.sigma**2))
-        return float((STUDENT_DOF + 2) / 2 * terms[self.valid].sum())
+        terms = np.log1p(squared / (ORDER_DOF * self.sigma**2))
+        return float((ORDER_DOF + 2) / 2 * terms[self.valid].sum())
 
 
 def reorder(maps, sigmas, valid, fits, model="auto"):
@@ -213,13 +213,13 @@ def _agreeing(data, smooth, off, axis):
 def _usual_step(steps, valid, near):
     """The step between neighbors that most others are near to, a plane over the scan, (2, m, n) pixels."""
     i, j = np.nonzero(valid)
-    taken = np.unique(np.linspace(0, len(i) - 1, MAX_STEPS).astype(int))
+    taken = np.unique(np.linspace(0, len(i) - 1, MAX_COMPARED_STEPS).astype(int))
     values = steps[:, i[taken], j[taken]]
     apart = np.hypot(*(values[:, :, None] - values[:, None]))
     usual = values[:, (apart < near[i[taken], j[taken]]).sum(1).argmax()][:, None, None]
     u, v = (np.linspace(-1, 1, n) if n > 1 else np.zeros(1) for n in valid.shape)
     plane = np.stack(np.broadcast_arrays(1.0, u[:, None], v), -1)
-    for _ in range(STEP_ROUNDS):
+    for _ in range(USUAL_STEP_ROUNDS):
         close = valid & (np.hypot(*(steps - usual)) < near)
         if close.sum() < MIN_COUNT:
             break

@@ -31,7 +31,7 @@ OUTLIER_LIKELIHOOD = 1e-3  # likelihood of the beam where a block excludes it: t
 FLOOR_PROBABILITY = 1e-6  # of the beam in a cell, that no pattern excludes
 INDEPENDENT_BLOCKS = 4  # blocks, at most, that count as independent: the network's errors are common to many
 MAX_PLACES, MIN_PLACE_PROBABILITY = 8, 0.01  # places where the beam may be; smallest probability of one
-MIN_LOST_ROWS, MIN_LOST_SIGMAS = 0.25, 4.0  # rows of one value in a lost frame; read-out noise from the offset
+MIN_ODD_ROWS, MIN_ODD_SIGMAS = 0.25, 4.0  # rows of one value in a lost frame; read-out noise from the offset
 MIN_BLOCK_BRIGHTNESS = 0.05  # electrons of a block in those of the brightest; the beam may be off in darker ones
 
 
@@ -296,9 +296,9 @@ def block_sums(scan: Scan, noise: NoiseModel, blocks: int = BEAM_BLOCKS, region=
     for index, patterns in scan.blocks(positions=chosen):
         low, high = patterns.min(2), patterns.max(2)
         # Rows of one value that no electrons give: frames that are saturated, were lost, or are cut.
-        odd = (low == high) & (np.abs(low.astype(np.float64) - noise.offset) > max(MIN_LOST_SIGMAS * noise.readout,
+        odd = (low == high) & (np.abs(low.astype(np.float64) - noise.offset) > max(MIN_ODD_SIGMAS * noise.readout,
                                                                                  0.5 * noise.gain))
-        lost = odd.mean(1) > MIN_LOST_ROWS
+        lost = odd.mean(1) > MIN_ODD_ROWS
         index, patterns = index[~lost], patterns[~lost]
         electrons = (patterns.astype(np.float32) - noise.offset) / noise.gain
         for b in np.unique(block_of[index]):

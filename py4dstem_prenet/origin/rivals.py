@@ -14,6 +14,7 @@ from ..core import Flag, NoiseModel, OriginMap, Scan, binned_sum
 from ..fits import ring_center
 from . import block_sums, find_bar, no_origin
 
+RIVAL_BLOCKS = 2  # blocks along each side of the scan whose patterns are summed: diffuse scattering is dim
 MAX_RIVAL_SIDE = 128  # pixels; larger frames are binned, for speed
 DIFFUSE_SECTORS = 12  # of the azimuth; opposite ones are compared
 RING_FRACTION = 1 / 20  # of the frame, width of the rings that are compared
@@ -56,16 +57,17 @@ def check_rivals(scan: Scan, noise: NoiseModel, origin: OriginMap) -> OriginMap:
     """
     if not origin.found or origin.feature == "rings" or not origin.valid.any():
         return origin
-    sums, counts, _ = block_sums(scan, noise, 1)
+    sums, counts, _ = block_sums(scan, noise, RIVAL_BLOCKS)
+    total = sums.sum(0)
     step = -(-max(scan.pattern_shape) // MAX_RIVAL_SIDE)
     # A dead chip that no mask names has one value, and is dark about any place.
-    dead = maximum_filter(sums[0], DEAD_SIDE_PX) == minimum_filter(sums[0], DEAD_SIDE_PX)
+    dead = maximum_filter(total, DEAD_SIDE_PX) == minimum_filter(total, DEAD_SIDE_PX)
     alive = ~noise.bad_pixels & ~binary_dilation(dead, iterations=DEAD_SIDE_PX)
     good = binned_sum(alive.astype(np.float32), step) >= step**2 / 2
-    electrons = np.where(good, binned_sum(np.where(alive, sums[0], 0.0), step), 0.0)
+    electrons = np.where(good, binned_sum(np.where(alive, total, 0.0), step), 0.0)
     share = gaussian_filter(good.astype(float), DIFFUSE_BLUR_PX)
     smooth = gaussian_filter(electrons, DIFFUSE_BLUR_PX) / np.maximum(share, 1e-3)
-    readout = noise.readout / noise.gain * step * counts[0] ** 0.5
+    readout = noise.readout / noise.gain * step * counts.sum() ** 0.5
     sigma = max(1.0, readout) / (2 * np.pi**0.5 * DIFFUSE_BLUR_PX)
     radius = float(np.nan_to_num(origin.radius)) / step
     middle = np.array([np.median(q[origin.valid]) for q in (origin.qx0, origin.qy0)])
@@ -91,7 +93,7 @@ def check_rivals(scan: Scan, noise: NoiseModel, origin: OriginMap) -> OriginMap:
     sigmas = (here - there) / max(float(np.hypot(error, there_error)), 1e-6)
     if sigmas < (MAX_HIDDEN_RIVAL_SIGMAS if hides else MAX_RIVAL_SIGMAS):
         return origin
-    rings = ring_center(sums[0], ~noise.bad_pixels)
+    rings = ring_center(total, ~noise.bad_pixels)
     if rings.accepted and np.hypot(*((np.array(rings.center) - (step - 1) / 2) / step - middle)) < nearest:
         return origin  # rings tell more than what lies between disks
     return _refused(scan, step, middle, at)
