@@ -53,6 +53,7 @@ from . import (
     wide_origin,
 )
 
+MAX_SHARPER_DISTANCE_PX = 3.0  # pixels, and a radius, between the sharper spot and what is found beside stray light
 MIN_GOOD_FRACTION = 0.2  # of the pixels that a mask leaves; a beam stop hides less, and so do dead chips
 
 
@@ -232,9 +233,16 @@ class BeamLocator:
             stray = None
             if coarse is not None and given is None and not coarse.wide:
                 stray = stray_light(blocks, ~noise.bad_pixels, noise.readout / noise.gain, coarse, scan.scan_shape)
-            if stray is not None:  # from here on as if a mask named it
-                noise = replace(noise, bad_pixels=noise.bad_pixels | stray)
-                coarse = coarse_origin(load("center", device).coarse, scan, noise, region, blocks)
+            if stray is not None:
+                stray, place = stray
+                masked = replace(noise, bad_pixels=noise.bad_pixels | stray)
+                again = coarse_origin(load("center", device).coarse, scan, masked, region, blocks)
+                # From here on as if a mask named it.
+                if again is not None and (np.hypot(*(np.median(again.position, 0) - place))
+                                          < again.radius + MAX_SHARPER_DISTANCE_PX):
+                    noise, coarse = masked, again
+                else:
+                    stray = None
             advance()
             elsewhere = None
             if given is not None:

@@ -12,18 +12,19 @@ from scipy.ndimage import binary_dilation, gaussian_filter, label
 
 from . import FirstGuess
 
-STRAY_BLOCKS = 4  # blocks along each side of the scan, within which the descan blurs little
+STRAY_BLOCKS = 4, 2  # along each side of the scan: in small blocks the descan blurs little, large ones have more electrons
 STRAY_BLUR_PX = 1.0  # pixels, 1 sigma: smooths counting noise
 MAX_SHARPER = 0.6  # radius at half of the height of the other spot in that of the soft one
 # Area above a fifth of the height in that above four fifths: 7 for a Gaussian; 2 for a disk of 5 px, 4 for one of 2.5.
 MIN_SOFTNESS = 4.5
 MIN_STRAY_SIGMAS = 5.0  # of counting, by which the other spot is brighter in a smoothed pixel
+MIN_STRAY_ELECTRONS = 25.0  # in a smoothed pixel of the soft spot: its levels are then known to 6 %
 MIN_STRAY_VOTES = 0.5  # of the blocks
 FIRST_VOTES = 4  # blocks, after which the search ends if none of them votes; for speed
 STRAY_RADII = 2.4  # radii at half of the height within which stray light is masked; a Gaussian has 2 % there
 
 
-def stray_light(blocks, good, readout: float, guess: FirstGuess, scan_shape) -> np.ndarray | None:
+def stray_light(blocks, good, readout: float, guess: FirstGuess, scan_shape):
     """Find the pixels of stray light, if the first guess of the beam is a soft spot beside a sharper, brighter one.
 
     Parameters
@@ -41,30 +42,40 @@ def stray_light(blocks, good, readout: float, guess: FirstGuess, scan_shape) -> 
 
     Returns
     -------
-    numpy.ndarray of bool, shape (Qx, Qy), or None
-        True in the soft spot; None if the guess is no stray light.
+    tuple or None
+        True in the soft spot, (Qx, Qy) bool, and the place of the sharper one, (2,) pixels; None if the guess is no
+        stray light.
     """
-    sums, counts, grid = blocks
-    coarse = tuple(min(STRAY_BLOCKS, n) for n in grid)
-    row, column = np.divmod(np.arange(len(sums)), grid[1])
-    group = row * coarse[0] // grid[0] * coarse[1] + column * coarse[1] // grid[1]
-    rows, columns = (np.arange(n) * g // n for n, g in zip(scan_shape, coarse, strict=True))
-    group_of = (rows[:, None] * coarse[1] + columns).ravel()
-    shown = [k for k in range(coarse[0] * coarse[1]) if counts[group == k].any()]
-    votes = 0
-    for number, k in enumerate(shown):
-        if number == FIRST_VOTES and not votes:
-            return None
-        center = np.median(guess.position[group_of == k], 0)
-        members = group == k
-        votes += sharper_spot(sums[members].sum(0), good, center, readout * counts[members].sum() ** 0.5) is not None
-    if not votes or votes < MIN_STRAY_VOTES * len(shown):
+    sums = blocks[0]
+    others = next((found for side in STRAY_BLOCKS
+                   if (found := _sharper_spots(side, blocks, good, readout, guess, scan_shape))), [])
+    if not others:
         return None
     smooth = _smoothed(sums.sum(0), good)
     top = _top(smooth, np.median(guess.position, 0))
     half = np.sqrt(_area(smooth, top, 0.5 * smooth[top]).sum() / np.pi)
     x, y = np.indices(smooth.shape)
-    return np.hypot(x - top[0], y - top[1]) < STRAY_RADII * half
+    return np.hypot(x - top[0], y - top[1]) < STRAY_RADII * half, np.median(others, 0)
+
+
+def _sharper_spots(side, blocks, good, readout, guess, scan_shape):
+    """Places of the sharper spot in sums over so many blocks along each side of the scan; none if few show it."""
+    sums, counts, grid = blocks
+    coarse = tuple(min(side, n) for n in grid)
+    row, column = np.divmod(np.arange(len(sums)), grid[1])
+    group = row * coarse[0] // grid[0] * coarse[1] + column * coarse[1] // grid[1]
+    rows, columns = (np.arange(n) * g // n for n, g in zip(scan_shape, coarse, strict=True))
+    group_of = (rows[:, None] * coarse[1] + columns).ravel()
+    shown = [k for k in range(coarse[0] * coarse[1]) if counts[group == k].any()]
+    others = []
+    for number, k in enumerate(shown):
+        if number == FIRST_VOTES and not others:
+            return []
+        center = np.median(guess.position[group_of == k], 0)
+        members = group == k
+        other = sharper_spot(sums[members].sum(0), good, center, readout * counts[members].sum() ** 0.5)
+        others += [] if other is None else [other]
+    return others if len(others) >= MIN_STRAY_VOTES * len(shown) else []
 
 
 def sharper_spot(pattern, good, center, readout: float = 0.0):
@@ -100,17 +111,20 @@ def sharper_spot(pattern, good, center, readout: float = 0.0):
     smooth = _smoothed(pattern, good)
     top = _top(smooth, center)
     height = smooth[top]
-    if not height > 0:
+    if height < max(MIN_STRAY_ELECTRONS, 2 * MIN_STRAY_SIGMAS * readout / (2 * np.pi**0.5 * STRAY_BLUR_PX)):
         return None
     areas = [_area(smooth, top, level * height) for level in (0.8, 0.5, 0.2)]
     if areas[2].sum() < MIN_SOFTNESS * areas[0].sum():
         return None
     elsewhere = np.where(binary_dilation(areas[1], iterations=2), 0.0, smooth)
     other = np.unravel_index(elsewhere.argmax(), smooth.shape)
-    error = np.sqrt((smooth[other] + height) / (4 * np.pi * STRAY_BLUR_PX**2) + readout**2)
+    error = np.sqrt((smooth[other] + height + readout**2) / (4 * np.pi * STRAY_BLUR_PX**2))
     if smooth[other] - height < MIN_STRAY_SIGMAS * error:
         return None
-    if _area(smooth, other, 0.5 * smooth[other]).sum() > MAX_SHARPER**2 * areas[1].sum():
+    spot = _area(smooth, other, 0.5 * smooth[other])
+    cut = binary_dilation(spot, border_value=0) & ~good
+    cut = cut.any() or spot[[0, -1]].any() or spot[:, [0, -1]].any()  # then its size is not known
+    if cut or spot.sum() > MAX_SHARPER**2 * areas[1].sum():
         return None
     return float(other[0]), float(other[1])
 
