@@ -12,7 +12,7 @@ from scipy.ndimage import binary_dilation, gaussian_filter, label
 
 from . import FirstGuess
 
-STRAY_BLOCKS = 4, 2  # along each side of the scan: in small blocks the descan blurs little, large ones have more electrons
+STRAY_BLOCKS = 4, 2  # along each side of the scan: in small ones the descan blurs little, large ones show more
 STRAY_BLUR_PX = 1.0  # pixels, 1 sigma: smooths counting noise
 MAX_SHARPER = 0.6  # radius at half of the height of the other spot in that of the soft one
 # Area above a fifth of the height in that above four fifths: 7 for a Gaussian; 2 for a disk of 5 px, 4 for one of 2.5.
