@@ -95,8 +95,9 @@ def table(results):
              f"|{'---|' * (len(OUTCOMES) + 4)}"]
     for kind, some in [*sorted(kinds.items()), ("**all**", results)]:
         count = Counter(result["outcome"] for result in some)
-        pulls = [_rms([r[name]["pull"] for r in some if r["outcome"] == "right" and name in r])
-                 for name in ("measured", "fitted")]
+        right = [r for r in some if r["outcome"] == "right" and "measured" in r]
+        pulls = [_rms([r["measured"]["pull"] for r in right]),
+                 _rms([r["fitted"]["pull"] for r in right if r["fit_accepted"]])]  # a refused fit is not written
         lines.append(f"| {kind} | {len(some)} | {' | '.join(str(count[o] or '') for o in OUTCOMES)} | "
                      f"{pulls[0]} | {pulls[1]} |")
     return "\n".join(lines)

@@ -171,3 +171,27 @@ def test_jumps_in_time_are_not_taken_for_another_order(seed):
                           np.ones((rows, columns), bool))
     error = np.hypot(*(np.stack([fit.values for fit in fits]) - truth))
     assert not all(fit.accepted for fit in fits) or (error > 0.5).mean() < 0.05
+
+
+@pytest.mark.parametrize("sigma", [0.12, 0.18])
+def test_patterns_that_were_centered_are_followed_at_few_electrons(sigma):
+    """No position is five sigma off the mean; all of them together follow a plane less whole pixels."""
+    rng = np.random.default_rng(8)
+    for slopes in ((9.0, -5.0, 3.0, 11.0), (4.0, 7.0, -8.0, 2.0)):
+        u, v = np.meshgrid(np.linspace(-1, 1, 11), np.linspace(-1, 1, 12), indexing="ij")
+        q = np.stack([slopes[0] * u + slopes[1] * v, slopes[2] * u + slopes[3] * v])
+        q = q - np.rint(q) + 48
+        x, y, flags = fit_descan(q + rng.normal(0, sigma, q.shape), np.full(q.shape, sigma), np.ones((11, 12), bool))
+        assert has_flag(flags, "centered_before")
+        assert np.quantile(np.hypot(x.values - q[0], y.values - q[1]), 0.9) < 2 * sigma
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_pairs_of_frames_that_jump_are_refused_whatever_the_descan(seed):
+    """A flexible surface follows some of the pairs, and the descan makes the frames of a pair differ."""
+    rng = np.random.default_rng(seed)
+    rows, columns = 10, 12
+    q = descan(rows, columns, 2.0, 6.0, 0.3) + np.repeat(rng.uniform(-4, 4, (2, rows * columns // 2)), 2, 1).reshape(
+        2, rows, columns)
+    x, y, _ = fitted(q, rng)
+    assert not (x.accepted or y.accepted)

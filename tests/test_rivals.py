@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import erfc
 
-from py4dstem_prenet.core import Decision, OriginMap, as_scan
+from py4dstem_prenet.core import Decision, NoiseModel, OriginMap, as_scan
 from py4dstem_prenet.detector import estimate_noise
 from py4dstem_prenet.origin import check_rivals, diffuse_asymmetry, find_bar, find_stop, measure_origin
 
@@ -137,3 +137,28 @@ def test_the_gap_between_rings_is_no_bar():
     mean[:64, 59:70] *= 0.01
     bar = find_bar(np.random.default_rng(0).poisson(mean), good)
     assert bar is not None and bar[20, 64]
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("at_edge", [False, True])
+def test_a_bragg_disk_is_told_at_few_electrons_and_at_the_edge_of_the_frame(seed, at_edge):
+    """At 800 electrons a pattern; at the edge no opposite sectors are left, and the brighter disk is compared."""
+    rng = np.random.default_rng(seed)
+    turn = rng.uniform(0, np.pi)  # that of `pattern`
+    bragg = 17 * np.array([np.cos(turn), np.sin(turn)])
+    center = np.array([57.0, 52.0])
+    if at_edge:
+        bragg, center = np.array([0.0, 34.0]), np.array([56.0, 72.0])
+    expected = pattern(center, 5.0, seed) + (0.1 * edge_disk(center + bragg) if at_edge else 0)
+    counts = np.random.default_rng(seed).poisson(np.broadcast_to(800 * expected, (8, 8, SIDE, SIDE)))
+    scan, valid = as_scan(counts.astype(np.uint16)), np.ones((8, 8), bool)
+    noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((SIDE, SIDE), bool), True, 700.0)
+    for offset, found in (((0.0, 0.0), True), (bragg, False)):
+        maps = [np.full((8, 8), c + o) for c, o in zip(center, offset, strict=True)]
+        sigma = np.full((8, 8), 0.1)
+        assert check_rivals(scan, noise, OriginMap(*maps, sigma, sigma, valid, 5.0, Decision(True))).found == found
+
+
+def edge_disk(center):
+    x, y = np.indices((SIDE, SIDE)) - np.reshape(center, (2, 1, 1))
+    return 0.5 * erfc((np.hypot(x, y) - 5.0) / 0.6) / (np.pi * 25)

@@ -300,6 +300,9 @@ _ORIGIN = (
      "A beam stop that no mask names covers {pixels} pixels; they are not used.",
      "Look at it in datacube.prenet.show(); report.origin.stop is the mask (True behind the stop), which the "
      "calibration holds as \"prenet_stop\"; calibrate(mask=~report.origin.stop) uses it as the detector mask."),
+    ("stray_light", WARNING,
+     "A soft spot of {pixels} pixels beside a sharper and brighter one is taken for stray light, and is not used.",
+     "If the soft spot is the direct beam, pass center=."),
     ("inversion_used", WARNING,
      "The direct beam is hidden; the reported origin is the center of inversion of the mean pattern (symmetry "
      "{symmetry:.2f}). Its descan is that of the first guess."),

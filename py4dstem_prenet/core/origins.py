@@ -34,6 +34,8 @@ class OriginMap(Decided):
         these can differ by pixels.
     stop : numpy.ndarray of bool or None
         (Qx, Qy), True behind a beam stop that was found although no mask names it; None without such a stop.
+    copied : numpy.ndarray of bool or None
+        (Rx, Ry), True for frames that are exact copies of the frame before; None without any.
     """
 
     qx0: np.ndarray
@@ -45,6 +47,7 @@ class OriginMap(Decided):
     decision: Decision
     feature: str = "direct beam"
     stop: np.ndarray | None = None
+    copied: np.ndarray | None = None
 
     @property
     def found(self) -> bool:

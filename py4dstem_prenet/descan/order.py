@@ -2,8 +2,8 @@
 
 Every one of these leaves many positions pixels off a smooth surface, while neighbors in the order of acquisition agree
 far better than the surface and they do. For each kind there is a model that says where a frame belongs. A model is
-taken if it explains most positions that the surface does not, by a likelihood that allows for outliers (Student's t
-with one degree of freedom) less the Bayesian information criterion. If none explains positions that agree with their
+taken if it explains most positions that the surface does not, by a likelihood that allows for outliers (Student's
+t) less the Bayesian information criterion. If none explains positions that agree with their
 neighbors in time and not with those in space, the surface is refused.
 """
 
@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
+from scipy.ndimage import uniform_filter
 from scipy.stats import binom
 
-from ..core import NORMAL_MAD, Decision, Flag
+from ..core import NORMAL_MAD, Decision, Flag, check_residuals
 from . import SurfaceFit, fit_pair
 
 MIN_OFF_PX = 0.15  # pixels from the surface, below which no position is off: less does no harm
@@ -26,14 +27,18 @@ MAX_LEFT_FRACTION = 0.5  # of these positions that another order may leave off
 LINE_OFF_SIGMAS = 6.0  # of the mean of a row or column from the surface: false alarm 2e-9 a line
 MIN_LINE_OFF_PX = 0.25  # pixels, of the same: bends that the surface does not follow are smaller
 MIN_LINE_COUNT = 4  # positions in a line
+ORDER_DOF = 4.0  # degrees of freedom of the distribution of positions about the right surface
 MIN_EVIDENCE = 20.0  # log likelihood ratio less criterion: false alarm with odds of e^-20
 MIN_PAIRED_FRACTION = 0.3  # of neighbors in time that are both valid; a sparse sample has no order
 MIN_COUNT = 24  # positions
-SMOOTHER = 0.6  # step between neighbors in another order, in that of the order at hand, worth a trial
+MIN_CROSSED_Z = 4.0  # standard errors by which rows agree better with the reversed one above, worth a trial
 MIN_FLYBACK_RATIO = 3.0  # step at the end of a row in the usual step; smaller ones show no end of a row
 MAX_LENGTH_ERROR = 2  # frames that a row may be too long or too short
 MIN_BAND_ROWS = 3  # rows in which the flyback is looked for together
 MAX_CENTERED_RANGE_PX = 1.3  # of positions in patterns that were centered to whole pixels; rounding leaves 1
+MAX_CENTERED_SIGMA_PX = 0.3  # of a position; with more, positions are spread evenly over a pixel
+RANGE_SIGMAS = 4.0  # that counting adds to the range between the 1 % quantiles
+WAVE_PADDING = 4  # finer steps of the slope of that descan than a Fourier transform has
 MIN_ODD_PART = 0.6  # of a line's positions off the surface, with which the line is elsewhere
 MAX_ODD_LINES = 0.35  # of all lines
 PARAMETERS_PER_LINE = 4  # a straight line of each coordinate; that its positions belong together is tested before
@@ -46,6 +51,7 @@ MIN_RUN_PX = 0.3  # pixels; smaller steps in time do not end a run
 MAX_SPACE_AGREEMENT = 0.5  # of positions off that agree with the next row as well: those are grains, not jumps
 MIN_REFUSED_PX = 0.5  # pixels off, from which on a surface is refused; a specimen deflects the beam by less
 MAX_LEFT_IN_TIME = 0.04  # of the positions, the same after another order was followed; 0 where that is the right one
+MAX_COMPARED_STEPS, USUAL_STEP_ROUNDS = 300, 3  # steps between neighbors, and rounds, in which the usual one is found
 MIN_REFUSED_FRACTION = 0.1  # of the positions off, with which a surface that leaves them is not accepted
 
 
@@ -84,7 +90,8 @@ class _Maps:
     def loss(self, fitted):
         """Negative log likelihood of all used positions."""
         squared = ((self.values - fitted) ** 2).sum(0)
-        return float(np.log1p(squared / self.sigma**2)[self.valid].sum())
+        terms = np.log1p(squared / (ORDER_DOF * self.sigma**2))
+        return float((ORDER_DOF + 2) / 2 * terms[self.valid].sum())
 
 
 def reorder(maps, sigmas, valid, fits, model="auto"):
@@ -129,26 +136,33 @@ def reorder(maps, sigmas, valid, fits, model="auto"):
     if min(data.valid.shape) < 4 or used < MIN_COUNT or pairs.mean() < MIN_PAIRED_FRACTION:
         return None, None
     off = data.off(smooth)
-    if off.sum() < MIN_OFF_FRACTION * used and not any(data.lines_off(smooth, axis).any() for axis in (0, 1)):
-        return None, None
+    most = max(MAX_LEFT_FRACTION * off.sum(), MIN_OFF_FRACTION * used)
+    # Models that predict more come first: what was measured stands in odd lines, and runs follow anything in time.
+    groups = (_reversed_rows, _shifted, _dropped, _row_steps, _centered), (_odd_lines,), (_runs,)
+    faint = off.sum() < MIN_OFF_FRACTION * used and not any(data.lines_off(smooth, axis).any() for axis in (0, 1))
+    if faint:  # at few electrons no position is off, but all of them together may be no noise
+        test = check_residuals(data.values - smooth, data.sigmas, data.valid)
+        if not (test.correlated or test.large):
+            return None, None
+        groups = groups[:1]
     best = (MIN_EVIDENCE, None, None)
     before = data.loss(smooth)
-    # Models that predict more come first: what was measured stands in odd lines, and runs follow anything in time.
-    for models in ((_reversed_rows, _shifted, _dropped, _row_steps, _centered), (_odd_lines,), (_runs,)):
+    for models in groups:
         for found, flag, parameters in (trial for make in models for trial in make(data, smooth, model)):
             values = np.stack([fit.values for fit in found])
             evidence = before - data.loss(values) - 0.5 * parameters * np.log(2 * used)
             # The right order leaves no neighbors in time that agree about another place.
-            if evidence > best[0] and data.off(values).sum() <= MAX_LEFT_FRACTION * off.sum() and (
-                    _in_time_only(data, values, data.off(values, MIN_REFUSED_PX)) <= MAX_LEFT_IN_TIME):
+            if evidence > best[0] and data.off(values).sum() <= most and (
+                    _left_in_time(data, values) <= MAX_LEFT_IN_TIME):
                 best = evidence, found, flag
         if best[1] is not None:
             break
-    if best[1] is None:
-        best = next(((0.0, found, flag) for found, flag, _ in _odd_lines(data, smooth, model, jointly=True)), best)
+    if best[1] is None and not faint:
+        best = next(((0.0, found, flag) for found, flag, _ in _odd_lines(data, smooth, model, jointly=True)
+                     if _left_in_time(data, np.stack([fit.values for fit in found])) <= MAX_LEFT_IN_TIME), best)
     if best[1] is not None:
         return best[1], best[2]
-    fraction = _in_time_only(data, smooth, data.off(smooth, MIN_REFUSED_PX))
+    fraction = _left_in_time(data, smooth)
     if fraction >= MIN_REFUSED_FRACTION:
         flag = Flag("order_unknown", {"percent": 100 * fraction})
         return tuple(replace(fit, decision=Decision(False, (flag,))) for fit in fits), None
@@ -164,24 +178,53 @@ def _prepared(maps, sigmas, valid):
     return _Maps(np.where(valid, maps, 0.0), np.where(valid, sigmas, 1.0), valid, sigma)
 
 
+def _left_in_time(data, values):
+    """Fraction of the positions that are pixels off a surface in time only."""
+    return _in_time_only(data, values, data.off(values, MIN_REFUSED_PX))
+
+
 def _in_time_only(data, smooth, off):
     """Fraction of the positions that are off, agree with a neighbor in time, and mostly not with one in space."""
-    residual = data.values - smooth
-    near = OFF_SIGMAS * 2**0.5 * data.sigma
-
-    def agrees(a, b):  # numpydoc ignore=PR01,RT01
-        """Positions off that agree with a neighbor that is off, (Rx, Ry) bool."""
-        alike = off[a] & off[b] & (np.hypot(*(residual[(..., *a)] - residual[(..., *b)])) < near[a])
-        out = np.zeros_like(off)
-        out[a] |= alike
-        out[b] |= alike
-        return out
-
-    time = agrees(np.s_[:, 1:], np.s_[:, :-1])
-    space = agrees(np.s_[1:, :], np.s_[:-1, :])
+    time, space = (_agreeing(data, smooth, off, axis) for axis in (1, 0))
     if not time.any() or (space & time).sum() > MAX_SPACE_AGREEMENT * time.sum():
         return 0.0
     return float(time.sum() / data.valid.sum())
+
+
+def _agreeing(data, smooth, off, axis):
+    """Positions off that agree with a neighbor that is off, along an axis of the scan, (Rx, Ry) bool.
+
+    They agree if their step is that of the surface, or the usual one: a flexible surface bends between jumps.
+    """
+    out = np.zeros_like(off)
+    a, b = ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[1:, :], np.s_[:-1, :]))[1 - axis]
+    both = off[a] & off[b]
+    if not both.any():
+        return out
+    near = OFF_SIGMAS * 2**0.5 * data.sigma[a]
+    steps, expected = (values[(..., *a)] - values[(..., *b)] for values in (data.values, smooth))
+    usual = _usual_step(steps, data.valid[a] & data.valid[b], near)
+    alike = both & (np.minimum(np.hypot(*(steps - expected)), np.hypot(*(steps - usual))) < near)
+    out[a] |= alike
+    out[b] |= alike
+    return out
+
+
+def _usual_step(steps, valid, near):
+    """The step between neighbors that most others are near to, a plane over the scan, (2, m, n) pixels."""
+    i, j = np.nonzero(valid)
+    taken = np.unique(np.linspace(0, len(i) - 1, MAX_COMPARED_STEPS).astype(int))
+    values = steps[:, i[taken], j[taken]]
+    apart = np.hypot(*(values[:, :, None] - values[:, None]))
+    usual = values[:, (apart < near[i[taken], j[taken]]).sum(1).argmax()][:, None, None]
+    u, v = (np.linspace(-1, 1, n) if n > 1 else np.zeros(1) for n in valid.shape)
+    plane = np.stack(np.broadcast_arrays(1.0, u[:, None], v), -1)
+    for _ in range(USUAL_STEP_ROUNDS):
+        close = valid & (np.hypot(*(steps - usual)) < near)
+        if close.sum() < MIN_COUNT:
+            break
+        usual = np.moveaxis(plane @ np.linalg.lstsq(plane[close], steps[:, close].T, rcond=None)[0], -1, 0)
+    return usual
 
 
 # --- each frame belongs elsewhere -----------------------------------------------------------------
@@ -217,13 +260,15 @@ def _reversed_rows(data, smooth, model):
     rows, columns = data.valid.shape
     index = np.arange(rows * columns).reshape(rows, columns)
     index[1::2] = index[1::2, ::-1]
-    turned = data.values[..., ::-1]
-    both, crossed = data.valid[1:] & data.valid[:-1], data.valid[1:] & data.valid[:-1, ::-1]
-    if min(both.sum(), crossed.sum()) < columns:
+    both = data.valid[1:] & data.valid[:-1]
+    both &= both[:, ::-1]  # so that all four positions are valid
+    if both.sum() < columns:
         return
-    same = np.median(np.hypot(*(data.values[:, 1:] - data.values[:, :-1]))[both])
-    across = np.median(np.hypot(*(data.values[:, 1:] - turned[:, :-1]))[crossed])
-    if across < SMOOTHER * same:
+    same, across = (((data.values[:, 1:] - other) ** 2).sum(0) for other in
+                    (data.values[:, :-1], data.values[:, :-1, ::-1]))
+    limit = 9 * np.median(np.minimum(same, across)[both])  # a wrong disk counts for no more
+    gain = (np.minimum(same, limit) - np.minimum(across, limit))[both]
+    if gain.mean() > MIN_CROSSED_Z * max(gain.std(), 1e-12) / np.sqrt(gain.size):
         yield _fit_at(data, index.ravel(), columns, model), Flag("rows_reversed"), 2
 
 
@@ -344,28 +389,36 @@ def _row_median(values):
 def _centered(data, smooth, model):
     """Patterns were moved by whole pixels before, so that the beam lies within half a pixel of one point."""
     ends = np.percentile(data.values[:, data.valid], [1, 99], axis=1)
-    if np.ptp(ends, axis=0).max() > MAX_CENTERED_RANGE_PX or np.median(data.sigma) > 0.15 or not data.valid.all():
+    sigma = float(np.median(data.sigma))
+    if np.ptp(ends, axis=0).max() > MAX_CENTERED_RANGE_PX + RANGE_SIGMAS * sigma or sigma > MAX_CENTERED_SIGMA_PX:
+        return
+    if not data.valid.all():
         return
     unwrapped = np.stack([_unwrapped(image) for image in data.values])
-    whole = unwrapped - data.values
-    if not whole.any():
+    if not (unwrapped - data.values).any():
         return
     fits = fit_pair(*unwrapped, *data.sigmas, data.valid, model)
+    # Which pixel a position near the limit between two was moved to is measured, not fitted.
+    whole = [np.rint(fit.values - measured) for fit, measured in zip(fits, data.values, strict=True)]
     yield tuple(_with_values(fit, fit.values - n, fit.sigma, measured, data.valid)
                 for fit, n, measured in zip(fits, whole, data.values, strict=True)), Flag("centered_before"), 16
 
 
 def _unwrapped(image):
-    """Add whole pixels to a map (Rx, Ry), so that neighbors differ as little as they can."""
-    def wrapped(step, axis):  # numpydoc ignore=PR01,RT01
-        """Steps less whole numbers, about their circular mean along the axis."""
-        mean = np.angle(np.exp(2j * np.pi * step).mean(axis, keepdims=True)) / (2 * np.pi)
-        return mean + (step - mean + 0.5) % 1 - 0.5
-
-    rows = np.concatenate([image[:, :1], image[:, :1] + np.cumsum(wrapped(np.diff(image, axis=1), 1), 1)], 1)
-    between = np.diff(rows, axis=0)
-    shift = np.median(wrapped(between, None) - between, 1)
-    return rows + np.concatenate([[0.0], np.cumsum(np.rint(shift))])[:, None]
+    """Add whole pixels to a map (Rx, Ry), so that it follows a plane and, locally, what it leaves."""
+    wave = np.exp(2j * np.pi * image)
+    size = [WAVE_PADDING * n for n in image.shape]
+    spectrum = np.abs(np.fft.fft2(wave, size))
+    at = np.unravel_index(spectrum.argmax(), spectrum.shape)
+    slopes = [(k + n // 2) % n / n - (n // 2) / n for k, n in zip(at, size, strict=True)]  # pixels a position
+    plane = sum(slope * np.arange(n).reshape((-1, 1) if axis == 0 else (1, -1))
+                for axis, (slope, n) in enumerate(zip(slopes, image.shape, strict=True)))
+    left = wave * np.exp(-2j * np.pi * plane)
+    near = uniform_filter(left.real, 3, mode="nearest") + 1j * uniform_filter(left.imag, 3, mode="nearest")
+    # The mean of neighbors turns by less than half a circle from position to position.
+    phase = np.unwrap(np.unwrap(np.angle(near), axis=1), axis=0)
+    expected = plane + phase / (2 * np.pi)
+    return image + np.rint(expected - image)
 
 
 def _odd_lines(data, smooth, model, jointly=False):

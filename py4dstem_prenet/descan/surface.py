@@ -43,6 +43,7 @@ MAX_DENSE_OUTLIERS = 0.25  # fraction of positions in dense groups of outliers; 
 # Positions that score all starts, and the number of best starts that all positions score; chosen for speed.
 START_POSITIONS, START_TRIALS = 300, 40
 MAX_IGNORED = 0.5  # fraction of positions that are outliers, above which the fit is refused
+MIN_MODEL_WEIGHT = 0.02  # Akaike weight of a richer model, below which its surface does not count
 
 
 @dataclass(frozen=True)
@@ -221,6 +222,7 @@ def _fit(maps, valid, model):
     starts = [_solve_all(coarse_bases, d) for d in coarse]
     wanted = "auto" if model == "auto" else bases[-1].name
     chosen, scores = _choose(coarse_bases, coarse, starts, wanted)
+    richer = _richer_models(coarse_bases, coarse, starts, chosen) if model == "auto" and whole else {}
     fits = []
     for (values, _), data, part, center, solutions in zip(maps, datas, coarse, centers, starts, strict=True):
         solution, basis = solutions[chosen], bases[chosen]
@@ -229,7 +231,8 @@ def _fit(maps, valid, model):
         else:  # same basis functions, so the coarse coefficients start the full grid
             lam = solution.lam * data.use.sum() / max(part.use.sum(), 1)
             solution = _irls(basis, data, evaluate(basis, solution.coef), lam, steps=4)
-        fits.append(_finish(values, data, center, basis, solution, scores, model))
+        others = [(weight, bases[k], _spread(bases[k], data, grid, solutions[k])) for k, weight in richer.items()]
+        fits.append(_finish(values, data, center, basis, solution, scores, model, others))
     trials = _trials(bases, coarse, starts, chosen)
     return [replace(fit, trials=trials) for fit in fits]
 
@@ -291,19 +294,28 @@ def _refused(values, data):
     return SurfaceFit(flat, np.full(values.shape, np.inf), residual, "constant", {}, Decision(False, (flag,)))
 
 
-def _finish(values, data, center, basis, solution, scores, requested):
-    """Uncertainty and decision of a solution."""
+def _finish(values, data, center, basis, solution, scores, requested, others=()):
+    """Uncertainty and decision of a solution; `others` are richer models that may be right, with their weights."""
     values = np.asarray(values, dtype=np.float64)
     surface = solution.surface + center
     residual = np.where(np.isfinite(values), values - surface, np.nan)
+    # The standard error of a prediction if the model is uncertain (Buckland et al., Biometrics 53, 603 (1997), eq. 9),
+    # about the prediction of the chosen one: a term that is too small to be chosen need not be zero.
+    sigma = (1 - sum(weight for weight, *_ in others)) * np.sqrt(_variance(data, basis, solution))
+    for weight, richer, other in others:
+        sigma = sigma + weight * np.sqrt(_variance(data, richer, other) + (other.surface - solution.surface) ** 2)
+    return SurfaceFit(surface, sigma, residual, basis.name, scores, _decide(basis.name, data, solution, requested))
+
+
+def _variance(data, basis, solution):
+    """Variance of a surface if its model is right, (Rx, Ry)."""
     variance = surface_variance(basis, np.linalg.pinv(solution.gram, hermitian=True))
     z = ((data.y - solution.surface) / solution.noise)[data.use]
     # Asymptotic variance of the biweight, including rejected positions (Huber, Robust Statistics, 1981).
     t = np.minimum((z / TUKEY_CUT) ** 2, 1)
     psi2, slope, weight = (z**2 * (1 - t) ** 4).sum(), ((1 - t) * (1 - 5 * t)).sum(), ((1 - t) ** 2).sum()
     inflate = psi2 * weight / slope**2 if slope > 0.3 * weight and z.size > 2 * solution.edf + 10 else 1.05
-    sigma = np.sqrt(np.maximum(variance * np.clip(inflate, 1.0, 4.0), 0))
-    return SurfaceFit(surface, sigma, residual, basis.name, scores, _decide(basis.name, data, solution, requested))
+    return np.maximum(variance * np.clip(inflate, 1.0, 4.0), 0)
 
 
 def _decide(name, data, solution, requested):
@@ -522,6 +534,23 @@ def _choose(bases, datas, starts, wanted):
         if bend > MIN_SPLINE_BEND**2 * sum(np.var(s[-1].surface) for s in starts):
             best = len(bases) - 1
     return best, scores
+
+
+def _richer_models(bases, datas, starts, chosen):
+    """Akaike weights of the polynomials that are richer than the chosen model: number to weight.
+
+    Their sum and the weight of the chosen model is 1. Residuals are clipped, so that outliers decide nothing.
+    """
+    polynomials = [k for k, basis in enumerate(bases) if basis.penalty is None and k >= chosen]
+    if len(polynomials) < 2:
+        return {}
+    last = polynomials[-1]
+    criterion = np.array([
+        sum(np.minimum(((d.y - s[k].surface) / s[last].noise)[d.use] ** 2, TUKEY_CUT**2).sum() for d, s in
+            zip(datas, starts, strict=True)) + 2 * len(datas) * len(bases[k].keep) for k in polynomials])
+    weights = np.exp(-(criterion - criterion.min()) / 2)
+    weights /= weights.sum()
+    return {k: float(w) for k, w in zip(polynomials[1:], weights[1:], strict=True) if w > MIN_MODEL_WEIGHT}
 
 
 # --- the grid ------------------------------------------------------------------------------------

@@ -1,4 +1,8 @@
-from .bad_pixels import EIGHT_NEIGHBORS as EIGHT_NEIGHBORS, find_bad_pixels as find_bad_pixels
+from .bad_pixels import (
+    EIGHT_NEIGHBORS as EIGHT_NEIGHBORS,
+    find_bad_pixels as find_bad_pixels,
+    quiet_pixels as quiet_pixels,
+)
 from .estimate import MAX_NOISE_POSITIONS as MAX_NOISE_POSITIONS, estimate_noise as estimate_noise
 from .frames import (
     confirmed_hits as confirmed_hits,

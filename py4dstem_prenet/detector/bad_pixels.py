@@ -5,7 +5,16 @@ parts of the scan; or its value never changes although electrons hit its neighbo
 """
 
 import numpy as np
-from scipy.ndimage import median_filter, percentile_filter, rank_filter
+from scipy.ndimage import (
+    binary_dilation,
+    binary_propagation,
+    find_objects,
+    label,
+    median_filter,
+    percentile_filter,
+    rank_filter,
+)
+from scipy.stats import chi2
 
 EIGHT_NEIGHBORS = np.ones((3, 3), bool)  # footprint of a pixel's neighbors, without the pixel
 EIGHT_NEIGHBORS[1, 1] = False
@@ -22,6 +31,12 @@ MIN_PATTERNS_IN_TIME = 8  # patterns, from which on changes from pattern to patt
 BAD_PIXEL_PARTS = 4  # consecutive parts of the scan, in each of which a pixel must be bad
 MIN_PART_SHARE = 0.3  # excess in each part of the scan, relative to the mean excess
 MIN_STUCK_VARIANCE = 50  # squared steps between values: sum of squared deviations of a stuck pixel's neighbors
+
+MIN_QUIET_ELECTRONS = 10.0  # electrons that a quiet pixel seems to have
+QUIET_PROBABILITY, BESIDE_PROBABILITY = 1e-9, 1e-3  # of so small a scatter by chance: of a pixel, and beside others
+MAX_QUIET_SIDE = 8  # pixels, side of a cluster of quiet pixels; larger ones are part of the pattern
+MAX_QUIET_RIM = 0.3  # brightness around a cluster in its own; the core of a beam has a brighter rim
+MIN_QUIET_SPREAD = 0.02  # scatter of the values of a cluster in their mean; saturated pixels have one value
 
 
 def find_bad_pixels(sample, quantum):
@@ -73,6 +88,54 @@ def find_bad_pixels(sample, quantum):
         step = rank_filter(mean, 2, footprint=EIGHT_NEIGHBORS, mode="mirror") - mean
         bad |= (sample.max(axis=0) == sample.min()) & (step > 5 * np.sqrt(noise / n)) & (noise > 0)
     return bad
+
+
+def quiet_pixels(sample, bad, gain: float, offset: float, readout: float):
+    """Find clusters of pixels that are bright, but scatter much less than as many electrons do.
+
+    Parameters
+    ----------
+    sample : numpy.ndarray, shape (n, Qx, Qy)
+        Patterns in detector units.
+    bad : numpy.ndarray of bool, shape (Qx, Qy)
+        Pixels that are known to be bad.
+    gain, offset, readout : float
+        The noise model, detector units.
+
+    Returns
+    -------
+    numpy.ndarray of bool, shape (Qx, Qy)
+        True in such clusters.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.detector.bad_pixels import quiet_pixels
+    >>> sample = np.random.default_rng(0).poisson(2.0, (64, 24, 24))
+    >>> sample[:, 5:8, 7:9] += [[100, 80], [90, 120], [70, 60]]
+    >>> quiet_pixels(sample, np.zeros((24, 24), bool), 1.0, 0.0, 0.0).sum()
+    6
+    """
+    n = len(sample)
+    if n < MIN_PATTERNS_IN_TIME:
+        return np.zeros(bad.shape, bool)
+    mean = sample.mean(axis=0, dtype=np.float64) - offset
+    bright = ~bad & (mean > MIN_QUIET_ELECTRONS * gain)
+    expected = gain * mean[bright] + readout**2
+    relative = np.full(bad.shape, np.inf)
+    relative[bright] = sample[:, bright].var(axis=0, ddof=1, dtype=np.float64) / expected
+    limits = chi2.ppf([QUIET_PROBABILITY, BESIDE_PROBABILITY], n - 1) / (n - 1)
+    found = binary_propagation(relative < limits[0], np.ones((3, 3)), relative < limits[1])
+    labels, _ = label(found, np.ones((3, 3)))
+    for number, at in enumerate(find_objects(labels), 1):
+        part = labels == number
+        values = mean[part]
+        rim = binary_dilation(part, iterations=2) & ~binary_dilation(part) & ~bad
+        small = max(s.stop - s.start for s in at) <= MAX_QUIET_SIDE
+        dark = rim.any() and np.median(mean[rim]) < MAX_QUIET_RIM * values.mean()
+        if not (small and dark and (len(values) == 1 or values.std() > MIN_QUIET_SPREAD * values.mean())):
+            found[part] = False
+    return found
 
 
 def _isolated(mean, noise, n, quantum):

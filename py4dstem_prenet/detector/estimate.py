@@ -27,6 +27,7 @@ from . import (
     hit_candidates,
     leave_one_out,
     lost_frames,
+    quiet_pixels,
     refuse,
 )
 
@@ -228,8 +229,17 @@ def estimate_noise(data, gain=None, offset=None, readout=None, mask=None):
         high = sample.max()
     moments = group_moments(sample, bad)
     fitted = _parameters(moments, quantum, low, *given)
+    if not any(flag.name in ("no_electrons", "gain_undetermined") for flag in fitted.flags):
+        quiet = quiet_pixels(sample, bad, *fitted[:3])
+        if quiet.any():
+            bad = bad | quiet
+            moments = group_moments(sample, bad)
+            fitted = _parameters(moments, quantum, low, *given)
     sums = sample.sum(2, where=~bad, dtype=np.float64).sum(1)
     dose, sigmas = _uncertainty(moments, fitted, given, sums, int(np.count_nonzero(~bad)))
+    if not dose > 0 and offset is None and _has_electrons(moments):  # no pixel has fewer electrons than none
+        fitted = fitted._replace(offset=min(fitted.offset, float(moments["m"].min())))
+        dose, sigmas = _uncertainty(moments, fitted, given, sums, int(np.count_nonzero(~bad)))
     model = NoiseModel(*(float(a) for a in fitted[:3]), bad, fitted.counting, max(0.0, dose), sigmas=sigmas)
     return replace(model, flags=(*fitted.flags, *flags, *doubts(sample, moments, model, low, high)))
 

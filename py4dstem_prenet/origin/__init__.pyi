@@ -13,6 +13,7 @@ from .coarse import (
     coarse_origin as coarse_origin,
     spread_blocks as spread_blocks,
 )
+from .copies import copied_frames as copied_frames
 from .decide import (
     BLANKED_FRACTION as BLANKED_FRACTION,
     BRIGHT_QUANTILE as BRIGHT_QUANTILE,
@@ -53,4 +54,5 @@ from .rivals import (
 from .rows import followed_rows as followed_rows
 from .sparse import pooled_origin as pooled_origin
 from .stop import find_stop as find_stop
+from .stray import sharper_spot as sharper_spot, stray_light as stray_light
 from .wide import WideDisk as WideDisk, wide_disk as wide_disk, wide_origin as wide_origin

@@ -23,12 +23,15 @@ MAX_FIELD_PX = 128  # pixels, largest side of the coarse network's input; larger
 BEAM_BLOCKS = 8  # blocks along each side of the scan
 MIN_BEAM_LOG_ODDS = 5.0  # log odds of a beam in a block; noise alone has up to 2, a hundred electrons in a beam 10
 MIN_BEAM_BLOCKS_FRACTION = 1 / 8  # fraction of the blocks that must reach these odds; the beam may be blanked in others
+# Distance of a surface beyond the positions in the blocks: in their span, and added to that, pixels.
+MAX_EXTRAPOLATION, EXTRAPOLATION_PX = 1.0, 2.0
 PATTERNS_PER_BLOCK = 16  # patterns that are summed in a block
 MIN_LOG_LIKELIHOOD_GAIN = 0.3  # mean per block, by which another position must be better than that of most blocks
 OUTLIER_LIKELIHOOD = 1e-3  # likelihood of the beam where a block excludes it: the block may show something else
 FLOOR_PROBABILITY = 1e-6  # of the beam in a cell, that no pattern excludes
 INDEPENDENT_BLOCKS = 4  # blocks, at most, that count as independent: the network's errors are common to many
 MAX_PLACES, MIN_PLACE_PROBABILITY = 8, 0.01  # places where the beam may be; smallest probability of one
+MIN_ODD_ROWS, MIN_ODD_SIGMAS = 0.25, 4.0  # rows of one value in a lost frame; read-out noise from the offset
 MIN_BLOCK_BRIGHTNESS = 0.05  # electrons of a block in those of the brightest; the beam may be off in darker ones
 
 
@@ -244,6 +247,10 @@ def spread_blocks(positions, grid, scan_shape, sigma, valid=True):
     x, y = (positions[:, k].reshape(grid) for k in (0, 1))
     valid = np.broadcast_to(np.asarray(valid).reshape(-1), len(positions)).reshape(grid)
     blocks = np.stack([surface.values for surface in fit_pair(x, y, sigma, sigma, valid)])
+    if valid.any():  # where few blocks show the beam, a surface may leave the frame beyond them
+        ends = np.quantile(np.stack([x, y])[:, valid], [0.05, 0.95], axis=1)[..., None, None]
+        margin = MAX_EXTRAPOLATION * (ends[1] - ends[0]) + EXTRAPOLATION_PX
+        blocks = np.clip(blocks, ends[0] - margin, ends[1] + margin)
     axes = [(np.arange(n) + 0.5) * g / n - 0.5 for n, g in zip(scan_shape, grid, strict=True)]
     points = np.stack(np.meshgrid(*[np.clip(a, 0, g - 1) for a, g in zip(axes, grid, strict=True)], indexing="ij"))
     return np.stack([map_coordinates(b, points, order=1, mode="nearest").ravel() for b in blocks], 1)
@@ -256,7 +263,7 @@ def _block_of(scan_shape, grid):
 
 
 def block_sums(scan: Scan, noise: NoiseModel, blocks: int = BEAM_BLOCKS, region=None):
-    """Sum some patterns of each block of a scan, in electrons; frames of one value, as saturated ones, are left out.
+    """Sum some patterns of each block of a scan, in electrons; saturated, lost and cut frames are left out.
 
     Parameters
     ----------
@@ -287,7 +294,11 @@ def block_sums(scan: Scan, noise: NoiseModel, blocks: int = BEAM_BLOCKS, region=
     sums = np.zeros((grid[0] * grid[1], *scan.pattern_shape), np.float32)
     counts = np.zeros(len(sums), int)
     for index, patterns in scan.blocks(positions=chosen):
-        lost = (patterns.max((1, 2)) == patterns.min((1, 2))) & (patterns[:, 0, 0] > noise.offset)
+        low, high = patterns.min(2), patterns.max(2)
+        # Rows of one value that no electrons give: frames that are saturated, were lost, or are cut.
+        odd = (low == high) & (np.abs(low.astype(np.float64) - noise.offset) > max(MIN_ODD_SIGMAS * noise.readout,
+                                                                                 0.5 * noise.gain))
+        lost = odd.mean(1) > MIN_ODD_ROWS
         index, patterns = index[~lost], patterns[~lost]
         electrons = (patterns.astype(np.float32) - noise.offset) / noise.gain
         for b in np.unique(block_of[index]):

@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter, uniform_filter
 from ..core import MIN_SIGMA_PX, NORMAL_MAD, Decision, Flag, NoiseModel, OriginMap, Scan
 from ..descan import fit_descan
 from ..fits import ring_center
-from . import UNCERTAIN_SIGMA_PX, Beam, Located, block_sums, repeated_fraction, spread_blocks
+from . import UNCERTAIN_SIGMA_PX, Beam, Located, block_sums, copied_frames, repeated_fraction, spread_blocks
 
 # Set on simulated scans:
 MIN_SIGNAL_FRACTION = 0.02  # smallest ratio of the electrons in a window to their median; below it the beam was blanked
@@ -124,7 +124,9 @@ def decide_origin(scan: Scan, noise: NoiseModel, located: Located, beam: Beam, p
     if scatter > UNCERTAIN_SIGMA_PX:  # many positions share the cause, so it does not average out
         flags.append(Flag("position_uncertain", {"sigma": float(scatter), "counting": float(counting)}))
     numbers = {"repeated": _repeated(scan, located.position, valid, beam)}
-    return OriginMap(*position, *sigma, valid, float(beam.aperture.radius), Decision(True, tuple(flags), numbers))
+    copied = copied_frames(scan, noise, located.position, located.sigma, valid.ravel())
+    return OriginMap(*position, *sigma, valid, float(beam.aperture.radius), Decision(True, tuple(flags), numbers),
+                     copied=None if copied is None else copied.reshape(scan.scan_shape))
 
 
 def _repeated(scan, positions, valid, beam):

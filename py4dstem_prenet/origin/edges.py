@@ -20,6 +20,8 @@ MAX_BEAM_DISTANCE = 0.08  # of the brightest spot from an edge in the side; near
 MIN_EDGE_BRIGHTNESS = 0.4  # brightest pixel at an edge in the brightest of the pattern; fainter edges tell nothing
 MIN_EDGE_ELECTRONS = 30.0  # electrons in the brightest pixel of an edge, for profiles to be compared
 MIN_CONTINUATION = 0.9  # cosine between the profiles of opposite edges, less their medians; 0 for independent ones
+MIN_FALL = 0.5  # of its height by which the profile of a beam falls within so many pixels, or so much of the edge
+MIN_FALL_PX, FALL_FRACTION = 5, 0.05
 MAX_HIDDEN_FRACTION = 0.2  # hidden part of the disk's area; with more, radius and position cannot be told apart
 CIRCLE_PATTERNS, CIRCLE_RAYS = 64, 72  # patterns in the sum, and rays, to which the circle is fitted
 MAX_CIRCLE_SIGMAS = 3.0  # between the position and the center of a circle through the edge
@@ -194,6 +196,10 @@ def continues_across_edges(pattern, good) -> bool:
         bright = min(a.max(), b.max())
         if bright < max(MIN_EDGE_BRIGHTNESS * top, MIN_EDGE_ELECTRONS):
             continue
-        if a @ b > MIN_CONTINUATION * np.sqrt((a @ a) * (b @ b)):
+        if a @ b <= MIN_CONTINUATION * np.sqrt((a @ a) * (b @ b)):
+            continue
+        # A ring that is wider than the frame is symmetric, too, but along an edge it falls slowly.
+        width = min(max(MIN_FALL_PX, int(FALL_FRACTION * len(a))), len(a) - 1)
+        if np.abs((a + b)[width:] - (a + b)[:-width]).max() > MIN_FALL * (a + b).max():
             return True
     return False

@@ -48,10 +48,12 @@ from . import (
     searched_elsewhere,
     shows_beam,
     started,
+    stray_light,
     unlocated,
     wide_origin,
 )
 
+MAX_SHARPER_DISTANCE_PX = 3.0  # pixels, and a radius, between the sharper spot and what is found beside stray light
 MIN_GOOD_FRACTION = 0.2  # of the pixels that a mask leaves; a beam stop hides less, and so do dead chips
 
 
@@ -168,6 +170,8 @@ class BeamLocator:
         (Qx, Qy), True behind the bar of a beam stop that no mask names; these pixels are bad in `noise`.
     elsewhere : Flag or None
         That the search, without the place that is given, finds another beam.
+    stray : numpy.ndarray of bool or None
+        (Qx, Qy), True in a spot of stray light; these pixels are bad in `noise`.
     NOISE_POSITIONS : int
         Scan positions, at most, from which the noise is estimated.
     """
@@ -183,6 +187,7 @@ class BeamLocator:
     given: GivenBeam | None = None
     bar: np.ndarray | None = None
     elsewhere: Flag | None = None
+    stray: np.ndarray | None = None
 
     @classmethod
     @sharing_cores
@@ -225,6 +230,19 @@ class BeamLocator:
             coarse = wide_origin(scan, noise, blocks)
             if coarse is None:
                 coarse = coarse_origin(load("center", device).coarse, scan, noise, region, blocks)
+            stray = None
+            if coarse is not None and given is None and not coarse.wide:
+                stray = stray_light(blocks, ~noise.bad_pixels, noise.readout / noise.gain, coarse, scan.scan_shape)
+            if stray is not None:
+                stray, place = stray
+                masked = replace(noise, bad_pixels=noise.bad_pixels | stray)
+                again = coarse_origin(load("center", device).coarse, scan, masked, region, blocks)
+                # From here on as if a mask named it.
+                if again is not None and (np.hypot(*(np.median(again.position, 0) - place))
+                                          < again.radius + MAX_SHARPER_DISTANCE_PX):
+                    noise, coarse = masked, again
+                else:
+                    stray = None
             advance()
             elsewhere = None
             if given is not None:
@@ -241,7 +259,7 @@ class BeamLocator:
             beam, guess = learn_beam(scan, noise, coarse.position, coarse.radius, coarse.shown, device,
                                      search_radius=given is None or given.radius is None, wide=coarse.wide)
             advance()
-            return cls(beam.noise, beam, guess, None, device, coarse, given, bar, elsewhere)
+            return cls(beam.noise, beam, guess, None, device, coarse, given, bar, elsewhere, stray)
 
     def locate(self, index, block) -> Located:
         """Locate the beam in some patterns.
@@ -323,7 +341,10 @@ class BeamLocator:
         return check_rivals(scan, self.noise, check_stop(scan, self.noise, origin, self.bar is not None))
 
     def _with_stop(self, origin):
-        """The origin with the bar of a stop, if one was found."""
+        """The origin with the bar of a stop and stray light, if they were found."""
+        if self.stray is not None:
+            flag = Flag("stray_light", {"pixels": int(self.stray.sum())})
+            origin = replace(origin, decision=Decision(origin.found, (*origin.flags, flag), origin.decision.numbers))
         if self.bar is None:
             return origin
         stop = self.bar if origin.stop is None else self.bar | origin.stop

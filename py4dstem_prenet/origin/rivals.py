@@ -8,6 +8,8 @@ Patterns without diffuse scattering tell nothing.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 from scipy.ndimage import binary_dilation, gaussian_filter, maximum_filter, minimum_filter, percentile_filter
 
@@ -15,6 +17,7 @@ from ..core import Flag, NoiseModel, OriginMap, Scan, binned_sum
 from ..fits import ring_center
 from . import block_sums, find_bar, no_origin
 
+RIVAL_BLOCKS = 2  # blocks along each side of the scan whose patterns are summed: diffuse scattering is dim
 MAX_RIVAL_SIDE = 128  # pixels; larger frames are binned, for speed
 DIFFUSE_SECTORS = 12  # of the azimuth; opposite ones are compared
 RING_FRACTION = 1 / 20  # of the frame, width of the rings that are compared
@@ -28,12 +31,19 @@ OPENING_MARGIN_PX = 8  # binned pixels, by which the square of the opening excee
 OPENED_PERCENT = 15  # of the pixels of the square, between disks; the lowest pixel alone would be noise
 MAX_OPENED_PARTS = 4  # the square is at most this part of the frame
 DEAD_SIDE_PX = 5  # pixels, side of a square of one value in the sum of patterns
+MAX_DEAD_VALUES = 2  # values of such squares: of dead chips, and of pixels at full scale
+MIN_RIVAL_DISK = 0.15  # contrast of a disk near a rival in that of the located disk, without which it is none
+MIN_SEEN = 0.8  # of the pixels about a place that are good; else a disk may be hidden there
+MAX_DIM_PX = 12  # binned pixels, half the side of the surroundings of a place; chosen for speed
+MIN_UNSHADED = 0.5  # brightness of a place in that between disks around it; darker ones may lie behind a stop
 RIVAL_STEP_PX = 4  # binned pixels between the places that are tried
 # Mean logarithm of the ratio of opposite sectors, and standard errors between the located beam and the best of all
 # rivals. In 96 random scans of the simulated world no limit between 0.25 and 0.5, and none of 1 to 3 standard errors,
 # refused the true origin; about the brightest Bragg disk beside a stop, 33 to 35 of 64 were refused, and the others
 # show too little diffuse scattering.
 MAX_ASYMMETRY, MAX_RIVAL_SIGMAS = 0.35, 2.0
+# Where the asymmetry about the located disk is unknown: of a disk that is brighter by this factor.
+MIN_BRIGHTER_RATIO, MAX_BRIGHTER_PLACES, MAX_ASYMMETRY_BRIGHTER = 1.2, 4, 0.42
 MIN_VAGUE_RATIO = 3.0  # scatter of positions in that of counting, from which on a stop is looked for
 TIP_FRACTION = 0.08  # of the frame, between the end of a stop and the positions
 
@@ -57,43 +67,176 @@ def check_rivals(scan: Scan, noise: NoiseModel, origin: OriginMap) -> OriginMap:
     """
     if not origin.found or origin.feature == "rings" or not origin.valid.any():
         return origin
-    sums, counts, _ = block_sums(scan, noise, 1)
-    step = -(-max(scan.pattern_shape) // MAX_RIVAL_SIDE)
-    # A dead chip that no mask names has one value, and is dark about any place.
-    dead = maximum_filter(sums[0], DEAD_SIDE_PX) == minimum_filter(sums[0], DEAD_SIDE_PX)
-    alive = ~noise.bad_pixels & ~binary_dilation(dead, iterations=DEAD_SIDE_PX)
-    good = binned_sum(alive.astype(np.float32), step) >= step**2 / 2
-    known = binned_sum((~noise.bad_pixels).astype(np.float32), step) >= step**2 / 2
-    electrons = np.where(known, binned_sum(np.where(noise.bad_pixels, 0.0, sums[0]), step), 0.0)
-    share = gaussian_filter(known.astype(float), DIFFUSE_BLUR_PX)
-    smooth = gaussian_filter(electrons, DIFFUSE_BLUR_PX) / np.maximum(share, 1e-3)
-    readout = noise.readout / noise.gain * step * counts[0] ** 0.5
-    sigma = max(1.0, readout) / (2 * np.pi**0.5 * DIFFUSE_BLUR_PX)
-    radius = float(np.nan_to_num(origin.radius)) / step
-    smooth = _between_disks(smooth, known, radius)
-    middle = np.array([np.median(q[origin.valid]) for q in (origin.qx0, origin.qy0)])
-    middle = (middle - (step - 1) / 2) / step
-    here, error, pairs = diffuse_asymmetry(smooth, good, middle, radius, sigma)
-    if pairs < MIN_SECTOR_PAIRS or here < MAX_ASYMMETRY:
-        return origin
-    x, y = (a.ravel() for a in np.meshgrid(*(np.arange(RIVAL_STEP_PX, n - 1, RIVAL_STEP_PX) for n in good.shape),
-                                           indexing="ij"))
+    if origin.stop is not None:
+        noise = replace(noise, bad_pixels=noise.bad_pixels | origin.stop)
+    image = DiffuseImage.of(scan, noise, origin)
+    middle, radius, step = image.middle, image.radius, image.step
+    here, error, pairs = image.asymmetry(middle)
     nearest = max(MIN_RIVAL_RADII * radius, MIN_RIVAL_PX)
-    far = np.hypot(x - middle[0], y - middle[1]) > nearest
-    rivals = [(*diffuse_asymmetry(smooth, good, at, radius, sigma), at) for at in zip(x[far], y[far], strict=True)]
+    if pairs < MIN_SECTOR_PAIRS:  # too near the edge of the frame, or too dark
+        at = _brighter_center(image, nearest)
+        return origin if at is None else image.refused(at, scan.scan_shape)
+    if here < MAX_ASYMMETRY:
+        return origin
+    x, y = (a.ravel() for a in np.meshgrid(*(np.arange(RIVAL_STEP_PX, n - 1, RIVAL_STEP_PX) for n in image.good.shape),
+                                           indexing="ij"))
+    used = (np.hypot(x - middle[0], y - middle[1]) > nearest) & image.possible()[x, y]
+    rivals = [(*image.asymmetry(at), at) for at in zip(x[used], y[used], strict=True)]
     rivals = [rival for rival in rivals if rival[2] >= max(MIN_SECTOR_PAIRS, pairs / 2)]
     if not rivals:
         return origin
     there, there_error, _, at = min(rivals, key=lambda rival: rival[0])
-    sigmas = (here - there) / max(float(np.hypot(error, there_error)), 1e-6)
-    if sigmas < MAX_RIVAL_SIGMAS:
+    if (here - there) / max(float(np.hypot(error, there_error)), 1e-6) < MAX_RIVAL_SIGMAS:
         return origin
-    rings = ring_center(sums[0], ~noise.bad_pixels)
+    rings = ring_center(block_sums(scan, noise, RIVAL_BLOCKS)[0].sum(0), ~noise.bad_pixels)
     if rings.accepted and np.hypot(*((np.array(rings.center) - (step - 1) / 2) / step - middle)) < nearest:
         return origin  # rings tell more than what lies between disks
-    away = step * float(np.hypot(*(np.array(at) - middle)))
-    return no_origin(scan.scan_shape, Flag("diffuse_elsewhere", {
-        "distance": away, "qx0": at[0] * step + (step - 1) / 2, "qy0": at[1] * step + (step - 1) / 2}))
+    return image.refused(at, scan.scan_shape)
+
+
+def _brighter_center(image, nearest):
+    """A brighter disk than the located one, about which the diffuse scattering is symmetric, or None."""
+    bright = gaussian_filter(np.where(image.good, image.smooth, 0.0), max(DIFFUSE_BLUR_PX, image.radius / 2))
+    x, y = np.indices(bright.shape)
+    close = np.hypot(x - image.middle[0], y - image.middle[1]) <= nearest
+    if not close.any():
+        return None
+    top = bright == maximum_filter(bright, 2 * int(nearest) + 1)
+    places = np.argwhere(top & ~close & (bright > MIN_BRIGHTER_RATIO * bright[close].max()))
+    for at in sorted(places, key=lambda place: -bright[tuple(place)])[:MAX_BRIGHTER_PLACES]:
+        asymmetry, _, pairs = image.asymmetry(at)
+        if pairs >= 2 * MIN_SECTOR_PAIRS and asymmetry < MAX_ASYMMETRY_BRIGHTER:
+            return at
+    return None
+
+
+@dataclass(frozen=True, eq=False)
+class DiffuseImage:
+    """Sum of patterns for a look at their diffuse scattering; lengths are binned pixels.
+
+    Attributes
+    ----------
+    smooth : numpy.ndarray, shape (Hx, Hy)
+        Smoothed sum of patterns, electrons in a bin.
+    between : numpy.ndarray, shape (Hx, Hy)
+        The same without its disks.
+    good : numpy.ndarray of bool, shape (Hx, Hy)
+        True where at least half of a bin is good.
+    sigma : float
+        Noise of a dark pixel, electrons.
+    step : int
+        Side of a bin, detector pixels.
+    middle : numpy.ndarray, shape (2,)
+        The located beam.
+    radius : float
+        Radius of its disk; 0 if it is not known.
+    """
+
+    smooth: np.ndarray
+    between: np.ndarray
+    good: np.ndarray
+    sigma: float
+    step: int
+    middle: np.ndarray
+    radius: float
+
+    @classmethod
+    def of(cls, scan: Scan, noise: NoiseModel, origin: OriginMap):
+        """Sum patterns of a scan, binned to at most MAX_RIVAL_SIDE along each side.
+
+        Parameters
+        ----------
+        scan : Scan
+            The scan, or a sample of one.
+        noise : NoiseModel
+            Noise model of the detector; pixels behind a stop are bad.
+        origin : OriginMap
+            The measured origin, valid somewhere.
+
+        Returns
+        -------
+        DiffuseImage
+            The sum.
+        """
+        sums, counts, _ = block_sums(scan, noise, RIVAL_BLOCKS)
+        total = sums.sum(0)
+        step = -(-max(scan.pattern_shape) // MAX_RIVAL_SIDE)
+        # A dead chip has one value, and is dark about any place, as is what a picture clips to black.
+        dead = maximum_filter(total, DEAD_SIDE_PX) == minimum_filter(total, DEAD_SIDE_PX)
+        dead &= (total == total.min()) | (len(np.unique(total[dead])) <= MAX_DEAD_VALUES)
+        alive = ~noise.bad_pixels & ~binary_dilation(dead, iterations=DEAD_SIDE_PX)
+        good, known = (binned_sum(a.astype(np.float32), step) >= step**2 / 2 for a in (alive, ~noise.bad_pixels))
+        electrons = np.where(known, binned_sum(np.where(noise.bad_pixels, 0.0, total), step), 0.0)
+        share = gaussian_filter(known.astype(float), DIFFUSE_BLUR_PX)
+        smooth = gaussian_filter(electrons, DIFFUSE_BLUR_PX) / np.maximum(share, 1e-3)
+        # Below a step of their values, pictures tell nothing: their offset was chosen for the contrast.
+        rounding = 0.0 if noise.counting or scan.dtype.kind == "f" else 1.0
+        readout = np.hypot(noise.readout, rounding) / noise.gain * step * counts.sum() ** 0.5
+        sigma = max(1.0, readout) / (2 * np.pi**0.5 * DIFFUSE_BLUR_PX)
+        radius = float(np.nan_to_num(origin.radius)) / step
+        middle = np.array([np.median(q[origin.valid]) for q in (origin.qx0, origin.qy0)])
+        return cls(smooth, _between_disks(smooth, known, radius), good, sigma, step, (middle - (step - 1) / 2) / step,
+                   radius)
+
+    def asymmetry(self, center) -> tuple[float, float, int]:
+        """Measure how much opposite sectors differ about a center, see `diffuse_asymmetry`.
+
+        Parameters
+        ----------
+        center : array_like, shape (2,)
+            The center.
+
+        Returns
+        -------
+        asymmetry, error : float
+            Of the sectors.
+        pairs : int
+            Pairs of sectors that were compared.
+        """
+        return diffuse_asymmetry(self.between, self.good, center, self.radius, self.sigma)
+
+    def refused(self, at, scan_shape) -> OriginMap:
+        """Refuse the origin, since the diffuse scattering is centered elsewhere.
+
+        Parameters
+        ----------
+        at : array_like, shape (2,)
+            The other place.
+        scan_shape : tuple of int
+            (Rx, Ry).
+
+        Returns
+        -------
+        OriginMap
+            Not accepted.
+        """
+        there = np.asarray(at) * self.step + (self.step - 1) / 2
+        away = self.step * float(np.hypot(*(np.asarray(at) - self.middle)))
+        return no_origin(scan_shape, Flag("diffuse_elsewhere", {
+            "distance": away, "qx0": float(there[0]), "qy0": float(there[1])}))
+
+    def possible(self) -> np.ndarray:
+        """Find the places where the direct beam may lie instead: it shows a disk there, or something hides it.
+
+        Returns
+        -------
+        numpy.ndarray of bool, shape (Hx, Hy)
+            False where neither is so: the direct beam does not lie there, however even the surroundings are.
+        """
+        share, core, around = (np.maximum(gaussian_filter(self.good.astype(float), width), 1e-3)
+                               for width in (0.0, 0.5 * max(self.radius, 1.0), 2 * max(self.radius, 1.0)))
+        filled = np.where(self.good, self.smooth, 0.0)
+        core_level = gaussian_filter(filled, 0.5 * max(self.radius, 1.0)) / core
+        level = gaussian_filter(filled, 2 * max(self.radius, 1.0)) / around
+        disk = np.where(share > 0.5, core_level - level, 0.0)
+        x, y = (np.arange(n) - q for n, q in zip(self.good.shape, self.middle, strict=True))
+        near = np.hypot(x[:, None], y) < max(MIN_RIVAL_RADII * self.radius, MIN_RIVAL_PX) + 0.5 * self.radius
+        here = disk[near].max(initial=0.0)
+        disk = maximum_filter(np.where(near, 0.0, disk), 2 * RIVAL_STEP_PX + 1)
+        hidden = minimum_filter(core, RIVAL_STEP_PX + 1) < MIN_SEEN
+        dim = percentile_filter(self.smooth, 100 * DIM_QUANTILE, 2 * int(np.clip(3 * self.radius, 6, MAX_DIM_PX)) + 1)
+        shadow = minimum_filter(core_level - MIN_UNSHADED * dim, RIVAL_STEP_PX + 1) < 0
+        return (disk > MIN_RIVAL_DISK * here) | hidden | shadow
 
 
 def check_stop(scan: Scan, noise: NoiseModel, origin: OriginMap, stopped: bool) -> OriginMap:

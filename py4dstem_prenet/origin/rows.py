@@ -19,6 +19,7 @@ MIN_ROW_STEP_PX = 1.0  # pixels of a row from a parabola through all rows; small
 MIN_BRIGHTER_SIGMAS = 5.0  # between two disks in the sum of a row
 MAX_BRIGHTER_ROWS = 0.35  # of the rows; if more have a brighter disk, the direct beam is not the brightest
 NEAREST_RADII, FARTHEST_RADII, FARTHEST_PX = 1.5, 8.0, 24.0  # where another disk may lie, from the located one
+ROW_ROUNDS = 2  # times that all rows are located anew if most jump
 MIN_FOUND = 0.6  # of a row's positions that have to be located at the brighter disk
 
 
@@ -47,6 +48,8 @@ def followed_rows(scan: Scan, located: Located, beam: Beam) -> Located:
     if len(some) < MIN_ROWS:
         return located
     off = _off(located.position.reshape(rows, columns, 2), found, some)
+    if off.mean() > MAX_ODD_ROWS:
+        located = _about_rows(scan, located, beam)
     # A row that follows its neighbors is right, whichever disk is brighter; if most rows jump, none has neighbors.
     suspect = some if off.mean() > MAX_ODD_ROWS else some[off]
     offsets = {row: _brighter(scan, located, beam, row * columns + np.flatnonzero(found[row])) for row in suspect}
@@ -63,6 +66,27 @@ def followed_rows(scan: Scan, located: Located, beam: Beam) -> Located:
         if (anew.found & near).mean() >= MIN_FOUND:
             followed.put(index, anew)
     return followed
+
+
+def _about_rows(scan, located, beam):
+    """Locate the beam anew about the median of each row, plus the mean course along the rows.
+
+    If most rows jump, the first guess is off by pixels, and at few electrons it draws the positions toward it.
+    """
+    for _ in range(ROW_ROUNDS):
+        position = np.where(located.found[:, None], located.position, np.nan).reshape(*scan.scan_shape, 2)
+        shown = np.isfinite(position[..., 0]).any(1)
+        if not np.isfinite(position[..., 0]).any(0).all():
+            return located
+        level = np.nanmedian(position[shown], 1, keepdims=True)
+        course = np.nanmedian(position[shown] - level, 0)
+        index = np.flatnonzero(np.repeat(shown, scan.scan_shape[1]))
+        anew = beam.locate(scan.read(index), (level + course).reshape(-1, 2))
+        if anew.found.mean() < MIN_FOUND * located.found[index].mean():
+            return located
+        located = Located(*(a.copy() for a in (located.position, located.sigma, located.signal, located.found)))
+        located.put(index, anew)
+    return located
 
 
 def _off(position, found, some):
