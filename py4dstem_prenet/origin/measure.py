@@ -42,6 +42,7 @@ from . import (
     hidden_origin,
     is_hidden,
     learn_beam,
+    on_plateau,
     origin_from_rings,
     pooled_origin,
     resolved,
@@ -238,8 +239,9 @@ class BeamLocator:
             if coarse.probability < MIN_BEAM_PROBABILITY:
                 reason = Flag("beam_ambiguous", {"probability": coarse.probability})
                 return cls(noise, None, None, reason, device, coarse, given, bar)
+            coarse = coarse if given is not None else on_plateau(scan, noise, coarse)
             beam, guess = learn_beam(scan, noise, coarse.position, coarse.radius, coarse.shown, device,
-                                     search_radius=given is None or given.radius is None, wide=coarse.wide)
+                                     not coarse.flat and (given is None or given.radius is None), coarse.wide)
             advance()
             return cls(beam.noise, beam, guess, None, device, coarse, given, bar, elsewhere)
 
