@@ -8,7 +8,14 @@ dim pixels of opposite sectors agree about the direct beam, and about a Bragg di
 from __future__ import annotations
 
 import numpy as np
-from scipy.ndimage import binary_dilation, binary_opening, gaussian_filter, maximum_filter, minimum_filter
+from scipy.ndimage import (
+    binary_dilation,
+    binary_opening,
+    gaussian_filter,
+    maximum_filter,
+    minimum_filter,
+    percentile_filter,
+)
 
 from ..core import Flag, NoiseModel, OriginMap, Scan, binned_sum
 from ..fits import ring_center
@@ -23,6 +30,10 @@ DIFFUSE_BLUR_PX = 1.0  # binned pixels, 1 sigma: fewer electrons than one are no
 MIN_LIT_SIGMAS = 3.0  # of a smoothed pixel, that a sector has to exceed; two dark ones agree about any place
 MIN_RIVAL_RADII, MIN_RIVAL_PX = 1.5, 5.0  # distance of a rival from the located beam: radii, binned pixels
 DEAD_SIDE_PX = 5  # pixels, side of a square of one value in the sum of patterns
+MAX_DEAD_VALUES = 2  # values of such squares: of dead chips, and of pixels at full scale
+MIN_RIVAL_DISK = 0.15  # contrast of a disk near a rival in that of the located disk, without which it is none
+MIN_SEEN = 0.8  # of the pixels about a place that are good; else a disk may be hidden there
+MIN_UNSHADED = 0.5  # brightness of a place in that between disks around it; darker ones may lie behind a stop
 RIVAL_STEP_PX = 4  # binned pixels between the places that are tried
 # Mean logarithm of the ratio of opposite sectors. About the direct beam it was 0.42 or less in 40 of 42 random scans of
 # the simulated world with MIN_SECTOR_PAIRS pairs, about their brightest Bragg disks 0.51 or more, and mostly above 0.8.
@@ -56,14 +67,17 @@ def check_rivals(scan: Scan, noise: NoiseModel, origin: OriginMap) -> OriginMap:
         return origin
     sums, counts, _ = block_sums(scan, noise, 1)
     step = -(-max(scan.pattern_shape) // MAX_RIVAL_SIDE)
-    # A dead chip that no mask names has one value, and is dark about any place.
+    # A dead chip that no mask names has one value, and is dark about any place. Even parts of a picture have several.
     dead = maximum_filter(sums[0], DEAD_SIDE_PX) == minimum_filter(sums[0], DEAD_SIDE_PX)
+    dead &= len(np.unique(sums[0][dead])) <= MAX_DEAD_VALUES
     alive = ~noise.bad_pixels & ~binary_dilation(dead, iterations=DEAD_SIDE_PX)
     good = binned_sum(alive.astype(np.float32), step) >= step**2 / 2
     electrons = np.where(good, binned_sum(np.where(alive, sums[0], 0.0), step), 0.0)
     share = gaussian_filter(good.astype(float), DIFFUSE_BLUR_PX)
     smooth = gaussian_filter(electrons, DIFFUSE_BLUR_PX) / np.maximum(share, 1e-3)
-    readout = noise.readout / noise.gain * step * counts[0] ** 0.5
+    # Below a step of their values, pictures tell nothing: their offset was chosen for the contrast.
+    rounding = 0.0 if noise.counting or scan.dtype.kind == "f" else 1.0
+    readout = np.hypot(noise.readout, rounding) / noise.gain * step * counts[0] ** 0.5
     sigma = max(1.0, readout) / (2 * np.pi**0.5 * DIFFUSE_BLUR_PX)
     radius = float(np.nan_to_num(origin.radius)) / step
     middle = np.array([np.median(q[origin.valid]) for q in (origin.qx0, origin.qy0)])
@@ -80,6 +94,8 @@ def check_rivals(scan: Scan, noise: NoiseModel, origin: OriginMap) -> OriginMap:
     far = np.hypot(x - middle[0], y - middle[1]) > nearest
     rivals = [(*diffuse_asymmetry(smooth, good, at, radius, sigma), at) for at in zip(x[far], y[far], strict=True)]
     rivals = [rival for rival in rivals if rival[2] >= max(MIN_SECTOR_PAIRS, pairs / 2)]
+    possible = _possible(smooth, good, middle, radius)
+    rivals = [rival for rival in rivals if possible[tuple(rival[3])]]
     if not rivals:
         return origin
     there, there_error, _, at = min(rivals, key=lambda rival: rival[0])
@@ -92,6 +108,27 @@ def check_rivals(scan: Scan, noise: NoiseModel, origin: OriginMap) -> OriginMap:
     away = step * float(np.hypot(*(np.array(at) - middle)))
     return no_origin(scan.scan_shape, Flag("diffuse_elsewhere", {
         "distance": away, "qx0": at[0] * step + (step - 1) / 2, "qy0": at[1] * step + (step - 1) / 2}))
+
+
+def _possible(smooth, good, middle, radius):
+    """Places where the direct beam may lie, (Qx, Qy) bool: it shows a disk there, or something hides it.
+
+    The disk of a place without one is not the direct beam, however even its surroundings are.
+    """
+    share, core, around = (np.maximum(gaussian_filter(good.astype(float), width), 1e-3)
+                           for width in (0.0, 0.5 * max(radius, 1.0), 2 * max(radius, 1.0)))
+    filled = np.where(good, smooth, 0.0)
+    core_level = gaussian_filter(filled, 0.5 * max(radius, 1.0)) / core
+    level = gaussian_filter(filled, 2 * max(radius, 1.0)) / around
+    disk = np.where(share > 0.5, core_level - level, 0.0)
+    x, y = (np.arange(n) - q for n, q in zip(good.shape, middle, strict=True))
+    near = np.hypot(x[:, None], y) < max(MIN_RIVAL_RADII * radius, MIN_RIVAL_PX) + 0.5 * radius
+    here = disk[near].max(initial=0.0)
+    disk = maximum_filter(np.where(near, 0.0, disk), 2 * RIVAL_STEP_PX + 1)
+    hidden = minimum_filter(core, RIVAL_STEP_PX + 1) < MIN_SEEN
+    dim = percentile_filter(smooth, 100 * DIM_QUANTILE, 2 * int(3 * max(radius, 2.0)) + 1)
+    shadow = minimum_filter(core_level - MIN_UNSHADED * dim, RIVAL_STEP_PX + 1) < 0
+    return (disk > MIN_RIVAL_DISK * here) | hidden | shadow
 
 
 def check_stop(scan: Scan, noise: NoiseModel, origin: OriginMap, stopped: bool) -> OriginMap:
