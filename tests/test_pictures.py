@@ -39,7 +39,7 @@ def test_a_saturated_beam_is_in_the_middle_of_its_plateau(seed):
     rng = np.random.default_rng(seed)
     center = rng.uniform(80, 110, 2)
     data = picture(crystal(center, seed), rng)
-    found, radius = saturated_disk(data, np.ones(data.shape, bool), center + (4, -5), 9.0)
+    found, radius = saturated_disk(data, np.ones(data.shape, bool), center + np.array([4, -5]), 9.0)
     assert np.hypot(*(found - center)) < 0.5 and radius > 12
     origin = measure_origin(data[None, None], progress=False)
     assert origin.found and np.hypot(origin.qx0 - center[0], origin.qy0 - center[1]).max() < 1.0

@@ -23,6 +23,7 @@ from .decide import (
     origin_from_rings as origin_from_rings,
     shows_beam as shows_beam,
 )
+from .diffuse import check_diffuse as check_diffuse, radial_scatter as radial_scatter
 from .edges import (
     check_edges as check_edges,
     continues_across_edges as continues_across_edges,
@@ -50,6 +51,8 @@ from .rivals import (
     check_rivals as check_rivals,
     check_stop as check_stop,
     diffuse_asymmetry as diffuse_asymmetry,
+    diffuse_image as diffuse_image,
+    possible_places as possible_places,
 )
 from .rows import followed_rows as followed_rows
 from .sparse import pooled_origin as pooled_origin

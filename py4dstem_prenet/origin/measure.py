@@ -30,6 +30,7 @@ from . import (
     GivenBeam,
     Located,
     block_sums,
+    check_diffuse,
     check_edges,
     check_rivals,
     check_stop,
@@ -322,7 +323,8 @@ class BeamLocator:
         # A user who states the place has decided between disks.
         if self.given is not None:
             return confirmed(origin, self.given, self.elsewhere)
-        return check_rivals(scan, self.noise, check_stop(scan, self.noise, origin, self.bar is not None))
+        origin = check_stop(scan, self.noise, origin, self.bar is not None)
+        return check_diffuse(scan, self.noise, check_rivals(scan, self.noise, origin))
 
     def _with_stop(self, origin):
         """The origin with the bar of a stop, if one was found."""

@@ -65,20 +65,7 @@ def check_rivals(scan: Scan, noise: NoiseModel, origin: OriginMap) -> OriginMap:
     """
     if not origin.found or origin.feature == "rings" or not origin.valid.any():
         return origin
-    sums, counts, _ = block_sums(scan, noise, 1)
-    step = -(-max(scan.pattern_shape) // MAX_RIVAL_SIDE)
-    # A dead chip that no mask names has one value, and is dark about any place. Even parts of a picture have several.
-    dead = maximum_filter(sums[0], DEAD_SIDE_PX) == minimum_filter(sums[0], DEAD_SIDE_PX)
-    dead &= len(np.unique(sums[0][dead])) <= MAX_DEAD_VALUES
-    alive = ~noise.bad_pixels & ~binary_dilation(dead, iterations=DEAD_SIDE_PX)
-    good = binned_sum(alive.astype(np.float32), step) >= step**2 / 2
-    electrons = np.where(good, binned_sum(np.where(alive, sums[0], 0.0), step), 0.0)
-    share = gaussian_filter(good.astype(float), DIFFUSE_BLUR_PX)
-    smooth = gaussian_filter(electrons, DIFFUSE_BLUR_PX) / np.maximum(share, 1e-3)
-    # Below a step of their values, pictures tell nothing: their offset was chosen for the contrast.
-    rounding = 0.0 if noise.counting or scan.dtype.kind == "f" else 1.0
-    readout = np.hypot(noise.readout, rounding) / noise.gain * step * counts[0] ** 0.5
-    sigma = max(1.0, readout) / (2 * np.pi**0.5 * DIFFUSE_BLUR_PX)
+    smooth, good, sigma, step = diffuse_image(scan, noise)
     radius = float(np.nan_to_num(origin.radius)) / step
     middle = np.array([np.median(q[origin.valid]) for q in (origin.qx0, origin.qy0)])
     middle = (middle - (step - 1) / 2) / step
@@ -94,7 +81,7 @@ def check_rivals(scan: Scan, noise: NoiseModel, origin: OriginMap) -> OriginMap:
     far = np.hypot(x - middle[0], y - middle[1]) > nearest
     rivals = [(*diffuse_asymmetry(smooth, good, at, radius, sigma), at) for at in zip(x[far], y[far], strict=True)]
     rivals = [rival for rival in rivals if rival[2] >= max(MIN_SECTOR_PAIRS, pairs / 2)]
-    possible = _possible(smooth, good, middle, radius)
+    possible = possible_places(smooth, good, middle, radius)
     rivals = [rival for rival in rivals if possible[tuple(rival[3])]]
     if not rivals:
         return origin
@@ -102,7 +89,7 @@ def check_rivals(scan: Scan, noise: NoiseModel, origin: OriginMap) -> OriginMap:
     sigmas = (here - there) / max(float(np.hypot(error, there_error)), 1e-6)
     if sigmas < (MAX_HIDDEN_RIVAL_SIGMAS if hides else MAX_RIVAL_SIGMAS):
         return origin
-    rings = ring_center(sums[0], ~noise.bad_pixels)
+    rings = ring_center(block_sums(scan, noise, 1)[0][0], ~noise.bad_pixels)
     if rings.accepted and np.hypot(*((np.array(rings.center) - (step - 1) / 2) / step - middle)) < nearest:
         return origin  # rings tell more than what lies between disks
     away = step * float(np.hypot(*(np.array(at) - middle)))
@@ -110,10 +97,62 @@ def check_rivals(scan: Scan, noise: NoiseModel, origin: OriginMap) -> OriginMap:
         "distance": away, "qx0": at[0] * step + (step - 1) / 2, "qy0": at[1] * step + (step - 1) / 2}))
 
 
-def _possible(smooth, good, middle, radius):
-    """Places where the direct beam may lie, (Qx, Qy) bool: it shows a disk there, or something hides it.
+def diffuse_image(scan: Scan, noise: NoiseModel):
+    """Sum patterns for a look at their diffuse scattering: binned to at most MAX_RIVAL_SIDE, and smoothed.
 
-    The disk of a place without one is not the direct beam, however even its surroundings are.
+    Parameters
+    ----------
+    scan : Scan
+        The scan, or a sample of one.
+    noise : NoiseModel
+        Noise model of the detector.
+
+    Returns
+    -------
+    smooth : numpy.ndarray, shape (Hx, Hy)
+        Sum of patterns, electrons in a bin.
+    good : numpy.ndarray of bool, shape (Hx, Hy)
+        True where at least half of a bin is good.
+    sigma : float
+        Noise of a dark pixel of it, electrons.
+    step : int
+        Side of a bin, pixels.
+    """
+    sums, counts, _ = block_sums(scan, noise, 1)
+    step = -(-max(scan.pattern_shape) // MAX_RIVAL_SIDE)
+    # A dead chip that no mask names has one value, and is dark about any place. Even parts of a picture have several.
+    dead = maximum_filter(sums[0], DEAD_SIDE_PX) == minimum_filter(sums[0], DEAD_SIDE_PX)
+    dead &= len(np.unique(sums[0][dead])) <= MAX_DEAD_VALUES
+    alive = ~noise.bad_pixels & ~binary_dilation(dead, iterations=DEAD_SIDE_PX)
+    good = binned_sum(alive.astype(np.float32), step) >= step**2 / 2
+    electrons = np.where(good, binned_sum(np.where(alive, sums[0], 0.0), step), 0.0)
+    share = gaussian_filter(good.astype(float), DIFFUSE_BLUR_PX)
+    smooth = gaussian_filter(electrons, DIFFUSE_BLUR_PX) / np.maximum(share, 1e-3)
+    # Below a step of their values, pictures tell nothing: their offset was chosen for the contrast.
+    rounding = 0.0 if noise.counting or scan.dtype.kind == "f" else 1.0
+    readout = np.hypot(noise.readout, rounding) / noise.gain * step * counts[0] ** 0.5
+    sigma = max(1.0, readout) / (2 * np.pi**0.5 * DIFFUSE_BLUR_PX)
+    return smooth, good, sigma, step
+
+
+def possible_places(smooth, good, middle, radius: float) -> np.ndarray:
+    """Find the places where the direct beam may lie instead: it shows a disk there, or something hides it.
+
+    Parameters
+    ----------
+    smooth : numpy.ndarray, shape (Hx, Hy)
+        Sum of patterns, electrons.
+    good : numpy.ndarray of bool, shape (Hx, Hy)
+        Pixels to use.
+    middle : array_like, shape (2,)
+        The located beam, pixels.
+    radius : float
+        Radius of the direct disk, pixels.
+
+    Returns
+    -------
+    numpy.ndarray of bool, shape (Hx, Hy)
+        False where neither is so: the direct beam does not lie there, however even the surroundings are.
     """
     share, core, around = (np.maximum(gaussian_filter(good.astype(float), width), 1e-3)
                            for width in (0.0, 0.5 * max(radius, 1.0), 2 * max(radius, 1.0)))
