@@ -7,8 +7,6 @@ What is left of its logarithm after the median at each distance is smallest abou
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from ..core import Flag, NoiseModel, OriginMap, Scan
@@ -46,10 +44,9 @@ def check_diffuse(scan: Scan, noise: NoiseModel, origin: OriginMap) -> OriginMap
     OriginMap
         The same, or refused.
     """
-    if not origin.found or origin.feature == "rings" or not origin.valid.any():
+    # Rings and inverse spots behind a stop tell more than what lies between disks.
+    if not origin.found or origin.feature != "direct beam" or not origin.valid.any():
         return origin
-    if origin.stop is not None:
-        noise = replace(noise, bad_pixels=noise.bad_pixels | origin.stop)
     smooth, good, sigma, step = diffuse_image(scan, noise)
     radius = float(np.nan_to_num(origin.radius)) / step
     middle = np.array([np.median(q[origin.valid]) for q in (origin.qx0, origin.qy0)])
