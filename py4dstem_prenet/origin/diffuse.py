@@ -19,12 +19,12 @@ LIT_SIGMAS = 3.0  # of a smoothed pixel, that a block has to exceed
 DISTANCE_FRACTION = 1 / 20  # of the frame, steps of the distance
 OUTSIDE_FRACTION = 0.35  # of the frame, beyond its limits, where a center is looked for
 SEARCH_STEP_PX = 4  # binned pixels between places
-NEAREST_RADII, NEAREST_PX = 1.5, 5.0  # distance of another center: radii, binned pixels
+OTHER_RADII, OTHER_PX = 1.5, 5.0  # distance of another center: radii, binned pixels
 CENTER_SHIFTS = ((0, 0), (3, 0), (-3, 0), (0, 3), (0, -3))  # binned pixels; halos are not quite centered
 # Scatter about the best other center in that about the located one: 1.01 or more about the direct beam of 24 simulated
 # and 7 real scans, 0.31 to 0.96 about the brightest Bragg disk of these simulated scans (below 0.8 in 17), and 0.43 to
 # 0.65 in crops of a real pattern whose beam lies beyond the frame.
-MIN_SCATTER_RATIO = 0.8
+MIN_CENTER_RATIO = 0.8
 
 
 def check_diffuse(scan: Scan, noise: NoiseModel, origin: OriginMap) -> OriginMap:
@@ -55,18 +55,18 @@ def check_diffuse(scan: Scan, noise: NoiseModel, origin: OriginMap) -> OriginMap
     if len(level) < MIN_LIT_BLOCKS:
         return origin
     width = DISTANCE_FRACTION * max(smooth.shape)
-    nearest = max(NEAREST_RADII * radius, 3.0)
+    nearest = max(OTHER_RADII * radius, 3.0)
     here = min(radial_scatter(at, level, middle + shift, width, nearest) for shift in CENTER_SHIFTS)
     grids = [np.arange(-OUTSIDE_FRACTION * n, (1 + OUTSIDE_FRACTION) * n, SEARCH_STEP_PX) for n in smooth.shape]
     places = np.stack(np.meshgrid(*grids, indexing="ij"), -1).reshape(-1, 2)
-    places = places[np.hypot(*(places - middle).T) > max(NEAREST_RADII * radius, NEAREST_PX)]
+    places = places[np.hypot(*(places - middle).T) > max(OTHER_RADII * radius, OTHER_PX)]
     possible = np.ones(len(places), bool)
     inside = ((places >= 0) & (places < smooth.shape)).all(1)
     possible[inside] = possible_places(smooth, good, middle, radius)[tuple(places[inside].astype(int).T)]
     places = places[possible]
     scatter = [radial_scatter(at, level, place, width, nearest) for place in places]
     best = int(np.argmin(scatter))
-    if scatter[best] > MIN_SCATTER_RATIO * here:
+    if scatter[best] > MIN_CENTER_RATIO * here:
         return origin
     there = places[best] * step + (step - 1) / 2
     return no_origin(scan.scan_shape, Flag("diffuse_elsewhere", {

@@ -33,7 +33,7 @@ DEAD_SIDE_PX = 5  # pixels, side of a square of one value in the sum of patterns
 MAX_DEAD_VALUES = 2  # values of such squares: of dead chips, and of pixels at full scale
 MIN_RIVAL_DISK = 0.15  # contrast of a disk near a rival in that of the located disk, without which it is none
 MIN_SEEN = 0.8  # of the pixels about a place that are good; else a disk may be hidden there
-MAX_DIM_PX = 12  # binned pixels, half the side of that surroundings; chosen for speed
+MAX_DIM_PX = 12  # binned pixels, half the side of the surroundings of a place; chosen for speed
 MIN_UNSHADED = 0.5  # brightness of a place in that between disks around it; darker ones may lie behind a stop
 RIVAL_STEP_PX = 4  # binned pixels between the places that are tried
 # Mean logarithm of the ratio of opposite sectors. About the direct beam it was 0.42 or less in 40 of 42 random scans of
