@@ -45,7 +45,11 @@ from .hidden import (
 )
 from .learn import learn_beam as learn_beam
 from .measure import BeamLocator as BeamLocator, check_mask as check_mask, measure_origin as measure_origin
-from .plateau import on_plateau as on_plateau, saturated_disk as saturated_disk
+from .plateau import (
+    on_plateau as on_plateau,
+    saturated_disk as saturated_disk,
+    with_outline_error as with_outline_error,
+)
 from .repeats import repeated_fraction as repeated_fraction
 from .rivals import (
     check_rivals as check_rivals,

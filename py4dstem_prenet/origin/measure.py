@@ -52,6 +52,7 @@ from . import (
     started,
     unlocated,
     wide_origin,
+    with_outline_error,
 )
 
 MIN_GOOD_FRACTION = 0.2  # of the pixels that a mask leaves; a beam stop hides less, and so do dead chips
@@ -317,7 +318,7 @@ class BeamLocator:
         OriginMap
             The measured origin; that of the rings if the direct beam is hidden.
         """
-        decided = self._decided(scan, located, processed)
+        decided = with_outline_error(self._decided(scan, located, processed), self.first)
         pooled = pooled_origin(scan, self.noise, BeamLocator, decided, self.given)
         origin = self._with_stop(check_edges(scan, self.noise, pooled))
         # A user who states the place has decided between disks.

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 from scipy.ndimage import binary_fill_holes, label
 
-from ..core import NoiseModel, Scan
+from ..core import NoiseModel, OriginMap, Scan
 from . import FirstGuess
 
 MIN_PLATEAU_PX = 30  # pixels; smaller plateaus do not mislead a fit
@@ -19,6 +19,8 @@ MIN_PLATEAU_LEVELS = 8  # values of a pattern; with fewer, parts of one value ar
 MIN_ROUND = 0.8  # of the smallest circle about its middle, that a plateau fills; squares fill 0.64
 PLATEAU_PATTERNS = 16  # patterns that are looked at
 MIN_PLATEAUS = 0.5  # of these patterns that have to show one
+# Error of the middle of an outline along one axis, 1 sigma, in radii: surroundings are not even. From one pattern.
+OUTLINE_ERROR_RADII = 0.03
 MAX_RADIUS_RATIO = 1.25  # of the plateau in the radius of the guess, up to which the guess is kept as it is
 
 
@@ -106,3 +108,24 @@ def on_plateau(scan: Scan, noise: NoiseModel, first: FirstGuess) -> FirstGuess:
     if radius < MAX_RADIUS_RATIO * first.radius:
         return first
     return replace(first, position=first.position + shift, radius=float(radius), flat=True)
+
+
+def with_outline_error(origin: OriginMap, first: FirstGuess | None) -> OriginMap:
+    """Widen the sigmas of an origin that was found from the outline of a saturated beam.
+
+    Parameters
+    ----------
+    origin : OriginMap
+        The measured origin.
+    first : FirstGuess or None
+        The first guess of the beam.
+
+    Returns
+    -------
+    OriginMap
+        The same, or with larger sigmas.
+    """
+    if first is None or not first.flat or not origin.found or origin.feature != "direct beam":
+        return origin
+    error = OUTLINE_ERROR_RADII * first.radius
+    return replace(origin, sigma_qx0=np.hypot(origin.sigma_qx0, error), sigma_qy0=np.hypot(origin.sigma_qy0, error))

@@ -7,6 +7,8 @@ dim pixels of opposite sectors agree about the direct beam, and about a Bragg di
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from scipy.ndimage import (
     binary_dilation,
@@ -66,6 +68,8 @@ def check_rivals(scan: Scan, noise: NoiseModel, origin: OriginMap) -> OriginMap:
     """
     if not origin.found or origin.feature == "rings" or not origin.valid.any():
         return origin
+    if origin.stop is not None:
+        noise = replace(noise, bad_pixels=noise.bad_pixels | origin.stop)
     smooth, good, sigma, step = diffuse_image(scan, noise)
     radius = float(np.nan_to_num(origin.radius)) / step
     middle = np.array([np.median(q[origin.valid]) for q in (origin.qx0, origin.qy0)])
@@ -121,9 +125,9 @@ def diffuse_image(scan: Scan, noise: NoiseModel):
     """
     sums, counts, _ = block_sums(scan, noise, 1)
     step = -(-max(scan.pattern_shape) // MAX_RIVAL_SIDE)
-    # A dead chip that no mask names has one value, and is dark about any place. Even parts of a picture have several.
+    # A dead chip that no mask names has one value, and is dark about any place, as is what a picture clips to black.
     dead = maximum_filter(sums[0], DEAD_SIDE_PX) == minimum_filter(sums[0], DEAD_SIDE_PX)
-    dead &= len(np.unique(sums[0][dead])) <= MAX_DEAD_VALUES
+    dead &= (sums[0] == sums[0].min()) | (len(np.unique(sums[0][dead])) <= MAX_DEAD_VALUES)
     alive = ~noise.bad_pixels & ~binary_dilation(dead, iterations=DEAD_SIDE_PX)
     good = binned_sum(alive.astype(np.float32), step) >= step**2 / 2
     electrons = np.where(good, binned_sum(np.where(alive, sums[0], 0.0), step), 0.0)
