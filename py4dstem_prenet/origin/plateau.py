@@ -17,7 +17,7 @@ from . import FirstGuess
 MIN_PLATEAU_PX = 30  # pixels; smaller plateaus do not mislead a fit
 MIN_PLATEAU_LEVELS = 8  # values of a pattern; with fewer, parts of one value are no saturation
 MIN_ROUND = 0.8  # of the smallest circle about its middle, that a plateau fills; squares fill 0.64
-PLATEAU_PATTERNS = 16  # patterns that are looked at
+PLATEAU_PATTERNS = 4  # patterns that are looked at
 MIN_PLATEAUS = 0.5  # of these patterns that have to show one
 # Error of the middle of an outline along one axis, 1 sigma, in radii: surroundings are not even. From one pattern.
 OUTLINE_ERROR_RADII = 0.03
