@@ -313,7 +313,7 @@ _ORIGIN = (
      "{probability:.2f}."),
     ("diffuse_elsewhere", REFUSAL,
      "The diffuse scattering is not centered on the located disk but {distance:.0f} px away, near ({qx0:.0f}, "
-     "{qy0:.0f}): the disk is a Bragg disk, and the direct beam is hidden or dim.",
+     "{qy0:.0f}): the disk is a Bragg disk, and the direct beam is hidden, dim or beyond the frame.",
      "If a beam stop hides it, pass mask=; if the place is known, pass center=."),
     ("hidden_undetermined", REFUSAL,
      "Neither rings nor inversion symmetry determine the origin. It is probably near ({qx0:.0f}, {qy0:.0f}), within "

@@ -10,7 +10,11 @@ from .frames import (
     lost_frames as lost_frames,
 )
 from .independence import check_independence as check_independence
-from .lines import bad_lines as bad_lines, full_scale_pixels as full_scale_pixels
+from .lines import (
+    bad_lines as bad_lines,
+    full_scale_pixels as full_scale_pixels,
+    padded_lines as padded_lines,
+)
 from .moments import group_moments as group_moments, leave_one_out as leave_one_out
 from .quality import doubts as doubts, refuse as refuse
 from .splitting import (

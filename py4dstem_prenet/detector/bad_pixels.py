@@ -11,7 +11,6 @@ from scipy.ndimage import (
     find_objects,
     label,
     median_filter,
-    percentile_filter,
     rank_filter,
 )
 from scipy.stats import chi2
@@ -69,7 +68,7 @@ def find_bad_pixels(sample, quantum):
     for pattern in sample:
         variance += (pattern - mean) ** 2
     variance /= max(n - 1, 1)
-    noise = median_filter(variance, 5, mode="mirror")
+    noise = median_filter(variance, 5, mode="mirror") if n > 1 else variance
     bad, excess = _isolated(mean, noise, n, quantum)
     if n >= MIN_PATTERNS_IN_TIME:
         bad |= _above_slopes(sample, mean, noise, quantum)
@@ -141,22 +140,50 @@ def quiet_pixels(sample, bad, gain: float, offset: float, readout: float):
 def _isolated(mean, noise, n, quantum):
     """Isolated pixels that differ from the median of their surroundings: (bad, excess), (Qx, Qy) each."""
     around = median_filter(mean, 5, mode="mirror")
-    # The 75th percentile, not the median: on a slope more than half of the pixels equal their surroundings' median.
-    roughness = SIGMA_OF_75TH_PERCENTILE * percentile_filter(np.abs(mean - around), 75, 5, mode="mirror")
-    error = np.sqrt(noise / n + roughness**2) + (quantum or 1e-3 * roughness.max()) / n
     excess = mean - around
-    # One or two of the eight neighbors may be bad, too. Of a disk, however small, at least three neighbors are lit.
     limit, share = (MIN_DEVIATION, MAX_NEIGHBOR_SHARE) if n > 1 else (MIN_DEVIATION_SINGLE, MAX_NEIGHBOR_SHARE_SINGLE)
-    third = rank_filter(excess, 5, footprint=EIGHT_NEIGHBORS, mode="mirror")
-    bad = (excess > limit * error) & (third < share * excess)
-    dark = np.percentile(mean, 1)
-    bad &= mean - dark > MIN_OVER_NEIGHBORS * (rank_filter(mean, 5, footprint=EIGHT_NEIGHBORS, mode="mirror") - dark)
+    # Without the roughness of the pattern, for which percentiles are needed, the limit is lower: few pixels are left.
+    at = np.nonzero(np.abs(excess) > limit * (np.sqrt(noise / n) + (quantum or 0.0) / n))
+    dark, value = np.percentile(mean, 1), mean[at]
+    # One or two of the eight neighbors may be bad, too. Of a disk, however small, at least three neighbors are lit.
+    beside = _windows(excess, at, 1)
+    high = np.partition(beside, 5, 1)[:, 5] < share * excess[at]
+    high &= value - dark > MIN_OVER_NEIGHBORS * (np.partition(_windows(mean, at, 1), 5, 1)[:, 5] - dark)
     if n == 1:  # only its brightness distinguishes a hot pixel from a fine feature of the pattern
-        bad &= excess > 2 * (around - dark)
-    third = rank_filter(-excess, 5, footprint=EIGHT_NEIGHBORS, mode="mirror")
-    low = (-excess > limit * error) & (third < -0.3 * excess)
-    bad |= low & (mean - dark <= 0.1 * (around - dark))
+        high &= excess[at] > 2 * (around[at] - dark)
+    low = (np.partition(-beside, 5, 1)[:, 5] < -0.3 * excess[at]) & (value - dark <= 0.1 * (around[at] - dark))
+    high &= excess[at] > 0
+    low &= excess[at] < 0
+    at = tuple(a[high | low] for a in at)
+    bad = np.zeros(mean.shape, bool)
+    bad[at] = np.abs(excess[at]) > limit * (np.sqrt(noise[at] / n + _roughness(excess, at) ** 2)
+                                            + _step(excess, quantum) / n)
     return bad, excess
+
+
+def _windows(image, at, reach):
+    """Values about some pixels of an image (Qx, Qy) that is mirrored at its limits, (n, 8), or 25 within two pixels."""
+    padded = np.pad(image, reach, mode="reflect")
+    side = range(2 * reach + 1)
+    return np.stack([padded[at[0] + i, at[1] + j] for i in side for j in side
+                     if reach > 1 or (i, j) != (reach, reach)], 1)
+
+
+def _roughness(excess, at):
+    """Standard deviation of what surroundings do not predict, about some pixels, (n,).
+
+    By the 75th percentile, not the median: on a slope more than half of the pixels equal their surroundings' median.
+    """
+    return SIGMA_OF_75TH_PERCENTILE * np.partition(np.abs(_windows(excess, at, 2)), 18, 1)[:, 18]
+
+
+def _step(excess, quantum):
+    """Step between values; of continuous ones, a thousandth of the pattern's roughness where it is roughest."""
+    if quantum:
+        return quantum
+    rows, columns = (np.arange(0, n, 2) for n in excess.shape)
+    everywhere = tuple(a.ravel() for a in np.meshgrid(rows, columns, indexing="ij"))
+    return 1e-3 * _roughness(excess, everywhere).max(initial=0.0)
 
 
 def _stuck(sample, mean, variance, excess, quantum):
@@ -176,16 +203,19 @@ def _above_slopes(sample, mean, noise, quantum):
     On the slopes of a disk these lines predict a pixel much better than the median of its surroundings: a hot pixel in
     the direct beam is found if it exceeds half of the disk's brightness.
     """
-    excess = _above_lines(mean)
-    roughness = SIGMA_OF_75TH_PERCENTILE * percentile_filter(np.abs(excess), 75, 5, mode="mirror")
-    error = np.sqrt(1.4 * noise / len(sample) + roughness**2) + (quantum or 1e-3 * roughness.max()) / len(sample)
-    third = rank_filter(excess, 5, footprint=EIGHT_NEIGHBORS, mode="mirror")
-    hot = (excess > MIN_SLOPE_DEVIATION * error) & (third < MAX_NEIGHBOR_SHARE * excess)
+    excess, above = _above_lines(mean), mean - np.percentile(mean, 1)
+    counting = np.sqrt(1.4 * noise / len(sample))
+    at = np.nonzero(excess > MIN_SLOPE_DEVIATION * (counting + (quantum or 0.0) / len(sample)))
+    beside, around = (_windows(image, at, 1) for image in (excess, above))
+    found = np.partition(beside, 5, 1)[:, 5] < MAX_NEIGHBOR_SHARE * excess[at]
     # Lines predict the pixels of a disk and of its edge, not those of a spot of few pixels, nor corners of an edge.
-    above = mean - np.percentile(mean, 1)
-    hot &= rank_filter(above, 3, footprint=EIGHT_NEIGHBORS, mode="mirror") > 0.3 * excess
-    hot &= rank_filter(above, -MIN_LIT_OF_25, size=5, mode="mirror") > 0.3 * excess
-    hot &= above > MIN_OVER_NEIGHBORS * rank_filter(above, 5, footprint=EIGHT_NEIGHBORS, mode="mirror")
+    found &= np.partition(around, 3, 1)[:, 3] > 0.3 * excess[at]
+    found &= above[at] > MIN_OVER_NEIGHBORS * np.partition(around, 5, 1)[:, 5]
+    at = tuple(a[found] for a in at)
+    error = np.hypot(counting[at], _roughness(excess, at)) + _step(excess, quantum) / len(sample)
+    lit = np.partition(_windows(above, at, 2), 25 - MIN_LIT_OF_25, 1)[:, 25 - MIN_LIT_OF_25]
+    hot = np.zeros(mean.shape, bool)
+    hot[at] = (excess[at] > MIN_SLOPE_DEVIATION * error) & (lit > 0.3 * excess[at])
     for x, y in np.argwhere(hot):
         rows, columns = (np.abs(np.arange(i - 1, i + 2)) for i in (x, y))  # mirrored at the edges
         rows, columns = (np.where(i < m, i, 2 * (m - 1) - i) for i, m in zip((rows, columns), mean.shape, strict=True))

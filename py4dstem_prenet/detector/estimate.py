@@ -27,6 +27,7 @@ from . import (
     hit_candidates,
     leave_one_out,
     lost_frames,
+    padded_lines,
     quiet_pixels,
     refuse,
 )
@@ -216,7 +217,8 @@ def estimate_noise(data, gain=None, offset=None, readout=None, mask=None):
         flags.append(Flag("lost_frames", {"count": int(lost.sum()), "total": len(sample)}))
         sample = sample[~lost]
     low, quantum = sample.min(), _quantum(sample)
-    bad = invalid if mask is None else invalid | ~np.asarray(mask, bool)
+    bad = invalid | padded_lines(sample)
+    bad = bad if mask is None else bad | ~np.asarray(mask, bool)
     lines, line_flags = _bad_lines(sample, bad, quantum)
     sample = _filled(sample, lines)
     bad = bad | lines | find_bad_pixels(sample, quantum)

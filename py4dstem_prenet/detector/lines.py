@@ -1,4 +1,4 @@
-"""Invalid pixels at full scale, and rows and columns of the detector that are dead, hot, wide or interpolated.
+"""Invalid pixels at full scale, and rows and columns of the detector that are dead, hot, wide, interpolated or padded.
 
 A line is judged by what its neighbors predict all along it, since no pattern has a feature one pixel wide along a whole
 row. A pixel at full scale is one that never changes and is far above all that the other pixels give.
@@ -15,6 +15,7 @@ from ..core import NORMAL_MAD, masked_median
 FULL_SCALE_BITS = range(7, 33)  # 2**bits - 1 and 2**bits - 2 mark invalid pixels in files of some detector
 FULL_SCALE_RATIO = 4.0  # full scale over the largest value of other pixels; a saturated beam has values in between
 SMALL_FULL_SCALE_RATIO = 16.0  # the same below 16 bits, where beams saturate often
+MAX_NEGATIVE_MARKS = 2  # negative values that mark invalid pixels; of a single pattern less its dark image all differ
 MIN_LINE_PART = 0.9  # of a line's pixels at full scale, with which the line is invalid whatever the others give
 MAX_INVALID_FRACTION = 0.5  # of the pixels; if more hold one value, they are not the invalid ones
 MIN_LINE_PATTERNS = 4  # patterns, without which noise and pattern cannot be told apart
@@ -29,6 +30,7 @@ LEAST_PART = 0.2  # of a line's pixels: those that deviate least. Disks that do 
 MIN_SHARED_RATIO = 0.5  # their deviation in that of the line; 1 in a line of uneven pixels, 0 between disks
 WIDE_RATIO = 1.4  # signal of a line in that of its neighbors, above which its pixels are wide
 MIN_EXPECTED = 20.0  # steps of the values expected in a constant line; it is constant by chance with e^-20
+MAX_PADDED = 0.4  # of the lines at one side; more are the pattern itself
 MAX_GAP_LINES = 4  # constant lines side by side; wider gaps need a background beside them
 MIN_GAP_COLUMNS = 0.5  # of a line's pixels that are lit on both sides of a wider gap
 MAX_GAP_WIDTH = 48  # lines, the widest gap between chips
@@ -85,7 +87,7 @@ def full_scale_pixels(sample):
         ratio = FULL_SCALE_RATIO if top >= 2**15 - 2 else SMALL_FULL_SCALE_RATIO
         if _full_scale(top) and top > ratio * max(largest, 1.0):
             found = rest & constant & (high == values.max())
-        elif bottom < 0 <= smallest:
+        elif bottom < 0 <= smallest and len(np.unique(values[values < 0])) <= MAX_NEGATIVE_MARKS:
             found = rest & constant & (high == values.min())
         elif _full_scale(top):  # a beam may be as bright, but fills no line
             found = _whole_lines(rest & constant & (high == values.max()))
@@ -96,6 +98,47 @@ def full_scale_pixels(sample):
         invalid |= found
         constant &= ~found
     return invalid if invalid.mean() < MAX_INVALID_FRACTION else np.zeros_like(invalid)
+
+
+def padded_lines(sample):
+    """Find rows and columns that a program padded patterns with: of one value, from the limit of the frame inward.
+
+    Parameters
+    ----------
+    sample : numpy.ndarray, shape (n, Qx, Qy)
+        Patterns in detector units.
+
+    Returns
+    -------
+    numpy.ndarray of bool, shape (Qx, Qy)
+        True in these lines. Dark lines of a pattern are none: the next ones have as few electrons.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.detector import padded_lines
+    >>> sample = np.zeros((4, 40, 40))
+    >>> sample[:, 6:, :-3] = np.random.default_rng(0).poisson(5.0, (4, 34, 37))
+    >>> rows, columns = np.nonzero(padded_lines(sample))
+    >>> np.setdiff1d(rows, rows[columns == 0]).size, np.unique(rows[columns == 0]).tolist()[:6]
+    (34, [0, 1, 2, 3, 4, 5])
+    """
+    padded = np.zeros(sample.shape[1:], bool)
+    varies = (sample != sample[0, 0, 0]).any(0), (sample != sample[-1, -1, -1]).any(0)
+    for axis in (0, 1):
+        for step, changed in zip((1, -1), varies, strict=True):
+            lines = (changed if axis == 0 else changed.T)[::step]
+            inner = lines.any(0)  # without what is padded along the other axis
+            width = int(lines.any(1).argmax()) if lines.any() else 0
+            if not 0 < width <= MAX_PADDED * len(lines) or inner.sum() < LINE_BLOCKS:
+                continue
+            # If the lines were like the next one, all of their values would be equal with a chance of e^-expected.
+            line = np.take(sample, width if step == 1 else len(lines) - 1 - width, 1 + axis)[:, inner]
+            others = (line != (sample[0, 0, 0] if step == 1 else sample[-1, -1, -1])).sum(0)
+            expected = [width * part.sum() for part in np.array_split(others, LINE_BLOCKS)]
+            if np.mean(np.array(expected) > MIN_EXPECTED) >= MIN_BLOCKS_OFF:
+                (padded if axis == 0 else padded.T)[::step][:width] = True
+    return padded
 
 
 def _second_largest(sample):

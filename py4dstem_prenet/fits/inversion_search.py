@@ -22,6 +22,7 @@ SMOOTH_PART_FRACTION = 1 / 24  # of the side, 1 sigma: structure that is smoothe
 CLIP_SIGMAS = 8.0  # root mean squares at which spots are clipped: the brightest would dominate
 CORE_REACHES = 1.2  # of the reach: radius about the start that is left out
 MIN_SYMMETRY = 0.25  # of the structure that has a counterpart; about random points of a pattern it is 0.1 or less
+MIN_COUNTERPART = 0.3  # of the structure that has an inverse on the detector, whether it is alike or not
 MAX_SIGMA_PX, MAX_SIGMA_FRACTION = 1.0, 0.005  # largest standard error of an accepted center: pixels, of the frame
 SYSTEMATIC_PX = 0.25  # binned pixels, 1 sigma along each axis: intensities of Friedel pairs differ
 
@@ -113,7 +114,17 @@ def inversion_center(mean, good, start, reach: float, readout: float = 0.0) -> I
     at = tuple(np.round(centers[0]).astype(int))
     value = float(maps[0][at])
     accepted = value > MIN_SYMMETRY and sigma < max(MAX_SIGMA_PX, MAX_SIGMA_FRACTION * max(mean.shape))
+    # At the limit of the search there is no maximum, and near that of the frame little has a counterpart.
+    accepted &= value >= maps[0][at[0] - 1 : at[0] + 2, at[1] - 1 : at[1] + 2].max()
+    accepted = bool(accepted) and _counterpart(z, usable, at) > MIN_COUNTERPART
     return InversionCenter(centers[0] * step + (step - 1) / 2, sigma, value, accepted, maps[(slice(1, None), *at)])
+
+
+def _counterpart(z, usable, at):
+    """Part of a pattern's summed squares in pixels whose inverse about a pixel is usable, too."""
+    box = tuple(slice(max(0, 2 * q - n + 1), min(n - 1, 2 * q) + 1) for q, n in zip(at, z.shape, strict=True))
+    both = usable[box] & usable[box][::-1, ::-1]
+    return float((z[box][both] ** 2).sum() / (z[usable] ** 2).sum().clip(1e-12))
 
 
 def _peak(values, near):

@@ -24,6 +24,7 @@ from .decide import (
     origin_from_rings as origin_from_rings,
     shows_beam as shows_beam,
 )
+from .diffuse import check_diffuse as check_diffuse, radial_scatter as radial_scatter
 from .edges import (
     check_edges as check_edges,
     continues_across_edges as continues_across_edges,
@@ -45,8 +46,14 @@ from .hidden import (
 )
 from .learn import learn_beam as learn_beam
 from .measure import BeamLocator as BeamLocator, check_mask as check_mask, measure_origin as measure_origin
+from .plateau import (
+    on_plateau as on_plateau,
+    saturated_disk as saturated_disk,
+    with_outline_error as with_outline_error,
+)
 from .repeats import repeated_fraction as repeated_fraction
 from .rivals import (
+    DiffuseImage as DiffuseImage,
     check_rivals as check_rivals,
     check_stop as check_stop,
     diffuse_asymmetry as diffuse_asymmetry,

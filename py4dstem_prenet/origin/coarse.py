@@ -58,6 +58,8 @@ class FirstGuess:
         the most probable first.
     wide : bool
         Whether the disk is too large for the networks and was found by its contour, see `wide_disk`.
+    flat : bool
+        Whether the beam saturates, and position and radius are those of its plateau, see `saturated_disk`.
     """
 
     position: np.ndarray
@@ -68,6 +70,7 @@ class FirstGuess:
     probability: float
     places: np.ndarray
     wide: bool = False
+    flat: bool = False
 
 
 def coarse_origin(network, scan: Scan, noise: NoiseModel, region=None, blocks=None) -> FirstGuess | None:

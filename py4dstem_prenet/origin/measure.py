@@ -30,6 +30,7 @@ from . import (
     GivenBeam,
     Located,
     block_sums,
+    check_diffuse,
     check_edges,
     check_rivals,
     check_stop,
@@ -42,6 +43,7 @@ from . import (
     hidden_origin,
     is_hidden,
     learn_beam,
+    on_plateau,
     origin_from_rings,
     pooled_origin,
     resolved,
@@ -51,6 +53,7 @@ from . import (
     stray_light,
     unlocated,
     wide_origin,
+    with_outline_error,
 )
 
 MAX_SHARPER_DISTANCE_PX = 3.0  # pixels, and a radius, between the sharper spot and what is found beside stray light
@@ -256,8 +259,9 @@ class BeamLocator:
             if coarse.probability < MIN_BEAM_PROBABILITY:
                 reason = Flag("beam_ambiguous", {"probability": coarse.probability})
                 return cls(noise, None, None, reason, device, coarse, given, bar)
+            coarse = coarse if given is not None else on_plateau(scan, noise, coarse)
             beam, guess = learn_beam(scan, noise, coarse.position, coarse.radius, coarse.shown, device,
-                                     search_radius=given is None or given.radius is None, wide=coarse.wide)
+                                     not coarse.flat and (given is None or given.radius is None), coarse.wide)
             advance()
             return cls(beam.noise, beam, guess, None, device, coarse, given, bar, elsewhere, stray)
 
@@ -332,13 +336,14 @@ class BeamLocator:
         OriginMap
             The measured origin; that of the rings if the direct beam is hidden.
         """
-        decided = self._decided(scan, located, processed)
+        decided = with_outline_error(self._decided(scan, located, processed), self.first)
         pooled = pooled_origin(scan, self.noise, BeamLocator, decided, self.given)
         origin = self._with_stop(check_edges(scan, self.noise, pooled))
         # A user who states the place has decided between disks.
         if self.given is not None:
             return confirmed(origin, self.given, self.elsewhere)
-        return check_rivals(scan, self.noise, check_stop(scan, self.noise, origin, self.bar is not None))
+        origin = check_stop(scan, self.noise, origin, self.bar is not None)
+        return check_diffuse(scan, self.noise, check_rivals(scan, self.noise, origin))
 
     def _with_stop(self, origin):
         """The origin with the bar of a stop and stray light, if they were found."""

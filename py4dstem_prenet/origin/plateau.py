@@ -1,0 +1,131 @@
+"""Direct beams that saturate: a round plateau of one value, as in pictures whose contrast was stretched.
+
+Nothing inside a plateau tells where its middle is, and networks and fits that expect a smaller beam find a place
+anywhere in it. Its outline is that of the beam, so its radius and middle are the start.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from scipy.ndimage import binary_fill_holes, label
+
+from ..core import NoiseModel, OriginMap, Scan
+from . import FirstGuess
+
+MIN_PLATEAU_PX = 30  # pixels; smaller plateaus do not mislead a fit
+MIN_PLATEAU_LEVELS = 8  # values of a pattern; with fewer, parts of one value are no saturation
+MIN_ROUND = 0.8  # of the smallest circle about its middle, that a plateau fills; squares fill 0.64
+PLATEAU_PATTERNS = 4  # patterns that are looked at
+MIN_PLATEAUS = 0.5  # of these patterns that have to show one
+# Error of the middle of an outline along one axis, 1 sigma, in radii: surroundings are not even. From one pattern.
+OUTLINE_ERROR_RADII = 0.03
+MAX_RADIUS_RATIO = 1.25  # of the plateau in the radius of the guess, up to which the guess is kept as it is
+
+
+def saturated_disk(pattern, good, position, reach: float) -> tuple[np.ndarray, float] | None:
+    """Find the round plateau of a pattern's largest value about a position.
+
+    Parameters
+    ----------
+    pattern : numpy.ndarray, shape (Qx, Qy)
+        A pattern in detector units.
+    good : numpy.ndarray of bool, shape (Qx, Qy)
+        Pixels to use.
+    position : array_like, shape (2,)
+        Approximate position of the beam, pixels.
+    reach : float
+        Largest distance of the plateau from there, pixels.
+
+    Returns
+    -------
+    center : numpy.ndarray, shape (2,)
+        Middle of the plateau, pixels.
+    radius : float
+        Its radius, pixels.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.origin import saturated_disk
+    >>> x, y = np.indices((64, 64))
+    >>> picture = (400 * np.exp(-np.hypot(x - 30, y - 35) / 20)).clip(max=255).astype(int)
+    >>> center, radius = saturated_disk(picture, np.ones((64, 64), bool), (33, 31), 8.0)
+    >>> center.tolist(), round(radius)
+    ([30.0, 35.0], 9)
+    """
+    flat = good & (pattern == pattern[good].max(initial=pattern.min()))
+    if flat.sum() < MIN_PLATEAU_PX:
+        return None
+    labels, count = label(flat)
+    rows, columns = np.nonzero(flat)
+    away = np.hypot(rows - position[0], columns - position[1])
+    size = np.bincount(labels[rows[away <= reach], columns[away <= reach]], minlength=count + 1)
+    if not size.any():
+        return None
+    disk = binary_fill_holes(labels == size.argmax())
+    at = np.argwhere(disk)
+    center = at.mean(0)
+    largest = np.hypot(*(at - center).T).max() + 0.5
+    if len(at) < max(MIN_PLATEAU_PX, MIN_ROUND * np.pi * largest**2) or len(np.unique(pattern)) < MIN_PLATEAU_LEVELS:
+        return None
+    return center, float(np.sqrt(len(at) / np.pi))
+
+
+def on_plateau(scan: Scan, noise: NoiseModel, first: FirstGuess) -> FirstGuess:
+    """Move the first guess to the middle of the saturated beam, if it is one.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan, or a sample of one.
+    noise : NoiseModel
+        Noise model of the detector.
+    first : FirstGuess
+        The first guess of the beam.
+
+    Returns
+    -------
+    FirstGuess
+        The guess with another radius and position; unchanged if there is no plateau larger than its radius.
+    """
+    if first.wide:
+        return first
+    chosen = np.flatnonzero(first.shown & scan.readable.ravel())
+    if not len(chosen):
+        return first
+    chosen = chosen[np.unique(np.linspace(0, len(chosen) - 1, PLATEAU_PATTERNS).astype(int))]
+    good, found = ~noise.bad_pixels, []
+    for index, patterns in scan.blocks(positions=chosen):
+        for i, pattern in zip(index, patterns, strict=True):
+            disk = saturated_disk(pattern, good, first.position[i], first.radius)
+            if disk is not None:
+                found.append((*(disk[0] - first.position[i]), disk[1]))
+    if len(found) < MIN_PLATEAUS * len(chosen):
+        return first
+    *shift, radius = np.median(found, 0)
+    if radius < MAX_RADIUS_RATIO * first.radius:
+        return first
+    return replace(first, position=first.position + shift, radius=float(radius), flat=True)
+
+
+def with_outline_error(origin: OriginMap, first: FirstGuess | None) -> OriginMap:
+    """Widen the sigmas of an origin that was found from the outline of a saturated beam.
+
+    Parameters
+    ----------
+    origin : OriginMap
+        The measured origin.
+    first : FirstGuess or None
+        The first guess of the beam.
+
+    Returns
+    -------
+    OriginMap
+        The same, or with larger sigmas.
+    """
+    if first is None or not first.flat or not origin.found or origin.feature != "direct beam":
+        return origin
+    error = OUTLINE_ERROR_RADII * first.radius
+    return replace(origin, sigma_qx0=np.hypot(origin.sigma_qx0, error), sigma_qy0=np.hypot(origin.sigma_qy0, error))
