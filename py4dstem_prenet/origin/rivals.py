@@ -33,7 +33,7 @@ MAX_OPENED_PARTS = 4  # the square is at most this part of the frame
 DEAD_SIDE_PX = 5  # pixels, side of a square of one value in the sum of patterns
 MAX_DEAD_VALUES = 2  # values of such squares: of dead chips, and of pixels at full scale
 MIN_RIVAL_DISK = 0.15  # contrast of a disk near a rival in that of the located disk, without which it is none
-MIN_SEEN = 0.8  # of the pixels about a place that are good; else a disk may be hidden there
+MIN_SEEN_AROUND = 0.8  # of the pixels about a place that are good; else a disk may be hidden there
 MAX_DIM_PX = 12  # binned pixels, half the side of the surroundings of a place; chosen for speed
 MIN_UNSHADED = 0.5  # brightness of a place in that between disks around it; darker ones may lie behind a stop
 RIVAL_STEP_PX = 4  # binned pixels between the places that are tried
@@ -233,7 +233,7 @@ class DiffuseImage:
         near = np.hypot(x[:, None], y) < max(MIN_RIVAL_RADII * self.radius, MIN_RIVAL_PX) + 0.5 * self.radius
         here = disk[near].max(initial=0.0)
         disk = maximum_filter(np.where(near, 0.0, disk), 2 * RIVAL_STEP_PX + 1)
-        hidden = minimum_filter(core, RIVAL_STEP_PX + 1) < MIN_SEEN
+        hidden = minimum_filter(core, RIVAL_STEP_PX + 1) < MIN_SEEN_AROUND
         dim = percentile_filter(self.smooth, 100 * DIM_QUANTILE, 2 * int(np.clip(3 * self.radius, 6, MAX_DIM_PX)) + 1)
         shadow = minimum_filter(core_level - MIN_UNSHADED * dim, RIVAL_STEP_PX + 1) < 0
         return (disk > MIN_RIVAL_DISK * here) | hidden | shadow
