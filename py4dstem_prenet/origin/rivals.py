@@ -25,9 +25,9 @@ MIN_LIT_SIGMAS = 3.0  # of a smoothed pixel, that a sector has to exceed; two da
 MIN_RIVAL_RADII, MIN_RIVAL_PX = 1.5, 5.0  # distance of a rival from the located beam: radii, binned pixels
 DEAD_SIDE_PX = 5  # pixels, side of a square of one value in the sum of patterns
 RIVAL_STEP_PX = 4  # binned pixels between the places that are tried
-# Mean logarithm of the ratio of opposite sectors. The check as a whole (benchmarks/stops.py) refused none of 40 true
-# origins without a stop and none of 40 beside a masked one (below 7 % each, 95 % confidence), and left 3 of 44 places
-# of the brightest Bragg disk beside a stop.
+# Mean logarithm of the ratio of opposite sectors. The check as a whole (benchmarks/stops.py) refused none of 80 true
+# origins without a stop (below 4 %, 95 % confidence) and 1 of 80 beside a masked one, and left 6 of 104 places of the
+# brightest Bragg disk beside a stop.
 MAX_ASYMMETRY = 0.5
 # Standard errors between the located beam and the best of all rivals: without a stop, and with something that hides a
 # disk, where the located disk has to be the better one.
