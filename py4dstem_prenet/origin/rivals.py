@@ -14,7 +14,8 @@ from ..core import Flag, NoiseModel, OriginMap, Scan, binned_sum
 from ..fits import ring_center
 from . import block_sums, find_bar, no_origin
 
-RIVAL_BLOCKS = 2  # blocks along each side of the scan whose patterns are summed: diffuse scattering is dim
+RIVAL_BLOCKS = 2  # blocks along each side of the scan whose patterns are summed where diffuse scattering is dim
+MAX_DIM_DOSE = 1500.0  # electrons a pattern, below which it is; with 16 patterns the disks that were missed had fewer
 MAX_RIVAL_SIDE = 128  # pixels; larger frames are binned, for speed
 DIFFUSE_SECTORS = 12  # of the azimuth; opposite ones are compared
 RING_FRACTION = 1 / 20  # of the frame, width of the rings that are compared
@@ -58,7 +59,7 @@ def check_rivals(scan: Scan, noise: NoiseModel, origin: OriginMap) -> OriginMap:
     """
     if not origin.found or origin.feature == "rings" or not origin.valid.any():
         return origin
-    sums, counts, _ = block_sums(scan, noise, RIVAL_BLOCKS)
+    sums, counts, _ = block_sums(scan, noise, RIVAL_BLOCKS if noise.dose < MAX_DIM_DOSE else 1)
     total = sums.sum(0)
     step = -(-max(scan.pattern_shape) // MAX_RIVAL_SIDE)
     # A dead chip that no mask names has one value, and is dark about any place.
