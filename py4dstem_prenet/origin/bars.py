@@ -17,8 +17,8 @@ from ..fits import ring_center
 
 BAR_EDGE_PX, FLANK_PX = 1.0, 3.0  # binned pixels: blurred edge that is left out, and what is compared beside it
 LEAK, CLEAR = 0.06, 0.4  # electrons in a bar, and in what is none, of those beside it; likelihoods of the two
-# Log likelihood ratio; the search over places, widths and directions alone reaches 12. None of 40 random scans without
-# a stop had a bar (below 7 %, 95 % confidence); 10 of 40 unmasked stops were not found, 2 of them not by `find_stop`
+# Log likelihood ratio; the search over places, widths and directions alone reaches 12. None of 80 random scans without
+# a stop had a bar (below 4 %, 95 % confidence); 18 of 80 unmasked stops were not found, 4 of them not by `find_stop`
 # either (benchmarks/stops.py).
 MIN_BAR_EVIDENCE = 30.0
 MIN_ROUGH_EVIDENCE = 8.0  # the same at half of the resolution, to go on; 31 simulated stops had 15 or more
