@@ -162,3 +162,16 @@ def test_a_bragg_disk_is_told_at_few_electrons_and_at_the_edge_of_the_frame(seed
 def edge_disk(center):
     x, y = np.indices((SIDE, SIDE)) - np.reshape(center, (2, 1, 1))
     return 0.5 * erfc((np.hypot(x, y) - 5.0) / 0.6) / (np.pi * 25)
+
+
+@pytest.mark.slow
+def test_lanes_between_rows_of_disks_are_no_bar():
+    """Rows of disks that touch, without a background: the lanes between them are dark, straight, and repeat."""
+    x, y = np.indices((SIDE, SIDE)) - 56
+    mean = np.zeros((SIDE, SIDE))
+    for h in range(-3, 4):
+        for k in range(-6, 7):
+            weight = np.exp(-np.hypot(24 * h, 11 * k) / 25)
+            mean += 4e4 * weight * 0.5 * erfc((np.hypot(x - 24 * h, y - 11 * k) - 6.5) / 0.6) / (np.pi * 6.5**2)
+    for seed in range(3):
+        assert find_bar(np.random.default_rng(seed).poisson(mean), np.ones(mean.shape, bool)) is None

@@ -15,6 +15,7 @@ from . import DiffuseImage
 BLOCK_PX = 5  # binned pixels, side of the blocks whose dim pixels are compared
 DIM_PART = 0.2  # quantile of the pixels of a block: those between disks
 MIN_LIT_BLOCKS = 60  # blocks that electrons reach, without which the distance tells nothing
+MIN_LIT_PART = 0.7  # of all blocks; where only some are lit, these were chosen by their brightness
 LIT_SIGMAS = 3.0  # of a smoothed pixel, that a block has to exceed
 DISTANCE_FRACTION = 1 / 20  # of the frame, steps of the distance
 OUTSIDE_FRACTION = 0.35  # of the frame, beyond its limits, where a center is looked for
@@ -50,7 +51,7 @@ def check_diffuse(scan: Scan, noise: NoiseModel, origin: OriginMap) -> OriginMap
     image = DiffuseImage.of(scan, noise, origin)
     shape, middle, radius = image.good.shape, image.middle, image.radius
     at, level = dim_levels(image.between, image.good, image.sigma)
-    if len(level) < MIN_LIT_BLOCKS:
+    if len(level) < max(MIN_LIT_BLOCKS, MIN_LIT_PART * image.good.sum() / BLOCK_PX**2):
         return origin
     width = DISTANCE_FRACTION * max(shape)
     nearest = max(OTHER_RADII * radius, 3.0)
