@@ -37,11 +37,13 @@ MIN_SEEN_AROUND = 0.8  # of the pixels about a place that are good; else a disk 
 MAX_DIM_PX = 12  # binned pixels, half the side of the surroundings of a place; chosen for speed
 MIN_UNSHADED = 0.5  # brightness of a place in that between disks around it; darker ones may lie behind a stop
 RIVAL_STEP_PX = 4  # binned pixels between the places that are tried
-# Mean logarithm of the ratio of opposite sectors; that about the best of all rivals, relative to that about the located
-# beam; and standard errors between the two. About the true origin of 35 random scans of the simulated world the first
-# was 0.37 or less, and 0.50 to 2.0 about 24 places of the brightest Bragg disk; about a real crystal, whose halo is not
-# quite centered, it was 0.49, and the second 0.46. Error rates: benchmarks/stops.py.
-MAX_ASYMMETRY, MIN_RIVAL_RATIO, MAX_RIVAL_SIGMAS = 0.35, 1 / 3, 2.0
+# Mean logarithm of the ratio of opposite sectors, and standard errors between the located beam and the best of all
+# rivals. About the true origin of 35 random scans of the simulated world the first was 0.37 or less, and 0.50 to 2.0
+# about 24 places of the brightest Bragg disk. Error rates: benchmarks/stops.py.
+MAX_ASYMMETRY, MAX_RIVAL_SIGMAS = 0.45, 2.0
+# A center of inversion is evidence of its own: rivals have to be more symmetric by this factor. The halo of a real
+# crystal is not quite centered on it: 0.46.
+MAX_INVERSION_RIVAL = 1 / 3
 # Where the asymmetry about the located disk is unknown: of a disk that is brighter by this factor.
 MIN_BRIGHTER_RATIO, MAX_BRIGHTER_PLACES, MAX_ASYMMETRY_BRIGHTER = 1.2, 4, 0.42
 MIN_VAGUE_RATIO = 3.0  # scatter of positions in that of counting, from which on a stop is looked for
@@ -87,7 +89,7 @@ def check_rivals(scan: Scan, noise: NoiseModel, origin: OriginMap) -> OriginMap:
         return origin
     there, there_error, _, at = min(rivals, key=lambda rival: rival[0])
     sigmas = (here - there) / max(float(np.hypot(error, there_error)), 1e-6)
-    if there > MIN_RIVAL_RATIO * here or sigmas < MAX_RIVAL_SIGMAS:
+    if sigmas < MAX_RIVAL_SIGMAS or (origin.feature != "direct beam" and there > MAX_INVERSION_RIVAL * here):
         return origin
     rings = ring_center(block_sums(scan, noise, RIVAL_BLOCKS)[0].sum(0), ~noise.bad_pixels)
     if rings.accepted and np.hypot(*((np.array(rings.center) - (step - 1) / 2) / step - middle)) < nearest:
