@@ -45,11 +45,11 @@ DEFECTS = {
         "core/noise.py", "e = (e - np.float32(self.offset)) / np.float32(self.gain)", "e = e - np.float32(self.offset)",
         "tests/test_noise.py"),
     "user's mask inverted": (
-        "detector/estimate.py", "invalid | ~np.asarray(mask, bool)", "invalid | np.asarray(mask, bool)",
+        "detector/estimate.py", "bad | ~np.asarray(mask, bool)", "bad | np.asarray(mask, bool)",
         "tests/test_pipeline.py tests/test_origin.py"),
     "fit on the wrong mask": (
-        "descan/fit.py", "fit_descan(maps, sigmas, origin.valid, model)",
-        "fit_descan(maps, sigmas, ~origin.valid, model)",
+        "descan/fit.py", "x, y, flags = fit_descan(maps, sigmas, valid, model)",
+        "x, y, flags = fit_descan(maps, sigmas, ~valid, model)",
         "tests/test_properties.py::test_a_descan_fit_follows_the_scan_and_its_own_coordinates"),
     "coordinates of the pattern mirrored in the disk fit": (
         "fits/disk.py", "dx, dy = self.x - position[:, :1]", "dx, dy = self.x + position[:, :1]",

@@ -106,7 +106,7 @@ def test_a_ccd_of_many_disks_gets_an_answer_without_an_ellipse_of_its_lattice():
     """About 35 disks of one crystal and negative values: an origin inside, and no ellipse from spots alone."""
     report = calibrate(cube("nanobeam_ccd_discs"), progress=False)
     if not report.origin.found:
-        assert report.origin.decision.has("beam_ambiguous")
+        assert report.origin.decision.has("beam_ambiguous") or report.origin.decision.has("diffuse_elsewhere")
         return
     assert 40 < report.origin.qx0[0, 0] < 216 and 40 < report.origin.qy0[0, 0] < 216
     assert report.origin.radius == pytest.approx(6.0, abs=1.5)  # that of the disks in the picture

@@ -456,6 +456,8 @@ def _odd_lines(data, smooth, model, jointly=False):
 
 def _runs(data, smooth, model):
     """The beam stays for some frames and jumps; the runs are followed, but what happened between them is unknown."""
+    if _in_time_only(data, smooth, data.off(smooth)) < MIN_REFUSED_FRACTION:  # a small particle deflects the beam, too
+        return
     middle = np.median(data.values[:, data.valid], 1)[:, None, None] + np.zeros_like(smooth)
     at = np.flatnonzero(data.valid.ravel())
     order = np.arange(data.valid.size)
