@@ -171,7 +171,7 @@ def fit_origin(origin: OriginMap, model: str = "auto") -> OriginFit:
 
 
 def _with_copies(surface, measured, copied):
-    """The surface with copied frames where the frames are that they show."""
+    """Give copied frames the value and sigma of the surface at the frame that they repeat."""
     source = np.arange(copied.size)
     source = np.maximum.accumulate(np.where(copied.ravel(), 0, source)).reshape(copied.shape)
     values, sigma = (a.ravel()[source] for a in (surface.values, surface.sigma))

@@ -44,7 +44,8 @@ MAX_ASYMMETRY, MAX_RIVAL_SIGMAS = 0.45, 2.0
 # A center of inversion is evidence of its own: rivals have to be more symmetric by this factor. The halo of a real
 # crystal is not quite centered on it: 0.46.
 MAX_INVERSION_RIVAL = 1 / 3
-# Where the asymmetry about the located disk is unknown: of a disk that is brighter by this factor.
+# Where the asymmetry about the located disk is unknown: brightness of another disk in that of the located one, disks
+# that are tried, and the largest asymmetry about one. Set on few simulated scans, before disks were removed.
 MIN_BRIGHTER_RATIO, MAX_BRIGHTER_PLACES, MAX_ASYMMETRY_BRIGHTER = 1.2, 4, 0.42
 MIN_VAGUE_RATIO = 3.0  # scatter of positions in that of counting, from which on a stop is looked for
 TIP_FRACTION = 0.08  # of the frame, between the end of a stop and the positions
@@ -281,7 +282,7 @@ def _between_disks(smooth, good, radius: float):
 
 
 def diffuse_asymmetry(smooth, good, center, radius: float, sigma: float) -> tuple[float, float, int]:
-    """Measure how much the dim pixels of opposite sectors differ about a center.
+    """Measure how much opposite sectors differ about a center, by their dim pixels.
 
     Parameters
     ----------
