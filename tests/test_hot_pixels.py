@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from scans import simulated
 
-from py4dstem_prenet.core import as_scan
+from py4dstem_prenet.core import NoiseModel, as_scan
 from py4dstem_prenet.descan.fit import fit_origin
 from py4dstem_prenet.detector.estimate import estimate_noise
+from py4dstem_prenet.fits import Aperture, hot_pixels
 from py4dstem_prenet.origin.measure import BeamLocator, measure_origin
 
 SCANS = {"moving": dict(scan=(12, 12), shape=(96, 80), dose=10_000.0, amplitude=1.5, radius=6.0, theta=0.5, seed=8),
@@ -68,3 +69,11 @@ def test_no_pixel_is_lost_to_what_is_uneven_in_a_disk(name):
         noise = estimate_noise(counts)
         learned = BeamLocator.learn(as_scan(counts), noise=noise, device="cpu")
         assert not (learned.noise.bad_pixels & ~noise.bad_pixels).any()
+
+
+def test_positions_off_the_frame_have_no_hot_pixels():
+    patterns = np.random.default_rng(0).poisson(5.0, (40, 32, 32))
+    noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((32, 32), bool), counting=True, dose=5120.0)
+    aperture = Aperture(3.0, 0.3, (0.0, 0.0), (0.01, 0.01))
+    positions = np.full((40, 2), [-60.0, 15.0])  # as surfaces through the quadrants of swapped patterns give them
+    assert not hot_pixels(patterns, positions, noise, aperture, 5.0, "cpu").any()

@@ -73,6 +73,8 @@ def hot_pixels(patterns, positions, noise: NoiseModel, aperture: Aperture, max_m
     low = (np.floor(positions.min(0)).astype(int) - half).clip(0)
     box = tuple(slice(a, b + half + 1) for a, b in zip(low, np.ceil(positions.max(0)).astype(int), strict=True))
     patterns, positions = patterns[(slice(None), *box)], positions - low
+    if not patterns.size:  # the positions lie off the frame
+        return hot_map
     noise = replace(noise, bad_pixels=noise.bad_pixels[box])
     sums, *beam = _residual_sums(patterns, positions, noise, aperture, max_misfit, device)
     hot = _find_outliers(sums, *beam, aperture)
