@@ -306,6 +306,9 @@ _ORIGIN = (
     ("inversion_used", WARNING,
      "The direct beam is hidden; the reported origin is the center of inversion of the mean pattern (symmetry "
      "{symmetry:.2f}). Its descan is that of the first guess."),
+    ("halo_used", WARNING,
+     "The direct beam is hidden; the reported origin is the center of the diffuse scattering of the mean pattern, of "
+     "which the distance from it explains {explained:.0%}. Its descan is that of the first guess."),
     ("hidden_by_stop", REFUSAL,
      "The direct beam is hidden behind a beam stop or lies off the detector."),
     ("beam_ambiguous", REFUSAL,

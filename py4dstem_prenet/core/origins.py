@@ -30,8 +30,8 @@ class OriginMap(Decided):
     decision : Decision
         Accepted if the scan has a beam; otherwise the maps are NaN.
     feature : str
-        "direct beam"; "rings" (their center) or "center of inversion" if the direct beam is hidden. In measured data
-        these can differ by pixels.
+        "direct beam"; "rings" (their center), "center of inversion" or "diffuse scattering" (its center) if the direct
+        beam is hidden. In measured data these can differ by pixels.
     stop : numpy.ndarray of bool or None
         (Qx, Qy), True behind a beam stop that was found although no mask names it; None without such a stop.
     copied : numpy.ndarray of bool or None

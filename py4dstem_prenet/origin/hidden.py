@@ -3,7 +3,8 @@
 The coarse network proposes places for the direct beam, with probabilities. Where several are likely, the inversion
 symmetry of the mean pattern about each is the second evidence (`resolved`). The shadow of a stop is found (`find_stop`)
 and left out. A hidden direct beam is replaced by the center of rings where there are rings, otherwise by the center of
-inversion (`hidden_origin`).
+inversion or by that of the diffuse scattering (`hidden_origin`). Beside a stop, the tails of the beam may look like a
+beam; there the center of the diffuse scattering decides (`check_shaded`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..core import Decision, Flag, NoiseModel, OriginMap, Scan, jackknife_covariance
-from ..fits import inversion_center
+from ..fits import HaloCenter, halo_center, halo_place, inversion_center
 from . import FirstGuess, block_sums, find_stop, no_origin, origin_from_rings
 
 # Set on real patterns (benchmarks/real.py): right places have 0.65 (one) or more, wrong ones 0.36 or less.
@@ -28,6 +29,10 @@ MIN_SHADOWED_FRACTION = 0.5  # of these pixels are bad or in the shadow of a sto
 HELD_MARGIN_PX = 2  # pixels from the margin of the frame, at which a stop that is held from outside ends
 SAME_CENTER_PX = 3.0  # pixels between the centers of two trials that are the same
 MIN_SYMMETRY_ERROR = 0.05  # smallest standard error of a difference of symmetries: intensities of Friedel pairs differ
+# Distance of two centers that contradict each other: standard errors, and pixels, since diffuse scattering is not quite
+# symmetric.
+ARM_DISTANCE, MAX_ARM_COVER = (0.05, 0.1), 0.4  # of the frame, from the center; of the azimuth that a stop covers there
+MAX_CONTRADICTION_SIGMAS, MIN_CONTRADICTION_PX = 4.0, 2.0
 MAX_SHORT_SIGMAS = 2.0  # standard errors that count: errors of the symmetry are not Gaussian
 
 
@@ -145,7 +150,8 @@ def hidden_origin(scan: Scan, noise: NoiseModel, first: FirstGuess, reason: Flag
     Returns
     -------
     OriginMap
-        The origin, with `feature` "rings" or "center of inversion"; not found if the patterns do not determine it.
+        The origin, with `feature` "rings", "center of inversion" or "diffuse scattering"; not found if the patterns do
+        not determine it.
     """
     guess = np.median(first.position, axis=0)
     mean, readout = _sum(scan, noise)
@@ -157,13 +163,89 @@ def hidden_origin(scan: Scan, noise: NoiseModel, first: FirstGuess, reason: Flag
         return replace(rings, decision=Decision(True, (*rings.decision.flags, *found), rings.decision.numbers),
                        stop=stop)
     inversion = _inversion(mean, ~masked.bad_pixels, guess, readout)
-    if first.probability < MIN_BEAM_PROBABILITY or not inversion.accepted:
-        numbers = {"qx0": float(guess[0]), "qy0": float(guess[1]), "sigma": float(first.sigma)}
-        refusal = no_origin(scan.scan_shape, *rings.decision.flags, *found, Flag("hidden_undetermined", numbers))
-        return replace(refusal, stop=stop)
-    position = (first.position - guess + inversion.center).T.reshape(2, *scan.scan_shape)
+    inverted = first.probability >= MIN_BEAM_PROBABILITY and inversion.accepted
+    # The stop is an outlier about the center, and what its mask leaves may be symmetric about another place.
+    halo = halo_center(mean, ~noise.bad_pixels, readout, first.places[:, :2])
+    halo = halo if halo is not None and halo.accepted else None
+    if halo is not None and inverted and _apart(halo, inversion.center, inversion.sigma):
+        halo, inverted = None, False  # they contradict each other
+    if halo is not None and not (inverted and inversion.sigma < halo.sigma):
+        return _from_halo(scan, first, halo, found, stop)
+    if inverted:
+        flags = (Flag("inversion_used", {"symmetry": inversion.symmetry}), *found)
+        return _constant(scan, first, inversion.center, inversion.sigma, flags, "center of inversion", stop)
+    numbers = {"qx0": float(guess[0]), "qy0": float(guess[1]), "sigma": float(first.sigma)}
+    refusal = no_origin(scan.scan_shape, *rings.decision.flags, *found, Flag("hidden_undetermined", numbers))
+    return replace(refusal, stop=stop)
+
+
+def check_shaded(scan: Scan, noise: NoiseModel, first: FirstGuess, origin: OriginMap) -> OriginMap:
+    """Replace a located beam that is not the direct beam, which lies behind a beam stop.
+
+    Beside the stop, the tails of the direct beam are as bright as a disk. The center of the diffuse scattering decides
+    if it contradicts the located beam, and if a stop reaches this center or the first guess is nearer to it.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan, or a sample of one.
+    noise : NoiseModel
+        Noise model of the detector.
+    first : FirstGuess
+        The first guess of the beam.
+    origin : OriginMap
+        The measured origin.
+
+    Returns
+    -------
+    OriginMap
+        The same, or that of the diffuse scattering.
+    """
+    if not origin.found or origin.feature != "direct beam" or not origin.valid.any():
+        return origin
+    mean, readout = _sum(scan, noise)
+    good, starts = ~noise.bad_pixels, first.places[:, :2]
+    middle = np.array([np.median(q[origin.valid]) for q in (origin.qx0, origin.qy0)])
+    place = halo_place(mean, good, readout, starts)
+    if place is None or np.hypot(*(place - middle)) < MIN_CONTRADICTION_PX:
+        return origin
+    halo = halo_center(mean, good, readout, starts)
+    if halo is None or not halo.accepted or not _apart(halo, middle, origin.sigma):
+        return origin
+    stop = find_stop(mean, good, halo.center)
+    stop = stop if stop is not None and _is_arm(stop, halo.center) else None
+    guess = np.median(first.position, axis=0)
+    if stop is None and np.hypot(*(guess - halo.center)) > np.hypot(*(guess - middle)):
+        return origin
+    return _from_halo(scan, first, halo, () if stop is None else (Flag("stop_found", {"pixels": int(stop.sum())}),),
+                      stop)
+
+
+def _is_arm(stop, center):
+    """Whether a stop leaves most of the azimuth about a center free; the hole of a ring, as in precession, does not."""
+    x, y = np.indices(stop.shape)
+    low, high = (part * max(stop.shape) for part in ARM_DISTANCE)
+    distance = np.hypot(x - center[0], y - center[1])
+    covered = stop[(distance >= low) & (distance < high)]
+    return bool(covered.size) and 0 < covered.mean() < MAX_ARM_COVER
+
+
+def _apart(halo: HaloCenter, center, sigma) -> bool:
+    """Whether another center contradicts that of the diffuse scattering."""
+    distance = np.hypot(*(halo.center - center))
+    return bool(distance > max(MAX_CONTRADICTION_SIGMAS * np.hypot(halo.sigma, sigma), MIN_CONTRADICTION_PX))
+
+
+def _from_halo(scan, first, halo, found, stop):
+    """The origin of the diffuse scattering; descan as the first guess has it."""
+    flags = (Flag("halo_used", {"explained": halo.explained}), *found)
+    return _constant(scan, first, halo.center, halo.sigma, flags, "diffuse scattering", stop)
+
+
+def _constant(scan, first, center, sigma, flags, feature, stop):
+    """The origin of a center of the summed patterns, with the descan of the first guess."""
+    position = (first.position - np.median(first.position, axis=0) + center).T.reshape(2, *scan.scan_shape)
     descan = np.ptp(first.position, axis=0).max()  # of the network's guess, of which it adds a part to the error
-    sigma = np.full((2, *scan.scan_shape), np.hypot(inversion.sigma, DESCAN_ERROR_FRACTION * descan))
-    flags = (Flag("inversion_used", {"symmetry": inversion.symmetry}), *found)
-    return OriginMap(*position, *sigma, np.ones(scan.scan_shape, bool), float("nan"),
-                     Decision(True, flags, {"repeated": 1.0}), "center of inversion", stop)
+    sigmas = np.full((2, *scan.scan_shape), np.hypot(sigma, DESCAN_ERROR_FRACTION * descan))
+    return OriginMap(*position, *sigmas, np.ones(scan.scan_shape, bool), float("nan"),
+                     Decision(True, flags, {"repeated": 1.0}), feature, stop)

@@ -33,6 +33,7 @@ from . import (
     check_diffuse,
     check_edges,
     check_rivals,
+    check_shaded,
     check_stop,
     coarse_origin,
     confirmed,
@@ -233,7 +234,7 @@ class BeamLocator:
             coarse = wide_origin(scan, noise, blocks)
             if coarse is None:
                 coarse = coarse_origin(load("center", device).coarse, scan, noise, region, blocks)
-            stray = None
+            stray, all_light = None, noise
             if coarse is not None and given is None and not coarse.wide:
                 stray = stray_light(blocks, ~noise.bad_pixels, noise.readout / noise.gain, coarse, scan.scan_shape)
             if stray is not None:
@@ -255,7 +256,8 @@ class BeamLocator:
                 return cls(noise, None, None, Flag("no_beam"), device, None, given, bar)
             coarse = resolved(scan, noise, coarse)
             if is_hidden(scan, noise, coarse):
-                return cls(noise, None, None, Flag("hidden_by_stop"), device, coarse, given, bar)
+                # What looks like stray light may be the tails of a beam behind a stop.
+                return cls(all_light, None, None, Flag("hidden_by_stop"), device, coarse, given, bar)
             if coarse.probability < MIN_BEAM_PROBABILITY:
                 reason = Flag("beam_ambiguous", {"probability": coarse.probability})
                 return cls(noise, None, None, reason, device, coarse, given, bar)
@@ -342,6 +344,8 @@ class BeamLocator:
         # A user who states the place has decided between disks.
         if self.given is not None:
             return confirmed(origin, self.given, self.elsewhere)
+        if self.first is not None:
+            origin = check_shaded(scan, self.noise, self.first, origin)
         origin = check_stop(scan, self.noise, origin, self.bar is not None)
         return check_diffuse(scan, self.noise, check_rivals(scan, self.noise, origin))
 
