@@ -14,6 +14,7 @@ from py4dstem_prenet.simulation.waves import multislice, probe
 
 COUNTING = dict(scan=(6, 6), shape=(128, 128), dose=2000.0, seed=0)
 CCD = dict(COUNTING, gain=20.0, offset=100.0, readout=15.0)  # the same patterns through an integrating camera
+SPECIMENS = 7  # in the banks of the fixture `banks`
 
 
 @cache

@@ -9,9 +9,9 @@ import numpy as np
 import py4DSTEM
 import pytest
 from dm4 import write_dm4
+from opened import signal
 from py4DSTEM import DataCube, Metadata
 from scans import distance, origin_map, simulated
-from test_formats import signal
 from test_pipeline import refused
 
 import py4dstem_prenet
