@@ -13,7 +13,7 @@ from py4dstem_prenet import accessor, cli
 
 ROOT = Path(__file__).parents[1]
 GUIDES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-CALLS = {name for name in vars(accessor.PrenetAccessor) if not name.startswith("_")}
+CALLS = {name for name in dir(accessor.PrenetAccessor) if not name.startswith("_")}
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
