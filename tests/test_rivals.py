@@ -142,7 +142,7 @@ def test_the_gap_between_rings_is_no_bar():
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("at_edge", [False, True])
 def test_a_bragg_disk_is_told_at_few_electrons_and_at_the_edge_of_the_frame(seed, at_edge):
-    """At 800 electrons a pattern; at the edge no opposite sectors are left, and the brighter disk is compared."""
+    """At 800 electrons per pattern; at the edge no opposite sectors are left, and the brighter disk is compared."""
     rng = np.random.default_rng(seed)
     turn = rng.uniform(0, np.pi)  # that of `pattern`
     bragg = 17 * np.array([np.cos(turn), np.sin(turn)])
