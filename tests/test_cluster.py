@@ -118,6 +118,7 @@ def test_a_worker_with_other_software_is_refused():
         partial(requirement("center").func, (("center", "0" * 64),))()
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again(cube, client):
     done = np.zeros(SHAPE[0] * SHAPE[1], bool)
     weight = np.ones(len(done), np.float32)
@@ -130,6 +131,7 @@ def test_what_is_done_is_not_done_again(cube, client):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_leaving_early_cancels_what_is_under_way(cube, client, tmp_path):
     results = map_chunks(partial(slow, folder=tmp_path), cube, chunk=2)
     next(results)
@@ -151,6 +153,7 @@ def test_no_scheduler_is_refused_in_one_sentence(cube):
         assert computed_here(cube)  # what failed is not what the next call uses
 
 
+@pytest.mark.slow
 def test_a_cluster_is_used_within_the_block_and_not_after_nor_because_a_client_is_active(cube, workers):
     with distributed.Client(workers) as client:
         assert computed_here(cube)
@@ -161,6 +164,7 @@ def test_a_cluster_is_used_within_the_block_and_not_after_nor_because_a_client_i
         pass
 
 
+@pytest.mark.slow
 def test_a_bar_counts_patterns_on_a_cluster(cube, client, capsys):
     gather(partial(centroid), cube, np.ones(48, np.float32), progress="origin")
     assert "origin: 100%" in capsys.readouterr().err

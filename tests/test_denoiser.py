@@ -10,7 +10,7 @@ import numpy as np
 import py4DSTEM
 import pytest
 import torch
-from scans import CCD, simulated
+from scans import CCD, others_slow, simulated
 from scipy.ndimage import gaussian_filter
 
 from py4dstem_prenet.core import reading
@@ -48,11 +48,11 @@ def best_gaussian(scan):
                for s in (0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0))
 
 
-@pytest.mark.parametrize("options", [
+@pytest.mark.parametrize("options", others_slow([
     dict(dose=300.0), dict(dose=10_000.0), CCD | dict(dose=10_000.0), dict(dose=10_000.0, seed=3),
     dict(dose=2000.0, shape=(64, 64), radius=4.0), dict(dose=2000.0, shape=(100, 76), radius=5.0),
     dict(dose=10_000.0, shape=(256, 256), scan=(2, 1)),
-], ids=["300 e", "10 ke", "camera", "other grains", "64 x 64", "100 x 76", "256 x 256"])
+]), ids=["300 e", "10 ke", "camera", "other grains", "64 x 64", "100 x 76", "256 x 256"])
 def test_denoising_beats_the_best_gaussian_and_keeps_electrons(options):
     scan = simulated(**SMALL | options)
     clean = denoise(py4DSTEM.DataCube(scan.counts), scan_aware=False, progress=False).data
@@ -63,7 +63,7 @@ def test_denoising_beats_the_best_gaussian_and_keeps_electrons(options):
     assert kept(clean, scan) == pytest.approx(1, abs=1e-4)
 
 
-@pytest.mark.parametrize(("dose", "worst"), [(1e6, 1.0), (3e6, 1.1)])
+@pytest.mark.parametrize(("dose", "worst"), others_slow([(1e6, 1.0), (3e6, 1.1)]))
 def test_at_a_high_dose_it_does_no_harm(dose, worst):
     scan = simulated(**SMALL, dose=dose)
     clean = denoise(py4DSTEM.DataCube(scan.counts), scan_aware=False, progress=False).data
@@ -73,6 +73,7 @@ def test_at_a_high_dose_it_does_no_harm(dose, worst):
     assert np.abs(moved).max() < 6.1
 
 
+@pytest.mark.slow
 def test_bfloat16_changes_the_result_by_far_less_than_noise(monkeypatch):
     scan, results = simulated(dose=3000, scan=(6, 6), shape=(64, 64), radius=5.0, seed=4), []
     for half in (False, True):

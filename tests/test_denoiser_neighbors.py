@@ -156,6 +156,7 @@ def test_peaks_of_another_grain_are_not_invented():
     assert (there - truth).max() < 0.5
 
 
+@pytest.mark.slow
 def test_where_no_mode_keeps_a_quantity_the_counts_are_returned(monkeypatch):
     scan = simulated(**SMALL | dict(scan=(5, 5)), dose=1000.0)
     monkeypatch.setattr(module, "measure_slopes", lambda *args: {"rotation": Slope(0.5, 0.02, 3.0, ATTENUATED)})

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scans import ideal_radius, numbers_of
+from scans import ideal_radius, numbers_of, others_slow
 from scipy.special import ndtr
 
 from py4dstem_prenet.core.errors import PrenetError
@@ -112,7 +112,7 @@ def test_polar_map_has_gradients():
 
 
 @pytest.mark.parametrize("vector", VECTORS)
-@pytest.mark.parametrize(("radius", "edge"), [(3.5, 0.1), (6.5, 0.1), (13.0, 0.1)])
+@pytest.mark.parametrize(("radius", "edge"), others_slow([(3.5, 0.1), (6.5, 0.1), (13.0, 0.1)]))
 def test_disk_is_unbiased(vector, radius, edge):
     pooled = scan(lambda rho: 5 * ndtr((radius - rho) / edge) + 0.01, vector)
     fit = fit_disk(pooled, radius * 1.12)

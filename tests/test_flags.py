@@ -26,7 +26,8 @@ def names_in(node):
 def raised():
     """Every call of Flag in the package: (file and line, names or [None], keys of its numbers or None)."""
     for path in sorted(PACKAGE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        text = path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(text)) if "Flag(" in text else ():
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Flag":
                 names = names_in(node.args[0])
                 numbers = node.args[1] if len(node.args) > 1 else next(

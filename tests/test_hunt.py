@@ -13,6 +13,7 @@ hunt = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(hunt)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["snake", "full_scale", "hits", "stop_masked"])
 def test_a_case_is_made_again_by_its_seed(fault):
     first, second = (make_case(draw_case(7, fault)) for _ in range(2))

@@ -36,6 +36,7 @@ def bar(center, angle, width, past):
     return (np.abs(across) < width) & (along > -past)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("crystal", [True, False])
 def test_a_bar_is_found_wherever_the_beam_is(seed, crystal):
@@ -47,6 +48,7 @@ def test_a_bar_is_found_wherever_the_beam_is(seed, crystal):
     assert (found & hidden).sum() > 0.85 * hidden.sum() and (found & ~hidden).sum() < 0.5 * hidden.sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("crystal", [True, False])
 def test_where_there_is_none_no_bar_is_found(seed, crystal):
@@ -125,6 +127,7 @@ def test_the_hole_of_a_ring_is_no_stop():
     assert np.hypot(np.median(origin.qx0) - 54.3, np.median(origin.qy0) - 57.8) < 0.15
 
 
+@pytest.mark.slow
 def test_the_gap_between_rings_is_no_bar():
     x, y = np.indices((128, 128)) - 64
     r = np.hypot(x - 1, y + 2)
@@ -139,6 +142,7 @@ def test_the_gap_between_rings_is_no_bar():
     assert bar is not None and bar[20, 64]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("at_edge", [False, True])
 def test_a_bragg_disk_is_told_at_few_electrons_and_at_the_edge_of_the_frame(seed, at_edge):

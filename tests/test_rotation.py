@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from py4DSTEM import DataCube
 from py4DSTEM.braggvectors import BraggVectors
 from py4DSTEM.data import QPoints
+from scans import others_slow
 
 from py4dstem_prenet.core import (
     Decision,
@@ -125,7 +126,7 @@ def test_faults_of_the_acquisition():
     assert abs(half_turn_distance(found.degrees, np.degrees(0.5))) < min(1.0, 3 * found.sigma)
 
 
-@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("flip", others_slow([True, False]))
 def test_the_shadow_image_of_a_defocused_probe(flip):
     made = simulate_rotated("glass", (16, 16), (48, 48), rotation=-0.7, flip=flip, step=3.5, defocus=350.0, seed=2)
     found = measured(made, 30_000)
@@ -150,7 +151,7 @@ def test_sigma_is_calibrated():
 
 
 # --- refusals -----------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", others_slow(range(3)))
 def test_grains_without_a_field_are_refused(seed):
     """Contrast inside the disks moves the center of mass at every grain boundary."""
     made = simulate_nanobeam((24, 24), (40, 40), field=0.0, grains=8, radius=5.0, seed=seed)

@@ -101,6 +101,7 @@ def test_raw_counts_have_slopes_of_one():
     assert all(abs(slopes[name].value - 1) < 1e-9 for name in VARYING)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("field", "factor", "wrong"), [
     ("strain", 0.7, {"strain along qx"}), ("rotation", 0.7, {"rotation"}), ("intensity", 0.7, INTENSITY),
     ("strain", 1.4, {"strain along qx"}),
@@ -123,6 +124,7 @@ def test_a_homogeneous_specimen_tells_nothing():
     assert all(np.isnan(slope.value) for slope in slopes.values())
 
 
+@pytest.mark.slow
 def test_the_difference_of_grains_does_not_hide_flattened_strain():
     """Two grains side by side: their difference is kept, the strain inside each is flattened to half."""
     (one, origins), (other, _) = crystal(2), crystal(3, lattice=TURNED)

@@ -60,6 +60,7 @@ def test_splat_puts_unit_weight_where_the_beam_is():
     assert float(weights_[1, 0, 7]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["center", "denoise", "ellipse"])
 def test_a_few_steps_learn(name, bank, small):
     """On one and the same batch the loss falls: gradients reach the weights, with the right sign."""
@@ -110,6 +111,7 @@ def apart(one, other, key="network"):
     return max(float((one[key][k] - other[key][k]).abs().max()) for k in one[key])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["center", "denoise", "ellipse"])
 def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(name, banks, small, monkeypatch, tmp_path):
     straight, steps = run(banks, tmp_path / "a", monkeypatch, name)
@@ -130,6 +132,7 @@ def test_a_seed_is_the_whole_run(banks, small, monkeypatch, tmp_path):
     assert apart(one, other) > 1e-3
 
 
+@pytest.mark.slow
 def test_one_part_is_trained_and_the_other_stays(banks, tmp_path):
     run = loop.train("center", steps=2, out=tmp_path / "run", start="center", part="coarse", specimens=SPECIMENS,
                      banks=banks)
@@ -148,6 +151,7 @@ def test_the_learning_rate_warms_up_and_falls(banks, small, monkeypatch, tmp_pat
     assert rate == pytest.approx(ellipse.EllipseTask.rate * 0.5 * (1 + np.cos(np.pi * 0.75)))
 
 
+@pytest.mark.slow
 def test_a_run_becomes_weights_that_load_and_replay(banks, small, monkeypatch, tmp_path):
     """Through the real validation, into a folder that the environment names, to the same answers."""
     out = loop.train("ellipse", steps=2, seed=1, out=tmp_path / "run", specimens=SPECIMENS, banks=banks)
@@ -173,6 +177,7 @@ def test_a_run_becomes_weights_that_load_and_replay(banks, small, monkeypatch, t
     assert max(float((v - warm["network"][k]).abs().max()) for k, v in network.state_dict().items()) < 1e-7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["center", "denoise"])
 def test_figures_of_an_untrained_network_are_those_of_ignorance(name, bank, small, monkeypatch):
     """What validation prints is measured on the right scale: doing nothing leaves the noise as it was."""

@@ -64,6 +64,7 @@ def test_windows_are_centered_on_the_guess_not_on_the_beam(vacuum_bank):
     assert (reference.sum(2) @ axis).abs().max() < 0.05 and (reference.sum(1) @ axis).abs().max() < 0.05
 
 
+@pytest.mark.slow
 def test_fields_have_their_beam_at_the_label_also_when_turned(vacuum_bank):
     x, _, origin, present, scene = center.draw_fields(vacuum_bank, seeded(2), 256)
     radius, kinds = scene.radius, scene.faults.kinds()

@@ -67,6 +67,7 @@ def gold(tmp_path_factory):
     return gold, folder
 
 
+@pytest.mark.slow
 def test_a_standard_is_carried_over(gold):
     gold, folder = gold
     hashes = set()
@@ -97,6 +98,7 @@ def test_a_standard_is_carried_over(gold):
     assert scan.calibration.get_Q_pixel_units() == "pixels"
 
 
+@pytest.mark.slow
 def test_binned_cropped_and_saved_scans_get_the_same(gold, tmp_path):
     """Transfer, then bin and crop; or bin and crop and save, then transfer."""
     gold, _ = gold
@@ -130,6 +132,7 @@ def test_the_command(gold, tmp_path):
     assert '"source": "gold.h5"' in done.stdout
 
 
+@pytest.mark.slow
 def test_a_pixel_size_belongs_to_its_ellipse():
     """py4DSTEM's corrected radius is b times the ideal one: what 1/angstrom is in a pixel grows with sqrt(a / b)."""
     gold = standard((6, 6, 96, 96))
@@ -259,6 +262,7 @@ def test_wrong_arguments_are_refused_before_any_work(tmp_path):
     assert read_standard(gold).rotation == (pytest.approx(ROTATION), True)
 
 
+@pytest.mark.slow
 def test_a_scan_is_no_standard_of_itself(gold):
     gold, folder = gold
     for like in (gold, folder / "gold.h5", folder / "calibration.h5"):
@@ -313,6 +317,7 @@ def test_the_descan_of_a_vacuum_scan_serves_a_specimen_scan():
     assert decided_transfer(plan, None, flag).descan is not None
 
 
+@pytest.mark.slow
 def test_the_descan_of_other_scan_settings_is_refused():
     kept = 0
     for seed in range(60):
@@ -346,6 +351,7 @@ def test_calibrate_with_the_descan_of_another_scan():
     assert np.array_equal(scan.calibration.get_origin()[0], report.fit.qx0)
 
 
+@pytest.mark.slow
 def test_a_pixel_size_by_hand_is_not_replaced_silently(gold):
     scan = cube(seed=7, dose=3000.0)
     scan.calibration.set_Q_pixel_size(0.0127)

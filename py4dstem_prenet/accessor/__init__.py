@@ -16,6 +16,8 @@ from .measuring import MeasuringMethods
 from .patterns import PatternMethods
 from .reviewing import ReviewingMethods
 
+__all__ = ["PrenetAccessor", "register"]
+
 _NAME = "prenet"
 _HOST = "py4DSTEM.datacube.datacube"  # the module that defines DataCube
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from py4DSTEM import DataCube, Probe
+    from py4DSTEM import Probe
 
     from ..core import CalibrationReport, Ellipse, EllipseMap, OriginFit, OriginMap, PixelSize, Rotation
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class MeasuringMethods:
     """Measure the calibration of a scan, and write what is accepted."""
 
-    _datacube: DataCube
+    _datacube: Any  # the DataCube
 
     def calibrate(self, mask=None, device="auto", progress=True, *, center=None, radius=None, model="auto",
                   region=None, ellipse=True, standard=None, rotation=False, like=None, transfer=None, binning=None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from py4DSTEM import DataCube
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class PatternMethods:
     """Find Bragg disks, denoise, repair, resample, crop and bin the patterns of a scan."""
 
-    _datacube: DataCube
+    _datacube: Any  # the DataCube
 
     def bragg_disks(self, false_alarm=0.1, weights="intensity", mask=None, device="auto",
                     progress=True) -> BraggVectors:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from py4DSTEM import DataCube
 
     from ..core import CalibrationCheck, DenoisingCheck, EllipseCheck, OriginCheck
 
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
 class ReviewingMethods:
     """Check, show and save the calibration of a scan."""
 
-    _datacube: DataCube
+    _datacube: Any  # the DataCube
 
     def check(self) -> CalibrationCheck:
         """Check whether the calibration still belongs to the data, for example after py4DSTEM's own `crop_Q`.
