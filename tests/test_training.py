@@ -133,7 +133,7 @@ def test_a_seed_is_the_whole_run(banks, small, monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_one_part_is_trained_and_the_other_stays(banks, tmp_path):
+def test_one_part_is_trained_and_the_other_stays(banks, small, tmp_path):
     run = loop.train("center", steps=2, out=tmp_path / "run", start="center", part="coarse", specimens=SPECIMENS,
                      banks=banks)
     before, after = weights.tensors("center"), torch.load(run / "checkpoint.pt", weights_only=True)["network"]
