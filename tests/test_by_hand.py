@@ -109,6 +109,7 @@ def test_write_false_changes_nothing(calibrated):
     assert np.array_equal(report.fit.qx0, calibrated[1].fit.qx0) and names(report.written) == {"not_written_as_asked"}
 
 
+@pytest.mark.slow
 def test_undo_restores_what_was_there_also_from_a_file(calibrated, tmp_path):
     datacube = calibrated[0]
     datacube.prenet.save(tmp_path / "saved.h5")

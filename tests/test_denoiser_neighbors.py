@@ -54,6 +54,7 @@ def test_a_scan_tells_more_than_its_patterns(dose, gain):
         assert image.sum(dtype=float) == pytest.approx(counts.sum(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_without_a_beam_there_is_no_frame_and_patterns_stay_alone():
     counts = np.random.default_rng(0).poisson(0.3, (4, 4, 64, 64)).astype(np.uint16)
     noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((64, 64), bool), True, 1200.0)

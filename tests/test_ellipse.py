@@ -112,6 +112,7 @@ def test_a_strained_lattice_alone_is_never_accepted():
     assert not ellipse.accepted and not ellipse.sigma < 0.02
 
 
+@pytest.mark.slow
 def test_positions_without_a_beam_are_left_out(specimens):
     vector = ellipse_vector(1.05, 1.0, 0.9)
     counts, qx0, qy0 = scan_of(specimens["isotropic"][0], vector, 5.0, even_turns())

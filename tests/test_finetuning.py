@@ -121,6 +121,7 @@ def test_what_is_held_out_is_not_learned_from(monkeypatch, tmp_path):
     assert len(where[0]) == 12 and len(where[1]) == 4 and not where[0] & where[1]
 
 
+@pytest.mark.slow
 def test_an_interruption_leaves_nothing(monkeypatch, tmp_path):
     def stop(*_):
         raise KeyboardInterrupt

@@ -278,6 +278,7 @@ def test_nothing_is_written_into_the_data():
 # --- the descan
 
 
+@pytest.mark.slow
 def test_the_fit_recovers_the_descan(measured):
     for options in ({}, dict(seed=1), CCD):
         scan, origin = simulated(**options), measured(**options)
