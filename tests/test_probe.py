@@ -153,6 +153,7 @@ def test_bad_probe_input(vacuum):
                           **({"radius": RADIUS} | options))
 
 
+@pytest.mark.slow
 def test_the_probe_is_saved_and_read_back(vacuum, tmp_path):
     import py4DSTEM
 

@@ -64,6 +64,7 @@ def test_the_deflection_points_toward_atoms(crystal):
     assert found.sigma < 0.4
 
 
+@pytest.mark.slow
 def test_a_feature_decides_about_the_half_turn(crystal):
     dark = measure_deflection(as_scan(crystal.expected), *(crystal.truth[k] for k in ("qx0", "qy0", "radius")),
                               noise_for(crystal.expected, 1.0)).dark
@@ -245,6 +246,7 @@ def test_dpc_finds_the_same_angle_and_flip(crystal):
     assert abs(half_turn_distance(np.degrees(dpc._rotation_best_rad), np.degrees(2.0))) < 2
 
 
+@pytest.mark.slow
 def test_written_signed_and_kept_under_cropping_and_binning(crystal, tmp_path):
     import py4DSTEM
 

@@ -117,6 +117,7 @@ def test_what_is_flattened_is_named_and_nothing_else(field, factor, wrong):
         assert slopes[name].value == pytest.approx(expected, abs=0.04 + 3 * slopes[name].sigma)
 
 
+@pytest.mark.slow
 def test_a_homogeneous_specimen_tells_nothing():
     clean, origins = crystal(strain=0, rotation=0, intensity=0)
     slopes = slopes_of(clean, clean, origins)
@@ -139,6 +140,7 @@ def test_the_difference_of_grains_does_not_hide_flattened_strain():
     assert slopes["strain along qx"].value == pytest.approx(0.5, abs=0.15)
 
 
+@pytest.mark.slow
 def test_bad_pixels_and_one_position_do_no_harm():
     clean, origins = crystal()
     first, second = halves(clean, 0)
