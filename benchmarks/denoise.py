@@ -43,7 +43,7 @@ def error(estimate, truth):
 
 
 def compare(counts, truth, at):
-    """({method: (relative squared error, part of the electrons kept, patterns a second)}, {method: scored patterns}).
+    """({method: (relative squared error, part of the electrons kept, patterns per second)}, {method: scored patterns}).
 
     counts: (Rx, Ry, Qx, Qy), detector units. truth: expected electrons (n, Qx, Qy) at the flat positions `at`, which
     are scored. What is told of the noise is what the package learned from the scan, for all methods.
@@ -88,7 +88,8 @@ def from_bench(folder, dose, side):
 
 def table(rows):
     """rows: {dose: [figures of a scan]} to markdown."""
-    lines = ["| electrons a pattern | " + " | ".join(f"{dose:,}" for dose in rows) + " |", "|---|" + "---|" * len(rows)]
+    lines = ["| electrons per pattern | " + " | ".join(f"{dose:,}" for dose in rows) + " |",
+             "|---|" + "---|" * len(rows)]
 
     def line(title, name, column):
         values = [np.mean([scan[name][column] for scan in scans]) for scans in rows.values()]
@@ -102,7 +103,7 @@ def table(rows):
             lines.append(f"| {name} |" + " not installed |" * len(rows))
     for name in OURS:
         line(f"{name}: electrons kept", name, 1)
-        line(f"{name}: patterns a second", name, 2)
+        line(f"{name}: patterns per second", name, 2)
     return "\n".join(lines)
 
 
@@ -149,7 +150,7 @@ def figure(path):
                 below.text(0.5, 0.5, "difference\nfrom the truth", ha="center", va="center", transform=below.transAxes)
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[], frame_on=ax.has_data())
-    fig.suptitle(f"{float(demo['dose']):,.0f} electrons a pattern, asinh scale")
+    fig.suptitle(f"{float(demo['dose']):,.0f} electrons per pattern, asinh scale")
     fig.savefig(path, dpi=80)
     plt.close(fig)
 
@@ -175,7 +176,7 @@ def main():
             rows[dose] = []
             for seed in range(1 if camera else scans):
                 rows[dose].append(compare(*simulated(dose, seed, side, camera))[0])
-        kind = "Camera: 12 units an electron, read-out 4 units rms, blur 0.6 px" if camera else "Counting detector"
+        kind = "Camera: 12 units per electron, read-out 4 units rms, blur 0.6 px" if camera else "Counting detector"
         print(f"{kind}, simulated scans.\n\n{table(rows)}\n", flush=True)
     if args.bench:
         rows = {dose: [compare(*cube)[0] for cube in from_bench(args.bench, dose, side)] for dose in doses}

@@ -230,7 +230,7 @@ def best(name, scan, at, score):
 
 
 def ours(scan, scan_aware):
-    """(electrons (n, Qx, Qy), patterns a second) of prenet."""
+    """(electrons (n, Qx, Qy), patterns per second) of prenet."""
     start = time.perf_counter()
     clean = np.asarray(denoise(DataCube(scan.counts), scan.noise, scan_aware=scan_aware, progress=False).data)
     seconds = time.perf_counter() - start

@@ -116,7 +116,7 @@ def draw(table, path):
         accepted, error = table[dose]["accepted"], np.nanmedian(table[dose]["py4dstem_prenet"])
         axes.annotate(f"{int(np.sum(accepted))} of {len(accepted)}", (dose, error), textcoords="offset points",
                       xytext=(0, 7), ha="center", color="C3", fontsize=8)
-    axes.set(xscale="log", yscale="log", xlabel="electrons a pattern", ylabel="error of the ellipse, median",
+    axes.set(xscale="log", yscale="log", xlabel="electrons per pattern", ylabel="error of the ellipse, median",
              title=f"Glasses and powders, {SCAN[0]} x {SCAN[1]} patterns; red: accepted of all")
     axes.grid(alpha=0.3)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
@@ -141,7 +141,7 @@ def main():
     print(f"{args.scans} scans of {SCAN[0]} x {SCAN[1]} patterns of 128 x 128 pixels; {datetime.date.today()}, commit "
           f"{commit}, {os.cpu_count()} cores ({platform.machine()}), no GPU. Median error of the "
           "ellipse vector, accepted or not.\n")
-    print("| electrons a pattern | " + " | ".join(f"{dose:,}" for dose in DOSES) + " |")
+    print("| electrons per pattern | " + " | ".join(f"{dose:,}" for dose in DOSES) + " |")
     print("|---|" + "---|" * len(DOSES))
     for name in table[DOSES[0]]:
         if name in ("accepted", "within"):

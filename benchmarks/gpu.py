@@ -37,7 +37,7 @@ SEED = 7
 
 
 def scan(side, positions, repeats=1):
-    """A DataCube of positions x positions patterns, repeated along the rows: counts at 3,000 electrons a pattern."""
+    """A DataCube of positions x positions patterns, repeated along the rows: counts at 3,000 electrons per pattern."""
     counts = simulate((positions, positions), (side, side), dose=3000, seed=SEED, amplitude=1.0).counts
     counts = counts.astype(np.uint16)
     mirrored = np.concatenate([counts, counts[::-1]])
@@ -64,7 +64,7 @@ def parity(device, small):
 
 
 def rates(device, small, folder):
-    """Patterns a second from memory and from a file, and the memory of the device: one row for each stage."""
+    """Patterns per second from memory and from a file, and the memory of the device: one row for each stage."""
     side, positions, repeats = (64, 6, 1) if small else (128, 32, 16)
     cube = scan(side, positions, repeats)
     path = folder / "scan.npy"
@@ -111,7 +111,7 @@ def profile(device, small):
 def training(device, small, folder, minutes):
     """Train every network from the weights of the package: its score before and after, and whether it is kept."""
     rows, banks = [], folder / "banks"
-    specimens = 24 if small else 400
+    specimens = 12 if small else 400
     for name, task in tasks().items():
         length = {"steps": 2} if small else {"minutes": minutes}
         run = train(name, seed=SEED, start=name, specimens=specimens, banks=banks, out=folder / name, device=device,
@@ -160,7 +160,7 @@ def main(arguments=None):
     report = options.out / "report.md"
     stages = (
         ("Parity with the CPU", "| stage | largest difference | within tolerance |", parity, ()),
-        ("Rates", "| stage | patterns | s | patterns a second | memory of the device, MiB |", rates, (options.out,)),
+        ("Rates", "| stage | patterns | s | patterns per second | memory of the device, MiB |", rates, (options.out,)),
         ("Where the time of calibrate goes", "| function | calls | s |", profile, ()),
         ("Training", "| network | steps | score before | after | kept |", training, (options.out, options.minutes)),
     )

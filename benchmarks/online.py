@@ -68,7 +68,7 @@ def watched(path, acquisition, rate, threads):
     import torch
 
     torch.set_num_threads(threads)
-    from py4dstem_prenet.live import sources
+    from py4dstem_prenet import live
     from py4dstem_prenet.live.online import OnlineCalibrator
     from py4dstem_prenet.live.watcher import Watcher
 
@@ -82,15 +82,15 @@ def watched(path, acquisition, rate, threads):
     watcher = Watcher(OnlineCalibrator(acquisition.scan, acquisition.shape))
     writer = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     log = Log(acquisition.scan[1], acquisition.scan[0])
-    reopen = lambda: sources.open_source(path, acquisition.scan, acquisition.shape)  # noqa: E731
-    sources.wait_for_file(reopen, path, 120).close()
+    reopen = lambda: live.open_source(path, acquisition.scan, acquisition.shape)  # noqa: E731
+    live.wait_for_file(reopen, path, 120).close()
     done, ended = 0, threading.Event()
     frame = 2 * acquisition.shape[0] * acquisition.shape[1]
     thread = threading.Thread(target=log.follow, args=(path, frame, watcher.calibrator, ended))
     thread.start()
     try:
-        for event in sources.follow(reopen, acquisition.scan, timeout=60):
-            if isinstance(event, sources.Frames):
+        for event in live.follow(reopen, acquisition.scan, timeout=60):
+            if isinstance(event, live.Frames):
                 done = int(event.positions[-1]) + 1
             watcher.take(event)
             log.look(watcher, done)
@@ -135,10 +135,10 @@ def end_to_end(path, acquisition, watcher):
     """What `finish` gives beside `calibrate`, and how long both take."""
     import py4DSTEM
 
-    from py4dstem_prenet.live import sources
+    from py4dstem_prenet.live import open_source
     from py4dstem_prenet.pipeline import calibrate
 
-    source = sources.open_source(path, acquisition.scan, acquisition.shape)
+    source = open_source(path, acquisition.scan, acquisition.shape)
     here, there = (py4DSTEM.DataCube(source.data(*acquisition.scan)) for _ in range(2))
     start = time.perf_counter()
     live = watcher.calibrator.report
@@ -164,8 +164,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scan", type=int, nargs=2, default=[256, 256])
     parser.add_argument("--side", type=int, default=128, help="of a pattern, pixels")
-    parser.add_argument("--rate", type=float, default=1000, help="patterns a second")
-    parser.add_argument("--dose", type=float, default=3000, help="electrons a pattern")
+    parser.add_argument("--rate", type=float, default=1000, help="patterns per second")
+    parser.add_argument("--dose", type=float, default=3000, help="electrons per pattern")
     parser.add_argument("--folder", type=Path, help="where the files are made; must have room for the scan")
     options = parser.parse_args()
     from py4dstem_prenet.simulation.acquisition import Acquisition

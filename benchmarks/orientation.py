@@ -161,14 +161,14 @@ def figure(path, true, maps, table, doses):
         above.set_title(name.replace(", ", ",\n").replace(" in", "\nin"), fontsize=10)
         image = below.imshow(np.nan_to_num(misorientation(frames, true), nan=180), vmin=0, vmax=FAR, cmap="magma")
     top.colorbar(image, ax=axes[1], label="off by, degrees", extend="max")
-    top.suptitle(f"{shown:,} electrons a pattern: crystal direction along the rows, and misorientation from the truth")
+    top.suptitle(f"{shown:,} electrons per pattern: crystal direction along the rows, and misorientation")
     titles = "median misorientation, degrees", f"within {CLOSE:g} degrees, %", f"off by more than {FAR:g} degrees, %"
     for k, (ax, title) in enumerate(zip(bottom.subplots(1, 3), titles, strict=True)):
         for name, look, size in zip(PREPARED, ("k--", "o-", "s-", "o-", "o-", "o-", "o-"),
                                     (0, 5, 10, 5, 5, 5, 5), strict=True):
             values = np.array([table[dose][name][k] for dose in doses]) * (100 if k else 1)
             ax.semilogx(doses, values, look, ms=size, label=name)
-        ax.set(title=title, xlabel="electrons a pattern")
+        ax.set(title=title, xlabel="electrons per pattern")
         ax.set_ylim(0, None if k != 1 else 103)
     ax.legend(frameon=False)
     drawn.savefig(path, dpi=80)
@@ -191,7 +191,7 @@ def main():
     print(f"{SCAN[0]} x {SCAN[1]} patterns of 128 x 128 pixels; {datetime.date.today()}, commit {commit}, "
           f"{os.cpu_count()} cores ({platform.machine()}), no GPU. Median misorientation (positions within {CLOSE:g} "
           f"degrees; failed, off by more than {FAR:g}).\n")
-    print("| electrons a pattern | " + " | ".join(f"{d:,}" for d in args.doses) + " |\n|---"
+    print("| electrons per pattern | " + " | ".join(f"{d:,}" for d in args.doses) + " |\n|---"
           + "|---" * len(args.doses) + "|")
     for name in maps[args.doses[0]]:
         cells = ["{:.2f}° ({:.0f} %; {:.0f} %)".format(*np.multiply(table[d][name], (1, 100, 100)))

@@ -1,4 +1,4 @@
-"""How many clean patterns a second the simulation makes: `python benchmarks/simulation.py`."""
+"""How many clean patterns per second the simulation makes: `python benchmarks/simulation.py`."""
 
 import datetime
 import os

@@ -129,7 +129,7 @@ def measure(counts, read, truth, methods=METHODS):
 
 def table(results, which):
     """Markdown of slopes (which = 0) or relative errors (1); results: {dose: {method: ...}}."""
-    lines = ["| electrons a pattern | " + " | ".join(f"{dose:,}" for dose in results) + " |",
+    lines = ["| electrons per pattern | " + " | ".join(f"{dose:,}" for dose in results) + " |",
              "|---" * (len(results) + 1) + "|"]
     for name in next(iter(results.values())):
         cells = ["not installed" if found[name] is None else " / ".join(f"{x:.2f}" for x in found[name][0][which])
@@ -163,7 +163,7 @@ def figure(path, results, truth):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--doses", type=int, nargs="+", default=[300, 2000, 20_000], help="electrons a pattern")
+    parser.add_argument("--doses", type=int, nargs="+", default=[300, 2000, 20_000], help="electrons per pattern")
     parser.add_argument("--figure", type=Path, help="write the figure here, such as docs/slopes.png")
     parser.add_argument("--ours", action="store_true", help="only the raw counts, the local regression, and prenet")
     args = parser.parse_args()

@@ -146,11 +146,11 @@ def figure(path, true, maps, table, doses):
         image = ax.imshow(100 * values[0], vmin=-1.8, vmax=1.8, cmap="RdBu_r")
         ax.set(title=name, xticks=[], yticks=[])
     top.colorbar(image, ax=axes, label="exx, %")
-    top.suptitle(f"{middle:,} electrons a pattern")
+    top.suptitle(f"{middle:,} electrons per pattern")
     for k, (ax, name) in enumerate(zip(bottom.subplots(1, 4, sharey=True), COMPONENTS, strict=True)):
         for method in list(shown)[1:]:
             ax.loglog(doses, [table[d][method][0][k] for d in doses], "o-", label=method)
-        ax.set(title=name, xlabel="electrons a pattern")
+        ax.set(title=name, xlabel="electrons per pattern")
         if k == 0:
             ax.set_ylabel("rms error, 1e-3")
             ax.legend(frameon=False)
@@ -172,7 +172,7 @@ def main():
     print(f"{SCAN[0]} x {SCAN[1]} patterns of 128 x 128 pixels; {datetime.date.today()}, commit {commit}, "
           f"{os.cpu_count()} cores ({platform.machine()}), no GPU. rms error of exx / eyy / exy / rotation in 1e-3 "
           "(positions that failed).\n")
-    print("| electrons a pattern | " + " | ".join(f"{d:,}" for d in args.doses) + " |\n|---" * 1
+    print("| electrons per pattern | " + " | ".join(f"{d:,}" for d in args.doses) + " |\n|---" * 1
           + "|---" * len(args.doses) + "|")
     for name in rows:
         cells = [" / ".join(f"{e:.2f}" for e in table[d][name][0]) + f" ({100 * table[d][name][1]:.0f} %)"
@@ -180,7 +180,7 @@ def main():
         print(f"| {name} | " + " | ".join(cells) + " |")
     print("| origin of prenet, mean error | " + " | ".join(f"{made[d][1]:.3f} px" for d in args.doses) + " |")
     print("\nSlope on the truth of exx / eyy / exy / rotation.\n")
-    print("| electrons a pattern | " + " | ".join(f"{d:,}" for d in args.doses) + " |\n|---" * 1
+    print("| electrons per pattern | " + " | ".join(f"{d:,}" for d in args.doses) + " |\n|---" * 1
           + "|---" * len(args.doses) + "|")
     for name in rows:
         cells = [" / ".join(f"{k:.2f}" for k in slopes(maps[d][name], true)) for d in args.doses]

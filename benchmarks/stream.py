@@ -66,7 +66,7 @@ def wait_for(port, process):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scan", type=int, nargs=2, default=(32, 32))
-    parser.add_argument("--rate", type=float, default=500.0, help="patterns a second")
+    parser.add_argument("--rate", type=float, default=500.0, help="patterns per second")
     arguments = parser.parse_args()
     from libertem.executor.inline import InlineJobExecutor
     from libertem_live.api import LiveContext

@@ -186,7 +186,7 @@ REACHED = 0.3  # of these figures, by small convolutions: a guess
 
 
 def tell_operations():
-    print(f"Estimates, not measurements: patterns of 128 x 128 px a second if {REACHED:.0%} of the vendor's figures "
+    print(f"Estimates, not measurements: patterns of 128 x 128 px per second if {REACHED:.0%} of the vendor's figures "
           "are reached, by operations or by memory, whichever is slower.\n")
     print("| network | Mflop a pattern | MB moved | " + " | ".join(GPUS) + " |\n" + "|---" * (3 + len(GPUS)) + "|")
     for name, (flops, moved) in operations().items():
@@ -195,7 +195,7 @@ def tell_operations():
 
 
 def measure_pyxem(path, threads, few):
-    """Patterns a second of pyxem's `center_direct_beam`, after a warm-up of some, and its version."""
+    """Patterns per second of pyxem's `center_direct_beam`, after a warm-up of some, and its version."""
     import dask
     import pyxem
     from pyxem.signals import Diffraction2D
@@ -238,11 +238,11 @@ HEADS = {
     "patterns": lambda row: "{} x {} of {side} x {side}".format(*row["scan"], **row),
     "threads": lambda row: str(row["threads"]),
     "`calibrate()`": lambda row: f"{row['seconds']:.1f} s",
-    "patterns a second": lambda row: cell(row["rate"]),
+    "patterns per second": lambda row: cell(row["rate"]),
     "peak memory": lambda row: f"{cell(row['memory'])} MB",
     "time, memory beside half the file": lambda row: row["half"] and "x {:.2f}, x {:.2f}".format(
         *(row[key] / row["half"][key] for key in ("seconds", "memory"))),
-    "patterns a second in the other half": lambda row: row["half"] and cell(added_rate(row, row["half"])),
+    "patterns per second in the other half": lambda row: row["half"] and cell(added_rate(row, row["half"])),
     "`get_origin` of {few}, a second": lambda row: cell(row["get_origin"]),
     "`center_direct_beam` of {few}, a second": lambda row: cell(row.get("pyxem")),
     "`denoise()` of {part} x {part}, a second": lambda row: cell(row.get("denoise")),
@@ -250,14 +250,14 @@ HEADS = {
 
 
 def added_rate(row, half):
-    """Patterns a second of what a file holds more than one of half its size; None where it took no longer."""
+    """Patterns per second of what a file holds more than one of half its size; None where it took no longer."""
     patterns = np.prod(row["scan"]) - np.prod(half["scan"])
     longer = row["seconds"] - half["seconds"]
     return patterns / longer if longer > 0 else None
 
 
 def growth(patterns, seconds):
-    """(constant seconds, patterns a second, largest relative deviation) of a straight line through what rows took.
+    """(constant seconds, patterns per second, largest relative deviation) of a straight line through what rows took.
 
     patterns, seconds: (n,), n >= 3. The relative deviations are least in their squares.
     """

@@ -33,7 +33,7 @@ def flags_page() -> str:
     from py4dstem_prenet.report import make_verdict
 
     lines = ["# Verdicts and flags", "",
-             "Written by `python docs/build.py --flags` from the tables in `py4dstem_prenet/core/flags.py` and "
+             "Written by `python docs/build.py --flags` from the tables in `py4dstem_prenet/core/flag_table/` and "
              "`py4dstem_prenet/report/verdicts.py`.", "",
              "## Verdicts", "",
              "The page of `report()`, `prenet report` and py4D-browser answer each question of this table with a "

@@ -1,4 +1,4 @@
-"""Check the docstrings of everything public against numpydoc: `make lint`.
+"""Check the docstrings of everything public against numpydoc, and the wording of code and guides: `make lint`.
 
     python docs/lint.py
 """
@@ -6,9 +6,11 @@
 import importlib
 import inspect
 import pkgutil
+import re
 import sys
 from dataclasses import is_dataclass
 from importlib.util import find_spec
+from pathlib import Path
 
 from numpydoc.validate import validate
 
@@ -17,6 +19,20 @@ CHECKS = {  # of numpydoc: summary, parameters with types and descriptions, retu
     "RT01",
     "RT03", "YD01"}
 LEFT_OUT = ("py4dstem_prenet.cli",)  # docstrings of commands are help texts; annotations describe their parameters
+ROOT = Path(__file__).parents[1]
+READ = ("*.md", "docs/*.md", "py4dstem_prenet/**/*.py", "py4d_browser_plugin/*.py", "tests/**/*.py", "benchmarks/*.py")
+WORDING = {  # mended repeatedly: what to write instead
+    r"(colour|behaviour|neighbour|favour|honour)\w*": "-or",
+    r"(centre|fibre|metre)s?": "-er",
+    r"(normalis|optimis|recognis|minimis|maximis|initialis|summaris|visualis|organis)(e|es|ed|er|ing)": "-iz",
+    r"analys(e|ed|er|ing)": "analyz-",
+    r"(model|label|travel|cancel)l(ed|ing)": "one l",
+    r"(to|after)wards": "toward, afterward",
+    r"(electrons|units|patterns|frames|MB|px) an? (pattern|electron|second)": "per",
+    r"as was asked": "as requested",
+    r"right within (some )?\d+ %": "approximate, within",
+    r"(measured?s?|searched|replaced|works?|saved?), too": "also",
+}
 NEEDS_LIBERTEM = ("py4dstem_prenet.libertem", "py4dstem_prenet.io.dataset_scan", "py4dstem_prenet.live.udf")
 
 
@@ -46,9 +62,21 @@ def documents_itself(member) -> bool:
     return (inspect.isfunction(member) or isinstance(member, property)) and member.__doc__ is not None
 
 
+def wording():
+    """Yield (place, text, what to write instead) of banned words in code and guides."""
+    banned = [(re.compile(rf"\b{pattern}\b", re.IGNORECASE), advice) for pattern, advice in WORDING.items()]
+    for path in sorted(path for pattern in READ for path in ROOT.glob(pattern)):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            yield from ((f"{path.relative_to(ROOT)}:{number}", match.group(), advice) for pattern, advice in banned
+                        for match in pattern.finditer(line))
+
+
 def main() -> int:
-    """Print what is wrong; return how many objects are."""
+    """Print what is wrong; return how many objects and words are."""
     wrong = 0
+    for place, text, advice in wording():
+        wrong += 1
+        print(f'{place}: "{text}"; write: {advice}')
     for name, checks in public_objects():
         errors = [f"{code} {text}" for code, text in validate(name)["errors"] if code in checks]
         wrong += bool(errors)

@@ -181,8 +181,8 @@ def calibrate(datacube, mask=None, device="auto", progress=True, *, center=None,
               replace=False, write=True) -> CalibrationReport:
     """Calibrate a DataCube: measure and fit the origin, measure the ellipse, write what is accepted.
 
-    If the specimen is a known crystal that is named as `standard`, the pixel size is measured, too, and replaces the
-    one in the calibration. Otherwise the pixel size is not touched.
+    If the specimen is a known crystal, named as `standard`, the pixel size is also measured and replaces the one in the
+    calibration. Otherwise the pixel size is left as it is.
 
     Writes into `datacube.calibration` with `set_origin_meas`, `set_origin`, `set_ellipse` and, if pixel size or
     rotation are measured, `set_Q_pixel_size` and `set_QR_rotflip_degrees`; attaches the maps of sigma and the
@@ -202,34 +202,34 @@ def calibrate(datacube, mask=None, device="auto", progress=True, *, center=None,
     progress : bool
         Whether to show progress bars.
     center : tuple of float or of array_like, optional
-        Place (qx, qy) of the direct beam, row and column in pixels: two numbers, or two maps (Rx, Ry). The search
-        starts there instead of in the whole pattern, and the fits refine it; if no disk is found within 1.5 radii of
-        this place, the origin is refused. By default an origin that is kept is the start.
+        Approximate place (qx, qy) of the direct beam, row and column in pixels: two numbers, or two maps (Rx, Ry). The
+        search starts there instead of in the whole pattern, and the fits refine it. The origin is refused if no disk
+        lies within 1.5 disk radii of this place. By default the search starts at an origin that is kept.
     radius : float, optional
-        Radius of the direct disk in pixels, right within some 30 %; its fit starts there.
+        Approximate radius of the direct disk in pixels, within about 30 %; its fit starts there.
     model : {"auto", "constant", "plane", "parabola", "spline"}, optional
         Surface of the descan; "auto" selects it by cross-validation.
     region : tuple of slice or numpy.ndarray of bool, shape (Rx, Ry), optional
         Scan positions from which descan and ellipse are determined; the surface covers the whole scan. The measured
         origin is masked outside of it.
     ellipse : bool or tuple of float, optional
-        False: it is not measured, and the one in the calibration stays. (a, b, theta): this one is set, whatever the
-        scan shows; the report tests it. Semi-axes in any unit, theta in radians from +qx toward +qy.
+        True measures the ellipse, False leaves it as it is. (a, b, theta) sets this ellipse, and the report tests it
+        against the scan; semi-axes in any unit, theta in radians from +qx toward +qy.
     standard : str, pathlib.Path, py4DSTEM.process.diffraction.Crystal or Standard, optional
-        The known crystal: a name such as "Au", a CIF file, or a py4DSTEM Crystal.
+        The specimen, if it is a known crystal: a name such as "Au", a CIF file, or a py4DSTEM Crystal.
     rotation : bool
-        Whether to measure rotation and flip between scan and pattern, too.
+        Whether to measure also rotation and flip between scan and pattern.
     like : DataCube, str or path-like, optional
-        A calibrated standard of the same microscope and camera length, or its file: ellipse, pixel size and rotation
-        are carried over from it, as far as it has them, if what this scan shows does not contradict.
+        A calibrated standard, recorded with the same microscope and camera length, or its file. Its ellipse, pixel size
+        and rotation, as far as it holds them, are carried over to this scan unless the scan contradicts them.
     transfer : str or iterable of str, optional
-        What is carried over: of "ellipse", "pixel_size", "rotation", and "descan" for scans with the same scan
-        settings, such as one of vacuum.
+        What is carried over: one or more of "ellipse", "pixel_size", "rotation" (by default these three) and "descan".
+        The descan is that of the scan settings: take it from a scan with the same ones, such as one of vacuum.
     binning : float, optional
-        Pixels of the standard along the side of a pixel of this scan. It is known for patterns that `crop_Q` and
-        `bin_Q` of this package made.
+        Number of pixels of the standard along the side of a pixel of this scan. It is not needed after `crop_Q` and
+        `bin_Q` of this package, which record it.
     replace : bool, optional
-        Whether an origin and ellipse that others set are replaced.
+        Whether to replace an origin or ellipse that was set by hand or by another program.
     write : bool, optional
         False returns the report and changes nothing.
 

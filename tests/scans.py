@@ -3,6 +3,7 @@
 from functools import cache
 
 import numpy as np
+import pytest
 import torch
 
 from py4dstem_prenet.core import OriginMap
@@ -14,6 +15,14 @@ from py4dstem_prenet.simulation.waves import multislice, probe
 
 COUNTING = dict(scan=(6, 6), shape=(128, 128), dose=2000.0, seed=0)
 CCD = dict(COUNTING, gain=20.0, offset=100.0, readout=15.0)  # the same patterns through an integrating camera
+SPECIMENS = 7  # in the banks of the fixture `banks`
+
+
+def others_slow(cases):
+    """Cases of a parametrized test: the first runs in `make check`, the others are marked slow."""
+    first, *others = cases
+    return [first, *(pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow)
+                     for case in others)]
 
 
 @cache

@@ -42,7 +42,7 @@ def stage(monkeypatch):
 
 
 def run(code):
-    root = Path(accessor.__file__).parents[1]
+    root = Path(accessor.__file__).parents[2]
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=root, check=True)
 
 

@@ -63,6 +63,7 @@ def test_a_given_place_chooses_the_disk():
     assert not measure_origin(counts, progress=False).decision.has("center_elsewhere")
 
 
+@pytest.mark.slow
 def test_a_wrong_place_is_refused_and_maps_are_taken():
     origin = measure_origin(SCAN.counts, center=(10, 80), progress=False)
     assert not origin.found and origin.decision.has("center_searched", "center_not_confirmed")
@@ -72,6 +73,7 @@ def test_a_wrong_place_is_refused_and_maps_are_taken():
     assert origin.radius == pytest.approx(TRUTH["radius"], rel=0.06)
 
 
+@pytest.mark.slow
 def test_one_place_is_enough_for_a_large_descan():
     scan = simulated(scan=(8, 8), shape=(128, 128), dose=2000.0, amplitude=12.0, seed=3)
     truth = scan.truth
@@ -98,6 +100,7 @@ def test_no_disk_has_no_radius():
 # --- what is kept, and whose it is
 
 
+@pytest.mark.slow
 def test_write_false_changes_nothing(calibrated):
     datacube = cube()
     before = state(datacube)
@@ -106,6 +109,7 @@ def test_write_false_changes_nothing(calibrated):
     assert np.array_equal(report.fit.qx0, calibrated[1].fit.qx0) and names(report.written) == {"not_written_as_asked"}
 
 
+@pytest.mark.slow
 def test_undo_restores_what_was_there_also_from_a_file(calibrated, tmp_path):
     datacube = calibrated[0]
     datacube.prenet.save(tmp_path / "saved.h5")
@@ -181,6 +185,7 @@ def test_undo_leaves_what_was_changed_since():
     assert "qx0" in restored and "a" not in restored
 
 
+@pytest.mark.slow
 def test_what_was_set_by_hand_is_kept_until_it_is_to_be_replaced():
     datacube = cube()
     datacube.calibration.set_origin((TRUTH["qx0"] + 1.0, TRUTH["qy0"]))
@@ -201,6 +206,7 @@ def test_what_was_set_by_hand_is_kept_until_it_is_to_be_replaced():
     assert datacube.calibration.get_ellipse() == (1.2, 1.0, 0.6)
 
 
+@pytest.mark.slow
 def test_an_ellipse_can_be_set_or_left():
     datacube = cube()
     report = calibrate(datacube, progress=False, ellipse=(31.2, 30.0, 0.6), model="plane",
@@ -229,6 +235,7 @@ def test_another_ellipse_is_told():
     assert not compare_ellipses(None, given_ellipse((1.03, 1, 0))).testable
 
 
+@pytest.mark.slow
 def test_what_lies_outside_the_region_does_not_count():
     """The last rows have another descan, which the whole scan cannot have."""
     counts = np.array(SCAN.counts)
@@ -252,6 +259,7 @@ def test_wrong_arguments_are_refused_before_any_work(wrong):
 # --- step by step
 
 
+@pytest.mark.slow
 def test_the_ellipse_about_an_origin_set_by_hand():
     datacube = cube()
     datacube.calibration.set_origin((TRUTH["qx0"], TRUTH["qy0"]))
@@ -267,6 +275,7 @@ def test_the_ellipse_about_an_origin_set_by_hand():
     assert datacube.calibration.get_ellipse() is None
 
 
+@pytest.mark.slow
 def test_the_radius_is_not_asked_of_who_hides_the_beam(calibrated):
     datacube, report, _ = calibrated
     qx0, qy0 = report.fit.qx0, report.fit.qy0

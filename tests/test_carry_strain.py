@@ -108,7 +108,9 @@ def seen(cube, done):
         return vectors, strain(vectors, np.abs(true).sum(0) == 0), true, scale
 
 
-@pytest.mark.parametrize("done", OPERATIONS.values(), ids=OPERATIONS)
+@pytest.mark.parametrize("done", [
+    pytest.param(done, id=name, marks=() if name == "one after another" else pytest.mark.slow)
+    for name, done in OPERATIONS.items()])
 def test_strain_is_the_truth_after(cube, done):
     vectors, found, true, scale = seen(cube, done)
     _, b, _ = ellipse_axes(VECTOR)

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import py4DSTEM
 import pytest
-from scans import CCD, numbers_of, simulated
+from scans import CCD, numbers_of, others_slow, simulated
 from scipy.ndimage import gaussian_filter
 
 from py4dstem_prenet import denoising
@@ -51,6 +51,7 @@ def stand_in(monkeypatch, estimate):
 # --- splitting ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fraction", [0.5, 0.25])
 @pytest.mark.parametrize(("gain", "offset", "readout"), [(1, 0, 0), (3, 0, 0), (12, 100, 4), (20, 5, 60)],
                          ids=["counting", "scaled counts", "camera", "noisy camera"])
@@ -94,7 +95,7 @@ def test_counts_stay_counts():
 
 @pytest.mark.parametrize("options", [SMALL | dict(dose=300.0), SMALL | dict(dose=30_000.0), CAMERA | dict(dose=3000.0)],
                          ids=["300 e", "30 ke", "camera"])
-@pytest.mark.parametrize("fraction", [0.5, 0.25])
+@pytest.mark.parametrize("fraction", others_slow([0.5, 0.25]))
 def test_the_estimated_error_is_the_true_one(options, fraction):
     scan = simulated(**options)
     noise = model(scan)
@@ -141,6 +142,7 @@ def test_the_truth_itself_is_found_to_be_worth_much(monkeypatch):
     assert check.accepted and check.errors["denoised"] < 0.05 and check.errors["denoised"] < check.errors["gaussian"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("broken", "name"), [
     (lambda e, noise: gaussian_filter(e, (0, 0, 4, 4)), "denoising_harmful"),
     (lambda e, noise: 0.5 * e, "denoising_harmful"),
@@ -192,6 +194,7 @@ def test_a_wrong_noise_model_is_told():
     assert check_independence([scan.counts], replace(noise, readout=noise.readout * 2))[0].name == "noise_too_small"
 
 
+@pytest.mark.slow
 def test_electrons_that_count_twice_qualify_the_verdict(monkeypatch):
     """Every fourth electron counts in the next pixel, too: Poisson pixel by pixel, but not together."""
     scan = simulated(**SMALL, dose=30_000.0)
@@ -211,10 +214,10 @@ def test_the_brightest_of_many_counts_is_no_saturation():
     assert check_independence([counts.clip(max=100)], noise)[0].name == "saturated"
 
 
-@pytest.mark.parametrize("options", [
+@pytest.mark.parametrize("options", others_slow([
     SMALL | dict(dose=100.0), SMALL | dict(dose=1e6), SMALL | dict(dose=1e5, seed=3), CAMERA | dict(dose=3e4),
     SMALL | dict(dose=1e5, scan=(1, 1)),
-], ids=["100 e", "1 Me", "other grains", "camera", "one pattern"])
+]), ids=["100 e", "1 Me", "other grains", "camera", "one pattern"])
 def test_independent_noise_raises_no_alarm(options):
     scan = simulated(**options)
     problem, caveat = check_independence([scan.counts], model(scan))

@@ -301,6 +301,7 @@ def test_rotation_and_probe(here):
     assert cube.tree("probe").kernel.shape == (48, 48)
 
 
+@pytest.mark.slow
 def test_results_for_machines(here):
     """The real stages: one JSON object on stdout, nothing else, the same numbers as in the file."""
     assert prenet("simulate", "-o", "sim.h5", "--scan", "3,3", "--shape", "64,64", "--dose", 3000).exit_code == 0

@@ -17,7 +17,7 @@ from py4dstem_prenet.review import review_fit
 SHAPE = (16, 16)
 NOISE_PX, SHARED_PX = 0.05, 0.028
 KINDS = [(shared, factor) for shared in (False, True) for factor in (1.0, 1.6)]  # and sigma stated too small by factor
-SEEDS = range(50)
+SEEDS, COMPARED = range(50), range(16)  # of the maps, and of those whose review is compared with the fit
 RESIDUAL_FLAGS = ("residuals_white", "residuals_correlated", "residuals_large", "few_positions")
 
 
@@ -53,8 +53,8 @@ def count(shared, factor, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("shared", "factor"), KINDS)
-def test_fit_review_and_report_agree_on_all_maps(shared, factor):
-    for seed in SEEDS:
+def test_fit_review_and_report_agree(shared, factor):
+    for seed in COMPARED:
         origin, fit = residual_map(shared, factor, seed), fitted(shared, factor, seed)
         review = review_fit(origin, (fit.qx0, fit.qy0), True, 128)
         report = CalibrationReport(origin, fit, None, None)

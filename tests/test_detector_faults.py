@@ -115,7 +115,7 @@ FAULTS = {
     "an inverted camera": (lambda: 65535 - camera(), "inverted"),
     "inverted counts": (lambda: (4000 - counts()).astype(np.uint16), REFUSED),
 }
-QUICK = {"none", "read as signed", "a dead quadrant"}  # the others come in the full run
+QUICK = {"none", "read as signed"}  # the others come in the full run
 WITHOUT_BEAM = {"an inverted camera"}  # flagged, and no beam is found
 
 

@@ -26,6 +26,7 @@ def crystal(seed):
     return image, center
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("beyond", [8, 30])
 def test_a_spot_of_a_crop_is_not_the_direct_beam(seed, beyond):

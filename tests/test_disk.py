@@ -96,6 +96,7 @@ def test_a_pattern_that_the_aperture_does_not_describe_has_a_misfit():
     assert fit(own[None], known).misfit < 1.3 and fit(other[None], known).misfit > 5
 
 
+@pytest.mark.slow
 def test_radius_blur_and_contrast_are_learned():
     rng = np.random.default_rng(1)
     known = Aperture(RADIUS - 0.25, 0.1, VECTOR)

@@ -65,6 +65,7 @@ def matched(found, truth, reach=3.0):
 
 
 class TestFalseDisks:
+    @pytest.mark.slow
     def test_noise_gives_the_stated_rate(self):
         counts, _ = scan_of((16, 20), lattice=False, seed=1)
         scan = as_scan(counts)
@@ -75,6 +76,7 @@ class TestFalseDisks:
             false = (significance > finder.alarms.threshold(rate)).sum() / 320
             assert limits[0] < false < limits[1]
 
+    @pytest.mark.slow
     def test_probability_tells_false_disks(self):
         counts, truth = scan_of(brightness=(10.0, 200.0), seed=2)
         found = find_bragg_disks(counts, false_alarm=1.0, progress=False)
@@ -83,18 +85,20 @@ class TestFalseDisks:
         assert 0.5 < expected < 1.5
         assert (bragg["probability"][bragg["significance"] > 8] > 0.99).all()
 
-
+    @pytest.mark.slow
     def test_speckles_of_the_background_are_not_disks(self):
         counts, _ = scan_of((8, 12), lattice=False, level=0.3, speckle=0.6, seed=11)
         found = find_bragg_disks(counts, false_alarm=0.5, progress=False)
         false = np.isfinite(found.table["significance"]).sum() / 96
         assert 0.15 < false < 0.9  # without regard to speckles, 3 in a pattern
 
+    @pytest.mark.slow
     def test_thick_contrast_on_a_diffuse_background(self):
         counts, truth = scan_of((6, 8), brightness=(200.0, 3000.0), slope=0.9, level=0.2, speckle=0.3, seed=12)
         _, _, false, recall = matched(find_bragg_disks(counts, progress=False), truth)
         assert recall > 0.97 and false / len(truth) < 0.25
 
+    @pytest.mark.slow
     def test_light_of_disks_outside_the_pattern_is_no_disk_inside(self):
         counts, truth = scan_of((6, 8), brightness=(100.0, 1000.0), spacing=25.0, seed=13)
         found = find_bragg_disks(counts, progress=False)
@@ -105,6 +109,7 @@ class TestFalseDisks:
 
 
 class TestPositions:
+    @pytest.mark.slow
     def test_errors_are_those_stated(self):
         counts, truth = scan_of(seed=3)
         error, sigma, false, recall = matched(find_bragg_disks(counts, progress=False), truth)
@@ -113,6 +118,7 @@ class TestPositions:
         assert 0.8 < np.sqrt(np.mean(pull**2)) < 1.25
         assert np.abs(pull.mean(0)).max() < 4 / np.sqrt(len(pull))
 
+    @pytest.mark.slow
     def test_half_lit_disks_are_not_displaced_toward_the_light(self):
         counts, truth = scan_of((7, 8), brightness=(400.0, 800.0), slope=0.8, seed=4)
         found = find_bragg_disks(counts, progress=False)
@@ -138,11 +144,16 @@ class TestPositions:
 
 
 class TestVectors:
-    def test_consumers_read_them(self):
+    @pytest.fixture(scope="class")
+    def vectors(self):
+        """Of a cube with the true origin."""
         counts, truth = scan_of((4, 5), seed=6)
         datacube = py4DSTEM.DataCube(counts)
         datacube.calibration.set_origin((truth[:, 0, 0].reshape(4, 5), truth[:, 0, 1].reshape(4, 5)))
-        vectors = datacube.prenet.bragg_disks(progress=False)
+        return datacube.prenet.bragg_disks(progress=False)
+
+    @pytest.mark.slow
+    def test_consumers_read_them(self, vectors):
         assert vectors.calstate["center"] and vectors.Rshape == (4, 5)
         points = vectors.cal[3, 4]
         radius = np.hypot(points.qx, points.qy)
@@ -151,6 +162,7 @@ class TestVectors:
         details = vectors.tree("prenet_disks")[3, 4].data
         assert len(details) == len(points.qx) and (details["sigma_qx"] > 0).all()
 
+    @pytest.mark.slow
     def test_weights_are_precisions(self):
         counts, _ = scan_of((3, 4), seed=7)
         datacube = py4DSTEM.DataCube(counts)
@@ -160,15 +172,13 @@ class TestVectors:
         sigma = np.sqrt(0.5 * (details["sigma_qx"] ** 2 + details["sigma_qy"] ** 2))
         assert np.allclose(vectors.raw[0, 0].I, 1 / sigma)
 
-    def test_they_are_saved_and_read_by_py4dstem(self, tmp_path):
-        counts, _ = scan_of((3, 4), seed=8)
-        datacube = py4DSTEM.DataCube(counts)
-        vectors = datacube.prenet.bragg_disks(progress=False)
+    @pytest.mark.slow
+    def test_they_are_saved_and_read_by_py4dstem(self, vectors, tmp_path):
         py4DSTEM.save(tmp_path / "disks.h5", vectors)
         again = py4DSTEM.read(tmp_path / "disks.h5")
         assert np.array_equal(again.raw[1, 2].qx, vectors.raw[1, 2].qx)
 
-
+    @pytest.mark.slow
     def test_the_command_saves_them(self, tmp_path):
         counts, truth = scan_of((3, 4), seed=9)
         np.save(tmp_path / "scan.npy", counts)
@@ -179,6 +189,7 @@ class TestVectors:
 
 
 class TestOverlap:
+    @pytest.mark.slow
     def test_overlapping_disks_are_fitted_together(self):
         places = np.array([[48.0, 48.0], [30.2, 30.4], [36.9, 34.0], [65.3, 60.1], [70.6, 66.2], [30.5, 64.8]])
         rng = np.random.default_rng(10)

@@ -32,6 +32,7 @@ def added(found):
     return both[new]
 
 
+@pytest.mark.slow
 class TestFaintDisks:
     def test_more_are_found_and_few_are_false(self, grains, found):
         truth = grains[1]
@@ -75,6 +76,7 @@ class TestFaintDisks:
         assert len(added([find_bragg_disks(counts, progress=False, neighbors=n) for n in (False, True)])) < 8
 
 
+@pytest.mark.slow
 def test_weights_of_strain_leave_neighbors_out(grains):
     import py4DSTEM
 

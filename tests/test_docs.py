@@ -1,5 +1,6 @@
 """Documentation follows the code: pages build without a warning, and every call that a guide names exists."""
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from py4dstem_prenet import accessor, cli
 
 ROOT = Path(__file__).parents[1]
 GUIDES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-CALLS = {name for name in vars(accessor.PrenetAccessor) if not name.startswith("_")}
+CALLS = {name for name in dir(accessor.PrenetAccessor) if not name.startswith("_")}
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
@@ -38,6 +39,13 @@ def test_every_door_is_in_the_guides():
     together = " ".join(path.read_text(encoding="utf-8") for path in GUIDES)
     told = {name for name in CALLS if re.search(rf"prenet\.{name}\b|`{name}\b|, `?{name}\(", together)}
     assert told >= CALLS, CALLS - told
+
+
+def test_the_page_of_flags_is_that_of_the_table():
+    spec = importlib.util.spec_from_file_location("build", ROOT / "docs" / "build.py")
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    assert (ROOT / "docs" / "flags.md").read_text(encoding="utf-8") == build.flags_page()
 
 
 @pytest.mark.skipif(None in map(find_spec, ("pdoc", "myst_parser", "furo")), reason="the extra `docs` is not installed")

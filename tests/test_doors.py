@@ -107,7 +107,7 @@ def test_every_public_name_can_be_imported():
 
 
 def test_no_door_is_left_out():
-    assert set(DOORS) == {name for name in vars(accessor.PrenetAccessor) if not name.startswith("_")}
+    assert set(DOORS) == {name for name in dir(accessor.PrenetAccessor) if not name.startswith("_")}
 
 
 @pytest.mark.slow

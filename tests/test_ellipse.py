@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from scans import ideal_radius
+from scans import ideal_radius, others_slow
 
 from py4dstem_prenet.core.errors import PrenetError
 from py4dstem_prenet.core.geometry import ellipse_axes, ellipse_matrix, ellipse_vector
@@ -54,7 +54,7 @@ def even_turns(seed=1):
     return torch.from_numpy(np.random.default_rng(seed).uniform(0, 2 * np.pi, 36))
 
 
-@pytest.mark.parametrize("theta", [0.1, 1.7])
+@pytest.mark.parametrize("theta", others_slow([0.1, 1.7]))
 def test_rings_give_the_ellipse_back_wherever_it_points(theta, specimens):
     vector = ellipse_vector(1.05, 1.0, theta)
     ellipse = measured(*scan_of(specimens["isotropic"][0], vector, 5.0, even_turns()), 5.0)
@@ -87,6 +87,7 @@ def test_pulls_are_sane(specimens):
     assert all(error < 0.02 for error, accepted in errors if accepted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "radius", "accepted"), [(0, 3.0, True), (1, 5.0, False), (2, 5.0, True)])
 def test_one_crystal_is_refused_or_right(number, radius, accepted, specimens):
     """A lattice cannot tell strain from distortion: only the shape of the direct beam counts."""
@@ -111,6 +112,7 @@ def test_a_strained_lattice_alone_is_never_accepted():
     assert not ellipse.accepted and not ellipse.sigma < 0.02
 
 
+@pytest.mark.slow
 def test_positions_without_a_beam_are_left_out(specimens):
     vector = ellipse_vector(1.05, 1.0, 0.9)
     counts, qx0, qy0 = scan_of(specimens["isotropic"][0], vector, 5.0, even_turns())
@@ -142,6 +144,7 @@ def two_halves(specimens):
     return counts, *halves[0][1:], vectors
 
 
+@pytest.mark.slow
 def test_a_map_of_regions(two_halves):
     counts, qx0, qy0, vectors = two_halves
     valid = np.ones(SCAN, bool)

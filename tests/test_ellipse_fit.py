@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scans import ideal_radius, numbers_of
+from scans import ideal_radius, numbers_of, others_slow
 from scipy.special import ndtr
 
 from py4dstem_prenet.core.errors import PrenetError
@@ -112,7 +112,7 @@ def test_polar_map_has_gradients():
 
 
 @pytest.mark.parametrize("vector", VECTORS)
-@pytest.mark.parametrize(("radius", "edge"), [(3.5, 0.1), (6.5, 0.1), (13.0, 0.1)])
+@pytest.mark.parametrize(("radius", "edge"), others_slow([(3.5, 0.1), (6.5, 0.1), (13.0, 0.1)]))
 def test_disk_is_unbiased(vector, radius, edge):
     pooled = scan(lambda rho: 5 * ndtr((radius - rho) / edge) + 0.01, vector)
     fit = fit_disk(pooled, radius * 1.12)
@@ -163,7 +163,7 @@ def test_disk_that_cannot_be_seen_says_so():
 # Rings
 
 
-@pytest.mark.parametrize("vector", VECTORS)
+@pytest.mark.parametrize(("vector",), others_slow([(vector,) for vector in VECTORS[::-1]]))
 def test_rings(vector):
     pooled = scan(rings, vector, size=96, dose=20_000)
     fit = refine_rings(pooled)
@@ -172,6 +172,7 @@ def test_rings(vector):
     assert fit.continuity > 0.8
 
 
+@pytest.mark.slow
 def test_rings_find_their_center():
     pooled = scan(rings, (0.04, 0.0), size=96, dose=20_000)
     fit = refine_rings(pooled, start_center=np.add(pooled.center, (1.7, -1.2)), inner=12)
@@ -185,6 +186,7 @@ def test_no_rings_no_claim():
     assert not fit.improved or np.sqrt(np.trace(fit.covariance)) > 0.02
 
 
+@pytest.mark.slow
 def test_spots_of_one_crystal_claim_little():
     ideal = np.array([(i * 17, j * 19) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)])
     rng = np.random.default_rng(3)

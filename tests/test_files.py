@@ -12,7 +12,7 @@ import py4DSTEM
 import pytest
 
 from py4dstem_prenet.core.errors import PrenetError
-from py4dstem_prenet.io import emd_files, files, opening
+from py4dstem_prenet.io import emd_files, files, hdf5_access, opening
 
 SHAPE = (3, 4, 32, 32)
 RECORD = {"version": "1", "weights": {"denoise": "ab12"}}
@@ -161,7 +161,7 @@ def test_what_is_streamed_lies_in_chunks_along_the_scan_and_still_in_one_piece(t
     with h5py.File(path) as file:
         stored = file["scan_root/scan/data"]
         assert stored.chunks == (1, columns, *shape[2:])
-        assert files.contiguous_offset(stored) is not None
+        assert hdf5_access.contiguous_offset(stored) is not None
     np.testing.assert_array_equal(py4DSTEM.read(path).data, data)
     opened = opening.open(path)
     assert isinstance(opened.data, np.memmap)
@@ -172,6 +172,6 @@ def test_what_is_streamed_lies_in_chunks_along_the_scan_and_still_in_one_piece(t
                                      dict(chunks=(1, 4, 32, 32), compression="gzip")])
 def test_chunks_that_may_lie_anywhere_are_not_taken_for_one_piece(tmp_path, options):
     with h5py.File(tmp_path / "a.h5", "w") as file:
-        assert files.contiguous_offset(file.create_dataset("a", data=DATA, **options)) is None
-        piece = files.contiguous_offset(file.create_dataset("b", data=DATA))
+        assert hdf5_access.contiguous_offset(file.create_dataset("a", data=DATA, **options)) is None
+        piece = hdf5_access.contiguous_offset(file.create_dataset("b", data=DATA))
     assert np.array_equal(np.memmap(tmp_path / "a.h5", np.float32, "r", piece, SHAPE), DATA)

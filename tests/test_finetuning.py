@@ -74,6 +74,7 @@ def test_it_learns_from_counts_alone(tmp_path):
         "mine.json", "mine.safetensors", "spoiled.json", "spoiled.safetensors"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("better", [1, 0], ids=["better", "worse"])
 def test_only_better_weights_are_kept(monkeypatch, tmp_path, better):
     scores(monkeypatch, better)
@@ -89,6 +90,7 @@ def test_only_better_weights_are_kept(monkeypatch, tmp_path, better):
     assert weights.verify("denoise") == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part, kept", [(0.3, True), (0.995, False)])
 def test_a_gain_beyond_doubt_but_of_no_use_is_not_written(monkeypatch, tmp_path, part, kept):
     """The old weights leave an offset of a tenth of an electron a pixel, the new ones a part of it."""
@@ -100,6 +102,7 @@ def test_a_gain_beyond_doubt_but_of_no_use_is_not_written(monkeypatch, tmp_path,
     assert result.accepted == kept and bool(list(tmp_path.iterdir())) == kept
 
 
+@pytest.mark.slow
 def test_what_is_held_out_is_not_learned_from(monkeypatch, tmp_path):
     seen = []
 
@@ -118,6 +121,7 @@ def test_what_is_held_out_is_not_learned_from(monkeypatch, tmp_path):
     assert len(where[0]) == 12 and len(where[1]) == 4 and not where[0] & where[1]
 
 
+@pytest.mark.slow
 def test_an_interruption_leaves_nothing(monkeypatch, tmp_path):
     def stop(*_):
         raise KeyboardInterrupt
@@ -157,6 +161,7 @@ def test_what_cannot_be_learned_from_is_refused(monkeypatch, tmp_path):
     assert out.with_suffix(".json").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_from_the_command_line(monkeypatch, tmp_path):
     scores(monkeypatch, better=0)
     np.save(tmp_path / "scan.npy", cube().data)

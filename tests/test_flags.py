@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+from functools import cache
 from pathlib import Path
 from string import Formatter
 
@@ -23,10 +24,17 @@ def names_in(node):
     return [None]
 
 
+@cache
+def modules_with_flags():
+    """{path: syntax tree} of the modules of the package that raise flags."""
+    texts = {path: path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py"))}
+    return {path: ast.parse(text) for path, text in texts.items() if "Flag(" in text}
+
+
 def raised():
     """Every call of Flag in the package: (file and line, names or [None], keys of its numbers or None)."""
-    for path in sorted(PACKAGE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for path, tree in modules_with_flags().items():
+        for node in ast.walk(tree):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Flag":
                 names = names_in(node.args[0])
                 numbers = node.args[1] if len(node.args) > 1 else next(
@@ -60,10 +68,9 @@ def test_every_flag_of_the_table_is_raised():
     """By its name, or by one that stands as a text in a module that raises flags by a variable."""
     literal = {name for _, names, _ in CALLS for name in names}
     texts = set()
-    for path in PACKAGE.rglob("*.py"):
-        if path.name != "flags.py":
-            texts |= {node.value for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-                      if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    for tree in modules_with_flags().values():
+        texts |= {node.value for node in ast.walk(tree)
+                  if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     assert not set(FLAGS) - literal - texts
 
 

@@ -23,7 +23,7 @@ def halo(center=CENTER, scale=12.0):
 def with_spots(image, center, rng, count=25):
     """Spots on one side of the pattern, as in a tilted crystal: nothing is symmetric but what lies between them."""
     for x, y in rng.uniform((-60, 0), (60, 80), (count, 2)):
-        u, v, _ = distances(center + (x, y))
+        u, v, _ = distances(center + np.array([x, y]))
         image = image + rng.uniform(200, 2000) * np.exp(-0.5 * (u**2 + v**2) / 2.5**2)
     return image
 

@@ -44,6 +44,7 @@ def known(name):
     return made, clean, (x, y), off(measured(made.counts, replace(noise, bad_pixels=bad)), clean)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", [0.15, 0.3])
 @pytest.mark.parametrize("name", SCANS)
 def test_a_hot_pixel_on_the_edge_of_the_disk_moves_origins_hardly_more_than_a_dead_one(name, level):
@@ -57,6 +58,7 @@ def test_a_hot_pixel_on_the_edge_of_the_disk_moves_origins_hardly_more_than_a_de
     assert (off(measured(counts), clean) < dead + 0.01).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCANS)
 def test_no_pixel_is_lost_to_what_is_uneven_in_a_disk(name):
     made = simulated(**SCANS[name])

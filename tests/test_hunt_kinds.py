@@ -85,6 +85,7 @@ def test_a_ring_that_is_wider_than_the_frame_is_not_a_beam_across_its_edges():
 
 
 # --- the fit ---------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_sigma_of_a_fit_counts_terms_that_are_too_small_to_be_chosen():
     """Descans about as large as the noise: the model that is chosen is often too simple. Without them it is 1.3."""
     rng = np.random.default_rng(4)

@@ -36,6 +36,7 @@ print(alone, kept, held - resident())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 @pytest.mark.parametrize("wanted", [None, "0", "1"])
 def test_memory_of_batches_is_kept_only_if_the_user_asks(wanted, monkeypatch):

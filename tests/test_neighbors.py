@@ -110,6 +110,7 @@ def strain_reader():
 SQUARE = np.argwhere(np.ones((12, 12)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dose", [1000.0, 10_000.0])
 def test_a_strain_below_the_noise_of_a_pattern_keeps_its_slope(strain_reader, dose):
     """A strain of 0.34 % rms; the noise of one pattern is 0.29 % and 0.09 %. Slopes of raw maps scatter by 0.07."""

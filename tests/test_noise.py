@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
-from scans import simulated
+from scans import others_slow, simulated
 
 from py4dstem_prenet.core.errors import PrenetError
 from py4dstem_prenet.core.flags import has_flag
@@ -53,7 +53,7 @@ def test_a_counting_detector_is_recognised_at_any_dose(dose):
     assert not model.bad_pixels.any() and model.flags == ()
 
 
-@pytest.mark.parametrize("dose", [2e3, 2e4])
+@pytest.mark.parametrize("dose", others_slow([2e3, 2e4]))
 @pytest.mark.parametrize("gain, offset, readout", [(12, 100, 4), (40, -30, 15), (6, 1000, 10)])
 def test_gain_offset_and_readout_of_a_ccd_are_recovered(gain, offset, readout, dose):
     """The mean over four exposures; each lies within its sigmas."""
@@ -190,6 +190,7 @@ def test_one_pattern_is_enough():
     assert model.gain == pytest.approx(12, rel=0.5) and model.offset == pytest.approx(100, abs=6)
 
 
+@pytest.mark.slow
 def test_shared_noise_and_saturation_are_reported():
     rng = np.random.default_rng(6)
     data = 12.0 * rng.poisson(2e4 * expected()) + rng.normal(100, 4, expected().shape)
@@ -228,6 +229,7 @@ def test_a_sample_sees_rows_scanned_backward_and_every_phase_of_what_is_periodic
             assert seen.min() > 0.6 * seen.mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [dict(scan=(4, 5), shape=(96, 80), dose=10_000.0, ratio=1.05, theta=0.5, seed=3),
                                      dict(scan=(6, 6), shape=(64, 64), radius=5.0, dose=1e5, amplitude=0.0, seed=6)])
 def test_a_hot_pixel_inside_the_direct_beam_is_found(options):

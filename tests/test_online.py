@@ -117,6 +117,7 @@ def test_a_beam_that_moves_away_is_followed_and_one_that_goes_is_missed():
     assert snapshot.valid[:9].mean() > 0.95 and not snapshot.valid[9:].any()
 
 
+@pytest.mark.slow
 def test_patterns_that_come_one_by_one_are_caught_up_with_together():
     """Of a position that was fed twice while it waited, the later pattern counts."""
     counts = scan().counts
@@ -146,6 +147,7 @@ def test_before_the_beam_is_on_the_report_says_so():
     assert calibrator.origin.valid[5:].mean() > 0.9 and not calibrator.origin.valid[:4].any()
 
 
+@pytest.mark.slow
 def test_a_snapshot_stays_what_it_was(halfway):
     counts = scan().counts
     snapshot = halfway.snapshot()

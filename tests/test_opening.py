@@ -220,6 +220,7 @@ def test_a_tvips_file_larger_than_memory_is_refused(data, tmp_path, monkeypatch)
         py4dstem_prenet.open(tmp_path / "a_000.tvips", scan_shape=SCAN)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["npy", "emd", "chunked", "stack", "zspy"])
 @pytest.mark.filterwarnings("ignore")
 def test_an_opened_scan_is_calibrated_as_one_in_memory(tmp_path, known, format):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scans import others_slow
 
 from py4dstem_prenet.core import Decision, Flag, OriginMap
 from py4dstem_prenet.core.flags import has_flag
@@ -73,7 +74,7 @@ def fitted(q, rng):
     return x, y, flags
 
 
-@pytest.mark.parametrize("n", [9, 16])
+@pytest.mark.parametrize("n", others_slow([9, 16]))
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_the_fit_follows_the_order_of_the_frames(kind, n):
     rng = np.random.default_rng(n)
@@ -104,6 +105,7 @@ def test_jumps_from_frame_to_frame_are_not_averaged():
     assert not fit.accepted and fit.decision.has("positions_scatter")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [8, 16, 32])
 @pytest.mark.parametrize("outliers", [0.0, 0.2])
 def test_a_plain_scan_with_wrong_disks_is_taken_as_it_is(n, outliers):
@@ -186,6 +188,7 @@ def test_patterns_that_were_centered_are_followed_at_few_electrons(sigma):
         assert np.quantile(np.hypot(x.values - q[0], y.values - q[1]), 0.9) < 2 * sigma
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
 def test_pairs_of_frames_that_jump_are_refused_whatever_the_descan(seed):
     """A flexible surface follows some of the pairs, and the descan makes the frames of a pair differ."""

@@ -33,6 +33,7 @@ def picture(image, rng):
     return np.rint(255 * (image + rng.normal(0, 0.004, image.shape)).clip(0, 1)).astype(np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_a_saturated_beam_is_in_the_middle_of_its_plateau(seed):
     """A plateau of 15 px radius: the network expects a smaller beam, and took a place anywhere in it."""

@@ -112,6 +112,7 @@ def test_calibrating_again_changes_nothing(calibrated):
     assert again.ellipse.a == report.ellipse.a and again.flags == report.flags
 
 
+@pytest.mark.slow
 def test_what_is_refused_is_not_written_but_flagged(monkeypatch):
     """An ellipse or a surface that is not accepted leaves what was there before."""
     datacube = cube(scan=(3, 3), dose=2000.0)
@@ -128,6 +129,7 @@ def test_what_is_refused_is_not_written_but_flagged(monkeypatch):
     assert not report.fit.accepted and has_flag(report.flags, "ellipse_no_evidence")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(64, 64), (96, 128), (64, 80), (40, 40)])
 @pytest.mark.parametrize("kind", ["counts", "camera"])
 def test_without_a_beam_nothing_is_written(kind, shape):

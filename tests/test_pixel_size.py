@@ -52,6 +52,7 @@ def test_a_wrong_standard_is_refused(powder):
     assert not measured(powder, "Ni", 20_000).accepted
 
 
+@pytest.mark.slow
 def test_noise_has_no_pixel_size():
     counts = np.random.default_rng(0).poisson(2.0, (4, 4, 64, 64))
     noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((64, 64), bool), counting=True, dose=8192.0)

@@ -153,6 +153,7 @@ def test_bad_probe_input(vacuum):
                           **({"radius": RADIUS} | options))
 
 
+@pytest.mark.slow
 def test_the_probe_is_saved_and_read_back(vacuum, tmp_path):
     import py4DSTEM
 
@@ -165,6 +166,7 @@ def test_the_probe_is_saved_and_read_back(vacuum, tmp_path):
     assert np.allclose(again.kernel, probe.kernel) and again.alpha == pytest.approx(probe.alpha)
 
 
+@pytest.mark.slow
 def test_undo_brings_the_earlier_probe_back(vacuum, tmp_path):
     cube = DataCube(vacuum.counts(10_000))
     cube.calibration.set_origin((vacuum.truth["qx0"], vacuum.truth["qy0"]))

@@ -263,6 +263,7 @@ def test_an_interrupted_run_is_resumed_and_a_file_is_never_replaced(tmp_path, mo
     assert path.read_bytes() == kept and [p.name for p in tmp_path.iterdir()] == ["new.h5"]
 
 
+@pytest.mark.slow
 def test_the_calibration_is_carried_over_and_its_mask_says_what_is_bad(tmp_path):
     made = simulated(scan=(5, 5), shape=(64, 66), dose=5000.0, radius=4.0)
     cube = DataCube(made.counts.copy())
@@ -299,6 +300,7 @@ def test_refused_is(wrong, kind, monkeypatch):
 # --- the report ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_reports_name_bad_pixels_and_what_to_do():
     made = simulated(scan=(5, 5), shape=(64, 66), dose=5000.0, radius=4.0)
     data = made.counts.copy()

@@ -273,7 +273,7 @@ def test_fast_leaves_out_denoising_and_halves(cube, seen):
 
 @pytest.mark.slow
 def test_a_file_appears_once(cube, seen, tmp_path, monkeypatch):
-    monkeypatch.setattr("py4dstem_prenet.review.review", lambda *_: seen)
+    monkeypatch.setattr("py4dstem_prenet.review.outputs.review", lambda *_: seen)
     report(cube, tmp_path / "scan.html")
     kept = (tmp_path / "scan.html").read_text()
     with pytest.raises(PrenetError):
@@ -285,7 +285,7 @@ def test_a_file_appears_once(cube, seen, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_from_the_command_line(seen, tmp_path, monkeypatch):
-    monkeypatch.setattr("py4dstem_prenet.review.review", lambda *_: seen)
+    monkeypatch.setattr("py4dstem_prenet.review.outputs.review", lambda *_: seen)
     monkeypatch.chdir(tmp_path)
     np.save("scan.npy", simulated().counts[:2, :2])
     run = CliRunner().invoke(cli.app, ["report", "scan.npy", "--output", "scan.html"])

@@ -50,6 +50,7 @@ def test_the_direct_beam_does_not_draw_the_center():
     assert found.accepted and found.center == pytest.approx(CENTER, abs=0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["noise", "ramp", "shading", "hill", "spots", "blank"])
 def test_no_rings_no_center(what):
     rng = np.random.default_rng(2)

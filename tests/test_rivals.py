@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scans import others_slow
 from scipy.special import erfc
 
 from py4dstem_prenet.core import Decision, NoiseModel, OriginMap, as_scan
@@ -36,7 +37,8 @@ def bar(center, angle, width, past):
     return (np.abs(across) < width) & (along > -past)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("crystal", [True, False])
 def test_a_bar_is_found_wherever_the_beam_is(seed, crystal):
     rng = np.random.default_rng(seed)
@@ -47,7 +49,8 @@ def test_a_bar_is_found_wherever_the_beam_is(seed, crystal):
     assert (found & hidden).sum() > 0.85 * hidden.sum() and (found & ~hidden).sum() < 0.5 * hidden.sum()
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("crystal", [True, False])
 def test_where_there_is_none_no_bar_is_found(seed, crystal):
     """Not between Bragg disks, and not beside a gap that the noise model knows."""
@@ -85,7 +88,7 @@ def test_a_bragg_disk_beside_a_stop_is_not_the_direct_beam(masked):
             assert np.hypot(np.median(origin.qx0) - center[0], np.median(origin.qy0) - center[1]) < 1
 
 
-@pytest.mark.parametrize("background", [0.0, 0.005, 0.05])
+@pytest.mark.parametrize("background", others_slow([0.05, 0.0, 0.005]))
 def test_patterns_without_diffuse_scattering_tell_of_no_rival(background):
     """Disks on a flat background, as in simulations without inelastic scattering and offset-corrected camera frames."""
     x, y = np.indices((128, 128))
@@ -125,6 +128,7 @@ def test_the_hole_of_a_ring_is_no_stop():
     assert np.hypot(np.median(origin.qx0) - 54.3, np.median(origin.qy0) - 57.8) < 0.15
 
 
+@pytest.mark.slow
 def test_the_gap_between_rings_is_no_bar():
     x, y = np.indices((128, 128)) - 64
     r = np.hypot(x - 1, y + 2)
@@ -139,10 +143,11 @@ def test_the_gap_between_rings_is_no_bar():
     assert bar is not None and bar[20, 64]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("at_edge", [False, True])
 def test_a_bragg_disk_is_told_at_few_electrons_and_at_the_edge_of_the_frame(seed, at_edge):
-    """At 800 electrons a pattern; at the edge no opposite sectors are left, and the brighter disk is compared."""
+    """At 800 electrons per pattern; at the edge no opposite sectors are left, and the brighter disk is compared."""
     rng = np.random.default_rng(seed)
     turn = rng.uniform(0, np.pi)  # that of `pattern`
     bragg = 17 * np.array([np.cos(turn), np.sin(turn)])

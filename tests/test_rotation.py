@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from py4DSTEM import DataCube
 from py4DSTEM.braggvectors import BraggVectors
 from py4DSTEM.data import QPoints
+from scans import others_slow
 
 from py4dstem_prenet.core import (
     Decision,
@@ -63,6 +64,7 @@ def test_the_deflection_points_toward_atoms(crystal):
     assert found.sigma < 0.4
 
 
+@pytest.mark.slow
 def test_a_feature_decides_about_the_half_turn(crystal):
     dark = measure_deflection(as_scan(crystal.expected), *(crystal.truth[k] for k in ("qx0", "qy0", "radius")),
                               noise_for(crystal.expected, 1.0)).dark
@@ -125,7 +127,7 @@ def test_faults_of_the_acquisition():
     assert abs(half_turn_distance(found.degrees, np.degrees(0.5))) < min(1.0, 3 * found.sigma)
 
 
-@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("flip", others_slow([True, False]))
 def test_the_shadow_image_of_a_defocused_probe(flip):
     made = simulate_rotated("glass", (16, 16), (48, 48), rotation=-0.7, flip=flip, step=3.5, defocus=350.0, seed=2)
     found = measured(made, 30_000)
@@ -150,7 +152,7 @@ def test_sigma_is_calibrated():
 
 
 # --- refusals -----------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", others_slow(range(3)))
 def test_grains_without_a_field_are_refused(seed):
     """Contrast inside the disks moves the center of mass at every grain boundary."""
     made = simulate_nanobeam((24, 24), (40, 40), field=0.0, grains=8, radius=5.0, seed=seed)
@@ -244,6 +246,7 @@ def test_dpc_finds_the_same_angle_and_flip(crystal):
     assert abs(half_turn_distance(np.degrees(dpc._rotation_best_rad), np.degrees(2.0))) < 2
 
 
+@pytest.mark.slow
 def test_written_signed_and_kept_under_cropping_and_binning(crystal, tmp_path):
     import py4DSTEM
 

@@ -40,6 +40,7 @@ def within(noise, *, gain, offset, readout, dose, sigmas=4.0):
 
 
 # --- lost frames and hits -----------------------------------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", [0, 500])
 @pytest.mark.parametrize("blank", [0, 1, 4])
 def test_blank_frames_do_not_change_the_noise_model(offset, blank):
@@ -79,6 +80,7 @@ def test_x_ray_hits_do_not_change_the_noise_model(count):
 
 
 # --- bad pixels ---------------------------------------------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.parametrize("rows, value, kind", [
     (slice(120, 122), 2**32 - 1, np.uint32), (slice(60, 62), 65535, np.uint16), (slice(60, 61), -1, np.int32)])
 def test_pixels_at_full_scale_are_bad_and_never_the_beam(rows, value, kind):
@@ -144,6 +146,7 @@ def test_an_inverted_mask_is_refused_before_any_work():
 
 
 # --- the beam -----------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_swapped_quadrants_are_refused():
     mean = 1500 / 201 * disk(64, 64, 8) + 0.01
     for x, y in ((26, 0), (-26, 0), (0, 26), (0, -26)):

@@ -73,6 +73,7 @@ def test_three_parts():
     assert abs(first - 380) <= 1 and abs(second - 800) <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_one_descan_has_no_parts(seed):
     """Nor has one with outliers, with what a specimen adds, or with a bend that a spline follows."""

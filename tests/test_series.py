@@ -64,6 +64,7 @@ def test_the_table_holds_the_truth(session):
         assert row["light"] in ("green", "amber") and all(name in FLAGS for name in row["flags"].split())
 
 
+@pytest.mark.slow
 def test_the_results_are_those_of_single_files(session):
     folder, _, _, series = session
     cube = py4DSTEM.DataCube(np.array(SCANS[0].counts))
@@ -84,6 +85,7 @@ def test_the_page_shows_rows_and_drift(session):
     assert "hours" in str(drift_panels(dated)[0]["figures"][0]["svg"])
 
 
+@pytest.mark.slow
 def test_a_series_is_continued_and_nothing_is_replaced(session, monkeypatch):
     folder, paths, options, first = session
     before = {path: path.stat().st_mtime_ns for path in (folder / "out").glob("*.h5")}
@@ -120,6 +122,7 @@ def test_what_cannot_be_right_is_refused_before_any_work(session, tmp_path, monk
     assert (folder / "out" / "summary.csv").read_bytes() == summary
 
 
+@pytest.mark.slow
 def test_the_command_takes_many_files(session):
     folder, paths, _, _ = session
     out = folder / "commanded"

@@ -73,6 +73,7 @@ def test_detectors_come_from_their_seed():
 # --- banks and scans
 
 
+@pytest.mark.slow
 def test_banks_do_not_depend_on_who_makes_them(tmp_path):
     alone, together = make_bank(11, 8, workers=1), make_bank(11, 8, workers=2)
     for field in ("root", "radius"):

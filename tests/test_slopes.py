@@ -101,6 +101,7 @@ def test_raw_counts_have_slopes_of_one():
     assert all(abs(slopes[name].value - 1) < 1e-9 for name in VARYING)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("field", "factor", "wrong"), [
     ("strain", 0.7, {"strain along qx"}), ("rotation", 0.7, {"rotation"}), ("intensity", 0.7, INTENSITY),
     ("strain", 1.4, {"strain along qx"}),
@@ -116,6 +117,7 @@ def test_what_is_flattened_is_named_and_nothing_else(field, factor, wrong):
         assert slopes[name].value == pytest.approx(expected, abs=0.04 + 3 * slopes[name].sigma)
 
 
+@pytest.mark.slow
 def test_a_homogeneous_specimen_tells_nothing():
     clean, origins = crystal(strain=0, rotation=0, intensity=0)
     slopes = slopes_of(clean, clean, origins)
@@ -123,6 +125,7 @@ def test_a_homogeneous_specimen_tells_nothing():
     assert all(np.isnan(slope.value) for slope in slopes.values())
 
 
+@pytest.mark.slow
 def test_the_difference_of_grains_does_not_hide_flattened_strain():
     """Two grains side by side: their difference is kept, the strain inside each is flattened to half."""
     (one, origins), (other, _) = crystal(2), crystal(3, lattice=TURNED)
@@ -137,6 +140,7 @@ def test_the_difference_of_grains_does_not_hide_flattened_strain():
     assert slopes["strain along qx"].value == pytest.approx(0.5, abs=0.15)
 
 
+@pytest.mark.slow
 def test_bad_pixels_and_one_position_do_no_harm():
     clean, origins = crystal()
     first, second = halves(clean, 0)

@@ -7,17 +7,8 @@ import numpy as np
 import pytest
 
 from py4dstem_prenet.core.errors import PrenetError
-from py4dstem_prenet.live.sources import (
-    Ended,
-    Frames,
-    Hdf5File,
-    RawFile,
-    Restarted,
-    Waiting,
-    follow,
-    from_frames,
-    open_source,
-)
+from py4dstem_prenet.live.following import Ended, Frames, Restarted, Waiting, follow, from_frames
+from py4dstem_prenet.live.sources import Hdf5File, RawFile, open_source
 
 SCAN = (3, 4)
 PATTERNS = np.arange(12 * 32 * 40, dtype=np.uint16).reshape(12, 32, 40)

@@ -7,6 +7,7 @@ The direction of imports is checked by import-linter (`make lint`).
 
 import ast
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 import py4dstem_prenet
@@ -16,6 +17,7 @@ DOORS = {"accessor", "cli", "libertem", "__init__", "errors"}  # they repeat nam
 MAX_TOP_LEVEL, MAX_IMPORTS_PER_MODULE = 9, 1.8
 
 
+@cache
 def modules():
     """{dotted name inside the package: syntax tree}."""
     found = {}

@@ -235,6 +235,7 @@ def test_extrapolation_is_tame(model):
     assert np.abs(far - np.median(values[:2])).max() < 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["parabola", "spline"])
 @pytest.mark.parametrize("seen", [np.s_[:14], np.s_[12:], np.s_[:, :12], np.s_[4:16, 20:]])
 def test_a_beam_that_is_lost_halfway_leaves_the_fit_as_it_was(kind, seen):

@@ -97,6 +97,7 @@ def wrong():
     return datacube
 
 
+@pytest.mark.slow
 def test_drag_the_center_apply_and_undo(wrong):
     panels = opened(Session(wrong))
     controls = figure_controls(panels)
@@ -118,6 +119,7 @@ def test_drag_the_center_apply_and_undo(wrong):
     assert np.abs(wrong.calibration.get_origin()[0] - WRONG).max() < 0.5 and panels.session.report is None
 
 
+@pytest.mark.slow
 def test_draw_a_region_and_a_mask_and_walk(wrong):
     panels = opened(Session(wrong))
     panels.tool = "region"
@@ -135,6 +137,7 @@ def test_draw_a_region_and_a_mask_and_walk(wrong):
     assert panels.session.position == (5, 2)
 
 
+@pytest.mark.slow
 def test_what_is_shown_of_a_position(wrong):
     """Raw beside denoised, their difference in standard deviations, and the disks."""
     session = Session(wrong)
@@ -174,6 +177,7 @@ def test_wrong_shapes_are_refused():
 # --- where it opens
 
 
+@pytest.mark.slow
 def test_a_script_without_a_display_gets_a_figure(wrong):
     viewer = view(wrong)
     assert viewer.controls is None and viewer._repr_mimebundle_()["image/png"].startswith(b"\x89PNG")
@@ -181,6 +185,7 @@ def test_a_script_without_a_display_gets_a_figure(wrong):
     assert np.abs(viewer.arguments["center"][0] - RIGHT).max() < 0.5
 
 
+@pytest.mark.slow
 def test_a_notebook_without_ipympl_gets_a_figure(wrong, monkeypatch):
     from py4dstem_prenet.viewer import launch
 
@@ -191,6 +196,7 @@ def test_a_notebook_without_ipympl_gets_a_figure(wrong, monkeypatch):
     assert viewer.controls is None and viewer._repr_mimebundle_()["image/png"].startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_the_controls_of_a_notebook(wrong):
     pytest.importorskip("ipympl", reason="the extra `viewer` is not installed")
     from ipympl.backend_nbagg import Canvas, FigureManager

@@ -96,6 +96,7 @@ def test_an_aborted_scan_is_calibrated_as_far_as_whole_rows_go(written, tmp_path
     assert watch(lambda: sources.RawFile(path, SHAPE), SCAN, SHAPE, device="cpu", timeout=0.01, progress=False) is None
 
 
+@pytest.mark.slow
 def test_a_file_that_goes_is_told_and_nothing_is_calibrated(written, tmp_path):
     path, shown = tmp_path / "goes.raw", []
     shutil.copy(written, path)

@@ -22,6 +22,7 @@ def probes(radius, electrons, seed=0, slope=0.2):
     return rng.poisson(expected / expected.sum((2, 3), keepdims=True) * electrons).astype(np.uint16), origins
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("radius, electrons", [(48, 3e4), (56, 3e4), (60, 1e5)])
 def test_a_beam_that_fills_the_frame_is_found(radius, electrons):
     counts, truth = probes(radius, electrons)
@@ -53,6 +54,7 @@ def test_a_diffraction_pattern_is_no_wide_disk():
     assert wide_disk(200.0 * (np.maximum(np.abs(x), np.abs(y)) < 50), good) is None  # a square
 
 
+@pytest.mark.slow
 def test_the_networks_are_asked_where_the_disk_is_small():
     counts, _ = probes(30, 3e4)
     assert not BeamLocator.learn(as_scan(counts)).beam.wide

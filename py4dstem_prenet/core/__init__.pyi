@@ -50,7 +50,11 @@ from .robust import (
     robust_loss as robust_loss,
     robust_sigma as robust_sigma,
 )
-from .sampling import sample_positions as sample_positions, spread_positions as spread_positions
+from .sampling import (
+    flat_origins as flat_origins,
+    sample_positions as sample_positions,
+    spread_positions as spread_positions,
+)
 from .scan import (
     MIN_SIDE as MIN_SIDE,
     READING_ERRORS as READING_ERRORS,

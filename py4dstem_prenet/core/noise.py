@@ -103,9 +103,9 @@ class NoiseModel(Result):
         gain, offset, readout = (f"{value:.4g} ± {sigma:.2g}" if 0 < sigma < np.inf else f"{value:.4g}" for value, sigma
                                  in zip((self.gain, self.offset, self.readout), self.sigmas, strict=False))
         kind = "counts electrons" if self.counting else (
-            f"gain {gain} units an electron, offset {offset}, read-out noise {readout} units")
+            f"gain {gain} units per electron, offset {offset}, read-out noise {readout} units")
         dose = f"{self.dose:,.0f}" if self.dose >= 100 else f"{self.dose:.3g}"
-        return f"{kind}; {dose} electrons a pattern; {int(self.bad_pixels.sum())} bad pixels"
+        return f"{kind}; {dose} electrons per pattern; {int(self.bad_pixels.sum())} bad pixels"
 
     @property
     def bad_pixel_flags(self) -> tuple[Flag, ...]:

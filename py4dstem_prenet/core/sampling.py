@@ -1,10 +1,33 @@
-"""Even samples of scan positions."""
+"""Scan positions in one list: even samples of them, and their origins."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from .scan import Scan
+
+
+def flat_origins(scan_shape, qx0, qy0) -> np.ndarray:
+    """Return the origin of each scan position, in the order of the scan.
+
+    Parameters
+    ----------
+    scan_shape : tuple of int
+        (Rx, Ry).
+    qx0, qy0 : float or array_like, shape (Rx, Ry)
+        Origin, pixels; a number stands for all positions.
+
+    Returns
+    -------
+    numpy.ndarray, shape (Rx * Ry, 2)
+        (qx0, qy0) of each position, pixels.
+
+    Examples
+    --------
+    >>> flat_origins((1, 2), 3.0, [[4.0, 5.0]]).tolist()
+    [[3.0, 4.0], [3.0, 5.0]]
+    """
+    return np.stack([np.broadcast_to(np.asarray(q, float), scan_shape).ravel() for q in (qx0, qy0)], 1)
 
 
 def sample_positions(scan_shape, count: int) -> np.ndarray:

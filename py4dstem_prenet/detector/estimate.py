@@ -317,7 +317,7 @@ def _parameters(t, quantum, low, gain, offset, readout):
 
 
 def _uncertainty(t, fitted, given, sums, pixels):
-    """Electrons a pattern, and the standard deviations of (gain, offset, readout, dose) by the jackknife over patterns.
+    """Electrons per pattern, and the standard deviations of (gain, offset, readout, dose), jackknifed over patterns.
 
     Infinite where a parameter was assumed, not measured; zero where it was given, or known since electrons are counted.
     """

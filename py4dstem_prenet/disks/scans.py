@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from ..compute import map_chunks, sharing_cores, use_cluster
-from ..core import BraggDisks, Flag, PrenetError, as_scan
+from ..core import BraggDisks, Flag, PrenetError, as_scan, flat_origins
 from ..networks import requirement
 from ..origin import check_mask
 from . import DiskFinder
@@ -39,7 +39,7 @@ def find_bragg_disks(data, false_alarm: float = 0.1, mask=None, device="auto", p
         (qx0, qy0) of the direct beam, each a number or (Rx, Ry), pixels. By default it is located in each pattern,
         where a Bragg disk that is brighter may be taken for it.
     neighbors : bool, optional
-        Whether weak disks are searched, too, at places where neighbors in the scan that show the same crystal have a
+        Whether weak disks are also searched for at places where neighbors in the scan that show the same crystal have a
         disk. They are those whose significance is below the `threshold` of the result.
 
     Returns
@@ -74,7 +74,7 @@ def find_bragg_disks(data, false_alarm: float = 0.1, mask=None, device="auto", p
     check_mask(scan, mask)
     if origin is not None:
         try:
-            origin = np.stack([np.broadcast_to(np.asarray(q, float), scan.scan_shape).ravel() for q in origin], 1)
+            origin = flat_origins(scan.scan_shape, *origin)
         except ValueError:
             raise PrenetError(f"origin is (qx0, qy0), each a number or of shape {scan.scan_shape}.") from None
     finder = DiskFinder.learn(scan, false_alarm, mask, device, progress, origin)

@@ -81,9 +81,7 @@ class DiskFilter:
         torch.Tensor, shape (n, Qx, Qy)
             The sums.
         """
-        wave = torch.fft.rfft2(images, s=self.size) * self.waves[kernel]
-        rows, columns = (slice(self.half, self.half + n) for n in images.shape[1:])
-        return torch.fft.irfft2(wave, s=self.size)[:, rows, columns]
+        return self._inverse(torch.fft.rfft2(images, s=self.size) * self.waves[kernel], images.shape[1:])
 
     def both_sums(self, images):
         """Sum images over the aperture and the ring around every pixel.
@@ -99,8 +97,12 @@ class DiskFilter:
             The sums over the aperture, and those over the ring.
         """
         wave = torch.fft.rfft2(images, s=self.size)
-        rows, columns = (slice(self.half, self.half + n) for n in images.shape[1:])
-        return tuple(torch.fft.irfft2(wave * kernel, s=self.size)[:, rows, columns] for kernel in self.waves)
+        return tuple(self._inverse(wave * kernel, images.shape[1:]) for kernel in self.waves)
+
+    def _inverse(self, wave, shape):
+        """Transform back, without the margins, (n, Qx, Qy)."""
+        rows, columns = (slice(self.half, self.half + n) for n in shape)
+        return torch.fft.irfft2(wave, s=self.size)[:, rows, columns]
 
     def sums_at(self, images, pattern, place, kernel: int):
         """Sum images over the aperture or the ring around some pixels.

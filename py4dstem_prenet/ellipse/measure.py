@@ -21,7 +21,7 @@ radius
 
 `BraggVectors.cal` and `PolarDatacube` thus reduce areas by b / a = b^2. A pixel size (calibrated length per pixel)
 that was measured before the ellipse was set, from a geometric-mean radius, must be multiplied by sqrt(a / b) = a for
-them. A pixel size calibrated afterwards, with the same function, needs no correction. `corrected` keeps areas and the
+them. A pixel size calibrated afterward, with the same function, needs no correction. `corrected` keeps areas and the
 radius rho.
 """
 

@@ -44,4 +44,4 @@ from .ring_fit import (
 )
 from .ring_search import ring_center as ring_center
 from .spot import SpotModel as SpotModel, spot_model as spot_model
-from .windows import electron_windows as electron_windows
+from .windows import electron_windows as electron_windows, pixel_mean as pixel_mean

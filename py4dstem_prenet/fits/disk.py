@@ -32,6 +32,7 @@ from . import (
     highest_degree,
     monomials,
     orthonormal,
+    pixel_mean,
     unit_disk,
 )
 
@@ -325,11 +326,11 @@ class DiskModel:
 
         counts, level, weight = windows.counts, state.level, state.weight
         residual = counts - state.expected
-        misfit = _mean(residual.square() * weight, good)
+        misfit = pixel_mean(residual.square() * weight, good)
         # The variance of a squared Poisson residual is 2 + 1 / mean, in units of its mean squared.
         chance = MISFIT_SIGMAS * ((2 + 1 / level) / (good * state.value).sum(1).clamp_min(1)).sqrt()
-        noise = _mean(good / weight.clamp_min(1e-12), good) * (1 + chance)
-        relative = (_mean(residual.square() * good, good) - noise).clamp_min(0).sqrt() / level
+        noise = pixel_mean(good / weight.clamp_min(1e-12), good) * (1 + chance)
+        relative = (pixel_mean(residual.square() * good, good) - noise).clamp_min(0).sqrt() / level
         curvature, slope = counts.new_zeros(n, 2, 2), counts.new_zeros(n, 2)
         if learn:
             curvature, slope = self._shape_information(state, residual, misfit)
@@ -343,7 +344,7 @@ class DiskModel:
         """Start each fit with a uniform disk on a uniform background."""
         terms, planes = self.terms.shape[1], self.plane.shape[1]
         away, edge = self._distance(windows.start)[-1] - self.aperture.radius, self.aperture.edge
-        level, around = (_mean(windows.counts, windows.good * part) for part in (away < 0, away > 2 * edge))
+        level, around = (pixel_mean(windows.counts, windows.good * part) for part in (away < 0, away > 2 * edge))
         level = level.clamp_min(1e-3)
         coefficients = away.new_zeros(len(away), terms + planes + windows.change.shape[2])
         coefficients[:, 0] = (level - around).clamp_min(0.05 * level)
@@ -513,7 +514,7 @@ class DiskModel:
         n, terms = len(electrons), self.terms.shape[1]
         counts, good = self._kept_pixels(electrons, good)
         value, move_x, move_y, *_ = self._aperture(fitted.position)
-        level, around = (_mean(counts, good * part) for part in (value > 0.5, value < 0.02))
+        level, around = (pixel_mean(counts, good * part) for part in (value > 0.5, value < 0.02))
         level = level.clamp_min(1e-3)
         inside = level[:, None] * (fitted.contrast @ self.terms.T)
         moves = torch.stack([move_x, move_y], -1) * inside.clamp_min(0)[..., None]
@@ -586,7 +587,3 @@ def disk_model(aperture: Aperture, device: str = "cpu") -> DiskModel:
         The model.
     """
     return DiskModel(aperture, device)
-
-
-def _mean(values, weight):
-    return (values * weight).sum(1) / weight.sum(1).clamp_min(1)

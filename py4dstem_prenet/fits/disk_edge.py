@@ -73,7 +73,7 @@ def fit_disk(pooled, radius, start_vector=(0.0, 0.0), systematic=DISK_SYSTEMATIC
     pooled : Pooled
         Pooled patterns.
     radius : float
-        Radius of the disk in pixels, right within 30 %.
+        Approximate radius of the disk in pixels, within 30 %.
     start_vector : array_like, shape (2,), optional
         Start of the ellipse vector.
     systematic : float, optional

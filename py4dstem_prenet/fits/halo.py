@@ -18,23 +18,23 @@ from scipy.ndimage import gaussian_filter, gaussian_filter1d, maximum_filter
 
 from ..core import NORMAL_MAD, TUKEY_CUT, binned_sum, jackknife_covariance, stabilize
 
-MAX_SIDE, MAX_SEARCH_SIDE = 256, 64  # pixels; larger patterns are binned, for speed
-SMOOTHING_PX = 1.0  # binned pixels, 1 sigma, before medians are taken
+HALO_SIDE_PX, HALO_SEARCH_SIDE_PX = 256, 64  # pixels; larger patterns are binned, for speed
+HALO_SMOOTHING_PX = 1.0  # binned pixels, 1 sigma, before medians are taken
 SEARCH_REACH = 0.2  # of the side: radius of the area that judges a place in the search
-SEARCH_STEP_PX, PEAK_SIDE, MAX_PLACES = 2, 3, 4  # binned pixels, steps, places that are refined
-MIN_SEEN = 0.6  # part of the area about a center that is good and in the frame
+HALO_SEARCH_STEP_PX, PEAK_SIDE, MAX_HALO_PLACES = 2, 3, 4  # binned pixels, steps, places that are refined
+HALO_MIN_SEEN = 0.6  # part of the area about a center that is good and in the frame
 CLIP_PART = 0.25  # of the range of an area's values: larger deviations, as of disks and stops, count alike
 ANNULI = ((0.0, 0.1), (0.1, 0.2), (0.2, 0.35))  # of the side: inner and outer radius
-OPPOSITE_SECTORS = 6  # pairs of opposite sectors of the jackknife
+HALO_OPPOSITE_SECTORS = 6  # pairs of opposite sectors of the jackknife
 MIN_RING_PIXELS = 5  # pixels at a distance that a median needs
 MIN_ANNULUS_PIXELS = 50  # pixels of an annulus
-REFINEMENTS, MAX_STEP_PX, LAST_STEP_PX = 25, 1.0, 0.01  # steps, their largest length, and one that ends them
+REFINEMENTS, HALO_MAX_STEP_PX, LAST_STEP_PX = 25, 1.0, 0.01  # steps, their largest length, and one that ends them
 # Largest standard error of an accepted center, pixels and part of the frame. Of 138 scans of the simulated world 95 had
 # less, all of them right; larger ones were off by up to 50 px.
-MAX_SIGMA_PX, MAX_SIGMA_FRACTION = 0.8, 0.008
-MIN_EXPLAINED = 0.15  # about centers 0.2 to 0.9, in noise 0.02
+MAX_HALO_SIGMA_PX, MAX_HALO_SIGMA_FRACTION = 0.8, 0.008
+HALO_MIN_EXPLAINED = 0.15  # about centers 0.2 to 0.9, in noise 0.02
 MAX_ELONGATION = 0.12  # length of the ellipse vector; 0.05 or less about centers, 0.4 about a point of a ridge
-SYSTEMATIC_PX = 0.2  # binned pixels, 1 sigma along each axis
+HALO_SYSTEMATIC_PX = 0.2  # binned pixels, 1 sigma along each axis
 PRIOR = 1e-9  # of the normal equations, for patterns without any slope
 
 
@@ -131,28 +131,28 @@ def halo_center(mean, good, readout: float = 0.0, starts=()) -> HaloCenter | Non
         return None
     annuli = np.array([_refined(points, center, low * side, high * side)[0] for low, high in ANNULI])
     parts = np.array([_refined(points, center, 0.0, ANNULI[-1][1] * side, left_out=k)[0]
-                      for k in range(OPPOSITE_SECTORS)])
+                      for k in range(HALO_OPPOSITE_SECTORS)])
     sectors = np.trace(jackknife_covariance(parts)) / 2 if np.isfinite(parts).all() else np.inf
     # All annuli count alike: where one is symmetric about another place, as disks are, the pattern has no such center.
     apart = (annuli - center)[np.isfinite(annuli).all(1)]
     between = (apart**2).sum() / (2 * len(apart) - 2) / len(apart) if len(apart) > 1 else np.inf
-    sigma = float(np.sqrt(sectors + between + SYSTEMATIC_PX**2) * step)
-    accepted = (sigma < max(MAX_SIGMA_PX, MAX_SIGMA_FRACTION * max(mean.shape)) and elongation < MAX_ELONGATION
-                and explained > MIN_EXPLAINED)
+    sigma = float(np.sqrt(sectors + between + HALO_SYSTEMATIC_PX**2) * step)
+    certain = sigma < max(MAX_HALO_SIGMA_PX, MAX_HALO_SIGMA_FRACTION * max(mean.shape))
+    accepted = certain and elongation < MAX_ELONGATION and explained > HALO_MIN_EXPLAINED
     return HaloCenter(center * step + (step - 1) / 2, sigma, explained, bool(accepted),
                       annuli * step + (step - 1) / 2)
 
 
 def _points(mean, good, readout):
     """Usable pixels and their values, the side of the binned pattern, and that of a bin."""
-    z, usable, step = _binned(mean, good, readout, MAX_SIDE)
+    z, usable, step = _binned(mean, good, readout, HALO_SIDE_PX)
     x, y = np.nonzero(usable)
     return (np.stack([x, y]).astype(float), z[usable]), max(z.shape), step
 
 
 def _best(points, mean, good, readout, starts, step):
     """The best refined place, binned pixels or None, the part that it explains, and its elongation."""
-    coarse, seen, further = _binned(mean, good, readout, MAX_SEARCH_SIDE)
+    coarse, seen, further = _binned(mean, good, readout, HALO_SEARCH_SIDE_PX)
     side = -(-max(mean.shape) // step)
     places = [*(_places(coarse, seen) * further + (further - 1) / 2), *np.reshape(starts, (-1, 2))]
     center, explained, elongation = None, 0.0, np.inf
@@ -171,8 +171,8 @@ def _binned(mean, good, readout, largest):
     electrons = binned_sum(np.where(good, mean, 0.0), step) * step**2 / np.maximum(count, 1)
     usable = count >= step**2 / 2
     z = stabilize(np.clip(electrons, 0, None), readout * step)
-    share = np.maximum(gaussian_filter(usable.astype(float), SMOOTHING_PX), 1e-3)
-    return gaussian_filter(np.where(usable, z, 0.0), SMOOTHING_PX) / share, usable, step
+    share = np.maximum(gaussian_filter(usable.astype(float), HALO_SMOOTHING_PX), 1e-3)
+    return gaussian_filter(np.where(usable, z, 0.0), HALO_SMOOTHING_PX) / share, usable, step
 
 
 def _places(z, usable):
@@ -183,16 +183,16 @@ def _places(z, usable):
     distance = np.hypot(dx, dy)
     inside = distance < reach
     dx, dy, ring = dx[inside], dy[inside], distance[inside].astype(int)
-    parts = np.zeros([-(-n // SEARCH_STEP_PX) for n in z.shape])
+    parts = np.zeros([-(-n // HALO_SEARCH_STEP_PX) for n in z.shape])
     for i, j in np.ndindex(parts.shape):
-        x, y = SEARCH_STEP_PX * i + dx, SEARCH_STEP_PX * j + dy
+        x, y = HALO_SEARCH_STEP_PX * i + dx, HALO_SEARCH_STEP_PX * j + dy
         held = (x >= 0) & (x < z.shape[0]) & (y >= 0) & (y < z.shape[1])
         held[held] = usable[x[held], y[held]]
-        if held.mean() >= MIN_SEEN:
+        if held.mean() >= HALO_MIN_SEEN:
             parts[i, j] = _explained(z[x[held], y[held]], ring[held])
     peaks = np.argwhere((parts > 0) & (parts == maximum_filter(parts, PEAK_SIDE)))
     order = np.argsort(-parts[tuple(peaks.T)], kind="stable")
-    return SEARCH_STEP_PX * peaks[order[:MAX_PLACES]].astype(float)
+    return HALO_SEARCH_STEP_PX * peaks[order[:MAX_HALO_PLACES]].astype(float)
 
 
 def _explained_about(points, center, reach):
@@ -200,7 +200,7 @@ def _explained_about(points, center, reach):
     (x, y), values = points
     distance = np.hypot(x - center[0], y - center[1])
     inside = distance < reach  # nowhere if the center is NaN
-    if inside.sum() < max(MIN_ANNULUS_PIXELS, MIN_SEEN * np.pi * reach**2):
+    if inside.sum() < max(MIN_ANNULUS_PIXELS, HALO_MIN_SEEN * np.pi * reach**2):
         return 0.0
     return _explained(values[inside], distance[inside].astype(int))
 
@@ -237,7 +237,7 @@ def _refined(points, center, inner, outer, left_out=None):
         distance = np.hypot(dx, dy)
         inside = (distance >= inner) & (distance < outer)
         if left_out is not None:
-            sector = (np.arctan2(dy, dx) % np.pi * OPPOSITE_SECTORS / np.pi).astype(int)
+            sector = (np.arctan2(dy, dx) % np.pi * HALO_OPPOSITE_SECTORS / np.pi).astype(int)
             inside &= sector != left_out
         if inside.sum() < MIN_ANNULUS_PIXELS:
             return np.full(2, np.nan), np.inf
@@ -259,7 +259,7 @@ def _refined(points, center, inner, outer, left_out=None):
         design = -slope[:, None] * np.stack([cosine, sine, r * (cosine**2 - sine**2), 2 * r * cosine * sine], 1)
         gram = (design * weight[:, None]).T @ design + PRIOR * np.eye(4)
         solution = np.linalg.solve(gram, (design * weight[:, None]).T @ residual)
-        step = solution[:2].clip(-MAX_STEP_PX, MAX_STEP_PX)
+        step = solution[:2].clip(-HALO_MAX_STEP_PX, HALO_MAX_STEP_PX)
         center = center + step
         if np.hypot(*step) < LAST_STEP_PX:
             break

@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 
 from ..compute import map_chunks
-from ..core import NoiseModel, PrenetError, Scan, as_scan, budget, cubic_kernel, sample_positions
+from ..core import NoiseModel, PrenetError, Scan, as_scan, budget, cubic_kernel, flat_origins, sample_positions
 
 ORIGIN_CELL_PX = 0.25  # pixels: patterns whose origins agree within this are summed before they are shifted
 MIN_POOLED_POSITIONS = 4096  # positions of a large scan that are pooled, and more until they hold POOLED_ELECTRONS
@@ -107,7 +107,7 @@ def pool(data, qx0, qy0, noise: NoiseModel, valid=None, progress=None) -> Pooled
     (16, 100.0)
     """
     scan = as_scan(data)
-    origin = np.stack([np.broadcast_to(np.asarray(q, float), scan.scan_shape).ravel() for q in (qx0, qy0)], -1)
+    origin = flat_origins(scan.scan_shape, qx0, qy0)
     use = np.isfinite(origin).all(1)
     if valid is not None:
         use &= np.broadcast_to(np.asarray(valid, bool), scan.scan_shape).ravel()

@@ -88,7 +88,7 @@ def ring_center(mean, good=None, guess=None) -> RingCenter:
         False behind a beam stop and in bad pixels. By default all pixels are good; a beam stop that is not masked is
         tolerated.
     guess : array_like, shape (2,), optional
-        Center (x, y) in pixels, right within RING_SEARCH_REACH_PX. By default the whole pattern is searched.
+        Approximate center (x, y) in pixels, within RING_SEARCH_REACH_PX. By default the whole pattern is searched.
 
     Returns
     -------

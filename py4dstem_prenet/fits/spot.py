@@ -21,7 +21,7 @@ import torch
 from scipy.interpolate import CubicSpline
 from torch.nn.functional import one_hot
 
-from . import Aperture
+from . import Aperture, pixel_mean
 from .disk import DISK_MARGIN_PX, MAX_START_OFFSET_PX, MIN_EXPECTED_FRACTION, DiskPositions
 
 # Chosen, not measured:
@@ -153,7 +153,7 @@ class SpotModel:
         apart = (position - inner).square().mean(1)[:, None, None] * torch.eye(2).to(position)
         covariance = spot.inverse[:, :2, :2] * spot.scale[:, :, None] + sampling + CORE_SHARE * apart
         region = spot.used * (near < self.aperture.radius + DISK_MARGIN_PX)
-        misfit, excess = (_mean(v, region) for v in (residual.square() / counting, residual.square() - counting))
+        misfit, excess = (pixel_mean(v, region) for v in (residual.square() / counting, residual.square() - counting))
         strength = (spot.height.square() / counting * spot.used).sum(1).sqrt()
         nothing, zeros = counts.new_zeros(len(counts), 0), counts.new_zeros(len(counts), 2)
         fields = (position, covariance, misfit, excess.clamp_min(0).sqrt() / level[:, 0], spot.height.amax(1),
@@ -180,7 +180,7 @@ class SpotModel:
         used = (distance < reach) * good
         solved, _ = self._solve(design[:, :, 2:], weight * used, counts)
         expected = (design[:, :, 2:] * solved[:, None]).sum(-1)
-        loss = _mean(torch.log1p((counts - expected).square() * fixed / STUDENT_DOF), used)
+        loss = pixel_mean(torch.log1p((counts - expected).square() * fixed / STUDENT_DOF), used)
         spline = (design[:, :, 2 : 2 + knots] * solved[:, None, :knots]).sum(-1)
         design[:, :, :2] *= (self._read(self.falls, distance) * solved[:, None, :knots]).sum(-1, keepdim=True)
         moved, inverse = self._solve(design, weight * used, counts)
@@ -295,10 +295,6 @@ def spot_model(aperture: Aperture, device: str = "cpu") -> SpotModel:
         The model.
     """
     return SpotModel(aperture, device)
-
-
-def _mean(values, weight):
-    return (values * weight).sum(1) / weight.sum(1).clamp_min(1)
 
 
 def _median(values, used):

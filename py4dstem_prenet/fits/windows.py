@@ -94,3 +94,28 @@ def electron_windows(patterns, positions, side: int, noise: NoiseModel, bins: in
         weight = torch.nn.functional.avg_pool2d(good.float()[None], bins)[0]
         electrons, good = electrons / weight.clamp_min(0.25), weight >= 0.5
     return electrons, good, corner + (span - 1) / 2
+
+
+def pixel_mean(values, weight):
+    """Return the weighted mean over the pixels of each window.
+
+    Parameters
+    ----------
+    values : torch.Tensor, shape (n, pixels)
+        Values of the pixels.
+    weight : torch.Tensor, shape (n, pixels)
+        Their weights; where they sum to less than 1, the mean is drawn toward zero.
+
+    Returns
+    -------
+    torch.Tensor, shape (n,)
+        The means.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from py4dstem_prenet.fits import pixel_mean
+    >>> pixel_mean(torch.tensor([[1.0, 5.0], [2.0, 3.0]]), torch.tensor([[3.0, 1.0], [0.0, 0.0]])).tolist()
+    [2.0, 0.0]
+    """
+    return (values * weight).sum(1) / weight.sum(1).clamp_min(1)

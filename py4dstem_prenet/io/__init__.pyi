@@ -48,19 +48,21 @@ from .files import (
     Unfinished as Unfinished,
     check_output as check_output,
     check_space as check_space,
-    contiguous_offset as contiguous_offset,
-    emd_nodes as emd_nodes,
     existing as existing,
-    in_chunks as in_chunks,
     load_mask as load_mask,
     new_file as new_file,
-    open_hdf5 as open_hdf5,
     reserve as reserve,
     save_scan as save_scan,
-    stored_json as stored_json,
 )
 from .fingerprints import fingerprint as fingerprint, same_data as same_data
 from .frames import Frame as Frame, read_frame as read_frame, record_frame as record_frame
+from .hdf5_access import (
+    contiguous_offset as contiguous_offset,
+    emd_nodes as emd_nodes,
+    in_chunks as in_chunks,
+    open_hdf5 as open_hdf5,
+    stored_json as stored_json,
+)
 from .hdf5_files import (
     compression_of as compression_of,
     open_dataset as open_dataset,

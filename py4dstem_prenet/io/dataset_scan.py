@@ -15,7 +15,7 @@ except ImportError as error:
 class DatasetScan(Scan):
     """A LiberTEM data set as a scan; LiberTEM runs a UDF for each block.
 
-    `DataCube(DatasetScan(ctx, dataset)).prenet.denoise(out)` works on it, too.
+    `DataCube(DatasetScan(ctx, dataset)).prenet.denoise(out)` also works on it.
 
     Parameters
     ----------

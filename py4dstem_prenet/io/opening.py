@@ -41,7 +41,8 @@ from . import (
     refuse_known,
     write_pixel_sizes,
 )
-from .files import EMD_ENDINGS, emd_nodes, existing, open_hdf5
+from .files import EMD_ENDINGS, existing
+from .hdf5_access import emd_nodes, open_hdf5
 
 _EMD_NODES = ("node", "array", "pointlist", "pointlistarray", "custom")  # emd_group_type
 _READERS = {".npy": read_npy, ".mib": read_merlin, ".raw": read_empad, ".xml": read_empad, ".dm": read_dm,

@@ -1,4 +1,4 @@
-"""The direct beam of scans with few electrons a pattern, from sums over neighboring positions.
+"""The direct beam of scans with few electrons per pattern, from sums over neighboring positions.
 
 Where single patterns do not show the beam, their sums over squares of positions are searched as patterns of a coarser
 scan. A descan of less than the disk's radius within a square blurs the disk, and no more.
@@ -13,7 +13,7 @@ import numpy as np
 from ..core import Decision, Flag, NoiseModel, OriginMap, Scan, as_scan
 from . import GivenBeam, decide_origin
 
-MAX_SPARSE_DOSE = 60.0  # electrons a pattern, above which single patterns are enough
+MAX_SPARSE_DOSE = 60.0  # electrons per pattern, above which single patterns are enough
 MIN_SUM_ELECTRONS = 200.0  # electrons that a sum has to hold; the network is precise to some tenths of a pixel then
 MIN_POOLED_SIDE = 3  # sums along each side of the scan, for a descan to be seen
 MAX_POOLED_BYTES = 2**28  # bytes of the sums as float32

@@ -17,7 +17,7 @@ from functools import partial
 import numpy as np
 
 from ..compute import map_chunks, sharing_cores
-from ..core import Ellipse, Flag, NoiseModel, PixelSize, PrenetError, as_scan
+from ..core import Ellipse, Flag, NoiseModel, PixelSize, PrenetError, as_scan, flat_origins
 from ..ellipse import in_region
 from ..fits import MIN_RING_SPAN_PX, Pooled, pool, pooled_positions, refine_rings, ring_span
 from . import (
@@ -105,7 +105,7 @@ def measure_pixel_size(data, qx0, qy0, radius, noise: NoiseModel, standard, elli
     pooled = pool(scan, qx0, qy0, noise, valid=use, progress="pixel size" if progress else None)
     disks = None
     if radius is not None:
-        origin = np.stack([np.broadcast_to(np.asarray(q, float), scan.scan_shape).ravel() for q in (qx0, qy0)], 1)
+        origin = flat_origins(scan.scan_shape, qx0, qy0)
         disks = _pooled_disks(scan, origin, use.ravel() & np.isfinite(origin).all(1), radius, noise, pooled)
     return measure_pooled_size(pooled, radius, noise, standard, ellipse, disks)
 

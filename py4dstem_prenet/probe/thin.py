@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 
 from ..compute import map_chunks
-from ..core import NoiseModel, Scan, sample_positions
+from ..core import NoiseModel, Scan, flat_origins, sample_positions
 
 MAX_SAMPLED = 16384  # positions of a large scan that are looked at
 TOP_PART = 0.02  # of the positions with the largest direct beams, whose median is that of vacuum
@@ -62,7 +62,7 @@ def choose_thin(scan: Scan, qx0, qy0, radius: float, noise: NoiseModel, valid=No
     >>> bool(chosen.mean() > 0.9), round(direct, 2)  # vacuum everywhere
     (True, 1.0)
     """
-    origin = np.stack([np.broadcast_to(np.asarray(q, float), scan.scan_shape).ravel() for q in (qx0, qy0)], -1)
+    origin = flat_origins(scan.scan_shape, qx0, qy0)
     usable = np.isfinite(origin).all(1) & scan.readable.ravel()
     if valid is not None:
         usable &= np.asarray(valid, bool).ravel()

@@ -3,7 +3,7 @@
 The value of each measured pixel is distributed over the pixels that its corrected area overlaps, in two passes along
 one axis each (Catmull and Smith 1980). So the number of electrons is kept, except for those that leave the frame; no
 value becomes negative; a uniform pattern stays uniform; areas are kept, because the correction has a b = 1. The noise
-of neighboring pixels is correlated afterwards: calibrate, denoise and count first, resample last.
+of neighboring pixels is correlated afterward: calibrate, denoise and count first, resample last.
 """
 
 from functools import partial

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.ndimage import binary_opening, gaussian_filter, maximum_filter, minimum_filter
 
 from ..compute import map_chunks
-from ..core import NoiseModel, Scan
+from ..core import NoiseModel, Scan, flat_origins
 
 DISK_REACH = 1.3  # radii of the direct disk, within which the disk's own center of mass is taken
 DARK_FROM = 1.25  # radii of the direct disk, from which electrons count as dark field
@@ -82,7 +82,7 @@ def measure_deflection(scan: Scan, qx0, qy0, radius, noise: NoiseModel, valid=No
     >>> found.disk.shape, bool(found.disk_noise < 1e-3)
     ((2, 8, 8), True)
     """
-    origin = np.stack([np.broadcast_to(np.asarray(q, float), scan.scan_shape).ravel() for q in (qx0, qy0)], -1)
+    origin = flat_origins(scan.scan_shape, qx0, qy0)
     usable = np.isfinite(origin).all(1) & scan.readable.ravel()
     if valid is not None:
         usable &= np.asarray(valid, bool).ravel()

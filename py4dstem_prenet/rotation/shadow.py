@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import fft
 
-from ..core import NoiseModel, Scan, jackknife_covariance, robust_sigma
+from ..core import NoiseModel, Scan, flat_origins, jackknife_covariance, robust_sigma
 
 TILES_ALONG = 5  # parts along each side of the scan, at most
 MIN_TILE, MAX_TILE = 4, 12  # positions along each side of a part
@@ -97,7 +97,7 @@ def measure_shadow(scan: Scan, qx0, qy0, radius, noise: NoiseModel, valid=None) 
     """
     if not np.isfinite(radius) or radius < MIN_IMAGE_RADIUS_PX:
         return None
-    origin = np.stack([np.broadcast_to(np.asarray(q, float), scan.scan_shape) for q in (qx0, qy0)], -1)
+    origin = flat_origins(scan.scan_shape, qx0, qy0).reshape(*scan.scan_shape, 2)
     usable = np.isfinite(origin).all(-1) & scan.readable
     if valid is not None:
         usable &= np.asarray(valid, bool)

@@ -5,6 +5,7 @@ from .detector import (
     blur as blur,
     draw_detector as draw_detector,
     expose as expose,
+    log_uniform as log_uniform,
     uniform as uniform,
 )
 from .display import stretch as stretch
@@ -33,7 +34,7 @@ from .rotated_scan import (
     simulate_nanobeam as simulate_nanobeam,
     simulate_rotated as simulate_rotated,
 )
-from .scan import draw_descan as draw_descan, simulate as simulate
+from .scan import draw_descan as draw_descan, simulate as simulate, voronoi_grains as voronoi_grains
 from .selected_area import (
     convolved as convolved,
     draw_selected_area as draw_selected_area,
@@ -49,4 +50,5 @@ from .specimens import (
 )
 from .tails import add_tails as add_tails
 from .waves import CENTER as CENTER, draw_patterns as draw_patterns, multislice as multislice, probe as probe
-from .world import FAULTS as FAULTS, Case as Case, Made as Made, draw_case as draw_case, make_case as make_case
+from .world import Case as Case, Made as Made, draw_case as draw_case, make_case as make_case
+from .world_faults import FAULT_STAGES as FAULT_STAGES, FAULTS as FAULTS

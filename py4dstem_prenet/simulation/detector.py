@@ -6,6 +6,7 @@ and the seed reproduce an exposure exactly.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -54,6 +55,34 @@ def uniform(generator, *shape, low=0.0, high=1.0, device="cpu"):
         Random numbers.
     """
     return torch.rand(*shape, generator=generator, device=device) * (high - low) + low
+
+
+def log_uniform(generator, *shape, low: float, high: float):
+    """Draw log-uniform random numbers.
+
+    Parameters
+    ----------
+    generator : torch.Generator
+        Source of the numbers.
+    *shape : int
+        Shape of the result.
+    low, high : float
+        Limits, positive.
+
+    Returns
+    -------
+    torch.Tensor
+        Random numbers.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from py4dstem_prenet.simulation import log_uniform
+    >>> values = log_uniform(torch.Generator().manual_seed(0), 1000, low=0.1, high=10.0)
+    >>> 0.4 < (values < 1).float().mean().item() < 0.6
+    True
+    """
+    return torch.exp(uniform(generator, *shape, low=math.log(low), high=math.log(high)))
 
 
 def draw_detector(generator, batch: int, shape, device="cpu", max_blur=1.0, stops: float = 0.1) -> Detector:

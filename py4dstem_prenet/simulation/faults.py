@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from functools import partial
 
 import torch
 from torch.nn.functional import conv2d, pad
 
-from . import rotation_matrix, soft_disk, uniform
+from . import log_uniform, rotation_matrix, soft_disk, uniform
 
 BAR_STOP, NEEDLE_STOP, ROUND_STOP = 0, 1, 2  # values of `BeamStop.kind`
 
@@ -214,14 +215,7 @@ def draw_faults(generator, origin, radius, shape, rates: Rates, can_hide=None) -
         The faults.
     """
     batch, side = len(origin), float(max(shape))
-
-    def draw(*extra, low=0.0, high=1.0):  # numpydoc ignore=PR01,RT01
-        """Draw uniform numbers, (B, *extra)."""
-        return uniform(generator, batch, *extra, low=low, high=high)
-
-    def log_draw(*extra, low, high):  # numpydoc ignore=PR01,RT01
-        """Draw log-uniform numbers, (B, *extra)."""
-        return torch.exp(draw(*extra, low=math.log(low), high=math.log(high)))
+    draw, log_draw = partial(uniform, generator, batch), partial(log_uniform, generator, batch)  # (B, *extra)
 
     def normal(*extra):  # numpydoc ignore=PR01,RT01
         """Draw standard normal numbers, (B, *extra)."""

@@ -19,7 +19,7 @@ from scipy.ndimage import gaussian_filter
 from torch.nn.functional import pad
 
 from ..core import PrenetError
-from . import CENTER, SAMPLES, draw_descan, project, rotation_matrix, soft_disk
+from . import CENTER, SAMPLES, draw_descan, project, rotation_matrix, soft_disk, voronoi_grains
 from .known import KnownScan
 from .specimens import Optics, scattering_factor
 
@@ -191,8 +191,7 @@ def simulate_nanobeam(scan=(32, 32), shape=(64, 64), *, rotation: float = 0.4, f
     deflection = np.einsum("ij,jxy->ixy", pattern_matrix(rotation, flip), gradient)
     qx0, qy0, origin = _origins(rng, scan, shape, amplitude)
     seeds = rng.random((max(grains, 1), 2)) * scan
-    place = np.stack(np.meshgrid(*map(np.arange, scan), indexing="ij"), -1)
-    grain = np.argmin(((place[:, :, None] - seeds) ** 2).sum(-1), -1).ravel()
+    grain = voronoi_grains(scan, seeds).ravel()
     base = rng.uniform(2.6, 4.0, len(seeds)) * radius
     turn = rotation_matrix(torch.from_numpy(rng.uniform(0, 2 * np.pi, len(seeds))).float()).numpy()
     lattice = [(h, k) for h in range(-1, 2) for k in range(-1, 2) if grains or (h, k) == (0, 0)]

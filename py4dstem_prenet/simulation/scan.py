@@ -63,6 +63,30 @@ def draw_descan(rng, scan, amplitude: float) -> np.ndarray:
     return amplitude * surface / max(np.abs(surface).max(), 1e-6)
 
 
+def voronoi_grains(scan, seeds) -> np.ndarray:
+    """Number the grains of a scan, the cells of a Voronoi map.
+
+    Parameters
+    ----------
+    scan : tuple of int
+        (Rx, Ry).
+    seeds : numpy.ndarray, shape (n, 2)
+        A point of each grain, scan positions.
+
+    Returns
+    -------
+    numpy.ndarray of int, shape (Rx, Ry)
+        Number of the nearest point.
+
+    Examples
+    --------
+    >>> voronoi_grains((1, 4), np.array([[0.0, 0.0], [0.0, 3.0]])).tolist()
+    [[0, 0, 1, 1]]
+    """
+    at = np.stack(np.meshgrid(*map(np.arange, scan), indexing="ij"), -1)
+    return np.argmin(((at[:, :, None] - seeds) ** 2).sum(-1), -1)
+
+
 def simulate(scan=(16, 16), shape=(128, 128), *, dose: float = 10_000, seed: int = 0, specimens: int = 6,
              ratio: float | None = None, theta: float | None = None, radius: float | None = None,
              amplitude: float = 3.0, gain: float = 1.0, offset: float = 0.0, readout: float = 0.0,
@@ -132,8 +156,7 @@ def simulate(scan=(16, 16), shape=(128, 128), *, dose: float = 10_000, seed: int
     qx0, qy0 = ((n - 1) / 2 + rng.uniform(-0.05, 0.05) * n + draw_descan(rng, scan, amplitude) for n in shape)
     # Grains of a Voronoi map. A grain repeats one pattern; glasses and powders are rotated at random at each position.
     seeds = rng.random((grains or max(4, scan[0] * scan[1] // 12), 2)) * scan
-    at = np.stack(np.meshgrid(*map(np.arange, scan), indexing="ij"), -1)
-    grain = np.argmin(((at[:, :, None] - seeds) ** 2).sum(-1), -1).ravel()
+    grain = voronoi_grains(scan, seeds).ravel()
     index = rng.integers(len(bank), size=len(seeds))[grain]
     turn = rng.uniform(0, 2 * np.pi, len(seeds))[grain]
     isotropic = bank.kind[index] == "isotropic"

@@ -9,10 +9,11 @@ at the ratios of cubic crystals), and all spots get the shape of the direct beam
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 
-from . import uniform
+from . import log_uniform, uniform
 
 CRYSTAL, GRAINS, RINGS, EMPTY = 0, 1, 2, 3  # kinds of patterns
 KIND_RATES = (0.45, 0.2, 0.2, 0.15)  # their probabilities
@@ -64,15 +65,7 @@ def draw_selected_area(generator, origin, matrix, shape, extent: float | None = 
     (torch.Size([3, 64, 64]), True)
     """
     batch, side = len(origin), extent or float(max(shape))
-
-    def draw(*extra, low=0.0, high=1.0):  # numpydoc ignore=PR01,RT01
-        """Draw uniform numbers, (B, *extra)."""
-        return uniform(generator, batch, *extra, low=low, high=high)
-
-    def log_draw(*extra, low, high):  # numpydoc ignore=PR01,RT01
-        """Draw log-uniform numbers, (B, *extra)."""
-        return torch.exp(draw(*extra, low=math.log(low), high=math.log(high)))
-
+    draw, log_draw = partial(uniform, generator, batch), partial(log_uniform, generator, batch)  # (B, *extra)
     kind = torch.bucketize(draw(), torch.tensor(KIND_RATES).cumsum(0)[:-1])
     empty = kind == EMPTY
     radius = torch.where(empty, log_draw(low=2.0, high=min(MAX_EMPTY_RADIUS * side, max_radius)),

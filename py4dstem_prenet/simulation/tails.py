@@ -6,11 +6,11 @@ tails that fall with a power of the distance. Inelastic scattering adds a halo a
 
 from __future__ import annotations
 
-import math
+from functools import partial
 
 import torch
 
-from . import convolved, uniform, wrapped_distance
+from . import convolved, log_uniform, uniform, wrapped_distance
 
 
 def moffat(distance, width, power) -> torch.Tensor:
@@ -58,20 +58,16 @@ def add_tails(expected, coordinates, matrix, affected, generator) -> torch.Tenso
     if not len(at):
         return expected
     n, side = len(at), float(max(expected.shape[1:]))
-
-    def log_draw(low, high):  # numpydoc ignore=PR01,RT01
-        """Draw log-uniform numbers, (n,)."""
-        return torch.exp(uniform(generator, n, low=math.log(low), high=math.log(high)))
-
+    log_draw = partial(log_uniform, generator, n)
     part = expected[at]
-    kernel = moffat(wrapped_distance(part.shape[1:], matrix[at]), log_draw(0.7, 0.08 * side),
+    kernel = moffat(wrapped_distance(part.shape[1:], matrix[at]), log_draw(low=0.7, high=0.08 * side),
                     uniform(generator, n, low=0.9, high=2.5))
     kernel = kernel / kernel.sum((1, 2), keepdim=True)
-    share = log_draw(0.02, 0.9)[:, None, None]
+    share = log_draw(low=0.02, high=0.9)[:, None, None]
     part = (1 - share) * part + share * convolved(part, kernel)
-    halo = moffat(coordinates[at].norm(dim=-1), log_draw(0.01 * side, 0.3 * side),
+    halo = moffat(coordinates[at].norm(dim=-1), log_draw(low=0.01 * side, high=0.3 * side),
                   uniform(generator, n, low=0.8, high=3.0))
-    strength = log_draw(0.02, 5.0) * (uniform(generator, n) < 0.6)
+    strength = log_draw(low=0.02, high=5.0) * (uniform(generator, n) < 0.6)
     total = part.sum((1, 2)) / halo.sum((1, 2))
     out = expected.clone()
     out[at] = (part + halo * (strength * total)[:, None, None]) / (1 + strength)[:, None, None]

@@ -11,5 +11,5 @@ from .loop import (
     tasks as tasks,
     train as train,
 )
-from .scenes import draw_scene as draw_scene, log_uniform as log_uniform
+from .scenes import draw_scene as draw_scene
 from .task import Task as Task

@@ -8,8 +8,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from ..core import ellipse_matrix, stabilize
 from ..networks import COARSE_CELL_PX, WINDOW, CenterNet, coarse_position, normalize
-from ..simulation import Rates, expose, ideal_coordinates, record, soft_disk, stretch, uniform
-from . import Task, draw_scene, log_uniform
+from ..simulation import Rates, expose, ideal_coordinates, log_uniform, record, soft_disk, stretch, uniform
+from . import Task, draw_scene
 
 COARSE_FIELD_PX = 128  # side of the patterns for the coarse stage, pixels: the largest it sees in use
 # Fractions of the patterns of the coarse stage: spots, rings or an empty probe; long tails; pictures of eight bits.

@@ -15,8 +15,8 @@ from torch.nn.functional import avg_pool2d
 
 from ..denoising import shift
 from ..networks import DenoiseNet
-from ..simulation import Bank, expose, uniform
-from . import Task, draw_scene, log_uniform
+from ..simulation import Bank, expose, log_uniform, uniform
+from . import Task, draw_scene
 
 TRAINING_CROP_PX = 96  # side of a training crop, pixels: chosen for speed
 

@@ -13,8 +13,8 @@ from torch.nn.functional import grid_sample, pad
 
 from ..core import ellipse_matrix, stabilize
 from ..networks import AZIMUTHS, DISK_SPAN, RADII, RINGS_FROM, EllipseNet, normalize_polar
-from ..simulation import CENTER, uniform
-from . import Task, log_uniform
+from ..simulation import CENTER, log_uniform, uniform
+from . import Task
 
 POLAR_BANK_AZIMUTHS = 192  # azimuthal samples of the polar maps of the bank: three per azimuth of the network
 POLAR_BANK_RADII = CENTER  # radial samples of these maps, at 0, 1, 2, ... bank samples: to the edge of the pattern

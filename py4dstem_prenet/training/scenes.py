@@ -5,7 +5,6 @@ The center and the denoising network are trained on these scenes, so both see th
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -26,6 +25,7 @@ from ..simulation import (
     draw_faults,
     draw_selected_area,
     ideal_coordinates,
+    log_uniform,
     project,
     rotation_matrix,
     scatter,
@@ -80,33 +80,6 @@ class Scene:
     faults: Faults
     masked: torch.Tensor
     visible: torch.Tensor
-
-
-def log_uniform(generator, *shape, low: float, high: float):
-    """Draw log-uniform random numbers.
-
-    Parameters
-    ----------
-    generator : torch.Generator
-        Source of the numbers.
-    *shape : int
-        Shape of the result.
-    low, high : float
-        Limits, positive.
-
-    Returns
-    -------
-    torch.Tensor
-        Random numbers.
-
-    Examples
-    --------
-    >>> import torch
-    >>> values = log_uniform(torch.Generator().manual_seed(0), 1000, low=0.1, high=10.0)
-    >>> 0.4 < (values < 1).float().mean().item() < 0.6
-    True
-    """
-    return torch.exp(uniform(generator, *shape, low=math.log(low), high=math.log(high)))
 
 
 def draw_background(generator, coordinates: torch.Tensor, extent: float) -> torch.Tensor:
@@ -253,7 +226,7 @@ def _long_stops(stop, origin, side, chosen, generator):
     """Replace beam stops by those that reach past the beam, with widths in proportion to the frame."""
     batch = len(origin)
     chosen = chosen & (stop.width > 0)
-    width = torch.exp(uniform(generator, batch, low=math.log(0.012), high=math.log(0.08))) * side
+    width = log_uniform(generator, batch, low=0.012, high=0.08) * side
     direction = torch.stack([torch.cos(stop.angle), torch.sin(stop.angle)], -1)
     past = uniform(generator, batch, 1, low=-0.03, high=0.2) * side
     aside = uniform(generator, batch, 1, low=-1.2, high=1.2) * width[:, None]

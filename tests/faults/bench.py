@@ -75,7 +75,7 @@ def into(cases):
 
 
 class Bench:
-    """One try. given: a folder for input files; out: a folder for output; both are checked afterwards."""
+    """One try. given: a folder for input files; out: a folder for output; both are checked afterward."""
 
     def __init__(self, folder: Path):
         self.given, self.out = folder / "given", folder / "out"

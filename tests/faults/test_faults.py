@@ -7,12 +7,15 @@ import pytest
 from faults.bench import Bench
 from faults.cases import CASES, start
 
-QUICK = ("Values", "Mask", "File", "Output", "Device", "Weights")  # groups of cases below 2 s
+QUICK = ("Values", "Mask", "File", "Output", "Device", "Weights")  # groups of cases that take about a second
+SLOW = ("file-replaced-by-another-while-it-is-read", "values-an-unknown-unit", "values-a-constant-subtracted",
+        "values-each-pattern-divided-by-its-maximum")  # of these groups
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, id=case.id, marks=[] if case.group in QUICK else pytest.mark.slow)
-                                  for case in CASES])
+@pytest.mark.parametrize("case", [
+    pytest.param(case, id=case.id, marks=[] if case.group in QUICK and case.id not in SLOW else pytest.mark.slow)
+    for case in CASES])
 def test_fault(case, tmp_path):
     case.check(case.run(Bench(tmp_path)))
 

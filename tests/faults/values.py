@@ -147,7 +147,7 @@ def outside(part):
 
 
 def recorded(gain):
-    """The bright scan with so many units an electron, as whole numbers."""
+    """The bright scan with so many units per electron, as whole numbers."""
     return np.rint(bright().counts * gain).astype(np.int64)
 
 

@@ -1,0 +1,13 @@
+from .calibration import CALIBRATION_FLAGS as CALIBRATION_FLAGS
+from .denoising import DENOISING_FLAGS as DENOISING_FLAGS
+from .descan import DESCAN_FLAGS as DESCAN_FLAGS
+from .detector import DETECTOR_FLAGS as DETECTOR_FLAGS
+from .ellipse import ELLIPSE_FLAGS as ELLIPSE_FLAGS
+from .files import FILES_FLAGS as FILES_FLAGS
+from .live import LIVE_FLAGS as LIVE_FLAGS
+from .origin import ORIGIN_FLAGS as ORIGIN_FLAGS
+from .pixel_size import PIXEL_SIZE_FLAGS as PIXEL_SIZE_FLAGS
+from .probe import PROBE_FLAGS as PROBE_FLAGS
+from .rotation import ROTATION_FLAGS as ROTATION_FLAGS
+from .summary import SUMMARY_FLAGS as SUMMARY_FLAGS
+from .transfer import TRANSFER_FLAGS as TRANSFER_FLAGS

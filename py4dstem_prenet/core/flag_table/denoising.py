@@ -1,0 +1,54 @@
+"""Flags of denoising, its checks, and fine-tuning."""
+
+DENOISING_FLAGS = (
+    ("denoising_attenuates", "refusal",
+     "Denoising flattens the {quantity}: {slope:.2f} ± {sigma:.2f} of its variation over the scan is left.",
+     "Measure it on the raw counts."),
+    ("denoising_exaggerates", "refusal",
+     "Denoising exaggerates the {quantity}: its variation over the scan becomes {slope:.2f} ± {sigma:.2f} times as "
+     "large.",
+     "Measure it on the raw counts."),
+    ("denoising_keeps_slopes", "info",
+     "Denoising keeps the variation over the scan of {quantities}: the slopes are 1 within {deviation:.2f}, and known "
+     "to {sigma:.2f}."),
+    ("attenuation_unknown", "warning",
+     "Whether denoising keeps these is not known, since their slopes are uncertain by more than 5 %: {quantities}.",
+     "Measure them on the raw counts. With more positions the slopes are known better: check_denoising(datacube, "
+     "positions=1024) of py4dstem_prenet."),
+    ("denoising_lowers_error", "info",
+     "Denoising lowers the squared error of single pixels to {error:.3g} ± {sigma:.1g} of that of the raw counts."),
+    ("denoising_harmful", "refusal",
+     "Denoising makes these data worse: its squared error is {error:.3g} ± {sigma:.1g} of that of the raw counts.",
+     "Use the raw counts."),
+    ("denoising_no_effect", "warning",
+     "Denoising makes no significant difference: its squared error is {error:.3g} ± {sigma:.1g} of that of the raw "
+     "counts.",
+     "Use the raw counts."),
+    ("rival_better", "warning",
+     "The best {method} has a lower error ({error:.3g} ± {sigma:.1g})."),
+    ("shared_noise_flatters", "warning",
+     "Neighboring pixels share noise (fine detail has {ratio:.2f} of the variance of independent noise), so all errors "
+     "of methods that average pixels are lower bounds."),
+    ("not_checked", "warning",
+     "The {check} cannot be checked on these data, since their noise is not independent counting noise."),
+    ("few_electrons", "warning",
+     "There are too few electrons to test the noise."),
+    ("noise_correlated", "warning",
+     "Neighboring pixels share noise (scintillator, interpolation or compression: fine detail has {ratio:.2f} of the "
+     "variance of independent noise), so halves of their counts are not independent."),
+    ("noise_too_small", "warning",
+     "The variance of the noise falls to {ratio:.2f} of that of counting, as after a gamma correction, rescaling or a "
+     "filter."),
+    ("noise_too_large", "warning",
+     "The variance of the noise is {ratio:.2f} times that of the noise model."),
+    ("fine_tuned", "info",
+     "Fine-tuning helped: the deviance of held-out electrons fell by {gain:.3g} ± {gain_sigma:.2g} a pixel and the "
+     "squared error changed by {error:+.3g} ± {error_sigma:.2g} of the raw one, in {steps} steps."),
+    ("fine_tuning_no_gain", "refusal",
+     "Fine-tuning did not help enough: the deviance of held-out electrons fell by {gain:.3g} ± {gain_sigma:.2g} a "
+     "pixel and the squared error changed by {error:+.3g} ± {error_sigma:.2g} of the raw one, in {steps} steps. No "
+     "weights were written.",
+     "Keep the weights that you have."),
+    ("fine_tuning_refused", "refusal",
+     "Fine-tuning was not tried, since the network would learn the noise of these data. No weights were written."),
+)

@@ -1,0 +1,62 @@
+"""Flags of the detector and its data."""
+
+DETECTOR_FLAGS = (
+    ("no_electrons", "refusal",
+     "No electrons are seen above the read-out noise; the dose is about zero.",
+     "Check that the beam was on and that the right data set was read."),
+    ("counting", "info",
+     "The detector counts electrons: {dose:,.1f} per pattern."),
+    ("integrating", "info",
+     "The detector gives {gain:.4g} units per electron, offset {offset:.4g}, read-out noise {readout:.3g} units; "
+     "{dose:,.1f} electrons per pattern."),
+    ("bad_pixels", "info",
+     "Bad pixels, as (row, column): {positions}; {count} in all. They have no weight in the fits, and stay in the "
+     "counts until datacube.prenet.repaired() is called.",
+     "Call it before find_Bragg_disks: a hot pixel moves disks or is taken for one."),
+    ("offset_undetermined", "warning",
+     "Offset and read-out noise cannot be separated; one of them is set to zero.",
+     "Pass offset= or readout= to estimate_noise if one of them is known."),
+    ("gain_undetermined", "warning",
+     "The noise does not grow with the signal; the gain is set as if the noise of the dim regions were counting noise.",
+     "Pass gain= to estimate_noise if it is known."),
+    ("shared_noise", "warning",
+     "Neighboring pixels share noise (the variance of fine detail is {ratio:.2f} of that of coarse detail); gain and "
+     "read-out noise are lower bounds."),
+    ("saturated", "warning",
+     "{count} sampled values equal the largest one, {value:g}: the data are saturated."),
+    ("clipped", "warning",
+     "{percent:.0f} % of the values equal the smallest one, {value:g}: the data are clipped below."),
+    ("inverted", "warning",
+     "Most values are close to the maximum: the contrast may be inverted (bright regions have low values).",
+     "If so, invert them: data.max() - data."),
+    ("wrapped", "warning",
+     "Dark pixels lie inside bright disks: values may have wrapped at {limit}.",
+     "Read or sum the data as wider integers."),
+    ("nonlinear", "warning",
+     "The noise grows far less than the signal: values are not proportional to electrons (gamma, logarithm or "
+     "smoothing).",
+     "Do not rely on doses, sigmas and denoising."),
+    ("dead_lines", "warning",
+     "Whole lines of the detector give one value between lines that see electrons, as gaps between chips do (rows: "
+     "{rows}; columns: {columns}); these lines are masked."),
+    ("interpolated_lines", "warning",
+     "Values are interpolated between their neighbors in whole lines of the detector, as over gaps between chips "
+     "(rows: {rows}; columns: {columns}); these lines are masked."),
+    ("wide_lines", "warning",
+     "Whole lines of the detector count more than their neighbors, as wide pixels between chips do (rows: {rows}; "
+     "columns: {columns}); these lines are masked.",
+     "If one wide pixel stands for several, insert the missing lines; otherwise the pattern is too narrow there, and "
+     "origin and ellipse are wrong."),
+    ("lost_frames", "warning",
+     "{count} of {total} sampled frames were lost: large parts of them hold a single value. They were left out of the "
+     "noise model."),
+    ("hits", "warning",
+     "{count} single pixels in {total} sampled patterns are too bright for electrons: X-rays or cosmic rays. They were "
+     "left out of the noise model.",
+     "They stay in the counts; do not take them for Bragg disks."),
+    ("repeated_frames", "warning",
+     "{count} of {total} sampled patterns are exact copies of others: frames were repeated."),
+    ("unresponsive", "warning",
+     "Pixels around ({row}, {column}) give one value throughout, beside pixels that see electrons.",
+     "Exclude dead chips, gaps, beam stops and scale bars with mask=."),
+)

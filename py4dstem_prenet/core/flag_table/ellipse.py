@@ -1,0 +1,60 @@
+"""Flags of the elliptical distortion."""
+
+ELLIPSE_FLAGS = (
+    ("ellipse_determined", "info",
+     "The ellipse is determined from {sources}, with a sigma of {sigma:.4f} in a/b."),
+    ("ellipse_no_evidence", "refusal",
+     "The ellipse is not determined: neither rings nor the image of a round aperture can be seen."),
+    ("ellipse_sources_disagree", "refusal",
+     "The ellipse is refused: the estimates from {sources} disagree by {sigmas:.1f} sigma."),
+    ("ellipse_uncertain", "refusal",
+     "The ellipse is not determined: a/b is uncertain by {sigma:.3f} (at most {needed:.3f} is allowed)."),
+    ("spots_only", "warning",
+     "No continuous ring is seen; Bragg spots cannot separate strain from distortion."),
+    ("beam_shape_left_out", "warning",
+     "The shape of the direct beam disagrees with the rings by {sigmas:.1f} sigma and was left out; the aperture may "
+     "not be round."),
+    ("rings_off_center", "warning",
+     "The center of the rings lies ({dx:+.2f}, {dy:+.2f}) px from the direct beam (sigma {sigma_x:.2f}, "
+     "{sigma_y:.2f}); the reported origin is the direct beam."),
+    ("symmetric_elsewhere", "warning",
+     "The mean pattern is symmetric ({there:.2f}) about a point ({dx:+.0f}, {dy:+.0f}) px from the origin, and less "
+     "({here:.2f}) about the origin.",
+     "Check whether the origin lies in a diffracted disk."),
+    ("region_without_beam", "refusal",
+     "No position of this region shows a beam."),
+    ("radius_unknown", "info",
+     "No disk lies at the origin in the calibration, so its shape was not used.",
+     "If the direct beam is visible, check the origin, or set the radius with calibration.set_probe_semiangle."),
+    ("ellipse_given", "info",
+     "The ellipse was set by hand: a/b {ratio:.4f}, a axis at {degrees:.1f}° from +qx toward +qy."),
+    ("ellipse_agrees", "info",
+     "The ellipse that is set agrees with that of this scan: the difference is {difference:.4f} in a/b, {sigmas:.1f} "
+     "sigma."),
+    ("ellipse_untested", "info",
+     "The ellipse that is set was not tested, since it cannot be measured in this scan."),
+    ("given_ellipse_differs", "warning",
+     "The given ellipse differs from that of this scan by {difference:.4f} in a/b, {sigmas:.1f} sigma.",
+     "To use the ellipse of this scan, leave out ellipse=."),
+    ("ellipse_not_set", "warning",
+     "No ellipse is set: rings stay as the detector shows them, and distortion is taken for strain.",
+     "Measure strain against a reference region of the same scan, or set the ellipse of a standard."),
+    ("ellipse_unconfirmed", "warning",
+     "An ellipse is set (by {author}), but this scan cannot confirm it."),
+    ("ellipse_confirmed", "info",
+     "The ellipse that is set (by {author}) agrees with this scan: a/b {ratio:.4f} ± {sigma:.4f}, a axis at "
+     "{degrees:.1f}° from +qx toward +qy.",
+     "calibration.set_ellipse((None, None, None)) removes it."),
+    ("ellipse_differs", "refusal",
+     "The ellipse that is set (by {author}) differs from that of this scan by {difference:.4f} in a/b, {sigmas:.0f} "
+     "sigma."),
+    ("ellipse_halves_agree", "info",
+     "Two halves of the electrons give ellipses that differ by {difference:.4f} in a/b, {sigmas:.1f} times the stated "
+     "sigma ({positions} positions)."),
+    ("ellipse_halves_differ", "warning",
+     "Two halves of the electrons give ellipses that differ by {difference:.4f} in a/b, {sigmas:.1f} times the stated "
+     "sigma ({positions} positions).",
+     "Multiply the stated sigma by this factor."),
+    ("half_without_ellipse", "warning",
+     "The sigma of the ellipse was not checked: no ellipse can be measured with half of the electrons."),
+)

@@ -1,0 +1,29 @@
+"""Flags of the pixel size."""
+
+PIXEL_SIZE_FLAGS = (
+    ("pixel_size_determined", "info",
+     "The pixel size is determined from the {evidence} of {standard}, with a sigma of {percent:.2g} %; {rings} rings "
+     "agree within {scatter:.2g} % (rms)."),
+    ("pixel_size_no_rings", "refusal",
+     "The pixel size is not determined: fewer than two rings of {standard} fit the pattern outside the direct beam."),
+    ("pixel_size_ambiguous", "refusal",
+     "The pixel size is not determined: the rings of {standard} fit with {first:.5f} and with {second:.5f} 1/Å per "
+     "pixel, and twice the difference of the log likelihoods is only {margin:.1f} ({needed:.0f} is needed)."),
+    ("pixel_size_other_lattice", "refusal",
+     "The pixel size is not determined: the rings of {other} with a free lattice parameter fit better than those of "
+     "{standard} (twice the difference of the log likelihoods: {margin:.1f}).",
+     "Check whether the specimen is {standard}."),
+    ("pixel_size_inconsistent", "refusal",
+     "The pixel size is not determined: the rings differ from those of {standard} by {scatter:.2g} % (rms), beyond "
+     "their noise.",
+     "Check whether the specimen is {standard}."),
+    ("pixel_size_uncertain", "refusal",
+     "The pixel size is not determined: it is uncertain by {percent:.2g} % (at most {needed:.2g} % is allowed)."),
+    ("radial_distortion", "warning",
+     "Radial distortion: at {radius:.0f} px, the radius of rings differs by {percent:+.2f} ± {sigma:.2f} % from that "
+     "of an undistorted pattern. The pixel size is that at the center of the pattern.",
+     "datacube.prenet.corrected() removes the distortion."),
+    ("threefold_distortion", "warning",
+     "Rings have a threefold distortion of {percent:.2f} ± {sigma:.2f} % at {radius:.0f} px.",
+     "datacube.prenet.corrected() removes the distortion."),
+)

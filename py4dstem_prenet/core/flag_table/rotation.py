@@ -1,0 +1,31 @@
+"""Flags of rotation and flip between scan and pattern."""
+
+ROTATION_FLAGS = (
+    ("rotation_determined", "info",
+     "The pattern is rotated against the scan by {degrees:.2f}°, from the {sources}, with a sigma of {sigma:.2f}°."),
+    ("rotation_sign_from_atoms", "info",
+     "The beam is deflected toward places that are bright in the dark field ({sigmas:.0f} sigma), as by the atoms of a "
+     "thin specimen; this decides between the rotation and the rotation + 180°."),
+    ("rotation_half_turn_open", "warning",
+     "The rotation is known up to half a turn: {degrees:.1f}° or {degrees:.1f}° + 180°.",
+     "If the sign of fields matters, call measure_rotation(feature=image) with an image that is brighter where the "
+     "specimen is heavier."),
+    ("rotation_no_field", "refusal",
+     "The rotation is not determined: the deflection of the beam is not related to the scan (probability by chance "
+     "{probability:.2g}).",
+     "Measure it on a scan at atomic resolution, or with a defocused probe, with the same microscope settings."),
+    ("rotation_scan_small", "refusal",
+     "The rotation is not determined: a scan of {rows} x {columns} positions is too small (at least {needed} x "
+     "{needed} are needed)."),
+    ("rotation_flip_open", "refusal",
+     "The rotation is not determined: with and without flip the data fit almost as well ({ratio:.2f}, difference "
+     "{sigmas:.1f} sigma), as with fields or contrast along one direction.",
+     "Measure it on a scan with structure along all directions."),
+    ("rotation_curl", "refusal",
+     "The rotation is refused: {curl:.0%} of the power of the deflection has curl at any angle (at most {allowed:.0%} "
+     "is allowed), as if diffraction contrast, a coarse scan step or a distorted scan caused it."),
+    ("rotation_uncertain", "refusal",
+     "The rotation is not determined: it is uncertain by {sigma:.2g}° (at most {needed:.2g}° is allowed)."),
+    ("rotation_sources_disagree", "refusal",
+     "The rotation is refused: center of mass and shadow image disagree (degrees, flip): {degrees}."),
+)

@@ -1,0 +1,78 @@
+"""Flags of the first paragraph of a report."""
+
+SUMMARY_FLAGS = (
+    ("summary_no_origin", "refusal",
+     "No origin was found, so nothing was calibrated and nothing was written."),
+    ("summary_origin", "info",
+     "The {feature} was found at {count} of {total} positions, in the median at qx0 = {qx0:.2f} px (row, downward) and "
+     "qy0 = {qy0:.2f} px (column, to the right); a single position is known to {sigma:.2g} px along each axis."),
+    ("summary_origin_unsure", "warning",
+     "The {feature} was found at {count} of {total} positions, in the median at qx0 = {qx0:.2f} px (row, downward) and "
+     "qy0 = {qy0:.2f} px (column, to the right), without a stated uncertainty."),
+    ("summary_single", "info",
+     "The {feature} of the pattern is at qx0 = {qx0:.2f} px (row, downward) and qy0 = {qy0:.2f} px (column, to the "
+     "right), with an uncertainty of {sigma:.2g} px along each axis. A single pattern has no descan."),
+    ("summary_single_unsure", "warning",
+     "The {feature} of the pattern is at qx0 = {qx0:.2f} px (row, downward) and qy0 = {qy0:.2f} px (column, to the "
+     "right), without a stated uncertainty. A single pattern has no descan."),
+    ("summary_descan", "info",
+     "The descan is a {model} that moves the origin by {span_x:.2f} px (qx0) and {span_y:.2f} px (qy0) over the scan, "
+     "and the fitted origin is known to {sigma:.2g} px along each axis."),
+    ("summary_constant", "info",
+     "The same origin holds for the whole scan, and is known to {sigma:.2g} px along each axis."),
+    ("summary_descan_unsure", "warning",
+     "The descan is a {model} that moves the origin by {span_x:.2f} px (qx0) and {span_y:.2f} px (qy0) over the scan, "
+     "without a stated uncertainty."),
+    ("summary_no_descan", "refusal",
+     "No fitted origin was accepted: no surface describes the measured positions."),
+    ("summary_ellipse", "info",
+     "Patterns are elliptical: a/b = {ratio:.4f} ± {sigma:.4f}, with the a axis at {degrees:.1f} ± "
+     "{degrees_sigma:.1f}° from +qx toward +qy."),
+    ("summary_ellipse_unsure", "warning",
+     "The ellipse that is set (a/b = {ratio:.4f}, a axis at {degrees:.1f}° from +qx toward +qy) states no "
+     "uncertainty."),
+    ("summary_round", "info",
+     "Patterns are round within the uncertainty: a/b = {ratio:.4f} ± {sigma:.4f}."),
+    ("summary_no_ellipse", "warning",
+     "The elliptical distortion is not known."),
+    ("summary_pixel_size", "info",
+     "A detector pixel is {value:.6f} ± {sigma:.6f} {unit}."),
+    ("summary_pixel_size_unsure", "warning",
+     "The pixel size that is set, {value:.6g} {unit}, states no uncertainty."),
+    ("summary_rotation", "info",
+     "The pattern is rotated against the scan by {degrees:.2f} ± {sigma:.2f}° and {flipped}."),
+    ("summary_rotation_unsure", "warning",
+     "The rotation between pattern and scan that is set ({degrees:.2f}°, {flipped}) states no uncertainty."),
+    ("next_use", "info",
+     "Next: find Bragg disks (datacube.prenet.bragg_disks()) and map strain or orientation, or save the calibration; "
+     "py4DSTEM reads it from the cube."),
+    ("next_read", "info",
+     "Next: look at datacube.prenet.show(), and read the warnings ({count}, marked ! or x, or amber or red); then find "
+     "Bragg disks (datacube.prenet.bragg_disks()) and map strain or orientation."),
+    ("next_single", "info",
+     "Next: save the calibration, or apply it to a scan recorded with the same settings (calibrate(like=...))."),
+    ("next_refusals", "refusal",
+     "Next: do what the refusals say (marked with x or red: {count}), and calibrate again; do not use this calibration "
+     "before."),
+    ("next_repair", "info",
+     "Use datacube.prenet.repaired() for py4DSTEM's find_Bragg_disks, since {count} bad pixels are in the counts; "
+     "bragg_disks() leaves them out itself."),
+    ("avoid_direct_beam", "warning",
+     "Do not take this center for the direct beam: it is the {feature}, which can lie pixels away."),
+    ("avoid_denoised", "warning",
+     "Do not measure on denoised patterns what the denoising verdict says is changed; use the raw counts."),
+    ("avoid_denoised_unknown", "warning",
+     "Do not map strain from denoised patterns: on this scan it could not be tested that denoising keeps it."),
+    ("avoid_richer_model", "warning",
+     "Use the fitted origin. The measured origin, or a richer model, would follow the specimen."),
+    ("avoid_lengths", "info",
+     "Do not read lattice spacings from it: the pixel size is not known, and lengths stay in pixels "
+     "(calibrate(standard=...) or calibrate(like=...) adds it)."),
+    ("avoid_lengths_refused", "info",
+     "Do not read lattice spacings from it: the pixel size was refused, and lengths stay in pixels."),
+    ("avoid_directions", "info",
+     "Do not compare strain along different directions without a reference region of the same scan: an unknown ellipse "
+     "looks like strain (calibrate(like=...) takes that of a standard)."),
+    ("avoid_sign", "info",
+     "Do not use the sign of electric or magnetic fields: half a turn of the rotation is open."),
+)

@@ -1,0 +1,54 @@
+"""Flags of what is carried over from a standard."""
+
+TRANSFER_FLAGS = (
+    ("carried_over", "info",
+     "Carried over from {source}: {quantities}."),
+    ("pixel_size_adapted", "info",
+     "The pixel size was converted to the ellipse of this scan (a/b {ratio:.4f}; that of the standard is "
+     "{standard:.4f})."),
+    ("standard_lacks", "info",
+     "{source} does not hold: {quantities}."),
+    ("standard_bare", "warning",
+     "{source} is a calibration without its scan and states no uncertainty; shape of the patterns, camera length, "
+     "voltage and date were not compared. A pixel of this scan is taken to be as wide as {binning:g} of its pixels.",
+     "Check that both were recorded with the same camera length and binning."),
+    ("standard_contradicted", "refusal",
+     "This scan contradicts the ellipse of the standard by {difference:.4f} in a/b, {sigmas:.1f} sigma; not carried "
+     "over: {quantities}.",
+     "Check that both were recorded with the same camera length and alignment. If the ellipse of the standard is "
+     "right, set it by hand: calibrate(ellipse=(a, b, theta))."),
+    ("standard_differs", "warning",
+     "The rings of this scan differ from the ellipse of the standard by {difference:.4f} in a/b, {sigmas:.1f} sigma, "
+     "as uniform strain of the specimen would cause.",
+     "If the specimen is not strained, check that both were recorded with the same camera length and alignment."),
+    ("beam_shape_differs", "warning",
+     "The shape of the direct beam differs from the ellipse of the standard by {difference:.4f} in a/b, {sigmas:.1f} "
+     "sigma; the aperture may not be round.",
+     "Check that both were recorded with the same camera length and alignment."),
+    ("voltage_differs", "refusal",
+     "Nothing was carried over: the standard was recorded at {theirs:g} V, this scan at {ours:g} V."),
+    ("camera_length_differs", "refusal",
+     "Nothing was carried over: the camera length of the standard is {theirs:g}, that of this scan {ours:g}."),
+    ("standard_old", "warning",
+     "The standard was recorded {days} days from this scan."),
+    ("frames_differ", "refusal",
+     "The detector frame of the standard is {theirs} px and that of this scan {ours} px, so these were not carried "
+     "over: {quantities}.",
+     "If one of them was binned, set binning= to the number of pixels of the standard along a pixel of this scan; 1 if "
+     "one was cropped."),
+    ("scale_differs", "refusal",
+     "The pixel size of the standard, {theirs:.4g} {unit}, is far from that of this scan, {ours:.4g} {unit}, so these "
+     "were not carried over: {quantities}.",
+     "Check the camera lengths, and binning=; if the pixel size in this scan is wrong, set its unit to pixels."),
+    ("scan_differs", "refusal",
+     "The descan was not carried over: the standard was scanned with {theirs} positions, this scan with {ours}, or "
+     "with other steps."),
+    ("descan_agrees", "info",
+     "The measured positions show the descan of the standard with an amplitude of {amplitude:.3f} ± {sigma:.3f} (1 is "
+     "expected)."),
+    ("descan_untested", "info",
+     "The measured positions do not test the descan of the standard."),
+    ("descan_contradicted", "refusal",
+     "The descan was not carried over: the measured positions show it with an amplitude of {amplitude:.3f} ± "
+     "{sigma:.3f}, where 1 is expected."),
+)
