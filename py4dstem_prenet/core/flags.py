@@ -513,8 +513,8 @@ _PIXEL_SIZE = (
      "The pixel size is not determined: the rings of {standard} fit with {first:.5f} and with {second:.5f} 1/Å per "
      "pixel, and the difference of log likelihood times two is only {margin:.1f} ({needed:.0f} is needed)."),
     ("pixel_size_other_lattice", REFUSAL,
-     "The pixel size is not determined: the rings of {other} with a cell of free size fit better than those of "
-     "{standard} (log likelihood times two: {margin:.1f}).",
+     "The pixel size is not determined: the rings of {other} with a cell of free size fit as well as those of "
+     "{standard} (log likelihood times two, {other} over {standard}: {margin:.1f}).",
      "Check whether the specimen is {standard}."),
     ("pixel_size_inconsistent", REFUSAL,
      "The pixel size is not determined: the rings differ from those of {standard} by {scatter:.2g} % (rms), beyond "

@@ -357,11 +357,29 @@ def _covariance(system, parts):
     if len(parts) >= MIN_PARTS:
         rights = np.array([system.right_of(polar, usable).sum(0) for polar, usable, _ in parts])
         estimates.append(_leave_parts(np.linalg.solve(matrix, rights.T).T, np.array([w for _, _, w in parts])))
-    return _larger([jackknife_covariance(e) for e in estimates]) + shape_prior
+    return larger_covariance([jackknife_covariance(e) for e in estimates]) + shape_prior
 
 
-def _larger(covariances):
-    """The larger variance of each parameter, with the correlations of the covariance that is larger altogether."""
+def larger_covariance(covariances):
+    """Take the larger variance of each parameter, with the correlations of the covariance that is larger altogether.
+
+    Parameters
+    ----------
+    covariances : list of numpy.ndarray
+        (p, p) each.
+
+    Returns
+    -------
+    numpy.ndarray, shape (p, p)
+        The covariance.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.pixel_size.joint import larger_covariance
+    >>> larger_covariance([np.diag([1.0, 4.0]), np.diag([2.0, 1.0])]).tolist()
+    [[2.0, 0.0], [0.0, 4.0]]
+    """
     diagonals = np.array([np.diag(c) for c in covariances])
     largest = diagonals.max(0)
     chosen = int(np.argmax((diagonals / np.maximum(largest, 1e-300)).sum(1)))
