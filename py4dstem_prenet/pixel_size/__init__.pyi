@@ -24,6 +24,8 @@ from .profile import (
     RadialProfile as RadialProfile,
     radial_data as radial_data,
     ring_profiles as ring_profiles,
+    shrunk as shrunk,
+    smoothed as smoothed,
 )
 from .profile_fit import (
     BASIN as BASIN,

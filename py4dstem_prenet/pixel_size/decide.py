@@ -1,9 +1,9 @@
 """Decision on the pixel size: assign the rings, and accept or refuse the result.
 
 All differences are of -2 log likelihood, or evidence for disks. The best assignment is accepted if it is MIN_MARGIN
-above all others of the standard (odds of exp(MIN_MARGIN / 2), so that a wrong one is accepted at most once in some
-hundred cases if the model holds), if no other lattice fits rings better by more than MAX_LATTICE_EXCESS, or disks nearly
-as well, and if the rings agree.
+above all others of the standard (odds of exp(MIN_MARGIN / 2), so that a wrong one is accepted at most once in a
+hundred cases or so if the model holds), if no other lattice fits rings better by more than MAX_LATTICE_EXCESS, or
+disks nearly as well, and if the rings agree.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from . import (
     background,
     radial_data,
     ring_profiles,
+    smoothed,
     weights,
 )
 
@@ -182,13 +183,14 @@ def fit_joint(pooled, standard: Standard, start: State, readout, extra=()) -> Jo
     """
     names = (*NAMES, *extra)
     state = start if start.nominal_vector is not None else replace(start, nominal_vector=start.vector)
+    pictures = smoothed(pooled.mean, pooled.weight, readout)
     for _ in range(MAX_STEPS):
-        system = _System(pooled.mean, pooled.weight, state, standard, readout, names)
+        system = _System(pictures, state, standard, names)
         step = system.solution()
         state = system.moved(step)
         if abs(step[names.index("scale")]) < TOLERANCE:
             break
-    system = _System(pooled.mean, pooled.weight, state, standard, readout, names)
+    system = _System(pictures, state, standard, names)
     parts = list(_part_maps(system, pooled))
     covariance = _covariance(system, parts)
     errors, sigmas = _ring_errors(system, parts)
@@ -203,9 +205,9 @@ def fit_joint(pooled, standard: Standard, start: State, readout, extra=()) -> Jo
 class _System:
     """Linearized model of one pattern at one state."""
 
-    def __init__(self, image, weight, state, standard, readout, names):
+    def __init__(self, pictures, state, standard, names):
         self.state, self.names, self.standard = state, names, standard
-        self.profile = profile = radial_data(image, weight, state.center, state.vector, state.span, readout)
+        self.profile = profile = radial_data(pictures, state.center, state.vector, state.span)
         radii, shape = profile.radii, state.shape
         distances = state.distances(standard)
         reach = shape.disk + 3 * shape.blur
@@ -341,7 +343,8 @@ def _part_maps(system, pooled):
     """Polar maps of the parts of the scan, and their weights."""
     for image, weight in zip(pooled.parts, pooled.parts_weight, strict=True):
         if weight.sum() > 0:
-            data = radial_data(image, weight, system.state.center, system.state.vector, system.state.span, 0.0)
+            state = system.state
+            data = radial_data(smoothed(image, weight, 0.0), state.center, state.vector, state.span)
             polar = np.zeros_like(system.profile.polar)
             usable = np.zeros_like(polar)
             shared = np.isin(np.round(system.profile.radii, 6), np.round(data.radii, 6))

@@ -38,12 +38,17 @@ from . import (
     joint_of,
     measure_spots,
     radial_data,
+    shrunk,
+    smoothed,
     unknown_size,
 )
 
 BLURS_PX = (0.6, 1.5)  # pixels, blur of rings that is tried first
 POINT_BLURS_PX = (0.7, 2.0)  # pixels, of rings whose disks are points or unknown
 POINT_RADIUS_PX = 0.05  # pixels, radius of a disk that is a point
+# Pixels, for speed: patterns are binned as long as the outermost radius stays above the first while rings are fitted,
+# and not above the second while they are assigned.
+MIN_FITTED_RADIUS_PX, MAX_ASSIGNED_RADIUS_PX = 120.0, 80.0
 LOOSER, LOOSE_VECTOR = 2.0, 0.004  # by which the prior of the ellipse is wider for disks: factor, and sigma added
 WIDE_BLUR_PX = 3.5  # pixels, of wide rings whose disks are unknown
 
@@ -188,33 +193,59 @@ def _from_rings(pooled, standard, span, start, radius, noise, reference):
     if span[1] - span[0] < MIN_RING_SPAN_PX:
         return nothing
     vector, center, covariance = start
-    readout = noise.readout / noise.gain
+    side = max(1, int(span[1] // MIN_FITTED_RADIUS_PX))
+    pooled, center, radius = _binned(pooled, center, radius, side)
+    span, reference = (span[0] / side, span[1] / side), reference / side
+    readout = side * noise.readout / noise.gain
+    profile = radial_data(smoothed(pooled.mean, pooled.weight, readout), center, vector, span)
+    if len(profile.radii) < 2 * MIN_RING_SPAN_PX / side:
+        return nothing
+    factor = max(1.0, span[1] / MAX_ASSIGNED_RADIUS_PX)
     # Rings need not have the shape of the direct beam, for example if it is saturated or a spot with tails.
     shapes = [Shape(POINT_RADIUS_PX, blur, RELROD) for blur in (*POINT_BLURS_PX, WIDE_BLUR_PX)]
-    if radius is not None and radius > 1:
-        shapes = [Shape(radius, blur, RELROD) for blur in BLURS_PX] + shapes[1:]
-    evidence = _Evidence(pooled, span, shapes, readout, vector, center)
-    if len(evidence.profile.radii) < 2 * MIN_RING_SPAN_PX:
-        return nothing
-    assigned = assign_rings([evidence], standard)
+    if radius is not None and radius > factor:
+        shapes = [Shape(radius / factor, blur, RELROD) for blur in BLURS_PX] + shapes[1:]
+    assigned = assign_rings([_Evidence(shrunk(profile, factor), shapes)], standard)
     if assigned is None:
         return nothing
     assignment, (shape,) = assigned
+    shape = replace(shape, disk=shape.disk * factor, blur=max(shape.blur * factor, BLURS_PX[0]))
+    assignment = replace(assignment, scale=assignment.scale / factor, second=assignment.second / factor)
     state = State(assignment.scale, vector, center, shape, 0.0, np.zeros(2), reference, span, shape, covariance,
                   vector)
     try:
         fit, doubt = _fitted(lambda state, extra=(): fit_joint(pooled, standard, state, readout, extra), state)
     except np.linalg.LinAlgError:
         return nothing
-    return decide_pixel_size(fit, standard, assignment, "rings", reference, doubt)
+    fit = replace(fit, scale=fit.scale / side, profile=replace(fit.profile, radii=fit.profile.radii * side))
+    assignment = replace(assignment, scale=assignment.scale / side, second=assignment.second / side)
+    return decide_pixel_size(fit, standard, assignment, "rings", reference * side, doubt)
 
 
 class _Evidence:
-    """The radial profile of a pattern, and the shapes of rings that are tried."""
+    """A radial profile, and the shapes of rings that are tried."""
 
-    def __init__(self, source, span, shapes, readout, vector, center):
-        self.profile = radial_data(source.mean, source.weight, center, vector, span, readout)
-        self.tables = [RingTable(self.profile.radii, shape) for shape in shapes]
+    def __init__(self, profile, shapes):
+        self.profile, self.tables = profile, [RingTable(profile.radii, shape) for shape in shapes]
+
+
+def _binned(pooled, center, radius, side):
+    """A pooled pattern with pixels of a larger side, its center, and the radius of the direct disk."""
+    if side == 1:
+        return pooled, center, radius
+
+    def sums(images):
+        rows, columns = (n // side * side for n in images.shape[-2:])
+        cut = images[..., :rows, :columns]
+        return cut.reshape(*images.shape[:-2], rows // side, side, columns // side, side).sum((-3, -1))
+
+    weight, parts_weight = sums(pooled.weight), sums(pooled.parts_weight)
+    mean = sums(pooled.mean * pooled.weight) / np.maximum(weight, 1)
+    parts = sums(pooled.parts * pooled.parts_weight) / np.maximum(parts_weight, 1)
+    area = side**2  # patterns that cover a pixel in part count in part; electrons are those of the larger pixels
+    middle = (np.asarray(center) - (side - 1) / 2) / side
+    return (Pooled(mean * area, tuple(middle), pooled.positions, weight / area, parts * area, parts_weight / area),
+            middle, None if radius is None else radius / side)
 
 
 def _start(pooled, span, ellipse):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
@@ -12,6 +13,7 @@ from . import (
     BASIN,
     MIN_VISIBLE_HEIGHT,
     Assignment,
+    Shape,
     Spots,
     Standard,
     State,
@@ -56,10 +58,8 @@ def assign_spots(spots: Spots, standard: Standard, start: State, span):
         The best pixel size, and how much better it is than others and than other lattices; None if no pixel size puts
         two rings on the detector.
     """
-    if len(spots.offset) > SCANNED_SPOTS:
-        spots = spots.subset(np.unique(np.linspace(0, len(spots.offset) - 1, SCANNED_SPOTS).astype(int)))
-    vectors = sharp_vectors(spots, start)
-    found = _refined(spots, standard, start, span, vectors, REFINED)
+    few, vectors = _searched(spots, tuple(start.vector), tuple(start.vector_covariance.ravel()))
+    found = _refined(few, standard, start, span, vectors, REFINED)
     if not found:
         return None
     best = found[0]
@@ -70,10 +70,35 @@ def assign_spots(spots: Spots, standard: Standard, start: State, span):
         lattice = find_standard(name)
         if same_rings(lattice, standard):
             continue
-        tried = _refined(spots, lattice, start, span, vectors, REFINED_OTHERS)
-        if tried and 2 * (best.evidence - tried[0].evidence) < excess:
-            other, excess = name, 2 * (best.evidence - tried[0].evidence)
+        evidence = _evidence_of(spots, name, tuple(start.vector), tuple(start.vector_covariance.ravel()),
+                                start.reference)
+        if 2 * (best.evidence - evidence) < excess:
+            other, excess = name, 2 * (best.evidence - evidence)
     return Assignment(best.state.scale, second, margin, other, excess)
+
+
+@lru_cache(maxsize=4)
+def _searched(spots, vector, covariance):
+    """The disks that are used in the search, and the ellipses."""
+    if len(spots.offset) > SCANNED_SPOTS:
+        spots = spots.subset(np.unique(np.linspace(0, len(spots.offset) - 1, SCANNED_SPOTS).astype(int)))
+    return spots, sharp_vectors(spots, _blank(spots, vector, covariance, 1.0))
+
+
+@lru_cache(maxsize=16)  # for several standards of one scan
+def _evidence_of(spots, name, vector, covariance, reference):
+    """Largest evidence of another lattice with a cell of any size."""
+    few, vectors = _searched(spots, vector, covariance)
+    found = _refined(few, find_standard(name), _blank(few, vector, covariance, reference), spots.span, vectors,
+                     REFINED_OTHERS)
+    return found[0].evidence if found else -np.inf
+
+
+def _blank(spots, vector, covariance, reference):
+    """A state with this prior of the ellipse."""
+    shape, vector = Shape(0.05, 1.0), np.array(vector)
+    return State(1.0, vector, np.zeros(2), shape, 0.0, np.zeros(2), reference, spots.span, shape,
+                 np.array(covariance).reshape(2, 2), vector)
 
 
 def sharp_vectors(spots: Spots, start: State):

@@ -27,7 +27,7 @@ APERTURE_BLUR_PX = 0.5  # pixels, from which the blur of disks is learned
 SAME_SPOT_PX, SAME_SPOT_SIGMAS = 0.7, 3.0  # pixels and standard errors: the same reflection in neighboring patterns
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Spots:
     """Positions of m disks.
 
