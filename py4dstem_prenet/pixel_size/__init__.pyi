@@ -9,8 +9,8 @@ from .decide import (
 from .joint import JointFit as JointFit, State as State, fit_joint as fit_joint, larger_covariance as larger_covariance
 from .measure import measure_pixel_size as measure_pixel_size, measure_pooled_size as measure_pooled_size
 from .mixture import (
-    STUDENT_DOF as STUDENT_DOF,
-    Rates as Rates,
+    ERROR_DOF as ERROR_DOF,
+    RingRates as RingRates,
     close_pairs as close_pairs,
     density_of as density_of,
     expected_heights as expected_heights,

@@ -17,17 +17,17 @@ from scipy.special import digamma, gammaln
 from ..core import ellipse_matrix
 from . import Standard
 
-STUDENT_DOF = 5.0  # degrees of freedom of the errors
+ERROR_DOF = 5.0  # degrees of freedom of the errors
 REACH_SIGMAS = 7.0  # standard errors between a disk and a ring to which it may belong
 HEIGHT_SHAPE = 2.5  # shape of the Gamma prior of the number of disks on a ring: a factor of 2, as of simulated scans
 MIN_EXPECTED_HEIGHT = 0.03  # of the strongest ring, for the expectation: dynamical scattering excites weak rings
 STRAY_SHAPE, STRAY_PART = 1.0, 0.1  # Gamma prior of the disks that belong to no ring, and their part of all disks
 ROUNDS = 12  # rounds of the rates
-_LOG_STUDENT = gammaln((STUDENT_DOF + 1) / 2) - gammaln(STUDENT_DOF / 2) - 0.5 * np.log(np.pi * STUDENT_DOF)
+_LOG_STUDENT = gammaln((ERROR_DOF + 1) / 2) - gammaln(ERROR_DOF / 2) - 0.5 * np.log(np.pi * ERROR_DOF)
 
 
 @dataclass(frozen=True)
-class Rates:
+class RingRates:
     """Rates of disks on rings, and who belongs to which.
 
     Attributes
@@ -152,12 +152,12 @@ def density_of(difference, sigma) -> np.ndarray:
     numpy.ndarray
         The density.
     """
-    z = (difference / sigma) ** 2 / STUDENT_DOF
-    return np.exp(_LOG_STUDENT - (STUDENT_DOF + 1) / 2 * np.log1p(z)) / sigma
+    z = (difference / sigma) ** 2 / ERROR_DOF
+    return np.exp(_LOG_STUDENT - (ERROR_DOF + 1) / 2 * np.log1p(z)) / sigma
 
 
-def fit_rates(radius, sigma, weight, rings, expected, span: float, start: Rates | None = None,
-              rounds: int = ROUNDS) -> Rates:
+def fit_rates(radius, sigma, weight, rings, expected, span: float, start: RingRates | None = None,
+              rounds: int = ROUNDS) -> RingRates:
     """Find the rates of disks on rings.
 
     Parameters
@@ -172,14 +172,14 @@ def fit_rates(radius, sigma, weight, rings, expected, span: float, start: Rates 
         Expected parts of the disks.
     span : float
         Range of radii, pixels.
-    start : Rates, optional
+    start : RingRates, optional
         Rates that were found before.
     rounds : int
         Rounds.
 
     Returns
     -------
-    Rates
+    RingRates
         The rates.
     """
     disk, ring = close_pairs(radius, sigma, rings)
@@ -201,7 +201,7 @@ def fit_rates(radius, sigma, weight, rings, expected, span: float, start: Rates 
     whole = np.bincount(disk, part, m) + stray / span
     likelihood = float(weight @ np.log(whole))
     bound = likelihood - _divergence(HEIGHT_SHAPE, rate, counts) - _divergence(STRAY_SHAPE, stray_rate, rest)
-    return Rates(bound, counts, levels, stray / span, disk, ring, part / whole[disk], likelihood)
+    return RingRates(bound, counts, levels, stray / span, disk, ring, part / whole[disk], likelihood)
 
 
 def _divergence(shape, rate, counts):

@@ -25,9 +25,10 @@ from . import (
     same_rings,
 )
 
-SCAN_STEP_PX = 0.3  # pixels, step of the outermost radius between two pixel sizes that are tried
+SCAN_STEP_PX = 0.4  # pixels, step of the outermost radius between two pixel sizes that are tried
 SCAN_ERROR_PX = 0.15  # pixels, error of positions beside the stated one
-SCANNED_SPOTS, SCAN_ROUNDS = 500, 5  # disks, and rounds of the rates at each pixel size that are used, for speed
+# Disks that are used, of these every so many in the first search, and rounds of the rates there; for speed:
+REFINED_SPOTS, SCANNED_EACH, SCAN_ROUNDS = 500, 2, 5
 REFINED, REFINED_OTHERS = 5, 3  # assignments of the standard and of each other lattice that are refined
 REFINED_STEPS = 12  # steps of these fits
 MIN_RINGS = 2  # rings of sufficient height on the detector
@@ -80,8 +81,8 @@ def assign_spots(spots: Spots, standard: Standard, start: State, span):
 @lru_cache(maxsize=4)
 def _searched(spots, vector, covariance):
     """The disks that are used in the search, and the ellipses."""
-    if len(spots.offset) > SCANNED_SPOTS:
-        spots = spots.subset(np.unique(np.linspace(0, len(spots.offset) - 1, SCANNED_SPOTS).astype(int)))
+    if len(spots.offset) > REFINED_SPOTS:
+        spots = spots.subset(np.unique(np.linspace(0, len(spots.offset) - 1, REFINED_SPOTS).astype(int)))
     return spots, sharp_vectors(spots, _blank(spots, vector, covariance, 1.0))
 
 
@@ -146,8 +147,9 @@ def _refined(spots, standard, start, span, vectors, count):
     """Fits of the best pixel sizes of a lattice, in the order of their evidence."""
     known = replace(start, vector_covariance=SHARP_VECTOR**2 * np.eye(2))
     starts, evidence = [], []
+    few = spots.subset(slice(None, None, SCANNED_EACH)) if len(spots.size) > REFINED_SPOTS / SCANNED_EACH else spots
     for vector in vectors:
-        scales, values = scan_spots(spots, standard, replace(known, vector=vector), span)
+        scales, values = scan_spots(few, standard, replace(known, vector=vector), span)
         starts += [(scale, vector) for scale in scales]
         evidence += list(values)
     chosen: list[int] = []

@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from . import (
-    STUDENT_DOF,
+    ERROR_DOF,
     JointFit,
     ProfileFit,
     RadialProfile,
-    Rates,
+    RingRates,
     Spots,
     Standard,
     State,
@@ -60,7 +60,7 @@ class SpotFit:
         Names of the parameters.
     covariance : numpy.ndarray
         (p, p), of the parameters; the scale is that of log(pixel size).
-    rates : Rates
+    rates : RingRates
         Disks on the rings.
     inside : numpy.ndarray of int
         (k,), index of these rings in the standard.
@@ -76,7 +76,7 @@ class SpotFit:
     common_error: float
     names: tuple[str, ...]
     covariance: np.ndarray
-    rates: Rates
+    rates: RingRates
     inside: np.ndarray
     evidence: float
     ring_errors: np.ndarray
@@ -115,7 +115,7 @@ class _Model:
         part = rates.levels[ring] * density_of(difference, np.sqrt(self.variance[disk]))
         whole = np.bincount(disk, part, len(self.radius)) + rates.stray
         z = difference**2 / self.variance[disk]
-        weight = part / whole[disk] * (STUDENT_DOF + 1) / (STUDENT_DOF + z) / self.shared_variance[disk]
+        weight = part / whole[disk] * (ERROR_DOF + 1) / (ERROR_DOF + z) / self.shared_variance[disk]
         columns = np.stack([self._column(name, disk, ring) for name in self.names], 1)
         slopes = np.zeros((len(self.radius), len(self.names)))
         for k in range(len(self.names)):
