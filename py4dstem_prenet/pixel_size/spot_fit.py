@@ -34,6 +34,7 @@ EXCITATION, EXCITATION_SIGMA = 1.5e-4, 1.2e-4  # 1/angstrom^2, <h^2> and its pri
 COMMON_ERRORS_PX = (0.0, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.5, 0.8)  # pixels, besides that of a disk
 TYPICAL_ERROR_PX = 0.1  # pixels, of the prior of this common error
 SPOT_CENTER_SIGMA_PX = 0.5  # pixels, prior of the center of the rings about the origin
+BARREL_SIGMA, THREEFOLD_SIGMA = 0.01, 0.01  # at the reference, of their priors: typical cameras
 SPOT_STEPS = 40  # steps of the fit
 CONVERGED = 1e-6  # relative change of the pixel size
 LARGEST_STEP = 0.004  # relative change of the pixel size in a step
@@ -203,6 +204,8 @@ def _prior(names, state):
     for name in ("x", "y"):
         prior[(names.index(name),) * 2] = 1 / SPOT_CENTER_SIGMA_PX**2
     prior[(names.index("excitation"),) * 2] = 1 / EXCITATION_SIGMA**2
+    for name in names[len(SPOT_NAMES):]:
+        prior[(names.index(name),) * 2] = (BARREL_SIGMA if name == "barrel" else THREEFOLD_SIGMA) ** -2
     return prior
 
 
@@ -212,6 +215,8 @@ def _off(names, state, excitation, middle):
     off[1:3] = state.vector - middle.nominal_vector
     off[3:5] = state.center
     off[5] = excitation - EXCITATION
+    distortions = {"barrel": state.barrel, "three0": state.threefold[0], "three1": state.threefold[1]}
+    off[6:] = [distortions[name] for name in names[len(SPOT_NAMES):]]
     return off
 
 
