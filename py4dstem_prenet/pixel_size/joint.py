@@ -32,6 +32,7 @@ SECTORS = 24  # of the azimuth; POLAR_AZIMUTHS is a multiple
 RESOLVED_WIDTHS = 0.6  # widths of a ring: rings closer than that have a common error of the radius
 PAIRS = SECTORS // 2  # opposite sectors are not independent (Friedel pairs)
 MAX_STEPS = 12  # Gauss-Newton steps
+DAMPING = 0.5  # of a Gauss-Newton step back
 TOLERANCE = 3e-5  # relative change of the pixel size below which the fit has converged
 MAX_STEP = 0.01  # largest relative change of the pixel size in a step
 LOG_SHAPE_SIGMAS = {"disk": 0.02, "blur": 0.4, "relrod": 0.7}  # prior of the logarithm of disk, blur and relrod
@@ -183,10 +184,13 @@ def fit_joint(pooled, standard: Standard, start: State, readout, extra=()) -> Jo
     """
     names = (*NAMES, *extra)
     state = start if start.nominal_vector is not None else replace(start, nominal_vector=start.vector)
-    pictures = smoothed(pooled.mean, pooled.weight, readout)
+    pictures, before = smoothed(pooled.mean, pooled.weight, readout), np.zeros(len(names))
     for _ in range(MAX_STEPS):
         system = _System(pictures, state, standard, names)
         step = system.solution()
+        if step @ before < 0:  # heights and shape follow the radii, so whole steps swing about the solution
+            step = DAMPING * step
+        before = step
         state = system.moved(step)
         if abs(step[names.index("scale")]) < TOLERANCE:
             break
