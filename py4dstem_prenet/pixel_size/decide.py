@@ -28,7 +28,7 @@ MAX_DISTORTION = 0.05  # relative, at the reference; a larger one is a fit that 
 SIGMA_FACTOR = 1.15  # of the jackknife of rings, from the errors of simulated scans
 # Relative sigma of a pixel size that no scatter shows, set on simulated scans: for rings, their shape in thin crystals;
 # for disks, excitation errors, and contrast that moves disks inward by some 0.01 px.
-SYSTEMATIC, DISK_SYSTEMATIC = 2e-4, 2.5e-4
+SYSTEMATIC, SPOT_SYSTEMATIC = 2e-4, 2.5e-4
 THREEFOLD_SYSTEMATIC = 3e-3  # of each amplitude, for few grains
 RADIAL_SYSTEMATIC = 3e-3  # of the radial distortion, for the same reason
 
@@ -142,7 +142,7 @@ def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment,
         The pixel size, with the decision.
     """
     disks = evidence == "disks"
-    factor, systematic = (1.0, DISK_SYSTEMATIC) if disks else (SIGMA_FACTOR, SYSTEMATIC)
+    factor, systematic = (1.0, SPOT_SYSTEMATIC) if disks else (SIGMA_FACTOR, SYSTEMATIC)
     relative = float(np.sqrt((factor * fit.sigma("scale")) ** 2 + systematic**2 + doubt**2))
     errors, sigmas = fit.ring_errors, factor * fit.ring_sigmas
     checked = np.isfinite(errors) & (sigmas < MAX_CHECKED_RING_SIGMA)

@@ -384,8 +384,8 @@ def larger_covariance(covariances):
     --------
     >>> import numpy as np
     >>> from py4dstem_prenet.pixel_size.joint import larger_covariance
-    >>> larger_covariance([np.diag([1.0, 4.0]), np.diag([2.0, 1.0])]).tolist()
-    [[2.0, 0.0], [0.0, 4.0]]
+    >>> larger_covariance([np.diag([1.0, 4.0]), np.diag([4.0, 1.0])]).round(9).tolist()
+    [[4.0, 0.0], [0.0, 4.0]]
     """
     diagonals = np.array([np.diag(c) for c in covariances])
     largest = diagonals.max(0)
