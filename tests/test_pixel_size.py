@@ -10,7 +10,17 @@ import py4dstem_prenet
 from py4dstem_prenet import bin_Q, check_calibration, corrected, measure_pixel_size
 from py4dstem_prenet.core import Decision, NoiseModel, PixelSize, PrenetError, ellipse_axes, ellipse_matrix
 from py4dstem_prenet.io import read_pixel_size, signatures, undoable, write_pixel_size
-from py4dstem_prenet.pixel_size import STANDARDS, disk_maxima, find_standard, ring_profiles
+from py4dstem_prenet.pixel_size import (
+    STANDARDS,
+    Shape,
+    Spots,
+    State,
+    assign_spots,
+    find_standard,
+    fit_spots,
+    ring_profiles,
+    same_reflections,
+)
 from py4dstem_prenet.simulation.grains import simulate_grains
 from py4dstem_prenet.simulation.known import Cubic
 
@@ -107,13 +117,57 @@ def test_the_profile_of_a_ring_is_the_mean_over_disks_on_a_circle():
     assert np.abs(profile[:, 0] - inside.mean(1)).max() < 0.02
 
 
-def test_disks_are_found_where_they_are():
-    x, y = np.indices((64, 64))
-    truth = np.array([[20.3, 41.6], [45.0, 12.2]])
-    pattern = 1.0 + 30 * sum(np.clip(4.5 - np.hypot(x - a, y - b), 0, 1) for a, b in truth)
-    _, position, _ = disk_maxima(np.random.default_rng(0).poisson(pattern)[None], 4.0, 0.0)
-    distance = np.hypot(*(position[:, None] - truth).T).min(1)
-    assert distance.max() < 0.4
+def disks_of(standard, scale, count=150, sigma=0.15, vector=(0.02, -0.01), barrel=0.0, threefold=(0.0, 0.0), seed=0):
+    """Positions of disks on the rings of a standard, one in ten anywhere."""
+    rng, crystal = np.random.default_rng(seed), find_standard(standard)
+    inside = np.flatnonzero((crystal.g / scale > 10) & (crystal.g / scale < 60))
+    weight = crystal.intensity[inside]
+    radius = crystal.g[rng.choice(inside, count, p=weight / weight.sum())] / scale
+    radius = np.where(rng.random(count) < 0.1, rng.uniform(10, 60, count), radius)
+    phi = rng.uniform(0, 2 * np.pi, count)
+    wave = threefold[0] * np.cos(3 * phi) + threefold[1] * np.sin(3 * phi)
+    radius = radius * (1 + barrel * (radius / 64) ** 2 + radius / 64 * wave)
+    offset = (ellipse_matrix(vector) @ (radius * np.stack([np.cos(phi), np.sin(phi)]))).T
+    offset += rng.normal(0, sigma, offset.shape)
+    number = np.arange(count)
+    return Spots(offset, np.full((count, 2), sigma), number, number * 16 // count, number, np.ones(count, int), 10.0)
+
+
+def state_of(spots, scale=1.0, covariance=0.02**2):
+    shape = Shape(0.05, 1.0)
+    return State(scale, np.zeros(2), np.zeros(2), shape, 0.0, np.zeros(2), 64.0, spots.span, shape,
+                 covariance * np.eye(2), np.zeros(2))
+
+
+def test_disks_are_assigned_and_fitted_without_a_known_ellipse():
+    scale, errors = 0.0195, []
+    for seed in range(4):
+        spots = disks_of("Nb", scale, seed=seed)
+        assignment = assign_spots(spots, find_standard("Nb"), state_of(spots), spots.span)
+        fit = fit_spots(spots, find_standard("Nb"), state_of(spots, assignment.scale), 50.0)
+        errors.append(np.log(fit.state.scale / scale) / np.sqrt(fit.covariance[0, 0]))
+        assert abs(np.log(fit.state.scale / scale)) < 1.5e-3 and assignment.margin > 10
+        assert np.abs(fit.state.vector - (0.02, -0.01)).max() < 0.005
+    assert np.abs(errors).max() < 4
+
+
+def test_disks_of_another_lattice_are_told():
+    spots = disks_of("Nb", 0.0195)
+    assert assign_spots(spots, find_standard("Ni"), state_of(spots), spots.span).lattice_margin < -5
+
+
+def test_distortions_beyond_the_ellipse_are_seen_in_disks():
+    spots = disks_of("Nb", 0.0195, 400, 0.08, barrel=0.02, threefold=(0.01, -0.008))
+    fit = fit_spots(spots, find_standard("Nb"), state_of(spots, 0.0195), 50.0, ("barrel", "three0", "three1"))
+    assert fit.state.barrel == pytest.approx(0.02, abs=0.004)
+    assert np.abs(fit.state.threefold - (0.01, -0.008)).max() < 0.003
+
+
+def test_disks_of_one_grain_count_as_one():
+    place = np.array([[0, 0], [0, 1], [1, 1], [4, 4]])
+    offset = np.array([[20.0, 5.0], [20.1, 5.0], [20.1, 5.1], [20.0, 5.0]])
+    reflection, size = same_reflections(place, offset, np.full((4, 2), 0.05))
+    assert size.tolist() == [3, 3, 3, 1] and len(set(reflection)) == 2
 
 
 # --- what is written ----------------------------------------------------------------------------------------

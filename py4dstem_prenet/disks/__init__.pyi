@@ -10,6 +10,13 @@ from .cutting import DiskWindows as DiskWindows
 from .faint import FaintDisks as FaintDisks, faint_disks as faint_disks
 from .finder import DiskFinder as DiskFinder
 from .fitting import FittedDisks as FittedDisks, fit_disks as fit_disks
+from .learned import (
+    SAMPLE_BYTES as SAMPLE_BYTES,
+    SAMPLE_PATTERNS as SAMPLE_PATTERNS,
+    LearnedDisks as LearnedDisks,
+    prepared as prepared,
+    window_margin as window_margin,
+)
 from .neighborhood import (
     OwnDisks as OwnDisks,
     PatternGroup as PatternGroup,

@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from ..core import BraggDisks, Flag, PrenetError, Scan
 from ..origin import BeamLocator
 from . import (
-    Background,
-    DiskFilter,
-    DiskShape,
-    DiskWindows,
+    SAMPLE_BYTES,
+    SAMPLE_PATTERNS,
     FalseAlarms,
+    LearnedDisks,
     OwnDisks,
     PatternGroup,
-    Structure,
     faint_disks,
-    false_alarms,
-    find_disks,
-    fit_disks,
-    learned_shape,
-    measure_background,
-    measure_structure,
     neighbor_pairs,
+    window_margin,
 )
 
-SAMPLE_PATTERNS = 64  # patterns from which background and contrast are learned; chosen for speed
-SAMPLE_BYTES = 2**28  # bytes of these patterns as float32
 SEARCHED_BYTES = 2**25  # bytes of the patterns that are searched at once as float32; chosen for speed
 MAX_ORIGIN_OFFSET_PX = 2.0  # pixels between the origin that is given and the located disk, if it is the direct one
-MAX_RADIUS_CHANGE = 0.05  # of the radius, from which on disks are searched again with the learned aperture
 PLACES_RATE = 0.2  # of the rate of false disks: places in sums of neighbors where there is no disk
-WINDOW_MARGIN_PX = 8  # pixels between the edge of a disk and the end of its window, at most
 
 
 @dataclass(frozen=True)
@@ -45,26 +33,16 @@ class DiskFinder:
     ----------
     locator : BeamLocator
         Locates the direct beam; its noise model includes the bad pixels.
-    background : Background
-        The background between the disks.
-    structure : Structure
-        What the background has besides its mean over angles.
-    alarms : FalseAlarms
-        The rate of false disks.
-    threshold : float
-        Least significance of a disk, standard deviations.
-    shape : DiskShape
-        Aperture and contrast, learned from Bragg disks.
+    learned : LearnedDisks
+        Background, aperture and contrast of the disks.
     origin : numpy.ndarray or None
         Positions of the direct beam, (positions, 2), pixels; None if they are located in each pattern.
+    false_alarm : float
+        Mean number of false disks in a pattern.
     """
 
     locator: BeamLocator
-    background: Background
-    structure: Structure
-    alarms: FalseAlarms
-    threshold: float
-    shape: DiskShape
+    learned: LearnedDisks
     origin: np.ndarray | None = None
     false_alarm: float = 0.1
 
@@ -107,27 +85,19 @@ class DiskFinder:
         sample = held[np.unique(np.linspace(0, len(held) - 1, count).astype(int))]
         patterns = scan.read(sample)
         direct, _ = _direct_beam(locator.locate(sample, patterns), origin, sample)
-        device, noise, aperture = locator.beam.resolved_device, locator.noise, locator.beam.aperture
-        readout, center = noise.readout / noise.gain, np.median(direct, 0)
-        for last in (False, True):
-            disks, good, electrons = _prepared(patterns, locator, aperture, device)
-            background = measure_background(electrons, good, readout, disks, direct)
-            alarms = false_alarms(background, good, readout, disks, center, Structure())
-            images = background.images(direct, scan.pattern_shape).to(device)
-            threshold = alarms.threshold(false_alarm)
-            found = find_disks(electrons, images, good, disks, threshold, direct)
-            shape = learned_shape(_windows(electrons, good, readout, aperture), found, aperture, direct, readout)
-            change = abs(shape.aperture.radius / aperture.radius - 1)
-            if last or change < MAX_RADIUS_CHANGE:
-                break
-            aperture = replace(shape.aperture, contrast=())  # which belongs to the radius that was wrong
-        fitted = fit_disks(_windows(electrons, good, readout, shape.aperture), found, shape, direct, readout)
-        shape = shape.with_misfits(found.electrons[fitted.good], fitted.misfit[fitted.good])
-        structure = measure_structure(electrons, background, good, readout, disks, threshold, direct)
-        if structure.speckle:
-            alarms = false_alarms(background, good, readout, disks, center, structure)
-            threshold = alarms.threshold(false_alarm)
-        return cls(locator, background, structure, alarms, threshold, shape, origin, false_alarm)
+        learned = LearnedDisks.learn(patterns, locator.noise, locator.beam.aperture, direct, false_alarm,
+                                     locator.beam.resolved_device)
+        return cls(locator, learned, origin, false_alarm)
+
+    @property
+    def alarms(self) -> FalseAlarms:  # numpydoc ignore=RT01
+        """The rate of false disks."""
+        return self.learned.alarms
+
+    @property
+    def threshold(self) -> float:  # numpydoc ignore=RT01
+        """Least significance of a disk, standard deviations."""
+        return self.learned.threshold
 
     def find(self, index, block):
         """Find the disks of some patterns.
@@ -151,30 +121,23 @@ class DiskFinder:
                                for first in range(0, len(block), count)])
 
     def _find(self, index, block, locator):
-        device, noise = locator.beam.resolved_device, locator.noise
         located = locator.locate(index, block)
         direct, right = _direct_beam(located, self.origin, index)
-        readout, shape = noise.readout / noise.gain, block.shape[1:]
-        disks, good, electrons = _prepared(block, locator, self.shape.aperture, device)
-        images = self.background.images(direct, shape).to(device)
-        found = find_disks(electrons, images, good, disks, self.threshold, direct, self.structure.relative)
-        windows = _windows(electrons, good, readout, self.shape.aperture)
-        fitted = fit_disks(windows, found, self.shape, direct, readout)
+        disks, good, electrons, images = self.learned.searched(block, direct, locator.beam.resolved_device)
+        found, fitted = self.learned.located(disks, good, electrons, images, direct)
         lit = np.flatnonzero(located.found & right)
-        kept = fitted.good & found.reported(shape)
-        kept &= ((fitted.position > -0.5) & (fitted.position < np.subtract(shape, 0.5))).all(1)
         level = disks.sums_at((electrons - images) * good, lit, np.rint(direct[lit]).astype(int), 0).cpu().numpy()
-        rows = np.zeros(len(lit) + int(kept.sum()), BraggDisks.DTYPE)
+        rows = np.zeros(len(lit) + len(found.pattern), BraggDisks.DTYPE)
         head, tail = rows[: len(lit)], rows[len(lit) :]
         head["position"], head["significance"] = index[lit], np.inf
         head["qx"], head["qy"] = located.position[lit].T
         head["sigma_qx"], head["sigma_qy"] = located.sigma[lit].T
         head["intensity"], head["intensity_sigma"] = level.clip(1e-6), np.sqrt(level.clip(1))
-        tail["position"], tail["significance"] = index[found.pattern[kept]], found.significance[kept]
-        tail["qx"], tail["qy"] = fitted.position[kept].T
-        tail["sigma_qx"], tail["sigma_qy"] = fitted.sigma[kept].T
-        tail["intensity"], tail["intensity_sigma"] = fitted.intensity[kept], fitted.intensity_sigma[kept]
-        tail["probability"] = self.alarms.rate(found.significance[kept])
+        tail["position"], tail["significance"] = index[found.pattern], found.significance
+        tail["qx"], tail["qy"] = fitted.position.T
+        tail["sigma_qx"], tail["sigma_qy"] = fitted.sigma.T
+        tail["intensity"], tail["intensity_sigma"] = fitted.intensity, fitted.intensity_sigma
+        tail["probability"] = self.alarms.rate(found.significance)
         return rows[np.argsort(rows["position"], kind="stable")]
 
     def find_faint(self, index, patterns, rows, wanted, scan_shape):
@@ -205,15 +168,15 @@ class DiskFinder:
         known = np.isfinite(direct).all(1)
         index, direct = index[known], direct[known]
         own = rows[bragg & np.isin(rows["position"], index)]
-        disks, good, electrons = _prepared(patterns[known], self.locator, self.shape.aperture,
-                                           self.locator.beam.resolved_device)
-        images = self.background.images(direct, patterns.shape[1:]).to(electrons.device)
+        disks, good, electrons, images = self.learned.searched(patterns[known], direct,
+                                                               self.locator.beam.resolved_device)
         own = OwnDisks(direct, np.searchsorted(index, own["position"]), _pairs(own, "qx", "qy"),
                        _pairs(own, "sigma_qx", "sigma_qy"), own["intensity"])
         found = faint_disks(PatternGroup(electrons, images, good, disks, own), neighbor_pairs(index, scan_shape),
                             np.flatnonzero(np.isin(index, wanted)),
                             (self.threshold, self.alarms.threshold(PLACES_RATE * self.false_alarm)), self.false_alarm,
-                            self.structure.relative, self.shape, _margin(self.shape.aperture))
+                            self.learned.structure.relative, self.learned.shape,
+                            window_margin(self.learned.shape.aperture))
         out = np.zeros(len(found.pattern), BraggDisks.DTYPE)
         out["position"] = index[found.pattern]
         out["qx"], out["qy"] = found.position.T
@@ -235,21 +198,3 @@ def _direct_beam(located, origin, index):
     given = origin[index]
     right = np.hypot(*(located.position - given).T) < MAX_ORIGIN_OFFSET_PX
     return np.where(np.isfinite(given), given, located.position), right
-
-
-def _prepared(patterns, locator, aperture, device):
-    """Filter, good pixels and patterns in electrons, with the variance of the read-out noise added."""
-    noise = locator.noise
-    disks = DiskFilter(aperture, patterns.shape[1:], device)
-    good = torch.from_numpy(~noise.bad_pixels).to(device)
-    electrons = torch.from_numpy(np.asarray(noise.electrons(patterns), np.float32)).to(device)
-    return disks, good, electrons + (noise.readout / noise.gain) ** 2
-
-
-def _windows(electrons, good, readout, aperture):
-    """Patterns with the variance of the read-out noise added, ready for windows."""
-    return DiskWindows(electrons - readout**2, good, aperture.radius + aperture.edge, _margin(aperture))
-
-
-def _margin(aperture):
-    return int(np.ceil(aperture.radius * (1 + np.hypot(*aperture.vector)))) + WINDOW_MARGIN_PX

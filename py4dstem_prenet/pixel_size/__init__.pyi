@@ -1,13 +1,22 @@
-from .assign import Assignment as Assignment, assign_rings as assign_rings
+from .assign import Assignment as Assignment, assign_rings as assign_rings, same_rings as same_rings
 from .decide import (
+    MIN_MARGIN as MIN_MARGIN,
     MIN_SUSPECTED_SIGMAS as MIN_SUSPECTED_SIGMAS,
     decide_pixel_size as decide_pixel_size,
     is_significant as is_significant,
     unknown_size as unknown_size,
 )
-from .disks import disk_maxima as disk_maxima, pool_disks as pool_disks
-from .joint import JointFit as JointFit, State as State, fit_joint as fit_joint
+from .joint import JointFit as JointFit, State as State, fit_joint as fit_joint, larger_covariance as larger_covariance
 from .measure import measure_pixel_size as measure_pixel_size, measure_pooled_size as measure_pooled_size
+from .mixture import (
+    ERROR_DOF as ERROR_DOF,
+    RingRates as RingRates,
+    close_pairs as close_pairs,
+    density_of as density_of,
+    expected_heights as expected_heights,
+    fit_rates as fit_rates,
+    ideal_positions as ideal_positions,
+)
 from .profile import (
     COARSE_STEP_PX as COARSE_STEP_PX,
     FINE_STEP_PX as FINE_STEP_PX,
@@ -15,6 +24,8 @@ from .profile import (
     RadialProfile as RadialProfile,
     radial_data as radial_data,
     ring_profiles as ring_profiles,
+    shrunk as shrunk,
+    smoothed as smoothed,
 )
 from .profile_fit import (
     BASIN as BASIN,
@@ -30,6 +41,9 @@ from .profile_fit import (
     refine_shape as refine_shape,
     weights as weights,
 )
+from .spot_assign import assign_spots as assign_spots, scan_spots as scan_spots
+from .spot_fit import SpotFit as SpotFit, fit_spots as fit_spots, joint_of as joint_of
+from .spots import Spots as Spots, measure_spots as measure_spots, same_reflections as same_reflections
 from .standards import (
     ALTERNATIVES as ALTERNATIVES,
     STANDARDS as STANDARDS,

@@ -103,7 +103,7 @@ def assign_rings(evidence, standard: Standard):
     other, excess = "", np.inf
     for name in ALTERNATIVES:
         lattice = find_standard(name)
-        if _same_rings(lattice, standard):
+        if same_rings(lattice, standard):
             continue
         difference = _best_cost(evidence, lattice, shapes, samples) - float(total[best])
         if difference < excess:
@@ -135,8 +135,25 @@ def _basins(scales, cost):
     return chosen
 
 
-def _same_rings(a, b):
-    """Whether the first rings of two standards have the same ratios."""
+def same_rings(a: Standard, b: Standard) -> bool:
+    """Tell whether the first rings of two standards have the same ratios.
+
+    Parameters
+    ----------
+    a, b : Standard
+        Crystals.
+
+    Returns
+    -------
+    bool
+        True if they differ by the size of the cell only.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.pixel_size import find_standard, same_rings
+    >>> same_rings(find_standard("Au"), find_standard("Al")), same_rings(find_standard("Au"), find_standard("W"))
+    (True, False)
+    """
     n = min(len(a.g), len(b.g), 8)
     return bool(np.allclose(a.g[:n] / a.g[0], b.g[:n] / b.g[0], rtol=2e-3))
 

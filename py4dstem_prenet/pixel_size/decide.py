@@ -1,8 +1,9 @@
 """Decision on the pixel size: assign the rings, and accept or refuse the result.
 
-All differences are of -2 log likelihood. The best assignment is accepted if its likelihood is MIN_MARGIN above those of
-all others of the standard (odds of exp(MIN_MARGIN / 2), so that a wrong one is accepted at most once in some hundred
-cases if the model holds), if no other lattice fits better by more than MAX_LATTICE_EXCESS, and if the rings agree.
+All differences are of -2 log likelihood, or evidence for disks. The best assignment is accepted if it is MIN_MARGIN
+above all others of the standard (odds of exp(MIN_MARGIN / 2), so that a wrong one is accepted at most once in a
+hundred cases or so if the model holds), if no other lattice fits rings better by more than MAX_LATTICE_EXCESS, or
+disks nearly as well, and if the rings agree.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from . import Assignment, JointFit, Standard
 
 # Set on simulated powders and grains, with Al, Fe, Ge and MgO of benchmarks/pixel_size.py in view:
 MIN_MARGIN = 10.0  # to the next assignment: odds of 150
-MAX_LATTICE_EXCESS = 2.0  # by which another lattice may fit better: bcc and rocksalt differ in weak rings only
+MAX_LATTICE_EXCESS = 2.0  # by which another lattice may fit rings better: bcc and rocksalt differ in weak rings only
+MIN_LATTICE_MARGIN = 2.0  # by which the standard must fit disks of single patterns better than other lattices
 MAX_RELATIVE_SIGMA = 0.02  # of an accepted pixel size: as well as it is read off rings by hand
 MAX_RING_SCATTER = 0.005  # relative, rms of the rings, beyond which they do not belong to the standard
 CONSISTENT_PROBABILITY = 0.999  # above its chi square the rings differ by more than noise
@@ -23,8 +25,10 @@ MAX_CHECKED_RING_SIGMA = 0.01  # relative, of a ring whose radius is compared
 MIN_DISTORTION_SIGMAS = 4.5  # of a radial or threefold distortion that is reported
 MIN_SUSPECTED_SIGMAS = 2.0  # of one that is not reported, but whose effect is part of the sigma of the pixel size
 MAX_DISTORTION = 0.05  # relative, at the reference; a larger one is a fit that failed
-SIGMA_FACTOR = 1.15  # of the jackknife, from the errors of simulated scans
-SYSTEMATIC = 2e-4  # relative sigma of a pixel size that no scatter shows: shape of the rings of thin crystals
+SIGMA_FACTOR = 1.15  # of the jackknife of rings, from the errors of simulated scans
+# Relative sigma of a pixel size that no scatter shows, set on simulated scans: for rings, their shape in thin crystals;
+# for disks, excitation errors, and contrast that moves disks inward by some 0.01 px.
+SYSTEMATIC, SPOT_SYSTEMATIC = 2e-4, 2.5e-4
 THREEFOLD_SYSTEMATIC = 3e-3  # of each amplitude, for few grains
 RADIAL_SYSTEMATIC = 3e-3  # of the radial distortion, for the same reason
 
@@ -56,7 +60,7 @@ def unknown_size(standard: str, *flags: Flag, numbers=None) -> PixelSize:
     return PixelSize(np.nan, np.nan, standard, Decision(False, flags, numbers or {}))
 
 
-def assignment_doubts(assignment: Assignment, standard: str) -> list[Flag]:
+def assignment_doubts(assignment: Assignment, standard: str, lattice_margin: float) -> list[Flag]:
     """List why an assignment is not accepted.
 
     Parameters
@@ -65,6 +69,8 @@ def assignment_doubts(assignment: Assignment, standard: str) -> list[Flag]:
         The assignment.
     standard : str
         Name of the standard.
+    lattice_margin : float
+        Least difference to other lattices.
 
     Returns
     -------
@@ -72,7 +78,7 @@ def assignment_doubts(assignment: Assignment, standard: str) -> list[Flag]:
         Empty if it is accepted.
     """
     flags = []
-    if assignment.lattice_margin < -MAX_LATTICE_EXCESS:
+    if assignment.lattice_margin < lattice_margin:
         flags.append(Flag("pixel_size_other_lattice", {"standard": standard, "other": assignment.other,
                                                        "margin": -assignment.lattice_margin}))
     if assignment.margin < MIN_MARGIN:
@@ -135,19 +141,21 @@ def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment,
     PixelSize
         The pixel size, with the decision.
     """
-    relative = float(np.sqrt((SIGMA_FACTOR * fit.sigma("scale")) ** 2 + SYSTEMATIC**2 + doubt**2))
-    errors, sigmas = fit.ring_errors, SIGMA_FACTOR * fit.ring_sigmas
+    disks = evidence == "disks"
+    factor, systematic = (1.0, SPOT_SYSTEMATIC) if disks else (SIGMA_FACTOR, SYSTEMATIC)
+    relative = float(np.sqrt((factor * fit.sigma("scale")) ** 2 + systematic**2 + doubt**2))
+    errors, sigmas = fit.ring_errors, factor * fit.ring_sigmas
     checked = np.isfinite(errors) & (sigmas < MAX_CHECKED_RING_SIGMA)
     # Rings that overlap have one common error.
     checked[checked] = np.isin(np.arange(checked.sum()), np.unique(errors[checked], return_index=True)[1])
-    weight = 1 / np.maximum(sigmas[checked], SYSTEMATIC) ** 2
+    weight = 1 / np.maximum(sigmas[checked], systematic) ** 2
     scatter, chi2, freedom = 0.0, 0.0, max(int(checked.sum()) - 1, 1)
     if checked.any():
         mean = np.average(errors[checked], weights=weight)
         scatter = float(np.sqrt(np.average((errors[checked] - mean) ** 2, weights=weight)))
         chi2 = float((weight * (errors[checked] - mean) ** 2).sum())
     inconsistent = scatter > MAX_RING_SCATTER and chi2 > chi2_law.ppf(CONSISTENT_PROBABILITY, freedom)
-    flags = assignment_doubts(assignment, standard.name)
+    flags = assignment_doubts(assignment, standard.name, MIN_LATTICE_MARGIN if disks else -MAX_LATTICE_EXCESS)
     if inconsistent:
         flags.append(Flag("pixel_size_inconsistent", {"standard": standard.name, "scatter": 100 * scatter}))
     if not relative < MAX_RELATIVE_SIGMA:
@@ -168,7 +176,7 @@ def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment,
     numbers = {"margin": assignment.margin, "lattice_margin": assignment.lattice_margin, "scatter": scatter,
                "chi2": chi2}
     k = [fit.names.index(name) for name in ("scale", "v0", "v1")]
-    covariance = SIGMA_FACTOR**2 * fit.covariance[np.ix_(k, k)]
+    covariance = factor**2 * fit.covariance[np.ix_(k, k)]
     covariance[0, 0] = relative**2
     on_detector = np.flatnonzero(np.isfinite(errors) | (fit.fit.heights > 0))
     return PixelSize(

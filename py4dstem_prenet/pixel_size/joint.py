@@ -24,6 +24,7 @@ from . import (
     background,
     radial_data,
     ring_profiles,
+    smoothed,
     weights,
 )
 
@@ -31,6 +32,7 @@ SECTORS = 24  # of the azimuth; POLAR_AZIMUTHS is a multiple
 RESOLVED_WIDTHS = 0.6  # widths of a ring: rings closer than that have a common error of the radius
 PAIRS = SECTORS // 2  # opposite sectors are not independent (Friedel pairs)
 MAX_STEPS = 12  # Gauss-Newton steps
+DAMPING = 0.5  # of a Gauss-Newton step back
 TOLERANCE = 3e-5  # relative change of the pixel size below which the fit has converged
 MAX_STEP = 0.01  # largest relative change of the pixel size in a step
 LOG_SHAPE_SIGMAS = {"disk": 0.02, "blur": 0.4, "relrod": 0.7}  # prior of the logarithm of disk, blur and relrod
@@ -182,13 +184,17 @@ def fit_joint(pooled, standard: Standard, start: State, readout, extra=()) -> Jo
     """
     names = (*NAMES, *extra)
     state = start if start.nominal_vector is not None else replace(start, nominal_vector=start.vector)
+    pictures, before = smoothed(pooled.mean, pooled.weight, readout), np.zeros(len(names))
     for _ in range(MAX_STEPS):
-        system = _System(pooled.mean, pooled.weight, state, standard, readout, names)
+        system = _System(pictures, state, standard, names)
         step = system.solution()
+        if step @ before < 0:  # heights and shape follow the radii, so whole steps swing about the solution
+            step = DAMPING * step
+        before = step
         state = system.moved(step)
         if abs(step[names.index("scale")]) < TOLERANCE:
             break
-    system = _System(pooled.mean, pooled.weight, state, standard, readout, names)
+    system = _System(pictures, state, standard, names)
     parts = list(_part_maps(system, pooled))
     covariance = _covariance(system, parts)
     errors, sigmas = _ring_errors(system, parts)
@@ -203,9 +209,9 @@ def fit_joint(pooled, standard: Standard, start: State, readout, extra=()) -> Jo
 class _System:
     """Linearized model of one pattern at one state."""
 
-    def __init__(self, image, weight, state, standard, readout, names):
+    def __init__(self, pictures, state, standard, names):
         self.state, self.names, self.standard = state, names, standard
-        self.profile = profile = radial_data(image, weight, state.center, state.vector, state.span, readout)
+        self.profile = profile = radial_data(pictures, state.center, state.vector, state.span)
         radii, shape = profile.radii, state.shape
         distances = state.distances(standard)
         reach = shape.disk + 3 * shape.blur
@@ -341,7 +347,8 @@ def _part_maps(system, pooled):
     """Polar maps of the parts of the scan, and their weights."""
     for image, weight in zip(pooled.parts, pooled.parts_weight, strict=True):
         if weight.sum() > 0:
-            data = radial_data(image, weight, system.state.center, system.state.vector, system.state.span, 0.0)
+            state = system.state
+            data = radial_data(smoothed(image, weight, 0.0), state.center, state.vector, state.span)
             polar = np.zeros_like(system.profile.polar)
             usable = np.zeros_like(polar)
             shared = np.isin(np.round(system.profile.radii, 6), np.round(data.radii, 6))
@@ -357,11 +364,29 @@ def _covariance(system, parts):
     if len(parts) >= MIN_PARTS:
         rights = np.array([system.right_of(polar, usable).sum(0) for polar, usable, _ in parts])
         estimates.append(_leave_parts(np.linalg.solve(matrix, rights.T).T, np.array([w for _, _, w in parts])))
-    return _larger([jackknife_covariance(e) for e in estimates]) + shape_prior
+    return larger_covariance([jackknife_covariance(e) for e in estimates]) + shape_prior
 
 
-def _larger(covariances):
-    """The larger variance of each parameter, with the correlations of the covariance that is larger altogether."""
+def larger_covariance(covariances):
+    """Take the larger variance of each parameter, with the correlations of the covariance that is larger altogether.
+
+    Parameters
+    ----------
+    covariances : list of numpy.ndarray
+        (p, p) each.
+
+    Returns
+    -------
+    numpy.ndarray, shape (p, p)
+        The covariance.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.pixel_size.joint import larger_covariance
+    >>> larger_covariance([np.diag([1.0, 4.0]), np.diag([4.0, 1.0])]).round(9).tolist()
+    [[4.0, 0.0], [0.0, 4.0]]
+    """
     diagonals = np.array([np.diag(c) for c in covariances])
     largest = diagonals.max(0)
     chosen = int(np.argmax((diagonals / np.maximum(largest, 1e-300)).sum(1)))

@@ -1,9 +1,10 @@
 """Pixel size of a scan of a known crystal, from its pooled patterns and from the disks of single patterns.
 
 Patterns are pooled about the fitted origin, as for the ellipse. There are two kinds of evidence: the rings of the
-pooled pattern, whose width is that of a disk, and the positions of disks in single patterns, which are sharper where
-grains are separate. For each, the rings are assigned over all plausible pixel sizes (`assign.py`), and pixel size,
-ellipse and center are fitted together (`joint.py`). The more precise one counts.
+pooled pattern, whose width is that of a disk, and the positions of disks in single patterns (`spots.py`), which are far
+sharper where disks can be told apart. For each, the rings are assigned over all plausible pixel sizes (`assign.py`,
+`spot_assign.py`), and pixel size, ellipse and center are fitted together (`joint.py`, `spot_fit.py`). Rings count where
+disks do not decide.
 
 The pixel size refers to the geometric mean of the semi-axes of the ellipse. py4DSTEM's `BraggVectors.cal` and
 `PolarDatacube` return b times that radius, so what is written is the pixel size times sqrt(a / b) if an ellipse is set.
@@ -12,38 +13,43 @@ The pixel size refers to the geometric mean of the semi-axes of the ellipse. py4
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 
-from ..compute import map_chunks, sharing_cores
-from ..core import Ellipse, Flag, NoiseModel, PixelSize, PrenetError, as_scan, flat_origins
+from ..compute import sharing_cores
+from ..core import Ellipse, Flag, NoiseModel, PixelSize, PrenetError, as_scan
 from ..ellipse import in_region
-from ..fits import MIN_RING_SPAN_PX, Pooled, pool, pooled_positions, refine_rings, ring_span
+from ..fits import MIN_RING_SPAN_PX, Pooled, pool, refine_rings, ring_span
 from . import (
+    BASIN,
     MIN_SUSPECTED_SIGMAS,
     RELROD,
     RingTable,
     Shape,
+    Spots,
     State,
     assign_rings,
+    assign_spots,
     decide_pixel_size,
-    disk_maxima,
     find_standard,
     fit_joint,
+    fit_spots,
     is_significant,
-    pool_disks,
+    joint_of,
+    measure_spots,
     radial_data,
+    shrunk,
+    smoothed,
     unknown_size,
 )
 
 BLURS_PX = (0.6, 1.5)  # pixels, blur of rings that is tried first
 POINT_BLURS_PX = (0.7, 2.0)  # pixels, of rings whose disks are points or unknown
 POINT_RADIUS_PX = 0.05  # pixels, radius of a disk that is a point
-MAX_DISK_POSITIONS = 1024  # scan positions whose disks are found, for speed
-MIN_DISK_POSITIONS = 8  # scan positions; maxima on the rings of a single powder pattern are no disks
-MIN_DISKS = 60  # disks without the direct beam, for them to count as evidence
-INNER_RADII, INNER_PX = 3.0, 1.5  # radii of the direct disk, and pixels: inside, the direct beam disturbs the search
+# Pixels, for speed: patterns are binned as long as the outermost radius stays above the first while rings are fitted,
+# and not above the second while they are assigned.
+MIN_FITTED_RADIUS_PX, MAX_ASSIGNED_RADIUS_PX = 120.0, 80.0
+LOOSER, LOOSE_VECTOR = 2.0, 0.004  # by which the prior of the ellipse is wider for disks: factor, and sigma added
 WIDE_BLUR_PX = 3.5  # pixels, of wide rings whose disks are unknown
 
 
@@ -103,43 +109,18 @@ def measure_pixel_size(data, qx0, qy0, radius, noise: NoiseModel, standard, elli
         raise PrenetError(f"The probe radius must be positive, not {radius}; measure the origin first.")
     radius = float(radius) if radius is not None and np.isfinite(radius) else None
     pooled = pool(scan, qx0, qy0, noise, valid=use, progress="pixel size" if progress else None)
-    disks = None
+    spots = None
     if radius is not None:
-        origin = flat_origins(scan.scan_shape, qx0, qy0)
-        disks = _pooled_disks(scan, origin, use.ravel() & np.isfinite(origin).all(1), radius, noise, pooled)
-    return measure_pooled_size(pooled, radius, noise, standard, ellipse, disks)
-
-
-def _pooled_disks(scan, origin, use, radius, noise, pooled):
-    """Positions of the disks of an even sample of patterns, pooled; None if there are too few."""
-    chosen = pooled_positions(use, scan.scan_shape, noise.dose)
-    if len(chosen) < MIN_DISK_POSITIONS:
-        return None
-    if len(chosen) > MAX_DISK_POSITIONS:
-        chosen = chosen[np.linspace(0, len(chosen) - 1, MAX_DISK_POSITIONS).astype(int)]
-    work = partial(_disks_of_block, radius=radius, noise=noise)
-    index, position, significance = [], [], []
-    for at, found in map_chunks(work, scan, positions=chosen):
-        index.append(at[found[0]])
-        position.append(found[1])
-        significance.append(found[2])
-    index, position, significance = (np.concatenate(v) for v in (index, position, significance))
-    order = np.full(len(origin), -1)
-    order[chosen] = np.arange(len(chosen))
-    parts = np.arange(len(chosen)) * min(len(pooled.parts), len(chosen)) // len(chosen)
-    offset = np.hypot(*(position - origin[index]).T)
-    if (offset > INNER_RADII * radius + INNER_PX).sum() < MIN_DISKS:
-        return None
-    return pool_disks(order[index], position, significance, origin[chosen], parts, radius, pooled)
-
-
-def _disks_of_block(index, block, radius, noise):
-    return disk_maxima(noise.electrons(block), radius, noise.readout / noise.gain)
+        origin = np.stack([np.broadcast_to(np.asarray(q, float), scan.scan_shape).ravel() for q in (qx0, qy0)], 1)
+        vector = ellipse.vector if ellipse is not None and ellipse.accepted else np.zeros(2)
+        spots = measure_spots(scan, origin, use.ravel() & np.isfinite(origin).all(1), radius, noise, vector,
+                              "disks" if progress else None)
+    return measure_pooled_size(pooled, radius, noise, standard, ellipse, spots)
 
 
 @sharing_cores
 def measure_pooled_size(pooled: Pooled, radius, noise: NoiseModel, standard, ellipse: Ellipse | None = None,
-                        disks: Pooled | None = None) -> PixelSize:
+                        spots: Spots | None = None) -> PixelSize:
     """Measure the pixel size of pooled patterns.
 
     Parameters
@@ -154,8 +135,8 @@ def measure_pooled_size(pooled: Pooled, radius, noise: NoiseModel, standard, ell
         The crystal.
     ellipse : Ellipse, optional
         The elliptical distortion.
-    disks : Pooled, optional
-        Positions of disks, from `pool_disks`.
+    spots : Spots, optional
+        Positions of disks, from `measure_spots`.
 
     Returns
     -------
@@ -169,48 +150,102 @@ def measure_pooled_size(pooled: Pooled, radius, noise: NoiseModel, standard, ell
     """
     standard = find_standard(standard)
     span = ring_span(pooled.mean, pooled.weight > 0, pooled.center)
-    if span[1] - span[0] < MIN_RING_SPAN_PX:
-        return unknown_size(standard.name, Flag("pixel_size_no_rings", {"standard": standard.name}))
-    vector, center, covariance = _start(pooled, span, ellipse)
-    readout = noise.readout / noise.gain
     reference = min(pooled.mean.shape) / 2
+    vector, center, covariance = _start(pooled, span, ellipse)
+    single = None if spots is None else _from_spots(spots, standard, vector, covariance, reference)
+    if single is not None and (single.accepted or _contradicted(single)):
+        return single
+    whole = _from_rings(pooled, standard, span, (vector, center, covariance), radius, noise, reference)
+    # Disks that cannot be assigned for certain must not point to another pixel size.
+    if single is None or (whole.accepted and abs(np.log(whole.value / single.value)) < BASIN):
+        return whole
+    return single
+
+
+def _contradicted(size):
+    return any(flag.name == "pixel_size_other_lattice" for flag in size.flags)
+
+
+def _from_spots(spots, standard, vector, covariance, reference):
+    """The pixel size from the disks of single patterns; None if it cannot be told."""
+    span = spots.span
+    # Rings and disks may not have quite the same ellipse, for example if the rings are those of few grains.
+    wide = LOOSER**2 * covariance + LOOSE_VECTOR**2 * np.eye(2)
+    shape = Shape(POINT_RADIUS_PX, POINT_BLURS_PX[0])
+    start = State(1.0, vector, np.zeros(2), shape, 0.0, np.zeros(2), reference, span, shape, wide, vector)
+    assignment = assign_spots(spots, standard, start, span)
+    if assignment is None:
+        return None
+
+    def fitted(state, extra=()):
+        return joint_of(fit_spots(spots, standard, state, span[1] - span[0], extra), spots, standard)
+
+    try:
+        fit, doubt = _fitted(fitted, replace(start, scale=assignment.scale))
+    except np.linalg.LinAlgError:
+        return None
+    return decide_pixel_size(fit, standard, assignment, "disks", reference, doubt)
+
+
+def _from_rings(pooled, standard, span, start, radius, noise, reference):
+    """The pixel size from the rings of the pooled pattern."""
+    nothing = unknown_size(standard.name, Flag("pixel_size_no_rings", {"standard": standard.name}))
+    if span[1] - span[0] < MIN_RING_SPAN_PX:
+        return nothing
+    vector, center, covariance = start
+    side = max(1, int(span[1] // MIN_FITTED_RADIUS_PX))
+    pooled, center, radius = _binned(pooled, center, radius, side)
+    span, reference = (span[0] / side, span[1] / side), reference / side
+    readout = side * noise.readout / noise.gain
+    profile = radial_data(smoothed(pooled.mean, pooled.weight, readout), center, vector, span)
+    if len(profile.radii) < 2 * MIN_RING_SPAN_PX / side:
+        return nothing
+    factor = max(1.0, span[1] / MAX_ASSIGNED_RADIUS_PX)
     # Rings need not have the shape of the direct beam, for example if it is saturated or a spot with tails.
     shapes = [Shape(POINT_RADIUS_PX, blur, RELROD) for blur in (*POINT_BLURS_PX, WIDE_BLUR_PX)]
-    if radius is not None and radius > 1:
-        shapes = [Shape(radius, blur, RELROD) for blur in BLURS_PX] + shapes[1:]
-    evidence = [_Evidence("rings", pooled, span, shapes, readout, vector, center)]
-    if disks is not None:
-        lit = evidence[0].profile.radii
-        outer = (lit[-1] if len(lit) else span[1]) - radius  # disks that are cut off are not where they seem to be
-        points = [Shape(POINT_RADIUS_PX, blur, RELROD) for blur in POINT_BLURS_PX]
-        radii = INNER_RADII * radius + INNER_PX, outer
-        evidence.append(_Evidence("disks", disks, radii, points, 0.0, vector, center))
-    evidence = [e for e in evidence if len(e.profile.radii) >= 2 * MIN_RING_SPAN_PX]
-    assigned = assign_rings(evidence, standard) if evidence else None
+    if radius is not None and radius > factor:
+        shapes = [Shape(radius / factor, blur, RELROD) for blur in BLURS_PX] + shapes[1:]
+    assigned = assign_rings([_Evidence(shrunk(profile, factor), shapes)], standard)
     if assigned is None:
-        return unknown_size(standard.name, Flag("pixel_size_no_rings", {"standard": standard.name}))
-    assignment, shapes = assigned
-    results = []
-    for e, shape in zip(evidence, shapes, strict=True):
-        start = State(assignment.scale, vector, center, shape, 0.0, np.zeros(2), reference, e.span, shape, covariance)
-        try:
-            fit, doubt = _fitted(e.source, standard, start, e.readout)
-        except np.linalg.LinAlgError:
-            continue
-        results.append(decide_pixel_size(fit, standard, assignment, e.name, reference, doubt))
-    if not results:
-        return unknown_size(standard.name, Flag("pixel_size_no_rings", {"standard": standard.name}))
-    # A distortion that only one kind of evidence shows would bias the other.
-    return min(results, key=lambda result: (not result.accepted, not result.distorted, result.relative_sigma))
+        return nothing
+    assignment, (shape,) = assigned
+    shape = replace(shape, disk=shape.disk * factor, blur=max(shape.blur * factor, BLURS_PX[0]))
+    assignment = replace(assignment, scale=assignment.scale / factor, second=assignment.second / factor)
+    state = State(assignment.scale, vector, center, shape, 0.0, np.zeros(2), reference, span, shape, covariance,
+                  vector)
+    try:
+        fit, doubt = _fitted(lambda state, extra=(): fit_joint(pooled, standard, state, readout, extra), state)
+    except np.linalg.LinAlgError:
+        return nothing
+    fit = replace(fit, scale=fit.scale / side, profile=replace(fit.profile, radii=fit.profile.radii * side))
+    assignment = replace(assignment, scale=assignment.scale / side, second=assignment.second / side)
+    return decide_pixel_size(fit, standard, assignment, "rings", reference * side, doubt)
 
 
 class _Evidence:
-    """A pattern, its radial profile and the shapes of rings that are tried."""
+    """A radial profile, and the shapes of rings that are tried."""
 
-    def __init__(self, name, source, span, shapes, readout, vector, center):
-        self.name, self.source, self.span, self.readout = name, source, span, readout
-        self.profile = radial_data(source.mean, source.weight, center, vector, span, readout)
-        self.tables = [RingTable(self.profile.radii, shape) for shape in shapes]
+    def __init__(self, profile, shapes):
+        self.profile, self.tables = profile, [RingTable(profile.radii, shape) for shape in shapes]
+
+
+def _binned(pooled, center, radius, side):
+    """A pooled pattern with pixels of a larger side, its center, and the radius of the direct disk."""
+    if side == 1:
+        return pooled, center, radius
+
+    def sums(images):
+        rows, columns = (n // side * side for n in images.shape[-2:])
+        cut = images[..., :rows, :columns]
+        return cut.reshape(*images.shape[:-2], rows // side, side, columns // side, side).sum((-3, -1))
+
+    weight, parts_weight = sums(pooled.weight), sums(pooled.parts_weight)
+    mean = sums(pooled.mean * pooled.weight) / np.maximum(weight, 1)
+    parts = sums(pooled.parts * pooled.parts_weight) / np.maximum(parts_weight, 1)
+    area = side**2  # patterns that cover a pixel in part count in part; electrons are those of the larger pixels
+    middle = (np.asarray(center) - (side - 1) / 2) / side
+    return (Pooled(mean * area, tuple(middle), pooled.positions, weight / area, parts * area, parts_weight / area),
+            middle, None if radius is None else radius / side)
 
 
 def _start(pooled, span, ellipse):
@@ -228,18 +263,16 @@ def _start(pooled, span, ellipse):
     return rings.vector, np.array(pooled.center), np.minimum(rings.covariance, 1.0) + 1e-8 * np.eye(2)
 
 
-def _fitted(source, standard, start, readout):
+def _fitted(fitted, start):
     """The joint fit, with the distortions that are significant; what others may change, as a relative sigma."""
-    fit = fit_joint(source, standard, start, readout)
+    fit = fitted(start)
     kept: tuple[str, ...] = ()
     doubt = 0.0
     for names in (("barrel",), ("three0", "three1")):
         near = replace(start, scale=fit.scale, vector=fit.vector, center=fit.center, shape=fit.shape, barrel=fit.barrel)
-        trial = fit_joint(source, standard, replace(near, nominal_vector=start.vector), readout, (*kept, *names))
+        trial = fitted(near, (*kept, *names))
         if is_significant(trial, names):
             kept, fit = (*kept, *names), trial
         elif is_significant(trial, names, MIN_SUSPECTED_SIGMAS):
             doubt = float(np.hypot(doubt, np.log(trial.scale / fit.scale)))
     return fit, doubt
-
-

@@ -55,8 +55,8 @@ class RadialProfile:
     usable: np.ndarray
 
 
-def radial_data(image, weight, center, vector, span, readout) -> RadialProfile:
-    """Average a pooled pattern over the azimuth.
+def smoothed(image, weight, readout):
+    """Prepare a pooled pattern and its noise for interpolation.
 
     Parameters
     ----------
@@ -64,14 +64,31 @@ def radial_data(image, weight, center, vector, span, readout) -> RadialProfile:
         Mean pattern, electrons.
     weight : numpy.ndarray, shape (Hx, Hy)
         Number of patterns that cover a pixel; zero where no pixel is good.
+    readout : float
+        Read-out noise of a pixel in electrons.
+
+    Returns
+    -------
+    tuple
+        The pattern and the variance of its noise, as `smooth_image` returns them.
+    """
+    noise = np.where(weight > 0, (np.clip(image, 0, None) + readout**2) / np.maximum(weight, 1), 0)
+    return (smooth_image(image, weight > 0, POLAR_SMOOTHING_PX), smooth_image(noise, weight > 0, 1.0, order=1))
+
+
+def radial_data(pictures, center, vector, span) -> RadialProfile:
+    """Average a pooled pattern over the azimuth.
+
+    Parameters
+    ----------
+    pictures : tuple
+        The pattern and the variance of its noise, from `smoothed`.
     center : array_like, shape (2,)
         Center of the rings (x, y) in the pooled frame, pixels.
     vector : array_like, shape (2,)
         Ellipse vector.
     span : tuple of float
         Smallest and largest radius, pixels.
-    readout : float
-        Read-out noise of a pixel in electrons.
 
     Returns
     -------
@@ -79,16 +96,40 @@ def radial_data(image, weight, center, vector, span, readout) -> RadialProfile:
         The profile at radii of which enough of the azimuth is on good pixels.
     """
     radii = np.arange(span[0], span[1], STEP_PX)
-    picture = smooth_image(image, weight > 0, POLAR_SMOOTHING_PX)
-    polar, usable = read_polar(picture, center, vector, radii, POLAR_AZIMUTHS)
-    noise = np.where(weight > 0, (np.clip(image, 0, None) + readout**2) / np.maximum(weight, 1), 0)
-    noise, _ = read_polar(smooth_image(noise, weight > 0, 1.0, order=1), center, vector, radii, POLAR_AZIMUTHS)
+    polar, usable = read_polar(pictures[0], center, vector, radii, POLAR_AZIMUTHS)
+    noise, _ = read_polar(pictures[1], center, vector, radii, POLAR_AZIMUTHS)
     share = usable.mean(0)
     total = np.maximum(usable.sum(0), 1)
     mean, variance = ((values * usable).sum(0) / total for values in (polar, noise))
     variance = variance / np.maximum(2 * np.pi * radii * share, 1)  # independent pixels on a circle
     used = (share > MIN_AZIMUTH_FRACTION) & _lit(mean)
     return RadialProfile(radii[used], mean[used], np.maximum(variance[used], 1e-300), polar[:, used], usable[:, used])
+
+
+def shrunk(profile: RadialProfile, factor: float) -> RadialProfile:
+    """Compute the profile that a pattern of larger pixels would have.
+
+    Parameters
+    ----------
+    profile : RadialProfile
+        The profile.
+    factor : float
+        Side of the larger pixels, pixels; at least 1.
+
+    Returns
+    -------
+    RadialProfile
+        Means over STEP_PX of the larger pixels; its radii are in their unit. The polar map is that of `profile`.
+    """
+    if factor <= 1:
+        return profile
+    number = np.floor(profile.radii / (factor * STEP_PX)).astype(int)
+    index = np.unique(number, return_inverse=True)[1]
+    count = np.bincount(index)
+    radii, mean, variance = (np.bincount(index, v) / count for v in (profile.radii, profile.mean, profile.variance))
+    whole = count > 0.6 * count.max()  # the first and the last may have few
+    return RadialProfile(radii[whole] / factor, mean[whole], variance[whole] / count[whole], profile.polar,
+                         profile.usable)
 
 
 def _lit(mean):

@@ -1,0 +1,213 @@
+"""What is learned of the Bragg disks of a scan from a sample of its patterns, and disks located with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from ..core import NoiseModel
+from ..fits import Aperture
+from . import (
+    Background,
+    Candidates,
+    DiskFilter,
+    DiskShape,
+    DiskWindows,
+    FalseAlarms,
+    FittedDisks,
+    Structure,
+    false_alarms,
+    find_disks,
+    fit_disks,
+    learned_shape,
+    measure_background,
+    measure_structure,
+)
+
+SAMPLE_PATTERNS = 64  # patterns from which background and contrast are learned; chosen for speed
+SAMPLE_BYTES = 2**28  # bytes of these patterns as float32
+MAX_RADIUS_CHANGE = 0.05  # of the radius, from which on disks are searched again with the learned aperture
+WINDOW_MARGIN_PX = 8  # pixels between the edge of a disk and the end of its window, at most
+
+
+@dataclass(frozen=True)
+class LearnedDisks:
+    """What is needed to find disks about a known direct beam. Plain data that can be pickled.
+
+    Attributes
+    ----------
+    noise : NoiseModel
+        Noise model of the detector, with its bad pixels.
+    background : Background
+        The background between the disks.
+    structure : Structure
+        What the background has besides its mean over angles.
+    alarms : FalseAlarms
+        The rate of false disks.
+    threshold : float
+        Least significance of a disk, standard deviations.
+    shape : DiskShape
+        Aperture and contrast, learned from Bragg disks.
+    """
+
+    noise: NoiseModel
+    background: Background
+    structure: Structure
+    alarms: FalseAlarms
+    threshold: float
+    shape: DiskShape
+
+    @classmethod
+    def learn(cls, patterns, noise: NoiseModel, aperture: Aperture, direct, false_alarm: float,
+              device="cpu") -> LearnedDisks:
+        """Learn from a sample of patterns.
+
+        Parameters
+        ----------
+        patterns : numpy.ndarray, shape (n, Qx, Qy)
+            The sample, in detector units.
+        noise : NoiseModel
+            Noise model of the detector.
+        aperture : Aperture
+            The direct disk.
+        direct : numpy.ndarray, shape (n, 2)
+            Positions of the direct beam, pixels.
+        false_alarm : float
+            Mean number of false disks in a pattern.
+        device : str, optional
+            Where disks are searched and fitted.
+
+        Returns
+        -------
+        LearnedDisks
+            What was learned.
+        """
+        readout, center = noise.readout / noise.gain, np.median(direct, 0)
+        for last in (False, True):
+            disks, good, electrons = prepared(patterns, noise, aperture, device)
+            background = measure_background(electrons, good, readout, disks, direct)
+            alarms = false_alarms(background, good, readout, disks, center, Structure())
+            images = background.images(direct, patterns.shape[1:]).to(electrons.device)
+            threshold = alarms.threshold(false_alarm)
+            found = find_disks(electrons, images, good, disks, threshold, direct)
+            shape = learned_shape(_windows(electrons, good, readout, aperture), found, aperture, direct, readout)
+            change = abs(shape.aperture.radius / aperture.radius - 1)
+            if last or change < MAX_RADIUS_CHANGE:
+                break
+            aperture = replace(shape.aperture, contrast=())  # which belongs to the radius that was wrong
+        fitted = fit_disks(_windows(electrons, good, readout, shape.aperture), found, shape, direct, readout)
+        shape = shape.with_misfits(found.electrons[fitted.good], fitted.misfit[fitted.good])
+        structure = measure_structure(electrons, background, good, readout, disks, threshold, direct)
+        if structure.speckle:
+            alarms = false_alarms(background, good, readout, disks, center, structure)
+            threshold = alarms.threshold(false_alarm)
+        return cls(noise, background, structure, alarms, threshold, shape)
+
+    def searched(self, block, direct, device="cpu"):
+        """Prepare patterns for a search.
+
+        Parameters
+        ----------
+        block : numpy.ndarray, shape (n, Qx, Qy)
+            Patterns in detector units.
+        direct : numpy.ndarray, shape (n, 2)
+            Positions of the direct beam, pixels.
+        device : str, optional
+            Where disks are searched.
+
+        Returns
+        -------
+        disks : DiskFilter
+            The filter of the aperture.
+        good : torch.Tensor of bool, shape (Qx, Qy)
+            Pixels that are used.
+        electrons : torch.Tensor, shape (n, Qx, Qy)
+            Patterns in electrons, with the variance of the read-out noise added.
+        images : torch.Tensor, shape (n, Qx, Qy)
+            Their background.
+        """
+        disks, good, electrons = prepared(block, self.noise, self.shape.aperture, device)
+        return disks, good, electrons, self.background.images(direct, block.shape[1:]).to(electrons.device)
+
+    def located(self, disks: DiskFilter, good, electrons, images, direct) -> tuple[Candidates, FittedDisks]:
+        """Find and fit the disks of patterns.
+
+        Parameters
+        ----------
+        disks, good, electrons, images
+            As `searched` returns them.
+        direct : numpy.ndarray, shape (n, 2)
+            Positions of the direct beam, pixels.
+
+        Returns
+        -------
+        found : Candidates
+            The disks in the patterns, the direct one left out.
+        fitted : FittedDisks
+            Their positions.
+        """
+        readout, shape = self.noise.readout / self.noise.gain, tuple(electrons.shape[1:])
+        found = find_disks(electrons, images, good, disks, self.threshold, direct, self.structure.relative)
+        fitted = fit_disks(_windows(electrons, good, readout, self.shape.aperture), found, self.shape, direct, readout)
+        kept = fitted.good & found.reported(shape)
+        kept &= ((fitted.position > -0.5) & (fitted.position < np.subtract(shape, 0.5))).all(1)
+        return found.subset(kept), FittedDisks(*(getattr(fitted, name)[kept] for name in fitted.__dataclass_fields__))
+
+
+def prepared(patterns, noise: NoiseModel, aperture: Aperture, device):
+    """Prepare patterns: filter, good pixels and electrons.
+
+    Parameters
+    ----------
+    patterns : numpy.ndarray, shape (n, Qx, Qy)
+        Patterns in detector units.
+    noise : NoiseModel
+        Noise model of the detector.
+    aperture : Aperture
+        The direct disk.
+    device : str
+        Where disks are searched.
+
+    Returns
+    -------
+    disks : DiskFilter
+        The filter of the aperture.
+    good : torch.Tensor of bool, shape (Qx, Qy)
+        Pixels that are used.
+    electrons : torch.Tensor, shape (n, Qx, Qy)
+        Patterns in electrons, with the variance of the read-out noise added.
+    """
+    disks = DiskFilter(aperture, patterns.shape[1:], device)
+    good = torch.from_numpy(~noise.bad_pixels).to(device)
+    electrons = torch.from_numpy(np.asarray(noise.electrons(patterns), np.float32)).to(device)
+    return disks, good, electrons + (noise.readout / noise.gain) ** 2
+
+
+def window_margin(aperture: Aperture) -> int:
+    """Return the pixels around a pattern that windows of disks need.
+
+    Parameters
+    ----------
+    aperture : Aperture
+        The direct disk.
+
+    Returns
+    -------
+    int
+        Pixels.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.disks import window_margin
+    >>> from py4dstem_prenet.fits import Aperture
+    >>> window_margin(Aperture(4.0, 0.3, (0.0, 0.0)))
+    12
+    """
+    return int(np.ceil(aperture.radius * (1 + np.hypot(*aperture.vector)))) + WINDOW_MARGIN_PX
+
+
+def _windows(electrons, good, readout, aperture):
+    """Patterns with the variance of the read-out noise added, ready for windows."""
+    return DiskWindows(electrons - readout**2, good, aperture.radius + aperture.edge, window_margin(aperture))

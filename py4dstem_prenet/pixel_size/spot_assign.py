@@ -1,0 +1,201 @@
+"""Assignment of the disks of single patterns: the evidence of every plausible pixel size and of other lattices."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+from scipy.ndimage import gaussian_filter1d
+
+from . import (
+    ALTERNATIVES,
+    BASIN,
+    MIN_VISIBLE_HEIGHT,
+    Assignment,
+    Shape,
+    Spots,
+    Standard,
+    State,
+    expected_heights,
+    find_standard,
+    fit_rates,
+    fit_spots,
+    ideal_positions,
+    same_rings,
+)
+
+SCAN_STEP_PX = 0.4  # pixels, step of the outermost radius between two pixel sizes that are tried
+SCAN_ERROR_PX = 0.15  # pixels, error of positions beside the stated one
+# Disks that are used, of these every so many in the first search, and rounds of the rates there; for speed:
+REFINED_SPOTS, SCANNED_EACH, SCAN_ROUNDS = 500, 2, 5
+REFINED, REFINED_OTHERS = 5, 3  # assignments of the standard and of each other lattice that are refined
+REFINED_STEPS = 12  # steps of these fits
+MIN_RINGS = 2  # rings of sufficient height on the detector
+# Ellipse vectors: known well enough for the search, step and reach (standard errors) of those that are tried, how many
+# are kept, and their error in the search:
+KNOWN_VECTOR, VECTOR_STEP, SEARCHED_SIGMAS, MAX_VECTORS, SHARP_VECTOR = 0.003, 0.004, 2.5, 2, 0.004
+CLIPPED_PART = 0.65  # of the smallest radius, at which the first strong ring may lie: it is searched from 2.2 radii on
+FIRST_HEIGHT = 0.3  # of the strongest ring, for this ring
+
+
+def assign_spots(spots: Spots, standard: Standard, start: State, span):
+    """Assign disks to the rings of a standard.
+
+    Parameters
+    ----------
+    spots : Spots
+        The disks.
+    standard : Standard
+        The crystal.
+    start : State
+        Ellipse with its covariance; the scale is not used.
+    span : tuple of float
+        Smallest and largest radius at which disks are found, pixels.
+
+    Returns
+    -------
+    Assignment or None
+        The best pixel size, and how much better it is than others and than other lattices; None if no pixel size puts
+        two rings on the detector.
+    """
+    few, vectors = _searched(spots, tuple(start.vector), tuple(start.vector_covariance.ravel()))
+    found = _refined(few, standard, start, span, vectors, REFINED)
+    if not found:
+        return None
+    best = found[0]
+    rest = [f for f in found[1:] if abs(np.log(f.state.scale / best.state.scale)) > BASIN]
+    second, margin = (rest[0].state.scale, 2 * (best.evidence - rest[0].evidence)) if rest else (np.nan, np.inf)
+    other, excess = "", np.inf
+    for name in ALTERNATIVES:
+        lattice = find_standard(name)
+        if same_rings(lattice, standard):
+            continue
+        evidence = _evidence_of(spots, name, tuple(start.vector), tuple(start.vector_covariance.ravel()),
+                                start.reference)
+        if 2 * (best.evidence - evidence) < excess:
+            other, excess = name, 2 * (best.evidence - evidence)
+    return Assignment(best.state.scale, second, margin, other, excess)
+
+
+@lru_cache(maxsize=4)
+def _searched(spots, vector, covariance):
+    """The disks that are used in the search, and the ellipses."""
+    if len(spots.offset) > REFINED_SPOTS:
+        spots = spots.subset(np.unique(np.linspace(0, len(spots.offset) - 1, REFINED_SPOTS).astype(int)))
+    return spots, sharp_vectors(spots, _blank(spots, vector, covariance, 1.0))
+
+
+@lru_cache(maxsize=16)  # for several standards of one scan
+def _evidence_of(spots, name, vector, covariance, reference):
+    """Largest evidence of another lattice with a cell of any size."""
+    few, vectors = _searched(spots, vector, covariance)
+    found = _refined(few, find_standard(name), _blank(few, vector, covariance, reference), spots.span, vectors,
+                     REFINED_OTHERS)
+    return found[0].evidence if found else -np.inf
+
+
+def _blank(spots, vector, covariance, reference):
+    """A state with this prior of the ellipse."""
+    shape, vector = Shape(0.05, 1.0), np.array(vector)
+    return State(1.0, vector, np.zeros(2), shape, 0.0, np.zeros(2), reference, spots.span, shape,
+                 np.array(covariance).reshape(2, 2), vector)
+
+
+def sharp_vectors(spots: Spots, start: State):
+    """Find the ellipses with which the radii of disks bunch most, whatever the crystal.
+
+    Parameters
+    ----------
+    spots : Spots
+        The disks.
+    start : State
+        Ellipse with its covariance, within which ellipses are tried.
+
+    Returns
+    -------
+    list of numpy.ndarray, shape (2,)
+        At most MAX_VECTORS ellipse vectors, the best first.
+    """
+    widest = np.sqrt(np.linalg.eigvalsh(start.vector_covariance)[-1])
+    if widest < KNOWN_VECTOR:
+        return [start.vector]
+    steps = int(np.ceil(SEARCHED_SIGMAS * widest / VECTOR_STEP))
+    axis = np.arange(-steps, steps + 1) * VECTOR_STEP
+    inverse = np.linalg.inv(start.vector_covariance)
+    tried = [d for d in np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2) if d @ inverse @ d < SEARCHED_SIGMAS**2]
+    scores = [_bunching(spots, start.vector + d, start.center) for d in tried]
+    chosen: list[np.ndarray] = []
+    for k in np.argsort(scores)[::-1]:
+        if all(np.hypot(*(tried[k] - other)) > 2.5 * VECTOR_STEP for other in chosen):
+            chosen.append(tried[k])
+        if len(chosen) == MAX_VECTORS:
+            break
+    return [start.vector + d for d in chosen]
+
+
+def _bunching(spots, vector, center):
+    """Integral of the squared density of disks along the radius."""
+    radius, azimuth = ideal_positions(spots.offset, vector, center)
+    sigma = float(np.median(spots.spread(radius, azimuth)))
+    step = max(sigma, SCAN_ERROR_PX) / 2
+    counts = np.bincount((radius / step).astype(int), 1 / spots.size)
+    return float((gaussian_filter1d(counts, 2.0) ** 2).sum())
+
+
+def _refined(spots, standard, start, span, vectors, count):
+    """Fits of the best pixel sizes of a lattice, in the order of their evidence."""
+    known = replace(start, vector_covariance=SHARP_VECTOR**2 * np.eye(2))
+    starts, evidence = [], []
+    few = spots.subset(slice(None, None, SCANNED_EACH)) if len(spots.size) > REFINED_SPOTS / SCANNED_EACH else spots
+    for vector in vectors:
+        scales, values = scan_spots(few, standard, replace(known, vector=vector), span)
+        starts += [(scale, vector) for scale in scales]
+        evidence += list(values)
+    chosen: list[int] = []
+    for k in np.argsort(evidence)[::-1]:
+        if len(chosen) < count and all(abs(np.log(starts[k][0] / starts[j][0])) > BASIN for j in chosen):
+            chosen.append(int(k))
+    fits = [fit_spots(spots, standard, replace(start, scale=float(starts[k][0]), vector=starts[k][1]),
+                      span[1] - span[0], steps=REFINED_STEPS, complete=False) for k in chosen]
+    return sorted(fits, key=lambda fit: -fit.evidence)
+
+
+def scan_spots(spots: Spots, standard: Standard, start: State, span):
+    """Compute the evidence of all plausible pixel sizes.
+
+    Parameters
+    ----------
+    spots : Spots
+        The disks.
+    standard : Standard
+        The crystal.
+    start : State
+        Ellipse with its covariance.
+    span : tuple of float
+        Smallest and largest radius at which disks are found, pixels.
+
+    Returns
+    -------
+    scales, evidence : numpy.ndarray, shape (n,)
+        Pixel sizes, 1/angstrom, and the logarithm of the evidence.
+    """
+    radius, azimuth = ideal_positions(spots.offset, start.vector, start.center)
+    relative = np.sqrt(np.trace(start.vector_covariance)) / 2  # of radii, from the ellipse that is not known
+    sigma = np.sqrt(spots.spread(radius, azimuth) ** 2 + SCAN_ERROR_PX**2 + (relative * radius) ** 2)
+    visible = standard.g[standard.intensity > MIN_VISIBLE_HEIGHT]
+    if len(visible) < MIN_RINGS:
+        return np.empty(0), np.empty(0)
+    smallest = visible[MIN_RINGS - 1] / span[1]
+    first = standard.g[standard.intensity > FIRST_HEIGHT][0]
+    largest = min(standard.g[-1] / span[1], visible[-MIN_RINGS] / span[0], first / (CLIPPED_PART * span[0]))
+    if largest <= smallest:
+        return np.empty(0), np.empty(0)
+    scales = np.geomspace(smallest, largest, int(np.log(largest / smallest) * span[1] / SCAN_STEP_PX) + 2)
+    evidence = []
+    for scale in scales:
+        inside = np.flatnonzero((standard.g / scale > span[0] * 0.95) & (standard.g / scale < span[1] * 1.05))
+        evidence.append(fit_rates(radius, sigma, 1 / spots.size, standard.g[inside] / scale,
+                                  expected_heights(standard, inside), span[1] - span[0],
+                                  rounds=SCAN_ROUNDS).evidence)
+    return scales, np.array(evidence)

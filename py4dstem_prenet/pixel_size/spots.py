@@ -1,0 +1,215 @@
+"""Positions of the disks of single patterns, with what is common to disks of one grain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from functools import partial
+
+import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
+
+from ..compute import map_chunks
+from ..core import NoiseModel, PrenetError, Scan, sample_positions
+from ..disks import SAMPLE_BYTES, SAMPLE_PATTERNS, LearnedDisks
+from ..fits import Aperture
+
+MAX_SPOT_POSITIONS = 1024  # scan positions whose disks are found, for speed
+MIN_SPOT_POSITIONS = 8  # scan positions; maxima on the rings of a single powder pattern are no disks
+MAX_SCAN_PARTS = 16  # parts of the scan whose scatter counts
+MIN_SPOTS = 12  # reflections, for them to count as evidence
+INNER_RADII, INNER_PX = 2.2, 1.5  # radii of the direct disk, and pixels: inside, the direct beam disturbs the search
+MAX_SIGMA_FACTOR, SIGMA_QUANTILE = 3.0, 0.2  # disks with a larger sigma than so often this quantile are left out:
+# weak disks tell little, and many of them are none
+FALSE_DISKS = 0.03  # false disks in a pattern
+APERTURE_BLUR_PX = 0.5  # pixels, from which the blur of disks is learned
+SAME_SPOT_PX, SAME_SPOT_SIGMAS = 0.7, 3.0  # pixels and standard errors: the same reflection in neighboring patterns
+
+
+@dataclass(frozen=True, eq=False)
+class Spots:
+    """Positions of m disks.
+
+    Attributes
+    ----------
+    offset : numpy.ndarray
+        (m, 2), from the origin of the pattern, pixels.
+    sigma : numpy.ndarray
+        (m, 2), standard errors, pixels.
+    pattern : numpy.ndarray of int
+        (m,), number of the pattern.
+    part : numpy.ndarray of int
+        (m,), part of the scan.
+    reflection : numpy.ndarray of int
+        (m,), disks of one reflection of one grain, at neighboring positions of the scan, have the same number.
+    size : numpy.ndarray of int
+        (m,), disks of this reflection.
+    inner : float
+        Radius beyond which disks were searched, pixels.
+    """
+
+    offset: np.ndarray
+    sigma: np.ndarray
+    pattern: np.ndarray
+    part: np.ndarray
+    reflection: np.ndarray
+    size: np.ndarray
+    inner: float
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Radius beyond which disks were searched, and the largest one, pixels.
+
+        Returns
+        -------
+        tuple of float
+            The radii.
+        """
+        return self.inner, float(np.hypot(*self.offset.T).max())
+
+    def subset(self, keep) -> Spots:
+        """Select some disks.
+
+        Parameters
+        ----------
+        keep : numpy.ndarray
+            Index or mask.
+
+        Returns
+        -------
+        Spots
+            The disks, with sizes as before.
+        """
+        return replace(self, **{field.name: getattr(self, field.name)[keep] for field in fields(self)
+                                if field.name != "inner"})
+
+    def sharp(self) -> Spots:
+        """Leave out disks whose position is far less certain than that of the best.
+
+        Returns
+        -------
+        Spots
+            The others.
+        """
+        error = np.hypot(*self.sigma.T)
+        return self.subset(error < MAX_SIGMA_FACTOR * np.quantile(error, SIGMA_QUANTILE))
+
+    def spread(self, radius, azimuth):
+        """Return the standard errors along the radius.
+
+        Parameters
+        ----------
+        radius, azimuth : numpy.ndarray, shape (m,)
+            Positions without distortions.
+
+        Returns
+        -------
+        numpy.ndarray, shape (m,)
+            Pixels.
+        """
+        measured = np.hypot(*self.offset.T)
+        return np.hypot(self.sigma[:, 0] * np.cos(azimuth), self.sigma[:, 1] * np.sin(azimuth)) * radius / measured
+
+
+def measure_spots(scan: Scan, origin, use, radius: float, noise: NoiseModel, vector, progress=None) -> Spots | None:
+    """Find the disks of an even sample of patterns.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    origin : numpy.ndarray, shape (Rx * Ry, 2)
+        Origins, pixels.
+    use : numpy.ndarray of bool, shape (Rx * Ry,)
+        True where a position is used.
+    radius : float
+        Radius of the direct disk, pixels.
+    noise : NoiseModel
+        Noise model of the detector.
+    vector : array_like, shape (2,)
+        Ellipse vector of the disks.
+    progress : str, optional
+        Text of a progress bar.
+
+    Returns
+    -------
+    Spots or None
+        The disks beyond the surroundings of the direct beam; None if there are too few.
+    """
+    chosen = np.flatnonzero(use)
+    if len(chosen) > MAX_SPOT_POSITIONS:
+        even = sample_positions(scan.scan_shape, MAX_SPOT_POSITIONS * len(use) // len(chosen))
+        chosen = even[use[even]]
+    if len(chosen) < MIN_SPOT_POSITIONS:
+        return None
+    count = int(np.clip(SAMPLE_BYTES // (4 * np.prod(scan.pattern_shape)), 1, SAMPLE_PATTERNS))
+    sample = chosen[np.unique(np.linspace(0, len(chosen) - 1, count).astype(int))]
+    aperture = Aperture(radius, APERTURE_BLUR_PX, tuple(map(float, vector)))
+    try:
+        learned = LearnedDisks.learn(scan.read(sample), noise, aperture, origin[sample], FALSE_DISKS)
+    except PrenetError:
+        return None
+    work = partial(_disks_of_block, learned=learned)
+    pieces = [piece for _, piece in map_chunks(work, scan, origin, positions=chosen, progress=progress)]
+    pattern, position, sigma = (np.concatenate(values) for values in zip(*pieces, strict=True))
+    offset = position - origin[pattern]
+    inner = INNER_RADII * radius + INNER_PX
+    apart = np.hypot(*offset.T) > inner
+    pattern, offset, sigma = pattern[apart], offset[apart], sigma[apart]
+    step = np.sqrt(len(use) / len(chosen)) if len(chosen) < use.sum() else 1.0
+    place = np.stack(np.divmod(pattern, scan.scan_shape[1]), 1) // step
+    reflection, size = same_reflections(place.astype(int), offset, sigma)
+    if len(np.unique(reflection)) < MIN_SPOTS:
+        return None
+    order = np.searchsorted(chosen, pattern)
+    part = order * min(MAX_SCAN_PARTS, len(chosen)) // len(chosen)
+    return Spots(offset, sigma, order, part, reflection, size, inner).sharp()
+
+
+def _disks_of_block(index, block, origin, learned):
+    """Pattern, position and sigma of the disks of some patterns."""
+    disks, good, electrons, images = learned.searched(block, origin)
+    found, fitted = learned.located(disks, good, electrons, images, origin)
+    return index[found.pattern], fitted.position, fitted.sigma
+
+
+def same_reflections(place, offset, sigma):
+    """Find disks of the same reflection at neighboring positions of the scan.
+
+    Parameters
+    ----------
+    place : numpy.ndarray of int, shape (m, 2)
+        Row and column of the pattern in the scan, in units of the distance between two patterns.
+    offset, sigma : numpy.ndarray, shape (m, 2)
+        Positions from the origin, and standard errors, pixels.
+
+    Returns
+    -------
+    reflection, size : numpy.ndarray of int, shape (m,)
+        Number of the reflection of each disk, and disks of this reflection.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.pixel_size.spots import same_reflections
+    >>> place, offset = np.array([[0, 0], [0, 1], [5, 5]]), np.array([[20.0, 0.0], [20.1, 0.0], [20.0, 0.0]])
+    >>> same_reflections(place, offset, np.full((3, 2), 0.05))[1].tolist()
+    [2, 2, 1]
+    """
+    m = len(place)
+    if m < 2:
+        return np.zeros(m, int), np.ones(m, int)
+    error = np.hypot(*sigma.T)
+    limit = np.maximum(SAME_SPOT_PX, SAME_SPOT_SIGMAS * np.sqrt(2) * error)
+    reach = max(SAME_SPOT_PX, float(np.quantile(limit, 0.98)))
+    # Neighbors in the scan are within 1 in each direction: scaled so that the largest difference counts.
+    points = np.column_stack([place / 1.01, offset / reach])
+    pairs = cKDTree(points).query_pairs(1.0, p=np.inf, output_type="ndarray")
+    i, j = pairs.T
+    apart = np.hypot(*(offset[i] - offset[j]).T)
+    other = (place[i] != place[j]).any(1)
+    pairs = pairs[other & (apart < np.minimum(np.hypot(limit[i], limit[j]) / np.sqrt(2), reach))]
+    graph = coo_matrix((np.ones(len(pairs)), pairs.T), (m, m))
+    _, reflection = connected_components(graph, directed=False)
+    return reflection, np.bincount(reflection)[reflection]
