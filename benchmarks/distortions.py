@@ -63,7 +63,7 @@ def main():
           f"{'pixel size rms, %':>18} {'error/sigma':>12}")
     for kind, (barrel, three) in KINDS.items():
         table = np.array(rows[kind], float)
-        taken = table[table[:, 0] > 0]
+        taken = table[np.isfinite(table[:, 3])]  # distortions are known of refused pixel sizes, too
         if not len(taken):
             continue
         found = taken[(taken[:, 1] if barrel else taken[:, 2]) > 0] if barrel or three else taken[:0]
@@ -73,7 +73,8 @@ def main():
         elif len(found):
             errors = np.sqrt((found[:, 6:8] ** 2).mean())
             ratio = np.sqrt(((found[:, 6:8] / found[:, 9:]) ** 2).mean())
-        print(f"{kind:14} {len(taken):4} of {len(table):2} {int(taken[:, 1].sum()):7} {int(taken[:, 2].sum()):9} "
+        print(f"{kind:14} {int(table[:, 0].sum()):4} of {len(table):2} {int(taken[:, 1].sum()):7} "
+              f"{int(taken[:, 2].sum()):9} "
               f"{100 * errors:13.3f} {ratio:12.2f} {100 * np.sqrt((taken[:, 3] ** 2).mean()):18.3f} "
               f"{np.sqrt(((taken[:, 3] / taken[:, 4]) ** 2).mean()):12.2f}")
 

@@ -136,8 +136,12 @@ class LearnedDisks:
 
         Parameters
         ----------
-        disks, good, electrons, images
-            As `searched` returns them.
+        disks : DiskFilter
+            The filter of the aperture, from `searched`.
+        good : torch.Tensor of bool, shape (Qx, Qy)
+            Pixels that are used.
+        electrons, images : torch.Tensor, shape (n, Qx, Qy)
+            The patterns and their background, from `searched`.
         direct : numpy.ndarray, shape (n, 2)
             Positions of the direct beam, pixels.
 
