@@ -3,7 +3,7 @@
     python benchmarks/distortions.py [--scans N] [--seed S]
 
 Scans of 10 x 10 patterns of 128 x 128 pixels, one grain in a pattern, of six materials, with no distortion besides the
-ellipse, with a radial one, and with a threefold one, at 30,000 electrons a pattern. The relative amplitudes are those
+ellipse, with a radial one, and with a threefold one, at 30,000 electrons per pattern. The relative amplitudes are those
 at half of the side of the pattern.
 """
 
