@@ -157,7 +157,7 @@ def hidden_origin(scan: Scan, noise: NoiseModel, first: FirstGuess, reason: Flag
         return replace(rings, decision=Decision(True, (*rings.decision.flags, *found), rings.decision.numbers),
                        stop=stop)
     inversion = _inversion(mean, ~masked.bad_pixels, guess, readout)
-    if first.probability < MIN_BEAM_PROBABILITY or not inversion.accepted:
+    if reason.name == "beam_ambiguous" or first.probability < MIN_BEAM_PROBABILITY or not inversion.accepted:
         numbers = {"qx0": float(guess[0]), "qy0": float(guess[1]), "sigma": float(first.sigma)}
         refusal = no_origin(scan.scan_shape, *rings.decision.flags, *found, Flag("hidden_undetermined", numbers))
         return replace(refusal, stop=stop)
