@@ -40,7 +40,7 @@ BRIGHTNESS_WEIGHT, NETWORK_WEIGHT, SCATTER_WEIGHT = 0.35, 0.65, 0.4
 # 100 others 5 and 29.
 MIN_RANKED_PROBABILITY = 0.7
 # Distance of direct beams from the middle of the frame, in its longer side (1 sigma along each axis), and the part that
-# lies anywhere: the largest of 27 real patterns of benchmarks/real.csv with a visible beam is 0.11.
+# lies anywhere: the largest of 26 real patterns of benchmarks/real.csv with a visible beam is 0.11.
 STEERED_SIGMA, ANYWHERE = 0.1, 0.1
 MAX_OFF_RADII, MAX_OFF_BLOCKS = 0.5, 0.1  # of the first guess from the plane; else the plane replaces it
 
