@@ -21,7 +21,7 @@ from . import MAX_FIELD_PX, FirstGuess, block_of_positions
 
 MAX_RANKED_BLOCKS = 36  # blocks that are compared; chosen for speed
 MAX_RANKED_RADIUS = 0.16  # of the frame; larger disks overlap, and have no places of their own
-INNER_RADII, RING_RADII, RING_WIDTH_RADII, RING_WIDTH_PX = 0.9, 1.25, 0.45, 2.0  # a disk, and its surroundings
+DISK_RADII, GAP_RADII, AROUND_RADII, AROUND_PX = 0.9, 1.25, 0.45, 2.0  # a disk, and its surroundings
 MIN_DISK_AREA = 0.6  # part of a disk in the frame and on good pixels
 ABSENT_SIGMAS, SEEN_SIGMAS = 2.0, 6.0  # significance up to which a disk is absent, and from which on it is seen
 MIN_SEEN_BLOCKS = 0.25  # of the blocks that show a candidate, at least
@@ -124,8 +124,8 @@ def _disk_maps(images, good, radius, readout):
     size = [next_fast_len(n + int(4 * radius) + 4, real=True) for n in shape]
     x, y = (np.minimum(np.arange(n), n - np.arange(n)) for n in size)
     distance = np.hypot(x[:, None], y).astype(np.float32)
-    first, last = RING_RADII * radius, RING_RADII * radius + max(RING_WIDTH_PX, RING_WIDTH_RADII * radius)
-    kernels = np.stack([(INNER_RADII * radius - distance + 0.5).clip(0, 1),
+    first, last = GAP_RADII * radius, GAP_RADII * radius + max(AROUND_PX, AROUND_RADII * radius)
+    kernels = np.stack([(DISK_RADII * radius - distance + 0.5).clip(0, 1),
                         (distance - first + 0.5).clip(0, 1) * (last - distance + 0.5).clip(0, 1)])
     waves = rfft2(kernels)
     sums, areas = (irfft2(rfft2(a.astype(np.float32), s=size)[..., None, :, :] * waves, s=size)

@@ -26,6 +26,7 @@ DISTANCE_FRACTION = 1 / 20  # of the frame, steps of the distance
 OUTSIDE_FRACTION = 0.35  # of the frame, beyond its limits, where a center is looked for
 OUTSIDE_STEP_PX = 8  # binned pixels between places there
 CENTER_SHIFTS = ((0, 0), (3, 0), (-3, 0), (0, 3), (0, -3))  # binned pixels; halos are not quite centered
+LEAST_SCATTER = 0.01  # of the logarithm; less is chance
 MIN_SECTOR_PAIRS = 8  # pairs of sectors that tell something
 # Asymmetry that is supposed where it is not known: of the located disk, near an edge of the frame, and of others.
 ASYMMETRY_HERE, ASYMMETRY_THERE = 0.5, 0.15
@@ -107,13 +108,16 @@ def diffuse_evidence(image: DiffuseImage, ranked: bool = False) -> tuple[float, 
     scatter_here = 1.0
     if lit:
         scatter_here = min(radial_scatter(at, level, middle + shift, step, nearest) for shift in CENTER_SHIFTS)
+        scatter_here = max(scatter_here, LEAST_SCATTER)
         outside = _places([np.arange(-OUTSIDE_FRACTION * n, (1 + OUTSIDE_FRACTION) * n, OUTSIDE_STEP_PX)
                            for n in shape], middle, radius)
         outside = outside[~((outside >= 0) & (outside < shape)).all(1)]
     best = 0.0, middle
     hidden = np.append(hidden, np.zeros(len(outside), bool))
     for place, concealed in zip((*inside, *outside), hidden, strict=True):
-        scatter = np.log(scatter_here / radial_scatter(at, level, place, step, nearest)) if lit else 0.0
+        scatter = 0.0
+        if lit:
+            scatter = np.log(scatter_here / max(radial_scatter(at, level, place, step, nearest), LEAST_SCATTER))
         if ranked and not concealed:
             scatter -= RANKED_EVIDENCE
         if scatter + here <= best[0]:  # no symmetry makes up for it
