@@ -28,16 +28,17 @@ OUTSIDE_STEP_PX = 8  # binned pixels between places there
 CENTER_SHIFTS = ((0, 0), (3, 0), (-3, 0), (0, 3), (0, -3))  # binned pixels; halos are not quite centered
 LEAST_SCATTER = 0.01  # of the logarithm; less is chance
 MIN_SECTOR_PAIRS = 8  # pairs of sectors that tell something
-# Asymmetry that is supposed where it is not known: of the located disk, near an edge of the frame, and of others.
-ASYMMETRY_HERE, ASYMMETRY_THERE = 0.5, 0.15
+MIN_LIT_EVERYWHERE = 0.7  # of all blocks, with which the scatter alone is evidence, where no opposite sectors are left
+ASYMMETRY_HERE = 0.5  # that is supposed near an edge of the frame, where it is not known
 # How much smaller asymmetry of opposite sectors and logarithm of the scatter are, together, about another place. About
-# the true origins of 48 scans of the simulated world (seeds from 81000 of benchmarks/stops.py) 0.23 or less, about 24
-# brightest Bragg disks 0.52 or more in 22.
-MAX_DIFFUSE_EVIDENCE = 0.45
+# the true origins of 48 scans of the simulated world (seeds from 81000 of benchmarks/stops.py) 0.00, about 24 brightest
+# Bragg disks 0.81 or more in 21; with wide reflections 0.50 or less about the true origin of 6.
+MAX_DIFFUSE_EVIDENCE = 0.6
+MAX_INVERSION_EVIDENCE = 0.45  # the same against a center of inversion, where no disk is seen: 0.49 about a wrong one
 # What contradicts one of several disks that were compared as candidates has to be stronger by this, unless something
 # hides a place: multislice scans, whose diffuse scattering has speckles, have 0.6 or more about the true origin of 8 of
 # 96, 1.2 or more of 2.
-RANKED_EVIDENCE = 0.75
+RANKED_EVIDENCE = 0.6
 
 
 def check_diffuse(scan: Scan, noise: NoiseModel, origin: OriginMap, ranked: bool = False) -> OriginMap:
@@ -65,7 +66,7 @@ def check_diffuse(scan: Scan, noise: NoiseModel, origin: OriginMap, ranked: bool
         noise = replace(noise, bad_pixels=noise.bad_pixels | origin.stop)
     image = DiffuseImage.of(scan, noise, origin)
     evidence, at = diffuse_evidence(image, ranked)
-    if evidence < MAX_DIFFUSE_EVIDENCE:
+    if evidence < (MAX_DIFFUSE_EVIDENCE if origin.feature == "direct beam" else MAX_INVERSION_EVIDENCE):
         return origin
     rings = ring_center(block_sums(scan, noise, RIVAL_BLOCKS)[0].sum(0), ~noise.bad_pixels)
     away = (np.array(rings.center) - (image.step - 1) / 2) / image.step - image.middle if rings.accepted else np.inf
@@ -94,7 +95,8 @@ def diffuse_evidence(image: DiffuseImage, ranked: bool = False) -> tuple[float, 
     """
     shape, middle, radius = image.good.shape, image.middle, image.radius
     at, level = dim_levels(image.between, image.good, image.sigma)
-    lit = len(level) >= max(MIN_LIT_BLOCKS, MIN_LIT_PART * image.good.sum() / BLOCK_PX**2)
+    part = len(level) / max(image.good.sum() / BLOCK_PX**2, 1)
+    lit, everywhere = (len(level) >= MIN_LIT_BLOCKS and part >= least for least in (MIN_LIT_PART, MIN_LIT_EVERYWHERE))
     here, _, pairs = image.asymmetry(middle)
     if not lit and pairs < MIN_SECTOR_PAIRS:
         return 0.0, middle
@@ -124,9 +126,9 @@ def diffuse_evidence(image: DiffuseImage, ranked: bool = False) -> tuple[float, 
             continue
         there, _, others = image.asymmetry(place)
         if others < max(MIN_SECTOR_PAIRS, pairs / 2 if known else 0):
-            if not lit:
+            if not everywhere:
                 continue
-            there = ASYMMETRY_THERE
+            there = here
         best = max(best, (scatter + here - there, place), key=lambda some: some[0])
     return float(best[0]), best[1]
 
