@@ -22,9 +22,11 @@ from . import MAX_FIELD_PX, FirstGuess, block_of_positions
 MAX_RANKED_BLOCKS = 36  # blocks that are compared; chosen for speed
 MAX_RANKED_RADIUS = 0.16  # of the frame; larger disks overlap, and have no places of their own
 DISK_RADII, GAP_RADII, AROUND_RADII, AROUND_PX = 0.9, 1.25, 0.45, 2.0  # a disk, and its surroundings
+MIN_RADIUS_RATIO = 0.9  # of the radius in that of the network, which is too small for disks of crystals
 MIN_DISK_AREA = 0.6  # part of a disk in the frame and on good pixels
 ABSENT_SIGMAS, SEEN_SIGMAS = 2.0, 6.0  # significance up to which a disk is absent, and from which on it is seen
 MIN_SEEN_BLOCKS = 0.25  # of the blocks that show a candidate, at least
+MIN_APART_RADII = 1.7  # between candidates; pieces of a ring or a disk are nearer
 MAX_CANDIDATES = 12  # the most conspicuous ones
 FOLLOW_RADII, FOLLOW_ROUNDS = 0.8, 3  # distance from the plane within which a disk is looked for, and rounds
 USED_WEIGHT, PLANE_SCALE_PX = 0.3, 0.7  # of a position in the plane; scale of its Cauchy weights
@@ -76,15 +78,16 @@ def ranked_beam(blocks, noise: NoiseModel, first: FirstGuess, scan_shape) -> Fir
     images = np.stack([binned_sum(np.where(noise.bad_pixels, 0.0, image), step) for image in sums[shown]])
     guess = np.stack([np.bincount(block_of, q)[shown] / np.bincount(block_of)[shown] for q in first.position.T], 1)
     guess = (guess - (step - 1) / 2) / step
-    radius = _radius(images, good, first.radius / step)
+    # Of rings, as in precession, a piece looks like a smaller disk.
+    radius = max(_radius(images, good, first.radius / step), MIN_RADIUS_RATIO * first.radius / step)
     if radius > MAX_RANKED_RADIUS * max(good.shape):
         return None
     readout = noise.readout / noise.gain * step * np.sqrt(counts[shown])
     maps = _disk_maps(images, good, radius, readout)
     at = np.stack([2 * (n + 0.5) / size - 1 for n, size in zip(np.divmod(shown, grid[1]), grid, strict=True)], 1)
     paths = _candidates(maps, at, guess, radius)
-    # The place of the first guess comes first.
-    here = np.hypot(*(paths[0].plane - guess).T)
+    # The place of the first guess comes first. Pieces of a ring, as in precession, do not follow a plane.
+    off = np.hypot(*(paths[0].plane - guess).T) > MAX_OFF_RADII * radius
     if len(paths) < 2 or not maps.visible[_pixels(guess, good.shape)].mean() > 1 - MIN_SEEN_BLOCKS:
         return None
     probability = _probabilities(paths, maps, first.cells[shown], radius)
@@ -92,7 +95,7 @@ def ranked_beam(blocks, noise: NoiseModel, first: FirstGuess, scan_shape) -> Fir
     places = np.array([[*(np.median(path.plane, 0) * step + (step - 1) / 2), p]
                        for path, p in zip(paths, probability, strict=True)])[np.argsort(-probability)]
     position = first.position
-    if best or (here > MAX_OFF_RADII * radius).mean() > MAX_OFF_BLOCKS:
+    if best or (off.mean() > MAX_OFF_BLOCKS and paths[0].scatter < MAX_OFF_RADII * radius):
         plane = np.linalg.lstsq(np.c_[np.ones(len(at)), at], paths[best].plane, rcond=None)[0]
         axes = np.meshgrid(*(2 * (np.arange(n) + 0.5) / n - 1 for n in scan_shape), indexing="ij")
         position = np.stack([np.ones(axes[0].size), *(a.ravel() for a in axes)], 1) @ plane * step + (step - 1) / 2
@@ -188,7 +191,8 @@ def _candidates(maps, at, guess, radius):
         places = np.argwhere(top)
         for place in places[np.argsort(-score[tuple(places.T)])][:MAX_CANDIDATES]:
             path = _followed(maps.sigmas, maps.part, at, place + course, radius)
-            if all(np.median(np.hypot(*(path.plane - other.plane).T)) > radius for other in paths):
+            others = (guess, *(other.plane for other in paths))
+            if all(np.median(np.hypot(*(path.plane - other).T)) > MIN_APART_RADII * radius for other in others):
                 paths.append(path)
     return paths
 
