@@ -3,7 +3,7 @@
     python benchmarks/stops.py [--scans 200] [--first 81000]
 
 Scan k of each row is case k of the simulated world (`simulation/world.py`). `find_bar` is false where a scan without a
-stop has one, and misses where a bar that no mask names is not found. `check_rivals` is false where it refuses the true
+stop has one, and misses where a bar that no mask names is not found. `check_diffuse` is false where it refuses the true
 origin, and misses where it leaves the place of the brightest Bragg disk beside a stop.
 """
 
@@ -18,7 +18,7 @@ from scipy.signal import fftconvolve
 
 from py4dstem_prenet.core import Decision, NoiseModel, OriginMap, PrenetError, as_scan
 from py4dstem_prenet.detector import estimate_noise
-from py4dstem_prenet.origin import block_sums, check_rivals, find_bar, find_stop
+from py4dstem_prenet.origin import block_sums, check_diffuse, find_bar, find_stop
 from py4dstem_prenet.simulation import draw_case, make_case
 
 HIDING = {"stop_masked", "stop_unmasked", "cut", "swapped", "mask_inverted", "clipped_8_bits"}
@@ -88,7 +88,7 @@ def rates(first, scans):
         if found:
             case, made, scan, noise = found
             add("bar", bar_of(scan, noise) is not None)
-            add("rivals", not check_rivals(scan, noise, origin_at(case, made)).found)
+            add("rivals", not check_diffuse(scan, noise, origin_at(case, made)).found)
         case = draw_case(seed, "stop_masked")
         made = make_case(case)
         scan, hidden = as_scan(made.data), ~made.mask
@@ -100,11 +100,11 @@ def rates(first, scans):
         add("bar_missed", not hit)
         add("shadow_missed", shadow is None)
         add("either_missed", not hit and shadow is None)
-        add("rivals_masked", not check_rivals(scan, masked, origin_at(case, made)).found)
+        add("rivals_masked", not check_diffuse(scan, masked, origin_at(case, made)).found)
         if case.specimen in CRYSTALS:
             offset = bragg_offset(case, made, scan, noise, hidden)
-            add("bragg_masked", check_rivals(scan, masked, origin_at(case, made, offset)).found)
-            add("bragg", check_rivals(scan, noise, origin_at(case, made, offset)).found)
+            add("bragg_masked", check_diffuse(scan, masked, origin_at(case, made, offset)).found)
+            add("bragg", check_diffuse(scan, noise, origin_at(case, made, offset)).found)
     return [(name, total[name], count[name]) for name in count]
 
 

@@ -7,7 +7,7 @@ from scipy.special import erfc
 
 from py4dstem_prenet.core import Decision, NoiseModel, OriginMap, as_scan
 from py4dstem_prenet.detector import estimate_noise
-from py4dstem_prenet.origin import check_rivals, diffuse_asymmetry, find_bar, find_stop, measure_origin
+from py4dstem_prenet.origin import check_diffuse, diffuse_asymmetry, find_bar, find_stop, measure_origin
 
 SIDE = 112
 
@@ -105,7 +105,7 @@ def test_patterns_without_diffuse_scattering_tell_of_no_rival(background):
         one = np.ones((4, 4))
         origin = OriginMap(*(q * one for q in center), 0.05 * one, 0.05 * one, one > 0, 6.0, Decision(True))
         scan = as_scan(counts)
-        assert check_rivals(scan, estimate_noise(scan), origin).found
+        assert check_diffuse(scan, estimate_noise(scan), origin).found
 
 
 @pytest.mark.parametrize("center", [(400, 400), (-500, 20), (1e300, 4), (np.nan, 30)])
@@ -161,7 +161,7 @@ def test_a_bragg_disk_is_told_at_few_electrons_and_at_the_edge_of_the_frame(seed
     for offset, found in (((0.0, 0.0), True), (bragg, False)):
         maps = [np.full((8, 8), c + o) for c, o in zip(center, offset, strict=True)]
         sigma = np.full((8, 8), 0.1)
-        assert check_rivals(scan, noise, OriginMap(*maps, sigma, sigma, valid, 5.0, Decision(True))).found == found
+        assert check_diffuse(scan, noise, OriginMap(*maps, sigma, sigma, valid, 5.0, Decision(True))).found == found
 
 
 def edge_disk(center):

@@ -6,9 +6,12 @@ from .beam import (
     Located as Located,
     unlocated as unlocated,
 )
+from .candidates import MIN_RANKED_PROBABILITY as MIN_RANKED_PROBABILITY, ranked_beam as ranked_beam
 from .check import check_origin as check_origin
 from .coarse import (
+    MAX_FIELD_PX as MAX_FIELD_PX,
     FirstGuess as FirstGuess,
+    block_of_positions as block_of_positions,
     block_sums as block_sums,
     coarse_origin as coarse_origin,
     spread_blocks as spread_blocks,
@@ -24,7 +27,11 @@ from .decide import (
     origin_from_rings as origin_from_rings,
     shows_beam as shows_beam,
 )
-from .diffuse import check_diffuse as check_diffuse, radial_scatter as radial_scatter
+from .diffuse import (
+    check_diffuse as check_diffuse,
+    diffuse_evidence as diffuse_evidence,
+    radial_scatter as radial_scatter,
+)
 from .edges import (
     check_edges as check_edges,
     continues_across_edges as continues_across_edges,
@@ -54,8 +61,11 @@ from .plateau import (
 )
 from .repeats import repeated_fraction as repeated_fraction
 from .rivals import (
+    MIN_RIVAL_PX as MIN_RIVAL_PX,
+    MIN_RIVAL_RADII as MIN_RIVAL_RADII,
+    RIVAL_BLOCKS as RIVAL_BLOCKS,
+    RIVAL_STEP_PX as RIVAL_STEP_PX,
     DiffuseImage as DiffuseImage,
-    check_rivals as check_rivals,
     check_stop as check_stop,
     diffuse_asymmetry as diffuse_asymmetry,
 )

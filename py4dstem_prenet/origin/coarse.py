@@ -60,6 +60,10 @@ class FirstGuess:
         Whether the disk is too large for the networks and was found by its contour, see `wide_disk`.
     flat : bool
         Whether the beam saturates, and position and radius are those of its plateau, see `saturated_disk`.
+    cells : numpy.ndarray or None
+        Probability of the direct beam in each cell of each block, (blocks, rows, columns).
+    ranked : bool
+        Whether the beam was chosen among several disks, see `ranked_beam`.
     """
 
     position: np.ndarray
@@ -71,6 +75,8 @@ class FirstGuess:
     places: np.ndarray
     wide: bool = False
     flat: bool = False
+    cells: np.ndarray | None = None
+    ranked: bool = False
 
 
 def coarse_origin(network, scan: Scan, noise: NoiseModel, region=None, blocks=None) -> FirstGuess | None:
@@ -111,7 +117,7 @@ def coarse_origin(network, scan: Scan, noise: NoiseModel, region=None, blocks=No
         with_beam = bright & (presence >= 0)
     # The radius is the same in all blocks.
     radius = float(np.exp(np.median(size.cpu().numpy()[with_beam]))) * step
-    block_of = _block_of(scan.scan_shape, grid).ravel()
+    block_of = block_of_positions(scan.scan_shape, grid).ravel()
     positions = coarse_position(logits)
 
     def _surface(positions):
@@ -133,7 +139,8 @@ def coarse_origin(network, scan: Scan, noise: NoiseModel, region=None, blocks=No
     # The first place is where all blocks are; its middle is that of the surface.
     places[:, :2] = np.median(guess, axis=0) + (places[:, :2] - places[0, :2]) * step
     visible = float(np.median(visible.cpu().numpy()[with_beam]))
-    return FirstGuess(guess, radius, with_beam[block_of], visible, sigma, float(places[0, 2]), places)
+    return FirstGuess(guess, radius, with_beam[block_of], visible, sigma, float(places[0, 2]), places,
+                      cells=torch.softmax(logits.flatten(1), 1).view_as(logits).cpu().numpy())
 
 
 def _places(logits, positions, radius):
@@ -259,8 +266,27 @@ def spread_blocks(positions, grid, scan_shape, sigma, valid=True):
     return np.stack([map_coordinates(b, points, order=1, mode="nearest").ravel() for b in blocks], 1)
 
 
-def _block_of(scan_shape, grid):
-    """Number of the block of each position, (Rx, Ry)."""
+def block_of_positions(scan_shape, grid) -> np.ndarray:
+    """Number the blocks of a scan.
+
+    Parameters
+    ----------
+    scan_shape : tuple of int
+        (Rx, Ry).
+    grid : tuple of int
+        Blocks along each side of the scan.
+
+    Returns
+    -------
+    numpy.ndarray of int, shape (Rx, Ry)
+        Number of the block of each position.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.origin import block_of_positions
+    >>> block_of_positions((4, 2), (2, 2)).tolist()
+    [[0, 1], [0, 1], [2, 3], [2, 3]]
+    """
     rows, columns = (np.arange(n) * g // n for n, g in zip(scan_shape, grid, strict=True))
     return rows[:, None] * grid[1] + columns
 
@@ -289,7 +315,7 @@ def block_sums(scan: Scan, noise: NoiseModel, blocks: int = BEAM_BLOCKS, region=
         Blocks along each side of the scan.
     """
     grid = tuple(min(n, blocks) for n in scan.scan_shape)
-    block_of = _block_of(scan.scan_shape, grid).ravel()
+    block_of = block_of_positions(scan.scan_shape, grid).ravel()
     held = scan.positions if region is None else scan.positions[region.ravel()[scan.positions]]
     chosen = np.sort(np.concatenate([
         members[np.linspace(0, len(members) - 1, min(len(members), PATTERNS_PER_BLOCK)).astype(int)]

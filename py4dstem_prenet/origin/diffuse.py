@@ -1,35 +1,47 @@
 """Whether diffuse scattering is centered on the located beam, or beyond the frame, behind a stop, or on another disk.
 
-Where the direct beam lies beyond the limit of the frame, no place in the frame is symmetric, and the brightest of many
-similar spots looks like it. Diffuse scattering falls with the distance from the direct beam alike in all directions.
-What is left of its logarithm after the median at each distance is smallest about the direct beam, in or off the frame.
+The Bragg disks of a crystal repeat: where the direct beam is hidden behind a stop, beyond the frame, or dimmer than
+others, the brightest disk that is left looks like it. Diffuse scattering does not repeat. It falls with the distance
+from the direct beam alike in all directions: what is left of its logarithm after the median at each distance is
+smallest about the direct beam, in or off the frame, and opposite sectors are alike about it and differ by factors about
+a Bragg disk. Patterns without diffuse scattering tell nothing.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from ..core import NoiseModel, OriginMap, Scan
-from . import DiffuseImage
+from ..fits import ring_center
+from . import MIN_RIVAL_PX, MIN_RIVAL_RADII, RIVAL_BLOCKS, RIVAL_STEP_PX, DiffuseImage, block_sums
 
 BLOCK_PX = 5  # binned pixels, side of the blocks whose dim pixels are compared
 DIM_PART = 0.2  # quantile of the pixels of a block: those between disks
-MIN_LIT_BLOCKS = 60  # blocks that electrons reach, without which the distance tells nothing
-MIN_LIT_PART = 0.7  # of all blocks; where only some are lit, these were chosen by their brightness
+MIN_LIT_BLOCKS = 40  # blocks that electrons reach, without which the distance tells nothing
+MIN_LIT_PART = 0.15  # of all blocks; where only some are lit, these were chosen by their brightness
 LIT_SIGMAS = 3.0  # of a smoothed pixel, that a block has to exceed
 DISTANCE_FRACTION = 1 / 20  # of the frame, steps of the distance
 OUTSIDE_FRACTION = 0.35  # of the frame, beyond its limits, where a center is looked for
-SEARCH_STEP_PX = 4  # binned pixels between places
-OTHER_RADII, OTHER_PX = 1.5, 5.0  # distance of another center: radii, binned pixels
+OUTSIDE_STEP_PX = 8  # binned pixels between places there
 CENTER_SHIFTS = ((0, 0), (3, 0), (-3, 0), (0, 3), (0, -3))  # binned pixels; halos are not quite centered
-# Scatter about the best other center in that about the located one: 1.01 or more about the direct beam of 24 simulated
-# and 7 real scans, 0.31 to 0.96 about the brightest Bragg disk of these simulated scans (below 0.8 in 17), and 0.43 to
-# 0.65 in crops of a real pattern whose beam lies beyond the frame. These were measured before disks were removed from
-# the sum, and where all blocks were lit; multislice gold and silicon with fewer lit blocks had 0.67 to 0.79.
-MIN_CENTER_RATIO = 0.8
+LEAST_SCATTER = 0.01  # of the logarithm; less is chance
+MIN_SECTOR_PAIRS = 8  # pairs of sectors that tell something
+MIN_LIT_EVERYWHERE = 0.7  # of all blocks, with which the scatter alone is evidence, where no opposite sectors are left
+ASYMMETRY_HERE = 0.5  # that is supposed near an edge of the frame, where it is not known
+# How much smaller asymmetry of opposite sectors and logarithm of the scatter are, together, about another place. About
+# the true origins of 48 scans of the simulated world (seeds from 81000 of benchmarks/stops.py) 0.00, about 24 brightest
+# Bragg disks 0.81 or more in 21; with wide reflections 0.50 or less about the true origin of 6.
+MAX_DIFFUSE_EVIDENCE = 0.6
+MAX_INVERSION_EVIDENCE = 0.45  # the same against a center of inversion, where no disk is seen: 0.49 about a wrong one
+# What contradicts one of several disks that were compared as candidates has to be stronger by this, unless something
+# hides a place: multislice scans, whose diffuse scattering has speckles, have 0.6 or more about the true origin of 8 of
+# 96, 1.2 or more of 2.
+RANKED_EVIDENCE = 0.6
 
 
-def check_diffuse(scan: Scan, noise: NoiseModel, origin: OriginMap) -> OriginMap:
+def check_diffuse(scan: Scan, noise: NoiseModel, origin: OriginMap, ranked: bool = False) -> OriginMap:
     """Refuse an origin if the diffuse scattering falls from another place, in the frame or beyond it.
 
     Parameters
@@ -40,35 +52,91 @@ def check_diffuse(scan: Scan, noise: NoiseModel, origin: OriginMap) -> OriginMap
         Noise model of the detector; pixels behind a stop are bad.
     origin : OriginMap
         The measured origin.
+    ranked : bool, optional
+        Whether the disk was chosen among others, see `ranked_beam`.
 
     Returns
     -------
     OriginMap
         The same, or refused.
     """
-    # Rings and inverse spots behind a stop tell more than what lies between disks.
-    if not origin.found or origin.feature != "direct beam" or not origin.valid.any():
+    if not origin.found or origin.feature == "rings" or not origin.valid.any():
         return origin
+    if origin.stop is not None:
+        noise = replace(noise, bad_pixels=noise.bad_pixels | origin.stop)
     image = DiffuseImage.of(scan, noise, origin)
+    evidence, at = diffuse_evidence(image, ranked)
+    if evidence < (MAX_DIFFUSE_EVIDENCE if origin.feature == "direct beam" else MAX_INVERSION_EVIDENCE):
+        return origin
+    rings = ring_center(block_sums(scan, noise, RIVAL_BLOCKS)[0].sum(0), ~noise.bad_pixels)
+    away = (np.array(rings.center) - (image.step - 1) / 2) / image.step - image.middle if rings.accepted else np.inf
+    if np.hypot(*np.broadcast_to(away, 2)) < max(MIN_RIVAL_RADII * image.radius, MIN_RIVAL_PX):
+        return origin  # rings tell more than what lies between disks
+    return image.refused(at, scan.scan_shape)
+
+
+def diffuse_evidence(image: DiffuseImage, ranked: bool = False) -> tuple[float, np.ndarray]:
+    """Measure how much better another place is as the center of the diffuse scattering than the located disk.
+
+    Parameters
+    ----------
+    image : DiffuseImage
+        The sum of patterns.
+    ranked : bool, optional
+        Whether visible disks were compared before; then another one needs more evidence.
+
+    Returns
+    -------
+    evidence : float
+        By how much the asymmetry of opposite sectors and the logarithm of the scatter at each distance are smaller,
+        together, about the best other place; 0 if the patterns tell nothing.
+    at : numpy.ndarray, shape (2,)
+        That place, binned pixels.
+    """
     shape, middle, radius = image.good.shape, image.middle, image.radius
     at, level = dim_levels(image.between, image.good, image.sigma)
-    if len(level) < max(MIN_LIT_BLOCKS, MIN_LIT_PART * image.good.sum() / BLOCK_PX**2):
-        return origin
-    width = DISTANCE_FRACTION * max(shape)
-    nearest = max(OTHER_RADII * radius, 3.0)
-    here = min(radial_scatter(at, level, middle + shift, width, nearest) for shift in CENTER_SHIFTS)
-    grids = [np.arange(-OUTSIDE_FRACTION * n, (1 + OUTSIDE_FRACTION) * n, SEARCH_STEP_PX) for n in shape]
-    places = np.stack(np.meshgrid(*grids, indexing="ij"), -1).reshape(-1, 2)
-    places = places[np.hypot(*(places - middle).T) > max(OTHER_RADII * radius, OTHER_PX)]
-    possible = np.ones(len(places), bool)
-    inside = ((places >= 0) & (places < shape)).all(1)
-    possible[inside] = image.possible()[tuple(places[inside].astype(int).T)]
-    places = places[possible]
-    scatter = [radial_scatter(at, level, place, width, nearest) for place in places]
-    best = int(np.argmin(scatter))
-    if scatter[best] > MIN_CENTER_RATIO * here:
-        return origin
-    return image.refused(places[best], scan.scan_shape)
+    part = len(level) / max(image.good.sum() / BLOCK_PX**2, 1)
+    lit, everywhere = (len(level) >= MIN_LIT_BLOCKS and part >= least for least in (MIN_LIT_PART, MIN_LIT_EVERYWHERE))
+    here, _, pairs = image.asymmetry(middle)
+    if not lit and pairs < MIN_SECTOR_PAIRS:
+        return 0.0, middle
+    known = pairs >= MIN_SECTOR_PAIRS
+    here = here if known else ASYMMETRY_HERE
+    step, nearest = DISTANCE_FRACTION * max(shape), max(MIN_RIVAL_RADII * radius, 3.0)
+    inside = _places([np.arange(RIVAL_STEP_PX, n - 1, RIVAL_STEP_PX) for n in shape], middle, radius)
+    disk, hidden = (some[tuple(inside.T.astype(int))] for some in image.possible())
+    inside, hidden = inside[disk | hidden], hidden[disk | hidden]
+    outside = np.zeros((0, 2))
+    scatter_here = 1.0
+    if lit:
+        scatter_here = min(radial_scatter(at, level, middle + shift, step, nearest) for shift in CENTER_SHIFTS)
+        scatter_here = max(scatter_here, LEAST_SCATTER)
+        outside = _places([np.arange(-OUTSIDE_FRACTION * n, (1 + OUTSIDE_FRACTION) * n, OUTSIDE_STEP_PX)
+                           for n in shape], middle, radius)
+        outside = outside[~((outside >= 0) & (outside < shape)).all(1)]
+    best = 0.0, middle
+    hidden = np.append(hidden, np.zeros(len(outside), bool))
+    for place, concealed in zip((*inside, *outside), hidden, strict=True):
+        scatter = 0.0
+        if lit:
+            scatter = np.log(scatter_here / max(radial_scatter(at, level, place, step, nearest), LEAST_SCATTER))
+        if ranked and not concealed:
+            scatter -= RANKED_EVIDENCE
+        if scatter + here <= best[0]:  # no symmetry makes up for it
+            continue
+        there, _, others = image.asymmetry(place)
+        if others < max(MIN_SECTOR_PAIRS, pairs / 2 if known else 0):
+            if not everywhere:
+                continue
+            there = here
+        best = max(best, (scatter + here - there, place), key=lambda some: some[0])
+    return float(best[0]), best[1]
+
+
+def _places(axes, middle, radius):
+    """Places of a grid that are far enough from the located disk, (n, 2)."""
+    places = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
+    return places[np.hypot(*(places - middle).T) > max(MIN_RIVAL_RADII * radius, MIN_RIVAL_PX)]
 
 
 def dim_levels(smooth, good, sigma: float) -> tuple[np.ndarray, np.ndarray]:

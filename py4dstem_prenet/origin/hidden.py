@@ -163,7 +163,8 @@ def hidden_origin(scan: Scan, noise: NoiseModel, first: FirstGuess, reason: Flag
         return replace(rings, decision=Decision(True, (*rings.decision.flags, *found), rings.decision.numbers),
                        stop=stop)
     inversion = _inversion(mean, ~masked.bad_pixels, guess, readout)
-    inverted = first.probability >= MIN_BEAM_PROBABILITY and inversion.accepted
+    inverted = (reason.name != "beam_ambiguous" and first.probability >= MIN_BEAM_PROBABILITY
+                and inversion.accepted)
     # The stop is an outlier about the center, and what its mask leaves may be symmetric about another place.
     halo = halo_center(mean, ~noise.bad_pixels, readout, first.places[:, :2])
     halo = halo if halo is not None and halo.accepted else None

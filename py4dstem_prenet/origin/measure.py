@@ -25,6 +25,7 @@ from ..detector import MAX_NOISE_POSITIONS, estimate_noise
 from ..networks import load, requirement
 from . import (
     MIN_BEAM_PROBABILITY,
+    MIN_RANKED_PROBABILITY,
     Beam,
     FirstGuess,
     GivenBeam,
@@ -32,7 +33,6 @@ from . import (
     block_sums,
     check_diffuse,
     check_edges,
-    check_rivals,
     check_shaded,
     check_stop,
     coarse_origin,
@@ -47,6 +47,7 @@ from . import (
     on_plateau,
     origin_from_rings,
     pooled_origin,
+    ranked_beam,
     resolved,
     searched_elsewhere,
     shows_beam,
@@ -254,11 +255,14 @@ class BeamLocator:
                 coarse = started(scan, noise, coarse, given)
             if coarse is None:
                 return cls(noise, None, None, Flag("no_beam"), device, None, given, bar)
-            coarse = resolved(scan, noise, coarse)
+            ranked = None
+            if given is None and (coarse.visible > 0 or not is_hidden(scan, noise, coarse)):
+                ranked = ranked_beam(blocks, noise, coarse, scan.scan_shape)
+            coarse = resolved(scan, noise, coarse) if ranked is None else ranked
             if is_hidden(scan, noise, coarse):
                 # What looks like stray light may be the tails of a beam behind a stop.
                 return cls(all_light, None, None, Flag("hidden_by_stop"), device, coarse, given, bar)
-            if coarse.probability < MIN_BEAM_PROBABILITY:
+            if coarse.probability < (MIN_BEAM_PROBABILITY if ranked is None else MIN_RANKED_PROBABILITY):
                 reason = Flag("beam_ambiguous", {"probability": coarse.probability})
                 return cls(noise, None, None, reason, device, coarse, given, bar)
             coarse = coarse if given is not None else on_plateau(scan, noise, coarse)
@@ -347,7 +351,7 @@ class BeamLocator:
         if self.first is not None:
             origin = check_shaded(scan, self.noise, self.first, origin)
         origin = check_stop(scan, self.noise, origin, self.bar is not None)
-        return check_diffuse(scan, self.noise, check_rivals(scan, self.noise, origin))
+        return check_diffuse(scan, self.noise, origin, self.first is not None and self.first.ranked)
 
     def _with_stop(self, origin):
         """The origin with the bar of a stop and stray light, if they were found."""

@@ -1,20 +1,13 @@
-"""Rivals of a located beam: places about which the diffuse scattering is more symmetric than about the located disk.
-
-The Bragg disks of a crystal repeat: where the direct beam is hidden behind a stop, or dimmer than others, the
-brightest disk that is left looks like it. Diffuse scattering does not repeat. It is centered on the direct beam, so
-opposite sectors are alike between the disks about the direct beam, and differ by factors about a Bragg disk.
-Patterns without diffuse scattering tell nothing.
-"""
+"""Diffuse scattering between the disks of a sum of patterns, how alike opposite sectors are, and stops beside it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.ndimage import binary_dilation, gaussian_filter, maximum_filter, minimum_filter, percentile_filter
 
 from ..core import Flag, NoiseModel, OriginMap, Scan, binned_sum
-from ..fits import ring_center
 from . import block_sums, find_bar, no_origin
 
 RIVAL_BLOCKS = 2  # blocks along each side of the scan whose patterns are summed: diffuse scattering is dim
@@ -22,7 +15,7 @@ MAX_RIVAL_SIDE = 128  # pixels; larger frames are binned, for speed
 DIFFUSE_SECTORS = 12  # of the azimuth; opposite ones are compared
 RING_FRACTION = 1 / 20  # of the frame, width of the rings that are compared
 DIM_QUANTILE = 0.2  # of the pixels of a sector: those between the disks
-MIN_SECTOR_PIXELS, MIN_SECTOR_PAIRS = 8, 8  # pixels in a sector, and pairs of sectors, that tell something
+MIN_SECTOR_PIXELS = 8  # pixels in a sector that tell something
 DIFFUSE_BLUR_PX = 1.0  # binned pixels, 1 sigma: fewer electrons than one are no quantile
 MIN_LIT_SIGMAS = 3.0  # of a smoothed pixel, that a sector has to exceed; two dark ones agree about any place
 MIN_LIT_SHARE = 0.15  # of the pairs; fewer are disks that cover a sector, in patterns without diffuse scattering
@@ -37,81 +30,8 @@ MIN_SEEN_AROUND = 0.8  # of the pixels about a place that are good; else a disk 
 MAX_DIM_PX = 12  # binned pixels, half the side of the surroundings of a place; chosen for speed
 MIN_UNSHADED = 0.5  # brightness of a place in that between disks around it; darker ones may lie behind a stop
 RIVAL_STEP_PX = 4  # binned pixels between the places that are tried
-# Mean logarithm of the ratio of opposite sectors, and standard errors between the located beam and the best of all
-# rivals. About the true origin of 35 random scans of the simulated world the first was 0.37 or less, and 0.50 to 2.0
-# about 24 places of the brightest Bragg disk. Error rates: benchmarks/stops.py.
-MAX_ASYMMETRY, MAX_RIVAL_SIGMAS = 0.45, 2.0
-# A center of inversion is evidence of its own: rivals have to be more symmetric by this factor. The halo of a real
-# crystal is not quite centered on it: 0.46.
-MAX_INVERSION_RIVAL = 1 / 3
-# Where the asymmetry about the located disk is unknown: brightness of another disk in that of the located one, disks
-# that are tried, and the largest asymmetry about one. Set on few simulated scans, before disks were removed.
-MIN_BRIGHTER_RATIO, MAX_BRIGHTER_PLACES, MAX_ASYMMETRY_BRIGHTER = 1.2, 4, 0.42
 MIN_VAGUE_RATIO = 3.0  # scatter of positions in that of counting, from which on a stop is looked for
 TIP_FRACTION = 0.08  # of the frame, between the end of a stop and the positions
-
-
-def check_rivals(scan: Scan, noise: NoiseModel, origin: OriginMap) -> OriginMap:
-    """Refuse an origin if the diffuse scattering is centered elsewhere.
-
-    Parameters
-    ----------
-    scan : Scan
-        The scan, or a sample of one.
-    noise : NoiseModel
-        Noise model of the detector; pixels behind a stop are bad.
-    origin : OriginMap
-        The measured origin.
-
-    Returns
-    -------
-    OriginMap
-        The same, or refused.
-    """
-    if not origin.found or origin.feature == "rings" or not origin.valid.any():
-        return origin
-    if origin.stop is not None:
-        noise = replace(noise, bad_pixels=noise.bad_pixels | origin.stop)
-    image = DiffuseImage.of(scan, noise, origin)
-    middle, radius, step = image.middle, image.radius, image.step
-    here, error, pairs = image.asymmetry(middle)
-    nearest = max(MIN_RIVAL_RADII * radius, MIN_RIVAL_PX)
-    if pairs < MIN_SECTOR_PAIRS:  # too near the edge of the frame, or too dark
-        at = _brighter_center(image, nearest)
-        return origin if at is None else image.refused(at, scan.scan_shape)
-    if here < MAX_ASYMMETRY:
-        return origin
-    x, y = (a.ravel() for a in np.meshgrid(*(np.arange(RIVAL_STEP_PX, n - 1, RIVAL_STEP_PX) for n in image.good.shape),
-                                           indexing="ij"))
-    used = (np.hypot(x - middle[0], y - middle[1]) > nearest) & image.possible()[x, y]
-    rivals = [(*image.asymmetry(at), at) for at in zip(x[used], y[used], strict=True)]
-    rivals = [rival for rival in rivals if rival[2] >= max(MIN_SECTOR_PAIRS, pairs / 2)]
-    if not rivals:
-        return origin
-    there, there_error, _, at = min(rivals, key=lambda rival: rival[0])
-    sigmas = (here - there) / max(float(np.hypot(error, there_error)), 1e-6)
-    if sigmas < MAX_RIVAL_SIGMAS or (origin.feature != "direct beam" and there > MAX_INVERSION_RIVAL * here):
-        return origin
-    rings = ring_center(block_sums(scan, noise, RIVAL_BLOCKS)[0].sum(0), ~noise.bad_pixels)
-    if rings.accepted and np.hypot(*((np.array(rings.center) - (step - 1) / 2) / step - middle)) < nearest:
-        return origin  # rings tell more than what lies between disks
-    return image.refused(at, scan.scan_shape)
-
-
-def _brighter_center(image, nearest):
-    """A brighter disk than the located one, about which the diffuse scattering is symmetric, or None."""
-    bright = gaussian_filter(np.where(image.good, image.smooth, 0.0), max(DIFFUSE_BLUR_PX, image.radius / 2))
-    x, y = np.indices(bright.shape)
-    close = np.hypot(x - image.middle[0], y - image.middle[1]) <= nearest
-    if not close.any():
-        return None
-    top = bright == maximum_filter(bright, 2 * int(nearest) + 1)
-    places = np.argwhere(top & ~close & (bright > MIN_BRIGHTER_RATIO * bright[close].max()))
-    for at in sorted(places, key=lambda place: -bright[tuple(place)])[:MAX_BRIGHTER_PLACES]:
-        asymmetry, _, pairs = image.asymmetry(at)
-        if pairs >= 2 * MIN_SECTOR_PAIRS and asymmetry < MAX_ASYMMETRY_BRIGHTER:
-            return at
-    return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,13 +139,13 @@ class DiffuseImage:
         return no_origin(scan_shape, Flag("diffuse_elsewhere", {
             "distance": away, "qx0": float(there[0]), "qy0": float(there[1])}))
 
-    def possible(self) -> np.ndarray:
+    def possible(self) -> tuple[np.ndarray, np.ndarray]:
         """Find the places where the direct beam may lie instead: it shows a disk there, or something hides it.
 
         Returns
         -------
-        numpy.ndarray of bool, shape (Hx, Hy)
-            False where neither is so: the direct beam does not lie there, however even the surroundings are.
+        disk, hidden : numpy.ndarray of bool, shape (Hx, Hy)
+            True where either is so. Elsewhere the direct beam does not lie, however even the surroundings are.
         """
         share, core, around = (np.maximum(gaussian_filter(self.good.astype(float), width), 1e-3)
                                for width in (0.0, 0.5 * max(self.radius, 1.0), 2 * max(self.radius, 1.0)))
@@ -240,7 +160,7 @@ class DiffuseImage:
         hidden = minimum_filter(core, RIVAL_STEP_PX + 1) < MIN_SEEN_AROUND
         dim = percentile_filter(self.smooth, 100 * DIM_QUANTILE, 2 * int(np.clip(3 * self.radius, 6, MAX_DIM_PX)) + 1)
         shadow = minimum_filter(core_level - MIN_UNSHADED * dim, RIVAL_STEP_PX + 1) < 0
-        return (disk > MIN_RIVAL_DISK * here) | hidden | shadow
+        return disk > MIN_RIVAL_DISK * here, hidden | shadow
 
 
 def check_stop(scan: Scan, noise: NoiseModel, origin: OriginMap, stopped: bool) -> OriginMap:

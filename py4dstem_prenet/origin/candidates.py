@@ -1,0 +1,262 @@
+"""Which of the disks of a crystal is the direct beam: all disks of a scan as candidates, with a probability of each.
+
+In thick crystals other disks may be brighter than the direct beam, and grains have different ones. The direct beam lies
+at the same place in all grains, but for the descan, and lattice vectors differ from grain to grain. A candidate is a
+disk at one place of all blocks of the scan, followed along a plane of the descan. Four quantities tell candidates
+apart: how bright it is where it is darkest, how straight its positions follow a plane, what the coarse network says of
+this place in all blocks, and how far it is from the middle of the detector, to which the beam is steered before a scan.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.fft import irfft2, next_fast_len, rfft2
+from scipy.ndimage import gaussian_filter, maximum_filter
+
+from ..core import NoiseModel, binned_sum
+from ..networks import COARSE_CELL_PX
+from . import MAX_FIELD_PX, FirstGuess, block_of_positions
+
+MAX_RANKED_BLOCKS = 36  # blocks that are compared; chosen for speed
+MAX_RANKED_RADIUS = 0.16  # of the frame; larger disks overlap, and have no places of their own
+DISK_RADII, GAP_RADII, AROUND_RADII, AROUND_PX = 0.9, 1.25, 0.45, 2.0  # a disk, and its surroundings
+MIN_RADIUS_RATIO = 0.9  # of the radius in that of the network, which is too small for disks of crystals
+MIN_DISK_AREA = 0.6  # part of a disk in the frame and on good pixels
+ABSENT_SIGMAS, SEEN_SIGMAS = 2.0, 6.0  # significance up to which a disk is absent, and from which on it is seen
+MIN_SEEN_BLOCKS = 0.25  # of the blocks that show a candidate, at least
+MIN_APART_RADII = 1.7  # between candidates; pieces of a ring or a disk are nearer
+MAX_CANDIDATES = 12  # the most conspicuous ones
+FOLLOW_RADII, FOLLOW_ROUNDS = 0.8, 3  # distance from the plane within which a disk is looked for, and rounds
+USED_WEIGHT, PLANE_SCALE_PX = 0.3, 0.7  # of a position in the plane; scale of its Cauchy weights
+MAX_FOLLOWED_PX = 6.0  # of the plane from its mean, pixels; more is a path from disk to disk
+SAME_FRAME_PX = 3.0  # range of the first guess, below which a constant place is not tried as well
+FLAT_BRIGHTNESS, FLAT_NETWORK, FLAT_SCATTER = 0.02, 1e-3, 0.03  # below which a quantity tells nothing
+DARKEST_QUANTILE = 0.1  # of the blocks
+# Weights of the logarithms of brightness, probability of the network, and scatter about the plane in radii: conditional
+# logit of 277 scans of the seeds 0 to 95 of benchmarks/zone_axis.py.
+BRIGHTNESS_WEIGHT, NETWORK_WEIGHT, SCATTER_WEIGHT = 0.35, 0.65, 0.4
+# Posterior probability of the most probable candidate, below which the origin is refused. In a cross-validation on the
+# same scans, none of 186 whose direct beam is the brightest in most patterns was wrong above it, and 6 were refused; of
+# 100 others 5 and 29.
+MIN_RANKED_PROBABILITY = 0.7
+# Distance of direct beams from the middle of the frame, in its longer side (1 sigma along each axis), and the part that
+# lies anywhere: the largest of 26 real patterns of benchmarks/real.csv with a visible beam is 0.11.
+STEERED_SIGMA, ANYWHERE = 0.1, 0.1
+MAX_OFF_RADII, MAX_OFF_BLOCKS = 0.5, 0.1  # of the first guess from the plane; else the plane replaces it
+
+
+def ranked_beam(blocks, noise: NoiseModel, first: FirstGuess, scan_shape) -> FirstGuess | None:
+    """Choose the direct beam among the disks of a scan.
+
+    Parameters
+    ----------
+    blocks : tuple
+        Sums over blocks of the scan, see `block_sums`.
+    noise : NoiseModel
+        Noise model of the detector.
+    first : FirstGuess
+        What the coarse network found.
+    scan_shape : tuple of int
+        (Rx, Ry).
+
+    Returns
+    -------
+    FirstGuess or None
+        The guess at the most probable candidate, with its probability; None if the scan does not show several disks, or
+        hides the place of the first guess.
+    """
+    sums, counts, grid = blocks
+    if first.cells is None or first.wide:
+        return None
+    block_of = block_of_positions(scan_shape, grid).ravel()
+    shown = np.flatnonzero((np.bincount(block_of, first.shown) > 0) & (counts > 0))
+    shown = shown[np.unique(np.linspace(0, len(shown) - 1, MAX_RANKED_BLOCKS).astype(int))]
+    step = -(-max(sums.shape[1:]) // MAX_FIELD_PX)
+    good = binned_sum((~noise.bad_pixels).astype(np.float32), step) >= step**2 / 2
+    images = np.stack([binned_sum(np.where(noise.bad_pixels, 0.0, image), step) for image in sums[shown]])
+    guess = np.stack([np.bincount(block_of, q)[shown] / np.bincount(block_of)[shown] for q in first.position.T], 1)
+    guess = (guess - (step - 1) / 2) / step
+    # Of rings, as in precession, a piece looks like a smaller disk.
+    radius = max(_radius(images, good, first.radius / step), MIN_RADIUS_RATIO * first.radius / step)
+    if radius > MAX_RANKED_RADIUS * max(good.shape):
+        return None
+    readout = noise.readout / noise.gain * step * np.sqrt(counts[shown])
+    maps = _disk_maps(images, good, radius, readout)
+    at = np.stack([2 * (n + 0.5) / size - 1 for n, size in zip(np.divmod(shown, grid[1]), grid, strict=True)], 1)
+    paths = _candidates(maps, at, guess, radius)
+    # The place of the first guess comes first. Pieces of a ring, as in precession, do not follow a plane.
+    off = np.hypot(*(paths[0].plane - guess).T) > MAX_OFF_RADII * radius
+    if len(paths) < 2 or not maps.visible[_pixels(guess, good.shape)].mean() > 1 - MIN_SEEN_BLOCKS:
+        return None
+    probability = _probabilities(paths, maps, first.cells[shown], radius)
+    best = int(probability.argmax())
+    places = np.array([[*(np.median(path.plane, 0) * step + (step - 1) / 2), p]
+                       for path, p in zip(paths, probability, strict=True)])[np.argsort(-probability)]
+    position = first.position
+    if best or (off.mean() > MAX_OFF_BLOCKS and paths[0].scatter < MAX_OFF_RADII * radius):
+        plane = np.linalg.lstsq(np.c_[np.ones(len(at)), at], paths[best].plane, rcond=None)[0]
+        axes = np.meshgrid(*(2 * (np.arange(n) + 0.5) / n - 1 for n in scan_shape), indexing="ij")
+        position = np.stack([np.ones(axes[0].size), *(a.ravel() for a in axes)], 1) @ plane * step + (step - 1) / 2
+    return replace(first, position=position, probability=float(probability[best]), places=places,
+                   ranked=True)
+
+
+@dataclass(frozen=True, eq=False)
+class _DiskMaps:
+    """How a disk about each pixel exceeds its surroundings, for n images: sigmas, part of the electrons, (n, H, W)."""
+
+    sigmas: np.ndarray
+    part: np.ndarray
+    visible: np.ndarray  # (H, W), True where enough of a disk is in the frame and on good pixels
+
+
+@dataclass(frozen=True, eq=False)
+class _Path:
+    """A disk that is followed over the blocks: its plane (n, 2), brightness (n,), scatter about the plane in pixels."""
+
+    plane: np.ndarray
+    part: np.ndarray
+    scatter: float
+
+
+def _disk_maps(images, good, radius, readout):
+    """Compare every disk with a ring around it."""
+    shape = images.shape[1:]
+    size = [next_fast_len(n + int(4 * radius) + 4, real=True) for n in shape]
+    x, y = (np.minimum(np.arange(n), n - np.arange(n)) for n in size)
+    distance = np.hypot(x[:, None], y).astype(np.float32)
+    first, last = GAP_RADII * radius, GAP_RADII * radius + max(AROUND_PX, AROUND_RADII * radius)
+    kernels = np.stack([(DISK_RADII * radius - distance + 0.5).clip(0, 1),
+                        (distance - first + 0.5).clip(0, 1) * (last - distance + 0.5).clip(0, 1)])
+    waves = rfft2(kernels)
+    sums, areas = (irfft2(rfft2(a.astype(np.float32), s=size)[..., None, :, :] * waves, s=size)
+                   [..., : shape[0], : shape[1]] for a in (np.where(good, images, 0), good))
+    whole = kernels[0].sum()
+    areas = areas.clip(1e-3)
+    ratio = np.minimum(areas[0] / areas[1].clip(1), 3.0)
+    visible = areas[0] > MIN_DISK_AREA * whole
+    excess = sums[:, 0] - sums[:, 1] * ratio
+    variance = sums[:, 0].clip(0) + sums[:, 1].clip(0) * ratio**2 + 1
+    variance += np.reshape(readout, (-1, 1, 1)) ** 2 * (areas[0] + areas[1] * ratio**2)
+    sigmas = np.where(visible, excess / np.sqrt(variance), 0.0)
+    part = np.where(visible, excess * whole / areas[0], 0.0) / images[:, good].sum(1).clip(1)[:, None, None]
+    return _DiskMaps(sigmas, part.clip(0, 1), visible)
+
+
+def _radius(images, good, rough):
+    """Radius at half of the height of the mean profile of the brightest disk of each image, pixels."""
+    tops = _disk_maps(images, good, rough, np.zeros(len(images))).part.reshape(len(images), -1).argmax(1)
+    side = int(2.6 * rough + 4)
+    u, v = np.mgrid[-side : side + 1, -side : side + 1]
+    distance = np.hypot(u, v).astype(int)
+    profile, weight = np.zeros((2, side))
+    for image, top in zip(images, tops, strict=True):
+        row, column = np.divmod(top, image.shape[1])
+        x, y = row + u, column + v
+        used = (x >= 0) & (y >= 0) & (x < image.shape[0]) & (y < image.shape[1]) & (distance < side)
+        used[used] = good[x[used], y[used]]
+        values, ring = image[x[used], y[used]], distance[used]
+        middle = ring <= 0.6 * rough
+        level = values[middle].mean() if middle.any() else 0.0
+        if level > 0:
+            profile += np.bincount(ring, values / level, side) * level**0.5
+            weight += np.bincount(ring, minlength=side) * level**0.5
+    profile /= weight.clip(1e-9)
+    half = (profile[:2].mean() + profile[int(1.3 * rough) :].min()) / 2
+    below = np.flatnonzero(profile < half)
+    if not len(below) or not below[0]:
+        return rough
+    k = below[0]
+    return float(max(1.0, k + 0.5 - (half - profile[k]) / max(profile[k - 1] - profile[k], 1e-9)))
+
+
+def _candidates(maps, at, guess, radius):
+    """Disks at one place of all images, from the course of the first guess or a constant; the first guess first."""
+    seen = ((maps.sigmas - ABSENT_SIGMAS) / (SEEN_SIGMAS - ABSENT_SIGMAS)).clip(0, 1)
+    bright = seen * maps.part
+    seen = maximum_filter(seen, (1, 3, 3))
+    middle = np.median(guess, 0)
+    courses = [guess - middle]
+    if np.ptp(guess, 0).max() > SAME_FRAME_PX:
+        courses.append(np.zeros_like(guess))
+    paths = [_followed(maps.sigmas, maps.part, at, guess, radius)]
+    for course in courses:
+        moved = np.rint(course).astype(int)
+        often, strong = (np.mean([np.roll(image, -m, (0, 1)) for image, m in zip(images, moved, strict=True)], 0)
+                         for images in (seen, bright))
+        score = gaussian_filter(often, 0.35 * radius) + strong / max(strong.max(), 1e-9)
+        top = (score == maximum_filter(score, 2 * int(1.2 * radius) + 1)) & (often > MIN_SEEN_BLOCKS)
+        places = np.argwhere(top)
+        for place in places[np.argsort(-score[tuple(places.T)])][:MAX_CANDIDATES]:
+            path = _followed(maps.sigmas, maps.part, at, place + course, radius)
+            others = (guess, *(other.plane for other in paths))
+            if all(np.median(np.hypot(*(path.plane - other).T)) > MIN_APART_RADII * radius for other in others):
+                paths.append(path)
+    return paths
+
+
+def _followed(sigmas, part, at, start, radius):
+    """Follow a disk over n images from a start (n, 2), along a plane in their places `at` of the scan (n, 2)."""
+    reach = int(np.ceil(max(2.0, FOLLOW_RADII * radius)))
+    design, number = np.c_[np.ones(len(at)), at], np.arange(len(at))
+    u, v = (a.ravel() for a in np.mgrid[-reach : reach + 1, -reach : reach + 1])
+    plane = np.array(start, float)
+    padded = np.pad(sigmas, ((0, 0), (1, 1), (1, 1)))
+    for _ in range(FOLLOW_ROUNDS):
+        x, y = (np.rint(plane[:, k, None]).astype(int) + w for k, w in enumerate((u, v)))
+        inside = (x >= 0) & (y >= 0) & (x < sigmas.shape[1]) & (y < sigmas.shape[2])
+        values = np.where(inside, sigmas[number[:, None], x * inside, y * inside], -np.inf)
+        best = values.argmax(1)
+        x, y, top = (np.where(inside.any(1), a[number, best], 0) for a in (x, y, values))
+        weight = ((top - ABSENT_SIGMAS) / (SEEN_SIGMAS - ABSENT_SIGMAS)).clip(0, 1) * inside.any(1)
+        found = np.stack([x, y], 1).astype(float)
+        for axis, (dx, dy) in enumerate(((1, 0), (0, 1))):  # the top of a parabola
+            low, high = padded[number, x + 1 - dx, y + 1 - dy], padded[number, x + 1 + dx, y + 1 + dy]
+            bend = np.minimum(low - 2 * top + high, -1e-6)
+            found[:, axis] += (0.5 * (low - high) / bend).clip(-0.5, 0.5)
+        if weight.sum() < 1e-3:
+            return _Path(plane, np.zeros(len(at)), radius)
+        robust = weight
+        for _ in range(4):
+            root = np.sqrt(robust)[:, None]
+            plane = design @ np.linalg.lstsq(design * root, found * root, rcond=None)[0]
+            away = np.hypot(*(found - plane).T)
+            robust = weight / (1 + (away / PLANE_SCALE_PX) ** 2)
+        mean = plane.mean(0)
+        plane = plane.clip(mean - MAX_FOLLOWED_PX, mean + MAX_FOLLOWED_PX)
+    used = weight > USED_WEIGHT
+    scatter = np.sqrt((weight * away**2)[used].sum() / weight[used].sum()) if used.any() else radius
+    at_top = _pixels(np.where(used[:, None], found, plane), sigmas.shape[1:])
+    return _Path(plane, part[(number, *at_top)], float(scatter))
+
+
+def _pixels(places, shape):
+    """Nearest pixels of places (n, 2), an index."""
+    return tuple(np.rint(places.T).astype(int).clip(0, np.reshape(shape, (2, 1)) - 1))
+
+
+def _probabilities(paths, maps, cells, radius):
+    """Posterior probability of each path."""
+    part = np.stack([path.part for path in paths])
+    darkest = np.quantile(part / part.max(0).clip(1e-9), DARKEST_QUANTILE, axis=1)
+    scatter = np.array([path.scatter for path in paths]) / radius
+    network = np.array([_of_network(path, cells, radius) for path in paths])
+    shape = np.array(maps.visible.shape)
+    away = np.array([np.hypot(*(np.median(path.plane, 0) - (shape - 1) / 2)) for path in paths]) / shape.max()
+    steered = np.log(ANYWHERE + (1 - ANYWHERE) * np.exp(-0.5 * (away / STEERED_SIGMA) ** 2))
+    odds = (BRIGHTNESS_WEIGHT * np.log(darkest + FLAT_BRIGHTNESS) + NETWORK_WEIGHT * network
+            - SCATTER_WEIGHT * np.log(scatter + FLAT_SCATTER) + steered)
+    return np.exp(odds - np.logaddexp.reduce(odds))
+
+
+def _of_network(path, cells, radius):
+    """Mean logarithm of the network's probability near a path; `cells` is (n, rows, columns)."""
+    reach = int(np.ceil(max(2.0, 0.5 * radius) / COARSE_CELL_PX))
+    u, v = (a.ravel() for a in np.mgrid[-reach : reach + 1, -reach : reach + 1])
+    x, y = (np.rint((path.plane[:, k, None] - (COARSE_CELL_PX - 1) / 2) / COARSE_CELL_PX).astype(int) + w
+            for k, w in enumerate((u, v)))
+    inside = (x >= 0) & (y >= 0) & (x < cells.shape[1]) & (y < cells.shape[2])
+    near = np.where(inside, cells[np.arange(len(cells))[:, None], x * inside, y * inside], 0.0).sum(1)
+    return float(np.log(near + FLAT_NETWORK).mean())

@@ -1,0 +1,91 @@
+"""The direct beam among the disks of a crystal: one place in all grains, or not to be told."""
+
+import numpy as np
+import pytest
+from scipy.special import erfc
+
+from py4dstem_prenet.core import NoiseModel
+from py4dstem_prenet.origin import MIN_RANKED_PROBABILITY, FirstGuess, diffuse_evidence, ranked_beam
+from py4dstem_prenet.origin.rivals import DiffuseImage
+
+SCAN, SIDE, RADIUS, LENGTH = (6, 6), 96, 5.0, 24.0
+CENTER = np.array([51.0, 44.0])
+NOISE = NoiseModel(1.0, 0.0, 0.0, np.zeros((SIDE, SIDE), bool), True, 5000.0)
+
+
+def blocks(turns, direct, seed=0, descan=0.0, bragg=1.0):
+    """Counts of 36 positions in bands with lattices turned by `turns`, and the origins; four disks beside the beam."""
+    rng = np.random.default_rng(seed)
+    x, y = np.indices((SIDE, SIDE))
+    sums, origins = [], []
+    for row, column in np.ndindex(SCAN):
+        band = row * len(turns) // SCAN[0]
+        bright = np.random.default_rng((seed, band)).permutation([1.0, 0.6, 0.4, 0.3])
+        origin = CENTER + descan * (np.array([row, column]) - 2.5) / 2.5
+        image = np.full((SIDE, SIDE), 0.01)
+        angles = turns[band] + np.arange(4) * np.pi / 2
+        for angle, part in [(None, direct), *zip(angles, bragg * bright, strict=True)]:
+            at = origin if angle is None else origin + LENGTH * np.array([np.cos(angle), np.sin(angle)])
+            image += 20 * part * 0.5 * erfc((np.hypot(x - at[0], y - at[1]) - RADIUS) / 0.7)
+        sums.append(rng.poisson(image))
+        origins.append(origin)
+    return (np.array(sums, np.float32), np.ones(len(sums), int), SCAN), np.array(origins)
+
+
+def guess(at, certain=False):
+    """What a coarse network says that knows nothing, or that is certain of a place; its radius is a fifth too small."""
+    cells = np.full((36, SIDE // 4, SIDE // 4), 1 / (SIDE // 4) ** 2)
+    if certain:
+        cells[:] = 1e-6
+        cells[:, round(at[0] / 4 - 0.375), round(at[1] / 4 - 0.375)] = 0.99
+    position = np.broadcast_to(np.asarray(at, float), (36, 2))
+    return FirstGuess(position, 0.8 * RADIUS, np.ones(36, bool), 3.0, 1.0, 0.99, np.array([[*at, 0.99]]), cells=cells)
+
+
+@pytest.mark.parametrize("descan", [0.0, 2.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_direct_beam_is_the_disk_that_all_grains_share(seed, descan):
+    """A third as bright as another disk in each grain; the network was wrong, and does not know."""
+    sums, origins = blocks((0.1, 0.4, 0.7, 1.1, 1.4, 0.9), 0.35, seed, descan)
+    found = ranked_beam(sums, NOISE, guess(origins.mean(0) + np.array([LENGTH, 0.0])), SCAN)
+    assert found.probability > MIN_RANKED_PROBABILITY + 0.05 and found.ranked
+    assert np.hypot(*(found.position - origins).T).max() < 1.0
+
+
+def test_of_one_lattice_with_like_disks_none_is_chosen():
+    sums, origins = blocks((0.3,), 0.5)
+    found = ranked_beam(sums, NOISE, guess(origins.mean(0)), SCAN)
+    assert found.probability < MIN_RANKED_PROBABILITY - 0.1
+
+
+def test_of_one_lattice_the_network_decides_if_it_is_certain():
+    sums, origins = blocks((0.3,), 0.9)
+    found = ranked_beam(sums, NOISE, guess(origins.mean(0), True), SCAN)
+    assert found.probability > 0.9 and np.hypot(*(found.position - origins).T).max() < 0.1
+
+
+def test_a_single_disk_is_not_compared():
+    sums, origins = blocks((0.3,), 1.0, bragg=0.0)
+    assert ranked_beam(sums, NOISE, guess(origins.mean(0)), SCAN) is None
+
+
+def test_a_hidden_place_is_not_replaced_by_a_bragg_disk():
+    sums, origins = blocks((0.1, 0.8), 0.5)
+    x, y = np.indices((SIDE, SIDE))
+    bad = np.hypot(x - CENTER[0], y - CENTER[1]) < 9
+    masked = NoiseModel(1.0, 0.0, 0.0, bad, True, 5000.0)
+    assert ranked_beam(sums, masked, guess(origins.mean(0), True), SCAN) is None
+
+
+@pytest.mark.parametrize("middle, wrong", [((48.0, 52.0), False), ((72.0, 52.0), True), ((48.0, 20.0), True)])
+@pytest.mark.parametrize("ranked", [True, False])
+def test_diffuse_scattering_is_evidence_against_another_disk(middle, wrong, ranked):
+    x, y = np.indices((SIDE, SIDE))
+    halo = 2e3 / (1 + (np.hypot(x - 48, y - 52) / 12) ** 2) ** 1.5
+    disks = sum(5e3 * (np.hypot(x - u, y - v) < RADIUS) for u, v in ((48, 52), (72, 52), (24, 52), (48, 20), (48, 84)))
+    counts = np.random.default_rng(0).poisson(halo + disks).astype(float)
+    between = np.random.default_rng(1).poisson(halo).astype(float)
+    image = DiffuseImage(counts, between, np.ones(halo.shape, bool), 0.3, 1, np.array(middle), RADIUS)
+    evidence, at = diffuse_evidence(image, ranked)
+    assert evidence > 0.7 if wrong else evidence < 0.2
+    assert not wrong or np.hypot(*(at - [48, 52])) < 6
