@@ -3,14 +3,9 @@
     python benchmarks/pixel_size.py [--materials N] [--seed S]
 
 Scans of 12 x 12 patterns of 128 x 128 pixels, grains (one in a pattern) and powders (four in a pattern) of ten
-<<<<<<< HEAD
 materials, with random optics and ellipse, at 300, 3,000 and 30,000 electrons per pattern. Each scan is measured with
-its own standard and with a wrong one, whose ratios of ring radii differ. The origin is known; the ellipse is not.
-=======
-materials, with random optics and ellipse, at 300, 3,000 and 30,000 electrons per pattern. Each scan is measured with its
-own standard and with wrong ones of other lattices. The origin is known; the ellipse is not. Not among the wrong ones
-are bcc for primitive cubic, the reverse, and fcc for diamond and zinc blende: only weak rings tell these apart.
->>>>>>> h23
+its own standard and with wrong ones of other lattices. The origin is known; the ellipse is not. Not among the wrong
+ones are bcc for primitive cubic, the reverse, and fcc for diamond and zinc blende: only weak rings tell these apart.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
 Multislice scans (`simulation/known.py`) of cubic crystals near zone axes of low indices: thin (30 to 120 angstrom) or
 thick (to 400), even or wedges, of 1 to 9 grains in bands or cells that differ by degrees or by any rotation, each
 within half a degree of its zone axis, and tilted as a whole by 0 to 30 mrad. The beam lies within an eighth of the
-frame of its middle. Scan k is made from seed k and counted at 300, 3,000 and 30,000 electrons a pattern. The limits of
-`origin/candidates.py` were set on the seeds 0 to 95.
+frame of its middle. Scan k is made from seed k and counted at 300, 3,000 and 30,000 electrons per pattern. The limits
+of `origin/candidates.py` were set on the seeds 0 to 95.
 
 Outcomes are those of `hunt.py`: right, refused, told (wrong, with a warning other than that of a jump), silently wrong
 (off by more than 0.15 px and five sigmas in the median, or by more than half a pixel and five sigmas in 5 % of the
