@@ -316,11 +316,11 @@ class MeasuringMethods:
         (0.02001, 2e-05)
         """
         from .. import measure_pixel_size
-        from ..io import noise_of, read_ellipse, read_fitted_origin, read_valid, undoable, write_pixel_size
+        from ..io import known_ellipse, noise_of, read_fitted_origin, read_valid, undoable, write_pixel_size
 
         qx0, qy0, radius = read_fitted_origin(self._datacube)
         result = measure_pixel_size(self._datacube, qx0, qy0, radius, noise_of(self._datacube), standard,
-                                    read_ellipse(self._datacube), read_valid(self._datacube), region, progress)
+                                    known_ellipse(self._datacube), read_valid(self._datacube), region, progress)
         if region is None:
             with undoable(self._datacube):
                 write_pixel_size(self._datacube, result)

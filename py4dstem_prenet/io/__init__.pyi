@@ -137,6 +137,7 @@ from .readback import (
 )
 from .recorded import (
     held_quantities as held_quantities,
+    known_ellipse as known_ellipse,
     read_pixel_size as read_pixel_size,
     read_rotation as read_rotation,
     recorded_ellipse as recorded_ellipse,

@@ -89,6 +89,25 @@ def recorded_ellipse(datacube):
     return covariance, str(entry.get("leading", ""))
 
 
+def known_ellipse(datacube):
+    """Read the ellipse in the calibration with its covariance, as far as that is recorded.
+
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The cube.
+
+    Returns
+    -------
+    Ellipse or None
+        As `read_ellipse` returns it, with the recorded covariance if the ellipse was measured and not changed since.
+    """
+    ellipse, (covariance, _) = read_ellipse(datacube), recorded_ellipse(datacube)
+    if ellipse is None or not np.isfinite(covariance).all():
+        return ellipse
+    return replace(ellipse, covariance=covariance)
+
+
 def held_quantities(datacube) -> dict:
     """Read ellipse, pixel size and rotation from a calibration, as numbers for a summary.
 

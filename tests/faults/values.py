@@ -187,7 +187,7 @@ nothing("Detector", "half of the beam off the detector", "beam_cut_off", "the fi
         lambda: np.ascontiguousarray(counts()[:, :, 30:]))
 nothing("Detector", "the beam off the detector", "no_beam", "24 columns without it",
         lambda: np.ascontiguousarray(scan(shape=(64, 128)).counts[..., :32]))
-nothing("Detector", "a beam stop", "beam_elsewhere", "all within 11 px of the beam zero", lambda: stopped())
+nothing("Detector", "a beam stop", "beam_ambiguous", "all within 11 px of the beam zero", lambda: stopped())
 
 
 def camera():
