@@ -11,6 +11,12 @@ SHAPE, CENTER = (200, 220), np.array([93.0, 118.0])
 GOOD = np.ones(SHAPE, bool)
 
 
+def center_of(counts):
+    """The center of the diffuse scattering, or None."""
+    place = halo_place(counts, GOOD)
+    return None if place is None else halo_center(counts, GOOD, place)
+
+
 def distances(center=CENTER):
     x, y = np.indices(SHAPE) - center[:, None, None]
     return x, y, np.hypot(x, y)
@@ -39,17 +45,16 @@ def test_neither_spots_nor_a_stop_move_the_center(seed):
     rng = np.random.default_rng(seed)
     center = CENTER + rng.uniform(-20, 20, 2)
     counts = rng.poisson(behind_stop(with_spots(halo(center), center, rng), center))
-    found = halo_center(counts, GOOD)
+    found = center_of(counts)
     assert found.accepted
     assert np.hypot(*(found.center - center)) < 1.0  # 0.2 and less is measured
     assert np.hypot(*(found.center - center)) < 4 * found.sigma
-    assert np.hypot(*(halo_place(counts, GOOD) - found.center)) < 1e-6
 
 
 def test_an_ellipse_does_not_move_the_center():
     x, y, _ = distances()
     counts = np.random.default_rng(0).poisson(3000 / (1 + ((1.06 * x) ** 2 + y**2) / 144))
-    found = halo_center(behind_stop(counts, CENTER), GOOD)
+    found = center_of(behind_stop(counts, CENTER))
     assert found.accepted and np.hypot(*(found.center - CENTER)) < 0.5
 
 
@@ -58,7 +63,7 @@ def test_patterns_without_a_center_are_refused(what):
     x, y, _ = distances()
     image = {"noise": np.full(SHAPE, 20.0), "slope": 20 + 0.2 * (x - x.min()),
              "ridge": 20 + 500 * np.exp(-0.5 * ((x + y) / 8) ** 2), "two halos": halo(CENTER - 30) + halo(CENTER + 25)}
-    found = halo_center(np.random.default_rng(0).poisson(image[what]), GOOD)
+    found = center_of(np.random.default_rng(0).poisson(image[what]))
     assert found is None or not found.accepted
 
 

@@ -49,22 +49,19 @@ class HaloCenter:
     sigma : float
         Standard error along one axis in pixels: of the sectors, and of the centers of the annuli.
     explained : float
-        Part of the deviations from the median that the distance explains, in the search.
+        Part of the deviations from the median that the distance explains.
     accepted : bool
         Whether the pattern determines its center.
-    annuli : numpy.ndarray, shape (3, 2)
-        Centers of the annuli in pixels; NaN where one is not seen.
     """
 
     center: np.ndarray
     sigma: float
     explained: float
     accepted: bool
-    annuli: np.ndarray
 
 
 def halo_place(mean, good, readout: float = 0.0, starts=()) -> np.ndarray | None:
-    """Find the place about which the distance explains a pattern best; it need not be a center.
+    """Find the place about which the distance explains a pattern best; `halo_center` decides whether it is a center.
 
     Parameters
     ----------
@@ -75,7 +72,7 @@ def halo_place(mean, good, readout: float = 0.0, starts=()) -> np.ndarray | None
     readout : float, optional
         Read-out noise of the sum in electrons, rms.
     starts : array_like, shape (n, 2), optional
-        Places in pixels that are tried beside those of the search.
+        Places in pixels that are tried in addition to those of the search.
 
     Returns
     -------
@@ -90,13 +87,19 @@ def halo_place(mean, good, readout: float = 0.0, starts=()) -> np.ndarray | None
     >>> halo_place(400 / (1 + ((x - 45) ** 2 + (y - 50) ** 2) / 50), np.ones((96, 96), bool)).round().tolist()
     [45.0, 50.0]
     """
-    points, _, step = _points(mean, good, readout)
-    center = _best(points, mean, good, readout, starts, step)[0]
-    return None if center is None else center * step + (step - 1) / 2
+    points, side, step = _points(mean, good, readout)
+    coarse, seen, further = _binned(mean, good, readout, HALO_SEARCH_SIDE_PX)
+    best, explained = None, 0.0
+    for place in (*(_places(coarse, seen) * further + (further - 1) / 2), *np.reshape(starts, (-1, 2))):
+        center, _ = _refined(points, (place - (step - 1) / 2) / step, 0.0, ANNULI[-1][1] * side)
+        part = _explained_about(points, center, SEARCH_REACH * side)
+        if part > explained:
+            best, explained = center, part
+    return None if best is None else best * step + (step - 1) / 2
 
 
-def halo_center(mean, good, readout: float = 0.0, starts=()) -> HaloCenter | None:
-    """Find the center of the diffuse scattering of a pattern.
+def halo_center(mean, good, place, readout: float = 0.0) -> HaloCenter:
+    """Measure the center of the diffuse scattering of a pattern.
 
     Parameters
     ----------
@@ -104,34 +107,34 @@ def halo_center(mean, good, readout: float = 0.0, starts=()) -> HaloCenter | Non
         Sum of patterns in electrons.
     good : numpy.ndarray of bool, shape (Qx, Qy)
         True where a pixel is good.
+    place : array_like, shape (2,)
+        The place that `halo_place` found in this pattern, pixels.
     readout : float, optional
         Read-out noise of the sum in electrons, rms.
-    starts : array_like, shape (n, 2), optional
-        Places in pixels that are tried beside those of the search.
 
     Returns
     -------
-    HaloCenter or None
-        The center; None if no area of the pattern can be judged.
+    HaloCenter
+        The center with its sigma, accepted or not.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from py4dstem_prenet.fits import halo_center
+    >>> from py4dstem_prenet.fits import halo_center, halo_place
     >>> x, y = np.indices((96, 96))
     >>> mean = 400 / (1 + ((x - 45) ** 2 + (y - 50) ** 2) / 50)
     >>> mean[:49, 47:54] *= 0.05  # a stop
-    >>> found = halo_center(np.random.default_rng(0).poisson(mean), np.ones(mean.shape, bool))
+    >>> counts, good = np.random.default_rng(0).poisson(mean), np.ones(mean.shape, bool)
+    >>> found = halo_center(counts, good, halo_place(counts, good))
     >>> found.center.round().tolist(), found.accepted
     ([45.0, 50.0], True)
     """
     points, side, step = _points(mean, good, readout)
-    center, explained, elongation = _best(points, mean, good, readout, starts, step)
-    if center is None:
-        return None
+    outer = ANNULI[-1][1] * side
+    center, elongation = _refined(points, (np.asarray(place, float) - (step - 1) / 2) / step, 0.0, outer)
+    explained = _explained_about(points, center, SEARCH_REACH * side)
     annuli = np.array([_refined(points, center, low * side, high * side)[0] for low, high in ANNULI])
-    parts = np.array([_refined(points, center, 0.0, ANNULI[-1][1] * side, left_out=k)[0]
-                      for k in range(HALO_OPPOSITE_SECTORS)])
+    parts = np.array([_refined(points, center, 0.0, outer, left_out=k)[0] for k in range(HALO_OPPOSITE_SECTORS)])
     sectors = np.trace(jackknife_covariance(parts)) / 2 if np.isfinite(parts).all() else np.inf
     # All annuli count alike: where one is symmetric about another place, as disks are, the pattern has no such center.
     apart = (annuli - center)[np.isfinite(annuli).all(1)]
@@ -139,8 +142,7 @@ def halo_center(mean, good, readout: float = 0.0, starts=()) -> HaloCenter | Non
     sigma = float(np.sqrt(sectors + between + HALO_SYSTEMATIC_PX**2) * step)
     certain = sigma < max(MAX_HALO_SIGMA_PX, MAX_HALO_SIGMA_FRACTION * max(mean.shape))
     accepted = certain and elongation < MAX_ELONGATION and explained > HALO_MIN_EXPLAINED
-    return HaloCenter(center * step + (step - 1) / 2, sigma, explained, bool(accepted),
-                      annuli * step + (step - 1) / 2)
+    return HaloCenter(center * step + (step - 1) / 2, sigma, explained, bool(accepted))
 
 
 def _points(mean, good, readout):
@@ -148,20 +150,6 @@ def _points(mean, good, readout):
     z, usable, step = _binned(mean, good, readout, HALO_SIDE_PX)
     x, y = np.nonzero(usable)
     return (np.stack([x, y]).astype(float), z[usable]), max(z.shape), step
-
-
-def _best(points, mean, good, readout, starts, step):
-    """The best refined place, binned pixels or None, the part that it explains, and its elongation."""
-    coarse, seen, further = _binned(mean, good, readout, HALO_SEARCH_SIDE_PX)
-    side = -(-max(mean.shape) // step)
-    places = [*(_places(coarse, seen) * further + (further - 1) / 2), *np.reshape(starts, (-1, 2))]
-    center, explained, elongation = None, 0.0, np.inf
-    for place in places:
-        refined, ellipse = _refined(points, (place - (step - 1) / 2) / step, 0.0, ANNULI[-1][1] * side)
-        part = _explained_about(points, refined, SEARCH_REACH * side)
-        if part > explained:
-            center, explained, elongation = refined, part, ellipse
-    return center, explained, elongation
 
 
 def _binned(mean, good, readout, largest):

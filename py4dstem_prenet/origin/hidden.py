@@ -3,8 +3,8 @@
 The coarse network proposes places for the direct beam, with probabilities. Where several are likely, the inversion
 symmetry of the mean pattern about each is the second evidence (`resolved`). The shadow of a stop is found (`find_stop`)
 and left out. A hidden direct beam is replaced by the center of rings where there are rings, otherwise by the center of
-inversion or by that of the diffuse scattering (`hidden_origin`). Beside a stop, the tails of the beam may look like a
-beam; there the center of the diffuse scattering decides (`check_shaded`).
+inversion or by that of the diffuse scattering (`hidden_origin`). Beside a stop, the tails of the direct beam may look
+like a disk; there the center of the diffuse scattering decides (`check_shaded`).
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ MIN_SHADOWED_FRACTION = 0.5  # of these pixels are bad or in the shadow of a sto
 HELD_MARGIN_PX = 2  # pixels from the margin of the frame, at which a stop that is held from outside ends
 SAME_CENTER_PX = 3.0  # pixels between the centers of two trials that are the same
 MIN_SYMMETRY_ERROR = 0.05  # smallest standard error of a difference of symmetries: intensities of Friedel pairs differ
-# Distance of two centers that contradict each other: standard errors, and pixels, since diffuse scattering is not quite
-# symmetric.
 ARM_DISTANCE, MAX_ARM_COVER = (0.05, 0.1), 0.4  # of the frame, from the center; of the azimuth that a stop covers there
+# Distance of two centers that contradict each other: standard errors, and pixels, since diffuse scattering is not quite
+# symmetric. These and the limits of the arm were chosen on the pictures 1000 to 1169 of benchmarks/selected_area.py.
 MAX_CONTRADICTION_SIGMAS, MIN_CONTRADICTION_PX = 4.0, 2.0
 MAX_SHORT_SIGMAS = 2.0  # standard errors that count: errors of the symmetry are not Gaussian
 
@@ -166,7 +166,8 @@ def hidden_origin(scan: Scan, noise: NoiseModel, first: FirstGuess, reason: Flag
     inverted = (reason.name != "beam_ambiguous" and first.probability >= MIN_BEAM_PROBABILITY
                 and inversion.accepted)
     # The stop is an outlier about the center, and what its mask leaves may be symmetric about another place.
-    halo = halo_center(mean, ~noise.bad_pixels, readout, first.places[:, :2])
+    place = halo_place(mean, ~noise.bad_pixels, readout, first.places[:, :2])
+    halo = None if place is None else halo_center(mean, ~noise.bad_pixels, place, readout)
     halo = halo if halo is not None and halo.accepted else None
     if halo is not None and inverted and _apart(halo, inversion.center, inversion.sigma):
         halo, inverted = None, False  # they contradict each other
@@ -205,21 +206,21 @@ def check_shaded(scan: Scan, noise: NoiseModel, first: FirstGuess, origin: Origi
     if not origin.found or origin.feature != "direct beam" or not origin.valid.any():
         return origin
     mean, readout = _sum(scan, noise)
-    good, starts = ~noise.bad_pixels, first.places[:, :2]
+    good = ~noise.bad_pixels
     middle = np.array([np.median(q[origin.valid]) for q in (origin.qx0, origin.qy0)])
-    place = halo_place(mean, good, readout, starts)
+    place = halo_place(mean, good, readout, first.places[:, :2])
     if place is None or np.hypot(*(place - middle)) < MIN_CONTRADICTION_PX:
         return origin
-    halo = halo_center(mean, good, readout, starts)
-    if halo is None or not halo.accepted or not _apart(halo, middle, origin.sigma):
+    halo = halo_center(mean, good, place, readout)
+    if not halo.accepted or not _apart(halo, middle, origin.sigma):
         return origin
     stop = find_stop(mean, good, halo.center)
     stop = stop if stop is not None and _is_arm(stop, halo.center) else None
     guess = np.median(first.position, axis=0)
     if stop is None and np.hypot(*(guess - halo.center)) > np.hypot(*(guess - middle)):
         return origin
-    return _from_halo(scan, first, halo, () if stop is None else (Flag("stop_found", {"pixels": int(stop.sum())}),),
-                      stop)
+    found = () if stop is None else (Flag("stop_found", {"pixels": int(stop.sum())}),)
+    return _from_halo(scan, first, halo, found, stop)
 
 
 def _is_arm(stop, center):
