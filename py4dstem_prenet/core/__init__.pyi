@@ -27,7 +27,7 @@ from .origins import (
     OriginFit as OriginFit,
     OriginMap as OriginMap,
 )
-from .pixels import binned_sum as binned_sum, cubic_kernel as cubic_kernel
+from .pixels import binned_sum as binned_sum, cubic_kernel as cubic_kernel, masked_smooth as masked_smooth
 from .quantities import PixelSize as PixelSize, ProbeImage as ProbeImage, Ring as Ring, Rotation as Rotation
 from .reading import (
     BLOCK_BYTES as BLOCK_BYTES,

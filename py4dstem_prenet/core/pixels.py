@@ -1,8 +1,11 @@
-"""Pixel arithmetic that several packages share: binning by sums, and the kernel of cubic convolution."""
+"""Pixel arithmetic that several packages share: binning by sums, smoothing, and the kernel of cubic convolution."""
 
 from __future__ import annotations
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
+
+MIN_WEIGHT = 1e-3  # of good pixels in a Gaussian window, by which at least sums are divided
 
 
 def binned_sum(image, step: int):
@@ -29,6 +32,36 @@ def binned_sum(image, step: int):
     """
     rows, columns = (n // step for n in image.shape)
     return image[: rows * step, : columns * step].reshape(rows, step, columns, step).sum((1, 3))
+
+
+def masked_smooth(image, good, sigma: float):
+    """Smooth an image by a Gaussian filter that leaves bad pixels out.
+
+    Parameters
+    ----------
+    image : numpy.ndarray, shape (Qx, Qy)
+        The image.
+    good : numpy.ndarray of bool, shape (Qx, Qy)
+        True where a pixel is used.
+    sigma : float
+        Standard deviation of the filter in pixels.
+
+    Returns
+    -------
+    numpy.ndarray, shape (Qx, Qy)
+        Weighted means of the good pixels.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.core import masked_smooth
+    >>> image, good = np.full((9, 9), 2.0), np.ones((9, 9), bool)
+    >>> image[4, 4], good[4, 4] = 1e6, False
+    >>> bool(np.allclose(masked_smooth(image, good, 1.0), 2.0))
+    True
+    """
+    weight = np.maximum(gaussian_filter(good.astype(float), sigma), MIN_WEIGHT)
+    return gaussian_filter(np.where(good, image, 0.0), sigma) / weight
 
 
 def cubic_kernel(distance):

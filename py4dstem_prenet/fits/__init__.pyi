@@ -20,7 +20,11 @@ from .disk_edge import fit_disk as fit_disk
 from .disk_radius import pooled_radius as pooled_radius
 from .halo import HaloCenter as HaloCenter, halo_center as halo_center, halo_place as halo_place
 from .inversion import other_center as other_center, symmetry as symmetry
-from .inversion_search import InversionCenter as InversionCenter, inversion_center as inversion_center
+from .inversion_search import (
+    InversionCenter as InversionCenter,
+    inversion_center as inversion_center,
+    stabilized_bins as stabilized_bins,
+)
 from .polar import to_polar as to_polar
 from .polar_fit import (
     UNKNOWN_COVARIANCE as UNKNOWN_COVARIANCE,

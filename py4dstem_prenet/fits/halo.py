@@ -14,9 +14,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import gaussian_filter, gaussian_filter1d, maximum_filter
+from scipy.ndimage import gaussian_filter1d, maximum_filter
 
-from ..core import NORMAL_MAD, TUKEY_CUT, binned_sum, jackknife_covariance, stabilize
+from ..core import NORMAL_MAD, TUKEY_CUT, jackknife_covariance, masked_smooth
+from . import stabilized_bins
 
 HALO_SIDE_PX, HALO_SEARCH_SIDE_PX = 256, 64  # pixels; larger patterns are binned, for speed
 HALO_SMOOTHING_PX = 1.0  # binned pixels, 1 sigma, before medians are taken
@@ -154,13 +155,8 @@ def _points(mean, good, readout):
 
 def _binned(mean, good, readout, largest):
     """Square roots of the counts, binned and smoothed, (Hx, Hy); which of them are usable; and the side of a bin."""
-    step = -(-max(mean.shape) // largest)
-    count = binned_sum(good.astype(np.float32), step)
-    electrons = binned_sum(np.where(good, mean, 0.0), step) * step**2 / np.maximum(count, 1)
-    usable = count >= step**2 / 2
-    z = stabilize(np.clip(electrons, 0, None), readout * step)
-    share = np.maximum(gaussian_filter(usable.astype(float), HALO_SMOOTHING_PX), 1e-3)
-    return gaussian_filter(np.where(usable, z, 0.0), HALO_SMOOTHING_PX) / share, usable, step
+    z, usable, step = stabilized_bins(mean, good, readout, largest)
+    return masked_smooth(z, usable, HALO_SMOOTHING_PX), usable, step
 
 
 def _places(z, usable):

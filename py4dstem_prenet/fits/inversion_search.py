@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_filter
 
-from ..core import binned_sum, jackknife_covariance, stabilize
+from ..core import binned_sum, jackknife_covariance, masked_smooth, stabilize
 from . import symmetry
 
 MAX_SIDE = 256  # pixels; larger patterns are binned, for speed
@@ -52,6 +51,35 @@ class InversionCenter:
     parts: np.ndarray
 
 
+def stabilized_bins(mean, good, readout: float, largest: int):
+    """Bin a sum of patterns and stabilize the variance of its counts.
+
+    Parameters
+    ----------
+    mean : numpy.ndarray, shape (Qx, Qy)
+        Sum of patterns in electrons.
+    good : numpy.ndarray of bool, shape (Qx, Qy)
+        True where a pixel is good.
+    readout : float
+        Read-out noise of the sum in electrons, rms.
+    largest : int
+        Largest side of the binned pattern in bins.
+
+    Returns
+    -------
+    z : numpy.ndarray, shape (Hx, Hy)
+        Stabilized counts.
+    usable : numpy.ndarray of bool, shape (Hx, Hy)
+        True where at least half of a bin is good.
+    step : int
+        Side of a bin in pixels.
+    """
+    step = -(-max(mean.shape) // largest)
+    count = binned_sum(good.astype(np.float32), step)
+    electrons = binned_sum(np.where(good, mean, 0.0), step) * step**2 / np.maximum(count, 1)
+    return stabilize(np.clip(electrons, 0, None), readout * step), count >= step**2 / 2, step
+
+
 def inversion_center(mean, good, start, reach: float, readout: float = 0.0) -> InversionCenter:
     """Find the center of inversion of a pattern near a start.
 
@@ -86,14 +114,8 @@ def inversion_center(mean, good, start, reach: float, readout: float = 0.0) -> I
     >>> found.center.round().tolist(), found.accepted
     ([45.0, 50.0], True)
     """
-    step = -(-max(mean.shape) // MAX_SIDE)
-    count = binned_sum(good.astype(np.float32), step)
-    electrons = binned_sum(np.where(good, mean, 0.0), step) * step**2 / np.maximum(count, 1)
-    usable = count >= step**2 / 2
-    z = stabilize(np.clip(electrons, 0, None), readout * step)
-    width = SMOOTH_PART_FRACTION * max(z.shape)
-    share = np.maximum(gaussian_filter(usable.astype(float), width), 1e-3)
-    z = np.where(usable, z - gaussian_filter(np.where(usable, z, 0.0), width) / share, 0.0)
+    z, usable, step = stabilized_bins(mean, good, readout, MAX_SIDE)
+    z = np.where(usable, z - masked_smooth(z, usable, SMOOTH_PART_FRACTION * max(z.shape)), 0.0)
     limit = CLIP_SIGMAS * np.sqrt((z[usable] ** 2).mean())
     z = np.clip(z, -limit, limit)
     origin = (np.asarray(start, float) - (step - 1) / 2) / step

@@ -15,7 +15,7 @@ from itertools import combinations
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from ..core import NORMAL_MAD, Decision, Flag, binned_sum
+from ..core import NORMAL_MAD, Decision, Flag, binned_sum, masked_smooth
 from . import (
     MIN_RING_CONTINUITY,
     MIN_RING_SPAN_PX,
@@ -125,7 +125,7 @@ def ring_center(mean, good=None, guess=None) -> RingCenter:
     if span[1] - foot <= MIN_RING_SPAN_PX:
         foot = span[0]
     # Remove the smooth part: the tails of a direct beam that need not lie in the center of the rings.
-    sharp = mean - _smooth_part(mean, good, (span[1] - span[0]) / RING_WIDTH_FRACTION)
+    sharp = mean - masked_smooth(mean, good, (span[1] - span[0]) / RING_WIDTH_FRACTION)
     pooled = _as_pooled(sharp * good, good, center)
     fit = refine_rings(pooled, inner=foot, start_center=center, reach=RING_SEARCH_REACH_PX)
     covariance = fit.center_covariance + RING_CENTER_SYSTEMATIC_PX**2 * np.eye(2)
@@ -189,14 +189,9 @@ def _binned(image, good, step):
 
 def _flattened(image, usable):
     """Remove the smooth part, divide by the spread, and clip spots and the edges of a beam stop."""
-    flat = image - _smooth_part(image, usable, FLATTENING_PX)
+    flat = image - masked_smooth(image, usable, FLATTENING_PX)
     spread = np.median(np.abs(flat[usable] - np.median(flat[usable]))) / NORMAL_MAD
     return np.where(usable, np.clip(flat / max(spread, 1e-12), -3, 3), 0.0)
-
-
-def _smooth_part(image, usable, width):
-    share = np.maximum(gaussian_filter(usable.astype(float), width), 1e-3)
-    return gaussian_filter(np.where(usable, image, 0.0), width) / share
 
 
 def _explained_variance(flat, usable, centers):

@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
+from ..core import masked_smooth
+
 # Set on five real patterns with stops, and on simulated crystals behind bars:
 SHADOW_FRACTION = 0.35  # intensity behind a stop, of the bright azimuths at its distance, above the level of the frame
 BRIGHT_AZIMUTHS = 0.75  # of the pixels at a distance; a stop covers less than this part of the azimuth
@@ -54,8 +56,7 @@ def find_stop(mean, good, center) -> np.ndarray | None:
     if not good.any() or not max(off) < side:  # so far off the frame, nothing in it hides the beam
         return None
     width = max(1.0, SMOOTHING_FRACTION * side)
-    share = np.maximum(ndimage.gaussian_filter(good.astype(float), width), 1e-3)
-    smooth = ndimage.gaussian_filter(np.where(good, mean, 0.0), width) / share
+    smooth = masked_smooth(mean, good, width)
     x, y = np.indices(mean.shape)
     distance = np.hypot(x - center[0], y - center[1])
     ring = (distance / max(1.0, STEP_FRACTION * side)).astype(int)
