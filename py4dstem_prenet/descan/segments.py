@@ -29,6 +29,7 @@ LEAST_ABSOLUTE_STEPS = 10
 # the descan, as `MIN_SPLINE_BEND` requires for a spline. Smaller changes may be due to the specimen. Set on simulated
 # scans.
 MIN_EXPLAINED_FRACTION, MIN_CHANGE_PX, MIN_LARGE_CHANGE_PX = 0.5, 0.3, 1.0
+MIN_MISFIT_SIGMAS = 2.0  # standard errors of the misfit of one surface beyond noise, below which it is white: 2 %
 
 
 def fit_parts(maps, sigmas, valid, whole, model="auto"):
@@ -55,7 +56,7 @@ def fit_parts(maps, sigmas, valid, whole, model="auto"):
         Flat scan positions at which later segments begin; empty if there is none.
     """
     frames = find_breaks(maps, sigmas, valid)
-    if not frames:
+    if not frames or _is_white(maps, sigmas, valid, whole):
         return None, []
     fits = _fit(maps, sigmas, valid, frames, model)
     values = np.stack([fit.values for fit in fits])
@@ -98,6 +99,19 @@ def _fit(maps, sigmas, valid, frames, model):
 def _segment_of(frames, shape):
     """(Rx, Ry) the segment of each position."""
     return np.searchsorted(frames, np.arange(shape[0] * shape[1]), side="right").reshape(shape)
+
+
+def _is_white(maps, sigmas, valid, whole):
+    """Whether positions scatter about one surface as neighbors in a row do about each other: no segments fit better."""
+    loss = []
+    for values, sigma, surface in zip(maps, sigmas, whole, strict=True):
+        data = prepare(values, sigma, valid)
+        pull = (data.y - surface) / data.sigma
+        step = np.diff(pull, axis=1)[data.use[:, 1:] & data.use[:, :-1]]
+        scale = np.median(np.abs(step)) / (NORMAL_MAD * np.sqrt(2)) if step.size else 1.0
+        loss.append(robust_loss(pull[data.use] / max(1.0, scale)) - 1)
+    loss = np.concatenate(loss)
+    return loss.sum() < MIN_MISFIT_SIGMAS * loss.std() * np.sqrt(loss.size)
 
 
 def _is_better(maps, sigmas, valid, whole, parts):

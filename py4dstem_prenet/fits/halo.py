@@ -167,13 +167,13 @@ def _places(z, usable):
     distance = np.hypot(dx, dy)
     inside = distance < reach
     dx, dy, ring = dx[inside], dy[inside], distance[inside].astype(int)
-    parts = np.zeros([-(-n // HALO_SEARCH_STEP_PX) for n in z.shape])
-    for i, j in np.ndindex(parts.shape):
-        x, y = HALO_SEARCH_STEP_PX * i + dx, HALO_SEARCH_STEP_PX * j + dy
-        held = (x >= 0) & (x < z.shape[0]) & (y >= 0) & (y < z.shape[1])
-        held[held] = usable[x[held], y[held]]
-        if held.mean() >= HALO_MIN_SEEN:
-            parts[i, j] = _explained(z[x[held], y[held]], ring[held])
+    margin = int(reach)
+    z, usable = (np.pad(image, margin) for image in (z, usable))
+    shape = [-(-(n - 2 * margin) // HALO_SEARCH_STEP_PX) for n in z.shape]
+    at = HALO_SEARCH_STEP_PX * np.indices(shape).reshape(2, -1, 1) + margin
+    x, y = at[0] + dx, at[1] + dy
+    held = usable[x, y]
+    parts = np.where(held.mean(1) >= HALO_MIN_SEEN, _explained(z[x, y], held, ring), 0.0).reshape(shape)
     peaks = np.argwhere((parts > 0) & (parts == maximum_filter(parts, PEAK_SIDE)))
     order = np.argsort(-parts[tuple(peaks.T)], kind="stable")
     return HALO_SEARCH_STEP_PX * peaks[order[:MAX_HALO_PLACES]].astype(float)
@@ -186,18 +186,33 @@ def _explained_about(points, center, reach):
     inside = distance < reach  # nowhere if the center is NaN
     if inside.sum() < max(MIN_ANNULUS_PIXELS, HALO_MIN_SEEN * np.pi * reach**2):
         return 0.0
-    return _explained(values[inside], distance[inside].astype(int))
+    return float(_explained(values[inside], np.ones(inside.sum(), bool), distance[inside].astype(int)))
 
 
-def _explained(values, ring):
-    """Part of the clipped deviations from the median that the medians of the rings explain."""
-    low, middle, high = np.quantile(values, (0.05, 0.5, 0.95))
+def _explained(values, held, ring):
+    """Part of the clipped deviations from the median that the medians of the rings explain, (...).
+
+    values, held : (..., n), and which of them are used; ring : (n,), the ring of each.
+    """
+    count = held.sum(-1)
+    low, middle, high = (_quantile(values, held, part) for part in (0.05, 0.5, 0.95))
     clip = CLIP_PART * (high - low)
-    if not clip > 0:
-        return 0.0
-    median, count = _medians(values, ring, ring.max() + 1)
-    left = np.minimum(np.abs(values - median[ring]), clip).sum() / max(len(values) - np.count_nonzero(count), 1)
-    return 1 - left / (np.minimum(np.abs(values - middle), clip).sum() / (len(values) - 1))
+    total = left = rings = 0.0
+    for k in np.unique(ring):
+        v, h = values[..., ring == k], held[..., ring == k]
+        off, spread = (np.where(h, np.minimum(np.abs(v - center[..., None]), clip[..., None]), 0.0).sum(-1)
+                       for center in (_quantile(v, h, 0.5), middle))
+        left, total, rings = left + off, total + spread, rings + h.any(-1)
+    usual = total / np.maximum(count - 1, 1)
+    return np.where(usual > 0, 1 - left / np.maximum(count - rings, 1) / np.where(usual > 0, usual, 1.0), 0.0)
+
+
+def _quantile(values, held, part):
+    """Quantile of the held values along the last axis, the upper one of two; 0 where none is held."""
+    ordered = np.sort(np.where(held, values, np.inf), axis=-1)
+    at = np.minimum((part * held.sum(-1)).astype(int), values.shape[-1] - 1)
+    found = np.take_along_axis(ordered, at[..., None], -1)[..., 0]
+    return np.where(np.isfinite(found), found, 0.0)
 
 
 def _medians(values, ring, number):
