@@ -122,6 +122,17 @@ def test_clustered_outliers_with_tiny_errors_are_ignored():
 
 
 @pytest.mark.slow
+def test_precise_positions_do_not_make_outliers_of_the_others():
+    """Half of the positions are ten times more precise than stated, the others as precise as stated."""
+    surface = truth("parabola")
+    precise = np.random.default_rng(0).random(SHAPE) < 0.55
+    measured = surface + np.where(precise, 0.1, 1.0) * (measure(surface)[0] - surface)
+    fit = fit_surface(measured, SIGMA, np.ones(SHAPE, bool))
+    assert fit.accepted
+    assert not fit.decision.has("outliers")
+    assert np.sqrt(np.mean((fit.values - surface) ** 2)) < 0.02
+
+
 def test_sigma_means_sigma():
     for kind in ("plane", "parabola", "spline"):
         pulls = []

@@ -321,7 +321,8 @@ def _variance(data, basis, solution):
 def _decide(name, data, solution, requested):
     """Decide whether the surface describes the positions; residuals are tested later, for both coordinates together."""
     r = (data.y - solution.surface) * data.use
-    near = data.use & (np.abs(r) < TUKEY_CUT * solution.noise)
+    # Residuals of precise positions may set the noise; less precise ones that agree within their sigma are no outliers.
+    near = data.use & (np.abs(r) < TUKEY_CUT * np.maximum(solution.noise, data.sigma))
     ignored = float(1 - near.sum() / data.use.sum())
     if ignored > MAX_IGNORED:
         return Decision(False, (Flag("most_positions_off", {"percent": 100 * ignored, "model": name}),))
