@@ -95,6 +95,39 @@ def test_pixels_at_full_scale_are_bad_and_never_the_beam(rows, value, kind):
     assert np.hypot(*(found - centroid(disk(65.3, 61.7)))) < 0.1
 
 
+def test_pixels_that_are_marked_in_part_of_the_patterns_are_bad():
+    clean = 3000 / 113 * disk(65.3, 61.7) + 0.02
+    data = counted(clean, (6, 6)).astype(np.uint16)
+    data[::2, :, 40:44] = 65535
+    data[3, 3] = 65535  # a lost frame
+    bad = np.zeros((SIDE, SIDE), bool)
+    bad[40:44] = True
+    noise = estimate_noise(data)
+    np.testing.assert_array_equal(noise.bad_pixels, bad)
+    assert noise.counting and abs(noise.dose - clean[~bad].sum()) < 0.02 * clean.sum()
+
+
+def test_pixels_that_are_never_finite_are_bad():
+    data = counted(3000 / 113 * disk(65.3, 61.7) + 0.02, (6, 6)).astype(np.float32)
+    data[:, :, 63:66, 50:60] = np.nan
+    data[:, :, 20, 20] = np.inf
+    bad = ~np.isfinite(data[0, 0])
+    report = calibrated(data)
+    np.testing.assert_array_equal(report.noise.bad_pixels, bad)
+    found = np.median([report.origin.qx0, report.origin.qy0], axis=(1, 2))
+    assert np.hypot(*(found - centroid(disk(65.3, 61.7)))) < 0.1
+    data[2, 3, 90, 90] = np.nan  # in one pattern only
+    with pytest.raises(PrenetError):
+        calibrated(data)
+
+
+def test_a_saturated_beam_that_moves_is_not_invalid():
+    at = 60 + 4 * np.random.default_rng(1).random((8, 2))
+    soft = np.stack([4e5 / (1 + np.exp(2 * np.hypot(X - x, Y - y) - 4)) + 5 for x, y in at])
+    data = np.random.default_rng(0).poisson(soft).clip(max=65535).astype(np.uint16)
+    assert (data == 65535).any() and not full_scale_pixels(data).any()
+
+
 def test_a_saturated_beam_is_not_a_block_of_invalid_pixels():
     soft = 4e5 / (1 + np.exp(np.hypot(X - 64, Y - 60) - 6)) + 5
     assert not full_scale_pixels(counted(soft, (8,)).clip(max=65535).astype(np.uint16)).any()

@@ -209,15 +209,15 @@ def _on_cluster(client, submit, chunk, jobs, file):
 def _submit(client, function, scan, along, chunk, require, job):
     """A future of the job's results."""
     rows = [values[job.index] for values in along]
-    source, columns = scan.reopener(), scan.scan_shape[1]
+    source, columns, invalid = scan.reopener(), scan.scan_shape[1], scan.invalid_pixels
     if source is None and scan.deferred:
         source = client.compute(job.select(scan))
     elif source is None:
         # A part of the task, not data scattered beforehand: those are lost with the worker that holds them.
-        source = job.block(job.select(scan), columns)
+        source = job.block(job.select(scan), columns, invalid)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sending large graph")
-        return client.submit(_work, function, source, columns, job, rows, chunk, (__version__, require), pure=False,
+        return client.submit(_work, function, source, (columns, invalid), job, rows, chunk, (__version__, require), pure=False,
                              retries=RETRIES)
 
 
@@ -234,7 +234,7 @@ def _result(job, future):
     return result
 
 
-def _work(function, source, columns, job, rows, chunk, software):
+def _work(function, source, reading, job, rows, chunk, software):
     """On a worker: the results of the job's blocks; or a PrenetError, which it would be no use to try again."""
     keep_memory()
     try:
@@ -244,9 +244,9 @@ def _work(function, source, columns, job, rows, chunk, software):
             require()
         if callable(source):
             with source() as scan:
-                block = job.block(job.select(scan), columns)
+                block = job.block(job.select(scan), *reading)
         else:
-            block = job.block(source, columns)
+            block = job.block(source, *reading)
         return [function(job.index[part], block[part], *(values[part] for values in rows))
                 for part in parts(len(block), chunk)]
     except PrenetError as error:

@@ -71,7 +71,7 @@ class Job:
         except OSError as error:
             raise PrenetError(scan.describe_failure(self.index, error)) from error
 
-    def block(self, selected, columns: int) -> np.ndarray:
+    def block(self, selected, columns: int, invalid=None) -> np.ndarray:
         """Load what `select` returned.
 
         Parameters
@@ -80,6 +80,8 @@ class Job:
             Patterns as `select` returned them.
         columns : int
             Scan columns, Ry.
+        invalid : numpy.ndarray of bool, shape (Qx, Qy), optional
+            `Scan.invalid_pixels`, which are set to 0.
 
         Returns
         -------
@@ -89,7 +91,7 @@ class Job:
         Raises
         ------
         PrenetError
-            A pattern holds NaN or infinity.
+            A valid pixel holds NaN or infinity.
         """
         block = np.asarray(selected)
         if block.dtype == bool:
@@ -98,6 +100,8 @@ class Job:
             block = np.array(block)
         block = block.reshape(-1, *block.shape[-2:])
         block = np.ascontiguousarray(block, dtype=block.dtype.newbyteorder("="))
+        if invalid is not None:
+            block[:, invalid] = 0
         # NaN passes through minimum and maximum, so no temporary array is needed.
         if block.dtype.kind == "f" and not np.isfinite([block.min(), block.max()]).all():
             bad = self.index[~np.isfinite(block).all(axis=(1, 2))][0]

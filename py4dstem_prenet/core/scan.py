@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 
 import h5py
 import numpy as np
@@ -21,6 +21,7 @@ import numpy as np
 from . import PrenetError, UnchangedFile, longest_part, parts, plan_reading
 
 READING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, EOFError)  # of files that vanish or end while read
+INVALID_SAMPLE = 4  # patterns in all of which an invalid pixel holds NaN or infinity
 MIN_SIDE = 32  # pixels along each side of a pattern; smaller ones have no room for a disk and its surroundings
 
 
@@ -172,6 +173,20 @@ class Scan(ABC):
         readable.flat[self.positions] = True
         return readable
 
+    @cached_property
+    def invalid_pixels(self) -> np.ndarray | None:
+        """(Qx, Qy) bool, pixels with NaN or infinity in every pattern of a sample, which are read as 0; None if none."""
+        if self.dtype.kind != "f" or not len(self.positions):
+            return None
+        chosen = np.unique(np.linspace(0, len(self.positions) - 1, INVALID_SAMPLE).astype(int))
+        rows, columns = np.divmod(np.asarray(self.positions)[chosen], self.scan_shape[1])
+        try:
+            sample = np.asarray(self.read_points(rows, columns, np.arange(len(chosen))))
+        except READING_ERRORS:  # told where the positions are read for a purpose
+            return None
+        invalid = ~np.isfinite(sample).any(0)
+        return invalid if invalid.any() and not invalid.all() else None
+
     def blocks(self, chunk=None, positions=None, skip=None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Read all patterns, or some of them, block by block; the next block is read meanwhile.
 
@@ -196,7 +211,7 @@ class Scan(ABC):
         Raises
         ------
         PrenetError
-            A pattern holds NaN or infinity, the file is damaged, or it was written meanwhile.
+            A good pixel holds NaN or infinity, the file is damaged, or it was written meanwhile.
         """
         chunk, _, jobs = plan_reading(self, chunk, positions, skip)
         file = UnchangedFile(self.file)
@@ -204,7 +219,7 @@ class Scan(ABC):
         def read(job):
             file.check()  # a memory map of a file that was cut would end the process
             try:
-                return job.index, job.block(job.select(self), self.scan_shape[1])
+                return job.index, job.block(job.select(self), self.scan_shape[1], self.invalid_pixels)
             except PrenetError:
                 file.check()  # a file that is being written looks damaged
                 raise

@@ -44,9 +44,8 @@ MIN_COUNTING_RATIO = 0.8  # variance over mean of most groups, in steps; 1 for c
 MIN_LINE_GROUPS = 5  # groups of pixels, from the dimmest on, to which a line is fitted
 
 
-def _read_sample(data):
+def _read_sample(scan):
     """Read an even sample of a scan, (n, Qx, Qy), in the order of the scan."""
-    scan = as_scan(data)
     qx, qy = scan.pattern_shape
     count = min(MAX_NOISE_POSITIONS, max(8, MAX_NOISE_SAMPLE_BYTES // (4 * qx * qy)))
     index, blocks = zip(*scan.blocks(positions=spread_positions(scan, count)), strict=True)
@@ -207,8 +206,11 @@ def estimate_noise(data, gain=None, offset=None, readout=None, mask=None):
     """
     if gain is not None and not (np.isfinite(gain) and gain > 0):
         raise PrenetError(f"The gain must be a positive number of detector units per electron, not {gain}.")
-    sample = _read_sample(data)
+    scan = as_scan(data)
+    sample = _read_sample(scan)
     invalid = full_scale_pixels(sample)
+    if scan.invalid_pixels is not None:
+        invalid = invalid | scan.invalid_pixels
     sample = _filled(sample, invalid)
     refuse(sample)
     lost = lost_frames(sample)

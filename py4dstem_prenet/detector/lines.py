@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
+from scipy.ndimage import binary_dilation
 
 from ..core import NORMAL_MAD, masked_median
 
@@ -18,6 +19,7 @@ SMALL_FULL_SCALE_RATIO = 16.0  # the same below 16 bits, where beams saturate of
 MAX_NEGATIVE_MARKS = 2  # negative values that mark invalid pixels; of a single pattern less its dark image all differ
 MIN_LINE_PART = 0.9  # of a line's pixels at full scale, with which the line is invalid whatever the others give
 MAX_INVALID_FRACTION = 0.5  # of the pixels; if more hold one value, they are not the invalid ones
+MIN_MARKED_PATTERNS = 0.02  # fraction of the patterns with a mark, above which a pixel is invalid; fewer are hits
 MIN_LINE_PATTERNS = 4  # patterns, without which noise and pattern cannot be told apart
 SIDE_LINES = 4  # lines on either side that predict a line
 LINE_BLOCKS = 8  # parts of a line that must deviate alike
@@ -60,7 +62,8 @@ def full_scale_pixels(sample):
     Returns
     -------
     numpy.ndarray of bool, shape (Qx, Qy)
-        True where a pixel holds such a value in every pattern.
+        True where a pixel holds such a value in every pattern, or in part of the patterns and no value near it
+        otherwise, as where a detector marks pixels that overflowed.
 
     Examples
     --------
@@ -97,7 +100,25 @@ def full_scale_pixels(sample):
             break
         invalid |= found
         constant &= ~found
+    invalid |= _marked_pixels(sample)
     return invalid if invalid.mean() < MAX_INVALID_FRACTION else np.zeros_like(invalid)
+
+
+def _marked_pixels(sample):
+    """Find pixels at full scale in part of the patterns, where neither they nor their neighbors come near it otherwise."""
+    top = sample.max()
+    if not _full_scale(float(top)):
+        return np.zeros(sample.shape[1:], bool)
+    marks = sample == top
+    whole = marks.mean((1, 2)) < MAX_INVALID_FRACTION  # the others are saturated frames
+    marked = marks[whole].mean(0) > MIN_MARKED_PATTERNS if whole.any() else np.zeros(sample.shape[1:], bool)
+    if not marked.any():
+        return marked
+    around = binary_dilation(marked, np.ones((3, 3)))
+    values = np.where(marks[whole][:, around], sample.min(), sample[whole][:, around])
+    largest = float(_second_largest(values).max())  # one hit must not hide marks
+    ratio = FULL_SCALE_RATIO if top >= 2**15 - 2 else SMALL_FULL_SCALE_RATIO
+    return marked if top > ratio * max(largest, 1.0) else np.zeros_like(marked)
 
 
 def padded_lines(sample):

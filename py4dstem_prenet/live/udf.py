@@ -79,6 +79,7 @@ class OriginUDF(UDF):
         task = self.task_data
         if task.guess:
             block = task.block[: len(task.guess)]
+            block[:, self.params.beam.noise.bad_pixels] = 0  # may hold NaN
             if block.dtype.kind == "f" and not np.isfinite([block.min(), block.max()]).all():
                 raise PrenetError("The data contain NaN or infinite values; replace them first.")
             task.found.append(self.params.beam.locate(block, np.array(task.guess)))

@@ -103,6 +103,8 @@ def with_value(value, where=(2, 3, 5, 7)):
 for value, name in ((np.nan, "NaN in one pixel"), (np.inf, "infinity in one pixel"), (-np.inf, "minus infinity")):
     refused("Values", name, "one value of one pattern", lambda value=value: with_value(value))
 refused("Values", "a pattern of NaN", "one position", lambda: with_value(np.nan, (2, 3)))
+answered("Values", "pixels of NaN", lambda: with_value(np.nan, np.s_[..., 20:23, 60:66]),
+         "the same pixels of all patterns", "bad_pixels")
 refused("Values", "all zero", "zeros", lambda: np.zeros_like(counts()))
 refused("Values", "constant", "sevens", lambda: np.full_like(counts(), 7))
 refused("Values", "a pixel at 1e30", "one pixel of the detector",
