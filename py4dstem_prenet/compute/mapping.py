@@ -209,15 +209,15 @@ def _on_cluster(client, submit, chunk, jobs, file):
 def _submit(client, function, scan, along, chunk, require, job):
     """A future of the job's results."""
     rows = [values[job.index] for values in along]
-    source, columns, invalid = scan.reopener(), scan.scan_shape[1], scan.invalid_pixels
+    source, reading = scan.reopener(), (scan.scan_shape[1], scan.invalid_pixels)
     if source is None and scan.deferred:
         source = client.compute(job.select(scan))
     elif source is None:
         # A part of the task, not data scattered beforehand: those are lost with the worker that holds them.
-        source = job.block(job.select(scan), columns, invalid)
+        source = job.block(job.select(scan), *reading)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sending large graph")
-        return client.submit(_work, function, source, (columns, invalid), job, rows, chunk, (__version__, require), pure=False,
+        return client.submit(_work, function, source, reading, job, rows, chunk, (__version__, require), pure=False,
                              retries=RETRIES)
 
 

@@ -175,7 +175,7 @@ class Scan(ABC):
 
     @cached_property
     def invalid_pixels(self) -> np.ndarray | None:
-        """(Qx, Qy) bool, pixels with NaN or infinity in every pattern of a sample, which are read as 0; None if none."""
+        """(Qx, Qy) bool, pixels with NaN or infinity in all sampled patterns, which are read as 0; None if none."""
         if self.dtype.kind != "f" or not len(self.positions):
             return None
         chosen = np.unique(np.linspace(0, len(self.positions) - 1, INVALID_SAMPLE).astype(int))

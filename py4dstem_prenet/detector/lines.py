@@ -105,7 +105,7 @@ def full_scale_pixels(sample):
 
 
 def _marked_pixels(sample):
-    """Find pixels at full scale in part of the patterns, where neither they nor their neighbors come near it otherwise."""
+    """Find pixels at full scale in part of the patterns; otherwise neither they nor their neighbors come near it."""
     top = sample.max()
     if not _full_scale(float(top)):
         return np.zeros(sample.shape[1:], bool)
