@@ -236,3 +236,19 @@ def test_rings_about_another_point_are_told(width, background):
     report = calibrated(counted(mean, (8, 8)).astype(np.uint16))
     flag, = (flag for flag in report.flags if flag.name == "rings_off_center")
     assert abs(flag.numbers["dx"] - 3) < 0.3 and abs(flag.numbers["dy"] + 2) < 0.3
+
+
+@pytest.mark.slow
+def test_a_beam_that_toggles_keeps_the_sigma_of_single_positions():
+    """Between two places at random, with nothing but the direct beam: each position is known, a descan is not."""
+    rng = np.random.default_rng(0)
+    toggled = rng.random((10, 10)) < 0.5
+    qx, qy = 63.2 + 4 * toggled + 0.05 * np.arange(10)[:, None], 61.4 - 3 * toggled
+    places = zip(qx.ravel(), qy.ravel(), strict=True)
+    mean = np.stack([1 / (1 + np.exp(2.5 * (np.hypot(X - x, Y - y) - 6))) for x, y in places])
+    data = rng.poisson(mean * 3000 / mean[0].sum() + 1e-4).astype(np.uint16).reshape(10, 10, SIDE, SIDE)
+    report = calibrated(data)
+    origin = report.origin
+    off = np.stack([(origin.qx0 - qx) / origin.sigma_qx0, (origin.qy0 - qy) / origin.sigma_qy0])
+    assert origin.valid.all() and 0.6 < np.sqrt(np.mean(off**2)) < 1.5
+    assert not report.fit.accepted and report.fit.decision.has("positions_jump")

@@ -185,6 +185,10 @@ def _rms(values):
 
 def _scattered(origin, distance):
     """A flag if positions scatter by pixels about their surface, and not as errors of some of them do; or None."""
+    numbers = origin.decision.numbers
+    if "jump_scatter" in numbers:  # about the surface, of positions that are known to be those of the direct beam
+        scatter = numbers["jump_scatter"]
+        return Flag("positions_jump", {"scatter": scatter, "ratio": scatter / max(numbers["counting"], MIN_CORE_PX)})
     flag = next((flag for flag in origin.flags if flag.name == "position_uncertain"), None)
     distance = distance[origin.valid & np.isfinite(distance)]
     if flag is None or not distance.size:

@@ -120,8 +120,12 @@ def _is_counting(t, used, slope, significant, quantum, minimum):
         return False
     # Motion of the pattern adds to the variance from pattern to pattern, and an edge to the slope of the line: where
     # one of them contradicts counting, the variance of most groups decides.
-    lit_anywhere = t["m"] > 0
-    usual = np.median(t["v"][lit_anywhere] / t["m"][lit_anywhere]) / quantum
+    lit_groups = np.argsort(t["m"])[np.count_nonzero(t["m"] <= 0) :]
+    ratios = t["v"][lit_groups] / t["m"][lit_groups] / quantum
+    usual = np.median(ratios)
+    if len(ratios) >= MIN_LINE_GROUPS and all(
+            abs(np.median(half) - 1) < MAX_FANO_DEVIATION for half in np.array_split(ratios, 2)):
+        return True  # of dim and of bright groups; a read-out noise or an offset would change one of the two
     if abs(t["fano"][0] / quantum - 1) < MAX_FANO_DEVIATION and not (
             significant and slope / quantum < 0.6 and usual < MIN_COUNTING_RATIO):
         return True

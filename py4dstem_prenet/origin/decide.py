@@ -33,6 +33,11 @@ DARK_BRIGHTNESS = 0.1
 DIM_BRIGHTNESS = 0.6
 MAX_REPEAT_PATTERNS, MAX_REPEAT_BYTES = 256, 2**28  # patterns that are compared, and their bytes; chosen for speed
 SCATTER_SIDE = 5  # scan positions, side of the square whose scatter about the descan widens sigma
+# The beam jumps from position to position, and sigmas are not widened by it, if positions scatter by so many pixels and
+# sigmas, and the located disk holds most electrons of nearly every pattern, so that no other disk was taken for it.
+MIN_JUMP_PX, MIN_JUMP_SIGMAS = 1.0, 10.0
+MIN_DIRECT_FRACTION, MIN_DIRECT_PATTERNS = 0.5, 0.9  # of the electrons of a pattern; of the patterns
+DIRECT_MARGIN_PX = 2.0  # pixels beyond the radius within which the electrons of the located disk are counted
 RING_BLOCKS = 4  # blocks along each side of the scan; rings need more electrons than a disk
 RING_CENTER_ERROR_PX = 0.1  # pixels along each axis, systematic error of the center of rings
 RING_BACKGROUND_FRACTION = 1 / 16  # Gaussian width of the background in pattern sides; rings are narrower
@@ -110,7 +115,13 @@ def decide_origin(scan: Scan, noise: NoiseModel, located: Located, beam: Beam, p
         rings = origin_from_rings(scan, noise, None)
         if rings.found and np.median(rings.sigma_qx0) < stated:
             return rings
-    sigma = _with_scatter(position, sigma, valid)
+    numbers = {}
+    widened = _with_scatter(position, sigma, valid)
+    scatter = np.median(widened[:, valid].max(0))
+    if scatter > max(MIN_JUMP_PX, MIN_JUMP_SIGMAS * stated) and _is_brightest(scan, noise, located, valid, beam):
+        numbers["jump_scatter"], numbers["counting"] = float(scatter), float(counting)
+        widened = np.hypot(sigma, MIN_SIGMA_PX)
+    sigma = widened
     vague = stated > max(UNCERTAIN_SIGMA_PX, DOUBTFUL_SIGMA_RATIO * counting)
     # Positions of disks other than the direct beam scatter, have large sigmas, or are found in few patterns. Few
     # electrons alone cause none of these.
@@ -123,7 +134,7 @@ def decide_origin(scan: Scan, noise: NoiseModel, located: Located, beam: Beam, p
             return no_origin(scan.scan_shape, Flag("beam_elsewhere", numbers))
     if scatter > UNCERTAIN_SIGMA_PX:  # many positions share the cause, so it does not average out
         flags.append(Flag("position_uncertain", {"sigma": float(scatter), "counting": float(counting)}))
-    numbers = {"repeated": _repeated(scan, located.position, valid, beam)}
+    numbers["repeated"] = _repeated(scan, located.position, valid, beam)
     copied = copied_frames(scan, noise, located.position, located.sigma, valid.ravel())
     return OriginMap(*position, *sigma, valid, float(beam.aperture.radius), Decision(True, tuple(flags), numbers),
                      copied=None if copied is None else copied.reshape(scan.scan_shape))
@@ -138,6 +149,20 @@ def _repeated(scan, positions, valid, beam):
     count = int(np.clip(MAX_REPEAT_BYTES // pattern_bytes, 1, MAX_REPEAT_PATTERNS))
     chosen = chosen[np.unique(np.linspace(0, len(chosen) - 1, count).astype(int))]
     return repeated_fraction(scan.read(chosen), positions[chosen], beam)
+
+
+def _is_brightest(scan, noise: NoiseModel, located, valid, beam) -> bool:
+    """Whether the located disk holds most of the electrons of nearly every pattern, from an even sample."""
+    chosen = np.flatnonzero(valid.ravel() & scan.readable.ravel())
+    chosen = chosen[np.unique(np.linspace(0, len(chosen) - 1, BRIGHTNESS_PATTERNS).astype(int))] if len(chosen) else []
+    x, y = np.indices(scan.pattern_shape)
+    brightest = []
+    for index, block in scan.blocks(positions=chosen):
+        for number, pattern in zip(index, noise.electrons(block), strict=True):
+            qx, qy = located.position[number]
+            inside = np.hypot(x - qx, y - qy) < beam.aperture.radius + DIRECT_MARGIN_PX
+            brightest.append(pattern[inside].sum() > MIN_DIRECT_FRACTION * pattern.sum())
+    return bool(brightest) and np.mean(brightest) >= MIN_DIRECT_PATTERNS
 
 
 def _missing_brightness(scan, noise: NoiseModel, valid, processed) -> float:

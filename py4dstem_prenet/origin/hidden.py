@@ -207,12 +207,14 @@ def check_shaded(scan: Scan, noise: NoiseModel, first: FirstGuess, origin: Origi
         return origin
     mean, readout = _sum(scan, noise)
     good = ~noise.bad_pixels
-    middle = np.array([np.median(q[origin.valid]) for q in (origin.qx0, origin.qy0)])
+    located = np.stack([q[origin.valid] for q in (origin.qx0, origin.qy0)])
+    # In the sum of the patterns, the center of a beam that jumps is the mean of its positions.
+    middle, average = np.median(located, 1), located.mean(1)
     place = halo_place(mean, good, readout, first.places[:, :2])
-    if place is None or np.hypot(*(place - middle)) < MIN_CONTRADICTION_PX:
+    if place is None or min(np.hypot(*(place - center)) for center in (middle, average)) < MIN_CONTRADICTION_PX:
         return origin
     halo = halo_center(mean, good, place, readout)
-    if not halo.accepted or not _apart(halo, middle, origin.sigma):
+    if not halo.accepted or not all(_apart(halo, center, origin.sigma) for center in (middle, average)):
         return origin
     stop = find_stop(mean, good, halo.center)
     stop = stop if stop is not None and _is_arm(stop, halo.center) else None

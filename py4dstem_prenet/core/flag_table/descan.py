@@ -75,6 +75,10 @@ DESCAN_FLAGS = (
      "{percent:.0f} % of the positions lie off the surface but agree with the frames before or after: frames are "
      "missing, misplaced, or the beam jumped.",
      "Check the order of the frames; the measured origin can be used."),
+    ("positions_jump", "refusal",
+     "The direct beam jumps by {scatter:.2g} px (rms) from position to position, {ratio:.0f} times what counting "
+     "allows, so no surface describes the descan.",
+     "Use the measured origin: calibration.set_origin(calibration.get_origin_meas())."),
     ("positions_scatter", "refusal",
      "Positions scatter by {scatter:.2g} px about any surface, {ratio:.0f} times what counting allows, and not as "
      "errors do: the beam jumps from frame to frame, or other disks were taken for it.",
