@@ -145,7 +145,7 @@ def calibrate(
         "region": None if region is None else _region(region),
         "like": like, "transfer": None if transfer is None else transfer.split(","), "binning": binning,
         "standard": standard, "rotation": rotation,
-        "ellipse": ellipse == "on" if ellipse in ("on", "off") else _numbers(ellipse, 3, "--ellipse")}
+        "ellipse": ellipse == "on" if ellipse in ("on", "off") else _numbers(ellipse, 3, "--ellipse", "on, off, or ")}
     if series:
         _calibrate_series(files, output, options, not calibration_only, scan, scheduler, as_json)
         return
@@ -329,7 +329,7 @@ def info(
     file: Annotated[Path | None, typer.Argument(help="File to describe.")] = None,
     as_json: Json = False,
 ):
-    """Print versions and device, or what a file is and holds, and how it was processed.
+    """Print versions and device, or what a file is and holds, and how it was processed; --json prints all details.
 
     JSON: versions by package, python, platform, device; or file, kind, contents (path, kind, shape, dtype, compression,
     record), scan_shape, possible_scan_shapes, pixel_sizes, calibration, flags.
@@ -360,7 +360,7 @@ def _echo_contents(described):
         where = part["path"] or f"{described['file']} ({described['kind']})"
         typer.echo(f"{where}: {kind}{shape}{compression}")
         if part["record"]:
-            typer.echo(json.dumps(part["record"], indent=2, ensure_ascii=False))
+            _echo_record(part["record"])
     if described["possible_scan_shapes"]:
         shapes = ", ".join(f"{rows},{columns}" for rows, columns in described["possible_scan_shapes"])
         typer.echo(f"The shape of the scan is not certain; --scan takes one of {shapes}.")
@@ -372,6 +372,16 @@ def _echo_contents(described):
         typer.echo(f"Calibrated: {', '.join(described['calibration'])}.")
     for flag in described["flags"]:
         typer.echo(f"{flag['sentence']} {flag['action']}".strip())
+
+
+def _echo_record(record):
+    """Print who processed a scan, when and how, and the warnings at that time; --json prints all of it."""
+    typer.echo(f"  processed by {record.get('package')} {record.get('version')}, {record.get('date')}")
+    for name, value in (record.get("settings") or {}).items():
+        typer.echo(f"  {name}: {value}")
+    for flag in record.get("flags") or ():
+        if flag.get("severity") != "info":
+            typer.echo(f"  {flag.get('severity')}: {flag.get('sentence')}")
 
 
 @app.command()
@@ -441,6 +451,8 @@ def simulate(
     HDF5 file (.h5) or to a file of raw patterns (.raw).
     """
     scan, shape = _pair(scan, "--scan"), _pair(shape, "--shape")
+    if fault is not None and not acquire:
+        raise typer.BadParameter("Faults are simulated with --acquire only.", param_hint="--fault")
     if acquire:
         from .simulation import Acquisition, acquire
 
@@ -509,14 +521,14 @@ def _pair(text, option):
     return first, second
 
 
-def _numbers(text, count, option):
+def _numbers(text, count, option, otherwise=""):
     """Numbers from text such as "61,64.5"."""
     try:
         values = tuple(float(part) for part in text.split(","))
     except ValueError:
         values = ()
     if len(values) != count:
-        raise PrenetError(f"{option} takes {count} numbers with commas between them, not {text!r}.")
+        raise PrenetError(f"{option} takes {otherwise}{count} numbers with commas between them, not {text!r}.")
     return values
 
 

@@ -172,6 +172,7 @@ class Review:
         serious = sum(flag.severity == "refusal" for verdict in verdicts for flag in verdict.flags
                       if verdict.light == "red" and verdict.topic != "denoising")
         flags = [flag for verdict in verdicts if verdict.light != "green" for flag in verdict.flags]
+        flags += self.noise.bad_pixel_flags
         return conclude(found, flags, serious)
 
     @property
