@@ -241,9 +241,9 @@ def _denoising_panels(seen):
             f"{name}: measured, electrons",
             f"{name}: denoised. Brightness is the power 0.3: differences of 0.01 electrons are visible, such as dark "
             "rings about disks.", f"{name}: difference, electrons")[0], power=0.3)
-    show_virtual(*seen.virtual, panels.axes(
-        *(f"{d}, {kind}, electrons" for d in ("bright field", "annular dark field") for kind in ("measured", "denoised")),
-        across=2))
+    images = [f"{detector}, {kind}, electrons" for detector in ("bright field", "annular dark field")
+              for kind in ("measured", "denoised")]
+    show_virtual(*seen.virtual, panels.axes(*images, across=2))
     show_denoising_check(seen.denoising, panels.axes(
         "squared error on held-out counts, raw = 1; error bars: two sigma", size=(4.2, 2.2))[0, 0])
     if any(np.isfinite(slope.value) for slope in seen.denoising.slopes.values()):
