@@ -120,7 +120,7 @@ def use_cluster(cluster):
     try:
         from distributed import Client
     except ImportError as error:
-        raise PrenetError("Dask's distributed is not installed; pip install py4dstem-prenet[cluster].") from error
+        raise PrenetError("Dask's distributed is missing; install the package with its extra `cluster`.") from error
 
     if isinstance(cluster, Client):
         if cluster.asynchronous or cluster.status != "running":
