@@ -317,6 +317,16 @@ def test_without_origin_and_with_a_stale_one(tmp_path):
     assert "figure" not in Strict(page_html(found)).tags
 
 
+def test_a_single_pattern_has_no_maps_of_the_scan():
+    scan = simulated()
+    cube = DataCube(scan.counts[:1, :1].copy())
+    cube.calibration.set_origin_meas(tuple(scan.truth[name][:1, :1].copy() for name in ("qx0", "qy0")))
+    cube.calibration.set_origin(tuple(scan.truth[name][:1, :1].copy() for name in ("qx0", "qy0")))
+    found = review(cube, progress=False, fast=True)
+    assert "descan" not in {verdict.topic for verdict in found.verdicts}
+    assert "residual scatter" not in page_html(found)
+
+
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 PROBE = """<!DOCTYPE html><meta charset="utf-8"><title>probe</title><iframe src="scan.html" style="width:{width}px;
 height:9000px;border:0"></iframe><p id="found"></p><script>

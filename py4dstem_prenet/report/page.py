@@ -70,10 +70,11 @@ def page_html(seen) -> str:
     """
     from jinja2 import Environment, PackageLoader
 
+    single = tuple(seen.shape[:2]) == (1, 1)
     with page_style():
         sections = [] if seen.origin is None else [
-            {"heading": "Origin: measured, fitted, residual", "functions": seen.fit.trials,
-             "rows": _origin_panels(seen)},
+            *([] if single else [{"heading": "Origin: measured, fitted, residual", "functions": seen.fit.trials,
+                                  "rows": _origin_panels(seen)}]),
             {"heading": "Patterns and ellipse", "rows": _pattern_panels(seen)},
             *({"heading": heading, "rows": rows} for heading, rows in (
                 ("Pixel size", _pixel_size_panels(seen)), ("Rotation", _rotation_panels(seen)),
@@ -81,7 +82,8 @@ def page_html(seen) -> str:
     made = datetime.now(timezone.utc).isoformat(" ", "minutes").replace("+00:00", " UTC")
     template = Environment(loader=PackageLoader(__package__, ""), autoescape=True).get_template("page.html")
     return template.render(
-        name=str(seen.name), made=made, length=_number, scan=_by(seen.shape[:2]), pattern=_by(seen.shape[2:]),
+        name=str(seen.name), made=made, length=_number,
+        scan="a single pattern" if single else f"{_by(seen.shape[:2])} positions", pattern=_by(seen.shape[2:]),
         verdicts=seen.verdicts, overall=seen.overall, summary=[flag.sentence for flag in seen.summary],
         sections=sections, numbers=_numbers(seen), provenance=_provenance(seen.record)) + "\n"
 
