@@ -119,6 +119,8 @@ class ViewerPanels:
                                       color="k")
         for ax in self.patterns:
             ax.set_frame_on(bool(ax.images))
+            for axis in (ax.xaxis, ax.yaxis):
+                axis.label.set_visible(bool(ax.images))
             if ax is self.measured or seen.clean is not None:
                 self._mark(ax, seen)
         if self.measured.get_legend_handles_labels()[0]:
