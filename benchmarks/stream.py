@@ -5,7 +5,7 @@
 The beam is learned from every other row and column of the same scan, as from a quick survey. The simulator, a process
 of its own, sends the patterns of 256 x 256 pixels at the rate given, and LiberTEM's inline executor runs the UDF of
 `py4dstem_prenet.libertem` on each partition as it arrives. Printed are the rate, the delay of the result after the last
-pattern, and the error of the origins. Needs `pip install "py4dstem-prenet[libertem]" libertem-live`.
+pattern, and the error of the origins. Needs the extra `libertem`, and libertem-live.
 """
 
 import argparse

@@ -40,7 +40,7 @@ def public_objects():
     """Yield (name, checks) of public functions, classes, methods and properties, each where it is defined."""
     package = importlib.import_module("py4dstem_prenet")
     for info in pkgutil.walk_packages(package.__path__, "py4dstem_prenet."):
-        if info.name in LEFT_OUT or (info.name in NEEDS_LIBERTEM and find_spec("libertem") is None):
+        if info.name.startswith(LEFT_OUT) or (info.name in NEEDS_LIBERTEM and find_spec("libertem") is None):
             continue
         module = importlib.import_module(info.name)
         for name, thing in vars(module).items():

@@ -48,10 +48,9 @@ def run(out: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from .io import check_output, save
+    from .io import check_output, make_folder, save
 
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    out = make_folder(out)
     new = out / "scan_calibrated.new.h5"
     new.unlink(missing_ok=True)
     check_output(new)

@@ -250,6 +250,7 @@ def test_what_lies_outside_the_region_does_not_count():
 @pytest.mark.parametrize("wrong", [
     {"center": 61}, {"center": (200, 40)}, {"center": (np.ones(3), np.ones(3))}, {"center": ("a", "b")}, {"radius": -1},
     {"radius": 80}, {"radius": "6"}, {"model": "cubic"}, {"region": (0, 4)}, {"region": np.zeros((6, 6), bool)},
+    {"region": (slice(0, 60), slice(0, 6))}, {"region": (slice(0, 6), slice(-60, None))},
     {"ellipse": (1.0, 2.0)}, {"ellipse": (1.0, -1.0, 0.0)}, {"ellipse": (2.0, 1.0, 0.0)}, {"ellipse": None}])
 def test_wrong_arguments_are_refused_before_any_work(wrong):
     datacube = cube()

@@ -281,7 +281,20 @@ def test_a_simulated_scan_is_calibrated_and_read_back(here):
     assert np.hypot(qx0 - truth["qx0"], qy0 - truth["qy0"]).mean() < 0.4
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("command", [
+    ("demo", "-o", "scan.npy"), ("demo", "-o", "scan.npy/inside"),
+    ("train", "center", "--steps", "1", "-o", "scan.npy"), ("calibrate", "scan.npy", "other.npy", "-o", "scan.npy"),
+    ("calibrate", "scan.npy", "-o", "a.h5", "--mask", "none.npy"),
+    ("calibrate", "scan.npy", "-o", "a.h5", "--ellipse", "perhaps")])
+def test_a_wrong_folder_or_value_is_told_in_one_line(command):
+    np.save("other.npy", np.load("scan.npy"))
+    refused(*command)
+
+
+def test_a_fault_needs_an_acquisition():
+    assert prenet("simulate", "-o", "a.h5", "--fault", "jump").exit_code == 2
+
+
 @pytest.mark.slow
 def test_rotation_and_probe(here):
     """On a scan over a field, from a file to a file."""

@@ -146,7 +146,7 @@ def test_leaving_early_cancels_what_is_under_way(cube, client, tmp_path):
 def test_no_scheduler_is_refused_in_one_sentence(cube):
     with mapping.use_cluster(None) as used:
         assert used is None
-    for address in ("nonsense://1.2.3.4:1", "tcp://127.0.0.1:1"):
+    for address in ("nonsense://1.2.3.4:1", "tcp://127.0.0.1:1", "127.0.0.1:1", "nobody"):
         with pytest.raises(PrenetError) as refused, mapping.use_cluster(address):
             pass
         assert str(refused.value).endswith(".") and "\n" not in str(refused.value)

@@ -63,6 +63,14 @@ def test_a_refused_pixel_size_is_not_asked_for_again():
     assert "avoid_lengths_refused" in cautions and "avoid_lengths" not in cautions
 
 
+def test_what_has_no_bragg_disks_or_no_scan_is_not_sent_to_map_strain():
+    for found, step in ((ALL | {"origin": ORIGIN | {"feature": "center of the rings"}}, "next_rings"),
+                        ({"origin": ORIGIN | {"count": 1, "total": 1}}, "next_single")):
+        for flags in ((), (WARNING_FLAG,)):
+            told = names(found | {"descan": DESCAN}, *flags)
+            assert step in told and "next_use" not in told and ("next_read" in told) == bool(flags)
+
+
 def test_an_ellipse_within_its_uncertainty_is_round():
     assert "summary_round" in names(ALL | {"ellipse": ELLIPSE | {"ratio": 1.004}})
 

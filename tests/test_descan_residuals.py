@@ -102,6 +102,13 @@ def test_outliers_to_one_side_are_no_correlation():
     assert not test.correlated and abs(test.shared_sigmas) < 3 and test.outliers == pytest.approx(0.15, abs=0.05)
 
 
+def test_rounding_errors_are_no_correlation():
+    rows, columns = np.indices(SHAPE)
+    residuals = 1e-12 * np.stack([rows, columns]) - 5e-12
+    test = check_residuals(residuals, np.full((2, *SHAPE), NOISE_PX), np.ones(SHAPE, bool))
+    assert test.testable and not test.correlated and not test.large
+
+
 def test_of_too_few_positions_nothing_is_said():
     rng = np.random.default_rng(0)
     origin = origin_map(*rng.normal(60, NOISE_PX, (2, 3, 3)), *np.full((2, 3, 3), NOISE_PX), np.ones((3, 3), bool))

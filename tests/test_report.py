@@ -14,7 +14,7 @@ from scans import simulated
 from typer.testing import CliRunner
 
 from py4dstem_prenet import accessor, cli
-from py4dstem_prenet.core import Decision, Flag, OriginMap
+from py4dstem_prenet.core import Decision, Flag, OriginMap, has_flag
 from py4dstem_prenet.core.errors import PrenetError
 from py4dstem_prenet.descan.fit import fit_origin
 from py4dstem_prenet.descan.surface import fit_surface
@@ -120,6 +120,11 @@ class TestIsThisFitGoodEnough:
         for limit, light in ((0.2, "amber"), (-0.2, "red")):
             flags = origin_flags(replace(origin_map(), valid=ROWS < limit), True)
             assert make_verdict("origin", flags).light == light
+
+    @pytest.mark.parametrize("feature", ["rings", "center of inversion", "diffuse scattering"])
+    def test_a_hidden_beam_is_not_called_found(self, feature):
+        flags = origin_flags(replace(origin_map(), feature=feature), True)
+        assert not has_flag(flags, "beam_found") and make_verdict("origin", flags).light == "amber"
 
 
 def ellipse(ratio, sigma=0.002, accepted=True):
@@ -310,6 +315,16 @@ def test_without_origin_and_with_a_stale_one(tmp_path):
     found = review(cube, progress=False)
     assert verdicts.overall(found.verdicts).light == "red"
     assert "figure" not in Strict(page_html(found)).tags
+
+
+def test_a_single_pattern_has_no_maps_of_the_scan():
+    scan = simulated()
+    cube = DataCube(scan.counts[:1, :1].copy())
+    cube.calibration.set_origin_meas(tuple(scan.truth[name][:1, :1].copy() for name in ("qx0", "qy0")))
+    cube.calibration.set_origin(tuple(scan.truth[name][:1, :1].copy() for name in ("qx0", "qy0")))
+    found = review(cube, progress=False, fast=True)
+    assert "descan" not in {verdict.topic for verdict in found.verdicts}
+    assert "residual scatter" not in page_html(found)
 
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)

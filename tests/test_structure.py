@@ -64,7 +64,7 @@ def repeated_names(trees):
     """{public name: modules that define it}, of names that more than one module defines, the doors aside."""
     homes = defaultdict(set)
     for module, tree in trees.items():
-        if module.split(".")[-1] not in DOORS:
+        if not DOORS & {module.split(".")[0], module.split(".")[-1]}:
             for name in public_names(tree):
                 homes[name].add(module)
     return {name: sorted(where) for name, where in homes.items() if len(where) > 1}

@@ -95,7 +95,7 @@ class MeasuringMethods:
                          transfer=transfer, binning=binning, replace=replace, write=write)
 
     def undo(self) -> tuple[str, ...]:
-        """Restore what was in the calibration before this package wrote into it the last time.
+        """Undo the last change that this package made to the calibration.
 
         This also works after the cube was saved and read again. Entries that were changed since, by hand for example,
         are left as they are.

@@ -10,6 +10,7 @@ worker, and a block that failed is tried again. Each worker loads its own networ
 
 from __future__ import annotations
 
+import socket
 import warnings
 from collections import deque
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from ..core import PrenetError, UnchangedFile, as_scan, parts, plan_reading, pro
 from . import free_cores, give_back_memory, keep_memory
 
 RETRIES = 2  # tries of a block after its first failure, before the run is given up
+CONNECT_S = 10  # seconds to wait for a scheduler
 TRIM_INTERVAL = 64  # blocks after which free memory is returned to the system
 
 _cluster: ContextVar = ContextVar("prenet_cluster", default=None)  # the Dask client of `use_cluster`
@@ -118,7 +120,7 @@ def use_cluster(cluster):
     try:
         from distributed import Client
     except ImportError as error:
-        raise PrenetError("Dask's distributed is not installed; pip install py4dstem-prenet[cluster].") from error
+        raise PrenetError("Dask's distributed is missing; install the package with its extra `cluster`.") from error
 
     if isinstance(cluster, Client):
         if cluster.asynchronous or cluster.status != "running":
@@ -126,7 +128,8 @@ def use_cluster(cluster):
         client, own = cluster, None
     else:
         try:
-            client = own = Client(cluster, timeout=10, set_as_default=False)
+            _check_reachable(cluster)
+            client = own = Client(cluster, timeout=CONNECT_S, set_as_default=False)
         except (OSError, ValueError, TimeoutError) as error:
             raise PrenetError(f"No Dask scheduler answers at {cluster!r}; give its address, such as "
                               "tcp://127.0.0.1:8786.") from error
@@ -137,6 +140,15 @@ def use_cluster(cluster):
         _cluster.reset(token)
         if own is not None:
             own.close()
+
+
+def _check_reachable(cluster):
+    """Raise an OSError or ValueError if nobody listens at an address: a client that failed prints a traceback later."""
+    from distributed.comm import get_address_host_port
+
+    scheme, _, place = cluster.rpartition("://") if isinstance(cluster, str) else ("other", "", "")
+    if scheme in ("", "tcp", "tls"):
+        socket.create_connection(get_address_host_port(f"tcp://{place}", strict=True), CONNECT_S).close()
 
 
 def _on_threads(function, blocks, along):

@@ -12,6 +12,7 @@ import numpy as np
 from . import REFUSAL, WARNING, Flag, has_flag
 
 ROUND_SIGMAS = 3.0  # standard deviations of a/b - 1, below which patterns are called round
+RINGS_CENTER = "center of the rings"  # feature of an origin that was found from rings
 MAX_CAUTIONS = 3  # statements of what not to do
 # Stages whose refusals leave the rest valid:
 OPTIONAL_STAGES = ("ellipse", "pixel_size", "rotation", "probe", "transfer", "denoising")
@@ -35,7 +36,8 @@ def conclude(found: Mapping, flags: Iterable[Flag], refusals: int | None = None)
     Returns
     -------
     tuple of Flag
-        What was found, what to do next (one flag, or two with bad pixels) and at most MAX_CAUTIONS cautions.
+        What was found, what to do next (warnings to read first, the step, bad pixels) and at most MAX_CAUTIONS
+        cautions.
 
     Examples
     --------
@@ -88,15 +90,14 @@ def _next(found, flags, serious):
         serious = sum(flag.severity == REFUSAL and flag.kind.stage not in OPTIONAL_STAGES for flag in flags)
     marked = _count(flags, WARNING) + _count(flags, REFUSAL)
     if serious or "descan" not in found:
-        step = Flag("next_refusals", {"count": max(serious, 1)})
-    elif marked:
-        step = Flag("next_read", {"count": marked})
-    elif found["origin"]["total"] == 1:
-        step = Flag("next_single")
-    else:
-        step = Flag("next_use")
+        return (Flag("next_refusals", {"count": max(serious, 1)}),)
+    first = (Flag("next_read", {"count": marked}),) if marked else ()
+    if found["origin"]["total"] == 1:
+        return (*first, Flag("next_single"))
+    if found["origin"]["feature"] == RINGS_CENTER:  # of a powder or a glass, which have no Bragg disks to find
+        return (*first, Flag("next_rings"))
     bad = next((flag.numbers["count"] for flag in flags if flag.name == "bad_pixels"), 0)
-    return (step, Flag("next_repair", {"count": bad})) if bad else (step,)
+    return (*first, Flag("next_use"), *((Flag("next_repair", {"count": bad}),) if bad else ()))
 
 
 def _cautions(found, flags):

@@ -105,7 +105,8 @@ class NoiseModel(Result):
         kind = "counts electrons" if self.counting else (
             f"gain {gain} units per electron, offset {offset}, read-out noise {readout} units")
         dose = f"{self.dose:,.0f}" if self.dose >= 100 else f"{self.dose:.3g}"
-        return f"{kind}; {dose} electrons per pattern; {int(self.bad_pixels.sum())} bad pixels"
+        count = int(self.bad_pixels.sum())
+        return f"{kind}; {dose} electrons per pattern; {count} bad pixel{'s' * (count != 1)}"
 
     @property
     def bad_pixel_flags(self) -> tuple[Flag, ...]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import Decided, Decision
+from . import RINGS_CENTER, Decided, Decision
 
 # Pixels, of an origin along each axis: what the scatter of positions cannot show. Set on simulated scans at 100,000
 # electrons (benchmarks/origin.py).
@@ -69,7 +69,7 @@ class OriginMap(Decided):
             feature, count, total, and qx0, qy0 and sigma in pixels.
         """
         qx0, qy0 = (float(np.median(q[self.valid])) for q in (self.qx0, self.qy0))
-        feature = "center of the rings" if self.feature == "rings" else self.feature
+        feature = RINGS_CENTER if self.feature == "rings" else self.feature
         return {"feature": feature, "count": int(self.valid.sum()), "total": int(self.valid.size),
                 "qx0": qx0, "qy0": qy0, "sigma": self.sigma}
 

@@ -116,9 +116,9 @@ class PixelSize(Decided):
     def rows(self):
         if not np.isfinite(self.value):
             return [("accepted", "no"), ("standard", self.standard), ("flags", self.reason)]
+        size = ("pixel size", f"{self.value:.6f} ± {self.sigma:.6f} Å⁻¹ ({100 * self.relative_sigma:.2g} %)")
         shown = [("accepted", "yes" if self.accepted else "no"), ("standard", self.standard),
-                 ("pixel size" if self.accepted else "best fit, not accepted",
-                  f"{self.value:.6f} ± {self.sigma:.6f} Å⁻¹ ({100 * self.relative_sigma:.2g} %)"),
+                 size if self.accepted else ("best fit, refused", f"{self.value:.4g} Å⁻¹, no sigma is stated"),
                  ("from", self.evidence)]
         seen = [ring for ring in self.rings if np.isfinite(ring.error)]
         if seen:

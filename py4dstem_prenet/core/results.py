@@ -168,7 +168,7 @@ class CalibrationReport(Result):
         for title, stage in (("Detector", self.noise), ("Origin", self.origin), ("Descan", self.fit),
                              ("Ellipse", self.ellipse), ("Pixel size", self.pixel_size), ("Rotation", self.rotation),
                              ("Standard", self.transfer)):
-            if stage is None:
+            if stage is None or (stage is self.fit and self.origin.valid.size == 1):  # a single pattern has no descan
                 continue
             shown = [(label, value) for label, value in stage.rows() if label not in ("flag", "flags")]
             flags = (*(stage.bad_pixel_flags if stage is self.noise else ()), *stage.flags)

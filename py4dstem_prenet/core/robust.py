@@ -10,6 +10,7 @@ NORMAL_MAD = 0.6745  # median absolute deviation of the standard normal law
 TUKEY_CUT = 4.685  # standard deviations; Tukey's biweight is then 95 % efficient for normal noise (Beaton, Tukey 1974)
 TUKEY_MEAN_LOSS = 0.4368  # mean of Tukey's loss of standard normal values, in units of TUKEY_CUT**2 / 6
 MIN_CORRELATION_Z = 3.72  # standard errors of the neighbor product: a false alarm in one of 10,000 maps of white noise
+MIN_SCALE = 1e-6  # stated sigmas (without them pixels), below which residuals are rounding errors of a computed map
 MIN_PAIRS = 60  # pairs of neighboring residuals, below which correlation is not tested: the sum is not normal yet
 MAX_SCALE = 1.25  # scatter over stated sigma that calibrated sigmas may have (tests hold them within 0.8 to 1.25)
 SCALE_Z = 3.09  # standard errors of the scale beyond MAX_SCALE: a false alarm in one of 1,000 maps
@@ -209,7 +210,7 @@ def check_residuals(residuals, sigmas, valid, sigma_known: bool = True) -> Resid
     if not ratio > 0:  # nothing to test, or no residual at all
         return ResidualTest(int(valid.sum()), scatter, ratio if sigma_known else np.nan, 0.0, 0.0, 0.0, False, False,
                             False)
-    noise = ratio * each
+    noise = max(ratio, MIN_SCALE) * each
     near = valid & (np.abs(residuals) <= TUKEY_CUT * noise)  # (k, Rx, Ry)
     outliers = float((valid & ~near.all(0)).sum() / max(valid.sum(), 1))
     clipped = np.clip(np.where(valid, residuals, 0.0), -TUKEY_CUT * noise, TUKEY_CUT * noise)

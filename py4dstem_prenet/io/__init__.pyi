@@ -50,6 +50,7 @@ from .files import (
     check_space as check_space,
     existing as existing,
     load_mask as load_mask,
+    make_folder as make_folder,
     new_file as new_file,
     reserve as reserve,
     save_scan as save_scan,

@@ -432,7 +432,7 @@ def read_fitted_origin(datacube):
     """
     origin = None if datacube.calibration is None else datacube.calibration.get_origin()
     if origin is None:
-        raise PrenetError("No origin is set; call datacube.prenet.measure_origin() and fit_origin() first.")
+        raise PrenetError("No origin is set; call datacube.prenet.calibrate() (prenet calibrate) first.")
     entry = signatures(datacube).get("origin")
     if entry and entry["unchanged"] and tuple(entry["shape"][2:]) != tuple(datacube.Qshape):
         raise PrenetError(

@@ -43,8 +43,9 @@ def load_mask(path):
     PrenetError
         If the file is missing or holds no array of numbers.
     """
+    path = existing(path)
     try:
-        return np.load(existing(path), allow_pickle=False)
+        return np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as problem:
         raise PrenetError(f"{path} holds no mask; save a bool array, True where a pixel is good, with "
                           "numpy.save.") from problem
@@ -76,6 +77,34 @@ def existing(path):
     return path
 
 
+def make_folder(path) -> Path:
+    """Make a folder, with the folders above it, if it does not exist.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        The folder; "~" is expanded.
+
+    Returns
+    -------
+    pathlib.Path
+        The path.
+
+    Raises
+    ------
+    PrenetError
+        If a file is in its place, or it cannot be made.
+    """
+    path = Path(path).expanduser()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as problem:
+        raise PrenetError(f"{path} is a file, not a folder; choose another name.") from problem
+    except OSError as problem:
+        raise PrenetError(f"The folder {path} cannot be made: {problem.strerror}.") from problem
+    return path
+
+
 def check_output(path, endings=EMD_ENDINGS):
     """Check that a new file can be written, before any work is done for it.
 
@@ -100,7 +129,7 @@ def check_output(path, endings=EMD_ENDINGS):
     if os.path.lexists(path):
         raise PrenetError(f"{path} exists already; choose another name or delete it first.")
     if endings and path.suffix.lower() not in endings:
-        raise PrenetError(f"The name {path.name} must end in {' or '.join(endings)} to be read back.")
+        raise PrenetError(f"The name {path.name} must end in {' or '.join(endings)}.")
     if not path.parent.is_dir():
         raise PrenetError(f"The folder {path.parent} does not exist; make it first.")
     partial = _beside(path)

@@ -144,7 +144,7 @@ def read_zarr(path) -> FileContents:
     try:
         import zarr
     except ImportError as error:
-        raise PrenetError(f"{path} is a zarr store; to read it, pip install 'py4dstem-prenet[formats]'.") from error
+        raise PrenetError(f"{path} is a zarr store; to read it, install this package's extra `formats`.") from error
     arrays, others = [], []
 
     def add(name, array, group):

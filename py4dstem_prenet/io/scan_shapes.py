@@ -250,5 +250,5 @@ def _frames(count):
 def _listed(count):
     shapes = possible_shapes(count)
     more = f" and {len(shapes) - MAX_SHAPES_TOLD} more" if len(shapes) > MAX_SHAPES_TOLD else ""
-    return (f"give scan_shape=(rows, columns); possible are {', '.join(map(_times, shapes[:MAX_SHAPES_TOLD]))}"
-            f"{more}.")
+    listed = ", ".join(map(_times, shapes[:MAX_SHAPES_TOLD]))
+    return f"give scan_shape=(rows, columns), in a shell --scan rows,columns; possible are {listed}{more}."

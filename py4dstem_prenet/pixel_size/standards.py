@@ -131,7 +131,7 @@ def find_standard(standard) -> Standard:
 
     Notes
     -----
-    A CIF file is read with gemmi (`pip install py4dstem-prenet[cif]`).
+    A CIF file is read with gemmi (the extra `cif`).
 
     Examples
     --------

@@ -70,10 +70,11 @@ def page_html(seen) -> str:
     """
     from jinja2 import Environment, PackageLoader
 
+    single = tuple(seen.shape[:2]) == (1, 1)
     with page_style():
         sections = [] if seen.origin is None else [
-            {"heading": "Origin: measured, fitted, residual", "functions": seen.fit.trials,
-             "rows": _origin_panels(seen)},
+            *([] if single else [{"heading": "Origin: measured, fitted, residual", "functions": seen.fit.trials,
+                                  "rows": _origin_panels(seen)}]),
             {"heading": "Patterns and ellipse", "rows": _pattern_panels(seen)},
             *({"heading": heading, "rows": rows} for heading, rows in (
                 ("Pixel size", _pixel_size_panels(seen)), ("Rotation", _rotation_panels(seen)),
@@ -81,9 +82,10 @@ def page_html(seen) -> str:
     made = datetime.now(timezone.utc).isoformat(" ", "minutes").replace("+00:00", " UTC")
     template = Environment(loader=PackageLoader(__package__, ""), autoescape=True).get_template("page.html")
     return template.render(
-        name=str(seen.name), made=made, scan=_by(seen.shape[:2]), pattern=_by(seen.shape[2:]), verdicts=seen.verdicts,
-        overall=seen.overall, summary=[flag.sentence for flag in seen.summary], sections=sections,
-        numbers=_numbers(seen), provenance=_provenance(seen.record)) + "\n"
+        name=str(seen.name), made=made, length=_number,
+        scan="a single pattern" if single else f"{_by(seen.shape[:2])} positions", pattern=_by(seen.shape[2:]),
+        verdicts=seen.verdicts, overall=seen.overall, summary=[flag.sentence for flag in seen.summary],
+        sections=sections, numbers=_numbers(seen), provenance=_provenance(seen.record)) + "\n"
 
 
 # --- figures ------------------------------------------------------------------------------------------------
@@ -176,7 +178,8 @@ def _pattern_panels(seen):
     vector = np.zeros(2) if ellipse is None else np.asarray(ellipse_vector(*ellipse), float)
     over = "" if ellipse is None or ring is None else (
         " Red: the ellipse that is set, over the strongest ring; the yellow annulus is round.")
-    first = panels.axes("Mean pattern as recorded, electrons. Blue: no data.",
+    empty = " Blue: no data." if (np.asarray(seen.before.weight) <= 0).any() else ""
+    first = panels.axes(f"Mean pattern as recorded, electrons.{empty}",
                         f"Mean pattern, recentered to whole pixels, electrons.{over}", size=(2.9, 2.8))[0]
     show_recentered(seen.before.mean, seen.centered.mean, first,
                             weights=(seen.before.weight, seen.centered.weight))
@@ -240,9 +243,9 @@ def _denoising_panels(seen):
             f"{name}: measured, electrons",
             f"{name}: denoised. Brightness is the power 0.3: differences of 0.01 electrons are visible, such as dark "
             "rings about disks.", f"{name}: difference, electrons")[0], power=0.3)
-    show_virtual(*seen.virtual, panels.axes(
-        *(f"{d}, {kind}" for d in ("bright field", "annular dark field") for kind in ("measured", "denoised")),
-        across=2))
+    images = [f"{detector}, {kind}, electrons" for detector in ("bright field", "annular dark field")
+              for kind in ("measured", "denoised")]
+    show_virtual(*seen.virtual, panels.axes(*images, across=2))
     show_denoising_check(seen.denoising, panels.axes(
         "squared error on held-out counts, raw = 1; error bars: two sigma", size=(4.2, 2.2))[0, 0])
     if any(np.isfinite(slope.value) for slope in seen.denoising.slopes.values()):
@@ -261,7 +264,7 @@ def _numbers(seen):
     if seen.origin is not None:
         origin, fit = seen.origin, seen.fit
         yield "positions with a beam", f"{int(origin.valid.sum())} of {origin.valid.size}"
-        yield "radius of the direct disk", f"{origin.radius:.3f} px"
+        yield "radius of the direct disk", f"{origin.radius:.3f} px" if np.isfinite(origin.radius) else "unknown"
         if seen.fitted is not None:
             by = f" (set by {seen.fitted_by})" if seen.fitted_by else ""
             yield "origin, mean over the scan", "({:.3f}, {:.3f}) px".format(*seen.fitted.mean((1, 2))) + by
@@ -283,11 +286,13 @@ def _numbers(seen):
             yield f"ellipse from {name}", f"a/b {e.ratio}, a axis at {e.angle}"
     if "pixel_size" in seen.quantities:
         q = seen.quantities["pixel_size"]
-        yield "pixel size in the calibration", f"{q['value']:.6f} {q['unit']} ({q['author']})"
+        yield "pixel size in the calibration", f"{q['value']:.6f} {q['unit'].replace('A^-1', 'Å⁻¹')} ({q['author']})"
     if seen.pixel_size is not None:
         size = seen.pixel_size
-        name = "pixel size along the mean radius" if size.accepted else "pixel size of the best fit, not accepted"
-        yield name, f"{size.value:.6f} ± {size.sigma:.6f} Å⁻¹ ({size.standard})"
+        if size.accepted:
+            yield "pixel size along the mean radius", f"{size.value:.6f} ± {size.sigma:.6f} Å⁻¹ ({size.standard})"
+        else:
+            yield "pixel size of the best fit, refused", f"{size.value:.4g} Å⁻¹ ({size.standard}), no sigma is stated"
         for ring in seen.pixel_size.rings:
             expected = ring_radius_px(seen.pixel_size, ring)
             yield f"ring {ring.names}", f"expected at {expected:.2f} px, " + (
@@ -315,7 +320,7 @@ def _digits(number):
     return f"{float(f'{number:.3g}'):,.10g}"
 
 
-def _number(value, unit):
+def _number(value, unit="px"):
     """A length with its unit; what is less than a thousandth of a pixel has no meaning."""
     if not np.isfinite(value):
         return "unknown"

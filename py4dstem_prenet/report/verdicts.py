@@ -15,7 +15,7 @@ _TOPICS = {  # topic: question, and an answer for each light
         "green": "Yes: the data were not cropped, binned or measured again since.",
         "amber": "Yes, but the stored uncertainties do not.",
         "red": "No: the data were changed, or measured again, since."}),
-    "origin": ("Was the direct beam found?", {
+    "origin": ("Was the origin found?", {
         "green": "Yes.", "amber": "Yes, with reservations.", "red": "No."}),
     "descan": ("Is the descan fit good enough?", {
         "green": "Yes. Use the fitted origin.", "amber": "Yes. Use the fitted origin, and read what follows.",

@@ -126,7 +126,7 @@ class Review:
 
     @property
     def verdicts(self) -> list[Verdict]:
-        """All verdicts, the descan first.
+        """All verdicts, the descan first; a single pattern has none.
 
         Returns
         -------
@@ -135,7 +135,8 @@ class Review:
         """
         verdicts = [make_verdict("calibration", self.belongs.flags)]
         if self.origin is not None:
-            verdicts = [make_verdict("descan", self.fit.flags), *verdicts,
+            descan = [] if self.origin.valid.size == 1 else [make_verdict("descan", self.fit.flags)]
+            verdicts = [*descan, *verdicts,
                         make_verdict("origin", origin_flags(self.origin, self.sigma_known, self.halves)),
                         make_verdict("ellipse", *ellipse_flags(self.stored, self.ellipse, self.stored_by,
                                                                self.ellipse_halves))]
@@ -172,6 +173,7 @@ class Review:
         serious = sum(flag.severity == "refusal" for verdict in verdicts for flag in verdict.flags
                       if verdict.light == "red" and verdict.topic != "denoising")
         flags = [flag for verdict in verdicts if verdict.light != "green" for flag in verdict.flags]
+        flags += self.noise.bad_pixel_flags
         return conclude(found, flags, serious)
 
     @property

@@ -99,15 +99,16 @@ def origin_flags(origin: OriginMap, sigma_known: bool, halves: OriginCheck | Non
     Returns
     -------
     tuple of Flag
-        Positions without a beam, and the typical sigma.
+        Positions without a beam, what stands for a hidden beam, and the typical sigma.
     """
     total, missing = int(origin.valid.size), int((~origin.valid).sum())
     fraction = missing / total
     name = ("beam_missing_mostly" if fraction > MAX_MINORITY_MISSING else "beam_missing" if fraction > MAX_FEW_MISSING
             else "beam_missing_few")
-    flags = [Flag(name, {"count": missing, "total": total}) if missing else Flag("beam_found")]
-    if origin.feature == "rings":
-        flags.append(Flag("beam_hidden"))
+    hidden = origin.feature != "direct beam"
+    flags = [Flag(name, {"count": missing, "total": total})] if missing else [] if hidden else [Flag("beam_found")]
+    if hidden:
+        flags.append(Flag("beam_hidden" if origin.feature == "rings" else "other_center", {"feature": origin.feature}))
     if sigma_known:
         flags.append(Flag("sigma_poor" if origin.sigma > MAX_GOOD_SIGMA_PX else "sigma_known", {"sigma": origin.sigma}))
     else:

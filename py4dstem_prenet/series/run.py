@@ -19,6 +19,7 @@ from ..core import PrenetError
 from ..io import (
     check_output,
     first_line,
+    make_folder,
     open as open_scan,
     open_calibrated,
     read_provenance,
@@ -91,7 +92,7 @@ def calibrate_files(paths, folder, *, like=None, data=True, scan_shape=None, dev
     earlier = read_summary(table, page)
     before = [_done_before(source, output, record) if output.exists() else None
               for source, output in zip(sources, outputs, strict=True)]
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     outcomes = {outcome.output: outcome for outcome in earlier}  # a file that is tried again keeps its place
     for source, output, done in tqdm(list(zip(sources, outputs, before, strict=True)), desc="series", unit=" files",
                                      disable=not progress):

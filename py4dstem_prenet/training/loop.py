@@ -11,6 +11,7 @@ import torch
 
 from ..compute import move_to_device, pick_device
 from ..core import PrenetError
+from ..io import make_folder
 from ..networks import averaged_weights, tensors
 from ..simulation import Bank, joined, load_bank
 
@@ -176,7 +177,7 @@ def train(task: str, *, minutes: float | None = None, steps: int | None = None, 
     checkpoint = out / "checkpoint.pt"
     if resume and not checkpoint.exists():
         raise PrenetError(f"There is nothing to resume in {out}; start without --resume.")
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     if threads:
         torch.set_num_threads(threads)
     job = classes[task]()

@@ -46,12 +46,16 @@ class ViewerPanels:
 
     def __init__(self, session: Session, figure, right=0.99):
         self.session, self.figure, self.changed, self._tool = session, figure, [], "look"
-        grid = figure.add_gridspec(2, 2, left=0.02, right=right, bottom=0.03, top=0.95, wspace=0.06, hspace=0.14)
+        grid = figure.add_gridspec(2, 2, left=0.03, right=right, bottom=0.04, top=0.95, wspace=0.08, hspace=0.18)
         axes = [figure.add_subplot(cell) for cell in grid]
         self.image, self.measured, self.clean, self.difference = axes
         for ax in axes:
             ax.set_xticks([])
             ax.set_yticks([])
+        for ax in axes:
+            down, across = ("scan row", "scan column") if ax is self.image else ("qx", "qy")
+            ax.set_ylabel(f"← {down}", fontsize=8, labelpad=2)
+            ax.set_xlabel(f"{across} →", fontsize=8, labelpad=2)
         self.patterns = (self.measured, self.clean, self.difference)
         self._artists, self._image_artists, self._dragging = [], [], False
         self.run = lambda title, work, then: then(work())
@@ -105,7 +109,7 @@ class ViewerPanels:
         self._show(self.measured, seen.measured, "gray", norm)
         self.measured.set_title(_measured_title(seen), fontsize=10)
         if seen.clean is None:
-            for ax, title in ((self.clean, "denoised: not asked for"), (self.difference, "measured - denoised")):
+            for ax, title in ((self.clean, "denoised: check \"denoise\" below"), (self.difference, "")):
                 ax.set_title(title, fontsize=10, color="0.5")
         else:
             self._show(self.clean, seen.clean, "gray", norm)
@@ -115,6 +119,8 @@ class ViewerPanels:
                                       color="k")
         for ax in self.patterns:
             ax.set_frame_on(bool(ax.images))
+            for axis in (ax.xaxis, ax.yaxis):
+                axis.label.set_visible(bool(ax.images))
             if ax is self.measured or seen.clean is not None:
                 self._mark(ax, seen)
         if self.measured.get_legend_handles_labels()[0]:

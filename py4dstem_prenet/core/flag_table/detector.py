@@ -10,9 +10,9 @@ DETECTOR_FLAGS = (
      "The detector gives {gain:.4g} units per electron, offset {offset:.4g}, read-out noise {readout:.3g} units; "
      "{dose:,.1f} electrons per pattern."),
     ("bad_pixels", "info",
-     "Bad pixels, as (row, column): {positions}; {count} in all. They have no weight in the fits, and stay in the "
-     "counts until datacube.prenet.repaired() is called.",
-     "Call it before find_Bragg_disks: a hot pixel moves disks or is taken for one."),
+     "Bad pixels ({count}), as (row, column): {positions}. They have no weight in the fits, and stay in the counts; "
+     "datacube.prenet.repaired() returns a scan without them.",
+     "Use that for find_Bragg_disks: a hot pixel moves disks or is taken for one."),
     ("offset_undetermined", "warning",
      "Offset and read-out noise cannot be separated; one of them is set to zero.",
      "Pass offset= or readout= to estimate_noise if one of them is known."),

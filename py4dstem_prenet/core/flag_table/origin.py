@@ -2,7 +2,7 @@
 
 ORIGIN_FLAGS = (
     ("beam_found", "info",
-     "The direct beam was found at every position."),
+     "The direct beam was found at every position that was searched."),
     ("beam_missing", "warning",
      "{count} of {total} positions show no beam."),
     ("beam_missing_few", "info",
@@ -10,7 +10,9 @@ ORIGIN_FLAGS = (
     ("beam_missing_mostly", "refusal",
      "{count} of {total} positions show no beam."),
     ("no_beam", "refusal",
-     "No beam was found: the sums over blocks of the scan look like noise."),
+     "No beam was found: the sums over blocks of the scan look like noise.",
+     "Check that the beam was on and on the detector, and that the right data set was read; if the mean pattern shows "
+     "the direct beam, pass center=(qx, qy)."),
     ("nothing_located", "refusal",
      "No position shows a beam that can be located."),
     ("beam_elsewhere", "refusal",
@@ -58,6 +60,9 @@ ORIGIN_FLAGS = (
      "Single patterns hold {dose:,.1f} electrons; the direct beam was located in sums over {side} x {side} positions."),
     ("beam_hidden", "warning",
      "The direct beam is hidden; the reported origin is the center of the rings, which can lie pixels from the direct "
+     "beam."),
+    ("other_center", "warning",
+     "The direct beam is hidden; the reported origin is that of the {feature}, which can lie pixels from the direct "
      "beam."),
     ("stop_found", "info",
      "A beam stop covers {pixels} pixels and is in no mask; these pixels are not used.",
@@ -109,11 +114,11 @@ ORIGIN_FLAGS = (
     ("input_refused", "refusal",
      "{message}"),
     ("origin_sigma_checked", "info",
-     "Measured in two halves of the electrons, the origin scatters by {scatter:.3f} px along each axis, which is "
-     "{ratio:.2f} ± {sigma:.2f} times the stated sigma ({positions} positions)."),
+     "Measured in two halves of the electrons, the origin scatters by {scatter:.3f} px along each axis, "
+     "{ratio:.2f} ± {sigma:.2f} times the sigma that is stated for half of the electrons ({positions} positions)."),
     ("origin_sigma_understated", "warning",
-     "Measured in two halves of the electrons, the origin scatters by {scatter:.3f} px along each axis, which is "
-     "{ratio:.2f} ± {sigma:.2f} times the stated sigma ({positions} positions).",
+     "Measured in two halves of the electrons, the origin scatters by {scatter:.3f} px along each axis, "
+     "{ratio:.2f} ± {sigma:.2f} times the sigma that is stated for half of the electrons ({positions} positions).",
      "Multiply the stated sigma by this factor."),
     ("half_without_beam", "warning",
      "The sigma of the origin was not checked: no direct beam can be located with half of the electrons."),

@@ -47,15 +47,16 @@ SUMMARY_FLAGS = (
      "Next: find Bragg disks (datacube.prenet.bragg_disks()) and map strain or orientation, or save the calibration; "
      "py4DSTEM reads it from the cube."),
     ("next_read", "info",
-     "Next: look at datacube.prenet.show(), and read the warnings ({count}, marked ! or x, or amber or red); then find "
-     "Bragg disks (datacube.prenet.bragg_disks()) and map strain or orientation."),
+     "First look at datacube.prenet.show(), and read the warnings ({count}; marked ! or x in text, amber or red on a "
+     "page)."),
+    ("next_rings", "info",
+     "Next: save the calibration, or carry it over to other scans of the session (calibrate(like=...))."),
     ("next_single", "info",
      "Next: save the calibration, or apply it to a scan recorded with the same settings (calibrate(like=...))."),
     ("next_refusals", "refusal",
-     "Next: do what the refusals say (marked with x or red: {count}), and calibrate again; do not use this calibration "
-     "before."),
+     "Next: read the refusals ({count}; marked x in text, red on a page), do what they say, and calibrate again."),
     ("next_repair", "info",
-     "Use datacube.prenet.repaired() for py4DSTEM's find_Bragg_disks, since {count} bad pixels are in the counts; "
+     "Use datacube.prenet.repaired() for py4DSTEM's find_Bragg_disks, since bad pixels ({count}) are in the counts; "
      "bragg_disks() leaves them out itself."),
     ("avoid_direct_beam", "warning",
      "Do not take this center for the direct beam: it is the {feature}, which can lie pixels away."),
@@ -64,12 +65,12 @@ SUMMARY_FLAGS = (
     ("avoid_denoised_unknown", "warning",
      "Do not map strain from denoised patterns: on this scan it could not be tested that denoising keeps it."),
     ("avoid_richer_model", "warning",
-     "Use the fitted origin. The measured origin, or a richer model, would follow the specimen."),
+     "Do not use the measured origin or a richer model in place of the fitted origin: they would follow the specimen."),
     ("avoid_lengths", "info",
-     "Do not read lattice spacings from it: the pixel size is not known, and lengths stay in pixels "
+     "Do not state lattice spacings in Å: the pixel size is not known, so lengths are in pixels "
      "(calibrate(standard=...) or calibrate(like=...) adds it)."),
     ("avoid_lengths_refused", "info",
-     "Do not read lattice spacings from it: the pixel size was refused, and lengths stay in pixels."),
+     "Do not state lattice spacings in Å: the pixel size was refused, so lengths are in pixels."),
     ("avoid_directions", "info",
      "Do not compare strain along different directions without a reference region of the same scan: an unknown ellipse "
      "looks like strain (calibrate(like=...) takes that of a standard)."),

@@ -1,0 +1,48 @@
+"""Options that several commands share, and the values that are read from their text."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..core import PrenetError
+
+Scan = Annotated[Path, typer.Argument(metavar="FILE", help="EMD, HDF5, .npy, or a detector file.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="The new file.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Shape = Annotated[str | None, typer.Option(metavar="RX,RY", help="Shape of the scan, if the file does not store it.")]
+Cube = Annotated[str | None, typer.Option(help="Name of the DataCube, if the file holds several.")]
+Scheduler = Annotated[str | None, typer.Option(metavar="ADDRESS", help="Address of a Dask cluster to compute on.")]
+Mask = Annotated[Path | None, typer.Option(help="A .npy file, bool (Qx, Qy): True where a pixel is good.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, all other text on stderr.")]
+
+
+def pair(text, option):
+    """Two positive integers from text such as "16,16" or "16x16"."""
+    try:
+        first, second = (int(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        first = 0
+    if first < 1 or second < 1:
+        raise PrenetError(f"{option} takes two positive whole numbers such as 16,16, not {text!r}.")
+    return first, second
+
+
+def parse_numbers(text, count, option, otherwise=""):
+    """Numbers from text such as "61,64.5"."""
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) != count:
+        raise PrenetError(f"{option} takes {otherwise}{count} numbers with commas between them, not {text!r}.")
+    return values
+
+
+def region_of(text):
+    """Two slices from text such as "0,10,5,20"."""
+    numbers = parse_numbers(text, 4, "--region")
+    if any(n != int(n) for n in numbers):
+        raise PrenetError(f"--region takes whole numbers, not {text!r}.")
+    first, last, left, right = map(int, numbers)
+    return slice(first, last), slice(left, right)
