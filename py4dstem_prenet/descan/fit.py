@@ -159,8 +159,10 @@ def fit_origin(origin: OriginMap, model: str = "auto") -> OriginFit:
     accepted = x.accepted and y.accepted
     if not accepted:  # positions lie where they were measured, and the surface is off by that
         sigmas = [np.hypot(sigma, _rms(surface.residual[valid])) for sigma, surface in zip(sigmas, (x, y), strict=True)]
-    surface_flags = _merged_flags(x.decision.flags, y.decision.flags)
-    of_residuals = residual_flags(test) if accepted else ()
+    measured_each = origin.feature == "direct beam"  # maps of other features are smooth by construction
+    surface_flags = [flag for flag in _merged_flags(x.decision.flags, y.decision.flags)
+                     if measured_each or flag.name != "outliers"]
+    of_residuals = residual_flags(test) if accepted and measured_each else ()
     if model != "auto" and test.correlated:
         of_residuals = _too_simple(maps, (origin.sigma_qx0, origin.sigma_qy0), origin.valid, x.model,
                                    test.scatter) or of_residuals
