@@ -188,7 +188,7 @@ def fit_joint(pooled, standard: Standard, start: State, readout, extra=()) -> Jo
     for _ in range(MAX_STEPS):
         system = _System(pictures, state, standard, names)
         step = system.solution()
-        if step @ previous_step < 0:  # full steps oscillate about the solution, since heights and shape follow the radii
+        if step @ previous_step < 0:  # full steps oscillate, since heights and shape follow the radii
             step = DAMPING * step
         previous_step = step
         state = system.moved(step)
