@@ -1,4 +1,4 @@
-"""Denoised scans, fine-tuning, and checks on the counts of the scan itself."""
+"""Denoising of scans, fine-tuning of the network, and checks on the counts of the scan itself."""
 
 import lazy_loader
 

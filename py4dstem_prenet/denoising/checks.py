@@ -1,15 +1,15 @@
 """Check of denoising on the user's own scan, from two independent halves of its electrons.
 
-First, what users measure: shift, strain, rotation and intensities are read from denoised half A, raw A and raw B, which
-shows how much of their variation over the scan is left (`measure_slopes`).
+The first check concerns the quantities that users measure: shift, strain, rotation and intensities. They are measured
+in denoised half A, raw A and raw B, which shows how much of their variation over the scan remains (`measure_slopes`).
 
-Second, the squared error. If A and B are the halves of a scan (`detector.split`), f an estimate from A alone, and v the
-variance of the noise of B, then the mean of (f - B)**2 - v is the squared error of f, for any f; v has an unbiased
-estimate (for Poisson counts B itself). Raw counts, the network, the best Gaussian filter and the best truncated SVD are
-compared in this way.
+The second check concerns the squared error. If A and B are the halves of a scan (`detector.split`), f an estimate from
+A alone, and v the variance of the noise of B, then the mean of (f - B)**2 - v is the squared error of f, for any f.
+There is an unbiased estimate of v (for Poisson counts, B itself). Raw counts, the network, the best Gaussian filter and
+the best truncated SVD are compared in this way.
 
-The method assumes independent noise, which is tested first (`detector.check_independence`); without it there is no
-result.
+Both checks assume independent noise, which is tested first (`detector.check_independence`); if the test fails, there is
+no result.
 """
 
 from __future__ import annotations
@@ -31,20 +31,21 @@ from ..detector import check_independence, of_part, places, read_block, split
 from ..io import noise_of
 from .functionals import slope_flags
 
-DENOISING_CHECK_POSITIONS = 256  # scan positions that are split by default; takes some seconds
-GAUSSIAN_SIGMAS_PX = (0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.3, 1.6, 2.0, 2.6, 3.3, 4.2)  # pixels, Gaussian filters compared
-SVD_RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # ranks of the truncated SVDs compared
-MIN_DEVIANCE_ELECTRONS = 0.01  # electrons per pixel, lower bound of an estimate in the deviance, which diverges at 0
-MAX_WORTH_ERROR = 0.5  # relative standard error of the worth, from which it is not stated
-JACKKNIFE_GROUPS = 16  # groups of the sample that are left out in turn
+DENOISING_CHECK_POSITIONS = 256  # scan positions; number that is split by default, which takes some seconds
+GAUSSIAN_SIGMAS_PX = (0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.3, 1.6, 2.0, 2.6, 3.3, 4.2)  # pixels; sigmas of Gaussian filters
+SVD_RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # ranks of the truncated SVDs
+MIN_DEVIANCE_ELECTRONS = 0.01  # electrons per pixel; lower bound of an estimate in the deviance, which diverges at 0
+MAX_WORTH_ERROR = 0.5  # relative standard error; largest one of a worth that is reported
+JACKKNIFE_GROUPS = 16  # number of groups of the sample, each left out in turn
 
 
 def check_denoising(datacube, noise: NoiseModel | None = None, weights=None, device="auto",
                     positions: int = DENOISING_CHECK_POSITIONS, seed: int = 0) -> DenoisingCheck:
-    """Check what `denoise` keeps of this scan's shift, strain, rotation and intensities, and its squared error.
+    """Check how `denoise` changes shift, strain, rotation, intensities and squared error of a scan.
 
-    The slope of each quantity, read from denoised patterns, on its true values is measured; 1 if nothing is lost. The
-    squared error is compared with that of the raw counts, the best Gaussian filter and the best truncated SVD.
+    For each quantity, the slope of its values in denoised patterns against its true values is measured; a slope of 1
+    means that no variation is lost. The squared error is compared with that of the raw counts, the best Gaussian filter
+    and the best truncated SVD.
 
     Parameters
     ----------
@@ -64,9 +65,10 @@ def check_denoising(datacube, noise: NoiseModel | None = None, weights=None, dev
     Returns
     -------
     DenoisingCheck
-        Slopes, squared errors, their standard errors, and the decision: not accepted if a slope is known to be off or
-        the squared error does not decrease; accepted with the flag "attenuation_unknown" if some slopes are not known
-        to 5 %. If no slope is off by more than 5 %, a false alarm is raised in at most 1.4 % of the checks.
+        Slopes, squared errors, their standard errors, and the decision. It is not accepted if a slope differs
+        significantly from 1 or if the squared error does not decrease. It is accepted with the flag
+        "attenuation_unknown" if some slopes are not determined to 5 %. If no slope is wrong by more than 5 %, at most
+        1.4 % of the checks raise a false alarm.
 
     Raises
     ------
@@ -76,10 +78,10 @@ def check_denoising(datacube, noise: NoiseModel | None = None, weights=None, dev
     Notes
     -----
     The blocks are denoised at half and at a quarter of the dose, about the origins of the scan and in the mode that
-    `denoise` chooses for it; if that returns the counts unchanged, the counts are scored. Denoising gains less at a
-    higher dose: `worth` is the gain at half the dose, extrapolated to the full dose by the loss from a quarter to a
-    half, at most a factor of two. Width and rank of the filters are chosen on the half that scores them, which favors
-    them slightly.
+    `denoise` chooses for it; if that mode returns the counts unchanged, the counts are scored. Denoising gains less at
+    a higher dose: `worth` is the gain at half the dose, extrapolated to the full dose by the loss from a quarter to a
+    half, which is limited to a factor of two. Width and rank of the filters are chosen on the same half on which they
+    are scored, which favors them slightly.
 
     Examples
     --------
@@ -97,7 +99,7 @@ def check_denoising(datacube, noise: NoiseModel | None = None, weights=None, dev
     if problem:
         decision = Decision(False, (Flag("not_checked", {"check": "denoising"}), problem))
         return DenoisingCheck({}, np.nan, np.nan, np.nan, {}, {}, {}, np.nan, 0, sum(sizes), False, decision)
-    # Here, since the networks are slow to import.
+    # Imported here, since the networks are slow to import.
     from . import ALONE, UNCHANGED, WITH_NEIGHBORS, choose_mode, measure_slopes, smooth_origins
 
     weights, mode, unchanged = weights or "denoise", ALONE, None
@@ -135,22 +137,22 @@ def check_denoising(datacube, noise: NoiseModel | None = None, weights=None, dev
 
 
 def _stated_worth(worth, error, error_sigma, patterns: int) -> tuple[float, float]:
-    """Worth and its standard error; no more than the number of patterns that can be averaged, NaN if uncertain."""
+    """Worth and its standard error; at most the number of patterns that can be averaged, and NaN if uncertain."""
     value, sigma = min(float(worth[0]), float(patterns)), jackknife(worth)
     meaningful = error_sigma < MAX_WORTH_ERROR * error and sigma < MAX_WORTH_ERROR * value
     return (value, sigma) if meaningful else (np.nan, np.nan)
 
 
 def _decide(slopes, worth, errors, sigmas):
-    """Decide whether denoising keeps what varies over the scan and lowers the squared error: (accepted, flags)."""
+    """Decide whether denoising keeps the variation over the scan and lowers the squared error: (accepted, flags)."""
     flags = list(slope_flags(slopes))
     accepted = not flags
     if kept := {quantity: slope for quantity, slope in slopes.items() if slope.status == KEPT}:
         flags.append(Flag("denoising_keeps_slopes", {
             "quantities": list(kept), "deviation": max(abs(slope.value - 1) for slope in kept.values()),
             "sigma": max(slope.sigma for slope in kept.values())}))
-    if unknown := [quantity for quantity, slope in slopes.items() if slope.status == UNKNOWN]:
-        flags.append(Flag("attenuation_unknown", {"quantities": unknown}))
+    if undetermined := [quantity for quantity, slope in slopes.items() if slope.status == UNKNOWN]:
+        flags.append(Flag("attenuation_unknown", {"quantities": undetermined}))
     error, sigma = errors["denoised"], sigmas["denoised"]
     numbers = {"error": error, "sigma": sigma}
     if not (error + 2 * sigma < 1 and worth > 1):
@@ -164,9 +166,9 @@ def _decide(slopes, worth, errors, sigmas):
 
 
 class SplitBlocks:
-    """Blocks of a scan, whose electrons are split into a part to estimate from and a rest to score estimates on.
+    """Blocks of a scan whose electrons are split into a part for estimates and the rest for scoring them.
 
-    Scores are arrays for `jackknife`: the score of all positions, then those with each group left out.
+    Scores are arrays for `jackknife`: first the score of all positions, then the scores with each group left out.
 
     Parameters
     ----------
@@ -175,7 +177,7 @@ class SplitBlocks:
     noise : NoiseModel
         Noise model of the detector.
     fraction : float
-        Fraction of the electrons to estimate from.
+        Fraction of the electrons in the part from which patterns are estimated.
     generator : numpy.random.Generator
         Random numbers of the split.
 
@@ -188,7 +190,7 @@ class SplitBlocks:
     good : numpy.ndarray of bool, shape (Qx, Qy)
         True where a pixel is good.
     parts : tuple of numpy.ndarray
-        The part of each block, detector units.
+        The part of each block in detector units.
     electrons : numpy.ndarray, shape (n, Qx, Qy)
         All parts in electrons.
     target : numpy.ndarray, shape (n, Qx, Qy)
@@ -201,10 +203,10 @@ class SplitBlocks:
         self.good = ~noise.bad_pixels
         self.parts, rest = zip(*(split(block, noise, generator, fraction) for block in blocks), strict=True)
         self.electrons = _flat(self.parts, self.noise)
-        share = np.float32(fraction / (1 - fraction))
-        self.target = _flat(rest, noise) * share
-        self._target_variance = self.target * share + self.readout**2 * share
-        self._raw = self._sums(fraction * (self.electrons + self.target / share) + self.readout**2)
+        scale = np.float32(fraction / (1 - fraction))
+        self.target = _flat(rest, noise) * scale
+        self._target_variance = self.target * scale + self.readout**2 * scale
+        self._raw = self._sums(fraction * (self.electrons + self.target / scale) + self.readout**2)
 
     def denoised(self, options, origins=None):
         """Denoise the parts.
@@ -234,7 +236,7 @@ class SplitBlocks:
         return _flat([np.asarray(denoise(cube, self.noise, **options).data) for cube in cubes], self.noise)
 
     def best(self, candidates):
-        """Find the estimate with the least squared error.
+        """Find the estimate with the smallest squared error.
 
         Parameters
         ----------
@@ -249,7 +251,7 @@ class SplitBlocks:
         return min(candidates, key=lambda pair: self.squared(pair[1])[0])
 
     def squared(self, estimate):
-        """Estimate the squared error of an estimate, without bias.
+        """Compute an unbiased estimate of the squared error of an estimate.
 
         Parameters
         ----------
@@ -301,9 +303,9 @@ class SplitBlocks:
         return self._sums(2 * (t * np.log(np.maximum(t, 1e-30) / f) - t + f)) / self._sums(np.ones_like(t))
 
     def _sums(self, values):
-        """Sum over good pixels: of all positions, and with each group left out."""
+        """Sum over good pixels: for all positions, and with each group left out."""
         rows = (values * self.good).sum(2, dtype=np.float64)
-        # Few patterns are divided into interleaved detector rows, so that there are enough groups.
+        # If there are few patterns, they are divided into interleaved detector rows to obtain enough groups.
         cut = max(1, -(-JACKKNIFE_GROUPS // len(rows)))
         rows = np.stack([rows[:, k::cut].sum(1) for k in range(cut)], 1).ravel()
         groups = np.array([group.sum() for group in np.array_split(rows, JACKKNIFE_GROUPS)])
@@ -325,7 +327,7 @@ def truncated_svds(electrons, readout, ranks=SVD_RANKS):
     readout : float
         Read-out noise in electrons, rms.
     ranks : sequence of int, optional
-        Ranks; those of n or more are left out.
+        Ranks; ranks of n or more are left out.
 
     Yields
     ------
@@ -377,5 +379,5 @@ def unstabilized(z, readout):
     10.0
     """
     z = np.maximum(z, 2 * 0.375**0.5)  # value of zero electrons
-    out = z**2 / 4 - 1 / 8 + 1.5**0.5 / 4 / z - 11 / 8 / z**2 + 5 / 8 * 1.5**0.5 / z**3
-    return (out - readout**2).clip(min=0)
+    electrons = z**2 / 4 - 1 / 8 + 1.5**0.5 / 4 / z - 11 / 8 / z**2 + 5 / 8 * 1.5**0.5 / z**3
+    return (electrons - readout**2).clip(min=0)

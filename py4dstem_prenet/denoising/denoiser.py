@@ -1,7 +1,7 @@
 """Denoise a scan with the denoising network: estimate the expected counts of every pattern.
 
-The network gets a pattern, its read-out noise, and, if they help, the means of similar patterns nearby
-(`neighbors.py`). Its estimates are then scaled to the measured number of electrons (`balance`).
+The input of the network is a pattern, its read-out noise and, if it improves the result, the mean of similar patterns
+nearby (`neighbors.py`). The estimates are then scaled to the measured number of electrons (`balance`).
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from ..networks import MULTIPLE, load, requirement, verify
 from ..origin import measure_origin
 from . import agree, measure_slopes, neighbor_means, slope_flags
 
-NETWORK_PIXELS = 2**17  # pixels of the patterns in one pass of the network; more exceed the processor's cache
-NEIGHBOR_TILE = 512  # scan positions whose patterns are compared with one another; the time per pattern grows with it
-BRIGHTNESS_LEVELS = 24  # groups of pixels of similar brightness, for each of which the bias of the network is measured
-BIAS_PRIOR_ELECTRONS = 50.0  # electrons in a group that count for an unbiased network; more for bright pixels
-BRIGHT_PIXEL_ELECTRONS = 0.02  # electrons per pixel and pattern, above which a pixel is bright
-FADE_DOSE = 2e6  # electrons per pattern at which estimate and counts have equal weight: the training has few brighter
-DESCAN_POSITIONS = 256  # scan positions, at most, from which the descan is measured if the calibration has none
+NETWORK_PIXELS = 2**17  # pixels; most in the patterns of one pass of the network: more exceed the processor's cache
+NEIGHBOR_TILE = 512  # scan positions; number whose patterns are compared with each other: the time per pattern grows
+BRIGHTNESS_LEVELS = 24  # number of groups of pixels of similar brightness, in which the network's bias is measured
+BIAS_PRIOR_ELECTRONS = 50.0  # electrons per group; weight of the prior that the network is unbiased, for dark pixels
+BRIGHT_PIXEL_ELECTRONS = 0.02  # electrons per pixel and pattern; smallest signal of a bright pixel
+FADE_DOSE = 2e6  # electrons per pattern; dose of equal weight of estimate and counts: few training patterns have more
+DESCAN_POSITIONS = 256  # scan positions; most from which the descan is measured if the calibration has none
 WITH_NEIGHBORS, ALONE, UNCHANGED = "neighbors", "alone", "unchanged"  # modes
-TRIAL_SIDE = 16  # scan positions, side of the part of the scan on which both modes are compared
-TRIAL_PATTERNS = 49  # patterns in the middle of this part that are scored
+TRIAL_SIDE = 16  # scan positions; side of the part of the scan in which both modes are compared
+TRIAL_PATTERNS = 49  # patterns; number in the middle of this part that is scored
 
 
 def denoise(datacube, noise: NoiseModel | None = None, out=None, scan_aware="auto", weights: str = "denoise",
@@ -53,15 +53,16 @@ def denoise(datacube, noise: NoiseModel | None = None, out=None, scan_aware="aut
     noise : NoiseModel, optional
         Noise model of the detector; that of the calibration, or estimated, by default.
     out : str or path-like, optional
-        An EMD file that does not exist yet, to which the result is streamed. If writing fails, no file of this name is
-        left; an interrupted run is resumed. In memory by default.
+        An EMD file that does not exist yet, to which the result is streamed. If writing fails, no file of this name
+        remains; an interrupted run is resumed. In memory by default.
     scan_aware : bool or "auto", optional
-        Whether similar patterns nearby are used. "auto" tests both modes on part of the scan, from half of its
-        electrons. Of the modes that keep every quantity (`measure_slopes`), the one that predicts the other half better
-        is used; if no mode keeps them, the counts are returned as they are, with a warning. Patterns are compared
-        about their origins, from the calibration or measured here; without a beam, each pattern is denoised alone.
+        Whether similar patterns nearby are used. "auto" tests both modes in a part of the scan, on half of its
+        electrons. Among the modes that keep every quantity (`measure_slopes`), the one that predicts the other half
+        better is used; if no mode keeps them, the counts are returned unchanged, with a warning. Patterns are compared
+        about their origins, which are read from the calibration or measured; without a beam, each pattern is denoised
+        alone.
     weights : str, optional
-        Name of the weights, or a safetensors file such as `finetune` writes.
+        Name of the weights, or a safetensors file written by `finetune`.
     device : str, optional
         "auto", "cpu", "cuda" or "mps".
     progress : bool, optional
@@ -70,8 +71,8 @@ def denoise(datacube, noise: NoiseModel | None = None, out=None, scan_aware="aut
     Returns
     -------
     DataCube
-        Expected counts, float32, in the units of the input, with a copy of the calibration. With `out`, it reads from
-        that file.
+        Expected counts, float32, in the units of the input, with a copy of the calibration. With `out`, its data are
+        read from that file.
 
     Raises
     ------
@@ -81,8 +82,8 @@ def denoise(datacube, noise: NoiseModel | None = None, out=None, scan_aware="aut
     Notes
     -----
     The network changes a pixel by at most six standard deviations of its noise (`networks/denoise.py`). The result has
-    as many electrons as the data. Around 2e6 electrons per pattern, the estimate passes over into the measured counts.
-    Bad pixels are filled with the estimate.
+    as many electrons as the data. The weight of the measured counts increases with the dose and is one half at 2e6
+    electrons per pattern. Bad pixels are filled with the estimate.
 
     Examples
     --------
@@ -132,7 +133,7 @@ def denoise(datacube, noise: NoiseModel | None = None, out=None, scan_aware="aut
 
 
 def smooth_origins(datacube, noise: NoiseModel, device="auto") -> np.ndarray | None:
-    """Read the fitted origin from the calibration, or measure it.
+    """Read the fitted origin from the calibration; measure it if there is none.
 
     Parameters
     ----------
@@ -146,10 +147,10 @@ def smooth_origins(datacube, noise: NoiseModel, device="auto") -> np.ndarray | N
     Returns
     -------
     numpy.ndarray or None
-        Origin of every position, (Rx * Ry, 2), pixels; None without a beam.
+        Origin of every position, (Rx * Ry, 2), in pixels; None if no beam is found.
     """
     scan = as_scan(datacube)
-    with suppress(PrenetError):  # the calibration has no origin, or that of other data
+    with suppress(PrenetError):  # raised if the calibration has no origin or that of other data
         maps = read_fitted_origin(datacube)[:2]
         if np.isfinite(maps).all():
             return np.stack(maps, -1).reshape(-1, 2)
@@ -171,10 +172,10 @@ def smooth_origins(datacube, noise: NoiseModel, device="auto") -> np.ndarray | N
 
 
 def choose_mode(datacube, origins, noise: NoiseModel, weights: str = "denoise", device="auto", seed: int = 0):
-    """Choose how a scan is denoised, by a test on patterns in its middle.
+    """Choose how a scan is denoised by a test on patterns in its middle.
 
-    The electrons of the patterns are split into two halves. Both modes estimate the patterns from one half; the other
-    half shows which part of each quantity's variation is kept, and the squared error.
+    The electrons of the patterns are split into two halves. Both modes estimate the patterns from one half. The second
+    half shows how much of the variation of each quantity is kept, and gives the squared error.
 
     Parameters
     ----------
@@ -194,19 +195,19 @@ def choose_mode(datacube, origins, noise: NoiseModel, weights: str = "denoise", 
     Returns
     -------
     mode : {"neighbors", "alone", "unchanged"}
-        Of the modes that attenuate or exaggerate no quantity, the one with the smaller squared error; "unchanged" if
+        The mode with the smaller squared error, among those that attenuate or exaggerate no quantity; "unchanged" if
         there is none.
     flag : Flag or None
-        Why the counts remain unchanged: the quantity that deviates in the mode with the smaller squared error.
+        Reason why the counts remain unchanged: the quantity that deviates in the mode with the smaller squared error.
     """
     scan = as_scan(datacube)
     rows, columns = (np.arange(max(0, (n - TRIAL_SIDE) // 2), min(n, (n + TRIAL_SIDE) // 2)) for n in scan.scan_shape)
     positions = (rows[:, None] * scan.scan_shape[1] + columns).ravel()
-    index, read = zip(*scan.blocks(positions=positions), strict=True)
-    read, positions = np.concatenate(read), np.concatenate(index)
-    lost = lost_frames(read)
-    read, positions = read[~lost], positions[~lost]
-    first, second = split(read, noise, np.random.default_rng(seed))
+    index, patterns_read = zip(*scan.blocks(positions=positions), strict=True)
+    patterns_read, positions = np.concatenate(patterns_read), np.concatenate(index)
+    lost = lost_frames(patterns_read)
+    patterns_read, positions = patterns_read[~lost], positions[~lost]
+    first, second = split(patterns_read, noise, np.random.default_rng(seed))
     half_noise, device = of_part(noise), str(pick_device(device))
     electrons, target = half_noise.electrons(first), half_noise.electrons(second)
     places = np.stack(divmod(positions, scan.scan_shape[1]), 1)
@@ -216,29 +217,29 @@ def choose_mode(datacube, origins, noise: NoiseModel, weights: str = "denoise", 
         torch.from_numpy(electrons), torch.from_numpy(origins[positions]).float(), places,
         half_noise.readout / half_noise.gain, torch.from_numpy(~noise.bad_pixels), torch.from_numpy(chosen))
     raw, target, middle = electrons[chosen], target[chosen], origins[positions][chosen]
-    tried = []
+    trials = []
     for mode, count in ((ALONE, torch.zeros_like(patterns)), (WITH_NEIGHBORS, patterns)):
         expected = _expected(raw, means.numpy(), count.numpy(), middle, half_noise, weights, device)
         balance(expected, raw, half_noise)
         flags = slope_flags(measure_slopes(expected, raw, target, middle, half_noise))
         error = ((target - expected)[:, ~noise.bad_pixels] ** 2).sum(dtype=float)
-        tried.append((error, mode, next(iter(flags), None)))
-    tried.sort(key=lambda result: result[0])
-    kept = [mode for _, mode, flag in tried if flag is None]
+        trials.append((error, mode, next(iter(flags), None)))
+    trials.sort(key=lambda result: result[0])
+    kept = [mode for _, mode, flag in trials if flag is None]
     if kept:
         return kept[0], None
-    return UNCHANGED, tried[0][2]
+    return UNCHANGED, trials[0][2]
 
 
 def _unchanged(index, block, *along, noise: NoiseModel):
-    """Patterns (n, Qx, Qy) as they are, float32, with bad pixels filled in, in detector units."""
+    """Return patterns (n, Qx, Qy) in detector units as float32, with bad pixels filled, otherwise unchanged."""
     return noise.electrons(block) * np.float32(noise.gain) + np.float32(noise.offset)
 
 
 def _clean(index, block, origins=None, *, columns: int, noise: NoiseModel, weights: str, device: str):
-    """Denoise patterns (n, Qx, Qy) of neighboring positions, in detector units; "auto" is resolved by each worker.
+    """Denoise patterns (n, Qx, Qy) of neighboring positions, in detector units.
 
-    `columns` is the number of columns of the scan.
+    `columns` is the number of columns of the scan. The device "auto" is resolved by each worker.
     """
     device = str(pick_device(device))
     electrons = noise.electrons(block)
@@ -250,10 +251,10 @@ def _clean(index, block, origins=None, *, columns: int, noise: NoiseModel, weigh
             torch.from_numpy(~noise.bad_pixels).to(device)))
     clean = _expected(electrons, means, patterns, origins, noise, weights, device)
     lost = lost_frames(block)
-    if lost.any():  # they stay as they are, and do not bias the others
-        rest = clean[~lost]
-        balance(rest, electrons[~lost], noise)
-        clean[~lost], clean[lost] = rest, electrons[lost]
+    if lost.any():  # lost frames remain unchanged, and must not bias the other frames
+        intact = clean[~lost]
+        balance(intact, electrons[~lost], noise)
+        clean[~lost], clean[lost] = intact, electrons[lost]
     else:
         balance(clean, electrons, noise)
     estimate_weight = np.float32(1 / (1 + (noise.dose / FADE_DOSE) ** 2))
@@ -272,8 +273,8 @@ def balance(estimate, electrons, noise: NoiseModel) -> None:
 
     At a few hundred electrons per pattern, the network's mean in dark pixels is wrong by some percent. It is corrected
     by the ratio of measured to estimated electrons, summed over many patterns and over pixels of similar brightness.
-    The remaining difference is corrected by a factor, or, with read-out noise, where the offset may be the cause, by
-    the same amount in every pixel.
+    The remaining difference is corrected by a factor. With read-out noise, an error of the offset may cause it; it is
+    then corrected by the same amount in every pixel.
 
     Parameters
     ----------
@@ -302,7 +303,7 @@ def balance(estimate, electrons, noise: NoiseModel) -> None:
     group = np.digitize(level, edges) - 1
     counted, expected, pixels = (np.bincount(group[good], values[good], BRIGHTNESS_LEVELS)
                                  for values in (measured, estimated, np.ones_like(measured)))
-    # In bright pixels the network is nearly unbiased, and a correction would only add counting noise.
+    # In bright pixels the network is nearly unbiased, so that a correction would only add counting noise.
     prior = BIAS_PRIOR_ELECTRONS * (1 + expected / (pixels.clip(1) * len(estimate) * BRIGHT_PIXEL_ELECTRONS))
     ratio = (np.clip(counted, 0, None) + prior) / (expected + prior)
     filled = pixels > 0
@@ -316,7 +317,7 @@ def balance(estimate, electrons, noise: NoiseModel) -> None:
 
 
 def _expected(electrons, means, patterns, origins, noise: NoiseModel, weights: str, device: str) -> np.ndarray:
-    """Expected electrons of patterns (n, Qx, Qy), given the means of neighbors, how many each averages, and origins."""
+    """Expected electrons of patterns (n, Qx, Qy), from the patterns, their origins, and means of their neighbors."""
     network = load(weights, device)
     shape = electrons.shape[1:]
     side = (0, -shape[1] % MULTIPLE, 0, -shape[0] % MULTIPLE)
@@ -329,14 +330,14 @@ def _expected(electrons, means, patterns, origins, noise: NoiseModel, weights: s
 
     def _estimate(electrons, means, patterns):
         readout = torch.full_like(patterns, noise.readout / noise.gain)
-        others = () if alone else (_padded(means), patterns)
-        found = network.estimate_with_trust(_padded(electrons), readout, good.expand(len(electrons), -1, -1), *others,
-                                            half=half)
-        return torch.stack(found, 1)[..., :shape[0], :shape[1]]
+        extra = () if alone else (_padded(means), patterns)
+        results = network.estimate_with_trust(_padded(electrons), readout, good.expand(len(electrons), -1, -1), *extra,
+                                              half=half)
+        return torch.stack(results, 1)[..., :shape[0], :shape[1]]
 
     size = max(1, NETWORK_PIXELS // (shape[0] * shape[1]))
     estimates, trust = in_batches(_estimate, electrons, means, patterns, device=device, size=size).swapaxes(0, 1)
-    if origins is None:  # any point will do, since shift and strain are corrected together
+    if origins is None:  # any point can be used, since shift and strain are corrected together
         origins = np.tile((np.array(shape) - 1) / 2, (len(electrons), 1))
     return agree(*(torch.from_numpy(values) for values in (estimates, trust, electrons, means, patterns)),
                  torch.from_numpy(origins).float(), noise.readout / noise.gain,

@@ -1,9 +1,9 @@
-"""Agreement of the estimate of the network with the evidence: what the counts determine well must not change.
+"""Correction of the network's estimate, so that it agrees with quantities that the counts determine well.
 
-The evidence of a pattern is the mean of its own counts and those of its neighbors, in pixels where the network trusts
+The evidence of a pattern is the mean of its own counts and those of its neighbors in pixels where the network trusts
 the neighbors, and its own counts elsewhere. The network reduces the noise of single pixels, but it may move electrons
-between areas and attenuate small displacements of disks. Both are few numbers, which the evidence determines far better
-than any pixel. The estimate is corrected to have those of the evidence.
+between areas and attenuate small displacements of disks. The electrons in areas and the displacements are few numbers,
+which the evidence determines far better than single pixels. The estimate is corrected to the values of the evidence.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from torch.nn.functional import pad
 
 from . import derivatives, displacement_fields, unexplained_fraction, variance_of
 
-AREAS_PER_SIDE = 16  # areas along each side of a pattern, which overlap and add up to 1
-AREA_GROUPS = 12  # groups of areas of similar brightness, for each of which the correction is weighted
-MAX_AREA_FACTOR = 4.0  # largest factor by which the electrons of an area are changed
-NORMAL_RIDGE = 1e-3  # added to the normalized information matrix of the displacement, which may be singular
-CORRECTED_CHUNK_PX = 2**18  # pixels of patterns that are corrected at a time: for memory
+AREAS_PER_SIDE = 16  # number of areas along each side of a pattern; they overlap, and their weights add up to 1
+AREA_GROUPS = 12  # number of groups of areas of similar brightness; the correction is weighted in each group
+MAX_AREA_FACTOR = 4.0  # factor; largest change of the electrons of an area
+NORMAL_RIDGE = 1e-3  # ridge added to the normalized information matrix of the displacement, which may be singular
+CORRECTED_CHUNK_PX = 2**18  # pixels; most of the patterns that are corrected together, to limit memory
 
 
 def agree(estimates, trust, electrons, means, patterns, origins, readout: float = 0.0, good=None):
@@ -49,21 +49,21 @@ def agree(estimates, trust, electrons, means, patterns, origins, readout: float 
 
     Notes
     -----
-    Electrons in areas: the difference from the evidence is reduced by the fraction of its square that noise explains
-    (James and Stein 1961), for areas of similar brightness together. The six parameters of the displacement are
-    corrected without reduction. Where the counts differ from the evidence by more than noise, over all patterns, those
-    of each pattern alone are used (`unexplained_fraction`).
+    For electrons in areas, the difference from the evidence is reduced by the fraction of its square that noise
+    explains (James and Stein 1961), jointly for areas of similar brightness. The six parameters of the displacement are
+    corrected without reduction. If the counts differ from the evidence by more than noise over all patterns, the
+    parameters of each pattern alone are used (`unexplained_fraction`).
     """
     height, width = estimates.shape[1:]
     good = torch.ones(height, width) if good is None else good
     good = good.to(estimates)
     rows, columns = _hats(height).to(estimates), _hats(width).to(estimates)
     chunks = torch.arange(len(estimates)).split(max(1, CORRECTED_CHUNK_PX // (height * width)))
-    differences, expected, noise, out = [], [], [], []
+    differences, expected, noise, corrected = [], [], [], []
     for chosen in chunks:
         estimate = estimates[chosen].clamp_min(0) * good
-        share = trust[chosen] / (1 + patterns[chosen])[:, None, None]  # of the pattern in the part that is trusted
-        variance = (1 - trust[chosen]).square() + 2 * share - trust[chosen] * share
+        own_weight = trust[chosen] / (1 + patterns[chosen])[:, None, None]  # trust times weight of the pattern itself
+        variance = (1 - trust[chosen]).square() + 2 * own_weight - trust[chosen] * own_weight
         evidence = _evidence(electrons[chosen], means[chosen], trust[chosen], patterns[chosen])
         differences.append(rows @ (evidence * good - estimate) @ columns.T)
         expected.append(rows @ estimate @ columns.T)
@@ -74,48 +74,49 @@ def agree(estimates, trust, electrons, means, patterns, origins, readout: float 
         weight[group] = (1 - noise[:, group].sum() / differences[:, group].square().sum().clamp_min(1e-20)).clamp(0, 1)
     factors = (weight * differences / expected.clamp_min(1e-6)).clamp(1 / MAX_AREA_FACTOR - 1, MAX_AREA_FACTOR - 1)
     factors = factors.view(-1, len(rows), len(columns))
-    parameters, own, sigmas = [], [], []
+    parameters, excess, sigmas = [], [], []
     for chosen in chunks:
         estimate = estimates[chosen].clamp_min(0)
         estimate = estimate * (1 + rows.T @ factors[chosen] @ columns)
         evidence = _evidence(electrons[chosen], means[chosen], trust[chosen], patterns[chosen])
-        found, found_alone, sigma = _displacements(estimate, (evidence, electrons[chosen]), origins[chosen], readout,
+        common, alone, sigma = _displacements(estimate, (evidence, electrons[chosen]), origins[chosen], readout,
                                                    good)
-        out.append(estimate)
-        parameters.append(found)
-        own.append(found_alone - found)
+        corrected.append(estimate)
+        parameters.append(common)
+        excess.append(alone - common)
         sigmas.append(sigma)
-    parameters, own, sigmas = (torch.cat(values) for values in (parameters, own, sigmas))
-    parameters = parameters + unexplained_fraction((own / sigmas).square().mean(0) - 1, len(own)) * own
+    parameters, excess, sigmas = (torch.cat(values) for values in (parameters, excess, sigmas))
+    parameters = parameters + unexplained_fraction((excess / sigmas).square().mean(0) - 1, len(excess)) * excess
     for k, chosen in enumerate(chunks):
-        change = (parameters[chosen][:, :, None] * _tangents(out[k], origins[chosen])).sum(1).view_as(out[k])
-        # A displacement by less than a pixel stays within the values of the adjacent pixels; the first order may not.
-        lowest, highest = _of_adjacent(out[k], torch.minimum), _of_adjacent(out[k], torch.maximum)
-        out[k] = (out[k] + change).clamp(lowest, highest)
-    return torch.cat(out)
+        change = (parameters[chosen][:, :, None] * _tangents(corrected[k], origins[chosen])
+                  ).sum(1).view_as(corrected[k])
+        # A displacement by less than a pixel gives values between those of adjacent pixels; the first order may not.
+        lowest, highest = _of_adjacent(corrected[k], torch.minimum), _of_adjacent(corrected[k], torch.maximum)
+        corrected[k] = (corrected[k] + change).clamp(lowest, highest)
+    return torch.cat(corrected)
 
 
 def _of_adjacent(images, extreme):
-    """Minimum or maximum of 3 x 3 pixels of images (m, H, W). Of slices it is several times faster than by pooling."""
+    """Minimum or maximum over 3 x 3 pixels of images (m, H, W); slices are several times faster than pooling."""
     images = pad(images[None], (1,) * 4, mode="replicate")[0]
     images = extreme(extreme(images[:, :-2], images[:, 1:-1]), images[:, 2:])
     return extreme(extreme(images[..., :-2], images[..., 1:-1]), images[..., 2:])
 
 
 def _evidence(electrons, means, trust, patterns):
-    """Evidence (m, H, W): the counts, and where neighbors are trusted, the mean of counts and neighbors."""
+    """Evidence (m, H, W): the mean of counts and neighbors where neighbors are trusted, and the counts elsewhere."""
     count = patterns[:, None, None]
     return electrons + trust * (count / (1 + count)) * (means - electrons)
 
 
 def _tangents(estimates, origins):
-    """Change (m, 6, p) of estimates (m, H, W) with the parameters of an affine displacement."""
+    """Derivatives (m, 6, p) of estimates (m, H, W) with respect to the parameters of an affine displacement."""
     fields = torch.stack([displacement_fields(origin, *estimates.shape[1:]) for origin in origins])
     return -(derivatives(estimates)[:, :, None] * fields[:, None]).flatten(3).flatten(1, 2)
 
 
 def _displacements(estimates, measured, origins, readout, good):
-    """Parameters (m, 6) of the displacement of each of two `measured` against estimates, and their noise for counts."""
+    """Parameters (m, 6) of the displacement of two sets of `measured` patterns from estimates, and their noise."""
     tangents = _tangents(estimates, origins)
     weights = tangents * (good / variance_of(estimates, readout)).flatten(1)[:, None]
     information = weights @ tangents.transpose(1, 2)

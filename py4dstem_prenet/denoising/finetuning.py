@@ -1,9 +1,9 @@
 """Fine-tuning of the denoising network on the counts of one scan.
 
 The method is Noise2Noise (Lehtinen et al. 2018, arXiv:1803.04189) on split counts (`detector.splitting`): the network
-receives a random part of the electrons and learns to predict the rest, whose noise is independent, so that no clean
-patterns are needed. Whole blocks of the scan are held out; new weights are kept only where they predict held-out
-electrons better than the old ones.
+gets a random part of the electrons and learns to predict the remaining electrons, whose noise is independent, so that
+no clean patterns are needed. Whole blocks of the scan are held out. New weights are written only if they predict the
+electrons of these blocks better than the old weights.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from ..networks import MULTIPLE, averaged_weights, load, publish, serialize, ver
 from . import SplitBlocks, neighbor_means, smooth_origins
 
 # Chosen by hand for some minutes of training on a processor, unless stated otherwise.
-MAX_FINETUNE_POSITIONS = 1024  # scan positions that are read, held-out ones included: for time and memory
-BLOCKS_PER_AXIS = 4  # blocks along each scan axis from which positions are taken; a quarter of the blocks is held out
-FINETUNE_BATCH = 16  # crops in a training step
-FINETUNE_CROP_PX = 96  # largest side of a training crop, pixels; that of `training.denoise`
-PEAK_LEARNING_RATE = 2e-4  # of AdamW; about a seventh of that in `training.denoise`, for weights already trained
-FINETUNE_AVERAGE_DECAY = 0.99  # decay of the running mean of the weights per step
-FINETUNE_WARMUP = 10  # steps over which that decay rises (`averaged_weights`)
-INPUT_FRACTION_RANGE = (0.5, 0.9)  # fraction of the electrons in the network's input: close to the full dose of use
-MIN_RELATIVE_GAIN = 0.02  # least reduction of the remaining squared error, fraction, for which weights are written
-DEVIANCE_SOFTENING = 0.02  # electrons added to the variance in the loss, so that dark pixels do not dominate it
+MAX_FINETUNE_POSITIONS = 1024  # scan positions; most that are read, including held-out ones, to limit time and memory
+BLOCKS_PER_AXIS = 4  # number of blocks along each scan axis from which positions are read; a quarter is held out
+FINETUNE_BATCH = 16  # number of crops in a training step
+FINETUNE_CROP_PX = 96  # pixels; largest side of a training crop, the same as in `training.denoise`
+PEAK_LEARNING_RATE = 2e-4  # learning rate of AdamW; about a seventh of that in `training.denoise`, for trained weights
+FINETUNE_AVERAGE_DECAY = 0.99  # decay per step of the running mean of the weights
+FINETUNE_WARMUP = 10  # steps; number over which that decay increases (`averaged_weights`)
+INPUT_FRACTION_RANGE = (0.5, 0.9)  # fraction of the electrons in the network's input; close to the full dose in use
+MIN_RELATIVE_GAIN = 0.02  # fraction; smallest reduction of the remaining squared error for which weights are written
+DEVIANCE_SOFTENING = 0.02  # electrons; added to the variance in the loss, so that dark pixels do not dominate it
 
 
 def finetune(datacube, noise: NoiseModel | None = None, out="weights.safetensors", minutes: float = 5.0,
@@ -50,14 +50,14 @@ def finetune(datacube, noise: NoiseModel | None = None, out="weights.safetensors
     noise : NoiseModel, optional
         Noise of the detector. By default it is estimated from the scan.
     out : str or pathlib.Path
-        New .safetensors file; its description is written beside it, as .json. Pass the file to
+        New .safetensors file; its description is written next to it as .json. Pass the file to
         ``denoise(weights=...)``.
     minutes : float
         Duration of the training.
     start : str
         Weights to start from: a name or a .safetensors file.
     device : {"auto", "cpu", "cuda", "mps"}
-        Where to train.
+        Device on which the network is trained.
     seed : int
         Seed of all random numbers.
     progress : bool
@@ -66,18 +66,18 @@ def finetune(datacube, noise: NoiseModel | None = None, out="weights.safetensors
     Returns
     -------
     FinetuneResult
-        What changed, and whether weights were written.
+        Change of the errors, and whether weights were written.
 
     Raises
     ------
     PrenetError
-        The data cannot be used, the scan has a single position, or `out` exists.
+        If the data cannot be used, the scan has a single position, or `out` exists.
 
     Notes
     -----
-    At most `MAX_FINETUNE_POSITIONS` positions in sixteen blocks are read. Four of the blocks, none adjacent to
-    another along an axis, are held out. New weights are written if they lower the Poisson deviance of held-out
-    electrons by more than two standard errors, and the remaining squared error by at least `MIN_RELATIVE_GAIN`.
+    At most `MAX_FINETUNE_POSITIONS` positions in sixteen blocks are read. Four of the blocks, no two of them adjacent
+    along an axis, are held out. New weights are written if they lower the Poisson deviance of held-out electrons by
+    more than two standard errors, and the remaining squared error by at least `MIN_RELATIVE_GAIN`.
     """
     data = as_scan(datacube)
     out = check_output(out, (".safetensors",))
@@ -124,16 +124,16 @@ def finetune(datacube, noise: NoiseModel | None = None, out="weights.safetensors
 
 
 class _Block:
-    """Patterns of adjacent positions, (n, Qx, Qy) in detector units, and their origins (n, 2), None if unknown."""
+    """Patterns (n, Qx, Qy) of adjacent positions in detector units, and their origins (n, 2) or None."""
 
     def __init__(self, noise, block, origins):
         self.noise, self.patterns, self.origins = noise, block.reshape(-1, *block.shape[2:]), origins
         self.places = np.argwhere(np.ones(block.shape[:2], bool))
 
     def draw(self, generator, device):
-        """Random crops: (input of the network, target electrons scaled to the dose of the input, that scale).
+        """Draw random crops: (input of the network, target electrons scaled to the dose of the input, that scale).
 
-        In half of the batches the input holds the means of similar patterns, from the same part of the electrons.
+        In half of the batches, the input contains the means of similar patterns from the same part of the electrons.
         """
         fraction = float(generator.uniform(*INPUT_FRACTION_RANGE))
         input_counts, target_counts = split(self.patterns, self.noise, generator, fraction)
@@ -157,7 +157,7 @@ class _Block:
 
 
 def _crops(images, generator):
-    """One random crop of all images, at most FINETUNE_CROP_PX wide, in one of the eight orientations of a square."""
+    """Crop all images at one random position and orient them at random; crops are at most FINETUNE_CROP_PX wide."""
     sides = [min(FINETUNE_CROP_PX, n // MULTIPLE * MULTIPLE) for n in images.shape[-2:]]
     x, y = (generator.integers(n - side + 1) for n, side in zip(images.shape[-2:], sides, strict=True))
     images = np.rot90(images[..., x:x + sides[0], y:y + sides[1]], generator.integers(4), axes=(-2, -1))
@@ -165,7 +165,7 @@ def _crops(images, generator):
 
 
 def _train(network, blocks, minutes, generator, device, progress):
-    """Train a network on blocks for some minutes: (network with averaged weights, number of steps)."""
+    """Train a network on blocks for a number of minutes: (network with averaged weights, number of steps)."""
     average = averaged_weights(network, FINETUNE_AVERAGE_DECAY, FINETUNE_WARMUP)
     optimizer = torch.optim.AdamW(network.parameters(), lr=PEAK_LEARNING_RATE, weight_decay=0.0, betas=(0.9, 0.98))
     began, steps, done = time.monotonic(), 0, 0.0
@@ -189,9 +189,8 @@ def _train(network, blocks, minutes, generator, device, progress):
 def _loss(network, inputs, target, scale):
     """Squared error and Poisson deviance of the target electrons, in units of their noise, as in training.
 
-    The squared error divided by the variance that the estimate implies has the gradient of the Poisson deviance, and
-    remains valid with read-out noise and negative values (quasi-likelihood, Wedderburn 1974,
-    doi 10.1093/biomet/61.3.439).
+    The squared error divided by the variance of the estimate has the gradient of the Poisson deviance, and is also
+    valid with read-out noise and negative values (quasi-likelihood, Wedderburn 1974, doi 10.1093/biomet/61.3.439).
     """
     estimate, good = network(**inputs), inputs["good"]
     variance = estimate.detach() + inputs["readout"][:, None, None] ** 2
@@ -203,7 +202,7 @@ def _loss(network, inputs, target, scale):
 
 
 def _described(network, start, noise, minutes, steps, seed, positions):
-    """Content of the weights file of a network, and its description as `networks.weights` reads it."""
+    """Content of the weights file of a network, and its description in the format of `networks.weights`."""
     content, description = serialize(copy.deepcopy(network).cpu(), "denoise")
     return content, description | {
         "seed": seed, "steps": steps, "minutes": minutes, "command": "finetune", "positions": positions,

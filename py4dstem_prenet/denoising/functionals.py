@@ -1,8 +1,9 @@
-"""What users measure from diffraction patterns, as linear functionals of the counts.
+"""Quantities that users measure from diffraction patterns, as linear functionals of the counts.
 
-Displacements of the disks (shift, strain, rotation) and intensities (the pattern's total, virtual images, the strongest
-disks). A functional is a weight for each pixel. It is made from the mean of similar patterns nearby and moves with the
-origin; all readings of a position use the same weights, so that raw and denoised patterns can be compared.
+The quantities are displacements of the disks (shift, strain, rotation) and intensities (total of the pattern, virtual
+images, strongest disks). A functional is a weight for each pixel. It is computed from the mean of similar patterns
+nearby and moves with the origin. Raw and denoised patterns of a position are measured with the same weights, so that
+they can be compared.
 """
 
 from __future__ import annotations
@@ -17,23 +18,23 @@ DISPLACEMENTS = ("shift along qx", "shift along qy", "strain along qx", "strain 
 INTENSITIES = ("pattern total", "bright-field image", "dark-field image", "strongest disks")
 QUANTITIES = DISPLACEMENTS + INTENSITIES
 
-SMOOTHING_PX = 1.0  # pixels, Gaussian by which means are smoothed: disk edges are no sharper, noise of means is
-GRADIENT_SIGMAS = 3.0  # sigmas of the noise of the mean, below which its gradient is not used
-MAX_DISKS = 8  # strongest disks that are read
-MARGIN_PX = 1.5  # pixels around a disk that belong to it
-BEAMLESS_RADIUS = 1 / 16  # radius of the bright field in sides of the pattern, if no disk is seen at the origin
-RIDGE = 1e-4  # added to the normalized information matrix: without Bragg disks, strain is hardly determined
+SMOOTHING_PX = 1.0  # pixels, 1 sigma; Gaussian smoothing of means: it reduces noise and hardly blurs the edges of disks
+GRADIENT_SIGMAS = 3.0  # sigmas of the noise of the mean; smallest gradient that is used
+MAX_DISKS = 8  # number of strongest disks that are measured
+MARGIN_PX = 1.5  # pixels; width of the margin around a disk that belongs to it
+BEAMLESS_RADIUS = 1 / 16  # fraction of the side of the pattern; radius of the bright field if no disk is at the origin
+RIDGE = 1e-4  # ridge added to the normalized information matrix: without Bragg disks, strain is hardly determined
 
-# Grouping of similar patterns: grains must not share a template, since their difference would pass for strain.
-GROUP_CELLS = 16  # cells along each side of a pattern, over which counts are summed
-MIN_CELL_COUNTS = 10.0  # counts of a block in a cell, below which it is not compared
-GROUP_DISTANCE = 0.03  # squared difference in units of the counts: Bragg disks of 3 % of the counts appear or vanish
-GROUP_SIGMAS = 5.0  # sigmas of that difference, below which patterns are not told apart
-MIN_GROUP_POSITIONS = 8  # positions of a group; the mean of fewer is mostly noise
+# Grouping of similar patterns: grains must not share a template, since their difference would look like strain.
+GROUP_CELLS = 16  # number of cells along each side of a pattern, in which counts are summed
+MIN_CELL_COUNTS = 10.0  # counts; smallest sum of a block in a cell that is compared
+GROUP_DISTANCE = 0.03  # fraction of the counts; squared difference of patterns in one group, 3 % of them in Bragg disks
+GROUP_SIGMAS = 5.0  # sigmas; smallest significant squared difference between patterns
+MIN_GROUP_POSITIONS = 8  # positions; fewest in a group: the mean of fewer patterns is mostly noise
 
 
 def measure_slopes(estimate, first, second, origins, noise: NoiseModel, blocks=None) -> dict[str, Slope]:
-    """Measure which part of the variation of each quantity an estimate keeps, on two halves of the counts.
+    """Measure from two halves of the counts how much of the variation of each quantity an estimate keeps.
 
     Parameters
     ----------
@@ -46,13 +47,13 @@ def measure_slopes(estimate, first, second, origins, noise: NoiseModel, blocks=N
     noise : NoiseModel
         Noise model of a half.
     blocks : numpy.ndarray of int, shape (n,), optional
-        Block of neighboring positions to which each belongs. Variation between blocks is not counted, since denoising
-        averages neighbors only. One block by default.
+        Block of neighboring positions to which each position belongs. Variation between blocks is not counted, since
+        denoising averages only neighbors. One block by default.
 
     Returns
     -------
     dict
-        Each of `QUANTITIES` to its `Slope`; "unknown" for fewer than 16 positions in groups of similar patterns.
+        `Slope` of each of `QUANTITIES`; "unknown" for fewer than 16 positions in groups of similar patterns.
 
     Examples
     --------
@@ -81,7 +82,7 @@ def measure_slopes(estimate, first, second, origins, noise: NoiseModel, blocks=N
             scale = variance.mean(0)
             values -= values.mean(1, keepdims=True)
             for k in np.flatnonzero(scale > 0):
-                # In units of the noise: groups weigh by their information.
+                # In units of the noise, groups are weighted by their information.
                 readings[functionals.names[k]].append((*values[:, :, k] / scale[k] ** 0.5, variance[:, k] / scale[k]))
     empty = [np.zeros(0)] * 4
     return {name: slope_of_halves(*(np.concatenate(part) for part in zip(*found, strict=True)) if found else empty)
@@ -89,17 +90,17 @@ def measure_slopes(estimate, first, second, origins, noise: NoiseModel, blocks=N
 
 
 def slope_flags(slopes) -> tuple[Flag, ...]:
-    """Name the quantities that an estimate attenuates or exaggerates.
+    """Create flags for the quantities that an estimate attenuates or exaggerates.
 
     Parameters
     ----------
     slopes : dict
-        From `measure_slopes`.
+        Result of `measure_slopes`.
 
     Returns
     -------
     tuple of Flag
-        One for each quantity; empty if there is none.
+        One flag for each such quantity; empty if there is none.
     """
     return tuple(Flag(name, {"quantity": quantity, "slope": slope.value, "sigma": slope.sigma})
                  for status, name in ((ATTENUATED, "denoising_attenuates"), (EXAGGERATED, "denoising_exaggerates"))
@@ -123,15 +124,15 @@ def similar_groups(first, second, origins, noise: NoiseModel):
     members : numpy.ndarray of int, shape (m,)
         Indices of a group. Positions in groups of fewer than MIN_GROUP_POSITIONS are left out.
     mean : numpy.ndarray, shape (Qx, Qy)
-        Mean of the patterns of the group, both halves, about `middle`, electrons.
+        Mean of the patterns of the group about `middle`, both halves together, electrons.
     middle : numpy.ndarray, shape (2,)
         Mean origin of the group, pixels.
 
     Notes
     -----
-    Patterns are linked if the product of their differences in both halves, an estimate of the squared difference that
-    noise does not bias, is small or insignificant. Chains of links make a group (single linkage), so smooth variation
-    does not divide one. Noise hardly decides who belongs to a group, which would correlate the halves.
+    Two patterns are linked if the product of their differences in both halves is small or insignificant; this product
+    is an unbiased estimate of the squared difference. Chains of links form a group (single linkage), so that smooth
+    variation does not divide it. Noise has hardly any influence on the groups; otherwise it would correlate the halves.
     """
     middle = origins.mean(0)
     halves = [np.stack([_moved(pattern, middle - origin, 1) for pattern, origin in zip(half, origins, strict=True)])
@@ -161,7 +162,7 @@ class Functionals:
     mean : numpy.ndarray, shape (Qx, Qy)
         Mean of the patterns of the group, electrons.
     middle : numpy.ndarray, shape (2,)
-        Its origin, pixels.
+        Origin of `mean`, pixels.
     count : int
         Number of patterns in the mean.
     noise : NoiseModel
@@ -170,7 +171,7 @@ class Functionals:
     Attributes
     ----------
     names : list of str
-        Quantity that each functional measures; there is one functional for each of the strongest disks.
+        Quantity measured by each functional; there is one functional for each of the strongest disks.
 
     Notes
     -----
@@ -182,7 +183,7 @@ class Functionals:
     def __init__(self, mean, middle, count: int, noise: NoiseModel):
         self.middle, self.shape, self.good = middle, mean.shape, ~noise.bad_pixels
         self.readout_variance = (noise.readout / noise.gain) ** 2
-        self.noise_variance = mean.mean().clip(min=1e-12) + 2 * self.readout_variance  # floor, of an unlit pixel
+        self.noise_variance = mean.mean().clip(min=1e-12) + 2 * self.readout_variance  # lower bound, for an unlit pixel
         smooth = ndimage.gaussian_filter(mean, SMOOTHING_PX).clip(min=0)
         gradient = np.stack([ndimage.gaussian_filter(mean, SMOOTHING_PX, order=order) for order in ((1, 0), (0, 1))])
         error = (smooth + 2 * self.readout_variance) / (8 * np.pi * SMOOTHING_PX**4 * count)
@@ -195,19 +196,19 @@ class Functionals:
         self.disks = np.reshape(disks, (-1, 2)) - middle
 
     def read(self, sets, origins):
-        """Read the functionals.
+        """Measure the functionals.
 
         Parameters
         ----------
         sets : sequence of numpy.ndarray, shape (n, Qx, Qy)
-            Patterns of the same positions, electrons: several readings of each.
+            Several sets of patterns of the same positions, electrons.
         origins : numpy.ndarray, shape (n, 2)
             Origins, pixels.
 
         Returns
         -------
         values : numpy.ndarray, shape (len(sets), n, k)
-            Readings: pixels (shift), strains, radians (rotation), electrons.
+            Measured values: pixels (shift), strains, radians (rotation), electrons.
         variance : numpy.ndarray, shape (n, k)
             Variance of the noise of a raw half, from the mean of the last two sets.
         """
@@ -222,7 +223,7 @@ class Functionals:
         return values, variance
 
     def weights(self, origin):
-        """Compute the weights of the pixels for a pattern with this origin.
+        """Compute the weights of the pixels for a pattern with a given origin.
 
         Parameters
         ----------
@@ -232,7 +233,7 @@ class Functionals:
         Returns
         -------
         numpy.ndarray, shape (k, Qx * Qy)
-            One row for each of `names`.
+            Weights, with one row for each of `names`.
         """
         base, gx, gy = (_moved(image, origin - self.middle, 3) for image in self.images)
         x, y = (np.arange(side) - q for side, q in zip(self.shape, origin, strict=True))
@@ -257,20 +258,20 @@ class Functionals:
 
 
 def _moved(image, shift, order):
-    """An image moved by a shift, pixels; for order 3, `image` holds the coefficients of its spline."""
+    """Shift an image by pixels; for order 3, `image` is given by its spline coefficients."""
     if np.abs(shift).max() < 1e-3:  # pixels
         return ndimage.shift(image, 0, order=order, mode="nearest", prefilter=False) if order > 1 else image
     return ndimage.shift(image, shift, order=order, mode="nearest", prefilter=False)
 
 
 def _cell_sums(patterns):
-    """Sums over GROUP_CELLS x GROUP_CELLS cells of patterns (n, Qx, Qy): (n, cells)."""
+    """Sums (n, cells) over GROUP_CELLS x GROUP_CELLS cells of patterns (n, Qx, Qy)."""
     edges = [np.unique(np.arange(GROUP_CELLS) * side // GROUP_CELLS) for side in patterns.shape[1:]]
     return np.add.reduceat(np.add.reduceat(patterns, edges[0], 1), edges[1], 2).reshape(len(patterns), -1)
 
 
 def _disk_radius(smooth, middle):
-    """Radius of the direct disk, pixels, from the area about the origin at half of its median brightness."""
+    """Radius of the direct disk in pixels, from the area about the origin above half of its brightness."""
     at = tuple(np.clip(np.rint(middle).astype(int), 0, np.array(smooth.shape) - 1))
     brightness = smooth[tuple(slice(max(0, q - 1), q + 2) for q in at)].mean()
     labels = ndimage.label(smooth > 0.5 * brightness)[0]
@@ -281,7 +282,7 @@ def _disk_radius(smooth, middle):
 
 
 def _strongest_disks(smooth, middle, radius):
-    """Positions (pixels) of the disks with the most counts outside the direct one, none overlapping another."""
+    """Positions (pixels) of the disks with the most counts outside the direct disk; they do not overlap."""
     x, y = (np.arange(side) - q for side, q in zip(smooth.shape, middle, strict=True))
     counts = ndimage.gaussian_filter(smooth, radius / 2) * (np.hypot(x[:, None], y[None]) > 2 * radius + MARGIN_PX)
     side = 2 * int(np.ceil(radius)) + 1

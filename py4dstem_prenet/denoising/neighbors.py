@@ -1,11 +1,11 @@
-"""Means of similar patterns in the neighborhood of each pattern of a scan, carried to the state of that pattern.
+"""Means of similar patterns in the neighborhood of each pattern of a scan, adjusted to the state of that pattern.
 
 The method is non-local means (Buades et al. 2005, doi 10.1137/040616024) over scan positions instead of pixels.
-Patterns of one grain repeat, but for the descan and for strain, rotation and intensity that vary slowly over the scan.
-Patterns are recentered and grouped by similarity. Within a group, the displacement of the disks and the intensities are
-estimated as smooth maps over the scan (`states.py`, `scanmaps.py`). Patterns of nearly the same state are averaged, and
-the mean is displaced and scaled to the state of the pattern. Without this, what varies below the noise of a single
-pattern would be averaged away.
+Patterns of one grain differ only by the descan and by strain, rotation and intensity, which vary slowly over the scan.
+Patterns are recentered and grouped by similarity. Within a group, the displacement of the disks and the intensities
+(the state) are estimated as smooth maps over the scan (`states.py`, `scanmaps.py`). Patterns of nearly the same state
+are averaged, and the mean is displaced and scaled to the state of the pattern. Without this adjustment, averaging would
+remove variations that are smaller than the noise of a single pattern.
 """
 
 from __future__ import annotations
@@ -15,30 +15,31 @@ import torch
 from . import Displacements, Profiles, ScanGrid, shift
 
 # Comparison of patterns; chosen by hand, tests/test_neighbors.py bounds its errors.
-FEATURES_PER_SIDE = 16  # low-pass samples along each side of a pattern, by which patterns are compared
-MIN_FEATURE_COUNTS = 4.0  # counts in a sample, summed over all patterns, below which it is not compared
-NOISE_SCALE_LIMITS = (0.5, 1.3)  # limits of the fitted noise variance, in units of the variance of the noise model
-MODEL_ERROR_FRACTION = 0.005  # squared difference tolerated beyond noise, fraction of the electrons: pixelated edges
+FEATURES_PER_SIDE = 16  # number of low-pass samples along each side of a pattern, by which patterns are compared
+MIN_FEATURE_COUNTS = 4.0  # counts; smallest sum over all patterns of a sample that is compared
+NOISE_SCALE_LIMITS = (0.5, 1.3)  # units of the noise model's variance; limits of the fitted noise variance
+MODEL_ERROR_FRACTION = 0.005  # fraction of the electrons; squared difference tolerated beyond noise: pixelated edges
 
-# What is averaged although its state differs; tests/test_neighbors.py and benchmarks/slopes.py measure the result.
-MAX_NEGATIVE_SIGMAS = 6.0  # standard errors, beside half an electron for an uncertain offset, of a frame's mean below 0
-MAX_SHIFT_PX = 0.15  # rms displacement, pixels, that the first order corrects; patterns of twice as much get weight 0
-EDGE_WIDTH_PX = 1.2  # displacement, pixels, at which the error of the first order equals the first order itself
-TOLERATED_CHI2 = 10.0  # squared error of a corrected pattern that is averaged, in units of the noise of a pattern
-CHUNK_PX = 2**18  # pixels of patterns whose means are computed at a time: for memory
+# Limits for averaging patterns of different states; tests/test_neighbors.py and benchmarks/slopes.py measure the
+# result.
+MAX_NEGATIVE_SIGMAS = 6.0  # standard errors, plus half an electron for the offset; most negative mean of a valid frame
+MAX_SHIFT_PX = 0.15  # pixels; largest rms displacement with full weight, at the first order: 0 weight at twice as much
+EDGE_WIDTH_PX = 1.2  # pixels; displacement at which the error of the first order equals the first order itself
+TOLERATED_CHI2 = 10.0  # units of the noise of a pattern; largest squared error of a corrected pattern with full weight
+CHUNK_PX = 2**18  # pixels; most of the patterns whose means are computed together, to limit memory
 
 
 def neighbor_means(electrons, origins, places, readout: float = 0.0, good=None, wanted=None):
-    """Average, for each pattern, the other patterns of its kind, carried to its own state.
+    """Average the patterns similar to each pattern, adjusted to its state and without the pattern itself.
 
     Parameters
     ----------
     electrons : torch.Tensor
-        All patterns of a tile of the scan, bad pixels filled in, (n, H, W), float32, electrons.
+        All patterns of a tile of the scan, with bad pixels filled, (n, H, W), float32, electrons.
     origins : torch.Tensor
-        Positions of their direct beams, (n, 2), pixels.
+        Positions of the direct beams, (n, 2), pixels.
     places : array_like of int, shape (n, 2)
-        Their rows and columns in the scan.
+        Rows and columns of the patterns in the scan.
     readout : float
         Read-out noise, rms electrons.
     good : torch.Tensor, optional
@@ -49,18 +50,18 @@ def neighbor_means(electrons, origins, places, readout: float = 0.0, good=None, 
     Returns
     -------
     means : torch.Tensor
-        Weighted means, each in the frame and state of its pattern, (m, H, W), electrons per pattern. Zero where no
-        other pattern is similar.
+        Weighted means, each in the frame and state of its pattern, (m, H, W), electrons per pattern; zero if no other
+        pattern is similar.
     patterns : torch.Tensor
-        Effective number of patterns in each mean, (sum w)^2 / sum w^2, (m,). Zero where no other pattern is similar.
+        Effective number of patterns in each mean, (sum w)^2 / sum w^2, (m,); zero if no other pattern is similar.
 
     Notes
     -----
-    A mean depends on the counts of its own pattern only through the smooth maps.
+    The mean of a pattern depends on the pattern's own counts only through the smooth maps.
 
     Examples
     --------
-    A 5 x 5 scan of one pattern, each with the others as neighbors. Some are excluded by chance.
+    A 5 x 5 scan of one pattern, in which all positions are neighbors. Some neighbors are excluded by chance.
 
     >>> import torch
     >>> electrons = torch.poisson(torch.full((25, 32, 32), 5.0), generator=torch.Generator().manual_seed(0))
@@ -71,7 +72,7 @@ def neighbor_means(electrons, origins, places, readout: float = 0.0, good=None, 
     """
     wanted = torch.arange(len(electrons), device=electrons.device) if wanted is None else wanted
     lost = _lost(electrons, readout)
-    if lost.any() and not lost.all():  # would change the principal components of all others
+    if lost.any() and not lost.all():  # lost frames would change the principal components of all other frames
         electrons = torch.where(lost[:, None, None], electrons[~lost].mean(0), electrons)
     middle = origins.mean(0)
     centered = shift(electrons, origins - middle)
@@ -87,7 +88,7 @@ def neighbor_means(electrons, origins, places, readout: float = 0.0, good=None, 
     weight[:, lost] = 0
     weight[lost[wanted]] = 0
     means, count = _means(centered, weight, valid), _effective_number(weight)
-    # A pattern without neighbors gets a reference of its own, and no weight below.
+    # A pattern without neighbors is its own reference, and its mean is set to zero below.
     means = torch.where((count > 0)[:, None, None], means, centered[wanted])
     chunks = torch.arange(len(wanted)).split(max(1, CHUNK_PX // centered[0].numel()))
     moves, changes = [], []
@@ -98,13 +99,13 @@ def neighbor_means(electrons, origins, places, readout: float = 0.0, good=None, 
         members[torch.arange(len(at)), chosen] = True
         move, all_moves = (states * measured.sigma[:, :, None]
                            for states in _states(grid, measured.values, members, None, chosen))
-        # Displacements change the intensities in rings as well; what they explain is not an intensity.
+        # Displacements also change the intensities in rings: subtract the changes that they explain.
         values = profiles.values.T - profiles.measure_changes(displacements, reference) @ move
         intensities, all_intensities = _states(grid, values, members, profiles.sigma, chosen)
         weight[at] *= _closeness(move, intensities, measured.information, tolerated)
-        share = (weight[at] / weight[at].sum(1, keepdim=True).clamp_min(1e-12))[:, :, None]
-        moves.append(-(all_moves @ share)[..., 0])
-        changes.append(-(all_intensities @ share)[..., 0])
+        fraction = (weight[at] / weight[at].sum(1, keepdim=True).clamp_min(1e-12))[:, :, None]
+        moves.append(-(all_moves @ fraction)[..., 0])
+        changes.append(-(all_intensities @ fraction)[..., 0])
     means, count = _means(centered, weight, valid), _effective_number(weight)
     for at, move, change in zip(chunks, moves, changes, strict=True):
         mean = displacements.displaced(profiles.changed(means[at], change), move)
@@ -113,23 +114,23 @@ def neighbor_means(electrons, origins, places, readout: float = 0.0, good=None, 
 
 
 def _lost(electrons, readout):
-    """Frames without even the offset, (n,) bool: their electrons are negative beyond the noise."""
+    """Mask (n,) of frames without a signal, not even the offset: their mean is negative beyond noise."""
     return electrons.mean((1, 2)) < -MAX_NEGATIVE_SIGMAS * max(readout, 0.1) / electrons[0].numel() ** 0.5 - 0.5
 
 
 def _states(grid, values, members, sigma, chosen):
-    """States (m, k, n) of patterns minus those of the chosen ones: smooth maps, and with what they do not explain."""
+    """States (m, k, n) of patterns minus those of the chosen patterns: smooth, and with significant detail."""
     smooth, rough = grid.smooth(values, members, sigma)
     maps = smooth, smooth + rough * (values - smooth)
     return [states - states.gather(2, chosen[:, None, None].expand(-1, states.shape[1], 1)) for states in maps]
 
 
 def _closeness(moves, intensities, information, tolerated: float):
-    """Weights (m, n) of patterns by how far their states are from the wanted one, 1 where a correction is accurate.
+    """Weights (m, n) of patterns by the difference of their states from the wanted state; 1 if it can be corrected.
 
-    The first order of the displacement `moves` (m, 6, n) leaves an error that grows with its square. Differences of
-    `intensities` (m, k, n) beyond those that the displacement causes are corrected on average only. `information`
-    (m, 6, 6) is that of the displacement; `tolerated` is added to the squared difference that has weight 1.
+    Correcting the displacement `moves` (m, 6, n) to first order leaves an error that grows with its square. Differences
+    of `intensities` (m, k, n) beyond those due to the displacement are corrected only on average. `information`
+    (m, 6, 6) is that of the displacement; `tolerated` is added to the largest squared difference with weight 1.
     """
     chi2 = (moves * (information @ moves)).sum(1).clamp_min(0)
     of_shift = information[:, 0, 0] + information[:, 3, 3]
@@ -139,7 +140,7 @@ def _closeness(moves, intensities, information, tolerated: float):
 
 
 def _means(patterns, weight, valid):
-    """Weighted means (m, H, W) of patterns (n, H, W) with weights (m, n), from valid pixels where enough are."""
+    """Weighted means (m, H, W) of patterns (n, H, W) with weights (m, n), from valid pixels if there are enough."""
     total = weight.sum(1).clamp_min(1e-12)[:, None, None]
     if valid is None:
         return (weight @ patterns.flatten(1)).view(-1, *patterns.shape[1:]) / total
@@ -154,7 +155,7 @@ def _effective_number(weight):
 
 
 def similarity(patterns, readout: float = 0.0):
-    """Return weights between recentered patterns: 1 where they differ by noise only, falling to 0 beyond.
+    """Compute weights between recentered patterns: 1 if they differ only by noise, decreasing to 0 beyond.
 
     Parameters
     ----------
@@ -174,8 +175,8 @@ def similarity(patterns, readout: float = 0.0):
     Kotula 2004, doi 10.1002/sia.1657), and projected on the principal components whose eigenvalues exceed the edge of
     the noise spectrum (Marchenko and Pastur 1967), shrunk as in Gavish and Donoho 2017 (doi
     10.1109/TIT.2017.2653801). In that space, the squared distance of two patterns that differ by noise alone follows
-    a chi-squared distribution. `MODEL_ERROR_FRACTION` is tolerated beyond it, since repeats differ where the pixel
-    grid samples disk edges.
+    a chi-squared distribution. `MODEL_ERROR_FRACTION` is tolerated beyond it, since the pixel grid samples the edges of
+    disks differently in equal patterns.
     """
     count = len(patterns)
     rows, columns = (_lowpass(side, patterns) for side in patterns.shape[1:])
@@ -189,11 +190,11 @@ def similarity(patterns, readout: float = 0.0):
     values, axes = values.flip(0), axes.flip(1)
     aspect = size / count
     kept, noise = 0, 1.0
-    for _ in range(4):  # the noise variance is 1 where its model is right; otherwise estimate it from the rest
+    for _ in range(4):  # the noise variance is 1 if its model is correct; estimate it from the remaining eigenvalues
         edge = noise * (count**0.5 + size**0.5) ** 2
         kept = int((values > 1.1 * edge).sum())
-        rest = values[kept:].sum() / max((count - kept) * (size - kept), 1)
-        noise = float(rest.clamp(*NOISE_SCALE_LIMITS))
+        remaining = values[kept:].sum() / max((count - kept) * (size - kept), 1)
+        noise = float(remaining.clamp(*NOISE_SCALE_LIMITS))
     if kept == 0:
         return patterns.new_ones(count, count)
     y = values[:kept] / (noise * count)
@@ -205,10 +206,10 @@ def similarity(patterns, readout: float = 0.0):
 
 
 def _lowpass(side: int, like) -> torch.Tensor:
-    """Low-pass filter of an axis to FEATURES_PER_SIDE samples, (FEATURES_PER_SIDE, side), with rows of unit norm.
+    """Low-pass filter (FEATURES_PER_SIDE, side) of an axis, with rows of unit norm.
 
-    Rows are nearly orthogonal. Means over blocks of pixels would change with subpixel shifts of a disk edge; smooth
-    samples hardly do.
+    Rows are nearly orthogonal. Means over blocks of pixels would change with subpixel shifts of the edge of a disk;
+    smooth samples hardly change.
     """
     step = side / FEATURES_PER_SIDE
     at = (torch.arange(FEATURES_PER_SIDE, device=like.device, dtype=like.dtype) + 0.5) * step - 0.5

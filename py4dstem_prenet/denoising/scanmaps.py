@@ -1,4 +1,4 @@
-"""Smooth maps over scan positions: what varies beyond noise is kept at its full size, the rest is set to zero."""
+"""Smooth maps over scan positions: significant coefficients are kept unchanged, all others are set to zero."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 # Chosen on simulated crystals with smooth fields; tests/test_scanmaps.py bounds their errors.
-SIGNIFICANT_SIGMA = 3.0  # a coefficient below this many standard deviations is set to zero: 99.7 % of those of noise
-SLOW_FRACTION = 0.6  # degree, fraction of the number of positions, below which a polynomial varies slowly
-UNEXPLAINED_SIGMA = (2.0, 4.0)  # excess over noise, standard deviations, of which nothing, and all, is kept
+SIGNIFICANT_SIGMA = 3.0  # standard deviations; smallest coefficient that is kept: 99.7 % of those of noise are removed
+SLOW_FRACTION = 0.6  # fraction of the number of positions; largest degree of a polynomial that varies slowly
+UNEXPLAINED_SIGMA = (2.0, 4.0)  # standard deviations; excess over noise of which nothing, and everything, is kept
 FILLING_ROUNDS = 8  # rounds in which missing positions are filled with the smooth map
-MAX_EMPTY_FACTOR = 4  # positions of a grid per measured one; scattered positions are treated as a line
+MAX_EMPTY_FACTOR = 4  # grid positions per measured position; sparser positions are treated as a line
 
 
 class ScanGrid:
@@ -27,8 +27,8 @@ class ScanGrid:
     -----
     Maps are expanded in products of discrete orthonormal polynomials (Gram 1883). Polynomials of high degree
     (`SLOW_FRACTION`) and coefficients that are not significant are set to zero (Donoho and Johnstone 1994, doi
-    10.1093/biomet/81.3.425). In contrast to a kernel, which reduces every slope by a fraction, this leaves the other
-    coefficients at their full size.
+    10.1093/biomet/81.3.425). Unlike a smoothing kernel, which reduces every slope by a fraction, this keeps the other
+    coefficients unchanged.
 
     Examples
     --------
@@ -52,7 +52,7 @@ class ScanGrid:
         self.slow = slow[0][:, None] & slow[1]
 
     def slow_part(self, values: torch.Tensor) -> torch.Tensor:
-        """Return the coefficients of maps whose polynomials vary slowly.
+        """Compute the coefficients of slowly varying polynomials in maps.
 
         Parameters
         ----------
@@ -62,7 +62,7 @@ class ScanGrid:
         Returns
         -------
         torch.Tensor
-            (k, c), without the mean. For noise of unit variance, each has unit variance.
+            Coefficients, (k, c), without the mean. For noise of unit variance, each has unit variance.
         """
         rows, columns = (_polynomials(size).to(values) for size in self.shape)
         grid = values.new_zeros(len(values), self.shape[0] * self.shape[1])
@@ -87,41 +87,41 @@ class ScanGrid:
         smooth : torch.Tensor
             Smooth maps, (m, k, n), with values at all positions.
         rough : torch.Tensor
-            Fraction of what smooth maps leave that is kept, (m, k, 1), see `unexplained_fraction`.
+            Fraction of the residuals of the smooth maps that is kept, (m, k, 1); see `unexplained_fraction`.
         """
         rows, columns = (_polynomials(size).to(values) for size in self.shape)
         flat = self.flat.to(values.device)
         cells = self.shape[0] * self.shape[1]
-        known = members.new_zeros(len(values), 1, cells).to(values.dtype)
-        known[:, 0, flat] = members.to(values.dtype)
+        measured = members.new_zeros(len(values), 1, cells).to(values.dtype)
+        measured[:, 0, flat] = members.to(values.dtype)
         grid = values.new_zeros(*values.shape[:2], cells)
         grid[..., flat] = values
-        grid = (grid * known).view(*values.shape[:2], *self.shape)
-        empty = (1 - known).view(len(values), 1, *self.shape)
-        mean = grid.sum((2, 3), keepdim=True) / known.sum(2)[..., None, None].clamp_min(1)
+        grid = (grid * measured).view(*values.shape[:2], *self.shape)
+        empty = (1 - measured).view(len(values), 1, *self.shape)
+        mean = grid.sum((2, 3), keepdim=True) / measured.sum(2)[..., None, None].clamp_min(1)
         limit = SIGNIFICANT_SIGMA * (values.new_ones(1) if sigma is None else sigma)[:, None, None]
         slow = self.slow.to(values.device)
-        out = mean
+        smooth_maps = mean
         for _ in range(FILLING_ROUNDS if bool(empty.any()) else 1):
-            coefficients = rows.T @ (grid + empty * out) @ columns
+            coefficients = rows.T @ (grid + empty * smooth_maps) @ columns
             keep = (coefficients.abs() > limit) & slow
             keep[..., 0, 0] = True
-            out = rows @ (coefficients * keep) @ columns.T
-        out = out.flatten(2)[..., flat]
-        return out, self._rough_fraction(values - out, members, keep.sum((2, 3)), sigma)
+            smooth_maps = rows @ (coefficients * keep) @ columns.T
+        smooth_maps = smooth_maps.flatten(2)[..., flat]
+        return smooth_maps, self._rough_fraction(values - smooth_maps, members, keep.sum((2, 3)), sigma)
 
     def _rough_fraction(self, residuals, members, fitted, sigma):
-        """Fraction (m, k, 1) of the residuals (m, k, n) to keep as variation, by their excess over noise."""
+        """Fraction (m, k, 1) of the residuals (m, k, n) that is kept, from their excess over noise."""
         count = members.sum(1)[:, None]
         energy = (residuals.square() * members[:, None]).sum(2) / (1 if sigma is None else sigma.square())
         return unexplained_fraction((energy - (count - fitted)) / count.clamp_min(1), count.clamp_min(1))[..., None]
 
 
 def unexplained_fraction(excess, count):
-    """Return the fraction of differences between measurements and a smooth model that is kept.
+    """Compute the fraction of the differences between measurements and a smooth model that is kept.
 
-    Where the model does not explain the variation, measurements are kept with their noise: an attenuated quantity would
-    be worse than a noisy one.
+    If the model does not explain the variation, measurements are kept with their noise: an attenuated quantity is worse
+    than a noisy one.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def unexplained_fraction(excess, count):
     Returns
     -------
     torch.Tensor
-        From 0 where the excess is noise to 1 where it is significant (`UNEXPLAINED_SIGMA`).
+        Fraction, from 0 if the excess is noise to 1 if it is significant (`UNEXPLAINED_SIGMA`).
     """
     none, full = UNEXPLAINED_SIGMA
     return ((excess * (count / 2) ** 0.5 - none) / (full - none)).clamp(0, 1)
@@ -141,7 +141,7 @@ def unexplained_fraction(excess, count):
 
 @lru_cache(maxsize=32)
 def _polynomials(size: int) -> torch.Tensor:
-    """Orthonormal polynomials on equidistant points, (size, size), one in each column, by degree."""
+    """Orthonormal polynomials on equidistant points, (size, size), one in each column, ordered by degree."""
     x = np.linspace(-1, 1, size) if size > 1 else np.zeros(1)
     basis, _ = np.linalg.qr(np.polynomial.legendre.legvander(x, size - 1))
     return torch.from_numpy(basis).float()

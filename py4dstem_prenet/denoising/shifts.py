@@ -1,14 +1,14 @@
-"""Shifted and differentiated images."""
+"""Shifts and derivatives of images."""
 
 from __future__ import annotations
 
 import torch
 
-LANCZOS_LOBES = 4  # lobes of the Lanczos kernel; a disk edge of 0.6 px keeps 99.8 % of its energy after two shifts
+LANCZOS_LOBES = 4  # number of lobes of the Lanczos kernel; two shifts keep 99.8 % of the energy of an edge of 0.6 px
 
 
 def kernels(offset: torch.Tensor, side: int) -> torch.Tensor:
-    """Return matrices that resample an axis at shifted positions.
+    """Compute matrices that resample an axis at shifted positions.
 
     Parameters
     ----------
@@ -20,8 +20,8 @@ def kernels(offset: torch.Tensor, side: int) -> torch.Tensor:
     Returns
     -------
     torch.Tensor
-        (n, side, side). Row i holds the weights of the samples around i + offset[n] and sums to 1. Beyond the ends of
-        the axis, the first or last sample is repeated.
+        Matrices (n, side, side). Row i contains the weights of the samples around i + offset[n] and sums to 1. Beyond
+        the ends of the axis, the first or last sample is repeated.
 
     Notes
     -----
@@ -33,8 +33,8 @@ def kernels(offset: torch.Tensor, side: int) -> torch.Tensor:
     weight = torch.sinc(distance) * torch.sinc(distance / LANCZOS_LOBES) * (distance.abs() < LANCZOS_LOBES)
     weight = weight / weight.sum(1, keepdim=True)
     at = torch.arange(side, device=offset.device)[None, :, None] + (whole[:, None] + taps).long()[:, None, :]
-    out = weight.new_zeros(len(offset), side, side)
-    return out.scatter_add_(2, at.clamp(0, side - 1), weight[:, None, :].expand_as(at))
+    matrices = weight.new_zeros(len(offset), side, side)
+    return matrices.scatter_add_(2, at.clamp(0, side - 1), weight[:, None, :].expand_as(at))
 
 
 def shift(images: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
@@ -80,8 +80,8 @@ def derivatives(images: torch.Tensor) -> torch.Tensor:
 
     Notes
     -----
-    Central differences of fourth order, which follow the edges of disks. The exact derivative of the interpolated image
-    amplifies what the pixels undersample.
+    Central differences of fourth order are used, which follow the edges of disks. The exact derivative of the
+    interpolated image would amplify undersampled detail.
 
     Examples
     --------
@@ -89,15 +89,15 @@ def derivatives(images: torch.Tensor) -> torch.Tensor:
     >>> derivatives(torch.arange(8.0).expand(1, 8, 8) ** 2)[0, 1, 4]
     tensor([ 0.3333,  1.9167,  4.0000,  6.0000,  8.0000, 10.0000, 13.2500,  6.6667])
     """
-    out = []
+    slopes = []
     for axis in (1, 2):
         size = images.shape[axis]
         first, last = images.narrow(axis, 0, 1), images.narrow(axis, size - 1, 1)
         padded = torch.cat([first, first, images, last, last], axis)
-        near = padded.narrow(axis, 3, size) - padded.narrow(axis, 1, size)
-        far = padded.narrow(axis, 4, size) - padded.narrow(axis, 0, size)
-        out.append((8 * near - far) / 12)
-    return torch.stack(out, 1)
+        difference_2 = padded.narrow(axis, 3, size) - padded.narrow(axis, 1, size)
+        difference_4 = padded.narrow(axis, 4, size) - padded.narrow(axis, 0, size)
+        slopes.append((8 * difference_2 - difference_4) / 12)
+    return torch.stack(slopes, 1)
 
 
 def robust_derivatives(images: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
-"""How the patterns of a tile differ from one another: by displacements of the disks, and by intensity.
+"""Differences between the patterns of a tile: displacements of the disks, and intensities.
 
-Both are linear functionals of a pattern. They are measured pattern by pattern, in units of their noise; smooth maps of
-them (`scanmaps.py`) tell how neighbors differ far below the noise of a single pattern.
+Both are linear functionals of a pattern. They are measured in each pattern in units of their noise. Smooth maps of them
+(`scanmaps.py`) resolve differences between neighbors that are far smaller than the noise of a single pattern.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ import torch
 
 from . import derivatives, mean_of_three, robust_derivatives
 
-FIELDS_PER_AXIS = 3  # displacement fields of each axis: constant, proportional to x, proportional to y
-RINGS_PER_SIDE = 16  # rings along the longer side of a pattern, whose electrons and their dipoles are functionals
-RING_MAPS = 8  # principal components of the rings, and of their dipoles, whose maps are smoothed
-MIN_RING_ELECTRONS = 4.0  # electrons in a ring, summed over all patterns, below which it is not used
-INFORMATIVE_FRACTION = 0.98  # fraction of the information on displacement in the pixels that are used: for speed
-MIN_EIGENVALUE = 1e-3  # eigenvalue of the correlation of rings, below which a combination is not determined
-SIGNAL_MARGIN = 1.1  # energy of a principal component, in units of the largest that noise has, from which it is signal
-BACKGROUND_FRACTION = 0.1  # variance added to that of each pixel, fraction of the mean over the pattern
-MAX_INTENSITY_FACTOR = 2.0  # largest factor by which intensities are changed, up or down
-STATE_RIDGE = 1e-3  # added to the normalized information matrix of the displacement, which may be singular
+FIELDS_PER_AXIS = 3  # number of displacement fields of each axis: constant, proportional to x, proportional to y
+RINGS_PER_SIDE = 16  # number of rings along the longer side of a pattern; their electrons and dipoles are functionals
+RING_MAPS = 8  # number of principal components of the rings, and of their dipoles, whose maps are smoothed
+MIN_RING_ELECTRONS = 4.0  # electrons; smallest sum over all patterns of a ring that is used
+INFORMATIVE_FRACTION = 0.98  # fraction of the information on displacement in the pixels that are used, for speed
+MIN_EIGENVALUE = 1e-3  # smallest eigenvalue of the correlation of rings that determines a combination of them
+SIGNAL_MARGIN = 1.1  # units of the largest energy of noise; smallest energy of a principal component that is signal
+BACKGROUND_FRACTION = 0.1  # fraction of the mean over the pattern; variance added to that of each pixel
+MAX_INTENSITY_FACTOR = 2.0  # factor; largest increase or decrease of intensities
+STATE_RIDGE = 1e-3  # ridge added to the normalized information matrix of the displacement, which may be singular
 
 
 def variance_of(means, readout: float = 0.0):
-    """Return the variance of the counts that patterns lead to.
+    """Compute the variance of the counts of expected patterns.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def variance_of(means, readout: float = 0.0):
     Returns
     -------
     torch.Tensor
-        (n, H, W), electrons squared, positive.
+        Variance (n, H, W), electrons squared, positive.
     """
     smooth = mean_of_three(mean_of_three(means, 1), 2).clamp_min(0)
     background = BACKGROUND_FRACTION * means.mean((1, 2), keepdim=True).clamp_min(0)
@@ -45,14 +45,14 @@ def variance_of(means, readout: float = 0.0):
 
 
 class Displacements:
-    """Affine displacements of patterns against references.
+    """Affine displacements of patterns relative to references.
 
     Parameters
     ----------
     patterns : torch.Tensor
         Recentered patterns of the tile, (n, H, W), electrons.
     origin : torch.Tensor
-        Position of their common origin, (2,), pixels.
+        Common origin of the patterns, (2,), pixels.
     readout : float
         Read-out noise, rms electrons.
 
@@ -60,8 +60,8 @@ class Displacements:
     -----
     To first order, a displaced pattern differs from the reference by the gradient of the reference times the
     displacement of each pixel. Six parameters, constant and linear displacements along both axes, are estimated with
-    the weights that are best for Poisson noise (Fisher 1925). The reference is a mean with noise, which would bias the
-    estimates toward zero; gradients are reduced where they are mostly noise, and the rest of the bias is subtracted.
+    the optimum weights for Poisson noise (Fisher 1925). The reference is a mean with noise, which would bias the
+    estimates toward zero: gradients are reduced where they are mostly noise, and the remaining bias is subtracted.
     """
 
     def __init__(self, patterns, origin, readout: float = 0.0):
@@ -76,7 +76,7 @@ class Displacements:
         self.used = patterns.flatten(1)[:, self.pixels].T.contiguous()
 
     def measure(self, references, count):
-        """Measure the displacement of every pattern of the tile against references.
+        """Measure the displacement of every pattern of the tile relative to references.
 
         Parameters
         ----------
@@ -88,9 +88,9 @@ class Displacements:
         Returns
         -------
         Displacement
-            Of n patterns against m references.
+            Displacements of n patterns relative to m references.
         """
-        # Where a mean has few counts, its variance is that of one more count.
+        # One more count is added to the variance of a mean, which matters if it has few counts.
         variance = variance_of(references, self.readout) + 1 / count[:, None, None]
         level = variance / count[:, None, None]  # variance of the noise of the references themselves
         robust = robust_derivatives(references)
@@ -135,14 +135,14 @@ class Displacements:
         return references - (move.view(len(references), 2, *references.shape[1:]) * derivatives(references)).sum(1)
 
     def _matrix(self, products):
-        """Matrices (m, 6, 6) of sums over pixels of products (m, 2, 2, p) of the axes, times pairs of fields."""
-        out = (products @ self.products).view(-1, 2, 2, FIELDS_PER_AXIS, FIELDS_PER_AXIS)
-        return out.transpose(2, 3).reshape(-1, 2 * FIELDS_PER_AXIS, 2 * FIELDS_PER_AXIS)
+        """Matrices (m, 6, 6): sums over pixels of products (m, 2, 2, p) of the axes, times pairs of fields."""
+        sums = (products @ self.products).view(-1, 2, 2, FIELDS_PER_AXIS, FIELDS_PER_AXIS)
+        return sums.transpose(2, 3).reshape(-1, 2 * FIELDS_PER_AXIS, 2 * FIELDS_PER_AXIS)
 
 
 @dataclass(frozen=True)
 class Displacement:
-    """Displacements of n patterns against m references.
+    """Displacements of n patterns relative to m references.
 
     Attributes
     ----------
@@ -160,16 +160,16 @@ class Displacement:
 
 
 class Profiles:
-    """Intensities of patterns, as functionals with independent noise of unit variance.
+    """Intensities of patterns as functionals with independent noise of unit variance.
 
     Parameters
     ----------
     patterns : torch.Tensor
         Recentered patterns of the tile, (n, H, W), electrons.
     origin : torch.Tensor
-        Position of their common origin, (2,), pixels.
+        Common origin of the patterns, (2,), pixels.
     grid : ScanGrid
-        Their positions in the scan.
+        Positions of the patterns in the scan.
     readout : float
         Read-out noise, rms electrons.
 
@@ -178,12 +178,12 @@ class Profiles:
     values : torch.Tensor
         Functionals of each pattern minus those of the mean pattern, (n, k).
     sigma : torch.Tensor
-        Noise of the map of each functional, (k,): 1, or more for principal components that were chosen among noise.
+        Noise of the map of each functional, (k,): 1, or more for principal components that noise may have produced.
 
     Notes
     -----
     The functionals are the principal components of the electrons in rings, which change with the thickness, and of
-    their dipoles, which change with the tilt. Components are chosen by what varies slowly over the scan.
+    their dipoles, which change with the tilt. Components are computed from the slow variation over the scan.
     """
 
     def __init__(self, patterns, origin, grid, readout: float = 0.0):
@@ -203,19 +203,19 @@ class Profiles:
         self.values = difference @ filters.T
 
     def measure_changes(self, displacements, references):
-        """Measure how the functionals change with the parameters of a displacement.
+        """Measure the derivatives of the functionals with respect to the parameters of a displacement.
 
         Parameters
         ----------
         displacements : Displacements
-            Of the tile.
+            Displacements of the tile.
         references : torch.Tensor
-            (m, H, W), electrons.
+            Reference patterns, (m, H, W), electrons.
 
         Returns
         -------
         torch.Tensor
-            (m, k, 6), per unit of the parameters.
+            Derivatives, (m, k, 6), per unit of the parameters.
         """
         slopes = derivatives(references).flatten(2)
         fields = displacements.fields.flatten(1)
@@ -248,12 +248,12 @@ class Profiles:
 
 
 def displacement_fields(origin, height: int, width: int):
-    """Return the fields of an affine displacement.
+    """Compute the fields of an affine displacement.
 
     Parameters
     ----------
     origin : torch.Tensor
-        Position that linear fields leave where it is, (2,), pixels.
+        Fixed point of the linear fields, (2,), pixels.
     height, width : int
         Size of the patterns, pixels.
 
@@ -269,7 +269,7 @@ def displacement_fields(origin, height: int, width: int):
 
 
 def ring_functionals(origin, height: int, width: int):
-    """Return weights of rings about the origin, and of their dipoles.
+    """Compute the weights of rings about the origin, and of their dipoles.
 
     Parameters
     ----------
@@ -281,7 +281,7 @@ def ring_functionals(origin, height: int, width: int):
     Returns
     -------
     rings : torch.Tensor
-        (k, height * width). The rings overlap and add up to 1.
+        Weights, (k, height * width). The rings overlap, and their weights add up to 1.
     dipoles : torch.Tensor
         Rings times the cosine and the sine of the azimuth, (2 k, height * width).
     """
@@ -316,7 +316,7 @@ def _principal(coefficients):
 
 
 def _eigh(matrix):
-    """Eigenvalues and eigenvectors of a small matrix, in its type, computed in float64 (on the CPU, for MPS)."""
+    """Eigenvalues and eigenvectors of a small matrix, computed in float64 (for MPS on the CPU)."""
     values, axes = torch.linalg.eigh(matrix.cpu().double() if matrix.device.type == "mps" else matrix.double())
     return values.to(matrix), axes.to(matrix)
 

@@ -1,4 +1,4 @@
-"""The descan: a smooth surface through measured origins, with steps and segments."""
+"""Fit of the descan: a smooth surface through measured origins, with steps and segments."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Errors of a fitted descan that many positions share, and that averaging over positions does not reduce."""
+"""Errors that many positions of a fitted descan share, so that averaging over positions does not reduce them."""
 
 from __future__ import annotations
 
@@ -8,35 +8,36 @@ from ..core import NORMAL_MAD, robust_sigma
 
 # Set on 65 multislice scans of 1 to 33 grains, 300 to 30,000 electrons (rms of error / sigma of the fit: 2.4 without
 # common errors, 1.3 with them).
-UNSEEN_FRACTION = 0.15**2  # of the positions' variance that is common, though neither patterns nor residuals show it
-# Of the stated variance that errors of simulated positions have at least; if residuals are smaller, the rest is common.
+UNSEEN_FRACTION = 0.15**2  # fraction of the positions' variance; common part that patterns and residuals do not reveal
+# Fraction of the stated variance; smallest true variance of simulated positions. If residuals are smaller, the
+# difference is common to all positions.
 MIN_TRUE_VARIANCE = 0.5
-SURFACE_PARAMETERS = 6  # of a parabola
-CLIPPED_AT_SIGMAS = 3.0  # robust standard deviations to which residuals are clipped
-MIN_CORRELATION_SIGMAS = 2.0  # standard errors of the correlation at one distance, below which it ends
+SURFACE_PARAMETERS = 6  # number of parameters of a parabola
+CLIPPED_AT_SIGMAS = 3.0  # robust standard deviations; limit to which residuals are clipped
+MIN_CORRELATION_SIGMAS = 2.0  # standard errors; smallest correlation at a distance up to which it is summed
 
 
 def common_sigma(residuals, sigmas, valid, repeated: float = 0.0) -> float:
-    """Estimate the error that positions of a scan have in common.
+    """Estimate the error that all positions of a scan share.
 
-    Three causes are summed: structure that repeats in all patterns; residuals that are smaller than the stated sigmas,
-    since what all positions share leaves no residual; and residuals that are correlated over distances of the scan.
+    It has three causes: structure that repeats in all patterns; stated sigmas that exceed the residuals, since an error
+    that all positions share leaves no residual; and residuals that are correlated over some distance in the scan.
 
     Parameters
     ----------
     residuals : array_like, shape (2, Rx, Ry)
-        Measured less fitted origin, pixels.
+        Measured minus fitted origin in pixels.
     sigmas : array_like, shape (2, Rx, Ry)
-        Standard errors of the measured origin, pixels.
+        Standard errors of the measured origin in pixels.
     valid : numpy.ndarray of bool, shape (Rx, Ry)
-        Positions that were used.
+        True where a position is used.
     repeated : float, optional
-        Fraction of the positions' variance that all of them share, as the patterns show it, 0 to 1.
+        Fraction of the positions' variance that all of them share, estimated from the patterns, 0 to 1.
 
     Returns
     -------
     float
-        Standard error along one axis, pixels.
+        Standard error along one axis in pixels.
 
     Examples
     --------
@@ -57,25 +58,25 @@ def common_sigma(residuals, sigmas, valid, repeated: float = 0.0) -> float:
 
 
 def _clipped_variance(values):
-    """Mean square, of values clipped to three times the usual size."""
+    """Mean square of values after clipping at CLIPPED_AT_SIGMAS robust standard deviations."""
     limit = CLIPPED_AT_SIGMAS * np.median(np.abs(values)) / NORMAL_MAD
     return float(np.mean(np.clip(values, -limit, limit) ** 2))
 
 
 def correlated_area(residuals, valid) -> float:
-    """Measure over how many positions residuals are correlated.
+    """Measure the number of positions over which residuals are correlated.
 
     Parameters
     ----------
     residuals : numpy.ndarray, shape (2, Rx, Ry)
-        Measured less fitted origin, pixels.
+        Measured minus fitted origin in pixels.
     valid : numpy.ndarray of bool, shape (Rx, Ry)
-        Positions that were used.
+        True where a position is used.
 
     Returns
     -------
     float
-        Sum of the autocorrelation over all distances up to that at which it ends, the distance 0 left out: 0 for
+        Sum of the autocorrelation over all distances, except 0, up to the one where it is no longer significant; 0 for
         independent residuals.
 
     Examples

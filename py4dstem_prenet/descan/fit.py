@@ -1,7 +1,7 @@
-"""Fit of the descan: a smooth surface, with steps where the beam jumps, or one surface for each part of the scan.
+"""Fit of the descan: a smooth surface, with steps where the beam jumps, or one surface for each segment of the scan.
 
-Jumps of the beam between scan rows are found first and fitted as steps of the surface. If the descan itself changes
-during the scan, as in joined files, each part has its own surface (`segments.py`).
+Jumps of the beam between scan rows are found first and fitted as steps of the surface. If the descan changes during the
+scan, as in joined files, each segment has its own surface (`segments.py`).
 """
 
 from __future__ import annotations
@@ -24,16 +24,19 @@ from ..core import (
 )
 from . import common_sigma, find_jumps, fit_pair, fit_parts, jump_flags, merged, reorder, step_at
 
-MAX_JUMPS = 8  # jumps that are fitted as steps; a scan with more is fitted without
-# Positions jump at random if they scatter about the surface by so many pixels, and so many times the sigma of counting,
-# and few lie as near to it as counting allows. If some positions are errors, the others do.
+MAX_JUMPS = 8  # jumps; most that are fitted as steps: a scan with more jumps is fitted without steps
+# Positions jump at random if their scatter about the surface exceeds these limits (pixels, and sigmas of counting), and
+# if fewer than MIN_CORE of them lie as near to the surface as counting allows. If only some positions are wrong, more
+# of them lie near to it.
 MIN_SCATTER_PX, MIN_SCATTER_RATIO = 1.0, 10.0
-MIN_CORE, CORE_SIGMAS, MIN_CORE_PX = 0.2, 4.0, 0.05  # fraction of the positions, sigmas, pixels
-MAX_LEFT_SCATTER = 0.7  # scatter about the best model in that about the one asked for, with which that is too simple
-# Of a disk that is not resolved, only its electrons tell the center: a slope of its brightness moves it. Error along
-# one axis, in radii, for slopes of 9 % a radius (1 sigma), as the simulated crystals of simulation/world.py have.
+# Fraction of the positions; sigmas of counting, largest distance of these from the surface; pixels, smallest sigma.
+MIN_CORE, CORE_SIGMAS, MIN_CORE_PX = 0.2, 4.0, 0.05
+MAX_LEFT_SCATTER = 0.7  # ratio of the scatter about the best and the requested model; below, the latter is too simple
+# Radii, 1 sigma along one axis; error of the center of a disk that is not resolved, which is its center of mass and
+# therefore shifts with a slope of its brightness. It corresponds to slopes of 9 % per radius (1 sigma), as in the
+# simulated crystals of simulation/world.py. Pixels; largest radius of such a disk.
 CONTRAST_ERROR_RADII, UNRESOLVED_RADIUS_PX = 0.022, 1.7
-STEP_ROUNDS = 2  # rounds in which steps and surface are fitted in turn; more do not change them
+STEP_ROUNDS = 2  # rounds; steps and surface are fitted in turn: more rounds do not change them
 
 
 @sharing_cores
@@ -45,11 +48,11 @@ def fit_descan(maps, sigmas, valid, model="auto"):
     maps : array_like, shape (2, Rx, Ry)
         Coordinates qx and qy of the origin in pixels.
     sigmas : array_like, shape (2, Rx, Ry)
-        Their standard errors in pixels.
+        Standard errors of the coordinates in pixels.
     valid : numpy.ndarray of bool, shape (Rx, Ry)
         True where a position is used.
     model : str, optional
-        Model of the surface, or of the surface of each part: "constant", "plane", "parabola", "spline", or "auto" to
+        Model of the surface, or of the surface of each segment: "constant", "plane", "parabola", "spline", or "auto" to
         choose it by held-out residuals.
 
     Returns
@@ -57,7 +60,7 @@ def fit_descan(maps, sigmas, valid, model="auto"):
     x, y : SurfaceFit
         Fits of the two coordinates.
     flags : list of Flag
-        Flags on jumps, parts and the order of acquisition.
+        Flags on jumps, segments and the order of acquisition.
 
     Raises
     ------
@@ -75,18 +78,18 @@ def fit_descan(maps, sigmas, valid, model="auto"):
     flags = [*jump_flags(jumps[0], "qx0"), *jump_flags(jumps[1], "qy0")]
     if len(frames) > MAX_JUMPS:
         flags.append(Flag("too_many_jumps", {"count": len(frames)}))
-    parts, frames = fit_parts(maps, sigmas, valid, np.stack([f.values for f in fits]), model)
-    followed, flag = reorder(maps, sigmas, valid, fits if parts is None else parts, model)
-    if followed is not None:
-        return *followed, [flag] if flag else []
-    if parts is None:
+    segments, frames = fit_parts(maps, sigmas, valid, np.stack([f.values for f in fits]), model)
+    reordered, flag = reorder(maps, sigmas, valid, fits if segments is None else segments, model)
+    if reordered is not None:
+        return *reordered, [flag] if flag else []
+    if segments is None:
         return *fits, flags
     places = ", ".join(f"row {f // valid.shape[1]}, column {f % valid.shape[1]}" for f in frames)
-    return *parts, [Flag("segments", {"places": places, "count": len(frames) + 1})]
+    return *segments, [Flag("segments", {"places": places, "count": len(frames) + 1})]
 
 
 def _steps(maps, sigmas, valid, frames, model):
-    """Fit the steps that jumps at `frames` add to a smooth surface, (2, Rx, Ry) pixels, zero before the first."""
+    """Fit the steps (2, Rx, Ry) in pixels that jumps at `frames` add to a smooth surface; zero before the first."""
     segment = np.searchsorted(frames, np.arange(valid.size), side="right").reshape(valid.shape)
     sizes = [[0.0, *(step_at(values, sigma, valid, f) for f in frames)]
              for values, sigma in zip(maps, sigmas, strict=True)]
@@ -104,8 +107,8 @@ def fit_origin(origin: OriginMap, model: str = "auto") -> OriginFit:
     """Fit a smooth surface to measured origins.
 
     The fit is weighted by the sigmas of the positions and robust against disks mistaken for the direct beam. Its model
-    is chosen by held-out residuals. The surface has steps where the beam jumps; if the descan changes during the scan,
-    as in joined files, each part has its own surface.
+    is chosen by held-out residuals. The surface has steps where the beam jumps. If the descan changes during the scan,
+    as in joined files, each segment has its own surface.
 
     Parameters
     ----------
@@ -117,8 +120,8 @@ def fit_origin(origin: OriginMap, model: str = "auto") -> OriginFit:
     Returns
     -------
     OriginFit
-        The fitted origin, its residuals and uncertainty, and the decision. If the scan was fitted in parts,
-        `model` is that of the most flexible part.
+        The fitted origin, its residuals and uncertainty, and the decision. If the scan was fitted in segments,
+        `model` is the most flexible one of them.
 
     Raises
     ------
@@ -157,7 +160,7 @@ def fit_origin(origin: OriginMap, model: str = "auto") -> OriginFit:
     if scattered is not None:
         x, y = (replace(surface, decision=Decision(False, (scattered,))) for surface in (x, y))
     accepted = x.accepted and y.accepted
-    if not accepted:  # positions lie where they were measured, and the surface is off by that
+    if not accepted:  # the residuals are errors of the surface
         sigmas = [np.hypot(sigma, _rms(surface.residual[valid])) for sigma, surface in zip(sigmas, (x, y), strict=True)]
     measured_each = origin.feature == "direct beam"  # maps of other features are smooth by construction
     surface_flags = [flag for flag in _merged_flags(x.decision.flags, y.decision.flags)
@@ -173,7 +176,7 @@ def fit_origin(origin: OriginMap, model: str = "auto") -> OriginFit:
 
 
 def _with_copies(surface, measured, copied):
-    """Give copied frames the value and sigma of the surface at the frame that they repeat."""
+    """Assign to copied frames the value and sigma of the surface at the frame that they repeat."""
     source = np.arange(copied.size)
     source = np.maximum.accumulate(np.where(copied.ravel(), 0, source)).reshape(copied.shape)
     values, sigma = (a.ravel()[source] for a in (surface.values, surface.sigma))
@@ -186,9 +189,9 @@ def _rms(values):
 
 
 def _scattered(origin, distance):
-    """A flag if positions scatter by pixels about their surface, and not as errors of some of them do; or None."""
+    """Flag positions that jump by pixels at random; None if they do not, or if only some of them are wrong."""
     numbers = origin.decision.numbers
-    if "jump_scatter" in numbers:  # about the surface, of positions that are known to be those of the direct beam
+    if "jump_scatter" in numbers:  # the positions are known to be those of the direct beam
         scatter = numbers["jump_scatter"]
         return Flag("positions_jump", {"scatter": scatter, "ratio": scatter / max(numbers["counting"], MIN_CORE_PX)})
     flag = next((flag for flag in origin.flags if flag.name == "position_uncertain"), None)
@@ -203,12 +206,12 @@ def _scattered(origin, distance):
 
 
 def _too_simple(maps, sigmas, valid, model, scatter):
-    """A flag if another model than the one that was asked for leaves much less; or nothing."""
+    """Flag a requested model if the automatically chosen model leaves a much smaller scatter; else return ()."""
     x, y, _ = fit_descan(maps, sigmas, valid)
-    left = robust_sigma(np.stack([x.residual, y.residual])[:, valid])
-    if not left < MAX_LEFT_SCATTER * scatter:
+    best_scatter = robust_sigma(np.stack([x.residual, y.residual])[:, valid])
+    if not best_scatter < MAX_LEFT_SCATTER * scatter:
         return ()
-    return (Flag("model_too_simple", {"model": model, "better": x.model, "scatter": scatter, "left": left}),)
+    return (Flag("model_too_simple", {"model": model, "better": x.model, "scatter": scatter, "left": best_scatter}),)
 
 
 def residual_flags(test: ResidualTest) -> tuple[Flag, ...]:
@@ -217,12 +220,12 @@ def residual_flags(test: ResidualTest) -> tuple[Flag, ...]:
     Parameters
     ----------
     test : ResidualTest
-        The test.
+        Result of the test.
 
     Returns
     -------
     tuple of Flag
-        One flag; none if there is at most one residual.
+        One flag; empty if there is at most one residual.
     """
     if not test.testable:
         return (Flag("few_positions", {"count": test.count}),) if test.count > 1 else ()
@@ -234,10 +237,10 @@ def residual_flags(test: ResidualTest) -> tuple[Flag, ...]:
 
 
 def _merged_flags(first, second):
-    """Merge the flags of both coordinates, each name once; of two percentages keep the larger."""
+    """Merge the flags of both coordinates so that each name occurs once, with the larger percentage."""
     flags = {flag.name: flag for flag in first}
     for flag in second:
-        other = flags.get(flag.name)
-        if other is None or flag.numbers.get("percent", 0) > other.numbers.get("percent", 0):
+        previous = flags.get(flag.name)
+        if previous is None or flag.numbers.get("percent", 0) > previous.numbers.get("percent", 0):
             flags[flag.name] = flag
     return tuple(flags.values())

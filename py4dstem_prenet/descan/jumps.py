@@ -1,7 +1,7 @@
 """Jumps of the beam between scan rows: position, size, and the steps that they cause in the origin maps.
 
-A jump is a step of the median between two rows that is an outlier among the steps of the other rows, larger than the
-noise. The position within the row is the one at which a step explains the surrounding rows best.
+A jump is a step of the median between two rows that is larger than noise and an outlier among the steps between other
+rows. Its position within the row is the one at which a step explains the adjacent rows best.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from ..core import NORMAL_MAD, Flag
 from .surface import prepare
 
 # Set on simulated scans:
-MIN_JUMP_SIGMAS = 6.0  # standard errors of a step between rows, above which it is a jump
-MIN_JUMP_PX = 0.05  # pixels, above which such a step is a jump
+MIN_JUMP_SIGMAS = 6.0  # standard errors; smallest step between rows that is a jump
+MIN_JUMP_PX = 0.05  # pixels; smallest step between rows that is a jump
 JUMP_ROWS = 3  # scan rows on either side of a jump that determine its position within the row
-MAX_PATCH_DEVIATION = 5.0  # standard deviations of a position from the fit around a jump; others are left out
-MAX_JUMP_FLAGS = 5  # jumps of one coordinate with a flag of their own
+MAX_PATCH_DEVIATION = 5.0  # standard deviations; largest distance of a used position from the fit around a jump
+MAX_JUMP_FLAGS = 5  # jumps; most of one coordinate that get a flag each
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,15 @@ def find_jumps(values, sigma, valid) -> tuple[Jump, ...]:
     values : array_like, shape (Rx, Ry)
         The coordinate in pixels.
     sigma : array_like, shape (Rx, Ry)
-        Its standard error in pixels.
+        Standard error of the coordinate in pixels.
     valid : array_like of bool, shape (Rx, Ry)
         True where a position is used.
 
     Returns
     -------
     tuple of Jump
-        Jumps, in the order of the scan: steps that exceed those of the other rows and the noise by more than
-        MIN_JUMP_SIGMAS, and MIN_JUMP_PX.
+        Jumps in the order of the scan: steps that differ from those between neighboring rows by more than
+        MIN_JUMP_SIGMAS and MIN_JUMP_PX.
 
     Examples
     --------
@@ -74,34 +74,34 @@ def find_jumps(values, sigma, valid) -> tuple[Jump, ...]:
     data = prepare(values, sigma, valid)
     if data.y.shape[0] < 4:
         return ()
-    both = data.use[1:] & data.use[:-1]
-    step = np.full(len(both), np.nan)
-    error = np.full(len(both), np.inf)
-    for i in np.flatnonzero(both.sum(1) >= 3):
-        difference = (data.y[i + 1] - data.y[i])[both[i]]
+    paired = data.use[1:] & data.use[:-1]
+    step = np.full(len(paired), np.nan)
+    error = np.full(len(paired), np.inf)
+    for i in np.flatnonzero(paired.sum(1) >= 3):
+        difference = (data.y[i + 1] - data.y[i])[paired[i]]
         step[i] = np.median(difference)
         spread = np.median(np.abs(difference - step[i])) / NORMAL_MAD
-        stated = np.median(np.hypot(data.sigma[i + 1], data.sigma[i])[both[i]])
-        error[i] = 1.2533 * max(spread, stated) / np.sqrt(both[i].sum())
+        stated = np.median(np.hypot(data.sigma[i + 1], data.sigma[i])[paired[i]])
+        error[i] = 1.2533 * max(spread, stated) / np.sqrt(paired[i].sum())
     measured = np.isfinite(step)
     if measured.sum() < 3:
         return ()
-    # The curvature of the descan changes the steps slowly from row to row: compare with the neighboring steps.
-    around = (np.delete(step[max(i - 4, 0) : i + 5], min(i, 4)) for i in range(len(step)))
-    excess = step - np.array([np.median(s[np.isfinite(s)]) if np.isfinite(s).any() else np.nan for s in around])
+    # Curvature of the descan changes the steps slowly from row to row: compare each step with its neighbors.
+    neighbor_steps = (np.delete(step[max(i - 4, 0) : i + 5], min(i, 4)) for i in range(len(step)))
+    excess = step - np.array([np.median(s[np.isfinite(s)]) if np.isfinite(s).any() else np.nan for s in neighbor_steps])
     if not np.isfinite(excess).any():  # the measured steps have no neighbors
         return ()
     common = np.nanmedian(np.abs(excess)) / NORMAL_MAD
     scale = np.hypot(error, common)
-    # A single displaced row is two jumps.
+    # A single displaced row gives two jumps.
     rows = np.flatnonzero(measured & (np.abs(excess) > MIN_JUMP_SIGMAS * scale) & (np.abs(excess) > MIN_JUMP_PX))
     return tuple(_located_jump(data, int(i), float(excess[i]), float(scale[i])) for i in rows)
 
 
 def _patch(data, frame, step=0.0):
-    """Rows around a frame: frames, values, regressors of a plane, and which values are usable.
+    """Rows around a frame: frames, values, regressors of a plane, and mask of the usable values.
 
-    A value that is off by one `step` is not an outlier, since the position of the jump is not yet determined.
+    A value that deviates by one `step` is not an outlier, since the position of the jump is not yet determined.
     """
     rows, columns = data.y.shape
     row = frame // columns
@@ -110,8 +110,8 @@ def _patch(data, frame, step=0.0):
     i, j = np.divmod(frames, columns)
     plane = np.stack([np.ones(len(frames)), (i - row) / JUMP_ROWS, 2 * j / columns - 1], 1)
     values, use = data.y[first:last].ravel(), data.use[first:last].ravel()
-    both = np.c_[plane, frames >= frame]
-    residual = values - both @ np.linalg.lstsq(both[use], values[use], rcond=None)[0]
+    plane_and_step = np.c_[plane, frames >= frame]
+    residual = values - plane_and_step @ np.linalg.lstsq(plane_and_step[use], values[use], rcond=None)[0]
     residual = residual - np.median(residual[use])
     deviation = np.minimum(np.abs(residual), np.abs(np.abs(residual) - abs(step)))
     limit = MAX_PATCH_DEVIATION * np.median(deviation[use]) / NORMAL_MAD + 1e-9
@@ -119,7 +119,7 @@ def _patch(data, frame, step=0.0):
 
 
 def _located_jump(data, row, step, sigma):
-    """Find the frame of a jump after `row`, at which a step explains the surrounding rows best."""
+    """Find the frame of a jump after `row`, at which a step explains the adjacent rows best."""
     columns = data.y.shape[1]
     frames, values, plane, use = _patch(data, (row + 1) * columns, step)
     best = (np.inf, (row + 1) * columns)
@@ -131,14 +131,14 @@ def _located_jump(data, row, step, sigma):
 
 
 def step_at(values, sigma, valid, frame) -> float:
-    """Fit the step of one coordinate of the beam at a frame, from the surrounding rows.
+    """Fit the step of one coordinate of the beam at a frame to the adjacent rows.
 
     Parameters
     ----------
     values : array_like, shape (Rx, Ry)
         The coordinate in pixels.
     sigma : array_like, shape (Rx, Ry)
-        Its standard error in pixels.
+        Standard error of the coordinate in pixels.
     valid : array_like of bool, shape (Rx, Ry)
         True where a position is used.
     frame : int
@@ -150,8 +150,8 @@ def step_at(values, sigma, valid, frame) -> float:
         Size of the step in pixels.
     """
     frames, values, plane, use = _patch(prepare(values, sigma, valid), frame)
-    both = np.c_[plane, frames >= frame][use]
-    return float(np.linalg.lstsq(both, values[use], rcond=None)[0][-1])
+    design = np.c_[plane, frames >= frame][use]
+    return float(np.linalg.lstsq(design, values[use], rcond=None)[0][-1])
 
 
 def merged(jumps, columns: int) -> list[int]:
@@ -162,7 +162,7 @@ def merged(jumps, columns: int) -> list[int]:
     jumps : iterable of Jump
         Jumps of both coordinates.
     columns : int
-        Scan columns.
+        Number of scan columns.
 
     Returns
     -------
@@ -183,7 +183,7 @@ def merged(jumps, columns: int) -> list[int]:
 
 
 def jump_flags(jumps, coordinate: str) -> list[Flag]:
-    """Create the flags of jumps: one for each of the first few, and one for the number of the others.
+    """Create the flags of jumps: one for each of the first MAX_JUMP_FLAGS, and one that counts the remaining jumps.
 
     Parameters
     ----------

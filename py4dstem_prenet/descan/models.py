@@ -1,7 +1,7 @@
 """Models of a descan surface, and their linear algebra on the grid of scan positions.
 
-Every model is a sum of products of one-dimensional basis functions of the scan row and the scan column. Normal
-equations and variances are therefore three matrix products on the grid, without a design matrix of all positions.
+Every model is a sum of products of a function of the scan row and a function of the scan column. Normal equations and
+variances are therefore matrix products on the grid, without a design matrix of all positions.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from scipy.interpolate import BSpline
 from scipy.linalg.lapack import dposv
 
 MODELS = ("constant", "plane", "parabola", "spline")  # simplest first
-MIN_SPLINE_LINES = 8  # rows or columns of the scan with positions in use
-MIN_SPLINE_POSITIONS = 40  # positions in use
-MIN_POSITIONS_PER_TERM = 2  # positions for each coefficient of a polynomial that is chosen automatically
-MIN_GRAM_EIGENVALUE = 1e-7  # of the normal matrix scaled to a unit diagonal; below, a term is not determined
-SOLVE_RIDGE = 1e-11  # added to the unit diagonal of scaled normal equations
-MAX_LEVERAGE_RATIO = 50  # largest variance of the surface over the mean one at positions in use
-MAX_SPLINE_PIECES = 8  # pieces of the spline along each axis of the scan
+MIN_SPLINE_LINES = 8  # rows or columns of the scan with used positions; fewest for a spline
+MIN_SPLINE_POSITIONS = 40  # used positions; fewest for a spline
+MIN_POSITIONS_PER_TERM = 2  # used positions per coefficient; fewest for a polynomial that is chosen automatically
+MIN_GRAM_EIGENVALUE = 1e-7  # smallest eigenvalue of the normal matrix, scaled to unit diagonal, that determines a term
+SOLVE_RIDGE = 1e-11  # ridge added to the unit diagonal of scaled normal equations
+MAX_LEVERAGE_RATIO = 50  # ratio; largest variance of the surface relative to its mean at used positions
+MAX_SPLINE_PIECES = 8  # pieces; most of the spline along each axis of the scan
 
 _POWERS = {  # (power of row, power of column) of the terms of each polynomial
     "constant": [(0, 0)],
@@ -41,7 +41,7 @@ class Basis:
     cols : numpy.ndarray, shape (Ry, q)
         Basis functions of the scan column.
     keep : numpy.ndarray of int, shape (k,)
-        Which of the p * q products belong to the model.
+        Indices of the p * q products that belong to the model.
     penalty : numpy.ndarray or None, shape (k, k)
         Roughness matrix of the kept products.
     """
@@ -53,7 +53,7 @@ class Basis:
     penalty: np.ndarray | None
 
     def at(self, rows, cols):
-        """Restrict the model to rows and columns of the scan.
+        """Restrict the model to given rows and columns of the scan.
 
         Parameters
         ----------
@@ -63,13 +63,13 @@ class Basis:
         Returns
         -------
         Basis
-            The model on them.
+            The model on these rows and columns.
         """
         return Basis(self.name, self.rows[rows], self.cols[cols], self.keep, self.penalty)
 
 
 def candidates(shape, use, model) -> list[Basis]:
-    """List the models that the positions in use determine.
+    """List the models that the used positions determine.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def candidates(shape, use, model) -> list[Basis]:
     use : numpy.ndarray of bool, shape (Rx, Ry)
         True where a position is used.
     model : str
-        Richest model wanted, one of MODELS, or "auto" for no limit.
+        Most flexible model to list, one of MODELS, or "auto" for all.
 
     Returns
     -------
@@ -108,7 +108,7 @@ def candidates(shape, use, model) -> list[Basis]:
             if count >= MIN_SPLINE_POSITIONS and extended and bases[-1].name == "parabola":
                 bases.append(basis)
         elif size > len(bases[-1].keep) and count >= (MIN_POSITIONS_PER_TERM * size if model == "auto" else size):
-            # A term that a thin strip of positions determines would diverge over the rest of the scan.
+            # A term that is fitted to a thin strip of positions would diverge in the rest of the scan.
             gram, _ = normal(basis, use.astype(float), np.zeros(shape))
             scale = 1 / np.sqrt(np.maximum(np.diag(gram), 1e-300))
             if np.linalg.eigvalsh(gram * np.outer(scale, scale))[0] > MIN_GRAM_EIGENVALUE:
@@ -129,8 +129,8 @@ def _polynomial(name, shape):
 def _spline(shape):
     """Tensor-product cubic B-splines.
 
-    The roughness is the variance of the second derivatives over the scan. A parabola has none, and far from any
-    position the curvature returns to the mean curvature.
+    The roughness is the variance of the second derivatives over the scan. It is zero for a parabola; far from all
+    positions, the curvature returns to the mean curvature.
     """
     longest = max(max(shape) - 1, 1)
     (rows, r), (cols, c) = (_spline_axis(n, (n - 1) / longest) for n in shape)
@@ -262,15 +262,15 @@ def solve(gram, right):
     scale = 1 / np.sqrt(np.maximum(np.diagonal(gram), 1e-300))
     scaled = gram * (scale[:, None] * scale)
     scaled.flat[:: len(scaled) + 1] += SOLVE_RIDGE
-    known = scale * right if right.ndim == 1 else scale[:, None] * right
-    _, solved, failed = dposv(scaled, known)
+    scaled_right = scale * right if right.ndim == 1 else scale[:, None] * right
+    _, solved, failed = dposv(scaled, scaled_right)
     if failed:  # rounding has made the matrix indefinite
-        solved = np.linalg.solve(scaled, known)
+        solved = np.linalg.solve(scaled, scaled_right)
     return scale * solved if right.ndim == 1 else scale[:, None] * solved
 
 
 def thinned(array, step):
-    """Take every step-th row of an array, centered.
+    """Select every step-th row of an array, centered.
 
     Parameters
     ----------
@@ -282,7 +282,7 @@ def thinned(array, step):
     Returns
     -------
     numpy.ndarray
-        The rows; as many are left out at the beginning as at the end.
+        The selected rows; as many rows are left out at the start as at the end.
 
     Examples
     --------

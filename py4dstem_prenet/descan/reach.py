@@ -1,4 +1,4 @@
-"""Extrapolation of a descan surface from the part of a scan where the beam was measured."""
+"""Extrapolation of a descan surface from the part of a scan in which the beam was measured."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 
 from ..core import Flag
 
-MAX_BOX_FRACTION = 0.8  # of the positions of a scan; a surface measured in more of it does not need extrapolation
-MIN_BOX_SIDE = 4  # scan rows or columns; a thinner strip does not determine the surface beside it
-MIN_LINE_FILLING = 0.1  # positions of a row or column, relative to the fullest one, below which it is left out
+MAX_BOX_FRACTION = 0.8  # fraction of the positions; with more of them measured, no extrapolation is needed
+MIN_BOX_SIDE = 4  # scan rows or columns; thinnest strip from which a surface is extrapolated
+MIN_LINE_FILLING = 0.1  # fraction of the positions of the fullest row or column; lines with fewer are left out
 
 
 def measured_box(use):
-    """Find the rectangle of the scan that contains the positions in use.
+    """Find the rectangle of the scan that contains the used positions.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ def measured_box(use):
     Returns
     -------
     tuple of slice or None
-        Rows and columns. None if the rectangle is most of the scan, or too thin to extrapolate from.
+        Rows and columns; None if the rectangle is most of the scan, or too thin for an extrapolation.
 
     Examples
     --------
@@ -39,28 +39,28 @@ def measured_box(use):
         return None
     lines = [np.flatnonzero(n > MIN_LINE_FILLING * n.max()) for n in (use.sum(1), use.sum(0))]
     box = tuple(slice(int(at[0]), int(at[-1]) + 1) for at in lines)
-    part = use[box]
-    strip = any(n < min(MIN_BOX_SIDE, whole) for n, whole in zip(part.shape, use.shape, strict=True))
-    return None if strip or part.size > MAX_BOX_FRACTION * use.size else box
+    inside = use[box]
+    strip = any(n < min(MIN_BOX_SIDE, whole) for n, whole in zip(inside.shape, use.shape, strict=True))
+    return None if strip or inside.size > MAX_BOX_FRACTION * use.size else box
 
 
 def extend_surface(inner, outer, box):
-    """Extend a surface fitted in a rectangle of the scan by a stiffer surface fitted to the same positions.
+    """Extend a surface fitted in a rectangle of the scan by a less flexible surface fitted to the same positions.
 
     Parameters
     ----------
     inner : SurfaceFit
         Fit in the rectangle.
     outer : SurfaceFit
-        Fit of a stiffer model, on the whole scan.
+        Fit of a less flexible model on the whole scan.
     box : tuple of slice
         Rows and columns of the rectangle.
 
     Returns
     -------
     SurfaceFit
-        `inner` in the rectangle. Outside it `outer`, shifted by the difference of the two at the nearest position of
-        the rectangle; the uncertainty is the extrapolation error of a parabola. The curvature of `inner` is not
+        Inside the rectangle, `inner`. Outside it, `outer` plus the difference of the two fits at the nearest position
+        of the rectangle, with the extrapolation error of a parabola as uncertainty. The curvature of `inner` is not
         extrapolated, since it would diverge.
     """
     difference = inner.values - outer.values[box]
@@ -68,10 +68,10 @@ def extend_surface(inner, outer, box):
     nearest = [np.clip(a, part.start, part.stop - 1) for a, part in zip(at, box, strict=True)]
     values = outer.values + difference[np.ix_(*(n - part.start for n, part in zip(nearest, box, strict=True)))]
     rows, columns = (np.abs(a - n) / (part.stop - part.start) for a, n, part in zip(at, nearest, box, strict=True))
-    away = rows[:, None] + columns
-    # Over a length, a parabola differs from its best line by 1 / (6 sqrt 5), rms, of what it gains over the next
-    # length.
-    sigma = np.hypot(outer.sigma, np.sqrt((difference**2).mean()) * (1 + 6 * 5**0.5 * away * (1 + away)))
+    distance = rows[:, None] + columns
+    # The rms difference of a parabola from its best line over a length is 1 / (6 sqrt 5) of the difference that it
+    # accumulates over the next length.
+    sigma = np.hypot(outer.sigma, np.sqrt((difference**2).mean()) * (1 + 6 * 5**0.5 * distance * (1 + distance)))
     sigma[box] = inner.sigma
     flag = Flag("extrapolated", {"first_row": box[0].start, "last_row": box[0].stop - 1, "first_column": box[1].start,
                                  "last_column": box[1].stop - 1, "model": outer.model})

@@ -1,8 +1,8 @@
 """Piecewise fit of a descan that changes during the scan, for instance in joined files.
 
-`jumps` treats steps within one descan. Here each segment has slopes of its own, which a surface plus steps does not
-describe. Each scan row is described by a robust parabola, and polynomials down the scan are fitted to its coefficients.
-The breaks between segments are found by optimal partition (Bellman, Commun. ACM 4, 284 (1961)), their number by the
+`jumps` treats steps within one descan. Here each segment has its own slopes, which a surface with steps cannot
+describe. A robust parabola is fitted to each scan row, and polynomials down the scan are fitted to its coefficients.
+The breaks between segments are found by optimal partition (Bellman, Commun. ACM 4, 284 (1961)), and their number by the
 Bayesian information criterion (Schwarz 1978).
 """
 
@@ -13,34 +13,33 @@ import numpy as np
 from ..core import NORMAL_MAD, TUKEY_CUT, Decision, masked_median, robust_loss
 from . import MIN_SPLINE_BEND, MODELS, SurfaceFit, fit_pair, folds, prepare, thinned
 
-MAX_BREAKS = 8  # breaks in a scan
-MIN_SEGMENT_ROWS = 4  # rows of a segment
-MAX_PROFILE_ROWS, MAX_PROFILE_COLUMNS = 128, 64  # rows and columns used for the search of breaks, chosen for speed
-BREAK_MARGIN_ROWS = 3  # used rows on either side of a break in which its exact frame is searched
-BREAK_CONTEXT_ROWS = 8  # used rows beyond these, from which the profiles on either side are extrapolated
-PROFILE_FLOOR_PX = 0.02  # pixels, 1 sigma: smallest uncertainty of the coefficients of a profile
-PROFILE_PRIOR_PX = 1e3  # pixels, 1 sigma: prior of the coefficients of a profile, so wide that it has no effect
-PARAMETERS_PER_BREAK = 13  # six of each coordinate, and the frame
-MAX_PROFILE_PULL_SQUARED = 36  # of a row's coefficients from its neighbors'; beyond, the row is an outlier
-PROFILE_STEPS = 16  # steps of the robust fit of profiles, the first LEAST_ABSOLUTE_STEPS for least absolute deviations
-LEAST_ABSOLUTE_STEPS = 10
-# Segments are accepted if they explain this part of the misfit of one surface beyond noise at held-out positions, and
-# if somewhere they differ from that surface by so many pixels; or by fewer, if the difference is as large, relative to
-# the descan, as `MIN_SPLINE_BEND` requires for a spline. Smaller changes may be due to the specimen. Set on simulated
-# scans.
+MAX_BREAKS = 8  # breaks; most in a scan
+MIN_SEGMENT_ROWS = 4  # rows; fewest of a segment
+MAX_PROFILE_ROWS, MAX_PROFILE_COLUMNS = 128, 64  # rows, columns; most used in the search for breaks, chosen for speed
+BREAK_MARGIN_ROWS = 3  # used rows on either side of a break in which its exact frame is searched for
+BREAK_CONTEXT_ROWS = 8  # used rows outside this margin, from which the profiles on either side are extrapolated
+PROFILE_FLOOR_PX = 0.02  # pixels, 1 sigma; smallest uncertainty of the coefficients of a profile
+PROFILE_PRIOR_PX = 1e3  # pixels, 1 sigma; prior of the coefficients of a profile, too wide to have an effect
+PARAMETERS_PER_BREAK = 13  # number of parameters: six of each coordinate, and the frame
+MAX_PROFILE_PULL_SQUARED = 36  # squared sigmas; largest deviation of a row's coefficients from those of its neighbors
+PROFILE_STEPS = 16  # steps of the robust fit of profiles
+LEAST_ABSOLUTE_STEPS = 10  # first steps of that fit, which minimize absolute deviations
+# Fraction of the excess misfit of one surface at held-out positions that segments must explain, and pixels, smallest
+# change of the surface by the segments. The smaller change suffices if, relative to the descan, it is as large as
+# `MIN_SPLINE_BEND` requires for a spline. Still smaller changes may be due to the specimen. Set on simulated scans.
 MIN_EXPLAINED_FRACTION, MIN_CHANGE_PX, MIN_LARGE_CHANGE_PX = 0.5, 0.3, 1.0
-MIN_MISFIT_SIGMAS = 2.0  # standard errors of the misfit of one surface beyond noise, below which it is white: 2 %
+MIN_MISFIT_SIGMAS = 2.0  # standard errors; smallest excess misfit of one surface that is not noise: false alarm 2 %
 
 
 def fit_parts(maps, sigmas, valid, whole, model="auto"):
-    """Fit the descan in segments of the scan, if that is clearly better than one surface.
+    """Fit the descan in segments of the scan if they are clearly better than one surface.
 
     Parameters
     ----------
     maps : array_like, shape (2, Rx, Ry)
         Measured origins in pixels.
     sigmas : array_like, shape (2, Rx, Ry)
-        Their standard deviations in pixels.
+        Standard errors of the origins in pixels.
     valid : numpy.ndarray of bool, shape (Rx, Ry)
         True where a position is used.
     whole : numpy.ndarray, shape (2, Rx, Ry)
@@ -51,9 +50,9 @@ def fit_parts(maps, sigmas, valid, whole, model="auto"):
     Returns
     -------
     fits : tuple of SurfaceFit or None
-        Fits of both coordinates, or None if one surface is good enough.
+        Fits of both coordinates; None if one surface is sufficient.
     frames : list of int
-        Flat scan positions at which later segments begin; empty if there is none.
+        Flat scan positions at which the second and later segments start; empty if there is one segment.
     """
     frames = find_breaks(maps, sigmas, valid)
     if not frames or _is_white(maps, sigmas, valid, whole):
@@ -74,7 +73,7 @@ def fit_parts(maps, sigmas, valid, whole, model="auto"):
 
 
 def _fit(maps, sigmas, valid, frames, model):
-    """Fit each segment, and assemble a pair of `SurfaceFit` of the whole scan."""
+    """Fit each segment and combine the fits to a pair of `SurfaceFit` of the whole scan."""
     columns = valid.shape[1]
     segment = _segment_of(frames, valid.shape)
     segments = []
@@ -97,12 +96,12 @@ def _fit(maps, sigmas, valid, frames, model):
 
 
 def _segment_of(frames, shape):
-    """(Rx, Ry) the segment of each position."""
+    """Number of the segment of each position, (Rx, Ry)."""
     return np.searchsorted(frames, np.arange(shape[0] * shape[1]), side="right").reshape(shape)
 
 
 def _is_white(maps, sigmas, valid, whole):
-    """Whether positions scatter about one surface as neighbors in a row do about each other: no segments fit better."""
+    """Whether positions scatter about one surface no more than neighbors in a row differ from each other."""
     loss = []
     for values, sigma, surface in zip(maps, sigmas, whole, strict=True):
         data = prepare(values, sigma, valid)
@@ -115,7 +114,7 @@ def _is_white(maps, sigmas, valid, whole):
 
 
 def _is_better(maps, sigmas, valid, whole, parts):
-    """Whether segments explain most of the misfit of one surface, without positions that are outliers of both."""
+    """Whether segments explain most of the excess misfit of one surface; outliers of both fits are left out."""
     excess = np.zeros(2)
     for values, sigma, whole_values, part_values in zip(maps, sigmas, whole, parts, strict=True):
         data = prepare(values, sigma, valid)
@@ -136,14 +135,14 @@ def find_breaks(maps, sigmas, valid) -> list[int]:
     maps : array_like, shape (2, Rx, Ry)
         Measured origins in pixels.
     sigmas : array_like, shape (2, Rx, Ry)
-        Their standard deviations in pixels.
+        Standard errors of the origins in pixels.
     valid : numpy.ndarray of bool, shape (Rx, Ry)
         True where a position is used.
 
     Returns
     -------
     list of int
-        Flat scan positions at which a new segment begins, ascending.
+        Flat scan positions at which a new segment starts, ascending.
 
     Examples
     --------
@@ -170,13 +169,13 @@ def find_breaks(maps, sigmas, valid) -> list[int]:
 
 
 def _row_basis(columns, count):
-    """Legendre polynomials of degree 0 to 2 along a scan row, (columns, 3)."""
+    """Legendre polynomials (columns, 3) of degree 0 to 2 along a scan row."""
     v = 2 * columns / max(1, count - 1) - 1
     return np.stack([np.ones(len(v)), v, 1.5 * v**2 - 0.5], 1)
 
 
 def _profiles(data, columns, count):
-    """Fit a robust parabola to every row: coefficients (rows, 3) and variances, inflated to their scatter over rows."""
+    """Fit a robust parabola to each row: coefficients (rows, 3) and variances, which include the scatter over rows."""
     basis = _row_basis(columns, count)
     pairs = (basis[:, :, None] * basis[:, None]).reshape(len(basis), 9)
     scale = np.maximum(data.sigma, PROFILE_FLOOR_PX / 2)
@@ -207,9 +206,9 @@ def _profiles(data, columns, count):
 
 
 def _segment_costs(at, coef, variance):
-    """Cost of a segment of rows i .. j - 1: chi squared of polynomials down the scan, (rows + 1, rows + 1).
+    """Cost (rows + 1, rows + 1) of a segment of rows i to j - 1: chi squared of polynomials down the scan.
 
-    Infinite for too few rows. The last row is left out, since the next segment may begin in it.
+    The cost is infinite for too few rows. The last row is left out, since the next segment may start in it.
     """
     n = len(at)
     cost = np.zeros((n + 1, n + 1))
@@ -228,13 +227,13 @@ def _segment_costs(at, coef, variance):
         hankel = hankel + 1e-9 * moments[:, :1, None] * np.eye(degree + 1)
         solved = np.linalg.solve(hankel, right[..., None])[..., 0]
         cost[i, j] += np.maximum(sums((w * y**2)[:, None])[:, 0] - (right * solved).sum(1), 0)
-    out = np.full((n + 1, n + 1), np.inf)
-    out[i, j] = cost[i, j]
-    return out
+    costs = np.full((n + 1, n + 1), np.inf)
+    costs[i, j] = cost[i, j]
+    return costs
 
 
 def _partition(costs, n):
-    """Find the segments with the lowest Bayesian information criterion: the first row of each, 0 first."""
+    """Find the first rows, 0 included, of the segments with the smallest Bayesian information criterion."""
     cost = sum(costs)
     best, last_start = [cost[0]], []
     for _ in range(MAX_BREAKS):
@@ -253,7 +252,7 @@ def _partition(costs, n):
 
 
 def _frame(datas, profiles, rows, starts, k):
-    """Find the frame, between rows of two segments, at which one descan changes into the other."""
+    """Find the frame between two segments at which the descan changes."""
     first, last = starts[k - 1], starts[k + 1] if k + 1 < len(starts) else len(rows)
     shape = datas[0].y.shape
     low, high = max(starts[k] - BREAK_MARGIN_ROWS, first + 2), min(starts[k] + BREAK_MARGIN_ROWS, last - 2)
@@ -263,7 +262,7 @@ def _frame(datas, profiles, rows, starts, k):
     basis = _row_basis(np.arange(shape[1]), shape[1])
     gain = 0.0
     for data, (coef, variance) in zip(datas, profiles, strict=True):
-        residuals = []  # of the profiles before and after, extrapolated
+        residuals = []  # residuals of the extrapolated profiles before and after the break
         for side in (before, after):
             lines = [np.polynomial.polynomial.polyfit(rows[side], coef[side, t], 1, w=variance[side, t] ** -0.5)
                      for t in range(3)]
@@ -272,6 +271,6 @@ def _frame(datas, profiles, rows, starts, k):
         scale = np.median(np.minimum(*residuals)[data.use[between]]) / NORMAL_MAD + 1e-9
         difference = np.subtract(*(np.minimum(r, 5 * scale) for r in residuals)) / scale
         gain = gain + np.where(data.use[between], difference, 0)
-    # Cost of changing from one to the other at each frame.
+    # Cost of a change from the first to the second segment at each frame.
     total = np.concatenate([[0.0], np.cumsum(gain)])
     return int(between[0] * shape[1] + np.argmin(total))

@@ -1,8 +1,8 @@
 """Robust fit of a smooth surface to measured origin maps.
 
-Each model (`models.py`) is fitted by iteratively reweighted least squares with Tukey's biweight, from a start that
-outliers do not influence (least median of squares). Among polynomials and a penalized spline, the model is chosen by
-the residuals at held-out blocks of positions.
+Each model (`models.py`) is fitted by iteratively reweighted least squares with Tukey's biweight, from a start that is
+robust against outliers (least median of squares). The model, a polynomial or a penalized spline, is chosen by the
+residuals at held-out blocks of positions.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from . import MODELS, candidates, evaluate, extend_surface, measured_box, normal
 _MIN_SIGMA_PX = 1e-7  # pixels; keeps weights finite on noise-free input
 _PENALTIES = 10.0 ** np.arange(-8, 3)  # penalties of the spline that are tried, relative to the sum of weights
 _MAX_CHOICE_POSITIONS = 40_000  # positions of the grid on which the model is chosen; chosen for speed
-# Standard errors by which a more flexible polynomial, and the spline, must be better. On 160 simulated 16 x 16 scans
-# of 10 kinds, with curvature near the detection limit, the mean error is 4 % above that of the best of the four models;
-# 6 % with 0.5, and 10 % with the minimum of the held-out residuals.
+# Standard errors; smallest improvement for a more flexible polynomial, and for the spline. On 160 simulated 16 x 16
+# scans of 10 kinds, with curvature near the detection limit, the mean error is 4 % above that of the best of the four
+# models; 6 % with 0.5, and 10 % with the minimum of the held-out residuals.
 _MARGIN_SIGMAS, _SPLINE_MARGIN_SIGMAS = 1.0, 2.0
-# rms distance of the spline from the polynomial, relative to the rms of the descan, above which the spline is used. A
+# Fraction of the rms of the descan; smallest rms distance of the spline from the polynomial for which it is used. A
 # spline also follows beam deflection by the specimen: on multislice scans of particles, splines that reduced held-out
-# residuals but increased the error to truth differed by 2 to 8 %.
+# residuals but increased the true error differed by 2 to 8 %.
 MIN_SPLINE_BEND = 0.12
-# With fewer valid positions than this, one that is farther from the surface than MAX_SPARSE_OFFSET_PX may be an outlier
-# or curvature of the descan: the fit is refused. Set on simulated scans.
+# Valid positions; with fewer, the fit is refused if one lies more than MAX_SPARSE_OFFSET_PX from the surface, since it
+# may be an outlier or due to curvature of the descan. Set on simulated scans.
 MIN_CURVED_POSITIONS = 12
-MAX_SPARSE_OFFSET_PX = 0.25  # pixels
-MAX_DENSE_OUTLIERS = 0.25  # fraction of positions in dense groups of outliers; more are a second surface
-# Positions that score all starts, and the number of best starts that all positions score; chosen for speed.
+MAX_SPARSE_OFFSET_PX = 0.25  # pixels; largest distance from the surface if there are few positions
+MAX_DENSE_OUTLIERS = 0.25  # fraction of the positions; if more lie in dense groups of outliers, there are two surfaces
+# Positions at which all starts are scored, and number of best starts scored at all positions; chosen for speed.
 START_POSITIONS, START_TRIALS = 300, 40
-MAX_IGNORED = 0.5  # fraction of positions that are outliers, above which the fit is refused
-MIN_MODEL_WEIGHT = 0.02  # Akaike weight of a richer model, below which its surface does not count
+MAX_IGNORED = 0.5  # fraction of the positions; with more outliers, the fit is refused
+MIN_MODEL_WEIGHT = 0.02  # Akaike weight; smallest of a more flexible model that contributes to the uncertainty
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ class SurfaceFit:
     values : numpy.ndarray, shape (Rx, Ry)
         The surface, finite everywhere.
     sigma : numpy.ndarray, shape (Rx, Ry)
-        Its standard error; infinite if it was not determined.
+        Standard error of the surface; infinite if it was not determined.
     residual : numpy.ndarray, shape (Rx, Ry)
         Measured minus fitted; NaN where the measured value is not finite.
     model : str
         The model that was used.
     scores : dict
-        Each model to its held-out robust residual, in units of the noise.
+        Robust held-out residual of each model, in units of the noise.
     decision : Decision
         Whether the fit is accepted, with flags.
     trials : tuple of ModelTrial
@@ -83,7 +83,7 @@ class SurfaceFit:
         Returns
         -------
         bool
-            True if it is.
+            True if the fit is accepted.
         """
         return self.decision.accepted
 
@@ -97,7 +97,7 @@ class _Data:
     use: np.ndarray
 
     def at(self, rows, cols):
-        """The rows and columns of a coarser grid."""
+        """Restrict the map to rows and columns."""
         return _Data(*(a[np.ix_(rows, cols)] for a in (self.y, self.sigma, self.use)))
 
 
@@ -108,8 +108,8 @@ class _Solution:
     coef: np.ndarray
     surface: np.ndarray
     noise: np.ndarray  # total standard deviation of each measurement
-    weight: np.ndarray  # robust weight over noise squared; zero where unused
-    gram: np.ndarray  # normal matrix, with the penalty
+    weight: np.ndarray  # robust weight divided by noise squared; zero where unused
+    gram: np.ndarray  # normal matrix, including the penalty
     lam: float  # penalty
     edf: float  # effective number of parameters
 
@@ -124,7 +124,7 @@ def fit_surface(values, sigma, valid, model="auto") -> SurfaceFit:
     values : array_like, shape (Rx, Ry)
         Measured coordinate in pixels; values that are not finite are left out.
     sigma : array_like, shape (Rx, Ry), or float
-        Its standard error in pixels. Noise in excess of it is estimated.
+        Standard error of the coordinate in pixels. Noise in excess of it is estimated.
     valid : array_like of bool, shape (Rx, Ry)
         True where a position is used.
     model : str, optional
@@ -156,14 +156,14 @@ def fit_surface(values, sigma, valid, model="auto") -> SurfaceFit:
 
 
 def fit_pair(qx, qy, sigma_qx, sigma_qy, valid, model="auto") -> tuple[SurfaceFit, SurfaceFit]:
-    """Fit both coordinates of the origin with one model, chosen for the two together.
+    """Fit both coordinates of the origin with one model, which is chosen for both together.
 
     Parameters
     ----------
     qx, qy : array_like, shape (Rx, Ry)
         Measured coordinates in pixels.
     sigma_qx, sigma_qy : array_like, shape (Rx, Ry), or float
-        Their standard errors in pixels.
+        Standard errors of the coordinates in pixels.
     valid : array_like of bool, shape (Rx, Ry)
         True where a position is used.
     model : str, optional
@@ -185,7 +185,7 @@ def fit_pair(qx, qy, sigma_qx, sigma_qy, valid, model="auto") -> tuple[SurfaceFi
 
 # --- the fit of one or two maps -------------------------------------------------------------------
 def _fit_measured_box(maps, valid, model):
-    """Fit maps; if the beam was measured in part of the scan only, allow a more flexible surface there."""
+    """Fit maps; if the beam was measured only in a part of the scan, allow a more flexible surface in that part."""
     fits = _fit(maps, valid, model)
     use = np.logical_and.reduce([prepare(values, sigma, valid).use for values, sigma in maps])
     box = measured_box(use)
@@ -228,7 +228,7 @@ def _fit(maps, valid, model):
         solution, basis = solutions[chosen], bases[chosen]
         if whole:
             solution = _spread(basis, data, grid, solution)
-        else:  # same basis functions, so the coarse coefficients start the full grid
+        else:  # the basis functions are the same: the fit on the full grid starts from the coarse coefficients
             lam = solution.lam * data.use.sum() / max(part.use.sum(), 1)
             solution = _irls(basis, data, evaluate(basis, solution.coef), lam, steps=4)
         others = [(weight, bases[k], _spread(bases[k], data, grid, solutions[k])) for k, weight in richer.items()]
@@ -238,7 +238,7 @@ def _fit(maps, valid, model):
 
 
 def _trials(bases, datas, starts, chosen):
-    """Scatter of all maps about each model, and the rms distance of its surface from the chosen one."""
+    """Scatter of all maps about each model, and rms distance of its surface from the chosen surface."""
     trials = []
     for k, basis in enumerate(bases):
         residuals = np.concatenate([(d.y - s[k].surface)[d.use] for d, s in zip(datas, starts, strict=True)])
@@ -256,14 +256,14 @@ def prepare(values, sigma, valid):
     values : array_like, shape (Rx, Ry)
         Measured coordinate in pixels.
     sigma : array_like, shape (Rx, Ry), or float
-        Its standard error in pixels.
+        Standard error of the coordinate in pixels.
     valid : array_like of bool, shape (Rx, Ry)
         True where a position is used.
 
     Returns
     -------
     _Data
-        Values, sigmas, and which of them are used: those that are valid and finite.
+        Values, sigmas, and the mask of used positions, which are valid and finite.
 
     Raises
     ------
@@ -283,7 +283,7 @@ def prepare(values, sigma, valid):
 
 
 def _refused(values, data):
-    """A constant surface that is not accepted, for maps with too few valid positions."""
+    """Return a constant surface that is not accepted, for maps with too few valid positions."""
     values = np.asarray(values, dtype=np.float64)
     pool = values[data.use] if data.use.any() else values[np.isfinite(values)]
     guess = float(np.median(pool)) if pool.size else 0.0
@@ -295,20 +295,21 @@ def _refused(values, data):
 
 
 def _finish(values, data, center, basis, solution, scores, requested, others=()):
-    """Uncertainty and decision of a solution; `others` are richer models that may be right, with their weights."""
+    """Compute uncertainty and decision of a solution; `others` are more flexible models with their Akaike weights."""
     values = np.asarray(values, dtype=np.float64)
     surface = solution.surface + center
     residual = np.where(np.isfinite(values), values - surface, np.nan)
-    # The standard error of a prediction if the model is uncertain (Buckland et al., Biometrics 53, 603 (1997), eq. 9),
-    # about the prediction of the chosen one: a term that is too small to be chosen need not be zero.
+    # Standard error of a prediction if the model is uncertain (Buckland et al., Biometrics 53, 603 (1997), eq. 9),
+    # about the prediction of the chosen model: a term that is too small to be chosen need not be zero.
     sigma = (1 - sum(weight for weight, *_ in others)) * np.sqrt(_variance(data, basis, solution))
-    for weight, richer, other in others:
-        sigma = sigma + weight * np.sqrt(_variance(data, richer, other) + (other.surface - solution.surface) ** 2)
+    for weight, richer_basis, richer in others:
+        sigma = sigma + weight * np.sqrt(_variance(data, richer_basis, richer)
+                                         + (richer.surface - solution.surface) ** 2)
     return SurfaceFit(surface, sigma, residual, basis.name, scores, _decide(basis.name, data, solution, requested))
 
 
 def _variance(data, basis, solution):
-    """Variance of a surface if its model is right, (Rx, Ry)."""
+    """Variance (Rx, Ry) of a surface if its model is correct."""
     variance = surface_variance(basis, np.linalg.pinv(solution.gram, hermitian=True))
     z = ((data.y - solution.surface) / solution.noise)[data.use]
     # Asymptotic variance of the biweight, including rejected positions (Huber, Robust Statistics, 1981).
@@ -319,21 +320,21 @@ def _variance(data, basis, solution):
 
 
 def _decide(name, data, solution, requested):
-    """Decide whether the surface describes the positions; residuals are tested later, for both coordinates together."""
+    """Decide whether the surface describes the positions; residuals of both coordinates are tested together later."""
     r = (data.y - solution.surface) * data.use
-    # Residuals of precise positions may set the noise; less precise ones that agree within their sigma are no outliers.
-    near = data.use & (np.abs(r) < TUKEY_CUT * np.maximum(solution.noise, data.sigma))
-    ignored = float(1 - near.sum() / data.use.sum())
+    # The most precise positions may set the noise; the others are inliers if they agree within their sigma.
+    inlier = data.use & (np.abs(r) < TUKEY_CUT * np.maximum(solution.noise, data.sigma))
+    ignored = float(1 - inlier.sum() / data.use.sum())
     if ignored > MAX_IGNORED:
         return Decision(False, (Flag("most_positions_off", {"percent": 100 * ignored, "model": name}),))
-    if _dense_fraction(data.use & ~near, data.use) > MAX_DENSE_OUTLIERS:
+    if _dense_fraction(data.use & ~inlier, data.use) > MAX_DENSE_OUTLIERS:
         return Decision(False, (Flag("two_surfaces", {"percent": 100 * ignored}),))
-    used, furthest = int(data.use.sum()), float(np.abs(r).max())
+    used, largest = int(data.use.sum()), float(np.abs(r).max())
     if used == 1:
         return Decision(True, (Flag("single_position"),))
-    far = np.abs(r) > np.maximum(MAX_SPARSE_OFFSET_PX, TUKEY_CUT * data.sigma)
-    if requested == "auto" and used < MIN_CURVED_POSITIONS and far.any():
-        return Decision(False, (Flag("too_few_positions", {"count": used, "deviation": furthest, "model": name}),))
+    distant = np.abs(r) > np.maximum(MAX_SPARSE_OFFSET_PX, TUKEY_CUT * data.sigma)
+    if requested == "auto" and used < MIN_CURVED_POSITIONS and distant.any():
+        return Decision(False, (Flag("too_few_positions", {"count": used, "deviation": largest, "model": name}),))
     flags = []
     if ignored > 0.01:
         flags.append(Flag("outliers", {"percent": 100 * ignored}))
@@ -343,9 +344,9 @@ def _decide(name, data, solution, requested):
 
 
 def _dense_fraction(outliers, use):
-    """Fraction of the positions in use around which most positions in use, within 5 x 5, are outliers."""
-    share = [uniform_filter(a.astype(float), 5, mode="nearest") for a in (outliers, use)]
-    return (use & (share[0] > 0.75 * share[1])).sum() / use.sum()
+    """Fraction of the used positions for which most used positions in the surrounding 5 x 5 are outliers."""
+    density = [uniform_filter(a.astype(float), 5, mode="nearest") for a in (outliers, use)]
+    return (use & (density[0] > 0.75 * density[1])).sum() / use.sum()
 
 
 # --- robust fits ----------------------------------------------------------------------------------
@@ -353,12 +354,12 @@ def _noise(r, data, edf, previous=None):
     """Estimate the total noise of each position from the residuals `r`.
 
     A constant is added to sigma in quadrature so that the median residual is that of Gaussian noise; if sigma is too
-    large it is scaled down. Positions rejected with the `previous` noise are left out.
+    large, it is scaled down. Positions that are outliers with the `previous` noise are left out.
     """
     inside = data.use
     if previous is not None:
-        near = data.use & (np.abs(r) < TUKEY_CUT * previous)
-        inside = near if 2 * near.sum() > data.use.sum() else data.use
+        inlier = data.use & (np.abs(r) < TUKEY_CUT * previous)
+        inside = inlier if 2 * inlier.sum() > data.use.sum() else data.use
     r, s = np.abs(r[inside]), data.sigma[inside]
     if r.size > 20_000:
         stride = r.size // 20_000 + 1
@@ -382,22 +383,22 @@ def _irls(basis, data, surface, lam=0.0, noise=None, steps=30):
         noise = _noise(r, data, edf, noise)
         weight = data.use * (1 - np.minimum((r / (TUKEY_CUT * noise)) ** 2, 1)) ** 2 / noise**2
         gram, right = normal(basis, weight, data.y)
-        whole = gram
+        penalized = gram
         if basis.penalty is not None:
-            whole = gram + lam * (weight.sum() / data.use.sum()) * basis.penalty
-            edf = float(np.trace(solve(whole, gram)))
-        coef = solve(whole, right)
-        last, surface = surface, evaluate(basis, coef)
-        if np.abs(surface - last).max() < 1e-4 * np.sqrt(edf / weight.sum()) + 1e-10:
+            penalized = gram + lam * (weight.sum() / data.use.sum()) * basis.penalty
+            edf = float(np.trace(solve(penalized, gram)))
+        coef = solve(penalized, right)
+        previous, surface = surface, evaluate(basis, coef)
+        if np.abs(surface - previous).max() < 1e-4 * np.sqrt(edf / weight.sum()) + 1e-10:
             break
-    return _Solution(coef, surface, noise, weight, whole, lam, edf)
+    return _Solution(coef, surface, noise, weight, penalized, lam, edf)
 
 
 def _start(basis, data):
-    """Start surface by least median of squares over small random subsets: even clustered outliers have no influence.
+    """Find a start surface by least median of squares over random subsets, which clustered outliers do not influence.
 
-    Rousseeuw, J. Am. Stat. Assoc. 79, 871 (1984). The subsets are drawn from the positions in the order of their
-    values, so that a scan that is flipped, transposed or negated has the same ones.
+    See Rousseeuw, J. Am. Stat. Assoc. 79, 871 (1984). The subsets are drawn from the positions in the order of their
+    values, so that a flipped, transposed or negated scan has the same subsets.
     """
     rng = np.random.default_rng(0)
     i, j = np.nonzero(data.use)
@@ -409,24 +410,24 @@ def _start(basis, data):
     design = (basis.rows[i][:, :, None] * basis.cols[j][:, None, :]).reshape(i.size, -1)[:, basis.keep]
     size = design.shape[1]
     y, s = data.y[i, j], data.sigma[i, j]
-    s = np.hypot(s, np.median(s))  # a wrong position may state a tiny error
+    s = np.hypot(s, np.median(s))  # a wrong position may have a very small stated error
     subsets = rng.integers(i.size, size=(400 if size > 1 else 100, size))
     trial = (np.linalg.pinv(design[subsets]) @ y[subsets][..., None])[..., 0]
     trial = np.vstack([trial, np.zeros((1, size))])
-    few = slice(None, None, max(1, i.size // START_POSITIONS))
-    score = np.quantile(np.abs(y[few] - trial @ design[few].T) / s[few], 0.6, axis=1)
+    subset = slice(None, None, max(1, i.size // START_POSITIONS))
+    score = np.quantile(np.abs(y[subset] - trial @ design[subset].T) / s[subset], 0.6, axis=1)
     trial = trial[np.argsort(score, kind="stable")[:START_TRIALS]]
-    off = np.abs(y - trial @ design.T) / s
+    deviation = np.abs(y - trial @ design.T) / s
     pairs = (design[:, :, None] * design[:, None]).reshape(i.size, -1)
-    for _ in range(4):  # refit the best ones to the nearest 60 % of the positions
-        score = np.quantile(off, 0.6, axis=1)
+    for _ in range(4):  # refit the best starts to the nearest 60 % of the positions
+        score = np.quantile(deviation, 0.6, axis=1)
         best = np.argsort(score, kind="stable")[:10]
-        near = (off[best] <= score[best, None]) / s**2
-        gram = (near @ pairs).reshape(-1, size, size)
-        polished = (np.linalg.pinv(gram, hermitian=True) @ ((near * y) @ design)[..., None])[..., 0]
+        inlier = (deviation[best] <= score[best, None]) / s**2
+        gram = (inlier @ pairs).reshape(-1, size, size)
+        polished = (np.linalg.pinv(gram, hermitian=True) @ ((inlier * y) @ design)[..., None])[..., 0]
         trial = np.vstack([trial[best], polished])
-        off = np.abs(y - trial @ design.T) / s
-    return evaluate(basis, trial[np.argmin(np.median(off, axis=1))])
+        deviation = np.abs(y - trial @ design.T) / s
+    return evaluate(basis, trial[np.argmin(np.median(deviation, axis=1))])
 
 
 def _solve_all(bases, data):
@@ -436,13 +437,13 @@ def _solve_all(bases, data):
         if basis.penalty is None:
             solutions.append(_irls(basis, data, _start(basis, data)))
             continue
-        solution, tried = solutions[-1], _PENALTIES[::2]  # start with the outliers of the parabola
+        solution, tried = solutions[-1], _PENALTIES[::2]  # the outliers of the parabola are left out first
         for _ in range(2):
             losses = [np.mean(x) for x in _held_out(basis, data, solution, data.use.sum() * tried)]
             best = tried[int(np.argmin(losses))]
             solution = _irls(basis, data, solution.surface, data.use.sum() * best, solution.noise)
             at = int(np.argmin(np.abs(np.log(_PENALTIES / best))))
-            tried = _PENALTIES[max(at - 1, 0) : at + 2]  # the best one and those beside it
+            tried = _PENALTIES[max(at - 1, 0) : at + 2]  # the best penalty and its neighbors
         solutions.append(solution)
     return solutions
 
@@ -459,7 +460,7 @@ def folds(shape):
     Returns
     -------
     numpy.ndarray of int, shape (Rx, Ry)
-        Number of the set of each position, 0 to 8. The partition is the same for a flipped or transposed scan.
+        Set of each position, 0 to 8. The partition is the same for a flipped or transposed scan.
 
     Examples
     --------
@@ -475,7 +476,7 @@ def folds(shape):
 
 
 def _thirds(count):
-    """Three interleaved sets of blocks of `count` rows or columns: their indices."""
+    """Indices of three interleaved sets of blocks of `count` rows or columns."""
     block = max(1, round(count / 24))
     at = np.arange(count)
     label = (at if block == 1 else np.rint((at - (count - 1) / 2) / block).astype(int)) % 3
@@ -483,9 +484,9 @@ def _thirds(count):
 
 
 def _held_out(basis, data, reference, lams):
-    """Losses at positions left out of the fit: for each penalty one array over the used positions.
+    """Compute losses at held-out positions: for each penalty, one array over the used positions.
 
-    Robust weights and noise are those of the reference solution.
+    Robust weights and noise are taken from the reference solution.
     """
     shape = data.y.shape
     rows, columns = (_thirds(n) for n in shape)
@@ -497,21 +498,21 @@ def _held_out(basis, data, reference, lams):
         used = data.use[block]
         if not used.any():
             continue
-        part, w, y = basis.at(block[0].ravel(), block[1].ravel()), weight[block], data.y[block]
-        gram, right = (a - b for a, b in zip(total, normal(part, w, y), strict=True))
+        block_basis, w, y = basis.at(block[0].ravel(), block[1].ravel()), weight[block], data.y[block]
+        gram, right = (a - b for a, b in zip(total, normal(block_basis, w, y), strict=True))
         mean = (mass - w.sum()) / max(count - used.sum(), 1)
         for k, lam in enumerate(lams):
-            whole = gram if basis.penalty is None else gram + lam * mean * basis.penalty
-            residuals[k][block] = y - evaluate(part, solve(whole, right))
+            penalized = gram if basis.penalty is None else gram + lam * mean * basis.penalty
+            residuals[k][block] = y - evaluate(block_basis, solve(penalized, right))
     return [robust_loss((r / reference.noise)[data.use]) for r in residuals]
 
 
 def _choose(bases, datas, starts, wanted):
-    """Choose the model for all maps together: its number, and the score of each model.
+    """Choose one model for all maps: its index, and the score of each model.
 
-    The simplest polynomial is chosen that is not worse than the best one by `_MARGIN_SIGMAS` standard errors of the
-    paired difference of held-out losses; or the spline, if it is better than that by `_SPLINE_MARGIN_SIGMAS`. The
-    margin of the spline is larger because its penalty was chosen by the same losses.
+    The chosen model is the simplest polynomial that is not worse than the best polynomial by `_MARGIN_SIGMAS` standard
+    errors of the paired difference of held-out losses. The spline is chosen instead if it is better by
+    `_SPLINE_MARGIN_SIGMAS`; this margin is larger because its penalty was chosen by the same losses.
     """
     if len(bases) == 1:
         return 0, {}
@@ -538,9 +539,9 @@ def _choose(bases, datas, starts, wanted):
 
 
 def _richer_models(bases, datas, starts, chosen):
-    """Akaike weights of the polynomials that are richer than the chosen model: number to weight.
+    """Compute the Akaike weights of the polynomials that are more flexible than the chosen model: {index: weight}.
 
-    Their sum and the weight of the chosen model is 1. Residuals are clipped, so that outliers decide nothing.
+    They and the weight of the chosen model add to 1. Residuals are clipped, so that outliers have little influence.
     """
     polynomials = [k for k, basis in enumerate(bases) if basis.penalty is None and k >= chosen]
     if len(polynomials) < 2:
@@ -556,26 +557,26 @@ def _richer_models(bases, datas, starts, chosen):
 
 # --- the grid ------------------------------------------------------------------------------------
 def _grid(datas):
-    """Choose the grid on which the models are compared: (rows, columns), and whether it holds all measurements.
+    """Choose the grid (rows, columns) on which the models are compared, and return whether it is complete.
 
     Rows and columns without a measurement are left out, so that a sample of a large scan takes no longer than a small
     scan. A large grid is thinned.
     """
     use = np.logical_or.reduce([d.use for d in datas])
-    held = [np.flatnonzero(use.any(axis)) for axis in (1, 0)]
-    shape = [len(h) for h in held]
+    measured = [np.flatnonzero(use.any(axis)) for axis in (1, 0)]
+    shape = [len(h) for h in measured]
     excess = max(1.0, shape[0] * shape[1] / _MAX_CHOICE_POSITIONS)
     short = int(np.clip(min(shape) // 100, 1, np.ceil(np.sqrt(excess))))  # a short axis is not thinned
     long = int(np.ceil(excess / short))
     steps = (short, long) if shape[0] <= shape[1] else (long, short)
-    grid = [thinned(h, step) for h, step in zip(held, steps, strict=True)]
+    grid = [thinned(h, step) for h, step in zip(measured, steps, strict=True)]
     if steps == (1, 1) or min(int(d.use[np.ix_(*grid)].sum()) for d in datas) < 2000:
-        return held, True
+        return measured, True
     return grid, False
 
 
 def _spread(basis, data, grid, solution):
-    """Evaluate a solution, found on the rows and columns with measurements, on the whole scan."""
+    """Evaluate a solution that was found on the rows and columns with measurements on the whole scan."""
     if data.y.shape == solution.surface.shape:
         return solution
     noise, weight = np.ones(data.y.shape), np.zeros(data.y.shape)

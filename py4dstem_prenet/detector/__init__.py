@@ -1,4 +1,4 @@
-"""Detector: noise model, bad pixels, data quality, and splitting of counts into independent parts."""
+"""Noise model of the detector, bad pixels, data quality, and splitting of counts into independent parts."""
 
 import lazy_loader
 

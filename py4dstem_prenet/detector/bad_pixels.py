@@ -1,7 +1,7 @@
 """Bad pixels (hot, dead or stuck), found in a sample of a scan.
 
-A bad pixel is isolated and differs from its surroundings by more than noise and the roughness of the pattern, in all
-parts of the scan; or its value never changes although electrons hit its neighbors.
+A bad pixel is isolated and differs from the pixels around it by more than noise and the roughness of the pattern, in
+all parts of the scan; or its value never changes although electrons hit its neighbors.
 """
 
 import numpy as np
@@ -18,24 +18,25 @@ from scipy.stats import chi2
 EIGHT_NEIGHBORS = np.ones((3, 3), bool)  # footprint of a pixel's neighbors, without the pixel
 EIGHT_NEIGHBORS[1, 1] = False
 # Set on simulated scans with and without bad pixels (tests/test_noise.py):
-MAX_NEIGHBOR_SHARE = 0.15  # third largest excess of the neighbors, relative to the excess of a hot pixel
-MAX_NEIGHBOR_SHARE_SINGLE = 0.05  # the same if the sample is a single pattern
-MIN_DEVIATION = 10  # standard deviations of a bad pixel's mean from the median of its surroundings
-MIN_DEVIATION_SINGLE = 30  # the same if the sample is a single pattern
-MIN_SLOPE_DEVIATION = 6  # standard deviations of a hot pixel's mean from the lines between opposite neighbors
-MIN_LIT_OF_25 = 11  # lit pixels of 5 x 5 in a disk and on its edge; a spot of 1 px radius has nine at most
-MIN_OVER_NEIGHBORS = 1.15  # brightness of a hot pixel in that of its third brightest neighbor
-SIGMA_OF_75TH_PERCENTILE = 0.87  # standard deviation of a normal law over the 75th percentile of its absolute value
-MIN_PATTERNS_IN_TIME = 8  # patterns, from which on changes from pattern to pattern are used
-BAD_PIXEL_PARTS = 4  # consecutive parts of the scan, in each of which a pixel must be bad
-MIN_PART_SHARE = 0.3  # excess in each part of the scan, relative to the mean excess
-MIN_STUCK_VARIANCE = 50  # squared steps between values: sum of squared deviations of a stuck pixel's neighbors
+MAX_NEIGHBOR_SHARE = 0.15  # fraction of a hot pixel's excess; largest third-highest excess among its neighbors
+MAX_NEIGHBOR_SHARE_SINGLE = 0.05  # MAX_NEIGHBOR_SHARE if the sample is a single pattern
+MIN_DEVIATION = 10  # standard deviations; smallest distance of a bad pixel's mean from the median around it
+MIN_DEVIATION_SINGLE = 30  # MIN_DEVIATION if the sample is a single pattern
+MIN_SLOPE_DEVIATION = 6  # standard deviations; smallest excess of a hot pixel over lines between opposite neighbors
+MIN_LIT_OF_25 = 11  # pixels; fewest lit ones of 5 x 5 in a disk and on its edge: a spot of 1 px radius has at most nine
+MIN_OVER_NEIGHBORS = 1.15  # ratio; smallest brightness of a hot pixel relative to its third brightest neighbor
+SIGMA_OF_75TH_PERCENTILE = 0.87  # ratio of the standard deviation to the 75th percentile of |x|, normal distribution
+MIN_PATTERNS_IN_TIME = 8  # patterns; smallest sample in which changes from pattern to pattern are used
+BAD_PIXEL_PARTS = 4  # number of consecutive parts of the scan, in each of which a pixel must be bad
+MIN_PART_SHARE = 0.3  # fraction of the mean excess; smallest excess of a bad pixel in each part of the scan
+MIN_STUCK_VARIANCE = 50  # squared steps between values; smallest sum of squares of the neighbors of a stuck pixel
 
-MIN_QUIET_ELECTRONS = 10.0  # electrons that a quiet pixel seems to have
-QUIET_PROBABILITY, BESIDE_PROBABILITY = 1e-9, 1e-3  # of so small a scatter by chance: of a pixel, and beside others
-MAX_QUIET_SIDE = 8  # pixels, side of a cluster of quiet pixels; larger ones are part of the pattern
-MAX_QUIET_RIM = 0.3  # brightness around a cluster in its own; the core of a beam has a brighter rim
-MIN_QUIET_SPREAD = 0.02  # scatter of the values of a cluster in their mean; saturated pixels have one value
+MIN_QUIET_ELECTRONS = 10.0  # electrons; smallest mean signal of a quiet pixel
+# Probabilities of such a small scatter by chance: in the first pixel of a cluster, and in pixels adjacent to it.
+QUIET_PROBABILITY, BESIDE_PROBABILITY = 1e-9, 1e-3
+MAX_QUIET_SIDE = 8  # pixels; largest side of a cluster of quiet pixels: larger clusters belong to the pattern
+MAX_QUIET_RIM = 0.3  # fraction of a cluster's brightness; brightest allowed rim: the core of a beam has a brighter one
+MIN_QUIET_SPREAD = 0.02  # fraction of a cluster's mean; smallest scatter of its values, which saturated pixels lack
 
 
 def find_bad_pixels(sample, quantum):
@@ -90,21 +91,21 @@ def find_bad_pixels(sample, quantum):
 
 
 def quiet_pixels(sample, bad, gain: float, offset: float, readout: float):
-    """Find clusters of pixels that are bright, but scatter much less than as many electrons do.
+    """Find clusters of bright pixels that scatter much less than counting statistics predict.
 
     Parameters
     ----------
     sample : numpy.ndarray, shape (n, Qx, Qy)
         Patterns in detector units.
     bad : numpy.ndarray of bool, shape (Qx, Qy)
-        Pixels that are known to be bad.
+        Bad pixels found so far.
     gain, offset, readout : float
-        The noise model, detector units.
+        Parameters of the noise model in detector units.
 
     Returns
     -------
     numpy.ndarray of bool, shape (Qx, Qy)
-        True in such clusters.
+        True in quiet clusters.
 
     Examples
     --------
@@ -124,34 +125,34 @@ def quiet_pixels(sample, bad, gain: float, offset: float, readout: float):
     relative = np.full(bad.shape, np.inf)
     relative[bright] = sample[:, bright].var(axis=0, ddof=1, dtype=np.float64) / expected
     limits = chi2.ppf([QUIET_PROBABILITY, BESIDE_PROBABILITY], n - 1) / (n - 1)
-    found = binary_propagation(relative < limits[0], np.ones((3, 3)), relative < limits[1])
-    labels, _ = label(found, np.ones((3, 3)))
-    for number, at in enumerate(find_objects(labels), 1):
-        part = labels == number
-        values = mean[part]
-        rim = binary_dilation(part, iterations=2) & ~binary_dilation(part) & ~bad
-        small = max(s.stop - s.start for s in at) <= MAX_QUIET_SIDE
+    quiet = binary_propagation(relative < limits[0], np.ones((3, 3)), relative < limits[1])
+    labels, _ = label(quiet, np.ones((3, 3)))
+    for number, box in enumerate(find_objects(labels), 1):
+        cluster = labels == number
+        values = mean[cluster]
+        rim = binary_dilation(cluster, iterations=2) & ~binary_dilation(cluster) & ~bad
+        small = max(s.stop - s.start for s in box) <= MAX_QUIET_SIDE
         dark = rim.any() and np.median(mean[rim]) < MAX_QUIET_RIM * values.mean()
         if not (small and dark and (len(values) == 1 or values.std() > MIN_QUIET_SPREAD * values.mean())):
-            found[part] = False
-    return found
+            quiet[cluster] = False
+    return quiet
 
 
 def _isolated(mean, noise, n, quantum):
-    """Isolated pixels that differ from the median of their surroundings: (bad, excess), (Qx, Qy) each."""
-    around = median_filter(mean, 5, mode="mirror")
-    excess = mean - around
+    """Isolated pixels that differ from the median of the pixels around them: (bad, excess), (Qx, Qy) each."""
+    median = median_filter(mean, 5, mode="mirror")
+    excess = mean - median
     limit, share = (MIN_DEVIATION, MAX_NEIGHBOR_SHARE) if n > 1 else (MIN_DEVIATION_SINGLE, MAX_NEIGHBOR_SHARE_SINGLE)
-    # Without the roughness of the pattern, for which percentiles are needed, the limit is lower: few pixels are left.
+    # Select candidates with a limit that omits the roughness of the pattern, since percentiles are slow to compute.
     at = np.nonzero(np.abs(excess) > limit * (np.sqrt(noise / n) + (quantum or 0.0) / n))
     dark, value = np.percentile(mean, 1), mean[at]
-    # One or two of the eight neighbors may be bad, too. Of a disk, however small, at least three neighbors are lit.
-    beside = _windows(excess, at, 1)
-    high = np.partition(beside, 5, 1)[:, 5] < share * excess[at]
+    # One or two of the eight neighbors may also be bad. In a disk of any size, at least three neighbors are lit.
+    neighbors = _windows(excess, at, 1)
+    high = np.partition(neighbors, 5, 1)[:, 5] < share * excess[at]
     high &= value - dark > MIN_OVER_NEIGHBORS * (np.partition(_windows(mean, at, 1), 5, 1)[:, 5] - dark)
-    if n == 1:  # only its brightness distinguishes a hot pixel from a fine feature of the pattern
-        high &= excess[at] > 2 * (around[at] - dark)
-    low = (np.partition(-beside, 5, 1)[:, 5] < -0.3 * excess[at]) & (value - dark <= 0.1 * (around[at] - dark))
+    if n == 1:  # only the brightness of a hot pixel distinguishes it from a fine feature of the pattern
+        high &= excess[at] > 2 * (median[at] - dark)
+    low = (np.partition(-neighbors, 5, 1)[:, 5] < -0.3 * excess[at]) & (value - dark <= 0.1 * (median[at] - dark))
     high &= excess[at] > 0
     low &= excess[at] < 0
     at = tuple(a[high | low] for a in at)
@@ -162,7 +163,7 @@ def _isolated(mean, noise, n, quantum):
 
 
 def _windows(image, at, reach):
-    """Values about some pixels of an image (Qx, Qy) that is mirrored at its limits, (n, 8), or 25 within two pixels."""
+    """Values (n, 8) of the neighbors of n pixels, or (n, 25) within two pixels; the image is mirrored at its edges."""
     padded = np.pad(image, reach, mode="reflect")
     side = range(2 * reach + 1)
     return np.stack([padded[at[0] + i, at[1] + j] for i in side for j in side
@@ -170,15 +171,15 @@ def _windows(image, at, reach):
 
 
 def _roughness(excess, at):
-    """Standard deviation of what surroundings do not predict, about some pixels, (n,).
+    """Robust standard deviation (n,) of the excess in 5 x 5 windows around n pixels.
 
-    By the 75th percentile, not the median: on a slope more than half of the pixels equal their surroundings' median.
+    It uses the 75th percentile, not the median: on a slope, more than half of the pixels equal their local median.
     """
     return SIGMA_OF_75TH_PERCENTILE * np.partition(np.abs(_windows(excess, at, 2)), 18, 1)[:, 18]
 
 
 def _step(excess, quantum):
-    """Step between values; of continuous ones, a thousandth of the pattern's roughness where it is roughest."""
+    """Step between values; for continuous values, a thousandth of the largest roughness of the pattern."""
     if quantum:
         return quantum
     rows, columns = (np.arange(0, n, 2) for n in excess.shape)
@@ -187,10 +188,10 @@ def _step(excess, quantum):
 
 
 def _stuck(sample, mean, variance, excess, quantum):
-    """(Qx, Qy) bool: pixels whose value never changes although it should."""
+    """Mask (Qx, Qy) of pixels whose value never changes although their neighbors change."""
     n = len(sample)
     constant = sample.min(axis=0) == sample.max(axis=0)
-    # The third lowest variance of the neighbors: at most two of them are stuck, too.
+    # Use the third lowest variance of the neighbors, since up to two of them may also be stuck.
     busy = rank_filter(variance, 2, footprint=EIGHT_NEIGHBORS, mode="mirror")
     expected = n * busy > MIN_STUCK_VARIANCE * quantum**2 if quantum else np.abs(excess) > 5 * np.sqrt(busy / n)
     saturated = (mean >= sample.max()) & (rank_filter(mean, -3, footprint=EIGHT_NEIGHBORS, mode="mirror") >= mean)
@@ -198,20 +199,20 @@ def _stuck(sample, mean, variance, excess, quantum):
 
 
 def _above_slopes(sample, mean, noise, quantum):
-    """(Qx, Qy) bool: pixels brighter, all along the scan, than the straight lines between opposite neighbors.
+    """Mask (Qx, Qy) of pixels that, throughout the scan, exceed the straight lines between opposite neighbors.
 
-    On the slopes of a disk these lines predict a pixel much better than the median of its surroundings: a hot pixel in
-    the direct beam is found if it exceeds half of the disk's brightness.
+    On the slopes of a disk these lines predict a pixel much better than the median of the pixels around it: a hot pixel
+    in the direct beam is found if its excess is more than half of the disk's brightness.
     """
     excess, above = _above_lines(mean), mean - np.percentile(mean, 1)
     counting = np.sqrt(1.4 * noise / len(sample))
     at = np.nonzero(excess > MIN_SLOPE_DEVIATION * (counting + (quantum or 0.0) / len(sample)))
-    beside, around = (_windows(image, at, 1) for image in (excess, above))
-    found = np.partition(beside, 5, 1)[:, 5] < MAX_NEIGHBOR_SHARE * excess[at]
-    # Lines predict the pixels of a disk and of its edge, not those of a spot of few pixels, nor corners of an edge.
-    found &= np.partition(around, 3, 1)[:, 3] > 0.3 * excess[at]
-    found &= above[at] > MIN_OVER_NEIGHBORS * np.partition(around, 5, 1)[:, 5]
-    at = tuple(a[found] for a in at)
+    neighbor_excess, neighbor_level = (_windows(image, at, 1) for image in (excess, above))
+    candidate = np.partition(neighbor_excess, 5, 1)[:, 5] < MAX_NEIGHBOR_SHARE * excess[at]
+    # Lines predict the pixels in a disk and on its edge, but not in a spot of few pixels or at corners of an edge.
+    candidate &= np.partition(neighbor_level, 3, 1)[:, 3] > 0.3 * excess[at]
+    candidate &= above[at] > MIN_OVER_NEIGHBORS * np.partition(neighbor_level, 5, 1)[:, 5]
+    at = tuple(a[candidate] for a in at)
     error = np.hypot(counting[at], _roughness(excess, at)) + _step(excess, quantum) / len(sample)
     lit = np.partition(_windows(above, at, 2), 25 - MIN_LIT_OF_25, 1)[:, 25 - MIN_LIT_OF_25]
     hot = np.zeros(mean.shape, bool)

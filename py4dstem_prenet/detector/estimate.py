@@ -1,14 +1,14 @@
 """Estimate a detector's noise model (gain, offset, read-out noise, bad pixels) from the scan itself.
 
-Model: value = gain * Poisson(electrons) + offset + Normal(0, readout), independent from pixel to pixel. Two local
-filters cancel the pattern and leave its noise. Over pixels with equal surroundings, with m their mean,
+The model is value = gain * Poisson(electrons) + offset + Normal(0, readout), independent from pixel to pixel. Two local
+filters cancel the pattern and leave its noise. In groups of pixels of equal mean m,
 
     variance           v  = gain   * (m - offset) + readout**2
     third cumulant     k3 = gain**2 * (m - offset)
 
-so the slope of v is the gain, k3 then determines the offset, and the rest is the read-out noise. The pattern that
-remains after the filters adds to v, and more where the pattern is bright. The line is therefore fitted from the dimmest
-pixels upward, as far as it is straight.
+The slope of v is the gain; k3 then determines the offset, and the intercept of v the read-out noise. The part of the
+pattern that passes the filters adds to v, and more where the pattern is bright. The line is therefore fitted from the
+dimmest pixels upward, as far as it is straight.
 """
 
 from dataclasses import replace
@@ -32,16 +32,17 @@ from . import (
     refuse,
 )
 
-MAX_NOISE_POSITIONS = 256  # positions of the sample, chosen for speed
-MAX_NOISE_SAMPLE_BYTES = 128 * 2**20  # bytes of the sample as float32
-HIT_CLIP = 0.005  # fraction of the deviations that hits may make up; clipped for the first noise model
+MAX_NOISE_POSITIONS = 256  # positions; largest sample of the scan, chosen for speed
+MAX_NOISE_SAMPLE_BYTES = 128 * 2**20  # bytes; largest size of the sample as float32
+HIT_CLIP = 0.005  # fraction of the deviations that may be hits; it is clipped for the first noise model
 # Set on simulated counting detectors and cameras (tests/test_noise.py):
-MAX_STRUCTURE_FRACTION = 0.02  # of the variance that remaining structure may add before the line counts as bent
-MIN_SLOPE_SIGNIFICANCE = 4.0  # standard errors of the slope, below which the gain is not determined
-MAX_LINE_CHI = 1.5  # mean squared residual, in units of its variance, up to which the line counts as straight
-MAX_FANO_DEVIATION = 0.1  # of variance over mean of dim pixels, in steps between values; 0 for counts
-MIN_COUNTING_RATIO = 0.8  # variance over mean of most groups, in steps; 1 for counts, the gain where that is smaller
-MIN_LINE_GROUPS = 5  # groups of pixels, from the dimmest on, to which a line is fitted
+MAX_STRUCTURE_FRACTION = 0.02  # fraction of the variance; error allowed for structure that the filters do not cancel
+MIN_SLOPE_SIGNIFICANCE = 4.0  # standard errors; smallest slope that determines the gain
+MAX_LINE_CHI = 1.5  # mean squared residual in units of its variance; largest value for which the line is straight
+MAX_FANO_DEVIATION = 0.1  # steps between values; largest deviation from 1 of variance over mean, dim pixels of counters
+# Steps between values; smallest variance over mean in most groups: 1 for counts, the gain if that is smaller.
+MIN_COUNTING_RATIO = 0.8
+MIN_LINE_GROUPS = 5  # groups of pixels; fewest, from the dimmest on, to which a line is fitted
 
 
 def _read_sample(scan):
@@ -84,14 +85,14 @@ def _line(t, gain):
     straight = [fit for fit in fits if fit[4]] or fits[:1]
     best = straight[-1]
     if gain is None and best[0] < MIN_SLOPE_SIGNIFICANCE * best[1]:
-        # The straight part is too short for a significant slope: take the shortest bent line that has one.
+        # The straight part is too short for a significant slope: use the shortest bent line with a significant one.
         longer = fits[best[3] - fits[0][3] :]
         best = next((fit for fit in longer if fit[0] > MIN_SLOPE_SIGNIFICANCE * fit[1]), best)
     return best[:4]
 
 
 def _line_of(t, k, gain):
-    """Fit v against m in the k dimmest groups: (slope, its error, intercept, mean squared residual in its variance)."""
+    """Fit v against m in the k dimmest groups: (slope, its error, intercept, reduced chi squared)."""
     m0 = t["m"].min()
     scale = np.ptp(t["m"]) or 1.0
     m, v = (t["m"][:k] - m0) / scale, t["v"][:k]
@@ -109,25 +110,25 @@ def _line_of(t, k, gain):
 
 
 def _is_counting(t, used, slope, significant, quantum, minimum):
-    """Whether values are counts of electrons: multiples of a step, none negative, with a variance equal to their mean.
+    """Whether values are counts: multiples of a step, none negative, with a variance equal to their mean.
 
-    If one electron may count in two pixels, the variance after the narrow filter is too small, after the wide one less
-    so.
+    If one electron can be counted in two pixels, the variance is too small after the narrow filter, and less so after
+    the wide filter.
     """
     m = t["m"][:used]
     lit = m > 0
     if quantum == 0 or minimum < 0 or not lit.any():
         return False
-    # Motion of the pattern adds to the variance from pattern to pattern, and an edge to the slope of the line: where
-    # one of them contradicts counting, the variance of most groups decides.
+    # Motion of the pattern adds to the variance from pattern to pattern, and edges add to the slope of the line. If
+    # one of the two contradicts counting, the variance of most groups decides.
     lit_groups = np.argsort(t["m"])[np.count_nonzero(t["m"] <= 0) :]
     ratios = t["v"][lit_groups] / t["m"][lit_groups] / quantum
-    usual = np.median(ratios)
     if len(ratios) >= MIN_LINE_GROUPS and all(
             abs(np.median(half) - 1) < MAX_FANO_DEVIATION for half in np.array_split(ratios, 2)):
-        return True  # of dim and of bright groups; a read-out noise or an offset would change one of the two
+        return True  # in dim and in bright groups; read-out noise or an offset changes at least one of the two
+    median_ratio = np.median(ratios)
     if abs(t["fano"][0] / quantum - 1) < MAX_FANO_DEVIATION and not (
-            significant and slope / quantum < 0.6 and usual < MIN_COUNTING_RATIO):
+            significant and slope / quantum < 0.6 and median_ratio < MIN_COUNTING_RATIO):
         return True
     if significant and not 0.6 < slope / quantum < 1.4:
         return False
@@ -136,14 +137,14 @@ def _is_counting(t, used, slope, significant, quantum, minimum):
 
 
 def _has_electrons(t):
-    """Whether the pattern exceeds the noise of one pixel, or the noise is skewed as that of counts is."""
+    """Whether the pattern exceeds the noise of one pixel, or the noise is skewed like that of counts."""
     z = t["k3"] / (t["k3_error"] + 1e-12 * t["v"].max() ** 1.5 + 1e-300)
     skewed = (z * np.abs(z)).sum() > len(z) + 5 * np.sqrt(2 * len(z))
     return skewed or np.ptp(t["m"]) > 2 * np.sqrt(np.median(t["v"]))
 
 
 def _offset_and_readout(t, used, gain, intercept, offset, readout):
-    """Separate offset and read-out noise with the third cumulant: (offset, readout**2, whether they are separated)."""
+    """Separate offset and read-out noise by the third cumulant: (offset, readout**2, whether they are separated)."""
     if offset is not None:
         return offset, gain * offset + intercept, True
     if readout is not None:
@@ -152,7 +153,7 @@ def _offset_and_readout(t, used, gain, intercept, offset, readout):
     dim = t["v"][:used].min()
     if square > -0.2 * dim and error < 0.3 * dim:
         return offset, max(square, 0.0), True
-    # Only a combination of the two is determined: set one of them to zero, if the data allow it.
+    # Only a combination of the two is determined: set one of them to zero if the data allow it.
     darkest = t["m"].min()
     if intercept >= 0 and darkest > -3 * np.sqrt(intercept):
         return 0.0, intercept, False
@@ -161,7 +162,7 @@ def _offset_and_readout(t, used, gain, intercept, offset, readout):
 
 
 def _offset_and_square(t, used, gain, intercept, readout):
-    """Offset by the third cumulant, or by a given read-out noise: (offset, readout**2, error of gain * offset)."""
+    """Offset from the third cumulant or from a given read-out noise: (offset, readout**2, error of gain * offset)."""
     if readout is not None:
         return (readout**2 - intercept) / gain, readout**2, 0.0
     error = t["k3_error"][:used] / gain**2 + 1e-6 * np.sqrt(t["v"].max()) + 1e-300
@@ -171,7 +172,7 @@ def _offset_and_square(t, used, gain, intercept, readout):
 
 
 def estimate_noise(data, gain=None, offset=None, readout=None, mask=None):
-    """Estimate the noise model of a scan from at most MAX_NOISE_POSITIONS positions spread evenly over it.
+    """Estimate the noise model of a scan from at most MAX_NOISE_POSITIONS evenly spread positions.
 
     Parameters
     ----------
@@ -184,17 +185,17 @@ def estimate_noise(data, gain=None, offset=None, readout=None, mask=None):
     readout : float, optional
         Read-out noise in detector units, rms.
     mask : array_like of bool, shape (Qx, Qy), optional
-        True where a pixel is good; the others count as bad pixels.
+        True where a pixel is good; False marks bad pixels.
 
     Returns
     -------
     NoiseModel
-        The noise model, with flags on the data.
+        The noise model, with flags that describe faults of the data.
 
     Raises
     ------
     PrenetError
-        If the data hold one value only or numbers that no detector gives, or if `gain` is not positive.
+        If all values are equal or no detector can give them, or if `gain` is not positive.
 
     Examples
     --------
@@ -245,7 +246,7 @@ def estimate_noise(data, gain=None, offset=None, readout=None, mask=None):
             fitted = _parameters(moments, quantum, low, *given)
     sums = sample.sum(2, where=~bad, dtype=np.float64).sum(1)
     dose, sigmas = _uncertainty(moments, fitted, given, sums, int(np.count_nonzero(~bad)))
-    if not dose > 0 and offset is None and _has_electrons(moments):  # no pixel has fewer electrons than none
+    if not dose > 0 and offset is None and _has_electrons(moments):  # the electrons in a pixel cannot be negative
         fitted = fitted._replace(offset=min(fitted.offset, float(moments["m"].min())))
         dose, sigmas = _uncertainty(moments, fitted, given, sums, int(np.count_nonzero(~bad)))
     model = NoiseModel(*(float(a) for a in fitted[:3]), bad, fitted.counting, max(0.0, dose), sigmas=sigmas)
@@ -253,7 +254,7 @@ def estimate_noise(data, gain=None, offset=None, readout=None, mask=None):
 
 
 def _filled(sample, pixels):
-    """A sample with some pixels filled from their surroundings; itself if there is none."""
+    """Fill pixels of a sample from the pixels around them; return the sample itself if there is nothing to fill."""
     if not pixels.any() or pixels.all():
         return sample
     filled = NoiseModel(1.0, 0.0, 0.0, pixels, False, 0.0).electrons(sample)[:, pixels]
@@ -263,50 +264,50 @@ def _filled(sample, pixels):
 
 
 def _bad_lines(sample, bad, quantum):
-    """Pixels of bad rows and columns, (Qx, Qy) bool, and flags on those that need more than a mask."""
+    """Mask (Qx, Qy) of bad rows and columns, and flags for those that need more than a mask."""
     pixels = np.zeros_like(bad)
     numbers = {"dead_lines": {}, "wide_lines": {}, "interpolated_lines": {}}
     for axis, faults in zip(("rows", "columns"), bad_lines(sample, bad, quantum), strict=True):
-        where = pixels if axis == "rows" else pixels.T
+        mask = pixels if axis == "rows" else pixels.T
         for lines in faults:
-            where[lines] = True
-        for name, found in numbers.items():
-            found[axis] = getattr(faults, name.removesuffix("_lines")).tolist()
-    flags = [Flag(name, {key: [str(i) for i in value] for key, value in found.items()})
-             for name, found in numbers.items() if found["rows"] or found["columns"]]
+            mask[lines] = True
+        for name, indices in numbers.items():
+            indices[axis] = getattr(faults, name.removesuffix("_lines")).tolist()
+    flags = [Flag(name, {key: [str(i) for i in value] for key, value in indices.items()})
+             for name, indices in numbers.items() if indices["rows"] or indices["columns"]]
     return pixels, flags
 
 
 def _without_hits(sample, bad, quantum, low, given):
-    """Replace X-ray hits by the mean of their pixel: (sample, number of hits)."""
-    index, value, usual = hit_candidates(sample, bad, quantum)
+    """Replace X-ray hits by the mean of the pixel in all other patterns: (sample, number of hits)."""
+    index, value, reference = hit_candidates(sample, bad, quantum)
     if not len(index):
         return sample, 0
-    first = _parameters(group_moments(sample, bad, HIT_CLIP), quantum, low, *given)
-    gain = max(first.gain, quantum if low >= 0 else 0.0)
-    f, x, y = index[confirmed_hits(value, usual, gain, first.offset, first.readout)].T
+    first_model = _parameters(group_moments(sample, bad, HIT_CLIP), quantum, low, *given)
+    gain = max(first_model.gain, quantum if low >= 0 else 0.0)
+    f, x, y = index[confirmed_hits(value, reference, gain, first_model.offset, first_model.readout)].T
     if not len(f):
         return sample, 0
     sample = sample.copy()
-    others = (sample[:, x, y].sum(0, dtype=np.float64) - sample[f, x, y]) / (len(sample) - 1)
-    sample[f, x, y] = others if sample.dtype.kind == "f" else np.rint(others)
+    mean_without = (sample[:, x, y].sum(0, dtype=np.float64) - sample[f, x, y]) / (len(sample) - 1)
+    sample[f, x, y] = mean_without if sample.dtype.kind == "f" else np.rint(mean_without)
     return sample, len(f)
 
 
 class _Parameters(NamedTuple):
-    """Parameters of a noise model, detector units, and how they were found."""
+    """Parameters of a noise model in detector units, and how they were found."""
 
     gain: float
     offset: float
     readout: float
     counting: bool
     flags: list
-    used: int = 0  # groups of the line
-    square: float = 0.0  # readout squared, which may be negative by noise
+    used: int = 0  # number of groups to which the line was fitted
+    square: float = 0.0  # estimate of readout**2, which noise can make negative
 
 
 def _parameters(t, quantum, low, gain, offset, readout):
-    """Estimate the parameters that are None."""
+    """Estimate those of the parameters gain, offset and readout that are None."""
     slope, error, intercept, used = _line(t, gain)
     has_electrons = _has_electrons(t)
     significant = gain is not None or (has_electrons and slope > MIN_SLOPE_SIGNIFICANCE * error)
@@ -323,9 +324,9 @@ def _parameters(t, quantum, low, gain, offset, readout):
 
 
 def _uncertainty(t, fitted, given, sums, pixels):
-    """Electrons per pattern, and the standard deviations of (gain, offset, readout, dose), jackknifed over patterns.
+    """Electrons per pattern, and standard errors of (gain, offset, readout, dose) by a jackknife over patterns.
 
-    Infinite where a parameter was assumed, not measured; zero where it was given, or known since electrons are counted.
+    A standard error is infinite if the parameter was assumed, and zero if it was given or follows from counting.
     """
     def dose_of(total, gain, offset):  # numpydoc ignore=PR01,RT01
         return (total - offset * pixels) / gain
@@ -334,24 +335,24 @@ def _uncertainty(t, fitted, given, sums, pixels):
     scatter = float(sums.std() / np.sqrt(len(sums)) / fitted.gain)
     if fitted.counting:
         return dose, (0.0, 0.0, 0.0, scatter)
-    rest = leave_one_out(t) if fitted.used else []
-    if not rest:
+    leave_out_moments = leave_one_out(t) if fitted.used else []
+    if not leave_out_moments:
         unknown = [0.0 if a is not None else np.inf for a in given]
         return dose, (*unknown, np.inf)
     separated = not fitted.flags
     estimates = [(fitted.gain, fitted.offset, fitted.square)]
-    for part in rest:
-        slope, _, intercept, _ = _line_of(part, fitted.used, given[0])
+    for moments in leave_out_moments:
+        slope, _, intercept, _ = _line_of(moments, fitted.used, given[0])
         offset, square = given[1], None
         if offset is None and separated:
-            offset, square, _ = _offset_and_square(part, fitted.used, slope, intercept, given[2])
+            offset, square, _ = _offset_and_square(moments, fitted.used, slope, intercept, given[2])
         else:
             offset = fitted.offset if offset is None else offset
             square = slope * offset + intercept
         estimates.append((slope, offset, square))
     estimates = np.array(estimates)
     gain_sigma, offset_sigma, square_sigma = (jackknife(a) for a in estimates.T)
-    if given[0] is None:  # structure of the pattern that the filters left
+    if given[0] is None:  # add the error by structure of the pattern that the filters do not cancel
         gain_sigma = float(np.hypot(gain_sigma, MAX_STRUCTURE_FRACTION / 2 * fitted.gain))
     readout_sigma = 0.0 if given[2] is not None else float(square_sigma / max(2 * fitted.readout, square_sigma**0.5))
     doses = dose_of(sums.mean(), estimates[:, 0], estimates[:, 1])
@@ -362,11 +363,11 @@ def _uncertainty(t, fitted, given, sums, pixels):
 
 
 def _fallback(t, has_electrons, low, offset, readout):
-    """(gain, offset, readout, flag) if the variance does not grow with the mean, or there are no electrons."""
+    """Guess (gain, offset, readout, flag) if the variance does not grow with the mean, or there are no electrons."""
     m, v = np.median(t["m"]), np.median(t["v"])
     if not has_electrons:
         noise = np.sqrt(v) if readout is None else readout
-        # The gain is a guess: one electron is as large as the read-out noise.
+        # Guess the gain: the signal of one electron equals the read-out noise.
         return noise or 1.0, m if offset is None else offset, noise, Flag("no_electrons")
     if offset is None:
         offset = 0.0 if low >= 0 else min(t["m"].min(), 0.0)

@@ -1,21 +1,21 @@
-"""Frames and values of a sample that say nothing of the detector's noise: lost frames and X-ray hits."""
+"""Frames and values that must be excluded from the noise estimate: lost frames and X-ray hits."""
 
 import numpy as np
 from scipy.ndimage import maximum_filter
 
-MIN_LOST_ROWS = 0.25  # fraction of a frame's rows that hold one value; fewer do not change the noise model
-MAX_LOST_LOG_PROBABILITY = -14.0  # of so many constant values by chance; false alarm: 1 in 1,000,000 frames
-MAX_CUT_RATE = 0.1  # fraction of the frames in which a row has one value; in more, the specimen leaves it dark
-MIN_HIT_PATTERNS = 8  # patterns, below which a hit cannot be told from a feature of the pattern
-HIT_RATIO = 4.0  # signal of a hit in that of the brightest other pattern, within a pixel
-MIN_HIT_ELECTRONS = 10.0  # of a hit beyond that signal; Poisson counts reach them in 1 of 10^9 pixels at most
-HIT_SIGMAS = 6.0  # standard deviations of counting and read-out that a hit has beyond it
-MAX_HIT_NEIGHBOR = 0.25  # third largest excess of a hit's neighbors in its own; a disk lights more of them
-MAX_HIT_FRACTION = 1e-3  # of the values; more are no hits
+MIN_LOST_ROWS = 0.25  # fraction of a frame's rows; fewest constant rows of a lost frame: fewer do not affect the noise
+MAX_LOST_LOG_PROBABILITY = -14.0  # log probability of so many constant rows by chance: 1 in 1,000,000 frames
+MAX_CUT_RATE = 0.1  # fraction of the frames; a row that is constant in more of them is dark because of the specimen
+MIN_HIT_PATTERNS = 8  # patterns; smallest sample in which a hit can be distinguished from a feature of the pattern
+HIT_RATIO = 4.0  # ratio; smallest signal of a hit relative to the largest value within a pixel in other patterns
+MIN_HIT_ELECTRONS = 10.0  # electrons; smallest excess of a hit over that value: by chance in 1 of 10^9 pixels at most
+HIT_SIGMAS = 6.0  # standard deviations of counting and read-out noise; smallest excess of a hit over that value
+MAX_HIT_NEIGHBOR = 0.25  # fraction of a hit's excess; largest third-highest excess of its neighbors: less than in disks
+MAX_HIT_FRACTION = 1e-3  # fraction of the values; if there are more candidates, none is a hit
 
 
 def lost_frames(sample):
-    """Find frames that were lost: constant in a large part.
+    """Find lost frames, which are constant entirely or in many rows.
 
     Parameters
     ----------
@@ -25,12 +25,12 @@ def lost_frames(sample):
     Returns
     -------
     numpy.ndarray of bool, shape (n,)
-        True where a frame was lost. None if half of them look so: the scan is then of another kind.
+        True where a frame was lost; all False if half of the frames or more seem lost.
 
     Notes
     -----
-    A frame of one value is lost if the others show so many electrons that all could not miss it by chance. A cut frame
-    has rows of one value that hold others in nearly all frames.
+    A constant frame is lost if the other frames have so many electrons that it cannot be empty by chance. A frame that
+    was cut has constant rows which are not constant in nearly all other frames.
 
     Examples
     --------
@@ -46,11 +46,11 @@ def lost_frames(sample):
     if n < 4:
         return lost
     constant = sample.min(2) == sample.max(2)  # (n, Qx)
-    # Frames of one value, if others have so many pixels of other values that none would be left by chance.
-    usual = np.median([np.count_nonzero(frame != frame.min()) for frame in sample])
-    lost = constant.all(1) & (usual > -MAX_LOST_LOG_PROBABILITY)
-    # Frames that are cut: rows of one value that have others in nearly all frames.
-    rate = (constant.sum(0) - constant + 0.5) / n  # of the other frames
+    # Constant frames, if typical frames have so many lit pixels that an empty frame is improbable.
+    lit_pixels = np.median([np.count_nonzero(frame != frame.min()) for frame in sample])
+    lost = constant.all(1) & (lit_pixels > -MAX_LOST_LOG_PROBABILITY)
+    # Cut frames: constant rows which are not constant in nearly all other frames.
+    rate = (constant.sum(0) - constant + 0.5) / n  # fraction of the other frames in which the row is constant
     rare = constant & (rate < MAX_CUT_RATE)
     log_probability = (rare * np.log(rate.clip(max=1.0))).sum(1)
     lost |= (rare.mean(1) > MIN_LOST_ROWS) & (log_probability < MAX_LOST_LOG_PROBABILITY)
@@ -65,16 +65,16 @@ def hit_candidates(sample, bad, quantum):
     sample : numpy.ndarray, shape (n, Qx, Qy)
         Patterns in detector units.
     bad : numpy.ndarray of bool, shape (Qx, Qy)
-        Bad pixels, which are left out.
+        True where a pixel is bad; bad pixels are left out.
     quantum : float
         Step between values in detector units.
 
     Returns
     -------
     index : numpy.ndarray of int, shape (k, 3)
-        Pattern, row and column of each.
+        Pattern, row and column of each candidate.
     value, usual : numpy.ndarray, shape (k,)
-        Its value, and the largest within a pixel in any other pattern, detector units.
+        Value of each candidate, and largest value within a pixel of it in all other patterns, in detector units.
     """
     none = np.zeros((0, 3), int), np.zeros(0), np.zeros(0)
     if len(sample) < MIN_HIT_PATTERNS:
@@ -82,7 +82,7 @@ def hit_candidates(sample, bad, quantum):
     top = sample.argmax(0)
     largest = np.take_along_axis(sample, top[None], 0)[0].astype(np.float64)
     base = float(np.median(sample[:, ::3, ::3]))
-    # Most pixels are dark in all patterns, so the second largest value is sought for bright ones only.
+    # The second largest value of each pixel over the patterns.
     second = np.partition(sample, -2, axis=0)[-2].astype(np.float64)
     usual = maximum_filter(np.where(bad, -np.inf, second), 3)
     chosen = ~bad & (largest - base > HIT_RATIO * (usual - base) + MIN_HIT_ELECTRONS * quantum) & (usual >= base)
@@ -99,19 +99,19 @@ def hit_candidates(sample, bad, quantum):
 
 
 def confirmed_hits(value, usual, gain, offset, readout):
-    """Select the candidates that are too bright for electrons.
+    """Select the candidates that are brighter than counting statistics allow.
 
     Parameters
     ----------
     value, usual : numpy.ndarray, shape (k,)
-        From `hit_candidates`.
+        Results of `hit_candidates`.
     gain, offset, readout : float
-        A first noise model, detector units.
+        Parameters of a first noise model in detector units.
 
     Returns
     -------
     numpy.ndarray of bool, shape (k,)
-        True for hits.
+        True where a candidate is a hit.
     """
     electrons = (usual - offset).clip(min=0) / gain
     limit = electrons + HIT_SIGMAS * np.sqrt(electrons + (readout / gain) ** 2) + MIN_HIT_ELECTRONS

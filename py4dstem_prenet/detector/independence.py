@@ -1,44 +1,45 @@
-"""Check that noise is independent from pixel to pixel and as large as modeled, as splitting counts requires."""
+"""Check that noise is independent from pixel to pixel and as large as modeled, which count splitting requires."""
 
 import numpy as np
 from scipy.ndimage import correlate1d, uniform_filter
 
 from ..core import Flag, NoiseModel
 
-BRIGHTNESS_GROUPS = 32  # groups of pixels of similar brightness
-MIN_GROUP_ELECTRONS = 300  # electrons (or as much variance) in a group, without which its noise is not tested
+BRIGHTNESS_GROUPS = 32  # number of groups of pixels of similar brightness
+MIN_GROUP_ELECTRONS = 300  # electrons squared; smallest expected variance, summed over a group, for which it is tested
 # Ratio of fine to coarse variance: 1 for independent noise, 0.7 for a blur of 0.45 px. Set on simulated detectors
 # (tests/test_checks.py), like the limits of the variance.
-MIN_INDEPENDENT_RATIO = 0.85  # below, a warning
-MIN_USABLE_RATIO = 0.65  # below, a refusal
-MIN_VARIANCE_RATIO, MAX_VARIANCE_RATIO = 0.75, 2.0  # measured variance over that of the noise model
+MIN_INDEPENDENT_RATIO = 0.85  # ratio of fine to coarse variance; smallest one without a warning
+MIN_USABLE_RATIO = 0.65  # ratio of fine to coarse variance; smallest one that is not refused
+MIN_VARIANCE_RATIO, MAX_VARIANCE_RATIO = 0.75, 2.0  # ratios; limits of measured variance over that of the noise model
 SECOND_DIFFERENCE = np.array([1.0, -2.0, 1.0])  # filter that cancels straight slopes of the pattern
 
 
 def check_independence(blocks, noise: NoiseModel) -> tuple[Flag | None, Flag | None]:
-    """Check whether a noise model's independent noise describes blocks of a scan.
+    """Check whether the noise in blocks of a scan is independent and as large as the noise model states.
 
     Parameters
     ----------
     blocks : list of numpy.ndarray, shape (rx, ry, Qx, Qy)
-        Patterns of neighboring positions, detector units.
+        Patterns of neighboring positions in detector units.
     noise : NoiseModel
         Noise model of the detector.
 
     Returns
     -------
     problem : Flag or None
-        Why the noise model must not be assumed.
+        Reason why the noise model is not valid.
     caveat : Flag or None
-        Why results are optimistic: the detector sometimes counts one electron in two pixels, so each pixel is Poisson
-        but neighbors are not independent.
+        Reason why results are optimistic: the detector sometimes counts one electron in two pixels, so that each pixel
+        has Poisson noise but neighbors are not independent.
 
     Notes
     -----
     Noise is measured in differences of neighboring positions (in single patterns if there are none), with two filters
-    that pass fine and coarser detail. Pixels are grouped by brightness. The pattern that remains in the differences
-    adds variance, and more through the second filter. Only these deviations are therefore attributed to the noise: too
-    little variance in one group, too much variance in all dim groups, and too little fine detail in all groups.
+    that pass fine and coarser detail. Pixels are grouped by brightness. The part of the pattern that remains in the
+    differences adds variance, and more in the second filter. Therefore only three deviations are attributed to the
+    noise: too little variance in one group, too much variance in all dim groups, and too little fine detail in all
+    groups.
 
     Examples
     --------
@@ -61,14 +62,14 @@ def check_independence(blocks, noise: NoiseModel) -> tuple[Flag | None, Flag | N
 
 
 def _noise_differs(blocks, noise):
-    """(problem or None; largest ratio of fine to coarse variance of all groups, 1 for independent noise)."""
+    """Problem or None, and largest ratio of fine to coarse variance over all groups, 1 for independent noise."""
     groups, expected, cancels = _group_variances(blocks, noise)
     if len(groups) == 0:
         return (Flag("few_electrons") if expected < MIN_GROUP_ELECTRONS else None), 1.0
     ratio = min(1.0, (groups[:, 0] / groups[:, 1]).max()) if cancels else 1.0
     if ratio < MIN_USABLE_RATIO:
         return Flag("noise_correlated", {"ratio": float(ratio)}), ratio
-    # Shared noise reduces the fine variance, and the coarse one only little.
+    # Noise that neighbors share reduces the fine variance, but hardly the coarse variance.
     measured = groups[:, :2].max(1) / groups[:, 2]
     if measured.min() < MIN_VARIANCE_RATIO:
         return Flag("noise_too_small", {"ratio": float(measured.min())}), ratio
@@ -81,8 +82,8 @@ def _noise_differs(blocks, noise):
 def _group_variances(blocks, noise):
     """Variances of groups of pixels, dimmest first.
 
-    Returns (groups, 3) sums of fine, coarse and expected variance in electrons squared, the expected variance of all
-    pixels, and whether differences of neighboring positions were taken.
+    Returns sums (groups, 3) of fine, coarse and expected variance in electrons squared, the expected variance of all
+    pixels, and whether differences of neighboring positions were used.
     """
     total, fine, coarse, expected = np.zeros((4, *noise.bad_pixels.shape))
     count, cancels = 0, False
@@ -118,7 +119,7 @@ def _clipped(values, noise):
     low = values.min()
     bottom = np.count_nonzero(values == low)
     above = np.count_nonzero(values == values[values > low].min(initial=values.max()))
-    # Without clipping the smallest value is rare, since it lies in the tail of the read-out noise.
+    # Without clipping, the smallest value is rare, since it lies in the tail of the read-out noise.
     if not noise.counting and bottom > 0.02 * values.size and bottom > above and low < noise.offset + 0.5 * noise.gain:
         return Flag("clipped", {"percent": 100 * bottom / values.size, "value": float(low)})
     return None

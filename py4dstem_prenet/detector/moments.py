@@ -1,7 +1,7 @@
 """Moments of a detector's noise in groups of pixels of similar brightness.
 
-Two local filters cancel the pattern where it is smooth. What they leave of detail that does not move is canceled by
-subtracting its mean over the patterns. What remains is noise.
+Two local filters cancel the pattern where it is smooth. Fine detail that does not move passes the filters; it is
+canceled by subtracting its mean over the patterns. The remainder is noise.
 """
 
 from itertools import pairwise
@@ -9,17 +9,17 @@ from itertools import pairwise
 import numpy as np
 from scipy.ndimage import binary_dilation
 
-MAX_FILTERED_PIXELS = 1_600_000  # pixels that go through the local filters; more add time, not accuracy
-MAX_FILTERED_SIDE = 1024  # pixels along each side of a large pattern that go through the filters
-MIN_MEAN_PATTERNS = 4  # patterns, from which on their mean is subtracted; the factors below amplify noise with fewer
-NOISE_PARTS = 8  # consecutive parts of the sample that are left out in turn for the uncertainty
+MAX_FILTERED_PIXELS = 1_600_000  # pixels; most in all patterns that are filtered: more take time but add no accuracy
+MAX_FILTERED_SIDE = 1024  # pixels; largest side of the filtered part of a pattern
+MIN_MEAN_PATTERNS = 4  # patterns; fewest whose mean is subtracted: with fewer, the correction factors amplify noise
+NOISE_PARTS = 8  # number of consecutive parts of the sample, each left out in turn for the uncertainty
 
 
 def group_moments(sample, bad, clip=0.0):
     """Compute moments of groups of pixels with similar surroundings, dimmest first.
 
-    Pixels are sorted by the mean of the 40 pixels around their 3 x 3 block, and the half with the rougher surroundings
-    is left out. Neither choice depends on the noise that is then measured, so neither biases it.
+    Pixels are sorted by the mean of the 40 pixels around their 3 x 3 block, and the half whose 40 pixels are rougher is
+    left out. Both choices are independent of the measured noise, so that they do not bias it.
 
     Parameters
     ----------
@@ -28,16 +28,16 @@ def group_moments(sample, bad, clip=0.0):
     bad : numpy.ndarray of bool, shape (Qx, Qy)
         Bad pixels.
     clip : float, optional
-        Fraction of the largest deviations in each group that is clipped to the largest of the others; 0 for none.
+        Fraction of the largest deviations in each group that is clipped; 0 to clip nothing.
 
     Returns
     -------
     dict
         Arrays with a value for each group: mean m, variance v, third cumulant k3, standard errors v_error and
         k3_error, and v_wide, the variance after the wider filter, which noise shared by neighbors reduces less. The
-        entry "fano" is variance over mean from pattern to pattern, of the dim pixels that hold half of all electrons
-        and of the bright ones. The entries "m_parts", "v_parts" and "k3_parts", (groups, parts), hold sums over parts
-        of the patterns, and "count_parts" the numbers of their terms.
+        entry "fano" is the ratio of variance to mean from pattern to pattern, for the dim pixels that contain half of
+        all electrons and for the bright pixels. The entries "m_parts", "v_parts" and "k3_parts", (groups, parts), are
+        sums over parts of the patterns, and "count_parts" the numbers of their terms.
 
     Examples
     --------
@@ -62,8 +62,9 @@ def group_moments(sample, bad, clip=0.0):
     second = (second[:, :, :-2] - 2 * second[:, :, 1:-1] + second[:, :, 2:]) / 6
     ring = (_window_sum(x, 7) - block[:, inner, inner]) / 40
     rough = (_window_sum(x * x, 7) - _window_sum(x * x, 3)[:, inner, inner]) / 40 - ring**2
-    # The filters alone, and less the mean over the patterns: better where detail does not move, worse where it does.
-    # Of n values less their mean, variance and third cumulant are smaller by these factors.
+    # Two variants: the filtered values, and the filtered values minus their mean over the patterns. The second is
+    # better where detail does not move, and worse where it moves. Subtracting the mean of n values reduces their
+    # variance and third cumulant by these factors.
     count = len(picked)
     variants = [(center, second, 1.0, 1 - 1 / 64)]
     if count >= MIN_MEAN_PATTERNS:
@@ -104,7 +105,7 @@ def group_moments(sample, bad, clip=0.0):
 
 
 def leave_one_out(moments):
-    """Compute the moments without each part of the patterns in turn.
+    """Compute the moments with each part of the patterns left out in turn.
 
     Parameters
     ----------
@@ -114,22 +115,23 @@ def leave_one_out(moments):
     Returns
     -------
     list of dict
-        The same with other m, v and k3; empty if there are too few patterns.
+        For each part, `moments` with m, v and k3 computed without it; empty if there are too few patterns.
     """
     count = moments["count_parts"]
     used = np.flatnonzero(count.sum(0) > 0)
     if len(used) < 3:
         return []
-    out = []
+    estimates = []
     for k in used:
-        rest = (count.sum(1) - count[:, k]).clip(1)
-        out.append({**moments, **{name: (moments[f"{name}_parts"].sum(1) - moments[f"{name}_parts"][:, k]) / rest
-                                  for name in ("m", "v", "k3")}})
-    return out
+        rest_count = (count.sum(1) - count[:, k]).clip(1)
+        estimates.append({**moments, **{
+            name: (moments[f"{name}_parts"].sum(1) - moments[f"{name}_parts"][:, k]) / rest_count
+            for name in ("m", "v", "k3")}})
+    return estimates
 
 
 def _fano(sample, bad):
-    """Variance over mean of single pixels from pattern to pattern, (2,): dim and bright; NaN for few patterns."""
+    """Ratio of variance to mean from pattern to pattern, (2,) for dim and bright pixels; NaN for few patterns."""
     if len(sample) < MIN_MEAN_PATTERNS or bad.all():
         return np.full(2, np.nan)
     mean, square = (sum(power(pattern[~bad].astype(np.float64)) for pattern in sample) / len(sample)
@@ -143,7 +145,7 @@ def _fano(sample, bad):
 
 
 def _powers(center, second, v_factor, k3_factor, clip):
-    """Squares and cubes of filtered values, with their factors, and the mean square after the wider filter."""
+    """Corrected squares and cubes of filtered values, and the corrected mean square after the wider filter."""
     c, s = center.astype(np.float64), second.astype(np.float64)
     if clip:
         c, s = (np.clip(a, *np.quantile(a, [clip / 2, 1 - clip / 2])) for a in (c, s))
@@ -151,7 +153,7 @@ def _powers(center, second, v_factor, k3_factor, clip):
 
 
 def _window_sum(x, side):
-    """Sums over side x side windows that lie entirely inside, (n, Qx - side + 1, Qy - side + 1)."""
+    """Sums over side x side windows inside the patterns, (n, Qx - side + 1, Qy - side + 1)."""
     rows, columns = x.shape[1] - side + 1, x.shape[2] - side + 1
     y = x[:, :rows].copy()
     for i in range(1, side):

@@ -1,33 +1,33 @@
-"""Checks of the values in a sample of a scan: unusable data are refused, doubtful data get a warning."""
+"""Checks of the values in a sample of a scan: unusable data are refused, and doubtful data get a warning."""
 
 import numpy as np
 from scipy.ndimage import binary_dilation, binary_fill_holes
 
 from ..core import Flag, PrenetError
 
-MAX_VALUE = 1e15  # detector units; no detector gives more, and sums of squares still fit into float32
-MIN_VALUE_RANGE = 1e-30  # detector units; a smaller range of values is lost in float32
-MAX_FRACTION_AT_TOP = 0.5  # of all values; no pattern is bright in a larger part of the detector
+MAX_VALUE = 1e15  # detector units; no detector gives larger values, and sums of squares still fit into float32
+MIN_VALUE_RANGE = 1e-30  # detector units; smallest range of values that float32 resolves
+MAX_FRACTION_AT_TOP = 0.5  # fraction of all values; no pattern is bright in a larger part of the detector
 # Set on simulated and real scans with faults of detectors and files (tests/test_detector_faults.py):
-MIN_BUSY_ELECTRONS = 30  # electrons in the whole sample; a neighbor of such a pixel is not dark by chance
-MIN_LIT_PIXELS = 16  # lit pixels in a pattern, with which two patterns are not equal by chance
-MIN_EDGE_PIXELS = 8  # pixels of a row or column, along which a sudden change is not due to chance
-MIN_FRACTION_AT_BOTTOM = 0.02  # of all values, with which data may be clipped below
-MIN_SHARED_NOISE_RATIO = 0.7  # fine over coarse variance, 1 for independent noise; below, neighbors share noise
-MIN_BENT_RATIO = 0.4  # variance of bright pixels over the expected one; below, values are not proportional to electrons
-MIN_BRIGHT_ELECTRONS = 3  # electrons in a pixel for the test of proportionality
-MIN_COUNTER = 64  # smallest limit of a counter: six bits
-MIN_WRAPPED_TOP = 0.99  # largest value in the limit of a counter that wrapped
-# Distance of values in a hole, and around it, from half of the limit: in the limit, and in sigmas of counting noise.
+MIN_BUSY_ELECTRONS = 30  # electrons in the whole sample; a pixel adjacent to one with more is not dark by chance
+MIN_LIT_PIXELS = 16  # pixels; fewest lit ones in a pattern for which equal patterns are not due to chance
+MIN_EDGE_PIXELS = 8  # pixels of a row or column; shortest edge that is not due to chance
+MIN_FRACTION_AT_BOTTOM = 0.02  # fraction of all values; smallest part at the lowest value if data are clipped below
+MIN_SHARED_NOISE_RATIO = 0.7  # ratio of fine to coarse variance, 1 for independent noise; below, neighbors share noise
+MIN_BENT_RATIO = 0.4  # ratio of measured to expected variance of bright pixels; below, the response is not linear
+MIN_BRIGHT_ELECTRONS = 3  # electrons; smallest mean of a pixel that is used to test the linearity
+MIN_COUNTER = 64  # counts; smallest limit of a counter, six bits
+MIN_WRAPPED_TOP = 0.99  # fraction of the limit of a counter; smallest maximum of data that may have wrapped
+# Fraction of the limit, and sigmas of counting noise; distance from half of the limit of values in and around a hole.
 MIN_HOLE_STEP, HOLE_SIGMAS = 0.1, 3.0
-MIN_ABRUPT = 0.7  # of the pixels around holes that are so bright
-MIN_AT_LIMIT = 0.2  # values in the last twentieth below the limit, in those of the twentieth before
-MAX_HOLE_PATTERNS = 32  # patterns that are searched for holes; chosen for speed
-MIN_STUCK_PATTERNS = 8  # patterns, without which constant pixels are not unusual
+MIN_ABRUPT = 0.7  # fraction of the pixels around a hole; fewest that are bright, if the hole is due to wrapped counts
+MIN_AT_LIMIT = 0.2  # ratio; fewest values in the last twentieth below the limit, relative to the twentieth before
+MAX_HOLE_PATTERNS = 32  # patterns; most that are searched for holes, chosen for speed
+MIN_STUCK_PATTERNS = 8  # patterns; smallest sample in which constant pixels are unusual
 
 
 def refuse(sample):
-    """Refuse data that hold one value only, or numbers that no detector gives.
+    """Refuse data that are constant, or whose values no detector can give.
 
     Parameters
     ----------
@@ -62,13 +62,13 @@ def refuse(sample):
     if high - low < MIN_VALUE_RANGE:
         raise PrenetError(f"The data differ by {high - low:.3g} at most, too little for single precision; multiply "
                           "them by a constant.")
-    share = np.mean(sample == sample.max())
-    if share > MAX_FRACTION_AT_TOP:
-        raise PrenetError(f"{100 * share:.0f} % of the values are at the largest one, {high:g}: either all is "
+    fraction = np.mean(sample == sample.max())
+    if fraction > MAX_FRACTION_AT_TOP:
+        raise PrenetError(f"{100 * fraction:.0f} % of the values are at the largest one, {high:g}: either all is "
                           "saturated, or the contrast is inverted; then use data.max() - data.")
     if sample.dtype.kind == "i":
         top = float(np.iinfo(sample.dtype).max)
-        # Dark subtraction gives small negative numbers only, and single broken pixels are tolerated.
+        # Subtracting a dark image gives only small negative numbers. Single broken pixels are tolerated.
         ends = [np.mean(sample < -top / 2), np.mean(sample > top / 2)]
         if sample.dtype.itemsize <= 2 and min(ends) > 1e-5:
             raise PrenetError(f"The data run from {low:.0f} to {high:.0f} and wrap from one to the other: unsigned "
@@ -125,9 +125,9 @@ def doubts(sample, moments, noise, low, high):
 
 
 def _upside_down(sample, noise):
-    """Whether most of the mean pattern is near its largest values, also in the corners: beams are bright and small.
+    """Whether the contrast is inverted: most of the mean pattern, including its corners, is near the largest value.
 
-    The corners are dark where a wide beam fills the detector.
+    If a wide beam fills the detector, the corners are dark.
     """
     pattern, good = sample.mean(0, dtype=np.float64), ~noise.bad_pixels
     mean = pattern[good]
@@ -142,17 +142,17 @@ def _upside_down(sample, noise):
 
 
 def _wrapped(sample, noise):
-    """The power of two at which values wrapped to zero, or None: dark holes in what is nearly as bright as it.
+    """Find the power of two at which values wrapped to zero, from dark holes in bright areas; None if there are none.
 
-    A counter may be narrower than the data type, so that the limit is the power of two just above the largest value.
-    The edge of a hole is abrupt, in contrast to the inside of a ring; or it is a dark pixel between two bright ones.
+    A counter may be narrower than the data type, so that the limit is the smallest power of two above the largest
+    value. A hole has an abrupt edge, unlike the inside of a ring, or is a dark pixel between two bright pixels.
     """
     high = int(sample.max()) if sample.dtype.kind in "iu" else 0
     limit = 1 << high.bit_length()
     if limit < MIN_COUNTER or high < MIN_WRAPPED_TOP * limit - 1:
         return None
-    near, below = (np.count_nonzero((sample >= low * limit) & (sample < (low + 0.05) * limit)) for low in (0.95, 0.9))
-    if near < max(MIN_EDGE_PIXELS, MIN_AT_LIMIT * below):  # the largest value lies there by chance
+    top, below = (np.count_nonzero((sample >= low * limit) & (sample < (low + 0.05) * limit)) for low in (0.95, 0.9))
+    if top < max(MIN_EDGE_PIXELS, MIN_AT_LIMIT * below):  # the largest value is close to the limit by chance
         return None
     # Counting noise at half of the limit does not reach from one level to the other.
     reach = max(MIN_HOLE_STEP, HOLE_SIGMAS * (0.5 * noise.gain / limit) ** 0.5)
@@ -172,7 +172,7 @@ def _wrapped(sample, noise):
 
 
 def _bent(moments, noise):
-    """Whether bright pixels scatter much less than counting statistics with the gain of dim pixels predict."""
+    """Whether bright pixels scatter much less than counting statistics and the gain of dim pixels predict."""
     electrons = (moments["m"] - noise.offset) / noise.gain
     bright = electrons > MIN_BRIGHT_ELECTRONS
     expected = noise.gain**2 * electrons[bright] + noise.readout**2
@@ -180,21 +180,21 @@ def _bent(moments, noise):
 
 
 def _unresponsive(sample, noise, saturated):
-    """Find a pixel (x, y) of a group that never changes although electrons hit the adjacent pixels, or None."""
+    """Find a pixel (x, y) of a group that never changes although electrons hit adjacent pixels, or return None."""
     constant = (sample.min(0) == sample.max(0)) & ~noise.bad_pixels
     if len(sample) < MIN_STUCK_PATTERNS or not constant.any() or constant.all():
         return None
     electrons = (sample.mean(0, dtype=np.float64) - noise.offset) / noise.gain * len(sample)
     busy = (electrons > MIN_BUSY_ELECTRONS) & ~constant & ~noise.bad_pixels
     dark = constant & (electrons < 0.1 * MIN_BUSY_ELECTRONS)
-    above, beside = np.zeros((2, *constant.shape), bool)
-    above[1:] |= dark[1:] & busy[:-1]
-    above[:-1] |= dark[:-1] & busy[1:]
-    beside[:, 1:] |= dark[:, 1:] & busy[:, :-1]
-    beside[:, :-1] |= dark[:, :-1] & busy[:, 1:]
+    above_or_below, left_or_right = np.zeros((2, *constant.shape), bool)
+    above_or_below[1:] |= dark[1:] & busy[:-1]
+    above_or_below[:-1] |= dark[:-1] & busy[1:]
+    left_or_right[:, 1:] |= dark[:, 1:] & busy[:, :-1]
+    left_or_right[:, :-1] |= dark[:, :-1] & busy[:, 1:]
     edge = np.zeros_like(constant)
-    if max(above.sum(1).max(), beside.sum(0).max()) >= MIN_EDGE_PIXELS:
-        edge = above | beside
+    if max(above_or_below.sum(1).max(), left_or_right.sum(0).max()) >= MIN_EDGE_PIXELS:
+        edge = above_or_below | left_or_right
     elif not saturated:
         edge = constant & (electrons > MIN_BUSY_ELECTRONS)  # counted electrons scatter
     if edge.sum() < MIN_EDGE_PIXELS:

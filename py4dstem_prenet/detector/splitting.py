@@ -1,16 +1,16 @@
-"""Split a scan into two independent scans that share its electrons, to test results without a known truth.
+"""Split the electrons of a scan into two independent scans, to test results without a known truth.
 
 Counting detectors: every count is thinned binomially. If N is Poisson(n), then A ~ Binomial(N, p) and B = N - A are
-independent, Poisson(p n) and Poisson((1 - p) n), as two scans at these parts of the dose would be ("count splitting",
+independent, Poisson(p n) and Poisson((1 - p) n), like two scans at these fractions of the dose ("count splitting",
 Neufeld et al., Biostatistics 2022).
 
-Detectors with gain and read-out noise: a value x of variance v, offset subtracted, becomes p x + w and (1 - p) x - w,
-where w is normal with variance p (1 - p) v. The first has variance p^2 v + p (1 - p) v = p v, that of a part p of the
-electrons with sqrt(p) of the read-out noise; the second likewise. Their covariance is p (1 - p) v - p (1 - p) v = 0,
-and for normal noise they are independent ("data thinning", Neufeld et al., JMLR 2024; "coupled bootstrap", Oliveira et
-al. 2021). v is estimated from the value itself, which makes the covariance zero on average. In dark pixels read-out
-noise makes negative values, which determine no variance; there v follows from the mean of the neighbors, which is
-linear and so unbiased.
+Detectors with gain and read-out noise: a value x of variance v, after subtraction of the offset, becomes p x + w and
+(1 - p) x - w, where w is normal with variance p (1 - p) v. The first has variance p^2 v + p (1 - p) v = p v, which is
+that of a fraction p of the electrons with sqrt(p) of the read-out noise; the second likewise. Their covariance is
+p (1 - p) v - p (1 - p) v = 0, and for normal noise they are independent ("data thinning", Neufeld et al., JMLR 2024;
+"coupled bootstrap", Oliveira et al. 2021). v is estimated from the value itself, which makes the covariance zero on
+average. In dark pixels, read-out noise causes negative values, from which no variance can be estimated; there v follows
+from the mean of the neighbors, which is linear and therefore unbiased.
 """
 
 from dataclasses import replace
@@ -20,15 +20,16 @@ from scipy.ndimage import maximum_filter, uniform_filter
 
 from ..core import NoiseModel, Scan
 
-MAX_SPLIT_BYTES = 64 * 2**20  # bytes of the positions that are split, as float32
-MAX_SPLIT_POSITIONS = 1024  # positions that are split for a check of the origin or the ellipse
-MAX_DIM_ELECTRONS = 8.0  # electrons plus rms read-out noise: in dimmer surroundings neighbors determine the variance
-MAX_COUNTS = 2**53  # electrons in a pixel; larger numbers are not exact in float64
-MAX_NEIGHBOR_PULL = 6.0  # standard deviations above its neighbors; a brighter pixel determines its own variance
+MAX_SPLIT_BYTES = 64 * 2**20  # bytes; largest size, as float32, of the patterns that are split
+MAX_SPLIT_POSITIONS = 1024  # positions; most that are split for a check of the origin or the ellipse
+# Units of gain + rms read-out noise; where the mean of the neighbors is smaller, it determines the variance.
+MAX_DIM_ELECTRONS = 8.0
+MAX_COUNTS = 2**53  # electrons; largest number in a pixel that is exact in float64
+MAX_NEIGHBOR_PULL = 6.0  # standard deviations; a pixel that exceeds its neighbors by more determines its own variance
 
 
 def split(block, noise: NoiseModel, generator: np.random.Generator, fraction: float = 0.5):
-    """Split patterns into two independent parts, as if each part of the dose had been measured separately.
+    """Split patterns into two independent parts, as if each fraction of the dose had been measured separately.
 
     Parameters
     ----------
@@ -39,13 +40,13 @@ def split(block, noise: NoiseModel, generator: np.random.Generator, fraction: fl
     generator : numpy.random.Generator
         Source of all random numbers.
     fraction : float, optional
-        Part of the electrons that go to the first result, between 0 and 1.
+        Fraction of the electrons in the first result, between 0 and 1.
 
     Returns
     -------
     first, second : numpy.ndarray, shape (..., Qx, Qy)
-        The parts in detector units, with the gain and offset of the input and the noise model `of_part`. Whole counts
-        keep their type if the gain is 1; else the parts are float32.
+        The parts in detector units, with the gain and offset of the input; `of_part` gives their noise model. Integer
+        counts keep their type if the gain is 1; otherwise the parts are float32.
 
     Examples
     --------
@@ -70,14 +71,14 @@ def split(block, noise: NoiseModel, generator: np.random.Generator, fraction: fl
 
 
 def of_part(noise: NoiseModel, fraction: float = 0.5) -> NoiseModel:
-    """Compute the noise model of a part that `split` made.
+    """Compute the noise model of one result of `split`.
 
     Parameters
     ----------
     noise : NoiseModel
-        Noise model of the whole.
+        Noise model before the split.
     fraction : float, optional
-        Part of the electrons.
+        Fraction of the electrons in the result.
 
     Returns
     -------
@@ -94,33 +95,33 @@ def _thin(block, noise, generator, fraction):
         counts = block.clip(0) if block.dtype.itemsize < 8 else block.clip(0, MAX_COUNTS).astype(np.int64)
         first = generator.binomial(counts, fraction).astype(block.dtype)
         return first, block - first
-    # `counting` holds for good pixels only; a bad one may have any value.
+    # `counting` is valid for good pixels only; bad pixels may have any value.
     counts = np.rint((block - noise.offset) / noise.gain).clip(0, MAX_COUNTS).astype(np.int64)
     first = generator.binomial(counts, fraction)
     return tuple((part * noise.gain + noise.offset).astype(np.float32) for part in (first, counts - first))
 
 
 def _variance(signal, noise):
-    """Unbiased estimate of the variance of `signal` (..., Qx, Qy), in detector units above the offset, from itself."""
+    """Unbiased estimate of the variance of `signal` (..., Qx, Qy), which is in detector units above the offset."""
     flat = signal.reshape(-1, *signal.shape[-2:])
-    near, wide = (uniform_filter(flat, (0, side, side), mode="mirror") for side in (3, 7))
+    mean_of_3, mean_of_7 = (uniform_filter(flat, (0, side, side), mode="mirror") for side in (3, 7))
     spread = np.float32(noise.gain + noise.readout)
-    dim = maximum_filter(near, (0, 3, 3)) < MAX_DIM_ELECTRONS * spread
-    dim &= flat < near + MAX_NEIGHBOR_PULL * np.sqrt(noise.gain * near.clip(min=0) + spread**2)
-    dark = maximum_filter(near, (0, 5, 5)) < spread
-    mean = np.where(dim, np.where(dark, wide, near), flat)
+    dim = maximum_filter(mean_of_3, (0, 3, 3)) < MAX_DIM_ELECTRONS * spread
+    dim &= flat < mean_of_3 + MAX_NEIGHBOR_PULL * np.sqrt(noise.gain * mean_of_3.clip(min=0) + spread**2)
+    dark = maximum_filter(mean_of_3, (0, 5, 5)) < spread
+    mean = np.where(dim, np.where(dark, mean_of_7, mean_of_3), flat)
     return (np.float32(noise.gain) * mean + np.float32(noise.readout**2)).clip(min=0).reshape(signal.shape)
 
 
 def places(shape, positions: int, parts) -> list[np.ndarray]:
-    """Choose blocks of neighboring positions in the middles of parts of a scan.
+    """Choose blocks of neighboring positions, each in the middle of one part of the scan.
 
     Parameters
     ----------
     shape : tuple of int
         Shape (Rx, Ry, Qx, Qy) of the scan.
     positions : int
-        Most positions in all blocks; fewer where patterns are large. A scan of no more positions is taken whole.
+        Largest number of positions in all blocks together; fewer if patterns are large. A smaller scan is used whole.
     parts : tuple of int
         Number of parts along Rx and Ry.
 
@@ -142,7 +143,7 @@ def places(shape, positions: int, parts) -> list[np.ndarray]:
     rows = min(rx // cut[0], max(1, round(each**0.5)))
     columns = min(ry // cut[1], max(1, each // rows))
     rows = min(rx // cut[0], max(1, each // columns))
-    out = []
+    blocks = []
     for i in range(cut[0]):
         for j in range(cut[1]):
             cell = np.arange(rx * ry).reshape(rx, ry)[i * rx // cut[0]:(i + 1) * rx // cut[0],
@@ -150,8 +151,8 @@ def places(shape, positions: int, parts) -> list[np.ndarray]:
             if rx * ry > positions:
                 top, left = (cell.shape[0] - rows) // 2, (cell.shape[1] - columns) // 2
                 cell = cell[top:top + rows, left:left + columns]
-            out.append(cell)
-    return out
+            blocks.append(cell)
+    return blocks
 
 
 def read_block(scan: Scan, positions) -> np.ndarray:

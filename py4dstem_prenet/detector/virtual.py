@@ -17,7 +17,7 @@ def virtual_images(data, qx0, qy0, detectors, noise, positions=None):
     qx0, qy0 : array_like, shape (Rx, Ry)
         Origins in pixels; with `positions`, those of these positions.
     detectors : sequence of tuple
-        Inner and outer radius of each detector in pixels, the outer one excluded.
+        Inner (included) and outer (excluded) radius of each detector in pixels.
     noise : NoiseModel
         Noise model of the data; its bad pixels are filled.
     positions : numpy.ndarray of int, optional
@@ -30,8 +30,8 @@ def virtual_images(data, qx0, qy0, detectors, noise, positions=None):
 
     Notes
     -----
-    py4DSTEM's ``get_virtual_image(shift_center=True)`` does the same for a whole scan, and stores it in the cube's
-    tree.
+    py4DSTEM's ``get_virtual_image(shift_center=True)`` does the same for a whole scan and stores the image in the
+    cube's tree.
 
     Examples
     --------
@@ -47,14 +47,14 @@ def virtual_images(data, qx0, qy0, detectors, noise, positions=None):
     origin = np.stack([np.ravel(qx0), np.ravel(qy0)])
     count = origin.shape[1] if positions is None else len(positions)
     rank = np.arange(count) if positions is None else positions
-    out = np.zeros((len(detectors), count))
+    images = np.zeros((len(detectors), count))
     for index, block in as_scan(data).blocks(positions=positions):
         electrons = noise.electrons(block)
         dx, dy = (np.arange(n, dtype=np.float32) - origin[axis, index, None].astype(np.float32)
                   for axis, n in enumerate(block.shape[1:]))
         squared = dx[:, :, None] ** 2 + dy[:, None, :] ** 2
-        at = np.searchsorted(rank, index)
+        columns = np.searchsorted(rank, index)
         for k, (inner, outer) in enumerate(detectors):
             inside = (squared >= inner**2) & (squared < outer**2)
-            out[k, at] = np.einsum("nij,nij->n", electrons, inside, dtype=np.float64)
-    return out
+            images[k, columns] = np.einsum("nij,nij->n", electrons, inside, dtype=np.float64)
+    return images

@@ -1,4 +1,4 @@
-"""The elliptical distortion of a scan."""
+"""Elliptical distortion of a scan."""
 
 import lazy_loader
 

@@ -8,7 +8,7 @@ from ..core import Decision, EllipseCheck, Flag, NoiseModel, as_scan
 from ..detector import MAX_SPLIT_POSITIONS, check_independence, of_part, places, read_block, split
 from ..io import beam_is_hidden, noise_of, read_fitted_origin
 
-MAX_HALVES_CHI2 = 13.8  # chi square with two degrees of freedom, exceeded by chance once in a thousand checks
+MAX_HALVES_CHI2 = 13.8  # chi square, two degrees of freedom; largest accepted: exceeded by chance in 1 of 1,000 checks
 
 
 def check_ellipse(datacube, noise: NoiseModel | None = None, device="auto", positions: int = MAX_SPLIT_POSITIONS,
@@ -33,8 +33,8 @@ def check_ellipse(datacube, noise: NoiseModel | None = None, device="auto", posi
     Returns
     -------
     EllipseCheck
-        Difference, chi square and the decision. NaN if the noise is not independent between pixels or a half shows no
-        ellipse.
+        Difference, chi square and the decision. The numbers are NaN if the noise is not independent between pixels or
+        if a half determines no ellipse.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def check_ellipse(datacube, noise: NoiseModel | None = None, device="auto", posi
 
     Notes
     -----
-    Errors that both halves share, such as an aperture that is not round or strain, are not detected.
+    Errors that both halves share, for example due to strain or an aperture that is not round, are not detected.
     """
     from .measure import measure_ellipse
 

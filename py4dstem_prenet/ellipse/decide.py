@@ -1,8 +1,9 @@
 """Decision on the ellipse: combine the estimates by their covariances, and accept or refuse the result.
 
-The rings and the shape of the direct beam are independent estimates. They are combined if they agree (chi square).
-Strong rings alone count where chance exceeds the chi square in less than one case in twenty: the covariance of the
-beam's shape includes a model error, but the aperture may be less round than that, and a mean of both would be wrong.
+The rings and the shape of the direct beam are independent estimates. They are combined if they agree (chi square). If
+the rings are strong and the chi square would be exceeded by chance in less than one case in twenty, only the rings are
+used: the covariance of the beam's shape includes a model error, but the aperture may deviate more from a circle, so
+that a mean of both would be wrong.
 """
 
 from __future__ import annotations
@@ -15,28 +16,28 @@ from scipy.stats import chi2 as chi2_law
 from ..core import Decision, Ellipse, Flag, PrenetError, ellipse_axes, ellipse_vector
 
 # Set on simulated scans (benchmarks/acceptance.py):
-MAX_ELLIPSE_SIGMA = 0.008  # standard error of the ellipse vector in its most uncertain direction, up to which it counts
-MIN_STRONG_RINGS = 0.7  # fraction of the azimuth with signal, above which rings outweigh the direct beam
-MAX_AXES_RATIO = 1.5  # of the semi-axes of an ellipse that a user states; distortions of microscopes are some percent
-# Probabilities of the chi square of sources that agree:
-SCALED_PROBABILITY = 0.95  # above its chi square strong rings count alone, or else the covariance is scaled up
-DISAGREE_PROBABILITY = 0.999  # above its chi square the sources disagree
+MAX_ELLIPSE_SIGMA = 0.008  # largest standard error of an accepted ellipse vector, in its most uncertain direction
+MIN_STRONG_RINGS = 0.7  # fraction of the azimuth with signal; smallest for which rings are preferred to the direct beam
+MAX_AXES_RATIO = 1.5  # ratio; largest of the semi-axes that a user may give: distortions of microscopes are some percent
+# Quantiles of the chi square of estimates that agree:
+SCALED_PROBABILITY = 0.95  # above it, only strong rings are used; without strong rings, the covariance is scaled up
+DISAGREE_PROBABILITY = 0.999  # above it, the estimates disagree
 
 
 def unknown_ellipse(flag: Flag, *notes: Flag) -> Ellipse:
-    """Create the `Ellipse` of a scan that does not determine it.
+    """Create the `Ellipse` of a scan that does not determine its ellipse.
 
     Parameters
     ----------
     flag : Flag
-        The reason.
+        Reason why the ellipse is not determined.
     *notes : Flag
-        Further flags.
+        Additional flags.
 
     Returns
     -------
     Ellipse
-        A circle, not accepted.
+        A circle that is not accepted.
 
     Examples
     --------
@@ -54,7 +55,7 @@ def decide_ellipse(sources, notes, continuity) -> Ellipse:
     Parameters
     ----------
     sources : dict
-        Name of each source ("rings", "direct beam") to its ellipse vector, (2,), and covariance, (2, 2).
+        Ellipse vector, (2,), and covariance, (2, 2), of each source ("rings", "direct beam").
     notes : list of Flag
         Flags that are added to the decision.
     continuity : float
@@ -99,7 +100,7 @@ def decide_ellipse(sources, notes, continuity) -> Ellipse:
 
 
 def given_ellipse(ellipse) -> Ellipse:
-    """Create the `Ellipse` of three numbers that a user states.
+    """Create an `Ellipse` from three numbers given by the user.
 
     Parameters
     ----------
@@ -114,7 +115,7 @@ def given_ellipse(ellipse) -> Ellipse:
     Raises
     ------
     PrenetError
-        If these are not three finite numbers with positive semi-axes whose ratio is plausible.
+        If the input is not three finite numbers with positive semi-axes of a plausible ratio.
 
     Examples
     --------
@@ -137,17 +138,17 @@ def given_ellipse(ellipse) -> Ellipse:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Test of an ellipse against what a scan shows.
+    """Test of an ellipse against the ellipse measured in a scan.
 
     Attributes
     ----------
     testable : bool
-        Whether the scan says anything of its ellipse.
+        Whether an ellipse was measured in the scan.
     agrees : bool
         Whether chance exceeds this chi square in more than one test in a thousand; True if it is not testable.
     decisive : bool
-        Whether the scan's own evidence includes rings; the shape of the direct beam alone may be that of an aperture
-        that is not round.
+        Whether the measured ellipse includes rings; the shape of the direct beam alone may be that of an aperture that
+        is not round.
     difference : float
         Length of the difference of the ellipse vectors.
     sigmas : float
@@ -167,12 +168,12 @@ class Agreement:
 
 
 def compare_ellipses(own: Ellipse | None, other: Ellipse) -> Agreement:
-    """Test whether an ellipse agrees with the one that a scan itself shows.
+    """Test whether an ellipse agrees with the ellipse measured in a scan.
 
     Parameters
     ----------
     own : Ellipse or None
-        What was measured in the scan, accepted or not.
+        The ellipse measured in the scan, accepted or not.
     other : Ellipse
         The ellipse to test; a covariance of NaN counts as zero.
 
@@ -200,19 +201,19 @@ def compare_ellipses(own: Ellipse | None, other: Ellipse) -> Agreement:
 
 
 def judged_ellipse(given: Ellipse, own: Ellipse | None) -> Ellipse:
-    """Add to an ellipse that is given whether the scan agrees with it.
+    """Add a flag to a given ellipse that states whether the scan agrees with it.
 
     Parameters
     ----------
     given : Ellipse
-        The ellipse that is set by hand; it stays accepted.
+        The ellipse that is set by hand; it remains accepted.
     own : Ellipse or None
-        What was measured in the scan.
+        The ellipse measured in the scan.
 
     Returns
     -------
     Ellipse
-        The given ellipse, with a flag on the agreement, and the evidence of the scan as sources.
+        The given ellipse with a flag on the agreement, and with the sources of the measured ellipse.
     """
     test = compare_ellipses(own, given)
     name = "ellipse_untested" if not test.testable else "ellipse_agrees" if test.agrees else "given_ellipse_differs"
@@ -227,15 +228,15 @@ def combine(sources):
     Parameters
     ----------
     sources : dict
-        Name of each source to its ellipse vector, (2,), and covariance, (2, 2).
+        Ellipse vector, (2,), and covariance, (2, 2), of each source.
 
     Returns
     -------
     vector : numpy.ndarray, shape (2,)
         Weighted mean of the vectors.
     covariance : numpy.ndarray, shape (2, 2)
-        Its covariance. If chance exceeds `chi2` in less than one case in twenty, it is scaled up by the ratio of the
-        two chi squares.
+        Covariance of the mean. If chance exceeds `chi2` in less than one case in twenty, it is scaled up by the ratio
+        of `chi2` to its 95 % quantile.
     agree : bool
         Whether chance exceeds `chi2` in more than one case in a thousand.
     chi2 : float
@@ -265,8 +266,8 @@ def combine(sources):
     freedom = 2 * (len(vectors) - 1)
     if not freedom:
         return vector, covariance, True, 0.0
-    usual, largest = chi2_law.ppf((SCALED_PROBABILITY, DISAGREE_PROBABILITY), freedom)
-    return vector, covariance * max(1.0, chi2 / usual), bool(chi2 < largest), chi2
+    scaled_from, largest = chi2_law.ppf((SCALED_PROBABILITY, DISAGREE_PROBABILITY), freedom)
+    return vector, covariance * max(1.0, chi2 / scaled_from), bool(chi2 < largest), chi2
 
 
 def largest_sigma(covariance) -> float:

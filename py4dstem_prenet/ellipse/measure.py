@@ -1,10 +1,10 @@
 """Elliptical distortion of a scan, from its pooled patterns.
 
-The microscope causes the distortion, so all patterns of the scan are pooled about the fitted origin. There are two
-independent estimates: from the rings outside the direct beam (halos, powder rings, or many grains), and from the shape
-of the direct beam, if the aperture is round. For each, a network on polar maps gives the start of a least-squares fit
-to the pooled pattern. The lattice of a single crystal cannot separate strain from distortion, so Bragg spots alone are
-never used. `decide.py` combines the two and accepts or refuses the result.
+The microscope causes the distortion; therefore all patterns of the scan are pooled about the fitted origin. There are
+two independent estimates: from the rings outside the direct beam (halos, powder rings, or many grains), and from the
+shape of the direct beam, if the aperture is round. For each, a network on polar maps gives the start of a least-squares
+fit to the pooled pattern. Strain and distortion cannot be separated in a single crystal; therefore Bragg spots alone
+are never used. `decide.py` combines the two estimates and accepts or refuses the result.
 
 `a`, `b`, `theta` are those of py4DSTEM: theta in radians from +qx (rows) toward +qy (columns) to the `a` axis, in
 [0, pi). py4DSTEM uses only a / b; here a b = 1. The ellipse vector is (eps cos 2theta, eps sin 2theta) with
@@ -50,12 +50,12 @@ from ..fits import (
 from ..networks import AZIMUTHS, DISK_SPAN, RADII, RINGS_FROM, load, normalize_polar
 from .decide import decide_ellipse, largest_sigma, unknown_ellipse
 
-BEAM_CENTER_SIGMA_PX = 0.05  # pixels, standard error of the center of the pooled direct beam
-MIN_CENTER_OFFSET_PX = 0.3  # pixels between the centers of rings and direct beam, from which a flag is set
-MIN_CENTER_OFFSET_SIGMAS = 3  # standard errors of this offset, along either axis, from which a flag is set
-MAX_EDGE_RADII = 0.4  # edge width of the direct beam in radii; a wider edge is a spot, not an image of the aperture
-MIN_SHAPE_RADIUS_PX = 2.0  # pixels, radius of a direct beam whose shape pixels resolve
-MIN_RING_MARGIN_PX = 14  # pixels from the diameter of the direct disk to the usable radius, to fit rings
+BEAM_CENTER_SIGMA_PX = 0.05  # pixels; standard error of the center of the pooled direct beam
+MIN_CENTER_OFFSET_PX = 0.3  # pixels; smallest offset between the centers of rings and direct beam that is flagged
+MIN_CENTER_OFFSET_SIGMAS = 3  # standard errors; smallest significance of this offset, along either axis, for a flag
+MAX_EDGE_RADII = 0.4  # radii; largest width of the edge: a beam with a wider edge is not an image of the aperture
+MIN_SHAPE_RADIUS_PX = 2.0  # pixels; smallest radius of a direct beam whose shape is resolved
+MIN_RING_MARGIN_PX = 14  # pixels; smallest difference of usable radius and disk diameter for which rings are fitted
 
 
 def measure_ellipse(data, qx0, qy0, radius, noise: NoiseModel, valid=None, region=None, device="auto",
@@ -69,8 +69,8 @@ def measure_ellipse(data, qx0, qy0, radius, noise: NoiseModel, valid=None, regio
     qx0, qy0 : array_like, shape (Rx, Ry)
         Origin in pixels.
     radius : float or None
-        Radius of the direct disk in pixels; NaN if it is unknown and is measured about the origin; None if the direct
-        beam is hidden, so that only rings are used.
+        Radius of the direct disk in pixels. NaN if it is unknown; it is then measured about the origin. None if the
+        direct beam is hidden; only rings are then used.
     noise : NoiseModel
         Noise model of the detector.
     valid : array_like of bool, shape (Rx, Ry), optional
@@ -132,7 +132,7 @@ def map_ellipse(data, qx0, qy0, radius, noise: NoiseModel, blocks: int = 4, vali
     blocks : int, optional
         Regions along each side of the scan.
     valid : array_like of bool, shape (Rx, Ry), optional
-        True where a position is used. A region without any is not accepted.
+        True where a position is used. The ellipse of a region without such positions is not accepted.
     device : str, optional
         "auto", "cpu", "cuda" or "mps".
     progress : bool, optional
@@ -189,7 +189,7 @@ def in_region(region, scan_shape):
     Raises
     ------
     PrenetError
-        If the region is of another type or shape, or empty.
+        If the region has a wrong type or shape, or is empty.
 
     Examples
     --------
@@ -221,7 +221,7 @@ def measure_pooled(pooled: Pooled, radius, noise: NoiseModel, device="auto") -> 
     pooled : Pooled
         The pooled patterns.
     radius : float or None
-        Radius of the direct disk in pixels; None or NaN if it is hidden, so that only rings are used.
+        Radius of the direct disk in pixels; None or NaN if the disk is hidden, so that only rings are used.
     noise : NoiseModel
         Noise model of the detector.
     device : str, optional
@@ -262,9 +262,9 @@ def measure_pooled(pooled: Pooled, radius, noise: NoiseModel, device="auto") -> 
 
 
 def _center_flags(pooled, beam_center):
-    """List a flag if the center of the rings differs from that of the direct beam."""
+    """Return a list with a flag if the center of the rings differs from that of the direct beam."""
     rings = ring_center(pooled.mean, pooled.weight > 0, guess=beam_center)
-    if not rings.accepted:  # narrow rings far from the beam are no rings about it
+    if not rings.accepted:  # narrow rings may be centered far from the beam
         rings = ring_center(pooled.mean, pooled.weight > 0)
     offset = np.subtract(rings.center, beam_center)
     sigma = np.sqrt(np.diag(rings.covariance) + BEAM_CENTER_SIGMA_PX**2)
@@ -313,7 +313,7 @@ def predict_ellipse(network, pooled: Pooled, radius: float, noise: NoiseModel) -
     Returns
     -------
     dict
-        "rings" and "disk" to the ellipse vector, (2,), and its standard error.
+        Ellipse vector, (2,), and its standard error, for "rings" and "disk".
     """
     counts = np.clip(pooled.mean * pooled.weight, 0, None)
     z = stabilize(counts, noise.readout / noise.gain * np.sqrt(pooled.weight)).astype(np.float32)

@@ -1,8 +1,9 @@
 """Hot pixels in the direct beam that are too weak for `detector.bad_pixels` but bias the origins.
 
-The residuals of the disk model are summed by detector pixel over a sample of patterns. Where the model is not exact (an
-edge of another shape, a line in the disk), pixels at a similar distance from the edge have a similar residual, or the
-residual moves with the beam. A hot pixel has an excess over such pixels, is isolated, and is hot throughout the scan.
+The residuals of the disk model are summed for each detector pixel over a sample of patterns. Where the model is not
+exact (the edge has a different shape, a line crosses the disk), pixels at a similar distance from the edge have similar
+residuals, or the residual moves with the beam. A hot pixel exceeds the pixels at a similar distance, is isolated, and
+is hot throughout the scan.
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ from ..detector import EIGHT_NEIGHBORS
 from . import Aperture, disk_model, electron_windows
 
 # Set on simulated scans with and without hot pixels (tests/test_hot_pixels.py):
-MIN_HOT_PIXEL_PATTERNS = 8  # patterns in the sample; with fewer none is searched for
-HOT_PIXEL_PARTS = 4  # consecutive parts of the scan, in each of which a pixel must be hot
-MIN_HOT_PULL = 7.0  # excess of a hot pixel, in units of noise and misfit added in quadrature
-MIN_HOT_LEVEL = 0.04  # excess in units of the disk's brightness; less moves an origin by less than 0.01 px
-MIN_HOT_ELECTRONS = 30  # excess in electrons over the whole sample; below, the noise is not normal
-MIN_HOT_SHARE = 0.3  # share of the mean excess: each part of the scan has more, all neighbors but one have less
-MAX_HOT_FRACTION = 0.05  # hot pixels relative to the pixels of the disk; more show that the model is wrong
-SIMILAR_WINDOW_RADII = 2.5  # a pixel is compared with 2 * 2.5 radii (in pixels) others at a similar distance
+MIN_HOT_PIXEL_PATTERNS = 8  # patterns; smallest sample in which hot pixels are searched for
+HOT_PIXEL_PARTS = 4  # number of consecutive parts of the scan, in each of which a pixel must be hot
+MIN_HOT_PULL = 7.0  # standard errors (noise and misfit in quadrature); smallest excess of a hot pixel
+MIN_HOT_LEVEL = 0.04  # fraction of the disk's brightness; a smaller excess moves an origin by less than 0.01 px
+MIN_HOT_ELECTRONS = 30  # electrons; smallest excess over the whole sample: below it, the noise is not normal
+# Fraction of the mean excess; a hot pixel exceeds it in each part of the scan, all its neighbors but one stay below it.
+MIN_HOT_SHARE = 0.3
+MAX_HOT_FRACTION = 0.05  # fraction of the disk's pixels; more hot pixels than this show that the model is wrong
+SIMILAR_WINDOW_RADII = 2.5  # radii; a pixel is compared with 2 * 2.5 radii (in pixels) others at a similar distance
 
 
 def hot_pixels(patterns, positions, noise: NoiseModel, aperture: Aperture, max_misfit: float, device: str):
@@ -43,14 +45,14 @@ def hot_pixels(patterns, positions, noise: NoiseModel, aperture: Aperture, max_m
     aperture : Aperture
         Aperture learned from the scan, in pixels.
     max_misfit : float
-        Patterns whose `DiskPositions.misfit` is larger are left out.
+        Largest `DiskPositions.misfit` of a pattern that is used.
     device : str
         Device on which the disk is fitted.
 
     Returns
     -------
     numpy.ndarray of bool, shape (Qx, Qy)
-        True where a pixel is hot; all False if there are more than the model can explain.
+        True where a pixel is hot; all False if so many pixels seem hot that the model must be wrong.
 
     Examples
     --------
@@ -73,7 +75,7 @@ def hot_pixels(patterns, positions, noise: NoiseModel, aperture: Aperture, max_m
     low = (np.floor(positions.min(0)).astype(int) - half).clip(0)
     box = tuple(slice(a, b + half + 1) for a, b in zip(low, np.ceil(positions.max(0)).astype(int), strict=True))
     patterns, positions = patterns[(slice(None), *box)], positions - low
-    if not patterns.size:  # the positions lie off the frame
+    if not patterns.size:  # the positions lie outside the frame
         return hot_map
     noise = replace(noise, bad_pixels=noise.bad_pixels[box])
     sums, *beam = _residual_sums(patterns, positions, noise, aperture, max_misfit, device)
@@ -91,7 +93,7 @@ def hot_pixels(patterns, positions, noise: NoiseModel, aperture: Aperture, max_m
 
 
 def _find_outliers(sums, center, level, aperture):
-    """(Qx, Qy) bool: isolated pixels with a clear excess over pixels at a similar distance from the edge."""
+    """Mask (Qx, Qy) of isolated pixels that clearly exceed other pixels at a similar distance from the edge."""
     _, information, count = sums.sum(1)
     measured = information > 0
     expected, scatter, excess, sigma = np.zeros((4, *measured.shape))

@@ -1,4 +1,4 @@
-"""A circle through points."""
+"""Fit of a circle to points."""
 
 from __future__ import annotations
 

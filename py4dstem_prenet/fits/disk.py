@@ -5,9 +5,9 @@ dynamical contrast inside real disks, at any dose. Here the expected counts in a
 
     expected(q) = A(q - q0) c(q) + b(q),
 
-where A is the aperture as the detector sees it (radius, blur, ellipse; a uniform edge averaged over a pixel), c a
-polynomial (the contrast), and b a plane (the background). The position q0 moves the edge; c absorbs the contrast. The
-amplitude of c is learned from the scan: each degree of c has a Gaussian prior whose width maximizes the evidence
+where A is the image of the aperture (radius, blur, ellipse; a uniform edge averaged over a pixel), c a polynomial (the
+contrast), and b a plane (the background). The position q0 moves the edge; c describes the contrast. The amplitude
+of c is learned from the scan: each degree of c has a Gaussian prior whose width maximizes the evidence
 (MacKay, Neural Computation 4, 415 (1992), eq. 4.8). At low dose the disk is therefore uniform and the unused terms do
 not increase the variance; at high dose the contrast is free. The Poisson likelihood is maximized by iteratively
 reweighted Gauss-Newton steps. The covariance is the inverse of the information matrix, with the contrast marginalized.
@@ -36,19 +36,20 @@ from . import (
     unit_disk,
 )
 
-DISK_MARGIN_PX = 3.0  # pixels around the disk that are fitted with it, to determine the background
-MAX_START_OFFSET_PX = 1.5  # pixels between a position and the middle of its window, for which windows are made
-# Gauss-Newton steps of every window, and more steps where the last one was longer than so many standard errors. From
-# 0.3 px off most converge in three. Steps until all have converged increase the error: in windows that converge slowly,
-# the contrast follows what moves the edge.
+DISK_MARGIN_PX = 3.0  # pixels; width of the margin around the disk that is fitted with it, to determine the background
+MAX_START_OFFSET_PX = 1.5  # pixels; largest distance of a position from the middle of its window
+# Steps of every window, additional steps, and standard errors: additional steps are taken where the last step was
+# longer than MAX_MOVE_SIGMAS. From a start that is wrong by 0.3 px, most windows converge in three steps. Iterating
+# until all converge increases the error: in windows that converge slowly, the contrast absorbs the shift of the edge.
 GAUSS_NEWTON_STEPS, MORE_STEPS, MAX_MOVE_SIGMAS = 3, 1, 0.1
-LEARNING_ROUNDS = 6  # rounds in which aperture and contrast are learned from a sample, at most
-MIN_EXPECTED_FRACTION = 0.03  # of the disk's level: lower bound of the expected counts in weights, a safeguard
-MISFIT_SIGMAS = 4.0  # standard errors of the mean squared residual that counting noise may add to it
-MAX_GROWTH = 10.0  # factor by which the amplitude of the contrast may grow in one round of learning, a safeguard
-CONTRAST_LIMITS = 1e-3, 1.0  # smallest and largest amplitude of the contrast that is learned
-MIN_CONTRAST_PART = 0.01  # smallest variance of the contrast that is learned, in that of its noise; float32 rounds less
-POSITION_PRIOR_PX = 1.0  # pixels, 1 sigma about the start: keeps the fit of a very weak disk near its start
+LEARNING_ROUNDS = 6  # rounds; largest number in which aperture and contrast are learned from a sample
+MIN_EXPECTED_FRACTION = 0.03  # fraction of the disk's level; lower bound of the expected counts in weights, a safeguard
+MISFIT_SIGMAS = 4.0  # standard errors; largest excess of the mean squared residual that is attributed to counting noise
+MAX_GROWTH = 10.0  # factor; largest growth of the amplitude of the contrast in one round of learning, a safeguard
+CONTRAST_LIMITS = 1e-3, 1.0  # relative amplitudes; smallest and largest contrast that is learned
+# Fraction of a coefficient's noise variance; smallest variance of the contrast that is learned, limited by float32.
+MIN_CONTRAST_PART = 0.01
+POSITION_PRIOR_PX = 1.0  # pixels, 1 sigma; prior of the position about its start, which the fit of a weak disk needs
 
 
 @dataclass(frozen=True)
@@ -62,15 +63,15 @@ class DiskPositions:
     covariance : torch.Tensor, shape (n, 2, 2)
         Covariance of the position, square pixels.
     misfit : torch.Tensor, shape (n,)
-        Mean squared residual in units of the expected variance. Below 1 where a pixel has less than one electron.
+        Mean squared residual in units of the expected variance; below 1 if pixels have less than one electron.
     relative_misfit : torch.Tensor, shape (n,)
-        Rms residual beyond counting noise, relative to the brightness of the disk; 0 where residuals are noise.
+        Rms residual in excess of counting noise, relative to the brightness of the disk; 0 if there is no excess.
     brightness : torch.Tensor, shape (n,)
-        Mean brightness of the disk above its surroundings, electrons per pixel.
+        Mean brightness of the disk above the background, electrons per pixel.
     level : torch.Tensor, shape (n,)
-        Electrons in a pixel of the disk, the surroundings included.
+        Electrons in a pixel of the disk, including the background.
     strength : torch.Tensor, shape (n,)
-        The same in units of its standard deviation.
+        `brightness` in units of its standard error.
     contrast : torch.Tensor, shape (n, terms)
         Coefficients of the contrast relative to the level of the disk.
     contrast_variance : torch.Tensor, shape (n, terms)
@@ -95,26 +96,26 @@ class DiskPositions:
 
 
 class _ApertureValues(NamedTuple):
-    """The aperture A, (n, pixels) each, and its derivatives."""
+    """Aperture A and its derivatives, (n, pixels) each."""
 
     value: torch.Tensor
-    move_x: torch.Tensor  # to the position
-    move_y: torch.Tensor
-    radial: torch.Tensor | None  # to the radius
-    blurring: torch.Tensor | None  # to the blur
+    move_x: torch.Tensor  # derivative with respect to the position along x
+    move_y: torch.Tensor  # derivative with respect to the position along y
+    radial: torch.Tensor | None  # derivative with respect to the radius
+    blurring: torch.Tensor | None  # derivative with respect to the blur
 
 
 class Overlap(NamedTuple):
-    """What other disks contribute to the fitted pixels of n windows.
+    """Contribution of overlapping disks to the fitted pixels of n windows.
 
     Attributes
     ----------
     expected : torch.Tensor, shape (n, kept pixels)
-        Their expected electrons.
+        Expected electrons of the overlapping disks.
     change : torch.Tensor, shape (n, kept pixels, m)
-        Derivatives of `expected` to m uncertain parameters of the other disks.
+        Derivatives of `expected` with respect to m uncertain parameters of the overlapping disks.
     precision : torch.Tensor, shape (n, m)
-        Inverse variance of these parameters.
+        Inverse variances of these parameters.
     """
 
     expected: torch.Tensor
@@ -123,19 +124,19 @@ class Overlap(NamedTuple):
 
 
 class _Windows(NamedTuple):
-    """What is fitted in n windows."""
+    """Data and priors of the fit of n windows."""
 
-    counts: torch.Tensor  # (n, kept pixels) electrons, less `beneath`
-    good: torch.Tensor  # (n, kept pixels) 1 where a pixel is used
-    start: torch.Tensor  # (n, 2) pixels from the middle of the window
-    beneath: torch.Tensor  # these as in `Overlap`
-    change: torch.Tensor
-    precision: torch.Tensor
-    prior: torch.Tensor  # (n, terms, terms) inverse covariance of the contrast
+    counts: torch.Tensor  # (n, kept pixels), electrons after subtraction of `beneath`
+    good: torch.Tensor  # (n, kept pixels), 1 where a pixel is used, else 0
+    start: torch.Tensor  # (n, 2), pixels from the middle of the window
+    beneath: torch.Tensor  # `Overlap.expected`
+    change: torch.Tensor  # `Overlap.change`
+    precision: torch.Tensor  # `Overlap.precision`
+    prior: torch.Tensor  # (n, terms, terms), inverse covariance of the contrast
 
 
 class _Start(NamedTuple):
-    """Where Gauss-Newton steps begin."""
+    """Parameters from which Gauss-Newton steps start."""
 
     position: torch.Tensor
     coefficients: torch.Tensor
@@ -143,20 +144,20 @@ class _Start(NamedTuple):
 
 
 class _State(NamedTuple):
-    """Where Gauss-Newton steps end, with what the last of them was computed from."""
+    """Parameters after the last Gauss-Newton step, with the arrays from which that step was computed."""
 
     position: torch.Tensor  # (n, 2)
-    coefficients: torch.Tensor  # (n, unknowns but the position)
-    level: torch.Tensor  # (n,) electrons in a pixel of the disk
-    move: torch.Tensor  # (n, 2) length of the last step, pixels
-    expected: torch.Tensor  # (n, pixels), as the next four
-    weight: torch.Tensor
-    value: torch.Tensor
-    move_x: torch.Tensor
+    coefficients: torch.Tensor  # (n, unknowns - 2), all unknowns except the position
+    level: torch.Tensor  # (n,), electrons in a pixel of the disk
+    move: torch.Tensor  # (n, 2), length of the last step in pixels
+    expected: torch.Tensor  # (n, pixels), expected electrons
+    weight: torch.Tensor  # (n, pixels), inverse variance
+    value: torch.Tensor  # (n, pixels), aperture
+    move_x: torch.Tensor  # (n, pixels), derivative of `expected` with respect to the position
     move_y: torch.Tensor
-    inverse: torch.Tensor  # (n, unknowns, unknowns) covariance
-    gradient: torch.Tensor  # (n, unknowns) of the log likelihood; empty without ``learn=True``
-    shapes: torch.Tensor  # (n, 2, pixels) derivatives to radius and blur; empty without ``learn=True``
+    inverse: torch.Tensor  # (n, unknowns, unknowns), covariance
+    gradient: torch.Tensor  # (n, unknowns), gradient of the log likelihood; empty without ``learn=True``
+    shapes: torch.Tensor  # (n, 2, pixels), derivatives with respect to radius and blur; empty without ``learn=True``
 
     def put(self, index, other):
         """Replace the windows at `index` by those of another state."""
@@ -165,7 +166,7 @@ class _State(NamedTuple):
 
 
 class DiskModel:
-    """Model of the direct disk with an aperture; fits batches of windows.
+    """Model of the direct disk for one aperture; fits batches of windows.
 
     The matrices that depend on the aperture alone are computed once.
 
@@ -238,14 +239,14 @@ class DiskModel:
             self.amplitudes = torch.as_tensor(np.asarray(amplitudes, np.float32), device=device)
 
     def _distance(self, position):
-        """Pixels from positions (n, 2), and from there without the ellipse, with their distance; (n, pixels) each."""
+        """Offsets of the pixels from positions (n, 2), the same in ideal coordinates, and their ideal distance."""
         m = self.inverse
         dx, dy = self.x - position[:, :1], self.y - position[:, 1:]
         u, v = dx * m[0, 0] + dy * m[0, 1], dx * m[1, 0] + dy * m[1, 1]
         return dx, dy, u, v, torch.hypot(u, v).clamp_min(1e-6)
 
     def _aperture(self, position, shapes: bool = False) -> _ApertureValues:
-        """Compute the aperture at positions (n, 2), its derivatives to them, and with `shapes` to radius and blur.
+        """Compute the aperture at positions (n, 2), and its derivatives; with `shapes` also to radius and blur.
 
         The edge is that of a disk blurred by a Gaussian and averaged over a pixel: a normal distribution with the
         variance of both, corrected for the fourth cumulant of a square (Gram-Charlier series), and moved inward by
@@ -255,7 +256,7 @@ class DiskModel:
         m = self.inverse
         radius, blur, edge = self.aperture.radius, self.aperture.blur, self.aperture.edge
         dx, dy, u, v, distance = self._distance(position)
-        # Beyond 5.5 sigma the edge is flat; denormal float32 products there would cost much time.
+        # Beyond 5.5 sigma the edge is flat; denormal float32 products there would be slow.
         t = ((distance - (radius - edge**2 / (2 * radius))) / edge).clamp(-5.5, 5.5)
         square = t * t
         bell = (-0.5 * square).exp() * ((2 * pi) ** -0.5 / edge)
@@ -279,7 +280,7 @@ class DiskModel:
         return electrons.reshape(n, -1)[:, self.keep], good.reshape(n, -1)[:, self.keep].to(electrons.dtype)
 
     def _weight(self, expected, level, good, readout):
-        """Inverse variance of the counts in each pixel, zero for bad pixels."""
+        """Inverse variance of the counts in each pixel; zero for bad pixels."""
         return good / (expected.clamp_min(MIN_EXPECTED_FRACTION * level[:, None]) + readout**2 + 1e-3)
 
     def fit(self, electrons, good, start, readout: float, learn: bool = False, prior=None,
@@ -302,7 +303,7 @@ class DiskModel:
             Inverse covariance of the contrast relative to the level of the disk (`turned_priors`); by default that of
             `amplitudes`.
         overlap : Overlap, optional
-            What other disks contribute; their uncertainty is marginalized.
+            Contribution of overlapping disks; their uncertainty is marginalized.
 
         Returns
         -------
@@ -321,8 +322,9 @@ class DiskModel:
         sigma = state.inverse.diagonal(dim1=1, dim2=2)[:, :2].sqrt()
         moving = (state.move > MAX_MOVE_SIGMAS * sigma).any(1).nonzero()[:, 0]
         if len(moving):
-            begun = _Start(state.position[moving], state.coefficients[moving], state.level[moving])
-            state.put(moving, self._stepped(_Windows(*(a[moving] for a in windows)), begun, readout, learn, MORE_STEPS))
+            start_values = _Start(state.position[moving], state.coefficients[moving], state.level[moving])
+            state.put(moving, self._stepped(_Windows(*(a[moving] for a in windows)), start_values, readout, learn,
+                                            MORE_STEPS))
 
         counts, level, weight = windows.counts, state.level, state.weight
         residual = counts - state.expected
@@ -343,12 +345,13 @@ class DiskModel:
     def _started(self, windows) -> _Start:
         """Start each fit with a uniform disk on a uniform background."""
         terms, planes = self.terms.shape[1], self.plane.shape[1]
-        away, edge = self._distance(windows.start)[-1] - self.aperture.radius, self.aperture.edge
-        level, around = (pixel_mean(windows.counts, windows.good * part) for part in (away < 0, away > 2 * edge))
+        outward, edge = self._distance(windows.start)[-1] - self.aperture.radius, self.aperture.edge
+        level, background = (pixel_mean(windows.counts, windows.good * region)
+                             for region in (outward < 0, outward > 2 * edge))
         level = level.clamp_min(1e-3)
-        coefficients = away.new_zeros(len(away), terms + planes + windows.change.shape[2])
-        coefficients[:, 0] = (level - around).clamp_min(0.05 * level)
-        coefficients[:, terms] = around.clamp_min(0)
+        coefficients = outward.new_zeros(len(outward), terms + planes + windows.change.shape[2])
+        coefficients[:, 0] = (level - background).clamp_min(0.05 * level)
+        coefficients[:, terms] = background.clamp_min(0)
         return _Start(windows.start, coefficients, level)
 
     def _stepped(self, windows, begun, readout, learn, steps) -> _State:
@@ -367,35 +370,36 @@ class DiskModel:
             weight = self._weight(expected + windows.beneath, level, windows.good, readout)
             bright = inside.clamp_min(0)  # the edge of a region of negative brightness must not move the position
             move_x, move_y = bright * move_x, bright * move_y
-            matrix, right = self._normal_equations(counts, weight, value, move_x, move_y, change)
-            right[:, :2] += (windows.start - position) / POSITION_PRIOR_PX**2
+            matrix, right_side = self._normal_equations(counts, weight, value, move_x, move_y, change)
+            right_side[:, :2] += (windows.start - position) / POSITION_PRIOR_PX**2
             diagonal = matrix.diagonal(dim1=1, dim2=2)
             diagonal.mul_(1 + 1e-6).add_(1e-9)
             diagonal[:, :2] += POSITION_PRIOR_PX**-2
             diagonal[:, first_change:] += windows.precision
             matrix[:, first_term:first_plane, first_term:first_plane] += windows.prior / level[:, None, None] ** 2
             factor = torch.linalg.cholesky_ex(matrix)[0]
-            solved = torch.cholesky_solve(right[..., None], factor)[..., 0]
+            solved = torch.cholesky_solve(right_side[..., None], factor)[..., 0]
             previous, coefficients = coefficients, solved[:, 2:]
-            before = position
+            last_position = position
             position = (position + solved[:, :2].clamp(-0.5, 0.5)).clamp(-limit, limit)
-        gradient, shapes = right[:, :0], value[:, None, :0]
+        gradient, shapes = right_side[:, :0], value[:, None, :0]
         if learn:
             matrix = torch.tril(matrix) + torch.tril(matrix, -1).mT
-            gradient = right - (matrix @ torch.cat([torch.zeros_like(position), previous], 1)[..., None])[..., 0]
+            gradient = right_side - (matrix @ torch.cat([torch.zeros_like(position), previous], 1)[..., None])[..., 0]
             shapes = torch.stack([bright * radial, bright * blurring], 1)
-        return _State(position, coefficients, level, (position - before).abs(), expected, weight, value, move_x, move_y,
-                      torch.cholesky_inverse(factor), gradient, shapes)
+        return _State(position, coefficients, level, (position - last_position).abs(), expected, weight, value, move_x,
+                      move_y, torch.cholesky_inverse(factor), gradient, shapes)
 
     def overlap(self, position, contrast, sigma, contrast_sigma) -> Overlap:
-        """Describe what k other disks contribute to each window.
+        """Compute the contribution of k overlapping disks to each window.
 
         Parameters
         ----------
         position : torch.Tensor, shape (n, k, 2)
-            Positions of the other disks in pixels from the middle of the window.
+            Positions of the overlapping disks in pixels from the middle of the window.
         contrast : torch.Tensor, shape (n, k, terms)
-            Coefficients of their brightness, electrons in a pixel, for at least three terms; zero for no disk.
+            Coefficients of their brightness in electrons per pixel, for at least three terms; zero where there is no
+            disk.
         sigma : torch.Tensor, shape (n, k, 2)
             Standard errors of `position`.
         contrast_sigma : torch.Tensor, shape (n, k, 3)
@@ -404,15 +408,15 @@ class DiskModel:
         Returns
         -------
         Overlap
-            The contribution; uncertain are position, brightness and its slope.
+            The contribution. Its uncertain parameters are the position, the brightness and the slope of the brightness.
         """
         expected, change, precision = 0, [], []
         degree = next(d for d in range(MAX_CONTRAST_DEGREE + 1) if (d + 1) * (d + 2) // 2 >= contrast.shape[2])
         for k in range(position.shape[1]):
             value, move_x, move_y, *_ = self._aperture(position[:, k])
-            away = torch.stack([self.x - position[:, k, :1], self.y - position[:, k, 1:]], -1) @ self.inverse.T
-            away = away / away.norm(dim=-1, keepdim=True).clamp_min(self.aperture.radius)
-            terms = disk_terms(*away.unbind(-1), degree)
+            offset = torch.stack([self.x - position[:, k, :1], self.y - position[:, k, 1:]], -1) @ self.inverse.T
+            offset = offset / offset.norm(dim=-1, keepdim=True).clamp_min(self.aperture.radius)
+            terms = disk_terms(*offset.unbind(-1), degree)
             inside = (terms @ contrast[:, k, :, None])[..., 0]
             expected = expected + value * inside
             bright = inside.clamp_min(0)
@@ -421,17 +425,17 @@ class DiskModel:
         return Overlap(expected, torch.stack(change, -1), torch.cat(precision, 1))
 
     def turned_priors(self, count: int):
-        """Compute the prior of the contrast for directions of the disk, as `fit` takes it.
+        """Compute the prior of the contrast, in the form that `fit` takes, for evenly spaced directions.
 
         Parameters
         ----------
         count : int
-            Number of directions in half a turn.
+            Number of directions in 180 degrees.
 
         Returns
         -------
         torch.Tensor, shape (count, terms, terms)
-            Inverse covariance of the contrast, for `amplitudes` along and across k pi / count + `direction`.
+            Inverse covariance of the contrast; row k applies `amplitudes` along and across `direction` + k pi / count.
         """
         mix = orthonormal(self.degree).double()
         u, v = unit_disk()
@@ -446,7 +450,7 @@ class DiskModel:
         return torch.stack(priors).float().to(self.terms.device)
 
     def _normal_equations(self, counts, weight, value, move_x, move_y, change):
-        """Lower half of the normal matrix (n, unknowns, unknowns), and right-hand side, of one Gauss-Newton step."""
+        """Lower half of the normal matrix (n, unknowns, unknowns) and right-hand side of a Gauss-Newton step."""
         n, terms, planes = len(counts), self.terms.shape[1], self.plane.shape[1]
         first_term, first_plane, first_change = 2, 2 + terms, 2 + terms + planes
         i, j = self.pairs
@@ -456,35 +460,35 @@ class DiskModel:
         plane = slice(first_plane, first_change)
         matrix[:, plane, plane] = (weight @ self.plane_pairs).view(n, planes, planes)
         matrix[:, plane, first_term:first_plane] = (value_weight @ self.mixed_pairs).view(n, planes, terms)
-        right = []
+        right_side = []
         for k, move in enumerate((move_x, move_y)):
             moved = move * weight
             matrix[:, k, k] = (move * moved).sum(1)
             matrix[:, first_term:first_plane, k] = (moved * value) @ self.terms
             matrix[:, plane, k] = moved @ self.plane
-            right.append((moved * counts).sum(1, keepdim=True))
+            right_side.append((moved * counts).sum(1, keepdim=True))
         matrix[:, 1, 0] = (move_x * move_y * weight).sum(1)
-        right += [(value * weighted) @ self.terms, weighted @ self.plane]
+        right_side += [(value * weighted) @ self.terms, weighted @ self.plane]
         if change.shape[2]:
             weighted_change = weight[..., None] * change
             design = torch.cat([move_x[..., None], move_y[..., None], value[..., None] * self.terms,
                                 self.plane.expand(n, -1, -1), change], 2)
             matrix[:, first_change:] = weighted_change.mT @ design
-            right.append((weighted_change.mT @ counts[..., None])[..., 0])
-        return matrix, torch.cat(right, 1)
+            right_side.append((weighted_change.mT @ counts[..., None])[..., 0])
+        return matrix, torch.cat(right_side, 1)
 
     def _shape_information(self, state, residual, misfit):
         """Curvature (n, 2, 2) and slope (n, 2) of the log likelihood in (radius, blur), other unknowns marginalized."""
         weighted = state.shapes * state.weight[:, None]
         moves = torch.stack([state.move_x, state.move_y], -1)
         mixed = torch.cat([weighted @ moves, (weighted * state.value[:, None]) @ self.terms, weighted @ self.plane], 2)
-        part = mixed @ state.inverse
+        projection = mixed @ state.inverse
         trust = 1 / misfit.clamp_min(1)[:, None]
-        pull = (weighted @ residual[..., None])[..., 0] - (part @ state.gradient[..., None])[..., 0]
-        return (weighted @ state.shapes.mT - part @ mixed.mT) * trust[..., None], pull * trust
+        pull = (weighted @ residual[..., None])[..., 0] - (projection @ state.gradient[..., None])[..., 0]
+        return (weighted @ state.shapes.mT - projection @ mixed.mT) * trust[..., None], pull * trust
 
     def surplus(self, electrons, good, fitted: DiskPositions, readout: float):
-        """Compute the surplus of each pixel over a fit to all other pixels of its window.
+        """Compute how much each pixel exceeds a fit to all other pixels of its window.
 
         Parameters
         ----------
@@ -514,14 +518,14 @@ class DiskModel:
         n, terms = len(electrons), self.terms.shape[1]
         counts, good = self._kept_pixels(electrons, good)
         value, move_x, move_y, *_ = self._aperture(fitted.position)
-        level, around = (pixel_mean(counts, good * part) for part in (value > 0.5, value < 0.02))
+        level, background = (pixel_mean(counts, good * part) for part in (value > 0.5, value < 0.02))
         level = level.clamp_min(1e-3)
         inside = level[:, None] * (fitted.contrast @ self.terms.T)
         moves = torch.stack([move_x, move_y], -1) * inside.clamp_min(0)[..., None]
         design = torch.cat([moves, value[..., None] * self.terms, self.plane.expand(n, -1, -1)], 2)
         prior = torch.zeros(n, design.shape[2], device=counts.device)
         prior[:, 3 : 2 + terms] = (self.amplitudes[1:] * level[:, None]) ** -2
-        expected = value * inside + around[:, None]
+        expected = value * inside + background[:, None]
         for _ in range(2):
             weight = self._weight(expected, level, good, readout)
             weighted = weight[..., None] * design
@@ -535,14 +539,14 @@ class DiskModel:
         return score, weight * (1 - leverage).clamp_min(0), level
 
     def learned(self, fitted: DiskPositions, used) -> Aperture:
-        """Improve the aperture by one round of learning from a sample.
+        """Improve the aperture by one round of learning from a sample of windows.
 
         Parameters
         ----------
         fitted : DiskPositions
             Result of `fit` with ``learn=True``.
         used : torch.Tensor of bool, shape (n,)
-            Which windows to learn from.
+            True for the windows that are learned from.
 
         Returns
         -------
@@ -562,7 +566,7 @@ class DiskModel:
             low = max(CONTRAST_LIMITS[0] ** 2, MIN_CONTRAST_PART * noise)
             power = (prior + change).clamp(low, max(low, min(CONTRAST_LIMITS[1] ** 2, MAX_GROWTH**2 * prior)))
             contrast.append(float(power.sqrt()))
-        # A prior of 0.1 px, 1 sigma, on the step: a few electrons must not change radius and blur.
+        # A prior of 0.1 px (1 sigma) on the step prevents a few electrons from changing radius and blur.
         prior = 100 * torch.eye(2, device=fitted.slope.device)
         step = torch.linalg.solve(fitted.curvature[used].sum(0) + prior, fitted.slope[used].sum(0))
         step = step.clamp(-0.2, 0.2).cpu().numpy()
@@ -572,7 +576,7 @@ class DiskModel:
 
 @lru_cache(maxsize=16)
 def disk_model(aperture: Aperture, device: str = "cpu") -> DiskModel:
-    """Return the model of an aperture; made once in a process.
+    """Return the model of an aperture, cached within a process.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Elliptical distortion from the shape of the direct beam, if the aperture is round.
+"""Elliptical distortion from the shape of the direct beam; the aperture is assumed to be round.
 
 Conventions are those of `core.geometry`.
 """
@@ -21,19 +21,19 @@ from .polar_fit import (
     smooth_image,
 )
 
-DISK_BLUR_PX = 0.5  # pixels, 1 sigma: smoothing, without which a sharp edge cannot be interpolated
-DISK_AZIMUTHS = 128  # azimuths of the polar map
-BLUR_ROUNDS = 3  # rounds in which the bias by the blur is corrected; the remaining bias is below 0.001
+DISK_BLUR_PX = 0.5  # pixels, 1 sigma; smoothing that a sharp edge needs to be interpolated
+DISK_AZIMUTHS = 128  # number of azimuths of the polar map
+BLUR_ROUNDS = 3  # rounds of the correction for the bias of the blur; the remaining bias is below 0.001
 # Set on 450 simulated probe disks of 4 to 60 px radius and multislice scans (benchmarks/disk_shapes.py):
-DISK_INFLATION = 1.5  # factor of the covariance, for the scatter that a jackknife misses
-DISK_SYSTEMATIC = 0.0005  # sigma of each component: an aperture not quite round
-EDGE_SYSTEMATIC_PX = 0.007  # pixels: the same of the position of the edge, by interpolation and blur
-# Brightness that varies near the edge moves it by a part of the width of the edge. Sigma of each component, in widths
-# of the edge per radius,
-STRUCTURE_SIGMA = 0.5  # per unit of structure in the disk relative to its brightness
-FREEDOM_SIGMA = 2.8  # per change of the ellipse when the brightness terms are freed
-MAX_EDGE_WIDTH = 0.2  # radii, largest width that counts
-MAX_DISK_OFFSET_PX, MAX_DISK_OFFSET_RADII = 0.5, 0.1  # from the origin, in pixels and radii; farther is not the disk
+DISK_INFLATION = 1.5  # factor on the covariance, for the scatter that a jackknife does not include
+DISK_SYSTEMATIC = 0.0005  # sigma of each component of the ellipse vector, for an aperture that is not exactly round
+EDGE_SYSTEMATIC_PX = 0.007  # pixels; sigma of the position of the edge, from interpolation and blur
+# Brightness that varies near the edge shifts the edge by a fraction of its width. The two factors below, times the
+# width of the edge in radii, give the sigma of each component of the ellipse vector:
+STRUCTURE_SIGMA = 0.5  # factor on the rms structure in the disk, relative to the disk's brightness
+FREEDOM_SIGMA = 2.8  # factor on the change of the ellipse vector when the brightness terms are left free
+MAX_EDGE_WIDTH = 0.2  # radii; upper bound of the width of the edge in these estimates
+MAX_DISK_OFFSET_PX, MAX_DISK_OFFSET_RADII = 0.5, 0.1  # pixels, radii; largest distance of the disk from the origin
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,15 @@ class DiskFit:
     vector : numpy.ndarray, shape (2,)
         Ellipse vector.
     covariance : numpy.ndarray, shape (2, 2)
-        Covariance of the vector, systematic errors included.
+        Covariance of the vector, including systematic errors.
     center : tuple of float
         Center (x, y) in pixels of the pooled frame.
     radius : float
         Geometric mean of the semi-axes in pixels.
     edge : float
-        Width of the edge in pixels, 1 sigma, without the averaging over a pixel.
+        Width of the edge in pixels, 1 sigma, not including the averaging over a pixel.
     chi : float
-        Rms of the residuals in units of counting noise; far above 1 if the disk has structure.
+        Rms of the residuals in units of counting noise; much larger than 1 if the disk has structure.
     """
 
     vector: np.ndarray
@@ -77,7 +77,7 @@ def fit_disk(pooled, radius, start_vector=(0.0, 0.0), systematic=DISK_SYSTEMATIC
     start_vector : array_like, shape (2,), optional
         Start of the ellipse vector.
     systematic : float, optional
-        Sigma of each component of the vector that no scatter shows.
+        Systematic error of each component of the vector, 1 sigma.
 
     Returns
     -------
@@ -92,10 +92,10 @@ def fit_disk(pooled, radius, start_vector=(0.0, 0.0), systematic=DISK_SYSTEMATIC
 
     Notes
     -----
-    The blur by pixel and interpolation is round on the detector, not in ideal coordinates, and biases the ellipse of a
-    small disk toward zero by up to a fifth. A soft disk of the fitted radius and edge is therefore drawn and fitted in
-    the same way, and the vector is corrected by the difference; the remaining bias is below 0.001. Brightness that
-    varies as cos 2 phi across the disk is fitted as far as the data require it (`shrinkage_weight`).
+    The blur by pixels and interpolation is round on the detector, not in ideal coordinates, and biases the ellipse of a
+    small disk toward zero by up to a fifth. To correct this, a soft disk with the fitted radius and edge is simulated
+    and fitted in the same way, and the difference is added to the vector; the remaining bias is below 0.001. Brightness
+    that varies as cos 2 phi across the disk is fitted only as far as the data require it (`shrinkage_weight`).
 
     Examples
     --------
@@ -131,20 +131,20 @@ def fit_disk(pooled, radius, start_vector=(0.0, 0.0), systematic=DISK_SYSTEMATIC
     ]
     stiff_covariance, soft_covariance, gap_covariance = _disk_covariances(stiff[0], soft[0], parts)
     gap = soft[1] - stiff[1]
-    share = shrinkage_weight(gap, gap_covariance)
-    vector = stiff[1] + share * gap
-    covariance = (1 - share) * stiff_covariance + share * soft_covariance + share * (1 - share) * np.outer(gap, gap)
-    fit = soft[0] if share > 0.5 else stiff[0]
+    mix = shrinkage_weight(gap, gap_covariance)
+    vector = stiff[1] + mix * gap
+    covariance = (1 - mix) * stiff_covariance + mix * soft_covariance + mix * (1 - mix) * np.outer(gap, gap)
+    fit = soft[0] if mix > 0.5 else stiff[0]
     positions = max(pooled.positions, 1)
     noise = np.clip(fit.profile, 1e-3 * fit.profile.max(), None) / positions / (4 * np.pi * DISK_BLUR_PX**2)
     chi = float(np.sqrt(_mean(fit.residual**2 / noise, fit.usable)))
-    # Variance that counting does not explain: dynamical structure, which may look like an ellipse.
+    # Variance in excess of counting noise is dynamical structure, which may look like an ellipse.
     excess = _mean(soft[0].residual**2 - noise, soft[0].usable)
     structure = np.sqrt(max(excess, 0)) / max(soft[0].profile.max(), 1e-12)
-    freed = share * np.hypot(*gap)
+    ellipse_change = mix * np.hypot(*gap)
     width = min(float(np.sqrt(stiff[3] ** 2 + 1 / 12 + DISK_BLUR_PX**2)) / radius, MAX_EDGE_WIDTH)
-    from_edge = STRUCTURE_SIGMA * structure * width, FREEDOM_SIGMA * freed * width
-    systematic_variance = systematic**2 + (EDGE_SYSTEMATIC_PX / radius) ** 2 + from_edge[0] ** 2 + from_edge[1] ** 2
+    edge_sigmas = STRUCTURE_SIGMA * structure * width, FREEDOM_SIGMA * ellipse_change * width
+    systematic_variance = systematic**2 + (EDGE_SYSTEMATIC_PX / radius) ** 2 + edge_sigmas[0] ** 2 + edge_sigmas[1] ** 2
     if np.hypot(*(fit.center - center)) > max(MAX_DISK_OFFSET_PX, MAX_DISK_OFFSET_RADII * radius):
         systematic_variance = 1.0
     return DiskFit(
@@ -158,7 +158,7 @@ def fit_disk(pooled, radius, start_vector=(0.0, 0.0), systematic=DISK_SYSTEMATIC
 
 
 def _fit_corrected(image, good, center, start_vector, radius, ridge):
-    """Fit an ellipse and correct the bias by the blur: (PolarFit, corrected vector, radius, edge sigma)."""
+    """Fit an ellipse and correct the bias of the blur: (PolarFit, corrected vector, radius, edge sigma)."""
 
     def fit_edge(image, mask, center, vector):
         radii = np.arange(max(0.5, radius - 3), radius + 2.5, 0.25)
@@ -181,7 +181,7 @@ def _fit_corrected(image, good, center, start_vector, radius, ridge):
 
 
 def _disk_covariances(stiff, soft, parts):
-    """Jackknife covariances (2, 2) of the vectors of two fits, and of their difference."""
+    """Jackknife covariances (2, 2) of the ellipse vectors of two fits and of their difference."""
     if len(parts) >= MIN_JACKKNIFE_PARTS:
         scatter = [leave_out_parts(fit, parts) for fit in (stiff, soft)]
         return tuple(jackknife_covariance(s)[:2, :2] for s in (*scatter, scatter[1] - scatter[0]))
@@ -211,7 +211,7 @@ class _DiskModel:
 
 
 def _edge(profile, radii):
-    """(radius in px, variance in px^2) of the descent of the profile."""
+    """Position in px and variance in px^2 of the edge of a radial profile."""
     descent = -np.gradient(profile, radii)
     near_edge = np.abs(radii - radii[np.argmax(descent)]) < 1.8
     descent = np.clip(descent - 0.05 * descent.max(), 0, None) * near_edge
@@ -220,7 +220,7 @@ def _edge(profile, radii):
 
 
 def _draw_disk(radius, vector, blur, center, shape):
-    """Draw a soft elliptical disk with the blur of pooling: by pixel and interpolation, averaged over their phases."""
+    """Simulate a soft elliptical disk, blurred by pixels and by the interpolation of `pool` (mean over its phase)."""
     k = 5 if radius < 12 else 3  # samples along each side of a pixel
     offsets = (np.arange(k) + 0.5) / k - 0.5
     x, y = ((np.arange(n)[:, None] + offsets).ravel() - c for n, c in zip(shape, center, strict=True))

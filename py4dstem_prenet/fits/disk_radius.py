@@ -5,11 +5,12 @@ import numpy as np
 from . import Pooled, fit_disk, to_polar
 from .polar_fit import radial_profile
 
-RADIUS_STEP_PX = 0.25  # pixels, between the radii of the profile
-RADIUS_AZIMUTHS = 64  # azimuths of its polar map
-MIN_DISK_RADIUS_PX = 1.0  # pixels; a smaller disk is not resolved
-MAX_RADIUS_FRACTION = 0.5  # of the shorter side of the frame
-MAX_DISK_OFFSET_FRACTION = 0.5  # of the radius, and one pixel: distance of a fitted disk from the given center
+RADIUS_STEP_PX = 0.25  # pixels; distance between the radii of the profile
+RADIUS_AZIMUTHS = 64  # number of azimuths of the polar map
+MIN_DISK_RADIUS_PX = 1.0  # pixels; smallest radius: a smaller disk is not resolved
+MAX_RADIUS_FRACTION = 0.5  # fraction of the shorter side of the frame; largest radius
+# Fraction of the radius; largest distance of the fitted disk from the given center, in addition to one pixel.
+MAX_DISK_OFFSET_FRACTION = 0.5
 
 
 def pooled_radius(pooled: Pooled) -> float:
@@ -27,8 +28,8 @@ def pooled_radius(pooled: Pooled) -> float:
 
     Notes
     -----
-    The start is the half maximum of the radial profile between its inner and outer level; the edge of the disk is then
-    fitted (`fit_disk`).
+    The fit of the edge (`fit_disk`) starts at the radius where the radial profile falls to half of its height above
+    the background.
 
     Examples
     --------

@@ -2,9 +2,9 @@
 
 A diffraction pattern is symmetric under inversion about the direct beam: exactly for thin specimens (Friedel 1913) and
 along zone axes of crystals with a center of inversion, and nearly always for the mean over the grains, bends and tilts
-of a scan. In a thick crystal along a zone axis other disks may be several times brighter than the direct beam, and
-brightness alone selects the wrong one. In a thick crystal that is tilted as a whole, symmetry may select the wrong one.
-The network that finds the direct beam therefore gets both.
+of a scan. In a thick crystal along a zone axis, diffracted disks may be several times brighter than the direct beam, so
+that brightness alone selects the wrong one. In a thick crystal that is tilted as a whole, symmetry may select the wrong
+one. The network that finds the direct beam therefore uses both.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import torch
 
 from ..core import Flag, binned_sum, stabilize
 
-MIN_OVERLAP = 0.2  # part of a pattern's summed squares that must have a counterpart on the detector about a point
-MAX_SYMMETRY_SIDE = 256  # pixels; larger patterns are binned, for speed
-# Symmetry of a pooled pattern about its origin, and about another point, for which that point is reported. About
-# correct origins it was 0.83 or more in 90 simulated scans of many grains or of crystals along a zone axis, and 0.41 or
-# more in 32 of thick crystals that were tilted as a whole; about disks beside the direct beam 0.22 to 0.6.
+MIN_OVERLAP = 0.2  # fraction of a pattern's summed squares; smallest part whose inverse lies on the detector
+MAX_SYMMETRY_SIDE = 256  # pixels; patterns larger than this are binned, for speed
+# Largest symmetry of a pooled pattern about its origin, and smallest about a different point, for which that point is
+# reported. About correct origins the symmetry was 0.83 or more in 90 simulated scans of many grains or of crystals
+# along a zone axis, and 0.41 or more in 32 of thick crystals that were tilted as a whole; about disks beside the direct
+# beam it was 0.22 to 0.6.
 MAX_SYMMETRY_AT_ORIGIN, MIN_SYMMETRY_ELSEWHERE = 0.5, 0.85
-ORIGIN_REGION_PX, ORIGIN_REGION_RADII = 3.0, 0.3  # region about the origin, in pixels and in radii of the direct disk
+ORIGIN_REGION_PX, ORIGIN_REGION_RADII = 3.0, 0.3  # pixels, radii of the direct disk; radius of the region of the origin
 
 
 def symmetry(z: torch.Tensor, good: torch.Tensor) -> torch.Tensor:
@@ -29,15 +30,15 @@ def symmetry(z: torch.Tensor, good: torch.Tensor) -> torch.Tensor:
     Parameters
     ----------
     z : torch.Tensor, shape (B, H, W)
-        Patterns, about 0 where there is no signal, and 0 in bad pixels.
+        Patterns; about 0 without signal, and 0 in bad pixels.
     good : torch.Tensor of bool, shape (B, H, W)
         True where a pixel is good.
 
     Returns
     -------
     torch.Tensor, shape (B, H, W)
-        Symmetry, float32: 1 where a pattern equals its inverse, about 0 where they have nothing in common. It is the
-        sum of z(c + q) z(c - q) over that of z(c + q)**2, over good pixels q whose inverse is good.
+        Symmetry about each pixel c, float32: 1 if a pattern equals its inverse, about 0 if they are uncorrelated. It is
+        the sum of z(c + q) z(c - q) divided by the sum of z(c + q)**2, over good pixels q whose inverse is good.
 
     Examples
     --------
@@ -73,7 +74,7 @@ def other_center(mean, weight, center, radius: float, readout: float) -> Flag | 
     Returns
     -------
     Flag or None
-        A flag if the pattern is symmetric about another point but not about its origin.
+        A flag if the pattern is symmetric about a point other than its origin, and not about its origin.
 
     Examples
     --------
@@ -100,6 +101,6 @@ def other_center(mean, weight, center, radius: float, readout: float) -> Flag | 
     at_origin = values[region].max(initial=0.0)
     if at_origin > MAX_SYMMETRY_AT_ORIGIN or values.max() < MIN_SYMMETRY_ELSEWHERE:
         return None
-    away = (np.unravel_index(values.argmax(), values.shape) - origin) * step
-    return Flag("symmetric_elsewhere", {"there": float(values.max()), "here": float(at_origin), "dx": float(away[0]),
-                                        "dy": float(away[1])})
+    offset = (np.unravel_index(values.argmax(), values.shape) - origin) * step
+    return Flag("symmetric_elsewhere", {"there": float(values.max()), "here": float(at_origin), "dx": float(offset[0]),
+                                        "dy": float(offset[1])})

@@ -1,8 +1,8 @@
 """Center of inversion of a pattern, where the direct beam itself is not visible.
 
-Behind a beam stop the direct beam cannot be located, but spots, rings and diffuse scattering are symmetric about it.
-The center is the position near a start about which the pattern agrees best with its inverse; its error is the scatter
-of the centers without one pair of opposite sectors at a time.
+A direct beam behind a beam stop cannot be located, but spots, rings and diffuse scattering are symmetric about it. The
+center is the position near a start about which the pattern agrees best with its inverse. Its error is a jackknife
+estimate, which leaves out one pair of opposite sectors at a time.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ import torch
 from ..core import binned_sum, jackknife_covariance, masked_smooth, stabilize
 from . import symmetry
 
-MAX_SIDE = 256  # pixels; larger patterns are binned, for speed
-OPPOSITE_SECTORS = 6  # pairs of opposite sectors of the jackknife
-SMOOTH_PART_FRACTION = 1 / 24  # of the side, 1 sigma: structure that is smoother is removed; a halo has a broad maximum
-CLIP_SIGMAS = 8.0  # root mean squares at which spots are clipped: the brightest would dominate
-CORE_REACHES = 1.2  # of the reach: radius about the start that is left out
-MIN_SYMMETRY = 0.25  # of the structure that has a counterpart; about random points of a pattern it is 0.1 or less
-MIN_COUNTERPART = 0.3  # of the structure that has an inverse on the detector, whether it is alike or not
-MAX_SIGMA_PX, MAX_SIGMA_FRACTION = 1.0, 0.005  # largest standard error of an accepted center: pixels, of the frame
-SYSTEMATIC_PX = 0.25  # binned pixels, 1 sigma along each axis: intensities of Friedel pairs differ
+MAX_SIDE = 256  # pixels; patterns larger than this are binned, for speed
+OPPOSITE_SECTORS = 6  # pairs of opposite sectors in the jackknife
+# Fraction of the longer side, 1 sigma; smoother structure is removed, since the symmetry of a halo has a broad maximum.
+SMOOTH_PART_FRACTION = 1 / 24
+CLIP_SIGMAS = 8.0  # root mean squares of the pattern; spots are clipped at it, so that the brightest do not dominate
+CORE_REACHES = 1.2  # fraction of `reach`; radius about the start that is left out
+MIN_SYMMETRY = 0.25  # smallest symmetry of an accepted center; about random points of a pattern it is 0.1 or less
+MIN_COUNTERPART = 0.3  # fraction of the summed squares; smallest part whose inverse lies on usable pixels
+MAX_SIGMA_PX, MAX_SIGMA_FRACTION = 1.0, 0.005  # pixels, fraction of the frame; largest standard error of a center
+SYSTEMATIC_PX = 0.25  # binned pixels, 1 sigma along each axis; systematic error by unequal intensities of Friedel pairs
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class InversionCenter:
     symmetry : float
         Symmetry about the center, 0 to 1; see `symmetry`.
     accepted : bool
-        Whether the pattern determines its center: the symmetry is clear, and the error is small.
+        Whether the pattern determines its center: the symmetry is significant, and the error is small.
     parts : numpy.ndarray, shape (OPPOSITE_SECTORS,)
         Symmetry without one pair of opposite sectors at a time.
     """
@@ -123,34 +124,35 @@ def inversion_center(mean, good, start, reach: float, readout: float = 0.0) -> I
     angle = np.arctan2(y - origin[1], x - origin[0]) % np.pi
     sector = (angle * OPPOSITE_SECTORS / np.pi).astype(int).clip(0, OPPOSITE_SECTORS - 1)
     distance = np.hypot(x - origin[0], y - origin[1])
-    near = distance <= max(2.0, reach / step)
-    usable = usable & (distance > CORE_REACHES * reach / step)  # a spot is symmetric about itself
-    near &= (x > 0) & (y > 0) & (x < z.shape[0] - 1) & (y < z.shape[1] - 1)
+    allowed = distance <= max(2.0, reach / step)
+    usable = usable & (distance > CORE_REACHES * reach / step)  # a spot is symmetric about its own center
+    allowed &= (x > 0) & (y > 0) & (x < z.shape[0] - 1) & (y < z.shape[1] - 1)
     masks = np.stack([usable, *(usable & (sector != k) for k in range(OPPOSITE_SECTORS))])
     maps = symmetry(torch.from_numpy(np.where(masks, z, 0)).float(), torch.from_numpy(masks)).numpy()
-    if not near.any():
+    if not allowed.any():
         return InversionCenter(np.asarray(start, float), np.inf, 0.0, False, np.zeros(OPPOSITE_SECTORS))
-    centers = np.array([_peak(values, near) for values in maps])
+    centers = np.array([_peak(values, allowed) for values in maps])
     variance = np.trace(jackknife_covariance(centers[1:])) / 2
     sigma = float(np.sqrt(variance + SYSTEMATIC_PX**2) * step)
-    at = tuple(np.round(centers[0]).astype(int))
-    value = float(maps[0][at])
+    peak = tuple(np.round(centers[0]).astype(int))
+    value = float(maps[0][peak])
     accepted = value > MIN_SYMMETRY and sigma < max(MAX_SIGMA_PX, MAX_SIGMA_FRACTION * max(mean.shape))
-    # At the limit of the search there is no maximum, and near that of the frame little has a counterpart.
-    accepted &= value >= maps[0][at[0] - 1 : at[0] + 2, at[1] - 1 : at[1] + 2].max()
-    accepted = bool(accepted) and _counterpart(z, usable, at) > MIN_COUNTERPART
-    return InversionCenter(centers[0] * step + (step - 1) / 2, sigma, value, accepted, maps[(slice(1, None), *at)])
+    # The maximum must not lie on the limit of the search, nor so near the edge of the frame that few pixels have an
+    # inverse on the detector.
+    accepted &= value >= maps[0][peak[0] - 1 : peak[0] + 2, peak[1] - 1 : peak[1] + 2].max()
+    accepted = bool(accepted) and _counterpart(z, usable, peak) > MIN_COUNTERPART
+    return InversionCenter(centers[0] * step + (step - 1) / 2, sigma, value, accepted, maps[(slice(1, None), *peak)])
 
 
 def _counterpart(z, usable, at):
-    """Part of a pattern's summed squares in pixels whose inverse about a pixel is usable, too."""
+    """Fraction of a pattern's summed squares in pixels whose inverse about a given pixel is also usable."""
     box = tuple(slice(max(0, 2 * q - n + 1), min(n - 1, 2 * q) + 1) for q, n in zip(at, z.shape, strict=True))
-    both = usable[box] & usable[box][::-1, ::-1]
-    return float((z[box][both] ** 2).sum() / (z[usable] ** 2).sum().clip(1e-12))
+    paired = usable[box] & usable[box][::-1, ::-1]
+    return float((z[box][paired] ** 2).sum() / (z[usable] ** 2).sum().clip(1e-12))
 
 
 def _peak(values, near):
-    """Position of the maximum of a map among some of its pixels, refined by a parabola, (2,)."""
+    """Position (2,) of the maximum of a map among allowed pixels, refined by a parabola."""
     at = np.unravel_index(np.where(near, values, -np.inf).argmax(), values.shape)
     position = np.array(at, float)
     for axis in (0, 1):

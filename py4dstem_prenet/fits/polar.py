@@ -1,4 +1,4 @@
-"""Polar maps of diffraction patterns, with an elliptical distortion taken out.
+"""Polar maps of diffraction patterns, corrected for elliptical distortion.
 
 Conventions are those of `core.geometry`: x = qx = row, y = qy = column, and a pixel's center lies on its integer
 index. The azimuth phi runs from +qx toward +qy.
@@ -85,7 +85,7 @@ def to_polar(image, center, radii, n_phi, weight=None, vector=(0.0, 0.0), mode="
     weight : array_like, shape (Qx, Qy) or (..., Qx, Qy), optional
         Weight of each pixel; zero excludes a pixel. By default every pixel has weight one.
     vector : array_like or torch.Tensor, shape (..., 2), optional
-        Ellipse vector that is taken out: row k of the map is the azimuth 2 pi k / n_phi, column j the ideal radius
+        Ellipse vector that is corrected: row k of the map is the azimuth 2 pi k / n_phi, column j the ideal radius
         ``radii[j]``.
     mode : {"bilinear", "bicubic", "nearest"}, optional
         Interpolation of the image.
@@ -95,8 +95,8 @@ def to_polar(image, center, radii, n_phi, weight=None, vector=(0.0, 0.0), mode="
     values : numpy.ndarray or torch.Tensor, shape (..., n_phi, n_r)
         The polar map, a tensor if `image` is one.
     weight : numpy.ndarray or torch.Tensor, shape (..., n_phi, n_r)
-        Weight of each sample. A sample whose interpolation reads an excluded pixel, or a place outside the image, has
-        weight zero and value zero.
+        Weight of each sample. Weight and value are zero where the interpolation reads an excluded pixel or a position
+        outside the image.
 
     Examples
     --------

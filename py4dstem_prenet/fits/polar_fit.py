@@ -1,10 +1,10 @@
-"""Fit of the ellipse and center about which a pattern depends on the radius alone; shared by the disk and ring fits.
+"""Fit of the ellipse and center about which a pattern depends only on the radius; shared by the disk and ring fits.
 
-A pattern is sampled on an ideal polar grid. A remaining ellipse varies there with the azimuth as cos 2 phi and
-sin 2 phi times the slope of the radial profile; an error of the center as cos phi and sin phi times that slope. Both
-are solved for by weighted linear least squares, together with brightness that varies smoothly with the azimuth, and the
-pattern is sampled again with the new ellipse until it converges. The radial profile is free, so no shape of an edge or
-a ring is assumed; a radius contributes in proportion to its slope.
+A pattern is sampled on an ideal polar grid. A remaining ellipse changes the samples by cos 2 phi and sin 2 phi times
+the slope of the radial profile; an error of the center changes them by cos phi and sin phi times that slope. Both are
+solved for by weighted linear least squares, together with brightness that varies smoothly with the azimuth, and the
+pattern is sampled again with the new ellipse until the fit converges. The radial profile is free, so that no shape of
+an edge or a ring is assumed; each radius contributes in proportion to the slope of the profile.
 
 Conventions: x = qx = row, y = qy = column; the ellipse is the vector (eps cos 2 theta, eps sin 2 theta) of
 `core.geometry`.
@@ -18,9 +18,9 @@ from scipy.ndimage import gaussian_filter, map_coordinates, spline_filter
 
 from ..core import ellipse_matrix
 
-SECTOR_PAIRS = 12  # pairs of opposite azimuth sectors for the jackknife; Friedel pairs are not independent
-MIN_JACKKNIFE_PARTS = 4  # parts of a scan for a jackknife over them; with fewer only sectors are left out
-UNKNOWN_COVARIANCE = np.eye(2)  # covariance of an ellipse vector that the data do not determine: eps is below 1
+SECTOR_PAIRS = 12  # pairs of opposite azimuth sectors in the jackknife; in pairs, since Friedel pairs are correlated
+MIN_JACKKNIFE_PARTS = 4  # parts of a scan; fewest for a jackknife over parts, otherwise only sectors are left out
+UNKNOWN_COVARIANCE = np.eye(2)  # covariance of an ellipse vector that the data do not determine; eps is below 1
 
 
 class SmoothImage(NamedTuple):
@@ -60,7 +60,7 @@ class PolarFit:
     usable : numpy.ndarray, shape (n_phi, n_r)
         1 where a sample is usable, else 0.
     variance : numpy.ndarray, shape (n_r,)
-        Variance of the residual that was assumed.
+        Assumed variance of the residual.
     weight : numpy.ndarray, shape (n_phi, n_r)
         Weights of the last solution.
     columns : numpy.ndarray, shape (n_phi, n_r, k)
@@ -101,7 +101,7 @@ class PolarFit:
 
 
 def fit_polar(picture, center, vector, radii, n_phi, model, steps=20):
-    """Fit ellipse and center by Gauss-Newton steps.
+    """Fit the ellipse and the center by Gauss-Newton steps.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ def fit_polar(picture, center, vector, radii, n_phi, model, steps=20):
         has converged. Methods: ``variance(profile, residual, usable)`` and ``brightness(radii, profile)``, which
         returns pairs of an azimuthal order and a function of the radius.
     steps : int, optional
-        Most Gauss-Newton steps; 0 evaluates the start.
+        Largest number of Gauss-Newton steps; 0 evaluates the start.
 
     Returns
     -------
@@ -149,7 +149,7 @@ def fit_polar(picture, center, vector, radii, n_phi, model, steps=20):
         if step == steps or converged:
             break
         delta = np.linalg.solve(*normal_equations(columns, weight, residual, ridge))[:4]
-        # Where the disk is larger than the grid assumes, its edge is brighter by minus the slope times the difference.
+        # A disk that is larger than the grid assumes adds minus the slope times the difference in radius.
         vector = vector - model.damping * np.clip(delta[:2], -0.03, 0.03)
         center = center - ellipse_matrix(vector) @ (model.damping * np.clip(delta[2:], -1, 1))
         converged = bool(np.abs(delta[:2]).max() < model.tolerance and np.abs(delta[2:]).max() < 20 * model.tolerance)
@@ -170,7 +170,7 @@ def fit_polar(picture, center, vector, radii, n_phi, model, steps=20):
 
 def _design(radii, profile, azimuth, model):
     """Columns (k, n_phi, n_r) of the design matrix: ellipse and center, then the brightness terms."""
-    # The profile is smoothed before its slope is taken, so that its noise is not correlated with the residual's.
+    # The profile is smoothed before its slope is computed, so that its noise is not correlated with the residuals.
     blur = model.slope_blur / (radii[1] - radii[0])
     slope = np.gradient(gaussian_filter(profile, blur) if blur else profile, radii)
     radial = [slope * radii / 2, slope * radii / 2, slope, slope]
@@ -210,7 +210,7 @@ def normal_equations(columns, weight, residual, ridge):
 
 
 def leave_out_parts(fit, parts):
-    """Estimate how a fit changes if one part of the scan is left out, to first order.
+    """Estimate to first order how a fit changes if one part of the scan is left out.
 
     Parameters
     ----------
@@ -225,16 +225,16 @@ def leave_out_parts(fit, parts):
         Ellipse vector and center without each part, relative to the fit; zero for a single part.
     """
     normal, _ = normal_equations(fit.columns, fit.weight, fit.residual, fit.ridge)
-    share = np.array([weight for _, weight in parts])
-    share = share / share.sum()
-    single = []
+    fraction = np.array([weight for _, weight in parts])
+    fraction = fraction / fraction.sum()
+    changes = []
     for picture, _ in parts:
         polar, usable = read_polar(picture, fit.center, fit.vector, fit.radii, len(fit.residual))
         residual = (polar - fit.profile) * usable * (fit.usable > 0)
-        single.append(normal_equations(fit.columns, fit.weight, residual, fit.ridge)[1])
-    single = -np.linalg.solve(normal, np.array(single).T).T[:, :4]
-    whole = share @ single
-    return (whole - share[:, None] * single) / (1 - share)[:, None] - whole if len(parts) > 1 else single * 0
+        changes.append(normal_equations(fit.columns, fit.weight, residual, fit.ridge)[1])
+    changes = -np.linalg.solve(normal, np.array(changes).T).T[:, :4]
+    total = fraction @ changes
+    return (total - fraction[:, None] * changes) / (1 - fraction)[:, None] - total if len(parts) > 1 else changes * 0
 
 
 def leave_out_sectors(fit):
@@ -252,32 +252,32 @@ def leave_out_sectors(fit):
     """
     n_phi = len(fit.residual)
     sector = (np.arange(n_phi) * 2 * SECTOR_PAIRS // n_phi) % SECTOR_PAIRS
-    whole = np.linalg.solve(*normal_equations(fit.columns, fit.weight, fit.residual, fit.ridge))[:4]
-    out = []
+    total_change = np.linalg.solve(*normal_equations(fit.columns, fit.weight, fit.residual, fit.ridge))[:4]
+    changes = []
     for k in range(SECTOR_PAIRS):
         weight = fit.weight * (sector != k)[:, None]
         total = np.maximum(weight.sum(0), 1e-300)
         columns = fit.columns - (fit.columns * weight[..., None]).sum(0) / total[:, None]
         residual = fit.residual - (fit.residual * weight).sum(0) / total
-        out.append(whole - np.linalg.solve(*normal_equations(columns, weight, residual, fit.ridge))[:4])
-    return np.array(out)
+        changes.append(total_change - np.linalg.solve(*normal_equations(columns, weight, residual, fit.ridge))[:4])
+    return np.array(changes)
 
 
 def shrinkage_weight(gap, covariance):
-    """Compute the weight of a flexible model's estimate against that of a stiff model.
+    """Compute the weight of a flexible model's estimate relative to that of a stiff model.
 
     Parameters
     ----------
     gap : numpy.ndarray, shape (2,)
         Difference between the two estimates.
     covariance : numpy.ndarray, shape (2, 2)
-        Covariance of the difference if both models are right.
+        Covariance of the difference if both models are correct.
 
     Returns
     -------
     float
-        Weight of the flexible model, 0 to 1: it grows as the difference exceeds its noise (positive-part estimator of
-        James and Stein, 1961).
+        Weight of the flexible model, 0 to 1. It increases as the difference exceeds its noise (positive-part estimator
+        of James and Stein, 1961).
 
     Examples
     --------
@@ -291,7 +291,7 @@ def shrinkage_weight(gap, covariance):
 
 
 def smooth_image(image, mask, sigma, order=3):
-    """Smooth an image over its good pixels, and prepare it for interpolation.
+    """Smooth an image over its good pixels and prepare it for interpolation.
 
     Parameters
     ----------
@@ -328,7 +328,7 @@ def read_polar(picture, center, vector, radii, n_phi):
     center : array_like, shape (2,)
         Center (x, y) in pixels.
     vector : array_like, shape (2,)
-        Ellipse vector that is taken out.
+        Ellipse vector that is corrected.
     radii : numpy.ndarray, shape (n_r,)
         Ideal radii in pixels.
     n_phi : int
@@ -376,7 +376,7 @@ def radial_profile(polar, weight):
     Returns
     -------
     numpy.ndarray, shape (n_r,)
-        The profile; interpolated at radii without weight, and zero if no radius has any.
+        The profile; interpolated at radii with zero weight, and zero if all weights are zero.
     """
     total = weight.sum(0)
     covered = total > 0

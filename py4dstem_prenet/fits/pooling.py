@@ -1,13 +1,13 @@
-"""Pool the recentered patterns of a scan into one, with the means of parts of the scan, in one streamed pass.
+"""Mean of the recentered patterns of a scan, and of parts of the scan, in one streamed pass.
 
 Each pattern is shifted by its own sub-pixel origin to one center, an integer pixel of the pooled frame. The shift is a
-cubic convolution (Keys 1981). The second moment of its kernel is zero for every fraction of a pixel, so a scan whose
-origins share one fraction is not blurred more along one direction than along the other, which would look like an
-elliptical distortion.
+cubic convolution (Keys 1981). The second moment of its kernel is zero for every fraction of a pixel. A scan whose
+origins all have the same fraction is therefore not blurred more along one direction than along the other, which would
+look like an elliptical distortion.
 
-Patterns whose origins agree within a quarter of a pixel are summed before the shift, by their mean origin. This adds a
-blur of 0.005 px^2, and summing is a hundred times faster than shifting. Of a large scan an even sample is pooled:
-beyond some thousand positions and some million electrons, counting noise is not the limiting error.
+Patterns whose origins agree within a quarter of a pixel are summed first and then shifted by their mean origin. This
+adds a blur of 0.005 px^2, and summing is a hundred times faster than shifting. From a large scan an even sample is
+pooled: beyond several thousand positions and several million electrons, counting noise is not the limiting error.
 """
 
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ import numpy as np
 from ..compute import map_chunks
 from ..core import NoiseModel, PrenetError, Scan, as_scan, budget, cubic_kernel, flat_origins, sample_positions
 
-ORIGIN_CELL_PX = 0.25  # pixels: patterns whose origins agree within this are summed before they are shifted
-MIN_POOLED_POSITIONS = 4096  # positions of a large scan that are pooled, and more until they hold POOLED_ELECTRONS
-POOLED_ELECTRONS = 5e6  # electrons; more do not improve the ellipse, whose systematic errors dominate
-MAX_KEPT_BYTES = 2**29  # bytes of patterns kept from the pass that measures origins, so they are not read again
-MAX_POOLED_PARTS = 16  # contiguous parts of the scan whose means are kept for jackknife estimates
-MIN_POOLED_PARTS = 4  # parts that are kept however large patterns are
-MAX_PARTS_BYTES = 64 * 2**20  # bytes of the means of the parts
+ORIGIN_CELL_PX = 0.25  # pixels; patterns whose origins lie in the same cell of this side are summed before the shift
+MIN_POOLED_POSITIONS = 4096  # positions; fewest that are pooled from a large scan, more if needed for POOLED_ELECTRONS
+POOLED_ELECTRONS = 5e6  # electrons; more do not improve the ellipse, which is then limited by systematic errors
+MAX_KEPT_BYTES = 2**29  # bytes; patterns kept in memory when origins are measured, so that they are not read again
+MAX_POOLED_PARTS = 16  # largest number of contiguous parts of the scan whose means are kept for jackknife estimates
+MIN_POOLED_PARTS = 4  # number of parts that are kept even if the patterns are very large
+MAX_PARTS_BYTES = 64 * 2**20  # bytes; largest memory of the means of the parts
 NO_ORIGIN = "There is no position with a valid origin to pool; measure the origin first."
 
 
@@ -37,14 +37,13 @@ class Pooled:
     Attributes
     ----------
     mean : numpy.ndarray, shape (Hx, Hy)
-        Mean over the patterns that cover a pixel, float32; zero where none does.
+        Mean over the patterns that cover a pixel, float32; zero where no pattern does.
     center : tuple of float
         Pixel (cx, cy) of the frame to which every origin was shifted.
     positions : int
         Number of patterns pooled.
     weight : numpy.ndarray, shape (Hx, Hy)
-        Number of patterns that cover a pixel, float32; zero off the detector, and where the pixel is bad in all
-        patterns.
+        Number of patterns that cover a pixel with a good pixel of the detector, float32.
     parts : numpy.ndarray, shape (P, Hx, Hy)
         Means of contiguous parts of the scan. Grains and specimen structure differ between parts, so a jackknife over
         them gives an uncertainty that includes the specimen.
@@ -62,7 +61,7 @@ class Pooled:
 
 @dataclass(frozen=True)
 class _Frame:
-    """The pooled frame: its shape (Hx, Hy), and the pixel (cx, cy) to which origins are shifted."""
+    """Shape (Hx, Hy) of the pooled frame, and the pixel (cx, cy) to which origins are shifted."""
 
     shape: tuple[int, int]
     center: tuple[int, int]
@@ -206,7 +205,7 @@ def pooled_positions(use, scan, dose):
 
 
 def worth_keeping(scan: Scan, dose):
-    """Choose the positions whose patterns are kept in memory when they are first read, since they will be pooled.
+    """Choose the positions whose patterns are kept in memory for pooling when they are first read.
 
     Parameters
     ----------
@@ -227,7 +226,7 @@ def worth_keeping(scan: Scan, dose):
 
 
 def _frame(origin, shape):
-    """Choose a frame that holds every pixel of every pattern, with limits against outliers of the origin."""
+    """Choose a frame that contains every pixel of every shifted pattern; outliers of the origin are clipped."""
     sides, center = [], []
     for axis, size in enumerate(shape):
         q = origin[:, axis]
@@ -239,20 +238,20 @@ def _frame(origin, shape):
 
 
 def _parts(chosen, scan, frame_shape):
-    """Divide the scan into contiguous parts that cover the chosen positions: (Rx * Ry,) the part of each position."""
+    """Divide the scan into contiguous parts that cover the chosen positions; return the part (Rx * Ry,) of each."""
     part_bytes = 8 * frame_shape[0] * frame_shape[1]
     number = int(np.clip(MAX_PARTS_BYTES // part_bytes, MIN_POOLED_PARTS, MAX_POOLED_PARTS))
     row, column = np.divmod(chosen, scan[1])
     first, size = (row.min(), column.min()), (np.ptp(row) + 1, np.ptp(column) + 1)
     rows = min(size[0], max(int(np.sqrt(number)), number // size[1]))
     columns = min(size[1], number // rows)
-    along = [np.clip((np.arange(n) - f) * c // s, 0, c - 1)
+    part_of_axis = [np.clip((np.arange(n) - f) * c // s, 0, c - 1)
              for n, f, c, s in zip(scan, first, (rows, columns), size, strict=True)]
-    return (along[0][:, None] * columns + along[1]).ravel()
+    return (part_of_axis[0][:, None] * columns + part_of_axis[1]).ravel()
 
 
 def _pool_block(index, block, origin, part, frame, bad, offset, gain):
-    """Pool a block of patterns (n, Qx, Qy) in detector units: {part: (sum, weight)}, each of the frame's shape."""
+    """Pool a block of patterns (n, Qx, Qy) in detector units: {part: (sum, weight)}, in the frame's shape."""
     key = np.column_stack([part, np.floor(origin / ORIGIN_CELL_PX).astype(np.int64)])
     _, group = np.unique(key, axis=0, return_inverse=True)
     order = np.argsort(group.ravel(), kind="stable")
@@ -283,7 +282,8 @@ def _total(pieces, frame, parts, positions):
 def _shift(image, origin, frame, bad):
     """Shift an image to the center of the frame.
 
-    Returns the shifted image, which of its pixels are good (None if all are), and the slices of the frame it covers.
+    Returns the shifted image, the mask of its good pixels (None if all are good), and the slices of the frame that it
+    covers.
     """
     whole = np.floor(origin + 1e-6).astype(int)
     taps = [_taps(fraction) for fraction in np.clip(origin - whole, 0, None)]
@@ -307,7 +307,7 @@ def _shift(image, origin, frame, bad):
 
 
 def _taps(fraction):
-    """(offset of the first tap, weights) that interpolate an image at `fraction` of a pixel beyond a pixel."""
+    """Offset of the first tap, and weights, that interpolate an image at `fraction` of a pixel after a pixel."""
     if fraction < 1e-5:
         return 0, np.ones(1)
     return -1, cubic_kernel(np.abs(np.arange(-1, 3) - fraction))

@@ -21,13 +21,13 @@ from .polar_fit import (
     smooth_image,
 )
 
-RING_AZIMUTHS = 192  # azimuths of the polar map
-MIN_RING_SPAN_PX = 12  # pixels of radius outside the direct beam, below which rings are not fitted
+RING_AZIMUTHS = 192  # number of azimuths of the polar map
+MIN_RING_SPAN_PX = 12  # pixels; smallest range of radii outside the direct beam in which rings are fitted
 # Set on simulated glasses, powders and crystals:
-RING_INFLATION = 2.5  # factor of the covariance, from the pulls of simulated glasses and powders
-MIN_RING_CONTINUITY = 0.35  # part of the azimuth that must carry the signal of rings
-GRAIN_SIGMA = 0.03  # sigma of each component, by strain and orientation, if only a few grains contribute
-RING_SYSTEMATIC = 0.001  # sigma of each component that no scatter shows
+RING_INFLATION = 2.5  # factor on the covariance, from the pulls of simulated glasses and powders
+MIN_RING_CONTINUITY = 0.35  # fraction of the azimuth; smallest part that contains the signal of rings
+GRAIN_SIGMA = 0.03  # sigma of each component of the vector if few grains contribute, from their strain and orientation
+RING_SYSTEMATIC = 0.001  # systematic error of each component of the vector, 1 sigma
 MAX_ECCENTRICITY = 0.3  # length of the ellipse vector; a larger one shows that a fit has diverged
 
 
@@ -46,10 +46,11 @@ class RingFit:
     center_covariance : numpy.ndarray, shape (2, 2)
         Covariance of the center, square pixels.
     improved : bool
-        Whether the corrected pattern is sharper as a function of the radius than at the start.
+        Whether the fit makes the pattern sharper, as a function of the radius, than the start does.
     continuity : float
-        Part of the azimuth that carries the signal, 0 to 1: near 1 for rings, about 0.1 for the spots of one crystal,
-        whose strain has the same effect as an elliptical distortion, so that the covariance is too small.
+        Fraction of the azimuth that contains the signal, 0 to 1: near 1 for rings, about 0.1 for the spots of one
+        crystal. The strain of a crystal has the same effect as an elliptical distortion, so that the covariance is then
+        too small.
     """
 
     vector: np.ndarray
@@ -89,9 +90,9 @@ def refine_rings(pooled, start_vector=(0.0, 0.0), inner=None, start_center=None,
     Notes
     -----
     The azimuthal variance at fixed ideal radius, in units of the variance due to noise, speckle and spots, is
-    minimized over ellipse and center, from a blurred pattern to the full resolution. The covariance is the larger of
-    two jackknifes: over parts of the scan, and over pairs of opposite azimuth sectors. The second is large for a few
-    spots.
+    minimized over ellipse and center, first in a blurred pattern and then at full resolution. The covariance is the
+    larger of two jackknife estimates: over parts of the scan, and over pairs of opposite azimuth sectors. The second is
+    large if the pattern consists of a few spots.
 
     Examples
     --------
@@ -117,19 +118,19 @@ def refine_rings(pooled, start_vector=(0.0, 0.0), inner=None, start_center=None,
     radii = np.arange(inner, outer, step)
     fine = max(0.7, 0.7 * step)
     picture = smooth_image(pooled.mean, mask, fine)
-    # Only the scatter of the parts is used, for which linear interpolation is accurate enough.
+    # Only the scatter among the parts is used, for which linear interpolation is accurate enough.
     parts = [
         (smooth_image(image, weight > 0, fine, order=1), weight.sum())
         for image, weight in zip(pooled.parts, pooled.parts_weight, strict=True)
     ]
     stiff, soft = _RingModel(radii, 0), _RingModel(radii, 3)
 
-    def _fits(*starts):  # (center, vector) each; with both models, without fits that diverge
+    def _fits(*starts):  # fits with both models from each start (center, vector); diverged fits are omitted
         found = (fit_polar(picture, *at, radii, RING_AZIMUTHS, model) for at in starts for model in (stiff, soft))
         return [fit for fit in found if fit.converged and _is_plausible(fit, center, reach)]
 
     at_start = fit_polar(picture, center, start, radii, RING_AZIMUTHS, stiff, steps=0)
-    # Fit from the start itself, and from coarse to fine, which converges from an error of some pixels.
+    # Fit from the start, and from coarse to fine, which converges from an error of several pixels.
     coarse_start = center, start
     for blur in (2 * reach, reach):
         if blur > 1.5 * fine:
@@ -141,10 +142,10 @@ def refine_rings(pooled, start_vector=(0.0, 0.0), inner=None, start_center=None,
     if best is None or best.misfit(at_start.variance) >= at_start.misfit(at_start.variance):
         unknown = UNKNOWN_COVARIANCE.copy()
         return RingFit(start, unknown, tuple(map(float, center)), unknown * reach**2, False, _continuity(at_start))
-    # Fit both models from there: their difference shows what smooth brightness may have done to the stiff one.
-    both = _fits((best.center, best.vector)) or [best]
-    estimate, covariance = _combined(both, parts)
-    continuity = _continuity(both[0])
+    # Fit both models from the best fit: their difference shows how much smooth brightness biases the stiff model.
+    final_fits = _fits((best.center, best.vector)) or [best]
+    estimate, covariance = _combined(final_fits, parts)
+    continuity = _continuity(final_fits[0])
     grain_sigma = GRAIN_SIGMA * np.clip((0.6 - continuity) / 0.3, 0, 1)
     return RingFit(
         estimate[:2],
@@ -157,17 +158,17 @@ def refine_rings(pooled, start_vector=(0.0, 0.0), inner=None, start_center=None,
 
 
 def _combined(fits, parts):
-    """Combine the stiff and the soft fit: ellipse and center (4,), and their covariance (4, 4)."""
+    """Combine the stiff and the soft fit into one estimate (4,) of ellipse and center, with covariance (4, 4)."""
     estimate = np.r_[fits[0].vector, fits[0].center]
     scatter = [(leave_out_sectors(fit), leave_out_parts(fit, parts)) for fit in fits]
     covariance = _ring_covariance(*scatter[0])
     if len(fits) == 2:
         gap = np.r_[fits[1].vector, fits[1].center] - estimate
         gap_covariance = _ring_covariance(*(b - a for a, b in zip(*scatter, strict=True)))
-        share = shrinkage_weight(gap[:2], gap_covariance[:2, :2])
-        estimate = estimate + share * gap
-        covariance = (1 - share) * covariance + share * _ring_covariance(*scatter[1])
-        covariance = covariance + share * (1 - share) * np.outer(gap, gap)
+        soft_weight = shrinkage_weight(gap[:2], gap_covariance[:2, :2])
+        estimate = estimate + soft_weight * gap
+        covariance = (1 - soft_weight) * covariance + soft_weight * _ring_covariance(*scatter[1])
+        covariance = covariance + soft_weight * (1 - soft_weight) * np.outer(gap, gap)
     return estimate, covariance
 
 
@@ -177,7 +178,7 @@ class _RingModel:
     student_dof = 4.0  # single spots must not determine the fit
     ridge = 1e-3
     tolerance = 2e-4
-    slope_blur, damping = 2.0, 0.6  # px; steps are damped since the smoothed slope of a sharp ring is too small
+    slope_blur, damping = 2.0, 0.6  # pixels, factor; steps are damped since smoothing reduces the slope of a sharp ring
 
     def __init__(self, radii, knots):
         at = np.linspace(radii[0], radii[-1], knots)
@@ -199,13 +200,13 @@ def _is_plausible(fit, center, reach):
 
 
 def _ring_covariance(by_sectors, by_parts):
-    """The larger of the two jackknife covariances, inflated."""
+    """The larger of the two jackknife covariances, times RING_INFLATION."""
     estimates = [by_sectors, *([by_parts] if len(by_parts) >= MIN_JACKKNIFE_PARTS else [])]
     return RING_INFLATION * max(map(jackknife_covariance, estimates), key=lambda c: np.trace(c[:2, :2]))
 
 
 def ring_span(image, mask, center):
-    """Find the range of radii outside the direct beam and its tails that is on the detector.
+    """Find the range of radii between the tails of the direct beam and the edge of the detector.
 
     Parameters
     ----------
@@ -249,7 +250,7 @@ def _outer_radius(mask, center):
 
 
 def _tail_end(image, mask, center, outer):
-    """Radius where the tails of the direct beam end: the log profile first falls no faster than its median slope."""
+    """Radius where the tails of the direct beam end: where the log profile first falls no faster than its median."""
     radii = np.arange(1, outer, 0.5)
     polar, usable = read_polar(smooth_image(image, mask, 1.0), center, (0.0, 0.0), radii, RING_AZIMUTHS)
     profile = radial_profile(polar, usable)

@@ -1,10 +1,10 @@
 """Center of diffraction rings: for scans whose direct beam is behind a beam stop, and to compare with the direct beam.
 
 If no center is given, a binned, flattened pattern is searched for the center about which the radius explains most of
-the variance (corrected for the number of radii). `refine_rings` then fits it together with the ellipse at full
+the variance (corrected for the number of radii). `refine_rings` then fits the center together with the ellipse at full
 resolution. Radii inside the foot of the first ring are left out, since the tails of the direct beam are centered on the
-direct beam. A smooth hill or lens shading has a center, too. A result is therefore accepted only if the intensity rises
-with the radius somewhere, in azimuth sectors that agree with each other.
+direct beam. A smooth hill or lens shading also has a center. A result is therefore accepted only if the intensity rises
+with the radius somewhere, and the azimuth sectors agree with each other.
 
 Conventions: x = qx = row, y = qy = column; a pixel's center lies on its integer index.
 """
@@ -27,18 +27,18 @@ from . import (
     smooth_image,
 )
 
-MAX_SEARCH_SIDE = 64  # pixels of the larger side of the binned pattern that is searched, chosen for speed
-FLATTENING_PX = 4.0  # binned pixels, 1 sigma: structure that is smoother is removed before the search
-RING_SEARCH_REACH_PX = 4.0  # pixels of the pattern from which the refinement converges
-RING_WIDTH_FRACTION = 12  # the pattern is smoothed over 1 / 12 of the span, and the smooth part is left out of the fit
-RING_CENTER_SYSTEMATIC_PX = 0.05  # pixels, 1 sigma of each coordinate that no scatter shows
-AZIMUTH_SECTORS = 8  # sectors whose profiles are compared
-SECTOR_AZIMUTHS = 16  # azimuths in a sector
-MIN_SECTOR_AZIMUTHS = 8  # usable ones, for a profile to have a value at a radius
+MAX_SEARCH_SIDE = 64  # binned pixels; longer side of the pattern that is searched, chosen for speed
+FLATTENING_PX = 4.0  # binned pixels, 1 sigma; smoother structure is removed before the search
+RING_SEARCH_REACH_PX = 4.0  # pixels; largest error of the start from which the refinement converges
+RING_WIDTH_FRACTION = 12  # divisor of the range of radii; structure smoother than range / 12 (1 sigma) is not fitted
+RING_CENTER_SYSTEMATIC_PX = 0.05  # pixels, 1 sigma; systematic error of each coordinate
+AZIMUTH_SECTORS = 8  # number of sectors whose profiles are compared
+SECTOR_AZIMUTHS = 16  # number of azimuths in a sector
+MIN_SECTOR_AZIMUTHS = 8  # azimuths; fewest usable ones at a radius for which a sector's profile has a value
 # Set on simulated and real patterns with and without rings (tests/test_ring_center.py):
-MIN_SECTOR_CORRELATION = 0.7  # mean correlation of the sectors' flattened profiles
-MIN_RING_RISE = 6.0  # standard errors over the sectors by which a ring rises above smaller radii
-MAX_RING_CENTER_SIGMA_PX = 0.5  # pixels, largest standard deviation of an accepted center
+MIN_SECTOR_CORRELATION = 0.7  # smallest mean correlation of the sectors' flattened profiles
+MIN_RING_RISE = 6.0  # standard errors over the sectors; smallest rise of a ring above smaller radii
+MAX_RING_CENTER_SIGMA_PX = 0.5  # pixels; largest standard error of an accepted center
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class RingCenter:
     vector_covariance : numpy.ndarray, shape (2, 2)
         Covariance of the ellipse vector.
     decision : Decision
-        Accepted if the pattern has rings that determine the center; otherwise the flag shows why not.
+        Accepted if the pattern has rings that determine the center; otherwise the flag states the reason.
     """
 
     center: tuple[float, float]
@@ -111,7 +111,7 @@ def ring_center(mean, good=None, guess=None) -> RingCenter:
     middle = tuple((n - 1) / 2 for n in mean.shape)
     if good.mean() < 0.2 or np.ptp(mean[good]) == 0:
         return _refused(middle, Flag("rings_empty"))
-    # Clip a few saturated or hot pixels, which would dominate the search.
+    # Clip saturated and hot pixels, which would dominate the search.
     low, high = np.percentile(mean[good], (0.5, 99.8))
     mean = np.where(good, np.clip(mean, low, high), 0.0)
     center = _search(np.sqrt(np.clip(mean - low, 0, None)) * good, good) if guess is None else np.asarray(guess, float)
@@ -124,7 +124,7 @@ def ring_center(mean, good=None, guess=None) -> RingCenter:
         return _refused(tuple(map(float, center)), flag)
     if span[1] - foot <= MIN_RING_SPAN_PX:
         foot = span[0]
-    # Remove the smooth part: the tails of a direct beam that need not lie in the center of the rings.
+    # Remove smooth structure, such as the tails of a direct beam that is not at the center of the rings.
     sharp = mean - masked_smooth(mean, good, (span[1] - span[0]) / RING_WIDTH_FRACTION)
     pooled = _as_pooled(sharp * good, good, center)
     fit = refine_rings(pooled, inner=foot, start_center=center, reach=RING_SEARCH_REACH_PX)
@@ -166,7 +166,7 @@ def _as_pooled(mean, good, center):
 
 
 def _search(root, good):
-    """Find the center (2,) in px, to about a pixel, from the square root of a pattern."""
+    """Find the center (2,) in px, within about a pixel, from the square root of a pattern."""
     step = max(1, int(np.ceil(max(root.shape) / MAX_SEARCH_SIDE)))
     image, usable = _binned(root, good, step)
     flat = _flattened(image, usable)
@@ -182,38 +182,38 @@ def _grid(x, y):
 
 
 def _binned(image, good, step):
-    """Mean over the good pixels of each block, and whether at least half of the block is good."""
+    """Mean over the good pixels of each bin, and the mask of bins of which at least half is good."""
     count = binned_sum(good.astype(float), step)
     return binned_sum(np.where(good, image, 0.0), step) / np.maximum(count, 1), count >= step**2 / 2
 
 
 def _flattened(image, usable):
-    """Remove the smooth part, divide by the spread, and clip spots and the edges of a beam stop."""
+    """Subtract smooth structure, divide by the spread, and clip spots and the edges of a beam stop."""
     flat = image - masked_smooth(image, usable, FLATTENING_PX)
     spread = np.median(np.abs(flat[usable] - np.median(flat[usable]))) / NORMAL_MAD
     return np.where(usable, np.clip(flat / max(spread, 1e-12), -3, 3), 0.0)
 
 
 def _explained_variance(flat, usable, centers):
-    """Part of the variance that the radius about each center (n, 2) explains, zero on average for noise."""
+    """Fraction of the variance that the radius about each center (n, 2) explains; zero on average for noise."""
     x, y = np.nonzero(usable)
     values = flat[usable] - flat[usable].mean()
     total, count = (values**2).sum() + 1e-12, len(values)
-    out = np.empty(len(centers))
+    explained = np.empty(len(centers))
     for k, center in enumerate(centers):
         radius = np.hypot(x - center[0], y - center[1]).astype(int)
         pixels, sums = np.bincount(radius), np.bincount(radius, values)
         unexplained = 1 - (sums**2 / np.maximum(pixels, 1)).sum() / total
-        out[k] = 1 - unexplained * (count - 1) / max(count - (pixels > 0).sum(), 1)
-    return out
+        explained[k] = 1 - unexplained * (count - 1) / max(count - (pixels > 0).sum(), 1)
+    return explained
 
 
 def _evidence(mean, good, center, span, vector=(0.0, 0.0)):
-    """Evidence for rings about a center.
+    """Measure the evidence for rings about a center.
 
     Returns the mean correlation of the sectors' flattened profiles, the largest rise of the profile with the radius in
-    standard errors over the sectors, and the radius in px from which the first significant rise begins (the beginning
-    of `span` if there is none).
+    standard errors over the sectors, and the radius in px at which the first significant rise starts (the start of
+    `span` if there is none).
     """
     radii = np.arange(span[0], span[1], 1.0)
     azimuths = SECTOR_AZIMUTHS * AZIMUTH_SECTORS
@@ -232,13 +232,13 @@ def _sector_correlation(profiles):
     for profile in profiles:
         measured = np.isfinite(profile)
         if measured.sum() >= MIN_RING_SPAN_PX:
-            full = np.interp(np.arange(n_radii), np.flatnonzero(measured), profile[measured])
-            flat.append(np.where(measured, full - gaussian_filter(full, n_radii / 10), np.nan))
+            interpolated = np.interp(np.arange(n_radii), np.flatnonzero(measured), profile[measured])
+            flat.append(np.where(measured, interpolated - gaussian_filter(interpolated, n_radii / 10), np.nan))
     correlations = []
     for first, second in combinations(flat, 2):
-        both = np.isfinite(first + second)
-        if both.sum() >= MIN_RING_SPAN_PX and first[both].std() > 0 and second[both].std() > 0:
-            correlations.append(np.corrcoef(first[both], second[both])[0, 1])
+        finite = np.isfinite(first + second)
+        if finite.sum() >= MIN_RING_SPAN_PX and first[finite].std() > 0 and second[finite].std() > 0:
+            correlations.append(np.corrcoef(first[finite], second[finite])[0, 1])
     return float(np.mean(correlations)) if len(correlations) >= AZIMUTH_SECTORS else 0.0
 
 

@@ -1,14 +1,13 @@
 """Maximum-likelihood fit of a sharp direct beam whose radial profile is free.
 
-A sharp beam is no image of an aperture: it has a core of some pixels with long tails, on a halo, and may be saturated.
-Its expected counts in a window of a pattern are
+A sharp beam is not the image of an aperture: it has a core of a few pixels with long tails, on a halo, and may be
+saturated. Its expected counts in a window of a pattern are
 
     expected(q) = f(|q - q0|) + g . (q - q0),
 
-where f is a cubic spline, free in every pattern, and g the slope of the surroundings. Any profile about a center is
-thus described: Gaussian, Lorentzian, a flat saturated top. Pixels that other spots brighten get small weights
-(Student's t distribution). Tails that are not symmetric about the center move it; the fit to the core alone
-shows by how much.
+where f is a cubic spline, free in every pattern, and g the slope of the background. This describes any radial profile:
+Gaussian, Lorentzian, or a flat saturated top. Pixels that contain other spots get small weights (Student's t
+distribution). Tails that are not symmetric about the center shift it; a fit to the core alone shows by how much.
 """
 
 from __future__ import annotations
@@ -25,38 +24,39 @@ from . import Aperture, pixel_mean
 from .disk import DISK_MARGIN_PX, MAX_START_OFFSET_PX, MIN_EXPECTED_FRACTION, DiskPositions
 
 # Chosen, not measured:
-FITTED_RADII, FITTED_PX = 1.5, 2.5  # radius of the fitted pixels: in radii, and added to that, pixels
-CORE_RADII, CORE_PX = 1.0, 1.5  # the same of the core
-KNOT_RADII, MIN_KNOT_PX = 0.25, 0.6  # distance of the knots in the core: in radii, and at least, pixels
-OUTER_KNOTS = 3  # knots beyond 1.5 radii
-SEARCH_STEPS, CORE_STEPS = 8, 3  # Gauss-Newton steps of both fits
-SMOOTHNESS = 1e-5  # weight of the bending of the profile between knots, in that of the best-determined knot
-MAX_STEP_PX = 0.5  # pixels, of one step
-MIN_SPOT_RADIUS_PX = 1.0  # pixels; a smaller spot is blurred by its pixels to about this radius
-STUDENT_DOF = 4.0  # degrees of freedom of the distribution of residuals
+FITTED_RADII, FITTED_PX = 1.5, 2.5  # spot radii, and pixels added to them; radius of the fitted pixels
+CORE_RADII, CORE_PX = 1.0, 1.5  # spot radii, and pixels added to them; radius of the core
+KNOT_RADII, MIN_KNOT_PX = 0.25, 0.6  # spot radii, and at least so many pixels; distance between knots in the core
+OUTER_KNOTS = 3  # number of knots beyond 1.5 radii
+SEARCH_STEPS, CORE_STEPS = 8, 3  # Gauss-Newton steps of the whole fit and of the fit to the core
+SMOOTHNESS = 1e-5  # fraction of the weight of the best-determined knot; penalty on the second differences of the knots
+MAX_STEP_PX = 0.5  # pixels; longest Gauss-Newton step along each axis
+MIN_SPOT_RADIUS_PX = 1.0  # pixels; smallest radius, to which pixels blur any smaller spot
+STUDENT_DOF = 4.0  # degrees of freedom of Student's t distribution of the residuals
 MEDIAN_CHI_SQUARE = 0.455  # median of the square of a standard normal variable
-INFLUENCE_SECTORS = 8  # parts of the azimuth whose influence on the position gives its sampling error
-MAX_WRAPPED, WRAPPED_SIGMAS = 0.6, 5.0  # brightness of a hole in that of its rim; standard errors that it is below
-SPLINE_STEP_PX = 0.01  # pixels, of the table of the spline
-MAX_ELEMENTS = 2**22  # of the largest array; windows are fitted in parts, for memory
+INFLUENCE_SECTORS = 8  # sectors of the azimuth, whose influence on the position gives its sampling error
+# Fraction of the brightness of its rim, and standard errors; a hole in a saturated beam is darker than both allow.
+MAX_WRAPPED, WRAPPED_SIGMAS = 0.6, 5.0
+SPLINE_STEP_PX = 0.01  # pixels; step of the table of the spline
+MAX_ELEMENTS = 2**22  # elements of the largest array; more windows are fitted in batches, to limit memory
 # Set on simulated sharp beams (benchmarks/sharp_beams.py):
-PROFILE_ERROR = 0.04  # of the profile: 1 sigma of what a round profile, sampled by pixels, does not describe
-CORE_SHARE = 0.3  # variance of the position per squared difference from the position of the core alone
+PROFILE_ERROR = 0.04  # fraction of the profile, 1 sigma; deviation of a spot from a round profile sampled by pixels
+CORE_SHARE = 0.3  # factor on the squared shift between the whole fit and the core fit, added to the variance
 
 
 class _Evaluated(NamedTuple):
-    """The fit of a profile about a position, in n windows."""
+    """Fit of a profile about a given position in n windows."""
 
     loss: torch.Tensor  # (n,), mean loss of the residuals
-    step: torch.Tensor  # (n, 2), to the next position
+    step: torch.Tensor  # (n, 2), step to the next position
     design: torch.Tensor  # (n, pixels, 4 + knots)
-    used: torch.Tensor  # (n, pixels)
-    expected: torch.Tensor  # (n, pixels), electrons
+    used: torch.Tensor  # (n, pixels), 1 where a pixel is used, else 0
+    expected: torch.Tensor  # (n, pixels), expected electrons
     height: torch.Tensor  # (n, pixels), electrons above the outermost knot
-    counting: torch.Tensor  # (n, pixels), variance of counting and read-out
-    weight: torch.Tensor  # (n, pixels)
-    scale: torch.Tensor  # (n, 1), variance of the residuals in the expected one
-    inverse: torch.Tensor  # (n, 4 + knots, 4 + knots), of the normal matrix
+    counting: torch.Tensor  # (n, pixels), variance of counting and read-out noise
+    weight: torch.Tensor  # (n, pixels), weights of the next solution
+    scale: torch.Tensor  # (n, 1), variance of the residuals relative to the expected variance
+    inverse: torch.Tensor  # (n, 4 + knots, 4 + knots), inverse of the normal matrix
 
 
 class SpotModel:
@@ -141,40 +141,40 @@ class SpotModel:
     def _fit_part(self, electrons, good, start, readout):
         counts, good = self._kept_pixels(electrons, good, readout)
         noise = readout**2 + 0.1
-        near = torch.hypot(self.x - start[:, :1], self.y - start[:, 1:])
-        core = torch.where((near < self.aperture.radius + 0.5) * good > 0, counts, torch.nan)
+        start_distance = torch.hypot(self.x - start[:, :1], self.y - start[:, 1:])
+        core = torch.where((start_distance < self.aperture.radius + 0.5) * good > 0, counts, torch.nan)
         level = core.nanquantile(0.75, dim=1, keepdim=True).nan_to_num(0.0).clamp_min(1e-3)
-        weight = 1 / (0.5 * counts.clamp_min(0) + 0.5 * level * torch.exp(-(near / self.core) ** 2) + noise
+        weight = 1 / (0.5 * counts.clamp_min(0) + 0.5 * level * torch.exp(-(start_distance / self.core) ** 2) + noise
                       + (PROFILE_ERROR * level) ** 2)
         position, spot = self._search(counts, good, start.double(), weight, level, noise, self.outer, SEARCH_STEPS)
-        inner, _ = self._search(counts, good, position, spot.weight, level, noise, self.core, CORE_STEPS)
+        core_position, _ = self._search(counts, good, position, spot.weight, level, noise, self.core, CORE_STEPS)
         residual, counting = counts - spot.expected, spot.counting
         sampling = self._sampling(spot.design, spot.weight * spot.used * residual, spot.inverse, position)
-        apart = (position - inner).square().mean(1)[:, None, None] * torch.eye(2).to(position)
-        covariance = spot.inverse[:, :2, :2] * spot.scale[:, :, None] + sampling + CORE_SHARE * apart
-        region = spot.used * (near < self.aperture.radius + DISK_MARGIN_PX)
+        core_shift = (position - core_position).square().mean(1)[:, None, None] * torch.eye(2).to(position)
+        covariance = spot.inverse[:, :2, :2] * spot.scale[:, :, None] + sampling + CORE_SHARE * core_shift
+        region = spot.used * (start_distance < self.aperture.radius + DISK_MARGIN_PX)
         misfit, excess = (pixel_mean(v, region) for v in (residual.square() / counting, residual.square() - counting))
         strength = (spot.height.square() / counting * spot.used).sum(1).sqrt()
-        nothing, zeros = counts.new_zeros(len(counts), 0), counts.new_zeros(len(counts), 2)
+        no_contrast, zeros = counts.new_zeros(len(counts), 0), counts.new_zeros(len(counts), 2)
         fields = (position, covariance, misfit, excess.clamp_min(0).sqrt() / level[:, 0], spot.height.amax(1),
-                  level[:, 0], strength, nothing, nothing, zeros[:, :, None] * zeros[:, None], zeros)
+                  level[:, 0], strength, no_contrast, no_contrast, zeros[:, :, None] * zeros[:, None], zeros)
         return tuple(field.float() for field in fields)
 
     def _search(self, counts, good, position, weight, level, noise, reach, steps):
-        """Find the position by Gauss-Newton steps, halved where they make the fit worse: (n, 2), and the fit there."""
-        fixed, best, lowest = weight, position, torch.full_like(level[:, 0], torch.inf)
+        """Find the position (n, 2) by Gauss-Newton steps, halved if they worsen the fit, and the fit at it."""
+        first_weight, best, lowest = weight, position, torch.full_like(level[:, 0], torch.inf)
         step = torch.zeros_like(position)
         for k in range(steps + 1):
-            spot = self._evaluate(counts, good, position, weight, fixed, level, noise, reach)
+            spot = self._evaluate(counts, good, position, weight, first_weight, level, noise, reach)
             better = (spot.loss < lowest)[:, None]
             lowest, best = torch.where(better[:, 0], spot.loss, lowest), torch.where(better, position, best)
             weight = torch.where(better, spot.weight, weight)
             step = torch.where(better, spot.step, step / 2)
             position = best + step if k < steps else best
-        return best, self._evaluate(counts, good, best, weight, fixed, level, noise, reach)
+        return best, self._evaluate(counts, good, best, weight, first_weight, level, noise, reach)
 
     def _evaluate(self, counts, good, position, weight, fixed, level, noise, reach):
-        """Fit the profile about a position, and the next step."""
+        """Fit the profile about a position and compute the next step."""
         knots = len(self.knots)
         design, distance = self._design(position)
         used = (distance < reach) * good
@@ -194,23 +194,23 @@ class SpotModel:
                           weight, scale, inverse)
 
     def _kept_pixels(self, electrons, good, readout):
-        """Pixels of windows that are fitted, (n, pixels), and 1 where they are used, else 0; not the holes of a beam.
+        """Fitted pixels of windows (n, pixels), and 1 where they are used, else 0; holes in the beam are not used.
 
-        Counts of a saturated beam wrap: its middle is dark, and brighter in each of four directions.
+        Counts of a saturated beam overflow to small values: its middle is dark and surrounded by brighter pixels.
         """
         values = (electrons * good).double()
-        around = [values.flip(axis).cummax(axis).values.flip(axis) for axis in (1, 2)]
-        around += [values.cummax(axis).values for axis in (1, 2)]
-        rim = torch.stack(around).amin(0)
+        brightest = [values.flip(axis).cummax(axis).values.flip(axis) for axis in (1, 2)]
+        brightest += [values.cummax(axis).values for axis in (1, 2)]
+        rim = torch.stack(brightest).amin(0)
         hole = values < MAX_WRAPPED * rim - WRAPPED_SIGMAS * (rim + readout**2).clamp_min(0).sqrt()
         counts, good = (a.reshape(len(electrons), -1)[:, self.keep] for a in (values, (good & ~hole).double()))
         return counts * good, good
 
     def _design(self, position):
-        """Columns (n, pixels, 4 + knots): unit vectors away from the position, knots, slope; and the distance."""
-        away = torch.stack([self.x - position[:, :1], self.y - position[:, 1:]], -1)
-        distance = away.norm(dim=-1).clamp_min(1e-6)
-        return torch.cat([-away / distance[..., None], self._read(self.table, distance), away / self.outer],
+        """Design matrix (n, pixels, 4 + knots) of unit vectors, knots and slope, and distance from the position."""
+        offset = torch.stack([self.x - position[:, :1], self.y - position[:, 1:]], -1)
+        distance = offset.norm(dim=-1).clamp_min(1e-6)
+        return torch.cat([-offset / distance[..., None], self._read(self.table, distance), offset / self.outer],
                          -1), distance
 
     @staticmethod
@@ -221,23 +221,23 @@ class SpotModel:
         return table[low] * (1 - part) + table[low + 1] * part
 
     def _solve(self, design, weight, counts):
-        """Weighted least squares: coefficients (n, k) and the inverse of the normal matrix (n, k, k).
+        """Solve weighted least squares: coefficients (n, k) and inverse of the normal matrix (n, k, k).
 
-        Knots that few pixels determine are kept near the line through their neighbors.
+        A penalty keeps knots that few pixels determine near the line through their neighbors.
         """
         weighted = design * weight[..., None]
         normal = weighted.mT @ design
         diagonal = normal.diagonal(dim1=1, dim2=2)
         first = design.shape[2] - len(self.knots) - 2
-        usual = diagonal[:, first:-2].amax(1)[:, None, None]
-        normal[:, first:-2, first:-2] += SMOOTHNESS * usual * self.bending
+        largest = diagonal[:, first:-2].amax(1)[:, None, None]
+        normal[:, first:-2, first:-2] += SMOOTHNESS * largest * self.bending
         diagonal.mul_(1 + 1e-8).add_(1e-10 * diagonal.amax(1, keepdim=True) + 1e-12)
         factor = torch.linalg.cholesky_ex(normal)[0]
         inverse = torch.cholesky_inverse(factor)
         return (inverse @ (weighted.mT @ counts[..., None]))[..., 0], inverse
 
     def _sampling(self, design, score, inverse, position):
-        """Covariance (n, 2, 2) of the position by the influence of sectors of the azimuth, as a jackknife."""
+        """Covariance (n, 2, 2) of the position from the influence of azimuth sectors, as in a jackknife."""
         turn = torch.atan2(self.y - position[:, 1:], self.x - position[:, :1]) / (2 * torch.pi) + 0.5
         sector = one_hot((turn * INFLUENCE_SECTORS).long().clamp(0, INFLUENCE_SECTORS - 1), INFLUENCE_SECTORS).to(score)
         influence = (inverse @ (design.mT @ (score[..., None] * sector)))[:, :2]
@@ -274,13 +274,13 @@ class SpotModel:
         falls = [np.flatnonzero(height[first:] < floor + part * (top - floor)) for part in (0.8, 0.5, 0.2)]
         if not top > floor or not all(map(len, falls)):
             return self.aperture.radius, 0.0
-        near, radius, far = (float(self.table_at[first + fall[0]]) for fall in falls)
-        return radius, (far - near) / max(radius, SPLINE_STEP_PX)
+        inner_radius, radius, outer_radius = (float(self.table_at[first + fall[0]]) for fall in falls)
+        return radius, (outer_radius - inner_radius) / max(radius, SPLINE_STEP_PX)
 
 
 @lru_cache(maxsize=16)
 def spot_model(aperture: Aperture, device: str = "cpu") -> SpotModel:
-    """Return the model of a sharp beam; made once in a process.
+    """Return the model of a sharp beam, cached within a process.
 
     Parameters
     ----------

@@ -23,7 +23,7 @@ def cut_windows(patterns, corner, side: int):
     Returns
     -------
     values : numpy.ndarray, shape (n, side, side)
-        The windows. Outside the pattern they repeat its edge pixels.
+        The windows. Pixels outside the pattern repeat its edge pixels.
     inside : numpy.ndarray of bool, shape (n, side, side)
         True where a window's pixel lies inside the pattern.
 
@@ -104,7 +104,7 @@ def pixel_mean(values, weight):
     values : torch.Tensor, shape (n, pixels)
         Values of the pixels.
     weight : torch.Tensor, shape (n, pixels)
-        Their weights; where they sum to less than 1, the mean is drawn toward zero.
+        Weights of the pixels; if they sum to less than 1, the mean is biased toward zero.
 
     Returns
     -------

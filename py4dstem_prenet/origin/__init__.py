@@ -1,4 +1,4 @@
-"""Where the direct beam is in every pattern of a scan."""
+"""Origin of a scan: the position of the direct beam in every pattern."""
 
 import lazy_loader
 

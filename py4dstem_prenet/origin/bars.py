@@ -1,8 +1,9 @@
-"""Bars of beam stops that no mask names, found anywhere in the frame by their straight edges.
+"""Bars of beam stops that no mask covers, found anywhere in the frame by their straight edges.
 
-`stop.find_stop` needs to know about where the direct beam lies. This search does not: it compares the electrons in
-strips that end at the margin of the frame with those beside both of their edges. Diffraction, however it looks, is not
-darker by a factor in a straight strip whose sides are bright; what lies between the camera and the specimen is.
+`stop.find_stop` needs the approximate position of the direct beam. This search does not: it compares the electrons in
+strips that end at the edge of the frame with the electrons beside both edges of the strip. A straight strip between
+bright sides is not darker by a large factor in any diffraction pattern, but it is behind an object between the camera
+and the specimen.
 """
 
 from __future__ import annotations
@@ -15,38 +16,40 @@ from scipy.ndimage import affine_transform, binary_dilation, minimum_filter1d, u
 from ..core import binned_sum
 from ..fits import ring_center
 
-BAR_EDGE_PX, FLANK_PX = 1.0, 3.0  # binned pixels: blurred edge that is left out, and what is compared beside it
-LEAK, CLEAR = 0.06, 0.4  # electrons in a bar, and in what is none, of those beside it; likelihoods of the two
-# Log likelihood ratio; the search over places, widths and directions alone reaches 12. None of 80 random scans without
-# a stop had a bar (below 4 %, 95 % confidence); 18 of 80 unmasked stops were not found, 4 of them not by `find_stop`
-# either (benchmarks/stops.py).
+BAR_EDGE_PX, FLANK_PX = 1.0, 3.0  # binned pixels; blurred edge that is left out, and width of the flanks beside it
+LEAK, CLEAR = 0.06, 0.4  # fractions of the electrons beside a strip; expected in a bar, and in a strip that is no bar
+# Log likelihood ratio; smallest of a bar: the search over positions, widths and directions alone reaches 12. None of 80
+# random scans without a stop had a bar (below 4 %, 95 % confidence); 18 of 80 unmasked stops were not found, 4 of them
+# not by `find_stop` either (benchmarks/stops.py).
 MIN_BAR_EVIDENCE = 30.0
-MIN_ROUGH_EVIDENCE = 8.0  # the same at half of the resolution, to go on; 31 simulated stops had 15 or more
-MIN_EXPLAINED = 0.5  # electrons in a strip over those of the rings' profile there: 1 without a bar, LEAK behind one
-# Evidence of another strip of the same direction in that of the best one: 0.10 or less beside 26 simulated bars, 0.14
-# or more in multislice silicon without diffuse scattering.
+# Log likelihood ratio at half of the resolution; smallest for which the search continues: 31 simulated stops had 15 or
+# more.
+MIN_ROUGH_EVIDENCE = 8.0
+MIN_EXPLAINED = 0.5  # ratio of the electrons in a strip to the profile of the rings: 1 without a bar, LEAK behind one
+# Ratio of the evidence of a parallel strip to that of the best strip; largest for a bar: 0.10 or less beside 26
+# simulated bars, 0.14 or more in multislice silicon without diffuse scattering.
 MAX_PARALLEL = 0.12
-MAX_LENGTH_FRACTION = 0.9  # of the frame that a bar crosses; strips that cross all of it are no bars
-MAX_ROW_EVIDENCE = 8.0  # log likelihood ratio of one row of a strip: many rows have to agree
+MAX_LENGTH_FRACTION = 0.9  # fraction of the frame; longest bar: strips that cross the whole frame are no bars
+MAX_ROW_EVIDENCE = 8.0  # log likelihood ratio; largest contribution of one row of a strip, so that many rows must agree
 
 
 class _Search(NamedTuple):
-    """What is searched, in binned pixels where not said otherwise."""
+    """Parameters of a search for strips; lengths are in binned pixels."""
 
-    side: int  # pixels; larger frames are binned, for speed
-    angles: int  # directions in half a turn
+    side: int  # largest side of the binned frame; larger frames are binned, for speed
+    angles: int  # number of directions in 180 degrees
     half_widths: tuple[float, ...]
-    flank_rows: int  # along the strip, over which its sides are averaged
-    reach_rows: int  # along the strip, within which its sides have to be bright
+    flank_rows: int  # rows along the strip over which its sides are averaged
+    reach_rows: int  # rows along the strip within which its sides must be bright
 
 
 FULL = _Search(128, 60, (1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.5, 9.0, 11.0), 5, 19)
 ROUGH = _Search(64, 45, (0.8, 1.2, 1.7, 2.5, 3.5, 5.0, 7.0), 3, 9)
-FINE_STEPS = 240  # directions in half a turn that are tried about the best one
+FINE_STEPS = 240  # number of directions in 180 degrees when directions about the best one are tried
 
 
 def find_bar(total, good, readout: float = 0.0, tip=None, reach: float = np.inf) -> np.ndarray | None:
-    """Find the bar of a beam stop: a dark strip from the margin into the frame, between bright sides.
+    """Find the bar of a beam stop: a dark strip from the edge of the frame inward, between bright sides.
 
     Parameters
     ----------
@@ -57,10 +60,10 @@ def find_bar(total, good, readout: float = 0.0, tip=None, reach: float = np.inf)
     readout : float, optional
         Read-out noise of a pixel of the sum, electrons.
     tip : array_like, shape (2,), optional
-        A place in pixels near which the bar has to end. Then its sides need to be bright there only: in vacuum they
-        are dark elsewhere. By default they have to be bright beyond the distance of disks, too.
+        Position in pixels near which the bar must end. Its sides then need to be bright only near this position: in
+        vacuum they are dark elsewhere. By default, they must also be bright beyond the distance between disks.
     reach : float, optional
-        Largest distance of the end of the bar from that place, pixels.
+        Largest distance of the end of the bar from `tip`, pixels.
 
     Returns
     -------
@@ -91,31 +94,31 @@ def find_bar(total, good, readout: float = 0.0, tip=None, reach: float = np.inf)
     bar = inside & (np.abs(side - across) <= half + BAR_EDGE_PX)
     if tip is not None:
         return bar
-    told = _lies_between_rings(total, good, bar) or _has_parallels(total, good, readout, strip, bar, step)
-    return None if told else bar
+    explained = _lies_between_rings(total, good, bar) or _has_parallels(total, good, readout, strip, bar, step)
+    return None if explained else bar
 
 
 def _has_parallels(total, good, readout, strip, bar, step):
-    """Whether another strip of the same direction is dark, too: lanes between rows of disks repeat, and bars do not."""
+    """Whether a parallel strip is also dark: lanes between rows of disks repeat, but bars do not."""
     elsewhere = good & ~binary_dilation(bar, iterations=int(step * FLANK_PX))
     turns = strip[1] + np.arange(-1, 2) * np.pi / FINE_STEPS
-    other = _best_strip(FULL, total, elsewhere, readout, None, np.inf, turns)[0]
-    return other[0] > MAX_PARALLEL * strip[0]
+    parallel = _best_strip(FULL, total, elsewhere, readout, None, np.inf, turns)[0]
+    return parallel[0] > MAX_PARALLEL * strip[0]
 
 
 def _lies_between_rings(total, good, bar):
-    """Whether a strip is dark since it runs between rings: it holds what their radial profile tells."""
+    """Whether a strip is dark because it lies between rings: it contains what their radial profile predicts."""
     rings = ring_center(total, good)
     if not rings.accepted:
         return False
     x, y = np.indices(total.shape)
     distance = np.hypot(x - rings.center[0], y - rings.center[1]).astype(int)
-    beside = good & ~bar
+    outside = good & ~bar
     length = distance.max() + 1
-    pixels = np.bincount(distance[beside], minlength=length)
-    profile = np.bincount(distance[beside], total[beside], length) / np.maximum(pixels, 1)
-    seen = good & bar
-    return bool(total[seen].sum() > MIN_EXPLAINED * profile[distance[seen]].sum())
+    pixels = np.bincount(distance[outside], minlength=length)
+    profile = np.bincount(distance[outside], total[outside], length) / np.maximum(pixels, 1)
+    behind = good & bar
+    return bool(total[behind].sum() > MIN_EXPLAINED * profile[distance[behind]].sum())
 
 
 def best_strip(total, good, readout, tip=None, reach=np.inf):
@@ -140,7 +143,7 @@ def best_strip(total, good, readout, tip=None, reach=np.inf):
 
 
 def _best_strip(search, total, good, readout, tip, reach, turns=None):
-    """Best strip of a search, of all directions by default, and the side of a bin: see `best_strip`."""
+    """Best strip of a search over `turns` (by default all directions), and the side of a bin; see `best_strip`."""
     step = -(-max(total.shape) // search.side)
     count = binned_sum(good.astype(np.float32), step)
     electrons = binned_sum(np.where(good, total, 0.0).astype(np.float32), step)
@@ -152,53 +155,53 @@ def _best_strip(search, total, good, readout, tip, reach, turns=None):
 
 
 def _strip_along(search, electrons, count, readout, angle, tip, reach):
-    """Best strip of one direction or its opposite, see `best_strip`."""
+    """Best strip along one direction or its opposite; see `best_strip`."""
     size = int(np.ceil(np.hypot(*electrons.shape))) | 1
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     offset = (np.array(electrons.shape) - 1) / 2 - turn @ ([(size - 1) / 2] * 2)
-    # Nearest pixels, so that counts remain counts.
+    # Interpolation by nearest pixels keeps counts unchanged.
     turned = [affine_transform(image, turn, offset, (size, size), order=0) for image in (electrons, count)]
     smooth = [uniform_filter1d(image, search.flank_rows, axis=0, mode="constant") for image in turned]
-    # Sums over columns up to each, so that a sum over some is a difference.
+    # Cumulative sums over columns, so that the sum over a range of columns is a difference.
     margin = int(search.half_widths[-1] + BAR_EDGE_PX + FLANK_PX) + 1
     sums = [np.pad(image, ((0, 0), (margin + 1, margin))).cumsum(1, dtype=np.float64)
             for image in (*turned, *smooth)]
     within = np.cumsum(turned[1] > 0, 0)
-    share = within / np.maximum(within[-1], 1)
+    covered = within / np.maximum(within[-1], 1)
     axis = np.arange(size) - (size - 1) / 2
-    far = np.zeros((size, size), bool)
+    excluded = np.zeros((size, size), bool)
     if tip is not None:
         along, across = turn.T @ tip
-        far = np.hypot(axis[:, None] - along, axis - across) > reach
+        excluded = np.hypot(axis[:, None] - along, axis - across) > reach
     best = (-np.inf, angle, 0.0, 0.0, 0.0, 0.0)
     for half in search.half_widths:
         rows = 1 if tip is not None else search.reach_rows
         total = np.cumsum(_row_evidence(sums, size, margin, half, readout, rows), 0)
-        # Strips begin at the margin of the frame. Where the best one crosses all of it, it is a gap.
-        for evidence, part, up in ((total, share, True), (total[-1] - total, 1 - share, False)):
-            evidence = np.where(far, -np.inf, evidence)
+        # Strips start at the edge of the frame. If the best strip crosses the whole frame, it is a gap.
+        for evidence, part, up in ((total, covered, True), (total[-1] - total, 1 - covered, False)):
+            evidence = np.where(excluded, -np.inf, evidence)
             ends = evidence.argmax(0)
-            most = np.where(np.take_along_axis(part, ends[None], 0)[0] <= MAX_LENGTH_FRACTION, evidence.max(0), -np.inf)
-            column = int(most.argmax())
-            if most[column] > best[0]:
+            top = np.where(np.take_along_axis(part, ends[None], 0)[0] <= MAX_LENGTH_FRACTION, evidence.max(0), -np.inf)
+            column = int(top.argmax())
+            if top[column] > best[0]:
                 end = ends[column]
                 first, last = (axis[0], axis[end]) if up else (axis[min(end + 1, size - 1)], axis[-1])
-                best = (float(most[column]), angle, axis[column], half, first, last)
+                best = (float(top[column]), angle, axis[column], half, first, last)
     return best
 
 
 def _row_evidence(sums, size, margin, half, readout, rows):
-    """Log likelihood ratio of each row of a strip about each column, (size, size): a bar, or what is as bright."""
+    """Log likelihood ratio (size, size) of each row of a strip about each column: bar against bright strip."""
     def between(image, low, high):  # numpydoc ignore=PR01,RT01
         """Sum over columns from low to high, both included, about every column."""
         return image[:, margin + high + 1 : margin + high + 1 + size] - image[:, margin + low : margin + low + size]
 
     inner, low, high = int(half - 0.5), int(np.ceil(half + BAR_EDGE_PX)), int(half + BAR_EDGE_PX + FLANK_PX)
-    seen, area = (between(image, -inner, inner) for image in sums[:2])
+    electrons, area = (between(image, -inner, inner) for image in sums[:2])
     sides = [between(sums[2], *at) / np.maximum(between(sums[3], *at), 0.5) for at in ((-high, -low), (low, high))]
-    # What lies between two disks is as bright as what lies beside them: the dimmest of the sides counts.
+    # A strip between two disks is as dark as the regions beside the disks: use the dimmest part of the sides.
     expected = minimum_filter1d(np.minimum(*sides).clip(0), rows, axis=0, mode="nearest") * area
     dark = readout**2 * area  # read-out noise counts as a background of Poisson electrons
     ratio = (CLEAR * expected + dark + 1e-6) / (LEAK * expected + dark + 1e-6)
-    evidence = (CLEAR - LEAK) * expected - np.log(ratio) * (seen + dark).clip(0)
+    evidence = (CLEAR - LEAK) * expected - np.log(ratio) * (electrons + dark).clip(0)
     return np.minimum(evidence, MAX_ROW_EVIDENCE)

@@ -6,9 +6,9 @@ A sharp beam with soft edges is fitted by its radial profile instead (`fits.Spot
 network in three steps:
 
 1. The fit starts at the guess, which lies on the descan surface.
-2. Where the aperture does not describe the pattern, or the fit is uncertain or far from the guess, the network locates
-   the disk and the fit starts again from there.
-3. Where the fit fails again, the position and sigma of the network are used.
+2. If the aperture does not describe the pattern, or the fit is uncertain or far from the guess, the network locates the
+   disk and the fit starts again at that position.
+3. If the fit fails again, the position and sigma of the network are used.
 """
 
 from __future__ import annotations
@@ -31,26 +31,27 @@ from ..fits import (
 from ..networks import WINDOW, load, normalize
 from . import wide_disk
 
-MAX_WINDOW_RADIUS_PX = 13.0  # disk radius in pixels that a window of the network holds; larger disks are binned
-LOCATE_BATCH = 256  # patterns that are located at once; chosen for speed
-SURROUNDINGS_RADII = 1.8  # disk radii: outer limit of the ring around the disk that contrast is compared with
-SECOND_WINDOW_PX = 3.0  # pixels from the middle of a window, beyond which the network looks again in a centered window
-MORE_LOOKS = 4  # further looks, at most
-MOVED_PX = 0.3  # pixels, a smaller step ends the looks
-# Distance of a fit from its start beyond which it is not trusted: pixels, or standard errors if that is more.
+MAX_WINDOW_RADIUS_PX = 13.0  # pixels; largest disk radius in a window of the network: larger disks are binned
+LOCATE_BATCH = 256  # patterns; number that is located together, chosen for speed
+SURROUNDINGS_RADII = 1.8  # disk radii; outer limit of the ring around the disk, with which its brightness is compared
+SECOND_WINDOW_PX = 3.0  # pixels; largest distance from the middle of a window that needs no new, centered window
+MORE_LOOKS = 4  # windows; most that follow the first one
+MOVED_PX = 0.3  # pixels; smallest step after which a new window is evaluated
+# Largest distance of a fit from its start at which it is trusted: the larger of these pixels and standard errors.
 MAX_FIT_MOVE_PX = 0.75
 MAX_FIT_MOVE_SIGMAS = 5
-UNCERTAIN_SIGMA_PX = 0.5  # pixels, sigma of a position above which it is uncertain
-# Sigma of the network above which the beam is hidden or absent: pixels, or disk radii if that is more.
+UNCERTAIN_SIGMA_PX = 0.5  # pixels; smallest sigma of a position that counts as uncertain
+# Largest sigma of the network if the beam is visible: the larger of these pixels and disk radii.
 MAX_NETWORK_SIGMA_PX = 2.0
 MAX_NETWORK_SIGMA_RADII = 0.2
-# Standard error of a fit along one axis, per relative residual and radius: apertures are not quite elliptical.
+# Standard error of a fit along one axis, per relative residual and radius, for apertures that are not exactly
+# elliptical.
 MODEL_SIGMA = 0.05
-# Largest rms residual of a fit beyond counting noise, relative to the brightness of the disk. For real and simulated
+# Fraction of the disk's brightness; largest rms residual of a fit in excess of counting noise. For real and simulated
 # disks that the model describes it is 0.05 or less, for sharp beams with long tails and for halos 0.1 or more.
 MAX_RELATIVE_MISFIT = 0.07
-MIN_DISK_STRENGTH = 3.0  # standard deviations of the disk's brightness; the edge of a beam stop alone has less
-MIN_DISK_CONTRAST = 4.0  # standard deviations between the brightness of the disk and of its surroundings
+MIN_DISK_STRENGTH = 3.0  # standard errors; smallest brightness of a disk: the edge of a beam stop alone has less
+MIN_DISK_CONTRAST = 4.0  # standard errors; smallest difference between the brightness of the disk and of the ring
 
 
 @dataclass(frozen=True)
@@ -82,20 +83,20 @@ class Located:
     found: np.ndarray
 
     def put(self, index, located: Located) -> None:
-        """Write the positions of some patterns into these arrays.
+        """Write the positions of selected patterns into these arrays.
 
         Parameters
         ----------
         index : numpy.ndarray or slice
             Index of the patterns.
         located : Located
-            Their positions.
+            Positions of these patterns.
         """
         self.position[index], self.sigma[index] = located.position, located.sigma
         self.signal[index], self.found[index] = located.signal, located.found
 
     def subset(self, index) -> Located:
-        """Select some patterns.
+        """Select a subset of the patterns.
 
         Parameters
         ----------
@@ -105,7 +106,7 @@ class Located:
         Returns
         -------
         Located
-            Their positions.
+            Positions of these patterns.
         """
         return Located(self.position[index], self.sigma[index], self.signal[index], self.found[index])
 
@@ -118,7 +119,7 @@ def unlocated(n: int, guess=np.nan) -> Located:
     n : int
         Number of patterns.
     guess : float or array_like, shape (n, 2), optional
-        Guess of their positions in pixels.
+        Guess of the positions in pixels.
 
     Returns
     -------
@@ -130,27 +131,27 @@ def unlocated(n: int, guess=np.nan) -> Located:
 
 @dataclass(frozen=True)
 class Beam:
-    """The direct beam of a scan, as learned from a sample of its patterns.
+    """Direct beam of a scan, learned from a sample of its patterns.
 
-    Plain data that can be pickled: a worker that receives it loads its own network.
+    The object contains only data and can be pickled; each worker loads its own network.
 
     Attributes
     ----------
     device : str
-        Device as the user named it; "auto" is resolved by each worker.
+        Device chosen by the user; "auto" is resolved by each worker.
     noise : NoiseModel
         Noise model of the detector.
     aperture : Aperture
         The direct disk, in pixels.
     fits : tuple of (Aperture, float)
-        Apertures for the fit, in bins of `fit_bins` and with their contrast, and the largest misfit of a disk that each
-        describes; the most frequent aperture first. Empty if the disk has no edge that a fit can use.
+        Apertures for the fit, in bins of `fit_bins` and with their contrast, each with the largest misfit of a disk
+        that it describes; the most frequent aperture first. Empty if the disk has no edge that can be fitted.
     fit_bins : int
-        Side of a bin of the fit in pixels: coarser bins would bias the position of a large disk.
+        Side of a bin of the fit in pixels; coarser bins would bias the position of a large disk.
     wide : bool
-        Whether the disk is too large for the network; it is found by its contour instead, see `wide_disk`.
+        Whether the disk is too large for the network; it is then found by its contour (`wide_disk`).
     spot : bool
-        Whether the beam is a spot with soft edges and no image of the aperture: its radial profile is fitted.
+        Whether the beam is a spot with soft edges, not an image of the aperture; its radial profile is then fitted.
     """
 
     device: str
@@ -163,7 +164,7 @@ class Beam:
 
     @property
     def resolved_device(self) -> str:
-        """Device of this process.
+        """Device used by this process.
 
         Returns
         -------
@@ -185,7 +186,7 @@ class Beam:
 
     @property
     def reach(self) -> float:
-        """Half the side of the network's window, the largest offset at which it finds the disk.
+        """Half of the side of the network's window: the largest offset at which it finds the disk.
 
         Returns
         -------
@@ -235,9 +236,9 @@ class Beam:
         doubtful = np.ones(n, bool)
         if self.fits:
             described = self._fit(located, patterns, guess, slice(None), self.fits[:1])
-            away = np.abs(located.position - guess).max(1)
+            distance = np.abs(located.position - guess).max(1)
             sigma = located.sigma.max(1)
-            doubtful = (~described | (away > np.maximum(MAX_FIT_MOVE_PX, MAX_FIT_MOVE_SIGMAS * sigma))
+            doubtful = (~described | (distance > np.maximum(MAX_FIT_MOVE_PX, MAX_FIT_MOVE_SIGMAS * sigma))
                         | (sigma > UNCERTAIN_SIGMA_PX))
         located.found[~doubtful] = True
         if doubtful.any():
@@ -250,7 +251,7 @@ class Beam:
         return located
 
     def _fit(self, located, patterns, start, index, fits, sigma=None):
-        """Write the best fit of each pattern at `index` into `located`; where none is good, the start and its sigma."""
+        """Write the best fit of each pattern at `index` into `located`; if no fit is good, the start and its sigma."""
         patterns = patterns[index]
         position = np.array(start, float)
         spread = np.full(position.shape, np.inf) if sigma is None else np.array(sigma)
@@ -270,12 +271,12 @@ class Beam:
                 ratio = misfit / max(limit, 1e-9)
                 ratio = ratio if self.spot else np.maximum(ratio, relative / MAX_RELATIVE_MISFIT)
                 better = (ratio < best[part]) & (fitted.strength.cpu().numpy() > MIN_DISK_STRENGTH)
-                if sigma is not None:  # the fit may refine the network's position, not move to another disk
+                if sigma is not None:  # the fit may refine the network's position, but not move to a different disk
                     limits = np.maximum(MAX_FIT_MOVE_PX, MAX_FIT_MOVE_SIGMAS * spread[part])
                     better &= (np.abs(fit_position - start[part]) < limits).all(1)
                 inflated = fitted.covariance.diagonal(dim1=1, dim2=2).cpu().numpy() ** 0.5 * self.fit_bins
                 model_sigma = MODEL_SIGMA * relative * aperture.radius * self.fit_bins
-                if not self.spot:  # a spot's covariance includes these
+                if not self.spot:  # the covariance of a spot includes these errors
                     inflated = np.hypot(inflated * np.sqrt(misfit.clip(1))[:, None], model_sigma[:, None])
                 position[part][better], spread[part][better] = fit_position[better], inflated[better]
                 best[part][better] = ratio[better]
@@ -284,11 +285,11 @@ class Beam:
         return best < 1
 
     def _contrast(self, patterns, positions):
-        """Difference between the brightness of the disk and of its surroundings in standard deviations, (n,).
+        """Difference (n,) between the brightness of the disk and of the ring around it, in standard errors.
 
-        The network returns a position with a small sigma even for a few electrons of background, so the brightness is
-        tested: likelihood ratio of two Poisson rates against one. The variance of the read-out noise is added to the
-        counts. Infinite where no usable pixel lies around the disk.
+        The network returns a position with a small sigma even for a few electrons of background. The brightness is
+        therefore tested by the likelihood ratio of two Poisson rates against one. The variance of the read-out noise is
+        added to the counts. The result is infinite if no pixel around the disk is usable.
         """
         edge, radius = self.aperture.edge, self.aperture.radius
         side = 2 * int(np.ceil((SURROUNDINGS_RADII * radius + DISK_MARGIN_PX) / self.bins)) + 1
@@ -296,9 +297,9 @@ class Beam:
         for first in range(0, len(positions), LOCATE_BATCH):
             part = slice(first, first + LOCATE_BATCH)
             electrons, good, middle = electron_windows(patterns[part], positions[part], side, self.noise, self.bins)
-            away = (positions[part] - middle)[:, :, None]
+            offset = (positions[part] - middle)[:, :, None]
             axis = (np.arange(side) - (side - 1) / 2) * self.bins
-            distance = torch.from_numpy(np.hypot((axis - away[:, 0])[:, :, None], (axis - away[:, 1])[:, None]))
+            distance = torch.from_numpy(np.hypot((axis - offset[:, 0])[:, :, None], (axis - offset[:, 1])[:, None]))
             area, counts = [], []
             for region in (distance < radius + edge, (distance > radius + 3 * edge) & (distance < axis[-1])):
                 area.append((region & good).sum((1, 2)).double())
@@ -311,9 +312,9 @@ class Beam:
         return contrast
 
     def predict(self, patterns, guess):
-        """Locate the direct beam with the network alone, or by its contour if it is too large for the network.
+        """Locate the direct beam by the network alone, or by its contour if it is too large for the network.
 
-        Where its position is uncertain or far from the guess, the network looks again, in a window centered on it.
+        If a position is uncertain or far from the guess, the network is applied again to a window centered on it.
 
         Parameters
         ----------
@@ -327,7 +328,7 @@ class Beam:
         position : numpy.ndarray, shape (n, 2)
             Positions in pixels.
         sigma : numpy.ndarray, shape (n, 2)
-            Their standard errors in pixels.
+            Standard errors of the positions in pixels.
         """
         if self.wide:
             return self._contours(patterns, guess)
@@ -341,14 +342,14 @@ class Beam:
             for _ in range(MORE_LOOKS):
                 if not len(again):
                     break
-                before = position[again]
-                position[again], sigma[again] = self._look(patterns[again], before, reference)
-                moved = np.abs(position[again] - before).max(1)
+                previous = position[again]
+                position[again], sigma[again] = self._look(patterns[again], previous, reference)
+                moved = np.abs(position[again] - previous).max(1)
                 again = again[(moved > MOVED_PX * self.bins) & (sigma[again].max(1) > UNCERTAIN_SIGMA_PX * self.bins)]
         return position, sigma
 
     def _contours(self, patterns, guess):
-        """Centers of the contours and their sigmas, (n, 2) each; the guess and infinity where there is no contour."""
+        """Centers of the contours and their sigmas, (n, 2) each; the guess and infinity if there is no contour."""
         position, sigma = np.array(guess, float), np.full((len(guess), 2), np.inf)
         for k, pattern in enumerate(self.noise.electrons(patterns)):
             disk = wide_disk(pattern, ~self.noise.bad_pixels)
@@ -385,7 +386,7 @@ def fit_windows(model, patterns, positions, noise: NoiseModel, bins: int, learn:
     bins : int
         Side of a bin in pixels.
     learn : bool, optional
-        Whether to compute what `DiskModel.learned` needs.
+        Whether to compute the derivatives that `DiskModel.learned` needs.
 
     Returns
     -------
@@ -406,7 +407,7 @@ def fit_windows(model, patterns, positions, noise: NoiseModel, bins: int, learn:
 
 
 def _signal(patterns, positions, beam):
-    """Electrons in a window of the disk's size around each position, (n,)."""
+    """Electrons (n,) in a window of the disk's size around each position."""
     side = 2 * int(np.ceil(beam.aperture.radius / beam.bins + 4)) + 1
     signals = []
     for first in range(0, len(patterns), LOCATE_BATCH):

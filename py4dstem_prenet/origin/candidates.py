@@ -1,10 +1,11 @@
-"""Which of the disks of a crystal is the direct beam: all disks of a scan as candidates, with a probability of each.
+"""Choice of the direct beam among the disks of a crystal, with a probability of each candidate.
 
-In thick crystals other disks may be brighter than the direct beam, and grains have different ones. The direct beam lies
-at the same place in all grains, but for the descan, and lattice vectors differ from grain to grain. A candidate is a
-disk at one place of all blocks of the scan, followed along a plane of the descan. Four quantities tell candidates
-apart: how bright it is where it is darkest, how straight its positions follow a plane, what the coarse network says of
-this place in all blocks, and how far it is from the middle of the detector, to which the beam is steered before a scan.
+In thick crystals, diffracted disks may be brighter than the direct beam. Apart from the descan, the direct beam lies at
+the same position in all grains, while lattice vectors differ from grain to grain. A candidate is a disk at the same
+position in all blocks of the scan, followed along a plane of the descan. Four quantities distinguish candidates: the
+brightness in the blocks where the disk is darkest, the scatter of its positions about a plane, the probability that the
+coarse network assigns to its position in all blocks, and its distance from the middle of the detector, to which the
+beam is aligned before a scan.
 """
 
 from __future__ import annotations
@@ -19,32 +20,37 @@ from ..core import NoiseModel, binned_sum
 from ..networks import COARSE_CELL_PX
 from . import MAX_FIELD_PX, FirstGuess, block_of_positions
 
-MAX_RANKED_BLOCKS = 36  # blocks that are compared; chosen for speed
-MAX_RANKED_RADIUS = 0.16  # of the frame; larger disks overlap, and have no places of their own
-DISK_RADII, GAP_RADII, AROUND_RADII, AROUND_PX = 0.9, 1.25, 0.45, 2.0  # a disk, and its surroundings
-MIN_RADIUS_RATIO = 0.9  # of the radius in that of the network, which is too small for disks of crystals
-MIN_DISK_AREA = 0.6  # part of a disk in the frame and on good pixels
-ABSENT_SIGMAS, SEEN_SIGMAS = 2.0, 6.0  # significance up to which a disk is absent, and from which on it is seen
-MIN_SEEN_BLOCKS = 0.25  # of the blocks that show a candidate, at least
-MIN_APART_RADII = 1.7  # between candidates; pieces of a ring or a disk are nearer
-MAX_CANDIDATES = 12  # the most conspicuous ones
-FOLLOW_RADII, FOLLOW_ROUNDS = 0.8, 3  # distance from the plane within which a disk is looked for, and rounds
-USED_WEIGHT, PLANE_SCALE_PX = 0.3, 0.7  # of a position in the plane; scale of its Cauchy weights
-MAX_FOLLOWED_PX = 6.0  # of the plane from its mean, pixels; more is a path from disk to disk
-SAME_FRAME_PX = 3.0  # range of the first guess, below which a constant place is not tried as well
-FLAT_BRIGHTNESS, FLAT_NETWORK, FLAT_SCATTER = 0.02, 1e-3, 0.03  # below which a quantity tells nothing
-DARKEST_QUANTILE = 0.1  # of the blocks
+MAX_RANKED_BLOCKS = 36  # blocks; most that are compared, chosen for speed
+MAX_RANKED_RADIUS = 0.16  # fraction of the frame; largest radius of disks that are compared: larger disks overlap
+# Disk radii, radius of the region of a disk, inner radius of the ring around it, and width of the ring; pixels, its
+# smallest width.
+DISK_RADII, GAP_RADII, AROUND_RADII, AROUND_PX = 0.9, 1.25, 0.45, 2.0
+MIN_RADIUS_RATIO = 0.9  # ratio; smallest radius relative to the network's, which is too small for disks of crystals
+MIN_DISK_AREA = 0.6  # fraction of a disk; smallest part inside the frame and on good pixels
+ABSENT_SIGMAS, SEEN_SIGMAS = 2.0, 6.0  # standard errors; significance of a disk that is absent, and that is visible
+MIN_SEEN_BLOCKS = 0.25  # fraction of the blocks; fewest in which a candidate is visible
+MIN_APART_RADII = 1.7  # disk radii; smallest distance between candidates: parts of a ring or a disk are closer
+MAX_CANDIDATES = 12  # number; most candidates, those with the highest scores
+FOLLOW_RADII, FOLLOW_ROUNDS = 0.8, 3  # disk radii, largest distance of a disk from the plane; rounds of the search
+USED_WEIGHT, PLANE_SCALE_PX = 0.3, 0.7  # smallest weight of a used position; pixels, scale of the Cauchy weights
+MAX_FOLLOWED_PX = 6.0  # pixels; largest distance of the plane from its mean: a steeper plane leads from disk to disk
+SAME_FRAME_PX = 3.0  # pixels; smallest range of the first guess for which a constant position is also tried
+FLAT_BRIGHTNESS, FLAT_NETWORK, FLAT_SCATTER = 0.02, 1e-3, 0.03  # added to each quantity: smaller values are not used
+DARKEST_QUANTILE = 0.1  # quantile over the blocks at which the brightness of a candidate is compared
 # Weights of the logarithms of brightness, probability of the network, and scatter about the plane in radii: conditional
 # logit of 277 scans of the seeds 0 to 95 of benchmarks/zone_axis.py.
 BRIGHTNESS_WEIGHT, NETWORK_WEIGHT, SCATTER_WEIGHT = 0.35, 0.65, 0.4
-# Posterior probability of the most probable candidate, below which the origin is refused. In a cross-validation on the
-# same scans, none of 186 whose direct beam is the brightest in most patterns was wrong above it, and 6 were refused; of
-# 100 others 5 and 29.
+# Posterior probability; smallest of the most probable candidate for which the origin is not refused. In a
+# cross-validation on the same scans, none of 186 whose direct beam is the brightest in most patterns was wrong above
+# it, and 6 were refused; of 100 others, 5 were wrong and 29 were refused.
 MIN_RANKED_PROBABILITY = 0.7
-# Distance of direct beams from the middle of the frame, in its longer side (1 sigma along each axis), and the part that
-# lies anywhere: the largest of 26 real patterns of benchmarks/real.csv with a visible beam is 0.11.
+# Fraction of the longer side, 1 sigma along each axis; distance of direct beams from the middle of the frame. Fraction
+# of the beams that lie anywhere. The largest distance in 26 real patterns of benchmarks/real.csv with a visible beam is
+# 0.11.
 STEERED_SIGMA, ANYWHERE = 0.1, 0.1
-MAX_OFF_RADII, MAX_OFF_BLOCKS = 0.5, 0.1  # of the first guess from the plane; else the plane replaces it
+# Disk radii, distance of the first guess from the plane; fraction of the blocks. If more blocks exceed the distance,
+# the plane replaces the first guess.
+MAX_OFF_RADII, MAX_OFF_BLOCKS = 0.5, 0.1
 
 
 def ranked_beam(blocks, noise: NoiseModel, first: FirstGuess, scan_shape) -> FirstGuess | None:
@@ -57,15 +63,15 @@ def ranked_beam(blocks, noise: NoiseModel, first: FirstGuess, scan_shape) -> Fir
     noise : NoiseModel
         Noise model of the detector.
     first : FirstGuess
-        What the coarse network found.
+        First guess of the coarse network.
     scan_shape : tuple of int
         (Rx, Ry).
 
     Returns
     -------
     FirstGuess or None
-        The guess at the most probable candidate, with its probability; None if the scan does not show several disks, or
-        hides the place of the first guess.
+        The guess at the most probable candidate, with its probability; None if fewer than two disks are visible, or if
+        the position of the first guess is hidden.
     """
     sums, counts, grid = blocks
     if first.cells is None or first.wide:
@@ -78,7 +84,7 @@ def ranked_beam(blocks, noise: NoiseModel, first: FirstGuess, scan_shape) -> Fir
     images = np.stack([binned_sum(np.where(noise.bad_pixels, 0.0, image), step) for image in sums[shown]])
     guess = np.stack([np.bincount(block_of, q)[shown] / np.bincount(block_of)[shown] for q in first.position.T], 1)
     guess = (guess - (step - 1) / 2) / step
-    # Of rings, as in precession, a piece looks like a smaller disk.
+    # A part of a ring, as in precession, looks like a smaller disk.
     radius = max(_radius(images, good, first.radius / step), MIN_RADIUS_RATIO * first.radius / step)
     if radius > MAX_RANKED_RADIUS * max(good.shape):
         return None
@@ -86,7 +92,7 @@ def ranked_beam(blocks, noise: NoiseModel, first: FirstGuess, scan_shape) -> Fir
     maps = _disk_maps(images, good, radius, readout)
     at = np.stack([2 * (n + 0.5) / size - 1 for n, size in zip(np.divmod(shown, grid[1]), grid, strict=True)], 1)
     paths = _candidates(maps, at, guess, radius)
-    # The place of the first guess comes first. Pieces of a ring, as in precession, do not follow a plane.
+    # The first path is that of the first guess. Parts of a ring, as in precession, do not follow a plane.
     off = np.hypot(*(paths[0].plane - guess).T) > MAX_OFF_RADII * radius
     if len(paths) < 2 or not maps.visible[_pixels(guess, good.shape)].mean() > 1 - MIN_SEEN_BLOCKS:
         return None
@@ -105,20 +111,20 @@ def ranked_beam(blocks, noise: NoiseModel, first: FirstGuess, scan_shape) -> Fir
 
 @dataclass(frozen=True, eq=False)
 class _DiskMaps:
-    """How a disk about each pixel exceeds its surroundings, for n images: sigmas, part of the electrons, (n, H, W)."""
+    """Excess of a disk about each pixel of n images over the ring around it."""
 
-    sigmas: np.ndarray
-    part: np.ndarray
-    visible: np.ndarray  # (H, W), True where enough of a disk is in the frame and on good pixels
+    sigmas: np.ndarray  # (n, H, W), standard errors
+    part: np.ndarray  # (n, H, W), fraction of the electrons of the image
+    visible: np.ndarray  # (H, W), True where enough of a disk is inside the frame and on good pixels
 
 
 @dataclass(frozen=True, eq=False)
 class _Path:
-    """A disk that is followed over the blocks: its plane (n, 2), brightness (n,), scatter about the plane in pixels."""
+    """A disk that is followed over n blocks."""
 
-    plane: np.ndarray
-    part: np.ndarray
-    scatter: float
+    plane: np.ndarray  # (n, 2), positions on the fitted plane
+    part: np.ndarray  # (n,), fraction of the electrons in the disk
+    scatter: float  # pixels, scatter of the positions about the plane
 
 
 def _disk_maps(images, good, radius, readout):
@@ -146,7 +152,7 @@ def _disk_maps(images, good, radius, readout):
 
 
 def _radius(images, good, rough):
-    """Radius at half of the height of the mean profile of the brightest disk of each image, pixels."""
+    """Radius in pixels at half of the height of the mean profile of the brightest disks of all images."""
     tops = _disk_maps(images, good, rough, np.zeros(len(images))).part.reshape(len(images), -1).argmax(1)
     side = int(2.6 * rough + 4)
     u, v = np.mgrid[-side : side + 1, -side : side + 1]
@@ -173,10 +179,10 @@ def _radius(images, good, rough):
 
 
 def _candidates(maps, at, guess, radius):
-    """Disks at one place of all images, from the course of the first guess or a constant; the first guess first."""
-    seen = ((maps.sigmas - ABSENT_SIGMAS) / (SEEN_SIGMAS - ABSENT_SIGMAS)).clip(0, 1)
-    bright = seen * maps.part
-    seen = maximum_filter(seen, (1, 3, 3))
+    """Paths of disks along the course of the first guess, or at a constant position; the first guess comes first."""
+    visible = ((maps.sigmas - ABSENT_SIGMAS) / (SEEN_SIGMAS - ABSENT_SIGMAS)).clip(0, 1)
+    bright = visible * maps.part
+    visible = maximum_filter(visible, (1, 3, 3))
     middle = np.median(guess, 0)
     courses = [guess - middle]
     if np.ptp(guess, 0).max() > SAME_FRAME_PX:
@@ -184,21 +190,22 @@ def _candidates(maps, at, guess, radius):
     paths = [_followed(maps.sigmas, maps.part, at, guess, radius)]
     for course in courses:
         moved = np.rint(course).astype(int)
-        often, strong = (np.mean([np.roll(image, -m, (0, 1)) for image, m in zip(images, moved, strict=True)], 0)
-                         for images in (seen, bright))
-        score = gaussian_filter(often, 0.35 * radius) + strong / max(strong.max(), 1e-9)
-        top = (score == maximum_filter(score, 2 * int(1.2 * radius) + 1)) & (often > MIN_SEEN_BLOCKS)
+        visible_fraction, brightness = (
+            np.mean([np.roll(image, -m, (0, 1)) for image, m in zip(images, moved, strict=True)], 0)
+            for images in (visible, bright))
+        score = gaussian_filter(visible_fraction, 0.35 * radius) + brightness / max(brightness.max(), 1e-9)
+        top = (score == maximum_filter(score, 2 * int(1.2 * radius) + 1)) & (visible_fraction > MIN_SEEN_BLOCKS)
         places = np.argwhere(top)
         for place in places[np.argsort(-score[tuple(places.T)])][:MAX_CANDIDATES]:
             path = _followed(maps.sigmas, maps.part, at, place + course, radius)
-            others = (guess, *(other.plane for other in paths))
-            if all(np.median(np.hypot(*(path.plane - other).T)) > MIN_APART_RADII * radius for other in others):
+            known_planes = (guess, *(other.plane for other in paths))
+            if all(np.median(np.hypot(*(path.plane - other).T)) > MIN_APART_RADII * radius for other in known_planes):
                 paths.append(path)
     return paths
 
 
 def _followed(sigmas, part, at, start, radius):
-    """Follow a disk over n images from a start (n, 2), along a plane in their places `at` of the scan (n, 2)."""
+    """Follow a disk over n images from a start (n, 2), along a plane in their scan positions `at` (n, 2)."""
     reach = int(np.ceil(max(2.0, FOLLOW_RADII * radius)))
     design, number = np.c_[np.ones(len(at)), at], np.arange(len(at))
     u, v = (a.ravel() for a in np.mgrid[-reach : reach + 1, -reach : reach + 1])
@@ -211,29 +218,29 @@ def _followed(sigmas, part, at, start, radius):
         best = values.argmax(1)
         x, y, top = (np.where(inside.any(1), a[number, best], 0) for a in (x, y, values))
         weight = ((top - ABSENT_SIGMAS) / (SEEN_SIGMAS - ABSENT_SIGMAS)).clip(0, 1) * inside.any(1)
-        found = np.stack([x, y], 1).astype(float)
-        for axis, (dx, dy) in enumerate(((1, 0), (0, 1))):  # the top of a parabola
+        position = np.stack([x, y], 1).astype(float)
+        for axis, (dx, dy) in enumerate(((1, 0), (0, 1))):  # refine by the maximum of a parabola
             low, high = padded[number, x + 1 - dx, y + 1 - dy], padded[number, x + 1 + dx, y + 1 + dy]
             bend = np.minimum(low - 2 * top + high, -1e-6)
-            found[:, axis] += (0.5 * (low - high) / bend).clip(-0.5, 0.5)
+            position[:, axis] += (0.5 * (low - high) / bend).clip(-0.5, 0.5)
         if weight.sum() < 1e-3:
             return _Path(plane, np.zeros(len(at)), radius)
         robust = weight
         for _ in range(4):
             root = np.sqrt(robust)[:, None]
-            plane = design @ np.linalg.lstsq(design * root, found * root, rcond=None)[0]
-            away = np.hypot(*(found - plane).T)
-            robust = weight / (1 + (away / PLANE_SCALE_PX) ** 2)
+            plane = design @ np.linalg.lstsq(design * root, position * root, rcond=None)[0]
+            distance = np.hypot(*(position - plane).T)
+            robust = weight / (1 + (distance / PLANE_SCALE_PX) ** 2)
         mean = plane.mean(0)
         plane = plane.clip(mean - MAX_FOLLOWED_PX, mean + MAX_FOLLOWED_PX)
     used = weight > USED_WEIGHT
-    scatter = np.sqrt((weight * away**2)[used].sum() / weight[used].sum()) if used.any() else radius
-    at_top = _pixels(np.where(used[:, None], found, plane), sigmas.shape[1:])
+    scatter = np.sqrt((weight * distance**2)[used].sum() / weight[used].sum()) if used.any() else radius
+    at_top = _pixels(np.where(used[:, None], position, plane), sigmas.shape[1:])
     return _Path(plane, part[(number, *at_top)], float(scatter))
 
 
 def _pixels(places, shape):
-    """Nearest pixels of places (n, 2), an index."""
+    """Index of the pixels nearest to positions (n, 2)."""
     return tuple(np.rint(places.T).astype(int).clip(0, np.reshape(shape, (2, 1)) - 1))
 
 
@@ -244,8 +251,8 @@ def _probabilities(paths, maps, cells, radius):
     scatter = np.array([path.scatter for path in paths]) / radius
     network = np.array([_of_network(path, cells, radius) for path in paths])
     shape = np.array(maps.visible.shape)
-    away = np.array([np.hypot(*(np.median(path.plane, 0) - (shape - 1) / 2)) for path in paths]) / shape.max()
-    steered = np.log(ANYWHERE + (1 - ANYWHERE) * np.exp(-0.5 * (away / STEERED_SIGMA) ** 2))
+    distance = np.array([np.hypot(*(np.median(path.plane, 0) - (shape - 1) / 2)) for path in paths]) / shape.max()
+    steered = np.log(ANYWHERE + (1 - ANYWHERE) * np.exp(-0.5 * (distance / STEERED_SIGMA) ** 2))
     odds = (BRIGHTNESS_WEIGHT * np.log(darkest + FLAT_BRIGHTNESS) + NETWORK_WEIGHT * network
             - SCATTER_WEIGHT * np.log(scatter + FLAT_SCATTER) + steered)
     return np.exp(odds - np.logaddexp.reduce(odds))
@@ -258,5 +265,5 @@ def _of_network(path, cells, radius):
     x, y = (np.rint((path.plane[:, k, None] - (COARSE_CELL_PX - 1) / 2) / COARSE_CELL_PX).astype(int) + w
             for k, w in enumerate((u, v)))
     inside = (x >= 0) & (y >= 0) & (x < cells.shape[1]) & (y < cells.shape[2])
-    near = np.where(inside, cells[np.arange(len(cells))[:, None], x * inside, y * inside], 0.0).sum(1)
-    return float(np.log(near + FLAT_NETWORK).mean())
+    probability = np.where(inside, cells[np.arange(len(cells))[:, None], x * inside, y * inside], 0.0).sum(1)
+    return float(np.log(probability + FLAT_NETWORK).mean())

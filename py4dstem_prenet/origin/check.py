@@ -12,7 +12,7 @@ from ..core import Decision, Flag, NoiseModel, OriginCheck, as_scan
 from ..detector import MAX_SPLIT_POSITIONS, check_independence, of_part, places, read_block, split
 from ..io import noise_of
 
-MAX_SIGMA_RATIO = 4 / 3  # scatter over stated sigma, up to which sigma is accepted; tests hold sigmas to 1.25
+MAX_SIGMA_RATIO = 4 / 3  # ratio; largest scatter relative to the stated sigma that is accepted: tests require 1.25
 
 
 def check_origin(datacube, noise: NoiseModel | None = None, device="auto", positions: int = MAX_SPLIT_POSITIONS,
@@ -35,8 +35,8 @@ def check_origin(datacube, noise: NoiseModel | None = None, device="auto", posit
     Returns
     -------
     OriginCheck
-        Scatter, its ratio to the stated sigma, and the decision. NaN if the noise is not independent between pixels or
-        the halves show no beam.
+        Scatter, its ratio to the stated sigma, and the decision. The numbers are NaN if the noise is not independent
+        between pixels or if the halves show no beam.
 
     Raises
     ------
@@ -45,7 +45,7 @@ def check_origin(datacube, noise: NoiseModel | None = None, device="auto", posit
 
     Notes
     -----
-    Errors that both halves share, such as those by the contrast of the pattern, are not detected.
+    Errors that both halves share, such as those due to contrast in the disk, are not detected.
     """
     from .measure import measure_origin
 

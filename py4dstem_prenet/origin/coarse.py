@@ -1,8 +1,8 @@
 """First guess of the origin from sums of patterns over blocks of the scan.
 
-The coarse network locates the direct beam in each block sum, where electrons are plentiful, and returns its radius and
-whether there is a beam. A smooth surface through the blocks is the guess of every origin. Where most blocks are
-uncertain among several similar disks, the likelihoods of all blocks are multiplied.
+The coarse network locates the direct beam in each block sum, which contains many electrons, and returns its radius and
+the log odds of a beam. A smooth surface through the blocks gives the guess of every origin. If most blocks contain
+several similar disks, the likelihoods of all blocks are multiplied.
 """
 
 from __future__ import annotations
@@ -19,25 +19,27 @@ from ..descan import fit_pair
 from ..networks import COARSE_CELL_PX, coarse_position, normalize
 
 # Set on simulated scans:
-MAX_FIELD_PX = 128  # pixels, largest side of the coarse network's input; larger patterns are binned
-BEAM_BLOCKS = 8  # blocks along each side of the scan
-MIN_BEAM_LOG_ODDS = 5.0  # log odds of a beam in a block; noise alone has up to 2, a hundred electrons in a beam 10
-MIN_BEAM_BLOCKS_FRACTION = 1 / 8  # fraction of the blocks that must reach these odds; the beam may be blanked in others
-# Distance of a surface beyond the positions in the blocks: in their span, and added to that, pixels.
+MAX_FIELD_PX = 128  # pixels; largest side of the coarse network's input: larger patterns are binned
+BEAM_BLOCKS = 8  # number of blocks along each side of the scan
+MIN_BEAM_LOG_ODDS = 5.0  # log odds; smallest for a beam in a block: noise has up to 2, a beam of a hundred electrons 10
+MIN_BEAM_BLOCKS_FRACTION = 1 / 8  # fraction of the blocks; fewest with a beam, which may be blanked in the other blocks
+# Range of the positions in the blocks, and pixels added to it; largest distance of a surface outside this range.
 MAX_EXTRAPOLATION, EXTRAPOLATION_PX = 1.0, 2.0
-PATTERNS_PER_BLOCK = 16  # patterns that are summed in a block
-MIN_LOG_LIKELIHOOD_GAIN = 0.3  # mean per block, by which another position must be better than that of most blocks
-OUTLIER_LIKELIHOOD = 1e-3  # likelihood of the beam where a block excludes it: the block may show something else
-FLOOR_PROBABILITY = 1e-6  # of the beam in a cell, that no pattern excludes
-INDEPENDENT_BLOCKS = 4  # blocks, at most, that count as independent: the network's errors are common to many
-MAX_PLACES, MIN_PLACE_PROBABILITY = 8, 0.01  # places where the beam may be; smallest probability of one
-MIN_ODD_ROWS, MIN_ODD_SIGMAS = 0.25, 4.0  # rows of one value in a lost frame; read-out noise from the offset
-MIN_BLOCK_BRIGHTNESS = 0.05  # electrons of a block in those of the brightest; the beam may be off in darker ones
+PATTERNS_PER_BLOCK = 16  # patterns; number that is summed in a block
+MIN_LOG_LIKELIHOOD_GAIN = 0.3  # mean log likelihood per block; smallest gain over the position favored by most blocks
+OUTLIER_LIKELIHOOD = 1e-3  # smallest likelihood of the beam in a block, since the block may show a different object
+FLOOR_PROBABILITY = 1e-6  # smallest probability of the beam in a cell
+INDEPENDENT_BLOCKS = 4  # blocks; most that count as independent, since errors of the network are common to many blocks
+MAX_PLACES, MIN_PLACE_PROBABILITY = 8, 0.01  # largest number, and smallest probability, of candidate positions
+# Fraction of the rows, fewest constant rows of a faulty frame; read-out noise, smallest distance of their value from
+# the offset.
+MIN_ODD_ROWS, MIN_ODD_SIGMAS = 0.25, 4.0
+MIN_BLOCK_BRIGHTNESS = 0.05  # fraction of the brightest block; in blocks with fewer electrons the beam may be blanked
 
 
 @dataclass(frozen=True)
 class FirstGuess:
-    """The direct beam as the coarse network sees it, or as its contour shows it.
+    """First guess of the direct beam, from the coarse network or from the contour of the beam.
 
     Attributes
     ----------
@@ -48,22 +50,22 @@ class FirstGuess:
     shown : numpy.ndarray of bool, shape (Rx * Ry,)
         True where a position lies in a block that shows a beam.
     visible : float
-        Log odds that the direct disk is visible, and not behind a stop; median over the blocks.
+        Log odds that the direct disk is visible, not behind a stop; median over the blocks.
     sigma : float
         Standard error of the position along one axis, pixels; median over the blocks.
     probability : float
-        Posterior probability that the direct beam lies at this position, all blocks together.
+        Posterior probability that the direct beam lies at this position, from all blocks together.
     places : numpy.ndarray, shape (k, 3)
-        Places where the beam may be: the middle of the origins there (qx0, qy0), pixels, and the posterior probability;
-        the most probable first.
+        Candidate positions of the beam: median origin (qx0, qy0) in pixels, and posterior probability; the most
+        probable candidate first.
     wide : bool
-        Whether the disk is too large for the networks and was found by its contour, see `wide_disk`.
+        Whether the disk is too large for the networks and was found by its contour (`wide_disk`).
     flat : bool
-        Whether the beam saturates, and position and radius are those of its plateau, see `saturated_disk`.
+        Whether the beam saturates; position and radius are then those of its plateau (`saturated_disk`).
     cells : numpy.ndarray or None
         Probability of the direct beam in each cell of each block, (blocks, rows, columns).
     ranked : bool
-        Whether the beam was chosen among several disks, see `ranked_beam`.
+        Whether the beam was chosen among several disks (`ranked_beam`).
     """
 
     position: np.ndarray
@@ -136,7 +138,7 @@ def coarse_origin(network, scan: Scan, noise: NoiseModel, region=None, blocks=No
     places = _places(logits[with_beam_t], at[with_beam_t], radius / step)
     blocks = min(int(with_beam.sum()), INDEPENDENT_BLOCKS)
     places[:, 2] *= 1 / (1 + np.exp(-blocks * np.median(presence[with_beam])))  # the probability that there is a beam
-    # The first place is where all blocks are; its middle is that of the surface.
+    # The first candidate is the position of all blocks; its median is that of the surface.
     places[:, :2] = np.median(guess, axis=0) + (places[:, :2] - places[0, :2]) * step
     visible = float(np.median(visible.cpu().numpy()[with_beam]))
     return FirstGuess(guess, radius, with_beam[block_of], visible, sigma, float(places[0, 2]), places,
@@ -144,20 +146,20 @@ def coarse_origin(network, scan: Scan, noise: NoiseModel, region=None, blocks=No
 
 
 def _places(logits, positions, radius):
-    """Places where the beam may be: shifts of positions (n, 2) in the maps of n blocks, and probabilities, (k, 3).
+    """Candidate positions (k, 3) of the beam: shifts from positions (n, 2) in the maps of n blocks, and probabilities.
 
-    The first place is that of the positions; the others are local maxima of the posterior.
+    The first candidate has no shift; the remaining ones are local maxima of the posterior.
     """
     logarithm = (torch.softmax(logits.flatten(1), 1).view_as(logits)[:, None] + FLOOR_PROBABILITY).log()
-    together = _moved(logarithm - np.log(FLOOR_PROBABILITY), positions) * min(len(logits), INDEPENDENT_BLOCKS)
-    posterior = torch.softmax(together.flatten(), 0).view_as(together).cpu().numpy().astype(float)
+    log_likelihood = _moved(logarithm - np.log(FLOOR_PROBABILITY), positions) * min(len(logits), INDEPENDENT_BLOCKS)
+    posterior = torch.softmax(log_likelihood.flatten(), 0).view_as(log_likelihood).cpu().numpy().astype(float)
     x, y = (np.arange(-(n // 2), n // 2 + 1) for n in posterior.shape)
     reach = max(2.0, 0.5 * radius / COARSE_CELL_PX)
     at, places = np.zeros(2), []
     while len(places) < MAX_PLACES:
-        near = np.hypot(x[:, None] - at[0], y - at[1]) <= reach
-        places.append((*(at * COARSE_CELL_PX), posterior[near].sum()))
-        posterior[near] = 0
+        within_reach = np.hypot(x[:, None] - at[0], y - at[1]) <= reach
+        places.append((*(at * COARSE_CELL_PX), posterior[within_reach].sum()))
+        posterior[within_reach] = 0
         row, column = np.unravel_index(posterior.argmax(), posterior.shape)
         at = np.array([x[row], y[column]], float)
         if posterior[np.hypot(x[:, None] - at[0], y - at[1]) <= reach].sum() < MIN_PLACE_PROBABILITY:
@@ -166,21 +168,21 @@ def _places(logits, positions, radius):
 
 
 def _posterior_sigma(logits, positions):
-    """Standard deviation along one axis of the posterior of each block about a position (n, 2), (n,), pixels."""
+    """Standard deviation (n,) in pixels along one axis of the posterior of each block about positions (n, 2)."""
     probability = torch.softmax(logits.flatten(1), 1)
     rows, columns = logits.shape[1:]
     x = COARSE_CELL_PX * torch.arange(rows, device=logits.device) + (COARSE_CELL_PX - 1) / 2
     y = COARSE_CELL_PX * torch.arange(columns, device=logits.device) + (COARSE_CELL_PX - 1) / 2
-    away = ((x - positions[:, :1])[:, :, None] ** 2 + (y - positions[:, 1:])[:, None] ** 2).flatten(1)
-    # The position within a cell is interpolated, to about a third of its side.
-    return ((probability * (away - COARSE_CELL_PX**2 / 6).clamp_min(0)).sum(1) / 2 + COARSE_CELL_PX**2 / 64).sqrt()
+    squared = ((x - positions[:, :1])[:, :, None] ** 2 + (y - positions[:, 1:])[:, None] ** 2).flatten(1)
+    # The position within a cell is interpolated with an error of about a third of its side.
+    return ((probability * (squared - COARSE_CELL_PX**2 / 6).clamp_min(0)).sum(1) / 2 + COARSE_CELL_PX**2 / 64).sqrt()
 
 
 def agreed_positions(logits, positions, smooth, with_beam):
     """Find the maximum-likelihood beam position over all blocks.
 
-    Most blocks may favor a wrong disk among several similar ones while the others exclude it, so that their median is
-    wrong. The likelihoods of independent patterns multiply.
+    Most blocks may favor a wrong disk among several similar disks while the remaining blocks exclude it; the median of
+    the positions is then wrong. The product of the likelihoods of independent patterns is not affected.
 
     Parameters
     ----------
@@ -196,26 +198,26 @@ def agreed_positions(logits, positions, smooth, with_beam):
     Returns
     -------
     torch.Tensor or None
-        Position in each block, (n, 2), pixels. None if it is that of most blocks.
+        Position in each block, (n, 2), pixels; None if most blocks already favor this position.
     """
     likelihood = torch.softmax(logits.flatten(1), 1).view_as(logits)[with_beam]
     likelihood = avg_pool2d(likelihood[:, None], 3, 1, 1, divisor_override=1)  # a cell and its neighbors
     likelihood = ((likelihood + OUTLIER_LIKELIHOOD) / OUTLIER_LIKELIHOOD).log()
-    # If blocks show different disks, the surface through them is not the descan: a constant position is tried too.
+    # If blocks favor different disks, the surface through them is not the descan: also try a constant position.
     constant = positions[with_beam].median(0).values.expand_as(positions)
     frames = smooth, constant
-    together = torch.stack([_moved(likelihood, frame[with_beam]) for frame in frames])
+    log_likelihood = torch.stack([_moved(likelihood, frame[with_beam]) for frame in frames])
     rows, columns = logits.shape[1:]
-    if together.max() < together[0, rows - 1, columns - 1] + MIN_LOG_LIKELIHOOD_GAIN:
+    if log_likelihood.max() < log_likelihood[0, rows - 1, columns - 1] + MIN_LOG_LIKELIHOOD_GAIN:
         return None
-    number, x, y = np.unravel_index(int(together.argmax()), together.shape)
+    number, x, y = np.unravel_index(int(log_likelihood.argmax()), log_likelihood.shape)
     return frames[number] + COARSE_CELL_PX * torch.tensor([x - rows + 1, y - columns + 1]).to(positions)
 
 
 def _moved(likelihood, positions):
-    """Mean of log-likelihoods (n, 1, rows, columns) at positions (n, 2), pixels, moved by whole cells.
+    """Mean of log-likelihoods (n, 1, rows, columns) at positions (n, 2) in pixels, shifted by whole cells.
 
-    Returns (2 rows - 1, 2 columns - 1), one value for each move; off the field the log-likelihood is 0.
+    Returns (2 rows - 1, 2 columns - 1), one value for each shift; outside the field the log-likelihood is 0.
     """
     cells = []
     for k, n in enumerate(likelihood.shape[2:]):
@@ -227,7 +229,7 @@ def _moved(likelihood, positions):
 
 
 def _bright_blocks(sums, counts, good):
-    """Find blocks that hold patterns and enough electrons for the beam to be on, (blocks,) bool."""
+    """Mask (blocks,) of blocks with patterns and with enough electrons for the beam to be on."""
     electrons = sums[:, good].sum(1) / np.maximum(counts, 1)
     brightest = electrons.max()
     return (counts > 0) & ((electrons >= MIN_BLOCK_BRIGHTNESS * brightest) | (brightest <= 0))
@@ -257,7 +259,7 @@ def spread_blocks(positions, grid, scan_shape, sigma, valid=True):
     x, y = (positions[:, k].reshape(grid) for k in (0, 1))
     valid = np.broadcast_to(np.asarray(valid).reshape(-1), len(positions)).reshape(grid)
     blocks = np.stack([surface.values for surface in fit_pair(x, y, sigma, sigma, valid)])
-    if valid.any():  # where few blocks show the beam, a surface may leave the frame beyond them
+    if valid.any():  # if few blocks show the beam, a surface extrapolated from them may leave the frame
         ends = np.quantile(np.stack([x, y])[:, valid], [0.05, 0.95], axis=1)[..., None, None]
         margin = MAX_EXTRAPOLATION * (ends[1] - ends[0]) + EXTRAPOLATION_PX
         blocks = np.clip(blocks, ends[0] - margin, ends[1] + margin)
@@ -267,7 +269,7 @@ def spread_blocks(positions, grid, scan_shape, sigma, valid=True):
 
 
 def block_of_positions(scan_shape, grid) -> np.ndarray:
-    """Number the blocks of a scan.
+    """Return the block number of each position of a scan.
 
     Parameters
     ----------
@@ -292,7 +294,7 @@ def block_of_positions(scan_shape, grid) -> np.ndarray:
 
 
 def block_sums(scan: Scan, noise: NoiseModel, blocks: int = BEAM_BLOCKS, region=None):
-    """Sum some patterns of each block of a scan, in electrons; saturated, lost and cut frames are left out.
+    """Sum a sample of the patterns of each block, in electrons, without saturated, lost and cut frames.
 
     Parameters
     ----------
@@ -301,7 +303,7 @@ def block_sums(scan: Scan, noise: NoiseModel, blocks: int = BEAM_BLOCKS, region=
     noise : NoiseModel
         Noise model of the detector.
     blocks : int, optional
-        Blocks along each side of the scan, at most.
+        Largest number of blocks along each side of the scan.
     region : numpy.ndarray of bool, shape (Rx, Ry), optional
         Positions that are summed; all by default.
 
@@ -310,24 +312,24 @@ def block_sums(scan: Scan, noise: NoiseModel, blocks: int = BEAM_BLOCKS, region=
     sums : numpy.ndarray, shape (blocks, Qx, Qy)
         Sum of the electrons over each block, float32.
     counts : numpy.ndarray of int, shape (blocks,)
-        Patterns that were summed; 0 if a sample holds none of the block.
+        Number of patterns that were summed; 0 if a sample contains none of the block.
     grid : tuple of int
         Blocks along each side of the scan.
     """
     grid = tuple(min(n, blocks) for n in scan.scan_shape)
     block_of = block_of_positions(scan.scan_shape, grid).ravel()
-    held = scan.positions if region is None else scan.positions[region.ravel()[scan.positions]]
+    available = scan.positions if region is None else scan.positions[region.ravel()[scan.positions]]
     chosen = np.sort(np.concatenate([
         members[np.linspace(0, len(members) - 1, min(len(members), PATTERNS_PER_BLOCK)).astype(int)]
-        for members in (held[block_of[held] == b] for b in range(grid[0] * grid[1]))]))
+        for members in (available[block_of[available] == b] for b in range(grid[0] * grid[1]))]))
     sums = np.zeros((grid[0] * grid[1], *scan.pattern_shape), np.float32)
     counts = np.zeros(len(sums), int)
     for index, patterns in scan.blocks(positions=chosen):
         low, high = patterns.min(2), patterns.max(2)
-        # Rows of one value that no electrons give: frames that are saturated, were lost, or are cut.
-        odd = (low == high) & (np.abs(low.astype(np.float64) - noise.offset) > max(MIN_ODD_SIGMAS * noise.readout,
-                                                                                 0.5 * noise.gain))
-        lost = odd.mean(1) > MIN_ODD_ROWS
+        # Constant rows whose value is not due to electrons: the frame is saturated, lost or cut.
+        faulty = (low == high) & (np.abs(low.astype(np.float64) - noise.offset) > max(MIN_ODD_SIGMAS * noise.readout,
+                                                                                      0.5 * noise.gain))
+        lost = faulty.mean(1) > MIN_ODD_ROWS
         index, patterns = index[~lost], patterns[~lost]
         electrons = (patterns.astype(np.float32) - noise.offset) / noise.gain
         for b in np.unique(block_of[index]):
@@ -354,7 +356,7 @@ def _fields(sums, counts, noise, step):
 def _extended(images, weight, axis, multiple):
     """Extend images (n, Qx, Qy) and weight (Qx, Qy) along an axis by shuffled pixels of their margin.
 
-    The network would take the limit of a blank band for the edge of a detector.
+    The network would mistake the boundary of a blank band for the edge of a detector.
     """
     side = images.shape[axis]
     source = torch.randint(max(0, side - 8), side, (-side % multiple,), generator=torch.Generator().manual_seed(side))

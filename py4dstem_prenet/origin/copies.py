@@ -1,4 +1,4 @@
-"""Frames that repeat the frame before: their origin is that of the frame that they show."""
+"""Frames that are copies of the previous frame; they have the origin of the frame that they repeat."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import numpy as np
 
 from ..core import NoiseModel, Scan
 
-MAX_COPY_SIGMAS = 1.0  # between the positions of a frame and of its copy, which were fitted from different starts
+MAX_COPY_SIGMAS = 1.0  # standard errors; largest difference between the fitted positions of a frame and of its copy
 
 
 def copied_frames(scan: Scan, noise: NoiseModel, positions, sigmas, valid) -> np.ndarray | None:
     """Find frames that are exact copies of the frame before them.
 
-    Only frames with nearly the same position are compared, and only if the noise model's sample held copies.
+    Only frames with nearly the same position are compared, and only if the sample of the noise model contained copies.
 
     Parameters
     ----------
@@ -23,18 +23,18 @@ def copied_frames(scan: Scan, noise: NoiseModel, positions, sigmas, valid) -> np
     positions, sigmas : numpy.ndarray, shape (Rx * Ry, 2)
         Positions of the direct beam and their standard errors, pixels.
     valid : numpy.ndarray of bool, shape (Rx * Ry,)
-        Frames that show the beam.
+        True for frames that show the beam.
 
     Returns
     -------
     numpy.ndarray of bool, shape (Rx * Ry,), or None
-        True for copies; None without any.
+        True for copies; None if there are none.
     """
     if not any(flag.name == "repeated_frames" for flag in noise.flags):
         return None
-    near = (np.abs(np.diff(positions, axis=0)) < MAX_COPY_SIGMAS * sigmas[1:]).all(1)
-    held = valid & scan.readable.ravel()
-    candidates = 1 + np.flatnonzero(near & held[1:] & held[:-1])
+    close = (np.abs(np.diff(positions, axis=0)) < MAX_COPY_SIGMAS * sigmas[1:]).all(1)
+    usable = valid & scan.readable.ravel()
+    candidates = 1 + np.flatnonzero(close & usable[1:] & usable[:-1])
     copies = np.zeros(len(positions), bool)
     for frame in candidates:
         first, second = scan.read(np.array([frame - 1, frame]))

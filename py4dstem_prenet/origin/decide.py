@@ -1,9 +1,9 @@
-"""Decision on the measured origin: is the located disk the direct beam, how uncertain is it, and do rings replace it.
+"""Decision on the measured origin: identity and uncertainty of the located disk, and replacement by rings.
 
-A position is valid if the direct disk was located there and its window holds enough electrons. The whole origin is
-refused if too many patterns show no beam although they are as bright as the others: the beam is then elsewhere in them.
-Sigmas of electron counting are widened by the scatter of neighboring positions about the descan. If the direct beam is
-hidden, the center of the rings is the origin.
+A position is valid if the direct disk was located there and its window contains enough electrons. The whole origin is
+refused if too many patterns show no beam although they are as bright as the patterns that do: the beam then lies
+elsewhere in them. Sigmas of electron counting are increased by the scatter of neighboring positions about the descan.
+If the direct beam is hidden, the center of the rings is the origin.
 """
 
 from __future__ import annotations
@@ -17,33 +17,36 @@ from ..fits import ring_center
 from . import UNCERTAIN_SIGMA_PX, Beam, Located, block_sums, copied_frames, repeated_fraction, spread_blocks
 
 # Set on simulated scans:
-MIN_SIGNAL_FRACTION = 0.02  # smallest ratio of the electrons in a window to their median; below it the beam was blanked
-MIN_SIGNAL_ELECTRONS = 3  # a valid position has more electrons in its window
-# Median sigma above which a bright direct beam is in doubt: pixels, or multiples of sqrt(radius / electrons), about the
-# sigma of counting alone.
+MIN_SIGNAL_FRACTION = 0.02  # fraction of the median electrons in a window; with fewer electrons the beam was blanked
+MIN_SIGNAL_ELECTRONS = 3  # electrons; the window of a valid position contains more
+# Pixels, and multiples of sqrt(radius / electrons), which is about the sigma of counting; the direct beam is doubtful
+# if the median sigma exceeds the larger of the two.
 DOUBTFUL_SIGMA_PX = 0.2
 DOUBTFUL_SIGMA_RATIO = 20.0
-BRIGHTNESS_PATTERNS = 16  # patterns with a beam, and patterns without, whose brightness is compared
-# Fraction of positions without a beam above which their brightness is compared; the smaller one if positions scatter.
+BRIGHTNESS_PATTERNS = 16  # patterns; number with a beam, and number without, whose brightness is compared
+# Fractions of the positions; if more positions have no beam, their brightness is compared. The smaller limit is used if
+# positions scatter.
 MAX_MISSING_SCATTERED = 0.2
 MAX_MISSING = 0.5
-# Ratio of the electrons in patterns without a beam to those in patterns with one, above which the beam was not blanked:
-# DARK_BRIGHTNESS if positions scatter, otherwise DIM_BRIGHTNESS. Below DIM_BRIGHTNESS the specimen may be too thick.
+# Ratios of the electrons in patterns without a beam to those in patterns with a beam; above it, the beam was not
+# blanked: DARK_BRIGHTNESS if positions scatter, otherwise DIM_BRIGHTNESS. Below DIM_BRIGHTNESS the specimen may be too
+# thick.
 DARK_BRIGHTNESS = 0.1
 DIM_BRIGHTNESS = 0.6
-MAX_REPEAT_PATTERNS, MAX_REPEAT_BYTES = 256, 2**28  # patterns that are compared, and their bytes; chosen for speed
-SCATTER_SIDE = 5  # scan positions, side of the square whose scatter about the descan widens sigma
-# The beam jumps from position to position, and sigmas are not widened by it, if positions scatter by so many pixels and
-# sigmas, and the located disk holds most electrons of nearly every pattern, so that no other disk was taken for it.
+MAX_REPEAT_PATTERNS, MAX_REPEAT_BYTES = 256, 2**28  # patterns, bytes; most that are compared, chosen for speed
+SCATTER_SIDE = 5  # scan positions; side of the square whose scatter about the descan is added to sigma
+# Pixels, and multiples of the median sigma; smallest scatter of positions about the descan of a beam that jumps from
+# position to position. Such scatter does not widen sigmas if the located disk is the brightest one.
 MIN_JUMP_PX, MIN_JUMP_SIGMAS = 1.0, 10.0
-MIN_DIRECT_FRACTION, MIN_DIRECT_PATTERNS = 0.5, 0.9  # of the electrons of a pattern; of the patterns
-DIRECT_MARGIN_PX = 2.0  # pixels beyond the radius within which the electrons of the located disk are counted
-RING_BLOCKS = 4  # blocks along each side of the scan; rings need more electrons than a disk
-RING_CENTER_ERROR_PX = 0.1  # pixels along each axis, systematic error of the center of rings
-RING_BACKGROUND_FRACTION = 1 / 16  # Gaussian width of the background in pattern sides; rings are narrower
-RING_SIGMAS = 4.0  # standard errors above which a single pattern shows rings
-# A pattern with less than BLANKED_FRACTION of the electrons (or rings) of bright ones, the BRIGHT_QUANTILE of all
-# patterns, was blanked.
+# Fraction of the electrons of a pattern in the brightest disk, and fraction of the patterns in which it has so many.
+MIN_DIRECT_FRACTION, MIN_DIRECT_PATTERNS = 0.5, 0.9
+DIRECT_MARGIN_PX = 2.0  # pixels; distance beyond the radius up to which the electrons of a disk are counted
+RING_BLOCKS = 4  # number of blocks along each side of the scan; rings need more electrons than a disk
+RING_CENTER_ERROR_PX = 0.1  # pixels along each axis; systematic error of the center of rings
+RING_BACKGROUND_FRACTION = 1 / 16  # fraction of the pattern's side, 1 sigma; smoothness of the background of rings
+RING_SIGMAS = 4.0  # standard errors; smallest significance of rings in a single pattern
+# Fraction of the electrons (or rings) of bright patterns, which are the BRIGHT_QUANTILE of all patterns; with less, the
+# beam was blanked.
 BLANKED_FRACTION = 0.05
 BRIGHT_QUANTILE = 0.9
 
@@ -61,7 +64,7 @@ def shows_beam(located: Located, processed=True):
     Returns
     -------
     numpy.ndarray of bool, shape (n,)
-        True where a beam was located. Windows with few electrons do not count: there the beam was blanked.
+        True where a beam was located. Windows with few electrons do not count, since the beam was blanked there.
 
     Examples
     --------
@@ -76,8 +79,8 @@ def shows_beam(located: Located, processed=True):
     if not processed.any():
         return np.zeros(len(processed), bool)
     found = processed & located.found
-    usual = np.median(located.signal[found]) if found.any() else 0.0
-    return found & (located.signal > MIN_SIGNAL_FRACTION * usual) & (located.signal > MIN_SIGNAL_ELECTRONS)
+    typical = np.median(located.signal[found]) if found.any() else 0.0
+    return found & (located.signal > MIN_SIGNAL_FRACTION * typical) & (located.signal > MIN_SIGNAL_ELECTRONS)
 
 
 def decide_origin(scan: Scan, noise: NoiseModel, located: Located, beam: Beam, processed=True) -> OriginMap:
@@ -99,7 +102,7 @@ def decide_origin(scan: Scan, noise: NoiseModel, located: Located, beam: Beam, p
     Returns
     -------
     OriginMap
-        The measured origin; that of the rings if the direct beam is hidden.
+        The measured origin; the center of the rings if the direct beam is hidden.
     """
     valid = shows_beam(located, processed).reshape(scan.scan_shape)
     if not valid.any():
@@ -110,7 +113,7 @@ def decide_origin(scan: Scan, noise: NoiseModel, located: Located, beam: Beam, p
     position, sigma = (a.T.reshape(2, *scan.scan_shape) for a in (located.position, located.sigma))
     stated = np.median(sigma[:, valid])
     counting = np.sqrt(beam.aperture.radius / np.median(located.signal[valid.ravel()]))
-    # If the direct beam is hidden, the network infers it from its surroundings: the rings may give a better center.
+    # If the direct beam is hidden, the network infers its position from the rest of the pattern; rings may be better.
     if stated > min(UNCERTAIN_SIGMA_PX, max(DOUBTFUL_SIGMA_PX, DOUBTFUL_SIGMA_RATIO * counting)):
         rings = origin_from_rings(scan, noise, None)
         if rings.found and np.median(rings.sigma_qx0) < stated:
@@ -123,8 +126,8 @@ def decide_origin(scan: Scan, noise: NoiseModel, located: Located, beam: Beam, p
         widened = np.hypot(sigma, MIN_SIGMA_PX)
     sigma = widened
     vague = stated > max(UNCERTAIN_SIGMA_PX, DOUBTFUL_SIGMA_RATIO * counting)
-    # Positions of disks other than the direct beam scatter, have large sigmas, or are found in few patterns. Few
-    # electrons alone cause none of these.
+    # Positions of disks other than the direct beam scatter, have large sigmas, or are found in few patterns. A low dose
+    # alone does not cause this.
     scatter = np.median(sigma[:, valid].max(0))
     scattered = scatter > UNCERTAIN_SIGMA_PX and (vague or scatter > 2 * stated or missing > MAX_MISSING * total)
     if missing > (MAX_MISSING_SCATTERED if scattered else MAX_MISSING) * total:
@@ -132,7 +135,7 @@ def decide_origin(scan: Scan, noise: NoiseModel, located: Located, beam: Beam, p
         if ratio > (DARK_BRIGHTNESS if scattered else DIM_BRIGHTNESS):
             numbers = {"count": missing, "total": total, "ratio": float(ratio)}
             return no_origin(scan.scan_shape, Flag("beam_elsewhere", numbers))
-    if scatter > UNCERTAIN_SIGMA_PX:  # many positions share the cause, so it does not average out
+    if scatter > UNCERTAIN_SIGMA_PX:  # the cause is common to many positions and does not average out
         flags.append(Flag("position_uncertain", {"sigma": float(scatter), "counting": float(counting)}))
     numbers["repeated"] = _repeated(scan, located.position, valid, beam)
     copied = copied_frames(scan, noise, located.position, located.sigma, valid.ravel())
@@ -141,7 +144,7 @@ def decide_origin(scan: Scan, noise: NoiseModel, located: Located, beam: Beam, p
 
 
 def _repeated(scan, positions, valid, beam):
-    """Fraction of the variance of position errors that the patterns of a scan share, from an even sample."""
+    """Fraction of the variance of position errors that all patterns share, from an even sample of the scan."""
     chosen = np.flatnonzero(valid.ravel() & scan.readable.ravel())
     if len(chosen) < 2:
         return 0.0
@@ -168,10 +171,10 @@ def _is_brightest(scan, noise: NoiseModel, located, valid, beam) -> bool:
 def _missing_brightness(scan, noise: NoiseModel, valid, processed) -> float:
     """Median electrons of patterns without a beam, divided by that of patterns with one; 0 if either has no pattern."""
     medians = []
-    held = scan.readable.ravel()
-    for group in (valid.ravel() & held, ~valid.ravel() & processed & held):
+    readable = scan.readable.ravel()
+    for group in (valid.ravel() & readable, ~valid.ravel() & processed & readable):
         chosen = np.flatnonzero(group)
-        if not len(chosen):  # a sample may hold none of these
+        if not len(chosen):  # a sample may contain no such pattern
             return 0.0
         chosen = chosen[np.unique(np.linspace(0, len(chosen) - 1, BRIGHTNESS_PATTERNS).astype(int))]
         blocks = [noise.electrons(block).sum((1, 2)) for _, block in scan.blocks(positions=chosen)]
@@ -180,7 +183,7 @@ def _missing_brightness(scan, noise: NoiseModel, valid, processed) -> float:
 
 
 def _with_scatter(position, sigma, valid):
-    """Widen sigmas (2, Rx, Ry) by the excess scatter of neighboring positions about the descan.
+    """Increase sigmas (2, Rx, Ry) by the excess scatter of neighboring positions about the descan.
 
     Sigmas of electron counting do not include structure in a disk that the contrast model cannot describe, nor beam
     deflection by the specimen. Both appear as scatter about a smooth descan.
@@ -189,18 +192,18 @@ def _with_scatter(position, sigma, valid):
     widened = []
     for surface, stated in zip(surfaces, sigma, strict=True):
         residual = np.where(valid, np.nan_to_num(surface.residual), 0.0)
-        usual = np.median(np.abs(residual[valid])) / NORMAL_MAD
-        excess = np.where(valid, np.clip(residual, -5 * usual, 5 * usual) ** 2 - stated**2, 0.0)
-        share = uniform_filter(valid.astype(float), SCATTER_SIDE, mode="nearest")
-        local = uniform_filter(excess, SCATTER_SIDE, mode="nearest") / share.clip(1e-3)
-        few = SCATTER_SIDE**2 / 4 / max(1, valid.sum())  # a surface through fewer positions follows their scatter
-        extra = np.clip(local, 0, None) * (few < 1)
+        typical = np.median(np.abs(residual[valid])) / NORMAL_MAD
+        excess = np.where(valid, np.clip(residual, -5 * typical, 5 * typical) ** 2 - stated**2, 0.0)
+        density = uniform_filter(valid.astype(float), SCATTER_SIDE, mode="nearest")
+        local = uniform_filter(excess, SCATTER_SIDE, mode="nearest") / density.clip(1e-3)
+        relative_size = SCATTER_SIDE**2 / 4 / max(1, valid.sum())  # a surface through few positions follows the scatter
+        extra = np.clip(local, 0, None) * (relative_size < 1)
         widened.append(np.sqrt(stated**2 + extra + MIN_SIGMA_PX**2))
     return np.stack(widened)
 
 
 def origin_from_rings(scan: Scan, noise: NoiseModel, flag: Flag | None) -> OriginMap:
-    """Measure the center of the rings as origin.
+    """Measure the center of the rings as the origin.
 
     Parameters
     ----------
@@ -209,7 +212,7 @@ def origin_from_rings(scan: Scan, noise: NoiseModel, flag: Flag | None) -> Origi
     noise : NoiseModel
         Noise model of the detector.
     flag : Flag or None
-        The reason why the direct beam is not used, for a refusal.
+        Reason why the direct beam is not used; part of a refusal.
 
     Returns
     -------
@@ -231,19 +234,19 @@ def origin_from_rings(scan: Scan, noise: NoiseModel, flag: Flag | None) -> Origi
 
 
 def no_origin(scan_shape, *flags: Flag) -> OriginMap:
-    """Create the `OriginMap` of a scan without any position.
+    """Create the `OriginMap` of a scan without an origin.
 
     Parameters
     ----------
     scan_shape : tuple of int
         (Rx, Ry).
     *flags : Flag
-        The reasons.
+        Reasons why there is no origin.
 
     Returns
     -------
     OriginMap
-        NaN everywhere, and not accepted.
+        An origin that is NaN everywhere and not accepted.
 
     Examples
     --------
@@ -269,10 +272,10 @@ def ring_origins(scan: Scan, noise: NoiseModel):
     Returns
     -------
     rings : tuple or None
-        Positions and sigmas, (2, Rx, Ry) each, pixels, and True where a pattern shows rings, (Rx, Ry) bool. None if
+        Positions and sigmas in pixels, (2, Rx, Ry) each, and the mask (Rx, Ry) of patterns that show rings; None if
         there are no rings.
     refusal : Flag or None
-        The reason why there are none.
+        Reason why there are no rings.
     """
     sums, counts, grid = block_sums(scan, noise, RING_BLOCKS)
     good = ~noise.bad_pixels
@@ -296,25 +299,25 @@ def ring_origins(scan: Scan, noise: NoiseModel):
 
 
 def _shows_rings(scan, noise, mean):
-    """Find the patterns that show the rings of the scan's mean (Qx, Qy), (Rx, Ry) bool.
+    """Mask (Rx, Ry) of the patterns that show the rings of the mean pattern (Qx, Qy) of the scan.
 
-    A pattern is projected on the mean without its smooth background. If bright patterns have too few electrons to show
-    rings one by one, their total electrons decide.
+    Each pattern is projected on the mean pattern without its smooth background. If even bright patterns have too few
+    electrons to show rings, the total electrons of each pattern decide.
     """
     good = ~noise.bad_pixels
     width = RING_BACKGROUND_FRACTION * max(mean.shape)
-    share = gaussian_filter(good.astype(float), width).clip(1e-3)
-    rings = (mean - gaussian_filter(np.where(good, mean, 0.0), width) / share)[good]
+    covered = gaussian_filter(good.astype(float), width).clip(1e-3)
+    rings = (mean - gaussian_filter(np.where(good, mean, 0.0), width) / covered)[good]
     rings = (rings - rings.mean()).astype(np.float32)
-    held = scan.positions
+    positions = scan.positions
     electrons, strength = np.zeros((2, scan.size))
-    for index, block in scan.blocks(positions=held):
+    for index, block in scan.blocks(positions=positions):
         counts = (block[:, good].astype(np.float32) - noise.offset) / noise.gain
         electrons[index], strength[index] = counts.sum(1, dtype=np.float64), counts @ rings
     sigma = np.sqrt((electrons.clip(1) / len(rings) + (noise.readout / noise.gain) ** 2) * (rings**2).sum())
     valid = np.zeros(len(electrons), bool)
-    valid[held] = electrons[held] > BLANKED_FRACTION * np.quantile(electrons[held], BRIGHT_QUANTILE)
-    if np.quantile((strength / sigma)[held], BRIGHT_QUANTILE) > 2 * RING_SIGMAS:
-        strong = strength > BLANKED_FRACTION * np.quantile(strength[held], BRIGHT_QUANTILE)
+    valid[positions] = electrons[positions] > BLANKED_FRACTION * np.quantile(electrons[positions], BRIGHT_QUANTILE)
+    if np.quantile((strength / sigma)[positions], BRIGHT_QUANTILE) > 2 * RING_SIGMAS:
+        strong = strength > BLANKED_FRACTION * np.quantile(strength[positions], BRIGHT_QUANTILE)
         valid &= (strength > RING_SIGMAS * sigma) & strong
     return valid.reshape(scan.scan_shape)

@@ -1,10 +1,10 @@
-"""Whether diffuse scattering is centered on the located beam, or beyond the frame, behind a stop, or on another disk.
+"""Test whether diffuse scattering is centered on the located beam, or on a different point inside or outside the frame.
 
-The Bragg disks of a crystal repeat: where the direct beam is hidden behind a stop, beyond the frame, or dimmer than
-others, the brightest disk that is left looks like it. Diffuse scattering does not repeat. It falls with the distance
-from the direct beam alike in all directions: what is left of its logarithm after the median at each distance is
-smallest about the direct beam, in or off the frame, and opposite sectors are alike about it and differ by factors about
-a Bragg disk. Patterns without diffuse scattering tell nothing.
+The Bragg disks of a crystal repeat: if the direct beam lies behind a stop or outside the frame, or is dimmer than
+Bragg disks, the brightest visible disk looks like the direct beam. Diffuse scattering does not repeat. It falls with
+the distance from the direct beam equally in all directions. About the direct beam, inside or outside the frame, the
+scatter of its logarithm about the median at each distance is therefore smallest, and opposite sectors are equal; about
+a Bragg disk, opposite sectors differ by factors. Patterns without diffuse scattering cannot be tested.
 """
 
 from __future__ import annotations
@@ -17,32 +17,33 @@ from ..core import NoiseModel, OriginMap, Scan
 from ..fits import ring_center
 from . import MIN_RIVAL_PX, MIN_RIVAL_RADII, RIVAL_BLOCKS, RIVAL_STEP_PX, DiffuseImage, block_sums
 
-BLOCK_PX = 5  # binned pixels, side of the blocks whose dim pixels are compared
-DIM_PART = 0.2  # quantile of the pixels of a block: those between disks
-MIN_LIT_BLOCKS = 40  # blocks that electrons reach, without which the distance tells nothing
-MIN_LIT_PART = 0.15  # of all blocks; where only some are lit, these were chosen by their brightness
-LIT_SIGMAS = 3.0  # of a smoothed pixel, that a block has to exceed
-DISTANCE_FRACTION = 1 / 20  # of the frame, steps of the distance
-OUTSIDE_FRACTION = 0.35  # of the frame, beyond its limits, where a center is looked for
-OUTSIDE_STEP_PX = 8  # binned pixels between places there
-CENTER_SHIFTS = ((0, 0), (3, 0), (-3, 0), (0, 3), (0, -3))  # binned pixels; halos are not quite centered
-LEAST_SCATTER = 0.01  # of the logarithm; less is chance
-MIN_SECTOR_PAIRS = 8  # pairs of sectors that tell something
-MIN_LIT_EVERYWHERE = 0.7  # of all blocks, with which the scatter alone is evidence, where no opposite sectors are left
-ASYMMETRY_HERE = 0.5  # that is supposed near an edge of the frame, where it is not known
-# How much smaller asymmetry of opposite sectors and logarithm of the scatter are, together, about another place. About
-# the true origins of 48 scans of the simulated world (seeds from 81000 of benchmarks/stops.py) 0.00, about 24 brightest
-# Bragg disks 0.81 or more in 21; with wide reflections 0.50 or less about the true origin of 6.
+BLOCK_PX = 5  # binned pixels; side of the blocks whose dim pixels are compared
+DIM_PART = 0.2  # quantile of the pixels of a block, which selects those between disks
+MIN_LIT_BLOCKS = 40  # blocks; fewest with a signal for which the dependence on the distance is tested
+MIN_LIT_PART = 0.15  # fraction of all blocks; fewest with a signal: if there are fewer, their brightness selects them
+LIT_SIGMAS = 3.0  # sigmas of a smoothed pixel; smallest signal of a block
+DISTANCE_FRACTION = 1 / 20  # fraction of the frame; step of the distance
+OUTSIDE_FRACTION = 0.35  # fraction of the frame; largest distance outside the frame at which a center is searched for
+OUTSIDE_STEP_PX = 8  # binned pixels; distance between tested points outside the frame
+CENTER_SHIFTS = ((0, 0), (3, 0), (-3, 0), (0, 3), (0, -3))  # binned pixels; halos are not exactly centered on the beam
+LEAST_SCATTER = 0.01  # natural logarithm; smallest significant scatter
+MIN_SECTOR_PAIRS = 8  # pairs of opposite sectors; fewest from which an asymmetry is computed
+MIN_LIT_EVERYWHERE = 0.7  # fraction of all blocks; fewest for which the scatter suffices without opposite sectors
+ASYMMETRY_HERE = 0.5  # asymmetry assumed near an edge of the frame, where it cannot be measured
+# Sum of the decreases of the asymmetry of opposite sectors and of the logarithm of the scatter, from the located beam
+# to a different point; at or above this limit, the origin is refused. About the true origins of 48 scans of the
+# simulated world (seeds from 81000 of benchmarks/stops.py) it was 0.00, about the brightest Bragg disks of 24 scans
+# 0.81 or more in 21; with wide reflections 0.50 or less about the true origin of 6.
 MAX_DIFFUSE_EVIDENCE = 0.6
-MAX_INVERSION_EVIDENCE = 0.45  # the same against a center of inversion, where no disk is seen: 0.49 about a wrong one
-# What contradicts one of several disks that were compared as candidates has to be stronger by this, unless something
-# hides a place: multislice scans, whose diffuse scattering has speckles, have 0.6 or more about the true origin of 8 of
-# 96, 1.2 or more of 2.
+MAX_INVERSION_EVIDENCE = 0.45  # the same limit for a center of inversion without a visible disk: 0.49 about a wrong one
+# Amount by which the evidence must be larger if the disk was chosen among several candidates, except for points that
+# may be hidden: in multislice scans, whose diffuse scattering has speckles, the evidence is 0.6 or more about the true
+# origin of 8 of 96, and 1.2 or more of 2.
 RANKED_EVIDENCE = 0.6
 
 
 def check_diffuse(scan: Scan, noise: NoiseModel, origin: OriginMap, ranked: bool = False) -> OriginMap:
-    """Refuse an origin if the diffuse scattering falls from another place, in the frame or beyond it.
+    """Refuse an origin if the diffuse scattering is centered on a different point, inside or outside the frame.
 
     Parameters
     ----------
@@ -53,12 +54,12 @@ def check_diffuse(scan: Scan, noise: NoiseModel, origin: OriginMap, ranked: bool
     origin : OriginMap
         The measured origin.
     ranked : bool, optional
-        Whether the disk was chosen among others, see `ranked_beam`.
+        Whether the disk was chosen among several disks (`ranked_beam`).
 
     Returns
     -------
     OriginMap
-        The same, or refused.
+        The given origin, or a refused one.
     """
     if not origin.found or origin.feature == "rings" or not origin.valid.any():
         return origin
@@ -69,29 +70,29 @@ def check_diffuse(scan: Scan, noise: NoiseModel, origin: OriginMap, ranked: bool
     if evidence < (MAX_DIFFUSE_EVIDENCE if origin.feature == "direct beam" else MAX_INVERSION_EVIDENCE):
         return origin
     rings = ring_center(block_sums(scan, noise, RIVAL_BLOCKS)[0].sum(0), ~noise.bad_pixels)
-    away = (np.array(rings.center) - (image.step - 1) / 2) / image.step - image.middle if rings.accepted else np.inf
-    if np.hypot(*np.broadcast_to(away, 2)) < max(MIN_RIVAL_RADII * image.radius, MIN_RIVAL_PX):
-        return origin  # rings tell more than what lies between disks
+    offset = (np.array(rings.center) - (image.step - 1) / 2) / image.step - image.middle if rings.accepted else np.inf
+    if np.hypot(*np.broadcast_to(offset, 2)) < max(MIN_RIVAL_RADII * image.radius, MIN_RIVAL_PX):
+        return origin  # rings are stronger evidence than diffuse scattering between disks
     return image.refused(at, scan.scan_shape)
 
 
 def diffuse_evidence(image: DiffuseImage, ranked: bool = False) -> tuple[float, np.ndarray]:
-    """Measure how much better another place is as the center of the diffuse scattering than the located disk.
+    """Measure how much better a different point is as the center of diffuse scattering than the located disk.
 
     Parameters
     ----------
     image : DiffuseImage
         The sum of patterns.
     ranked : bool, optional
-        Whether visible disks were compared before; then another one needs more evidence.
+        Whether visible disks were compared before; a different disk then needs more evidence.
 
     Returns
     -------
     evidence : float
-        By how much the asymmetry of opposite sectors and the logarithm of the scatter at each distance are smaller,
-        together, about the best other place; 0 if the patterns tell nothing.
+        Sum of the decreases of the asymmetry of opposite sectors and of the logarithm of the scatter at each distance,
+        from the located disk to the best different point; 0 if the patterns cannot be tested.
     at : numpy.ndarray, shape (2,)
-        That place, binned pixels.
+        The best point, binned pixels.
     """
     shape, middle, radius = image.good.shape, image.middle, image.radius
     at, level = dim_levels(image.between, image.good, image.sigma)
@@ -100,8 +101,8 @@ def diffuse_evidence(image: DiffuseImage, ranked: bool = False) -> tuple[float, 
     here, _, pairs = image.asymmetry(middle)
     if not lit and pairs < MIN_SECTOR_PAIRS:
         return 0.0, middle
-    known = pairs >= MIN_SECTOR_PAIRS
-    here = here if known else ASYMMETRY_HERE
+    measured = pairs >= MIN_SECTOR_PAIRS
+    here = here if measured else ASYMMETRY_HERE
     step, nearest = DISTANCE_FRACTION * max(shape), max(MIN_RIVAL_RADII * radius, 3.0)
     inside = _places([np.arange(RIVAL_STEP_PX, n - 1, RIVAL_STEP_PX) for n in shape], middle, radius)
     disk, hidden = (some[tuple(inside.T.astype(int))] for some in image.possible())
@@ -122,19 +123,19 @@ def diffuse_evidence(image: DiffuseImage, ranked: bool = False) -> tuple[float, 
             scatter = np.log(scatter_here / max(radial_scatter(at, level, place, step, nearest), LEAST_SCATTER))
         if ranked and not concealed:
             scatter -= RANKED_EVIDENCE
-        if scatter + here <= best[0]:  # no symmetry makes up for it
+        if scatter + here <= best[0]:  # the symmetry cannot compensate this
             continue
-        there, _, others = image.asymmetry(place)
-        if others < max(MIN_SECTOR_PAIRS, pairs / 2 if known else 0):
+        place_asymmetry, _, place_pairs = image.asymmetry(place)
+        if place_pairs < max(MIN_SECTOR_PAIRS, pairs / 2 if measured else 0):
             if not everywhere:
                 continue
-            there = here
-        best = max(best, (scatter + here - there, place), key=lambda some: some[0])
+            place_asymmetry = here
+        best = max(best, (scatter + here - place_asymmetry, place), key=lambda some: some[0])
     return float(best[0]), best[1]
 
 
 def _places(axes, middle, radius):
-    """Places of a grid that are far enough from the located disk, (n, 2)."""
+    """Points (n, 2) of a grid that are far enough from the located disk."""
     places = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
     return places[np.hypot(*(places - middle).T) > max(MIN_RIVAL_RADII * radius, MIN_RIVAL_PX)]
 
@@ -154,9 +155,9 @@ def dim_levels(smooth, good, sigma: float) -> tuple[np.ndarray, np.ndarray]:
     Returns
     -------
     at : numpy.ndarray, shape (2, k)
-        Middles of the blocks that electrons reach, pixels.
+        Centers of the blocks with a signal, pixels.
     level : numpy.ndarray, shape (k,)
-        Logarithm of their brightness.
+        Logarithm of the brightness of these blocks.
     """
     rows, columns = (n // BLOCK_PX for n in smooth.shape)
 
@@ -165,9 +166,9 @@ def dim_levels(smooth, good, sigma: float) -> tuple[np.ndarray, np.ndarray]:
         part = image[: rows * BLOCK_PX, : columns * BLOCK_PX].reshape(rows, BLOCK_PX, columns, BLOCK_PX)
         return part.swapaxes(1, 2).reshape(rows * columns, -1)
 
-    seen = blocks(good)
-    number = seen.sum(1)
-    ordered = np.sort(np.where(seen, blocks(smooth), np.inf), 1)
+    used = blocks(good)
+    number = used.sum(1)
+    ordered = np.sort(np.where(used, blocks(smooth), np.inf), 1)
     dim = ordered[np.arange(len(ordered)), (DIM_PART * number).astype(int)]
     lit = (number > BLOCK_PX**2 / 2) & (dim > LIT_SIGMAS * sigma)
     at = np.indices((rows, columns)).reshape(2, -1) * BLOCK_PX + (BLOCK_PX - 1) / 2
@@ -175,20 +176,20 @@ def dim_levels(smooth, good, sigma: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def radial_scatter(at, level, center, width: float, nearest: float) -> float:
-    """Mean absolute deviation of levels from their median at the same distance from a center.
+    """Compute the mean absolute deviation of levels from their median at the same distance from a center.
 
     Parameters
     ----------
     at : numpy.ndarray, shape (2, k)
-        Places, pixels.
+        Positions, pixels.
     level : numpy.ndarray, shape (k,)
-        Levels there.
+        Levels at these positions.
     center : array_like, shape (2,)
         The center, pixels.
     width : float
         Step of the distance, pixels.
     nearest : float
-        Distance in pixels below which places are left out.
+        Smallest distance of used positions, pixels.
 
     Returns
     -------

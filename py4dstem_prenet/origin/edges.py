@@ -1,7 +1,7 @@
-"""Direct beams at the edge of the detector: quadrants that were swapped, and disks that are cut.
+"""Direct beams at the edge of the detector: swapped quadrants, and disks that are cut.
 
 If quadrants were swapped (a Fourier transform without `fftshift`), the pattern continues across opposite edges. If an
-edge cuts the disk, its radius and its position are not independent: the error is common to all positions.
+edge cuts the disk, its radius and its position are correlated, and the error is common to all positions.
 """
 
 from __future__ import annotations
@@ -15,21 +15,22 @@ from ..core import Decision, Flag, NoiseModel, OriginMap, Scan
 from ..fits import kasa_circle
 from . import block_sums, no_origin
 
-WRAPPED_BLOCKS = 2  # blocks along each side of the scan whose patterns are summed
-MAX_BEAM_DISTANCE = 0.08  # of the brightest spot from an edge in the side; nearer ones may continue beyond it
-MIN_EDGE_BRIGHTNESS = 0.4  # brightest pixel at an edge in the brightest of the pattern; fainter edges tell nothing
-MIN_EDGE_ELECTRONS = 30.0  # electrons in the brightest pixel of an edge, for profiles to be compared
-MIN_CONTINUATION = 0.9  # cosine between the profiles of opposite edges, less their medians; 0 for independent ones
-MIN_FALL = 0.5  # of its height by which the profile of a beam falls within so many pixels, or so much of the edge
+WRAPPED_BLOCKS = 2  # number of blocks along each side of the scan whose patterns are summed
+MAX_BEAM_DISTANCE = 0.08  # fraction of the side; largest distance from an edge of a spot that may continue beyond it
+MIN_EDGE_BRIGHTNESS = 0.4  # fraction of the brightest pixel; smallest brightness of an edge that is compared
+MIN_EDGE_ELECTRONS = 30.0  # electrons; smallest signal in the brightest pixel of an edge that is compared
+MIN_CONTINUATION = 0.9  # cosine between the profiles of opposite edges minus their medians; 0 for independent profiles
+# Fraction of its height; smallest fall of the profile of a beam within MIN_FALL_PX pixels or FALL_FRACTION of the edge.
+MIN_FALL = 0.5
 MIN_FALL_PX, FALL_FRACTION = 5, 0.05
-MAX_HIDDEN_FRACTION = 0.2  # hidden part of the disk's area; with more, radius and position cannot be told apart
-CIRCLE_PATTERNS, CIRCLE_RAYS = 64, 72  # patterns in the sum, and rays, to which the circle is fitted
-MAX_CIRCLE_SIGMAS = 3.0  # between the position and the center of a circle through the edge
-CUT_ERROR_RADII = 0.025  # error of the position in radii at that fraction, 1 sigma; less in proportion
+MAX_HIDDEN_FRACTION = 0.2  # fraction of the disk's area; with more outside, radius and position cannot be separated
+CIRCLE_PATTERNS, CIRCLE_RAYS = 64, 72  # number of patterns in the sum, and of rays, to which the circle is fitted
+MAX_CIRCLE_SIGMAS = 3.0  # standard errors; largest distance of the position from the center of a circle on the edge
+CUT_ERROR_RADII = 0.025  # radii, 1 sigma; error of the position at MAX_HIDDEN_FRACTION, proportional to the fraction
 
 
 def check_edges(scan: Scan, noise: NoiseModel, origin: OriginMap) -> OriginMap:
-    """Refuse an origin where the pattern continues across opposite edges, or too much of the disk is cut.
+    """Refuse an origin if the pattern continues across opposite edges, or if too much of the disk is cut.
 
     Parameters
     ----------
@@ -43,7 +44,7 @@ def check_edges(scan: Scan, noise: NoiseModel, origin: OriginMap) -> OriginMap:
     Returns
     -------
     OriginMap
-        The same; with a flag and larger sigmas if an edge cuts the disk; or refused.
+        The given origin, with a flag and larger sigmas if an edge cuts the disk, or a refused one.
     """
     if not origin.found:
         return origin
@@ -68,7 +69,7 @@ def check_edges(scan: Scan, noise: NoiseModel, origin: OriginMap) -> OriginMap:
 
 
 def _centered_sum(scan, noise, origin, middle):
-    """Sum of some patterns, moved by whole pixels to the median position, electrons (Qx, Qy)."""
+    """Sum (Qx, Qy) in electrons of a sample of patterns, shifted by whole pixels to the median position."""
     at = np.flatnonzero(origin.valid.ravel() & scan.readable.ravel())
     at = at[np.unique(np.linspace(0, len(at) - 1, CIRCLE_PATTERNS).astype(int))]
     shift = np.rint(middle[:, None] - [origin.qx0.ravel(), origin.qy0.ravel()]).astype(int)
@@ -80,9 +81,9 @@ def _centered_sum(scan, noise, origin, middle):
 
 
 def edge_circle(pattern, good, center, radius: float):
-    """Fit a circle to the edge of a disk that the detector cuts.
+    """Fit a circle to the edge of a disk that the edge of the detector cuts.
 
-    Along rays from the center the edge is where the intensity falls most, within the detector.
+    The edge of the disk is the point of the steepest descent along rays from the center, inside the detector.
 
     Parameters
     ----------
@@ -98,7 +99,7 @@ def edge_circle(pattern, good, center, radius: float):
     Returns
     -------
     numpy.ndarray or None
-        Center of the circle, (2,), pixels; None if less than a third of the edge is seen.
+        Center of the circle, (2,), pixels; None if less than a third of the edge is visible.
 
     Examples
     --------
@@ -118,33 +119,33 @@ def edge_circle(pattern, good, center, radius: float):
     fall = np.where(inside[:, 4:] & inside[:, :-4], values[:, :-4] - values[:, 4:], -np.inf)
     at = fall.argmax(1)
     deepest = fall.max(1)
-    seen = (deepest > 0.4 * np.quantile(deepest, 0.8)) & (at > 0) & (at < fall.shape[1] - 1)
-    rows = np.arange(CIRCLE_RAYS)[seen]
-    points = rays[:, rows, at[seen] + 2]
-    for _ in range(6):  # Kasa's fit, without points far from the circle
+    visible = (deepest > 0.4 * np.quantile(deepest, 0.8)) & (at > 0) & (at < fall.shape[1] - 1)
+    rows = np.arange(CIRCLE_RAYS)[visible]
+    points = rays[:, rows, at[visible] + 2]
+    for _ in range(6):  # repeat Kasa's fit without points far from the circle
         if points.shape[1] < CIRCLE_RAYS / 3:
             return None
-        found, _ = kasa_circle(points)
-        off = np.hypot(*(points - found[:, None]))
-        off = np.abs(off - np.median(off))
-        points = points[:, off <= max(1.0, 3 * np.median(off))]
-    return found
+        circle, _ = kasa_circle(points)
+        distance = np.hypot(*(points - circle[:, None]))
+        distance = np.abs(distance - np.median(distance))
+        points = points[:, distance <= max(1.0, 3 * np.median(distance))]
+    return circle
 
 
 def hidden_fraction(distance: float, radius: float) -> float:
-    """Part of a disk's area beyond a straight edge.
+    """Compute the fraction of a disk's area beyond a straight edge.
 
     Parameters
     ----------
     distance : float
-        From the center to the edge, pixels; negative beyond it.
+        Distance from the center to the edge in pixels; negative if the center lies beyond the edge.
     radius : float
         Radius of the disk, pixels.
 
     Returns
     -------
     float
-        From 0 to 1.
+        Fraction from 0 to 1.
 
     Examples
     --------
@@ -157,7 +158,7 @@ def hidden_fraction(distance: float, radius: float) -> float:
 
 
 def continues_across_edges(pattern, good) -> bool:
-    """Whether a pattern continues across opposite edges of the detector.
+    """Determine whether a pattern continues across opposite edges of the detector.
 
     Parameters
     ----------
@@ -169,7 +170,7 @@ def continues_across_edges(pattern, good) -> bool:
     Returns
     -------
     bool
-        True if bright profiles along two opposite edges are alike.
+        True if bright profiles along two opposite edges are equal.
 
     Examples
     --------
@@ -189,16 +190,16 @@ def continues_across_edges(pattern, good) -> bool:
         if min(brightest[axis], side - 1 - brightest[axis]) > MAX_BEAM_DISTANCE * side:
             continue
         first, last = (np.take(pattern, k, axis) for k in (0, -1))
-        both = np.take(good, 0, axis) & np.take(good, -1, axis)
-        if both.sum() < 8:
+        usable = np.take(good, 0, axis) & np.take(good, -1, axis)
+        if usable.sum() < 8:
             continue
-        a, b = (edge[both] - np.median(edge[both]) for edge in (first, last))
+        a, b = (edge[usable] - np.median(edge[usable]) for edge in (first, last))
         bright = min(a.max(), b.max())
         if bright < max(MIN_EDGE_BRIGHTNESS * top, MIN_EDGE_ELECTRONS):
             continue
         if a @ b <= MIN_CONTINUATION * np.sqrt((a @ a) * (b @ b)):
             continue
-        # A ring that is wider than the frame is symmetric, too, but along an edge it falls slowly.
+        # A ring that is wider than the frame is also symmetric, but its profile along an edge falls slowly.
         width = min(max(MIN_FALL_PX, int(FALL_FRACTION * len(a))), len(a) - 1)
         if np.abs((a + b)[width:] - (a + b)[:-width]).max() > MIN_FALL * (a + b).max():
             return True

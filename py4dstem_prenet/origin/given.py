@@ -1,8 +1,9 @@
-"""Place and radius of the direct beam that the user states, as the start of learning.
+"""Position and radius of the direct beam that the user gives, as the start of learning.
 
-A given place replaces the first guess of the coarse network; a single place takes the descan of that guess. The fine
-network and the fits refine it; they find a beam within `Beam.reach` of it. If the direct beam that they find is farther
-than 1.5 of its radii from the given place at all positions, it is another disk, and the origin is refused.
+A given position replaces the first guess of the coarse network; a single position is combined with the descan of that
+guess. The fine network and the fits refine it; they find a beam within `Beam.reach` of it. If the direct beam that they
+find is more than 1.5 of its radii away from the given position in all patterns, it is a different disk, and the origin
+is refused.
 """
 
 from __future__ import annotations
@@ -15,24 +16,24 @@ from ..core import Decision, Flag, NoiseModel, OriginMap, PrenetError, Scan
 from ..fits import pool_arrays, pooled_radius
 from . import MIN_BEAM_PROBABILITY, FirstGuess, block_sums, no_origin
 
-# Distance of the direct beam from the given place, up to which it is the disk that was meant. The disks beside it are
-# two radii away, unless they overlap.
+# Disk radii; largest distance of the intended disk from the given position. Adjacent disks are two radii away, unless
+# they overlap.
 MAX_CONFIRMED_RADII = 1.5
-MIN_CONFIRMED_PX = 2.0  # pixels, distance from the given place, up to which a small disk is the one that was meant
+MIN_CONFIRMED_PX = 2.0  # pixels; lower bound of this distance, for small disks
 
 
 @dataclass(frozen=True)
 class GivenBeam:
-    """What the user states of the direct beam.
+    """Position, radius and region of the direct beam as given by the user.
 
     Attributes
     ----------
     center : numpy.ndarray or None, shape (Rx, Ry, 2)
-        Place (qx, qy) of the direct beam at every position, pixels; None if it is not given.
+        Position (qx, qy) of the direct beam in every pattern, pixels; None if it is not given.
     radius : float or None
         Radius of the direct disk, pixels; None if it is not given.
     region : numpy.ndarray of bool or None, shape (Rx, Ry)
-        Positions from which the beam is learned; None uses all.
+        True at scan positions from which the beam is learned; None uses all.
     """
 
     center: np.ndarray | None = None
@@ -50,7 +51,7 @@ class GivenBeam:
         Returns
         -------
         GivenBeam
-            What is given there.
+            The given values at these positions.
         """
         at = np.ix_(rows, columns)
         return GivenBeam(None if self.center is None else self.center[at], self.radius,
@@ -58,7 +59,7 @@ class GivenBeam:
 
 
 def given_beam(scan: Scan, center=None, radius=None, region=None) -> GivenBeam | None:
-    """Check what the user states of the direct beam.
+    """Check the position, radius and region of the direct beam that the user gives.
 
     Parameters
     ----------
@@ -69,12 +70,12 @@ def given_beam(scan: Scan, center=None, radius=None, region=None) -> GivenBeam |
     radius : float, optional
         Radius of the direct disk, pixels.
     region : numpy.ndarray of bool, shape (Rx, Ry), optional
-        Positions from which the beam is learned.
+        True at scan positions from which the beam is learned.
 
     Returns
     -------
     GivenBeam or None
-        What is given; None if nothing is.
+        The given values; None if nothing is given.
 
     Raises
     ------
@@ -115,7 +116,7 @@ def given_beam(scan: Scan, center=None, radius=None, region=None) -> GivenBeam |
 
 
 def started(scan: Scan, noise: NoiseModel, first: FirstGuess | None, given: GivenBeam) -> FirstGuess | None:
-    """Replace the first guess by what is given.
+    """Replace the first guess by the given values.
 
     Parameters
     ----------
@@ -124,14 +125,14 @@ def started(scan: Scan, noise: NoiseModel, first: FirstGuess | None, given: Give
     noise : NoiseModel
         Noise model of the detector.
     first : FirstGuess or None
-        Guess of the coarse network; None if it sees no beam.
+        Guess of the coarse network; None if it finds no beam.
     given : GivenBeam
-        What the user states.
+        The values given by the user.
 
     Returns
     -------
     FirstGuess or None
-        The guess; None if no place is given and the network sees no beam, or if no radius can be found.
+        The guess; None if no position is given and the network finds no beam, or if no radius can be measured.
     """
     shown = np.ones(scan.size, bool) if first is None else first.shown
     if given.region is not None and (shown & given.region.ravel()).any():
@@ -155,19 +156,19 @@ def started(scan: Scan, noise: NoiseModel, first: FirstGuess | None, given: Give
 
 
 def searched_elsewhere(first: FirstGuess | None, given: GivenBeam) -> Flag | None:
-    """Compare the place that is given with what the search finds without it.
+    """Compare the given position with the result of the search without it.
 
     Parameters
     ----------
     first : FirstGuess or None
-        Guess of the coarse network; None if it sees no beam.
+        Guess of the coarse network; None if it finds no beam.
     given : GivenBeam
-        What the user states.
+        The values given by the user.
 
     Returns
     -------
     Flag or None
-        "center_elsewhere" if the search is certain of a beam farther than 1.5 of its radii from the place.
+        "center_elsewhere" if the search is certain of a beam more than 1.5 of its radii away from the given position.
     """
     if first is None or given.center is None or first.probability < MIN_BEAM_PROBABILITY or first.visible <= 0:
         return None
@@ -180,29 +181,29 @@ def searched_elsewhere(first: FirstGuess | None, given: GivenBeam) -> Flag | Non
 
 
 def _with_descan(position, first):
-    """Give one place, (Rx * Ry, 2), the descan that the network sees; all disks of a pattern share it."""
+    """Add the descan found by the network to a constant position (Rx * Ry, 2); all disks of a pattern share it."""
     surface = first.position
     if np.hypot(*(surface - position).T).min() <= max(MIN_CONFIRMED_PX, MAX_CONFIRMED_RADII * first.radius):
-        return surface  # of the disk that is meant
+        return surface  # the network has found the intended disk
     return position + surface - np.median(surface, axis=0)
 
 
 def confirmed(origin: OriginMap, given: GivenBeam | None, elsewhere: Flag | None = None) -> OriginMap:
-    """Refuse an origin that lies away from the given place, and say what was given.
+    """Refuse an origin that is far from the given position; otherwise add flags for the given values.
 
     Parameters
     ----------
     origin : OriginMap
-        What was measured.
+        The measured origin.
     given : GivenBeam or None
-        What the user states.
+        The values given by the user.
     elsewhere : Flag or None
-        What `searched_elsewhere` found.
+        Result of `searched_elsewhere`.
 
     Returns
     -------
     OriginMap
-        The origin with a flag; not found if no position is within 1.5 disk radii of the given place.
+        The origin with flags; not found if it is within 1.5 disk radii of the given position in no pattern.
     """
     if given is None:
         return origin
@@ -210,10 +211,10 @@ def confirmed(origin: OriginMap, given: GivenBeam | None, elsewhere: Flag | None
         return origin if given.center is None else no_origin(origin.valid.shape, *origin.flags, Flag("center_searched"))
     flags = () if given.radius is None else (Flag("radius_given", {"given": given.radius, "radius": origin.radius}),)
     if given.center is not None:
-        away = np.hypot(origin.qx0 - given.center[..., 0], origin.qy0 - given.center[..., 1])[origin.valid]
+        distance = np.hypot(origin.qx0 - given.center[..., 0], origin.qy0 - given.center[..., 1])[origin.valid]
         reach = max(MIN_CONFIRMED_PX, MAX_CONFIRMED_RADII * origin.radius if np.isfinite(origin.radius) else 0.0)
-        numbers = {"distance": float(np.median(away)), "nearest": float(away.min()), "reach": float(reach)}
-        if away.min() > reach:
+        numbers = {"distance": float(np.median(distance)), "nearest": float(distance.min()), "reach": float(reach)}
+        if distance.min() > reach:
             return no_origin(origin.valid.shape, Flag("center_not_confirmed", numbers))
         flags = (*((elsewhere,) if elsewhere is not None else ()), Flag("center_given", numbers), *flags)
     decision = Decision(True, (*origin.decision.flags, *flags), origin.decision.numbers)

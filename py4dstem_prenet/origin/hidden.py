@@ -1,10 +1,10 @@
 """Origin of a scan whose direct beam is hidden or ambiguous: from rings, from inversion symmetry, or refused.
 
-The coarse network proposes places for the direct beam, with probabilities. Where several are likely, the inversion
-symmetry of the mean pattern about each is the second evidence (`resolved`). The shadow of a stop is found (`find_stop`)
-and left out. A hidden direct beam is replaced by the center of rings where there are rings, otherwise by the center of
-inversion or by that of the diffuse scattering (`hidden_origin`). Beside a stop, the tails of the direct beam may look
-like a disk; there the center of the diffuse scattering decides (`check_shaded`).
+The coarse network proposes positions of the direct beam, with probabilities. If several are likely, the inversion
+symmetry of the mean pattern about each is used as additional evidence (`resolved`). The shadow of a stop is found
+(`find_stop`) and left out. A hidden direct beam is replaced by the center of rings if there are rings, otherwise by the
+center of inversion or by the center of the diffuse scattering (`hidden_origin`). Next to a stop, the tails of the
+direct beam may look like a disk; the center of the diffuse scattering then decides (`check_shaded`).
 """
 
 from __future__ import annotations
@@ -17,27 +17,34 @@ from ..core import Decision, Flag, NoiseModel, OriginMap, Scan, jackknife_covari
 from ..fits import HaloCenter, halo_center, halo_place, inversion_center
 from . import FirstGuess, block_sums, find_stop, no_origin, origin_from_rings
 
-# Set on real patterns (benchmarks/real.py): right places have 0.65 (one) or more, wrong ones 0.36 or less.
-MIN_BEAM_PROBABILITY = 0.65  # posterior probability of the direct beam's place, below which it is not used
+# Posterior probability; smallest for which the position of the direct beam is used. Set on real patterns
+# (benchmarks/real.py): correct positions have 0.65 (one) or more, wrong positions 0.36 or less.
+MIN_BEAM_PROBABILITY = 0.65
 # Chosen, not measured:
-CERTAIN_PROBABILITY = 0.95  # above it, the symmetry is not consulted: in tilted thick crystals it may mislead
-DESCAN_ERROR_FRACTION = 0.25  # of the range of the first guess: standard error of a position, behind a stop
-REACH_FRACTION = 0.045  # of the frame: distance of the center of inversion from a place that the network proposes
-MIN_REACH_PX = 3.0  # pixels, smallest such distance
-MIN_MASKED_FRACTION = 0.9  # of the pixels within MIN_REACH_PX of a hidden beam are bad; a disk that is cut shows more
-MIN_SHADOWED_FRACTION = 0.5  # of these pixels are bad or in the shadow of a stop
-HELD_MARGIN_PX = 2  # pixels from the margin of the frame, at which a stop that is held from outside ends
-SAME_CENTER_PX = 3.0  # pixels between the centers of two trials that are the same
-MIN_SYMMETRY_ERROR = 0.05  # smallest standard error of a difference of symmetries: intensities of Friedel pairs differ
-ARM_DISTANCE, MAX_ARM_COVER = (0.05, 0.1), 0.4  # of the frame, from the center; of the azimuth that a stop covers there
-# Distance of two centers that contradict each other: standard errors, and pixels, since diffuse scattering is not quite
-# symmetric. These and the limits of the arm were chosen on the pictures 1000 to 1169 of benchmarks/selected_area.py.
+CERTAIN_PROBABILITY = 0.95  # probability; above it, the symmetry is not used, which misleads in tilted thick crystals
+DESCAN_ERROR_FRACTION = 0.25  # fraction of the range of the first guess; standard error of a position behind a stop
+REACH_FRACTION = 0.045  # fraction of the frame; largest distance of the center of inversion from the network's position
+MIN_REACH_PX = 3.0  # pixels; lower bound of this distance
+# Fraction of the pixels within MIN_REACH_PX; fewest bad ones about a beam hidden by the mask: about a disk that is cut,
+# fewer are bad.
+MIN_MASKED_FRACTION = 0.9
+MIN_SHADOWED_FRACTION = 0.5  # fraction of these pixels; fewest that are bad or in the shadow about a beam behind a stop
+HELD_MARGIN_PX = 2  # pixels; largest distance from the edge of the frame at which a mounted stop ends
+SAME_CENTER_PX = 3.0  # pixels; smallest distance between two different centers
+MIN_SYMMETRY_ERROR = 0.05  # smallest standard error of a difference of symmetries: Friedel pairs differ in intensity
+# Fractions of the frame, inner and outer distance from the center; fraction of the azimuth, largest part that the arm
+# of a stop covers between these distances.
+ARM_DISTANCE, MAX_ARM_COVER = (0.05, 0.1), 0.4
+# Standard errors, and pixels, since diffuse scattering is not exactly symmetric; smallest distance of centers that
+# contradict each other. These and the limits of the arm were chosen on the pictures 1000 to 1169 of
+# benchmarks/selected_area.py.
 MAX_CONTRADICTION_SIGMAS, MIN_CONTRADICTION_PX = 4.0, 2.0
-MAX_SHORT_SIGMAS = 2.0  # standard errors that count: errors of the symmetry are not Gaussian
+# Standard errors; a larger symmetry deficit counts as this many, since its errors are not Gaussian.
+MAX_SHORT_SIGMAS = 2.0
 
 
 def resolved(scan: Scan, noise: NoiseModel, first: FirstGuess) -> FirstGuess:
-    """Choose between the places that the network proposes, by the inversion symmetry about each.
+    """Choose among the positions that the network proposes by the inversion symmetry about each.
 
     Parameters
     ----------
@@ -51,12 +58,12 @@ def resolved(scan: Scan, noise: NoiseModel, first: FirstGuess) -> FirstGuess:
     Returns
     -------
     FirstGuess
-        The guess with new probabilities, at the most probable place; unchanged if the network is certain.
+        The guess with new probabilities, at the most probable position; unchanged if the network is certain.
 
     Notes
     -----
-    The network's probability of a place is multiplied by the likelihood of the symmetry about it: by how many standard
-    errors it falls short of the largest one.
+    The network's probability of a position is multiplied by the likelihood of the symmetry about it. This likelihood
+    follows from the difference to the largest symmetry in standard errors.
     """
     if first.probability > CERTAIN_PROBABILITY:
         return first
@@ -70,14 +77,14 @@ def resolved(scan: Scan, noise: NoiseModel, first: FirstGuess) -> FirstGuess:
     likelihood = np.empty(len(trials))
     for k, trial in enumerate(trials):
         error = jackknife_covariance((best.parts - trial.parts)[:, None])[0, 0] ** 0.5
-        short = (best.symmetry - trial.symmetry) / max(error, MIN_SYMMETRY_ERROR)
-        likelihood[k] = np.exp(-0.5 * min(short, MAX_SHORT_SIGMAS) ** 2)
-    # Trials from neighboring places may end at the same center, which gets the probability of all of them.
+        deficit = (best.symmetry - trial.symmetry) / max(error, MIN_SYMMETRY_ERROR)
+        likelihood[k] = np.exp(-0.5 * min(deficit, MAX_SHORT_SIGMAS) ** 2)
+    # Trials from neighboring positions may end at the same center, which gets the sum of their probabilities.
     same = np.array([[np.hypot(*(a.center - b.center)) < SAME_CENTER_PX for a in trials] for b in trials])
-    alone = same.argmax(1) == np.arange(len(trials))
-    weight = (same @ first.places[:, 2]) * (same * likelihood).max(1) * alone
-    left = max(1 - first.places[:, 2].sum(), 0.0)  # places that the network excludes, and the case without a beam
-    probability = weight / (weight.sum() + left * np.exp(-0.5 * MAX_SHORT_SIGMAS**2))
+    is_first = same.argmax(1) == np.arange(len(trials))
+    weight = (same @ first.places[:, 2]) * (same * likelihood).max(1) * is_first
+    rest = max(1 - first.places[:, 2].sum(), 0.0)  # positions that the network excludes, and the case without a beam
+    probability = weight / (weight.sum() + rest * np.exp(-0.5 * MAX_SHORT_SIGMAS**2))
     chosen = int(probability.argmax())
     places = np.column_stack([[trial.center for trial in trials], probability])[np.argsort(-probability)]
     visible = first.visible if chosen == 0 else 1.0 if stops[chosen] is None else -1.0
@@ -86,7 +93,7 @@ def resolved(scan: Scan, noise: NoiseModel, first: FirstGuess) -> FirstGuess:
 
 
 def is_hidden(scan: Scan, noise: NoiseModel, first: FirstGuess) -> bool:
-    """Decide whether the direct beam is hidden: by a stop, by bad pixels, or beyond the margin of the detector.
+    """Decide whether the direct beam is hidden by a stop, by bad pixels, or outside the detector.
 
     Parameters
     ----------
@@ -100,13 +107,13 @@ def is_hidden(scan: Scan, noise: NoiseModel, first: FirstGuess) -> bool:
     Returns
     -------
     bool
-        True if the network says so and the pattern shows what hides the beam.
+        True if the network finds that the disk is hidden, and a stop or bad pixels at its position confirm this.
     """
     if first.visible > 0:
         return False
     center = np.median(first.position, axis=0)
     x, y = np.indices(noise.bad_pixels.shape)
-    middle = np.hypot(x - center[0], y - center[1]) < MIN_REACH_PX  # the radius of a hidden disk is not known
+    middle = np.hypot(x - center[0], y - center[1]) < MIN_REACH_PX  # the radius of a hidden disk is unknown
     if not middle.any() or noise.bad_pixels[middle].mean() > MIN_MASKED_FRACTION:
         return True
     stop = find_stop(_sum(scan, noise)[0], ~noise.bad_pixels, center)
@@ -115,20 +122,20 @@ def is_hidden(scan: Scan, noise: NoiseModel, first: FirstGuess) -> bool:
 
 
 def _is_held(stop):
-    """Whether a stop reaches the margin of the frame; the hole of a ring, as in precession, does not."""
+    """Whether a stop reaches the edge of the frame; the hole of a ring, as in precession, does not."""
     rows, columns = np.nonzero(stop)
     return (rows.min() <= HELD_MARGIN_PX or columns.min() <= HELD_MARGIN_PX
             or rows.max() >= stop.shape[0] - 1 - HELD_MARGIN_PX or columns.max() >= stop.shape[1] - 1 - HELD_MARGIN_PX)
 
 
 def _sum(scan, noise):
-    """Sum over an even sample of the scan, (Qx, Qy), and the read-out noise of a pixel of it, in electrons."""
+    """Sum (Qx, Qy) over an even sample of the scan, and the read-out noise of a pixel of the sum, in electrons."""
     sums, counts, _ = block_sums(scan, noise, 1)
     return sums[0], noise.readout / noise.gain * counts[0] ** 0.5
 
 
 def _inversion(mean, good, place, readout):
-    """Center of inversion near a place that the network proposes."""
+    """Center of inversion near a position that the network proposes."""
     reach = max(MIN_REACH_PX, REACH_FRACTION * max(mean.shape))
     return inversion_center(mean, good, place, reach, readout)
 
@@ -145,7 +152,7 @@ def hidden_origin(scan: Scan, noise: NoiseModel, first: FirstGuess, reason: Flag
     first : FirstGuess
         The first guess of the beam.
     reason : Flag
-        The reason why the direct beam is not used, for a refusal.
+        Reason why the direct beam is not used; part of a refusal.
 
     Returns
     -------
@@ -157,35 +164,36 @@ def hidden_origin(scan: Scan, noise: NoiseModel, first: FirstGuess, reason: Flag
     mean, readout = _sum(scan, noise)
     stop = find_stop(mean, ~noise.bad_pixels, guess)
     masked = noise if stop is None else replace(noise, bad_pixels=noise.bad_pixels | stop)
-    found = () if stop is None else (Flag("stop_found", {"pixels": int(stop.sum())}),)
+    stop_flags = () if stop is None else (Flag("stop_found", {"pixels": int(stop.sum())}),)
     rings = origin_from_rings(scan, masked, reason)
     if rings.found:
-        return replace(rings, decision=Decision(True, (*rings.decision.flags, *found), rings.decision.numbers),
+        return replace(rings, decision=Decision(True, (*rings.decision.flags, *stop_flags), rings.decision.numbers),
                        stop=stop)
     inversion = _inversion(mean, ~masked.bad_pixels, guess, readout)
     inverted = (reason.name != "beam_ambiguous" and first.probability >= MIN_BEAM_PROBABILITY
                 and inversion.accepted)
-    # The stop is an outlier about the center, and what its mask leaves may be symmetric about another place.
+    # The mask of the stop is not used here: the stop is an outlier about the center, and the remaining pixels may be
+    # symmetric about a different point.
     place = halo_place(mean, ~noise.bad_pixels, readout, first.places[:, :2])
     halo = None if place is None else halo_center(mean, ~noise.bad_pixels, place, readout)
     halo = halo if halo is not None and halo.accepted else None
     if halo is not None and inverted and _apart(halo, inversion.center, inversion.sigma):
-        halo, inverted = None, False  # they contradict each other
+        halo, inverted = None, False  # the two centers contradict each other
     if halo is not None and not (inverted and inversion.sigma < halo.sigma):
-        return _from_halo(scan, first, halo, found, stop)
+        return _from_halo(scan, first, halo, stop_flags, stop)
     if inverted:
-        flags = (Flag("inversion_used", {"symmetry": inversion.symmetry}), *found)
+        flags = (Flag("inversion_used", {"symmetry": inversion.symmetry}), *stop_flags)
         return _constant(scan, first, inversion.center, inversion.sigma, flags, "center of inversion", stop)
     numbers = {"qx0": float(guess[0]), "qy0": float(guess[1]), "sigma": float(first.sigma)}
-    refusal = no_origin(scan.scan_shape, *rings.decision.flags, *found, Flag("hidden_undetermined", numbers))
+    refusal = no_origin(scan.scan_shape, *rings.decision.flags, *stop_flags, Flag("hidden_undetermined", numbers))
     return replace(refusal, stop=stop)
 
 
 def check_shaded(scan: Scan, noise: NoiseModel, first: FirstGuess, origin: OriginMap) -> OriginMap:
-    """Replace a located beam that is not the direct beam, which lies behind a beam stop.
+    """Replace a located beam that is not the direct beam if the latter lies behind a beam stop.
 
-    Beside the stop, the tails of the direct beam are as bright as a disk. The center of the diffuse scattering decides
-    if it contradicts the located beam, and if a stop reaches this center or the first guess is nearer to it.
+    Next to the stop, the tails of the direct beam are as bright as a disk. The center of the diffuse scattering is used
+    if it contradicts the located beam, and if a stop reaches this center or the first guess is closer to it.
 
     Parameters
     ----------
@@ -201,7 +209,7 @@ def check_shaded(scan: Scan, noise: NoiseModel, first: FirstGuess, origin: Origi
     Returns
     -------
     OriginMap
-        The same, or that of the diffuse scattering.
+        The given origin, or the center of the diffuse scattering.
     """
     if not origin.found or origin.feature != "direct beam" or not origin.valid.any():
         return origin
@@ -221,12 +229,12 @@ def check_shaded(scan: Scan, noise: NoiseModel, first: FirstGuess, origin: Origi
     guess = np.median(first.position, axis=0)
     if stop is None and np.hypot(*(guess - halo.center)) > np.hypot(*(guess - middle)):
         return origin
-    found = () if stop is None else (Flag("stop_found", {"pixels": int(stop.sum())}),)
-    return _from_halo(scan, first, halo, found, stop)
+    stop_flags = () if stop is None else (Flag("stop_found", {"pixels": int(stop.sum())}),)
+    return _from_halo(scan, first, halo, stop_flags, stop)
 
 
 def _is_arm(stop, center):
-    """Whether a stop leaves most of the azimuth about a center free; the hole of a ring, as in precession, does not."""
+    """Whether a stop covers a part of the azimuth about a center; the hole of a ring, as in precession, covers all."""
     x, y = np.indices(stop.shape)
     low, high = (part * max(stop.shape) for part in ARM_DISTANCE)
     distance = np.hypot(x - center[0], y - center[1])
@@ -235,21 +243,21 @@ def _is_arm(stop, center):
 
 
 def _apart(halo: HaloCenter, center, sigma) -> bool:
-    """Whether another center contradicts that of the diffuse scattering."""
+    """Whether a center contradicts the center of the diffuse scattering."""
     distance = np.hypot(*(halo.center - center))
     return bool(distance > max(MAX_CONTRADICTION_SIGMAS * np.hypot(halo.sigma, sigma), MIN_CONTRADICTION_PX))
 
 
 def _from_halo(scan, first, halo, found, stop):
-    """The origin of the diffuse scattering; descan as the first guess has it."""
+    """Origin from the center of the diffuse scattering, with the descan of the first guess."""
     flags = (Flag("halo_used", {"explained": halo.explained}), *found)
     return _constant(scan, first, halo.center, halo.sigma, flags, "diffuse scattering", stop)
 
 
 def _constant(scan, first, center, sigma, flags, feature, stop):
-    """The origin of a center of the summed patterns, with the descan of the first guess."""
+    """Origin from a center of the summed patterns, with the descan of the first guess."""
     position = (first.position - np.median(first.position, axis=0) + center).T.reshape(2, *scan.scan_shape)
-    descan = np.ptp(first.position, axis=0).max()  # of the network's guess, of which it adds a part to the error
+    descan = np.ptp(first.position, axis=0).max()  # range of the guess, of which a fraction is added to the error
     sigmas = np.full((2, *scan.scan_shape), np.hypot(sigma, DESCAN_ERROR_FRACTION * descan))
     return OriginMap(*position, *sigmas, np.ones(scan.scan_shape, bool), float("nan"),
                      Decision(True, flags, {"repeated": 1.0}), feature, stop)

@@ -1,10 +1,10 @@
 """Learn the direct beam of a scan from a sample of its patterns: aperture, contrast, hot pixels and descan surface.
 
-The network locates the beam in the sample; a surface through these positions is a better guess, and the mean of the
+The network locates the beam in the sample. A surface through these positions is a better guess, and the mean of the
 recentered patterns shows the aperture. The disk model (`fits.DiskModel`) then learns edge and contrast from windows
-around the positions, locates the beam, and learns once more. A sharp beam with soft edges is no image of an aperture;
-its radial profile is fitted (`fits.SpotModel`). The fit is given up, and the network alone locates the beam, if the
-fitted positions scatter more about the descan than those of the network, or contradict them.
+around the positions, locates the beam, and learns once more. A sharp beam with soft edges is not the image of an
+aperture; its radial profile is fitted (`fits.SpotModel`). The fit is not used, and the network alone locates the beam,
+if the fitted positions scatter more about the descan than those of the network, or contradict them.
 """
 
 from __future__ import annotations
@@ -20,31 +20,32 @@ from ..descan import fit_descan
 from ..fits import LEARNING_ROUNDS, Aperture, DiskModel, electron_windows, fit_disk, hot_pixels, pool_arrays, spot_model
 from .beam import MAX_FIT_MOVE_PX, Beam, fit_windows
 
-MAX_BEAM_PATTERNS = 256  # patterns from which the beam is learned; chosen for speed
-MAX_BEAM_BYTES = 2**28  # bytes of these patterns as float32
+MAX_BEAM_PATTERNS = 256  # patterns; most from which the beam is learned, chosen for speed
+MAX_BEAM_BYTES = 2**28  # bytes; largest size of these patterns as float32
 # Set on simulated scans:
-MAX_FIT_RADIUS_PX = 26.0  # disk radius in pixels up to which the fit needs no binning; chosen for speed
-MIN_APERTURE_PATTERNS = 8  # patterns of a sample that determine an aperture
-ROUGH_BLUR_PX = 0.5  # pixels, 1 sigma: blur of the edge before it is learned
-MAX_PULL = 5.0  # standard errors of the network, between its position and the fit
-MAX_DISAGREEING_FRACTION = 0.03  # fraction of the patterns with a larger pull, above which the fit is given up
-MAX_SCATTER_RATIO = 1.5  # scatter of fitted positions in that of the network's, above which the fit is given up
-MIN_SEARCHED_RADIUS_PX = 2.0  # pixels, radius of a disk in which hot pixels are searched for
-HOT_PIXEL_ROUNDS = 3  # rounds of the search for hot pixels: strong ones hide weak ones
-RADIUS_FACTORS = (0.5, 0.7, 1.0, 1.4, 2.0)  # factors of the radius that are tried
-RADIUS_ROUNDS = 4  # rounds in which another radius may be chosen
-RADIUS_PATTERNS = 16  # patterns that are located with each radius; chosen for speed
-MIN_SIGMA_GAIN = 0.8  # ratio of the network's sigmas below which another radius is better
-FEW_PATTERNS = 8  # patterns of a sample in which a single contradiction of network and fit counts
-# Beams that are no image of the aperture, set on simulated sharp beams (benchmarks/sharp_beams.py):
-MAX_SHARP_RADIUS_PX = 13.0  # pixels, radius of the window of the network; a larger beam is a disk
-MIN_HARD_RADIUS_PX = 1.7  # pixels at half maximum, about 1.8 at the edge: smaller disks cannot be told from spots
-MAX_DISK_SOFTNESS = 0.5  # distance in which the profile of a disk falls from 0.8 to 0.2 of its height, in radii
-CLEARLY_HARD = 0.7  # the same without a fit: of the softness, and the inverse of the radius
-SPOT_ROUNDS = 2  # rounds in which the radius of a spot is found
-SPOT_MISFIT_FACTOR = 4.0  # largest misfit of a spot in the 75 % quantile of a sample; it varies with the pixel's phase
-BRIGHT_PATTERN_QUANTILE = 0.9  # of the electrons of a sample: those of a bright pattern
-MIN_LIT_FRACTION = 0.05  # electrons of a pattern in those of bright ones; with fewer the beam was off
+MAX_FIT_RADIUS_PX = 26.0  # pixels; largest disk radius that is fitted without binning, chosen for speed
+MIN_APERTURE_PATTERNS = 8  # patterns; fewest that determine an aperture
+ROUGH_BLUR_PX = 0.5  # pixels, 1 sigma; blur of the edge before it is learned
+MAX_PULL = 5.0  # standard errors of the network; largest difference between its position and the fit
+MAX_DISAGREEING_FRACTION = 0.03  # fraction of the patterns; if more have a larger difference, the fit is not used
+MAX_SCATTER_RATIO = 1.5  # ratio; largest scatter of fitted positions relative to the network's if the fit is used
+MIN_SEARCHED_RADIUS_PX = 2.0  # pixels; smallest radius of a disk in which hot pixels are searched for
+HOT_PIXEL_ROUNDS = 3  # rounds; most in which hot pixels are searched for, since strong ones hide weak ones
+RADIUS_FACTORS = (0.5, 0.7, 1.0, 1.4, 2.0)  # factors on the radius that are tried
+RADIUS_ROUNDS = 4  # rounds; most in which the radius may change
+RADIUS_PATTERNS = 16  # patterns; number that is located with each radius, chosen for speed
+MIN_SIGMA_GAIN = 0.8  # ratio; largest sigma with a new radius relative to the current one, for which the radius changes
+FEW_PATTERNS = 8  # patterns; largest sample in which a single contradiction between network and fit suffices
+# Beams that are not an image of the aperture, set on simulated sharp beams (benchmarks/sharp_beams.py):
+MAX_SHARP_RADIUS_PX = 13.0  # pixels; largest radius of a spot, that of the network's window: a larger beam is a disk
+MIN_HARD_RADIUS_PX = 1.7  # pixels at half maximum, about 1.8 at the edge; smaller disks cannot be told from spots
+MAX_DISK_SOFTNESS = 0.5  # radii; largest distance in which the profile of a disk falls from 0.8 to 0.2 of its height
+CLEARLY_HARD = 0.7  # factor on MAX_DISK_SOFTNESS, and divisor of MIN_HARD_RADIUS_PX, before the spot is fitted
+SPOT_ROUNDS = 2  # rounds in which the radius of a spot is measured
+# Factor on the 75 % quantile of a sample; largest misfit of a spot, which varies with its position within a pixel.
+SPOT_MISFIT_FACTOR = 4.0
+BRIGHT_PATTERN_QUANTILE = 0.9  # quantile of the electrons in a sample that defines a bright pattern
+MIN_LIT_FRACTION = 0.05  # fraction of the electrons of a bright pattern; with fewer electrons the beam was blanked
 
 
 def learn_beam(scan: Scan, noise: NoiseModel, guess, radius: float, shown, device: str,
@@ -62,13 +63,13 @@ def learn_beam(scan: Scan, noise: NoiseModel, guess, radius: float, shown, devic
     radius : float
         Approximate radius of the disk, pixels.
     shown : numpy.ndarray of bool, shape (Rx * Ry,)
-        True for positions to learn from.
+        True for positions from which the beam is learned.
     device : str
         "auto", "cpu", "cuda" or "mps".
     search_radius : bool, optional
-        Whether other radii are tried before the edge is fitted; False if the user states the radius.
+        Whether different radii are tried before the edge is fitted; False if the user gives the radius.
     wide : bool, optional
-        Whether the disk is too large for the network, see `wide_disk`.
+        Whether the disk is too large for the network (`wide_disk`).
 
     Returns
     -------
@@ -90,16 +91,16 @@ def learn_beam(scan: Scan, noise: NoiseModel, guess, radius: float, shown, devic
     guess = guess if smooth is None else smooth
     beam = replace(beam, aperture=_pooled_aperture(patterns, position, noise, beam.aperture))
     without_fit, predicted = beam, (position, sigma)
-    for _ in range(2):  # the first round gives a better surface, and with it better windows to learn from
+    for _ in range(2):  # the first round gives a better surface, and therefore better windows for the second
         adapt_threads()
-        # Where the network is close to the surface, the surface is the better start.
-        near = (np.abs(position - guess[sample]) < np.maximum(MAX_FIT_MOVE_PX, 3 * sigma)).all(1)
-        start = np.where(near[:, None], guess[sample], position)
+        # If the network is close to the surface, the surface is the better start.
+        close = (np.abs(position - guess[sample]) < np.maximum(MAX_FIT_MOVE_PX, 3 * sigma)).all(1)
+        start = np.where(close[:, None], guess[sample], position)
         beam = (None if wide else _as_spot(patterns, start, beam)) or _with_fits(patterns, start, beam)
         located = beam.locate(patterns, guess[sample])
         smooth, fitted_scatter = _surface(located.position, located.sigma, sample, scan.scan_shape)
         if len(sample) >= MIN_APERTURE_PATTERNS and fitted_scatter > MAX_SCATTER_RATIO * scatter:
-            return without_fit, guess  # the disk of this scan has no edge that a fit can use
+            return without_fit, guess  # the disk of this scan has no edge that can be fitted
         position, sigma = located.position, located.sigma
         guess = guess if smooth is None else smooth
     if beam.noise is not noise:  # the hot pixels that were found had disturbed the network
@@ -113,20 +114,20 @@ def learn_beam(scan: Scan, noise: NoiseModel, guess, radius: float, shown, devic
 
 
 def _disagree(predicted, sigma, fitted):
-    """Test whether fitted positions contradict those of the network, (n, 2) each, in part of a sample.
+    """Test whether fitted positions contradict those of the network, (n, 2) each, in a part of a sample.
 
-    In a scan with few specimens, the contrast learned from most patterns may be wrong for all patterns of another
-    specimen. The network assumes no contrast; where both methods are right they agree.
+    In a scan of few specimens, the contrast learned from most patterns may be wrong for all patterns of one specimen.
+    The network assumes no contrast; if both methods are correct, they agree.
     """
     pulled = (np.abs(fitted - predicted) / sigma).max(1) > MAX_PULL
     return pulled.sum() >= (2 if len(pulled) > FEW_PATTERNS else 1) and pulled.mean() > MAX_DISAGREEING_FRACTION
 
 
 def _with_radius(beam, patterns, guess):
-    """Return the beam with the radius for which the network is most certain of the positions in some patterns.
+    """Return the beam with the radius for which the network is most certain of the positions in a few patterns.
 
-    A sharp beam with long tails looks larger in block sums than it is. With a wrong radius the network finds no
-    position with a small sigma.
+    A sharp beam with long tails looks too large in block sums. With a wrong radius, the sigmas of the network are
+    large.
     """
     chosen = np.unique(np.linspace(0, len(patterns) - 1, RADIUS_PATTERNS).astype(int))
     patterns, guess = patterns[chosen], guess[chosen]
@@ -136,21 +137,21 @@ def _with_radius(beam, patterns, guess):
             trial = replace(beam, aperture=replace(beam.aperture, radius=beam.aperture.radius * factor))
             position, sigma = trial.predict(patterns, guess)
             trials.append((np.median(np.hypot(*sigma.T)), trial, position))
-        usual = trials[RADIUS_FACTORS.index(1.0)][0]
+        current = trials[RADIUS_FACTORS.index(1.0)][0]
         best = min(trials, key=lambda trial: trial[0])
-        if best[0] > MIN_SIGMA_GAIN * usual:
+        if best[0] > MIN_SIGMA_GAIN * current:
             break
         _, beam, guess = best
     return beam
 
 
 def _with_fits(patterns, start, beam):
-    """Return the beam with its fits learned, and with the hot pixels that these show in its noise model."""
+    """Return the beam with learned fits, and with the hot pixels that they reveal in its noise model."""
     beam = replace(beam, fits=() if beam.spot else beam.fits, spot=False,
                    fit_bins=max(1, int(np.ceil(beam.aperture.radius / MAX_FIT_RADIUS_PX))))
     for _ in range(HOT_PIXEL_ROUNDS):
         beam = replace(beam, fits=_fits(patterns, start, beam))
-        # One hot pixel does not move a disk that is so large, and of a spot the brightest pixel looks hot.
+        # One hot pixel does not shift a disk this large, and the brightest pixel of a small spot looks hot.
         if beam.fit_bins > 1 or not beam.fits or beam.aperture.radius < MIN_SEARCHED_RADIUS_PX:
             break
         hot = hot_pixels(patterns, start, beam.noise, *beam.fits[0], beam.resolved_device)
@@ -174,7 +175,7 @@ def _as_spot(patterns, start, beam) -> Beam | None:
             fitted = fit_windows(model, patterns, start, beam.noise, 1)[0]
             position = fitted.position
         radius, softness = model.shape(electrons.to(device), good.to(device), position.to(device))
-        # Errors of the start soften the mean profile: what looks hard about the start is hard.
+        # Errors of the start positions soften the mean profile: a profile that is sharp about them is certainly sharp.
         part = 1.0 if number else CLEARLY_HARD
         if number in (0, SPOT_ROUNDS) and radius * part > MIN_HARD_RADIUS_PX and softness < MAX_DISK_SOFTNESS * part:
             return None
@@ -193,12 +194,12 @@ def _surface(position, sigma, sample, scan_shape):
     values = np.stack([s.values.ravel() for s in surfaces], 1)
     scatter = float(np.hypot(*np.median(np.abs(position - values[sample]), 0)))
     if 2 * chosen.sum() < len(sample):
-        scatter = np.inf  # of positions that were not found nothing is known
+        scatter = np.inf  # the scatter is unknown if most positions were not found
     return (values if all(s.accepted for s in surfaces) else None), scatter
 
 
 def _spread_sample(scan, shown, count):
-    """Choose about `count` flat positions, evenly from those with `shown`, (Rx * Ry,) bool."""
+    """Choose about `count` flat positions, evenly from those where `shown` (Rx * Ry,) is True."""
     sample = spread_positions(scan, int(count / shown.mean()))
     sample = sample[shown[sample]]
     if len(sample):
@@ -207,14 +208,14 @@ def _spread_sample(scan, shown, count):
 
 
 def _lit_patterns(patterns, noise):
-    """Find the patterns with enough electrons for the beam to be on, (n,) bool."""
+    """Mask (n,) of the patterns with enough electrons for the beam to be on."""
     electrons = (patterns[:, ~noise.bad_pixels].mean(1, dtype=np.float64) - noise.offset) / noise.gain
     bright = np.quantile(electrons, BRIGHT_PATTERN_QUANTILE)
     return (electrons >= MIN_LIT_FRACTION * bright) | (bright <= 0)
 
 
 def _pooled_aperture(patterns, position, noise, rough: Aperture) -> Aperture:
-    """Fit the aperture to the mean of recentered patterns; return the rough one if that shows no plausible disk."""
+    """Fit the aperture to the mean of recentered patterns; return `rough` if the mean shows no plausible disk."""
     electrons = (patterns.astype(np.float32) - noise.offset) / noise.gain
     disk = fit_disk(pool_arrays(electrons, *position.T, bad=noise.bad_pixels), rough.radius)
     plausible = (0.6 < disk.radius / rough.radius < 1.6 and np.hypot(*disk.vector) < 0.2 and
@@ -225,18 +226,18 @@ def _pooled_aperture(patterns, position, noise, rough: Aperture) -> Aperture:
 def _fits(patterns, start, beam):
     """Learn apertures from sample windows, each with the largest misfit of a disk that it describes.
 
-    Usually a scan has one aperture, but joined files or a change of the condenser give it two: a second one is learned
-    from patterns that the first does not describe.
+    Usually a scan has one aperture, but joined files or a change of the condenser give two: a second aperture is
+    learned from the patterns that the first does not describe.
     """
     fits, aperture = [], beam.fits[0][0] if beam.fits else beam.aperture.binned(beam.fit_bins)
-    odd = _odd_sizes(patterns, start, beam)
-    index, rest = np.flatnonzero(~odd), np.flatnonzero(odd)
-    if not len(index):  # the sizes vary so much that none is usual
-        index, rest = rest, index
+    atypical = _odd_sizes(patterns, start, beam)
+    index, remaining = np.flatnonzero(~atypical), np.flatnonzero(atypical)
+    if not len(index):  # the sizes vary so much that no size is typical
+        index, remaining = remaining, index
     while len(index) and len(fits) < 2:
         aperture, misfit = _learned_aperture(aperture, patterns[index], start[index], beam)
         fits.append((aperture, _misfit_limit(misfit)))
-        index = np.union1d(rest, index[misfit > fits[-1][1]])
+        index = np.union1d(remaining, index[misfit > fits[-1][1]])
         if len(index) < MIN_APERTURE_PATTERNS:
             break
         aperture = Aperture(_half_maximum(patterns[index], start[index], beam), 0.3, aperture.vector)
@@ -244,25 +245,25 @@ def _fits(patterns, start, beam):
 
 
 def _odd_sizes(patterns, positions, beam):
-    """Find disks that are clearly larger or smaller than the usual one, even at a few electrons, (n,) bool."""
+    """Mask (n,) of disks that are clearly larger or smaller than the typical disk, even with few electrons."""
     electrons, _, middle = beam.windows(patterns, positions)
     side = electrons.shape[-1]
     axis = np.arange(side) - (side - 1) / 2
-    away = (positions - middle) / beam.bins
-    distance = np.hypot(axis[:, None] - away[:, :1, None], axis - away[:, 1:, None]) * beam.bins
+    offset = (positions - middle) / beam.bins
+    distance = np.hypot(axis[:, None] - offset[:, :1, None], axis - offset[:, 1:, None]) * beam.bins
     inner, whole = ((electrons.numpy() * (distance < part * beam.aperture.radius)).sum((1, 2)) for part in (0.5, 1.1))
-    fraction = inner / whole.clip(1)  # 1/4 in a uniform disk, twice that in a very uneven one
+    fraction = inner / whole.clip(1)  # 1/4 in a uniform disk, twice as much in a disk with strong contrast
     return np.abs(fraction - np.median(fraction)) > np.maximum(0.4, 5 * 0.5 / np.sqrt(whole.clip(1)))
 
 
 def _learned_aperture(aperture, patterns, start, beam):
-    """Learn edge and contrast of the aperture from windows; return it, and its misfit in each window."""
+    """Learn edge and contrast of the aperture from windows; return the aperture and its misfit in each window."""
     for _ in range(LEARNING_ROUNDS):
         model = DiskModel(aperture, beam.resolved_device)
         fitted = fit_windows(model, patterns, start, beam.noise, beam.fit_bins, learn=True)[0]
         misfit = fitted.misfit.cpu().numpy()
-        before, aperture = aperture, model.learned(fitted, torch.from_numpy(misfit <= _misfit_limit(misfit)))
-        if aperture.steady(before):
+        previous, aperture = aperture, model.learned(fitted, torch.from_numpy(misfit <= _misfit_limit(misfit)))
+        if aperture.steady(previous):
             break
     model = DiskModel(aperture, beam.resolved_device)
     return aperture, fit_windows(model, patterns, start, beam.noise, beam.fit_bins)[0].misfit.cpu().numpy()
@@ -275,7 +276,7 @@ def _misfit_limit(misfit) -> float:
 
 
 def _half_maximum(patterns, positions, beam) -> float:
-    """Radius, in bins of the fit, at which the mean of windows falls to half of its center."""
+    """Radius, in bins of the fit, at which the mean of windows falls to half of its central value."""
     electrons, good, _ = beam.windows(patterns, positions)
     mean = (electrons.sum(0) / good.sum(0).clamp_min(1)).numpy()
     side = mean.shape[-1]

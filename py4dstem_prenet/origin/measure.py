@@ -1,10 +1,10 @@
 """Origin of every pattern of a scan: the position of the direct beam.
 
-1. The coarse network locates the beam in sums over blocks of the scan, and returns its radius and whether there is a
+1. The coarse network locates the beam in sums over blocks of the scan, and returns its radius and the log odds of a
    beam. A surface through the blocks is the first guess (`coarse.py`).
-2. The fine network locates the beam in a few hundred patterns. A surface through these positions is the better guess,
-   and the recentered patterns show the aperture and the contrast inside the disk (`learn.py`).
-3. A likelihood fit of that aperture locates the beam in every pattern, and the network wherever the fit is in doubt
+2. The fine network locates the beam in a few hundred patterns. A surface through these positions is a better guess, and
+   the recentered patterns show the aperture and the contrast inside the disk (`learn.py`).
+3. A likelihood fit of this aperture locates the beam in every pattern; the network is used where the fit is doubtful
    (`beam.py`).
 4. The positions are accepted or refused (`decide.py`). If the direct beam is hidden, the center of the rings is used.
 
@@ -58,8 +58,8 @@ from . import (
     with_outline_error,
 )
 
-MAX_SHARPER_DISTANCE_PX = 3.0  # pixels, and a radius, between the sharper spot and what is found beside stray light
-MIN_GOOD_FRACTION = 0.2  # of the pixels that a mask leaves; a beam stop hides less, and so do dead chips
+MAX_SHARPER_DISTANCE_PX = 3.0  # pixels, added to the radius; largest distance of the new guess from the sharper spot
+MIN_GOOD_FRACTION = 0.2  # fraction of the pixels; fewest good ones in a mask: beam stops and dead chips leave more
 
 
 def measure_origin(data, noise: NoiseModel | None = None, mask=None, device="auto", progress=True, center=None,
@@ -79,7 +79,7 @@ def measure_origin(data, noise: NoiseModel | None = None, mask=None, device="aut
     progress : bool, optional
         Whether to show a progress bar.
     center : tuple of float or of array_like, shape (Rx, Ry), optional
-        Place (qx, qy) of the direct beam in pixels, if it is known: the start of the search.
+        Position (qx, qy) of the direct beam in pixels, if it is known: the start of the search.
     radius : float, optional
         Radius of the direct disk in pixels, if it is known: the start of its fit.
 
@@ -91,7 +91,7 @@ def measure_origin(data, noise: NoiseModel | None = None, mask=None, device="aut
     Raises
     ------
     PrenetError
-        If the data cannot be calibrated (`as_scan`), the mask has another shape or type, or weights are missing.
+        If the data cannot be calibrated (`as_scan`), the mask has a wrong shape or type, or weights are missing.
 
     Examples
     --------
@@ -122,7 +122,7 @@ def check_mask(scan: Scan, mask) -> None:
     Raises
     ------
     PrenetError
-        If the mask has another shape or type, or leaves too few pixels, as one that marks bad pixels does.
+        If the mask has a wrong shape or type, or leaves too few pixels, for example because it marks bad pixels.
 
     Examples
     --------
@@ -153,7 +153,7 @@ def _with_mask(noise: NoiseModel, mask) -> NoiseModel:
 class BeamLocator:
     """Noise model, beam and a guess of every origin, learned from a sample of a scan.
 
-    Plain data that can be pickled: a worker that receives it loads its own networks.
+    The object contains only data and can be pickled; each worker loads its own networks.
 
     Attributes
     ----------
@@ -164,21 +164,21 @@ class BeamLocator:
     guess : numpy.ndarray or None
         Guess of every origin, (Rx * Ry, 2), pixels.
     refusal : Flag or None
-        The reason why there is no beam.
+        Reason why there is no beam.
     device : str
-        Device as the user named it; "auto" is resolved by each worker.
+        Device chosen by the user; "auto" is resolved by each worker.
     first : FirstGuess or None
         The first guess of the beam; None if the scan shows none.
     given : GivenBeam or None
-        What the user states of the beam.
+        Position and radius of the beam given by the user.
     bar : numpy.ndarray of bool or None
-        (Qx, Qy), True behind the bar of a beam stop that no mask names; these pixels are bad in `noise`.
+        (Qx, Qy), True behind the bar of a beam stop that no mask covers; these pixels are bad in `noise`.
     elsewhere : Flag or None
-        That the search, without the place that is given, finds another beam.
+        Flag if the search without the given position finds a different beam.
     stray : numpy.ndarray of bool or None
         (Qx, Qy), True in a spot of stray light; these pixels are bad in `noise`.
     NOISE_POSITIONS : int
-        Scan positions, at most, from which the noise is estimated.
+        Largest number of scan positions from which the noise is estimated.
     """
 
     NOISE_POSITIONS: ClassVar[int] = MAX_NOISE_POSITIONS
@@ -198,7 +198,7 @@ class BeamLocator:
     @sharing_cores
     def learn(cls, scan: Scan, mask=None, device: str = "auto", noise: NoiseModel | None = None,
               progress: bool = False, given: GivenBeam | None = None):
-        """Learn from a sample of a scan, some thousand patterns at most.
+        """Learn noise model and beam from a sample of a scan, of a few thousand patterns at most.
 
         Parameters
         ----------
@@ -213,12 +213,12 @@ class BeamLocator:
         progress : bool, optional
             Whether to show the stages.
         given : GivenBeam, optional
-            What the user states of the beam.
+            Position and radius of the beam given by the user.
 
         Returns
         -------
         BeamLocator
-            The locator, an object of the class of which this method is called.
+            The locator, an instance of the class on which this method is called.
         """
         with stage_bar("learning", ("noise", "first guess", "beam"), progress) as advance:
             noise = estimate_noise(scan, mask=mask) if noise is None else noise
@@ -230,7 +230,7 @@ class BeamLocator:
             region = None if given is None else given.region
             blocks = block_sums(scan, noise, region=region)
             bar = find_bar(blocks[0].sum(0), ~noise.bad_pixels, noise.readout / noise.gain * blocks[1].sum() ** 0.5)
-            if bar is not None:  # from here on as if a mask named it
+            if bar is not None:  # from here on, the bar is treated as masked
                 noise = replace(noise, bad_pixels=noise.bad_pixels | bar)
             coarse = wide_origin(scan, noise, blocks)
             if coarse is None:
@@ -242,7 +242,7 @@ class BeamLocator:
                 stray, place = stray
                 masked = replace(noise, bad_pixels=noise.bad_pixels | stray)
                 again = coarse_origin(load("center", device).coarse, scan, masked, region, blocks)
-                # From here on as if a mask named it.
+                # From here on, the spot is treated as masked.
                 if again is not None and (np.hypot(*(np.median(again.position, 0) - place))
                                           < again.radius + MAX_SHARPER_DISTANCE_PX):
                     noise, coarse = masked, again
@@ -260,7 +260,7 @@ class BeamLocator:
                 ranked = ranked_beam(blocks, noise, coarse, scan.scan_shape)
             coarse = resolved(scan, noise, coarse) if ranked is None else ranked
             if is_hidden(scan, noise, coarse):
-                # What looks like stray light may be the tails of a beam behind a stop.
+                # A spot that looks like stray light may be the tails of a beam behind a stop.
                 return cls(all_light, None, None, Flag("hidden_by_stop"), device, coarse, given, bar)
             if coarse.probability < (MIN_BEAM_PROBABILITY if ranked is None else MIN_RANKED_PROBABILITY):
                 reason = Flag("beam_ambiguous", {"probability": coarse.probability})
@@ -272,7 +272,7 @@ class BeamLocator:
             return cls(beam.noise, beam, guess, None, device, coarse, given, bar, elsewhere, stray)
 
     def locate(self, index, block) -> Located:
-        """Locate the beam in some patterns.
+        """Locate the beam in a block of patterns.
 
         Parameters
         ----------
@@ -289,7 +289,7 @@ class BeamLocator:
         return self.beam.locate(block, self.guess[index])
 
     def locate_all(self, scan: Scan, keep=(), progress: bool = True) -> tuple[Located | None, SampledScan]:
-        """Locate the beam in all patterns of a scan, and keep some of these patterns in memory.
+        """Locate the beam in all patterns of a scan, and keep selected patterns in memory.
 
         Parameters
         ----------
@@ -340,12 +340,12 @@ class BeamLocator:
         Returns
         -------
         OriginMap
-            The measured origin; that of the rings if the direct beam is hidden.
+            The measured origin; the center of the rings if the direct beam is hidden.
         """
         decided = with_outline_error(self._decided(scan, located, processed), self.first)
         pooled = pooled_origin(scan, self.noise, BeamLocator, decided, self.given)
         origin = self._with_stop(check_edges(scan, self.noise, pooled))
-        # A user who states the place has decided between disks.
+        # A user who gives the position has already chosen among the disks.
         if self.given is not None:
             return confirmed(origin, self.given, self.elsewhere)
         if self.first is not None:
@@ -354,19 +354,19 @@ class BeamLocator:
         return check_diffuse(scan, self.noise, origin, self.first is not None and self.first.ranked)
 
     def _with_stop(self, origin):
-        """The origin with the bar of a stop and stray light, if they were found."""
+        """Add the bar of a stop and stray light to the origin if they were found."""
         if self.stray is not None:
             flag = Flag("stray_light", {"pixels": int(self.stray.sum())})
             origin = replace(origin, decision=Decision(origin.found, (*origin.flags, flag), origin.decision.numbers))
         if self.bar is None:
             return origin
         stop = self.bar if origin.stop is None else self.bar | origin.stop
-        others = tuple(flag for flag in origin.flags if flag.name != "stop_found")
-        flags = (*others, Flag("stop_found", {"pixels": int(stop.sum())}))
+        other_flags = tuple(flag for flag in origin.flags if flag.name != "stop_found")
+        flags = (*other_flags, Flag("stop_found", {"pixels": int(stop.sum())}))
         return replace(origin, stop=stop, decision=Decision(origin.found, flags, origin.decision.numbers))
 
     def _decided(self, scan, located, processed):
-        """Origin of single patterns: from the direct beam, or from what tells its place if it is hidden."""
+        """Origin from single patterns: the direct beam or, if it is hidden, rings or other symmetric features."""
         reason = self.refusal or Flag("nothing_located")
         if self.beam is not None and shows_beam(located, processed).any():
             located = followed_rows(scan, located, self.beam) if processed is True else located
@@ -380,5 +380,5 @@ class BeamLocator:
 
 
 def _locate_and_keep(index, block, guess, wanted, beam: Beam):
-    """Locate the beam in a block, and return with it the patterns to keep."""
+    """Locate the beam in a block; return the positions and the patterns to keep."""
     return beam.locate(block, guess), block[wanted]

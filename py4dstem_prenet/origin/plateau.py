@@ -1,7 +1,7 @@
 """Direct beams that saturate: a round plateau of one value, as in pictures whose contrast was stretched.
 
-Nothing inside a plateau tells where its middle is, and networks and fits that expect a smaller beam find a place
-anywhere in it. Its outline is that of the beam, so its radius and middle are the start.
+The inside of a plateau contains no information on its center, and networks and fits that expect a smaller beam find
+an arbitrary point in it. The outline of the plateau is that of the beam; its radius and center are used as the start.
 """
 
 from __future__ import annotations
@@ -14,36 +14,36 @@ from scipy.ndimage import binary_fill_holes, label
 from ..core import NoiseModel, OriginMap, Scan
 from . import FirstGuess
 
-MIN_PLATEAU_PX = 30  # pixels; smaller plateaus do not mislead a fit
-MIN_PLATEAU_LEVELS = 8  # values of a pattern; with fewer, parts of one value are no saturation
-MIN_ROUND = 0.8  # of the smallest circle about its middle, that a plateau fills; squares fill 0.64
-PLATEAU_PATTERNS = 4  # patterns that are looked at
-MIN_PLATEAUS = 0.5  # of these patterns that have to show one
-# Error of the middle of an outline along one axis, 1 sigma, in radii: surroundings are not even. From one pattern.
+MIN_PLATEAU_PX = 30  # pixels; smallest area of a plateau: smaller ones do not mislead a fit
+MIN_PLATEAU_LEVELS = 8  # distinct values; fewest in a pattern for which an area of one value indicates saturation
+MIN_ROUND = 0.8  # fraction of the smallest circle about its center; smallest area of a plateau: squares fill 0.64
+PLATEAU_PATTERNS = 4  # patterns; number that is examined
+MIN_PLATEAUS = 0.5  # fraction of these patterns; fewest with a plateau
+# Radii, 1 sigma along one axis; error of the center of an outline, since its surroundings are uneven. From one pattern.
 OUTLINE_ERROR_RADII = 0.03
-MAX_RADIUS_RATIO = 1.25  # of the plateau in the radius of the guess, up to which the guess is kept as it is
+MAX_RADIUS_RATIO = 1.25  # ratio; largest radius of the plateau relative to the guess for which the guess is not changed
 
 
 def saturated_disk(pattern, good, position, reach: float) -> tuple[np.ndarray, float] | None:
-    """Find the round plateau of a pattern's largest value about a position.
+    """Find the round plateau of a pattern's largest value near a position.
 
     Parameters
     ----------
     pattern : numpy.ndarray, shape (Qx, Qy)
         A pattern in detector units.
     good : numpy.ndarray of bool, shape (Qx, Qy)
-        Pixels to use.
+        True where a pixel is used.
     position : array_like, shape (2,)
         Approximate position of the beam, pixels.
     reach : float
-        Largest distance of the plateau from there, pixels.
+        Largest distance of the plateau from this position, pixels.
 
     Returns
     -------
     center : numpy.ndarray, shape (2,)
-        Middle of the plateau, pixels.
+        Center of the plateau, pixels.
     radius : float
-        Its radius, pixels.
+        Radius of the plateau, pixels.
 
     Examples
     --------
@@ -60,8 +60,8 @@ def saturated_disk(pattern, good, position, reach: float) -> tuple[np.ndarray, f
         return None
     labels, count = label(flat)
     rows, columns = np.nonzero(flat)
-    away = np.hypot(rows - position[0], columns - position[1])
-    size = np.bincount(labels[rows[away <= reach], columns[away <= reach]], minlength=count + 1)
+    distance = np.hypot(rows - position[0], columns - position[1])
+    size = np.bincount(labels[rows[distance <= reach], columns[distance <= reach]], minlength=count + 1)
     if not size.any():
         return None
     disk = binary_fill_holes(labels == size.argmax())
@@ -74,7 +74,7 @@ def saturated_disk(pattern, good, position, reach: float) -> tuple[np.ndarray, f
 
 
 def on_plateau(scan: Scan, noise: NoiseModel, first: FirstGuess) -> FirstGuess:
-    """Move the first guess to the middle of the saturated beam, if it is one.
+    """Move the first guess to the center of the beam if the beam saturates.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def on_plateau(scan: Scan, noise: NoiseModel, first: FirstGuess) -> FirstGuess:
     Returns
     -------
     FirstGuess
-        The guess with another radius and position; unchanged if there is no plateau larger than its radius.
+        The guess with a new radius and position; unchanged if there is no plateau that is larger than its radius.
     """
     if first.wide:
         return first
@@ -96,22 +96,22 @@ def on_plateau(scan: Scan, noise: NoiseModel, first: FirstGuess) -> FirstGuess:
     if not len(chosen):
         return first
     chosen = chosen[np.unique(np.linspace(0, len(chosen) - 1, PLATEAU_PATTERNS).astype(int))]
-    good, found = ~noise.bad_pixels, []
+    good, plateaus = ~noise.bad_pixels, []
     for index, patterns in scan.blocks(positions=chosen):
         for i, pattern in zip(index, patterns, strict=True):
             disk = saturated_disk(pattern, good, first.position[i], first.radius)
             if disk is not None:
-                found.append((*(disk[0] - first.position[i]), disk[1]))
-    if len(found) < MIN_PLATEAUS * len(chosen):
+                plateaus.append((*(disk[0] - first.position[i]), disk[1]))
+    if len(plateaus) < MIN_PLATEAUS * len(chosen):
         return first
-    *shift, radius = np.median(found, 0)
+    *shift, radius = np.median(plateaus, 0)
     if radius < MAX_RADIUS_RATIO * first.radius:
         return first
     return replace(first, position=first.position + shift, radius=float(radius), flat=True)
 
 
 def with_outline_error(origin: OriginMap, first: FirstGuess | None) -> OriginMap:
-    """Widen the sigmas of an origin that was found from the outline of a saturated beam.
+    """Increase the sigmas of an origin that was found from the outline of a saturated beam.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def with_outline_error(origin: OriginMap, first: FirstGuess | None) -> OriginMap
     Returns
     -------
     OriginMap
-        The same, or with larger sigmas.
+        The given origin, or with larger sigmas.
     """
     if first is None or not first.flat or not origin.found or origin.feature != "direct beam":
         return origin

@@ -1,8 +1,8 @@
-"""How much of what displaces the direct beam is the same at all positions of a scan.
+"""Fraction of the error of the direct beam's position that is the same at all positions of a scan.
 
-Structure in the direct disk displaces its measured position. Over many different grains these errors average out; over
-a single crystal they are the same everywhere, and no average reduces them. Only structure that is not symmetric about
-the center displaces it, so that part of the patterns is compared.
+Structure in the direct disk shifts its measured position. Over many different grains these errors average out; in a
+single crystal they are the same everywhere, and averaging does not reduce them. Only structure that is not symmetric
+about the center shifts the position; therefore only the asymmetric part of the patterns is compared.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import numpy as np
 from ..fits import electron_windows
 from . import Beam
 
-EDGE_MARGIN_PX = 2.0  # pixels from the edge of the disk that are left out: there, displacements show as asymmetry
-OUTER_RADII, MAX_WINDOW_BINS = 4.0, 65  # radii: outer limit of the surroundings; bins: side of their window
-MIN_SIGNIFICANCE = 3.0  # standard errors of the asymmetry, below which it is not known whether it repeats
-# Part of the errors that asymmetric surroundings of the disk cause, relative to asymmetry inside it. Set on 65
-# multislice scans of 1 to 33 grains (rms of error / sigma of the fit).
+EDGE_MARGIN_PX = 2.0  # pixels; margin about the edge of the disk that is left out, where shifts cause asymmetry
+OUTER_RADII, MAX_WINDOW_BINS = 4.0, 65  # radii, outer limit of the surroundings of the disk; bins, side of their window
+MIN_SIGNIFICANCE = 3.0  # standard errors; smallest asymmetry for which the repeated fraction is measured
+# Weight of asymmetry in the surroundings of the disk relative to asymmetry inside it. Set on 65 multislice scans of 1
+# to 33 grains (rms of error / sigma of the fit).
 SURROUNDINGS_PART = 0.1
 
 
 def repeated_fraction(patterns, positions, beam: Beam) -> float:
-    """Measure the fraction of the position errors' variance that all patterns of a sample have in common.
+    """Measure the fraction of the variance of the position errors that all patterns of a sample share.
 
     Parameters
     ----------
@@ -35,8 +35,8 @@ def repeated_fraction(patterns, positions, beam: Beam) -> float:
     Returns
     -------
     float
-        1 where all patterns have the same asymmetric structure, as in a single crystal; 1 / n for n equally frequent
-        specimens; 0 where the patterns show no structure beyond counting noise.
+        1 if all patterns have the same asymmetric structure, as in a single crystal; 1 / n for n equally frequent
+        specimens; 0 if the patterns show no structure beyond counting noise.
 
     Notes
     -----
@@ -54,7 +54,7 @@ def repeated_fraction(patterns, positions, beam: Beam) -> float:
 
 
 def _repeated(patterns, positions, noise, side, bins, low, high):
-    """Ratio of the mean asymmetry to that of single patterns, squared, between two radii; 0 if none is significant."""
+    """Squared ratio of the mean asymmetry to that of single patterns between two radii; 0 if not significant."""
     if side < 3:
         return 0.0
     electrons, good, _ = electron_windows(patterns, positions, side, noise, bins)
@@ -62,13 +62,13 @@ def _repeated(patterns, positions, noise, side, bins, low, high):
     axis = (np.arange(side) - (side - 1) / 2) * bins
     distance = np.hypot(axis[:, None], axis).ravel()
     half = np.flatnonzero((distance >= low) & (distance < high))
-    half = half[half < side**2 // 2]  # of each pixel and its inverse, one
-    both = good[:, half] & good[:, ::-1][:, half]
-    asymmetry = np.where(both, electrons[:, half] - electrons[:, ::-1][:, half], 0.0)
+    half = half[half < side**2 // 2]  # one of each pair of a pixel and its inverse
+    usable = good[:, half] & good[:, ::-1][:, half]
+    asymmetry = np.where(usable, electrons[:, half] - electrons[:, ::-1][:, half], 0.0)
     readout = 2 * (bins * noise.readout / noise.gain) ** 2
-    variance = np.where(both, electrons[:, half] + electrons[:, ::-1][:, half] + readout, 0.0).sum(1)
+    variance = np.where(usable, electrons[:, half] + electrons[:, ::-1][:, half] + readout, 0.0).sum(1)
     single = ((asymmetry**2).sum(1) - variance).mean()
-    error = np.sqrt((2 * variance**2 / np.maximum(both.sum(1), 1)).sum()) / len(patterns)
+    error = np.sqrt((2 * variance**2 / np.maximum(usable.sum(1), 1)).sum()) / len(patterns)
     if not single > MIN_SIGNIFICANCE * error:
         return 0.0
     mean = ((asymmetry.sum(0) ** 2).sum() - variance.sum()) / len(patterns) ** 2

@@ -1,4 +1,4 @@
-"""Diffuse scattering between the disks of a sum of patterns, how alike opposite sectors are, and stops beside it."""
+"""Diffuse scattering between the disks of a sum of patterns, its asymmetry about a point, and stops near the beam."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ from scipy.ndimage import binary_dilation, gaussian_filter, maximum_filter, mini
 from ..core import Flag, NoiseModel, OriginMap, Scan, binned_sum
 from . import block_sums, find_bar, no_origin
 
-RIVAL_BLOCKS = 2  # blocks along each side of the scan whose patterns are summed: diffuse scattering is dim
-MAX_RIVAL_SIDE = 128  # pixels; larger frames are binned, for speed
-DIFFUSE_SECTORS = 12  # of the azimuth; opposite ones are compared
-RING_FRACTION = 1 / 20  # of the frame, width of the rings that are compared
-DIM_QUANTILE = 0.2  # of the pixels of a sector: those between the disks
-MIN_SECTOR_PIXELS = 8  # pixels in a sector that tell something
-DIFFUSE_BLUR_PX = 1.0  # binned pixels, 1 sigma: fewer electrons than one are no quantile
-MIN_LIT_SIGMAS = 3.0  # of a smoothed pixel, that a sector has to exceed; two dark ones agree about any place
-MIN_LIT_SHARE = 0.15  # of the pairs; fewer are disks that cover a sector, in patterns without diffuse scattering
-MIN_RIVAL_RADII, MIN_RIVAL_PX = 1.5, 5.0  # distance of a rival from the located beam: radii, binned pixels
-OPENING_MARGIN_PX = 8  # binned pixels, by which the square of the opening exceeds a disk: its edge is blurred
-OPENED_PERCENT = 15  # of the pixels of the square, between disks; the lowest pixel alone would be noise
-MAX_OPENED_PARTS = 4  # the square is at most this part of the frame
-DEAD_SIDE_PX = 5  # pixels, side of a square of one value in the sum of patterns
-MAX_DEAD_VALUES = 2  # values of such squares: of dead chips, and of pixels at full scale
-MIN_RIVAL_DISK = 0.15  # contrast of a disk near a rival in that of the located disk, without which it is none
-MIN_SEEN_AROUND = 0.8  # of the pixels about a place that are good; else a disk may be hidden there
-MAX_DIM_PX = 12  # binned pixels, half the side of the surroundings of a place; chosen for speed
-MIN_UNSHADED = 0.5  # brightness of a place in that between disks around it; darker ones may lie behind a stop
-RIVAL_STEP_PX = 4  # binned pixels between the places that are tried
-MIN_VAGUE_RATIO = 3.0  # scatter of positions in that of counting, from which on a stop is looked for
-TIP_FRACTION = 0.08  # of the frame, between the end of a stop and the positions
+RIVAL_BLOCKS = 2  # number of blocks along each side of the scan whose patterns are summed: diffuse scattering is weak
+MAX_RIVAL_SIDE = 128  # pixels; largest side: larger frames are binned, for speed
+DIFFUSE_SECTORS = 12  # number of sectors of the azimuth; opposite sectors are compared
+RING_FRACTION = 1 / 20  # fraction of the frame; width of the rings in which sectors are compared
+DIM_QUANTILE = 0.2  # quantile of the pixels of a sector, which selects those between disks
+MIN_SECTOR_PIXELS = 8  # pixels; fewest in a sector that is compared
+DIFFUSE_BLUR_PX = 1.0  # binned pixels, 1 sigma; smoothing, without which counts are too few for a quantile
+MIN_LIT_SIGMAS = 3.0  # sigmas of a smoothed pixel; smallest signal of a sector: dark sectors are equal about any point
+MIN_LIT_SHARE = 0.15  # fraction of the pairs; with fewer signals, these are disks without diffuse scattering
+MIN_RIVAL_RADII, MIN_RIVAL_PX = 1.5, 5.0  # radii, binned pixels; smallest distance of a tested point from the beam
+OPENING_MARGIN_PX = 8  # binned pixels; side of the opening's square in excess of a disk, whose edge is blurred
+OPENED_PERCENT = 15  # percentile of the pixels of the square; it lies between disks, with less noise than the minimum
+MAX_OPENED_PARTS = 4  # divisor of the side of the frame; largest side of the square
+DEAD_SIDE_PX = 5  # pixels; side of a square of one value, in the sum of patterns, that is a dead region
+MAX_DEAD_VALUES = 2  # distinct values; most of dead regions: those of dead chips and of pixels at full scale
+MIN_RIVAL_DISK = 0.15  # fraction of the located disk's contrast; smallest contrast of a disk at a tested point
+MIN_SEEN_AROUND = 0.8  # fraction of the pixels about a point; if fewer are good, a disk may be hidden
+MAX_DIM_PX = 12  # binned pixels; largest half side of the surroundings of a point, chosen for speed
+MIN_UNSHADED = 0.5  # fraction of the level between disks around a point; if it is darker, it may lie behind a stop
+RIVAL_STEP_PX = 4  # binned pixels; distance between tested points
+MIN_VAGUE_RATIO = 3.0  # ratio; smallest scatter of positions relative to counting for which a stop is searched for
+TIP_FRACTION = 0.08  # fraction of the frame; largest distance of the end of a stop from the positions
 
 
 @dataclass(frozen=True, eq=False)
 class DiffuseImage:
-    """Sum of patterns for a look at their diffuse scattering; lengths are binned pixels.
+    """Sum of patterns from which diffuse scattering is measured; lengths are in binned pixels.
 
     Attributes
     ----------
     smooth : numpy.ndarray, shape (Hx, Hy)
         Smoothed sum of patterns, electrons in a bin.
     between : numpy.ndarray, shape (Hx, Hy)
-        The same without its disks.
+        Smoothed sum after removal of the disks.
     good : numpy.ndarray of bool, shape (Hx, Hy)
         True where at least half of a bin is good.
     sigma : float
@@ -51,9 +51,9 @@ class DiffuseImage:
     step : int
         Side of a bin, detector pixels.
     middle : numpy.ndarray, shape (2,)
-        The located beam.
+        Position of the located beam.
     radius : float
-        Radius of its disk; 0 if it is not known.
+        Radius of the located disk; 0 if it is unknown.
     """
 
     smooth: np.ndarray
@@ -75,7 +75,7 @@ class DiffuseImage:
         noise : NoiseModel
             Noise model of the detector; pixels behind a stop are bad.
         origin : OriginMap
-            The measured origin, valid somewhere.
+            The measured origin; at least one position must be valid.
 
         Returns
         -------
@@ -85,25 +85,25 @@ class DiffuseImage:
         sums, counts, _ = block_sums(scan, noise, RIVAL_BLOCKS)
         total = sums.sum(0)
         step = -(-max(scan.pattern_shape) // MAX_RIVAL_SIDE)
-        # A dead chip has one value, and is dark about any place, as is what a picture clips to black.
+        # Exclude dead chips, which have one value, and areas of a picture that were clipped to black.
         dead = maximum_filter(total, DEAD_SIDE_PX) == minimum_filter(total, DEAD_SIDE_PX)
         dead &= (total == total.min()) | (len(np.unique(total[dead])) <= MAX_DEAD_VALUES)
         alive = ~noise.bad_pixels & ~binary_dilation(dead, iterations=DEAD_SIDE_PX)
-        good, known = (binned_sum(a.astype(np.float32), step) >= step**2 / 2 for a in (alive, ~noise.bad_pixels))
-        electrons = np.where(known, binned_sum(np.where(noise.bad_pixels, 0.0, total), step), 0.0)
-        share = gaussian_filter(known.astype(float), DIFFUSE_BLUR_PX)
-        smooth = gaussian_filter(electrons, DIFFUSE_BLUR_PX) / np.maximum(share, 1e-3)
-        # Below a step of their values, pictures tell nothing: their offset was chosen for the contrast.
+        good, valid = (binned_sum(a.astype(np.float32), step) >= step**2 / 2 for a in (alive, ~noise.bad_pixels))
+        electrons = np.where(valid, binned_sum(np.where(noise.bad_pixels, 0.0, total), step), 0.0)
+        covered = gaussian_filter(valid.astype(float), DIFFUSE_BLUR_PX)
+        smooth = gaussian_filter(electrons, DIFFUSE_BLUR_PX) / np.maximum(covered, 1e-3)
+        # The noise of a picture includes one step of its values, since its offset was chosen for the contrast.
         rounding = 0.0 if noise.counting or scan.dtype.kind == "f" else 1.0
         readout = np.hypot(noise.readout, rounding) / noise.gain * step * counts.sum() ** 0.5
         sigma = max(1.0, readout) / (2 * np.pi**0.5 * DIFFUSE_BLUR_PX)
         radius = float(np.nan_to_num(origin.radius)) / step
         middle = np.array([np.median(q[origin.valid]) for q in (origin.qx0, origin.qy0)])
-        return cls(smooth, _between_disks(smooth, known, radius), good, sigma, step, (middle - (step - 1) / 2) / step,
+        return cls(smooth, _between_disks(smooth, valid, radius), good, sigma, step, (middle - (step - 1) / 2) / step,
                    radius)
 
     def asymmetry(self, center) -> tuple[float, float, int]:
-        """Measure how much opposite sectors differ about a center, see `diffuse_asymmetry`.
+        """Measure how much opposite sectors differ about a center (`diffuse_asymmetry`).
 
         Parameters
         ----------
@@ -113,9 +113,9 @@ class DiffuseImage:
         Returns
         -------
         asymmetry, error : float
-            Of the sectors.
+            Asymmetry of the sectors, and its standard error.
         pairs : int
-            Pairs of sectors that were compared.
+            Number of pairs of sectors that were compared.
         """
         return diffuse_asymmetry(self.between, self.good, center, self.radius, self.sigma)
 
@@ -125,38 +125,38 @@ class DiffuseImage:
         Parameters
         ----------
         at : array_like, shape (2,)
-            The other place.
+            Center of the diffuse scattering.
         scan_shape : tuple of int
             (Rx, Ry).
 
         Returns
         -------
         OriginMap
-            Not accepted.
+            An origin that is not accepted.
         """
-        there = np.asarray(at) * self.step + (self.step - 1) / 2
-        away = self.step * float(np.hypot(*(np.asarray(at) - self.middle)))
+        center = np.asarray(at) * self.step + (self.step - 1) / 2
+        distance = self.step * float(np.hypot(*(np.asarray(at) - self.middle)))
         return no_origin(scan_shape, Flag("diffuse_elsewhere", {
-            "distance": away, "qx0": float(there[0]), "qy0": float(there[1])}))
+            "distance": distance, "qx0": float(center[0]), "qy0": float(center[1])}))
 
     def possible(self) -> tuple[np.ndarray, np.ndarray]:
-        """Find the places where the direct beam may lie instead: it shows a disk there, or something hides it.
+        """Find the points at which the direct beam may lie instead, because there is a disk or a disk may be hidden.
 
         Returns
         -------
         disk, hidden : numpy.ndarray of bool, shape (Hx, Hy)
-            True where either is so. Elsewhere the direct beam does not lie, however even the surroundings are.
+            True where there is a disk, and where a disk may be hidden. All other points are excluded.
         """
-        share, core, around = (np.maximum(gaussian_filter(self.good.astype(float), width), 1e-3)
+        good_fraction, core, around = (np.maximum(gaussian_filter(self.good.astype(float), width), 1e-3)
                                for width in (0.0, 0.5 * max(self.radius, 1.0), 2 * max(self.radius, 1.0)))
         filled = np.where(self.good, self.smooth, 0.0)
         core_level = gaussian_filter(filled, 0.5 * max(self.radius, 1.0)) / core
         level = gaussian_filter(filled, 2 * max(self.radius, 1.0)) / around
-        disk = np.where(share > 0.5, core_level - level, 0.0)
+        disk = np.where(good_fraction > 0.5, core_level - level, 0.0)
         x, y = (np.arange(n) - q for n, q in zip(self.good.shape, self.middle, strict=True))
-        near = np.hypot(x[:, None], y) < max(MIN_RIVAL_RADII * self.radius, MIN_RIVAL_PX) + 0.5 * self.radius
-        here = disk[near].max(initial=0.0)
-        disk = maximum_filter(np.where(near, 0.0, disk), 2 * RIVAL_STEP_PX + 1)
+        near_beam = np.hypot(x[:, None], y) < max(MIN_RIVAL_RADII * self.radius, MIN_RIVAL_PX) + 0.5 * self.radius
+        here = disk[near_beam].max(initial=0.0)
+        disk = maximum_filter(np.where(near_beam, 0.0, disk), 2 * RIVAL_STEP_PX + 1)
         hidden = minimum_filter(core, RIVAL_STEP_PX + 1) < MIN_SEEN_AROUND
         dim = percentile_filter(self.smooth, 100 * DIM_QUANTILE, 2 * int(np.clip(3 * self.radius, 6, MAX_DIM_PX)) + 1)
         shadow = minimum_filter(core_level - MIN_UNSHADED * dim, RIVAL_STEP_PX + 1) < 0
@@ -164,7 +164,7 @@ class DiffuseImage:
 
 
 def check_stop(scan: Scan, noise: NoiseModel, origin: OriginMap, stopped: bool) -> OriginMap:
-    """Refuse an origin whose positions scatter, if a beam stop reaches the beam: its edges are taken for the disk's.
+    """Refuse an origin with scattered positions if a beam stop reaches the beam: its edges look like those of a disk.
 
     Parameters
     ----------
@@ -175,12 +175,12 @@ def check_stop(scan: Scan, noise: NoiseModel, origin: OriginMap, stopped: bool) 
     origin : OriginMap
         The measured origin.
     stopped : bool
-        Whether a stop was found; if not, it is looked for at the positions.
+        Whether a stop was found; if not, it is searched for at the positions.
 
     Returns
     -------
     OriginMap
-        The same, or refused.
+        The given origin, or a refused one.
     """
     flag = next((flag for flag in origin.flags if flag.name == "position_uncertain"), None)
     if not origin.found or flag is None or flag.numbers["sigma"] < MIN_VAGUE_RATIO * flag.numbers["counting"]:
@@ -194,7 +194,7 @@ def check_stop(scan: Scan, noise: NoiseModel, origin: OriginMap, stopped: bool) 
 
 
 def _between_disks(smooth, good, radius: float):
-    """Sum of patterns without its disks: a morphological opening by a square that none of them fills."""
+    """Remove the disks of a sum of patterns by a morphological opening with a square that no disk fills."""
     side = min(2 * int(np.ceil(radius)) + OPENING_MARGIN_PX, min(smooth.shape) // MAX_OPENED_PARTS)
     lowest = percentile_filter(np.where(good, smooth, np.inf), OPENED_PERCENT, side, mode="constant")
     opened = maximum_filter(np.where(np.isfinite(lowest), lowest, 0.0), side)
@@ -202,28 +202,28 @@ def _between_disks(smooth, good, radius: float):
 
 
 def diffuse_asymmetry(smooth, good, center, radius: float, sigma: float) -> tuple[float, float, int]:
-    """Measure how much opposite sectors differ about a center, by their dim pixels.
+    """Measure how much the dim pixels of opposite sectors differ about a center.
 
     Parameters
     ----------
     smooth : numpy.ndarray, shape (Qx, Qy)
         Sum of patterns, electrons.
     good : numpy.ndarray of bool, shape (Qx, Qy)
-        Pixels to use.
+        True where a pixel is used.
     center : array_like, shape (2,)
         The center, pixels.
     radius : float
-        Radius of the direct disk, pixels; its surroundings are left out.
+        Radius of the direct disk, pixels; the disk and its surroundings are left out.
     sigma : float
         Noise of a dark pixel, electrons.
 
     Returns
     -------
     asymmetry, error : float
-        Mean absolute logarithm of the ratio of opposite sectors, less its noise, and its standard error; NaN without
-        pairs.
+        Mean absolute logarithm of the ratio of opposite sectors, minus its noise, and its standard error; NaN if no
+        pairs can be compared.
     pairs : int
-        Pairs of sectors that were compared.
+        Number of pairs of sectors that were compared.
 
     Examples
     --------
@@ -249,7 +249,7 @@ def diffuse_asymmetry(smooth, good, center, radius: float, sigma: float) -> tupl
     at = np.cumsum(number) - number + (DIM_QUANTILE * number).astype(int)
     dim = values[np.lexsort((values, cell))][at.clip(max=len(values) - 1)].clip(0) + sigma
     dim, number = (a.reshape(-1, 2, DIFFUSE_SECTORS // 2) for a in (dim, number))
-    # The sum, not the brighter one: of dark sectors, noise would choose those that differ.
+    # Select pairs by their sum, not by the brighter sector: otherwise noise would select dark sectors that differ.
     large = (number >= MIN_SECTOR_PIXELS).all(1)
     compared = large & (dim.sum(1) > 2 * MIN_LIT_SIGMAS * sigma)
     noise = ((dim / (4 * np.pi * DIFFUSE_BLUR_PX**2) + sigma**2) / dim**2).sum(1)  # variance of the logarithm

@@ -1,7 +1,7 @@
-"""The direct beam of scans with few electrons per pattern, from sums over neighboring positions.
+"""Direct beam of scans with few electrons per pattern, from sums over neighboring positions.
 
-Where single patterns do not show the beam, their sums over squares of positions are searched as patterns of a coarser
-scan. A descan of less than the disk's radius within a square blurs the disk, and no more.
+If single patterns do not show the beam, sums over squares of positions are treated as the patterns of a coarser scan. A
+descan smaller than the disk's radius within a square only blurs the disk.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import numpy as np
 from ..core import Decision, Flag, NoiseModel, OriginMap, Scan, as_scan
 from . import GivenBeam, decide_origin
 
-MAX_SPARSE_DOSE = 60.0  # electrons per pattern, above which single patterns are enough
-MIN_SUM_ELECTRONS = 200.0  # electrons that a sum has to hold; the network is precise to some tenths of a pixel then
-MIN_POOLED_SIDE = 3  # sums along each side of the scan, for a descan to be seen
-MAX_POOLED_BYTES = 2**28  # bytes of the sums as float32
+MAX_SPARSE_DOSE = 60.0  # electrons per pattern; largest dose at which sums are used
+MIN_SUM_ELECTRONS = 200.0  # electrons; smallest sum, for which the network is precise to some tenths of a pixel
+MIN_POOLED_SIDE = 3  # sums along each side of the scan; fewest that determine a descan
+MAX_POOLED_BYTES = 2**28  # bytes; largest size of the sums as float32
 
 
 def pooled_origin(scan: Scan, noise: NoiseModel, locator, origin: OriginMap,
@@ -32,22 +32,22 @@ def pooled_origin(scan: Scan, noise: NoiseModel, locator, origin: OriginMap,
     locator : type
         `BeamLocator`, which learns and locates.
     origin : OriginMap
-        What single patterns gave.
+        Origin measured in single patterns.
     given : GivenBeam, optional
-        What the user states of the beam.
+        Position and radius of the beam given by the user.
 
     Returns
     -------
     OriginMap
-        The origin, valid at the middle of each sum, if the sums show the direct beam; else `origin`.
+        The origin, valid at the middle of each sum, if the sums show the direct beam; otherwise `origin`.
     """
     if not 0 < noise.dose < MAX_SPARSE_DOSE or not scan.readable.all():
         return origin
     if origin.found and origin.feature == "direct beam" and not origin.decision.has("position_uncertain"):
         return origin
-    side = 2 * int(np.ceil((np.sqrt(MIN_SUM_ELECTRONS / noise.dose) - 1) / 2)) + 1  # odd: sums have a middle
-    most = min(scan.scan_shape) // MIN_POOLED_SIDE
-    side = min(side, most - 1 + most % 2)
+    side = 2 * int(np.ceil((np.sqrt(MIN_SUM_ELECTRONS / noise.dose) - 1) / 2)) + 1  # odd, so that sums have a middle
+    largest = min(scan.scan_shape) // MIN_POOLED_SIDE
+    side = min(side, largest - 1 + largest % 2)
     shape = tuple(n // max(side, 1) for n in scan.scan_shape)
     size = int(np.prod(shape))
     if side < 3 or 4 * size * np.prod(scan.pattern_shape) > MAX_POOLED_BYTES:
@@ -65,14 +65,14 @@ def pooled_origin(scan: Scan, noise: NoiseModel, locator, origin: OriginMap,
     learned = locator.learn(coarse, noise=summed, device="cpu", given=None if given is None else given.at(*middles))
     if learned.beam is None:
         return origin
-    found = decide_origin(coarse, learned.noise, learned.locate_all(coarse, progress=False)[0], learned.beam)
-    if not found.found or found.feature != "direct beam" or found.decision.has("position_uncertain"):
+    decided = decide_origin(coarse, learned.noise, learned.locate_all(coarse, progress=False)[0], learned.beam)
+    if not decided.found or decided.feature != "direct beam" or decided.decision.has("position_uncertain"):
         return origin
     at = np.ix_(*middles)
     nearest = np.ix_(*(np.clip((np.arange(n) - s) // side, 0, m - 1)
                        for n, s, m in zip(scan.scan_shape, start, shape, strict=True)))
-    maps = [q[nearest] for q in (found.qx0, found.qy0, found.sigma_qx0, found.sigma_qy0)]
+    maps = [q[nearest] for q in (decided.qx0, decided.qy0, decided.sigma_qx0, decided.sigma_qy0)]
     valid = np.zeros(scan.scan_shape, bool)
-    valid[at] = found.valid
+    valid[at] = decided.valid
     flag = Flag("pooled_positions", {"dose": float(noise.dose), "side": side})
-    return OriginMap(*maps, valid, found.radius, Decision(True, (flag,)))
+    return OriginMap(*maps, valid, decided.radius, Decision(True, (flag,)))

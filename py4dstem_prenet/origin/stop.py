@@ -1,6 +1,6 @@
-"""Beam stops that no mask names, found by their shadow.
+"""Beam stops that no mask covers, found by their shadow.
 
-About the direct beam the intensity falls with the distance, on whatever specimen. Behind a stop it is far below that
+The intensity falls with the distance from the direct beam for any specimen. Behind a stop it is far below the intensity
 of other azimuths at the same or a larger distance, in a region that reaches the direct beam.
 """
 
@@ -12,15 +12,15 @@ from scipy import ndimage
 from ..core import masked_smooth
 
 # Set on five real patterns with stops, and on simulated crystals behind bars:
-SHADOW_FRACTION = 0.35  # intensity behind a stop, of the bright azimuths at its distance, above the level of the frame
-BRIGHT_AZIMUTHS = 0.75  # of the pixels at a distance; a stop covers less than this part of the azimuth
-DARK_QUANTILE = 0.005  # of the pixels of a frame: its level without electrons
-MIN_SHADOW_SIGMAS = 6.0  # standard errors of a smoothed pixel between the bright azimuths and the level of the frame
-STEP_FRACTION = 1 / 128  # of the frame: width of the rings in which azimuths are compared
-SMOOTHING_FRACTION = 1 / 256  # of the frame, 1 sigma
-NEAR_FRACTION = 0.03  # of the frame: largest distance of a stop's shadow from the direct beam that it hides
-MIN_STOP_FRACTION, MAX_STOP_FRACTION = 5e-4, 0.4  # of the frame's pixels in a stop
-EDGE_FRACTION = 0.006  # of the frame: margin around the shadow, since the edge of a stop is blurred
+SHADOW_FRACTION = 0.35  # fraction of the bright azimuths at its distance; largest intensity behind a stop
+BRIGHT_AZIMUTHS = 0.75  # quantile of the pixels at a distance; a stop covers less than this fraction of the azimuth
+DARK_QUANTILE = 0.005  # quantile of the pixels of a frame that gives its level without electrons
+MIN_SHADOW_SIGMAS = 6.0  # standard errors of a smoothed pixel; smallest difference of bright azimuths from that level
+STEP_FRACTION = 1 / 128  # fraction of the frame; width of the rings in which azimuths are compared
+SMOOTHING_FRACTION = 1 / 256  # fraction of the frame, 1 sigma; smoothing of the pattern
+NEAR_FRACTION = 0.03  # fraction of the frame; largest distance of the shadow from the direct beam that it hides
+MIN_STOP_FRACTION, MAX_STOP_FRACTION = 5e-4, 0.4  # fraction of the frame's pixels; smallest and largest area of a stop
+EDGE_FRACTION = 0.006  # fraction of the frame; margin added around the shadow, since the edge of a stop is blurred
 
 
 def find_stop(mean, good, center) -> np.ndarray | None:
@@ -52,8 +52,8 @@ def find_stop(mean, good, center) -> np.ndarray | None:
     (True, False)
     """
     mean, side = np.asarray(mean, float), max(mean.shape)
-    off = [max(-c, c - n) for c, n in zip(center, mean.shape, strict=True)]
-    if not good.any() or not max(off) < side:  # so far off the frame, nothing in it hides the beam
+    outside = [max(-c, c - n) for c, n in zip(center, mean.shape, strict=True)]
+    if not good.any() or not max(outside) < side:  # a beam this far outside the frame is not hidden by a stop
         return None
     width = max(1.0, SMOOTHING_FRACTION * side)
     smooth = masked_smooth(mean, good, width)
@@ -61,10 +61,10 @@ def find_stop(mean, good, center) -> np.ndarray | None:
     distance = np.hypot(x - center[0], y - center[1])
     ring = (distance / max(1.0, STEP_FRACTION * side)).astype(int)
     order = np.argsort(ring[good], kind="stable")
-    # Rings nearer than the frame, or without a good pixel, are empty.
+    # Rings that lie outside the frame, or contain no good pixel, are empty.
     values = np.split(smooth[good][order], np.cumsum(np.bincount(ring[good], minlength=ring.max() + 1))[:-1])
     bright = np.array([np.quantile(v, BRIGHT_AZIMUTHS) if len(v) else -np.inf for v in values])
-    # The direct beam lies in the middle of the shadow: near it no azimuth is bright, but those farther out are.
+    # The direct beam lies inside the shadow: no azimuth is bright close to it, but some are bright at larger distances.
     bright = np.maximum.accumulate(bright[::-1])[::-1]
     bright = bright[ring]
     level = np.quantile(smooth[good], DARK_QUANTILE)
@@ -72,8 +72,8 @@ def find_stop(mean, good, center) -> np.ndarray | None:
     shadow = (smooth - level < SHADOW_FRACTION * (bright - level)) & (bright - level > MIN_SHADOW_SIGMAS * noise)
     shadow = ndimage.binary_opening(ndimage.binary_closing(shadow | ~good, iterations=2), iterations=2)
     labels, _ = ndimage.label(shadow)
-    near = np.unique(labels[(distance <= max(2.0, NEAR_FRACTION * side)) & shadow])
-    stop = np.isin(labels, near[near > 0]) & good
+    near_beam = np.unique(labels[(distance <= max(2.0, NEAR_FRACTION * side)) & shadow])
+    stop = np.isin(labels, near_beam[near_beam > 0]) & good
     if not MIN_STOP_FRACTION < stop.mean() < MAX_STOP_FRACTION:
         return None
     return ndimage.binary_dilation(stop, iterations=max(1, round(EDGE_FRACTION * side)))

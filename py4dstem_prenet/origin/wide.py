@@ -1,7 +1,7 @@
 """First guess of a direct beam that fills most of the detector: an empty probe or a bright-field disk.
 
-The coarse network was trained on disks of up to half of the frame, few of them above a third. Such a disk needs no
-network: its interior is flat, and the contour at half of its level is a circle.
+The coarse network was trained on disks of up to half of the frame, few of them larger than a third. A disk this large
+needs no network: its interior is flat, and the contour at half of its level is a circle.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from ..fits import kasa_circle
 from . import FirstGuess, spread_blocks
 
 # Chosen, not measured:
-MIN_WIDE_RADIUS, MAX_WIDE_RADIUS = 0.34, 0.62  # of the shorter side of the frame; smaller ones are the network's
-SMOOTHING = 0.006  # of the side, 1 sigma: keeps single pixels from breaking the contour
-MIN_SMOOTHING_PX = 0.7  # pixels
-MIN_LEVEL_ELECTRONS = 50.0  # electrons of the disk in the area of the smoothing: its noise is a seventh of the level
-MAX_HALF_LIT = 0.2  # pixels between a quarter and three quarters of the level, in those above: the edge is sharp
-MAX_PEAK = 3.0  # 97 % quantile of the disk's brightness in its median: no diffraction pattern is so flat
-MIN_FILLED = 0.9  # of the circle's pixels that are above half of the level, and the other way round
-MAX_CONTOUR_ERROR = 0.02  # median distance of the contour from the circle, in radii
-MIN_CONTOUR, CONTOUR_SECTORS = 0.3, 72  # part of the circle that the contour covers, in so many sectors
-SLOPE_ERROR = 0.3  # widths of the smoothing: error of the center if the level of the disk falls by a fifth across it
-CORRELATED_PIXELS = 5.0  # of the contour, whose errors are alike
-VISIBLE_LOG_ODDS = 5.0  # of the guess
+# Fractions of the shorter side of the frame; smallest and largest radius. The network finds smaller disks.
+MIN_WIDE_RADIUS, MAX_WIDE_RADIUS = 0.34, 0.62
+SMOOTHING = 0.006  # fraction of the side, 1 sigma; smoothing that prevents single pixels from breaking the contour
+MIN_SMOOTHING_PX = 0.7  # pixels, 1 sigma; lower bound of the smoothing
+MIN_LEVEL_ELECTRONS = 50.0  # electrons in the area of the smoothing; smallest level: its noise is then a seventh of it
+MAX_HALF_LIT = 0.2  # ratio of the pixels at 1/4 to 3/4 of the level to those above half of it; largest for a sharp edge
+MAX_PEAK = 3.0  # ratio of the 97 % quantile of the disk to its median; largest: no diffraction pattern is this flat
+MIN_FILLED = 0.9  # fraction; smallest overlap of the circle with the pixels above half of the level, of either area
+MAX_CONTOUR_ERROR = 0.02  # radii; largest median distance of the contour from the circle
+MIN_CONTOUR, CONTOUR_SECTORS = 0.3, 72  # fraction of the circle, smallest part with a contour; number of sectors
+SLOPE_ERROR = 0.3  # widths of the smoothing; error of the center if the level falls by a fifth across the disk
+CORRELATED_PIXELS = 5.0  # pixels of the contour with correlated errors
+VISIBLE_LOG_ODDS = 5.0  # log odds that the disk is visible
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,12 @@ def wide_disk(pattern, good) -> WideDisk | None:
     pattern : numpy.ndarray, shape (Qx, Qy)
         Sum of patterns, electrons.
     good : numpy.ndarray of bool, shape (Qx, Qy)
-        Pixels to use.
+        True where a pixel is used.
 
     Returns
     -------
     WideDisk or None
-        The disk; None if the pattern is anything else.
+        The disk; None if the pattern shows no such disk.
 
     Examples
     --------
@@ -75,13 +76,13 @@ def wide_disk(pattern, good) -> WideDisk | None:
     """
     side = min(pattern.shape)
     width = max(MIN_SMOOTHING_PX, SMOOTHING * side)
-    share = gaussian_filter(good.astype(float), width, mode="nearest").clip(1e-6)
-    smooth = gaussian_filter(np.where(good, pattern, 0.0).astype(float), width, mode="nearest") / share
-    usable = share > 0.5
+    covered = gaussian_filter(good.astype(float), width, mode="nearest").clip(1e-6)
+    smooth = gaussian_filter(np.where(good, pattern, 0.0).astype(float), width, mode="nearest") / covered
+    usable = covered > 0.5
     area = np.pi * (MIN_WIDE_RADIUS * side) ** 2
     if usable.sum() < area:
         return None
-    # The disk covers a third of the frame or more: its level lies within the brighter part, whatever the rest is.
+    # The disk covers a third of the frame or more: the median of the brightest third is its level.
     bright = np.sort(smooth[usable])[-int(area):]
     level = float(np.median(bright))
     if 4 * np.pi * width**2 * level < MIN_LEVEL_ELECTRONS or np.quantile(bright, 0.97) > MAX_PEAK * level:
@@ -94,36 +95,36 @@ def wide_disk(pattern, good) -> WideDisk | None:
 
 
 def _circle(inside, usable, width):
-    """The circle around the largest connected part of pixels, if it is one; the image was smoothed by `width`."""
+    """Fit a circle to the largest connected region; None if it is not a circle. `width` is that of the smoothing."""
     labels, count = label(inside)
     if not count:
         return None
     inside = labels == np.bincount(labels.ravel())[1:].argmax() + 1
-    # The contour without the limits of the frame and of bad pixels.
+    # Contour without the edges of the frame and of bad pixels.
     limit = binary_dilation(~usable, iterations=2)
     limit[[0, 1, -2, -1]], limit[:, [0, 1, -2, -1]] = True, True
     contour = np.argwhere(inside & ~binary_erosion(inside) & ~limit).astype(float)
-    for _ in range(6):  # without points far from the circle: shadows of dirt, gaps between chips
+    for _ in range(6):  # repeat the fit without points far from the circle: shadows of dirt, gaps between chips
         if len(contour) < 16:
             return None
         center, radius = kasa_circle(contour.T)
-        off = np.abs(np.hypot(*(contour - center).T) - radius)
-        kept = off <= max(1.0, 3 * np.median(off))
+        error = np.abs(np.hypot(*(contour - center).T) - radius)
+        kept = error <= max(1.0, 3 * np.median(error))
         contour = contour[kept]
     azimuth = np.unique((np.arctan2(*(contour - center).T) * CONTOUR_SECTORS / (2 * np.pi)).astype(int))
     x, y = np.indices(inside.shape)
     disk = usable & (np.hypot(x - center[0], y - center[1]) < radius)
-    both = (disk & inside).sum()
+    overlap = (disk & inside).sum()
     if (not MIN_WIDE_RADIUS < radius / min(inside.shape) < MAX_WIDE_RADIUS
-            or np.median(off[kept]) > max(0.5, MAX_CONTOUR_ERROR * radius)
+            or np.median(error[kept]) > max(0.5, MAX_CONTOUR_ERROR * radius)
             or len(azimuth) < MIN_CONTOUR * CONTOUR_SECTORS
-            or both < MIN_FILLED * max(disk.sum(), inside.sum())):
+            or overlap < MIN_FILLED * max(disk.sum(), inside.sum())):
         return None
-    # Errors of neighboring pixels of the contour are alike; a circle of which half is seen has twice the error.
+    # Errors of neighboring pixels of the contour are correlated; a circle of which half is visible has twice the error.
     covered = len(azimuth) / CONTOUR_SECTORS
-    sigma = max(0.3, 1.5 * float(np.median(off[kept]))) * (2 / len(contour) * CORRELATED_PIXELS) ** 0.5 / covered**2
+    sigma = max(0.3, 1.5 * float(np.median(error[kept]))) * (2 / len(contour) * CORRELATED_PIXELS) ** 0.5 / covered**2
     sigma = float(np.hypot(sigma, SLOPE_ERROR * width))
-    return WideDisk(center, radius + 0.5, sigma)  # the contour holds the outermost pixels of the disk
+    return WideDisk(center, radius + 0.5, sigma)  # the contour consists of the outermost pixels of the disk
 
 
 def wide_origin(scan: Scan, noise: NoiseModel, blocks) -> FirstGuess | None:
@@ -149,11 +150,11 @@ def wide_origin(scan: Scan, noise: NoiseModel, blocks) -> FirstGuess | None:
     if whole is None:
         return None
     disks = [wide_disk(image, good) if n else None for image, n in zip(sums, counts, strict=True)]
-    found = np.array([disk is not None for disk in disks])
+    with_disk = np.array([disk is not None for disk in disks])
     centers = np.array([whole.center if disk is None else disk.center for disk in disks])
-    if not found.any():
-        found = counts > 0
-    guess = spread_blocks(centers, grid, scan.scan_shape, 0.5, found)
+    if not with_disk.any():
+        with_disk = counts > 0
+    guess = spread_blocks(centers, grid, scan.scan_shape, 0.5, with_disk)
     middle = np.median(guess, axis=0)
     shown = np.ones(len(guess), bool)
     return FirstGuess(guess, whole.radius, shown, VISIBLE_LOG_ODDS, 1.0, 1.0, np.array([[*middle, 1.0]]),

@@ -1,4 +1,4 @@
-"""The pixel size of patterns from a known crystal, and distortions of the camera beyond the ellipse."""
+"""Pixel size of patterns from a known crystal, and distortions of the camera beyond the ellipse."""
 
 import lazy_loader
 

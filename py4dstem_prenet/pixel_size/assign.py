@@ -1,4 +1,4 @@
-"""Assignment of rings: the likelihood of every plausible pixel size, for a standard and for other lattices."""
+"""Assignment of rings by the likelihood of every plausible pixel size, for a standard and for other lattices."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from . import (
     refine_shape,
 )
 
-MIN_VISIBLE_RINGS = 2  # rings of sufficient height that a pixel size must put on the detector
-FIRST_STRONG_HEIGHT = 0.3  # of the strongest ring, for the innermost ring that must not be hidden
-HIDDEN_RING_FRACTION = 0.9  # of the smallest radius, at which that ring may lie if disks are points
-GRID_PX = 0.5  # pixels, step of the outermost radius between two pixel sizes that are tried
-CANDIDATES = 4  # assignments of each kind of evidence that are refined
+MIN_VISIBLE_RINGS = 2  # rings; fewest visible ones on the detector at a plausible pixel size
+FIRST_STRONG_HEIGHT = 0.3  # fraction of the strongest ring; smallest height of the innermost ring that must be visible
+HIDDEN_RING_FRACTION = 0.9  # fraction of the smallest fitted radius; smallest radius of that ring if disks are points
+GRID_PX = 0.5  # pixels; step at the outermost radius between two pixel sizes that are tried
+CANDIDATES = 4  # number of assignments that are refined for each kind of evidence
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """How well the rings of a standard can be assigned.
+    """Assignment of the rings of a standard, with margins to other assignments.
 
     Attributes
     ----------
     scale : float
         Best pixel size, 1/angstrom.
     second : float
-        Next one; NaN if there is none.
+        Second best pixel size; NaN if there is none.
     margin : float
-        Difference of -2 log likelihood between them.
+        Difference of -2 log likelihood between the second best and the best pixel size.
     other : str
-        The lattice that fits best besides that of the standard.
+        The lattice, other than that of the standard, that fits best.
     lattice_margin : float
-        Difference of -2 log likelihood to it; negative if it fits better.
+        Difference of -2 log likelihood between this lattice and the standard; negative if this lattice fits better.
     """
 
     scale: float
@@ -54,19 +54,19 @@ class Assignment:
 
 
 def assign_rings(evidence, standard: Standard):
-    """Assign the rings of a standard, by the likelihood of all kinds of evidence together.
+    """Assign the rings of a standard by the joint likelihood of all kinds of evidence.
 
     Parameters
     ----------
     evidence : list
-        Objects with a `profile` and `tables`, rings of the shapes that are tried.
+        Objects with a `profile` and with `tables` of rings for the shapes that are tried.
     standard : Standard
         The crystal.
 
     Returns
     -------
     assignment : Assignment
-        The best pixel size, and how much better it is than others and than other lattices.
+        The best pixel size, with its margins to other pixel sizes and other lattices.
     shapes : list of Shape
         Shape of the rings in each kind of evidence.
 
@@ -86,20 +86,20 @@ def assign_rings(evidence, standard: Standard):
                 starts.append(scales[k])
     if not starts or len(samples) < len(evidence):
         return None
-    tried = [[refine_shape(e.profile, standard, scale, shape) for scale in starts]
+    refined = [[refine_shape(e.profile, standard, scale, shape) for scale in starts]
              for e, shape in zip(evidence, best_shapes, strict=True)]
-    samples = [independent_samples(min((fit for fit, _ in row), key=lambda fit: fit.chi2).residual) for row in tried]
-    total = sum(costs([fit for fit, _ in row], n) for row, n in zip(tried, samples, strict=True))
+    samples = [independent_samples(min((fit for fit, _ in row), key=lambda fit: fit.chi2).residual) for row in refined]
+    total = sum(costs([fit for fit, _ in row], n) for row, n in zip(refined, samples, strict=True))
     order = np.argsort(total)
     best = int(order[0])
-    # The evidence whose rings are sharper says where the best pixel size is.
-    at = [row[best][0].scale for row in tried]
-    rest = [k for k in order[1:] if all(abs(np.log(row[k][0].scale / scale)) > BASIN
-                                        for row, scale in zip(tried, at, strict=True))]
+    # The last kind of evidence, whose rings are sharpest, determines the best pixel size.
+    best_scales = [row[best][0].scale for row in refined]
+    alternatives = [k for k in order[1:] if all(abs(np.log(row[k][0].scale / scale)) > BASIN
+                                        for row, scale in zip(refined, best_scales, strict=True))]
     second, margin = np.nan, np.inf
-    if rest:
-        second, margin = float(tried[-1][rest[0]][0].scale), float(total[rest[0]] - total[best])
-    shapes = [row[best][1] for row in tried]
+    if alternatives:
+        second, margin = float(refined[-1][alternatives[0]][0].scale), float(total[alternatives[0]] - total[best])
+    shapes = [row[best][1] for row in refined]
     other, excess = "", np.inf
     for name in ALTERNATIVES:
         lattice = find_standard(name)
@@ -108,11 +108,11 @@ def assign_rings(evidence, standard: Standard):
         difference = _best_cost(evidence, lattice, shapes, samples) - float(total[best])
         if difference < excess:
             other, excess = name, difference
-    return Assignment(float(at[-1]), second, margin, other, float(excess)), shapes
+    return Assignment(float(best_scales[-1]), second, margin, other, float(excess)), shapes
 
 
 def _best_cost(evidence, lattice, shapes, samples):
-    """Smallest cost of a lattice with a cell of free size; infinite if none puts two rings on the detector."""
+    """Smallest cost of a lattice with a cell of any size; infinite if no size puts two rings on the detector."""
     tables = [RingTable(e.profile.radii, shape) for e, shape in zip(evidence, shapes, strict=True)]
     starts = []
     for e, table, n in zip(evidence, tables, samples, strict=True):
@@ -125,7 +125,7 @@ def _best_cost(evidence, lattice, shapes, samples):
 
 
 def _basins(scales, cost):
-    """Indices of the best pixel sizes, each in a basin of its own."""
+    """Indices of the best pixel sizes, one for each basin of the cost."""
     chosen: list[int] = []
     for k in np.argsort(cost):
         if all(abs(np.log(scales[k] / scales[j])) > BASIN for j in chosen):
@@ -136,7 +136,7 @@ def _basins(scales, cost):
 
 
 def same_rings(a: Standard, b: Standard) -> bool:
-    """Tell whether the first rings of two standards have the same ratios.
+    """Determine whether the first rings of two standards have the same ratios.
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ def same_rings(a: Standard, b: Standard) -> bool:
     Returns
     -------
     bool
-        True if they differ by the size of the cell only.
+        True if the standards differ only by the size of the cell.
 
     Examples
     --------
@@ -168,16 +168,16 @@ def scan_scales(profile: RadialProfile, standard: Standard, tables):
     standard : Standard
         The crystal.
     tables : list of RingTable
-        Shapes that are tried at each pixel size; the best is kept.
+        Tables of the shapes that are tried at each pixel size; the best shape is kept.
 
     Returns
     -------
     scales : numpy.ndarray, shape (n,)
         Pixel sizes, 1/angstrom, ascending.
     fits : list of ProfileFit
-        The best fit of each.
+        The best fit at each pixel size.
     best : list of Shape
-        The shape of each.
+        The shape of each of these fits.
     """
     radii = profile.radii
     visible = standard.g[standard.intensity > MIN_VISIBLE_HEIGHT]
@@ -185,9 +185,9 @@ def scan_scales(profile: RadialProfile, standard: Standard, tables):
         return np.empty(0), [], []
     smallest = standard.g[0] / radii[-1]
     smallest = max(smallest, visible[MIN_VISIBLE_RINGS - 1] / radii[-1])
-    # Not so large that rings beyond the list of the standard would be on the detector.
+    # At larger pixel sizes, rings beyond the list of the standard would lie on the detector.
     largest = min(standard.g[-1] / radii[-1], visible[-MIN_VISIBLE_RINGS] / radii[0])
-    # The camera length is chosen so that the first strong ring can be seen, if only its outer half.
+    # The camera length is assumed to show at least the outer half of the first strong ring.
     first = standard.g[standard.intensity > FIRST_STRONG_HEIGHT][0]
     largest = min(largest, first / max(HIDDEN_RING_FRACTION * radii[0], radii[0] - max(t.shape.disk for t in tables)))
     if largest <= smallest:

@@ -1,9 +1,10 @@
-"""Decision on the pixel size: assign the rings, and accept or refuse the result.
+"""Decision to accept or refuse a pixel size.
 
-All differences are of -2 log likelihood, or evidence for disks. The best assignment is accepted if it is MIN_MARGIN
-above all others of the standard (odds of exp(MIN_MARGIN / 2), so that a wrong one is accepted at most once in a
-hundred cases or so if the model holds), if no other lattice fits rings better by more than MAX_LATTICE_EXCESS, or
-disks nearly as well, and if the rings agree.
+All differences are of -2 log likelihood (for disks, of -2 log evidence). The best assignment is accepted on three
+conditions. It must be better than all other assignments of the standard by MIN_MARGIN: the odds are then
+exp(MIN_MARGIN / 2), so that a wrong assignment is accepted in about one case in a hundred at most, if the model is
+correct. No other lattice may fit rings better by more than MAX_LATTICE_EXCESS, or disks nearly as well. The rings must
+agree with each other.
 """
 
 from __future__ import annotations
@@ -14,43 +15,45 @@ from scipy.stats import chi2 as chi2_law
 from ..core import Decision, Flag, PixelSize
 from . import Assignment, JointFit, Standard
 
-# Set on simulated powders and grains, with Al, Fe, Ge and MgO of benchmarks/pixel_size.py in view:
-MIN_MARGIN = 10.0  # to the next assignment: odds of 150
-MAX_LATTICE_EXCESS = 2.0  # by which another lattice may fit rings better: bcc and rocksalt differ in weak rings only
-MIN_LATTICE_MARGIN = 2.0  # by which the standard must fit disks of single patterns better than other lattices
-MAX_RELATIVE_SIGMA = 0.02  # of an accepted pixel size: as well as it is read off rings by hand
-MAX_RING_SCATTER = 0.005  # relative, rms of the rings, beyond which they do not belong to the standard
-CONSISTENT_PROBABILITY = 0.999  # above its chi square the rings differ by more than noise
-MAX_CHECKED_RING_SIGMA = 0.01  # relative, of a ring whose radius is compared
-MIN_DISTORTION_SIGMAS = 4.5  # of a radial or threefold distortion that is reported
-MIN_SUSPECTED_SIGMAS = 2.0  # of one that is not reported, but whose effect is part of the sigma of the pixel size
-MAX_DISTORTION = 0.05  # relative, at the reference; a larger one is a fit that failed
-SIGMA_FACTOR = 1.15  # of the jackknife of rings, from the errors of simulated scans
-# Relative sigma of a pixel size that no scatter shows, set on simulated scans: for rings, their shape in thin crystals;
-# for disks, excitation errors, and contrast that moves disks inward by some 0.01 px.
+# Set on simulated powders and grains, including Al, Fe, Ge and MgO of benchmarks/pixel_size.py:
+MIN_MARGIN = 10.0  # -2 log likelihood; smallest difference to the second best assignment: odds of 150
+# -2 log likelihood; largest amount by which a different lattice may fit rings better, since bcc and rocksalt differ
+# only in weak rings.
+MAX_LATTICE_EXCESS = 2.0
+MIN_LATTICE_MARGIN = 2.0  # -2 log evidence; smallest amount by which the standard fits disks better than other lattices
+MAX_RELATIVE_SIGMA = 0.02  # relative; largest sigma of an accepted pixel size, as good as a measurement by hand
+MAX_RING_SCATTER = 0.005  # relative; largest rms scatter of the rings if they belong to the standard
+CONSISTENT_PROBABILITY = 0.999  # probability; rings whose chi square exceeds this quantile differ by more than noise
+MAX_CHECKED_RING_SIGMA = 0.01  # relative; largest sigma of a ring whose radius is compared
+MIN_DISTORTION_SIGMAS = 4.5  # standard errors; smallest radial or threefold distortion that is reported
+MIN_SUSPECTED_SIGMAS = 2.0  # standard errors; smallest distortion whose effect is added to the sigma of the pixel size
+MAX_DISTORTION = 0.05  # relative, at the reference; a larger distortion shows that the fit failed
+SIGMA_FACTOR = 1.15  # factor on the jackknife sigma of rings, from the errors of simulated scans
+# Relative; systematic error of the pixel size, set on simulated scans. For rings it is due to their shape in thin
+# crystals; for disks, to excitation errors and to contrast that moves disks inward by about 0.01 px.
 SYSTEMATIC, SPOT_SYSTEMATIC = 2e-4, 2.5e-4
-THREEFOLD_SYSTEMATIC = 3e-3  # of each amplitude, for few grains
-RADIAL_SYSTEMATIC = 3e-3  # of the radial distortion, for the same reason
-# The same for disks, so that of 180 fits of simulated scans without such distortions none exceeds 4 sigma:
+THREEFOLD_SYSTEMATIC = 3e-3  # relative; systematic error of each threefold amplitude from rings, for few grains
+RADIAL_SYSTEMATIC = 3e-3  # relative; systematic error of the radial distortion from rings, for few grains
+# Relative; these systematic errors for disks: in 180 fits of simulated scans without distortions none exceeds 4 sigma.
 SPOT_THREEFOLD_SYSTEMATIC, SPOT_RADIAL_SYSTEMATIC = 5e-4, 1.5e-3
 
 
 def unknown_size(standard: str, *flags: Flag, numbers=None) -> PixelSize:
-    """Create the `PixelSize` of a scan that does not determine it.
+    """Create the `PixelSize` of a scan that does not determine its pixel size.
 
     Parameters
     ----------
     standard : str
         Name of the standard.
     *flags : Flag
-        The reasons.
+        Reasons why the pixel size is not determined.
     numbers : dict, optional
         Numbers of the decision.
 
     Returns
     -------
     PixelSize
-        NaN, not accepted.
+        A pixel size of NaN that is not accepted.
 
     Examples
     --------
@@ -63,7 +66,7 @@ def unknown_size(standard: str, *flags: Flag, numbers=None) -> PixelSize:
 
 
 def assignment_doubts(assignment: Assignment, standard: str, lattice_margin: float) -> list[Flag]:
-    """List why an assignment is not accepted.
+    """List the reasons why an assignment is not accepted.
 
     Parameters
     ----------
@@ -72,12 +75,12 @@ def assignment_doubts(assignment: Assignment, standard: str, lattice_margin: flo
     standard : str
         Name of the standard.
     lattice_margin : float
-        Least difference to other lattices.
+        Smallest allowed `Assignment.lattice_margin`.
 
     Returns
     -------
     list of Flag
-        Empty if it is accepted.
+        The reasons; empty if the assignment is accepted.
     """
     flags = []
     if assignment.lattice_margin < lattice_margin:
@@ -91,21 +94,21 @@ def assignment_doubts(assignment: Assignment, standard: str, lattice_margin: flo
 
 
 def is_significant(fit: JointFit, names, sigmas: float = MIN_DISTORTION_SIGMAS) -> bool:
-    """Decide whether a distortion is reported.
+    """Decide whether a distortion is significant.
 
     Parameters
     ----------
     fit : JointFit
-        A fit with the distortion.
+        A fit that includes the distortion.
     names : tuple of str
-        Its parameters.
+        Names of the parameters of the distortion.
     sigmas : float
-        Standard errors.
+        Required significance in standard errors.
 
     Returns
     -------
     bool
-        Whether its amplitude exceeds `sigmas` standard errors.
+        Whether the amplitude of the distortion exceeds `sigmas` standard errors.
     """
     value = np.array([fit.barrel]) if names == ("barrel",) else fit.threefold
     k = [fit.names.index(name) for name in names]
@@ -119,7 +122,7 @@ def is_significant(fit: JointFit, names, sigmas: float = MIN_DISTORTION_SIGMAS) 
 
 
 def _systematics(disks):
-    """Errors of a radial and a threefold distortion that no scatter shows."""
+    """Systematic errors of a radial and a threefold distortion."""
     return (SPOT_RADIAL_SYSTEMATIC, SPOT_THREEFOLD_SYSTEMATIC) if disks else (RADIAL_SYSTEMATIC, THREEFOLD_SYSTEMATIC)
 
 
@@ -140,9 +143,9 @@ def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment,
     reference : float
         Radius to which the distortions refer, pixels.
     doubt : float
-        Relative sigma of the pixel size from distortions that are suspected.
+        Relative sigma of the pixel size due to suspected distortions.
     notes : iterable of Flag
-        Further flags.
+        Additional flags.
 
     Returns
     -------
@@ -154,7 +157,7 @@ def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment,
     relative = float(np.sqrt((factor * fit.sigma("scale")) ** 2 + systematic**2 + doubt**2))
     errors, sigmas = fit.ring_errors, factor * fit.ring_sigmas
     checked = np.isfinite(errors) & (sigmas < MAX_CHECKED_RING_SIGMA)
-    # Rings that overlap have one common error.
+    # Overlapping rings have one common error.
     checked[checked] = np.isin(np.arange(checked.sum()), np.unique(errors[checked], return_index=True)[1])
     weight = 1 / np.maximum(sigmas[checked], systematic) ** 2
     scatter, chi2, freedom = 0.0, 0.0, max(int(checked.sum()) - 1, 1)

@@ -1,10 +1,10 @@
 """Joint fit of pixel size, ellipse, center and higher distortions to the rings of a standard, with covariance.
 
-The azimuth is divided into sectors. Each has its own heights of the rings (texture, few grains) and its own background.
-What is common to all sectors is linearized about the model: a relative change of all radii, the ellipse vector, the
-center, a radial term that grows with the square of the radius, a threefold term that grows with the radius, and the
-shape of the rings, whose prior is wide. The covariance is the larger of two jackknifes, over parts of the scan and over
-pairs of opposite sectors, as for the ellipse.
+The azimuth is divided into sectors. Each sector has its own heights of the rings (texture, few grains) and its own
+background. The parameters common to all sectors are linearized about the model: a relative change of all radii, the
+ellipse vector, the center, a radial term that grows with the square of the radius, a threefold term that grows with the
+radius, and the shape of the rings, which has a wide prior. The covariance is the larger of two jackknife estimates,
+over parts of the scan and over pairs of opposite sectors, as for the ellipse.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from . import (
     weights,
 )
 
-SECTORS = 24  # of the azimuth; POLAR_AZIMUTHS is a multiple
-RESOLVED_WIDTHS = 0.6  # widths of a ring: rings closer than that have a common error of the radius
-PAIRS = SECTORS // 2  # opposite sectors are not independent (Friedel pairs)
-MAX_STEPS = 12  # Gauss-Newton steps
-DAMPING = 0.5  # of a Gauss-Newton step back
-TOLERANCE = 3e-5  # relative change of the pixel size below which the fit has converged
-MAX_STEP = 0.01  # largest relative change of the pixel size in a step
-LOG_SHAPE_SIGMAS = {"disk": 0.02, "blur": 0.4, "relrod": 0.7}  # prior of the logarithm of disk, blur and relrod
-NAMES = ("scale", "v0", "v1", "x", "y", "disk", "blur", "relrod")
-CENTER_SIGMA_PX = 1.0  # pixels, prior of the center of the rings about the origin
-MIN_PARTS = 6  # parts of a scan for a jackknife over them
+SECTORS = 24  # number of sectors of the azimuth; POLAR_AZIMUTHS is a multiple of it
+RESOLVED_WIDTHS = 0.6  # widths of a ring; smallest distance of rings that have separate errors of the radius
+PAIRS = SECTORS // 2  # number of pairs of opposite sectors, which are not independent (Friedel pairs)
+MAX_STEPS = 12  # Gauss-Newton steps; largest number
+DAMPING = 0.5  # factor on a Gauss-Newton step that reverses the previous one
+TOLERANCE = 3e-5  # relative; change of the pixel size below which the fit has converged
+MAX_STEP = 0.01  # relative; largest change of the pixel size in one step
+LOG_SHAPE_SIGMAS = {"disk": 0.02, "blur": 0.4, "relrod": 0.7}  # sigmas of the priors of the logarithms of the shape
+NAMES = ("scale", "v0", "v1", "x", "y", "disk", "blur", "relrod")  # parameters of every fit
+CENTER_SIGMA_PX = 1.0  # pixels; sigma of the prior of the center of the rings about the origin
+MIN_PARTS = 6  # parts of a scan; fewest for a jackknife over parts
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,14 @@ class JointFit:
     names : tuple of str
         Names of the parameters.
     covariance : numpy.ndarray
-        (p, p), of the parameters; the scale is that of log(pixel size).
+        (p, p), covariance of the parameters; the parameter "scale" is log(pixel size).
     profile : RadialProfile
-        The radial profile about the fitted center, without the fitted ellipse.
+        The radial profile about the fitted center, corrected for the fitted ellipse.
     fit : ProfileFit
-        Its fit.
+        The fit of the profile.
     ring_errors, ring_sigmas : numpy.ndarray
-        (k,), relative difference between measured and predicted radius of each ring, and its standard error; NaN where
-        it was not measured.
+        (k,), relative difference between measured and predicted radius of each ring, and its standard error; NaN if the
+        radius was not measured.
     """
 
     scale: float
@@ -96,7 +96,7 @@ class JointFit:
         Returns
         -------
         float
-            Its standard error; infinite if it was not fitted.
+            Standard error of the parameter; infinite if it was not fitted.
         """
         if name not in self.names:
             return np.inf
@@ -125,11 +125,11 @@ class State:
     span : tuple of float
         Smallest and largest radius that is fitted, pixels.
     nominal : Shape
-        Middle of the prior of the shape.
+        Mean of the prior of the shape.
     vector_covariance : numpy.ndarray
-        (2, 2), of the prior of the ellipse vector.
+        (2, 2), covariance of the prior of the ellipse vector.
     nominal_vector : numpy.ndarray or None
-        (2,), middle of this prior; None is `vector`.
+        (2,), mean of the prior of the ellipse vector; if None, it is `vector`.
     """
 
     scale: float
@@ -145,7 +145,7 @@ class State:
     nominal_vector: np.ndarray | None = None
 
     def distances(self, standard):
-        """Compute the distances of the rings.
+        """Compute the radii of the rings.
 
         Parameters
         ----------
@@ -155,7 +155,7 @@ class State:
         Returns
         -------
         numpy.ndarray, shape (k,)
-            Pixels.
+            Radii in pixels.
         """
         ideal = standard.g / self.scale
         return ideal * (1 + self.barrel * (ideal / self.reference) ** 2)
@@ -175,7 +175,7 @@ def fit_joint(pooled, standard: Standard, start: State, readout, extra=()) -> Jo
     readout : float
         Read-out noise of a pixel, electrons.
     extra : tuple of str
-        Further parameters: "barrel", and "three0" with "three1".
+        Additional parameters: "barrel", and "three0" with "three1".
 
     Returns
     -------
@@ -184,13 +184,13 @@ def fit_joint(pooled, standard: Standard, start: State, readout, extra=()) -> Jo
     """
     names = (*NAMES, *extra)
     state = start if start.nominal_vector is not None else replace(start, nominal_vector=start.vector)
-    pictures, before = smoothed(pooled.mean, pooled.weight, readout), np.zeros(len(names))
+    pictures, previous_step = smoothed(pooled.mean, pooled.weight, readout), np.zeros(len(names))
     for _ in range(MAX_STEPS):
         system = _System(pictures, state, standard, names)
         step = system.solution()
-        if step @ before < 0:  # heights and shape follow the radii, so whole steps swing about the solution
+        if step @ previous_step < 0:  # full steps oscillate, since heights and shape follow the radii
             step = DAMPING * step
-        before = step
+        previous_step = step
         state = system.moved(step)
         if abs(step[names.index("scale")]) < TOLERANCE:
             break
@@ -207,7 +207,7 @@ def fit_joint(pooled, standard: Standard, start: State, readout, extra=()) -> Jo
 
 
 class _System:
-    """Linearized model of one pattern at one state."""
+    """Linearized model of one pattern at one set of parameters."""
 
     def __init__(self, pictures, state, standard, names):
         self.state, self.names, self.standard = state, names, standard
@@ -253,7 +253,7 @@ class _System:
         return (polar * usable).reshape(shape).sum(1) / np.maximum(count, 1), count
 
     def _linearize(self):
-        """Per sector: weights, projector on what the nuisances leave, and the columns of the parameters."""
+        """Compute for each sector the weights, a basis of the nuisance parameters, and the projected design matrix."""
         mean, count = self.sectors
         per_sector = POLAR_AZIMUTHS // SECTORS
         self.roots = self.weight * np.sqrt(count / per_sector / SECTORS)
@@ -274,7 +274,7 @@ class _System:
             self.right.append(_project(basis, mean[k] * root))
         residuals = np.concatenate(self.right)
         used = np.concatenate(self.roots) > 0
-        self.scatter = max(float((residuals[used] ** 2).mean()), 1e-300)  # of weighted residuals
+        self.scatter = max(float((residuals[used] ** 2).mean()), 1e-300)  # mean square of weighted residuals
         self.normal = sum(c.T @ c for c in self.columns)
         self.prior = np.zeros((len(self.names),) * 2)
         for name, sigma in LOG_SHAPE_SIGMAS.items():
@@ -285,18 +285,18 @@ class _System:
         self.prior[np.ix_(k, k)] = self.scatter * np.linalg.inv(self.state.vector_covariance)
 
     def _parameters(self, phi, heights):
-        """Columns (n, p) of the parameters in a sector at azimuth phi."""
-        moving = self.slopes * heights  # per relative change of the radius of each ring
-        share = self.distances / self.state.reference
+        """Design matrix (n, p) of the parameters in a sector at azimuth phi."""
+        moving = self.slopes * heights  # derivative with respect to the logarithm of the radius of each ring
+        relative = self.distances / self.state.reference
         factors = {
             "scale": 1.0, "v0": np.cos(2 * phi) / 2, "v1": np.sin(2 * phi) / 2, "x": np.cos(phi) / self.distances,
-            "y": np.sin(phi) / self.distances, "barrel": share**2, "three0": share * np.cos(3 * phi),
-            "three1": share * np.sin(3 * phi)}
+            "y": np.sin(phi) / self.distances, "barrel": relative**2, "three0": relative * np.cos(3 * phi),
+            "three1": relative * np.sin(3 * phi)}
         return np.stack([self.variations[name] @ heights if name in self.variations else
                          (moving * factors[name]).sum(1) for name in self.names], 1)
 
     def right_of(self, polar, usable):
-        """Right-hand sides (SECTORS, p) of another polar map about the same model."""
+        """Right-hand sides (SECTORS, p) of a different polar map about the same model."""
         mean, count = self._sectors(polar, usable)
         mean = np.where(count > 0, mean, self.sectors[0])
         return np.array([c.T @ _project(q, m * root) for c, q, m, root in
@@ -304,11 +304,11 @@ class _System:
 
     def solution(self):
         right = sum(c.T @ r for c, r in zip(self.columns, self.right, strict=True))
-        s, off = self.state, np.zeros(len(self.names))
+        s, prior_offset = self.state, np.zeros(len(self.names))
         for name in LOG_SHAPE_SIGMAS:
-            off[self.names.index(name)] = np.log(getattr(s.nominal, name) / getattr(s.shape, name))
-        off[[self.names.index("v0"), self.names.index("v1")]] = s.nominal_vector - s.vector
-        right = right + self.prior @ off
+            prior_offset[self.names.index(name)] = np.log(getattr(s.nominal, name) / getattr(s.shape, name))
+        prior_offset[[self.names.index("v0"), self.names.index("v1")]] = s.nominal_vector - s.vector
+        right = right + self.prior @ prior_offset
         return np.linalg.solve(self.normal + self.prior + 1e-12 * np.diag(np.diag(self.normal)), right)
 
     def moved(self, step):
@@ -328,7 +328,7 @@ class _System:
 
 
 def _three(delta):
-    # The rings of the model are not threefold, so each step finds the whole of it.
+    # The rings of the model have no threefold distortion, so that each step gives its full amplitude.
     return np.array([delta.get("three0", 0.0), delta.get("three1", 0.0)])
 
 
@@ -344,7 +344,7 @@ def _project(basis, values):
 
 
 def _part_maps(system, pooled):
-    """Polar maps of the parts of the scan, and their weights."""
+    """Yield the polar map, mask of usable samples, and weight of each part of the scan."""
     for image, weight in zip(pooled.parts, pooled.parts_weight, strict=True):
         if weight.sum() > 0:
             state = system.state
@@ -352,8 +352,8 @@ def _part_maps(system, pooled):
             polar = np.zeros_like(system.profile.polar)
             usable = np.zeros_like(polar)
             shared = np.isin(np.round(system.profile.radii, 6), np.round(data.radii, 6))
-            other = np.isin(np.round(data.radii, 6), np.round(system.profile.radii, 6))
-            polar[:, shared], usable[:, shared] = data.polar[:, other], data.usable[:, other]
+            shared_in_part = np.isin(np.round(data.radii, 6), np.round(system.profile.radii, 6))
+            polar[:, shared], usable[:, shared] = data.polar[:, shared_in_part], data.usable[:, shared_in_part]
             yield polar, usable, float(weight.sum())
 
 
@@ -368,12 +368,12 @@ def _covariance(system, parts):
 
 
 def larger_covariance(covariances):
-    """Take the larger variance of each parameter, with the correlations of the covariance that is larger altogether.
+    """Combine the largest variance of each parameter with the correlations of the largest covariance.
 
     Parameters
     ----------
     covariances : list of numpy.ndarray
-        (p, p) each.
+        Covariances, (p, p) each.
 
     Returns
     -------
@@ -396,9 +396,9 @@ def larger_covariance(covariances):
 
 
 def _leave_parts(single, weight):
-    share = weight / weight.sum()
-    whole = share @ single
-    return (whole - share[:, None] * single) / (1 - share)[:, None] - whole
+    fraction = weight / weight.sum()
+    total_change = fraction @ single
+    return (total_change - fraction[:, None] * single) / (1 - fraction)[:, None] - total_change
 
 
 def _leave_sectors(system):
@@ -406,21 +406,21 @@ def _leave_sectors(system):
     normals = np.array([c.T @ c for c in system.columns])
     small = system.prior + 1e-12 * np.diag(np.diag(system.normal))
     whole = np.linalg.solve(system.normal + small, rights.sum(0))
-    out = []
+    changes = []
     for k in range(PAIRS):
-        left = [j for j in range(SECTORS) if j % PAIRS != k]
-        out.append(np.linalg.solve(normals[left].sum(0) + small, rights[left].sum(0)) - whole)
-    return np.array(out)
+        kept = [j for j in range(SECTORS) if j % PAIRS != k]
+        changes.append(np.linalg.solve(normals[kept].sum(0) + small, rights[kept].sum(0)) - whole)
+    return np.array(changes)
 
 
 def _ring_errors(system, parts):
-    """Relative error of the radius of each ring, with jackknife sigma over sectors and parts.
+    """Relative error of the radius of each ring, with a jackknife sigma over sectors and parts.
 
-    Rings that overlap have a common error.
+    Overlapping rings have a common error.
     """
     k = len(system.standard.g)
-    apart = np.diff(system.distances) > RESOLVED_WIDTHS * system.state.shape.width
-    group = np.r_[0, np.cumsum(apart)] if len(system.distances) else np.zeros(0, int)
+    resolved = np.diff(system.distances) > RESOLVED_WIDTHS * system.state.shape.width
+    group = np.r_[0, np.cumsum(resolved)] if len(system.distances) else np.zeros(0, int)
     n = int(group[-1]) + 1 if len(group) else 0
     member = np.eye(n)[group]
     errors, sigmas = np.full(k, np.nan), np.full(k, np.nan)
@@ -433,20 +433,20 @@ def _ring_errors(system, parts):
         columns.append(moving - basis @ (basis.T @ moving))
     normals = np.array([c.T @ c for c in columns])
     rights = np.array([c.T @ r for c, r in zip(columns, system.right, strict=True)])
-    prior = np.diag(np.full(n, system.scatter / 0.05**2))  # a ring whose radius nothing tells has an error of 5 %
+    prior = np.diag(np.full(n, system.scatter / 0.05**2))  # a ring whose radius is not determined has an error of 5 %
     whole = np.linalg.solve(normals.sum(0) + prior, rights.sum(0))
-    left = [[j for j in range(SECTORS) if j % PAIRS != pair] for pair in range(PAIRS)]
-    by_sectors = np.array([np.linalg.solve(normals[j].sum(0) + prior, rights[j].sum(0)) - whole for j in left])
+    kept = [[j for j in range(SECTORS) if j % PAIRS != pair] for pair in range(PAIRS)]
+    by_sectors = np.array([np.linalg.solve(normals[j].sum(0) + prior, rights[j].sum(0)) - whole for j in kept])
     variance = np.diag(jackknife_covariance(by_sectors))
     if len(parts) >= MIN_PARTS:
-        single = []
+        part_changes = []
         for polar, usable, _ in parts:
             mean, count = system._sectors(polar, usable)
             mean = np.where(count > 0, mean, system.sectors[0])
-            single.append(sum(c.T @ _project(q, m * root) for c, q, m, root in
+            part_changes.append(sum(c.T @ _project(q, m * root) for c, q, m, root in
                               zip(columns, system.nuisances, mean, system.roots, strict=True)))
-        single = np.linalg.solve(normals.sum(0) + prior, np.array(single).T).T
-        by_parts = _leave_parts(single, np.array([w for _, _, w in parts]))
+        part_changes = np.linalg.solve(normals.sum(0) + prior, np.array(part_changes).T).T
+        by_parts = _leave_parts(part_changes, np.array([w for _, _, w in parts]))
         variance = np.maximum(variance, np.diag(jackknife_covariance(by_parts)))
     measured = (system.distances > radii[0]) & (system.distances < radii[-1]) & (system.fit.heights[system.index] > 0)
     errors[system.index[measured]] = whole[group[measured]]

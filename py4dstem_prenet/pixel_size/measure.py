@@ -1,13 +1,13 @@
 """Pixel size of a scan of a known crystal, from its pooled patterns and from the disks of single patterns.
 
 Patterns are pooled about the fitted origin, as for the ellipse. There are two kinds of evidence: the rings of the
-pooled pattern, whose width is that of a disk, and the positions of disks in single patterns (`spots.py`), which are far
-sharper where disks can be told apart. For each, the rings are assigned over all plausible pixel sizes (`assign.py`,
-`spot_assign.py`), and pixel size, ellipse and center are fitted together (`joint.py`, `spot_fit.py`). Rings count where
-disks do not decide.
+pooled pattern, which are as wide as a disk, and the positions of disks in single patterns (`spots.py`), which are far
+sharper if disks are resolved. For each kind, the rings are assigned over all plausible pixel sizes (`assign.py`,
+`spot_assign.py`), and pixel size, ellipse and center are fitted together (`joint.py`, `spot_fit.py`). The result from
+rings is used if disks do not determine the pixel size.
 
 The pixel size refers to the geometric mean of the semi-axes of the ellipse. py4DSTEM's `BraggVectors.cal` and
-`PolarDatacube` return b times that radius, so what is written is the pixel size times sqrt(a / b) if an ellipse is set.
+`PolarDatacube` return b times that radius. If an ellipse is set, the pixel size times sqrt(a / b) is written.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ from . import (
     unknown_size,
 )
 
-BLURS_PX = (0.6, 1.5)  # pixels, blur of rings that is tried first
-POINT_BLURS_PX = (0.7, 2.0)  # pixels, of rings whose disks are points or unknown
-POINT_RADIUS_PX = 0.05  # pixels, radius of a disk that is a point
-# Pixels, for speed: patterns are binned as long as the outermost radius stays above the first while rings are fitted,
-# and not above the second while they are assigned.
+BLURS_PX = (0.6, 1.5)  # pixels; start values of the blur of rings
+POINT_BLURS_PX = (0.7, 2.0)  # pixels; start values of the blur of rings whose disks are points or unknown
+POINT_RADIUS_PX = 0.05  # pixels; radius of a disk that is a point
+# Binned pixels; smallest outermost radius when rings are fitted, and largest one when they are assigned. Larger
+# patterns are binned, for speed.
 MIN_FITTED_RADIUS_PX, MAX_ASSIGNED_RADIUS_PX = 120.0, 80.0
-LOOSER, LOOSE_VECTOR = 2.0, 0.004  # by which the prior of the ellipse is wider for disks: factor, and sigma added
-WIDE_BLUR_PX = 3.5  # pixels, of wide rings whose disks are unknown
+LOOSER, LOOSE_VECTOR = 2.0, 0.004  # factor on the prior sigma of the ellipse for disks, and sigma added to it
+WIDE_BLUR_PX = 3.5  # pixels; start value of the blur of wide rings whose disks are unknown
 
 
 def measure_pixel_size(data, qx0, qy0, radius, noise: NoiseModel, standard, ellipse: Ellipse | None = None, valid=None,
@@ -70,7 +70,7 @@ def measure_pixel_size(data, qx0, qy0, radius, noise: NoiseModel, standard, elli
     standard : str, pathlib.Path, py4DSTEM.process.diffraction.Crystal or Standard
         The crystal: a name such as "Au" (`find_standard` lists them), a CIF file, or a py4DSTEM Crystal.
     ellipse : Ellipse, optional
-        The elliptical distortion, if it was measured before; its sigma limits how far the joint fit may change it.
+        The elliptical distortion, if it was measured before; its sigma limits its change in the joint fit.
     valid : array_like of bool, shape (Rx, Ry), optional
         True where a position is used.
     region : tuple of slice or numpy.ndarray of bool, shape (Rx, Ry), optional
@@ -90,7 +90,7 @@ def measure_pixel_size(data, qx0, qy0, radius, noise: NoiseModel, standard, elli
 
     Notes
     -----
-    Strain of the standard, such as that of a single crystal, changes the result in proportion.
+    Strain of the standard, for example in a single crystal, changes the pixel size by the same fraction.
 
     Examples
     --------
@@ -128,7 +128,7 @@ def measure_pooled_size(pooled: Pooled, radius, noise: NoiseModel, standard, ell
     pooled : Pooled
         The pooled patterns.
     radius : float or None
-        Radius of the direct disk in pixels; None if it is hidden.
+        Radius of the direct disk in pixels; None if the disk is hidden.
     noise : NoiseModel
         Noise model of the detector.
     standard : str, pathlib.Path, py4DSTEM.process.diffraction.Crystal or Standard
@@ -152,14 +152,14 @@ def measure_pooled_size(pooled: Pooled, radius, noise: NoiseModel, standard, ell
     span = ring_span(pooled.mean, pooled.weight > 0, pooled.center)
     reference = min(pooled.mean.shape) / 2
     vector, center, covariance = _start(pooled, span, ellipse)
-    single = None if spots is None else _from_spots(spots, standard, vector, covariance, reference)
-    if single is not None and (single.accepted or _contradicted(single)):
-        return single
-    whole = _from_rings(pooled, standard, span, (vector, center, covariance), radius, noise, reference)
-    # Disks that cannot be assigned for certain must not point to another pixel size.
-    if single is None or (whole.accepted and abs(np.log(whole.value / single.value)) < BASIN):
-        return whole
-    return single
+    from_spots = None if spots is None else _from_spots(spots, standard, vector, covariance, reference)
+    if from_spots is not None and (from_spots.accepted or _contradicted(from_spots)):
+        return from_spots
+    from_rings = _from_rings(pooled, standard, span, (vector, center, covariance), radius, noise, reference)
+    # Even if disks are not assigned with certainty, they must not contradict the pixel size from rings.
+    if from_spots is None or (from_rings.accepted and abs(np.log(from_rings.value / from_spots.value)) < BASIN):
+        return from_rings
+    return from_spots
 
 
 def _contradicted(size):
@@ -167,9 +167,9 @@ def _contradicted(size):
 
 
 def _from_spots(spots, standard, vector, covariance, reference):
-    """The pixel size from the disks of single patterns; None if it cannot be told."""
+    """Measure the pixel size from the disks of single patterns; None if they do not determine it."""
     span = spots.span
-    # Rings and disks may not have quite the same ellipse, for example if the rings are those of few grains.
+    # Rings and disks may have slightly different ellipses, for example if the rings are due to few grains.
     wide = LOOSER**2 * covariance + LOOSE_VECTOR**2 * np.eye(2)
     shape = Shape(POINT_RADIUS_PX, POINT_BLURS_PX[0])
     start = State(1.0, vector, np.zeros(2), shape, 0.0, np.zeros(2), reference, span, shape, wide, vector)
@@ -188,10 +188,10 @@ def _from_spots(spots, standard, vector, covariance, reference):
 
 
 def _from_rings(pooled, standard, span, start, radius, noise, reference):
-    """The pixel size from the rings of the pooled pattern."""
-    nothing = unknown_size(standard.name, Flag("pixel_size_no_rings", {"standard": standard.name}))
+    """Measure the pixel size from the rings of the pooled pattern."""
+    unknown = unknown_size(standard.name, Flag("pixel_size_no_rings", {"standard": standard.name}))
     if span[1] - span[0] < MIN_RING_SPAN_PX:
-        return nothing
+        return unknown
     vector, center, covariance = start
     side = max(1, int(span[1] // MIN_FITTED_RADIUS_PX))
     pooled, center, radius = _binned(pooled, center, radius, side)
@@ -199,15 +199,15 @@ def _from_rings(pooled, standard, span, start, radius, noise, reference):
     readout = side * noise.readout / noise.gain
     profile = radial_data(smoothed(pooled.mean, pooled.weight, readout), center, vector, span)
     if len(profile.radii) < 2 * MIN_RING_SPAN_PX / side:
-        return nothing
+        return unknown
     factor = max(1.0, span[1] / MAX_ASSIGNED_RADIUS_PX)
-    # Rings need not have the shape of the direct beam, for example if it is saturated or a spot with tails.
+    # Rings may differ in shape from the direct beam, for example if the beam is saturated or a spot with tails.
     shapes = [Shape(POINT_RADIUS_PX, blur, RELROD) for blur in (*POINT_BLURS_PX, WIDE_BLUR_PX)]
     if radius is not None and radius > factor:
         shapes = [Shape(radius / factor, blur, RELROD) for blur in BLURS_PX] + shapes[1:]
     assigned = assign_rings([_Evidence(shrunk(profile, factor), shapes)], standard)
     if assigned is None:
-        return nothing
+        return unknown
     assignment, (shape,) = assigned
     shape = replace(shape, disk=shape.disk * factor, blur=max(shape.blur * factor, BLURS_PX[0]))
     assignment = replace(assignment, scale=assignment.scale / factor, second=assignment.second / factor)
@@ -216,21 +216,21 @@ def _from_rings(pooled, standard, span, start, radius, noise, reference):
     try:
         fit, doubt = _fitted(lambda state, extra=(): fit_joint(pooled, standard, state, readout, extra), state)
     except np.linalg.LinAlgError:
-        return nothing
+        return unknown
     fit = replace(fit, scale=fit.scale / side, profile=replace(fit.profile, radii=fit.profile.radii * side))
     assignment = replace(assignment, scale=assignment.scale / side, second=assignment.second / side)
     return decide_pixel_size(fit, standard, assignment, "rings", reference * side, doubt)
 
 
 class _Evidence:
-    """A radial profile, and the shapes of rings that are tried."""
+    """A radial profile, and tables of the ring shapes that are tried."""
 
     def __init__(self, profile, shapes):
         self.profile, self.tables = profile, [RingTable(profile.radii, shape) for shape in shapes]
 
 
 def _binned(pooled, center, radius, side):
-    """A pooled pattern with pixels of a larger side, its center, and the radius of the direct disk."""
+    """Bin a pooled pattern; return it with its center and the radius of the direct disk."""
     if side == 1:
         return pooled, center, radius
 
@@ -242,14 +242,14 @@ def _binned(pooled, center, radius, side):
     weight, parts_weight = sums(pooled.weight), sums(pooled.parts_weight)
     mean = sums(pooled.mean * pooled.weight) / np.maximum(weight, 1)
     parts = sums(pooled.parts * pooled.parts_weight) / np.maximum(parts_weight, 1)
-    area = side**2  # patterns that cover a pixel in part count in part; electrons are those of the larger pixels
+    area = side**2  # weights are means over the pixels of a bin; electrons are sums over them
     middle = (np.asarray(center) - (side - 1) / 2) / side
     return (Pooled(mean * area, tuple(middle), pooled.positions, weight / area, parts * area, parts_weight / area),
             middle, None if radius is None else radius / side)
 
 
 def _start(pooled, span, ellipse):
-    """Ellipse vector, center, and covariance of the vector, with which the joint fit begins."""
+    """Ellipse vector, center, and covariance of the vector with which the joint fit starts."""
     if ellipse is not None and ellipse.accepted:
         center = np.array(pooled.center)
         return np.array(ellipse.vector, float), center, np.array(ellipse.covariance, float)
@@ -264,13 +264,14 @@ def _start(pooled, span, ellipse):
 
 
 def _fitted(fitted, start):
-    """The joint fit, with the distortions that are significant; what others may change, as a relative sigma."""
+    """Joint fit with all significant distortions, and relative sigma due to suspected distortions."""
     fit = fitted(start)
     kept: tuple[str, ...] = ()
     doubt = 0.0
     for names in (("barrel",), ("three0", "three1")):
-        near = replace(start, scale=fit.scale, vector=fit.vector, center=fit.center, shape=fit.shape, barrel=fit.barrel)
-        trial = fitted(near, (*kept, *names))
+        current = replace(start, scale=fit.scale, vector=fit.vector, center=fit.center, shape=fit.shape,
+                          barrel=fit.barrel)
+        trial = fitted(current, (*kept, *names))
         if is_significant(trial, names):
             kept, fit = (*kept, *names), trial
         elif is_significant(trial, names, MIN_SUSPECTED_SIGMAS):

@@ -1,10 +1,10 @@
-"""Likelihood of the positions of disks: a mixture of the rings of a crystal and of disks that belong to none.
+"""Likelihood of the positions of disks: a mixture of the rings of a crystal and of background disks on no ring.
 
-A disk of a ring lies at its radius with the error of its position and a common error that the model of disks has,
-both with the tails of Student's distribution. The number of disks on each ring has a Gamma prior about the kinematic
-expectation, so that the evidence of a lattice is that of a Poisson process with unknown rates, and its lower bound
-follows from a few rounds (Bishop, Pattern Recognition and Machine Learning, 2006, ch. 10). Rings without disks, and
-disks without rings, count against a lattice.
+A disk of a ring lies at the ring's radius with two errors, that of its position and a common error of the disk model;
+both have the tails of Student's distribution. The number of disks on each ring has a Gamma prior about the kinematic
+expectation. The evidence of a lattice is therefore that of a Poisson process with unknown rates; a lower bound of it is
+found iteratively (Bishop, Pattern Recognition and Machine Learning, 2006, ch. 10). Rings without disks, and disks
+without rings, reduce the evidence of a lattice.
 """
 
 from __future__ import annotations
@@ -17,29 +17,30 @@ from scipy.special import digamma, gammaln
 from ..core import ellipse_matrix
 from . import Standard
 
-ERROR_DOF = 5.0  # degrees of freedom of the errors
-REACH_SIGMAS = 7.0  # standard errors between a disk and a ring to which it may belong
-HEIGHT_SHAPE = 2.5  # shape of the Gamma prior of the number of disks on a ring: a factor of 2, as of simulated scans
-MIN_EXPECTED_HEIGHT = 0.03  # of the strongest ring, for the expectation: dynamical scattering excites weak rings
-STRAY_SHAPE, STRAY_PART = 1.0, 0.1  # Gamma prior of the disks that belong to no ring, and their part of all disks
-ROUNDS = 12  # rounds of the rates
+ERROR_DOF = 5.0  # degrees of freedom of Student's t distribution of the errors
+REACH_SIGMAS = 7.0  # standard errors; largest distance of a disk from a ring to which it may belong
+HEIGHT_SHAPE = 2.5  # shape of the Gamma prior of the number of disks on a ring: a factor of 2, as in simulated scans
+# Fraction of the strongest ring; smallest expected height of a ring, since dynamical scattering excites weak rings.
+MIN_EXPECTED_HEIGHT = 0.03
+STRAY_SHAPE, STRAY_PART = 1.0, 0.1  # shape of the Gamma prior of background disks, and their fraction of all disks
+ROUNDS = 12  # rounds; number in which the rates are updated
 _LOG_STUDENT = gammaln((ERROR_DOF + 1) / 2) - gammaln(ERROR_DOF / 2) - 0.5 * np.log(np.pi * ERROR_DOF)
 
 
 @dataclass(frozen=True)
 class RingRates:
-    """Rates of disks on rings, and who belongs to which.
+    """Rates of disks on rings, and probabilities that disks belong to rings.
 
     Attributes
     ----------
     evidence : float
         Lower bound of the logarithm of the evidence.
     rings : numpy.ndarray
-        (k,), disks on each ring.
+        (k,), number of disks on each ring.
     levels : numpy.ndarray
         (k,), weights of the rings in the mixture.
     stray : float
-        Density of stray disks along the radius, 1/pixel.
+        Density of background disks along the radius, 1/pixel.
     disk, ring : numpy.ndarray of int
         (p,), pairs of a disk and a ring to which it may belong.
     belongs : numpy.ndarray
@@ -59,7 +60,7 @@ class RingRates:
 
 
 def ideal_positions(offset, vector, center, barrel=0.0, threefold=(0.0, 0.0), reference=1.0):
-    """Take the distortions out of positions.
+    """Correct positions for the distortions.
 
     Parameters
     ----------
@@ -74,12 +75,12 @@ def ideal_positions(offset, vector, center, barrel=0.0, threefold=(0.0, 0.0), re
     threefold : array_like, shape (2,)
         Amplitudes of cos 3 phi and sin 3 phi at `reference`, growing with the radius.
     reference : float
-        Pixels.
+        Radius to which the distortions refer, pixels.
 
     Returns
     -------
     radius, azimuth : numpy.ndarray, shape (m,)
-        Pixels and radians.
+        Ideal polar coordinates in pixels and radians.
 
     Examples
     --------
@@ -100,7 +101,7 @@ def ideal_positions(offset, vector, center, barrel=0.0, threefold=(0.0, 0.0), re
 
 
 def expected_heights(standard: Standard, inside) -> np.ndarray:
-    """Compute the expected parts of disks on the rings.
+    """Compute the expected fraction of the disks on each ring.
 
     Parameters
     ----------
@@ -112,7 +113,7 @@ def expected_heights(standard: Standard, inside) -> np.ndarray:
     Returns
     -------
     numpy.ndarray, shape (k,)
-        Their sum is 1.
+        The fractions; their sum is 1.
     """
     heights = np.maximum(standard.intensity[inside], MIN_EXPECTED_HEIGHT * standard.intensity.max())
     return heights / heights.sum()
@@ -124,14 +125,14 @@ def close_pairs(radius, sigma, rings):
     Parameters
     ----------
     radius, sigma : numpy.ndarray, shape (m,)
-        Radii and their errors, pixels.
+        Radii of the disks and their errors, pixels.
     rings : numpy.ndarray, shape (k,)
         Radii of the rings, ascending, pixels.
 
     Returns
     -------
     disk, ring : numpy.ndarray of int, shape (p,)
-        Pairs.
+        Indices of the disk and the ring of each pair.
     """
     first = np.searchsorted(rings, radius - REACH_SIGMAS * sigma)
     count = np.searchsorted(rings, radius + REACH_SIGMAS * sigma) - first
@@ -140,12 +141,12 @@ def close_pairs(radius, sigma, rings):
 
 
 def density_of(difference, sigma) -> np.ndarray:
-    """Compute the density of Student's distribution.
+    """Compute the density of Student's t distribution.
 
     Parameters
     ----------
     difference, sigma : numpy.ndarray
-        Distance from the middle, and width.
+        Difference from the mean, and width.
 
     Returns
     -------
@@ -158,24 +159,24 @@ def density_of(difference, sigma) -> np.ndarray:
 
 def fit_rates(radius, sigma, weight, rings, expected, span: float, start: RingRates | None = None,
               rounds: int = ROUNDS) -> RingRates:
-    """Find the rates of disks on rings.
+    """Fit the rates of disks on rings.
 
     Parameters
     ----------
     radius, sigma : numpy.ndarray, shape (m,)
-        Radii and their errors, pixels.
+        Radii of the disks and their errors, pixels.
     weight : numpy.ndarray, shape (m,)
-        Weight of each disk: disks that show the same reflection at neighboring positions count as one.
+        Weight of each disk: disks of the same reflection at neighboring positions have a total weight of 1.
     rings : numpy.ndarray, shape (k,)
         Radii of the rings, ascending, pixels.
     expected : numpy.ndarray, shape (k,)
-        Expected parts of the disks.
+        Expected fraction of the disks on each ring.
     span : float
         Range of radii, pixels.
     start : RingRates, optional
-        Rates that were found before.
+        Start values of the rates.
     rounds : int
-        Rounds.
+        Number of rounds.
 
     Returns
     -------
@@ -190,22 +191,22 @@ def fit_rates(radius, sigma, weight, rings, expected, span: float, start: RingRa
     levels = start.levels if start is not None else HEIGHT_SHAPE / rate
     stray = start.stray * span if start is not None else STRAY_PART * total
     for _ in range(rounds):
-        part = levels[ring] * density
-        whole = np.bincount(disk, part, m) + stray / span
-        belongs = part / whole[disk]
+        ring_density = levels[ring] * density
+        total_density = np.bincount(disk, ring_density, m) + stray / span
+        belongs = ring_density / total_density[disk]
         counts = np.bincount(ring, belongs * weight[disk], k)
-        rest = max(total - counts.sum(), 0.0)
+        outside = max(total - counts.sum(), 0.0)
         levels = np.exp(digamma(HEIGHT_SHAPE + counts)) / (rate + 1)
-        stray = float(np.exp(digamma(STRAY_SHAPE + rest)) / (stray_rate + 1))
-    part = levels[ring] * density
-    whole = np.bincount(disk, part, m) + stray / span
-    likelihood = float(weight @ np.log(whole))
-    bound = likelihood - _divergence(HEIGHT_SHAPE, rate, counts) - _divergence(STRAY_SHAPE, stray_rate, rest)
-    return RingRates(bound, counts, levels, stray / span, disk, ring, part / whole[disk], likelihood)
+        stray = float(np.exp(digamma(STRAY_SHAPE + outside)) / (stray_rate + 1))
+    ring_density = levels[ring] * density
+    total_density = np.bincount(disk, ring_density, m) + stray / span
+    likelihood = float(weight @ np.log(total_density))
+    bound = likelihood - _divergence(HEIGHT_SHAPE, rate, counts) - _divergence(STRAY_SHAPE, stray_rate, outside)
+    return RingRates(bound, counts, levels, stray / span, disk, ring, ring_density / total_density[disk], likelihood)
 
 
 def _divergence(shape, rate, counts):
-    """Expected counts, and Kullback-Leibler divergence of the posterior of Gamma rates from the prior, summed."""
+    """Sum of expected counts and of the Kullback-Leibler divergence of posterior Gamma rates from the prior."""
     a, b = shape + counts, rate + 1
     return float(np.sum(a / b + counts * digamma(a) - gammaln(a) + gammaln(shape) + shape * np.log(b / rate)
                         + a * (rate - b) / b))

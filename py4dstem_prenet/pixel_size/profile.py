@@ -5,9 +5,10 @@ r is the fraction of the circle of radius r that lies inside a disk of radius R 
 
     arccos((r^2 + G^2 - R^2) / (2 r G)) / pi,
 
-which is steeper on the inner side, so a symmetric peak fitted to it is off. In addition, thin crystals diffract off the
-Bragg condition: with an excitation error s, the disk lies at sqrt(G^2 - s^2). Orientations are distributed evenly over
-s, so a ring has a tail toward the center. The mean of sinc^2 over thicknesses is close to a Lorentzian in s.
+which is steeper on the inner side, so that the fit of a symmetric peak is biased. In addition, thin crystals also
+diffract away from the Bragg condition: with an excitation error s, the disk lies at sqrt(G^2 - s^2). Orientations are
+distributed evenly over s, so that a ring has a tail toward the center. The mean of sinc^2 over thicknesses is close to
+a Lorentzian in s.
 """
 
 from __future__ import annotations
@@ -19,29 +20,29 @@ from scipy.ndimage import gaussian_filter1d
 
 from ..fits import read_polar, smooth_image
 
-STEP_PX = 0.5  # pixels between two radii
-POLAR_AZIMUTHS = 240  # azimuths of the polar map
-POLAR_SMOOTHING_PX = 0.35  # pixels, blur of the pattern before it is interpolated
-MIN_AZIMUTH_FRACTION = 0.3  # of the azimuth that must be on good pixels
-MIN_FORMULA_RADIUS_PX = 0.05  # pixels, of a disk, for the formula to be finite
-CUT_FRACTION = 0.05  # of the mean inside, below which the pattern is cut off, for example by an aperture
-FINE_STEP_PX, COARSE_STEP_PX = 0.1, 0.25  # pixels, grid on which rings are computed
-LORENTZ_EDGES = (0, 0.5, 0.7, 0.8, 0.86, 0.9, 0.93, 0.96, 0.98, 1.0)  # parts of a Lorentzian
-MAX_EXCITATION = 0.7  # of |g|: excitation errors beyond this are part of the background
+STEP_PX = 0.5  # pixels; distance between two radii
+POLAR_AZIMUTHS = 240  # number of azimuths of the polar map
+POLAR_SMOOTHING_PX = 0.35  # pixels, 1 sigma; smoothing of the pattern before it is interpolated
+MIN_AZIMUTH_FRACTION = 0.3  # fraction of the azimuth; smallest part of a used radius that is on good pixels
+MIN_FORMULA_RADIUS_PX = 0.05  # pixels; smallest radius of a disk for which the formula is used
+CUT_FRACTION = 0.05  # fraction of the typical outer level; below it the pattern is cut off, for example by an aperture
+FINE_STEP_PX, COARSE_STEP_PX = 0.1, 0.25  # pixels; steps of the grid on which rings are computed
+LORENTZ_EDGES = (0, 0.5, 0.7, 0.8, 0.86, 0.9, 0.93, 0.96, 0.98, 1.0)  # fractions of a Lorentzian; edges of its parts
+MAX_EXCITATION = 0.7  # fraction of |g|; larger excitation errors belong to the background
 
 
 @dataclass(frozen=True)
 class RadialProfile:
-    """Mean over the azimuth, about the center and without the ellipse.
+    """Mean over the azimuth about the center, corrected for the ellipse.
 
     Attributes
     ----------
     radii : numpy.ndarray
-        (n,), pixels, STEP_PX apart: the geometric mean of the semi-axes of the ellipse.
+        (n,), radii in pixels, with a step of STEP_PX: the geometric mean of the semi-axes of the ellipse.
     mean : numpy.ndarray
-        (n,), electrons per pixel and pattern.
+        (n,), mean in electrons per pixel and pattern.
     variance : numpy.ndarray
-        (n,), of `mean`, from the counting statistics and the read-out noise.
+        (n,), variance of `mean` due to counting statistics and read-out noise.
     polar : numpy.ndarray
         (POLAR_AZIMUTHS, n), the polar map.
     usable : numpy.ndarray
@@ -63,7 +64,7 @@ def smoothed(image, weight, readout):
     image : numpy.ndarray, shape (Hx, Hy)
         Mean pattern, electrons.
     weight : numpy.ndarray, shape (Hx, Hy)
-        Number of patterns that cover a pixel; zero where no pixel is good.
+        Number of patterns that cover a pixel; zero if no pattern has a good pixel there.
     readout : float
         Read-out noise of a pixel in electrons.
 
@@ -93,21 +94,21 @@ def radial_data(pictures, center, vector, span) -> RadialProfile:
     Returns
     -------
     RadialProfile
-        The profile at radii of which enough of the azimuth is on good pixels.
+        The profile at radii where enough of the azimuth is on good pixels.
     """
     radii = np.arange(span[0], span[1], STEP_PX)
     polar, usable = read_polar(pictures[0], center, vector, radii, POLAR_AZIMUTHS)
     noise, _ = read_polar(pictures[1], center, vector, radii, POLAR_AZIMUTHS)
-    share = usable.mean(0)
+    covered_fraction = usable.mean(0)
     total = np.maximum(usable.sum(0), 1)
     mean, variance = ((values * usable).sum(0) / total for values in (polar, noise))
-    variance = variance / np.maximum(2 * np.pi * radii * share, 1)  # independent pixels on a circle
-    used = (share > MIN_AZIMUTH_FRACTION) & _lit(mean)
+    variance = variance / np.maximum(2 * np.pi * radii * covered_fraction, 1)  # independent pixels on a circle
+    used = (covered_fraction > MIN_AZIMUTH_FRACTION) & _lit(mean)
     return RadialProfile(radii[used], mean[used], np.maximum(variance[used], 1e-300), polar[:, used], usable[:, used])
 
 
 def shrunk(profile: RadialProfile, factor: float) -> RadialProfile:
-    """Compute the profile that a pattern of larger pixels would have.
+    """Compute the profile of a pattern with larger pixels.
 
     Parameters
     ----------
@@ -119,7 +120,7 @@ def shrunk(profile: RadialProfile, factor: float) -> RadialProfile:
     Returns
     -------
     RadialProfile
-        Means over STEP_PX of the larger pixels; its radii are in their unit. The polar map is that of `profile`.
+        Means over STEP_PX of the larger pixels, with radii in units of them. The polar map is that of `profile`.
     """
     if factor <= 1:
         return profile
@@ -127,19 +128,19 @@ def shrunk(profile: RadialProfile, factor: float) -> RadialProfile:
     index = np.unique(number, return_inverse=True)[1]
     count = np.bincount(index)
     radii, mean, variance = (np.bincount(index, v) / count for v in (profile.radii, profile.mean, profile.variance))
-    whole = count > 0.6 * count.max()  # the first and the last may have few
+    whole = count > 0.6 * count.max()  # the first and the last radius may be incomplete
     return RadialProfile(radii[whole] / factor, mean[whole], variance[whole] / count[whole], profile.polar,
                          profile.usable)
 
 
 def _lit(mean):
-    """False from the radius on beyond which the pattern is cut off."""
+    """Mask of the radii at which the pattern is not cut off."""
     level = CUT_FRACTION * np.median(mean[len(mean) // 2:]) if len(mean) else 0
     dark = mean < max(level, 0)
     if not len(mean) or not dark[-1]:
         return np.ones(len(mean), bool)
-    last = len(mean) - int(np.argmin(dark[::-1]))  # first radius of the dark end
-    # The edge of a cut is as wide as a disk; the fall before it is left out.
+    last = len(mean) - int(np.argmin(dark[::-1]))  # first radius of the dark range
+    # The edge is as wide as a disk; the radii at which the profile falls toward it are left out.
     slope = np.gradient(mean)
     while last > 1 and slope[last - 1] < 0 and mean[last - 1] < mean[: last].max() and last > 0.8 * len(mean):
         last -= 1
@@ -147,7 +148,7 @@ def _lit(mean):
 
 
 def ring_profiles(radii, distances, disk, blur, relrod=0.0, step=FINE_STEP_PX):
-    """Compute the profiles of rings of disks, and their derivatives by the logarithm of the distance.
+    """Compute the profiles of rings of disks, and their derivatives with respect to the logarithm of the distance.
 
     Parameters
     ----------
@@ -162,14 +163,14 @@ def ring_profiles(radii, distances, disk, blur, relrod=0.0, step=FINE_STEP_PX):
     relrod : float
         Width of the Lorentzian of excitation errors, pixels.
     step : float
-        Grid on which the rings are computed, pixels.
+        Step of the grid on which the rings are computed, pixels.
 
     Returns
     -------
     profiles : numpy.ndarray, shape (n, k)
         Fraction of the circle that lies inside the disk.
     slopes : numpy.ndarray, shape (n, k)
-        Derivative by log(distance), of rings that move without a change of shape.
+        Derivative with respect to log(distance) for rings that move without a change of shape.
 
     Examples
     --------
@@ -185,8 +186,8 @@ def ring_profiles(radii, distances, disk, blur, relrod=0.0, step=FINE_STEP_PX):
     fine = np.arange(first, radii[-1] + margin + step, step)
     total = np.zeros((len(fine), len(distances)))
     if len(distances):
-        for share, center in _excited(distances, relrod):
-            total += share * _disk_rings(fine, center, max(disk, MIN_FORMULA_RADIUS_PX), step)
+        for fraction, center in _excited(distances, relrod):
+            total += fraction * _disk_rings(fine, center, max(disk, MIN_FORMULA_RADIUS_PX), step)
         total = gaussian_filter1d(total, blur / step, axis=0, mode="nearest")
     at = (radii - first) / step
     low = np.clip(at.astype(int), 0, len(fine) - 2)
@@ -196,7 +197,7 @@ def ring_profiles(radii, distances, disk, blur, relrod=0.0, step=FINE_STEP_PX):
 
 
 def _excited(distances, relrod):
-    """Pairs of a share of the intensity and the distances (k,) of its disks."""
+    """Pairs of a fraction of the intensity and the distances (k,) of its disks."""
     if not relrod:
         return [(1.0, distances)]
     limit = MAX_EXCITATION * distances
@@ -207,7 +208,7 @@ def _excited(distances, relrod):
 
 
 def _disk_rings(radii, distances, disk, step):
-    """Rings (n, k) of sharp disks; a disk narrower than the grid is a peak of the same area."""
+    """Rings (n, k) of sharp disks; a disk narrower than the grid is replaced by a peak of the same area."""
     if disk < 1.5 * step:
         area = disk**2 / (2 * distances)
         return np.clip(1 - np.abs(radii[:, None] - distances) / step, 0, None) * area / step

@@ -1,9 +1,9 @@
 """Fit of a radial profile by the rings of a crystal, at one pixel size.
 
-All rings have the shape of the direct disk and free heights that are not negative, on a smooth background. The residual
-is that of noise or larger by an unknown factor (grains, dynamical scattering), so the cost is n log(1 + reduced chi
-square), with n independent samples of the residual, plus a weak penalty for heights far from the kinematic ones, plus
-log(n) for each ring that is seen.
+All rings have the shape of the direct disk and free, non-negative heights on a smooth background. The residual is
+noise, or larger than noise by an unknown factor (grains, dynamical scattering). The cost is therefore n log(1 + reduced
+chi square), with n independent samples of the residual, plus a weak penalty for heights far from the kinematic heights,
+plus log(n) for each visible ring.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from scipy.optimize import minimize, nnls
 
 from . import COARSE_STEP_PX, FINE_STEP_PX, RadialProfile, Standard, ring_profiles
 
-MIN_VISIBLE_HEIGHT = 0.1  # of the strongest ring, for a ring that should be visible
-TABLE_STEP_PX, TABLE_RELROD_FACTOR = 0.2, 1.6  # of distances (pixels) and widths of relrods in the table
-MODEL_ERROR = 0.02  # of the profile, 1 sigma: what the model of the profile misses besides noise
-BACKGROUND_POWERS = (0, 1, 2, 3, 4)  # of 1 / radius: tails of the direct beam
-BACKGROUND_WIDTHS = 5.0  # widths of a ring between two knots of the background, at least
-MAX_BACKGROUND_KNOTS = 6
-LOG_HEIGHT_SIGMA = 1.0  # natural log of height / kinematic height: texture, dynamical scattering, few grains
-MIN_HEIGHT_FRACTION = 0.12  # of the height that the other rings make expected, for a ring that should be visible
-MAX_HEIGHT_PENALTY = 9.0  # of one ring: a ring may be missing by texture
-BASIN = 0.02  # relative difference of pixel sizes above which two assignments are different
-RELROD, RELROD_LOG_SIGMA = 0.003, 0.8  # 1/angstrom: Lorentzian of crystals of some 75 angstrom; prior of its logarithm
-RELROD_LIMITS = 3e-4, 0.03  # 1/angstrom
-BLUR_LIMITS_PX = 0.35, 8.0  # pixels
+MIN_VISIBLE_HEIGHT = 0.1  # fraction of the strongest ring; smallest kinematic height of a ring expected to be visible
+TABLE_STEP_PX, TABLE_RELROD_FACTOR = 0.2, 1.6  # pixels, step of the distances in a table; factor between relrod widths
+MODEL_ERROR = 0.02  # fraction of the profile, 1 sigma; error of the model of the profile, in addition to noise
+BACKGROUND_POWERS = (0, 1, 2, 3, 4)  # powers of 1 / radius in the background, for the tails of the direct beam
+BACKGROUND_WIDTHS = 5.0  # widths of a ring; smallest distance between two knots of the background
+MAX_BACKGROUND_KNOTS = 6  # number of intervals; most between the knots of the background
+LOG_HEIGHT_SIGMA = 1.0  # sigma of log(height / kinematic height), due to texture, dynamical scattering and few grains
+MIN_HEIGHT_FRACTION = 0.12  # fraction of the height expected from the other rings; smallest height of a visible ring
+MAX_HEIGHT_PENALTY = 9.0  # chi square; largest penalty of one ring, since texture may remove a ring
+BASIN = 0.02  # relative; smallest difference between the pixel sizes of two different assignments
+# 1/angstrom, width of the Lorentzian of crystals of about 75 angstrom; sigma of the prior of its logarithm.
+RELROD, RELROD_LOG_SIGMA = 0.003, 0.8
+RELROD_LIMITS = 3e-4, 0.03  # 1/angstrom; limits of the width of the Lorentzian
+BLUR_LIMITS_PX = 0.35, 8.0  # pixels; limits of the blur
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,15 @@ class ProfileFit:
     heights : numpy.ndarray
         (k,), heights of the rings.
     fitted : numpy.ndarray
-        (n,), the fit.
+        (n,), fitted profile.
     background : numpy.ndarray
-        (n,), its background.
+        (n,), background of the fitted profile.
     chi2 : float
         Weighted sum of squared residuals.
     penalty : float
         Penalty of the heights.
     rings : int
-        Rings in the range of radii whose height is not zero.
+        Number of rings in the range of radii whose height is significant.
     residual : numpy.ndarray
         (n,), weighted residual.
     """
@@ -90,7 +91,7 @@ class Shape:
 
 
 def weights(profile: RadialProfile) -> np.ndarray:
-    """Return the square roots of the weights of the radii.
+    """Compute the square roots of the weights of the radii.
 
     Parameters
     ----------
@@ -106,7 +107,7 @@ def weights(profile: RadialProfile) -> np.ndarray:
 
 
 def background(radii, width) -> np.ndarray:
-    """Return the columns of the background.
+    """Compute the columns of the background in the design matrix.
 
     Parameters
     ----------
@@ -143,7 +144,7 @@ class RingTable:
         self.radii, self.shape, self._tables = radii, shape, {}
 
     def rings(self, distances, relrod):
-        """Look up rings.
+        """Look up the profiles of rings.
 
         Parameters
         ----------
@@ -159,8 +160,8 @@ class RingTable:
         """
         power = round(np.log(relrod) / np.log(TABLE_RELROD_FACTOR))
         if power not in self._tables:
-            far = self.radii[-1] + self.shape.disk + 4 * self.shape.blur + 1
-            grid = np.arange(1, int(far / TABLE_STEP_PX) + 1) * TABLE_STEP_PX
+            largest = self.radii[-1] + self.shape.disk + 4 * self.shape.blur + 1
+            grid = np.arange(1, int(largest / TABLE_STEP_PX) + 1) * TABLE_STEP_PX
             width = TABLE_RELROD_FACTOR**power
             self._tables[power] = ring_profiles(self.radii, grid, self.shape.disk, self.shape.blur, width,
                                                 COARSE_STEP_PX)[0]
@@ -185,9 +186,9 @@ def fit_rings(profile: RadialProfile, standard: Standard, scale: float, shape: S
     base : numpy.ndarray, optional
         (n, m), columns of the background.
     step : float
-        Grid on which the rings are computed, pixels.
+        Step of the grid on which the rings are computed, pixels.
     table : RingTable, optional
-        Rings of this shape that were computed before.
+        Precomputed rings of this shape.
 
     Returns
     -------
@@ -206,13 +207,13 @@ def fit_rings(profile: RadialProfile, standard: Standard, scale: float, shape: S
     size = np.linalg.norm(columns, axis=0) + 1e-300
     values, count = profile.mean * weight, int(inside.sum())
     solution, _ = nnls(columns / size, values, maxiter=50 * columns.shape[1])
-    # No strong ring may be missing: heights are at least a fraction of what the others make expected.
+    # No strong ring may be missing: each height is at least a fraction of the height expected from the other rings.
     expected = np.where(standard.intensity > MIN_VISIBLE_HEIGHT, standard.intensity, 0.0)[inside]
     least = np.zeros(columns.shape[1])
     within = ((distances > radii[0]) & (distances < radii[-1]))[inside]
-    found = solution[:count] / size[:count]
+    free_heights = solution[:count] / size[:count]
     if (expected * within).any():
-        common = float((found * expected)[within].sum() / (expected[within] ** 2).sum())
+        common = float((free_heights * expected)[within].sum() / (expected[within] ** 2).sum())
         least[:count] = MIN_HEIGHT_FRACTION * common * expected * size[:count]
     solution, residual = nnls(columns / size, values - (columns / size) @ least, maxiter=50 * columns.shape[1])
     solution = (solution + least) / size
@@ -220,14 +221,14 @@ def fit_rings(profile: RadialProfile, standard: Standard, scale: float, shape: S
     heights[inside] = solution[: inside.sum()]
     below = base @ solution[inside.sum():]
     fitted = rings @ solution[: inside.sum()] + below
-    floor = 1 / size[: inside.sum()]  # one sigma of a height that overlaps no other
+    floor = 1 / size[: inside.sum()]  # one sigma of the height of a ring that overlaps no other ring
     return ProfileFit(scale, heights, fitted, below, residual**2,
                       _penalty(heights[inside], standard.intensity[inside], floor, within),
                       int((within & (heights[inside] > 2 * floor)).sum()), (profile.mean - fitted) * weight)
 
 
 def _penalty(heights, expected, floor, within):
-    """Penalty for heights far from the expected ones, in units of chi square."""
+    """Penalty for heights that differ from the expected heights, in units of chi square."""
     strong = within & (expected > MIN_VISIBLE_HEIGHT)
     if not strong.any():
         return 0.0
@@ -265,14 +266,14 @@ def independent_samples(residual) -> float:
 
 
 def costs(fits, samples: float) -> np.ndarray:
-    """Return the cost of each fit, -2 log likelihood.
+    """Compute the cost of each fit, -2 log likelihood.
 
     Parameters
     ----------
     fits : list of ProfileFit
         The fits.
     samples : float
-        Independent samples of the residual.
+        Number of independent samples of the residual.
 
     Returns
     -------
@@ -297,7 +298,7 @@ def refine_shape(profile: RadialProfile, standard: Standard, scale: float, shape
     shape : Shape
         Start of the shape.
     fixed : bool
-        Whether to keep the shape.
+        Whether the shape is kept fixed.
 
     Returns
     -------
@@ -324,7 +325,7 @@ def refine_shape(profile: RadialProfile, standard: Standard, scale: float, shape
 
     start = np.zeros(1) if fixed else np.array([0.0, np.log(shape.blur), np.log(shape.relrod)])
     simplex = start + np.vstack([np.zeros(len(start)), np.diag([0.004, 0.4, 0.7][: len(start)])])
-    found = minimize(cost, start, method="Nelder-Mead", options={
+    optimum = minimize(cost, start, method="Nelder-Mead", options={
         "initial_simplex": simplex, "maxfev": 25 if fixed else 70, "xatol": 1e-4, "fatol": 0.05})
-    moved, formed = at(found.x)
+    moved, formed = at(optimum.x)
     return fit_rings(profile, standard, moved, formed, base), formed

@@ -1,4 +1,4 @@
-"""Assignment of the disks of single patterns: the evidence of every plausible pixel size and of other lattices."""
+"""Assignment of the disks of single patterns by the evidence of every plausible pixel size and of other lattices."""
 
 from __future__ import annotations
 
@@ -25,18 +25,20 @@ from . import (
     same_rings,
 )
 
-SCAN_STEP_PX = 0.4  # pixels, step of the outermost radius between two pixel sizes that are tried
-SCAN_ERROR_PX = 0.15  # pixels, error of positions beside the stated one
-# Disks that are used, of these every so many in the first search, and rounds of the rates there; for speed:
+SCAN_STEP_PX = 0.4  # pixels; step at the outermost radius between two pixel sizes that are tried
+SCAN_ERROR_PX = 0.15  # pixels; error of positions in the search, in addition to the stated error
+# Chosen for speed: number of disks that are used; every SCANNED_EACH-th of them and SCAN_ROUNDS rounds of the rates are
+# used in the first search.
 REFINED_SPOTS, SCANNED_EACH, SCAN_ROUNDS = 500, 2, 5
-REFINED, REFINED_OTHERS = 5, 3  # assignments of the standard and of each other lattice that are refined
-REFINED_STEPS = 12  # steps of these fits
-MIN_RINGS = 2  # rings of sufficient height on the detector
-# Ellipse vectors: known well enough for the search, step and reach (standard errors) of those that are tried, how many
-# are kept, and their error in the search:
+REFINED, REFINED_OTHERS = 5, 3  # number of assignments that are refined for the standard and for each other lattice
+REFINED_STEPS = 12  # Gauss-Newton steps of these refinements
+MIN_RINGS = 2  # rings; fewest visible ones on the detector at a plausible pixel size
+# Search for the ellipse vector: sigma below which no search is needed, step, reach in standard errors, number of
+# vectors that are kept, and sigma of the kept vectors.
 KNOWN_VECTOR, VECTOR_STEP, SEARCHED_SIGMAS, MAX_VECTORS, SHARP_VECTOR = 0.003, 0.004, 2.5, 2, 0.004
-CLIPPED_PART = 0.65  # of the smallest radius, at which the first strong ring may lie: it is searched from 2.2 radii on
-FIRST_HEIGHT = 0.3  # of the strongest ring, for this ring
+# Fraction of the smallest radius at which disks are searched for (2.2 radii); smallest radius of the first strong ring.
+CLIPPED_PART = 0.65
+FIRST_HEIGHT = 0.3  # fraction of the strongest ring; smallest height of this first ring
 
 
 def assign_spots(spots: Spots, standard: Standard, start: State, span):
@@ -56,16 +58,16 @@ def assign_spots(spots: Spots, standard: Standard, start: State, span):
     Returns
     -------
     Assignment or None
-        The best pixel size, and how much better it is than others and than other lattices; None if no pixel size puts
-        two rings on the detector.
+        The best pixel size, with its margins to other pixel sizes and other lattices; None if no pixel size puts two
+        rings on the detector.
     """
-    few, vectors = _searched(spots, tuple(start.vector), tuple(start.vector_covariance.ravel()))
-    found = _refined(few, standard, start, span, vectors, REFINED)
-    if not found:
+    subset, vectors = _searched(spots, tuple(start.vector), tuple(start.vector_covariance.ravel()))
+    fits = _refined(subset, standard, start, span, vectors, REFINED)
+    if not fits:
         return None
-    best = found[0]
-    rest = [f for f in found[1:] if abs(np.log(f.state.scale / best.state.scale)) > BASIN]
-    second, margin = (rest[0].state.scale, 2 * (best.evidence - rest[0].evidence)) if rest else (np.nan, np.inf)
+    best = fits[0]
+    others = [f for f in fits[1:] if abs(np.log(f.state.scale / best.state.scale)) > BASIN]
+    second, margin = (others[0].state.scale, 2 * (best.evidence - others[0].evidence)) if others else (np.nan, np.inf)
     other, excess = "", np.inf
     for name in ALTERNATIVES:
         lattice = find_standard(name)
@@ -80,7 +82,7 @@ def assign_spots(spots: Spots, standard: Standard, start: State, span):
 
 @lru_cache(maxsize=4)
 def _searched(spots, vector, covariance):
-    """The disks that are used in the search, and the ellipses."""
+    """Disks and ellipse vectors that are used in the search."""
     if len(spots.offset) > REFINED_SPOTS:
         spots = spots.subset(np.unique(np.linspace(0, len(spots.offset) - 1, REFINED_SPOTS).astype(int)))
     return spots, sharp_vectors(spots, _blank(spots, vector, covariance, 1.0))
@@ -88,29 +90,29 @@ def _searched(spots, vector, covariance):
 
 @lru_cache(maxsize=16)  # for several standards of one scan
 def _evidence_of(spots, name, vector, covariance, reference):
-    """Largest evidence of another lattice with a cell of any size."""
-    few, vectors = _searched(spots, vector, covariance)
-    found = _refined(few, find_standard(name), _blank(few, vector, covariance, reference), spots.span, vectors,
+    """Largest evidence of a different lattice with a cell of any size."""
+    subset, vectors = _searched(spots, vector, covariance)
+    fits = _refined(subset, find_standard(name), _blank(subset, vector, covariance, reference), spots.span, vectors,
                      REFINED_OTHERS)
-    return found[0].evidence if found else -np.inf
+    return fits[0].evidence if fits else -np.inf
 
 
 def _blank(spots, vector, covariance, reference):
-    """A state with this prior of the ellipse."""
+    """Initial state with a given prior of the ellipse."""
     shape, vector = Shape(0.05, 1.0), np.array(vector)
     return State(1.0, vector, np.zeros(2), shape, 0.0, np.zeros(2), reference, spots.span, shape,
                  np.array(covariance).reshape(2, 2), vector)
 
 
 def sharp_vectors(spots: Spots, start: State):
-    """Find the ellipses with which the radii of disks bunch most, whatever the crystal.
+    """Find the ellipses for which the radii of disks cluster most, independently of the crystal.
 
     Parameters
     ----------
     spots : Spots
         The disks.
     start : State
-        Ellipse with its covariance, within which ellipses are tried.
+        Ellipse with the covariance within which ellipses are tried.
 
     Returns
     -------
@@ -144,12 +146,12 @@ def _bunching(spots, vector, center):
 
 
 def _refined(spots, standard, start, span, vectors, count):
-    """Fits of the best pixel sizes of a lattice, in the order of their evidence."""
-    known = replace(start, vector_covariance=SHARP_VECTOR**2 * np.eye(2))
+    """Fits at the best pixel sizes of a lattice, ordered by decreasing evidence."""
+    narrow = replace(start, vector_covariance=SHARP_VECTOR**2 * np.eye(2))
     starts, evidence = [], []
-    few = spots.subset(slice(None, None, SCANNED_EACH)) if len(spots.size) > REFINED_SPOTS / SCANNED_EACH else spots
+    subset = spots.subset(slice(None, None, SCANNED_EACH)) if len(spots.size) > REFINED_SPOTS / SCANNED_EACH else spots
     for vector in vectors:
-        scales, values = scan_spots(few, standard, replace(known, vector=vector), span)
+        scales, values = scan_spots(subset, standard, replace(narrow, vector=vector), span)
         starts += [(scale, vector) for scale in scales]
         evidence += list(values)
     chosen: list[int] = []
@@ -181,7 +183,7 @@ def scan_spots(spots: Spots, standard: Standard, start: State, span):
         Pixel sizes, 1/angstrom, and the logarithm of the evidence.
     """
     radius, azimuth = ideal_positions(spots.offset, start.vector, start.center)
-    relative = np.sqrt(np.trace(start.vector_covariance)) / 2  # of radii, from the ellipse that is not known
+    relative = np.sqrt(np.trace(start.vector_covariance)) / 2  # relative error of radii due to the uncertain ellipse
     sigma = np.sqrt(spots.spread(radius, azimuth) ** 2 + SCAN_ERROR_PX**2 + (relative * radius) ** 2)
     visible = standard.g[standard.intensity > MIN_VISIBLE_HEIGHT]
     if len(visible) < MIN_RINGS:

@@ -1,10 +1,10 @@
 """Joint fit of pixel size, ellipse, center and higher distortions to the positions of disks, with covariance.
 
-Each step is a Gauss-Newton step with the rings to which disks belong as weights (`mixture.py`). Thin crystals diffract
-off the Bragg condition: a disk whose reflection lies a distance h off the plane of the pattern is at
-sqrt(g^2 - h^2), so rings of small |g| appear smaller, on average by <h^2> / (2 g^2); <h^2> is fitted with a prior.
-The covariance is the largest of three: that of the likelihood, and those of the scatter of its slopes over reflections
-and over parts of the scan (sandwich estimators; White, Econometrica 50, 1 (1982)).
+Each step is a Gauss-Newton step, weighted by the probabilities that disks belong to rings (`mixture.py`). Thin crystals
+also diffract away from the Bragg condition: the disk of a reflection at a distance h from the plane of the pattern lies
+at sqrt(g^2 - h^2). Rings of small |g| therefore appear smaller, on average by a fraction <h^2> / (2 g^2); <h^2> is
+fitted with a prior. The covariance is the largest of three: that of the likelihood, and those from the scatter of its
+slopes over reflections and over parts of the scan (sandwich estimators; White, Econometrica 50, 1 (1982)).
 """
 
 from __future__ import annotations
@@ -30,19 +30,21 @@ from . import (
     larger_covariance,
 )
 
-EXCITATION, EXCITATION_SIGMA = 1.5e-4, 1.2e-4  # 1/angstrom^2, <h^2> and its prior: crystals of 60 to 200 angstrom
-COMMON_ERRORS_PX = (0.0, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.5, 0.8)  # pixels, besides that of a disk
-TYPICAL_ERROR_PX = 0.1  # pixels, of the prior of this common error
-SPOT_CENTER_SIGMA_PX = 0.5  # pixels, prior of the center of the rings about the origin
-BARREL_SIGMA, THREEFOLD_SIGMA = 0.01, 0.01  # at the reference, of their priors: typical cameras
-SPOT_STEPS = 40  # steps of the fit
-CONVERGED = 1e-6  # relative change of the pixel size
-LARGEST_STEP = 0.004  # relative change of the pixel size in a step
-SPOT_NAMES = ("scale", "v0", "v1", "x", "y", "excitation")
-DIFFERENCES = {"scale": 1e-4, "v0": 1e-3, "v1": 1e-3, "x": 0.02, "y": 0.02, "excitation": 2e-5}  # for the curvature
-DISTORTION_DIFFERENCE = 1e-3
-FIGURE_STEP_PX, FIGURE_BLUR_PX = 0.25, 0.3  # pixels, of the density of disks in figures
-MIN_CLUSTERS = 6  # parts of the scan with disks for their scatter to count
+# 1/angstrom^2; mean and sigma of the prior of <h^2>, for crystals of 60 to 200 angstrom.
+EXCITATION, EXCITATION_SIGMA = 1.5e-4, 1.2e-4
+COMMON_ERRORS_PX = (0.0, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.5, 0.8)  # pixels; common errors that are tried
+TYPICAL_ERROR_PX = 0.1  # pixels; width of the prior of the common error
+SPOT_CENTER_SIGMA_PX = 0.5  # pixels; sigma of the prior of the center of the rings about the origin
+BARREL_SIGMA, THREEFOLD_SIGMA = 0.01, 0.01  # relative, at the reference; sigmas of the priors, for typical cameras
+SPOT_STEPS = 40  # Gauss-Newton steps; largest number
+CONVERGED = 1e-6  # relative; change of the pixel size below which the fit has converged
+LARGEST_STEP = 0.004  # relative; largest change of the pixel size in one step
+SPOT_NAMES = ("scale", "v0", "v1", "x", "y", "excitation")  # parameters of every fit
+# Differences of the parameters, in their units, from which the curvature of the likelihood is computed.
+DIFFERENCES = {"scale": 1e-4, "v0": 1e-3, "v1": 1e-3, "x": 0.02, "y": 0.02, "excitation": 2e-5}
+DISTORTION_DIFFERENCE = 1e-3  # relative, at the reference; the same difference of a distortion
+FIGURE_STEP_PX, FIGURE_BLUR_PX = 0.25, 0.3  # pixels; step and blur of the density of disks in figures
+MIN_CLUSTERS = 6  # parts of the scan with disks; fewest from which a covariance is estimated
 
 
 @dataclass(frozen=True)
@@ -52,24 +54,24 @@ class SpotFit:
     Attributes
     ----------
     state : State
-        The parameters; `center` is from the origin.
+        The parameters; `center` is relative to the origin.
     excitation : float
         <h^2>, 1/angstrom^2.
     common_error : float
-        Error of positions beyond the stated ones, pixels.
+        Error of positions in addition to the stated errors, pixels.
     names : tuple of str
         Names of the parameters.
     covariance : numpy.ndarray
-        (p, p), of the parameters; the scale is that of log(pixel size).
+        (p, p), covariance of the parameters; the parameter "scale" is log(pixel size).
     rates : RingRates
-        Disks on the rings.
+        Rates of the disks on the rings.
     inside : numpy.ndarray of int
-        (k,), index of these rings in the standard.
+        (k,), indices of these rings in the standard.
     evidence : float
-        Logarithm of the evidence, with the prior of the parameters at their values.
+        Logarithm of the evidence, including the prior of the fitted parameters.
     ring_errors, ring_sigmas : numpy.ndarray
         For all rings of the standard, relative difference between measured and predicted radius, and its standard
-        error; NaN where there are no disks.
+        error; NaN for rings without disks.
     """
 
     state: State
@@ -85,7 +87,7 @@ class SpotFit:
 
 
 class _Model:
-    """Likelihood of the positions at one state."""
+    """Likelihood of the positions for one set of parameters."""
 
     def __init__(self, spots: Spots, standard, state, excitation, error, inside, span, names):
         self.spots, self.state, self.names, self.span = spots, state, names, span
@@ -95,7 +97,7 @@ class _Model:
         self.rings = self.g / state.scale * (1 - excitation / (2 * self.g**2))
         own = spots.spread(self.radius, self.azimuth) ** 2
         self.variance = own + error**2
-        # An error that disks of one reflection share does not average out over them.
+        # An error that is common to the disks of one reflection does not average out.
         self.shared_variance = own + spots.size * error**2
         self.weight = 1 / spots.size
 
@@ -106,17 +108,17 @@ class _Model:
     def likelihood(self, rates):
         disk, ring = close_pairs(self.radius, np.sqrt(self.variance), self.rings)
         density = density_of(self.radius[disk] - self.rings[ring], np.sqrt(self.variance[disk]))
-        whole = np.bincount(disk, rates.levels[ring] * density, len(self.radius)) + rates.stray
-        return float(self.weight @ np.log(whole))
+        total_density = np.bincount(disk, rates.levels[ring] * density, len(self.radius)) + rates.stray
+        return float(self.weight @ np.log(total_density))
 
     def slopes(self, rates):
-        """Slope of the log likelihood of each disk (m, p), columns (p_, p), weights of pairs and differences."""
+        """Slope (m, p) of the log likelihood of each disk, design matrix of the pairs, and weight of each pair."""
         disk, ring = close_pairs(self.radius, np.sqrt(self.variance), self.rings)
         difference = self.radius[disk] - self.rings[ring]
-        part = rates.levels[ring] * density_of(difference, np.sqrt(self.variance[disk]))
-        whole = np.bincount(disk, part, len(self.radius)) + rates.stray
+        ring_density = rates.levels[ring] * density_of(difference, np.sqrt(self.variance[disk]))
+        total_density = np.bincount(disk, ring_density, len(self.radius)) + rates.stray
         z = difference**2 / self.variance[disk]
-        weight = part / whole[disk] * (ERROR_DOF + 1) / (ERROR_DOF + z) / self.shared_variance[disk]
+        weight = ring_density / total_density[disk] * (ERROR_DOF + 1) / (ERROR_DOF + z) / self.shared_variance[disk]
         columns = np.stack([self._column(name, disk, ring) for name in self.names], 1)
         slopes = np.zeros((len(self.radius), len(self.names)))
         for k in range(len(self.names)):
@@ -124,17 +126,17 @@ class _Model:
         return slopes, columns, weight, disk, ring, difference
 
     def _column(self, name, disk, ring):
-        """Derivative of radius - ring by a parameter."""
+        """Derivative of (radius of disk - radius of ring) with respect to a parameter."""
         r, phi, s = self.radius[disk], self.azimuth[disk], self.state
-        share = r / s.reference
-        if name == "scale":  # of log(pixel size)
+        relative_radius = r / s.reference
+        if name == "scale":  # derivative with respect to log(pixel size)
             return self.rings[ring]
         if name == "excitation":
             return 1 / (2 * self.g[ring] * s.scale)
         return {"v0": lambda: -r / 2 * np.cos(2 * phi), "v1": lambda: -r / 2 * np.sin(2 * phi),
-                "x": lambda: -np.cos(phi), "y": lambda: -np.sin(phi), "barrel": lambda: -r * share**2,
-                "three0": lambda: -r * share * np.cos(3 * phi),
-                "three1": lambda: -r * share * np.sin(3 * phi)}[name]()
+                "x": lambda: -np.cos(phi), "y": lambda: -np.sin(phi), "barrel": lambda: -r * relative_radius**2,
+                "three0": lambda: -r * relative_radius * np.cos(3 * phi),
+                "three1": lambda: -r * relative_radius * np.sin(3 * phi)}[name]()
 
 
 def fit_spots(spots: Spots, standard: Standard, start: State, span: float, extra=(), steps: int = SPOT_STEPS,
@@ -148,13 +150,13 @@ def fit_spots(spots: Spots, standard: Standard, start: State, span: float, extra
     standard : Standard
         The crystal.
     start : State
-        Start of the parameters; its `center` is from the origin.
+        Start of the parameters; its `center` is relative to the origin.
     span : float
         Range of radii, pixels.
     extra : tuple of str
-        Further parameters: "barrel", and "three0" with "three1".
+        Additional parameters: "barrel", and "three0" with "three1".
     steps : int
-        Steps, at most.
+        Largest number of steps.
     complete : bool
         Whether covariance and errors of rings are needed.
 
@@ -186,12 +188,12 @@ def fit_spots(spots: Spots, standard: Standard, start: State, span: float, extra
             break
     model = _Model(spots, standard, state, excitation, error, *arguments)
     rates = model.rates(expected, rates, 8)
-    off = _off(names, state, excitation, middle)
-    evidence = rates.evidence - 0.5 * float(off @ prior @ off) - np.log1p((error / TYPICAL_ERROR_PX) ** 2)
+    offset = _off(names, state, excitation, middle)
+    evidence = rates.evidence - 0.5 * float(offset @ prior @ offset) - np.log1p((error / TYPICAL_ERROR_PX) ** 2)
     if not complete:
-        nothing = np.full(len(standard.g), np.nan)
+        unknown = np.full(len(standard.g), np.nan)
         return SpotFit(state, excitation, error, names, np.full((len(names),) * 2, np.nan), rates, inside, evidence,
-                       nothing, nothing)
+                       unknown, unknown)
     covariance = _covariance(model, rates, prior, spots, standard, excitation, error, arguments)
     errors, sigmas = _ring_errors(model, rates, spots, inside, len(standard.g))
     return SpotFit(state, excitation, error, names, covariance, rates, inside, evidence, errors, sigmas)
@@ -210,14 +212,14 @@ def _prior(names, state):
 
 
 def _off(names, state, excitation, middle):
-    """Parameters from the middle of their prior."""
-    off = np.zeros(len(names))
-    off[1:3] = state.vector - middle.nominal_vector
-    off[3:5] = state.center
-    off[5] = excitation - EXCITATION
+    """Difference of the parameters from the mean of their prior."""
+    offset = np.zeros(len(names))
+    offset[1:3] = state.vector - middle.nominal_vector
+    offset[3:5] = state.center
+    offset[5] = excitation - EXCITATION
     distortions = {"barrel": state.barrel, "three0": state.threefold[0], "three1": state.threefold[1]}
-    off[6:] = [distortions[name] for name in names[len(SPOT_NAMES):]]
-    return off
+    offset[6:] = [distortions[name] for name in names[len(SPOT_NAMES):]]
+    return offset
 
 
 def _moved(names, state, excitation, delta):
@@ -266,7 +268,7 @@ def _covariance(model, rates, prior, spots, standard, excitation, error, argumen
 
 
 def _ring_errors(model, rates, spots, inside, count):
-    """Relative error of the radius of each ring with its standard error."""
+    """Relative error of the radius of each ring, and its standard error."""
     _, _, weight, disk, ring, difference = model.slopes(rates)
     errors, sigmas = np.full(count, np.nan), np.full(count, np.nan)
     for k in np.unique(ring):
@@ -285,7 +287,7 @@ def _ring_errors(model, rates, spots, inside, count):
 
 
 def joint_of(fit: SpotFit, spots: Spots, standard: Standard) -> JointFit:
-    """Make a `JointFit` of a fit of positions, with the density of disks along the radius as its profile.
+    """Convert a fit of positions to a `JointFit`, with the density of disks along the radius as its profile.
 
     Parameters
     ----------
@@ -311,8 +313,8 @@ def joint_of(fit: SpotFit, spots: Spots, standard: Standard) -> JointFit:
     heights = np.zeros(len(standard.g))
     heights[fit.inside] = fit.rates.rings
     profile = RadialProfile(radii, density, np.maximum(density, 1e-300), density[None], np.ones((1, len(radii))))
-    shown = ProfileFit(fit.state.scale, heights, rings + below, below, 0.0, 0.0, int((fit.rates.rings > 1).sum()),
+    profile_fit = ProfileFit(fit.state.scale, heights, rings + below, below, 0.0, 0.0, int((fit.rates.rings > 1).sum()),
                        density - rings - below)
     s = fit.state
     return JointFit(s.scale, s.vector, s.center, s.shape, s.barrel, s.threefold, fit.names, fit.covariance, profile,
-                    shown, fit.ring_errors, fit.ring_sigmas)
+                    profile_fit, fit.ring_errors, fit.ring_sigmas)

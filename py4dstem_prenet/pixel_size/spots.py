@@ -1,4 +1,4 @@
-"""Positions of the disks of single patterns, with what is common to disks of one grain."""
+"""Positions of the disks of single patterns, grouped into reflections of one grain."""
 
 from __future__ import annotations
 
@@ -15,16 +15,20 @@ from ..core import NoiseModel, PrenetError, Scan, sample_positions
 from ..disks import SAMPLE_BYTES, SAMPLE_PATTERNS, LearnedDisks
 from ..fits import Aperture
 
-MAX_SPOT_POSITIONS = 1024  # scan positions whose disks are found, for speed
-MIN_SPOT_POSITIONS = 8  # scan positions; maxima on the rings of a single powder pattern are no disks
-MAX_SCAN_PARTS = 16  # parts of the scan whose scatter counts
-MIN_SPOTS = 12  # reflections, for them to count as evidence
-INNER_RADII, INNER_PX = 2.2, 1.5  # radii of the direct disk, and pixels: inside, the direct beam disturbs the search
-MAX_SIGMA_FACTOR, SIGMA_QUANTILE = 3.0, 0.2  # disks with a larger sigma than so often this quantile are left out:
-# weak disks tell little, and many of them are none
-FALSE_DISKS = 0.03  # false disks in a pattern
-APERTURE_BLUR_PX = 0.5  # pixels, from which the blur of disks is learned
-SAME_SPOT_PX, SAME_SPOT_SIGMAS = 0.7, 3.0  # pixels and standard errors: the same reflection in neighboring patterns
+MAX_SPOT_POSITIONS = 1024  # scan positions; most in which disks are searched for, chosen for speed
+MIN_SPOT_POSITIONS = 8  # scan positions; fewest: maxima on the rings of a single powder pattern are not disks
+MAX_SCAN_PARTS = 16  # number of parts of the scan whose scatter is used for the covariance
+MIN_SPOTS = 12  # reflections; fewest that are used as evidence
+# Radii of the direct disk, and pixels added to them; smallest radius of the search, inside which the direct beam
+# disturbs.
+INNER_RADII, INNER_PX = 2.2, 1.5
+# Factor on a quantile of the sigmas; largest sigma of a used disk: weak disks contain little information, and many of
+# them are false.
+MAX_SIGMA_FACTOR, SIGMA_QUANTILE = 3.0, 0.2
+FALSE_DISKS = 0.03  # expected number of false disks per pattern
+APERTURE_BLUR_PX = 0.5  # pixels; start value of the blur of disks
+# Pixels, and standard errors; largest distance of disks of the same reflection in neighboring patterns.
+SAME_SPOT_PX, SAME_SPOT_SIGMAS = 0.7, 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +38,7 @@ class Spots:
     Attributes
     ----------
     offset : numpy.ndarray
-        (m, 2), from the origin of the pattern, pixels.
+        (m, 2), position relative to the origin of the pattern, pixels.
     sigma : numpy.ndarray
         (m, 2), standard errors, pixels.
     pattern : numpy.ndarray of int
@@ -42,11 +46,12 @@ class Spots:
     part : numpy.ndarray of int
         (m,), part of the scan.
     reflection : numpy.ndarray of int
-        (m,), disks of one reflection of one grain, at neighboring positions of the scan, have the same number.
+        (m,), number of the reflection; disks of one reflection of one grain at neighboring positions of the scan have
+        the same number.
     size : numpy.ndarray of int
-        (m,), disks of this reflection.
+        (m,), number of disks of this reflection.
     inner : float
-        Radius beyond which disks were searched, pixels.
+        Smallest radius at which disks were searched for, pixels.
     """
 
     offset: np.ndarray
@@ -59,7 +64,7 @@ class Spots:
 
     @property
     def span(self) -> tuple[float, float]:
-        """Radius beyond which disks were searched, and the largest one, pixels.
+        """Smallest radius at which disks were searched for, and largest radius of a disk, pixels.
 
         Returns
         -------
@@ -69,7 +74,7 @@ class Spots:
         return self.inner, float(np.hypot(*self.offset.T).max())
 
     def subset(self, keep) -> Spots:
-        """Select some disks.
+        """Select a subset of the disks.
 
         Parameters
         ----------
@@ -79,34 +84,34 @@ class Spots:
         Returns
         -------
         Spots
-            The disks, with sizes as before.
+            The selected disks; their sizes are not changed.
         """
         return replace(self, **{field.name: getattr(self, field.name)[keep] for field in fields(self)
                                 if field.name != "inner"})
 
     def sharp(self) -> Spots:
-        """Leave out disks whose position is far less certain than that of the best.
+        """Leave out disks whose position is far less certain than that of the best disks.
 
         Returns
         -------
         Spots
-            The others.
+            The remaining disks.
         """
         error = np.hypot(*self.sigma.T)
         return self.subset(error < MAX_SIGMA_FACTOR * np.quantile(error, SIGMA_QUANTILE))
 
     def spread(self, radius, azimuth):
-        """Return the standard errors along the radius.
+        """Compute the standard errors along the radius.
 
         Parameters
         ----------
         radius, azimuth : numpy.ndarray, shape (m,)
-            Positions without distortions.
+            Positions corrected for distortions.
 
         Returns
         -------
         numpy.ndarray, shape (m,)
-            Pixels.
+            Standard errors in pixels.
         """
         measured = np.hypot(*self.offset.T)
         return np.hypot(self.sigma[:, 0] * np.cos(azimuth), self.sigma[:, 1] * np.sin(azimuth)) * radius / measured
@@ -135,7 +140,7 @@ def measure_spots(scan: Scan, origin, use, radius: float, noise: NoiseModel, vec
     Returns
     -------
     Spots or None
-        The disks beyond the surroundings of the direct beam; None if there are too few.
+        The disks outside the region of the direct beam; None if there are too few.
     """
     chosen = np.flatnonzero(use)
     if len(chosen) > MAX_SPOT_POSITIONS:
@@ -155,8 +160,8 @@ def measure_spots(scan: Scan, origin, use, radius: float, noise: NoiseModel, vec
     pattern, position, sigma = (np.concatenate(values) for values in zip(*pieces, strict=True))
     offset = position - origin[pattern]
     inner = INNER_RADII * radius + INNER_PX
-    apart = np.hypot(*offset.T) > inner
-    pattern, offset, sigma = pattern[apart], offset[apart], sigma[apart]
+    outside = np.hypot(*offset.T) > inner
+    pattern, offset, sigma = pattern[outside], offset[outside], sigma[outside]
     step = np.sqrt(len(use) / len(chosen)) if len(chosen) < use.sum() else 1.0
     place = np.stack(np.divmod(pattern, scan.scan_shape[1]), 1) // step
     reflection, size = same_reflections(place.astype(int), offset, sigma)
@@ -168,7 +173,7 @@ def measure_spots(scan: Scan, origin, use, radius: float, noise: NoiseModel, vec
 
 
 def _disks_of_block(index, block, origin, learned):
-    """Pattern, position and sigma of the disks of some patterns."""
+    """Pattern, position and sigma of the disks of a block of patterns."""
     disks, good, electrons, images = learned.searched(block, origin)
     found, fitted = learned.located(disks, good, electrons, images, origin)
     return index[found.pattern], fitted.position, fitted.sigma
@@ -182,12 +187,12 @@ def same_reflections(place, offset, sigma):
     place : numpy.ndarray of int, shape (m, 2)
         Row and column of the pattern in the scan, in units of the distance between two patterns.
     offset, sigma : numpy.ndarray, shape (m, 2)
-        Positions from the origin, and standard errors, pixels.
+        Positions relative to the origin, and standard errors, pixels.
 
     Returns
     -------
     reflection, size : numpy.ndarray of int, shape (m,)
-        Number of the reflection of each disk, and disks of this reflection.
+        Reflection of each disk, and number of disks of this reflection.
 
     Examples
     --------
@@ -203,13 +208,14 @@ def same_reflections(place, offset, sigma):
     error = np.hypot(*sigma.T)
     limit = np.maximum(SAME_SPOT_PX, SAME_SPOT_SIGMAS * np.sqrt(2) * error)
     reach = max(SAME_SPOT_PX, float(np.quantile(limit, 0.98)))
-    # Neighbors in the scan are within 1 in each direction: scaled so that the largest difference counts.
+    # Neighbors in the scan are within 1 in each direction; coordinates are scaled so that the largest difference
+    # counts.
     points = np.column_stack([place / 1.01, offset / reach])
     pairs = cKDTree(points).query_pairs(1.0, p=np.inf, output_type="ndarray")
     i, j = pairs.T
-    apart = np.hypot(*(offset[i] - offset[j]).T)
-    other = (place[i] != place[j]).any(1)
-    pairs = pairs[other & (apart < np.minimum(np.hypot(limit[i], limit[j]) / np.sqrt(2), reach))]
+    distance = np.hypot(*(offset[i] - offset[j]).T)
+    different_pattern = (place[i] != place[j]).any(1)
+    pairs = pairs[different_pattern & (distance < np.minimum(np.hypot(limit[i], limit[j]) / np.sqrt(2), reach))]
     graph = coo_matrix((np.ones(len(pairs)), pairs.T), (m, m))
     _, reflection = connected_components(graph, directed=False)
     return reflection, np.bincount(reflection)[reflection]

@@ -1,4 +1,4 @@
-"""Standards: crystals whose lattice is known, and the rings of their powders.
+"""Standards: crystals of known lattice, and the rings of their powders.
 
 Lattice parameters at room temperature are those of the sources in the table: Wyckoff, Crystal Structures (1963); the
 certificates of NIST standard reference materials; and the CRC Handbook. Intensities are kinematic, with py4DSTEM's
@@ -15,10 +15,10 @@ import numpy as np
 
 from ..core import PrenetError
 
-MAX_LINES = 32  # rings of a standard, those of smallest |g|
-SAME_RING = 1e-3  # relative difference of |g| below which reflections form one ring
-MIN_RELATIVE_INTENSITY = 1e-3  # of the strongest ring, below which a ring is left out
-INTENSITY_EXPONENT = 1.5  # of |F|: between 2 (kinematic) and 1 (dynamic two-beam)
+MAX_LINES = 32  # number of rings of a standard; those with the smallest |g| are kept
+SAME_RING = 1e-3  # relative; largest difference of |g| between reflections of one ring
+MIN_RELATIVE_INTENSITY = 1e-3  # fraction of the strongest ring; smallest intensity of a ring that is kept
+INTENSITY_EXPONENT = 1.5  # exponent of |F| in the intensity, between 2 (kinematic) and 1 (dynamical two-beam)
 
 _FCC = ((0, 0, 0), (0, 0.5, 0.5), (0.5, 0, 0.5), (0.5, 0.5, 0))
 _BCC = ((0, 0, 0), (0.5, 0.5, 0.5))
@@ -88,18 +88,18 @@ ALTERNATIVES = ("Au", "W", "Si", "NaCl", "CsCl", "SrTiO3", "Mg")
 
 @dataclass(frozen=True)
 class Standard:
-    """The rings of a known crystal.
+    """Rings of a known crystal.
 
     Attributes
     ----------
     name : str
-        Its name.
+        Name of the crystal.
     source : str
-        Where its lattice parameters are from.
+        Source of the lattice parameters.
     g : numpy.ndarray
         (n,), |g| of each ring, 1/angstrom, ascending.
     intensity : numpy.ndarray
-        (n,), weak expectation of the height of each ring, relative to the strongest.
+        (n,), approximate height of each ring relative to the strongest ring.
     hkl : tuple of str
         Indices of a reflection of each ring.
     """
@@ -122,7 +122,7 @@ def find_standard(standard) -> Standard:
     Returns
     -------
     Standard
-        Its rings.
+        The rings of the standard.
 
     Raises
     ------
@@ -167,7 +167,7 @@ def _of_table(name):
 
 
 def _of_crystal(crystal, name, source):
-    """The rings of a py4DSTEM Crystal, whose own list of reflections is not changed."""
+    """Compute the rings of a py4DSTEM Crystal without changing its list of reflections."""
     from copy import copy
 
     crystal = copy(crystal)
@@ -187,7 +187,7 @@ def _of_crystal(crystal, name, source):
         strong = height > MIN_RELATIVE_INTENSITY * height.max()
         if strong.sum() >= MAX_LINES or reach > 6:
             break
-    # Nicest indices of each ring: the largest in order.
+    # Indices of each ring: those without a minus sign, in descending order.
     names = [_indices(hkl[:, ring == k]) for k in np.flatnonzero(strong)[:MAX_LINES]]
     g, height = g[strong][:MAX_LINES], height[strong][:MAX_LINES]
     if len(g) < 2:
@@ -201,7 +201,7 @@ def _indices(hkl):
 
 
 def _read_cif(path):
-    """A py4DSTEM Crystal from a CIF file."""
+    """Read a py4DSTEM Crystal from a CIF file."""
     from py4DSTEM.process.diffraction import Crystal
 
     if not path.is_file():

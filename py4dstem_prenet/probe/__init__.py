@@ -1,4 +1,4 @@
-"""The image of the probe, a template for the disks of Bragg reflections."""
+"""Image of the probe, a template for Bragg disks."""
 
 import lazy_loader
 

@@ -1,9 +1,10 @@
-"""The image of the probe over vacuum, from the direct beam of a scan.
+"""Image of the probe in vacuum, from the direct beam of a scan.
 
-The positions nearest to vacuum are chosen (`thin`), each pattern is shifted by its own origin, and the disk fitted to
-the mean gives the center. The image is cut to the disk with a smooth edge, and the background around it is subtracted.
-The image is drawn from the aperture instead, a disk with the fitted radius, ellipse and edge, if the mean disk is
-uneven although much is scattered (no position is thin enough), if it is noisy, or if the edge of the detector cuts it.
+The positions nearest to vacuum are chosen (`thin`), each pattern is shifted by its own origin, and a disk fitted to the
+mean gives the center. The image is cut to the disk with a smooth edge, and the background around it is subtracted. The
+image is drawn from the aperture instead, as a disk with the fitted radius, ellipse and edge, in three cases: the mean
+disk is uneven and many electrons are scattered (no position is thin enough), the mean disk is noisy, or the edge of the
+detector cuts it.
 """
 
 from __future__ import annotations
@@ -18,15 +19,16 @@ from ..core import Decision, Flag, NoiseModel, PrenetError, ProbeImage, as_scan,
 from ..fits import fit_disk, pool
 from .thin import INNER_PART, choose_thin
 
-MAX_MEAN_UNEVEN = 0.02  # rms of the brightness inside the mean disk, relative to its mean, of an even probe
-MIN_VACUUM_PART = 0.9  # of the electrons in the direct disk, above which it is that of vacuum, patterned or not
-MIN_PROBE_ELECTRONS = 3e5  # in the mean disk; with fewer, disks are found better with a drawn one (benchmarks/probe.py)
-MAX_CUT = 0.02  # of the disk's pixels without data
-MARGIN_EDGES = 3.0  # edge widths around the disk that belong to it
-PROBE_MARGIN_PX = 1.0  # pixels added to them
-TAPER_PX = 2.0  # pixels of the smooth edge of the image
-MAX_CENTER_SIGMA_PX = 0.05  # pixels, standard error of the center, up to which a mean disk is used
-GROUPS = 4  # of the parts of the scan, each left out once for the standard error of the center
+MAX_MEAN_UNEVEN = 0.02  # fraction of the mean; largest rms of the brightness inside the mean disk of an even probe
+MIN_VACUUM_PART = 0.9  # fraction of the electrons; smallest part in the direct disk if it is that of vacuum
+# Electrons in the mean disk; with fewer, Bragg disks are found better with a drawn disk (benchmarks/probe.py).
+MIN_PROBE_ELECTRONS = 3e5
+MAX_CUT = 0.02  # fraction of the disk's pixels; largest part without data
+MARGIN_EDGES = 3.0  # widths of the edge; margin around the disk that belongs to it
+PROBE_MARGIN_PX = 1.0  # pixels; added to this margin
+TAPER_PX = 2.0  # pixels; width of the smooth edge of the image
+MAX_CENTER_SIGMA_PX = 0.05  # pixels; largest standard error of the center for which the mean disk is used
+GROUPS = 4  # number of groups of parts of the scan, each left out once for the standard error of the center
 
 
 def measure_probe(data, qx0, qy0, radius, noise: NoiseModel, valid=None, pixel_size=None, voltage=None,
@@ -55,7 +57,7 @@ def measure_probe(data, qx0, qy0, radius, noise: NoiseModel, valid=None, pixel_s
     Returns
     -------
     ProbeImage
-        The image with a sum of 1, its center, radius and edge; refused if the direct beam is hidden.
+        The image, with a sum of 1, and its center, radius and edge; refused if the direct beam is hidden.
 
     Raises
     ------
@@ -88,12 +90,12 @@ def measure_probe(data, qx0, qy0, radius, noise: NoiseModel, valid=None, pixel_s
     thin, direct = choose_thin(scan, qx0, qy0, radius, noise, valid, "probe" if progress else None)
     pooled = pool(scan, qx0, qy0, noise, valid=thin)
     disk = fit_disk(pooled, radius)
-    aside = np.subtract(disk.center, pooled.center)
-    if not (np.isfinite(aside).all() and np.isfinite([disk.radius, disk.edge]).all()):
+    offset = np.subtract(disk.center, pooled.center)
+    if not (np.isfinite(offset).all() and np.isfinite([disk.radius, disk.edge]).all()):
         return ProbeImage(np.zeros(shape), center, float(radius), float("nan"), float("nan"), int(thin.sum()), None,
                           Decision(False, (Flag("probe_unknown"),)))
     sigma = _center_sigma(pooled, radius)
-    pooled = pool(scan, qx0 + aside[0], qy0 + aside[1], noise, valid=thin)
+    pooled = pool(scan, qx0 + offset[0], qy0 + offset[1], noise, valid=thin)
     mean, weight = (_cut(image, pooled.center, center, shape) for image in (pooled.mean, pooled.weight))
     edge = float(np.hypot(disk.edge, 12**-0.5))
     drawn, distance = draw_aperture(shape, center, disk.radius, edge, disk.vector)
@@ -113,8 +115,8 @@ def measure_probe(data, qx0, qy0, radius, noise: NoiseModel, valid=None, pixel_s
         flags = [Flag("probe_from_aperture", {"radius": disk.radius, "edge": edge, "cause": cause})]
         image, sigma = drawn, 0.0
     else:
-        around = (distance > disk.radius + margin) & (distance < disk.radius + margin + 3) & (weight > 0)
-        background = float(np.median(mean[around])) if around.any() else 0.0
+        surroundings = (distance > disk.radius + margin) & (distance < disk.radius + margin + 3) & (weight > 0)
+        background = float(np.median(mean[surroundings])) if surroundings.any() else 0.0
         image = np.where(weight > 0, mean - background, drawn * (level - background))
         image = image * np.clip((disk.radius + margin + TAPER_PX - distance) / TAPER_PX, 0, 1)
     image = np.clip(image, 0, None)
@@ -132,11 +134,11 @@ def draw_aperture(shape, center, radius: float, edge: float, vector=(0.0, 0.0)):
     shape : tuple of int
         (Qx, Qy), pixels.
     center : tuple of float
-        Its center, pixels.
+        Center of the aperture, pixels.
     radius : float
-        Geometric mean of its semi-axes, pixels.
+        Geometric mean of the semi-axes, pixels.
     edge : float
-        Standard deviation of its edge, pixels.
+        Standard deviation of the edge, pixels.
     vector : array_like, shape (2,), optional
         Ellipse vector.
 
@@ -192,7 +194,7 @@ def semi_angle(radius: float, pixel_size, voltage) -> float | None:
 
 
 def _center_sigma(pooled, radius):
-    """Standard error of the center of the disk along one axis, pixels, from the scatter without each of some groups."""
+    """Standard error in pixels of the center of the disk along one axis, by a jackknife over groups of parts."""
     group = np.arange(len(pooled.parts)) % GROUPS
     if len(pooled.parts) < GROUPS:
         return 0.0
@@ -208,7 +210,7 @@ def _center_sigma(pooled, radius):
 
 
 def _unevenness(values, weight, level, noise):
-    """Rms of the brightness beyond counting noise, relative to its mean."""
+    """Rms of the brightness in excess of counting noise, relative to its mean."""
     if not (values.size > 1 and level > 0):
         return np.inf
     variance = float(np.mean((np.clip(values, 0, None) + (noise.readout / noise.gain) ** 2) / np.maximum(weight, 1)))
@@ -216,13 +218,13 @@ def _unevenness(values, weight, level, noise):
 
 
 def _cut(image, middle, center, shape):
-    """The part of an image whose pixel `middle` becomes `center`, with zeros where there is none."""
-    out = np.zeros(shape)
+    """Cut an image to `shape` so that pixel `middle` becomes pixel `center`; pixels outside the image are zero."""
+    result = np.zeros(shape)
     into, of = [], []
     for axis in (0, 1):
         start = round(middle[axis]) - center[axis]
         low, high = max(-start, 0), min(shape[axis], image.shape[axis] - start)
         into.append(slice(low, max(high, low)))
         of.append(slice(low + start, max(high, low) + start))
-    out[tuple(into)] = image[tuple(of)]
-    return out
+    result[tuple(into)] = image[tuple(of)]
+    return result

@@ -1,4 +1,4 @@
-"""Calibrated scans cropped, binned, or resampled to one center and round rings."""
+"""Cropping and binning of calibrated scans, and resampling to one center and round rings."""
 
 import lazy_loader
 

@@ -1,9 +1,9 @@
-"""Resample patterns to a common center and round rings, for programs that use no calibration.
+"""Resampling of patterns to a common center and round rings, for programs that use no calibration.
 
 The value of each measured pixel is distributed over the pixels that its corrected area overlaps, in two passes along
-one axis each (Catmull and Smith 1980). So the number of electrons is kept, except for those that leave the frame; no
-value becomes negative; a uniform pattern stays uniform; areas are kept, because the correction has a b = 1. The noise
-of neighboring pixels is correlated afterward: calibrate, denoise and count first, resample last.
+one axis each (Catmull and Smith 1980). This keeps the number of electrons, except for those that leave the frame. No
+value becomes negative, a uniform pattern remains uniform, and areas are kept, because the correction has a b = 1. The
+noise of neighboring pixels is correlated afterward: calibrate, denoise and count first, resample last.
 """
 
 from functools import partial
@@ -34,19 +34,19 @@ def corrected(datacube, noise: NoiseModel | None = None, out=None, progress=True
     """Resample a scan so that each direct beam lies on the same pixel and rings are round.
 
     The fitted origin and the ellipse in the calibration are corrected; without an ellipse, patterns are only shifted.
-    The beam moves to the whole pixel nearest to the mean origin. The new calibration has this pixel as a constant
-    origin and no ellipse; the measured origin, the maps of sigma and the detector mask are dropped. A radius keeps its
-    length in pixels: a pixel size that this package wrote for py4DSTEM's elliptical correction, which multiplies radii
-    by b, is multiplied by b; another one must be by the user. Radial and threefold distortions that were measured with
-    the pixel size are corrected, too. Bad pixels are replaced by the median of their neighbors first. Pixels without
-    data get zero electrons.
+    The beam moves to the integer pixel nearest to the mean origin. The new calibration has this pixel as a constant
+    origin and no ellipse; the measured origin, the maps of sigma and the detector mask are removed. A radius keeps its
+    length in pixels. A pixel size that this package wrote for py4DSTEM's elliptical correction, which multiplies radii
+    by b, is therefore multiplied by b; the user must do this for a pixel size from a different source. Radial and
+    threefold distortions that were measured with the pixel size are also corrected. Bad pixels are first replaced by
+    the median of their neighbors. Pixels without data get zero electrons.
 
     Parameters
     ----------
     datacube : py4DSTEM.DataCube
         A calibrated scan, in memory or on disk.
     noise : NoiseModel, optional
-        The noise model of the detector, whose offset is zero electrons; estimated from the scan by default.
+        Noise model of the detector, which gives the value of zero electrons; estimated from the scan by default.
     out : str or pathlib.Path, optional
         A new EMD file to stream the result to; the returned cube reads from it.
     progress : bool, optional
@@ -106,7 +106,7 @@ def corrected(datacube, noise: NoiseModel | None = None, out=None, progress=True
 
 
 def _vector(datacube):
-    """The ellipse vector in the calibration; zero if there is none."""
+    """Read the ellipse vector from the calibration; zero if there is none."""
     ellipse = datacube.calibration.get_ellipse()
     if ellipse is None or any(v is None for v in ellipse):
         return np.zeros(2)
@@ -116,7 +116,7 @@ def _vector(datacube):
 
 
 def _calibrated(datacube, data, center):
-    """A cube of these data with the metadata and calibration of the input, but a constant origin and no ellipse."""
+    """Create a cube of `data` with metadata and calibration of the input, a constant origin, and no ellipse."""
     new = cube_like(datacube, data)
     size = signatures(datacube).get("pixel_size")
     if SIGMA in new.treekeys:
@@ -141,9 +141,9 @@ def _calibrated(datacube, data, center):
 
 
 def _distorted_edges(shape, center, size):
-    """Positions in distorted patterns of the edges of corrected pixels, for two passes; None without distortion.
+    """Positions of the edges of corrected pixels in distorted patterns, for two passes; None without distortion.
 
-    The first pass moves along x at fixed distorted y, the second along y at fixed corrected x. Returned are arrays
+    The first pass resamples along x at fixed distorted y, the second along y at fixed corrected x. Returns arrays
     (Qy, Qx + 1) and (Qx, Qy + 1), in pixels from the first edge.
     """
     if not size.get("unchanged") or not (size.get("barrel") or any(size.get("threefold", ()))):
@@ -166,13 +166,13 @@ def _distorted_edges(shape, center, size):
 
 
 def _move_block(index, block, origin, inverse, center, noise, edges=None):
-    """Corrected patterns (n, Qx, Qy), float32, of stored patterns with origins (n, 2)."""
+    """Correct stored patterns with origins (n, 2): patterns (n, Qx, Qy), float32."""
     electrons = noise.electrons(block)
     (a, b), (c, d) = inverse
     p, q = (center - origin @ inverse.T).T[:, :, None]  # x' = a x + b y + p, y' = c x + d y + q
     x, y = (np.arange(n) for n in block.shape[1:])
     moved = _resampled(electrons.swapaxes(1, 2), a, b * y + p).swapaxes(1, 2)
-    # The rows are at x' now; what remains is y' = (d - b c / a) y + c / a x' + q - c / a p.
+    # Rows are now at x'. The second pass is y' = (d - b c / a) y + c / a x' + q - c / a p.
     moved = _resampled(moved, d - b * c / a, c / a * x + q - c / a * p)
     if edges is not None:
         moved = _between(_between(moved.swapaxes(1, 2), edges[0]).swapaxes(1, 2), edges[1])
@@ -180,13 +180,12 @@ def _move_block(index, block, origin, inverse, center, noise, edges=None):
 
 
 def _resampled(values, scale, shift):
-    """Values (n, lines, pixels) moved to scale * pixel + shift, (n, lines), and distributed over the pixels there: the
-    differences of their running sum at the edges of the new pixels."""
+    """Move values (n, lines, pixels) to scale * pixel + shift (n, lines) and distribute them over the new pixels."""
     return _between(values, (np.arange(values.shape[2] + 1) - 0.5 - shift[..., None]) / scale + 0.5)
 
 
 def _between(values, edges):
-    """Sums of values (n, lines, pixels) between edges (..., lines, pixels + 1), pixels from the first edge."""
+    """Sum values (n, lines, pixels) between edges (..., lines, pixels + 1), in pixels from the first edge."""
     pixels = values.shape[2]
     edges = np.broadcast_to(np.clip(edges, 0, pixels), (*values.shape[:2], pixels + 1))
     whole = np.minimum(edges.astype(int), pixels - 1)

@@ -1,13 +1,13 @@
 """Crop and bin a scan with its calibration, and find calibrations that no longer belong to the data.
 
-py4DSTEM's own `crop_Q`, `crop_R`, `bin_Q`, `bin_R`, `pad_Q`, `resample_Q` and `thin_R` change the data but not the
-origin maps, and no later step checks the maps; `check_calibration` does. The functions here have the names and
-arguments of py4DSTEM's, but return a new DataCube and do not change the old one, whose tree (Bragg vectors, virtual
+py4DSTEM's `crop_Q`, `crop_R`, `bin_Q`, `bin_R`, `pad_Q`, `resample_Q` and `thin_R` change the data but not the origin
+maps, and no later step of py4DSTEM checks the maps; `check_calibration` does. The functions of this module have the
+same names and arguments, but return a new DataCube and do not change the old one, whose tree (Bragg vectors, virtual
 images) belongs to the old data.
 
 The center of a pixel lies on its integer index. Pixel k of patterns binned by N covers pixels k N to k N + N - 1, so a
 position q becomes (q + 1/2) / N - 1/2, not q / N. Cropping from pixel m changes q to q - m. Rotation and flip between
-scan and pattern stay as they are, since both axes are binned alike.
+scan and pattern do not change, since both axes are binned equally.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from ..io import (
     write_stop,
 )
 
-MAX_ROUNDING_PX = 1e-3  # of a mean that another program or version computed
-MAX_RATIO_ROUNDING = 1e-6  # relative, of a / b that was stored and read
+MAX_ROUNDING_PX = 1e-3  # pixels; largest rounding difference of a mean that a different program or version computed
+MAX_RATIO_ROUNDING = 1e-6  # relative; largest rounding difference of a / b after it was stored and read
 _ORIGIN = ("qx0", "qy0", "qx0_meas", "qy0_meas")
 _OF_THE_DATA = ("shape", "unchanged", "measured", "data")  # facts of a signature that new data change
 
@@ -46,10 +46,11 @@ _OF_THE_DATA = ("shape", "unchanged", "measured", "data")  # facts of a signatur
 def check_calibration(datacube) -> CalibrationCheck:
     """Check whether a calibration belongs to the data of its cube.
 
-    The check compares the shapes of the maps, and the shape of the data, a fingerprint of eight patterns, and the hash
-    of the values that this package records in the calibration. It finds a cube that was cropped, binned, padded,
-    transposed or measured again since it was calibrated, and the calibration of another scan of the same shape. For
-    maps that py4DSTEM wrote, only another scan shape and an origin outside the pattern are found.
+    The check compares the shapes of the maps with the data, and the data with records of this package in the
+    calibration: the shape of the data, a fingerprint of eight patterns, and the hash of the values. It detects a cube
+    that was cropped, binned, padded, transposed or measured again since it was calibrated, and the calibration of a
+    different scan of the same shape. For maps that py4DSTEM wrote, it detects only a different scan shape and an origin
+    outside the pattern.
 
     Parameters
     ----------
@@ -59,7 +60,7 @@ def check_calibration(datacube) -> CalibrationCheck:
     Returns
     -------
     CalibrationCheck
-        What is out of date, and what to do.
+        The entries that are out of date, and what to do.
 
     Examples
     --------
@@ -96,8 +97,8 @@ def check_calibration(datacube) -> CalibrationCheck:
     if moved is not None and "origin" not in found:
         found["mean origin"] = moved
     size = signed.get("pixel_size")
-    if size and size["unchanged"] and "ratio" in size:  # not one that a standard got by hand
-        # The pixel size was written for sqrt(a / b); a change within its sigma does not count.
+    if size and size["unchanged"] and "ratio" in size:  # excludes a pixel size that was set by hand
+        # The pixel size was written for sqrt(a / b); a change within its sigma is ignored.
         change = abs(np.log(stored_ratio(calibration) / size["ratio"])) / 2
         if change > max(size.get("sigma", 0.0) / calibration.get_Q_pixel_size(), MAX_RATIO_ROUNDING):
             found["pixel size"] = Flag("pixel_size_stale")
@@ -111,13 +112,13 @@ def check_calibration(datacube) -> CalibrationCheck:
 
 
 def _is_of_other_data(datacube, signed):
-    """Whether the fingerprint that an unchanged entry was signed with is that of other data."""
+    """Whether the fingerprint with which an unchanged entry was signed is that of different data."""
     kept = {signature.get("data") for signature in signed.values() if signature["unchanged"]} - {None}
     return bool(kept) and any(same_data(one, fingerprint(datacube)) is False for one in kept)
 
 
 def _moved_mean(calibration):
-    """A flag if the mean origin is not that of the maps; None if it is, or there are no maps."""
+    """Flag a mean origin that differs from the mean of the maps; None if it does not, or if there are no maps."""
     origin, means = calibration.get_origin(), (calibration.get_qx0_mean(), calibration.get_qy0_mean())
     if origin is None or None in means:
         return None
@@ -126,12 +127,12 @@ def _moved_mean(calibration):
 
 
 def _has_origin(calibration):
-    """Whether a calibration, or None, has a measured or fitted origin."""
+    """Whether a calibration, which may be None, has a measured or fitted origin."""
     return calibration is not None and (calibration.get_origin_meas() or calibration.get_origin()) is not None
 
 
 def _of_other_data(name, values, kept, scan, pattern):
-    """A flag if maps are of other data than these; None if nothing shows it."""
+    """Flag maps that belong to different data; None if there is no sign of it."""
     shape = np.shape(values[0])
     if shape and shape != scan:
         return Flag("other_scan_shape", {"name": name, "was": _by(shape), "now": _by(scan)})
@@ -144,12 +145,12 @@ def _of_other_data(name, values, kept, scan, pattern):
 
 
 def _by(shape):
-    """A shape as text, such as 20 x 20."""
+    """Format a shape as text, such as 20 x 20."""
     return " x ".join(str(int(n)) for n in shape)
 
 
 def _bragg_vectors(datacube):
-    """Names and nodes of the Bragg vectors in the tree of a cube."""
+    """Yield names and nodes of the Bragg vectors in the tree of a cube."""
     for name in datacube.treekeys:
         node = datacube.tree(name)
         if type(node).__name__ == "BraggVectors":
@@ -158,7 +159,7 @@ def _bragg_vectors(datacube):
 
 # --- crop and bin -------------------------------------------------------------------------------------------
 def crop_Q(datacube, ROI):
-    """Crop the patterns, and adapt the calibration.
+    """Crop the patterns and adapt the calibration.
 
     Parameters
     ----------
@@ -199,7 +200,7 @@ def crop_Q(datacube, ROI):
 
 
 def crop_R(datacube, ROI):
-    """Crop the scan, and adapt the calibration.
+    """Crop the scan and adapt the calibration.
 
     Parameters
     ----------
@@ -226,7 +227,7 @@ def crop_R(datacube, ROI):
 
 
 def bin_Q(datacube, N):
-    """Sum the patterns over N x N pixels, and adapt the calibration.
+    """Sum the patterns over N x N pixels and adapt the calibration.
 
     Origins become (q + 1/2) / N - 1/2; sigmas, the probe radius and ellipse axes in pixels are divided by N; the Q
     pixel size is multiplied by N. A binned pixel is good in the detector mask if all of its pixels are. Rows and
@@ -261,12 +262,12 @@ def bin_Q(datacube, N):
         if calibration._params.get(key) is not None:
             calibration[key] = calibration[key] / N
     a, b = calibration.get_a(), calibration.get_b()
-    # py4DSTEM's fits give semi-axes in pixels. Those with a b = 1, as here, are a ratio and no lengths.
+    # py4DSTEM's fits give semi-axes in pixels. Semi-axes with a b = 1, as in this package, are not lengths.
     if a is not None and b is not None and not np.allclose(np.multiply(a, b), 1):
         calibration["a"], calibration["b"] = a / N, b / N
     calibration["Q_pixel_size"] = calibration.get_Q_pixel_size() * N
     mask = read_mask(datacube)
-    if mask is not None:  # a sum is good where all that went into it is
+    if mask is not None:  # a sum is good if all of its pixels are good
         rows, columns = new.Qshape
         write_mask(new, mask[:rows * N, :columns * N].reshape(rows, N, columns, N).all((1, 3)))
     stop = read_stop(datacube)
@@ -288,12 +289,12 @@ def bin_Q(datacube, N):
 
 
 def bin_R(datacube, N):
-    """Sum the patterns over N x N scan positions, without recentering them, and adapt the calibration.
+    """Sum the patterns over N x N scan positions without recentering them, and adapt the calibration.
 
-    The origin of a bin is the mean over its valid positions (over all, if none is valid), which is the beam position
-    in the sum; its sigma assumes independent errors. A bin is valid if one of its positions is. Descan within a bin
-    blurs the beam. The R pixel size is multiplied by N. Rows and columns that do not fill a bin are dropped. Integers
-    get the smallest type in which no sum can overflow.
+    The origin of a bin is the mean over its valid positions (over all positions if none is valid), which is the beam
+    position in the sum; its sigma assumes independent errors. A bin is valid if one of its positions is. Descan within
+    a bin blurs the beam. The R pixel size is multiplied by N. Rows and columns that do not fill a bin are dropped.
+    Integers get the smallest type in which no sum can overflow.
 
     Parameters
     ----------
@@ -325,7 +326,7 @@ def bin_R(datacube, N):
 
 
 def _region(ROI, shape, space):
-    """Two slices for a region of interest; PrenetError if it is not inside the shape."""
+    """Convert a region of interest to two slices; raise PrenetError if it is not inside the shape."""
     try:
         region = [int(n) for n in ROI]
         whole = len(region) == 4 and all(n == m for n, m in zip(region, ROI, strict=True))
@@ -338,7 +339,7 @@ def _region(ROI, shape, space):
 
 
 def _factor(N, shape, what):
-    """The binning factor as int; PrenetError if it does not fit the shape."""
+    """Convert the binning factor to int; raise PrenetError if it does not fit the shape."""
     if isinstance(N, bool) or not isinstance(N, int | np.integer) or not 1 <= N <= min(shape):
         raise PrenetError(f"The binning factor must be a whole number from 1 to {min(shape)}, the side of {what}, "
                           f"not {N!r}.")
@@ -346,7 +347,7 @@ def _factor(N, shape, what):
 
 
 def _ready(datacube):
-    """Signatures of the entries of the calibration; PrenetError if the calibration does not belong to the data."""
+    """Signatures of the calibration's entries; raise PrenetError if the calibration does not belong to the data."""
     if datacube.calibration is None:
         raise PrenetError("The cube has no calibration to adapt; call datacube.prenet.calibrate() first.")
     if not _has_origin(datacube.calibration):
@@ -393,22 +394,21 @@ def _rescan(datacube, new, part, N):
 
 
 def _binned(datacube, over_scan, over_pattern):
-    """Sums over blocks of scan positions and of pixels, read one row of new positions at a time."""
+    """Sum over blocks of scan positions and of pixels, reading one row of new positions at a time."""
     shape = datacube.data.shape
     bins = (over_scan, over_scan, over_pattern, over_pattern)
     new = tuple(n // b for n, b in zip(shape, bins, strict=True))
     used = tuple(n * b for n, b in zip(new, bins, strict=True))
-    out = np.empty(new, _sum_type(np.dtype(datacube.data.dtype), (over_scan * over_pattern) ** 2))
+    sums = np.empty(new, _sum_type(np.dtype(datacube.data.dtype), (over_scan * over_pattern) ** 2))
     for row in range(new[0]):
         block = np.asarray(datacube.data[row * over_scan:(row + 1) * over_scan, :used[1]])[..., :used[2], :used[3]]
         split = block.reshape(over_scan, *(n for pair in zip(new[1:], bins[1:], strict=True) for n in pair))
-        out[row] = split.sum((0, 2, 4, 6), dtype=out.dtype)
-    return out
+        sums[row] = split.sum((0, 2, 4, 6), dtype=sums.dtype)
+    return sums
 
 
 def _sum_type(dtype, count):
-    """A type in native byte order for sums of `count` values: floats keep theirs, except half precision; integers get
-    the smallest that cannot overflow."""
+    """Choose a type in native byte order for sums of `count` values: float32 or more, or integers without overflow."""
     if dtype.kind not in "iu":
         return np.promote_types(dtype, np.float32)
     wider = (np.dtype(f"{dtype.kind}{size}") for size in (1, 2, 4))

@@ -1,4 +1,4 @@
-"""Replace bad pixels in the counts of a scan, for steps that know of no bad pixels, such as `find_Bragg_disks`."""
+"""Replacement of bad pixels in the counts of a scan, for functions that use no mask, such as `find_Bragg_disks`."""
 
 import numpy as np
 
@@ -19,10 +19,10 @@ from ..io import (
 def repaired(datacube, noise: NoiseModel | None = None, out=None, progress=True):
     """Replace bad pixels in the counts of a scan by the mean of their good neighbors.
 
-    Bad pixels are those that are found in the scan and those that the detector mask in the calibration excludes. Holes
-    are filled from their rim inward; nothing is known of what lies in a wide one, as behind a beam stop. Good pixels
-    stay as they are. Integers stay integers, and counts stay counts, by random rounding that depends on scan position
-    and pixel only (`NoiseModel.replace_bad`).
+    Bad pixels are those found in the scan and those that the detector mask in the calibration excludes. Holes are
+    filled from their rim inward; the values in a wide hole, such as behind a beam stop, are not reliable. Good pixels
+    do not change. Integers remain integers, and counts remain counts, by random rounding that depends only on scan
+    position and pixel (`NoiseModel.replace_bad`).
 
     Parameters
     ----------
@@ -43,8 +43,8 @@ def repaired(datacube, noise: NoiseModel | None = None, out=None, progress=True)
     Raises
     ------
     PrenetError
-        If the data cannot be used or are no DataCube, all pixels are bad, the noise model is of another detector, or
-        `out` exists.
+        If the data cannot be used or are not a DataCube, all pixels are bad, the noise model belongs to a different
+        detector, or `out` exists.
 
     Examples
     --------
@@ -85,7 +85,7 @@ def repaired(datacube, noise: NoiseModel | None = None, out=None, progress=True)
 
 
 def _repair(scan, noise, write, progress, done=None):
-    """Give `write(index, patterns)` the repaired patterns of all positions that are not done."""
+    """Call `write(index, patterns)` with the repaired patterns of all positions that are not done."""
     missing = scan.size if done is None else int((~done).sum())
     with progress_bar(missing, "repairing" if progress else None) as bar:
         for index, block in scan.blocks(skip=done):
@@ -95,7 +95,7 @@ def _repair(scan, noise, write, progress, done=None):
 
 
 def _recorded(new):
-    """The cube, with what was done in its provenance."""
+    """Record the repair in the provenance of a cube."""
     record = read_provenance(new)
     if record is not None:
         write_provenance(new, record | {"since": [*record.get("since", []), "repaired()"]})

@@ -1,4 +1,4 @@
-"""The rotation and the flip between scan and pattern."""
+"""Rotation and flip between scan and pattern."""
 
 import lazy_loader
 

@@ -1,20 +1,20 @@
-"""Angle and flip that leave no curl in a field of deflections.
+"""Angle and flip for which a field of deflections has no curl.
 
-The deflection is the gradient of a potential. Of its divergence D and curl C, q = D + i C is multiplied by
-exp(i theta) if the field is rotated by theta, so that
+The deflection is the gradient of a potential. Let D be its divergence and C its curl. If the field is rotated by theta,
+q = D + i C is multiplied by exp(i theta), so that
 
     Z = sum of q^2 = sum of (D^2 - C^2) + 2 i sum of D C
 
-is multiplied by exp(2 i theta). The curl is least, and the divergence largest, for theta = -arg(Z) / 2, up to half a
-turn. With flip, the components of the field are exchanged before.
+is multiplied by exp(2 i theta). The curl is smallest, and the divergence largest, for theta = -arg(Z) / 2; 180 degrees
+remain undetermined. With flip, the components of the field are exchanged before the rotation.
 
-D and C are local derivatives of a Gaussian, so the field of a potential has no curl at the edges of the scan either.
-The sum is taken over the Fourier transform of q over the scan, with the weight of maximum likelihood for a signal of
-the measured power in white noise. It is a sum over scan positions, too (Parseval), and its scatter over regions of the
-scan and over sectors of directions of the wave vector gives standard errors: regions show noise and a specimen that
-varies; sectors show a scan that is distorted or a field that is no gradient. The null hypothesis, a field whose
-direction has nothing to do with the direction of the wave vector, is drawn by rotating the field of each sector at
-random.
+D and C are computed with local derivatives of a Gaussian, so that the field of a potential has no curl at the edges of
+the scan either. The sum is taken over the Fourier transform of q over the scan, with the weight of maximum likelihood
+for a signal of the measured power in white noise. It is also a sum over scan positions (Parseval). Its scatter over
+regions of the scan, and over sectors of the direction of the wave vector, gives standard errors: regions include noise
+and variations of the specimen; sectors include distortions of the scan and fields that are not a gradient. The null
+hypothesis is a field whose direction is independent of the direction of the wave vector; it is sampled by rotating the
+field of each sector at random.
 """
 
 from __future__ import annotations
@@ -25,41 +25,42 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from scipy.signal.windows import tukey
 
-DIRECTION_SECTORS = 12  # of directions of k over half a turn
-REGIONS_ALONG = 6  # regions along each side of the scan, at most
-MIN_REGION = 3  # positions along each side of a region
-DRAWS = 4095  # random fields of the null hypothesis
+DIRECTION_SECTORS = 12  # number of sectors of the direction of the wave vector over 180 degrees
+REGIONS_ALONG = 6  # largest number of regions along each side of the scan
+MIN_REGION = 3  # positions; smallest side of a region
+DRAWS = 4095  # number of random fields of the null hypothesis
 TAPER = 0.4  # fraction of the scan's sides that is tapered
-DERIVATIVE_SIGMA = 0.8  # scan positions, 1 sigma of the Gaussian that is differentiated
-DERIVATIVE_REACH = 3  # scan positions along each edge, whose derivatives are not used
-SPECTRUM_BLUR = 1.5  # samples of the spectrum, 1 sigma, over which its power is averaged
-SHARED_CURL = 0.003  # power of the curl that sampling causes, as a fraction of the signal's power
-SPREAD_CURL = 0.05  # the same, as a fraction of the mean power over all waves
-MIN_PERIODS = 1.5  # periods of a wave over the scan along its fast axis, and over all: below are descan and line noise
-MAX_FREQUENCY = 0.4  # waves per scan position; the derivatives of shorter waves are not isotropic
+DERIVATIVE_SIGMA = 0.8  # scan positions, 1 sigma; width of the Gaussian that is differentiated
+DERIVATIVE_REACH = 3  # scan positions; width of the margin along each edge whose derivatives are not used
+SPECTRUM_BLUR = 1.5  # samples of the spectrum, 1 sigma; smoothing of its power
+SHARED_CURL = 0.003  # fraction of the signal's power; power of the curl that sampling causes
+SPREAD_CURL = 0.05  # fraction of the mean power over all waves; power of the curl that sampling causes
+MIN_PERIODS = 1.5  # periods; fewest over the scan along its fast axis, and overall: below are descan and line noise
+MAX_FREQUENCY = 0.4  # periods per scan position; largest frequency: derivatives of shorter waves are not isotropic
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """Angle and flip of a field against its scan.
+    """Angle and flip of a field relative to its scan.
 
     Attributes
     ----------
     angle : tuple of float
-        Angle without and with flip that leaves the least curl, radians in (-pi/2, pi/2].
+        Angle with the smallest curl, without and with flip, radians in (-pi/2, pi/2].
     strength : tuple of float
-        |Z| for both, as a fraction of the largest possible one: (divergence^2 - curl^2) / (divergence^2 + curl^2) at
+        |Z| for both, as a fraction of its largest possible value: (divergence^2 - curl^2) / (divergence^2 + curl^2) at
         this angle.
     sigma : tuple of float
-        Standard error of both angles, radians: the larger one of those from regions and from sectors.
+        Standard error of both angles in radians, the larger of those from regions and from sectors.
     flip : bool
-        Whether the flip leaves less curl.
+        Whether the curl is smaller with the flip.
     flip_sigmas : float
         Difference of the two strengths in standard errors over regions of the scan.
     probability : float
-        Probability that a field without relation to the scan reaches the larger strength.
+        Probability that a field independent of the scan reaches the larger strength.
     curl : float
-        Power of the curl in that of curl and divergence at the angle that was found, counting noise subtracted.
+        Power of the curl relative to that of curl and divergence at the measured angle, after subtraction of counting
+        noise.
     """
 
     angle: tuple[float, float]
@@ -73,26 +74,23 @@ class Alignment:
 
 @dataclass(frozen=True)
 class _Spectrum:
-    """Fourier transforms over the scan, (Rx, Ry), of divergence and curl without and with flip, each (2, 2, Rx, Ry).
+    """Fourier transforms of the derivatives of a field over the scan."""
 
-    `sector` numbers the direction of each wave, `weight` weighs its power, `noise` is the power of noise in it.
-    """
-
-    derivatives: np.ndarray
-    sector: np.ndarray
-    weight: np.ndarray
-    noise: float
+    derivatives: np.ndarray  # (2, 2, Rx, Ry), divergence and curl, without and with flip
+    sector: np.ndarray  # (Rx, Ry), sector of the direction of each wave
+    weight: np.ndarray  # (Rx, Ry), weight of the power of each wave
+    noise: float  # power of the noise in each wave
 
 
 def align(field, noise: float) -> Alignment:
-    """Find the rotation of a field against its scan, with and without flip.
+    """Find the rotation of a field relative to its scan, with and without flip.
 
     Parameters
     ----------
     field : numpy.ndarray, shape (2, Rx, Ry)
         Deflection along qx and qy, without mean and slope over the scan.
     noise : float
-        Variance of either component by white noise.
+        Variance of each component due to white noise.
 
     Returns
     -------
@@ -126,23 +124,23 @@ def align(field, noise: float) -> Alignment:
     angle = [float(_half_turn(-0.5 * np.angle(z))) for z in total]
     sigma = [max(_angle_sigma(parts, z) for parts in (by_sector[k], by_region[k])) for k, z in enumerate(total)]
     flip = bool(strength[1] > strength[0])
-    certain = _lead(by_region, total) * (-1 if flip else 1)
+    flip_sigmas = _lead(by_region, total) * (-1 if flip else 1)
     noise_power = 2 * spectrum.noise * float(weight.sum())
-    rest = 0.5 * (1 - max(strength)) * power - 0.5 * noise_power
-    return Alignment(tuple(angle), tuple(map(float, strength)), tuple(sigma), flip, float(certain),
+    curl_power = 0.5 * (1 - max(strength)) * power - 0.5 * noise_power
+    return Alignment(tuple(angle), tuple(map(float, strength)), tuple(sigma), flip, float(flip_sigmas),
                      _chance(by_sector, max(np.abs(total))),
-                     float(np.clip(rest / max(power - noise_power, 1e-300), 0, 1)))
+                     float(np.clip(curl_power / max(power - noise_power, 1e-300), 0, 1)))
 
 
 def sign_of_field(field, noise: float, angle: float, flip: bool, dark) -> tuple[float, float]:
-    """Compare the potential of a field with the dark-field signal, which is bright at atoms.
+    """Correlate the potential of a field with the dark-field signal, which is bright at atoms.
 
     Parameters
     ----------
     field : numpy.ndarray, shape (2, Rx, Ry)
         Deflection along qx and qy.
     noise : float
-        Variance of either component by white noise.
+        Variance of each component due to white noise.
     angle : float
         Rotation, radians.
     flip : bool
@@ -153,10 +151,10 @@ def sign_of_field(field, noise: float, angle: float, flip: bool, dark) -> tuple[
     Returns
     -------
     sigmas : float
-        Correlation of both in standard errors over regions of the scan; positive if the deflection points toward
-        bright places.
+        Correlation of the two in standard errors over regions of the scan; positive if the deflection points toward
+        bright positions.
     agreement : float
-        Sum over sectors of directions of the correlation, over the sum of its absolute values, -1 to 1.
+        Sum of the correlation over sectors of directions, divided by the sum of its absolute values, -1 to 1.
     """
     spectrum = _spectrum(field, noise)
     divergence, curl = spectrum.derivatives[int(flip)]
@@ -202,7 +200,7 @@ def regions(shape) -> np.ndarray:
 
 
 def _spectrum(field, noise):
-    """Fourier transforms of divergence and curl over those of the derivative's length, and the weight of each wave."""
+    """Fourier transforms of divergence and curl, divided by the derivative's frequency response, and their weights."""
     shape = field.shape[1:]
     window = _window(shape)
     xx, xy, yx, yy = (gaussian_filter(part, DERIVATIVE_SIGMA, order, mode="nearest")
@@ -219,14 +217,14 @@ def _spectrum(field, noise):
     power = 0.5 * (np.abs(derivatives) ** 2).sum((0, 1))
     signal = np.clip(_blurred(power) - 2 * level, 0, None)
     mean = float(signal[usable].mean()) if usable.any() else 0.0
-    rest = level + SHARED_CURL * signal + SPREAD_CURL * mean  # power of the curl
-    weight = np.where(usable, signal / (rest * (signal + level) + 1e-300), 0.0)
+    curl_power = level + SHARED_CURL * signal + SPREAD_CURL * mean  # expected power of the curl
+    weight = np.where(usable, signal / (curl_power * (signal + level) + 1e-300), 0.0)
     sector = np.minimum((np.arctan2(ky, kx) % np.pi / np.pi * DIRECTION_SECTORS).astype(int), DIRECTION_SECTORS - 1)
     return _Spectrum(derivatives, sector, weight, level)
 
 
 def _window(shape):
-    """Window over the scan, zero where derivatives are not used."""
+    """Window over the scan; zero where derivatives are not used."""
     inner = [max(n - 2 * DERIVATIVE_REACH, 1) for n in shape]
     return np.outer(*(np.pad(tukey(m + 2, TAPER)[1:-1], DERIVATIVE_REACH)[:n]
                       for m, n in zip(inner, shape, strict=True)))
@@ -237,7 +235,7 @@ def _blurred(power):
 
 
 def _sums(values, label, count):
-    """Sums of complex values over labels."""
+    """Sum complex values by label."""
     label = label.ravel()
     count = int(label.max()) + 1 if count is None else count
     return (np.bincount(label, values.real.ravel(), count)
@@ -245,24 +243,24 @@ def _sums(values, label, count):
 
 
 def _half_turn(angle):
-    """An angle in (-pi/2, pi/2]."""
+    """Reduce an angle to (-pi/2, pi/2] modulo pi."""
     return np.pi / 2 - (np.pi / 2 - angle) % np.pi
 
 
 def _angle_sigma(parts, total):
-    """Standard error of -arg(total) / 2, the sum of independent parts (infinitesimal jackknife), radians."""
+    """Standard error in radians of -arg(total) / 2 for a sum of independent parts (infinitesimal jackknife)."""
     if not abs(total) > 0:
         return np.inf
     size = np.abs(parts)
     number = size.sum() ** 2 / (size**2).sum()  # effective number of parts
     if number < 2:
         return np.inf
-    aside = 0.5 * (parts * np.conj(total)).imag / abs(total) ** 2
-    return float(np.sqrt((aside**2).sum() * number / (number - 1)))
+    deviation = 0.5 * (parts * np.conj(total)).imag / abs(total) ** 2
+    return float(np.sqrt((deviation**2).sum() * number / (number - 1)))
 
 
 def _lead(parts, total):
-    """Difference |Z| without flip less |Z| with flip, in standard errors over parts."""
+    """Difference of |Z| without flip and |Z| with flip, in standard errors over parts."""
     along = [(p * np.conj(z)).real / max(abs(z), 1e-300) for p, z in zip(parts, total, strict=True)]
     difference = along[0] - along[1]
     spread = np.sqrt(len(difference) * difference.var(ddof=1)) if len(difference) > 1 else 0.0

@@ -1,8 +1,8 @@
-"""Decision on the rotation: accept or refuse each estimate, combine them, and say whether half a turn is known.
+"""Decision on the rotation: accept or refuse each estimate, combine them, and resolve the ambiguity of 180 degrees.
 
 There are two estimates: from the center of mass, whose curl vanishes, and from the shadow image of a defocused probe.
-Both leave half a turn open. It is decided by the sign of the deflection: a thin specimen deflects electrons toward its
-atoms, which are bright in the dark field.
+Both leave 180 degrees undetermined. The sign of the deflection resolves this ambiguity: a thin specimen deflects
+electrons toward its atoms, which are bright in the dark field.
 """
 
 from __future__ import annotations
@@ -15,26 +15,28 @@ from ..core import Decision, Flag, Rotation
 from . import Alignment, ShadowShift
 
 # Error rates are those of the null hypotheses; the limits were set on simulated scans (benchmarks/rotation.py).
-MAX_PROBABILITY = 4e-4  # nominal, that a field without relation to the scan looks like this one; below it in one of
-# 1,000 fields of noise on 24 x 24 to 64 x 64 positions
-MAX_OTHER_FLIP = 0.8  # strength of the other flip over that of the one that was found, up to which the flip is known
-MIN_FLIP_SIGMAS = 3.1  # difference of both over regions of the scan; a wrong flip in one of 1,000 scans
-MAX_CURL = 0.3  # power of the curl, above which the field is no gradient
-MAX_ROTATION_SIGMA = 0.5  # degrees, standard error up to which a rotation counts
-SCATTER_INFLATION = 1.2  # of the standard error from the center of mass, what few regions and sectors miss
-MIN_ROTATION_SIGMA = 0.1  # degrees: what the scatter over a scan cannot show
-MIN_SHADOW_STEP_PX = 0.5  # shift of the shadow image per scan step, above which it is no static contrast
-MAX_SHADOW_OTHER_FLIP = 0.25  # mirrored part of its matrix, from astigmatism, over the unmirrored one, or inverse
-MIN_MOTION_SIGMAS = 5.0  # of the larger part, and of the difference of both
-MAX_DIFFERENCE_SIGMAS = 3.9  # between both estimates; exceeded by chance in one of 10,000 scans
-MIN_SIGN_SIGMAS = 3.9  # correlation of potential and dark field over regions; by chance in one of 10,000 scans
-MIN_SIGN_AGREEMENT = 0.9  # of the sectors of directions about its sign
+# Nominal probability; largest for which a field is related to the scan: one of 1,000 fields of noise on 24 x 24 to
+# 64 x 64 positions is below it.
+MAX_PROBABILITY = 4e-4
+MAX_OTHER_FLIP = 0.8  # ratio; largest strength of the rejected flip relative to the chosen one
+MIN_FLIP_SIGMAS = 3.1  # standard errors over regions; smallest difference of the two: wrong flip in one of 1,000 scans
+MAX_CURL = 0.3  # fraction of the power; largest power of the curl of a gradient field
+MAX_ROTATION_SIGMA = 0.5  # degrees; largest standard error of an accepted rotation
+SCATTER_INFLATION = 1.2  # factor on the standard error from the center of mass, since regions and sectors are few
+MIN_ROTATION_SIGMA = 0.1  # degrees; smallest standard error, for errors that the scatter over a scan does not include
+MIN_SHADOW_STEP_PX = 0.5  # pixels per scan step; smallest shift of a shadow image: below it, the contrast is static
+# Ratio; largest part of the shift's matrix of the rejected flip, due to astigmatism, relative to the chosen one.
+MAX_SHADOW_OTHER_FLIP = 0.25
+MIN_MOTION_SIGMAS = 5.0  # standard errors; smallest value of the larger part, and of the difference of both parts
+MAX_DIFFERENCE_SIGMAS = 3.9  # standard errors; largest difference of the estimates: by chance in one of 10,000 scans
+MIN_SIGN_SIGMAS = 3.9  # standard errors over regions; smallest correlation: by chance in one of 10,000 scans
+MIN_SIGN_AGREEMENT = 0.9  # smallest agreement of the sectors of directions on the sign of the correlation
 CENTER_OF_MASS, SHADOW = "center of mass", "shadow image"
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """One estimate of the rotation, up to half a turn.
+    """One estimate of the rotation, with an ambiguity of 180 degrees.
 
     Attributes
     ----------
@@ -45,7 +47,7 @@ class Estimate:
     sigma : float
         Standard error, degrees.
     refusal : Flag or None
-        Why it does not count; None if it does.
+        Reason why the estimate is not used; None if it is used.
     """
 
     degrees: float
@@ -55,28 +57,28 @@ class Estimate:
 
 
 def from_alignment(alignment: Alignment) -> Estimate:
-    """Judge the estimate from the center of mass.
+    """Accept or refuse the estimate from the center of mass.
 
     Parameters
     ----------
     alignment : Alignment
-        What `align` found.
+        Result of `align`.
 
     Returns
     -------
     Estimate
-        The estimate, with a refusal unless the field is related to the scan, the flip is known, the field is a
+        The estimate, with a refusal unless the field is related to the scan, the flip is determined, the field is a
         gradient, and the standard error is small.
     """
     flip = alignment.flip
     degrees, sigma = (float(np.degrees(values[int(flip)])) for values in (alignment.angle, alignment.sigma))
     sigma = float(np.hypot(SCATTER_INFLATION * sigma, MIN_ROTATION_SIGMA))
-    best, other = alignment.strength[int(flip)], alignment.strength[1 - int(flip)]
+    best, rejected = alignment.strength[int(flip)], alignment.strength[1 - int(flip)]
     refusal = None
     if alignment.probability > MAX_PROBABILITY:
         refusal = Flag("rotation_no_field", {"probability": alignment.probability})
-    elif other > MAX_OTHER_FLIP * best or alignment.flip_sigmas < MIN_FLIP_SIGMAS:
-        refusal = Flag("rotation_flip_open", {"ratio": other / best, "sigmas": alignment.flip_sigmas})
+    elif rejected > MAX_OTHER_FLIP * best or alignment.flip_sigmas < MIN_FLIP_SIGMAS:
+        refusal = Flag("rotation_flip_open", {"ratio": rejected / best, "sigmas": alignment.flip_sigmas})
     elif alignment.curl > MAX_CURL:
         refusal = Flag("rotation_curl", {"curl": alignment.curl, "allowed": MAX_CURL})
     elif not sigma <= MAX_ROTATION_SIGMA:
@@ -85,17 +87,17 @@ def from_alignment(alignment: Alignment) -> Estimate:
 
 
 def from_shadow(shadow: ShadowShift | None) -> Estimate | None:
-    """Judge the estimate from the shadow image.
+    """Accept or refuse the estimate from the shadow image.
 
     Parameters
     ----------
     shadow : ShadowShift or None
-        What `measure_shadow` found.
+        Result of `measure_shadow`.
 
     Returns
     -------
     Estimate or None
-        None if there is no shadow image that moves.
+        The estimate; None if no shadow image moves.
 
     Examples
     --------
@@ -107,8 +109,8 @@ def from_shadow(shadow: ShadowShift | None) -> Estimate | None:
     if shadow is None:
         return None
     (a, b), (c, d) = shadow.matrix
-    turned = np.array([[1, 0, 0, 1], [0, -1, 1, 0]]) / 2  # of the elements in C order: cosine and sine
-    mirrored = np.array([[-1, 0, 0, 1], [0, 1, 1, 0]]) / 2  # sine and cosine
+    turned = np.array([[1, 0, 0, 1], [0, -1, 1, 0]]) / 2  # cosine and sine from the elements in C order
+    mirrored = np.array([[-1, 0, 0, 1], [0, 1, 1, 0]]) / 2  # sine and cosine from the elements in C order
     parts = [p @ np.array([a, b, c, d]) for p in (turned, mirrored)]
     size = [float(np.hypot(*p)) for p in parts]
     sigmas = []
@@ -135,7 +137,7 @@ def from_shadow(shadow: ShadowShift | None) -> Estimate | None:
 
 
 def half_turn_distance(first: float, second: float) -> float:
-    """Return the difference of two angles up to half a turn.
+    """Compute the difference of two angles modulo 180 degrees.
 
     Parameters
     ----------
@@ -156,19 +158,19 @@ def half_turn_distance(first: float, second: float) -> float:
 
 
 def unknown_rotation(flag: Flag, numbers=None) -> Rotation:
-    """Create the `Rotation` of a scan without any estimate.
+    """Create the `Rotation` of a scan without an estimate.
 
     Parameters
     ----------
     flag : Flag
-        The reason.
+        Reason why there is no estimate.
     numbers : dict, optional
         Numbers of the decision.
 
     Returns
     -------
     Rotation
-        Not accepted.
+        A rotation that is not accepted.
 
     Examples
     --------
@@ -184,10 +186,10 @@ def decide_rotation(estimates, sign=None, numbers=None) -> Rotation:
     Parameters
     ----------
     estimates : dict
-        Name of each source to its `Estimate`.
+        `Estimate` of each source by its name.
     sign : callable, optional
-        Called with the angle in degrees and the flip; it returns the correlation of the potential with the dark field
-        in standard errors, and the agreement about its sign. None if there is no dark field.
+        Function of the angle in degrees and the flip that returns the correlation of the potential with the dark field
+        in standard errors, and the agreement on its sign. None if there is no dark field.
     numbers : dict, optional
         Numbers that are added to the decision.
 
@@ -206,7 +208,7 @@ def decide_rotation(estimates, sign=None, numbers=None) -> Rotation:
     good = {name: e for name, e in estimates.items() if e.refusal is None}
     sources = {name: (e.degrees, e.flip, e.sigma) for name, e in estimates.items()}
     if not good:
-        # What a moving shadow image lacks is worth more than that the center of mass shows nothing.
+        # The refusal of a moving shadow image is more informative than that of the center of mass.
         name = SHADOW if SHADOW in estimates else next(iter(estimates), None)
         if name is None:
             return unknown_rotation(Flag("rotation_no_field", {"probability": 1.0}), numbers)
@@ -214,8 +216,8 @@ def decide_rotation(estimates, sign=None, numbers=None) -> Rotation:
         return Rotation(e.degrees, e.flip, e.sigma, False, Decision(False, (e.refusal,), numbers), sources)
     first, *others = good.values()
     weights = [e.sigma**-2 for e in good.values()]
-    aside = [half_turn_distance(e.degrees, first.degrees) for e in good.values()]
-    degrees = float(half_turn_distance(first.degrees + np.average(aside, weights=weights), 0.0))
+    offsets = [half_turn_distance(e.degrees, first.degrees) for e in good.values()]
+    degrees = float(half_turn_distance(first.degrees + np.average(offsets, weights=weights), 0.0))
     sigma = float(max(np.sum(weights) ** -0.5, MIN_ROTATION_SIGMA))
     for e in others:
         difference = abs(half_turn_distance(first.degrees, e.degrees)) / np.hypot(first.sigma, e.sigma)
@@ -225,17 +227,17 @@ def decide_rotation(estimates, sign=None, numbers=None) -> Rotation:
             return Rotation(degrees, first.flip, sigma, False, Decision(False, (flag,), numbers), sources)
     flip = first.flip
     flags = [Flag("rotation_determined", {"sources": " and ".join(good), "degrees": degrees, "sigma": sigma})]
-    known = False
+    resolved = False
     if sign is not None:
         correlation, agreement = sign(degrees, flip)
         numbers |= {"sign_sigmas": correlation, "sign_agreement": agreement}
-        known = abs(correlation) >= MIN_SIGN_SIGMAS and correlation * agreement > 0 and (
+        resolved = abs(correlation) >= MIN_SIGN_SIGMAS and correlation * agreement > 0 and (
             abs(agreement) >= MIN_SIGN_AGREEMENT)
-        if known and correlation < 0:
+        if resolved and correlation < 0:
             degrees = degrees + 180 if degrees <= 0 else degrees - 180
-    if known:
+    if resolved:
         flags = [Flag("rotation_determined", {**flags[0].numbers, "degrees": degrees}),
                  Flag("rotation_sign_from_atoms", {"sigmas": abs(correlation)})]
     else:
         flags.append(Flag("rotation_half_turn_open", {"degrees": degrees}))
-    return Rotation(degrees, flip, sigma, known, Decision(True, tuple(flags), numbers), sources)
+    return Rotation(degrees, flip, sigma, resolved, Decision(True, tuple(flags), numbers), sources)

@@ -1,8 +1,9 @@
 """Center of mass of all patterns about the fitted origin, and the dark-field signal, in one streamed pass.
 
-The center of mass is taken twice: over the whole detector, which for a thin specimen is the gradient of the projected
-potential whatever the probe, and within the direct disk, whose counting noise is smaller if much is scattered to large
-angles. Descan and long waves of the specimen look alike, so a parabola is removed.
+The center of mass is measured twice: over the whole detector, where for a thin specimen it is the gradient of the
+projected potential for any probe, and within the direct disk, where counting noise is smaller if many electrons are
+scattered to large angles. Descan and slow variations of the specimen cannot be distinguished; therefore a parabola is
+removed.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from scipy.ndimage import binary_opening, gaussian_filter, maximum_filter, minim
 from ..compute import map_chunks
 from ..core import NoiseModel, Scan, flat_origins
 
-DISK_REACH = 1.3  # radii of the direct disk, within which the disk's own center of mass is taken
-DARK_FROM = 1.25  # radii of the direct disk, from which electrons count as dark field
-MAX_OUTLIER_SIGMAS = 8.0  # standard deviations by counting that a position may lie outside of its neighbors' range
-MAX_OUTLIER_RANGES = 3.0  # ranges of its eight neighbors by which it may do so, too; beyond both it is replaced
-MAX_REPLACED_PX = 5  # pixels, side of a hole of bad pixels from which on it is left out instead of filled
+DISK_REACH = 1.3  # radii of the direct disk; radius in which the center of mass of the disk is measured
+DARK_FROM = 1.25  # radii of the direct disk; inner radius of the dark field
+# Standard deviations of counting, and ranges of the eight neighbors; a value outside the range of its neighbors by more
+# than the sum of the two is replaced.
+MAX_OUTLIER_SIGMAS = 8.0
+MAX_OUTLIER_RANGES = 3.0
+MAX_REPLACED_PX = 5  # pixels; smallest side of a hole of bad pixels that is left out instead of filled
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,9 @@ class Deflection:
         Center of mass of the direct disk and of the whole pattern about the origin, pixels of the pattern along qx and
         qy, without a parabola over the scan. `disk` is zero if the radius is unknown.
     disk_noise, whole_noise : float
-        Variance of either component by counting, square pixels.
+        Variance of each component due to counting, square pixels.
     dark : numpy.ndarray, shape (Rx, Ry)
-        Electrons outside of the disk as a fraction of all; zero if the radius is unknown.
+        Fraction of the electrons outside of the disk; zero if the radius is unknown.
     valid : numpy.ndarray of bool, shape (Rx, Ry)
         False where values were replaced.
     """
@@ -60,16 +63,16 @@ def measure_deflection(scan: Scan, qx0, qy0, radius, noise: NoiseModel, valid=No
     radius : float
         Radius of the direct disk, pixels; NaN if it is unknown.
     noise : NoiseModel
-        Noise model. Bad pixels are filled from their neighbors, larger holes are left out.
+        Noise model. Bad pixels are filled from their neighbors; larger holes are left out.
     valid : numpy.ndarray of bool, shape (Rx, Ry), optional
-        Positions to use; the others are replaced by their surroundings.
+        True where a position is used; all other positions are replaced by a mean of their neighbors.
     progress : str, optional
         Text of a progress bar.
 
     Returns
     -------
     Deflection
-        Both fields, with the variance by counting, and the dark-field signal.
+        Both fields with the variance due to counting, and the dark-field signal.
 
     Examples
     --------
@@ -106,16 +109,16 @@ def measure_deflection(scan: Scan, qx0, qy0, radius, noise: NoiseModel, valid=No
 
 
 def flatten(field, valid, noise: float = 0.0):
-    """Remove a parabola from maps over the scan, and replace invalid values and outliers by their surroundings.
+    """Remove a parabola from maps over the scan, and replace invalid values and outliers by a mean of neighbors.
 
     Parameters
     ----------
     field : numpy.ndarray, shape (k, Rx, Ry)
         The maps.
     valid : numpy.ndarray of bool, shape (Rx, Ry)
-        Values to use.
+        True where a value is used.
     noise : float, optional
-        Variance of the values by counting.
+        Variance of the values due to counting.
 
     Returns
     -------
@@ -128,7 +131,7 @@ def flatten(field, valid, noise: float = 0.0):
         return np.zeros_like(field), valid
     filled = np.where(valid, field, np.median(field[:, valid], axis=1)[:, None, None])
     ring = np.ones((3, 3), bool)
-    ring[1, 1] = False  # an atom shows in neighbors, too; a cosmic ray does not
+    ring[1, 1] = False  # an atom also changes neighboring values; a cosmic ray does not
     high = np.stack([maximum_filter(m, footprint=ring, mode="nearest") for m in filled])
     low = np.stack([minimum_filter(m, footprint=ring, mode="nearest") for m in filled])
     allowed = MAX_OUTLIER_RANGES * (high - low) + MAX_OUTLIER_SIGMAS * np.sqrt(noise)
@@ -137,39 +140,39 @@ def flatten(field, valid, noise: float = 0.0):
         return np.zeros_like(field), kept
     x, y = np.meshgrid(*(np.linspace(-1, 1, n) if n > 1 else np.zeros(1) for n in valid.shape), indexing="ij")
     terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], -1)
-    out = np.empty_like(filled)
+    flattened = np.empty_like(filled)
     for k, values in enumerate(filled):
         smooth = terms @ np.linalg.lstsq(terms[kept], values[kept], rcond=None)[0]
-        rest = np.where(kept, values - smooth, 0.0)
-        near = gaussian_filter(kept.astype(float), 1.0, mode="nearest")
-        around = gaussian_filter(rest, 1.0, mode="nearest") / np.maximum(near, 1e-3)
-        out[k] = np.where(kept, rest, around)
-    return out, kept
+        residual = np.where(kept, values - smooth, 0.0)
+        weight = gaussian_filter(kept.astype(float), 1.0, mode="nearest")
+        neighbor_mean = gaussian_filter(residual, 1.0, mode="nearest") / np.maximum(weight, 1e-3)
+        flattened[k] = np.where(kept, residual, neighbor_mean)
+    return flattened, kept
 
 
 def _moments(index, block, origin, radius, noise, holes):
-    """Of each pattern (n, 8): electrons; x, y, variance of the whole; dark fraction; x, y, variance of the disk."""
+    """Moments (n, 8): electrons; x, y, variance of the whole pattern; dark fraction; x, y, variance of the disk."""
     electrons = noise.electrons(block)
     if holes is not None:
         electrons[:, holes] = 0
-    out = np.zeros((len(block), 8))
+    moments = np.zeros((len(block), 8))
     shape = electrons.shape[1:]
-    out[:, 0] = electrons.sum((1, 2), dtype=float)
+    moments[:, 0] = electrons.sum((1, 2), dtype=float)
     lines = [electrons.sum(2 - axis, dtype=float) for axis in (0, 1)]
     readout = (noise.readout / noise.gain) ** 2
     with np.errstate(divide="ignore", invalid="ignore"):
         for axis in (0, 1):
             distance = np.arange(shape[axis]) - origin[:, axis, None]
-            out[:, 1 + axis] = (lines[axis] * distance).sum(1) / out[:, 0]
+            moments[:, 1 + axis] = (lines[axis] * distance).sum(1) / moments[:, 0]
             spread = (np.clip(lines[axis], 0, None) + readout * shape[1 - axis]) * distance**2
-            out[:, 3] += 0.5 * spread.sum(1) / out[:, 0] ** 2
+            moments[:, 3] += 0.5 * spread.sum(1) / moments[:, 0] ** 2
         if np.isfinite(radius):
-            _disk_moments(electrons, origin, radius, readout, out)
-    return out
+            _disk_moments(electrons, origin, radius, readout, moments)
+    return moments
 
 
 def _disk_moments(electrons, origin, radius, readout, out):
-    """Moments within the disk, with a soft edge one pixel wide, and the fraction of electrons outside of it."""
+    """Write moments of the disk (soft edge, one pixel wide) and the fraction of electrons outside of it into `out`."""
     x, y = (np.arange(n, dtype=np.float32) for n in electrons.shape[1:])
     half = DISK_REACH * radius + 1.5
     for n, pattern in enumerate(electrons):
@@ -178,10 +181,10 @@ def _disk_moments(electrons, origin, radius, readout, out):
         dx, dy = x[low[0] : high[0], None] - origin[n, 0], y[None, low[1] : high[1]] - origin[n, 1]
         distance = np.hypot(dx, dy)
         inside = pattern[low[0] : high[0], low[1] : high[1]]
-        near = np.clip(DISK_REACH * radius + 0.5 - distance, 0, 1)
-        weighted = inside * near
+        soft_mask = np.clip(DISK_REACH * radius + 0.5 - distance, 0, 1)
+        weighted = inside * soft_mask
         total = weighted.sum(dtype=float)
         out[n, 5], out[n, 6] = (weighted * dx).sum() / total, (weighted * dy).sum() / total
-        out[n, 7] = 0.5 * ((np.clip(inside, 0, None) + readout) * (near * distance) ** 2).sum() / total**2
+        out[n, 7] = 0.5 * ((np.clip(inside, 0, None) + readout) * (soft_mask * distance) ** 2).sum() / total**2
         bright = (inside * np.clip(DARK_FROM * radius + 0.5 - distance, 0, 1)).sum(dtype=float)
         out[n, 4] = 1 - bright / out[n, 0]

@@ -1,12 +1,12 @@
 """Rotation and flip between scan and pattern, as py4DSTEM's `QR_rotation` and `QR_flip`.
 
-A vector (qx, qy) of the pattern, its components exchanged if `flip` is set, and then rotated by the angle from +x
-(rows) toward +y (columns), is a vector of the scan:
+A vector (qx, qy) of the pattern becomes a vector of the scan if its components are exchanged (only if `flip` is set)
+and the result is rotated by the angle from +x (rows) toward +y (columns):
 
     (x, y) = R(angle) (qx, qy)    or    R(angle) (qy, qx).
 
-That is what `BraggVectors.cal`, `StrainMap` and the phase retrieval of py4DSTEM 0.14.18 use. py4DSTEM holds the angle
-in radians (`QR_rotation`) and in degrees (`QR_rotation_degrees`).
+`BraggVectors.cal`, `StrainMap` and the phase retrieval of py4DSTEM 0.14.18 use this convention. py4DSTEM stores the
+angle in radians (`QR_rotation`) and in degrees (`QR_rotation_degrees`).
 
 `deflection` measures the center of mass of all patterns about the fitted origin, `curl` finds the angle at which it has
 no curl, `shadow` follows the shadow image of a defocused probe, and `decide` accepts or refuses.
@@ -36,8 +36,8 @@ from . import (
     unknown_rotation,
 )
 
-MAX_SIGN_DEGREES = 15.0  # between the rotation and that of the deflection whose sign decides about half a turn
-MIN_SCAN_SIDE = 8  # positions along each side; a smaller scan has too few waves
+MAX_SIGN_DEGREES = 15.0  # degrees; largest difference from the rotation of the deflection whose sign is used
+MIN_SCAN_SIDE = 8  # positions; smallest side of a scan: a smaller scan contains too few waves
 
 
 def measure_rotation(data, qx0, qy0, radius, noise: NoiseModel, valid=None, ellipse=None, feature=None,
@@ -49,7 +49,7 @@ def measure_rotation(data, qx0, qy0, radius, noise: NoiseModel, valid=None, elli
     data : Scan, DataCube or array_like, shape (Rx, Ry, Qx, Qy)
         The scan.
     qx0, qy0 : array_like, shape (Rx, Ry)
-        Fitted origin, pixels. It must not follow the deflection by the specimen.
+        Fitted origin, pixels. It must not include the deflection by the specimen.
     radius : float or None
         Radius of the direct disk, pixels; None or NaN if it is hidden.
     noise : NoiseModel
@@ -58,23 +58,23 @@ def measure_rotation(data, qx0, qy0, radius, noise: NoiseModel, valid=None, elli
         True where a position is used.
     ellipse : array_like, shape (2,), optional
         Ellipse vector of the camera's distortion, which turns deflections along single directions by up to a quarter of
-        its length; it is removed first, as py4DSTEM does. None for a round camera.
+        its length; it is corrected first, as in py4DSTEM. None for a camera without distortion.
     feature : array_like, shape (Rx, Ry), optional
-        An image of the scan that is brighter where the specimen is heavier or thicker, which decides about half a turn;
-        by default the dark field of the scan itself.
+        An image of the scan that is brighter where the specimen is heavier or thicker, used to resolve the ambiguity of
+        180 degrees; by default the dark field of the scan.
     progress : bool, optional
         Whether to show a progress bar.
 
     Returns
     -------
     Rotation
-        Angle, flip and standard error, accepted or refused. The angle is known up to half a turn if its
+        Angle, flip and standard error, accepted or refused. The angle has an ambiguity of 180 degrees if
         `half_turn_determined` is False.
 
     Raises
     ------
     PrenetError
-        If a map has another shape than the scan, or the radius is not positive.
+        If the shape of a map differs from that of the scan, or the radius is not positive.
 
     Notes
     -----
@@ -110,9 +110,9 @@ def measure_rotation(data, qx0, qy0, radius, noise: NoiseModel, valid=None, elli
     if np.isfinite(radius):
         fields.append((np.einsum("ij,jxy->ixy", undistort, deflection.disk), deflection.disk_noise))
     aligned = [align(*field) for field in fields]
-    judged = [from_alignment(alignment) for alignment in aligned]
-    chosen = min(range(len(fields)), key=lambda k: (judged[k].refusal is not None, judged[k].sigma))
-    best, alignment = judged[chosen], aligned[chosen]
+    options = [from_alignment(alignment) for alignment in aligned]
+    chosen = min(range(len(fields)), key=lambda k: (options[k].refusal is not None, options[k].sigma))
+    best, alignment = options[chosen], aligned[chosen]
     numbers = {"strength": alignment.strength[0], "strength_flipped": alignment.strength[1],
                "degrees": float(np.degrees(alignment.angle[0])),
                "degrees_flipped": float(np.degrees(alignment.angle[1])), "probability": alignment.probability}
@@ -129,11 +129,11 @@ def measure_rotation(data, qx0, qy0, radius, noise: NoiseModel, valid=None, elli
 
 
 def _sign(degrees, flip, field, alignment, bright):
-    """Sign of the deflection at bright places: correlation in standard errors, and agreement about it.
+    """Sign of the deflection toward bright positions: correlation in standard errors, and agreement on the sign.
 
-    Both are zero if the deflection over the whole detector does not show this rotation.
+    Both are zero if the deflection over the whole detector has a different rotation.
     """
-    aside = half_turn_distance(float(np.degrees(alignment.angle[int(flip)])), degrees)
-    if alignment.probability > MAX_PROBABILITY or alignment.flip != flip or abs(aside) > MAX_SIGN_DEGREES:
+    difference = half_turn_distance(float(np.degrees(alignment.angle[int(flip)])), degrees)
+    if alignment.probability > MAX_PROBABILITY or alignment.flip != flip or abs(difference) > MAX_SIGN_DEGREES:
         return 0.0, 0.0
     return sign_of_field(*field, float(np.radians(degrees)), flip, bright)

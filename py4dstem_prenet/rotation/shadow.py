@@ -3,10 +3,10 @@
 With a defocused probe the direct disk shows a shadow image of the specimen, which moves across the disk as the probe
 moves over the specimen: by A d if the probe moves by d scan steps. A = F R(-theta) H with the flip F, the rotation
 theta, and the symmetric matrix H of defocus and astigmatism (Lupini et al., Microsc. Microanal. 22, 1242 (2016)). The
-rotation and the flip follow from A; half a turn does not, since the sign of the defocus is unknown.
+rotation and the flip follow from A, with an ambiguity of 180 degrees, since the sign of the defocus is unknown.
 
-The cross-correlation of the disks of neighboring positions, summed over many pairs, has its peak at A d, also at doses
-at which no single pattern shows anything.
+The cross-correlation of the disks of neighboring positions, summed over many pairs, has its peak at A d, even at doses
+at which the shadow image is not visible in single patterns.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from scipy import fft
 
 from ..core import NoiseModel, Scan, flat_origins, jackknife_covariance, robust_sigma
 
-TILES_ALONG = 5  # parts along each side of the scan, at most
-MIN_TILE, MAX_TILE = 4, 12  # positions along each side of a part
-STEPS = (1, 2, 3)  # distances of the positions that are compared, scan steps
-MAX_RADIUS_PX = 32.0  # of the disk; larger ones are binned
-MIN_IMAGE_RADIUS_PX = 4.0  # of a disk that shows an image
-DISK_PART = 0.93  # radii, part of the disk that is compared; its edge does not move with the specimen
-MIN_DISK_OVERLAP = 0.15  # of two shifted disks, as a fraction of the disk, up to which the correlation is searched
-PEAK_BLUR_PX = 0.8  # pixels, smoothing of the correlation, 1 sigma
-MIN_PEAK_SIGMAS = 6.5  # of a peak; noise reaches it in one of 10,000 searches of 1,000 shifts
-FINE = 6  # samples to each side of a peak on the grids of its search
-MAX_INCONSISTENT_PX = 1.0  # pixels by which the peaks of twofold steps may miss twice the shift of single ones
+TILES_ALONG = 5  # largest number of tiles along each side of the scan
+MIN_TILE, MAX_TILE = 4, 12  # positions; smallest and largest side of a tile
+STEPS = (1, 2, 3)  # scan steps; distances of the positions that are compared
+MAX_RADIUS_PX = 32.0  # pixels; largest radius of a disk: larger disks are binned
+MIN_IMAGE_RADIUS_PX = 4.0  # pixels; smallest radius of a disk that can show an image
+DISK_PART = 0.93  # radii; radius of the compared part of the disk: the edge does not move with the specimen
+MIN_DISK_OVERLAP = 0.15  # fraction of the disk; smallest overlap of two shifted disks at which a peak is searched for
+PEAK_BLUR_PX = 0.8  # pixels, 1 sigma; smoothing of the correlation
+MIN_PEAK_SIGMAS = 6.5  # standard deviations; smallest peak: noise reaches it in one of 10,000 searches of 1,000 shifts
+FINE = 6  # number of samples to each side of a peak on the grids on which it is refined
+MAX_INCONSISTENT_PX = 1.0  # pixels; largest difference of the peak of n steps from n times the shift of a single step
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class ShadowShift:
     matrix : numpy.ndarray, shape (2, 2)
         Shift in pixels for a step along the rows (first column) and along the columns of the scan.
     covariance : numpy.ndarray, shape (4, 4)
-        Jackknife covariance of its elements in C order.
+        Jackknife covariance of the elements of `matrix` in C order.
     peak : float
-        Height of the lower one of the peaks of single steps, standard deviations of the correlation.
+        Height of the lower of the two peaks of single steps, in standard deviations of the correlation.
     """
 
     matrix: np.ndarray
@@ -50,20 +50,20 @@ class ShadowShift:
     peak: float
 
     def undistorted(self, matrix) -> ShadowShift:
-        """Return the shift with a linear map applied to the pattern.
+        """Return the shift after a linear map of the pattern.
 
         Parameters
         ----------
         matrix : array_like, shape (2, 2)
-            From measured to undistorted vectors of the pattern.
+            Matrix from measured to undistorted vectors of the pattern.
 
         Returns
         -------
         ShadowShift
             The shift of the undistorted pattern.
         """
-        both = np.kron(matrix, np.eye(2))
-        return ShadowShift(matrix @ self.matrix, both @ self.covariance @ both.T, self.peak)
+        kronecker = np.kron(matrix, np.eye(2))
+        return ShadowShift(matrix @ self.matrix, kronecker @ self.covariance @ kronecker.T, self.peak)
 
 
 def measure_shadow(scan: Scan, qx0, qy0, radius, noise: NoiseModel, valid=None) -> ShadowShift | None:
@@ -72,7 +72,7 @@ def measure_shadow(scan: Scan, qx0, qy0, radius, noise: NoiseModel, valid=None) 
     Parameters
     ----------
     scan : Scan
-        The scan; an even sample of it, up to some 3,000 positions, is read.
+        The scan; an even sample of it, of about 3,000 positions at most, is read.
     qx0, qy0 : numpy.ndarray, shape (Rx, Ry)
         Fitted origin, pixels.
     radius : float
@@ -80,12 +80,12 @@ def measure_shadow(scan: Scan, qx0, qy0, radius, noise: NoiseModel, valid=None) 
     noise : NoiseModel
         Noise model; bad pixels are filled.
     valid : numpy.ndarray of bool, shape (Rx, Ry), optional
-        Positions to use.
+        True where a position is used.
 
     Returns
     -------
     ShadowShift or None
-        None if the disks of neighboring positions show no image that moves.
+        The shift; None if the disks of neighboring positions show no moving image.
 
     Examples
     --------
@@ -120,13 +120,13 @@ def measure_shadow(scan: Scan, qx0, qy0, radius, noise: NoiseModel, valid=None) 
     if start is None:
         return None
     matrix, peak = start
-    rest = [_matrix(parts.sum(0) - part, overlap, searched, size, near=matrix) for part in parts]
-    covariance = jackknife_covariance(np.array([r[0].ravel() for r in rest]))
+    leave_one_out = [_matrix(parts.sum(0) - part, overlap, searched, size, near=matrix) for part in parts]
+    covariance = jackknife_covariance(np.array([r[0].ravel() for r in leave_one_out]))
     return ShadowShift(matrix * bins, covariance * bins**2, peak)
 
 
 def _tiles(scan_shape):
-    """Slices of contiguous parts that are spread evenly over a scan."""
+    """Slices of contiguous tiles that are spread evenly over a scan."""
     along = []
     for n in scan_shape:
         count = int(np.clip(n // MIN_TILE, 1, TILES_ALONG))
@@ -136,9 +136,9 @@ def _tiles(scan_shape):
 
 
 def _disks(scan, tile, origin, usable, radius, bins, noise):
-    """Disks of a tile over their mean, (rows, columns, side, side), where they are usable, and the rest of the origin.
+    """Normalized disks (rows, columns, side, side) of a tile, mask of usable disks, and sub-pixel offset of the origin.
 
-    The windows are cut at whole pixels; `rest` is where the origin lies from the middle of the window, binned pixels.
+    The windows are cut at whole pixels; the offset is that of the origin from the middle of the window, binned pixels.
     """
     at, use = origin[tile], usable[tile]
     if not use.any():
@@ -151,7 +151,7 @@ def _disks(scan, tile, origin, usable, radius, bins, noise):
     low = np.rint(np.where(use[..., None], at, 0) - (reach - 1) / 2).astype(int)
     inside = (low >= 0).all(-1) & (low[..., 0] + reach <= scan.pattern_shape[0])
     inside &= low[..., 1] + reach <= scan.pattern_shape[1]
-    out = np.zeros((*use.shape, side, side), np.float32)
+    disks = np.zeros((*use.shape, side, side), np.float32)
     for index, block in scan.blocks(positions=chosen):
         rows, columns = np.divmod(index, scan.scan_shape[1])
         for pattern, i, j in zip(noise.electrons(block), rows - tile[0].start, columns - tile[1].start, strict=True):
@@ -159,33 +159,33 @@ def _disks(scan, tile, origin, usable, radius, bins, noise):
                 a, b = low[i, j]
                 cut = pattern[a : a + reach, b : b + reach].reshape(side, bins, side, bins).sum((1, 3))
                 total = cut.sum()
-                out[i, j] = cut / total if total > 0 else 0
-    use = use & inside & (out.sum((2, 3)) > 0)
-    rest = (at - low - (reach - 1) / 2) / bins
-    return (out, use, np.where(use[..., None], rest, 0.0)) if use.any() else None
+                disks[i, j] = cut / total if total > 0 else 0
+    use = use & inside & (disks.sum((2, 3)) > 0)
+    subpixel = (at - low - (reach - 1) / 2) / bins
+    return (disks, use, np.where(use[..., None], subpixel, 0.0)) if use.any() else None
 
 
 def _correlations(disks, use, rest, mean, mask, size):
-    """Cross spectra of a tile, (steps, 2, size, size // 2 + 1), summed over its pairs."""
+    """Cross spectra (steps, 2, size, size // 2 + 1) of a tile, summed over its pairs of positions."""
     contrast = (disks - mean) * mask * use[..., None, None]
     contrast -= mask * (contrast.sum((2, 3)) / mask.sum())[..., None, None]
     kx, ky = fft.fftfreq(size)[:, None], fft.rfftfreq(size)[None, :]
     spectra = fft.rfft2(contrast, s=(size, size)).astype(np.complex64)
     spectra *= np.exp(2j * np.pi * (rest[..., 0, None, None] * kx + rest[..., 1, None, None] * ky))
-    out = np.zeros((len(STEPS), 2, *spectra.shape[2:]), np.complex128)
+    cross_spectra = np.zeros((len(STEPS), 2, *spectra.shape[2:]), np.complex128)
     for k, step in enumerate(STEPS):
-        out[k, 0] = np.einsum("xyij,xyij->ij", spectra[:-step].conj(), spectra[step:])
-        out[k, 1] = np.einsum("xyij,xyij->ij", spectra[:, :-step].conj(), spectra[:, step:])
-    return out
+        cross_spectra[k, 0] = np.einsum("xyij,xyij->ij", spectra[:-step].conj(), spectra[step:])
+        cross_spectra[k, 1] = np.einsum("xyij,xyij->ij", spectra[:, :-step].conj(), spectra[:, step:])
+    return cross_spectra
 
 
 def _matrix(spectra, overlap, searched, size, near=None):
-    """The matrix and the lower peak of single steps; None if one has no peak. `near`: where to look for peaks."""
+    """Matrix and lower peak of single steps; None if one has no peak. `near` is a matrix that predicts the peaks."""
     columns, lowest = [], np.inf
     kx, ky = fft.fftfreq(size)[:, None], fft.rfftfreq(size)[None, :]
     blur = np.exp(-2 * (np.pi * PEAK_BLUR_PX) ** 2 * (kx**2 + ky**2))
     for axis in (0, 1):
-        found, weights = [], []
+        shifts, weights = [], []
         for k, step in enumerate(STEPS):
             smooth = spectra[k, axis] * blur
             start = None if near is None else near[:, axis] * step
@@ -197,24 +197,24 @@ def _matrix(spectra, overlap, searched, size, near=None):
             place, height = peak
             if step == 1:
                 lowest = min(lowest, height)
-            elif not found or np.hypot(*(place - step * found[0])) > MAX_INCONSISTENT_PX:
+            elif not shifts or np.hypot(*(place - step * shifts[0])) > MAX_INCONSISTENT_PX:
                 continue
-            found.append(place / step)
+            shifts.append(place / step)
             weights.append((height * step) ** 2)
-        if not found:
+        if not shifts:
             return near, lowest
-        columns.append(np.average(found, axis=0, weights=weights))
+        columns.append(np.average(shifts, axis=0, weights=weights))
     return np.stack(columns, -1), lowest
 
 
 def _peak(spectrum, overlap, searched, start):
-    """Place of the largest correlation per overlapping pixel, and its height in standard deviations, or None.
+    """Shift in pixels with the largest correlation per overlapping pixel, and its height in standard deviations.
 
-    A place is a shift in pixels; None if there is no peak. With `start`, the peak nearest to it is taken.
+    Returns None if there is no peak. With `start`, the peak nearest to it is used.
     """
     size = len(overlap)
     map_ = fft.irfft2(spectrum, s=(size, size))
-    precision = np.sqrt(np.clip(overlap / overlap.max(), 1e-6, None))  # of the correlation per overlapping pixel
+    precision = np.sqrt(np.clip(overlap / overlap.max(), 1e-6, None))  # noise is proportional to this root
     with np.errstate(divide="ignore", invalid="ignore"):
         significance = map_ / precision
     scale = robust_sigma(significance[searched])
@@ -229,19 +229,19 @@ def _peak(spectrum, overlap, searched, start):
         return None
     height = float(max(significance[tuple(np.rint(start).astype(int) % size)] / scale, 1.0))
     place = np.array(start, float)
-    # Of the ratio of two band-limited maps, on finer and finer grids about the largest value.
+    # Refine the maximum of the ratio of two band-limited maps on finer and finer grids.
     for step in (0.5, 0.1, 0.02):
         grid = step * np.arange(-FINE, FINE + 1)
         fine = _values(spectrum, place, grid, size) / _values(fft.rfft2(overlap), place, grid, size)
         at = np.array(np.unravel_index(np.argmax(fine), fine.shape)) - FINE
         place = place + step * at
         if step == 0.5 and np.abs(at).max() == FINE:
-            return None  # no peak here
+            return None  # the maximum lies outside the grid
     return place, height
 
 
 def _values(spectrum, place, grid, size):
-    """A map at place + grid along either axis, from its real Fourier transform."""
+    """Evaluate a map at place + grid along both axes from its real Fourier transform."""
     kx, ky = fft.fftfreq(size), fft.rfftfreq(size)
     twice = np.where((ky == 0) | (ky == 0.5), 1.0, 2.0)
     left = np.exp(2j * np.pi * (place[0] + grid)[:, None] * kx)

@@ -1,4 +1,4 @@
-"""The drift of the microscope over a series of files, as figures."""
+"""Figures of the drift of the microscope over a series of files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from ..report import Panels, page_style
 
-MIN_PLOTTED_FILES = 2  # files with a calibration, for a drift to be seen
+MIN_PLOTTED_FILES = 2  # calibrated files; fewest for which a drift is plotted
 
 
 def drift_panels(outcomes) -> list:
@@ -40,13 +40,13 @@ def _drawn(rows, at, label):
                                  "descan, peak to peak, px", size=(4.2, 2.4))[0]
     for ax, names in ((origin, ("qx0_px", "qy0_px")), (descan, ("span_qx_px", "span_qy_px"))):
         for name, text, style in zip(names, ("qx", "qy"), ("o-", "s--"), strict=True):
-            shown = values[name] - (np.nanmean(values[name]) if ax is origin else 0)
-            ax.plot(at, shown, style, markersize=4, linewidth=1, label=text)
+            plotted = values[name] - (np.nanmean(values[name]) if ax is origin else 0)
+            ax.plot(at, plotted, style, markersize=4, linewidth=1, label=text)
     captions = {
         "own_ratio": "ellipse of each scan: eps cos 2 theta, eps sin 2 theta (eps = a/b - 1); error bars: one sigma",
         "pixel_size": "pixel size less its mean, %"}
     drawn = [name for name in captions if np.isfinite(values[name]).sum() >= MIN_PLOTTED_FILES
-             and np.nanmax(values[name]) > np.nanmin(values[name])]  # of a standard, all are the same
+             and np.nanmax(values[name]) > np.nanmin(values[name])]  # values carried over from a standard are all equal
     below = panels.axes(*(captions[name] for name in drawn), size=(4.2, 2.4))[0] if drawn else ()
     for name, ax in zip(drawn, below, strict=True):
         if name == "own_ratio":
@@ -60,7 +60,7 @@ def _drawn(rows, at, label):
 
 
 def _abscissa(outcomes):
-    """Hours since the first file where all state when they were recorded; otherwise their number in the series."""
+    """Hours since the first file if the acquisition time of all files is known; otherwise numbers in the series."""
     saved = [(number, outcome.row) for number, outcome in enumerate(outcomes, 1) if outcome.saved]
     dates = [row.get("date") for _, row in saved]
     if all(dates) and len(set(dates)) == len(dates):

@@ -1,4 +1,4 @@
-"""The outcome of one file of a series, as a row of the summary table."""
+"""Outcome of one file of a series, as a row of the summary table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..core import SEVERITIES, Result, worst_severity
 from ..io import author_of
 from ..report import LIGHTS
 
-COLUMNS = (  # of the summary table; px are pixels of the file; "own" is the ellipse that the scan itself shows
+COLUMNS = (  # columns of the summary table; px are pixels of the file; "own" is the ellipse measured in the scan
     "file", "state", "light", "flags", "qx0_px", "qy0_px", "sigma_px", "radius_px", "no_beam", "descan", "span_qx_px",
     "span_qy_px", "ratio", "theta_rad", "ellipse_sigma", "ellipse_by",
     "own_ratio", "own_theta_rad", "own_sigma", "pixel_size", "pixel_unit", "rotation_deg",
@@ -20,7 +20,7 @@ COLUMNS = (  # of the summary table; px are pixels of the file; "own" is the ell
 
 @dataclass(frozen=True)
 class FileOutcome:
-    """What became of one file.
+    """Outcome of the calibration of one file.
 
     Attributes
     ----------
@@ -32,7 +32,7 @@ class FileOutcome:
         "calibrated"; "done before": found in the folder; "refused": no direct beam was found, and nothing was saved;
         "failed": it could not be read or saved.
     row : dict
-        Values by the names in COLUMNS; None where there is none.
+        Values by the names in COLUMNS; None for missing values.
     """
 
     source: Path
@@ -48,7 +48,7 @@ class FileOutcome:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Series(Result):
-    """The outcome of a series of files.
+    """Outcome of a series of files.
 
     Attributes
     ----------
@@ -78,13 +78,13 @@ class Series(Result):
         Returns
         -------
         list of tuple of str
-            Name and value of each.
+            Name and value of each result.
         """
         shown = [("files", f"{sum(file.saved for file in self.files)} of {len(self.files)} calibrated"),
                  ("summary", f"{self.table}, {self.page}")]
-        bad = [file for file in self.files if not file.saved]
-        shown += [(file.source.name, str(file.row["problem"])) for file in bad[:7]]
-        return shown if len(bad) <= 7 else [*shown, ("", f"{len(bad) - 7} more: see the summary")]
+        not_saved = [file for file in self.files if not file.saved]
+        shown += [(file.source.name, str(file.row["problem"])) for file in not_saved[:7]]
+        return shown if len(not_saved) <= 7 else [*shown, ("", f"{len(not_saved) - 7} more: see the summary")]
 
 
 def outcome_of(datacube, report, date=None) -> dict:
@@ -95,19 +95,19 @@ def outcome_of(datacube, report, date=None) -> dict:
     datacube : DataCube
         The cube, after the results were written.
     report : CalibrationReport
-        What was found.
+        Results of the calibration.
     date : datetime, optional
-        When it was recorded.
+        Time of the acquisition.
 
     Returns
     -------
     dict
-        Values by the names in COLUMNS, as JSON can hold them.
+        Values by the names in COLUMNS, in types that JSON supports.
     """
     origin, fit, calibration = report.origin, report.fit, datacube.calibration
     row = dict.fromkeys(COLUMNS)
-    told = [flag for flag in report.flags if flag.severity != "info"]
-    row |= {"flags": " ".join(dict.fromkeys(flag.name for flag in told)), "light": _light(report),
+    warnings_and_refusals = [flag for flag in report.flags if flag.severity != "info"]
+    row |= {"flags": " ".join(dict.fromkeys(flag.name for flag in warnings_and_refusals)), "light": _light(report),
             "electrons": report.noise.dose, "date": None if date is None else date.isoformat()}
     if not origin.found:
         return _plain(row | {"problem": " ".join(flag.sentence for flag in origin.flags if flag.severity == "refusal")})
@@ -132,7 +132,7 @@ def outcome_of(datacube, report, date=None) -> dict:
 
 
 def _light(report):
-    """The light of a calibration: an ellipse that is not determined or not carried over is amber, not red."""
+    """Traffic light of a calibration; an ellipse that is not determined or not carried over is amber, not red."""
     if not report.origin.found:
         return "red"
     stages = [worst_severity(stage.flags) for stage in (report.origin, report.fit)]
@@ -143,7 +143,7 @@ def _light(report):
 
 
 def _plain(row):
-    """Python's own numbers; None for what is not finite."""
+    """Convert numbers to Python types, and values that are not finite to None."""
     plain = {}
     for name, value in row.items():
         value = value.item() if isinstance(value, np.generic) else value

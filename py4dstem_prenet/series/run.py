@@ -1,7 +1,7 @@
-"""Calibrate many files, one after another; a run that was interrupted goes on where it stopped.
+"""Calibration of many files, one after another; an interrupted run continues where it stopped.
 
-Each calibrated file holds its row of the summary in the provenance. A file whose result is in the folder is skipped, so
-that the folder tells what is done. One file that cannot be calibrated does not stop the others.
+Each calibrated file contains its row of the summary in the provenance. A file whose result is in the folder is skipped.
+A file that cannot be calibrated does not stop the series.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def calibrate_files(paths, folder, *, like=None, data=True, scan_shape=None, dev
                     **settings) -> Series:
     """Calibrate many files into a folder, with one summary as CSV and HTML.
 
-    A file that was calibrated into this folder before with the same settings is skipped, so that an interrupted series
-    is continued by the same call, and more files can be added. A file that cannot be calibrated is listed with the
-    reason, and tried again by the next call.
+    A file that was calibrated into this folder before with the same settings is skipped. The same call therefore
+    continues an interrupted series, and more files can be added. A file that cannot be calibrated is listed with the
+    reason, and the next call tries it again.
 
     Parameters
     ----------
@@ -52,26 +52,26 @@ def calibrate_files(paths, folder, *, like=None, data=True, scan_shape=None, dev
     like : DataCube, str or path-like, optional
         A calibrated standard, whose results are carried over to all files (`calibrate`).
     data : bool, optional
-        False saves the calibrations without the patterns.
+        Whether to save the patterns with the calibrations.
     scan_shape : tuple of int, optional
-        (Rx, Ry) of all scans, if the files do not state it.
+        (Rx, Ry) of all scans, if the files do not contain it.
     device : str, optional
         "auto", "cpu", "cuda" or "mps".
     progress : bool, optional
         Whether to show a progress bar over the files.
     **settings
-        Further arguments of `calibrate`, such as center, model or transfer.
+        Additional arguments of `calibrate`, such as center, model or transfer.
 
     Returns
     -------
     Series
-        What became of each file.
+        Outcome of each file.
 
     Raises
     ------
     PrenetError
-        If there are no files, two of them would get the same name, the folder holds other files with the names of the
-        results or results with other settings, the standard cannot be used, or weights are missing.
+        If there are no files, two results would have the same name, the folder contains different files with the names
+        of the results or results with different settings, the standard cannot be used, or weights are missing.
 
     Examples
     --------
@@ -90,11 +90,11 @@ def calibrate_files(paths, folder, *, like=None, data=True, scan_shape=None, dev
     record = _record(settings | {"scan_shape": scan_shape, "data": data}, like)
     check_networks(device)
     earlier = read_summary(table, page)
-    before = [_done_before(source, output, record) if output.exists() else None
+    finished = [_done_before(source, output, record) if output.exists() else None
               for source, output in zip(sources, outputs, strict=True)]
     make_folder(folder)
     outcomes = {outcome.output: outcome for outcome in earlier}  # a file that is tried again keeps its place
-    for source, output, done in tqdm(list(zip(sources, outputs, before, strict=True)), desc="series", unit=" files",
+    for source, output, done in tqdm(list(zip(sources, outputs, finished, strict=True)), desc="series", unit=" files",
                                      disable=not progress):
         outcomes[output] = done or _outcome(source, output, record, like, data, scan_shape, device, settings)
         write_summaries(tuple(outcomes.values()), table, page)
@@ -102,7 +102,7 @@ def calibrate_files(paths, folder, *, like=None, data=True, scan_shape=None, dev
 
 
 def _outputs(sources, folder):
-    """The names of the results; of files with the same name, with that of their folder before it."""
+    """Names of the results; files with the same name get the name of their folder as a prefix."""
     if not sources:
         raise PrenetError("There are no files to calibrate.")
     if folder.exists() and not folder.is_dir():
@@ -117,10 +117,10 @@ def _outputs(sources, folder):
 
 
 def _record(settings, like):
-    """The settings of a series, to find out whether a result was made with the same."""
-    usual = {name: parameter.default for name, parameter in signature(calibrate).parameters.items()} | {"data": None}
-    plain = {name: _shown(value) for name, value in settings.items() if value is not usual.get(name)
-             and not (isinstance(value, str | bool | int | float) and value == usual.get(name))}
+    """Settings of a series as text, to determine whether a result was made with the same settings."""
+    defaults = {name: parameter.default for name, parameter in signature(calibrate).parameters.items()} | {"data": None}
+    plain = {name: _shown(value) for name, value in settings.items() if value is not defaults.get(name)
+             and not (isinstance(value, str | bool | int | float) and value == defaults.get(name))}
     if like is not None:
         plain["like"] = read_standard(like).sha256
     return json.dumps(to_json(plain), sort_keys=True)
@@ -133,7 +133,7 @@ def _shown(value):
 
 
 def _outcome(source, output, record, like, data, scan_shape, device, settings):
-    """Calibrate one file; whatever goes wrong is told in its row."""
+    """Calibrate one file; errors are reported in its row."""
     start = time.monotonic()
     try:
         check_output(output)
@@ -153,7 +153,7 @@ def _outcome(source, output, record, like, data, scan_shape, device, settings):
         return FileOutcome(source, output, row["state"], row)
     except PrenetError as error:
         return _failed(source, output, str(error), start)
-    except Exception as error:  # one bad file, of whatever kind, must not stop the series
+    except Exception as error:  # no error of a single file may stop the series
         return _failed(source, output, f"{type(error).__name__}: {first_line(error)}", start)
 
 
@@ -164,9 +164,9 @@ def _failed(source, output, problem, start):
 
 
 def _done_before(source, output, record):
-    """The outcome that a result in the folder holds; PrenetError if it is not of this file and these settings.
+    """Outcome of an existing result; raise PrenetError if it belongs to a different file or different settings.
 
-    No result is replaced.
+    Existing results are never replaced.
     """
     kept = (read_provenance(open_calibrated(output)) or {}).get("series")
     if kept is None or kept["source"] != str(source.resolve()):

@@ -1,4 +1,4 @@
-"""The summary of a series as a CSV table and an HTML page."""
+"""Summary of a series as a CSV table and an HTML page."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHOWN = (  # columns of the page, heading and format
 
 
 def read_summary(table: Path, page: Path) -> list[FileOutcome]:
-    """Read the rows of a summary of an earlier run.
+    """Read the rows of the summary of an earlier run.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def read_summary(table: Path, page: Path) -> list[FileOutcome]:
     Raises
     ------
     PrenetError
-        If a file of one of these names is no summary.
+        If a file with one of these names is not a summary.
     """
     for path, mark in ((table, ",".join(COLUMNS)), (page, _MARK)):
         if path.exists() and mark not in path.read_text(encoding="utf-8", errors="replace")[:4096]:
@@ -51,7 +51,7 @@ def read_summary(table: Path, page: Path) -> list[FileOutcome]:
 
 
 def _value(text):
-    """A number, text, or None of nothing."""
+    """Convert text to a number if possible, and empty text to None."""
     try:
         return float(text) if text else None
     except ValueError:
@@ -59,7 +59,7 @@ def _value(text):
 
 
 def write_summaries(outcomes, table: Path, page: Path) -> None:
-    """Write the table and the page of a series, in the place of those of an earlier run.
+    """Write the table and the page of a series; those of an earlier run are replaced.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def write_summaries(outcomes, table: Path, page: Path) -> None:
 
 
 def _replace(path, text):
-    """Write a file, complete or not at all."""
+    """Write a file atomically."""
     part = path.with_name(path.name + ".part")
     part.write_text(text, encoding="utf-8")
     part.replace(path)

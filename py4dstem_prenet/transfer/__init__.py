@@ -1,4 +1,4 @@
-"""What a calibrated scan of a standard tells of other scans of the same microscope."""
+"""Transfer of a calibration from a scan of a standard to other scans of the same microscope."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""The settings of the microscope that the metadata of a scan state."""
+"""Settings of the microscope, read from the metadata of a scan."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from datetime import datetime
 
 import numpy as np
 
-MAX_SETTING_DIFFERENCE = 0.01  # of voltages or camera lengths that are the same
-MIN_VOLTS = 1e3  # volts; a smaller number is in kilovolts
-MAX_AGE_DAYS = 30  # days between standard and scan, above which a flag is set; chosen, not measured
+MAX_SETTING_DIFFERENCE = 0.01  # relative; largest difference of equal voltages or camera lengths
+MIN_VOLTS = 1e3  # volts; smallest voltage: a smaller number is in kilovolts
+MAX_AGE_DAYS = 30  # days; largest difference between standard and scan without a flag; chosen, not measured
 _NAMES = {  # names in metadata, without punctuation, in lower case
     "voltage": ("voltage", "acceleratingvoltage", "beamenergy", "hightension", "accelerationvoltage", "energy"),
     "camera_length": ("cameralength", "stemcameralength", "nominalcameralength"),
@@ -20,7 +20,7 @@ _NAMES = {  # names in metadata, without punctuation, in lower case
 
 @dataclass(frozen=True)
 class Conditions:
-    """Settings of the microscope; None where the metadata do not state one.
+    """Settings of the microscope; None if the metadata do not contain a setting.
 
     Attributes
     ----------
@@ -43,12 +43,12 @@ def conditions_of(datacube) -> Conditions:
     Parameters
     ----------
     datacube : py4DSTEM.DataCube
-        The cube; all its metadata are searched for usual names, and "accelerating_voltage" in its calibration.
+        The cube. All its metadata are searched for common names, and its calibration for "accelerating_voltage".
 
     Returns
     -------
     Conditions
-        What is stated.
+        The settings that were found.
 
     Examples
     --------
@@ -76,7 +76,7 @@ def conditions_of(datacube) -> Conditions:
 
 
 def _entries(params):
-    """Names and values of nested metadata."""
+    """Yield names and values of nested metadata."""
     for name, value in params.items():
         if isinstance(value, dict):
             yield from _entries(value)
@@ -100,7 +100,7 @@ def _date(value):
 
 
 def differences(one: Conditions, other: Conditions) -> dict:
-    """Compare settings that both state.
+    """Compare the settings that both scans have.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ def differences(one: Conditions, other: Conditions) -> dict:
     Returns
     -------
     dict
-        "voltage" and "camera_length" to both values, if they differ; "days", if the dates are far apart.
+        Both values of "voltage" and "camera_length" if they differ; "days" if the dates are far apart.
 
     Examples
     --------

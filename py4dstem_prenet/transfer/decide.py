@@ -1,4 +1,4 @@
-"""Decision on what is carried over from a standard, after the scan itself was measured."""
+"""Decision on the quantities that are carried over from a standard, after the scan itself was measured."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from ..core import Decision, Ellipse, Flag, Transfer
 from ..ellipse import compare_ellipses
 from . import Plan, descan_of
 
-# Difference in a/b, chosen, not measured:
-MAX_STRAIN_ELLIPSE = 0.01  # of rings, that uniform strain of a specimen may cause
-MAX_APERTURE_ELLIPSE = 0.02  # of the direct beam, where that of the standard was round
+# Differences in a/b; chosen, not measured:
+MAX_STRAIN_ELLIPSE = 0.01  # largest difference of the ellipse of rings that uniform strain of a specimen may cause
+MAX_APERTURE_ELLIPSE = 0.02  # largest difference of the direct beam's ellipse, if the standard's beam was used
 
 
 def decided_transfer(plan: Plan, own: Ellipse | None, descan: Flag | None = None) -> Transfer:
-    """Decide what is carried over.
+    """Decide which quantities are carried over.
 
     Parameters
     ----------
     plan : Plan
-        What can be carried over.
+        The quantities that can be carried over.
     own : Ellipse or None
-        The ellipse that the scan itself shows.
+        The ellipse measured in the scan.
     descan : Flag or None
-        What `fit_with_descan` said.
+        Flag returned by `fit_with_descan`.
 
     Returns
     -------
     Transfer
-        What is carried over, and why the rest is not.
+        The quantities that are carried over, and the reasons why the remaining ones are not.
 
     Notes
     -----
     The ellipse of the standard is tested against that of the scan by their covariances (chi square, one error in a
-    thousand). If rings of the scan disagree by more than strain can explain, ellipse and pixel size are refused. The
-    shape of the direct beam alone refuses them only if the ellipse of the standard rests on its direct beam, too. Other
-    disagreement raises a flag.
+    thousand). If rings of the scan disagree by more than strain can explain, ellipse and pixel size are refused. If
+    only the shape of the direct beam disagrees, they are refused only if the ellipse of the standard was also measured
+    from its direct beam. In all other cases, disagreement is flagged.
     """
     standard, flags, quantities = plan.standard, list(plan.flags), list(plan.quantities)
     if "ellipse" in quantities:
@@ -72,7 +72,7 @@ def decided_transfer(plan: Plan, own: Ellipse | None, descan: Flag | None = None
 
 
 def _facts(plan):
-    """What is recorded of pixel size and rotation; lengths in pixels and sizes of pixels are those of this scan."""
+    """Recorded facts of pixel size and rotation, with lengths in pixels and pixel sizes converted to this scan."""
     facts = {name: dict(values) for name, values in plan.standard.facts.items()}
     if plan.binning is not None:
         for name, power in (("sigma", 1), ("reference", -1)):

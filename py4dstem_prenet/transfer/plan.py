@@ -1,4 +1,4 @@
-"""Which quantities of a standard a scan can take: checked before the work starts."""
+"""Quantities that can be carried over from a standard to a scan, checked before the measurement starts."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from . import CalibratedScan, conditions_of, differences, read_standard
 
 TRANSFERABLE = ("ellipse", "pixel_size", "rotation", "descan")
 DEFAULT_QUANTITIES = TRANSFERABLE[:3]  # the descan belongs to the settings of the scan, not to the microscope
-# Ratio of the pixel size of the standard to the one in the scan's file. Nominal pixel sizes are right within some
-# percent; neighboring camera lengths of a microscope differ by a sixth or more.
+# Ratio; largest between the pixel size of the standard and the nominal one in the scan's file. Nominal pixel sizes are
+# correct within some percent; neighboring camera lengths of a microscope differ by a sixth or more.
 MAX_NOMINAL_RATIO = 1.1
-MAX_STEP_RATIO = 1.01  # of the R pixel sizes of two scans with the same settings
+MAX_STEP_RATIO = 1.01  # ratio; largest between the R pixel sizes of two scans with the same settings
 
 
 _SAME_SCAN = ("The standard (like=) is this scan itself, and nothing can be carried over; leave like= out, or use "
@@ -24,18 +24,18 @@ _SAME_SCAN = ("The standard (like=) is this scan itself, and nothing can be carr
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be carried over from a standard.
+    """Quantities that are to be carried over from a standard.
 
     Attributes
     ----------
     standard : CalibratedScan
         The standard.
     quantities : tuple of str
-        What is carried over unless the scan disagrees.
+        Quantities that are carried over unless the scan disagrees.
     binning : float or None
         Pixels of the standard along the side of a pixel of the scan.
     flags : tuple of Flag
-        What is refused, and what is to be known.
+        Reasons for refused quantities, and warnings.
     """
 
     standard: CalibratedScan
@@ -54,13 +54,13 @@ class Plan:
         Returns
         -------
         Plan
-            The plan for the others.
+            The plan for the remaining quantities.
         """
         return replace(self, quantities=tuple(name for name in self.quantities if name != quantity))
 
 
 def planned(datacube, like, transfer=None, binning=None) -> Plan:
-    """Check what can be carried over from a standard to a scan.
+    """Check which quantities can be carried over from a standard to a scan.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def planned(datacube, like, transfer=None, binning=None) -> Plan:
     like : DataCube, str or path-like
         The standard.
     transfer : str or iterable of str, optional
-        Of "ellipse", "pixel_size", "rotation" and "descan"; by default the first three, as far as the
+        One or more of "ellipse", "pixel_size", "rotation" and "descan"; by default the first three, as far as the
         standard has them.
     binning : float, optional
         Pixels of the standard along the side of a pixel of the scan; by default from the record of how this package
@@ -83,7 +83,7 @@ def planned(datacube, like, transfer=None, binning=None) -> Plan:
     Raises
     ------
     PrenetError
-        If a quantity is unknown, the standard has none of them, or it cannot be read.
+        If a quantity is unknown, the standard has none of the quantities, or the standard cannot be read.
 
     Examples
     --------
@@ -109,9 +109,9 @@ def planned(datacube, like, transfer=None, binning=None) -> Plan:
     standard = read_standard(like)
     if standard.data and any(same_data(one, fingerprint(datacube)) for one in standard.data):
         raise PrenetError(_SAME_SCAN)
-    held = {"ellipse": standard.ellipse, "pixel_size": standard.pixel_size, "rotation": standard.rotation,
+    available = {"ellipse": standard.ellipse, "pixel_size": standard.pixel_size, "rotation": standard.rotation,
             "descan": standard.origin}
-    lacking = [name for name in asked if held[name] is None]
+    lacking = [name for name in asked if available[name] is None]
     if len(lacking) == len(asked):
         raise PrenetError(f"{standard.name} holds none of what is to be carried over: {', '.join(asked)}.")
     flags = [Flag("standard_lacks", {"source": standard.name, "quantities": lacking})] if lacking else []
@@ -125,7 +125,7 @@ def planned(datacube, like, transfer=None, binning=None) -> Plan:
 
 def _binning(standard, datacube):
     """Ratio of the recorded binnings; None if the frames of the detector differ."""
-    if standard.frame is None:  # not known
+    if standard.frame is None:  # the binning of the standard is unknown
         return 1.0
     frame = read_frame(datacube)
     if standard.frame.shape != frame.shape:
@@ -134,7 +134,7 @@ def _binning(standard, datacube):
 
 
 def _refused(standard, datacube, quantities, binning):
-    """Quantities that cannot be carried over, and flags."""
+    """Quantities that cannot be carried over, and flags with the reasons."""
     different, flags = differences(standard.conditions, conditions_of(datacube)), []
     params = {} if datacube.calibration is None else datacube.calibration._params
     for name, flag in (("voltage", "voltage_differs"), ("camera_length", "camera_length_differs")):
@@ -171,5 +171,5 @@ def _refused(standard, datacube, quantities, binning):
 
 
 def _by(shape):
-    """A shape as text, such as 20 x 20."""
+    """Format a shape as text, such as 20 x 20."""
     return " x ".join(str(int(n)) for n in shape)

@@ -1,8 +1,8 @@
-"""The descan of another scan with the same settings, applied to a scan.
+"""Descan of a standard with the same settings, applied to a scan.
 
-The shape of the surface comes from the standard, such as a scan of vacuum; a plane through the measured positions is
-added, since the beam moves between two scans. The part of the shape that is no plane is tested: the measured positions
-must show it with the amplitude one.
+The shape of the surface is taken from the standard, such as a scan of vacuum; a plane fitted to the measured positions
+is added, since the beam moves between two scans. The non-planar part of the shape is tested: its amplitude in the
+measured positions must be one.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from ..core import Flag, OriginFit, OriginMap, jackknife_covariance
 from ..descan import fit_origin
 from . import Plan
 
-DISAGREE_PROBABILITY_DESCAN = 1e-3  # of an amplitude that differs by chance
-MIN_BENT_PX = 0.02  # pixels rms: a surface that is as close to a plane cannot be tested, and need not be
-MAX_BLOCKS = 16  # blocks of scan positions for the jackknife: neighbors share errors by the specimen
-MIN_TESTED_POSITIONS = 16  # positions that are needed for the test
+DISAGREE_PROBABILITY_DESCAN = 1e-3  # probability that a correct descan is refused by chance
+MIN_BENT_PX = 0.02  # pixels rms; smallest non-planar part that is tested: a smaller one is negligible
+MAX_BLOCKS = 16  # number of blocks of scan positions in the jackknife: errors by the specimen are common to neighbors
+MIN_TESTED_POSITIONS = 16  # positions; fewest for the test
 
 
 def fit_with_descan(origin: OriginMap, plan: Plan) -> tuple[OriginFit | None, Flag]:
@@ -30,7 +30,7 @@ def fit_with_descan(origin: OriginMap, plan: Plan) -> tuple[OriginFit | None, Fl
     origin : OriginMap
         The measured origin.
     plan : Plan
-        What is to be carried over.
+        Quantities that are to be carried over.
 
     Returns
     -------
@@ -57,12 +57,12 @@ def fit_with_descan(origin: OriginMap, plan: Plan) -> tuple[OriginFit | None, Fl
 
 
 def descan_of(plan: Plan):
-    """Return the descan of the standard about its mean, in pixels of the scan.
+    """Return the descan of the standard minus its mean, in pixels of the scan.
 
     Parameters
     ----------
     plan : Plan
-        What is to be carried over.
+        Quantities that are to be carried over.
 
     Returns
     -------
@@ -74,7 +74,7 @@ def descan_of(plan: Plan):
 
 
 def _amplitude(measured, shape, valid):
-    """Amplitude with which the measured positions show the part of the shape that is no plane, and its sigma."""
+    """Amplitude of the non-planar part of the shape in the measured positions, and its sigma."""
     if valid.sum() < MIN_TESTED_POSITIONS:
         return np.nan, np.nan
     rows, columns = (i[valid] for i in np.indices(valid.shape))
@@ -86,11 +86,11 @@ def _amplitude(measured, shape, valid):
     bent = np.stack([without_plane(s[valid]) for s in shape])
     if np.sqrt(np.mean(bent**2)) < MIN_BENT_PX:
         return np.nan, np.nan
-    seen = np.stack([without_plane(m[valid]) for m in measured])
-    scatter = 1.4826 * np.median(np.abs(seen - bent)) + 1e-9
-    weight = np.abs(seen - bent) < 5 * max(scatter, MIN_BENT_PX)  # disks taken for the direct beam
+    residual = np.stack([without_plane(m[valid]) for m in measured])
+    scatter = 1.4826 * np.median(np.abs(residual - bent)) + 1e-9
+    weight = np.abs(residual - bent) < 5 * max(scatter, MIN_BENT_PX)  # excludes disks mistaken for the direct beam
     block = np.arange(len(rows)) * min(MAX_BLOCKS, len(rows)) // len(rows)
-    top = np.array([[(weight * bent * seen)[:, block == b].sum() for b in range(block.max() + 1)]])[0]
+    top = np.array([[(weight * bent * residual)[:, block == b].sum() for b in range(block.max() + 1)]])[0]
     bottom = np.array([(weight * bent**2)[:, block == b].sum() for b in range(block.max() + 1)])
     if not bottom.sum() > 0:
         return np.nan, np.nan

@@ -1,4 +1,4 @@
-"""The calibration of a standard, read from a DataCube or a file."""
+"""Calibration of a standard, read from a DataCube or a file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HASHED = ("a", "b", "theta", "Q_pixel_size", "Q_pixel_units", "QR_rotation", "Q
 
 @dataclass(frozen=True)
 class CalibratedScan:
-    """What the calibration of a scan says of its microscope.
+    """Values of a scan's calibration that depend on the microscope.
 
     Attributes
     ----------
@@ -28,13 +28,13 @@ class CalibratedScan:
     sha256 : str
         Hash of the values.
     frame : Frame or None
-        How its patterns were cropped and binned; None for a calibration without its scan.
+        Record of how the patterns were cropped and binned; None for a calibration without its scan.
     conditions : Conditions
         Settings of the microscope.
     ellipse : Ellipse or None
-        The ellipse, with the covariance that was stored, or NaN.
+        The ellipse, with the stored covariance, or NaN if none was stored.
     round_beam : bool
-        Whether the shape of its direct beam is part of the evidence of the ellipse.
+        Whether the ellipse was also measured from the shape of the direct beam.
     pixel_size : tuple of (float, str) or None
         Q pixel size and its unit; None if it is not calibrated.
     rotation : tuple of (float, bool) or None
@@ -42,13 +42,13 @@ class CalibratedScan:
     origin : numpy.ndarray or None, shape (2, Rx, Ry)
         The fitted origin, pixels.
     uncertainty : float
-        Standard error of the fitted origin, pixels; NaN if it is not known.
+        Standard error of the fitted origin, pixels; NaN if it is unknown.
     step : tuple of (float, str)
         R pixel size and its unit.
     facts : dict
-        "pixel_size" and "rotation" to what this package recorded of them, such as the sigma.
+        Facts that this package recorded for "pixel_size" and "rotation", such as the sigma.
     data : frozenset of str
-        Fingerprints of the scans in which its entries were measured.
+        Fingerprints of the scans in which the entries were measured.
     """
 
     name: str
@@ -72,13 +72,13 @@ def read_standard(like) -> CalibratedScan:
     Parameters
     ----------
     like : DataCube, str or path-like
-        A calibrated cube; or an EMD file of one, with or without its patterns, or of a calibration that py4DSTEM
-        saved.
+        A calibrated cube, or an EMD file that contains one, with or without its patterns, or a calibration that
+        py4DSTEM saved.
 
     Returns
     -------
     CalibratedScan
-        Its calibration.
+        The calibration of the standard.
 
     Raises
     ------
@@ -130,7 +130,7 @@ def read_standard(like) -> CalibratedScan:
 
 
 def _empty_cube(calibration, name):
-    """A cube with this calibration, whose patterns are single zeros."""
+    """Create a cube with a given calibration, whose patterns are single zeros."""
     from py4DSTEM import DataCube
 
     maps = np.shape(calibration._params.get("qx0"))
@@ -142,7 +142,7 @@ def _empty_cube(calibration, name):
 
 
 def _ellipse(calibration, signature):
-    """The ellipse of a calibration; None if none is set, or it varies over the scan."""
+    """Ellipse of a calibration; None if none is set, or if it varies over the scan."""
     stored = calibration.get_ellipse()
     if stored is None or any(map(np.ndim, stored)):
         return None
@@ -153,7 +153,7 @@ def _ellipse(calibration, signature):
 
 
 def _facts(signature):
-    """What a signature tells of the values, if these were not changed since."""
+    """Facts that a signature records of the values; empty if the values were changed since."""
     if not signature.get("unchanged"):
         return {}
     return {name: value for name, value in signature.items() if name not in _OF_THE_SCAN}
