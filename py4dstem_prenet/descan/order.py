@@ -44,8 +44,10 @@ MAX_ODD_LINES = 0.35  # fraction of all lines; most that may be displaced
 PARAMETERS_PER_LINE = 4  # number of parameters of a displaced line: a straight line for each coordinate
 MAX_ODD_CHANCE = 1e-7  # probability that a line has so many outliers at the rate of the other lines
 # Mean squared step between rows relative to the variance of rows about a parabola; smallest for rows that jump: below
-# 1.4 in one of 1,000 scans of 8 to 12 rows that jump; 0.6 for a bend with a period of 8 rows.
-MIN_ROW_ROUGHNESS = 1.2
+# 1.4 in one of 1,000 scans of 8 to 12 rows that all jump, about 1 if every second row jumps; 0.6 for a bend with a
+# period of 8 rows.
+MIN_ROW_ROUGHNESS = 0.8
+MIN_JUMPING_STEPS = 0.3  # fraction of the steps between rows; fewest that are longer than MIN_RUN_PX if rows jump
 MIN_USED_ROWS, MIN_JUMPING_ROWS = 0.7, 6  # fraction and number of rows with positions; fewest that can reveal jumps
 MIN_RUN_PX = 0.3  # pixels; smallest step between successive frames that ends a run
 MAX_SPACE_AGREEMENT = 0.5  # fraction of the outliers; if more also agree with the adjacent row, they are grains
@@ -364,7 +366,8 @@ def _row_steps(data, smooth, model):
     deviations = np.stack([row - np.polyval(np.polyfit(at, row, 2), at) for row in rows])
     change = np.diff(deviations, axis=1)
     # The ratio of von Neumann is 2 for independent rows, and small if rows follow a smooth curve.
-    if np.median(np.hypot(*change)) < MIN_RUN_PX or (change**2).mean() < MIN_ROW_ROUGHNESS * deviations.var(1).mean():
+    if np.mean(np.hypot(*change) > MIN_RUN_PX) < MIN_JUMPING_STEPS or (
+            (change**2).mean() < MIN_ROW_ROUGHNESS * deviations.var(1).mean()):
         return
     offset = _row_median(masked)
     fits = fit_pair(*(data.values - offset[..., None]), *data.sigmas, data.valid, model)

@@ -38,9 +38,10 @@ SCATTER_SIDE = 5  # scan positions; side of the square whose scatter about the d
 # Pixels, and multiples of the median sigma; smallest scatter of positions about the descan of a beam that jumps from
 # position to position. Such scatter does not widen sigmas if the located disk is the brightest one.
 MIN_JUMP_PX, MIN_JUMP_SIGMAS = 1.0, 10.0
-# Fraction of the electrons of a pattern in the brightest disk, and fraction of the patterns in which it has so many.
-MIN_DIRECT_FRACTION, MIN_DIRECT_PATTERNS = 0.5, 0.9
-DIRECT_MARGIN_PX = 2.0  # pixels; distance beyond the radius up to which the electrons of a disk are counted
+# Fraction of the brightness of the located disk; largest brightness of any other area of its size, in so many patterns.
+MAX_OTHER_BRIGHTNESS, MIN_BRIGHTEST_PATTERNS = 0.5, 0.95
+DIRECT_MARGIN_PX = 2.0  # pixels; other areas are farther from the located disk than its diameter and this margin
+BRIGHTEST_SAMPLE = 64  # patterns; number in which the brightness of other areas is compared, chosen for speed
 RING_BLOCKS = 4  # number of blocks along each side of the scan; rings need more electrons than a disk
 RING_CENTER_ERROR_PX = 0.1  # pixels along each axis; systematic error of the center of rings
 RING_BACKGROUND_FRACTION = 1 / 16  # fraction of the pattern's side, 1 sigma; smoothness of the background of rings
@@ -155,17 +156,22 @@ def _repeated(scan, positions, valid, beam):
 
 
 def _is_brightest(scan, noise: NoiseModel, located, valid, beam) -> bool:
-    """Whether the located disk holds most of the electrons of nearly every pattern, from an even sample."""
+    """Whether the located disk is by far the brightest area of its size in nearly every pattern of an even sample."""
     chosen = np.flatnonzero(valid.ravel() & scan.readable.ravel())
-    chosen = chosen[np.unique(np.linspace(0, len(chosen) - 1, BRIGHTNESS_PATTERNS).astype(int))] if len(chosen) else []
+    if not len(chosen):
+        return False
+    chosen = chosen[np.unique(np.linspace(0, len(chosen) - 1, BRIGHTEST_SAMPLE).astype(int))]
+    radius = beam.aperture.radius
     x, y = np.indices(scan.pattern_shape)
     brightest = []
     for index, block in scan.blocks(positions=chosen):
         for number, pattern in zip(index, noise.electrons(block), strict=True):
             qx, qy = located.position[number]
-            inside = np.hypot(x - qx, y - qy) < beam.aperture.radius + DIRECT_MARGIN_PX
-            brightest.append(pattern[inside].sum() > MIN_DIRECT_FRACTION * pattern.sum())
-    return bool(brightest) and np.mean(brightest) >= MIN_DIRECT_PATTERNS
+            distance = np.hypot(x - qx, y - qy)
+            brightness = uniform_filter(pattern, max(3, round(1.5 * radius)), mode="nearest")
+            other = brightness[distance > 2 * radius + DIRECT_MARGIN_PX].max(initial=0.0)
+            brightest.append(other < MAX_OTHER_BRIGHTNESS * brightness[distance <= max(radius, 1.0)].max(initial=0.0))
+    return bool(np.mean(brightest) >= MIN_BRIGHTEST_PATTERNS)
 
 
 def _missing_brightness(scan, noise: NoiseModel, valid, processed) -> float:
