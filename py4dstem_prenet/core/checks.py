@@ -80,7 +80,7 @@ class EllipseCheck(Decided):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class DenoisingCheck(Decided):
-    """What denoising keeps of a scan, and its effect on the squared error, measured on the scan's own counts.
+    """Signal that denoising keeps, and its effect on the squared error, measured on the scan's own counts.
 
     Attributes
     ----------
@@ -147,7 +147,7 @@ class DenoisingCheck(Decided):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FinetuneResult(Decided):
-    """Whether fine-tuning was worth it.
+    """Result of fine-tuning, and whether it improved the denoiser.
 
     Attributes
     ----------
@@ -179,7 +179,7 @@ class FinetuneResult(Decided):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class CalibrationCheck(Decided):
-    """Whether a calibration belongs to the data beside it.
+    """Check that a calibration belongs to the data in the same file.
 
     Attributes
     ----------

@@ -1,6 +1,6 @@
-"""The first paragraph of a report: what was found, how sure, what to do next, and what not to do.
+"""The first paragraph of a report: results, their uncertainty, the next step, and cautions.
 
-It is made of flags of the stage "summary", from numbers and from the flags of the stages.
+It consists of flags of the stage "summary", which are derived from numbers and from the flags of the other stages.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import numpy as np
 
 from . import REFUSAL, WARNING, Flag, has_flag
 
-ROUND_SIGMAS = 3.0  # standard deviations of a/b - 1, below which patterns are called round
-MAX_CAUTIONS = 3  # statements of what not to do
-# Stages whose refusals leave the rest valid:
+ROUND_SIGMAS = 3.0  # standard errors; a/b - 1 must be smaller for patterns to be called round
+MAX_CAUTIONS = 3  # number; largest of cautions in a summary
+# Stages whose refusals leave the rest of the calibration valid:
 OPTIONAL_STAGES = ("ellipse", "pixel_size", "rotation", "probe", "transfer", "denoising")
 
 
@@ -30,7 +30,7 @@ def conclude(found: Mapping, flags: Iterable[Flag], refusals: int | None = None)
     flags : iterable of Flag
         The flags of all stages.
     refusals : int, optional
-        How many of them forbid to use the calibration; by default all refusals but those of what it can do without.
+        Number of refusals that forbid using the calibration; by default, all but those of OPTIONAL_STAGES.
 
     Returns
     -------
@@ -83,7 +83,7 @@ def _ellipse(numbers):
 
 
 def _next(found, flags, serious):
-    """What to do next."""
+    """Return the flags that state the next step."""
     if serious is None:
         serious = sum(flag.severity == REFUSAL and flag.kind.stage not in OPTIONAL_STAGES for flag in flags)
     marked = _count(flags, WARNING) + _count(flags, REFUSAL)
@@ -100,7 +100,7 @@ def _next(found, flags, serious):
 
 
 def _cautions(found, flags):
-    """What not to do, the weightiest first."""
+    """Return the cautions, the most important first."""
     cautions = []
     if found["origin"]["feature"] != "direct beam":
         cautions.append(Flag("avoid_direct_beam", {"feature": found["origin"]["feature"]}))

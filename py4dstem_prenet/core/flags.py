@@ -1,4 +1,4 @@
-"""Flags: everything that this package tells about a result, from one table (`flag_table`).
+"""Flags: all statements of this package about a result, from one table (`flag_table`).
 
 A decision carries flags, each with its numbers. Reports, verdicts, JSON, pages and alarms are made from flags, and
 `docs/flags.md` is written from the table; no code reads a sentence.
@@ -101,7 +101,7 @@ class Flag:
 
     @property
     def _words(self):
-        """The numbers as texts show them: lists of names, or of positions as (row, column), (row, column)."""
+        """Return the numbers as text; lists of names, or of positions as (row, column), (row, column)."""
         return {name: ", ".join(item if isinstance(item, str) else f"({item[0]}, {item[1]})" for item in value)
                 if isinstance(value, list) else value for name, value in self.numbers.items()}
 

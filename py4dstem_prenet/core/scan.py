@@ -1,8 +1,8 @@
-"""Patterns of a scan, whatever holds them.
+"""Access to the patterns of a scan in any kind of array or file.
 
 A `Scan` gives the patterns of scan positions in bounded memory. There is one for arrays in memory and memory maps, one
 for HDF5, one for dask arrays, one for any object that slices like an array, and one for patterns that were kept from a
-scan. `as_scan` is the only place that asks what kind of data it was given; every other function takes a `Scan`.
+scan. Only `as_scan` distinguishes kinds of data; every other function takes a `Scan`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import numpy as np
 
 from . import PrenetError, UnchangedFile, longest_part, parts, plan_reading
 
-READING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, EOFError)  # of files that vanish or end while read
-MIN_SIDE = 32  # pixels along each side of a pattern; smaller ones have no room for a disk and its surroundings
+READING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, EOFError)  # raised if a file vanishes or ends early
+MIN_SIDE = 32  # pixels; smallest side of a pattern with room for a disk and its surroundings
 
 
 class Scan(ABC):
@@ -475,9 +475,9 @@ def _reopen_memory_map(path, dtype, shape, strides, start):
     yield as_scan(np.ndarray(shape, dtype, buffer, start, strides))
 
 
-# --- the door -----------------------------------------------------------------------------------------------
+# --- making a scan of data ----------------------------------------------------------------------------------
 def _in_host_memory(array):
-    """The array itself, or that behind a tensor of torch or an array of xarray; refused if it lies on a GPU."""
+    """Return the array itself, or that of a torch tensor or xarray array; PrenetError if it is on a GPU."""
     home = type(array).__module__.split(".")[0]
     on_gpu = home == "cupy" or getattr(getattr(array, "device", None), "type", "cpu") != "cpu"
     if on_gpu:
