@@ -25,7 +25,7 @@ def in_batches(function, *arrays, device, size):
     *arrays : ndarray
         Arrays of n > 0 items each.
     device : torch.device or str
-        Where to compute.
+        Device on which to compute.
     size : int
         Items per batch on a CPU; a GPU takes GPU_BATCHES times as many.
 

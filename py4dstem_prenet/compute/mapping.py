@@ -51,11 +51,11 @@ def map_chunks(function, data, *along, positions=None, chunk=None, progress=None
     positions : array_like of int, optional
         Flat scan positions in ascending order; all by default.
     chunk : int, optional
-        Patterns in a block, at most.
+        Largest number of patterns in a block.
     progress : str, optional
         Name of the stage, to show a progress bar of the patterns whose results the caller has taken.
     skip : numpy.ndarray of bool, optional
-        (Rx * Ry,), True where nothing is wanted.
+        (Rx * Ry,), True at positions that are not needed.
     require : callable, optional
         Called without arguments by each worker of a cluster before it works; it raises PrenetError if something that
         `function` needs is missing there (`networks.weights.requirement`).
@@ -65,7 +65,7 @@ def map_chunks(function, data, *along, positions=None, chunk=None, progress=None
     index : numpy.ndarray
         (n,) flat scan positions.
     result : object
-        What `function` returned for them.
+        Results of `function` for them.
 
     Raises
     ------

@@ -110,7 +110,7 @@ class DenoisingCheck(Decided):
         Accepted if no slope is known to be off by more than 5 % and the squared error at half the dose decreases by
         more than two standard errors. If slopes could not be measured, a flag names them.
     mode : str
-        What `denoise` does by default: "neighbors", "alone", or "unchanged"; empty without results.
+        Default mode of `denoise`: "neighbors", "alone", or "unchanged"; empty without results.
     """
 
     slopes: dict[str, Slope]

@@ -35,7 +35,7 @@ def conclude(found: Mapping, flags: Iterable[Flag], refusals: int | None = None)
     Returns
     -------
     tuple of Flag
-        What was found, what to do next (one flag, or two with bad pixels) and at most MAX_CAUTIONS cautions.
+        Results, the next step (one flag, or two with bad pixels) and at most MAX_CAUTIONS cautions.
 
     Examples
     --------

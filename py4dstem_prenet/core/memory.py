@@ -45,15 +45,15 @@ def budget(root="/"):
     >>> budget() > 0
     True
     """
-    given = os.environ.get(MEMORY)
-    if given is None:
+    limit_gib = os.environ.get(MEMORY)
+    if limit_gib is None:
         return _free(Path(root)) // 4
     try:
-        size = int(float(given) * 2**30)
+        size = int(float(limit_gib) * 2**30)
     except (ValueError, OverflowError):
         size = 0
     if size <= 0:
-        raise PrenetError(f"{MEMORY} must be a positive number of GiB, not {given!r}.")
+        raise PrenetError(f"{MEMORY} must be a positive number of GiB, not {limit_gib!r}.")
     return size
 
 

@@ -109,7 +109,7 @@ class NoiseModel(Result):
 
     @property
     def bad_pixel_flags(self) -> tuple[Flag, ...]:
-        """One flag that counts the bad pixels and lists the first of them; none if there is no bad pixel.
+        """Return one flag that counts the bad pixels and lists the first of them; none if there is no bad pixel.
 
         Single pixels come before those in groups (a beam stop, a dead chip), and each in the order of rows.
 
@@ -121,8 +121,8 @@ class NoiseModel(Result):
         x, y = np.nonzero(self.bad_pixels)
         if len(x) == 0:
             return ()
-        crowded = uniform_filter(self.bad_pixels.astype(np.float32), 3, mode="constant")[x, y]
-        first = np.argsort(np.rint(9 * crowded), kind="stable")[:MAX_LISTED_PIXELS]
+        bad_fraction = uniform_filter(self.bad_pixels.astype(np.float32), 3, mode="constant")[x, y]
+        first = np.argsort(np.rint(9 * bad_fraction), kind="stable")[:MAX_LISTED_PIXELS]
         return (Flag("bad_pixels", {"count": len(x), "positions": np.stack([x, y], -1)[first].tolist()}),)
 
     def rows(self):

@@ -116,16 +116,16 @@ def plan_reading(scan: Scan, chunk=None, positions=None, skip=None) -> tuple[int
     scan : Scan
         The scan to read.
     chunk : int, optional
-        Patterns in a block, at most.
+        Largest number of patterns in a block.
     positions : array_like of int, optional
         Flat scan positions in ascending order; all by default.
     skip : numpy.ndarray of bool, optional
-        (Rx * Ry,), True where nothing is wanted.
+        (Rx * Ry,), True at positions that are not needed.
 
     Returns
     -------
     chunk : int
-        Patterns in a block, at most.
+        Largest number of patterns in a block.
     total : int
         Patterns that will be read.
     jobs : iterator of Job
@@ -259,7 +259,7 @@ def parts(total: int, size: int) -> list[slice]:
     total : int
         Length of the range.
     size : int
-        Length of a slice, at most.
+        Largest length of a slice.
 
     Returns
     -------
@@ -303,11 +303,11 @@ def stage_bar(title: str, stages, shown: bool):
     Parameters
     ----------
     title : str
-        What the stages belong to.
+        Name of the task of the stages.
     stages : sequence of str
         Names of the stages, in order.
     shown : bool
-        Whether to show anything.
+        Whether to show the bar.
 
     Yields
     ------

@@ -81,7 +81,7 @@ def masked_median(values, use, empty=np.nan) -> np.ndarray:
     use = np.asarray(use, bool)
     ordered = np.sort(np.where(use, values, np.inf), axis=-1)
     count = np.maximum(use.sum(-1), 1)
-    low, high = (np.take_along_axis(ordered, at[..., None], -1)[..., 0] for at in ((count - 1) // 2, count // 2))
+    low, high = (np.take_along_axis(ordered, index[..., None], -1)[..., 0] for index in ((count - 1) // 2, count // 2))
     return np.where(use.any(-1), (low + high) / 2, empty)
 
 
@@ -98,8 +98,8 @@ def jackknife(parts) -> float:
     float
         Standard deviation of the estimate from all data.
     """
-    rest = parts[1:]
-    return float(np.sqrt((len(rest) - 1) / len(rest) * ((rest - rest.mean()) ** 2).sum()))
+    left_out = parts[1:]
+    return float(np.sqrt((len(left_out) - 1) / len(left_out) * ((left_out - left_out.mean()) ** 2).sum()))
 
 
 def jackknife_covariance(estimates):

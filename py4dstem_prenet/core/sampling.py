@@ -41,7 +41,7 @@ def sample_positions(scan_shape, count: int) -> np.ndarray:
     scan_shape : tuple of int
         (Rx, Ry).
     count : int
-        Number of positions, at most.
+        Largest number of positions.
 
     Returns
     -------
@@ -77,7 +77,7 @@ def spread_positions(scan: Scan, count: int) -> np.ndarray:
     scan : Scan
         The scan, or a sample of one.
     count : int
-        Number of positions, at most.
+        Largest number of positions.
 
     Returns
     -------

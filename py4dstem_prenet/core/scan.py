@@ -123,7 +123,7 @@ class Scan(ABC):
         index : numpy.ndarray of int
             (n,) flat scan positions.
         error : OSError
-            What reading raised.
+            Exception that reading raised.
 
         Returns
         -------
@@ -182,8 +182,8 @@ class Scan(ABC):
         positions : array_like of int, optional
             Flat scan positions in ascending order; all by default.
         skip : numpy.ndarray of bool, optional
-            (Rx * Ry,), True where nothing is wanted. The blocks are those of a call without `skip`; blocks without any
-            wanted position are left out.
+            (Rx * Ry,), True at positions that are not needed. The blocks are those of a call without `skip`; blocks
+            without any needed position are left out.
 
         Yields
         ------
@@ -216,11 +216,11 @@ class Scan(ABC):
         # thread and the caller may close the file.
         with ThreadPoolExecutor(1, thread_name_prefix="prenet-read") as reader:
             job = next(jobs, None)
-            coming = reader.submit(read, job) if job else None
-            while coming is not None:
-                index, block = coming.result()
+            next_block = reader.submit(read, job) if job else None
+            while next_block is not None:
+                index, block = next_block.result()
                 job = next(jobs, None)
-                coming = reader.submit(read, job) if job else None
+                next_block = reader.submit(read, job) if job else None
                 for part in parts(len(index), chunk):  # a storage chunk may hold more than a block
                     yield index[part], block[part]
 
@@ -273,7 +273,7 @@ def check_sources(paths) -> None:
     Parameters
     ----------
     paths : list of str
-        What `silent_sources` returned.
+        Result of `silent_sources`.
 
     Raises
     ------

@@ -101,7 +101,7 @@ class Decided(Result):
 
     @property
     def flags(self) -> tuple[Flag, ...]:
-        """What is to be known of the result."""
+        """The flags of the result, the most important first."""
         return self.decision.flags
 
     @property

@@ -73,7 +73,7 @@ class Ended:
     complete : bool
         Whether they fill the scan.
     reason : str
-        Why no more frames are read.
+        Reason why no more frames are read.
     """
 
     frames: int
@@ -128,7 +128,7 @@ def follow(reopen, scan, timeout=30.0, poll=POLL_S) -> Iterator[Frames | Waiting
     Yields
     ------
     Frames, Waiting, Restarted or Ended
-        What happened; `Ended` is the last.
+        Events; `Ended` is the last.
     """
     total, done, source = scan[0] * scan[1], 0, reopen()
     latest = time.monotonic()
@@ -207,7 +207,7 @@ def from_frames(frames, scan, start=0) -> Iterator[Frames | Ended]:
     Yields
     ------
     Frames or Ended
-        What happened; `Ended` is the last.
+        Events; `Ended` is the last.
 
     Examples
     --------

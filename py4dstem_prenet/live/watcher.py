@@ -74,7 +74,7 @@ class Status:
     alarms : tuple of Alarm
         All alarms.
     reason : str
-        Why no beam was found so far.
+        Reason why no beam was found so far.
     state : {"running", "waiting", "ended", "calibrating", "done"}
         The stage.
     sentence : str
@@ -82,7 +82,7 @@ class Status:
     complete : bool
         Whether the scan was complete when it ended.
     note : str
-        What happened to an earlier scan in the same file.
+        Statement on an earlier scan in the same file.
     """
 
     scan: tuple[int, int]
@@ -146,7 +146,7 @@ class Watcher:
     strain : float or None
         Precision of strain needed at each position, for the alarm on the dose; None for no such alarm.
     note : str
-        What happened to an earlier scan in the same file.
+        Statement on an earlier scan in the same file.
     status : Status
         The present state.
     snapshot : Snapshot or None
@@ -176,7 +176,7 @@ class Watcher:
         Parameters
         ----------
         event : Frames, Waiting, Restarted or Ended
-            What happened.
+            The event.
 
         Returns
         -------
@@ -255,7 +255,7 @@ def watch(reopen, scan, pattern_shape, mask=None, device="auto", output=None, st
     mask : ndarray of bool, shape (Qx, Qy), optional
         True where a detector pixel is good.
     device : {"auto", "cpu", "cuda", "mps"}, optional
-        Where the networks run.
+        Device on which the networks run.
     output : str or pathlib.Path, optional
         A new EMD file for the calibration.
     strain : float, optional
@@ -346,7 +346,7 @@ def watch_file(path, scan, layout, port=None, timeout=30.0, device="auto", **opt
     timeout : float, optional
         Time without a new frame after which the scan counts as ended, seconds.
     device : {"auto", "cpu", "cuda", "mps"}, optional
-        Where the networks run.
+        Device on which the networks run.
     **options
         Further arguments of `watch`.
 

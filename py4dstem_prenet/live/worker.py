@@ -93,7 +93,7 @@ class Worker:
         Returns
         -------
         object
-            What the function returns.
+            Result of the function.
 
         Raises
         ------
