@@ -213,7 +213,7 @@ def _submit(client, function, scan, along, chunk, require, job):
     if source is None and scan.deferred:
         source = client.compute(job.select(scan))
     elif source is None:
-        # Sent with the task, not scattered beforehand: scattered data are lost with the worker that holds them.
+        # A part of the task, not data scattered beforehand: those are lost with the worker that holds them.
         source = job.block(job.select(scan), columns)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sending large graph")

@@ -203,19 +203,19 @@ def check_residuals(residuals, sigmas, valid, sigma_known: bool = True) -> Resid
     residuals, valid = np.asarray(residuals, float), np.asarray(valid, bool)
     valid = valid & np.isfinite(residuals).all(0)
     scatter = robust_sigma(residuals[:, valid])
-    stated = np.asarray(sigmas, float) if sigma_known else np.ones_like(residuals)
+    each = np.asarray(sigmas, float) if sigma_known else np.ones_like(residuals)
     with np.errstate(divide="ignore", invalid="ignore"):  # a stated sigma of zero: not finite, and left out
-        ratio = robust_sigma((residuals / stated)[:, valid])
+        ratio = robust_sigma((residuals / each)[:, valid])
     if not ratio > 0:  # nothing to test, or no residual at all
         return ResidualTest(int(valid.sum()), scatter, ratio if sigma_known else np.nan, 0.0, 0.0, 0.0, False, False,
                             False)
-    noise = ratio * stated
-    unclipped = valid & (np.abs(residuals) <= TUKEY_CUT * noise)  # (k, Rx, Ry)
-    outliers = float((valid & ~unclipped.all(0)).sum() / max(valid.sum(), 1))
+    noise = ratio * each
+    near = valid & (np.abs(residuals) <= TUKEY_CUT * noise)  # (k, Rx, Ry)
+    outliers = float((valid & ~near.all(0)).sum() / max(valid.sum(), 1))
     clipped = np.clip(np.where(valid, residuals, 0.0), -TUKEY_CUT * noise, TUKEY_CUT * noise)
     product, variance, pairs, common, all_pairs = 0.0, 0.0, 0, 0.0, 0
     for a, b in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[:, :, 1:], np.s_[:, :, :-1])):
-        pair_used = unclipped[a] & unclipped[b]
+        pair_used = near[a] & near[b]
         product += (residuals[a] * residuals[b])[pair_used].sum()
         variance += ((noise[a] * noise[b])[pair_used] ** 2).sum()
         pairs += int(pair_used.sum())
