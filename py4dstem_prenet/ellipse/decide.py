@@ -20,7 +20,7 @@ MAX_ELLIPSE_SIGMA = 0.008  # ellipse vector; largest standard error of an accept
 MIN_STRONG_RINGS = 0.7  # fraction of the azimuth with signal; smallest for which rings are preferred to the direct beam
 MAX_AXES_RATIO = 1.5  # ratio of semi-axes; largest that a user may give: microscopes distort by some percent
 # Quantiles of the chi square of estimates that agree:
-SCALED_PROBABILITY = 0.95  # probability; above it, only strong rings are used; without them, the covariance is scaled up
+SCALED_PROBABILITY = 0.95  # probability; above it, only strong rings are used; without any, the covariance is increased
 DISAGREE_PROBABILITY = 0.999  # probability; above it, the estimates disagree
 
 
