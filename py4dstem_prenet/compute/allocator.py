@@ -13,9 +13,9 @@ import ctypes
 import os
 from functools import cache
 
-KEEP_MEMORY = "PY4DSTEM_PRENET_KEEP_MEMORY"  # environment variable, "1" to switch on
-MAX_FREE_HEAP_BYTES = 2**28  # free memory at the end of a heap that is kept until `give_back`
-MIN_MAPPED_BYTES = 2**25  # arrays of this size or more get pages of their own; the largest value that glibc accepts
+KEEP_MEMORY = "PY4DSTEM_PRENET_KEEP_MEMORY"  # name of the environment variable; "1" keeps freed memory
+MAX_FREE_HEAP_BYTES = 2**28  # bytes; most free memory at the end of a heap that is kept until `give_back_memory`
+MIN_MAPPED_BYTES = 2**25  # bytes; smallest array that gets pages of its own, the largest value that glibc accepts
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 

@@ -5,8 +5,8 @@ import torch
 
 from ..core import PrenetError
 
-GPU_BATCHES = 16  # factor between the batch for a GPU and that for the cache of a CPU
-FIRST_CUDA_BFLOAT16 = 8  # compute capability of the first NVIDIA GPUs with bfloat16 (Ampere)
+GPU_BATCHES = 16  # ratio; batch size for a GPU over that for the cache of a CPU
+FIRST_CUDA_BFLOAT16 = 8  # major compute capability; smallest of NVIDIA GPUs with bfloat16 (Ampere)
 
 _fits = {}  # sizes that fit, found after a failure: {(device, requested size, shapes): size}
 
@@ -25,7 +25,7 @@ def in_batches(function, *arrays, device, size):
     *arrays : ndarray
         Arrays of n > 0 items each.
     device : torch.device or str
-        Where to compute.
+        Device on which to compute.
     size : int
         Items per batch on a CPU; a GPU takes GPU_BATCHES times as many.
 
@@ -62,7 +62,7 @@ def in_batches(function, *arrays, device, size):
 
 
 class _Single(list):
-    """The one tensor that the function returned for a batch, in a list."""
+    """List of one tensor: the result of a function that returns a tensor, not a tuple."""
 
 
 def _go_on(function, arrays, device, size, done):
@@ -72,22 +72,22 @@ def _go_on(function, arrays, device, size, done):
     copies = torch.cuda.Stream(device) if cuda else None
 
     def copy_batch(start):
-        host = [torch.from_numpy(np.ascontiguousarray(a[start : start + size])) for a in arrays]
+        on_host = [torch.from_numpy(np.ascontiguousarray(a[start : start + size])) for a in arrays]
         if not cuda:
-            return [t.to(device) for t in host]
+            return [t.to(device) for t in on_host]
         with torch.cuda.stream(copies):
-            return [t.pin_memory().to(device, non_blocking=True) for t in host]
+            return [t.pin_memory().to(device, non_blocking=True) for t in on_host]
 
     try:
-        coming = copy_batch(start)
+        next_batch = copy_batch(start)
         while start < total:
-            tensors = coming
+            tensors = next_batch
             if cuda:
                 torch.cuda.current_stream(device).wait_stream(copies)
                 for t in tensors:
                     t.record_stream(torch.cuda.current_stream(device))
             start += size
-            coming = copy_batch(start) if start < total else None
+            next_batch = copy_batch(start) if start < total else None
             with torch.inference_mode():
                 result = function(*tensors)
             kind = tuple if isinstance(result, tuple) else _Single
@@ -102,7 +102,7 @@ def _go_on(function, arrays, device, size, done):
 
 
 def _is_out_of_memory(error):
-    """Whether an exception means that memory ran out."""
+    """Return whether an exception means that memory ran out."""
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return True
     return any(words in str(error) for words in ("out of memory", "can't allocate memory", "not enough memory"))
@@ -173,7 +173,7 @@ def move_to_device(module: torch.nn.Module, device) -> None:
 
 
 def _moved(value, device):
-    """A value with all tensors in it on the device."""
+    """Move all tensors in a nested value to a device."""
     if torch.is_tensor(value):
         return value.to(device, non_blocking=device.type == "cuda")
     if isinstance(value, dict):

@@ -26,9 +26,9 @@ from .._version import __version__
 from ..core import PrenetError, UnchangedFile, as_scan, parts, plan_reading, progress_bar
 from . import free_cores, give_back_memory, keep_memory
 
-RETRIES = 2  # tries of a block after its first failure, before the run is given up
-CONNECT_S = 10  # seconds to wait for a scheduler
-TRIM_INTERVAL = 64  # blocks after which free memory is returned to the system
+RETRIES = 2  # number; largest of retries of a failed block before the run is stopped
+CONNECT_S = 10  # seconds; longest wait for a scheduler
+TRIM_INTERVAL = 64  # blocks; number between two returns of free memory to the system
 
 _cluster: ContextVar = ContextVar("prenet_cluster", default=None)  # the Dask client of `use_cluster`
 
@@ -53,11 +53,11 @@ def map_chunks(function, data, *along, positions=None, chunk=None, progress=None
     positions : array_like of int, optional
         Flat scan positions in ascending order; all by default.
     chunk : int, optional
-        Patterns in a block, at most.
+        Largest number of patterns in a block.
     progress : str, optional
         Name of the stage, to show a progress bar of the patterns whose results the caller has taken.
     skip : numpy.ndarray of bool, optional
-        (Rx * Ry,), True where nothing is wanted.
+        (Rx * Ry,), True at positions that are not needed.
     require : callable, optional
         Called without arguments by each worker of a cluster before it works; it raises PrenetError if something that
         `function` needs is missing there (`networks.weights.requirement`).
@@ -67,7 +67,7 @@ def map_chunks(function, data, *along, positions=None, chunk=None, progress=None
     index : numpy.ndarray
         (n,) flat scan positions.
     result : object
-        What `function` returned for them.
+        Results of `function` for them.
 
     Raises
     ------
@@ -191,7 +191,7 @@ def _computed(function, blocks, along):
 
 
 def _trimmed(blocks):
-    """The same blocks; free memory is returned to the system now and then."""
+    """Yield the blocks, and return free memory to the system every TRIM_INTERVAL blocks."""
     with closing(blocks):
         for number, block in enumerate(blocks):
             if number % TRIM_INTERVAL == 0:
@@ -203,7 +203,7 @@ def _on_cluster(client, submit, chunk, jobs, file):
     waiting = deque()
     try:
         while True:
-            # Few enough that blocks and results stay small beside the memory of workers and of this process.
+            # Few jobs at a time, so that blocks and results need little memory in the workers and in this process.
             ahead = 2 + 2 * sum(client.nthreads().values())
             while len(waiting) < ahead and (job := next(jobs, None)) is not None:
                 waiting.append((job, submit(job)))
@@ -219,7 +219,7 @@ def _on_cluster(client, submit, chunk, jobs, file):
 
 
 def _submit(client, function, scan, along, chunk, require, job):
-    """A future of the job's results."""
+    """Submit a job to the cluster and return the future of its results."""
     rows = [values[job.index] for values in along]
     source, reading = scan.reopener(), (scan.scan_shape[1], scan.invalid_pixels)
     if source is None and scan.deferred:
@@ -247,7 +247,7 @@ def _result(job, future):
 
 
 def _work(function, source, reading, job, rows, chunk, software):
-    """On a worker: the results of the job's blocks; or a PrenetError, which it would be no use to try again."""
+    """Compute a job on a worker; a PrenetError is returned, not raised, so that Dask does not retry it."""
     keep_memory()
     try:
         version, require = software
@@ -267,7 +267,7 @@ def _work(function, source, reading, job, rows, chunk, software):
 
 @lru_cache
 def _same_version(version):
-    """Raise PrenetError where this process runs another version of the package."""
+    """Raise PrenetError if this process runs another version of the package."""
     if __version__ != version:
         raise PrenetError(f"A worker has py4dstem_prenet {__version__}, not {version}; install the same version "
                           "everywhere.")

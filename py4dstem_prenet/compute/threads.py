@@ -1,4 +1,4 @@
-"""No more threads than cores that are free: OpenMP threads without a core of their own wait for one another, spinning.
+"""Limit threads to the free cores: OpenMP threads without a core of their own wait for one another, spinning.
 
 Two processes with two threads each on two cores took ten times as long as with one thread each. How busy the cores of
 this process are with other processes is measured from the time since the last measurement, without waiting.
@@ -20,18 +20,18 @@ from threadpoolctl import threadpool_limits
 
 P = ParamSpec("P")
 R = TypeVar("R")
-MIN_INTERVAL = 0.5  # seconds between two measurements; shorter ones are too coarse (clock ticks of 10 ms)
+MIN_INTERVAL = 0.5  # seconds; shortest time between two measurements, since clock ticks last 10 ms
 
 
 def _cores():
-    """Numbers of the cores on which this process may run."""
+    """Return the numbers of the cores on which this process may run."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
 
 
 class _Meter:
-    """Measures how many cores of this process other processes use."""
+    """Meter of the cores of this process that other processes use."""
 
     def __init__(self):
         self._process = psutil.Process()
@@ -46,7 +46,7 @@ class _Meter:
         return time.monotonic(), busy, own.user + own.system
 
     def others(self) -> float:
-        """Cores that other processes used since the last measurement."""
+        """Return the number of cores that other processes used since the last measurement."""
         if time.monotonic() - self._last[0] >= MIN_INTERVAL:
             now = self._now()
             elapsed, busy, own = (b - a for a, b in zip(self._last, now, strict=True))
@@ -75,17 +75,17 @@ def free_cores() -> int:
 
 
 def adapt_threads() -> None:
-    """Let torch use as many threads as cores are free by now; nothing outside `sharing_cores`."""
-    most = _most.get()
-    if most is not None:
-        threads = min(most, free_cores())
+    """Set the threads of torch to the cores that are free now; no effect outside `shared_cores`."""
+    max_threads = _most.get()
+    if max_threads is not None:
+        threads = min(max_threads, free_cores())
         if threads != torch.get_num_threads():
             torch.set_num_threads(threads)
 
 
 @contextmanager
 def shared_cores():
-    """Use no more threads than cores that are free in torch, and one in BLAS; the outermost block restores both.
+    """Limit torch to the free cores and BLAS to one thread; the outermost block restores both.
 
     Yields
     ------
@@ -96,15 +96,15 @@ def shared_cores():
         adapt_threads()
         yield
         return
-    most = torch.get_num_threads()
-    token = _most.set(most)
+    max_threads = torch.get_num_threads()
+    token = _most.set(max_threads)
     try:
         with threadpool_limits(1, user_api="blas"):  # matrices are small: more threads would wait for one another
             adapt_threads()
             yield
     finally:
         _most.reset(token)
-        torch.set_num_threads(most)
+        torch.set_num_threads(max_threads)
 
 
 def sharing_cores(function: Callable[P, R]) -> Callable[P, R]:

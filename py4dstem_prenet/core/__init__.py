@@ -1,4 +1,4 @@
-"""What every other package builds on: errors, patterns out of any array, sampling, robust statistics, results."""
+"""Common basis of all other packages: errors, patterns out of any array, sampling, robust statistics, results."""
 
 import lazy_loader
 

@@ -80,7 +80,7 @@ class EllipseCheck(Decided):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class DenoisingCheck(Decided):
-    """What denoising keeps of a scan, and its effect on the squared error, measured on the scan's own counts.
+    """Signal that denoising keeps, and its effect on the squared error, measured on the scan's own counts.
 
     Attributes
     ----------
@@ -110,7 +110,7 @@ class DenoisingCheck(Decided):
         Accepted if no slope is known to be off by more than 5 % and the squared error at half the dose decreases by
         more than two standard errors. If slopes could not be measured, a flag names them.
     mode : str
-        What `denoise` does by default: "neighbors", "alone", or "unchanged"; empty without results.
+        Default mode of `denoise`: "neighbors", "alone", or "unchanged"; empty without results.
     """
 
     slopes: dict[str, Slope]
@@ -147,7 +147,7 @@ class DenoisingCheck(Decided):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FinetuneResult(Decided):
-    """Whether fine-tuning was worth it.
+    """Result of fine-tuning, and whether it improved the denoiser.
 
     Attributes
     ----------
@@ -179,7 +179,7 @@ class FinetuneResult(Decided):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class CalibrationCheck(Decided):
-    """Whether a calibration belongs to the data beside it.
+    """Check that a calibration belongs to the data in the same file.
 
     Attributes
     ----------

@@ -1,6 +1,6 @@
-"""The first paragraph of a report: what was found, how sure, what to do next, and what not to do.
+"""The first paragraph of a report: results, their uncertainty, the next step, and cautions.
 
-It is made of flags of the stage "summary", from numbers and from the flags of the stages.
+It consists of flags of the stage "summary", which are derived from numbers and from the flags of the other stages.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import numpy as np
 
 from . import REFUSAL, WARNING, Flag, has_flag
 
-ROUND_SIGMAS = 3.0  # standard deviations of a/b - 1, below which patterns are called round
+ROUND_SIGMAS = 3.0  # standard errors; a/b - 1 must be smaller for patterns to be called round
 RINGS_CENTER = "center of the rings"  # feature of an origin that was found from rings
-MAX_CAUTIONS = 3  # statements of what not to do
-# Stages whose refusals leave the rest valid:
+MAX_CAUTIONS = 3  # number; largest of cautions in a summary
+# Stages whose refusals leave the rest of the calibration valid:
 OPTIONAL_STAGES = ("ellipse", "pixel_size", "rotation", "probe", "transfer", "denoising")
 
 
@@ -31,13 +31,12 @@ def conclude(found: Mapping, flags: Iterable[Flag], refusals: int | None = None)
     flags : iterable of Flag
         The flags of all stages.
     refusals : int, optional
-        How many of them forbid to use the calibration; by default all refusals but those of what it can do without.
+        Number of refusals that forbid using the calibration; by default, all but those of OPTIONAL_STAGES.
 
     Returns
     -------
     tuple of Flag
-        What was found, what to do next (warnings to read first, the step, bad pixels) and at most MAX_CAUTIONS
-        cautions.
+        Results, the next step (warnings to read first, the step, bad pixels) and at most MAX_CAUTIONS cautions.
 
     Examples
     --------
@@ -85,7 +84,7 @@ def _ellipse(numbers):
 
 
 def _next(found, flags, serious):
-    """What to do next."""
+    """Return the flags that state the next step."""
     if serious is None:
         serious = sum(flag.severity == REFUSAL and flag.kind.stage not in OPTIONAL_STAGES for flag in flags)
     marked = _count(flags, WARNING) + _count(flags, REFUSAL)
@@ -101,7 +100,7 @@ def _next(found, flags, serious):
 
 
 def _cautions(found, flags):
-    """What not to do, the weightiest first."""
+    """Return the cautions, the most important first."""
     cautions = []
     if found["origin"]["feature"] != "direct beam":
         cautions.append(Flag("avoid_direct_beam", {"feature": found["origin"]["feature"]}))

@@ -1,4 +1,4 @@
-"""Flags: everything that this package tells about a result, from one table (`flag_table`).
+"""Flags: all statements of this package about a result, from one table (`flag_table`).
 
 A decision carries flags, each with its numbers. Reports, verdicts, JSON, pages and alarms are made from flags, and
 `docs/flags.md` is written from the table; no code reads a sentence.
@@ -42,7 +42,7 @@ class FlagKind:
     severity : str
         "info", "warning" or "refusal".
     sentence : str
-        What it means, with places for its numbers.
+        Sentence with placeholders for the numbers.
     action : str
         What the user should do; empty if nothing.
     """
@@ -86,7 +86,7 @@ class Flag:
 
     @property
     def severity(self) -> str:
-        """How serious it is: "info", "warning" or "refusal"."""
+        """Severity: "info", "warning" or "refusal"."""
         return self.kind.severity
 
     @property
@@ -96,12 +96,12 @@ class Flag:
 
     @property
     def action(self) -> str:
-        """What the user should do; empty if nothing."""
+        """Advice for the user; empty if there is none."""
         return self.kind.action.format(**self._words)
 
     @property
     def _words(self):
-        """The numbers as texts show them: lists of names, or of positions as (row, column), (row, column)."""
+        """Return the numbers as text; lists of names, or of positions as (row, column), (row, column)."""
         return {name: ", ".join(item if isinstance(item, str) else f"({item[0]}, {item[1]})" for item in value)
                 if isinstance(value, list) else value for name, value in self.numbers.items()}
 
@@ -129,7 +129,7 @@ class Decision:
     accepted : bool
         Whether the result is fit to be used.
     flags : tuple of Flag
-        What is to be known of it, the weightiest first.
+        Flags of the result, the most important first.
     numbers : dict
         The statistics that decided, as JSON can hold them.
     """
@@ -160,7 +160,7 @@ class Decision:
 
 
 def has_flag(flags, *names: str) -> bool:
-    """Return whether any of some flags is among others.
+    """Return whether flags include one with any of the given names.
 
     Parameters
     ----------
@@ -178,7 +178,7 @@ def has_flag(flags, *names: str) -> bool:
 
 
 def worst_severity(flags) -> str:
-    """Return the highest severity of some flags.
+    """Return the highest severity of flags.
 
     Parameters
     ----------

@@ -14,9 +14,9 @@ import psutil
 
 from . import PrenetError
 
-MEMORY = "PY4DSTEM_PRENET_MEMORY"  # environment variable, GiB
+MEMORY = "PY4DSTEM_PRENET_MEMORY"  # GiB; name of the environment variable with the largest memory for reading
 
-_MIN_FREE = 2**26  # bytes that count as free in a full group, so that reading goes on in small blocks
+_MIN_FREE = 2**26  # bytes; smallest free memory that is assumed, so that reading continues in small blocks
 # Where the groups are mounted; names of the limit, of the usage, and in memory.stat of the page cache that can be freed
 _V2 = ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file")
 _V1 = ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
@@ -45,26 +45,26 @@ def budget(root="/"):
     >>> budget() > 0
     True
     """
-    given = os.environ.get(MEMORY)
-    if given is None:
+    limit_gib = os.environ.get(MEMORY)
+    if limit_gib is None:
         return _free(Path(root)) // 4
     try:
-        size = int(float(given) * 2**30)
+        size = int(float(limit_gib) * 2**30)
     except (ValueError, OverflowError):
         size = 0
     if size <= 0:
-        raise PrenetError(f"{MEMORY} must be a positive number of GiB, not {given!r}.")
+        raise PrenetError(f"{MEMORY} must be a positive number of GiB, not {limit_gib!r}.")
     return size
 
 
 def _free(root):
-    """Bytes of free memory, of the machine or of the control groups of this process."""
+    """Return the free memory, bytes: the smallest of the machine's and of the process' control groups'."""
     free = min([psutil.virtual_memory().available, *(_free_in(*group) for group in _groups(root))])
     return max(free, _MIN_FREE)
 
 
 def _groups(root):
-    """Control groups of this process up to the root of each hierarchy: (folder, names of the files and entries)."""
+    """Yield the control groups of this process up to each root, as (folder, names of the files and entries)."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:  # not Linux
@@ -83,7 +83,7 @@ def _groups(root):
 
 
 def _free_in(folder, limit, usage, cache):
-    """Bytes that a control group may still use; infinite where it has no limit or is not visible from here."""
+    """Return the bytes that a control group may still use; infinite if it has no limit or cannot be read."""
     try:
         free = int((folder / limit).read_text()) - int((folder / usage).read_text())
     except (OSError, ValueError):  # no such group (a container sees its own as the root), or "max"

@@ -8,10 +8,10 @@ from scipy.ndimage import binary_dilation, uniform_filter
 
 from . import Flag, Result
 
-MIN_SATURATED_ELECTRONS = 50  # electrons of the largest value; dimmer data are not saturated
-MIN_SATURATED_VALUES = 4  # values at the largest one
-SATURATED_BAND = 0.1  # part of the range below the largest value in which fewer values lie than at it
-MAX_LISTED_PIXELS = 20  # bad pixels that a flag lists; a line of text holds them
+MIN_SATURATED_ELECTRONS = 50  # electrons; smallest maximum of data that can be saturated
+MIN_SATURATED_VALUES = 4  # values; smallest number that equal the maximum of saturated data
+SATURATED_BAND = 0.1  # fraction of the largest signal; width of the band below the maximum with fewer values than at it
+MAX_LISTED_PIXELS = 20  # pixels; largest number of bad pixels that a flag lists: they fit on a line of text
 EIGHT_STEPS = tuple((i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if i or j)  # from a pixel to its neighbors
 
 
@@ -110,7 +110,7 @@ class NoiseModel(Result):
 
     @property
     def bad_pixel_flags(self) -> tuple[Flag, ...]:
-        """One flag that counts the bad pixels and lists the first of them; none if there is no bad pixel.
+        """Return one flag that counts the bad pixels and lists the first of them; none if there is no bad pixel.
 
         Single pixels come before those in groups (a beam stop, a dead chip), and each in the order of rows.
 
@@ -122,8 +122,8 @@ class NoiseModel(Result):
         x, y = np.nonzero(self.bad_pixels)
         if len(x) == 0:
             return ()
-        crowded = uniform_filter(self.bad_pixels.astype(np.float32), 3, mode="constant")[x, y]
-        first = np.argsort(np.rint(9 * crowded), kind="stable")[:MAX_LISTED_PIXELS]
+        bad_fraction = uniform_filter(self.bad_pixels.astype(np.float32), 3, mode="constant")[x, y]
+        first = np.argsort(np.rint(9 * bad_fraction), kind="stable")[:MAX_LISTED_PIXELS]
         return (Flag("bad_pixels", {"count": len(x), "positions": np.stack([x, y], -1)[first].tolist()}),)
 
     def rows(self):

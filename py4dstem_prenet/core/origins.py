@@ -8,8 +8,8 @@ import numpy as np
 
 from . import RINGS_CENTER, Decided, Decision
 
-# Pixels, of an origin along each axis: what the scatter of positions cannot show. Set on simulated scans at 100,000
-# electrons (benchmarks/origin.py).
+# Pixels; smallest standard error of an origin along each axis: errors that the scatter of positions does not show. Set
+# on simulated scans at 100,000 electrons (benchmarks/origin.py).
 MIN_SIGMA_PX = 0.01
 
 
@@ -93,7 +93,7 @@ class ModelTrial:
     model : str
         "constant", "plane", "parabola" or "spline".
     scatter : float
-        Robust standard deviation of measured less fitted, pixels along one axis.
+        Robust standard deviation of the measured minus the fitted origin along one axis, pixels.
     distance : float
         RMS distance of its surface from the chosen one, pixels.
     determined : bool
@@ -118,11 +118,11 @@ class OriginFit(Decided):
     qx0, qy0 : numpy.ndarray
         (Rx, Ry), the fitted origin, pixels.
     residual_qx0, residual_qy0 : numpy.ndarray
-        (Rx, Ry), measured less fitted, pixels.
+        (Rx, Ry), measured minus fitted origin, pixels.
     sigma_qx0, sigma_qy0 : numpy.ndarray
         (Rx, Ry), one standard deviation of the surface, pixels, with the errors that many positions share.
     model : str
-        The chosen model; of the richest part, if the descan is fitted in parts.
+        The chosen model; the most complex one of all parts, if the descan is fitted in parts.
     decision : Decision
         Accepted if the surface describes the positions. Numbers: scatter (px per axis), scale (of the stated sigma),
         shared (px rms), shared_sigmas, outliers (fraction), common (px, the error

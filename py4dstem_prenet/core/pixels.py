@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-MIN_WEIGHT = 1e-3  # of good pixels in a Gaussian window, by which at least sums are divided
+MIN_WEIGHT = 1e-3  # weight; smallest total of good pixels in a Gaussian window by which a sum is divided
 
 
 def binned_sum(image, step: int):

@@ -1,4 +1,4 @@
-"""How a scan is read: which positions at a time, in which order, and within which memory.
+"""Plan the reading of a scan: positions that are read together, their order, and the memory.
 
 A scan is read in jobs: a rectangle of the scan, or some of its positions, that follow the storage, so that every chunk
 of a compressed file is unpacked once. Jobs are cut into blocks of patterns that fit into the memory budget
@@ -24,8 +24,8 @@ from . import PrenetError, budget
 if TYPE_CHECKING:
     from . import Scan
 
-BLOCK_BYTES = 64 * 2**20  # bytes of a block as float32, at most; larger blocks were not faster
-REDRAW_SECONDS = 1.0  # seconds after which a progress bar is drawn again, though nothing was finished
+BLOCK_BYTES = 64 * 2**20  # bytes; largest size of a block as float32: larger blocks were not faster
+REDRAW_SECONDS = 1.0  # seconds; time after which a progress bar is redrawn even if no block was finished
 
 
 @dataclass(frozen=True)
@@ -120,16 +120,16 @@ def plan_reading(scan: Scan, chunk=None, positions=None, skip=None) -> tuple[int
     scan : Scan
         The scan to read.
     chunk : int, optional
-        Patterns in a block, at most.
+        Largest number of patterns in a block.
     positions : array_like of int, optional
         Flat scan positions in ascending order; all by default.
     skip : numpy.ndarray of bool, optional
-        (Rx * Ry,), True where nothing is wanted.
+        (Rx * Ry,), True at positions that are not needed.
 
     Returns
     -------
     chunk : int
-        Patterns in a block, at most.
+        Largest number of patterns in a block.
     total : int
         Patterns that will be read.
     jobs : iterator of Job
@@ -164,7 +164,7 @@ def plan_reading(scan: Scan, chunk=None, positions=None, skip=None) -> tuple[int
 
 
 def _tiles(shape, chunk, limit):
-    """Rectangles of the scan, as pairs of slices: whole storage chunks, about `limit` positions.
+    """Yield rectangles of the scan, as pairs of slices: whole storage chunks, about `limit` positions.
 
     Tiles are about square, since neighbors are compared within a tile; a scan up to twice as wide as the square is
     read by whole rows, as it is stored.
@@ -178,7 +178,7 @@ def _tiles(shape, chunk, limit):
 
 
 def _edges(size, chunk, wanted):
-    """Edges of nearly equal parts of an axis, in whole chunks, each about `wanted` long."""
+    """Return the edges of nearly equal parts of an axis, in whole chunks, each about `wanted` long."""
     chunks = -(-size // chunk)
     count = -(-chunks // max(1, int(wanted / chunk)))
     return [min(chunks * k // count * chunk, size) for k in range(count + 1)]
@@ -263,7 +263,7 @@ def parts(total: int, size: int) -> list[slice]:
     total : int
         Length of the range.
     size : int
-        Length of a slice, at most.
+        Largest length of a slice.
 
     Returns
     -------
@@ -307,11 +307,11 @@ def stage_bar(title: str, stages, shown: bool):
     Parameters
     ----------
     title : str
-        What the stages belong to.
+        Name of the task of the stages.
     stages : sequence of str
         Names of the stages, in order.
     shown : bool
-        Whether to show anything.
+        Whether to show the bar.
 
     Yields
     ------
@@ -329,7 +329,7 @@ def stage_bar(title: str, stages, shown: bool):
 
 @contextmanager
 def _redrawn(bar):
-    """Draw a bar now and then, so that its clock runs while a single block takes long; close it at the end."""
+    """Redraw a bar every REDRAW_SECONDS, so that its clock runs during a long block; close it at the end."""
     ended = Event()
 
     def redraw():

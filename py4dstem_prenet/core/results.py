@@ -60,7 +60,7 @@ class BraggDisks(Result):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class CalibrationReport(Result):
-    """What was found in a scan, and what was written.
+    """Results of the calibration of a scan, and a record of the entries that were written.
 
     Attributes
     ----------
@@ -73,13 +73,13 @@ class CalibrationReport(Result):
     noise : NoiseModel or None
         The detector's noise; None if nothing was learned yet.
     written : tuple of Flag
-        What was written into the calibration, and what was not.
+        Flags on entries of the calibration that were written, and on those that were not.
     pixel_size : PixelSize or None
         The pixel size; None if no standard was named.
     rotation : Rotation or None
         Rotation and flip between scan and pattern; None if they were not measured.
     transfer : Transfer or None
-        What was carried over from a standard; None if none was given.
+        Quantities that were carried over from a standard; None if none was given.
     held : dict
         "ellipse", "pixel_size" and "rotation" to the numbers that the calibration holds after writing
         (`io.held_quantities`).
@@ -104,7 +104,7 @@ class CalibrationReport(Result):
 
     @property
     def summary(self) -> tuple[Flag, ...]:
-        """The first paragraph: what was found, how sure, what to do next, and what not to do."""
+        """The first paragraph: results, their uncertainty, the next step, and cautions."""
         if not self.origin.found:
             return conclude({}, self.flags)
         carried = self.transfer

@@ -1,4 +1,4 @@
-"""Robust statistics, and the one test of whether residuals are noise."""
+"""Robust statistics, and the test of whether residuals are white noise."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-NORMAL_MAD = 0.6745  # median absolute deviation of the standard normal law
+NORMAL_MAD = 0.6745  # standard deviations; median absolute deviation (MAD) of the normal distribution
 TUKEY_CUT = 4.685  # standard deviations; Tukey's biweight is then 95 % efficient for normal noise (Beaton, Tukey 1974)
-TUKEY_MEAN_LOSS = 0.4368  # mean of Tukey's loss of standard normal values, in units of TUKEY_CUT**2 / 6
-MIN_CORRELATION_Z = 3.72  # standard errors of the neighbor product: a false alarm in one of 10,000 maps of white noise
-MIN_SCALE = 1e-6  # stated sigmas (without them pixels), below which residuals are rounding errors of a computed map
-MIN_PAIRS = 60  # pairs of neighboring residuals, below which correlation is not tested: the sum is not normal yet
-MAX_SCALE = 1.25  # scatter over stated sigma that calibrated sigmas may have (tests hold them within 0.8 to 1.25)
-SCALE_Z = 3.09  # standard errors of the scale beyond MAX_SCALE: a false alarm in one of 1,000 maps
-MAD_ERROR = 1.17  # standard error of a MAD scale of n normal values is MAD_ERROR / sqrt(n) of it
+TUKEY_MEAN_LOSS = 0.4368  # units of TUKEY_CUT**2 / 6; mean of Tukey's loss of standard normal values
+MIN_CORRELATION_Z = 3.72  # standard errors; smallest sum of neighbor products: 1 in 10,000 maps of white noise is above
+MIN_SCALE = 1e-6  # stated sigmas (without them pixels); smallest scatter that is not a rounding error of a computed map
+MIN_PAIRS = 60  # pairs; smallest number of neighboring residuals whose sum of products is close to normal
+MAX_SCALE = 1.25  # ratio; largest of scatter over stated sigma for calibrated sigmas (tests require 0.8 to 1.25)
+SCALE_Z = 3.09  # standard errors; smallest excess of the scale over MAX_SCALE: a false alarm in one of 1,000 maps
+MAD_ERROR = 1.17  # relative; standard error of a MAD scale of n normal values, times sqrt(n)
 
 
 def robust_sigma(values) -> float:
@@ -28,7 +28,7 @@ def robust_sigma(values) -> float:
     Returns
     -------
     float
-        The standard deviation that a normal law with this median has; NaN without values.
+        Standard deviation of the normal distribution with this median; NaN without values.
 
     Examples
     --------
@@ -82,7 +82,7 @@ def masked_median(values, use, empty=np.nan) -> np.ndarray:
     use = np.asarray(use, bool)
     ordered = np.sort(np.where(use, values, np.inf), axis=-1)
     count = np.maximum(use.sum(-1), 1)
-    low, high = (np.take_along_axis(ordered, at[..., None], -1)[..., 0] for at in ((count - 1) // 2, count // 2))
+    low, high = (np.take_along_axis(ordered, index[..., None], -1)[..., 0] for index in ((count - 1) // 2, count // 2))
     return np.where(use.any(-1), (low + high) / 2, empty)
 
 
@@ -99,8 +99,8 @@ def jackknife(parts) -> float:
     float
         Standard deviation of the estimate from all data.
     """
-    rest = parts[1:]
-    return float(np.sqrt((len(rest) - 1) / len(rest) * ((rest - rest.mean()) ** 2).sum()))
+    left_out = parts[1:]
+    return float(np.sqrt((len(left_out) - 1) / len(left_out) * ((left_out - left_out.mean()) ** 2).sum()))
 
 
 def jackknife_covariance(estimates):
@@ -135,7 +135,7 @@ def jackknife_covariance(estimates):
 
 @dataclass(frozen=True)
 class ResidualTest:
-    """Whether the residuals of origin maps are noise.
+    """Result of the test of whether residuals of origin maps are noise.
 
     Attributes
     ----------
@@ -146,7 +146,7 @@ class ResidualTest:
     scale : float
         Scatter over stated sigma; NaN if no sigma is stated.
     shared : float
-        RMS of what neighboring residuals have in common, pixels; 0 if nothing.
+        RMS of the common part of neighboring residuals, pixels; 0 if there is none.
     shared_sigmas : float
         The same in standard errors for independent residuals; standard normal for white noise.
     outliers : float
@@ -154,9 +154,9 @@ class ResidualTest:
     correlated : bool
         Whether the residuals are spatially correlated (false alarms: 1 in 10,000).
     large : bool
-        Whether they scatter more than the stated sigma allows (false alarms: 1 in 1,000).
+        Whether the residuals scatter more than the stated sigma allows (false alarms: 1 in 1,000).
     testable : bool
-        Whether there are enough positions to tell.
+        Whether there are enough positions for the test of correlation.
     """
 
     count: int
@@ -181,13 +181,13 @@ def check_residuals(residuals, sigmas, valid, sigma_known: bool = True) -> Resid
     Parameters
     ----------
     residuals : array_like
-        (k, Rx, Ry), measured less fitted, pixels.
+        (k, Rx, Ry), measured minus fitted origin, pixels.
     sigmas : array_like
         (k, Rx, Ry), stated standard deviations, pixels; ignored if they are not known.
     valid : array_like of bool
         (Rx, Ry), positions to test.
     sigma_known : bool
-        Whether `sigmas` mean anything.
+        Whether `sigmas` are known.
 
     Returns
     -------
@@ -216,10 +216,10 @@ def check_residuals(residuals, sigmas, valid, sigma_known: bool = True) -> Resid
     clipped = np.clip(np.where(valid, residuals, 0.0), -TUKEY_CUT * noise, TUKEY_CUT * noise)
     product, variance, pairs, common, all_pairs = 0.0, 0.0, 0, 0.0, 0
     for a, b in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[:, :, 1:], np.s_[:, :, :-1])):
-        both = near[a] & near[b]
-        product += (residuals[a] * residuals[b])[both].sum()
-        variance += ((noise[a] * noise[b])[both] ** 2).sum()
-        pairs += int(both.sum())
+        pair_used = near[a] & near[b]
+        product += (residuals[a] * residuals[b])[pair_used].sum()
+        variance += ((noise[a] * noise[b])[pair_used] ** 2).sum()
+        pairs += int(pair_used.sum())
         common += np.nansum(clipped[a] * clipped[b])
         all_pairs += len(residuals) * int((valid[a[1:]] & valid[b[1:]]).sum())
     testable = pairs >= MIN_PAIRS

@@ -41,7 +41,7 @@ def sample_positions(scan_shape, count: int) -> np.ndarray:
     scan_shape : tuple of int
         (Rx, Ry).
     count : int
-        Number of positions, at most.
+        Largest number of positions.
 
     Returns
     -------
@@ -64,7 +64,7 @@ def sample_positions(scan_shape, count: int) -> np.ndarray:
 
 
 def _one_of_each(size, count):
-    """One number out of each of `count` equal parts of range(size), ascending."""
+    """Return one number from each of `count` equal parts of range(size), ascending."""
     ends = np.arange(count + 1) * size // count
     return ends[:-1] + (np.diff(ends) * (np.arange(1, count + 1) * (5**0.5 - 1) / 2 % 1)).astype(np.int64)
 
@@ -77,7 +77,7 @@ def spread_positions(scan: Scan, count: int) -> np.ndarray:
     scan : Scan
         The scan, or a sample of one.
     count : int
-        Number of positions, at most.
+        Largest number of positions.
 
     Returns
     -------
@@ -88,5 +88,5 @@ def spread_positions(scan: Scan, count: int) -> np.ndarray:
     grid = sample_positions(scan.scan_shape, count)
     if scan.holds(grid):
         return grid
-    held = scan.positions
-    return held[np.unique(np.linspace(0, len(held) - 1, min(count, len(held))).astype(np.int64))]
+    readable = scan.positions
+    return readable[np.unique(np.linspace(0, len(readable) - 1, min(count, len(readable))).astype(np.int64))]

@@ -1,8 +1,8 @@
-"""Patterns of a scan, whatever holds them.
+"""Access to the patterns of a scan in any kind of array or file.
 
 A `Scan` gives the patterns of scan positions in bounded memory. There is one for arrays in memory and memory maps, one
 for HDF5, one for dask arrays, one for any object that slices like an array, and one for patterns that were kept from a
-scan. `as_scan` is the only place that asks what kind of data it was given; every other function takes a `Scan`.
+scan. Only `as_scan` distinguishes kinds of data; every other function takes a `Scan`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import numpy as np
 
 from . import PrenetError, UnchangedFile, longest_part, parts, plan_reading
 
-READING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, EOFError)  # of files that vanish or end while read
-INVALID_SAMPLE = 4  # patterns in all of which an invalid pixel holds NaN or infinity
-MIN_SIDE = 32  # pixels along each side of a pattern; smaller ones have no room for a disk and its surroundings
+READING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, EOFError)  # raised if a file vanishes or ends early
+INVALID_SAMPLE = 4  # patterns; number in all of which an invalid pixel holds NaN or infinity
+MIN_SIDE = 32  # pixels; smallest side of a pattern with room for a disk and its surroundings
 
 
 class Scan(ABC):
@@ -124,7 +124,7 @@ class Scan(ABC):
         index : numpy.ndarray of int
             (n,) flat scan positions.
         error : OSError
-            What reading raised.
+            Exception that reading raised.
 
         Returns
         -------
@@ -197,8 +197,8 @@ class Scan(ABC):
         positions : array_like of int, optional
             Flat scan positions in ascending order; all by default.
         skip : numpy.ndarray of bool, optional
-            (Rx * Ry,), True where nothing is wanted. The blocks are those of a call without `skip`; blocks without any
-            wanted position are left out.
+            (Rx * Ry,), True at positions that are not needed. The blocks are those of a call without `skip`; blocks
+            without any needed position are left out.
 
         Yields
         ------
@@ -231,11 +231,11 @@ class Scan(ABC):
         # thread and the caller may close the file.
         with ThreadPoolExecutor(1, thread_name_prefix="prenet-read") as reader:
             job = next(jobs, None)
-            coming = reader.submit(read, job) if job else None
-            while coming is not None:
-                index, block = coming.result()
+            next_block = reader.submit(read, job) if job else None
+            while next_block is not None:
+                index, block = next_block.result()
                 job = next(jobs, None)
-                coming = reader.submit(read, job) if job else None
+                next_block = reader.submit(read, job) if job else None
                 for part in parts(len(index), chunk):  # a storage chunk may hold more than a block
                     yield index[part], block[part]
 
@@ -288,7 +288,7 @@ def check_sources(paths) -> None:
     Parameters
     ----------
     paths : list of str
-        What `silent_sources` returned.
+        Result of `silent_sources`.
 
     Raises
     ------
@@ -490,9 +490,9 @@ def _reopen_memory_map(path, dtype, shape, strides, start):
     yield as_scan(np.ndarray(shape, dtype, buffer, start, strides))
 
 
-# --- the door -----------------------------------------------------------------------------------------------
+# --- making a scan of data ----------------------------------------------------------------------------------
 def _in_host_memory(array):
-    """The array itself, or that behind a tensor of torch or an array of xarray; refused if it lies on a GPU."""
+    """Return the array itself, or that of a torch tensor or xarray array; PrenetError if it is on a GPU."""
     home = type(array).__module__.split(".")[0]
     on_gpu = home == "cupy" or getattr(getattr(array, "device", None), "type", "cpu") != "cpu"
     if on_gpu:

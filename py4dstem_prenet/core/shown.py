@@ -1,4 +1,4 @@
-"""How results are compared and shown: as text in a console, and as a table in a notebook."""
+"""Comparison and display of results: as text in a console, and as a table in a notebook."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy as np
 
 from . import Decision, Flag
 
-TEXT_WIDTH = 110  # characters of a line of text
-MAX_REPR_LINES = 11  # lines that a console shows of a result; all of them are printed
+TEXT_WIDTH = 110  # characters; largest length of a line of text
+MAX_REPR_LINES = 11  # lines; largest number that the repr of a result has; print shows all of them
 
 
 class Result:
-    """How results are compared and shown: equal if all fields are, a short text, and a small table in notebooks.
+    """Base class of results: equal if all fields are, shown as a short text and as a small table in notebooks.
 
     Subclasses are dataclasses made with `eq=False, repr=False`; `rows` says what is shown.
     """
 
     def rows(self) -> list[tuple[str, str]]:
-        """Return what is shown of the result.
+        """Return the rows that are shown for the result.
 
         Returns
         -------
@@ -101,7 +101,7 @@ class Decided(Result):
 
     @property
     def flags(self) -> tuple[Flag, ...]:
-        """What is to be known of the result."""
+        """The flags of the result, the most important first."""
         return self.decision.flags
 
     @property

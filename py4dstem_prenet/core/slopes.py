@@ -1,8 +1,9 @@
-"""How much of the variation of a quantity an estimate keeps, measured without the truth on two halves of the counts.
+"""Fraction of the variation of a quantity that an estimate keeps, from two halves of the counts, without the truth.
 
-A quantity is read from an estimate made of half A, from raw half A and from raw half B of the counts. The noise of B is
-independent of A, so the covariance of either reading of A with that of B is, without bias, that with the truth. Their
-ratio is the slope of the estimate on the truth: 1 if all of the variation is kept, less if it is attenuated.
+A quantity is measured on an estimate made of half A, on raw half A and on raw half B of the counts. The noise of B is
+independent of A, so the covariance of either value from A with that from B is an unbiased estimate of the covariance
+with the truth. Their ratio is the slope of the estimate on the truth: 1 if all of the variation is kept, less if it is
+attenuated.
 """
 
 from __future__ import annotations
@@ -12,16 +13,18 @@ from dataclasses import dataclass
 import numpy as np
 
 KEPT, ATTENUATED, EXAGGERATED, UNKNOWN = "kept", "attenuated", "exaggerated", "unknown"
-SLOPE_TOLERANCE = 0.05  # deviation of a slope from 1 that is no fault, and largest sigma of a slope that is known
-KEPT_SIGMAS = 2.0  # sigmas of a slope, within which a known slope may be off by more than the tolerance
-ALARM_SIGMAS = 3.0  # sigmas beyond the tolerance: a false alarm in at most 0.14 % of slopes, 1.4 % of sets of ten
-MIN_VARIATION_SIGMAS = 4.0  # sigmas of the variance of the truth, below which a slope is not measurable
-MIN_SLOPE_POSITIONS = 16  # readings: fewer do not determine a sigma
+SLOPE_TOLERANCE = 0.05  # slope; largest tolerated deviation from 1, and largest standard error of a slope that is kept
+KEPT_SIGMAS = 2.0  # standard errors; largest deviation from 1 of a slope that is kept, if more than SLOPE_TOLERANCE
+# Standard errors; smallest deviation beyond SLOPE_TOLERANCE of an attenuated or exaggerated slope: a false alarm in at
+# most 0.14 % of slopes, 1.4 % of sets of ten.
+ALARM_SIGMAS = 3.0
+MIN_VARIATION_SIGMAS = 4.0  # standard errors; smallest variance of the truth for which a slope is measurable
+MIN_SLOPE_POSITIONS = 16  # positions; smallest number that determines a standard error
 
 
 @dataclass(frozen=True)
 class Slope:
-    """Slope of a quantity, read from an estimate, on its true values over a scan.
+    """Slope of a quantity that was measured on an estimate, on its true values over a scan.
 
     Attributes
     ----------
@@ -48,11 +51,11 @@ def slope_of_halves(estimate, first, second, variance) -> Slope:
     Parameters
     ----------
     estimate : numpy.ndarray, shape (n,)
-        Readings of an estimate made from half A; the mean is zero.
+        Values from an estimate made of half A; the mean is zero.
     first, second : numpy.ndarray, shape (n,)
-        Readings of raw halves A and B, with independent noise; the means are zero.
+        Values from raw halves A and B, with independent noise; the means are zero.
     variance : numpy.ndarray, shape (n,)
-        Variance of the noise of a raw reading.
+        Variance of the noise of a raw value.
 
     Returns
     -------
@@ -61,8 +64,8 @@ def slope_of_halves(estimate, first, second, variance) -> Slope:
 
     Notes
     -----
-    slope = sum(E B) / sum(A B). Its error is sum(R B) / sum(A B) with R = E - slope A. The terms R B are taken for
-    independent; for estimates that average neighbors this overstates sigma, since the sum of R T over neighbors with
+    slope = sum(E B) / sum(A B). Its error is sum(R B) / sum(A B) with R = E - slope A. The terms R B are taken to
+    be independent; for estimates that average neighbors this overstates sigma, since the sum of R T over neighbors with
     equal truth T cancels. Given A, B alone is random: that variance, sum(R**2 variance), is a lower bound.
 
     The ratio is meaningful if sum(A B), n times the variance of the truth, is significant (`MIN_VARIATION_SIGMAS`).
@@ -83,19 +86,19 @@ def slope_of_halves(estimate, first, second, variance) -> Slope:
     """
     estimate, first, second, variance = (np.asarray(v, float) for v in (estimate, first, second, variance))
     count = len(first)
-    shared = float((first * second).sum())
-    variation = float(np.sqrt(max(shared, 0.0) / max(variance.sum(), 1e-300)))
-    noise = np.sqrt(2 * max(shared, 0.0) * variance.sum() / max(count, 1) + (variance**2).sum())
-    if count < MIN_SLOPE_POSITIONS or not shared > MIN_VARIATION_SIGMAS * noise:
+    covariance = float((first * second).sum())
+    variation = float(np.sqrt(max(covariance, 0.0) / max(variance.sum(), 1e-300)))
+    covariance_sigma = np.sqrt(2 * max(covariance, 0.0) * variance.sum() / max(count, 1) + (variance**2).sum())
+    if count < MIN_SLOPE_POSITIONS or not covariance > MIN_VARIATION_SIGMAS * covariance_sigma:
         return Slope(np.nan, np.nan, variation, UNKNOWN)
-    value = float((estimate * second).sum() / shared)
-    rest = estimate - value * first
-    sigma = float(np.sqrt(max(((rest * second) ** 2).sum(), (rest**2 * variance).sum())) / shared)
-    off = abs(value - 1)
-    beyond = off - SLOPE_TOLERANCE
-    if beyond > ALARM_SIGMAS * (sigma + beyond * noise / shared):
+    value = float((estimate * second).sum() / covariance)
+    residual = estimate - value * first
+    sigma = float(np.sqrt(max(((residual * second) ** 2).sum(), (residual**2 * variance).sum())) / covariance)
+    deviation = abs(value - 1)
+    excess = deviation - SLOPE_TOLERANCE
+    if excess > ALARM_SIGMAS * (sigma + excess * covariance_sigma / covariance):
         status = ATTENUATED if value < 1 else EXAGGERATED
-    elif sigma <= SLOPE_TOLERANCE and off <= max(SLOPE_TOLERANCE, KEPT_SIGMAS * sigma):
+    elif sigma <= SLOPE_TOLERANCE and deviation <= max(SLOPE_TOLERANCE, KEPT_SIGMAS * sigma):
         status = KEPT
     else:
         status = UNKNOWN

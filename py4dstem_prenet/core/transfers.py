@@ -1,4 +1,4 @@
-"""What was carried over from one scan to another."""
+"""Quantities that were carried over from one scan to another."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from . import Decided, Decision, Ellipse, Flag
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Transfer(Decided):
-    """What a calibration takes from that of a standard.
+    """Quantities that a calibration takes from the calibration of a standard.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class Transfer(Decided):
 
     @property
     def quantities(self) -> tuple[str, ...]:
-        """Names of what is carried over."""
+        """Names of the quantities that are carried over."""
         names = ("ellipse", "pixel_size", "rotation", "descan")
         return tuple(name for name in names if getattr(self, name) is not None)
 
@@ -79,7 +79,7 @@ class Transfer(Decided):
 
     @property
     def summary(self) -> str:
-        """What is carried over, as one line of text."""
+        """The quantities that are carried over, as one line of text."""
         values = []
         if self.ellipse is not None:
             values.append(f"ellipse a/b {self.ellipse.ratio} at {np.degrees(self.ellipse.theta):.1f}°")

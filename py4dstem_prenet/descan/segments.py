@@ -101,7 +101,7 @@ def _segment_of(frames, shape):
 
 
 def _is_white(maps, sigmas, valid, whole):
-    """Whether positions scatter about one surface no more than neighbors in a row differ from each other."""
+    """Return whether positions scatter about one surface no more than neighbors in a row differ from each other."""
     loss = []
     for values, sigma, surface in zip(maps, sigmas, whole, strict=True):
         data = prepare(values, sigma, valid)
@@ -114,7 +114,7 @@ def _is_white(maps, sigmas, valid, whole):
 
 
 def _is_better(maps, sigmas, valid, whole, parts):
-    """Whether segments explain most of the excess misfit of one surface; outliers of both fits are left out."""
+    """Return whether segments explain most of the excess misfit of one surface; outliers of both fits are left out."""
     excess = np.zeros(2)
     for values, sigma, whole_values, part_values in zip(maps, sigmas, whole, parts, strict=True):
         data = prepare(values, sigma, valid)

@@ -110,7 +110,7 @@ def _line_of(t, k, gain):
 
 
 def _is_counting(t, used, slope, significant, quantum, minimum):
-    """Whether values are counts: multiples of a step, none negative, with a variance equal to their mean.
+    """Return whether values are counts: multiples of a step, none negative, with a variance equal to their mean.
 
     If one electron can be counted in two pixels, the variance is too small after the narrow filter, and less so after
     the wide filter.
@@ -137,7 +137,7 @@ def _is_counting(t, used, slope, significant, quantum, minimum):
 
 
 def _has_electrons(t):
-    """Whether the pattern exceeds the noise of one pixel, or the noise is skewed like that of counts."""
+    """Return whether the pattern exceeds the noise of one pixel, or the noise is skewed like that of counts."""
     z = t["k3"] / (t["k3_error"] + 1e-12 * t["v"].max() ** 1.5 + 1e-300)
     skewed = (z * np.abs(z)).sum() > len(z) + 5 * np.sqrt(2 * len(z))
     return skewed or np.ptp(t["m"]) > 2 * np.sqrt(np.median(t["v"]))

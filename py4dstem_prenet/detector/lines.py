@@ -183,7 +183,7 @@ def _whole_lines(pixels):
 
 
 def _full_scale(value) -> bool:
-    """Whether a value is the largest of an integer type, or smaller by one."""
+    """Return whether a value is the largest of an integer type, or smaller by one."""
     return any(float(value) in (2.0**bits - 1, 2.0**bits - 2, float(np.float32(2.0**bits - 1)))
                for bits in FULL_SCALE_BITS)
 
@@ -321,7 +321,7 @@ def _side_levels(level):
 
 
 def _is_sharp(i, sign, ratio, level):
-    """Whether an uneven line deviates from the adjacent lines; disks deviate only from lines at a larger distance."""
+    """Return whether an uneven line deviates from the adjacent lines; disks deviate only from more distant lines."""
     first, last = i, i
     while first > 0 and sign[first - 1] == sign[i]:
         first -= 1
@@ -340,7 +340,7 @@ def _is_sharp(i, sign, ratio, level):
 
 
 def _deviates_everywhere(i, sign, ratio, halves):
-    """Whether an uneven line also deviates in its least deviating pixels; a row of disks does not, between disks.
+    """Return whether an uneven line deviates even in its least deviating pixels; a row of disks has gaps.
 
     The pixels that deviate least are chosen in one half of the patterns and tested in the other half.
     """

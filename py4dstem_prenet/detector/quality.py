@@ -125,7 +125,7 @@ def doubts(sample, moments, noise, low, high):
 
 
 def _upside_down(sample, noise):
-    """Whether the contrast is inverted: most of the mean pattern, including its corners, is near the largest value.
+    """Return whether the contrast is inverted: most of the mean pattern, with its corners, is near the maximum.
 
     If a wide beam fills the detector, the corners are dark.
     """
@@ -172,7 +172,7 @@ def _wrapped(sample, noise):
 
 
 def _bent(moments, noise):
-    """Whether bright pixels scatter much less than counting statistics and the gain of dim pixels predict."""
+    """Return whether bright pixels scatter much less than counting statistics and the gain of dim pixels predict."""
     electrons = (moments["m"] - noise.offset) / noise.gain
     bright = electrons > MIN_BRIGHT_ELECTRONS
     expected = noise.gain**2 * electrons[bright] + noise.readout**2

@@ -16,12 +16,12 @@ from scipy.stats import chi2 as chi2_law
 from ..core import Decision, Ellipse, Flag, PrenetError, ellipse_axes, ellipse_vector
 
 # Set on simulated scans (benchmarks/acceptance.py):
-MAX_ELLIPSE_SIGMA = 0.008  # largest standard error of an accepted ellipse vector, in its most uncertain direction
+MAX_ELLIPSE_SIGMA = 0.008  # ellipse vector; largest standard error of an accepted one, in its least certain direction
 MIN_STRONG_RINGS = 0.7  # fraction of the azimuth with signal; smallest for which rings are preferred to the direct beam
 MAX_AXES_RATIO = 1.5  # ratio of semi-axes; largest that a user may give: microscopes distort by some percent
 # Quantiles of the chi square of estimates that agree:
-SCALED_PROBABILITY = 0.95  # above it, only strong rings are used; without strong rings, the covariance is scaled up
-DISAGREE_PROBABILITY = 0.999  # above it, the estimates disagree
+SCALED_PROBABILITY = 0.95  # probability; above it, only strong rings are used; without any, the covariance is increased
+DISAGREE_PROBABILITY = 0.999  # probability; above it, the estimates disagree
 
 
 def unknown_ellipse(flag: Flag, *notes: Flag) -> Ellipse:

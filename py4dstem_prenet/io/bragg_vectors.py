@@ -32,7 +32,7 @@ def to_bragg_vectors(datacube, disks: BraggDisks, weights: str = "intensity") ->
     disks : BraggDisks
         The disks.
     weights : str, optional
-        What stands for the intensity of a disk: "intensity" (electrons) or "precision", the inverse standard error of
+        Measure of the intensity of a disk: "intensity" (electrons) or "precision", the inverse standard error of
         its position (1 / pixel), by which py4DSTEM's fit of a lattice is then weighted.
 
     Returns
@@ -79,7 +79,7 @@ def save_bragg_vectors(vectors: BraggVectors, path):
 
 
 def _point_lists(table, scan_shape, names, name):
-    """A PointListArray of some columns of a table that is in the order of the scan."""
+    """Make a PointListArray of some columns of a table that is in the order of the scan."""
     from emdfile import PointListArray
 
     lists = PointListArray([(key, np.float64) for key in names], scan_shape, name=name)

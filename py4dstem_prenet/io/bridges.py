@@ -19,7 +19,7 @@ INVERSE_ANGSTROM = ("A^-1", "1/A", "Å^-1", "1/Å", "Å⁻¹")  # how units of t
 
 @dataclass(frozen=True)
 class CalibrationValues:
-    """The numbers of a calibration.
+    """Numbers of a calibration.
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class CalibrationValues:
 
     @property
     def correction(self) -> np.ndarray:
-        """Matrix (2, 2), determinant 1: (row, column) about the origin, as measured, to undistorted."""
+        """Matrix (2, 2) of determinant 1 from measured to undistorted (row, column) about the origin."""
         return np.linalg.inv(ellipse_matrix(self.vector))
 
 
@@ -105,7 +105,7 @@ def calibration_values(source) -> CalibrationValues:
 
 
 def _read_file(path):
-    """Entries of the first calibration in an EMD file, and the shape of its patterns."""
+    """Read the entries of the first calibration in an EMD file, and the shape of its patterns."""
     import h5py
 
     try:

@@ -18,13 +18,13 @@ from ..core import Decision, Ellipse, Flag, OriginMap, PrenetError, ellipse_axes
 from ..detector import estimate_noise
 from .provenance import WRITTEN, sign, signatures
 
-# Names in the tree and the metadata of a cube, and in its calibration
+# Names in the tree and metadata of a cube, and in its calibration:
 SIGMA = "prenet_origin_sigma"
 ELLIPSE_MAP = "prenet_ellipse_map"
 MASK = "prenet_mask"
 STOP = "prenet_stop"
-STORED_ELLIPSE_SIGMA = 0.005  # of each component of an ellipse in a calibration, which holds no uncertainty
-BEFORE = "prenet_before"  # in the metadata: what stood in the calibration before the last writing
+STORED_ELLIPSE_SIGMA = 0.005  # ellipse vector; assumed standard error of each component of an ellipse without any
+BEFORE = "prenet_before"  # name in the metadata; entries of the calibration before it was last written
 
 
 # --- origin and ellipse -------------------------------------------------------------------------------------
@@ -445,7 +445,7 @@ def read_fitted_origin(datacube):
 
 
 def beam_is_hidden(datacube) -> bool:
-    """Whether the origin in the calibration is that of a hidden direct beam, so that no disk lies there.
+    """Return whether the origin in the calibration is that of a hidden direct beam, so that no disk lies there.
 
     Parameters
     ----------
@@ -462,7 +462,7 @@ def beam_is_hidden(datacube) -> bool:
 
 
 def sigma_is_current(datacube):
-    """Whether the maps of sigma belong to the measured origin in the calibration.
+    """Return whether the maps of sigma belong to the measured origin in the calibration.
 
     Parameters
     ----------
@@ -490,7 +490,7 @@ def _check_map(datacube, name, values):
 
 
 def _stored_map(datacube, values):
-    """A map from the calibration, (Rx, Ry); a constant is repeated."""
+    """Return a map from the calibration, (Rx, Ry); a constant is repeated."""
     values = np.array(values, dtype=np.float64)
     if values.ndim and values.shape != tuple(datacube.Rshape):
         raise PrenetError(

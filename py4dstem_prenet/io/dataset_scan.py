@@ -57,9 +57,9 @@ class DatasetScan(Scan):
         ndarray, shape (n, Qx, Qy)
             The patterns.
         """
-        wanted, order = np.unique(rows * self.scan_shape[1] + columns, return_inverse=True)
+        requested, order = np.unique(rows * self.scan_shape[1] + columns, return_inverse=True)
         roi = np.zeros(self.scan_shape, bool)
-        roi.flat[wanted] = True
+        roi.flat[requested] = True
         return self._ctx.run_udf(self._dataset, _Pick(), roi=roi)["patterns"].raw_data[order]
 
     def read_tile(self, tile):
@@ -76,12 +76,12 @@ class DatasetScan(Scan):
             The patterns.
         """
         rows, columns = (np.arange(n)[side] for n, side in zip(self.scan_shape, tile, strict=True))
-        at = np.meshgrid(rows, columns, indexing="ij")
-        return self.read_points(*(a.ravel() for a in at), None).reshape(len(rows), len(columns), *self.pattern_shape)
+        grids = np.meshgrid(rows, columns, indexing="ij")
+        return self.read_points(*(a.ravel() for a in grids), None).reshape(len(rows), len(columns), *self.pattern_shape)
 
 
 class _Pick(UDF):
-    """Frames as they are. (LiberTEM's own PickUDF holds all of them once for every partition.)"""
+    """UDF that returns frames unchanged; LiberTEM's own PickUDF holds all of them once for every partition."""
 
     def get_preferred_input_dtype(self):
         return self.USE_NATIVE_DTYPE

@@ -19,7 +19,7 @@ from . import (
     to_json,
 )
 
-MAX_SHAPES_LISTED = 20  # possible shapes of a scan
+MAX_SHAPES_LISTED = 20  # shapes; largest number of possible shapes of a scan that are listed
 _CALIBRATED = {"origin_meas": "qx0_meas", "origin": "qx0", "ellipse": "a", "rotation": "QR_rotation",
                "probe radius": "probe_semiangle"}  # what is set: entry of py4DSTEM's calibration
 
@@ -78,7 +78,7 @@ def describe_file(path):
 
 
 def _described_scan(contents, path):
-    """What is known of the scan that `open` would return."""
+    """Describe the scan that `open` would return."""
     scan = {"scan_shape": None, "possible_scan_shapes": [], "pixel_sizes": {}, "calibration": [], "flags": []}
     try:
         array = choose_array(contents, path)
@@ -97,7 +97,7 @@ def _described_scan(contents, path):
 
 
 def _describe_emd(path):
-    """The nodes of an EMD 1.0 file."""
+    """List the nodes of an EMD 1.0 file."""
     try:
         with open_hdf5(path) as file:
             nodes = emd_nodes(file)

@@ -45,9 +45,9 @@ from . import (
 if TYPE_CHECKING:
     from py4DSTEM import Calibration, DataCube
 
-MAX_TABLE_BYTES = 2**16  # bytes of the tables of an HDF5 file, beside those of its data
-_COPY_BYTES = 64 * 2**20  # bytes of data that are copied at a time
-_MAX_CHUNK_BYTES = 2**30  # bytes of a row of storage chunks that is copied at once
+MAX_TABLE_BYTES = 2**16  # bytes; largest size of the tables of an HDF5 file, in addition to its data
+_COPY_BYTES = 64 * 2**20  # bytes; size of the blocks in which data are copied
+_MAX_CHUNK_BYTES = 2**30  # bytes; largest row of storage chunks that is copied at once
 
 
 def save(datacube, path, data=True):
@@ -174,7 +174,7 @@ def resumable_cube(datacube, path, dtype, record):
 
 
 def _read(source, block, path):
-    """Rows of the scan in memory."""
+    """Read rows of the scan into memory."""
     try:
         check_sources(silent_sources(source))
         return np.asarray(source[block])
@@ -237,7 +237,7 @@ def _calibration_only(datacube):
 
 
 def _rows_at_once(data):
-    """Scan rows per block: about 64 MiB, or one row of storage chunks, so that each is decompressed only once."""
+    """Return the scan rows of a block: about 64 MiB, or a row of storage chunks, to decompress each only once."""
     row = max(1, int(np.prod(data.shape[1:])) * data.dtype.itemsize)
     rows = max(1, _COPY_BYTES // row)
     chunks = getattr(data, "chunks", None)
@@ -361,7 +361,7 @@ def open_bare_calibration(path) -> Calibration | None:
 
 
 def _read_calibration(file, path) -> tuple[Calibration, tuple | None, np.ndarray | None, str | None]:
-    """Calibration, shape of the data, maps of sigma and provenance (JSON text); None for what the file lacks."""
+    """Read calibration, shape of the data, maps of sigma and provenance (JSON text); None for what is missing."""
     from py4DSTEM import Calibration
 
     for root in file.values():

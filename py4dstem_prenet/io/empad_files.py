@@ -12,9 +12,9 @@ import numpy as np
 from ..core import Flag, PrenetError
 from . import FileContents, PixelSizes, StatedShape, StoredArray, shapes_in_name
 
-SIDE = 128  # pixels
-FRAME_BYTES = (SIDE + 2) * SIDE * 4  # of EMPAD
-G2_FRAME_BYTES = SIDE * SIDE * 4  # of EMPAD-G2, whose frames have no other rows
+SIDE = 128  # pixels; side of a pattern
+FRAME_BYTES = (SIDE + 2) * SIDE * 4  # bytes; size of a frame of EMPAD
+G2_FRAME_BYTES = SIDE * SIDE * 4  # bytes; size of a frame of EMPAD-G2, which has no additional rows
 _FRAME = np.dtype([("data", "<f4", (SIDE, SIDE)), ("footer", "<f4", (2, SIDE))])
 assert _FRAME.itemsize == FRAME_BYTES
 
@@ -58,7 +58,7 @@ def read_empad(path) -> FileContents:
 
 
 def _refuse_others(raw, size, described):
-    """Raise PrenetError for a raw file that is no EMPAD's: only its size tells it."""
+    """Raise PrenetError for a raw file that is not of an EMPAD, which only its size shows."""
     named = [s.size for s in shapes_in_name(raw.stem)]
     is_g2 = size and size % G2_FRAME_BYTES == 0 and (size % FRAME_BYTES or size // G2_FRAME_BYTES in named)
     if is_g2 and size // FRAME_BYTES not in named:
@@ -75,7 +75,7 @@ def _refuse_others(raw, size, described):
 
 
 def _description_of(raw):
-    """The xml beside a raw file that names it, or None."""
+    """Return the xml file that names a raw file in the same folder, or None."""
     candidates = [raw.with_suffix(".xml"), *sorted(raw.parent.glob("*.xml"))[:100]]
     for path in dict.fromkeys(p for p in candidates if p.is_file()):
         try:
@@ -88,7 +88,7 @@ def _description_of(raw):
 
 
 class _Description:
-    """What the xml of EMPAD's software states."""
+    """Contents of the xml file of EMPAD's software."""
 
     def __init__(self, path):
         try:
@@ -120,7 +120,7 @@ class _Description:
         return tuple(found)
 
     def _sizes(self):
-        """Pixel sizes as RosettaSciIO computes them: the field of view over the longer side of the scan."""
+        """Compute pixel sizes like RosettaSciIO: the field of view over the longer side of the scan."""
         scan, pattern = (), ()
         pixel = self._number("calibrated_pixelsize")
         if pixel:

@@ -20,9 +20,9 @@ import psutil
 
 from ..core import PrenetError
 
-MIN_DISK_LEFT_BYTES = 2**24  # of free disk space beside the data, for calibration, tree and tables
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # error numbers
-EMD_ENDINGS = (".h5", ".hdf5", ".emd", ".py4dstem")  # of files that py4DSTEM.read opens as EMD
+MIN_DISK_LEFT_BYTES = 2**24  # bytes; smallest disk space for calibration, tree and tables, in addition to the data
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # error numbers of a full disk
+EMD_ENDINGS = (".h5", ".hdf5", ".emd", ".py4dstem")  # endings of files that py4DSTEM.read opens as EMD
 
 
 def load_mask(path):
@@ -277,7 +277,7 @@ class Unfinished:
 
     @classmethod
     def matches(cls, path, record):
-        """Whether an unfinished file can be continued.
+        """Return whether an unfinished file can be continued.
 
         Parameters
         ----------
@@ -308,7 +308,7 @@ class Unfinished:
 
     @classmethod
     def left_something(cls, path):
-        """Whether a partial file contains a written block.
+        """Return whether a partial file contains a written block.
 
         Parameters
         ----------
@@ -363,7 +363,7 @@ class Unfinished:
 
 
 def _beside(path):
-    """An unused name in the same folder; shortened, because the name of `path` may be as long as is allowed."""
+    """Return an unused name in the same folder, shortened because the name of `path` may be as long as allowed."""
     return path.with_name(f".{path.name[:40]}.{_process_space()}-{os.getpid()}-{secrets.token_hex(4)}.part")
 
 
@@ -378,7 +378,7 @@ def _sweep(path):
 
 @cache
 def _process_space():
-    """Identifies the machine and the container, each of which numbers its own processes."""
+    """Identify the machine and the container, each of which numbers its own processes."""
     try:
         numbering = os.readlink("/proc/self/ns/pid")
     except OSError:

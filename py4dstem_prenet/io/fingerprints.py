@@ -1,4 +1,4 @@
-"""Fingerprints of scans, to tell whether a calibration belongs to the data beside it.
+"""Fingerprints of scans, to check whether a calibration belongs to the data in the same file.
 
 A few patterns of the scan are cut into bands of detector rows, and a byte of the hash of each band is kept. The same
 data have the same bytes, in any type that holds their values. In another scan, even of the same specimen, nearly all
@@ -12,10 +12,12 @@ from itertools import pairwise
 
 import numpy as np
 
-PRINTED_PATTERNS = 8  # scan positions that are read
-PRINTED_BANDS = 8  # bands of rows of each
-MIN_SAME_FRACTION = 0.5  # of the bands that are not blank; of other data 1/255 agree by chance, of the same data all
-MIN_PRINTED_BANDS = 4  # bands that are not blank; with fewer nothing can be told
+PRINTED_PATTERNS = 8  # patterns; number that are read for a fingerprint
+PRINTED_BANDS = 8  # bands; number of bands of detector rows of each pattern
+# Fraction; smallest part of the bands that are not blank and agree for the same data. Of other data, 1/255 agree by
+# chance, of the same data all.
+MIN_SAME_FRACTION = 0.5
+MIN_PRINTED_BANDS = 4  # bands; smallest number that are not blank in a fingerprint
 
 
 def fingerprint(datacube) -> str | None:
@@ -42,12 +44,12 @@ def fingerprint(datacube) -> str | None:
     """
     shape = datacube.data.shape
     count = shape[0] * shape[1]
-    places = np.unique(np.linspace(0, count - 1, min(PRINTED_PATTERNS, count)).astype(int))
+    positions = np.unique(np.linspace(0, count - 1, min(PRINTED_PATTERNS, count)).astype(int))
     edges = np.linspace(0, shape[2], min(PRINTED_BANDS, shape[2]) + 1).astype(int)
     digits = []
-    for place in places:
+    for position in positions:
         try:
-            pattern = np.asarray(datacube.data[int(place // shape[1]), int(place % shape[1])], dtype="<f8")
+            pattern = np.asarray(datacube.data[int(position // shape[1]), int(position % shape[1])], dtype="<f8")
         except Exception:  # readers raise errors of many types; what cannot be read has no fingerprint
             return None
         for first, last in pairwise(edges):
@@ -63,12 +65,12 @@ def same_data(one: str | None, other: str | None) -> bool | None:
     Parameters
     ----------
     one, other : str or None
-        What `fingerprint` returned.
+        Result of `fingerprint`.
 
     Returns
     -------
     bool or None
-        Whether they are of the same data; None if that cannot be told.
+        Whether they are of the same data; None if that cannot be determined.
 
     Examples
     --------

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .calibrations import calibration_of
 
-RESAMPLED = "prenet_resampled"  # in the calibration
+RESAMPLED = "prenet_resampled"  # name of the entry in the calibration
 
 
 @dataclass(frozen=True)

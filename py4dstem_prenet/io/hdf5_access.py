@@ -7,7 +7,7 @@ import numpy as np
 
 from ..core import PrenetError
 
-MAX_CHUNK_BYTES = 2**20  # of a storage chunk that is written: the chunk cache of HDF5 holds one of them
+MAX_CHUNK_BYTES = 2**20  # bytes; largest storage chunk that is written: the chunk cache of HDF5 holds one of them
 
 
 def in_chunks(group, name, shape, dtype):
@@ -19,7 +19,7 @@ def in_chunks(group, name, shape, dtype):
     Parameters
     ----------
     group : h5py.Group
-        Where to make the data set.
+        File or group in which the data set is made.
     name : str
         Its name.
     shape : tuple of int
@@ -41,7 +41,7 @@ def in_chunks(group, name, shape, dtype):
 
 
 def contiguous_offset(dataset):
-    """Offset of a data set whose values are contiguous in the file.
+    """Return the offset of a data set whose values are contiguous in the file.
 
     Parameters
     ----------

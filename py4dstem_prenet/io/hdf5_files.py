@@ -27,9 +27,9 @@ from . import (
     stated_shapes,
 )
 
-MAX_NODES = 20_000  # groups and data sets of a file that are looked at
-MAX_LINKS = 30  # one after another
-MAX_SOURCES = 200  # files of a virtual data set whose existence is checked
+MAX_NODES = 20_000  # nodes; largest number of groups and data sets of a file that are searched
+MAX_LINKS = 30  # links; longest chain that is followed
+MAX_SOURCES = 200  # files; largest number of sources of a virtual data set whose existence is checked
 _STACK = re.compile(r"data_(\d+)")  # DECTRIS' names of the parts of a stack
 
 
@@ -77,18 +77,18 @@ class _Walk:
 
 
 def _locate(file, where, depth=0):
-    """The file that a path leads to, links followed, and the path there: h5py knows only the path it came by."""
-    group, passed, left = file, "", [part for part in where.split("/") if part]
-    while left and depth < MAX_LINKS:
-        link = group.get(left[0], getlink=True)
-        rest = "/".join(left[1:])
+    """Follow links and return the file and the path in it, since h5py knows only the path by which it was opened."""
+    group, consumed, remaining = file, "", [part for part in where.split("/") if part]
+    while remaining and depth < MAX_LINKS:
+        link = group.get(remaining[0], getlink=True)
+        suffix = "/".join(remaining[1:])
         if isinstance(link, h5py.ExternalLink):
-            return _locate(group[left[0]].file, f"{link.path}/{rest}", depth + 1)
+            return _locate(group[remaining[0]].file, f"{link.path}/{suffix}", depth + 1)
         if isinstance(link, h5py.SoftLink):
-            target = link.path if link.path.startswith("/") else f"{passed}/{link.path}"
-            return _locate(file, f"{target}/{rest}", depth + 1)
-        group, passed, left = group[left[0]], f"{passed}/{left[0]}", left[1:]
-    return file, passed
+            target = link.path if link.path.startswith("/") else f"{consumed}/{link.path}"
+            return _locate(file, f"{target}/{suffix}", depth + 1)
+        group, consumed, remaining = group[remaining[0]], f"{consumed}/{remaining[0]}", remaining[1:]
+    return file, consumed
 
 
 def read_hdf5(path) -> FileContents:
@@ -102,7 +102,7 @@ def read_hdf5(path) -> FileContents:
     Returns
     -------
     FileContents
-        What it holds; the data stay in the file.
+        Contents of the file; the data stay in it.
 
     Raises
     ------
@@ -161,7 +161,7 @@ def _refuse_events(path, walk):
 
 
 def _array(path, node, kind, aliases):
-    """A data set as an array of patterns."""
+    """Describe a data set as an array of patterns."""
     names = tuple(aliases)
     if node.path.split("/")[-1] in ("data", "datacube", "array") and "/" in node.path:
         names += (node.path.rsplit("/", 1)[0],)
@@ -172,8 +172,8 @@ def _array(path, node, kind, aliases):
         data = open_dataset(node.file, node.inner)
         return _transposed(data) if turned else data
 
-    beside = node.dataset.parent
-    stated = settings_of_hyperspy(beside["metadata"]) if "axis-0" in beside and "metadata" in beside else None
+    siblings = node.dataset.parent
+    stated = settings_of_hyperspy(siblings["metadata"]) if "axis-0" in siblings and "metadata" in siblings else None
     return StoredArray(shape, node.dataset.dtype, load, node.path, names, sizes=sizes, settings=stated,
                        compression=compression_of(node.dataset),
                        calibration=calibration_of_0_13(node) if kind == "py4DSTEM 0.13" else None)
@@ -270,7 +270,7 @@ def compression_of(dataset) -> str | None:
 
 # --- stacks in several data sets ----------------------------------------------------------------------------
 def _stack_parts(path, walk):
-    """{path of the group: parts in order} of stacks that are stored in several data sets."""
+    """Find stacks that are stored in several data sets: {path of the group: parts in order}."""
     parts = {}
     for node in walk.nodes:
         group, _, name = node.path.rpartition("/")
@@ -300,7 +300,7 @@ def _number(node):
 
 
 def _joined(path, where, nodes, walk):
-    """A stack in several data sets as one array."""
+    """Join a stack in several data sets to one array."""
     names = tuple(node.path for node in nodes) + tuple(a for n in nodes for a in walk.aliases.get(n.path, ()))
     missing = sorted(target for link, target in walk.broken if link.rpartition("/")[0] == where)
     flags = ()
@@ -322,7 +322,7 @@ def _joined(path, where, nodes, walk):
 
 
 def _whole_frames(data):
-    """Chunks of whole storage chunks along the frames, about 64 MiB."""
+    """Return dask chunks of about 64 MiB that consist of whole storage chunks along the frames."""
     step = (getattr(data, "chunks", None) or (1,))[0]
     frame = int(np.prod(data.shape[1:])) * data.dtype.itemsize
     return (min(data.shape[0], step * max(1, 2**26 // max(1, step * frame))), *data.shape[1:])

@@ -1,4 +1,4 @@
-"""What the layouts of HDF5 files state: the program, the order of the axes, pixel sizes, the shape of the scan."""
+"""Layouts of HDF5 files: the program, the order of the axes, pixel sizes and the shape of the scan."""
 
 import re
 from dataclasses import replace
@@ -12,7 +12,7 @@ _PATTERN_UNIT = re.compile(r"1 ?/|-1|rad")
 
 
 def kind_of_hdf5(file) -> str:
-    """Say what an HDF5 file is.
+    """Identify the kind of an HDF5 file.
 
     Parameters
     ----------
@@ -22,7 +22,7 @@ def kind_of_hdf5(file) -> str:
     Returns
     -------
     str
-        The program or format, for people.
+        The program or format, for messages.
     """
     attributes, keys = file.attrs, set(file)
     groups = {key: group for key in keys if isinstance(group := _found(file, key), h5py.Group)}
@@ -53,7 +53,7 @@ def kind_of_hdf5(file) -> str:
 
 
 def _found(group, key):
-    """What a name of a group leads to; None if that is missing or damaged."""
+    """Return the object with a name in a group; None if it is missing or damaged."""
     try:
         return group[key]
     except (KeyError, OSError):
@@ -61,14 +61,14 @@ def _found(group, key):
 
 
 def is_other_object(node, kind) -> bool:
-    """Return whether an array is stored as something else than patterns: images, slices, spectra.
+    """Return whether an array is stored as something other than patterns: images, slices, spectra.
 
     Parameters
     ----------
     node : object
         A data set as `hdf5_files` found it: its `path`, `dataset`, and the group `parent` that holds it.
     kind : str
-        What `kind_of_hdf5` says of the file.
+        Result of `kind_of_hdf5` for the file.
 
     Returns
     -------
@@ -115,12 +115,12 @@ def stated_shapes(path, file) -> tuple:
 
 
 def _sidecar(path):
-    """What the file beside a master file of an Arina says of the scan."""
-    beside = path.with_name(f"{path.stem.removesuffix('_master')}{path.suffix}")
-    if beside == path or not beside.is_file():
+    """Read the contents of the file that describes the scan of an Arina, beside its master file."""
+    sidecar = path.with_name(f"{path.stem.removesuffix('_master')}{path.suffix}")
+    if sidecar == path or not sidecar.is_file():
         return {}
     try:
-        with h5py.File(beside, "r") as file:
+        with h5py.File(sidecar, "r") as file:
             return dict(file["STEM Metadata"].attrs) if "STEM Metadata" in file else {}
     except OSError:
         return {}
@@ -151,7 +151,7 @@ def axes_of(node, kind) -> tuple[PixelSizes, bool]:
     node : object
         A data set as `hdf5_files` found it: its `path`, `dataset`, and the group `parent` that holds it.
     kind : str
-        What `kind_of_hdf5` says of the file.
+        Result of `kind_of_hdf5` for the file.
 
     Returns
     -------
@@ -182,7 +182,7 @@ def axes_of(node, kind) -> tuple[PixelSizes, bool]:
 
 
 def _is_turned(node, kind, dims):
-    """Whether an EMD file stores the axes in reverse, as HyperSpy writes them and RosettaSciIO reads them."""
+    """Return whether an EMD file stores the axes in reverse, as HyperSpy writes and RosettaSciIO reads them."""
     if kind.startswith(("py4DSTEM", "Prismatic", "EMD 1.0")) or node.path.endswith("/datacube") or len(dims) < 3:
         return False
     if node.path.startswith("signals/"):
@@ -192,7 +192,7 @@ def _is_turned(node, kind, dims):
 
 
 def _split(pairs, ndim):
-    """Pixel sizes of axes in the order of the scan."""
+    """Return the pixel sizes of axes in the order of the scan."""
     return PixelSizes(tuple(pairs[:2]) if ndim == 4 else (), tuple(pairs[-2:]))
 
 
@@ -217,7 +217,7 @@ def hyperspy_sizes(group, ndim) -> PixelSizes:
 
 
 def has_spectra(group, ndim) -> bool:
-    """Return whether HyperSpy's axes beside an array say that its last two axes are no patterns.
+    """Return whether HyperSpy's axes state that the last two axes of an array are not patterns.
 
     Parameters
     ----------
@@ -238,7 +238,7 @@ def has_spectra(group, ndim) -> bool:
 
 
 def _legacy_sizes(node, sizes):
-    """Pixel sizes in the metadata of py4DSTEM 0.9 to 0.12, which count before those of the axes."""
+    """Read the pixel sizes in the metadata of py4DSTEM 0.9 to 0.12, which take precedence over those of the axes."""
     top = node.dataset.file.get(f"{node.path.split('/')[0]}/metadata")
     values = {}
     if isinstance(top, h5py.Group):

@@ -1,4 +1,4 @@
-"""Who wrote the entries of a calibration, and what stood there before the last writing of this package.
+"""Authors of the entries of a calibration, and their values before this package last wrote them.
 
 Before this package writes, the entries that it changes are kept in the `Metadata` "prenet_before" of the cube, which is
 saved with it, so that `undo` restores them. Entries that were changed by hand since are left as they are.
@@ -26,7 +26,7 @@ _TOGETHER = (  # names that are restored together, or not at all
 
 
 def author_of(datacube, entry: str) -> str | None:
-    """Tell who wrote an entry of a calibration.
+    """Find the author of an entry of a calibration.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def author_of(datacube, entry: str) -> str | None:
 
 
 def is_kept(datacube, entry: str) -> bool:
-    """Whether an entry was set by somebody else than the measurements of this package, for data of this shape.
+    """Return whether an entry is by another author than this package, and for data of this shape.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def is_kept(datacube, entry: str) -> bool:
 
 @contextmanager
 def undoable(datacube):
-    """Keep what the block changes in the calibration, tree and metadata of a cube, for `undo`.
+    """Keep the values that the block changes in the calibration, tree and metadata of a cube, for `undo`.
 
     If the block is left by an exception, all of its changes are undone at once (`all_or_none`).
 
@@ -131,7 +131,7 @@ def undoable(datacube):
 
 
 def undo(datacube) -> tuple[str, ...]:
-    """Restore what stood in the calibration of a cube before this package wrote into it the last time.
+    """Restore the calibration of a cube as it was before this package last wrote into it.
 
     Maps of sigma, the probe and the provenance are restored as well. Entries that were changed since, by hand or by
     another program, are left. What was restored cannot be undone again.
@@ -204,7 +204,7 @@ def undo(datacube) -> tuple[str, ...]:
 
 
 def _digest(value):
-    """A hash of a value of a calibration; numbers, tuples, lists and arrays of the same values have the same."""
+    """Hash a value of a calibration; numbers, tuples, lists and arrays of the same values have the same hash."""
     if value is None or isinstance(value, str | dict):
         text = json.dumps(value, sort_keys=True, default=str)
     else:

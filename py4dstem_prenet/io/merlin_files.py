@@ -13,16 +13,16 @@ import numpy as np
 from ..core import Flag, PrenetError
 from . import FileContents, StatedShape, StoredArray, period_of_gaps
 
-MAX_TIMED_FRAMES = 4096  # frames whose time is read, to find the ends of scan rows
-CLOCK_NS = 20  # resolution of the times in headers
-CHIP = 256  # pixels along a side of a Medipix chip
+MAX_TIMED_FRAMES = 4096  # frames; largest number whose time is read to find the ends of scan rows
+CLOCK_NS = 20  # nanoseconds; resolution of the times in headers
+CHIP = 256  # pixels; side of a Medipix chip
 _TYPES = {"U08": ">u1", "U16": ">u2", "U32": ">u4", "U64": ">u8"}
-_RAW_GROUP_BYTES = 8  # of a raw file, whose bytes are in reverse
+_RAW_GROUP_BYTES = 8  # bytes; size of the words of a raw file, in which the order of bytes is reversed
 _RAW_TYPES = {1: np.uint8, 6: np.uint8, 12: np.uint16, 24: np.uint32}
 
 
 class _Header:
-    """What the header of a frame states."""
+    """Contents of the header of a frame."""
 
     def __init__(self, text, path):
         fields = [field.strip() for field in text.split(",")]
@@ -49,7 +49,7 @@ class _Header:
 
 
 def _raw_depth(text):
-    """Bits of a raw frame: the last number of the extended header, or the 19th field of older headers."""
+    """Read the bits of a raw frame: the last number of the extended header, or the 19th field of older headers."""
     fields = [field.strip("\0 ") for field in text.split(",")]
     after = [k for k, field in enumerate(fields) if field.startswith("MQ1")][1:]
     for at in (after[0] + 3 if after else -1, 18):
@@ -59,7 +59,7 @@ def _raw_depth(text):
 
 
 def _time(fields):
-    """When a frame was taken, nanoseconds; None if that cannot be read."""
+    """Read the time of a frame, nanoseconds; None if it cannot be read."""
     for field in (*(f for f in fields[11:] if f.endswith("Z") and "T" in f), fields[9] if len(fields) > 9 else ""):
         try:
             return int(np.datetime64(field.rstrip("Z").replace(" ", "T"), "ns").astype(np.int64))
@@ -118,7 +118,7 @@ def _check_last(frames, header, path):
 
 
 def _stated(path, step, length, count):
-    """Shapes of the scan from the `.hdr`, and from the pauses at the ends of rows."""
+    """Find shapes of the scan in the `.hdr`, and from the pauses at the ends of rows."""
     found = []
     values = _hdr(path)
     if {"ScanX", "ScanY"} <= set(values):
@@ -140,7 +140,7 @@ def _stated(path, step, length, count):
 
 
 def _hdr(path):
-    """Whole numbers in the .hdr beside a file, by the name before its parentheses."""
+    """Read the whole numbers in the .hdr beside a file, by the name before its parentheses."""
     beside = next((p for p in (path.with_suffix(end) for end in (".hdr", ".HDR")) if p.is_file()), None)
     if beside is None:
         return {}
@@ -173,7 +173,7 @@ def _raw_shape(header):
 
 
 def _decoded(stored, header):
-    """Frames of raw words as pixels, decoded when they are computed."""
+    """Return frames of raw words as pixels, which are decoded when they are computed."""
     import dask.array
 
     shape, dtype = _raw_shape(header), np.dtype(_RAW_TYPES[header.depth])
@@ -185,7 +185,7 @@ def _decoded(stored, header):
 
 
 def _decode(words, depth, stored, chips):
-    """Pixels of raw frames: bytes are in reverse within words of 64 bits, and chips lie side by side.
+    """Decode pixels of raw frames: bytes are in reverse within words of 64 bits, and chips lie side by side.
 
     Sources: the comments on raw formats in LiberTEM's `io/dataset/mib.py`.
     """

@@ -75,7 +75,7 @@ def settings_of_dm(tags) -> dict:
 
 
 def _plain(value):
-    """A positive number or a text; None for anything else."""
+    """Return a positive number or a text unchanged, None for anything else."""
     value = value.item() if hasattr(value, "item") and getattr(value, "size", 1) == 1 else value
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")

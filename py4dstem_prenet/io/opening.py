@@ -48,7 +48,7 @@ _EMD_NODES = ("node", "array", "pointlist", "pointlistarray", "custom")  # emd_g
 _READERS = {".npy": read_npy, ".mib": read_merlin, ".raw": read_empad, ".xml": read_empad, ".dm": read_dm,
             ".dm3": read_dm, ".dm4": read_dm, ".gtg": read_k2, ".bin": read_k2}
 _OF_ROSETTASCIIO = {"Velox EMD": "EMD", "Delmic": "Delmic"}  # kinds of HDF5, and names of its readers
-_MAX_AXIS = 2**22  # elements of an axis: a longer one comes from a damaged file, and py4DSTEM makes a list of it
+_MAX_AXIS = 2**22  # elements; longest axis: a longer one is that of a damaged file, and py4DSTEM makes a list of it
 
 
 def open(path, scan_shape=None, name=None):
@@ -180,7 +180,7 @@ def read_contents(path, scan_shape=None) -> FileContents:
     Returns
     -------
     FileContents
-        What it holds.
+        Contents of the file.
 
     Raises
     ------
@@ -205,7 +205,7 @@ def read_contents(path, scan_shape=None) -> FileContents:
 
 @contextmanager
 def _readable(path):
-    """Turn what readers raise of a damaged file, errors of many types, into PrenetError."""
+    """Convert the errors of many types that readers raise for a damaged file to PrenetError."""
     try:
         yield
     except PrenetError:
@@ -215,7 +215,7 @@ def _readable(path):
 
 
 def _cube(data, path, **options):
-    """A DataCube of an array, after checks of its shape and type."""
+    """Make a DataCube of an array, after checks of its shape and type."""
     from py4DSTEM import DataCube
 
     if isinstance(data, np.ndarray) and data.dtype == bool:
@@ -229,7 +229,7 @@ def _cube(data, path, **options):
 
 # --- EMD 1.0 ------------------------------------------------------------------------------------------------
 def _open_emd(path, scan_shape, name):
-    """The only DataCube of a file; None if it holds no DataCube but other arrays."""
+    """Open the only DataCube of a file; None if it holds no DataCube but other arrays."""
     with open_hdf5(path) as file:
         nodes = emd_nodes(file)
         cubes = [where for where, kind in nodes.items() if kind == "DataCube"]
@@ -251,13 +251,13 @@ def _open_emd(path, scan_shape, name):
 
 
 def _has_maps(cube, shape):
-    """Whether the calibration or the tree holds maps of the scan."""
+    """Return whether the calibration or the tree holds maps of the scan."""
     values = [v for k, v in cube.calibration._params.items() if not k.startswith("_")] if cube.calibration else []
     return bool(list(cube.treekeys)) or any(np.shape(v)[:2] == tuple(shape) for v in values)
 
 
 def _reshaped_cube(cube, scan_shape, path):
-    """The same cube with its positions in another shape."""
+    """Return the same cube with its positions in another shape."""
     from . import StoredArray
 
     data = load_shaped(StoredArray.of(cube.data), scan_shape)
@@ -269,7 +269,7 @@ def _reshaped_cube(cube, scan_shape, path):
 
 
 def _which_cube(path, nodes, cubes, name):
-    """The message for an EMD file without exactly one matching DataCube."""
+    """Return the message for an EMD file without exactly one matching DataCube."""
     if cubes:
         return f"{path} holds several DataCubes ({', '.join(cubes)}); give the name of one."
     contents = [f"{where.split('/')[-1]} ({kind})" for where, kind in nodes.items()]
@@ -278,7 +278,7 @@ def _which_cube(path, nodes, cubes, name):
 
 
 def _emd_cube(path, where):
-    """The DataCube at `where` as py4DSTEM.read returns it, except that its data stay in the file."""
+    """Open the DataCube at `where` as py4DSTEM.read returns it, except that its data stay in the file."""
     import py4DSTEM
     from py4DSTEM import Calibration, DataCube, Metadata
 

@@ -22,10 +22,10 @@ from . import (
     settings_of_hyperspy,
 )
 
-MAX_ZARR_NODES = 20_000  # groups and arrays of a zarr store that are looked at
+MAX_ZARR_NODES = 20_000  # nodes; largest number of arrays of a zarr store that are listed
 _LOADED = ("tvips",)  # formats that RosettaSciIO always loads as a whole
 _SCAN_IN_HEADER = ("tvips",)  # formats in which RosettaSciIO finds where the scan begins
-_CONVERTED = {  # endings of files that hold something else than patterns, or that no dependency reads
+_CONVERTED = {  # endings of files that hold something other than patterns, or that no dependency reads
     "tpx3": ("events of a Timepix3 camera", "bin them to patterns with pymepix or the software of the camera, and save "
              "them as HDF5"),
     "t3pa": ("events of a Timepix3 camera", "bin them to patterns with pymepix or the software of the camera, and save "
@@ -42,7 +42,7 @@ _IMAGES = (".tif", ".tiff", ".png", ".bmp", ".cbf", ".edf", ".img", ".smv", ".dm
 
 
 def refuse_known(path):
-    """Raise PrenetError for a file that must be converted first, or a folder that is no store.
+    """Raise PrenetError for a file that must be converted first, or a folder that is not a store.
 
     Parameters
     ----------
@@ -218,7 +218,7 @@ def read_dm(path) -> FileContents:
 
 
 def _dm_axes(path, ndim):
-    """(size, unit) of the axes of the array, the fastest first; whether it stores images of the scan; the settings.
+    """Return (size, unit) of the axes, the fastest first; whether images of the scan are stored; the settings.
 
     Newer files have a tag if they store one pattern after another. Without the tag, reciprocal units of the slow axes
     and real units of the fast axes mean images of the scan.
@@ -325,7 +325,7 @@ def _lazily(reader, path, options):
 
 
 def _sizes(signal):
-    """Pixel sizes of a signal, in the order of the scan. RosettaSciIO says 1 where a file states none."""
+    """Return the pixel sizes of a signal, in the order of the scan; RosettaSciIO gives 1 if a file states none."""
     pairs = [(0 if a.get("scale") == 1 else a.get("scale"), a.get("units")) for a in signal["axes"]]
     header = signal.get("original_metadata", {}).get("blockfile_header", {})
     length = header.get("Camera_length")  # of 0.1 mm
@@ -334,7 +334,7 @@ def _sizes(signal):
 
 
 def _series_size(path):
-    """Bytes of a file and of the files that continue it (a_000, a_001, ...)."""
+    """Return the bytes of a file and of the files that continue it (a_000, a_001, ...)."""
     series = path.stem.rstrip("0123456789")
     return sum(p.stat().st_size for p in path.parent.glob(f"{glob.escape(series)}*{path.suffix}"))
 

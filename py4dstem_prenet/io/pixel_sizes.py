@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..core import Flag
 
-MAX_RELATIVE_DIFFERENCE = 1e-3  # of the sizes of two axes that count as equal
+MAX_RELATIVE_DIFFERENCE = 1e-3  # relative; largest difference of the sizes of two axes that are taken as equal
 _LENGTHS = {"A": (1, "A"), "pm": (0.01, "A"), "nm": (1, "nm"), "um": (1e3, "nm"), "mm": (1e6, "nm"), "cm": (1e7, "nm"),
             "m": (1e9, "nm")}  # factor and unit of py4DSTEM
 _RECIPROCAL = {"A": 1.0, "pm": 100.0, "nm": 0.1, "um": 1e-4, "m": 1e-10}  # 1/Å
@@ -16,7 +16,7 @@ _ON_THE_DETECTOR = ("um", "mm", "cm", "m")  # a length at the camera; nm and les
 
 @dataclass(frozen=True)
 class PixelSizes:
-    """Pixel sizes as a file states them, axis by axis.
+    """Pixel sizes of each axis, as stated by a file.
 
     Attributes
     ----------
@@ -38,7 +38,7 @@ class PixelSizes:
         sizes : dict
             {"R" or "Q": (size, unit)} of what is known.
         flags : list of Flag
-            What was left out or cannot be converted.
+            Flags on sizes that were left out or cannot be converted.
 
         Examples
         --------
@@ -58,9 +58,9 @@ class PixelSizes:
             sizes[space] = converted
             if space == "Q" and converted[1] not in ("A^-1", "mrad"):
                 flags.append(Flag("pixel_size_on_camera", {"size": size, "unit": unit}))
-            other = axes[-1][0]
-            if axes[-1][1] == unit and abs(other - size) > MAX_RELATIVE_DIFFERENCE * size:
-                flags.append(Flag("pixel_sizes_differ", {"space": space, "first": size, "second": other,
+            other_size = axes[-1][0]
+            if axes[-1][1] == unit and abs(other_size - size) > MAX_RELATIVE_DIFFERENCE * size:
+                flags.append(Flag("pixel_sizes_differ", {"space": space, "first": size, "second": other_size,
                                                          "unit": unit}))
         return sizes, flags
 
@@ -129,7 +129,7 @@ def write_pixel_sizes(calibration, pixel_sizes):
     Returns
     -------
     list of Flag
-        What was left out or cannot be converted.
+        Flags on sizes that were left out or cannot be converted.
     """
     sizes, flags = pixel_sizes.in_units_of_py4dstem()
     for space, (size, unit) in sizes.items():

@@ -1,4 +1,4 @@
-"""Record what this package wrote into a calibration, for which data, and how a cube was processed.
+"""Record the entries that this package wrote into a calibration, their data, and the processing of a cube.
 
 The calibration holds the text "prenet_written", with the data and values for which each entry was written, so that
 outdated entries are found; the metadata hold the provenance, "prenet".
@@ -43,7 +43,7 @@ def sign(datacube, *entries, **facts):
 
 
 def signatures(datacube):
-    """Read what `sign` recorded, compared with the present values.
+    """Read the record of `sign`, compared with the present values.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def signatures(datacube):
 
 
 def _digest(calibration, entry):
-    """A hash of the values of an entry."""
+    """Hash the values of an entry."""
     values = [calibration._params.get(name) for name in ENTRIES[entry]]
     text = (v.encode() if isinstance(v, str) else np.asarray(v, dtype=np.float64).tobytes() for v in values)
     return hashlib.sha256(b"".join(text)).hexdigest()[:16]
@@ -87,7 +87,7 @@ def make_provenance(datacube, weights=None, settings=None, noise=None, flags=())
     noise : NoiseModel, optional
         The noise model that was used.
     flags : iterable of Flag, optional
-        What was accepted, refused and written.
+        Flags on results that were accepted, refused and written.
 
     Returns
     -------
@@ -152,7 +152,7 @@ def write_provenance(datacube, record):
     datacube : py4DSTEM.DataCube
         The cube.
     record : dict
-        What `make_provenance` returned.
+        Result of `make_provenance`.
     """
     from py4DSTEM import Metadata
 

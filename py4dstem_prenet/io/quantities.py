@@ -12,7 +12,7 @@ from .provenance import sign, to_json
 RING_PROFILE = "prenet_rings"
 DEFLECTION = "prenet_deflection"
 PROBE = "prenet_probe"
-KERNEL_REACH = 2.0  # radii of the disk, outer radius of the negative annulus of a probe's kernel
+KERNEL_REACH = 2.0  # radii of the disk; outer radius of the negative annulus of a probe's kernel
 
 
 def write_rotation(datacube, rotation, **facts):

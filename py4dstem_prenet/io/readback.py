@@ -1,4 +1,4 @@
-"""Check that py4DSTEM reads back what was written, before a file gets its name."""
+"""Check that py4DSTEM reads a written file correctly, before the file gets its name."""
 
 import zlib
 
@@ -43,7 +43,7 @@ def check_names(datacube, path):
 
 
 def _nodes(datacube):
-    """The cube and all objects in the tree below it."""
+    """Yield the cube and all objects in the tree below it."""
     found, waiting = [], [datacube]
     while waiting:
         node = waiting.pop()
@@ -129,7 +129,7 @@ def _tree_names(node, path=""):
 
 
 def _difference(record, found):
-    """The name of an entry that was not read back, or None."""
+    """Return the name of an entry that was not read back, or None."""
     if found is None or not hasattr(found, "_params"):
         return record.name
     for key, value in record._params.items():

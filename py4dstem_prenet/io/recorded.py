@@ -1,4 +1,4 @@
-"""What the calibration records of a measured pixel size and rotation, for figures and verdicts.
+"""Read records of a measured pixel size, rotation and ellipse from a calibration, for figures and verdicts.
 
 The signature of an entry (`calibrations.sign`) holds the result under "result"; the radial profile of a standard is the
 array "prenet_rings" of the calibration, and the deflection from which a rotation was measured is the `RealSlice`
@@ -67,7 +67,7 @@ def read_rotation(datacube) -> Rotation | None:
 
 
 def recorded_ellipse(datacube):
-    """Read what is recorded of the ellipse in a calibration.
+    """Read the record of the ellipse in a calibration.
 
     Parameters
     ----------
@@ -156,7 +156,7 @@ def held_quantities(datacube) -> dict:
 
 
 def _stored(datacube, entry):
-    """The recorded result of an entry that was not changed since."""
+    """Return the recorded result of an entry that was not changed since."""
     signature = signatures(datacube).get(entry, {})
     return signature.get("result") if signature.get("unchanged") else None
 
@@ -168,7 +168,7 @@ def _decision(stored):
 
 
 def _number(value):
-    """A number of JSON, in which NaN is null."""
+    """Convert a number of JSON, in which NaN is null."""
     return float("nan") if value is None else float(value)
 
 

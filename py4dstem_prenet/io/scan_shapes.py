@@ -11,8 +11,8 @@ import numpy as np
 
 from ..core import Flag, PrenetError
 
-MAX_SHAPES_TOLD = 12  # in a sentence
-MIN_PAUSE = 10  # times the scatter of the other times between frames
+MAX_SHAPES_TOLD = 12  # shapes; largest number that a sentence lists
+MIN_PAUSE = 10  # ratio; smallest of the excess of a pause to the scatter of the other times between frames
 _ROWS_AND_COLUMNS = re.compile(r"x(\d+)_?y(\d+)", re.IGNORECASE)  # EMPAD's names, as in scan_x256_y128
 _PAIR = re.compile(r"(?<!\d)(\d+) ?[x×] ?(\d+)(?!\d)", re.IGNORECASE)  # as in 4x2_6bit
 
@@ -26,7 +26,7 @@ class StatedShape:
     rows, columns : int
         Rx and Ry.
     source : str
-        What states it.
+        Source that states it.
     certain : bool
         Whether a contradiction to the number of frames must be noticed; False for a pair of numbers in a file name,
         which may mean anything.
@@ -151,7 +151,7 @@ def choose_shape(count, given, stated=(), grows=False):
         (Rx, Ry); Rx * Ry may be less than `count` if the last row of an interrupted scan is incomplete, or if there are
         a few frames more than positions.
     flags : tuple of Flag
-        What was left out.
+        Flags on stated shapes or frames that were left out.
 
     Raises
     ------
@@ -193,7 +193,7 @@ def period_of_gaps(times, resolution=0) -> int | None:
     Parameters
     ----------
     times : ndarray, shape (n,)
-        When each frame was taken.
+        Time of each frame.
     resolution : float, optional
         Resolution of the clock, in the same unit.
 
@@ -232,7 +232,7 @@ def _cut_short(count, shape):
 
 
 def _flyback(count, stated):
-    """What the number of frames means if the detector also counts while the beam flies back."""
+    """Describe the number of frames as that of a detector that also records while the beam flies back."""
     columns = count // stated.rows
     if count % stated.rows or columns <= stated.columns:
         return ""

@@ -1,4 +1,4 @@
-"""What a reader finds in a file: arrays that may be scans, as they are stored, and the choice of one of them."""
+"""Arrays in a file that may be scans, as they are stored, and the choice of one of them."""
 
 import contextlib
 import io
@@ -12,9 +12,9 @@ import numpy as np
 from ..core import MIN_SIDE, Flag, PrenetError, check_sources, silent_sources
 from . import PixelSizes, checked_shape, choose_shape, shapes_in_name
 
-MAX_AXES = 4  # of an array that is taken without being named: further axes may mean anything
-MAX_LISTED = 8  # arrays of a file in a sentence
-MAX_WARNING_LETTERS = 300  # of a reader's warning
+MAX_AXES = 4  # axes; largest number of an array that is chosen without being named: the meaning of others is unknown
+MAX_LISTED = 8  # arrays; largest number that a sentence lists
+MAX_WARNING_LETTERS = 300  # letters; longest warning of a reader that is shown, longer ones are cut
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class StoredArray:
     compression : str or None
         Names of the filters.
     flags : tuple of Flag
-        What was noticed.
+        Flags that the reader raised.
     calibration : dict or None
         Entries of py4DSTEM's calibration, in files of an earlier version.
     settings : dict or None
@@ -121,7 +121,7 @@ class OtherData:
     dtype : numpy.dtype
         Type of the values.
     kind : str
-        What it is.
+        Description of the data.
     compression : str or None
         Names of the filters.
     """
@@ -135,20 +135,20 @@ class OtherData:
 
 @dataclass(frozen=True)
 class FileContents:
-    """What a reader found in a file.
+    """Arrays and other data that a reader found in a file.
 
     Attributes
     ----------
     kind : str
-        What the file is, for people.
+        Kind of the file, for messages.
     arrays : tuple of StoredArray
         Arrays that may be scans.
     others : tuple of OtherData
         Everything else in the file.
     hint : str
-        What to do if none of the arrays is a scan.
+        Advice for the user if none of the arrays is a scan.
     flags : tuple of Flag
-        What the reader warned of.
+        Warnings of the reader.
     """
 
     kind: str
@@ -164,7 +164,7 @@ def choose_array(contents, path, scan_shape=None, name=None) -> StoredArray:
     Parameters
     ----------
     contents : FileContents
-        What the file holds.
+        Contents of the file.
     path : pathlib.Path
         The file.
     scan_shape : tuple of int, optional
@@ -196,15 +196,15 @@ def choose_array(contents, path, scan_shape=None, name=None) -> StoredArray:
     if found:
         raise PrenetError(f"{path} holds several arrays that may be scans ({_listed(found)}); give the name of one.")
     named = f" named {name}" if name else ""
-    held = [_told(a) for a in (*contents.arrays, *contents.others)]
-    more = f" and {len(held) - MAX_LISTED} more" if len(held) > MAX_LISTED else ""
+    available = [_told(a) for a in (*contents.arrays, *contents.others)]
+    more = f" and {len(available) - MAX_LISTED} more" if len(available) > MAX_LISTED else ""
     hint = contents.hint or ("give scan_shape for an array of more than four axes" if any(
         a.ndim > MAX_AXES for a in contents.arrays) else "")
     if not hint and not contents.arrays and any(len(a.shape) == 2 for a in contents.others):
         hint = "use a single pattern as py4DSTEM.DataCube(pattern[None, None]), or save it with axes of length 1"
     hint = f"; {hint}" if hint else ""
     raise PrenetError(f"{path} ({contents.kind}) holds no scan or stack of patterns{named}, but "
-                      f"{', '.join(held[:MAX_LISTED]) or 'nothing'}{more}{hint}.")
+                      f"{', '.join(available[:MAX_LISTED]) or 'nothing'}{more}{hint}.")
 
 
 def decide_shape(array, path, scan_shape=None):
@@ -224,7 +224,7 @@ def decide_shape(array, path, scan_shape=None):
     shape : tuple of int
         (Rx, Ry).
     flags : tuple of Flag
-        What was left out.
+        Flags on patterns that were left out.
 
     Raises
     ------
@@ -261,22 +261,22 @@ def load_shaped(array, shape):
 
 
 def _reshaped(data, shape):
-    """The array as (*shape, Qx, Qy), of its first patterns if there are more."""
+    """Reshape an array to (*shape, Qx, Qy), with its first patterns if there are more."""
     if not isinstance(data, np.ndarray) and not hasattr(data, "dask"):  # of HDF5 or zarr
         import dask.array
 
-        # Blocks of whole scan rows, so that to reshape moves nothing.
+        # Blocks of whole scan rows can be reshaped without moving data.
         rows = max(1, (data.chunks or (1,))[0] // shape[1])
         chunks = (rows * shape[1], *data.shape[1:]) if data.ndim == 3 else "auto"
-        watched = _Watched(data) if silent_sources(data) else data
-        data = dask.array.from_array(watched, chunks=chunks)
+        checked = _Watched(data) if silent_sources(data) else data
+        data = dask.array.from_array(checked, chunks=chunks)
     pattern = data.shape[-2:]
     flat = data.reshape(-1, *pattern) if data.ndim != 3 else data
     return flat[: shape[0] * shape[1]].reshape(*shape, *pattern)
 
 
 class _Watched:
-    """An array whose files are looked for at every access, since missing ones would give zeros."""
+    """Array whose files are checked at every access, since missing ones would give zeros."""
 
     def __init__(self, array):
         self._array, self._sources = array, silent_sources(array)
@@ -298,7 +298,7 @@ def _listed(arrays):
 
 @contextlib.contextmanager
 def heard():
-    """Catch what a reader prints, logs and warns of.
+    """Catch the output, log messages and warnings of a reader.
 
     Yields
     ------

@@ -1,4 +1,4 @@
-"""Write into a calibration what was carried over from that of a standard."""
+"""Write quantities that were carried over from the calibration of a standard."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from . import STANDARD, calibration_of, sign, write_ellipse
 
 
 def write_transfer(datacube, transfer, **facts) -> None:
-    """Write what was carried over, with py4DSTEM's setters; the descan is part of the fitted origin.
+    """Write the quantities that were carried over with py4DSTEM's setters; the descan is in the fitted origin.
 
     Parameters
     ----------
     datacube : py4DSTEM.DataCube
         The cube.
     transfer : Transfer
-        What was carried over.
+        Quantities that were carried over.
     **facts
         Facts for `sign`.
     """
@@ -35,12 +35,12 @@ def write_transfer(datacube, transfer, **facts) -> None:
 
 
 def transfer_record(transfer) -> dict:
-    """Describe what was carried over, for the provenance.
+    """Describe the quantities that were carried over, for the provenance.
 
     Parameters
     ----------
     transfer : Transfer
-        What was carried over.
+        Quantities that were carried over.
 
     Returns
     -------

@@ -14,14 +14,14 @@ from ..core import NORMAL_MAD, Flag, PrenetError
 from ..ellipse import combine, measure_ellipse
 
 # Set on simulated scans:
-MIN_LOSS_POSITIONS = 8  # consecutive positions without a beam, from which it is lost; also positions that a row needs
-MIN_LOSS_ROWS = 0.5  # scan rows, length of such a run: shorter ones may be thick parts of the specimen
-MIN_ALARM_JUMP_PX = 1.0  # pixels from one scan row to the next, above which a jump raises an alarm
-MIN_ALARM_JUMP_SIGMAS = 8.0  # standard errors of such a step, above which a jump raises an alarm
-MIN_SATURATED_PIXELS = 8  # pixels at the largest value of a pattern, from which it may be saturated
-MIN_SATURATED_FRACTION = 0.5  # of the patterns of a scan row, from which saturation raises an alarm
-MIN_HALF_PATTERNS = 256  # kept patterns that the ellipse of one half of a scan needs
-MIN_ELLIPSE_CHANGE = 0.003  # change of the ellipse vector, above which it raises an alarm
+MIN_LOSS_POSITIONS = 8  # positions; shortest run without a beam that is a loss, and fewest valid positions of a row
+MIN_LOSS_ROWS = 0.5  # scan rows; shortest run without a beam that is a loss: thick parts of the specimen are shorter
+MIN_ALARM_JUMP_PX = 1.0  # pixels; smallest jump between consecutive scan rows that raises an alarm
+MIN_ALARM_JUMP_SIGMAS = 8.0  # standard errors; smallest jump between consecutive scan rows that raises an alarm
+MIN_SATURATED_PIXELS = 8  # pixels; smallest number at the largest value of a saturated pattern
+MIN_SATURATED_FRACTION = 0.5  # fraction; smallest part of the patterns of a scan row whose saturation raises an alarm
+MIN_HALF_PATTERNS = 256  # patterns; smallest mean number of kept patterns per half of a scan for comparing ellipses
+MIN_ELLIPSE_CHANGE = 0.003  # ellipse vector; smallest change that raises an alarm
 ALARM_KINDS = ("beam lost", "dose too low", "drift", "saturation", "ellipse changes")
 
 
@@ -36,7 +36,7 @@ class Alarm:
     since : tuple of int
         Scan position (row, column) at which it began.
     flag : Flag
-        What happened, with its numbers.
+        The statement about the scan, with its numbers.
     over : bool
         Whether it has ended.
     """
@@ -48,7 +48,7 @@ class Alarm:
 
     @property
     def text(self) -> str:
-        """What happened, and what to do.
+        """The statement about the scan, and what to do.
 
         Returns
         -------
@@ -74,7 +74,7 @@ def quick_alarms(snapshot, strain=None) -> tuple[Alarm, ...]:
     Returns
     -------
     tuple of Alarm
-        The alarms; none before the beam was learned.
+        The alarms; none before the noise model is learned.
     """
     if snapshot.noise is None or not snapshot.examined.any():
         return ()
@@ -109,11 +109,11 @@ def beam_lost(snapshot) -> Alarm | None:
     first, last = runs[-1]
     over = bool(last < len(dark))
     row, column = (int(n) for n in divmod(int(positions[first]), columns))
-    back = divmod(int(positions[last]), columns) if over else None
+    end_position = divmod(int(positions[last]), columns) if over else None
     flag = Flag("alarm_beam_lost", {
         "count": int(last - first), "look": "are dark" if snapshot.hidden else "show no beam", "row": row,
         "column": column, "losses": len(runs),
-        "state": f"the beam is back at row {back[0]}, column {back[1]}" if over else "it is not back"})
+        "state": f"the beam is back at row {end_position[0]}, column {end_position[1]}" if over else "it is not back"})
     return Alarm("beam lost", (row, column), flag, over)
 
 
@@ -130,19 +130,19 @@ def drifts(snapshot) -> Alarm | None:
     Alarm or None
         The alarm.
     """
-    rows, away, step, error = snapshot.moves
+    rows, offset, step, error = snapshot.moves
     if len(rows) < 2:
         return None
     radius, shape = snapshot.beam.aperture.radius, snapshot.sample.pattern_shape
     position, valid = snapshot.map(snapshot.located.position), snapshot.valid
-    middle = np.array([np.median(position[:, r, valid[r]], 1) for r in rows])
+    row_position = np.array([np.median(position[:, r, valid[r]], 1) for r in rows])
     reach = snapshot.beam.reach
-    far = np.abs(away).max(1) > reach
-    cut = ((middle < radius) | (middle > np.array(shape) - 1 - radius)).any(1)
-    usual = np.median(np.abs(step[1:]), 0) / NORMAL_MAD
-    significant = (np.abs(step) > MIN_ALARM_JUMP_SIGMAS * np.hypot(error, usual)).any(1)
+    outside = np.abs(offset).max(1) > reach
+    cut = ((row_position < radius) | (row_position > np.array(shape) - 1 - radius)).any(1)
+    typical_step = np.median(np.abs(step[1:]), 0) / NORMAL_MAD
+    significant = (np.abs(step) > MIN_ALARM_JUMP_SIGMAS * np.hypot(error, typical_step)).any(1)
     jump = (np.hypot(*step.T) > MIN_ALARM_JUMP_PX) & significant
-    affected = np.flatnonzero(far | cut | jump)
+    affected = np.flatnonzero(outside | cut | jump)
     if not len(affected):
         return None
     k = affected[0]
@@ -153,7 +153,7 @@ def drifts(snapshot) -> Alarm | None:
         flag = Flag("alarm_jump", {"dx": float(step[k, 0]), "dy": float(step[k, 1]), "before": int(rows[max(k - 1, 0)]),
                                    "row": since[0]})
     else:
-        flag = Flag("alarm_drift", {"dx": float(away[k, 0]), "dy": float(away[k, 1]), "reach": float(reach)})
+        flag = Flag("alarm_drift", {"dx": float(offset[k, 0]), "dy": float(offset[k, 1]), "reach": float(reach)})
     return Alarm("drift", since, flag)
 
 
@@ -232,17 +232,17 @@ def ellipse_changes(snapshot, fit, radius, device="auto") -> Alarm | None:
     Alarm or None
         The alarm; None if a half does not determine the ellipse.
     """
-    held = snapshot.sample.readable & snapshot.valid
-    rows = np.flatnonzero(held.any(1))
-    if held.sum() < 2 * MIN_HALF_PATTERNS or len(rows) < 2:
+    usable = snapshot.sample.readable & snapshot.valid
+    rows = np.flatnonzero(usable.any(1))
+    if usable.sum() < 2 * MIN_HALF_PATTERNS or len(rows) < 2:
         return None
-    middle = int(np.searchsorted(np.cumsum(held.sum(1)), held.sum() / 2)) + 1
+    middle = int(np.searchsorted(np.cumsum(usable.sum(1)), usable.sum() / 2)) + 1
     halves = []
     for part in (slice(0, middle), slice(middle, snapshot.scan[0])):
         try:
-            halves.append(measure_ellipse(snapshot.sample, fit.qx0, fit.qy0, radius, snapshot.noise, held,
+            halves.append(measure_ellipse(snapshot.sample, fit.qx0, fit.qy0, radius, snapshot.noise, usable,
                                           (part, slice(None)), device, progress=False))
-        except PrenetError:  # one of them has nothing to pool
+        except PrenetError:  # a half has no patterns to pool
             return None
     if not all(half.accepted for half in halves):
         return None
@@ -309,7 +309,7 @@ def row_moves(snapshot):
     -------
     rows : numpy.ndarray of int, shape (n,)
         Rows that share enough valid columns with the first one and with the one before.
-    away : numpy.ndarray, shape (n, 2)
+    offset : numpy.ndarray, shape (n, 2)
         Distance of the beam from that of the first row in pixels.
     step : numpy.ndarray, shape (n, 2)
         Distance of the beam from that of the row before in pixels.
@@ -322,16 +322,16 @@ def row_moves(snapshot):
         return rows, *np.zeros((3, 0, 2))
     position, sigma = (np.where(valid, snapshot.map(values), np.nan)[:, rows] for values in
                        (snapshot.located.position, snapshot.located.sigma))
-    before = np.maximum(np.arange(len(rows)) - 1, 0)
-    away, shared_first = _row_median(position - position[:, :1])
-    step, shared = _row_median(position - position[:, before])
-    error = 1.25 * _row_median(np.hypot(sigma, sigma[:, before]))[0] / np.sqrt(np.maximum(shared, 1))
+    previous = np.maximum(np.arange(len(rows)) - 1, 0)
+    offset, shared_first = _row_median(position - position[:, :1])
+    step, shared = _row_median(position - position[:, previous])
+    error = 1.25 * _row_median(np.hypot(sigma, sigma[:, previous]))[0] / np.sqrt(np.maximum(shared, 1))
     enough = (shared_first >= needed) & (shared >= needed)
-    return rows[enough], *(values.T[enough] for values in (away, step, error))
+    return rows[enough], *(values.T[enough] for values in (offset, step, error))
 
 
 def _row_median(values):
-    """Median over columns of (2, n, columns) without NaN, (2, n), and the number of values, (n,)."""
+    """Return the median over columns of (2, n, columns) without NaN, (2, n), and the number of values, (n,)."""
     count = np.isfinite(values[0]).sum(1)
     ordered = np.sort(values, 2)  # NaN last
     middle = np.stack([np.maximum(count - 1, 0) // 2, count // 2], 1)[None]

@@ -15,8 +15,8 @@ import numpy as np
 from ..core import PrenetError
 from . import Replaced
 
-POLL_S = 0.05  # seconds between two looks at the file
-MAX_FRAMES_PER_READ = 512  # frames per event: 16 MiB of 128 x 128 pixels of uint16
+POLL_S = 0.05  # seconds; time between two checks of the file
+MAX_FRAMES_PER_READ = 512  # frames; largest number per event: 16 MiB of 128 x 128 pixels of uint16
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Ended:
     complete : bool
         Whether they fill the scan.
     reason : str
-        Why no more frames are read.
+        Reason why no more frames are read.
     """
 
     frames: int
@@ -91,7 +91,7 @@ def wait_for_file(reopen, path, timeout, poll=POLL_S):
     path : str or pathlib.Path
         The file.
     timeout : float
-        How long to wait, seconds.
+        Longest time to wait, seconds.
     poll : float, optional
         Time between two looks at the file, seconds.
 
@@ -105,10 +105,10 @@ def wait_for_file(reopen, path, timeout, poll=POLL_S):
     PrenetError
         If the file cannot be opened within the timeout.
     """
-    until = time.monotonic() + timeout
-    while not (os.path.exists(path) and os.path.getsize(path)) and time.monotonic() < until:
+    deadline = time.monotonic() + timeout
+    while not (os.path.exists(path) and os.path.getsize(path)) and time.monotonic() < deadline:
         time.sleep(poll)
-    return _again(reopen, min(until, time.monotonic() + 2), poll) or reopen()
+    return _again(reopen, min(deadline, time.monotonic() + 2), poll) or reopen()
 
 
 def follow(reopen, scan, timeout=30.0, poll=POLL_S) -> Iterator[Frames | Waiting | Restarted | Ended]:
@@ -128,7 +128,7 @@ def follow(reopen, scan, timeout=30.0, poll=POLL_S) -> Iterator[Frames | Waiting
     Yields
     ------
     Frames, Waiting, Restarted or Ended
-        What happened; `Ended` is the last.
+        Events; `Ended` is the last.
     """
     total, done, source = scan[0] * scan[1], 0, reopen()
     latest = time.monotonic()
@@ -139,17 +139,17 @@ def follow(reopen, scan, timeout=30.0, poll=POLL_S) -> Iterator[Frames | Waiting
                 if written < done:
                     raise Replaced
                 if written > done:
-                    last = min(written, done + MAX_FRAMES_PER_READ, total)
-                    patterns = source.read(done, last)
+                    end = min(written, done + MAX_FRAMES_PER_READ, total)
+                    patterns = source.read(done, end)
                     latest = time.monotonic()
-                    yield Frames(np.arange(done, last), patterns, min(written, total))
-                    done = last
+                    yield Frames(np.arange(done, end), patterns, min(written, total))
+                    done = end
                     continue
             except Replaced:
                 source.close()
                 source = None
-                while source is None and (quiet := time.monotonic() - latest) < timeout:
-                    yield Waiting(quiet, timeout, gone=True)
+                while source is None and (silence := time.monotonic() - latest) < timeout:
+                    yield Waiting(silence, timeout, gone=True)
                     source = _again(reopen, time.monotonic() + 2 * poll, poll)
                 if source is None:
                     yield Ended(done, False, "The file is missing, or can no longer be read.")
@@ -157,17 +157,17 @@ def follow(reopen, scan, timeout=30.0, poll=POLL_S) -> Iterator[Frames | Waiting
                 yield Restarted()
                 done, latest = 0, time.monotonic()
                 continue
-            quiet = time.monotonic() - latest
-            if quiet > timeout:
-                reason = (f"No new pattern for {quiet:.0f} s: the detector has stopped at pattern {done} of {total}, "
+            silence = time.monotonic() - latest
+            if silence > timeout:
+                reason = (f"No new pattern for {silence:.0f} s: the detector has stopped at pattern {done} of {total}, "
                           "or pauses for longer than the timeout.")
                 yield Ended(done, False, reason)
                 return
-            yield Waiting(quiet, timeout)
+            yield Waiting(silence, timeout)
             time.sleep(poll)
-        extra = _count(source) - total
-        yield Ended(done, True, "The scan is complete." if extra <= 0 else (
-            f"The scan is complete, but the file holds {extra} patterns more than {scan[0]} x {scan[1]}: check the "
+        n_extra = _count(source) - total
+        yield Ended(done, True, "The scan is complete." if n_extra <= 0 else (
+            f"The scan is complete, but the file holds {n_extra} patterns more than {scan[0]} x {scan[1]}: check the "
             "shape of the scan."))
     finally:
         if source is not None:
@@ -175,7 +175,7 @@ def follow(reopen, scan, timeout=30.0, poll=POLL_S) -> Iterator[Frames | Waiting
 
 
 def _count(source):
-    """Frames in the file; 0 if it was replaced."""
+    """Count the frames in the file; 0 if it was replaced."""
     try:
         return source.count()
     except Replaced:
@@ -183,7 +183,7 @@ def _count(source):
 
 
 def _again(reopen, until, poll):
-    """The source, when it can be opened again; None if that takes too long."""
+    """Open the source again as soon as possible; None if that fails until the time `until`."""
     while time.monotonic() < until:
         try:
             return reopen()
@@ -207,7 +207,7 @@ def from_frames(frames, scan, start=0) -> Iterator[Frames | Ended]:
     Yields
     ------
     Frames or Ended
-        What happened; `Ended` is the last.
+        Events; `Ended` is the last.
 
     Examples
     --------

@@ -40,14 +40,14 @@ from ..origin import (
 from ..pipeline import Calibrator, calibrate, check_networks
 from . import Snapshot, Worker, judge_snapshot, learn_so_far, saturated_patterns
 
-FIRST_LEARNING_PATTERNS = 64  # patterns from which the beam is first learned; doubled each time
-MAX_SAMPLE_BYTES = 2**28  # bytes of patterns that are kept
-MAX_WAITING_BYTES = 2**28  # bytes of patterns that wait for the first beam
-MIN_PROCESS_POSITIONS = 2048  # scan positions, from which a process is started; a smaller scan ends before it is ready
-CELL_COLUMNS = 16  # scan columns in a cell whose median offset from the guess corrects the guess nearby
-MIN_CELL_POSITIONS = 4  # located positions that such a median needs
+FIRST_LEARNING_PATTERNS = 64  # patterns; number after which the beam is first learned; doubled each time
+MAX_SAMPLE_BYTES = 2**28  # bytes; largest size of the kept patterns
+MAX_WAITING_BYTES = 2**28  # bytes; largest size of the patterns that wait until the beam is learned
+MIN_PROCESS_POSITIONS = 2048  # positions; smallest scan with a process of its own: smaller ones end before it is ready
+CELL_COLUMNS = 16  # scan columns; width of a cell, whose median offset from the guess corrects the guess nearby
+MIN_CELL_POSITIONS = 4  # positions; smallest number of located positions in a cell for its median offset
 UNLEARNED = "nothing_learned"  # name of the flag of a scan before the beam is first learned
-MAX_LATE_PATTERNS = 64  # waiting patterns located in one call of `feed`; more would delay the patterns that arrive
+MAX_LATE_PATTERNS = 64  # patterns; most waiting ones that a call of `feed` locates: more would delay new patterns
 
 
 class OnlineCalibrator:
@@ -170,8 +170,8 @@ class OnlineCalibrator:
 
     def _keep(self, index, block):
         """Keep the most important patterns of all that were fed; the sample does not depend on their order."""
-        wanted = Calibrator.POOLED_POSITIONS + Calibrator.NOISE_POSITIONS
-        limit = int(np.clip(MAX_SAMPLE_BYTES // block[0].nbytes, FIRST_LEARNING_PATTERNS, wanted))
+        most_used = Calibrator.POOLED_POSITIONS + Calibrator.NOISE_POSITIONS
+        limit = int(np.clip(MAX_SAMPLE_BYTES // block[0].nbytes, FIRST_LEARNING_PATTERNS, most_used))
         for position, pattern in zip(index.tolist(), block, strict=True):
             entry = (-self._rank[position], position)
             if position not in self._kept:
@@ -207,11 +207,11 @@ class OnlineCalibrator:
             future, self._learning = self._learning, None
             try:
                 learned = future.result()
-            except PrenetError as problem:  # of the learning process: keep the last result and try again
+            except PrenetError as problem:  # learning failed: keep the last result and try again
                 learned = Calibrator(None, None, None, Flag("input_refused", {"message": str(problem)}), self._device)
             seen, self._judged = self._learned_from, None
-            later = 2 * seen if learned.beam else seen + max(FIRST_LEARNING_PATTERNS, seen // 4)
-            self._next = min(later, len(self._fed)) if seen < len(self._fed) else np.inf
+            next_learning = 2 * seen if learned.beam else seen + max(FIRST_LEARNING_PATTERNS, seen // 4)
+            self._next = min(next_learning, len(self._fed)) if seen < len(self._fed) else np.inf
             if learned.beam is not None:
                 self._adopt(learned)
             elif self._beam is None:
@@ -259,9 +259,10 @@ class OnlineCalibrator:
         """Locate the beam in patterns."""
         learned = self._learned
         located = unlocated(len(index), self._guess(index))
-        usual = np.median(self._located.signal[self._located.found]) if self._located.found.any() else 0.0
+        typical_signal = np.median(self._located.signal[self._located.found]) if self._located.found.any() else 0.0
         electrons = (self._total[index] - learned.noise.offset * block[0].size) / learned.noise.gain
-        lit = electrons > max(MIN_SIGNAL_ELECTRONS, MIN_SIGNAL_FRACTION * usual)  # darker patterns are not searched
+        # Darker patterns are not searched.
+        lit = electrons > max(MIN_SIGNAL_ELECTRONS, MIN_SIGNAL_FRACTION * typical_signal)
         if lit.any():
             located.put(lit, learned.beam.locate(block[lit], located.position[lit]))
         self._located.put(index, located)
@@ -271,7 +272,7 @@ class OnlineCalibrator:
         self._update_nearby(index[located.found])
 
     def _guess(self, index):
-        """Guess of the beam position: the learned surface plus the offset of the nearest located cell."""
+        """Guess beam positions: the learned surface plus the offset of the nearest cell with located positions."""
         guess = self._learned.guess[index].copy()
         measured = np.isfinite(self._nearby[..., 0])
         if measured.any():
@@ -458,13 +459,13 @@ def start_worker(scan, device="auto") -> Worker:
     Returns
     -------
     Worker
-        The process; for a small scan one that works in this process.
+        The process; for a small scan, a `Worker` that calls functions in this process.
     """
     return Worker(check_networks if np.prod(scan) >= MIN_PROCESS_POSITIONS else None, device)
 
 
 def _ranks(scan):
-    """Rank of each position in the sample, (Rx * Ry,), smallest first.
+    """Return the rank of each position in the sample, (Rx * Ry,), smallest first.
 
     Positions from which `calibrate` learns the noise come first, then those that it pools, then the others, in an order
     that covers the scan evenly.

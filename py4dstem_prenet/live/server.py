@@ -19,8 +19,8 @@ from ..core import PrenetError
 
 HOST = "127.0.0.1"
 PAGE = "watch.html"
-MAX_MAP_SIDE = 256  # positions of a map that are sent along each axis; every n-th of a larger map
-MAX_REQUEST_GAP_S = 3.0  # seconds between requests of an open page; at the end the server waits as long for the last
+MAX_MAP_SIDE = 256  # positions; largest side of a map that is sent: of a larger map, every n-th position is sent
+MAX_REQUEST_GAP_S = 3.0  # seconds; longest time between requests of an open page, and wait for the last one at the end
 
 
 @contextmanager
@@ -125,7 +125,7 @@ def state_of(watcher) -> dict:
 
 
 def _encoded(title, unit, values, valid, known, digits=0):
-    """A map as base64 bytes: 0 where no pattern was processed, 1 where no beam is, 2 to 255 from low to high.
+    """Encode a map as base64 bytes: 0 without a processed pattern, 1 without a beam, 2 to 255 from low to high.
 
     digits: decimals of low and high.
     """

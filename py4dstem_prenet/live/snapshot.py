@@ -20,7 +20,7 @@ class Snapshot:
     Attributes
     ----------
     sample : SampledScan
-        Patterns that were kept.
+        Kept patterns.
     located : Located
         Position and sigma of every pattern of the scan.
     processed : numpy.ndarray of bool, shape (Rx * Ry,)
@@ -92,7 +92,7 @@ class Snapshot:
 
     @property
     def valid(self):
-        """Positions in which the beam was located.
+        """Positions at which the beam was located.
 
         Returns
         -------
@@ -125,7 +125,7 @@ class Snapshot:
 
     @property
     def lit(self):
-        """Positions in which the beam is on.
+        """Positions at which the beam is on.
 
         Returns
         -------
@@ -136,8 +136,8 @@ class Snapshot:
             return self.valid.ravel()
         shape = self.sample.pattern_shape
         electrons = (self.total - self.noise.offset * shape[0] * shape[1]) / self.noise.gain
-        usual = np.quantile(electrons[self.fed], BRIGHT_QUANTILE) if self.fed.any() else 0.0
-        return self.fed & (electrons > BLANKED_FRACTION * usual)
+        typical_electrons = np.quantile(electrons[self.fed], BRIGHT_QUANTILE) if self.fed.any() else 0.0
+        return self.fed & (electrons > BLANKED_FRACTION * typical_electrons)
 
     @cached_property
     def moves(self):
@@ -248,7 +248,7 @@ def learn_so_far(sample: SampledScan, mask, device: str) -> Calibrator:
     Parameters
     ----------
     sample : SampledScan
-        Patterns that were kept.
+        Kept patterns.
     mask : numpy.ndarray of bool, shape (Qx, Qy), or None
         True where a detector pixel is good.
     device : str
@@ -260,8 +260,8 @@ def learn_so_far(sample: SampledScan, mask, device: str) -> Calibrator:
         The calibrator. Outside the rectangle of the sample, the guess of the origin is that of the nearest position
         inside.
     """
-    box = tuple(slice(int(at.min()), int(at.max()) + 1)
-                for at in np.divmod(sample.positions, sample.scan_shape[1]))
+    box = tuple(slice(int(axis_positions.min()), int(axis_positions.max()) + 1)
+                for axis_positions in np.divmod(sample.positions, sample.scan_shape[1]))
     part = boxed(sample, box)
     try:
         learned = Calibrator.learn(part, mask, device)

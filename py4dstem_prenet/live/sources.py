@@ -167,7 +167,7 @@ class Hdf5File:
             raise PrenetError(f"The rows of the scan in {self.path} have {self._per} positions, not {columns}.")
 
     def _chosen(self, name):
-        """The data set of patterns; PrenetError if there is not exactly one, or none of this name."""
+        """Return the data set of patterns; PrenetError if there is not exactly one, or none of this name."""
         found = []
         self._file.visititems(lambda where, thing: found.append(where) if isinstance(thing, h5py.Dataset) and
                               thing.ndim in (3, 4) and min(thing.shape[-2:]) >= MIN_SIDE else None)
@@ -203,7 +203,7 @@ class Hdf5File:
             raise Replaced from None
 
     def _stored(self):
-        """Number of steps along the first axis whose chunks have all been written."""
+        """Count the steps along the first axis whose chunks have all been written."""
         chunks, shape = self._data.chunks, self._data.shape
         of_a_step = int(np.prod([-(-n // c) for n, c in zip(shape[1:], chunks[1:], strict=True)]))
         return self._data.id.get_num_chunks() // of_a_step * chunks[0]

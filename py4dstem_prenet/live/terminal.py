@@ -1,6 +1,6 @@
 """Show the state of a running scan in a terminal: a status line, and events above it.
 
-If the output is no terminal (a pipe, a log file), a line is written from time to time instead.
+If the output is not a terminal (but a pipe or a log file), a line is written every LINE_EVERY_S seconds instead.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import time
 
 from tqdm import tqdm
 
-LINE_EVERY_S = 10.0  # seconds between lines where there is no terminal
+LINE_EVERY_S = 10.0  # seconds; shortest time between lines if the output is not a terminal
 
 _PROGRESS_FORMAT = "{bar:6} {n_fmt} of {total_fmt}{postfix}"  # without {bar} tqdm does not cut the line to the width
 
@@ -23,7 +23,7 @@ class Terminal:
     total : int
         Positions of the scan.
     progress : bool, optional
-        Whether to show anything.
+        Whether to show the state at all.
 
     Attributes
     ----------

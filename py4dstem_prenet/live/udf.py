@@ -1,4 +1,4 @@
-"""The beam located on the workers of LiberTEM, frame by frame. Needs the extra `libertem`."""
+"""Locate the beam on the workers of LiberTEM, frame by frame. Needs the extra `libertem`."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class OriginUDF(UDF):
 
     Result channels, one value a frame: qx0, qy0, in pixels; sigma_qx0, sigma_qy0, of electron counting alone; signal,
     electrons in the window of the disk; seen, False if no beam could be located; known, False for frames that have not
-    come; kept, an object, the frame itself if it was asked for.
+    been processed; kept, an object, the frame itself if it is to be kept.
 
     Parameters
     ----------
     frames : libertem.common.buffers.AuxBufferWrapper
         (3,) of each frame: a guess of its origin, and 1 if it is to be kept.
     beam : Beam
-        What was learned.
+        The learned beam.
     """
 
     def __init__(self, frames, beam):
@@ -44,7 +44,7 @@ class OriginUDF(UDF):
         kept : numpy.ndarray
             (Rx, Ry) bool, frames to keep.
         beam : Beam
-            What was learned.
+            The learned beam.
 
         Returns
         -------
@@ -110,12 +110,13 @@ def read_result(result) -> tuple[Located, np.ndarray, SampledScan | None]:
     located : Located
         Position and sigma of each frame, flat over the scan.
     known : numpy.ndarray
-        (Rx * Ry,) bool, frames that have come.
+        (Rx * Ry,) bool, frames that were processed.
     kept : SampledScan or None
         Frames that were kept; None if none has come.
     """
-    at = {name: np.ravel(result[name].data) for name in result}
-    position, sigma = (np.stack([at[f"{kind}qx0"], at[f"{kind}qy0"]], 1) for kind in ("", "sigma_"))
-    index = np.array([k for k, frame in enumerate(at["kept"]) if isinstance(frame, np.ndarray)], int)
-    kept = SampledScan(result["qx0"].data.shape, index, list(at["kept"][index])) if len(index) else None
-    return Located(position, sigma, at["signal"], at["seen"].astype(bool)), at["known"].astype(bool), kept
+    channels = {name: np.ravel(result[name].data) for name in result}
+    position, sigma = (np.stack([channels[f"{kind}qx0"], channels[f"{kind}qy0"]], 1) for kind in ("", "sigma_"))
+    index = np.array([k for k, frame in enumerate(channels["kept"]) if isinstance(frame, np.ndarray)], int)
+    kept = SampledScan(result["qx0"].data.shape, index, list(channels["kept"][index])) if len(index) else None
+    return (Located(position, sigma, channels["signal"], channels["seen"].astype(bool)),
+            channels["known"].astype(bool), kept)

@@ -39,15 +39,15 @@ from . import (
     wait_for_file,
 )
 
-STATUS_EVERY_S = 0.2  # seconds between updates of status and alarms
-JUDGE_EVERY_S = 5.0  # seconds between two evaluations of descan and ellipse
-MAX_JUDGE_FRACTION = 0.5  # of the time that these evaluations may take
-RATE_WINDOW_S = 3.0  # seconds over which the rate of patterns is averaged
+STATUS_EVERY_S = 0.2  # seconds; time between updates of status and alarms
+JUDGE_EVERY_S = 5.0  # seconds; shortest time between two evaluations of descan and ellipse
+MAX_JUDGE_FRACTION = 0.5  # fraction; largest part of the time that these evaluations take
+RATE_WINDOW_S = 3.0  # seconds; time over which the rate of patterns is averaged
 
 
 @dataclass(frozen=True)
 class Status:
-    """The state of a scan as it is shown.
+    """State of a scan for display.
 
     Attributes
     ----------
@@ -74,7 +74,7 @@ class Status:
     alarms : tuple of Alarm
         All alarms.
     reason : str
-        Why no beam was found so far.
+        Reason why no beam was found so far.
     state : {"running", "waiting", "ended", "calibrating", "done"}
         The stage.
     sentence : str
@@ -82,7 +82,7 @@ class Status:
     complete : bool
         Whether the scan was complete when it ended.
     note : str
-        What happened to an earlier scan in the same file.
+        Statement on an earlier scan in the same file.
     """
 
     scan: tuple[int, int]
@@ -146,7 +146,7 @@ class Watcher:
     strain : float or None
         Precision of strain needed at each position, for the alarm on the dose; None for no such alarm.
     note : str
-        What happened to an earlier scan in the same file.
+        Statement on an earlier scan in the same file.
     status : Status
         The present state.
     snapshot : Snapshot or None
@@ -176,7 +176,7 @@ class Watcher:
         Parameters
         ----------
         event : Frames, Waiting, Restarted or Ended
-            What happened.
+            The event.
 
         Returns
         -------
@@ -255,7 +255,7 @@ def watch(reopen, scan, pattern_shape, mask=None, device="auto", output=None, st
     mask : ndarray of bool, shape (Qx, Qy), optional
         True where a detector pixel is good.
     device : {"auto", "cpu", "cuda", "mps"}, optional
-        Where the networks run.
+        Device on which the networks run.
     output : str or pathlib.Path, optional
         A new EMD file for the calibration.
     strain : float, optional
@@ -346,7 +346,7 @@ def watch_file(path, scan, layout, port=None, timeout=30.0, device="auto", **opt
     timeout : float, optional
         Time without a new frame after which the scan counts as ended, seconds.
     device : {"auto", "cpu", "cuda", "mps"}, optional
-        Where the networks run.
+        Device on which the networks run.
     **options
         Further arguments of `watch`.
 
@@ -409,7 +409,7 @@ def calibrate_rows(calibrator, reopen, rows, columns, output=None, progress=True
 
 @contextmanager
 def _one_thread():
-    """Use one thread per operation: more do not pay on small windows, and slow down the worker process."""
+    """Use one thread per operation: more are no faster on small windows, and slow down the worker process."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # threadpoolctl does not reach threads that torch starts later
     try:
@@ -420,7 +420,7 @@ def _one_thread():
 
 
 def evaluate_snapshot(snapshot):
-    """Evaluate descan and ellipse of a snapshot, without raising an exception: the watch must go on.
+    """Evaluate descan and ellipse of a snapshot, without raising an exception, which would end the watch.
 
     Parameters
     ----------
@@ -434,11 +434,11 @@ def evaluate_snapshot(snapshot):
     alarms : tuple of Alarm
         The alarms that take seconds to find.
     seconds : float
-        Time that it took.
+        Time that the evaluation took.
     problem : str
-        Why it failed; empty if it did not.
+        Reason why it failed; empty if it did not.
     positions : int
-        Positions that it is based on.
+        Number of scan positions that it is based on.
     """
     start, report, slow, problem = time.monotonic(), None, None, ""
     try:
@@ -452,20 +452,20 @@ def evaluate_snapshot(snapshot):
 
 
 def _beam(snapshot):
-    """Drift, its row, sigma and dose for the status."""
+    """Return drift, its row, sigma and dose for the status."""
     valid = snapshot.valid
     if snapshot.beam is None or not valid.any():
         return {}
-    rows, away = snapshot.moves[:2]
+    rows, offset = snapshot.moves[:2]
     # The mean of an incomplete row contains the descan along the columns; the first row is used nevertheless.
     k = len(rows) - 1 - (len(rows) > 1 and not snapshot.processed.reshape(snapshot.scan)[rows[-1]].all())
     sigma = float(np.median(snapshot.located.sigma[valid.ravel()]))
-    drift = {"drift": tuple(away[k].tolist()), "row": int(rows[k])} if len(rows) else {}
+    drift = {"drift": tuple(offset[k].tolist()), "row": int(rows[k])} if len(rows) else {}
     return drift | {"sigma": sigma, "dose": snapshot.noise.dose}
 
 
 def _evaluation(report):
-    """Ellipse and descan for the status."""
+    """Return ellipse and descan for the status."""
     if not report.origin.found:
         return {}
     e, fit = report.ellipse, report.fit

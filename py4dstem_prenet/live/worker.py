@@ -21,8 +21,8 @@ from threading import Lock, Thread
 
 from ..core import PrenetError
 
-NICENESS = 5  # gives a third of the share of a core that a process of normal priority gets
-MAX_START_S = 60.0  # seconds until a start counts as failed; it takes a few seconds on an idle machine
+NICENESS = 5  # niceness; the process gets a third of the share of a core that one of normal priority gets
+MAX_START_S = 60.0  # seconds; longest duration of a start before it has failed: a few seconds on an idle machine
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # set to 1 for the process
 
 _PROGRAM = "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); from {} import serve; serve()"
@@ -93,7 +93,7 @@ class Worker:
         Returns
         -------
         object
-            What the function returns.
+            Result of the function.
 
         Raises
         ------
@@ -125,7 +125,7 @@ class Worker:
             _end(process)
 
     def _is_up(self, timeout=0.0):
-        """Whether the process has started; waits for that until the timeout, seconds."""
+        """Return whether the process has started; wait for that for at most `timeout` seconds."""
         if self._process is not None and not self._ready:
             with suppress(Empty):
                 answer = self._answers.get(timeout=timeout)

@@ -99,7 +99,7 @@ def find_bar(total, good, readout: float = 0.0, tip=None, reach: float = np.inf)
 
 
 def _has_parallels(total, good, readout, strip, bar, step):
-    """Whether a parallel strip is also dark: lanes between rows of disks repeat, but bars do not."""
+    """Return whether a parallel strip is also dark: lanes between rows of disks repeat, but bars do not."""
     elsewhere = good & ~binary_dilation(bar, iterations=int(step * FLANK_PX))
     turns = strip[1] + np.arange(-1, 2) * np.pi / FINE_STEPS
     parallel = _best_strip(FULL, total, elsewhere, readout, None, np.inf, turns)[0]
@@ -107,7 +107,7 @@ def _has_parallels(total, good, readout, strip, bar, step):
 
 
 def _lies_between_rings(total, good, bar):
-    """Whether a strip is dark because it lies between rings: it contains what their radial profile predicts."""
+    """Return whether a strip is dark because it lies between rings: it contains what their radial profile predicts."""
     rings = ring_center(total, good)
     if not rings.accepted:
         return False

@@ -122,7 +122,7 @@ def is_hidden(scan: Scan, noise: NoiseModel, first: FirstGuess) -> bool:
 
 
 def _is_held(stop):
-    """Whether a stop reaches the edge of the frame; the hole of a ring, as in precession, does not."""
+    """Return whether a stop reaches the edge of the frame; the hole of a ring, as in precession, does not."""
     rows, columns = np.nonzero(stop)
     return (rows.min() <= HELD_MARGIN_PX or columns.min() <= HELD_MARGIN_PX
             or rows.max() >= stop.shape[0] - 1 - HELD_MARGIN_PX or columns.max() >= stop.shape[1] - 1 - HELD_MARGIN_PX)
@@ -234,7 +234,7 @@ def check_shaded(scan: Scan, noise: NoiseModel, first: FirstGuess, origin: Origi
 
 
 def _is_arm(stop, center):
-    """Whether a stop covers a part of the azimuth about a center; the hole of a ring, as in precession, covers all."""
+    """Return whether a stop covers a part of the azimuth about a center; the hole of a precession ring covers all."""
     x, y = np.indices(stop.shape)
     low, high = (part * max(stop.shape) for part in ARM_DISTANCE)
     distance = np.hypot(x - center[0], y - center[1])
@@ -243,7 +243,7 @@ def _is_arm(stop, center):
 
 
 def _apart(halo: HaloCenter, center, sigma) -> bool:
-    """Whether a center contradicts the center of the diffuse scattering."""
+    """Return whether a center contradicts the center of the diffuse scattering."""
     distance = np.hypot(*(halo.center - center))
     return bool(distance > max(MAX_CONTRADICTION_SIGMAS * np.hypot(halo.sigma, sigma), MIN_CONTRADICTION_PX))
 

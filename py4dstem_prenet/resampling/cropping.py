@@ -112,7 +112,7 @@ def check_calibration(datacube) -> CalibrationCheck:
 
 
 def _is_of_other_data(datacube, signed):
-    """Whether the fingerprint with which an unchanged entry was signed is that of different data."""
+    """Return whether the fingerprint with which an unchanged entry was signed is that of different data."""
     kept = {signature.get("data") for signature in signed.values() if signature["unchanged"]} - {None}
     return bool(kept) and any(same_data(one, fingerprint(datacube)) is False for one in kept)
 
@@ -127,7 +127,7 @@ def _moved_mean(calibration):
 
 
 def _has_origin(calibration):
-    """Whether a calibration, which may be None, has a measured or fitted origin."""
+    """Return whether a calibration, which may be None, has a measured or fitted origin."""
     return calibration is not None and (calibration.get_origin_meas() or calibration.get_origin()) is not None
 
 
