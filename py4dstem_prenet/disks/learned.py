@@ -24,6 +24,8 @@ from . import (
     learned_shape,
     measure_background,
     measure_structure,
+    own_significance,
+    with_direct,
 )
 
 SAMPLE_PATTERNS = 64  # patterns from which background and contrast are learned; chosen for speed
@@ -157,6 +159,11 @@ class LearnedDisks:
         fitted = fit_disks(_windows(electrons, good, readout, self.shape.aperture), found, self.shape, direct, readout)
         kept = fitted.good & found.reported(shape)
         kept &= ((fitted.position > -0.5) & (fitted.position < np.subtract(shape, 0.5))).all(1)
+        # A disk whose light lies under a more significant one is a second fit of that.
+        every = with_direct(replace(found, significance=np.where(fitted.good, found.significance, 0)), direct)
+        alone = own_significance(every, np.concatenate([fitted.position, direct]), electrons, good, disks,
+                                 self.structure.relative)[: len(kept)]
+        found, kept = replace(found, significance=alone), kept & (alone > self.threshold)
         return found.subset(kept), FittedDisks(*(getattr(fitted, name)[kept] for name in fitted.__dataclass_fields__))
 
 
