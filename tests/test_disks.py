@@ -99,6 +99,13 @@ class TestFalseDisks:
         assert recall > 0.97 and false / len(truth) < 0.25
 
     @pytest.mark.slow
+    def test_a_weak_disk_with_a_dark_half_is_found_once(self):
+        counts, truth = scan_of((8, 8), direct=300.0, brightness=(6.0, 12.0), slope=2.5, level=0.001, seed=14)
+        found = find_bragg_disks(counts, progress=False)
+        _, _, false, recall = matched(found, truth, reach=RADIUS)
+        assert recall > 0.9 and false / len(truth) < 0.25
+
+    @pytest.mark.slow
     def test_light_of_disks_outside_the_pattern_is_no_disk_inside(self):
         counts, truth = scan_of((6, 8), brightness=(100.0, 1000.0), spacing=25.0, seed=13)
         found = find_bragg_disks(counts, progress=False)

@@ -192,7 +192,8 @@ def _spread(found, weak, start, windows, every, shape, direct, readout):
     device, number = electrons.device, every.electrons[weak]
     mean, covariance = posterior_positions(
         electrons + readout**2, good, torch.from_numpy(np.maximum(number / area, 1e-3)).float().to(device),
-        torch.from_numpy(every.background[weak] + 1e-4).float().to(device), directions(every, direct)[weak], shape, number)
+        torch.from_numpy(every.background[weak] + 1e-4).float().to(device), directions(every, direct)[weak], shape,
+        number)
     mean, sigma = mean.cpu().numpy(), np.sqrt(covariance.diagonal(dim1=1, dim2=2).cpu().numpy())
     # A posterior that is narrower than a step: the first fit was far off, and a second one starts from here.
     step = grid_step(shape.aperture)
