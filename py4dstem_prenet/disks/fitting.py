@@ -182,13 +182,21 @@ def _fit_some(found, some, windows, every, shape, direct, readout, neighbors=Non
 
 
 def _spread(found, weak, start, windows, every, shape, direct, readout):
-    """Replace the fits of weak disks by mean and width of their posterior, in windows about the most significant place.
+    """Replace the fits of weak disks by mean and width of their posterior, in windows about their light.
 
-    The first fit of a disk that is in part dark may have taken an edge of the dark part for that of the disk.
+    The first fit of a disk that is in part dark may have taken an edge of the dark part for that of the disk, and the
+    most significant place may lie on the wrong side of the light.
     """
-    area = np.pi * shape.aperture.radius**2
+    area, side = np.pi * shape.aperture.radius**2, grid_side(shape.aperture)
     every.place[weak] = start[weak]
-    electrons, good = windows.cut(every.subset(weak), windows.coverage(every), grid_side(shape.aperture))
+    electrons, good = windows.cut(every.subset(weak), windows.coverage(every), side)
+    axis = torch.arange(side, device=electrons.device) - float(side // 2)
+    light = electrons * good * (torch.hypot(axis[:, None], axis) < windows.reach)
+    moments = torch.stack([light.sum(2) @ axis, light.sum(1) @ axis], 1) / light.sum((1, 2)).clamp_min(1)[:, None]
+    start = start.copy()
+    start[weak] = _near_pattern(start[weak] + np.rint(moments.cpu().numpy()).astype(int), windows)
+    every.place[weak] = start[weak]
+    electrons, good = windows.cut(every.subset(weak), windows.coverage(every), side)
     device, number = electrons.device, every.electrons[weak]
     mean, covariance = posterior_positions(
         electrons + readout**2, good, torch.from_numpy(np.maximum(number / area, 1e-3)).float().to(device),
