@@ -96,7 +96,7 @@ def test_an_atom_refracts_toward_itself():
 
 
 def test_reflections_beyond_the_samples_do_not_wrap_around():
-    """Rows of atoms with a reflection beyond the largest frequency of the samples, which wraps around to a small one."""
+    """A row of atoms with a reflection beyond the largest frequency of the samples."""
     optics = Optics(volts=200e3, dk=0.01, aperture=10.0)  # the samples reach 1.28 per angstrom
     spacing = 1 / 1.9
     atoms = np.stack([(np.arange(120) - 60) * spacing, np.zeros(120), np.full(120, 0.5)], 1)

@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter1d
 from . import DiskFilter, covered, find_disks
 
 # Chosen with multislice silicon along [110] in view (benchmarks/strain.py, disks.py), unless a comment says otherwise:
-CLEAR_SIGNIFICANCE = 3.0  # standard deviations of disks that are left out of the background; most weak disks exceed it
+CLEAR_SIGNIFICANCE = 3.0  # standard deviations of disks that are left out of the background
 PLACE_ERROR_PX = 2.0  # pixels by which the most significant place of a half-lit disk may be off its center
 BACKGROUND_ROUNDS = 3  # rounds: without a background, then with it
 SMOOTHING_RADII = 0.25  # radii of the disk, 1 sigma: smoothing of the background's radial profile
