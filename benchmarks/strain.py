@@ -12,8 +12,8 @@ vectors and reference region:
 - prenet: `calibrate()` without a parameter.
 - prenet, disks: the same calibration, and `bragg_disks(weights="precision")` instead of `find_Bragg_disks`.
 - denoised: disks in denoised patterns, each pattern alone (`scan_aware=False`) or with its neighbors in the scan.
-- bound: Cramer-Rao bound of the strain of a position for somebody who knows the intensity of each disk, the contrast
-  inside it, and the origin, and of whom only the lattice is asked. The bound for free contrast is higher.
+- bound: Cramer-Rao bound of the strain of a position if the intensity of each disk, the contrast inside it and the
+  origin are known. The bound for free contrast is higher.
 
 Errors are rms over the positions with a strain, in parts per thousand (mrad for the rotation). A position fails if
 py4DSTEM fits no lattice or a component is off by more than two per cent.
