@@ -13,7 +13,8 @@ from . import Candidates, DiskWindows
 
 # Chosen with multislice silicon along [110] in view (benchmarks/strain.py, disks.py), unless a comment says otherwise:
 DIRECTIONS = 36  # directions of the contrast over half a turn
-LEARNED_SIGNIFICANCE = 5.0  # standard deviations of disks from which aperture and contrast are learned
+LEARNED_SIGNIFICANCE = 15.0  # standard deviations of disks from which the aperture is learned
+CONTRAST_SIGNIFICANCE = 5.0  # standard deviations of disks from which the contrast is learned
 MIN_LEARNED_DISKS = 16  # disks; fewer tell nothing of the contrast
 MAX_APERTURE_DISKS, MAX_CLASS_DISKS = 512, 256  # disks from which aperture and contrast are learned; for speed
 MAX_CLASSES = 3  # of disks of different electrons, which have their own contrast
@@ -241,11 +242,11 @@ def learned_shape(windows: DiskWindows, candidates: Candidates, aperture: Apertu
     device = windows.electrons.device
     coverage = windows.coverage(with_direct(candidates, direct))
     candidates = candidates.subset(candidates.reported(windows.shape[1:]))
-    candidates = candidates.subset(candidates.significance > LEARNED_SIGNIFICANCE)
-    if len(candidates.pattern) < MIN_LEARNED_DISKS:
-        return DiskShape(aperture)
-    given, strong = aperture, _some(candidates, MAX_APERTURE_DISKS)
-    for _ in range(APERTURE_ROUNDS):
+    strong = candidates.subset(candidates.significance > LEARNED_SIGNIFICANCE)
+    enough = len(strong.pattern) >= MIN_LEARNED_DISKS
+    strong = _some(strong, MAX_APERTURE_DISKS) if enough else strong
+    given = aperture
+    for _ in range(APERTURE_ROUNDS if enough else 0):
         model = DiskModel(aperture, device)
         electrons, good = windows.cut(strong, coverage, model.side)
         fitted = _located(model, electrons, good, readout, learn=True)
@@ -254,10 +255,13 @@ def learned_shape(windows: DiskWindows, candidates: Candidates, aperture: Apertu
             break
     if aperture.edge > MAX_EDGE_GROWTH * given.edge:  # the disks overlap, and the aperture spread over others
         aperture = given
-    classes = int(np.clip(len(candidates.pattern) // (2 * MIN_LEARNED_DISKS), 1, MAX_CLASSES))
-    limits = tuple(np.quantile(candidates.electrons, np.arange(1, classes) / classes).tolist())
-    number = np.searchsorted(limits, candidates.electrons)
-    amplitudes = tuple(_amplitudes(windows, coverage, _some(candidates.subset(number == k), MAX_CLASS_DISKS), aperture,
+    strong = candidates.subset(candidates.significance > CONTRAST_SIGNIFICANCE)
+    if len(strong.pattern) < MIN_LEARNED_DISKS:
+        return DiskShape(aperture)
+    classes = int(np.clip(len(strong.pattern) // (2 * MIN_LEARNED_DISKS), 1, MAX_CLASSES))
+    limits = tuple(np.quantile(strong.electrons, np.arange(1, classes) / classes).tolist())
+    number = np.searchsorted(limits, strong.electrons)
+    amplitudes = tuple(_amplitudes(windows, coverage, _some(strong.subset(number == k), MAX_CLASS_DISKS), aperture,
                                    direct, readout)
                        for k in range(classes))
     return DiskShape(aperture, limits, amplitudes)
