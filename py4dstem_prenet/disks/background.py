@@ -59,7 +59,8 @@ class Background:
         return torch.from_numpy(image.astype(np.float32))
 
 
-def measure_background(electrons, good, readout: float, disks: DiskFilter, positions) -> Background:
+def measure_background(electrons, good, readout: float, disks: DiskFilter, positions,
+                       structure: float = 0.0) -> Background:
     """Measure the mean background of patterns over angles, without their disks.
 
     Parameters
@@ -74,6 +75,8 @@ def measure_background(electrons, good, readout: float, disks: DiskFilter, posit
         The filter of the aperture.
     positions : numpy.ndarray, shape (n, 2)
         Positions of the direct beam, pixels.
+    structure : float, optional
+        Relative rms, over an aperture, of what the background has besides its mean.
 
     Returns
     -------
@@ -87,7 +90,8 @@ def measure_background(electrons, good, readout: float, disks: DiskFilter, posit
     size = ring.max() + 1
     background = Background(np.ones(2))
     for _ in range(BACKGROUND_ROUNDS):
-        found = find_disks(electrons, background.images(positions, shape), good, disks, CLEAR_SIGNIFICANCE, positions)
+        found = find_disks(electrons, background.images(positions, shape), good, disks, CLEAR_SIGNIFICANCE, positions,
+                           structure)
         pattern = np.concatenate([found.pattern, np.arange(len(positions))])
         place = np.concatenate([found.place, np.rint(positions).astype(int)])
         free = (covered(electrons.shape, pattern, place, disks.inner + PLACE_ERROR_PX) == 0) & good.cpu().numpy()

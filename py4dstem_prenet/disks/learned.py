@@ -94,15 +94,18 @@ class LearnedDisks:
             images = background.images(direct, patterns.shape[1:]).to(electrons.device)
             threshold = alarms.threshold(false_alarm)
             found = find_disks(electrons, images, good, disks, threshold, direct)
-            shape = learned_shape(_windows(electrons, good, readout, aperture), found, aperture, direct, readout)
+            structure = measure_structure(electrons, background, good, readout, disks, threshold, direct)
+            shape = learned_shape(_windows(electrons, good, readout, aperture), found, aperture, direct, readout,
+                                  structure.speckle > 0)
             change = abs(shape.aperture.radius / aperture.radius - 1)
             if last or change < MAX_RADIUS_CHANGE:
                 break
             aperture = replace(shape.aperture, contrast=())  # which belongs to the radius that was wrong
         fitted = fit_disks(_windows(electrons, good, readout, shape.aperture), found, shape, direct, readout)
         shape = shape.with_misfits(found.electrons[fitted.good], fitted.misfit[fitted.good])
-        structure = measure_structure(electrons, background, good, readout, disks, threshold, direct)
-        if structure.speckle:
+        if structure.speckle:  # fewer places stand out of such a background than were left out of it
+            background = measure_background(electrons, good, readout, disks, direct, structure.relative)
+            structure = measure_structure(electrons, background, good, readout, disks, threshold, direct)
             alarms = false_alarms(background, good, readout, disks, center, structure)
             threshold = alarms.threshold(false_alarm)
         return cls(noise, background, structure, alarms, threshold, shape)
