@@ -12,6 +12,8 @@ vectors and reference region:
 - prenet: `calibrate()` without a parameter.
 - prenet, disks: the same calibration, and `bragg_disks(weights="precision")` instead of `find_Bragg_disks`.
 - denoised: disks in denoised patterns, each pattern alone (`scan_aware=False`) or with its neighbors in the scan.
+- bound: Cramer-Rao bound of the strain of a position if the intensity of each disk, the contrast inside it and the
+  origin are known. The bound for free contrast is higher.
 
 Errors are rms over the positions with a strain, in parts per thousand (mrad for the rotation). A position fails if
 py4DSTEM fits no lattice or a component is off by more than two per cent.
@@ -34,8 +36,11 @@ import numpy as np
 import py4DSTEM
 from py4DSTEM.braggvectors import Probe
 from py4DSTEM.process.strain import StrainMap
+from scipy.ndimage import shift
+from scipy.spatial import cKDTree
 
 import py4dstem_prenet  # noqa: F401
+from py4dstem_prenet.core import ellipse_matrix, ellipse_vector
 from py4dstem_prenet.simulation.known import SILICON, deformation, simulate_known, strain_of, zone_axis
 
 SCAN = (12, 24)
@@ -136,6 +141,32 @@ def slopes(found, true):
     return np.where(x.std(1) > 5e-4, (x * y).sum(1) / np.maximum((x * x).sum(1), 1e-30), np.nan)
 
 
+def bound(known, dose):
+    """Cramer-Rao bound of each component, rms over the positions, parts per thousand."""
+    truth, shape = known.truth, known.expected.shape[2:]
+    matrix = ellipse_matrix(ellipse_vector(truth["a"] / truth["b"], 1.0, truth["theta"])) / truth["sampling"]
+    hkl = np.stack(np.meshgrid(*(np.arange(-9, 10),) * 3, indexing="ij"), -1).reshape(-1, 3)
+    hkl = hkl[(np.ptp(hkl % 2, axis=1) == 0) & (np.abs(hkl).sum(1) > 0)]
+    pixels = np.stack(np.indices(shape), -1).reshape(-1, 2)
+    variances = []
+    for k, frame in enumerate(truth["frames"].reshape(-1, 3, 3)):
+        g = hkl @ np.linalg.inv(frame) / SILICON.edge
+        g = g[np.abs(g[:, 2]) < 0.04][:, :2]  # 1 / angstrom: the zero-order Laue zone
+        origin = np.array([truth["qx0"].flat[k], truth["qy0"].flat[k]])
+        away, nearest = cKDTree(g @ matrix.T + origin).query(pixels)
+        lit = away < truth["radius"] + 1.5
+        image = (known.expected.reshape(-1, *shape)[k] * dose).astype(float)
+        # Derivatives along both axes of a cubic spline through the pixels.
+        slopes = np.stack([(shift(image, np.negative(step)) - shift(image, step)).ravel() / 0.2
+                           for step in ((0.1, 0), (0, 0.1))], -1)[lit] @ matrix
+        change = (slopes[:, :, None] * g[nearest[lit]][:, None]).reshape(-1, 4)  # by the four elements of a distortion
+        rate = image.ravel()[lit].clip(1e-3)
+        covariance = np.linalg.inv((change / rate[:, None]).T @ change)
+        parts = np.array([[1, 0, 0, 0], [0, 0, 0, 1], [0, 0.5, 0.5, 0], [0, 0.5, -0.5, 0]])
+        variances.append((parts @ covariance @ parts.T).diagonal())
+    return 1e3 * np.sqrt(np.mean(variances, 0))
+
+
 def figure(path, true, maps, table, doses):
     middle = doses[len(doses) // 2]
     drawn = plt.figure(figsize=(11, 6), constrained_layout=True)
@@ -178,6 +209,8 @@ def main():
         cells = [" / ".join(f"{e:.2f}" for e in table[d][name][0]) + f" ({100 * table[d][name][1]:.0f} %)"
                  for d in args.doses]
         print(f"| {name} | " + " | ".join(cells) + " |")
+    print("| bound, known contrast | " + " | ".join(" / ".join(f"{e:.2f}" for e in bound(known, d))
+                                                    for d in args.doses) + " |")
     print("| origin of prenet, mean error | " + " | ".join(f"{made[d][1]:.3f} px" for d in args.doses) + " |")
     print("\nSlope on the truth of exx / eyy / exy / rotation.\n")
     print("| electrons per pattern | " + " | ".join(f"{d:,}" for d in args.doses) + " |\n|---" * 1

@@ -99,6 +99,13 @@ class TestFalseDisks:
         assert recall > 0.97 and false / len(truth) < 0.25
 
     @pytest.mark.slow
+    def test_weak_disks_with_a_dark_half_are_found_once_and_where_stated(self):
+        counts, truth = scan_of((8, 8), direct=300.0, brightness=(6.0, 12.0), slope=2.5, level=0.001, seed=15)
+        error, sigma, false, recall = matched(find_bragg_disks(counts, progress=False), truth, reach=RADIUS)
+        assert recall > 0.85 and false / len(truth) < 0.25
+        assert np.sqrt(np.mean((error / sigma) ** 2)) < 1.3
+
+    @pytest.mark.slow
     def test_light_of_disks_outside_the_pattern_is_no_disk_inside(self):
         counts, truth = scan_of((6, 8), brightness=(100.0, 1000.0), spacing=25.0, seed=13)
         found = find_bragg_disks(counts, progress=False)

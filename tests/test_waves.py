@@ -95,6 +95,16 @@ def test_an_atom_refracts_toward_itself():
         assert abs(center[1 - axis] - CENTER) < 0.02
 
 
+def test_reflections_beyond_the_samples_do_not_wrap_around():
+    """A row of atoms with a reflection beyond the largest frequency of the samples."""
+    optics = Optics(volts=200e3, dk=0.01, aperture=10.0)  # the samples reach 1.28 per angstrom
+    spacing = 1 / 1.9
+    atoms = np.stack([(np.arange(120) - 60) * spacing, np.zeros(120), np.full(120, 0.5)], 1)
+    wrapped = [np.abs(np.fft.fft2(atoms_to_phase(atoms, np.zeros(120, int), np.array([26]), optics, 1, 2.0, finer)[0]))
+               [round((1.9 - 2.56) / 0.01), 0] for finer in (1, 2)]
+    assert wrapped[1] < 0.2 * wrapped[0]
+
+
 def test_phase_grows_with_thickness_not_with_slicing():
     """The variance of a glass's phase is proportional to its thickness."""
     rng = np.random.default_rng(3)

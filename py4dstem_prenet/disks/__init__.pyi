@@ -39,6 +39,7 @@ from .search import (
     Candidates as Candidates,
     covered as covered,
     find_disks as find_disks,
+    own_significance as own_significance,
     pattern_ring as pattern_ring,
 )
 from .significance import DiskFilter as DiskFilter, disk_significance as disk_significance, li_ma as li_ma

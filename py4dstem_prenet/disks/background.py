@@ -11,9 +11,9 @@ from scipy.ndimage import gaussian_filter1d
 from . import DiskFilter, covered, find_disks
 
 # Chosen with multislice silicon along [110] in view (benchmarks/strain.py, disks.py), unless a comment says otherwise:
-CLEAR_SIGNIFICANCE = 4.5  # standard deviations of disks that are left out of the background
+CLEAR_SIGNIFICANCE = 3.0  # standard deviations of disks that are left out of the background
 PLACE_ERROR_PX = 2.0  # pixels by which the most significant place of a half-lit disk may be off its center
-BACKGROUND_ROUNDS = 2  # rounds: without a background, then with it
+BACKGROUND_ROUNDS = 3  # rounds: without a background, then with it
 SMOOTHING_RADII = 0.25  # radii of the disk, 1 sigma: smoothing of the background's radial profile
 
 
@@ -59,7 +59,8 @@ class Background:
         return torch.from_numpy(image.astype(np.float32))
 
 
-def measure_background(electrons, good, readout: float, disks: DiskFilter, positions) -> Background:
+def measure_background(electrons, good, readout: float, disks: DiskFilter, positions,
+                       structure: float = 0.0) -> Background:
     """Measure the mean background of patterns over angles, without their disks.
 
     Parameters
@@ -74,6 +75,8 @@ def measure_background(electrons, good, readout: float, disks: DiskFilter, posit
         The filter of the aperture.
     positions : numpy.ndarray, shape (n, 2)
         Positions of the direct beam, pixels.
+    structure : float, optional
+        Relative rms, over an aperture, of what the background has besides its mean.
 
     Returns
     -------
@@ -87,7 +90,8 @@ def measure_background(electrons, good, readout: float, disks: DiskFilter, posit
     size = ring.max() + 1
     background = Background(np.ones(2))
     for _ in range(BACKGROUND_ROUNDS):
-        found = find_disks(electrons, background.images(positions, shape), good, disks, CLEAR_SIGNIFICANCE, positions)
+        found = find_disks(electrons, background.images(positions, shape), good, disks, CLEAR_SIGNIFICANCE, positions,
+                           structure)
         pattern = np.concatenate([found.pattern, np.arange(len(positions))])
         place = np.concatenate([found.place, np.rint(positions).astype(int)])
         free = (covered(electrons.shape, pattern, place, disks.inner + PLACE_ERROR_PX) == 0) & good.cpu().numpy()

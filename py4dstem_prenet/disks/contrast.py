@@ -13,7 +13,9 @@ from . import Candidates, DiskWindows
 
 # Chosen with multislice silicon along [110] in view (benchmarks/strain.py, disks.py), unless a comment says otherwise:
 DIRECTIONS = 36  # directions of the contrast over half a turn
-LEARNED_SIGNIFICANCE = 15.0  # standard deviations of disks from which the aperture is learned
+# Standard deviations of disks from which the aperture is learned; the larger value on a background with speckles, which
+# may be taken for weak disks.
+LEARNED_SIGNIFICANCE, LEARNED_AMONG_SPECKLES = 5.0, 15.0
 CONTRAST_SIGNIFICANCE = 5.0  # standard deviations of disks from which the contrast is learned
 MIN_LEARNED_DISKS = 16  # disks; fewer tell nothing of the contrast
 MAX_APERTURE_DISKS, MAX_CLASS_DISKS = 512, 256  # disks from which aperture and contrast are learned; for speed
@@ -212,7 +214,7 @@ def directions(candidates: Candidates, direct) -> np.ndarray:
 
 
 def learned_shape(windows: DiskWindows, candidates: Candidates, aperture: Aperture, direct,
-                  readout: float) -> DiskShape:
+                  readout: float, speckles: bool = False) -> DiskShape:
     """Learn the aperture from Bragg disks, and the contrast inside them.
 
     Radius and blur are learned from disks of all directions: in the direct disk alone, contrast that is symmetric about
@@ -233,6 +235,8 @@ def learned_shape(windows: DiskWindows, candidates: Candidates, aperture: Apertu
         Positions of the direct beam, pixels.
     readout : float
         Read-out noise in electrons, rms.
+    speckles : bool, optional
+        Whether the background has speckles.
 
     Returns
     -------
@@ -242,7 +246,8 @@ def learned_shape(windows: DiskWindows, candidates: Candidates, aperture: Apertu
     device = windows.electrons.device
     coverage = windows.coverage(with_direct(candidates, direct))
     candidates = candidates.subset(candidates.reported(windows.shape[1:]))
-    strong = candidates.subset(candidates.significance > LEARNED_SIGNIFICANCE)
+    strong = candidates.subset(
+        candidates.significance > (LEARNED_AMONG_SPECKLES if speckles else LEARNED_SIGNIFICANCE))
     enough = len(strong.pattern) >= MIN_LEARNED_DISKS
     strong = _some(strong, MAX_APERTURE_DISKS) if enough else strong
     given = aperture

@@ -120,9 +120,11 @@ def fit_disks(windows: DiskWindows, candidates: Candidates, shape: DiskShape, di
         place = every.place.copy()
         place[again] = np.rint(found.position[again]).astype(int)
         every = replace(every, place=_near_pattern(place, windows))
-    _spread(found, windows, every, shape, direct, readout, near & (np.arange(count) < k))
-    move = np.abs(found.position - every.place)
-    weak = (found.sigma > weak_sigma(shape.aperture)).any(1)
+    weak = ~(near & (found.sigma <= weak_sigma(shape.aperture)).all(1) & (found.intensity > 0))
+    weak &= np.arange(count) < k
+    if weak.any():
+        _spread(found, np.flatnonzero(weak), start, windows, every, shape, direct, readout)
+    move, near = np.abs(found.position - every.place), np.hypot(*(found.position - start).T) < reach
     found.good[:] = near & (weak | (move < MAX_MOVE_PX).all(1)) & (found.intensity > 0)
     found.good[:] &= (found.sigma < MAX_SIGMA_RADII * radius).all(1)
     found.good[:] &= ~_repeated(found.position, every, found.good, radius)
@@ -179,36 +181,41 @@ def _fit_some(found, some, windows, every, shape, direct, readout, neighbors=Non
             _store(found, part, fitted, every.place[part], model)
 
 
-def _spread(found, windows, every, shape, direct, readout, near):
-    """Replace positions and sigmas of weak disks by mean and width of their posterior, in windows about the fits."""
-    weak = np.flatnonzero(near & (found.sigma > weak_sigma(shape.aperture)).any(1) & (found.intensity > 0)
-                          & np.isfinite(found.sigma).all(1))
-    if not len(weak):
-        return
-    area = np.pi * shape.aperture.radius**2
-    place = every.place.copy()
-    place[weak] = _near_pattern(np.rint(found.position[weak]).astype(int), windows)
-    moved = replace(every, place=place)
-    electrons, good = windows.cut(moved.subset(weak), windows.coverage(moved), grid_side(shape.aperture))
-    device = electrons.device
-    brightness = np.maximum(np.maximum(every.electrons[weak], found.intensity[weak]) / area, 1e-3)
+def _spread(found, weak, start, windows, every, shape, direct, readout):
+    """Replace the fits of weak disks by mean and width of their posterior, in windows about their light.
+
+    The first fit of a disk that is in part dark may have taken an edge of the dark part for that of the disk, and the
+    most significant place may lie on the wrong side of the light.
+    """
+    area, side = np.pi * shape.aperture.radius**2, grid_side(shape.aperture)
+    every.place[weak] = start[weak]
+    electrons, good = windows.cut(every.subset(weak), windows.coverage(every), side)
+    axis = torch.arange(side, device=electrons.device) - float(side // 2)
+    light = electrons * good * (torch.hypot(axis[:, None], axis) < windows.reach)
+    moments = torch.stack([light.sum(2) @ axis, light.sum(1) @ axis], 1) / light.sum((1, 2)).clamp_min(1)[:, None]
+    start = start.copy()
+    start[weak] = _near_pattern(start[weak] + np.rint(moments.cpu().numpy()).astype(int), windows)
+    every.place[weak] = start[weak]
+    electrons, good = windows.cut(every.subset(weak), windows.coverage(every), side)
+    device, number = electrons.device, every.electrons[weak]
     mean, covariance = posterior_positions(
-        electrons + readout**2, good, torch.from_numpy(brightness).float().to(device),
-        torch.from_numpy(every.background[weak] + 1e-4).float().to(device),
-        directions(moved, direct)[weak], shape, every.electrons[weak])
-    every.place[weak] = place[weak]
+        electrons + readout**2, good, torch.from_numpy(np.maximum(number / area, 1e-3)).float().to(device),
+        torch.from_numpy(every.background[weak] + 1e-4).float().to(device), directions(every, direct)[weak], shape,
+        number)
     mean, sigma = mean.cpu().numpy(), np.sqrt(covariance.diagonal(dim1=1, dim2=2).cpu().numpy())
     # A posterior that is narrower than a step: the first fit was far off, and a second one starts from here.
     step = grid_step(shape.aperture)
-    found.position[weak], found.sigma[weak] = mean + place[weak], np.maximum(sigma, step / 12**0.5)
-    narrow = weak[(sigma < NARROW_STEPS * step).all(1)]
-    if not len(narrow):
-        return
-    position, sigma = found.position[narrow], found.sigma[narrow]
-    every.place[narrow] = _near_pattern(np.rint(position).astype(int), windows)
-    _fit_some(found, narrow, windows, every, shape, direct, readout)
-    lost = (np.abs(found.position[narrow] - position) > MAX_LOST_STEPS * step).any(1)
-    found.position[narrow[lost]], found.sigma[narrow[lost]] = position[lost], sigma[lost]
+    position, sigma = mean + start[weak], np.maximum(sigma, step / 12**0.5)
+    found.position[weak], found.sigma[weak] = position, sigma
+    found.intensity[weak] = number / every.seen[weak]
+    found.intensity_sigma[weak] = np.sqrt(number.clip(0) + every.background[weak] * area) / every.seen[weak]
+    every.place[weak] = _near_pattern(np.rint(position).astype(int), windows)
+    narrow = (sigma < NARROW_STEPS * step).all(1)
+    if narrow.any():
+        members = weak[narrow]
+        _fit_some(found, members, windows, every, shape, direct, readout)
+        lost = (np.abs(found.position[members] - position[narrow]) > MAX_LOST_STEPS * step).any(1)
+        found.position[members[lost]], found.sigma[members[lost]] = position[narrow][lost], sigma[narrow][lost]
 
 
 def _overlap(model, first, every, part, neighbors, device):

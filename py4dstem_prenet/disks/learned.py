@@ -24,6 +24,8 @@ from . import (
     learned_shape,
     measure_background,
     measure_structure,
+    own_significance,
+    with_direct,
 )
 
 SAMPLE_PATTERNS = 64  # patterns from which background and contrast are learned; chosen for speed
@@ -92,15 +94,18 @@ class LearnedDisks:
             images = background.images(direct, patterns.shape[1:]).to(electrons.device)
             threshold = alarms.threshold(false_alarm)
             found = find_disks(electrons, images, good, disks, threshold, direct)
-            shape = learned_shape(_windows(electrons, good, readout, aperture), found, aperture, direct, readout)
+            structure = measure_structure(electrons, background, good, readout, disks, threshold, direct)
+            shape = learned_shape(_windows(electrons, good, readout, aperture), found, aperture, direct, readout,
+                                  structure.speckle > 0)
             change = abs(shape.aperture.radius / aperture.radius - 1)
             if last or change < MAX_RADIUS_CHANGE:
                 break
             aperture = replace(shape.aperture, contrast=())  # which belongs to the radius that was wrong
         fitted = fit_disks(_windows(electrons, good, readout, shape.aperture), found, shape, direct, readout)
         shape = shape.with_misfits(found.electrons[fitted.good], fitted.misfit[fitted.good])
-        structure = measure_structure(electrons, background, good, readout, disks, threshold, direct)
-        if structure.speckle:
+        if structure.speckle:  # fewer places stand out of such a background than were left out of it
+            background = measure_background(electrons, good, readout, disks, direct, structure.relative)
+            structure = measure_structure(electrons, background, good, readout, disks, threshold, direct)
             alarms = false_alarms(background, good, readout, disks, center, structure)
             threshold = alarms.threshold(false_alarm)
         return cls(noise, background, structure, alarms, threshold, shape)
@@ -157,6 +162,11 @@ class LearnedDisks:
         fitted = fit_disks(_windows(electrons, good, readout, self.shape.aperture), found, self.shape, direct, readout)
         kept = fitted.good & found.reported(shape)
         kept &= ((fitted.position > -0.5) & (fitted.position < np.subtract(shape, 0.5))).all(1)
+        # A disk whose light lies under a more significant one is a second fit of that.
+        every = with_direct(replace(found, significance=np.where(fitted.good, found.significance, 0)), direct)
+        alone = own_significance(every, np.concatenate([fitted.position, direct]), electrons, good, disks,
+                                 self.structure.relative)[: len(kept)]
+        found, kept = replace(found, significance=alone), kept & (alone > self.threshold)
         return found.subset(kept), FittedDisks(*(getattr(fitted, name)[kept] for name in fitted.__dataclass_fields__))
 
 

@@ -20,7 +20,7 @@ from . import DiskShape
 # Chosen with multislice silicon along [110] in view (benchmarks/strain.py, disks.py), unless a comment says otherwise:
 WEAK_SIGMA_PX, WEAK_SIGMA_RADII = 0.25, 0.05  # pixels or radii, the larger: sigma from which on a disk is weak
 STEP_SIGMAS = 1.8  # step of the grid in units of that sigma; the error of the sums is below 1 % at 2
-REACH_RADII, MIN_REACH_STEPS = 0.75, 4  # how far the grid extends about the first fit: radii, at least steps
+REACH_RADII, MIN_REACH_STEPS = 1.0, 4  # how far the grid extends about the first fit: radii, at least steps
 DEGREE = 3  # polynomial degree of the contrast
 BRIGHTNESS_AMPLITUDE = 0.7  # relative uncertainty of the brightness of the first fit
 RATIO_STEP = 2.0  # factor between ratios of brightness to background that share a table

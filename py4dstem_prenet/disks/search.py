@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
+from scipy.spatial import cKDTree
 
 from . import DiskFilter, disk_significance
 
@@ -196,6 +197,54 @@ def pattern_ring(expected_ring, level):
     """
     few = torch.minimum(PATTERN_RINGS * expected_ring, PATTERN_ELECTRONS / level.clamp_min(1e-6))
     return torch.maximum(PATTERN_RING_FRACTION * expected_ring, few)
+
+
+def own_significance(found: Candidates, position, electrons, good, disks: DiskFilter, structure: float) -> np.ndarray:
+    """Compute the significance of located disks without the pixels under more significant ones.
+
+    Parameters
+    ----------
+    found : Candidates
+        The disks.
+    position : numpy.ndarray, shape (k, 2)
+        Where they were located, pixels.
+    electrons : torch.Tensor, shape (n, Qx, Qy)
+        Patterns in electrons; with read-out noise, its variance added to every pixel.
+    good : torch.Tensor of bool, shape (Qx, Qy)
+        Pixels that are used.
+    disks : DiskFilter
+        The filter of the aperture.
+    structure : float
+        Relative rms, over an aperture, of what the background has besides its expectation.
+
+    Returns
+    -------
+    numpy.ndarray, shape (k,)
+        Standard deviations; at most those of `found`, and the same where no other disk is near.
+    """
+    value = found.significance.copy()
+    every = np.column_stack([position, 1e6 * found.pattern])
+    pairs = cKDTree(every).query_pairs(2 * disks.inner, output_type="ndarray") if len(every) else np.zeros((0, 2), int)
+    if not len(pairs):
+        return value
+    brighter = value[pairs[:, 0]] >= value[pairs[:, 1]]
+    weak, strong = np.where(brighter, pairs.T[::-1], pairs.T)
+    members, number = np.unique(weak, return_inverse=True)
+    offset = ((disks.kernels[0] > 0).nonzero() - disks.half).cpu().numpy()
+    pixels = np.rint(position[members]).astype(int)[:, None] + offset
+    shape = tuple(good.shape)
+    used = ((pixels >= 0) & (pixels < shape)).all(2)
+    x, y = np.moveaxis(pixels.clip(0, np.subtract(shape, 1)), 2, 0)
+    used &= good.cpu().numpy()[x, y]
+    for pair in range(len(weak)):
+        used[number[pair]] &= np.hypot(*(pixels[number[pair]] - position[strong[pair]]).T) > disks.inner
+    counts = electrons.cpu().numpy()[found.pattern[members][:, None], x, y]
+    on, beneath = (counts * used).sum(1), found.background[members] * used.sum(1)
+    ring = torch.from_numpy(found.background[members] * disks.ring_area)
+    off = ring + pattern_ring(ring, torch.ones(1))
+    z = disk_significance(torch.from_numpy(on), off, torch.from_numpy(beneath), off, structure).numpy()
+    value[members] = np.minimum(value[members], z)
+    return value
 
 
 def covered(shape, pattern, place, radius: float) -> np.ndarray:

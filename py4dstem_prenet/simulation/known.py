@@ -280,7 +280,7 @@ def patterns_of(rng, crystal: Cubic, frame, layers, optics: Optics = OPTICS,
     slice_angstrom : float
         Thickness of a slice, angstrom.
     antialias : bool
-        As for `multislice`.
+        As for `multislice`; atoms are distributed over finer samples, too.
     configurations : int
         Number of frozen-phonon configurations whose patterns are averaged.
 
@@ -298,7 +298,8 @@ def patterns_of(rng, crystal: Cubic, frame, layers, optics: Optics = OPTICS,
         else:
             atoms, species = atoms_of(crystal, frame, optics.reach, slices * slice_angstrom)
             atoms = atoms + rng.normal(0, VIBRATION_ANGSTROM, atoms.shape)
-            phase = atoms_to_phase(atoms, species, np.atleast_1d(crystal.number), optics, slices, slice_angstrom)
+            phase = atoms_to_phase(atoms, species, np.atleast_1d(crystal.number), optics, slices, slice_angstrom,
+                                   finer=2 if antialias else 1)
         if waves is None:
             waves = probe(optics, np.zeros(len(layers)), rng.uniform(-3, 3, (len(layers), 2)))
         total = total + multislice(Specimen("known", phase, slice_angstrom), optics, waves, set(exits), antialias)

@@ -237,7 +237,8 @@ def crystal_atoms(rng, reach: float, depth: float, oriented: bool = False):
     return atoms + rng.normal(0, rng.uniform(0.02, 0.11), atoms.shape), np.concatenate(kinds)
 
 
-def atoms_to_phase(atoms, kinds, elements, optics: Optics, slices: int, thickness: float) -> np.ndarray:
+def atoms_to_phase(atoms, kinds, elements, optics: Optics, slices: int, thickness: float,
+                   finer: int = 1) -> np.ndarray:
     """Return the phase shift of each slice of a specimen.
 
     Parameters
@@ -254,6 +255,8 @@ def atoms_to_phase(atoms, kinds, elements, optics: Optics, slices: int, thicknes
         Number of slices.
     thickness : float
         Thickness of one slice, angstrom.
+    finer : int, optional
+        Samples on which atoms are distributed, along an axis of each sample of the phase.
 
     Returns
     -------
@@ -263,23 +266,28 @@ def atoms_to_phase(atoms, kinds, elements, optics: Optics, slices: int, thicknes
     Notes
     -----
     Atoms are distributed bilinearly over the samples, and convolved with their scattering factor in Fourier space.
+    Reflections beyond the largest frequency of the samples wrap around to places where the crystal has none. In iron of
+    240 angstrom, such a disk has 0.6 % of the beam; with ``finer=2`` there is none above the diffuse scattering.
     """
     k = frequencies(optics.dk)
     total = np.zeros((slices, GRID, GRID // 2 + 1), np.complex64)
     layer = np.clip((atoms[:, 2] / thickness).astype(int), 0, slices - 1)
-    at = atoms[:, :2] / optics.dx + GRID / 2
+    grid = finer * GRID
+    at = atoms[:, :2] * (finer / optics.dx) + grid / 2
     base = np.floor(at).astype(int)
     fraction = at - base
+    rows = np.r_[: GRID // 2, grid - GRID // 2 : grid]  # the frequencies of the phase
     for number in np.unique(kinds):
-        sums = np.zeros(slices * GRID * GRID, np.float32)
+        sums = np.zeros(slices * grid * grid, np.float32)
         for dx in (0, 1):
             for dy in (0, 1):
                 chosen = kinds == number
                 weight = (np.abs(1 - dx - fraction[chosen, 0])) * np.abs(1 - dy - fraction[chosen, 1])
-                index = ((layer[chosen] * GRID) + (base[chosen, 0] + dx) % GRID) * GRID + (base[chosen, 1] + dy) % GRID
+                index = ((layer[chosen] * grid) + (base[chosen, 0] + dx) % grid) * grid + (base[chosen, 1] + dy) % grid
                 sums += np.bincount(index, weight, minlength=sums.size).astype(np.float32)
         factor = scattering_factor(float(elements[number % len(elements)]), k)[:, : GRID // 2 + 1]
-        total += fft.rfft2(sums.reshape(slices, GRID, GRID)) * factor.astype(np.float32)
+        for slice_number, density in enumerate(sums.reshape(slices, grid, grid)):
+            total[slice_number] += fft.rfft2(density)[rows, : GRID // 2 + 1] * factor.astype(np.float32)
     volts = fft.irfft2(total, s=(GRID, GRID))
     volts *= np.float32(optics.interaction * 47.878 / optics.dx**2)  # 2 pi a0 e = 47.878 V A^2
     return volts
