@@ -37,7 +37,7 @@ MAX_REPEAT_PATTERNS, MAX_REPEAT_BYTES = 256, 2**28  # patterns, bytes; most that
 SCATTER_SIDE = 5  # scan positions; side of the square whose scatter about the descan is added to sigma
 # Pixels, and multiples of the median sigma; smallest scatter of positions about the descan of a beam that jumps from
 # position to position. Such scatter does not widen sigmas if the located disk is the brightest one.
-MIN_JUMP_PX, MIN_JUMP_SIGMAS = 1.0, 10.0
+MIN_JUMPING_PX, MIN_JUMPING_SIGMAS = 1.0, 10.0
 # Fraction of the brightness of the located disk; largest brightness of any other area of its size, in so many patterns.
 MAX_OTHER_BRIGHTNESS, MIN_BRIGHTEST_PATTERNS = 0.5, 0.95
 DIRECT_MARGIN_PX = 2.0  # pixels; other areas are farther from the located disk than its diameter and this margin
@@ -122,7 +122,7 @@ def decide_origin(scan: Scan, noise: NoiseModel, located: Located, beam: Beam, p
     numbers = {}
     widened = _with_scatter(position, sigma, valid)
     scatter = np.median(widened[:, valid].max(0))
-    if scatter > max(MIN_JUMP_PX, MIN_JUMP_SIGMAS * stated) and _is_brightest(scan, noise, located, valid, beam):
+    if scatter > max(MIN_JUMPING_PX, MIN_JUMPING_SIGMAS * stated) and _is_brightest(scan, noise, located, valid, beam):
         numbers["jump_scatter"], numbers["counting"] = float(scatter), float(counting)
         widened = np.hypot(sigma, MIN_SIGMA_PX)
     sigma = widened
