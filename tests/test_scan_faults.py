@@ -79,6 +79,21 @@ def test_x_ray_hits_do_not_change_the_noise_model(count):
     assert len(found) == (count > 0) and all(0.9 * count <= flag.numbers["count"] <= count for flag in found)
 
 
+def test_tracks_do_not_change_gain_offset_and_readout():
+    """Thin tracks of charged particles in half of the patterns; offset and read-out noise look like those of counts."""
+    clean = 4000 / 113 * disk(63, 66) + 300 / 113 * (disk(90, 60) + disk(36, 72)) + 0.05
+    rng = np.random.default_rng(3)
+    data = 20.0 * rng.poisson(np.broadcast_to(clean, (64, SIDE, SIDE))) + 100 + rng.normal(0, 10, (64, SIDE, SIDE))
+    for frame in data[::2]:
+        angle, middle = rng.uniform(0, np.pi), rng.uniform(12, 116, 2)
+        along = np.linspace(-8, 8, 40)
+        frame[tuple(np.rint(middle[k] + along * f(angle)).astype(int) for k, f in enumerate((np.cos, np.sin)))] += 9000
+    noise = estimate_noise(data.round().clip(0, 65535).reshape(8, 8, SIDE, SIDE).astype(np.uint16))
+    assert not noise.counting and has_flag(noise.flags, "hits")
+    assert abs(noise.gain / 20 - 1) < 0.08 and abs(noise.offset - 100) < 1 and abs(noise.readout - 10) < 0.5
+    assert abs(noise.dose / clean.sum() - 1) < 0.5  # with the tracks about twice as much
+
+
 # --- bad pixels ---------------------------------------------------------------------------------------
 @pytest.mark.slow
 @pytest.mark.parametrize("rows, value, kind", [

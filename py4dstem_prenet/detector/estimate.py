@@ -42,6 +42,7 @@ MAX_LINE_CHI = 1.5  # mean squared residual in units of its variance; largest va
 MAX_FANO_DEVIATION = 0.1  # steps between values; largest deviation from 1 of variance over mean, dim pixels of counters
 # Steps between values; smallest variance over mean in most groups: 1 for counts, the gain if that is smaller.
 MIN_COUNTING_RATIO = 0.8
+MIN_RATIO_GROUPS = 3  # groups of pixels; fewest in the brightest quarter for its variance over mean to be used
 MIN_LINE_GROUPS = 5  # groups of pixels; fewest, from the dimmest on, to which a line is fitted
 
 
@@ -123,12 +124,15 @@ def _is_counting(t, used, slope, significant, quantum, minimum):
     # one of the two contradicts counting, the variance of most groups decides.
     lit_groups = np.argsort(t["m"])[np.count_nonzero(t["m"] <= 0) :]
     ratios = t["v"][lit_groups] / t["m"][lit_groups] / quantum
-    if len(ratios) >= MIN_LINE_GROUPS and all(
-            abs(np.median(half) - 1) < MAX_FANO_DEVIATION for half in np.array_split(ratios, 2)):
-        return True  # in dim and in bright groups; read-out noise or an offset changes at least one of the two
-    median_ratio = np.median(ratios)
-    if abs(t["fano"][0] / quantum - 1) < MAX_FANO_DEVIATION and not (
-            significant and slope / quantum < 0.6 and median_ratio < MIN_COUNTING_RATIO):
+    count = len(ratios) // 4
+    dim_ratio, bright_ratio = ((np.median(ratios[:-count]), np.median(ratios[-count:])) if count >= MIN_RATIO_GROUPS
+                               else (np.nan, np.nan))
+    # Read-out noise, an offset or a gain changes at least one of the two.
+    if (np.abs([dim_ratio - 1, bright_ratio - 1]) < MAX_FANO_DEVIATION).all():
+        return True
+    of_camera = significant and ((slope / quantum < 0.6 and np.median(ratios) < MIN_COUNTING_RATIO)
+                                 or (slope / quantum > 1.4 and bright_ratio > 1.4))
+    if abs(t["fano"][0] / quantum - 1) < MAX_FANO_DEVIATION and not of_camera:
         return True
     if significant and not 0.6 < slope / quantum < 1.4:
         return False

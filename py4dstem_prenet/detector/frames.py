@@ -1,7 +1,7 @@
 """Frames and values that must be excluded from the noise estimate: lost frames and X-ray hits."""
 
 import numpy as np
-from scipy.ndimage import maximum_filter
+from scipy.ndimage import find_objects, label, maximum_filter
 
 MIN_LOST_ROWS = 0.25  # fraction of a frame's rows; fewest constant rows of a lost frame: fewer do not affect the noise
 MAX_LOST_LOG_PROBABILITY = -14.0  # log probability of so many constant rows by chance: 1 in 1,000,000 frames
@@ -11,6 +11,7 @@ HIT_RATIO = 4.0  # ratio; smallest signal of a hit relative to the largest value
 MIN_HIT_ELECTRONS = 10.0  # electrons; smallest excess of a hit over that value: by chance in 1 of 10^9 pixels at most
 HIT_SIGMAS = 6.0  # standard deviations of counting and read-out noise; smallest excess of a hit over that value
 MAX_HIT_NEIGHBOR = 0.25  # fraction of a hit's excess; largest third-highest excess of its neighbors: less than in disks
+MIN_TRACK_PX, MAX_TRACK_WIDTH_PX = 5, 2.5  # pixels; length and mean width of the track of a charged particle
 MAX_HIT_FRACTION = 1e-3  # fraction of the values; if there are more candidates, none is a hit
 
 
@@ -58,7 +59,7 @@ def lost_frames(sample):
 
 
 def hit_candidates(sample, bad, quantum):
-    """Find pixels that are much brighter in one pattern than in all others, and brighter than their neighbors.
+    """Find pixels that are much brighter in one pattern than in all others, alone or in a thin track.
 
     Parameters
     ----------
@@ -92,10 +93,24 @@ def hit_candidates(sample, bad, quantum):
         window = np.s_[max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2]
         excess = np.sort((sample[(top[i, j], *window)] - second[window]).ravel())
         keep.append(len(excess) < 4 or excess[-4] < MAX_HIT_NEIGHBOR * (largest[i, j] - second[i, j]))
+    keep = np.array(keep, bool) | _in_tracks(np.where(chosen, top, -1))[x, y]
     x, y = x[keep], y[keep]
     if len(x) > MAX_HIT_FRACTION * sample.size:
         return none
     return np.stack([top[x, y], x, y], -1).astype(int), largest[x, y], usual[x, y]
+
+
+def _in_tracks(pattern):
+    """Mask long and thin groups of adjacent pixels of one pattern, whose number is `pattern` (Qx, Qy), -1 for none."""
+    tracks = np.zeros(pattern.shape, bool)
+    numbers, counts = np.unique(pattern[pattern >= 0], return_counts=True)
+    for number in numbers[counts >= MIN_TRACK_PX]:
+        labels, _ = label(pattern == number, np.ones((3, 3)))
+        for k, box in enumerate(find_objects(labels), 1):
+            group = labels[box] == k
+            length = np.hypot(*group.shape)
+            tracks[box] |= group & (length >= MIN_TRACK_PX) & (group.sum() <= MAX_TRACK_WIDTH_PX * length)
+    return tracks
 
 
 def confirmed_hits(value, usual, gain, offset, readout):
