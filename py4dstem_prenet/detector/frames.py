@@ -11,7 +11,9 @@ HIT_RATIO = 4.0  # ratio; smallest signal of a hit relative to the largest value
 MIN_HIT_ELECTRONS = 10.0  # electrons; smallest excess of a hit over that value: by chance in 1 of 10^9 pixels at most
 HIT_SIGMAS = 6.0  # standard deviations of counting and read-out noise; smallest excess of a hit over that value
 MAX_HIT_NEIGHBOR = 0.25  # fraction of a hit's excess; largest third-highest excess of its neighbors: less than in disks
-MIN_TRACK_PX, MAX_TRACK_WIDTH_PX = 5, 2.5  # pixels; length and mean width of the track of a charged particle
+# Pixels; shortest length and largest mean width of the track of a charged particle: disks are wider. Set on four
+# simulated scans with tracks (tests/test_scan_faults.py).
+MIN_TRACK_PX, MAX_TRACK_WIDTH_PX = 5, 2.5
 MAX_HIT_FRACTION = 1e-3  # fraction of the values; if there are more candidates, none is a hit
 
 

@@ -92,8 +92,7 @@ def full_scale_pixels(sample):
         unmarked = next((float(value) for value in np.unique(values)[-2::-1] if not _full_scale(value)), largest)
         largest = max(largest, unmarked)
         smallest = float(low[varying].min()) if varying.any() else 0.0
-        ratio = FULL_SCALE_RATIO if top >= 2**15 - 2 else SMALL_FULL_SCALE_RATIO
-        if _full_scale(top) and top > ratio * max(largest, 1.0):
+        if _full_scale(top) and _stands_out(top, largest):
             marked = valid & constant & (high == values.max())
         elif bottom < 0 <= smallest and len(np.unique(values[values < 0])) <= MAX_NEGATIVE_MARKS:
             marked = valid & constant & (high == values.min())
@@ -122,8 +121,7 @@ def _marked_pixels(sample):
     near_marks = binary_dilation(marked, np.ones((3, 3)))
     values = np.where(marks[recorded][:, near_marks], sample.min(), sample[recorded][:, near_marks])
     largest = float(_second_largest(values).max())  # one hit must not hide marks
-    ratio = FULL_SCALE_RATIO if top >= 2**15 - 2 else SMALL_FULL_SCALE_RATIO
-    return marked if top > ratio * max(largest, 1.0) else np.zeros_like(marked)
+    return marked if _stands_out(top, largest) else np.zeros_like(marked)
 
 
 def padded_lines(sample):
@@ -180,6 +178,11 @@ def _whole_lines(pixels):
     """Restrict a mask (Qx, Qy) to rows and columns that are marked nearly completely."""
     rows, columns = (pixels.mean(axis) > MIN_LINE_PART for axis in (1, 0))
     return pixels & (rows[:, None] | columns)
+
+
+def _stands_out(top, largest) -> bool:
+    """Return whether a full-scale value is too far above the largest other value to be that of a saturated beam."""
+    return top > (FULL_SCALE_RATIO if top >= 2**15 - 2 else SMALL_FULL_SCALE_RATIO) * max(largest, 1.0)
 
 
 def _full_scale(value) -> bool:

@@ -135,7 +135,7 @@ def _places(group, members, partners, threshold, structure, shape, margin):
     kept = (shown.query(apart(at, places.pattern))[0] > radius) & (sigma < MAX_PLACE_RADII * radius).all(1)
     order = np.flatnonzero(kept)[np.argsort(-places.significance[kept], kind="stable")]
     twice = cKDTree(apart(at[order], places.pattern[order])).query_pairs(radius, output_type="ndarray")
-    kept[order[twice.max(1)]] = False  # places of the same light
+    kept[order[twice.max(1)]] = False  # second places in the same disk
     return places.subset(kept), share[kept], at[kept], sigma[kept]
 
 

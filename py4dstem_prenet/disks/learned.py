@@ -103,7 +103,7 @@ class LearnedDisks:
             aperture = replace(shape.aperture, contrast=())  # which belongs to the radius that was wrong
         fitted = fit_disks(_windows(electrons, good, readout, shape.aperture), found, shape, direct, readout)
         shape = shape.with_misfits(found.electrons[fitted.good], fitted.misfit[fitted.good])
-        if structure.speckle:  # fewer places stand out of such a background than were left out of it
+        if structure.speckle:  # places that were left out as disks may be speckles, which belong to the background
             background = measure_background(electrons, good, readout, disks, direct, structure.relative)
             structure = measure_structure(electrons, background, good, readout, disks, threshold, direct)
             alarms = false_alarms(background, good, readout, disks, center, structure)
@@ -162,7 +162,7 @@ class LearnedDisks:
         fitted = fit_disks(_windows(electrons, good, readout, self.shape.aperture), found, self.shape, direct, readout)
         kept = fitted.good & found.reported(shape)
         kept &= ((fitted.position > -0.5) & (fitted.position < np.subtract(shape, 0.5))).all(1)
-        # A disk whose light lies under a more significant one is a second fit of that.
+        # A disk without significant electrons outside a more significant disk is a second fit of that disk.
         every = with_direct(replace(found, significance=np.where(fitted.good, found.significance, 0)), direct)
         alone = own_significance(every, np.concatenate([fitted.position, direct]), electrons, good, disks,
                                  self.structure.relative)[: len(kept)]
