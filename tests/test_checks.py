@@ -250,13 +250,15 @@ def test_the_halves_tell_whether_sigma_is_true(monkeypatch, stated, accepted):
     beam = np.exp(-((x - 23.2) ** 2 + (y - 24.4) ** 2) / 2 / 3**2)
     counts = np.random.default_rng(0).poisson(500 * beam / beam.sum(), (12, 12, 48, 48))
 
-    def measure(data, noise, **_):
+    def origin(scan, located):
+        data = scan.read(np.arange(scan.size)).reshape(scan.shape)
         total = data.sum((2, 3))
         qx0, qy0 = ((data * axis).sum((2, 3)) / total for axis in (x, y))
         sigma = stated * 3 / np.sqrt(total)
         return types.SimpleNamespace(qx0=qx0, qy0=qy0, sigma_qx0=sigma, sigma_qy0=sigma, valid=total > 0, found=True)
 
-    monkeypatch.setattr("py4dstem_prenet.origin.measure.measure_origin", measure)
+    locator = types.SimpleNamespace(origin=origin, locate_all=lambda scan, progress: (None, None))
+    monkeypatch.setattr("py4dstem_prenet.origin.measure.BeamLocator.learn", lambda *_, **__: locator)
     check = py4DSTEM.DataCube(counts).prenet.check_origin()
     assert check.accepted == accepted and check.positions == 144
     assert check.ratio == pytest.approx(1 / stated, abs=4 * check.ratio_sigma)

@@ -34,6 +34,7 @@ from .functionals import slope_flags
 DENOISING_CHECK_POSITIONS = 256  # scan positions; number that is split by default, which takes some seconds
 GAUSSIAN_SIGMAS_PX = (0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.3, 1.6, 2.0, 2.6, 3.3, 4.2)  # pixels; sigmas of Gaussian filters
 SVD_RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # ranks of the truncated SVDs
+MAX_RISES = 2  # steps of width or rank; number without a smaller squared error, after which the search ends
 MIN_DEVIANCE_ELECTRONS = 0.01  # electrons per pixel; lower bound of an estimate in the deviance, which diverges at 0
 MAX_WORTH_ERROR = 0.5  # relative standard error; largest one of a worth that is reported
 JACKKNIFE_GROUPS = 16  # number of groups of the sample, each left out in turn
@@ -77,11 +78,11 @@ def check_denoising(datacube, noise: NoiseModel | None = None, weights=None, dev
 
     Notes
     -----
-    The blocks are denoised at half and at a quarter of the dose, about the origins of the scan and in the mode that
-    `denoise` chooses for it; if that mode returns the counts unchanged, the counts are scored. Denoising gains less at
-    a higher dose: `worth` is the gain at half the dose, extrapolated to the full dose by the loss from a quarter to a
-    half, which is limited to a factor of two. Width and rank of the filters are chosen on the same half on which they
-    are scored, which favors them slightly.
+    The blocks are denoised at half of the dose, about the origins of the scan and in the mode that `denoise` chooses
+    for it; if that mode returns the counts unchanged, the counts are scored. Denoising gains less at a higher dose:
+    `worth` is the gain at half of the dose, extrapolated to the full dose by the loss from a quarter to a half in the
+    first block, which is limited to a factor of two. Width and rank of the filters are chosen on the same half on which
+    they are scored, which favors them slightly.
 
     Examples
     --------
@@ -110,10 +111,10 @@ def check_denoising(datacube, noise: NoiseModel | None = None, weights=None, dev
     block_of = np.repeat(np.arange(len(sizes)), sizes)
     generator = np.random.default_rng(seed)
     options = dict(device=device, progress=False, weights=weights, scan_aware=mode == WITH_NEIGHBORS)
-    half, quarter = (SplitBlocks(blocks, noise, fraction, generator) for fraction in (0.5, 0.25))
-    denoised = [level.electrons if mode == UNCHANGED else level.denoised(options, origins)
-                for level in (half, quarter)]
-    estimates = {"raw": half.electrons, "denoised": denoised[0]}
+    half, quarter = SplitBlocks(blocks, noise, 0.5, generator), SplitBlocks(blocks[:1], noise, 0.25, generator)
+    denoised, at_quarter = (level.electrons if mode == UNCHANGED else level.denoised(options, origins)
+                            for level in (half, quarter))
+    estimates = {"raw": half.electrons, "denoised": denoised}
     sigma, estimates["gaussian"] = half.best(
         (s, gaussian_filter(half.electrons, (0, s, s))) for s in GAUSSIAN_SIGMAS_PX)
     rank, estimates["svd"] = half.best(truncated_svds(half.electrons, half.readout))
@@ -121,11 +122,12 @@ def check_denoising(datacube, noise: NoiseModel | None = None, weights=None, dev
     ratios["raw"] = np.ones(len(ratios["raw"]))  # by definition
     errors = {key: float(parts[0]) for key, parts in ratios.items()}
     sigmas = {key: jackknife(parts) for key, parts in ratios.items()}
-    at_half, at_quarter = (-np.log(ratio.clip(1e-3)) for ratio in (
-        ratios["denoised"], quarter.ratio(denoised[1])))
-    # Doubling the electrons halves the squared error of the raw counts and does not increase that of the estimate, so
-    # the gain decreases by a factor of two at most.
-    worth = np.exp(at_half + (at_half - at_quarter).clip(-np.log(2), 0))
+    # Gains at half of the dose, and in the first block at half and at a quarter of it, as logarithms. Doubling the
+    # electrons halves the squared error of the raw counts and does not increase that of the estimate, so the gain
+    # decreases by a factor of two at most.
+    at_half, first_at_half, first_at_quarter = (-np.log(ratio.clip(1e-3)) for ratio in (
+        ratios["denoised"], half.ratio(denoised, sizes[0]), quarter.ratio(at_quarter)))
+    worth = np.exp(at_half + (first_at_half - first_at_quarter).clip(-np.log(2), 0))
     slopes = measure_slopes(estimates["denoised"], half.electrons, half.target, origins, half.noise, block_of)
     accepted, flags = _decide(slopes, float(worth[0]), errors, sigmas)
     reasons = tuple(flag for flag in (unchanged, caveat) if flag is not None)
@@ -206,7 +208,7 @@ class SplitBlocks:
         scale = np.float32(fraction / (1 - fraction))
         self.target = _flat(rest, noise) * scale
         self._target_variance = self.target * scale + self.readout**2 * scale
-        self._raw = self._sums(fraction * (self.electrons + self.target / scale) + self.readout**2)
+        self._raw = fraction * (self.electrons + self.target / scale) + self.readout**2  # variance of the part
 
     def denoised(self, options, origins=None):
         """Denoise the parts.
@@ -241,14 +243,24 @@ class SplitBlocks:
         Parameters
         ----------
         candidates : iterable of tuple
-            Pairs of a parameter and an estimate, (n, Qx, Qy), in electrons.
+            Pairs of a parameter and an estimate, (n, Qx, Qy), in electrons, in the order of the parameter. The search
+            ends where the error has increased `MAX_RISES` times in a row.
 
         Returns
         -------
         tuple
             The best pair.
         """
-        return min(candidates, key=lambda pair: self.squared(pair[1])[0])
+        lowest, best, rises = np.inf, None, 0
+        for pair in candidates:
+            error = self.squared(pair[1])[0]
+            if error < lowest:
+                lowest, best, rises = error, pair, 0
+            else:
+                rises += 1
+            if rises == MAX_RISES:
+                break
+        return best
 
     def squared(self, estimate):
         """Compute an unbiased estimate of the squared error of an estimate.
@@ -263,22 +275,29 @@ class SplitBlocks:
         numpy.ndarray, shape (1 + JACKKNIFE_GROUPS,)
             Sum of the squared errors.
         """
-        return self._sums((estimate - self.target) ** 2 - self._target_variance)
+        return self._sums(self._squares(estimate, slice(None)))
 
-    def ratio(self, estimate):
+    def ratio(self, estimate, count=None):
         """Compute the squared error of an estimate relative to that of the raw counts.
 
         Parameters
         ----------
         estimate : numpy.ndarray, shape (n, Qx, Qy)
             Estimated electrons.
+        count : int, optional
+            Number of patterns that are compared, the first ones; all by default.
 
         Returns
         -------
         numpy.ndarray, shape (1 + JACKKNIFE_GROUPS,)
             The ratio.
         """
-        return self.squared(estimate) / self._raw
+        part = slice(count)
+        return self._sums(self._squares(estimate, part)) / self._sums(self._raw[part])
+
+    def _squares(self, estimate, part):
+        """Unbiased estimates of the squared errors of some of the patterns."""
+        return (estimate[part] - self.target[part]) ** 2 - self._target_variance[part]
 
     def deviance(self, estimate):
         """Compute the Poisson deviance of the held-out electrons per pixel.

@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from ..core import ellipse_vector
@@ -38,6 +39,7 @@ from . import (
     shown_ring,
 )
 
+FIGURE_PAD = 0.7  # font sizes; margin of a figure: a browser's fonts are wider than those measured here
 MIN_SHOWN_PX = 1e-3  # px, below which a number is not written
 _INK = "#012345"  # placeholder color in figures, replaced by the text color of the page
 _STYLE = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK) | {
@@ -118,9 +120,7 @@ class Panels:
         ndarray of matplotlib.axes.Axes, shape (rows, across)
             Axes to draw into, each in a figure of its own.
         """
-        drawn = [Figure(figsize=size, layout="constrained") for _ in captions]
-        for figure in drawn:
-            figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06)  # inches; a browser's fonts are wider
+        drawn = [Figure(figsize=size, dpi=150) for _ in captions]
         axes = np.array([figure.add_subplot() for figure in drawn], dtype=object)
         across = across or len(captions)
         self._rows.append((across, list(zip(axes, captions, strict=True))))
@@ -145,8 +145,11 @@ def _svg(ax, name, caption):
 
     ax.set_title("")
     text = io.StringIO()
-    ax.figure.savefig(text, format="svg", transparent=True, dpi=150,
-                      metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    ax.figure.tight_layout(pad=FIGURE_PAD)
+    for part in (ax.figure, *ax.figure.axes):
+        part.set_facecolor("none")
+    # `savefig` would draw the figure twice.
+    FigureCanvasSVG(ax.figure).print_svg(text, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     svg = text.getvalue()
     svg = svg[svg.index("<svg"):].replace(_INK, "currentColor")
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)  # matplotlib repeats ids such as "patch_1"

@@ -36,7 +36,7 @@ from ..report import UNKNOWN_RADIUS_FRACTION, inner_radius, stored_ellipse
 from ..resampling import check_calibration
 from . import Review, review_fit
 
-SHOWN_SIDE = 16  # scan positions, side of the part of the scan that is denoised for the figures
+SHOWN_SIDE = 12  # scan positions, side of the part of the scan that is denoised for the figures
 MAX_SHOWN_BYTES = 64 * 2**20  # bytes of its patterns as float32
 CHECKED_POSITIONS = 256  # scan positions that are split into halves; takes some seconds
 MAX_IMAGE_SIDE = 128  # scan positions, side of the largest scan whose virtual images are compared with residuals
