@@ -34,7 +34,7 @@ def test_a_length_on_the_camera_needs_the_camera_length():
     assert sizes["Q"] == (0.016, "cm") and len(flags) == 1
 
 
-@pytest.mark.parametrize("name", ["a.tpx3", "a.t3pa", "a.seq", "a.frms6", "a.toml", "a.xyz", "a"])
+@pytest.mark.parametrize("name", ["a.tpx3", "a.t3pa", "a.seq", "a.frms6", "a.toml", "a.npz", "a.xyz", "a"])
 def test_what_must_be_converted_is_said(tmp_path, name):
     (tmp_path / name).write_bytes(b"hello" * 100)
     refused(tmp_path / name)

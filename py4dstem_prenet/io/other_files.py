@@ -36,6 +36,7 @@ _CONVERTED = {  # endings of files that hold something other than patterns, or t
     "frms6": ("a stack of a pnCCD camera", "load it with LiberTEM, and calibrate with py4dstem_prenet.libertem"),
     "seq": ("a sequence of StreamPix", "load it with LiberTEM, and calibrate with py4dstem_prenet.libertem"),
     "4dstem": ("raw events of a 4D Camera", "count them with stempy and make patterns of them"),
+    "npz": ("an archive of numpy arrays", "load it with numpy.load and make a py4DSTEM.DataCube of an array"),
     "dat": ("a raw file of an unknown detector", "map its patterns with numpy.memmap and make a py4DSTEM.DataCube"),
 }
 _IMAGES = (".tif", ".tiff", ".png", ".bmp", ".cbf", ".edf", ".img", ".smv", ".dm3", ".dm4")
