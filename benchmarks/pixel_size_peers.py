@@ -89,12 +89,13 @@ def by_hand(counts, numbers, threshold):
                 maxNumPeaks=60)
             vectors.measure_origin(center_guess=numbers["center"], score_method="distance")
             vectors.fit_origin(fitfunction="parabola", robust=True, plot=False)
+            vectors.calibration.set_Q_pixel_size(numbers["guess"])
+            vectors.calibration.set_Q_pixel_units("A^-1")
             vectors.setcal()
             crystal = Crystal(*sites(numbers), cell=numbers["a"])
             crystal.calculate_structure_factors(k_max=K_RANGE[1] + 0.3)
-            fitted = crystal.calibrate_pixel_size(vectors, scale_pixel_size=numbers["guess"], bragg_k_power=1.0,
-                                                  k_min=K_RANGE[0], k_max=K_RANGE[1], k_broadening=0.005,
-                                                  verbose=False)
+            fitted = crystal.calibrate_pixel_size(vectors, bragg_k_power=1.0, k_min=K_RANGE[0], k_max=K_RANGE[1],
+                                                  k_broadening=0.005, verbose=False)
             return {"size": float(fitted.calibration.get_Q_pixel_size())}
     except Exception as error:  # a peer that fails counts as failed
         return {"size": None, "why": repr(error)}
@@ -102,8 +103,8 @@ def by_hand(counts, numbers, threshold):
 
 def sites(numbers):
     """Positions (fractions of the cell) and atomic numbers of the atoms in a cubic cell."""
-    fcc = [(0, 0, 0), (0, 0.5, 0.5), (0.5, 0, 0.5), (0.5, 0.5, 0)]
-    fcc, kinds = np.array(fcc), numbers["atomic_numbers"]
+    fcc = np.array([(0, 0, 0), (0, 0.5, 0.5), (0.5, 0, 0.5), (0.5, 0.5, 0)])
+    kinds = numbers["atomic_numbers"]
     shifts = {"fcc": [0], "bcc": None, "diamond": [0, 0.25], "zincblende": [0, 0.25], "rocksalt": [0, 0.5]}
     prototype = numbers["prototype"]
     if prototype in ("bcc", "cscl"):
