@@ -11,9 +11,9 @@ from . import RINGS_CENTER, Decided, Decision
 # Pixels; smallest standard error of an origin along each axis: errors that the scatter of positions does not show. Set
 # on simulated scans at 100,000 electrons (benchmarks/origin.py).
 MIN_SIGMA_PX = 0.01
-# Pixels; smallest standard error of the radius of the direct disk: what the model of its edge does not describe. Set on
-# simulated scans of 300 to 30,000 electrons with radii of 2.5 to 20 px (benchmarks/sigma.py).
-MIN_RADIUS_SIGMA_PX = 0.012
+# Fraction of the radius; smallest standard error of the radius of the direct disk, limited by contrast inside the disk.
+# Set on simulated scans of 300 to 30,000 electrons (benchmarks/sigma.py).
+MIN_RADIUS_SIGMA = 0.005
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -15,7 +15,7 @@ from numbers import Real
 import numpy as np
 from scipy.special import erfc
 
-from ..core import MIN_RADIUS_SIGMA_PX, Decision, Flag, NoiseModel, PrenetError, ProbeImage, as_scan, ellipse_matrix
+from ..core import MIN_RADIUS_SIGMA, Decision, Flag, NoiseModel, PrenetError, ProbeImage, as_scan, ellipse_matrix
 from ..fits import fit_disk, pool
 from .thin import INNER_PART, choose_thin
 
@@ -124,7 +124,7 @@ def measure_probe(data, qx0, qy0, radius, noise: NoiseModel, valid=None, pixel_s
     numbers = {"direct": direct, "uneven": uneven, "cut": cut, "electrons": electrons}
     return ProbeImage(image / image.sum(), center, float(disk.radius), edge, sigma, int(thin.sum()),
                       semi_angle(disk.radius, pixel_size, voltage), Decision(True, tuple(flags), numbers),
-                      float(np.hypot(radius_sigma, MIN_RADIUS_SIGMA_PX)))
+                      float(np.hypot(radius_sigma, MIN_RADIUS_SIGMA * disk.radius)))
 
 
 def draw_aperture(shape, center, radius: float, edge: float, vector=(0.0, 0.0)):
