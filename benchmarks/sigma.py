@@ -1,4 +1,4 @@
-"""Error over stated sigma of the origin, for single positions and for the descan fit, in scans of few to many grains.
+"""Error over stated sigma of origin, descan fit and disk radius, in scans of few to many grains.
 
     python benchmarks/sigma.py [--scans 100] [--first 1000]
 
@@ -26,7 +26,7 @@ MAX_GROSS_PX = 0.5  # mean error of a scan along one axis
 
 
 def run(seed):
-    """Grains, dose, and rms of error / sigma of the positions and of the fit; None where the origin is refused."""
+    """Grains, dose, rms of error / sigma of positions and fit, and that of the radius; None where it is refused."""
     rng = np.random.default_rng((seed, 77))
     grains, dose = GRAINS[seed % len(GRAINS)], float(rng.choice(DOSES))
     specimens, radius, n = int(rng.choice([1, 1, 2, 6])), SIDE * rng.uniform(0.025, 0.12), int(rng.choice([8, 12, 14]))
@@ -40,7 +40,8 @@ def run(seed):
     pull = (error / [origin.sigma_qx0, origin.sigma_qy0])[:, origin.valid]
     fit_pull = (np.stack([fit.qx0, fit.qy0]) - truth) / [fit.sigma_qx0, fit.sigma_qy0]
     gross = np.abs(np.median(error[:, origin.valid], 1)).max() > MAX_GROSS_PX
-    return grains, dose, "gross" if gross else None if not fit.accepted else (rms(pull), rms(fit_pull))
+    return grains, dose, "gross" if gross else None if not fit.accepted else (
+        rms(pull), rms(fit_pull), (origin.radius - radius) / origin.radius_sigma)
 
 
 def rms(values):
@@ -55,8 +56,9 @@ def main():
     warnings.simplefilter("ignore")
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
     print(f"{datetime.date.today()}, commit {commit}, {platform.machine()}, no GPU.\n")
-    print("| grains | electrons | scans | refused | gross | positions, rms | fit, rms | fit, median | fit, largest |")
-    print("|" + "---|" * 9)
+    print("| grains | electrons | scans | refused | gross | positions, rms | fit, rms | fit, median | fit, largest | "
+          "radius, rms | radius without sigma |")
+    print("|" + "---|" * 11)
     results = [run(seed) for seed in range(args.first, args.first + args.scans)]
     some = [(g, None) for g in GRAINS] + [(0, d) for d in DOSES] + [(0, None)]
     for grains, dose in some:
@@ -65,7 +67,8 @@ def main():
         if len(pulls):
             print(f"| {'all' if grains == 0 else grains or 'many'} | {dose or 'all'} | {len(chosen)} | "
                   f"{chosen.count(None)} | {chosen.count('gross')} | {rms(pulls[:, 0]):.2f} | {rms(pulls[:, 1]):.2f} | "
-                  f"{np.median(pulls[:, 1]):.2f} | {pulls[:, 1].max():.1f} |")
+                  f"{np.median(pulls[:, 1]):.2f} | {pulls[:, 1].max():.1f} | "
+                  f"{np.sqrt(np.nanmean(pulls[:, 2] ** 2)):.2f} | {np.isnan(pulls[:, 2]).sum()} |")
 
 
 if __name__ == "__main__":

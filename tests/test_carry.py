@@ -44,7 +44,7 @@ def cube():
     calibrations.write_origin(cube, types.SimpleNamespace(
         decision=Decision(True), qx0=np.where(valid, qx0, np.nan), qy0=qy0, sigma_qx0=sigma,
                                                  sigma_qy0=2 * sigma, valid=valid, radius=4.0, found=True,
-                                                 feature="direct beam", stop=None))
+                                                 radius_sigma=0.03, feature="direct beam", stop=None))
     calibrations.write_fit(cube, types.SimpleNamespace(qx0=qx0, qy0=qy0, accepted=True))
     calibrations.write_ellipse(cube, types.SimpleNamespace(a=1.1, b=1 / 1.1, theta=0.4, accepted=True))
     cube.calibration.set_Q_pixel_size(0.01)
@@ -52,6 +52,14 @@ def cube():
     cube.calibration.set_probe_center((20.0, 21.0))
     provenance.write_provenance(cube, provenance.make_provenance(cube))
     return cube
+
+
+def test_the_sigma_of_the_radius_is_carried(cube):
+    assert calibrations.read_origin(cube).radius_sigma == pytest.approx(0.03)
+    binned = calibrations.read_origin(cube.prenet.bin_Q(2))
+    assert (binned.radius, binned.radius_sigma) == pytest.approx((2.0, 0.015))
+    cube.calibration.set_probe_semiangle(5.0)  # another radius, by hand
+    assert np.isnan(calibrations.read_origin(cube).radius_sigma)
 
 
 OPERATIONS = {

@@ -122,7 +122,7 @@ def calibrate(cube, qx0, qy0):
     calibrations.write_origin(cube, types.SimpleNamespace(
         decision=Decision(True),
         qx0=qx0, qy0=qy0, sigma_qx0=sigma, sigma_qy0=sigma, radius=5.0, valid=np.ones(SCAN, bool), found=True,
-        feature="direct beam", stop=None))
+        radius_sigma=0.03, feature="direct beam", stop=None))
     calibrations.write_fit(cube, types.SimpleNamespace(qx0=qx0, qy0=qy0, accepted=True))
     a, b, theta = ellipse_axes(VECTOR)
     calibrations.write_ellipse(cube, types.SimpleNamespace(a=a, b=b, theta=theta, accepted=True))

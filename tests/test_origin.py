@@ -58,6 +58,8 @@ def test_the_direct_beam_is_found(case, measured):
     assert error.mean() < bound
     assert (error > FAR).mean() == 0
     assert origin.radius == pytest.approx(scan.truth["radius"], rel=0.03)
+    if np.isfinite(origin.radius_sigma):
+        assert abs(origin.radius - scan.truth["radius"]) < 5 * origin.radius_sigma < 0.1 * origin.radius
 
 
 @pytest.mark.slow

@@ -41,7 +41,7 @@ def test_the_vacuum_probe_is_centered(vacuum):
     assert found.center == (32, 30) and found.image.sum() == pytest.approx(1)
     place = [(found.image * axis).sum() for axis in np.indices((64, 60))]
     assert np.abs(np.subtract(place, found.center)).max() < 0.02
-    assert found.sigma < 0.02 and abs(found.radius - RADIUS) < 0.05
+    assert found.sigma < 0.02 and abs(found.radius - RADIUS) < 0.05 and 0 < found.radius_sigma < 0.05
     true, distance = draw_aperture((64, 60), (32, 30), RADIUS, np.hypot(truth["edge"], 12**-0.5))
     assert np.abs(found.image / found.image.max() - true).max() < 0.12  # interpolation blurs the edge a little
     assert not found.image[distance > RADIUS + 6].any()

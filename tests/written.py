@@ -21,6 +21,7 @@ def origin_map(**changes):
         "sigma_qy0": np.full(RSHAPE, 0.03),
         "valid": np.ones(RSHAPE, bool),
         "radius": np.float32(5.0),
+        "radius_sigma": 0.03,
         "found": True,
         "reason": "",
         "feature": "direct beam",

@@ -22,6 +22,7 @@ from .geometry import ellipse_axes as ellipse_axes, ellipse_matrix as ellipse_ma
 from .memory import budget as budget
 from .noise import NoiseModel as NoiseModel, stabilize as stabilize
 from .origins import (
+    MIN_RADIUS_SIGMA as MIN_RADIUS_SIGMA,
     MIN_SIGMA_PX as MIN_SIGMA_PX,
     ModelTrial as ModelTrial,
     OriginFit as OriginFit,

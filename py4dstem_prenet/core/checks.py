@@ -139,7 +139,7 @@ class DenoisingCheck(Decided):
                  "svd": f"best truncated SVD (rank {self.rank})"}
         measured = [(f"slope, {name}", str(slope)) for name, slope in self.slopes.items() if np.isfinite(slope.value)]
         worth = [("worth for the squared error of pixels", f"{self.worth:.2g} ± {self.worth_sigma:.1g} raw patterns")]
-        errors = [(f"squared error, {names[key]}", f"{error:.3g} ± {self.error_sigmas[key]:.1g} of raw")
+        errors = [(f"squared error, {names[key]}", f"{error:#.2g} ± {self.error_sigmas[key]:.1g} of raw")
                   for key, error in self.errors.items() if key in names]
         return [*measured, *errors, *(worth if np.isfinite(self.worth) else ()),
                 ("positions", f"{self.positions}, at half the dose"), ("flags", self.reason)]

@@ -53,8 +53,8 @@ class Ellipse(Decided):
 
     @property
     def angle(self) -> str:
-        """`theta` with its standard deviation in degrees, as text."""
-        sigma = np.degrees(self.angle_sigma)
+        """`theta` in degrees as text; with its standard deviation, if the ellipse was accepted."""
+        sigma = np.degrees(self.angle_sigma) if self.accepted else np.nan
         return f"{np.degrees(self.theta):.1f}" + (f" ± {sigma:.1f}°" if np.isfinite(sigma) else "°")
 
     @property
@@ -71,7 +71,9 @@ class Ellipse(Decided):
 
     @property
     def ratio(self) -> str:
-        """a/b with its standard deviation, as text."""
+        """a/b as text; with its standard deviation, if the ellipse was accepted."""
+        if not self.accepted:
+            return f"{self.a / self.b:.4f} (not accepted)"
         return f"{self.a / self.b:.4f}" + (f" ± {self.sigma:.4f}" if np.isfinite(self.sigma) else
                                              " (no uncertainty stated)")
 
@@ -92,12 +94,13 @@ class Ellipse(Decided):
         Returns
         -------
         dict
-            Name of the evidence to an `Ellipse`.
+            Name of the evidence to an `Ellipse`, which is accepted if it determined this one.
         """
         found = {}
         for name, (vector, covariance) in self.sources.items():
             a, b, theta = ellipse_axes(vector)
-            found[name] = Ellipse(a, b, theta, np.asarray(vector), np.asarray(covariance), self.decision)
+            decision = self.decision if name in self.used else Decision(False)
+            found[name] = Ellipse(a, b, theta, np.asarray(vector), np.asarray(covariance), decision)
         return found
 
     def rows(self):

@@ -100,8 +100,8 @@ class NoiseModel(Result):
         str
             Gain, offset, read-out noise, dose and number of bad pixels.
         """
-        gain, offset, readout = (f"{value:.4g} ± {sigma:.2g}" if 0 < sigma < np.inf else f"{value:.4g}" for value, sigma
-                                 in zip((self.gain, self.offset, self.readout), self.sigmas, strict=False))
+        gain, offset, readout = (with_sigma(value, sigma) for value, sigma in
+                                 zip((self.gain, self.offset, self.readout), self.sigmas, strict=False))
         kind = "counts electrons" if self.counting else (
             f"gain {gain} units per electron, offset {offset}, read-out noise {readout} units")
         dose = f"{self.dose:,.0f}" if self.dose >= 100 else f"{self.dose:.3g}"
@@ -286,3 +286,27 @@ def _uniform(index, pixels):
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return ((z ^ (z >> np.uint64(31))) >> np.uint64(11)) / 2.0**53
+
+
+def with_sigma(value: float, sigma: float) -> str:
+    """Write a number with its standard deviation, both to the second digit of the latter.
+
+    Parameters
+    ----------
+    value, sigma : float
+        The number, and its standard deviation.
+
+    Returns
+    -------
+    str
+        The text; without a standard deviation if that is zero or not finite.
+
+    Examples
+    --------
+    >>> with_sigma(109.998, 0.0163), with_sigma(22.76, 0.0)
+    ('109.998 ± 0.016', '22.76')
+    """
+    if not 0 < sigma < np.inf:
+        return f"{value:.4g}"
+    digits = max(0, 1 - int(np.floor(np.log10(sigma))))
+    return f"{value:.{digits}f} ± {sigma:.{digits}f}"

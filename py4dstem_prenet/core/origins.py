@@ -11,6 +11,9 @@ from . import RINGS_CENTER, Decided, Decision
 # Pixels; smallest standard error of an origin along each axis: errors that the scatter of positions does not show. Set
 # on simulated scans at 100,000 electrons (benchmarks/origin.py).
 MIN_SIGMA_PX = 0.01
+# Fraction of the radius; smallest standard error of the radius of the direct disk, limited by contrast inside the disk.
+# Set on simulated scans of 300 to 30,000 electrons (benchmarks/sigma.py).
+MIN_RADIUS_SIGMA = 0.005
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -27,6 +30,8 @@ class OriginMap(Decided):
         (Rx, Ry) bool, False where a position shows no beam.
     radius : float
         Radius of the direct disk, pixels; NaN if the direct beam is hidden.
+    radius_sigma : float
+        One standard deviation of the radius, pixels; NaN if it is unknown.
     decision : Decision
         Accepted if the scan has a beam; otherwise the maps are NaN.
     feature : str
@@ -48,6 +53,7 @@ class OriginMap(Decided):
     feature: str = "direct beam"
     stop: np.ndarray | None = None
     copied: np.ndarray | None = None
+    radius_sigma: float = float("nan")
 
     @property
     def found(self) -> bool:
@@ -59,6 +65,15 @@ class OriginMap(Decided):
         """Typical standard deviation of a position along one axis, pixels; NaN without a beam."""
         sigmas = np.stack([self.sigma_qx0, self.sigma_qy0])[:, self.valid]
         return float(np.median(sigmas)) if sigmas.size else np.nan
+
+    @property
+    def radius_text(self) -> str:
+        """Radius of the direct disk with its sigma, as text."""
+        if not np.isfinite(self.radius):
+            return "unknown"
+        if not np.isfinite(self.radius_sigma):
+            return f"{self.radius:.2f} px, sigma unknown"
+        return f"{self.radius:.3f} ± {self.radius_sigma:.3f} px"
 
     def summary_numbers(self) -> dict:
         """Return the numbers for the summary of a report.
@@ -80,7 +95,7 @@ class OriginMap(Decided):
         return [("found", f"{self.feature} at {int(self.valid.sum())} of {self.valid.size} positions"),
                 ("origin, median", f"({at[0]:.2f}, {at[1]:.2f}) px"),
                 ("sigma of a position, per axis", f"{self.sigma:.2g} px"),
-                ("radius of the direct disk", f"{self.radius:.2f} px" if np.isfinite(self.radius) else "unknown"),
+                ("radius of the direct disk", self.radius_text),
                 ("flags", self.reason)]
 
 

@@ -184,14 +184,15 @@ class Rotation(Decided):
 
     @property
     def text(self) -> str:
-        """Angle, sigma and flip in words."""
+        """Angle, sigma and flip in words; without sigma, if the rotation was refused."""
         half = "" if self.half_turn_determined else " (or half a turn more)"
         flip = "flipped" if self.flip else "not flipped"
-        return f"{self.degrees:.2f}° ± {self.sigma:.2f}°{half}, {flip}"
+        sigma = f" ± {self.sigma:.2f}°" if self.accepted else " (not accepted)"
+        return f"{self.degrees:.2f}°{sigma}{half}, {flip}"
 
     def rows(self):
         return [("accepted", "yes" if self.accepted else "no"), ("rotation", self.text),
-                *((f"from the {name}", f"{angle:.2f}° ± {sigma:.2f}°{', flipped' if flip else ''}")
+                *((f"from the {name}", f"{angle:.2f}°{f' ± {sigma:.2f}°' * self.accepted}{', flipped' * flip}")
                   for name, (angle, flip, sigma) in self.sources.items()),
                 ("flags", self.reason)]
 
@@ -218,6 +219,8 @@ class ProbeImage(Decided):
         Convergence semi-angle, mrad; None if the pixel size or the voltage is unknown.
     decision : Decision
         Accepted if there is an image.
+    radius_sigma : float
+        One standard deviation of the radius, pixels; NaN if it is unknown.
     """
 
     image: np.ndarray
@@ -228,9 +231,11 @@ class ProbeImage(Decided):
     positions: int
     semiangle_mrad: float | None
     decision: Decision
+    radius_sigma: float = float("nan")
 
     def rows(self):
         angle = [] if self.semiangle_mrad is None else [("convergence semi-angle", f"{self.semiangle_mrad:.3g} mrad")]
-        return [("accepted", "yes" if self.accepted else "no"), ("radius", f"{self.radius:.2f} px"),
+        sigma = f" ± {self.radius_sigma:.2f}" if np.isfinite(self.radius_sigma) else ""
+        return [("accepted", "yes" if self.accepted else "no"), ("radius", f"{self.radius:.2f}{sigma} px"),
                 ("edge", f"{self.edge:.2f} px"), ("sigma of the center", f"{self.sigma:.3f} px"),
                 ("positions", str(self.positions)), *angle, ("flags", self.reason)]

@@ -121,7 +121,8 @@ class CalibrationReport(Result):
         elif "pixel_size" not in found and carried is not None and carried.pixel_size is not None:
             value, unit = carried.pixel_size
             sigma = carried.facts["pixel_size"].get("sigma")
-            found["pixel_size"] = {"value": value, "sigma": np.nan if sigma is None else sigma, "unit": unit}
+            found["pixel_size"] = {"value": value, "sigma": np.nan if sigma is None else sigma,
+                                   "unit": unit.replace("A^-1", "Å⁻¹")}
         if turned is not None and turned.accepted:
             found["rotation"] = turned.summary_numbers()
         elif "rotation" not in found and carried is not None and carried.rotation is not None:

@@ -42,7 +42,8 @@ class Slope:
     status: str
 
     def __str__(self):
-        return f"{self.value:.2f} ± {self.sigma:.2f}" if np.isfinite(self.value) else "not measurable"
+        digits = 3 if self.sigma < 0.01 else 2
+        return f"{self.value:.{digits}f} ± {self.sigma:.{digits}f}" if np.isfinite(self.value) else "not measurable"
 
 
 def slope_of_halves(estimate, first, second, variance) -> Slope:

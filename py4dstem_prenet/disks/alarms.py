@@ -9,11 +9,11 @@ import torch
 
 from . import Background, DiskFilter, Structure, find_disks, speckle_fields
 
-# Chosen with multislice silicon along [110] in view (benchmarks/strain.py, disks.py), unless a comment says otherwise:
-SIMULATED_PATTERNS = 128  # patterns of noise; the rate of false disks is then known to about 10 %
+# Set on multislice silicon along [110] (benchmarks/strain.py, disks.py), unless a comment says otherwise.
+SIMULATED_PATTERNS = 128  # patterns of noise; they give the rate of false disks to about 10 %
 SIMULATED_AT_ONCE = 32  # patterns; limits the memory
-LOWEST_SIGNIFICANCE = 2.0  # standard deviations, from which on false disks are counted
-TAIL_RATES = (0.05, 2.0)  # false disks a pattern, between which the law of the tail is fitted
+LOWEST_SIGNIFICANCE = 2.0  # standard deviations; smallest significance of false disks that are counted
+TAIL_RATES = (0.05, 2.0)  # false disks per pattern; range in which the law of the tail is fitted
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class FalseAlarms:
         return np.exp(self.intercept + self.slope * np.square(significance))
 
     def threshold(self, rate: float) -> float:
-        """Compute the significance above which a pattern has so many false disks.
+        """Compute the significance above which a pattern has `rate` false disks on average.
 
         Parameters
         ----------
@@ -74,8 +74,8 @@ def false_alarms(background: Background, good, readout: float, disks: DiskFilter
                  seed: int = 0) -> FalseAlarms:
     """Measure the rate of false disks on simulated noise of a background without any disk.
 
-    Neighboring pixels share most of their counts, and few counts are not normal: the largest significance in a pattern
-    follows no textbook law.
+    Apertures around neighboring pixels share most of their counts, and small counts are not normally distributed, so
+    no textbook law gives the largest significance in a pattern.
 
     Parameters
     ----------

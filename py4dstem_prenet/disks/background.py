@@ -10,11 +10,11 @@ from scipy.ndimage import gaussian_filter1d
 
 from . import DiskFilter, covered, find_disks
 
-# Chosen with multislice silicon along [110] in view (benchmarks/strain.py, disks.py), unless a comment says otherwise:
-CLEAR_SIGNIFICANCE = 3.0  # standard deviations of disks that are left out of the background
-PLACE_ERROR_PX = 2.0  # pixels by which the most significant place of a half-lit disk may be off its center
-BACKGROUND_ROUNDS = 3  # rounds: without a background, then with it
-SMOOTHING_RADII = 0.25  # radii of the disk, 1 sigma: smoothing of the background's radial profile
+# Set on multislice silicon along [110] (benchmarks/strain.py, disks.py), unless a comment says otherwise.
+CLEAR_SIGNIFICANCE = 3.0  # standard deviations; smallest significance of disks that are left out
+PLACE_ERROR_PX = 2.0  # pixels; distance of the most significant place of a half-lit disk from its center
+BACKGROUND_ROUNDS = 3  # rounds; the first one assumes a constant background
+SMOOTHING_RADII = 0.25  # radii, 1 sigma; smoothing of the radial profile of the background
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def measure_background(electrons, good, readout: float, disks: DiskFilter, posit
     positions : numpy.ndarray, shape (n, 2)
         Positions of the direct beam, pixels.
     structure : float, optional
-        Relative rms, over an aperture, of what the background has besides its mean.
+        Relative rms of the background in an aperture about its mean, without counting noise.
 
     Returns
     -------

@@ -11,22 +11,22 @@ import torch
 from ..fits import Aperture, DiskModel
 from . import Candidates, DiskWindows
 
-# Chosen with multislice silicon along [110] in view (benchmarks/strain.py, disks.py), unless a comment says otherwise:
+# Set on multislice silicon along [110] (benchmarks/strain.py, disks.py), unless a comment says otherwise.
 DIRECTIONS = 36  # directions of the contrast over half a turn
-# Standard deviations of disks from which the aperture is learned; the larger value on a background with speckles, which
-# may be taken for weak disks.
+# Standard deviations; smallest significance of disks from which the aperture is learned. The larger value holds for a
+# background with speckles, which can be taken for weak disks.
 LEARNED_SIGNIFICANCE, LEARNED_AMONG_SPECKLES = 5.0, 15.0
-CONTRAST_SIGNIFICANCE = 5.0  # standard deviations of disks from which the contrast is learned
-MIN_LEARNED_DISKS = 16  # disks; fewer tell nothing of the contrast
-MAX_APERTURE_DISKS, MAX_CLASS_DISKS = 512, 256  # disks from which aperture and contrast are learned; for speed
-MAX_CLASSES = 3  # of disks of different electrons, which have their own contrast
-APERTURE_ROUNDS, APERTURE_STEP_PX = 15, 0.01  # rounds until radius and blur change less than that, pixels
-MAX_EDGE_GROWTH = 2.0  # of the edge, from the given aperture to the learned one
+CONTRAST_SIGNIFICANCE = 5.0  # standard deviations; the same for the contrast
+MIN_LEARNED_DISKS = 16  # disks; smallest number from which aperture or contrast is learned
+MAX_APERTURE_DISKS, MAX_CLASS_DISKS = 512, 256  # disks; largest numbers for aperture and contrast, for speed
+MAX_CLASSES = 3  # classes of disks by electrons, each with its own contrast
+APERTURE_ROUNDS, APERTURE_STEP_PX = 15, 0.01  # rounds, pixels; learning ends when radius and blur change less
+MAX_EDGE_GROWTH = 2.0  # ratio; largest width of the edge of the learned aperture to that of the given one
 CONTRAST_ROUNDS = 5  # rounds of the evidence
-AMPLITUDE_LIMITS = (1e-3, 1.0)  # of a term, relative to the brightness of the disk
-MAX_LEARNED_MOVE_PX = 1.5  # pixels between the middle of a window and the fit, which holds for small offsets alone
-MIN_DETERMINED = 0.02  # part of a term of the contrast that the electrons determine; others are left out
-GROUP_ELECTRONS = (30.0, 120.0, 500.0, 2000.0)  # limits of the disks that are fitted with the same number of terms
+AMPLITUDE_LIMITS = (1e-3, 1.0)  # fractions of the brightness of the disk; limits of a term
+MAX_LEARNED_MOVE_PX = 1.5  # pixels; largest offset from the middle of a window at which the fit is valid
+MIN_DETERMINED = 0.02  # fraction; smallest part of a term of the contrast that the electrons determine
+GROUP_ELECTRONS = (30.0, 120.0, 500.0, 2000.0)  # electrons; limits between disks fitted with different numbers of terms
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class DiskShape:
     misfits: tuple = ()
 
     def typical_misfit(self, electrons) -> np.ndarray:
-        """Return the misfit that fits of disks have in this scan.
+        """Return the typical misfit of disks in this scan.
 
         Parameters
         ----------
@@ -170,7 +170,7 @@ class DiskShape:
 
 @lru_cache(maxsize=32)
 def _model(aperture: Aperture, amplitudes, electrons: float, device: str):
-    """Model of disks of at most so many electrons, and the priors of its contrast."""
+    """Model of disks of at most `electrons` electrons, and the priors of its contrast."""
     whole = DiskModel(aperture, "cpu", amplitudes=amplitudes)
     determined = whole.amplitudes**2 * electrons > MIN_DETERMINED
     degree = max(1, int(whole.degrees[determined].max()))
@@ -273,7 +273,7 @@ def learned_shape(windows: DiskWindows, candidates: Candidates, aperture: Apertu
 
 
 def _some(candidates, most):
-    """At most so many disks, evenly chosen."""
+    """Choose at most `most` disks, evenly."""
     return candidates.subset(np.unique(np.linspace(0, len(candidates.pattern) - 1, most).astype(int)))
 
 
@@ -324,6 +324,6 @@ def with_direct(candidates: Candidates, direct) -> Candidates:
 
 
 def _located(model, electrons, good, readout, learn=False):
-    """Fits of windows, from their middles."""
+    """Fit windows, starting from their middles."""
     with torch.inference_mode():
         return model.fit(electrons, good, torch.zeros(len(electrons), 2, device=electrons.device), readout, learn)

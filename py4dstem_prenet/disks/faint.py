@@ -1,9 +1,9 @@
-"""Weak disks of a pattern at places where its neighbors in the scan have one.
+"""Weak disks of a pattern at places where its neighbors in the scan show a disk.
 
-A place that is significant in the sum of the aligned neighbors needs far less evidence in the pattern itself. The
-pattern is not part of the sum, so that their noise is independent, and Bayes' rule gives the probability that its
-electrons at this place are a disk. Intensities are the electrons of the pattern alone; so are positions, with the place
-that the neighbors show as their prior.
+A place that is significant in the sum of the aligned neighbors needs fewer electrons in the pattern itself. The pattern
+is not part of the sum, so the noise of both is independent, and Bayes' rule gives the probability that the electrons at
+this place are a disk. The intensity is measured in the pattern alone; the position also, with the place in the
+neighbors as its prior.
 """
 
 from __future__ import annotations
@@ -31,15 +31,16 @@ from . import (
     with_direct,
 )
 
-# Chosen with thin gold and thick iron at 300 electrons in view (benchmarks/orientation.py, disks.py):
-LEAST_ALIKE = 5.0  # log odds of patterns that are alike
-PRESENT = 0.95  # probability that a disk of the neighbors is in the pattern, before looking
-MISTAKEN = 0.5  # of the rate of false disks: those that are expected in a pattern at most; 0.3 on average
-PLACE_RADII = 0.1  # radii, 1 sigma: how far the disk of a pattern is from the place that its neighbors show
+# Set on thin gold and thick iron at 300 electrons per pattern (benchmarks/orientation.py, disks.py).
+LEAST_ALIKE = 5.0  # log odds; smallest value for which two patterns count as alike
+PRESENT = 0.95  # probability; prior that a disk of the neighbors is also in the pattern
+MISTAKEN = 0.5  # fraction of `false_alarm`; largest expected number of false disks here (mean: 0.3)
+PLACE_RADII = 0.1  # radii, 1 sigma; distance of a disk from its place in the neighbors
 MAX_PLACE_RADII = 0.5  # radii; a place with a larger sigma is not located
-MIN_FREE = 0.75  # part of the aperture that is in the pattern and under no other disk
-LEAST_CONTRAST = 1.0  # electrons of a disk over those of its background; less may be structure that neighbors share
-TAIL_RADII, TAIL = 3.0, 0.1  # radii around a disk, and part of its electrons: weaker light there may be its tail
+MIN_FREE = 0.75  # fraction of the aperture; smallest part that lies in the pattern and under no other disk
+LEAST_CONTRAST = 1.0  # ratio; electrons of a disk to background: weaker ones may be structure common to neighbors
+# Radii; ratio. Within this distance of a disk, candidates with a smaller ratio of electrons may be its tail.
+TAIL_RADII, TAIL = 3.0, 0.1
 SUMMED_AT_ONCE = 64  # patterns; limits the memory
 
 
@@ -56,7 +57,7 @@ class FaintDisks:
     intensity, intensity_sigma : numpy.ndarray, shape (k,)
         Electrons of the pattern in the disk, and their standard error.
     significance : numpy.ndarray, shape (k,)
-        That of these electrons without the neighbors, standard deviations.
+        Significance of these electrons in the pattern alone, standard deviations.
     probability : numpy.ndarray, shape (k,)
         Probability that they are a disk.
     """
@@ -72,7 +73,7 @@ class FaintDisks:
 
 def faint_disks(group: PatternGroup, pairs, members, thresholds, false_alarm: float, structure: float,
                 shape: DiskShape, margin: int) -> FaintDisks:
-    """Find the disks of patterns at places where their neighbors have one, and they themselves a few electrons.
+    """Find weak disks of patterns at places where their neighbors show a disk.
 
     Parameters
     ----------
@@ -85,9 +86,9 @@ def faint_disks(group: PatternGroup, pairs, members, thresholds, false_alarm: fl
     thresholds : tuple of float
         Least significance of a disk in a pattern alone, and of a place in the sum of neighbors, standard deviations.
     false_alarm : float
-        Mean number of false disks in a pattern, of which these are a part (`MISTAKEN`).
+        Mean number of false disks in a pattern; these disks may contribute a part of it (`MISTAKEN`).
     structure : float
-        Relative rms, over an aperture, of what the background has besides its expectation.
+        Relative rms of the background in an aperture about its expectation, without counting noise.
     shape : DiskShape
         Aperture and contrast.
     margin : int
@@ -114,9 +115,9 @@ def faint_disks(group: PatternGroup, pairs, members, thresholds, false_alarm: fl
 
 
 def _places(group, members, partners, threshold, structure, shape, margin):
-    """Places in the sums of neighbors at which patterns alone show no disk.
+    """Find places where the sum of the neighbors shows a disk and the pattern alone does not.
 
-    Candidates of the patterns, the number of neighbors of each, positions and sigmas.
+    Return candidates, the number of neighbors of each, positions and sigmas.
     """
     own, radius, direct = group.own, group.disks.aperture.radius, group.own.direct[members]
     sums, images = _sums(group, members, partners)
@@ -140,7 +141,7 @@ def _places(group, members, partners, threshold, structure, shape, margin):
 
 
 def _in_patterns(group, places, share, at, sigma, threshold, false_alarm, shape, margin):
-    """Disks of patterns at some places."""
+    """Find the disks of patterns at the given places."""
     disks, own, pattern = group.disks, group.own, places.pattern
     on, beneath, seen = group.counts(pattern, at)
     mean = places.electrons / share
@@ -148,7 +149,7 @@ def _in_patterns(group, places, share, at, sigma, threshold, false_alarm, shape,
     ring = beneath * disks.ring_area / disks.area
     off = ring + pattern_ring(torch.from_numpy(ring), torch.ones(1)).numpy()
     z = li_ma(*(torch.from_numpy(v) for v in (on, off, beneath, off))).numpy()
-    # What the pattern alone shows clearly was judged without neighbors.
+    # Candidates that are significant in the pattern alone were decided before, without neighbors.
     wrong = (seen < MIN_FREE) | (on <= beneath) | (z > threshold)
     wrong |= (mean * seen < LEAST_CONTRAST * beneath) | (mean < TAIL * _brightest_near(group, at, pattern))
     kept = _accepted(pattern, np.where(wrong, 1.0, absent), MISTAKEN * false_alarm)
@@ -208,7 +209,7 @@ def _located(electrons, good, every, some, direct, shape, margin, share, prior=N
 
 
 def _accepted(pattern, absent, most):
-    """Most probable disks of each pattern, of which at most so many are expected to be none."""
+    """Select the most probable disks of each pattern; of these, at most `most` are expected to be false."""
     order = np.lexsort((absent, pattern))
     total = np.concatenate([[0.0], np.cumsum(absent[order])])
     expected = total[1:] - total[np.searchsorted(pattern[order], pattern[order])]

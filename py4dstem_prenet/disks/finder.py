@@ -20,14 +20,14 @@ from . import (
     window_margin,
 )
 
-SEARCHED_BYTES = 2**25  # bytes of the patterns that are searched at once as float32; chosen for speed
-MAX_ORIGIN_OFFSET_PX = 2.0  # pixels between the origin that is given and the located disk, if it is the direct one
-PLACES_RATE = 0.2  # of the rate of false disks: places in sums of neighbors where there is no disk
+SEARCHED_BYTES = 2**25  # bytes; size as float32 of the patterns that are searched at once, for speed
+MAX_ORIGIN_OFFSET_PX = 2.0  # pixels; largest distance of the direct beam from the given origin
+PLACES_RATE = 0.2  # fraction of `false_alarm`; number of false places in a sum of neighbors
 
 
 @dataclass(frozen=True)
 class DiskFinder:
-    """What is needed to find the disks of a scan. Plain data that can be pickled.
+    """The search for the disks of a scan, as plain data that can be pickled.
 
     Attributes
     ----------
@@ -141,7 +141,7 @@ class DiskFinder:
         return rows[np.argsort(rows["position"], kind="stable")]
 
     def find_faint(self, index, patterns, rows, wanted, scan_shape):
-        """Find the weak disks of patterns at places where their neighbors in the scan have one.
+        """Find weak disks of patterns at places where their neighbors in the scan show a disk.
 
         Parameters
         ----------
@@ -192,7 +192,7 @@ def _pairs(rows, *names):
 
 
 def _direct_beam(located, origin, index):
-    """Positions of the direct beam, and whether the disk that was located is the direct one."""
+    """Return positions of the direct beam, and whether each located disk lies at the given origin."""
     if origin is None:
         return located.position, np.ones(len(index), bool)
     given = origin[index]

@@ -1,8 +1,8 @@
 """Positions and intensities of disks by the likelihood fit of `fits.DiskModel`, with free contrast inside each disk.
 
 A disk is fitted with the pixels under no other disk and, if it overlaps others, once more with all pixels. The
-first fits of its neighbors, which used none of the shared pixels, are then the prior of what they contribute; their
-uncertainty is marginalized. Cut and shadowed disks are fitted with what is seen of them.
+first fits of its neighbors, which used none of the shared pixels, are then the prior of their contribution; their
+uncertainty is marginalized. Cut and shadowed disks are fitted with the pixels that remain.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from . import (
     with_direct,
 )
 
-# Chosen with multislice silicon along [110] in view (benchmarks/strain.py, disks.py), unless a comment says otherwise:
+# Set on multislice silicon along [110] (benchmarks/strain.py, disks.py), unless a comment says otherwise.
 FITTED_AT_ONCE = 512  # windows; limits the memory
-PRIOR_PX = 1.0  # pixels, of `fits.DiskModel`: its prior about the start, which is taken out of the covariance
-TELLING_ELECTRONS = 30.0  # electrons, from which on the residuals of a disk tell whether its model holds
-OFF_CENTER_ERROR = 0.15  # 1 sigma, of the distance between the center of a disk and its light
-FINE_SIGMA_PX = 0.1  # pixels; a position with a larger sigma is fitted again from where the first fit ended
+PRIOR_PX = 1.0  # pixels, 1 sigma; prior of `fits.DiskModel` about the start, which is removed from the covariance
+TELLING_ELECTRONS = 30.0  # electrons; smallest number for which residuals show whether the model of a disk holds
+OFF_CENTER_ERROR = 0.15  # fraction of the distance between the center of a disk and its light; error, 1 sigma
+FINE_SIGMA_PX = 0.1  # pixels; positions with a larger sigma are fitted again, from the end of the first fit
 # Electrons: the variance of a position exceeds its asymptotic value by this number over the electrons of the disk. Set
 # on simulated disks of 60 to 300 electrons.
 FEW_ELECTRONS = 25.0
-MIN_INFORMATION = 1e-3  # inverse square pixels, for disks that are all prior
-MAX_MOVE_PX = 1.5  # pixels between the middle of a window and the fit, which holds for small offsets alone
-CENTERED_PX = 0.75  # pixels; a disk that is farther from the middle of its window gets a new window
-CENTERING_ROUNDS = 4  # windows of a disk; half-lit disks have their most significant place some pixels off
-MAX_MOVE_RADII = 0.75  # radii between the most significant place and the fit; others are no disks
+MIN_INFORMATION = 1e-3  # 1/pixel²; smallest information, for disks that the prior alone determines
+MAX_MOVE_PX = 1.5  # pixels; largest offset from the middle of a window at which the fit is valid
+CENTERED_PX = 0.75  # pixels; largest offset of a disk from the middle of its window without a new window
+CENTERING_ROUNDS = 4  # windows of a disk; in half-lit disks, the most significant place is pixels off
+MAX_MOVE_RADII = 0.75  # radii; largest distance of a fit from the most significant place
 MAX_SIGMA_RADII = 0.5  # radii; a disk with a larger sigma is not located
-SAME_RADII = 0.7  # radii between two fits that are the same disk
-MIN_LIGHT = 0.5  # part of the electrons at the place of a disk that its fit has, within two standard errors
-NARROW_STEPS = 0.4  # steps of the grid: a posterior narrower than that is not resolved
-MAX_LOST_STEPS = 1.5  # steps between the posterior and a fit that started there; others went astray
-MAX_NEIGHBORS = 4  # disks that are fitted together with one; the pixels of others are left out
+SAME_RADII = 0.7  # radii; largest distance of two fits of the same disk
+MIN_LIGHT = 0.5  # fraction of the electrons at the place; smallest intensity of a fit plus two standard errors
+NARROW_STEPS = 0.4  # steps of the grid; smallest width of a posterior that the grid resolves
+MAX_LOST_STEPS = 1.5  # steps of the grid; largest distance of a fit from the posterior at which it started
+MAX_NEIGHBORS = 4  # disks; largest number fitted together with a disk, the pixels of others are left out
 
 
 @dataclass(frozen=True)
@@ -143,10 +143,10 @@ def fit_disks(windows: DiskWindows, candidates: Candidates, shape: DiskShape, di
         for name, values in alone.items():
             getattr(found, name)[joint[astray]] = values[astray]
     found.good[:] &= np.hypot(*(found.position - start).T) < reach
-    # A fit that lost most of the light of its place: it belongs to another disk, or the fit went astray.
+    # A fit with less than half of the electrons at its place has moved to another disk, or has failed.
     found.good[:k] &= found.intensity[:k] + 2 * found.intensity_sigma[:k] > MIN_LIGHT * candidates.electrons
-    # What the model of the contrast may be wrong by: seen in the residuals, and where the light is off the center.
-    # The residuals of few electrons do not tell.
+    # Errors of the model of the contrast follow from large residuals, and from light far off the center. Residuals of
+    # few electrons do not show them.
     typical = shape.typical_misfit(every.electrons)
     off_center = (np.hypot(*(found.position - start).T) - CENTERED_PX).clip(0)
     wider = np.hypot(found.sigma * np.maximum(found.misfit / typical, 1)[:, None],
@@ -156,7 +156,7 @@ def fit_disks(windows: DiskWindows, candidates: Candidates, shape: DiskShape, di
 
 
 def _near_pattern(place, windows):
-    """Places moved to where a disk is seen at all."""
+    """Move places to the nearest place at which part of a disk lies in the pattern."""
     return np.clip(place, -int(windows.reach), np.subtract(windows.shape[1:], 1) + int(windows.reach))
 
 
@@ -203,7 +203,7 @@ def _spread(found, weak, start, windows, every, shape, direct, readout):
         torch.from_numpy(every.background[weak] + 1e-4).float().to(device), directions(every, direct)[weak], shape,
         number)
     mean, sigma = mean.cpu().numpy(), np.sqrt(covariance.diagonal(dim1=1, dim2=2).cpu().numpy())
-    # A posterior that is narrower than a step: the first fit was far off, and a second one starts from here.
+    # If a posterior is narrower than a step, the first fit was far off, and a second fit starts from here.
     step = grid_step(shape.aperture)
     position, sigma = mean + start[weak], np.maximum(sigma, step / 12**0.5)
     found.position[weak], found.sigma[weak] = position, sigma
@@ -219,7 +219,7 @@ def _spread(found, weak, start, windows, every, shape, direct, readout):
 
 
 def _overlap(model, first, every, part, neighbors, device):
-    """Places of the neighbors in the windows of disks, NaN where there is none, and what they contribute."""
+    """Return places of the neighbors in the windows of disks (NaN without one), and their contribution."""
     none = neighbors < 0
     middle = every.place[part][:, None]
     places = np.where(none[..., None], np.nan, every.place[neighbors] - middle)
@@ -234,7 +234,7 @@ def _store(found, part, fitted, place, model):
     """Write fits in windows at places into `found`."""
     values = {name: getattr(fitted, name).cpu().numpy().astype(float) for name in (
         "position", "covariance", "misfit", "brightness", "strength", "level", "contrast", "contrast_variance")}
-    # The prior about the start says nothing of the disk.
+    # The prior about the start holds no information on the disk.
     information = np.linalg.inv(values["covariance"]) - np.eye(2) / PRIOR_PX**2 + MIN_INFORMATION * np.eye(2)
     variance = np.einsum("kii->ki", np.linalg.inv(information))
     intensity = values["brightness"] * np.pi * model.aperture.radius**2

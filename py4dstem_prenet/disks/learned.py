@@ -1,4 +1,4 @@
-"""What is learned of the Bragg disks of a scan from a sample of its patterns, and disks located with it."""
+"""Properties of the Bragg disks of a scan, learned from a sample of its patterns, and the search that uses them."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from . import (
 )
 
 SAMPLE_PATTERNS = 64  # patterns from which background and contrast are learned; chosen for speed
-SAMPLE_BYTES = 2**28  # bytes of these patterns as float32
-MAX_RADIUS_CHANGE = 0.05  # of the radius, from which on disks are searched again with the learned aperture
-WINDOW_MARGIN_PX = 8  # pixels between the edge of a disk and the end of its window, at most
+SAMPLE_BYTES = 2**28  # bytes; largest size of these patterns as float32
+MAX_RADIUS_CHANGE = 0.05  # fraction of the radius; after a larger change, the learned aperture is used for a new search
+WINDOW_MARGIN_PX = 8  # pixels; largest distance between the edge of a disk and the end of its window
 
 
 @dataclass(frozen=True)
 class LearnedDisks:
-    """What is needed to find disks about a known direct beam. Plain data that can be pickled.
+    """Learned properties that the search for disks needs, as plain data that can be pickled.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class LearnedDisks:
     background : Background
         The background between the disks.
     structure : Structure
-        What the background has besides its mean over angles.
+        Deviations of the background from its mean over angles.
     alarms : FalseAlarms
         The rate of false disks.
     threshold : float
@@ -100,10 +100,10 @@ class LearnedDisks:
             change = abs(shape.aperture.radius / aperture.radius - 1)
             if last or change < MAX_RADIUS_CHANGE:
                 break
-            aperture = replace(shape.aperture, contrast=())  # which belongs to the radius that was wrong
+            aperture = replace(shape.aperture, contrast=())  # the contrast belongs to the wrong radius
         fitted = fit_disks(_windows(electrons, good, readout, shape.aperture), found, shape, direct, readout)
         shape = shape.with_misfits(found.electrons[fitted.good], fitted.misfit[fitted.good])
-        if structure.speckle:  # places that were left out as disks may be speckles, which belong to the background
+        if structure.speckle:  # some places that were left out as disks are speckles of the background
             background = measure_background(electrons, good, readout, disks, direct, structure.relative)
             structure = measure_structure(electrons, background, good, readout, disks, threshold, direct)
             alarms = false_alarms(background, good, readout, disks, center, structure)
@@ -162,7 +162,7 @@ class LearnedDisks:
         fitted = fit_disks(_windows(electrons, good, readout, self.shape.aperture), found, self.shape, direct, readout)
         kept = fitted.good & found.reported(shape)
         kept &= ((fitted.position > -0.5) & (fitted.position < np.subtract(shape, 0.5))).all(1)
-        # A disk without significant electrons outside a more significant disk is a second fit of that disk.
+        # Without significant electrons outside a more significant disk, it is a second fit of that disk.
         every = with_direct(replace(found, significance=np.where(fitted.good, found.significance, 0)), direct)
         alone = own_significance(every, np.concatenate([fitted.position, direct]), electrons, good, disks,
                                  self.structure.relative)[: len(kept)]

@@ -1,8 +1,8 @@
 """Patterns of a part of a scan, and which neighbors show the same crystal.
 
-Each disk of a pattern is looked for in its neighbor. Its electrons there, and the distance between the positions in
-both, are compared with those in a pattern of something else: a disk that both have may be a coincidence and counts
-little, one that is missing counts much.
+Each disk of a pattern is searched in the neighbor, at the same distance from the direct beam. The likelihood of its
+electrons and of its distance there is compared with that in a pattern of another crystal. A common disk can be a
+coincidence and has a small weight; a missing disk has a large one.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from scipy.spatial import cKDTree
 
 from . import DiskFilter, covered
 
-# Chosen with thin gold and thick iron at 300 electrons in view (benchmarks/orientation.py, disks.py):
-NEIGHBOR_STEPS = ((0, 1), (1, -1), (1, 0), (1, 1))  # scan rows and columns from a position to half of its neighbors
-AMPLITUDES = np.linspace(0.1, 3.0, 16)  # electrons of a disk relative to those of a neighbor
-AMPLITUDE_SHAPE = 2.0  # of their gamma distribution: a relative scatter of 0.7
-MOST_FOR, MOST_AGAINST = 2.0, -10.0  # log odds that a single disk may give for and against two patterns being alike
-MOVE_RADII = 0.1  # radii of the disk, 1 sigma: how far disks of neighbors that are alike are from each other
-MIN_SEEN = 0.35  # part of an aperture on good pixels, from which on a neighbor shows whether there is a disk
+# Set on thin gold and thick iron at 300 electrons per pattern (benchmarks/orientation.py, disks.py).
+NEIGHBOR_STEPS = ((0, 1), (1, -1), (1, 0), (1, 1))  # scan rows, columns: half of the neighbors
+AMPLITUDES = np.linspace(0.1, 3.0, 16)  # ratios of the electrons of a disk in two neighbors, for the integral
+AMPLITUDE_SHAPE = 2.0  # shape of the gamma distribution of these ratios: a relative scatter of 0.7
+MOST_FOR, MOST_AGAINST = 2.0, -10.0  # log odds; largest contribution of a single disk for and against "alike"
+MOVE_RADII = 0.1  # radii, 1 sigma; distance of the same disk in two patterns that are alike
+MIN_SEEN = 0.35  # fraction of the aperture; smallest part on good pixels of a place that is compared
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ class PatternGroup:
     Parameters
     ----------
     electrons, images : torch.Tensor, shape (n, Qx, Qy)
-        Patterns in electrons, the variance of the read-out noise added to every pixel, and their background, up to a
-        factor.
+        Patterns in electrons, with the variance of the read-out noise added to every pixel, and their background up to
+        a factor.
     good : torch.Tensor of bool, shape (Qx, Qy)
         Pixels that are used.
     disks : DiskFilter
@@ -160,7 +160,7 @@ class PatternGroup:
             met = np.isfinite(away)
             move, nearest = at[met] - own.position[nearest[met]], nearest[met]
             variance = own.sigma[disk[met]] ** 2 + own.sigma[nearest] ** 2 + (MOVE_RADII * radius) ** 2
-            # Against any place within a radius; each pair of disks is met twice.
+            # Compared with a uniform distribution within a radius; each pair of disks occurs twice.
             value = np.log(radius**2 / (2 * np.sqrt(variance.prod(1)))) - 0.5 * (move**2 / variance).sum(1)
             odds += 0.5 * np.bincount(pair[met], value, len(pairs))
         return odds
@@ -185,7 +185,7 @@ def apart(position, pattern) -> np.ndarray:
 
 
 def log_odds(counts, background, expected) -> np.ndarray:
-    """Compute the log of the likelihood ratio of a disk and no disk, for what a neighbor makes expected.
+    """Compute the log likelihood ratio of "disk" to "no disk", given the disk of a neighbor.
 
     Parameters
     ----------

@@ -1,9 +1,10 @@
 """Positions of weak disks: the mean over their posterior, instead of its maximum.
 
-The edge of a disk of few electrons is seen by few of them. The likelihood of its position is then no Gaussian, its
-maximum is a third worse than its mean, and the curvature there is no variance. The Poisson likelihood is therefore
-evaluated on a grid of positions, with a flat prior; the contrast is marginalized by Laplace's approximation about a
-uniform disk. For a given ratio of brightness to background, every sum over pixels is a product of matrices.
+Few of the electrons of a weak disk lie near its edge, so the likelihood of its position is not Gaussian: the error of
+its maximum is a third larger than that of its mean, and the curvature there does not give the variance. Therefore the
+Poisson likelihood is evaluated on a grid of positions, with a flat prior; the contrast is marginalized by Laplace's
+approximation about a uniform disk. For a given ratio of brightness to background, every sum over pixels is a product of
+matrices.
 """
 
 from __future__ import annotations
@@ -17,19 +18,19 @@ from ..core import ellipse_matrix
 from ..fits import Aperture, disk_terms
 from . import DiskShape
 
-# Chosen with multislice silicon along [110] in view (benchmarks/strain.py, disks.py), unless a comment says otherwise:
-WEAK_SIGMA_PX, WEAK_SIGMA_RADII = 0.25, 0.05  # pixels or radii, the larger: sigma from which on a disk is weak
-STEP_SIGMAS = 1.8  # step of the grid in units of that sigma; the error of the sums is below 1 % at 2
-REACH_RADII, MIN_REACH_STEPS = 1.0, 4  # how far the grid extends about the first fit: radii, at least steps
+# Set on multislice silicon along [110] (benchmarks/strain.py, disks.py), unless a comment says otherwise.
+WEAK_SIGMA_PX, WEAK_SIGMA_RADII = 0.25, 0.05  # pixels, radii; the larger is the smallest sigma of a weak disk
+STEP_SIGMAS = 1.8  # that sigma; step of the grid (at 2, the error of the sums is below 1 %)
+REACH_RADII, MIN_REACH_STEPS = 1.0, 4  # radii, steps; the larger is half of the side of the grid about the first fit
 DEGREE = 3  # polynomial degree of the contrast
 BRIGHTNESS_AMPLITUDE = 0.7  # relative uncertainty of the brightness of the first fit
-RATIO_STEP = 2.0  # factor between ratios of brightness to background that share a table
-RATIO_LIMITS = (0.05, 500.0)
+RATIO_STEP = 2.0  # factor between the ratios of brightness to background for which tables are made
+RATIO_LIMITS = (0.05, 500.0)  # smallest and largest of these ratios
 EVALUATED_AT_ONCE = 256  # disks; limits the memory
 
 
 def weak_sigma(aperture: Aperture) -> float:
-    """Return the sigma from which on the posterior of a position is evaluated.
+    """Return the smallest sigma for which the posterior of a position is evaluated.
 
     Parameters
     ----------

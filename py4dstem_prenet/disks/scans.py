@@ -13,9 +13,9 @@ from ..networks import requirement
 from ..origin import check_mask
 from . import DiskFinder
 
-MAX_FALSE_ALARM = 1.0  # false disks in a pattern that may be asked for
+MAX_FALSE_ALARM = 1.0  # false disks in a pattern; largest value that can be requested
 WEIGHTS = ("intensity", "precision")
-RATE_STEP = 1.0  # natural logarithm: width of the bins of the rate in which false and found disks are compared
+RATE_STEP = 1.0  # natural logarithm of the rate; width of the bins in which false and found disks are compared
 
 
 @sharing_cores
@@ -36,11 +36,11 @@ def find_bragg_disks(data, false_alarm: float = 0.1, mask=None, device="auto", p
     progress : bool, optional
         Whether to show a progress bar.
     origin : tuple of array_like, optional
-        (qx0, qy0) of the direct beam, each a number or (Rx, Ry), pixels. By default it is located in each pattern,
-        where a Bragg disk that is brighter may be taken for it.
+        (qx0, qy0) of the direct beam, each a number or (Rx, Ry), pixels. By default it is located in each pattern; a
+        brighter Bragg disk can then be taken for it.
     neighbors : bool, optional
-        Whether weak disks are also searched for at places where neighbors in the scan that show the same crystal have a
-        disk. They are those whose significance is below the `threshold` of the result.
+        Whether weak disks are also searched at places where neighbors that show the same crystal have a disk. In the
+        result, their significance is below `threshold`.
 
     Returns
     -------
@@ -58,9 +58,9 @@ def find_bragg_disks(data, false_alarm: float = 0.1, mask=None, device="auto", p
     Astrophys. J. 272, 317 (1983)); the rate of false disks is measured on simulated noise of the scan's own
     background and its structure. Positions and intensities are fitted with free contrast inside each disk.
 
-    With `neighbors`, disks of a few electrons are added, at most half as many false ones as `false_alarm` and about a
-    third on average. The neighbors tell where a disk may be: they are the prior of its position, with a sigma of at
-    least a tenth of its radius. Its electrons are those of the pattern alone.
+    With `neighbors`, disks of a few electrons are added. At most 0.5 times `false_alarm` of them are false in a pattern
+    (0.3 times on average). The neighbors give the prior of the position, with a sigma of at least a tenth of the
+    radius. The electrons are those of the pattern alone.
 
     Examples
     --------
@@ -153,7 +153,7 @@ def _find(index, block, finder):
 
 
 def _find_faint(index, block, finder, rows, scan):
-    """Weak disks of a block; its neighbors outside of it are read once more."""
+    """Find the weak disks of a block; neighbors outside the block are read again."""
     row, column = np.divmod(index, scan.scan_shape[1])
     around = np.zeros(np.add(scan.scan_shape, 2), bool)
     for down in range(3):
@@ -171,7 +171,7 @@ def _find_faint(index, block, finder, rows, scan):
 
 
 def probabilities(rate, patterns: int):
-    """Compute the probability that each disk is one.
+    """Compute the probability that each disk is real.
 
     Parameters
     ----------
@@ -183,7 +183,7 @@ def probabilities(rate, patterns: int):
     Returns
     -------
     numpy.ndarray, shape (k,)
-        One less the ratio of false to found disks of a similar rate; it does not grow with the rate.
+        One minus the ratio of false to found disks of a similar rate; it does not increase with the rate.
 
     Examples
     --------

@@ -14,24 +14,26 @@ from scipy.spatial import cKDTree
 
 from . import DiskFilter, disk_significance
 
-# Chosen with multislice silicon along [110] in view (benchmarks/strain.py, disks.py), unless a comment says otherwise:
-SEARCH_ROUNDS = 3  # rounds of the search; a fourth finds nothing new in patterns of 60 disks
-MIN_AREA_FRACTION = 0.35  # part of a disk that must lie on good pixels
-# Part of a disk on good pixels from which on it explains light; below MIN_AREA_FRACTION it is not reported.
+# Set on multislice silicon along [110] (benchmarks/strain.py, disks.py), unless a comment says otherwise.
+SEARCH_ROUNDS = 3  # rounds of the search; a fourth round finds nothing new in patterns of 60 disks
+MIN_AREA_FRACTION = 0.35  # fraction of the disk's area; smallest part on good pixels of a disk that is reported
+# Fraction of the disk's area; smallest part on good pixels of a disk that is searched. Between this and
+# MIN_AREA_FRACTION a disk is not reported, but its electrons are not taken for background or for another disk.
 MIN_SEEN_FRACTION = 0.1
-# Part of the ring for which the background of the whole pattern counts: where disks cover the ring, it decides.
+# Fraction of the area of the ring around a disk: weight of the background of the whole pattern, which is all that is
+# left where other disks cover the ring.
 PATTERN_RING_FRACTION = 0.15
-# Electrons, at most, for which the background of the whole pattern counts where the ring has few or none, and rings
-# that this may be: the ring alone tells a background below one electron in the aperture badly.
+# Electrons; areas of a ring. Largest weight of the background of the whole pattern where the ring has few electrons: a
+# ring alone does not determine a background of less than one electron in the aperture.
 PATTERN_ELECTRONS, PATTERN_RINGS = 4.0, 3.0
-MIN_SPACING_RADII = 1.0  # radii between two disks
-MAX_DISKS_A_PATTERN = 400  # disks in a pattern; more are no diffraction pattern
-# Least significance of a disk that overlaps another one, relative to that of the other: a half-lit disk whose brightest
-# place is off its center leaves a weaker crescent.
+MIN_SPACING_RADII = 1.0  # radii; smallest distance of two disks
+MAX_DISKS_A_PATTERN = 400  # disks; largest number in a pattern, for speed
+# Ratio; smallest significance of a disk that overlaps another disk, relative to that disk. The brightest place of a
+# half-lit disk lies off its center, and the rest of the disk is left as a weaker crescent.
 NEIGHBOR_RATIO = 0.5
-CERTAIN_SIGNIFICANCE = 5.0  # standard deviations of disks that are left out of the background of others
-FIRST_RATIO = 0.15  # significance of the disks of the first round, relative to that of the strongest
-SEARCHED_AT_ONCE = 16  # patterns; more of them leave the caches of a processor
+CERTAIN_SIGNIFICANCE = 5.0  # standard deviations; smallest significance of a disk that is left out of the background
+FIRST_RATIO = 0.15  # ratio; smallest significance of disks of the first round, relative to the strongest disk
+SEARCHED_AT_ONCE = 16  # patterns; number that fits into the caches of a processor
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class Candidates:
         return Candidates(*(getattr(self, field.name)[keep] for field in fields(self)))
 
     def reported(self, shape) -> np.ndarray:
-        """Tell which places are reported as disks; the others explain the light of disks that are hardly seen.
+        """Tell which places are reported as disks; the others belong to disks that are largely cut off.
 
         Parameters
         ----------
@@ -87,7 +89,7 @@ class Candidates:
         Returns
         -------
         numpy.ndarray of bool, shape (k,)
-            True where the center lies in the pattern, and enough of the disk on good pixels.
+            True if the center lies in the pattern, and enough of the disk on good pixels.
         """
         return (self.seen > MIN_AREA_FRACTION) & ((self.place >= 0) & (self.place < shape)).all(1)
 
@@ -110,7 +112,7 @@ def find_disks(electrons, background, good, disks: DiskFilter, threshold, direct
     direct : numpy.ndarray, shape (n, 2)
         Positions of the direct beam, pixels.
     structure : float, optional
-        Relative rms, over an aperture, of what the background has besides its expectation (`Structure`).
+        Relative rms of the background in an aperture about its expectation, without counting noise (`Structure`).
 
     Returns
     -------
@@ -126,7 +128,7 @@ def find_disks(electrons, background, good, disks: DiskFilter, threshold, direct
         return Candidates(*(np.concatenate([getattr(found, field.name) for found in parts])
                             for field in fields(Candidates)))
     n, radius = len(electrons), disks.aperture.radius
-    sides = (disks.outside,) * 4  # disks whose center lies outside are seen in part
+    sides = (disks.outside,) * 4  # part of a disk whose center lies outside is in the pattern
     electrons, background, good = (torch.nn.functional.pad(image, sides) for image in (
         electrons * good, background * good, good))
     direct = np.rint(direct).astype(int) + disks.outside
@@ -141,7 +143,7 @@ def find_disks(electrons, background, good, disks: DiskFilter, threshold, direct
     _raise(threshold, np.arange(n), direct, counted, 2 * disks.inner)
     found = np.zeros((0, 3), int)
     for number in range(SEARCH_ROUNDS + 1):
-        # The pixels of disks that were found count neither for the disk nor for the background.
+        # Pixels of disks that were found are not used, neither in apertures nor in rings.
         (on, off), (expected_on, expected_off) = (disks.both_sums(image * free) for image in (electrons, background))
         level = _level(electrons, background, free)
         around = pattern_ring(density * disks.ring_area, level)
@@ -151,18 +153,18 @@ def find_disks(electrons, background, good, disks: DiskFilter, threshold, direct
         last = number == SEARCH_ROUNDS
         if not last:
             least = threshold.clamp_min(CERTAIN_SIGNIFICANCE)
-            if number == 0:  # the strong ones alone, since they disturb the others
+            if number == 0:  # only strong disks, since they change the background of weak ones
                 least = torch.maximum(least, FIRST_RATIO * (z * open_).amax((1, 2), keepdim=True))
             new = (maxima & (z > least)).nonzero().cpu().numpy()
             last = not len(new)
-        if last:  # uncertain disks stay in the background, which would be too low without its bright places
+        if last:  # uncertain disks stay in the background; without its brightest places it would be too low
             new = (maxima & (z > threshold)).nonzero().cpu().numpy()
         found = np.concatenate([found, new])
         _raise(threshold, new[:, 0], new[:, 1:], z[tuple(new.T)], 2 * disks.inner)
         if last:
             break
         free, open_ = _without(free, open_, new[:, 0], new[:, 1:], disks.inner, reach)
-    # The background without any disk is known only now.
+    # Now all disks are known, so that the background can be measured without them.
     pattern, place = found[:, 0], found[:, 1:]
     on, off, expected_on, expected_off = (disks.sums_at(image, pattern, place, kernel) for image, kernel in (
         (electrons, 0), (electrons * free, 1), (background, 0), (background * free, 1)))
@@ -181,19 +183,19 @@ def find_disks(electrons, background, good, disks: DiskFilter, threshold, direct
 
 
 def pattern_ring(expected_ring, level):
-    """Return the expected counts off a disk for which the background of the whole pattern counts.
+    """Return the weight of the background of the whole pattern, as expected counts in a ring.
 
     Parameters
     ----------
     expected_ring : torch.Tensor
-        What the background alone gives in a whole ring, up to the factor `level`.
+        Expected counts of the background in a whole ring, divided by `level`.
     level : torch.Tensor
         Level of the background in the pattern.
 
     Returns
     -------
     torch.Tensor
-        Expected counts, up to the factor `level`.
+        Expected counts, divided by `level`.
     """
     few = torch.minimum(PATTERN_RINGS * expected_ring, PATTERN_ELECTRONS / level.clamp_min(1e-6))
     return torch.maximum(PATTERN_RING_FRACTION * expected_ring, few)
@@ -207,7 +209,7 @@ def own_significance(found: Candidates, position, electrons, good, disks: DiskFi
     found : Candidates
         The disks.
     position : numpy.ndarray, shape (k, 2)
-        Where they were located, pixels.
+        Their fitted positions, pixels.
     electrons : torch.Tensor, shape (n, Qx, Qy)
         Patterns in electrons; with read-out noise, its variance added to every pixel.
     good : torch.Tensor of bool, shape (Qx, Qy)
@@ -215,7 +217,7 @@ def own_significance(found: Candidates, position, electrons, good, disks: DiskFi
     disks : DiskFilter
         The filter of the aperture.
     structure : float
-        Relative rms, over an aperture, of what the background has besides its expectation.
+        Relative rms of the background in an aperture about its expectation, without counting noise.
 
     Returns
     -------
@@ -277,14 +279,14 @@ def covered(shape, pattern, place, radius: float) -> np.ndarray:
 
 
 def _raise(threshold, pattern, place, significance, radius):
-    """Raise the threshold around disks to a part of their significance."""
+    """Raise the threshold around disks to a fraction of their significance."""
     pixels, number = (torch.from_numpy(a).to(threshold.device)
                       for a in _pixels(tuple(threshold.shape), pattern, place, radius))
     threshold.view(-1).scatter_reduce_(0, pixels, NEIGHBOR_RATIO * significance[number], "amax")
 
 
 def _level(electrons, background, free):
-    """Level of the background of each pattern, relative to the expected one, (n, 1, 1)."""
+    """Ratio (n, 1, 1) of measured to expected background of each pattern."""
     sums = [(image * free).sum((1, 2), keepdim=True) for image in (electrons, background)]
     return sums[0] / sums[1].clamp_min(1e-6)
 

@@ -14,9 +14,9 @@ from scipy.fft import next_fast_len
 from ..core import ellipse_matrix
 from ..fits import Aperture
 
-# Chosen with multislice silicon along [110] in view (benchmarks/strain.py, disks.py), unless a comment says otherwise:
-RING_EDGES = 2.0  # widths of the edge between disk and background
-MIN_RING_PX, RING_RADII = 3.0, 0.7  # width of the ring of background: pixels, or radii of the disk if that is more
+# Set on multislice silicon along [110] (benchmarks/strain.py, disks.py), unless a comment says otherwise.
+RING_EDGES = 2.0  # widths of the edge; distance between disk and ring of background
+MIN_RING_PX, RING_RADII = 3.0, 0.7  # pixels, radii; the larger is the width of the ring of background
 
 
 class DiskFilter:
@@ -38,7 +38,7 @@ class DiskFilter:
     inner, outer : float
         Radii of the ring, pixels; no electron of the disk lies beyond the inner one.
     outside : int
-        Pixels around a pattern in which centers of disks are searched that are seen in part.
+        Pixels; width around a pattern in which centers of cut disks are searched.
 
     Examples
     --------
@@ -140,7 +140,8 @@ def li_ma(on, off, expected_on, expected_off):
     on, off : torch.Tensor
         Counts on the source and off it; negative ones count as 0.
     expected_on, expected_off : torch.Tensor
-        What the background alone gives on the source and off it, up to a common factor: the areas of a flat background.
+        Expected counts of the background on the source and off it, up to a common factor; for a flat background, the
+        areas.
 
     Returns
     -------
@@ -170,14 +171,14 @@ def disk_significance(on, off, expected_on, expected_off, structure: float):
     on, off : torch.Tensor
         Counts on the source and off it.
     expected_on, expected_off : torch.Tensor
-        What the background alone gives on the source and off it, up to a common factor.
+        Expected counts of the background on the source and off it, up to a common factor.
     structure : float
-        Relative rms, over the source, of what the background has besides its expectation.
+        Relative rms of the background on the source about its expectation, without counting noise.
 
     Returns
     -------
     torch.Tensor
-        That of `li_ma`, divided by the standard deviation that it has on this background without a source.
+        The result of `li_ma` divided by its standard deviation on this background without a source.
 
     Examples
     --------

@@ -17,14 +17,14 @@ from scipy.special import gammaincinv, ndtr
 
 from . import Background, DiskFilter, covered, disk_significance, find_disks
 
-STRUCTURE_MARGIN_PX = 2.0  # pixels around disks that are left out, since their most significant place may be off
-MIN_FREE_APERTURE, MIN_FREE_RING = 0.95, 0.5  # parts of aperture and ring without disks, where structure is measured
-SPECKLES = (0.03, 0.1, 0.25, 0.6, 1.5)  # variances of a speckled field that are tried, in units of its squared mean
-LOWER_QUANTILE = 0.1587  # of a normal distribution, one standard deviation below the median
-QUANTILE_ERROR = 1.2  # standard error of the width for one aperture, in units of the width
-MIN_EXCESS_SIGMAS = 1.0  # standard errors by which the width must exceed that of noise, and that of the speckles noise
-MOST_PATTERNS = 48  # patterns in which it is measured; for speed
-MIN_PLACES = 120.0  # independent apertures; where disks leave fewer, most of them lie beside weak disks
+STRUCTURE_MARGIN_PX = 2.0  # pixels; width around disks that is left out, since the place of a disk can be off by it
+MIN_FREE_APERTURE, MIN_FREE_RING = 0.95, 0.5  # fractions; smallest parts of aperture and ring without disks
+SPECKLES = (0.03, 0.1, 0.25, 0.6, 1.5)  # variances over squared mean that are tried for a field of speckles
+LOWER_QUANTILE = 0.1587  # probability; of a normal distribution, it lies one standard deviation below the median
+QUANTILE_ERROR = 1.2  # fraction of the width; its standard error for one aperture
+MIN_EXCESS_SIGMAS = 1.0  # standard errors; smallest excess of the width over that of noise
+MOST_PATTERNS = 48  # patterns; number in which structure is measured, for speed
+MIN_PLACES = 120.0  # independent apertures; if disks leave fewer, most of them lie beside weak disks
 TABLE = np.linspace(-6, 6, 1201)  # standard deviations at which the distribution of speckles is tabulated
 
 

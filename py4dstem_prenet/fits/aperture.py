@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import pi
 
@@ -34,6 +34,8 @@ class Aperture:
         Ellipse vector (eps cos 2 theta, eps sin 2 theta).
     contrast : tuple of float
         Relative amplitude of each degree of the contrast inside the disk, degree 1 first; empty if not yet learned.
+    radius_sigma : float
+        One standard deviation of the radius, pixels; NaN if the radius was not learned. It does not change the model.
 
     Examples
     --------
@@ -46,6 +48,7 @@ class Aperture:
     blur: float
     vector: tuple[float, float]
     contrast: tuple[float, ...] = ()
+    radius_sigma: float = field(default=float("nan"), compare=False, repr=False)
 
     @property
     def edge(self) -> float:
@@ -114,7 +117,8 @@ class Aperture:
         Aperture
             The aperture in units of bins.
         """
-        return replace(self, radius=self.radius / bins, blur=max(self.blur / bins, MIN_BLUR_PX))
+        return replace(self, radius=self.radius / bins, blur=max(self.blur / bins, MIN_BLUR_PX),
+                       radius_sigma=self.radius_sigma / bins)
 
     def unbinned(self, bins: int) -> Aperture:
         """Return the aperture on the original patterns; the inverse of `binned`.
@@ -129,7 +133,7 @@ class Aperture:
         Aperture
             The aperture in units of pixels.
         """
-        return replace(self, radius=self.radius * bins, blur=self.blur * bins)
+        return replace(self, radius=self.radius * bins, blur=self.blur * bins, radius_sigma=self.radius_sigma * bins)
 
 
 def monomials(u, v, degree: int) -> torch.Tensor:

@@ -551,7 +551,7 @@ class DiskModel:
         Returns
         -------
         Aperture
-            The aperture with improved contrast, radius and blur.
+            The aperture with improved contrast, radius and blur, and the sigma of its radius.
         """
         contrast = []
         for degree in range(1, self.degree + 1):
@@ -568,10 +568,12 @@ class DiskModel:
             contrast.append(float(power.sqrt()))
         # A prior of 0.1 px (1 sigma) on the step prevents a few electrons from changing radius and blur.
         prior = 100 * torch.eye(2, device=fitted.slope.device)
-        step = torch.linalg.solve(fitted.curvature[used].sum(0) + prior, fitted.slope[used].sum(0))
-        step = step.clamp(-0.2, 0.2).cpu().numpy()
+        inverse = torch.linalg.inv(fitted.curvature[used].sum(0) + prior)
+        step = (inverse @ fitted.slope[used].sum(0)).clamp(-0.2, 0.2).cpu().numpy()
+        steps = fitted.slope[used] @ inverse[0]  # of each window; they scatter also by errors of the model
         return replace(self.aperture, radius=float(self.aperture.radius + step[0]), contrast=tuple(contrast),
-                       blur=float(np.clip(self.aperture.blur + step[1], MIN_BLUR_PX, 1.5)))
+                       blur=float(np.clip(self.aperture.blur + step[1], MIN_BLUR_PX, 1.5)),
+                       radius_sigma=float((steps - steps.mean()).square().sum().sqrt()))
 
 
 @lru_cache(maxsize=16)

@@ -103,7 +103,8 @@ def write_origin(datacube, origin_map, **facts):
     datacube.attach(sigma_slice(sigma))
     write_stop(datacube, origin_map.stop)
     repeated = float(origin_map.decision.numbers.get("repeated", 0.0))
-    sign(datacube, "origin_meas", feature=origin_map.feature, repeated=repeated, **facts)
+    sign(datacube, "origin_meas", feature=origin_map.feature, repeated=repeated, radius=float(origin_map.radius),
+         radius_sigma=float(origin_map.radius_sigma), **facts)
     return True
 
 
@@ -396,6 +397,8 @@ def read_origin(datacube):
     radius = datacube.calibration.get_probe_semiangle()
     written = signatures(datacube).get("origin_meas", {})
     flags = (Flag("stored_origin"),) if sigma_known else (Flag("stored_origin"), Flag("sigma_unknown"))
+    known = written.get("unchanged") and radius is not None and written.get("radius") == float(radius)
+    radius_sigma = written.get("radius_sigma") if known else None
     numbers = {"repeated": written["repeated"]} if written.get("unchanged") and "repeated" in written else {}
     return OriginMap(
         qx0=qx0,
@@ -407,6 +410,7 @@ def read_origin(datacube):
         decision=Decision(bool(valid.any()), flags, numbers),
         feature=written["feature"] if written.get("unchanged") and "feature" in written else "direct beam",
         stop=read_stop(datacube),
+        radius_sigma=float("nan") if radius_sigma is None else float(radius_sigma),
     )
 
 

@@ -150,7 +150,8 @@ def held_quantities(datacube) -> dict:
         elif params.get("Q_pixel_units") == "pixels":
             continue
         else:
-            values = {"value": float(params["Q_pixel_size"]), "sigma": sigma, "unit": str(params["Q_pixel_units"])}
+            values = {"value": float(params["Q_pixel_size"]), "sigma": sigma,
+                      "unit": str(params["Q_pixel_units"]).replace("A^-1", "Å⁻¹")}
         found[name] = values | {"author": author, "source": str(entry.get("source", ""))}
     return found
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import gaussian_filter, uniform_filter
 
-from ..core import MIN_SIGMA_PX, NORMAL_MAD, Decision, Flag, NoiseModel, OriginMap, Scan
+from ..core import MIN_RADIUS_SIGMA, MIN_SIGMA_PX, NORMAL_MAD, Decision, Flag, NoiseModel, OriginMap, Scan
 from ..descan import fit_descan
 from ..fits import ring_center
 from . import UNCERTAIN_SIGMA_PX, Beam, Located, block_sums, copied_frames, repeated_fraction, spread_blocks
@@ -142,7 +142,8 @@ def decide_origin(scan: Scan, noise: NoiseModel, located: Located, beam: Beam, p
     numbers["repeated"] = _repeated(scan, located.position, valid, beam)
     copied = copied_frames(scan, noise, located.position, located.sigma, valid.ravel())
     return OriginMap(*position, *sigma, valid, float(beam.aperture.radius), Decision(True, tuple(flags), numbers),
-                     copied=None if copied is None else copied.reshape(scan.scan_shape))
+                     copied=None if copied is None else copied.reshape(scan.scan_shape),
+                     radius_sigma=float(np.hypot(beam.aperture.radius_sigma, MIN_RADIUS_SIGMA * beam.aperture.radius)))
 
 
 def _repeated(scan, positions, valid, beam):

@@ -65,6 +65,7 @@ def check_edges(scan: Scan, noise: NoiseModel, origin: OriginMap) -> OriginMap:
         return no_origin(scan.scan_shape, Flag("beam_cut_off", {"percent": 100 * hidden}))
     flag = Flag("beam_cut", {"percent": 100 * hidden, "sigma": float(sigma)})
     return replace(origin, sigma_qx0=np.hypot(origin.sigma_qx0, sigma), sigma_qy0=np.hypot(origin.sigma_qy0, sigma),
+                   radius_sigma=float(np.hypot(origin.radius_sigma, sigma)),  # position and radius are correlated
                    decision=Decision(True, (*origin.flags, flag), origin.decision.numbers))
 
 

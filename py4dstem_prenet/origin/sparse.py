@@ -75,4 +75,4 @@ def pooled_origin(scan: Scan, noise: NoiseModel, locator, origin: OriginMap,
     valid = np.zeros(scan.scan_shape, bool)
     valid[at] = decided.valid
     flag = Flag("pooled_positions", {"dose": float(noise.dose), "side": side})
-    return OriginMap(*maps, valid, decided.radius, Decision(True, (flag,)))
+    return OriginMap(*maps, valid, decided.radius, Decision(True, (flag,)), radius_sigma=decided.radius_sigma)

@@ -15,7 +15,7 @@ from numbers import Real
 import numpy as np
 from scipy.special import erfc
 
-from ..core import Decision, Flag, NoiseModel, PrenetError, ProbeImage, as_scan, ellipse_matrix
+from ..core import MIN_RADIUS_SIGMA, Decision, Flag, NoiseModel, PrenetError, ProbeImage, as_scan, ellipse_matrix
 from ..fits import fit_disk, pool
 from .thin import INNER_PART, choose_thin
 
@@ -28,7 +28,7 @@ MARGIN_EDGES = 3.0  # widths of the edge; margin around the disk that belongs to
 PROBE_MARGIN_PX = 1.0  # pixels; added to this margin
 TAPER_PX = 2.0  # pixels; width of the smooth edge of the image
 MAX_CENTER_SIGMA_PX = 0.05  # pixels; largest standard error of the center for which the mean disk is used
-GROUPS = 4  # number of groups of parts of the scan, each left out once for the standard error of the center
+GROUPS = 4  # groups of parts of the scan, each left out once for the standard errors of center and radius
 
 
 def measure_probe(data, qx0, qy0, radius, noise: NoiseModel, valid=None, pixel_size=None, voltage=None,
@@ -94,7 +94,7 @@ def measure_probe(data, qx0, qy0, radius, noise: NoiseModel, valid=None, pixel_s
     if not (np.isfinite(offset).all() and np.isfinite([disk.radius, disk.edge]).all()):
         return ProbeImage(np.zeros(shape), center, float(radius), float("nan"), float("nan"), int(thin.sum()), None,
                           Decision(False, (Flag("probe_unknown"),)))
-    sigma = _center_sigma(pooled, radius)
+    sigma, radius_sigma = _standard_errors(pooled, radius)
     pooled = pool(scan, qx0 + offset[0], qy0 + offset[1], noise, valid=thin)
     mean, weight = (_cut(image, pooled.center, center, shape) for image in (pooled.mean, pooled.weight))
     edge = float(np.hypot(disk.edge, 12**-0.5))
@@ -123,7 +123,8 @@ def measure_probe(data, qx0, qy0, radius, noise: NoiseModel, valid=None, pixel_s
     image = np.where(distance < disk.radius + margin + TAPER_PX, image, 0.0)
     numbers = {"direct": direct, "uneven": uneven, "cut": cut, "electrons": electrons}
     return ProbeImage(image / image.sum(), center, float(disk.radius), edge, sigma, int(thin.sum()),
-                      semi_angle(disk.radius, pixel_size, voltage), Decision(True, tuple(flags), numbers))
+                      semi_angle(disk.radius, pixel_size, voltage), Decision(True, tuple(flags), numbers),
+                      float(np.hypot(radius_sigma, MIN_RADIUS_SIGMA * disk.radius)))
 
 
 def draw_aperture(shape, center, radius: float, edge: float, vector=(0.0, 0.0)):
@@ -193,20 +194,20 @@ def semi_angle(radius: float, pixel_size, voltage) -> float | None:
     return float(1e3 * radius * pixel_size * wavelength)
 
 
-def _center_sigma(pooled, radius):
-    """Standard error in pixels of the center of the disk along one axis, by a jackknife over groups of parts."""
+def _standard_errors(pooled, radius):
+    """Standard errors in pixels of center (along one axis) and radius of the disk, by a jackknife over parts."""
     group = np.arange(len(pooled.parts)) % GROUPS
     if len(pooled.parts) < GROUPS:
-        return 0.0
-    centers = []
+        return 0.0, np.nan
+    disks = []
     for k in range(GROUPS):
         keep = group != k
         weight = pooled.parts_weight[keep].sum(0)
         mean = (pooled.parts[keep] * pooled.parts_weight[keep]).sum(0) / np.maximum(weight, 1)
-        centers.append(fit_disk(replace(pooled, mean=mean, weight=weight, parts=pooled.parts[keep],
-                                        parts_weight=pooled.parts_weight[keep]), radius).center)
-    spread = np.var(centers, axis=0)  # jackknife: (n - 1) / n times the sum of squares
-    return float(np.sqrt((GROUPS - 1) * spread.mean()))
+        disks.append(fit_disk(replace(pooled, mean=mean, weight=weight, parts=pooled.parts[keep],
+                                      parts_weight=pooled.parts_weight[keep]), radius))
+    center, size = (np.var(values, axis=0) for values in ([disk.center for disk in disks], [d.radius for d in disks]))
+    return tuple(float(np.sqrt((GROUPS - 1) * np.mean(v))) for v in (center, size))  # (n - 1) / n times the squares
 
 
 def _unevenness(values, weight, level, noise):

@@ -10,7 +10,7 @@ from ..core import ellipse_matrix
 from ..fits import to_polar
 from . import add_color_bar, draw_ellipse, gray_colors, legend_below, show_pattern
 
-MIN_RING_CONTRAST = 0.03  # of the logarithm of the radial profile, to mark a ring in a figure
+MIN_RING_CONTRAST = 0.03  # natural logarithm of the radial profile; smallest height of a ring that is marked
 
 
 def show_beam(pattern, center, radius, ellipse, ax, title="", weight=None):

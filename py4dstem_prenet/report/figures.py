@@ -15,9 +15,9 @@ from matplotlib.ticker import MaxNLocator
 
 from ..core import ellipse_axes, ellipse_vector
 
-MAX_CROSSES = 60  # bad pixels that are marked one by one
+MAX_CROSSES = 60  # bad pixels; largest number that is marked one by one
 NO_DATA = "#24365c"  # color of pixels without data
-MIN_COLOR_RANGE_PX = 1e-3  # px, half the range of colors at least, so that rounding errors are not visible
+MIN_COLOR_RANGE_PX = 1e-3  # pixels; smallest half range of a color scale, so that rounding errors are not visible
 
 
 def subplots(rows, columns, figsize):

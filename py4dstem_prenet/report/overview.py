@@ -18,7 +18,7 @@ from . import (
     show_straightened,
 )
 
-UNKNOWN_RADIUS_FRACTION = 0.05  # of the pattern's shorter side: radius that is assumed if the disk is hidden
+UNKNOWN_RADIUS_FRACTION = 0.05  # fraction of the shorter side of a pattern; radius that is assumed for a hidden beam
 
 
 def shown_ring(pooled, radius: float, ellipse, evidence: str) -> float | None:
@@ -119,7 +119,7 @@ def draw_quantities(size, turned, axes) -> None:
     if turned is not None:
         if turned.deflection is not None:
             show_deflection(turned, axes[2])
-        show_rotation(turned, axes[3], f"rotation {turned.degrees:.2f} ± {turned.sigma:.2f}°")
+        show_rotation(turned, axes[3], f"rotation {turned.text}" if turned.accepted else "rotation: not accepted")
     for ax in axes:
         if not ax.has_data():
             ax.set_axis_off()

@@ -40,7 +40,7 @@ from . import (
 )
 
 FIGURE_PAD = 0.7  # font sizes; margin of a figure: a browser's fonts are wider than those measured here
-MIN_SHOWN_PX = 1e-3  # px, below which a number is not written
+MIN_SHOWN_PX = 1e-3  # pixels; smallest length that is written as a number
 _INK = "#012345"  # placeholder color in figures, replaced by the text color of the page
 _STYLE = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK) | {
     "svg.fonttype": "none", "svg.hashsalt": "prenet", "font.sans-serif": ["DejaVu Sans", "Arial", "Helvetica"]}
@@ -192,14 +192,15 @@ def _pattern_panels(seen):
     if np.isfinite(radius):
         red = "" if ellipse is None else " Red: the ellipse that is set."
         beam = panels.axes(f"Direct beam, electrons. Dots: where it falls to half its height.{red}",
-                           "The same edge against the azimuth. Without the ellipse, a round aperture gives a straight "
-                           "line; waves that are left come from an aperture that is not round, or from disks that "
-                           "overlap.", size=(2.9, 2.8))[0]
+                           "The same edge against the azimuth. With the ellipse removed, a round aperture gives a "
+                           "straight line. Remaining waves come from the pixels, from an aperture that is not round, "
+                           "or from disks that overlap.", size=(2.9, 2.8))[0]
         show_beam(after.mean, after.center, radius, ellipse, beam[0], weight=after.weight)
         show_edge(after.mean, after.center, radius, beam[1], vector if vector.any() else None, after.weight)
     if ring is not None:
-        polar = panels.axes("Polar, as recorded: an ellipse makes rings wavy. Intensity over a smooth radial profile.",
-                            "Polar, without the ellipse: rings are straight lines.", size=(2.9, 2.8))[0]
+        polar = panels.axes("Polar, as recorded: an ellipse makes rings wavy. The intensity is divided by the "
+                            "smoothed radial profile.",
+                            "Polar, ellipse removed: rings are straight lines.", size=(2.9, 2.8))[0]
         show_straightened(after.mean, after.center, vector, polar, after.weight, ring,
                                   1.3 * drawn_radius(after, radius))
     return panels.rows()
@@ -244,8 +245,8 @@ def _denoising_panels(seen):
         at = np.unravel_index(flat, dark.shape)
         show_denoised(seen.raw[at], seen.clean[at], panels.axes(
             f"{name}: measured, electrons",
-            f"{name}: denoised. Brightness is the power 0.3: differences of 0.01 electrons are visible, such as dark "
-            "rings about disks.", f"{name}: difference, electrons")[0], power=0.3)
+            f"{name}: denoised. Brightness is the intensity to the power 0.3, which shows differences of 0.01 "
+            "electrons, for example a dark ring around a disk.", f"{name}: difference, electrons")[0], power=0.3)
     images = [f"{detector}, {kind}, electrons" for detector in ("bright field", "annular dark field")
               for kind in ("measured", "denoised")]
     show_virtual(*seen.virtual, panels.axes(*images, across=2))
@@ -267,7 +268,7 @@ def _numbers(seen):
     if seen.origin is not None:
         origin, fit = seen.origin, seen.fit
         yield "positions with a beam", f"{int(origin.valid.sum())} of {origin.valid.size}"
-        yield "radius of the direct disk", f"{origin.radius:.3f} px" if np.isfinite(origin.radius) else "unknown"
+        yield "radius of the direct disk", origin.radius_text
         if seen.fitted is not None:
             by = f" (set by {seen.fitted_by})" if seen.fitted_by else ""
             yield "origin, mean over the scan", "({:.3f}, {:.3f}) px".format(*seen.fitted.mean((1, 2))) + by
@@ -276,10 +277,10 @@ def _numbers(seen):
         yield "scatter of the residuals, per axis", _number(fit.test.scatter, "px")
         yield ("spatially correlated part of the residuals",
                _number(fit.test.shared if fit.test.correlated else 0.0, "px"))
-        yield "positions far from the surface", f"{fit.test.outliers:.1%}"
+        yield "positions far from the surface", f"{100 * fit.test.outliers:.1f} %"
         yield "sigma of the fitted origin, per axis", _number(fit.uncertainty / np.sqrt(2), "px")
         if np.isfinite(fit.specimen):
-            yield "residuals explained by virtual images", f"{fit.specimen:.0%} of their variance"
+            yield "residuals explained by virtual images", f"{100 * fit.specimen:.0f} % of their variance"
     if seen.stored is not None:
         stored = seen.stored_result
         yield "ellipse in the calibration", (f"a/b {stored.ratio}, a axis at {stored.angle} from +qx toward +qy "
@@ -313,7 +314,7 @@ def _numbers(seen):
     yield "bad pixels, as (row, column)", _bad_pixels(noise)
     if seen.denoising is not None and seen.denoising.valid:
         error, sigma = (values["denoised"] for values in (seen.denoising.errors, seen.denoising.error_sigmas))
-        yield "squared error of denoised patterns", f"{error:.3g} ± {sigma:.1g} of that of the raw counts"
+        yield "squared error of denoised patterns", f"{error:#.2g} ± {sigma:.1g} of that of the raw counts"
         for name, slope in seen.denoising.slopes.items():
             yield f"slope of denoised patterns, {name}", f"{slope} ({slope.status})"
 

@@ -6,8 +6,8 @@ import numpy as np
 
 from . import add_color_bar
 
-MIN_LABEL_DISTANCE = 0.03  # of the axis, between the labels of two rings
-MAX_ARROWS = 16  # along each side of the scan
+MIN_LABEL_DISTANCE = 0.03  # fraction of the axis; smallest distance between the labels of two rings
+MAX_ARROWS = 16  # arrows; largest number along each side of the scan
 
 
 def ring_radius_px(size, ring) -> float:

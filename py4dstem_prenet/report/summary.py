@@ -41,7 +41,8 @@ def of_calibration(report) -> dict:
     }
     if origin.found:
         data["origin"] = {"qx0": float(np.nanmedian(origin.qx0)), "qy0": float(np.nanmedian(origin.qy0)),
-                          "sigma": origin.sigma, "radius": float(origin.radius), "feature": origin.feature,
+                          "sigma": origin.sigma, "radius": float(origin.radius), "radius_sigma": origin.radius_sigma,
+                          "feature": origin.feature,
                           "valid": int(origin.valid.sum()), "positions": int(origin.valid.size)}
     if fit is not None:
         data["descan"] = {"model": fit.model, "accepted": bool(fit.accepted),

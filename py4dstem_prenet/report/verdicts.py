@@ -12,9 +12,9 @@ from ..core import SEVERITIES, Flag, worst_severity
 LIGHTS = dict(zip(SEVERITIES, ("green", "amber", "red"), strict=True))
 _TOPICS = {  # topic: question, and an answer for each light
     "calibration": ("Does the calibration belong to these data?", {
-        "green": "Yes: the data were not cropped, binned or measured again since.",
+        "green": "Yes: the data were not changed or measured again since.",
         "amber": "Yes, but the stored uncertainties do not.",
-        "red": "No: the data were changed, or measured again, since."}),
+        "red": "No: the data were changed or measured again since."}),
     "origin": ("Was the origin found?", {
         "green": "Yes.", "amber": "Yes, with reservations.", "red": "No."}),
     "descan": ("Is the descan fit good enough?", {

@@ -276,6 +276,9 @@ def bin_Q(datacube, N):
         write_stop(new, stop[:rows * N, :columns * N].reshape(rows, N, columns, N).any((1, 3)))
     if SIGMA in new.treekeys:
         new.attach(sigma_slice(new.tree(SIGMA).data / N))
+    for name in ("radius", "radius_sigma"):
+        if signed.get("origin_meas", {}).get(name) is not None:
+            signed["origin_meas"][name] /= N
     if "pixel_size" in signed:
         for name, factor in (("sigma", N), ("reference", 1 / N)):
             if name in signed["pixel_size"]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from html import escape
+from textwrap import fill
 
 from ..descan import MODELS
 from . import TOOLS, ViewerPanels
 
 MODEL_NAMES = ("auto", *MODELS)
+MESSAGE_LETTERS = 150  # letters in a line of the message, as many as fit beside the controls of a window
 HINTS = {
     "look": "Click in the image, or use the arrow keys.",
-    "center": "Click or drag in a pattern: the direct beam is there.",
-    "region": "Drag in the image: only these positions count.",
-    "mask": "Drag around pixels of a pattern that do not count.",
+    "center": "Click or drag in a pattern to place the direct beam.",
+    "region": "Drag in the image: only these positions are used.",
+    "mask": "Drag around pixels of a pattern that are not used.",
 }  # what each tool does
 
 
@@ -136,7 +138,7 @@ def figure_controls(panels: ViewerPanels, left=0.83) -> dict:
     message = figure.text(0.02, 0.005, "", fontsize=8, va="bottom")
 
     def tell():
-        message.set_text(session.message.replace("\n", " ")[:160] or HINTS[panels.tool])
+        message.set_text(fill(session.message.replace("\n", " "), MESSAGE_LETTERS) or HINTS[panels.tool])
         figure.canvas.draw_idle()
 
     def take(label):

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..core import PrenetError
 
-# What `calibrate` does where nothing is decided by hand.
+# Arguments of `calibrate` if nothing is decided by hand.
 BY_ITSELF = {"center": None, "model": "auto", "region": None, "mask": None, "ellipse": True, "replace": False}
 
 
@@ -27,7 +27,7 @@ class Edits:
     model : str
         Surface of the descan: "auto", "constant", "plane", "parabola" or "spline".
     region : tuple of two slices or None
-        Scan positions that count; None for all.
+        Scan positions that are used; None for all.
     mask : numpy.ndarray of bool or None, shape (Qx, Qy)
         True where a detector pixel is good; None if nothing was masked by hand.
     ellipse : bool
@@ -62,7 +62,7 @@ class Edits:
         self.mask = None if self.mask is None else np.ones(self.pattern_shape, bool)
 
     def set_center(self, position, qx: float, qy: float) -> None:
-        """Say where the direct beam of a pattern is.
+        """Set the position of the direct beam of a pattern.
 
         Parameters
         ----------
@@ -81,7 +81,7 @@ class Edits:
         self.centers[tuple(int(k) for k in position)] = (float(qx), float(qy))
 
     def set_region(self, first, last) -> None:
-        """Let only a rectangle of the scan count.
+        """Use only a rectangle of the scan.
 
         Parameters
         ----------

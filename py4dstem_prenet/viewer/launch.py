@@ -8,9 +8,9 @@ from importlib.util import find_spec
 
 from . import Session, ViewerPanels, figure_controls, notebook_controls
 
-NOTEBOOK_SIZE, WINDOW_SIZE = (9.0, 8.4), (11.0, 8.4)  # inches
-NOTEBOOK_DPI = 80  # 720 pixels in width, which fit beside JupyterLab's file browser
-CONTROLS_FROM = 0.83  # fraction of a window's width
+NOTEBOOK_SIZE, WINDOW_SIZE = (9.0, 8.4), (11.0, 8.4)  # inches; width and height
+NOTEBOOK_DPI = 80  # dots per inch; 720 pixels of width fit beside JupyterLab's file browser
+CONTROLS_FROM = 0.83  # fraction of a window's width; left end of the controls
 
 
 class Viewer:

@@ -8,13 +8,15 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.patches import Ellipse as EllipsePatch, Rectangle
+from matplotlib.ticker import MaxNLocator
 from matplotlib.widgets import LassoSelector, RectangleSelector
 
-from . import Session
+from ..report import name_pattern_axes, name_scan_axes
+from . import GIVEN_IMAGE, Session
 
 TOOLS = ("look", "center", "region", "mask")  # look: nothing is changed
 POWER = 0.4  # exponent of the intensities of patterns, as in the report
-MAX_DIFFERENCE = 3.0  # standard deviations of counting noise, the full color of the difference
+MAX_DIFFERENCE = 3.0  # standard deviations of counting noise; difference in full color
 ARROWS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
 
 
@@ -46,16 +48,14 @@ class ViewerPanels:
 
     def __init__(self, session: Session, figure, right=0.99):
         self.session, self.figure, self.changed, self._tool = session, figure, [], "look"
-        grid = figure.add_gridspec(2, 2, left=0.03, right=right, bottom=0.04, top=0.95, wspace=0.08, hspace=0.18)
+        grid = figure.add_gridspec(2, 2, left=0.04, right=right - 0.08, bottom=0.07, top=0.95, wspace=0.3, hspace=0.2)
         axes = [figure.add_subplot(cell) for cell in grid]
         self.image, self.measured, self.clean, self.difference = axes
+        self._bars = {}
         for ax in axes:
             ax.set_xticks([])
             ax.set_yticks([])
-        for ax in axes:
-            down, across = ("scan row", "scan column") if ax is self.image else ("qx", "qy")
-            ax.set_ylabel(f"← {down}", fontsize=8, labelpad=2)
-            ax.set_xlabel(f"{across} →", fontsize=8, labelpad=2)
+            (name_scan_axes if ax is self.image else name_pattern_axes)(ax)
         self.patterns = (self.measured, self.clean, self.difference)
         self._artists, self._image_artists, self._dragging = [], [], False
         self.run = lambda title, work, then: then(work())
@@ -94,6 +94,7 @@ class ViewerPanels:
         shown = self.image.imshow(values, cmap="gray", vmin=low, vmax=max(high, low + 1e-12),
                                   extent=(-0.5, ry - 0.5, rx - 0.5, -0.5))
         self._image_artists = [shown]
+        self._add_bar(self.image, shown, "" if title == GIVEN_IMAGE else "electrons")
         self.image.set_title(title, fontsize=10)
         self.refresh()
 
@@ -109,16 +110,20 @@ class ViewerPanels:
         self._show(self.measured, seen.measured, "gray", norm)
         self.measured.set_title(_measured_title(seen), fontsize=10)
         if seen.clean is None:
-            for ax, title in ((self.clean, "denoised: check \"denoise\" below"), (self.difference, "")):
-                ax.set_title(title, fontsize=10, color="0.5")
+            for ax in (self.clean, self.difference):
+                ax.set_title("")
+            hint = 'to see the denoised pattern, check "denoise"'
+            self._artists.append(self.clean.text(0.5, 0.5, hint, fontsize=10, color="0.4", ha="center",
+                                                 transform=self.clean.transAxes))
         else:
             self._show(self.clean, seen.clean, "gray", norm)
-            self._show(self.difference, seen.difference, "RdBu_r", Normalize(-MAX_DIFFERENCE, MAX_DIFFERENCE))
-            self.clean.set_title("denoised", fontsize=10, color="k")
-            self.difference.set_title("measured - denoised (full color: 3 sigma of counting noise)", fontsize=10,
-                                      color="k")
+            self._show(self.difference, seen.difference, "RdBu_r", Normalize(-MAX_DIFFERENCE, MAX_DIFFERENCE), "sigma")
+            self.clean.set_title("denoised", fontsize=10)
+            self.difference.set_title("measured - denoised, sigma of counting noise", fontsize=10)
         for ax in self.patterns:
             ax.set_frame_on(bool(ax.images))
+            if ax in self._bars:
+                self._bars[ax].ax.set_visible(bool(ax.images))
             for axis in (ax.xaxis, ax.yaxis):
                 axis.label.set_visible(bool(ax.images))
             if ax is self.measured or seen.clean is not None:
@@ -142,8 +147,22 @@ class ViewerPanels:
                             rows.stop - rows.start, fill=False, ec="cyan", lw=1.5, ls="--")
             self._artists.append(self.image.add_patch(box))
 
-    def _show(self, ax, values, cmap, norm):
-        self._artists.append(ax.imshow(values, cmap=cmap, norm=norm))
+    def _show(self, ax, values, cmap, norm, unit="electrons"):
+        image = ax.imshow(values, cmap=cmap, norm=norm)
+        self._artists.append(image)
+        self._add_bar(ax, image, unit)
+
+    def _add_bar(self, ax, image, unit):
+        """A color bar beside a panel; a later image takes over the bar that is there."""
+        if ax in self._bars:
+            self._bars[ax].update_normal(image)
+        else:
+            self._bars[ax] = self.figure.colorbar(image, cax=ax.inset_axes((1.03, 0.0, 0.04, 1.0)))
+        bar = self._bars[ax]
+        bar.ax.yaxis.set_major_locator(MaxNLocator(4))
+        bar.ax.minorticks_off()
+        bar.ax.tick_params(labelsize=7)
+        bar.set_label(unit, fontsize=8)
 
     def _mark(self, ax, seen):
         """Origin, its sigma, the ellipse at the radius of the direct disk, disks, and masked pixels."""
@@ -169,7 +188,8 @@ class ViewerPanels:
         a, b, theta = seen.ellipse or (1.0, 1.0, 0.0)
         # The width of a patch lies along the columns; its angle is measured from them toward the rows.
         patch = EllipsePatch((center[1], center[0]), 2 * radius * b, 2 * radius * a, angle=-np.degrees(theta),
-                             fill=False, ec=color, lw=1.2, ls="-" if seen.ellipse else ":")
+                             fill=False, ec=color, lw=1.2, ls="-" if seen.ellipse else ":",
+                             label="ellipse that is set" if seen.ellipse else "circle: no ellipse is set")
         self._artists.append(ax.add_patch(patch))
 
     # --- what controls do ---------------------------------------------------------------------------------

@@ -15,11 +15,11 @@ from ..detector import virtual_images
 from ..disks import DiskFinder
 from ..io import noise_of, read_ellipse, read_fitted_origin, read_mask, read_origin, sigma_is_current
 
-MAX_IMAGE_POSITIONS = 128**2  # scan positions of which the virtual image is computed; larger scans are sampled
-DENOISED_REACH = 4  # scan positions on each side of the one that is denoised, among which similar patterns are searched
-MAX_KEPT = 32  # denoised patterns that are kept
-BRIGHTEST_POSITIONS = 64  # patterns in which the brightest disk is searched if no origin is known
-DARK_FIELD = (2.0, 0.48)  # inner radius in radii of the direct disk, outer radius in shorter sides of a pattern
+MAX_IMAGE_POSITIONS = 128**2  # scan positions; largest number in the virtual image: larger scans are sampled
+DENOISED_REACH = 4  # scan positions; similar patterns are searched up to this distance
+MAX_KEPT = 32  # patterns; largest number of denoised ones that are kept
+BRIGHTEST_POSITIONS = 64  # patterns; number in which the brightest disk is searched if no origin is known
+DARK_FIELD = (2.0, 0.48)  # radii of the direct disk, shorter sides of a pattern; inner and outer radius
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The state of a viewer without its widgets: which position is shown, what was corrected, and what came of it."""
+"""The state of a viewer without its widgets: position, corrections, and the last result."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from ..core import CalibrationReport, PrenetError
 from ..io import read_mask, undo
 from ..pipeline import calibrate
 from . import Edits, PatternSource, PatternView
+
+GIVEN_IMAGE = "given image"  # title of an image of unknown unit
 
 
 class Session:
@@ -73,7 +75,7 @@ class Session:
     def image(self):
         """The image of the scan, and its title."""
         if self._given_image is not None:
-            return np.asarray(self._given_image), "given image"
+            return np.asarray(self._given_image), GIVEN_IMAGE
         if self._image is None:
             self._image = self.source.image()
         return self._image
@@ -117,7 +119,7 @@ class Session:
                               for k, n in zip((row, column), self.edits.scan_shape, strict=True))
 
     def move_center(self, qx: float, qy: float) -> None:
-        """Say where the direct beam is in the pattern that is shown.
+        """Set the position of the direct beam in the pattern that is shown.
 
         Parameters
         ----------

@@ -43,7 +43,7 @@ def calibrated(data=None):
     calibrations.write_origin(cube, SimpleNamespace(
         decision=Decision(True), qx0=qx0, qy0=qy0, sigma_qx0=sigma, sigma_qy0=sigma, valid=sigma > 0,
                                            radius=scan().truth["radius"], found=True, feature="direct beam",
-                                           stop=None))
+                                           radius_sigma=0.03, stop=None))
     calibrations.write_fit(cube, SimpleNamespace(qx0=qx0, qy0=qy0, accepted=True))
     return cube
 

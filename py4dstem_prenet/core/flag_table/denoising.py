@@ -16,16 +16,16 @@ DENOISING_FLAGS = (
      "Measure them on the raw counts. With more positions the slopes are known better: check_denoising(datacube, "
      "positions=1024) of py4dstem_prenet."),
     ("denoising_lowers_error", "info",
-     "Denoising lowers the squared error of single pixels to {error:.3g} ± {sigma:.1g} of that of the raw counts."),
+     "Denoising lowers the squared error of single pixels to {error:#.2g} ± {sigma:.1g} of that of the raw counts."),
     ("denoising_harmful", "refusal",
-     "Denoising makes these data worse: its squared error is {error:.3g} ± {sigma:.1g} of that of the raw counts.",
+     "Denoising makes these data worse: its squared error is {error:#.2g} ± {sigma:.1g} of that of the raw counts.",
      "Use the raw counts."),
     ("denoising_no_effect", "warning",
-     "Denoising makes no significant difference: its squared error is {error:.3g} ± {sigma:.1g} of that of the raw "
+     "Denoising makes no significant difference: its squared error is {error:#.2g} ± {sigma:.1g} of that of the raw "
      "counts.",
      "Use the raw counts."),
     ("rival_better", "warning",
-     "The best {method} has a lower error ({error:.3g} ± {sigma:.1g})."),
+     "The best {method} has a lower error ({error:#.2g} ± {sigma:.1g})."),
     ("shared_noise_flatters", "warning",
      "Neighboring pixels share noise (fine detail has {ratio:.2f} of the variance of independent noise), so all errors "
      "of methods that average pixels are lower bounds."),

@@ -2,11 +2,11 @@
 
 ELLIPSE_FLAGS = (
     ("ellipse_determined", "info",
-     "The ellipse is determined from {sources}, with a sigma of {sigma:.4f} in a/b."),
+     "The ellipse is determined from the {sources}, with a sigma of {sigma:.4f} in a/b."),
     ("ellipse_no_evidence", "refusal",
      "The ellipse is not determined: neither rings nor the image of a round aperture can be seen."),
     ("ellipse_sources_disagree", "refusal",
-     "The ellipse is refused: the estimates from {sources} disagree by {sigmas:.1f} sigma."),
+     "The ellipse is refused: the estimates from the {sources} disagree by {sigmas:.1f} sigma."),
     ("ellipse_uncertain", "refusal",
      "The ellipse is not determined: a/b is uncertain by {sigma:.3f} (at most {needed:.3f} is allowed)."),
     ("spots_only", "warning",
