@@ -32,6 +32,8 @@ MAX_DIM_PX = 12  # binned pixels; largest half side of the surroundings of a poi
 MIN_UNSHADED = 0.5  # fraction of the level between disks around a point; if it is darker, it may lie behind a stop
 RIVAL_STEP_PX = 4  # binned pixels; distance between tested points
 MIN_VAGUE_RATIO = 3.0  # ratio; smallest scatter of positions relative to counting for which a stop is searched for
+# Pixels, and fraction of the frame; largest error of a beam that a stop covers in part for which its position is used.
+MAX_COVERED_SIGMA_PX, MAX_COVERED_SIGMA_FRACTION = 2.5, 0.008
 TIP_FRACTION = 0.08  # fraction of the frame; largest distance of the end of a stop from the positions
 
 
@@ -170,7 +172,9 @@ class DiffuseImage:
 
 
 def check_stop(scan: Scan, noise: NoiseModel, origin: OriginMap, stopped: bool) -> OriginMap:
-    """Refuse an origin with scattered positions if a beam stop reaches the beam: its edges look like those of a disk.
+    """Refuse an origin if a beam stop covers most of the beam, or reaches a beam with scattered positions.
+
+    The edges of a stop look like those of a disk.
 
     Parameters
     ----------
@@ -188,6 +192,10 @@ def check_stop(scan: Scan, noise: NoiseModel, origin: OriginMap, stopped: bool) 
     OriginMap
         The given origin, or a refused one.
     """
+    covered = [flag.numbers["sigma"] for flag in origin.flags if flag.name == "beam_covered"]
+    if origin.found and covered and covered[0] > max(MAX_COVERED_SIGMA_PX,
+                                                     MAX_COVERED_SIGMA_FRACTION * max(scan.pattern_shape)):
+        return no_origin(scan.scan_shape, Flag("hidden_by_stop"))
     if not origin.found or not is_vague(origin):
         return origin
     if not stopped:
