@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from . import find_stop
 
 COVERED_RADII, MIN_COVERED_PX = 1.5, 4.0  # radii, pixels; radius of the area that is compared with its inverse
-AROUND_RADII = 2.2  # radii of this area; outer radius of the ring around it, whose dim pixels give the background
+RING_REACHES = 2.2  # multiples of this radius; outer radius of the ring around it, whose dim pixels give the background
 BACKGROUND_QUANTILE = 0.2  # quantile of the pixels of the ring: a stop or a neighboring disk covers a part of it
 COVERED_BLUR_PX = 0.7  # pixels, 1 sigma; smoothing before pixels are compared
 # Radii, 1 sigma along one axis; smallest error of a beam that a stop reaches: the center of mass of half a disk is 0.42
@@ -93,7 +93,7 @@ def disk_asymmetry(total, good, center, radius: float, readout: float = 0.0) -> 
     smooth = gaussian_filter(np.where(good, total, 0.0).astype(float), COVERED_BLUR_PX)
     x, y = (np.arange(n) - q for n, q in zip(total.shape, center, strict=True))
     distance = np.hypot(x[:, None], y)
-    around = good & (distance > reach) & (distance < AROUND_RADII * reach)
+    around = good & (distance > reach) & (distance < RING_REACHES * reach)
     background = np.quantile(smooth[around], BACKGROUND_QUANTILE) if around.any() else 0.0
     offset = np.stack(np.mgrid[-int(reach) : int(reach) + 1, 0 : int(reach) + 1]).reshape(2, -1)
     offset = offset[:, np.hypot(*offset) <= reach]
