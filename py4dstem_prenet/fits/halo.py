@@ -66,7 +66,7 @@ class HaloCenter:
     accepted: bool
 
 
-def halo_place(mean, good, readout: float = 0.0, starts=()) -> np.ndarray | None:
+def halo_place(mean, good, readout: float = 0.0, starts=(), allowed=None) -> np.ndarray | None:
     """Find the point about which the radial median describes a pattern best; `halo_center` then tests it.
 
     Parameters
@@ -79,6 +79,8 @@ def halo_place(mean, good, readout: float = 0.0, starts=()) -> np.ndarray | None
         Read-out noise of the sum in electrons, rms.
     starts : array_like, shape (n, 2), optional
         Positions in pixels that are tried in addition to those of the search.
+    allowed : callable, optional
+        Takes a position (qx, qy) in pixels and returns whether it may be the center; all positions by default.
 
     Returns
     -------
@@ -99,6 +101,8 @@ def halo_place(mean, good, readout: float = 0.0, starts=()) -> np.ndarray | None
     for place in (*(_places(coarse, coarse_usable) * coarse_step + (coarse_step - 1) / 2),
                   *np.reshape(starts, (-1, 2))):
         center, _ = _refined(points, (place - (step - 1) / 2) / step, 0.0, ANNULI[-1][1] * side)
+        if allowed is not None and not allowed(center * step + (step - 1) / 2):
+            continue
         candidate_explained = _explained_about(points, center, SEARCH_REACH * side)
         if candidate_explained > explained:
             best, explained = center, candidate_explained

@@ -184,9 +184,7 @@ def hidden_origin(scan: Scan, noise: NoiseModel, first: FirstGuess, reason: Flag
                 and inversion.accepted)
     # The mask of the stop is not used here: the stop is an outlier about the center, and the remaining pixels may be
     # symmetric about a different point.
-    place = halo_place(mean, ~noise.bad_pixels, readout, first.places[:, :2])
-    if place is not None and _support(first, place, max(mean.shape)) < MIN_SUPPORT:
-        place = None
+    place = _supported_place(mean, ~noise.bad_pixels, readout, first)
     halo = None if place is None else halo_center(mean, ~noise.bad_pixels, place, readout)
     halo = halo if halo is not None and halo.accepted else None
     if halo is not None and inverted and _apart(halo, inversion.center, inversion.sigma):
@@ -248,8 +246,8 @@ def check_shaded(scan: Scan, noise: NoiseModel, first: FirstGuess, origin: Origi
             rings = origin_from_rings(scan, masked, None)
             if rings.found and rings.sigma < origin.sigma:
                 return replace(rings, stop=stop)
-    place = halo_place(mean, good, readout, first.places[:, :2])
-    if place is None or _support(first, place, max(mean.shape)) < MIN_SUPPORT:
+    place = _supported_place(mean, good, readout, first)
+    if place is None:
         return origin
     if not covered and min(np.hypot(*(place - center)) for center in (middle, average)) < MIN_CONTRADICTION_PX:
         return origin
@@ -272,6 +270,12 @@ def check_shaded(scan: Scan, noise: NoiseModel, first: FirstGuess, origin: Origi
         return no_origin(scan.scan_shape, Flag("diffuse_elsewhere", {
             "distance": distance, "qx0": float(halo.center[0]), "qy0": float(halo.center[1])}))
     return origin
+
+
+def _supported_place(mean, good, readout, first):
+    """Place of the center of the diffuse scattering among those that the network does not exclude, or None."""
+    return halo_place(mean, good, readout, first.places[:, :2],
+                      lambda at: _support(first, at, max(mean.shape)) >= MIN_SUPPORT)
 
 
 def _support(first, place, side):
