@@ -18,7 +18,12 @@ from .disk import (
 )
 from .disk_edge import fit_disk as fit_disk
 from .disk_radius import pooled_radius as pooled_radius
-from .halo import HaloCenter as HaloCenter, halo_center as halo_center, halo_place as halo_place
+from .halo import (
+    HALO_MIN_EXPLAINED as HALO_MIN_EXPLAINED,
+    HaloCenter as HaloCenter,
+    halo_center as halo_center,
+    halo_place as halo_place,
+)
 from .inversion import other_center as other_center, symmetry as symmetry
 from .inversion_search import (
     InversionCenter as InversionCenter,

@@ -19,7 +19,8 @@ from scipy.ndimage import gaussian_filter1d, maximum_filter
 from ..core import NORMAL_MAD, TUKEY_CUT, jackknife_covariance, masked_smooth
 from . import stabilized_bins
 
-HALO_SIDE_PX, HALO_SEARCH_SIDE_PX = 256, 64  # pixels; patterns larger than this are binned, for speed
+# Pixels; patterns larger than this are binned, for speed: for the center, for its place, and for the search.
+HALO_SIDE_PX, HALO_PLACE_SIDE_PX, HALO_SEARCH_SIDE_PX = 256, 128, 64
 HALO_SMOOTHING_PX = 1.0  # binned pixels, 1 sigma; smoothing before medians are computed
 SEARCH_REACH = 0.2  # fraction of the longer side; radius of the area in which a candidate center is scored
 # Binned pixels between candidate centers, side of the neighborhood of a local maximum in steps, and number of maxima
@@ -65,7 +66,7 @@ class HaloCenter:
     accepted: bool
 
 
-def halo_place(mean, good, readout: float = 0.0, starts=()) -> np.ndarray | None:
+def halo_place(mean, good, readout: float = 0.0, starts=(), allowed=None) -> np.ndarray | None:
     """Find the point about which the radial median describes a pattern best; `halo_center` then tests it.
 
     Parameters
@@ -78,6 +79,8 @@ def halo_place(mean, good, readout: float = 0.0, starts=()) -> np.ndarray | None
         Read-out noise of the sum in electrons, rms.
     starts : array_like, shape (n, 2), optional
         Positions in pixels that are tried in addition to those of the search.
+    allowed : callable, optional
+        Takes a position (qx, qy) in pixels and returns whether it may be the center; all positions by default.
 
     Returns
     -------
@@ -92,12 +95,14 @@ def halo_place(mean, good, readout: float = 0.0, starts=()) -> np.ndarray | None
     >>> halo_place(400 / (1 + ((x - 45) ** 2 + (y - 50) ** 2) / 50), np.ones((96, 96), bool)).round().tolist()
     [45.0, 50.0]
     """
-    points, side, step = _points(mean, good, readout)
+    points, side, step = _points(mean, good, readout, HALO_PLACE_SIDE_PX)
     coarse, coarse_usable, coarse_step = _binned(mean, good, readout, HALO_SEARCH_SIDE_PX)
     best, explained = None, 0.0
     for place in (*(_places(coarse, coarse_usable) * coarse_step + (coarse_step - 1) / 2),
                   *np.reshape(starts, (-1, 2))):
         center, _ = _refined(points, (place - (step - 1) / 2) / step, 0.0, ANNULI[-1][1] * side)
+        if allowed is not None and not allowed(center * step + (step - 1) / 2):
+            continue
         candidate_explained = _explained_about(points, center, SEARCH_REACH * side)
         if candidate_explained > explained:
             best, explained = center, candidate_explained
@@ -135,7 +140,7 @@ def halo_center(mean, good, place, readout: float = 0.0) -> HaloCenter:
     >>> found.center.round().tolist(), found.accepted
     ([45.0, 50.0], True)
     """
-    points, side, step = _points(mean, good, readout)
+    points, side, step = _points(mean, good, readout, HALO_SIDE_PX)
     outer = ANNULI[-1][1] * side
     center, elongation = _refined(points, (np.asarray(place, float) - (step - 1) / 2) / step, 0.0, outer)
     explained = _explained_about(points, center, SEARCH_REACH * side)
@@ -151,11 +156,12 @@ def halo_center(mean, good, place, readout: float = 0.0) -> HaloCenter:
     return HaloCenter(center * step + (step - 1) / 2, sigma, explained, bool(accepted))
 
 
-def _points(mean, good, readout):
-    """Usable pixels with their values, the longer side of the binned pattern, and the side of a bin."""
-    z, usable, step = _binned(mean, good, readout, HALO_SIDE_PX)
-    x, y = np.nonzero(usable)
-    return (np.stack([x, y]).astype(float), z[usable]), max(z.shape), step
+def _points(mean, good, readout, largest):
+    """Usable pixels in the order of their values, the longer side of the binned pattern, and the side of a bin."""
+    z, usable, step = _binned(mean, good, readout, largest)
+    at, values = np.stack(np.nonzero(usable)), z[usable]
+    ascending = np.argsort(values, kind="stable")  # once here, and not in each step of each refinement
+    return (at[:, ascending].astype(float), values[ascending]), max(z.shape), step
 
 
 def _binned(mean, good, readout, largest):
@@ -221,12 +227,13 @@ def _quantile(values, held, part):
     return np.where(np.isfinite(quantile), quantile, 0.0)
 
 
-def _medians(values, ring, number):
-    """Median (number,) and count of the values in each ring; the median of an empty ring is arbitrary."""
+def _ring_quantiles(values, ring, number):
+    """Quartiles (3, number) and count of ascending values in each ring; quartiles of an empty ring are arbitrary."""
     count = np.bincount(ring, minlength=number)
     first = np.cumsum(count) - count
-    ordered = values[np.lexsort((values, ring))]
-    return ordered[np.minimum(first + count // 2, len(values) - 1)], count
+    ordered = values[np.argsort(ring.astype(np.uint16), kind="stable")]  # a radix sort, which keeps values ascending
+    quartiles = first + np.arange(1, 4)[:, None] * count // 4
+    return ordered[np.minimum(quartiles, len(values) - 1)], count
 
 
 def _refined(points, center, inner, outer, left_out=None):
@@ -249,11 +256,11 @@ def _refined(points, center, inner, outer, left_out=None):
         r, v = distance[inside], values[inside]
         cosine, sine = dx[inside] / np.maximum(r, 1e-9), dy[inside] / np.maximum(r, 1e-9)
         ring = r.astype(int)
-        median, count = _medians(v, ring, number)
+        (lower, median, upper), count = _ring_quantiles(v, ring, number)
         measured = np.flatnonzero(count >= MIN_RING_PIXELS)
         if len(measured) < 3:
             return np.full(2, np.nan), np.inf
-        spread, _ = _medians(np.abs(v - median[ring]), ring, number)
+        spread = np.minimum(upper - median, median - lower)  # a stop widens one side, and disks the other one
         profile = gaussian_filter1d(np.interp(np.arange(number), measured, median[measured]), 1.0, mode="nearest")
         spread = gaussian_filter1d(np.interp(np.arange(number), measured, spread[measured]), 2.0, mode="nearest")
         sigma = np.maximum(spread / NORMAL_MAD, np.median(spread[measured]) / 3 + 1e-9)[ring]

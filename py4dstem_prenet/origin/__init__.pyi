@@ -17,6 +17,7 @@ from .coarse import (
     spread_blocks as spread_blocks,
 )
 from .copies import copied_frames as copied_frames
+from .covered import covered_beam as covered_beam, disk_asymmetry as disk_asymmetry
 from .decide import (
     BLANKED_FRACTION as BLANKED_FRACTION,
     BRIGHT_QUANTILE as BRIGHT_QUANTILE,
@@ -68,6 +69,7 @@ from .rivals import (
     DiffuseImage as DiffuseImage,
     check_stop as check_stop,
     diffuse_asymmetry as diffuse_asymmetry,
+    is_vague as is_vague,
 )
 from .rows import followed_rows as followed_rows
 from .sparse import pooled_origin as pooled_origin

@@ -14,8 +14,9 @@ from dataclasses import replace
 import numpy as np
 
 from ..core import Decision, Flag, NoiseModel, OriginMap, Scan, jackknife_covariance
-from ..fits import HaloCenter, halo_center, halo_place, inversion_center
-from . import FirstGuess, block_sums, find_stop, no_origin, origin_from_rings
+from ..fits import HALO_MIN_EXPLAINED, HaloCenter, halo_center, halo_place, inversion_center
+from ..networks import COARSE_CELL_PX
+from . import MAX_FIELD_PX, FirstGuess, block_sums, covered_beam, find_stop, is_vague, no_origin, origin_from_rings
 
 # Posterior probability; smallest for which the position of the direct beam is used. Set on real patterns
 # (benchmarks/real.py): correct positions have 0.65 (one) or more, wrong positions 0.36 or less.
@@ -39,6 +40,15 @@ ARM_DISTANCE, MAX_ARM_COVER = (0.05, 0.1), 0.4
 # contradict each other. These and the limits of the arm were chosen on the pictures 1000 to 1169 of
 # benchmarks/selected_area.py.
 MAX_CONTRADICTION_SIGMAS, MIN_CONTRADICTION_PX = 4.0, 2.0
+# Probability; smallest that the network gives to the surroundings of the center of diffuse scattering, of this radius
+# (fraction of the frame): 0.45 or more about 14 beams behind stops, 0.00 about a crossing of Kikuchi bands.
+MIN_SUPPORT, SUPPORT_FRACTION = 0.02, 0.06
+MIN_SUPPORT_RATIO = 2.0  # ratio; smallest of the probability there to that about a located beam that is not the beam
+MAX_COVERED_RADIUS = 0.06  # fraction of the frame; largest radius of a beam of which a stop may cover a large part
+# Asymmetry of a located beam; above it, a part is covered: 0.19 or less in 40 simulated patterns of crystals, glasses
+# and powders, 0.49 or more of beams half behind a stop that leaks.
+MAX_ASYMMETRY = 0.35
+MAX_COVERED_MOVE = 0.1  # radii, standard deviation; largest motion of a beam whose sum is tested for a stop
 # Standard errors; a larger symmetry deficit counts as this many, since its errors are not Gaussian.
 MAX_SHORT_SIGMAS = 2.0
 
@@ -174,7 +184,7 @@ def hidden_origin(scan: Scan, noise: NoiseModel, first: FirstGuess, reason: Flag
                 and inversion.accepted)
     # The mask of the stop is not used here: the stop is an outlier about the center, and the remaining pixels may be
     # symmetric about a different point.
-    place = halo_place(mean, ~noise.bad_pixels, readout, first.places[:, :2])
+    place = _supported_place(mean, ~noise.bad_pixels, readout, first)
     halo = None if place is None else halo_center(mean, ~noise.bad_pixels, place, readout)
     halo = halo if halo is not None and halo.accepted else None
     if halo is not None and inverted and _apart(halo, inversion.center, inversion.sigma):
@@ -193,7 +203,9 @@ def check_shaded(scan: Scan, noise: NoiseModel, first: FirstGuess, origin: Origi
     """Replace a located beam that is not the direct beam if the latter lies behind a beam stop.
 
     Next to the stop, the tails of the direct beam are as bright as a disk. The center of the diffuse scattering is used
-    if it contradicts the located beam, and if a stop reaches this center or the first guess is closer to it.
+    if it contradicts the located beam, and if a stop reaches this center, the first guess is closer to it, the network
+    favors it, or the located beam is vague. If a stop covers a part of the located beam, its sigma is widened, and a
+    more certain center of rings or of the diffuse scattering is used.
 
     Parameters
     ----------
@@ -209,7 +221,8 @@ def check_shaded(scan: Scan, noise: NoiseModel, first: FirstGuess, origin: Origi
     Returns
     -------
     OriginMap
-        The given origin, or the center of the diffuse scattering.
+        The given origin, with a wider sigma if the beam is covered in part; the center of the rings or of the diffuse
+        scattering; or a refused origin, if the center of the diffuse scattering is elsewhere and too uncertain.
     """
     if not origin.found or origin.feature != "direct beam" or not origin.valid.any():
         return origin
@@ -218,19 +231,70 @@ def check_shaded(scan: Scan, noise: NoiseModel, first: FirstGuess, origin: Origi
     located = np.stack([q[origin.valid] for q in (origin.qx0, origin.qy0)])
     # In the sum of the patterns, the center of a beam that jumps is the mean of its positions.
     middle, average = np.median(located, 1), located.mean(1)
-    place = halo_place(mean, good, readout, first.places[:, :2])
-    if place is None or min(np.hypot(*(place - center)) for center in (middle, average)) < MIN_CONTRADICTION_PX:
+    covered, vague = False, is_vague(origin)
+    sharp = origin.radius < MAX_COVERED_RADIUS * max(mean.shape)
+    if sharp and located.std(1).max() <= MAX_COVERED_MOVE * origin.radius:  # otherwise it is blurred in the sum
+        stop, error = covered_beam(mean, good, middle, origin.radius, readout, origin.stop)
+        held = stop is not None and _is_held(stop | noise.bad_pixels)
+        covered = (vague or held or error > MAX_ASYMMETRY * origin.radius) and error > origin.sigma
+        if covered:
+            flag = Flag("beam_covered", {"sigma": error})
+            origin = replace(origin, sigma_qx0=np.hypot(origin.sigma_qx0, error),
+                             sigma_qy0=np.hypot(origin.sigma_qy0, error),
+                             decision=Decision(True, (*origin.flags, flag), origin.decision.numbers))
+            masked = noise if stop is None else replace(noise, bad_pixels=noise.bad_pixels | stop)
+            rings = origin_from_rings(scan, masked, None)
+            if rings.found and rings.sigma < origin.sigma:
+                return replace(rings, stop=stop)
+    place = _supported_place(mean, good, readout, first)
+    if place is None:
+        return origin
+    if not covered and min(np.hypot(*(place - center)) for center in (middle, average)) < MIN_CONTRADICTION_PX:
         return origin
     halo = halo_center(mean, good, place, readout)
-    if not halo.accepted or not all(_apart(halo, center, origin.sigma) for center in (middle, average)):
+    apart = all(_apart(halo, center, origin.sigma) for center in (middle, average))
+    if not (apart or (covered and halo.accepted and halo.sigma < origin.sigma)):
         return origin
     stop = find_stop(mean, good, halo.center)
-    stop = stop if stop is not None and _is_arm(stop, halo.center) else None
     guess = np.median(first.position, axis=0)
-    if stop is None and np.hypot(*(guess - halo.center)) > np.hypot(*(guess - middle)):
-        return origin
-    stop_flags = () if stop is None else (Flag("stop_found", {"pixels": int(stop.sum())}),)
-    return _from_halo(scan, first, halo, stop_flags, stop)
+    held = stop is not None and (_is_arm(stop, halo.center) or _is_dark(stop, halo.center))
+    expected, found = (_support(first, q, max(mean.shape)) for q in (halo.center, middle))
+    favored = expected > MIN_SUPPORT_RATIO * found
+    nearer = np.hypot(*(guess - halo.center)) <= np.hypot(*(guess - middle))
+    if halo.accepted and (covered or vague or held or nearer or favored):
+        stop = stop if held else None
+        stop_flags = () if stop is None else (Flag("stop_found", {"pixels": int(stop.sum())}),)
+        return _from_halo(scan, first, halo, stop_flags, stop)
+    if favored and not halo.accepted and halo.explained > HALO_MIN_EXPLAINED:
+        distance = float(np.hypot(*(halo.center - middle)))
+        return no_origin(scan.scan_shape, Flag("diffuse_elsewhere", {
+            "distance": distance, "qx0": float(halo.center[0]), "qy0": float(halo.center[1])}))
+    return origin
+
+
+def _supported_place(mean, good, readout, first):
+    """Place of the center of the diffuse scattering among those that the network does not exclude, or None."""
+    return halo_place(mean, good, readout, first.places[:, :2],
+                      lambda at: _support(first, at, max(mean.shape)) >= MIN_SUPPORT)
+
+
+def _support(first, place, side):
+    """Probability that the network gives to the surroundings of a place; 1 if it was not asked."""
+    if first.cells is None:
+        return 1.0
+    step = -(-side // MAX_FIELD_PX)
+    probability = first.cells.mean(0)
+    x, y = (np.arange(n) * COARSE_CELL_PX + (COARSE_CELL_PX - 1) / 2 - (q - (step - 1) / 2) / step
+            for n, q in zip(probability.shape, place, strict=True))
+    near = np.hypot(x[:, None], y) <= max(SUPPORT_FRACTION * side / step, 2 * COARSE_CELL_PX)
+    return float(probability[near].sum())
+
+
+def _is_dark(stop, center):
+    """Return whether the center lies in the shadow of a stop, and not on the disk of a visible beam."""
+    x, y = (np.arange(n) - q for n, q in zip(stop.shape, center, strict=True))
+    near = np.hypot(x[:, None], y) < MIN_REACH_PX
+    return bool(near.any()) and stop[near].mean() > MIN_SHADOWED_FRACTION
 
 
 def _is_arm(stop, center):

@@ -258,7 +258,13 @@ class BeamLocator:
             ranked = None
             if given is None and (coarse.visible > 0 or not is_hidden(scan, noise, coarse)):
                 ranked = ranked_beam(blocks, noise, coarse, scan.scan_shape)
-            coarse = resolved(scan, noise, coarse) if ranked is None else ranked
+            if ranked is None:
+                coarse = resolved(scan, noise, coarse)
+            else:
+                coarse = ranked
+                if ranked.probability < MIN_RANKED_PROBABILITY:  # brightness does not rank a place behind a stop
+                    symmetric = resolved(scan, noise, ranked)
+                    coarse = symmetric if symmetric.visible < 0 else ranked
             if is_hidden(scan, noise, coarse):
                 # A spot that looks like stray light may be the tails of a beam behind a stop.
                 return cls(all_light, None, None, Flag("hidden_by_stop"), device, coarse, given, bar)
@@ -350,8 +356,10 @@ class BeamLocator:
             return confirmed(origin, self.given, self.elsewhere)
         if self.first is not None:
             origin = check_shaded(scan, self.noise, self.first, origin)
-        origin = check_stop(scan, self.noise, origin, self.bar is not None)
-        return check_diffuse(scan, self.noise, origin, self.first is not None and self.first.ranked)
+        stopped = check_stop(scan, self.noise, origin, self.bar is not None)
+        if origin.found and not stopped.found and self.first is not None:
+            stopped = self._with_stop(hidden_origin(scan, self.noise, self.first, stopped.decision.flags[0]))
+        return check_diffuse(scan, self.noise, stopped, self.first is not None and self.first.ranked)
 
     def _with_stop(self, origin):
         """Add the bar of a stop and stray light to the origin if they were found."""

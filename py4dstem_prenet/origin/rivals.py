@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.ndimage import binary_dilation, gaussian_filter, maximum_filter, minimum_filter, percentile_filter
@@ -31,6 +32,8 @@ MAX_DIM_PX = 12  # binned pixels; largest half side of the surroundings of a poi
 MIN_UNSHADED = 0.5  # fraction of the level between disks around a point; if it is darker, it may lie behind a stop
 RIVAL_STEP_PX = 4  # binned pixels; distance between tested points
 MIN_VAGUE_RATIO = 3.0  # ratio; smallest scatter of positions relative to counting for which a stop is searched for
+# Pixels, and fraction of the frame; largest error of a beam that a stop covers in part for which its position is used.
+MAX_COVERED_SIGMA_PX, MAX_COVERED_SIGMA_FRACTION = 2.5, 0.008
 TIP_FRACTION = 0.08  # fraction of the frame; largest distance of the end of a stop from the positions
 
 
@@ -117,7 +120,12 @@ class DiffuseImage:
         pairs : int
             Number of pairs of sectors that were compared.
         """
-        return diffuse_asymmetry(self.between, self.good, center, self.radius, self.sigma)
+        return diffuse_asymmetry(self.between, self.good, center, self.radius, self.sigma, self._ascending)
+
+    @cached_property
+    def _ascending(self):
+        """Flat indices of the pixels in the order of their brightness, sorted once for all centers."""
+        return np.argsort(self.between, axis=None, kind="stable")
 
     def refused(self, at, scan_shape) -> OriginMap:
         """Refuse the origin, since the diffuse scattering is centered elsewhere.
@@ -164,7 +172,9 @@ class DiffuseImage:
 
 
 def check_stop(scan: Scan, noise: NoiseModel, origin: OriginMap, stopped: bool) -> OriginMap:
-    """Refuse an origin with scattered positions if a beam stop reaches the beam: its edges look like those of a disk.
+    """Refuse an origin if a beam stop covers most of the beam, or reaches a beam with scattered positions.
+
+    The edges of a stop look like those of a disk.
 
     Parameters
     ----------
@@ -182,8 +192,11 @@ def check_stop(scan: Scan, noise: NoiseModel, origin: OriginMap, stopped: bool) 
     OriginMap
         The given origin, or a refused one.
     """
-    flag = next((flag for flag in origin.flags if flag.name == "position_uncertain"), None)
-    if not origin.found or flag is None or flag.numbers["sigma"] < MIN_VAGUE_RATIO * flag.numbers["counting"]:
+    covered = [flag.numbers["sigma"] for flag in origin.flags if flag.name == "beam_covered"]
+    if origin.found and covered and covered[0] > max(MAX_COVERED_SIGMA_PX,
+                                                     MAX_COVERED_SIGMA_FRACTION * max(scan.pattern_shape)):
+        return no_origin(scan.scan_shape, Flag("hidden_by_stop"))
+    if not origin.found or not is_vague(origin):
         return origin
     if not stopped:
         sums, counts, _ = block_sums(scan, noise, 1)
@@ -191,6 +204,30 @@ def check_stop(scan: Scan, noise: NoiseModel, origin: OriginMap, stopped: bool) 
         stopped = find_bar(sums[0], ~noise.bad_pixels, noise.readout / noise.gain * counts[0] ** 0.5, middle,
                            max(TIP_FRACTION * max(scan.pattern_shape), 2 * np.nan_to_num(origin.radius))) is not None
     return no_origin(scan.scan_shape, Flag("hidden_by_stop")) if stopped else origin
+
+
+def is_vague(origin: OriginMap) -> bool:
+    """Determine whether positions of the beam are much more uncertain than electron counting explains.
+
+    Parameters
+    ----------
+    origin : OriginMap
+        The measured origin.
+
+    Returns
+    -------
+    bool
+        True if the located object is not the image of a visible beam, or only a part of it.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.core import Flag
+    >>> from py4dstem_prenet.origin import is_vague, no_origin
+    >>> is_vague(no_origin((1, 1), Flag("position_uncertain", {"sigma": 0.6, "counting": 0.02})))
+    True
+    """
+    flag = next((flag for flag in origin.flags if flag.name == "position_uncertain"), None)
+    return flag is not None and flag.numbers["sigma"] >= MIN_VAGUE_RATIO * flag.numbers["counting"]
 
 
 def _between_disks(smooth, good, radius: float):
@@ -201,7 +238,7 @@ def _between_disks(smooth, good, radius: float):
     return np.where(good, np.minimum(opened, smooth), 0.0)
 
 
-def diffuse_asymmetry(smooth, good, center, radius: float, sigma: float) -> tuple[float, float, int]:
+def diffuse_asymmetry(smooth, good, center, radius: float, sigma: float, ascending=None) -> tuple[float, float, int]:
     """Measure how much the dim pixels of opposite sectors differ about a center.
 
     Parameters
@@ -216,6 +253,8 @@ def diffuse_asymmetry(smooth, good, center, radius: float, sigma: float) -> tupl
         Radius of the direct disk, pixels; the disk and its surroundings are left out.
     sigma : float
         Noise of a dark pixel, electrons.
+    ascending : numpy.ndarray of int, shape (Qx * Qy,), optional
+        Flat indices of the pixels in the order of their brightness, if this is known.
 
     Returns
     -------
@@ -241,13 +280,14 @@ def diffuse_asymmetry(smooth, good, center, radius: float, sigma: float) -> tupl
     ring = (distance / max(2.0, RING_FRACTION * max(smooth.shape))).astype(int)
     turns = np.arctan2(y, x) / (2 * np.pi)
     sector = (turns * DIFFUSE_SECTORS % DIFFUSE_SECTORS).astype(int).clip(0, DIFFUSE_SECTORS - 1)
-    use = good & (distance > MIN_RIVAL_RADII * radius)
-    cell, values = (ring * DIFFUSE_SECTORS + sector)[use], smooth[use]
+    ascending = np.argsort(smooth, axis=None, kind="stable") if ascending is None else ascending
+    use = ascending[(good & (distance > MIN_RIVAL_RADII * radius)).ravel()[ascending]]
+    cell, values = (ring * DIFFUSE_SECTORS + sector).ravel()[use].astype(np.uint16), smooth.ravel()[use]
     if not len(values):
         return np.nan, np.nan, 0
     number = np.bincount(cell, minlength=(int(ring.max()) + 1) * DIFFUSE_SECTORS)
     at = np.cumsum(number) - number + (DIM_QUANTILE * number).astype(int)
-    dim = values[np.lexsort((values, cell))][at.clip(max=len(values) - 1)].clip(0) + sigma
+    dim = values[np.argsort(cell, kind="stable")][at.clip(max=len(values) - 1)].clip(0) + sigma
     dim, number = (a.reshape(-1, 2, DIFFUSE_SECTORS // 2) for a in (dim, number))
     # Select pairs by their sum, not by the brighter sector: otherwise noise would select dark sectors that differ.
     large = (number >= MIN_SECTOR_PIXELS).all(1)

@@ -56,6 +56,9 @@ ORIGIN_FLAGS = (
     ("beam_cut", "warning",
      "{percent:.0f} % of the direct disk is off the detector; this adds {sigma:.2g} px to the sigma of all positions "
      "together."),
+    ("beam_covered", "warning",
+     "A beam stop covers a part of the direct beam; this adds {sigma:.2g} px to the sigma of all positions together.",
+     "If you know the stop, pass mask=."),
     ("pooled_positions", "warning",
      "Single patterns hold {dose:,.1f} electrons; the direct beam was located in sums over {side} x {side} positions."),
     ("beam_hidden", "warning",

@@ -1,0 +1,102 @@
+"""Direct beams that a beam stop covers in part, and diffuse scattering about a point that cannot be the direct beam."""
+
+import numpy as np
+import pytest
+
+from py4dstem_prenet.core import Decision, Flag, OriginMap, as_scan
+from py4dstem_prenet.detector import estimate_noise
+from py4dstem_prenet.origin import FirstGuess, check_shaded, covered_beam, disk_asymmetry, hidden_origin, measure_origin
+
+SIDE, RADIUS = 192, 7.0
+
+
+def distance(center):
+    x, y = np.indices((SIDE, SIDE)) - np.reshape(center, (2, 1, 1))
+    return x, y, np.hypot(x, y)
+
+
+def beam(center, seed=0, height=40.0):
+    """Brightness of a beam with its halo among pairs of spots, 1 at the halo's center."""
+    r = distance(center)[2]
+    image = height / (1 + np.exp(2 * (r - RADIUS))) + 1 / (1 + (r / 14) ** 2)
+    for at in np.random.default_rng(seed).uniform(-80, 80, (14, 2)):
+        for sign in (1, -1):
+            image += 0.3 * np.exp(-0.5 * (distance(np.asarray(center) + sign * at)[2] / 2.5) ** 2)
+    return image
+
+
+def tip(center, past, half=9.0, aside=0.0):
+    """Transmission of a stop from the first row on, whose round tip ends `past` pixels beyond the center."""
+    x, y, _ = distance(center)
+    outside = np.where(x > past - half, np.hypot(x - past + half, y - aside), np.abs(y - aside)) - half
+    return 0.01 + 0.99 / (1 + np.exp(-2 * outside.clip(-20, 20)))
+
+
+def picture(image, seed=0):
+    """8 bits; the brightness above 0.8 is white."""
+    shown = image / 0.8 + np.random.default_rng(seed).normal(0, 0.01, image.shape)
+    return np.rint(255 * shown.clip(0, 1) ** 0.7).astype(np.uint8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("past", "aside"), [(12.0, 0.0), (9.0, 5.0), (4.0, 0.0), (0.0, 6.0)])
+def test_a_covered_beam_is_right_or_its_sigma_says_so(past, aside):
+    center = np.array([98.3, 90.6])
+    data = picture(beam(center) * tip(center, past, aside=aside))
+    origin = measure_origin(data[None, None], progress=False)
+    if origin.found:
+        error = np.hypot(origin.qx0[0, 0] - center[0], origin.qy0[0, 0] - center[1])
+        assert error < max(2.0, 3 * np.hypot(origin.sigma_qx0[0, 0], origin.sigma_qy0[0, 0]))
+
+
+@pytest.mark.parametrize("aside", [7.0, 10.0])
+def test_the_asymmetry_of_the_visible_part_covers_its_error(aside):
+    """The center of mass of the visible part is taken for the beam."""
+    center = np.array([95.0, 95.0])
+    total = 1e4 * beam(center) * tip(center, 25.0, aside=aside)
+    x, y, r = distance(center)
+    weight = total * (r < RADIUS + 2)
+    shift = np.array([(weight * q).sum() for q in (x, y)]) / weight.sum()
+    stop, sigma = covered_beam(total, np.ones(total.shape, bool), center + shift, RADIUS)
+    assert stop is not None and np.hypot(*shift) > 1
+    assert np.hypot(*shift) < 3 * np.hypot(sigma, sigma)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_whole_beam_is_symmetric(seed):
+    center = np.random.default_rng(seed).uniform(80, 110, 2)
+    counts = np.random.default_rng(seed).poisson(300 * beam(center, seed))
+    good = np.ones(counts.shape, bool)
+    assert covered_beam(counts, good, center, RADIUS)[0] is None
+    assert disk_asymmetry(counts, good, center, RADIUS) * RADIUS < 0.2
+
+
+def guess_at(place, radius=4.0):
+    """A first guess whose network excludes all places but one."""
+    cells = np.full((1, 24, 24), 1e-6)
+    cells[(0, *(np.asarray(place) / 8).astype(int))] = 1.0  # cells of 4 px in a pattern that is binned by 2
+    places = np.array([[*place, 0.5]])
+    return FirstGuess(np.array([place], float), radius, np.ones(1, bool), -2.0, 2.0, 0.5, places, cells=cells)
+
+
+@pytest.mark.parametrize(("at", "found"), [((96.0, 96.0), True), ((150.0, 40.0), False)])
+def test_diffuse_scattering_about_an_excluded_place_is_not_that_of_the_beam(at, found):
+    """A crossing of Kikuchi bands is as round as the halo of a direct beam."""
+    r = distance((96.0, 96.0))[2]
+    counts = np.random.default_rng(0).poisson(3000 / (1 + (r / 12) ** 2))
+    scan = as_scan(counts[None, None])
+    origin = hidden_origin(scan, estimate_noise(scan), guess_at(at), Flag("beam_ambiguous", {"probability": 0.5}))
+    assert origin.found == found
+    if found:
+        assert np.hypot(origin.qx0[0, 0] - 96, origin.qy0[0, 0] - 96) < 1
+
+
+def test_a_spot_is_not_the_beam_if_network_and_diffuse_scattering_contradict_it():
+    """A Bragg spot was located with a small sigma; the halo is about the place that the network favors."""
+    center, spot = np.array([96.0, 96.0]), np.array([120.0, 70.0])
+    counts = np.random.default_rng(0).poisson(
+        3000 / (1 + (distance(center)[2] / 12) ** 2) + 4000 * np.exp(-0.5 * (distance(spot)[2] / 2.5) ** 2))
+    scan, one = as_scan(counts[None, None]), np.ones((1, 1))
+    located = OriginMap(spot[0] * one, spot[1] * one, 0.1 * one, 0.1 * one, one > 0, 4.0, Decision(True))
+    origin = check_shaded(scan, estimate_noise(scan), guess_at(center), located)
+    assert not origin.found or np.hypot(origin.qx0[0, 0] - 96, origin.qy0[0, 0] - 96) < 1
