@@ -256,3 +256,16 @@ def test_a_hot_pixel_inside_the_direct_beam_is_found(options):
         counts = made.counts.astype(np.uint32)
         counts[:, :, x, y] += rng.poisson(made.truth["dose"] / (np.pi * radius**2), counts.shape[:2]).astype(np.uint32)
         assert np.argwhere(estimate_noise(counts).bad_pixels).tolist() == [[x, y]]
+
+
+@pytest.mark.parametrize("drift", ["steady", "linear", "random"])
+def test_a_dark_level_that_drifts_does_not_change_gain_and_dose(drift):
+    rng = np.random.default_rng(4)
+    levels = {"steady": np.zeros(100), "linear": np.linspace(-30, 30, 100), "random": rng.normal(0, 12, 100)}[drift]
+    levels = levels - levels.mean()
+    data = measure(4e3, 12, 400, 6) + np.rint(levels).astype(int).reshape(10, 10, 1, 1)
+    noise = estimate_noise(data)
+    pull = (np.array([noise.gain, noise.dose]) - [12, 4e3]) / np.array(noise.sigmas)[[0, 3]]
+    assert (np.abs(pull) < 4).all() and noise.sigmas[0] < 1 and noise.sigmas[3] < 400
+    assert abs(noise.offset - 400) < 1 and abs(noise.readout - 6) < 0.5
+    assert has_flag(noise.flags, "offset_drifts") == (drift != "steady")
