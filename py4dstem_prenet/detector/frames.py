@@ -12,7 +12,7 @@ MAX_CUT_RATE = 0.1  # fraction of the frames; a row that is constant in more of 
 # 0.1 adds 1 % to the variance of a pixel.
 MIN_LEVEL_RATIO = 0.1
 MAX_DIM_PIXELS = 4096  # pixels; most that measure the dark level, chosen for speed
-DIM_QUANTILE = 0.9  # quantile of the deviations in a frame at which they are clipped: Bragg disks cover less than 10 %
+LEVEL_QUANTILE = 0.9  # quantile of the deviations in a frame at which they are clipped: Bragg disks cover less than 10 %
 MIN_HIT_PATTERNS = 8  # patterns; smallest sample in which a hit can be distinguished from a feature of the pattern
 HIT_RATIO = 4.0  # ratio; smallest signal of a hit relative to the largest value within a pixel in other patterns
 MIN_HIT_ELECTRONS = 10.0  # electrons; smallest excess of a hit over that value: by chance in 1 of 10^9 pixels at most
@@ -98,7 +98,7 @@ def dark_levels(sample, bad):
     dim = np.flatnonzero(~bad & (mean <= np.median(mean[~bad])))
     dim = dim[:: len(dim) // MAX_DIM_PIXELS + 1]
     deviation = sample.reshape(n, -1)[:, dim] - mean.ravel()[dim]
-    spread = np.quantile(deviation, [1 - DIM_QUANTILE, DIM_QUANTILE], axis=1)[:, :, None]
+    spread = np.quantile(deviation, [1 - LEVEL_QUANTILE, LEVEL_QUANTILE], axis=1)[:, :, None]
     levels = np.clip(deviation, *spread).mean(1)  # without Bragg disks and hits
     noise = NORMAL_MAD**-1 * np.median(np.abs(deviation - levels[:, None]))
     return levels - levels.mean() if levels.std() > MIN_LEVEL_RATIO * noise > 0 else np.zeros(n)
