@@ -131,6 +131,10 @@ def _is_counting(t, used, slope, significant, quantum, minimum):
     # Read-out noise, an offset or a gain changes at least one of the two.
     if (np.abs([dim_ratio - 1, bright_ratio - 1]) < MAX_FANO_DEVIATION).all():
         return True
+    # Of an empty probe on a counter, few groups hold more than an electron; their median omits the edge of the disk.
+    above_step = ratios[t["m"][lit_groups] > quantum]
+    if count < MIN_RATIO_GROUPS and len(above_step) and abs(np.median(above_step) - 1) < MAX_FANO_DEVIATION:
+        return True
     of_camera = significant and ((slope / quantum < 0.6 and np.median(ratios) < MIN_COUNTING_RATIO)
                                  or (slope / quantum > 1.4 and bright_ratio > 1.4))
     if abs(t["fano"][0] / quantum - 1) < MAX_FANO_DEVIATION and not of_camera:
@@ -238,6 +242,9 @@ def estimate_noise(data, gain=None, offset=None, readout=None, mask=None):
     high = sample.max()
     given = gain, offset, readout
     levels = dark_levels(sample, bad)
+    # On a detector that counts, the level of dim pixels varies with the electrons alone.
+    if levels.any() and _parameters(group_moments(sample, bad, HIT_CLIP), quantum, low, *given).counting:
+        levels = np.zeros(len(sample))
     if levels.any():
         flags.append(Flag("offset_drifts", {"drift": float(levels.std())}))
     sample, count = _without_hits(sample, bad, quantum, low, given, levels)

@@ -12,7 +12,7 @@ MAX_CUT_RATE = 0.1  # fraction of the frames; a row that is constant in more of 
 # 0.1 adds 1 % to the variance of a pixel.
 MIN_LEVEL_RATIO = 0.1
 MAX_DIM_PIXELS = 4096  # pixels; most that measure the dark level, chosen for speed
-LEVEL_QUANTILE = 0.9  # quantile of the deviations in a frame at which they are clipped: Bragg disks cover less than 10 %
+LEVEL_QUANTILE = 0.9  # quantile of the deviations in a frame at which they are clipped: Bragg disks cover less
 MIN_HIT_PATTERNS = 8  # patterns; smallest sample in which a hit can be distinguished from a feature of the pattern
 HIT_RATIO = 4.0  # ratio; smallest signal of a hit relative to the largest value within a pixel in other patterns
 MIN_HIT_ELECTRONS = 10.0  # electrons; smallest excess of a hit over that value: by chance in 1 of 10^9 pixels at most
