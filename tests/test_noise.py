@@ -256,3 +256,52 @@ def test_a_hot_pixel_inside_the_direct_beam_is_found(options):
         counts = made.counts.astype(np.uint32)
         counts[:, :, x, y] += rng.poisson(made.truth["dose"] / (np.pi * radius**2), counts.shape[:2]).astype(np.uint32)
         assert np.argwhere(estimate_noise(counts).bad_pixels).tolist() == [[x, y]]
+
+
+@pytest.mark.parametrize("drift", ["steady", "linear", "random"])
+def test_a_dark_level_that_drifts_does_not_change_gain_and_dose(drift):
+    rng = np.random.default_rng(4)
+    levels = {"steady": np.zeros(100), "linear": np.linspace(-30, 30, 100), "random": rng.normal(0, 12, 100)}[drift]
+    levels = levels - levels.mean()
+    data = measure(4e3, 12, 400, 6) + np.rint(levels).astype(int).reshape(10, 10, 1, 1)
+    noise = estimate_noise(data)
+    pull = (np.array([noise.gain, noise.dose]) - [12, 4e3]) / np.array(noise.sigmas)[[0, 3]]
+    assert (np.abs(pull) < 4).all() and noise.sigmas[0] < 1 and noise.sigmas[3] < 400
+    assert abs(noise.offset - 400) < 1 and abs(noise.readout - 6) < 0.5
+    assert has_flag(noise.flags, "offset_drifts") == (drift != "steady")
+
+
+@pytest.mark.parametrize("radius", [0.8, 1.2])
+def test_spots_that_the_edge_of_the_frame_cuts_are_good_and_hot_pixels_on_it_are_bad(radius):
+    rng = np.random.default_rng(6)
+    x, y = np.mgrid[:SIDE, :SIDE]
+    mean = np.full((SIDE, SIDE), 0.5)
+    for at in ((0.3, 20.6), (-0.2, 41.0), (30.4, 63.2), (63.1, 10.5), (31.0, 31.5), (50.5, 0.2)):
+        mean += 300 / (1 + np.exp((np.hypot(x - at[0], y - at[1]) - radius) / 0.2))
+    hot = [(0, 52), (20, 0), (63, 40), (45, 63)]
+    for pixel in hot:
+        mean[pixel] += 200
+    noise = estimate_noise(rng.poisson(mean, (8, 8, SIDE, SIDE)).astype(np.uint16))
+    assert sorted(map(tuple, np.argwhere(noise.bad_pixels).tolist())) == sorted(hot)
+
+
+@pytest.mark.parametrize("descan", [0.0, 2.0])
+@pytest.mark.parametrize("electrons", [1000, 3000, 10000])
+def test_an_empty_probe_on_a_counting_detector_counts(electrons, descan):
+    """Nothing but one disk with a blurred edge, which moves with the descan: there are hardly groups of pixels."""
+    rng = np.random.default_rng(8)
+    x, y = np.mgrid[:128, :128]
+    at = 62 + descan * np.linspace(-1, 1, 8)
+    mean = np.stack([1 / (1 + np.exp((np.hypot(x - a, y - b) - 6) / 0.35)) for a in at for b in at])
+    data = rng.poisson(electrons * mean / mean.sum((1, 2), keepdims=True)).reshape(8, 8, 128, 128)
+    noise = estimate_noise(data.astype(np.uint8))
+    assert noise.counting and noise.gain == 1 and abs(noise.dose / electrons - 1) < 0.02
+
+
+def test_counts_of_a_halo_that_varies_are_no_drift_of_the_dark_level():
+    rng = np.random.default_rng(9)
+    x, y = np.mgrid[:SIDE, :SIDE]
+    halo = 1 + 20 * np.exp(-np.hypot(x - 31, y - 32) / 9)
+    data = rng.poisson(halo * np.linspace(0.3, 3, 100)[:, None, None]).reshape(10, 10, SIDE, SIDE).astype(np.uint16)
+    noise = estimate_noise(data)
+    assert noise.counting and noise.gain == 1 and not has_flag(noise.flags, "offset_drifts")

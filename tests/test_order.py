@@ -63,7 +63,32 @@ def flyback(n, rng):
     return q
 
 
-KINDS = {flyback: "lines_elsewhere", snake: "rows_reversed", faint_snake: "rows_reversed", late: "frames_shifted",
+def snake_along_columns(n, rng):
+    return np.swapaxes(snake(n, rng), 1, 2)
+
+
+def column_jumps(n, rng):
+    return np.swapaxes(row_jumps(n, rng), 1, 2)
+
+
+def row_pairs_jump(n, rng):
+    return 48 + np.repeat(rng.uniform(-5, 5, (2, n // 2 + 1, 1)), 2, 1)[:, :n] + np.zeros((2, n, n))
+
+
+def dropped_thrice(n, rng):
+    q = descan(n + 1, n).reshape(2, -1)
+    return np.delete(q, [n * n // 4, n * n // 2 + 3, 3 * n * n // 4], 1)[:, : n * n].reshape(2, n, n)
+
+
+def doubled_twice(n, rng):
+    q = descan(n, n).reshape(2, -1)
+    at = np.sort(np.r_[: n * n, n * n // 3, 2 * n * n // 3])[: n * n]
+    return q[:, at].reshape(2, n, n)
+
+
+KINDS = {snake_along_columns: "columns_reversed", column_jumps: "column_steps",
+         row_pairs_jump: "row_steps", dropped_thrice: "frames_missing", doubled_twice: "frames_missing",
+         flyback: "lines_elsewhere", snake: "rows_reversed", faint_snake: "rows_reversed", late: "frames_shifted",
          early: "frames_shifted",
          dropped: "frames_missing", long_rows: "row_length_wrong", row_jumps: "row_steps", centered: "centered_before"}
 
@@ -128,6 +153,24 @@ def test_a_model_that_is_too_simple_is_blamed_and_not_the_specimen():
     fit = fit_origin(origin, model="constant")
     assert fit.decision.has("model_too_simple") and not fit.decision.has("residuals_correlated")
     assert not fit_origin(origin, model="parabola").decision.has("model_too_simple")
+
+
+def test_rows_of_a_short_scan_that_jump_are_followed():
+    rng = np.random.default_rng(1)
+    q = descan(5, 40) + rng.uniform(-3, 3, (2, 5, 1))
+    x, y, flags = fitted(q, rng)
+    assert has_flag(flags, "row_steps") and x.accepted and y.accepted
+    assert np.hypot(x.values - q[0], y.values - q[1]).max() < 2 * SIGMA
+
+
+def test_rows_reversed_along_columns_are_found_among_wrong_disks():
+    """The wrong disks remain off the surface, whatever the order is."""
+    rng = np.random.default_rng(2)
+    q = snake_along_columns(24, rng) / 4 + 36
+    wrong = q + np.where(rng.random((24, 24)) < 0.04, 9.0, 0.0)
+    x, y, flags = fitted(wrong, rng)
+    assert has_flag(flags, "columns_reversed")
+    assert np.quantile(np.hypot(x.values - q[0], y.values - q[1]), 0.97) < 2 * SIGMA
 
 
 @pytest.mark.parametrize("dropped_frames", [0, 1])

@@ -267,3 +267,34 @@ def test_a_beam_that_toggles_keeps_the_sigma_of_single_positions():
     off = np.stack([(origin.qx0 - qx) / origin.sigma_qx0, (origin.qy0 - qy) / origin.sigma_qy0])
     assert origin.valid.all() and 0.6 < np.sqrt(np.mean(off**2)) < 1.5
     assert not report.fit.accepted and report.fit.decision.has("positions_jump")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["toggle", "whole pixels"])
+def test_a_beam_that_jumps_in_part_of_the_patterns_is_not_fitted(kind):
+    """The measured origin keeps its own sigma, and no surface that ignores the jumps is accepted."""
+    rng = np.random.default_rng(5)
+    n = 12
+    steps = np.where(rng.random((n, n, 1)) < 0.3, 4, 0) * [1, 1] if kind == "toggle" else np.rint(
+        rng.normal(0, 0.9, (n, n, 2))).astype(int)
+    q = np.array([62.0, 65.0]) + steps
+    data = np.stack([rng.poisson(3000 / 113 * disk(*at) + 0.05) for at in q.reshape(-1, 2)]).astype(np.uint16)
+    report = calibrated(data.reshape(n, n, SIDE, SIDE))
+    origin = report.origin
+    error = np.hypot(origin.qx0 - q[..., 0], origin.qy0 - q[..., 1])
+    sigma = np.hypot(origin.sigma_qx0, origin.sigma_qy0)
+    assert origin.valid.all() and np.median(error) < 0.15 and np.median(sigma) < 0.15
+    assert not report.fit.accepted and has_flag(report.flags, "positions_jump", "order_unknown", "beam_jumps")
+
+
+@pytest.mark.slow
+def test_a_beam_that_jumps_far_with_pairs_of_rows_is_found_in_all_patterns():
+    """The guess, a smooth surface, is up to 12 px off; the direct beam is the brightest area of every pattern."""
+    rng = np.random.default_rng(11)
+    n = 14
+    q = np.array([62.0, 65.0]) + np.repeat(rng.integers(-9, 10, (n // 2, 1, 2)), 2, 0) + rng.uniform(0, 0.5, (n, n, 2))
+    mean = [3000 / 113 * disk(*at) + 0.4 * np.exp(-(((np.hypot(X - at[0], Y - at[1]) - 30) / 6) ** 2)) + 0.02
+            for at in q.reshape(-1, 2)]
+    report = calibrated(rng.poisson(np.stack(mean)).reshape(n, n, SIDE, SIDE).astype(np.uint16))
+    error = np.hypot(report.origin.qx0 - q[..., 0], report.origin.qy0 - q[..., 1])
+    assert report.origin.valid.all() and np.quantile(error, 0.99) < 0.5

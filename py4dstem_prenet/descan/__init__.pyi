@@ -10,7 +10,7 @@ from .models import (
     surface_variance as surface_variance,
     thinned as thinned,
 )
-from .order import reorder as reorder
+from .order import jumping as jumping, reorder as reorder
 from .reach import extend_surface as extend_surface, measured_box as measured_box
 from .segments import fit_parts as fit_parts
 from .surface import (

@@ -20,6 +20,7 @@ from ..core import (
     OriginMap,
     ResidualTest,
     check_residuals,
+    has_flag,
     robust_sigma,
 )
 from . import common_sigma, find_jumps, fit_pair, fit_parts, jump_flags, merged, reorder, step_at
@@ -31,6 +32,7 @@ MAX_JUMPS = 8  # jumps; most that are fitted as steps: a scan with more jumps is
 MIN_SCATTER_PX, MIN_SCATTER_RATIO = 1.0, 10.0
 # Fraction of the positions; sigmas of counting, largest distance of these from the surface; pixels, smallest sigma.
 MIN_CORE, CORE_SIGMAS, MIN_CORE_PX = 0.2, 4.0, 0.05
+KNOWN_CAUSES = ("order_unknown", "beam_jumps")  # refusals that say more than that positions scatter
 MAX_LEFT_SCATTER = 0.7  # ratio of the scatter about the best and the requested model; below, the latter is too simple
 # Radii, 1 sigma along one axis; error of the center of a disk that is not resolved, which is its center of mass and
 # therefore shifts with a slope of its brightness. It corresponds to slopes of 9 % per radius (1 sigma), as in the
@@ -157,7 +159,7 @@ def fit_origin(origin: OriginMap, model: str = "auto") -> OriginFit:
     numbers = {"scatter": test.scatter, "scale": test.scale, "shared": test.shared, "shared_sigmas": test.shared_sigmas,
                "outliers": test.outliers, "common": common, "uncertainty": uncertainty}
     scattered = _scattered(origin, np.hypot(x.residual, y.residual))
-    if scattered is not None:
+    if scattered is not None and not has_flag(x.decision.flags, *KNOWN_CAUSES):
         x, y = (replace(surface, decision=Decision(False, (scattered,))) for surface in (x, y))
     accepted = x.accepted and y.accepted
     if not accepted:  # the residuals are errors of the surface

@@ -4,13 +4,13 @@ With such a fault, many positions differ by pixels from a smooth surface but agr
 acquisition. A model of each fault predicts the scan position of every frame. A model is used if it explains most of the
 outliers of the surface, and if its likelihood, which allows for outliers (Student's t), exceeds that of the surface by
 more than the Bayesian information criterion. If no model explains outliers that agree with their neighbors in time but
-not with those in space, the surface is refused.
+not with those in space, the surface is refused. Scans may be acquired row by row or column by column: both are tried.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import chain
 
 import numpy as np
 from scipy.ndimage import uniform_filter
@@ -23,7 +23,7 @@ MIN_OFF_PX = 0.15  # pixels; smallest distance from the surface at which a posit
 OFF_SIGMAS = 5.0  # standard deviations of a position; smallest distance from the surface of an outlier
 SIGMA_FLOOR_PX = 0.03  # pixels; added to the stated sigma: the least that specimens add to the scatter of neighbors
 MIN_OFF_FRACTION = 0.02  # fraction of the positions; with fewer outliers, no fault of the order is searched for
-MAX_LEFT_FRACTION = 0.5  # fraction of the outliers; most that a corrected order may leave
+MAX_LEFT_FRACTION = 0.5  # fraction of the outliers; most that missing frames, or runs, may leave
 LINE_OFF_SIGMAS = 6.0  # standard errors; smallest mean distance of an outlier line: false alarm in 2e-9 of the lines
 MIN_LINE_OFF_PX = 0.25  # pixels; smallest mean distance of an outlier line: bends that the surface misses are smaller
 MIN_LINE_COUNT = 4  # used positions; fewest in a row or column that is tested
@@ -34,7 +34,10 @@ MIN_COUNT = 24  # used positions; fewest for which the order is tested
 MIN_CROSSED_Z = 4.0  # standard errors; smallest gain in agreement of adjacent rows if one is reversed, for a trial
 MIN_FLYBACK_RATIO = 3.0  # ratio; smallest step at the end of a row relative to the median step
 MAX_LENGTH_ERROR = 2  # frames; largest error of the length of a row
-MIN_BAND_ROWS = 3  # rows; fewest in a band of the scan in which the flyback is searched for
+MAX_SLIP = 8  # frames; most that are missing or in excess together
+# Surface and missing frames are determined in turn, with these multiples of the sigmas, since the first surface is bent
+# by the displaced frames.
+SLIP_TOLERANCES, SLIP_MODEL = (5.0, 2.0, 1.0, 1.0), "parabola"
 MAX_CENTERED_RANGE_PX = 1.3  # pixels; largest range of the beam in patterns centered to whole pixels: rounding leaves 1
 MAX_CENTERED_SIGMA_PX = 0.3  # pixels; largest sigma of a position: beyond it, positions spread evenly over a pixel
 RANGE_SIGMAS = 4.0  # sigmas of a position; amount that counting adds to the range between the 1 % and 99 % quantiles
@@ -48,12 +51,15 @@ MAX_ODD_CHANCE = 1e-7  # probability that a line has so many outliers at the rat
 # period of 8 rows.
 MIN_ROW_ROUGHNESS = 0.8
 MIN_JUMPING_STEPS = 0.3  # fraction of the steps between rows; fewest that are longer than MIN_RUN_PX if rows jump
-MIN_USED_ROWS, MIN_JUMPING_ROWS = 0.7, 6  # fraction and number of rows with positions; fewest that can reveal jumps
+MIN_USED_ROWS, MIN_JUMPING_ROWS = 0.7, 4  # fraction and number of rows with positions; fewest that can reveal jumps
+MIN_JUMPING_PX = 1.0  # pixels; smallest distance from the descan of a position that jumps: contrast moves disks by less
 MIN_RUN_PX = 0.3  # pixels; smallest step between successive frames that ends a run
 MAX_SPACE_AGREEMENT = 0.5  # fraction of the outliers; if more also agree with the adjacent row, they are grains
 MIN_REFUSED_PX = 0.5  # pixels; smallest distance of outliers that refute a surface: specimens deflect the beam by less
 MAX_LEFT_IN_TIME = 0.04  # fraction of the positions; most of these outliers for a corrected order: 0 if it is correct
 MAX_COMPARED_STEPS, USUAL_STEP_ROUNDS = 300, 3  # steps between neighbors, and rounds, used to find the most common step
+# Flags of faults of rows, and of the same faults of columns.
+COLUMN_FLAGS = {"rows_reversed": "columns_reversed", "row_steps": "column_steps"}
 MIN_REFUSED_FRACTION = 0.1  # fraction of the positions; with more outliers in time only, the surface is refused
 
 
@@ -138,10 +144,9 @@ def reorder(maps, sigmas, valid, fits, model="auto"):
     if min(data.valid.shape) < 4 or used < MIN_COUNT or pairs.mean() < MIN_PAIRED_FRACTION:
         return None, None
     off = data.off(smooth)
-    max_left = max(MAX_LEFT_FRACTION * off.sum(), MIN_OFF_FRACTION * used)
     # Models that predict more positions come first: displaced lines keep the measured values, and runs follow any
     # motion in time.
-    groups = (_reversed_rows, _shifted, _dropped, _row_steps, _centered), (_odd_lines,), (_runs,)
+    groups = (_reversed_rows, _shifted, _slipped, _row_steps, _centered), (_odd_lines,), (_runs,)
     faint = off.sum() < MIN_OFF_FRACTION * used and not any(data.lines_off(smooth, axis).any() for axis in (0, 1))
     if faint:  # with few electrons there are no outliers, but the residuals together may differ from noise
         test = check_residuals(data.values - smooth, data.sigmas, data.valid)
@@ -151,12 +156,13 @@ def reorder(maps, sigmas, valid, fits, model="auto"):
     best = (MIN_EVIDENCE, None, None)
     smooth_loss = data.loss(smooth)
     for models in groups:
-        for candidate, flag, parameters in (trial for make in models for trial in make(data, smooth, model)):
+        trials = (trial for make in models for trial in make(data, smooth, model))
+        by_columns = _by_columns(data, smooth, model) if models is groups[0] else ()
+        for candidate, flag, parameters in chain(trials, by_columns):
             values = np.stack([fit.values for fit in candidate])
             evidence = smooth_loss - data.loss(values) - 0.5 * parameters * np.log(2 * used)
             # The correct order leaves no outliers that agree with their neighbors in time.
-            if evidence > best[0] and data.off(values).sum() <= max_left and (
-                    _left_in_time(data, values) <= MAX_LEFT_IN_TIME):
+            if evidence > best[0] and _left_in_time(data, values) <= MAX_LEFT_IN_TIME:
                 best = evidence, candidate, flag
         if best[1] is not None:
             break
@@ -172,6 +178,39 @@ def reorder(maps, sigmas, valid, fits, model="auto"):
     return None, None
 
 
+def jumping(maps, sigmas, valid, surfaces):
+    """Find positions that jump: they lie off the descan and do not agree with their neighbors along both scan axes.
+
+    Parameters
+    ----------
+    maps, sigmas : array_like, shape (2, Rx, Ry)
+        Measured origins and their standard errors in pixels.
+    valid : numpy.ndarray of bool, shape (Rx, Ry)
+        True where a position is used.
+    surfaces : array_like, shape (2, Rx, Ry)
+        The descan in pixels.
+
+    Returns
+    -------
+    numpy.ndarray of bool, shape (Rx, Ry)
+        True where a position is at least MIN_JUMPING_PX and OFF_SIGMAS standard deviations off. Parts of the specimen
+        that deflect the beam are left out.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.descan import jumping
+    >>> maps = np.zeros((2, 6, 6))
+    >>> maps[0, 2, 3] = 4.0
+    >>> np.argwhere(jumping(maps, np.full(maps.shape, 0.1), np.ones((6, 6), bool), np.zeros(maps.shape))).tolist()
+    [[2, 3]]
+    """
+    data, surfaces = _prepared(maps, sigmas, valid), np.asarray(surfaces, float)
+    off = data.off(surfaces, MIN_JUMPING_PX)
+    alike = [_agreeing(data, surfaces, off, axis) for axis in (0, 1) if off.shape[axis] > 1]
+    return off & ~np.logical_and.reduce(alike) if alike else off
+
+
 def _prepared(maps, sigmas, valid):
     maps, sigmas = np.asarray(maps, float), np.asarray(sigmas, float)
     valid = np.asarray(valid, bool) & np.isfinite(maps).all(0) & np.isfinite(sigmas).all(0)
@@ -182,16 +221,20 @@ def _prepared(maps, sigmas, valid):
 
 
 def _left_in_time(data, values):
-    """Fraction of the positions that deviate from a surface by MIN_REFUSED_PX and agree in time only."""
-    return _in_time_only(data, values, data.off(values, MIN_REFUSED_PX))
+    """Fraction of the positions that deviate from a surface by MIN_REFUSED_PX and agree along one scan axis only."""
+    off = data.off(values, MIN_REFUSED_PX)
+    return max(_along_one_only(data, values, off, axis) for axis in (0, 1))
 
 
-def _in_time_only(data, smooth, off):
-    """Fraction of the positions that are outliers and agree with a neighbor in time; 0 if most also agree in space."""
-    time, space = (_agreeing(data, smooth, off, axis) for axis in (1, 0))
-    if not time.any() or (space & time).sum() > MAX_SPACE_AGREEMENT * time.sum():
+def _along_one_only(data, smooth, off, axis=1):
+    """Fraction of the positions that are outliers and agree with a neighbor along an axis of the scan.
+
+    It is 0 if most of them also agree with one along the other axis, as in grains.
+    """
+    along, across = (_agreeing(data, smooth, off, a) for a in (axis, 1 - axis))
+    if not along.any() or (along & across).sum() > MAX_SPACE_AGREEMENT * along.sum():
         return 0.0
-    return float(time.sum() / data.valid.sum())
+    return float(along.sum() / data.valid.sum())
 
 
 def _agreeing(data, smooth, off, axis):
@@ -231,27 +274,37 @@ def _usual_step(steps, valid, near):
     return common_step
 
 
+def _by_columns(data, smooth, model):
+    """Yield the trials of a scan that was acquired column by column."""
+    flipped = _Maps(*(np.swapaxes(a, -1, -2) for a in (data.values, data.sigmas, data.valid, data.sigma)))
+    for make in (_reversed_rows, _row_steps):
+        for fits, flag, parameters in make(flipped, np.swapaxes(smooth, -1, -2), model):
+            fits = tuple(replace(f, values=f.values.T, sigma=f.sigma.T, residual=f.residual.T) for f in fits)
+            yield fits, replace(flag, name=COLUMN_FLAGS[flag.name]), parameters
+
+
 # --- frames assigned to other scan positions ------------------------------------------------------
 def _fit_at(data, index, columns, model):
-    """Fit the surface with frames at corrected scan positions; return fits in the shape of the scan.
+    """Fit the surface with frames at corrected scan positions; return fits in the shape of the scan, and the surface.
 
     `index` (n,) is the flat position of each frame in rows of `columns` positions; negative before the first row.
     """
     # Frames before the first or after the last position belong to a different scan or are copies: keep their values.
     outside = ((index < 0) | (index // columns >= data.valid.shape[0] + 1)).reshape(data.valid.shape) & data.valid
-    index = index - min(0, int(np.floor(index.min() / columns))) * columns
+    before = -min(0, int(np.floor(index.min() / columns)))
+    index = index + before * columns
     rows = int(index.max() // columns) + 1
     at = np.divmod(index, columns)
     maps, sigmas = np.zeros((2, rows, columns)), np.ones((2, rows, columns))
     valid = np.zeros((rows, columns), bool)
     maps[(slice(None), *at)], sigmas[(slice(None), *at)] = data.flat, data.sigmas.reshape(2, -1)
     valid[at] = (data.valid & ~outside).ravel()
-    fits = []
-    for fit, values, sigma in zip(fit_pair(*maps, *sigmas, valid, model), data.values, data.sigmas, strict=True):
+    fits, surfaces = [], fit_pair(*maps, *sigmas, valid, model)
+    for fit, values, sigma in zip(surfaces, data.values, data.sigmas, strict=True):
         value, error = (a[at].reshape(values.shape) for a in (fit.values, fit.sigma))
         fits.append(_with_values(fit, np.where(outside, values, value), np.where(outside, sigma, error), values,
                                 data.valid))
-    return tuple(fits)
+    return tuple(fits), np.stack([fit.values for fit in surfaces])[:, before:]
 
 
 def _with_values(fit, values, sigma, measured, valid):
@@ -273,7 +326,7 @@ def _reversed_rows(data, smooth, model):
     limit = 9 * np.median(np.minimum(direct, mirrored)[paired])  # limits the influence of wrong disks
     gain = (np.minimum(direct, limit) - np.minimum(mirrored, limit))[paired]
     if gain.mean() > MIN_CROSSED_Z * max(gain.std(), 1e-12) / np.sqrt(gain.size):
-        yield _fit_at(data, index.ravel(), columns, model), Flag("rows_reversed"), 2
+        yield _fit_at(data, index.ravel(), columns, model)[0], Flag("rows_reversed"), 2
 
 
 def _steps(data):
@@ -304,51 +357,76 @@ def _shifted(data, smooth, model):
     late = last + 1 if 2 * (last + 1) <= length else last + 1 - length
     flag = Flag("frames_shifted", {"count": late}) if length == columns else Flag(
         "row_length_wrong", {"columns": columns, "length": length})
-    yield _fit_at(data, np.arange(data.valid.size) - late, length, model), flag, 3
+    yield _fit_at(data, np.arange(data.valid.size) - late, length, model)[0], flag, 3
 
 
-def _dropped(data, smooth, model):
-    """Model: from one frame on, frames are missing or in excess."""
+def _slipped(data, smooth, model):
+    """Models: frames are missing at some times, or are in excess, also before the first one.
+
+    The most probable number of positions by which each frame is displaced, given the surface, is a path through a
+    hidden Markov chain (Viterbi 1967) that only rises, or only falls. Surface and path are determined in turn.
+    """
     rows, columns = data.valid.shape
-    bands = min(8, rows // MIN_BAND_ROWS)
-    if bands < 2:
+    size, most = data.valid.size, min(MAX_SLIP, columns // 2)
+    outliers = data.off(smooth).sum()
+    if outliers < MIN_OFF_FRACTION * data.valid.sum():  # the specimen may deflect the beam as far as a slip does
         return
-    steps = _steps(data)
-    edges = np.linspace(0, rows, bands + 1).astype(int) * columns
-    flybacks = [_flyback(steps[a : b - 1], a, columns) for a, b in pairwise(edges)]
-    if not all(step > MIN_FLYBACK_RATIO * usual for _, step, usual in flybacks):
-        return
-    last = np.array([f[0] for f in flybacks])
-    changes = np.flatnonzero(np.diff(last))
-    if len(changes) not in (1, 2) or last[0] != columns - 1:
-        return
-    count = (columns - 1 - last[-1]) % columns
-    count = count if 2 * count <= columns else count - columns
-    if not count:
-        return
-    frame = int(edges[changes[-1] + 1])
-    index = np.arange(data.valid.size)
-    for _ in range(2):  # the first round finds the frame, the second fits with it
-        fits = _fit_at(data, index + count * (index >= frame), columns, model)
-        moved = index + count
-        surface = np.stack([fit.values.ravel() for fit in fits])
-        # Before the frame the surface lies at its index, after it at its index plus count.
-        expected = _on_grid(surface, index + count * (index >= frame), data.valid.size + abs(count))
-        costs = [np.where(data.valid.ravel(), np.log1p(((data.flat - expected[:, at]) ** 2).sum(0)
-                                                       / data.sigma.ravel() ** 2), 0.0)
-                 for at in (index, np.clip(moved, 0, expected.shape[1] - 1))]
-        total = np.concatenate([[0.0], np.cumsum(np.nan_to_num(costs[0] - costs[1]))])
-        frame = int(np.argmin(total))
-    yield fits, Flag("frames_missing", {"count": int(count), "row": frame // columns, "column": frame % columns}), 4
+    change = np.log(2 * size * most)  # the time of a change, and the new number
+    first = np.stack([fit.values for fit in fit_pair(*data.values, *data.sigmas, data.valid, SLIP_MODEL)])
+    valid = data.valid.ravel()
+
+    def path(slips, surface, tolerance, steps=False):
+        """Find the cheapest slips (n,) of the frames about a surface, or those of their steps to the next frame."""
+        before, after = 2 * surface[:, :1] - surface[:, 1:2], 2 * surface[:, -1:] - surface[:, -2:-1]
+        expected = np.concatenate([before, surface, after], 1).reshape(2, -1)  # a row more before and after
+        measured, used, sigma = data.flat, valid, tolerance * data.sigma.ravel()
+        if steps:
+            expected, measured = (np.diff(a, axis=1, append=a[:, -1:]) for a in (expected, measured))
+            used, sigma = used & np.append(used[1:], False), 2**0.5 * sigma
+        padded = np.arange(size)[:, None] + slips + columns
+        squared = ((measured[..., None] - expected[:, padded]) ** 2).sum(0) / sigma[:, None] ** 2
+        cost = (ORDER_DOF + 2) / 2 * np.log1p(squared / ORDER_DOF) * used[:, None]
+        return slips[_cheapest_path(cost, change)]
+
+    for slips in (np.arange(-most, most + 1), np.arange(most, -most - 1, -1)):
+        # The first surface passes through frames of all slips: it lies at their mean, but has the right slope.
+        slip = path(slips, first, SLIP_TOLERANCES[0], steps=True)
+        for tolerance in SLIP_TOLERANCES:
+            surface = _fit_at(data, np.arange(size) + slip, columns, SLIP_MODEL)[1][:, :rows]
+            slip = path(slips, surface, tolerance)
+        if not slip.any():
+            continue
+        fits, _ = _fit_at(data, np.arange(size) + slip, columns, model)
+        if data.off(np.stack([fit.values for fit in fits])).sum() > MAX_LEFT_FRACTION * outliers:
+            continue
+        changes = np.flatnonzero(np.diff(slip)) + 1
+        if len(changes):
+            flag = Flag("frames_missing", {"count": int(slip[-1] - slip[0]), "times": len(changes),
+                                           "row": int(changes[0] // columns), "column": int(changes[0] % columns)})
+        else:
+            flag = Flag("frames_shifted", {"count": int(-slip[0])})
+        yield fits, flag, 1 + 2 * len(changes)
 
 
-def _on_grid(surface, index, size):
-    """Interpolate values at the positions of frames linearly to all positions, (2, size)."""
-    values = np.empty((2, size))
-    order = np.argsort(index, kind="stable")
-    for k in range(2):
-        values[k] = np.interp(np.arange(size), index[order], surface[k][order])
-    return values
+def _cheapest_path(cost, change):
+    """State (n,) of each of n steps with the smallest sum of costs (n, states); each change of state costs `change`.
+
+    The number of the state never decreases.
+    """
+    total = cost[0].copy()
+    origin = np.empty(cost.shape, int)
+    states = np.arange(cost.shape[1])
+    for step in range(1, len(cost)):
+        lowest = np.minimum.accumulate(total)
+        best = np.maximum.accumulate(np.where(total == lowest, states, 0))  # the cheapest of the states up to each
+        jump = lowest + change < total
+        origin[step] = np.where(jump, best, states)
+        total = np.where(jump, lowest + change, total) + cost[step]
+    path = np.empty(len(cost), int)
+    path[-1] = total.argmin()
+    for step in range(len(cost) - 1, 0, -1):
+        path[step - 1] = origin[step, path[step]]
+    return path
 
 
 # --- motion of the beam ---------------------------------------------------------------------------
@@ -365,8 +443,10 @@ def _row_steps(data, smooth, model):
     rows = _row_median(masked)[:, used]
     deviations = np.stack([row - np.polyval(np.polyfit(at, row, 2), at) for row in rows])
     change = np.diff(deviations, axis=1)
+    steps = np.diff(rows, axis=1)
+    long = np.hypot(*(steps - np.median(steps, 1)[:, None])) > MIN_RUN_PX  # few lines elsewhere bend the parabola
     # The ratio of von Neumann is 2 for independent rows, and small if rows follow a smooth curve.
-    if np.mean(np.hypot(*change) > MIN_RUN_PX) < MIN_JUMPING_STEPS or (
+    if long.mean() < MIN_JUMPING_STEPS or (
             (change**2).mean() < MIN_ROW_ROUGHNESS * deviations.var(1).mean()):
         return
     offset = _row_median(masked)
@@ -463,7 +543,7 @@ def _odd_lines(data, smooth, model, jointly=False):
 def _runs(data, smooth, model):
     """Model: the beam stays for some frames and then jumps; the surface follows these runs, but is refused."""
     # A small particle also deflects the beam.
-    if _in_time_only(data, smooth, data.off(smooth)) < MIN_REFUSED_FRACTION:
+    if _along_one_only(data, smooth, data.off(smooth)) < MIN_REFUSED_FRACTION:
         return
     middle = np.median(data.values[:, data.valid], 1)[:, None, None] + np.zeros_like(smooth)
     at = np.flatnonzero(data.valid.ravel())
@@ -476,7 +556,7 @@ def _runs(data, smooth, model):
         length = np.bincount(run)
         if len(length) < 4 or (length[run] >= 2).mean() < 1 - MAX_LEFT_FRACTION / 2:
             continue
-        if _in_time_only(data, base, data.off(base)) == 0.0:
+        if _along_one_only(data, base, data.off(base)) == 0.0:
             continue
         level = np.stack([np.bincount(run, r) / length for r in residual[:, at]])
         displacement = [np.interp(order, at, np.where(length[run] >= 2, line[run], 0.0)) for line in level]

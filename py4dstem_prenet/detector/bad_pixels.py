@@ -163,8 +163,14 @@ def _isolated(mean, noise, n, quantum):
 
 
 def _windows(image, at, reach):
-    """Values (n, 8) of the neighbors of n pixels, or (n, 25) within two pixels; the image is mirrored at its edges."""
-    padded = np.pad(image, reach, mode="reflect")
+    """Values (n, 8) of the neighbors of n pixels, or (n, 25) within two pixels.
+
+    At an edge of the image its outermost row is repeated, so that the other half of a spot on the edge is not dark;
+    beyond a corner the image is mirrored, so that a pixel there is not its own neighbor three times.
+    """
+    padded, mirrored = (np.pad(image, reach, mode=mode) for mode in ("symmetric", "reflect"))
+    ends = np.r_[:reach, -reach:0]
+    padded[np.ix_(ends, ends)] = mirrored[np.ix_(ends, ends)]
     side = range(2 * reach + 1)
     return np.stack([padded[at[0] + i, at[1] + j] for i in side for j in side
                      if reach > 1 or (i, j) != (reach, reach)], 1)

@@ -20,6 +20,7 @@ from ..core import Flag, NoiseModel, PrenetError, as_scan, jackknife, spread_pos
 from . import (
     bad_lines,
     confirmed_hits,
+    dark_levels,
     doubts,
     find_bad_pixels,
     full_scale_pixels,
@@ -130,6 +131,10 @@ def _is_counting(t, used, slope, significant, quantum, minimum):
     # Read-out noise, an offset or a gain changes at least one of the two.
     if (np.abs([dim_ratio - 1, bright_ratio - 1]) < MAX_FANO_DEVIATION).all():
         return True
+    # Of an empty probe on a counter, few groups hold more than an electron; their median omits the edge of the disk.
+    above_step = ratios[t["m"][lit_groups] > quantum]
+    if count < MIN_RATIO_GROUPS and len(above_step) and abs(np.median(above_step) - 1) < MAX_FANO_DEVIATION:
+        return True
     of_camera = significant and ((slope / quantum < 0.6 and np.median(ratios) < MIN_COUNTING_RATIO)
                                  or (slope / quantum > 1.4 and bright_ratio > 1.4))
     if abs(t["fano"][0] / quantum - 1) < MAX_FANO_DEVIATION and not of_camera:
@@ -236,19 +241,25 @@ def estimate_noise(data, gain=None, offset=None, readout=None, mask=None):
     flags.extend(line_flags)
     high = sample.max()
     given = gain, offset, readout
-    sample, count = _without_hits(sample, bad, quantum, low, given)
+    levels = dark_levels(sample, bad)
+    # On a detector that counts, the level of dim pixels varies with the electrons alone.
+    if levels.any() and _parameters(group_moments(sample, bad, HIT_CLIP), quantum, low, *given).counting:
+        levels = np.zeros(len(sample))
+    if levels.any():
+        flags.append(Flag("offset_drifts", {"drift": float(levels.std())}))
+    sample, count = _without_hits(sample, bad, quantum, low, given, levels)
     if count:
         flags.append(Flag("hits", {"count": count, "total": len(sample)}))
         high = sample.max()
-    moments = group_moments(sample, bad)
+    moments = group_moments(sample, bad, levels=levels)
     fitted = _parameters(moments, quantum, low, *given)
     if not any(flag.name in ("no_electrons", "gain_undetermined") for flag in fitted.flags):
         quiet = quiet_pixels(sample, bad, *fitted[:3])
         if quiet.any():
             bad = bad | quiet
-            moments = group_moments(sample, bad)
+            moments = group_moments(sample, bad, levels=levels)
             fitted = _parameters(moments, quantum, low, *given)
-    sums = sample.sum(2, where=~bad, dtype=np.float64).sum(1)
+    sums = sample.sum(2, where=~bad, dtype=np.float64).sum(1) - levels * np.count_nonzero(~bad)
     dose, sigmas = _uncertainty(moments, fitted, given, sums, int(np.count_nonzero(~bad)))
     if not dose > 0 and offset is None and _has_electrons(moments):  # the electrons in a pixel cannot be negative
         fitted = fitted._replace(offset=min(fitted.offset, float(moments["m"].min())))
@@ -282,12 +293,12 @@ def _bad_lines(sample, bad, quantum):
     return pixels, flags
 
 
-def _without_hits(sample, bad, quantum, low, given):
+def _without_hits(sample, bad, quantum, low, given, levels):
     """Replace X-ray hits by the mean of the pixel in all other patterns: (sample, number of hits)."""
     index, value, reference = hit_candidates(sample, bad, quantum)
     if not len(index):
         return sample, 0
-    first_model = _parameters(group_moments(sample, bad, HIT_CLIP), quantum, low, *given)
+    first_model = _parameters(group_moments(sample, bad, HIT_CLIP, levels), quantum, low, *given)
     gain = max(first_model.gain, quantum if low >= 0 else 0.0)
     f, x, y = index[confirmed_hits(value, reference, gain, first_model.offset, first_model.readout)].T
     if not len(f):
@@ -361,6 +372,8 @@ def _uncertainty(t, fitted, given, sums, pixels):
     readout_sigma = 0.0 if given[2] is not None else float(square_sigma / max(2 * fitted.readout, square_sigma**0.5))
     doses = dose_of(sums.mean(), estimates[:, 0], estimates[:, 1])
     dose_sigma = float(np.hypot(jackknife(doses), scatter))
+    if given[0] is None:  # the same error, common to all patterns
+        dose_sigma = float(np.hypot(dose_sigma, MAX_STRUCTURE_FRACTION / 2 * dose))
     if not separated:
         offset_sigma = readout_sigma = dose_sigma = np.inf
     return dose, (gain_sigma, offset_sigma, readout_sigma, dose_sigma)

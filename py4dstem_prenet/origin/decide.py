@@ -12,7 +12,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter, uniform_filter
 
 from ..core import MIN_RADIUS_SIGMA, MIN_SIGMA_PX, NORMAL_MAD, Decision, Flag, NoiseModel, OriginMap, Scan
-from ..descan import fit_descan
+from ..descan import fit_descan, jumping
 from ..fits import ring_center
 from . import UNCERTAIN_SIGMA_PX, Beam, Located, block_sums, copied_frames, repeated_fraction, spread_blocks
 
@@ -35,10 +35,9 @@ DARK_BRIGHTNESS = 0.1
 DIM_BRIGHTNESS = 0.6
 MAX_REPEAT_PATTERNS, MAX_REPEAT_BYTES = 256, 2**28  # patterns, bytes; most that are compared, chosen for speed
 SCATTER_SIDE = 5  # scan positions; side of the square whose scatter about the descan is added to sigma
-# Pixels, and multiples of the median sigma; smallest scatter of positions about the descan of a beam that jumps from
-# position to position. Such scatter does not widen sigmas if the located disk is the brightest one. These limits and
-# those of the brightness were set on five simulated scans of beams that jump (vacuum, glass, crystal).
-MIN_JUMPING_PX, MIN_JUMPING_SIGMAS = 1.0, 10.0
+# Fraction of the positions; fewest that jump if the beam does. Their scatter does not widen sigmas if the located disk
+# is the brightest one in these patterns. The limits of the brightness were set on five simulated scans of such beams.
+MIN_JUMPING = 0.1
 # Fraction of the brightness of the located disk; largest brightness of any other area of its size, in so many patterns.
 MAX_OTHER_BRIGHTNESS, MIN_BRIGHTEST_PATTERNS = 0.5, 0.95
 DIRECT_MARGIN_PX = 2.0  # pixels; other areas are farther from the located disk than its diameter and this margin
@@ -121,10 +120,11 @@ def decide_origin(scan: Scan, noise: NoiseModel, located: Located, beam: Beam, p
         if rings.found and np.median(rings.sigma_qx0) < stated:
             return rings
     numbers = {}
-    widened = _with_scatter(position, sigma, valid)
-    scatter = np.median(widened[:, valid].max(0))
-    if scatter > max(MIN_JUMPING_PX, MIN_JUMPING_SIGMAS * stated) and _is_brightest(scan, noise, located, valid, beam):
-        numbers["jump_scatter"], numbers["counting"] = float(scatter), float(counting)
+    widened, residuals = _with_scatter(position, sigma, valid)
+    jumps = jumping(position, sigma, valid, position - residuals)
+    if jumps.sum() > MIN_JUMPING * valid.sum() and _is_brightest(scan, noise, located, jumps, beam):
+        numbers["jump_scatter"] = float(np.sqrt((residuals[:, jumps] ** 2).sum() / valid.sum()))
+        numbers["counting"] = float(counting)
         widened = np.hypot(sigma, MIN_SIGMA_PX)
     sigma = widened
     vague = stated > max(UNCERTAIN_SIGMA_PX, DOUBTFUL_SIGMA_RATIO * counting)
@@ -191,15 +191,16 @@ def _missing_brightness(scan, noise: NoiseModel, valid, processed) -> float:
 
 
 def _with_scatter(position, sigma, valid):
-    """Increase sigmas (2, Rx, Ry) by the excess scatter of neighboring positions about the descan.
+    """Increase sigmas (2, Rx, Ry) by the excess scatter of neighboring positions about the descan; and the residuals.
 
     Sigmas of electron counting do not include structure in a disk that the contrast model cannot describe, nor beam
     deflection by the specimen. Both appear as scatter about a smooth descan.
     """
     *surfaces, _ = fit_descan(position, sigma, valid)
-    widened = []
+    widened, residuals = [], []
     for surface, stated in zip(surfaces, sigma, strict=True):
         residual = np.where(valid, np.nan_to_num(surface.residual), 0.0)
+        residuals.append(residual)
         typical = np.median(np.abs(residual[valid])) / NORMAL_MAD
         excess = np.where(valid, np.clip(residual, -5 * typical, 5 * typical) ** 2 - stated**2, 0.0)
         density = uniform_filter(valid.astype(float), SCATTER_SIDE, mode="nearest")
@@ -207,7 +208,7 @@ def _with_scatter(position, sigma, valid):
         relative_size = SCATTER_SIDE**2 / 4 / max(1, valid.sum())  # a surface through few positions follows the scatter
         extra = np.clip(local, 0, None) * (relative_size < 1)
         widened.append(np.sqrt(stated**2 + extra + MIN_SIGMA_PX**2))
-    return np.stack(widened)
+    return np.stack(widened), np.stack(residuals)
 
 
 def origin_from_rings(scan: Scan, noise: NoiseModel, flag: Flag | None) -> OriginMap:

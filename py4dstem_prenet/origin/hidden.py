@@ -36,6 +36,7 @@ MIN_SYMMETRY_ERROR = 0.05  # smallest standard error of a difference of symmetri
 # Fractions of the frame, inner and outer distance from the center; fraction of the azimuth, largest part that the arm
 # of a stop covers between these distances.
 ARM_DISTANCE, MAX_ARM_COVER = (0.05, 0.1), 0.4
+CLOSEST_PART = 0.05  # fraction of the located positions; if so many lie at the center of diffuse scattering, they agree
 # Standard errors, and pixels, since diffuse scattering is not exactly symmetric; smallest distance of centers that
 # contradict each other. These and the limits of the arm were chosen on the pictures 1000 to 1169 of
 # benchmarks/selected_area.py.
@@ -250,6 +251,9 @@ def check_shaded(scan: Scan, noise: NoiseModel, first: FirstGuess, origin: Origi
     if place is None:
         return origin
     if not covered and min(np.hypot(*(place - center)) for center in (middle, average)) < MIN_CONTRADICTION_PX:
+        return origin
+    # Where the beam moves widely, the sum is smeared, and its center is one of many positions.
+    if np.quantile(np.hypot(*(located - place[:, None])), CLOSEST_PART) < MIN_CONTRADICTION_PX:
         return origin
     halo = halo_center(mean, good, place, readout)
     apart = all(_apart(halo, center, origin.sigma) for center in (middle, average))

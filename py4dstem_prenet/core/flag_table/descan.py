@@ -49,19 +49,26 @@ DESCAN_FLAGS = (
     ("rows_reversed", "warning",
      "Every second scan row is reversed, as in a snake scan that was read as a raster; the fit follows.",
      "Reverse these rows of the scan (data[1::2] = data[1::2, ::-1]) and calibrate again: images are wrong as well."),
+    ("columns_reversed", "warning",
+     "Every second scan column is reversed, as in a snake scan along columns that was read as a raster; the fit "
+     "follows.",
+     "Reverse these columns of the scan (data[:, 1::2] = data[::-1, 1::2]) and calibrate again: images are wrong as "
+     "well."),
     ("frames_shifted", "warning",
      "All frames lie {count} positions too late in the scan, as with extra triggers at its start (negative: too "
      "early); the fit follows.",
      "Move the frames back and calibrate again: images are wrong as well."),
     ("frames_missing", "warning",
-     "From scan row {row}, column {column} on, frames lie {count} positions too early, as after missing triggers "
-     "(negative: too late); the fit follows.",
+     "From scan row {row}, column {column} on, frames are missing or in excess (at {times} places); the last ones lie "
+     "{count} positions too early, as after missing triggers (negative: too late); the fit follows.",
      "Move the frames and calibrate again: images are wrong as well."),
     ("row_length_wrong", "warning",
      "Scan rows have {length} frames, not {columns}; the fit follows.",
      "Open the file again with the right scan shape: images are wrong as well."),
     ("row_steps", "warning",
      "The beam jumps with each scan row (typically by {step:.2g} px); the fit follows."),
+    ("column_steps", "warning",
+     "The beam jumps with each scan column (typically by {step:.2g} px); the fit follows."),
     ("lines_elsewhere", "warning",
      "Whole scan rows ({rows}) or columns ({columns}) lie off the surface of the others, as frames taken on the way "
      "back do; the measured origin stands there.",
