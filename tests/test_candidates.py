@@ -6,7 +6,7 @@ from scipy.special import erfc
 
 from py4dstem_prenet.core import NoiseModel
 from py4dstem_prenet.origin import MIN_RANKED_PROBABILITY, FirstGuess, diffuse_evidence, ranked_beam
-from py4dstem_prenet.origin.rivals import DiffuseImage
+from py4dstem_prenet.origin.diffuse_image import DiffuseImage
 
 SCAN, SIDE, RADIUS, LENGTH = (6, 6), 96, 5.0, 24.0
 CENTER = np.array([51.0, 44.0])

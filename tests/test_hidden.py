@@ -7,8 +7,8 @@ from scans import numbers_of
 from py4dstem_prenet.core.scan import as_scan
 from py4dstem_prenet.descan.fit import fit_origin
 from py4dstem_prenet.detector.estimate import estimate_noise
-from py4dstem_prenet.origin.decide import ring_origins
 from py4dstem_prenet.origin.measure import measure_origin
+from py4dstem_prenet.origin.ring_origin import ring_origins
 from py4dstem_prenet.simulation.scan import simulate
 
 SCAN, SIDE, RADII = (8, 8), 128, (24.0, 38.0, 47.0)

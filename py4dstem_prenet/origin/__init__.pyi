@@ -20,19 +20,23 @@ from .coarse import (
 from .copies import copied_frames as copied_frames
 from .covered import covered_beam as covered_beam, disk_asymmetry as disk_asymmetry
 from .decide import (
-    BLANKED_FRACTION as BLANKED_FRACTION,
-    BRIGHT_QUANTILE as BRIGHT_QUANTILE,
     MIN_SIGNAL_ELECTRONS as MIN_SIGNAL_ELECTRONS,
     MIN_SIGNAL_FRACTION as MIN_SIGNAL_FRACTION,
     decide_origin as decide_origin,
-    no_origin as no_origin,
-    origin_from_rings as origin_from_rings,
     shows_beam as shows_beam,
 )
 from .diffuse import (
     check_diffuse as check_diffuse,
     diffuse_evidence as diffuse_evidence,
     radial_scatter as radial_scatter,
+)
+from .diffuse_image import (
+    MIN_RIVAL_PX as MIN_RIVAL_PX,
+    MIN_RIVAL_RADII as MIN_RIVAL_RADII,
+    RIVAL_BLOCKS as RIVAL_BLOCKS,
+    RIVAL_STEP_PX as RIVAL_STEP_PX,
+    DiffuseImage as DiffuseImage,
+    diffuse_asymmetry as diffuse_asymmetry,
 )
 from .edges import (
     check_edges as check_edges,
@@ -61,19 +65,16 @@ from .plateau import (
     saturated_disk as saturated_disk,
     with_outline_error as with_outline_error,
 )
+from .refused import no_origin as no_origin
 from .repeats import repeated_fraction as repeated_fraction
-from .rivals import (
-    MIN_RIVAL_PX as MIN_RIVAL_PX,
-    MIN_RIVAL_RADII as MIN_RIVAL_RADII,
-    RIVAL_BLOCKS as RIVAL_BLOCKS,
-    RIVAL_STEP_PX as RIVAL_STEP_PX,
-    DiffuseImage as DiffuseImage,
-    check_stop as check_stop,
-    diffuse_asymmetry as diffuse_asymmetry,
-    is_vague as is_vague,
+from .ring_origin import (
+    BLANKED_FRACTION as BLANKED_FRACTION,
+    BRIGHT_QUANTILE as BRIGHT_QUANTILE,
+    origin_from_rings as origin_from_rings,
 )
 from .rows import followed_rows as followed_rows
 from .sparse import pooled_origin as pooled_origin
 from .stop import find_stop as find_stop
 from .stray import sharper_spot as sharper_spot, stray_light as stray_light
+from .vague import check_stop as check_stop, is_vague as is_vague
 from .wide import WideDisk as WideDisk, wide_disk as wide_disk, wide_origin as wide_origin

@@ -1,4 +1,4 @@
-"""Diffuse scattering between the disks of a sum of patterns, its asymmetry about a point, and stops near the beam."""
+"""Diffuse scattering between the disks of a sum of patterns, and its asymmetry about a point."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from scipy.ndimage import binary_dilation, gaussian_filter, maximum_filter, minimum_filter, percentile_filter
 
 from ..core import Flag, NoiseModel, OriginMap, Scan, binned_sum
-from . import block_sums, find_bar, no_origin
+from . import block_sums, no_origin
 
 RIVAL_BLOCKS = 2  # number of blocks along each side of the scan whose patterns are summed: diffuse scattering is weak
 MAX_RIVAL_SIDE = 128  # pixels; largest side: larger frames are binned, for speed
@@ -31,10 +31,6 @@ MIN_SEEN_AROUND = 0.8  # fraction of the pixels about a point; if fewer are good
 MAX_DIM_PX = 12  # binned pixels; largest half side of the surroundings of a point, chosen for speed
 MIN_UNSHADED = 0.5  # fraction of the level between disks around a point; if it is darker, it may lie behind a stop
 RIVAL_STEP_PX = 4  # binned pixels; distance between tested points
-MIN_VAGUE_RATIO = 3.0  # ratio; smallest scatter of positions relative to counting for which a stop is searched for
-# Pixels, and fraction of the frame; largest error of a beam that a stop covers in part for which its position is used.
-MAX_COVERED_SIGMA_PX, MAX_COVERED_SIGMA_FRACTION = 2.5, 0.008
-TIP_FRACTION = 0.08  # fraction of the frame; largest distance of the end of a stop from the positions
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,65 +165,6 @@ class DiffuseImage:
         dim = percentile_filter(self.smooth, 100 * DIM_QUANTILE, 2 * int(np.clip(3 * self.radius, 6, MAX_DIM_PX)) + 1)
         shadow = minimum_filter(core_level - MIN_UNSHADED * dim, RIVAL_STEP_PX + 1) < 0
         return disk > MIN_RIVAL_DISK * here, hidden | shadow
-
-
-def check_stop(scan: Scan, noise: NoiseModel, origin: OriginMap, stopped: bool) -> OriginMap:
-    """Refuse an origin if a beam stop covers most of the beam, or reaches a beam with scattered positions.
-
-    The edges of a stop look like those of a disk.
-
-    Parameters
-    ----------
-    scan : Scan
-        The scan, or a sample of one.
-    noise : NoiseModel
-        Noise model of the detector; pixels behind a stop are bad.
-    origin : OriginMap
-        The measured origin.
-    stopped : bool
-        Whether a stop was found; if not, it is searched for at the positions.
-
-    Returns
-    -------
-    OriginMap
-        The given origin, or a refused one.
-    """
-    covered = [flag.numbers["sigma"] for flag in origin.flags if flag.name == "beam_covered"]
-    if origin.found and covered and covered[0] > max(MAX_COVERED_SIGMA_PX,
-                                                     MAX_COVERED_SIGMA_FRACTION * max(scan.pattern_shape)):
-        return no_origin(scan.scan_shape, Flag("hidden_by_stop"))
-    if not origin.found or not is_vague(origin):
-        return origin
-    if not stopped:
-        sums, counts, _ = block_sums(scan, noise, 1)
-        middle = [np.median(q[origin.valid]) for q in (origin.qx0, origin.qy0)]
-        stopped = find_bar(sums[0], ~noise.bad_pixels, noise.readout / noise.gain * counts[0] ** 0.5, middle,
-                           max(TIP_FRACTION * max(scan.pattern_shape), 2 * np.nan_to_num(origin.radius))) is not None
-    return no_origin(scan.scan_shape, Flag("hidden_by_stop")) if stopped else origin
-
-
-def is_vague(origin: OriginMap) -> bool:
-    """Determine whether positions of the beam are much more uncertain than electron counting explains.
-
-    Parameters
-    ----------
-    origin : OriginMap
-        The measured origin.
-
-    Returns
-    -------
-    bool
-        True if the located object is not the image of a visible beam, or only a part of it.
-
-    Examples
-    --------
-    >>> from py4dstem_prenet.core import Flag
-    >>> from py4dstem_prenet.origin import is_vague, no_origin
-    >>> is_vague(no_origin((1, 1), Flag("position_uncertain", {"sigma": 0.6, "counting": 0.02})))
-    True
-    """
-    flag = next((flag for flag in origin.flags if flag.name == "position_uncertain"), None)
-    return flag is not None and flag.numbers["sigma"] >= MIN_VAGUE_RATIO * flag.numbers["counting"]
 
 
 def _between_disks(smooth, good, radius: float):
