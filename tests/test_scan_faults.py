@@ -7,10 +7,10 @@ import py4DSTEM
 import pytest
 from scipy.special import erf
 
-from py4dstem_prenet.core import PrenetError
+from py4dstem_prenet.core import Decision, Flag, NoiseModel, OriginMap, PrenetError, as_scan
 from py4dstem_prenet.core.flags import has_flag
 from py4dstem_prenet.detector import bad_lines, estimate_noise, full_scale_pixels, lost_frames
-from py4dstem_prenet.origin import continues_across_edges, edge_circle
+from py4dstem_prenet.origin import check_edges, continues_across_edges, edge_circle
 from py4dstem_prenet.pipeline import calibrate
 
 SIDE = 128
@@ -213,6 +213,20 @@ def test_a_circle_through_the_edge_finds_a_disk_that_is_cut(top):
     pattern = counted(200 * (rho < 26) * fringes + 0.3, ()).astype(float)
     found = edge_circle(pattern, np.ones(pattern.shape, bool), (top + 4, 101.5), 21.0)
     assert np.hypot(*(found - (top, 101.0))) < 0.5
+
+
+@pytest.mark.parametrize(("vague", "found"), [(True, False), (False, True)])
+def test_a_vague_position_in_a_disk_at_the_edge_is_refused_if_the_outline_is_elsewhere(vague, found):
+    """The outline of a disk of 26 px radius is some 8 px from the located fringe, 1.7 times the limit."""
+    pattern = counted(200 * (np.hypot(X - 10, Y - 101) < 26) + 0.3, (6, 6)).astype(np.uint16)
+    scatter = np.random.default_rng(0).normal(0, 1.5, (2, 6, 6))
+    flags = (Flag("position_uncertain", {"sigma": 1.6, "counting": 0.04 if vague else 1.6}),)
+    sigma = np.full((6, 6), 1.5)
+    origin = OriginMap(*(np.reshape([14.0, 107.5], (2, 1, 1)) + scatter), sigma, sigma, np.ones((6, 6), bool), 12.0,
+                       Decision(True, flags))
+    noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((SIDE, SIDE), bool), counting=True, dose=4e5)
+    checked = check_edges(as_scan(pattern), noise, origin)
+    assert checked.found == found and has_flag(checked.flags, "outline_elsewhere") == vague
 
 
 @pytest.mark.slow

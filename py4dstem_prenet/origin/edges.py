@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 from ..core import Decision, Flag, NoiseModel, OriginMap, Scan
 from ..fits import kasa_circle
-from . import block_sums, no_origin
+from . import block_sums, is_vague, no_origin
 
 WRAPPED_BLOCKS = 2  # number of blocks along each side of the scan whose patterns are summed
 MAX_BEAM_DISTANCE = 0.08  # fraction of the side; largest distance from an edge of a spot that may continue beyond it
@@ -26,6 +26,7 @@ MIN_FALL_PX, FALL_FRACTION = 5, 0.05
 MAX_HIDDEN_FRACTION = 0.2  # fraction of the disk's area; with more outside, radius and position cannot be separated
 CIRCLE_PATTERNS, CIRCLE_RAYS = 64, 72  # number of patterns in the sum, and of rays, to which the circle is fitted
 MAX_CIRCLE_SIGMAS = 3.0  # standard errors; largest distance of the position from the center of a circle on the edge
+MAX_LARGER_DISK = 2.0  # radii; largest distance from an edge at which a larger disk than the located one may be cut
 CUT_ERROR_RADII = 0.025  # radii, 1 sigma; error of the position at MAX_HIDDEN_FRACTION, proportional to the fraction
 
 
@@ -57,11 +58,19 @@ def check_edges(scan: Scan, noise: NoiseModel, origin: OriginMap) -> OriginMap:
     if hidden > MAX_HIDDEN_FRACTION:
         return no_origin(scan.scan_shape, Flag("beam_cut_off", {"percent": 100 * hidden}))
     sigma = CUT_ERROR_RADII * origin.radius * hidden / MAX_HIDDEN_FRACTION
-    if sigma < 0.01:
-        return origin
     middle = np.array([np.median(q[origin.valid]) for q in (origin.qx0, origin.qy0)])
+    from_edge = np.minimum(middle, np.array(scan.pattern_shape) - 1 - middle).min()
+    # A vague position may be that of a fringe in a larger disk, which is cut.
+    larger = is_vague(origin) and from_edge < MAX_LARGER_DISK * origin.radius
+    if sigma < 0.01 and not larger:
+        return origin
     circle = edge_circle(_centered_sum(scan, noise, origin, middle), ~noise.bad_pixels, middle, origin.radius)
-    if circle is None or np.hypot(*(circle - middle)) > MAX_CIRCLE_SIGMAS * np.hypot(sigma, origin.sigma):
+    distance = np.inf if circle is None else float(np.hypot(*(circle - middle)))
+    elsewhere = distance > MAX_CIRCLE_SIGMAS * np.hypot(sigma, origin.sigma)
+    if sigma < 0.01:
+        return no_origin(scan.scan_shape, Flag("outline_elsewhere", {"distance": distance})) if (
+            elsewhere and circle is not None) else origin
+    if elsewhere:
         return no_origin(scan.scan_shape, Flag("beam_cut_off", {"percent": 100 * hidden}))
     flag = Flag("beam_cut", {"percent": 100 * hidden, "sigma": float(sigma)})
     return replace(origin, sigma_qx0=np.hypot(origin.sigma_qx0, sigma), sigma_qy0=np.hypot(origin.sigma_qy0, sigma),

@@ -50,6 +50,10 @@ ORIGIN_FLAGS = (
     ("quadrants_swapped", "refusal",
      "The pattern continues across opposite edges of the detector: its quadrants are swapped.",
      "Apply numpy.fft.fftshift over the last two axes."),
+    ("outline_elsewhere", "refusal",
+     "Positions of the direct beam scatter, and the outline of the disk lies elsewhere ({distance:.1f} px away): a "
+     "part of the disk may be off the detector.",
+     "Move the pattern onto the detector, or give center= and radius=."),
     ("beam_cut_off", "refusal",
      "{percent:.0f} % of the direct disk is off the detector, so its position and its radius cannot be told apart.",
      "Move the pattern onto the detector."),
