@@ -89,8 +89,8 @@ def test_a_reloaded_package_takes_its_own_place():
 def test_stages_one_by_one(cube, stage, monkeypatch):
     ones = np.ones(cube.Rshape)
     measured = types.SimpleNamespace(
-        qx0=15 * ones, qy0=16 * ones, sigma_qx0=ones, sigma_qy0=ones, valid=ones > 0, radius=4.0, found=True,
-        feature="direct beam", stop=None, decision=Decision(True),
+        qx0=15 * ones, qy0=16 * ones, sigma_qx0=ones, sigma_qy0=ones, valid=ones > 0, radius=4.0,
+        radius_sigma=0.02, found=True, feature="direct beam", stop=None, decision=Decision(True),
     )
     fitted = types.SimpleNamespace(qx0=15.5 * ones, qy0=16.5 * ones, accepted=True,
                                    decision=Decision(True, (), {"uncertainty": 0.01}))
