@@ -12,6 +12,7 @@ MAX_CUT_RATE = 0.1  # fraction of the frames; a row that is constant in more of 
 # 0.1 adds 1 % to the variance of a pixel.
 MIN_LEVEL_RATIO = 0.1
 MAX_DIM_PIXELS = 4096  # pixels; most that measure the dark level, chosen for speed
+MAX_CLIPPED = 0.5  # fraction of the values of dim pixels; if more are the smallest one, they do not show the level
 LEVEL_QUANTILE = 0.9  # quantile of the deviations in a frame at which they are clipped: Bragg disks cover less
 MIN_HIT_PATTERNS = 8  # patterns; smallest sample in which a hit can be distinguished from a feature of the pattern
 HIT_RATIO = 4.0  # ratio; smallest signal of a hit relative to the largest value within a pixel in other patterns
@@ -81,7 +82,7 @@ def dark_levels(sample, bad):
     -------
     numpy.ndarray, shape (n,)
         Mean deviation of the dim half of the pixels from their mean over all frames, in detector units; all zero if it
-        varies by less than MIN_LEVEL_RATIO of the noise of these pixels.
+        varies by less than MIN_LEVEL_RATIO of the noise of these pixels, or if they are clipped below.
 
     Examples
     --------
@@ -97,7 +98,10 @@ def dark_levels(sample, bad):
     mean = sample.mean(0, dtype=np.float64)
     dim = np.flatnonzero(~bad & (mean <= np.median(mean[~bad])))
     dim = dim[:: len(dim) // MAX_DIM_PIXELS + 1]
-    deviation = sample.reshape(n, -1)[:, dim] - mean.ravel()[dim]
+    values = sample.reshape(n, -1)[:, dim]
+    if np.mean(values == values.min()) > MAX_CLIPPED:
+        return np.zeros(n)
+    deviation = values - mean.ravel()[dim]
     spread = np.quantile(deviation, [1 - LEVEL_QUANTILE, LEVEL_QUANTILE], axis=1)[:, :, None]
     levels = np.clip(deviation, *spread).mean(1)  # without Bragg disks and hits
     noise = NORMAL_MAD**-1 * np.median(np.abs(deviation - levels[:, None]))
