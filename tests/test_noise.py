@@ -258,19 +258,6 @@ def test_a_hot_pixel_inside_the_direct_beam_is_found(options):
         assert np.argwhere(estimate_noise(counts).bad_pixels).tolist() == [[x, y]]
 
 
-@pytest.mark.parametrize("drift", ["steady", "linear", "random"])
-def test_a_dark_level_that_drifts_does_not_change_gain_and_dose(drift):
-    rng = np.random.default_rng(4)
-    levels = {"steady": np.zeros(100), "linear": np.linspace(-30, 30, 100), "random": rng.normal(0, 12, 100)}[drift]
-    levels = levels - levels.mean()
-    data = measure(4e3, 12, 400, 6) + np.rint(levels).astype(int).reshape(10, 10, 1, 1)
-    noise = estimate_noise(data)
-    pull = (np.array([noise.gain, noise.dose]) - [12, 4e3]) / np.array(noise.sigmas)[[0, 3]]
-    assert (np.abs(pull) < 4).all() and noise.sigmas[0] < 1 and noise.sigmas[3] < 400
-    assert abs(noise.offset - 400) < 1 and abs(noise.readout - 6) < 0.5
-    assert has_flag(noise.flags, "offset_drifts") == (drift != "steady")
-
-
 @pytest.mark.parametrize("radius", [0.8, 1.2])
 def test_spots_that_the_edge_of_the_frame_cuts_are_good_and_hot_pixels_on_it_are_bad(radius):
     rng = np.random.default_rng(6)
@@ -296,12 +283,3 @@ def test_an_empty_probe_on_a_counting_detector_counts(electrons, descan):
     data = rng.poisson(electrons * mean / mean.sum((1, 2), keepdims=True)).reshape(8, 8, 128, 128)
     noise = estimate_noise(data.astype(np.uint8))
     assert noise.counting and noise.gain == 1 and abs(noise.dose / electrons - 1) < 0.02
-
-
-def test_counts_of_a_halo_that_varies_are_no_drift_of_the_dark_level():
-    rng = np.random.default_rng(9)
-    x, y = np.mgrid[:SIDE, :SIDE]
-    halo = 1 + 20 * np.exp(-np.hypot(x - 31, y - 32) / 9)
-    data = rng.poisson(halo * np.linspace(0.3, 3, 100)[:, None, None]).reshape(10, 10, SIDE, SIDE).astype(np.uint16)
-    noise = estimate_noise(data)
-    assert noise.counting and noise.gain == 1 and not has_flag(noise.flags, "offset_drifts")

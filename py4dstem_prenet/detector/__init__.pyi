@@ -6,7 +6,6 @@ from .bad_pixels import (
 from .estimate import MAX_NOISE_POSITIONS as MAX_NOISE_POSITIONS, estimate_noise as estimate_noise
 from .frames import (
     confirmed_hits as confirmed_hits,
-    dark_levels as dark_levels,
     hit_candidates as hit_candidates,
     lost_frames as lost_frames,
 )

@@ -20,7 +20,6 @@ from ..core import Flag, NoiseModel, PrenetError, as_scan, jackknife, spread_pos
 from . import (
     bad_lines,
     confirmed_hits,
-    dark_levels,
     doubts,
     find_bad_pixels,
     full_scale_pixels,
@@ -241,25 +240,19 @@ def estimate_noise(data, gain=None, offset=None, readout=None, mask=None):
     flags.extend(line_flags)
     high = sample.max()
     given = gain, offset, readout
-    levels = dark_levels(sample, bad)
-    # On a detector that counts, the level of dim pixels varies with the electrons alone.
-    if levels.any() and _parameters(group_moments(sample, bad, HIT_CLIP), quantum, low, *given).counting:
-        levels = np.zeros(len(sample))
-    if levels.any():
-        flags.append(Flag("offset_drifts", {"drift": float(levels.std())}))
-    sample, count = _without_hits(sample, bad, quantum, low, given, levels)
+    sample, count = _without_hits(sample, bad, quantum, low, given)
     if count:
         flags.append(Flag("hits", {"count": count, "total": len(sample)}))
         high = sample.max()
-    moments = group_moments(sample, bad, levels=levels)
+    moments = group_moments(sample, bad)
     fitted = _parameters(moments, quantum, low, *given)
     if not any(flag.name in ("no_electrons", "gain_undetermined") for flag in fitted.flags):
         quiet = quiet_pixels(sample, bad, *fitted[:3])
         if quiet.any():
             bad = bad | quiet
-            moments = group_moments(sample, bad, levels=levels)
+            moments = group_moments(sample, bad)
             fitted = _parameters(moments, quantum, low, *given)
-    sums = sample.sum(2, where=~bad, dtype=np.float64).sum(1) - levels * np.count_nonzero(~bad)
+    sums = sample.sum(2, where=~bad, dtype=np.float64).sum(1)
     dose, sigmas = _uncertainty(moments, fitted, given, sums, int(np.count_nonzero(~bad)))
     if not dose > 0 and offset is None and _has_electrons(moments):  # the electrons in a pixel cannot be negative
         fitted = fitted._replace(offset=min(fitted.offset, float(moments["m"].min())))
@@ -293,12 +286,12 @@ def _bad_lines(sample, bad, quantum):
     return pixels, flags
 
 
-def _without_hits(sample, bad, quantum, low, given, levels):
+def _without_hits(sample, bad, quantum, low, given):
     """Replace X-ray hits by the mean of the pixel in all other patterns: (sample, number of hits)."""
     index, value, reference = hit_candidates(sample, bad, quantum)
     if not len(index):
         return sample, 0
-    first_model = _parameters(group_moments(sample, bad, HIT_CLIP, levels), quantum, low, *given)
+    first_model = _parameters(group_moments(sample, bad, HIT_CLIP), quantum, low, *given)
     gain = max(first_model.gain, quantum if low >= 0 else 0.0)
     f, x, y = index[confirmed_hits(value, reference, gain, first_model.offset, first_model.readout)].T
     if not len(f):

@@ -3,17 +3,9 @@
 import numpy as np
 from scipy.ndimage import find_objects, label, maximum_filter
 
-from ..core import NORMAL_MAD
-
 MIN_LOST_ROWS = 0.25  # fraction of a frame's rows; fewest constant rows of a lost frame: fewer do not affect the noise
 MAX_LOST_LOG_PROBABILITY = -14.0  # log probability of so many constant rows by chance: 1 in 1,000,000 frames
 MAX_CUT_RATE = 0.1  # fraction of the frames; a row that is constant in more of them is dark because of the specimen
-# Fraction of the noise of a dim pixel; smallest variation of the dark level from frame to frame that is subtracted:
-# 0.1 adds 1 % to the variance of a pixel.
-MIN_LEVEL_RATIO = 0.1
-MAX_DIM_PIXELS = 4096  # pixels; most that measure the dark level, chosen for speed
-MAX_CLIPPED = 0.5  # fraction of the values of dim pixels; if more are the smallest one, they do not show the level
-LEVEL_QUANTILE = 0.9  # quantile of the deviations in a frame at which they are clipped: Bragg disks cover less
 MIN_HIT_PATTERNS = 8  # patterns; smallest sample in which a hit can be distinguished from a feature of the pattern
 HIT_RATIO = 4.0  # ratio; smallest signal of a hit relative to the largest value within a pixel in other patterns
 MIN_HIT_ELECTRONS = 10.0  # electrons; smallest excess of a hit over that value: by chance in 1 of 10^9 pixels at most
@@ -66,46 +58,6 @@ def lost_frames(sample):
     log_probability = (rare * np.log(rate.clip(max=1.0))).sum(1)
     lost |= (rare.mean(1) > MIN_LOST_ROWS) & (log_probability < MAX_LOST_LOG_PROBABILITY)
     return lost if 2 * lost.sum() < n else np.zeros(n, bool)
-
-
-def dark_levels(sample, bad):
-    """Measure the dark level of each frame, as it drifts with the temperature of a camera.
-
-    Parameters
-    ----------
-    sample : numpy.ndarray, shape (n, Qx, Qy)
-        Patterns in detector units.
-    bad : numpy.ndarray of bool, shape (Qx, Qy)
-        True where a pixel is bad.
-
-    Returns
-    -------
-    numpy.ndarray, shape (n,)
-        Mean deviation of the dim half of the pixels from their mean over all frames, in detector units; all zero if it
-        varies by less than MIN_LEVEL_RATIO of the noise of these pixels, or if they are clipped below.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from py4dstem_prenet.detector import dark_levels
-    >>> sample = np.random.default_rng(0).normal(500.0, 10.0, (16, 32, 32)) + np.linspace(-40, 40, 16)[:, None, None]
-    >>> np.rint(dark_levels(sample, np.zeros((32, 32), bool)))[[0, -1]].tolist()
-    [-40.0, 40.0]
-    """
-    n = len(sample)
-    if n < MIN_HIT_PATTERNS or bad.all():
-        return np.zeros(n)
-    mean = sample.mean(0, dtype=np.float64)
-    dim = np.flatnonzero(~bad & (mean <= np.median(mean[~bad])))
-    dim = dim[:: len(dim) // MAX_DIM_PIXELS + 1]
-    values = sample.reshape(n, -1)[:, dim]
-    if np.mean(values == values.min()) > MAX_CLIPPED:
-        return np.zeros(n)
-    deviation = values - mean.ravel()[dim]
-    spread = np.quantile(deviation, [1 - LEVEL_QUANTILE, LEVEL_QUANTILE], axis=1)[:, :, None]
-    levels = np.clip(deviation, *spread).mean(1)  # without Bragg disks and hits
-    noise = NORMAL_MAD**-1 * np.median(np.abs(deviation - levels[:, None]))
-    return levels - levels.mean() if levels.std() > MIN_LEVEL_RATIO * noise > 0 else np.zeros(n)
 
 
 def hit_candidates(sample, bad, quantum):

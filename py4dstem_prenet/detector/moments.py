@@ -15,7 +15,7 @@ MIN_MEAN_PATTERNS = 4  # patterns; fewest whose mean is subtracted: with fewer, 
 NOISE_PARTS = 8  # number of consecutive parts of the sample, each left out in turn for the uncertainty
 
 
-def group_moments(sample, bad, clip=0.0, levels=None):
+def group_moments(sample, bad, clip=0.0):
     """Compute moments of groups of pixels with similar surroundings, dimmest first.
 
     Pixels are sorted by the mean of the 40 pixels around their 3 x 3 block, and the half whose 40 pixels are rougher is
@@ -29,8 +29,6 @@ def group_moments(sample, bad, clip=0.0, levels=None):
         Bad pixels.
     clip : float, optional
         Fraction of the largest deviations in each group that is clipped; 0 to clip nothing.
-    levels : numpy.ndarray, shape (n,), optional
-        Dark level of each pattern, which is subtracted.
 
     Returns
     -------
@@ -57,8 +55,6 @@ def group_moments(sample, bad, clip=0.0, levels=None):
     x = sample[(picked, *crop)].astype(np.float32)
     reference = float(np.median(x[:, ::5, ::7]))
     x -= np.float32(reference)
-    if levels is not None:
-        x -= levels[picked, None, None].astype(np.float32)
     inner = slice(2, -2)
     block = _window_sum(x, 3)
     center = x[:, 1:-1, 1:-1] - (block - x[:, 1:-1, 1:-1]) / 8
@@ -101,7 +97,7 @@ def group_moments(sample, bad, clip=0.0, levels=None):
         rows.append((m, v.mean(), v.std() / independent, k3.mean(), k3.std() / independent, wide))
         sums = [np.bincount(part[group], a, NOISE_PARTS) for a in (block[group] / 9.0 + reference, v, k3)]
         parts.append([*sums, np.bincount(part[group], minlength=NOISE_PARTS)])
-    fano = _fano(x, reference, bad[crop])
+    fano = _fano(sample[(picked, *crop)], bad[crop])
     names = ("m", "v", "v_error", "k3", "k3_error", "v_wide")
     parts = np.array(parts, float).transpose(1, 0, 2)
     return {"fano": fano, **dict(zip(names, np.array(rows).T, strict=True)),
@@ -134,14 +130,13 @@ def leave_one_out(moments):
     return estimates
 
 
-def _fano(x, reference, bad):
+def _fano(sample, bad):
     """Ratio of variance to mean from pattern to pattern, (2,) for dim and bright pixels; NaN for few patterns."""
-    if len(x) < MIN_MEAN_PATTERNS or bad.all():
+    if len(sample) < MIN_MEAN_PATTERNS or bad.all():
         return np.full(2, np.nan)
-    mean, square = (sum(power(pattern[~bad].astype(np.float64)) for pattern in x) / len(x)
+    mean, square = (sum(power(pattern[~bad].astype(np.float64)) for pattern in sample) / len(sample)
                     for power in (np.positive, np.square))
-    variance = (square - mean**2) * len(x) / (len(x) - 1)
-    mean += reference
+    variance = (square - mean**2) * len(sample) / (len(sample) - 1)
     order = np.argsort(mean, kind="stable")
     total = np.cumsum(mean[order])
     halves = np.split(order, [int(np.searchsorted(total, total[-1] / 2))])

@@ -47,10 +47,6 @@ DETECTOR_FLAGS = (
      "columns: {columns}); these lines are masked.",
      "If one wide pixel stands for several, insert the missing lines; otherwise the pattern is too narrow there, and "
      "origin and ellipse are wrong."),
-    ("offset_drifts", "warning",
-     "The dark level varies by {drift:.3g} units (rms) from pattern to pattern; the noise model was estimated without "
-     "this variation, and its offset is the mean.",
-     "Subtract the dark level of each pattern before you denoise, or compare intensities."),
     ("lost_frames", "warning",
      "{count} of {total} sampled frames were lost: large parts of them hold a single value. They were left out of the "
      "noise model."),
