@@ -127,7 +127,7 @@ class _Result:
         maps = np.full(SHAPE[:2], value)
         self.qx0 = self.qy0 = self.sigma_qx0 = self.sigma_qy0 = maps
         self.valid, self.found, self.accepted, self.radius = np.ones(SHAPE[:2], bool), True, True, value
-        self.a = self.b = self.theta = value
+        self.a = self.b = self.theta = self.radius_sigma = value
         self.feature, self.stop, self.decision = "direct beam", None, Decision(True)
 
 
