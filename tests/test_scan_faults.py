@@ -299,16 +299,3 @@ def test_a_beam_that_jumps_in_part_of_the_patterns_is_not_fitted(kind):
     sigma = np.hypot(origin.sigma_qx0, origin.sigma_qy0)
     assert origin.valid.all() and np.median(error) < 0.15 and np.median(sigma) < 0.15
     assert not report.fit.accepted and has_flag(report.flags, "positions_jump", "order_unknown", "beam_jumps")
-
-
-@pytest.mark.slow
-def test_a_beam_that_jumps_far_with_pairs_of_rows_is_found_in_all_patterns():
-    """The guess, a smooth surface, is up to 12 px off; the direct beam is the brightest area of every pattern."""
-    rng = np.random.default_rng(11)
-    n = 14
-    q = np.array([62.0, 65.0]) + np.repeat(rng.integers(-9, 10, (n // 2, 1, 2)), 2, 0) + rng.uniform(0, 0.5, (n, n, 2))
-    mean = [3000 / 113 * disk(*at) + 0.4 * np.exp(-(((np.hypot(X - at[0], Y - at[1]) - 30) / 6) ** 2)) + 0.02
-            for at in q.reshape(-1, 2)]
-    report = calibrated(rng.poisson(np.stack(mean)).reshape(n, n, SIDE, SIDE).astype(np.uint16))
-    error = np.hypot(report.origin.qx0 - q[..., 0], report.origin.qy0 - q[..., 1])
-    assert report.origin.valid.all() and np.quantile(error, 0.99) < 0.5

@@ -561,6 +561,9 @@ def _runs(data, smooth, model):
         level = np.stack([np.bincount(run, r) / length for r in residual[:, at]])
         displacement = [np.interp(order, at, np.where(length[run] >= 2, line[run], 0.0)) for line in level]
         values = base + np.reshape(displacement, base.shape)
+        if data.off(values).sum() > max(MAX_LEFT_FRACTION * data.off(smooth).sum(),
+                                        MIN_OFF_FRACTION * data.valid.sum()):
+            continue
         step = float(np.median(np.hypot(*np.diff(level))))
         refused = Decision(False, (Flag("beam_jumps", {"count": len(length) - 1, "step": step}),))
         yield tuple(SurfaceFit(v, np.full(v.shape, np.inf), np.where(data.valid, m - v, np.nan), "constant", {},

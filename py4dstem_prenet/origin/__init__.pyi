@@ -6,7 +6,6 @@ from .beam import (
     Located as Located,
     unlocated as unlocated,
 )
-from .brightest import followed_patterns as followed_patterns
 from .candidates import MIN_RANKED_PROBABILITY as MIN_RANKED_PROBABILITY, ranked_beam as ranked_beam
 from .check import check_origin as check_origin
 from .coarse import (

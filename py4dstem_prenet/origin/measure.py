@@ -39,7 +39,6 @@ from . import (
     confirmed,
     decide_origin,
     find_bar,
-    followed_patterns,
     followed_rows,
     given_beam,
     hidden_origin,
@@ -378,8 +377,7 @@ class BeamLocator:
         """Origin from single patterns: the direct beam or, if it is hidden, rings or other symmetric features."""
         reason = self.refusal or Flag("nothing_located")
         if self.beam is not None and shows_beam(located, processed).any():
-            if processed is True:
-                located = followed_patterns(scan, followed_rows(scan, located, self.beam), self.beam)
+            located = followed_rows(scan, located, self.beam) if processed is True else located
             origin = decide_origin(scan, self.noise, located, self.beam, processed)
             if origin.found or self.first is None or self.first.visible > 0:
                 return origin
