@@ -87,10 +87,12 @@ class TestFalseDisks:
 
     @pytest.mark.slow
     def test_speckles_of_the_background_are_not_disks(self):
-        # 0.65 to 0.80 false disks per pattern with seeds 12 and 13; 1.2 with seed 11, against 0.5 that are asked for.
-        counts, _ = scan_of((8, 12), lattice=False, level=0.3, speckle=0.6, seed=13)
-        found = find_bragg_disks(counts, false_alarm=0.5, progress=False)
-        false = np.isfinite(found.table["significance"]).sum() / 96
+        """The rate of one scan varies from 0.28 to 1.23 with its seed; that of the four together is 0.75."""
+        false = 0.0
+        for seed in (11, 12, 13, 14):
+            counts, _ = scan_of((8, 12), lattice=False, level=0.3, speckle=0.6, seed=seed)
+            found = find_bragg_disks(counts, false_alarm=0.5, progress=False)
+            false += np.isfinite(found.table["significance"]).sum() / 96 / 4
         assert 0.15 < false < 0.9  # without regard to speckles, 3 in a pattern
 
     @pytest.mark.slow

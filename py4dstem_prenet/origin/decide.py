@@ -190,7 +190,9 @@ def _missing_brightness(scan, noise: NoiseModel, valid, processed) -> float:
 
 
 def _with_scatter(position, sigma, valid):
-    """Increase sigmas (2, Rx, Ry) by the excess scatter of neighboring positions about the descan; and the residuals.
+    """Increase sigmas (2, Rx, Ry) by the excess scatter of neighboring positions about the descan.
+
+    Return the sigmas and the residuals about the descan.
 
     Sigmas of electron counting do not include structure in a disk that the contrast model cannot describe, nor beam
     deflection by the specimen. Both appear as scatter about a smooth descan.

@@ -26,7 +26,9 @@ MIN_FALL_PX, FALL_FRACTION = 5, 0.05
 MAX_HIDDEN_FRACTION = 0.2  # fraction of the disk's area; with more outside, radius and position cannot be separated
 CIRCLE_PATTERNS, CIRCLE_RAYS = 64, 72  # number of patterns in the sum, and of rays, to which the circle is fitted
 MAX_CIRCLE_SIGMAS = 3.0  # standard errors; largest distance of the position from the center of a circle on the edge
-MAX_LARGER_DISK = 2.0  # radii; largest distance from an edge at which a larger disk than the located one may be cut
+# Radii; largest distance from an edge at which a larger disk than the located one may be cut: chosen, not measured.
+MAX_LARGER_DISK = 2.0
+MIN_CUT_SIGMA_PX = 0.01  # pixels; with a smaller error by the cut, the disk counts as whole
 CUT_ERROR_RADII = 0.025  # radii, 1 sigma; error of the position at MAX_HIDDEN_FRACTION, proportional to the fraction
 
 
@@ -62,16 +64,17 @@ def check_edges(scan: Scan, noise: NoiseModel, origin: OriginMap) -> OriginMap:
     from_edge = np.minimum(middle, np.array(scan.pattern_shape) - 1 - middle).min()
     # A vague position may be that of a fringe in a larger disk, which is cut.
     larger = is_vague(origin) and from_edge < MAX_LARGER_DISK * origin.radius
-    if sigma < 0.01 and not larger:
+    cut = sigma >= MIN_CUT_SIGMA_PX
+    if not (cut or larger):
         return origin
     circle = edge_circle(_centered_sum(scan, noise, origin, middle), ~noise.bad_pixels, middle, origin.radius)
     distance = np.inf if circle is None else float(np.hypot(*(circle - middle)))
     elsewhere = distance > MAX_CIRCLE_SIGMAS * np.hypot(sigma, origin.sigma)
-    if sigma < 0.01:
-        return no_origin(scan.scan_shape, Flag("outline_elsewhere", {"distance": distance})) if (
-            elsewhere and circle is not None) else origin
-    if elsewhere:
+    if cut and elsewhere:
         return no_origin(scan.scan_shape, Flag("beam_cut_off", {"percent": 100 * hidden}))
+    if not cut:
+        contradicted = elsewhere and circle is not None
+        return no_origin(scan.scan_shape, Flag("outline_elsewhere", {"distance": distance})) if contradicted else origin
     flag = Flag("beam_cut", {"percent": 100 * hidden, "sigma": float(sigma)})
     return replace(origin, sigma_qx0=np.hypot(origin.sigma_qx0, sigma), sigma_qy0=np.hypot(origin.sigma_qy0, sigma),
                    radius_sigma=float(np.hypot(origin.radius_sigma, sigma)),  # position and radius are correlated

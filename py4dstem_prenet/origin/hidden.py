@@ -36,7 +36,9 @@ MIN_SYMMETRY_ERROR = 0.05  # smallest standard error of a difference of symmetri
 # Fractions of the frame, inner and outer distance from the center; fraction of the azimuth, largest part that the arm
 # of a stop covers between these distances.
 ARM_DISTANCE, MAX_ARM_COVER = (0.05, 0.1), 0.4
-CLOSEST_PART = 0.05  # fraction of the located positions; if so many lie at the center of diffuse scattering, they agree
+# Fraction of the located positions; if at least so many lie at the center of diffuse scattering, the beam is there at
+# times, and the center does not contradict it. Set on a few scans of beams that jump.
+CLOSEST_PART = 0.05
 # Standard errors, and pixels, since diffuse scattering is not exactly symmetric; smallest distance of centers that
 # contradict each other. These and the limits of the arm were chosen on the pictures 1000 to 1169 of
 # benchmarks/selected_area.py.
@@ -44,7 +46,9 @@ MAX_CONTRADICTION_SIGMAS, MIN_CONTRADICTION_PX = 4.0, 2.0
 # Probability; smallest that the network gives to the surroundings of the center of diffuse scattering, of this radius
 # (fraction of the frame): 0.45 or more about 14 beams behind stops, 0.00 about a crossing of Kikuchi bands.
 MIN_SUPPORT, SUPPORT_FRACTION = 0.02, 0.06
-MIN_SUPPORT_RATIO = 2.0  # ratio; smallest of the probability there to that about a located beam that is not the beam
+# Ratio of the probability about this center to that about the located beam; above it, the network favors the center.
+# Set on one simulated picture.
+MIN_SUPPORT_RATIO = 2.0
 MAX_COVERED_RADIUS = 0.06  # fraction of the frame; largest radius of a beam of which a stop may cover a large part
 # Asymmetry of a located beam; above it, a part is covered: 0.19 or less in 40 simulated patterns of crystals, glasses
 # and powders, 0.49 or more of beams half behind a stop that leaks.
