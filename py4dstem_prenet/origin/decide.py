@@ -139,7 +139,7 @@ def decide_origin(scan: Scan, noise: NoiseModel, located: Located, beam: Beam, p
     if scatter > UNCERTAIN_SIGMA_PX:  # the cause is common to many positions and does not average out
         flags.append(Flag("position_uncertain", {"sigma": float(scatter), "counting": float(counting)}))
     numbers["repeated"] = _repeated(scan, located.position, valid, beam)
-    copied = copied_frames(scan, noise, located.position, located.sigma, valid.ravel())
+    copied = copied_frames(scan, noise, valid.ravel())
     return OriginMap(*position, *sigma, valid, float(beam.aperture.radius), Decision(True, tuple(flags), numbers),
                      copied=None if copied is None else copied.reshape(scan.scan_shape),
                      radius_sigma=float(np.hypot(beam.aperture.radius_sigma, MIN_RADIUS_SIGMA * beam.aperture.radius)))
