@@ -66,7 +66,7 @@ def run(out: Path) -> None:
                _ellipse(after, centered, report))
     for name, figure in zip(_FILES[1:], figures, strict=True):
         part = out / (name + ".part")
-        figure.savefig(part, dpi=110, format="png")
+        figure.savefig(part, dpi=150, format="png")
         part.replace(out / name)
     print(f"\nSaved in {out}: " + ", ".join(_FILES))
 
@@ -98,14 +98,15 @@ def _patterns(datacube, denoised, truth):
     """Figure: three patterns measured, denoised and true."""
     import matplotlib.pyplot as plt
 
-    from .report import show_pattern
+    from .report import LABEL_SIZE, show_pattern
 
-    figure, axes = plt.subplots(3, 3, figsize=(8.4, 8.8), constrained_layout=True)
+    figure, axes = plt.subplots(3, 3, figsize=(6.6, 6.9), constrained_layout=True)
     for row, name, at, clean in zip(axes, truth["regions"], truth["positions"], truth["clean"], strict=True):
         top = float(clean.max())
         for ax, title, pattern in zip(row, (f"{name}, measured", "denoised", "true"), (
                 datacube.data[tuple(at)], denoised.data[tuple(at)], clean.astype(float)), strict=True):
             show_pattern(pattern, ax, title, power=0.3, vmax=top)
+    figure.supxlabel("color bars: electrons in a pixel", fontsize=LABEL_SIZE)
     return figure
 
 
@@ -125,13 +126,13 @@ def _origin(datacube, before, centered):
 
     from .report import show_map, show_recentered
 
-    figure, axes = plt.subplots(2, 3, figsize=(11.5, 7.2), constrained_layout=True)
+    figure, axes = plt.subplots(2, 3, figsize=(8.0, 5.1), constrained_layout=True)
     show_recentered(before.mean, centered.mean, axes[:, 0], weights=(before.weight, centered.weight))
     measured, fitted = datacube.calibration.get_origin_meas(), datacube.calibration.get_origin()
     for row, (name, values) in enumerate((("measured", measured), ("fitted", fitted))):
         for column, axis in enumerate(("qx0", "qy0")):
             shift = values[column] - fitted[column].mean()
-            show_map(shift, axes[row, column + 1], f"{axis} {name}, less the mean, px", center=0.0)
+            show_map(shift, axes[row, column + 1], f"{axis} {name},\nless the mean, px", center=0.0)
     return figure
 
 
@@ -142,6 +143,6 @@ def _ellipse(pooled, centered, report):
     from .report import draw_evidence
 
     e = report.ellipse
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4.6), constrained_layout=True)
+    figure, axes = plt.subplots(1, 3, figsize=(8.2, 3.1), constrained_layout=True)
     draw_evidence(pooled, centered, report.origin.radius, (e.a, e.b, e.theta) if e.accepted else None, e.leading, axes)
     return figure

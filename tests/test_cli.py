@@ -220,7 +220,7 @@ def test_info_describes_any_hdf5_file(here):
     with h5py.File("plain.h5", "w") as file:
         file.create_dataset("entry/counts", (2, 3, 32, 40), np.uint16, compression="gzip")
         file["energy"] = 300.0
-    assert len(prenet("info", "plain.h5").stdout.splitlines()) == 2
+    assert len(prenet("info", "plain.h5").stdout.splitlines()) == 3
     contents = json.loads(prenet("info", "plain.h5", "--json").stdout)["contents"]
     assert [(c["path"], c["shape"], c["compression"]) for c in contents] == [
         ("energy", [], None), ("entry/counts", [2, 3, 32, 40], "deflate")]

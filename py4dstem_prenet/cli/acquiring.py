@@ -21,8 +21,9 @@ def simulate(
 ):
     """Simulate a scan with known origin and ellipse, and save it with the truth as an EMD file.
 
-    With --acquire the patterns are written one after another at a given rate, as input for `prenet watch`, to a growing
-    HDF5 file (.h5) or to a file of raw patterns (.raw).
+    With --acquire, patterns are written one after another at a given rate, to a
+    growing HDF5 file (.h5) or a file of raw patterns (.raw). `prenet watch` reads
+    both.
     """
     scan, shape = pair(scan, "--scan"), pair(shape, "--shape")
     if fault is not None and not acquire:
@@ -44,8 +45,8 @@ def simulate(
 
 
 def watch(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="HDF5 in SWMR mode, or raw patterns; need not exist "
-                                         "yet.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="HDF5 file in SWMR mode, or raw patterns; it need "
+                                         "not exist yet.")],
     scan: Annotated[str, typer.Option(metavar="RX,RY", help="Shape of the scan.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A new file for the calibration.")] = None,
     shape: Annotated[str | None, typer.Option(metavar="QX,QY", help="Raw file: pixels of each pattern.")] = None,
@@ -54,12 +55,12 @@ def watch(
     gap: Annotated[int, typer.Option(help="Raw file: bytes after each pattern.")] = 0,
     dataset: Annotated[str | None, typer.Option(help="Name of the data set, if an HDF5 file holds several.")] = None,
     mask: Mask = None,
-    strain: Annotated[float | None, typer.Option(help="Strain precision needed per position, such as 0.002.")] = None,
+    strain: Annotated[float | None, typer.Option(help="Strain precision needed per position, e.g. 0.002.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds without a new pattern after which the scan is over.")] = 30,
     serve: Annotated[int | None, typer.Option(metavar="PORT", help="Serve a web page locally; 0: any port.")] = None,
     device: Device = "auto",
 ):
-    """Calibrate a scan while it is being written, and warn of problems. A restarted watch continues from the file."""
+    """Calibrate a scan while it is written, and warn of problems. A restarted watch reads the file again."""
     from ..io import check_output, load_mask
 
     scan, shape = pair(scan, "--scan"), None if shape is None else pair(shape, "--shape")
@@ -73,7 +74,7 @@ def watch(
         report = watch_file(file, scan, layout, mask=good, device=device, output=output, strain=strain, timeout=timeout,
                             port=serve)
     except KeyboardInterrupt:
-        fail("interrupted, and nothing was saved; a restarted watch continues from the file.", 130)
+        fail("interrupted, and nothing was saved; a restarted watch reads the file again.", 130)
     if report is None:
         fail("the file does not contain a complete row of the scan; nothing was calibrated.")
     typer.echo(str(report))

@@ -11,7 +11,7 @@ from .streams import all_to_stderr, echo_json, fail, open_cube
 
 
 def demo(output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("demo")):
-    """Calibrate the scan that comes with the package; print the results beside the truth, save a file and figures."""
+    """Calibrate the scan that comes with the package, print results beside the truth, and save a file and figures."""
     from ..demo import run
 
     run(output)
@@ -19,28 +19,28 @@ def demo(output: Annotated[Path, typer.Option("--output", "-o", help="Folder for
 
 def calibrate(
     files: Annotated[list[Path], typer.Argument(metavar="FILES...", help="EMD, HDF5, .npy, or detector files.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The new file; of several files, the "
-                                                "folder.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The new file; for several files, "
+                                                "the folder.")] = None,
     calibration_only: Annotated[bool, typer.Option("--calibration-only", help="Leave the patterns out.")] = False,
-    center: Annotated[str | None, typer.Option(metavar="QX,QY", help="Where the search for the direct beam starts, "
-                                               "px.")] = None,
-    radius: Annotated[float | None, typer.Option(help="Radius of the direct disk, px, where its fit starts.")] = None,
+    center: Annotated[str | None, typer.Option(metavar="QX,QY", help="Place of the direct beam, px; the search "
+                                               "starts there.")] = None,
+    radius: Annotated[float | None, typer.Option(help="Approximate radius of the direct disk, px.")] = None,
     model: Annotated[str, typer.Option(help="Descan: auto, constant, plane, parabola or spline.")] = "auto",
-    region: Annotated[str | None, typer.Option(metavar="R0,R1,C0,C1", help="Scan rows R0 to R1 - 1 and columns C0 to "
-                                               "C1 - 1, from which descan and ellipse are determined.")] = None,
-    ellipse: Annotated[str, typer.Option(metavar="on|off|A,B,THETA", help="Measure it, leave it, or set it "
-                                         "(radians).")] = "on",
+    region: Annotated[str | None, typer.Option(metavar="R0,R1,C0,C1", help="Use only rows R0 to R1 - 1 and "
+                                               "columns C0 to C1 - 1 for descan and ellipse.")] = None,
+    ellipse: Annotated[str, typer.Option(metavar="on|off|A,B,THETA", help="on: measure the ellipse; off: keep "
+                                         "that of the file; A,B,THETA: set it (radians).")] = "on",
     like: Annotated[Path | None, typer.Option(help="A calibrated standard, whose ellipse, pixel size and rotation are "
-                                              "carried over.")] = None,
-    transfer: Annotated[str | None, typer.Option(metavar="NAMES", help="What is carried over: of ellipse, pixel_size, "
-                                                 "rotation, descan.")] = None,
-    binning: Annotated[float | None, typer.Option(help="Pixels of the standard along the side of a pixel.")] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Replace an origin and ellipse in the file that others "
-                                          "set.")] = False,
+                                              "used (carried over).")] = None,
+    transfer: Annotated[str | None, typer.Option(metavar="NAMES", help="What is carried over, with commas: ellipse, "
+                                                 "pixel_size, rotation, descan.")] = None,
+    binning: Annotated[float | None, typer.Option(help="Pixels of the standard along one pixel of this scan.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace an origin and ellipse that were set by hand."
+                                          )] = False,
     write: Annotated[bool, typer.Option(help="Save the file; --no-write prints the report only.")] = True,
     mask: Mask = None,
-    rotation: Annotated[bool, typer.Option("--rotation", help="Measure also the rotation of the pattern.")] = False,
-    probe: Annotated[bool, typer.Option("--probe", help="Save also the probe, a template for disk detection.")] = False,
+    rotation: Annotated[bool, typer.Option("--rotation", help="Also measure rotation and flip.")] = False,
+    probe: Annotated[bool, typer.Option("--probe", help="Also save the probe, a template for disk detection.")] = False,
     device: Device = "auto",
     scan: Shape = None,
     cube: Cube = None,
@@ -51,12 +51,14 @@ def calibrate(
 ):
     """Measure origin and ellipse, and save the calibrated scan as an EMD file.
 
-    Several files are calibrated into a folder, with summary.csv and summary.html, and one file if --output is such a
-    folder. Files that are done are skipped; one that fails does not stop the others, and the exit code is 1.
+    For several files, --output is a folder, which also gets summary.csv and
+    summary.html. More files can be added to it later. Files that are done are
+    skipped. A file that fails does not stop the others; the exit code is then 1.
 
-    JSON: saved (the file, or null), found, detector, origin, descan, ellipse, pixel_size, rotation, transfer, flags,
-    probe (null without --probe); px, 1/Å and radians, the rotation in degrees. Of several files: saved (the folder),
-    complete, files (the rows of summary.csv).
+    JSON: saved (the file, or null), found, detector, origin, descan, ellipse,
+    pixel_size, rotation, transfer, flags, probe (null without --probe). Units:
+    px, 1/Å and radians; the rotation is in degrees. For several files: saved
+    (the folder), complete, files (the rows of summary.csv).
     """
     from ..io import check_output, load_mask
 

@@ -35,14 +35,15 @@ app = typer.Typer(
     help="""Measure the origin and ellipse of 4D-STEM scans, and denoise them, with trained networks.
 
 Calibrate a scan:       prenet calibrate scan.h5 -o calibrated.h5
-Calibrate a session:    prenet calibrate *.h5 -o folder --like gold_calibrated.h5
+Calibrate a standard:   prenet calibrate gold.h5 --standard Au -o gold_cal.h5
+Calibrate many scans:   prenet calibrate day/*.h5 -o out --like gold_cal.h5
 Check the calibration:  prenet report calibrated.h5 -o report.html
 Find its Bragg disks:   prenet disks calibrated.h5 -o disks.h5
 Denoise the scan:       prenet denoise calibrated.h5 -o denoised.h5
 
-Exit codes: 0 success, where the report may refuse single quantities; 1 refused as a whole or failed, with the reason on
-stderr and no output file; 2 wrong usage.
-With --json, the result is one JSON object on stdout, and all other text goes to stderr.""",
+Exit codes: 0 success (the report may still refuse single quantities);
+1 refused or failed, with the reason on stderr and no output file; 2 bad usage.
+With --json, stdout holds one JSON object, and all other text goes to stderr.""",
 )
 
 

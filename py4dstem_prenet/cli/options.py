@@ -13,7 +13,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Shape = Annotated[str | None, typer.Option(metavar="RX,RY", help="Shape of the scan, if the file does not store it.")]
 Cube = Annotated[str | None, typer.Option(help="Name of the DataCube, if the file holds several.")]
 Scheduler = Annotated[str | None, typer.Option(metavar="ADDRESS", help="Address of a Dask cluster to compute on.")]
-Mask = Annotated[Path | None, typer.Option(help="A .npy file, bool (Qx, Qy): True where a pixel is good.")]
+Mask = Annotated[Path | None, typer.Option(help="Detector mask: a .npy file, bool (Qx, Qy), True for good pixels.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, all other text on stderr.")]
 
 

@@ -20,8 +20,9 @@ def denoise(
 ):
     """Denoise a scan and save it as an EMD file.
 
-    Strain, rotation and intensities that vary smoothly over the scan are kept; steps that are weaker than the noise of
-    a single pattern are attenuated. The report says what is kept; measure the rest on the raw counts.
+    Strain, rotation and intensities that vary smoothly over the scan are kept.
+    Steps that are weaker than the noise of a single pattern are attenuated.
+    `prenet report` tests what is kept; measure everything else on the raw counts.
     """
     from ..io import check_output
 
@@ -38,7 +39,7 @@ def disks(
     file: Scan,
     output: Output,
     false_alarm: Annotated[float, typer.Option(help="Mean number of false disks in a pattern.")] = 0.1,
-    weights: Annotated[str, typer.Option(help="What stands for the intensity of a disk: intensity or precision.")]
+    weights: Annotated[str, typer.Option(help="Stored weight of a disk: intensity, or precision (for strain).")]
     = "intensity",
     mask: Mask = None,
     device: Device = "auto",
@@ -48,7 +49,8 @@ def disks(
 ):
     """Find the Bragg disks of a calibrated scan, and save them as py4DSTEM's BraggVectors in an EMD file.
 
-    py4DSTEM's strain map weights disks by their intensity: give --weights precision for strain.
+    StrainMap weights disks by their intensity. For strain, use --weights precision,
+    which stores the precision of the position in its place.
     """
     from ..io import check_output, load_mask, save_bragg_vectors
 

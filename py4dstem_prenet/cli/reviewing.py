@@ -20,7 +20,8 @@ def report(
 ):
     """Write a web page that says whether the calibration of a scan can be used, and why.
 
-    JSON: saved, light (green, amber or red), answer, verdicts (topic, question, light, answer and flags of each).
+    JSON: saved, light (green, amber or red), answer, verdicts (topic, question,
+    light, answer and flags of each).
     """
     from ..io import check_output
 
@@ -43,10 +44,11 @@ def info(
     file: Annotated[Path | None, typer.Argument(help="File to describe.")] = None,
     as_json: Json = False,
 ):
-    """Print versions and device, or what a file is and holds, and how it was processed; --json prints all details.
+    """Print versions and device; or, for a file, its type, its contents and how it was processed.
 
-    JSON: versions by package, python, platform, device; or file, kind, contents (path, kind, shape, dtype, compression,
-    record), scan_shape, possible_scan_shapes, pixel_sizes, calibration, flags.
+    JSON: versions by package, python, platform, device; or file, kind, contents
+    (path, kind, shape, dtype, compression, record), scan_shape,
+    possible_scan_shapes, pixel_sizes, calibration, flags.
     """
     with all_to_stderr(as_json):
         if file is None:
@@ -67,6 +69,8 @@ def info(
 
 def _echo_contents(described):
     """Print what `describe_file` returned: a line for each object, and lines for what is known of the scan."""
+    if all(part["path"] for part in described["contents"]):
+        typer.echo(f"{described['file']} ({described['kind']})")
     for part in described["contents"]:
         kind = "a scan" if part["kind"] == "scan" else part["kind"]
         shape = "" if part["shape"] is None else f" of shape {tuple(part['shape'])}, {part['dtype']}"

@@ -377,4 +377,5 @@ def _read_calibration(file, path) -> tuple[Calibration, tuple | None, np.ndarray
                         return calibration, cube["data"].shape, sigma, stored_json(cube)
                 written = json.loads(calibration._params.get(WRITTEN) or "{}")  # by this package
                 return calibration, next((entry["shape"] for entry in written.values()), None), None, None
-    raise PrenetError(f"{path} holds no calibration; it must be an EMD file that py4DSTEM saved.")
+    raise PrenetError(f"{path} holds no calibration. Calibrate it and save the result as an EMD file: "
+                      f"prenet calibrate {path.name} -o {path.stem}_calibrated.h5.")

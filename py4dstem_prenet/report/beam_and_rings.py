@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter1d
 
 from ..core import ellipse_matrix
 from ..fits import to_polar
-from . import add_color_bar, draw_ellipse, gray_colors, legend_below, show_pattern
+from . import LABEL_SIZE, SMALL_SIZE, TITLE_SIZE, add_color_bar, draw_ellipse, gray_colors, legend_below, show_pattern
 
 MIN_RING_CONTRAST = 0.03  # natural logarithm of the radial profile; smallest height of a ring that is marked
 
@@ -170,11 +170,11 @@ def show_polar(pattern, center, ax, title="", vector=(0.0, 0.0), weight=None, po
     if line:
         ax.axvline(line, color="yellow", lw=1, ls=(0, (4, 6)), alpha=0.8, label="strongest ring")
     if edge or line:
-        ax.legend(fontsize=7, loc="upper right", facecolor="0.2", labelcolor="w", edgecolor="none")
-    ax.set_xlabel("radius, px", fontsize=8)
-    ax.set_ylabel("azimuth from +qx, degrees", fontsize=8)
-    ax.tick_params(labelsize=7)
-    ax.set_title(title, fontsize=10)
+        ax.legend(fontsize=SMALL_SIZE, loc="upper right", facecolor="0.2", labelcolor="w", edgecolor="none")
+    ax.set_xlabel("radius, px", fontsize=LABEL_SIZE)
+    ax.set_ylabel("azimuth from +qx, degrees", fontsize=LABEL_SIZE)
+    ax.tick_params(labelsize=SMALL_SIZE)
+    ax.set_title(title, fontsize=TITLE_SIZE)
     return ax
 
 
@@ -246,18 +246,12 @@ def show_edge(pattern, center, radius, ax, vector=None, weight=None):
         at = np.argsort(np.arctan2(y, x) % (2 * np.pi))
         ax.plot(np.degrees(np.arctan2(y, x) % (2 * np.pi))[at], np.hypot(x, y)[at], color="0.5", lw=1.0,
                 label="ellipse that is set")
-    ax.set_xlabel("azimuth from +qx toward +qy, degrees", fontsize=8)
-    ax.set_ylabel("radius at half height, px", fontsize=8)
-    ax.tick_params(labelsize=7)
-    _below(ax)
-    ax.set_title("edge of the direct beam", fontsize=10)
+    ax.set_xlabel("azimuth from +qx, degrees", fontsize=LABEL_SIZE)
+    ax.set_ylabel("radius at half height, px", fontsize=LABEL_SIZE)
+    ax.tick_params(labelsize=SMALL_SIZE)
+    legend_below(ax, gap=0.22)
+    ax.set_title("edge of the direct beam", fontsize=TITLE_SIZE)
     return ax
-
-
-def _below(ax):
-    """A legend below the label of the axis."""
-    ax.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2, handlelength=1.5,
-              columnspacing=1.0)
 
 
 def _around(radius):

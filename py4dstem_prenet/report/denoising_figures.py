@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from ..core import SLOPE_TOLERANCE
-from . import add_color_bar, name_pattern_axes, name_scan_axes, no_ticks, show_pattern
+from . import (
+    LABEL_SIZE,
+    SMALL_SIZE,
+    TITLE_SIZE,
+    add_color_bar,
+    name_pattern_axes,
+    name_scan_axes,
+    no_ticks,
+    show_pattern,
+)
 
 
 def show_denoised(raw, denoised, axes, titles=("measured", "denoised", "difference"), power=0.4):
@@ -85,13 +94,13 @@ def show_denoising_check(check, ax):
     ax.barh(range(len(kinds)), errors, xerr=[2 * check.error_sigmas[key] for key in kinds], height=0.6,
             color=["tab:blue" if key == "denoised" else "0.6" for key in kinds], ecolor="0.45")
     for k, error in enumerate(errors):
-        ax.text(error + 2 * check.error_sigmas[kinds[k]] + 0.02, k, f"{error:.3g}", va="center", fontsize=8)
-    ax.set_yticks(range(len(kinds)), [names[key] for key in kinds], fontsize=8)
+        ax.text(error + 2 * check.error_sigmas[kinds[k]] + 0.02, k, f"{error:.3g}", va="center", fontsize=LABEL_SIZE)
+    ax.set_yticks(range(len(kinds)), [names[key] for key in kinds], fontsize=LABEL_SIZE)
     ax.set_xlim(min(0, *errors) if errors else 0, 1.15 * max([1.0, *errors]))
-    ax.tick_params(axis="x", labelsize=7)
+    ax.tick_params(axis="x", labelsize=SMALL_SIZE)
     ax.invert_yaxis()
     ax.spines[["top", "right"]].set_visible(False)
-    ax.set_title("squared error on held-out counts" if kinds else "denoising was not judged", fontsize=10)
+    ax.set_title("squared error on held-out counts" if kinds else "denoising was not judged", fontsize=TITLE_SIZE)
     return ax
 
 
@@ -115,9 +124,9 @@ def show_slopes(check, ax):
     for k, slope in enumerate(measured.values()):
         color = {"kept": "tab:blue", "unknown": "0.5"}.get(slope.status, "tab:red")
         ax.errorbar(slope.value, k, xerr=2 * slope.sigma, fmt="o", ms=4, color=color)
-    ax.set_yticks(range(len(measured)), measured, fontsize=8)
+    ax.set_yticks(range(len(measured)), measured, fontsize=LABEL_SIZE)
     ax.set_ylim(len(measured) - 0.5, -0.5)
-    ax.tick_params(axis="x", labelsize=7)
+    ax.tick_params(axis="x", labelsize=SMALL_SIZE)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.set_title("variation kept by denoising", fontsize=10)
+    ax.set_title("variation kept by denoising", fontsize=TITLE_SIZE)
     return ax

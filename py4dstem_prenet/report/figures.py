@@ -10,11 +10,15 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import PowerNorm, to_rgba
+from matplotlib.legend_handler import HandlerPatch
 from matplotlib.patches import Annulus, Ellipse as EllipsePatch, Patch
 from matplotlib.ticker import MaxNLocator
 
 from ..core import ellipse_axes, ellipse_vector
 
+# points; letters of titles, of the names of axes, and of ticks and legends. The figures are only a few inches wide, so
+# that these letters are legible when a figure is shown 400 pixels wide.
+TITLE_SIZE, LABEL_SIZE, SMALL_SIZE = 10, 9, 8
 MAX_CROSSES = 60  # bad pixels; largest number that is marked one by one
 NO_DATA = "#24365c"  # color of pixels without data
 MIN_COLOR_RANGE_PX = 1e-3  # pixels; smallest half range of a color scale, so that rounding errors are not visible
@@ -48,7 +52,7 @@ def no_ticks(ax, title):
     title : str
         The title.
     """
-    ax.set_title(title, fontsize=10)
+    ax.set_title(title, fontsize=TITLE_SIZE)
     ax.set_xticks([])
     ax.set_yticks([])
 
@@ -63,16 +67,26 @@ def add_color_bar(image, ax):
     ax : matplotlib.axes.Axes
         Its axes.
     """
-    bar = ax.figure.colorbar(image, ax=ax, fraction=0.046, pad=0.04)
-    bar.ax.yaxis.set_major_locator(MaxNLocator(4))
+    label_color_bar(ax.figure.colorbar(image, cax=ax.inset_axes((1.04, 0.0, 0.05, 1.0))))
+
+
+def label_color_bar(bar):
+    """Give a color bar few ticks, so that their labels do not overlap.
+
+    Parameters
+    ----------
+    bar : matplotlib.colorbar.Colorbar
+        The color bar. A power law crowds its upper ticks, so it gets fewer.
+    """
+    bar.ax.yaxis.set_major_locator(MaxNLocator(2 if isinstance(bar.norm, PowerNorm) else 4))
     bar.ax.minorticks_off()
     bar.formatter.set_useOffset(False)
-    bar.formatter.set_powerlimits((-3, 4))
-    bar.ax.tick_params(labelsize=7)
-    bar.ax.yaxis.get_offset_text().set_fontsize(7)
+    bar.formatter.set_powerlimits((-3, 5))
+    bar.ax.tick_params(labelsize=SMALL_SIZE)
+    bar.ax.yaxis.get_offset_text().set_fontsize(SMALL_SIZE)
 
 
-def legend_below(ax, columns=2):
+def legend_below(ax, columns=2, handles=None, gap=0.1):
     """Draw a legend below the axes, if they have labels.
 
     Parameters
@@ -81,10 +95,29 @@ def legend_below(ax, columns=2):
         The axes.
     columns : int, optional
         Columns of the legend.
+    handles : list of matplotlib.artist.Artist, optional
+        What the legend names; by default everything in the axes that has a label.
+    gap : float, optional
+        Distance from the axes, as a fraction of their height.
     """
-    if ax.get_legend_handles_labels()[0]:
-        ax.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=columns,
-                  handlelength=1.5, columnspacing=1.0)
+    handles = ax.get_legend_handles_labels()[0] if handles is None else handles
+    if handles:
+        ax.legend(handles=handles, fontsize=SMALL_SIZE, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -gap),
+                  ncols=columns, handlelength=1.5, columnspacing=1.0, handletextpad=0.5, handler_map=round_handles())
+
+
+def round_handles():
+    """Return the handler with which a legend shows an ellipse as an ellipse; by default it shows a rectangle.
+
+    Returns
+    -------
+    dict
+        The argument `handler_map` of a legend.
+    """
+    def ellipse(width, height, xdescent, ydescent, **others):
+        return EllipsePatch((width / 2 - xdescent, height / 2 - ydescent), 1.5 * height, 1.2 * height)
+
+    return {EllipsePatch: HandlerPatch(patch_func=ellipse)}
 
 
 def name_pattern_axes(ax):
@@ -95,8 +128,8 @@ def name_pattern_axes(ax):
     ax : matplotlib.axes.Axes
         The axes.
     """
-    ax.set_xlabel("qy →", fontsize=8, labelpad=1)
-    ax.set_ylabel("← qx", fontsize=8, labelpad=1)
+    ax.set_xlabel("qy →", fontsize=LABEL_SIZE, labelpad=1)
+    ax.set_ylabel("← qx", fontsize=LABEL_SIZE, labelpad=1)
 
 
 def name_scan_axes(ax):
@@ -107,8 +140,8 @@ def name_scan_axes(ax):
     ax : matplotlib.axes.Axes
         The axes.
     """
-    ax.set_xlabel("scan column →", fontsize=8, labelpad=1)
-    ax.set_ylabel("← scan row", fontsize=8, labelpad=1)
+    ax.set_xlabel("scan column →", fontsize=LABEL_SIZE, labelpad=1)
+    ax.set_ylabel("← scan row", fontsize=LABEL_SIZE, labelpad=1)
 
 
 def gray_colors():
@@ -204,7 +237,7 @@ def show_map(values, ax, title="", valid=None, symmetric=True, center=None, reac
     no_ticks(ax, title)
     name_scan_axes(ax)
     if shown.mask.any():
-        ax.set_xlabel("scan column →   (gray: no value)", fontsize=8, labelpad=1)
+        ax.set_xlabel("scan column →   (gray: no value)", fontsize=LABEL_SIZE, labelpad=1)
     return ax
 
 
@@ -263,7 +296,8 @@ def show_sigma(sigma_qx0, sigma_qy0, valid, axes):
             low, high = np.percentile(values, (1, 99))
             ax.images[0].set_clim(low, max(high, low + MIN_COLOR_RANGE_PX))
         else:
-            ax.text(0.5, 0.5, "no sigma is stored", ha="center", va="center", fontsize=8, transform=ax.transAxes)
+            ax.text(0.5, 0.5, "no sigma is stored", ha="center", va="center", fontsize=LABEL_SIZE,
+                    transform=ax.transAxes)
             no_ticks(ax, f"{name} sigma, px")
             ax.set_frame_on(False)
     return axes
@@ -290,7 +324,8 @@ def show_recentered(before, after, axes, power=0.25, weights=(None, None)):
         The axes.
     """
     top = float(max(np.max(before), np.max(after)))
-    for ax, mean, weight, title in zip(axes, (before, after), weights, ("mean as recorded", "mean, recentered"),
+    for ax, mean, weight, title in zip(axes, (before, after), weights, ("mean as recorded,\nelectrons",
+                                                      "mean recentered,\nelectrons"),
                                        strict=True):
         show_pattern(mean, ax, title, power, top, weight=weight)
     return axes
@@ -345,8 +380,7 @@ def show_left_out(ax, offset=(0, 0), mask=None, stop=None, bad=None):
                                label=f"bad pixels ({len(rows)})")
     ax.set_xlim(limits[0])
     ax.set_ylim(limits[1])
-    if handles:
-        ax.legend(handles=handles, fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.1))
+    legend_below(ax, 1, handles)
     return ax
 
 

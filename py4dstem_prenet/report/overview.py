@@ -87,13 +87,13 @@ def draw_evidence(pooled, centered, radius: float, ellipse, evidence: str, axes)
     ratio = "no ellipse is set" if ellipse is None else f"a/b {ellipse[0] / ellipse[1]:.4f}"
     of_beam = ring is None and np.isfinite(radius)
     if ellipse is None or ring is None:
-        title = "mean, recentered" if of_beam else f"recentered; {ratio}"
+        title = "mean recentered,\nelectrons" if of_beam else f"recentered;\n{ratio}"
         show_pattern(centered.mean, axes[0], title, 0.25, weight=centered.weight)
     else:
-        show_ellipse(centered.mean, centered.center, ellipse, ring, axes[0], f"recentered; {ratio}",
+        show_ellipse(centered.mean, centered.center, ellipse, ring, axes[0], f"recentered;\n{ratio}",
                      weight=centered.weight)
     if of_beam:
-        show_beam(pooled.mean, pooled.center, radius, ellipse, axes[1], f"direct beam; {ratio}", pooled.weight)
+        show_beam(pooled.mean, pooled.center, radius, ellipse, axes[1], f"direct beam;\n{ratio}", pooled.weight)
         show_edge(pooled.mean, pooled.center, radius, axes[2], None if ellipse is None else vector, pooled.weight)
     else:
         show_straightened(pooled.mean, pooled.center, vector, axes[1:], pooled.weight, ring,
@@ -114,12 +114,12 @@ def draw_quantities(size, turned, axes) -> None:
     """
     if size is not None:
         known = f"{size.value:.6f} ± {size.sigma:.6f} Å⁻¹" if size.accepted else "not accepted"
-        show_standard(size, axes[0], f"{size.standard}: {known}")
+        show_standard(size, axes[0], f"{size.standard}\n{known}")
         show_ring_errors(size, axes[1], "radii of the rings")
     if turned is not None:
         if turned.deflection is not None:
             show_deflection(turned, axes[2])
-        show_rotation(turned, axes[3], f"rotation {turned.text}" if turned.accepted else "rotation: not accepted")
+        show_rotation(turned, axes[3], f"rotation\n{turned.text}" if turned.accepted else "rotation:\nnot accepted")
     for ax in axes:
         if not ax.has_data():
             ax.set_axis_off()

@@ -103,7 +103,7 @@ class Panels:
     def __init__(self, section):
         self.section, self._rows = section, []
 
-    def axes(self, *captions, across=None, size=(2.5, 2.2)):
+    def axes(self, *captions, across=None, size=(2.7, 2.4)):
         """Add a row of panels.
 
         Parameters
@@ -192,9 +192,9 @@ def _pattern_panels(seen):
     if np.isfinite(radius):
         red = "" if ellipse is None else " Red: the ellipse that is set."
         beam = panels.axes(f"Direct beam, electrons. Dots: where it falls to half its height.{red}",
-                           "The same edge against the azimuth. With the ellipse removed, a round aperture gives a "
-                           "straight line. Remaining waves come from the pixels, from an aperture that is not round, "
-                           "or from disks that overlap.", size=(2.9, 2.8))[0]
+                           "The same edge against the azimuth, from +qx toward +qy. With the ellipse removed, a "
+                           "round aperture gives a straight line. Remaining waves come from the pixels, from an "
+                           "aperture that is not round, or from disks that overlap.", size=(2.9, 2.8))[0]
         show_beam(after.mean, after.center, radius, ellipse, beam[0], weight=after.weight)
         show_edge(after.mean, after.center, radius, beam[1], vector if vector.any() else None, after.weight)
     if ring is not None:

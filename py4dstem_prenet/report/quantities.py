@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import add_color_bar
+from . import LABEL_SIZE, SMALL_SIZE, TITLE_SIZE, add_color_bar, legend_below, name_scan_axes
 
-MIN_LABEL_DISTANCE = 0.03  # fraction of the axis; smallest distance between the labels of two rings
+MIN_LABEL_DISTANCE = 0.09  # fraction of the axis; smallest distance between the labels of two rings
 MAX_ARROWS = 16  # arrows; largest number along each side of the scan
 
 
@@ -67,13 +67,14 @@ def show_standard(size, ax, title=""):
             ax.axvline(radius, color="tab:blue", lw=0.6, alpha=1.0 if np.isfinite(ring.error) else 0.3)
             if radius - last > MIN_LABEL_DISTANCE * np.ptp(radii):  # labels do not overlap
                 ax.annotate(ring.names.replace(" and ", ", ").replace(" ", "").replace(",", ", "), (radius, 0.98),
-                            xycoords=("data", "axes fraction"), rotation=90, fontsize=7, ha="right", va="top")
+                            xycoords=("data", "axes fraction"), rotation=90, fontsize=SMALL_SIZE, ha="right", va="top")
                 last = radius
-    ax.set_xlabel("radius, px", fontsize=8)
-    ax.set_ylabel("intensity times radius squared" if size.evidence == "rings" else "density of disks", fontsize=8)
-    ax.tick_params(labelsize=7)
-    ax.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
-    ax.set_title(title, fontsize=10)
+    ax.set_xlabel("radius, px", fontsize=LABEL_SIZE)
+    ax.set_ylabel("intensity times radius squared" if size.evidence == "rings" else "density of disks",
+                  fontsize=LABEL_SIZE)
+    ax.tick_params(labelsize=SMALL_SIZE)
+    legend_below(ax, gap=0.22)
+    ax.set_title(title, fontsize=TITLE_SIZE)
     return ax
 
 
@@ -109,12 +110,12 @@ def show_ring_errors(size, ax, title=""):
     ax.errorbar([100 * ring.error for ring in seen], range(len(seen)), xerr=[100 * ring.sigma for ring in seen],
                 fmt="o", ms=4, color="tab:blue")
     ax.set_yticks(range(len(seen)), [f"{ring.names} ({ring_radius_px(size, ring):.1f} px)" for ring in seen],
-                  fontsize=7)
+                  fontsize=SMALL_SIZE)
     ax.set_ylim(len(seen) - 0.5, -0.5)
-    ax.set_xlabel("measured less expected radius, %", fontsize=8)
-    ax.tick_params(axis="x", labelsize=7)
+    ax.set_xlabel("measured less expected, %", fontsize=LABEL_SIZE)
+    ax.tick_params(axis="x", labelsize=SMALL_SIZE)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.set_title(title, fontsize=10)
+    ax.set_title(title, fontsize=TITLE_SIZE)
     return ax
 
 
@@ -157,9 +158,8 @@ def show_deflection(rotation, ax, title="center of mass, px"):
     ax.quiver(*np.meshgrid(y, x), mean[1], mean[0], angles="xy", color="white", width=0.006)
     ax.set_xticks([])
     ax.set_yticks([])
-    ax.set_xlabel("scan column →", fontsize=8, labelpad=1)
-    ax.set_ylabel("← scan row", fontsize=8, labelpad=1)
-    ax.set_title(title, fontsize=10)
+    name_scan_axes(ax)
+    ax.set_title(title, fontsize=TITLE_SIZE)
     return ax
 
 
@@ -190,7 +190,7 @@ def show_rotation(rotation, ax, title="curl and divergence"):
     4
     """
     numbers, angles = rotation.decision.numbers, np.linspace(-90, 90, 361)
-    for name, label, color in (("", "not flipped", "tab:blue"), ("_flipped", "flipped", "tab:orange")):
+    for name, label, color in (("", "no flip", "tab:blue"), ("_flipped", "flip", "tab:orange")):
         if f"strength{name}" in numbers:
             aside = np.radians(2 * (angles - numbers[f"degrees{name}"]))
             curl = 0.5 * (1 - numbers[f"strength{name}"] * np.cos(aside))
@@ -199,13 +199,12 @@ def show_rotation(rotation, ax, title="curl and divergence"):
     if rotation.accepted:
         at = 90 - (90 - rotation.degrees) % 180
         ax.axvspan(at - 3 * rotation.sigma, at + 3 * rotation.sigma, color="0.5", alpha=0.4, lw=0,
-                   label="rotation ± 3 sigma")
-    ax.set_xlabel("rotation, degrees", fontsize=8)
-    ax.set_ylabel("fraction of the power", fontsize=8)
+                   label="± 3 sigma")
+    ax.set_xlabel("rotation, degrees", fontsize=LABEL_SIZE)
+    ax.set_ylabel("fraction of the power", fontsize=LABEL_SIZE)
     ax.set_xlim(-90, 90)
     ax.set_ylim(0, 1)
-    if ax.lines:
-        ax.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2, handlelength=1.5)
-    ax.tick_params(labelsize=7)
-    ax.set_title(title, fontsize=10)
+    legend_below(ax, gap=0.22)
+    ax.tick_params(labelsize=SMALL_SIZE)
+    ax.set_title(title, fontsize=TITLE_SIZE)
     return ax

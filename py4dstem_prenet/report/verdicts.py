@@ -13,7 +13,7 @@ LIGHTS = dict(zip(SEVERITIES, ("green", "amber", "red"), strict=True))
 _TOPICS = {  # topic: question, and an answer for each light
     "calibration": ("Does the calibration belong to these data?", {
         "green": "Yes: the data were not changed or measured again since.",
-        "amber": "Yes, but the stored uncertainties do not.",
+        "amber": "Yes, but the stored uncertainties belong to an earlier measurement.",
         "red": "No: the data were changed or measured again since."}),
     "origin": ("Was the origin found?", {
         "green": "Yes.", "amber": "Yes, with reservations.", "red": "No."}),
@@ -22,13 +22,13 @@ _TOPICS = {  # topic: question, and an answer for each light
         "red": "No."}),
     "ellipse": ("Is the elliptical distortion known?", {
         "green": "Yes, and it is set.", "amber": "No: it is not set, or not confirmed.",
-        "red": "No: the ellipse that is set is wrong."}),
+        "red": "No: the ellipse that is set disagrees with this scan."}),
     "pixel_size": ("Is the pixel size known?", {
         "green": "Yes, and it is set.", "amber": "Yes, with reservations.", "red": "No."}),
     "rotation": ("Is the rotation between scan and pattern known?", {
         "green": "Yes, and it is set.", "amber": "Yes, with reservations.", "red": "No."}),
     "detector": ("Is the detector understood?", {
-        "green": "Yes.", "amber": "Not in every respect.", "red": "No."}),
+        "green": "Yes.", "amber": "In part: read what follows.", "red": "No."}),
     "denoising": ("Can denoised patterns be used?", {
         "green": "Yes.", "amber": "To look at, and to measure what is known to be kept.", "red": "No."}),
 }

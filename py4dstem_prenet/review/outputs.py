@@ -111,7 +111,7 @@ def show(datacube, axes=None):
     size, turned = read_pixel_size(datacube), read_rotation(datacube)
     if axes is None:
         rows = 3 if size is None and turned is None else 4
-        axes = subplots(rows, 4, figsize=(14, 3.5 * rows))
+        axes = subplots(rows, 4, figsize=(11, 2.9 * rows))
     nothing = np.full_like(qx0, np.nan)
     if measured is None:  # set by hand, without a measurement
         show_origin((qx0, qy0), (qx0, qy0), axes[:2, :3])
@@ -120,7 +120,7 @@ def show(datacube, axes=None):
         show_origin((measured.qx0, measured.qy0), (qx0, qy0), axes[:2, :3], valid)
         sigmas = (measured.sigma_qx0, measured.sigma_qy0) if sigma_is_current(datacube) else (nothing, nothing)
         show_sigma(*sigmas, valid, axes[:2, 3])
-    show_pattern(still.mean, axes[2, 0], "mean as recorded", 0.25, weight=still.weight)
+    show_pattern(still.mean, axes[2, 0], "mean as recorded,\nelectrons", 0.25, weight=still.weight)
     show_left_out(axes[2, 0], offset, read_mask(datacube), read_stop(datacube), noise.bad_pixels)
     ellipse = stored_ellipse(datacube.calibration)
     draw_evidence(pooled, centered, float(radius), ellipse, recorded_ellipse(datacube)[1], axes[2, 1:])

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import numpy as np
 
-from ..report import Panels, page_style
+from ..report import LABEL_SIZE, Panels, page_style
 
 MIN_PLOTTED_FILES = 2  # calibrated files; fewest for which a drift is plotted
 
@@ -82,4 +82,4 @@ def _finish(ax, label):
     if label == "file":
         ax.xaxis.get_major_locator().set_params(integer=True)
     if ax.get_legend_handles_labels()[1]:
-        ax.legend(fontsize=8, frameon=False)
+        ax.legend(fontsize=LABEL_SIZE, frameon=False)

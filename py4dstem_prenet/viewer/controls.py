@@ -9,7 +9,7 @@ from ..descan import MODELS
 from . import TOOLS, ViewerPanels
 
 MODEL_NAMES = ("auto", *MODELS)
-MESSAGE_LETTERS = 150  # letters in a line of the message, as many as fit beside the controls of a window
+MESSAGE_LETTERS = 105  # letters in a line of the message, as many as fit beside the controls of a window
 HINTS = {
     "look": "Click in the image, or use the arrow keys.",
     "center": "Click or drag in a pattern to place the direct beam.",
@@ -96,8 +96,9 @@ def notebook_controls(panels: ViewerPanels):
     panels.changed.append(tell)
     tell()
     rows = (("tool", "clean", "disks"), ("model", "ellipse", "replace", "apply", "undo", "clear"))
-    box = w.VBox([panels.figure.canvas, *(w.HBox([controls[name] for name in row]) for row in rows), hint, told, output,
-                  found])
+    wrapping = w.Layout(flex_flow="row wrap")  # beside a narrow notebook
+    boxes = [w.HBox([controls[name] for name in row], layout=wrapping) for row in rows]
+    box = w.VBox([panels.figure.canvas, *boxes, hint, told, output, found])
     box.controls = controls
     return box
 

@@ -8,8 +8,9 @@ from importlib.util import find_spec
 
 from . import Session, ViewerPanels, figure_controls, notebook_controls
 
-NOTEBOOK_SIZE, WINDOW_SIZE = (9.0, 8.4), (11.0, 8.4)  # inches; width and height
-NOTEBOOK_DPI = 80  # dots per inch; 720 pixels of width fit beside JupyterLab's file browser
+NOTEBOOK_SIZE, WINDOW_SIZE = (6.4, 6.4), (8.0, 6.4)  # inches; width and height
+NOTEBOOK_DPI = 112  # dots per inch; 717 pixels of width fit beside JupyterLab's file browser
+WINDOW_DPI = 130  # dots per inch; a window of 1040 x 832 pixels
 CONTROLS_FROM = 0.83  # fraction of a window's width; left end of the controls
 
 
@@ -116,7 +117,7 @@ def view(datacube, denoised=None, image=None, device="auto") -> Viewer:
         return _in_notebook(session)
     import matplotlib.pyplot as plt
 
-    figure = plt.figure(figsize=WINDOW_SIZE)
+    figure = plt.figure(figsize=WINDOW_SIZE, dpi=WINDOW_DPI)
     interactive = figure.canvas.required_interactive_framework is not None
     session.clean = not interactive
     panels = ViewerPanels(session, figure, CONTROLS_FROM - 0.02 if interactive else 0.99)

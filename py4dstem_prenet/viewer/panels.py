@@ -8,14 +8,22 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.patches import Ellipse as EllipsePatch, Rectangle
-from matplotlib.ticker import MaxNLocator
 from matplotlib.widgets import LassoSelector, RectangleSelector
 
-from ..report import name_pattern_axes, name_scan_axes
+from ..report import (
+    LABEL_SIZE,
+    TITLE_SIZE,
+    label_color_bar,
+    legend_below,
+    name_pattern_axes,
+    name_scan_axes,
+)
 from . import GIVEN_IMAGE, Session
 
 TOOLS = ("look", "center", "region", "mask")  # look: nothing is changed
 POWER = 0.4  # exponent of the intensities of patterns, as in the report
+MIN_PAIR_WIDTH = 5.0  # inches; narrowest room in which two panels stand side by side
+ROW_GAP = 1.05  # inches; height of a legend and a title of two lines
 MAX_DIFFERENCE = 3.0  # standard deviations of counting noise; difference in full color
 ARROWS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
 
@@ -47,10 +55,9 @@ class ViewerPanels:
     """
 
     def __init__(self, session: Session, figure, right=0.99):
-        self.session, self.figure, self.changed, self._tool = session, figure, [], "look"
-        grid = figure.add_gridspec(2, 2, left=0.04, right=right - 0.08, bottom=0.07, top=0.95, wspace=0.3, hspace=0.2)
-        axes = [figure.add_subplot(cell) for cell in grid]
-        self.image, self.measured, self.clean, self.difference = axes
+        self.session, self.figure, self.changed, self._tool, self._right = session, figure, [], "look", right
+        axes = self.image, self.measured, self.clean, self.difference = [figure.add_subplot() for _ in range(4)]
+        self._arrange()
         self._bars = {}
         for ax in axes:
             ax.set_xticks([])
@@ -60,7 +67,8 @@ class ViewerPanels:
         self._artists, self._image_artists, self._dragging = [], [], False
         self.run = lambda title, work, then: then(work())
         for name, action in (("button_press_event", self._press), ("motion_notify_event", self._move),
-                             ("button_release_event", self._release), ("key_press_event", self._key)):
+                             ("button_release_event", self._release), ("key_press_event", self._key),
+                             ("resize_event", self._arrange)):
             figure.canvas.mpl_connect(name, action)
         style = {"facecolor": "none", "edgecolor": "cyan", "linewidth": 1.5}
         self._rectangle = RectangleSelector(self.image, self._region, useblit=False, button=1, props=style,
@@ -69,6 +77,18 @@ class ViewerPanels:
                         for ax in self.patterns]
         self.tool = "look"
         self.draw()
+
+    def _arrange(self, event=None):
+        """Place the panels side by side where the figure is wide enough, otherwise one below the other."""
+        width, height = self.figure.get_size_inches()
+        columns = 2 if self._right * width >= MIN_PAIR_WIDTH else 1
+        rows = 4 // columns
+        panel = max((height - 1.0 - (rows - 1) * ROW_GAP) / rows, 0.5)  # inches; height of a panel
+        grid = self.figure.add_gridspec(
+            rows, columns, left=0.32 / width, right=self._right - 0.72 / width, bottom=0.55 / height,
+            top=1 - 0.45 / height, wspace=0.45, hspace=ROW_GAP / panel)
+        for ax, cell in zip((self.image, self.measured, self.clean, self.difference), grid, strict=True):
+            ax.set_subplotspec(cell)
 
     @property
     def tool(self) -> str:
@@ -95,7 +115,7 @@ class ViewerPanels:
                                   extent=(-0.5, ry - 0.5, rx - 0.5, -0.5))
         self._image_artists = [shown]
         self._add_bar(self.image, shown, "" if title == GIVEN_IMAGE else "electrons")
-        self.image.set_title(title, fontsize=10)
+        self.image.set_title(title, fontsize=TITLE_SIZE)
         self.refresh()
 
     def refresh(self) -> None:
@@ -108,18 +128,19 @@ class ViewerPanels:
         top = np.percentile(np.where(seen.good, seen.measured, 0), 99.95) if seen.clean is None else seen.clean.max()
         norm = PowerNorm(POWER, vmin=0, vmax=max(float(top), 1e-6), clip=True)
         self._show(self.measured, seen.measured, "gray", norm)
-        self.measured.set_title(_measured_title(seen), fontsize=10)
+        self.measured.set_title(_measured_title(seen), fontsize=TITLE_SIZE)
         if seen.clean is None:
             for ax in (self.clean, self.difference):
                 ax.set_title("")
-            hint = 'to see the denoised pattern, check "denoise"'
-            self._artists.append(self.clean.text(0.5, 0.5, hint, fontsize=10, color="0.4", ha="center",
-                                                 transform=self.clean.transAxes))
+            hint = 'To see the denoised\npattern, check "denoise".'
+            self._artists.append(self.clean.text(0.5, 0.5, hint, fontsize=TITLE_SIZE, color="0.4", ha="center",
+                                                 va="center", transform=self.clean.transAxes))
         else:
             self._show(self.clean, seen.clean, "gray", norm)
-            self._show(self.difference, seen.difference, "RdBu_r", Normalize(-MAX_DIFFERENCE, MAX_DIFFERENCE), "sigma")
-            self.clean.set_title("denoised", fontsize=10)
-            self.difference.set_title("measured - denoised, sigma of counting noise", fontsize=10)
+            self._show(self.difference, seen.difference, "RdBu_r", Normalize(-MAX_DIFFERENCE, MAX_DIFFERENCE),
+                       "sigma of counting noise")
+            self.clean.set_title("denoised", fontsize=TITLE_SIZE)
+            self.difference.set_title("measured - denoised", fontsize=TITLE_SIZE)
         for ax in self.patterns:
             ax.set_frame_on(bool(ax.images))
             if ax in self._bars:
@@ -128,8 +149,9 @@ class ViewerPanels:
                 axis.label.set_visible(bool(ax.images))
             if ax is self.measured or seen.clean is not None:
                 self._mark(ax, seen)
-        if self.measured.get_legend_handles_labels()[0]:
-            self._artists.append(self.measured.legend(loc="lower left", fontsize=7, framealpha=0.7))
+        legend_below(self.measured, gap=0.12)
+        if self.measured.get_legend() is not None:
+            self._artists.append(self.measured.get_legend())
         self.figure.canvas.draw_idle()
         for action in self.changed:
             action()
@@ -159,10 +181,8 @@ class ViewerPanels:
         else:
             self._bars[ax] = self.figure.colorbar(image, cax=ax.inset_axes((1.03, 0.0, 0.04, 1.0)))
         bar = self._bars[ax]
-        bar.ax.yaxis.set_major_locator(MaxNLocator(4))
-        bar.ax.minorticks_off()
-        bar.ax.tick_params(labelsize=7)
-        bar.set_label(unit, fontsize=8)
+        label_color_bar(bar)
+        bar.set_label(unit, fontsize=LABEL_SIZE)
 
     def _mark(self, ax, seen):
         """Origin, its sigma, the ellipse at the radius of the direct disk, disks, and masked pixels."""
@@ -178,18 +198,18 @@ class ViewerPanels:
         if seen.origin is not None and seen.sigma is not None:
             self._artists.append(ax.errorbar(seen.origin[1], seen.origin[0], xerr=3 * seen.sigma[1],
                                              yerr=3 * seen.sigma[0], color="yellow", lw=1.5, capsize=3,
-                                             label="measured, ± 3 sigma"))
+                                             label="measured ± 3 sigma"))
         center = session.center
         if center is None:
             return
         by_hand = bool(session.edits.centers)
-        color, label = ("cyan", "by hand") if by_hand else ("red", "origin in the calibration")
+        color, label = ("cyan", "placed by hand") if by_hand else ("red", "origin that is set")
         self._artists += ax.plot(center[1], center[0], "+", color=color, ms=12, mew=1.5, label=label)
         a, b, theta = seen.ellipse or (1.0, 1.0, 0.0)
         # The width of a patch lies along the columns; its angle is measured from them toward the rows.
         patch = EllipsePatch((center[1], center[0]), 2 * radius * b, 2 * radius * a, angle=-np.degrees(theta),
                              fill=False, ec=color, lw=1.2, ls="-" if seen.ellipse else ":",
-                             label="ellipse that is set" if seen.ellipse else "circle: no ellipse is set")
+                             label="ellipse that is set" if seen.ellipse else "no ellipse is set")
         self._artists.append(ax.add_patch(patch))
 
     # --- what controls do ---------------------------------------------------------------------------------
@@ -274,8 +294,8 @@ class ViewerPanels:
 def _measured_title(seen):
     """The position and its origin with sigma."""
     if seen.origin is None:
-        return f"measured at {seen.position}" + ("" if seen.fitted is None else ": no beam was found here")
+        return f"measured at {seen.position}" + ("" if seen.fitted is None else "\nno beam was found here")
     told = "({:.2f}, {:.2f})".format(*seen.origin)
     if seen.sigma is not None:
         told += " ± ({:.2f}, {:.2f})".format(*seen.sigma)
-    return f"measured at {seen.position}: origin {told} px"
+    return f"measured at {seen.position}\norigin {told} px"

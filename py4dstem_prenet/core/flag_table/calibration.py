@@ -2,8 +2,9 @@
 
 CALIBRATION_FLAGS = (
     ("disks_not_centered", "warning",
-     "The cube has no calibrated origin, so the Bragg vectors are not centered, and strain or orientation cannot be "
-     "mapped from them.", "Call datacube.prenet.calibrate() (prenet calibrate) first."),
+     "The cube has no calibrated origin, so the Bragg vectors are not centered; strain and orientation cannot be "
+     "mapped from them.",
+     "Call datacube.prenet.calibrate() (prenet calibrate) first."),
     ("pixel_size_from_crystal", "info",
      "The pixel size, {value:.6f} ± {sigma:.6f} {unit}, was measured in this scan from {standard}. The calibration "
      "holds {stored:.6f}, which is this value times sqrt(a/b) of the ellipse, as py4DSTEM needs it."),
@@ -22,9 +23,9 @@ CALIBRATION_FLAGS = (
     ("pixel_size_written", "info",
      "The pixel size was written (set_Q_pixel_size)."),
     ("pixel_size_not_written", "warning",
-     "The pixel size was not written; what the calibration had was kept."),
+     "The pixel size was not written; the calibration keeps the one it had."),
     ("pixel_size_replaced", "info",
-     "The pixel size that the calibration had, {value:.6g} {unit} ({author}), was replaced."),
+     "The pixel size in the calibration, {value:.6g} {unit} ({author}), was replaced."),
     ("pixel_size_stale", "refusal",
      "The ellipse was changed after the pixel size was measured, and py4DSTEM applies both together.",
      "Measure the pixel size again: datacube.prenet.measure_pixel_size(standard=...)."),
@@ -85,10 +86,11 @@ CALIBRATION_FLAGS = (
      "get_probe_size(); the axes of the cube follow it.",
      "Call datacube.calibration.set_origin(datacube.calibration.get_origin())."),
     ("other_data", "refusal",
-     "The calibration was measured in other data: in another scan, or before the values of this one were changed.",
+     "The calibration was measured in other data: in another scan, or before values of this scan were changed.",
      "Calibrate this scan, or call calibrate(like=...) to carry over what belongs to the microscope."),
     ("radius_stale", "refusal",
-     "The probe radius was measured in patterns of another size."),
+     "The probe radius was measured in patterns of another size.",
+     "Calibrate again."),
     ("fit_stale", "refusal",
      "The origin was measured again after it was fitted.",
      "Call datacube.prenet.fit_origin()."),

@@ -12,9 +12,10 @@ DENOISING_FLAGS = (
      "Denoising keeps the variation over the scan of {quantities}: the slopes are 1 within {deviation:.2f}, and known "
      "to {sigma:.2f}."),
     ("attenuation_unknown", "warning",
-     "Whether denoising keeps these is not known, since their slopes are uncertain by more than 5 %: {quantities}.",
-     "Measure them on the raw counts. With more positions the slopes are known better: check_denoising(datacube, "
-     "positions=1024) of py4dstem_prenet."),
+     "It is not known whether denoising keeps these quantities, because their slopes are uncertain by more than 5 "
+     "%: {quantities}.",
+     "Measure them on the raw counts. With more positions the slopes are more certain: "
+     "py4dstem_prenet.check_denoising(datacube, positions=1024)."),
     ("denoising_lowers_error", "info",
      "Denoising lowers the squared error of single pixels to {error:#.2g} ± {sigma:.1g} of that of the raw counts."),
     ("denoising_harmful", "refusal",
@@ -27,28 +28,29 @@ DENOISING_FLAGS = (
     ("rival_better", "warning",
      "The best {method} has a lower error ({error:#.2g} ± {sigma:.1g})."),
     ("shared_noise_flatters", "warning",
-     "Neighboring pixels share noise (fine detail has {ratio:.2f} of the variance of independent noise), so all errors "
-     "of methods that average pixels are lower bounds."),
+     "Neighboring pixels share noise (fine detail has {ratio:.2f} of the variance of independent noise), so the "
+     "errors given for all methods that average pixels are lower bounds."),
     ("not_checked", "warning",
-     "The {check} cannot be checked on these data, since their noise is not independent counting noise."),
+     "The {check} cannot be checked on these data, because their noise is not independent counting noise."),
     ("few_electrons", "warning",
      "There are too few electrons to test the noise."),
     ("noise_correlated", "warning",
      "Neighboring pixels share noise (scintillator, interpolation or compression: fine detail has {ratio:.2f} of the "
      "variance of independent noise), so halves of their counts are not independent."),
     ("noise_too_small", "warning",
-     "The variance of the noise falls to {ratio:.2f} of that of counting, as after a gamma correction, rescaling or a "
-     "filter."),
+     "The variance of the noise falls to {ratio:.2f} of that of counting noise, as after a gamma correction, "
+     "rescaling or a filter."),
     ("noise_too_large", "warning",
      "The variance of the noise is {ratio:.2f} times that of the noise model."),
     ("fine_tuned", "info",
-     "Fine-tuning helped: the deviance of held-out electrons fell by {gain:.3g} ± {gain_sigma:.2g} a pixel and the "
-     "squared error changed by {error:+.3g} ± {error_sigma:.2g} of the raw one, in {steps} steps."),
+     "Fine-tuning helped: in {steps} steps, the deviance of held-out electrons fell by {gain:.3g} ± "
+     "{gain_sigma:.2g} per pixel, and the squared error changed by {error:+.3g} ± {error_sigma:.2g} of that of the "
+     "raw counts."),
     ("fine_tuning_no_gain", "refusal",
-     "Fine-tuning did not help enough: the deviance of held-out electrons fell by {gain:.3g} ± {gain_sigma:.2g} a "
-     "pixel and the squared error changed by {error:+.3g} ± {error_sigma:.2g} of the raw one, in {steps} steps. No "
-     "weights were written.",
+     "Fine-tuning did not help enough: in {steps} steps, the deviance of held-out electrons fell by {gain:.3g} ± "
+     "{gain_sigma:.2g} per pixel, and the squared error changed by {error:+.3g} ± {error_sigma:.2g} of that of the "
+     "raw counts. No weights were written.",
      "Keep the weights that you have."),
     ("fine_tuning_refused", "refusal",
-     "Fine-tuning was not tried, since the network would learn the noise of these data. No weights were written."),
+     "Fine-tuning was not tried, because the network would learn the noise of these data. No weights were written."),
 )

@@ -4,7 +4,9 @@ DESCAN_FLAGS = (
     ("no_surface", "refusal",
      "No descan: only {count} of {total} positions can be used."),
     ("most_positions_off", "refusal",
-     "{percent:.0f} % of the measured positions disagree with the {model}."),
+     "{percent:.0f} % of the measured positions disagree with the {model}.",
+     "Look at datacube.prenet.show(). If other disks were taken for the direct beam, pass center=; if the descan "
+     "has another shape, choose a model."),
     ("two_surfaces", "refusal",
      "A connected part of the scan, {percent:.0f} % of the measured positions, lies on another surface.",
      "Crop the scan at its border with datacube.prenet.crop_R, and calibrate the parts."),
@@ -32,7 +34,7 @@ DESCAN_FLAGS = (
     ("outliers", "warning",
      "{percent:.0f} % of the measured positions are outliers and were ignored."),
     ("model_undetermined", "warning",
-     "The positions do not determine a {asked}; a {model} was fitted."),
+     "The positions do not determine a {asked}; a {model} was fitted instead."),
     ("extrapolated", "warning",
      "No beam was measured outside scan rows {first_row} to {last_row} and columns {first_column} to {last_column}; "
      "the surface continues there as a {model}."),
@@ -59,8 +61,8 @@ DESCAN_FLAGS = (
      "early); the fit follows.",
      "Move the frames back and calibrate again: images are wrong as well."),
     ("frames_missing", "warning",
-     "From scan row {row}, column {column} on, frames are missing or in excess (at {times} places); the last ones lie "
-     "{count} positions too early, as after missing triggers (negative: too late); the fit follows.",
+     "Frames are missing or in excess at {times} places, the first at scan row {row}, column {column}. The last "
+     "frames lie {count} positions too early, as after missing triggers (negative: too late); the fit follows.",
      "Move the frames and calibrate again: images are wrong as well."),
     ("row_length_wrong", "warning",
      "Scan rows have {length} frames, not {columns}; the fit follows.",
@@ -70,25 +72,25 @@ DESCAN_FLAGS = (
     ("column_steps", "warning",
      "The beam jumps with each scan column (typically by {step:.2g} px); the fit follows."),
     ("lines_elsewhere", "warning",
-     "Whole scan rows ({rows}) or columns ({columns}) lie off the surface of the others, as frames taken on the way "
-     "back do; the measured origin stands there.",
+     "Whole scan rows ({rows}) or columns ({columns}) lie off the surface of the others, like frames recorded "
+     "during flyback; there, the fitted origin is the measured one.",
      "Crop them with datacube.prenet.crop_R if they do not belong to the scan."),
     ("centered_before", "warning",
-     "The patterns were centered to whole pixels before; the fit follows the fractions of a pixel that are left."),
+     "The patterns had been centered to whole pixels; the fit follows the fractions of a pixel that are left."),
     ("beam_jumps", "refusal",
      "The beam jumps {count} times between frames (typically by {step:.2g} px), so no surface describes the descan.",
      "Use the measured origin: calibration.set_origin(calibration.get_origin_meas())."),
     ("order_unknown", "refusal",
      "{percent:.0f} % of the positions lie off the surface but agree with the frames before or after: frames are "
-     "missing, misplaced, or the beam jumped.",
+     "missing or misplaced, or the beam jumped.",
      "Check the order of the frames; the measured origin can be used."),
     ("positions_jump", "refusal",
      "The direct beam jumps by {scatter:.2g} px (rms) from position to position, {ratio:.0f} times what counting "
      "allows, so no surface describes the descan.",
      "Use the measured origin: calibration.set_origin(calibration.get_origin_meas())."),
     ("positions_scatter", "refusal",
-     "Positions scatter by {scatter:.2g} px about any surface, {ratio:.0f} times what counting allows, and not as "
-     "errors do: the beam jumps from frame to frame, or other disks were taken for it.",
+     "Positions scatter by {scatter:.2g} px about any surface, {ratio:.0f} times what counting allows, and few of "
+     "them lie near it: the beam jumps from frame to frame, or other disks were taken for it.",
      "Look at single patterns; if the positions are right, use the measured origin."),
     ("origin_moved", "warning",
      "The origin in the calibration is {moved:.2f} px (rms) from the best fit, a {model}.",
@@ -97,12 +99,13 @@ DESCAN_FLAGS = (
      "The origin in the calibration is {moved:.2f} px (rms) from the best fit, a {model}.",
      "datacube.prenet.fit_origin() writes the best fit."),
     ("fit_not_accepted", "refusal",
-     "No descan fit is in the calibration."),
+     "The calibration holds no descan fit.",
+     "Call datacube.prenet.fit_origin(); if the fit is refused, its flags say why."),
     ("specimen_explains", "info",
-     "{percent:.0f} % of the variance of the residuals follows virtual images and their slopes: the specimen deflects "
-     "the beam or shades the disk."),
+     "{percent:.0f} % of the variance of the residuals follows virtual images and their gradients: the specimen "
+     "deflects the beam or shades the disk."),
     ("origin_error", "info",
-     "Along each axis, the fitted origin is uncertain by {uncertainty:.3f} px (noise), and a richer model would move "
-     "it by {choice:.3f} px (rms). At a Bragg disk {distance:.0f} px away, {error:.2g} px are {strain:.2g} % of "
-     "strain."),
+     "Along each axis, the fitted origin is uncertain by {uncertainty:.3f} px (noise), and a richer model would "
+     "move it by {choice:.3f} px (rms). At a Bragg disk {distance:.0f} px away, an error of {error:.2g} px is "
+     "{strain:.2g} % of strain."),
 )

@@ -2,7 +2,7 @@
 
 DETECTOR_FLAGS = (
     ("no_electrons", "refusal",
-     "No electrons are seen above the read-out noise; the dose is about zero.",
+     "No electrons stand out of the read-out noise; the dose is about zero.",
      "Check that the beam was on and that the right data set was read."),
     ("counting", "info",
      "The detector counts electrons: {dose:,.1f} per pattern."),
@@ -12,12 +12,12 @@ DETECTOR_FLAGS = (
     ("bad_pixels", "info",
      "Bad pixels ({count}), as (row, column): {positions}. They have no weight in the fits, and stay in the counts; "
      "datacube.prenet.repaired() returns a scan without them.",
-     "Use that for find_Bragg_disks: a hot pixel moves disks or is taken for one."),
+     "Call repaired() before find_Bragg_disks: a hot pixel displaces a disk or is taken for one."),
     ("offset_undetermined", "warning",
      "Offset and read-out noise cannot be separated; one of them is set to zero.",
      "Pass offset= or readout= to estimate_noise if one of them is known."),
     ("gain_undetermined", "warning",
-     "The noise does not grow with the signal; the gain is set as if the noise of the dim regions were counting noise.",
+     "The noise does not grow with the signal; the gain is set as if the noise in dim regions were counting noise.",
      "Pass gain= to estimate_noise if it is known."),
     ("shared_noise", "warning",
      "Neighboring pixels share noise (the variance of fine detail is {ratio:.2f} of that of coarse detail); gain and "

@@ -4,13 +4,13 @@ ELLIPSE_FLAGS = (
     ("ellipse_determined", "info",
      "The ellipse is determined from the {sources}, with a sigma of {sigma:.4f} in a/b."),
     ("ellipse_no_evidence", "refusal",
-     "The ellipse is not determined: neither rings nor the image of a round aperture can be seen."),
+     "The ellipse is not determined: the patterns show neither rings nor the image of a round aperture."),
     ("ellipse_sources_disagree", "refusal",
      "The ellipse is refused: the estimates from the {sources} disagree by {sigmas:.1f} sigma."),
     ("ellipse_uncertain", "refusal",
      "The ellipse is not determined: a/b is uncertain by {sigma:.3f} (at most {needed:.3f} is allowed)."),
     ("spots_only", "warning",
-     "No continuous ring is seen; Bragg spots cannot separate strain from distortion."),
+     "No continuous ring was found; Bragg spots cannot separate strain from distortion."),
     ("beam_shape_left_out", "warning",
      "The shape of the direct beam disagrees with the rings by {sigmas:.1f} sigma and was left out; the aperture may "
      "not be round."),
@@ -47,7 +47,8 @@ ELLIPSE_FLAGS = (
      "calibration.set_ellipse((None, None, None)) removes it."),
     ("ellipse_differs", "refusal",
      "The ellipse that is set (by {author}) differs from that of this scan by {difference:.4f} in a/b, {sigmas:.0f} "
-     "sigma."),
+     "sigma.",
+     "To use the ellipse of this scan, call datacube.prenet.measure_ellipse()."),
     ("ellipse_halves_agree", "info",
      "Two halves of the electrons give ellipses that differ by {difference:.4f} in a/b, {sigmas:.1f} times the stated "
      "sigma ({positions} positions)."),

@@ -3,15 +3,15 @@
 FILES_FLAGS = (
     ("scan_cut_short", "warning",
      "The file holds {frames} of {stated} frames; the first {rows} of {stated_rows} rows of {columns} positions are "
-     "whole and were opened.",
+     "complete and were opened.",
      "Check whether the acquisition was interrupted, or the shape of the scan is wrong."),
     ("frames_left_over", "warning",
      "The file holds {frames} frames, {extra} more than the scan has positions; the last {extra} were left out.",
-     "Check where the additional frames are: if they come first, all patterns belong to other positions."),
+     "Find out where the additional frames are: if they come first, all patterns belong to other positions."),
     ("frame_cut_short", "warning",
-     "The file ends within a frame; the {frames} whole frames before it were opened."),
+     "The file ends within a frame; the {frames} complete frames before it were opened."),
     ("sources_missing", "warning",
-     "{count} files that {name} links to are missing, beginning with {first}; what is there was opened.",
+     "{count} files that {name} links to are missing, beginning with {first}; the others were opened.",
      "Copy the files into the folder of the file that links to them."),
     ("pixel_sizes_differ", "warning",
      "The pixel sizes of the two {space} axes differ ({first:.4g} and {second:.4g} {unit}); py4DSTEM holds one, the "

@@ -2,20 +2,23 @@
 
 LIVE_FLAGS = (
     ("alarm_beam_lost", "warning",
-     "{count} consecutive positions {look}, starting at scan row {row}, column {column}; {state}."),
+     "{count} consecutive positions {look}, starting at scan row {row}, column {column}; {state}.",
+     "Check the beam, its shutter and the beam blanker."),
     ("alarm_dose_low", "warning",
-     "The position of the direct beam in one pattern is uncertain by {sigma:.2g} px, which is {strain:.2g} % of strain "
-     "at a disk {distance:.0f} px away; {wanted:.2g} % needs at least {times:.1f} times the {dose:,.0f} electrons per "
-     "pattern."),
+     "The position of the direct beam in one pattern is uncertain by {sigma:.2g} px, which is {strain:.2g} % of "
+     "strain at a disk {distance:.0f} px away; {wanted:.2g} % needs at least {times:.1f} times the {dose:,.0f} "
+     "electrons per pattern.",
+     "Raise the dwell time or the beam current."),
     ("alarm_jump", "warning",
      "The beam jumps by ({dx:+.1f}, {dy:+.1f}) px between scan rows {before} and {row}."),
     ("alarm_edge", "warning",
-     "The direct beam touches the edge of the detector."),
+     "The direct beam touches the edge of the detector.",
+     "Move the pattern onto the detector."),
     ("alarm_drift", "warning",
      "The beam is ({dx:+.1f}, {dy:+.1f}) px from its place at the start of the scan, beyond the window of ±{reach:.0f} "
      "px."),
     ("alarm_saturation", "warning",
-     "Many pixels are at the largest value: the detector saturates.",
+     "Many pixels hold the largest value: the detector saturates.",
      "Lower the dose, or mask pixels that always hold one value."),
     ("alarm_ellipse_changes", "warning",
      "a/b goes from {ratio_before:.4f} at {angle_before:.0f}° to {ratio_after:.4f} at {angle_after:.0f}° between the "

@@ -4,45 +4,51 @@ ORIGIN_FLAGS = (
     ("beam_found", "info",
      "The direct beam was found at every position that was searched."),
     ("beam_missing", "warning",
-     "{count} of {total} positions show no beam."),
+     "{count} of {total} positions show no beam.",
+     "These positions take no part in the fit. Check in datacube.prenet.view() that the beam was on there."),
     ("beam_missing_few", "info",
-     "{count} of {total} positions show no beam; they have the origin of their neighbors and take no part in the fit."),
+     "{count} of {total} positions show no beam; they get the origin of their neighbors and take no part in the "
+     "fit."),
     ("beam_missing_mostly", "refusal",
-     "{count} of {total} positions show no beam."),
+     "{count} of {total} positions show no beam.",
+     "Check that the beam was on and on the detector, and that the right data set was read."),
     ("no_beam", "refusal",
      "No beam was found: the sums over blocks of the scan look like noise.",
      "Check that the beam was on and on the detector, and that the right data set was read; if the mean pattern shows "
      "the direct beam, pass center=(qx, qy)."),
     ("nothing_located", "refusal",
-     "No position shows a beam that can be located."),
+     "No position shows a beam that can be located.",
+     "Look at single patterns with datacube.prenet.view(); if they show the direct beam, pass center= and radius=."),
     ("beam_elsewhere", "refusal",
      "{count} of {total} patterns show no direct beam although they hold {ratio:.2f} times the electrons of the "
      "others, so the positions found in the remaining patterns are unreliable.",
      "The beam may lie behind a beam stop or off the detector, or be no brighter than its surroundings in a thick "
      "crystal: pass mask=, or choose a thinner region."),
     ("center_given", "info",
-     "The search started at the place that was given; the direct beam lies {distance:.2g} px from it (median)."),
+     "The search started at the given place; the direct beam lies {distance:.2g} px from it (median)."),
     ("center_elsewhere", "warning",
-     "Without the place that was given, the search finds a beam at ({qx:.1f}, {qy:.1f}) px, {distance:.3g} px from it.",
+     "A search of the whole pattern, without the given place, finds a beam at ({qx:.1f}, {qy:.1f}) px, "
+     "{distance:.3g} px from it.",
      "Check with datacube.prenet.view() which of the two is the direct beam."),
     ("center_searched", "info",
-     "Only the surroundings of the place that was given were searched.",
+     "Only the surroundings of the given place were searched.",
      "Check that the center, or the origin in the calibration, is (row, column) of the direct beam; replace=True "
      "without center searches the whole pattern."),
     ("center_not_confirmed", "refusal",
-     "No direct beam was found at the place that was given: the nearest disk lies {nearest:.3g} px from it, more than "
-     "{reach:.3g} px.",
+     "No direct beam was found at the given place: the nearest disk lies {nearest:.3g} px from it (at most "
+     "{reach:.3g} px is allowed).",
      "Check that the center, or the origin in the calibration, is (row, column) of the direct beam; replace=True "
      "without center searches the whole pattern."),
     ("radius_given", "info",
-     "The radius of the direct disk was given as {given:.3g} px, and fitted as {radius:.3g} px."),
+     "The given radius of the direct disk is {given:.3g} px, the fitted one {radius:.3g} px."),
     ("position_uncertain", "warning",
-     "A single position is known to {sigma:.2g} px only; counting alone allows {counting:.1g} px.",
-     "The dose is low, disks overlap, or the crystal is thick: the fitted origin may have an error of the same size."),
+     "The position of the beam in a single pattern is uncertain by {sigma:.2g} px; counting statistics alone allow "
+     "{counting:.1g} px.",
+     "The dose is low, disks overlap, or the crystal is thick: the error of the fitted origin may be as large."),
     ("sigma_known", "info",
      "A single position is known to {sigma:.2g} px along each axis."),
     ("sigma_poor", "warning",
-     "A single position is known to {sigma:.2g} px along each axis only; the fit averages over the scan.",
+     "A single position is known only to {sigma:.2g} px along each axis; the fit averages over the scan.",
      "The dose is low, or the direct beam has no sharp edge."),
     ("sigma_unknown", "warning",
      "No uncertainties of the origin are stored.",
@@ -51,15 +57,16 @@ ORIGIN_FLAGS = (
      "The pattern continues across opposite edges of the detector: its quadrants are swapped.",
      "Apply numpy.fft.fftshift over the last two axes."),
     ("outline_elsewhere", "refusal",
-     "Positions of the direct beam scatter, and the outline of the disk lies elsewhere ({distance:.1f} px away): a "
-     "part of the disk may be off the detector.",
+     "The positions of the direct beam scatter, and the outline of its disk is centered {distance:.1f} px away from "
+     "them: a part of the disk may be off the detector.",
      "Move the pattern onto the detector, or give center= and radius=."),
     ("beam_cut_off", "refusal",
      "{percent:.0f} % of the direct disk is off the detector, so its position and its radius cannot be told apart.",
      "Move the pattern onto the detector."),
     ("beam_cut", "warning",
-     "{percent:.0f} % of the direct disk is off the detector; this adds {sigma:.2g} px to the sigma of all positions "
-     "together."),
+     "{percent:.0f} % of the direct disk is off the detector; this adds {sigma:.2g} px to the sigma of all "
+     "positions together.",
+     "For the next scan, move the pattern onto the detector."),
     ("beam_covered", "warning",
      "A beam stop covers a part of the direct beam; this adds {sigma:.2g} px to the sigma of all positions together.",
      "If you know the stop, pass mask=."),
@@ -72,22 +79,24 @@ ORIGIN_FLAGS = (
      "The direct beam is hidden; the reported origin is that of the {feature}, which can lie pixels from the direct "
      "beam."),
     ("stop_found", "info",
-     "A beam stop covers {pixels} pixels and is in no mask; these pixels are not used.",
-     "Look at it in datacube.prenet.show(); report.origin.stop is the mask (True behind the stop), which the "
-     "calibration holds as \"prenet_stop\"; calibrate(mask=~report.origin.stop) uses it as the detector mask."),
+     "A beam stop covers {pixels} pixels that no mask names; these pixels are not used.",
+     "Check it in datacube.prenet.show(). report.origin.stop is the mask (True behind the stop), which the "
+     "calibration keeps as \"prenet_stop\". To make it the detector mask, call calibrate(mask=~report.origin.stop)."),
     ("stray_light", "warning",
-     "A soft spot of {pixels} pixels beside a sharper and brighter one is taken for stray light, and is not used.",
+     "A soft spot of {pixels} pixels, beside a sharper and brighter one, is taken for stray light and is not used.",
      "If the soft spot is the direct beam, pass center=."),
     ("inversion_used", "warning",
      "The direct beam is hidden; the reported origin is the center of inversion of the mean pattern (symmetry "
-     "{symmetry:.2f}). Its descan is that of the first guess."),
+     "{symmetry:.2f}). Its descan was not fitted, but is that of the first guess from sums of patterns."),
     ("halo_used", "warning",
-     "The direct beam is hidden; the reported origin is the center of the diffuse scattering of the mean pattern, of "
-     "which the distance from it explains {explained:.0%}. Its descan is that of the first guess."),
+     "The direct beam is hidden; the reported origin is the center of the diffuse scattering of the mean pattern. "
+     "The distance from this center explains {explained:.0%} of the variation of the diffuse scattering. Its descan "
+     "was not fitted, but is that of the first guess from sums of patterns."),
     ("hidden_by_stop", "refusal",
-     "The direct beam is hidden behind a beam stop or lies off the detector."),
+     "The direct beam is hidden behind a beam stop or lies off the detector.",
+     "Pass mask= with the beam stop, or set the origin by hand."),
     ("beam_ambiguous", "refusal",
-     "Several places of the pattern may be the direct beam; the most likely one has a probability of "
+     "Several places of the pattern may be the direct beam; the most likely one has a probability of only "
      "{probability:.2f}.",
      "If you know which disk is the direct beam, pass center=."),
     ("diffuse_elsewhere", "refusal",

@@ -10,5 +10,6 @@ PROBE_FLAGS = (
      "There is no probe: the direct beam is hidden.",
      "Take the probe of a vacuum scan with the same microscope settings."),
     ("probe_unknown", "refusal",
-     "There is no probe: no disk can be fitted to the mean direct beam."),
+     "There is no probe: no disk can be fitted to the mean direct beam.",
+     "Take the probe of a vacuum scan with the same microscope settings."),
 )

@@ -4,10 +4,10 @@ ROTATION_FLAGS = (
     ("rotation_determined", "info",
      "The pattern is rotated against the scan by {degrees:.2f}°, from the {sources}, with a sigma of {sigma:.2f}°."),
     ("rotation_sign_from_atoms", "info",
-     "The beam is deflected toward places that are bright in the dark field ({sigmas:.0f} sigma), as by the atoms of a "
-     "thin specimen; this decides between the rotation and the rotation + 180°."),
+     "The beam is deflected toward places that are bright in the dark field ({sigmas:.0f} sigma), as by the atoms "
+     "of a thin specimen; this decides between the rotation and the rotation plus 180°."),
     ("rotation_half_turn_open", "warning",
-     "The rotation is known up to half a turn: {degrees:.1f}° or {degrees:.1f}° + 180°.",
+     "The rotation is known up to half a turn: it is {degrees:.1f}° or {degrees:.1f}° + 180°.",
      "If the sign of fields matters, call measure_rotation(feature=image) with an image that is brighter where the "
      "specimen is heavier."),
     ("rotation_no_field", "refusal",
@@ -18,7 +18,7 @@ ROTATION_FLAGS = (
      "The rotation is not determined: a scan of {rows} x {columns} positions is too small (at least {needed} x "
      "{needed} are needed)."),
     ("rotation_flip_open", "refusal",
-     "The rotation is not determined: with and without flip the data fit almost as well ({ratio:.2f}, difference "
+     "The rotation is not determined: the data fit almost as well with flip as without ({ratio:.2f}, difference "
      "{sigmas:.1f} sigma), as with fields or contrast along one direction.",
      "Measure it on a scan with structure along all directions."),
     ("rotation_curl", "refusal",

@@ -4,11 +4,12 @@ SUMMARY_FLAGS = (
     ("summary_no_origin", "refusal",
      "No origin was found, so nothing was calibrated and nothing was written."),
     ("summary_origin", "info",
-     "The {feature} was found at {count} of {total} positions, in the median at qx0 = {qx0:.2f} px (row, downward) and "
-     "qy0 = {qy0:.2f} px (column, to the right); a single position is known to {sigma:.2g} px along each axis."),
+     "The {feature} was found at {count} of {total} positions. Its median position is qx0 = {qx0:.2f} px (row, "
+     "downward) and qy0 = {qy0:.2f} px (column, to the right); a single position is known to {sigma:.2g} px along "
+     "each axis."),
     ("summary_origin_unsure", "warning",
-     "The {feature} was found at {count} of {total} positions, in the median at qx0 = {qx0:.2f} px (row, downward) and "
-     "qy0 = {qy0:.2f} px (column, to the right), without a stated uncertainty."),
+     "The {feature} was found at {count} of {total} positions. Its median position is qx0 = {qx0:.2f} px (row, "
+     "downward) and qy0 = {qy0:.2f} px (column, to the right), without a stated uncertainty."),
     ("summary_single", "info",
      "The {feature} of the pattern is at qx0 = {qx0:.2f} px (row, downward) and qy0 = {qy0:.2f} px (column, to the "
      "right), with an uncertainty of {sigma:.2g} px along each axis. A single pattern has no descan."),
@@ -19,12 +20,12 @@ SUMMARY_FLAGS = (
      "The descan is a {model} that moves the origin by {span_x:.2f} px (qx0) and {span_y:.2f} px (qy0) over the scan, "
      "and the fitted origin is known to {sigma:.2g} px along each axis."),
     ("summary_constant", "info",
-     "The same origin holds for the whole scan, and is known to {sigma:.2g} px along each axis."),
+     "The same origin holds for the whole scan; it is known to {sigma:.2g} px along each axis."),
     ("summary_descan_unsure", "warning",
      "The descan is a {model} that moves the origin by {span_x:.2f} px (qx0) and {span_y:.2f} px (qy0) over the scan, "
      "without a stated uncertainty."),
     ("summary_no_descan", "refusal",
-     "No fitted origin was accepted: no surface describes the measured positions."),
+     "No fitted origin was accepted, because no surface describes the measured positions."),
     ("summary_ellipse", "info",
      "Patterns are elliptical: a/b = {ratio:.4f} ± {sigma:.4f}, with the a axis at {degrees:.1f} ± "
      "{degrees_sigma:.1f}° from +qx toward +qy."),
@@ -44,8 +45,8 @@ SUMMARY_FLAGS = (
     ("summary_rotation_unsure", "warning",
      "The rotation between pattern and scan that is set ({degrees:.2f}°, {flipped}) states no uncertainty."),
     ("next_use", "info",
-     "Next: find Bragg disks (datacube.prenet.bragg_disks()) and map strain or orientation, or save the calibration; "
-     "py4DSTEM reads it from the cube."),
+     "Next: save the calibration, or find Bragg disks (datacube.prenet.bragg_disks()) and map strain or "
+     "orientation. py4DSTEM reads the calibration from the cube."),
     ("next_read", "info",
      "First look at datacube.prenet.show(), and read the warnings ({count}; marked ! or x in text, amber or red on a "
      "page)."),
@@ -56,24 +57,24 @@ SUMMARY_FLAGS = (
     ("next_refusals", "refusal",
      "Next: read the refusals ({count}; marked x in text, red on a page), do what they say, and calibrate again."),
     ("next_repair", "info",
-     "Use datacube.prenet.repaired() for py4DSTEM's find_Bragg_disks, since bad pixels ({count}) are in the counts; "
+     "The counts contain bad pixels ({count}): use datacube.prenet.repaired() for py4DSTEM's find_Bragg_disks. "
      "bragg_disks() leaves them out itself."),
     ("avoid_direct_beam", "warning",
      "Do not take this center for the direct beam: it is the {feature}, which can lie pixels away."),
     ("avoid_denoised", "warning",
-     "Do not measure on denoised patterns what the denoising verdict says is changed; use the raw counts."),
+     "Do not measure on denoised patterns what they change according to the denoising verdict; use the raw counts."),
     ("avoid_denoised_unknown", "warning",
-     "Do not map strain from denoised patterns: on this scan it could not be tested that denoising keeps it."),
+     "Do not map strain from denoised patterns: this scan does not show whether denoising keeps it."),
     ("avoid_richer_model", "warning",
      "Do not use the measured origin or a richer model in place of the fitted origin: they would follow the specimen."),
     ("avoid_lengths", "info",
-     "Do not state lattice spacings in Å: the pixel size is not known, so lengths are in pixels "
-     "(calibrate(standard=...) or calibrate(like=...) adds it)."),
+     "Do not state lattice spacings in Å: the pixel size is not known, so lengths are in pixels. To add it, call "
+     "calibrate(standard=...) or calibrate(like=...)."),
     ("avoid_lengths_refused", "info",
      "Do not state lattice spacings in Å: the pixel size was refused, so lengths are in pixels."),
     ("avoid_directions", "info",
-     "Do not compare strain along different directions without a reference region of the same scan: an unknown ellipse "
-     "looks like strain (calibrate(like=...) takes that of a standard)."),
+     "Do not compare strain along different directions without a reference region of the same scan: an unknown "
+     "ellipse looks like strain. calibrate(like=...) uses the ellipse of a standard."),
     ("avoid_sign", "info",
-     "Do not use the sign of electric or magnetic fields: half a turn of the rotation is open."),
+     "Do not use the sign of electric or magnetic fields: the rotation is known up to half a turn only."),
 )

@@ -9,8 +9,9 @@ TRANSFER_FLAGS = (
     ("standard_lacks", "info",
      "{source} does not hold: {quantities}."),
     ("standard_bare", "warning",
-     "{source} is a calibration without its scan and states no uncertainty; shape of the patterns, camera length, "
-     "voltage and date were not compared. A pixel of this scan is taken to be as wide as {binning:g} of its pixels.",
+     "{source} is a calibration without its scan and states no uncertainty. Shape of the patterns, camera length, "
+     "voltage and date were not compared. One pixel of this scan is taken to be {binning:g} pixels of the standard "
+     "wide.",
      "Check that both were recorded with the same camera length and binning."),
     ("standard_contradicted", "refusal",
      "This scan contradicts the ellipse of the standard by {difference:.4f} in a/b, {sigmas:.1f} sigma; not carried "
@@ -30,7 +31,7 @@ TRANSFER_FLAGS = (
     ("camera_length_differs", "refusal",
      "Nothing was carried over: the camera length of the standard is {theirs:g}, that of this scan {ours:g}."),
     ("standard_old", "warning",
-     "The standard was recorded {days} days from this scan."),
+     "The standard and this scan were recorded {days} days apart."),
     ("frames_differ", "refusal",
      "The detector frame of the standard is {theirs} px and that of this scan {ours} px, so these were not carried "
      "over: {quantities}.",
@@ -41,8 +42,8 @@ TRANSFER_FLAGS = (
      "were not carried over: {quantities}.",
      "Check the camera lengths, and binning=; if the pixel size in this scan is wrong, set its unit to pixels."),
     ("scan_differs", "refusal",
-     "The descan was not carried over: the standard was scanned with {theirs} positions, this scan with {ours}, or "
-     "with other steps."),
+     "The descan was not carried over: the standard was scanned with {theirs} positions and this scan with {ours}, "
+     "or the steps differ."),
     ("descan_agrees", "info",
      "The measured positions show the descan of the standard with an amplitude of {amplitude:.3f} ± {sigma:.3f} (1 is "
      "expected)."),
