@@ -36,9 +36,10 @@ def flags_page() -> str:
              "Written by `python docs/build.py --flags` from the tables in `py4dstem_prenet/core/flag_table/` and "
              "`py4dstem_prenet/report/verdicts.py`.", "",
              "## Verdicts", "",
-             "The page of `report()`, `prenet report` and py4D-browser answer each question of this table with a "
-             "light: that of the most serious flag. Green is info only, amber has a warning, red a refusal. The "
-             "verdict above all is the worst of them; denoising does not count, since a calibration needs none.", "",
+             "The page of `report()`, `prenet report` and py4D-browser answer the questions of this table. Each answer "
+             "has the light of its most serious flag: green for information, amber for a warning, red for a refusal. "
+             "The overall verdict has the worst light of all; denoising does not count, because a calibration needs "
+             "none.", "",
              "| question | green | amber | red |", "|---|---|---|---|"]
     flags = [Flag(next(kind.name for kind in FLAGS.values() if kind.severity == severity))
              for severity in SEVERITY_LIGHTS]
