@@ -56,7 +56,7 @@ MIN_JUMPING_PX = 1.0  # pixels; smallest distance from the descan of a position 
 MIN_RUN_PX = 0.3  # pixels; smallest step between successive frames that ends a run
 MAX_SPACE_AGREEMENT = 0.5  # fraction of the outliers; if more also agree with the adjacent row, they are grains
 MIN_REFUSED_PX = 0.5  # pixels; smallest distance of outliers that refute a surface: specimens deflect the beam by less
-MAX_LEFT_IN_TIME = 0.04  # fraction of the positions; most of these outliers for a corrected order: 0 if it is correct
+MAX_LEFT_IN_TIME = 0.04  # fraction of the positions; most such outliers of a corrected order: 0 if it is correct
 MAX_COMPARED_STEPS, USUAL_STEP_ROUNDS = 300, 3  # steps between neighbors, and rounds, used to find the most common step
 # Flags of faults of rows, and of the same faults of columns.
 COLUMN_FLAGS = {"rows_reversed": "columns_reversed", "row_steps": "column_steps"}

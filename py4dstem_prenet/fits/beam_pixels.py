@@ -28,7 +28,7 @@ MIN_HOT_ELECTRONS = 30  # electrons; smallest excess over the whole sample: belo
 # Fraction of the mean excess; a hot pixel exceeds it in each part of the scan, all its neighbors but one stay below it.
 MIN_HOT_SHARE = 0.3
 MAX_HOT_FRACTION = 0.05  # fraction of the disk's pixels; more hot pixels than this show that the model is wrong
-SIMILAR_WINDOW_RADII = 2.5  # radii; a pixel is compared with 2 * 2.5 radii (in pixels) others at a similar distance
+SIMILAR_WINDOW_RADII = 2.5  # per px of radius; a pixel is compared with 2 * 2.5 * radius pixels at similar distances
 
 
 def hot_pixels(patterns, positions, noise: NoiseModel, aperture: Aperture, max_misfit: float, device: str):

@@ -43,6 +43,7 @@ class _Search(NamedTuple):
     reach_rows: int  # rows along the strip within which its sides must be bright
 
 
+# The search, and the first, coarse one at half of the resolution:
 FULL = _Search(128, 60, (1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.5, 9.0, 11.0), 5, 19)
 ROUGH = _Search(64, 45, (0.8, 1.2, 1.7, 2.5, 3.5, 5.0, 7.0), 3, 9)
 FINE_STEPS = 240  # number of directions in 180 degrees when directions about the best one are tried

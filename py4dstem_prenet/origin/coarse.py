@@ -23,7 +23,8 @@ MAX_FIELD_PX = 128  # pixels; largest side of the coarse network's input: larger
 BEAM_BLOCKS = 8  # number of blocks along each side of the scan
 MIN_BEAM_LOG_ODDS = 5.0  # log odds; smallest for a beam in a block: noise has up to 2, a beam of a hundred electrons 10
 MIN_BEAM_BLOCKS_FRACTION = 1 / 8  # fraction of the blocks; fewest with a beam, which may be blanked in the other blocks
-# Range of the positions in the blocks, and pixels added to it; largest distance of a surface outside this range.
+# Multiple of the range of the positions in the blocks, and pixels added to it; largest distance of a surface outside
+# this range.
 MAX_EXTRAPOLATION, EXTRAPOLATION_PX = 1.0, 2.0
 PATTERNS_PER_BLOCK = 16  # patterns; number that is summed in a block
 MIN_LOG_LIKELIHOOD_GAIN = 0.3  # mean log likelihood per block; smallest gain over the position favored by most blocks
@@ -31,8 +32,8 @@ OUTLIER_LIKELIHOOD = 1e-3  # smallest likelihood of the beam in a block, since t
 FLOOR_PROBABILITY = 1e-6  # smallest probability of the beam in a cell
 INDEPENDENT_BLOCKS = 4  # blocks; most that count as independent, since errors of the network are common to many blocks
 MAX_PLACES, MIN_PLACE_PROBABILITY = 8, 0.01  # largest number, and smallest probability, of candidate positions
-# Fraction of the rows, fewest constant rows of a faulty frame; read-out noise, smallest distance of their value from
-# the offset.
+# Fraction of the rows; fewest constant rows of a faulty frame. Standard deviations of the read-out noise; smallest
+# distance of the value of these rows from the offset.
 MIN_ODD_ROWS, MIN_ODD_SIGMAS = 0.25, 4.0
 MIN_BLOCK_BRIGHTNESS = 0.05  # fraction of the brightest block; in blocks with fewer electrons the beam may be blanked
 

@@ -27,8 +27,8 @@ MIN_FILLED = 0.9  # fraction; smallest overlap of the circle with the pixels abo
 MAX_CONTOUR_ERROR = 0.02  # radii; largest median distance of the contour from the circle
 MIN_CONTOUR, CONTOUR_SECTORS = 0.3, 72  # fraction of the circle, smallest part with a contour; number of sectors
 SLOPE_ERROR = 0.3  # widths of the smoothing; error of the center if the level falls by a fifth across the disk
-CORRELATED_PIXELS = 5.0  # pixels of the contour with correlated errors
-VISIBLE_LOG_ODDS = 5.0  # log odds that the disk is visible
+CORRELATED_PIXELS = 5.0  # pixels along the contour; length over which its errors are correlated
+VISIBLE_LOG_ODDS = 5.0  # log odds that the disk is visible, stated for every disk that is found by its edge
 
 
 @dataclass(frozen=True)
