@@ -210,7 +210,7 @@ def chosen(datacube, scan: Scan, center=None, radius=None, model="auto", region=
         kept = datacube.calibration.get_origin()
         given = given_beam(scan, kept, radius, used)
     if like is None and (transfer is not None or binning is not None):
-        raise PrenetError("transfer and binning say what is carried over from a standard; name it with like=.")
+        raise PrenetError("transfer= and binning= belong to a standard; name the standard with like=.")
     plan = None if like is None else planned(datacube, like, transfer, binning)
     if plan is not None and "ellipse" in plan.quantities and ellipse is not True:
         plan = plan.without("ellipse")  # an argument that names the ellipse wins
@@ -237,5 +237,5 @@ def _check_slices(region, scan_shape):
         return
     for part, length, axis in zip(region, scan_shape, ("rows", "columns"), strict=False):
         if any(end is not None and not -length <= end <= length for end in (part.start, part.stop)):
-            raise PrenetError(f"The region reaches beyond the scan: it has {length} {axis}, and {part.start} to "
-                              f"{part.stop} were given.")
+            raise PrenetError(f"The region reaches beyond the scan: {part.start} to {part.stop} were given, and the "
+                              f"scan has {length} {axis}.")

@@ -64,7 +64,7 @@ def calibrate(
 
     series = len(files) > 1 or (output is not None and (output / "summary.csv").exists())
     if write and output is None:
-        raise typer.BadParameter("Name the new file or folder, or leave it out with --no-write.", param_hint="--output")
+        raise typer.BadParameter("Name the new file or folder; only --no-write needs none.", param_hint="--output")
     if series and (not write or cube is not None):
         raise PrenetError("--no-write and --cube are for a single file.")
     if write and not series:

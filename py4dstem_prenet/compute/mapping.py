@@ -240,7 +240,7 @@ def _result(job, future):
         result = future.result()
     except KilledWorker as error:
         raise PrenetError(f"Workers of the Dask cluster died again and again at scan positions {job.index[0]} to "
-                          f"{job.index[-1]}, perhaps for want of memory; their logs say more.") from error
+                          f"{job.index[-1]}, perhaps because memory ran out; see their logs.") from error
     if isinstance(result, PrenetError):
         raise result
     return result

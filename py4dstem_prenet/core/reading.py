@@ -155,7 +155,7 @@ def plan_reading(scan: Scan, chunk=None, positions=None, skip=None) -> tuple[int
         positions = np.asarray(positions, dtype=np.int64).ravel()
         total = len(positions)
         if total and (positions[0] < 0 or positions[-1] >= rx * ry or (np.diff(positions) <= 0).any()):
-            raise PrenetError(f"Scan positions must ascend without repeats, from 0 to {rx * ry - 1} at most.")
+            raise PrenetError(f"Scan positions must be ascending integers from 0 to {rx * ry - 1}, each once at most.")
         jobs = (Job(index, key=key) for index, key in _groups(positions, ry, stored, chunk))
     if skip is not None:
         total -= int(np.count_nonzero(skip if positions is None else skip[positions]))
@@ -251,8 +251,8 @@ class UnchangedFile:
         """Raise PrenetError if the file changed since this object was made."""
         now = self._state()
         if now and self._before and now[0] == self._before[0] and now != self._before:
-            raise PrenetError(f"{self._path} was written while it was read, so what was read may belong to two scans; "
-                              "wait until it is finished, and start again.")
+            raise PrenetError(f"{self._path} changed while it was read, so its patterns may belong to two scans; wait "
+                              "until the file is complete, and start again.")
 
 
 def parts(total: int, size: int) -> list[slice]:

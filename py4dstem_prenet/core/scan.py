@@ -457,7 +457,7 @@ class SampledScan(Scan):
     def read_points(self, rows, columns, key):
         wanted = rows * self.scan_shape[1] + columns
         if not self.holds(wanted):
-            raise PrenetError("This sample of the scan does not hold all patterns that are asked for.")
+            raise PrenetError("This sample of the scan does not hold all requested patterns.")
         return np.stack([self.patterns[k] for k in np.searchsorted(self.positions, wanted)])
 
 
@@ -468,8 +468,8 @@ def _address(array):
 
 def _require_file(path):
     if not os.path.isfile(path):
-        raise PrenetError(f"A worker of the Dask cluster sees no file {path}; the file must lie where all of them "
-                          "reach it by the same path.")
+        raise PrenetError(f"A worker of the Dask cluster does not find the file {path}; put it where all "
+                          "workers find it under the same path.")
 
 
 @contextmanager

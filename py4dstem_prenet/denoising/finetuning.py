@@ -86,7 +86,7 @@ def finetune(datacube, noise: NoiseModel | None = None, out="weights.safetensors
         raise PrenetError(f"The duration of the training must be positive, not {minutes} minutes.")
     scan = data.scan_shape
     if scan == (1, 1):
-        raise PrenetError("One pattern is too little to learn from: some positions must be held out for judging.")
+        raise PrenetError("Fine-tuning needs more than one position, because some positions are held out for the test.")
     device = pick_device(device)
     network = copy.deepcopy(load(start, device)).requires_grad_(True)
     noise = noise or noise_of(datacube)

@@ -64,8 +64,8 @@ def refuse(sample):
                           "them by a constant.")
     fraction = np.mean(sample == sample.max())
     if fraction > MAX_FRACTION_AT_TOP:
-        raise PrenetError(f"{100 * fraction:.0f} % of the values are at the largest one, {high:g}: either all is "
-                          "saturated, or the contrast is inverted; then use data.max() - data.")
+        raise PrenetError(f"{100 * fraction:.0f} % of the values are at the largest one, {high:g}: the data "
+                          "are saturated, or their contrast is inverted (then use data.max() - data).")
     if sample.dtype.kind == "i":
         top = float(np.iinfo(sample.dtype).max)
         # Subtracting a dark image gives only small negative numbers. Single broken pixels are tolerated.

@@ -141,7 +141,7 @@ def _text(value):
 def _pattern_shape(values, pattern_shape):
     shape = pattern_shape or values.pattern_shape
     if shape is None:
-        raise PrenetError("The file does not tell the shape of the patterns; pass pattern_shape=(Qx, Qy).")
+        raise PrenetError("The file does not state the shape of the patterns; pass pattern_shape=(Qx, Qy).")
     return tuple(shape)
 
 

@@ -69,7 +69,7 @@ def _refuse_others(raw, size, described):
         raise PrenetError(f"{raw} is described by {raw.stem}.rpl beside it; open that file.")
     cut = raw.stem.startswith("scan_x") and any(known > size // FRAME_BYTES for known in named)  # an interrupted scan
     if size < FRAME_BYTES or (size % FRAME_BYTES and described is None and not cut):
-        raise PrenetError(f"{raw} is no EMPAD file: its {size} bytes are no whole number of frames of {FRAME_BYTES} "
+        raise PrenetError(f"{raw} is not an EMPAD file: its {size} bytes are not whole frames of {FRAME_BYTES} "
                           "bytes; map the raw patterns of another detector with numpy.memmap and make a "
                           "py4DSTEM.DataCube.")
 

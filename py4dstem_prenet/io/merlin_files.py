@@ -33,8 +33,8 @@ class _Header:
         except (ValueError, IndexError):
             valid = False
         if not valid:
-            raise PrenetError(f"{path} does not begin with the header of a Merlin frame; it is damaged, or not of "
-                              "Merlin.")
+            raise PrenetError(f"{path} does not begin with the header of a Merlin frame; it is damaged, or not a "
+                              "Merlin file.")
         self.stored = (rows, columns)
         self.raw = self.type == "R64"
         self.depth = _raw_depth(text) if self.raw else None
@@ -114,7 +114,7 @@ def _check_last(frames, header, path):
     """Raise PrenetError if the last frame does not begin where it should: frames differ in size."""
     last = _Header(frames["header"][-1].decode("latin-1"), path)
     if (last.stored, last.type, last.length) != (header.stored, header.type, header.length):
-        raise PrenetError(f"{path} holds frames of several shapes or types, which is no scan.")
+        raise PrenetError(f"{path} holds frames of several shapes or types, so it is not a scan.")
 
 
 def _stated(path, step, length, count):

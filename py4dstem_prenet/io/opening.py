@@ -246,7 +246,7 @@ def _open_emd(path, scan_shape, name):
         return cube
     if scan_shape[0] * scan_shape[1] != shape[0] * shape[1] or _has_maps(cube, shape[:2]):
         raise PrenetError(f"{path} stores its scan as {shape[0]} x {shape[1]}, with maps of this shape or another "
-                          "number of positions; leave the shape of the scan out.")
+                          "number of positions; leave out scan_shape= (or --scan).")
     return _reshaped_cube(cube, scan_shape, path)
 
 

@@ -60,7 +60,7 @@ def refuse_known(path):
         if images:
             raise PrenetError(f"{path} is a folder of single images ({', '.join(images)}); stack them in the order of "
                               "the scan, for example with tifffile.imread, and save the stack with numpy.save.")
-        raise PrenetError(f"{path} is a folder, and no zarr store.")
+        raise PrenetError(f"{path} is a folder, but not a zarr store; give a file.")
     known = _CONVERTED.get(path.suffix.lower().lstrip("."))
     if known:
         raise PrenetError(f"{path} holds {known[0]}, and no reader for it is installed; {known[1]}.")
@@ -173,7 +173,7 @@ def read_zarr(path) -> FileContents:
         else:
             add("", store, None)
     except Exception as error:  # zarr and its codecs raise errors of many types
-        raise PrenetError(f"{path} is no complete zarr store ({first_line(error)}).") from error
+        raise PrenetError(f"{path} is not a complete zarr store ({first_line(error)}).") from error
     return FileContents("HyperSpy zspy" if path.suffix.lower() == ".zspy" else "zarr", tuple(arrays), tuple(others))
 
 

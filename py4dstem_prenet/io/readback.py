@@ -192,7 +192,7 @@ def check_sums(partial, where, expected, path):
             dataset = file[where]
             wrong = next((rows for rows, known in expected if checksum(dataset[rows]) != known), None)
     except (OSError, KeyError) as error:
-        raise PrenetError(f"{path} was not written: what was written cannot be read back ({error}).") from error
+        raise PrenetError(f"{path} was not written, because the file could not be read back ({error}).") from error
     if wrong is not None:
         raise PrenetError(f"{path} was not written: rows {wrong.start} to {wrong.stop - 1} of the scan read back "
                           "differently; check the disk.")

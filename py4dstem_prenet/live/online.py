@@ -91,7 +91,7 @@ class OnlineCalibrator:
     def __init__(self, scan_shape, pattern_shape, mask=None, device="auto", worker=None):
         self._shape = (*map(int, scan_shape), *map(int, pattern_shape))
         if len(self._shape) != 4 or min(self._shape) < 1:
-            raise PrenetError(f"A scan's and a pattern's shape are needed, such as (256, 256) and (128, 128), not "
+            raise PrenetError(f"Give the shapes of the scan and of a pattern, such as (256, 256) and (128, 128), not "
                               f"{scan_shape} and {pattern_shape}.")
         check_mask(as_scan(np.broadcast_to(np.uint8(0), self._shape)), mask)
         check_networks(device)

@@ -292,7 +292,7 @@ def open_source(path, scan, shape=None, dtype="uint16", header=0, gap=0, name=No
     path = existing(path)
     if shape is None or path.suffix.lower() in (".h5", ".hdf5", ".nxs", ".emd"):
         if not h5py.is_hdf5(path):
-            raise PrenetError(f"{path} is not an HDF5 file; of a raw file the pattern's shape must be given, as in "
+            raise PrenetError(f"{path} is not an HDF5 file; for a raw file, give the shape of a pattern, as in "
                               "--shape 128,128 --dtype uint16.")
         return Hdf5File(path, scan[1], name)
     return RawFile(path, shape, dtype, header, gap)

@@ -98,8 +98,8 @@ def planned(datacube, like, transfer=None, binning=None) -> Plan:
     """
     if binning is not None and (isinstance(binning, bool) or not isinstance(binning, int | float | np.number)
                                 or not binning > 0):
-        raise PrenetError(f"The binning must be a positive number, pixels of the standard in one of this scan, not "
-                          f"{binning!r}.")
+        raise PrenetError(f"The binning must be a positive number, the pixels of the standard along one pixel of "
+                          f"this scan, not {binning!r}.")
     asked = DEFAULT_QUANTITIES if transfer is None else (transfer,) if isinstance(transfer, str) else tuple(transfer)
     unknown = [name for name in asked if name not in TRANSFERABLE]
     if unknown or not asked:
@@ -113,7 +113,7 @@ def planned(datacube, like, transfer=None, binning=None) -> Plan:
             "descan": standard.origin}
     lacking = [name for name in asked if available[name] is None]
     if len(lacking) == len(asked):
-        raise PrenetError(f"{standard.name} holds none of what is to be carried over: {', '.join(asked)}.")
+        raise PrenetError(f"{standard.name} holds none of the quantities to carry over: {', '.join(asked)}.")
     flags = [Flag("standard_lacks", {"source": standard.name, "quantities": lacking})] if lacking else []
     quantities = [name for name in asked if name not in lacking]
     binning = _binning(standard, datacube) if binning is None else float(binning)

@@ -95,7 +95,7 @@ class PatternSource:
         self.scan = as_scan(datacube)
         if denoised is not None and tuple(denoised.data.shape) != tuple(self.scan.shape):
             raise PrenetError(f"The denoised scan has the shape {tuple(denoised.data.shape)}, and this one "
-                              f"{tuple(self.scan.shape)}; give the same scan.")
+                              f"{tuple(self.scan.shape)}; give the same scan, denoised.")
         self.refresh()
 
     def refresh(self) -> None:
