@@ -34,18 +34,19 @@ def notebook_controls(panels: ViewerPanels):
     import ipywidgets as w
 
     session = panels.session
-    wide = {"layout": w.Layout(width="auto")}
+    wide, narrow = {"layout": w.Layout(width="auto")}, {"layout": w.Layout(width="64px")}
     controls = {
         "tool": w.ToggleButtons(options=TOOLS, style={"button_width": "70px"}),
         "clean": w.Checkbox(description="denoise", indent=False, **wide),
         "disks": w.Checkbox(description="Bragg disks", indent=False, **wide),
-        "model": w.Dropdown(options=MODEL_NAMES, description="descan", layout=w.Layout(width="190px"),
+        "model": w.Dropdown(options=MODEL_NAMES, description="descan", layout=w.Layout(width="160px"),
                             style={"description_width": "50px"}),
         "ellipse": w.Checkbox(value=True, description="measure ellipse", indent=False, **wide),
         "replace": w.Checkbox(description="replace what was set by hand", indent=False, **wide),
-        "apply": w.Button(description="Apply", button_style="primary", tooltip="Calibrate with these corrections"),
-        "undo": w.Button(description="Undo", tooltip="Restore the calibration before the last Apply"),
-        "clear": w.Button(description="Clear", tooltip="Remove the corrections"),
+        "apply": w.Button(description="Apply", button_style="primary", tooltip="Calibrate with these corrections",
+                          **narrow),
+        "undo": w.Button(description="Undo", tooltip="Restore the calibration before the last Apply", **narrow),
+        "clear": w.Button(description="Clear", tooltip="Remove the corrections", **narrow),
     }
     hint, told, found, output = w.HTML(), w.HTML(), w.HTML(), w.Output()
 
