@@ -154,6 +154,8 @@ def fit_origin(origin: OriginMap, model: str = "auto") -> OriginFit:
     shared = max([MIN_SIGMA_PX, *(flag.numbers["sigma"] for flag in origin.flags if flag.name == "beam_cut")])
     if origin.radius < UNRESOLVED_RADIUS_PX:
         common = float(np.hypot(common, CONTRAST_ERROR_RADII * origin.radius))
+    if test.oscillating:  # the beam moves, and the surface does not follow
+        common = float(np.hypot(common, test.shared))
     sigmas = [np.sqrt(surface.sigma**2 + shared**2 + common**2) for surface in (x, y)]
     uncertainty = float(np.sqrt(np.mean(sigmas[0] ** 2 + sigmas[1] ** 2)))
     numbers = {"scatter": test.scatter, "scale": test.scale, "shared": test.shared, "shared_sigmas": test.shared_sigmas,
@@ -231,6 +233,8 @@ def residual_flags(test: ResidualTest) -> tuple[Flag, ...]:
     """
     if not test.testable:
         return (Flag("few_positions", {"count": test.count}),) if test.count > 1 else ()
+    if test.oscillating:
+        return (Flag("residuals_oscillate", {"shared": test.shared}),)
     if test.correlated:
         return (Flag("residuals_correlated", {"shared": test.shared, "sigmas": test.shared_sigmas}),)
     if test.large:
