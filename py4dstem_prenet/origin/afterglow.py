@@ -12,8 +12,8 @@ from ..core import NORMAL_MAD, NoiseModel, Scan
 
 MAX_GLOW_STEPS = 32  # frames after the longest steps of the beam that are compared, chosen for speed
 MIN_GLOW_STEPS = 8  # frames; fewest whose median has an error that can be estimated
-GLOW_MARGIN_PX = 2.0  # pixels; margin beyond the edge of the disk that is left out, where small shifts change a pixel
-MIN_IMAGE_PART = 0.2  # fraction of the disk's area; smallest part of its previous image that is not covered by it
+GLOW_MARGIN_PX = 1.0  # pixels; margin beyond the soft edge of the disk, where small shifts change a pixel
+MIN_IMAGE_PART = 0.1  # fraction of the disk's area; smallest part of its previous image that is not covered by it
 # Standard errors; smallest ratio that is not noise. The median of 8 frames exceeds it by chance in 0.3 % of the scans,
 # that of 32 frames in 0.006 %.
 MIN_GLOW_Z = 6.0

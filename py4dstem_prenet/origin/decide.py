@@ -130,9 +130,8 @@ def decide_origin(scan: Scan, noise: NoiseModel, located: Located, beam: Beam, p
     ratio = afterglow_ratio(scan, noise, located.position, valid.ravel(), beam.aperture.radius, beam.aperture.edge)
     if ratio > 0:
         behind = lag(position if "jump_scatter" in numbers else position - residuals, ratio, beam.aperture.radius)
-        typical = float(np.median(np.hypot(*behind[:, valid])))
-        if typical > np.median(np.hypot(*widened[:, valid])):
-            flags.append(Flag("afterglow", {"percent": 100 * ratio, "lag": typical}))
+        common = float(np.sqrt((behind[:, valid] ** 2).mean()))
+        flags.append(Flag("afterglow", {"percent": 100 * ratio, "sigma": common}))
         widened = np.hypot(widened, behind)
     sigma = widened
     vague = stated > max(UNCERTAIN_SIGMA_PX, DOUBTFUL_SIGMA_RATIO * counting)
