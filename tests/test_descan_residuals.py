@@ -93,6 +93,31 @@ def test_a_few_maps_of_each_kind():
         assert not check_residuals(white, sigma / 3, valid, sigma_known=False).large
 
 
+@pytest.mark.parametrize("period", [2.1, 3.3, 4.0, 7.7, 21.0])
+@pytest.mark.parametrize("advance", [0.1, 0.5])  # periods from row to row; with half of one, rows and columns cancel
+def test_a_beam_that_oscillates_is_told_and_the_sigma_of_the_fit_includes_it(period, advance):
+    rng = np.random.default_rng(5)
+    rows, columns = np.indices((24, 24))
+    hum = 0.3 * np.sin(2 * np.pi * (columns / period + advance * rows))
+    truth = np.stack([60 + 0.05 * rows + hum, 60 + 0.1 * columns - 0.5 * hum])
+    sigma = np.full((2, 24, 24), 0.2)  # a single position shows nothing of it
+    fit = fit_origin(origin_map(*rng.normal(truth, sigma), *sigma, np.ones((24, 24), bool)))
+    assert has_flag(fit.flags, "residuals_oscillate", "residuals_correlated") and fit.accepted
+    if fit.decision.has("residuals_oscillate"):
+        error = np.stack([fit.qx0, fit.qy0]) - truth
+        assert 0.6 < np.sqrt(np.mean((error / (fit.sigma_qx0, fit.sigma_qy0)) ** 2)) < 1.25
+    else:  # neighbors alike along both axes, as in a specimen
+        assert period == 21 and advance == 0.1
+
+
+def test_a_specimen_does_not_oscillate():
+    rng = np.random.default_rng(7)
+    for _ in range(20):
+        patches = np.kron(rng.normal(0, 0.1, (2, 6, 6)), np.ones((4, 4)))
+        test = check_residuals(rng.normal(patches, NOISE_PX), np.full((2, 24, 24), NOISE_PX), np.ones((24, 24), bool))
+        assert test.correlated and not test.oscillating
+
+
 def test_outliers_to_one_side_are_no_correlation():
     """Wrong disks lie on one side; at a seventh of the positions they passed for a common offset, at 40 sigma."""
     rng = np.random.default_rng(3)

@@ -33,6 +33,7 @@ MIN_SCATTER_PX, MIN_SCATTER_RATIO = 1.0, 10.0
 # Fraction of the positions; sigmas of counting, largest distance of these from the surface; pixels, smallest sigma.
 MIN_CORE, CORE_SIGMAS, MIN_CORE_PX = 0.2, 4.0, 0.05
 KNOWN_CAUSES = ("order_unknown", "beam_jumps")  # refusals that say more than that positions scatter
+SHARED_ERRORS = ("beam_cut", "afterglow")  # flags with the sigma of an error that all positions share
 MAX_LEFT_SCATTER = 0.7  # ratio of the scatter about the best and the requested model; below, the latter is too simple
 # Radii, 1 sigma along one axis; error of the center of a disk that is not resolved, which is its center of mass and
 # therefore shifts with a slope of its brightness. It corresponds to slopes of 9 % per radius (1 sigma), as in the
@@ -151,9 +152,11 @@ def fit_origin(origin: OriginMap, model: str = "auto") -> OriginFit:
     test = check_residuals([x.residual, y.residual], sigmas, valid, not origin.decision.has("sigma_unknown"))
     # Add the errors that all positions share.
     common = common_sigma([x.residual, y.residual], sigmas, valid, origin.decision.numbers.get("repeated", 0.0))
-    shared = max([MIN_SIGMA_PX, *(flag.numbers["sigma"] for flag in origin.flags if flag.name == "beam_cut")])
+    shared = max([MIN_SIGMA_PX, *(flag.numbers["sigma"] for flag in origin.flags if flag.name in SHARED_ERRORS)])
     if origin.radius < UNRESOLVED_RADIUS_PX:
         common = float(np.hypot(common, CONTRAST_ERROR_RADII * origin.radius))
+    if test.oscillating:  # the beam moves, and the surface does not follow
+        common = float(np.hypot(common, test.shared))
     sigmas = [np.sqrt(surface.sigma**2 + shared**2 + common**2) for surface in (x, y)]
     uncertainty = float(np.sqrt(np.mean(sigmas[0] ** 2 + sigmas[1] ** 2)))
     numbers = {"scatter": test.scatter, "scale": test.scale, "shared": test.shared, "shared_sigmas": test.shared_sigmas,
@@ -231,6 +234,8 @@ def residual_flags(test: ResidualTest) -> tuple[Flag, ...]:
     """
     if not test.testable:
         return (Flag("few_positions", {"count": test.count}),) if test.count > 1 else ()
+    if test.oscillating:
+        return (Flag("residuals_oscillate", {"shared": test.shared}),)
     if test.correlated:
         return (Flag("residuals_correlated", {"shared": test.shared, "sigmas": test.shared_sigmas}),)
     if test.large:

@@ -1,3 +1,4 @@
+from .afterglow import afterglow_ratio as afterglow_ratio, lag as lag
 from .bars import find_bar as find_bar
 from .beam import (
     LOCATE_BATCH as LOCATE_BATCH,

@@ -22,6 +22,10 @@ DESCAN_FLAGS = (
      "The residuals are spatially correlated ({shared:.2g} px rms, {sigmas:.1f} standard errors), probably by "
      "deflection of the beam in the specimen.",
      "Keep the smooth fit; a richer model would follow the specimen."),
+    ("residuals_oscillate", "warning",
+     "The residuals of neighboring positions have opposite signs ({shared:.2g} px rms along each axis): the beam "
+     "oscillates while it is scanned, as by stray fields of the mains. The fit is its mean; the sigma includes this.",
+     "If single positions are known better than that, use the measured origin."),
     ("model_too_simple", "warning",
      "A {model} does not describe the descan: positions scatter by {scatter:.2g} px about it, and by {left:.2g} px "
      "about a {better}.",

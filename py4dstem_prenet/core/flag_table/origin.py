@@ -53,6 +53,10 @@ ORIGIN_FLAGS = (
     ("sigma_unknown", "warning",
      "No uncertainties of the origin are stored.",
      "Call datacube.prenet.measure_origin()."),
+    ("afterglow", "warning",
+     "Every frame holds {percent:.0f} % of the frame before (afterglow of the detector), so the measured beam lags; "
+     "this adds {sigma:.2g} px to the sigma of all positions together.",
+     "Reduce the descan, or scan more slowly."),
     ("quadrants_swapped", "refusal",
      "The pattern continues across opposite edges of the detector: its quadrants are swapped.",
      "Apply numpy.fft.fftshift over the last two axes."),
