@@ -1,6 +1,5 @@
 from .assign import Assignment as Assignment, assign_rings as assign_rings, same_rings as same_rings
 from .decide import (
-    MIN_MARGIN as MIN_MARGIN,
     MIN_SUSPECTED_SIGMAS as MIN_SUSPECTED_SIGMAS,
     decide_pixel_size as decide_pixel_size,
     is_significant as is_significant,

@@ -163,7 +163,8 @@ def measure_pooled_size(pooled: Pooled, radius, noise: NoiseModel, standard, ell
 
 
 def _contradicted(size):
-    return any(flag.name == "pixel_size_other_lattice" for flag in size.flags)
+    """Whether another lattice fits the disks better than the standard."""
+    return not size.decision.numbers["lattice_margin"] > 0
 
 
 def _from_spots(spots, standard, vector, covariance, reference):
