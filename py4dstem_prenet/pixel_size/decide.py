@@ -157,7 +157,7 @@ def _systematics(disks):
 
 
 def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment, evidence: str, reference: float,
-                      doubt: float = 0.0, notes=()) -> PixelSize:
+                      doubt: float = 0.0, confirmed: bool = False) -> PixelSize:
     """Accept or refuse a fitted pixel size.
 
     Parameters
@@ -174,8 +174,8 @@ def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment,
         Radius to which the distortions refer, pixels.
     doubt : float
         Relative sigma of the pixel size due to suspected distortions.
-    notes : iterable of Flag
-        Additional flags.
+    confirmed : bool
+        Whether other evidence of the same scan has accepted the assignment.
 
     Returns
     -------
@@ -196,7 +196,7 @@ def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment,
         scatter = float(np.sqrt(np.average((errors[checked] - mean) ** 2, weights=weight)))
         chi2 = float((weight * (errors[checked] - mean) ** 2).sum())
     inconsistent = scatter > MAX_RING_SCATTER and chi2 > chi2_law.ppf(CONSISTENT_PROBABILITY, freedom)
-    flags = assignment_doubts(assignment, standard.name)
+    flags = [] if confirmed else assignment_doubts(assignment, standard.name)
     if inconsistent:
         flags.append(Flag("pixel_size_inconsistent", {"standard": standard.name, "scatter": 100 * scatter}))
     if not relative < MAX_RELATIVE_SIGMA:
@@ -222,7 +222,7 @@ def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment,
     covariance[0, 0] = relative**2
     on_detector = np.flatnonzero(np.isfinite(errors) | (fit.fit.heights > 0))
     return PixelSize(
-        fit.scale, relative * fit.scale, standard.name, Decision(accepted, (*flags, *notes), numbers), evidence,
+        fit.scale, relative * fit.scale, standard.name, Decision(accepted, tuple(flags), numbers), evidence,
         tuple(standard.hkl[i] for i in on_detector), standard.g[on_detector], errors[on_detector], sigmas[on_detector],
         covariance, fit.vector, fit.barrel, barrel_sigma, fit.threefold, three_sigma, reference,
         np.array([fit.profile.radii, fit.profile.mean, fit.fit.fitted]))

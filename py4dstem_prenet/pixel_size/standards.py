@@ -202,16 +202,16 @@ def _of_crystal(crystal, name, source):
 
 
 def _with_sums(hkl, weights):
-    """Add the reflections that double diffraction makes visible: sums of two allowed ones."""
+    """Replace weak reflections by forbidden ones that double diffraction makes visible: sums of two allowed ones."""
     allowed = weights > MIN_RELATIVE_INTENSITY * weights.max()
     reach = np.abs(hkl).max(1)[:, None]
-    grid = np.zeros(2 * reach.ravel() + 1)
+    grid, listed, strength = (np.zeros(2 * reach.ravel() + 1) for _ in range(3))
     grid[tuple(hkl[:, allowed] + reach)] = 1
-    sums = fftconvolve(grid, grid, mode="same") > 0.5  # number of pairs
-    strength = np.zeros(grid.shape)
     strength[tuple(hkl[:, allowed] + reach)] = weights[allowed]
-    sums[tuple(reach.ravel())] = False
-    place = np.flatnonzero(sums | (strength > 0))
+    listed[tuple(hkl + reach)] = 1
+    listed[tuple(reach.ravel())] = 1  # the direct beam
+    sums = fftconvolve(grid, grid, mode="same") > 0.5  # number of pairs
+    place = np.flatnonzero((strength > 0) | (sums & (listed == 0)))
     return np.stack(np.unravel_index(place, grid.shape)) - reach, strength.ravel()[place]
 
 
