@@ -179,6 +179,12 @@ def test_fcc_is_not_diamond_with_double_diffraction():
     assert posterior_of(assign_spots(spots, find_standard("Al"), state_of(spots), spots.span)) > 0.999
 
 
+def test_hexagonal_crystals_of_another_axial_ratio_are_told():
+    spots = disks_of("Ti", 0.018)
+    assert assign_spots(spots, find_standard("Mg"), state_of(spots), spots.span).lattice_margin < -5
+    assert posterior_of(assign_spots(spots, find_standard("Ti"), state_of(spots), spots.span)) > 0.999
+
+
 def test_the_posterior_counts_all_other_assignments():
     """Two other pixel sizes are twice as probable as one; a lattice that fits as well leaves the prior of the name."""
     one, two = (posterior_of(Assignment(0.02, 0.03, margins, {})) for margins in ((8.0,), (8.0, 8.0)))

@@ -84,8 +84,9 @@ _TABLE = {  # name: structure, lattice parameters (angstrom), atomic numbers of 
     "ZnS": ("zincblende", (5.4093,), (30, 16), WYCKOFF),
 }
 STANDARDS = tuple(sorted(_TABLE))
-# Lattices whose rings are compared with those of the standard, at any size of their cell:
-ALTERNATIVES = ("Au", "W", "Si", "NaCl", "CsCl", "SrTiO3", "Mg")
+# Lattices whose rings are compared with those of the standard, at any size of their cell; hcp with c / a of 1.62, 1.59
+# and 1.86:
+ALTERNATIVES = ("Au", "W", "Si", "NaCl", "CsCl", "SrTiO3", "Mg", "Ti", "Zn")
 
 
 @dataclass(frozen=True)
