@@ -12,12 +12,14 @@ from py4dstem_prenet.core import Decision, NoiseModel, PixelSize, PrenetError, e
 from py4dstem_prenet.io import read_pixel_size, signatures, undoable, write_pixel_size
 from py4dstem_prenet.pixel_size import (
     STANDARDS,
+    Assignment,
     Shape,
     Spots,
     State,
     assign_spots,
     find_standard,
     fit_spots,
+    posterior_of,
     ring_profiles,
     same_reflections,
 )
@@ -72,7 +74,12 @@ def test_noise_has_no_pixel_size():
 def test_rings_of_the_table():
     gold = find_standard("Au")
     assert np.allclose(gold.g[:4] * 4.07825, np.sqrt([3, 4, 8, 11]))
-    assert find_standard("Si").hkl[:3] == ("1 1 1", "2 2 0", "3 1 1")  # no 2 0 0, no 2 2 2
+    silicon = find_standard("Si")
+    assert silicon.hkl[:5] == ("1 1 1", "2 0 0", "2 2 0", "3 1 1", "2 2 2")
+    assert (silicon.intensity[:5] > 0).tolist() == [True, False, True, True, False]  # 2 0 0, 2 2 2: double diffraction
+    # Sums of two reflections of bcc or fcc are allowed; a screw axis forbids 0 0 1 of hcp, which 1 0 1 - 1 0 0 makes.
+    assert find_standard("Au").intensity.min() > 0 and find_standard("Fe").intensity.min() > 0
+    assert find_standard("Ti").hkl[0] == "0 0 1" and find_standard("Ti").intensity[0] == 0
     assert all(len(find_standard(name).g) > 10 for name in STANDARDS)
 
 
@@ -117,11 +124,12 @@ def test_the_profile_of_a_ring_is_the_mean_over_disks_on_a_circle():
     assert np.abs(profile[:, 0] - inside.mean(1)).max() < 0.02
 
 
-def disks_of(standard, scale, count=150, sigma=0.15, vector=(0.02, -0.01), barrel=0.0, threefold=(0.0, 0.0), seed=0):
-    """Positions of disks on the rings of a standard, one in ten anywhere."""
+def disks_of(standard, scale, count=150, sigma=0.15, vector=(0.02, -0.01), barrel=0.0, threefold=(0.0, 0.0), seed=0,
+             forbidden=()):
+    """Positions of disks on the rings of a standard, one in ten anywhere; forbidden ones a third as high as 111."""
     rng, crystal = np.random.default_rng(seed), find_standard(standard)
     inside = np.flatnonzero((crystal.g / scale > 10) & (crystal.g / scale < 60))
-    weight = crystal.intensity[inside]
+    weight = crystal.intensity[inside] + np.isin(np.array(crystal.hkl)[inside], forbidden) / 3
     radius = crystal.g[rng.choice(inside, count, p=weight / weight.sum())] / scale
     radius = np.where(rng.random(count) < 0.1, rng.uniform(10, 60, count), radius)
     phi = rng.uniform(0, 2 * np.pi, count)
@@ -154,6 +162,35 @@ def test_disks_are_assigned_and_fitted_without_a_known_ellipse():
 def test_disks_of_another_lattice_are_told():
     spots = disks_of("Nb", 0.0195)
     assert assign_spots(spots, find_standard("Ni"), state_of(spots), spots.span).lattice_margin < -5
+
+
+def test_double_diffraction_does_not_turn_diamond_into_fcc():
+    """222 of silicon and germanium is visible in thick crystals, 200 is not."""
+    for seed in range(2):
+        spots = disks_of("Ge", 0.0165, 300, seed=seed, forbidden=("2 2 2",))
+        assignment = assign_spots(spots, find_standard("Ge"), state_of(spots), spots.span)
+        assert abs(np.log(assignment.scale / 0.0165)) < 2e-3 and posterior_of(assignment) > 0.999
+        assert assign_spots(spots, find_standard("Pt"), state_of(spots), spots.span).lattice_margin < -5
+
+
+def test_fcc_is_not_diamond_with_double_diffraction():
+    spots = disks_of("Al", 0.0195, 300)
+    assert assign_spots(spots, find_standard("Ge"), state_of(spots), spots.span).lattice_margin < -5
+    assert posterior_of(assign_spots(spots, find_standard("Al"), state_of(spots), spots.span)) > 0.999
+
+
+def test_hexagonal_crystals_of_another_axial_ratio_are_told():
+    spots = disks_of("Ti", 0.018)
+    assert assign_spots(spots, find_standard("Mg"), state_of(spots), spots.span).lattice_margin < -5
+    assert posterior_of(assign_spots(spots, find_standard("Ti"), state_of(spots), spots.span)) > 0.999
+
+
+def test_the_posterior_counts_all_other_assignments():
+    """Two other pixel sizes are twice as probable as one; a lattice that fits as well leaves the prior of the name."""
+    one, two = (posterior_of(Assignment(0.02, 0.03, margins, {})) for margins in ((8.0,), (8.0, 8.0)))
+    assert (1 - two) / two == pytest.approx(2 * (1 - one) / one)
+    assert posterior_of(Assignment(0.02, np.nan, (), {"W": 0.0, "Au": np.inf})) == pytest.approx(0.9 / 0.95)
+    assert posterior_of(Assignment(0.02, np.nan, (), {})) == 1
 
 
 def test_distortions_beyond_the_ellipse_are_seen_in_disks():

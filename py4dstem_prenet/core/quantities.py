@@ -43,8 +43,9 @@ class PixelSize(Decided):
     standard : str
         Name of the standard.
     decision : Decision
-        Accepted if the pixel size is fit to be written. Numbers: margin and lattice_margin (differences of
-        -2 log likelihood to the next assignment and to the best other lattice), scatter (relative, of the rings).
+        Accepted if the pixel size is fit to be written. Numbers: posterior (probability of the assignment), margin
+        and lattice_margin (differences of -2 log likelihood to the next assignment and to the best other lattice),
+        scatter (relative, of the rings).
     evidence : str
         "rings" of the pooled pattern, or "disks" of single patterns; empty if there is none.
     hkl : tuple of str

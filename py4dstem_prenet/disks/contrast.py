@@ -21,7 +21,9 @@ MIN_LEARNED_DISKS = 16  # disks; smallest number from which aperture or contrast
 MAX_APERTURE_DISKS, MAX_CLASS_DISKS = 512, 256  # disks; largest numbers for aperture and contrast, for speed
 MAX_CLASSES = 3  # classes of disks by electrons, each with its own contrast
 APERTURE_ROUNDS, APERTURE_STEP_PX = 15, 0.01  # rounds, pixels; learning ends when radius and blur change less
-MAX_EDGE_GROWTH = 2.0  # ratio; largest width of the edge of the learned aperture to that of the given one
+# Ratios; largest width of the edge, and largest radius, of the learned aperture to that of the given one. Contrast in
+# the direct disk changes its radius by some percent; of overlapping disks in a powder, radii grew by 1.7.
+MAX_EDGE_GROWTH, MAX_RADIUS_GROWTH = 2.0, 1.25
 CONTRAST_ROUNDS = 5  # rounds of the evidence
 AMPLITUDE_LIMITS = (1e-3, 1.0)  # fractions of the brightness of the disk; limits of a term
 MAX_LEARNED_MOVE_PX = 1.5  # pixels; largest offset from the middle of a window at which the fit is valid
@@ -258,7 +260,8 @@ def learned_shape(windows: DiskWindows, candidates: Candidates, aperture: Apertu
         before, aperture = aperture, model.learned(fitted, (fitted.position.abs() < MAX_LEARNED_MOVE_PX).all(1))
         if max(abs(aperture.radius - before.radius), abs(aperture.blur - before.blur)) < APERTURE_STEP_PX:
             break
-    if aperture.edge > MAX_EDGE_GROWTH * given.edge:  # the disks overlap, and the aperture spread over others
+    # If the disks overlap, the aperture may spread over others.
+    if aperture.edge > MAX_EDGE_GROWTH * given.edge or aperture.radius > MAX_RADIUS_GROWTH * given.radius:
         aperture = given
     strong = candidates.subset(candidates.significance > CONTRAST_SIGNIFICANCE)
     if len(strong.pattern) < MIN_LEARNED_DISKS:

@@ -1,9 +1,9 @@
 from .assign import Assignment as Assignment, assign_rings as assign_rings, same_rings as same_rings
 from .decide import (
-    MIN_MARGIN as MIN_MARGIN,
     MIN_SUSPECTED_SIGMAS as MIN_SUSPECTED_SIGMAS,
     decide_pixel_size as decide_pixel_size,
     is_significant as is_significant,
+    posterior_of as posterior_of,
     unknown_size as unknown_size,
 )
 from .joint import JointFit as JointFit, State as State, fit_joint as fit_joint, larger_covariance as larger_covariance

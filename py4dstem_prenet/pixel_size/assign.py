@@ -25,6 +25,9 @@ MIN_VISIBLE_RINGS = 2  # rings; fewest visible ones on the detector at a plausib
 FIRST_STRONG_HEIGHT = 0.3  # fraction of the strongest ring; smallest height of the innermost ring that must be visible
 HIDDEN_RING_FRACTION = 0.9  # fraction of the smallest fitted radius; smallest radius of that ring if disks are points
 GRID_PX = 0.5  # pixels; step at the outermost radius between two pixel sizes that are tried
+# Rings of two lattices that are compared; relative difference of ratios of |g| up to which they agree; and ratio of
+# heights beyond which a ring is taken for absent (MgO and NaCl: 9, GaAs and fcc: 43).
+COMPARED_RINGS, SAME_RATIO, MAX_HEIGHT_RATIO = 8, 2e-3, 12.0
 CANDIDATES = 4  # number of assignments that are refined for each kind of evidence
 
 
@@ -32,25 +35,40 @@ CANDIDATES = 4  # number of assignments that are refined for each kind of eviden
 class Assignment:
     """Assignment of the rings of a standard, with margins to other assignments.
 
+    All margins are differences of -2 log likelihood (rings) or -2 log evidence (disks) to the best pixel size; they are
+    negative if the other assignment fits better.
+
     Attributes
     ----------
     scale : float
         Best pixel size, 1/angstrom.
     second : float
         Second best pixel size; NaN if there is none.
-    margin : float
-        Difference of -2 log likelihood between the second best and the best pixel size.
-    other : str
-        The lattice, other than that of the standard, that fits best.
-    lattice_margin : float
-        Difference of -2 log likelihood between this lattice and the standard; negative if this lattice fits better.
+    margins : tuple of float
+        Margins to the other pixel sizes of the standard, ascending.
+    lattices : dict
+        Margins to lattices other than that of the standard, each with a cell of the best size, by name.
     """
 
     scale: float
     second: float
-    margin: float
-    other: str
-    lattice_margin: float
+    margins: tuple[float, ...]
+    lattices: dict[str, float]
+
+    @property
+    def margin(self) -> float:  # numpydoc ignore=RT01
+        """Margin to the second best pixel size; infinite if there is none."""
+        return min(self.margins, default=np.inf)
+
+    @property
+    def other(self) -> str:  # numpydoc ignore=RT01
+        """Name of the other lattice that fits best; empty if there is none."""
+        return min(self.lattices, key=lambda name: self.lattices[name], default="")
+
+    @property
+    def lattice_margin(self) -> float:  # numpydoc ignore=RT01
+        """Margin to the other lattice that fits best; infinite if there is none."""
+        return min(self.lattices.values(), default=np.inf)
 
 
 def assign_rings(evidence, standard: Standard):
@@ -96,19 +114,12 @@ def assign_rings(evidence, standard: Standard):
     best_scales = [row[best][0].scale for row in refined]
     alternatives = [k for k in order[1:] if all(abs(np.log(row[k][0].scale / scale)) > BASIN
                                         for row, scale in zip(refined, best_scales, strict=True))]
-    second, margin = np.nan, np.inf
-    if alternatives:
-        second, margin = float(refined[-1][alternatives[0]][0].scale), float(total[alternatives[0]] - total[best])
+    second = float(refined[-1][alternatives[0]][0].scale) if alternatives else np.nan
     shapes = [row[best][1] for row in refined]
-    other, excess = "", np.inf
-    for name in ALTERNATIVES:
-        lattice = find_standard(name)
-        if same_rings(lattice, standard):
-            continue
-        difference = _best_cost(evidence, lattice, shapes, samples) - float(total[best])
-        if difference < excess:
-            other, excess = name, difference
-    return Assignment(float(best_scales[-1]), second, margin, other, float(excess)), shapes
+    others = {name: _best_cost(evidence, find_standard(name), shapes, samples) - float(total[best])
+              for name in ALTERNATIVES if not same_rings(find_standard(name), standard)}
+    margins = tuple(float(total[k] - total[best]) for k in alternatives)
+    return Assignment(float(best_scales[-1]), second, margins, others), shapes
 
 
 def _best_cost(evidence, lattice, shapes, samples):
@@ -136,7 +147,7 @@ def _basins(scales, cost):
 
 
 def same_rings(a: Standard, b: Standard) -> bool:
-    """Determine whether the first rings of two standards have the same ratios.
+    """Determine whether two standards have the same rings, but for the size of the cell and for weak rings.
 
     Parameters
     ----------
@@ -146,16 +157,23 @@ def same_rings(a: Standard, b: Standard) -> bool:
     Returns
     -------
     bool
-        True if the standards differ only by the size of the cell.
+        True if each of the first strong rings of one standard is a ring of the other.
 
     Examples
     --------
     >>> from py4dstem_prenet.pixel_size import find_standard, same_rings
     >>> same_rings(find_standard("Au"), find_standard("Al")), same_rings(find_standard("Au"), find_standard("W"))
     (True, False)
+    >>> same_rings(find_standard("Si"), find_standard("GaAs")), same_rings(find_standard("Au"), find_standard("GaAs"))
+    (True, False)
     """
-    n = min(len(a.g), len(b.g), 8)
-    return bool(np.allclose(a.g[:n] / a.g[0], b.g[:n] / b.g[0], rtol=2e-3))
+    for first, second in ((a, b), (b, a)):
+        ratios, others = (s.g / s.g[s.intensity > 0][0] for s in (first, second))
+        strong = np.flatnonzero(first.intensity > MIN_VISIBLE_HEIGHT)[:COMPARED_RINGS]
+        near = np.abs(others / ratios[strong, None] - 1) < SAME_RATIO
+        if (first.intensity[strong] > MAX_HEIGHT_RATIO * (near * second.intensity).max(1)).any():
+            return False
+    return True
 
 
 def scan_scales(profile: RadialProfile, standard: Standard, tables):

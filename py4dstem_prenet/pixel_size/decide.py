@@ -1,10 +1,9 @@
 """Decision to accept or refuse a pixel size.
 
-All differences are of -2 log likelihood (for disks, of -2 log evidence). The best assignment is accepted on three
-conditions. It must be better than all other assignments of the standard by MIN_MARGIN: the odds are then
-exp(MIN_MARGIN / 2), so that a wrong assignment is accepted in about one case in a hundred at most, if the model is
-correct. No other lattice may fit rings better by more than MAX_LATTICE_EXCESS, or disks nearly as well. The rings must
-agree with each other.
+The best assignment is accepted if its posterior probability is at least MIN_POSTERIOR. It competes with the other
+pixel sizes of the standard, all with the same prior probability, and with other lattices whose cell has any size. The
+user's name of the crystal is taken to be right with the prior probability NAME_PRIOR; the other lattices share the
+rest. The rings must also agree with each other.
 """
 
 from __future__ import annotations
@@ -15,12 +14,9 @@ from scipy.stats import chi2 as chi2_law
 from ..core import Decision, Flag, PixelSize
 from . import Assignment, JointFit, Standard
 
-# Set on simulated powders and grains, including Al, Fe, Ge and MgO of benchmarks/pixel_size.py:
-MIN_MARGIN = 10.0  # -2 log likelihood; smallest difference to the second best assignment: odds of 150
-# -2 log likelihood; largest amount by which a different lattice may fit rings better, since bcc and rocksalt differ
-# only in weak rings.
-MAX_LATTICE_EXCESS = 2.0
-MIN_LATTICE_MARGIN = 2.0  # -2 log evidence; smallest amount by which the standard fits disks better than other lattices
+# Probability; largest error rate of assignments is 1 - MIN_POSTERIOR if the model is correct.
+MIN_POSTERIOR = 0.99
+NAME_PRIOR = 0.9  # probability; prior that the specimen is the standard that the user names: one in ten is wrong
 MAX_RELATIVE_SIGMA = 0.02  # relative; largest sigma of an accepted pixel size, as good as a measurement by hand
 MAX_RING_SCATTER = 0.005  # relative; largest rms scatter of the rings if they belong to the standard
 CONSISTENT_PROBABILITY = 0.999  # probability; rings whose chi square exceeds this quantile differ by more than noise
@@ -65,7 +61,38 @@ def unknown_size(standard: str, *flags: Flag, numbers=None) -> PixelSize:
     return PixelSize(np.nan, np.nan, standard, Decision(False, flags, numbers or {}))
 
 
-def assignment_doubts(assignment: Assignment, standard: str, lattice_margin: float) -> list[Flag]:
+def posterior_of(assignment: Assignment, scales: bool = True, lattices: bool = True) -> float:
+    """Compute the posterior probability of an assignment.
+
+    Parameters
+    ----------
+    assignment : Assignment
+        The assignment.
+    scales, lattices : bool
+        Whether the other pixel sizes of the standard, and other lattices, compete with it.
+
+    Returns
+    -------
+    float
+        The probability.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.pixel_size import Assignment
+    >>> from py4dstem_prenet.pixel_size.decide import posterior_of
+    >>> round(posterior_of(Assignment(0.02, 0.03, (6.0,), {})), 3)
+    0.953
+    >>> round(posterior_of(Assignment(0.02, 0.03, (), {"W": 0.0})), 3)  # nothing but the name tells
+    0.9
+    """
+    log_odds = [-0.5 * margin for margin in assignment.margins if scales]
+    if assignment.lattices and lattices:
+        prior = np.log((1 - NAME_PRIOR) / NAME_PRIOR / len(assignment.lattices))
+        log_odds += [prior - 0.5 * margin for margin in assignment.lattices.values()]
+    return float(np.exp(-np.logaddexp.reduce([0.0, *log_odds])))
+
+
+def assignment_doubts(assignment: Assignment, standard: str) -> list[Flag]:
     """List the reasons why an assignment is not accepted.
 
     Parameters
@@ -74,22 +101,25 @@ def assignment_doubts(assignment: Assignment, standard: str, lattice_margin: flo
         The assignment.
     standard : str
         Name of the standard.
-    lattice_margin : float
-        Smallest allowed `Assignment.lattice_margin`.
 
     Returns
     -------
     list of Flag
         The reasons; empty if the assignment is accepted.
     """
+    posterior = posterior_of(assignment)
+    if posterior >= MIN_POSTERIOR:
+        return []
     flags = []
-    if assignment.lattice_margin < lattice_margin:
-        flags.append(Flag("pixel_size_other_lattice", {"standard": standard, "other": assignment.other,
-                                                       "margin": -assignment.lattice_margin}))
-    if assignment.margin < MIN_MARGIN:
+    other, second = posterior_of(assignment, scales=False), posterior_of(assignment, lattices=False)
+    if other < MIN_POSTERIOR or other <= second:
+        flags.append(Flag("pixel_size_other_lattice", {
+            "standard": standard, "other": assignment.other, "margin": -assignment.lattice_margin,
+            "posterior": 100 * other, "needed": 100 * MIN_POSTERIOR}))
+    if second < MIN_POSTERIOR or second < other:
         flags.append(Flag("pixel_size_ambiguous", {
             "standard": standard, "first": assignment.scale, "second": assignment.second, "margin": assignment.margin,
-            "needed": MIN_MARGIN}))
+            "posterior": 100 * second, "needed": 100 * MIN_POSTERIOR}))
     return flags
 
 
@@ -127,7 +157,7 @@ def _systematics(disks):
 
 
 def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment, evidence: str, reference: float,
-                      doubt: float = 0.0, notes=()) -> PixelSize:
+                      doubt: float = 0.0, confirmed: bool = False) -> PixelSize:
     """Accept or refuse a fitted pixel size.
 
     Parameters
@@ -144,8 +174,8 @@ def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment,
         Radius to which the distortions refer, pixels.
     doubt : float
         Relative sigma of the pixel size due to suspected distortions.
-    notes : iterable of Flag
-        Additional flags.
+    confirmed : bool
+        Whether other evidence of the same scan has accepted the assignment.
 
     Returns
     -------
@@ -166,7 +196,7 @@ def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment,
         scatter = float(np.sqrt(np.average((errors[checked] - mean) ** 2, weights=weight)))
         chi2 = float((weight * (errors[checked] - mean) ** 2).sum())
     inconsistent = scatter > MAX_RING_SCATTER and chi2 > chi2_law.ppf(CONSISTENT_PROBABILITY, freedom)
-    flags = assignment_doubts(assignment, standard.name, MIN_LATTICE_MARGIN if disks else -MAX_LATTICE_EXCESS)
+    flags = [] if confirmed else assignment_doubts(assignment, standard.name)
     if inconsistent:
         flags.append(Flag("pixel_size_inconsistent", {"standard": standard.name, "scatter": 100 * scatter}))
     if not relative < MAX_RELATIVE_SIGMA:
@@ -185,14 +215,14 @@ def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment,
     if accepted and fit.threefold.any():
         flags.append(Flag("threefold_distortion", {"percent": 100 * float(np.hypot(*fit.threefold)),
                                                    "sigma": 100 * three_sigma, "radius": reference}))
-    numbers = {"margin": assignment.margin, "lattice_margin": assignment.lattice_margin, "scatter": scatter,
-               "chi2": chi2}
+    numbers = {"posterior": posterior_of(assignment), "margin": assignment.margin,
+               "lattice_margin": assignment.lattice_margin, "scatter": scatter, "chi2": chi2}
     k = [fit.names.index(name) for name in ("scale", "v0", "v1")]
     covariance = factor**2 * fit.covariance[np.ix_(k, k)]
     covariance[0, 0] = relative**2
     on_detector = np.flatnonzero(np.isfinite(errors) | (fit.fit.heights > 0))
     return PixelSize(
-        fit.scale, relative * fit.scale, standard.name, Decision(accepted, (*flags, *notes), numbers), evidence,
+        fit.scale, relative * fit.scale, standard.name, Decision(accepted, tuple(flags), numbers), evidence,
         tuple(standard.hkl[i] for i in on_detector), standard.g[on_detector], errors[on_detector], sigmas[on_detector],
         covariance, fit.vector, fit.barrel, barrel_sigma, fit.threefold, three_sigma, reference,
         np.array([fit.profile.radii, fit.profile.mean, fit.fit.fitted]))

@@ -13,6 +13,7 @@ The pixel size refers to the geometric mean of the semi-axes of the ellipse. py4
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -152,22 +153,24 @@ def measure_pooled_size(pooled: Pooled, radius, noise: NoiseModel, standard, ell
     span = ring_span(pooled.mean, pooled.weight > 0, pooled.center)
     reference = min(pooled.mean.shape) / 2
     vector, center, covariance = _start(pooled, span, ellipse)
-    from_spots = None if spots is None else _from_spots(spots, standard, vector, covariance, reference)
+    decided = None if spots is None else _from_spots(spots, standard, vector, covariance, reference)
+    from_spots = None if decided is None else decided()
     if from_spots is not None and (from_spots.accepted or _contradicted(from_spots)):
         return from_spots
     from_rings = _from_rings(pooled, standard, span, (vector, center, covariance), radius, noise, reference)
-    # Even if disks are not assigned with certainty, they must not contradict the pixel size from rings.
-    if from_spots is None or (from_rings.accepted and abs(np.log(from_rings.value / from_spots.value)) < BASIN):
+    if from_spots is None:
         return from_rings
-    return from_spots
+    # If rings accept the assignment of disks that is not certain, the disks determine the pixel size.
+    return decided(from_rings.accepted and abs(np.log(from_rings.value / from_spots.value)) < BASIN)
 
 
 def _contradicted(size):
-    return any(flag.name == "pixel_size_other_lattice" for flag in size.flags)
+    """Whether another lattice fits the disks better than the standard."""
+    return not size.decision.numbers["lattice_margin"] > 0
 
 
 def _from_spots(spots, standard, vector, covariance, reference):
-    """Measure the pixel size from the disks of single patterns; None if they do not determine it."""
+    """Measure the pixel size from the disks of single patterns; return its decision, or None without an assignment."""
     span = spots.span
     # Rings and disks may have slightly different ellipses, for example if the rings are due to few grains.
     wide = LOOSER**2 * covariance + LOOSE_VECTOR**2 * np.eye(2)
@@ -184,7 +187,7 @@ def _from_spots(spots, standard, vector, covariance, reference):
         fit, doubt = _fitted(fitted, replace(start, scale=assignment.scale))
     except np.linalg.LinAlgError:
         return None
-    return decide_pixel_size(fit, standard, assignment, "disks", reference, doubt)
+    return partial(decide_pixel_size, fit, standard, assignment, "disks", reference, doubt)
 
 
 def _from_rings(pooled, standard, span, start, radius, noise, reference):

@@ -20,8 +20,10 @@ from . import Standard
 ERROR_DOF = 5.0  # degrees of freedom of Student's t distribution of the errors
 REACH_SIGMAS = 7.0  # standard errors; largest distance of a disk from a ring to which it may belong
 HEIGHT_SHAPE = 2.5  # shape of the Gamma prior of the number of disks on a ring: a factor of 2, as in simulated scans
-# Fraction of the strongest ring; smallest expected height of a ring, since dynamical scattering excites weak rings.
-MIN_EXPECTED_HEIGHT = 0.03
+# Fraction of the strongest ring; smallest expected height of a ring, since dynamical scattering excites weak and
+# forbidden rings. They may be absent or several times as high: in simulated powders of germanium 30 to 200 angstrom
+# thick, 222 has 0.2 to 0.35 of the disks of 111, and 200 has none. Shape of the Gamma prior of their number of disks.
+MIN_EXPECTED_HEIGHT, WEAK_SHAPE = 0.03, 0.5
 STRAY_SHAPE, STRAY_PART = 1.0, 0.1  # shape of the Gamma prior of background disks, and their fraction of all disks
 ROUNDS = 12  # rounds; number in which the rates are updated
 _LOG_STUDENT = gammaln((ERROR_DOF + 1) / 2) - gammaln(ERROR_DOF / 2) - 0.5 * np.log(np.pi * ERROR_DOF)
@@ -100,8 +102,8 @@ def ideal_positions(offset, vector, center, barrel=0.0, threefold=(0.0, 0.0), re
     return radius, azimuth
 
 
-def expected_heights(standard: Standard, inside) -> np.ndarray:
-    """Compute the expected fraction of the disks on each ring.
+def expected_heights(standard: Standard, inside):
+    """Compute the prior of the number of disks on each ring.
 
     Parameters
     ----------
@@ -112,11 +114,22 @@ def expected_heights(standard: Standard, inside) -> np.ndarray:
 
     Returns
     -------
-    numpy.ndarray, shape (k,)
-        The fractions; their sum is 1.
+    fractions : numpy.ndarray, shape (k,)
+        Expected fractions of the disks; their sum is 1.
+    shapes : numpy.ndarray, shape (k,)
+        Shapes of the Gamma priors.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.pixel_size import expected_heights, find_standard
+    >>> expected_heights(find_standard("Si"), np.arange(4))[1].tolist()  # 111, 200 (forbidden), 220, 311
+    [2.5, 0.5, 2.5, 2.5]
     """
-    heights = np.maximum(standard.intensity[inside], MIN_EXPECTED_HEIGHT * standard.intensity.max())
-    return heights / heights.sum()
+    heights = standard.intensity[inside]
+    shapes = np.where(heights < MIN_EXPECTED_HEIGHT, WEAK_SHAPE, HEIGHT_SHAPE)
+    heights = np.maximum(heights, MIN_EXPECTED_HEIGHT)
+    return heights / heights.sum(), shapes
 
 
 def close_pairs(radius, sigma, rings):
@@ -169,8 +182,8 @@ def fit_rates(radius, sigma, weight, rings, expected, span: float, start: RingRa
         Weight of each disk: disks of the same reflection at neighboring positions have a total weight of 1.
     rings : numpy.ndarray, shape (k,)
         Radii of the rings, ascending, pixels.
-    expected : numpy.ndarray, shape (k,)
-        Expected fraction of the disks on each ring.
+    expected : tuple of numpy.ndarray, shape (k,)
+        Expected fraction of the disks on each ring, and shape of its Gamma prior, from `expected_heights`.
     span : float
         Range of radii, pixels.
     start : RingRates, optional
@@ -186,9 +199,10 @@ def fit_rates(radius, sigma, weight, rings, expected, span: float, start: RingRa
     disk, ring = close_pairs(radius, sigma, rings)
     density = density_of(radius[disk] - rings[ring], sigma[disk])
     total, k, m = float(weight.sum()), len(rings), len(radius)
-    rate = HEIGHT_SHAPE / np.maximum((1 - STRAY_PART) * total * expected, 1e-12)
+    fractions, shapes = expected
+    rate = shapes / np.maximum((1 - STRAY_PART) * total * fractions, 1e-12)
     stray_rate = STRAY_SHAPE / (STRAY_PART * total)
-    levels = start.levels if start is not None else HEIGHT_SHAPE / rate
+    levels = start.levels if start is not None else shapes / rate
     stray = start.stray * span if start is not None else STRAY_PART * total
     for _ in range(rounds):
         ring_density = levels[ring] * density
@@ -196,12 +210,12 @@ def fit_rates(radius, sigma, weight, rings, expected, span: float, start: RingRa
         belongs = ring_density / total_density[disk]
         counts = np.bincount(ring, belongs * weight[disk], k)
         outside = max(total - counts.sum(), 0.0)
-        levels = np.exp(digamma(HEIGHT_SHAPE + counts)) / (rate + 1)
+        levels = np.exp(digamma(shapes + counts)) / (rate + 1)
         stray = float(np.exp(digamma(STRAY_SHAPE + outside)) / (stray_rate + 1))
     ring_density = levels[ring] * density
     total_density = np.bincount(disk, ring_density, m) + stray / span
     likelihood = float(weight @ np.log(total_density))
-    bound = likelihood - _divergence(HEIGHT_SHAPE, rate, counts) - _divergence(STRAY_SHAPE, stray_rate, outside)
+    bound = likelihood - _divergence(shapes, rate, counts) - _divergence(STRAY_SHAPE, stray_rate, outside)
     return RingRates(bound, counts, levels, stray / span, disk, ring, ring_density / total_density[disk], likelihood)
 
 

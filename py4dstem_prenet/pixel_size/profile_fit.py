@@ -24,6 +24,9 @@ BACKGROUND_WIDTHS = 5.0  # widths of a ring; smallest distance between two knots
 MAX_BACKGROUND_KNOTS = 6  # number of intervals; most between the knots of the background
 LOG_HEIGHT_SIGMA = 1.0  # sigma of log(height / kinematic height), due to texture, dynamical scattering and few grains
 MIN_HEIGHT_FRACTION = 0.12  # fraction of the height expected from the other rings; smallest height of a visible ring
+# Fraction of the strongest ring; smallest mean of the prior of a ring that is weak or forbidden: in simulated powders
+# of germanium, 222 has 0.2 to 0.35 of the disks of 111.
+MIN_WEAK_HEIGHT = 0.1
 MAX_HEIGHT_PENALTY = 9.0  # chi square; largest penalty of one ring, since texture may remove a ring
 BASIN = 0.02  # relative; smallest difference between the pixel sizes of two different assignments
 # 1/angstrom, width of the Lorentzian of crystals of about 75 angstrom; sigma of the prior of its logarithm.
@@ -228,14 +231,21 @@ def fit_rings(profile: RadialProfile, standard: Standard, scale: float, shape: S
 
 
 def _penalty(heights, expected, floor, within):
-    """Penalty for heights that differ from the expected heights, in units of chi square."""
+    """Penalty for heights that differ from the expected heights, in units of chi square.
+
+    Strong rings have a log-normal prior. Rings that are weak or forbidden have an exponential one, since dynamical
+    scattering may excite them.
+    """
     strong = within & (expected > MIN_VISIBLE_HEIGHT)
     if not strong.any():
         return 0.0
     log = np.log(np.maximum(heights, floor)[strong] / expected[strong])
     sigma = np.hypot(LOG_HEIGHT_SIGMA, np.minimum(floor[strong] / np.maximum(heights[strong], floor[strong]), 1))
     middle = np.median(log)
-    return float(np.minimum(((log - middle) / sigma) ** 2, MAX_HEIGHT_PENALTY).sum())
+    weak = within & ~strong
+    common = np.exp(middle) * np.maximum(expected[weak], MIN_WEAK_HEIGHT)
+    excess = np.maximum(heights[weak] - floor[weak], 0) / common - 1
+    return float(np.minimum(((log - middle) / sigma) ** 2, MAX_HEIGHT_PENALTY).sum() + 2 * np.maximum(excess, 0).sum())
 
 
 def independent_samples(residual) -> float:

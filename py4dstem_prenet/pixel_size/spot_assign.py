@@ -67,17 +67,11 @@ def assign_spots(spots: Spots, standard: Standard, start: State, span):
         return None
     best = fits[0]
     others = [f for f in fits[1:] if abs(np.log(f.state.scale / best.state.scale)) > BASIN]
-    second, margin = (others[0].state.scale, 2 * (best.evidence - others[0].evidence)) if others else (np.nan, np.inf)
-    other, excess = "", np.inf
-    for name in ALTERNATIVES:
-        lattice = find_standard(name)
-        if same_rings(lattice, standard):
-            continue
-        evidence = _evidence_of(spots, name, tuple(start.vector), tuple(start.vector_covariance.ravel()),
-                                start.reference)
-        if 2 * (best.evidence - evidence) < excess:
-            other, excess = name, 2 * (best.evidence - evidence)
-    return Assignment(best.state.scale, second, margin, other, excess)
+    second = others[0].state.scale if others else np.nan
+    arguments = (tuple(start.vector), tuple(start.vector_covariance.ravel()), start.reference)
+    lattices = {name: 2 * (best.evidence - _evidence_of(spots, name, *arguments))
+                for name in ALTERNATIVES if not same_rings(find_standard(name), standard)}
+    return Assignment(best.state.scale, second, tuple(2 * (best.evidence - f.evidence) for f in others), lattices)
 
 
 @lru_cache(maxsize=4)

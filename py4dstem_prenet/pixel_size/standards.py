@@ -2,7 +2,8 @@
 
 Lattice parameters at room temperature are those of the sources in the table: Wyckoff, Crystal Structures (1963); the
 certificates of NIST standard reference materials; and the CRC Handbook. Intensities are kinematic, with py4DSTEM's
-scattering factors (Lobato and Van Dyck, Acta Cryst. A 70, 636, 2014).
+scattering factors (Lobato and Van Dyck, Acta Cryst. A 70, 636, 2014). Rings that only double diffraction makes visible,
+such as 222 of silicon, are among the rings, with an intensity of zero.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from scipy.signal import fftconvolve
 
 from ..core import PrenetError
 
-MAX_LINES = 32  # number of rings of a standard; those with the smallest |g| are kept
+MAX_LINES = 32  # number of allowed rings of a standard; those with the smallest |g| are kept
 SAME_RING = 1e-3  # relative; largest difference of |g| between reflections of one ring
-MIN_RELATIVE_INTENSITY = 1e-3  # fraction of the strongest ring; smallest intensity of a ring that is kept
+MIN_RELATIVE_INTENSITY = 1e-3  # fraction of the strongest ring or reflection; smallest intensity of an allowed one
 INTENSITY_EXPONENT = 1.5  # exponent of |F| in the intensity, between 2 (kinematic) and 1 (dynamical two-beam)
 
 _FCC = ((0, 0, 0), (0, 0.5, 0.5), (0.5, 0, 0.5), (0.5, 0.5, 0))
@@ -82,8 +84,9 @@ _TABLE = {  # name: structure, lattice parameters (angstrom), atomic numbers of 
     "ZnS": ("zincblende", (5.4093,), (30, 16), WYCKOFF),
 }
 STANDARDS = tuple(sorted(_TABLE))
-# Lattices whose rings are compared with those of the standard, at any size of their cell:
-ALTERNATIVES = ("Au", "W", "Si", "NaCl", "CsCl", "SrTiO3", "Mg")
+# Lattices whose rings are compared with those of the standard, at any size of their cell; hcp with c / a of 1.62, 1.59
+# and 1.86:
+ALTERNATIVES = ("Au", "W", "Si", "NaCl", "CsCl", "SrTiO3", "Mg", "Ti", "Zn")
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ class Standard:
     g : numpy.ndarray
         (n,), |g| of each ring, 1/angstrom, ascending.
     intensity : numpy.ndarray
-        (n,), approximate height of each ring relative to the strongest ring.
+        (n,), approximate height of each ring relative to the strongest ring; 0 if only double diffraction excites it.
     hkl : tuple of str
         Indices of a reflection of each ring.
     """
@@ -177,22 +180,40 @@ def _of_crystal(crystal, name, source):
         crystal.calculate_structure_factors(reach)
         length, factor = np.asarray(crystal.g_vec_leng), np.abs(np.asarray(crystal.struct_factors))
         keep = length > 1e-6
-        order = np.argsort(length[keep], kind="stable")
-        hkl, length, factor = crystal.hkl[:, keep][:, order], length[keep][order], factor[keep][order]
+        hkl, weights = _with_sums(crystal.hkl[:, keep].astype(int), factor[keep] ** INTENSITY_EXPONENT)
+        length = np.linalg.norm(hkl.T @ crystal.lat_inv, axis=1)
+        order = np.argsort(length, kind="stable")
+        order = order[length[order] < reach]
+        hkl, length, weights = hkl[:, order], length[order], weights[order]
         ring = np.concatenate([[0], np.cumsum(np.diff(length) > SAME_RING * length[1:])])
-        weights = factor**INTENSITY_EXPONENT
-        total = np.bincount(ring, weights)
-        g = np.bincount(ring, length * weights) / np.maximum(total, 1e-300)
-        height = total / np.maximum(g, 1e-9)
-        strong = height > MIN_RELATIVE_INTENSITY * height.max()
-        if strong.sum() >= MAX_LINES or reach > 6:
+        count, total = np.bincount(ring), np.bincount(ring, weights)
+        # The mean |g|, by weight; that of a ring without any intensity is not weighted.
+        g = np.bincount(ring, length * (weights + 1e-9 * weights.max())) / (total + 1e-9 * weights.max() * count)
+        height = total / g
+        allowed = height > MIN_RELATIVE_INTENSITY * height.max()
+        if allowed.sum() >= MAX_LINES or reach > 6:
             break
-    # Indices of each ring: those without a minus sign, in descending order.
-    names = [_indices(hkl[:, ring == k]) for k in np.flatnonzero(strong)[:MAX_LINES]]
-    g, height = g[strong][:MAX_LINES], height[strong][:MAX_LINES]
-    if len(g) < 2:
+    last = np.flatnonzero(allowed)[:MAX_LINES][-1] + 1
+    g, height = g[:last], np.where(allowed, height, 0.0)[:last]
+    if allowed.sum() < 2:
         raise PrenetError(f"The crystal {name} has no reflections.")
+    # Indices of each ring: those without a minus sign, in descending order.
+    names = [_indices(hkl[:, ring == k]) for k in range(last)]
     return Standard(name, source, g, height / height.max(), tuple(names))
+
+
+def _with_sums(hkl, weights):
+    """Replace weak reflections by forbidden ones that double diffraction makes visible: sums of two allowed ones."""
+    allowed = weights > MIN_RELATIVE_INTENSITY * weights.max()
+    reach = np.abs(hkl).max(1)[:, None]
+    grid, listed, strength = (np.zeros(2 * reach.ravel() + 1) for _ in range(3))
+    grid[tuple(hkl[:, allowed] + reach)] = 1
+    strength[tuple(hkl[:, allowed] + reach)] = weights[allowed]
+    listed[tuple(hkl + reach)] = 1
+    listed[tuple(reach.ravel())] = 1  # the direct beam
+    sums = fftconvolve(grid, grid, mode="same") > 0.5  # number of pairs
+    place = np.flatnonzero((strength > 0) | (sums & (listed == 0)))
+    return np.stack(np.unravel_index(place, grid.shape)) - reach, strength.ravel()[place]
 
 
 def _indices(hkl):

@@ -8,10 +8,11 @@ PIXEL_SIZE_FLAGS = (
      "The pixel size is not determined: fewer than two rings of {standard} fit the pattern outside the direct beam."),
     ("pixel_size_ambiguous", "refusal",
      "The pixel size is not determined: the rings of {standard} fit with {first:.5f} and with {second:.5f} 1/Å per "
-     "pixel, and twice the difference of the log likelihoods is only {margin:.1f} ({needed:.0f} is needed)."),
+     "pixel; the first has a probability of {posterior:.1f} % ({needed:.0f} % is needed)."),
     ("pixel_size_other_lattice", "refusal",
-     "The pixel size is not determined: the rings of {other} with a free lattice parameter fit as well as those of "
-     "{standard} (twice the log likelihood of {other} less that of {standard}: {margin:.1f}).",
+     "The pixel size is not determined: other lattices, such as that of {other} with a free lattice parameter, fit, "
+     "too; {standard} has a probability of {posterior:.2g} % ({needed:.0f} % is needed; twice the log likelihood of "
+     "{other} less that of {standard}: {margin:.1f}).",
      "Check whether the specimen is {standard}."),
     ("pixel_size_inconsistent", "refusal",
      "The pixel size is not determined: the rings differ from those of {standard} by {scatter:.2g} % (rms), beyond "
