@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import erfc
 
-from py4dstem_prenet.detector import bad_lines
+from py4dstem_prenet.detector import bad_lines, dark_sides
 
 SIDE, PATTERNS = 128, 40
 GOOD = np.zeros((SIDE, SIDE), bool)
@@ -39,3 +39,41 @@ def test_a_line_that_counts_more_or_less_is_found(ratio):
     counts = np.random.default_rng(1).poisson(expected, (PATTERNS, SIDE, SIDE))
     rows, columns = bad_lines(counts, GOOD, 1.0)
     assert [np.union1d(faults.uneven, faults.wide).tolist() for faults in (rows, columns)] == [[30], [95]]
+
+
+def camera(electrons, seed=0, rows=6.0):
+    """Values of a camera with 25 units per electron and noise that the pixels of a row share, (PATTERNS, SIDE, SIDE)."""
+    rng = np.random.default_rng(seed)
+    values = 25.0 * rng.poisson(electrons, (PATTERNS, SIDE, SIDE)) + rng.normal(120, 9, (PATTERNS, SIDE, SIDE))
+    return np.rint(values + rng.normal(0, rows, (PATTERNS, SIDE, 1)))
+
+
+def halo(width):
+    """Electrons of a disk and of diffuse scattering with an exponential profile, (SIDE, SIDE)."""
+    x, y = np.indices((SIDE, SIDE))
+    radius = np.hypot(x - 62, y - 66)
+    return 30 * (radius < 6) + 3 * np.exp(-radius / width)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("cut", [40, 62, 90])
+def test_a_part_of_a_camera_that_is_dead_but_noisy_is_found(axis, cut):
+    electrons = halo(30).T if axis else halo(30)
+    (electrons.T if axis else electrons)[cut:] = 0
+    dark = dark_sides(camera(electrons), GOOD)
+    assert np.flatnonzero(dark.all(1 - axis)).tolist() == list(range(cut, SIDE)) and dark.sum() == (SIDE - cut) * SIDE
+
+
+@pytest.mark.parametrize("width", [3, 8, 15, 30, 100])
+@pytest.mark.parametrize("dose", [0.1, 1, 100])
+def test_a_pattern_that_fades_has_no_dead_part(width, dose):
+    for seed in range(3):
+        assert not dark_sides(camera(dose * halo(width), seed), GOOD).any()
+        counts = np.random.default_rng(seed).poisson(dose * halo(width), (PATTERNS, SIDE, SIDE))
+        assert not dark_sides(counts, GOOD).any()
+
+
+@pytest.mark.parametrize("radius, spacing", [(0.8, 16), (2.5, 16), (5, 16), (5, 40)])
+def test_rows_of_disks_do_not_end_a_dead_part(radius, spacing):
+    pattern = lattice(radius, spacing) - 0.3
+    assert not dark_sides(np.random.default_rng(0).poisson(pattern, (PATTERNS, SIDE, SIDE)), GOOD).any()

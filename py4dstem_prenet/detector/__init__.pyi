@@ -12,6 +12,7 @@ from .frames import (
 from .independence import check_independence as check_independence
 from .lines import (
     bad_lines as bad_lines,
+    dark_sides as dark_sides,
     full_scale_pixels as full_scale_pixels,
     padded_lines as padded_lines,
 )

@@ -20,6 +20,7 @@ from ..core import Flag, NoiseModel, PrenetError, as_scan, jackknife, spread_pos
 from . import (
     bad_lines,
     confirmed_hits,
+    dark_sides,
     doubts,
     find_bad_pixels,
     full_scale_pixels,
@@ -234,6 +235,10 @@ def estimate_noise(data, gain=None, offset=None, readout=None, mask=None):
     low, quantum = sample.min(), _quantum(sample)
     bad = invalid | padded_lines(sample)
     bad = bad if mask is None else bad | ~np.asarray(mask, bool)
+    dark = dark_sides(sample, bad)
+    if dark.any():
+        flags.append(Flag("dead_part", {"percent": 100 * float(dark.mean())}))
+        bad = bad | dark
     lines, line_flags = _bad_lines(sample, bad, quantum)
     sample = _filled(sample, lines)
     bad = bad | lines | find_bad_pixels(sample, quantum)

@@ -30,6 +30,9 @@ LINE_SIGMAS = 4.0  # standard errors; smallest deviation of each part: false ala
 # Fraction of the expected signal; smallest deviation of a part: smooth patterns bend by less within four lines.
 MIN_LINE_DEVIATION = 0.15
 MIN_EDGE_DEVIATION = 1.0  # MIN_LINE_DEVIATION within three lines of the detector's edge, where one side predicts
+# Standard errors; smallest deviation of a line that ends a dead part: where patterns fade, the first line above 4 has
+# hardly more.
+MIN_SIDE_SIGMAS = 8.0
 MAX_UNEVEN_LINES = 2  # lines; most adjacent uneven ones, as at the edges of two chips: more belong to the pattern
 # Fraction of a line's pixels, those that deviate least; it is smaller than the gaps between disks that do not overlap.
 LEAST_PART = 0.2
@@ -163,6 +166,69 @@ def padded_lines(sample):
             if np.mean(np.array(expected) > MIN_EXPECTED) >= MIN_BLOCKS_OFF:
                 (padded if axis == 0 else padded.T)[::step][:width] = True
     return padded
+
+
+def dark_sides(sample, bad):
+    """Find the parts of a detector beside its edges that are dead but have read-out noise.
+
+    Parameters
+    ----------
+    sample : numpy.ndarray, shape (n, Qx, Qy)
+        Patterns in detector units.
+    bad : numpy.ndarray of bool, shape (Qx, Qy)
+        Bad pixels found so far.
+
+    Returns
+    -------
+    numpy.ndarray of bool, shape (Qx, Qy)
+        True in lines that all have one level, from an edge of the detector up to a line that is brighter along its
+        whole length. Patterns fade gradually: no line is that much brighter than the one before.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.detector import dark_sides
+    >>> electrons = np.full((40, 40), 0.5)
+    >>> electrons[25:] = 0
+    >>> rng = np.random.default_rng(0)
+    >>> sample = 20 * rng.poisson(electrons, (64, 40, 40)) + rng.normal(100, 5, (64, 40, 40))
+    >>> np.flatnonzero(dark_sides(sample, np.zeros((40, 40), bool)).all(1)).tolist() == list(range(25, 40))
+    True
+    """
+    dark = np.zeros(sample.shape[1:], bool)
+    if len(sample) < MIN_LINE_PATTERNS:
+        return dark
+    for axis in (0, 1):
+        patterns, good = (sample, ~bad) if axis == 0 else (sample.swapaxes(1, 2), ~bad.T)
+        for step in (1, -1):
+            width = _dark_width(patterns[:, ::step], good[::step])
+            (dark if axis == 0 else dark.T)[::step][:width] = True
+    return dark
+
+
+def _dark_width(patterns, good):
+    """Number of lines without a signal before a line that is lit along its length, counted from the first line."""
+    lines = np.flatnonzero(good.mean(1) > 0.5)
+    if len(lines) <= SIDE_LINES:
+        return 0
+    # The scatter of whole lines from pattern to pattern includes noise that the pixels of a line share.
+    level, error = _level([patterns[:, i, good[i]] for i in lines])
+    first = slice(0, SIDE_LINES)
+    dark, dark_error = level[first].mean(), max(error[first].max(), level[first].std(), 1e-150) / SIDE_LINES**0.5
+    deviation = (level - dark) / np.hypot(error, dark_error)
+    at = int((np.abs(deviation) > LINE_SIGMAS).argmax())
+    if at < SIDE_LINES or deviation[at] < MIN_SIDE_SIGMAS:
+        return 0
+    parts = np.array_split(np.flatnonzero(good[lines[at]]), LINE_BLOCKS)
+    level, error = _level([patterns[:, lines[at], part] for part in parts])
+    lit = level - dark > LINE_SIGMAS * np.hypot(error, dark_error)
+    return int(lines[at]) if lit.mean() >= MIN_BLOCKS_OFF else 0
+
+
+def _level(parts):
+    """Mean of each part (n, pixels) of n patterns, and its standard error from the scatter over the patterns."""
+    means = np.stack([part.mean(1, dtype=np.float64) for part in parts])
+    return means.mean(1), means.std(1, ddof=1) / means.shape[1] ** 0.5
 
 
 def _second_largest(sample):
