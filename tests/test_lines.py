@@ -42,7 +42,7 @@ def test_a_line_that_counts_more_or_less_is_found(ratio):
 
 
 def camera(electrons, seed=0, rows=6.0):
-    """Values of a camera with 25 units per electron and noise that the pixels of a row share, (PATTERNS, SIDE, SIDE)."""
+    """Values of a camera with 25 units per electron, and noise that the pixels of a row share."""
     rng = np.random.default_rng(seed)
     values = 25.0 * rng.poisson(electrons, (PATTERNS, SIDE, SIDE)) + rng.normal(120, 9, (PATTERNS, SIDE, SIDE))
     return np.rint(values + rng.normal(0, rows, (PATTERNS, SIDE, 1)))

@@ -200,29 +200,30 @@ def dark_sides(sample, bad):
         return dark
     for axis in (0, 1):
         patterns, good = (sample, ~bad) if axis == 0 else (sample.swapaxes(1, 2), ~bad.T)
+        lines = np.flatnonzero(good.mean(1) > 0.5)
+        if len(lines) <= SIDE_LINES:
+            continue
+        # The scatter of whole lines from pattern to pattern includes noise that the pixels of a line share.
+        level, error = _level([patterns[:, i, good[i]] for i in lines])
         for step in (1, -1):
-            width = _dark_width(patterns[:, ::step], good[::step])
-            (dark if axis == 0 else dark.T)[::step][:width] = True
+            at = _end_of_dark(patterns, good, lines[::step], level[::step], error[::step])
+            if at is not None:
+                (dark if axis == 0 else dark.T)[slice(None, at) if step == 1 else slice(at + 1, None)] = True
     return dark
 
 
-def _dark_width(patterns, good):
-    """Number of lines without a signal before a line that is lit along its length, counted from the first line."""
-    lines = np.flatnonzero(good.mean(1) > 0.5)
-    if len(lines) <= SIDE_LINES:
-        return 0
-    # The scatter of whole lines from pattern to pattern includes noise that the pixels of a line share.
-    level, error = _level([patterns[:, i, good[i]] for i in lines])
+def _end_of_dark(patterns, good, lines, level, error):
+    """First of the lines that is brighter than those before along its whole length; None if there is none."""
     first = slice(0, SIDE_LINES)
     dark, dark_error = level[first].mean(), max(error[first].max(), level[first].std(), 1e-150) / SIDE_LINES**0.5
     deviation = (level - dark) / np.hypot(error, dark_error)
     at = int((np.abs(deviation) > LINE_SIGMAS).argmax())
     if at < SIDE_LINES or deviation[at] < MIN_SIDE_SIGMAS:
-        return 0
+        return None
     parts = np.array_split(np.flatnonzero(good[lines[at]]), LINE_BLOCKS)
     level, error = _level([patterns[:, lines[at], part] for part in parts])
     lit = level - dark > LINE_SIGMAS * np.hypot(error, dark_error)
-    return int(lines[at]) if lit.mean() >= MIN_BLOCKS_OFF else 0
+    return int(lines[at]) if lit.mean() >= MIN_BLOCKS_OFF else None
 
 
 def _level(parts):
