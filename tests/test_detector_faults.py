@@ -161,3 +161,26 @@ def test_counters_narrower_than_the_data_type_are_told_where_they_wrap(bits, ove
     noise = estimate_noise(as_scan((bright % 2**bits).astype(np.uint16)))
     limits = [flag.numbers["limit"] for flag in noise.flags if flag.name == "wrapped"]
     assert limits == [2**bits] * expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cut", [-3, 0, 4, 12])
+def test_a_dead_half_of_a_camera_is_masked_and_the_beam_is_right_or_refused(cut):
+    """The dead half has read-out noise, too; its edge lies `cut` pixels below the mean position of the beam."""
+    rng = np.random.default_rng(5)
+    rows, columns = np.indices((10, 10))
+    qx, qy = 50.3 + 0.2 * rows, 46.6 - 0.25 * columns
+    x, y = np.indices((96, 96))
+    radius = np.hypot(x - qx[..., None, None], y - qy[..., None, None])
+    electrons = 15 * np.clip(6.5 - radius, 0, 1) + 1.5 * np.exp(-radius / 25)
+    electrons[:, :, round(qx.mean()) + cut :] = 0
+    data = 20 * rng.poisson(electrons) + 300 + rng.normal(0, 8, electrons.shape) + rng.normal(0, 5, (10, 10, 96, 1))
+    report = calibrate(py4DSTEM.DataCube(np.rint(data).astype(np.uint16)), progress=False, ellipse=False)
+    assert has_flag(report.noise.flags, "dead_part")
+    assert report.noise.bad_pixels[round(qx.mean()) + cut :].all() and not report.noise.bad_pixels[:40].any()
+    assert report.origin.found or cut < 12
+    if report.origin.found:
+        valid = report.origin.valid
+        error = np.hypot(report.origin.qx0 - qx, report.origin.qy0 - qy)[valid]
+        sigma = np.hypot(report.origin.sigma_qx0, report.origin.sigma_qy0)[valid]
+        assert np.median(error) < max(0.15, 3 * np.median(sigma))

@@ -356,7 +356,9 @@ def _uneven(mean, halves, variance, good, usable, n):
     expected = (low + high) / 2
     # A line between a dark and a bright side, as along the edges of a row of disks, is not uneven.
     deviation = np.where(np.isnan(expected), np.nan, level - np.clip(level, low, high))
-    scatter = np.nanmedian(np.abs(deviation), 0) / NORMAL_MAD
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # raised for parts that contain only bad pixels
+        scatter = np.nanmedian(np.abs(deviation), 0) / NORMAL_MAD
     errors = sliding_window_view(np.pad(error, ((SIDE_LINES, SIDE_LINES), (0, 0)), constant_values=np.nan),
                                  2 * SIDE_LINES + 1, axis=0)
     typical = np.sqrt(masked_median(errors, ~np.isnan(errors)))
