@@ -56,7 +56,7 @@ class Log:
         if located and self.learned is None:
             self.learned = now
         if watcher.snapshot is not None:  # what is shown
-            rows = watcher.snapshot.known.reshape(-1, self.columns).all(1)
+            rows = watcher.snapshot.processed.reshape(-1, self.columns).all(1)
             self.known[rows & np.isnan(self.known)] = now
         self.memory.append((done, anonymous() + anonymous(watcher.calibrator.worker.pid)))
         for alarm in watcher.status.alarms:
