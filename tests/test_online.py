@@ -1,5 +1,8 @@
 """A scan calibrated while it runs: any order, bounded memory, and in the end what `calibrate` says, bit for bit."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import py4DSTEM
 import pytest
@@ -220,3 +223,17 @@ def test_a_learning_that_fails_is_tried_again(monkeypatch):
             assert numbers_of(calibrator.report.origin, "input_refused") == {"message": "no memory"}
     assert len(failures) == 2 and calibrator.located == 64
     calibrator.close()
+
+
+def test_the_benchmark_reads_what_a_watcher_shows(monkeypatch):
+    """`benchmarks/online.py` notes each row whose patterns are all located."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    from online import Log
+
+    made = scan()
+    calibrator = feed(OnlineCalibrator(made.counts.shape[:2], made.counts.shape[2:]), made.counts, np.arange(100))
+    log = Log(16, 12)
+    status = SimpleNamespace(alarms=())
+    log.look(SimpleNamespace(calibrator=calibrator, snapshot=calibrator.snapshot(), status=status), 100)
+    calibrator.close()
+    assert np.flatnonzero(np.isfinite(log.known)).tolist() == list(range(100 // 16))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..core import NORMAL_MAD, Flag
+from ..core import MEDIAN_ERROR, NORMAL_MAD, Flag
 from .surface import prepare
 
 # Set on simulated scans:
@@ -82,7 +82,7 @@ def find_jumps(values, sigma, valid) -> tuple[Jump, ...]:
         step[i] = np.median(difference)
         spread = np.median(np.abs(difference - step[i])) / NORMAL_MAD
         stated = np.median(np.hypot(data.sigma[i + 1], data.sigma[i])[paired[i]])
-        error[i] = 1.2533 * max(spread, stated) / np.sqrt(paired[i].sum())
+        error[i] = MEDIAN_ERROR * max(spread, stated) / np.sqrt(paired[i].sum())
     measured = np.isfinite(step)
     if measured.sum() < 3:
         return ()

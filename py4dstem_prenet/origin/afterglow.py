@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..core import NORMAL_MAD, NoiseModel, Scan
+from ..core import MEDIAN_ERROR, NoiseModel, Scan, robust_sigma
 
 MAX_GLOW_STEPS = 32  # frames after the longest steps of the beam that are compared, chosen for speed
 MIN_GLOW_STEPS = 8  # frames; fewest whose median has an error that can be estimated
@@ -63,7 +63,7 @@ def afterglow_ratio(scan: Scan, noise: NoiseModel, positions, valid, radius: flo
     if len(ratios) < MIN_GLOW_STEPS:
         return 0.0
     ratio = np.median(ratios)
-    error = 1.2533 * np.median(np.abs(ratios - ratio)) / NORMAL_MAD / np.sqrt(len(ratios))
+    error = MEDIAN_ERROR * robust_sigma(ratios - ratio) / np.sqrt(len(ratios))
     return float(min(ratio, MAX_GLOW)) if ratio > MIN_GLOW_Z * error else 0.0
 
 

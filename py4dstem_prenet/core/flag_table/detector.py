@@ -41,7 +41,8 @@ DETECTOR_FLAGS = (
      "{rows}; columns: {columns}); these lines are masked."),
     ("dead_part", "warning",
      "Beside an edge of the detector, {percent:.0f} % of its pixels have one level, although the lines next to them "
-     "see electrons: a part of the detector is dead, or a straight stop covers it. These pixels are masked."),
+     "see electrons: a part of the detector is dead, or a straight stop covers it. These pixels are masked.",
+     "Check the mask in report.noise.bad_pixels, True for masked pixels."),
     ("interpolated_lines", "warning",
      "Values are interpolated between their neighbors in whole lines of the detector, as over gaps between chips "
      "(rows: {rows}; columns: {columns}); these lines are masked."),
