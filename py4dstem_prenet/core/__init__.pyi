@@ -49,6 +49,7 @@ from .robust import (
     jackknife as jackknife,
     jackknife_covariance as jackknife_covariance,
     masked_median as masked_median,
+    quick_median as quick_median,
     robust_loss as robust_loss,
     robust_sigma as robust_sigma,
 )

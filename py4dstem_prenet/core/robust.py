@@ -59,6 +59,31 @@ def robust_loss(z) -> np.ndarray:
     return (1 - (1 - np.minimum((z / TUKEY_CUT) ** 2, 1)) ** 3) * (TUKEY_CUT**2 / 6) / TUKEY_MEAN_LOSS
 
 
+def quick_median(values) -> float:
+    """Compute the median of finite values, several times faster than `numpy.median` for some hundred values.
+
+    Parameters
+    ----------
+    values : numpy.ndarray, shape (n,)
+        At least one value.
+
+    Returns
+    -------
+    float
+        The median.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.core import quick_median
+    >>> quick_median(np.array([1.0, 7.0, 2.0, 4.0]))
+    3.0
+    """
+    low, high = (values.size - 1) // 2, values.size // 2
+    ordered = np.partition(values, (low, high))
+    return float(ordered[low] + ordered[high]) / 2
+
+
 def masked_median(values, use, empty=np.nan) -> np.ndarray:
     """Compute the median of the used values along the last axis.
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
-from ..core import MEDIAN_ERROR, NORMAL_MAD, Flag
+from ..core import MEDIAN_ERROR, NORMAL_MAD, Flag, masked_median
 from .surface import prepare
 
 # Set on simulated scans:
 MIN_JUMP_SIGMAS = 6.0  # standard errors; smallest step between rows that is a jump
+MIN_ROW_PAIRS = 3  # positions used in both of two rows; fewest from which the step between the rows is measured
 MIN_JUMP_PX = 0.05  # pixels; smallest step between rows that is a jump
 JUMP_ROWS = 3  # scan rows on either side of a jump that determine its position within the row
 MAX_PATCH_DEVIATION = 5.0  # standard deviations; largest distance of a used position from the fit around a jump
@@ -75,20 +77,18 @@ def find_jumps(values, sigma, valid) -> tuple[Jump, ...]:
     if data.y.shape[0] < 4:
         return ()
     paired = data.use[1:] & data.use[:-1]
-    step = np.full(len(paired), np.nan)
-    error = np.full(len(paired), np.inf)
-    for i in np.flatnonzero(paired.sum(1) >= 3):
-        difference = (data.y[i + 1] - data.y[i])[paired[i]]
-        step[i] = np.median(difference)
-        spread = np.median(np.abs(difference - step[i])) / NORMAL_MAD
-        stated = np.median(np.hypot(data.sigma[i + 1], data.sigma[i])[paired[i]])
-        error[i] = MEDIAN_ERROR * max(spread, stated) / np.sqrt(paired[i].sum())
+    paired &= (paired.sum(1) >= MIN_ROW_PAIRS)[:, None]
+    difference = data.y[1:] - data.y[:-1]
+    step = masked_median(difference, paired)
+    spread = masked_median(np.abs(difference - step[:, None]), paired) / NORMAL_MAD
+    stated = masked_median(np.hypot(data.sigma[1:], data.sigma[:-1]), paired)
+    error = MEDIAN_ERROR * np.fmax(spread, stated) / np.sqrt(np.maximum(paired.sum(1), 1))
     measured = np.isfinite(step)
     if measured.sum() < 3:
         return ()
     # Curvature of the descan changes the steps slowly from row to row: compare each step with its neighbors.
-    neighbor_steps = (np.delete(step[max(i - 4, 0) : i + 5], min(i, 4)) for i in range(len(step)))
-    excess = step - np.array([np.median(s[np.isfinite(s)]) if np.isfinite(s).any() else np.nan for s in neighbor_steps])
+    neighbors = sliding_window_view(np.pad(step, 4, constant_values=np.nan), 9)[:, np.arange(9) != 4]
+    excess = step - masked_median(neighbors, np.isfinite(neighbors))
     if not np.isfinite(excess).any():  # the measured steps have no neighbors
         return ()
     common = np.nanmedian(np.abs(excess)) / NORMAL_MAD

@@ -189,7 +189,9 @@ def normal(basis, weight, y):
     gram = (_pairs(basis.rows).T @ weight @ _pairs(basis.cols)).reshape(p, p, q, q)
     gram = gram.transpose(0, 2, 1, 3).reshape(p * q, p * q)
     right = (basis.rows.T @ (weight * y) @ basis.cols).ravel()
-    return gram[np.ix_(basis.keep, basis.keep)], right[basis.keep]
+    if len(basis.keep) == p * q:
+        return gram, right
+    return gram[basis.keep[:, None], basis.keep], right[basis.keep]
 
 
 def evaluate(basis, coef):
@@ -263,8 +265,9 @@ def solve(gram, right):
     scaled = gram * (scale[:, None] * scale)
     scaled.flat[:: len(scaled) + 1] += SOLVE_RIDGE
     scaled_right = scale * right if right.ndim == 1 else scale[:, None] * right
-    _, solved, failed = dposv(scaled, scaled_right)
+    _, solved, failed = dposv(scaled.T, scaled_right, overwrite_a=True)  # the transpose needs no copy
     if failed:  # rounding has made the matrix indefinite
+        scaled = gram * (scale[:, None] * scale) + SOLVE_RIDGE * np.eye(len(gram))
         solved = np.linalg.solve(scaled, scaled_right)
     return scale * solved if right.ndim == 1 else scale[:, None] * solved
 

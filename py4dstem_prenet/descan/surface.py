@@ -19,6 +19,7 @@ from ..core import (
     Flag,
     ModelTrial,
     PrenetError,
+    quick_median,
     robust_loss,
     robust_sigma,
 )
@@ -42,6 +43,7 @@ MAX_SPARSE_OFFSET_PX = 0.25  # pixels; largest distance from the surface if ther
 MAX_DENSE_OUTLIERS = 0.25  # fraction of the positions; if more lie in dense groups of outliers, there are two surfaces
 # Positions at which all starts are scored, and number of best starts scored at all positions; chosen for speed.
 START_POSITIONS, START_TRIALS = 300, 40
+START_RIDGE = 1e-9  # squares of basis functions, which are at most 1; ridge of the fits to random subsets
 MAX_IGNORED = 0.5  # fraction of the positions; with more outliers, the fit is refused
 MIN_MODEL_WEIGHT = 0.02  # Akaike weight; smallest of a more flexible model that contributes to the uncertainty
 
@@ -368,11 +370,11 @@ def _noise(r, data, edf, previous=None):
     if freedom < 1:
         return data.sigma
     r = r * np.sqrt(inside.sum() / freedom)
-    ratio = np.median(r / s) / NORMAL_MAD
+    ratio = quick_median(r / s) / NORMAL_MAD
     if ratio <= 1:
         return data.sigma if freedom < 10 else np.maximum(data.sigma * ratio, _MIN_SIGMA_PX)
     # Half of the residuals exceed NORMAL_MAD times the total noise.
-    return np.sqrt(data.sigma**2 + max(np.median((r / NORMAL_MAD) ** 2 - s**2), 0.0))
+    return np.sqrt(data.sigma**2 + max(quick_median((r / NORMAL_MAD) ** 2 - s**2), 0.0))
 
 
 def _irls(basis, data, surface, lam=0.0, noise=None, steps=30):
@@ -412,15 +414,17 @@ def _start(basis, data):
     y, s = data.y[i, j], data.sigma[i, j]
     s = np.hypot(s, np.median(s))  # a wrong position may have a very small stated error
     subsets = rng.integers(i.size, size=(400 if size > 1 else 100, size))
-    trial = (np.linalg.pinv(design[subsets]) @ y[subsets][..., None])[..., 0]
+    drawn = design[subsets]
+    gram = drawn.transpose(0, 2, 1) @ drawn + START_RIDGE * np.eye(size)  # a subset may hold a position twice
+    trial = np.linalg.solve(gram, drawn.transpose(0, 2, 1) @ y[subsets][..., None])[..., 0]
     trial = np.vstack([trial, np.zeros((1, size))])
     subset = slice(None, None, max(1, i.size // START_POSITIONS))
-    score = np.quantile(np.abs(y[subset] - trial @ design[subset].T) / s[subset], 0.6, axis=1)
+    score = _nearest_part(np.abs(y[subset] - trial @ design[subset].T) / s[subset])
     trial = trial[np.argsort(score, kind="stable")[:START_TRIALS]]
     deviation = np.abs(y - trial @ design.T) / s
     pairs = (design[:, :, None] * design[:, None]).reshape(i.size, -1)
     for _ in range(4):  # refit the best starts to the nearest 60 % of the positions
-        score = np.quantile(deviation, 0.6, axis=1)
+        score = _nearest_part(deviation)
         best = np.argsort(score, kind="stable")[:10]
         inlier = (deviation[best] <= score[best, None]) / s**2
         gram = (inlier @ pairs).reshape(-1, size, size)
@@ -428,6 +432,12 @@ def _start(basis, data):
         trial = np.vstack([trial[best], polished])
         deviation = np.abs(y - trial @ design.T) / s
     return evaluate(basis, trial[np.argmin(np.median(deviation, axis=1))])
+
+
+def _nearest_part(deviation):
+    """Largest deviation of the nearest 60 % of the positions from each start, (starts, n) to (starts,)."""
+    last = int(0.6 * (deviation.shape[1] - 1))
+    return np.partition(deviation, last, axis=1)[:, last]
 
 
 def _solve_all(bases, data):
@@ -489,21 +499,24 @@ def _held_out(basis, data, reference, lams):
     Robust weights and noise are taken from the reference solution.
     """
     shape = data.y.shape
-    rows, columns = (_thirds(n) for n in shape)
     weight = reference.weight
     total = normal(basis, weight, data.y)
     mass, count = weight.sum(), data.use.sum()
     residuals = np.zeros((len(lams), *shape))
-    for block in (np.ix_(r, c) for r in rows for c in columns):
-        used = data.use[block]
-        if not used.any():
-            continue
-        block_basis, w, y = basis.at(block[0].ravel(), block[1].ravel()), weight[block], data.y[block]
-        gram, right = (a - b for a, b in zip(total, normal(block_basis, w, y), strict=True))
-        mean = (mass - w.sum()) / max(count - used.sum(), 1)
-        for k, lam in enumerate(lams):
-            penalized = gram if basis.penalty is None else gram + lam * mean * basis.penalty
-            residuals[k][block] = y - evaluate(block_basis, solve(penalized, right))
+    rows, columns = (_thirds(n) for n in shape)
+    for r in rows:
+        of_rows = basis.at(r, slice(None))
+        for c in columns:
+            block = r[:, None], c
+            used = data.use[block]
+            if not used.any():
+                continue
+            block_basis, w, y = of_rows.at(slice(None), c), weight[block], data.y[block]
+            gram, right = (a - b for a, b in zip(total, normal(block_basis, w, y), strict=True))
+            mean = (mass - w.sum()) / max(count - used.sum(), 1)
+            for k, lam in enumerate(lams):
+                penalized = gram if basis.penalty is None else gram + lam * mean * basis.penalty
+                residuals[k][block] = y - evaluate(block_basis, solve(penalized, right))
     return [robust_loss((r / reference.noise)[data.use]) for r in residuals]
 
 
