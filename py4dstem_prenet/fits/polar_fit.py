@@ -41,6 +41,73 @@ class SmoothImage(NamedTuple):
     order: int
 
 
+@dataclass(frozen=True)
+class PolarDesign:
+    """Design matrix on a polar grid; each column is a function of the azimuth times a function of the radius.
+
+    Normal equations are therefore computed from sums over the azimuth, without the columns on the grid.
+
+    Attributes
+    ----------
+    angular : numpy.ndarray, shape (h, n_phi)
+        Functions of the azimuth.
+    harmonic : numpy.ndarray of int, shape (k,)
+        Index of the function of the azimuth in each column.
+    radial : numpy.ndarray, shape (k, n_r)
+        Function of the radius in each column.
+    ridge : numpy.ndarray, shape (k,)
+        Ridge of each column, relative to the column's norm.
+    """
+
+    angular: np.ndarray
+    harmonic: np.ndarray
+    radial: np.ndarray
+    ridge: np.ndarray
+
+    def right(self, weight, residual):
+        """Compute the right-hand side of a weighted regression.
+
+        Columns are relative to their weighted mean at each radius, since the radial profile is free.
+
+        Parameters
+        ----------
+        weight : numpy.ndarray, shape (n_phi, n_r)
+            Weights.
+        residual : numpy.ndarray, shape (n_phi, n_r)
+            Data.
+
+        Returns
+        -------
+        numpy.ndarray, shape (k,)
+            Products of the columns with the weighted data.
+        """
+        weighted = weight * residual
+        mean = (self.angular @ weight) / np.maximum(weight.sum(0), 1e-300)
+        return (self.radial * (self.angular @ weighted - mean * weighted.sum(0))[self.harmonic]).sum(-1)
+
+    def normal(self, weight):
+        """Compute the normal matrix of a weighted ridge regression.
+
+        Parameters
+        ----------
+        weight : numpy.ndarray, shape (n_phi, n_r)
+            Weights.
+
+        Returns
+        -------
+        numpy.ndarray, shape (k, k)
+            Normal matrix of the columns relative to their weighted mean at each radius.
+        """
+        count = len(self.angular)
+        first = self.angular @ weight
+        pairs = (self.angular[:, None] * self.angular).reshape(count**2, -1)
+        second = (pairs @ weight).reshape(count, count, -1)
+        second -= first[:, None] * first / np.maximum(weight.sum(0), 1e-300)
+        chosen = second[self.harmonic[:, None], self.harmonic]
+        normal = (self.radial[:, None] * self.radial * chosen).sum(-1)
+        return normal + np.diag((self.ridge + 1e-9) * (np.diag(normal) + 1e-300))
+
+
 @dataclass
 class PolarFit:
     """Result of `fit_polar`.
@@ -63,10 +130,8 @@ class PolarFit:
         Assumed variance of the residual.
     weight : numpy.ndarray, shape (n_phi, n_r)
         Weights of the last solution.
-    columns : numpy.ndarray, shape (n_phi, n_r, k)
-        Design matrix: ellipse and center (4), then the brightness terms.
-    ridge : numpy.ndarray, shape (k,)
-        Ridge of each column, relative to the column's norm.
+    design : PolarDesign
+        Design matrix: ellipse and center (4 columns), then the brightness terms.
     converged : bool
         Whether the iteration converged.
     """
@@ -79,8 +144,7 @@ class PolarFit:
     usable: np.ndarray
     variance: np.ndarray
     weight: np.ndarray
-    columns: np.ndarray
-    ridge: np.ndarray
+    design: PolarDesign
     converged: bool
 
     def misfit(self, variance):
@@ -142,13 +206,10 @@ def fit_polar(picture, center, vector, radii, n_phi, model, steps=20):
             weight = weight * (model.student_dof + 1) / (model.student_dof + residual**2 / variance)
             profile = radial_profile(polar, weight)
             residual = (polar - profile) * usable
-        columns = _design(radii, profile, azimuth, model)
-        total = np.maximum(weight.sum(0), 1e-300)
-        columns = np.moveaxis(columns - ((columns * weight).sum(1) / total)[:, None], 0, -1)
-        ridge = np.r_[np.zeros(4), np.full(columns.shape[-1] - 4, model.ridge)]
+        design = _design(radii, profile, azimuth, model)
         if step == steps or converged:
             break
-        delta = np.linalg.solve(*normal_equations(columns, weight, residual, ridge))[:4]
+        delta = np.linalg.solve(design.normal(weight), design.right(weight, residual))[:4]
         # A disk that is larger than the grid assumes adds minus the slope times the difference in radius.
         vector = vector - model.damping * np.clip(delta[:2], -0.03, 0.03)
         center = center - ellipse_matrix(vector) @ (model.damping * np.clip(delta[2:], -1, 1))
@@ -162,51 +223,26 @@ def fit_polar(picture, center, vector, radii, n_phi, model, steps=20):
         usable,
         variance,
         weight,
-        columns,
-        ridge,
+        design,
         converged or steps == 0,
     )
 
 
-def _design(radii, profile, azimuth, model):
-    """Columns (k, n_phi, n_r) of the design matrix: ellipse and center, then the brightness terms."""
+def _design(radii, profile, azimuth, model) -> PolarDesign:
+    """Design matrix: ellipse and center, then the brightness terms."""
     # The profile is smoothed before its slope is computed, so that its noise is not correlated with the residuals.
     blur = model.slope_blur / (radii[1] - radii[0])
     slope = np.gradient(gaussian_filter(profile, blur) if blur else profile, radii)
+    brightness = model.brightness(radii, profile)
+    orders = sorted({1, 2, *(order for order, _ in brightness)})
+    angular = [function(order * azimuth) for order in orders for function in (np.cos, np.sin)]
     radial = [slope * radii / 2, slope * radii / 2, slope, slope]
-    angular = [np.cos(2 * azimuth), np.sin(2 * azimuth), np.cos(azimuth), np.sin(azimuth)]
-    for order, term in model.brightness(radii, profile):
+    harmonic = [2 * orders.index(order) + part for order in (2, 1) for part in (0, 1)]
+    for order, term in brightness:
         radial += [term, term]
-        angular += [np.cos(order * azimuth), np.sin(order * azimuth)]
-    return np.stack(angular)[:, :, None] * np.stack(radial)[:, None, :]
-
-
-def normal_equations(columns, weight, residual, ridge):
-    """Compute the normal equations of a weighted ridge regression.
-
-    Parameters
-    ----------
-    columns : numpy.ndarray, shape (n_phi, n_r, k)
-        Design matrix.
-    weight : numpy.ndarray, shape (n_phi, n_r)
-        Weights.
-    residual : numpy.ndarray, shape (n_phi, n_r)
-        Data.
-    ridge : numpy.ndarray, shape (k,)
-        Ridge of each column, relative to the column's norm.
-
-    Returns
-    -------
-    normal : numpy.ndarray, shape (k, k)
-        Normal matrix.
-    right : numpy.ndarray, shape (k,)
-        Right-hand side.
-    """
-    flat = columns.reshape(-1, columns.shape[-1])
-    weighted = flat * weight.reshape(-1, 1)
-    normal = flat.T @ weighted
-    scale = np.diag(normal) + 1e-300
-    return normal + np.diag((ridge + 1e-9) * scale), weighted.T @ residual.ravel()
+        harmonic += [2 * orders.index(order), 2 * orders.index(order) + 1]
+    ridge = np.r_[np.zeros(4), np.full(len(radial) - 4, model.ridge)]
+    return PolarDesign(np.array(angular), np.array(harmonic), np.array(radial), ridge)
 
 
 def leave_out_parts(fit, parts):
@@ -224,15 +260,14 @@ def leave_out_parts(fit, parts):
     numpy.ndarray, shape (P, 4)
         Ellipse vector and center without each part, relative to the fit; zero for a single part.
     """
-    normal, _ = normal_equations(fit.columns, fit.weight, fit.residual, fit.ridge)
     fraction = np.array([weight for _, weight in parts])
     fraction = fraction / fraction.sum()
     changes = []
     for picture, _ in parts:
         polar, usable = read_polar(picture, fit.center, fit.vector, fit.radii, len(fit.residual))
         residual = (polar - fit.profile) * usable * (fit.usable > 0)
-        changes.append(normal_equations(fit.columns, fit.weight, residual, fit.ridge)[1])
-    changes = -np.linalg.solve(normal, np.array(changes).T).T[:, :4]
+        changes.append(fit.design.right(fit.weight, residual))
+    changes = -np.linalg.solve(fit.design.normal(fit.weight), np.array(changes).T).T[:, :4]
     total = fraction @ changes
     return (total - fraction[:, None] * changes) / (1 - fraction)[:, None] - total if len(parts) > 1 else changes * 0
 
@@ -252,14 +287,12 @@ def leave_out_sectors(fit):
     """
     n_phi = len(fit.residual)
     sector = (np.arange(n_phi) * 2 * SECTOR_PAIRS // n_phi) % SECTOR_PAIRS
-    total_change = np.linalg.solve(*normal_equations(fit.columns, fit.weight, fit.residual, fit.ridge))[:4]
-    changes = []
-    for k in range(SECTOR_PAIRS):
-        weight = fit.weight * (sector != k)[:, None]
-        total = np.maximum(weight.sum(0), 1e-300)
-        columns = fit.columns - (fit.columns * weight[..., None]).sum(0) / total[:, None]
-        residual = fit.residual - (fit.residual * weight).sum(0) / total
-        changes.append(total_change - np.linalg.solve(*normal_equations(columns, weight, residual, fit.ridge))[:4])
+
+    def _change(weight):
+        return np.linalg.solve(fit.design.normal(weight), fit.design.right(weight, fit.residual))[:4]
+
+    total_change = _change(fit.weight)
+    changes = [total_change - _change(fit.weight * (sector != k)[:, None]) for k in range(SECTOR_PAIRS)]
     return np.array(changes)
 
 

@@ -28,6 +28,9 @@ RING_INFLATION = 2.5  # factor on the covariance, from the pulls of simulated gl
 MIN_RING_CONTINUITY = 0.35  # fraction of the azimuth; smallest part that contains the signal of rings
 GRAIN_SIGMA = 0.03  # sigma of each component of the vector if few grains contribute, from their strain and orientation
 RING_SYSTEMATIC = 0.001  # systematic error of each component of the vector, 1 sigma
+# Pixels, and length of a vector; largest differences of two fits that found the same minimum. Other minima are a period
+# of the rings or more away.
+SAME_CENTER_PX, SAME_VECTOR = 0.5, 0.02
 MAX_ECCENTRICITY = 0.3  # length of the ellipse vector; a larger one shows that a fit has diverged
 
 
@@ -138,7 +141,10 @@ def refine_rings(pooled, start_vector=(0.0, 0.0), inner=None, start_center=None,
             coarse = fit_polar(blurred, *coarse_start, radii, RING_AZIMUTHS, soft)
             if _is_plausible(coarse, center, reach):
                 coarse_start = coarse.center, coarse.vector
-    best = min(_fits((center, start), coarse_start), key=lambda fit: fit.misfit(at_start.variance), default=None)
+    fits = _fits((center, start))
+    if not any(_near(fit, *coarse_start) for fit in fits):
+        fits += _fits(coarse_start)
+    best = min(fits, key=lambda fit: fit.misfit(at_start.variance), default=None)
     if best is None or best.misfit(at_start.variance) >= at_start.misfit(at_start.variance):
         unknown = UNKNOWN_COVARIANCE.copy()
         return RingFit(start, unknown, tuple(map(float, center)), unknown * reach**2, False, _continuity(at_start))
@@ -197,6 +203,11 @@ class _RingModel:
 
 def _is_plausible(fit, center, reach):
     return np.hypot(*fit.vector) < MAX_ECCENTRICITY and np.hypot(*(fit.center - center)) < 4 * reach + 1
+
+
+def _near(fit, center, vector):
+    """Test whether a fit and the fit to the blurred pattern found the same minimum."""
+    return np.hypot(*(fit.center - center)) < SAME_CENTER_PX and np.hypot(*(fit.vector - vector)) < SAME_VECTOR
 
 
 def _ring_covariance(by_sectors, by_parts):
