@@ -3,6 +3,7 @@ from .fit import fit_descan as fit_descan, fit_origin as fit_origin, residual_fl
 from .jumps import find_jumps as find_jumps, jump_flags as jump_flags, merged as merged, step_at as step_at
 from .models import (
     MODELS as MODELS,
+    POWERS as POWERS,
     candidates as candidates,
     evaluate as evaluate,
     normal as normal,

@@ -151,7 +151,8 @@ def fit_origin(origin: OriginMap, model: str = "auto") -> OriginFit:
         x, y = (_with_copies(surface, measured, origin.copied) for surface, measured in zip((x, y), maps, strict=True))
     test = check_residuals([x.residual, y.residual], sigmas, valid, not origin.decision.has("sigma_unknown"))
     # Add the errors that all positions share.
-    common = common_sigma([x.residual, y.residual], sigmas, valid, origin.decision.numbers.get("repeated", 0.0))
+    common = common_sigma([x.residual, y.residual], sigmas, valid, origin.decision.numbers.get("repeated", 0.0),
+                          x.model)
     shared = max([MIN_SIGMA_PX, *(flag.numbers["sigma"] for flag in origin.flags if flag.name in SHARED_ERRORS)])
     if origin.radius < UNRESOLVED_RADIUS_PX:
         common = float(np.hypot(common, CONTRAST_ERROR_RADII * origin.radius))

@@ -21,7 +21,7 @@ SOLVE_RIDGE = 1e-11  # ridge added to the unit diagonal of scaled normal equatio
 MAX_LEVERAGE_RATIO = 50  # ratio; largest variance of the surface relative to its mean at used positions
 MAX_SPLINE_PIECES = 8  # pieces; most of the spline along each axis of the scan
 
-_POWERS = {  # (power of row, power of column) of the terms of each polynomial
+POWERS = {  # (power of row, power of column) of the terms of each polynomial
     "constant": [(0, 0)],
     "plane": [(0, 0), (1, 0), (0, 1)],
     "parabola": [(0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2)],
@@ -122,7 +122,7 @@ def candidates(shape, use, model) -> list[Basis]:
 
 def _polynomial(name, shape):
     rows, cols = (np.linspace(-1, 1, n)[:, None] ** np.arange(3) if n > 1 else np.eye(1, 3) for n in shape)
-    keep = [3 * a + b for a, b in _POWERS[name] if a < shape[0] and b < shape[1]]
+    keep = [3 * a + b for a, b in POWERS[name] if a < shape[0] and b < shape[1]]
     return Basis(name, rows, cols, np.array(keep), None)
 
 

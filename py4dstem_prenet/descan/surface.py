@@ -43,7 +43,6 @@ MAX_SPARSE_OFFSET_PX = 0.25  # pixels; largest distance from the surface if ther
 MAX_DENSE_OUTLIERS = 0.25  # fraction of the positions; if more lie in dense groups of outliers, there are two surfaces
 # Positions at which all starts are scored, and number of best starts scored at all positions; chosen for speed.
 START_POSITIONS, START_TRIALS = 300, 40
-START_RIDGE = 1e-9  # squares of basis functions, which are at most 1; ridge of the fits to random subsets
 MAX_IGNORED = 0.5  # fraction of the positions; with more outliers, the fit is refused
 MIN_MODEL_WEIGHT = 0.02  # Akaike weight; smallest of a more flexible model that contributes to the uncertainty
 
@@ -414,9 +413,7 @@ def _start(basis, data):
     y, s = data.y[i, j], data.sigma[i, j]
     s = np.hypot(s, np.median(s))  # a wrong position may have a very small stated error
     subsets = rng.integers(i.size, size=(400 if size > 1 else 100, size))
-    drawn = design[subsets]
-    gram = drawn.transpose(0, 2, 1) @ drawn + START_RIDGE * np.eye(size)  # a subset may hold a position twice
-    trial = np.linalg.solve(gram, drawn.transpose(0, 2, 1) @ y[subsets][..., None])[..., 0]
+    trial = (np.linalg.pinv(design[subsets]) @ y[subsets][..., None])[..., 0]
     trial = np.vstack([trial, np.zeros((1, size))])
     subset = slice(None, None, max(1, i.size // START_POSITIONS))
     score = _nearest_part(np.abs(y[subset] - trial @ design[subset].T) / s[subset])
@@ -436,8 +433,10 @@ def _start(basis, data):
 
 def _nearest_part(deviation):
     """Largest deviation of the nearest 60 % of the positions from each start, (starts, n) to (starts,)."""
-    last = int(0.6 * (deviation.shape[1] - 1))
-    return np.partition(deviation, last, axis=1)[:, last]
+    at = 0.6 * (deviation.shape[1] - 1)
+    low, high = int(at), int(np.ceil(at))
+    ordered = np.partition(deviation, (low, high), axis=1)
+    return ordered[:, low] + (at - low) * (ordered[:, high] - ordered[:, low])  # several times faster than a quantile
 
 
 def _solve_all(bases, data):
