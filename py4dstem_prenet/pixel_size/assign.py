@@ -207,7 +207,8 @@ def scan_scales(profile: RadialProfile, standard: Standard, tables):
     smallest = max(smallest, visible[MIN_VISIBLE_RINGS - 1] / radii[-1])
     # At larger pixel sizes, rings beyond the list of the standard would lie on the detector.
     first = standard.g[standard.intensity > FIRST_STRONG_HEIGHT][0]
-    largest = min(standard.g[-1] / radii[-1], visible[-MIN_VISIBLE_RINGS] / radii[0], first / (MIN_FIRST_RING * radii[0]))
+    largest = min(standard.g[-1] / radii[-1], visible[-MIN_VISIBLE_RINGS] / radii[0],
+                  first / (MIN_FIRST_RING * radii[0]))
     if largest <= smallest:
         return np.empty(0), [], []
     count = int(np.log(largest / smallest) * radii[-1] / GRID_PX) + 2
