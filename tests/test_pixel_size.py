@@ -179,6 +179,23 @@ def test_fcc_is_not_diamond_with_double_diffraction():
     assert posterior_of(assign_spots(spots, find_standard("Al"), state_of(spots), spots.span)) > 0.999
 
 
+def test_a_large_pixel_size_and_hidden_first_rings():
+    """Rings up to 3 1/angstrom are in the pattern; those inside 10 pixels, 111 of gold among them, are hidden."""
+    scale = 0.05
+    spots = disks_of("Au", scale, 300)
+    gold, silicon = (assign_spots(spots, find_standard(name), state_of(spots), spots.span) for name in ("Au", "Si"))
+    assert find_standard("Au").g[0] / scale < spots.inner
+    assert abs(np.log(gold.scale / scale)) < 1.5e-3 and posterior_of(gold) > 0.999
+    assert silicon.lattice_margin < -5 and posterior_of(silicon) < 0.5
+
+
+@pytest.mark.parametrize("name", ["Au", "Si", "Ti", "LaB6"])
+def test_rings_are_listed_beyond_the_pattern(name):
+    """If a list ends within a pattern, the right pixel size is not tried, and another lattice may be accepted."""
+    standard = find_standard(name)
+    assert standard.g[-1] > 3.4 and (np.diff(standard.g) > 0).all()
+
+
 def test_hexagonal_crystals_of_another_axial_ratio_are_told():
     spots = disks_of("Ti", 0.018)
     assert assign_spots(spots, find_standard("Mg"), state_of(spots), spots.span).lattice_margin < -5

@@ -105,7 +105,9 @@ class LearnedDisks:
         shape = shape.with_misfits(found.electrons[fitted.good], fitted.misfit[fitted.good])
         if structure.speckle:  # some places that were left out as disks are speckles of the background
             background = measure_background(electrons, good, readout, disks, direct, structure.relative)
-            structure = measure_structure(electrons, background, good, readout, disks, threshold, direct)
+            alarms = false_alarms(background, good, readout, disks, center, structure)
+            threshold = alarms.threshold(false_alarm)
+            structure = measure_structure(electrons, background, good, readout, disks, threshold, direct, structure)
             alarms = false_alarms(background, good, readout, disks, center, structure)
             threshold = alarms.threshold(false_alarm)
         return cls(noise, background, structure, alarms, threshold, shape)

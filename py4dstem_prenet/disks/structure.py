@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.special import gammaincinv, ndtr
 
 from . import Background, DiskFilter, covered, disk_significance, find_disks
 
@@ -25,7 +24,6 @@ QUANTILE_ERROR = 1.2  # fraction of the width; its standard error for one apertu
 MIN_EXCESS_SIGMAS = 1.0  # standard errors; smallest excess of the width over that of noise
 MOST_PATTERNS = 48  # patterns; number in which structure is measured, for speed
 MIN_PLACES = 120.0  # independent apertures; if disks leave fewer, most of them lie beside weak disks
-TABLE = np.linspace(-6, 6, 1201)  # standard deviations at which the distribution of speckles is tabulated
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,10 @@ class Structure:
 
 
 def speckle_fields(rng, count: int, shape, disks: DiskFilter, speckle: float) -> np.ndarray:
-    """Draw fields of gamma-distributed speckles of the size of a disk.
+    """Draw fields of log-normal speckles of the size of a disk.
+
+    Over an aperture, the intensities of multislice patterns of amorphous carbon have the quantiles of a log-normal
+    distribution; a gamma distribution has too few bright ones (`benchmarks/speckles.py`).
 
     Parameters
     ----------
@@ -76,11 +77,12 @@ def speckle_fields(rng, count: int, shape, disks: DiskFilter, speckle: float) ->
     noise = torch.from_numpy(rng.normal(size=(count, *(n + 2 * disks.outside for n in shape))).astype(np.float32))
     inner = slice(disks.outside, -disks.outside)
     smooth = disks.sums(noise.to(disks.waves.device), 0)[:, inner, inner].cpu().numpy() / disks.area**0.5
-    return np.interp(smooth, TABLE, gammaincinv(1 / speckle, ndtr(TABLE)) * speckle)
+    log_variance = np.log1p(speckle)
+    return np.exp(log_variance**0.5 * smooth - log_variance / 2)
 
 
 def measure_structure(electrons, background: Background, good, readout: float, disks: DiskFilter, threshold: float,
-                      direct, seed: int = 0) -> Structure:
+                      direct, known: Structure | None = None, seed: int = 0) -> Structure:
     """Measure the structure of the background of patterns, away from their disks.
 
     Parameters
@@ -99,6 +101,9 @@ def measure_structure(electrons, background: Background, good, readout: float, d
         Least significance of places that are taken for disks, standard deviations.
     direct : numpy.ndarray, shape (n, 2)
         Positions of the direct beam, pixels.
+    known : Structure, optional
+        An earlier result. Without it, speckles are left out as disks, in the patterns and in the simulated noise, and
+        few apertures are left.
     seed : int, optional
         Seed of simulated noise.
 
@@ -107,13 +112,14 @@ def measure_structure(electrons, background: Background, good, readout: float, d
     Structure
         The structure.
     """
+    relative = 0.0 if known is None else known.relative
     rng, shape = np.random.default_rng(seed), tuple(electrons.shape[1:])
     some = np.unique(np.linspace(0, len(electrons) - 1, MOST_PATTERNS).astype(int))
     electrons, direct = electrons[some], direct[some]
     images = background.images(direct, shape)
     expected = images.to(electrons.device)
     free = good.expand_as(electrons)
-    free = _outside_disks(electrons, expected, free, disks, threshold, direct)
+    free = _outside_disks(electrons, expected, free, disks, threshold, direct, relative)
     measured, places = _width(electrons, expected, free, disks)
     if places < MIN_PLACES:
         return Structure()
@@ -123,7 +129,7 @@ def measure_structure(electrons, background: Background, good, readout: float, d
         if readout > 0:
             drawn = drawn + rng.normal(0, readout, drawn.shape)
         drawn = torch.from_numpy(drawn.astype(np.float32)).to(electrons.device)
-        left = _outside_disks(drawn, expected, free, disks, threshold, direct)
+        left = _outside_disks(drawn, expected, free, disks, threshold, direct, relative)
         widths.append(_width(drawn, expected, left, disks)[0])
         error = MIN_EXCESS_SIGMAS * widths[0] * QUANTILE_ERROR * (2 / places) ** 0.5
         if measured < widths[0] + error:
@@ -139,9 +145,9 @@ def measure_structure(electrons, background: Background, good, readout: float, d
     return Structure(speckle, float((disks.sums(fields, 0) / disks.area)[whole.expand_as(fields)].std()))
 
 
-def _outside_disks(electrons, expected, free, disks, threshold, direct):
+def _outside_disks(electrons, expected, free, disks, threshold, direct, relative):
     """Pixels of `free` under no disk, (n, Qx, Qy)."""
-    found = find_disks(electrons, expected, free[0] | free.any(0), disks, threshold, direct)
+    found = find_disks(electrons, expected, free[0] | free.any(0), disks, threshold, direct, relative)
     pattern = np.concatenate([found.pattern, np.arange(len(direct))])
     place = np.concatenate([found.place, np.rint(direct).astype(int)])
     covering = covered(electrons.shape, pattern, place, disks.inner + STRUCTURE_MARGIN_PX)

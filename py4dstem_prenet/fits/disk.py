@@ -437,17 +437,9 @@ class DiskModel:
         torch.Tensor, shape (count, terms, terms)
             Inverse covariance of the contrast; row k applies `amplitudes` along and across `direction` + k pi / count.
         """
-        mix = orthonormal(self.degree).double()
-        u, v = unit_disk()
-        terms = monomials(u, v, self.degree) @ mix
         precision = (self.amplitudes**-2 * (self.degrees > 0)).double().cpu()
-        priors = []
-        for angle in np.arange(count) * pi / count:
-            across = monomials(u * np.cos(angle) + v * np.sin(angle), v * np.cos(angle) - u * np.sin(angle),
-                                self.degree) @ mix
-            turn = torch.linalg.lstsq(across, terms).solution
-            priors.append(turn.T @ (precision[:, None] * turn))
-        return torch.stack(priors).float().to(self.terms.device)
+        turns = _turns(self.degree, count)
+        return (turns.mT @ (precision[:, None] * turns)).float().to(self.terms.device)
 
     def _normal_equations(self, counts, weight, value, move_x, move_y, change):
         """Lower half of the normal matrix (n, unknowns, unknowns) and right-hand side of a Gauss-Newton step."""
@@ -593,3 +585,14 @@ def disk_model(aperture: Aperture, device: str = "cpu") -> DiskModel:
         The model.
     """
     return DiskModel(aperture, device)
+
+
+@lru_cache(maxsize=16)
+def _turns(degree: int, count: int) -> torch.Tensor:
+    """Matrices (count, terms, terms) that turn the coefficients of a contrast, for directions k pi / count."""
+    mix = orthonormal(degree).double()
+    u, v = unit_disk()
+    terms = monomials(u, v, degree) @ mix
+    angles = torch.arange(count, dtype=torch.float64)[:, None] * pi / count
+    across = monomials(u * angles.cos() + v * angles.sin(), v * angles.cos() - u * angles.sin(), degree) @ mix
+    return torch.linalg.lstsq(across, terms.expand(count, -1, -1)).solution

@@ -1,4 +1,10 @@
-from .assign import Assignment as Assignment, assign_rings as assign_rings, same_rings as same_rings
+from .assign import (
+    FIRST_STRONG_HEIGHT as FIRST_STRONG_HEIGHT,
+    MIN_FIRST_RING as MIN_FIRST_RING,
+    Assignment as Assignment,
+    assign_rings as assign_rings,
+    same_rings as same_rings,
+)
 from .decide import (
     MIN_SUSPECTED_SIGMAS as MIN_SUSPECTED_SIGMAS,
     decide_pixel_size as decide_pixel_size,

@@ -23,7 +23,9 @@ from . import (
 
 MIN_VISIBLE_RINGS = 2  # rings; fewest visible ones on the detector at a plausible pixel size
 FIRST_STRONG_HEIGHT = 0.3  # fraction of the strongest ring; smallest height of the innermost ring that must be visible
-HIDDEN_RING_FRACTION = 0.9  # fraction of the smallest fitted radius; smallest radius of that ring if disks are points
+# Fraction of the smallest radius that is measured; smallest radius of the innermost strong ring. The direct beam or a
+# stop may hide rings; with 0.5, the first three of fcc.
+MIN_FIRST_RING = 0.5
 GRID_PX = 0.5  # pixels; step at the outermost radius between two pixel sizes that are tried
 # Rings of two lattices that are compared; relative difference of ratios of |g| up to which they agree; and ratio of
 # heights beyond which a ring is taken for absent (MgO and NaCl: 9, GaAs and fcc: 43).
@@ -204,10 +206,9 @@ def scan_scales(profile: RadialProfile, standard: Standard, tables):
     smallest = standard.g[0] / radii[-1]
     smallest = max(smallest, visible[MIN_VISIBLE_RINGS - 1] / radii[-1])
     # At larger pixel sizes, rings beyond the list of the standard would lie on the detector.
-    largest = min(standard.g[-1] / radii[-1], visible[-MIN_VISIBLE_RINGS] / radii[0])
-    # The camera length is assumed to show at least the outer half of the first strong ring.
     first = standard.g[standard.intensity > FIRST_STRONG_HEIGHT][0]
-    largest = min(largest, first / max(HIDDEN_RING_FRACTION * radii[0], radii[0] - max(t.shape.disk for t in tables)))
+    largest = min(standard.g[-1] / radii[-1], visible[-MIN_VISIBLE_RINGS] / radii[0],
+                  first / (MIN_FIRST_RING * radii[0]))
     if largest <= smallest:
         return np.empty(0), [], []
     count = int(np.log(largest / smallest) * radii[-1] / GRID_PX) + 2

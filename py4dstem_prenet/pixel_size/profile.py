@@ -212,5 +212,12 @@ def _disk_rings(radii, distances, disk, step):
     if disk < 1.5 * step:
         area = disk**2 / (2 * distances)
         return np.clip(1 - np.abs(radii[:, None] - distances) / step, 0, None) * area / step
-    cosine = (radii[:, None] ** 2 + distances**2 - disk**2) / (2 * radii[:, None] * distances)
-    return np.arccos(np.clip(cosine, -1, 1)) / np.pi
+    # Only radii within a disk of the distance are on it.
+    count = min(int(2 * disk / step) + 3, len(radii))
+    first = np.clip(np.ceil((distances - disk - radii[0]) / step).astype(int) - 1, 0, len(radii) - count)
+    place, column = first + np.arange(count)[:, None], np.arange(len(distances))
+    near = radii[place]
+    cosine = (near**2 + distances**2 - disk**2) / (2 * near * distances)
+    rings = np.zeros((len(radii), len(distances)))
+    rings[place, column] = np.arccos(np.clip(cosine, -1, 1)) / np.pi
+    return rings

@@ -209,7 +209,8 @@ def fit_rings(profile: RadialProfile, standard: Standard, scale: float, shape: S
     columns = np.hstack([rings, base]) * weight[:, None]
     size = np.linalg.norm(columns, axis=0) + 1e-300
     values, count = profile.mean * weight, int(inside.sum())
-    solution, _ = nnls(columns / size, values, maxiter=50 * columns.shape[1])
+    columns /= size
+    solution, residual = nnls(columns, values, maxiter=50 * columns.shape[1])
     # No strong ring may be missing: each height is at least a fraction of the height expected from the other rings.
     expected = np.where(standard.intensity > MIN_VISIBLE_HEIGHT, standard.intensity, 0.0)[inside]
     least = np.zeros(columns.shape[1])
@@ -218,8 +219,10 @@ def fit_rings(profile: RadialProfile, standard: Standard, scale: float, shape: S
     if (expected * within).any():
         common = float((free_heights * expected)[within].sum() / (expected[within] ** 2).sum())
         least[:count] = MIN_HEIGHT_FRACTION * common * expected * size[:count]
-    solution, residual = nnls(columns / size, values - (columns / size) @ least, maxiter=50 * columns.shape[1])
-    solution = (solution + least) / size
+    if (solution < least).any():
+        solution, residual = nnls(columns, values - columns @ least, maxiter=50 * columns.shape[1])
+        solution = solution + least
+    solution = solution / size
     heights = np.zeros(len(distances))
     heights[inside] = solution[: inside.sum()]
     below = base @ solution[inside.sum():]

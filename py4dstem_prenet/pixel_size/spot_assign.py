@@ -11,6 +11,8 @@ from scipy.ndimage import gaussian_filter1d
 from . import (
     ALTERNATIVES,
     BASIN,
+    FIRST_STRONG_HEIGHT,
+    MIN_FIRST_RING,
     MIN_VISIBLE_HEIGHT,
     Assignment,
     Shape,
@@ -36,9 +38,6 @@ MIN_RINGS = 2  # rings; fewest visible ones on the detector at a plausible pixel
 # Search for the ellipse vector: sigma below which no search is needed, step, reach in standard errors, number of
 # vectors that are kept, and sigma of the kept vectors.
 KNOWN_VECTOR, VECTOR_STEP, SEARCHED_SIGMAS, MAX_VECTORS, SHARP_VECTOR = 0.003, 0.004, 2.5, 2, 0.004
-# Fraction of the smallest radius at which disks are searched for (2.2 radii); smallest radius of the first strong ring.
-CLIPPED_PART = 0.65
-FIRST_HEIGHT = 0.3  # fraction of the strongest ring; smallest height of this first ring
 
 
 def assign_spots(spots: Spots, standard: Standard, start: State, span):
@@ -183,8 +182,8 @@ def scan_spots(spots: Spots, standard: Standard, start: State, span):
     if len(visible) < MIN_RINGS:
         return np.empty(0), np.empty(0)
     smallest = visible[MIN_RINGS - 1] / span[1]
-    first = standard.g[standard.intensity > FIRST_HEIGHT][0]
-    largest = min(standard.g[-1] / span[1], visible[-MIN_RINGS] / span[0], first / (CLIPPED_PART * span[0]))
+    first = standard.g[standard.intensity > FIRST_STRONG_HEIGHT][0]
+    largest = min(standard.g[-1] / span[1], visible[-MIN_RINGS] / span[0], first / (MIN_FIRST_RING * span[0]))
     if largest <= smallest:
         return np.empty(0), np.empty(0)
     scales = np.geomspace(smallest, largest, int(np.log(largest / smallest) * span[1] / SCAN_STEP_PX) + 2)

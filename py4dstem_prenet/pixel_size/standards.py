@@ -17,7 +17,11 @@ from scipy.signal import fftconvolve
 
 from ..core import PrenetError
 
-MAX_LINES = 32  # number of allowed rings of a standard; those with the smallest |g| are kept
+MAX_LINES = 32  # number of allowed rings of a standard, those with the smallest |g|, that are kept apart
+# 1/angstrom; largest |g| of a ring, beyond the outermost pixel of most cameras (0.05 per pixel, 64 pixels: 3.2). If a
+# list ends within the pattern, the right pixel size is not among those that are tried. Relative; width of the bins into
+# which the outer allowed rings are merged, 0.3 pixels at 64 pixels.
+MAX_G, OUTER_RING = 3.5, 5e-3
 SAME_RING = 1e-3  # relative; largest difference of |g| between reflections of one ring
 MIN_RELATIVE_INTENSITY = 1e-3  # fraction of the strongest ring or reflection; smallest intensity of an allowed one
 INTENSITY_EXPONENT = 1.5  # exponent of |F| in the intensity, between 2 (kinematic) and 1 (dynamical two-beam)
@@ -174,32 +178,38 @@ def _of_crystal(crystal, name, source):
     from copy import copy
 
     crystal = copy(crystal)
-    reach = 0.0
-    while True:  # until there are enough rings
-        reach = reach + 0.5 if reach else 1.0
-        crystal.calculate_structure_factors(reach)
-        length, factor = np.asarray(crystal.g_vec_leng), np.abs(np.asarray(crystal.struct_factors))
-        keep = length > 1e-6
-        hkl, weights = _with_sums(crystal.hkl[:, keep].astype(int), factor[keep] ** INTENSITY_EXPONENT)
-        length = np.linalg.norm(hkl.T @ crystal.lat_inv, axis=1)
-        order = np.argsort(length, kind="stable")
-        order = order[length[order] < reach]
-        hkl, length, weights = hkl[:, order], length[order], weights[order]
-        ring = np.concatenate([[0], np.cumsum(np.diff(length) > SAME_RING * length[1:])])
-        count, total = np.bincount(ring), np.bincount(ring, weights)
-        # The mean |g|, by weight; that of a ring without any intensity is not weighted.
-        g = np.bincount(ring, length * (weights + 1e-9 * weights.max())) / (total + 1e-9 * weights.max() * count)
-        height = total / g
-        allowed = height > MIN_RELATIVE_INTENSITY * height.max()
-        if allowed.sum() >= MAX_LINES or reach > 6:
-            break
-    last = np.flatnonzero(allowed)[:MAX_LINES][-1] + 1
-    g, height = g[:last], np.where(allowed, height, 0.0)[:last]
+    crystal.calculate_structure_factors(MAX_G)
+    length, factor = np.asarray(crystal.g_vec_leng), np.abs(np.asarray(crystal.struct_factors))
+    keep = length > 1e-6
+    hkl, weights = _with_sums(crystal.hkl[:, keep].astype(int), factor[keep] ** INTENSITY_EXPONENT)
+    length = np.linalg.norm(hkl.T @ crystal.lat_inv, axis=1)
+    order = np.argsort(length, kind="stable")
+    order = order[length[order] < MAX_G]
+    hkl, length, weights = hkl[:, order], length[order], weights[order]
+    ring = np.concatenate([[0], np.cumsum(np.diff(length) > SAME_RING * length[1:])])
+    g, height = _lines(length, weights, ring)
+    allowed = height > MIN_RELATIVE_INTENSITY * height.max()
     if allowed.sum() < 2:
         raise PrenetError(f"The crystal {name} has no reflections.")
+    last = np.flatnonzero(allowed)[:MAX_LINES][-1] + 1
+    outer = (ring >= last) & allowed[ring]
+    bins = np.floor(np.log(length / g[last - 1]) / OUTER_RING).astype(int)
+    ring = np.where(ring < last, ring, last + bins)
+    keep = (ring < last) | outer
+    hkl, length, weights = hkl[:, keep], length[keep], weights[keep]
+    ring = np.unique(ring[keep], return_inverse=True)[1]
+    g, height = _lines(length, weights, ring)
+    height = np.where(height > MIN_RELATIVE_INTENSITY * height.max(), height, 0.0)
     # Indices of each ring: those without a minus sign, in descending order.
-    names = [_indices(hkl[:, ring == k]) for k in range(last)]
+    names = [_indices(hkl[:, ring == k]) for k in range(len(g))]
     return Standard(name, source, g, height / height.max(), tuple(names))
+
+
+def _lines(length, weights, ring):
+    """Mean |g| of each ring, by weight, and its height; the |g| of a ring without any intensity is not weighted."""
+    count, total = np.bincount(ring), np.bincount(ring, weights)
+    g = np.bincount(ring, length * (weights + 1e-9 * weights.max())) / (total + 1e-9 * weights.max() * count)
+    return g, total / g
 
 
 def _with_sums(hkl, weights):
