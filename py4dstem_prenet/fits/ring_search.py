@@ -9,7 +9,7 @@ with the radius somewhere, and the azimuth sectors agree with each other.
 Conventions: x = qx = row, y = qy = column; a pixel's center lies on its integer index.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -27,6 +27,8 @@ from . import (
     smooth_image,
 )
 
+# Pixels; larger patterns are binned, for speed. The fit smooths by a part of the range of radii, more than such a bin.
+MAX_RINGS_SIDE = 512
 MAX_SEARCH_SIDE = 64  # binned pixels; longer side of the pattern that is searched, chosen for speed
 FLATTENING_PX = 4.0  # binned pixels, 1 sigma; smoother structure is removed before the search
 RING_SEARCH_REACH_PX = 4.0  # pixels; largest error of the start from which the refinement converges
@@ -38,7 +40,7 @@ MIN_SECTOR_AZIMUTHS = 8  # azimuths; fewest usable ones at a radius for which a 
 # Set on simulated and real patterns with and without rings (tests/test_ring_center.py):
 MIN_SECTOR_CORRELATION = 0.7  # smallest mean correlation of the sectors' flattened profiles
 MIN_RING_RISE = 6.0  # standard errors over the sectors; smallest rise of a ring above smaller radii
-MAX_RING_CENTER_SIGMA_PX = 0.5  # pixels; largest standard error of an accepted center
+MAX_RING_CENTER_SIGMA_PX = 0.5  # pixels, binned pixels of a larger pattern; largest standard error of an accepted center
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,13 @@ def ring_center(mean, good=None, guess=None) -> RingCenter:
     middle = tuple((n - 1) / 2 for n in mean.shape)
     if good.mean() < 0.2 or np.ptp(mean[good]) == 0:
         return _refused(middle, Flag("rings_empty"))
+    step = -(-max(mean.shape) // MAX_RINGS_SIDE)
+    if step > 1:
+        image, usable = _binned(mean, good, step)
+        middle = (step - 1) / 2
+        rings = ring_center(image, usable, None if guess is None else (np.asarray(guess, float) - middle) / step)
+        return replace(rings, center=tuple(q * step + middle for q in rings.center),
+                       covariance=rings.covariance * step**2)
     # Clip saturated and hot pixels, which would dominate the search.
     low, high = np.percentile(mean[good], (0.5, 99.8))
     mean = np.where(good, np.clip(mean, low, high), 0.0)
