@@ -210,8 +210,8 @@ def check_shaded(scan: Scan, noise: NoiseModel, first: FirstGuess, origin: Origi
 
     Next to the stop, the tails of the direct beam are as bright as a disk. The center of the diffuse scattering is used
     if it contradicts the located beam, and if a stop reaches this center, the first guess is closer to it, the network
-    favors it, the pattern is brighter about it, or the located beam is vague. If a stop covers a part of the located beam, its sigma is widened, and a
-    more certain center of rings or of the diffuse scattering is used.
+    favors it, the pattern is brighter about it, or the located beam is vague. If a stop covers a part of the located
+    beam, its sigma is widened, and a more certain center of rings or of the diffuse scattering is used.
 
     Parameters
     ----------

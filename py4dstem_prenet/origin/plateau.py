@@ -16,8 +16,8 @@ from . import FirstGuess
 
 MIN_PLATEAU_PX = 30  # pixels; smallest area of a plateau: smaller ones do not mislead a fit
 MIN_PLATEAU_LEVELS = 8  # distinct values; fewest in a pattern for which an area of one value indicates saturation
-# Fraction of the circle of the same area about its center; smallest part that is in a plateau. In pictures of a visible
-# beam it is 0.914 or more with the uneven outlines of few electrons; for squares 0.910, beside a beam stop 0.90 or less.
+# Fraction of the circle of the same area about its center; smallest part that is in a plateau. In simulated pictures of
+# a visible beam it is 0.914 or more, also with the uneven outlines of few electrons; for squares it is 0.910.
 MIN_ROUND = 0.912
 PLATEAU_PATTERNS = 4  # patterns; number that is examined
 MIN_PLATEAUS = 0.5  # fraction of these patterns; fewest with a plateau
