@@ -100,3 +100,18 @@ def test_a_spot_is_not_the_beam_if_network_and_diffuse_scattering_contradict_it(
     located = OriginMap(spot[0] * one, spot[1] * one, 0.1 * one, 0.1 * one, one > 0, 4.0, Decision(True))
     origin = check_shaded(scan, estimate_noise(scan), guess_at(center), located)
     assert not origin.found or np.hypot(origin.qx0[0, 0] - 96, origin.qy0[0, 0] - 96) < 1
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_place_beside_the_brightest_one_of_a_halo_is_no_beam(seed):
+    """A place in a saturated column was taken for the direct beam; the network knows no such columns."""
+    center = np.array([98.0, 90.0])
+    y, r = distance(center)[1:]
+    image = 1.5 / (1 + (r / 15) ** 2) + 0.9 * (np.abs(y) < 1.5)
+    data = picture(image, seed)[None, None]
+    scan, noise = as_scan(data), estimate_noise(as_scan(data))
+    at = center + np.array([11.0, 1.0])
+    located = OriginMap(*(np.full((1, 1), q) for q in (*at, 0.3, 0.3)), np.ones((1, 1), bool), 8.0,
+                        Decision(True, (Flag("beam_found"),), {}))
+    found = check_shaded(scan, noise, guess_at(at), located)
+    assert found.found and np.hypot(found.qx0[0, 0] - center[0], found.qy0[0, 0] - center[1]) < 1.0

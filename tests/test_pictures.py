@@ -5,7 +5,7 @@ import pytest
 
 from py4dstem_prenet.detector import estimate_noise, padded_lines
 from py4dstem_prenet.fits import inversion_center, ring_center
-from py4dstem_prenet.origin import measure_origin, saturated_disk
+from py4dstem_prenet.origin import find_vignette, measure_origin, saturated_disk
 
 SIDE = 192
 
@@ -51,6 +51,51 @@ def test_white_bars_and_single_pixels_are_no_saturated_beam():
     assert saturated_disk(data, good, (30, 30), 20.0) is None
     data[20:40, 28:33] = 255
     assert saturated_disk(data, good, (30, 30), 20.0) is None
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_few_electrons_make_the_outline_of_a_plateau_uneven(seed):
+    """The farthest pixel of the plateau is no measure of its roundness; half of a plateau is not round."""
+    rng = np.random.default_rng(seed)
+    x, y = np.indices((SIDE, SIDE)) - np.array([101.3, 86.6])[:, None, None]
+    counts = rng.poisson(40 / (1 + (np.hypot(x, y) / 18) ** 2))
+    data, good = (counts * 255 // 20).clip(max=255), np.ones(x.shape, bool)
+    found, radius = saturated_disk(data, good, (98, 90), 8.0)
+    assert np.hypot(found[0] - 101.3, found[1] - 86.6) < 0.8 and 10 < radius < 22
+    assert saturated_disk(np.where(x > 1, data // 2, data), good, (95, 86), 8.0) is None
+
+
+def cropped(center, aperture, radius, seed=0):
+    """Counts of three rings and a halo behind a bar, cropped by an aperture."""
+    x, y = np.indices((SIDE, SIDE))
+    r = np.hypot(x - center[0], y - center[1])
+    image = 6 + 300 / (1 + (r / 8) ** 2) + sum(25 * np.exp(-0.5 * ((r - q) / 1.2) ** 2) for q in (26, 37, 51))
+    image *= np.where(np.abs(x - center[0] + 0.1 * y) < 5, 0.02, 1)
+    edge = np.hypot(x - aperture[0], y - aperture[1]) - radius
+    return np.random.default_rng(seed).poisson(image / (1 + np.exp((1.5 * edge).clip(-50, 50))))
+
+
+def test_an_aperture_that_crops_a_pattern_is_found():
+    counts, good = cropped((80.0, 101.0), (97.0, 93.0), 84.0), np.ones((SIDE, SIDE), bool)
+    outside = find_vignette(counts, good, 4.0)
+    x, y = np.indices(outside.shape)
+    away = np.hypot(x - 97, y - 93)
+    assert outside[away > 84].all() and not outside[away < 77].any()
+    assert find_vignette(counts, good, 70.0) is None  # a direct beam as large as the aperture is its image
+
+
+@pytest.mark.parametrize("scale", [8, 25, 60])
+def test_a_pattern_that_fades_out_is_not_cropped(scale):
+    x, y = np.indices((SIDE, SIDE)) - 95
+    counts = np.random.default_rng(0).poisson(400 * np.exp(-np.hypot(x, y) / scale))
+    assert find_vignette(counts, np.ones(counts.shape, bool), 4.0) is None
+
+
+@pytest.mark.slow
+def test_the_center_of_a_cropped_pattern_is_not_that_of_its_aperture():
+    origin = measure_origin(cropped((80.0, 101.0), (97.0, 93.0), 84.0)[None, None], progress=False)
+    assert origin.found and np.hypot(origin.qx0 - 80, origin.qy0 - 101).max() < 1.5
+    assert origin.decision.has("pattern_cropped")
 
 
 @pytest.mark.parametrize("fill", [0, -30, 255])

@@ -9,7 +9,7 @@ with the radius somewhere, and the azimuth sectors agree with each other.
 Conventions: x = qx = row, y = qy = column; a pixel's center lies on its integer index.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -27,8 +27,11 @@ from . import (
     smooth_image,
 )
 
+# Pixels; larger patterns are binned, for speed. The fit smooths by a part of the range of radii, more than such a bin.
+MAX_RINGS_SIDE = 512
 MAX_SEARCH_SIDE = 64  # binned pixels; longer side of the pattern that is searched, chosen for speed
-FLATTENING_PX = 4.0  # binned pixels, 1 sigma; smoother structure is removed before the search
+FINEST_SEARCH_BIN_PX = 2  # pixels; bins at which the search ends, within RING_SEARCH_REACH_PX
+FLATTENING_PX = 4.0  # pixels of the first bins, 1 sigma; smoother structure is removed before the search
 RING_SEARCH_REACH_PX = 4.0  # pixels; largest error of the start from which the refinement converges
 RING_WIDTH_FRACTION = 12  # divisor of the range of radii; structure smoother than range / 12 (1 sigma) is not fitted
 RING_CENTER_SYSTEMATIC_PX = 0.05  # pixels, 1 sigma; systematic error of each coordinate
@@ -38,7 +41,8 @@ MIN_SECTOR_AZIMUTHS = 8  # azimuths; fewest usable ones at a radius for which a 
 # Set on simulated and real patterns with and without rings (tests/test_ring_center.py):
 MIN_SECTOR_CORRELATION = 0.7  # smallest mean correlation of the sectors' flattened profiles
 MIN_RING_RISE = 6.0  # standard errors over the sectors; smallest rise of a ring above smaller radii
-MAX_RING_CENTER_SIGMA_PX = 0.5  # pixels; largest standard error of an accepted center
+# Pixels, fraction of the longer side; largest standard error of an accepted center: the larger of the two.
+MAX_RING_CENTER_SIGMA_PX, MAX_RING_CENTER_SIGMA_FRACTION = 0.5, 0.004
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,13 @@ def ring_center(mean, good=None, guess=None) -> RingCenter:
     middle = tuple((n - 1) / 2 for n in mean.shape)
     if good.mean() < 0.2 or np.ptp(mean[good]) == 0:
         return _refused(middle, Flag("rings_empty"))
+    step = -(-max(mean.shape) // MAX_RINGS_SIDE)
+    if step > 1:
+        image, usable = _binned(mean, good, step)
+        middle = (step - 1) / 2
+        rings = ring_center(image, usable, None if guess is None else (np.asarray(guess, float) - middle) / step)
+        return replace(rings, center=tuple(q * step + middle for q in rings.center),
+                       covariance=rings.covariance * step**2)
     # Clip saturated and hot pixels, which would dominate the search.
     low, high = np.percentile(mean[good], (0.5, 99.8))
     mean = np.where(good, np.clip(mean, low, high), 0.0)
@@ -138,8 +149,8 @@ def ring_center(mean, good=None, guess=None) -> RingCenter:
         flag = _sectors_disagree(agreement)
     elif rise < MIN_RING_RISE:
         flag = _no_rise(rise)
-    elif sigma > MAX_RING_CENTER_SIGMA_PX:
-        flag = Flag("rings_uncertain", {"sigma": sigma, "needed": MAX_RING_CENTER_SIGMA_PX})
+    elif sigma > (largest := max(MAX_RING_CENTER_SIGMA_PX, MAX_RING_CENTER_SIGMA_FRACTION * max(mean.shape))):
+        flag = Flag("rings_uncertain", {"sigma": sigma, "needed": largest})
     else:
         flag = Flag("rings_found")
     decision = Decision(flag.name == "rings_found", (flag,))
@@ -168,13 +179,22 @@ def _as_pooled(mean, good, center):
 def _search(root, good):
     """Find the center (2,) in px, within about a pixel, from the square root of a pattern."""
     step = max(1, int(np.ceil(max(root.shape) / MAX_SEARCH_SIDE)))
-    image, usable = _binned(root, good, step)
-    flat = _flattened(image, usable)
-    candidates = _grid(*(np.arange(0, n, 2.0) for n in image.shape))
-    for spacing in (1.0, 0.5, 0.0):
-        best = candidates[np.argmax(_explained_variance(flat, usable, candidates))]
-        candidates = _grid(*(best[:, None] + spacing * np.arange(-2, 3)))
-    return (best + 0.5) * step - 0.5
+    flattening = FLATTENING_PX * step
+    best = None
+    while True:  # about a center that is off by half of a coarse bin, the sectors of sharp rings disagree
+        image, usable = _binned(root, good, step)
+        flat = _flattened(image, usable, flattening / step)
+        if best is None:
+            candidates, spacings = _grid(*(np.arange(0, n, 2.0) for n in image.shape)), (1.0, 0.5, 0.0)
+        else:
+            candidates, spacings = _grid(*((best[:, None] + 0.5) / step - 0.5 + np.arange(-2, 3))), (0.5, 0.0)
+        for spacing in spacings:
+            binned_best = candidates[np.argmax(_explained_variance(flat, usable, candidates))]
+            candidates = _grid(*(binned_best[:, None] + spacing * np.arange(-2, 3)))
+        best = (binned_best + 0.5) * step - 0.5
+        if step <= FINEST_SEARCH_BIN_PX:
+            return best
+        step = max(FINEST_SEARCH_BIN_PX, step // 2)
 
 
 def _grid(x, y):
@@ -187,9 +207,9 @@ def _binned(image, good, step):
     return binned_sum(np.where(good, image, 0.0), step) / np.maximum(count, 1), count >= step**2 / 2
 
 
-def _flattened(image, usable):
-    """Subtract smooth structure, divide by the spread, and clip spots and the edges of a beam stop."""
-    flat = image - masked_smooth(image, usable, FLATTENING_PX)
+def _flattened(image, usable, width):
+    """Subtract structure smoother than a width, divide by the spread, and clip spots and the edges of a beam stop."""
+    flat = image - masked_smooth(image, usable, width)
     spread = np.median(np.abs(flat[usable] - np.median(flat[usable]))) / NORMAL_MAD
     return np.where(usable, np.clip(flat / max(spread, 1e-12), -3, 3), 0.0)
 

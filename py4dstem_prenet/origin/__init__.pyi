@@ -77,4 +77,5 @@ from .sparse import pooled_origin as pooled_origin
 from .stop import find_stop as find_stop
 from .stray import sharper_spot as sharper_spot, stray_light as stray_light
 from .vague import check_stop as check_stop, is_vague as is_vague
+from .vignette import find_vignette as find_vignette
 from .wide import WideDisk as WideDisk, wide_disk as wide_disk, wide_origin as wide_origin

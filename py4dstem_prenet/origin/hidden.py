@@ -49,6 +49,7 @@ MIN_SUPPORT, SUPPORT_FRACTION = 0.02, 0.06
 # Ratio of the probability about this center to that about the located beam; above it, the network favors the center.
 # Set on one simulated picture.
 MIN_SUPPORT_RATIO = 2.0
+MIN_BRIGHTER = 3.0  # standard errors of counting; smallest difference of two disks of which one is called brighter
 MAX_COVERED_RADIUS = 0.06  # fraction of the frame; largest radius of a beam of which a stop may cover a large part
 # Asymmetry of a located beam; above it, a part is covered: 0.19 or less in 40 simulated patterns of crystals, glasses
 # and powders, 0.49 or more of beams half behind a stop that leaks.
@@ -209,8 +210,8 @@ def check_shaded(scan: Scan, noise: NoiseModel, first: FirstGuess, origin: Origi
 
     Next to the stop, the tails of the direct beam are as bright as a disk. The center of the diffuse scattering is used
     if it contradicts the located beam, and if a stop reaches this center, the first guess is closer to it, the network
-    favors it, or the located beam is vague. If a stop covers a part of the located beam, its sigma is widened, and a
-    more certain center of rings or of the diffuse scattering is used.
+    favors it, the pattern is brighter about it, or the located beam is vague. If a stop covers a part of the located
+    beam, its sigma is widened, and a more certain center of rings or of the diffuse scattering is used.
 
     Parameters
     ----------
@@ -269,7 +270,8 @@ def check_shaded(scan: Scan, noise: NoiseModel, first: FirstGuess, origin: Origi
     expected, found = (_support(first, q, max(mean.shape)) for q in (halo.center, middle))
     favored = expected > MIN_SUPPORT_RATIO * found
     nearer = np.hypot(*(guess - halo.center)) <= np.hypot(*(guess - middle))
-    if halo.accepted and (covered or vague or held or nearer or favored):
+    brighter = _is_brighter(mean, good, halo.center, middle, origin.radius)
+    if halo.accepted and (covered or vague or held or nearer or favored or brighter):
         stop = stop if held else None
         stop_flags = () if stop is None else (Flag("stop_found", {"pixels": int(stop.sum())}),)
         return _from_halo(scan, first, halo, stop_flags, stop)
@@ -296,6 +298,18 @@ def _support(first, place, side):
             for n, q in zip(probability.shape, place, strict=True))
     near = np.hypot(x[:, None], y) <= max(SUPPORT_FRACTION * side / step, 2 * COARSE_CELL_PX)
     return float(probability[near].sum())
+
+
+def _is_brighter(mean, good, center, other, radius):
+    """Return whether a disk about a center is brighter than one about another center, which is then no visible beam."""
+    levels = []
+    for place in (center, other):
+        x, y = (np.arange(n) - q for n, q in zip(mean.shape, place, strict=True))
+        inside = good & (np.hypot(x[:, None], y) < max(radius, MIN_REACH_PX))
+        levels.append((mean[inside].mean(), inside.sum()) if inside.any() else (-np.inf, 1))
+    (level, pixels), (other_level, other_pixels) = levels
+    error = np.sqrt(max(level, other_level, 1.0) * (1 / pixels + 1 / other_pixels))
+    return bool(level > other_level + MIN_BRIGHTER * error)
 
 
 def _is_dark(stop, center):

@@ -20,7 +20,18 @@ from typing import ClassVar
 import numpy as np
 
 from ..compute import map_chunks, sharing_cores
-from ..core import Decision, Flag, NoiseModel, OriginMap, PrenetError, SampledScan, Scan, as_scan, stage_bar
+from ..core import (
+    Decision,
+    Flag,
+    NoiseModel,
+    OriginMap,
+    PrenetError,
+    SampledScan,
+    Scan,
+    as_scan,
+    has_flag,
+    stage_bar,
+)
 from ..detector import MAX_NOISE_POSITIONS, estimate_noise
 from ..networks import load, requirement
 from . import (
@@ -39,6 +50,7 @@ from . import (
     confirmed,
     decide_origin,
     find_bar,
+    find_vignette,
     followed_rows,
     given_beam,
     hidden_origin,
@@ -59,6 +71,7 @@ from . import (
 )
 
 MAX_SHARPER_DISTANCE_PX = 3.0  # pixels, added to the radius; largest distance of the new guess from the sharper spot
+CUT_FLAGS = "outline_elsewhere", "beam_cut_off"  # refusals of a disk at the edge of the frame, which may be of rings
 MIN_GOOD_FRACTION = 0.2  # fraction of the pixels; fewest good ones in a mask: beam stops and dead chips leave more
 
 
@@ -177,6 +190,8 @@ class BeamLocator:
         Flag if the search without the given position finds a different beam.
     stray : numpy.ndarray of bool or None
         (Qx, Qy), True in a spot of stray light; these pixels are bad in `noise`.
+    outside : numpy.ndarray of bool or None
+        (Qx, Qy), True outside an aperture that crops the pattern; these pixels are bad in `noise`.
     NOISE_POSITIONS : int
         Largest number of scan positions from which the noise is estimated.
     """
@@ -193,6 +208,7 @@ class BeamLocator:
     bar: np.ndarray | None = None
     elsewhere: Flag | None = None
     stray: np.ndarray | None = None
+    outside: np.ndarray | None = None
 
     @classmethod
     @sharing_cores
@@ -229,12 +245,23 @@ class BeamLocator:
                 return cls(noise, None, None, Flag("no_beam"), device)
             region = None if given is None else given.region
             blocks = block_sums(scan, noise, region=region)
-            bar = find_bar(blocks[0].sum(0), ~noise.bad_pixels, noise.readout / noise.gain * blocks[1].sum() ** 0.5)
+            readout = noise.readout / noise.gain * blocks[1].sum() ** 0.5
+            bar = find_bar(blocks[0].sum(0), ~noise.bad_pixels, readout)
             if bar is not None:  # from here on, the bar is treated as masked
                 noise = replace(noise, bad_pixels=noise.bad_pixels | bar)
             coarse = wide_origin(scan, noise, blocks)
             if coarse is None:
                 coarse = coarse_origin(load("center", device).coarse, scan, noise, region, blocks)
+            outside = None
+            if coarse is not None and given is None and not coarse.wide:
+                outside = find_vignette(blocks[0].sum(0), ~noise.bad_pixels, coarse.radius)
+            if outside is not None:
+                masked = replace(noise, bad_pixels=noise.bad_pixels | outside)
+                again = coarse_origin(load("center", device).coarse, scan, masked, region, blocks)
+                noise, coarse, outside = (noise, coarse, None) if again is None else (masked, again, outside)
+                if outside is not None and bar is None:  # a bar is not dark beside the edge of the aperture
+                    bar = find_bar(blocks[0].sum(0), ~noise.bad_pixels, readout)
+                    noise = noise if bar is None else replace(noise, bad_pixels=noise.bad_pixels | bar)
             stray, all_light = None, noise
             if coarse is not None and given is None and not coarse.wide:
                 stray = stray_light(blocks, ~noise.bad_pixels, noise.readout / noise.gain, coarse, scan.scan_shape)
@@ -254,7 +281,7 @@ class BeamLocator:
                 elsewhere = searched_elsewhere(coarse, given)
                 coarse = started(scan, noise, coarse, given)
             if coarse is None:
-                return cls(noise, None, None, Flag("no_beam"), device, None, given, bar)
+                return cls(noise, None, None, Flag("no_beam"), device, None, given, bar, outside=outside)
             ranked = None
             if given is None and (coarse.visible > 0 or not is_hidden(scan, noise, coarse)):
                 ranked = ranked_beam(blocks, noise, coarse, scan.scan_shape)
@@ -267,15 +294,15 @@ class BeamLocator:
                     coarse = symmetric if symmetric.visible < 0 else ranked
             if is_hidden(scan, noise, coarse):
                 # A spot that looks like stray light may be the tails of a beam behind a stop.
-                return cls(all_light, None, None, Flag("hidden_by_stop"), device, coarse, given, bar)
+                return cls(all_light, None, None, Flag("hidden_by_stop"), device, coarse, given, bar, outside=outside)
             if coarse.probability < (MIN_BEAM_PROBABILITY if ranked is None else MIN_RANKED_PROBABILITY):
                 reason = Flag("beam_ambiguous", {"probability": coarse.probability})
-                return cls(noise, None, None, reason, device, coarse, given, bar)
+                return cls(noise, None, None, reason, device, coarse, given, bar, outside=outside)
             coarse = coarse if given is not None else on_plateau(scan, noise, coarse)
             beam, guess = learn_beam(scan, noise, coarse.position, coarse.radius, coarse.shown, device,
                                      not coarse.flat and (given is None or given.radius is None), coarse.wide)
             advance()
-            return cls(beam.noise, beam, guess, None, device, coarse, given, bar, elsewhere, stray)
+            return cls(beam.noise, beam, guess, None, device, coarse, given, bar, elsewhere, stray, outside)
 
     def locate(self, index, block) -> Located:
         """Locate the beam in a block of patterns.
@@ -348,10 +375,20 @@ class BeamLocator:
         OriginMap
             The measured origin; the center of the rings if the direct beam is hidden.
         """
+        origin = self._chosen(scan, located, processed)
+        if self.outside is None:
+            return origin
+        flag = Flag("pattern_cropped", {"percent": 100 * float(self.outside.mean())})
+        return replace(origin, decision=Decision(origin.found, (*origin.flags, flag), origin.decision.numbers))
+
+    def _chosen(self, scan, located, processed):
+        """Origin from the direct beam or, if it is contradicted, from other features."""
         decided = with_outline_error(self._decided(scan, located, processed), self.first)
         pooled = pooled_origin(scan, self.noise, BeamLocator, decided, self.given)
         origin = self._with_stop(check_edges(scan, self.noise, pooled))
         # A user who gives the position has already chosen among the disks.
+        if self.given is None and has_flag(origin.flags, *CUT_FLAGS):
+            return self._with_stop(origin_from_rings(scan, self.noise, origin.flags[0]))
         if self.given is not None:
             return confirmed(origin, self.given, self.elsewhere)
         if self.first is not None:

@@ -89,6 +89,8 @@ ORIGIN_FLAGS = (
     ("stray_light", "warning",
      "A soft spot of {pixels} pixels, beside a sharper and brighter one, is taken for stray light and is not used.",
      "If the soft spot is the direct beam, pass center=."),
+    ("pattern_cropped", "info",
+     "A round aperture crops the pattern; the {percent:.0f} % of the pixels outside it are not used."),
     ("inversion_used", "warning",
      "The direct beam is hidden; the reported origin is the center of inversion of the mean pattern (symmetry "
      "{symmetry:.2f}). Its descan was not fitted, but is that of the first guess from sums of patterns."),
