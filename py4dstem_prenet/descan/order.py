@@ -309,7 +309,7 @@ def _fit_at(data, index, columns, model):
 
 def _with_values(fit, values, sigma, measured, valid):
     return SurfaceFit(values, sigma, np.where(valid, measured - values, np.nan), fit.model, fit.scores, fit.decision,
-                      fit.trials)
+                      fit.trials, fit.taken)
 
 
 def _reversed_rows(data, smooth, model):
