@@ -149,7 +149,8 @@ def reorder(maps, sigmas, valid, fits, model="auto"):
     groups = (_reversed_rows, _shifted, _slipped, _row_steps, _centered), (_odd_lines,), (_runs,)
     faint = off.sum() < MIN_OFF_FRACTION * used and not any(data.lines_off(smooth, axis).any() for axis in (0, 1))
     if faint:  # with few electrons there are no outliers, but the residuals together may differ from noise
-        test = check_residuals(data.values - smooth, data.sigmas, data.valid)
+        taken = np.sum([fit.taken for fit in fits], axis=0)
+        test = check_residuals(data.values - smooth, data.sigmas, data.valid, taken=taken)
         if not (test.correlated or test.large):
             return None, None
         groups = groups[:1]
