@@ -95,19 +95,17 @@ def test_a_few_maps_of_each_kind():
 
 @pytest.mark.parametrize("period", [2.1, 3.3, 4.0, 7.7, 21.0])
 @pytest.mark.parametrize("advance", [0.1, 0.5])  # periods from row to row; with half of one, rows and columns cancel
-def test_a_beam_that_oscillates_is_told_and_the_sigma_of_the_fit_includes_it(period, advance):
+def test_a_beam_that_oscillates_is_told_or_followed_and_the_sigma_of_the_fit_includes_it(period, advance):
     rng = np.random.default_rng(5)
     rows, columns = np.indices((24, 24))
     hum = 0.3 * np.sin(2 * np.pi * (columns / period + advance * rows))
     truth = np.stack([60 + 0.05 * rows + hum, 60 + 0.1 * columns - 0.5 * hum])
     sigma = np.full((2, 24, 24), 0.2)  # a single position shows nothing of it
     fit = fit_origin(origin_map(*rng.normal(truth, sigma), *sigma, np.ones((24, 24), bool)))
-    assert has_flag(fit.flags, "residuals_oscillate", "residuals_correlated") and fit.accepted
-    if fit.decision.has("residuals_oscillate"):
-        error = np.stack([fit.qx0, fit.qy0]) - truth
-        assert 0.6 < np.sqrt(np.mean((error / (fit.sigma_qx0, fit.sigma_qy0)) ** 2)) < 1.25
-    else:  # neighbors alike along both axes, as in a specimen
-        assert period == 21 and advance == 0.1
+    error = np.stack([fit.qx0, fit.qy0]) - truth
+    assert fit.accepted and 0.6 < np.sqrt(np.mean((error / (fit.sigma_qx0, fit.sigma_qy0)) ** 2)) < 1.25
+    followed = error.std() < 0.5 * hum.std()  # a spline follows long periods, and leaves white residuals
+    assert followed == (period >= 7.7 and advance == 0.1) and fit.decision.has("residuals_oscillate") != followed
 
 
 def test_a_specimen_does_not_oscillate():
@@ -116,6 +114,36 @@ def test_a_specimen_does_not_oscillate():
         patches = np.kron(rng.normal(0, 0.1, (2, 6, 6)), np.ones((4, 4)))
         test = check_residuals(rng.normal(patches, NOISE_PX), np.full((2, 24, 24), NOISE_PX), np.ones((24, 24), bool))
         assert test.correlated and not test.oscillating
+
+
+@pytest.mark.parametrize("shape", [(14, 14), (24, 20)])
+def test_white_noise_about_a_flexible_surface_is_white(shape):
+    """A spline takes a part of the noise, which leaves neighbors of opposite signs."""
+    rng = np.random.default_rng(11)
+    u, v = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    descan = np.stack([60 + 2 * u + u**4 + v**3, 50 - u + 2 * v + np.sin(4 * u)])
+    sigma = np.full((2, *shape), 0.03)
+    for _ in range(10):
+        fit = fit_origin(origin_map(*rng.normal(descan, sigma), *sigma, np.ones(shape, bool)))
+        assert fit.model == "spline" and residual_flags_of(fit.flags).keys() == {"residuals_white"}
+
+
+def test_an_error_that_depends_on_the_position_in_a_pixel_is_told_from_a_beam_that_oscillates():
+    rng = np.random.default_rng(12)
+    u, v = np.meshgrid(np.linspace(-1, 1, 18), np.linspace(-1, 1, 20), indexing="ij")
+    truth = np.stack([60 + 2 * u + 0.3 * v, 50 - 0.2 * u + 4 * v])
+    first, second = 2 * np.pi * truth
+    error = 0.06 * np.stack([np.sin(first) * np.cos(second), np.sin(2 * second) + np.cos(first - second)])
+    sigma = np.full(truth.shape, 0.05)
+    origin = origin_map(*rng.normal(truth + error, sigma), *sigma, np.ones(u.shape, bool))
+    fit = fit_origin(origin)
+    assert fit.decision.has("position_in_pixel")
+    assert not has_flag(fit.flags, "residuals_oscillate", "residuals_correlated")
+    assert fit.decision.numbers["common"] > 0.5 * error.std()  # the sigma of the fit includes it
+    assert residual_flags_of(review_fit(origin, (fit.qx0, fit.qy0), True, 128).flags) == residual_flags_of(fit.flags)
+    hum = 0.09 * np.sin(2 * np.pi * (np.arange(20) / 3.3 + 0.4 * np.arange(18)[:, None]))
+    fit = fit_origin(origin_map(*rng.normal(truth + hum, sigma), *sigma, np.ones(u.shape, bool)))
+    assert fit.decision.has("residuals_oscillate") and not fit.decision.has("position_in_pixel")
 
 
 def test_outliers_to_one_side_are_no_correlation():

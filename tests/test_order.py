@@ -7,6 +7,7 @@ from scans import others_slow
 from py4dstem_prenet.core import Decision, Flag, OriginMap
 from py4dstem_prenet.core.flags import has_flag
 from py4dstem_prenet.descan import fit_descan, fit_origin
+from py4dstem_prenet.descan.order import _cheapest_path
 
 SIGMA = 0.05  # pixels
 
@@ -241,3 +242,14 @@ def test_pairs_of_frames_that_jump_are_refused_whatever_the_descan(seed):
         2, rows, columns)
     x, y, _ = fitted(q, rng)
     assert not (x.accepted or y.accepted)
+
+
+def test_the_cheapest_path_is_that_of_all_paths():
+    """Of five steps and four states, every path that never falls is compared."""
+    rng = np.random.default_rng(9)
+    paths = np.array([path for path in np.ndindex(4, 4, 4, 4, 4) if (np.diff(path) >= 0).all()])
+    for change in (0.05, 0.4, 2.0):
+        cost = rng.exponential(1.0, (20, 5, 4))
+        sums = cost[:, np.arange(5), paths].sum(-1) + change * (np.diff(paths) > 0).sum(1)
+        found = [_cheapest_path(c, change) for c in cost]
+        assert [path.tolist() for path in found] == paths[sums.argmin(1)].tolist()

@@ -41,6 +41,7 @@ from .reading import (
 )
 from .results import BraggDisks as BraggDisks, CalibrationReport as CalibrationReport
 from .robust import (
+    CORRELATION_LAGS as CORRELATION_LAGS,
     MEDIAN_ERROR as MEDIAN_ERROR,
     NORMAL_MAD as NORMAL_MAD,
     TUKEY_CUT as TUKEY_CUT,

@@ -144,6 +144,8 @@ class OriginFit(Decided):
         that positions share), uncertainty (px rms).
     trials : tuple of ModelTrial
         The models that were compared.
+    taken : tuple of float or None
+        How much the fit correlates neighboring residuals, as for `check_residuals`.
     """
 
     qx0: np.ndarray
@@ -155,6 +157,7 @@ class OriginFit(Decided):
     model: str
     decision: Decision
     trials: tuple[ModelTrial, ...] = ()
+    taken: tuple[float, ...] | None = None
 
     @property
     def sigma(self) -> float:

@@ -149,7 +149,9 @@ def fit_origin(origin: OriginMap, model: str = "auto") -> OriginFit:
     x, y, flags = fit_descan(maps, sigmas, valid, model)
     if origin.copied is not None:
         x, y = (_with_copies(surface, measured, origin.copied) for surface, measured in zip((x, y), maps, strict=True))
-    test = check_residuals([x.residual, y.residual], sigmas, valid, not origin.decision.has("sigma_unknown"))
+    taken = np.asarray(x.taken) + y.taken
+    test = check_residuals([x.residual, y.residual], sigmas, valid, not origin.decision.has("sigma_unknown"),
+                           [x.values, y.values], taken)
     # Add the errors that all positions share.
     common = common_sigma([x.residual, y.residual], sigmas, valid, origin.decision.numbers.get("repeated", 0.0),
                           x.model)
@@ -158,6 +160,7 @@ def fit_origin(origin: OriginMap, model: str = "auto") -> OriginFit:
         common = float(np.hypot(common, CONTRAST_ERROR_RADII * origin.radius))
     if test.oscillating:  # the beam moves, and the surface does not follow
         common = float(np.hypot(common, test.shared))
+    common = float(np.hypot(common, test.phase))  # the surface is the mean over the positions within a pixel
     sigmas = [np.sqrt(surface.sigma**2 + shared**2 + common**2) for surface in (x, y)]
     uncertainty = float(np.sqrt(np.mean(sigmas[0] ** 2 + sigmas[1] ** 2)))
     numbers = {"scatter": test.scatter, "scale": test.scale, "shared": test.shared, "shared_sigmas": test.shared_sigmas,
@@ -178,7 +181,7 @@ def fit_origin(origin: OriginMap, model: str = "auto") -> OriginFit:
     flags = [*(f for f in surface_flags if f.severity == REFUSAL), *of_residuals, *flags,
              *(f for f in surface_flags if f.severity != REFUSAL)]
     return OriginFit(x.values, y.values, x.residual, y.residual, *sigmas, x.model,
-                     Decision(accepted, tuple(flags), numbers), x.trials)
+                     Decision(accepted, tuple(flags), numbers), x.trials, tuple(taken))
 
 
 def _with_copies(surface, measured, copied):
@@ -231,8 +234,11 @@ def residual_flags(test: ResidualTest) -> tuple[Flag, ...]:
     Returns
     -------
     tuple of Flag
-        One flag; empty if there is at most one residual.
+        The result of the test, and whether residuals depend on where the beam lies within a pixel; empty if there is at
+        most one residual.
     """
+    if test.phase > 0:
+        return (*residual_flags(replace(test, phase=0.0)), Flag("position_in_pixel", {"phase": test.phase}))
     if not test.testable:
         return (Flag("few_positions", {"count": test.count}),) if test.count > 1 else ()
     if test.oscillating:

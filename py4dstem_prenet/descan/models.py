@@ -162,8 +162,9 @@ def _spline_axis(n, half):
 
 
 # --- linear algebra on the grid -------------------------------------------------------------------
-def _pairs(axis):
-    return (axis[:, :, None] * axis[:, None, :]).reshape(len(axis), -1)
+def _pairs(axis, other=None):
+    other = axis if other is None else other
+    return (axis[:, :, None] * other[:, None, :]).reshape(len(axis), axis.shape[1] ** 2)
 
 
 def normal(basis, weight, y):
@@ -224,8 +225,8 @@ def evaluate(basis, coef):
     return basis.rows @ full.reshape(p, q) @ basis.cols.T
 
 
-def surface_variance(basis, covariance):
-    """Compute the variance of a surface.
+def surface_variance(basis, covariance, distance=(0, 0)):
+    """Compute the variance of a surface, or its covariance at pairs of positions.
 
     Parameters
     ----------
@@ -233,17 +234,21 @@ def surface_variance(basis, covariance):
         The model.
     covariance : numpy.ndarray, shape (k, k)
         Covariance of the coefficients.
+    distance : tuple of int, optional
+        Rows and columns from the second position of a pair to the first.
 
     Returns
     -------
-    numpy.ndarray, shape (Rx, Ry)
-        Variance at each position.
+    numpy.ndarray, shape (Rx - rows, Ry - columns)
+        Variance at each position, or covariance of each pair.
     """
     p, q = basis.rows.shape[1], basis.cols.shape[1]
     full = np.zeros((p * q, p * q))
     full[np.ix_(basis.keep, basis.keep)] = covariance
     full = full.reshape(p, q, p, q).transpose(0, 2, 1, 3).reshape(p * p, q * q)
-    return _pairs(basis.rows) @ full @ _pairs(basis.cols).T
+    rows, cols = (_pairs(axis[step:], axis[: max(len(axis) - step, 0)]) for axis, step in
+                  zip((basis.rows, basis.cols), distance, strict=True))
+    return rows @ full @ cols.T
 
 
 def solve(gram, right):

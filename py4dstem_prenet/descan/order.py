@@ -149,7 +149,8 @@ def reorder(maps, sigmas, valid, fits, model="auto"):
     groups = (_reversed_rows, _shifted, _slipped, _row_steps, _centered), (_odd_lines,), (_runs,)
     faint = off.sum() < MIN_OFF_FRACTION * used and not any(data.lines_off(smooth, axis).any() for axis in (0, 1))
     if faint:  # with few electrons there are no outliers, but the residuals together may differ from noise
-        test = check_residuals(data.values - smooth, data.sigmas, data.valid)
+        taken = np.sum([fit.taken for fit in fits], axis=0)
+        test = check_residuals(data.values - smooth, data.sigmas, data.valid, taken=taken)
         if not (test.correlated or test.large):
             return None, None
         groups = groups[:1]
@@ -309,7 +310,7 @@ def _fit_at(data, index, columns, model):
 
 def _with_values(fit, values, sigma, measured, valid):
     return SurfaceFit(values, sigma, np.where(valid, measured - values, np.nan), fit.model, fit.scores, fit.decision,
-                      fit.trials)
+                      fit.trials, fit.taken)
 
 
 def _reversed_rows(data, smooth, model):
@@ -390,9 +391,12 @@ def _slipped(data, smooth, model):
 
     for slips in (np.arange(-most, most + 1), np.arange(most, -most - 1, -1)):
         # The first surface passes through frames of all slips: it lies at their mean, but has the right slope.
-        slip = path(slips, first, SLIP_TOLERANCES[0], steps=True)
+        surface, fitted = first, np.zeros(size, int)  # the surface, and the slips for which it was fitted
+        slip = path(slips, surface, SLIP_TOLERANCES[0], steps=True)
         for tolerance in SLIP_TOLERANCES:
-            surface = _fit_at(data, np.arange(size) + slip, columns, SLIP_MODEL)[1][:, :rows]
+            if (slip != fitted).any():
+                surface = _fit_at(data, np.arange(size) + slip, columns, SLIP_MODEL)[1][:, :rows]
+                fitted = slip
             slip = path(slips, surface, tolerance)
         if not slip.any():
             continue
@@ -411,21 +415,29 @@ def _slipped(data, smooth, model):
 def _cheapest_path(cost, change):
     """State (n,) of each of n steps with the smallest sum of costs (n, states); each change of state costs `change`.
 
-    The number of the state never decreases.
+    The number of the state never decreases, so each state is solved for all steps at once, in ascending order.
     """
-    total = cost[0].copy()
-    origin = np.empty(cost.shape, int)
-    states = np.arange(cost.shape[1])
-    for step in range(1, len(cost)):
-        lowest = np.minimum.accumulate(total)
-        best = np.maximum.accumulate(np.where(total == lowest, states, 0))  # the cheapest of the states up to each
-        jump = lowest + change < total
-        origin[step] = np.where(jump, best, states)
-        total = np.where(jump, lowest + change, total) + cost[step]
-    path = np.empty(len(cost), int)
-    path[-1] = total.argmin()
-    for step in range(len(cost) - 1, 0, -1):
-        path[step - 1] = origin[step, path[step]]
+    steps, states = cost.shape
+    total, entry = np.empty((states, steps)), np.empty((states, steps), int)  # sum up to a step; when its state began
+    lower, origin = np.full(steps, np.inf), np.zeros((states + 1, steps), int)  # smallest sum of lower states; which
+    for state in range(states):
+        summed = np.cumsum(cost[:, state])
+        # Sum at the entry of the state less that of its own costs before; the path may begin in any state.
+        start = np.concatenate([[0.0], lower[:-1] + change - summed[:-1]])
+        least = np.minimum.accumulate(start)
+        entry[state] = np.maximum.accumulate(np.where(start == least, np.arange(steps), 0))
+        total[state] = least + summed
+        better = total[state] < lower
+        lower = np.where(better, total[state], lower)
+        origin[state + 1] = np.where(better, state, origin[state])
+    path, stop = np.empty(steps, int), steps
+    state = int(total[:, -1].argmin())
+    while stop > 0:
+        first = int(entry[state, stop - 1])
+        path[first:stop] = state
+        if first > 0:
+            state = int(origin[state, first - 1])
+        stop = first
     return path
 
 

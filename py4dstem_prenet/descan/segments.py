@@ -91,7 +91,8 @@ def _fit(maps, sigmas, valid, frames, model):
         richest = max((pair[c].model for *_, pair in segments), key=MODELS.index)
         flags = {flag.name: flag for *_, pair in segments for flag in pair[c].decision.flags}
         accepted = all(pair[c].accepted for *_, pair in segments)
-        fits.append(SurfaceFit(*out, richest, {}, Decision(accepted, tuple(flags.values()))))
+        taken = tuple(map(sum, zip(*(pair[c].taken for *_, pair in segments), strict=True)))
+        fits.append(SurfaceFit(*out, richest, {}, Decision(accepted, tuple(flags.values())), taken=taken))
     return tuple(fits)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.ndimage import uniform_filter
 
 from ..core import (
+    CORRELATION_LAGS,
     NORMAL_MAD,
     TUKEY_CUT,
     Decision,
@@ -67,6 +68,9 @@ class SurfaceFit:
         Whether the fit is accepted, with flags.
     trials : tuple of ModelTrial
         The models that were compared.
+    taken : tuple of float
+        Sums of the covariance of the surface over positions and pairs of neighbors, as for `check_residuals`; zeros if
+        they are not known.
     """
 
     values: np.ndarray
@@ -76,6 +80,7 @@ class SurfaceFit:
     scores: dict[str, float]
     decision: Decision
     trials: tuple[ModelTrial, ...] = ()
+    taken: tuple[float, ...] = (0.0,) * (1 + 2 * len(CORRELATION_LAGS))
 
     @property
     def accepted(self) -> bool:
@@ -306,7 +311,21 @@ def _finish(values, data, center, basis, solution, scores, requested, others=())
     for weight, richer_basis, richer in others:
         sigma = sigma + weight * np.sqrt(_variance(data, richer_basis, richer)
                                          + (richer.surface - solution.surface) ** 2)
-    return SurfaceFit(surface, sigma, residual, basis.name, scores, _decide(basis.name, data, solution, requested))
+    return SurfaceFit(surface, sigma, residual, basis.name, scores, _decide(basis.name, data, solution, requested),
+                      taken=_taken(data, basis, solution))
+
+
+def _taken(data, basis, solution):
+    """Sums of the covariance of the surface over used positions and over pairs of neighbors, in units of the noise."""
+    covariance = np.linalg.pinv(solution.gram, hermitian=True)
+    weight = np.sqrt(solution.weight)
+    distances = (0, 0), *((step * axis, step * (1 - axis)) for step in CORRELATION_LAGS for axis in (1, 0))
+    sums = []
+    for down, right in distances:
+        rows, columns = (max(n - step, 0) for n, step in zip(weight.shape, (down, right), strict=True))
+        a, b = np.s_[down:, right:], np.s_[:rows, :columns]
+        sums.append(float((surface_variance(basis, covariance, (down, right)) * weight[a] * weight[b]).sum()))
+    return tuple(sums)
 
 
 def _variance(data, basis, solution):

@@ -141,14 +141,16 @@ def review_fit(origin: OriginMap, fitted, sigma_known: bool, side: int, images=N
     used = np.stack([best.qx0, best.qy0] if fitted is None else fitted)
     residual = np.stack([origin.qx0, origin.qy0]) - used
     sigma = np.stack([origin.sigma_qx0, origin.sigma_qy0])
-    test = check_residuals(residual, sigma, origin.valid, sigma_known)
+    test = check_residuals(residual, sigma, origin.valid, sigma_known, used,
+                           best.taken)
     moved = float(np.sqrt(np.mean(((used - (best.qx0, best.qy0)) ** 2).sum(0))))
     uncertainty = best.decision.numbers["uncertainty"]
     reach = TUKEY_CUT * test.scatter
     clipped = np.clip(residual, -reach, reach)
     specimen = np.nan if images is None else _explained_fraction(clipped, origin.valid, images)
     numbers = {"moved": moved, "model": best.model}
-    flags = [flag for flag in best.flags if not flag.name.startswith("residuals_") and flag.name != "few_positions"]
+    flags = [flag for flag in best.flags
+             if not flag.name.startswith("residuals_") and flag.name not in ("few_positions", "position_in_pixel")]
     if fitted is None:
         flags.insert(0, Flag("fit_not_accepted"))
     elif moved > max(MIN_ORIGIN_SHIFT_PX, 3 * uncertainty):

@@ -23,10 +23,13 @@ DESCAN_FLAGS = (
      "deflection of the beam in the specimen.",
      "Keep the smooth fit; a richer model would follow the specimen."),
     ("residuals_oscillate", "warning",
-     "The residuals of neighboring positions have opposite signs ({shared:.2g} px rms along each axis). Either the "
-     "beam oscillates while it is scanned, as in stray fields of the mains, or the measured position depends on where "
-     "the beam lies within a pixel. The fit is the mean; its sigma includes this.",
+     "The residuals of neighboring positions have opposite signs ({shared:.2g} px rms along each axis): the beam "
+     "probably oscillates while it is scanned, as in stray fields of the mains. The fit is the mean; its sigma "
+     "includes this.",
      "If single positions are known better than that, use the measured origin."),
+    ("position_in_pixel", "info",
+     "The measured position depends on where the beam lies within a pixel ({phase:.2g} px rms along each axis), as "
+     "that of a disk with a hard edge may. The fit is the mean over the scan; its sigma includes this."),
     ("model_too_simple", "warning",
      "A {model} does not describe the descan: positions scatter by {scatter:.2g} px about it, and by {left:.2g} px "
      "about a {better}.",
