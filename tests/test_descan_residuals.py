@@ -169,7 +169,7 @@ def test_of_too_few_positions_nothing_is_said():
 
 
 def correlated_errors(side, length, rng):
-    """Errors with a standard deviation of 1 whose correlation decreases exponentially with distance, (2, side, side)."""
+    """Errors (2, side, side) of standard deviation 1; their correlation decreases exponentially with distance."""
     wide = np.minimum(np.arange(4 * side), 4 * side - np.arange(4 * side))
     power = np.fft.fft2(np.exp(-np.hypot(wide[:, None], wide) / length)).real.clip(0)
     white = np.fft.fft2(rng.normal(size=(2, *power.shape)))

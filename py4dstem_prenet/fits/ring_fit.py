@@ -30,7 +30,7 @@ GRAIN_SIGMA = 0.03  # sigma of each component of the vector if few grains contri
 RING_SYSTEMATIC = 0.001  # systematic error of each component of the vector, 1 sigma
 # Pixels, and length of a vector; largest differences of two fits that found the same minimum. Other minima are a period
 # of the rings or more away.
-SAME_CENTER_PX, SAME_VECTOR = 0.5, 0.02
+SAME_MINIMUM_PX, SAME_MINIMUM_VECTOR = 0.5, 0.02
 MAX_ECCENTRICITY = 0.3  # length of the ellipse vector; a larger one shows that a fit has diverged
 
 
@@ -207,7 +207,7 @@ def _is_plausible(fit, center, reach):
 
 def _near(fit, center, vector):
     """Test whether a fit and the fit to the blurred pattern found the same minimum."""
-    return np.hypot(*(fit.center - center)) < SAME_CENTER_PX and np.hypot(*(fit.vector - vector)) < SAME_VECTOR
+    return np.hypot(*(fit.center - center)) < SAME_MINIMUM_PX and np.hypot(*(fit.vector - vector)) < SAME_MINIMUM_VECTOR
 
 
 def _ring_covariance(by_sectors, by_parts):
