@@ -53,6 +53,14 @@ def test_white_bars_and_single_pixels_are_no_saturated_beam():
     assert saturated_disk(data, good, (30, 30), 20.0) is None
 
 
+@pytest.mark.parametrize("sides", [(8, 8), (12, 12), (10, 14), (30, 30)])
+def test_a_block_at_full_scale_is_no_saturated_beam(sides):
+    """A disk of the same area covers up to 92 % of a square, as it does of a disk with an uneven outline."""
+    data, good = np.random.default_rng(0).integers(0, 200, (64, 64)), np.ones((64, 64), bool)
+    data[20 : 20 + sides[0], 28 : 28 + sides[1]] = 255
+    assert saturated_disk(data, good, (25, 32), 20.0) is None
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_few_electrons_make_the_outline_of_a_plateau_uneven(seed):
     """The farthest pixel of the plateau is no measure of its roundness; half of a plateau is not round."""
