@@ -16,7 +16,7 @@ import numpy as np
 from scipy.ndimage import uniform_filter
 from scipy.stats import binom
 
-from ..core import NORMAL_MAD, Decision, Flag, check_residuals
+from ..core import MEDIAN_ERROR, NORMAL_MAD, Decision, Flag, check_residuals
 from . import SurfaceFit, fit_pair
 
 MIN_OFF_PX = 0.15  # pixels; smallest distance from the surface at which a position counts as an outlier
@@ -466,7 +466,7 @@ def _row_steps(data, smooth, model):
     surface = np.stack([fit.values for fit in fits])
     offset = _row_median(masked - surface)
     deviation = np.abs(masked - surface - offset[..., None])
-    error = 1.25 * np.nanmedian(deviation, (1, 2)) / NORMAL_MAD
+    error = MEDIAN_ERROR * np.nanmedian(deviation, (1, 2)) / NORMAL_MAD
     spread = offset[:, counts > 0].std(1)  # uncertainty of a row without positions
     error = np.where(counts > 0, error[:, None] / np.sqrt(counts.clip(1)), spread[:, None])
     flag = Flag("row_steps", {"step": float(np.median(np.hypot(*np.diff(offset, axis=1))))})
