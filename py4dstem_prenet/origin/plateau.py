@@ -19,8 +19,8 @@ MIN_PLATEAU_LEVELS = 8  # distinct values; fewest in a pattern for which an area
 # Fraction of the circle of the same area about its center; smallest part that is in a plateau. In disks of 4 to 20 px
 # radius whose outline is uneven by 12 % of the radius it is 0.86 or more.
 MIN_ROUND = 0.85
-# Ratio; largest second or fourth moment of the azimuth about the center: 0.28 or less in the same disks, 0.43 or more in
-# squares, and 0.35 or more in rectangles.
+# Ratio; largest second or fourth moment of the azimuth about the center: 0.28 or less in the same disks, 0.43 or more
+# in squares, and 0.35 or more in rectangles.
 MAX_AZIMUTH_MOMENT = 0.32
 PLATEAU_PATTERNS = 4  # patterns; number that is examined
 MIN_PLATEAUS = 0.5  # fraction of these patterns; fewest with a plateau
