@@ -6,8 +6,7 @@ the azimuth and are treated as outliers.
 
 The center is searched in a binned pattern and refined by robust least squares, together with an ellipse: the deviations
 from the radial profile are fitted by the derivative of the profile. The refinement is repeated in separate annuli. If
-they have different centers, the pattern is not symmetric about any point, and the result is refused. Diffuse scattering
-of tilted crystals is brighter on one side: a slope across the pattern is fitted if the annuli then agree better.
+they have different centers, the pattern is not symmetric about any point, and the result is refused.
 """
 
 from __future__ import annotations
@@ -31,7 +30,6 @@ HALO_MIN_SEEN = 0.6  # fraction; smallest part of the area about a center that i
 # Fraction of the range of values in an area; deviations are clipped at it, so that disks and stops do not dominate.
 CLIP_PART = 0.25
 ANNULI = ((0.0, 0.1), (0.1, 0.2), (0.2, 0.35))  # fractions of the longer side; inner and outer radius of each annulus
-SLOPED_ANNULI = ((0.0, 0.2), (0.05, 0.27), (0.1, 0.35))  # the same if a slope is fitted
 HALO_OPPOSITE_SECTORS = 6  # pairs of opposite sectors in the jackknife
 MIN_RING_PIXELS = 5  # pixels; fewest at a distance for which a median is computed
 MIN_ANNULUS_PIXELS = 50  # pixels; fewest in an annulus that is fitted
@@ -43,9 +41,6 @@ MAX_HALO_SIGMA_PX, MAX_HALO_SIGMA_FRACTION = 0.8, 0.008
 HALO_MIN_EXPLAINED = 0.15  # fraction; smallest `HaloCenter.explained` of a center: 0.2 to 0.9 at centers, 0.02 in noise
 MAX_ELONGATION = 0.12  # largest length of the ellipse vector; 0.05 or less about centers, 0.4 about a point of a ridge
 HALO_SYSTEMATIC_PX = 0.2  # binned pixels, 1 sigma along each axis; systematic error of the center
-MAX_LEVEL = 0.97  # fraction of the largest square root; pixels above it, which may be clipped, do not show a slope
-# Ratio; largest variance of a center fitted with a slope relative to that without, for its use: half of the error.
-MAX_SLOPED_VARIANCE = 0.25
 PRIOR = 1e-9  # ridge of the normal equations, for patterns without any slope
 
 
@@ -146,35 +141,19 @@ def halo_center(mean, good, place, readout: float = 0.0) -> HaloCenter:
     ([45.0, 50.0], True)
     """
     points, side, step = _points(mean, good, readout, HALO_SIDE_PX)
-    start = (np.asarray(place, float) - (step - 1) / 2) / step
-    center, elongation = _refined(points, start, 0.0, ANNULI[-1][1] * side)
-    variance = _variance(points, center, side)
+    outer = ANNULI[-1][1] * side
+    center, elongation = _refined(points, (np.asarray(place, float) - (step - 1) / 2) / step, 0.0, outer)
     explained = _explained_about(points, center, SEARCH_REACH * side)
-    below = points[1] < MAX_LEVEL * points[1][-1]
-    unclipped = points[0][:, below], points[1][below]
-    sloped_center, sloped_elongation = _refined(unclipped, center, 0.0, ANNULI[-1][1] * side, sloped=True)
-    sloped_variance = _variance(unclipped, sloped_center, side, sloped=True)
-    if sloped_variance < MAX_SLOPED_VARIANCE * variance:
-        center, elongation, variance = sloped_center, sloped_elongation, sloped_variance
-        explained = _explained_about(points, center, SEARCH_REACH * side)
-    sigma = float(np.sqrt(variance + HALO_SYSTEMATIC_PX**2) * step)
+    annuli = np.array([_refined(points, center, low * side, high * side)[0] for low, high in ANNULI])
+    without = np.array([_refined(points, center, 0.0, outer, left_out=k)[0] for k in range(HALO_OPPOSITE_SECTORS)])
+    sector_variance = np.trace(jackknife_covariance(without)) / 2 if np.isfinite(without).all() else np.inf
+    # Annuli have equal weights: if one is symmetric about a different point, as disks are, the pattern has no center.
+    offsets = (annuli - center)[np.isfinite(annuli).all(1)]
+    annulus_variance = (offsets**2).sum() / (2 * len(offsets) - 2) / len(offsets) if len(offsets) > 1 else np.inf
+    sigma = float(np.sqrt(sector_variance + annulus_variance + HALO_SYSTEMATIC_PX**2) * step)
     certain = sigma < max(MAX_HALO_SIGMA_PX, MAX_HALO_SIGMA_FRACTION * max(mean.shape))
     accepted = certain and elongation < MAX_ELONGATION and explained > HALO_MIN_EXPLAINED
     return HaloCenter(center * step + (step - 1) / 2, sigma, explained, bool(accepted))
-
-
-def _variance(points, center, side, sloped=False):
-    """Variance of a center along one axis, from a jackknife over sectors and from the scatter of annuli."""
-    outer = ANNULI[-1][1] * side
-    # A slope is not determined in a narrow annulus: wide ones overlap.
-    annuli = np.array([_refined(points, center, low * side, high * side, sloped=sloped)[0]
-                       for low, high in (SLOPED_ANNULI if sloped else ANNULI)])
-    without = np.array([_refined(points, center, 0.0, outer, k, sloped)[0] for k in range(HALO_OPPOSITE_SECTORS)])
-    # Annuli have equal weights: if one is symmetric about a different point, as disks are, the pattern has no center.
-    offsets = (annuli - center)[np.isfinite(annuli).all(1)]
-    if len(offsets) < 2 or not np.isfinite(without).all():
-        return np.inf
-    return np.trace(jackknife_covariance(without)) / 2 + (offsets**2).sum() / (2 * len(offsets) - 2) / len(offsets)
 
 
 def _points(mean, good, readout, largest):
@@ -257,12 +236,11 @@ def _ring_quantiles(values, ring, number):
     return ordered[np.minimum(quartiles, len(values) - 1)], count
 
 
-def _refined(points, center, inner, outer, left_out=None, sloped=False):
+def _refined(points, center, inner, outer, left_out=None):
     """Refine the center (2,) of an annulus in binned pixels, and its elongation; NaN if too few pixels are usable.
 
     If p(r) is the radial profile, a shift d of the center changes the pattern by -p'(r) d . n, where n is the unit
-    vector away from the center; an ellipse changes it by -p'(r) r (a cos 2 phi + b sin 2 phi). With `sloped`, a
-    relative slope g is also fitted, which changes the pattern by p(r) r g . n.
+    vector away from the center; an ellipse changes it by -p'(r) r (a cos 2 phi + b sin 2 phi).
     """
     (x, y), values = points
     number = int(outer) + 1
@@ -287,16 +265,14 @@ def _refined(points, center, inner, outer, left_out=None, sloped=False):
         spread = gaussian_filter1d(np.interp(np.arange(number), measured, spread[measured]), 2.0, mode="nearest")
         sigma = np.maximum(spread / NORMAL_MAD, np.median(spread[measured]) / 3 + 1e-9)[ring]
         middle = np.arange(number) + 0.5
-        fall, level = np.interp(r, middle, np.gradient(profile)), np.interp(r, middle, profile)
-        residual = v - level
+        slope = np.interp(r, middle, np.gradient(profile))
+        residual = v - np.interp(r, middle, profile)
         weight = (1 - np.minimum((residual / (TUKEY_CUT * sigma)) ** 2, 1)) ** 2 / sigma**2
-        design = -fall[:, None] * np.stack([cosine, sine, r * (cosine**2 - sine**2), 2 * r * cosine * sine], 1)
-        if sloped:
-            design = np.c_[design, level * dx[inside], level * dy[inside]]
-        gram = (design * weight[:, None]).T @ design + PRIOR * np.eye(design.shape[1])
+        design = -slope[:, None] * np.stack([cosine, sine, r * (cosine**2 - sine**2), 2 * r * cosine * sine], 1)
+        gram = (design * weight[:, None]).T @ design + PRIOR * np.eye(4)
         solution = np.linalg.solve(gram, (design * weight[:, None]).T @ residual)
         step = solution[:2].clip(-HALO_MAX_STEP_PX, HALO_MAX_STEP_PX)
         center = center + step
         if np.hypot(*step) < LAST_STEP_PX:
             break
-    return center, float(np.hypot(*solution[2:4]))
+    return center, float(np.hypot(*solution[2:]))
