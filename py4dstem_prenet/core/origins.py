@@ -13,7 +13,7 @@ from . import RINGS_CENTER, Decided, Decision
 MIN_SIGMA_PX = 0.01
 # Fraction of the radius; smallest standard error of the radius of the direct disk, limited by contrast inside the disk.
 # Set on simulated scans of 300 to 30,000 electrons (benchmarks/sigma.py).
-MIN_RADIUS_SIGMA = 0.005
+MIN_RADIUS_SIGMA = 0.007
 
 
 @dataclass(frozen=True, eq=False, repr=False)
