@@ -6,10 +6,11 @@ from .assign import (
     same_rings as same_rings,
 )
 from .decide import (
+    MIN_DISTORTION_SIGMAS as MIN_DISTORTION_SIGMAS,
     MIN_SUSPECTED_SIGMAS as MIN_SUSPECTED_SIGMAS,
     decide_pixel_size as decide_pixel_size,
-    is_significant as is_significant,
     posterior_of as posterior_of,
+    significance as significance,
     unknown_size as unknown_size,
 )
 from .joint import JointFit as JointFit, State as State, fit_joint as fit_joint, larger_covariance as larger_covariance

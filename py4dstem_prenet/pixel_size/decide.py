@@ -23,6 +23,7 @@ CONSISTENT_PROBABILITY = 0.999  # probability; rings whose chi square exceeds th
 MAX_CHECKED_RING_SIGMA = 0.01  # relative; largest sigma of a ring whose radius is compared
 MIN_DISTORTION_SIGMAS = 4.5  # standard errors; smallest radial or threefold distortion that is reported
 MIN_SUSPECTED_SIGMAS = 2.0  # standard errors; smallest distortion whose effect is added to the sigma of the pixel size
+MIN_PROBABILITY = 1e-300  # probability; keeps the significance of a distortion finite
 MAX_DISTORTION = 0.05  # relative, at the reference; a larger distortion shows that the fit failed
 SIGMA_FACTOR = 1.15  # factor on the jackknife sigma of rings, from the errors of simulated scans
 # Relative; systematic error of the pixel size, set on simulated scans. For rings it is due to their shape in thin
@@ -123,8 +124,8 @@ def assignment_doubts(assignment: Assignment, standard: str) -> list[Flag]:
     return flags
 
 
-def is_significant(fit: JointFit, names, sigmas: float = MIN_DISTORTION_SIGMAS) -> bool:
-    """Decide whether a distortion is significant.
+def significance(fit: JointFit, names) -> float:
+    """Compute the significance of a distortion.
 
     Parameters
     ----------
@@ -132,13 +133,11 @@ def is_significant(fit: JointFit, names, sigmas: float = MIN_DISTORTION_SIGMAS) 
         A fit that includes the distortion.
     names : tuple of str
         Names of the parameters of the distortion.
-    sigmas : float
-        Required significance in standard errors.
 
     Returns
     -------
-    bool
-        Whether the amplitude of the distortion exceeds `sigmas` standard errors.
+    float
+        Number of standard errors of a normal variable that is as improbable; 0 if the fit failed.
     """
     value = np.array([fit.barrel]) if names == ("barrel",) else fit.threefold
     k = [fit.names.index(name) for name in names]
@@ -147,8 +146,9 @@ def is_significant(fit: JointFit, names, sigmas: float = MIN_DISTORTION_SIGMAS) 
     systematic = radial if names == ("barrel",) else threefold
     covariance = covariance + systematic**2 * np.eye(len(k))
     chi2 = float(value @ np.linalg.solve(covariance + 1e-12 * np.eye(len(k)), value))
-    limit = chi2_law.isf(chi2_law.sf(sigmas**2, 1), len(k))
-    return bool(chi2 > limit and np.abs(value).max() < MAX_DISTORTION)
+    if not np.abs(value).max() < MAX_DISTORTION:
+        return 0.0
+    return float(np.sqrt(chi2_law.isf(max(chi2_law.sf(chi2, len(k)), MIN_PROBABILITY), 1)))
 
 
 def _systematics(disks):

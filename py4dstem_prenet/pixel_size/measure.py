@@ -23,6 +23,7 @@ from ..ellipse import in_region
 from ..fits import MIN_RING_SPAN_PX, Pooled, pool, refine_rings, ring_span
 from . import (
     BASIN,
+    MIN_DISTORTION_SIGMAS,
     MIN_SUSPECTED_SIGMAS,
     RELROD,
     RingTable,
@@ -35,11 +36,11 @@ from . import (
     find_standard,
     fit_joint,
     fit_spots,
-    is_significant,
     joint_of,
     measure_spots,
     radial_data,
     shrunk,
+    significance,
     smoothed,
     unknown_size,
 )
@@ -275,8 +276,10 @@ def _fitted(fitted, start):
         current = replace(start, scale=fit.scale, vector=fit.vector, center=fit.center, shape=fit.shape,
                           barrel=fit.barrel)
         trial = fitted(current, (*kept, *names))
-        if is_significant(trial, names):
+        sigmas = significance(trial, names)
+        if sigmas > MIN_SUSPECTED_SIGMAS:  # the less significant the distortion is, the more may it be another error
+            part = min(1.0, (MIN_DISTORTION_SIGMAS / sigmas) ** 2)
+            doubt = float(np.hypot(doubt, part * np.log(trial.scale / fit.scale)))
+        if sigmas > MIN_DISTORTION_SIGMAS:
             kept, fit = (*kept, *names), trial
-        elif is_significant(trial, names, MIN_SUSPECTED_SIGMAS):
-            doubt = float(np.hypot(doubt, np.log(trial.scale / fit.scale)))
     return fit, doubt
