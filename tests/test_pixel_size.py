@@ -1,5 +1,6 @@
 """Pixel size from a standard: truth, refusals, and what is written into the calibration."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -344,3 +345,17 @@ def test_an_ellipse_that_is_set_by_hand_is_where_the_fit_starts(powder):
     given = (truth["a"], truth["b"], truth["theta"])
     report = py4dstem_prenet.calibrate(datacube, standard="Nb", ellipse=given, progress=False)
     assert report.pixel_size.accepted and abs(report.pixel_size.value / truth["sampling"] - 1) < 0.005
+
+
+def test_the_doubt_about_a_distortion_has_no_step(monkeypatch):
+    """A false radial distortion of 4.7 sigma moved the pixel size by 1 %, and its sigma did not include that."""
+    from py4dstem_prenet.pixel_size import measure
+
+    start = state_of(disks_of("Au", 0.02))
+    doubts = []
+    for sigmas in (4.4, 4.6, 9.0):
+        monkeypatch.setattr(measure, "significance", lambda fit, names, z=sigmas: z if names == ("barrel",) else 0.0)
+        fit, doubt = measure._fitted(lambda state, names=(): replace(state, scale=1.01 if names else 1.0), start)
+        assert fit.scale == (1.01 if sigmas > 4.5 else 1.0)
+        doubts.append(doubt / np.log(1.01))
+    assert doubts == pytest.approx([1.0, 0.957, 0.25], abs=0.01)
