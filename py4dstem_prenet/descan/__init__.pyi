@@ -15,6 +15,7 @@ from .order import jumping as jumping, reorder as reorder
 from .reach import extend_surface as extend_surface, measured_box as measured_box
 from .segments import fit_parts as fit_parts
 from .surface import (
+    LEAST_SIGMA_PX as LEAST_SIGMA_PX,
     MIN_SPLINE_BEND as MIN_SPLINE_BEND,
     SurfaceFit as SurfaceFit,
     fit_pair as fit_pair,

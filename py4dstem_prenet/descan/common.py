@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..core import NORMAL_MAD, robust_sigma
-from . import POWERS
+from . import LEAST_SIGMA_PX, POWERS
 
 # Set on 65 multislice scans of 1 to 33 grains, 300 to 30,000 electrons:
 UNSEEN_FRACTION = 0.15**2  # fraction of the positions' variance; common part that patterns and residuals do not reveal
@@ -14,19 +14,19 @@ UNSEEN_FRACTION = 0.15**2  # fraction of the positions' variance; common part th
 MIN_TRUE_VARIANCE = 0.5
 CLIPPED_AT_SIGMAS = 3.0  # robust standard deviations; limit to which residuals are clipped
 BLOCKS_PER_SIDE = 12  # blocks; most along a side of the scan in which residuals are averaged, chosen for speed
-MIN_STATED_PX = 1e-7  # pixels; keeps weights finite on input without noise
 MIN_BLOCKS = 12  # blocks; fewest from which a correlation is estimated
 # Correlation lengths, in longer sides of the scan, and ratios of correlated variance to noise in a block that are
-# weighed against one another. Their exact values matter little: halved steps change sigmas by less than 2 %.
+# weighed against one another. On 40 simulated scans, steps half as large change the sigma of the fit by -7 to 2 %.
 CORRELATION_LENGTHS = 0.5, 0.25, 0.125
 VARIANCE_RATIOS = (0.0, *10.0 ** np.arange(-2, 2.5, 0.5))
+MIN_TERM_VALUE = 1e-6  # ratio to the largest; smallest singular value of a term of the surface that is determined
 
 
 def common_sigma(residuals, sigmas, valid, repeated: float = 0.0, model: str = "parabola") -> float:
     """Estimate the error that all positions of a scan share.
 
     It has three causes: structure that repeats in all patterns; stated sigmas that exceed the residuals, since an error
-    that all positions share leaves no residual; and residuals that are correlated over some distance in the scan.
+    that all positions share leaves no residual; and errors that neighbors share, of which the surface absorbs a part.
 
     Parameters
     ----------
@@ -145,7 +145,7 @@ def _block_means(residuals, sigmas, valid):
 
     limits = [CLIPPED_AT_SIGMAS * robust_sigma(values[valid]) for values in residuals]
     clipped = [np.clip(values[valid], -limit, limit) for values, limit in zip(residuals, limits, strict=True)]
-    stated = [np.maximum(sigma[valid], MIN_STATED_PX) ** 2 for sigma in sigmas]
+    stated = [np.maximum(sigma[valid], LEAST_SIGMA_PX) ** 2 for sigma in sigmas]
     excess = max(1.0, np.mean(np.square(clipped)) / np.mean(stated))
     means = np.array([_mean(values) for values in clipped])
     noise = excess * np.mean([_mean(values) for values in stated], 0) / count[used]
@@ -157,4 +157,4 @@ def _terms(at, shape, model):
     u, v = (2 * x / max(n - 1, 1) - 1 for x, n in zip(at.T, shape, strict=True))
     powers = POWERS["parabola" if model == "spline" else model]
     left, singular, _ = np.linalg.svd(np.stack([u**a * v**b for a, b in powers], 1), full_matrices=False)
-    return left[:, singular > 1e-6 * singular[0]]
+    return left[:, singular > MIN_TERM_VALUE * singular[0]]

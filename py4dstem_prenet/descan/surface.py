@@ -26,7 +26,7 @@ from ..core import (
 )
 from . import MODELS, candidates, evaluate, extend_surface, measured_box, normal, solve, surface_variance, thinned
 
-_MIN_SIGMA_PX = 1e-7  # pixels; keeps weights finite on noise-free input
+LEAST_SIGMA_PX = 1e-7  # pixels; keeps weights finite on noise-free input
 _PENALTIES = 10.0 ** np.arange(-8, 3)  # penalties of the spline that are tried, relative to the sum of weights
 _MAX_CHOICE_POSITIONS = 40_000  # positions of the grid on which the model is chosen; chosen for speed
 # Standard errors; smallest improvement for a more flexible polynomial, and for the spline. On 160 simulated 16 x 16
@@ -285,7 +285,7 @@ def prepare(values, sigma, valid):
     except ValueError:
         raise PrenetError(f"sigma and valid must have the shape of the origin map, {values.shape}.") from None
     use = valid & np.isfinite(values) & np.isfinite(sigma) & (sigma >= 0)
-    return _Data(np.where(use, values, 0.0), np.where(use, np.maximum(sigma, _MIN_SIGMA_PX), 1.0), use)
+    return _Data(np.where(use, values, 0.0), np.where(use, np.maximum(sigma, LEAST_SIGMA_PX), 1.0), use)
 
 
 def _refused(values, data):
@@ -390,7 +390,7 @@ def _noise(r, data, edf, previous=None):
     r = r * np.sqrt(inside.sum() / freedom)
     ratio = quick_median(r / s) / NORMAL_MAD
     if ratio <= 1:
-        return data.sigma if freedom < 10 else np.maximum(data.sigma * ratio, _MIN_SIGMA_PX)
+        return data.sigma if freedom < 10 else np.maximum(data.sigma * ratio, LEAST_SIGMA_PX)
     # Half of the residuals exceed NORMAL_MAD times the total noise.
     return np.sqrt(data.sigma**2 + max(quick_median((r / NORMAL_MAD) ** 2 - s**2), 0.0))
 

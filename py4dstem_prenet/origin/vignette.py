@@ -21,8 +21,8 @@ MAX_CROP_ERROR = 0.015  # radii; largest median distance of the outline from the
 MIN_CROP_POINTS, MIN_CROP_AZIMUTHS = 0.5, 0.4  # fractions; fewest points of the outline, and sectors, on the circle
 CROP_SECTORS = 72  # number of sectors of the azimuth
 # Binned pixels; distances inside the edge of three levels that are compared, and ratio; smallest step at the edge
-# relative to the fall of the pattern inside: 1.4 or less for simulated patterns that fade out, 2.9 or more for eight
-# that were cropped.
+# relative to the fall of the pattern inside. Set on a few pictures of a simulation that is not part of the project: 1.4
+# or less where the pattern fades out, 2.9 or more for eight that were cropped.
 CROP_DISTANCES, MIN_CROP_STEP = (-3.0, 3.0, 7.0), 2.0
 MIN_STEP_SECTORS = 0.6  # fraction of the sectors; fewest with a step of this size
 CROP_MARGIN_PX = 2.0  # binned pixels; width of the blurred edge, which is left out

@@ -28,8 +28,8 @@ DESCAN_FLAGS = (
      "includes this.",
      "If single positions are known better than that, use the measured origin."),
     ("position_in_pixel", "info",
-     "The measured position depends on where the beam lies within a pixel ({phase:.2g} px rms along each axis), as "
-     "that of a disk with a hard edge may. The fit is the mean over the scan; its sigma includes this."),
+     "The measured position depends on where the beam lies within a pixel ({phase:.2g} px rms along each axis). "
+     "This occurs for disks with a hard edge. The fit is the mean over the scan; its sigma includes this."),
     ("model_too_simple", "warning",
      "A {model} does not describe the descan: positions scatter by {scatter:.2g} px about it, and by {left:.2g} px "
      "about a {better}.",
