@@ -213,6 +213,14 @@ def test_shared_noise_and_saturation_are_reported():
     assert has_flag(estimate_noise(np.minimum(data, 100 + 12 * 60)).flags, "saturated")
 
 
+def test_pixels_that_are_stuck_at_high_values_are_bad_and_do_not_saturate_the_others():
+    data = measure(4000)
+    data[..., 5, 40], data[..., 50, 9] = 4095, 2900
+    noise = estimate_noise(data)
+    assert noise.bad_pixels[5, 40] and noise.bad_pixels[50, 9]
+    assert not has_flag(noise.flags, "saturated")
+
+
 def test_repeated_frames_are_told_from_a_few_electrons_that_fell_alike():
     few = measure(1)
     assert len({pattern.tobytes() for pattern in few.reshape(100, -1)}) < 95  # by chance

@@ -243,12 +243,10 @@ def estimate_noise(data, gain=None, offset=None, readout=None, mask=None):
     sample = _filled(sample, lines)
     bad = bad | lines | find_bad_pixels(sample, quantum)
     flags.extend(line_flags)
-    high = sample.max()
     given = gain, offset, readout
     sample, count = _without_hits(sample, bad, quantum, low, given)
     if count:
         flags.append(Flag("hits", {"count": count, "total": len(sample)}))
-        high = sample.max()
     moments = group_moments(sample, bad)
     fitted = _parameters(moments, quantum, low, *given)
     if not any(flag.name in ("no_electrons", "gain_undetermined") for flag in fitted.flags):
@@ -263,7 +261,7 @@ def estimate_noise(data, gain=None, offset=None, readout=None, mask=None):
         fitted = fitted._replace(offset=min(fitted.offset, float(moments["m"].min())))
         dose, sigmas = _uncertainty(moments, fitted, given, sums, int(np.count_nonzero(~bad)))
     model = NoiseModel(*(float(a) for a in fitted[:3]), bad, fitted.counting, max(0.0, dose), sigmas=sigmas)
-    return replace(model, flags=(*fitted.flags, *flags, *doubts(sample, moments, model, low, high)))
+    return replace(model, flags=(*fitted.flags, *flags, *doubts(sample, moments, model, low)))
 
 
 def _filled(sample, pixels):

@@ -75,7 +75,7 @@ def refuse(sample):
                               f"numbers were read as signed ones; give data.view('uint{8 * sample.dtype.itemsize}').")
 
 
-def doubts(sample, moments, noise, low, high):
+def doubts(sample, moments, noise, low):
     """List warnings about a sample.
 
     Parameters
@@ -86,8 +86,8 @@ def doubts(sample, moments, noise, low, high):
         Moments of groups of pixels, from `group_moments`.
     noise : NoiseModel
         Noise model of the sample.
-    low, high : float
-        Smallest and largest value of the sample.
+    low : float
+        Smallest value of the sample.
 
     Returns
     -------
@@ -99,16 +99,17 @@ def doubts(sample, moments, noise, low, high):
     half = max(len(v) // 2, 1)
     if len(v) and v[:half].mean() < MIN_SHARED_NOISE_RATIO * wide[:half].mean():
         flags.append(Flag("shared_noise", {"ratio": float(v[:half].mean() / wide[:half].mean())}))
-    saturated = noise.saturated_count(sample)
+    good = sample[:, ~noise.bad_pixels]  # a pixel that is stuck at a high value says nothing about the others
+    saturated = noise.saturated_count(good) if good.size else 0
     if saturated:
-        flags.append(Flag("saturated", {"count": saturated, "value": float(high)}))
+        flags.append(Flag("saturated", {"count": saturated, "value": float(good.max())}))
     bottom = float(np.mean(sample == low))
     near_zero = low < noise.offset + 0.5 * noise.gain
     if not noise.counting and bottom > MIN_FRACTION_AT_BOTTOM and near_zero and moments["v"][0] > 0:
         flags.append(Flag("clipped", {"percent": 100 * bottom, "value": float(low)}))
     if _upside_down(sample, noise):
         flags.append(Flag("inverted"))
-    limit = _wrapped(sample, noise)
+    limit = _wrapped(sample, noise, good.max(initial=0))
     if limit is not None:
         flags.append(Flag("wrapped", {"limit": limit}))
     stuck = _unresponsive(sample, noise, saturated)
@@ -141,13 +142,13 @@ def _upside_down(sample, noise):
             and not dark_corners)
 
 
-def _wrapped(sample, noise):
+def _wrapped(sample, noise, high):
     """Find the power of two at which values wrapped to zero, from dark holes in bright areas; None if there are none.
 
     A counter may be narrower than the data type, so that the limit is the smallest power of two above the largest
     value. A hole has an abrupt edge, unlike the inside of a ring, or is a dark pixel between two bright pixels.
     """
-    high = int(sample.max()) if sample.dtype.kind in "iu" else 0
+    high = int(high) if sample.dtype.kind in "iu" else 0
     limit = 1 << high.bit_length()
     if limit < MIN_COUNTER or high < MIN_WRAPPED_TOP * limit - 1:
         return None

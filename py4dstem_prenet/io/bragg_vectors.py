@@ -16,19 +16,20 @@ from . import new_file
 if TYPE_CHECKING:
     from py4DSTEM.braggvectors import BraggVectors
 
-NAME = "braggvectors"
+NAME, OTHER_NAME = "braggvectors", "prenet_braggvectors"  # the latter where another author's vectors have the former
 DETAILS = "prenet_disks"  # the PointListArray with sigma and probability of each disk, beside the vectors
 _FIELDS = ("qx", "qy", "intensity")
 _DETAILS = ("qx", "qy", "intensity", "sigma_qx", "sigma_qy", "intensity_sigma", "significance", "probability")
 
 
 def to_bragg_vectors(datacube, disks: BraggDisks, weights: str = "intensity") -> BraggVectors:
-    """Convert disks to `BraggVectors` with the calibration of a DataCube.
+    """Convert disks to `BraggVectors` in the tree of a DataCube, with its calibration.
 
     Parameters
     ----------
     datacube : py4DSTEM.DataCube
-        The cube whose calibration is used.
+        The cube. Its tree gets the vectors, as py4DSTEM's `find_Bragg_disks` does it, in place of earlier ones by this
+        package; vectors by another author are kept.
     disks : BraggDisks
         The disks.
     weights : str, optional
@@ -48,12 +49,21 @@ def to_bragg_vectors(datacube, disks: BraggDisks, weights: str = "intensity") ->
         table["intensity"] = 1 / np.sqrt(0.5 * (table["sigma_qx"] ** 2 + table["sigma_qy"] ** 2))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the calibration is in the tree already: it is the same
-        vectors = BraggVectors(disks.scan_shape, disks.pattern_shape, name=NAME, calibration=datacube.calibration)
+        vectors = BraggVectors(disks.scan_shape, disks.pattern_shape, name=_free_name(datacube),
+                               calibration=datacube.calibration)
+        datacube.attach(vectors)
     raw = _point_lists(table, disks.scan_shape, _FIELDS, "_v_uncal")
     vectors.set_raw_vectors(raw)
     vectors.setcal()
     vectors.attach(_point_lists(disks.table, disks.scan_shape, _DETAILS, DETAILS))
     return vectors
+
+
+def _free_name(datacube):
+    """Return the name of the vectors in the tree of a cube."""
+    if NAME not in datacube.treekeys or DETAILS in datacube.tree(NAME).treekeys:
+        return NAME
+    return OTHER_NAME
 
 
 def save_bragg_vectors(vectors: BraggVectors, path):

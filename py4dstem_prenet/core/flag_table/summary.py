@@ -33,7 +33,7 @@ SUMMARY_FLAGS = (
      "The ellipse that is set (a/b = {ratio:.4f}, a axis at {degrees:.1f}° from +qx toward +qy) states no "
      "uncertainty."),
     ("summary_round", "info",
-     "Patterns are round within the uncertainty: a/b = {ratio:.4f} ± {sigma:.4f}."),
+     "The ellipticity is not significant: a/b = {ratio:.4f} ± {sigma:.4f}."),
     ("summary_no_ellipse", "warning",
      "The elliptical distortion is not known."),
     ("summary_pixel_size", "info",
