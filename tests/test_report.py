@@ -20,7 +20,8 @@ from py4dstem_prenet.descan.fit import fit_origin
 from py4dstem_prenet.descan.surface import fit_surface
 from py4dstem_prenet.io import provenance
 from py4dstem_prenet.report import make_verdict, verdicts
-from py4dstem_prenet.report.page import page_html
+from py4dstem_prenet.report.figures import show_map
+from py4dstem_prenet.report.page import Panels, page_html, page_style
 from py4dstem_prenet.review import ellipse_flags, origin_flags, report, review, review_fit
 
 accessor.register()
@@ -236,6 +237,19 @@ def test_page_is_whole_html_that_loads_nothing(text, seen):
 
 
 @pytest.mark.slow
+def test_labels_of_color_bars_lie_inside_their_figure():
+    """A browser cuts what lies outside."""
+    with page_style():
+        panels = Panels("maps")
+        axes = panels.axes("wide labels", "small numbers").ravel()
+        for ax, scale in zip(axes, (126.0, 1e-3), strict=True):
+            show_map(scale * (1 + 0.01 * np.random.default_rng(0).normal(size=(40, 40))), ax)
+        panels.rows()
+        for ax in axes:
+            extent, whole = ax.get_tightbbox(), ax.figure.bbox
+            assert min(extent.x0 - whole.x0, whole.x1 - extent.x1) > 2 and extent.y0 > whole.y0
+
+
 def test_page_says_what_was_seen(text, seen, cube):
     words = " ".join(Strict(text).words)
     assert seen.fit.test.scatter < 1e-3 and not seen.sigma_known

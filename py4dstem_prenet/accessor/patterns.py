@@ -40,7 +40,7 @@ class PatternMethods:
         -------
         BraggVectors
             The vectors, calibrated as the cube is; sigma and probability of each disk are in the PointListArray
-            "prenet_disks" attached to them.
+            "prenet_disks" attached to them. They are also in the tree of the cube, so that `save` saves them.
 
         Raises
         ------

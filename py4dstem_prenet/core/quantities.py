@@ -119,7 +119,7 @@ class PixelSize(Decided):
             return [("accepted", "no"), ("standard", self.standard), ("flags", self.reason)]
         size = ("pixel size", f"{self.value:.6f} ± {self.sigma:.6f} Å⁻¹ ({100 * self.relative_sigma:.2g} %)")
         shown = [("accepted", "yes" if self.accepted else "no"), ("standard", self.standard),
-                 size if self.accepted else ("best fit, refused", f"{self.value:.4g} Å⁻¹, no sigma is stated"),
+                 size if self.accepted else ("best fit, refused", f"{self.value:.6f} Å⁻¹ per pixel; do not use it"),
                  ("from", self.evidence)]
         seen = [ring for ring in self.rings if np.isfinite(ring.error)]
         if seen:

@@ -118,8 +118,8 @@ def bragg_disks(datacube, false_alarm: float = 0.1, weights: str = "intensity", 
     Returns
     -------
     py4DSTEM.BraggVectors
-        The vectors, calibrated as the cube is. The `PointListArray` "prenet_disks" attached to them has sigma and
-        probability of each disk.
+        The vectors, calibrated as the cube is, in the tree of the cube. The `PointListArray` "prenet_disks" attached
+        to them has sigma and probability of each disk.
 
     Raises
     ------

@@ -376,7 +376,7 @@ def show_left_out(ax, offset=(0, 0), mask=None, stop=None, bad=None):
             _shade(ax, np.asarray(bad, bool) & ~explained, "red", 0.7, offset)
             handles.append(Patch(color="red", alpha=0.7, label=f"bad pixels ({len(rows)})"))
         elif len(rows):
-            handles += ax.plot(columns + offset[1], rows + offset[0], "x", color="red", ms=4, mew=0.8,
+            handles += ax.plot(columns + offset[1], rows + offset[0], "x", color="red", ms=6, mew=1.2,
                                label=f"bad pixels ({len(rows)})")
     ax.set_xlim(limits[0])
     ax.set_ylim(limits[1])

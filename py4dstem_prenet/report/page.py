@@ -40,6 +40,7 @@ from . import (
 )
 
 FIGURE_PAD = 0.7  # font sizes; margin of a figure: a browser's fonts are wider than those measured here
+LAYOUT_ROUNDS = 2  # an image keeps its aspect when the first round resizes it, which moves the labels of its color bar
 MIN_SHOWN_PX = 1e-3  # pixels; smallest length that is written as a number
 _INK = "#012345"  # placeholder color in figures, replaced by the text color of the page
 _STYLE = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK) | {
@@ -145,7 +146,8 @@ def _svg(ax, name, caption):
 
     ax.set_title("")
     text = io.StringIO()
-    ax.figure.tight_layout(pad=FIGURE_PAD)
+    for _ in range(LAYOUT_ROUNDS):
+        ax.figure.tight_layout(pad=FIGURE_PAD)
     for part in (ax.figure, *ax.figure.axes):
         part.set_facecolor("none")
     # `savefig` would draw the figure twice.
@@ -181,11 +183,12 @@ def _pattern_panels(seen):
     vector = np.zeros(2) if ellipse is None else np.asarray(ellipse_vector(*ellipse), float)
     over = "" if ellipse is None or ring is None else (
         " Red: the ellipse that is set, over the strongest ring; the yellow annulus is round.")
-    empty = " Blue: no data." if (np.asarray(seen.before.weight) <= 0).any() else ""
+    unseen = np.count_nonzero(np.asarray(seen.before.weight) <= 0)
+    empty = " Dark blue: no data." if unseen > np.count_nonzero(seen.noise.bad_pixels) else ""
     first = panels.axes(f"Mean pattern as recorded, electrons.{empty}",
                         f"Mean pattern, recentered to whole pixels, electrons.{over}", size=(2.9, 2.8))[0]
     show_recentered(seen.before.mean, seen.centered.mean, first,
-                            weights=(seen.before.weight, seen.centered.weight))
+                    weights=(seen.before.weight, seen.centered.weight))
     show_left_out(first[0], seen.offset, seen.mask, seen.origin.stop, seen.noise.bad_pixels)
     if over:
         mark_ellipse(first[1], seen.centered.center, ellipse, ring)
@@ -296,7 +299,7 @@ def _numbers(seen):
         if size.accepted:
             yield "pixel size along the mean radius", f"{size.value:.6f} ± {size.sigma:.6f} Å⁻¹ ({size.standard})"
         else:
-            yield "pixel size of the best fit, refused", f"{size.value:.4g} Å⁻¹ ({size.standard}), no sigma is stated"
+            yield "pixel size of the best fit, refused", f"{size.value:.6f} Å⁻¹ ({size.standard}); do not use it"
         for ring in seen.pixel_size.rings:
             expected = ring_radius_px(seen.pixel_size, ring)
             yield f"ring {ring.names}", f"expected at {expected:.2f} px, " + (

@@ -160,7 +160,7 @@ class Edits:
                 if isinstance(value, np.ndarray | tuple) or value != BY_ITSELF[name]}
 
     def call(self, fitted=None) -> str:
-        """Return the call in Python that does the same; maps and masks appear by name.
+        """Return the call in Python that does the same.
 
         Parameters
         ----------
@@ -170,16 +170,17 @@ class Edits:
         Returns
         -------
         str
-            The call.
+            The call. Maps and masks are not written out: it then names `Viewer.arguments`, which holds them.
         """
         def told(name, value):
             if name == "region":
                 return "({})".format(", ".join(f"slice({part.start}, {part.stop})" for part in value))
-            if name == "center" and np.ndim(value[0]):
-                return "(qx0, qy0)"
             if name == "center":
                 return "({:.1f}, {:.1f})".format(*value)
-            return name if isinstance(value, np.ndarray) else repr(value)
+            return repr(value)
 
-        given = ", ".join(f"{name}={told(name, value)}" for name, value in self.arguments(fitted).items())
+        arguments = self.arguments(fitted)
+        if "mask" in arguments or np.ndim(arguments.get("center", ())) > 1:
+            return "datacube.prenet.calibrate(**viewer.arguments)"
+        given = ", ".join(f"{name}={told(name, value)}" for name, value in arguments.items())
         return f"datacube.prenet.calibrate({given})"
