@@ -82,8 +82,8 @@ class PrenetPlugin(QObject):
             seen = review(cube)
             if seen.origin is None:  # the calibration is of other data
                 return seen, None
-            figure = Figure(figsize=(13, 9.4), layout="constrained")
-            show(cube, figure.subplots(3, 4))
+            figure = Figure(figsize=(9, 11), layout="constrained")
+            show(cube, figure.subplots(4, 3))
             return seen, figure
 
         self._start("Looking at the calibration", work, self._show_verdicts)

@@ -264,7 +264,7 @@ def test_wrong_arguments_are_refused_before_any_work(wrong):
 def test_the_ellipse_about_an_origin_set_by_hand():
     datacube = cube()
     datacube.calibration.set_origin((TRUTH["qx0"], TRUTH["qy0"]))
-    assert datacube.prenet.show().shape == (3, 4)  # without a measurement
+    assert datacube.prenet.show().shape == (4, 3)  # without a measurement
     part = datacube.prenet.measure_ellipse((slice(0, 3), slice(None)), progress=False)
     assert part.accepted and datacube.calibration.get_ellipse() is None
     whole = datacube.prenet.measure_ellipse(progress=False)

@@ -152,12 +152,12 @@ def test_show_draws_what_the_calibration_holds():
     cube.calibration.set_origin((scan.truth["qx0"].copy(), scan.truth["qy0"].copy()))
     cube.calibration.set_probe_semiangle(float(scan.truth["radius"]))
     shown = review.show(cube)
-    assert shown.shape == (3, 4) and np.allclose(shown[0, 2].images[0].get_array(), 0.25)
-    assert not shown[2, 1].patches and len(shown[2, 2].patches) == 1  # a circle about the direct beam
+    assert shown.shape == (4, 3) and np.allclose(shown[0, 2].images[0].get_array(), 0.25)
+    assert not shown[3, 0].patches and len(shown[3, 1].patches) == 1  # a circle about the direct beam
     cube.calibration.set_ellipse((1.05, 1 / 1.05, 0.3))
-    given = plt.subplots(3, 4)[1]
-    assert review.show(cube, given) is given and len(given[2, 2].patches) == 2
-    assert shown[1, 3].get_title() and not shown[1, 3].images  # no sigma is stored
+    given = plt.subplots(4, 3)[1]
+    assert review.show(cube, given) is given and len(given[3, 1].patches) == 2
+    assert shown[2, 1].get_title() and not shown[2, 1].images  # no sigma is stored
     plt.close("all")
 
 

@@ -122,9 +122,9 @@ class ReviewingMethods:
 
         Returns
         -------
-        ndarray of matplotlib.axes.Axes, shape (3, 4) or (4, 4)
-            The axes of a new figure: origin and its sigma in the first two rows, patterns and ellipse in the third. If
-            pixel size or rotation were measured, a fourth row shows from what.
+        ndarray of matplotlib.axes.Axes, shape (rows, 3)
+            The axes of a new figure: the origin in the first two rows, its sigma and the mean pattern in the third, the
+            ellipse in the fourth. If pixel size or rotation were measured, further rows show from what.
 
         Raises
         ------

@@ -101,7 +101,7 @@ def draw_evidence(pooled, centered, radius: float, ellipse, evidence: str, axes)
 
 
 def draw_quantities(size, turned, axes) -> None:
-    """Draw what pixel size and rotation were measured from; axes without evidence stay empty.
+    """Draw what pixel size and rotation were measured from: at most two panels for each; axes that are left stay empty.
 
     Parameters
     ----------
@@ -109,17 +109,17 @@ def draw_quantities(size, turned, axes) -> None:
         The pixel size.
     turned : Rotation or None
         The rotation.
-    axes : sequence of four matplotlib.axes.Axes
-        Axes to draw into.
+    axes : sequence of matplotlib.axes.Axes
+        Axes to draw into, in this order.
     """
+    free = iter(axes)
     if size is not None:
         known = f"{size.value:.6f} ± {size.sigma:.6f} Å⁻¹" if size.accepted else "not accepted"
-        show_standard(size, axes[0], f"{size.standard}\n{known}")
-        show_ring_errors(size, axes[1], "radii of the rings")
+        show_standard(size, next(free), f"{size.standard}\n{known}")
+        show_ring_errors(size, next(free), "radii of the rings")
     if turned is not None:
         if turned.deflection is not None:
-            show_deflection(turned, axes[2])
-        show_rotation(turned, axes[3], f"rotation\n{turned.text}" if turned.accepted else "rotation:\nnot accepted")
-    for ax in axes:
-        if not ax.has_data():
-            ax.set_axis_off()
+            show_deflection(turned, next(free))
+        show_rotation(turned, next(free), f"rotation\n{turned.text}" if turned.accepted else "rotation:\nnot accepted")
+    for ax in free:
+        ax.set_axis_off()

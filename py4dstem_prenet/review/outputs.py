@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 import numpy as np
 
 from ..fits import pool
@@ -79,21 +81,22 @@ def report(datacube, path, device="auto", progress=True, fast=False) -> list[Ver
 def show(datacube, axes=None):
     """Draw the calibration of a scan and the evidence for it.
 
-    The first two rows show the origin: measured, fitted, residual, and sigma along each axis. The third one shows the
-    mean pattern with detector mask, beam stop and bad pixels, the recentered mean, and the evidence for the ellipse:
-    rings as they are and straightened, or the edge of the direct beam. A fourth row shows the rings from which the
-    pixel size was measured, and the deflection from which the rotation was, if the calibration holds them.
+    The first two rows show the origin: measured, fitted, and residual. The third one shows its sigma along each axis,
+    and the mean pattern with detector mask, beam stop and bad pixels. The fourth one shows the recentered mean and the
+    evidence for the ellipse: rings as they are and straightened, or the edge of the direct beam. Further rows show the
+    rings from which the pixel size was measured, and the deflection from which the rotation was, if the calibration
+    holds them.
 
     Parameters
     ----------
     datacube : DataCube
         The scan, with an origin in its calibration.
-    axes : numpy.ndarray of matplotlib.axes.Axes, shape (3, 4) or (4, 4), optional
-        Axes to draw into; those of a new figure by default.
+    axes : numpy.ndarray of matplotlib.axes.Axes, shape (rows, 3), optional
+        Axes to draw into, in four to six rows; those of a new figure by default.
 
     Returns
     -------
-    numpy.ndarray of matplotlib.axes.Axes, shape (3, 4) or (4, 4)
+    numpy.ndarray of matplotlib.axes.Axes, shape (rows, 3)
         The axes.
 
     Raises
@@ -110,20 +113,22 @@ def show(datacube, axes=None):
     pooled = pool(datacube, *used, noise, valid=valid)
     size, turned = read_pixel_size(datacube), read_rotation(datacube)
     if axes is None:
-        rows = 3 if size is None and turned is None else 4
-        axes = subplots(rows, 4, figsize=(11, 2.9 * rows))
+        more = 0 if size is None else 2
+        more += 0 if turned is None else 1 if turned.deflection is None else 2
+        rows = 4 + ceil(more / 3)
+        axes = subplots(rows, 3, figsize=(8.4, 2.8 * rows))
     nothing = np.full_like(qx0, np.nan)
     if measured is None:  # set by hand, without a measurement
-        show_origin((qx0, qy0), (qx0, qy0), axes[:2, :3])
-        show_sigma(nothing, nothing, np.ones(qx0.shape, bool), axes[:2, 3])
+        show_origin((qx0, qy0), (qx0, qy0), axes[:2])
+        show_sigma(nothing, nothing, np.ones(qx0.shape, bool), axes[2, :2])
     else:
-        show_origin((measured.qx0, measured.qy0), (qx0, qy0), axes[:2, :3], valid)
+        show_origin((measured.qx0, measured.qy0), (qx0, qy0), axes[:2], valid)
         sigmas = (measured.sigma_qx0, measured.sigma_qy0) if sigma_is_current(datacube) else (nothing, nothing)
-        show_sigma(*sigmas, valid, axes[:2, 3])
-    show_pattern(still.mean, axes[2, 0], "mean as recorded,\nelectrons", 0.25, weight=still.weight)
-    show_left_out(axes[2, 0], offset, read_mask(datacube), read_stop(datacube), noise.bad_pixels)
+        show_sigma(*sigmas, valid, axes[2, :2])
+    show_pattern(still.mean, axes[2, 2], "mean as recorded,\nelectrons", 0.25, weight=still.weight)
+    show_left_out(axes[2, 2], offset, read_mask(datacube), read_stop(datacube), noise.bad_pixels)
     ellipse = stored_ellipse(datacube.calibration)
-    draw_evidence(pooled, centered, float(radius), ellipse, recorded_ellipse(datacube)[1], axes[2, 1:])
-    if len(axes) > 3:
-        draw_quantities(size, turned, axes[3])
+    draw_evidence(pooled, centered, float(radius), ellipse, recorded_ellipse(datacube)[1], axes[3])
+    if len(axes) > 4:
+        draw_quantities(size, turned, axes[4:].ravel())
     return axes
