@@ -355,7 +355,8 @@ def _provenance(record):
         return
     yield "calibrated by", f"{record.get('package')} {record.get('version')}, py4DSTEM {record.get('py4DSTEM')}"
     yield "when", str(record.get("date"))
-    yield "data at that time", f"{_by(record.get('shape', ()))}, {record.get('dtype')}"
+    kind = np.dtype(record["dtype"]).name if record.get("dtype") else "unknown type"
+    yield "data when calibrated", f"{_by(record.get('shape', ()))}, {kind}"
     for name, digest in record.get("weights", {}).items():
         yield f"weights: {name}", str(digest)
     for name, value in record.get("settings", {}).items():
@@ -365,7 +366,7 @@ def _provenance(record):
         quantities = ", ".join(carried["quantities"]).replace("_", " ")
         yield f"carried over from {carried['source']}", f"{quantities}; sha256 of its values {carried['sha256']}"
     for flag in record.get("flags", ()):
-        yield "flag at that time", str(flag.get("sentence"))
+        yield f"flag {flag.get('name')}", str(flag.get("sentence"))
     if record.get("since"):
         yield "changes since then", ", ".join(map(str, record["since"]))
 

@@ -113,7 +113,7 @@ DESCAN_FLAGS = (
      "{percent:.0f} % of the variance of the residuals follows virtual images and their gradients: the specimen "
      "deflects the beam or shades the disk."),
     ("origin_error", "info",
-     "Along each axis, the fitted origin is uncertain by {uncertainty:.3f} px (noise), and a richer model would "
-     "move it by {choice:.3f} px (rms). At a Bragg disk {distance:.0f} px away, an error of {error:.2g} px is "
-     "{strain:.2g} % of strain."),
+     "Along each axis, the fitted origin is uncertain by {uncertainty:.3f} px (noise, and errors that many "
+     "positions share), and a richer model would move it by {choice:.3f} px (rms). At a Bragg disk {distance:.0f} px "
+     "away, an error of {error:.2g} px is {strain:.2g} % of strain."),
 )
