@@ -366,7 +366,7 @@ def _provenance(record):
         quantities = ", ".join(carried["quantities"]).replace("_", " ")
         yield f"carried over from {carried['source']}", f"{quantities}; sha256 of its values {carried['sha256']}"
     for flag in record.get("flags", ()):
-        yield f"flag {flag.get('name')}", str(flag.get("sentence"))
+        yield f"flag {flag.get('flag')}", str(flag.get("sentence"))
     if record.get("since"):
         yield "changes since then", ", ".join(map(str, record["since"]))
 
