@@ -256,13 +256,12 @@ def _pool_block(index, block, origin, part, frame, bad, offset, gain):
     _, group = np.unique(key, axis=0, return_inverse=True)
     order = np.argsort(group.ravel(), kind="stable")
     edges = np.flatnonzero(np.diff(group.ravel()[order])) + 1
-    bad = bad if bad.any() else None
-    sums = {}
+    clean, sums = {} if bad.any() else None, {}
     for members in np.split(order, edges):
         total, weight = sums.setdefault(int(part[members[0]]), np.zeros((2, *frame.shape), np.float32))
         summed = block[members].sum(0, dtype=np.float32)
         summed = (summed - np.float32(len(members) * offset)) / np.float32(gain)
-        shifted, good, into = _shift(summed, origin[members].mean(0), frame, bad)
+        shifted, good, into = _shift(summed, origin[members].mean(0), frame, bad, clean)
         total[into] += shifted if good is None else shifted * good
         weight[into] += len(members) if good is None else np.float32(len(members)) * good
     return sums
@@ -279,11 +278,11 @@ def _total(pieces, frame, parts, positions):
                   sums / np.maximum(weights, 1), weights)
 
 
-def _shift(image, origin, frame, bad):
+def _shift(image, origin, frame, bad, clean):
     """Shift an image to the center of the frame.
 
     Returns the shifted image, the mask of its good pixels (None if all are good), and the slices of the frame that it
-    covers.
+    covers. `clean` keeps these masks by the numbers of taps; it is None if there are no bad pixels.
     """
     whole = np.floor(origin + 1e-6).astype(int)
     taps = [_taps(fraction) for fraction in np.clip(origin - whole, 0, None)]
@@ -293,8 +292,11 @@ def _shift(image, origin, frame, bad):
         pieces = (shifted[k : k + length] if axis == 0 else shifted[:, k : k + length] for k in range(len(weights)))
         shifted = sum(np.float32(weight) * piece for weight, piece in zip(weights, pieces, strict=True))
     good = None
-    if bad is not None:  # good if all pixels that the interpolation reads are good
-        good = ~np.lib.stride_tricks.sliding_window_view(bad, [len(weights) for _, weights in taps]).any((-2, -1))
+    if clean is not None:
+        lengths = tuple(len(weights) for _, weights in taps)
+        if lengths not in clean:
+            clean[lengths] = _clean(bad, lengths)
+        good = clean[lengths]
     into, inside = [], []
     for axis, (first, _) in enumerate(taps):
         # Row j of `shifted` is row j - first of the pattern, and row j - first - whole + center of the frame.
@@ -304,6 +306,14 @@ def _shift(image, origin, frame, bad):
         inside.append(slice(low - start, max(high, low) - start))
     inside = tuple(inside)
     return shifted[inside], None if good is None else good[inside], tuple(into)
+
+
+def _clean(bad, lengths):
+    """Pixels of an interpolated image for which no bad pixel is read."""
+    for axis, length in enumerate(lengths):
+        size = bad.shape[axis] - length + 1
+        bad = np.logical_or.reduce([bad.take(np.arange(k, k + size), axis) for k in range(length)])
+    return ~bad
 
 
 def _taps(fraction):
