@@ -87,9 +87,12 @@ class TestFalseDisks:
 
     @pytest.mark.slow
     def test_speckles_of_the_background_are_not_disks(self):
-        """Each scan has a rate near the stated one, not only their mean; without regard to speckles, it is 3."""
+        """Each scan has a rate near the stated one, not only their mean; without regard to speckles, it is 3.
+
+        The standard error of a rate of 0.5 is 0.07 in one scan of 96 patterns, and 0.05 in the mean of two.
+        """
         rates = []
-        for seed in (11, 12, 13, 14):
+        for seed in (11, 12):
             counts, _ = scan_of((8, 12), lattice=False, level=0.3, speckle=0.6, seed=seed)
             found = find_bragg_disks(counts, false_alarm=0.5, progress=False)
             rates.append(np.isfinite(found.table["significance"]).sum() / 96)
