@@ -52,6 +52,7 @@ def two_beams():
     return rng.poisson(mean, (6, 6, 96, 96)).astype(np.uint16)
 
 
+@pytest.mark.slow
 def test_a_given_place_chooses_the_disk():
     counts = two_beams()
     for row in (36.3, 60.3):
@@ -223,6 +224,7 @@ def test_an_ellipse_can_be_set_or_left():
     assert "ellipse_not_asked" in names(report.written)
 
 
+@pytest.mark.slow
 def test_another_ellipse_is_told():
     rings = decide_ellipse({"rings": (np.array([0.03, 0.0]), 4e-6 * np.eye(2))}, [], continuity=1.0)
     rng, chance = np.random.default_rng(0), []

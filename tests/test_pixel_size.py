@@ -148,6 +148,7 @@ def state_of(spots, scale=1.0, covariance=0.02**2):
                  covariance * np.eye(2), np.zeros(2))
 
 
+@pytest.mark.slow
 def test_disks_are_assigned_and_fitted_without_a_known_ellipse():
     scale, errors = 0.0195, []
     for seed in range(4):
@@ -165,6 +166,7 @@ def test_disks_of_another_lattice_are_told():
     assert assign_spots(spots, find_standard("Ni"), state_of(spots), spots.span).lattice_margin < -5
 
 
+@pytest.mark.slow
 def test_double_diffraction_does_not_turn_diamond_into_fcc():
     """222 of silicon and germanium is visible in thick crystals, 200 is not."""
     for seed in range(2):
@@ -174,6 +176,7 @@ def test_double_diffraction_does_not_turn_diamond_into_fcc():
         assert assign_spots(spots, find_standard("Pt"), state_of(spots), spots.span).lattice_margin < -5
 
 
+@pytest.mark.slow
 def test_fcc_is_not_diamond_with_double_diffraction():
     spots = disks_of("Al", 0.0195, 300)
     assert assign_spots(spots, find_standard("Ge"), state_of(spots), spots.span).lattice_margin < -5
@@ -197,6 +200,7 @@ def test_rings_are_listed_beyond_the_pattern(name):
     assert standard.g[-1] > 3.4 and (np.diff(standard.g) > 0).all()
 
 
+@pytest.mark.slow
 def test_hexagonal_crystals_of_another_axial_ratio_are_told():
     spots = disks_of("Ti", 0.018)
     assert assign_spots(spots, find_standard("Mg"), state_of(spots), spots.span).lattice_margin < -5

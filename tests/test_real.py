@@ -33,6 +33,7 @@ def calibrated(file, array="", mask=""):
     return datacube, calibrate(datacube, mask=good, progress=False)
 
 
+@pytest.mark.slow
 def test_gold_rings_index_as_gold():
     """The rings of a cross grating: the same scale by both doors, rings that agree, and no other lattice."""
     pattern = np.load(REAL / "au_rings_xgrating.npy")[None, None]
@@ -87,6 +88,7 @@ def test_a_blanked_beam_is_reported_and_nothing_is_written(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["scan.npy"]
 
 
+@pytest.mark.slow
 def test_gold_rings_have_the_published_ellipse():
     """Axial ratio 0.9659, major axis at 147.4 degrees from the column axis toward the row axis."""
     datacube, report = calibrated("au_rings_xgrating.npy")

@@ -125,6 +125,7 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(name, banks, small, 
     assert torch.equal(straight["generator"], resumed["generator"])
 
 
+@pytest.mark.slow
 def test_a_seed_is_the_whole_run(banks, small, monkeypatch, tmp_path):
     one, same, other = (run(banks, tmp_path / str(k), monkeypatch, "ellipse", seed=seed)[0]
                         for k, seed in enumerate((5, 5, 6)))

@@ -159,6 +159,7 @@ def test_what_is_recorded_of_a_quantity_goes_with_it():
 # --- what is refused
 
 
+@pytest.mark.slow
 def test_rings_that_contradict_refuse_and_the_error_rate_is_that_stated():
     gold = standard()
     plan = planned(blank(), gold)
