@@ -131,6 +131,7 @@ def test_undo_restores_what_was_there_also_from_a_file(calibrated, tmp_path):
     assert "nothing to undo" in refused(again, again.prenet.undo)
 
 
+@pytest.mark.slow
 def test_undo_of_a_cropped_cube_is_refused_and_changes_nothing(calibrated):
     datacube = calibrated[0]
     for new in (datacube.prenet.crop_R((0, 4, 0, 4)), datacube.prenet.bin_Q(2)):

@@ -116,6 +116,7 @@ def test_a_specimen_does_not_oscillate():
         assert test.correlated and not test.oscillating
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(14, 14), (24, 20)])
 def test_white_noise_about_a_flexible_surface_is_white(shape):
     """A spline takes a part of the noise, which leaves neighbors of opposite signs."""

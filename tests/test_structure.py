@@ -10,8 +10,6 @@ from collections import defaultdict
 from functools import cache
 from pathlib import Path
 
-import pytest
-
 import py4dstem_prenet
 
 ROOT = Path(py4dstem_prenet.__file__).parent
@@ -76,7 +74,6 @@ def test_few_modules_at_the_top():
     assert len(list(ROOT.glob("*.py"))) <= MAX_TOP_LEVEL
 
 
-@pytest.mark.slow
 def test_few_imports_between_modules():
     assert len(cross_imports(modules())) <= MAX_IMPORTS_PER_MODULE * len(modules())
 
