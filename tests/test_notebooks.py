@@ -18,9 +18,9 @@ truth |= {"positions": truth["positions"] - [10, 0]} | {q: truth[q][10:18, :8] f
                        "true = np.empty((12, 12, 3, 3))": "true = np.empty((8, 8, 3, 3))"},
     "04_denoise_and_trust": {
         "whole, truth = load_scan()": """whole, truth = load_scan()
-whole = py4DSTEM.DataCube(whole.data[11:18, :7])
-truth |= {"positions": truth["positions"] - [11, 0]}""",
-        "corner = np.array([8, 0])": "corner = 0", "crop_R((8, 18, 0, 10))": "crop_R((0, 7, 0, 7))",
+whole = py4DSTEM.DataCube(whole.data[12:17, :7])
+truth |= {"positions": truth["positions"] - [12, 0]}""",
+        "corner = np.array([8, 0])": "corner = 0", "crop_R((8, 18, 0, 10))": "crop_R((0, 5, 0, 7))",
         "minutes=0.1": "minutes=0.02", "denoised.data[:8, :8]": "denoised.data[:5, :5]"},
     "05_large_files_and_clusters": {"load_scan()[0].data)": "load_scan()[0].data[:8, :12])"},
     "06_train_your_own": {

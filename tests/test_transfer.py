@@ -28,6 +28,8 @@ from py4dstem_prenet.transfer import (
     read_standard,
 )
 
+pytestmark = pytest.mark.usefixtures("beams_learned_once")
+
 OPTIONS = dict(scan=(6, 6), shape=(96, 96), dose=20_000.0, ratio=1.04, theta=0.6, seed=4)
 SIZE, ROTATION = 0.0125, np.radians(13.0)
 
