@@ -25,7 +25,8 @@ truth |= {"positions": truth["positions"] - [12, 0]}""",
     "05_large_files_and_clusters": {"load_scan()[0].data)": "load_scan()[0].data[:8, :12])"},
     "06_train_your_own": {
         "from py4dstem_prenet.training import export, train":
-            "from py4dstem_prenet.training import export, loop, train\nloop.tasks()['denoise'].batch = 8",
+            """from py4dstem_prenet.training import denoise as task, export, train
+task.TRAINING_CROP_PX = 48  # a quarter of the time""",
         "whole, truth = load_scan()": "whole, truth = load_scan()\nwhole = whole.prenet.crop_R((0, 7, 0, 7))",
         "crop_R((0, 8, 0, 8))": "crop_R((0, 6, 0, 6))", "steps=2": "steps=1", "steps=4": "steps=2"},
     "07_standard_to_strain": {"scan = (8, 14)": "scan = (4, 10)", "(36, 36), (40, 40)": "(24, 24), (40, 40)"},
