@@ -29,7 +29,8 @@ truth |= {"positions": truth["positions"] - [12, 0]}""",
 task.TRAINING_CROP_PX = 48  # a quarter of the time""",
         "whole, truth = load_scan()": "whole, truth = load_scan()\nwhole = whole.prenet.crop_R((0, 7, 0, 7))",
         "crop_R((0, 8, 0, 8))": "crop_R((0, 6, 0, 6))", "steps=2": "steps=1", "steps=4": "steps=2"},
-    "07_standard_to_strain": {"scan = (8, 14)": "scan = (4, 10)", "(36, 36), (40, 40)": "(24, 24), (40, 40)"},
+    "07_standard_to_strain": {"scan = (8, 14)": "scan = (3, 8)", "(36, 36), (40, 40)": "(24, 24), (40, 40)",
+                              "(8, 8), grains=64": "(6, 6), grains=36"},
 }
 
 
