@@ -4,6 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# Bytecode is kept, whatever the environment says: the workers of pytest, the kernels of notebooks and the processes that
+# tests start would each compile the package and the tests anew.
+export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: demo check test lint types notebooks lab docs wheel dist versions numpy2 bridges coverage fuzz defects clean
 
 demo: $(READY)

@@ -64,21 +64,20 @@ def parity(device, small):
 
 
 def rates(device, small, folder):
-    """Patterns per second from memory and from a file, and the memory of the device: one row for each stage."""
+    """Patterns per second, and the memory of the device: one row for each stage, and for each source of `calibrate`."""
     side, positions, repeats = (64, 6, 1) if small else (128, 32, 16)
     cube = scan(side, positions, repeats)
     path = folder / "scan.npy"
     np.save(path, cube.data)
     rows = []
-    for where in ("memory", "file"):
-        data = py4DSTEM.DataCube(cube.data) if where == "memory" else py4dstem_prenet.open(path)
+    for where, data in (("memory", py4DSTEM.DataCube(cube.data)), ("file", py4dstem_prenet.open(path))):
         rows.append(_timed(f"calibrate, {where}", lambda d: calibrate(d, progress=False, device=device), data, device))
-        part = py4DSTEM.DataCube(np.asarray(data.data[: 6 if small else 128]))
+    for name, lines, function in (
+            ("denoise", 6 if small else 128, lambda d: denoise(d, progress=False, device=device)),
+            ("bragg_disks", 2 if small else 16, lambda d: bragg_disks(d, device))):
+        part = py4DSTEM.DataCube(cube.data[:lines])
         calibrate(part, progress=False, device=device)
-        rows.append(_timed(f"denoise, {where}", lambda d: denoise(d, progress=False, device=device), part, device))
-        few = py4DSTEM.DataCube(np.asarray(data.data[: 2 if small else 16]))
-        calibrate(few, progress=False, device=device)
-        rows.append(_timed(f"bragg_disks, {where}", lambda d: bragg_disks(d, device), few, device))
+        rows.append(_timed(f"{name}, memory", function, part, device))
     path.unlink()
     return rows
 

@@ -55,13 +55,18 @@ def measure(data, mask=None):
     start = time.perf_counter()
     report = calibrate(datacube, mask=mask, progress=False)
     seconds = time.perf_counter() - start
-    origin, valid = report.origin, report.origin.valid
-    flags = [flag.name for flag in origin.decision.flags]
+    center, sigma, accepted = measured(report.origin)
+    return (center, sigma, accepted, [flag.name for flag in report.origin.decision.flags], seconds,
+            report.ellipse if accepted else None)
+
+
+def measured(origin):
+    """Median origin (2,), its median sigma, and whether it is valid."""
+    valid = origin.valid
     if not origin.found or not valid.any():
-        return np.full(2, np.nan), np.nan, False, flags, seconds, None
+        return np.full(2, np.nan), np.nan, False
     center = np.array([np.median(origin.qx0[valid]), np.median(origin.qy0[valid])])
-    sigma = float(np.median(np.hypot(origin.sigma_qx0, origin.sigma_qy0)[valid]))
-    return center, sigma, True, flags, seconds, report.ellipse
+    return center, float(np.median(np.hypot(origin.sigma_qx0, origin.sigma_qy0)[valid])), True
 
 
 def verdict(row, center, sigma, accepted):

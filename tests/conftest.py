@@ -30,3 +30,13 @@ def bank(banks):
     from py4dstem_prenet.training import loop
 
     return loop.load_bank(banks, loop.BANKS["train"], SPECIMENS)
+
+
+@pytest.fixture
+def beams_learned_once(monkeypatch):
+    """Let `BeamLocator.learn` learn each scan once a session, for tests of what follows from it."""
+    from scans import learned_before
+
+    from py4dstem_prenet.origin import BeamLocator
+
+    monkeypatch.setattr(BeamLocator, "learn", classmethod(learned_before(BeamLocator.learn.__func__)))

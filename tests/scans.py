@@ -1,6 +1,7 @@
 """Simulated scans that several test modules look at, each made once a session; and specimens of known patterns."""
 
 from functools import cache
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -83,3 +84,21 @@ def moments(image):
     cov = np.array([[image.sum(1) @ (x - cx) ** 2, (x - cx) @ image @ (y - cy)],
                     [(x - cx) @ image @ (y - cy), image.sum(0) @ (y - cy) ** 2]]) / total
     return total, np.array([cx, cy]), cov
+
+
+_LEARNED = {}
+
+
+def learned_before(learn):
+    """`BeamLocator.learn` that returns what it learned of the same patterns before, unless noise or beam are given."""
+    def remembering(cls, scan, mask=None, device="auto", noise=None, progress=False, given=None):
+        if noise is not None or given is not None:
+            return learn(cls, scan, mask, device, noise, progress, given)
+        parts = scan.read(scan.positions), scan.positions, () if mask is None else mask
+        digests = [(part.dtype.str, sha256(np.ascontiguousarray(part)).hexdigest()) for part in map(np.asarray, parts)]
+        key = cls, scan.scan_shape, device, *digests
+        if key not in _LEARNED:
+            _LEARNED[key] = learn(cls, scan, mask, device, progress=progress)
+        return _LEARNED[key]
+
+    return remembering

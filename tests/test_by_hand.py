@@ -52,6 +52,7 @@ def two_beams():
     return rng.poisson(mean, (6, 6, 96, 96)).astype(np.uint16)
 
 
+@pytest.mark.slow
 def test_a_given_place_chooses_the_disk():
     counts = two_beams()
     for row in (36.3, 60.3):
@@ -130,6 +131,7 @@ def test_undo_restores_what_was_there_also_from_a_file(calibrated, tmp_path):
     assert "nothing to undo" in refused(again, again.prenet.undo)
 
 
+@pytest.mark.slow
 def test_undo_of_a_cropped_cube_is_refused_and_changes_nothing(calibrated):
     datacube = calibrated[0]
     for new in (datacube.prenet.crop_R((0, 4, 0, 4)), datacube.prenet.bin_Q(2)):
@@ -223,6 +225,7 @@ def test_an_ellipse_can_be_set_or_left():
     assert "ellipse_not_asked" in names(report.written)
 
 
+@pytest.mark.slow
 def test_another_ellipse_is_told():
     rings = decide_ellipse({"rings": (np.array([0.03, 0.0]), 4e-6 * np.eye(2))}, [], continuity=1.0)
     rng, chance = np.random.default_rng(0), []

@@ -184,6 +184,7 @@ def test_the_doors_of_notebook_and_shell(cube, tmp_path):
     assert np.allclose(py4DSTEM.read(tmp_path / "corrected.h5").data, here.data)
 
 
+@pytest.mark.slow
 def test_a_map_is_attached_in_a_stock_class(cube, tmp_path):
     found = cube.prenet.map_ellipse(blocks=1)
     cube.prenet.save(tmp_path / "scan.h5")

@@ -160,6 +160,7 @@ def test_lazy_data_give_what_they_give_in_memory(tmp_path, kind):
     assert np.array_equal(denoise(py4DSTEM.DataCube(lazy), progress=False).data, known)
 
 
+@pytest.mark.slow
 def test_a_copy_shares_no_calibration():
     datacube = cube(scan=(1, 2), shape=(64, 64), radius=4.0)
     datacube.calibration.set_origin((np.ones((1, 2)), np.ones((1, 2))))

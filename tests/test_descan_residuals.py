@@ -18,6 +18,7 @@ SHAPE = (16, 16)
 NOISE_PX, SHARED_PX = 0.05, 0.028
 KINDS = [(shared, factor) for shared in (False, True) for factor in (1.0, 1.6)]  # and sigma stated too small by factor
 SEEDS, COMPARED = range(50), range(16)  # of the maps, and of those whose review is compared with the fit
+SHARED_SEEDS = range(25)  # of maps with a correlated part: 34 of 50 are found, with a standard error of 3
 RESIDUAL_FLAGS = ("residuals_white", "residuals_correlated", "residuals_large", "few_positions")
 
 
@@ -48,7 +49,7 @@ def residual_flags_of(flags):
 
 
 def count(shared, factor, name):
-    return sum(fitted(shared, factor, seed).decision.has(name) for seed in SEEDS)
+    return sum(fitted(shared, factor, seed).decision.has(name) for seed in (SHARED_SEEDS if shared else SEEDS))
 
 
 @pytest.mark.slow
@@ -75,7 +76,7 @@ def test_false_alarms_are_few_and_what_is_there_is_found():
     assert sum(white) <= 2  # of 100 maps of white noise
     assert count(False, 1.0, "residuals_white") >= 49
     assert count(False, 1.6, "residuals_large") > 25  # 1.6 is 4 standard errors of the scale from 1.25
-    assert count(True, 1.0, "residuals_correlated") + count(True, 1.6, "residuals_correlated") > 40
+    assert count(True, 1.0, "residuals_correlated") + count(True, 1.6, "residuals_correlated") > 20
 
 
 def test_a_few_maps_of_each_kind():
@@ -116,6 +117,7 @@ def test_a_specimen_does_not_oscillate():
         assert test.correlated and not test.oscillating
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(14, 14), (24, 20)])
 def test_white_noise_about_a_flexible_surface_is_white(shape):
     """A spline takes a part of the noise, which leaves neighbors of opposite signs."""

@@ -1,5 +1,7 @@
 """Bragg disks: rate of false disks, positions and sigmas against truth, and the `BraggVectors` made of them."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import py4DSTEM
 import pytest
@@ -52,6 +54,21 @@ def scan_of(shape=(8, 10), direct=3000.0, brightness=(40.0, 400.0), level=0.05, 
     return np.array(counts, np.uint16).reshape(*shape, SIDE, SIDE), np.array(truth)
 
 
+@contextmanager
+def learned_once():
+    """Let `DiskFinder.learn` return its first finder again: of one scan, learning takes most of the time."""
+    finders, original = [], DiskFinder.learn
+
+    def learn(*arguments, **options):
+        if not finders:
+            finders.append(original(*arguments, **options))
+        return finders[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DiskFinder, "learn", learn)
+        yield
+
+
 def matched(found, truth, reach=3.0):
     """Errors and sigmas (k, 2) of the Bragg disks near a true one, how many are not, and the recall."""
     table = found.table[np.isfinite(found.table["significance"])]
@@ -69,8 +86,9 @@ class TestFalseDisks:
     def test_noise_gives_the_stated_rate(self):
         counts, _ = scan_of((16, 20), lattice=False, seed=1)
         scan = as_scan(counts)
-        finder = DiskFinder.learn(scan, false_alarm=0.5)
-        significance = find_bragg_disks(scan, false_alarm=0.5, progress=False).table["significance"]
+        with learned_once():
+            significance = find_bragg_disks(scan, false_alarm=0.5, progress=False).table["significance"]
+            finder = DiskFinder.learn(scan, false_alarm=0.5)
         significance = significance[np.isfinite(significance)]
         for rate, limits in ((0.1, (0.04, 0.18)), (0.5, (0.33, 0.72))):  # four standard errors of 320 patterns
             false = (significance > finder.alarms.threshold(rate)).sum() / 320
@@ -87,9 +105,12 @@ class TestFalseDisks:
 
     @pytest.mark.slow
     def test_speckles_of_the_background_are_not_disks(self):
-        """Each scan has a rate near the stated one, not only their mean; without regard to speckles, it is 3."""
+        """Each scan has a rate near the stated one, not only their mean; without regard to speckles, it is 3.
+
+        The standard error of a rate of 0.5 is 0.07 in one scan of 96 patterns, and 0.05 in the mean of two.
+        """
         rates = []
-        for seed in (11, 12, 13, 14):
+        for seed in (11, 12):
             counts, _ = scan_of((8, 12), lattice=False, level=0.3, speckle=0.6, seed=seed)
             found = find_bragg_disks(counts, false_alarm=0.5, progress=False)
             rates.append(np.isfinite(found.table["significance"]).sum() / 96)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_disks import matched, scan_of
+from test_disks import learned_once, matched, scan_of
 
 from py4dstem_prenet.core import as_scan
 from py4dstem_prenet.disks import DiskFinder, find_bragg_disks
@@ -19,14 +19,21 @@ def grains():
     return counts, truth.reshape(96, -1, 2)
 
 
+def both_ways(counts):
+    """The disks of each pattern alone, those that neighbors show as well, and the finder."""
+    with learned_once():
+        found = [find_bragg_disks(counts, progress=False, neighbors=neighbors) for neighbors in (False, True)]
+        return *found, DiskFinder.learn(as_scan(counts))
+
+
 @pytest.fixture(scope="module")
 def found(grains):
-    return [find_bragg_disks(grains[0], progress=False, neighbors=neighbors) for neighbors in (False, True)]
+    return both_ways(grains[0])
 
 
 def added(found):
     """The rows that neighbors added."""
-    alone, both = (some.table for some in found)
+    alone, both = (some.table for some in found[:2])
     new = ~np.isin(both, alone)
     assert np.array_equal(both[~new], alone)
     return both[new]
@@ -61,7 +68,7 @@ class TestFaintDisks:
 
     def test_they_do_not_depend_on_the_parts_of_the_scan(self, grains, found):
         scan = as_scan(grains[0])
-        finder, rows, expected = DiskFinder.learn(scan), found[0].table, added(found)
+        finder, rows, expected = found[2], found[0].table, added(found)
         for part in (np.arange(0, 17), np.array([5, 40, 41])):
             x, y = np.divmod(part, 12)
             every = np.unique([(x + a).clip(0, 7) * 12 + (y + b).clip(0, 11) for a in (-1, 0, 1) for b in (-1, 0, 1)])
@@ -73,7 +80,7 @@ class TestFaintDisks:
 
     def test_noise_gives_few(self):
         counts, _ = scan_of((8, 10), lattice=False, seed=3, direct=300.0, level=0.02)
-        assert len(added([find_bragg_disks(counts, progress=False, neighbors=n) for n in (False, True)])) < 8
+        assert len(added(both_ways(counts))) < 8
 
 
 @pytest.mark.slow
@@ -83,7 +90,8 @@ def test_weights_of_strain_leave_neighbors_out(grains):
     cube = py4DSTEM.DataCube(grains[0][:3, :4])
     cube.calibration.set_origin((48.0, 48.0))
     counts = []
-    for weights in ("intensity", "precision"):
-        vectors = cube.prenet.bragg_disks(weights=weights, progress=False)
-        counts.append(sum(len(vectors.raw[x, y].qx) for x in range(3) for y in range(4)))
+    with learned_once():
+        for weights in ("intensity", "precision"):
+            vectors = cube.prenet.bragg_disks(weights=weights, progress=False)
+            counts.append(sum(len(vectors.raw[x, y].qx) for x in range(3) for y in range(4)))
     assert counts[0] > counts[1]

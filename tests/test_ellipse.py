@@ -67,6 +67,7 @@ def test_rings_give_the_ellipse_back_wherever_it_points(theta, specimens):
     assert ellipse.a * ellipse.b == pytest.approx(1) and type(ellipse.a) is float
 
 
+@pytest.mark.slow
 def test_a_round_pattern_is_round(specimens):
     for specimen in specimens["isotropic"][1:2]:
         ellipse = measured(*scan_of(specimen, np.zeros(2), 6.0, even_turns()), 6.0)

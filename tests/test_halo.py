@@ -3,6 +3,7 @@
 import numpy as np
 import py4DSTEM
 import pytest
+from scans import others_slow
 
 from py4dstem_prenet.fits import halo_center, halo_place
 from py4dstem_prenet.pipeline import calibrate
@@ -58,7 +59,7 @@ def test_an_ellipse_does_not_move_the_center():
     assert found.accepted and np.hypot(*(found.center - CENTER)) < 0.5
 
 
-@pytest.mark.parametrize("what", ["noise", "slope", "ridge", "two halos"])
+@pytest.mark.parametrize("what", others_slow(["two halos", "noise", "slope", "ridge"]))
 def test_patterns_without_a_center_are_refused(what):
     x, y, _ = distances()
     image = {"noise": np.full(SHAPE, 20.0), "slope": 20 + 0.2 * (x - x.min()),
@@ -67,7 +68,7 @@ def test_patterns_without_a_center_are_refused(what):
     assert found is None or not found.accepted
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", others_slow([0, 1]))
 def test_the_origin_of_a_tilted_crystal_behind_a_stop(seed):
     rng = np.random.default_rng(seed)
     counts = rng.poisson(behind_stop(with_spots(halo(), CENTER, rng), CENTER)).astype(np.uint16)

@@ -128,6 +128,7 @@ def test_a_strain_below_the_noise_of_a_pattern_keeps_its_slope(strain_reader, do
     assert abs(ours / raw - 1) < 0.1 and np.mean(errors) < noise / dose**0.5 / 2
 
 
+@pytest.mark.slow
 def test_without_strain_no_strain_appears(strain_reader):
     read, noise = strain_reader
     expected = crystal(np.zeros(144))

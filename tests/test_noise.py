@@ -66,7 +66,7 @@ def test_a_counting_detector_is_recognised_at_any_dose(dose):
 
 
 @pytest.mark.parametrize("dose", others_slow([2e3, 2e4]))
-@pytest.mark.parametrize("gain, offset, readout", [(12, 100, 4), (40, -30, 15), (6, 1000, 10)])
+@pytest.mark.parametrize("gain, offset, readout", others_slow([(12, 100, 4), (40, -30, 15), (6, 1000, 10)]))
 def test_gain_offset_and_readout_of_a_ccd_are_recovered(gain, offset, readout, dose):
     """The mean over four exposures; each lies within its sigmas."""
     truth = np.array([gain, offset, readout, dose])

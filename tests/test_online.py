@@ -176,6 +176,7 @@ def test_what_cannot_be_fed_is_refused(patterns, positions):
     assert calibrator.seen == 0
 
 
+@pytest.mark.slow
 def test_a_cube_of_another_scan_is_refused(halfway):
     with pytest.raises(PrenetError):
         halfway.finish(py4DSTEM.DataCube(np.ones((4, 4, 64, 64))))

@@ -92,6 +92,7 @@ KINDS = {snake_along_columns: "columns_reversed", column_jumps: "column_steps",
          flyback: "lines_elsewhere", snake: "rows_reversed", faint_snake: "rows_reversed", late: "frames_shifted",
          early: "frames_shifted",
          dropped: "frames_missing", long_rows: "row_length_wrong", row_jumps: "row_steps", centered: "centered_before"}
+QUICK = snake, late, row_jumps  # the others come in the full run
 
 
 def fitted(q, rng):
@@ -101,7 +102,8 @@ def fitted(q, rng):
 
 
 @pytest.mark.parametrize("n", others_slow([9, 16]))
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [
+    pytest.param(kind, id=kind.__name__, marks=() if kind in QUICK else pytest.mark.slow) for kind in KINDS])
 def test_the_fit_follows_the_order_of_the_frames(kind, n):
     rng = np.random.default_rng(n)
     q = kind(n, rng)
@@ -110,7 +112,7 @@ def test_the_fit_follows_the_order_of_the_frames(kind, n):
     assert np.quantile(np.hypot(x.values - q[0], y.values - q[1]), 0.97) < 2 * SIGMA
 
 
-@pytest.mark.parametrize("n", [9, 16, 30])
+@pytest.mark.parametrize("n", others_slow([9, 16, 30]))
 def test_a_beam_that_jumps_between_frames_is_followed_and_refused(n):
     rng = np.random.default_rng(n)
     q = 48 + np.repeat(rng.uniform(-5, 5, (2, -(-n * n // 3))), 3, 1)[:, : n * n].reshape(2, n, n)
@@ -146,6 +148,7 @@ def test_a_plain_scan_with_wrong_disks_is_taken_as_it_is(n, outliers):
     assert np.hypot(x.values - q[0], y.values - q[1]).max() < 4 * SIGMA
 
 
+@pytest.mark.slow
 def test_a_model_that_is_too_simple_is_blamed_and_not_the_specimen():
     rng = np.random.default_rng(0)
     q = descan(12, 12)
@@ -164,6 +167,7 @@ def test_rows_of_a_short_scan_that_jump_are_followed():
     assert np.hypot(x.values - q[0], y.values - q[1]).max() < 2 * SIGMA
 
 
+@pytest.mark.slow
 def test_rows_reversed_along_columns_are_found_among_wrong_disks():
     """The wrong disks remain off the surface, whatever the order is."""
     rng = np.random.default_rng(2)
@@ -192,7 +196,7 @@ def test_a_column_that_is_off_in_the_mean_keeps_what_was_measured(dropped_frames
     assert (error > 4 * sigma).mean() < 0.02
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", others_slow(range(6)))
 def test_rows_that_jump_are_followed_also_where_some_show_no_beam(seed):
     """A spline follows rows that jump in part; the steps are judged about a parabola, and rows without a beam do not
     count."""
@@ -206,7 +210,7 @@ def test_rows_that_jump_are_followed_also_where_some_show_no_beam(seed):
     assert np.hypot(*(np.stack([fit.values for fit in fits]) - truth))[valid].max() < 4 * sigma
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", others_slow(range(5)))
 def test_jumps_in_time_are_not_taken_for_another_order(seed):
     """Runs of five frames in rows of nine: rows of another length, or rows that jump, explain half of them."""
     rng = np.random.default_rng(seed)
@@ -219,7 +223,7 @@ def test_jumps_in_time_are_not_taken_for_another_order(seed):
     assert not all(fit.accepted for fit in fits) or (error > 0.5).mean() < 0.05
 
 
-@pytest.mark.parametrize("sigma", [0.12, 0.18])
+@pytest.mark.parametrize("sigma", others_slow([0.18, 0.12]))
 def test_patterns_that_were_centered_are_followed_at_few_electrons(sigma):
     """No position is five sigma off the mean; all of them together follow a plane less whole pixels."""
     rng = np.random.default_rng(8)

@@ -292,6 +292,7 @@ def test_the_fit_recovers_the_descan(measured):
         assert (fit.sigma_qx0 < origin.sigma_qx0).mean() > 0.8  # a surface is surer than a point of it
 
 
+@pytest.mark.slow
 def test_wrong_disks_do_not_move_the_surface(measured):
     scan, origin = simulated(), measured()
     qx0, qy0 = origin.qx0.copy(), origin.qy0.copy()
@@ -300,6 +301,7 @@ def test_wrong_disks_do_not_move_the_surface(measured):
     assert distance(fit, scan.truth).max() < 0.3
 
 
+@pytest.mark.slow
 def test_a_named_model_is_used_and_an_unknown_one_refused(measured):
     fit = fit_origin(measured(), "plane")
     assert fit.model == "plane"

@@ -52,17 +52,34 @@ def measured(scan, standard, dose):
     return measure_pixel_size(counts, truth["qx0"], truth["qy0"], truth["radius"], noise, standard, progress=False)
 
 
+@pytest.fixture(scope="module")
+def sizes(powder):
+    """Pixel sizes by the right and by a wrong standard; the disks are searched once."""
+    from py4dstem_prenet.pixel_size import measure
+
+    spots, original = [], measure.measure_spots
+
+    def search(*arguments):
+        if not spots:
+            spots.append(original(*arguments))
+        return spots[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "measure_spots", search)
+        return {name: measured(powder, name, 20_000) for name in ("Nb", "Ni")}
+
+
 @pytest.mark.slow
-def test_a_powder_gives_its_pixel_size_with_a_sigma(powder):
-    size = measured(powder, "Nb", 20_000)
+def test_a_powder_gives_its_pixel_size_with_a_sigma(powder, sizes):
+    size = sizes["Nb"]
     error = size.value / powder.truth["sampling"] - 1
     assert size.accepted
     assert abs(error) < 0.004 and abs(error) < 4 * size.relative_sigma < 0.02
 
 
 @pytest.mark.slow
-def test_a_wrong_standard_is_refused(powder):
-    assert not measured(powder, "Ni", 20_000).accepted
+def test_a_wrong_standard_is_refused(sizes):
+    assert not sizes["Ni"].accepted
 
 
 @pytest.mark.slow
@@ -148,6 +165,7 @@ def state_of(spots, scale=1.0, covariance=0.02**2):
                  covariance * np.eye(2), np.zeros(2))
 
 
+@pytest.mark.slow
 def test_disks_are_assigned_and_fitted_without_a_known_ellipse():
     scale, errors = 0.0195, []
     for seed in range(4):
@@ -160,11 +178,13 @@ def test_disks_are_assigned_and_fitted_without_a_known_ellipse():
     assert np.abs(errors).max() < 4
 
 
+@pytest.mark.slow
 def test_disks_of_another_lattice_are_told():
     spots = disks_of("Nb", 0.0195)
     assert assign_spots(spots, find_standard("Ni"), state_of(spots), spots.span).lattice_margin < -5
 
 
+@pytest.mark.slow
 def test_double_diffraction_does_not_turn_diamond_into_fcc():
     """222 of silicon and germanium is visible in thick crystals, 200 is not."""
     for seed in range(2):
@@ -174,6 +194,7 @@ def test_double_diffraction_does_not_turn_diamond_into_fcc():
         assert assign_spots(spots, find_standard("Pt"), state_of(spots), spots.span).lattice_margin < -5
 
 
+@pytest.mark.slow
 def test_fcc_is_not_diamond_with_double_diffraction():
     spots = disks_of("Al", 0.0195, 300)
     assert assign_spots(spots, find_standard("Ge"), state_of(spots), spots.span).lattice_margin < -5
@@ -197,6 +218,7 @@ def test_rings_are_listed_beyond_the_pattern(name):
     assert standard.g[-1] > 3.4 and (np.diff(standard.g) > 0).all()
 
 
+@pytest.mark.slow
 def test_hexagonal_crystals_of_another_axial_ratio_are_told():
     spots = disks_of("Ti", 0.018)
     assert assign_spots(spots, find_standard("Mg"), state_of(spots), spots.span).lattice_margin < -5

@@ -142,6 +142,7 @@ def test_bars_of_the_check(axes):
     assert "not judged" in figures.show_denoising_check(SimpleNamespace(errors={}), axes[0, 1]).get_title()
 
 
+@pytest.mark.slow
 def test_show_draws_what_the_calibration_holds():
     scan = simulated()
     cube = DataCube(scan.counts)

@@ -133,6 +133,7 @@ def test_a_cut_disk_is_drawn_from_the_aperture(vacuum):
     assert abs(fit.radius - RADIUS) < 0.15
 
 
+@pytest.mark.slow
 def test_semi_angle(vacuum):
     assert semi_angle(10.0, 0.02, 200e3) == pytest.approx(5.016, rel=1e-3)
     cube = DataCube(vacuum.counts(10_000))

@@ -143,6 +143,7 @@ def disks():
     return rng.poisson(100 * disk + 2).astype(np.float32), at, aperture
 
 
+@pytest.mark.slow
 @many
 @given(symmetries, st.floats(0.2, 50), st.permutations(range(16)))
 def test_the_disk_fit_follows_its_window(symmetry, gain, order):

@@ -13,7 +13,7 @@ import py4DSTEM
 import pytest
 from py4DSTEM import DataCube
 from py4DSTEM.braggvectors import Probe
-from scans import numbers_of, simulated
+from scans import numbers_of, others_slow, simulated
 from scipy.special import expit
 
 import py4dstem_prenet
@@ -191,6 +191,7 @@ def found(data, places):
     return nearest, more
 
 
+@pytest.mark.slow
 def test_hot_pixels_no_longer_disturb_bragg_disks(disks):
     """Five: in the direct beam, inside a disk, on the edges of two, and between disks."""
     clean, places = disks
@@ -223,7 +224,7 @@ def lazy(data, folder, kind):
     return py4dstem_prenet.open(folder / "scan.h5")
 
 
-@pytest.mark.parametrize("kind", ["hdf5", "dask"])
+@pytest.mark.parametrize("kind", others_slow(["hdf5", "dask"]))
 def test_in_memory_in_a_file_and_in_any_blocks_it_is_the_same(kind, tmp_path, monkeypatch):
     data, bad = spoiled()
     expected = repaired(DataCube(data), noise(bad), progress=False).data

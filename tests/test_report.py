@@ -66,11 +66,13 @@ class TestIsThisFitGoodEnough:
         assert light == "amber" and found.test.correlated and "specimen_explains" in flags
         assert found.specimen > 0.5 and found.test.shared == pytest.approx(np.std(deflection), rel=0.4)
 
+    @pytest.mark.slow
     def test_images_that_have_nothing_to_do_with_it_explain_nothing(self):
         images = np.random.default_rng(3).normal(size=(2, *SCAN))
         found, _, flags = judged(origin_map(extra=4 * np.gradient(particles(), axis=1)), images=images)
         assert found.specimen < 0.1 and "specimen_explains" not in flags
 
+    @pytest.mark.slow
     def test_understated_noise_is_amber_and_averages_out(self):
         found, light, _ = judged(origin_map(noise=0.15))
         assert light == "amber" and not found.test.correlated
@@ -108,11 +110,13 @@ class TestIsThisFitGoodEnough:
         _, light, flags = judged(origin_map(), fitted=None)
         assert light == "red" and "fit_not_accepted" in flags
 
+    @pytest.mark.slow
     def test_without_sigmas_neighbors_tell(self):
         assert judged(origin_map(), sigma_known=False)[1] == "green"
         smooth = origin_map(extra=4 * np.gradient(particles(), axis=1))
         assert judged(smooth, sigma_known=False)[1] == "amber"
 
+    @pytest.mark.slow
     def test_a_few_wrong_positions_are_counted(self):
         wrong = np.zeros(SCAN)
         wrong.flat[::40] = 25
@@ -331,6 +335,7 @@ def test_without_origin_and_with_a_stale_one(tmp_path):
     assert "figure" not in Strict(page_html(found)).tags
 
 
+@pytest.mark.slow
 def test_a_single_pattern_has_no_maps_of_the_scan():
     scan = simulated()
     cube = DataCube(scan.counts[:1, :1].copy())

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scans import ideal_radius
+from scans import ideal_radius, others_slow
 
 from py4dstem_prenet.fits.ring_search import ring_center
 
@@ -80,7 +80,7 @@ def test_real_gold_whose_rings_are_not_about_the_beam():
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="real patterns are not here")
-@pytest.mark.parametrize("name", ["beam_blanked_ccd_2x2", "nanobeam_ccd_discs"])
+@pytest.mark.parametrize("name", others_slow(["beam_blanked_ccd_2x2", "nanobeam_ccd_discs"]))
 def test_real_patterns_without_rings(name):
     data = np.load(REAL / f"{name}.npy")
     assert not ring_center(data.reshape(-1, *data.shape[-2:]).mean(0)).accepted

@@ -159,6 +159,7 @@ def test_grains_without_a_field_are_refused(seed):
     assert not measured(made, 20_000).accepted
 
 
+@pytest.mark.slow
 def test_vacuum_is_refused():
     made = simulate_rotated("vacuum", (20, 20), (32, 32), seed=0)
     found = measured(made, 3000)

@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import py4DSTEM
 import pytest
+from scans import others_slow
 from scipy.special import erf
 
 from py4dstem_prenet.core import Decision, Flag, NoiseModel, OriginMap, PrenetError, as_scan
@@ -66,7 +67,7 @@ def test_frames_that_are_dark_by_nature_are_not_lost():
     assert not lost_frames(rng.poisson(2 / SIDE**2, (30, SIDE, SIDE))).any()  # hardly an electron each
 
 
-@pytest.mark.parametrize("count", [0, 64])
+@pytest.mark.parametrize("count", others_slow([0, 64]))
 def test_x_ray_hits_do_not_change_the_noise_model(count):
     clean = 3000 / 113 * disk(63, 66) + 300 / 113 * (disk(90, 60) + disk(36, 72)) + 0.05
     rng = np.random.default_rng(0)
@@ -79,6 +80,7 @@ def test_x_ray_hits_do_not_change_the_noise_model(count):
     assert len(found) == (count > 0) and all(0.9 * count <= flag.numbers["count"] <= count for flag in found)
 
 
+@pytest.mark.slow
 def test_tracks_do_not_change_gain_offset_and_readout():
     """Thin tracks of charged particles in half of the patterns; offset and read-out noise look like those of counts."""
     clean = 4000 / 113 * disk(63, 66) + 300 / 113 * (disk(90, 60) + disk(36, 72)) + 0.05
@@ -122,6 +124,7 @@ def test_pixels_that_are_marked_in_part_of_the_patterns_are_bad():
     assert noise.counting and abs(noise.dose - clean[~bad].sum()) < 0.02 * clean.sum()
 
 
+@pytest.mark.slow
 def test_pixels_that_are_never_finite_are_bad():
     data = counted(3000 / 113 * disk(65.3, 61.7) + 0.02, (6, 6)).astype(np.float32)
     data[:, :, 63:66, 50:60] = np.nan

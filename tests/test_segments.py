@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scans import numbers_of, origin_map
+from scans import numbers_of, origin_map, others_slow
 
 from py4dstem_prenet.descan.fit import fit_origin
 from py4dstem_prenet.descan.segments import find_breaks
@@ -84,7 +84,7 @@ def test_one_descan_has_no_parts(seed):
     assert fit.accepted and not fit.decision.has("segments")
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", others_slow(range(4)))
 def test_what_particles_deflect_is_no_changed_descan(seed):
     """Half a pixel along the gradient of three soft hills was fitted in parts in 14 of 24 such scans."""
     rng = np.random.default_rng(seed)

@@ -16,14 +16,17 @@ from py4dstem_prenet.io import save_scan
 from py4dstem_prenet.series import COLUMNS, FileOutcome, drift_panels, run
 
 OPTIONS = dict(scan=(5, 5), shape=(64, 66), dose=5000.0, radius=4.0)
-SCANS = [simulated(**OPTIONS | dict(seed=seed)) for seed in (0, 1)]
+
+
+def scans():
+    return [simulated(**OPTIONS | dict(seed=seed)) for seed in (0, 1)]
 
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory):
     """Two scans, a file that is none, one without a beam, one that is not there; a standard; the first outcome."""
     folder = tmp_path_factory.mktemp("session")
-    for k, scan in enumerate(SCANS):
+    for k, scan in enumerate(scans()):
         save_scan(folder / f"scan{k}.h5", scan.counts, scan.truth)
     (folder / "bad.h5").write_text("nonsense")
     np.save(folder / "dark.npy", np.random.default_rng(0).poisson(1.0, (4, 4, 64, 64)).astype(np.uint8))
@@ -54,7 +57,7 @@ def test_one_bad_file_stops_nothing(session):
 
 def test_the_table_holds_the_truth(session):
     rows = [row for row in table(session[3]) if row["state"] == "calibrated"]
-    for row, scan in zip(rows, SCANS, strict=True):
+    for row, scan in zip(rows, scans(), strict=True):
         for name, key in (("qx0_px", "qx0"), ("qy0_px", "qy0")):
             assert float(row[name]) == pytest.approx(np.median(scan.truth[key]), abs=0.1)
         assert float(row["span_qx_px"]) == pytest.approx(np.ptp(scan.truth["qx0"]), abs=0.4)
@@ -67,10 +70,10 @@ def test_the_table_holds_the_truth(session):
 @pytest.mark.slow
 def test_the_results_are_those_of_single_files(session):
     folder, _, _, series = session
-    cube = py4DSTEM.DataCube(np.array(SCANS[0].counts))
+    cube = py4DSTEM.DataCube(np.array(scans()[0].counts))
     cube.prenet.load_calibration(series.files[0].output)
     assert cube.prenet.check().current
-    alone = py4DSTEM.DataCube(np.array(SCANS[0].counts))
+    alone = py4DSTEM.DataCube(np.array(scans()[0].counts))
     report = alone.prenet.calibrate(like=folder / "gold.h5", progress=False)
     assert np.allclose(cube.calibration.get_origin()[0], report.fit.qx0, atol=1e-3)
 

@@ -268,6 +268,7 @@ def test_a_beam_that_is_lost_halfway_leaves_the_fit_as_it_was(kind, seen):
         assert np.allclose(fit.residual[shown], (measured - fit.values)[shown])
 
 
+@pytest.mark.slow
 def test_residuals():
     surface = truth("plane", (18, 18))
     values, _ = measure(surface)

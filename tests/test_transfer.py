@@ -28,6 +28,8 @@ from py4dstem_prenet.transfer import (
     read_standard,
 )
 
+pytestmark = pytest.mark.usefixtures("beams_learned_once")
+
 OPTIONS = dict(scan=(6, 6), shape=(96, 96), dose=20_000.0, ratio=1.04, theta=0.6, seed=4)
 SIZE, ROTATION = 0.0125, np.radians(13.0)
 
@@ -159,6 +161,7 @@ def test_what_is_recorded_of_a_quantity_goes_with_it():
 # --- what is refused
 
 
+@pytest.mark.slow
 def test_rings_that_contradict_refuse_and_the_error_rate_is_that_stated():
     gold = standard()
     plan = planned(blank(), gold)

@@ -11,6 +11,8 @@ from test_by_hand import two_beams
 from py4dstem_prenet import PrenetError, view
 from py4dstem_prenet.viewer import Edits, Session, ViewerPanels, figure_controls, notebook_controls
 
+pytestmark = pytest.mark.usefixtures("beams_learned_once")
+
 RIGHT, WRONG = 36.3, 60.3  # rows of the dimmer disk, which is the direct beam, and of the brighter one
 
 

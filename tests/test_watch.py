@@ -184,6 +184,7 @@ def test_maps_grow_with_the_scan():
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no browser is here")
 def test_a_browser_draws_the_maps_and_tells_the_alarm(tmp_path):
     with served(0) as (address, show):

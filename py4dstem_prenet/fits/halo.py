@@ -246,7 +246,7 @@ def _refined(points, center, inner, outer, left_out=None):
     number = int(outer) + 1
     for _ in range(REFINEMENTS):
         dx, dy = x - center[0], y - center[1]
-        distance = np.hypot(dx, dy)
+        distance = np.sqrt(dx * dx + dy * dy)  # several times faster than `numpy.hypot`
         inside = (distance >= inner) & (distance < outer)
         if left_out is not None:
             sector = (np.arctan2(dy, dx) % np.pi * HALO_OPPOSITE_SECTORS / np.pi).astype(int)
@@ -254,7 +254,8 @@ def _refined(points, center, inner, outer, left_out=None):
         if inside.sum() < MIN_ANNULUS_PIXELS:
             return np.full(2, np.nan), np.inf
         r, v = distance[inside], values[inside]
-        cosine, sine = dx[inside] / np.maximum(r, 1e-9), dy[inside] / np.maximum(r, 1e-9)
+        inverse = 1 / np.maximum(r, 1e-9)
+        cosine, sine = dx[inside] * inverse, dy[inside] * inverse
         ring = r.astype(int)
         (lower, median, upper), count = _ring_quantiles(v, ring, number)
         measured = np.flatnonzero(count >= MIN_RING_PIXELS)
@@ -264,13 +265,17 @@ def _refined(points, center, inner, outer, left_out=None):
         profile = gaussian_filter1d(np.interp(np.arange(number), measured, median[measured]), 1.0, mode="nearest")
         spread = gaussian_filter1d(np.interp(np.arange(number), measured, spread[measured]), 2.0, mode="nearest")
         sigma = np.maximum(spread / NORMAL_MAD, np.median(spread[measured]) / 3 + 1e-9)[ring]
-        middle = np.arange(number) + 0.5
-        slope = np.interp(r, middle, np.gradient(profile))
-        residual = v - np.interp(r, middle, profile)
+        # Profile and slope between the middles of the rings. The rings are evenly spaced: `numpy.interp` is slower.
+        part = np.clip(r - 0.5, 0, number - 1)
+        below = np.minimum(part.astype(int), number - 2)
+        part -= below
+        gradient = np.gradient(profile)
+        slope = gradient[below] + part * np.diff(gradient)[below]
+        residual = v - profile[below] - part * np.diff(profile)[below]
         weight = (1 - np.minimum((residual / (TUKEY_CUT * sigma)) ** 2, 1)) ** 2 / sigma**2
-        design = -slope[:, None] * np.stack([cosine, sine, r * (cosine**2 - sine**2), 2 * r * cosine * sine], 1)
-        gram = (design * weight[:, None]).T @ design + PRIOR * np.eye(4)
-        solution = np.linalg.solve(gram, (design * weight[:, None]).T @ residual)
+        design = -slope * np.stack([cosine, sine, r * (cosine**2 - sine**2), 2 * r * cosine * sine])
+        weighted = design * weight
+        solution = np.linalg.solve(weighted @ design.T + PRIOR * np.eye(4), weighted @ residual)
         step = solution[:2].clip(-HALO_MAX_STEP_PX, HALO_MAX_STEP_PX)
         center = center + step
         if np.hypot(*step) < LAST_STEP_PX:

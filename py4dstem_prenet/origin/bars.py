@@ -151,12 +151,14 @@ def _best_strip(search, total, good, readout, tip, reach, turns=None):
     if tip is not None:
         tip = (np.asarray(tip, float) - (step - 1) / 2) / step - (np.array(electrons.shape) - 1) / 2
     turns = np.arange(search.angles) * np.pi / search.angles if turns is None else turns
-    strips = [_strip_along(search, electrons, count, readout, turn, tip, reach / step) for turn in turns]
-    return max(strips, key=lambda strip: strip[0]), step
+    best = (-np.inf, turns[0], 0.0, 0.0, 0.0, 0.0)
+    for turn in turns:
+        best = _strip_along(search, electrons, count, readout, turn, tip, reach / step, best)
+    return best, step
 
 
-def _strip_along(search, electrons, count, readout, angle, tip, reach):
-    """Best strip along one direction or its opposite; see `best_strip`."""
+def _strip_along(search, electrons, count, readout, angle, tip, reach, best):
+    """Best strip along one direction or its opposite, or `best` if none has more evidence; see `best_strip`."""
     size = int(np.ceil(np.hypot(*electrons.shape))) | 1
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     offset = (np.array(electrons.shape) - 1) / 2 - turn @ ([(size - 1) / 2] * 2)
@@ -170,19 +172,21 @@ def _strip_along(search, electrons, count, readout, angle, tip, reach):
     within = np.cumsum(turned[1] > 0, 0)
     covered = within / np.maximum(within[-1], 1)
     axis = np.arange(size) - (size - 1) / 2
-    excluded = np.zeros((size, size), bool)
     if tip is not None:
         along, across = turn.T @ tip
         excluded = np.hypot(axis[:, None] - along, axis - across) > reach
-    best = (-np.inf, angle, 0.0, 0.0, 0.0, 0.0)
     for half in search.half_widths:
         rows = 1 if tip is not None else search.reach_rows
         total = np.cumsum(_row_evidence(sums, size, margin, half, readout, rows), 0)
         # Strips start at the edge of the frame. If the best strip crosses the whole frame, it is a gap.
         for evidence, part, up in ((total, covered, True), (total[-1] - total, 1 - covered, False)):
-            evidence = np.where(excluded, -np.inf, evidence)
+            if tip is not None:
+                evidence = np.where(excluded, -np.inf, evidence)
+            largest = evidence.max(0)
+            if largest.max() <= best[0]:
+                continue
             ends = evidence.argmax(0)
-            top = np.where(np.take_along_axis(part, ends[None], 0)[0] <= MAX_LENGTH_FRACTION, evidence.max(0), -np.inf)
+            top = np.where(np.take_along_axis(part, ends[None], 0)[0] <= MAX_LENGTH_FRACTION, largest, -np.inf)
             column = int(top.argmax())
             if top[column] > best[0]:
                 end = ends[column]

@@ -118,22 +118,22 @@ def assign_rings(evidence, standard: Standard):
                                         for row, scale in zip(refined, best_scales, strict=True))]
     second = float(refined[-1][alternatives[0]][0].scale) if alternatives else np.nan
     shapes = [row[best][1] for row in refined]
-    others = {name: _best_cost(evidence, find_standard(name), shapes, samples) - float(total[best])
+    tables = [RingTable(e.profile.radii, shape) for e, shape in zip(evidence, shapes, strict=True)]
+    others = {name: _best_cost(evidence, find_standard(name), tables, samples) - float(total[best])
               for name in ALTERNATIVES if not same_rings(find_standard(name), standard)}
     margins = tuple(float(total[k] - total[best]) for k in alternatives)
     return Assignment(float(best_scales[-1]), second, margins, others), shapes
 
 
-def _best_cost(evidence, lattice, shapes, samples):
+def _best_cost(evidence, lattice, tables, samples):
     """Smallest cost of a lattice with a cell of any size; infinite if no size puts two rings on the detector."""
-    tables = [RingTable(e.profile.radii, shape) for e, shape in zip(evidence, shapes, strict=True)]
     starts = []
     for e, table, n in zip(evidence, tables, samples, strict=True):
         scales, fits, _ = scan_scales(e.profile, lattice, [table])
         if len(scales):
             starts.append(scales[int(np.argmin(costs(fits, n)))])
-    totals = [sum(float(costs([refine_shape(e.profile, lattice, scale, shape)[0]], n)[0])
-                  for e, shape, n in zip(evidence, shapes, samples, strict=True)) for scale in starts]
+    totals = [sum(float(costs([refine_shape(e.profile, lattice, scale, table.shape)[0]], n)[0])
+                  for e, table, n in zip(evidence, tables, samples, strict=True)) for scale in starts]
     return min(totals, default=np.inf)
 
 

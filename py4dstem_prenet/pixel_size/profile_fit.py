@@ -14,6 +14,7 @@ import numpy as np
 from scipy.interpolate import BSpline
 from scipy.optimize import minimize, nnls
 
+from ..core import quick_median
 from . import COARSE_STEP_PX, FINE_STEP_PX, RadialProfile, Standard, ring_profiles
 
 MIN_VISIBLE_HEIGHT = 0.1  # fraction of the strongest ring; smallest kinematic height of a ring expected to be visible
@@ -244,7 +245,7 @@ def _penalty(heights, expected, floor, within):
         return 0.0
     log = np.log(np.maximum(heights, floor)[strong] / expected[strong])
     sigma = np.hypot(LOG_HEIGHT_SIGMA, np.minimum(floor[strong] / np.maximum(heights[strong], floor[strong]), 1))
-    middle = np.median(log)
+    middle = quick_median(log)
     weak = within & ~strong
     common = np.exp(middle) * np.maximum(expected[weak], MIN_WEAK_HEIGHT)
     excess = np.maximum(heights[weak] - floor[weak], 0) / common - 1

@@ -18,6 +18,7 @@ from . import Task
 
 POLAR_BANK_AZIMUTHS = 192  # azimuthal samples of the polar maps of the bank: three per azimuth of the network
 POLAR_BANK_RADII = CENTER  # radial samples of these maps, at 0, 1, 2, ... bank samples: to the edge of the pattern
+POLAR_VALIDATION_BATCHES = 8  # batches of 64 samples in a validation
 
 
 @lru_cache(maxsize=2)
@@ -219,7 +220,7 @@ class EllipseTask(Task):
             ``BRANCH_beyond_3``, the fraction of errors beyond three standard deviations; ``score``: lower is better.
         """
         errors, sigmas = {"rings": [], "disk": []}, {"rings": [], "disk": []}
-        for _ in range(8):
+        for _ in range(POLAR_VALIDATION_BATCHES):
             inputs, vector = draw_polar_maps(bank, generator, 64)
             for name, (found, log_sigma) in network(**inputs).items():
                 errors[name].append((found - vector).norm(dim=1))

@@ -8,8 +8,8 @@ from faults.bench import Bench
 from faults.cases import CASES, start
 
 QUICK = ("Values", "Mask", "File", "Output", "Device", "Weights")  # groups of cases that take about a second
-SLOW = ("file-replaced-by-another-while-it-is-read", "values-an-unknown-unit", "values-a-constant-subtracted",
-        "values-each-pattern-divided-by-its-maximum")  # of these groups
+SLOW = ("file-replaced-by-another-while-it-is-read", "values-an-unknown-unit", "values-pixels-of-nan",
+        "values-a-constant-subtracted", "values-each-pattern-divided-by-its-maximum")  # of these groups
 ROOT = Path(__file__).parents[2]
 
 
