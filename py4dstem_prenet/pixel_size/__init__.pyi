@@ -23,6 +23,7 @@ from .mixture import (
     expected_heights as expected_heights,
     fit_rates as fit_rates,
     ideal_positions as ideal_positions,
+    scan_evidence as scan_evidence,
 )
 from .profile import (
     COARSE_STEP_PX as COARSE_STEP_PX,

@@ -21,10 +21,10 @@ from . import (
     State,
     expected_heights,
     find_standard,
-    fit_rates,
     fit_spots,
     ideal_positions,
     same_rings,
+    scan_evidence,
 )
 
 SCAN_STEP_PX = 0.4  # pixels; step at the outermost radius between two pixel sizes that are tried
@@ -187,10 +187,8 @@ def scan_spots(spots: Spots, standard: Standard, start: State, span):
     if largest <= smallest:
         return np.empty(0), np.empty(0)
     scales = np.geomspace(smallest, largest, int(np.log(largest / smallest) * span[1] / SCAN_STEP_PX) + 2)
-    evidence = []
-    for scale in scales:
-        inside = np.flatnonzero((standard.g / scale > span[0] * 0.95) & (standard.g / scale < span[1] * 1.05))
-        evidence.append(fit_rates(radius, sigma, 1 / spots.size, standard.g[inside] / scale,
-                                  expected_heights(standard, inside), span[1] - span[0],
-                                  rounds=SCAN_ROUNDS).evidence)
-    return scales, np.array(evidence)
+    inside = [np.flatnonzero((standard.g / scale > span[0] * 0.95) & (standard.g / scale < span[1] * 1.05))
+              for scale in scales]
+    rings = [standard.g[kept] / scale for kept, scale in zip(inside, scales, strict=True)]
+    expected = [expected_heights(standard, kept) for kept in inside]
+    return scales, scan_evidence(radius, sigma, 1 / spots.size, rings, expected, span[1] - span[0], SCAN_ROUNDS)
