@@ -32,6 +32,7 @@ from . import (
     State,
     assign_rings,
     assign_spots,
+    centered_spots,
     decide_pixel_size,
     find_standard,
     fit_joint,
@@ -111,12 +112,12 @@ def measure_pixel_size(data, qx0, qy0, radius, noise: NoiseModel, standard, elli
         raise PrenetError(f"The probe radius must be positive, not {radius}; measure the origin first.")
     radius = float(radius) if radius is not None and np.isfinite(radius) else None
     pooled = pool(scan, qx0, qy0, noise, valid=use, progress="pixel size" if progress else None)
-    spots = None
-    if radius is not None:
-        origin = np.stack([np.broadcast_to(np.asarray(q, float), scan.scan_shape).ravel() for q in (qx0, qy0)], 1)
-        vector = ellipse.vector if ellipse is not None and ellipse.accepted else np.zeros(2)
-        spots = measure_spots(scan, origin, use.ravel() & np.isfinite(origin).all(1), radius, noise, vector,
-                              "disks" if progress else None)
+    origin = np.stack([np.broadcast_to(np.asarray(q, float), scan.scan_shape).ravel() for q in (qx0, qy0)], 1)
+    vector = ellipse.vector if ellipse is not None and ellipse.accepted else np.zeros(2)
+    spots = measure_spots(scan, origin, use.ravel() & np.isfinite(origin).all(1), radius, noise, vector,
+                          "disks" if progress else None)
+    if spots is not None and radius is None:
+        spots = centered_spots(spots, vector)
     return measure_pooled_size(pooled, radius, noise, standard, ellipse, spots)
 
 

@@ -14,6 +14,7 @@ from ..compute import map_chunks
 from ..core import NoiseModel, PrenetError, Scan, sample_positions
 from ..disks import SAMPLE_BYTES, SAMPLE_PATTERNS, LearnedDisks
 from ..fits import Aperture
+from . import hidden_disk_radius, hub_radius
 
 MAX_SPOT_POSITIONS = 1024  # scan positions; most in which disks are searched for, chosen for speed
 # Relative; sigma of the pixel size that disks of a quarter of these positions must reach, below the systematic error of
@@ -120,7 +121,8 @@ class Spots:
         return np.hypot(self.sigma[:, 0] * np.cos(azimuth), self.sigma[:, 1] * np.sin(azimuth)) * radius / measured
 
 
-def measure_spots(scan: Scan, origin, use, radius: float, noise: NoiseModel, vector, progress=None) -> Spots | None:
+def measure_spots(scan: Scan, origin, use, radius: float | None, noise: NoiseModel, vector,
+                  progress=None) -> Spots | None:
     """Find the disks of an even sample of patterns.
 
     Parameters
@@ -131,8 +133,8 @@ def measure_spots(scan: Scan, origin, use, radius: float, noise: NoiseModel, vec
         Origins, pixels.
     use : numpy.ndarray of bool, shape (Rx * Ry,)
         True where a position is used.
-    radius : float
-        Radius of the direct disk, pixels.
+    radius : float or None
+        Radius of the direct disk, pixels; None if it is hidden.
     noise : NoiseModel
         Noise model of the detector.
     vector : array_like, shape (2,)
@@ -153,9 +155,17 @@ def measure_spots(scan: Scan, origin, use, radius: float, noise: NoiseModel, vec
         return None
     count = int(np.clip(SAMPLE_BYTES // (4 * np.prod(scan.pattern_shape)), 1, SAMPLE_PATTERNS))
     sample = chosen[np.unique(np.linspace(0, len(chosen) - 1, count).astype(int))]
+    patterns, hub = scan.read(sample), 0.0
+    if radius is None:
+        good = ~noise.bad_pixels
+        radius = hidden_disk_radius((patterns - noise.offset) / noise.gain, good)
+        hub = hub_radius(good, np.median(origin[sample], 0))
+        if radius is None:
+            return None
+    inner = max(INNER_RADII * radius + INNER_PX, hub + radius)
     aperture = Aperture(radius, APERTURE_BLUR_PX, tuple(map(float, vector)))
     try:
-        learned = LearnedDisks.learn(scan.read(sample), noise, aperture, origin[sample], FALSE_DISKS)
+        learned = LearnedDisks.learn(patterns, noise, aperture, origin[sample], FALSE_DISKS)
     except PrenetError:
         return None
     work = partial(_disks_of_block, learned=learned)
@@ -163,7 +173,7 @@ def measure_spots(scan: Scan, origin, use, radius: float, noise: NoiseModel, vec
     first = _quarter(chosen, scan.scan_shape) if len(chosen) > MAX_SPOT_POSITIONS / 2 else np.ones(len(chosen), bool)
     for searched, new in ((chosen[first], chosen[first]), (chosen, chosen[~first])):
         pieces += [piece for _, piece in map_chunks(work, scan, origin, positions=new, progress=progress)]
-        spots = _grouped(pieces, scan, origin, use, searched, INNER_RADII * radius + INNER_PX)
+        spots = _grouped(pieces, scan, origin, use, searched, inner)
         if first.all() or (spots is not None and _expected_sigma(spots) < ENOUGH_SIGMA):
             break
     return spots
