@@ -67,7 +67,8 @@ def measure_pixel_size(data, qx0, qy0, radius, noise: NoiseModel, standard, elli
     qx0, qy0 : array_like, shape (Rx, Ry)
         Origin in pixels.
     radius : float or None
-        Radius of the direct disk in pixels; None or NaN if the direct beam is hidden.
+        Radius of the direct disk in pixels; None or NaN if the direct beam is hidden. The radius of the disks is then
+        measured from the autocorrelation of the patterns (`hidden_disk_radius`).
     noise : NoiseModel
         Noise model of the detector.
     standard : str, pathlib.Path, py4DSTEM.process.diffraction.Crystal or Standard
