@@ -13,7 +13,7 @@ from scipy.optimize import nnls
 
 from ..fits import MIN_COVERED_AZIMUTH
 
-MAX_RADIUS_FRACTION, MAX_LAG_FRACTION = 1 / 8, 1 / 5  # fractions of the shorter side; largest radius and lag
+MAX_TRIED_FRACTION, MAX_LAG_FRACTION = 1 / 8, 1 / 5  # fractions of the shorter side; largest radius and lag
 SMALLEST_RADIUS_PX, TRIED_RADII = 0.6, 80  # pixels, number; radii that are tried, at equal ratios
 LAG_STEP_PX = 0.5  # pixels; step of the lags over which the autocorrelation is averaged
 # Pixels and weights; blur of the autocorrelation by pixels and by the edge of a disk, about 0.5 px each.
@@ -63,7 +63,7 @@ def hidden_disk_radius(electrons, good) -> float | None:
     count = np.bincount(number)
     lags, values = (np.bincount(number, v[used]) / count for v in (lag, correlation / np.maximum(pairs, 1)))
     root, best = np.sqrt(count), (np.inf, 0.0, 0.0)
-    for radius in np.geomspace(SMALLEST_RADIUS_PX, MAX_RADIUS_FRACTION * min(good.shape), TRIED_RADII):
+    for radius in np.geomspace(SMALLEST_RADIUS_PX, MAX_TRIED_FRACTION * min(good.shape), TRIED_RADII):
         disk = sum(weight * _overlap(np.abs(lags + moved) / (2 * radius)) for moved, weight in LAG_BLUR)
         one = np.ones(len(lags))
         columns = np.stack([disk, one, -one, 1 / (1 + (lags / (DIFFUSE_RADII * radius)) ** 2)], 1)
