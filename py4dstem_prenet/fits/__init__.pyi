@@ -46,6 +46,7 @@ from .pooling import (
     worth_keeping as worth_keeping,
 )
 from .ring_fit import (
+    MIN_COVERED_AZIMUTH as MIN_COVERED_AZIMUTH,
     MIN_RING_CONTINUITY as MIN_RING_CONTINUITY,
     MIN_RING_SPAN_PX as MIN_RING_SPAN_PX,
     refine_rings as refine_rings,

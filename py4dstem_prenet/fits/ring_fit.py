@@ -25,6 +25,8 @@ RING_AZIMUTHS = 192  # number of azimuths of the polar map
 MIN_RING_SPAN_PX = 12  # pixels; smallest range of radii outside the direct beam in which rings are fitted
 # Set on simulated glasses, powders and crystals:
 RING_INFLATION = 2.5  # factor on the covariance, from the pulls of simulated glasses and powders
+MIN_COVERED_AZIMUTH = 1 / 3  # fraction of the azimuth on good pixels; smallest one at a radius with rings
+MIN_HUB_PX = 4.0  # pixels; smallest radius of a stop that hides the direct beam: bad pixels inside it are fewer
 MIN_RING_CONTINUITY = 0.35  # fraction of the azimuth; smallest part that contains the signal of rings
 GRAIN_SIGMA = 0.03  # sigma of each component of the vector if few grains contribute, from their strain and orientation
 RING_SYSTEMATIC = 0.001  # systematic error of each component of the vector, 1 sigma
@@ -233,7 +235,7 @@ def ring_span(image, mask, center):
     first : float
         Radius in pixels where the tails of the direct beam end.
     last : float
-        Largest radius in pixels at which a third of the azimuth is on the detector.
+        Largest radius in pixels at which a third of the azimuth is on good pixels.
 
     Examples
     --------
@@ -250,24 +252,31 @@ def ring_span(image, mask, center):
 
 
 def _outer_radius(mask, center):
-    """Largest radius at which a third of the azimuth is on the detector."""
+    """Largest radius at which enough of the azimuth is on good pixels."""
     x = np.arange(mask.shape[0])[:, None] - center[0]
     y = np.arange(mask.shape[1])[None, :] - center[1]
     ring = np.hypot(x, y).astype(int)
     pixels = np.bincount(ring.ravel(), mask.ravel())
-    covered = pixels > 2 * np.pi * (np.arange(len(pixels)) + 0.5) / 3
-    covered[: len(pixels) // 8] = True  # the hub of a beam stop
-    return float(np.argmin(covered) if not covered.all() else len(pixels)) - 1
+    covered = pixels > 2 * np.pi * (np.arange(len(pixels)) + 0.5) * MIN_COVERED_AZIMUTH
+    return float(np.flatnonzero(covered)[-1] if covered.any() else 0)
 
 
 def _tail_end(image, mask, center, outer):
-    """Radius where the tails of the direct beam end: where the log profile first falls no faster than its median."""
+    """Radius where the tails of the direct beam end: where the log profile first falls no faster than its median.
+
+    The tails begin at the steepest fall, or at the edge of a stop that hides the direct beam.
+    """
     radii = np.arange(1, outer, 0.5)
     polar, usable = read_polar(smooth_image(image, mask, 1.0), center, (0.0, 0.0), radii, RING_AZIMUTHS)
+    open_ = usable.mean(0) > MIN_COVERED_AZIMUTH
+    hub = int(np.argmax(open_))
+    hidden = radii[hub] > MIN_HUB_PX
+    if hidden:
+        radii, polar, usable = radii[hub:], polar[:, hub:], usable[:, hub:]
     profile = radial_profile(polar, usable)
     floor = 1e-4 * max(profile.max(), 1e-12)
     fall = -gaussian_filter(np.gradient(np.log(np.clip(profile, floor, None)), radii), 2)
-    first = np.argmax(fall[: len(fall) // 2])
+    first = 0 if hidden else np.argmax(fall[: len(fall) // 2])
     slow = np.flatnonzero(fall[first:] < max(0.15 * fall[first], np.median(fall)))
     return float(radii[first + slow[0]] + 1) if len(slow) else 0.25 * outer
 

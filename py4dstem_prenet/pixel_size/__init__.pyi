@@ -13,6 +13,7 @@ from .decide import (
     significance as significance,
     unknown_size as unknown_size,
 )
+from .hidden import hidden_disk_radius as hidden_disk_radius, hub_radius as hub_radius
 from .joint import JointFit as JointFit, State as State, fit_joint as fit_joint, larger_covariance as larger_covariance
 from .measure import measure_pixel_size as measure_pixel_size, measure_pooled_size as measure_pooled_size
 from .mixture import (
@@ -23,6 +24,7 @@ from .mixture import (
     expected_heights as expected_heights,
     fit_rates as fit_rates,
     ideal_positions as ideal_positions,
+    scan_evidence as scan_evidence,
 )
 from .profile import (
     COARSE_STEP_PX as COARSE_STEP_PX,
@@ -48,7 +50,7 @@ from .profile_fit import (
     refine_shape as refine_shape,
     weights as weights,
 )
-from .spot_assign import assign_spots as assign_spots, scan_spots as scan_spots
+from .spot_assign import assign_spots as assign_spots, centered_spots as centered_spots, scan_spots as scan_spots
 from .spot_fit import SpotFit as SpotFit, fit_spots as fit_spots, joint_of as joint_of
 from .spots import Spots as Spots, measure_spots as measure_spots, same_reflections as same_reflections
 from .standards import (

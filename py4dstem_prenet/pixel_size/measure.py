@@ -32,6 +32,7 @@ from . import (
     State,
     assign_rings,
     assign_spots,
+    centered_spots,
     decide_pixel_size,
     find_standard,
     fit_joint,
@@ -66,7 +67,8 @@ def measure_pixel_size(data, qx0, qy0, radius, noise: NoiseModel, standard, elli
     qx0, qy0 : array_like, shape (Rx, Ry)
         Origin in pixels.
     radius : float or None
-        Radius of the direct disk in pixels; None or NaN if the direct beam is hidden.
+        Radius of the direct disk in pixels; None or NaN if the direct beam is hidden. The radius of the disks is then
+        measured from the autocorrelation of the patterns (`hidden_disk_radius`).
     noise : NoiseModel
         Noise model of the detector.
     standard : str, pathlib.Path, py4DSTEM.process.diffraction.Crystal or Standard
@@ -111,12 +113,12 @@ def measure_pixel_size(data, qx0, qy0, radius, noise: NoiseModel, standard, elli
         raise PrenetError(f"The probe radius must be positive, not {radius}; measure the origin first.")
     radius = float(radius) if radius is not None and np.isfinite(radius) else None
     pooled = pool(scan, qx0, qy0, noise, valid=use, progress="pixel size" if progress else None)
-    spots = None
-    if radius is not None:
-        origin = np.stack([np.broadcast_to(np.asarray(q, float), scan.scan_shape).ravel() for q in (qx0, qy0)], 1)
-        vector = ellipse.vector if ellipse is not None and ellipse.accepted else np.zeros(2)
-        spots = measure_spots(scan, origin, use.ravel() & np.isfinite(origin).all(1), radius, noise, vector,
-                              "disks" if progress else None)
+    origin = np.stack([np.broadcast_to(np.asarray(q, float), scan.scan_shape).ravel() for q in (qx0, qy0)], 1)
+    vector = ellipse.vector if ellipse is not None and ellipse.accepted else np.zeros(2)
+    spots = measure_spots(scan, origin, use.ravel() & np.isfinite(origin).all(1), radius, noise, vector,
+                          "disks" if progress else None)
+    if spots is not None and radius is None:
+        spots = centered_spots(spots, vector)
     return measure_pooled_size(pooled, radius, noise, standard, ellipse, spots)
 
 

@@ -196,31 +196,77 @@ def fit_rates(radius, sigma, weight, rings, expected, span: float, start: RingRa
     RingRates
         The rates.
     """
-    disk, ring = close_pairs(radius, sigma, rings)
-    density = density_of(radius[disk] - rings[ring], sigma[disk])
-    total, k, m = float(weight.sum()), len(rings), len(radius)
-    fractions, shapes = expected
+    levels, stray = (None, None) if start is None else (start.levels, np.array([start.stray * span]))
+    return _iterated(radius, sigma, weight, [rings], [expected], span, rounds, levels, stray)[1]
+
+
+def scan_evidence(radius, sigma, weight, rings, expected, span: float, rounds: int = ROUNDS) -> np.ndarray:
+    """Compute the evidence of many lattices or pixel sizes at once, which is faster than `fit_rates` for each.
+
+    Parameters
+    ----------
+    radius, sigma, weight : numpy.ndarray, shape (m,)
+        The disks, as for `fit_rates`.
+    rings : list of numpy.ndarray
+        Radii of the rings of each, ascending, pixels.
+    expected : list of tuple of numpy.ndarray
+        Prior of the rings of each, as for `fit_rates`.
+    span : float
+        Range of radii, pixels.
+    rounds : int
+        Number of rounds.
+
+    Returns
+    -------
+    numpy.ndarray, shape (n,)
+        The evidence of each.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_prenet.pixel_size.mixture import scan_evidence
+    >>> radius, one = np.array([20.0, 30.0, 20.1]), np.ones(3)
+    >>> prior = np.full(2, 0.5), np.full(2, 2.5)
+    >>> right, wrong = scan_evidence(radius, 0.1 * one, one, [np.array([20, 30]), np.array([22, 33])], [prior] * 2, 30)
+    >>> bool(right > wrong)
+    True
+    """
+    return _iterated(radius, sigma, weight, rings, expected, span, rounds)[0]
+
+
+def _iterated(radius, sigma, weight, rings, expected, span, rounds, levels=None, stray=None):
+    """Evidence of each of n sets of rings, and the rates of all sets in one `RingRates`."""
+    m, n = len(radius), len(rings)
+    owner = np.repeat(np.arange(n), [len(r) for r in rings])  # set of each ring
+    rings, fractions, shapes = (np.concatenate(v) for v in (rings, *zip(*expected, strict=True)))
+    # The sets lie at radii that are far apart, so that the pairs of all sets are found at once.
+    apart = 2 * float(np.max(np.r_[radius + REACH_SIGMAS * sigma, rings], initial=1.0)) * np.arange(n)
+    disk, ring = close_pairs(np.add.outer(apart, radius).ravel(), np.tile(sigma, n), rings + apart[owner])
+    number = disk % max(m, 1)
+    density = density_of(radius[number] - rings[ring], sigma[number])
+    total, k = float(weight.sum()), len(rings)
     rate = shapes / np.maximum((1 - STRAY_PART) * total * fractions, 1e-12)
     stray_rate = STRAY_SHAPE / (STRAY_PART * total)
-    levels = start.levels if start is not None else shapes / rate
-    stray = start.stray * span if start is not None else STRAY_PART * total
+    levels = shapes / rate if levels is None else levels
+    stray = np.full(n, STRAY_PART * total) if stray is None else stray
     for _ in range(rounds):
         ring_density = levels[ring] * density
-        total_density = np.bincount(disk, ring_density, m) + stray / span
-        belongs = ring_density / total_density[disk]
-        counts = np.bincount(ring, belongs * weight[disk], k)
-        outside = max(total - counts.sum(), 0.0)
+        total_density = np.bincount(disk, ring_density, m * n) + np.repeat(stray / span, m)
+        counts = np.bincount(ring, ring_density / total_density[disk] * weight[number], k)
+        outside = np.maximum(total - np.bincount(owner, counts, n), 0.0)
         levels = np.exp(digamma(shapes + counts)) / (rate + 1)
-        stray = float(np.exp(digamma(STRAY_SHAPE + outside)) / (stray_rate + 1))
+        stray = np.exp(digamma(STRAY_SHAPE + outside)) / (stray_rate + 1)
     ring_density = levels[ring] * density
-    total_density = np.bincount(disk, ring_density, m) + stray / span
-    likelihood = float(weight @ np.log(total_density))
-    bound = likelihood - _divergence(shapes, rate, counts) - _divergence(STRAY_SHAPE, stray_rate, outside)
-    return RingRates(bound, counts, levels, stray / span, disk, ring, ring_density / total_density[disk], likelihood)
+    total_density = np.bincount(disk, ring_density, m * n) + np.repeat(stray / span, m)
+    likelihood = np.log(total_density).reshape(n, m) @ weight
+    evidence = (likelihood - np.bincount(owner, _divergence(shapes, rate, counts), n)
+                - _divergence(STRAY_SHAPE, stray_rate, outside))
+    return evidence, RingRates(float(evidence[0]), counts, levels, float(stray[0]) / span, disk, ring,
+                               ring_density / total_density[disk], float(likelihood[0]))
 
 
 def _divergence(shape, rate, counts):
-    """Sum of expected counts and of the Kullback-Leibler divergence of posterior Gamma rates from the prior."""
+    """Expected counts, and the Kullback-Leibler divergence of posterior Gamma rates from the prior."""
     a, b = shape + counts, rate + 1
-    return float(np.sum(a / b + counts * digamma(a) - gammaln(a) + gammaln(shape) + shape * np.log(b / rate)
-                        + a * (rate - b) / b))
+    return (a / b + counts * digamma(a) - gammaln(a) + gammaln(shape) + shape * np.log(b / rate)
+            + a * (rate - b) / b)

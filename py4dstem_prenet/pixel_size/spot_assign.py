@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
+from scipy.optimize import minimize
 
 from . import (
     ALTERNATIVES,
@@ -21,10 +22,10 @@ from . import (
     State,
     expected_heights,
     find_standard,
-    fit_rates,
     fit_spots,
     ideal_positions,
     same_rings,
+    scan_evidence,
 )
 
 SCAN_STEP_PX = 0.4  # pixels; step at the outermost radius between two pixel sizes that are tried
@@ -38,6 +39,8 @@ MIN_RINGS = 2  # rings; fewest visible ones on the detector at a plausible pixel
 # Search for the ellipse vector: sigma below which no search is needed, step, reach in standard errors, number of
 # vectors that are kept, and sigma of the kept vectors.
 KNOWN_VECTOR, VECTOR_STEP, SEARCHED_SIGMAS, MAX_VECTORS, SHARP_VECTOR = 0.003, 0.004, 2.5, 2, 0.004
+# Search for the center of rings about a hidden beam: errors of center and ellipse vector, and blurs of the radii.
+CENTER_REACH_PX, CENTER_VECTOR, CENTER_WIDTHS_PX = 1.0, 0.02, (1.0, 0.5, 0.25)
 
 
 def assign_spots(spots: Spots, standard: Standard, start: State, span):
@@ -129,11 +132,42 @@ def sharp_vectors(spots: Spots, start: State):
     return [start.vector + d for d in chosen]
 
 
-def _bunching(spots, vector, center):
-    """Integral of the squared density of disks along the radius."""
+def centered_spots(spots: Spots, vector) -> Spots:
+    """Move the origin of disks to the center of their rings, for a scan whose direct beam is hidden.
+
+    Parameters
+    ----------
+    spots : Spots
+        The disks, relative to an origin within CENTER_REACH_PX.
+    vector : array_like, shape (2,)
+        Ellipse vector, within CENTER_VECTOR of the true one.
+
+    Returns
+    -------
+    Spots
+        The disks, relative to the center about which their radii cluster most.
+    """
+    start = np.array([0.0, 0.0, *vector])
+    unit = np.array([CENTER_REACH_PX, CENTER_REACH_PX, CENTER_VECTOR, CENTER_VECTOR])
+    reflections = float((1 / spots.size).sum())
+
+    def cost(q, width):
+        return 0.5 * ((q / 2) ** 2).sum() - reflections * np.log(
+            _bunching(spots, start[2:] + q[2:] * unit[2:], q[:2] * unit[:2], width))
+
+    at, grid = np.zeros(4), np.stack(np.meshgrid(*[(-1.0, 0.0, 1.0)] * 4), -1).reshape(-1, 4)
+    for width in CENTER_WIDTHS_PX:  # the cost is smooth over such an error of the radii
+        at = min((at + width / CENTER_WIDTHS_PX[0] * step for step in grid), key=lambda q: cost(q, width))
+        simplex = at + np.vstack([np.zeros(4), 0.4 * width * np.eye(4)])
+        at = minimize(cost, at, (width,), "Nelder-Mead", options={"initial_simplex": simplex, "maxfev": 200}).x
+    return replace(spots, offset=spots.offset - at[:2] * unit[:2])
+
+
+def _bunching(spots, vector, center, width=0.0):
+    """Integral of the squared density of disks along the radius, blurred by at least `width`."""
     radius, azimuth = ideal_positions(spots.offset, vector, center)
     sigma = float(np.median(spots.spread(radius, azimuth)))
-    step = max(sigma, SCAN_ERROR_PX) / 2
+    step = max(sigma, SCAN_ERROR_PX, width) / 2
     counts = np.bincount((radius / step).astype(int), 1 / spots.size)
     return float((gaussian_filter1d(counts, 2.0) ** 2).sum())
 
@@ -187,10 +221,8 @@ def scan_spots(spots: Spots, standard: Standard, start: State, span):
     if largest <= smallest:
         return np.empty(0), np.empty(0)
     scales = np.geomspace(smallest, largest, int(np.log(largest / smallest) * span[1] / SCAN_STEP_PX) + 2)
-    evidence = []
-    for scale in scales:
-        inside = np.flatnonzero((standard.g / scale > span[0] * 0.95) & (standard.g / scale < span[1] * 1.05))
-        evidence.append(fit_rates(radius, sigma, 1 / spots.size, standard.g[inside] / scale,
-                                  expected_heights(standard, inside), span[1] - span[0],
-                                  rounds=SCAN_ROUNDS).evidence)
-    return scales, np.array(evidence)
+    inside = [np.flatnonzero((standard.g / scale > span[0] * 0.95) & (standard.g / scale < span[1] * 1.05))
+              for scale in scales]
+    rings = [standard.g[kept] / scale for kept, scale in zip(inside, scales, strict=True)]
+    expected = [expected_heights(standard, kept) for kept in inside]
+    return scales, scan_evidence(radius, sigma, 1 / spots.size, rings, expected, span[1] - span[0], SCAN_ROUNDS)

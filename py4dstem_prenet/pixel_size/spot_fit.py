@@ -95,11 +95,14 @@ class _Model:
             spots.offset, state.vector, state.center, state.barrel, state.threefold, state.reference)
         self.g = standard.g[inside]
         self.rings = self.g / state.scale * (1 - excitation / (2 * self.g**2))
-        own = spots.spread(self.radius, self.azimuth) ** 2
-        self.variance = own + error**2
-        # An error that is common to the disks of one reflection does not average out.
-        self.shared_variance = own + spots.size * error**2
+        self.own_variance = spots.spread(self.radius, self.azimuth) ** 2
         self.weight = 1 / spots.size
+        self.set_error(error)
+
+    def set_error(self, error):
+        self.variance = self.own_variance + error**2
+        # An error that is common to the disks of one reflection does not average out.
+        self.shared_variance = self.own_variance + self.spots.size * error**2
 
     def rates(self, expected, start=None, rounds=3):
         return fit_rates(self.radius, np.sqrt(self.variance), self.weight, self.rings, expected, self.span, start,
@@ -234,8 +237,10 @@ def _moved(names, state, excitation, delta):
 
 
 def _common_error(spots, standard, state, excitation, rates, arguments):
-    tried = [_Model(spots, standard, state, excitation, error, *arguments).likelihood(rates)
-             - np.log1p((error / TYPICAL_ERROR_PX) ** 2) for error in COMMON_ERRORS_PX]
+    model, tried = _Model(spots, standard, state, excitation, 0.0, *arguments), []
+    for error in COMMON_ERRORS_PX:
+        model.set_error(error)
+        tried.append(model.likelihood(rates) - np.log1p((error / TYPICAL_ERROR_PX) ** 2))
     return COMMON_ERRORS_PX[int(np.argmax(tried))]
 
 
