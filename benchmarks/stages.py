@@ -1,0 +1,82 @@
+"""Measure how long each step takes that a user waits for, on one scan.
+
+    python benchmarks/stages.py [FILE] [--standard NAME]
+
+Without FILE, the scan is 64 x 64 positions of 128 x 128 pixels of gold grains, 3,000 electrons per pattern. The table
+gives seconds of wall time and of processor time, and patterns per second. Nothing of FILE is changed.
+"""
+
+import argparse
+import datetime
+import os
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+SCAN, PIECE, DOSE = 64, 16, 3000
+
+
+def gold_scan(folder):
+    """A file with a scan of gold grains: one simulated piece, mirrored with new counting noise, so that the descan is
+    continuous."""
+    from py4dstem_prenet.simulation.grains import simulate_grains
+    from py4dstem_prenet.simulation.known import GOLD
+
+    expected = simulate_grains(GOLD, (PIECE, PIECE), seed=5).expected * DOSE
+    rng = np.random.default_rng(0)
+    at = np.arange(SCAN) % (2 * PIECE - 2)
+    at = np.minimum(at, 2 * PIECE - 2 - at)
+    path = Path(folder) / "gold.npy"
+    np.save(path, np.stack([rng.poisson(expected[row][at]).astype(np.uint16) for row in at]))
+    return path
+
+
+def steps(datacube, folder, standard):
+    """What users call, in this order."""
+    prenet = datacube.prenet
+    yield "`calibrate()`", lambda: prenet.calibrate(progress=False)
+    if standard:
+        yield f'`measure_pixel_size("{standard}")`', lambda: prenet.measure_pixel_size(standard, progress=False)
+    yield "`show()`", prenet.show
+    yield "`bragg_disks()`", lambda: prenet.bragg_disks(progress=False)
+    yield '`bragg_disks(weights="precision")`', lambda: prenet.bragg_disks(weights="precision", progress=False)
+    yield "`denoise()`", lambda: prenet.denoise(progress=False)
+    yield "`check_denoising()`", lambda: prenet.check_denoising(progress=False)
+    yield "`report(fast=True)`", lambda: prenet.report(folder / "fast.html", progress=False, fast=True)
+    yield "`report()`", lambda: prenet.report(folder / "full.html", progress=False)
+
+
+def main():
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import py4dstem_prenet
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", nargs="?", help="a scan; simulated by default")
+    parser.add_argument("--standard", help="the crystal in it, such as Au; by default that of the simulated scan")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        datacube = py4dstem_prenet.open(arguments.file or gold_scan(folder))
+        positions = int(np.prod(datacube.Rshape))
+        print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {datetime.date.today()}; "
+              f"{datacube.Rshape[0]} x {datacube.Rshape[1]} positions of {datacube.Qshape[0]} x {datacube.Qshape[1]}")
+        print("| step | seconds | processor seconds | patterns per second |\n|---|---|---|---|")
+        for name, step in steps(datacube, folder, arguments.standard or (None if arguments.file else "Au")):
+            wall, processor = time.perf_counter(), time.process_time()
+            try:
+                step()
+            except py4dstem_prenet.PrenetError as error:
+                print(f"{name}: {error}", file=sys.stderr)
+                continue
+            wall, processor = time.perf_counter() - wall, time.process_time() - processor
+            print(f"| {name} | {wall:.1f} | {processor:.1f} | {positions / wall:,.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
