@@ -1,5 +1,9 @@
 from .alarms import FalseAlarms as FalseAlarms, false_alarms as false_alarms
-from .background import Background as Background, measure_background as measure_background
+from .background import (
+    CLEAR_SIGNIFICANCE as CLEAR_SIGNIFICANCE,
+    Background as Background,
+    measure_background as measure_background,
+)
 from .contrast import (
     DiskShape as DiskShape,
     directions as directions,
