@@ -100,6 +100,10 @@ def measure_background(electrons, good, readout: float, disks: DiskFilter, posit
         if not known.any():
             return background
         profile = np.interp(np.arange(size), np.flatnonzero(known), (sums / counts.clip(1))[known])
-        profile = gaussian_filter1d(profile, SMOOTHING_RADII * disks.aperture.radius)
+        smooth = gaussian_filter1d(profile, SMOOTHING_RADII * disks.aperture.radius)
+        # Rings are narrower than the smoothing. Of each difference, the part beyond its own noise is kept (the positive
+        # part of the estimator of James and Stein).
+        noise = smooth / counts.clip(1)
+        profile = smooth + (profile - smooth) * (1 - noise / np.square(profile - smooth).clip(1e-12)).clip(0)
         background = Background(profile.clip(max(readout**2, 1e-4)))
     return background
