@@ -14,6 +14,7 @@ from . import DiskFilter, covered, find_disks
 CLEAR_SIGNIFICANCE = 3.0  # standard deviations; smallest significance of disks that are left out
 PLACE_ERROR_PX = 2.0  # pixels; distance of the most significant place of a half-lit disk from its center
 BACKGROUND_ROUNDS = 3  # rounds; the first one assumes a constant background
+RING_SIGMAS = 3.0  # standard errors; largest difference from the smoothed profile that is noise (1 in 400 distances)
 SMOOTHING_RADII = 0.25  # radii, 1 sigma; smoothing of the radial profile of the background
 
 
@@ -95,15 +96,17 @@ def measure_background(electrons, good, readout: float, disks: DiskFilter, posit
         pattern = np.concatenate([found.pattern, np.arange(len(positions))])
         place = np.concatenate([found.place, np.rint(positions).astype(int)])
         free = (covered(electrons.shape, pattern, place, disks.inner + PLACE_ERROR_PX) == 0) & good.cpu().numpy()
-        sums, counts = (np.bincount(ring[free], weight, size) for weight in (electrons.cpu().numpy()[free], None))
+        values = electrons.cpu().numpy()[free]
+        sums, squares, counts = (np.bincount(ring[free], weight, size) for weight in (values, values**2, None))
         known = counts > 0
         if not known.any():
             return background
-        profile = np.interp(np.arange(size), np.flatnonzero(known), (sums / counts.clip(1))[known])
-        smooth = gaussian_filter1d(profile, SMOOTHING_RADII * disks.aperture.radius)
-        # Rings are narrower than the smoothing. Of each difference, the part beyond its own noise is kept (the positive
-        # part of the estimator of James and Stein).
-        noise = smooth / counts.clip(1)
-        profile = smooth + (profile - smooth) * (1 - noise / np.square(profile - smooth).clip(1e-12)).clip(0)
+        mean, square = (np.interp(np.arange(size), np.flatnonzero(known), (total / counts.clip(1))[known])
+                        for total in (sums, squares))
+        profile = gaussian_filter1d(mean, SMOOTHING_RADII * disks.aperture.radius)
+        # Rings may be narrower than the smoothing. Of each difference, the part beyond its noise is kept. Scatter beyond
+        # that of counts is structure, as wide as a disk.
+        noise = RING_SIGMAS * ((mean + disks.area * (square - mean**2 - mean).clip(0)) / counts.clip(1)) ** 0.5
+        profile += np.sign(mean - profile) * (np.abs(mean - profile) - noise).clip(0)
         background = Background(profile.clip(max(readout**2, 1e-4)))
     return background
