@@ -19,26 +19,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from . import (
-    CLEAR_SIGNIFICANCE,
-    Background,
-    DiskFilter,
-    covered,
-    disk_significance,
-    find_disks,
-    measure_background,
-)
+from . import Background, DiskFilter, disk_significance, measure_background, outside_disks
 
-STRUCTURE_MARGIN_PX = 2.0  # pixels; width around disks that is left out, since the place of a disk can be off by it
 MIN_FREE_APERTURE, MIN_FREE_RING = 0.95, 0.5  # fractions; smallest parts of aperture and ring without disks
-# Variances over squared mean that are tried for a field of speckles. Fully developed speckles have 1 in a point; those of
-# thin amorphous carbon 1.2, with the law of `speckle_fields` (benchmarks/speckles.py).
+# Variances over squared mean that are tried for a field of speckles. Fully developed speckles have 1 in a point; those
+# of thin amorphous carbon 1.2, with the law of `speckle_fields` (benchmarks/speckles.py).
 SPECKLES = (0.0, 0.03, 0.1, 0.25, 0.6, 1.5)
-FIELDS = 16  # simulated fields from which the rms over an aperture is known to 3 %
 LOWER_QUANTILE = 0.1587  # probability; of a normal distribution, it lies one standard deviation below the median
 QUANTILE_ERROR = 1.2  # fraction of the width; its standard error for one aperture
-MIN_EXCESS_SIGMAS = 1.0  # standard errors; smallest excess of the width over that of noise
-MOST_PATTERNS = 48  # patterns; number in which structure is measured, for speed
+MOST_PATTERNS = 48  # patterns, measured and simulated; number from which structure is measured, for speed
 MIN_PLACES = 120.0  # independent apertures; fewest that tell the structure: its width is then known to 15 %
 
 
@@ -146,7 +135,7 @@ def _structure(rng, speckle, shape, disks):
     """Structure of a field of speckles."""
     if not speckle:
         return Structure()
-    fields = torch.from_numpy(speckle_fields(rng, FIELDS, shape, disks, speckle).astype(np.float32))
+    fields = torch.from_numpy(speckle_fields(rng, MOST_PATTERNS, shape, disks, speckle).astype(np.float32))
     fields = fields.to(disks.kernels.device)
     whole = disks.sums(torch.ones_like(fields[:1]), 0) > 0.99 * disks.area
     return Structure(speckle, float((disks.sums(fields, 0) / disks.area)[whole.expand_as(fields)].std()))
@@ -156,7 +145,7 @@ def _excess(rng, electrons, background, good, readout, disks, direct, structure)
     """Width of the significance in patterns less that in simulated ones, its error, and the number of apertures."""
     images = background.images(direct, tuple(electrons.shape[1:]))
     expected, rate = images.to(electrons.device), (images.numpy() - readout**2).clip(0)
-    free = _outside_disks(electrons, expected, good.expand_as(electrons), disks, direct, structure.relative)
+    free = outside_disks(electrons, expected, good.expand_as(electrons), disks, direct, structure.relative)
     measured, places = _width(electrons, expected, free, disks)
     if not places:
         return np.inf, 0.0, 0.0
@@ -164,18 +153,9 @@ def _excess(rng, electrons, background, good, readout, disks, direct, structure)
     if readout > 0:
         drawn = drawn + rng.normal(0, readout, drawn.shape)
     drawn = torch.from_numpy(drawn.astype(np.float32)).to(electrons.device)
-    left = _outside_disks(drawn, expected, free, disks, direct, structure.relative)
+    left = outside_disks(drawn, expected, free, disks, direct, structure.relative)
     simulated = _width(drawn, expected, left, disks)[0]
-    return measured - simulated, MIN_EXCESS_SIGMAS * simulated * QUANTILE_ERROR * (2 / places) ** 0.5, places
-
-
-def _outside_disks(electrons, expected, free, disks, direct, relative):
-    """Pixels of `free` under no disk, (n, Qx, Qy)."""
-    found = find_disks(electrons, expected, free.any(0), disks, CLEAR_SIGNIFICANCE, direct, relative)
-    pattern = np.concatenate([found.pattern, np.arange(len(direct))])
-    place = np.concatenate([found.place, np.rint(direct).astype(int)])
-    covering = covered(electrons.shape, pattern, place, disks.inner + STRUCTURE_MARGIN_PX)
-    return free & torch.from_numpy(covering == 0).to(free.device)
+    return measured - simulated, simulated * QUANTILE_ERROR * (2 / places) ** 0.5, places
 
 
 def _width(electrons, expected, free, disks):
