@@ -1,5 +1,9 @@
 from .alarms import FalseAlarms as FalseAlarms, false_alarms as false_alarms
-from .background import Background as Background, measure_background as measure_background
+from .background import (
+    Background as Background,
+    measure_background as measure_background,
+    outside_disks as outside_disks,
+)
 from .contrast import (
     DiskShape as DiskShape,
     directions as directions,
@@ -9,7 +13,7 @@ from .contrast import (
 from .cutting import DiskWindows as DiskWindows
 from .faint import FaintDisks as FaintDisks, faint_disks as faint_disks
 from .finder import DiskFinder as DiskFinder
-from .fitting import FittedDisks as FittedDisks, fit_disks as fit_disks
+from .fitting import MAX_SIGMA_RADII as MAX_SIGMA_RADII, FittedDisks as FittedDisks, fit_disks as fit_disks
 from .learned import (
     SAMPLE_BYTES as SAMPLE_BYTES,
     SAMPLE_PATTERNS as SAMPLE_PATTERNS,
@@ -18,6 +22,7 @@ from .learned import (
     window_margin as window_margin,
 )
 from .neighborhood import (
+    MOVE_RADII as MOVE_RADII,
     OwnDisks as OwnDisks,
     PatternGroup as PatternGroup,
     apart as apart,
@@ -36,6 +41,7 @@ from .scans import (
     probabilities as probabilities,
 )
 from .search import (
+    MIN_AREA_FRACTION as MIN_AREA_FRACTION,
     Candidates as Candidates,
     covered as covered,
     find_disks as find_disks,

@@ -14,6 +14,7 @@ from . import DiskFilter, covered, find_disks
 CLEAR_SIGNIFICANCE = 3.0  # standard deviations; smallest significance of disks that are left out
 PLACE_ERROR_PX = 2.0  # pixels; distance of the most significant place of a half-lit disk from its center
 BACKGROUND_ROUNDS = 3  # rounds; the first one assumes a constant background
+RING_EXCESS_SIGMAS = 3.0  # standard errors; largest difference from the smoothed profile that is noise (1 of 400)
 SMOOTHING_RADII = 0.25  # radii, 1 sigma; smoothing of the radial profile of the background
 
 
@@ -90,16 +91,49 @@ def measure_background(electrons, good, readout: float, disks: DiskFilter, posit
     size = ring.max() + 1
     background = Background(np.ones(2))
     for _ in range(BACKGROUND_ROUNDS):
-        found = find_disks(electrons, background.images(positions, shape), good, disks, CLEAR_SIGNIFICANCE, positions,
-                           structure)
-        pattern = np.concatenate([found.pattern, np.arange(len(positions))])
-        place = np.concatenate([found.place, np.rint(positions).astype(int)])
-        free = (covered(electrons.shape, pattern, place, disks.inner + PLACE_ERROR_PX) == 0) & good.cpu().numpy()
-        sums, counts = (np.bincount(ring[free], weight, size) for weight in (electrons.cpu().numpy()[free], None))
+        free = outside_disks(electrons, background.images(positions, shape).to(electrons.device),
+                             good.expand_as(electrons), disks, positions, structure).cpu().numpy()
+        values = electrons.cpu().numpy()[free]
+        sums, squares, counts = (np.bincount(ring[free], weight, size) for weight in (values, values**2, None))
         known = counts > 0
         if not known.any():
             return background
-        profile = np.interp(np.arange(size), np.flatnonzero(known), (sums / counts.clip(1))[known])
-        profile = gaussian_filter1d(profile, SMOOTHING_RADII * disks.aperture.radius)
+        mean, square = (np.interp(np.arange(size), np.flatnonzero(known), (total / counts.clip(1))[known])
+                        for total in (sums, squares))
+        profile = gaussian_filter1d(mean, SMOOTHING_RADII * disks.aperture.radius)
+        # Rings may be narrower than the smoothing. Of each difference, the part beyond its noise is kept. Scatter
+        # beyond that of counts is structure, as wide as a disk.
+        noise = RING_EXCESS_SIGMAS * ((mean + disks.area * (square - mean**2 - mean).clip(0)) / counts.clip(1)) ** 0.5
+        profile += np.sign(mean - profile) * (np.abs(mean - profile) - noise).clip(0)
         background = Background(profile.clip(max(readout**2, 1e-4)))
     return background
+
+
+def outside_disks(electrons, expected, free, disks: DiskFilter, direct, structure: float = 0.0) -> torch.Tensor:
+    """Leave out the pixels under places of patterns that may be disks, and under the direct disk.
+
+    Parameters
+    ----------
+    electrons : torch.Tensor, shape (n, Qx, Qy)
+        Patterns in electrons, the variance of the read-out noise added to every pixel.
+    expected : torch.Tensor, shape (n, Qx, Qy)
+        Expected background of each pattern.
+    free : torch.Tensor of bool, shape (n, Qx, Qy)
+        Pixels that are used.
+    disks : DiskFilter
+        The filter of the aperture.
+    direct : numpy.ndarray, shape (n, 2)
+        Positions of the direct beam, pixels.
+    structure : float, optional
+        Relative rms of the background in an aperture about its mean, without counting noise.
+
+    Returns
+    -------
+    torch.Tensor of bool, shape (n, Qx, Qy)
+        Those under no disk.
+    """
+    found = find_disks(electrons, expected, free.any(0), disks, CLEAR_SIGNIFICANCE, direct, structure)
+    pattern = np.concatenate([found.pattern, np.arange(len(direct))])
+    place = np.concatenate([found.place, np.rint(direct).astype(int)])
+    covering = covered(electrons.shape, pattern, place, disks.inner + PLACE_ERROR_PX)
+    return free & torch.from_numpy(covering == 0).to(free.device)

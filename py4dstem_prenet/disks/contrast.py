@@ -13,10 +13,6 @@ from . import Candidates, DiskWindows
 
 # Set on multislice silicon along [110] (benchmarks/strain.py, disks.py), unless a comment says otherwise.
 DIRECTIONS = 36  # directions of the contrast over half a turn
-# Standard deviations; smallest significance of disks from which the aperture is learned. The larger value holds for a
-# background with speckles, which can be taken for weak disks.
-LEARNED_SIGNIFICANCE, LEARNED_AMONG_SPECKLES = 5.0, 15.0
-CONTRAST_SIGNIFICANCE = 5.0  # standard deviations; the same for the contrast
 MIN_LEARNED_DISKS = 16  # disks; smallest number from which aperture or contrast is learned
 MAX_APERTURE_DISKS, MAX_CLASS_DISKS = 512, 256  # disks; largest numbers for aperture and contrast, for speed
 MAX_CLASSES = 3  # classes of disks by electrons, each with its own contrast
@@ -216,7 +212,7 @@ def directions(candidates: Candidates, direct) -> np.ndarray:
 
 
 def learned_shape(windows: DiskWindows, candidates: Candidates, aperture: Aperture, direct,
-                  readout: float, speckles: bool = False) -> DiskShape:
+                  readout: float, certain: float) -> DiskShape:
     """Learn the aperture from Bragg disks, and the contrast inside them.
 
     Radius and blur are learned from disks of all directions: in the direct disk alone, contrast that is symmetric about
@@ -237,8 +233,8 @@ def learned_shape(windows: DiskWindows, candidates: Candidates, aperture: Apertu
         Positions of the direct beam, pixels.
     readout : float
         Read-out noise in electrons, rms.
-    speckles : bool, optional
-        Whether the background has speckles.
+    certain : float
+        Smallest significance of the disks that are used, standard deviations.
 
     Returns
     -------
@@ -248,12 +244,11 @@ def learned_shape(windows: DiskWindows, candidates: Candidates, aperture: Apertu
     device = windows.electrons.device
     coverage = windows.coverage(with_direct(candidates, direct))
     candidates = candidates.subset(candidates.reported(windows.shape[1:]))
-    strong = candidates.subset(
-        candidates.significance > (LEARNED_AMONG_SPECKLES if speckles else LEARNED_SIGNIFICANCE))
-    enough = len(strong.pattern) >= MIN_LEARNED_DISKS
-    strong = _some(strong, MAX_APERTURE_DISKS) if enough else strong
-    given = aperture
-    for _ in range(APERTURE_ROUNDS if enough else 0):
+    certainly = candidates.subset(candidates.significance > certain)
+    if len(certainly.pattern) < MIN_LEARNED_DISKS:
+        return DiskShape(aperture)
+    strong, given = _some(certainly, MAX_APERTURE_DISKS), aperture
+    for _ in range(APERTURE_ROUNDS):
         model = DiskModel(aperture, device)
         electrons, good = windows.cut(strong, coverage, model.side)
         fitted = _located(model, electrons, good, readout, learn=True)
@@ -263,13 +258,10 @@ def learned_shape(windows: DiskWindows, candidates: Candidates, aperture: Apertu
     # If the disks overlap, the aperture may spread over others.
     if aperture.edge > MAX_EDGE_GROWTH * given.edge or aperture.radius > MAX_RADIUS_GROWTH * given.radius:
         aperture = given
-    strong = candidates.subset(candidates.significance > CONTRAST_SIGNIFICANCE)
-    if len(strong.pattern) < MIN_LEARNED_DISKS:
-        return DiskShape(aperture)
-    classes = int(np.clip(len(strong.pattern) // (2 * MIN_LEARNED_DISKS), 1, MAX_CLASSES))
-    limits = tuple(np.quantile(strong.electrons, np.arange(1, classes) / classes).tolist())
-    number = np.searchsorted(limits, strong.electrons)
-    amplitudes = tuple(_amplitudes(windows, coverage, _some(strong.subset(number == k), MAX_CLASS_DISKS), aperture,
+    classes = int(np.clip(len(certainly.pattern) // (2 * MIN_LEARNED_DISKS), 1, MAX_CLASSES))
+    limits = tuple(np.quantile(certainly.electrons, np.arange(1, classes) / classes).tolist())
+    number = np.searchsorted(limits, certainly.electrons)
+    amplitudes = tuple(_amplitudes(windows, coverage, _some(certainly.subset(number == k), MAX_CLASS_DISKS), aperture,
                                    direct, readout)
                        for k in range(classes))
     return DiskShape(aperture, limits, amplitudes)

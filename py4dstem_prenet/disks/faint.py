@@ -15,6 +15,8 @@ import torch
 from scipy.spatial import cKDTree
 
 from . import (
+    MAX_SIGMA_RADII,
+    MOVE_RADII,
     Candidates,
     DiskShape,
     DiskWindows,
@@ -35,8 +37,6 @@ from . import (
 LEAST_ALIKE = 5.0  # log odds; smallest value for which two patterns count as alike
 PRESENT = 0.95  # probability; prior that a disk of the neighbors is also in the pattern
 MISTAKEN = 0.5  # fraction of `false_alarm`; largest expected number of false disks here (mean: 0.3)
-PLACE_RADII = 0.1  # radii, 1 sigma; distance of a disk from its place in the neighbors
-MAX_PLACE_RADII = 0.5  # radii; a place with a larger sigma is not located
 MIN_FREE = 0.75  # fraction of the aperture; smallest part that lies in the pattern and under no other disk
 LEAST_CONTRAST = 1.0  # ratio; electrons of a disk to background: weaker ones may be structure common to neighbors
 # Radii; ratio. Within this distance of a disk, candidates with a smaller ratio of electrons may be its tail.
@@ -133,7 +133,7 @@ def _places(group, members, partners, threshold, structure, shape, margin):
         at, sigma = np.zeros((2, 0, 2))
     places = found.subset(new)
     places = Candidates(members[places.pattern], *(getattr(places, field.name) for field in fields(places)[1:]))
-    kept = (shown.query(apart(at, places.pattern))[0] > radius) & (sigma < MAX_PLACE_RADII * radius).all(1)
+    kept = (shown.query(apart(at, places.pattern))[0] > radius) & (sigma < MAX_SIGMA_RADII * radius).all(1)
     order = np.flatnonzero(kept)[np.argsort(-places.significance[kept], kind="stable")]
     twice = cKDTree(apart(at[order], places.pattern[order])).query_pairs(radius, output_type="ndarray")
     kept[order[twice.max(1)]] = False  # second places in the same disk
@@ -155,7 +155,7 @@ def _in_patterns(group, places, share, at, sigma, threshold, false_alarm, shape,
     kept = _accepted(pattern, np.where(wrong, 1.0, absent), MISTAKEN * false_alarm)
     pattern, on, beneath, seen, z = (values[kept] for values in (pattern, on, beneath, seen, z))
     signal, place = on - beneath, np.rint(at[kept]).astype(int)
-    position, sigma = at[kept], np.hypot(sigma[kept], PLACE_RADII * disks.aperture.radius)
+    position, sigma = at[kept], np.hypot(sigma[kept], MOVE_RADII * disks.aperture.radius)
     if len(kept):
         some = Candidates(pattern, place, z, signal / seen, beneath / (seen * disks.area), seen)
         others = Candidates(own.pattern, np.rint(own.position).astype(int), *np.ones((4, len(own.pattern))))

@@ -30,6 +30,7 @@ from . import (
 
 SAMPLE_PATTERNS = 64  # patterns from which background and contrast are learned; chosen for speed
 SAMPLE_BYTES = 2**28  # bytes; largest size of these patterns as float32
+CERTAIN_RATE = 2e-4  # false disks per pattern; largest rate at which disks tell aperture and contrast
 MAX_RADIUS_CHANGE = 0.05  # fraction of the radius; after a larger change, the learned aperture is used for a new search
 WINDOW_MARGIN_PX = 8  # pixels; largest distance between the edge of a disk and the end of its window
 
@@ -90,26 +91,21 @@ class LearnedDisks:
         for last in (False, True):
             disks, good, electrons = prepared(patterns, noise, aperture, device)
             background = measure_background(electrons, good, readout, disks, direct)
-            alarms = false_alarms(background, good, readout, disks, center, Structure())
+            structure = measure_structure(electrons, background, good, readout, disks, direct)
+            if structure.speckle:  # some places that were left out as disks are speckles
+                background = measure_background(electrons, good, readout, disks, direct, structure.relative)
+            alarms = false_alarms(background, good, readout, disks, center, structure)
             images = background.images(direct, patterns.shape[1:]).to(electrons.device)
             threshold = alarms.threshold(false_alarm)
-            found = find_disks(electrons, images, good, disks, threshold, direct)
-            structure = measure_structure(electrons, background, good, readout, disks, threshold, direct)
+            found = find_disks(electrons, images, good, disks, threshold, direct, structure.relative)
             shape = learned_shape(_windows(electrons, good, readout, aperture), found, aperture, direct, readout,
-                                  structure.speckle > 0)
+                                  alarms.threshold(CERTAIN_RATE))
             change = abs(shape.aperture.radius / aperture.radius - 1)
             if last or change < MAX_RADIUS_CHANGE:
                 break
             aperture = replace(shape.aperture, contrast=())  # the contrast belongs to the wrong radius
         fitted = fit_disks(_windows(electrons, good, readout, shape.aperture), found, shape, direct, readout)
         shape = shape.with_misfits(found.electrons[fitted.good], fitted.misfit[fitted.good])
-        if structure.speckle:  # some places that were left out as disks are speckles of the background
-            background = measure_background(electrons, good, readout, disks, direct, structure.relative)
-            alarms = false_alarms(background, good, readout, disks, center, structure)
-            threshold = alarms.threshold(false_alarm)
-            structure = measure_structure(electrons, background, good, readout, disks, threshold, direct, structure)
-            alarms = false_alarms(background, good, readout, disks, center, structure)
-            threshold = alarms.threshold(false_alarm)
         return cls(noise, background, structure, alarms, threshold, shape)
 
     def searched(self, block, direct, device="cpu"):

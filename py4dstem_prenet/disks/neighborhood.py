@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
-from . import DiskFilter, covered
+from . import MIN_AREA_FRACTION, DiskFilter, covered
 
 # Set on thin gold and thick iron at 300 electrons per pattern (benchmarks/orientation.py, disks.py).
 NEIGHBOR_STEPS = ((0, 1), (1, -1), (1, 0), (1, 1))  # scan rows, columns: half of the neighbors
@@ -21,7 +21,6 @@ AMPLITUDES = np.linspace(0.1, 3.0, 16)  # ratios of the electrons of a disk in t
 AMPLITUDE_SHAPE = 2.0  # shape of the gamma distribution of these ratios: a relative scatter of 0.7
 MOST_FOR, MOST_AGAINST = 2.0, -10.0  # log odds; largest contribution of a single disk for and against "alike"
 MOVE_RADII = 0.1  # radii, 1 sigma; distance of the same disk in two patterns that are alike
-MIN_SEEN = 0.35  # fraction of the aperture; smallest part on good pixels of a place that is compared
 
 
 @dataclass(frozen=True)
@@ -155,7 +154,7 @@ class PatternGroup:
             at = own.position[disk] - own.direct[a[pair]] + own.direct[b[pair]]
             on, beneath, seen = self.counts(b[pair], at, everywhere=True)
             value = log_odds(on, beneath, own.electrons[disk] * seen).clip(MOST_AGAINST, MOST_FOR)
-            odds += np.bincount(pair, value * (seen > MIN_SEEN), len(pairs))
+            odds += np.bincount(pair, value * (seen > MIN_AREA_FRACTION), len(pairs))
             away, nearest = tree.query(apart(at, b[pair]), distance_upper_bound=radius)
             met = np.isfinite(away)
             move, nearest = at[met] - own.position[nearest[met]], nearest[met]

@@ -5,6 +5,11 @@ same in all directions. Over the aperture of a disk the excess is a part of the 
 hides more than its noise. It is measured as the lower half of the width of the distribution of the significance over
 all apertures without a disk: weak disks change the upper half, and few of the others (the empirical null of Efron,
 J. Am. Stat. Assoc. 99, 96 (2004)).
+
+Which apertures have no disk depends on the structure: on a background that is assumed to be smooth, each speckle is a
+disk. Therefore the assumed structure is raised stepwise, and disks and background are determined anew with it, until
+simulated patterns of this structure are as wide as the measured ones. Disks of a crystal are not explained by any
+structure: they are brighter than its speckles, and between them the background is as smooth as its counts allow.
 """
 
 from __future__ import annotations
@@ -14,16 +19,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from . import Background, DiskFilter, covered, disk_significance, find_disks
+from . import Background, DiskFilter, disk_significance, measure_background, outside_disks
 
-STRUCTURE_MARGIN_PX = 2.0  # pixels; width around disks that is left out, since the place of a disk can be off by it
 MIN_FREE_APERTURE, MIN_FREE_RING = 0.95, 0.5  # fractions; smallest parts of aperture and ring without disks
-SPECKLES = (0.03, 0.1, 0.25, 0.6, 1.5)  # variances over squared mean that are tried for a field of speckles
+# Variances over squared mean that are tried for a field of speckles. Fully developed speckles have 1 in a point; those
+# of thin amorphous carbon 1.2, with the law of `speckle_fields` (benchmarks/speckles.py).
+SPECKLES = (0.0, 0.03, 0.1, 0.25, 0.6, 1.5)
 LOWER_QUANTILE = 0.1587  # probability; of a normal distribution, it lies one standard deviation below the median
 QUANTILE_ERROR = 1.2  # fraction of the width; its standard error for one aperture
-MIN_EXCESS_SIGMAS = 1.0  # standard errors; smallest excess of the width over that of noise
-MOST_PATTERNS = 48  # patterns; number in which structure is measured, for speed
-MIN_PLACES = 120.0  # independent apertures; if disks leave fewer, most of them lie beside weak disks
+MOST_PATTERNS = 48  # patterns, measured and simulated; number from which structure is measured, for speed
+MIN_PLACES = 120.0  # independent apertures; fewest that tell the structure: its width is then known to 15 %
 
 
 @dataclass(frozen=True)
@@ -81,8 +86,8 @@ def speckle_fields(rng, count: int, shape, disks: DiskFilter, speckle: float) ->
     return np.exp(log_variance**0.5 * smooth - log_variance / 2)
 
 
-def measure_structure(electrons, background: Background, good, readout: float, disks: DiskFilter, threshold: float,
-                      direct, known: Structure | None = None, seed: int = 0) -> Structure:
+def measure_structure(electrons, background: Background, good, readout: float, disks: DiskFilter, direct,
+                      seed: int = 0) -> Structure:
     """Measure the structure of the background of patterns, away from their disks.
 
     Parameters
@@ -90,68 +95,67 @@ def measure_structure(electrons, background: Background, good, readout: float, d
     electrons : torch.Tensor, shape (n, Qx, Qy)
         Patterns in electrons, the variance of the read-out noise added to every pixel.
     background : Background
-        The mean background.
+        The mean background, measured as a smooth one.
     good : torch.Tensor of bool, shape (Qx, Qy)
         Pixels that are used.
     readout : float
         Read-out noise in electrons, rms.
     disks : DiskFilter
         The filter of the aperture.
-    threshold : float
-        Least significance of places that are taken for disks, standard deviations.
     direct : numpy.ndarray, shape (n, 2)
         Positions of the direct beam, pixels.
-    known : Structure, optional
-        An earlier result. Without it, speckles are left out as disks, in the patterns and in the simulated noise, and
-        few apertures are left.
     seed : int, optional
         Seed of simulated noise.
 
     Returns
     -------
     Structure
-        The structure.
+        The smallest structure that explains the width of the measured distribution; none if none does.
     """
-    relative = 0.0 if known is None else known.relative
-    rng, shape = np.random.default_rng(seed), tuple(electrons.shape[1:])
     some = np.unique(np.linspace(0, len(electrons) - 1, MOST_PATTERNS).astype(int))
     electrons, direct = electrons[some], direct[some]
-    images = background.images(direct, shape)
-    expected = images.to(electrons.device)
-    free = good.expand_as(electrons)
-    free = _outside_disks(electrons, expected, free, disks, threshold, direct, relative)
-    measured, places = _width(electrons, expected, free, disks)
-    if places < MIN_PLACES:
-        return Structure()
-    rate, widths = (images.numpy() - readout**2).clip(0), []
-    for speckle in (0.0, *SPECKLES):
-        drawn = rng.poisson(rate * speckle_fields(rng, len(rate), shape, disks, speckle)) + readout**2
-        if readout > 0:
-            drawn = drawn + rng.normal(0, readout, drawn.shape)
-        drawn = torch.from_numpy(drawn.astype(np.float32)).to(electrons.device)
-        left = _outside_disks(drawn, expected, free, disks, threshold, direct, relative)
-        widths.append(_width(drawn, expected, left, disks)[0])
-        error = MIN_EXCESS_SIGMAS * widths[0] * QUANTILE_ERROR * (2 / places) ** 0.5
-        if measured < widths[0] + error:
-            return Structure()
-        if widths[-1] > max(measured, widths[0] + error):
+    lower = None  # the last speckle whose simulated patterns are narrower than the measured ones, and by how much
+    for speckle in SPECKLES:
+        rng = np.random.default_rng(seed)
+        structure = _structure(rng, speckle, tuple(electrons.shape[1:]), disks)
+        if speckle:
+            background = measure_background(electrons, good, readout, disks, direct, structure.relative)
+        excess, error, places = _excess(rng, electrons, background, good, readout, disks, direct, structure)
+        if not speckle and excess <= error:
             break
-    else:
-        if widths[-1] < widths[0] + error:  # a background of few electrons, whose structure is below its noise
-            return Structure()
-    speckle = float(np.interp(measured, np.maximum.accumulate(widths), (0.0, *SPECKLES)[: len(widths)]))
-    fields = torch.from_numpy(speckle_fields(rng, 16, shape, disks, speckle).astype(np.float32)).to(electrons.device)
+        if excess <= 0 and places > MIN_PLACES:
+            below, most = lower
+            between = speckle if not np.isfinite(most) else below + (speckle - below) * most / (most - excess)
+            return _structure(rng, between, tuple(electrons.shape[1:]), disks)
+        lower = speckle, excess if places > MIN_PLACES or not speckle else np.inf
+    return Structure()
+
+
+def _structure(rng, speckle, shape, disks):
+    """Structure of a field of speckles."""
+    if not speckle:
+        return Structure()
+    fields = torch.from_numpy(speckle_fields(rng, MOST_PATTERNS, shape, disks, speckle).astype(np.float32))
+    fields = fields.to(disks.kernels.device)
     whole = disks.sums(torch.ones_like(fields[:1]), 0) > 0.99 * disks.area
     return Structure(speckle, float((disks.sums(fields, 0) / disks.area)[whole.expand_as(fields)].std()))
 
 
-def _outside_disks(electrons, expected, free, disks, threshold, direct, relative):
-    """Pixels of `free` under no disk, (n, Qx, Qy)."""
-    found = find_disks(electrons, expected, free[0] | free.any(0), disks, threshold, direct, relative)
-    pattern = np.concatenate([found.pattern, np.arange(len(direct))])
-    place = np.concatenate([found.place, np.rint(direct).astype(int)])
-    covering = covered(electrons.shape, pattern, place, disks.inner + STRUCTURE_MARGIN_PX)
-    return free & torch.from_numpy(covering == 0).to(free.device)
+def _excess(rng, electrons, background, good, readout, disks, direct, structure):
+    """Width of the significance in patterns less that in simulated ones, its error, and the number of apertures."""
+    images = background.images(direct, tuple(electrons.shape[1:]))
+    expected, rate = images.to(electrons.device), (images.numpy() - readout**2).clip(0)
+    free = outside_disks(electrons, expected, good.expand_as(electrons), disks, direct, structure.relative)
+    measured, places = _width(electrons, expected, free, disks)
+    if not places:
+        return np.inf, 0.0, 0.0
+    drawn = rng.poisson(rate * speckle_fields(rng, len(rate), rate.shape[1:], disks, structure.speckle)) + readout**2
+    if readout > 0:
+        drawn = drawn + rng.normal(0, readout, drawn.shape)
+    drawn = torch.from_numpy(drawn.astype(np.float32)).to(electrons.device)
+    left = outside_disks(drawn, expected, free, disks, direct, structure.relative)
+    simulated = _width(drawn, expected, left, disks)[0]
+    return measured - simulated, simulated * QUANTILE_ERROR * (2 / places) ** 0.5, places
 
 
 def _width(electrons, expected, free, disks):
