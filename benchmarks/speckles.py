@@ -7,8 +7,8 @@ quantiles of the intensity over the aperture, relative to the mean over angles, 
 distributions of the same variance. Second, disks that are found with 0.5 false ones asked in a pattern, at several
 doses; all of them are false. The direct beam and its radius are given.
 
-With `--diffuse`, the same for 96 patterns of other structure, drawn by formula: a thick background with a slope, rings of
-a powder, as wide as a disk and narrower, Kikuchi bands, and log-normal speckles of several sizes and strengths.
+With `--diffuse`, the same for 96 patterns of other structure, drawn by formula: a thick background with a slope, rings
+of a powder, as wide as a disk and narrower, Kikuchi bands, and log-normal speckles of several sizes and strengths.
 """
 
 import argparse
@@ -32,7 +32,8 @@ ASKED = 0.5  # false disks in a pattern
 WIDE = 96  # pixels; side of the patterns of other structure
 RINGS = ((20, 0.1), (28, 0.05), (36, 0.04))  # pixels, fractions of the beam; radius and intensity
 BANDS = ((0.3, 9), (1.35, 12), (2.4, 7))  # radians, pixels; direction and half width of Kikuchi bands
-SPECKLES = {"weak speckles": (0.5, 0.1), "speckles": (0.5, 0.3), "fine speckles": (0.2, 0.8), "long speckles": (1.5, 0.5)}
+SPECKLES = {"weak speckles": (0.5, 0.1), "speckles": (0.5, 0.3), "fine speckles": (0.2, 0.8),
+            "long speckles": (1.5, 0.5)}
 DIFFUSE = ("smooth", "thick, with a slope", "rings", "narrow rings", "Kikuchi bands", *SPECKLES)
 
 
