@@ -8,11 +8,13 @@ PIXEL_SIZE_FLAGS = (
      "The pixel size is not determined: fewer than two rings of {standard} fit the pattern outside the direct beam."),
     ("pixel_size_ambiguous", "refusal",
      "The pixel size is not determined: the rings of {standard} fit with {first:.5f} and with {second:.5f} 1/Å per "
-     "pixel; the first has a probability of {posterior:.1f} % ({needed:.0f} % is needed)."),
+     "pixel; the first has a probability of {posterior:.1f} % ({needed:.0f} % is needed).",
+     "A single crystal shows few rings: measure a powder or a scan of many grains of the standard, and carry its pixel "
+     "size over with calibrate(like=...)."),
     ("pixel_size_other_lattice", "refusal",
-     "The pixel size is not determined: other lattices, such as that of {other} with a free lattice parameter, fit, "
-     "too; {standard} has a probability of {posterior:.2g} % ({needed:.0f} % is needed; twice the log likelihood of "
-     "{other} less that of {standard}: {margin:.1f}).",
+     "The pixel size is not determined: other lattices fit as well, such as that of {other} with a free lattice "
+     "parameter (twice the log likelihood of {other} less that of {standard}: {margin:.1f}). {standard}, which was "
+     "named and has a prior of 90 %, has a probability of {posterior:.2g} % ({needed:.0f} % is needed).",
      "Check whether the specimen is {standard}."),
     ("pixel_size_inconsistent", "refusal",
      "The pixel size is not determined: the rings differ from those of {standard} by {scatter:.2g} % (rms), beyond "
