@@ -1,6 +1,8 @@
 """Check that py4DSTEM reads a written file correctly, before the file gets its name."""
 
 import zlib
+from contextlib import redirect_stderr
+from io import StringIO
 
 import numpy as np
 
@@ -95,7 +97,7 @@ def check_readable(partial, node, path):
     from py4DSTEM import Calibration
 
     try:
-        with heard():
+        with heard(), redirect_stderr(StringIO()):  # its progress bars
             found = emdfile.read(partial)  # what py4DSTEM.read calls, which wants the final ending of the name
             calibration = getattr(found, "calibration", None)
             if calibration is not None:
