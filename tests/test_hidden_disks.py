@@ -50,6 +50,15 @@ def test_rings_are_read_from_the_edge_of_a_stop_to_the_edge_of_the_frame():
     assert hub <= first < 16 and last > 44
 
 
+@pytest.mark.parametrize("open_", [lambda rho: rho < 0, lambda rho: rho < 3, lambda rho: rho > 60,
+                                   lambda rho: (rho > 20) & (rho < 24)])
+def test_a_mask_that_leaves_no_room_for_rings_leaves_no_span(open_):
+    center = (47.0, 49.0)
+    good = open_(np.hypot(*(np.indices((SIDE, SIDE)) - np.reshape(center, (2, 1, 1)))))
+    first, last = ring_span(np.where(good, 5.0, 0.0), good, center)
+    assert last - first < 12
+
+
 def test_rings_of_disks_are_centered_without_a_known_ellipse():
     spots = disks_of("Al", 0.0195, 200, 0.1, vector=(0.015, -0.02))
     for shift in ((0.8, -0.5), (-0.3, 1.0)):

@@ -264,12 +264,17 @@ def _outer_radius(mask, center):
 def _tail_end(image, mask, center, outer):
     """Radius where the tails of the direct beam end: where the log profile first falls no faster than its median.
 
-    The tails begin at the steepest fall, or at the edge of a stop that hides the direct beam.
+    The tails begin at the steepest fall, or at the edge of a stop that hides the direct beam. If less than
+    `MIN_RING_SPAN_PX` is open, there is no room for rings, and `outer` is returned.
     """
+    if outer < MIN_RING_SPAN_PX:
+        return outer
     radii = np.arange(1, outer, 0.5)
     polar, usable = read_polar(smooth_image(image, mask, 1.0), center, (0.0, 0.0), radii, RING_AZIMUTHS)
     open_ = usable.mean(0) > MIN_COVERED_AZIMUTH
     hub = int(np.argmax(open_))
+    if outer - radii[hub] < MIN_RING_SPAN_PX or not open_.any():
+        return outer
     hidden = radii[hub] > MIN_HUB_PX
     if hidden:
         radii, polar, usable = radii[hub:], polar[:, hub:], usable[:, hub:]
