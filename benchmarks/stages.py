@@ -1,6 +1,6 @@
 """Measure how long each step takes that a user waits for, on one scan.
 
-    python benchmarks/stages.py [FILE] [--standard NAME]
+    python benchmarks/stages.py [FILE] [--standard NAME] [--only STEP ...]
 
 Without FILE, the scan is 64 x 64 positions of 128 x 128 pixels of gold grains, 3,000 electrons per pattern. The table
 gives seconds of wall time and of processor time, and patterns per second. Nothing of FILE is changed.
@@ -45,7 +45,7 @@ def steps(datacube, folder, standard):
     yield "`bragg_disks()`", lambda: prenet.bragg_disks(progress=False)
     yield '`bragg_disks(weights="precision")`', lambda: prenet.bragg_disks(weights="precision", progress=False)
     yield "`denoise()`", lambda: prenet.denoise(progress=False)
-    yield "`check_denoising()`", lambda: prenet.check_denoising(progress=False)
+    yield "`check_denoising()`", prenet.check_denoising
     yield "`report(fast=True)`", lambda: prenet.report(folder / "fast.html", progress=False, fast=True)
     yield "`report()`", lambda: prenet.report(folder / "full.html", progress=False)
 
@@ -59,6 +59,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", nargs="?", help="a scan; simulated by default")
     parser.add_argument("--standard", help="the crystal in it, such as Au; by default that of the simulated scan")
+    parser.add_argument("--only", nargs="+", default=[""], help="parts of the names of steps, besides calibrate")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
@@ -68,6 +69,8 @@ def main():
               f"{datacube.Rshape[0]} x {datacube.Rshape[1]} positions of {datacube.Qshape[0]} x {datacube.Qshape[1]}")
         print("| step | seconds | processor seconds | patterns per second |\n|---|---|---|---|")
         for name, step in steps(datacube, folder, arguments.standard or (None if arguments.file else "Au")):
+            if "calibrate" not in name and not any(part in name for part in arguments.only):
+                continue
             wall, processor = time.perf_counter(), time.process_time()
             try:
                 step()
