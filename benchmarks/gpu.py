@@ -110,7 +110,7 @@ def profile(device, small):
 def training(device, small, folder, minutes):
     """Train every network from the weights of the package: its score before and after, and whether it is kept."""
     rows, banks = [], folder / "banks"
-    specimens = 12 if small else 400
+    specimens = 7 if small else 400
     for name, task in tasks().items():
         length = {"steps": 2} if small else {"minutes": minutes}
         run = train(name, seed=SEED, start=name, specimens=specimens, banks=banks, out=folder / name, device=device,

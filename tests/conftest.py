@@ -32,11 +32,16 @@ def bank(banks):
     return loop.load_bank(banks, loop.BANKS["train"], SPECIMENS)
 
 
-@pytest.fixture
-def beams_learned_once(monkeypatch):
-    """Let `BeamLocator.learn` learn each scan once a session, for tests of what follows from it."""
+@pytest.fixture(scope="module")
+def beams_learned_once():
+    """Let `BeamLocator.learn` learn each scan once a session, for modules about what follows from it.
+
+    Of modules, not of tests, so that the fixtures of a module that calibrate share it.
+    """
     from scans import learned_before
 
     from py4dstem_prenet.origin import BeamLocator
 
-    monkeypatch.setattr(BeamLocator, "learn", classmethod(learned_before(BeamLocator.learn.__func__)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BeamLocator, "learn", classmethod(learned_before(BeamLocator.learn.__func__)))
+        yield

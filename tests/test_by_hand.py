@@ -19,6 +19,7 @@ from py4dstem_prenet.fits import pool_arrays, pooled_radius
 from py4dstem_prenet.io import author_of, fingerprint, read_origin, read_stop, same_data, undoable, write_origin
 from py4dstem_prenet.origin import measure_origin
 
+pytestmark = pytest.mark.usefixtures("beams_learned_once")
 OPTIONS = dict(scan=(6, 6), shape=(96, 96), dose=50_000.0, ratio=1.04, theta=0.6, seed=4)
 SCAN = simulated(**OPTIONS)
 TRUTH = SCAN.truth

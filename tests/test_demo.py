@@ -1,20 +1,10 @@
-"""The demonstration: its results are near the truth, and its files can be read without the package."""
-
-import subprocess
-import sys
+"""The demonstration: its results are near the truth, and its files are read back."""
 
 import numpy as np
+import py4DSTEM
 import pytest
 
 from py4dstem_prenet import demo
-
-READ = """
-import sys, py4DSTEM
-cube = py4DSTEM.read(sys.argv[1])
-assert "py4dstem_prenet" not in sys.modules
-a, b, theta = cube.calibration.get_ellipse()
-print(cube.data.shape, cube.calibration.get_origin()[0].shape, a / b)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +55,9 @@ def test_files(made):
     out, _ = made
     assert {p.name for p in out.iterdir()} == {*demo._FILES, "mine.txt"}
     assert [name for name in (*demo._FILES, "mine.txt") if (out / name).read_bytes() == b"keep"] == ["mine.txt"]
-    read = subprocess.run([sys.executable, "-c", READ, out / demo._FILES[0]], capture_output=True, text=True)
-    assert "(20, 20, 128, 128) (20, 20)" in read.stdout, read.stderr
+    cube = py4DSTEM.read(out / demo._FILES[0])  # without this package: test_emd
+    assert cube.data.shape == (20, 20, 128, 128) and cube.calibration.get_origin()[0].shape == (20, 20)
+    assert cube.calibration.get_ellipse() is not None
 
 
 def test_scan_and_truth_belong_together():

@@ -44,9 +44,9 @@ def camera(gain=23.0, offset=400.0, readout=30.0):
     return np.rint(counts() * gain + offset + noise(readout)).clip(0).astype(np.uint16)
 
 
-def wrapped(bits, over=1.6):
-    data = np.rint(counts() * (over * 2**bits / counts().max())).astype(np.int64)
-    return (data % 2**bits).astype(f"u{bits // 8}")
+def wrapped(over):
+    """Over: the largest count, as a multiple of what 16 bits hold."""
+    return (np.rint(counts() * (over * 2**16 / counts().max())).astype(np.int64) % 2**16).astype(np.uint16)
 
 
 def cross():
@@ -96,9 +96,8 @@ REFUSED = object()  # the data are refused before any work
 # What is made, and the flag that has to be raised; None: what is found must be right without one.
 FAULTS = {
     "none": (lambda: counts().astype(np.uint16), None),
-    "wrapped at 16 bits": (lambda: wrapped(16), None),
-    "wrapped at 8 bits": (lambda: wrapped(8), None),
-    "read as signed": (lambda: wrapped(16, 0.9).view(np.int16), REFUSED),
+    "wrapped at 16 bits": (lambda: wrapped(1.6), None),
+    "read as signed": (lambda: wrapped(0.9).view(np.int16), REFUSED),
     "a chip gap cross, dead": (cross, "dead_lines"),
     "a chip gap cross, large pixels": (wide_cross, None),
     "a burnt-in scale bar": (lambda: changed(np.s_[..., 88:91, 55:80], 500), "unresponsive"),
@@ -110,7 +109,6 @@ FAULTS = {
     "a hot pixel in the beam": (hot_in_the_beam, None),
     "a dead quadrant": (lambda: changed(np.s_[..., : middle()[0], : middle()[1]], 0), "unresponsive"),
     "gain and offset unknown": (camera, None),
-    "dark-subtracted": (lambda: camera().astype(np.int32) - 400, None),
     "saturated": (lambda: np.minimum(counts(), 200).astype(np.uint16), "saturated"),
     "an inverted camera": (lambda: 65535 - camera(), "inverted"),
     "inverted counts": (lambda: (4000 - counts()).astype(np.uint16), REFUSED),

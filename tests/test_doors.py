@@ -11,6 +11,7 @@ import py4dstem_prenet
 from py4dstem_prenet import accessor
 from py4dstem_prenet.core import Scan
 
+pytestmark = pytest.mark.usefixtures("beams_learned_once")
 DOORS = {
     "measure_origin": lambda door, out: door(progress=False).qx0,
     "fit_origin": lambda door, out: door().qx0,

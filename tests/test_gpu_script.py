@@ -1,6 +1,7 @@
 """benchmarks/gpu.py runs through with small sizes on a CPU, so that it works at the first try where there is a GPU."""
 
 import importlib.util
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ spec = importlib.util.spec_from_file_location("gpu", Path(__file__).parents[1] /
 gpu = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(gpu)
 tasks = gpu.tasks()
+pytestmark = pytest.mark.usefixtures("beams_learned_once")
 
 
 @pytest.mark.slow
@@ -25,7 +27,8 @@ def test_each_stage_writes_its_table(stage, rows, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_network_is_trained_and_kept_if_it_is_better(tmp_path, monkeypatch):
+def test_a_network_is_trained_and_kept_if_it_is_better(tmp_path, monkeypatch, banks):
+    shutil.copytree(banks, tmp_path / "banks")
     monkeypatch.setattr(gpu, "tasks", lambda: {"ellipse": tasks["ellipse"]})
     monkeypatch.setattr(tasks["ellipse"], "batch", 8)
     monkeypatch.setattr(ellipse, "POLAR_VALIDATION_BATCHES", 1)

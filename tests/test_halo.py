@@ -1,12 +1,11 @@
 """Center of diffuse scattering: for a direct beam behind a beam stop, and where a pattern has no such center."""
 
 import numpy as np
-import py4DSTEM
 import pytest
 from scans import others_slow
 
 from py4dstem_prenet.fits import halo_center, halo_place
-from py4dstem_prenet.pipeline import calibrate
+from py4dstem_prenet.origin import measure_origin
 
 SHAPE, CENTER = (200, 220), np.array([93.0, 118.0])
 GOOD = np.ones(SHAPE, bool)
@@ -72,6 +71,6 @@ def test_patterns_without_a_center_are_refused(what):
 def test_the_origin_of_a_tilted_crystal_behind_a_stop(seed):
     rng = np.random.default_rng(seed)
     counts = rng.poisson(behind_stop(with_spots(halo(), CENTER, rng), CENTER)).astype(np.uint16)
-    origin = calibrate(py4DSTEM.DataCube(counts[None, None]), progress=False).origin
+    origin = measure_origin(counts[None, None], progress=False)
     assert origin.found
     assert np.hypot(origin.qx0[0, 0] - CENTER[0], origin.qy0[0, 0] - CENTER[1]) < 2.0

@@ -77,9 +77,12 @@ def test_noise_has_no_rings():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("seed", "electrons"), [(0, 700), (1, 700), (4, 700), (12, 700), (6, 700), (0, 2e4)])
+@pytest.mark.parametrize(("seed", "electrons"), [(0, 700), (1, 700), (12, 700), (0, 2e4)])
 def test_crystals_behind_a_stop_are_refused(seed, electrons):
-    """Their Bragg disks were given as the direct beam, 20 px and more off, in 8 of 14 such scans of 700 electrons."""
+    """Their Bragg disks were given as the direct beam, 20 px and more off, in 8 of 14 such scans of 700 electrons.
+
+    One of three would show it with a probability of 92 %.
+    """
     made = simulate((10, 10), (96, 96), seed=seed, dose=electrons, radius=5.0)
     counts, (x0, y0) = np.array(made.counts), (made.truth[q].mean() for q in ("qx0", "qy0"))
     x, y = np.arange(96)[:, None], np.arange(96)

@@ -35,7 +35,7 @@ def test_every_fault_has_truth(fault):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed, fault", enumerate(["none", "snake", "full_scale", "lost_frames", "row_jumps", "hits",
-                                                   "swapped", "mask_inverted"]))
+@pytest.mark.parametrize("seed, fault", [(0, "none"), (1, "snake"), (3, "lost_frames"), (4, "row_jumps"), (5, "hits")])
 def test_a_sample_of_the_world_is_right_or_refused(seed, fault):
+    """Of pixels at full scale, swapped quadrants and inverted masks, see test_scan_faults."""
     assert hunt.run(seed, fault)["outcome"] in ("right", "refused rightly")

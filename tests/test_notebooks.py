@@ -4,6 +4,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from jupyter_client import KernelManager
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
@@ -33,6 +34,9 @@ task.TRAINING_CROP_PX = 48  # a quarter of the time""",
                               "(8, 8), grains=64": "(6, 6), grains=36"},
 }
 
+FRESH = """%reset -f
+import os; os.environ.pop("PY4DSTEM_PRENET_MEMORY", None); del os"""
+
 
 def smaller(path):
     """A notebook with the replacements of `SMALLER`."""
@@ -43,10 +47,21 @@ def smaller(path):
     return notebook
 
 
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory):
+    """One kernel for all notebooks: modules are imported once. `FRESH` is run before each notebook."""
+    manager = KernelManager()
+    manager.start_kernel(cwd=str(tmp_path_factory.mktemp("notebooks")))
+    yield manager
+    manager.shutdown_kernel(now=True)
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 @pytest.mark.slow
-def test_runs(path, tmp_path):
-    NotebookClient(smaller(path), timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+def test_runs(path, kernel):
+    notebook = smaller(path)
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(FRESH))
+    NotebookClient(notebook, km=kernel, timeout=300).execute(reset_kc=True)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

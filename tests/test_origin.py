@@ -108,7 +108,7 @@ def test_scan_axes_are_not_mixed_up(measured):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("factor", "dtype"), [(3, np.uint16), (0.01, np.float32), (37, ">i4")])
+@pytest.mark.parametrize(("factor", "dtype"), [(0.01, np.float32), (37, ">i4")])
 def test_the_unit_of_counts_does_not_matter(factor, dtype, measured):
     origin = measured()
     scaled = measure_origin((simulated().counts * factor).astype(dtype), progress=False)

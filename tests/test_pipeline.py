@@ -19,6 +19,7 @@ from py4dstem_prenet.io import calibrations, provenance
 from py4dstem_prenet.networks import weights
 from py4dstem_prenet.pipeline import calibrate, preprocess
 
+pytestmark = pytest.mark.usefixtures("beams_learned_once")
 OPTIONS = CCD | dict(dose=50_000.0, ratio=1.04, theta=0.6, seed=4)
 
 

@@ -70,15 +70,11 @@ def sizes(powder):
 
 
 @pytest.mark.slow
-def test_a_powder_gives_its_pixel_size_with_a_sigma(powder, sizes):
+def test_a_powder_gives_its_pixel_size_with_a_sigma_and_another_standard_none(powder, sizes):
     size = sizes["Nb"]
     error = size.value / powder.truth["sampling"] - 1
     assert size.accepted
     assert abs(error) < 0.004 and abs(error) < 4 * size.relative_sigma < 0.02
-
-
-@pytest.mark.slow
-def test_a_wrong_standard_is_refused(sizes):
     assert not sizes["Ni"].accepted
 
 
@@ -168,7 +164,7 @@ def state_of(spots, scale=1.0, covariance=0.02**2):
 @pytest.mark.slow
 def test_disks_are_assigned_and_fitted_without_a_known_ellipse():
     scale, errors = 0.0195, []
-    for seed in range(4):
+    for seed in range(2):
         spots = disks_of("Nb", scale, seed=seed)
         assignment = assign_spots(spots, find_standard("Nb"), state_of(spots), spots.span)
         fit = fit_spots(spots, find_standard("Nb"), state_of(spots, assignment.scale), 50.0)
@@ -363,7 +359,7 @@ def test_undo_after_the_pixel_size_leaves_the_rest(monkeypatch):
 @pytest.mark.slow
 def test_an_ellipse_that_is_set_by_hand_is_where_the_fit_starts(powder):
     truth = powder.truth
-    datacube = DataCube(powder.counts(20_000))
+    datacube = DataCube(powder.counts(20_000)[:6, :6])
     given = (truth["a"], truth["b"], truth["theta"])
     report = py4dstem_prenet.calibrate(datacube, standard="Nb", ellipse=given, progress=False)
     assert report.pixel_size.accepted and abs(report.pixel_size.value / truth["sampling"] - 1) < 0.005

@@ -25,12 +25,18 @@ import real  # noqa: E402
 COVERED = ("200kV_CL_300mm",)
 
 
+# Tests of their own ask more of these than the table does.
+ELSEWHERE = ("medipix_au_2x2.npy", "au_rings_xgrating.npy", "bi_rings_beamstop.npy", "nanobeam_ccd_discs.npy",
+             "nanobeam_ccd_smear.npy")
+PARTS = {"merlin_aupd_scan_16x16.npz": np.s_[::2, ::2]}  # of the positions; benchmarks/real.py calibrates all
+
+
 @cache
-def calibrated(file, array, mask):
+def calibrated(file, array="", mask="", ellipse=True):
     """A pattern or scan, calibrated; and the report. Shared: whoever changes them must copy them."""
     data, good = real.load(REAL, {"file": file, "array": array, "mask": mask})
-    datacube = py4DSTEM.DataCube(data.copy())
-    return datacube, calibrate(datacube, mask=good, progress=False)
+    datacube = py4DSTEM.DataCube(data[PARTS.get(file, ...)].copy())
+    return datacube, calibrate(datacube, mask=good, ellipse=ellipse, progress=False)
 
 
 @pytest.mark.slow
@@ -47,10 +53,11 @@ def test_gold_rings_index_as_gold():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("row", real.entries(), ids=lambda row: ":".join(row[k] for k in ("file", "array", "mask")))
+@pytest.mark.parametrize("row", [row for row in real.entries() if row["file"] not in ELSEWHERE],
+                         ids=lambda row: ":".join(row[k] for k in ("file", "array", "mask")))
 def test_every_pattern_is_right_or_refused(row):
     """The center of `benchmarks/real.csv`, within its tolerance; a refusal where the table asks for one."""
-    center, sigma, accepted = real.measured(calibrated(row["file"], row["array"], row["mask"])[1].origin)
+    center, sigma, accepted = real.measured(calibrated(row["file"], row["array"], row["mask"], ellipse=False)[1].origin)
     result = real.verdict(row, center, sigma, accepted)
     assert real.as_wanted(row, result) or (row["array"] in COVERED and result == "covered"), (center, sigma, result)
 
@@ -91,7 +98,7 @@ def test_a_blanked_beam_is_reported_and_nothing_is_written(tmp_path):
 @pytest.mark.slow
 def test_gold_rings_have_the_published_ellipse():
     """Axial ratio 0.9659, major axis at 147.4 degrees from the column axis toward the row axis."""
-    datacube, report = calibrated("au_rings_xgrating.npy", "", "")
+    datacube, report = calibrated("au_rings_xgrating.npy")
     assert report.ellipse.accepted, report.ellipse.reason
     theta = np.radians(90 - 147.4)
     known = (1 / 0.9659 - 1) * np.array([np.cos(2 * theta), np.sin(2 * theta)])
@@ -102,7 +109,7 @@ def test_gold_rings_have_the_published_ellipse():
 
 @pytest.mark.slow
 def test_bismuth_rings_behind_their_beam_stop_report_the_rings_center():
-    datacube, report = calibrated("bi_rings_beamstop.npy", "", "")
+    datacube, report = calibrated("bi_rings_beamstop.npy")
     assert report.origin.feature == "rings" and report.origin.decision.has("beam_hidden")
     assert np.hypot(report.origin.qx0 - 141.7, report.origin.qy0 - 99.3).max() < 0.7
     assert np.isnan(report.origin.radius) and report.ellipse.accepted
@@ -113,7 +120,7 @@ def test_bismuth_rings_behind_their_beam_stop_report_the_rings_center():
 @pytest.mark.slow
 def test_a_ccd_of_many_disks_gets_an_answer_without_an_ellipse_of_its_lattice():
     """About 35 disks of one crystal and negative values: an origin inside, and no ellipse from spots alone."""
-    _, report = calibrated("nanobeam_ccd_discs.npy", "", "")
+    _, report = calibrated("nanobeam_ccd_discs.npy")
     if not report.origin.found:
         assert report.origin.decision.has("beam_ambiguous") or report.origin.decision.has("diffuse_elsewhere")
         return
@@ -125,7 +132,7 @@ def test_a_ccd_of_many_disks_gets_an_answer_without_an_ellipse_of_its_lattice():
 @pytest.mark.slow
 def test_a_saturated_smeared_ccd_finds_its_direct_beam_and_no_ellipse_that_it_cannot_know():
     """The read-out smear runs through all rows at the columns of the direct beam, and says where its middle is."""
-    datacube, report = calibrated("nanobeam_ccd_smear.npy", "", "")
+    datacube, report = calibrated("nanobeam_ccd_smear.npy")
     assert report.origin.found and not report.noise.counting
     pattern = np.load(REAL / "nanobeam_ccd_smear.npy").astype(float)
     far = pattern.reshape(512, 512)[:60].sum(0)  # rows that no disk reaches

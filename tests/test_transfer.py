@@ -1,8 +1,6 @@
 """What a standard tells of another scan: carried over, converted, tested and refused."""
 
 import importlib
-import subprocess
-import sys
 from datetime import datetime
 
 import numpy as np
@@ -13,9 +11,10 @@ from opened import signal
 from py4DSTEM import DataCube, Metadata
 from scans import distance, origin_map, simulated
 from test_pipeline import refused
+from typer.testing import CliRunner
 
 import py4dstem_prenet
-from py4dstem_prenet import calibrate
+from py4dstem_prenet import calibrate, cli
 from py4dstem_prenet.core import ellipse_vector
 from py4dstem_prenet.ellipse.decide import decide_ellipse
 from py4dstem_prenet.io import author_of, read_frame, read_provenance, sign
@@ -123,11 +122,11 @@ def test_binned_cropped_and_saved_scans_get_the_same(gold, tmp_path):
 def test_the_command(gold, tmp_path):
     _, folder = gold
     np.save(tmp_path / "scan.npy", cube(seed=7).data)
-    command = [sys.executable, "-m", "py4dstem_prenet.cli", "calibrate", str(tmp_path / "scan.npy"), "-o",
-               str(tmp_path / "out.h5"), "--like", str(folder / "gold.h5"), "--transfer", "ellipse,pixel_size",
-               "--center", "46,46", "--model", "parabola", "--json", "--scan", "6,6"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    command = ["calibrate", str(tmp_path / "scan.npy"), "-o", str(tmp_path / "out.h5"), "--like",
+               str(folder / "gold.h5"), "--transfer", "ellipse,pixel_size", "--center", "46,46", "--model", "parabola",
+               "--json", "--scan", "6,6"]
+    done = CliRunner().invoke(cli.app, command)
+    assert done.exit_code == 0, done.output
     written = py4DSTEM.read(str(tmp_path / "out.h5")).calibration
     assert written.get_Q_pixel_size() == SIZE and written.get_QR_rotation() is None
     assert '"source": "gold.h5"' in done.stdout
