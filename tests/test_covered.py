@@ -39,7 +39,7 @@ def picture(image, seed=0):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("past", "aside"), [(12.0, 0.0), (9.0, 5.0), (4.0, 0.0), (0.0, 6.0)])
+@pytest.mark.parametrize(("past", "aside"), [(12.0, 0.0), (4.0, 0.0), (0.0, 6.0)])
 def test_a_covered_beam_is_right_or_its_sigma_says_so(past, aside):
     center = np.array([98.3, 90.6])
     data = picture(beam(center) * tip(center, past, aside=aside))

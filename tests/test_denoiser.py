@@ -47,10 +47,10 @@ def best_gaussian(scan):
 
 
 @pytest.mark.parametrize("options", others_slow([
-    dict(dose=300.0), dict(dose=10_000.0), CCD | dict(dose=10_000.0), dict(dose=10_000.0, seed=3),
+    dict(dose=300.0), dict(dose=10_000.0), CCD | dict(dose=10_000.0, seed=3),
     dict(dose=2000.0, shape=(64, 64), radius=4.0), dict(dose=2000.0, shape=(100, 76), radius=5.0),
     dict(dose=10_000.0, shape=(256, 256), scan=(2, 1)),
-]), ids=["300 e", "10 ke", "camera", "other grains", "64 x 64", "100 x 76", "256 x 256"])
+]), ids=["300 e", "10 ke", "camera, other grains", "64 x 64", "100 x 76", "256 x 256"])
 def test_denoising_beats_the_best_gaussian_and_keeps_electrons(options):
     scan = simulated(**SMALL | options)
     clean = denoise(py4DSTEM.DataCube(scan.counts), scan_aware=False, progress=False).data
@@ -136,18 +136,15 @@ def test_a_streamed_file_is_the_cube_in_memory(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["gzip", "dask", "memmap"])
-def test_lazy_data_give_what_they_give_in_memory(tmp_path, kind):
+def test_lazy_data_give_what_they_give_in_memory(tmp_path):
     counts = np.array(simulated(scan=(3, 3), shape=(64, 64), radius=4.0).counts)
     known = denoise(py4DSTEM.DataCube(counts), progress=False).data
-    if kind == "gzip":
-        lazy = h5py.File(tmp_path / "a.h5", "w").create_dataset("a", data=counts, chunks=(2, 1, 32, 64), compression=5)
-    elif kind == "dask":
-        lazy = dask.array.from_array(counts, chunks=(2, 2, 64, 32))
-    else:
-        np.save(tmp_path / "a.npy", counts)
-        lazy = np.load(tmp_path / "a.npy", mmap_mode="r")
-    assert np.array_equal(denoise(py4DSTEM.DataCube(lazy), progress=False).data, known)
+    np.save(tmp_path / "a.npy", counts)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        lazy = (file.create_dataset("a", data=counts, chunks=(2, 1, 32, 64), compression=5),
+                dask.array.from_array(counts, chunks=(2, 2, 64, 32)), np.load(tmp_path / "a.npy", mmap_mode="r"))
+        for data in lazy:
+            assert np.array_equal(denoise(py4DSTEM.DataCube(data), progress=False).data, known)
 
 
 @pytest.mark.slow

@@ -215,9 +215,8 @@ class TestVectors:
     @pytest.mark.slow
     def test_the_command_saves_them(self, tmp_path):
         counts, truth = scan_of((3, 4), seed=9)
-        np.save(tmp_path / "scan.npy", counts)  # not calibrated: the vectors are not centered
-        with pytest.warns(UserWarning):
-            done = CliRunner().invoke(cli.app, ["disks", str(tmp_path / "scan.npy"), "-o", str(tmp_path / "disks.h5")])
+        np.save(tmp_path / "scan.npy", counts)
+        done = CliRunner().invoke(cli.app, ["disks", str(tmp_path / "scan.npy"), "-o", str(tmp_path / "disks.h5")])
         assert done.exit_code == 0, done.output
         points = py4DSTEM.read(tmp_path / "disks.h5").raw[2, 3]
         assert np.hypot(points.qx - truth[-1, 0, 0], points.qy - truth[-1, 0, 1]).min() < 0.5
@@ -252,3 +251,8 @@ class TestRefusals:
     def test_a_scan_without_beam_is_refused(self):
         with pytest.raises(PrenetError):
             find_bragg_disks(np.zeros((4, 4, 64, 64), np.uint16), progress=False)
+
+    def test_a_scan_that_is_not_calibrated_is_warned_of(self):
+        """Its vectors are not centered; this one has no disks either."""
+        with pytest.warns(UserWarning), pytest.raises(PrenetError):
+            py4DSTEM.DataCube(np.zeros((4, 4, 64, 64), np.uint16)).prenet.bragg_disks(progress=False)

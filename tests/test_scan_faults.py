@@ -247,8 +247,8 @@ def test_a_disk_that_is_cut_is_right_within_its_sigmas_or_refused(top):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("halo", [0.3, 0.0])
-def test_the_beam_of_a_few_electrons_is_found_in_sums(halo):
+def test_the_beam_of_a_few_electrons_is_found_in_sums():
+    halo = 0.3  # of the electrons
     q = np.stack(np.meshgrid(np.linspace(61.5, 64.5, 16), np.linspace(65, 67, 16), indexing="ij"))
     rho = np.stack([np.hypot(X - a, Y - b) for a, b in q.reshape(2, -1).T])
     mean = 12 * ((1 - halo) / 78 * (rho < 5) + halo / 2080 * np.exp(-(((rho - 33) / 4) ** 2) / 2))
@@ -260,7 +260,7 @@ def test_the_beam_of_a_few_electrons_is_found_in_sums(halo):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("width, background", [(1.5, 0.0), (4.0, 0.0), (1.5, 0.3)])
+@pytest.mark.parametrize("width, background", [(4.0, 0.0), (1.5, 0.3)])
 def test_rings_about_another_point_are_told(width, background):
     r, rho = np.hypot(X - 65, Y - 64), np.hypot(X - 62, Y - 66)
     ring = np.exp(-(((r - 28) / width) ** 2) / 2) + 0.6 * np.exp(-(((r - 45) / width) ** 2) / 2)

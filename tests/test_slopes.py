@@ -157,11 +157,11 @@ def test_bad_pixels_and_one_position_do_no_harm():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dose", [400.0, DOSE])
-def test_false_alarms_are_rare_and_sigma_is_true(dose):
-    """At most 1.4 % of the scans may raise one; the truth is estimated in 24 scans."""
+@pytest.mark.parametrize(("dose", "count"), [(400.0, 24), (DOSE, 12)])
+def test_false_alarms_are_rare_and_sigma_is_true(dose, count):
+    """At most 1.4 % of the scans may raise one; the other tests have the higher dose, too, and none may raise one."""
     alarms, pulls, kept = 0, [], Counter()
-    for seed in range(24):
+    for seed in range(count):
         clean, origins = crystal(seed, scan=10)
         slopes = slopes_of(clean, clean, origins, seed, dose)
         alarms += bool(statuses(slopes, "attenuated", "exaggerated"))
@@ -169,8 +169,8 @@ def test_false_alarms_are_rare_and_sigma_is_true(dose):
         # The intensities follow one another, so one of them counts.
         pulls += [(slopes[name].value - 1) / slopes[name].sigma for name in VARYING[:3] if slopes[name].sigma > 0]
     assert alarms == 0
-    assert len(pulls) > 65 and 0.75 < np.sqrt(np.mean(np.square(pulls))) < 1.3 and abs(np.mean(pulls)) < 0.4
-    assert kept["dark-field image"] >= 20
+    assert len(pulls) > 2.7 * count and 0.75 < np.sqrt(np.mean(np.square(pulls))) < 1.3 and abs(np.mean(pulls)) < 0.4
+    assert kept["dark-field image"] >= 5 / 6 * count
 
 
 @pytest.mark.parametrize("count", [100, 200])

@@ -321,10 +321,10 @@ def test_the_descan_of_a_vacuum_scan_serves_a_specimen_scan():
 @pytest.mark.slow
 def test_the_descan_of_other_scan_settings_is_refused():
     kept = 0
-    for seed in range(60):
+    for seed in range(30):
         plan, _, measured, sigma = descans(seed=seed)
         kept += fitted(plan, measured, sigma)[1].name == "descan_agrees"
-    assert kept >= 58
+    assert kept >= 29
     for bend in (0.5, -1.0, 2.0):
         plan, _, measured, sigma = descans(bend=bend)
         fit, flag = fitted(plan, measured, sigma)

@@ -73,7 +73,7 @@ def test_oriented_specimens_part_their_disks():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("zone, thickness", [((1, 1, 0), 110), ((1, 1, 0), 140), ((1, 1, 1), 130), ((1, 1, 1), 160)])
+@pytest.mark.parametrize("zone, thickness", [((1, 1, 0), 110), ((1, 1, 0), 140), ((1, 1, 1), 160)])
 def test_the_direct_beam_of_a_thick_crystal_is_found_though_others_are_brighter(zone, thickness):
     frame = zone_axis(zone, (1, -1, 0))
     known = simulate_known(SILICON, np.broadcast_to(frame, (4, 4, 3, 3)), thickness=thickness, seed=3)
