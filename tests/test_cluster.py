@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from functools import partial
@@ -195,21 +193,24 @@ def transitions(dask_worker):
 
 
 @pytest.mark.slow
-def test_the_command_works_on_a_live_scheduler(tmp_path, workers, client):
-    """`prenet calibrate --scheduler`, a process of its own: the workers do it, and the answer is the local one."""
+def test_the_command_works_on_a_live_scheduler(tmp_path, workers):
+    """`prenet calibrate --scheduler`: the workers do it, and the answer is the local one."""
     import py4DSTEM
     from scans import simulated
+    from typer.testing import CliRunner
 
+    from py4dstem_prenet import cli
     from py4dstem_prenet.origin.measure import measure_origin
 
     counts = simulated(scan=(5, 5), shape=(64, 64)).counts
     np.save(tmp_path / "scan.npy", counts)
-    before = sum(client.run(transitions).values())
-    command = [sys.executable, "-m", "py4dstem_prenet.cli", "calibrate", "scan.npy", "-o", "calibrated.h5",
-               "--calibration-only", "--device", "cpu", "--scheduler", client.scheduler.address]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert sum(client.run(transitions).values()) > before
+    with distributed.Client(workers) as client:
+        before = sum(client.run(transitions).values())
+        done = CliRunner().invoke(cli.app, [
+            "calibrate", str(tmp_path / "scan.npy"), "-o", str(tmp_path / "calibrated.h5"), "--calibration-only",
+            "--device", "cpu", "--scheduler", client.scheduler.address])
+        assert done.exit_code == 0, done.output
+        assert sum(client.run(transitions).values()) > before
     found = py4DSTEM.read(tmp_path / "calibrated.h5").get_origin_meas()
     here = measure_origin(counts, device="cpu", progress=False)
     for there, mine in zip(found, (here.qx0, here.qy0), strict=False):
