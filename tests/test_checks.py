@@ -135,6 +135,7 @@ def test_what_denoising_is_worth_is_what_it_is_worth(monkeypatch, options):
     assert check.deviances["denoised"] < min(check.deviances[key] for key in ("raw", "gaussian", "svd"))
 
 
+@pytest.mark.slow
 def test_the_truth_itself_is_found_to_be_worth_much(monkeypatch):
     scan = simulated(**SMALL, dose=3000.0)
     stand_in(monkeypatch, lambda e, noise: scan.clean * (noise.dose / 3000.0))

@@ -50,6 +50,7 @@ def test_diffuse_scattering_scatters_least_about_the_direct_beam(seed):
             assert there < 0.75 * radial_scatter(at, level, true + away, 12.0, 5.0)
 
 
+@pytest.mark.slow
 def test_a_visible_beam_is_kept_off_the_middle_of_its_halo():
     """A dominating spot 12 px beside the center of the halo, as in tilted crystals: no other place shows a disk."""
     image, center = crystal(5)

@@ -67,7 +67,8 @@ def test_patterns_without_a_center_are_refused(what):
     assert found is None or not found.accepted
 
 
-@pytest.mark.parametrize("seed", others_slow([0, 1]))
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
 def test_the_origin_of_a_tilted_crystal_behind_a_stop(seed):
     rng = np.random.default_rng(seed)
     counts = rng.poisson(behind_stop(with_spots(halo(), CENTER, rng), CENTER)).astype(np.uint16)

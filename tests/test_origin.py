@@ -98,6 +98,7 @@ def test_rows_are_x_and_columns_are_y(measured):
     assert across.mean() > 1  # the truth lies far enough off the diagonal for a mix-up to show
 
 
+@pytest.mark.slow
 def test_scan_axes_are_not_mixed_up(measured):
     """Transposing the order of positions transposes the maps, and nothing else."""
     scan, origin = simulated(), measured()

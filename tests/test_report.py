@@ -59,6 +59,7 @@ class TestIsThisFitGoodEnough:
         assert next(t for t in found.trials if t.model == "constant").scatter > 0.3
         assert found.uncertainty < 0.025  # floors of 0.01 px and of 0.15 sigma, common to all positions, along two axes
 
+    @pytest.mark.slow
     def test_strong_residuals_of_the_specimen_are_amber_with_their_cause(self):
         image = particles()
         deflection = 1.2 * np.gradient(image, axis=1)
@@ -94,6 +95,7 @@ class TestIsThisFitGoodEnough:
         assert shown == light and (moved is None) == (light == "green")
         assert moved is None or (moved["model"] == "parabola" and moved["moved"] == pytest.approx(off, rel=0.1))
 
+    @pytest.mark.slow
     def test_a_plane_through_a_parabola(self):
         bent = origin_map(extra=3 * ROWS**2)
         plane = fit_origin(bent, "plane")

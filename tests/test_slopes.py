@@ -83,7 +83,8 @@ def statuses(slopes, *wanted):
     return {name for name, slope in slopes.items() if slope.status in wanted}
 
 
-@pytest.mark.parametrize("estimate", [None, regression], ids=["truth", "regression"])
+@pytest.mark.parametrize("estimate", [
+    pytest.param(None, id="truth"), pytest.param(regression, id="regression", marks=pytest.mark.slow)])
 def test_an_estimate_that_loses_nothing_has_slopes_of_one(estimate):
     clean, origins = crystal()
     slopes = slopes_of(clean if estimate is None else estimate, clean, origins)
@@ -95,6 +96,7 @@ def test_an_estimate_that_loses_nothing_has_slopes_of_one(estimate):
         assert abs(slope.value - 1) < 0.01 + 3 * slope.sigma and slope.sigma < 0.03 and slope.variation > 1
 
 
+@pytest.mark.slow
 def test_raw_counts_have_slopes_of_one():
     clean, origins = crystal()
     slopes = slopes_of(lambda first: first, clean, origins)

@@ -133,6 +133,7 @@ def test_precise_positions_do_not_make_outliers_of_the_others():
     assert np.sqrt(np.mean((fit.values - surface) ** 2)) < 0.02
 
 
+@pytest.mark.slow
 def test_sigma_means_sigma():
     for kind in ("plane", "parabola", "spline"):
         pulls = []
