@@ -27,7 +27,7 @@ def test_a_case_is_made_again_by_its_seed(fault):
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_every_fault_has_truth(fault):
-    made = make_case(replace(draw_case(1, fault), scan=(8, 8), shape=(80, 80)))
+    made = make_case(replace(draw_case(1, fault), scan=(6, 6), shape=(64, 64)))
     shape = made.data.shape
     assert made.truth["qx0"].shape == made.truth["good"].shape == shape[:2]
     assert made.mask is None or (made.mask.shape == shape[2:] and made.mask.dtype == bool)
