@@ -156,7 +156,8 @@ def disks_of(standard, scale, count=150, sigma=0.15, vector=(0.02, -0.01), barre
     offset = (ellipse_matrix(vector) @ (radius * np.stack([np.cos(phi), np.sin(phi)]))).T
     offset += rng.normal(0, sigma, offset.shape)
     number = np.arange(count)
-    return Spots(offset, np.full((count, 2), sigma), number, number * 16 // count, number, np.ones(count, int), 10.0)
+    place = np.stack(np.divmod(number, 10), 1)
+    return Spots(offset, np.full((count, 2), sigma), number, place, number, np.ones(count, int), 10.0, float(count))
 
 
 def state_of(spots, scale=1.0, covariance=0.02**2):
