@@ -228,7 +228,7 @@ def measure_spots(scan: Scan, origin, use, radius: float | None, noise: NoiseMod
 
 def _quarter(positions, scan_shape):
     """Mask of every second row and column of an even sample of positions."""
-    row, column = (np.unique(q, return_inverse=True)[1] for q in np.divmod(positions, scan_shape[1]))
+    row, column = counted_places(positions, scan_shape[1]).T
     return (row % 2 == 0) & (column % 2 == 0)
 
 
@@ -245,8 +245,7 @@ def _grouped(pieces, scan, origin, use, searched, inner):
     kept = np.flatnonzero(np.hypot(*offset.T) > inner)
     kept = kept[np.argsort(pattern[kept], kind="stable")]
     pattern, offset, sigma = pattern[kept], offset[kept], sigma[kept]
-    # Rows and columns are counted among those that were searched, whose distances vary.
-    place = np.stack([np.unique(q, return_inverse=True)[1] for q in np.divmod(searched, scan.scan_shape[1])], 1)
+    place = counted_places(searched, scan.scan_shape[1])
     order = np.searchsorted(searched, pattern)
     reflection, size = same_reflections(place[order], offset, sigma)
     if len(np.unique(reflection)) < MIN_SPOTS:
@@ -262,6 +261,29 @@ def _disks_of_block(index, block, origin, learned):
     disks, good, electrons, images = learned.searched(block, origin)
     found, fitted = learned.located(disks, good, electrons, images, origin)
     return index[found.pattern], fitted.position, fitted.sigma
+
+
+def counted_places(searched, columns: int) -> np.ndarray:
+    """Count rows and columns among those that were searched, whose distances vary.
+
+    Parameters
+    ----------
+    searched : numpy.ndarray of int, shape (n,)
+        Flat positions of the scan.
+    columns : int
+        Number of columns of the scan.
+
+    Returns
+    -------
+    numpy.ndarray of int, shape (n, 2)
+        Row and column of each position among those that were searched.
+
+    Examples
+    --------
+    >>> counted_places(np.array([11, 13, 16, 71, 73, 76]), 10).tolist()
+    [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
+    """
+    return np.stack([np.unique(q, return_inverse=True)[1] for q in np.divmod(searched, columns)], 1)
 
 
 def same_reflections(place, offset, sigma):

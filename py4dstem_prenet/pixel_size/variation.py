@@ -16,7 +16,7 @@ VARIED_SIDE = 8  # parts along each axis of the scan, whose lattices are compare
 MAX_RING_RATIO = 0.5
 # Standard deviations of the sum of the products; a larger sum is significant. Without a variation it is at worst
 # distributed like (x - 1) / sqrt(2), where x is chi square with one degree of freedom: false in 1 % of the scans.
-MIN_VARIATION_SIGMAS = 4.0
+VARIED_SIGMAS = 4.0
 
 
 def lattice_variation(spots: Spots, fit: JointFit, standard: Standard, reference: float) -> float:
@@ -59,6 +59,6 @@ def lattice_variation(spots: Spots, fit: JointFit, standard: Standard, reference
     products = float((shifts.sum(1) ** 2 - (shifts**2).sum(1)).sum())
     of_weights = float((weights.sum(1) ** 2 - (weights**2).sum(1)).sum())
     variance = 2 * float(((shifts @ shifts.T) ** 2).sum() - ((shifts**2).sum(0) ** 2).sum())
-    if products <= MIN_VARIATION_SIGMAS * np.sqrt(max(variance, 0.0)):
+    if products <= VARIED_SIGMAS * np.sqrt(max(variance, 0.0)):
         return 0.0
     return float(np.sqrt(products / of_weights))
