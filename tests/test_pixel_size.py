@@ -20,6 +20,8 @@ from py4dstem_prenet.pixel_size import (
     assign_spots,
     find_standard,
     fit_spots,
+    joint_of,
+    lattice_variation,
     posterior_of,
     ring_profiles,
     same_reflections,
@@ -152,13 +154,50 @@ def disks_of(standard, scale, count=150, sigma=0.15, vector=(0.02, -0.01), barre
     offset = (ellipse_matrix(vector) @ (radius * np.stack([np.cos(phi), np.sin(phi)]))).T
     offset += rng.normal(0, sigma, offset.shape)
     number = np.arange(count)
-    return Spots(offset, np.full((count, 2), sigma), number, number * 16 // count, number, np.ones(count, int), 10.0)
+    place = np.stack(np.divmod(number, 10), 1)
+    return Spots(offset, np.full((count, 2), sigma), number, place, number, np.ones(count, int), 10.0, float(count))
 
 
 def state_of(spots, scale=1.0, covariance=0.02**2):
     shape = Shape(0.05, 1.0)
     return State(scale, np.zeros(2), np.zeros(2), shape, 0.0, np.zeros(2), 64.0, spots.span, shape,
                  covariance * np.eye(2), np.zeros(2))
+
+
+def crystal_disks(change, error=0.0, sigma=0.1, count=24, seed=0):
+    """Disks of one silicon crystal for a relative `change` (side, side) of its lattice, and their fit.
+
+    Each reflection has an error of its own, of `error` px, in each quarter of the scan.
+    """
+    rng, crystal, scale, side = np.random.default_rng(seed), find_standard("Si"), 0.02, len(change)
+    place = np.stack(np.indices(change.shape), -1).reshape(-1, 2)
+    inside = np.flatnonzero((crystal.g / scale > 10) & (crystal.g / scale < 60))
+    phi = rng.uniform(0, 2 * np.pi, count)
+    radius = crystal.g[rng.choice(inside, count)] / scale * (1 + change.reshape(-1, 1))
+    quarter = (place * 2 // side) @ (2, 1)
+    radius += rng.normal(0, error, (4, count))[quarter]
+    offset = (radius[..., None] * np.stack([np.cos(phi), np.sin(phi)], -1)).reshape(-1, 2)
+    pattern, reflection = (q.ravel() for q in np.indices(radius.shape))
+    spots = Spots(offset + rng.normal(0, sigma, offset.shape), np.full(offset.shape, sigma), pattern, place[pattern],
+                  reflection, np.full(len(pattern), len(place)), 10.0, 1.0)
+    return spots, joint_of(fit_spots(spots, crystal, state_of(spots, scale, 1e-8), 50.0), spots, crystal)
+
+
+def test_strained_layers_on_the_standard_are_told():
+    layer = np.zeros((16, 16))
+    layer[:, 4:10] = 0.006
+    spots, fit = crystal_disks(layer, error=0.02)
+    assert lattice_variation(spots, fit, find_standard("Si"), 64.0) == pytest.approx(layer.std(), rel=0.15)
+    alarms = [lattice_variation(*crystal_disks(np.zeros((6, 6)), 0.05, seed=seed), find_standard("Si"), 64.0) > 0
+              for seed in range(20)]
+    assert sum(alarms) <= 2  # 1 % expected: more than 2 in a thousandth of such samples
+
+
+def test_a_sample_of_disks_keeps_the_number_of_reflections():
+    spots, _ = crystal_disks(np.zeros((16, 16)))
+    fewer = spots.thinned(100)
+    assert len(fewer.size) <= 100 and (1 / fewer.size).sum() == pytest.approx((1 / spots.size).sum())
+    assert set(spots.parts(4)) == set(range(16))
 
 
 @pytest.mark.slow

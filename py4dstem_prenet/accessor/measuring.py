@@ -284,11 +284,11 @@ class MeasuringMethods:
         attach_ellipse_map(self._datacube, result)
         return result
 
-    def measure_pixel_size(self, standard, region=None, progress=True) -> PixelSize:
+    def measure_pixel_size(self, standard, region=None, progress=True, write=None) -> PixelSize:
         """Measure the pixel size from a known crystal, and write it with `set_Q_pixel_size` if it is accepted.
 
         What is written is the pixel size times sqrt(a/b) of the ellipse in the calibration, so that py4DSTEM, which
-        applies both, returns lengths in 1/angstrom. With a region, nothing is written.
+        applies both, returns lengths in 1/angstrom.
 
         Parameters
         ----------
@@ -298,6 +298,8 @@ class MeasuringMethods:
             The scan positions to use; by default all.
         progress : bool, optional
             Whether to show a progress bar.
+        write : bool, optional
+            Whether to write an accepted pixel size; by default True without a region, and False with one.
 
         Returns
         -------
@@ -321,7 +323,7 @@ class MeasuringMethods:
         qx0, qy0, radius = read_fitted_origin(self._datacube)
         result = measure_pixel_size(self._datacube, qx0, qy0, radius, noise_of(self._datacube), standard,
                                     known_ellipse(self._datacube), read_valid(self._datacube), region, progress)
-        if region is None:
+        if write or (write is None and region is None):
             with undoable(self._datacube):
                 write_pixel_size(self._datacube, result)
         return result

@@ -20,7 +20,7 @@ from .flags import (
 )
 from .geometry import ellipse_axes as ellipse_axes, ellipse_matrix as ellipse_matrix, ellipse_vector as ellipse_vector
 from .memory import budget as budget
-from .noise import NoiseModel as NoiseModel, stabilize as stabilize
+from .noise import NoiseModel as NoiseModel, stabilize as stabilize, with_sigma as with_sigma
 from .origins import (
     MIN_RADIUS_SIGMA as MIN_RADIUS_SIGMA,
     MIN_SIGMA_PX as MIN_SIGMA_PX,

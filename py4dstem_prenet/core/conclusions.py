@@ -43,7 +43,8 @@ def conclude(found: Mapping, flags: Iterable[Flag], refusals: int | None = None)
     >>> origin = {"feature": "direct beam", "count": 9, "total": 9, "qx0": 31.0, "qy0": 30.0, "sigma": 0.05}
     >>> descan = {"model": "plane", "span_x": 1.0, "span_y": 0.5, "sigma": 0.02}
     >>> [flag.name for flag in conclude({"origin": origin, "descan": descan}, ())]
-    ['summary_origin', 'summary_descan', 'summary_no_ellipse', 'next_use', 'avoid_lengths', 'avoid_directions']
+    ['summary_origin', 'summary_descan', 'summary_no_ellipse', 'next_use', 'avoid_lengths', 'avoid_directions',
+     'avoid_frame']
     """
     flags = tuple(flags)
     if "origin" not in found:
@@ -115,6 +116,8 @@ def _cautions(found, flags):
         cautions.append(Flag("avoid_lengths_refused" if refused else "avoid_lengths"))
     if "ellipse" not in found:
         cautions.append(Flag("avoid_directions"))
+    if "rotation" not in found:
+        cautions.append(Flag("avoid_frame"))
     if has_flag(flags, "rotation_half_turn_open"):
         cautions.append(Flag("avoid_sign"))
     return cautions

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from . import Decided, Decision
+from . import Decided, Decision, with_sigma
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class PixelSize(Decided):
         seen = [ring for ring in self.rings if np.isfinite(ring.error)]
         if seen:
             shown.append(("rings, measured less expected", "; ".join(
-                f"{ring.names}: {100 * ring.error:+.2f} ± {100 * ring.sigma:.2f} %" for ring in seen)))
+                f"{ring.names}: {with_sigma(100 * ring.error, 100 * ring.sigma)} %" for ring in seen)))
         if self.barrel:
             shown.append(("radial distortion", f"{100 * self.barrel:+.2f} ± {100 * self.barrel_sigma:.2f} % at "
                                                f"{self.reference:.0f} px"))

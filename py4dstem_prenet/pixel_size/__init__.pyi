@@ -59,3 +59,4 @@ from .standards import (
     Standard as Standard,
     find_standard as find_standard,
 )
+from .variation import lattice_variation as lattice_variation

@@ -157,7 +157,7 @@ def _systematics(disks):
 
 
 def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment, evidence: str, reference: float,
-                      doubt: float = 0.0, confirmed: bool = False) -> PixelSize:
+                      doubt: float = 0.0, variation: float = 0.0, confirmed: bool = False) -> PixelSize:
     """Accept or refuse a fitted pixel size.
 
     Parameters
@@ -174,6 +174,9 @@ def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment,
         Radius to which the distortions refer, pixels.
     doubt : float
         Relative sigma of the pixel size due to suspected distortions.
+    variation : float
+        Relative variation of the lattice over the scan, rms, if it is significant. It is added to the sigma, since only
+        a part of the scan may be the standard.
     confirmed : bool
         Whether other evidence of the same scan has accepted the assignment.
 
@@ -184,7 +187,7 @@ def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment,
     """
     disks = evidence == "disks"
     factor, systematic = (1.0, SPOT_SYSTEMATIC) if disks else (SIGMA_FACTOR, SYSTEMATIC)
-    relative = float(np.sqrt((factor * fit.sigma("scale")) ** 2 + systematic**2 + doubt**2))
+    relative = float(np.sqrt((factor * fit.sigma("scale")) ** 2 + systematic**2 + doubt**2 + variation**2))
     errors, sigmas = fit.ring_errors, factor * fit.ring_sigmas
     checked = np.isfinite(errors) & (sigmas < MAX_CHECKED_RING_SIGMA)
     # Overlapping rings have one common error.
@@ -209,6 +212,8 @@ def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment,
     radial, threefold = _systematics(disks)
     barrel_sigma = float(np.hypot(SIGMA_FACTOR * fit.sigma("barrel"), radial))
     three_sigma = float(np.hypot(SIGMA_FACTOR * max(fit.sigma("three0"), fit.sigma("three1")), threefold))
+    if accepted and variation:
+        flags.append(Flag("lattice_varies", {"percent": 100 * variation, "standard": standard.name}))
     if accepted and fit.barrel:
         flags.append(Flag("radial_distortion", {"percent": 100 * fit.barrel, "sigma": 100 * barrel_sigma,
                                                 "radius": reference}))

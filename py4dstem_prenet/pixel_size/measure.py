@@ -38,6 +38,7 @@ from . import (
     fit_joint,
     fit_spots,
     joint_of,
+    lattice_variation,
     measure_spots,
     radial_data,
     shrunk,
@@ -164,7 +165,7 @@ def measure_pooled_size(pooled: Pooled, radius, noise: NoiseModel, standard, ell
     if from_spots is None:
         return from_rings
     # If rings accept the assignment of disks that is not certain, the disks determine the pixel size.
-    return decided(from_rings.accepted and abs(np.log(from_rings.value / from_spots.value)) < BASIN)
+    return decided(confirmed=from_rings.accepted and abs(np.log(from_rings.value / from_spots.value)) < BASIN)
 
 
 def _contradicted(size):
@@ -190,7 +191,8 @@ def _from_spots(spots, standard, vector, covariance, reference):
         fit, doubt = _fitted(fitted, replace(start, scale=assignment.scale))
     except np.linalg.LinAlgError:
         return None
-    return partial(decide_pixel_size, fit, standard, assignment, "disks", reference, doubt)
+    return partial(decide_pixel_size, fit, standard, assignment, "disks", reference, doubt,
+                   lattice_variation(spots, fit, standard, reference))
 
 
 def _from_rings(pooled, standard, span, start, radius, noise, reference):

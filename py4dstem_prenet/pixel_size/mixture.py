@@ -20,6 +20,7 @@ from . import Standard
 ERROR_DOF = 5.0  # degrees of freedom of Student's t distribution of the errors
 REACH_SIGMAS = 7.0  # standard errors; largest distance of a disk from a ring to which it may belong
 HEIGHT_SHAPE = 2.5  # shape of the Gamma prior of the number of disks on a ring: a factor of 2, as in simulated scans
+ABSENT_VARIANCE = 2.0  # relative variance of this number for one grain: a third of the zone axes show a given ring
 # Fraction of the strongest ring; smallest expected height of a ring, since dynamical scattering excites weak and
 # forbidden rings. They may be absent or several times as high: in simulated powders of germanium 30 to 200 angstrom
 # thick, 222 has 0.2 to 0.35 of the disks of 111, and 200 has none. Shape of the Gamma prior of their number of disks.
@@ -102,7 +103,7 @@ def ideal_positions(offset, vector, center, barrel=0.0, threefold=(0.0, 0.0), re
     return radius, azimuth
 
 
-def expected_heights(standard: Standard, inside):
+def expected_heights(standard: Standard, inside, grains: float = np.inf):
     """Compute the prior of the number of disks on each ring.
 
     Parameters
@@ -111,6 +112,8 @@ def expected_heights(standard: Standard, inside):
         The crystal.
     inside : numpy.ndarray
         Index of the rings on the detector.
+    grains : float, optional
+        Number of grains. The zone axis of a single grain shows few rings.
 
     Returns
     -------
@@ -127,7 +130,7 @@ def expected_heights(standard: Standard, inside):
     [2.5, 0.5, 2.5, 2.5]
     """
     heights = standard.intensity[inside]
-    shapes = np.where(heights < MIN_EXPECTED_HEIGHT, WEAK_SHAPE, HEIGHT_SHAPE)
+    shapes = 1 / (1 / np.where(heights < MIN_EXPECTED_HEIGHT, WEAK_SHAPE, HEIGHT_SHAPE) + ABSENT_VARIANCE / grains)
     heights = np.maximum(heights, MIN_EXPECTED_HEIGHT)
     return heights / heights.sum(), shapes
 

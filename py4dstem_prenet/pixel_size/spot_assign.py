@@ -79,8 +79,7 @@ def assign_spots(spots: Spots, standard: Standard, start: State, span):
 @lru_cache(maxsize=4)
 def _searched(spots, vector, covariance):
     """Disks and ellipse vectors that are used in the search."""
-    if len(spots.offset) > REFINED_SPOTS:
-        spots = spots.subset(np.unique(np.linspace(0, len(spots.offset) - 1, REFINED_SPOTS).astype(int)))
+    spots = spots.thinned(REFINED_SPOTS)
     return spots, sharp_vectors(spots, _blank(spots, vector, covariance, 1.0))
 
 
@@ -224,5 +223,5 @@ def scan_spots(spots: Spots, standard: Standard, start: State, span):
     inside = [np.flatnonzero((standard.g / scale > span[0] * 0.95) & (standard.g / scale < span[1] * 1.05))
               for scale in scales]
     rings = [standard.g[kept] / scale for kept, scale in zip(inside, scales, strict=True)]
-    expected = [expected_heights(standard, kept) for kept in inside]
+    expected = [expected_heights(standard, kept, spots.grains) for kept in inside]
     return scales, scan_evidence(radius, sigma, 1 / spots.size, rings, expected, span[1] - span[0], SCAN_ROUNDS)

@@ -44,6 +44,7 @@ SPOT_NAMES = ("scale", "v0", "v1", "x", "y", "excitation")  # parameters of ever
 DIFFERENCES = {"scale": 1e-4, "v0": 1e-3, "v1": 1e-3, "x": 0.02, "y": 0.02, "excitation": 2e-5}
 DISTORTION_DIFFERENCE = 1e-3  # relative, at the reference; the same difference of a distortion
 FIGURE_STEP_PX, FIGURE_BLUR_PX = 0.25, 0.3  # pixels; step and blur of the density of disks in figures
+PARTS_SIDE = 4  # parts along each axis of the scan, whose scatter is used for the covariance
 MIN_CLUSTERS = 6  # parts of the scan with disks; fewest from which a covariance is estimated
 
 
@@ -174,7 +175,7 @@ def fit_spots(spots: Spots, standard: Standard, start: State, span: float, extra
     measured = np.hypot(*spots.offset.T)
     predicted = standard.g / start.scale
     inside = np.flatnonzero((predicted > measured.min() * 0.95) & (predicted < measured.max() * 1.05))
-    expected = expected_heights(standard, inside)
+    expected = expected_heights(standard, inside, spots.grains)
     state, excitation, error, rates = middle, EXCITATION, 0.3, None
     arguments = (inside, span, names)
     for step in range(steps):
@@ -263,7 +264,7 @@ def _covariance(model, rates, prior, spots, standard, excitation, error, argumen
     scale = np.sqrt(np.abs(np.diag(curvature)))
     inverse = vectors @ np.diag(1 / np.maximum(values, 1e-6)) @ vectors.T / np.outer(scale, scale)
     estimates = [inverse]
-    for group, least in ((spots.reflection, 2), (spots.part, MIN_CLUSTERS)):
+    for group, least in ((spots.reflection, 2), (spots.parts(PARTS_SIDE), MIN_CLUSTERS)):
         number = np.unique(group, return_inverse=True)[1]
         count = int(number.max()) + 1
         if count >= least:

@@ -21,7 +21,6 @@ MAX_SPOT_POSITIONS = 1024  # scan positions; most in which disks are searched fo
 # 2.5e-4; otherwise all are searched. Pixels; error of each disk in addition to the stated one that is expected there.
 ENOUGH_SIGMA, EXPECTED_ERROR_PX = 2e-4, 0.1
 MIN_SPOT_POSITIONS = 8  # scan positions; fewest: maxima on the rings of a single powder pattern are not disks
-MAX_SCAN_PARTS = 16  # number of parts of the scan whose scatter is used for the covariance
 MIN_SPOTS = 12  # reflections; fewest that are used as evidence
 # Radii of the direct disk, and pixels added to them; smallest radius of the search, inside which the direct beam
 # disturbs.
@@ -29,10 +28,12 @@ INNER_RADII, INNER_PX = 2.2, 1.5
 # Factor on a quantile of the sigmas; largest sigma of a used disk: weak disks contain little information, and many of
 # them are false.
 MAX_SIGMA_FACTOR, SIGMA_QUANTILE = 3.0, 0.2
+FREQUENT_PART = 0.9  # fraction of the disks that belong to the reflections from which grains are counted
 FALSE_DISKS = 0.03  # expected number of false disks per pattern
 APERTURE_BLUR_PX = 0.5  # pixels; start value of the blur of disks
-# Pixels, and standard errors; largest distance of disks of the same reflection in neighboring patterns.
-SAME_SPOT_PX, SAME_SPOT_SIGMAS = 0.7, 3.0
+# Pixels, standard errors, and steps of the searched positions; largest distances of two disks of the same reflection. A
+# weak disk is not found in every pattern.
+SAME_SPOT_PX, SAME_SPOT_SIGMAS, SAME_SPOT_STEPS = 0.7, 3.0, 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +48,8 @@ class Spots:
         (m, 2), standard errors, pixels.
     pattern : numpy.ndarray of int
         (m,), number of the pattern.
-    part : numpy.ndarray of int
-        (m,), part of the scan.
+    place : numpy.ndarray of int
+        (m, 2), row and column of the pattern, counted among those that were searched.
     reflection : numpy.ndarray of int
         (m,), number of the reflection; disks of one reflection of one grain at neighboring positions of the scan have
         the same number.
@@ -56,15 +57,18 @@ class Spots:
         (m,), number of disks of this reflection.
     inner : float
         Smallest radius at which disks were searched for, pixels.
+    grains : float
+        Number of grains, from the number of reflections and the mean number of disks of a pattern.
     """
 
     offset: np.ndarray
     sigma: np.ndarray
     pattern: np.ndarray
-    part: np.ndarray
+    place: np.ndarray
     reflection: np.ndarray
     size: np.ndarray
     inner: float
+    grains: float
 
     @property
     def span(self) -> tuple[float, float]:
@@ -76,6 +80,49 @@ class Spots:
             The radii.
         """
         return self.inner, float(np.hypot(*self.offset.T).max())
+
+    def parts(self, side: int) -> np.ndarray:
+        """Number the parts of the scan, rectangles of about equal size.
+
+        Parameters
+        ----------
+        side : int
+            Number of parts along each axis of the scan. If an axis has fewer positions, the other one has more parts.
+
+        Returns
+        -------
+        numpy.ndarray of int, shape (m,)
+            Part of each disk.
+        """
+        size = self.place.max(0) + 1
+        rows = min(size[0], max(side, -(-side**2 // size[1])))
+        columns = min(size[1], side**2 // rows)
+        row, column = (self.place * (rows, columns) // size).T
+        return row * columns + column
+
+    def thinned(self, count: int) -> Spots:
+        """Select disks, of as many reflections as possible.
+
+        Parameters
+        ----------
+        count : int
+            Largest number of disks.
+
+        Returns
+        -------
+        Spots
+            The selected disks; their sizes are the numbers of selected disks of the same reflection.
+        """
+        if len(self.pattern) <= count:
+            return self
+        number, sizes = np.unique(self.reflection, return_inverse=True, return_counts=True)[1:]
+        order = np.argsort(number, kind="stable")
+        rank = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # within the reflection
+        each = np.minimum(max(count // len(sizes), 1), sizes)[number[order]]
+        chosen = order[(rank + 1) * each // sizes[number[order]] > rank * each // sizes[number[order]]]
+        kept = np.sort(chosen)[np.unique(np.linspace(0, len(chosen) - 1, min(count, len(chosen))).astype(int))]
+        number, sizes = np.unique(self.reflection[kept], return_inverse=True, return_counts=True)[1:]
+        return replace(self.subset(kept), size=sizes[number])
 
     def subset(self, keep) -> Spots:
         """Select a subset of the disks.
@@ -91,7 +138,7 @@ class Spots:
             The selected disks; their sizes are not changed.
         """
         return replace(self, **{field.name: getattr(self, field.name)[keep] for field in fields(self)
-                                if field.name != "inner"})
+                                if field.name not in ("inner", "grains")})
 
     def sharp(self) -> Spots:
         """Leave out disks whose position is far less certain than that of the best disks.
@@ -181,7 +228,7 @@ def measure_spots(scan: Scan, origin, use, radius: float | None, noise: NoiseMod
 
 def _quarter(positions, scan_shape):
     """Mask of every second row and column of an even sample of positions."""
-    row, column = (np.unique(q, return_inverse=True)[1] for q in np.divmod(positions, scan_shape[1]))
+    row, column = counted_places(positions, scan_shape[1]).T
     return (row % 2 == 0) & (column % 2 == 0)
 
 
@@ -198,14 +245,15 @@ def _grouped(pieces, scan, origin, use, searched, inner):
     kept = np.flatnonzero(np.hypot(*offset.T) > inner)
     kept = kept[np.argsort(pattern[kept], kind="stable")]
     pattern, offset, sigma = pattern[kept], offset[kept], sigma[kept]
-    step = np.sqrt(len(use) / len(searched)) if len(searched) < use.sum() else 1.0
-    place = np.stack(np.divmod(pattern, scan.scan_shape[1]), 1) // step
-    reflection, size = same_reflections(place.astype(int), offset, sigma)
+    place = counted_places(searched, scan.scan_shape[1])
+    order = np.searchsorted(searched, pattern)
+    reflection, size = same_reflections(place[order], offset, sigma)
     if len(np.unique(reflection)) < MIN_SPOTS:
         return None
-    order = np.searchsorted(searched, pattern)
-    part = order * min(MAX_SCAN_PARTS, len(searched)) // len(searched)
-    return Spots(offset, sigma, order, part, reflection, size, inner).sharp()
+    # Weak disks are not found in each pattern, and one reflection of them counts as several.
+    frequent = np.searchsorted(np.cumsum(np.sort(np.bincount(reflection))[::-1]), FREQUENT_PART * len(pattern)) + 1
+    grains = max(frequent * len(np.unique(pattern)) / len(pattern), 1.0)
+    return Spots(offset, sigma, order, place[order], reflection, size, inner, grains).sharp()
 
 
 def _disks_of_block(index, block, origin, learned):
@@ -213,6 +261,29 @@ def _disks_of_block(index, block, origin, learned):
     disks, good, electrons, images = learned.searched(block, origin)
     found, fitted = learned.located(disks, good, electrons, images, origin)
     return index[found.pattern], fitted.position, fitted.sigma
+
+
+def counted_places(searched, columns: int) -> np.ndarray:
+    """Count rows and columns among those that were searched, whose distances vary.
+
+    Parameters
+    ----------
+    searched : numpy.ndarray of int, shape (n,)
+        Flat positions of the scan.
+    columns : int
+        Number of columns of the scan.
+
+    Returns
+    -------
+    numpy.ndarray of int, shape (n, 2)
+        Row and column of each position among those that were searched.
+
+    Examples
+    --------
+    >>> counted_places(np.array([11, 13, 16, 71, 73, 76]), 10).tolist()
+    [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
+    """
+    return np.stack([np.unique(q, return_inverse=True)[1] for q in np.divmod(searched, columns)], 1)
 
 
 def same_reflections(place, offset, sigma):
@@ -244,9 +315,8 @@ def same_reflections(place, offset, sigma):
     error = np.hypot(*sigma.T)
     limit = np.maximum(SAME_SPOT_PX, SAME_SPOT_SIGMAS * np.sqrt(2) * error)
     reach = max(SAME_SPOT_PX, float(np.quantile(limit, 0.98)))
-    # Neighbors in the scan are within 1 in each direction; coordinates are scaled so that the largest difference
-    # counts.
-    points = np.column_stack([place / 1.01, offset / reach])
+    # Coordinates are scaled so that the largest difference counts.
+    points = np.column_stack([place / (SAME_SPOT_STEPS + 0.01), offset / reach])
     pairs = cKDTree(points).query_pairs(1.0, p=np.inf, output_type="ndarray")
     i, j = pairs.T
     distance = np.hypot(*(offset[i] - offset[j]).T)

@@ -16,7 +16,7 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from ..core import ellipse_vector
+from ..core import ellipse_vector, with_sigma
 from . import (
     drawn_radius,
     mark_ellipse,
@@ -303,8 +303,8 @@ def _numbers(seen):
         for ring in seen.pixel_size.rings:
             expected = ring_radius_px(seen.pixel_size, ring)
             yield f"ring {ring.names}", f"expected at {expected:.2f} px, " + (
-                f"measured at {expected * (1 + ring.error):.2f} ± {expected * ring.sigma:.2f} px "
-                f"({100 * ring.error:+.2f} %)" if np.isfinite(ring.error) else "not seen")
+                f"measured at {with_sigma(expected * (1 + ring.error), expected * ring.sigma)} px "
+                f"({with_sigma(100 * ring.error, 100 * ring.sigma)} %)" if np.isfinite(ring.error) else "not seen")
     if seen.rotflip is not None:
         degrees, flip = seen.rotflip
         yield ("rotation of the pattern in the calibration",

@@ -65,7 +65,8 @@ def show_standard(size, ax, title=""):
         radius = ring_radius_px(size, ring)
         if radii[0] <= radius <= radii[-1]:
             ax.axvline(radius, color="tab:blue", lw=0.6, alpha=1.0 if np.isfinite(ring.error) else 0.3)
-            if radius - last > MIN_LABEL_DISTANCE * np.ptp(radii):  # labels do not overlap
+            # Labels do not overlap, and name only rings that were seen.
+            if np.isfinite(ring.error) and radius - last > MIN_LABEL_DISTANCE * np.ptp(radii):
                 ax.annotate(ring.names.replace(" and ", ", ").replace(" ", "").replace(",", ", "), (radius, 0.98),
                             xycoords=("data", "axes fraction"), rotation=90, fontsize=SMALL_SIZE, ha="right", va="top")
                 last = radius

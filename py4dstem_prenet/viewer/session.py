@@ -151,7 +151,8 @@ class Session:
         except PrenetError as error:
             self.report, self.message = None, str(error)
             return None
-        self.message = "\n".join(flag.sentence for flag in self.report.written)
+        warnings = [flag for flag in self.report.flags if flag.severity != "info"]
+        self.message = "\n".join(flag.sentence for flag in (*warnings, *self.report.written))
         self._changed()
         return self.report
 

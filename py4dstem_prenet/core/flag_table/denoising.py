@@ -9,8 +9,8 @@ DENOISING_FLAGS = (
      "large.",
      "Measure it on the raw counts."),
     ("denoising_keeps_slopes", "info",
-     "Denoising keeps the variation over the scan of {quantities}: the slopes are 1 within {deviation:.2f}, and known "
-     "to {sigma:.2f}."),
+     "Denoising keeps the variation over the scan of {quantities}: the slopes differ from 1 by at most "
+     "{deviation:.2f}, with a standard error of at most {sigma:.2f}."),
     ("attenuation_unknown", "warning",
      "It is not known whether denoising keeps these quantities, because their slopes are uncertain by more than 5 "
      "%: {quantities}.",

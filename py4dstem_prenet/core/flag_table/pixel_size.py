@@ -22,6 +22,11 @@ PIXEL_SIZE_FLAGS = (
      "Check whether the specimen is {standard}."),
     ("pixel_size_uncertain", "refusal",
      "The pixel size is not determined: it is uncertain by {percent:.2g} % (at most {needed:.2g} % is allowed)."),
+    ("lattice_varies", "warning",
+     "The lattice varies over the scan by {percent:.2g} % (rms), beyond the errors of the disks. The pixel size "
+     "assumes that its mean is that of {standard}; the variation is part of the sigma.",
+     "If only a part of the scan is unstrained {standard}, measure_pixel_size(\"{standard}\", region=..., write=True) "
+     "uses that part."),
     ("radial_distortion", "warning",
      "Radial distortion: at {radius:.0f} px, the radius of rings differs by {percent:+.2f} ± {sigma:.2f} % from that "
      "of an undistorted pattern. The pixel size is that at the center of the pattern.",

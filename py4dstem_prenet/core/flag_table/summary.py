@@ -66,7 +66,7 @@ SUMMARY_FLAGS = (
     ("avoid_denoised_unknown", "warning",
      "Do not map strain from denoised patterns: this scan does not show whether denoising keeps it."),
     ("avoid_richer_model", "warning",
-     "Do not use the measured origin or a richer model in place of the fitted origin: they would follow the specimen."),
+     "Do not replace the fitted origin by the measured one or by a more flexible surface: both follow the specimen."),
     ("avoid_lengths", "info",
      "Do not state lattice spacings in Å: the pixel size is not known, so lengths are in pixels. To add it, call "
      "calibrate(standard=...) or calibrate(like=...)."),
@@ -75,6 +75,9 @@ SUMMARY_FLAGS = (
     ("avoid_directions", "info",
      "Do not compare strain along different directions without a reference region of the same scan: an unknown "
      "ellipse looks like strain. calibrate(like=...) uses the ellipse of a standard."),
+    ("avoid_frame", "info",
+     "Do not take the axes of strain maps for those of the scan: they are those of the pattern, since the rotation "
+     "between scan and pattern is not known. To add it, call calibrate(rotation=True) or calibrate(like=...)."),
     ("avoid_sign", "info",
      "Do not use the sign of electric or magnetic fields: the rotation is known up to half a turn only."),
 )
