@@ -53,6 +53,7 @@ POINT_RADIUS_PX = 0.05  # pixels; radius of a disk that is a point
 # Binned pixels; smallest outermost radius when rings are fitted, and largest one when they are assigned. Larger
 # patterns are binned, for speed.
 MIN_FITTED_RADIUS_PX, MAX_ASSIGNED_RADIUS_PX = 120.0, 80.0
+MIN_RING_GRAINS = 5  # grains; fewest whose pooled disks are rings, which tell more than the disks
 LOOSER, LOOSE_VECTOR = 2.0, 0.004  # factor on the prior sigma of the ellipse for disks, and sigma added to it
 WIDE_BLUR_PX = 3.5  # pixels; start value of the blur of wide rings whose disks are unknown
 
@@ -159,8 +160,11 @@ def measure_pooled_size(pooled: Pooled, radius, noise: NoiseModel, standard, ell
     vector, center, covariance = _start(pooled, span, ellipse)
     decided = None if spots is None else _from_spots(spots, standard, vector, covariance, reference)
     from_spots = None if decided is None else decided()
-    if from_spots is not None and (from_spots.accepted or _contradicted(from_spots)):
+    few = spots is not None and spots.grains < MIN_RING_GRAINS
+    if from_spots is not None and (few or from_spots.accepted or _contradicted(from_spots)):
         return from_spots
+    if few:
+        return unknown_size(standard.name, Flag("pixel_size_no_rings", {"standard": standard.name}))
     from_rings = _from_rings(pooled, standard, span, (vector, center, covariance), radius, noise, reference)
     if from_spots is None:
         return from_rings

@@ -21,7 +21,7 @@ MAX_SPOT_POSITIONS = 1024  # scan positions; most in which disks are searched fo
 # 2.5e-4; otherwise all are searched. Pixels; error of each disk in addition to the stated one that is expected there.
 ENOUGH_SIGMA, EXPECTED_ERROR_PX = 2e-4, 0.1
 MIN_SPOT_POSITIONS = 8  # scan positions; fewest: maxima on the rings of a single powder pattern are not disks
-MIN_SPOTS = 12  # reflections; fewest that are used as evidence
+MIN_SPOTS = 12  # reflections; fewest that are used as evidence, except those of a single crystal
 # Radii of the direct disk, and pixels added to them; smallest radius of the search, inside which the direct beam
 # disturbs.
 INNER_RADII, INNER_PX = 2.2, 1.5
@@ -248,8 +248,8 @@ def _grouped(pieces, scan, origin, use, searched, inner):
     place = counted_places(searched, scan.scan_shape[1])
     order = np.searchsorted(searched, pattern)
     reflection, size = same_reflections(place[order], offset, sigma)
-    if len(np.unique(reflection)) < MIN_SPOTS:
-        return None
+    if len(np.unique(reflection)) < MIN_SPOTS and len(pattern) < len(searched):
+        return None  # otherwise, few reflections are in many patterns: those of a single crystal
     # Weak disks are not found in each pattern, and one reflection of them counts as several.
     frequent = np.searchsorted(np.cumsum(np.sort(np.bincount(reflection))[::-1]), FREQUENT_PART * len(pattern)) + 1
     grains = max(frequent * len(np.unique(pattern)) / len(pattern), 1.0)
