@@ -54,7 +54,7 @@ class DiskWindows:
         """
         n, *shape = self.electrons.shape
         times = covered((n, *shape), candidates.pattern, candidates.place + self.margin, self.reach)
-        return torch.from_numpy(times.astype(np.uint8)).to(self.electrons.device)
+        return torch.from_numpy(times).to(self.electrons.device)
 
     def cut(self, candidates: Candidates, coverage, side: int, neighbors=None):
         """Cut the windows of disks.
