@@ -282,15 +282,15 @@ def own_significance(found: Candidates, position, electrons, good, disks: DiskFi
     brighter = value[pairs[:, 0]] >= value[pairs[:, 1]]
     weak, strong = np.where(brighter, pairs.T[::-1], pairs.T)
     members, number = np.unique(weak, return_inverse=True)
-    offset = ((disks.kernels[0] > 0).nonzero() - disks.half).cpu().numpy()
-    pixels = np.rint(position[members]).astype(int)[:, None] + offset
+    pixels = np.rint(position[members]).astype(int)[:, None] + disks.offsets[0].T
     shape = tuple(good.shape)
     used = ((pixels >= 0) & (pixels < shape)).all(2)
     x, y = np.moveaxis(pixels.clip(0, np.subtract(shape, 1)), 2, 0)
     used &= good.cpu().numpy()[x, y]
     for pair in range(len(weak)):
         used[number[pair]] &= np.hypot(*(pixels[number[pair]] - position[strong[pair]]).T) > disks.inner
-    counts = electrons.cpu().numpy()[found.pattern[members][:, None], x, y]
+    flat = torch.from_numpy((found.pattern[members][:, None] * shape[0] + x) * shape[1] + y)
+    counts = electrons.reshape(-1)[flat.to(electrons.device)].cpu().numpy()
     on, beneath = (counts * used).sum(1), found.background[members] * used.sum(1)
     ring = torch.from_numpy(found.background[members] * disks.ring_area)
     off = ring + pattern_ring(ring, torch.ones(1))

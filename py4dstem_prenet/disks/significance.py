@@ -35,6 +35,8 @@ class DiskFilter:
     ----------
     area, ring_area : float
         Pixels in the aperture and in the ring.
+    offsets : list of numpy.ndarray of int, shape (2, pixels)
+        Pixels of the aperture and of the ring, from their middle.
     inner, outer : float
         Radii of the ring, pixels; no electron of the disk lies beyond the inner one.
     outside : int
@@ -66,6 +68,7 @@ class DiskFilter:
         self.kernels = torch.stack([distance < aperture.radius + 0.5 * aperture.edge,
                                     (distance >= self.inner) & (distance < self.outer)]).float().to(device)
         self.area, self.ring_area = self.kernels.sum((1, 2)).tolist()
+        self.offsets = [(kernel > 0).nonzero().cpu().numpy().T - self.half for kernel in self.kernels]
         self.size = [next_fast_len(max(n + self.outside, self.half + 1) + self.half, real=True) for n in shape]
         kernels = torch.nn.functional.pad(self.kernels.flip(1, 2), (0, self.size[1] - 2 * self.half - 1,
                                                                     0, self.size[0] - 2 * self.half - 1))
@@ -127,13 +130,37 @@ class DiskFilter:
         torch.Tensor, shape (..., k)
             The sums.
         """
-        dx, dy = (self.kernels[kernel] > 0).nonzero().cpu().numpy().T - self.half
+        *leading, rows, columns = images.shape
+        index, inside = self.pixels_at((rows, columns), pattern, place, kernel)
+        return (images.reshape(*leading[:-1], -1)[..., index.to(images.device)] * inside.to(images.device)).sum(-1)
+
+    def pixels_at(self, shape, pattern, place, kernel: int):
+        """List the pixels of the aperture or the ring around some pixels.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            (Qx, Qy) of the images.
+        pattern : numpy.ndarray of int, shape (k,)
+            Number of the image.
+        place : numpy.ndarray of int, shape (k, 2)
+            The pixels.
+        kernel : int
+            0 for the aperture, 1 for the ring.
+
+        Returns
+        -------
+        index : torch.Tensor of int, shape (k, pixels)
+            Flat index into all images.
+        inside : torch.Tensor of bool, shape (k, pixels)
+            False for pixels outside the image, which have the index of one at its edge.
+        """
+        dx, dy = self.offsets[kernel]
         x, y = place[:, :1] + dx, place[:, 1:] + dy
-        *leading, _, rows, columns = images.shape
+        rows, columns = shape
         inside = (x >= 0) & (x < rows) & (y >= 0) & (y < columns)
         flat = (pattern[:, None] * rows + x.clip(0, rows - 1)) * columns
-        index = torch.from_numpy(flat + y.clip(0, columns - 1)).to(images.device)
-        return (images.reshape(*leading, -1)[..., index] * torch.from_numpy(inside).to(images.device)).sum(-1)
+        return torch.from_numpy(flat + y.clip(0, columns - 1)), torch.from_numpy(inside)
 
 
 def li_ma(on, off, expected_on, expected_off):
