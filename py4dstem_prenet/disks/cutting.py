@@ -36,7 +36,7 @@ class DiskWindows:
     def __init__(self, electrons, good, reach: float, margin: int):
         self.shape, self.reach, self.margin = tuple(electrons.shape), reach, margin
         sides = (margin,) * 4
-        self.electrons = torch.nn.functional.pad(electrons * good, sides)
+        self.electrons = torch.nn.functional.pad(electrons * good.to(electrons.dtype), sides)
         self.good = torch.nn.functional.pad(good, sides)
 
     def coverage(self, candidates: Candidates) -> torch.Tensor:

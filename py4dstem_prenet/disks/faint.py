@@ -172,7 +172,7 @@ def _in_patterns(group, places, share, at, sigma, threshold, false_alarm, shape,
 
 def _sums(group, members, partners):
     """Sums of the aligned neighbors of some patterns, and their background."""
-    direct, good = group.own.direct, group.good
+    direct, good = group.own.direct, group.good.to(group.electrons.dtype)
     sums, level = torch.zeros_like(group.electrons[members]), []
     for total, n, others in zip(sums, members, partners, strict=True):
         seen = torch.zeros_like(total)

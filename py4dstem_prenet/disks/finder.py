@@ -128,7 +128,8 @@ class DiskFinder:
         disks, good, electrons, images = self.learned.searched(block, direct, locator.beam.resolved_device)
         found, fitted = self.learned.located(disks, good, electrons, images, direct)
         lit = np.flatnonzero(located.found & right)
-        level = disks.sums_at((electrons - images) * good, lit, np.rint(direct[lit]).astype(int), 0).cpu().numpy()
+        level = disks.sums_at((electrons - images) * good.to(electrons.dtype), lit,
+                              np.rint(direct[lit]).astype(int), 0).cpu().numpy()
         rows = np.zeros(len(lit) + len(found.pattern), BraggDisks.DTYPE)
         head, tail = rows[: len(lit)], rows[len(lit) :]
         head["position"], head["significance"] = index[lit], np.inf

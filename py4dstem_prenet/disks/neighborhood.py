@@ -102,7 +102,8 @@ class PatternGroup:
         self.electrons, self.images, self.good, self.disks, self.own = electrons, images, good, disks, own
         covering = own.covering(tuple(electrons.shape), disks.inner)
         self.free = good & torch.from_numpy(covering == 0).to(good.device)
-        self.level = (electrons * self.free).sum((1, 2)) / (images * self.free).sum((1, 2)).clamp_min(1e-6)
+        free = self.free.to(electrons.dtype)
+        self.level = (electrons * free).sum((1, 2)) / (images * free).sum((1, 2)).clamp_min(1e-6)
 
     def counts(self, pattern, place, everywhere=False):
         """Count the electrons in apertures.

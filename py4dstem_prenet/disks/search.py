@@ -123,10 +123,10 @@ def find_disks(electrons, background, good, disks: DiskFilter, threshold, direct
     """
     margin = disks.outside  # part of a disk whose center lies outside is in the pattern
     sides = (margin, disks.size[1] - good.shape[1] - margin, margin, disks.size[0] - good.shape[0] - margin)
+    good = good.to(electrons.dtype)  # products of numbers and bools are slow
     padded = torch.nn.functional.pad(good, sides)
-    inside = torch.zeros_like(padded)
-    inside[: good.shape[0] + 2 * margin, : good.shape[1] + 2 * margin] = True
-    area = disks.sums(padded.float()[None], 0) * inside
+    area = disks.sums(padded[None], 0)
+    area[:, good.shape[0] + 2 * margin :], area[:, :, good.shape[1] + 2 * margin :] = 0, 0
     direct, parts = np.rint(direct).astype(int), []
     for first in range(0, max(len(electrons), 1), SEARCHED_AT_ONCE):
         part = slice(first, first + SEARCHED_AT_ONCE)
@@ -178,7 +178,7 @@ class _Search:
         """Take disks out of the background and the search, and raise the least significance around them."""
         device = self.least.device
         for image, radius in ((self.free, self.disks.inner), (self.open, self.reach + 0.5)):
-            image.view(-1)[torch.from_numpy(_pixels(image.shape, pattern, place, radius)[0]).to(device)] = False
+            image.view(-1)[torch.from_numpy(_pixels(image.shape, pattern, place, radius)[0]).to(device)] = 0
         pixels, number = _pixels(self.least.shape, pattern, place, 2 * self.disks.inner)
         raised = torch.from_numpy((NEIGHBOR_RATIO * significance[number]).astype(np.float32))
         self.least.view(-1).scatter_reduce_(0, torch.from_numpy(pixels).to(device), raised.to(device), "amax")
@@ -188,10 +188,10 @@ class _Search:
 
         Pixels of disks that were found are not used, neither in apertures nor in rings.
         """
-        numbers = torch.from_numpy(members).to(self.free.device)
-        free, open_, ring, enough, least = (values if len(members) == len(values) else values[numbers]
-                                            for values in (self.free, self.open, self.ring, self.enough, self.least))
-        electrons, background = (image[numbers] * free for image in (self.electrons, self.background))
+        part = torch.from_numpy(members).to(self.free.device) if len(members) < len(self.free) else slice(None)
+        free, open_, ring, enough, least = (values[part] for values in (
+            self.free, self.open, self.ring, self.enough, self.least))
+        electrons, background = (image[part] * free for image in (self.electrons, self.background))
         level = _level(electrons, background)
         (on, off), (expected_on, expected_off) = map(self.disks.both_sums, (electrons, background))
         around = pattern_ring(ring, level)
@@ -202,7 +202,7 @@ class _Search:
         z = torch.zeros_like(on)
         z.view(-1)[places] = disk_significance(*(image.view(-1)[places] for image in (
             on, off, expected_on, expected_off)), self.structure)
-        opened = z * open_
+        opened = torch.where(open_, z, 0)
         maxima = ((opened > least) & (z == _highest(z, self.reach))).nonzero()
         number, x, y = maxima.T
         out = np.zeros(len(maxima), MAXIMA)
@@ -218,7 +218,7 @@ class _Search:
         electrons = self.electrons * self.free
         on, expected_on = disks.sums_at(torch.stack([self.electrons, self.background]), pattern, place, 0)
         off, expected_off = disks.sums_at(torch.stack([electrons, background]), pattern, place, 1)
-        covered_area = disks.sums_at(self.good.float()[None], 0 * pattern, place, 0).clamp_min(1)
+        covered_area = disks.sums_at(self.good[None], 0 * pattern, place, 0).clamp_min(1)
         level = _level(electrons, background)[pattern, 0, 0]
         around = pattern_ring(disks.ring_area * expected_on / covered_area, level)
         off, expected_off = off + level * around, expected_off + around
