@@ -40,7 +40,7 @@ from .io import (
     write_transfer,
 )
 from .networks import load, verify
-from .origin import BeamLocator, Located, check_mask
+from .origin import BeamLocator, Located, check_mask, keep_locator
 from .pixel_size import find_standard, measure_pixel_size
 from .rotation import measure_rotation
 
@@ -259,6 +259,8 @@ def calibrate(datacube, mask=None, device="auto", progress=True, *, center=None,
     check_networks(device)
     mask = read_mask(datacube) if mask is None else mask
     calibrator = Calibrator.learn(scan, mask, device, progress=progress, given=choices.given)
+    if choices.given is None:
+        keep_locator(datacube, scan, mask, calibrator)
     # The whole file is read once: patterns that are pooled later are kept on the way.
     located, kept = calibrator.locate_all(scan, worth_keeping(scan, calibrator.noise.dose), progress)
     report = calibrator.finish(scan, located, kept, progress=progress, rotation=rotation, standard=standard,

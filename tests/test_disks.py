@@ -13,6 +13,7 @@ import py4dstem_prenet  # noqa: F401
 from py4dstem_prenet import cli
 from py4dstem_prenet.core import PrenetError, as_scan
 from py4dstem_prenet.disks import DiskFinder, find_bragg_disks
+from py4dstem_prenet.origin import BeamLocator, kept_locator
 
 SIDE, RADIUS, SPACING = 96, 5.0, 17.0
 HKL = np.array([(h, k) for h in range(-2, 3) for k in range(-2, 3) if (h, k) != (0, 0)])
@@ -198,6 +199,22 @@ class TestVectors:
         assert vectors.histogram(mode="cal").data.max() > 0
         details = vectors.tree("prenet_disks")[3, 4].data
         assert len(details) == len(points.qx) and (details["sigma_qx"] > 0).all()
+
+    @pytest.mark.slow
+    def test_the_beam_that_calibrate_learned_is_used_for_the_same_data_alone(self):
+        counts, _ = scan_of((4, 5), seed=6)
+        datacube = py4DSTEM.DataCube(counts)
+        datacube.prenet.calibrate(progress=False)
+        scan, mask = as_scan(datacube), np.ones((SIDE, SIDE), bool)
+        mask[0, 0] = False
+        locator = kept_locator(datacube, scan, None, "auto")
+        assert locator.beam is not None
+        anew = BeamLocator.learn(scan)
+        assert locator.beam.aperture == anew.beam.aperture and np.array_equal(locator.guess, anew.guess)
+        assert kept_locator(py4DSTEM.DataCube(counts), scan, None, "auto") is None
+        assert kept_locator(datacube, scan, mask, "auto") is None
+        datacube.data[1, 2, 3, 4] += 1
+        assert kept_locator(datacube, scan, None, "auto") is None
 
     @pytest.mark.slow
     def test_weights_are_precisions(self, both):

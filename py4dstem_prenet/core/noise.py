@@ -136,13 +136,15 @@ class NoiseModel(Result):
         """
         return [("detector", self.summary), *(("flag", flag.sentence) for flag in self.flags[:8])]
 
-    def electrons(self, block):
+    def electrons(self, block, fill: bool = True):
         """Convert patterns to electrons and fill bad pixels.
 
         Parameters
         ----------
         block : array_like, shape (n, Qx, Qy)
             Patterns in detector units; not modified.
+        fill : bool, optional
+            False sets bad pixels to zero, for callers that do not use them.
 
         Returns
         -------
@@ -150,13 +152,19 @@ class NoiseModel(Result):
             Electrons, float32. A bad pixel gets the median of its good neighbors; larger holes are filled from their
             rim inward.
         """
-        e = np.asarray(block, dtype=np.float32)
-        e = (e - np.float32(self.offset)) / np.float32(self.gain)
+        e = np.array(block, dtype=np.float32, order="C")
+        e -= np.float32(self.offset)
+        e /= np.float32(self.gain)
+        patterns = e.reshape(len(e), -1)
+        if not fill:
+            patterns[:, np.flatnonzero(self.bad_pixels)] = 0
+            return e
         for pixels, neighbors, middle in self._filling:
-            values = np.concatenate([e.reshape(len(e), -1), np.full((len(e), 1), np.inf, np.float32)], axis=1)
-            values = np.sort(values[:, neighbors], axis=-1)  # neighbors without a value are infinite, and sorted last
-            chosen = np.take_along_axis(values, middle[None], axis=-1)
-            e.reshape(len(e), -1)[:, pixels] = chosen.mean(-1)
+            missing = neighbors == patterns.shape[1]
+            values = patterns[:, np.where(missing, 0, neighbors)]
+            values[:, missing] = np.inf  # neighbors without a value are sorted last
+            values.sort(axis=-1)
+            patterns[:, pixels] = np.take_along_axis(values, middle[None], axis=-1).mean(-1)
         return e
 
     def replace_bad(self, index, block):

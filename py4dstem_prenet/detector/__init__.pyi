@@ -3,7 +3,11 @@ from .bad_pixels import (
     find_bad_pixels as find_bad_pixels,
     quiet_pixels as quiet_pixels,
 )
-from .estimate import MAX_NOISE_POSITIONS as MAX_NOISE_POSITIONS, estimate_noise as estimate_noise
+from .estimate import (
+    MAX_NOISE_POSITIONS as MAX_NOISE_POSITIONS,
+    estimate_noise as estimate_noise,
+    noise_sample as noise_sample,
+)
 from .frames import (
     confirmed_hits as confirmed_hits,
     hit_candidates as hit_candidates,

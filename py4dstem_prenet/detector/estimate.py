@@ -47,8 +47,19 @@ MIN_RATIO_GROUPS = 3  # groups of pixels; fewest in the brightest quarter for it
 MIN_LINE_GROUPS = 5  # groups of pixels; fewest, from the dimmest on, to which a line is fitted
 
 
-def _read_sample(scan):
-    """Read an even sample of a scan, (n, Qx, Qy), in the order of the scan."""
+def noise_sample(scan):
+    """Read the patterns from which the noise model of a scan is estimated.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+
+    Returns
+    -------
+    numpy.ndarray, shape (n, Qx, Qy)
+        An even sample, in the order of the scan.
+    """
     qx, qy = scan.pattern_shape
     count = min(MAX_NOISE_POSITIONS, max(8, MAX_NOISE_SAMPLE_BYTES // (4 * qx * qy)))
     index, blocks = zip(*scan.blocks(positions=spread_positions(scan, count)), strict=True)
@@ -221,7 +232,7 @@ def estimate_noise(data, gain=None, offset=None, readout=None, mask=None):
     if gain is not None and not (np.isfinite(gain) and gain > 0):
         raise PrenetError(f"The gain must be a positive number of detector units per electron, not {gain}.")
     scan = as_scan(data)
-    sample = _read_sample(scan)
+    sample = noise_sample(scan)
     invalid = full_scale_pixels(sample)
     if scan.invalid_pixels is not None:
         invalid = invalid | scan.invalid_pixels

@@ -48,7 +48,12 @@ from .search import (
     own_significance as own_significance,
     pattern_ring as pattern_ring,
 )
-from .significance import DiskFilter as DiskFilter, disk_significance as disk_significance, li_ma as li_ma
+from .significance import (
+    DiskFilter as DiskFilter,
+    disk_significance as disk_significance,
+    li_ma as li_ma,
+    may_exceed as may_exceed,
+)
 from .structure import (
     Structure as Structure,
     measure_structure as measure_structure,

@@ -36,7 +36,7 @@ class DiskWindows:
     def __init__(self, electrons, good, reach: float, margin: int):
         self.shape, self.reach, self.margin = tuple(electrons.shape), reach, margin
         sides = (margin,) * 4
-        self.electrons = torch.nn.functional.pad(electrons * good, sides)
+        self.electrons = torch.nn.functional.pad(electrons * good.to(electrons.dtype), sides)
         self.good = torch.nn.functional.pad(good, sides)
 
     def coverage(self, candidates: Candidates) -> torch.Tensor:
@@ -54,7 +54,7 @@ class DiskWindows:
         """
         n, *shape = self.electrons.shape
         times = covered((n, *shape), candidates.pattern, candidates.place + self.margin, self.reach)
-        return torch.from_numpy(times.astype(np.uint8)).to(self.electrons.device)
+        return torch.from_numpy(times).to(self.electrons.device)
 
     def cut(self, candidates: Candidates, coverage, side: int, neighbors=None):
         """Cut the windows of disks.

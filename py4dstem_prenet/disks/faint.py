@@ -8,7 +8,7 @@ neighbors as its prior.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -161,15 +161,18 @@ def _in_patterns(group, places, share, at, sigma, threshold, false_alarm, shape,
         others = Candidates(own.pattern, np.rint(own.position).astype(int), *np.ones((4, len(own.pattern))))
         every = Candidates(*(np.concatenate([getattr(some, field.name), getattr(others, field.name)])
                              for field in fields(Candidates)))
-        position, sigma = _located(group.electrons, group.good, every, some, own.direct, shape, margin, 1,
-                                   (position - place, sigma))
+        members = np.unique(pattern)
+        every, some = (replace(c, pattern=np.searchsorted(members, c.pattern)) for c in (
+            every.subset(np.isin(every.pattern, members)), some))
+        position, sigma = _located(group.electrons[members], group.good, every, some, own.direct[members], shape,
+                                   margin, 1, (position - place, sigma))
     return FaintDisks(pattern, position, sigma, signal / seen, np.sqrt(np.maximum(on, 1)) / seen, z,
                       1 - absent[kept])
 
 
 def _sums(group, members, partners):
     """Sums of the aligned neighbors of some patterns, and their background."""
-    direct, good = group.own.direct, group.good
+    direct, good = group.own.direct, group.good.to(group.electrons.dtype)
     sums, level = torch.zeros_like(group.electrons[members]), []
     for total, n, others in zip(sums, members, partners, strict=True):
         seen = torch.zeros_like(total)

@@ -48,7 +48,7 @@ class DiskFinder:
 
     @classmethod
     def learn(cls, scan: Scan, false_alarm: float = 0.1, mask=None, device="auto", progress=False,
-              origin=None) -> DiskFinder:
+              origin=None, locator: BeamLocator | None = None) -> DiskFinder:
         """Learn from a sample of a scan.
 
         Parameters
@@ -65,6 +65,8 @@ class DiskFinder:
             Whether to show the stages.
         origin : numpy.ndarray, optional
             Positions of the direct beam, (positions, 2), pixels.
+        locator : BeamLocator, optional
+            Learned from this scan with this mask on this device; by default it is learned here.
 
         Returns
         -------
@@ -76,7 +78,7 @@ class DiskFinder:
         PrenetError
             If the scan shows no direct beam.
         """
-        locator = BeamLocator.learn(scan, mask, device, progress=progress)
+        locator = locator or BeamLocator.learn(scan, mask, device, progress=progress)
         if locator.beam is None:
             flag = locator.refusal or Flag("no_beam")
             raise PrenetError(f"{flag.sentence} Without it, Bragg disks are not searched. {flag.kind.action}".strip())
@@ -126,7 +128,8 @@ class DiskFinder:
         disks, good, electrons, images = self.learned.searched(block, direct, locator.beam.resolved_device)
         found, fitted = self.learned.located(disks, good, electrons, images, direct)
         lit = np.flatnonzero(located.found & right)
-        level = disks.sums_at((electrons - images) * good, lit, np.rint(direct[lit]).astype(int), 0).cpu().numpy()
+        level = disks.sums_at((electrons - images) * good.to(electrons.dtype), lit,
+                              np.rint(direct[lit]).astype(int), 0).cpu().numpy()
         rows = np.zeros(len(lit) + len(found.pattern), BraggDisks.DTYPE)
         head, tail = rows[: len(lit)], rows[len(lit) :]
         head["position"], head["significance"] = index[lit], np.inf

@@ -189,12 +189,12 @@ def prepared(patterns, noise: NoiseModel, aperture: Aperture, device):
     good : torch.Tensor of bool, shape (Qx, Qy)
         Pixels that are used.
     electrons : torch.Tensor, shape (n, Qx, Qy)
-        Patterns in electrons, with the variance of the read-out noise added.
+        Patterns in electrons, with the variance of the read-out noise added; bad pixels are not filled.
     """
     disks = DiskFilter(aperture, patterns.shape[1:], device)
     good = torch.from_numpy(~noise.bad_pixels).to(device)
-    electrons = torch.from_numpy(np.asarray(noise.electrons(patterns), np.float32)).to(device)
-    return disks, good, electrons + (noise.readout / noise.gain) ** 2
+    electrons = torch.from_numpy(noise.electrons(patterns, fill=False)).to(device)
+    return disks, good, electrons.add_((noise.readout / noise.gain) ** 2)
 
 
 def window_margin(aperture: Aperture) -> int:

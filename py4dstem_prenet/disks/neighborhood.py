@@ -102,7 +102,8 @@ class PatternGroup:
         self.electrons, self.images, self.good, self.disks, self.own = electrons, images, good, disks, own
         covering = own.covering(tuple(electrons.shape), disks.inner)
         self.free = good & torch.from_numpy(covering == 0).to(good.device)
-        self.level = (electrons * self.free).sum((1, 2)) / (images * self.free).sum((1, 2)).clamp_min(1e-6)
+        free = self.free.to(electrons.dtype)
+        self.level = (electrons * free).sum((1, 2)) / (images * free).sum((1, 2)).clamp_min(1e-6)
 
     def counts(self, pattern, place, everywhere=False):
         """Count the electrons in apertures.
@@ -121,13 +122,12 @@ class PatternGroup:
         on, beneath, seen : numpy.ndarray, shape (k,)
             Electrons, those of the background, and the part of the aperture that counts.
         """
-        some, number = np.unique(pattern, return_inverse=True)
-        some = torch.from_numpy(some).to(self.electrons.device)
-        free = self.good.expand(len(some), *self.good.shape) if everywhere else self.free[some]
-        on, beneath, seen = (self.disks.sums_at(image, number, np.rint(place).astype(int), 0).double() for image in (
-            self.electrons[some] * free, self.images[some] * free, free.float()))
-        beneath = beneath * self.level[some][torch.from_numpy(number).to(some.device)]
-        return on.cpu().numpy(), beneath.cpu().numpy(), seen.cpu().numpy() / self.disks.area
+        device, shape = self.electrons.device, tuple(self.good.shape)
+        index, used = (v.to(device) for v in self.disks.pixels_at(shape, pattern, np.rint(place).astype(int), 0))
+        used &= self.good.view(-1)[index % self.good.numel()] if everywhere else self.free.view(-1)[index]
+        on, beneath = ((image.reshape(-1)[index] * used).sum(1).double() for image in (self.electrons, self.images))
+        beneath = beneath * self.level[torch.from_numpy(pattern).to(device)]
+        return on.cpu().numpy(), beneath.cpu().numpy(), used.sum(1).cpu().numpy() / self.disks.area
 
     def alike(self, pairs) -> np.ndarray:
         """Compute the odds that pairs of patterns show the same crystal.

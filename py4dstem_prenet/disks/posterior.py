@@ -4,7 +4,7 @@ Few of the electrons of a weak disk lie near its edge, so the likelihood of its 
 its maximum is a third larger than that of its mean, and the curvature there does not give the variance. Therefore the
 Poisson likelihood is evaluated on a grid of positions, with a flat prior; the contrast is marginalized by Laplace's
 approximation about a uniform disk. For a given ratio of brightness to background, every sum over pixels is a product of
-matrices.
+matrices; those of a tile of the grid hold the pixels that a disk at one of its positions covers.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ BRIGHTNESS_AMPLITUDE = 0.7  # relative uncertainty of the brightness of the firs
 RATIO_STEP = 2.0  # factor between the ratios of brightness to background for which tables are made
 RATIO_LIMITS = (0.05, 500.0)  # smallest and largest of these ratios
 EVALUATED_AT_ONCE = 256  # disks; limits the memory
+TILE_STEPS = 4  # steps of the grid; side of a tile, chosen for speed
+MIN_COVERED = 1e-7  # brightness of the disk; smallest one in a pixel that a disk covers, the rounding of a sum
 
 
 def weak_sigma(aperture: Aperture) -> float:
@@ -118,19 +120,19 @@ def posterior_positions(electrons, good, brightness, background, direction, shap
     mean, covariance = counts.new_zeros(n, 2), counts.new_zeros(n, 2, 2)
     for step, kind in sorted({*zip(steps.tolist(), amplitude.tolist(), strict=True)}):
         members = np.flatnonzero((steps == step) & (amplitude == kind))
-        value, terms, logs, shares, information = _tables(shape.aperture, electrons.shape[1], float(RATIO_STEP**step),
-                                                          str(device))
+        tiles, information = _tables(shape.aperture, electrons.shape[1], float(RATIO_STEP**step), str(device))
         priors = shape.priors(kind, DEGREE, BRIGHTNESS_AMPLITUDE).to(device)
         for first in range(0, len(members), EVALUATED_AT_ONCE):
             part = torch.from_numpy(members[first : first + EVALUATED_AT_ONCE]).to(device)
-            seen, bright = counts[part], brightness[part, None]
-            level = seen @ logs - bright * (used[part] @ value)
-            slope = ((seen @ shares.flatten(1) - bright * (used[part] @ terms.flatten(1)))
-                     .view(len(part), len(grid), -1))
+            bright, seen, seen_used = brightness[part, None], counts[part].T.contiguous(), used[part].T.contiguous()
+            seen_used *= bright.T
+            sums = torch.cat([seen[pixels].T @ of_counts - seen_used[pixels].T @ of_used
+                              for pixels, of_counts, of_used in tiles], 1).view(len(part), len(grid), -1)
+            level, slope = sums[..., 0], sums[..., 1:]
             curvature = information * bright[..., None] + priors[torch.from_numpy(direction[members[
                 first : first + EVALUATED_AT_ONCE]]).to(device)]
-            solved = torch.cholesky_solve(slope.mT, torch.linalg.cholesky(curvature)).mT
-            level = level + 0.5 * (slope * solved).sum(2)
+            solved = torch.linalg.solve_triangular(torch.linalg.cholesky(curvature), slope.mT, upper=False)
+            level = level + 0.5 * solved.square().sum(1)
             if prior is not None:
                 expected, sigma = (torch.from_numpy(p[part.cpu().numpy()]).float().to(device)[:, None] for p in prior)
                 level = level - 0.5 * ((grid - expected) / sigma).square().sum(2)
@@ -142,32 +144,50 @@ def posterior_positions(electrons, good, brightness, background, direction, shap
 
 
 def _grid(aperture: Aperture):
-    """Positions of the grid about the middle, (m, 2), pixels."""
+    """Positions of the grid about the middle, (m, 2), pixels, tile by tile."""
+    return torch.cat(_tiles(aperture))
+
+
+def _tiles(aperture: Aperture):
+    """Positions of the grid in each tile, (k, 2), pixels."""
     step = grid_step(aperture)
     count = max(MIN_REACH_STEPS, int(REACH_RADII * aperture.radius / step))
     axis = step * torch.arange(-count, count + 1)
-    points = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).view(-1, 2)
-    return points[points.norm(dim=1) < (count + 0.1) * step].float()
+    square = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1)
+    tiles = (tile.reshape(-1, 2) for rows in square.split(TILE_STEPS) for tile in rows.split(TILE_STEPS, 1))
+    tiles = (tile[tile.norm(dim=1) < (count + 0.1) * step].float() for tile in tiles)
+    return [tile for tile in tiles if len(tile)]
 
 
 @lru_cache(maxsize=24)
 def _tables(aperture: Aperture, side: int, ratio: float, device: str):
     """What is summed over pixels, for each position of the grid, of a disk that is `ratio` times its background.
 
-    Aperture (pixels, m); aperture times terms (pixels, m, terms); log of one plus the disk over the background; share
-    of the disk in the expected counts times terms; and the information on the terms for unit brightness (terms, terms).
+    Return the tables of each tile of k positions, and the information on the terms for unit brightness (terms, terms).
+    A tile has its pixels, what is multiplied with their counts, (pixels, k * (1 + terms)), and with their use. For each
+    position, these are the log of one plus the disk over the background, and the share of the disk in the expected
+    counts times terms; and the aperture, and the aperture times terms.
     """
+    tiles = []
+    for positions in _tiles(aperture):
+        value, terms = _aperture_terms(aperture, side, positions)
+        pixels = (value > MIN_COVERED).any(1).nonzero()[:, 0]
+        value, terms = value[pixels, :, None], terms[pixels]
+        of_counts = torch.cat([torch.log1p(ratio * value), ratio * value / (1 + ratio * value) * terms], 2)
+        tiles.append(tuple(table.to(device) for table in (
+            pixels, of_counts.flatten(1), torch.cat([value, value * terms], 2).flatten(1))))
+    value, terms = _aperture_terms(aperture, side, torch.zeros(1, 2))
+    weighted = (ratio * value / (1 + ratio * value) * value)[..., None] * terms
+    return tiles, (weighted[:, 0].T @ terms[:, 0]).to(device)
+
+
+def _aperture_terms(aperture: Aperture, side: int, positions):
+    """Aperture at positions (k, 2) in each pixel of a window, (pixels, k), and its terms (pixels, k, terms)."""
     axis = torch.arange(side) - float(side // 2)
     pixels = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).view(-1, 1, 2)
     inverse = torch.linalg.inv(ellipse_matrix(torch.tensor(np.asarray(aperture.vector, float)))).float()
-    away = (pixels - _grid(aperture)) @ inverse.T
+    away = (pixels - positions) @ inverse.T
     distance = away.norm(dim=-1)
     value = 0.5 * torch.erfc((distance - aperture.radius) / (aperture.edge * 2**0.5))
     inside = away / torch.maximum(distance, torch.tensor(aperture.radius))[..., None]
-    terms = disk_terms(*inside.unbind(-1), DEGREE)
-    share = (ratio * value / (1 + ratio * value))[..., None]
-    middle = int((_grid(aperture).norm(dim=1)).argmin())
-    weighted = share[:, middle] * value[:, middle, None] * terms[:, middle]
-    information = weighted.T @ terms[:, middle]
-    return tuple(table.to(device) for table in (value, value[..., None] * terms, torch.log1p(ratio * value),
-                                                share * terms, information))
+    return value, disk_terms(*inside.unbind(-1), DEGREE)

@@ -10,7 +10,7 @@ import numpy as np
 from ..compute import map_chunks, sharing_cores, use_cluster
 from ..core import BraggDisks, Flag, PrenetError, as_scan, flat_origins
 from ..networks import requirement
-from ..origin import check_mask
+from ..origin import BeamLocator, check_mask, kept_locator
 from . import DiskFinder
 
 MAX_FALSE_ALARM = 1.0  # false disks in a pattern; largest value that can be requested
@@ -20,7 +20,7 @@ RATE_STEP = 1.0  # natural logarithm of the rate; width of the bins in which fal
 
 @sharing_cores
 def find_bragg_disks(data, false_alarm: float = 0.1, mask=None, device="auto", progress=True,
-                     origin=None, neighbors: bool = True) -> BraggDisks:
+                     origin=None, neighbors: bool = True, locator: BeamLocator | None = None) -> BraggDisks:
     """Find the Bragg disks of every pattern of a scan.
 
     Parameters
@@ -41,6 +41,8 @@ def find_bragg_disks(data, false_alarm: float = 0.1, mask=None, device="auto", p
     neighbors : bool, optional
         Whether weak disks are also searched at places where neighbors that show the same crystal have a disk. In the
         result, their significance is below `threshold`.
+    locator : BeamLocator, optional
+        Learned from this scan with this mask on this device; by default it is learned here.
 
     Returns
     -------
@@ -77,7 +79,7 @@ def find_bragg_disks(data, false_alarm: float = 0.1, mask=None, device="auto", p
             origin = flat_origins(scan.scan_shape, *origin)
         except ValueError:
             raise PrenetError(f"origin is (qx0, qy0), each a number or of shape {scan.scan_shape}.") from None
-    finder = DiskFinder.learn(scan, false_alarm, mask, device, progress, origin)
+    finder = DiskFinder.learn(scan, false_alarm, mask, device, progress, origin, locator)
     parts = [rows for _, rows in map_chunks(partial(_find, finder=finder), scan,
                                             progress="disks" if progress else None, require=requirement("center"))]
     rows = np.concatenate(parts)
@@ -138,7 +140,8 @@ def bragg_disks(datacube, false_alarm: float = 0.1, weights: str = "intensity", 
     origin = _origin(datacube)
     if origin is None:
         warnings.warn(str(Flag("disks_not_centered")), stacklevel=2)
-    found = find_bragg_disks(datacube, false_alarm, mask, device, progress, origin, neighbors=weights != "precision")
+    locator = kept_locator(datacube, as_scan(datacube), mask, device)
+    found = find_bragg_disks(datacube, false_alarm, mask, device, progress, origin, weights != "precision", locator)
     return to_bragg_vectors(datacube, found, weights)
 
 

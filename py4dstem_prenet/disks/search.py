@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
-from . import DiskFilter, disk_significance
+from . import DiskFilter, disk_significance, may_exceed
 
 # Set on multislice silicon along [110] (benchmarks/strain.py, disks.py), unless a comment says otherwise.
 SEARCH_ROUNDS = 3  # rounds of the search; a fourth round finds nothing new in patterns of 60 disks
@@ -34,6 +34,8 @@ NEIGHBOR_RATIO = 0.5
 CERTAIN_SIGNIFICANCE = 5.0  # standard deviations; smallest significance of a disk that is left out of the background
 FIRST_RATIO = 0.15  # ratio; smallest significance of disks of the first round, relative to the strongest disk
 SEARCHED_AT_ONCE = 16  # patterns; number that fits into the caches of a processor
+MAXIMA = np.dtype([("pattern", int), ("place", int, 2), ("significance", float), ("least", float),
+                   ("strongest", float)])
 
 
 @dataclass(frozen=True)
@@ -119,67 +121,115 @@ def find_disks(electrons, background, good, disks: DiskFilter, threshold, direct
     Candidates
         The disks.
     """
-    if len(electrons) > SEARCHED_AT_ONCE:
-        parts = []
-        for first in range(0, len(electrons), SEARCHED_AT_ONCE):
-            part = slice(first, first + SEARCHED_AT_ONCE)
-            found = find_disks(electrons[part], background[part], good, disks, threshold, direct[part], structure)
-            parts.append(replace(found, pattern=found.pattern + first))
-        return Candidates(*(np.concatenate([getattr(found, field.name) for found in parts])
-                            for field in fields(Candidates)))
-    n, radius = len(electrons), disks.aperture.radius
-    sides = (disks.outside,) * 4  # part of a disk whose center lies outside is in the pattern
-    electrons, background, good = (torch.nn.functional.pad(image, sides) for image in (
-        electrons * good, background * good, good))
-    direct = np.rint(direct).astype(int) + disks.outside
-    area = disks.sums(good.float()[None], 0)
-    seen = area > MIN_SEEN_FRACTION * disks.area
-    density = disks.sums(background, 0) / area.clamp_min(1)
-    reach = max(1, int(np.ceil(MIN_SPACING_RADII * radius)) - 1)
-    free, open_ = _without(good.expand_as(electrons), seen.expand_as(electrons), np.arange(n),
-                           direct, disks.inner, reach)
-    asked, threshold = threshold, torch.full_like(electrons, threshold)
-    counted = disks.sums_at(electrons, np.arange(n), direct, 0).clamp_min(0).sqrt()
-    _raise(threshold, np.arange(n), direct, counted, 2 * disks.inner)
-    found = np.zeros((0, 3), int)
-    for number in range(SEARCH_ROUNDS + 1):
-        # Pixels of disks that were found are not used, neither in apertures nor in rings.
-        (on, off), (expected_on, expected_off) = (disks.both_sums(image * free) for image in (electrons, background))
-        level = _level(electrons, background, free)
-        around = pattern_ring(density * disks.ring_area, level)
-        z = disk_significance(on, off + level * around, expected_on, expected_off + around, structure)
-        z = z * (expected_on > MIN_AREA_FRACTION * area * density)
-        maxima = (z == _highest(z, reach)) & open_
-        last = number == SEARCH_ROUNDS
-        if not last:
-            least = threshold.clamp_min(CERTAIN_SIGNIFICANCE)
+    margin = disks.outside  # part of a disk whose center lies outside is in the pattern
+    sides = (margin, disks.size[1] - good.shape[1] - margin, margin, disks.size[0] - good.shape[0] - margin)
+    good = good.to(electrons.dtype)  # products of numbers and bools are slow
+    padded = torch.nn.functional.pad(good, sides)
+    area = disks.sums(padded[None], 0)
+    area[:, good.shape[0] + 2 * margin :], area[:, :, good.shape[1] + 2 * margin :] = 0, 0
+    direct, parts = np.rint(direct).astype(int), []
+    for first in range(0, max(len(electrons), 1), SEARCHED_AT_ONCE):
+        part = slice(first, first + SEARCHED_AT_ONCE)
+        images = (torch.nn.functional.pad(image[part] * good, sides) for image in (electrons, background))
+        found = _Search(*images, padded, area, disks, threshold, structure).found(direct[part] + margin)
+        parts.append(replace(found, pattern=found.pattern + first, place=found.place - margin))
+    return Candidates(*(np.concatenate([getattr(found, field.name) for found in parts])
+                        for field in fields(Candidates)))
+
+
+class _Search:
+    """The search in a few patterns, which fill the transforms of the filter."""
+
+    def __init__(self, electrons, background, good, area, disks, threshold, structure):
+        self.electrons, self.background, self.good, self.disks = electrons, background, good, disks
+        self.threshold, self.structure = threshold, structure
+        self.reach = max(1, int(np.ceil(MIN_SPACING_RADII * disks.aperture.radius)) - 1)
+        expected = disks.sums(background, 0)
+        self.ring = expected * (disks.ring_area / area.clamp_min(1))  # of the background, with all pixels
+        self.enough = torch.where(area > 0, MIN_AREA_FRACTION * area / area.clamp_min(1) * expected, torch.inf)
+        self.free = good.expand_as(electrons).clone(memory_format=torch.contiguous_format)
+        self.open = (area > MIN_SEEN_FRACTION * disks.area).expand_as(electrons).clone(
+            memory_format=torch.contiguous_format)
+        self.least = torch.full_like(electrons, threshold)
+
+    def found(self, direct) -> Candidates:
+        """Find the disks, given the pixels (n, 2) of the direct beam."""
+        every = np.arange(len(direct))
+        counted = self.disks.sums_at(self.electrons, every, direct, 0).clamp_min(0).sqrt().cpu().numpy()
+        self._take(every, direct, counted)
+        changed, maxima, found = every, np.zeros(0, MAXIMA), []
+        for number in range(SEARCH_ROUNDS + 1):
+            if len(changed):  # in the other patterns, the maxima are still the same
+                maxima = np.concatenate([maxima[~np.isin(maxima["pattern"], changed)], self._maxima(changed)])
+            new = maxima[maxima["significance"] > np.maximum(maxima["least"], CERTAIN_SIGNIFICANCE)]
             if number == 0:  # only strong disks, since they change the background of weak ones
-                least = torch.maximum(least, FIRST_RATIO * (z * open_).amax((1, 2), keepdim=True))
-            new = (maxima & (z > least)).nonzero().cpu().numpy()
-            last = not len(new)
-        if last:  # uncertain disks stay in the background; without its brightest places it would be too low
-            new = (maxima & (z > threshold)).nonzero().cpu().numpy()
-        found = np.concatenate([found, new])
-        _raise(threshold, new[:, 0], new[:, 1:], z[tuple(new.T)], 2 * disks.inner)
-        if last:
-            break
-        free, open_ = _without(free, open_, new[:, 0], new[:, 1:], disks.inner, reach)
-    # Now all disks are known, so that the background can be measured without them.
-    pattern, place = found[:, 0], found[:, 1:]
-    on, off, expected_on, expected_off = (disks.sums_at(image, pattern, place, kernel) for image, kernel in (
-        (electrons, 0), (electrons * free, 1), (background, 0), (background * free, 1)))
-    covered_area = disks.sums_at(good.float()[None], 0 * pattern, place, 0).clamp_min(1)
-    level = _level(electrons, background, free)[pattern, 0, 0]
-    around = pattern_ring(disks.ring_area * expected_on / covered_area, level)
-    off, expected_off = off + level * around, expected_off + around
-    z = disk_significance(on, off, expected_on, expected_off, structure)
-    beneath = off * expected_on / expected_off.clamp_min(1e-6)
-    found = Candidates(pattern, place - disks.outside, z.cpu().numpy(), (on - beneath).cpu().numpy(),
-                       (beneath / covered_area).cpu().numpy(), (covered_area / disks.area).cpu().numpy())
-    found = found.subset((z > asked).cpu().numpy())
-    found = found.subset(np.lexsort((-found.significance, found.pattern)))
-    rank = np.arange(len(found.pattern)) - np.searchsorted(found.pattern, found.pattern)
-    return found.subset(rank < MAX_DISKS_A_PATTERN)
+                new = new[new["significance"] > FIRST_RATIO * new["strongest"]]
+            # Uncertain disks stay in the background; without its brightest places it would be too low.
+            last = number == SEARCH_ROUNDS or (number > 0 and not len(new))
+            found.append(maxima if last else new)
+            if last:
+                break
+            self._take(new["pattern"], new["place"], new["significance"])
+            changed = np.unique(new["pattern"])
+        found = np.concatenate(found)
+        return self._measured(found["pattern"], found["place"])
+
+    def _take(self, pattern, place, significance):
+        """Take disks out of the background and the search, and raise the least significance around them."""
+        device = self.least.device
+        for image, radius in ((self.free, self.disks.inner), (self.open, self.reach + 0.5)):
+            image.view(-1)[torch.from_numpy(_pixels(image.shape, pattern, place, radius)[0]).to(device)] = 0
+        pixels, number = _pixels(self.least.shape, pattern, place, 2 * self.disks.inner)
+        raised = torch.from_numpy((NEIGHBOR_RATIO * significance[number]).astype(np.float32))
+        self.least.view(-1).scatter_reduce_(0, torch.from_numpy(pixels).to(device), raised.to(device), "amax")
+
+    def _maxima(self, members) -> np.ndarray:
+        """Find the local maxima of the significance in some patterns.
+
+        Pixels of disks that were found are not used, neither in apertures nor in rings.
+        """
+        part = torch.from_numpy(members).to(self.free.device) if len(members) < len(self.free) else slice(None)
+        free, open_, ring, enough, least = (values[part] for values in (
+            self.free, self.open, self.ring, self.enough, self.least))
+        electrons, background = (image[part] * free for image in (self.electrons, self.background))
+        level = _level(electrons, background)
+        (on, off), (expected_on, expected_off) = map(self.disks.both_sums, (electrons, background))
+        around = pattern_ring(ring, level)
+        off.addcmul_(level, around).clamp_min_(0), on.clamp_min_(0)
+        expected_off.add_(around).clamp_min_(1e-6)
+        places = may_exceed(on, off, expected_on, expected_off, self.threshold) & (expected_on > enough)
+        places = places.view(-1).nonzero()[:, 0]
+        z = torch.zeros_like(on)
+        z.view(-1)[places] = disk_significance(*(image.view(-1)[places] for image in (
+            on, off, expected_on, expected_off)), self.structure)
+        opened = torch.where(open_, z, 0)
+        maxima = ((opened > least) & (z == _highest(z, self.reach))).nonzero()
+        number, x, y = maxima.T
+        out = np.zeros(len(maxima), MAXIMA)
+        out["pattern"], out["place"] = members[number.cpu().numpy()], maxima[:, 1:].cpu().numpy()
+        for name, values in (("significance", z[number, x, y]), ("least", least[number, x, y]),
+                             ("strongest", opened.amax((1, 2))[number])):
+            out[name] = values.cpu().numpy()
+        return out
+
+    def _measured(self, pattern, place) -> Candidates:
+        """Measure the disks on the background without any of them, and drop those that are not significant."""
+        disks, background = self.disks, self.background * self.free
+        electrons = self.electrons * self.free
+        on, expected_on = disks.sums_at(torch.stack([self.electrons, self.background]), pattern, place, 0)
+        off, expected_off = disks.sums_at(torch.stack([electrons, background]), pattern, place, 1)
+        covered_area = disks.sums_at(self.good[None], 0 * pattern, place, 0).clamp_min(1)
+        level = _level(electrons, background)[pattern, 0, 0]
+        around = pattern_ring(disks.ring_area * expected_on / covered_area, level)
+        off, expected_off = off + level * around, expected_off + around
+        z = disk_significance(on, off, expected_on, expected_off, self.structure)
+        beneath = off * expected_on / expected_off.clamp_min(1e-6)
+        found = Candidates(pattern, place, z.cpu().numpy(), (on - beneath).cpu().numpy(),
+                           (beneath / covered_area).cpu().numpy(), (covered_area / disks.area).cpu().numpy())
+        found = found.subset((z > self.threshold).cpu().numpy())
+        found = found.subset(np.lexsort((-found.significance, found.pattern)))
+        rank = np.arange(len(found.pattern)) - np.searchsorted(found.pattern, found.pattern)
+        return found.subset(rank < MAX_DISKS_A_PATTERN)
 
 
 def pattern_ring(expected_ring, level):
@@ -232,15 +282,15 @@ def own_significance(found: Candidates, position, electrons, good, disks: DiskFi
     brighter = value[pairs[:, 0]] >= value[pairs[:, 1]]
     weak, strong = np.where(brighter, pairs.T[::-1], pairs.T)
     members, number = np.unique(weak, return_inverse=True)
-    offset = ((disks.kernels[0] > 0).nonzero() - disks.half).cpu().numpy()
-    pixels = np.rint(position[members]).astype(int)[:, None] + offset
+    pixels = np.rint(position[members]).astype(int)[:, None] + disks.offsets[0].T
     shape = tuple(good.shape)
     used = ((pixels >= 0) & (pixels < shape)).all(2)
     x, y = np.moveaxis(pixels.clip(0, np.subtract(shape, 1)), 2, 0)
     used &= good.cpu().numpy()[x, y]
     for pair in range(len(weak)):
         used[number[pair]] &= np.hypot(*(pixels[number[pair]] - position[strong[pair]]).T) > disks.inner
-    counts = electrons.cpu().numpy()[found.pattern[members][:, None], x, y]
+    flat = torch.from_numpy((found.pattern[members][:, None] * shape[0] + x) * shape[1] + y)
+    counts = electrons.reshape(-1)[flat.to(electrons.device)].cpu().numpy()
     on, beneath = (counts * used).sum(1), found.background[members] * used.sum(1)
     ring = torch.from_numpy(found.background[members] * disks.ring_area)
     off = ring + pattern_ring(ring, torch.ones(1))
@@ -265,7 +315,7 @@ def covered(shape, pattern, place, radius: float) -> np.ndarray:
 
     Returns
     -------
-    numpy.ndarray of int, shape (n, Qx, Qy)
+    numpy.ndarray of uint8, shape (n, Qx, Qy)
         Disks over each pixel.
 
     Examples
@@ -275,20 +325,15 @@ def covered(shape, pattern, place, radius: float) -> np.ndarray:
     >>> int(covered((1, 8, 8), np.array([0]), np.array([[0, 0]]), 1.5).sum())
     4
     """
-    return np.bincount(_pixels(shape, pattern, place, radius)[0], minlength=int(np.prod(shape))).reshape(shape)
+    count = torch.zeros(tuple(shape), dtype=torch.uint8)
+    pixels = torch.from_numpy(_pixels(shape, pattern, place, radius)[0])
+    count.view(-1).index_add_(0, pixels, torch.ones((), dtype=torch.uint8).expand(len(pixels)))
+    return count.numpy()
 
 
-def _raise(threshold, pattern, place, significance, radius):
-    """Raise the threshold around disks to a fraction of their significance."""
-    pixels, number = (torch.from_numpy(a).to(threshold.device)
-                      for a in _pixels(tuple(threshold.shape), pattern, place, radius))
-    threshold.view(-1).scatter_reduce_(0, pixels, NEIGHBOR_RATIO * significance[number], "amax")
-
-
-def _level(electrons, background, free):
+def _level(electrons, background):
     """Ratio (n, 1, 1) of measured to expected background of each pattern."""
-    sums = [(image * free).sum((1, 2), keepdim=True) for image in (electrons, background)]
-    return sums[0] / sums[1].clamp_min(1e-6)
+    return electrons.sum((1, 2), keepdim=True) / background.sum((1, 2), keepdim=True).clamp_min(1e-6)
 
 
 def _pixels(shape, pattern, place, radius):
@@ -315,13 +360,3 @@ def _highest(image, reach: int):
             image, span = torch.maximum(image.narrow(axis, 0, left), image.narrow(axis, step, left)), span + step
         image = image.narrow(axis, 0, size)
     return image
-
-
-def _without(free, open_, pattern, place, radius, reach):
-    """Take the pixels of disks out of the background, and their neighborhood out of the search."""
-    out = []
-    for mask, least in ((free, radius), (open_, reach + 0.5)):
-        left = mask.clone(memory_format=torch.contiguous_format)
-        left.view(-1)[torch.from_numpy(_pixels(mask.shape, pattern, place, least)[0]).to(mask.device)] = False
-        out.append(left)
-    return out

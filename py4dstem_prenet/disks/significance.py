@@ -35,10 +35,15 @@ class DiskFilter:
     ----------
     area, ring_area : float
         Pixels in the aperture and in the ring.
+    offsets : list of numpy.ndarray of int, shape (2, pixels)
+        Pixels of the aperture and of the ring, from their middle.
     inner, outer : float
         Radii of the ring, pixels; no electron of the disk lies beyond the inner one.
     outside : int
         Pixels; width around a pattern in which centers of cut disks are searched.
+    size : list of int
+        Pixels; size of the transforms. They are cyclic: sums over pattern and margin hold for images that are zero in
+        the margin, and sums over the pattern for any image.
 
     Examples
     --------
@@ -63,8 +68,11 @@ class DiskFilter:
         self.kernels = torch.stack([distance < aperture.radius + 0.5 * aperture.edge,
                                     (distance >= self.inner) & (distance < self.outer)]).float().to(device)
         self.area, self.ring_area = self.kernels.sum((1, 2)).tolist()
-        self.size = [next_fast_len(n + 2 * (self.half + self.outside), real=True) for n in shape]
-        self.waves = torch.fft.rfft2(self.kernels.flip(1, 2), s=self.size)
+        self.offsets = [(kernel > 0).nonzero().cpu().numpy().T - self.half for kernel in self.kernels]
+        self.size = [next_fast_len(max(n + self.outside, self.half + 1) + self.half, real=True) for n in shape]
+        kernels = torch.nn.functional.pad(self.kernels.flip(1, 2), (0, self.size[1] - 2 * self.half - 1,
+                                                                    0, self.size[0] - 2 * self.half - 1))
+        self.waves = torch.fft.rfft2(kernels.roll((-self.half, -self.half), (1, 2)))
 
     def sums(self, images, kernel: int):
         """Sum images over the aperture or the ring around every pixel.
@@ -93,23 +101,22 @@ class DiskFilter:
 
         Returns
         -------
-        tuple of torch.Tensor, shape (n, Qx, Qy)
+        list of torch.Tensor, shape (n, Qx, Qy)
             The sums over the aperture, and those over the ring.
         """
         wave = torch.fft.rfft2(images, s=self.size)
-        return tuple(self._inverse(wave * kernel, images.shape[1:]) for kernel in self.waves)
+        return [self._inverse(wave * kernel, images.shape[1:]) for kernel in self.waves]
 
     def _inverse(self, wave, shape):
-        """Transform back, without the margins, (n, Qx, Qy)."""
-        rows, columns = (slice(self.half, self.half + n) for n in shape)
-        return torch.fft.irfft2(wave, s=self.size)[:, rows, columns]
+        """Transform back, (n, Qx, Qy)."""
+        return torch.fft.irfft2(wave, s=self.size)[:, : shape[0], : shape[1]]
 
     def sums_at(self, images, pattern, place, kernel: int):
         """Sum images over the aperture or the ring around some pixels.
 
         Parameters
         ----------
-        images : torch.Tensor, shape (n, Qx, Qy)
+        images : torch.Tensor, shape (..., n, Qx, Qy)
             The images.
         pattern : numpy.ndarray of int, shape (k,)
             Number of the image.
@@ -120,16 +127,40 @@ class DiskFilter:
 
         Returns
         -------
-        torch.Tensor, shape (k,)
+        torch.Tensor, shape (..., k)
             The sums.
         """
-        dx, dy = (self.kernels[kernel] > 0).nonzero().cpu().numpy().T - self.half
+        *leading, rows, columns = images.shape
+        index, inside = self.pixels_at((rows, columns), pattern, place, kernel)
+        return (images.reshape(*leading[:-1], -1)[..., index.to(images.device)] * inside.to(images.device)).sum(-1)
+
+    def pixels_at(self, shape, pattern, place, kernel: int):
+        """List the pixels of the aperture or the ring around some pixels.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            (Qx, Qy) of the images.
+        pattern : numpy.ndarray of int, shape (k,)
+            Number of the image.
+        place : numpy.ndarray of int, shape (k, 2)
+            The pixels.
+        kernel : int
+            0 for the aperture, 1 for the ring.
+
+        Returns
+        -------
+        index : torch.Tensor of int, shape (k, pixels)
+            Flat index into all images.
+        inside : torch.Tensor of bool, shape (k, pixels)
+            False for pixels outside the image, which have the index of one at its edge.
+        """
+        dx, dy = self.offsets[kernel]
         x, y = place[:, :1] + dx, place[:, 1:] + dy
-        rows, columns = images.shape[1:]
+        rows, columns = shape
         inside = (x >= 0) & (x < rows) & (y >= 0) & (y < columns)
         flat = (pattern[:, None] * rows + x.clip(0, rows - 1)) * columns
-        index = torch.from_numpy(flat + y.clip(0, columns - 1)).to(images.device)
-        return (images.reshape(-1)[index] * torch.from_numpy(inside).to(images.device)).sum(1)
+        return torch.from_numpy(flat + y.clip(0, columns - 1)), torch.from_numpy(inside)
 
 
 def li_ma(on, off, expected_on, expected_off):
@@ -161,6 +192,37 @@ def li_ma(on, off, expected_on, expected_off):
     together = (on + off).clamp_min(1e-6) / (expected_on + expected_off)
     ratio = torch.xlogy(on, on / (together * expected_on)) + torch.xlogy(off, off / (together * expected_off))
     return (2 * ratio.clamp_min(0)).sqrt() * torch.sign(on / expected_on - off / expected_off)
+
+
+def may_exceed(on, off, expected_on, expected_off, least: float):
+    """Tell where counts on a source may be more significant than `least`; elsewhere they certainly are not.
+
+    The Kullback-Leibler divergence is at most the chi-squared one, which takes no logarithm.
+
+    Parameters
+    ----------
+    on, off : torch.Tensor
+        Counts on the source and off it, not negative.
+    expected_on, expected_off : torch.Tensor
+        Expected counts of the background on the source and off it, up to a common factor, positive.
+    least : float
+        Standard deviations, positive.
+
+    Returns
+    -------
+    torch.Tensor of bool
+        True everywhere that `li_ma` exceeds `least`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from py4dstem_prenet.disks import may_exceed
+    >>> may_exceed(*(torch.tensor(v) for v in ([101.0, 130.0], [100.0, 100.0], [1.0, 1.0], [1.0, 1.0])), 1.9).tolist()
+    [False, True]
+    """
+    together, share = on + off, expected_on / (expected_on + expected_off)
+    excess = torch.addcmul(on, together, share, value=-1).clamp_min_(0)
+    return excess.square_() > together.mul_(share).mul_(0.5 * least**2).mul_(1 - share)
 
 
 def disk_significance(on, off, expected_on, expected_off, structure: float):

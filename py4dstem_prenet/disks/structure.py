@@ -160,6 +160,7 @@ def _excess(rng, electrons, background, good, readout, disks, direct, structure)
 
 def _width(electrons, expected, free, disks):
     """Lower half of the width of the significance of apertures without a disk, and the number of independent ones."""
+    free = free.to(electrons.dtype)
     (on, off), (expected_on, expected_off), (area, ring) = (
         disks.both_sums(image * free) for image in (electrons, expected, torch.ones_like(electrons)))
     used = (area > MIN_FREE_APERTURE * disks.area) & (ring > MIN_FREE_RING * disks.ring_area)

@@ -58,6 +58,7 @@ from .hidden import (
     is_hidden as is_hidden,
     resolved as resolved,
 )
+from .kept import keep_locator as keep_locator, kept_locator as kept_locator
 from .learn import learn_beam as learn_beam
 from .measure import BeamLocator as BeamLocator, check_mask as check_mask, measure_origin as measure_origin
 from .plateau import (
