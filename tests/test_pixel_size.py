@@ -320,6 +320,17 @@ def test_an_ellipse_that_changes_makes_the_pixel_size_stale():
     assert "pixel size" in check_calibration(datacube).stale
 
 
+def test_a_pixel_size_by_hand_in_place_of_the_measured_one_is_told():
+    datacube = cube()
+    assert write_pixel_size(datacube, size_of())
+    assert "pixel_size_replaced" not in [flag.name for flag in check_calibration(datacube).flags]
+    measured = datacube.calibration.get_Q_pixel_size()
+    datacube.calibration.set_Q_pixel_size(0.03)
+    flag = check_calibration(datacube).flags[-1]
+    assert flag.name == "pixel_size_replaced" and flag.numbers["value"] == 0.03
+    assert flag.numbers["measured"] == measured
+
+
 def test_a_refused_pixel_size_writes_nothing():
     datacube = cube()
     datacube.calibration.set_Q_pixel_size(0.5)

@@ -72,11 +72,12 @@ def write_pixel_size(datacube, size, **facts):
         return False
     calibration = calibration_of(datacube)
     ratio = stored_ratio(calibration)
-    calibration.set_Q_pixel_size(float(size.value * np.sqrt(ratio)))
+    value = float(size.value * np.sqrt(ratio))
+    calibration.set_Q_pixel_size(value)
     calibration.set_Q_pixel_units("A^-1")
-    sign(datacube, "pixel_size", standard=size.standard, sigma=float(size.sigma * np.sqrt(ratio)), ratio=ratio,
-         barrel=float(size.barrel), threefold=[float(v) for v in size.threefold], reference=float(size.reference),
-         result=replace(size, profile=np.empty(0)), **facts)
+    sign(datacube, "pixel_size", standard=size.standard, value=value, sigma=float(size.sigma * np.sqrt(ratio)),
+         ratio=ratio, barrel=float(size.barrel), threefold=[float(v) for v in size.threefold],
+         reference=float(size.reference), result=replace(size, profile=np.empty(0)), **facts)
     calibration[RING_PROFILE] = np.array(size.profile, float)
     return True
 

@@ -108,6 +108,9 @@ def check_calibration(datacube) -> CalibrationCheck:
         if (tuple(vectors.Rshape), tuple(vectors.Qshape)) != (scan, pattern):
             found[name] = Flag("bragg_vectors_stale", {"name": name, "was": _by((*vectors.Rshape, *vectors.Qshape))})
     flags = tuple(found.values()) or (Flag("calibration_current"),)
+    if size and not size["unchanged"] and "value" in size:
+        numbers = {"value": float(calibration.get_Q_pixel_size()), "measured": size["value"]}
+        flags += (Flag("pixel_size_replaced", numbers | {key: size[key] for key in ("sigma", "standard")}),)
     return CalibrationCheck(tuple(found), Decision(not found, flags))
 
 
