@@ -291,3 +291,32 @@ def test_an_empty_probe_on_a_counting_detector_counts(electrons, descan):
     data = rng.poisson(electrons * mean / mean.sum((1, 2), keepdims=True)).reshape(8, 8, 128, 128)
     noise = estimate_noise(data.astype(np.uint8))
     assert noise.counting and noise.gain == 1 and abs(noise.dose / electrons - 1) < 0.02
+
+
+def spots_of_precession(seed=0, side=128):
+    """(144, side, side) electrons: sharp spots of four grains that move with the descan, on dim diffuse scattering."""
+    rng = np.random.default_rng(seed)
+    x, y = np.mgrid[:side, :side] - (side - 1) / 2
+    axis = np.arange(side)
+    grains = [(rng.uniform(4, side - 4, (60, 2)), rng.gamma(0.5, 40.0, 60)) for _ in range(4)]
+    mean = np.empty((144, side, side))
+    for k in range(144):
+        at, electrons = grains[k // 36]
+        rows, columns = (np.exp(-2 * (axis[:, None] - c - k % 12 / 6) ** 2) for c in at.T)
+        mean[k] = 0.015 + 1.5 * np.exp(-(x**2 + y**2) / 500) + (rows * electrons / 1.57) @ columns.T
+    return rng.poisson(mean)
+
+
+def test_sharp_spots_on_rare_electrons_are_counted():
+    electrons = spots_of_precession()
+    noise = estimate_noise(electrons.astype(np.uint16).reshape(12, 12, 128, 128))
+    assert noise.counting and noise.gain == 1
+    assert noise.dose == pytest.approx(electrons.sum() / 144, rel=1e-3)
+
+
+def test_readout_noise_cut_at_zero_is_not_counted():
+    """The read-out noise of a camera whose dark level was subtracted, and more: most values are zero."""
+    electrons = spots_of_precession(1)
+    noise = np.random.default_rng(2).normal(-3.0, 2.5, electrons.shape)
+    values = np.rint(8 * electrons + noise).clip(0).astype(np.uint16)
+    assert not estimate_noise(values.reshape(12, 12, 128, 128)).counting

@@ -43,6 +43,9 @@ MAX_LINE_CHI = 1.5  # mean squared residual in units of its variance; largest va
 MAX_FANO_DEVIATION = 0.1  # steps between values; largest deviation from 1 of variance over mean, dim pixels of counters
 # Steps between values; smallest variance over mean in most groups: 1 for counts, the gain if that is smaller.
 MIN_COUNTING_RATIO = 0.8
+# Rare electrons: fraction of the values, smallest that are zero, and limits of the ratio of pixel pairs with (0, 2) to
+# those with (1, 1). Read-out noise about zero, cut there, leaves 0.66 to 0.76 of the values at zero at such ratios.
+MIN_EMPTY, PAIR_RATIOS = 0.8, (0.5, 2.0)
 MIN_RATIO_GROUPS = 3  # groups of pixels; fewest in the brightest quarter for its variance over mean to be used
 MIN_LINE_GROUPS = 5  # groups of pixels; fewest, from the dimmest on, to which a line is fitted
 
@@ -122,6 +125,28 @@ def _line_of(t, k, gain):
     return slope, np.sqrt(covariance[0, 0] * max(chi, 1)) / scale, p[1] - slope * m0, chi
 
 
+def _rare_counts(sample, bad, quantum):
+    """Return whether most values are zero and the others are as rare as counts of electrons.
+
+    Two pixels side by side with the same mean count m hold (0, 2) or (2, 0) as often as (1, 1), at any m and however m
+    varies between pairs and patterns. Sharp spots raise the ratio little: few pairs hold their flanks. They raise the
+    variance by factors.
+    """
+    good = ~bad
+    if not quantum or np.count_nonzero(sample[:, good] == 0) < MIN_EMPTY * len(sample) * np.count_nonzero(good):
+        return False
+    steps = np.where(bad, -1, np.clip(np.rint(sample / np.float32(quantum)), -1, 3)).astype(np.int8)
+    first, second = steps[:, :, :-1], steps[:, :, 1:]
+    equal = np.count_nonzero((first == 1) & (second == 1))
+    unequal = np.count_nonzero((first * second == 0) & (first + second == 2))
+    return PAIR_RATIOS[0] * equal < unequal < PAIR_RATIOS[1] * equal
+
+
+def _moments(sample, bad, quantum, clip=0.0):
+    """Moments of `group_moments`, and whether the values are rare counts."""
+    return {**group_moments(sample, bad, clip), "rare_counts": _rare_counts(sample, bad, quantum)}
+
+
 def _is_counting(t, used, slope, significant, quantum, minimum):
     """Return whether values are counts: multiples of a step, none negative, with a variance equal to their mean.
 
@@ -149,6 +174,8 @@ def _is_counting(t, used, slope, significant, quantum, minimum):
     of_camera = significant and ((slope / quantum < 0.6 and np.median(ratios) < MIN_COUNTING_RATIO)
                                  or (slope / quantum > 1.4 and bright_ratio > 1.4))
     if abs(t["fano"][0] / quantum - 1) < MAX_FANO_DEVIATION and not of_camera:
+        return True
+    if t["rare_counts"]:
         return True
     if significant and not 0.6 < slope / quantum < 1.4:
         return False
@@ -258,13 +285,13 @@ def estimate_noise(data, gain=None, offset=None, readout=None, mask=None):
     sample, count = _without_hits(sample, bad, quantum, low, given)
     if count:
         flags.append(Flag("hits", {"count": count, "total": len(sample)}))
-    moments = group_moments(sample, bad)
+    moments = _moments(sample, bad, quantum)
     fitted = _parameters(moments, quantum, low, *given)
     if not any(flag.name in ("no_electrons", "gain_undetermined") for flag in fitted.flags):
         quiet = quiet_pixels(sample, bad, *fitted[:3])
         if quiet.any():
             bad = bad | quiet
-            moments = group_moments(sample, bad)
+            moments = _moments(sample, bad, quantum)
             fitted = _parameters(moments, quantum, low, *given)
     sums = sample.sum(2, where=~bad, dtype=np.float64).sum(1)
     dose, sigmas = _uncertainty(moments, fitted, given, sums, int(np.count_nonzero(~bad)))
@@ -305,7 +332,7 @@ def _without_hits(sample, bad, quantum, low, given):
     index, value, reference = hit_candidates(sample, bad, quantum)
     if not len(index):
         return sample, 0
-    first_model = _parameters(group_moments(sample, bad, HIT_CLIP), quantum, low, *given)
+    first_model = _parameters(_moments(sample, bad, quantum, HIT_CLIP), quantum, low, *given)
     gain = max(first_model.gain, quantum if low >= 0 else 0.0)
     f, x, y = index[confirmed_hits(value, reference, gain, first_model.offset, first_model.readout)].T
     if not len(f):
