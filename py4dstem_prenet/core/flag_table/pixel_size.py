@@ -15,7 +15,8 @@ PIXEL_SIZE_FLAGS = (
      "The pixel size is not determined: other lattices fit as well, such as that of {other} with a free lattice "
      "parameter (twice the log likelihood of {other} less that of {standard}: {margin:.1f}). {standard}, which was "
      "named and has a prior of 90 %, has a probability of {posterior:.2g} % ({needed:.0f} % is needed).",
-     "Check whether the specimen is {standard}."),
+     "Check whether the specimen is {standard}. A single crystal shows too few rings to tell: carry a pixel size over "
+     "with calibrate(like=...), or set it with set_Q_pixel_size."),
     ("pixel_size_inconsistent", "refusal",
      "The pixel size is not determined: the rings differ from those of {standard} by {scatter:.2g} % (rms), beyond "
      "their noise.",
