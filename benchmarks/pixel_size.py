@@ -1,6 +1,7 @@
 """Pixel size from standards: error, calibration of sigma, refusals and wrong assignments.
 
     python benchmarks/pixel_size.py [--materials N] [--seed S]
+    python benchmarks/pixel_size.py --crystals [--materials N] [--seed S]
     python benchmarks/pixel_size.py --bounds [--materials N] [--seed S]
 
 Scans of 12 x 12 patterns of 128 x 128 pixels, grains (one in a pattern) and powders (four in a pattern) of ten
@@ -8,7 +9,10 @@ materials, with random optics and ellipse, at 300, 3,000 and 30,000 electrons pe
 its own standard and with wrong ones of other lattices. The origin is known; the ellipse is not. Not among the wrong
 ones are bcc for primitive cubic, the reverse, and fcc for diamond and zinc blende: only weak rings tell these apart.
 
-The second command prints the Cramer-Rao bound of the pixel size from the expected radial profile of the pooled pattern,
+The second command measures scans of 6 x 6 patterns of one crystal of each material in four zone axes, tilted by up to
+half a degree. Many of them must be refused, since the rings of one zone axis fit several lattices.
+
+The third command prints the Cramer-Rao bound of the pixel size from the expected radial profile of the pooled pattern,
 outside the direct beam, for a known profile and for a profile on an unknown smooth background.
 """
 
@@ -25,7 +29,7 @@ from py4dstem_prenet.fits import pool
 from py4dstem_prenet.pixel_size import background, measure_pooled_size, measure_spots
 from py4dstem_prenet.simulation import Optics
 from py4dstem_prenet.simulation.grains import simulate_grains
-from py4dstem_prenet.simulation.known import Cubic
+from py4dstem_prenet.simulation.known import Cubic, simulate_known, zone_axis
 
 MATERIALS = {  # standard: crystal of the simulation
     "Al": Cubic("fcc", 4.04958, 13), "Fe": Cubic("bcc", 2.8665, 26), "Ge": Cubic("diamond", 5.65754, 32),
@@ -36,6 +40,7 @@ MATERIALS = {  # standard: crystal of the simulation
 _FCC, _DIAMOND, _PRIMITIVE = ("Fe", "Si", "TlCl", "Ti"), ("Mo", "LaB6", "Mg", "TlCl"), ("Cu", "Ge", "Ti", "Al")
 WRONG = {"fcc": _FCC, "rocksalt": _FCC, "bcc": ("Ni", "Si", "Zn", "Ge"), "diamond": _DIAMOND, "zincblende": _DIAMOND,
          "cscl": _PRIMITIVE, "perovskite": _PRIMITIVE}  # standards of other lattices
+ZONES = {"001": (1, 0, 0), "011": (1, 0, 0), "111": (1, -1, 0), "112": (1, -1, 0)}  # zone axis: direction of the rows
 DOSES = (300, 3_000, 30_000)  # electrons per pattern
 TRUE_LIMIT = 0.02  # relative error beyond which an accepted pixel size of the right standard is a wrong assignment
 
@@ -50,6 +55,19 @@ def cases(seed, count):
                 crystal, (12, 12), grains=144, in_pattern=in_pattern, optics=optics, seed=100 * seed + 2 * number,
                 ratio=rng.uniform(1, 1.04), theta=rng.uniform(0, np.pi), thickness=(60, 200),
                 support=rng.uniform(0.1, 0.5))
+
+
+def crystals(seed, count):
+    """Yield scans of single crystals: material, zone axis and the simulated scan."""
+    rng = np.random.default_rng((seed, 1))
+    for number, (name, crystal) in enumerate(list(MATERIALS.items())[:count]):
+        for zone, rows in ZONES.items():
+            tilt = np.eye(3)
+            tilt[:2, 2] = np.radians(rng.uniform(-0.5, 0.5, 2))
+            tilt[2, :2] = -tilt[:2, 2]
+            frames = np.broadcast_to(tilt @ zone_axis([int(k) for k in zone], rows), (6, 6, 3, 3))
+            yield name, zone, simulate_known(crystal, frames, thickness=rng.uniform(50, 150), seed=100 * seed + number,
+                                             ratio=rng.uniform(1, 1.04), theta=rng.uniform(0, np.pi))
 
 
 def bounds(scan, step=0.5, azimuths=240):
@@ -91,6 +109,7 @@ def main():
     parser.add_argument("--materials", type=int, default=len(MATERIALS))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--wrong", type=int, default=4, help="wrong standards of each scan")
+    parser.add_argument("--crystals", action="store_true", help="single crystals")
     parser.add_argument("--bounds", action="store_true", help="print the Cramer-Rao bounds only")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -98,7 +117,7 @@ def main():
         return print_bounds(arguments.seed, arguments.materials)
     right, wrong_accepted, wrong_total = [], 0, 0
     print(f"{'material':8} {'kind':7} {'dose':>6} {'standard':8} {'from':6} {'error, %':>9} {'sigma, %':>9}  flags")
-    for name, kind, scan in cases(arguments.seed, arguments.materials):
+    for name, kind, scan in (crystals if arguments.crystals else cases)(arguments.seed, arguments.materials):
         truth = scan.truth
         origin = np.stack([truth["qx0"].ravel(), truth["qy0"].ravel()], 1)
         for dose in DOSES:
@@ -119,7 +138,7 @@ def main():
                     wrong_total += 1
     print(f"\n{'kind':7} {'dose':>6} {'accepted':>9} {'|error| median, %':>18} {'rms, %':>8} {'sigma median, %':>16} "
           f"{'error/sigma rms':>16} {'wrong':>6}")
-    for kind in ("grains", "powder"):
+    for kind in dict.fromkeys(row[0] for row in right):
         for dose in DOSES:
             rows = [row for row in right if row[:2] == (kind, dose)]
             taken = np.array([row[3:] for row in rows if row[2]])

@@ -2,8 +2,8 @@
 
 The best assignment is accepted if its posterior probability is at least MIN_POSTERIOR. It competes with the other
 pixel sizes of the standard, all with the same prior probability, and with other lattices whose cell has any size. The
-user's name of the crystal is taken to be right with the prior probability NAME_PRIOR; the other lattices share the
-rest. The rings must also agree with each other.
+user's name of the crystal is taken to be right with the prior probability NAME_PRIOR; the rest is that of the other
+lattice that fits best. The rings must also agree with each other.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ def posterior_of(assignment: Assignment, scales: bool = True, lattices: bool = T
     """
     log_odds = [-0.5 * margin for margin in assignment.margins if scales]
     if assignment.lattices and lattices:
-        prior = np.log((1 - NAME_PRIOR) / NAME_PRIOR / len(assignment.lattices))
-        log_odds += [prior - 0.5 * margin for margin in assignment.lattices.values()]
+        # The lattice that fits best has all of the rest: many that fit badly do not make the name more certain.
+        log_odds.append(np.log((1 - NAME_PRIOR) / NAME_PRIOR) - 0.5 * min(assignment.lattices.values()))
     return float(np.exp(-np.logaddexp.reduce([0.0, *log_odds])))
 
 
