@@ -39,11 +39,9 @@ DEFECTS = {
         "io/calibrations.py", 'return entry is None or entry["unchanged"]', "return True",
         "tests/test_properties.py::test_sigmas_of_an_earlier_measurement_are_not_those_of_a_later_one"),
     "offset ignored": (
-        "core/noise.py", "e = (e - np.float32(self.offset)) / np.float32(self.gain)", "e = e / np.float32(self.gain)",
-        "tests/test_noise.py"),
+        "core/noise.py", "e -= np.float32(self.offset)", "e -= np.float32(0)", "tests/test_noise.py"),
     "gain ignored": (
-        "core/noise.py", "e = (e - np.float32(self.offset)) / np.float32(self.gain)", "e = e - np.float32(self.offset)",
-        "tests/test_noise.py"),
+        "core/noise.py", "e /= np.float32(self.gain)", "e /= np.float32(1)", "tests/test_noise.py"),
     "user's mask inverted": (
         "detector/estimate.py", "bad | ~np.asarray(mask, bool)", "bad | np.asarray(mask, bool)",
         "tests/test_pipeline.py tests/test_origin.py"),

@@ -10,6 +10,7 @@ from string import Formatter
 import pytest
 
 import py4dstem_prenet
+from py4dstem_prenet.core import flag_table
 from py4dstem_prenet.core.flags import FLAGS, SEVERITIES, Decision, Flag, FlagKind, has_flag, worst_severity
 
 PACKAGE = Path(py4dstem_prenet.__file__).parent
@@ -62,6 +63,11 @@ def example(format_):
 def test_every_name_that_is_raised_is_in_the_table():
     unknown = [(place, name) for place, names, _ in CALLS for name in names if name is not None and name not in FLAGS]
     assert not unknown and len(CALLS) > 60
+
+
+def test_no_name_stands_twice_in_the_table():
+    names = [row[0] for table in dir(flag_table) if table.endswith("_FLAGS") for row in getattr(flag_table, table)]
+    assert len(names) == len(set(names)) == len(FLAGS)
 
 
 def test_every_flag_of_the_table_is_raised():

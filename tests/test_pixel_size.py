@@ -323,11 +323,11 @@ def test_an_ellipse_that_changes_makes_the_pixel_size_stale():
 def test_a_pixel_size_by_hand_in_place_of_the_measured_one_is_told():
     datacube = cube()
     assert write_pixel_size(datacube, size_of())
-    assert "pixel_size_replaced" not in [flag.name for flag in check_calibration(datacube).flags]
+    assert "pixel_size_by_hand" not in [flag.name for flag in check_calibration(datacube).flags]
     measured = datacube.calibration.get_Q_pixel_size()
     datacube.calibration.set_Q_pixel_size(0.03)
     flag = check_calibration(datacube).flags[-1]
-    assert flag.name == "pixel_size_replaced" and flag.numbers["value"] == 0.03
+    assert flag.name == "pixel_size_by_hand" and flag.numbers["value"] == 0.03
     assert flag.numbers["measured"] == measured
 
 

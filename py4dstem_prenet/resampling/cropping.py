@@ -110,7 +110,7 @@ def check_calibration(datacube) -> CalibrationCheck:
     flags = tuple(found.values()) or (Flag("calibration_current"),)
     if size and not size["unchanged"] and "value" in size:
         numbers = {"value": float(calibration.get_Q_pixel_size()), "measured": size["value"]}
-        flags += (Flag("pixel_size_replaced", numbers | {key: size[key] for key in ("sigma", "standard")}),)
+        flags += (Flag("pixel_size_by_hand", numbers | {key: size[key] for key in ("sigma", "standard")}),)
     return CalibrationCheck(tuple(found), Decision(not found, flags))
 
 
