@@ -53,6 +53,9 @@ POINT_RADIUS_PX = 0.05  # pixels; radius of a disk that is a point
 # Binned pixels; smallest outermost radius when rings are fitted, and largest one when they are assigned. Larger
 # patterns are binned, for speed.
 MIN_FITTED_RADIUS_PX, MAX_ASSIGNED_RADIUS_PX = 120.0, 80.0
+# Relative; systematic error of the pixel size from fewer grains, whose contrast moves all disks. Two simulated crystals
+# had errors of 0.18 and 0.24 % (benchmarks/pixel_size.py --crystals, seeds 1 and 2).
+CRYSTAL_SYSTEMATIC = 2e-3
 MIN_RING_GRAINS = 5  # grains; fewest whose pooled disks are rings, which tell more than the disks
 LOOSER, LOOSE_VECTOR = 2.0, 0.004  # factor on the prior sigma of the ellipse for disks, and sigma added to it
 WIDE_BLUR_PX = 3.5  # pixels; start value of the blur of wide rings whose disks are unknown
@@ -157,10 +160,12 @@ def measure_pooled_size(pooled: Pooled, radius, noise: NoiseModel, standard, ell
     standard = find_standard(standard)
     span = ring_span(pooled.mean, pooled.weight > 0, pooled.center)
     reference = min(pooled.mean.shape) / 2
+    few = spots is not None and spots.grains < MIN_RING_GRAINS
+    if few and (ellipse is None or not ellipse.accepted):
+        return unknown_size(standard.name, Flag("pixel_size_without_ellipse"))
     vector, center, covariance = _start(pooled, span, ellipse)
     decided = None if spots is None else _from_spots(spots, standard, vector, covariance, reference)
     from_spots = None if decided is None else decided()
-    few = spots is not None and spots.grains < MIN_RING_GRAINS
     if from_spots is not None and (few or from_spots.accepted or _contradicted(from_spots)):
         return from_spots
     if few:
@@ -195,6 +200,8 @@ def _from_spots(spots, standard, vector, covariance, reference):
         fit, doubt = _fitted(fitted, replace(start, scale=assignment.scale))
     except np.linalg.LinAlgError:
         return None
+    if spots.grains < MIN_RING_GRAINS:
+        doubt = float(np.hypot(doubt, CRYSTAL_SYSTEMATIC))
     return partial(decide_pixel_size, fit, standard, assignment, "disks", reference, doubt,
                    lattice_variation(spots, fit, standard, reference))
 

@@ -205,6 +205,7 @@ def fit_spots(spots: Spots, standard: Standard, start: State, span: float, extra
 
 def _prior(names, state):
     prior = np.zeros((len(names),) * 2)
+    prior[0, 0] = 1.0  # of the logarithm of the scale, which is otherwise free if no disk lies on a ring
     k = [names.index("v0"), names.index("v1")]
     prior[np.ix_(k, k)] = np.linalg.inv(state.vector_covariance)
     for name in ("x", "y"):

@@ -17,6 +17,10 @@ PIXEL_SIZE_FLAGS = (
      "named and has a prior of 90 %, has a probability of {posterior:.2g} % ({needed:.0f} % is needed).",
      "Check whether the specimen is {standard}. A single crystal shows too few rings to tell: carry a pixel size over "
      "with calibrate(like=...), or set it with set_Q_pixel_size."),
+    ("pixel_size_without_ellipse", "refusal",
+     "The pixel size is not determined: the ellipse is not known, and the reflections of one crystal fit several "
+     "lattices with different ellipses.",
+     "Measure the ellipse (calibrate, measure_ellipse), or carry it over with calibrate(like=...)."),
     ("pixel_size_inconsistent", "refusal",
      "The pixel size is not determined: the rings differ from those of {standard} by {scatter:.2g} % (rms), beyond "
      "their noise.",
