@@ -1,6 +1,5 @@
 """Pixel size from a standard: truth, refusals, and what is written into the calibration."""
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,18 +12,8 @@ from py4dstem_prenet.core import Decision, NoiseModel, PixelSize, PrenetError, e
 from py4dstem_prenet.io import read_pixel_size, signatures, undoable, write_pixel_size
 from py4dstem_prenet.pixel_size import (
     STANDARDS,
-    Assignment,
-    Shape,
-    Spots,
-    State,
-    assign_spots,
     find_standard,
-    fit_spots,
-    joint_of,
-    lattice_variation,
-    posterior_of,
     ring_profiles,
-    same_reflections,
 )
 from py4dstem_prenet.simulation.grains import simulate_grains
 from py4dstem_prenet.simulation.known import Cubic
@@ -138,148 +127,6 @@ def test_the_profile_of_a_ring_is_the_mean_over_disks_on_a_circle():
     inside = np.hypot(radii[:, None] * np.cos(azimuth) - distance, radii[:, None] * np.sin(azimuth)) < disk
     profile, _ = ring_profiles(radii, np.array([distance]), disk, 0.05)
     assert np.abs(profile[:, 0] - inside.mean(1)).max() < 0.02
-
-
-def disks_of(standard, scale, count=150, sigma=0.15, vector=(0.02, -0.01), barrel=0.0, threefold=(0.0, 0.0), seed=0,
-             forbidden=()):
-    """Positions of disks on the rings of a standard, one in ten anywhere; forbidden ones a third as high as 111."""
-    rng, crystal = np.random.default_rng(seed), find_standard(standard)
-    inside = np.flatnonzero((crystal.g / scale > 10) & (crystal.g / scale < 60))
-    weight = crystal.intensity[inside] + np.isin(np.array(crystal.hkl)[inside], forbidden) / 3
-    radius = crystal.g[rng.choice(inside, count, p=weight / weight.sum())] / scale
-    radius = np.where(rng.random(count) < 0.1, rng.uniform(10, 60, count), radius)
-    phi = rng.uniform(0, 2 * np.pi, count)
-    wave = threefold[0] * np.cos(3 * phi) + threefold[1] * np.sin(3 * phi)
-    radius = radius * (1 + barrel * (radius / 64) ** 2 + radius / 64 * wave)
-    offset = (ellipse_matrix(vector) @ (radius * np.stack([np.cos(phi), np.sin(phi)]))).T
-    offset += rng.normal(0, sigma, offset.shape)
-    number = np.arange(count)
-    place = np.stack(np.divmod(number, 10), 1)
-    return Spots(offset, np.full((count, 2), sigma), number, place, number, np.ones(count, int), 10.0, float(count))
-
-
-def state_of(spots, scale=1.0, covariance=0.02**2):
-    shape = Shape(0.05, 1.0)
-    return State(scale, np.zeros(2), np.zeros(2), shape, 0.0, np.zeros(2), 64.0, spots.span, shape,
-                 covariance * np.eye(2), np.zeros(2))
-
-
-def crystal_disks(change, error=0.0, sigma=0.1, count=24, seed=0):
-    """Disks of one silicon crystal for a relative `change` (side, side) of its lattice, and their fit.
-
-    Each reflection has an error of its own, of `error` px, in each quarter of the scan.
-    """
-    rng, crystal, scale, side = np.random.default_rng(seed), find_standard("Si"), 0.02, len(change)
-    place = np.stack(np.indices(change.shape), -1).reshape(-1, 2)
-    inside = np.flatnonzero((crystal.g / scale > 10) & (crystal.g / scale < 60))
-    phi = rng.uniform(0, 2 * np.pi, count)
-    radius = crystal.g[rng.choice(inside, count)] / scale * (1 + change.reshape(-1, 1))
-    quarter = (place * 2 // side) @ (2, 1)
-    radius += rng.normal(0, error, (4, count))[quarter]
-    offset = (radius[..., None] * np.stack([np.cos(phi), np.sin(phi)], -1)).reshape(-1, 2)
-    pattern, reflection = (q.ravel() for q in np.indices(radius.shape))
-    spots = Spots(offset + rng.normal(0, sigma, offset.shape), np.full(offset.shape, sigma), pattern, place[pattern],
-                  reflection, np.full(len(pattern), len(place)), 10.0, 1.0)
-    return spots, joint_of(fit_spots(spots, crystal, state_of(spots, scale, 1e-8), 50.0), spots, crystal)
-
-
-def test_strained_layers_on_the_standard_are_told():
-    layer = np.zeros((16, 16))
-    layer[:, 4:10] = 0.006
-    spots, fit = crystal_disks(layer, error=0.02)
-    assert lattice_variation(spots, fit, find_standard("Si"), 64.0) == pytest.approx(layer.std(), rel=0.15)
-    alarms = [lattice_variation(*crystal_disks(np.zeros((6, 6)), 0.05, seed=seed), find_standard("Si"), 64.0) > 0
-              for seed in range(20)]
-    assert sum(alarms) <= 2  # 1 % expected: more than 2 in a thousandth of such samples
-
-
-def test_a_sample_of_disks_keeps_the_number_of_reflections():
-    spots, _ = crystal_disks(np.zeros((16, 16)))
-    fewer = spots.thinned(100)
-    assert len(fewer.size) <= 100 and (1 / fewer.size).sum() == pytest.approx((1 / spots.size).sum())
-    assert set(spots.parts(4)) == set(range(16))
-
-
-@pytest.mark.slow
-def test_disks_are_assigned_and_fitted_without_a_known_ellipse():
-    scale, errors = 0.0195, []
-    for seed in range(2):
-        spots = disks_of("Nb", scale, seed=seed)
-        assignment = assign_spots(spots, find_standard("Nb"), state_of(spots), spots.span)
-        fit = fit_spots(spots, find_standard("Nb"), state_of(spots, assignment.scale), 50.0)
-        errors.append(np.log(fit.state.scale / scale) / np.sqrt(fit.covariance[0, 0]))
-        assert abs(np.log(fit.state.scale / scale)) < 1.5e-3 and assignment.margin > 10
-        assert np.abs(fit.state.vector - (0.02, -0.01)).max() < 0.005
-    assert np.abs(errors).max() < 4
-
-
-@pytest.mark.slow
-def test_disks_of_another_lattice_are_told():
-    spots = disks_of("Nb", 0.0195)
-    assert assign_spots(spots, find_standard("Ni"), state_of(spots), spots.span).lattice_margin < -5
-
-
-@pytest.mark.slow
-def test_double_diffraction_does_not_turn_diamond_into_fcc():
-    """222 of silicon and germanium is visible in thick crystals, 200 is not."""
-    for seed in range(2):
-        spots = disks_of("Ge", 0.0165, 300, seed=seed, forbidden=("2 2 2",))
-        assignment = assign_spots(spots, find_standard("Ge"), state_of(spots), spots.span)
-        assert abs(np.log(assignment.scale / 0.0165)) < 2e-3 and posterior_of(assignment) > 0.999
-        assert assign_spots(spots, find_standard("Pt"), state_of(spots), spots.span).lattice_margin < -5
-
-
-@pytest.mark.slow
-def test_fcc_is_not_diamond_with_double_diffraction():
-    spots = disks_of("Al", 0.0195, 300)
-    assert assign_spots(spots, find_standard("Ge"), state_of(spots), spots.span).lattice_margin < -5
-    assert posterior_of(assign_spots(spots, find_standard("Al"), state_of(spots), spots.span)) > 0.999
-
-
-def test_a_large_pixel_size_and_hidden_first_rings():
-    """Rings up to 3 1/angstrom are in the pattern; those inside 10 pixels, 111 of gold among them, are hidden."""
-    scale = 0.05
-    spots = disks_of("Au", scale, 300)
-    gold, silicon = (assign_spots(spots, find_standard(name), state_of(spots), spots.span) for name in ("Au", "Si"))
-    assert find_standard("Au").g[0] / scale < spots.inner
-    assert abs(np.log(gold.scale / scale)) < 1.5e-3 and posterior_of(gold) > 0.999
-    assert silicon.lattice_margin < -5 and posterior_of(silicon) < 0.5
-
-
-@pytest.mark.parametrize("name", ["Au", "Si", "Ti", "LaB6"])
-def test_rings_are_listed_beyond_the_pattern(name):
-    """If a list ends within a pattern, the right pixel size is not tried, and another lattice may be accepted."""
-    standard = find_standard(name)
-    assert standard.g[-1] > 3.4 and (np.diff(standard.g) > 0).all()
-
-
-@pytest.mark.slow
-def test_hexagonal_crystals_of_another_axial_ratio_are_told():
-    spots = disks_of("Ti", 0.018)
-    assert assign_spots(spots, find_standard("Mg"), state_of(spots), spots.span).lattice_margin < -5
-    assert posterior_of(assign_spots(spots, find_standard("Ti"), state_of(spots), spots.span)) > 0.999
-
-
-def test_the_posterior_counts_all_other_assignments():
-    """Two other pixel sizes are twice as probable as one; lattices that fit as well leave the prior of the name."""
-    one, two = (posterior_of(Assignment(0.02, 0.03, margins, {})) for margins in ((8.0,), (8.0, 8.0)))
-    assert (1 - two) / two == pytest.approx(2 * (1 - one) / one)
-    assert posterior_of(Assignment(0.02, np.nan, (), {"W": 0.0, "Au": 0.0, "Mg": np.inf})) == pytest.approx(0.9)
-    assert posterior_of(Assignment(0.02, np.nan, (), {})) == 1
-
-
-def test_distortions_beyond_the_ellipse_are_seen_in_disks():
-    spots = disks_of("Nb", 0.0195, 400, 0.08, barrel=0.02, threefold=(0.01, -0.008))
-    fit = fit_spots(spots, find_standard("Nb"), state_of(spots, 0.0195), 50.0, ("barrel", "three0", "three1"))
-    assert fit.state.barrel == pytest.approx(0.02, abs=0.004)
-    assert np.abs(fit.state.threefold - (0.01, -0.008)).max() < 0.003
-
-
-def test_disks_of_one_grain_count_as_one():
-    place = np.array([[0, 0], [0, 1], [1, 1], [4, 4]])
-    offset = np.array([[20.0, 5.0], [20.1, 5.0], [20.1, 5.1], [20.0, 5.0]])
-    reflection, size = same_reflections(place, offset, np.full((4, 2), 0.05))
-    assert size.tolist() == [3, 3, 3, 1] and len(set(reflection)) == 2
 
 
 # --- what is written ----------------------------------------------------------------------------------------
@@ -413,17 +260,3 @@ def test_an_ellipse_that_is_set_by_hand_is_where_the_fit_starts(powder):
     given = (truth["a"], truth["b"], truth["theta"])
     report = py4dstem_prenet.calibrate(datacube, standard="Nb", ellipse=given, progress=False)
     assert report.pixel_size.accepted and abs(report.pixel_size.value / truth["sampling"] - 1) < 0.005
-
-
-def test_the_doubt_about_a_distortion_has_no_step(monkeypatch):
-    """A false radial distortion of 4.7 sigma moved the pixel size by 1 %, and its sigma did not include that."""
-    from py4dstem_prenet.pixel_size import measure
-
-    start = state_of(disks_of("Au", 0.02))
-    doubts = []
-    for sigmas in (4.4, 4.6, 9.0):
-        monkeypatch.setattr(measure, "significance", lambda fit, names, z=sigmas: z if names == ("barrel",) else 0.0)
-        fit, doubt = measure._fitted(lambda state, names=(): replace(state, scale=1.01 if names else 1.0), start)
-        assert fit.scale == (1.01 if sigmas > 4.5 else 1.0)
-        doubts.append(doubt / np.log(1.01))
-    assert doubts == pytest.approx([1.0, 0.957, 0.25], abs=0.01)

@@ -116,7 +116,7 @@ def _cautions(found, flags):
         cautions.append(Flag("avoid_lengths_refused" if refused else "avoid_lengths"))
     if "ellipse" not in found:
         cautions.append(Flag("avoid_directions"))
-    if "rotation" not in found:
+    if "rotation" not in found and "descan" in found and found["origin"]["feature"] == "direct beam":
         cautions.append(Flag("avoid_frame"))
     if has_flag(flags, "rotation_half_turn_open"):
         cautions.append(Flag("avoid_sign"))

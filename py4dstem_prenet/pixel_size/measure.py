@@ -56,7 +56,7 @@ MIN_FITTED_RADIUS_PX, MAX_ASSIGNED_RADIUS_PX = 120.0, 80.0
 # Relative; systematic error of the pixel size from fewer grains, whose contrast moves all disks. Two simulated crystals
 # had errors of 0.18 and 0.24 % (benchmarks/pixel_size.py --crystals, seeds 1 and 2).
 CRYSTAL_SYSTEMATIC = 2e-3
-MIN_RING_GRAINS = 5  # grains; fewest whose pooled disks are rings, which tell more than the disks
+MIN_RING_GRAINS = 5  # grains; fewest whose pooled disks are taken for rings; chosen, not measured
 LOOSER, LOOSE_VECTOR = 2.0, 0.004  # factor on the prior sigma of the ellipse for disks, and sigma added to it
 WIDE_BLUR_PX = 3.5  # pixels; start value of the blur of wide rings whose disks are unknown
 

@@ -28,7 +28,7 @@ INNER_RADII, INNER_PX = 2.2, 1.5
 # Factor on a quantile of the sigmas; largest sigma of a used disk: weak disks contain little information, and many of
 # them are false.
 MAX_SIGMA_FACTOR, SIGMA_QUANTILE = 3.0, 0.2
-FREQUENT_PART = 0.9  # fraction of the disks that belong to the reflections from which grains are counted
+FREQUENT_PART = 0.9  # fraction of the disks that belong to the reflections from which grains are counted; chosen
 FALSE_DISKS = 0.03  # expected number of false disks per pattern
 APERTURE_BLUR_PX = 0.5  # pixels; start value of the blur of disks
 # Pixels, standard errors, and steps of the searched positions; largest distances of two disks of the same reflection. A

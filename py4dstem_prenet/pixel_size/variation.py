@@ -11,8 +11,8 @@ import numpy as np
 
 from . import JointFit, Spots, Standard, ideal_positions
 
-VARIED_SIDE = 8  # parts along each axis of the scan, whose lattices are compared
-# Largest ratio of the distance of a reflection from its ring to that from the next ring; others are not assigned.
+VARIED_SIDE = 8  # parts along each axis of the scan, whose lattices are compared; chosen
+# Chosen: largest ratio of the distance of a reflection from its ring to that from the next ring; others are left out.
 MAX_RING_RATIO = 0.5
 # Standard deviations of the sum of the products; a larger sum is significant. Without a variation it is at worst
 # distributed like (x - 1) / sqrt(2), where x is chi square with one degree of freedom: false in 1 % of the scans.

@@ -151,8 +151,9 @@ class Session:
         except PrenetError as error:
             self.report, self.message = None, str(error)
             return None
-        warnings = [flag for flag in self.report.flags if flag.severity != "info"]
-        self.message = "\n".join(flag.sentence for flag in (*warnings, *self.report.written))
+        written = self.report.written
+        warnings = [flag for flag in self.report.flags if flag.severity != "info" and flag not in written]
+        self.message = "\n".join(flag.sentence for flag in (*warnings, *written))
         self._changed()
         return self.report
 
