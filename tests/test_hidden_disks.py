@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_pixel_size import disks_of
+from drawn_disks import disks_of
 
 from py4dstem_prenet import measure_pixel_size
 from py4dstem_prenet.core import NoiseModel
