@@ -28,3 +28,36 @@ def test_a_limit_of_the_caller_is_never_raised():
             assert sharing_cores(lambda: (blas_threads(), torch.get_num_threads()))() == ({1}, 1)
         finally:
             torch.set_num_threads(torch_threads)
+
+
+def test_threads_follow_what_other_processes_leave(monkeypatch):
+    from py4dstem_prenet.compute import adapt_threads, threads
+
+    seen, before = [], torch.get_num_threads()
+
+    @sharing_cores
+    def inside():
+        for others in (0.0, 1e3, 0.0):
+            monkeypatch.setattr(threads._meter, "others", lambda others=others: others)
+            adapt_threads()
+            seen.append(torch.get_num_threads())
+
+    monkeypatch.setattr(threads, "_cores", lambda: [0, 1])
+    torch.set_num_threads(2)
+    try:
+        inside()
+        assert seen == [2, 1, 2] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_whatever_reads_a_whole_scan_shares_the_cores():
+    """A measurement with a thread for each core took ten times as long beside other processes."""
+    import py4dstem_prenet as prenet
+    from py4dstem_prenet import denoising, disks, ellipse, probe, resampling, review, rotation
+
+    for function in (prenet.calibrate, prenet.measure_origin, prenet.measure_ellipse, ellipse.map_ellipse,
+                     prenet.measure_pixel_size, rotation.measure_rotation, probe.measure_probe, disks.find_bragg_disks,
+                     denoising.denoise, denoising.check_denoising, prenet.check_origin, ellipse.check_ellipse,
+                     resampling.corrected, review.review):
+        assert hasattr(function, "__wrapped__"), function.__name__

@@ -24,7 +24,7 @@ import torch
 
 from .._version import __version__
 from ..core import PrenetError, UnchangedFile, as_scan, parts, plan_reading, progress_bar
-from . import free_cores, give_back_memory, keep_memory
+from . import adapt_threads, free_cores, give_back_memory, keep_memory
 
 RETRIES = 2  # number; largest of retries of a failed block before the run is stopped
 CONNECT_S = 10  # seconds; longest wait for a scheduler
@@ -160,6 +160,7 @@ def _on_threads(function, blocks, along):
 
 
 def _computed(function, blocks, along):
+    adapt_threads()
     threads = min(torch.get_num_threads(), free_cores())
     torch_threads = torch.get_num_threads()
     if threads == 1:

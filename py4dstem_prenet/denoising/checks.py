@@ -17,6 +17,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from ..compute import sharing_cores
 from ..core import (
     KEPT,
     UNKNOWN,
@@ -40,6 +41,7 @@ MAX_WORTH_ERROR = 0.5  # relative standard error; largest one of a worth that is
 JACKKNIFE_GROUPS = 16  # number of groups of the sample, each left out in turn
 
 
+@sharing_cores
 def check_denoising(datacube, noise: NoiseModel | None = None, weights=None, device="auto",
                     positions: int = DENOISING_CHECK_POSITIONS, seed: int = 0) -> DenoisingCheck:
     """Check how `denoise` changes shift, strain, rotation, intensities and squared error of a scan.

@@ -18,7 +18,7 @@ from scipy.ndimage import gaussian_filter
 from torch.nn.functional import pad
 
 from .._version import __version__
-from ..compute import has_fast_bfloat16, in_batches, map_chunks, pick_device
+from ..compute import has_fast_bfloat16, in_batches, map_chunks, pick_device, sharing_cores
 from ..core import NoiseModel, PrenetError, as_scan, sample_positions
 from ..descan import fit_origin
 from ..detector import lost_frames, of_part, split
@@ -39,6 +39,7 @@ TRIAL_SIDE = 16  # scan positions; side of the part of the scan in which both mo
 TRIAL_PATTERNS = 49  # patterns; number in the middle of this part that is scored
 
 
+@sharing_cores
 def denoise(datacube, noise: NoiseModel | None = None, out=None, scan_aware="auto", weights: str = "denoise",
             device="auto", progress=True):
     """Denoise a scan.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from ..compute import adapt_threads, sharing_cores
 from ..core import NoiseModel
 from ..fits import Aperture
 from . import (
@@ -63,6 +64,7 @@ class LearnedDisks:
     shape: DiskShape
 
     @classmethod
+    @sharing_cores
     def learn(cls, patterns, noise: NoiseModel, aperture: Aperture, direct, false_alarm: float,
               device="cpu") -> LearnedDisks:
         """Learn from a sample of patterns.
@@ -91,12 +93,15 @@ class LearnedDisks:
         for last in (False, True):
             disks, good, electrons = prepared(patterns, noise, aperture, device)
             background = measure_background(electrons, good, readout, disks, direct)
+            adapt_threads()
             structure = measure_structure(electrons, background, good, readout, disks, direct)
             if structure.speckle:  # some places that were left out as disks are speckles
                 background = measure_background(electrons, good, readout, disks, direct, structure.relative)
+            adapt_threads()
             alarms = false_alarms(background, good, readout, disks, center, structure)
             images = background.images(direct, patterns.shape[1:]).to(electrons.device)
             threshold = alarms.threshold(false_alarm)
+            adapt_threads()
             found = find_disks(electrons, images, good, disks, threshold, direct, structure.relative)
             shape = learned_shape(_windows(electrons, good, readout, aperture), found, aperture, direct, readout,
                                   alarms.threshold(CERTAIN_RATE))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..compute import sharing_cores
 from ..core import Decision, EllipseCheck, Flag, NoiseModel, as_scan
 from ..detector import MAX_SPLIT_POSITIONS, check_independence, of_part, places, read_block, split
 from ..io import beam_is_hidden, noise_of, read_fitted_origin
@@ -11,6 +12,7 @@ from ..io import beam_is_hidden, noise_of, read_fitted_origin
 MAX_HALVES_CHI2 = 13.8  # chi square, two degrees of freedom; largest accepted: exceeded by chance in 1 of 1,000 checks
 
 
+@sharing_cores
 def check_ellipse(datacube, noise: NoiseModel | None = None, device="auto", positions: int = MAX_SPLIT_POSITIONS,
                   seed: int = 0) -> EllipseCheck:
     """Check the ellipse and its covariance with two halves of the electrons.

@@ -58,6 +58,7 @@ MIN_SHAPE_RADIUS_PX = 2.0  # pixels; smallest radius of a direct beam whose shap
 MIN_RING_MARGIN_PX = 14  # pixels; smallest difference of usable radius and disk diameter for which rings are fitted
 
 
+@sharing_cores
 def measure_ellipse(data, qx0, qy0, radius, noise: NoiseModel, valid=None, region=None, device="auto",
                     progress=True) -> Ellipse:
     """Measure the elliptical distortion of a scan, or of a region of it, about its origin.
@@ -115,6 +116,7 @@ def measure_ellipse(data, qx0, qy0, radius, noise: NoiseModel, valid=None, regio
     return measure_pooled(pooled, radius, noise, device)
 
 
+@sharing_cores
 def map_ellipse(data, qx0, qy0, radius, noise: NoiseModel, blocks: int = 4, valid=None, device="auto",
                 progress=True) -> EllipseMap:
     """Measure the ellipse in regions of a scan, to show whether it changes with the position.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..compute import sharing_cores
 from ..core import Decision, Flag, NoiseModel, OriginCheck, as_scan
 from ..detector import MAX_SPLIT_POSITIONS, check_independence, of_part, places, read_block, split
 from ..io import noise_of
@@ -16,6 +17,7 @@ MAX_SIGMA_RATIO = 1.25  # ratio; largest scatter relative to the stated sigma th
 SIGMA_RATIO_SIGNIFICANCE = 2.33  # sigmas of the ratio; excess that is an alarm: false in 1 % of scans at the limit
 
 
+@sharing_cores
 def check_origin(datacube, noise: NoiseModel | None = None, device="auto", positions: int = MAX_SPLIT_POSITIONS,
                  seed: int = 0) -> OriginCheck:
     """Check the stated sigma of the origin with two halves of the electrons.

@@ -75,6 +75,7 @@ CUT_FLAGS = "outline_elsewhere", "beam_cut_off"  # refusals of a disk at the edg
 MIN_GOOD_FRACTION = 0.2  # fraction of the pixels; fewest good ones in a mask: beam stops and dead chips leave more
 
 
+@sharing_cores
 def measure_origin(data, noise: NoiseModel | None = None, mask=None, device="auto", progress=True, center=None,
                    radius=None) -> OriginMap:
     """Measure the direct beam in every pattern of a scan.

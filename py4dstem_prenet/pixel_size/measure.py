@@ -61,6 +61,7 @@ LOOSER, LOOSE_VECTOR = 2.0, 0.004  # factor on the prior sigma of the ellipse fo
 WIDE_BLUR_PX = 3.5  # pixels; start value of the blur of wide rings whose disks are unknown
 
 
+@sharing_cores
 def measure_pixel_size(data, qx0, qy0, radius, noise: NoiseModel, standard, ellipse: Ellipse | None = None, valid=None,
                        region=None, progress=True) -> PixelSize:
     """Measure the pixel size of a scan of a known crystal.

@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 
 from .._version import __version__
-from ..compute import map_chunks
+from ..compute import map_chunks, sharing_cores
 from ..core import NoiseModel, PrenetError, as_scan, ellipse_matrix, ellipse_vector
 from ..io import (
     MASK,
@@ -30,6 +30,7 @@ from ..io import (
 )
 
 
+@sharing_cores
 def corrected(datacube, noise: NoiseModel | None = None, out=None, progress=True):
     """Resample a scan so that each direct beam lies on the same pixel and rings are round.
 

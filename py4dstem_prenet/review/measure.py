@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from ..compute import sharing_cores
 from ..core import NoiseModel, PrenetError, as_scan, sample_positions
 from ..denoising import UNCHANGED, WITH_NEIGHBORS, check_denoising, denoise
 from ..descan import fit_origin
@@ -42,6 +43,7 @@ CHECKED_POSITIONS = 256  # scan positions that are split into halves; takes some
 MAX_IMAGE_SIDE = 128  # scan positions, side of the largest scan whose virtual images are compared with residuals
 
 
+@sharing_cores
 def review(datacube, device="auto", progress=True, fast=False) -> Review:
     """Review a calibrated scan.
 
