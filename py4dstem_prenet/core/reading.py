@@ -318,7 +318,9 @@ def stage_bar(title: str, stages, shown: bool):
     callable
         To be called at the end of each stage.
     """
-    with _redrawn(tqdm(total=len(stages), desc=f"{title}: {stages[0]}", unit=" stages", disable=not shown)) as bar:
+    # Without a time that remains, since stages differ in length.
+    with _redrawn(tqdm(total=len(stages), desc=f"{title}: {stages[0]}", disable=not shown,
+                       bar_format="{desc}: {n_fmt} of {total_fmt} stages done, {elapsed}")) as bar:
         def advance():
             bar.update()
             if bar.n < len(stages):

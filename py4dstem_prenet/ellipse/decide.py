@@ -95,6 +95,7 @@ def decide_ellipse(sources, notes, continuity) -> Ellipse:
         flags += [] if "rings" in sources else [Flag("spots_only")]
     else:
         flags = [Flag("ellipse_determined", {"sources": names, "sigma": sigma})]
+        flags += [] if "rings" in used else [Flag("ellipse_of_aperture")]
     decision = Decision(accepted, (*flags, *notes), {"sigma": sigma, "chi2": float(chi2)})
     return Ellipse(a, b, theta, vector, covariance, decision, sources)
 

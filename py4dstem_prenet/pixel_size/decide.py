@@ -111,17 +111,14 @@ def assignment_doubts(assignment: Assignment, standard: str) -> list[Flag]:
     posterior = posterior_of(assignment)
     if posterior >= MIN_POSTERIOR:
         return []
-    flags = []
     other, second = posterior_of(assignment, scales=False), posterior_of(assignment, lattices=False)
-    if other < MIN_POSTERIOR or other <= second:
-        flags.append(Flag("pixel_size_other_lattice", {
+    if other < MIN_POSTERIOR or other <= second:  # if the lattice is in doubt, so are both of its pixel sizes
+        return [Flag("pixel_size_other_lattice", {
             "standard": standard, "other": assignment.other, "margin": -assignment.lattice_margin,
-            "posterior": 100 * other, "needed": 100 * MIN_POSTERIOR}))
-    if second < MIN_POSTERIOR or second < other:
-        flags.append(Flag("pixel_size_ambiguous", {
-            "standard": standard, "first": assignment.scale, "second": assignment.second, "margin": assignment.margin,
-            "posterior": 100 * second, "needed": 100 * MIN_POSTERIOR}))
-    return flags
+            "posterior": 100 * other, "needed": 100 * MIN_POSTERIOR})]
+    return [Flag("pixel_size_ambiguous", {
+        "standard": standard, "first": assignment.scale, "second": assignment.second, "margin": assignment.margin,
+        "posterior": 100 * second, "needed": 100 * MIN_POSTERIOR})]
 
 
 def significance(fit: JointFit, names) -> float:
@@ -212,7 +209,7 @@ def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment,
     radial, threefold = _systematics(disks)
     barrel_sigma = float(np.hypot(SIGMA_FACTOR * fit.sigma("barrel"), radial))
     three_sigma = float(np.hypot(SIGMA_FACTOR * max(fit.sigma("three0"), fit.sigma("three1")), threefold))
-    if accepted and variation:
+    if variation:
         flags.append(Flag("lattice_varies", {"percent": 100 * variation, "standard": standard.name}))
     if accepted and fit.barrel:
         flags.append(Flag("radial_distortion", {"percent": 100 * fit.barrel, "sigma": 100 * barrel_sigma,

@@ -87,8 +87,14 @@ def page_html(seen) -> str:
     return template.render(
         name=str(seen.name), made=made, length=_number,
         scan="a single pattern" if single else f"{_by(seen.shape[:2])} positions", pattern=_by(seen.shape[2:]),
-        verdicts=seen.verdicts, overall=seen.overall, summary=[flag.sentence for flag in seen.summary],
+        verdicts=seen.verdicts, overall=seen.overall, summary=_paragraphs(seen.summary),
         sections=sections, numbers=_numbers(seen), provenance=_provenance(seen.record)) + "\n"
+
+
+def _paragraphs(flags):
+    """Sentences of a summary: results, next steps and cautions, by the first word of the names of its flags."""
+    words = ("summary", "next", "avoid")
+    return [[flag.sentence for flag in flags if flag.name.startswith(word)] for word in words]
 
 
 # --- figures ------------------------------------------------------------------------------------------------

@@ -10,10 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from ..compute import sharing_cores
-from ..core import NoiseModel, PrenetError, as_scan, sample_positions
+from ..core import NoiseModel, PrenetError, as_scan, sample_positions, stage_bar
 from ..denoising import UNCHANGED, WITH_NEIGHBORS, check_denoising, denoise
 from ..descan import fit_origin
 from ..detector import virtual_images
@@ -40,6 +39,8 @@ from . import Review, review_fit
 SHOWN_SIDE = 12  # scan positions, side of the part of the scan that is denoised for the figures
 MAX_SHOWN_BYTES = 64 * 2**20  # bytes of its patterns as float32
 CHECKED_POSITIONS = 256  # scan positions that are split into halves; takes some seconds
+FAST_STAGES = "calibration", "mean patterns", "descan", "ellipse"  # of a review, in order
+SLOW_STAGES = "check of denoising", "denoised part", "check of the origin", "check of the ellipse"
 MAX_IMAGE_SIDE = 128  # scan positions, side of the largest scan whose virtual images are compared with residuals
 
 
@@ -72,13 +73,14 @@ def review(datacube, device="auto", progress=True, fast=False) -> Review:
     if datacube.calibration is None or datacube.calibration.get_origin_meas() is None:
         raise PrenetError("No origin was measured in this scan; call datacube.prenet.calibrate() (or prenet calibrate) "
                           "first.")
-    with tqdm(total=5, desc="report", unit=" stages", disable=not progress) as bar:
+    stages = FAST_STAGES if fast else FAST_STAGES + SLOW_STAGES
+    with stage_bar("report", stages, progress) as advance:
         noise, shape = noise_with_stop(datacube), scan.shape
         results = {"name": _name_of(datacube), "shape": shape, "dtype": str(datacube.data.dtype), "noise": noise,
                    "belongs": check_calibration(datacube), "record": read_provenance(datacube)}
         if set(results["belongs"].stale) & {"measured origin", "probe radius"}:
             return Review(**results)  # the maps belong to other data
-        bar.update()
+        advance()
         origin = read_origin(datacube)
         radius = origin.radius if np.isfinite(origin.radius) else UNKNOWN_RADIUS_FRACTION * min(shape[2:])
         stored = datacube.calibration.get_origin()
@@ -92,7 +94,7 @@ def review(datacube, device="auto", progress=True, fast=False) -> Review:
         before, offset = mean_as_recorded(datacube, used, noise)
         centered = pool(datacube, *np.rint(used), noise, valid=origin.valid)
         after = pool(datacube, *used, noise, valid=origin.valid)
-        bar.update()
+        advance()
         outer = inner_radius(after.mean.shape, after.center)
         detectors = [(0, radius), (min(2 * radius, 0.5 * outer), outer)]
         fitted, sigma_known = None if stored is None else used, sigma_is_current(datacube)
@@ -103,7 +105,7 @@ def review(datacube, device="auto", progress=True, fast=False) -> Review:
                     "quantities": {name: numbers for name, numbers in held_quantities(datacube).items()
                                    if name != "ellipse"},
                     "fit": review_fit(origin, fitted, sigma_known, min(shape[2:]), images)}
-        bar.update()
+        advance()
         disk_radius = origin.radius if np.isfinite(origin.radius) else None
         covariance, evidence = recorded_ellipse(datacube)
         results |= {"stored": stored_ellipse(datacube.calibration), "stored_covariance": covariance,
@@ -111,16 +113,18 @@ def review(datacube, device="auto", progress=True, fast=False) -> Review:
                     "rotflip": datacube.calibration.get_QR_rotflip_degrees(),
                     "stored_by": author_of(datacube, "ellipse") or "", "fitted_by": author_of(datacube, "origin") or "",
                     "ellipse": measure_pooled(after, disk_radius, noise, device)}
-        bar.update()
+        advance()
         if fast:
-            bar.update()
             return Review(**results)
         results["denoising"] = check_denoising(datacube, noise, device=device, positions=CHECKED_POSITIONS)
+        advance()
         results |= _denoised_part(datacube, used, detectors, noise, device, results["denoising"].mode)
+        advance()
         results["halves"] = check_origin(datacube, noise, device=device, positions=CHECKED_POSITIONS)
+        advance()
         if results["ellipse"].accepted and stored is not None:
             results["ellipse_halves"] = check_ellipse(datacube, noise, device=device, positions=4 * CHECKED_POSITIONS)
-        bar.update()
+        advance()
     return Review(**results)
 
 

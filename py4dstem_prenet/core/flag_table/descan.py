@@ -21,7 +21,8 @@ DESCAN_FLAGS = (
     ("residuals_correlated", "warning",
      "The residuals are spatially correlated ({shared:.2g} px rms, {sigmas:.1f} standard errors), probably by "
      "deflection of the beam in the specimen.",
-     "Keep the smooth fit: single positions contain the same errors, and a richer model would follow the specimen."),
+     "Use the fitted origin. The measured origins contain the same deflection, and a model with more terms would "
+     "follow the specimen."),
     ("residuals_oscillate", "warning",
      "The residuals of neighboring positions have opposite signs ({shared:.2g} px rms along each axis): the beam "
      "probably oscillates while it is scanned, as in stray fields of the mains. The fit is the mean; its sigma "

@@ -3,6 +3,9 @@
 ELLIPSE_FLAGS = (
     ("ellipse_determined", "info",
      "The ellipse is determined from the {sources}, with a sigma of {sigma:.4f} in a/b."),
+    ("ellipse_of_aperture", "info",
+     "The ellipse is the shape of the direct beam, which shows the distortion only if the aperture is round.",
+     "Compare it with the rings of a powder at the same camera length: calibrate(like=...)."),
     ("ellipse_no_evidence", "refusal",
      "The ellipse is not determined: the patterns show neither rings nor the image of a round aperture."),
     ("ellipse_sources_disagree", "refusal",

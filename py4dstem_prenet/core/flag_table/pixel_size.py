@@ -8,15 +8,16 @@ PIXEL_SIZE_FLAGS = (
      "The pixel size is not determined: fewer than two rings of {standard} fit the pattern outside the direct beam."),
     ("pixel_size_ambiguous", "refusal",
      "The pixel size is not determined: the rings of {standard} fit with {first:.5f} and with {second:.5f} 1/Å per "
-     "pixel; the first has a probability of {posterior:.1f} % ({needed:.0f} % is needed).",
+     "pixel. The first has a probability of {posterior:.1f} % ({needed:.0f} % is needed).",
      "A single crystal shows few rings: measure a powder or a scan of many grains of the standard, and carry its pixel "
      "size over with calibrate(like=...)."),
     ("pixel_size_other_lattice", "refusal",
-     "The pixel size is not determined: other lattices fit as well, such as that of {other} with a free lattice "
-     "parameter (twice the log likelihood of {other} less that of {standard}: {margin:.1f}). {standard}, which was "
-     "named and has a prior of 90 %, has a probability of {posterior:.2g} % ({needed:.0f} % is needed).",
-     "Check whether the specimen is {standard}. A single crystal shows too few rings to tell: carry a pixel size over "
-     "with calibrate(like=...), or set it with set_Q_pixel_size."),
+     "The pixel size is not determined: the data fit other lattices as well as that of {standard}, such as that of "
+     "{other} with another lattice parameter. The probability of {standard} is {posterior:.2g} % ({needed:.0f} % is "
+     "needed).",
+     "A single crystal shows too few reflections to tell its lattice from others: carry a pixel size over from a scan "
+     "of many grains with calibrate(like=...), or set the known one with datacube.calibration.set_Q_pixel_size. If "
+     "only a part of the scan is {standard}, name that part with region=... ."),
     ("pixel_size_without_ellipse", "refusal",
      "The pixel size is not determined: the ellipse is not known, and the reflections of one crystal fit several "
      "lattices with different ellipses.",

@@ -48,8 +48,8 @@ SUMMARY_FLAGS = (
      "Next: save the calibration, or find Bragg disks (datacube.prenet.bragg_disks()) and map strain or "
      "orientation. py4DSTEM reads the calibration from the cube."),
     ("next_read", "info",
-     "First look at the figures (datacube.prenet.show(), or prenet report in a shell), and read the warnings ({count}; "
-     "marked ! or x in text, amber or red on a page)."),
+     "First look at the figures (datacube.prenet.show(), or prenet report in a shell) and read the warnings: {count}, "
+     "marked ! or x in text, amber or red on a page."),
     ("next_rings", "info",
      "Next: save the calibration, or carry it over to other scans of the session (calibrate(like=...))."),
     ("next_single", "info",
@@ -57,8 +57,8 @@ SUMMARY_FLAGS = (
     ("next_refusals", "refusal",
      "Next: read the refusals ({count}; marked x in text, red on a page), do what they say, and calibrate again."),
     ("next_repair", "info",
-     "The counts contain bad pixels ({count}): use datacube.prenet.repaired() for py4DSTEM's find_Bragg_disks. "
-     "bragg_disks() leaves them out itself."),
+     "Bad pixels in the counts: {count}. Call datacube.prenet.repaired() before py4DSTEM's find_Bragg_disks; "
+     "bragg_disks() of prenet leaves them out."),
     ("avoid_direct_beam", "warning",
      "Do not take this center for the direct beam: it is the {feature}, which can lie pixels away."),
     ("avoid_denoised", "warning",
