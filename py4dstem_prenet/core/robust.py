@@ -319,7 +319,7 @@ def _phase_part(residuals, noise, used, positions):
         fitted = np.zeros((left.shape[1], *used.shape))
         fitted[:, used] = left.T
         amounts = left.T @ (residual[used] / sigma[used])
-        part[k] = sigma * np.tensordot(amounts, fitted, 1)
+        part[k] = np.where(used, sigma, 0.0) * np.tensordot(amounts, fitted, 1)  # 0 where sigma is infinite
         explained += float((amounts**2).sum())
         degrees += len(amounts)
         taken[0] += len(amounts)

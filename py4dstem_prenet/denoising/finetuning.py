@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..compute import pick_device
+from ..compute import pick_device, sharing_cores
 from ..core import Decision, FinetuneResult, Flag, NoiseModel, PrenetError, as_scan, jackknife
 from ..detector import check_independence, of_part, places, read_block, split
 from ..io import check_output, noise_of
@@ -39,6 +39,7 @@ MIN_RELATIVE_GAIN = 0.02  # fraction; smallest reduction of the remaining square
 DEVIANCE_SOFTENING = 0.02  # electrons; added to the variance in the loss, so that dark pixels do not dominate it
 
 
+@sharing_cores
 def finetune(datacube, noise: NoiseModel | None = None, out="weights.safetensors", minutes: float = 5.0,
              start="denoise", device="auto", seed: int = 0, progress=True) -> FinetuneResult:
     """Adapt the denoising network to a scan, and write the new weights if they denoise it better.
