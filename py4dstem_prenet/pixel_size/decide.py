@@ -107,6 +107,12 @@ def assignment_doubts(assignment: Assignment, standard: str) -> list[Flag]:
     -------
     list of Flag
         The reasons; empty if the assignment is accepted.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.pixel_size import Assignment
+    >>> [flag.name for flag in assignment_doubts(Assignment(0.02, 0.03, (20.0,), {"W": 1.0}), "Au")]
+    ['pixel_size_other_lattice']
     """
     posterior = posterior_of(assignment)
     if posterior >= MIN_POSTERIOR:

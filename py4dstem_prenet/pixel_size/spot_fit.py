@@ -168,6 +168,21 @@ def fit_spots(spots: Spots, standard: Standard, start: State, span: float, extra
     -------
     SpotFit
         The fit.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.pixel_size import Shape, find_standard
+    >>> gold, rng, number = find_standard("Au"), np.random.default_rng(0), np.arange(60)
+    >>> ring = rng.choice(8, 60, p=gold.intensity[:8] / gold.intensity[:8].sum())
+    >>> radius, phi = gold.g[ring] / 0.02, rng.uniform(0, 2 * np.pi, 60)
+    >>> offset = (radius * [np.cos(phi), np.sin(phi)]).T + rng.normal(0, 0.1, (60, 2))
+    >>> spots = Spots(offset, np.full((60, 2), 0.1), number, np.stack(np.divmod(number, 8), 1), number,
+    ...               np.ones(60, int), 10.0, 60.0)
+    >>> start = State(0.0201, np.zeros(2), np.zeros(2), Shape(0.05, 1.0), 0.0, np.zeros(2), 64.0, spots.span,
+    ...               Shape(0.05, 1.0), 1e-6 * np.eye(2))
+    >>> fit = fit_spots(spots, gold, start, 50.0)
+    >>> bool(abs(np.log(fit.state.scale / 0.02)) < 4 * fit.covariance[0, 0] ** 0.5 < 0.004)
+    True
     """
     names = (*SPOT_NAMES, *extra)
     middle = start if start.nominal_vector is not None else replace(start, nominal_vector=start.vector)

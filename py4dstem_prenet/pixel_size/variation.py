@@ -37,6 +37,21 @@ def lattice_variation(spots: Spots, fit: JointFit, standard: Standard, reference
     -------
     float
         Root mean square of the relative change, beyond the errors of positions; 0 if it is not significant.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.pixel_size import Shape, State, find_standard, fit_spots, joint_of
+    >>> silicon, rng = find_standard("Si"), np.random.default_rng(0)
+    >>> place, number = np.repeat(np.indices((8, 8)).reshape(2, -1).T, 12, 0), np.tile(np.arange(12), 64)
+    >>> layer = 0.006 * (place[:, 1] > 3)  # relative change of |g| in half of the scan
+    >>> radius, phi = silicon.g[2 + number % 2] / 0.02 * (1 + layer), number * 1.1  # rings 220 and 311
+    >>> offset = (radius * [np.cos(phi), np.sin(phi)]).T + rng.normal(0, 0.05, (768, 2))
+    >>> spots = Spots(offset, np.full((768, 2), 0.05), np.arange(768) // 12, place, number, np.full(768, 64), 10.0, 1.0)
+    >>> start = State(0.02, np.zeros(2), np.zeros(2), Shape(0.05, 1.0), 0.0, np.zeros(2), 64.0, spots.span,
+    ...               Shape(0.05, 1.0), 1e-8 * np.eye(2))
+    >>> fit = joint_of(fit_spots(spots, silicon, start, 50.0), spots, silicon)
+    >>> round(lattice_variation(spots, fit, silicon, 64.0), 3)
+    0.003
     """
     radius, azimuth = ideal_positions(spots.offset, fit.vector, fit.center, fit.barrel, fit.threefold, reference)
     sigma = spots.spread(radius, azimuth)
