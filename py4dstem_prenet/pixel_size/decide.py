@@ -163,7 +163,7 @@ def _systematics(disks):
 
 
 def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment, evidence: str, reference: float,
-                      doubt: float = 0.0, variation: float = 0.0, confirmed: bool = False) -> PixelSize:
+                      doubt: float = 0.0, confirmed: bool = False) -> PixelSize:
     """Accept or refuse a fitted pixel size.
 
     Parameters
@@ -180,9 +180,6 @@ def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment,
         Radius to which the distortions refer, pixels.
     doubt : float
         Relative sigma of the pixel size due to suspected distortions.
-    variation : float
-        Relative variation of the lattice over the scan, rms, if it is significant. It is added to the sigma, since only
-        a part of the scan may be the standard.
     confirmed : bool
         Whether other evidence of the same scan has accepted the assignment.
 
@@ -192,6 +189,7 @@ def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment,
         The pixel size, with the decision.
     """
     disks = evidence == "disks"
+    variation = fit.variation  # added to the sigma, since only a part of the scan may be the standard
     factor, systematic = (1.0, SPOT_SYSTEMATIC) if disks else (SIGMA_FACTOR, SYSTEMATIC)
     relative = float(np.sqrt((factor * fit.sigma("scale")) ** 2 + systematic**2 + doubt**2 + variation**2))
     errors, sigmas = fit.ring_errors, factor * fit.ring_sigmas

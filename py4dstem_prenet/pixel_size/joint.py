@@ -70,6 +70,8 @@ class JointFit:
     ring_errors, ring_sigmas : numpy.ndarray
         (k,), relative difference between measured and predicted radius of each ring, and its standard error; NaN if the
         radius was not measured.
+    variation : float
+        Relative variation of the lattice over the scan, rms, if disks show that it is significant.
     """
 
     scale: float
@@ -84,6 +86,7 @@ class JointFit:
     fit: ProfileFit
     ring_errors: np.ndarray
     ring_sigmas: np.ndarray
+    variation: float = 0.0
 
     def sigma(self, name) -> float:
         """Return the standard error of a parameter.

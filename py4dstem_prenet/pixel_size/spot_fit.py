@@ -28,6 +28,7 @@ from . import (
     fit_rates,
     ideal_positions,
     larger_covariance,
+    lattice_variation,
 )
 
 # 1/angstrom^2; mean and sigma of the prior of <h^2>, for crystals of 60 to 200 angstrom.
@@ -73,6 +74,8 @@ class SpotFit:
     ring_errors, ring_sigmas : numpy.ndarray
         For all rings of the standard, relative difference between measured and predicted radius, and its standard
         error; NaN for rings without disks.
+    variation : float
+        Relative variation of the lattice over the scan, rms, if it is significant.
     """
 
     state: State
@@ -85,6 +88,7 @@ class SpotFit:
     evidence: float
     ring_errors: np.ndarray
     ring_sigmas: np.ndarray
+    variation: float = 0.0
 
 
 class _Model:
@@ -215,7 +219,10 @@ def fit_spots(spots: Spots, standard: Standard, start: State, span: float, extra
                        unknown, unknown)
     covariance = _covariance(model, rates, prior, spots, standard, excitation, error, arguments)
     errors, sigmas = _ring_errors(model, rates, spots, inside, len(standard.g))
-    return SpotFit(state, excitation, error, names, covariance, rates, inside, evidence, errors, sigmas)
+    radius, weight = model.rings[rates.ring], rates.belongs / model.variance[rates.disk]
+    change = model.radius[rates.disk] / radius - 1
+    variation = lattice_variation(spots, rates.disk, rates.ring, change, weight * radius**2)
+    return SpotFit(state, excitation, error, names, covariance, rates, inside, evidence, errors, sigmas, variation)
 
 
 def _prior(names, state):
@@ -339,4 +346,4 @@ def joint_of(fit: SpotFit, spots: Spots, standard: Standard) -> JointFit:
                        density - rings - below)
     s = fit.state
     return JointFit(s.scale, s.vector, s.center, s.shape, s.barrel, s.threefold, fit.names, fit.covariance, profile,
-                    profile_fit, fit.ring_errors, fit.ring_sigmas)
+                    profile_fit, fit.ring_errors, fit.ring_sigmas, fit.variation)
