@@ -1,7 +1,7 @@
 """Pixel size from standards: error, calibration of sigma, refusals and wrong assignments.
 
-    python benchmarks/pixel_size.py [--materials N] [--seed S]
-    python benchmarks/pixel_size.py --crystals [--materials N] [--seed S]
+    python benchmarks/pixel_size.py [--materials N] [--seed S] [--keep FOLDER]
+    python benchmarks/pixel_size.py --crystals [--materials N] [--seed S] [--keep FOLDER]
     python benchmarks/pixel_size.py --bounds [--materials N] [--seed S]
 
 Scans of 12 x 12 patterns of 128 x 128 pixels, grains (one in a pattern) and powders (four in a pattern) of ten
@@ -14,11 +14,17 @@ half a degree; the ellipse is known within 0.003. Many must be refused: the ring
 
 The third command prints the Cramer-Rao bound of the pixel size from the expected radial profile of the pooled pattern,
 outside the direct beam, for a known profile and for a profile on an unknown smooth background.
+
+With `--keep`, pooled patterns and disks of each scan are written to a folder, or read from it if they are there, so
+that assignment and fit can be measured again without the search for disks.
 """
 
 from __future__ import annotations
 
 import argparse
+import pickle
+from functools import cache, partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -47,19 +53,19 @@ TRUE_LIMIT = 0.02  # relative error beyond which an accepted pixel size of the r
 
 
 def cases(seed, count):
-    """Yield scans: material, kind and the simulated scan."""
+    """Yield scans: material, kind and a function that simulates the scan."""
     rng = np.random.default_rng(seed)
     for number, (name, crystal) in enumerate(list(MATERIALS.items())[:count]):
         for kind, in_pattern in (("grains", 1), ("powder", 4)):
             optics = Optics(float(rng.choice([80e3, 200e3, 300e3])), rng.uniform(0.0085, 0.011), rng.uniform(5, 13))
-            yield name, kind, simulate_grains(
-                crystal, (12, 12), grains=144, in_pattern=in_pattern, optics=optics, seed=100 * seed + 2 * number,
-                ratio=rng.uniform(1, 1.04), theta=rng.uniform(0, np.pi), thickness=(60, 200),
-                support=rng.uniform(0.1, 0.5))
+            yield name, kind, partial(
+                simulate_grains, crystal, (12, 12), grains=144, in_pattern=in_pattern, optics=optics,
+                seed=100 * seed + 2 * number, ratio=rng.uniform(1, 1.04), theta=rng.uniform(0, np.pi),
+                thickness=(60, 200), support=rng.uniform(0.1, 0.5))
 
 
 def crystals(seed, count):
-    """Yield scans of single crystals: material, zone axis and the simulated scan."""
+    """Yield scans of single crystals: material, zone axis and a function that simulates the scan."""
     rng = np.random.default_rng((seed, 1))
     for number, (name, crystal) in enumerate(list(MATERIALS.items())[:count]):
         for zone, rows in ZONES.items():
@@ -67,14 +73,35 @@ def crystals(seed, count):
             tilt[:2, 2] = np.radians(rng.uniform(-0.5, 0.5, 2))
             tilt[2, :2] = -tilt[:2, 2]
             frames = np.broadcast_to(tilt @ zone_axis([int(k) for k in zone], rows), (6, 6, 3, 3))
-            yield name, zone, simulate_known(crystal, frames, thickness=rng.uniform(50, 150), seed=100 * seed + number,
-                                             ratio=rng.uniform(1, 1.04), theta=rng.uniform(0, np.pi))
+            yield name, zone, partial(
+                simulate_known, crystal, frames, thickness=rng.uniform(50, 150), seed=100 * seed + number,
+                ratio=rng.uniform(1, 1.04), theta=rng.uniform(0, np.pi))
 
 
 def known_ellipse(truth, rng):
     """The ellipse of a scan as `measure_ellipse` would give it."""
     vector = ellipse_vector(truth["a"], truth["b"], truth["theta"]) + rng.normal(0, ELLIPSE_SIGMA, 2)
     return Ellipse(*ellipse_axes(vector), vector, ELLIPSE_SIGMA**2 * np.eye(2), Decision(True))
+
+
+def evidence(scan, dose):
+    """Truth, pooled patterns, noise model and disks of a scan at one dose."""
+    truth, counts = scan.truth, as_scan(scan.counts(dose))
+    origin = np.stack([truth["qx0"].ravel(), truth["qy0"].ravel()], 1)
+    noise = NoiseModel(1.0, 0.0, 0.0, np.zeros(counts.pattern_shape, bool), counting=True, dose=float(dose))
+    pooled = pool(counts, truth["qx0"], truth["qy0"], noise)
+    spots = measure_spots(counts, origin, np.ones(len(origin), bool), truth["radius"], noise, np.zeros(2))
+    return truth, pooled, noise, spots
+
+
+def kept_evidence(path, simulate, dose):
+    """The evidence, read from a file or written to it; without a path, computed."""
+    if path is not None and path.exists():
+        return pickle.loads(path.read_bytes())
+    found = evidence(simulate(), dose)
+    if path is not None:
+        path.write_bytes(pickle.dumps(found))
+    return found
 
 
 def bounds(scan, step=0.5, azimuths=240):
@@ -101,8 +128,8 @@ def print_bounds(seed, count):
     """Print the bounds of all scans and their rms at each dose."""
     found = []
     print(f"{'material':8} {'kind':7} {'dose':>6} {'known profile, %':>17} {'unknown background, %':>22}")
-    for name, kind, scan in cases(seed, count):
-        found.append(bounds(scan))
+    for name, kind, simulate in cases(seed, count):
+        found.append(bounds(simulate()))
         for dose in DOSES:
             known, free = 100 * np.array(found[-1]) / np.sqrt(dose)
             print(f"{name:8} {kind:7} {dose:6} {known:17.3f} {free:22.3f}", flush=True)
@@ -118,20 +145,20 @@ def main():
     parser.add_argument("--wrong", type=int, default=4, help="wrong standards of each scan")
     parser.add_argument("--crystals", action="store_true", help="single crystals")
     parser.add_argument("--bounds", action="store_true", help="print the Cramer-Rao bounds only")
+    parser.add_argument("--keep", type=Path, help="folder of the pooled patterns and disks")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.bounds:
         return print_bounds(arguments.seed, arguments.materials)
     right, wrong_accepted, wrong_total, rng = [], 0, 0, np.random.default_rng(arguments.seed)
     print(f"{'material':8} {'kind':7} {'dose':>6} {'standard':8} {'from':6} {'error, %':>9} {'sigma, %':>9}  flags")
-    for name, kind, scan in (crystals if arguments.crystals else cases)(arguments.seed, arguments.materials):
-        truth = scan.truth
-        origin = np.stack([truth["qx0"].ravel(), truth["qy0"].ravel()], 1)
+    if arguments.keep is not None:
+        arguments.keep.mkdir(parents=True, exist_ok=True)
+    for name, kind, simulate in (crystals if arguments.crystals else cases)(arguments.seed, arguments.materials):
+        simulate = cache(simulate)  # once for all doses
         for dose in DOSES:
-            counts = as_scan(scan.counts(dose))
-            noise = NoiseModel(1.0, 0.0, 0.0, np.zeros(counts.pattern_shape, bool), counting=True, dose=float(dose))
-            pooled = pool(counts, truth["qx0"], truth["qy0"], noise)
-            spots = measure_spots(counts, origin, np.ones(len(origin), bool), truth["radius"], noise, np.zeros(2))
+            stem = f"{arguments.seed}_{name}_{kind}_{dose}.pickle"
+            truth, pooled, noise, spots = kept_evidence(arguments.keep and arguments.keep / stem, simulate, dose)
             ellipse = known_ellipse(truth, rng) if arguments.crystals else None
             for standard in (name, *WRONG[MATERIALS[name].prototype][: arguments.wrong]):
                 size = measure_pooled_size(pooled, truth["radius"], noise, standard, ellipse, spots)

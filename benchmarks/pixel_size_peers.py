@@ -41,7 +41,8 @@ def write(folder, materials, seed):
     import py4dstem_prenet  # noqa: F401
 
     torch.set_num_threads(1)
-    for number, (name, kind, scan) in enumerate(cases(seed, materials)):
+    for number, (name, kind, simulate) in enumerate(cases(seed, materials)):
+        scan = simulate()
         crystal, truth = MATERIALS[name], scan.truth
         for dose in DOSES:
             counts = scan.counts(dose)

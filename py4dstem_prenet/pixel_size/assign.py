@@ -50,6 +50,12 @@ class Assignment:
         Margins to the other pixel sizes of the standard, ascending.
     lattices : dict
         Margins to lattices other than that of the standard, each with a cell of the best size, by name.
+
+    Examples
+    --------
+    >>> found = Assignment(0.02, 0.03, (6.0,), {"W": 12.0, "Si": 20.0})
+    >>> found.margin, found.other, found.lattice_margin
+    (6.0, 'W', 12.0)
     """
 
     scale: float

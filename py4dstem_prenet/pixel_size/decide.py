@@ -107,6 +107,12 @@ def assignment_doubts(assignment: Assignment, standard: str) -> list[Flag]:
     -------
     list of Flag
         The reasons; empty if the assignment is accepted.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.pixel_size import Assignment
+    >>> [flag.name for flag in assignment_doubts(Assignment(0.02, 0.03, (20.0,), {"W": 1.0}), "Au")]
+    ['pixel_size_other_lattice']
     """
     posterior = posterior_of(assignment)
     if posterior >= MIN_POSTERIOR:
@@ -154,7 +160,7 @@ def _systematics(disks):
 
 
 def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment, evidence: str, reference: float,
-                      doubt: float = 0.0, variation: float = 0.0, confirmed: bool = False) -> PixelSize:
+                      doubt: float = 0.0, confirmed: bool = False) -> PixelSize:
     """Accept or refuse a fitted pixel size.
 
     Parameters
@@ -171,9 +177,6 @@ def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment,
         Radius to which the distortions refer, pixels.
     doubt : float
         Relative sigma of the pixel size due to suspected distortions.
-    variation : float
-        Relative variation of the lattice over the scan, rms, if it is significant. It is added to the sigma, since only
-        a part of the scan may be the standard.
     confirmed : bool
         Whether other evidence of the same scan has accepted the assignment.
 
@@ -183,6 +186,7 @@ def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment,
         The pixel size, with the decision.
     """
     disks = evidence == "disks"
+    variation = fit.variation  # added to the sigma, since only a part of the scan may be the standard
     factor, systematic = (1.0, SPOT_SYSTEMATIC) if disks else (SIGMA_FACTOR, SYSTEMATIC)
     relative = float(np.sqrt((factor * fit.sigma("scale")) ** 2 + systematic**2 + doubt**2 + variation**2))
     errors, sigmas = fit.ring_errors, factor * fit.ring_sigmas

@@ -70,6 +70,8 @@ class JointFit:
     ring_errors, ring_sigmas : numpy.ndarray
         (k,), relative difference between measured and predicted radius of each ring, and its standard error; NaN if the
         radius was not measured.
+    variation : float
+        Relative variation of the lattice over the scan, rms, if disks show that it is significant.
     """
 
     scale: float
@@ -84,6 +86,7 @@ class JointFit:
     fit: ProfileFit
     ring_errors: np.ndarray
     ring_sigmas: np.ndarray
+    variation: float = 0.0
 
     def sigma(self, name) -> float:
         """Return the standard error of a parameter.
@@ -156,6 +159,14 @@ class State:
         -------
         numpy.ndarray, shape (k,)
             Radii in pixels.
+
+        Examples
+        --------
+        >>> from py4dstem_prenet.pixel_size import Shape, State, find_standard
+        >>> start = State(0.02, np.zeros(2), np.zeros(2), Shape(5.0, 0.6), 0.01, np.zeros(2), 64.0, (12.0, 60.0),
+        ...               Shape(5.0, 0.6), 1e-4 * np.eye(2))
+        >>> start.distances(find_standard("Au"))[:2].round(2).tolist()  # 21.23 and 24.52 without the radial term
+        [21.26, 24.56]
         """
         ideal = standard.g / self.scale
         return ideal * (1 + self.barrel * (ideal / self.reference) ** 2)

@@ -38,7 +38,6 @@ from . import (
     fit_joint,
     fit_spots,
     joint_of,
-    lattice_variation,
     measure_spots,
     radial_data,
     shrunk,
@@ -203,8 +202,7 @@ def _from_spots(spots, standard, vector, covariance, reference):
         return None
     if spots.grains < MIN_RING_GRAINS:
         doubt = float(np.hypot(doubt, CRYSTAL_SYSTEMATIC))
-    return partial(decide_pixel_size, fit, standard, assignment, "disks", reference, doubt,
-                   lattice_variation(spots, fit, standard, reference))
+    return partial(decide_pixel_size, fit, standard, assignment, "disks", reference, doubt)
 
 
 def _from_rings(pooled, standard, span, start, radius, noise, reference):

@@ -149,6 +149,12 @@ def close_pairs(radius, sigma, rings):
     -------
     disk, ring : numpy.ndarray of int, shape (p,)
         Indices of the disk and the ring of each pair.
+
+    Examples
+    --------
+    >>> disk, ring = close_pairs(np.array([20.1, 40.0]), np.full(2, 0.1), np.array([20.0, 20.5, 30.0]))
+    >>> disk.tolist(), ring.tolist()
+    ([0, 0], [0, 1])
     """
     first = np.searchsorted(rings, radius - REACH_SIGMAS * sigma)
     count = np.searchsorted(rings, radius + REACH_SIGMAS * sigma) - first
@@ -168,6 +174,12 @@ def density_of(difference, sigma) -> np.ndarray:
     -------
     numpy.ndarray
         The density.
+
+    Examples
+    --------
+    >>> at_mean, far = density_of(np.array([0.0, 1.0]), 0.1)
+    >>> round(float(far / at_mean), 5)  # 4e-22 for a normal distribution
+    0.00011
     """
     z = (difference / sigma) ** 2 / ERROR_DOF
     return np.exp(_LOG_STUDENT - (ERROR_DOF + 1) / 2 * np.log1p(z)) / sigma
@@ -198,6 +210,13 @@ def fit_rates(radius, sigma, weight, rings, expected, span: float, start: RingRa
     -------
     RingRates
         The rates.
+
+    Examples
+    --------
+    >>> radius, one = np.array([20.0, 30.0, 20.1, 25.0]), np.ones(4)
+    >>> rates = fit_rates(radius, 0.1 * one, one, np.array([20.0, 30.0]), (np.full(2, 0.5), np.full(2, 2.5)), 30.0)
+    >>> rates.rings.round(1).tolist()
+    [2.0, 1.0]
     """
     levels, stray = (None, None) if start is None else (start.levels, np.array([start.stray * span]))
     return _iterated(radius, sigma, weight, [rings], [expected], span, rounds, levels, stray)[1]

@@ -124,6 +124,11 @@ def background(radii, width) -> np.ndarray:
     -------
     numpy.ndarray, shape (n, m)
         Non-negative columns: powers of the radius, and cubic splines.
+
+    Examples
+    --------
+    >>> background(np.arange(12.0, 60.0, 0.5), 10.0).shape
+    (96, 9)
     """
     powers = (radii[0] / radii[:, None]) ** np.array(BACKGROUND_POWERS)
     intervals = int(np.clip((radii[-1] - radii[0]) / (BACKGROUND_WIDTHS * width), 1, MAX_BACKGROUND_KNOTS))
@@ -198,6 +203,16 @@ def fit_rings(profile: RadialProfile, standard: Standard, scale: float, shape: S
     -------
     ProfileFit
         The fit.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.pixel_size import find_standard
+    >>> gold, radii, shape = find_standard("Au"), np.arange(12.0, 60.0, 0.5), Shape(4.0, 0.6)
+    >>> mean = ring_profiles(radii, gold.g / 0.02, 4.0, 0.6)[0] @ gold.intensity + 0.1
+    >>> profile = RadialProfile(radii, mean, 1e-3 * mean, mean[None], np.ones((1, len(radii))))
+    >>> right, wrong = (fit_rings(profile, gold, scale, shape) for scale in (0.02, 0.021))
+    >>> bool(right.chi2 < 0.01 * wrong.chi2)
+    True
     """
     radii = profile.radii
     base = background(radii, shape.width) if base is None else base
@@ -264,6 +279,12 @@ def independent_samples(residual) -> float:
     -------
     float
         n / (1 + 2 sum of the correlations up to the first that is not positive).
+
+    Examples
+    --------
+    >>> white = np.random.default_rng(0).normal(size=400)
+    >>> independent_samples(white) > 300 > 200 > independent_samples(np.convolve(white, np.ones(5)))
+    True
     """
     n = len(residual)
     r = residual - residual.mean()

@@ -28,6 +28,7 @@ from . import (
     fit_rates,
     ideal_positions,
     larger_covariance,
+    lattice_variation,
 )
 
 # 1/angstrom^2; mean and sigma of the prior of <h^2>, for crystals of 60 to 200 angstrom.
@@ -73,6 +74,8 @@ class SpotFit:
     ring_errors, ring_sigmas : numpy.ndarray
         For all rings of the standard, relative difference between measured and predicted radius, and its standard
         error; NaN for rings without disks.
+    variation : float
+        Relative variation of the lattice over the scan, rms, if it is significant.
     """
 
     state: State
@@ -85,6 +88,7 @@ class SpotFit:
     evidence: float
     ring_errors: np.ndarray
     ring_sigmas: np.ndarray
+    variation: float = 0.0
 
 
 class _Model:
@@ -168,6 +172,21 @@ def fit_spots(spots: Spots, standard: Standard, start: State, span: float, extra
     -------
     SpotFit
         The fit.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.pixel_size import Shape, find_standard
+    >>> gold, rng, number = find_standard("Au"), np.random.default_rng(0), np.arange(60)
+    >>> ring = rng.choice(8, 60, p=gold.intensity[:8] / gold.intensity[:8].sum())
+    >>> radius, phi = gold.g[ring] / 0.02, rng.uniform(0, 2 * np.pi, 60)
+    >>> offset = (radius * [np.cos(phi), np.sin(phi)]).T + rng.normal(0, 0.1, (60, 2))
+    >>> spots = Spots(offset, np.full((60, 2), 0.1), number, np.stack(np.divmod(number, 8), 1), number,
+    ...               np.ones(60, int), 10.0, 60.0)
+    >>> start = State(0.0201, np.zeros(2), np.zeros(2), Shape(0.05, 1.0), 0.0, np.zeros(2), 64.0, spots.span,
+    ...               Shape(0.05, 1.0), 1e-6 * np.eye(2))
+    >>> fit = fit_spots(spots, gold, start, 50.0)
+    >>> bool(abs(np.log(fit.state.scale / 0.02)) < 4 * fit.covariance[0, 0] ** 0.5 < 0.004)
+    True
     """
     names = (*SPOT_NAMES, *extra)
     middle = start if start.nominal_vector is not None else replace(start, nominal_vector=start.vector)
@@ -200,7 +219,10 @@ def fit_spots(spots: Spots, standard: Standard, start: State, span: float, extra
                        unknown, unknown)
     covariance = _covariance(model, rates, prior, spots, standard, excitation, error, arguments)
     errors, sigmas = _ring_errors(model, rates, spots, inside, len(standard.g))
-    return SpotFit(state, excitation, error, names, covariance, rates, inside, evidence, errors, sigmas)
+    radius, weight = model.rings[rates.ring], rates.belongs / model.variance[rates.disk]
+    change = model.radius[rates.disk] / radius - 1
+    variation = lattice_variation(spots, rates.disk, rates.ring, change, weight * radius**2)
+    return SpotFit(state, excitation, error, names, covariance, rates, inside, evidence, errors, sigmas, variation)
 
 
 def _prior(names, state):
@@ -324,4 +346,4 @@ def joint_of(fit: SpotFit, spots: Spots, standard: Standard) -> JointFit:
                        density - rings - below)
     s = fit.state
     return JointFit(s.scale, s.vector, s.center, s.shape, s.barrel, s.threefold, fit.names, fit.covariance, profile,
-                    profile_fit, fit.ring_errors, fit.ring_sigmas)
+                    profile_fit, fit.ring_errors, fit.ring_sigmas, fit.variation)

@@ -59,6 +59,14 @@ class Spots:
         Smallest radius at which disks were searched for, pixels.
     grains : float
         Number of grains, from the number of reflections and the mean number of disks of a pattern.
+
+    Examples
+    --------
+    >>> offset, place = np.array([[20.0, 0.0], [20.1, 0.0], [0.0, 30.0]]), np.array([[0, 0], [0, 1], [0, 1]])
+    >>> spots = Spots(offset, np.full((3, 2), 0.1), np.array([0, 1, 1]), place, np.array([0, 0, 1]),
+    ...               np.array([2, 2, 1]), 10.0, 1.0)
+    >>> spots.span
+    (10.0, 30.0)
     """
 
     offset: np.ndarray
@@ -112,6 +120,15 @@ class Spots:
         -------
         Spots
             The selected disks; their sizes are the numbers of selected disks of the same reflection.
+
+        Examples
+        --------
+        >>> offset, zeros = np.array([[20.0, 0.0], [20.1, 0.0], [0.0, 30.0]]), np.zeros((3, 2), int)
+        >>> spots = Spots(offset, np.full((3, 2), 0.1), zeros[:, 0], zeros, np.array([0, 0, 1]), np.array([2, 2, 1]),
+        ...               10.0, 1.0)
+        >>> fewer = spots.thinned(2)
+        >>> fewer.offset.tolist(), fewer.size.tolist()  # one disk of each reflection
+        ([[20.1, 0.0], [0.0, 30.0]], [1, 1])
         """
         if len(self.pattern) <= count:
             return self
