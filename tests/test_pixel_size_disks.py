@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from drawn_disks import crystal_disks, disks_of, state_of
 
+from py4dstem_prenet.core import has_flag
 from py4dstem_prenet.pixel_size import (
     Assignment,
     assign_spots,
@@ -116,6 +117,19 @@ def test_distortions_beyond_the_ellipse_are_seen_in_disks():
     fit = fit_spots(spots, find_standard("Nb"), state_of(spots, 0.0195), 50.0, ("barrel", "three0", "three1"))
     assert fit.state.barrel == pytest.approx(0.02, abs=0.004)
     assert np.abs(fit.state.threefold - (0.01, -0.008)).max() < 0.003
+
+
+def test_an_approximate_pixel_size_tells_the_rings_of_a_single_crystal_apart():
+    from py4dstem_prenet.pixel_size import measure
+
+    spots, _ = crystal_disks(np.zeros((4, 4)))
+    sizes = {name: measure._from_spots(spots, find_standard(name), np.zeros(2), 1e-8 * np.eye(2), 64.0, 0.0207)()
+             for name in ("Si", "W")}
+    assert sizes["Si"].accepted and sizes["Si"].value == pytest.approx(0.02, rel=2e-3)
+    assert abs(sizes["Si"].value - 0.02) < 3 * sizes["Si"].sigma
+    assert has_flag(sizes["Si"].flags, "crystal_not_tested") and has_flag(sizes["W"].flags, "pixel_size_off_rings")
+    elsewhere = assign_spots(spots, find_standard("Si"), state_of(spots), spots.span, 0.0142, others=False)
+    assert elsewhere is None or abs(np.log(elsewhere.scale / 0.0142)) < 0.12
 
 
 def test_disks_of_one_grain_count_as_one():

@@ -284,7 +284,8 @@ class MeasuringMethods:
         attach_ellipse_map(self._datacube, result)
         return result
 
-    def measure_pixel_size(self, standard, region=None, progress=True, write=None) -> PixelSize:
+    def measure_pixel_size(self, standard, region=None, progress=True, write=None,
+                           approximate=None) -> PixelSize:
         """Measure the pixel size from a known crystal, and write it with `set_Q_pixel_size` if it is accepted.
 
         What is written is the pixel size times sqrt(a/b) of the ellipse in the calibration, so that py4DSTEM, which
@@ -300,6 +301,9 @@ class MeasuringMethods:
             Whether to show a progress bar.
         write : bool, optional
             Whether to write an accepted pixel size; by default True without a region, and False with one.
+        approximate : float, optional
+            Pixel size, 1/angstrom, that is right within 10 %, for example from the camera length. It tells the rings of
+            a single crystal apart, whose name is then not tested.
 
         Returns
         -------
@@ -310,6 +314,11 @@ class MeasuringMethods:
         ------
         PrenetError
             If no origin is set, or the standard is unknown.
+
+        Notes
+        -----
+        Powders and scans of many grains determine their pixel size. The reflections of a single crystal fit several
+        lattices; it needs `approximate`. The search for disks takes longer than `calibrate`.
 
         Examples
         --------
@@ -322,7 +331,8 @@ class MeasuringMethods:
 
         qx0, qy0, radius = read_fitted_origin(self._datacube)
         result = measure_pixel_size(self._datacube, qx0, qy0, radius, noise_of(self._datacube), standard,
-                                    known_ellipse(self._datacube), read_valid(self._datacube), region, progress)
+                                    known_ellipse(self._datacube), read_valid(self._datacube), region, progress,
+                                    approximate)
         if write or (write is None and region is None):
             with undoable(self._datacube):
                 write_pixel_size(self._datacube, result)

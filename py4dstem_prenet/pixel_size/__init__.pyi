@@ -3,6 +3,7 @@ from .assign import (
     MIN_FIRST_RING as MIN_FIRST_RING,
     Assignment as Assignment,
     assign_rings as assign_rings,
+    near as near,
     same_rings as same_rings,
 )
 from .decide import (

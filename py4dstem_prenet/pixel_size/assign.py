@@ -30,6 +30,7 @@ GRID_PX = 0.5  # pixels; step at the outermost radius between two pixel sizes th
 # Rings of two lattices that are compared; relative difference of ratios of |g| up to which they agree; and ratio of
 # heights beyond which a ring is taken for absent (MgO and NaCl: 9, GaAs and fcc: 43).
 COMPARED_RINGS, SAME_RATIO, MAX_HEIGHT_RATIO = 8, 2e-3, 12.0
+APPROXIMATE_RANGE = 0.1  # relative; largest error of an approximate pixel size that the user states
 CANDIDATES = 4  # number of assignments that are refined for each kind of evidence
 
 
@@ -79,7 +80,32 @@ class Assignment:
         return min(self.lattices.values(), default=np.inf)
 
 
-def assign_rings(evidence, standard: Standard):
+def near(scales, approximate: float | None) -> np.ndarray:
+    """Determine which pixel sizes agree with an approximate one.
+
+    Parameters
+    ----------
+    scales : array_like, shape (n,)
+        Pixel sizes, 1/angstrom.
+    approximate : float or None
+        The approximate pixel size; None if it is unknown.
+
+    Returns
+    -------
+    numpy.ndarray of bool, shape (n,)
+        True where the relative difference is less than APPROXIMATE_RANGE.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.pixel_size import near
+    >>> near([0.01, 0.02, 0.04], 0.021).tolist()
+    [False, True, False]
+    """
+    ratio = np.ones(np.shape(scales)) if approximate is None else np.asarray(scales) / approximate
+    return np.abs(np.log(ratio)) < APPROXIMATE_RANGE
+
+
+def assign_rings(evidence, standard: Standard, approximate: float | None = None):
     """Assign the rings of a standard by the joint likelihood of all kinds of evidence.
 
     Parameters
@@ -88,6 +114,8 @@ def assign_rings(evidence, standard: Standard):
         Objects with a `profile` and with `tables` of rings for the shapes that are tried.
     standard : Standard
         The crystal.
+    approximate : float, optional
+        Approximate pixel size, 1/angstrom, if it is known; see `near`.
 
     Returns
     -------
@@ -103,8 +131,10 @@ def assign_rings(evidence, standard: Standard):
     starts, samples, best_shapes = [], [], []
     for e in evidence:
         scales, fits, shapes = scan_scales(e.profile, standard, e.tables)
-        if not len(scales):
+        kept = np.flatnonzero(near(scales, approximate))
+        if not len(kept):
             continue
+        scales, fits, shapes = scales[kept], [fits[k] for k in kept], [shapes[k] for k in kept]
         samples.append(independent_samples(min(fits, key=lambda fit: fit.chi2).residual))
         best_shapes.append(shapes[int(np.argmin(costs(fits, samples[-1])))])
         for k in _basins(scales, costs(fits, samples[-1])):

@@ -25,6 +25,8 @@ MIN_DISTORTION_SIGMAS = 4.5  # standard errors; smallest radial or threefold dis
 MIN_SUSPECTED_SIGMAS = 2.0  # standard errors; smallest distortion whose effect is added to the sigma of the pixel size
 MIN_PROBABILITY = 1e-300  # probability; keeps the significance of a distortion finite
 MAX_DISTORTION = 0.05  # relative, at the reference; a larger distortion shows that the fit failed
+# Fraction of the reflections that must lie on rings of the standard if no other lattice was tried.
+MIN_ON_RINGS = 0.7
 SIGMA_FACTOR = 1.15  # factor on the jackknife sigma of rings, from the errors of simulated scans
 # Relative; systematic error of the pixel size, set on simulated scans. For rings it is due to their shape in thin
 # crystals; for disks, to excitation errors and to contrast that moves disks inward by about 0.01 px.
@@ -203,6 +205,8 @@ def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment,
     flags = [] if confirmed else assignment_doubts(assignment, standard.name)
     if inconsistent:
         flags.append(Flag("pixel_size_inconsistent", {"standard": standard.name, "scatter": 100 * scatter}))
+    if not assignment.lattices and fit.on_rings < MIN_ON_RINGS:
+        flags.append(Flag("pixel_size_off_rings", {"standard": standard.name, "percent": 100 * fit.on_rings}))
     if not relative < MAX_RELATIVE_SIGMA:
         flags.append(Flag("pixel_size_uncertain", {"percent": 100 * relative, "needed": 100 * MAX_RELATIVE_SIGMA}))
     accepted = not flags
@@ -210,6 +214,8 @@ def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment,
         flags.append(Flag("pixel_size_determined", {
             "evidence": evidence, "standard": standard.name, "percent": 100 * relative, "rings": int(checked.sum()),
             "scatter": 100 * scatter}))
+        if not assignment.lattices:
+            flags.append(Flag("crystal_not_tested", {"standard": standard.name}))
     radial, threefold = _systematics(disks)
     barrel_sigma = float(np.hypot(SIGMA_FACTOR * fit.sigma("barrel"), radial))
     three_sigma = float(np.hypot(SIGMA_FACTOR * max(fit.sigma("three0"), fit.sigma("three1")), threefold))

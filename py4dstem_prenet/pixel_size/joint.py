@@ -72,6 +72,8 @@ class JointFit:
         radius was not measured.
     variation : float
         Relative variation of the lattice over the scan, rms, if disks show that it is significant.
+    on_rings : float
+        Fraction of the reflections that lie on rings of the standard; 1 if the evidence is the profile.
     """
 
     scale: float
@@ -87,6 +89,7 @@ class JointFit:
     ring_errors: np.ndarray
     ring_sigmas: np.ndarray
     variation: float = 0.0
+    on_rings: float = 1.0
 
     def sigma(self, name) -> float:
         """Return the standard error of a parameter.

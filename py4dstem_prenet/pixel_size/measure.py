@@ -62,7 +62,7 @@ WIDE_BLUR_PX = 3.5  # pixels; start value of the blur of wide rings whose disks 
 
 @sharing_cores
 def measure_pixel_size(data, qx0, qy0, radius, noise: NoiseModel, standard, ellipse: Ellipse | None = None, valid=None,
-                       region=None, progress=True) -> PixelSize:
+                       region=None, progress=True, approximate: float | None = None) -> PixelSize:
     """Measure the pixel size of a scan of a known crystal.
 
     Parameters
@@ -86,6 +86,9 @@ def measure_pixel_size(data, qx0, qy0, radius, noise: NoiseModel, standard, elli
         Positions to measure; the whole scan by default.
     progress : bool, optional
         Whether to show a progress bar.
+    approximate : float, optional
+        Pixel size, 1/angstrom, that is right within 10 %, for example from the camera length. It tells the rings of a
+        single crystal apart, whose name is then not tested.
 
     Returns
     -------
@@ -95,7 +98,8 @@ def measure_pixel_size(data, qx0, qy0, radius, noise: NoiseModel, standard, elli
     Raises
     ------
     PrenetError
-        If the standard is unknown, no position can be pooled, or the region is invalid.
+        If the approximate pixel size is not positive, the standard is unknown, no position can be pooled, or the region
+        is invalid.
 
     Notes
     -----
@@ -111,6 +115,8 @@ def measure_pixel_size(data, qx0, qy0, radius, noise: NoiseModel, standard, elli
     >>> size = measure_pixel_size(datacube, fit.qx0, fit.qy0, radius, report.noise, "Au")  # doctest: +SKIP
     """
     scan, standard = as_scan(data), find_standard(standard)
+    if approximate is not None and not 0 < approximate < np.inf:
+        raise PrenetError(f"The approximate pixel size must be a positive number of 1/angstrom, not {approximate!r}.")
     use = in_region(region, scan.scan_shape)
     if valid is not None:
         use = use & np.asarray(valid, bool)
@@ -124,12 +130,12 @@ def measure_pixel_size(data, qx0, qy0, radius, noise: NoiseModel, standard, elli
                           "disks" if progress else None)
     if spots is not None and radius is None:
         spots = centered_spots(spots, vector)
-    return measure_pooled_size(pooled, radius, noise, standard, ellipse, spots)
+    return measure_pooled_size(pooled, radius, noise, standard, ellipse, spots, approximate)
 
 
 @sharing_cores
 def measure_pooled_size(pooled: Pooled, radius, noise: NoiseModel, standard, ellipse: Ellipse | None = None,
-                        spots: Spots | None = None) -> PixelSize:
+                        spots: Spots | None = None, approximate: float | None = None) -> PixelSize:
     """Measure the pixel size of pooled patterns.
 
     Parameters
@@ -146,6 +152,8 @@ def measure_pooled_size(pooled: Pooled, radius, noise: NoiseModel, standard, ell
         The elliptical distortion.
     spots : Spots, optional
         Positions of disks, from `measure_spots`.
+    approximate : float, optional
+        Pixel size, 1/angstrom, that is right within 10 %.
 
     Returns
     -------
@@ -164,13 +172,15 @@ def measure_pooled_size(pooled: Pooled, radius, noise: NoiseModel, standard, ell
     if few and (ellipse is None or not ellipse.accepted):
         return unknown_size(standard.name, Flag("pixel_size_without_ellipse"))
     vector, center, covariance = _start(pooled, span, ellipse)
-    decided = None if spots is None else _from_spots(spots, standard, vector, covariance, reference)
+    decided = None if spots is None else _from_spots(spots, standard, vector, covariance, reference,
+                                                          approximate)
     from_spots = None if decided is None else decided()
     if from_spots is not None and (few or from_spots.accepted or _contradicted(from_spots)):
         return from_spots
     if few:
         return unknown_size(standard.name, Flag("pixel_size_no_rings", {"standard": standard.name}))
-    from_rings = _from_rings(pooled, standard, span, (vector, center, covariance), radius, noise, reference)
+    from_rings = _from_rings(pooled, standard, span, (vector, center, covariance), radius, noise, reference,
+                             approximate)
     if from_spots is None:
         return from_rings
     # If rings accept the assignment of disks that is not certain, the disks determine the pixel size.
@@ -182,14 +192,16 @@ def _contradicted(size):
     return not size.decision.numbers["lattice_margin"] > 0
 
 
-def _from_spots(spots, standard, vector, covariance, reference):
+def _from_spots(spots, standard, vector, covariance, reference, approximate):
     """Measure the pixel size from the disks of single patterns; return its decision, or None without an assignment."""
     span = spots.span
     # Rings and disks may have slightly different ellipses, for example if the rings are due to few grains.
     wide = LOOSER**2 * covariance + LOOSE_VECTOR**2 * np.eye(2)
     shape = Shape(POINT_RADIUS_PX, POINT_BLURS_PX[0])
     start = State(1.0, vector, np.zeros(2), shape, 0.0, np.zeros(2), reference, span, shape, wide, vector)
-    assignment = assign_spots(spots, standard, start, span)
+    few = spots.grains < MIN_RING_GRAINS
+    # The reflections of a single crystal fit many lattices. With a pixel size, the user also vouches for the crystal.
+    assignment = assign_spots(spots, standard, start, span, approximate, others=not few or approximate is None)
     if assignment is None:
         return None
 
@@ -200,12 +212,12 @@ def _from_spots(spots, standard, vector, covariance, reference):
         fit, doubt = _fitted(fitted, replace(start, scale=assignment.scale))
     except np.linalg.LinAlgError:
         return None
-    if spots.grains < MIN_RING_GRAINS:
+    if few:
         doubt = float(np.hypot(doubt, CRYSTAL_SYSTEMATIC))
     return partial(decide_pixel_size, fit, standard, assignment, "disks", reference, doubt)
 
 
-def _from_rings(pooled, standard, span, start, radius, noise, reference):
+def _from_rings(pooled, standard, span, start, radius, noise, reference, approximate):
     """Measure the pixel size from the rings of the pooled pattern."""
     unknown = unknown_size(standard.name, Flag("pixel_size_no_rings", {"standard": standard.name}))
     if span[1] - span[0] < MIN_RING_SPAN_PX:
@@ -223,7 +235,8 @@ def _from_rings(pooled, standard, span, start, radius, noise, reference):
     shapes = [Shape(POINT_RADIUS_PX, blur, RELROD) for blur in (*POINT_BLURS_PX, WIDE_BLUR_PX)]
     if radius is not None and radius > factor:
         shapes = [Shape(radius / factor, blur, RELROD) for blur in BLURS_PX] + shapes[1:]
-    assigned = assign_rings([_Evidence(shrunk(profile, factor), shapes)], standard)
+    binned = None if approximate is None else approximate * side * factor
+    assigned = assign_rings([_Evidence(shrunk(profile, factor), shapes)], standard, binned)
     if assigned is None:
         return unknown
     assignment, (shape,) = assigned

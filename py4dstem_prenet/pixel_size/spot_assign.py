@@ -24,6 +24,7 @@ from . import (
     find_standard,
     fit_spots,
     ideal_positions,
+    near,
     same_rings,
     scan_evidence,
 )
@@ -43,7 +44,8 @@ KNOWN_VECTOR, VECTOR_STEP, SEARCHED_SIGMAS, MAX_VECTORS, SHARP_VECTOR = 0.003, 0
 CENTER_REACH_PX, CENTER_VECTOR, CENTER_WIDTHS_PX = 1.0, 0.02, (1.0, 0.5, 0.25)
 
 
-def assign_spots(spots: Spots, standard: Standard, start: State, span):
+def assign_spots(spots: Spots, standard: Standard, start: State, span, approximate: float | None = None,
+                 others: bool = True):
     """Assign disks to the rings of a standard.
 
     Parameters
@@ -56,6 +58,10 @@ def assign_spots(spots: Spots, standard: Standard, start: State, span):
         Ellipse with its covariance; the scale is not used.
     span : tuple of float
         Smallest and largest radius at which disks are found, pixels.
+    approximate : float, optional
+        Approximate pixel size, 1/angstrom, if it is known; see `near`.
+    others : bool, optional
+        Whether other lattices are tried.
 
     Returns
     -------
@@ -64,16 +70,16 @@ def assign_spots(spots: Spots, standard: Standard, start: State, span):
         rings on the detector.
     """
     subset, vectors = _searched(spots, tuple(start.vector), tuple(start.vector_covariance.ravel()))
-    fits = _refined(subset, standard, start, span, vectors, REFINED)
+    fits = _refined(subset, standard, start, span, vectors, REFINED, approximate)
     if not fits:
         return None
     best = fits[0]
-    others = [f for f in fits[1:] if abs(np.log(f.state.scale / best.state.scale)) > BASIN]
-    second = others[0].state.scale if others else np.nan
+    apart = [f for f in fits[1:] if abs(np.log(f.state.scale / best.state.scale)) > BASIN]
+    second = apart[0].state.scale if apart else np.nan
     arguments = (tuple(start.vector), tuple(start.vector_covariance.ravel()), start.reference)
     lattices = {name: 2 * (best.evidence - _evidence_of(spots, name, *arguments))
-                for name in ALTERNATIVES if not same_rings(find_standard(name), standard)}
-    return Assignment(best.state.scale, second, tuple(2 * (best.evidence - f.evidence) for f in others), lattices)
+                for name in ALTERNATIVES if others and not same_rings(find_standard(name), standard)}
+    return Assignment(best.state.scale, second, tuple(2 * (best.evidence - f.evidence) for f in apart), lattices)
 
 
 @lru_cache(maxsize=4)
@@ -171,15 +177,16 @@ def _bunching(spots, vector, center, width=0.0):
     return float((gaussian_filter1d(counts, 2.0) ** 2).sum())
 
 
-def _refined(spots, standard, start, span, vectors, count):
+def _refined(spots, standard, start, span, vectors, count, approximate=None):
     """Fits at the best pixel sizes of a lattice, ordered by decreasing evidence."""
     narrow = replace(start, vector_covariance=SHARP_VECTOR**2 * np.eye(2))
     starts, evidence = [], []
     subset = spots.subset(slice(None, None, SCANNED_EACH)) if len(spots.size) > REFINED_SPOTS / SCANNED_EACH else spots
     for vector in vectors:
         scales, values = scan_spots(subset, standard, replace(narrow, vector=vector), span)
-        starts += [(scale, vector) for scale in scales]
-        evidence += list(values)
+        kept = near(scales, approximate)
+        starts += [(scale, vector) for scale in scales[kept]]
+        evidence += list(values[kept])
     chosen: list[int] = []
     for k in np.argsort(evidence)[::-1]:
         if len(chosen) < count and all(abs(np.log(starts[k][0] / starts[j][0])) > BASIN for j in chosen):

@@ -346,4 +346,5 @@ def joint_of(fit: SpotFit, spots: Spots, standard: Standard) -> JointFit:
                        density - rings - below)
     s = fit.state
     return JointFit(s.scale, s.vector, s.center, s.shape, s.barrel, s.threefold, fit.names, fit.covariance, profile,
-                    profile_fit, fit.ring_errors, fit.ring_sigmas, fit.variation)
+                    profile_fit, fit.ring_errors, fit.ring_sigmas, fit.variation,
+                    float(model.weight[fit.rates.disk] @ fit.rates.belongs / model.weight.sum()))

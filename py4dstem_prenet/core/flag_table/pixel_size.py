@@ -9,15 +9,17 @@ PIXEL_SIZE_FLAGS = (
     ("pixel_size_ambiguous", "refusal",
      "The pixel size is not determined: the rings of {standard} fit with {first:.5f} and with {second:.5f} 1/Å per "
      "pixel. The first has a probability of {posterior:.1f} % ({needed:.0f} % is needed).",
-     "A single crystal shows few rings: measure a powder or a scan of many grains of the standard, and carry its pixel "
-     "size over with calibrate(like=...)."),
+     "A single crystal shows few rings. If you know the pixel size within 10 %, call "
+     "measure_pixel_size(\"{standard}\", approximate=...). Otherwise carry a pixel size over from a scan of many "
+     "grains with calibrate(like=...)."),
     ("pixel_size_other_lattice", "refusal",
      "The pixel size is not determined: the data fit other lattices as well as that of {standard}, such as that of "
      "{other} with another lattice parameter. The probability of {standard} is {posterior:.2g} % ({needed:.0f} % is "
      "needed).",
-     "A single crystal shows too few reflections to tell its lattice from others: carry a pixel size over from a scan "
-     "of many grains with calibrate(like=...), or set the known one with datacube.calibration.set_Q_pixel_size. If "
-     "only a part of the scan is {standard}, name that part with region=... ."),
+     "A single crystal shows too few reflections to tell its lattice from others. If you know the crystal, and the "
+     "pixel size within 10 %, call measure_pixel_size(\"{standard}\", approximate=...). Otherwise carry a pixel size "
+     "over from a scan of many grains with calibrate(like=...). If only a part of the scan is {standard}, name it with "
+     "region=... ."),
     ("pixel_size_without_ellipse", "refusal",
      "The pixel size is not determined: the ellipse is not known, and the reflections of one crystal fit several "
      "lattices with different ellipses.",
@@ -26,8 +28,15 @@ PIXEL_SIZE_FLAGS = (
      "The pixel size is not determined: the rings differ from those of {standard} by {scatter:.2g} % (rms), beyond "
      "their noise.",
      "Check whether the specimen is {standard}."),
+    ("pixel_size_off_rings", "refusal",
+     "The pixel size is not determined: {percent:.0f} % of the reflections lie on rings of {standard} at a pixel size "
+     "near the approximate one.",
+     "Check the approximate pixel size, and whether the specimen is {standard}."),
     ("pixel_size_uncertain", "refusal",
      "The pixel size is not determined: it is uncertain by {percent:.2g} % (at most {needed:.2g} % is allowed)."),
+    ("crystal_not_tested", "info",
+     "The crystal was taken to be {standard} and the approximate pixel size to be right, as you stated. The reflections "
+     "of a single crystal do not test this."),
     ("lattice_varies", "warning",
      "The lattice varies over the scan by {percent:.2g} % (rms), beyond the errors of the disks. The pixel size "
      "assumes that its mean is that of {standard}; the variation is part of the sigma.",
