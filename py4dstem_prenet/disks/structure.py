@@ -130,8 +130,7 @@ def measure_structure(electrons, background: Background, good, readout: float, d
             between = speckle if not np.isfinite(most) else below + (speckle - below) * most / (most - excess)
             return _structure(rng, between, tuple(electrons.shape[1:]), disks)
         lower = speckle, excess if places > MIN_PLACES or not speckle else np.inf
-    # Patterns as wide as those of the largest structure have it; others have disks that no structure explains.
-    return structure if excess <= error and places > MIN_PLACES else Structure()
+    return Structure()
 
 
 def _structure(rng, speckle, shape, disks):
