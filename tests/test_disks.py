@@ -5,6 +5,7 @@ from contextlib import contextmanager
 import numpy as np
 import py4DSTEM
 import pytest
+import torch
 from scipy.ndimage import gaussian_filter
 from scipy.special import erfc
 from typer.testing import CliRunner
@@ -12,7 +13,15 @@ from typer.testing import CliRunner
 import py4dstem_prenet  # noqa: F401
 from py4dstem_prenet import cli
 from py4dstem_prenet.core import PrenetError, as_scan
-from py4dstem_prenet.disks import DiskFinder, find_bragg_disks
+from py4dstem_prenet.disks import (
+    DiskFilter,
+    DiskFinder,
+    find_bragg_disks,
+    measure_background,
+    measure_structure,
+    speckle_fields,
+)
+from py4dstem_prenet.fits import Aperture
 from py4dstem_prenet.origin import BeamLocator, kept_locator
 
 SIDE, RADIUS, SPACING = 96, 5.0, 17.0
@@ -103,6 +112,21 @@ class TestFalseDisks:
         expected = (1 - bragg["probability"]).sum() / len(truth)
         assert 0.5 < expected < 1.5
         assert (bragg["probability"][bragg["significance"] > 8] > 0.99).all()
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("dose", [2, 20])
+    def test_speckles_beyond_those_of_thin_films_are_measured(self, dose):
+        """The relative rms over an aperture, within a fifth; four scans were within 4 %."""
+        rng, shape = np.random.default_rng(1), (60, 60)
+        disks = DiskFilter(Aperture(4.9, 0.3, (0.0, 0.0)), shape)
+        fields = speckle_fields(rng, 48, shape, disks, 2.2)
+        over = (disks.sums(torch.from_numpy(fields.astype(np.float32)), 0) / disks.area)[:, 5:-5, 5:-5].std()
+        level = dose * np.exp(-np.hypot(*(np.indices(shape) - 29.5)) / 20)
+        electrons = torch.from_numpy(rng.poisson(level * fields).astype(np.float32))
+        good, direct = torch.ones(shape, dtype=torch.bool), np.full((48, 2), 29.5)
+        background = measure_background(electrons, good, 0.0, disks, direct)
+        structure = measure_structure(electrons, background, good, 0.0, disks, direct)
+        assert structure.relative == pytest.approx(float(over), rel=0.2)
 
     @pytest.mark.slow
     def test_speckles_of_the_background_are_not_disks(self):

@@ -42,6 +42,27 @@ def test_the_shadow_of_a_stop_is_found(seed):
     assert (found & ~stop).sum() < 0.35 * stop.sum()
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_gaps_between_disks_are_no_stop_where_they_move(seed):
+    """A dense lattice of disks in few pixels, strong counts, dark between them: the sum has a shadow in the gaps."""
+    rng = np.random.default_rng(seed)
+    x, y = np.indices((60, 60))
+    cells = 15 * np.stack(np.meshgrid(*(np.arange(-3, 4),) * 2, indexing="ij"), -1).reshape(-1, 2)
+    center, between, parts = np.array([29.0, 31.0]), np.array([36.5, 38.5]), []
+    for row, column in np.ndindex(4, 4):
+        move = 3.0 * np.array([row - 1.5, column - 1.5])
+        disks = sum(np.hypot(x - u, y - v) < 4.9 for u, v in center + move + cells)
+        parts.append(rng.poisson(1000 * disks / (1 + (np.hypot(*([x, y] - center[:, None, None])) / 30) ** 2) + 10))
+    total, good = np.sum(parts, 0), np.ones((60, 60), bool)
+    assert find_stop(total, good, between)[37, 38]
+    assert find_stop(total, good, between, parts) is None
+    stop = np.hypot(*([x, y] - between[:, None, None])) < 9
+    stop |= (np.abs(y - between[1]) < 6) & (x > between[0])
+    parts = [rng.poisson(np.where(stop, 0.02, 1.0) * part) for part in parts]
+    found = find_stop(np.sum(parts, 0), good, between, parts)
+    assert (found & stop).sum() > 0.8 * stop.sum()
+
+
 def test_a_bright_beam_has_no_stop():
     center = (80.0, 76.0)
     rho = np.hypot(*(np.indices((SIDE, SIDE)) - np.reshape(center, (2, 1, 1))))

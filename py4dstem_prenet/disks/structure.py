@@ -23,8 +23,9 @@ from . import Background, DiskFilter, disk_significance, measure_background, out
 
 MIN_FREE_APERTURE, MIN_FREE_RING = 0.95, 0.5  # fractions; smallest parts of aperture and ring without disks
 # Variances over squared mean that are tried for a field of speckles. Fully developed speckles have 1 in a point; those
-# of thin amorphous carbon 1.2, with the law of `speckle_fields` (benchmarks/speckles.py).
-SPECKLES = (0.0, 0.03, 0.1, 0.25, 0.6, 1.5)
+# of thin amorphous carbon 1.2, with the law of `speckle_fields` (benchmarks/speckles.py). The last one leaves room for
+# the error of the widths that are compared.
+SPECKLES = (0.0, 0.03, 0.1, 0.25, 0.6, 1.5, 4.0)
 LOWER_QUANTILE = 0.1587  # probability; of a normal distribution, it lies one standard deviation below the median
 QUANTILE_ERROR = 1.2  # fraction of the width; its standard error for one aperture
 MOST_PATTERNS = 48  # patterns, measured and simulated; number from which structure is measured, for speed
@@ -110,7 +111,8 @@ def measure_structure(electrons, background: Background, good, readout: float, d
     Returns
     -------
     Structure
-        The smallest structure that explains the width of the measured distribution; none if none does.
+        The smallest structure that explains the width of the measured distribution; none if a smooth background
+        explains it within its error, or if no structure does.
     """
     some = np.unique(np.linspace(0, len(electrons) - 1, MOST_PATTERNS).astype(int))
     electrons, direct = electrons[some], direct[some]

@@ -108,13 +108,13 @@ def resolved(scan: Scan, noise: NoiseModel, first: FirstGuess) -> FirstGuess:
     return replace(first, position=position, visible=visible, probability=float(probability[chosen]), places=places)
 
 
-def is_hidden(scan: Scan, noise: NoiseModel, first: FirstGuess) -> bool:
+def is_hidden(sums, noise: NoiseModel, first: FirstGuess) -> bool:
     """Decide whether the direct beam is hidden by a stop, by bad pixels, or outside the detector.
 
     Parameters
     ----------
-    scan : Scan
-        The scan, or a sample of one.
+    sums : numpy.ndarray, shape (n, Qx, Qy)
+        Sums over blocks of the scan, see `block_sums`.
     noise : NoiseModel
         Noise model of the detector.
     first : FirstGuess
@@ -132,7 +132,7 @@ def is_hidden(scan: Scan, noise: NoiseModel, first: FirstGuess) -> bool:
     middle = np.hypot(x - center[0], y - center[1]) < MIN_REACH_PX  # the radius of a hidden disk is unknown
     if not middle.any() or noise.bad_pixels[middle].mean() > MIN_MASKED_FRACTION:
         return True
-    stop = find_stop(_sum(scan, noise)[0], ~noise.bad_pixels, center)
+    stop = find_stop(sums.sum(0), ~noise.bad_pixels, center, sums)
     return (stop is not None and _is_held(stop | noise.bad_pixels)
             and (stop | noise.bad_pixels)[middle].mean() > MIN_SHADOWED_FRACTION)
 

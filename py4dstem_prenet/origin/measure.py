@@ -284,7 +284,7 @@ class BeamLocator:
             if coarse is None:
                 return cls(noise, None, None, Flag("no_beam"), device, None, given, bar, outside=outside)
             ranked = None
-            if given is None and (coarse.visible > 0 or not is_hidden(scan, noise, coarse)):
+            if given is None and (coarse.visible > 0 or not is_hidden(blocks[0], noise, coarse)):
                 ranked = ranked_beam(blocks, noise, coarse, scan.scan_shape)
             if ranked is None:
                 coarse = resolved(scan, noise, coarse)
@@ -293,7 +293,7 @@ class BeamLocator:
                 if ranked.probability < MIN_RANKED_PROBABILITY:  # brightness does not rank a place behind a stop
                     symmetric = resolved(scan, noise, ranked)
                     coarse = symmetric if symmetric.visible < 0 else ranked
-            if is_hidden(scan, noise, coarse):
+            if is_hidden(blocks[0], noise, coarse):
                 # A spot that looks like stray light may be the tails of a beam behind a stop.
                 return cls(all_light, None, None, Flag("hidden_by_stop"), device, coarse, given, bar, outside=outside)
             if coarse.probability < (MIN_BEAM_PROBABILITY if ranked is None else MIN_RANKED_PROBABILITY):

@@ -1,7 +1,9 @@
 """Beam stops that no mask covers, found by their shadow.
 
 The intensity falls with the distance from the direct beam for any specimen. Behind a stop it is far below the intensity
-of other azimuths at the same or a larger distance, in a region that reaches the direct beam.
+of other azimuths at the same or a larger distance, in a region that reaches the direct beam. This also holds between
+the disks of a crystal. But a stop is dark at the same place in every part of the scan, while gaps between disks move
+with the descan and turn with the grains.
 """
 
 from __future__ import annotations
@@ -20,10 +22,12 @@ STEP_FRACTION = 1 / 128  # fraction of the frame; width of the rings in which az
 SMOOTHING_FRACTION = 1 / 256  # fraction of the frame, 1 sigma; smoothing of the pattern
 NEAR_FRACTION = 0.03  # fraction of the frame; largest distance of the shadow from the direct beam that it hides
 MIN_STOP_FRACTION, MAX_STOP_FRACTION = 5e-4, 0.4  # fraction of the frame's pixels; smallest and largest area of a stop
+# Fraction of the parts of a scan; most in which a pixel behind a stop is lit: they may hold faulty frames.
+MAX_LIT_PARTS = 0.05
 EDGE_FRACTION = 0.006  # fraction of the frame; margin added around the shadow, since the edge of a stop is blurred
 
 
-def find_stop(mean, good, center) -> np.ndarray | None:
+def find_stop(mean, good, center, parts=()) -> np.ndarray | None:
     """Find the shadow of a beam stop that hides the direct beam.
 
     Parameters
@@ -34,6 +38,8 @@ def find_stop(mean, good, center) -> np.ndarray | None:
         True where a pixel is good.
     center : array_like, shape (2,)
         Approximate position of the direct beam in pixels.
+    parts : array_like, shape (n, Qx, Qy), optional
+        Sums over parts of the scan, in electrons. Pixels that are clearly lit in some of them are not behind a stop.
 
     Returns
     -------
@@ -69,7 +75,14 @@ def find_stop(mean, good, center) -> np.ndarray | None:
     bright = bright[ring]
     level = np.quantile(smooth[good], DARK_QUANTILE)
     noise = np.sqrt(np.maximum(bright, 1) / (4 * np.pi * width**2))
-    shadow = (smooth - level < SHADOW_FRACTION * (bright - level)) & (bright - level > MIN_SHADOW_SIGMAS * noise)
+    limit = level + SHADOW_FRACTION * (bright - level)
+    shadow = (smooth < limit) & (bright - level > MIN_SHADOW_SIGMAS * noise)
+    lit = np.zeros(mean.shape, int)
+    for part in parts:
+        expected = limit * part[good].sum() / mean[good].sum()
+        lit += masked_smooth(part, good, width) - expected > MIN_SHADOW_SIGMAS * np.sqrt(
+            np.maximum(expected, 1) / (4 * np.pi * width**2))
+    shadow &= lit <= MAX_LIT_PARTS * len(parts)
     shadow = ndimage.binary_opening(ndimage.binary_closing(shadow | ~good, iterations=2), iterations=2)
     labels, _ = ndimage.label(shadow)
     near_beam = np.unique(labels[(distance <= max(2.0, NEAR_FRACTION * side)) & shadow])
