@@ -53,6 +53,7 @@ from .given import (
 )
 from .hidden import (
     MIN_BEAM_PROBABILITY as MIN_BEAM_PROBABILITY,
+    centered as centered,
     check_shaded as check_shaded,
     hidden_origin as hidden_origin,
     is_hidden as is_hidden,

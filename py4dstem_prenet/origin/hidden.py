@@ -55,6 +55,10 @@ MAX_COVERED_RADIUS = 0.06  # fraction of the frame; largest radius of a beam of 
 # and powders, 0.49 or more of beams half behind a stop that leaks.
 MAX_ASYMMETRY = 0.35
 MAX_COVERED_MOVE = 0.1  # radii, standard deviation; largest motion of a beam whose sum is tested for a stop
+MASKED_RADII = 1.5  # disk radii; radius about each disk whose pixels belong to it, and not to the diffuse scattering
+# Probability that the center of the diffuse scattering is none of the direct beam, for example that of the tails of a
+# brighter disk; pixels along each axis, distance of this center from the direct beam. Chosen, not measured.
+MISPLACED_CENTER, CENTER_OFFSET_PX = 0.1, 1.0
 # Standard errors; a larger symmetry deficit counts as this many, since its errors are not Gaussian.
 MAX_SHORT_SIGMAS = 2.0
 
@@ -106,6 +110,50 @@ def resolved(scan: Scan, noise: NoiseModel, first: FirstGuess) -> FirstGuess:
     visible = first.visible if chosen == 0 else 1.0 if stops[chosen] is None else -1.0
     position = first.position + trials[chosen].center - first.places[0, :2]
     return replace(first, position=position, visible=visible, probability=float(probability[chosen]), places=places)
+
+
+def centered(scan: Scan, noise: NoiseModel, first: FirstGuess) -> FirstGuess:
+    """Choose among the disks that may be the direct beam by the center of the diffuse scattering.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan, or a sample of one.
+    noise : NoiseModel
+        Noise model of the detector.
+    first : FirstGuess
+        The first guess of the beam, with a probability of each disk.
+
+    Returns
+    -------
+    FirstGuess
+        The guess with new probabilities, at the most probable disk; unchanged if there is no diffuse scattering.
+
+    Notes
+    -----
+    The center is measured from the pixels between the disks, which decided neither by their brightness nor by their
+    positions. If the direct beam is at a disk, the center is normally distributed about it with its standard error, or,
+    with a probability of MISPLACED_CENTER, it lies anywhere else.
+    """
+    mean, readout = _sum(scan, noise)
+    x, y = (np.arange(n)[:, None] - q for n, q in zip(mean.shape, first.places[:, :2].T, strict=True))
+    disks = (np.hypot(x[:, None], y[None]) < MASKED_RADII * first.radius).any(-1)
+    good = ~noise.bad_pixels & ~disks  # a bright disk is the center of its own pixels
+    place = _supported_place(mean, good, readout, first)
+    if place is None:
+        return first
+    halo = halo_center(mean, good, place, readout)
+    if not np.isfinite(halo.sigma):
+        return first
+    distance = np.hypot(*(first.places[:, :2] - halo.center).T) / np.hypot(halo.sigma, CENTER_OFFSET_PX)
+    weight = first.places[:, 2] * np.maximum(np.exp(-0.5 * distance**2), MISPLACED_CENTER)
+    probability = weight / weight.sum()
+    best = int(probability.argmax())
+    position = first.position
+    if first.places[:, 2].argmax() != best:
+        position = position - np.median(position, axis=0) + first.places[best, :2]
+    places = np.column_stack([first.places[:, :2], probability])[np.argsort(-probability)]
+    return replace(first, position=position, probability=float(probability[best]), places=places)
 
 
 def is_hidden(scan: Scan, noise: NoiseModel, first: FirstGuess) -> bool:

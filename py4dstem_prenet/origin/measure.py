@@ -42,6 +42,7 @@ from . import (
     GivenBeam,
     Located,
     block_sums,
+    centered,
     check_diffuse,
     check_edges,
     check_shaded,
@@ -294,7 +295,10 @@ class BeamLocator:
                 coarse = ranked
                 if ranked.probability < MIN_RANKED_PROBABILITY:  # brightness does not rank a place behind a stop
                     symmetric = resolved(scan, noise, ranked)
-                    coarse = symmetric if symmetric.visible < 0 else ranked
+                    if symmetric.visible < 0:
+                        coarse = symmetric
+                    elif symmetric is not ranked:  # diffuse scattering alone may follow the brightest disk
+                        coarse = centered(scan, noise, ranked)
             if is_hidden(scan, noise, coarse):
                 # A spot that looks like stray light may be the tails of a beam behind a stop.
                 return cls(all_light, None, None, Flag("hidden_by_stop"), device, coarse, given, bar, outside=outside)
