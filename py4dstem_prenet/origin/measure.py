@@ -298,7 +298,8 @@ class BeamLocator:
                     if symmetric.visible < 0:
                         coarse = symmetric
                     elif symmetric is not ranked:  # diffuse scattering alone may follow the brightest disk
-                        coarse = centered(scan, noise, ranked)
+                        chosen = centered(scan, noise, ranked)
+                        coarse = chosen if chosen.probability >= MIN_RANKED_PROBABILITY else ranked
             if is_hidden(scan, noise, coarse):
                 # A spot that looks like stray light may be the tails of a beam behind a stop.
                 return cls(all_light, None, None, Flag("hidden_by_stop"), device, coarse, given, bar, outside=outside)
