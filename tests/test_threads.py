@@ -54,10 +54,9 @@ def test_threads_follow_what_other_processes_leave(monkeypatch):
 def test_whatever_reads_a_whole_scan_shares_the_cores():
     """A measurement with a thread for each core took ten times as long beside other processes."""
     import py4dstem_prenet as prenet
-    from py4dstem_prenet import denoising, disks, ellipse, probe, resampling, review, rotation
+    from py4dstem_prenet import denoising, disks, ellipse, resampling
 
     for function in (prenet.calibrate, prenet.measure_origin, prenet.measure_ellipse, ellipse.map_ellipse,
-                     prenet.measure_pixel_size, rotation.measure_rotation, probe.measure_probe, disks.find_bragg_disks,
-                     denoising.denoise, denoising.check_denoising, prenet.check_origin, ellipse.check_ellipse,
-                     resampling.corrected, review.review):
+                     prenet.measure_pixel_size, disks.find_bragg_disks, denoising.denoise, denoising.check_denoising,
+                     denoising.finetune, prenet.check_origin, ellipse.check_ellipse, resampling.corrected):
         assert hasattr(function, "__wrapped__"), function.__name__

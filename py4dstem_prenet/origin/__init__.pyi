@@ -60,6 +60,7 @@ from .hidden import (
 )
 from .kept import keep_locator as keep_locator, kept_locator as kept_locator
 from .learn import learn_beam as learn_beam
+from .lighting import is_smoothly_lit as is_smoothly_lit
 from .measure import BeamLocator as BeamLocator, check_mask as check_mask, measure_origin as measure_origin
 from .plateau import (
     on_plateau as on_plateau,

@@ -55,6 +55,7 @@ from . import (
     given_beam,
     hidden_origin,
     is_hidden,
+    is_smoothly_lit,
     learn_beam,
     on_plateau,
     origin_from_rings,
@@ -246,6 +247,8 @@ class BeamLocator:
                 return cls(noise, None, None, Flag("no_beam"), device)
             region = None if given is None else given.region
             blocks = block_sums(scan, noise, region=region)
+            if given is None and is_smoothly_lit(blocks[0].sum(0), ~noise.bad_pixels):
+                return cls(noise, None, None, Flag("smoothly_lit"), device)
             readout = noise.readout / noise.gain * blocks[1].sum() ** 0.5
             bar = find_bar(blocks[0].sum(0), ~noise.bad_pixels, readout)
             if bar is not None:  # from here on, the bar is treated as masked

@@ -15,7 +15,6 @@ from numbers import Real
 import numpy as np
 from scipy.special import erfc
 
-from ..compute import sharing_cores
 from ..core import MIN_RADIUS_SIGMA, Decision, Flag, NoiseModel, PrenetError, ProbeImage, as_scan, ellipse_matrix
 from ..fits import fit_disk, pool
 from .thin import INNER_PART, choose_thin
@@ -32,7 +31,6 @@ MAX_CENTER_SIGMA_PX = 0.05  # pixels; largest standard error of the center for w
 GROUPS = 4  # groups of parts of the scan, each left out once for the standard errors of center and radius
 
 
-@sharing_cores
 def measure_probe(data, qx0, qy0, radius, noise: NoiseModel, valid=None, pixel_size=None, voltage=None,
                   progress=True) -> ProbeImage:
     """Measure the image of the probe.

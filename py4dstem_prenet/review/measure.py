@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from ..compute import sharing_cores
 from ..core import NoiseModel, PrenetError, as_scan, sample_positions, stage_bar
 from ..denoising import UNCHANGED, WITH_NEIGHBORS, check_denoising, denoise
 from ..descan import fit_origin
@@ -44,7 +43,6 @@ SLOW_STAGES = "check of denoising", "denoised part", "check of the origin", "che
 MAX_IMAGE_SIDE = 128  # scan positions, side of the largest scan whose virtual images are compared with residuals
 
 
-@sharing_cores
 def review(datacube, device="auto", progress=True, fast=False) -> Review:
     """Review a calibrated scan.
 

@@ -19,7 +19,6 @@ from functools import partial
 
 import numpy as np
 
-from ..compute import sharing_cores
 from ..core import Flag, NoiseModel, PrenetError, Rotation, as_scan, ellipse_matrix
 from . import (
     CENTER_OF_MASS,
@@ -41,7 +40,6 @@ MAX_SIGN_DEGREES = 15.0  # degrees; largest difference from the rotation of the 
 MIN_SCAN_SIDE = 8  # positions; smallest side of a scan: a smaller scan contains too few waves
 
 
-@sharing_cores
 def measure_rotation(data, qx0, qy0, radius, noise: NoiseModel, valid=None, ellipse=None, feature=None,
                      progress=True) -> Rotation:
     """Measure the rotation and the flip between the scan and its patterns.

@@ -16,6 +16,10 @@ ORIGIN_FLAGS = (
      "No beam was found: the sums over blocks of the scan look like noise.",
      "Check that the beam was on and on the detector, and that the right data set was read; if the mean pattern shows "
      "the direct beam, pass center=(qx, qy)."),
+    ("smoothly_lit", "refusal",
+     "No beam was found: the frame is smooth, as a detector that is unevenly lit.",
+     "Check that the beam was on and on the detector, and that the right data set was read; if the mean pattern shows "
+     "the direct beam, pass center=(qx, qy)."),
     ("nothing_located", "refusal",
      "No position shows a beam that can be located.",
      "Look at single patterns with datacube.prenet.view(); if they show the direct beam, pass center= and radius=."),

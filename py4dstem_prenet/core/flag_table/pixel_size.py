@@ -35,8 +35,8 @@ PIXEL_SIZE_FLAGS = (
     ("pixel_size_uncertain", "refusal",
      "The pixel size is not determined: it is uncertain by {percent:.2g} % (at most {needed:.2g} % is allowed)."),
     ("crystal_not_tested", "info",
-     "The crystal was taken to be {standard} and the approximate pixel size to be right, as you stated. The reflections "
-     "of a single crystal do not test this."),
+     "The crystal was taken to be {standard} and the approximate pixel size to be right, as you stated. The "
+     "reflections of a single crystal do not test this."),
     ("lattice_varies", "warning",
      "The lattice varies over the scan by {percent:.2g} % (rms), beyond the errors of the disks. The pixel size "
      "assumes that its mean is that of {standard}; the variation is part of the sigma.",
