@@ -1,7 +1,7 @@
 """Pixel size from standards: error, calibration of sigma, refusals and wrong assignments.
 
     python benchmarks/pixel_size.py [--materials N] [--seed S] [--keep FOLDER]
-    python benchmarks/pixel_size.py --crystals [--materials N] [--seed S] [--keep FOLDER]
+    python benchmarks/pixel_size.py --crystals [--approximate ERROR] [--materials N] [--seed S] [--keep FOLDER]
     python benchmarks/pixel_size.py --bounds [--materials N] [--seed S]
 
 Scans of 12 x 12 patterns of 128 x 128 pixels, grains (one in a pattern) and powders (four in a pattern) of ten
@@ -144,6 +144,7 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--wrong", type=int, default=4, help="wrong standards of each scan")
     parser.add_argument("--crystals", action="store_true", help="single crystals")
+    parser.add_argument("--approximate", type=float, help="relative error of an approximate pixel size that is stated")
     parser.add_argument("--bounds", action="store_true", help="print the Cramer-Rao bounds only")
     parser.add_argument("--keep", type=Path, help="folder of the pooled patterns and disks")
     arguments = parser.parse_args()
@@ -160,8 +161,9 @@ def main():
             stem = f"{arguments.seed}_{name}_{kind}_{dose}.pickle"
             truth, pooled, noise, spots = kept_evidence(arguments.keep and arguments.keep / stem, simulate, dose)
             ellipse = known_ellipse(truth, rng) if arguments.crystals else None
+            stated = None if arguments.approximate is None else truth["sampling"] * (1 + arguments.approximate)
             for standard in (name, *WRONG[MATERIALS[name].prototype][: arguments.wrong]):
-                size = measure_pooled_size(pooled, truth["radius"], noise, standard, ellipse, spots)
+                size = measure_pooled_size(pooled, truth["radius"], noise, standard, ellipse, spots, stated)
                 error = float(np.log(size.value / truth["sampling"]))
                 print(f"{name:8} {kind:7} {dose:6} {standard:8} {size.evidence:6} {100 * error:9.3f} "
                       f"{100 * size.relative_sigma:9.3f}  {' '.join(flag.name for flag in size.flags)} "

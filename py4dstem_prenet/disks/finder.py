@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..core import BraggDisks, Flag, PrenetError, Scan
-from ..origin import BeamLocator
+from ..origin import BeamLocator, given_beam
 from . import (
     SAMPLE_BYTES,
     SAMPLE_PATTERNS,
@@ -79,6 +79,10 @@ class DiskFinder:
             If the scan shows no direct beam.
         """
         locator = locator or BeamLocator.learn(scan, mask, device, progress=progress)
+        refusal = locator.refusal
+        if origin is not None and refusal and refusal.name == "beam_ambiguous":  # the origin tells which disk it is
+            center = origin.reshape(*scan.scan_shape, 2).transpose(2, 0, 1)
+            locator = BeamLocator.learn(scan, mask, device, locator.noise, progress, given_beam(scan, center))
         if locator.beam is None:
             flag = locator.refusal or Flag("no_beam")
             raise PrenetError(f"{flag.sentence} Without it, Bragg disks are not searched. {flag.kind.action}".strip())

@@ -25,7 +25,8 @@ MIN_DISTORTION_SIGMAS = 4.5  # standard errors; smallest radial or threefold dis
 MIN_SUSPECTED_SIGMAS = 2.0  # standard errors; smallest distortion whose effect is added to the sigma of the pixel size
 MIN_PROBABILITY = 1e-300  # probability; keeps the significance of a distortion finite
 MAX_DISTORTION = 0.05  # relative, at the reference; a larger distortion shows that the fit failed
-# Fraction of the reflections that must lie on rings of the standard if no other lattice was tried.
+# Fraction of the reflections that must lie on rings of the standard if no other lattice was tried. Simulated single
+# crystals had 0.82 or more, and most wrong lattices 0.39 to 0.56; others have the same rings.
 MIN_ON_RINGS = 0.7
 SIGMA_FACTOR = 1.15  # factor on the jackknife sigma of rings, from the errors of simulated scans
 # Relative; systematic error of the pixel size, set on simulated scans. For rings it is due to their shape in thin

@@ -173,7 +173,7 @@ def measure_pooled_size(pooled: Pooled, radius, noise: NoiseModel, standard, ell
         return unknown_size(standard.name, Flag("pixel_size_without_ellipse"))
     vector, center, covariance = _start(pooled, span, ellipse)
     decided = None if spots is None else _from_spots(spots, standard, vector, covariance, reference,
-                                                          approximate)
+                                                      approximate)
     from_spots = None if decided is None else decided()
     if from_spots is not None and (few or from_spots.accepted or _contradicted(from_spots)):
         return from_spots
