@@ -93,7 +93,7 @@ def test_cautions_follow_from_flags_and_are_few():
     hidden = ORIGIN | {"feature": "center of the rings"}
     many = names({"origin": hidden, "descan": DESCAN}, correlated, Flag("attenuation_unknown", {"quantities": []}))
     cautions = [name for name in many if name.startswith("avoid")]
-    assert cautions[0] == "avoid_direct_beam" and len(cautions) == 3
+    assert cautions[0] == "avoid_direct_beam" and len(cautions) == 4
 
 
 def test_every_statement_can_be_written():

@@ -33,7 +33,7 @@ class ReviewingMethods:
 
         return check_calibration(self._datacube)
 
-    def check_denoising(self, weights=None, device="auto") -> DenoisingCheck:
+    def check_denoising(self, weights=None, device="auto", positions=None) -> DenoisingCheck:
         """Measure how much of strain, rotation and intensities denoising keeps in this scan, and its squared error.
 
         Parameters
@@ -42,6 +42,9 @@ class ReviewingMethods:
             Name of the weights, or a file that `finetune` wrote.
         device : {"auto", "cpu", "cuda", "mps"}, optional
             Where the network runs.
+        positions : int, optional
+            Largest number of scan positions that are checked. More positions make the slopes more certain, and take
+            longer.
 
         Returns
         -------
@@ -61,7 +64,8 @@ class ReviewingMethods:
         """
         from .. import check_denoising
 
-        return check_denoising(self._datacube, weights=weights, device=device)
+        limit = {} if positions is None else {"positions": positions}
+        return check_denoising(self._datacube, weights=weights, device=device, **limit)
 
     def check_origin(self, device="auto") -> OriginCheck:
         """Check the stated sigma of the origin with two halves of the electrons.

@@ -13,7 +13,7 @@ from . import REFUSAL, WARNING, Flag, has_flag
 
 ROUND_SIGMAS = 3.0  # standard errors; a/b - 1 must be smaller for patterns to be called round
 RINGS_CENTER = "center of the rings"  # feature of an origin that was found from rings
-MAX_CAUTIONS = 3  # number; largest of cautions in a summary
+MAX_CAUTIONS = 4  # number; largest of cautions in a summary
 # Stages whose refusals leave the rest of the calibration valid:
 OPTIONAL_STAGES = ("ellipse", "pixel_size", "rotation", "probe", "transfer", "denoising")
 

@@ -166,9 +166,8 @@ def undo(datacube) -> tuple[str, ...]:
 
     kept = datacube.metadata.get(BEFORE)
     if kept is None and (datacube.metadata.get(PROVENANCE) is not None or signatures(datacube)):
-        raise PrenetError("There is nothing to undo in this cube: it is a new one, made by cropping, binning or "
-                          "denoising, or a calibration was undone already. What was there before is kept with the cube "
-                          "that was calibrated: call undo() there, and crop or bin again.")
+        raise PrenetError("There is nothing to undo: only the last change is kept, and it was undone already. If this "
+                          "cube was cropped, binned or denoised, call undo() of the cube that was calibrated.")
     if kept is None:
         raise PrenetError("There is nothing to undo: this package has written nothing into this cube, or that was "
                           "undone already.")

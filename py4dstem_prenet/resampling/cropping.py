@@ -109,7 +109,8 @@ def check_calibration(datacube) -> CalibrationCheck:
             found[name] = Flag("bragg_vectors_stale", {"name": name, "was": _by((*vectors.Rshape, *vectors.Qshape))})
     flags = tuple(found.values()) or (Flag("calibration_current"),)
     if size and not size["unchanged"] and "value" in size:
-        numbers = {"value": float(calibration.get_Q_pixel_size()), "measured": size["value"]}
+        value = float(calibration.get_Q_pixel_size())
+        numbers = {"value": value, "measured": size["value"], "ratio": value / size["value"]}
         flags += (Flag("pixel_size_by_hand", numbers | {key: size[key] for key in ("sigma", "standard")}),)
     return CalibrationCheck(tuple(found), Decision(not found, flags))
 

@@ -69,9 +69,9 @@ CALIBRATION_FLAGS = (
      "{count} of {total} positions so far; nothing is written before the end."),
     ("calibration_current", "info",
      "The calibration belongs to these data."),
-    ("pixel_size_by_hand", "info",
-     "The pixel size in the calibration, {value:.6g}, was set by hand or by another program. It replaced the measured "
-     "one, {measured:.6g} ± {sigma:.1g} 1/Å ({standard}).",
+    ("pixel_size_by_hand", "warning",
+     "The pixel size in the calibration, {value:.6g}, was set by hand or by another program. It is {ratio:.4g} times "
+     "the measured one, {measured:.6g} ± {sigma:.1g} 1/Å ({standard}).",
      "If this was not intended, measure it again: datacube.prenet.measure_pixel_size(...)."),
     ("calibration_missing", "refusal",
      "No origin was measured.",

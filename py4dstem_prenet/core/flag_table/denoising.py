@@ -15,7 +15,7 @@ DENOISING_FLAGS = (
      "It is not known whether denoising keeps these quantities, because their slopes are uncertain by more than 5 "
      "%: {quantities}.",
      "Measure them on the raw counts. With more positions the slopes are more certain: "
-     "py4dstem_prenet.check_denoising(datacube, positions=1024)."),
+     "datacube.prenet.check_denoising(positions=1024)."),
     ("denoising_lowers_error", "info",
      "Denoising lowers the squared error of single pixels to {error:#.2g} ± {sigma:.1g} of that of the raw counts."),
     ("denoising_harmful", "refusal",

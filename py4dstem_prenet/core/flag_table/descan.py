@@ -19,9 +19,9 @@ DESCAN_FLAGS = (
     ("residuals_white", "info",
      "The residuals are noise: {scale:.2f} times the stated sigma, without spatial correlation."),
     ("residuals_correlated", "warning",
-     "The residuals are spatially correlated ({shared:.2g} px rms, {sigmas:.1f} standard errors), probably by "
-     "deflection of the beam in the specimen.",
-     "Use the fitted origin. The measured origins contain the same deflection, and a model with more terms would "
+     "The residuals are spatially correlated ({shared:.2g} px rms, {sigmas:.1f} standard errors), probably because the "
+     "specimen deflects the beam or changes the contrast inside its disk.",
+     "Use the fitted origin. The measured origins contain the same error, and a model with more terms would "
      "follow the specimen."),
     ("residuals_oscillate", "warning",
      "The residuals of neighboring positions have opposite signs ({shared:.2g} px rms along each axis): the beam "

@@ -140,11 +140,11 @@ ORIGIN_FLAGS = (
     ("input_refused", "refusal",
      "{message}"),
     ("origin_sigma_checked", "info",
-     "Measured in two halves of the electrons, the origin scatters by {scatter:.3f} px along each axis, "
-     "{ratio:.2f} ± {sigma:.2f} times the sigma that is stated for half of the electrons ({positions} positions)."),
+     "With half of the electrons, the origin scatters by {scatter:.3f} px along each axis; that is {ratio:.2f} ± "
+     "{sigma:.2f} times what its sigma predicts ({positions} positions)."),
     ("origin_sigma_understated", "warning",
-     "Measured in two halves of the electrons, the origin scatters by {scatter:.3f} px along each axis, "
-     "{ratio:.2f} ± {sigma:.2f} times the sigma that is stated for half of the electrons ({positions} positions).",
+     "With half of the electrons, the origin scatters by {scatter:.3f} px along each axis; that is {ratio:.2f} ± "
+     "{sigma:.2f} times what its sigma predicts ({positions} positions).",
      "Multiply the stated sigma by this factor."),
     ("half_without_beam", "warning",
      "The sigma of the origin was not checked: no direct beam can be located with half of the electrons."),
