@@ -12,6 +12,7 @@ from py4dstem_prenet.pixel_size import (
     assign_spots,
     find_standard,
     fit_spots,
+    lattice_variation,
     posterior_of,
     same_reflections,
 )
@@ -35,6 +36,16 @@ def test_stray_disks_of_one_pattern_are_no_variation_of_the_lattice():
         spots.offset[group] *= change * radius / np.hypot(*spots.offset[group].T)[:, None]
     fit = fit_spots(spots, niobium, state_of(spots, scale, 1e-6), 50.0)
     assert fit.variation == 0 and abs(np.log(fit.state.scale / scale)) < 1e-3
+
+
+def test_a_ring_to_which_no_disk_belongs_does_not_change_the_variation():
+    rng, number = np.random.default_rng(0), np.tile(np.arange(12), 64)
+    spots, _ = crystal_disks(np.zeros((8, 8)), count=12)
+    change = 0.006 * (spots.place[:, 1] > 3) + rng.normal(0, 0.001, 768)
+    pairs = [np.arange(768), number % 2, change, np.full(768, 1e6)]
+    alone = lattice_variation(spots, *pairs)
+    empty = [np.append(values, added) for values, added in zip(pairs, (5, 2, 0.3, 0.0), strict=True)]
+    assert alone == pytest.approx(0.003, rel=0.1) and lattice_variation(spots, *empty) == pytest.approx(alone)
 
 
 def test_a_sample_of_disks_keeps_the_number_of_reflections():

@@ -22,7 +22,8 @@ STEP_FRACTION = 1 / 128  # fraction of the frame; width of the rings in which az
 SMOOTHING_FRACTION = 1 / 256  # fraction of the frame, 1 sigma; smoothing of the pattern
 NEAR_FRACTION = 0.03  # fraction of the frame; largest distance of the shadow from the direct beam that it hides
 MIN_STOP_FRACTION, MAX_STOP_FRACTION = 5e-4, 0.4  # fraction of the frame's pixels; smallest and largest area of a stop
-# Fraction of the parts of a scan; most in which a pixel behind a stop is lit: they may hold faulty frames.
+# Fraction of the parts of a scan; most in which a pixel behind a stop is lit, since a part may hold faulty frames;
+# chosen, with room for a few of 64 parts.
 MAX_LIT_PARTS = 0.05
 EDGE_FRACTION = 0.006  # fraction of the frame; margin added around the shadow, since the edge of a stop is blurred
 

@@ -30,7 +30,7 @@ GRID_PX = 0.5  # pixels; step at the outermost radius between two pixel sizes th
 # Rings of two lattices that are compared; relative difference of ratios of |g| up to which they agree; and ratio of
 # heights beyond which a ring is taken for absent (MgO and NaCl: 9, GaAs and fcc: 43).
 COMPARED_RINGS, SAME_RATIO, MAX_HEIGHT_RATIO = 8, 2e-3, 12.0
-APPROXIMATE_RANGE = 0.1  # relative; largest error of an approximate pixel size that the user states
+APPROXIMATE_RANGE = 0.1  # relative; largest error of a pixel size that the user states; chosen
 CANDIDATES = 4  # number of assignments that are refined for each kind of evidence
 
 

@@ -217,14 +217,10 @@ def scan_spots(spots: Spots, standard: Standard, start: State, span):
 
     Examples
     --------
-    >>> gold, rng, number = find_standard("Au"), np.random.default_rng(0), np.arange(60)
-    >>> ring = rng.choice(8, 60, p=gold.intensity[:8] / gold.intensity[:8].sum())
-    >>> radius, phi = gold.g[ring] / 0.02, rng.uniform(0, 2 * np.pi, 60)
-    >>> offset = (radius * [np.cos(phi), np.sin(phi)]).T + rng.normal(0, 0.1, (60, 2))
-    >>> spots = Spots(offset, np.full((60, 2), 0.1), number, np.stack(np.divmod(number, 8), 1), number,
-    ...               np.ones(60, int), 10.0, 60.0)
-    >>> start = State(1.0, np.zeros(2), np.zeros(2), Shape(0.05, 1.0), 0.0, np.zeros(2), 64.0, spots.span,
-    ...               Shape(0.05, 1.0), 1e-6 * np.eye(2))
+    >>> gold, number, zero, shape = find_standard("Au"), np.arange(8), np.zeros(2), Shape(0.05, 1.0)
+    >>> spots = Spots(np.outer(gold.g[:8] / 0.02, [1, 0]), np.full((8, 2), 0.1), number, np.outer(number, [1, 0]),
+    ...               number, np.ones(8, int), 10.0, 8.0)
+    >>> start = State(1.0, zero, zero, shape, 0.0, zero, 64.0, spots.span, shape, 1e-6 * np.eye(2))
     >>> scales, evidence = scan_spots(spots, gold, start, spots.span)
     >>> bool(abs(scales[evidence.argmax()] / 0.02 - 1) < 0.005)
     True

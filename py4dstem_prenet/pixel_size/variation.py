@@ -49,7 +49,8 @@ def lattice_variation(spots: Spots, disk, ring, change, weight) -> float:
     """
     ring = np.unique(ring, return_inverse=True)[1]
     # Errors that are common to the disks of a ring are none of the lattice.
-    change = change - (np.bincount(ring, weight * change) / np.bincount(ring, weight))[ring]
+    total = np.maximum(np.bincount(ring, weight), np.finfo(float).tiny)  # 0 for a ring to which no disk belongs
+    change = change - (np.bincount(ring, weight * change) / total)[ring]
     number = np.unique(spots.reflection[disk], return_inverse=True)[1]
     part = np.unique(spots.parts(VARIED_SIDE)[disk], return_inverse=True)[1]
     if not len(part):

@@ -17,7 +17,7 @@ ORIGIN_FLAGS = (
      "Check that the beam was on and on the detector, and that the right data set was read; if the mean pattern shows "
      "the direct beam, pass center=(qx, qy)."),
     ("smoothly_lit", "refusal",
-     "No beam was found: the frame is smooth, as a detector that is unevenly lit.",
+     "No beam was found: the mean pattern is smooth, like that of a detector that is unevenly lit.",
      "Check that the beam was on and on the detector, and that the right data set was read; if the mean pattern shows "
      "the direct beam, pass center=(qx, qy)."),
     ("nothing_located", "refusal",
