@@ -19,6 +19,7 @@ from py4dstem_prenet.core import (
     PixelSize,
     conclude,
     ellipse_axes,
+    paragraphs,
 )
 
 ORIGIN = {"feature": "direct beam", "count": 9, "total": 9, "qx0": 31.0, "qy0": 30.0, "sigma": 0.05}
@@ -121,8 +122,8 @@ def test_the_report_begins_with_the_paragraph():
     assert numbers["summary_constant"]["sigma"] == pytest.approx(0.015)  # along one axis
     assert numbers["summary_ellipse"]["ratio"] == pytest.approx(1.04)
     assert numbers["summary_pixel_size"]["value"] == 0.02
-    paragraph = str(found).split("\n\n")[1]
-    assert " ".join(paragraph.split()) == " ".join(flag.sentence for flag in found.summary)
+    shown = [" ".join(part.split()) for part in str(found).split("\n\n")[1:4]]
+    assert shown == [" ".join(flag.sentence for flag in part) for part in paragraphs(found.summary)]
     nothing = np.full((4, 5), np.nan)
     lost = OriginMap(*[nothing] * 4, np.zeros((4, 5), bool), math.nan, Decision(False, (Flag("no_beam"),)))
     assert [flag.name for flag in CalibrationReport(lost, None, None, None).summary] == [

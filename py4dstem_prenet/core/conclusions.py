@@ -25,9 +25,9 @@ def conclude(found: Mapping, flags: Iterable[Flag], refusals: int | None = None)
     ----------
     found : mapping
         "origin": feature, count, total, qx0, qy0, sigma; "descan": model, span_x, span_y, sigma; "ellipse": ratio,
-        sigma, degrees, degrees_sigma; "pixel_size": value, sigma, unit; "rotation": degrees, sigma, flip. Each is a
-        dict of numbers, or missing if it is not known. Sigmas are standard deviations along one axis, px; NaN if they
-        are not known.
+        sigma, degrees, degrees_sigma; "pixel_size": value, sigma, unit; "rotation": degrees, sigma, flip; "disks":
+        name of the Bragg vectors in the cube. Each is a dict, or missing if it is not known. Sigmas are standard
+        deviations along one axis, px; NaN if they are not known.
     flags : iterable of Flag
         The flags of all stages.
     refusals : int, optional
@@ -56,6 +56,29 @@ def conclude(found: Mapping, flags: Iterable[Flag], refusals: int | None = None)
         if name in found:
             statements.append(Flag(sure if np.isfinite(found[name]["sigma"]) else unsure, found[name]))
     return (*statements, *_next(found, flags, refusals), *_cautions(found, flags)[:MAX_CAUTIONS])
+
+
+def paragraphs(flags: Iterable[Flag]) -> list[list[Flag]]:
+    """Divide the flags of a summary into its paragraphs.
+
+    Parameters
+    ----------
+    flags : iterable of Flag
+        What `conclude` returned.
+
+    Returns
+    -------
+    list of list of Flag
+        Results, next steps and cautions; paragraphs without a flag are left out.
+
+    Examples
+    --------
+    >>> [[flag.name for flag in part] for part in paragraphs(conclude({}, ()))]
+    [['summary_no_origin'], ['next_refusals']]
+    """
+    flags = tuple(flags)
+    kinds = [[flag for flag in flags if flag.name.startswith(kind)] for kind in ("summary_", "next_", "avoid_")]
+    return [part for part in kinds if part]
 
 
 def _origin(numbers):
@@ -97,7 +120,8 @@ def _next(found, flags, serious):
     if found["origin"]["feature"] == RINGS_CENTER:  # of a powder or a glass, which have no Bragg disks to find
         return (*first, Flag("next_rings"))
     bad = next((flag.numbers["count"] for flag in flags if flag.name == "bad_pixels"), 0)
-    return (*first, Flag("next_use"), *((Flag("next_repair", {"count": bad}),) if bad else ()))
+    use = Flag("next_map", found["disks"]) if "disks" in found else Flag("next_use")
+    return (*first, use, *((Flag("next_repair", {"count": bad}),) if bad else ()))
 
 
 def _cautions(found, flags):

@@ -323,8 +323,7 @@ def stage_bar(title: str, stages, shown: bool):
                        bar_format="{desc}: {n_fmt} of {total_fmt} stages done, {elapsed}")) as bar:
         def advance():
             bar.update()
-            if bar.n < len(stages):
-                bar.set_description(f"{title}: {stages[bar.n]}")
+            bar.set_description_str(f"{title}: {stages[bar.n]}" if bar.n < len(stages) else title)
 
         yield advance
 

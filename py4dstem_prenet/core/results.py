@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from . import MAX_REPR_LINES, Ellipse, Flag, OriginFit, OriginMap, PixelSize, Result, Rotation, conclude, wrapped
+from . import (
+    MAX_REPR_LINES,
+    Ellipse,
+    Flag,
+    OriginFit,
+    OriginMap,
+    PixelSize,
+    Result,
+    Rotation,
+    conclude,
+    paragraphs,
+    wrapped,
+)
 
 if TYPE_CHECKING:
     from . import NoiseModel, Transfer
@@ -165,7 +177,9 @@ class CalibrationReport(Result):
         return shown
 
     def __str__(self):
-        lines = ["Calibration by py4dstem_prenet", "", wrapped("", " ".join(f.sentence for f in self.summary)), ""]
+        lines = ["Calibration by py4dstem_prenet", ""]
+        for part in paragraphs(self.summary):
+            lines += [wrapped("", " ".join(flag.sentence for flag in part)), ""]
         for title, stage in (("Detector", self.noise), ("Origin", self.origin), ("Descan", self.fit),
                              ("Ellipse", self.ellipse), ("Pixel size", self.pixel_size), ("Rotation", self.rotation),
                              ("Standard", self.transfer)):

@@ -1,4 +1,8 @@
-from .bragg_vectors import save_bragg_vectors as save_bragg_vectors, to_bragg_vectors as to_bragg_vectors
+from .bragg_vectors import (
+    held_disks as held_disks,
+    save_bragg_vectors as save_bragg_vectors,
+    to_bragg_vectors as to_bragg_vectors,
+)
 from .bridges import (
     CalibrationValues as CalibrationValues,
     calibration_values as calibration_values,

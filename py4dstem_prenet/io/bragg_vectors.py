@@ -59,6 +59,22 @@ def to_bragg_vectors(datacube, disks: BraggDisks, weights: str = "intensity") ->
     return vectors
 
 
+def held_disks(datacube) -> str | None:
+    """Return the name of the Bragg vectors in the tree of a DataCube.
+
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The cube.
+
+    Returns
+    -------
+    str or None
+        That of vectors by this package, before those by another author; None if there are none.
+    """
+    return next((name for name in (OTHER_NAME, NAME) if name in datacube.treekeys), None)
+
+
 def _free_name(datacube):
     """Return the name of the vectors in the tree of a cube."""
     if NAME not in datacube.treekeys or DETAILS in datacube.tree(NAME).treekeys:

@@ -16,7 +16,7 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from ..core import ellipse_vector, with_sigma
+from ..core import ellipse_vector, paragraphs, with_sigma
 from . import (
     drawn_radius,
     mark_ellipse,
@@ -40,7 +40,10 @@ from . import (
 )
 
 FIGURE_PAD = 0.7  # font sizes; margin of a figure: a browser's fonts are wider than those measured here
-LAYOUT_ROUNDS = 2  # an image keeps its aspect when the first round resizes it, which moves the labels of its color bar
+# inches; space beside and above an image in its panel, which holds the names of the axes and the color bar
+IMAGE_LEFT, IMAGE_RIGHT, IMAGE_TOP = 0.25, 0.62, 0.08
+MIN_IMAGE_HEIGHT = 0.4  # inches; of a map of a few scan rows
+MAP_SIZE, PATTERN_SIZE, CHECK_SIZE = (2.7, 2.4), (2.9, 2.8), (2.9, 2.2)  # inches; width and height of panels
 MIN_SHOWN_PX = 1e-3  # pixels; smallest length that is written as a number
 _INK = "#012345"  # placeholder color in figures, replaced by the text color of the page
 _STYLE = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK) | {
@@ -87,14 +90,8 @@ def page_html(seen) -> str:
     return template.render(
         name=str(seen.name), made=made, length=_number,
         scan="a single pattern" if single else f"{_by(seen.shape[:2])} positions", pattern=_by(seen.shape[2:]),
-        verdicts=seen.verdicts, overall=seen.overall, summary=_paragraphs(seen.summary),
+        verdicts=seen.verdicts, overall=seen.overall, summary=paragraphs(seen.summary),
         sections=sections, numbers=_numbers(seen), provenance=_provenance(seen.record)) + "\n"
-
-
-def _paragraphs(flags):
-    """Sentences of a summary: results, next steps and cautions, by the first word of the names of its flags."""
-    words = ("summary", "next", "avoid")
-    return [[flag.sentence for flag in flags if flag.name.startswith(word)] for word in words]
 
 
 # --- figures ------------------------------------------------------------------------------------------------
@@ -110,7 +107,7 @@ class Panels:
     def __init__(self, section):
         self.section, self._rows = section, []
 
-    def axes(self, *captions, across=None, size=(2.7, 2.4)):
+    def axes(self, *captions, across=None, size=MAP_SIZE):
         """Add a row of panels.
 
         Parameters
@@ -151,20 +148,39 @@ def _svg(ax, name, caption):
     from markupsafe import Markup
 
     ax.set_title("")
-    text = io.StringIO()
-    for _ in range(LAYOUT_ROUNDS):
-        ax.figure.tight_layout(pad=FIGURE_PAD)
     for part in (ax.figure, *ax.figure.axes):
         part.set_facecolor("none")
+    x, y, width, height = _lay_out_image(ax) if ax.images and ax.get_aspect() == 1 else _lay_out_plot(ax)
+    text = io.StringIO()
     # `savefig` would draw the figure twice.
     FigureCanvasSVG(ax.figure).print_svg(text, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     svg = text.getvalue()
     svg = svg[svg.index("<svg"):].replace(_INK, "currentColor")
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)  # matplotlib repeats ids such as "patch_1"
-    head, body = svg.split(">", 1)
-    box = head.split('viewBox="')[1].split('"')[0]
-    return Markup('<svg viewBox="{}" role="img" aria-label="{}" xmlns:xlink="http://www.w3.org/1999/xlink">{}').format(
-        box, caption, Markup(body.strip()))
+    body = svg.split(">", 1)[1]
+    return Markup('<svg viewBox="{} {} {} {}" role="img" aria-label="{}" '
+                  'xmlns:xlink="http://www.w3.org/1999/xlink">{}').format(
+        *(f"{72 * value:.2f}" for value in (x, y, width, height)), caption, Markup(body.strip()))
+
+
+def _lay_out_image(ax):
+    """Give an image the same place in each panel, and return the part of the figure that is shown, inches.
+
+    A layout by the size of the labels would make images of one row differ in size.
+    """
+    figure, box = ax.figure, ax.viewLim
+    width, height = figure.get_size_inches()
+    side = width - IMAGE_LEFT - IMAGE_RIGHT
+    tall = float(np.clip(side * abs(box.height / box.width), MIN_IMAGE_HEIGHT, side))
+    ax.set_position((IMAGE_LEFT / width, 1 - (IMAGE_TOP + tall) / height, side / width, tall / height))
+    low = figure.get_tightbbox().y0
+    return 0.0, 0.0, width, height - low + IMAGE_TOP
+
+
+def _lay_out_plot(ax):
+    """Fit a plot with its labels into its figure, and return the part of the figure that is shown, inches."""
+    ax.figure.tight_layout(pad=FIGURE_PAD)
+    return 0.0, 0.0, *ax.figure.get_size_inches()
 
 
 def _origin_panels(seen):
@@ -192,7 +208,7 @@ def _pattern_panels(seen):
     unseen = np.count_nonzero(np.asarray(seen.before.weight) <= 0)
     empty = " Dark blue: no data." if unseen > np.count_nonzero(seen.noise.bad_pixels) else ""
     first = panels.axes(f"Mean pattern as recorded, electrons.{empty}",
-                        f"Mean pattern, recentered to whole pixels, electrons.{over}", size=(2.9, 2.8))[0]
+                        f"Mean pattern, recentered to whole pixels, electrons.{over}", size=PATTERN_SIZE)[0]
     show_recentered(seen.before.mean, seen.centered.mean, first,
                     weights=(seen.before.weight, seen.centered.weight))
     show_left_out(first[0], seen.offset, seen.mask, seen.origin.stop, seen.noise.bad_pixels)
@@ -203,13 +219,13 @@ def _pattern_panels(seen):
         beam = panels.axes(f"Direct beam, electrons. Dots: where it falls to half its height.{red}",
                            "The same edge against the azimuth, from +qx toward +qy. With the ellipse removed, a "
                            "round aperture gives a straight line. Remaining waves come from the pixels, from an "
-                           "aperture that is not round, or from disks that overlap.", size=(2.9, 2.8))[0]
+                           "aperture that is not round, or from disks that overlap.", size=PATTERN_SIZE)[0]
         show_beam(after.mean, after.center, radius, ellipse, beam[0], weight=after.weight)
         show_edge(after.mean, after.center, radius, beam[1], vector if vector.any() else None, after.weight)
     if ring is not None:
         polar = panels.axes("Polar, as recorded: an ellipse makes rings wavy. The intensity is divided by the "
                             "smoothed radial profile.",
-                            "Polar, ellipse removed: rings are straight lines.", size=(2.9, 2.8))[0]
+                            "Polar, ellipse removed: rings are straight lines.", size=PATTERN_SIZE)[0]
         show_straightened(after.mean, after.center, vector, polar, after.weight, ring,
                                   1.3 * drawn_radius(after, radius))
     return panels.rows()
@@ -237,7 +253,7 @@ def _rotation_panels(seen):
     if turned.deflection is not None:
         captions.insert(0, "Center of mass about the fitted origin, px, turned into the frame of the scan: arrows show "
                            "where electrons go, in thin specimens toward atoms.")
-    axes = panels.axes(*captions, size=(2.9, 2.8))[0]
+    axes = panels.axes(*captions, size=PATTERN_SIZE)[0]
     if turned.deflection is not None:
         show_deflection(turned, axes[0])
     show_rotation(turned, axes[-1])
@@ -250,21 +266,26 @@ def _denoising_panels(seen):
         return []
     dark = seen.virtual[0, 1]
     order = np.argsort(dark, axis=None)
-    for name, flat in (("strongest scattering", order[-1]), ("typical", order[len(order) // 2])):
+    for name, flat in (("Strongest scattering", order[-1]), ("Typical pattern", order[len(order) // 2])):
         at = np.unravel_index(flat, dark.shape)
+        row, column = np.add(at, seen.part_at)
         show_denoised(seen.raw[at], seen.clean[at], panels.axes(
-            f"{name}: measured, electrons",
-            f"{name}: denoised. Brightness is the intensity to the power 0.3, which shows differences of 0.01 "
-            "electrons, for example a dark ring around a disk.", f"{name}: difference, electrons")[0], power=0.3)
-    images = [f"{detector}, {kind}, electrons" for detector in ("bright field", "annular dark field")
-              for kind in ("measured", "denoised")]
+            f"{name} (scan row {row}, column {column}): measured, electrons.",
+            "The same, denoised. Brightness is the intensity to the power 0.3, which shows differences of 0.01 "
+            "electrons, for example a dark ring around a disk.",
+            "Measured less denoised, electrons.", size=PATTERN_SIZE)[0], power=0.3)
+    spans = [f"{kind} {first} to {first + n - 1}" for kind, first, n in
+             zip(("rows", "columns"), seen.part_at, dark.shape, strict=True)]
+    images = [f"{detector} of scan {' and '.join(spans)}, {kind}, electrons."
+              for detector in ("Bright field", "Annular dark field") for kind in ("measured", "denoised")]
     show_virtual(*seen.virtual, panels.axes(*images, across=2))
-    show_denoising_check(seen.denoising, panels.axes(
-        "squared error on held-out counts, raw = 1; error bars: two sigma", size=(4.2, 2.2))[0, 0])
-    if any(np.isfinite(slope.value) for slope in seen.denoising.slopes.values()):
-        show_slopes(seen.denoising, panels.axes(
-            "variation over the scan kept in denoised patterns; error bars: two sigma; gray: 1 within 5 %",
-            size=(4.2, 2.6))[0, 0])
+    axes = panels.axes(
+        "Squared error on held-out counts, raw = 1; error bars: two sigma.",
+        *(["Variation over the scan that denoised patterns keep; error bars: two sigma; gray: 1 within 5 %."]
+          if any(np.isfinite(slope.value) for slope in seen.denoising.slopes.values()) else []), size=CHECK_SIZE)[0]
+    show_denoising_check(seen.denoising, axes[0])
+    if len(axes) > 1:
+        show_slopes(seen.denoising, axes[1])
     return panels.rows()
 
 
@@ -324,8 +345,12 @@ def _numbers(seen):
     if seen.denoising is not None and seen.denoising.valid:
         error, sigma = (values["denoised"] for values in (seen.denoising.errors, seen.denoising.error_sigmas))
         yield "squared error of denoised patterns", f"{error:#.2g} ± {sigma:.1g} of that of the raw counts"
-        for name, slope in seen.denoising.slopes.items():
-            yield f"slope of denoised patterns, {name}", f"{slope} ({slope.status})"
+        slopes = seen.denoising.slopes
+        for name, slope in slopes.items():
+            if np.isfinite(slope.value):
+                yield f"slope of denoised patterns, {name}", f"{slope} ({slope.status})"
+        if unknown := [name for name, slope in slopes.items() if not np.isfinite(slope.value)]:
+            yield "slopes of denoised patterns that this scan does not determine", ", ".join(unknown)
 
 
 def _digits(number):

@@ -19,6 +19,7 @@ from ..ellipse import check_ellipse, measure_pooled
 from ..fits import Pooled, pool
 from ..io import (
     author_of,
+    held_disks,
     held_quantities,
     noise_of,
     read_mask,
@@ -107,7 +108,7 @@ def review(datacube, device="auto", progress=True, fast=False) -> Review:
         disk_radius = origin.radius if np.isfinite(origin.radius) else None
         covariance, evidence = recorded_ellipse(datacube)
         results |= {"stored": stored_ellipse(datacube.calibration), "stored_covariance": covariance,
-                    "evidence": evidence,
+                    "evidence": evidence, "disks": held_disks(datacube),
                     "rotflip": datacube.calibration.get_QR_rotflip_degrees(),
                     "stored_by": author_of(datacube, "ellipse") or "", "fitted_by": author_of(datacube, "origin") or "",
                     "ellipse": measure_pooled(after, disk_radius, noise, device)}
@@ -203,4 +204,5 @@ def _denoised_part(datacube, used, detectors, noise, device, mode):
     kinds = [noise.electrons(kind.reshape(-1, qx, qy)).reshape(kind.shape) for kind in (data, clean)]
     exact = NoiseModel(1.0, 0.0, 0.0, np.zeros((qx, qy), bool), False, noise.dose)
     images = [virtual_images(kind, *origins, detectors, exact).reshape(2, *kind.shape[:2]) for kind in kinds]
-    return {"raw": kinds[0], "clean": kinds[1], "virtual": np.stack(images)}
+    return {"raw": kinds[0], "clean": kinds[1], "virtual": np.stack(images),
+            "part_at": tuple(along.start for along in part)}

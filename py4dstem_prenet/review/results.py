@@ -84,6 +84,10 @@ class Review:
         A part of the scan in electrons, as measured and denoised.
     virtual : numpy.ndarray or None, shape (2, 2, n, m)
         Virtual images of this part: measured and denoised, bright and dark field.
+    part_at : tuple of int
+        Row and column of the scan at which this part starts.
+    disks : str or None
+        Name of the Bragg vectors in the tree of the DataCube.
     denoising : DenoisingCheck or None
         Check of denoising by split electrons.
     halves : OriginCheck or None
@@ -120,6 +124,8 @@ class Review:
     raw: np.ndarray | None = None
     clean: np.ndarray | None = None
     virtual: np.ndarray | None = None
+    part_at: tuple[int, int] = (0, 0)
+    disks: str | None = None
     denoising: DenoisingCheck | None = None
     halves: OriginCheck | None = None
     ellipse_halves: EllipseCheck | None = None
@@ -168,6 +174,8 @@ class Review:
         if self.stored is not None:
             found["ellipse"] = self.stored_result.summary_numbers()
         found |= self.quantities
+        if self.disks is not None:
+            found["disks"] = {"name": self.disks}
         if self.pixel_size is not None and "pixel_size" in found:
             found["pixel_size"] = {"value": self.pixel_size.value, "sigma": self.pixel_size.sigma, "unit": "Å⁻¹"}
         serious = sum(flag.severity == "refusal" for verdict in verdicts for flag in verdict.flags
