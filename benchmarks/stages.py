@@ -21,17 +21,25 @@ SCAN, PIECE, DOSE = 64, 16, 3000
 
 
 def gold_scan(folder):
-    """A file with a scan of gold grains: one simulated piece, mirrored with new counting noise, so that the descan is
-    continuous."""
+    """A file with a scan of gold grains: one simulated piece, mirrored, with a parabolic descan and new counting noise."""
+    from scipy.ndimage import fourier_shift
+
     from py4dstem_prenet.simulation.grains import simulate_grains
     from py4dstem_prenet.simulation.known import GOLD
 
-    expected = simulate_grains(GOLD, (PIECE, PIECE), seed=5).expected * DOSE
+    expected = simulate_grains(GOLD, (PIECE, PIECE), seed=5, amplitude=0.0).expected * DOSE
+    waves = np.fft.fft2(expected)
     rng = np.random.default_rng(0)
     at = np.arange(SCAN) % (2 * PIECE - 2)
     at = np.minimum(at, 2 * PIECE - 2 - at)
+    u = np.linspace(-1, 1, SCAN)
     path = Path(folder) / "gold.npy"
-    np.save(path, np.stack([rng.poisson(expected[row][at]).astype(np.uint16) for row in at]))
+    counts = np.empty((SCAN, SCAN, *expected.shape[2:]), np.uint16)
+    for row, column in np.ndindex(SCAN, SCAN):
+        shift = 2 * u[row] + 0.5 * u[column] ** 2, u[row] * u[column] - 1.5 * u[column]
+        pattern = np.fft.ifft2(fourier_shift(waves[at[row], at[column]], shift)).real
+        counts[row, column] = rng.poisson(pattern.clip(0))
+    np.save(path, counts)
     return path
 
 
