@@ -21,7 +21,7 @@ SCAN, PIECE, DOSE = 64, 16, 3000
 
 
 def gold_scan(folder):
-    """A file with a scan of gold grains: one simulated piece, mirrored, with a parabolic descan and new counting noise."""
+    """Write a scan of gold grains: a simulated piece, mirrored, with a parabolic descan and new counting noise."""
     from scipy.ndimage import fourier_shift
 
     from py4dstem_prenet.simulation.grains import simulate_grains

@@ -1,5 +1,7 @@
 """The viewer: corrections by hand become arguments of `calibrate`, by the mouse and controls that a user has."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import py4DSTEM
 import pytest
@@ -48,6 +50,20 @@ def test_one_center_without_a_calibration_is_two_numbers():
     assert edits.arguments() == {}
     edits.set_center((1, 2), 30.0, 31.0)
     assert edits.arguments() == {"center": (30.0, 31.0)}
+
+
+def test_the_call_that_is_shown_has_the_same_arguments():
+    edits = Edits((4, 5), (64, 64))
+    edits.set_center((1, 2), 30.0, 31.0)
+    edits.set_region((0, 1), (3, 2))
+    edits.add_mask([(4, 4), (4, 20), (20, 20), (20, 4)])
+    edits.model = "plane"
+    fitted = np.full((4, 5), 33.0), np.full((4, 5), 32.0)
+    viewer = SimpleNamespace(arguments=edits.arguments(fitted))
+    called = eval(edits.call(fitted).replace("datacube.prenet.calibrate", "dict"), {"viewer": viewer})
+    assert called.keys() == viewer.arguments.keys() == {"center", "region", "mask", "model"}
+    for name, value in called.items():
+        np.testing.assert_equal(value, viewer.arguments[name])
 
 
 def test_corrections_keep_the_descan_and_add_a_plane():

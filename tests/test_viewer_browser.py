@@ -146,7 +146,7 @@ def test_correct_a_center_and_a_region_and_apply(page, panels):
 def test_mask_and_denoise(page, panels):
     page.get_by_text("mask", exact=True).click()
     mouse(page, panels.measured, (90, 20), (90, 60), (110, 60), (110, 20), (91, 20))
-    wait_for(page, "mask=mask")
+    wait_for(page, "mask=viewer.arguments")
     for name in ("denoise", "Bragg disks"):
         page.get_by_text(name, exact=True).click()
         page.wait_for_timeout(1000)

@@ -170,17 +170,16 @@ class Edits:
         Returns
         -------
         str
-            The call. Maps and masks are not written out: it then names `Viewer.arguments`, which holds them.
+            The call. Maps and masks are not written out; `Viewer.arguments` holds them.
         """
         def told(name, value):
+            if name == "mask" or np.ndim(value) > 1:
+                return f'viewer.arguments["{name}"]'
             if name == "region":
                 return "({})".format(", ".join(f"slice({part.start}, {part.stop})" for part in value))
             if name == "center":
                 return "({:.1f}, {:.1f})".format(*value)
             return repr(value)
 
-        arguments = self.arguments(fitted)
-        if "mask" in arguments or np.ndim(arguments.get("center", ())) > 1:
-            return "datacube.prenet.calibrate(**viewer.arguments)"
-        given = ", ".join(f"{name}={told(name, value)}" for name, value in arguments.items())
+        given = ", ".join(f"{name}={told(name, value)}" for name, value in self.arguments(fitted).items())
         return f"datacube.prenet.calibrate({given})"
