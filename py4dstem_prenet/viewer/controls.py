@@ -14,7 +14,7 @@ HINTS = {
     "look": "Click in the image, or use the arrow keys.",
     "center": "Click or drag in a pattern to place the direct beam.",
     "region": "Drag in the image: only these positions are used.",
-    "mask": "Drag around pixels of a pattern that are not used.",
+    "mask": "Draw a line around the pixels of a pattern to leave out.",
 }  # what each tool does
 
 
