@@ -37,14 +37,12 @@ MAX_LENGTH_ERROR = 2  # frames; largest error of the length of a row
 MAX_SLIP = 8  # frames; most that are missing or in excess together
 # Surface and missing frames are determined in turn, with these multiples of the sigmas, since the first surface is bent
 # by the displaced frames.
-SLIP_TOLERANCES, SLIP_MODEL = (5.0, 2.0, 1.0, 1.0), "parabola"
+SLIP_TOLERANCES = 5.0, 2.0, 1.0, 1.0
 MAX_CENTERED_RANGE_PX = 1.3  # pixels; largest range of the beam in patterns centered to whole pixels: rounding leaves 1
 MAX_CENTERED_SIGMA_PX = 0.3  # pixels; largest sigma of a position: beyond it, positions spread evenly over a pixel
 RANGE_SIGMAS = 4.0  # sigmas of a position; amount that counting adds to the range between the 1 % and 99 % quantiles
-WAVE_PADDING = 4  # factor of zero padding, which refines the slope found by a Fourier transform
 MIN_ODD_PART = 0.6  # fraction of a line's positions; fewest outliers in a displaced line
 MAX_ODD_LINES = 0.35  # fraction of all lines; most that may be displaced
-PARAMETERS_PER_LINE = 4  # number of parameters of a displaced line: a straight line for each coordinate
 MAX_ODD_CHANCE = 1e-7  # probability that a line has so many outliers at the rate of the other lines
 # Mean squared step between rows relative to the variance of rows about a parabola; smallest for rows that jump: below
 # 1.4 in one of 1,000 scans of 8 to 12 rows that all jump, about 1 if every second row jumps; 0.6 for a bend with a
@@ -57,9 +55,6 @@ MIN_RUN_PX = 0.3  # pixels; smallest step between successive frames that ends a 
 MAX_SPACE_AGREEMENT = 0.5  # fraction of the outliers; if more also agree with the adjacent row, they are grains
 MIN_REFUSED_PX = 0.5  # pixels; smallest distance of outliers that refute a surface: specimens deflect the beam by less
 MAX_LEFT_IN_TIME = 0.04  # fraction of the positions; most such outliers of a corrected order: 0 if it is correct
-MAX_COMPARED_STEPS, USUAL_STEP_ROUNDS = 300, 3  # steps between neighbors, and rounds, used to find the most common step
-# Flags of faults of rows, and of the same faults of columns.
-COLUMN_FLAGS = {"rows_reversed": "columns_reversed", "row_steps": "column_steps"}
 MIN_REFUSED_FRACTION = 0.1  # fraction of the positions; with more outliers in time only, the surface is refused
 
 
@@ -261,13 +256,13 @@ def _agreeing(data, smooth, off, axis):
 def _usual_step(steps, valid, near):
     """Most common step between neighbors, as a plane over the scan, (2, m, n) pixels."""
     i, j = np.nonzero(valid)
-    taken = np.unique(np.linspace(0, len(i) - 1, MAX_COMPARED_STEPS).astype(int))
+    taken = np.unique(np.linspace(0, len(i) - 1, 300).astype(int))  # chosen for speed
     values = steps[:, i[taken], j[taken]]
     distance = np.hypot(*(values[:, :, None] - values[:, None]))
     common_step = values[:, (distance < near[i[taken], j[taken]]).sum(1).argmax()][:, None, None]
     u, v = (np.linspace(-1, 1, n) if n > 1 else np.zeros(1) for n in valid.shape)
     plane = np.stack(np.broadcast_arrays(1.0, u[:, None], v), -1)
-    for _ in range(USUAL_STEP_ROUNDS):
+    for _ in range(3):
         close = valid & (np.hypot(*(steps - common_step)) < near)
         if close.sum() < MIN_COUNT:
             break
@@ -281,7 +276,7 @@ def _by_columns(data, smooth, model):
     for make in (_reversed_rows, _row_steps):
         for fits, flag, parameters in make(flipped, np.swapaxes(smooth, -1, -2), model):
             fits = tuple(replace(f, values=f.values.T, sigma=f.sigma.T, residual=f.residual.T) for f in fits)
-            yield fits, replace(flag, name=COLUMN_FLAGS[flag.name]), parameters
+            yield fits, replace(flag, name=flag.name.replace("row", "column")), parameters
 
 
 # --- frames assigned to other scan positions ------------------------------------------------------
@@ -373,7 +368,7 @@ def _slipped(data, smooth, model):
     if outliers < MIN_OFF_FRACTION * data.valid.sum():  # the specimen may deflect the beam as far as a slip does
         return
     change = np.log(2 * size * most)  # the time of a change, and the new number
-    first = np.stack([fit.values for fit in fit_pair(*data.values, *data.sigmas, data.valid, SLIP_MODEL)])
+    first = np.stack([fit.values for fit in fit_pair(*data.values, *data.sigmas, data.valid, "parabola")])
     valid = data.valid.ravel()
 
     def path(slips, surface, tolerance, steps=False):
@@ -395,7 +390,7 @@ def _slipped(data, smooth, model):
         slip = path(slips, surface, SLIP_TOLERANCES[0], steps=True)
         for tolerance in SLIP_TOLERANCES:
             if (slip != fitted).any():
-                surface = _fit_at(data, np.arange(size) + slip, columns, SLIP_MODEL)[1][:, :rows]
+                surface = _fit_at(data, np.arange(size) + slip, columns, "parabola")[1][:, :rows]
                 fitted = slip
             slip = path(slips, surface, tolerance)
         if not slip.any():
@@ -504,7 +499,7 @@ def _centered(data, smooth, model):
 def _unwrapped(image):
     """Add whole pixels to a map (Rx, Ry), so that it follows a plane and the smooth residual of that plane."""
     wave = np.exp(2j * np.pi * image)
-    size = [WAVE_PADDING * n for n in image.shape]
+    size = [4 * n for n in image.shape]  # zero padding refines the slope
     spectrum = np.abs(np.fft.fft2(wave, size))
     at = np.unravel_index(spectrum.argmax(), spectrum.shape)
     slopes = [(k + n // 2) % n / n - (n // 2) / n for k, n in zip(at, size, strict=True)]  # pixels a position
@@ -539,7 +534,7 @@ def _odd_lines(data, smooth, model, jointly=False):
         lines &= jointly or binom.sf(count - 1, used, rate) < MAX_ODD_CHANCE
         numbers[name] = [str(int(i)) for i in np.flatnonzero(lines)]
         displaced |= lines[:, None] if axis == 1 else lines
-        parameters += PARAMETERS_PER_LINE * int(lines.sum())
+        parameters += 4 * int(lines.sum())  # a straight line for each coordinate
     if not displaced.any():
         return
     fits = fit_pair(*data.values, *data.sigmas, valid & ~displaced, model)

@@ -42,8 +42,6 @@ MIN_SPLINE_BEND = 0.12
 MIN_CURVED_POSITIONS = 12
 MAX_SPARSE_OFFSET_PX = 0.25  # pixels; largest distance from the surface if there are few positions
 MAX_DENSE_OUTLIERS = 0.25  # fraction of the positions; if more lie in dense groups of outliers, there are two surfaces
-# Positions at which all starts are scored, and number of best starts scored at all positions; chosen for speed.
-START_POSITIONS, START_TRIALS = 300, 40
 MAX_IGNORED = 0.5  # fraction of the positions; with more outliers, the fit is refused
 MIN_MODEL_WEIGHT = 0.02  # Akaike weight; smallest of a more flexible model that contributes to the uncertainty
 
@@ -434,9 +432,9 @@ def _start(basis, data):
     subsets = rng.integers(i.size, size=(400 if size > 1 else 100, size))
     trial = (np.linalg.pinv(design[subsets]) @ y[subsets][..., None])[..., 0]
     trial = np.vstack([trial, np.zeros((1, size))])
-    subset = slice(None, None, max(1, i.size // START_POSITIONS))
+    subset = slice(None, None, max(1, i.size // 300))
     score = _nearest_part(np.abs(y[subset] - trial @ design[subset].T) / s[subset])
-    trial = trial[np.argsort(score, kind="stable")[:START_TRIALS]]
+    trial = trial[np.argsort(score, kind="stable")[:40]]
     deviation = np.abs(y - trial @ design.T) / s
     pairs = (design[:, :, None] * design[:, None]).reshape(i.size, -1)
     for _ in range(4):  # refit the best starts to the nearest 60 % of the positions
