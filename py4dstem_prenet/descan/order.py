@@ -16,7 +16,7 @@ import numpy as np
 from scipy.ndimage import uniform_filter
 from scipy.stats import binom
 
-from ..core import MEDIAN_ERROR, NORMAL_MAD, Decision, Flag, check_residuals
+from ..core import MEDIAN_ERROR, NORMAL_MAD, STUDENT_DOF, Decision, Flag, check_residuals
 from . import SurfaceFit, fit_pair
 
 MIN_OFF_PX = 0.15  # pixels; smallest distance from the surface at which a position counts as an outlier
@@ -27,7 +27,6 @@ MAX_LEFT_FRACTION = 0.5  # fraction of the outliers; most that missing frames, o
 LINE_OFF_SIGMAS = 6.0  # standard errors; smallest mean distance of an outlier line: false alarm in 2e-9 of the lines
 MIN_LINE_OFF_PX = 0.25  # pixels; smallest mean distance of an outlier line: bends that the surface misses are smaller
 MIN_LINE_COUNT = 4  # used positions; fewest in a row or column that is tested
-ORDER_DOF = 4.0  # degrees of freedom of Student's t distribution of positions about the correct surface
 MIN_EVIDENCE = 20.0  # log likelihood ratio minus criterion; smallest that is accepted: false alarm with odds of e^-20
 MIN_PAIRED_FRACTION = 0.3  # fraction of valid pairs of successive frames; in a sparser sample the order is undetermined
 MIN_COUNT = 24  # used positions; fewest for which the order is tested
@@ -93,8 +92,8 @@ class _Maps:
     def loss(self, fitted):
         """Negative log likelihood of all used positions."""
         squared = ((self.values - fitted) ** 2).sum(0)
-        terms = np.log1p(squared / (ORDER_DOF * self.sigma**2))
-        return float((ORDER_DOF + 2) / 2 * terms[self.valid].sum())
+        terms = np.log1p(squared / (STUDENT_DOF * self.sigma**2))
+        return float((STUDENT_DOF + 2) / 2 * terms[self.valid].sum())
 
 
 def reorder(maps, sigmas, valid, fits, model="auto"):
@@ -381,7 +380,7 @@ def _slipped(data, smooth, model):
             used, sigma = used & np.append(used[1:], False), 2**0.5 * sigma
         padded = np.arange(size)[:, None] + slips + columns
         squared = ((measured[..., None] - expected[:, padded]) ** 2).sum(0) / sigma[:, None] ** 2
-        cost = (ORDER_DOF + 2) / 2 * np.log1p(squared / ORDER_DOF) * used[:, None]
+        cost = (STUDENT_DOF + 2) / 2 * np.log1p(squared / STUDENT_DOF) * used[:, None]
         return slips[_cheapest_path(cost, change)]
 
     for slips in (np.arange(-most, most + 1), np.arange(most, -most - 1, -1)):

@@ -14,7 +14,6 @@ from scipy.ndimage import binary_dilation
 
 from ..core import NORMAL_MAD, masked_median
 
-FULL_SCALE_BITS = range(7, 33)  # bits; 2**bits - 1 and 2**bits - 2 mark invalid pixels in the files of some detectors
 FULL_SCALE_RATIO = 4.0  # ratio; smallest full scale over the largest other value: a saturated beam fills this gap
 SMALL_FULL_SCALE_RATIO = 16.0  # FULL_SCALE_RATIO below 16 bits, where beams saturate often
 # Number; most distinct negative values that mark invalid pixels: in a single dark-subtracted pattern all values differ.
@@ -255,7 +254,7 @@ def _stands_out(top, largest) -> bool:
 def _full_scale(value) -> bool:
     """Return whether a value is the largest of an integer type, or smaller by one."""
     return any(float(value) in (2.0**bits - 1, 2.0**bits - 2, float(np.float32(2.0**bits - 1)))
-               for bits in FULL_SCALE_BITS)
+               for bits in range(7, 33))
 
 
 def bad_lines(sample, bad, quantum) -> tuple[LineFaults, LineFaults]:

@@ -12,7 +12,6 @@ import torch
 
 from . import uniform
 
-MAX_LABELS = 3  # labels in a picture
 FULL_SCALE = 255  # largest value of a picture
 
 
@@ -57,7 +56,7 @@ def _labels(shape, draw):
     """Draw scale bars and text near the margin: where they are, and their value."""
     mask = torch.zeros(shape, dtype=torch.bool)
     value = FULL_SCALE if draw(0, 1) < 0.7 else 0
-    for _ in range(int(draw(1, MAX_LABELS + 1))):
+    for _ in range(int(draw(1, 4))):
         height, width = int(draw(1, 0.07 * shape[0])) + 1, int(draw(0.04, 0.4) * shape[1]) + 2
         row = int(draw(0, 0.15) * shape[0]) if draw(0, 1) < 0.3 else shape[0] - height - int(draw(0, 0.15) * shape[0])
         column = int(draw(0, 1) * (shape[1] - width))
