@@ -20,7 +20,6 @@ from . import COARSE_STEP_PX, FINE_STEP_PX, RadialProfile, Standard, ring_profil
 MIN_VISIBLE_HEIGHT = 0.1  # fraction of the strongest ring; smallest kinematic height of a ring expected to be visible
 TABLE_STEP_PX, TABLE_RELROD_FACTOR = 0.2, 1.6  # pixels, step of the distances in a table; factor between relrod widths
 MODEL_ERROR = 0.02  # fraction of the profile, 1 sigma; error of the model of the profile, in addition to noise
-BACKGROUND_POWERS = (0, 1, 2, 3, 4)  # powers of 1 / radius in the background, for the tails of the direct beam
 BACKGROUND_WIDTHS = 5.0  # widths of a ring; smallest distance between two knots of the background
 MAX_BACKGROUND_KNOTS = 6  # number of intervals; most between the knots of the background
 LOG_HEIGHT_SIGMA = 1.0  # sigma of log(height / kinematic height), due to texture, dynamical scattering and few grains
@@ -130,7 +129,7 @@ def background(radii, width) -> np.ndarray:
     >>> background(np.arange(12.0, 60.0, 0.5), 10.0).shape
     (96, 9)
     """
-    powers = (radii[0] / radii[:, None]) ** np.array(BACKGROUND_POWERS)
+    powers = (radii[0] / radii[:, None]) ** np.arange(5)  # for the tails of the direct beam
     intervals = int(np.clip((radii[-1] - radii[0]) / (BACKGROUND_WIDTHS * width), 1, MAX_BACKGROUND_KNOTS))
     knots = np.linspace(radii[0], radii[-1] + 1e-6, intervals + 1)
     step = knots[1] - knots[0]

@@ -22,8 +22,6 @@ BANKS = {"train": 1, "validation": 2}  # seeds of the banks; different seeds sha
 VALIDATION_SPECIMENS = 120  # random specimens in the validation bank
 WARMUP_STEPS = 200  # steps over which the learning rate rises linearly
 RESTART_RATE_FACTOR = 0.5  # factor of the learning rate where a run starts from trained weights
-TRAINING_AVERAGE_DECAY = 0.999  # decay of the running mean of the weights per step; the mean is what is published
-TRAINING_AVERAGE_WARMUP = 20  # steps over which that decay rises (`averaged_weights`)
 CHECKPOINT_INTERVAL_S = 120  # time between checkpoints, seconds
 
 
@@ -192,7 +190,7 @@ def train(task: str, *, minutes: float | None = None, steps: int | None = None, 
     network = network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
     for name in job.called:
         move_to_device(network.get_submodule(name), pick_device(device))
-    average = averaged_weights(network, TRAINING_AVERAGE_DECAY, TRAINING_AVERAGE_WARMUP)
+    average = averaged_weights(network, decay=0.999, warmup=20)
     trained = [p for name in job.parts for p in network.get_submodule(name).parameters()]
     optimizer = torch.optim.AdamW(trained, lr=job.rate, weight_decay=1e-4, betas=(0.9, 0.98))
     generator = torch.Generator().manual_seed(seed)
