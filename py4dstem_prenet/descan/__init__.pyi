@@ -12,6 +12,30 @@ from .models import (
     thinned as thinned,
 )
 from .order import jumping as jumping, reorder as reorder
+from .order_frames import (
+    reversed_rows as reversed_rows,
+    shifted_frames as shifted_frames,
+    slipped_frames as slipped_frames,
+)
+from .order_maps import (
+    MAX_LEFT_FRACTION as MAX_LEFT_FRACTION,
+    MIN_LINE_COUNT as MIN_LINE_COUNT,
+    MIN_OFF_FRACTION as MIN_OFF_FRACTION,
+    MIN_ORDERED as MIN_ORDERED,
+    MIN_REFUSED_FRACTION as MIN_REFUSED_FRACTION,
+    OFF_SIGMAS as OFF_SIGMAS,
+    OrderedMaps as OrderedMaps,
+    agreeing_outliers as agreeing_outliers,
+    along_one_only as along_one_only,
+    ordered_maps as ordered_maps,
+    with_values as with_values,
+)
+from .order_motion import (
+    beam_runs as beam_runs,
+    centered_before as centered_before,
+    lines_elsewhere as lines_elsewhere,
+    row_steps as row_steps,
+)
 from .reach import extend_surface as extend_surface, measured_box as measured_box
 from .segments import fit_parts as fit_parts
 from .surface import (
