@@ -1,3 +1,10 @@
+from .choice import (
+    MIN_SPLINE_BEND as MIN_SPLINE_BEND,
+    choose_model as choose_model,
+    folds as folds,
+    held_out_losses as held_out_losses,
+    richer_models as richer_models,
+)
 from .common import common_sigma as common_sigma
 from .fit import fit_descan as fit_descan, fit_origin as fit_origin, residual_flags as residual_flags
 from .jumps import find_jumps as find_jumps, jump_flags as jump_flags, merged as merged, step_at as step_at
@@ -37,12 +44,13 @@ from .order_motion import (
     row_steps as row_steps,
 )
 from .reach import extend_surface as extend_surface, measured_box as measured_box
-from .segments import fit_parts as fit_parts
-from .surface import (
+from .robust_fit import (
     LEAST_SIGMA_PX as LEAST_SIGMA_PX,
-    MIN_SPLINE_BEND as MIN_SPLINE_BEND,
-    SurfaceFit as SurfaceFit,
-    fit_pair as fit_pair,
-    folds as folds,
+    FittedModel as FittedModel,
+    MapData as MapData,
+    fit_models as fit_models,
     prepare as prepare,
+    refit as refit,
 )
+from .segments import fit_parts as fit_parts
+from .surface import SurfaceFit as SurfaceFit, fit_pair as fit_pair
