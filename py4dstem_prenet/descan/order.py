@@ -159,7 +159,8 @@ def _left_in_time(data, values):
 def _by_columns(data, smooth, model):
     """Yield the trials of a scan that was acquired column by column."""
     flipped = OrderedMaps(*(np.swapaxes(a, -1, -2) for a in (data.values, data.sigmas, data.valid, data.sigma)))
+    of_columns = {"rows_reversed": "columns_reversed", "row_steps": "column_steps"}
     for make in (reversed_rows, row_steps):
         for fits, flag, parameters in make(flipped, np.swapaxes(smooth, -1, -2), model):
             fits = tuple(replace(f, values=f.values.T, sigma=f.sigma.T, residual=f.residual.T) for f in fits)
-            yield fits, replace(flag, name=flag.name.replace("row", "column")), parameters
+            yield fits, replace(flag, name=of_columns[flag.name]), parameters
