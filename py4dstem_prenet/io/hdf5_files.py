@@ -27,7 +27,7 @@ from . import (
     stated_shapes,
 )
 
-MAX_NODES = 20_000  # nodes; largest number of groups and data sets of a file that are searched
+MAX_NODES = 20_000  # nodes; largest number of groups and arrays of a file that are searched
 _STACK = re.compile(r"data_(\d+)")  # DECTRIS' names of the parts of a stack
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..core import PrenetError, budget
 from . import (
+    MAX_NODES,
     FileContents,
     OtherData,
     PixelSizes,
@@ -22,7 +23,6 @@ from . import (
     settings_of_hyperspy,
 )
 
-MAX_ZARR_NODES = 20_000  # nodes; largest number of arrays of a zarr store that are listed
 _CONVERTED = {  # endings of files that hold something other than patterns, or that no dependency reads
     "tpx3": ("events of a Timepix3 camera", "bin them to patterns with pymepix or the software of the camera, and save "
              "them as HDF5"),
@@ -159,7 +159,7 @@ def read_zarr(path) -> FileContents:
 
     def visit(group, path):
         for key in group.array_keys():
-            if len(arrays) + len(others) < MAX_ZARR_NODES:
+            if len(arrays) + len(others) < MAX_NODES:
                 add(f"{path}{key}", group[key], group)
         for key in group.group_keys():
             visit(group[key], f"{path}{key}/")

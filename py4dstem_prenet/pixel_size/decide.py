@@ -36,7 +36,7 @@ DISTORTION_SYSTEMATIC = 3e-3  # relative; systematic error of each amplitude of 
 SPOT_THREEFOLD_SYSTEMATIC, SPOT_RADIAL_SYSTEMATIC = 5e-4, 1.5e-3
 
 
-def unknown_size(standard: str, *flags: Flag, numbers=None) -> PixelSize:
+def unknown_size(standard: str, *flags: Flag) -> PixelSize:
     """Create the `PixelSize` of a scan that does not determine its pixel size.
 
     Parameters
@@ -45,8 +45,6 @@ def unknown_size(standard: str, *flags: Flag, numbers=None) -> PixelSize:
         Name of the standard.
     *flags : Flag
         Reasons why the pixel size is not determined.
-    numbers : dict, optional
-        Numbers of the decision.
 
     Returns
     -------
@@ -60,7 +58,7 @@ def unknown_size(standard: str, *flags: Flag, numbers=None) -> PixelSize:
     >>> unknown_size("Au", Flag("pixel_size_no_rings", {"standard": "Au"})).accepted
     False
     """
-    return PixelSize(np.nan, np.nan, standard, Decision(False, flags, numbers or {}))
+    return PixelSize(np.nan, np.nan, standard, Decision(False, flags))
 
 
 def posterior_of(assignment: Assignment, scales: bool = True, lattices: bool = True) -> float:

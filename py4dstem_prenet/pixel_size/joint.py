@@ -35,7 +35,7 @@ MAX_STEP = 0.01  # relative; largest change of the pixel size in one step
 LOG_SHAPE_SIGMAS = {"disk": 0.02, "blur": 0.4, "relrod": 0.7}  # sigmas of the priors of the logarithms of the shape
 NAMES = ("scale", "v0", "v1", "x", "y", "disk", "blur", "relrod")  # parameters of every fit
 CENTER_SIGMA_PX = 1.0  # pixels; sigma of the prior of the center of the rings about the origin
-MIN_PARTS = 6  # parts of a scan; fewest for a jackknife over parts
+MIN_PARTS = 6  # parts of a scan; fewest whose scatter gives a covariance
 
 
 @dataclass(frozen=True)

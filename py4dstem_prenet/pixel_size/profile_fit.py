@@ -318,7 +318,7 @@ def costs(fits, samples: float) -> np.ndarray:
     return samples * np.log1p(chi2 / len(fits[0].residual)) + penalty + np.log(samples) * rings
 
 
-def refine_shape(profile: RadialProfile, standard: Standard, scale: float, shape: Shape, fixed=False):
+def refine_shape(profile: RadialProfile, standard: Standard, scale: float, shape: Shape):
     """Refine pixel size and shape of the rings on the radial profile.
 
     Parameters
@@ -331,8 +331,6 @@ def refine_shape(profile: RadialProfile, standard: Standard, scale: float, shape
         Start of the pixel size, 1/angstrom.
     shape : Shape
         Start of the shape.
-    fixed : bool
-        Whether the shape is kept fixed.
 
     Returns
     -------
@@ -345,8 +343,6 @@ def refine_shape(profile: RadialProfile, standard: Standard, scale: float, shape
 
     def at(parameters):
         moved = scale * np.exp(np.clip(parameters[0], -BASIN, BASIN))
-        if fixed:
-            return moved, shape
         blur, relrod = (np.exp(np.clip(p, *np.log(limits))) for p, limits in
                         zip(parameters[1:], (BLUR_LIMITS_PX, RELROD_LIMITS), strict=True))
         return moved, Shape(shape.disk, float(blur), float(relrod))
@@ -354,12 +350,12 @@ def refine_shape(profile: RadialProfile, standard: Standard, scale: float, shape
     def cost(parameters):
         moved, formed = at(parameters)
         fit = fit_rings(profile, standard, moved, formed, base, COARSE_STEP_PX)
-        prior = 0 if fixed else np.log(formed.relrod / RELROD) ** 2 / RELROD_LOG_SIGMA**2
+        prior = np.log(formed.relrod / RELROD) ** 2 / RELROD_LOG_SIGMA**2
         return len(profile.radii) * np.log1p(fit.chi2 / len(profile.radii)) + fit.penalty + prior
 
-    start = np.zeros(1) if fixed else np.array([0.0, np.log(shape.blur), np.log(shape.relrod)])
-    simplex = start + np.vstack([np.zeros(len(start)), np.diag([0.004, 0.4, 0.7][: len(start)])])
+    start = np.array([0.0, np.log(shape.blur), np.log(shape.relrod)])
+    simplex = start + np.vstack([np.zeros(3), np.diag([0.004, 0.4, 0.7])])
     optimum = minimize(cost, start, method="Nelder-Mead", options={
-        "initial_simplex": simplex, "maxfev": 25 if fixed else 70, "xatol": 1e-4, "fatol": 0.05})
+        "initial_simplex": simplex, "maxfev": 70, "xatol": 1e-4, "fatol": 0.05})
     moved, formed = at(optimum.x)
     return fit_rings(profile, standard, moved, formed, base), formed

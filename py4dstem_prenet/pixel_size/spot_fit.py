@@ -15,6 +15,7 @@ import numpy as np
 
 from . import (
     ERROR_DOF,
+    MIN_PARTS,
     JointFit,
     ProfileFit,
     RadialProfile,
@@ -43,7 +44,6 @@ SPOT_NAMES = ("scale", "v0", "v1", "x", "y", "excitation")  # parameters of ever
 # distortion is 1e-3.
 DIFFERENCES = {"scale": 1e-4, "v0": 1e-3, "v1": 1e-3, "x": 0.02, "y": 0.02, "excitation": 2e-5}
 PARTS_SIDE = 4  # parts along each axis of the scan, whose scatter is used for the covariance
-MIN_CLUSTERS = 6  # parts of the scan with disks; fewest from which a covariance is estimated
 
 
 @dataclass(frozen=True)
@@ -284,7 +284,7 @@ def _covariance(model, rates, prior, spots, standard, excitation, error, argumen
     scale = np.sqrt(np.abs(np.diag(curvature)))
     inverse = vectors @ np.diag(1 / np.maximum(values, 1e-6)) @ vectors.T / np.outer(scale, scale)
     estimates = [inverse]
-    for group, least in ((spots.reflection, 2), (spots.parts(PARTS_SIDE), MIN_CLUSTERS)):
+    for group, least in ((spots.reflection, 2), (spots.parts(PARTS_SIDE), MIN_PARTS)):
         number = np.unique(group, return_inverse=True)[1]
         count = int(number.max()) + 1
         if count >= least:
