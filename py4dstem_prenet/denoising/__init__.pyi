@@ -8,7 +8,7 @@ from .denoiser import (
     smooth_origins as smooth_origins,
 )
 from .evidence import agree as agree
-from .finetuning import finetune as finetune
+from .finetuning import TRAINING_CROP_PX as TRAINING_CROP_PX, finetune as finetune
 from .functionals import QUANTITIES as QUANTITIES, measure_slopes as measure_slopes, slope_flags as slope_flags
 from .neighbors import CHUNK_PX as CHUNK_PX, neighbor_means as neighbor_means
 from .scanmaps import ScanGrid as ScanGrid, unexplained_fraction as unexplained_fraction

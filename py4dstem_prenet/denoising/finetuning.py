@@ -30,7 +30,7 @@ from . import SplitBlocks, neighbor_means, smooth_origins
 MAX_FINETUNE_POSITIONS = 1024  # scan positions; most that are read, including held-out ones, to limit time and memory
 BLOCKS_PER_AXIS = 4  # number of blocks along each scan axis from which positions are read; a quarter is held out
 FINETUNE_BATCH = 16  # number of crops in a training step
-FINETUNE_CROP_PX = 96  # pixels; largest side of a training crop, the same as in `training.denoise`
+TRAINING_CROP_PX = 96  # pixels; largest side of a training crop, also of the published weights: chosen for speed
 PEAK_LEARNING_RATE = 2e-4  # learning rate of AdamW; about a seventh of that in `training.denoise`, for trained weights
 INPUT_FRACTION_RANGE = (0.5, 0.9)  # fraction of the electrons in the network's input; close to the full dose in use
 MIN_RELATIVE_GAIN = 0.02  # fraction; smallest reduction of the remaining squared error for which weights are written
@@ -156,8 +156,8 @@ class _Block:
 
 
 def _crops(images, generator):
-    """Crop all images at one random position and orient them at random; crops are at most FINETUNE_CROP_PX wide."""
-    sides = [min(FINETUNE_CROP_PX, n // MULTIPLE * MULTIPLE) for n in images.shape[-2:]]
+    """Crop all images at one random position and orient them at random; crops are at most TRAINING_CROP_PX wide."""
+    sides = [min(TRAINING_CROP_PX, n // MULTIPLE * MULTIPLE) for n in images.shape[-2:]]
     x, y = (generator.integers(n - side + 1) for n, side in zip(images.shape[-2:], sides, strict=True))
     images = np.rot90(images[..., x:x + sides[0], y:y + sides[1]], generator.integers(4), axes=(-2, -1))
     return np.ascontiguousarray(images[..., ::-1] if generator.random() < 0.5 else images)

@@ -17,6 +17,7 @@ from scipy.ndimage import gaussian_filter
 
 from ..core import NORMAL_MAD, Decision, Flag, binned_sum, masked_smooth
 from . import (
+    MAX_BINNED_SIDE,
     MIN_RING_CONTINUITY,
     MIN_RING_SPAN_PX,
     UNKNOWN_COVARIANCE,
@@ -29,7 +30,6 @@ from . import (
 
 # Pixels; larger patterns are binned, for speed. The fit smooths by a part of the range of radii, more than such a bin.
 MAX_RINGS_SIDE = 512
-MAX_SEARCH_SIDE = 64  # binned pixels; longer side of the pattern that is searched, chosen for speed
 FINEST_SEARCH_BIN_PX = 2  # pixels; bins at which the search ends, within RING_SEARCH_REACH_PX
 FLATTENING_PX = 4.0  # pixels of the first bins, 1 sigma; smoother structure is removed before the search
 RING_SEARCH_REACH_PX = 4.0  # pixels; largest error of the start from which the refinement converges
@@ -177,7 +177,7 @@ def _as_pooled(mean, good, center):
 
 def _search(root, good):
     """Find the center (2,) in px, within about a pixel, from the square root of a pattern."""
-    step = max(1, int(np.ceil(max(root.shape) / MAX_SEARCH_SIDE)))
+    step = max(1, int(np.ceil(max(root.shape) / (MAX_BINNED_SIDE // 4))))
     flattening = FLATTENING_PX * step
     best = None
     while True:  # about a center that is off by half of a coarse bin, the sectors of sharp rings disagree
