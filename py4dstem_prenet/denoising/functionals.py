@@ -277,7 +277,7 @@ def _disk_radius(smooth, middle):
     area = float((labels == labels[at]).sum()) if labels[at] else np.inf
     largest = min(smooth.shape) / 4
     radius = np.sqrt(area / np.pi)
-    return radius if radius < largest else 0.0625 * min(smooth.shape)  # if no disk is at the origin
+    return radius if radius < largest else min(smooth.shape) / 16  # if no disk is at the origin
 
 
 def _strongest_disks(smooth, middle, radius):

@@ -59,7 +59,7 @@ def hidden_disk_radius(electrons, good) -> float | None:
     count = np.bincount(number)
     lags, values = (np.bincount(number, v[used]) / count for v in (lag, correlation / np.maximum(pairs, 1)))
     root, best = np.sqrt(count), (np.inf, 0.0, 0.0)
-    for radius in np.geomspace(0.6, 0.125 * min(good.shape), 80):  # pixels
+    for radius in np.geomspace(0.6, min(good.shape) / 8, 80):  # pixels
         disk = sum(weight * _overlap(np.abs(lags + moved) / (2 * radius)) for moved, weight in LAG_BLUR)
         one = np.ones(len(lags))
         columns = np.stack([disk, one, -one, 1 / (1 + (lags / (DIFFUSE_RADII * radius)) ** 2)], 1)
