@@ -7,7 +7,7 @@ from scans import others_slow
 from py4dstem_prenet.core import Decision, Flag, OriginMap
 from py4dstem_prenet.core.flags import has_flag
 from py4dstem_prenet.descan import fit_descan, fit_origin
-from py4dstem_prenet.descan.order import _cheapest_path
+from py4dstem_prenet.descan.order_frames import _cheapest_path
 
 SIGMA = 0.05  # pixels
 

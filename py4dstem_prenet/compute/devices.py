@@ -6,7 +6,6 @@ import torch
 from ..core import PrenetError
 
 GPU_BATCHES = 16  # ratio; batch size for a GPU over that for the cache of a CPU
-FIRST_CUDA_BFLOAT16 = 8  # major compute capability; smallest of NVIDIA GPUs with bfloat16 (Ampere)
 
 _fits = {}  # sizes that fit, found after a failure: {(device, requested size, shapes): size}
 
@@ -203,6 +202,6 @@ def has_fast_bfloat16(device) -> bool:
     """
     kind = torch.device(device).type
     if kind == "cuda":
-        return torch.cuda.get_device_capability(device)[0] >= FIRST_CUDA_BFLOAT16
+        return torch.cuda.get_device_capability(device)[0] >= 8  # Ampere, the first with bfloat16
     features = torch.cpu.get_capabilities() if kind == "cpu" and hasattr(torch.cpu, "get_capabilities") else {}
     return any(features.get(name, False) for name in ("avx512_bf16", "amx_bf16"))

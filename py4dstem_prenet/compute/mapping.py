@@ -26,7 +26,6 @@ from .._version import __version__
 from ..core import PrenetError, UnchangedFile, as_scan, parts, plan_reading, progress_bar
 from . import adapt_threads, free_cores, give_back_memory, keep_memory
 
-RETRIES = 2  # number; largest of retries of a failed block before the run is stopped
 CONNECT_S = 10  # seconds; longest wait for a scheduler
 TRIM_INTERVAL = 64  # blocks; number between two returns of free memory to the system
 
@@ -231,7 +230,7 @@ def _submit(client, function, scan, along, chunk, require, job):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sending large graph")
         return client.submit(_work, function, source, reading, job, rows, chunk, (__version__, require), pure=False,
-                             retries=RETRIES)
+                             retries=2)
 
 
 def _result(job, future):

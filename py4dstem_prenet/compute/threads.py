@@ -20,7 +20,6 @@ from threadpoolctl import threadpool_limits
 
 P = ParamSpec("P")
 R = TypeVar("R")
-MIN_INTERVAL = 0.5  # seconds; shortest time between two measurements, since clock ticks last 10 ms
 
 
 def _cores():
@@ -47,7 +46,7 @@ class _Meter:
 
     def others(self) -> float:
         """Return the number of cores that other processes used since the last measurement."""
-        if time.monotonic() - self._last[0] >= MIN_INTERVAL:
+        if time.monotonic() - self._last[0] >= 0.5:  # clock ticks last 10 ms
             now = self._now()
             elapsed, busy, own = (b - a for a, b in zip(self._last, now, strict=True))
             self._last, self._others = now, max(0.0, (busy - own) / elapsed)

@@ -20,7 +20,14 @@ from .flags import (
 )
 from .geometry import ellipse_axes as ellipse_axes, ellipse_matrix as ellipse_matrix, ellipse_vector as ellipse_vector
 from .memory import budget as budget
-from .noise import NoiseModel as NoiseModel, stabilize as stabilize, with_sigma as with_sigma
+from .noise import (
+    MIN_PART_SHARE as MIN_PART_SHARE,
+    MIN_PATTERNS_IN_TIME as MIN_PATTERNS_IN_TIME,
+    SCAN_PARTS as SCAN_PARTS,
+    NoiseModel as NoiseModel,
+    stabilize as stabilize,
+    with_sigma as with_sigma,
+)
 from .origins import (
     MIN_RADIUS_SIGMA as MIN_RADIUS_SIGMA,
     MIN_SIGMA_PX as MIN_SIGMA_PX,
@@ -44,6 +51,7 @@ from .robust import (
     CORRELATION_LAGS as CORRELATION_LAGS,
     MEDIAN_ERROR as MEDIAN_ERROR,
     NORMAL_MAD as NORMAL_MAD,
+    STUDENT_DOF as STUDENT_DOF,
     TUKEY_CUT as TUKEY_CUT,
     ResidualTest as ResidualTest,
     check_residuals as check_residuals,

@@ -8,6 +8,10 @@ from scipy.ndimage import binary_dilation, uniform_filter
 
 from . import Flag, Result
 
+# Faults of pixels are told from features of the pattern by their behavior in time:
+MIN_PATTERNS_IN_TIME = 8  # patterns; smallest sample in which changes from pattern to pattern are used
+SCAN_PARTS = 4  # number of consecutive parts of the scan, in each of which a faulty pixel must be conspicuous
+MIN_PART_SHARE = 0.3  # fraction of the mean excess; smallest excess of a faulty pixel in each part of the scan
 MIN_SATURATED_ELECTRONS = 50  # electrons; smallest maximum of data that can be saturated
 MIN_SATURATED_VALUES = 4  # values; smallest number that equal the maximum of saturated data
 SATURATED_BAND = 0.1  # fraction of the largest signal; width of the band below the maximum with fewer values than at it

@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-MIN_WEIGHT = 1e-3  # weight; smallest total of good pixels in a Gaussian window by which a sum is divided
-
 
 def binned_sum(image, step: int):
     """Bin an image by summing square blocks of pixels.
@@ -60,7 +58,7 @@ def masked_smooth(image, good, sigma: float):
     >>> bool(np.allclose(masked_smooth(image, good, 1.0), 2.0))
     True
     """
-    weight = np.maximum(gaussian_filter(good.astype(float), sigma), MIN_WEIGHT)
+    weight = np.maximum(gaussian_filter(good.astype(float), sigma), 1e-3)  # by which a sum is divided
     return gaussian_filter(np.where(good, image, 0.0), sigma) / weight
 
 

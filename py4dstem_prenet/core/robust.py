@@ -10,6 +10,7 @@ NORMAL_MAD = 0.6745  # standard deviations; median absolute deviation (MAD) of t
 MEDIAN_ERROR = 1.2533  # ratio of the standard error of a median to that of a mean, normal distribution
 TUKEY_CUT = 4.685  # standard deviations; Tukey's biweight is then 95 % efficient for normal noise (Beaton, Tukey 1974)
 TUKEY_MEAN_LOSS = 0.4368  # units of TUKEY_CUT**2 / 6; mean of Tukey's loss of standard normal values
+STUDENT_DOF = 4.0  # degrees of freedom of Student's t distribution of errors that include outliers
 # Standard errors; smallest correlation of neighbors: 1 in 10,000 maps of white noise is above, 1 in 800 of 8 x 8.
 MIN_CORRELATION_Z = 3.72
 CORRELATION_LAGS = 1, 2  # scan positions; distances at which residuals are compared: no period has both products near 0

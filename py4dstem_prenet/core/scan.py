@@ -21,7 +21,6 @@ import numpy as np
 from . import PrenetError, UnchangedFile, longest_part, parts, plan_reading
 
 READING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, EOFError)  # raised if a file vanishes or ends early
-INVALID_SAMPLE = 4  # patterns; number in all of which an invalid pixel holds NaN or infinity
 MIN_SIDE = 32  # pixels; smallest side of a pattern with room for a disk and its surroundings
 
 
@@ -178,7 +177,7 @@ class Scan(ABC):
         """(Qx, Qy) bool, pixels with NaN or infinity in all sampled patterns, which are read as 0; None if none."""
         if self.dtype.kind != "f" or not len(self.positions):
             return None
-        chosen = np.unique(np.linspace(0, len(self.positions) - 1, INVALID_SAMPLE).astype(int))
+        chosen = np.unique(np.linspace(0, len(self.positions) - 1, 4).astype(int))
         rows, columns = np.divmod(np.asarray(self.positions)[chosen], self.scan_shape[1])
         try:
             sample = np.asarray(self.read_points(rows, columns, np.arange(len(chosen))))

@@ -8,9 +8,9 @@ from .denoiser import (
     smooth_origins as smooth_origins,
 )
 from .evidence import agree as agree
-from .finetuning import finetune as finetune
+from .finetuning import TRAINING_CROP_PX as TRAINING_CROP_PX, finetune as finetune
 from .functionals import QUANTITIES as QUANTITIES, measure_slopes as measure_slopes, slope_flags as slope_flags
-from .neighbors import neighbor_means as neighbor_means
+from .neighbors import CHUNK_PX as CHUNK_PX, neighbor_means as neighbor_means
 from .scanmaps import ScanGrid as ScanGrid, unexplained_fraction as unexplained_fraction
 from .shifts import (
     derivatives as derivatives,
@@ -19,6 +19,8 @@ from .shifts import (
     shift as shift,
 )
 from .states import (
+    MIN_SUMMED_ELECTRONS as MIN_SUMMED_ELECTRONS,
+    STATE_RIDGE as STATE_RIDGE,
     Displacements as Displacements,
     Profiles as Profiles,
     displacement_fields as displacement_fields,

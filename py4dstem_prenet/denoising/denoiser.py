@@ -172,7 +172,7 @@ def smooth_origins(datacube, noise: NoiseModel, device="auto") -> np.ndarray | N
     return np.stack([fit.qx0, fit.qy0], -1).reshape(-1, 2)
 
 
-def choose_mode(datacube, origins, noise: NoiseModel, weights: str = "denoise", device="auto", seed: int = 0):
+def choose_mode(datacube, origins, noise: NoiseModel, weights: str = "denoise", device="auto"):
     """Choose how a scan is denoised by a test on patterns in its middle.
 
     The electrons of the patterns are split into two halves. Both modes estimate the patterns from one half. The second
@@ -190,8 +190,6 @@ def choose_mode(datacube, origins, noise: NoiseModel, weights: str = "denoise", 
         Name of the weights, or a safetensors file.
     device : str, optional
         "auto", "cpu", "cuda" or "mps".
-    seed : int, optional
-        Seed of the split.
 
     Returns
     -------
@@ -208,7 +206,7 @@ def choose_mode(datacube, origins, noise: NoiseModel, weights: str = "denoise", 
     patterns_read, positions = np.concatenate(patterns_read), np.concatenate(index)
     lost = lost_frames(patterns_read)
     patterns_read, positions = patterns_read[~lost], positions[~lost]
-    first, second = split(patterns_read, noise, np.random.default_rng(seed))
+    first, second = split(patterns_read, noise, np.random.default_rng(0))
     half_noise, device = of_part(noise), str(pick_device(device))
     electrons, target = half_noise.electrons(first), half_noise.electrons(second)
     places = np.stack(divmod(positions, scan.scan_shape[1]), 1)

@@ -11,13 +11,11 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import pad
 
-from . import derivatives, displacement_fields, unexplained_fraction, variance_of
+from . import CHUNK_PX, STATE_RIDGE, derivatives, displacement_fields, unexplained_fraction, variance_of
 
 AREAS_PER_SIDE = 16  # number of areas along each side of a pattern; they overlap, and their weights add up to 1
 AREA_GROUPS = 12  # number of groups of areas of similar brightness; the correction is weighted in each group
 MAX_AREA_FACTOR = 4.0  # factor; largest change of the electrons of an area
-NORMAL_RIDGE = 1e-3  # ridge added to the normalized information matrix of the displacement, which may be singular
-CORRECTED_CHUNK_PX = 2**18  # pixels; most of the patterns that are corrected together, to limit memory
 
 
 def agree(estimates, trust, electrons, means, patterns, origins, readout: float = 0.0, good=None):
@@ -58,7 +56,7 @@ def agree(estimates, trust, electrons, means, patterns, origins, readout: float 
     good = torch.ones(height, width) if good is None else good
     good = good.to(estimates)
     rows, columns = _hats(height).to(estimates), _hats(width).to(estimates)
-    chunks = torch.arange(len(estimates)).split(max(1, CORRECTED_CHUNK_PX // (height * width)))
+    chunks = torch.arange(len(estimates)).split(max(1, CHUNK_PX // (height * width)))
     differences, expected, noise, corrected = [], [], [], []
     for chosen in chunks:
         estimate = estimates[chosen].clamp_min(0) * good
@@ -123,7 +121,7 @@ def _displacements(estimates, measured, origins, readout, good):
     scores = weights @ torch.stack([(values - estimates).flatten(1) for values in measured], 2)
     scale = information.diagonal(dim1=1, dim2=2).clamp_min(1e-20).rsqrt()[:, :, None]
     normal = scale * information * scale.transpose(1, 2)
-    inverse = torch.linalg.inv(normal + NORMAL_RIDGE * torch.eye(normal.shape[1]).to(normal))
+    inverse = torch.linalg.inv(normal + STATE_RIDGE * torch.eye(normal.shape[1]).to(normal))
     sigma = scale[..., 0] * (inverse @ normal @ inverse).diagonal(dim1=1, dim2=2).clamp_min(1e-12).sqrt()
     return *(scale * (inverse @ (scale * scores))).unbind(2), sigma
 

@@ -30,10 +30,8 @@ from . import SplitBlocks, neighbor_means, smooth_origins
 MAX_FINETUNE_POSITIONS = 1024  # scan positions; most that are read, including held-out ones, to limit time and memory
 BLOCKS_PER_AXIS = 4  # number of blocks along each scan axis from which positions are read; a quarter is held out
 FINETUNE_BATCH = 16  # number of crops in a training step
-FINETUNE_CROP_PX = 96  # pixels; largest side of a training crop, the same as in `training.denoise`
+TRAINING_CROP_PX = 96  # pixels; largest side of a training crop, also of the published weights: chosen for speed
 PEAK_LEARNING_RATE = 2e-4  # learning rate of AdamW; about a seventh of that in `training.denoise`, for trained weights
-FINETUNE_AVERAGE_DECAY = 0.99  # decay per step of the running mean of the weights
-FINETUNE_WARMUP = 10  # steps; number over which that decay increases (`averaged_weights`)
 INPUT_FRACTION_RANGE = (0.5, 0.9)  # fraction of the electrons in the network's input; close to the full dose in use
 MIN_RELATIVE_GAIN = 0.02  # fraction; smallest reduction of the remaining squared error for which weights are written
 DEVIANCE_SOFTENING = 0.02  # electrons; added to the variance in the loss, so that dark pixels do not dominate it
@@ -158,8 +156,8 @@ class _Block:
 
 
 def _crops(images, generator):
-    """Crop all images at one random position and orient them at random; crops are at most FINETUNE_CROP_PX wide."""
-    sides = [min(FINETUNE_CROP_PX, n // MULTIPLE * MULTIPLE) for n in images.shape[-2:]]
+    """Crop all images at one random position and orient them at random; crops are at most TRAINING_CROP_PX wide."""
+    sides = [min(TRAINING_CROP_PX, n // MULTIPLE * MULTIPLE) for n in images.shape[-2:]]
     x, y = (generator.integers(n - side + 1) for n, side in zip(images.shape[-2:], sides, strict=True))
     images = np.rot90(images[..., x:x + sides[0], y:y + sides[1]], generator.integers(4), axes=(-2, -1))
     return np.ascontiguousarray(images[..., ::-1] if generator.random() < 0.5 else images)
@@ -167,7 +165,7 @@ def _crops(images, generator):
 
 def _train(network, blocks, minutes, generator, device, progress):
     """Train a network on blocks for a number of minutes: (network with averaged weights, number of steps)."""
-    average = averaged_weights(network, FINETUNE_AVERAGE_DECAY, FINETUNE_WARMUP)
+    average = averaged_weights(network, decay=0.99, warmup=10)
     optimizer = torch.optim.AdamW(network.parameters(), lr=PEAK_LEARNING_RATE, weight_decay=0.0, betas=(0.9, 0.98))
     began, steps, done = time.monotonic(), 0, 0.0
     with tqdm(total=round(60 * minutes), desc="fine-tuning", unit=" s", disable=not progress) as bar:

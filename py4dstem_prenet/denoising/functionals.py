@@ -22,7 +22,6 @@ SMOOTHING_PX = 1.0  # pixels, 1 sigma; Gaussian smoothing of means: it reduces n
 GRADIENT_SIGMAS = 3.0  # sigmas of the noise of the mean; smallest gradient that is used
 MAX_DISKS = 8  # number of strongest disks that are measured
 MARGIN_PX = 1.5  # pixels; width of the margin around a disk that belongs to it
-BEAMLESS_RADIUS = 1 / 16  # fraction of the side of the pattern; radius of the bright field if no disk is at the origin
 RIDGE = 1e-4  # ridge added to the normalized information matrix: without Bragg disks, strain is hardly determined
 
 # Grouping of similar patterns: grains must not share a template, since their difference would look like strain.
@@ -278,7 +277,7 @@ def _disk_radius(smooth, middle):
     area = float((labels == labels[at]).sum()) if labels[at] else np.inf
     largest = min(smooth.shape) / 4
     radius = np.sqrt(area / np.pi)
-    return radius if radius < largest else BEAMLESS_RADIUS * min(smooth.shape)
+    return radius if radius < largest else min(smooth.shape) / 16  # if no disk is at the origin
 
 
 def _strongest_disks(smooth, middle, radius):

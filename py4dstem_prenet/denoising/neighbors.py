@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import torch
 
-from . import Displacements, Profiles, ScanGrid, shift
+from . import MIN_SUMMED_ELECTRONS, Displacements, Profiles, ScanGrid, shift
 
 # Comparison of patterns; chosen by hand, tests/test_neighbors.py bounds its errors.
 FEATURES_PER_SIDE = 16  # number of low-pass samples along each side of a pattern, by which patterns are compared
-MIN_FEATURE_COUNTS = 4.0  # counts; smallest sum over all patterns of a sample that is compared
 NOISE_SCALE_LIMITS = (0.5, 1.3)  # units of the noise model's variance; limits of the fitted noise variance
 MODEL_ERROR_FRACTION = 0.005  # fraction of the electrons; squared difference tolerated beyond noise: pixelated edges
 
@@ -26,7 +25,7 @@ MAX_NEGATIVE_SIGMAS = 6.0  # standard errors, plus half an electron for the offs
 MAX_SHIFT_PX = 0.15  # pixels; largest rms displacement with full weight, at the first order: 0 weight at twice as much
 EDGE_WIDTH_PX = 1.2  # pixels; displacement at which the error of the first order equals the first order itself
 TOLERATED_CHI2 = 10.0  # units of the noise of a pattern; largest squared error of a corrected pattern with full weight
-CHUNK_PX = 2**18  # pixels; most of the patterns whose means are computed together, to limit memory
+CHUNK_PX = 2**18  # pixels; most of the patterns that are averaged, or corrected, together, to limit memory
 
 
 def neighbor_means(electrons, origins, places, readout: float = 0.0, good=None, wanted=None):
@@ -182,7 +181,7 @@ def similarity(patterns, readout: float = 0.0):
     rows, columns = (_lowpass(side, patterns) for side in patterns.shape[1:])
     mean = patterns.mean(0)
     variance = (rows.square() @ mean @ columns.square().T).flatten() + readout**2
-    counted = variance * count > MIN_FEATURE_COUNTS
+    counted = variance * count > MIN_SUMMED_ELECTRONS
     scaled = (rows @ (patterns - mean) @ columns.T).flatten(1)[:, counted] / variance[counted].sqrt()
     scaled = (scaled.cpu() if scaled.device.type == "mps" else scaled).double()  # MPS has no float64
     size = scaled.shape[1]

@@ -11,7 +11,6 @@ import torch
 SIGNIFICANT_SIGMA = 3.0  # standard deviations; smallest coefficient that is kept: 99.7 % of those of noise are removed
 SLOW_FRACTION = 0.6  # fraction of the number of positions; largest degree of a polynomial that varies slowly
 UNEXPLAINED_SIGMA = (2.0, 4.0)  # standard deviations; excess over noise of which nothing, and everything, is kept
-FILLING_ROUNDS = 8  # rounds in which missing positions are filled with the smooth map
 MAX_EMPTY_FACTOR = 4  # grid positions per measured position; sparser positions are treated as a line
 
 
@@ -102,7 +101,7 @@ class ScanGrid:
         limit = SIGNIFICANT_SIGMA * (values.new_ones(1) if sigma is None else sigma)[:, None, None]
         slow = self.slow.to(values.device)
         smooth_maps = mean
-        for _ in range(FILLING_ROUNDS if bool(empty.any()) else 1):
+        for _ in range(8 if bool(empty.any()) else 1):
             coefficients = rows.T @ (grid + empty * smooth_maps) @ columns
             keep = (coefficients.abs() > limit) & slow
             keep[..., 0, 0] = True

@@ -15,7 +15,7 @@ from . import derivatives, mean_of_three, robust_derivatives
 FIELDS_PER_AXIS = 3  # number of displacement fields of each axis: constant, proportional to x, proportional to y
 RINGS_PER_SIDE = 16  # number of rings along the longer side of a pattern; their electrons and dipoles are functionals
 RING_MAPS = 8  # number of principal components of the rings, and of their dipoles, whose maps are smoothed
-MIN_RING_ELECTRONS = 4.0  # electrons; smallest sum over all patterns of a ring that is used
+MIN_SUMMED_ELECTRONS = 4.0  # electrons; smallest sum over all patterns of a ring, or a low-pass sample, that is used
 INFORMATIVE_FRACTION = 0.98  # fraction of the information on displacement in the pixels that are used, for speed
 MIN_EIGENVALUE = 1e-3  # smallest eigenvalue of the correlation of rings that determines a combination of them
 SIGNAL_MARGIN = 1.1  # units of the largest energy of noise; smallest energy of a principal component that is signal
@@ -296,7 +296,7 @@ def ring_functionals(origin, height: int, width: int):
 
 def _whitened(functionals, variance, count):
     """Combinations (k, p) of functionals (l, p) with independent noise of unit variance."""
-    functionals = functionals[(functionals.square() @ variance) * count > MIN_RING_ELECTRONS]
+    functionals = functionals[(functionals.square() @ variance) * count > MIN_SUMMED_ELECTRONS]
     covariance = (functionals * variance) @ functionals.T
     scale = covariance.diagonal().clamp_min(1e-20).rsqrt()
     values, axes = _eigh(scale[:, None] * covariance * scale)

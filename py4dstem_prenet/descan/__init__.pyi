@@ -1,3 +1,10 @@
+from .choice import (
+    MIN_SPLINE_BEND as MIN_SPLINE_BEND,
+    choose_model as choose_model,
+    folds as folds,
+    held_out_losses as held_out_losses,
+    richer_models as richer_models,
+)
 from .common import common_sigma as common_sigma
 from .fit import fit_descan as fit_descan, fit_origin as fit_origin, residual_flags as residual_flags
 from .jumps import find_jumps as find_jumps, jump_flags as jump_flags, merged as merged, step_at as step_at
@@ -12,13 +19,38 @@ from .models import (
     thinned as thinned,
 )
 from .order import jumping as jumping, reorder as reorder
-from .reach import extend_surface as extend_surface, measured_box as measured_box
-from .segments import fit_parts as fit_parts
-from .surface import (
-    LEAST_SIGMA_PX as LEAST_SIGMA_PX,
-    MIN_SPLINE_BEND as MIN_SPLINE_BEND,
-    SurfaceFit as SurfaceFit,
-    fit_pair as fit_pair,
-    folds as folds,
-    prepare as prepare,
+from .order_frames import (
+    reversed_rows as reversed_rows,
+    shifted_frames as shifted_frames,
+    slipped_frames as slipped_frames,
 )
+from .order_maps import (
+    MAX_LEFT_FRACTION as MAX_LEFT_FRACTION,
+    MIN_LINE_COUNT as MIN_LINE_COUNT,
+    MIN_OFF_FRACTION as MIN_OFF_FRACTION,
+    MIN_ORDERED as MIN_ORDERED,
+    MIN_REFUSED_FRACTION as MIN_REFUSED_FRACTION,
+    OFF_SIGMAS as OFF_SIGMAS,
+    OrderedMaps as OrderedMaps,
+    agreeing_outliers as agreeing_outliers,
+    along_one_only as along_one_only,
+    ordered_maps as ordered_maps,
+    with_values as with_values,
+)
+from .order_motion import (
+    beam_runs as beam_runs,
+    centered_before as centered_before,
+    lines_elsewhere as lines_elsewhere,
+    row_steps as row_steps,
+)
+from .reach import extend_surface as extend_surface, measured_box as measured_box
+from .robust_fit import (
+    LEAST_SIGMA_PX as LEAST_SIGMA_PX,
+    FittedModel as FittedModel,
+    MapData as MapData,
+    fit_models as fit_models,
+    prepare as prepare,
+    refit as refit,
+)
+from .segments import fit_parts as fit_parts
+from .surface import SurfaceFit as SurfaceFit, fit_pair as fit_pair

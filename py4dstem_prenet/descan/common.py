@@ -19,7 +19,6 @@ MIN_BLOCKS = 12  # blocks; fewest from which a correlation is estimated
 # weighed against one another. On 40 simulated scans, steps half as large change the sigma of the fit by -7 to 2 %.
 CORRELATION_LENGTHS = 0.5, 0.25, 0.125
 VARIANCE_RATIOS = (0.0, *10.0 ** np.arange(-2, 2.5, 0.5))
-MIN_TERM_VALUE = 1e-6  # ratio to the largest; smallest singular value of a term of the surface that is determined
 
 
 def common_sigma(residuals, sigmas, valid, repeated: float = 0.0, model: str = "parabola") -> float:
@@ -157,4 +156,4 @@ def _terms(at, shape, model):
     u, v = (2 * x / max(n - 1, 1) - 1 for x, n in zip(at.T, shape, strict=True))
     powers = POWERS["parabola" if model == "spline" else model]
     left, singular, _ = np.linalg.svd(np.stack([u**a * v**b for a, b in powers], 1), full_matrices=False)
-    return left[:, singular > MIN_TERM_VALUE * singular[0]]
+    return left[:, singular > 1e-6 * singular[0]]

@@ -32,14 +32,11 @@ MAX_JUMPS = 8  # jumps; most that are fitted as steps: a scan with more jumps is
 MIN_SCATTER_PX, MIN_SCATTER_RATIO = 1.0, 10.0
 # Fraction of the positions; sigmas of counting, largest distance of these from the surface; pixels, smallest sigma.
 MIN_CORE, CORE_SIGMAS, MIN_CORE_PX = 0.2, 4.0, 0.05
-KNOWN_CAUSES = ("order_unknown", "beam_jumps")  # refusals that say more than that positions scatter
-SHARED_ERRORS = ("beam_cut", "afterglow")  # flags with the sigma of an error that all positions share
 MAX_LEFT_SCATTER = 0.7  # ratio of the scatter about the best and the requested model; below, the latter is too simple
 # Radii, 1 sigma along one axis; error of the center of a disk that is not resolved, which is its center of mass and
 # therefore shifts with a slope of its brightness. It corresponds to slopes of 9 % per radius (1 sigma), as in the
 # simulated crystals of simulation/world.py. Pixels; largest radius of such a disk.
 CONTRAST_ERROR_RADII, UNRESOLVED_RADIUS_PX = 0.022, 1.7
-STEP_ROUNDS = 2  # rounds; steps and surface are fitted in turn: more rounds do not change them
 
 
 @sharing_cores
@@ -97,7 +94,7 @@ def _steps(maps, sigmas, valid, frames, model):
     sizes = [[0.0, *(step_at(values, sigma, valid, f) for f in frames)]
              for values, sigma in zip(maps, sigmas, strict=True)]
     steps = np.cumsum(sizes, 1)[:, segment]
-    for _ in range(STEP_ROUNDS):
+    for _ in range(2):  # more rounds do not change steps and surface
         remainder = maps - [s.values for s in fit_pair(*(maps - steps), *sigmas, valid, model)]
         for k in range(1, segment.max() + 1):
             members = (segment == k) & valid
@@ -155,7 +152,8 @@ def fit_origin(origin: OriginMap, model: str = "auto") -> OriginFit:
     # Add the errors that all positions share.
     common = common_sigma([x.residual, y.residual], sigmas, valid, origin.decision.numbers.get("repeated", 0.0),
                           x.model)
-    shared = max([MIN_SIGMA_PX, *(flag.numbers["sigma"] for flag in origin.flags if flag.name in SHARED_ERRORS)])
+    shared = max([MIN_SIGMA_PX, *(flag.numbers["sigma"] for flag in origin.flags
+                                  if flag.name in ("beam_cut", "afterglow"))])
     if origin.radius < UNRESOLVED_RADIUS_PX:
         common = float(np.hypot(common, CONTRAST_ERROR_RADII * origin.radius))
     if test.oscillating:  # the beam moves, and the surface does not follow
@@ -166,7 +164,7 @@ def fit_origin(origin: OriginMap, model: str = "auto") -> OriginFit:
     numbers = {"scatter": test.scatter, "scale": test.scale, "shared": test.shared, "shared_sigmas": test.shared_sigmas,
                "outliers": test.outliers, "common": common, "uncertainty": uncertainty}
     scattered = _scattered(origin, np.hypot(x.residual, y.residual))
-    if scattered is not None and not has_flag(x.decision.flags, *KNOWN_CAUSES):
+    if scattered is not None and not has_flag(x.decision.flags, "order_unknown", "beam_jumps"):
         x, y = (replace(surface, decision=Decision(False, (scattered,))) for surface in (x, y))
     accepted = x.accepted and y.accepted
     if not accepted:  # the residuals are errors of the surface

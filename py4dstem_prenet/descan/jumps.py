@@ -12,7 +12,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from ..core import MEDIAN_ERROR, NORMAL_MAD, Flag, masked_median
-from .surface import prepare
+from . import prepare
 
 # Set on simulated scans:
 MIN_JUMP_SIGMAS = 6.0  # standard errors; smallest step between rows that is a jump

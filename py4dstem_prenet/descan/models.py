@@ -16,7 +16,6 @@ MODELS = ("constant", "plane", "parabola", "spline")  # simplest first
 MIN_SPLINE_LINES = 8  # rows or columns of the scan with used positions; fewest for a spline
 MIN_SPLINE_POSITIONS = 40  # used positions; fewest for a spline
 MIN_POSITIONS_PER_TERM = 2  # used positions per coefficient; fewest for a polynomial that is chosen automatically
-MIN_GRAM_EIGENVALUE = 1e-7  # smallest eigenvalue of the normal matrix, scaled to unit diagonal, that determines a term
 SOLVE_RIDGE = 1e-11  # ridge added to the unit diagonal of scaled normal equations
 MAX_LEVERAGE_RATIO = 50  # ratio; largest variance of the surface relative to its mean at used positions
 MAX_SPLINE_PIECES = 8  # pieces; most of the spline along each axis of the scan
@@ -111,7 +110,7 @@ def candidates(shape, use, model) -> list[Basis]:
             # A term that is fitted to a thin strip of positions would diverge in the rest of the scan.
             gram, _ = normal(basis, use.astype(float), np.zeros(shape))
             scale = 1 / np.sqrt(np.maximum(np.diag(gram), 1e-300))
-            if np.linalg.eigvalsh(gram * np.outer(scale, scale))[0] > MIN_GRAM_EIGENVALUE:
+            if np.linalg.eigvalsh(gram * np.outer(scale, scale))[0] > 1e-7:
                 leverage = surface_variance(basis, np.linalg.inv(gram))
                 if leverage.max() < MAX_LEVERAGE_RATIO * leverage[use].mean():
                     bases.append(basis)

@@ -15,15 +15,11 @@ from . import MIN_SPLINE_BEND, MODELS, SurfaceFit, fit_pair, folds, prepare, thi
 
 MAX_BREAKS = 8  # breaks; most in a scan
 MIN_SEGMENT_ROWS = 4  # rows; fewest of a segment
-MAX_PROFILE_ROWS, MAX_PROFILE_COLUMNS = 128, 64  # rows, columns; most used in the search for breaks, chosen for speed
 BREAK_MARGIN_ROWS = 3  # used rows on either side of a break in which its exact frame is searched for
 BREAK_CONTEXT_ROWS = 8  # used rows outside this margin, from which the profiles on either side are extrapolated
 PROFILE_FLOOR_PX = 0.02  # pixels, 1 sigma; smallest uncertainty of the coefficients of a profile
 PROFILE_PRIOR_PX = 1e3  # pixels, 1 sigma; prior of the coefficients of a profile, too wide to have an effect
-PARAMETERS_PER_BREAK = 13  # number of parameters: six of each coordinate, and the frame
 MAX_PROFILE_PULL_SQUARED = 36  # squared sigmas; largest deviation of a row's coefficients from those of its neighbors
-PROFILE_STEPS = 16  # steps of the robust fit of profiles
-LEAST_ABSOLUTE_STEPS = 10  # first steps of that fit, which minimize absolute deviations
 # Fraction of the excess misfit of one surface at held-out positions that segments must explain, and pixels, smallest
 # change of the surface by the segments. The smaller change suffices if, relative to the descan, it is as large as
 # `MIN_SPLINE_BEND` requires for a spline. Still smaller changes may be due to the specimen. Set on simulated scans.
@@ -161,7 +157,7 @@ def find_breaks(maps, sigmas, valid) -> list[int]:
     used = [np.flatnonzero(use.any(axis)) for axis in (1, 0)]
     if len(used[0]) < 2 * MIN_SEGMENT_ROWS:
         return []
-    limits = MAX_PROFILE_ROWS, MAX_PROFILE_COLUMNS
+    limits = 128, 64  # chosen for speed
     rows, columns = (thinned(lines, -(-len(lines) // limit)) for lines, limit in zip(used, limits, strict=True))
     profiles = [_profiles(data.at(rows, columns), columns, use.shape[1]) for data in datas]
     at = rows / max(1, use.shape[0] - 1)
@@ -183,13 +179,13 @@ def _profiles(data, columns, count):
     median = masked_median(data.y, data.use, 0.0)
     coef = np.zeros((len(median), 3))
     coef[:, 0] = median
-    for step in range(PROFILE_STEPS):
+    for step in range(16):
         r = np.abs(data.y - coef @ basis.T)
         spread = masked_median(r / scale, data.use, 1.0)
         z = r / scale / np.maximum(spread / NORMAL_MAD, 0.5)[:, None]
         # Least absolute deviations first, then Tukey's biweight.
         biweight = (1 - np.minimum((z / TUKEY_CUT) ** 2, 1)) ** 2
-        trust = 1 / np.maximum(z, 0.3) if step < LEAST_ABSOLUTE_STEPS else biweight
+        trust = 1 / np.maximum(z, 0.3) if step < 10 else biweight
         weight = data.use * trust / (scale * np.maximum(spread / NORMAL_MAD, 0.5)[:, None]) ** 2
         gram = (weight @ pairs).reshape(-1, 3, 3) + np.eye(3) / PROFILE_PRIOR_PX**2
         right = (weight * data.y) @ basis
@@ -243,7 +239,8 @@ def _partition(costs, n):
         best.append(total.min(0))
     size = 6 * n
     ends = np.array([b[n] for b in best])
-    criterion = size * np.log((ends + size) / size) + PARAMETERS_PER_BREAK * np.arange(len(ends)) * np.log(size)
+    # Parameters of a break: six of each coordinate, and the frame.
+    criterion = size * np.log((ends + size) / size) + 13 * np.arange(len(ends)) * np.log(size)
     count = int(np.argmin(np.where(np.isfinite(ends), criterion, np.inf)))
     starts, stop = [], n
     for k in range(count, 0, -1):

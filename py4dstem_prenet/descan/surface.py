@@ -1,8 +1,7 @@
-"""Robust fit of a smooth surface to measured origin maps.
+"""Smooth surface through measured origin maps: its values, their uncertainty, and whether it is accepted.
 
-Each model (`models.py`) is fitted by iteratively reweighted least squares with Tukey's biweight, from a start that is
-robust against outliers (least median of squares). The model, a polynomial or a penalized spline, is chosen by the
-residuals at held-out blocks of positions.
+Each model (`models.py`), a polynomial or a penalized spline, is fitted robustly (`robust_fit.py`), and one is chosen
+(`choice.py`).
 """
 
 from __future__ import annotations
@@ -12,40 +11,30 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.ndimage import uniform_filter
 
-from ..core import (
-    CORRELATION_LAGS,
-    NORMAL_MAD,
-    TUKEY_CUT,
-    Decision,
-    Flag,
-    ModelTrial,
-    PrenetError,
-    quick_median,
-    robust_loss,
-    robust_sigma,
+from ..core import CORRELATION_LAGS, TUKEY_CUT, Decision, Flag, ModelTrial, PrenetError, robust_sigma
+from . import (
+    MODELS,
+    MapData,
+    candidates,
+    choose_model,
+    evaluate,
+    extend_surface,
+    fit_models,
+    measured_box,
+    prepare,
+    refit,
+    richer_models,
+    surface_variance,
+    thinned,
 )
-from . import MODELS, candidates, evaluate, extend_surface, measured_box, normal, solve, surface_variance, thinned
 
-LEAST_SIGMA_PX = 1e-7  # pixels; keeps weights finite on noise-free input
-_PENALTIES = 10.0 ** np.arange(-8, 3)  # penalties of the spline that are tried, relative to the sum of weights
 _MAX_CHOICE_POSITIONS = 40_000  # positions of the grid on which the model is chosen; chosen for speed
-# Standard errors; smallest improvement for a more flexible polynomial, and for the spline. On 160 simulated 16 x 16
-# scans of 10 kinds, with curvature near the detection limit, the mean error is 4 % above that of the best of the four
-# models; 6 % with 0.5, and 10 % with the minimum of the held-out residuals.
-_MARGIN_SIGMAS, _SPLINE_MARGIN_SIGMAS = 1.0, 2.0
-# Fraction of the rms of the descan; smallest rms distance of the spline from the polynomial for which it is used. A
-# spline also follows beam deflection by the specimen: on multislice scans of particles, splines that reduced held-out
-# residuals but increased the true error differed by 2 to 8 %.
-MIN_SPLINE_BEND = 0.12
 # Valid positions; with fewer, the fit is refused if one lies more than MAX_SPARSE_OFFSET_PX from the surface, since it
 # may be an outlier or due to curvature of the descan. Set on simulated scans.
 MIN_CURVED_POSITIONS = 12
 MAX_SPARSE_OFFSET_PX = 0.25  # pixels; largest distance from the surface if there are few positions
 MAX_DENSE_OUTLIERS = 0.25  # fraction of the positions; if more lie in dense groups of outliers, there are two surfaces
-# Positions at which all starts are scored, and number of best starts scored at all positions; chosen for speed.
-START_POSITIONS, START_TRIALS = 300, 40
 MAX_IGNORED = 0.5  # fraction of the positions; with more outliers, the fit is refused
-MIN_MODEL_WEIGHT = 0.02  # Akaike weight; smallest of a more flexible model that contributes to the uncertainty
 
 
 @dataclass(frozen=True)
@@ -92,32 +81,6 @@ class SurfaceFit:
             True if the fit is accepted.
         """
         return self.decision.accepted
-
-
-@dataclass(frozen=True)
-class _Data:
-    """One origin map, prepared for the fit; arrays (Rx, Ry)."""
-
-    y: np.ndarray  # zero where unused
-    sigma: np.ndarray  # one where unused
-    use: np.ndarray
-
-    def at(self, rows, cols):
-        """Restrict the map to rows and columns."""
-        return _Data(*(a[np.ix_(rows, cols)] for a in (self.y, self.sigma, self.use)))
-
-
-@dataclass(frozen=True)
-class _Solution:
-    """A fitted model of one map."""
-
-    coef: np.ndarray
-    surface: np.ndarray
-    noise: np.ndarray  # total standard deviation of each measurement
-    weight: np.ndarray  # robust weight divided by noise squared; zero where unused
-    gram: np.ndarray  # normal matrix, including the penalty
-    lam: float  # penalty
-    edf: float  # effective number of parameters
 
 
 def fit_surface(values, sigma, valid, model="auto") -> SurfaceFit:
@@ -189,7 +152,6 @@ def fit_pair(qx, qy, sigma_qx, sigma_qy, valid, model="auto") -> tuple[SurfaceFi
     return first, second
 
 
-# --- the fit of one or two maps -------------------------------------------------------------------
 def _fit_measured_box(maps, valid, model):
     """Fit maps; if the beam was measured only in a part of the scan, allow a more flexible surface in that part."""
     fits = _fit(maps, valid, model)
@@ -214,7 +176,7 @@ def _fit(maps, valid, model):
         if datas and data.y.shape != datas[0].y.shape:
             raise PrenetError("The two origin maps differ in shape; both must be (Rx, Ry).")
         center = float(np.median(data.y[data.use])) if data.use.any() else 0.0
-        datas.append(_Data(np.where(data.use, data.y - center, 0.0), data.sigma, data.use))
+        datas.append(MapData(np.where(data.use, data.y - center, 0.0), data.sigma, data.use))
         centers.append(center)
     needed = min(3, datas[0].y.size)
     if min(int(d.use.sum()) for d in datas) < needed:
@@ -225,10 +187,10 @@ def _fit(maps, valid, model):
     bases = candidates(shape, np.logical_and.reduce([d.use for d in datas]), model)
     coarse = [d.at(*grid) for d in datas]
     coarse_bases = [b.at(*grid) for b in bases]
-    starts = [_solve_all(coarse_bases, d) for d in coarse]
+    starts = [fit_models(coarse_bases, d) for d in coarse]
     wanted = "auto" if model == "auto" else bases[-1].name
-    chosen, scores = _choose(coarse_bases, coarse, starts, wanted)
-    richer = _richer_models(coarse_bases, coarse, starts, chosen) if model == "auto" and whole else {}
+    chosen, scores = choose_model(coarse_bases, coarse, starts, wanted)
+    richer = richer_models(coarse_bases, coarse, starts, chosen) if model == "auto" and whole else {}
     fits = []
     for (values, _), data, part, center, solutions in zip(maps, datas, coarse, centers, starts, strict=True):
         solution, basis = solutions[chosen], bases[chosen]
@@ -236,7 +198,7 @@ def _fit(maps, valid, model):
             solution = _spread(basis, data, grid, solution)
         else:  # the basis functions are the same: the fit on the full grid starts from the coarse coefficients
             lam = solution.lam * data.use.sum() / max(part.use.sum(), 1)
-            solution = _irls(basis, data, evaluate(basis, solution.coef), lam, steps=4)
+            solution = refit(basis, data, evaluate(basis, solution.coef), lam, steps=4)
         others = [(weight, bases[k], _spread(bases[k], data, grid, solutions[k])) for k, weight in richer.items()]
         fits.append(_finish(values, data, center, basis, solution, scores, model, others))
     trials = _trials(bases, coarse, starts, chosen)
@@ -252,40 +214,6 @@ def _trials(bases, datas, starts, chosen):
         trials.append(ModelTrial(basis.name, robust_sigma(residuals), distance, True, k == chosen))
     named = {trial.model for trial in trials}
     return (*trials, *(ModelTrial(name, np.nan, np.nan, False, False) for name in MODELS if name not in named))
-
-
-def prepare(values, sigma, valid):
-    """Check an origin map and prepare it for the fit.
-
-    Parameters
-    ----------
-    values : array_like, shape (Rx, Ry)
-        Measured coordinate in pixels.
-    sigma : array_like, shape (Rx, Ry), or float
-        Standard error of the coordinate in pixels.
-    valid : array_like of bool, shape (Rx, Ry)
-        True where a position is used.
-
-    Returns
-    -------
-    _Data
-        Values, sigmas, and the mask of used positions, which are valid and finite.
-
-    Raises
-    ------
-    PrenetError
-        If the map is not two-dimensional or the shapes differ.
-    """
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 2 or values.size == 0:
-        raise PrenetError(f"An origin map must have the scan's shape (Rx, Ry), not {values.shape}.")
-    try:
-        sigma = np.broadcast_to(np.asarray(sigma, dtype=np.float64), values.shape)
-        valid = np.broadcast_to(np.asarray(valid, dtype=bool), values.shape)
-    except ValueError:
-        raise PrenetError(f"sigma and valid must have the shape of the origin map, {values.shape}.") from None
-    use = valid & np.isfinite(values) & np.isfinite(sigma) & (sigma >= 0)
-    return _Data(np.where(use, values, 0.0), np.where(use, np.maximum(sigma, LEAST_SIGMA_PX), 1.0), use)
 
 
 def _refused(values, data):
@@ -369,224 +297,6 @@ def _dense_fraction(outliers, use):
     return (use & (density[0] > 0.75 * density[1])).sum() / use.sum()
 
 
-# --- robust fits ----------------------------------------------------------------------------------
-def _noise(r, data, edf, previous=None):
-    """Estimate the total noise of each position from the residuals `r`.
-
-    A constant is added to sigma in quadrature so that the median residual is that of Gaussian noise; if sigma is too
-    large, it is scaled down. Positions that are outliers with the `previous` noise are left out.
-    """
-    inside = data.use
-    if previous is not None:
-        inlier = data.use & (np.abs(r) < TUKEY_CUT * previous)
-        inside = inlier if 2 * inlier.sum() > data.use.sum() else data.use
-    r, s = np.abs(r[inside]), data.sigma[inside]
-    if r.size > 20_000:
-        stride = r.size // 20_000 + 1
-        r, s = r[::stride], s[::stride]
-    freedom = inside.sum() - edf
-    if freedom < 1:
-        return data.sigma
-    r = r * np.sqrt(inside.sum() / freedom)
-    ratio = quick_median(r / s) / NORMAL_MAD
-    if ratio <= 1:
-        return data.sigma if freedom < 10 else np.maximum(data.sigma * ratio, LEAST_SIGMA_PX)
-    # Half of the residuals exceed NORMAL_MAD times the total noise.
-    return np.sqrt(data.sigma**2 + max(quick_median((r / NORMAL_MAD) ** 2 - s**2), 0.0))
-
-
-def _irls(basis, data, surface, lam=0.0, noise=None, steps=30):
-    """Iteratively reweighted least squares from a start surface."""
-    edf = float(len(basis.keep)) if basis.penalty is None else 6.0
-    for _ in range(steps):
-        r = data.y - surface
-        noise = _noise(r, data, edf, noise)
-        weight = data.use * (1 - np.minimum((r / (TUKEY_CUT * noise)) ** 2, 1)) ** 2 / noise**2
-        gram, right = normal(basis, weight, data.y)
-        penalized = gram
-        if basis.penalty is not None:
-            penalized = gram + lam * (weight.sum() / data.use.sum()) * basis.penalty
-            edf = float(np.trace(solve(penalized, gram)))
-        coef = solve(penalized, right)
-        previous, surface = surface, evaluate(basis, coef)
-        if np.abs(surface - previous).max() < 1e-4 * np.sqrt(edf / weight.sum()) + 1e-10:
-            break
-    return _Solution(coef, surface, noise, weight, penalized, lam, edf)
-
-
-def _start(basis, data):
-    """Find a start surface by least median of squares over random subsets, which clustered outliers do not influence.
-
-    See Rousseeuw, J. Am. Stat. Assoc. 79, 871 (1984). The subsets are drawn from the positions in the order of their
-    values, so that a flipped, transposed or negated scan has the same subsets.
-    """
-    rng = np.random.default_rng(0)
-    i, j = np.nonzero(data.use)
-    order = np.argsort(np.abs(data.y[i, j] - data.y[i, j].mean()), kind="stable")
-    i, j = i[order], j[order]
-    if i.size > 1500:
-        drawn = np.sort(rng.choice(i.size, 1500, replace=False))
-        i, j = i[drawn], j[drawn]
-    design = (basis.rows[i][:, :, None] * basis.cols[j][:, None, :]).reshape(i.size, -1)[:, basis.keep]
-    size = design.shape[1]
-    y, s = data.y[i, j], data.sigma[i, j]
-    s = np.hypot(s, np.median(s))  # a wrong position may have a very small stated error
-    subsets = rng.integers(i.size, size=(400 if size > 1 else 100, size))
-    trial = (np.linalg.pinv(design[subsets]) @ y[subsets][..., None])[..., 0]
-    trial = np.vstack([trial, np.zeros((1, size))])
-    subset = slice(None, None, max(1, i.size // START_POSITIONS))
-    score = _nearest_part(np.abs(y[subset] - trial @ design[subset].T) / s[subset])
-    trial = trial[np.argsort(score, kind="stable")[:START_TRIALS]]
-    deviation = np.abs(y - trial @ design.T) / s
-    pairs = (design[:, :, None] * design[:, None]).reshape(i.size, -1)
-    for _ in range(4):  # refit the best starts to the nearest 60 % of the positions
-        score = _nearest_part(deviation)
-        best = np.argsort(score, kind="stable")[:10]
-        inlier = (deviation[best] <= score[best, None]) / s**2
-        gram = (inlier @ pairs).reshape(-1, size, size)
-        polished = (np.linalg.pinv(gram, hermitian=True) @ ((inlier * y) @ design)[..., None])[..., 0]
-        trial = np.vstack([trial[best], polished])
-        deviation = np.abs(y - trial @ design.T) / s
-    return evaluate(basis, trial[np.argmin(np.median(deviation, axis=1))])
-
-
-def _nearest_part(deviation):
-    """Largest deviation of the nearest 60 % of the positions from each start, (starts, n) to (starts,)."""
-    at = 0.6 * (deviation.shape[1] - 1)
-    low, high = int(at), int(np.ceil(at))
-    ordered = np.partition(deviation, (low, high), axis=1)
-    return ordered[:, low] + (at - low) * (ordered[:, high] - ordered[:, low])  # several times faster than a quantile
-
-
-def _solve_all(bases, data):
-    """Fit all models to one map."""
-    solutions = []
-    for basis in bases:
-        if basis.penalty is None:
-            solutions.append(_irls(basis, data, _start(basis, data)))
-            continue
-        solution, tried = solutions[-1], _PENALTIES[::2]  # the outliers of the parabola are left out first
-        for _ in range(2):
-            losses = [np.mean(x) for x in _held_out(basis, data, solution, data.use.sum() * tried)]
-            best = tried[int(np.argmin(losses))]
-            solution = _irls(basis, data, solution.surface, data.use.sum() * best, solution.noise)
-            at = int(np.argmin(np.abs(np.log(_PENALTIES / best))))
-            tried = _PENALTIES[max(at - 1, 0) : at + 2]  # the best penalty and its neighbors
-        solutions.append(solution)
-    return solutions
-
-
-# --- choice ---------------------------------------------------------------------------------------
-def folds(shape):
-    """Divide a scan into nine interleaved sets of blocks (3 by 3) for cross-validation.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        (Rx, Ry).
-
-    Returns
-    -------
-    numpy.ndarray of int, shape (Rx, Ry)
-        Set of each position, 0 to 8. The partition is the same for a flipped or transposed scan.
-
-    Examples
-    --------
-    >>> from py4dstem_prenet.descan.surface import folds
-    >>> folds((2, 4)).tolist()
-    [[0, 1, 2, 0], [3, 4, 5, 3]]
-    """
-    labels = np.zeros(shape, int)
-    for k, rows in enumerate(_thirds(shape[0])):
-        for m, columns in enumerate(_thirds(shape[1])):
-            labels[np.ix_(rows, columns)] = 3 * k + m
-    return labels
-
-
-def _thirds(count):
-    """Indices of three interleaved sets of blocks of `count` rows or columns."""
-    block = max(1, round(count / 24))
-    at = np.arange(count)
-    label = (at if block == 1 else np.rint((at - (count - 1) / 2) / block).astype(int)) % 3
-    return [np.flatnonzero(label == k) for k in range(3)]
-
-
-def _held_out(basis, data, reference, lams):
-    """Compute losses at held-out positions: for each penalty, one array over the used positions.
-
-    Robust weights and noise are taken from the reference solution.
-    """
-    shape = data.y.shape
-    weight = reference.weight
-    total = normal(basis, weight, data.y)
-    mass, count = weight.sum(), data.use.sum()
-    residuals = np.zeros((len(lams), *shape))
-    rows, columns = (_thirds(n) for n in shape)
-    for r in rows:
-        of_rows = basis.at(r, slice(None))
-        for c in columns:
-            block = r[:, None], c
-            used = data.use[block]
-            if not used.any():
-                continue
-            block_basis, w, y = of_rows.at(slice(None), c), weight[block], data.y[block]
-            gram, right = (a - b for a, b in zip(total, normal(block_basis, w, y), strict=True))
-            mean = (mass - w.sum()) / max(count - used.sum(), 1)
-            for k, lam in enumerate(lams):
-                penalized = gram if basis.penalty is None else gram + lam * mean * basis.penalty
-                residuals[k][block] = y - evaluate(block_basis, solve(penalized, right))
-    return [robust_loss((r / reference.noise)[data.use]) for r in residuals]
-
-
-def _choose(bases, datas, starts, wanted):
-    """Choose one model for all maps: its index, and the score of each model.
-
-    The chosen model is the simplest polynomial that is not worse than the best polynomial by `_MARGIN_SIGMAS` standard
-    errors of the paired difference of held-out losses. The spline is chosen instead if it is better by
-    `_SPLINE_MARGIN_SIGMAS`; this margin is larger because its penalty was chosen by the same losses.
-    """
-    if len(bases) == 1:
-        return 0, {}
-    losses = []
-    for k, basis in enumerate(bases):
-        parts = [_held_out(basis, d, s[-1], [s[k].lam])[0] for d, s in zip(datas, starts, strict=True)]
-        losses.append(np.concatenate(parts))
-    scores = {b.name: float(np.sqrt(x.mean())) for b, x in zip(bases, losses, strict=True)}
-    if wanted != "auto":
-        return len(bases) - 1, scores
-
-    def _clearly_worse(k, other, margin):
-        worse = losses[k] - losses[other]
-        return worse.mean() > margin * worse.std() / np.sqrt(worse.size)
-
-    polynomials = [k for k, b in enumerate(bases) if b.penalty is None]
-    best = min(polynomials, key=lambda k: losses[k].mean())
-    best = next(k for k in polynomials if k == best or not _clearly_worse(k, best, _MARGIN_SIGMAS))
-    if bases[-1].penalty is not None and _clearly_worse(best, len(bases) - 1, _SPLINE_MARGIN_SIGMAS):
-        bend = sum(np.var(s[-1].surface - s[best].surface) for s in starts)
-        if bend > MIN_SPLINE_BEND**2 * sum(np.var(s[-1].surface) for s in starts):
-            best = len(bases) - 1
-    return best, scores
-
-
-def _richer_models(bases, datas, starts, chosen):
-    """Compute the Akaike weights of the polynomials that are more flexible than the chosen model: {index: weight}.
-
-    They and the weight of the chosen model add to 1. Residuals are clipped, so that outliers have little influence.
-    """
-    polynomials = [k for k, basis in enumerate(bases) if basis.penalty is None and k >= chosen]
-    if len(polynomials) < 2:
-        return {}
-    last = polynomials[-1]
-    criterion = np.array([
-        sum(np.minimum(((d.y - s[k].surface) / s[last].noise)[d.use] ** 2, TUKEY_CUT**2).sum() for d, s in
-            zip(datas, starts, strict=True)) + 2 * len(datas) * len(bases[k].keep) for k in polynomials])
-    weights = np.exp(-(criterion - criterion.min()) / 2)
-    weights /= weights.sum()
-    return {k: float(w) for k, w in zip(polynomials[1:], weights[1:], strict=True) if w > MIN_MODEL_WEIGHT}
-
-
-# --- the grid ------------------------------------------------------------------------------------
 def _grid(datas):
     """Choose the grid (rows, columns) on which the models are compared, and return whether it is complete.
 

@@ -13,13 +13,9 @@ from .frames import (
     hit_candidates as hit_candidates,
     lost_frames as lost_frames,
 )
+from .full_scale import full_scale_pixels as full_scale_pixels
 from .independence import check_independence as check_independence
-from .lines import (
-    bad_lines as bad_lines,
-    dark_sides as dark_sides,
-    full_scale_pixels as full_scale_pixels,
-    padded_lines as padded_lines,
-)
+from .lines import bad_lines as bad_lines, dark_sides as dark_sides, padded_lines as padded_lines
 from .moments import group_moments as group_moments, leave_one_out as leave_one_out
 from .quality import doubts as doubts, refuse as refuse
 from .splitting import (

@@ -15,6 +15,8 @@ from scipy.ndimage import (
 )
 from scipy.stats import chi2
 
+from ..core import MIN_PART_SHARE, MIN_PATTERNS_IN_TIME, SCAN_PARTS
+
 EIGHT_NEIGHBORS = np.ones((3, 3), bool)  # footprint of a pixel's neighbors, without the pixel
 EIGHT_NEIGHBORS[1, 1] = False
 # Set on simulated scans with and without bad pixels (tests/test_noise.py):
@@ -25,10 +27,6 @@ MIN_DEVIATION_SINGLE = 30  # MIN_DEVIATION if the sample is a single pattern
 MIN_SLOPE_DEVIATION = 6  # standard deviations; smallest excess of a hot pixel over lines between opposite neighbors
 MIN_LIT_OF_25 = 11  # pixels; fewest lit ones of 5 x 5 in a disk and on its edge: a spot of 1 px radius has at most nine
 MIN_OVER_NEIGHBORS = 1.15  # ratio; smallest brightness of a hot pixel relative to its third brightest neighbor
-SIGMA_OF_75TH_PERCENTILE = 0.87  # ratio of the standard deviation to the 75th percentile of |x|, normal distribution
-MIN_PATTERNS_IN_TIME = 8  # patterns; smallest sample in which changes from pattern to pattern are used
-BAD_PIXEL_PARTS = 4  # number of consecutive parts of the scan, in each of which a pixel must be bad
-MIN_PART_SHARE = 0.3  # fraction of the mean excess; smallest excess of a bad pixel in each part of the scan
 MIN_STUCK_VARIANCE = 50  # squared steps between values; smallest sum of squares of the neighbors of a stuck pixel
 
 MIN_QUIET_ELECTRONS = 10.0  # electrons; smallest mean signal of a quiet pixel
@@ -76,7 +74,7 @@ def find_bad_pixels(sample, quantum):
 
     # The specimen changes along the scan, a bad pixel does not.
     x, y = np.nonzero(bad)
-    for part in np.array_split(np.arange(n), min(BAD_PIXEL_PARTS, n)):
+    for part in np.array_split(np.arange(n), min(SCAN_PARTS, n)):
         for i, j in zip(x, y, strict=True):
             window = sample[part, max(i - 2, 0) : i + 3, max(j - 2, 0) : j + 3].mean(axis=0, dtype=np.float64)
             part_excess = sample[part, i, j].mean(dtype=np.float64) - np.median(window)
@@ -181,7 +179,8 @@ def _roughness(excess, at):
 
     It uses the 75th percentile, not the median: on a slope, more than half of the pixels equal their local median.
     """
-    return SIGMA_OF_75TH_PERCENTILE * np.partition(np.abs(_windows(excess, at, 2)), 18, 1)[:, 18]
+    # 0.87 is the standard deviation of normal values over the 75th percentile of |x|.
+    return 0.87 * np.partition(np.abs(_windows(excess, at, 2)), 18, 1)[:, 18]
 
 
 def _step(excess, quantum):
@@ -227,7 +226,7 @@ def _above_slopes(sample, mean, noise, quantum):
         rows, columns = (np.abs(np.arange(i - 1, i + 2)) for i in (x, y))  # mirrored at the edges
         rows, columns = (np.where(i < m, i, 2 * (m - 1) - i) for i, m in zip((rows, columns), mean.shape, strict=True))
         window = sample[:, rows[:, None], columns]
-        parts = [part.mean(axis=0, dtype=np.float64) for part in np.array_split(window, BAD_PIXEL_PARTS)]
+        parts = [part.mean(axis=0, dtype=np.float64) for part in np.array_split(window, SCAN_PARTS)]
         hot[x, y] = min(_above_lines(part)[1, 1] for part in parts) > MIN_PART_SHARE * excess[x, y]
     return hot
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..core import Flag, NoiseModel, PrenetError, as_scan, jackknife, spread_positions
+from ..core import BLOCK_BYTES, Flag, NoiseModel, PrenetError, as_scan, jackknife, spread_positions
 from . import (
     bad_lines,
     confirmed_hits,
@@ -34,7 +34,6 @@ from . import (
 )
 
 MAX_NOISE_POSITIONS = 256  # positions; largest sample of the scan, chosen for speed
-MAX_NOISE_SAMPLE_BYTES = 128 * 2**20  # bytes; largest size of the sample as float32
 HIT_CLIP = 0.005  # fraction of the deviations that may be hits; it is clipped for the first noise model
 # Set on simulated counting detectors and cameras (tests/test_noise.py):
 MAX_STRUCTURE_FRACTION = 0.02  # fraction of the variance; error allowed for structure that the filters do not cancel
@@ -64,7 +63,7 @@ def noise_sample(scan):
         An even sample, in the order of the scan.
     """
     qx, qy = scan.pattern_shape
-    count = min(MAX_NOISE_POSITIONS, max(8, MAX_NOISE_SAMPLE_BYTES // (4 * qx * qy)))
+    count = min(MAX_NOISE_POSITIONS, max(8, 2 * BLOCK_BYTES // (4 * qx * qy)))
     index, blocks = zip(*scan.blocks(positions=spread_positions(scan, count)), strict=True)
     # Blocks come in the order of storage, but the search for bad pixels needs the order of the scan.
     return np.concatenate(blocks)[np.argsort(np.concatenate(index))]

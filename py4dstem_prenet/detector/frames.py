@@ -3,10 +3,11 @@
 import numpy as np
 from scipy.ndimage import find_objects, label, maximum_filter
 
+from ..core import MIN_PATTERNS_IN_TIME
+
 MIN_LOST_ROWS = 0.25  # fraction of a frame's rows; fewest constant rows of a lost frame: fewer do not affect the noise
 MAX_LOST_LOG_PROBABILITY = -14.0  # log probability of so many constant rows by chance: 1 in 1,000,000 frames
 MAX_CUT_RATE = 0.1  # fraction of the frames; a row that is constant in more of them is dark because of the specimen
-MIN_HIT_PATTERNS = 8  # patterns; smallest sample in which a hit can be distinguished from a feature of the pattern
 HIT_RATIO = 4.0  # ratio; smallest signal of a hit relative to the largest value within a pixel in other patterns
 MIN_HIT_ELECTRONS = 10.0  # electrons; smallest excess of a hit over that value: by chance in 1 of 10^9 pixels at most
 HIT_SIGMAS = 6.0  # standard deviations of counting and read-out noise; smallest excess of a hit over that value
@@ -80,7 +81,7 @@ def hit_candidates(sample, bad, quantum):
         Value of each candidate, and largest value within a pixel of it in all other patterns, in detector units.
     """
     none = np.zeros((0, 3), int), np.zeros(0), np.zeros(0)
-    if len(sample) < MIN_HIT_PATTERNS:
+    if len(sample) < MIN_PATTERNS_IN_TIME:
         return none
     top = sample.argmax(0)
     largest = np.take_along_axis(sample, top[None], 0)[0].astype(np.float64)

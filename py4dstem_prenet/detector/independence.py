@@ -5,7 +5,6 @@ from scipy.ndimage import correlate1d, uniform_filter
 
 from ..core import Flag, NoiseModel
 
-BRIGHTNESS_GROUPS = 32  # number of groups of pixels of similar brightness
 MIN_GROUP_ELECTRONS = 300  # electrons squared; smallest expected variance, summed over a group, for which it is tested
 # Ratio of fine to coarse variance: 1 for independent noise, 0.7 for a blur of 0.45 px. Set on simulated detectors
 # (tests/test_checks.py), like the limits of the variance.
@@ -106,7 +105,7 @@ def _group_variances(blocks, noise):
     order = np.argsort(np.where(noise.bad_pixels, -np.inf, uniform_filter(mean, 5)), axis=None)
     order = order[noise.bad_pixels.sum():]
     groups = [[part.ravel()[pixels].sum() for part in (fine, coarse, expected)]
-              for pixels in np.array_split(order, BRIGHTNESS_GROUPS)]
+              for pixels in np.array_split(order, 32)]
     return np.array([group for group in groups if group[2] > MIN_GROUP_ELECTRONS]), expected.sum(), cancels
 
 

@@ -3,10 +3,8 @@
 import numpy as np
 from scipy.ndimage import binary_dilation, binary_fill_holes
 
-from ..core import Flag, PrenetError
+from ..core import MIN_PATTERNS_IN_TIME, Flag, PrenetError
 
-MAX_VALUE = 1e15  # detector units; no detector gives larger values, and sums of squares still fit into float32
-MIN_VALUE_RANGE = 1e-30  # detector units; smallest range of values that float32 resolves
 MAX_FRACTION_AT_TOP = 0.5  # fraction of all values; no pattern is bright in a larger part of the detector
 # Set on simulated and real scans with faults of detectors and files (tests/test_detector_faults.py):
 MIN_BUSY_ELECTRONS = 30  # electrons in the whole sample; a pixel adjacent to one with more is not dark by chance
@@ -16,14 +14,11 @@ MIN_FRACTION_AT_BOTTOM = 0.02  # fraction of all values; smallest part at the lo
 MIN_SHARED_NOISE_RATIO = 0.7  # ratio of fine to coarse variance, 1 for independent noise; below, neighbors share noise
 MIN_BENT_RATIO = 0.4  # ratio of measured to expected variance of bright pixels; below, the response is not linear
 MIN_BRIGHT_ELECTRONS = 3  # electrons; smallest mean of a pixel that is used to test the linearity
-MIN_COUNTER = 64  # counts; smallest limit of a counter, six bits
 MIN_WRAPPED_TOP = 0.99  # fraction of the limit of a counter; smallest maximum of data that may have wrapped
 # Fraction of the limit, and sigmas of counting noise; distance from half of the limit of values in and around a hole.
 MIN_HOLE_STEP, HOLE_SIGMAS = 0.1, 3.0
 MIN_ABRUPT = 0.7  # fraction of the pixels around a hole; fewest that are bright, if the hole is due to wrapped counts
 MIN_AT_LIMIT = 0.2  # ratio; fewest values in the last twentieth below the limit, relative to the twentieth before
-MAX_HOLE_PATTERNS = 32  # patterns; most that are searched for holes, chosen for speed
-MIN_STUCK_PATTERNS = 8  # patterns; smallest sample in which constant pixels are unusual
 
 
 def refuse(sample):
@@ -56,10 +51,10 @@ def refuse(sample):
             "and that the beam was not blanked."
         )
     low, high = float(low), float(high)
-    if max(-low, high) > MAX_VALUE:
+    if max(-low, high) > 1e15:  # no detector gives larger values, and sums of squares still fit into float32
         raise PrenetError(f"The data hold values as large as {max(low, high, key=abs):.3g}, which no detector gives; "
                           "replace them, or divide the data by a constant.")
-    if high - low < MIN_VALUE_RANGE:
+    if high - low < 1e-30:  # float32 does not resolve them
         raise PrenetError(f"The data differ by {high - low:.3g} at most, too little for single precision; multiply "
                           "them by a constant.")
     fraction = np.mean(sample == sample.max())
@@ -150,7 +145,7 @@ def _wrapped(sample, noise, high):
     """
     high = int(high) if sample.dtype.kind in "iu" else 0
     limit = 1 << high.bit_length()
-    if limit < MIN_COUNTER or high < MIN_WRAPPED_TOP * limit - 1:
+    if limit < 64 or high < MIN_WRAPPED_TOP * limit - 1:  # a counter has at least six bits
         return None
     top, below = (np.count_nonzero((sample >= low * limit) & (sample < (low + 0.05) * limit)) for low in (0.95, 0.9))
     if top < max(MIN_EDGE_PIXELS, MIN_AT_LIMIT * below):  # the largest value is close to the limit by chance
@@ -159,7 +154,7 @@ def _wrapped(sample, noise, high):
     reach = max(MIN_HOLE_STEP, HOLE_SIGMAS * (0.5 * noise.gain / limit) ** 0.5)
     dark_level, bright_level = (0.5 - reach) * limit, (0.5 + reach) * limit
     holes = np.zeros(sample.shape[1:], bool)
-    for pattern in sample[:: max(1, len(sample) // MAX_HOLE_PATTERNS)]:
+    for pattern in sample[:: max(1, len(sample) // 32)]:  # a part of the sample, for speed
         bright = (pattern > bright_level) | noise.bad_pixels
         hole = binary_fill_holes(bright) & ~bright
         rim = binary_dilation(hole) & ~hole
@@ -183,7 +178,7 @@ def _bent(moments, noise):
 def _unresponsive(sample, noise, saturated):
     """Find a pixel (x, y) of a group that never changes although electrons hit adjacent pixels, or return None."""
     constant = (sample.min(0) == sample.max(0)) & ~noise.bad_pixels
-    if len(sample) < MIN_STUCK_PATTERNS or not constant.any() or constant.all():
+    if len(sample) < MIN_PATTERNS_IN_TIME or not constant.any() or constant.all():
         return None
     electrons = (sample.mean(0, dtype=np.float64) - noise.offset) / noise.gain * len(sample)
     busy = (electrons > MIN_BUSY_ELECTRONS) & ~constant & ~noise.bad_pixels

@@ -18,9 +18,8 @@ from dataclasses import replace
 import numpy as np
 from scipy.ndimage import maximum_filter, uniform_filter
 
-from ..core import NoiseModel, Scan
+from ..core import BLOCK_BYTES, NoiseModel, Scan
 
-MAX_SPLIT_BYTES = 64 * 2**20  # bytes; largest size, as float32, of the patterns that are split
 MAX_SPLIT_POSITIONS = 1024  # positions; most that are split for a check of the origin or the ellipse
 # Units of gain + rms read-out noise; where the mean of the neighbors is smaller, it determines the variance.
 MAX_DIM_ELECTRONS = 8.0
@@ -137,7 +136,7 @@ def places(shape, positions: int, parts) -> list[np.ndarray]:
     [[[9, 10], [17, 18]], [[13, 14], [21, 22]]]
     """
     rx, ry, qx, qy = shape
-    positions = min(positions, max(16, MAX_SPLIT_BYTES // (4 * qx * qy)))
+    positions = min(positions, max(16, BLOCK_BYTES // (4 * qx * qy)))
     cut = (min(parts[0], rx), min(parts[1], ry))
     each = positions // (cut[0] * cut[1])
     rows = min(rx // cut[0], max(1, round(each**0.5)))

@@ -13,7 +13,10 @@ from .circle import kasa_circle as kasa_circle
 from .disk import (
     DISK_MARGIN_PX as DISK_MARGIN_PX,
     LEARNING_ROUNDS as LEARNING_ROUNDS,
+    MAX_START_OFFSET_PX as MAX_START_OFFSET_PX,
+    MIN_EXPECTED_FRACTION as MIN_EXPECTED_FRACTION,
     DiskModel as DiskModel,
+    DiskPositions as DiskPositions,
     disk_model as disk_model,
 )
 from .disk_edge import fit_disk as fit_disk
@@ -24,8 +27,13 @@ from .halo import (
     halo_center as halo_center,
     halo_place as halo_place,
 )
-from .inversion import other_center as other_center, symmetry as symmetry
+from .inversion import (
+    MAX_BINNED_SIDE as MAX_BINNED_SIDE,
+    other_center as other_center,
+    symmetry as symmetry,
+)
 from .inversion_search import (
+    OPPOSITE_SECTORS as OPPOSITE_SECTORS,
     InversionCenter as InversionCenter,
     inversion_center as inversion_center,
     stabilized_bins as stabilized_bins,
@@ -33,6 +41,7 @@ from .inversion_search import (
 from .polar import to_polar as to_polar
 from .polar_fit import (
     UNKNOWN_COVARIANCE as UNKNOWN_COVARIANCE,
+    radial_profile as radial_profile,
     read_polar as read_polar,
     smooth_image as smooth_image,
 )

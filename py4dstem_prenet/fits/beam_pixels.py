@@ -15,20 +15,15 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.ndimage import rank_filter
 
-from ..core import NoiseModel, ellipse_matrix
+from ..core import MIN_PART_SHARE, MIN_PATTERNS_IN_TIME, SCAN_PARTS, NoiseModel, ellipse_matrix
 from ..detector import EIGHT_NEIGHBORS
 from . import Aperture, disk_model, electron_windows
 
 # Set on simulated scans with and without hot pixels (tests/test_hot_pixels.py):
-MIN_HOT_PIXEL_PATTERNS = 8  # patterns; smallest sample in which hot pixels are searched for
-HOT_PIXEL_PARTS = 4  # number of consecutive parts of the scan, in each of which a pixel must be hot
 MIN_HOT_PULL = 7.0  # standard errors (noise and misfit in quadrature); smallest excess of a hot pixel
 MIN_HOT_LEVEL = 0.04  # fraction of the disk's brightness; a smaller excess moves an origin by less than 0.01 px
 MIN_HOT_ELECTRONS = 30  # electrons; smallest excess over the whole sample: below it, the noise is not normal
-# Fraction of the mean excess; a hot pixel exceeds it in each part of the scan, all its neighbors but one stay below it.
-MIN_HOT_SHARE = 0.3
 MAX_HOT_FRACTION = 0.05  # fraction of the disk's pixels; more hot pixels than this show that the model is wrong
-SIMILAR_WINDOW_RADII = 2.5  # per px of radius; a pixel is compared with 2 * 2.5 * radius pixels at similar distances
 
 
 def hot_pixels(patterns, positions, noise: NoiseModel, aperture: Aperture, max_misfit: float, device: str):
@@ -69,7 +64,7 @@ def hot_pixels(patterns, positions, noise: NoiseModel, aperture: Aperture, max_m
     [[20, 15]]
     """
     hot_map = np.zeros(patterns.shape[1:], bool)
-    if len(patterns) < MIN_HOT_PIXEL_PATTERNS:
+    if len(patterns) < MIN_PATTERNS_IN_TIME:
         return hot_map
     half = disk_model(aperture, device).side // 2 + 1  # only the part of the detector that windows cover is examined
     low = (np.floor(positions.min(0)).astype(int) - half).clip(0)
@@ -102,23 +97,23 @@ def _find_outliers(sums, center, level, aperture):
     excess[measured] = sums[0].sum(0)[measured] / information[measured]
     sigma[measured] = information[measured] ** -0.5
     distance = np.hypot(*np.linalg.solve(ellipse_matrix(aperture.vector), (np.argwhere(measured) - center).T))
-    similar = 2 * int(SIMILAR_WINDOW_RADII * aperture.radius) + 1
+    similar = 2 * int(2.5 * aperture.radius) + 1  # number of pixels at similar distances that one is compared with
     expected[measured], scatter[measured] = _running_median(excess[measured], distance, similar)
     excess -= expected
     hot = measured & (excess > np.maximum(MIN_HOT_PULL * np.hypot(sigma, scatter), MIN_HOT_LEVEL * level))
     # Pixels that few windows cover lie outside the beam, where `detector.bad_pixels` finds them.
     hot &= (excess * count > MIN_HOT_ELECTRONS) & (count > count.max() / 2)
-    hot &= rank_filter(excess, 6, footprint=EIGHT_NEIGHBORS, mode="constant") < MIN_HOT_SHARE * excess
+    hot &= rank_filter(excess, 6, footprint=EIGHT_NEIGHBORS, mode="constant") < MIN_PART_SHARE * excess
     for x, y in np.argwhere(hot):
         score, part_information = sums[:2, sums[1, :, x, y] > 0, x, y]
-        hot[x, y] = (score / part_information).min() - expected[x, y] > MIN_HOT_SHARE * excess[x, y]
+        hot[x, y] = (score / part_information).min() - expected[x, y] > MIN_PART_SHARE * excess[x, y]
     return hot
 
 
 def _residual_sums(patterns, positions, noise, aperture, max_misfit, device):
     """Sum the residuals of the disk model by detector pixel.
 
-    Returns the sums (3, HOT_PIXEL_PARTS, Qx, Qy) of score, information and number of windows, the median position of
+    Returns the sums (3, SCAN_PARTS, Qx, Qy) of score, information and number of windows, the median position of
     the beam in pixels, and the median brightness of the disk in electrons per pixel.
     """
     model, shape = disk_model(aperture, device), patterns.shape[1:]
@@ -132,10 +127,10 @@ def _residual_sums(patterns, positions, noise, aperture, max_misfit, device):
     kept = np.argwhere(model.keep.reshape(model.side, model.side).numpy()) - (model.side - 1) // 2
     pixel = np.rint(middle).astype(int)[:, None] + kept
     on_detector = ((pixel >= 0) & (pixel < shape)).all(2) & is_disk[:, None]
-    part = np.broadcast_to(np.arange(len(pixel))[:, None] * HOT_PIXEL_PARTS // len(pixel), on_detector.shape)
-    flat_index = np.ravel_multi_index((part[on_detector], *pixel[on_detector].T), (HOT_PIXEL_PARTS, *shape))
-    size = HOT_PIXEL_PARTS * shape[0] * shape[1]
-    sums = [np.bincount(flat_index, values[on_detector], size).reshape(HOT_PIXEL_PARTS, *shape)
+    part = np.broadcast_to(np.arange(len(pixel))[:, None] * SCAN_PARTS // len(pixel), on_detector.shape)
+    flat_index = np.ravel_multi_index((part[on_detector], *pixel[on_detector].T), (SCAN_PARTS, *shape))
+    size = SCAN_PARTS * shape[0] * shape[1]
+    sums = [np.bincount(flat_index, values[on_detector], size).reshape(SCAN_PARTS, *shape)
             for values in (score, information, np.ones_like(score))]
     center = np.median(fitted.position.cpu().numpy() + middle, 0)
     return np.stack(sums), center, np.median(level[is_disk]) if is_disk.any() else np.inf

@@ -38,10 +38,10 @@ from . import (
 
 DISK_MARGIN_PX = 3.0  # pixels; width of the margin around the disk that is fitted with it, to determine the background
 MAX_START_OFFSET_PX = 1.5  # pixels; largest distance of a position from the middle of its window
-# Steps of every window, additional steps, and standard errors: additional steps are taken where the last step was
-# longer than MAX_MOVE_SIGMAS. From a start that is wrong by 0.3 px, most windows converge in three steps. Iterating
-# until all converge increases the error: in windows that converge slowly, the contrast absorbs the shift of the edge.
-GAUSS_NEWTON_STEPS, MORE_STEPS, MAX_MOVE_SIGMAS = 3, 1, 0.1
+# Standard errors; an additional step is taken where the last of three steps was longer. From a start that is wrong by
+# 0.3 px, most windows converge in three steps. Iterating until all converge increases the error: in windows that
+# converge slowly, the contrast absorbs the shift of the edge.
+MAX_MOVE_SIGMAS = 0.1
 LEARNING_ROUNDS = 6  # rounds; largest number in which aperture and contrast are learned from a sample
 MIN_EXPECTED_FRACTION = 0.03  # fraction of the disk's level; lower bound of the expected counts in weights, a safeguard
 MISFIT_SIGMAS = 4.0  # standard errors; largest excess of the mean squared residual that is attributed to counting noise
@@ -318,13 +318,13 @@ class DiskModel:
         if prior is None:
             prior = torch.diag(self.amplitudes**-2 * (self.degrees > 0)).expand(n, -1, -1)
         windows = _Windows((counts - beneath) * good, good, start, beneath, change, precision, prior)
-        state = self._stepped(windows, self._started(windows), readout, learn, GAUSS_NEWTON_STEPS)
+        state = self._stepped(windows, self._started(windows), readout, learn, steps=3)
         sigma = state.inverse.diagonal(dim1=1, dim2=2)[:, :2].sqrt()
         moving = (state.move > MAX_MOVE_SIGMAS * sigma).any(1).nonzero()[:, 0]
         if len(moving):
             start_values = _Start(state.position[moving], state.coefficients[moving], state.level[moving])
             state.put(moving, self._stepped(_Windows(*(a[moving] for a in windows)), start_values, readout, learn,
-                                            MORE_STEPS))
+                                            steps=1))
 
         counts, level, weight = windows.counts, state.level, state.weight
         residual = counts - state.expected

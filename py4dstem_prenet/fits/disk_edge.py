@@ -23,7 +23,6 @@ from .polar_fit import (
 
 DISK_BLUR_PX = 0.5  # pixels, 1 sigma; smoothing that a sharp edge needs to be interpolated
 DISK_AZIMUTHS = 128  # number of azimuths of the polar map
-BLUR_ROUNDS = 3  # rounds of the correction for the bias of the blur; the remaining bias is below 0.001
 # Set on 450 simulated probe disks of 4 to 60 px radius and multislice scans (benchmarks/disk_shapes.py):
 DISK_INFLATION = 1.5  # factor on the covariance, for the scatter that a jackknife does not include
 DISK_SYSTEMATIC = 0.0005  # sigma of each component of the ellipse vector, for an aperture that is not exactly round
@@ -170,7 +169,7 @@ def _fit_corrected(image, good, center, start_vector, radius, ridge):
     true_radius, blur_squared = measured_radius, max(measured_width - DISK_BLUR_PX**2 - 1 / 12, 0.0)
     vector = fit.vector.copy()
     floor = max(fit.profile[-3:].mean() / max(fit.profile.max(), 1e-12), 0.0)
-    for _ in range(BLUR_ROUNDS):
+    for _ in range(3):  # the remaining bias of the blur is below 0.001
         drawn = _draw_disk(true_radius, vector, np.sqrt(blur_squared), fit.center, good.shape) + floor
         drawn_fit = fit_edge(drawn, good, fit.center, vector)
         drawn_radius, drawn_width = _edge(drawn_fit.profile, drawn_fit.radii)

@@ -2,13 +2,9 @@
 
 import numpy as np
 
-from . import Pooled, fit_disk, to_polar
-from .polar_fit import radial_profile
+from . import Pooled, fit_disk, radial_profile, to_polar
 
-RADIUS_STEP_PX = 0.25  # pixels; distance between the radii of the profile
-RADIUS_AZIMUTHS = 64  # number of azimuths of the polar map
 MIN_DISK_RADIUS_PX = 1.0  # pixels; smallest radius: a smaller disk is not resolved
-MAX_RADIUS_FRACTION = 0.5  # fraction of the shorter side of the frame; largest radius
 # Fraction of the radius; largest distance of the fitted disk from the given center, in addition to one pixel.
 MAX_DISK_OFFSET_FRACTION = 0.5
 
@@ -40,8 +36,8 @@ def pooled_radius(pooled: Pooled) -> float:
     >>> round(pooled_radius(pool_arrays([image] * 4, 4 * [31.0], 4 * [31.0])), 1)
     7.0
     """
-    radii = np.arange(0, MAX_RADIUS_FRACTION * min(pooled.mean.shape), RADIUS_STEP_PX)
-    polar, weight = to_polar(pooled.mean, pooled.center, radii, RADIUS_AZIMUTHS, weight=pooled.weight)
+    radii = np.arange(0, 0.5 * min(pooled.mean.shape), 0.25)  # pixels, to half of the shorter side
+    polar, weight = to_polar(pooled.mean, pooled.center, radii, 64, weight=pooled.weight)
     profile = radial_profile(polar, weight)
     top, floor = profile.max(), np.median(profile[len(profile) // 2:])
     below = np.flatnonzero(profile[profile.argmax():] < (top + floor) / 2)

@@ -17,31 +17,24 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d, maximum_filter
 
 from ..core import NORMAL_MAD, TUKEY_CUT, jackknife_covariance, masked_smooth
-from . import stabilized_bins
+from . import MAX_BINNED_SIDE, OPPOSITE_SECTORS, stabilized_bins
 
-# Pixels; patterns larger than this are binned, for speed: for the center, for its place, and for the search.
-HALO_SIDE_PX, HALO_PLACE_SIDE_PX, HALO_SEARCH_SIDE_PX = 256, 128, 64
-HALO_SMOOTHING_PX = 1.0  # binned pixels, 1 sigma; smoothing before medians are computed
 SEARCH_REACH = 0.2  # fraction of the longer side; radius of the area in which a candidate center is scored
-# Binned pixels between candidate centers, side of the neighborhood of a local maximum in steps, and number of maxima
-# that are refined.
-HALO_SEARCH_STEP_PX, PEAK_SIDE, MAX_HALO_PLACES = 2, 3, 4
+HALO_SEARCH_STEP_PX = 2  # binned pixels between candidate centers
+MAX_HALO_PLACES = 4  # number of local maxima that are refined
 HALO_MIN_SEEN = 0.6  # fraction; smallest part of the area about a center that is good and inside the frame
 # Fraction of the range of values in an area; deviations are clipped at it, so that disks and stops do not dominate.
 CLIP_PART = 0.25
 ANNULI = ((0.0, 0.1), (0.1, 0.2), (0.2, 0.35))  # fractions of the longer side; inner and outer radius of each annulus
-HALO_OPPOSITE_SECTORS = 6  # pairs of opposite sectors in the jackknife
 MIN_RING_PIXELS = 5  # pixels; fewest at a distance for which a median is computed
 MIN_ANNULUS_PIXELS = 50  # pixels; fewest in an annulus that is fitted
-# Largest number of steps; binned pixels, longest step, and step below which the refinement has converged.
-REFINEMENTS, HALO_MAX_STEP_PX, LAST_STEP_PX = 25, 1.0, 0.01
+HALO_MAX_STEP_PX = 1.0  # binned pixels; longest step of the refinement
 # Pixels, and fraction of the frame; largest standard error of an accepted center. Of 138 scans of the simulated world
 # 87 had less than 0.8 px, and all of these were correct within 1.0 px; others were wrong by up to 100 px.
 MAX_HALO_SIGMA_PX, MAX_HALO_SIGMA_FRACTION = 0.8, 0.008
 HALO_MIN_EXPLAINED = 0.15  # fraction; smallest `HaloCenter.explained` of a center: 0.2 to 0.9 at centers, 0.02 in noise
 MAX_ELONGATION = 0.12  # largest length of the ellipse vector; 0.05 or less about centers, 0.4 about a point of a ridge
 HALO_SYSTEMATIC_PX = 0.2  # binned pixels, 1 sigma along each axis; systematic error of the center
-PRIOR = 1e-9  # ridge of the normal equations, for patterns without any slope
 
 
 @dataclass(frozen=True)
@@ -95,8 +88,8 @@ def halo_place(mean, good, readout: float = 0.0, starts=(), allowed=None) -> np.
     >>> halo_place(400 / (1 + ((x - 45) ** 2 + (y - 50) ** 2) / 50), np.ones((96, 96), bool)).round().tolist()
     [45.0, 50.0]
     """
-    points, side, step = _points(mean, good, readout, HALO_PLACE_SIDE_PX)
-    coarse, coarse_usable, coarse_step = _binned(mean, good, readout, HALO_SEARCH_SIDE_PX)
+    points, side, step = _points(mean, good, readout, MAX_BINNED_SIDE // 2)
+    coarse, coarse_usable, coarse_step = _binned(mean, good, readout, MAX_BINNED_SIDE // 4)
     best, explained = None, 0.0
     for place in (*(_places(coarse, coarse_usable) * coarse_step + (coarse_step - 1) / 2),
                   *np.reshape(starts, (-1, 2))):
@@ -140,12 +133,12 @@ def halo_center(mean, good, place, readout: float = 0.0) -> HaloCenter:
     >>> found.center.round().tolist(), found.accepted
     ([45.0, 50.0], True)
     """
-    points, side, step = _points(mean, good, readout, HALO_SIDE_PX)
+    points, side, step = _points(mean, good, readout, MAX_BINNED_SIDE)
     outer = ANNULI[-1][1] * side
     center, elongation = _refined(points, (np.asarray(place, float) - (step - 1) / 2) / step, 0.0, outer)
     explained = _explained_about(points, center, SEARCH_REACH * side)
     annuli = np.array([_refined(points, center, low * side, high * side)[0] for low, high in ANNULI])
-    without = np.array([_refined(points, center, 0.0, outer, left_out=k)[0] for k in range(HALO_OPPOSITE_SECTORS)])
+    without = np.array([_refined(points, center, 0.0, outer, left_out=k)[0] for k in range(OPPOSITE_SECTORS)])
     sector_variance = np.trace(jackknife_covariance(without)) / 2 if np.isfinite(without).all() else np.inf
     # Annuli have equal weights: if one is symmetric about a different point, as disks are, the pattern has no center.
     offsets = (annuli - center)[np.isfinite(annuli).all(1)]
@@ -167,7 +160,7 @@ def _points(mean, good, readout, largest):
 def _binned(mean, good, readout, largest):
     """Square roots of the counts, binned and smoothed (Hx, Hy), the mask of usable bins, and the side of a bin."""
     z, usable, step = stabilized_bins(mean, good, readout, largest)
-    return masked_smooth(z, usable, HALO_SMOOTHING_PX), usable, step
+    return masked_smooth(z, usable, 1.0), usable, step
 
 
 def _places(z, usable):
@@ -185,7 +178,7 @@ def _places(z, usable):
     x, y = centers[0] + dx, centers[1] + dy
     covered = usable[x, y]
     explained = np.where(covered.mean(1) >= HALO_MIN_SEEN, _explained(z[x, y], covered, ring), 0.0).reshape(shape)
-    peaks = np.argwhere((explained > 0) & (explained == maximum_filter(explained, PEAK_SIDE)))
+    peaks = np.argwhere((explained > 0) & (explained == maximum_filter(explained, 3)))
     order = np.argsort(-explained[tuple(peaks.T)], kind="stable")
     return HALO_SEARCH_STEP_PX * peaks[order[:MAX_HALO_PLACES]].astype(float)
 
@@ -244,12 +237,12 @@ def _refined(points, center, inner, outer, left_out=None):
     """
     (x, y), values = points
     number = int(outer) + 1
-    for _ in range(REFINEMENTS):
+    for _ in range(25):
         dx, dy = x - center[0], y - center[1]
         distance = np.sqrt(dx * dx + dy * dy)  # several times faster than `numpy.hypot`
         inside = (distance >= inner) & (distance < outer)
         if left_out is not None:
-            sector = (np.arctan2(dy, dx) % np.pi * HALO_OPPOSITE_SECTORS / np.pi).astype(int)
+            sector = (np.arctan2(dy, dx) % np.pi * OPPOSITE_SECTORS / np.pi).astype(int)
             inside &= sector != left_out
         if inside.sum() < MIN_ANNULUS_PIXELS:
             return np.full(2, np.nan), np.inf
@@ -275,9 +268,10 @@ def _refined(points, center, inner, outer, left_out=None):
         weight = (1 - np.minimum((residual / (TUKEY_CUT * sigma)) ** 2, 1)) ** 2 / sigma**2
         design = -slope * np.stack([cosine, sine, r * (cosine**2 - sine**2), 2 * r * cosine * sine])
         weighted = design * weight
-        solution = np.linalg.solve(weighted @ design.T + PRIOR * np.eye(4), weighted @ residual)
+        # The ridge is for patterns without any slope.
+        solution = np.linalg.solve(weighted @ design.T + 1e-9 * np.eye(4), weighted @ residual)
         step = solution[:2].clip(-HALO_MAX_STEP_PX, HALO_MAX_STEP_PX)
         center = center + step
-        if np.hypot(*step) < LAST_STEP_PX:
+        if np.hypot(*step) < 0.01:  # converged
             break
     return center, float(np.hypot(*solution[2:]))

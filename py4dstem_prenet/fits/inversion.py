@@ -15,7 +15,7 @@ import torch
 from ..core import Flag, binned_sum, stabilize
 
 MIN_OVERLAP = 0.2  # fraction of a pattern's summed squares; smallest part whose inverse lies on the detector
-MAX_SYMMETRY_SIDE = 256  # pixels; patterns larger than this are binned, for speed
+MAX_BINNED_SIDE = 256  # pixels; larger patterns are binned to at most this side, for speed
 # Largest symmetry of a pooled pattern about its origin, and smallest about a different point, for which that point is
 # reported. About correct origins the symmetry was 0.83 or more in 90 simulated scans of many grains or of crystals
 # along a zone axis, and 0.41 or more in 32 of thick crystals that were tilted as a whole; about disks beside the direct
@@ -89,7 +89,7 @@ def other_center(mean, weight, center, radius: float, readout: float) -> Flag | 
     'symmetric_elsewhere'
     """
     electrons = np.clip(mean * weight, 0, None)
-    step = -(-max(weight.shape) // MAX_SYMMETRY_SIDE)
+    step = -(-max(weight.shape) // MAX_BINNED_SIDE)
     electrons, weight, good = (binned_sum(part, step) for part in (electrons, weight, (weight > 0).astype(np.float32)))
     good = good >= step**2 / 2
     z = stabilize(electrons, readout * np.sqrt(weight)).astype(np.float32)

@@ -13,9 +13,8 @@ import numpy as np
 import torch
 
 from ..core import binned_sum, jackknife_covariance, masked_smooth, stabilize
-from . import symmetry
+from . import MAX_BINNED_SIDE, symmetry
 
-MAX_SIDE = 256  # pixels; patterns larger than this are binned, for speed
 OPPOSITE_SECTORS = 6  # pairs of opposite sectors in the jackknife
 # Fraction of the longer side, 1 sigma; smoother structure is removed, since the symmetry of a halo has a broad maximum.
 SMOOTH_PART_FRACTION = 1 / 24
@@ -115,7 +114,7 @@ def inversion_center(mean, good, start, reach: float, readout: float = 0.0) -> I
     >>> found.center.round().tolist(), found.accepted
     ([45.0, 50.0], True)
     """
-    z, usable, step = stabilized_bins(mean, good, readout, MAX_SIDE)
+    z, usable, step = stabilized_bins(mean, good, readout, MAX_BINNED_SIDE)
     z = np.where(usable, z - masked_smooth(z, usable, SMOOTH_PART_FRACTION * max(z.shape)), 0.0)
     limit = CLIP_SIGMAS * np.sqrt((z[usable] ** 2).mean())
     z = np.clip(z, -limit, limit)

@@ -17,6 +17,7 @@ from scipy.ndimage import gaussian_filter
 
 from ..core import NORMAL_MAD, Decision, Flag, binned_sum, masked_smooth
 from . import (
+    MAX_BINNED_SIDE,
     MIN_RING_CONTINUITY,
     MIN_RING_SPAN_PX,
     UNKNOWN_COVARIANCE,
@@ -29,15 +30,12 @@ from . import (
 
 # Pixels; larger patterns are binned, for speed. The fit smooths by a part of the range of radii, more than such a bin.
 MAX_RINGS_SIDE = 512
-MAX_SEARCH_SIDE = 64  # binned pixels; longer side of the pattern that is searched, chosen for speed
 FINEST_SEARCH_BIN_PX = 2  # pixels; bins at which the search ends, within RING_SEARCH_REACH_PX
 FLATTENING_PX = 4.0  # pixels of the first bins, 1 sigma; smoother structure is removed before the search
 RING_SEARCH_REACH_PX = 4.0  # pixels; largest error of the start from which the refinement converges
-RING_WIDTH_FRACTION = 12  # divisor of the range of radii; structure smoother than range / 12 (1 sigma) is not fitted
 RING_CENTER_SYSTEMATIC_PX = 0.05  # pixels, 1 sigma; systematic error of each coordinate
 AZIMUTH_SECTORS = 8  # number of sectors whose profiles are compared
 SECTOR_AZIMUTHS = 16  # number of azimuths in a sector
-MIN_SECTOR_AZIMUTHS = 8  # azimuths; fewest usable ones at a radius for which a sector's profile has a value
 # Set on simulated and real patterns with and without rings (tests/test_ring_center.py):
 MIN_SECTOR_CORRELATION = 0.7  # smallest mean correlation of the sectors' flattened profiles
 MIN_RING_RISE = 6.0  # standard errors over the sectors; smallest rise of a ring above smaller radii
@@ -136,7 +134,8 @@ def ring_center(mean, good=None, guess=None) -> RingCenter:
     if span[1] - foot <= MIN_RING_SPAN_PX:
         foot = span[0]
     # Remove smooth structure, such as the tails of a direct beam that is not at the center of the rings.
-    sharp = mean - masked_smooth(mean, good, (span[1] - span[0]) / RING_WIDTH_FRACTION)
+    # Structure smoother than this (1 sigma) is not fitted.
+    sharp = mean - masked_smooth(mean, good, (span[1] - span[0]) / 12)
     pooled = _as_pooled(sharp * good, good, center)
     fit = refine_rings(pooled, inner=foot, start_center=center, reach=RING_SEARCH_REACH_PX)
     covariance = fit.center_covariance + RING_CENTER_SYSTEMATIC_PX**2 * np.eye(2)
@@ -178,7 +177,7 @@ def _as_pooled(mean, good, center):
 
 def _search(root, good):
     """Find the center (2,) in px, within about a pixel, from the square root of a pattern."""
-    step = max(1, int(np.ceil(max(root.shape) / MAX_SEARCH_SIDE)))
+    step = max(1, int(np.ceil(max(root.shape) / (MAX_BINNED_SIDE // 4))))
     flattening = FLATTENING_PX * step
     best = None
     while True:  # about a center that is off by half of a coarse bin, the sectors of sharp rings disagree
@@ -240,7 +239,7 @@ def _evidence(mean, good, center, span, vector=(0.0, 0.0)):
     polar, usable = read_polar(smooth_image(mean, good, 1.0), center, vector, radii, azimuths)
     polar, usable = (v.reshape(AZIMUTH_SECTORS, -1, len(radii)) for v in (polar, usable))
     count = usable.sum(1)
-    profiles = np.where(count >= MIN_SECTOR_AZIMUTHS, (polar * usable).sum(1) / np.maximum(count, 1), np.nan)
+    profiles = np.where(count >= SECTOR_AZIMUTHS // 2, (polar * usable).sum(1) / np.maximum(count, 1), np.nan)
     rise, foot = _largest_rise(profiles, radii, 1e-9 * np.ptp(mean))
     return _sector_correlation(profiles), rise, float(span[0] if foot is None else foot)
 

@@ -20,19 +20,19 @@ import torch
 from scipy.interpolate import CubicSpline
 from torch.nn.functional import one_hot
 
-from . import Aperture, pixel_mean
-from .disk import DISK_MARGIN_PX, MAX_START_OFFSET_PX, MIN_EXPECTED_FRACTION, DiskPositions
+from ..core import STUDENT_DOF
+from . import (
+    DISK_MARGIN_PX,
+    MAX_START_OFFSET_PX,
+    MIN_EXPECTED_FRACTION,
+    Aperture,
+    DiskPositions,
+    pixel_mean,
+)
 
 # Chosen, not measured:
-FITTED_RADII, FITTED_PX = 1.5, 2.5  # spot radii, and pixels added to them; radius of the fitted pixels
-CORE_RADII, CORE_PX = 1.0, 1.5  # spot radii, and pixels added to them; radius of the core
-KNOT_RADII, MIN_KNOT_PX = 0.25, 0.6  # spot radii, and at least so many pixels; distance between knots in the core
-OUTER_KNOTS = 3  # number of knots beyond 1.5 radii
-SEARCH_STEPS, CORE_STEPS = 8, 3  # Gauss-Newton steps of the whole fit and of the fit to the core
 SMOOTHNESS = 1e-5  # fraction of the weight of the best-determined knot; penalty on the second differences of the knots
 MAX_STEP_PX = 0.5  # pixels; longest Gauss-Newton step along each axis
-MIN_SPOT_RADIUS_PX = 1.0  # pixels; smallest radius, to which pixels blur any smaller spot
-STUDENT_DOF = 4.0  # degrees of freedom of Student's t distribution of the residuals
 MEDIAN_CHI_SQUARE = 0.455  # median of the square of a standard normal variable
 INFLUENCE_SECTORS = 8  # sectors of the azimuth, whose influence on the position gives its sampling error
 # Fraction of the brightness of its rim, and standard errors; a hole in a saturated beam is darker than both allow.
@@ -93,16 +93,17 @@ class SpotModel:
 
     def __init__(self, aperture: Aperture, device="cpu"):
         self.aperture = aperture
-        radius = max(aperture.radius, MIN_SPOT_RADIUS_PX)
-        self.core, self.outer = CORE_RADII * radius + CORE_PX, FITTED_RADII * radius + FITTED_PX
+        radius = max(aperture.radius, 1.0)  # pixels blur any smaller spot
+        # Radii of the core, and of the fitted pixels.
+        self.core, self.outer = radius + 1.5, 1.5 * radius + 2.5
         half = int(np.ceil(self.outer + MAX_START_OFFSET_PX + 0.5))
         self.side = 2 * half + 1
         axis = torch.arange(-half, half + 1, dtype=torch.float64)
         x, y = torch.meshgrid(axis, axis, indexing="ij")
         self.keep = (torch.hypot(x, y) < half + 0.5).flatten()
         self.x, self.y = x.flatten()[self.keep].to(device), y.flatten()[self.keep].to(device)
-        inner = np.arange(0, 1.5 * radius + 0.1, max(MIN_KNOT_PX, KNOT_RADII * radius))
-        tail = np.geomspace(inner[-1] + np.clip(radius / 3, 0.8, 2.0), self.outer + 1, OUTER_KNOTS)
+        inner = np.arange(0, 1.5 * radius + 0.1, max(0.6, 0.25 * radius))
+        tail = np.geomspace(inner[-1] + np.clip(radius / 3, 0.8, 2.0), self.outer + 1, 3)
         self.knots = np.r_[inner, tail]
         even = np.r_[-self.knots[:0:-1], self.knots]  # a profile is an even function of the distance
         values = np.concatenate([np.eye(len(self.knots))[:0:-1], np.eye(len(self.knots))])
@@ -146,8 +147,8 @@ class SpotModel:
         level = core.nanquantile(0.75, dim=1, keepdim=True).nan_to_num(0.0).clamp_min(1e-3)
         weight = 1 / (0.5 * counts.clamp_min(0) + 0.5 * level * torch.exp(-(start_distance / self.core) ** 2) + noise
                       + (PROFILE_ERROR * level) ** 2)
-        position, spot = self._search(counts, good, start.double(), weight, level, noise, self.outer, SEARCH_STEPS)
-        core_position, _ = self._search(counts, good, position, spot.weight, level, noise, self.core, CORE_STEPS)
+        position, spot = self._search(counts, good, start.double(), weight, level, noise, self.outer, steps=8)
+        core_position, _ = self._search(counts, good, position, spot.weight, level, noise, self.core, steps=3)
         residual, counting = counts - spot.expected, spot.counting
         sampling = self._sampling(spot.design, spot.weight * spot.used * residual, spot.inverse, position)
         core_shift = (position - core_position).square().mean(1)[:, None, None] * torch.eye(2).to(position)

@@ -69,6 +69,7 @@ from .hdf5_access import (
     stored_json as stored_json,
 )
 from .hdf5_files import (
+    MAX_NODES as MAX_NODES,
     compression_of as compression_of,
     open_dataset as open_dataset,
     read_hdf5 as read_hdf5,

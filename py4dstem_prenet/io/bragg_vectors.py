@@ -16,9 +16,8 @@ from . import new_file
 if TYPE_CHECKING:
     from py4DSTEM.braggvectors import BraggVectors
 
-NAME, OTHER_NAME = "braggvectors", "prenet_braggvectors"  # the latter where another author's vectors have the former
+NAME = "braggvectors"
 DETAILS = "prenet_disks"  # the PointListArray with sigma and probability of each disk, beside the vectors
-_FIELDS = ("qx", "qy", "intensity")
 _DETAILS = ("qx", "qy", "intensity", "sigma_qx", "sigma_qy", "intensity_sigma", "significance", "probability")
 
 
@@ -52,7 +51,7 @@ def to_bragg_vectors(datacube, disks: BraggDisks, weights: str = "intensity") ->
         vectors = BraggVectors(disks.scan_shape, disks.pattern_shape, name=_free_name(datacube),
                                calibration=datacube.calibration)
         datacube.attach(vectors)
-    raw = _point_lists(table, disks.scan_shape, _FIELDS, "_v_uncal")
+    raw = _point_lists(table, disks.scan_shape, _DETAILS[:3], "_v_uncal")
     vectors.set_raw_vectors(raw)
     vectors.setcal()
     vectors.attach(_point_lists(disks.table, disks.scan_shape, _DETAILS, DETAILS))
@@ -79,7 +78,7 @@ def _free_name(datacube):
     """Return the name of the vectors in the tree of a cube."""
     if NAME not in datacube.treekeys or DETAILS in datacube.tree(NAME).treekeys:
         return NAME
-    return OTHER_NAME
+    return "prenet_braggvectors"  # another author's vectors have the usual name
 
 
 def save_bragg_vectors(vectors: BraggVectors, path):

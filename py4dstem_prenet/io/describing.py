@@ -19,7 +19,6 @@ from . import (
     to_json,
 )
 
-MAX_SHAPES_LISTED = 20  # shapes; largest number of possible shapes of a scan that are listed
 _CALIBRATED = {"origin_meas": "qx0_meas", "origin": "qx0", "ellipse": "a", "rotation": "QR_rotation",
                "probe radius": "probe_semiangle"}  # what is set: entry of py4DSTEM's calibration
 
@@ -91,7 +90,7 @@ def _described_scan(contents, path):
         scan["scan_shape"] = list(shape)
         flags += left_out
     except PrenetError:
-        scan["possible_scan_shapes"] = [list(s) for s in possible_shapes(array.count)[:MAX_SHAPES_LISTED]]
+        scan["possible_scan_shapes"] = [list(s) for s in possible_shapes(array.count)[:20]]
     return scan | {"pixel_sizes": {space: list(size) for space, size in sizes.items()},
                    "calibration": _set_entries(array.calibration or {}), "flags": [flag.to_json() for flag in flags]}
 

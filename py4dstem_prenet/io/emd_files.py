@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from ..core import READING_ERRORS, Flag, PrenetError, check_sources, silent_sources
+from ..core import BLOCK_BYTES, READING_ERRORS, Flag, PrenetError, check_sources, silent_sources
 from . import (
     EMD_ENDINGS,
     PROVENANCE,
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from py4DSTEM import Calibration, DataCube
 
 MAX_TABLE_BYTES = 2**16  # bytes; largest size of the tables of an HDF5 file, in addition to its data
-_COPY_BYTES = 64 * 2**20  # bytes; size of the blocks in which data are copied
 _MAX_CHUNK_BYTES = 2**30  # bytes; largest row of storage chunks that is copied at once
 
 
@@ -239,7 +238,7 @@ def _calibration_only(datacube):
 def _rows_at_once(data):
     """Return the scan rows of a block: about 64 MiB, or a row of storage chunks, to decompress each only once."""
     row = max(1, int(np.prod(data.shape[1:])) * data.dtype.itemsize)
-    rows = max(1, _COPY_BYTES // row)
+    rows = max(1, BLOCK_BYTES // row)
     chunks = getattr(data, "chunks", None)
     if chunks:
         chunk = int(np.max(chunks[0]))  # h5py gives a number, dask the length of every chunk

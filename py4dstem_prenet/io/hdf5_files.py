@@ -27,9 +27,7 @@ from . import (
     stated_shapes,
 )
 
-MAX_NODES = 20_000  # nodes; largest number of groups and data sets of a file that are searched
-MAX_LINKS = 30  # links; longest chain that is followed
-MAX_SOURCES = 200  # files; largest number of sources of a virtual data set whose existence is checked
+MAX_NODES = 20_000  # nodes; largest number of groups and arrays of a file that are searched
 _STACK = re.compile(r"data_(\d+)")  # DECTRIS' names of the parts of a stack
 
 
@@ -79,7 +77,7 @@ class _Walk:
 def _locate(file, where, depth=0):
     """Follow links and return the file and the path in it, since h5py knows only the path by which it was opened."""
     group, consumed, remaining = file, "", [part for part in where.split("/") if part]
-    while remaining and depth < MAX_LINKS:
+    while remaining and depth < 30:  # longest chain of links that is followed
         link = group.get(remaining[0], getlink=True)
         suffix = "/".join(remaining[1:])
         if isinstance(link, h5py.ExternalLink):
@@ -239,7 +237,7 @@ def _check_sources(dataset, path):
     """Raise PrenetError if sources of a virtual data set are missing: HDF5 would read zeros."""
     if not dataset.is_virtual:
         return
-    missing = [Path(name).name for name in silent_sources(dataset)[:MAX_SOURCES] if not Path(name).is_file()]
+    missing = [Path(name).name for name in silent_sources(dataset)[:200] if not Path(name).is_file()]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise PrenetError(f"{path} is a virtual data set of other files, and {missing[0]}{more} cannot be found; copy "

@@ -14,8 +14,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from ..core import PrenetError
-from .calibrations import BEFORE, all_or_none, calibration_of
-from .provenance import ENTRIES, PROVENANCE, signatures, to_json
+from . import BEFORE, ENTRIES, PROVENANCE, all_or_none, calibration_of, signatures, to_json
 
 USER, PRENET, STANDARD, OTHER = "hand", "prenet", "a standard", "hand or another program"  # authors of entries
 

@@ -13,8 +13,6 @@ import numpy as np
 from ..core import Flag, PrenetError
 from . import FileContents, StatedShape, StoredArray, period_of_gaps
 
-MAX_TIMED_FRAMES = 4096  # frames; largest number whose time is read to find the ends of scan rows
-CLOCK_NS = 20  # nanoseconds; resolution of the times in headers
 CHIP = 256  # pixels; side of a Medipix chip
 _TYPES = {"U08": ">u1", "U16": ">u2", "U32": ">u4", "U64": ">u8"}
 _RAW_GROUP_BYTES = 8  # bytes; size of the words of a raw file, in which the order of bytes is reversed
@@ -130,10 +128,11 @@ def _stated(path, step, length, count):
     if not found:
         times = []
         with path.open("rb") as file:  # a memory map would keep pages of all frames in memory
-            for k in range(min(count, MAX_TIMED_FRAMES)):
+            for k in range(min(count, 4096)):  # enough to find the ends of scan rows
                 file.seek(k * step)
                 times.append(_time([f.strip("\0 ") for f in file.read(length).decode("latin-1").split(",")]))
-        columns = None if None in times else period_of_gaps(np.array(times), CLOCK_NS)
+        # Nanoseconds, the resolution of the times in headers.
+        columns = None if None in times else period_of_gaps(np.array(times), 20)
         if columns and count % columns == 0:
             found.append(StatedShape(count // columns, columns, "the time between frames", certain=False))
     return tuple(found)

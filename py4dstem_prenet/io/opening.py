@@ -21,15 +21,19 @@ import numpy as np
 
 from ..core import PrenetError, as_scan
 from . import (
+    EMD_ENDINGS,
     FileContents,
     checked_shape,
     choose_array,
     decide_shape,
+    emd_nodes,
+    existing,
     first_line,
     heard,
     is_zarr,
     load_shaped,
     open_dataset,
+    open_hdf5,
     read_dm,
     read_empad,
     read_hdf5,
@@ -41,13 +45,10 @@ from . import (
     refuse_known,
     write_pixel_sizes,
 )
-from .files import EMD_ENDINGS, existing
-from .hdf5_access import emd_nodes, open_hdf5
 
 _EMD_NODES = ("node", "array", "pointlist", "pointlistarray", "custom")  # emd_group_type
 _READERS = {".npy": read_npy, ".mib": read_merlin, ".raw": read_empad, ".xml": read_empad, ".dm": read_dm,
             ".dm3": read_dm, ".dm4": read_dm, ".gtg": read_k2, ".bin": read_k2}
-_OF_ROSETTASCIIO = {"Velox EMD": "EMD", "Delmic": "Delmic"}  # kinds of HDF5, and names of its readers
 _MAX_AXIS = 2**22  # elements; longest axis: a longer one is that of a damaged file, and py4DSTEM makes a list of it
 
 
@@ -192,7 +193,7 @@ def read_contents(path, scan_shape=None) -> FileContents:
     if _is_hdf5(path):
         with _readable(path):
             contents = read_hdf5(path)
-        name = _OF_ROSETTASCIIO.get(contents.kind)
+        name = {"Velox EMD": "EMD", "Delmic": "Delmic"}.get(contents.kind)
         return read_with_rosettasciio(path, scan_shape, name) if name else contents
     reader = _READERS.get(path.suffix.lower())
     if reader is None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..core import PrenetError, budget
 from . import (
+    MAX_NODES,
     FileContents,
     OtherData,
     PixelSizes,
@@ -22,9 +23,6 @@ from . import (
     settings_of_hyperspy,
 )
 
-MAX_ZARR_NODES = 20_000  # nodes; largest number of arrays of a zarr store that are listed
-_LOADED = ("tvips",)  # formats that RosettaSciIO always loads as a whole
-_SCAN_IN_HEADER = ("tvips",)  # formats in which RosettaSciIO finds where the scan begins
 _CONVERTED = {  # endings of files that hold something other than patterns, or that no dependency reads
     "tpx3": ("events of a Timepix3 camera", "bin them to patterns with pymepix or the software of the camera, and save "
              "them as HDF5"),
@@ -161,7 +159,7 @@ def read_zarr(path) -> FileContents:
 
     def visit(group, path):
         for key in group.array_keys():
-            if len(arrays) + len(others) < MAX_ZARR_NODES:
+            if len(arrays) + len(others) < MAX_NODES:
                 add(f"{path}{key}", group[key], group)
         for key in group.group_keys():
             visit(group[key], f"{path}{key}/")
@@ -289,9 +287,9 @@ def read_with_rosettasciio(path, scan_shape=None, reader=None) -> FileContents:
                if (p["name"] == reader if reader else ending and ending in map(str.lower, p["file_extensions"]))]
     if not plugins:
         raise PrenetError(f"{path} has an ending that neither py4DSTEM nor RosettaSciIO knows.")
-    if ending in _LOADED:
+    if ending == "tvips":  # RosettaSciIO loads it as a whole, and finds where the scan begins
         _check_memory(path, _series_size(path))
-    trials = [{"scan_shape": scan_shape or "auto"}, {}] if ending in _SCAN_IN_HEADER else [{}]
+    trials = [{"scan_shape": scan_shape or "auto"}, {}] if ending == "tvips" else [{}]
     reason, signals, flags = "", None, []
     for plugin, options in ((p, o) for p in plugins for o in trials):
         try:

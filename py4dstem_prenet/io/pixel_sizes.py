@@ -11,7 +11,6 @@ _LENGTHS = {"A": (1, "A"), "pm": (0.01, "A"), "nm": (1, "nm"), "um": (1e3, "nm")
             "m": (1e9, "nm")}  # factor and unit of py4DSTEM
 _RECIPROCAL = {"A": 1.0, "pm": 100.0, "nm": 0.1, "um": 1e-4, "m": 1e-10}  # 1/Å
 _ANGLES = {"mrad": 1.0, "rad": 1e3, "urad": 1e-3, "deg": 1e3 * math.pi / 180}  # mrad
-_ON_THE_DETECTOR = ("um", "mm", "cm", "m")  # a length at the camera; nm and less are of the specimen
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class PixelSizes:
             return size * _RECIPROCAL[unit[2:]], "A^-1"
         if unit in _ANGLES:
             return size * _ANGLES[unit], "mrad"
-        if unit in _ON_THE_DETECTOR:
+        if unit in ("um", "mm", "cm", "m"):  # a length at the camera; nm and less are of the specimen
             if self.camera_length:
                 return 1e3 * math.atan(size * _LENGTHS[unit][0] * 1e-9 / self.camera_length), "mrad"
             return size, unit

@@ -6,8 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..core import PrenetError
-from .calibrations import calibration_of, stored_ratio
-from .provenance import sign, to_json
+from . import calibration_of, sign, stored_ratio, to_json
 
 RING_PROFILE = "prenet_rings"
 DEFLECTION = "prenet_deflection"

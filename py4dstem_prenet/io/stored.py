@@ -14,7 +14,6 @@ from . import PixelSizes, checked_shape, choose_shape, shapes_in_name
 
 MAX_AXES = 4  # axes; largest number of an array that is chosen without being named: the meaning of others is unknown
 MAX_LISTED = 8  # arrays; largest number that a sentence lists
-MAX_WARNING_LETTERS = 300  # letters; longest warning of a reader that is shown, longer ones are cut
 
 
 @dataclass(frozen=True)
@@ -324,9 +323,8 @@ def heard():
             added = [h for h in logger.handlers if h is not handler]
             logger.propagate, logger.handlers = propagate, [*handlers, *added]
     told = [*logged, *(str(w.message) for w in warned if not issubclass(w.category, _OF_PROGRAMMERS))]
-    flags += [Flag("reader_warned", {"text": " ".join(text.split())[:MAX_WARNING_LETTERS]})
-              for text in dict.fromkeys(told) if not any(word in text for word in _OF_THE_MACHINE)]
+    flags += [Flag("reader_warned", {"text": " ".join(text.split())[:300]})
+              for text in dict.fromkeys(told) if "numba" not in text]  # which tells nothing of the file
 
 
-_OF_THE_MACHINE = ("numba",)  # words of warnings that tell nothing of the file
 _OF_PROGRAMMERS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ResourceWarning, ImportWarning)

@@ -22,7 +22,6 @@ MIN_SATURATED_PIXELS = 8  # pixels; smallest number at the largest value of a sa
 MIN_SATURATED_FRACTION = 0.5  # fraction; smallest part of the patterns of a scan row whose saturation raises an alarm
 MIN_HALF_PATTERNS = 256  # patterns; smallest mean number of kept patterns per half of a scan for comparing ellipses
 MIN_ELLIPSE_CHANGE = 0.003  # ellipse vector; smallest change that raises an alarm
-ALARM_KINDS = ("beam lost", "dose too low", "drift", "saturation", "ellipse changes")
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Alarm:
     Attributes
     ----------
     kind : str
-        One of ALARM_KINDS.
+        "beam lost", "dose too low", "drift", "saturation" or "ellipse changes".
     since : tuple of int
         Scan position (row, column) at which it began.
     flag : Flag

@@ -41,8 +41,7 @@ from ..pipeline import Calibrator, calibrate, check_networks
 from . import Snapshot, Worker, judge_snapshot, learn_so_far, saturated_patterns
 
 FIRST_LEARNING_PATTERNS = 64  # patterns; number after which the beam is first learned; doubled each time
-MAX_SAMPLE_BYTES = 2**28  # bytes; largest size of the kept patterns
-MAX_WAITING_BYTES = 2**28  # bytes; largest size of the patterns that wait until the beam is learned
+MAX_SAMPLE_BYTES = 2**28  # bytes; largest size of the kept patterns, and of those that wait for the beam
 MIN_PROCESS_POSITIONS = 2048  # positions; smallest scan with a process of its own: smaller ones end before it is ready
 CELL_COLUMNS = 16  # scan columns; width of a cell, whose median offset from the guess corrects the guess nearby
 MIN_CELL_POSITIONS = 4  # positions; smallest number of located positions in a cell for its median offset
@@ -188,7 +187,7 @@ class OnlineCalibrator:
         if self._learned.noise is not None:  # saturation is tested without a beam, which a beam stop may hide
             self._saturated[index] = saturated_patterns(block, self._learned.noise)
         self._waiting.append((index, block.copy()))
-        if sum(b.nbytes for _, b in self._waiting) > MAX_WAITING_BYTES:
+        if sum(b.nbytes for _, b in self._waiting) > MAX_SAMPLE_BYTES:
             if self._learning is not None:
                 wait([self._learning])
                 self._advance()

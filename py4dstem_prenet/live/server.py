@@ -18,7 +18,6 @@ import numpy as np
 from ..core import PrenetError
 
 HOST = "127.0.0.1"
-PAGE = "watch.html"
 MAX_MAP_SIDE = 256  # positions; largest side of a map that is sent: of a larger map, every n-th position is sent
 MAX_REQUEST_GAP_S = 3.0  # seconds; longest time between requests of an open page, and wait for the last one at the end
 
@@ -53,7 +52,8 @@ def served(port: int, name: str = ""):
             if self.headers.get("Host", "").rsplit(":", 1)[0] not in (HOST, "localhost"):
                 return self._answer(403, "text/plain", b"")  # DNS rebinding: the name of another host leads here
             if self.path == "/":
-                return self._answer(200, "text/html; charset=utf-8", files(__package__).joinpath(PAGE).read_bytes())
+                page = files(__package__).joinpath("watch.html")
+                return self._answer(200, "text/html; charset=utf-8", page.read_bytes())
             if self.path == "/state.json":
                 requested[0] = time.monotonic()
                 return self._answer(200, "application/json", state[0])

@@ -12,7 +12,6 @@ from tqdm import tqdm
 
 LINE_EVERY_S = 10.0  # seconds; shortest time between lines if the output is not a terminal
 
-_PROGRESS_FORMAT = "{bar:6} {n_fmt} of {total_fmt}{postfix}"  # without {bar} tqdm does not cut the line to the width
 
 
 class Terminal:
@@ -33,7 +32,9 @@ class Terminal:
 
     def __init__(self, total, progress=True):
         self._progress, self.live = progress, progress and sys.stderr.isatty()
-        self._bar = tqdm(total=total, bar_format=_PROGRESS_FORMAT, dynamic_ncols=True, disable=not self.live)
+        # Without {bar}, tqdm does not cut the line to the width.
+        self._bar = tqdm(total=total, bar_format="{bar:6} {n_fmt} of {total_fmt}{postfix}", dynamic_ncols=True,
+                         disable=not self.live)
         self._shown_alarms, self._note, self._reason, self._state = {}, "", "", "running"
         self._next = time.monotonic()
 

@@ -42,7 +42,6 @@ from . import (
 STATUS_EVERY_S = 0.2  # seconds; time between updates of status and alarms
 JUDGE_EVERY_S = 5.0  # seconds; shortest time between two evaluations of descan and ellipse
 MAX_JUDGE_FRACTION = 0.5  # fraction; largest part of the time that these evaluations take
-RATE_WINDOW_S = 3.0  # seconds; time over which the rate of patterns is averaged
 
 
 @dataclass(frozen=True)
@@ -209,7 +208,7 @@ class Watcher:
         located, status = self.calibrator.located, self.status
         # Behind a beam stop no position is located, so none is waiting.
         lag = status.written - (self.calibrator.seen if snapshot.hidden and snapshot.noise is not None else located)
-        self._arrived = [entry for entry in self._arrived if now - entry[0] < RATE_WINDOW_S] or self._arrived[-1:]
+        self._arrived = [entry for entry in self._arrived if now - entry[0] < 3.0] or self._arrived[-1:]
         then, n_then = self._arrived[0]
         self._arrived.append((now, self.calibrator.seen))
         rate = (self.calibrator.seen - n_then) / max(now - then, 1e-3)

@@ -21,9 +21,8 @@ from threading import Lock, Thread
 
 from ..core import PrenetError
 
-NICENESS = 5  # niceness; the process gets a third of the share of a core that one of normal priority gets
 MAX_START_S = 60.0  # seconds; longest duration of a start before it has failed: a few seconds on an idle machine
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # set to 1 for the process
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 _PROGRAM = "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); from {} import serve; serve()"
 
@@ -58,7 +57,7 @@ class Worker:
         with suppress(OSError):
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _PROGRAM.format(__name__)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL, env=os.environ | dict.fromkeys(THREAD_VARIABLES, "1"), **lowered)
+                stderr=subprocess.DEVNULL, env=os.environ | _ONE_THREAD, **lowered)
             weakref.finalize(self, _end, self._process)
             Thread(target=_listen, args=(self._process.stdout, self._answers), daemon=True).start()
             _send(self._process, sys.path)
@@ -175,7 +174,7 @@ def serve():
         answers.flush()
         del answer
         if number == 0 and hasattr(os, "nice"):  # not earlier: on a busy machine a start at low priority takes minutes
-            os.nice(NICENESS)
+            os.nice(5)  # a third of the share of a core that one of normal priority gets
 
 
 def _receive(requests):

@@ -15,7 +15,13 @@ from .decide import (
     unknown_size as unknown_size,
 )
 from .hidden import hidden_disk_radius as hidden_disk_radius, hub_radius as hub_radius
-from .joint import JointFit as JointFit, State as State, fit_joint as fit_joint, larger_covariance as larger_covariance
+from .joint import (
+    MIN_PARTS as MIN_PARTS,
+    JointFit as JointFit,
+    State as State,
+    fit_joint as fit_joint,
+    larger_covariance as larger_covariance,
+)
 from .measure import measure_pixel_size as measure_pixel_size, measure_pooled_size as measure_pooled_size
 from .mixture import (
     ERROR_DOF as ERROR_DOF,

@@ -23,7 +23,6 @@ CONSISTENT_PROBABILITY = 0.999  # probability; rings whose chi square exceeds th
 MAX_CHECKED_RING_SIGMA = 0.01  # relative; largest sigma of a ring whose radius is compared
 MIN_DISTORTION_SIGMAS = 4.5  # standard errors; smallest radial or threefold distortion that is reported
 MIN_SUSPECTED_SIGMAS = 2.0  # standard errors; smallest distortion whose effect is added to the sigma of the pixel size
-MIN_PROBABILITY = 1e-300  # probability; keeps the significance of a distortion finite
 MAX_DISTORTION = 0.05  # relative, at the reference; a larger distortion shows that the fit failed
 # Fraction of the reflections that must lie on rings of the standard if no other lattice was tried. Simulated single
 # crystals had 0.82 or more, and most wrong lattices 0.39 to 0.56; others have the same rings.
@@ -32,13 +31,12 @@ SIGMA_FACTOR = 1.15  # factor on the jackknife sigma of rings, from the errors o
 # Relative; systematic error of the pixel size, set on simulated scans. For rings it is due to their shape in thin
 # crystals; for disks, to excitation errors and to contrast that moves disks inward by about 0.01 px.
 SYSTEMATIC, SPOT_SYSTEMATIC = 2e-4, 2.5e-4
-THREEFOLD_SYSTEMATIC = 3e-3  # relative; systematic error of each threefold amplitude from rings, for few grains
-RADIAL_SYSTEMATIC = 3e-3  # relative; systematic error of the radial distortion from rings, for few grains
-# Relative; these systematic errors for disks: in 180 fits of simulated scans without distortions none exceeds 4 sigma.
+DISTORTION_SYSTEMATIC = 3e-3  # relative; systematic error of each amplitude of a distortion from rings, for few grains
+# Relative; this systematic error for disks: in 180 fits of simulated scans without distortions none exceeds 4 sigma.
 SPOT_THREEFOLD_SYSTEMATIC, SPOT_RADIAL_SYSTEMATIC = 5e-4, 1.5e-3
 
 
-def unknown_size(standard: str, *flags: Flag, numbers=None) -> PixelSize:
+def unknown_size(standard: str, *flags: Flag) -> PixelSize:
     """Create the `PixelSize` of a scan that does not determine its pixel size.
 
     Parameters
@@ -47,8 +45,6 @@ def unknown_size(standard: str, *flags: Flag, numbers=None) -> PixelSize:
         Name of the standard.
     *flags : Flag
         Reasons why the pixel size is not determined.
-    numbers : dict, optional
-        Numbers of the decision.
 
     Returns
     -------
@@ -62,7 +58,7 @@ def unknown_size(standard: str, *flags: Flag, numbers=None) -> PixelSize:
     >>> unknown_size("Au", Flag("pixel_size_no_rings", {"standard": "Au"})).accepted
     False
     """
-    return PixelSize(np.nan, np.nan, standard, Decision(False, flags, numbers or {}))
+    return PixelSize(np.nan, np.nan, standard, Decision(False, flags))
 
 
 def posterior_of(assignment: Assignment, scales: bool = True, lattices: bool = True) -> float:
@@ -154,12 +150,12 @@ def significance(fit: JointFit, names) -> float:
     chi2 = float(value @ np.linalg.solve(covariance + 1e-12 * np.eye(len(k)), value))
     if not np.abs(value).max() < MAX_DISTORTION:
         return 0.0
-    return float(np.sqrt(chi2_law.isf(max(chi2_law.sf(chi2, len(k)), MIN_PROBABILITY), 1)))
+    return float(np.sqrt(chi2_law.isf(max(chi2_law.sf(chi2, len(k)), 1e-300), 1)))
 
 
 def _systematics(disks):
     """Systematic errors of a radial and a threefold distortion."""
-    return (SPOT_RADIAL_SYSTEMATIC, SPOT_THREEFOLD_SYSTEMATIC) if disks else (RADIAL_SYSTEMATIC, THREEFOLD_SYSTEMATIC)
+    return (SPOT_RADIAL_SYSTEMATIC, SPOT_THREEFOLD_SYSTEMATIC) if disks else (DISTORTION_SYSTEMATIC,) * 2
 
 
 def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment, evidence: str, reference: float,

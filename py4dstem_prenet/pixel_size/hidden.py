@@ -13,13 +13,9 @@ from scipy.optimize import nnls
 
 from ..fits import MIN_COVERED_AZIMUTH
 
-MAX_TRIED_FRACTION, MAX_LAG_FRACTION = 1 / 8, 1 / 5  # fractions of the shorter side; largest radius and lag
-SMALLEST_RADIUS_PX, TRIED_RADII = 0.6, 80  # pixels, number; radii that are tried, at equal ratios
-LAG_STEP_PX = 0.5  # pixels; step of the lags over which the autocorrelation is averaged
 # Pixels and weights; blur of the autocorrelation by pixels and by the edge of a disk, about 0.5 px each.
 LAG_BLUR = ((-0.7, 0.25), (0.0, 0.5), (0.7, 0.25))
 DIFFUSE_RADII = 4.0  # disk radii; width of the broad part of the background of the autocorrelation
-MAX_PIXELS, MIN_PATTERNS = 2**22, 8  # pixels of all patterns, patterns; of large patterns fewer are used, for speed
 
 
 def hidden_disk_radius(electrons, good) -> float | None:
@@ -46,7 +42,7 @@ def hidden_disk_radius(electrons, good) -> float | None:
     >>> 3.7 < hidden_disk_radius(rng.poisson(patterns), np.ones((64, 64), bool)) < 4.3
     True
     """
-    count = max(MIN_PATTERNS, MAX_PIXELS // good.size)
+    count = max(8, 2**22 // good.size)  # of large patterns fewer are used, for speed
     electrons = np.asarray(electrons)[:: -(-len(electrons) // count)] * good
     total = electrons.sum((1, 2))
     electrons, total = electrons[total > 0], total[total > 0]
@@ -58,12 +54,12 @@ def hidden_disk_radius(electrons, good) -> float | None:
                 for image, level in zip(electrons, total, strict=True))
     correlation, pairs = irfft2(power, size), irfft2(np.abs(rfft2(good.astype(float), size)) ** 2, size)
     lag = np.hypot(*np.meshgrid(*(np.minimum(np.arange(n), n - np.arange(n)) for n in size), indexing="ij"))
-    used = (lag > 0) & (lag < MAX_LAG_FRACTION * min(good.shape)) & (pairs > good.sum() / 100)
-    number = np.unique((lag[used] / LAG_STEP_PX).astype(int), return_inverse=True)[1]
+    used = (lag > 0) & (lag < 0.2 * min(good.shape)) & (pairs > good.sum() / 100)
+    number = np.unique((lag[used] / 0.5).astype(int), return_inverse=True)[1]
     count = np.bincount(number)
     lags, values = (np.bincount(number, v[used]) / count for v in (lag, correlation / np.maximum(pairs, 1)))
     root, best = np.sqrt(count), (np.inf, 0.0, 0.0)
-    for radius in np.geomspace(SMALLEST_RADIUS_PX, MAX_TRIED_FRACTION * min(good.shape), TRIED_RADII):
+    for radius in np.geomspace(0.6, min(good.shape) / 8, 80):  # pixels
         disk = sum(weight * _overlap(np.abs(lags + moved) / (2 * radius)) for moved, weight in LAG_BLUR)
         one = np.ones(len(lags))
         columns = np.stack([disk, one, -one, 1 / (1 + (lags / (DIFFUSE_RADII * radius)) ** 2)], 1)

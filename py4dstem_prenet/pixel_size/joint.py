@@ -31,14 +31,11 @@ from . import (
 SECTORS = 24  # number of sectors of the azimuth; POLAR_AZIMUTHS is a multiple of it
 RESOLVED_WIDTHS = 0.6  # widths of a ring; smallest distance of rings that have separate errors of the radius
 PAIRS = SECTORS // 2  # number of pairs of opposite sectors, which are not independent (Friedel pairs)
-MAX_STEPS = 12  # Gauss-Newton steps; largest number
-DAMPING = 0.5  # factor on a Gauss-Newton step that reverses the previous one
-TOLERANCE = 3e-5  # relative; change of the pixel size below which the fit has converged
 MAX_STEP = 0.01  # relative; largest change of the pixel size in one step
 LOG_SHAPE_SIGMAS = {"disk": 0.02, "blur": 0.4, "relrod": 0.7}  # sigmas of the priors of the logarithms of the shape
 NAMES = ("scale", "v0", "v1", "x", "y", "disk", "blur", "relrod")  # parameters of every fit
 CENTER_SIGMA_PX = 1.0  # pixels; sigma of the prior of the center of the rings about the origin
-MIN_PARTS = 6  # parts of a scan; fewest for a jackknife over parts
+MIN_PARTS = 6  # parts of a scan; fewest whose scatter gives a covariance
 
 
 @dataclass(frozen=True)
@@ -199,14 +196,14 @@ def fit_joint(pooled, standard: Standard, start: State, readout, extra=()) -> Jo
     names = (*NAMES, *extra)
     state = start if start.nominal_vector is not None else replace(start, nominal_vector=start.vector)
     pictures, previous_step = smoothed(pooled.mean, pooled.weight, readout), np.zeros(len(names))
-    for _ in range(MAX_STEPS):
+    for _ in range(12):
         system = _System(pictures, state, standard, names)
         step = system.solution()
         if step @ previous_step < 0:  # full steps oscillate, since heights and shape follow the radii
-            step = DAMPING * step
+            step = 0.5 * step
         previous_step = step
         state = system.moved(step)
-        if abs(step[names.index("scale")]) < TOLERANCE:
+        if abs(step[names.index("scale")]) < 3e-5:  # converged
             break
     system = _System(pictures, state, standard, names)
     parts = list(_part_maps(system, pooled))

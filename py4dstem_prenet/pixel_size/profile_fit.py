@@ -20,7 +20,6 @@ from . import COARSE_STEP_PX, FINE_STEP_PX, RadialProfile, Standard, ring_profil
 MIN_VISIBLE_HEIGHT = 0.1  # fraction of the strongest ring; smallest kinematic height of a ring expected to be visible
 TABLE_STEP_PX, TABLE_RELROD_FACTOR = 0.2, 1.6  # pixels, step of the distances in a table; factor between relrod widths
 MODEL_ERROR = 0.02  # fraction of the profile, 1 sigma; error of the model of the profile, in addition to noise
-BACKGROUND_POWERS = (0, 1, 2, 3, 4)  # powers of 1 / radius in the background, for the tails of the direct beam
 BACKGROUND_WIDTHS = 5.0  # widths of a ring; smallest distance between two knots of the background
 MAX_BACKGROUND_KNOTS = 6  # number of intervals; most between the knots of the background
 LOG_HEIGHT_SIGMA = 1.0  # sigma of log(height / kinematic height), due to texture, dynamical scattering and few grains
@@ -130,7 +129,7 @@ def background(radii, width) -> np.ndarray:
     >>> background(np.arange(12.0, 60.0, 0.5), 10.0).shape
     (96, 9)
     """
-    powers = (radii[0] / radii[:, None]) ** np.array(BACKGROUND_POWERS)
+    powers = (radii[0] / radii[:, None]) ** np.arange(5)  # for the tails of the direct beam
     intervals = int(np.clip((radii[-1] - radii[0]) / (BACKGROUND_WIDTHS * width), 1, MAX_BACKGROUND_KNOTS))
     knots = np.linspace(radii[0], radii[-1] + 1e-6, intervals + 1)
     step = knots[1] - knots[0]
@@ -319,7 +318,7 @@ def costs(fits, samples: float) -> np.ndarray:
     return samples * np.log1p(chi2 / len(fits[0].residual)) + penalty + np.log(samples) * rings
 
 
-def refine_shape(profile: RadialProfile, standard: Standard, scale: float, shape: Shape, fixed=False):
+def refine_shape(profile: RadialProfile, standard: Standard, scale: float, shape: Shape):
     """Refine pixel size and shape of the rings on the radial profile.
 
     Parameters
@@ -332,8 +331,6 @@ def refine_shape(profile: RadialProfile, standard: Standard, scale: float, shape
         Start of the pixel size, 1/angstrom.
     shape : Shape
         Start of the shape.
-    fixed : bool
-        Whether the shape is kept fixed.
 
     Returns
     -------
@@ -346,8 +343,6 @@ def refine_shape(profile: RadialProfile, standard: Standard, scale: float, shape
 
     def at(parameters):
         moved = scale * np.exp(np.clip(parameters[0], -BASIN, BASIN))
-        if fixed:
-            return moved, shape
         blur, relrod = (np.exp(np.clip(p, *np.log(limits))) for p, limits in
                         zip(parameters[1:], (BLUR_LIMITS_PX, RELROD_LIMITS), strict=True))
         return moved, Shape(shape.disk, float(blur), float(relrod))
@@ -355,12 +350,12 @@ def refine_shape(profile: RadialProfile, standard: Standard, scale: float, shape
     def cost(parameters):
         moved, formed = at(parameters)
         fit = fit_rings(profile, standard, moved, formed, base, COARSE_STEP_PX)
-        prior = 0 if fixed else np.log(formed.relrod / RELROD) ** 2 / RELROD_LOG_SIGMA**2
+        prior = np.log(formed.relrod / RELROD) ** 2 / RELROD_LOG_SIGMA**2
         return len(profile.radii) * np.log1p(fit.chi2 / len(profile.radii)) + fit.penalty + prior
 
-    start = np.zeros(1) if fixed else np.array([0.0, np.log(shape.blur), np.log(shape.relrod)])
-    simplex = start + np.vstack([np.zeros(len(start)), np.diag([0.004, 0.4, 0.7][: len(start)])])
+    start = np.array([0.0, np.log(shape.blur), np.log(shape.relrod)])
+    simplex = start + np.vstack([np.zeros(3), np.diag([0.004, 0.4, 0.7])])
     optimum = minimize(cost, start, method="Nelder-Mead", options={
-        "initial_simplex": simplex, "maxfev": 25 if fixed else 70, "xatol": 1e-4, "fatol": 0.05})
+        "initial_simplex": simplex, "maxfev": 70, "xatol": 1e-4, "fatol": 0.05})
     moved, formed = at(optimum.x)
     return fit_rings(profile, standard, moved, formed, base), formed

@@ -35,7 +35,6 @@ SCAN_ERROR_PX = 0.15  # pixels; error of positions in the search, in addition to
 # used in the first search.
 REFINED_SPOTS, SCANNED_EACH, SCAN_ROUNDS = 500, 2, 5
 REFINED, REFINED_OTHERS = 5, 3  # number of assignments that are refined for the standard and for each other lattice
-REFINED_STEPS = 12  # Gauss-Newton steps of these refinements
 MIN_RINGS = 2  # rings; fewest visible ones on the detector at a plausible pixel size
 # Search for the ellipse vector: sigma below which no search is needed, step, reach in standard errors, number of
 # vectors that are kept, and sigma of the kept vectors.
@@ -192,7 +191,7 @@ def _refined(spots, standard, start, span, vectors, count, approximate=None):
         if len(chosen) < count and all(abs(np.log(starts[k][0] / starts[j][0])) > BASIN for j in chosen):
             chosen.append(int(k))
     fits = [fit_spots(spots, standard, replace(start, scale=float(starts[k][0]), vector=starts[k][1]),
-                      span[1] - span[0], steps=REFINED_STEPS, complete=False) for k in chosen]
+                      span[1] - span[0], steps=12, complete=False) for k in chosen]
     return sorted(fits, key=lambda fit: -fit.evidence)
 
 

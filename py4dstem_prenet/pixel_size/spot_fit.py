@@ -15,6 +15,7 @@ import numpy as np
 
 from . import (
     ERROR_DOF,
+    MIN_PARTS,
     JointFit,
     ProfileFit,
     RadialProfile,
@@ -36,17 +37,13 @@ EXCITATION, EXCITATION_SIGMA = 1.5e-4, 1.2e-4
 COMMON_ERRORS_PX = (0.0, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.5, 0.8)  # pixels; common errors that are tried
 TYPICAL_ERROR_PX = 0.1  # pixels; width of the prior of the common error
 SPOT_CENTER_SIGMA_PX = 0.5  # pixels; sigma of the prior of the center of the rings about the origin
-BARREL_SIGMA, THREEFOLD_SIGMA = 0.01, 0.01  # relative, at the reference; sigmas of the priors, for typical cameras
-SPOT_STEPS = 40  # Gauss-Newton steps; largest number
-CONVERGED = 1e-6  # relative; change of the pixel size below which the fit has converged
+DISTORTION_SIGMA = 0.01  # relative, at the reference; sigma of the prior of a distortion, for typical cameras
 LARGEST_STEP = 0.004  # relative; largest change of the pixel size in one step
 SPOT_NAMES = ("scale", "v0", "v1", "x", "y", "excitation")  # parameters of every fit
-# Differences of the parameters, in their units, from which the curvature of the likelihood is computed.
+# Differences of the parameters, in their units, from which the curvature of the likelihood is computed; that of a
+# distortion is 1e-3.
 DIFFERENCES = {"scale": 1e-4, "v0": 1e-3, "v1": 1e-3, "x": 0.02, "y": 0.02, "excitation": 2e-5}
-DISTORTION_DIFFERENCE = 1e-3  # relative, at the reference; the same difference of a distortion
-FIGURE_STEP_PX, FIGURE_BLUR_PX = 0.25, 0.3  # pixels; step and blur of the density of disks in figures
 PARTS_SIDE = 4  # parts along each axis of the scan, whose scatter is used for the covariance
-MIN_CLUSTERS = 6  # parts of the scan with disks; fewest from which a covariance is estimated
 
 
 @dataclass(frozen=True)
@@ -147,7 +144,7 @@ class _Model:
                 "three1": lambda: -r * relative_radius * np.sin(3 * phi)}[name]()
 
 
-def fit_spots(spots: Spots, standard: Standard, start: State, span: float, extra=(), steps: int = SPOT_STEPS,
+def fit_spots(spots: Spots, standard: Standard, start: State, span: float, extra=(), steps: int = 40,
               complete: bool = True) -> SpotFit:
     """Fit pixel size, ellipse, center and distortions to positions of disks.
 
@@ -207,7 +204,7 @@ def fit_spots(spots: Spots, standard: Standard, start: State, span: float, extra
         state, excitation = _moved(names, state, excitation, delta)
         if step % 2 == 0:
             error = _common_error(spots, standard, state, excitation, rates, arguments)
-        if abs(delta[0]) < CONVERGED and step > 8:
+        if abs(delta[0]) < 1e-6 and step > 8:  # converged
             break
     model = _Model(spots, standard, state, excitation, error, *arguments)
     rates = model.rates(expected, rates, 8)
@@ -234,7 +231,7 @@ def _prior(names, state):
         prior[(names.index(name),) * 2] = 1 / SPOT_CENTER_SIGMA_PX**2
     prior[(names.index("excitation"),) * 2] = 1 / EXCITATION_SIGMA**2
     for name in names[len(SPOT_NAMES):]:
-        prior[(names.index(name),) * 2] = (BARREL_SIGMA if name == "barrel" else THREEFOLD_SIGMA) ** -2
+        prior[(names.index(name),) * 2] = DISTORTION_SIGMA**-2
     return prior
 
 
@@ -273,7 +270,7 @@ def _covariance(model, rates, prior, spots, standard, excitation, error, argumen
     slopes = model.slopes(rates)[0]
     curvature = np.zeros((len(names),) * 2)
     for k, name in enumerate(names):
-        step, delta = DIFFERENCES.get(name, DISTORTION_DIFFERENCE), np.zeros(len(names))
+        step, delta = DIFFERENCES.get(name, 1e-3), np.zeros(len(names))
         sides = []
         for sign in (1, -1):
             delta[k] = sign * step
@@ -287,7 +284,7 @@ def _covariance(model, rates, prior, spots, standard, excitation, error, argumen
     scale = np.sqrt(np.abs(np.diag(curvature)))
     inverse = vectors @ np.diag(1 / np.maximum(values, 1e-6)) @ vectors.T / np.outer(scale, scale)
     estimates = [inverse]
-    for group, least in ((spots.reflection, 2), (spots.parts(PARTS_SIDE), MIN_CLUSTERS)):
+    for group, least in ((spots.reflection, 2), (spots.parts(PARTS_SIDE), MIN_PARTS)):
         number = np.unique(group, return_inverse=True)[1]
         count = int(number.max()) + 1
         if count >= least:
@@ -333,8 +330,8 @@ def joint_of(fit: SpotFit, spots: Spots, standard: Standard) -> JointFit:
         The same fit.
     """
     model = _Model(spots, standard, fit.state, fit.excitation, fit.common_error, fit.inside, 1.0, fit.names)
-    sigma = np.sqrt(model.variance + FIGURE_BLUR_PX**2)
-    radii = np.arange(model.radius.min() - 2, model.radius.max() + 2, FIGURE_STEP_PX)
+    sigma = np.sqrt(model.variance + 0.3**2)  # blurred by 0.3 px
+    radii = np.arange(model.radius.min() - 2, model.radius.max() + 2, 0.25)
     density = density_of(radii[:, None] - model.radius, sigma) @ model.weight
     typical = np.full(len(model.rings), np.median(sigma))
     rings = density_of(radii[:, None] - model.rings, typical) @ fit.rates.rings

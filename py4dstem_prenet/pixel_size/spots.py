@@ -30,7 +30,6 @@ INNER_RADII, INNER_PX = 2.2, 1.5
 MAX_SIGMA_FACTOR, SIGMA_QUANTILE = 3.0, 0.2
 FREQUENT_PART = 0.9  # fraction of the disks that belong to the reflections from which grains are counted; chosen
 FALSE_DISKS = 0.03  # expected number of false disks per pattern
-APERTURE_BLUR_PX = 0.5  # pixels; start value of the blur of disks
 # Pixels, standard errors, and steps of the searched positions; largest distances of two disks of the same reflection. A
 # weak disk is not found in every pattern.
 SAME_SPOT_PX, SAME_SPOT_SIGMAS, SAME_SPOT_STEPS = 0.7, 3.0, 2
@@ -227,7 +226,7 @@ def measure_spots(scan: Scan, origin, use, radius: float | None, noise: NoiseMod
         if radius is None:
             return None
     inner = max(INNER_RADII * radius + INNER_PX, hub + radius)
-    aperture = Aperture(radius, APERTURE_BLUR_PX, tuple(map(float, vector)))
+    aperture = Aperture(radius, 0.5, tuple(map(float, vector)))  # pixels, where the fit of the blur starts
     try:
         learned = LearnedDisks.learn(patterns, noise, aperture, origin[sample], FALSE_DISKS)
     except PrenetError:

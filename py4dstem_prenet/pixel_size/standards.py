@@ -38,12 +38,11 @@ _TETRAHEDRA = tuple(p for s in ((0.25,) * 3, (0.75,) * 3) for p in _moved(_FCC, 
 _LAB6_X = 0.1996  # fractional coordinate of boron
 _LAB6 = ((0, 0, 0), *((s, 0.5, 0.5) for s in (_LAB6_X, 1 - _LAB6_X)), *((0.5, s, 0.5) for s in (_LAB6_X, 1 - _LAB6_X)),
          *((0.5, 0.5, s) for s in (_LAB6_X, 1 - _LAB6_X)))
-_HCP = ((1 / 3, 2 / 3, 0.25), (2 / 3, 1 / 3, 0.75))
 STRUCTURES = {  # name: sites and species of each site
     "fcc": (_FCC, (0,) * 4),
     "bcc": (_BCC, (0, 0)),
     "simple cubic": (_BCC[:1], (0,)),
-    "hcp": (_HCP, (0, 0)),
+    "hcp": (((1 / 3, 2 / 3, 0.25), (2 / 3, 1 / 3, 0.75)), (0, 0)),
     "diamond": (_FCC + _moved(_FCC, (0.25,) * 3), (0,) * 8),
     "zincblende": (_FCC + _moved(_FCC, (0.25,) * 3), (0,) * 4 + (1,) * 4),
     "rocksalt": (_FCC + _moved(_FCC, (0.5, 0, 0)), (0,) * 4 + (1,) * 4),

@@ -24,8 +24,6 @@ MIN_VACUUM_PART = 0.9  # fraction of the electrons; smallest part in the direct 
 # Electrons in the mean disk; with fewer, Bragg disks are found better with a drawn disk (benchmarks/probe.py).
 MIN_PROBE_ELECTRONS = 3e5
 MAX_CUT = 0.02  # fraction of the disk's pixels; largest part without data
-MARGIN_EDGES = 3.0  # widths of the edge; margin around the disk that belongs to it
-PROBE_MARGIN_PX = 1.0  # pixels; added to this margin
 TAPER_PX = 2.0  # pixels; width of the smooth edge of the image
 MAX_CENTER_SIGMA_PX = 0.05  # pixels; largest standard error of the center for which the mean disk is used
 GROUPS = 4  # groups of parts of the scan, each left out once for the standard errors of center and radius
@@ -105,7 +103,7 @@ def measure_probe(data, qx0, qy0, radius, noise: NoiseModel, valid=None, pixel_s
     level = float(mean[inner].mean()) if inner.any() else 0.0
     uneven = _unevenness(mean[inner], weight[inner], level, noise)
     electrons = float((mean * weight)[inside].sum())
-    margin = MARGIN_EDGES * edge + PROBE_MARGIN_PX
+    margin = 3.0 * edge + 1.0  # pixels around the disk that belong to it
     flags = [Flag("probe_measured", {"positions": int(thin.sum()), "electrons": electrons})]
     cause = ("the edge of the detector or bad pixels cut the disk" if cut > MAX_CUT else
              "no position is thin enough" if uneven > MAX_MEAN_UNEVEN and direct < MIN_VACUUM_PART else

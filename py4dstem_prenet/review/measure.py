@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import NoiseModel, PrenetError, as_scan, sample_positions, stage_bar
+from ..core import BLOCK_BYTES, NoiseModel, PrenetError, as_scan, sample_positions, stage_bar
 from ..denoising import UNCHANGED, WITH_NEIGHBORS, check_denoising, denoise
 from ..descan import fit_origin
 from ..detector import virtual_images
@@ -37,7 +37,6 @@ from ..resampling import check_calibration
 from . import Review, review_fit
 
 SHOWN_SIDE = 12  # scan positions, side of the part of the scan that is denoised for the figures
-MAX_SHOWN_BYTES = 64 * 2**20  # bytes of its patterns as float32
 CHECKED_POSITIONS = 256  # scan positions that are split into halves; takes some seconds
 FAST_STAGES = "calibration", "mean patterns", "descan", "ellipse"  # of a review, in order
 SLOW_STAGES = "check of denoising", "denoised part", "check of the origin", "check of the ellipse"
@@ -190,7 +189,7 @@ def _denoised_part(datacube, used, detectors, noise, device, mode):
     sample = sample_positions((rx, ry), 256)
     dark = virtual_images(datacube, *used, detectors[1:], noise, positions=sample)[0]
     middle = np.unravel_index(sample[np.argmax(dark)], (rx, ry))
-    side = int(np.clip(np.sqrt(MAX_SHOWN_BYTES / (4 * qx * qy)), 2, SHOWN_SIDE))
+    side = int(np.clip(np.sqrt(BLOCK_BYTES / (4 * qx * qy)), 2, SHOWN_SIDE))
     part = tuple(slice(max(0, min(m - side // 2, n - side)), max(0, min(m - side // 2, n - side)) + side)
                  for m, n in zip(middle, (rx, ry), strict=True))
     data = np.array(datacube.data[part])

@@ -28,8 +28,7 @@ MIN_SHADOW_STEP_PX = 0.5  # pixels per scan step; smallest shift of a shadow ima
 # Ratio; largest part of the shift's matrix of the rejected flip, due to astigmatism, relative to the chosen one.
 MAX_SHADOW_OTHER_FLIP = 0.25
 MIN_MOTION_SIGMAS = 5.0  # standard errors; smallest value of the larger part, and of the difference of both parts
-MAX_DIFFERENCE_SIGMAS = 3.9  # standard errors; largest difference of the estimates: by chance in one of 10,000 scans
-MIN_SIGN_SIGMAS = 3.9  # standard errors over regions; smallest correlation: by chance in one of 10,000 scans
+ONE_IN_10_000_SIGMAS = 3.9  # standard errors; exceeded by chance in one of 10,000 scans
 MIN_SIGN_AGREEMENT = 0.9  # smallest agreement of the sectors of directions on the sign of the correlation
 CENTER_OF_MASS, SHADOW = "center of mass", "shadow image"
 
@@ -221,7 +220,7 @@ def decide_rotation(estimates, sign=None, numbers=None) -> Rotation:
     sigma = float(max(np.sum(weights) ** -0.5, MIN_ROTATION_SIGMA))
     for e in others:
         difference = abs(half_turn_distance(first.degrees, e.degrees)) / np.hypot(first.sigma, e.sigma)
-        if e.flip != first.flip or difference > MAX_DIFFERENCE_SIGMAS:
+        if e.flip != first.flip or difference > ONE_IN_10_000_SIGMAS:
             flag = Flag("rotation_sources_disagree", {"degrees": [[round(e.degrees, 2), int(e.flip)]
                                                                   for e in good.values()]})
             return Rotation(degrees, first.flip, sigma, False, Decision(False, (flag,), numbers), sources)
@@ -231,7 +230,7 @@ def decide_rotation(estimates, sign=None, numbers=None) -> Rotation:
     if sign is not None:
         correlation, agreement = sign(degrees, flip)
         numbers |= {"sign_sigmas": correlation, "sign_agreement": agreement}
-        resolved = abs(correlation) >= MIN_SIGN_SIGMAS and correlation * agreement > 0 and (
+        resolved = abs(correlation) >= ONE_IN_10_000_SIGMAS and correlation * agreement > 0 and (
             abs(agreement) >= MIN_SIGN_AGREEMENT)
         if resolved and correlation < 0:
             degrees = degrees + 180 if degrees <= 0 else degrees - 180

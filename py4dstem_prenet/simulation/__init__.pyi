@@ -34,7 +34,12 @@ from .rotated_scan import (
     simulate_nanobeam as simulate_nanobeam,
     simulate_rotated as simulate_rotated,
 )
-from .scan import draw_descan as draw_descan, simulate as simulate, voronoi_grains as voronoi_grains
+from .scan import (
+    PROJECTION_BATCH as PROJECTION_BATCH,
+    draw_descan as draw_descan,
+    simulate as simulate,
+    voronoi_grains as voronoi_grains,
+)
 from .selected_area import (
     convolved as convolved,
     draw_selected_area as draw_selected_area,

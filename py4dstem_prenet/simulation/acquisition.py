@@ -30,10 +30,7 @@ CLOUDS, CLOUD_SPECIMENS = 24, 6  # number of clean patterns, and of the specimen
 MIN_TRANSMISSION = 0.9  # electrons in a clean pattern, fraction of the beam; less in specimens without a visible beam
 CLOUD_SAMPLES_PER_PX = 2  # samples per pixel of the intensity from which electrons are drawn
 CLOUD_MARGIN_PX = 24  # margin of that intensity beyond the detector, pixels: more than descan and jump
-RAW_SUFFIXES = (".raw", ".bin")
 HDF5_SUFFIXES = (".h5", ".hdf5")
-HDF5_DATASET = "data"
-CHUNK_PATTERNS = 16  # patterns in a chunk of the HDF5 data set
 
 
 @dataclass(frozen=True)
@@ -202,7 +199,7 @@ def acquire(path, acquisition: Acquisition, rate: float = 1000.0, stop=None) -> 
     PrenetError
         The file cannot be created, or the rate is not positive.
     """
-    path = check_output(Path(path), (*HDF5_SUFFIXES, *RAW_SUFFIXES))
+    path = check_output(Path(path), (*HDF5_SUFFIXES, ".raw", ".bin"))
     if not rate > 0:
         raise PrenetError("The rate (patterns per second) must be positive.")
     _ = acquisition._clouds  # prepare before the first pattern, because it takes seconds
@@ -238,8 +235,8 @@ class _Hdf5Writer:
     def __init__(self, path, acquisition):
         self._file = file = h5py.File(path, "x", libver="latest")
         shape = acquisition.shape
-        self._data = file.create_dataset(HDF5_DATASET, (0, *shape), np.uint16, maxshape=(None, *shape),
-                                         chunks=(CHUNK_PATTERNS, *shape))
+        self._data = file.create_dataset("data", (0, *shape), np.uint16, maxshape=(None, *shape),
+                                         chunks=(16, *shape))
         truth = dict(scan=acquisition.scan, dose=acquisition.dose, ratio=acquisition.ratio, theta=acquisition.theta,
                      radius=acquisition.radius, fault=acquisition.fault, faulty_from=acquisition.faulty_from)
         file.attrs["truth"] = json.dumps(truth)

@@ -85,7 +85,7 @@ def log_uniform(generator, *shape, low: float, high: float):
     return torch.exp(uniform(generator, *shape, low=math.log(low), high=math.log(high)))
 
 
-def draw_detector(generator, batch: int, shape, device="cpu", max_blur=1.0, stops: float = 0.1) -> Detector:
+def draw_detector(generator, batch: int, shape, stops: float = 0.1) -> Detector:
     """Draw random detectors.
 
     Parameters
@@ -96,29 +96,25 @@ def draw_detector(generator, batch: int, shape, device="cpu", max_blur=1.0, stop
         Number of detectors.
     shape : tuple of int
         (H, W), pixels.
-    device : str or torch.device
-        Where the result is stored.
-    max_blur : float
-        Largest standard deviation of the point spread function, pixels.
     stops : float
         Fraction of the detectors with a dead bar (a beam stop, or a gap between chips).
 
     Returns
     -------
     Detector
-        60 % of the detectors have blur, 40 % have read-out noise, half have hot and dead pixels.
+        60 % of the detectors have blur (up to 1 px, 1 sigma), 40 % have read-out noise, half have hot and dead pixels.
     """
-    draw = lambda *s, **k: uniform(generator, *s, device=device, **k)  # noqa: E731
-    blur = draw(batch, high=max_blur) * (draw(batch) < 0.6)
+    draw = lambda *s, **k: uniform(generator, *s, **k)  # noqa: E731
+    blur = draw(batch) * (draw(batch) < 0.6)
     readout = torch.exp(draw(batch, low=-3.5, high=0.7)) * (draw(batch) < 0.4)
     rate = draw(batch, 1, 1) ** 8 * 4e-3 * (draw(batch, 1, 1) < 0.5)
     hot = draw(batch, *shape) < rate
     dead = draw(batch, *shape) < rate
     # A bar from a random point in a random direction.
-    angle, at = draw(batch, high=2 * torch.pi), draw(batch, 2) * torch.tensor(shape, device=device)
+    angle, at = draw(batch, high=2 * torch.pi), draw(batch, 2) * torch.tensor(shape)
     width = torch.exp(draw(batch, low=-0.7, high=2.3))
-    x = torch.arange(shape[0], device=device)[None, :, None] - at[:, 0, None, None]
-    y = torch.arange(shape[1], device=device)[None, None, :] - at[:, 1, None, None]
+    x = torch.arange(shape[0])[None, :, None] - at[:, 0, None, None]
+    y = torch.arange(shape[1])[None, None, :] - at[:, 1, None, None]
     c, s = torch.cos(angle)[:, None, None], torch.sin(angle)[:, None, None]
     bar = ((x * c + y * s).abs() < width[:, None, None]) & (y * c - x * s > 0)
     dead = dead | (bar & (draw(batch, 1, 1) < stops))

@@ -12,9 +12,6 @@ import torch
 
 from . import uniform
 
-MAX_LABELS = 3  # labels in a picture
-FULL_SCALE = 255  # largest value of a picture
-
 
 def stretch(counts, affected, generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Turn counts into pictures.
@@ -45,7 +42,7 @@ def stretch(counts, affected, generator) -> tuple[torch.Tensor, torch.Tensor]:
         low = torch.quantile(image.flatten(), draw(0.0, 0.3)) * draw(0.0, 1.0)
         high = image.amax() * math.exp(draw(math.log(0.005), 0.0))
         image = ((image - low) / (high - low).clamp_min(1e-6)).clamp(0, 1) ** draw(0.4, 1.3)
-        image = (image * FULL_SCALE).round()
+        image = (image * 255).round()
         if draw(0, 1) < 0.5:
             mask, value = _labels(image.shape, draw)
             image, labeled[k] = torch.where(mask, value, image), mask
@@ -56,8 +53,8 @@ def stretch(counts, affected, generator) -> tuple[torch.Tensor, torch.Tensor]:
 def _labels(shape, draw):
     """Draw scale bars and text near the margin: where they are, and their value."""
     mask = torch.zeros(shape, dtype=torch.bool)
-    value = FULL_SCALE if draw(0, 1) < 0.7 else 0
-    for _ in range(int(draw(1, MAX_LABELS + 1))):
+    value = 255 if draw(0, 1) < 0.7 else 0
+    for _ in range(int(draw(1, 4))):
         height, width = int(draw(1, 0.07 * shape[0])) + 1, int(draw(0.04, 0.4) * shape[1]) + 2
         row = int(draw(0, 0.15) * shape[0]) if draw(0, 1) < 0.3 else shape[0] - height - int(draw(0, 0.15) * shape[0])
         column = int(draw(0, 1) * (shape[1] - width))

@@ -15,6 +15,7 @@ from scipy.spatial.transform import Rotation
 from ..core import PrenetError, ellipse_matrix, ellipse_vector
 from . import (
     GRID,
+    PROJECTION_BATCH,
     SAMPLES,
     Specimen,
     atoms_to_phase,
@@ -27,7 +28,6 @@ from . import (
 )
 from .known import OPTICS, SLICE_ANGSTROM, Cubic, KnownScan, patterns_of
 
-PROJECTED_GRAINS = 64  # patterns projected at a time: for memory
 FILM_ANGSTROM, FILM_DENSITY = 80.0, 0.1  # thickness and atoms per cubic angstrom of the carbon film
 FILM_PATTERNS = 8  # places on it
 
@@ -111,8 +111,8 @@ def simulate_grains(crystal: Cubic, scan=(8, 8), shape=(128, 128), *, grains: in
     expected = np.zeros((number, *shape), np.float32)
 
     def add(patterns, index, turns, weight):
-        for start in range(0, number, PROJECTED_GRAINS):
-            part = slice(start, start + PROJECTED_GRAINS)
+        for start in range(0, number, PROJECTION_BATCH):
+            part = slice(start, start + PROJECTION_BATCH)
             turned = matrix @ rotation_matrix(torch.from_numpy(turns[part]).float())
             placed = project(patterns[index[part]], torch.from_numpy(origin[part]).float(), turned,
                              torch.ones(len(index[part])), shape)

@@ -19,15 +19,22 @@ from scipy.ndimage import gaussian_filter
 from torch.nn.functional import pad
 
 from ..core import PrenetError
-from . import CENTER, SAMPLES, draw_descan, project, rotation_matrix, soft_disk, voronoi_grains
+from . import (
+    CENTER,
+    PROJECTION_BATCH,
+    SAMPLES,
+    Optics,
+    draw_descan,
+    project,
+    rotation_matrix,
+    soft_disk,
+    voronoi_grains,
+)
 from .known import KnownScan
-from .specimens import Optics, scattering_factor
+from .specimens import scattering_factor
 
 WAVE = 128  # samples along each side of the waves
-BATCH = 64  # probe positions at a time: for memory
-VOLTS = 200e3  # acceleration voltage, V
 SEMI_ANGLE = 0.8  # radius of the aperture, 1/angstrom: 20 mrad at 200 kV
-IN_FOCUS_APERTURE, DEFOCUSED_APERTURE = 20.0, 32.0  # radius of the aperture, samples: windows of 25 and 40 angstrom
 LAYER_ANGSTROM = 4.0  # distance of the phase gratings, angstrom
 EDGE_PX = 0.4  # pixels, edge of the disks of a small beam, 1 sigma
 KINDS = ("crystal", "glass", "islands", "vacuum")
@@ -105,9 +112,9 @@ def simulate_rotated(kind: str = "glass", scan=(24, 24), shape=(64, 64), *, rota
     if kind not in KINDS:
         raise PrenetError(f"The kind must be one of {', '.join(KINDS)}, not {kind!r}.")
     rng = np.random.default_rng((seed, 7))
-    samples = DEFOCUSED_APERTURE if defocus else IN_FOCUS_APERTURE
+    samples = 32.0 if defocus else 20.0  # radius of the aperture: windows of 40 or 25 angstrom
     dk = SEMI_ANGLE / samples
-    optics, dx = Optics(VOLTS, dk, samples), 1 / (WAVE * dk)
+    optics, dx = Optics(200e3, dk, samples), 1 / (WAVE * dk)
     size = [fft.next_fast_len(int(np.ceil(n * step / dx)) + WAVE, real=True) for n in scan]
     gratings = torch.from_numpy(_gratings(rng, kind, size, dx, layers, optics.interaction))
     at = np.stack(np.meshgrid(*(np.arange(n) * step / dx for n in scan), indexing="ij"), -1).reshape(-1, 2)
@@ -118,8 +125,8 @@ def simulate_rotated(kind: str = "glass", scan=(24, 24), shape=(64, 64), *, rota
     aperture = torch.polar((samples - distance + 0.5).clamp(0, 1), chi * defocus)
     free = torch.polar((k.abs()[:, None].clamp(min=k.abs()[None, :]) < 0.48 * WAVE).float(), chi * LAYER_ANGSTROM)
     intensity = torch.empty((len(at), WAVE, WAVE))
-    for start in range(0, len(at), BATCH):
-        part = slice(start, start + BATCH)
+    for start in range(0, len(at), PROJECTION_BATCH):
+        part = slice(start, start + PROJECTION_BATCH)
         shift = torch.from_numpy(at[part] - corner[part]).float() * (2 * np.pi / WAVE)
         phase = -(shift[:, 0, None, None] + np.pi) * k[:, None] - (shift[:, 1, None, None] + np.pi) * k
         wave = torch.fft.ifft2(aperture * torch.polar(torch.ones_like(phase), phase))
@@ -133,8 +140,8 @@ def simulate_rotated(kind: str = "glass", scan=(24, 24), shape=(64, 64), *, rota
     matrix = torch.from_numpy(pattern_matrix(rotation, flip)).float()
     expected = np.empty((len(at), *shape), np.float32)
     margin = CENTER - WAVE // 2
-    for start in range(0, len(at), BATCH):
-        part = slice(start, start + BATCH)
+    for start in range(0, len(at), PROJECTION_BATCH):
+        part = slice(start, start + PROJECTION_BATCH)
         count = len(origin[part])
         expected[part] = project(pad(intensity[part], (margin,) * 4), origin[part], matrix.expand(count, 2, 2),
                                  torch.full((count,), SAMPLES * radius / samples), shape).numpy()
@@ -201,8 +208,8 @@ def simulate_nanobeam(scan=(32, 32), shape=(64, 64), *, rotation: float = 0.4, f
     origin = origin + torch.from_numpy(deflection.reshape(2, -1).T).float()
     x, y = (torch.arange(n, dtype=torch.float32) for n in shape)
     expected = np.empty((len(grain), *shape), np.float32)
-    for start in range(0, len(grain), BATCH):
-        part = slice(start, start + BATCH)
+    for start in range(0, len(grain), PROJECTION_BATCH):
+        part = slice(start, start + PROJECTION_BATCH)
         member = grain[part]
         total = torch.zeros((len(member), *shape))
         for number, order in enumerate(lattice):

@@ -10,7 +10,7 @@ import torch
 from ..core import PrenetError, ellipse_matrix
 from . import blur, make_bank, project, rotation_matrix
 
-PROJECTION_BATCH = 64  # patterns projected at a time: for memory
+PROJECTION_BATCH = 64  # patterns made at a time: for memory
 
 
 @dataclass(frozen=True)

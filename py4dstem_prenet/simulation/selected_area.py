@@ -15,15 +15,12 @@ import torch
 
 from . import log_uniform, uniform
 
-CRYSTAL, GRAINS, RINGS, EMPTY = 0, 1, 2, 3  # kinds of patterns
-KIND_RATES = (0.45, 0.2, 0.2, 0.15)  # their probabilities
+CRYSTAL, GRAINS, RINGS, EMPTY = 0, 1, 2, 3  # kinds of patterns, in order of their rates
 MAX_ORDER = 8  # largest order of a reflection along a base vector
 MAX_GRAIN_SPOTS = 400  # spots of a pattern of many grains
 # h^2 + k^2 + l^2 of the rings of face-centered, body-centered and diamond cubic crystals
 RING_SQUARES = torch.tensor([[3, 4, 8, 11, 12, 16, 19, 20, 24, 27], [2, 4, 6, 8, 10, 12, 14, 16, 18, 20],
                              [3, 8, 11, 16, 19, 24, 27, 32, 35, 40]]).float()
-MIN_RADIUS_PX, MAX_SPOT_RADIUS_PX = 0.7, 6.0  # pixels, radius of the direct beam in patterns of spots
-MAX_EMPTY_RADIUS = 0.5  # of the frame's side, radius of an empty probe
 SPOT_EDGE_PX = 0.35  # pixels, 1 sigma: edge of spots before the blur of the detector
 
 
@@ -66,10 +63,10 @@ def draw_selected_area(generator, origin, matrix, shape, extent: float | None = 
     """
     batch, side = len(origin), extent or float(max(shape))
     draw, log_draw = partial(uniform, generator, batch), partial(log_uniform, generator, batch)  # (B, *extra)
-    kind = torch.bucketize(draw(), torch.tensor(KIND_RATES).cumsum(0)[:-1])
+    kind = torch.bucketize(draw(), torch.tensor((0.45, 0.2, 0.2, 0.15)).cumsum(0)[:-1])
     empty = kind == EMPTY
-    radius = torch.where(empty, log_draw(low=2.0, high=min(MAX_EMPTY_RADIUS * side, max_radius)),
-                         log_draw(low=MIN_RADIUS_PX, high=MAX_SPOT_RADIUS_PX))
+    radius = torch.where(empty, log_draw(low=2.0, high=min(0.5 * side, max_radius)),
+                         log_draw(low=0.7, high=6.0))
     spots, brightness = _crystal_spots(draw, log_draw, side)
     ring_spots, ring_brightness, rings = _rings(draw, log_draw, origin, matrix, shape, side, generator)
     crystal, grains = (kind == CRYSTAL)[:, None], (kind == GRAINS)[:, None]

@@ -17,21 +17,19 @@ GRID = 256  # samples along each side of a wave, in real and in reciprocal space
 ELEMENTS = np.array([5, 6, 8, 13, 14, 22, 26, 28, 29, 32, 38, 42, 47, 56, 57, 74, 78, 79])
 BOHR = 0.529177  # Bohr radius, angstrom
 
-# Fractional coordinates of the atoms of the unit cell, and their species; cells are then scaled and sheared at random.
+# Fractional coordinates of the atoms of the unit cell, their species, and the edge of the cubic cell in angstrom, for a
+# nearest-neighbor distance near 2.5 angstrom; cells are then scaled and sheared at random.
 _FCC = [(0, 0, 0), (0, 0.5, 0.5), (0.5, 0, 0.5), (0.5, 0.5, 0)]
 PROTOTYPES = {
-    "simple": ([(0, 0, 0)], [0]),
-    "bcc": ([(0, 0, 0), (0.5, 0.5, 0.5)], [0, 0]),
-    "cscl": ([(0, 0, 0), (0.5, 0.5, 0.5)], [0, 1]),
-    "fcc": (_FCC, [0] * 4),
-    "rocksalt": (_FCC + [(x + 0.5, y, z) for x, y, z in _FCC], [0] * 4 + [1] * 4),
-    "diamond": (_FCC + [(x + 0.25, y + 0.25, z + 0.25) for x, y, z in _FCC], [0] * 8),
-    "zincblende": (_FCC + [(x + 0.25, y + 0.25, z + 0.25) for x, y, z in _FCC], [0] * 4 + [1] * 4),
-    "perovskite": ([(0, 0, 0), (0.5, 0.5, 0.5), (0.5, 0.5, 0), (0.5, 0, 0.5), (0, 0.5, 0.5)], [0, 1, 2, 2, 2]),
+    "simple": ([(0, 0, 0)], [0], 2.7),
+    "bcc": ([(0, 0, 0), (0.5, 0.5, 0.5)], [0, 0], 3.0),
+    "cscl": ([(0, 0, 0), (0.5, 0.5, 0.5)], [0, 1], 3.3),
+    "fcc": (_FCC, [0] * 4, 3.8),
+    "rocksalt": (_FCC + [(x + 0.5, y, z) for x, y, z in _FCC], [0] * 4 + [1] * 4, 4.8),
+    "diamond": (_FCC + [(x + 0.25, y + 0.25, z + 0.25) for x, y, z in _FCC], [0] * 8, 5.5),
+    "zincblende": (_FCC + [(x + 0.25, y + 0.25, z + 0.25) for x, y, z in _FCC], [0] * 4 + [1] * 4, 5.7),
+    "perovskite": ([(0, 0, 0), (0.5, 0.5, 0.5), (0.5, 0.5, 0), (0.5, 0, 0.5), (0, 0.5, 0.5)], [0, 1, 2, 2, 2], 3.95),
 }
-# Edge of the cubic cell, angstrom, for a nearest-neighbor distance near 2.5 angstrom.
-CUBIC_EDGE = {"simple": 2.7, "bcc": 3.0, "cscl": 3.3, "fcc": 3.8, "rocksalt": 4.8, "diamond": 5.5, "zincblende": 5.7,
-              "perovskite": 3.95}
 
 
 @dataclass(frozen=True)
@@ -208,9 +206,9 @@ def crystal_atoms(rng, reach: float, depth: float, oriented: bool = False):
         Number of the species of each atom, (n,).
     """
     name = rng.choice(list(PROTOTYPES))
-    sites, species = PROTOTYPES[name]
+    sites, species, edge = PROTOTYPES[name]
     strain = rng.normal(0, 0.02, 3) + (rng.random() < 0.25) * rng.uniform(0, 0.5, 3)
-    edges = CUBIC_EDGE[name] * rng.uniform(0.9, 1.25) * np.exp(strain)
+    edges = edge * rng.uniform(0.9, 1.25) * np.exp(strain)
     cell = np.diag(edges)
     if rng.random() < 0.15:  # hexagonal or sheared cells
         cell[0, 1] = -0.5 * edges[1]

@@ -86,17 +86,13 @@ def multislice(specimen: Specimen, optics: Optics, waves: torch.Tensor, exits,
     return torch.stack(out)
 
 
-def draw_patterns(seed, probes: int = 3, exits: int = 2, oriented: bool = False):
-    """Simulate clean patterns of one random specimen.
+def draw_patterns(seed, oriented: bool = False):
+    """Simulate clean patterns of one random specimen, at three probe positions and two thicknesses.
 
     Parameters
     ----------
     seed : int or tuple of int
         Seed of all random numbers.
-    probes : int
-        Number of probe positions.
-    exits : int
-        Number of thicknesses.
     oriented : bool
         Whether the specimen is a crystal along a zone axis, from `draw_oriented`.
 
@@ -116,8 +112,8 @@ def draw_patterns(seed, probes: int = 3, exits: int = 2, oriented: bool = False)
         optics = draw_optics(rng)
         specimen = draw_specimen(rng, optics)
     slices = len(specimen.phase)
-    chosen = sorted(rng.choice(np.arange(1, slices + 1), min(exits, slices), replace=False))
-    defocus = rng.normal(0, 60, probes) * (rng.random(probes) < 0.7)
-    wander = rng.uniform(-1, 1, (probes, 2)) * min(optics.reach / 4, 6)
+    chosen = sorted(rng.choice(np.arange(1, slices + 1), min(2, slices), replace=False))
+    defocus = rng.normal(0, 60, 3) * (rng.random(3) < 0.7)
+    wander = rng.uniform(-1, 1, (3, 2)) * min(optics.reach / 4, 6)
     patterns = multislice(specimen, optics, probe(optics, defocus, wander), set(chosen))
     return patterns.reshape(-1, GRID, GRID), optics.aperture, specimen.kind

@@ -12,10 +12,6 @@ from ..simulation import Rates, expose, ideal_coordinates, log_uniform, record, 
 from . import Task, draw_scene
 
 COARSE_FIELD_PX = 128  # side of the patterns for the coarse stage, pixels: the largest it sees in use
-# Fractions of the patterns of the coarse stage: spots, rings or an empty probe; long tails; pictures of eight bits.
-SELECTED_AREA_RATE, TAILS_RATE, STRETCH_RATE = 0.5, 0.4, 0.25
-WINDOW_SELECTED_AREA_RATE, WINDOW_TAILS_RATE = 0.2, 0.25  # of the windows of the fine stage
-LONG_STOPS_RATE, FITTED_STOPS_RATE = 0.45, 0.35  # of the beam stops: those past the beam; those of the disk's width
 HIDDEN_WEIGHT = 2.0  # of a pattern with a hidden beam in the loss of visibility: such patterns are few
 MIN_SEEN_ELECTRONS = 100.0  # expected electrons in a pattern with a hidden beam, below which it teaches nothing
 HIDDEN_FRACTION, SHOWN_FRACTION = 0.25, 0.75  # visible fraction of a direct disk that is hidden, or shown
@@ -73,7 +69,7 @@ def draw_windows(bank, generator, batch: int):
     middle = (WINDOW - 1) / 2
     scene = draw_scene(bank, generator, batch, (WINDOW, WINDOW), middle + offset, radius_range=(1.0, 15.0),
                        dose_range=(25, 2e6), reuse=4, extent=128.0, stops=0.0, rates=Rates(saturated=0.1, wrapped=0.04),
-                       selected_area=WINDOW_SELECTED_AREA_RATE, tails=WINDOW_TAILS_RATE)
+                       selected_area=0.2, tails=0.25)
     counts = record(expose(scene.expected, scene.detector, generator), scene.expected, scene.faults, generator)
     good = ~scene.detector.dead | (uniform(generator, batch, 1, 1) < 0.3)  # in 30 %, the mask misses dead pixels
     good = good & ~scene.masked
@@ -126,8 +122,7 @@ def draw_fields(bank, generator, batch: int):
     origin = torch.where(outside[:, None], torch.where(draw(1) < 0.3, away, beside), origin)
     scene = draw_scene(bank, generator, batch, (side, side), origin, radius_range=(1.0, 40.0),
                        dose_range=(80, 1e7), grains=3, stops=0.0, rates=Rates(moved=0.25, stop=0.6, columns=0.25),
-                       selected_area=SELECTED_AREA_RATE, tails=TAILS_RATE, long_stops=LONG_STOPS_RATE,
-                       fitted_stops=FITTED_STOPS_RATE)
+                       selected_area=0.5, tails=0.4, long_stops=0.45, fitted_stops=0.35)
     present = (draw() < 0.88) | outside
     # Patterns without a beam show stray light with a gradient, or almost nothing.
     light = log_uniform(generator, batch, 1, 1, low=1e-3, high=20.0) * ~present[:, None, None]
@@ -136,7 +131,7 @@ def draw_fields(bank, generator, batch: int):
     expected = scene.expected * present[:, None, None] + light
     present &= ~outside
     counts = record(expose(expected, scene.detector, generator), expected, scene.faults, generator)
-    counts, labeled = stretch(counts, draw() < STRETCH_RATE, generator)
+    counts, labeled = stretch(counts, draw() < 0.25, generator)  # pictures of eight bits
     good = ~scene.detector.dead | (draw(1, 1) < 0.3)
     good = good & ~scene.masked & ~(labeled & (draw(1, 1) < 0.2))  # a user may have masked the labels
     # Patterns whose sides are no multiples of 32 are padded in use with pixels of their margin; imitate that.

@@ -13,12 +13,10 @@ import numpy as np
 import torch
 from torch.nn.functional import avg_pool2d
 
-from ..denoising import shift
+from ..denoising import TRAINING_CROP_PX, shift
 from ..networks import DenoiseNet
 from ..simulation import Bank, expose, log_uniform, uniform
 from . import Task, draw_scene
-
-TRAINING_CROP_PX = 96  # side of a training crop, pixels: chosen for speed
 
 # Ranges of the random samples, chosen to cover real scans.
 NO_NEIGHBORS_FRACTION = 0.35  # fraction of the samples without neighbors

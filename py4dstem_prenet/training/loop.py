@@ -22,8 +22,6 @@ BANKS = {"train": 1, "validation": 2}  # seeds of the banks; different seeds sha
 VALIDATION_SPECIMENS = 120  # random specimens in the validation bank
 WARMUP_STEPS = 200  # steps over which the learning rate rises linearly
 RESTART_RATE_FACTOR = 0.5  # factor of the learning rate where a run starts from trained weights
-TRAINING_AVERAGE_DECAY = 0.999  # decay of the running mean of the weights per step; the mean is what is published
-TRAINING_AVERAGE_WARMUP = 20  # steps over which that decay rises (`averaged_weights`)
 CHECKPOINT_INTERVAL_S = 120  # time between checkpoints, seconds
 
 
@@ -185,68 +183,100 @@ def train(task: str, *, minutes: float | None = None, steps: int | None = None, 
         if part not in job.parts:
             raise PrenetError(f"The network {task} has no part {part!r}; its parts are {', '.join(job.parts)}.")
         job.parts = (part,)
-    torch.manual_seed(seed)
-    network = job.build()
-    if start is not None:
-        network.load_state_dict(expand_weights(tensors(start), network))
-    network = network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
-    for name in job.called:
-        move_to_device(network.get_submodule(name), pick_device(device))
-    average = averaged_weights(network, TRAINING_AVERAGE_DECAY, TRAINING_AVERAGE_WARMUP)
-    trained = [p for name in job.parts for p in network.get_submodule(name).parameters()]
-    optimizer = torch.optim.AdamW(trained, lr=job.rate, weight_decay=1e-4, betas=(0.9, 0.98))
-    generator = torch.Generator().manual_seed(seed)
-    step, spent, running_loss = 0, 0.0, 0.0
-    peak_rate = job.rate * (RESTART_RATE_FACTOR if start is not None else 1)
+    run = _Run(job, seed, start, device)
     if resume:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        network.load_state_dict(state["network"])
-        average.module.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        generator.set_state(state["generator"])
-        step, spent, seed = state["step"], state["spent"], state["seed"]
-        running_loss, peak_rate = state["running"], state["peak"]
-        average.n_averaged.fill_(step + 1)
+        run.resume(checkpoint)
     bank = load_mixed_bank(banks, BANKS["train"], specimens)
     validation_bank = load_mixed_bank(banks, BANKS["validation"], min(VALIDATION_SPECIMENS, specimens))
 
-    def elapsed():  # numpydoc ignore=RT01
-        """Seconds of training, earlier runs included."""
-        return spent + time.monotonic() - began
-
-    def completed():  # numpydoc ignore=RT01
-        """Completed fraction of the run."""
-        return max(step / steps if steps else 0.0, elapsed() / 60 / minutes if minutes else 0.0)
-
     def write_checkpoint():
         """Save the state of the run, and log its validation."""
-        save_checkpoint(checkpoint, task=task, network=network.state_dict(), average=average.module.state_dict(),
-                        optimizer=optimizer.state_dict(), generator=generator.get_state(), step=step,
-                        spent=elapsed(), seed=seed, running=running_loss, peak=peak_rate, specimens=specimens,
-                        part=part)
-        figures = job.validate(average.module.eval(), validation_bank, torch.Generator().manual_seed(12345), half)
-        line = dict(step=step, seconds=round(elapsed()), loss=round(running_loss, 4),
-                    **{name: round(value, 4) for name, value in figures.items()})
+        save_checkpoint(checkpoint, task=task, specimens=specimens, part=part, **run.state())
+        line = json.dumps(run.validated(validation_bank, half))
         with open(out / "log.jsonl", "a") as log:
-            log.write(json.dumps(line) + "\n")
-        print(json.dumps(line), flush=True)
+            log.write(line + "\n")
+        print(line, flush=True)
 
-    began = saved = time.monotonic()
-    while (done := completed()) < 1:
-        rate = peak_rate * min(1, (step + 1) / WARMUP_STEPS) * 0.5 * (1 + math.cos(math.pi * done))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        loss = job.loss(network, bank, generator, half)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        for name in job.parts:  # clipped separately, so that a large gradient of one stage does not slow the other
-            torch.nn.utils.clip_grad_norm_(network.get_submodule(name).parameters(), 1.0)
-        optimizer.step()
-        step += 1
-        running_loss += (loss.item() - running_loss) * max(0.01, 1 / step)
-        average.update_parameters(network)
+    run.began = saved = time.monotonic()
+    while (done := max(run.step / steps if steps else 0.0, run.elapsed() / 60 / minutes if minutes else 0.0)) < 1:
+        run.advance(bank, half, done)
         if time.monotonic() - saved > CHECKPOINT_INTERVAL_S:
             write_checkpoint()
             saved = time.monotonic()
     write_checkpoint()
     return out
+
+
+class _Run:
+    """A training run: network, optimizer, random state, and how far it has come.
+
+    Parameters
+    ----------
+    job : Task
+        The task.
+    seed : int
+        Seed of all random numbers.
+    start : str or None
+        Trained weights to start from.
+    device : str
+        Where the network computes.
+    """
+
+    def __init__(self, job, seed, start, device):
+        torch.manual_seed(seed)
+        network = job.build()
+        if start is not None:
+            network.load_state_dict(expand_weights(tensors(start), network))
+        self.network = network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
+        for name in job.called:
+            move_to_device(network.get_submodule(name), pick_device(device))
+        self.average = averaged_weights(self.network, decay=0.999, warmup=20)
+        trained = [p for name in job.parts for p in self.network.get_submodule(name).parameters()]
+        self.optimizer = torch.optim.AdamW(trained, lr=job.rate, weight_decay=1e-4, betas=(0.9, 0.98))
+        self.generator = torch.Generator().manual_seed(seed)
+        self.job, self.seed = job, seed
+        self.peak_rate = job.rate * (RESTART_RATE_FACTOR if start is not None else 1)
+        self.step, self.spent, self.running_loss = 0, 0.0, 0.0  # `spent`: seconds of earlier runs
+        self.began = time.monotonic()
+
+    def resume(self, checkpoint):
+        """Continue from a checkpoint."""
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        self.network.load_state_dict(state["network"])
+        self.average.module.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        self.step, self.spent, self.seed = state["step"], state["spent"], state["seed"]
+        self.running_loss, self.peak_rate = state["running"], state["peak"]
+        self.average.n_averaged.fill_(self.step + 1)
+
+    def elapsed(self) -> float:
+        """Seconds of training, earlier runs included."""
+        return self.spent + time.monotonic() - self.began
+
+    def state(self) -> dict:
+        """What `resume` needs."""
+        return dict(network=self.network.state_dict(), average=self.average.module.state_dict(),
+                    optimizer=self.optimizer.state_dict(), generator=self.generator.get_state(), step=self.step,
+                    spent=self.elapsed(), seed=self.seed, running=self.running_loss, peak=self.peak_rate)
+
+    def validated(self, bank, half) -> dict:
+        """Step, time and loss, and what the averaged network reaches in the validation."""
+        figures = self.job.validate(self.average.module.eval(), bank, torch.Generator().manual_seed(12345), half)
+        return dict(step=self.step, seconds=round(self.elapsed()), loss=round(self.running_loss, 4),
+                    **{name: round(value, 4) for name, value in figures.items()})
+
+    def advance(self, bank, half, done):
+        """Take a step, at the learning rate after the fraction `done` of the run."""
+        rate = self.peak_rate * min(1, (self.step + 1) / WARMUP_STEPS) * 0.5 * (1 + math.cos(math.pi * done))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss = self.job.loss(self.network, bank, self.generator, half)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        for name in self.job.parts:  # clipped separately, so that a large gradient of one stage does not slow the other
+            torch.nn.utils.clip_grad_norm_(self.network.get_submodule(name).parameters(), 1.0)
+        self.optimizer.step()
+        self.step += 1
+        self.running_loss += (loss.item() - self.running_loss) * max(0.01, 1 / self.step)
+        self.average.update_parameters(self.network)

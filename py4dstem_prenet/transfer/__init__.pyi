@@ -4,7 +4,6 @@ from .decide import (
     decided_transfer as decided_transfer,
 )
 from .plan import (
-    DEFAULT_QUANTITIES as DEFAULT_QUANTITIES,
     TRANSFERABLE as TRANSFERABLE,
     Plan as Plan,
     planned as planned,

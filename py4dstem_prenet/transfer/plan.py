@@ -11,7 +11,6 @@ from ..io import fingerprint, read_frame, same_data
 from . import CalibratedScan, conditions_of, differences, read_standard
 
 TRANSFERABLE = ("ellipse", "pixel_size", "rotation", "descan")
-DEFAULT_QUANTITIES = TRANSFERABLE[:3]  # the descan belongs to the settings of the scan, not to the microscope
 # Ratio; largest between the pixel size of the standard and the nominal one in the scan's file. Nominal pixel sizes are
 # correct within some percent; neighboring camera lengths of a microscope differ by a sixth or more.
 MAX_NOMINAL_RATIO = 1.1
@@ -100,7 +99,9 @@ def planned(datacube, like, transfer=None, binning=None) -> Plan:
                                 or not binning > 0):
         raise PrenetError(f"The binning must be a positive number, the pixels of the standard along one pixel of "
                           f"this scan, not {binning!r}.")
-    asked = DEFAULT_QUANTITIES if transfer is None else (transfer,) if isinstance(transfer, str) else tuple(transfer)
+    if transfer is None:
+        transfer = TRANSFERABLE[:-1]  # the descan belongs to the settings of the scan, not to the microscope
+    asked = (transfer,) if isinstance(transfer, str) else tuple(transfer)
     unknown = [name for name in asked if name not in TRANSFERABLE]
     if unknown or not asked:
         raise PrenetError(f"transfer takes {', '.join(TRANSFERABLE)}, not {', '.join(map(str, unknown)) or 'nothing'}.")
