@@ -31,6 +31,9 @@ from . import (
 )
 
 # Chosen, not measured:
+FITTED_RADII, FITTED_PX = 1.5, 2.5  # spot radii, and pixels added to them; radius of the fitted pixels
+CORE_RADII, CORE_PX = 1.0, 1.5  # spot radii, and pixels added to them; radius of the core
+KNOT_RADII, MIN_KNOT_PX = 0.25, 0.6  # spot radii, and at least so many pixels; distance between knots in the core
 SMOOTHNESS = 1e-5  # fraction of the weight of the best-determined knot; penalty on the second differences of the knots
 MAX_STEP_PX = 0.5  # pixels; longest Gauss-Newton step along each axis
 MEDIAN_CHI_SQUARE = 0.455  # median of the square of a standard normal variable
@@ -94,16 +97,16 @@ class SpotModel:
     def __init__(self, aperture: Aperture, device="cpu"):
         self.aperture = aperture
         radius = max(aperture.radius, 1.0)  # pixels blur any smaller spot
-        # Radii of the core, and of the fitted pixels.
-        self.core, self.outer = radius + 1.5, 1.5 * radius + 2.5
+        self.core = CORE_RADII * radius + CORE_PX
+        self.outer = FITTED_RADII * radius + FITTED_PX
         half = int(np.ceil(self.outer + MAX_START_OFFSET_PX + 0.5))
         self.side = 2 * half + 1
         axis = torch.arange(-half, half + 1, dtype=torch.float64)
         x, y = torch.meshgrid(axis, axis, indexing="ij")
         self.keep = (torch.hypot(x, y) < half + 0.5).flatten()
         self.x, self.y = x.flatten()[self.keep].to(device), y.flatten()[self.keep].to(device)
-        inner = np.arange(0, 1.5 * radius + 0.1, max(0.6, 0.25 * radius))
-        tail = np.geomspace(inner[-1] + np.clip(radius / 3, 0.8, 2.0), self.outer + 1, 3)
+        inner = np.arange(0, FITTED_RADII * radius + 0.1, max(MIN_KNOT_PX, KNOT_RADII * radius))
+        tail = np.geomspace(inner[-1] + np.clip(radius / 3, 0.8, 2.0), self.outer + 1, 3)  # three knots
         self.knots = np.r_[inner, tail]
         even = np.r_[-self.knots[:0:-1], self.knots]  # a profile is an even function of the distance
         values = np.concatenate([np.eye(len(self.knots))[:0:-1], np.eye(len(self.knots))])

@@ -16,7 +16,7 @@ from . import new_file
 if TYPE_CHECKING:
     from py4DSTEM.braggvectors import BraggVectors
 
-NAME = "braggvectors"
+NAME, OTHER_NAME = "braggvectors", "prenet_braggvectors"  # the latter where another author's vectors have the former
 DETAILS = "prenet_disks"  # the PointListArray with sigma and probability of each disk, beside the vectors
 _DETAILS = ("qx", "qy", "intensity", "sigma_qx", "sigma_qy", "intensity_sigma", "significance", "probability")
 
@@ -78,7 +78,7 @@ def _free_name(datacube):
     """Return the name of the vectors in the tree of a cube."""
     if NAME not in datacube.treekeys or DETAILS in datacube.tree(NAME).treekeys:
         return NAME
-    return "prenet_braggvectors"  # another author's vectors have the usual name
+    return OTHER_NAME
 
 
 def save_bragg_vectors(vectors: BraggVectors, path):

@@ -15,6 +15,8 @@ from ..fits import MIN_COVERED_AZIMUTH
 
 # Pixels and weights; blur of the autocorrelation by pixels and by the edge of a disk, about 0.5 px each.
 LAG_BLUR = ((-0.7, 0.25), (0.0, 0.5), (0.7, 0.25))
+MAX_TRIED_FRACTION, MAX_LAG_FRACTION = 1 / 8, 1 / 5  # fractions of the shorter side; largest radius and lag
+MIN_TRIED_RADIUS_PX = 0.6  # pixels; smallest radius that is tried
 DIFFUSE_RADII = 4.0  # disk radii; width of the broad part of the background of the autocorrelation
 
 
@@ -54,12 +56,12 @@ def hidden_disk_radius(electrons, good) -> float | None:
                 for image, level in zip(electrons, total, strict=True))
     correlation, pairs = irfft2(power, size), irfft2(np.abs(rfft2(good.astype(float), size)) ** 2, size)
     lag = np.hypot(*np.meshgrid(*(np.minimum(np.arange(n), n - np.arange(n)) for n in size), indexing="ij"))
-    used = (lag > 0) & (lag < 0.2 * min(good.shape)) & (pairs > good.sum() / 100)
-    number = np.unique((lag[used] / 0.5).astype(int), return_inverse=True)[1]
+    used = (lag > 0) & (lag < MAX_LAG_FRACTION * min(good.shape)) & (pairs > good.sum() / 100)
+    number = np.unique((lag[used] / 0.5).astype(int), return_inverse=True)[1]  # lags in steps of half a pixel
     count = np.bincount(number)
     lags, values = (np.bincount(number, v[used]) / count for v in (lag, correlation / np.maximum(pairs, 1)))
     root, best = np.sqrt(count), (np.inf, 0.0, 0.0)
-    for radius in np.geomspace(0.6, min(good.shape) / 8, 80):  # pixels
+    for radius in np.geomspace(MIN_TRIED_RADIUS_PX, MAX_TRIED_FRACTION * min(good.shape), 80):
         disk = sum(weight * _overlap(np.abs(lags + moved) / (2 * radius)) for moved, weight in LAG_BLUR)
         one = np.ones(len(lags))
         columns = np.stack([disk, one, -one, 1 / (1 + (lags / (DIFFUSE_RADII * radius)) ** 2)], 1)
