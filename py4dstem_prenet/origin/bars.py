@@ -17,8 +17,8 @@ from ..core import binned_sum
 
 BAR_EDGE_PX, FLANK_PX = 1.0, 3.0  # binned pixels; blurred edge that is left out, and width of the flanks beside it
 LEAK, CLEAR = 0.06, 0.4  # fractions of the electrons beside a strip; expected in a bar, and in a strip that is no bar
-# Log likelihood ratio; smallest of a bar. Without a stop it is 9 or less in 240 sums of patterns of crystals near a zone
-# axis and 0 in random scans of the simulated world (benchmarks/stops.py), except between rows of disks that touch.
+# Log likelihood ratio; smallest of a bar. Without a stop it is 9 or less in 240 sums of patterns of crystals near a
+# zone axis (benchmarks/stops.py), except between rows of disks that touch.
 MIN_BAR_EVIDENCE = 20.0
 # Log likelihood ratio at half of the resolution; smallest for which the search continues: 31 simulated stops had 15 or
 # more.
@@ -188,7 +188,7 @@ def _row_evidence(sums, size, margin, half, readout, rows):
     # A strip between two disks is as dark as the regions beside the disks: use the dimmest part of the sides.
     expected = minimum_filter1d(np.minimum(*sides).clip(0), rows, axis=0, mode="nearest") * area
     dark = readout**2 * area  # read-out noise counts as a background of Poisson electrons
-    # The level of the sides is known to one electron: a dark strip between dark sides tells nothing, a lit one is no bar.
+    # The level of the sides is known to one electron: dark strips between dark sides tell nothing, lit ones are no bars.
     least = np.maximum(expected, 1.0)
     ratio = (CLEAR * least + dark) / (LEAK * least + dark)
     evidence = (CLEAR - LEAK) * least - np.log(ratio) * (electrons + dark).clip(0)
