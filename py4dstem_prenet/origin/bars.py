@@ -188,8 +188,7 @@ def _row_evidence(sums, size, margin, half, readout, rows):
     # A strip between two disks is as dark as the regions beside the disks: use the dimmest part of the sides.
     expected = minimum_filter1d(np.minimum(*sides).clip(0), rows, axis=0, mode="nearest") * area
     dark = readout**2 * area  # read-out noise counts as a background of Poisson electrons
-    # The level of the sides is known to one electron: dark strips between dark sides tell nothing, lit ones are no bars.
-    least = np.maximum(expected, 1.0)
+    least = np.maximum(expected, 1.0)  # electrons; a dark strip between dark sides tells nothing, a lit one is no bar
     ratio = (CLEAR * least + dark) / (LEAK * least + dark)
     evidence = (CLEAR - LEAK) * least - np.log(ratio) * (electrons + dark).clip(0)
     return np.minimum(evidence, np.where(expected < 1, 0.0, MAX_ROW_EVIDENCE))
