@@ -18,8 +18,9 @@ the truth.
   than 3 px from any point of the zero-order zone.
 - rms, bias: position error along one axis, of disks that both methods find, in 0.001 px; the bias is outward.
 - bound: rms of the Cramer-Rao bound of these disks, for an aperture of uniform, known brightness on a known background;
-  and of the Bayesian bound for the true brightness inside, which is not known: a polynomial of degree CONTRAST_DEGREE
-  whose coefficients have the variances of those of the disks of the row, on a uniform, unknown background.
+  and, with the same mean brightness, of the Bayesian bound for brightness that varies inside by an unknown polynomial
+  of degree CONTRAST_DEGREE, whose coefficients of each degree have the mean square of those of the disks of the row,
+  fitted to the patterns without noise, on a uniform, unknown background.
 - error / sigma: rms of disks with 12 to 50, 50 to 500, and more electrons above the background.
 
 Positions are those of disks that the simulation holds whole: it has no electrons beyond 41 px from the direct beam.
@@ -57,7 +58,7 @@ NEAR_PX = 3.0
 WHOLE_PX = 36.0  # pixels from the direct beam; disks beyond are cut where the simulation ends
 ROD = 0.45  # 1 / angstrom: points of higher Laue zones up to this height
 TIMED = 200  # patterns
-CONTRAST_DEGREE, WINDOW_PX = 4, 3.0  # of the bound for unknown contrast; pixels around a disk that it uses
+CONTRAST_DEGREE, WINDOW_PX = 6, 3.0  # of the bound for unknown contrast; pixels around a disk that it uses
 
 
 def scan(name, thickness, seed=1, configurations=1):
@@ -138,32 +139,23 @@ def disk_truth(known, points, dose):
             slopes = np.gradient(disk)
             terms = disk_terms(*torch.from_numpy(away / np.maximum(distance, 1)[..., None]).float().unbind(-1),
                                CONTRAST_DEGREE).numpy().astype(float)
-            inside = distance < 1 - 1 / truth["radius"]
-            profile = np.linalg.lstsq(terms[inside], expected[k][inside] / level_of(signal[n], disk), rcond=None)[0]
-            profile[0] -= level[n] / level_of(signal[n], disk)
-            used = distance < 1 + WINDOW_PX / truth["radius"]
-            bright.append(profile)
-            cases.append((bound, n, signal[n], disk[used], [slope[used] for slope in slopes], terms[used],
-                          max(level[n], 1e-4)))
+            mean, used = signal[n] / disk.sum(), distance < 1 + WINDOW_PX / truth["radius"]
+            lit = mean * disk[used][:, None] * terms[used]
+            bright.append(np.linalg.lstsq(lit, expected[k][used] - level[n], rcond=None)[0])
+            moved = [mean * slope[used] for slope in slopes]
+            cases.append((bound, n, np.column_stack([*moved, lit, np.ones(len(lit))]),
+                          mean * disk[used] + max(level[n], 1e-4)))
             rate = signal[n] / disk.sum() * disk + max(level[n], 1e-4)
             information = [(signal[n] / disk.sum() * s) ** 2 / rate for s in slopes]
             bound[0, n] = np.sqrt(np.mean([1 / i.sum() for i in information]))
         bounds.append(bound)
-    variances = np.mean(np.square(bright), 0) if bright else np.ones(1)
-    for (bound, n, signal, disk, slopes, terms, level), profile in zip(cases, bright, strict=True):
-        mean = level_of(signal, disk)
-        brightness = (terms @ profile).clip(0) * mean
-        design = np.column_stack([*(brightness * slope for slope in slopes), mean * disk[:, None] * terms,
-                                  np.ones(len(disk))])
-        prior = np.concatenate([[0, 0, 0], 1 / variances[1:], [0]])
-        information = design.T @ (design / (brightness * disk + level)[:, None]) + np.diag(prior)
+    degree = np.repeat(np.arange(CONTRAST_DEGREE + 1), np.arange(CONTRAST_DEGREE + 1) + 1)
+    square = np.mean(np.square(bright), 0)
+    prior = np.array([0 if d == 0 else 1 / square[degree == d].mean() for d in degree])
+    for bound, n, design, rate in cases:
+        information = design.T @ (design / rate[:, None]) + np.diag([0, 0, *prior, 0])
         bound[1, n] = np.sqrt(np.linalg.inv(information).diagonal()[:2].mean())
     return electrons, bounds
-
-
-def level_of(signal, disk):
-    """Electrons in a pixel of a disk of `signal` electrons."""
-    return signal / disk.sum()
 
 
 def by_hand(counts, radius):
