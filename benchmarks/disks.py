@@ -40,6 +40,7 @@ import torch
 from py4DSTEM.braggvectors import Probe
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
+from scipy.special import ndtr
 from strain import quiet, scan as strained
 
 import py4dstem_prenet  # noqa: F401
@@ -59,6 +60,7 @@ WHOLE_PX = 36.0  # pixels from the direct beam; disks beyond are cut where the s
 ROD = 0.45  # 1 / angstrom: points of higher Laue zones up to this height
 TIMED = 200  # patterns
 CONTRAST_DEGREE, WINDOW_PX = 6, 3.0  # of the bound for unknown contrast; pixels around a disk that it uses
+EDGE_PX = 0.4  # pixels, 1 sigma; edge of a disk for this bound: 0.29 of a pixel, and that of a finite illuminated patch
 
 
 def scan(name, thickness, seed=1, configurations=1):
@@ -139,12 +141,15 @@ def disk_truth(known, points, dose):
             slopes = np.gradient(disk)
             terms = disk_terms(*torch.from_numpy(away / np.maximum(distance, 1)[..., None]).float().unbind(-1),
                                CONTRAST_DEGREE).numpy().astype(float)
-            mean, used = signal[n] / disk.sum(), distance < 1 + WINDOW_PX / truth["radius"]
-            lit = mean * disk[used][:, None] * terms[used]
+            used = distance < 1 + WINDOW_PX / truth["radius"]
+            beyond = (distance[used] - 1) * truth["radius"] / EDGE_PX
+            smooth, bell = ndtr(-beyond), np.exp(-0.5 * beyond**2) / (np.sqrt(2 * np.pi) * EDGE_PX)
+            mean = signal[n] / smooth.sum()
+            moved = mean * bell[:, None] * (away[used] / distance[used, None].clip(1e-6)) @ ideal
+            lit = mean * smooth[:, None] * terms[used]
             bright.append(np.linalg.lstsq(lit, expected[k][used] - level[n], rcond=None)[0])
-            moved = [mean * slope[used] for slope in slopes]
-            cases.append((bound, n, np.column_stack([*moved, lit, np.ones(len(lit))]),
-                          mean * disk[used] + max(level[n], 1e-4)))
+            cases.append((bound, n, np.column_stack([moved, lit, np.ones(len(lit))]),
+                          mean * smooth + max(level[n], 1e-4)))
             rate = signal[n] / disk.sum() * disk + max(level[n], 1e-4)
             information = [(signal[n] / disk.sum() * s) ** 2 / rate for s in slopes]
             bound[0, n] = np.sqrt(np.mean([1 / i.sum() for i in information]))
