@@ -182,7 +182,7 @@ def test_lanes_between_rows_of_disks_are_no_bar():
 
 @pytest.mark.parametrize("lit", [False, True])
 def test_a_strip_that_light_reaches_is_no_bar(lit):
-    """A dark strip between two bright bands, with or without a disk in it beyond the bands, where its sides are dark."""
+    """A dark strip between two bright bands, with or without disks in it beyond the bands, where its sides are dark."""
     x, y = np.indices((96, 96)) - 48
     mean = np.where((np.abs(x) < 18) & (np.abs(y) > 7) & (np.abs(y) < 20), 30.0, 0.05)
     for row in (-34, 34) if lit else ():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,6 +83,8 @@ class DiskFinder:
         locator = locator or BeamLocator.learn(scan, mask, device, progress=progress)
         if locator.refusal and locator.refusal.name == "beam_ambiguous":
             # The disks are the same, whichever of them is the direct one. Without an origin, the likeliest is taken.
+            if origin is None:
+                warnings.warn(str(locator.refusal), stacklevel=2)
             center = locator.first.position.clip(0, np.subtract(scan.pattern_shape, 1)) if origin is None else origin
             locator = BeamLocator.learn(scan, mask, device, locator.noise, progress,
                                         given_beam(scan, center.reshape(*scan.scan_shape, 2).transpose(2, 0, 1)))
