@@ -17,8 +17,8 @@ from ..core import binned_sum
 
 BAR_EDGE_PX, FLANK_PX = 1.0, 3.0  # binned pixels; blurred edge that is left out, and width of the flanks beside it
 LEAK, CLEAR = 0.06, 0.4  # fractions of the electrons beside a strip; expected in a bar, and in a strip that is no bar
-# Log likelihood ratio; smallest of a bar. It is 8 or less in 60 sums of patterns of crystals near a zone axis, without a
-# stop (`benchmarks/stops.py --crystals` counts bars there), except between rows of disks that touch.
+# Log likelihood ratio; smallest of a bar. It is 8 or less in 60 sums of patterns of crystals near a zone axis, without
+# a stop (`benchmarks/stops.py --crystals` counts bars there), except between rows of disks that touch.
 MIN_BAR_EVIDENCE = 20.0
 # Log likelihood ratio at half of the resolution; smallest for which the search continues: 31 simulated stops had 15 or
 # more.
