@@ -17,7 +17,10 @@ the truth.
   without noise: structure of the background; and the former count, of all that are more than half a radius and more
   than 3 px from any point of the zero-order zone.
 - rms, bias: position error along one axis, of disks that both methods find, in 0.001 px; the bias is outward.
-- bound: rms of the Cramer-Rao bound of these disks, for an aperture of uniform, known brightness on a known background.
+- bound: rms of the Cramer-Rao bound of these disks, for an aperture of uniform, known brightness on a known background;
+  and, with the same mean brightness, of the Bayesian bound for brightness that varies inside by an unknown polynomial
+  of degree CONTRAST_DEGREE, whose coefficients of each degree have the mean square of those of the disks of the row,
+  fitted to the patterns without noise, on a uniform, unknown background.
 - error / sigma: rms of disks with 12 to 50, 50 to 500, and more electrons above the background.
 
 Positions are those of disks that the simulation holds whole: it has no electrons beyond 41 px from the direct beam.
@@ -37,12 +40,13 @@ import torch
 from py4DSTEM.braggvectors import Probe
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
+from scipy.special import ndtr
 from strain import quiet, scan as strained
 
 import py4dstem_prenet  # noqa: F401
 from py4dstem_prenet.core import PrenetError, as_scan, ellipse_matrix, ellipse_vector
 from py4dstem_prenet.disks import DiskFilter, DiskFinder, find_bragg_disks
-from py4dstem_prenet.fits import Aperture
+from py4dstem_prenet.fits import Aperture, disk_terms
 from py4dstem_prenet.simulation.known import GOLD, SILICON, Cubic, deformation, simulate_known, zone_axis
 
 IRON = Cubic("bcc", 2.866, 26)
@@ -55,6 +59,8 @@ NEAR_PX = 3.0
 WHOLE_PX = 36.0  # pixels from the direct beam; disks beyond are cut where the simulation ends
 ROD = 0.45  # 1 / angstrom: points of higher Laue zones up to this height
 TIMED = 200  # patterns
+CONTRAST_DEGREE, WINDOW_PX = 6, 3.0  # of the bound for unknown contrast; pixels around a disk that it uses
+EDGE_PX = 0.4  # pixels, 1 sigma; edge of a disk for this bound: 0.29 of a pixel, and that of a finite illuminated patch
 
 
 def scan(name, thickness, seed=1, configurations=1):
@@ -100,14 +106,17 @@ def lattice(known, crystal, rods=False):
 
 
 def disk_truth(known, points, dose):
-    """Electrons above the background of each disk, and the bound of its position along one axis, pixels."""
+    """Electrons above the background of each disk, and two bounds of its position along one axis, pixels.
+
+    The brightness of a disk is uniform and known for the first bound; it varies and is not known for the second.
+    """
     truth, shape = known.truth, known.expected.shape[2:]
     vector = tuple(ellipse_vector(truth["a"] / truth["b"], 1.0, truth["theta"]))
     filter_ = DiskFilter(Aperture(truth["radius"], 0.3, vector), shape)
     expected = known.expected.reshape(-1, *shape) * dose
     ideal = np.linalg.inv(ellipse_matrix(vector))
     grid = np.stack(np.indices(shape), -1)
-    electrons, bounds = [], []
+    electrons, bounds, bright, cases = [], [], [], []
     for k, at in enumerate(points):
         image = torch.from_numpy(expected[k][None])
         every = np.vstack([at, [truth["qx0"].flat[k], truth["qy0"].flat[k]]])
@@ -122,17 +131,35 @@ def disk_truth(known, points, dose):
         signal = on - level * area
         inside = ((at >= 0) & (at <= np.subtract(shape, 1))).all(1)
         electrons.append(np.where((ring > 5) & inside, signal, np.nan))
-        bound = np.full(len(at), np.nan)
+        bound = np.full((2, len(at)), np.nan)
         for n, point in enumerate(at):
             if signal[n] <= 0 or area[n] < 0.95 * filter_.area:
                 continue
-            disk = gaussian_filter((np.hypot(*((grid - point) @ ideal.T).transpose(2, 0, 1)) < truth["radius"]) * 1.0,
-                                   0.5)
+            away = (grid - point) @ ideal.T / truth["radius"]
+            distance = np.hypot(*away.transpose(2, 0, 1))
+            disk = gaussian_filter((distance < 1) * 1.0, 0.5)
             slopes = np.gradient(disk)
+            terms = disk_terms(*torch.from_numpy(away / np.maximum(distance, 1)[..., None]).float().unbind(-1),
+                               CONTRAST_DEGREE).numpy().astype(float)
+            used = distance < 1 + WINDOW_PX / truth["radius"]
+            beyond = (distance[used] - 1) * truth["radius"] / EDGE_PX
+            smooth, bell = ndtr(-beyond), np.exp(-0.5 * beyond**2) / (np.sqrt(2 * np.pi) * EDGE_PX)
+            mean = signal[n] / smooth.sum()
+            moved = mean * bell[:, None] * (away[used] / distance[used, None].clip(1e-6)) @ ideal
+            lit = mean * smooth[:, None] * terms[used]
+            bright.append(np.linalg.lstsq(lit, expected[k][used] - level[n], rcond=None)[0])
+            cases.append((bound, n, np.column_stack([moved, lit, np.ones(len(lit))]),
+                          mean * smooth + max(level[n], 1e-4)))
             rate = signal[n] / disk.sum() * disk + max(level[n], 1e-4)
             information = [(signal[n] / disk.sum() * s) ** 2 / rate for s in slopes]
-            bound[n] = np.sqrt(np.mean([1 / i.sum() for i in information]))
+            bound[0, n] = np.sqrt(np.mean([1 / i.sum() for i in information]))
         bounds.append(bound)
+    degree = np.repeat(np.arange(CONTRAST_DEGREE + 1), np.arange(CONTRAST_DEGREE + 1) + 1)
+    square = np.mean(np.square(bright), 0)
+    prior = np.array([0 if d == 0 else 1 / square[degree == d].mean() for d in degree])
+    for bound, n, design, rate in cases:
+        information = design.T @ (design / rate[:, None]) + np.diag([0, 0, *prior, 0])
+        bound[1, n] = np.sqrt(np.linalg.inv(information).diagonal()[:2].mean())
     return electrons, bounds
 
 
@@ -230,9 +257,9 @@ def measured(known, crystal, dose):
     away = [np.hypot(*(at - origin).T) for at, origin in zip(points, origins, strict=True)]
     whole = {(k, n) for k in range(patterns) for n in np.flatnonzero(away[k] < WHOLE_PX)}
     both = [key for key in visible & whole if key in sets["prenet"]["key"] and key in sets["by hand"]["key"]
-            and np.isfinite(bounds[key[0]][key[1]])]
+            and np.isfinite(bounds[key[0]][0, key[1]])]
     out = {"visible": len(visible) / patterns,
-           "bound": 1e3 * np.sqrt(np.mean([bounds[k][n] ** 2 for k, n in both])) if both else np.nan}
+           "bound": 1e3 * np.sqrt(np.mean([bounds[k][:, n] ** 2 for k, n in both], 0)) if both else [np.nan] * 2}
     for name, found in sets.items():
         error = np.array([found["rows"][found["key"][key], 1:3] - points[key[0]][key[1]] for key in both])
         outward = np.array([points[k][n] - origins[k] for k, n in both]).reshape(-1, 2)
@@ -297,7 +324,7 @@ def main():
     print(f"{SCAN[0]} x {SCAN[1]} patterns of {SHAPE[0]} x {SHAPE[1]} pixels; {datetime.date.today()}, commit {commit},"
           f" {os.cpu_count()} cores ({platform.machine()}), no GPU.\n")
     print("| specimen | electrons | visible disks a pattern | recall, prenet / by hand | false a pattern | "
-          "rms, prenet / by hand / bound | bias | error / sigma |\n" + "|---" * 8 + "|")
+          "rms, prenet / by hand / bounds | bias | error / sigma |\n" + "|---" * 8 + "|")
     every = []
     for name in args.crystals:
         for thickness in CRYSTALS[name][3]:
@@ -313,7 +340,7 @@ def main():
                 ours, hand = row["prenet"], row["by hand"]
                 print(f"| {name}, {thickness} Å | {dose:,} | {row['visible']:.1f} | {ours[0]:.2f} / {hand[0]:.2f} | "
                       f"{ours[1]:.2f} ({row['on structure']:.2f}; {row['former']:.2f}) | "
-                      f"{ours[2]:.0f} / {hand[2]:.0f} / {row['bound']:.0f} | "
+                      f"{ours[2]:.0f} / {hand[2]:.0f} / {row['bound'][0]:.0f}, {row['bound'][1]:.0f} | "
                       f"{ours[3]:.0f} / {hand[3]:.0f} | {rms_by_electrons(row['pulls'])} |", flush=True)
     print(f"\nAll: error / sigma {rms_by_electrons(np.concatenate([row['pulls'] for row in every]))}; "
           f"false disks a pattern {np.mean([row['prenet'][1] for row in every]):.3f}, "

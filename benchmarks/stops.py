@@ -1,10 +1,11 @@
 """Error rates of what tells beam stops and Bragg disks, without the networks.
 
-    python benchmarks/stops.py [--scans 200] [--first 81000]
+    python benchmarks/stops.py [--scans 200] [--first 81000] [--crystals 60]
 
 Scan k of each row is case k of the simulated world (`simulation/world.py`). `find_bar` is false where a scan without a
 stop has one, and misses where a bar that no mask names is not found. `check_diffuse` is false where it refuses the true
-origin, and misses where it leaves the place of the brightest Bragg disk beside a stop.
+origin, and misses where it leaves the place of the brightest Bragg disk beside a stop. With `--crystals`, only
+`find_bar` is tested, in crystals near a zone axis without a stop: the scans of `zone_axis.py`, each at three doses.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import warnings
 
 import numpy as np
 from scipy.signal import fftconvolve
+from zone_axis import DOSES, scan as zone_axis_scan
 
 from py4dstem_prenet.core import Decision, NoiseModel, OriginMap, PrenetError, as_scan
 from py4dstem_prenet.detector import estimate_noise
@@ -108,6 +110,17 @@ def rates(first, scans):
     return [(name, total[name], count[name]) for name in count]
 
 
+def bars_in_crystals(scans):
+    """Patterns of crystals near a zone axis, and those with a bar."""
+    bars = []
+    for seed in range(60_000, 60_000 + scans):
+        known = zone_axis_scan(seed)[1]
+        for dose in DOSES:
+            total = known.counts(dose).sum((0, 1)).astype(float)
+            bars.append(find_bar(total, np.ones(total.shape, bool)) is not None)
+    return len(bars), sum(bars)
+
+
 def bar_of(scan, noise):
     """The bar that the search without a place finds, as `BeamLocator.learn` does."""
     sums, counts, _ = block_sums(scan, noise)
@@ -120,19 +133,22 @@ TITLES = {
     "rivals": "`diffuse_elsewhere` at the true origin, no stop",
     "rivals_masked": "`diffuse_elsewhere` at the true origin, masked stop",
     "bragg_masked": "no `diffuse_elsewhere` at the brightest Bragg disk, masked stop",
-    "bragg": "the same, stop without a mask"}
+    "bragg": "the same, stop without a mask",
+    "crystals": "`find_bar`: a bar in a crystal near a zone axis"}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scans", type=int, default=200)
     parser.add_argument("--first", type=int, default=81_000)
+    parser.add_argument("--crystals", type=int, help="number of scans of crystals; these alone")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
     print(f"{datetime.date.today()}, commit {commit}, {platform.machine()}, no GPU.\n")
     print("| error | scans | wrong | rate |\n|---|---|---|---|")
-    for name, total, wrong in rates(args.first, args.scans):
+    rows = [("crystals", *bars_in_crystals(args.crystals))] if args.crystals else rates(args.first, args.scans)
+    for name, total, wrong in rows:
         print(f"| {TITLES[name]} | {total} | {wrong} | {100 * wrong / max(total, 1):.1f} % |")
 
 

@@ -1,6 +1,6 @@
 """Bragg disks: rate of false disks, positions and sigmas against truth, and the `BraggVectors` made of them."""
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import py4DSTEM
@@ -301,12 +301,13 @@ class TestRefusals:
 
 @pytest.mark.slow
 def test_a_given_origin_tells_which_of_similar_disks_is_the_direct_beam():
-    """Without it, the scan is refused: the most probable of three equal disks in a row has 0.63 of the 0.70 needed."""
+    """Without it, the most probable of three equal disks in a row has 0.63 of the 0.70 needed. All three are found."""
     x, y = np.indices((SIDE, SIDE))
     mean = 0.02 + sum(20 / (1 + np.exp(4 * (np.hypot(x - row, y - 48) - 5))) for row in (30, 48, 66))
     counts = np.random.default_rng(3).poisson(mean, (6, 6, SIDE, SIDE)).astype(np.uint16)
-    with pytest.raises(PrenetError):
-        find_bragg_disks(counts, neighbors=False, progress=False)
-    table = find_bragg_disks(counts, origin=(30.0, 48.0), neighbors=False, progress=False).table
-    bragg = table[np.isfinite(table["significance"])]
-    assert [np.sum(np.hypot(bragg["qx"] - row, bragg["qy"] - 48) < 1) for row in (48, 66)] == [36, 36]
+    for origin in (None, (30.0, 48.0)):
+        with pytest.warns(UserWarning) if origin is None else nullcontext():
+            table = find_bragg_disks(counts, origin=origin, neighbors=False, progress=False).table
+        assert [np.sum(np.hypot(table["qx"] - row, table["qy"] - 48) < 1) for row in (30, 48, 66)] == [36, 36, 36]
+        direct = table[np.isinf(table["significance"])]
+        assert len(direct) == 36 and (origin is None or (np.hypot(direct["qx"] - 30, direct["qy"] - 48) < 1).all())

@@ -178,3 +178,13 @@ def test_lanes_between_rows_of_disks_are_no_bar():
             weight = np.exp(-np.hypot(24 * h, 11 * k) / 25)
             mean += 4e4 * weight * 0.5 * erfc((np.hypot(x - 24 * h, y - 11 * k) - 6.5) / 0.6) / (np.pi * 6.5**2)
     assert find_bar(np.random.default_rng(0).poisson(mean), np.ones(mean.shape, bool)) is None
+
+
+@pytest.mark.parametrize("lit", [False, True])
+def test_a_strip_that_light_reaches_is_no_bar(lit):
+    """A dark strip between two bright bands, with or without disks in it beyond the bands, where its sides are dark."""
+    x, y = np.indices((96, 96)) - 48
+    mean = np.where((np.abs(x) < 18) & (np.abs(y) > 7) & (np.abs(y) < 20), 30.0, 0.05)
+    for row in (-34, 34) if lit else ():
+        mean[np.hypot(x - row, y) < 5] = 300
+    assert (find_bar(np.random.default_rng(0).poisson(mean), np.ones(mean.shape, bool)) is None) == lit

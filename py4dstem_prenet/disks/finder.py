@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,7 +65,8 @@ class DiskFinder:
         progress : bool, optional
             Whether to show the stages.
         origin : numpy.ndarray, optional
-            Positions of the direct beam, (positions, 2), pixels.
+            Positions of the direct beam, (positions, 2), pixels. If it is not given and several disks may be the direct
+            one, the most probable of them is taken.
         locator : BeamLocator, optional
             Learned from this scan with this mask on this device; by default it is learned here.
 
@@ -79,10 +81,13 @@ class DiskFinder:
             If the scan shows no direct beam.
         """
         locator = locator or BeamLocator.learn(scan, mask, device, progress=progress)
-        refusal = locator.refusal
-        if origin is not None and refusal and refusal.name == "beam_ambiguous":  # the origin tells which disk it is
-            center = origin.reshape(*scan.scan_shape, 2).transpose(2, 0, 1)
-            locator = BeamLocator.learn(scan, mask, device, locator.noise, progress, given_beam(scan, center))
+        if locator.refusal and locator.refusal.name == "beam_ambiguous":
+            # The disks are the same, whichever of them is the direct one. Without an origin, the likeliest is taken.
+            if origin is None:
+                warnings.warn(str(locator.refusal), stacklevel=2)
+            center = locator.first.position.clip(0, np.subtract(scan.pattern_shape, 1)) if origin is None else origin
+            locator = BeamLocator.learn(scan, mask, device, locator.noise, progress,
+                                        given_beam(scan, center.reshape(*scan.scan_shape, 2).transpose(2, 0, 1)))
         if locator.beam is None:
             flag = locator.refusal or Flag("no_beam")
             raise PrenetError(f"{flag.sentence} Without it, Bragg disks are not searched. {flag.kind.action}".strip())

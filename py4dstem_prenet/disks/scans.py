@@ -37,7 +37,8 @@ def find_bragg_disks(data, false_alarm: float = 0.1, mask=None, device="auto", p
         Whether to show a progress bar.
     origin : tuple of array_like, optional
         (qx0, qy0) of the direct beam, each a number or (Rx, Ry), pixels. By default it is located in each pattern; a
-        brighter Bragg disk can then be taken for it.
+        brighter Bragg disk can then be taken for it. If several disks may be the direct one, the most probable of them
+        is taken.
     neighbors : bool, optional
         Whether weak disks are also searched at places where neighbors that show the same crystal have a disk. In the
         result, their significance is below `threshold`.
