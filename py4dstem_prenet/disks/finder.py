@@ -84,7 +84,8 @@ class DiskFinder:
         if locator.refusal and locator.refusal.name == "beam_ambiguous":
             # The disks are the same, whichever of them is the direct one. Without an origin, the likeliest is taken.
             if origin is None:
-                warnings.warn(str(locator.refusal), stacklevel=2)
+                warnings.warn(f"{locator.refusal.sentence} Disks are searched with that one as the direct beam; which "
+                              f"one it is hardly changes them. {locator.refusal.action}", stacklevel=2)
             center = locator.first.position.clip(0, np.subtract(scan.pattern_shape, 1)) if origin is None else origin
             locator = BeamLocator.learn(scan, mask, device, locator.noise, progress,
                                         given_beam(scan, center.reshape(*scan.scan_shape, 2).transpose(2, 0, 1)))
