@@ -7,12 +7,14 @@ from scans import CCD, distance, numbers_of, origin_map, simulated
 from scipy.special import erfc
 
 from py4dstem_prenet.core.errors import PrenetError
+from py4dstem_prenet.core.flags import Flag
 from py4dstem_prenet.core.noise import NoiseModel
 from py4dstem_prenet.core.scan import as_scan
 from py4dstem_prenet.descan.fit import fit_origin
+from py4dstem_prenet.detector import estimate_noise
 from py4dstem_prenet.fits import Aperture
 from py4dstem_prenet.networks import weights
-from py4dstem_prenet.origin import measure as module
+from py4dstem_prenet.origin import BeamLocator, measure as module, no_origin, pooled_origin
 from py4dstem_prenet.origin.beam import Beam, Located
 from py4dstem_prenet.origin.measure import measure_origin
 
@@ -243,6 +245,27 @@ def test_a_direct_beam_that_is_hardly_known_is_doubted(electrons, missing, found
     origin = module.decide_origin(as_scan(data), noise, located, beam)
     assert origin.found is found and origin.decision.has("position_uncertain") == found
     assert origin.decision.has("beam_elsewhere") != found
+
+
+@pytest.mark.slow
+def test_a_large_disk_of_few_electrons_is_located_in_larger_sums():
+    """Four electrons in a pattern, one in a disk of 14 px radius: sums over 7 x 7 positions do not suffice."""
+    rng = np.random.default_rng(0)
+    u, v = np.meshgrid(np.linspace(-1, 1, 33), np.linspace(-1, 1, 33), indexing="ij")
+    qx0, qy0 = 47 + 0.8 * u, 49 - 0.5 * v + 0.4 * u
+    x, y = np.indices((96, 96))
+    counts = np.zeros((33, 33, 96, 96), np.uint8)
+    for i in np.ndindex(33, 33):
+        disk = (14.5 - np.hypot(x - qx0[i], y - qy0[i])).clip(0, 1) / (np.pi * 14**2)
+        counts[i] = rng.poisson(4 * (0.75 / 96**2 + 0.25 * disk))
+    scan = as_scan(counts)
+    refused = no_origin(scan.scan_shape, Flag("nothing_located"))
+    origin = pooled_origin(scan, estimate_noise(scan), BeamLocator, refused)
+    assert origin.found and origin.decision.has("pooled_positions") and not origin.decision.has("position_uncertain")
+    assert numbers_of(origin, "pooled_positions")["side"] > 7
+    error = np.stack([origin.qx0 - qx0, origin.qy0 - qy0])[:, origin.valid]
+    sigma = np.stack([origin.sigma_qx0, origin.sigma_qy0])[:, origin.valid]
+    assert np.abs(error).max() < 1.5 and np.sqrt(np.mean((error / sigma) ** 2)) < 2
 
 
 @pytest.mark.parametrize("kind", ["poisson", "sparse", "camera"])
