@@ -38,7 +38,8 @@ def flags_page() -> str:
              "`py4dstem_prenet/report/verdicts.py`.", "",
              "## Verdicts", "",
              "The page of `report()`, `prenet report` and py4D-browser answer the questions of this table. Each answer "
-             "has the light of its most serious flag: green for information, amber for a warning, red for a refusal. "
+             "has the light of the most serious flag that concerns it: green for information, amber for a warning, red "
+             "for a refusal. A refused ellipse is amber, since the calibration can be used without one. "
              "The overall verdict has the worst light of all; denoising does not count, because a calibration needs "
              "none.", "",
              "| question | green | amber | red |", "|---|---|---|---|"]

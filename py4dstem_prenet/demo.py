@@ -77,10 +77,11 @@ def _table(datacube, denoised, report, truth) -> str:
         rms = np.sqrt(np.mean((np.stack(origin) - [truth["qx0"], truth["qy0"]]) ** 2))
         return f"{rms:.3f} (stated {sigma:.3f})"
 
-    cal = datacube.calibration
+    cal, origin = datacube.calibration, report.origin
+    stated = np.sqrt(np.mean(np.stack([origin.sigma_qx0, origin.sigma_qy0])[:, origin.valid] ** 2))
     e = report.ellipse
     rows = [
-        ("measured origin, rms error per axis, px", "0", error(cal.get_origin_meas()[:2], report.origin.sigma)),
+        ("measured origin, rms error per axis, px", "0", error(cal.get_origin_meas()[:2], stated)),
         ("fitted origin, rms error per axis, px", "0", error(cal.get_origin(), report.fit.sigma)),
         ("ellipse a/b", f"{float(truth['ratio']):.4f}", f"{e.a / e.b:.4f}" + ("" if e.accepted else " (refused)")),
         ("ellipse theta, degrees", f"{np.degrees(float(truth['theta'])):.1f}", f"{np.degrees(e.theta):.1f}"),

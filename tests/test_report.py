@@ -136,7 +136,8 @@ class TestIsThisFitGoodEnough:
 
 def ellipse(ratio, sigma=0.002, accepted=True):
     vector = (ratio - 1) * np.array([np.cos(0.6), np.sin(0.6)])
-    return types.SimpleNamespace(vector=vector, sigma=sigma, accepted=accepted, flags=())
+    return types.SimpleNamespace(vector=vector, sigma=sigma, accepted=accepted, flags=(), sources={},
+                                 covariance=sigma**2 * np.eye(2), decision=Decision(accepted))
 
 
 @pytest.mark.parametrize(("stored", "seen", "light"), [
@@ -150,6 +151,13 @@ def test_an_ellipse_is_held_against_the_scan(stored, seen, light):
     assert make_verdict("ellipse", flags, details).light == light
     if light == "green":
         assert flags[0].numbers["degrees"] == pytest.approx(17.2, abs=0.05)
+
+
+@pytest.mark.parametrize(("ratio", "name"), [(1.045, "ellipse_agrees"), (1.0, "ellipse_unconfirmed")])
+def test_an_ellipse_that_is_too_uncertain_to_be_used_can_agree(ratio, name):
+    seen = ellipse(ratio, sigma=0.01, accepted=False)
+    seen.sources["direct beam"] = None
+    assert [flag.name for flag in ellipse_flags((1.05, 1.0, 0.3), seen, "hand")[0]] == [name]
 
 
 def test_the_worst_light_is_that_of_the_page():

@@ -129,6 +129,8 @@ def _cautions(found, flags):
     cautions = []
     if found["origin"]["feature"] != "direct beam":
         cautions.append(Flag("avoid_direct_beam", {"feature": found["origin"]["feature"]}))
+    if elsewhere := next((flag for flag in flags if flag.name == "center_elsewhere"), None):
+        cautions.append(Flag("avoid_center", elsewhere.numbers))
     if has_flag(flags, "denoising_harmful", "denoising_attenuates", "denoising_exaggerates", "denoising_no_effect"):
         cautions.append(Flag("avoid_denoised"))
     if has_flag(flags, "attenuation_unknown", "not_checked"):

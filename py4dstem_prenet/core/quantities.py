@@ -122,7 +122,8 @@ class PixelSize(Decided):
                  size if self.accepted else ("best fit, refused", f"{self.value:.6f} Å⁻¹ per pixel; do not use it"),
                  ("from", self.evidence)]
         if self.accepted:
-            shown.insert(3, ("stored as", "this times sqrt(a/b) of the ellipse that is set, for py4DSTEM's lengths"))
+            shown.insert(3, ("in the calibration",
+                             "this times sqrt(a/b) of the ellipse that is set, since py4DSTEM multiplies radii by b"))
         seen = [ring for ring in self.rings if np.isfinite(ring.error)]
         if seen:
             shown.append(("rings, measured less expected", "; ".join(

@@ -170,7 +170,10 @@ def pyxem_shifts(source, pattern_shape=None):
     --------
     >>> signal.center_direct_beam(shifts=pyxem_shifts("scan_calibrated.h5"))  # doctest: +SKIP
     """
-    from pyxem.signals import BeamShift
+    try:
+        from pyxem.signals import BeamShift
+    except ImportError as error:
+        raise PrenetError("pyxem is missing; install it with: pip install pyxem.") from error
 
     values = calibration_values(source)
     rows, columns = _pattern_shape(values, pattern_shape)

@@ -24,22 +24,29 @@ NO_DATA = "#24365c"  # color of pixels without data
 MIN_COLOR_RANGE_PX = 1e-3  # pixels; smallest half range of a color scale, so that rounding errors are not visible
 
 
-def subplots(rows, columns, figsize):
+def subplots(heights, columns, width, title=""):
     """Make axes in a new pyplot figure, which a notebook shows.
 
     Parameters
     ----------
-    rows, columns : int
-        Number of axes.
-    figsize : tuple of float
-        Width and height of the figure, inches.
+    heights : list of float
+        Height of each row of axes with its labels, inches.
+    columns : int
+        Number of axes in a row.
+    width : float
+        Width of the figure, inches.
+    title : str, optional
+        Title of the figure.
 
     Returns
     -------
     ndarray of matplotlib.axes.Axes, shape (rows, columns)
         The axes.
     """
-    return plt.subplots(rows, columns, figsize=figsize, constrained_layout=True)[1]
+    figure, axes = plt.subplots(len(heights), columns, figsize=(width, sum(heights)), constrained_layout=True,
+                                height_ratios=heights)
+    figure.suptitle(title, fontsize=TITLE_SIZE)
+    return axes
 
 
 def no_ticks(ax, title):

@@ -1,4 +1,9 @@
-from .measure import mean_as_recorded as mean_as_recorded, noise_with_stop as noise_with_stop, review as review
+from .measure import (
+    mean_as_recorded as mean_as_recorded,
+    name_of as name_of,
+    noise_with_stop as noise_with_stop,
+    review as review,
+)
 from .outputs import report as report, show as show
 from .results import Review as Review
 from .stages import (

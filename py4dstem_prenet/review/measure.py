@@ -74,7 +74,7 @@ def review(datacube, device="auto", progress=True, fast=False) -> Review:
     stages = FAST_STAGES if fast else FAST_STAGES + SLOW_STAGES
     with stage_bar("report", stages, progress) as advance:
         noise, shape = noise_with_stop(datacube), scan.shape
-        results = {"name": _name_of(datacube), "shape": shape, "dtype": str(datacube.data.dtype), "noise": noise,
+        results = {"name": name_of(datacube), "shape": shape, "dtype": str(datacube.data.dtype), "noise": noise,
                    "belongs": check_calibration(datacube), "record": read_provenance(datacube)}
         if set(results["belongs"].stale) & {"measured origin", "probe radius"}:
             return Review(**results)  # the maps belong to other data
@@ -126,8 +126,19 @@ def review(datacube, device="auto", progress=True, fast=False) -> Review:
     return Review(**results)
 
 
-def _name_of(datacube):
-    """Name of the file of a scan, or of a cube in memory."""
+def name_of(datacube) -> str:
+    """Return the name of the file of a scan, or that of a cube in memory.
+
+    Parameters
+    ----------
+    datacube : DataCube
+        The scan.
+
+    Returns
+    -------
+    str
+        The name.
+    """
     path = getattr(as_scan(datacube), "file", None)
     return str(datacube.name) if path is None else Path(path).name
 

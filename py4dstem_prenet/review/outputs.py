@@ -31,7 +31,7 @@ from ..report import (
     stored_ellipse,
     subplots,
 )
-from . import mean_as_recorded, noise_with_stop, review
+from . import mean_as_recorded, name_of, noise_with_stop, review
 
 HTML_ENDINGS = (".html", ".htm")
 
@@ -115,8 +115,8 @@ def show(datacube, axes=None):
     if axes is None:
         more = 0 if size is None else 2
         more += 0 if turned is None else 1 if turned.deflection is None else 2
-        rows = 4 + ceil(more / 3)
-        axes = subplots(rows, 3, figsize=(8.4, 2.8 * rows))
+        of_map = 0.8 + 1.9 * float(np.clip(qx0.shape[0] / qx0.shape[1], 0.3, 1.0))  # inches, with title and label
+        axes = subplots([of_map, of_map, 2.8, 2.9, *[2.8] * ceil(more / 3)], 3, 8.4, name_of(datacube))
     nothing = np.full_like(qx0, np.nan)
     if measured is None:  # set by hand, without a measurement
         show_origin((qx0, qy0), (qx0, qy0), axes[:2])

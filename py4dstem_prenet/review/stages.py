@@ -20,6 +20,7 @@ from ..core import (
     ellipse_vector,
 )
 from ..descan import MODELS, fit_origin, residual_flags
+from ..ellipse import compare_ellipses, given_ellipse
 from ..io import STANDARD
 from ..transfer import MAX_STRAIN_ELLIPSE
 
@@ -213,7 +214,10 @@ def ellipse_flags(stored, measured: Ellipse | None, author: str, halves: Ellipse
     if stored is None:
         return (Flag("ellipse_not_set"),), details
     if measured is None or not measured.accepted:
-        return (Flag("ellipse_unconfirmed", {"author": author}),), details
+        test = compare_ellipses(measured, given_ellipse(stored))
+        agrees = test.testable and test.agrees
+        flag = Flag("ellipse_agrees", test.numbers) if agrees else Flag("ellipse_unconfirmed", {"author": author})
+        return (flag,), details
     difference = float(np.hypot(*np.subtract(measured.vector, ellipse_vector(*stored))))
     if difference > max(3 * measured.sigma, MIN_ELLIPSE_DIFFERENCE):
         numbers = {"difference": difference, "sigmas": difference / measured.sigma}

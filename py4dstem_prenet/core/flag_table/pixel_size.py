@@ -23,7 +23,8 @@ PIXEL_SIZE_FLAGS = (
     ("pixel_size_without_ellipse", "refusal",
      "The pixel size is not determined: the ellipse is not known, and the reflections of one crystal fit several "
      "lattices with different ellipses.",
-     "Measure the ellipse (calibrate, measure_ellipse), or carry it over with calibrate(like=...)."),
+     "Carry the ellipse over from a powder at the same camera length (calibrate(like=...)), or set it: "
+     "calibrate(ellipse=(a, b, theta))."),
     ("pixel_size_inconsistent", "refusal",
      "The pixel size is not determined: the rings differ from those of {standard} by {scatter:.2g} % (rms), beyond "
      "their noise.",

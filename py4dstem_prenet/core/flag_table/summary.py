@@ -18,7 +18,7 @@ SUMMARY_FLAGS = (
      "right), without a stated uncertainty. A single pattern has no descan."),
     ("summary_descan", "info",
      "The descan is a {model} that moves the origin by {span_x:.2f} px (qx0) and {span_y:.2f} px (qy0) over the scan, "
-     "and the fitted origin is known to {sigma:.2g} px along each axis."),
+     "and the fitted origin is known to {sigma:.2g} px along each axis, including errors that all positions share."),
     ("summary_constant", "info",
      "The same origin holds for the whole scan; it is known to {sigma:.2g} px along each axis."),
     ("summary_descan_unsure", "warning",
@@ -48,8 +48,8 @@ SUMMARY_FLAGS = (
      "Next: save the calibration, or find Bragg disks (datacube.prenet.bragg_disks()) and map strain or "
      "orientation. py4DSTEM reads the calibration from the cube."),
     ("next_read", "info",
-     "First look at the figures (datacube.prenet.show(), or prenet report in a shell) and read the warnings ({count}; "
-     "marked ! or x in text, amber or red on a page)."),
+     "First look at the figures (datacube.prenet.show(), or prenet report in a shell). Then read the warnings, which "
+     "are marked ! or x in text, and amber or red on a page; their number is {count}."),
     ("next_map", "info",
      "Next: save the calibration, or map strain or orientation from the Bragg disks that the cube holds "
      "(datacube.tree('{name}')). py4DSTEM reads the calibration from the cube."),
@@ -64,6 +64,9 @@ SUMMARY_FLAGS = (
      "bragg_disks() of prenet leaves them out."),
     ("avoid_direct_beam", "warning",
      "Do not take this center for the direct beam: it is the {feature}, which can lie pixels away."),
+    ("avoid_center", "warning",
+     "Do not use this origin before you have looked at a few patterns: a search without the given center finds another "
+     "beam, at ({qx:.1f}, {qy:.1f}) px."),
     ("avoid_denoised", "warning",
      "Do not measure on denoised patterns what they change according to the denoising verdict; use the raw counts."),
     ("avoid_denoised_unknown", "warning",
