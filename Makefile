@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 # tests start would each compile the package and the tests anew.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo check test lint types notebooks lab docs wheel dist versions numpy2 bridges coverage fuzz defects clean
+.PHONY: demo check test lint types notebooks lab docs wheel dist versions numpy2 bridges other-processor coverage fuzz defects clean
 
 demo: $(READY)
 	$(BIN)/prenet demo
@@ -69,6 +69,11 @@ bridges:
 # Other Pythons, with the lowest and the newest dependencies.
 versions:
 	.ci/versions
+
+# All tests with the instructions of an older processor, on which the last digits of floats differ.
+other-processor: $(READY)
+	OPENBLAS_CORETYPE=Nehalem ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 NPY_DISABLE_CPU_FEATURES="AVX2 FMA3" \
+		OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal tests
 
 coverage: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m coverage run --source=py4dstem_prenet --data-file=$(VENV)/coverage -m pytest -q
