@@ -133,7 +133,7 @@ TITLES = {
     "rivals": "`diffuse_elsewhere` at the true origin, no stop",
     "rivals_masked": "`diffuse_elsewhere` at the true origin, masked stop",
     "bragg_masked": "no `diffuse_elsewhere` at the brightest Bragg disk, masked stop",
-    "bragg": "the same, stop without a mask",
+    "bragg": "no `diffuse_elsewhere` at the brightest Bragg disk, stop without a mask",
     "crystals": "`find_bar`: a bar in a crystal near a zone axis"}
 
 

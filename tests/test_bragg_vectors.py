@@ -11,7 +11,7 @@ from py4DSTEM.process.strain import StrainMap
 
 import py4dstem_prenet  # noqa: F401
 from py4dstem_prenet.core import BraggDisks
-from py4dstem_prenet.io import to_bragg_vectors
+from py4dstem_prenet.io import held_disks, to_bragg_vectors
 
 CENTER, SPACING, STRAIN = 32.0, 12.0, 0.004
 
@@ -80,5 +80,7 @@ def test_vectors_of_another_author_are_kept(cube):
         warnings.simplefilter("ignore")
         theirs = BraggVectors((4, 5), (64, 64), name="braggvectors", calibration=cube.calibration)
     cube.attach(theirs)
+    assert held_disks(cube) == "braggvectors"
     ours = to_bragg_vectors(cube, lattice())
+    assert held_disks(cube) == ours.name
     assert cube.tree("braggvectors") is theirs and cube.tree(ours.name) is ours

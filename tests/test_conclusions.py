@@ -97,6 +97,19 @@ def test_cautions_follow_from_flags_and_are_few():
     assert cautions[0] == "avoid_direct_beam" and len(cautions) == 4
 
 
+def test_disks_in_the_cube_are_the_next_step():
+    assert "next_use" in names(ALL) and "next_map" not in names(ALL)
+    with_disks = conclude(ALL | {"disks": {"name": "braggvectors"}}, ())
+    assert [flag.numbers for flag in with_disks if flag.name == "next_map"] == [{"name": "braggvectors"}]
+    assert not any(flag.name == "next_use" for flag in with_disks)
+
+
+def test_a_beam_other_than_the_given_one_is_a_caution():
+    numbers = {"qx": 80.0, "qy": 83.0, "distance": 22.0}
+    cautions = [flag for flag in conclude(ALL, (Flag("center_elsewhere", numbers),)) if flag.name == "avoid_center"]
+    assert [flag.numbers for flag in cautions] == [numbers] and "avoid_center" not in names(ALL)
+
+
 def test_every_statement_can_be_written():
     found = conclude(ALL, (WARNING_FLAG,))
     assert all(flag.sentence for flag in found) and {flag.kind.stage for flag in found} == {"summary"}

@@ -60,9 +60,9 @@ class PatternMethods:
     def denoise(self, out=None, scan_aware="auto", weights="denoise", device="auto", progress=True) -> DataCube:
         """Denoise the patterns.
 
-        Strain, rotation and intensities that vary smoothly over the scan are attenuated little, and steps that are
-        weaker than the noise of a single pattern much. Measure in denoised patterns only the quantities that
-        `check_denoising` finds to be kept.
+        Smooth variations of strain, rotation and intensity over the scan are attenuated little. Steps that are weaker
+        than the noise of a single pattern are attenuated strongly. Measure in denoised patterns only the quantities
+        that `check_denoising` finds to be kept.
 
         Parameters
         ----------

@@ -177,7 +177,7 @@ class Scan(ABC):
         """(Qx, Qy) bool, pixels with NaN or infinity in all sampled patterns, which are read as 0; None if none."""
         if self.dtype.kind != "f" or not len(self.positions):
             return None
-        chosen = np.unique(np.linspace(0, len(self.positions) - 1, 4).astype(int))
+        chosen = np.unique(np.linspace(0, len(self.positions) - 1, 4).astype(int))  # four patterns
         rows, columns = np.divmod(np.asarray(self.positions)[chosen], self.scan_shape[1])
         try:
             sample = np.asarray(self.read_points(rows, columns, np.arange(len(chosen))))

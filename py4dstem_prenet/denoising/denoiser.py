@@ -44,8 +44,9 @@ def denoise(datacube, noise: NoiseModel | None = None, out=None, scan_aware="aut
             device="auto", progress=True):
     """Denoise a scan.
 
-    Strain, rotation and intensities that vary smoothly over the scan are attenuated little, and steps that are weaker
-    than the noise of a single pattern much. `check_denoising` measures on the counts how much of each quantity is kept.
+    Smooth variations of strain, rotation and intensity over the scan are attenuated little. Steps that are weaker than
+    the noise of a single pattern are attenuated strongly. `check_denoising` measures on the counts how much of each
+    quantity is kept.
 
     Parameters
     ----------

@@ -101,7 +101,7 @@ class ScanGrid:
         limit = SIGNIFICANT_SIGMA * (values.new_ones(1) if sigma is None else sigma)[:, None, None]
         slow = self.slow.to(values.device)
         smooth_maps = mean
-        for _ in range(8 if bool(empty.any()) else 1):
+        for _ in range(8 if bool(empty.any()) else 1):  # rounds in which missing positions are filled
             coefficients = rows.T @ (grid + empty * smooth_maps) @ columns
             keep = (coefficients.abs() > limit) & slow
             keep[..., 0, 0] = True

@@ -232,6 +232,7 @@ def _start(basis, data):
     subsets = rng.integers(i.size, size=(400 if size > 1 else 100, size))
     trial = (np.linalg.pinv(design[subsets]) @ y[subsets][..., None])[..., 0]
     trial = np.vstack([trial, np.zeros((1, size))])
+    # All starts are scored at some 300 positions, and the best 40 at all positions, for speed.
     subset = slice(None, None, max(1, i.size // 300))
     score = _nearest_part(np.abs(y[subset] - trial @ design[subset].T) / s[subset])
     trial = trial[np.argsort(score, kind="stable")[:40]]

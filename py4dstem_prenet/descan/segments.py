@@ -179,7 +179,7 @@ def _profiles(data, columns, count):
     median = masked_median(data.y, data.use, 0.0)
     coef = np.zeros((len(median), 3))
     coef[:, 0] = median
-    for step in range(16):
+    for step in range(16):  # ten steps with absolute deviations, six with the biweight
         r = np.abs(data.y - coef @ basis.T)
         spread = masked_median(r / scale, data.use, 1.0)
         z = r / scale / np.maximum(spread / NORMAL_MAD, 0.5)[:, None]

@@ -105,7 +105,7 @@ def _group_variances(blocks, noise):
     order = np.argsort(np.where(noise.bad_pixels, -np.inf, uniform_filter(mean, 5)), axis=None)
     order = order[noise.bad_pixels.sum():]
     groups = [[part.ravel()[pixels].sum() for part in (fine, coarse, expected)]
-              for pixels in np.array_split(order, 32)]
+              for pixels in np.array_split(order, 32)]  # groups of similar brightness
     return np.array([group for group in groups if group[2] > MIN_GROUP_ELECTRONS]), expected.sum(), cancels
 
 

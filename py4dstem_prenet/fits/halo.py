@@ -160,7 +160,7 @@ def _points(mean, good, readout, largest):
 def _binned(mean, good, readout, largest):
     """Square roots of the counts, binned and smoothed (Hx, Hy), the mask of usable bins, and the side of a bin."""
     z, usable, step = stabilized_bins(mean, good, readout, largest)
-    return masked_smooth(z, usable, 1.0), usable, step
+    return masked_smooth(z, usable, 1.0), usable, step  # 1 sigma of the smoothing, binned pixels
 
 
 def _places(z, usable):
@@ -237,7 +237,7 @@ def _refined(points, center, inner, outer, left_out=None):
     """
     (x, y), values = points
     number = int(outer) + 1
-    for _ in range(25):
+    for _ in range(25):  # largest number of steps
         dx, dy = x - center[0], y - center[1]
         distance = np.sqrt(dx * dx + dy * dy)  # several times faster than `numpy.hypot`
         inside = (distance >= inner) & (distance < outer)

@@ -51,7 +51,7 @@ def to_bragg_vectors(datacube, disks: BraggDisks, weights: str = "intensity") ->
         vectors = BraggVectors(disks.scan_shape, disks.pattern_shape, name=_free_name(datacube),
                                calibration=datacube.calibration)
         datacube.attach(vectors)
-    raw = _point_lists(table, disks.scan_shape, _DETAILS[:3], "_v_uncal")
+    raw = _point_lists(table, disks.scan_shape, ("qx", "qy", "intensity"), "_v_uncal")
     vectors.set_raw_vectors(raw)
     vectors.setcal()
     vectors.attach(_point_lists(disks.table, disks.scan_shape, _DETAILS, DETAILS))

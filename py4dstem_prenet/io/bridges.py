@@ -173,7 +173,7 @@ def pyxem_shifts(source, pattern_shape=None):
     try:
         from pyxem.signals import BeamShift
     except ImportError as error:
-        raise PrenetError("pyxem is missing; install it with: pip install pyxem.") from error
+        raise PrenetError("pyxem is missing; install it (pip install pyxem).") from error
 
     values = calibration_values(source)
     rows, columns = _pattern_shape(values, pattern_shape)

@@ -90,7 +90,7 @@ def _described_scan(contents, path):
         scan["scan_shape"] = list(shape)
         flags += left_out
     except PrenetError:
-        scan["possible_scan_shapes"] = [list(s) for s in possible_shapes(array.count)[:20]]
+        scan["possible_scan_shapes"] = [list(s) for s in possible_shapes(array.count)[:20]]  # no more are listed
     return scan | {"pixel_sizes": {space: list(size) for space, size in sizes.items()},
                    "calibration": _set_entries(array.calibration or {}), "flags": [flag.to_json() for flag in flags]}
 

@@ -237,6 +237,7 @@ def _check_sources(dataset, path):
     """Raise PrenetError if sources of a virtual data set are missing: HDF5 would read zeros."""
     if not dataset.is_virtual:
         return
+    # Of many source files, the first 200 are checked, for speed.
     missing = [Path(name).name for name in silent_sources(dataset)[:200] if not Path(name).is_file()]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""

@@ -196,7 +196,7 @@ def fit_joint(pooled, standard: Standard, start: State, readout, extra=()) -> Jo
     names = (*NAMES, *extra)
     state = start if start.nominal_vector is not None else replace(start, nominal_vector=start.vector)
     pictures, previous_step = smoothed(pooled.mean, pooled.weight, readout), np.zeros(len(names))
-    for _ in range(12):
+    for _ in range(12):  # largest number of Gauss-Newton steps
         system = _System(pictures, state, standard, names)
         step = system.solution()
         if step @ previous_step < 0:  # full steps oscillate, since heights and shape follow the radii
