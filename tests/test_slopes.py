@@ -202,6 +202,36 @@ def test_a_truth_that_hardly_varies_raises_no_alarm():
     assert alarms["attenuated"] + alarms["exaggerated"] <= 6  # 2.8 are expected at the limits, and 1 lies inside
 
 
+def test_the_stated_number_of_positions_decides():
+    """Twice the extrapolated number of positions determines the slope; a quarter of it does not."""
+    rng = np.random.default_rng(0)
+
+    def measured(count):
+        truth = rng.normal(size=count)
+        first, second = truth + rng.normal(size=(2, count))
+        return slope_of_halves(truth + 0.5 * rng.normal(size=count), first, second, np.ones(count))
+
+    few = [measured(200) for _ in range(40)]
+    assert all(slope.status == "unknown" for slope in few)
+    needed = 200 * np.median([slope.more for slope in few])
+    assert np.mean([measured(round(2 * needed)).status == "kept" for _ in range(40)]) > 0.9
+    assert np.mean([measured(round(needed / 4)).status == "kept" for _ in range(40)]) < 0.1
+
+
+def test_more_positions_are_advised_only_where_the_scan_has_them(monkeypatch):
+    counts = np.random.default_rng(0).poisson(1.0, (24, 24, SIDE, SIDE)).astype(np.uint16)
+    monkeypatch.setattr(denoising, "denoise", lambda cube, noise, **_: types.SimpleNamespace(
+        data=np.full(cube.data.shape, 0.5)))
+    monkeypatch.setattr(denoising, "smooth_origins", lambda *_: None)
+    monkeypatch.setattr(denoising, "measure_slopes", lambda *_: {
+        "shear": Slope(1.0, 0.07, 1.0, "unknown", 2.0), "rotation": Slope(1.0, 0.3, 1.0, "unknown", 36.0)})
+    noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((SIDE, SIDE), bool), True, float(SIDE**2))
+    check = check_denoising(py4DSTEM.DataCube(counts), noise, positions=144)
+    advised = numbers_of(check, "attenuation_unknown")
+    assert advised["quantities"] == ["shear"] and advised["checked"] == 144 and 288 <= advised["positions"] <= 290
+    assert numbers_of(check, "attenuation_undetermined")["quantities"] == ["rotation"]
+
+
 def denoised_as(monkeypatch, patterns):
     """Let `denoise` return expected patterns (n, SIDE, SIDE) of one electron at the dose that it is given."""
     monkeypatch.setattr(denoising, "denoise", lambda cube, noise, **_: types.SimpleNamespace(
@@ -224,7 +254,8 @@ def test_the_verdict_is_by_slopes_first(monkeypatch, strain, light):
         assert numbers["quantity"] == "strain along qx" and numbers["slope"] == pytest.approx(0.5, abs=0.1)
     else:
         assert set(numbers_of(check, "denoising_keeps_slopes")["quantities"]) == set(VARYING)
-    assert set(numbers_of(check, "attenuation_unknown")["quantities"]) == set(QUANTITIES) - set(VARYING)
+    # The whole scan was checked, so that no larger sample can decide.
+    assert set(numbers_of(check, "attenuation_undetermined")["quantities"]) == set(QUANTITIES) - set(VARYING)
     assert np.isnan(check.worth) or (check.worth <= SCAN**2 and check.worth_sigma < check.worth / 2)
 
 

@@ -133,7 +133,7 @@ def _cautions(found, flags):
         cautions.append(Flag("avoid_center", elsewhere.numbers))
     if has_flag(flags, "denoising_harmful", "denoising_attenuates", "denoising_exaggerates", "denoising_no_effect"):
         cautions.append(Flag("avoid_denoised"))
-    if has_flag(flags, "attenuation_unknown", "not_checked"):
+    if has_flag(flags, "attenuation_unknown", "attenuation_undetermined", "not_checked"):
         cautions.append(Flag("avoid_denoised_unknown"))
     if "descan" in found and has_flag(flags, "residuals_correlated", "specimen_explains"):
         cautions.append(Flag("avoid_richer_model"))

@@ -34,12 +34,16 @@ class Slope:
         RMS of the true variation in units of the noise of a raw pattern at half the dose.
     status : str
         "kept", "attenuated", "exaggerated" or "unknown".
+    more : float
+        Factor on the number of scan positions with which an unknown status would be decided, extrapolated; infinite if
+        no variation of the quantity was found.
     """
 
     value: float
     sigma: float
     variation: float
     status: str
+    more: float = np.inf
 
     def __str__(self):
         digits = 3 if self.sigma < 0.01 else 2
@@ -91,7 +95,8 @@ def slope_of_halves(estimate, first, second, variance) -> Slope:
     variation = float(np.sqrt(max(covariance, 0.0) / max(variance.sum(), 1e-300)))
     covariance_sigma = np.sqrt(2 * max(covariance, 0.0) * variance.sum() / max(count, 1) + (variance**2).sum())
     if count < MIN_SLOPE_POSITIONS or not covariance > MIN_VARIATION_SIGMAS * covariance_sigma:
-        return Slope(np.nan, np.nan, variation, UNKNOWN)
+        more = (MIN_VARIATION_SIGMAS * covariance_sigma / covariance) ** 2 if covariance > 0 else np.inf
+        return Slope(np.nan, np.nan, variation, UNKNOWN, more)
     value = float((estimate * second).sum() / covariance)
     residual = estimate - value * first
     sigma = float(np.sqrt(max(((residual * second) ** 2).sum(), (residual**2 * variance).sum())) / covariance)
@@ -103,4 +108,5 @@ def slope_of_halves(estimate, first, second, variance) -> Slope:
         status = KEPT
     else:
         status = UNKNOWN
-    return Slope(value, sigma, variation, status)
+    decisive = SLOPE_TOLERANCE if excess <= 0 else excess / ALARM_SIGMAS  # sigma that decides
+    return Slope(value, sigma, variation, status, (sigma / decisive) ** 2)

@@ -14,6 +14,8 @@ no result.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
@@ -70,7 +72,8 @@ def check_denoising(datacube, noise: NoiseModel | None = None, weights=None, dev
     DenoisingCheck
         Slopes, squared errors, their standard errors, and the decision. It is not accepted if a slope differs
         significantly from 1 or if the squared error does not decrease. It is accepted with the flag
-        "attenuation_unknown" if some slopes are not determined to 5 %. If no slope is wrong by more than 5 %, at most
+        "attenuation_unknown" if more positions would determine some slopes to 5 %, and with the flag
+        "attenuation_undetermined" if the whole scan would not. If no slope is wrong by more than 5 %, at most
         1.4 % of the checks raise a false alarm.
 
     Raises
@@ -131,7 +134,8 @@ def check_denoising(datacube, noise: NoiseModel | None = None, weights=None, dev
         ratios["denoised"], half.ratio(denoised, sizes[0]), quarter.ratio(at_quarter)))
     worth = np.exp(at_half + (first_at_half - first_at_quarter).clip(-np.log(2), 0))
     slopes = measure_slopes(estimates["denoised"], half.electrons, half.target, origins, half.noise, block_of)
-    accepted, flags = _decide(slopes, float(worth[0]), errors, sigmas)
+    largest = sum(block.size for block in places(scan.shape, scan.size, parts))
+    accepted, flags = _decide(slopes, (sum(sizes), largest), float(worth[0]), errors, sigmas)
     reasons = tuple(flag for flag in (unchanged, caveat) if flag is not None)
     decision = Decision(accepted, (*flags, *reasons))
     deviances = {key: float(half.deviance(estimate)[0]) for key, estimate in estimates.items()}
@@ -147,16 +151,24 @@ def _stated_worth(worth, error, error_sigma, patterns: int) -> tuple[float, floa
     return (value, sigma) if meaningful else (np.nan, np.nan)
 
 
-def _decide(slopes, worth, errors, sigmas):
-    """Decide whether denoising keeps the variation over the scan and lowers the squared error: (accepted, flags)."""
+def _decide(slopes, samples, worth, errors, sigmas):
+    """Decide whether denoising keeps the variation over the scan and lowers the squared error: (accepted, flags).
+
+    `samples` is the number of positions that were checked and the largest number that can be.
+    """
     flags = list(slope_flags(slopes))
     accepted = not flags
     if kept := {quantity: slope for quantity, slope in slopes.items() if slope.status == KEPT}:
         flags.append(Flag("denoising_keeps_slopes", {
             "quantities": list(kept), "deviation": max(abs(slope.value - 1) for slope in kept.values()),
             "sigma": max(slope.sigma for slope in kept.values())}))
-    if undetermined := [quantity for quantity, slope in slopes.items() if slope.status == UNKNOWN]:
-        flags.append(Flag("attenuation_unknown", {"quantities": undetermined}))
+    checked, largest = samples
+    needed = {quantity: checked * slope.more for quantity, slope in slopes.items() if slope.status == UNKNOWN}
+    if unknown := {quantity: count for quantity, count in needed.items() if checked < count <= largest}:
+        flags.append(Flag("attenuation_unknown", {"quantities": list(unknown), "checked": checked,
+                                                  "positions": min(largest, _rounded_up(max(unknown.values())))}))
+    if undetermined := [quantity for quantity in needed if quantity not in unknown]:
+        flags.append(Flag("attenuation_undetermined", {"quantities": undetermined}))
     error, sigma = errors["denoised"], sigmas["denoised"]
     numbers = {"error": error, "sigma": sigma}
     if not (error + 2 * sigma < 1 and worth > 1):
@@ -167,6 +179,12 @@ def _decide(slopes, worth, errors, sigmas):
         method = {"gaussian": "Gaussian", "svd": "truncated SVD"}[rival]
         flags.append(Flag("rival_better", {"method": method, "error": lowest, "sigma": sigmas[rival]}))
     return accepted, tuple(flags)
+
+
+def _rounded_up(count: float) -> int:
+    """A number of positions with two significant digits."""
+    step = 10 ** max(0, math.floor(math.log10(count)) - 1)
+    return math.ceil(count / step) * step
 
 
 class SplitBlocks:

@@ -12,10 +12,14 @@ DENOISING_FLAGS = (
      "Denoising keeps the variation over the scan of {quantities}: the slopes differ from 1 by at most "
      "{deviation:.2f}, with a standard error of at most {sigma:.2f}."),
     ("attenuation_unknown", "warning",
-     "It is not known whether denoising keeps these quantities, because their slopes are uncertain by more than 5 "
-     "%: {quantities}.",
-     "Measure them on the raw counts. With more positions the slopes are more certain: "
-     "datacube.prenet.check_denoising(positions=1024)."),
+     "It is not known whether denoising keeps these quantities, because {checked} positions do not determine their "
+     "slopes to 5 %: {quantities}.",
+     "Measure them on the raw counts. About {positions} positions would determine them: "
+     "datacube.prenet.check_denoising(positions={positions})."),
+    ("attenuation_undetermined", "warning",
+     "Whether denoising keeps these quantities cannot be determined in this scan, because they vary too little or the "
+     "electrons are too few: {quantities}.",
+     "Measure them on the raw counts."),
     ("denoising_lowers_error", "info",
      "Denoising lowers the squared error of single pixels to {error:#.2g} ± {sigma:.1g} of that of the raw counts."),
     ("denoising_harmful", "refusal",
