@@ -384,7 +384,7 @@ def truncated_svds(electrons, readout, ranks=SVD_RANKS):
     z = 2 * np.sqrt((electrons + 0.375 + readout**2).clip(min=0)).reshape(n, -1)
     mean = z.mean(0)
     z = z - mean
-    vectors = np.linalg.eigh(z @ z.T)[1][:, ::-1]
+    vectors = np.ascontiguousarray(np.linalg.eigh(z @ z.T)[1][:, ::-1])  # numpy multiplies reversed views slowly
     for rank in (r for r in ranks if r < n or r == 1):
         u = vectors[:, :rank]
         yield rank, unstabilized(u @ (u.T @ z) + mean, readout).reshape(electrons.shape)
