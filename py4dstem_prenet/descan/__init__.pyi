@@ -32,6 +32,7 @@ from .order_maps import (
     MIN_REFUSED_FRACTION as MIN_REFUSED_FRACTION,
     OFF_SIGMAS as OFF_SIGMAS,
     OrderedMaps as OrderedMaps,
+    Trial as Trial,
     agreeing_outliers as agreeing_outliers,
     along_one_only as along_one_only,
     ordered_maps as ordered_maps,

@@ -19,7 +19,7 @@ from . import (
     MIN_OFF_FRACTION,
     MIN_ORDERED,
     MIN_REFUSED_FRACTION,
-    OrderedMaps,
+    Trial,
     agreeing_outliers,
     along_one_only,
     beam_runs,
@@ -74,8 +74,8 @@ def reorder(maps, sigmas, valid, fits, model="auto"):
     >>> flag.name, bool(np.abs(fits[1].values - maps[1]).max() < 0.01)
     ('rows_reversed', True)
     """
-    data = ordered_maps(maps, sigmas, valid)
     smooth = np.stack([fit.values for fit in fits])
+    data = ordered_maps(maps, sigmas, valid, smooth, model)
     used = int(data.valid.sum())
     pairs = data.valid.ravel()[1:] & data.valid.ravel()[:-1]
     if min(data.valid.shape) < 4 or used < MIN_ORDERED or pairs.mean() < MIN_PAIRED_FRACTION:
@@ -95,8 +95,8 @@ def reorder(maps, sigmas, valid, fits, model="auto"):
     best = (MIN_EVIDENCE, None, None)
     smooth_loss = data.loss(smooth)
     for models in groups:
-        trials = (trial for make in models for trial in make(data, smooth, model))
-        by_columns = _by_columns(data, smooth, model) if models is groups[0] else ()
+        trials = (trial for make in models for trial in make(data))
+        by_columns = _by_columns(data) if models is groups[0] else ()
         for candidate, flag, parameters in chain(trials, by_columns):
             values = np.stack([fit.values for fit in candidate])
             evidence = smooth_loss - data.loss(values) - 0.5 * parameters * np.log(2 * used)
@@ -106,7 +106,7 @@ def reorder(maps, sigmas, valid, fits, model="auto"):
         if best[1] is not None:
             break
     if best[1] is None and not faint:
-        best = next(((0.0, candidate, flag) for candidate, flag, _ in lines_elsewhere(data, smooth, model, jointly=True)
+        best = next(((0.0, candidate, flag) for candidate, flag, _ in lines_elsewhere(data, jointly=True)
                      if _left_in_time(data, np.stack([fit.values for fit in candidate])) <= MAX_LEFT_IN_TIME), best)
     if best[1] is not None:
         return best[1], best[2]
@@ -144,9 +144,9 @@ def jumping(maps, sigmas, valid, surfaces):
     >>> np.argwhere(jumping(maps, np.full(maps.shape, 0.1), np.ones((6, 6), bool), np.zeros(maps.shape))).tolist()
     [[2, 3]]
     """
-    data, surfaces = ordered_maps(maps, sigmas, valid), np.asarray(surfaces, float)
-    off = data.off(surfaces, MIN_JUMPING_PX)
-    alike = [agreeing_outliers(data, surfaces, off, axis) for axis in (0, 1) if off.shape[axis] > 1]
+    data = ordered_maps(maps, sigmas, valid, surfaces)
+    off = data.off(data.smooth, MIN_JUMPING_PX)
+    alike = [agreeing_outliers(data, data.smooth, off, axis) for axis in (0, 1) if off.shape[axis] > 1]
     return off & ~np.logical_and.reduce(alike) if alike else off
 
 
@@ -156,11 +156,12 @@ def _left_in_time(data, values):
     return max(along_one_only(data, values, off, axis) for axis in (0, 1))
 
 
-def _by_columns(data, smooth, model):
+def _by_columns(data):
     """Yield the trials of a scan that was acquired column by column."""
-    flipped = OrderedMaps(*(np.swapaxes(a, -1, -2) for a in (data.values, data.sigmas, data.valid, data.sigma)))
+    maps = "values", "sigmas", "valid", "sigma", "smooth"
+    turned = replace(data, **{name: np.swapaxes(getattr(data, name), -1, -2) for name in maps})
     of_columns = {"rows_reversed": "columns_reversed", "row_steps": "column_steps"}
     for make in (reversed_rows, row_steps):
-        for fits, flag, parameters in make(flipped, np.swapaxes(smooth, -1, -2), model):
+        for fits, flag, parameters in make(turned):
             fits = tuple(replace(f, values=f.values.T, sigma=f.sigma.T, residual=f.residual.T) for f in fits)
-            yield fits, replace(flag, name=of_columns[flag.name]), parameters
+            yield Trial(fits, replace(flag, name=of_columns[flag.name]), parameters)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from ..core import STUDENT_DOF, Flag
-from . import MAX_LEFT_FRACTION, MIN_OFF_FRACTION, fit_pair, with_values
+from . import MAX_LEFT_FRACTION, MIN_OFF_FRACTION, Trial, fit_pair, with_values
 
 MIN_CROSSED_Z = 4.0  # standard errors; smallest gain in agreement of adjacent rows if one is reversed, for a trial
 MIN_FLYBACK_RATIO = 3.0  # ratio; smallest step at the end of a row relative to the median step
@@ -16,26 +18,18 @@ MAX_SLIP = 8  # frames; most that are missing or in excess together
 SLIP_TOLERANCES = 5.0, 2.0, 1.0, 1.0
 
 
-def reversed_rows(data, smooth, model):
+def reversed_rows(data):
     """Try the model: every second row was scanned or stored backward.
 
     Parameters
     ----------
     data : OrderedMaps
-        Measured origins.
-    smooth : numpy.ndarray, shape (2, Rx, Ry)
-        Smooth surface through them, in pixels.
-    model : str
-        Model of the surface, as for `fit_pair`.
+        Measured origins, and the smooth surface through them.
 
     Yields
     ------
-    fits : tuple of SurfaceFit
-        Surfaces of both coordinates if the model is correct.
-    flag : Flag
-        The fault.
-    parameters : int
-        Number of parameters of the model.
+    Trial
+        The surfaces if the model is correct, and the fault.
     """
     rows, columns = data.valid.shape
     index = np.arange(rows * columns).reshape(rows, columns)
@@ -49,29 +43,21 @@ def reversed_rows(data, smooth, model):
     limit = 9 * np.median(np.minimum(direct, mirrored)[paired])  # limits the influence of wrong disks
     gain = (np.minimum(direct, limit) - np.minimum(mirrored, limit))[paired]
     if gain.mean() > MIN_CROSSED_Z * max(gain.std(), 1e-12) / np.sqrt(gain.size):
-        yield _fit_at(data, index.ravel(), columns, model)[0], Flag("rows_reversed"), 2
+        yield Trial(_fit_at(data, index.ravel(), columns)[0], Flag("rows_reversed"), 2)
 
 
-def shifted_frames(data, smooth, model):
+def shifted_frames(data):
     """Try the model: all frames are late or early by some triggers, or rows are longer or shorter than assumed.
 
     Parameters
     ----------
     data : OrderedMaps
-        Measured origins.
-    smooth : numpy.ndarray, shape (2, Rx, Ry)
-        Smooth surface through them, in pixels.
-    model : str
-        Model of the surface, as for `fit_pair`.
+        Measured origins, and the smooth surface through them.
 
     Yields
     ------
-    fits : tuple of SurfaceFit
-        Surfaces of both coordinates if the model is correct.
-    flag : Flag
-        The fault.
-    parameters : int
-        Number of parameters of the model.
+    Trial
+        The surfaces if the model is correct, and the fault.
     """
     columns = data.valid.shape[1]
     steps = _steps(data)
@@ -85,10 +71,10 @@ def shifted_frames(data, smooth, model):
     late = last + 1 if 2 * (last + 1) <= length else last + 1 - length
     flag = Flag("frames_shifted", {"count": late}) if length == columns else Flag(
         "row_length_wrong", {"columns": columns, "length": length})
-    yield _fit_at(data, np.arange(data.valid.size) - late, length, model)[0], flag, 3
+    yield Trial(_fit_at(data, np.arange(data.valid.size) - late, length)[0], flag, 3)
 
 
-def slipped_frames(data, smooth, model):
+def slipped_frames(data):
     """Try the model: frames are missing at some times, or are in excess, also before the first one.
 
     The most probable number of positions by which each frame is displaced, given the surface, is a path through a
@@ -97,24 +83,16 @@ def slipped_frames(data, smooth, model):
     Parameters
     ----------
     data : OrderedMaps
-        Measured origins.
-    smooth : numpy.ndarray, shape (2, Rx, Ry)
-        Smooth surface through them, in pixels.
-    model : str
-        Model of the surface, as for `fit_pair`.
+        Measured origins, and the smooth surface through them.
 
     Yields
     ------
-    fits : tuple of SurfaceFit
-        Surfaces of both coordinates if the model is correct.
-    flag : Flag
-        The fault.
-    parameters : int
-        Number of parameters of the model.
+    Trial
+        The surfaces if the model is correct, and the fault.
     """
     rows, columns = data.valid.shape
     size, most = data.valid.size, min(MAX_SLIP, columns // 2)
-    outliers = data.off(smooth).sum()
+    outliers = data.off(data.smooth).sum()
     if outliers < MIN_OFF_FRACTION * data.valid.sum():  # the specimen may deflect the beam as far as a slip does
         return
     change = np.log(2 * size * most)  # the time of a change, and the new number
@@ -140,12 +118,12 @@ def slipped_frames(data, smooth, model):
         slip = path(slips, surface, SLIP_TOLERANCES[0], steps=True)
         for tolerance in SLIP_TOLERANCES:
             if (slip != fitted).any():
-                surface = _fit_at(data, np.arange(size) + slip, columns, "parabola")[1][:, :rows]
+                surface = _fit_at(replace(data, model="parabola"), np.arange(size) + slip, columns)[1][:, :rows]
                 fitted = slip
             slip = path(slips, surface, tolerance)
         if not slip.any():
             continue
-        fits, _ = _fit_at(data, np.arange(size) + slip, columns, model)
+        fits, _ = _fit_at(data, np.arange(size) + slip, columns)
         if data.off(np.stack([fit.values for fit in fits])).sum() > MAX_LEFT_FRACTION * outliers:
             continue
         changes = np.flatnonzero(np.diff(slip)) + 1
@@ -154,10 +132,10 @@ def slipped_frames(data, smooth, model):
                                            "row": int(changes[0] // columns), "column": int(changes[0] % columns)})
         else:
             flag = Flag("frames_shifted", {"count": int(-slip[0])})
-        yield fits, flag, 1 + 2 * len(changes)
+        yield Trial(fits, flag, 1 + 2 * len(changes))
 
 
-def _fit_at(data, index, columns, model):
+def _fit_at(data, index, columns):
     """Fit the surface with frames at corrected scan positions; return fits in the shape of the scan, and the surface.
 
     `index` (n,) is the flat position of each frame in rows of `columns` positions; negative before the first row.
@@ -172,7 +150,7 @@ def _fit_at(data, index, columns, model):
     valid = np.zeros((rows, columns), bool)
     maps[(slice(None), *at)], sigmas[(slice(None), *at)] = data.flat, data.sigmas.reshape(2, -1)
     valid[at] = (data.valid & ~outside).ravel()
-    fits, surfaces = [], fit_pair(*maps, *sigmas, valid, model)
+    fits, surfaces = [], fit_pair(*maps, *sigmas, valid, data.model)
     for fit, values, sigma in zip(surfaces, data.values, data.sigmas, strict=True):
         value, error = (a[at].reshape(values.shape) for a in (fit.values, fit.sigma))
         fits.append(with_values(fit, np.where(outside, values, value), np.where(outside, sigma, error), values,

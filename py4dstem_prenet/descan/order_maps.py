@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from ..core import STUDENT_DOF
+from ..core import STUDENT_DOF, Flag
 from . import SurfaceFit
 
 MIN_OFF_PX = 0.15  # pixels; smallest distance from the surface at which a position counts as an outlier
@@ -36,12 +37,18 @@ class OrderedMaps:
         True where a position is used.
     sigma : numpy.ndarray, shape (Rx, Ry)
         Larger standard error of a position in pixels, including SIGMA_FLOOR_PX.
+    smooth : numpy.ndarray, shape (2, Rx, Ry)
+        Smooth surface through them, in pixels.
+    model : str
+        Model of a surface that is fitted anew, as for `fit_pair`.
     """
 
     values: np.ndarray
     sigmas: np.ndarray
     valid: np.ndarray
     sigma: np.ndarray
+    smooth: np.ndarray
+    model: str
 
     @property
     def flat(self):
@@ -107,7 +114,25 @@ class OrderedMaps:
         return float((STUDENT_DOF + 2) / 2 * terms[self.valid].sum())
 
 
-def ordered_maps(maps, sigmas, valid):
+class Trial(NamedTuple):
+    """What a model of the order predicts.
+
+    Attributes
+    ----------
+    fits : tuple of SurfaceFit
+        Surfaces of both coordinates if the model is correct.
+    flag : Flag or None
+        The fault; None if the surfaces are refused and carry it.
+    parameters : int
+        Number of parameters of the model.
+    """
+
+    fits: tuple
+    flag: Flag | None
+    parameters: int
+
+
+def ordered_maps(maps, sigmas, valid, smooth, model="auto"):
     """Prepare measured origins for the tests of the order.
 
     Parameters
@@ -116,6 +141,10 @@ def ordered_maps(maps, sigmas, valid):
         Measured origins and their standard errors in pixels.
     valid : array_like of bool, shape (Rx, Ry)
         True where a position is used.
+    smooth : array_like, shape (2, Rx, Ry)
+        Smooth surface through the origins, in pixels.
+    model : str, optional
+        Model of a surface that is fitted anew, as for `fit_pair`.
 
     Returns
     -------
@@ -127,7 +156,8 @@ def ordered_maps(maps, sigmas, valid):
     typical = float(np.median(sigmas[:, valid])) if valid.any() else 1.0
     # A wrong position may have a large stated sigma; the limit prevents it from being overlooked.
     sigma = np.hypot(np.minimum(np.where(valid, sigmas.max(0), typical), 3 * typical), SIGMA_FLOOR_PX)
-    return OrderedMaps(np.where(valid, maps, 0.0), np.where(valid, sigmas, 1.0), valid, sigma)
+    return OrderedMaps(np.where(valid, maps, 0.0), np.where(valid, sigmas, 1.0), valid, sigma,
+                       np.asarray(smooth, float), model)
 
 
 def along_one_only(data, smooth, off, axis=1):

@@ -14,6 +14,7 @@ from . import (
     MIN_REFUSED_FRACTION,
     OFF_SIGMAS,
     SurfaceFit,
+    Trial,
     along_one_only,
     fit_pair,
     with_values,
@@ -34,26 +35,18 @@ MIN_USED_ROWS, MIN_JUMPING_ROWS = 0.7, 4  # fraction and number of rows with pos
 MIN_RUN_PX = 0.3  # pixels; smallest step between successive frames that ends a run
 
 
-def row_steps(data, smooth, model):
+def row_steps(data):
     """Try the model: the beam jumps at each scan row.
 
     Parameters
     ----------
     data : OrderedMaps
-        Measured origins.
-    smooth : numpy.ndarray, shape (2, Rx, Ry)
-        Smooth surface through them, in pixels.
-    model : str
-        Model of the surface, as for `fit_pair`.
+        Measured origins, and the smooth surface through them.
 
     Yields
     ------
-    fits : tuple of SurfaceFit
-        Surfaces of both coordinates if the model is correct.
-    flag : Flag
-        The fault.
-    parameters : int
-        Number of parameters of the model.
+    Trial
+        The surfaces if the model is correct, and the fault.
     """
     counts = data.valid.sum(1)
     used = counts >= MIN_LINE_COUNT
@@ -73,7 +66,7 @@ def row_steps(data, smooth, model):
             (change**2).mean() < MIN_ROW_ROUGHNESS * deviations.var(1).mean()):
         return
     offset = _row_median(masked)
-    fits = fit_pair(*(data.values - offset[..., None]), *data.sigmas, data.valid, model)
+    fits = fit_pair(*(data.values - offset[..., None]), *data.sigmas, data.valid, data.model)
     surface = np.stack([fit.values for fit in fits])
     offset = _row_median(masked - surface)
     deviation = np.abs(masked - surface - offset[..., None])
@@ -81,32 +74,24 @@ def row_steps(data, smooth, model):
     spread = offset[:, counts > 0].std(1)  # uncertainty of a row without positions
     error = np.where(counts > 0, error[:, None] / np.sqrt(counts.clip(1)), spread[:, None])
     flag = Flag("row_steps", {"step": float(np.median(np.hypot(*np.diff(offset, axis=1))))})
-    yield tuple(with_values(fit, values, np.hypot(fit.sigma, e[:, None]), measured,
-                             data.valid)
-                for fit, values, e, measured in zip(fits, surface + offset[..., None], error, data.values,
-                                                    strict=True)), flag, 2 * len(counts)
+    stepped = tuple(with_values(fit, values, np.hypot(fit.sigma, e[:, None]), measured, data.valid)
+                    for fit, values, e, measured in zip(fits, surface + offset[..., None], error, data.values,
+                                                        strict=True))
+    yield Trial(stepped, flag, 2 * len(counts))
 
 
-def centered_before(data, smooth, model):
+def centered_before(data):
     """Try the model: patterns were centered by whole pixels, so that the beam is within half a pixel of one point.
 
     Parameters
     ----------
     data : OrderedMaps
-        Measured origins.
-    smooth : numpy.ndarray, shape (2, Rx, Ry)
-        Smooth surface through them, in pixels.
-    model : str
-        Model of the surface, as for `fit_pair`.
+        Measured origins, and the smooth surface through them.
 
     Yields
     ------
-    fits : tuple of SurfaceFit
-        Surfaces of both coordinates if the model is correct.
-    flag : Flag
-        The fault.
-    parameters : int
-        Number of parameters of the model.
+    Trial
+        The surfaces if the model is correct, and the fault.
     """
     ends = np.percentile(data.values[:, data.valid], [1, 99], axis=1)
     sigma = float(np.median(data.sigma))
@@ -117,44 +102,37 @@ def centered_before(data, smooth, model):
     unwrapped = np.stack([_unwrapped(image) for image in data.values])
     if not (unwrapped - data.values).any():
         return
-    fits = fit_pair(*unwrapped, *data.sigmas, data.valid, model)
+    fits = fit_pair(*unwrapped, *data.sigmas, data.valid, data.model)
     # The number of whole pixels is taken from the measurement, since a fit cannot determine it near a limit.
     whole = [np.rint(fit.values - measured) for fit, measured in zip(fits, data.values, strict=True)]
-    yield tuple(with_values(fit, fit.values - n, fit.sigma, measured, data.valid)
-                for fit, n, measured in zip(fits, whole, data.values, strict=True)), Flag("centered_before"), 16
+    rounded = tuple(with_values(fit, fit.values - n, fit.sigma, measured, data.valid)
+                    for fit, n, measured in zip(fits, whole, data.values, strict=True))
+    yield Trial(rounded, Flag("centered_before"), 16)
 
 
-def lines_elsewhere(data, smooth, model, jointly=False):
+def lines_elsewhere(data, jointly=False):
     """Try the model: rows or columns are displaced, as if taken during the flyback; their measured values are kept.
 
     Parameters
     ----------
     data : OrderedMaps
-        Measured origins.
-    smooth : numpy.ndarray, shape (2, Rx, Ry)
-        Smooth surface through them, in pixels.
-    model : str
-        Model of the surface, as for `fit_pair`.
+        Measured origins, and the smooth surface through them.
     jointly : bool, optional
         Whether lines are identified by the mean of their positions instead of their number of outliers.
 
     Yields
     ------
-    fits : tuple of SurfaceFit
-        Surfaces of both coordinates if the model is correct.
-    flag : Flag
-        The fault.
-    parameters : int
-        Number of parameters of the model.
+    Trial
+        The surfaces if the model is correct, and the fault.
     """
-    outlier, valid = data.off(smooth), data.valid
+    outlier, valid = data.off(data.smooth), data.valid
     displaced = np.zeros_like(valid)
     numbers, parameters = {}, 0
     for axis, name in ((1, "rows"), (0, "columns")):
         count, used = outlier.sum(axis), valid.sum(axis)
         lines = (used >= MIN_LINE_COUNT) & (count > MIN_ODD_PART * used)
         if jointly:
-            lines = data.lines_off(smooth, axis)
+            lines = data.lines_off(data.smooth, axis)
         if not lines.any() or lines.mean() > MAX_ODD_LINES:
             numbers[name] = []
             continue
@@ -166,44 +144,36 @@ def lines_elsewhere(data, smooth, model, jointly=False):
         parameters += 4 * int(lines.sum())  # a straight line for each coordinate
     if not displaced.any():
         return
-    fits = fit_pair(*data.values, *data.sigmas, valid & ~displaced, model)
+    fits = fit_pair(*data.values, *data.sigmas, valid & ~displaced, data.model)
     distance = np.hypot(*(data.values - [fit.values for fit in fits]))[displaced & valid]
     unknown = float(np.median(distance)) if distance.size else np.inf  # sigma of positions there that were not measured
-    yield tuple(with_values(fit, np.where(displaced & valid, measured, fit.values),
+    kept = tuple(with_values(fit, np.where(displaced & valid, measured, fit.values),
                              np.where(displaced & valid, sigma, np.where(displaced, unknown, fit.sigma)), measured,
                              valid)
-                for fit, measured, sigma in zip(fits, data.values, data.sigmas, strict=True)), Flag(
-                    "lines_elsewhere", numbers), parameters
+                 for fit, measured, sigma in zip(fits, data.values, data.sigmas, strict=True))
+    yield Trial(kept, Flag("lines_elsewhere", numbers), parameters)
 
 
-def beam_runs(data, smooth, model):
+def beam_runs(data):
     """Try the model: the beam stays for some frames and then jumps; the surface follows these runs, but is refused.
 
     Parameters
     ----------
     data : OrderedMaps
-        Measured origins.
-    smooth : numpy.ndarray, shape (2, Rx, Ry)
-        Smooth surface through them, in pixels.
-    model : str
-        Model of the surface, as for `fit_pair`.
+        Measured origins, and the smooth surface through them.
 
     Yields
     ------
-    fits : tuple of SurfaceFit
-        Surfaces of both coordinates if the model is correct.
-    flag : None
-        The refused surfaces carry it.
-    parameters : int
-        Number of parameters of the model.
+    Trial
+        The surfaces, refused.
     """
     # A small particle also deflects the beam.
-    if along_one_only(data, smooth, data.off(smooth)) < MIN_REFUSED_FRACTION:
+    if along_one_only(data, data.smooth, data.off(data.smooth)) < MIN_REFUSED_FRACTION:
         return
-    middle = np.median(data.values[:, data.valid], 1)[:, None, None] + np.zeros_like(smooth)
+    middle = np.median(data.values[:, data.valid], 1)[:, None, None] + np.zeros_like(data.smooth)
     at = np.flatnonzero(data.valid.ravel())
     order = np.arange(data.valid.size)
-    for base in (smooth, middle):
+    for base in (data.smooth, middle):
         residual = (data.values - base).reshape(2, -1)
         step = np.hypot(*np.diff(residual[:, at], axis=1))
         limit = np.maximum(MIN_RUN_PX, OFF_SIGMAS * 2**0.5 * data.sigma.ravel()[at[1:]])
@@ -216,13 +186,14 @@ def beam_runs(data, smooth, model):
         level = np.stack([np.bincount(run, r) / length for r in residual[:, at]])
         displacement = [np.interp(order, at, np.where(length[run] >= 2, line[run], 0.0)) for line in level]
         values = base + np.reshape(displacement, base.shape)
-        if data.off(values).sum() > max(MAX_LEFT_FRACTION * data.off(smooth).sum(),
+        if data.off(values).sum() > max(MAX_LEFT_FRACTION * data.off(data.smooth).sum(),
                                         MIN_OFF_FRACTION * data.valid.sum()):
             continue
         step = float(np.median(np.hypot(*np.diff(level))))
         refused = Decision(False, (Flag("beam_jumps", {"count": len(length) - 1, "step": step}),))
-        yield tuple(SurfaceFit(v, np.full(v.shape, np.inf), np.where(data.valid, m - v, np.nan), "constant", {},
-                               refused) for v, m in zip(values, data.values, strict=True)), None, 2 * len(length)
+        runs = tuple(SurfaceFit(v, np.full(v.shape, np.inf), np.where(data.valid, m - v, np.nan), "constant", {},
+                                refused) for v, m in zip(values, data.values, strict=True))
+        yield Trial(runs, None, 2 * len(length))
 
 
 def _row_median(values):
