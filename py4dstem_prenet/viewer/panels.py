@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.patches import Ellipse as EllipsePatch, Rectangle
+from matplotlib.path import Path
 from matplotlib.widgets import LassoSelector, RectangleSelector
 
 from ..report import (
@@ -25,6 +26,9 @@ POWER = 0.4  # exponent of the intensities of patterns, as in the report
 MIN_PAIR_WIDTH = 5.0  # inches; narrowest room in which two panels stand side by side
 ROW_GAP = 1.05  # inches; height of a legend and a title of two lines
 MAX_DIFFERENCE = 3.0  # standard deviations of counting noise; difference in full color
+# Marker of the origin: a cross that is open in the middle, where the measured position is drawn.
+RETICLE = Path([(-1, 0), (-0.35, 0), (0.35, 0), (1, 0), (0, -1), (0, -0.35), (0, 0.35), (0, 1)],
+               [Path.MOVETO, Path.LINETO] * 4)
 ARROWS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
 
 
@@ -197,14 +201,15 @@ class ViewerPanels:
                                      label="Bragg disks")
         if seen.origin is not None and seen.sigma is not None:
             self._artists.append(ax.errorbar(seen.origin[1], seen.origin[0], xerr=3 * seen.sigma[1],
-                                             yerr=3 * seen.sigma[0], color="yellow", lw=1.5, capsize=3,
+                                             yerr=3 * seen.sigma[0], color="yellow", lw=1.2, fmt=".", ms=3,
                                              label="measured ± 3 sigma"))
         center = session.center
         if center is None:
             return
         by_hand = bool(session.edits.centers)
         color, label = ("cyan", "placed by hand") if by_hand else ("red", "origin that is set")
-        self._artists += ax.plot(center[1], center[0], "+", color=color, ms=12, mew=1.5, label=label)
+        self._artists += ax.plot(center[1], center[0], marker=RETICLE, ls="none", color=color, ms=16, mew=1.5,
+                                 label=label)
         a, b, theta = seen.ellipse or (1.0, 1.0, 0.0)
         # The width of a patch lies along the columns; its angle is measured from them toward the rows.
         patch = EllipsePatch((center[1], center[0]), 2 * radius * b, 2 * radius * a, angle=-np.degrees(theta),
