@@ -242,7 +242,7 @@ class Functionals:
         bright = distance < inner
         outer = min(*origin, *(np.array(self.shape) - 1 - origin))
         dark = (distance > 2 * inner) & (distance < outer)
-        disks = [np.hypot(x - dx, y - dy) < inner for dx, dy in self.disks]
+        disks = [(x - dx) ** 2 + (y - dy) ** 2 < inner**2 for dx, dy in self.disks]
         sums = np.stack([np.ones(self.shape, bool), bright, dark, *disks]) & self.good
         design = np.stack([-gx, -gy, -gx * x, -gy * y, -(gx * y + gy * x), gx * y - gy * x, base * bright,
                            base * ~bright])
@@ -252,15 +252,24 @@ class Functionals:
         information = weighted @ design.T
         scale = 1 / np.sqrt(np.diag(information).clip(min=1e-30))
         normalized = scale[:, None] * information * scale + RIDGE * np.eye(len(design))
-        solved = scale[:, None] * np.linalg.solve(normalized, scale[:, None] * weighted)
-        return np.concatenate([solved[:6], sums.reshape(len(sums), -1)])
+        inverse = scale[:, None] * np.linalg.inv(normalized) * scale
+        return np.concatenate([inverse[:6] @ weighted, sums.reshape(len(sums), -1)])
 
 
 def _moved(image, shift, order):
-    """Shift an image by pixels; for order 3, `image` is given by its spline coefficients."""
-    if np.abs(shift).max() < 1e-3:  # pixels
-        return ndimage.shift(image, 0, order=order, mode="nearest", prefilter=False) if order > 1 else image
-    return ndimage.shift(image, shift, order=order, mode="nearest", prefilter=False)
+    """Shift an image by pixels, one axis after the other; for order 3, `image` is given by its spline coefficients."""
+    for axis, distance in enumerate(shift):
+        reach = int(np.ceil(abs(distance))) + 1
+        taps = np.arange(-reach, reach + 1) + distance
+        image = ndimage.correlate1d(image, _spline(np.abs(taps), order), axis, mode="nearest")
+    return image
+
+
+def _spline(distance, order):
+    """Value of the B-spline of order 1 or 3 at a distance from its middle, in pixels."""
+    if order == 1:
+        return (1 - distance).clip(min=0)
+    return np.where(distance < 1, 2 / 3 - distance**2 * (1 - distance / 2), (2 - distance).clip(min=0) ** 3 / 6)
 
 
 def _cell_sums(patterns):
