@@ -43,8 +43,8 @@ class ReviewingMethods:
         device : {"auto", "cpu", "cuda", "mps"}, optional
             Where the network runs.
         positions : int, optional
-            Largest number of scan positions that are checked. More positions make the slopes more certain, and take
-            longer.
+            Largest number of scan positions that are checked, by default 256. More positions make the slopes more
+            certain, and take longer.
 
         Returns
         -------
@@ -64,8 +64,7 @@ class ReviewingMethods:
         """
         from .. import check_denoising
 
-        limit = {} if positions is None else {"positions": positions}
-        return check_denoising(self._datacube, weights=weights, device=device, **limit)
+        return check_denoising(self._datacube, weights=weights, device=device, positions=positions)
 
     def check_origin(self, device="auto") -> OriginCheck:
         """Check the stated sigma of the origin with two halves of the electrons.

@@ -21,6 +21,7 @@ from scipy.ndimage import gaussian_filter
 
 from ..compute import sharing_cores
 from ..core import (
+    BLOCK_BYTES,
     KEPT,
     UNKNOWN,
     Decision,
@@ -28,6 +29,7 @@ from ..core import (
     Flag,
     NoiseModel,
     as_scan,
+    budget,
     jackknife,
 )
 from ..detector import check_independence, of_part, places, read_block, split
@@ -35,6 +37,7 @@ from ..io import noise_of
 from .functionals import slope_flags
 
 DENOISING_CHECK_POSITIONS = 256  # scan positions; number that is split by default, which takes some seconds
+CHECK_ARRAYS = 16  # arrays of the size of the sample; number that the check holds at once
 GAUSSIAN_SIGMAS_PX = (0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.3, 1.6, 2.0, 2.6, 3.3, 4.2)  # pixels; sigmas of Gaussian filters
 SVD_RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # ranks of the truncated SVDs
 MAX_RISES = 2  # steps of width or rank; number without a smaller squared error, after which the search ends
@@ -45,7 +48,7 @@ JACKKNIFE_GROUPS = 16  # number of groups of the sample, each left out in turn
 
 @sharing_cores
 def check_denoising(datacube, noise: NoiseModel | None = None, weights=None, device="auto",
-                    positions: int = DENOISING_CHECK_POSITIONS, seed: int = 0) -> DenoisingCheck:
+                    positions: int | None = None, seed: int = 0) -> DenoisingCheck:
     """Check how `denoise` changes shift, strain, rotation, intensities and squared error of a scan.
 
     For each quantity, the slope of its values in denoised patterns against its true values is measured; a slope of 1
@@ -63,7 +66,8 @@ def check_denoising(datacube, noise: NoiseModel | None = None, weights=None, dev
     device : str, optional
         "auto", "cpu", "cuda" or "mps".
     positions : int, optional
-        Largest number of scan positions that are split, in up to four blocks of neighbors.
+        Largest number of scan positions that are split, in up to four blocks of neighbors; fewer if the memory does not
+        suffice. By default 256, and fewer of patterns larger than 256 x 256.
     seed : int, optional
         Seed of the split.
 
@@ -98,8 +102,11 @@ def check_denoising(datacube, noise: NoiseModel | None = None, weights=None, dev
     """
     scan = as_scan(datacube)
     noise = noise or noise_of(datacube)
+    affordable = max(BLOCK_BYTES, budget() // CHECK_ARRAYS)
+    most_bytes = BLOCK_BYTES if positions is None else affordable
+    positions = DENOISING_CHECK_POSITIONS if positions is None else positions
     parts = (1, 1) if scan.size <= positions else (2, 2)
-    chosen = places(scan.shape, positions, parts)
+    chosen = places(scan.shape, positions, parts, most_bytes)
     blocks, sizes = [read_block(scan, block) for block in chosen], [block.size for block in chosen]
     problem, caveat = check_independence(blocks, noise)
     if problem:
@@ -134,7 +141,7 @@ def check_denoising(datacube, noise: NoiseModel | None = None, weights=None, dev
         ratios["denoised"], half.ratio(denoised, sizes[0]), quarter.ratio(at_quarter)))
     worth = np.exp(at_half + (first_at_half - first_at_quarter).clip(-np.log(2), 0))
     slopes = measure_slopes(estimates["denoised"], half.electrons, half.target, origins, half.noise, block_of)
-    largest = sum(block.size for block in places(scan.shape, scan.size, parts))
+    largest = sum(block.size for block in places(scan.shape, scan.size, parts, affordable))
     accepted, flags = _decide(slopes, (sum(sizes), largest), float(worth[0]), errors, sigmas)
     reasons = tuple(flag for flag in (unchanged, caveat) if flag is not None)
     decision = Decision(accepted, (*flags, *reasons))

@@ -112,7 +112,7 @@ def _variance(signal, noise):
     return (np.float32(noise.gain) * mean + np.float32(noise.readout**2)).clip(min=0).reshape(signal.shape)
 
 
-def places(shape, positions: int, parts) -> list[np.ndarray]:
+def places(shape, positions: int, parts, most_bytes: int = BLOCK_BYTES) -> list[np.ndarray]:
     """Choose blocks of neighboring positions, each in the middle of one part of the scan.
 
     Parameters
@@ -123,6 +123,8 @@ def places(shape, positions: int, parts) -> list[np.ndarray]:
         Largest number of positions in all blocks together; fewer if patterns are large. A smaller scan is used whole.
     parts : tuple of int
         Number of parts along Rx and Ry.
+    most_bytes : int, optional
+        Largest size of all patterns together as float32.
 
     Returns
     -------
@@ -136,7 +138,7 @@ def places(shape, positions: int, parts) -> list[np.ndarray]:
     [[[9, 10], [17, 18]], [[13, 14], [21, 22]]]
     """
     rx, ry, qx, qy = shape
-    positions = min(positions, max(16, BLOCK_BYTES // (4 * qx * qy)))
+    positions = min(positions, max(16, most_bytes // (4 * qx * qy)))
     cut = (min(parts[0], rx), min(parts[1], ry))
     each = positions // (cut[0] * cut[1])
     rows = min(rx // cut[0], max(1, round(each**0.5)))

@@ -114,7 +114,7 @@ def review(datacube, device="auto", progress=True, fast=False) -> Review:
         advance()
         if fast:
             return Review(**results)
-        results["denoising"] = check_denoising(datacube, noise, device=device, positions=CHECKED_POSITIONS)
+        results["denoising"] = check_denoising(datacube, noise, device=device)
         advance()
         results |= _denoised_part(datacube, used, detectors, noise, device, results["denoising"].mode)
         advance()
