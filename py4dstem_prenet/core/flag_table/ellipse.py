@@ -21,36 +21,37 @@ ELLIPSE_FLAGS = (
      "The center of the rings lies ({dx:+.2f}, {dy:+.2f}) px from the direct beam (sigma {sigma_x:.2f}, "
      "{sigma_y:.2f}); the reported origin is the direct beam."),
     ("symmetric_elsewhere", "warning",
-     "The mean pattern is symmetric ({there:.2f}) about a point ({dx:+.0f}, {dy:+.0f}) px from the origin, and less "
-     "({here:.2f}) about the origin.",
+     "The mean pattern is more symmetric about a point ({dx:+.0f}, {dy:+.0f}) px from the origin (inversion "
+     "symmetry {there:.2f}) than about the origin ({here:.2f}).",
      "Check whether the origin lies in a diffracted disk."),
     ("region_without_beam", "refusal",
-     "No position of this region shows a beam."),
+     "No position of this region shows a direct beam."),
     ("radius_unknown", "info",
-     "No disk lies at the origin in the calibration, so its shape was not used.",
+     "No disk was found at the origin in the calibration, so the shape of the direct beam was not used for the "
+     "ellipse.",
      "If the direct beam is visible, check the origin, or set the radius with calibration.set_probe_semiangle."),
     ("ellipse_given", "info",
      "The ellipse was set by hand: a/b {ratio:.4f}, a axis at {degrees:.1f}° from +qx toward +qy."),
     ("ellipse_agrees", "info",
-     "The ellipse that is set agrees with that of this scan: the difference is {difference:.4f} in a/b, {sigmas:.1f} "
-     "sigma."),
+     "The ellipse that was set agrees with that of this scan: the difference is {difference:.4f} in a/b, "
+     "{sigmas:.1f} sigma."),
     ("ellipse_untested", "info",
-     "The ellipse that is set was not tested, since it cannot be measured in this scan."),
+     "The ellipse that was set was not tested, since the ellipse cannot be measured in this scan."),
     ("given_ellipse_differs", "warning",
      "The given ellipse differs from that of this scan by {difference:.4f} in a/b, {sigmas:.1f} sigma.",
      "To use the ellipse of this scan, leave out ellipse=."),
     ("ellipse_not_set", "warning",
-     "No ellipse is set: rings stay as the detector shows them, and distortion is taken for strain.",
+     "The calibration holds no ellipse: the elliptical distortion is not corrected, and it looks like strain.",
      "Measure strain against a reference region of the same scan, or set the ellipse of a standard."),
     ("ellipse_unconfirmed", "warning",
-     "An ellipse is set (by {author}), but this scan cannot confirm it."),
+     "This scan does not confirm the ellipse in the calibration (set by {author})."),
     ("ellipse_confirmed", "info",
-     "The ellipse that is set (by {author}) agrees with this scan: a/b {ratio:.4f} ± {sigma:.4f}, a axis at "
-     "{degrees:.1f}° from +qx toward +qy.",
-     "calibration.set_ellipse((None, None, None)) removes it."),
+     "The ellipse in the calibration (set by {author}) agrees with this scan: a/b {ratio:.4f} ± {sigma:.4f}, a axis "
+     "at {degrees:.1f}° from +qx toward +qy.",
+     "To remove it, call calibration.set_ellipse((None, None, None))."),
     ("ellipse_differs", "refusal",
-     "The ellipse that is set (by {author}) differs from that of this scan by {difference:.4f} in a/b, {sigmas:.0f} "
-     "sigma.",
+     "The ellipse in the calibration (set by {author}) differs from that of this scan by {difference:.4f} in a/b, "
+     "{sigmas:.0f} sigma.",
      "To use the ellipse of this scan, call datacube.prenet.measure_ellipse()."),
     ("ellipse_halves_agree", "info",
      "Two halves of the electrons give ellipses that differ by {difference:.4f} in a/b, {sigmas:.1f} times the stated "
