@@ -71,7 +71,7 @@ def find_bragg_disks(data, false_alarm: float = 0.1, mask=None, device="auto", p
     >>> disks = find_bragg_disks(datacube)  # doctest: +SKIP
     """
     if not 0 < false_alarm <= MAX_FALSE_ALARM:
-        raise PrenetError(f"false_alarm is the number of false disks in a pattern, above 0 and at most 1, not "
+        raise PrenetError(f"false_alarm must be a number of false disks per pattern above 0 and at most 1, not "
                           f"{false_alarm!r}.")
     scan = as_scan(data)
     check_mask(scan, mask)
@@ -79,7 +79,7 @@ def find_bragg_disks(data, false_alarm: float = 0.1, mask=None, device="auto", p
         try:
             origin = flat_origins(scan.scan_shape, *origin)
         except ValueError:
-            raise PrenetError(f"origin is (qx0, qy0), each a number or of shape {scan.scan_shape}.") from None
+            raise PrenetError(f"origin must be (qx0, qy0), each a number or of shape {scan.scan_shape}.") from None
     finder = DiskFinder.learn(scan, false_alarm, mask, device, progress, origin, locator)
     parts = [rows for _, rows in map_chunks(partial(_find, finder=finder), scan,
                                             progress="disks" if progress else None, require=requirement("center"))]
@@ -136,7 +136,7 @@ def bragg_disks(datacube, false_alarm: float = 0.1, weights: str = "intensity", 
     from ..io import read_mask, to_bragg_vectors
 
     if weights not in WEIGHTS:
-        raise PrenetError(f"weights is {' or '.join(map(repr, WEIGHTS))}, not {weights!r}.")
+        raise PrenetError(f"weights must be {' or '.join(map(repr, WEIGHTS))}, not {weights!r}.")
     mask = read_mask(datacube) if mask is None else mask
     origin = _origin(datacube)
     if origin is None:

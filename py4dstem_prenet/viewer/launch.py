@@ -132,7 +132,7 @@ def _in_notebook(session):
     figure = Figure(figsize=NOTEBOOK_SIZE, dpi=NOTEBOOK_DPI)
     if find_spec("ipympl") is None:
         warnings.warn('The viewer needs ipympl in notebooks: pip install ipympl ipywidgets, or the extra "viewer". '
-                      "This is a figure instead.", stacklevel=3)
+                      "A figure is shown instead.", stacklevel=3)
         FigureCanvasAgg(figure)
         session.clean = True
         return Viewer(session, ViewerPanels(session, figure), None)

@@ -13,7 +13,7 @@ ORIGIN_FLAGS = (
      "{count} of {total} positions show no beam.",
      "Check that the beam was on and on the detector, and that the right data set was read."),
     ("no_beam", "refusal",
-     "No beam was found: sums of the patterns of parts of the scan look like noise.",
+     "No beam was found: the patterns, summed over parts of the scan, look like noise.",
      "Check that the beam was on and on the detector, and that the right data set was read; if the mean pattern shows "
      "the direct beam, pass center=(qx, qy)."),
     ("smoothly_lit", "refusal",
