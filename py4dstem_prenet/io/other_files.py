@@ -343,4 +343,5 @@ def _check_memory(path, size):
     allowed = 3 * budget()  # three quarters of the free memory
     if size > allowed:
         raise PrenetError(f"{path} can only be loaded as a whole. This needs {size / 2**30:.2g} GiB of memory, but "
-                          f"only {allowed / 2**30:.2g} GiB may be used; convert the file to HDF5 or zspy first, or bin it.")
+                          f"only {allowed / 2**30:.2g} GiB may be used; convert the file to HDF5 or zspy first, or bin "
+                          "it.")
