@@ -111,7 +111,8 @@ crystals along zone axes (seed {training_seed}), with new random geometry, dose 
 | SHA-256 | `{description["sha256"]}` |
 | date, version | {description["date"]}, py4dstem-prenet {description["version"]}, GPL-3.0-or-later |
 
-These errors were measured at the end of the last run, on {validation_specimens} specimens of another seed ({validation_seed}).
+These errors were measured at the end of the last run, on {validation_specimens} specimens of another seed \
+({validation_seed}).
 `py4dstem_prenet/training/{description["task"]}.py` defines the figures, in `validate`:
 
 | figure | value |
