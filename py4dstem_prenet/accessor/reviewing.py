@@ -245,7 +245,7 @@ class ReviewingMethods:
         Raises
         ------
         PrenetError
-            If the file holds no calibration, or one for data of another shape.
+            If the file holds no calibration, or a calibration for data of another shape.
 
         Examples
         --------
