@@ -2,7 +2,8 @@
 
 DESCAN_FLAGS = (
     ("no_surface", "refusal",
-     "The descan was not fitted: only {count} of {total} positions can be used."),
+     "The descan was not fitted: only {count} of {total} positions can be used.",
+     "Check with datacube.prenet.view() whether the patterns show the direct beam."),
     ("most_positions_off", "refusal",
      "{percent:.0f} % of the measured positions disagree with the {model}.",
      "Look at datacube.prenet.show(). If other disks were taken for the direct beam, pass center=; if the descan "
@@ -56,7 +57,7 @@ DESCAN_FLAGS = (
     ("more_jumps", "warning",
      "The beam jumps {count} more times in {coordinate}."),
     ("too_many_jumps", "warning",
-     "The beam jumps {count} times between scan rows, too often for a fit with steps.",
+     "The beam jumps {count} times between scan rows; these are too many jumps for a fit with steps.",
      "Crop the scan between the jumps with datacube.prenet.crop_R, and calibrate the parts separately."),
     ("segments", "warning",
      "The descan changes at scan {places}, as in joined scans; it is fitted in {count} parts."),
@@ -89,9 +90,9 @@ DESCAN_FLAGS = (
     ("lines_elsewhere", "warning",
      "Whole scan rows ({rows}) or columns ({columns}) deviate from the descan of the others, like frames recorded "
      "during flyback. In these lines, the fitted origin is the measured origin.",
-     "Crop them with datacube.prenet.crop_R if they do not belong to the scan."),
+     "If these lines do not belong to the scan, crop them off with datacube.prenet.crop_R."),
     ("centered_before", "warning",
-     "The patterns were shifted to a common center by whole pixels before; the fit describes the remaining "
+     "The patterns had already been shifted to a common center by whole pixels; the fit describes the remaining "
      "fractions of a pixel."),
     ("beam_jumps", "refusal",
      "The beam jumps {count} times between frames (typically by {step:.2g} px), so no surface describes the descan.",

@@ -18,7 +18,7 @@ LIVE_FLAGS = (
      "The beam is ({dx:+.1f}, {dy:+.1f}) px from its position at the start of the scan, more than the ±{reach:.0f} "
      "px that are allowed."),
     ("alarm_saturation", "warning",
-     "Many pixels hold the largest value: the detector saturates.",
+     "Many pixels hold the largest value: the detector is saturated.",
      "Lower the dose, or mask pixels that always hold one value."),
     ("alarm_ellipse_changes", "warning",
      "The ellipse changes during the scan: between the halves of the rows so far, a/b changes from "

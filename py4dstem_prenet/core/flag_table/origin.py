@@ -4,8 +4,8 @@ ORIGIN_FLAGS = (
     ("beam_found", "info",
      "The direct beam was found at every position that was searched."),
     ("beam_missing", "warning",
-     "{count} of {total} positions show no beam.",
-     "These positions take no part in the fit. Check in datacube.prenet.view() that the beam was on there."),
+     "{count} of {total} positions show no beam; they take no part in the fit.",
+     "Check in datacube.prenet.view() that the beam was on at these positions."),
     ("beam_missing_few", "info",
      "{count} of {total} positions show no beam; they get the origin of their neighbors and take no part in the "
      "fit."),
@@ -48,7 +48,7 @@ ORIGIN_FLAGS = (
     ("position_uncertain", "warning",
      "The position of the beam in a single pattern is uncertain by {sigma:.2g} px; counting statistics alone would "
      "give {counting:.1g} px.",
-     "The dose is low, disks overlap, or the crystal is thick: the error of the fitted origin may be as large."),
+     "The dose is low, disks overlap, or the crystal is thick. The error of the fitted origin may be as large."),
     ("sigma_known", "info",
      "A single position is known to {sigma:.2g} px along each axis."),
     ("sigma_poor", "warning",

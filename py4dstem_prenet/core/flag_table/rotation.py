@@ -16,16 +16,20 @@ ROTATION_FLAGS = (
      "Measure it on a scan at atomic resolution, or with a defocused probe, with the same microscope settings."),
     ("rotation_scan_small", "refusal",
      "The rotation is not determined: a scan of {rows} x {columns} positions is too small (at least {needed} x "
-     "{needed} are needed)."),
+     "{needed} are needed).",
+     "Measure it on a larger scan with the same microscope settings."),
     ("rotation_flip_open", "refusal",
      "The rotation is not determined: the data fit almost as well with flip as without (ratio {ratio:.2f}, "
      "difference {sigmas:.1f} sigma). This occurs if fields or contrast have one direction only.",
      "Measure it on a scan with structure along all directions."),
     ("rotation_curl", "refusal",
      "The rotation is refused: at every angle, at least {curl:.0%} of the power of the deflection is curl (at most "
-     "{allowed:.0%} is allowed). Diffraction contrast, a coarse scan step or a distorted scan may be the cause."),
+     "{allowed:.0%} is allowed). Diffraction contrast, a coarse scan step or a distorted scan may be the cause.",
+     "Measure it on a scan at atomic resolution, or with a defocused probe, with the same microscope settings."),
     ("rotation_uncertain", "refusal",
-     "The rotation is not determined: it is uncertain by {sigma:.2g}° (at most {needed:.2g}° is allowed)."),
+     "The rotation is not determined: it is uncertain by {sigma:.2g}° (at most {needed:.2g}° is allowed).",
+     "Measure it on a scan with more positions or a higher dose, with the same microscope settings."),
     ("rotation_sources_disagree", "refusal",
-     "The rotation is refused: center of mass and shadow image disagree (degrees, flip): {degrees}."),
+     "The rotation is refused: center of mass and shadow image disagree (degrees, flip): {degrees}.",
+     "Measure it on another scan with the same microscope settings."),
 )

@@ -30,7 +30,7 @@ SUMMARY_FLAGS = (
      "Patterns are elliptical: a/b = {ratio:.4f} ± {sigma:.4f}, with the a axis at {degrees:.1f} ± "
      "{degrees_sigma:.1f}° from +qx toward +qy."),
     ("summary_ellipse_unsure", "warning",
-     "The ellipse in the calibration (a/b = {ratio:.4f}, a axis at {degrees:.1f}° from +qx toward +qy) states no "
+     "The ellipse that was set (a/b = {ratio:.4f}, a axis at {degrees:.1f}° from +qx toward +qy) has no stated "
      "uncertainty."),
     ("summary_round", "info",
      "The ellipticity is not significant: a/b = {ratio:.4f} ± {sigma:.4f}."),
@@ -39,11 +39,11 @@ SUMMARY_FLAGS = (
     ("summary_pixel_size", "info",
      "A detector pixel is {value:.6f} ± {sigma:.6f} {unit}."),
     ("summary_pixel_size_unsure", "warning",
-     "The pixel size in the calibration, {value:.6g} {unit}, states no uncertainty."),
+     "The pixel size that was set, {value:.6g} {unit}, has no stated uncertainty."),
     ("summary_rotation", "info",
      "The pattern is rotated against the scan by {degrees:.2f} ± {sigma:.2f}° and {flipped}."),
     ("summary_rotation_unsure", "warning",
-     "The rotation between pattern and scan in the calibration ({degrees:.2f}°, {flipped}) states no uncertainty."),
+     "The rotation between pattern and scan that was set ({degrees:.2f}°, {flipped}) has no stated uncertainty."),
     ("next_use", "info",
      "Next: save the calibration, or find Bragg disks (datacube.prenet.bragg_disks()) and map strain or "
      "orientation. py4DSTEM reads the calibration from the cube."),

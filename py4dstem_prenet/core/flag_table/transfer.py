@@ -27,11 +27,14 @@ TRANSFER_FLAGS = (
      "sigma; the aperture may not be round.",
      "Check that both were recorded with the same camera length and alignment."),
     ("voltage_differs", "refusal",
-     "Nothing was carried over: the standard was recorded at {theirs:g} V, this scan at {ours:g} V."),
+     "Nothing was carried over: the standard was recorded at {theirs:g} V, this scan at {ours:g} V.",
+     "Use a standard that was recorded at the voltage and camera length of this scan."),
     ("camera_length_differs", "refusal",
-     "Nothing was carried over: the camera length of the standard is {theirs:g}, that of this scan {ours:g}."),
+     "Nothing was carried over: the camera length of the standard is {theirs:g}, that of this scan {ours:g}.",
+     "Use a standard that was recorded at the voltage and camera length of this scan."),
     ("standard_old", "warning",
-     "The standard and this scan were recorded {days} days apart."),
+     "The standard and this scan were recorded {days} days apart.",
+     "Check that the alignment of the microscope did not change in between, or record the standard again."),
     ("frames_differ", "refusal",
      "The detector frame of the standard is {theirs} px and that of this scan {ours} px, so these were not carried "
      "over: {quantities}.",
@@ -43,7 +46,8 @@ TRANSFER_FLAGS = (
      "Check the camera lengths and binning=. If the pixel size in this scan is wrong, set its unit to pixels."),
     ("scan_differs", "refusal",
      "The descan was not carried over: the standard was scanned with {theirs} positions and this scan with {ours}, "
-     "or the steps differ."),
+     "or the steps differ.",
+     "Use a scan with the same number of positions and the same step."),
     ("descan_agrees", "info",
      "The measured positions agree with the descan of the standard: its amplitude in them is {amplitude:.3f} ± "
      "{sigma:.3f} (1 is expected)."),
@@ -51,5 +55,6 @@ TRANSFER_FLAGS = (
      "The descan of the standard was not tested, because the measured positions do not determine its amplitude."),
     ("descan_contradicted", "refusal",
      "The descan was not carried over, because the measured positions contradict it: its amplitude in them is "
-     "{amplitude:.3f} ± {sigma:.3f} (1 is expected)."),
+     "{amplitude:.3f} ± {sigma:.3f} (1 is expected).",
+     "Calibrate this scan without transfer=\"descan\"."),
 )
