@@ -37,9 +37,9 @@ def flags_page() -> str:
              "Written by `python docs/build.py --flags` from the tables in `py4dstem_prenet/core/flag_table/` and "
              "`py4dstem_prenet/report/verdicts.py`.", "",
              "## Verdicts", "",
-             "The page of `report()`, `prenet report` and py4D-browser answer the questions of this table. The color of "
-             "an answer is that of the most serious flag on its subject: green for information, amber for a warning, "
-             "red for a refusal. A refused ellipse is amber, since the calibration can be used without one. "
+             "The page of `report()`, `prenet report` and py4D-browser answer the questions of this table. The color "
+             "of an answer is that of the most serious flag on its subject: green for information, amber for a "
+             "warning, red for a refusal. A refused ellipse is amber, since the calibration can be used without one. "
              "The overall verdict has the most serious color of all answers except denoising, because a calibration "
              "does not need denoising.", "",
              "| question | green | amber | red |", "|---|---|---|---|"]
