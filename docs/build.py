@@ -37,11 +37,11 @@ def flags_page() -> str:
              "Written by `python docs/build.py --flags` from the tables in `py4dstem_prenet/core/flag_table/` and "
              "`py4dstem_prenet/report/verdicts.py`.", "",
              "## Verdicts", "",
-             "The page of `report()`, `prenet report` and py4D-browser answer the questions of this table. Each answer "
-             "has the light of the most serious flag that concerns it: green for information, amber for a warning, red "
-             "for a refusal. A refused ellipse is amber, since the calibration can be used without one. "
-             "The overall verdict has the worst light of all; denoising does not count, because a calibration needs "
-             "none.", "",
+             "The page of `report()`, `prenet report` and py4D-browser answer the questions of this table. The color "
+             "of an answer is that of the most serious flag on its subject: green for information, amber for a "
+             "warning, red for a refusal. A refused ellipse is amber, since the calibration can be used without one. "
+             "The overall verdict has the most serious color of all answers except denoising, because a calibration "
+             "does not need denoising.", "",
              "| question | green | amber | red |", "|---|---|---|---|"]
     flags = [Flag(next(kind.name for kind in FLAGS.values() if kind.severity == severity))
              for severity in SEVERITY_LIGHTS]
@@ -49,9 +49,9 @@ def flags_page() -> str:
         verdicts = [make_verdict(topic, [flag]) for flag in flags]
         lines.append(f"| {verdicts[0].question} | " + " | ".join(verdict.answer for verdict in verdicts) + " |")
     lines += ["", "## Flags", "",
-              "Each result carries flags: `report.flags`, `report.fit.flags`, `--json`, verdicts and alarms. A flag "
-              "has a name, a severity (info, warning, refusal), numbers, a sentence and, where there is something to "
-              "do, an action. Words in capitals stand for the numbers of the flag."]
+              "Each result has flags. They are in `report.flags`, `report.fit.flags`, the output of `--json`, verdicts "
+              "and alarms. A flag has a name, a severity (info, warning, refusal), numbers, a sentence and, if there "
+              "is something to do, an action. In this table, words in capitals stand for the numbers of the flag."]
     for stage in STAGES:
         lines += ["", f"### {stage}", "", "| flag | severity | meaning | what to do |", "|---|---|---|---|"]
         lines += [f"| `{kind.name}` | {kind.severity} | {_template(kind.sentence)} | {_template(kind.action)} |"

@@ -186,9 +186,9 @@ def calibrate(datacube, mask=None, device="auto", progress=True, *, center=None,
 
     Writes into `datacube.calibration` with `set_origin_meas`, `set_origin`, `set_ellipse` and, if pixel size or
     rotation are measured, `set_Q_pixel_size` and `set_QR_rotflip_degrees`; attaches the maps of sigma and the
-    provenance. If no origin is found, nothing is written. `datacube.prenet.undo()` restores what was there before. An
-    origin or ellipse that was set by hand or by another program is kept, and the report compares it with the measured
-    one.
+    provenance. If no origin is found, nothing is written. `datacube.prenet.undo()` restores the previous calibration.
+    An origin or ellipse that was set by hand or by another program is kept, and the report compares it with the
+    measured one.
 
     Parameters
     ----------
@@ -202,9 +202,10 @@ def calibrate(datacube, mask=None, device="auto", progress=True, *, center=None,
     progress : bool
         Whether to show progress bars.
     center : tuple of float or of array_like, optional
-        Approximate place (qx, qy) of the direct beam, row and column in pixels: two numbers, or two maps (Rx, Ry). The
-        search starts there instead of in the whole pattern, and the fits refine it. The origin is refused if no disk
-        lies within 1.5 disk radii of this place. By default the search starts at an origin that is kept.
+        Approximate position (qx, qy) of the direct beam, row and column in pixels: two numbers, or two maps (Rx, Ry).
+        The search starts there instead of in the whole pattern, and the fits refine it. The origin is refused if no
+        disk lies within 1.5 disk radii of this position. By default, the search starts at the origin in the calibration
+        if that origin is kept.
     radius : float, optional
         Approximate radius of the direct disk in pixels, within about 30 %; its fit starts there.
     model : {"auto", "constant", "plane", "parabola", "spline"}, optional
@@ -218,15 +219,15 @@ def calibrate(datacube, mask=None, device="auto", progress=True, *, center=None,
     standard : str, pathlib.Path, py4DSTEM.process.diffraction.Crystal or Standard, optional
         The specimen, if it is a known crystal: a name such as "Au", a CIF file, or a py4DSTEM Crystal.
     rotation : bool
-        Whether to measure also rotation and flip between scan and pattern.
+        Whether to also measure rotation and flip between scan and pattern.
     like : DataCube, str or path-like, optional
         A calibrated standard, recorded with the same microscope and camera length, or its file. Its ellipse, pixel size
-        and rotation, as far as it holds them, are carried over to this scan unless the scan contradicts them.
+        and rotation (those that it holds) are carried over to this scan unless the scan contradicts them.
     transfer : str or iterable of str, optional
         What is carried over: one or more of "ellipse", "pixel_size", "rotation" (by default these three) and "descan".
-        The descan is that of the scan settings: take it from a scan with the same ones, such as one of vacuum.
+        The descan depends on the scan settings: take it from a scan with the same settings, for example of vacuum.
     binning : float, optional
-        Number of pixels of the standard along the side of a pixel of this scan. It is not needed after `crop_Q` and
+        Number of pixels of the standard along one side of a pixel of this scan. It is not needed after `crop_Q` and
         `bin_Q` of this package, which record it.
     replace : bool, optional
         Whether to replace an origin or ellipse that was set by hand or by another program.
@@ -423,7 +424,7 @@ def preprocess(datacube, out=None, device="auto", progress=True):
     datacube : DataCube
         The scan; the results of the calibration are written into it.
     out : str or path-like, optional
-        An EMD file that does not exist yet, to which the result is streamed. In memory by default.
+        An EMD file that does not exist yet, to which the result is streamed. By default, the result is kept in memory.
     device : str, optional
         "auto", "cpu", "cuda" or "mps".
     progress : bool, optional

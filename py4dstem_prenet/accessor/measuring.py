@@ -21,7 +21,7 @@ class MeasuringMethods:
         """Measure and fit the origin, measure the ellipse, and write what is accepted into the calibration.
 
         All arguments can be left out. An origin or ellipse that was set by hand or by another program is kept, and the
-        report compares it with the measured one. `undo` restores what was in the calibration before.
+        report compares it with the measured one. `undo` restores the previous calibration.
 
         Parameters
         ----------
@@ -33,9 +33,9 @@ class MeasuringMethods:
         progress : bool, optional
             Whether to show progress bars.
         center : tuple of float or of ndarray, shape (Rx, Ry), optional
-            Approximate place (qx, qy) of the direct beam, row and column in pixels. The search starts there instead of
-            in the whole pattern, and the fits refine it. The origin is refused if no disk lies within 1.5 disk radii of
-            this place.
+            Approximate position (qx, qy) of the direct beam, row and column in pixels. The search starts there instead
+            of in the whole pattern, and the fits refine it. The origin is refused if no disk lies within 1.5 disk radii
+            of this position.
         radius : float, optional
             Approximate radius of the direct disk in pixels, within about 30 %; its fit starts there.
         model : {"auto", "constant", "plane", "parabola", "spline"}, optional
@@ -50,17 +50,17 @@ class MeasuringMethods:
             The specimen, if it is a known crystal: a name such as "Au", a CIF file, or a Crystal. The pixel size is
             then measured and replaces the one in the calibration. By default the pixel size is left as it is.
         rotation : bool, optional
-            Whether to measure also rotation and flip between scan and pattern.
+            Whether to also measure rotation and flip between scan and pattern.
         like : DataCube, str or pathlib.Path, optional
-            A calibrated standard, recorded with the same microscope and camera length: a DataCube, or a file, also of a
-            calibration alone. Its ellipse, pixel size and rotation, as far as it holds them, are carried over to this
+            A calibrated standard, recorded with the same microscope and camera length: a DataCube, or a file, which may
+            hold only a calibration. Its ellipse, pixel size and rotation (those that it holds) are carried over to this
             scan unless the scan contradicts them.
         transfer : str or tuple of str, optional
             What is carried over: one or more of "ellipse", "pixel_size", "rotation" (by default these three) and
-            "descan". The descan is that of the scan settings: take it from a scan with the same ones, such as one of
-            vacuum.
+            "descan". The descan depends on the scan settings: take it from a scan with the same settings, for example
+            of vacuum.
         binning : float, optional
-            Number of pixels of the standard along the side of a pixel of this scan. It is not needed after `crop_Q` and
+            Number of pixels of the standard along one side of a pixel of this scan. It is not needed after `crop_Q` and
             `bin_Q`, which record it.
         replace : bool, optional
             Whether to replace an origin or ellipse that was set by hand or by another program.
@@ -97,8 +97,8 @@ class MeasuringMethods:
     def undo(self) -> tuple[str, ...]:
         """Undo the last change that this package made to the calibration.
 
-        This also works after the cube was saved and read again. Entries that were changed since, by hand for example,
-        are left as they are.
+        This also works after the cube was saved and read again. Entries that were changed after this change, for
+        example by hand, are not touched.
 
         Returns
         -------
@@ -199,11 +199,11 @@ class MeasuringMethods:
         return result
 
     def measure_ellipse(self, region=None, device="auto", progress=True, write=None) -> Ellipse:
-        """Measure the elliptical distortion about the origin in the calibration, set by any program.
+        """Measure the elliptical distortion about the origin in the calibration, which any program may have set.
 
-        An accepted ellipse of the whole scan is written with `set_ellipse`; `undo` restores the one that was there, and
+        An accepted ellipse of the whole scan is written with `set_ellipse`; `undo` restores the previous ellipse, and
         `datacube.calibration.set_ellipse((None, None, None))` removes it. If the calibration holds no radius of the
-        direct disk, it is measured about the origin.
+        direct disk, the radius is measured about the origin.
 
         Parameters
         ----------
@@ -288,8 +288,8 @@ class MeasuringMethods:
                            approximate=None) -> PixelSize:
         """Measure the pixel size from a known crystal, and write it with `set_Q_pixel_size` if it is accepted.
 
-        What is written is the pixel size times sqrt(a/b) of the ellipse in the calibration, so that py4DSTEM, which
-        applies both, returns lengths in 1/angstrom.
+        The written value is the pixel size times sqrt(a/b) of the ellipse in the calibration. py4DSTEM applies both,
+        and then returns lengths in 1/angstrom.
 
         Parameters
         ----------
@@ -302,8 +302,8 @@ class MeasuringMethods:
         write : bool, optional
             Whether to write an accepted pixel size; by default True without a region, and False with one.
         approximate : float, optional
-            Pixel size, 1/angstrom, that is right within 10 %, for example from the camera length. It tells the rings of
-            a single crystal apart, whose name is then not tested.
+            Pixel size, 1/angstrom, that is right within 10 %, for example from the camera length. It makes the rings of
+            a single crystal unambiguous; the name of the crystal is then not tested.
 
         Returns
         -------
@@ -318,7 +318,7 @@ class MeasuringMethods:
         Notes
         -----
         Powders and scans of many grains determine their pixel size. The reflections of a single crystal fit several
-        lattices; it needs `approximate`. The search for disks takes longer than `calibrate`.
+        lattices, so a single crystal needs `approximate`. The search for disks takes longer than `calibrate`.
 
         Examples
         --------
@@ -342,9 +342,9 @@ class MeasuringMethods:
         """Measure rotation and flip between scan and pattern, and write them with `set_QR_rotflip_degrees` if accepted.
 
         The deflection of the beam from the fitted origin is the gradient of a potential. Its curl therefore vanishes in
-        the frame of the scan, and the rotation is the angle at which it does. With a defocused probe, the motion of the
-        shadow image in the direct disk is used as well. The distortion by an ellipse in the calibration is removed
-        first. To remove rotation and flip from the calibration, call
+        the frame of the scan; the rotation is the angle at which the curl is least. With a defocused probe, the motion
+        of the shadow image in the direct disk is used as well. The distortion by an ellipse in the calibration is
+        removed first. To remove rotation and flip from the calibration, call
         `datacube.calibration.set_QR_rotflip_degrees((0, False))`.
 
         Parameters

@@ -114,7 +114,7 @@ class PatternMethods:
         Returns
         -------
         FinetuneResult
-            The gain and whether it was accepted. `print(result)` shows a sentence.
+            The improvement, and whether it was accepted. `print(result)` shows a sentence.
 
         Raises
         ------

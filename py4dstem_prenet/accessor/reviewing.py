@@ -127,7 +127,7 @@ class ReviewingMethods:
         -------
         ndarray of matplotlib.axes.Axes, shape (rows, 3)
             The axes of a new figure: the origin in the first two rows, its sigma and the mean pattern in the third, the
-            ellipse in the fourth. If pixel size or rotation were measured, further rows show from what.
+            ellipse in the fourth. If pixel size or rotation were measured, further rows show the evidence for them.
 
         Raises
         ------
@@ -145,9 +145,9 @@ class ReviewingMethods:
     def view(self, denoised=None, image=None, device="auto"):
         """Look at the patterns of the scan, correct the calibration by hand, and calibrate again.
 
-        A click in the image of the scan shows a pattern with origin, sigma and ellipse, on request denoised and with
-        Bragg disks. Center, model of the descan, region and mask are set with the mouse; Apply calls `calibrate` with
-        them.
+        A click in the image of the scan shows a pattern with origin, sigma and ellipse. On request, the pattern is
+        denoised and its Bragg disks are shown. Center, model of the descan, region and mask are set with the mouse;
+        Apply calls `calibrate` with them.
 
         Parameters
         ----------
@@ -244,7 +244,7 @@ class ReviewingMethods:
         Raises
         ------
         PrenetError
-            If the file holds no calibration, or one for data of another shape.
+            If the file holds no calibration, or a calibration for data of another shape.
 
         Examples
         --------

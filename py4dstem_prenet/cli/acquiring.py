@@ -45,8 +45,8 @@ def simulate(
 
 
 def watch(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="HDF5 file in SWMR mode, or raw patterns; it need "
-                                         "not exist yet.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="HDF5 file in SWMR mode, or raw patterns. The "
+                                         "file need not exist yet.")],
     scan: Annotated[str, typer.Option(metavar="RX,RY", help="Shape of the scan.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A new file for the calibration.")] = None,
     shape: Annotated[str | None, typer.Option(metavar="QX,QY", help="Raw file: pixels of each pattern.")] = None,
@@ -55,12 +55,12 @@ def watch(
     gap: Annotated[int, typer.Option(help="Raw file: bytes after each pattern.")] = 0,
     dataset: Annotated[str | None, typer.Option(help="Name of the data set, if an HDF5 file holds several.")] = None,
     mask: Mask = None,
-    strain: Annotated[float | None, typer.Option(help="Strain precision needed per position, e.g. 0.002.")] = None,
+    strain: Annotated[float | None, typer.Option(help="Needed precision of strain per position, e.g. 0.002.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds without a new pattern after which the scan is over.")] = 30,
     serve: Annotated[int | None, typer.Option(metavar="PORT", help="Serve a web page locally; 0: any port.")] = None,
     device: Device = "auto",
 ):
-    """Calibrate a scan while it is written, and warn of problems. A restarted watch reads the file again."""
+    """Calibrate a scan while it is written, and warn of problems. A restart reads the file from the start."""
     from ..io import check_output, load_mask
 
     scan, shape = pair(scan, "--scan"), None if shape is None else pair(shape, "--shape")

@@ -21,8 +21,8 @@ def calibrate(
     files: Annotated[list[Path], typer.Argument(metavar="FILES...", help="EMD, HDF5, .npy, or detector files.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The new file; for several files, "
                                                 "the folder.")] = None,
-    calibration_only: Annotated[bool, typer.Option("--calibration-only", help="Leave the patterns out.")] = False,
-    center: Annotated[str | None, typer.Option(metavar="QX,QY", help="Place of the direct beam, px; the search "
+    calibration_only: Annotated[bool, typer.Option("--calibration-only", help="Save without the patterns.")] = False,
+    center: Annotated[str | None, typer.Option(metavar="QX,QY", help="Position of the direct beam, px; the search "
                                                "starts there.")] = None,
     radius: Annotated[float | None, typer.Option(help="Approximate radius of the direct disk, px.")] = None,
     model: Annotated[str, typer.Option(help="Descan: auto, constant, plane, parabola or spline.")] = "auto",
@@ -30,11 +30,11 @@ def calibrate(
                                                "columns C0 to C1 - 1 for descan and ellipse.")] = None,
     ellipse: Annotated[str, typer.Option(metavar="on|off|A,B,THETA", help="on: measure the ellipse; off: keep "
                                          "that of the file; A,B,THETA: set it (radians).")] = "on",
-    like: Annotated[Path | None, typer.Option(help="A calibrated standard, whose ellipse, pixel size and rotation are "
-                                              "used (carried over).")] = None,
-    transfer: Annotated[str | None, typer.Option(metavar="NAMES", help="What is carried over, with commas: ellipse, "
+    like: Annotated[Path | None, typer.Option(help="A calibrated standard; its ellipse, pixel size and rotation are "
+                                              "carried over.")] = None,
+    transfer: Annotated[str | None, typer.Option(metavar="NAMES", help="What to carry over, with commas: ellipse, "
                                                  "pixel_size, rotation, descan.")] = None,
-    binning: Annotated[float | None, typer.Option(help="Pixels of the standard along one pixel of this scan.")] = None,
+    binning: Annotated[float | None, typer.Option(help="Pixels of the standard across one pixel of this scan.")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace an origin and ellipse that were set by hand."
                                           )] = False,
     write: Annotated[bool, typer.Option(help="Save the file; --no-write prints the report only.")] = True,
@@ -53,7 +53,7 @@ def calibrate(
 
     For several files, --output is a folder, which also gets summary.csv and
     summary.html. More files can be added to it later. Files that are done are
-    skipped. A file that fails does not stop the others; the exit code is then 1.
+    skipped. If a file fails, the others are still calibrated, and the exit code is 1.
 
     JSON: saved (the file, or null), found, detector, origin, descan, ellipse,
     pixel_size, rotation, transfer, flags, probe (null without --probe). Units:
@@ -66,7 +66,7 @@ def calibrate(
     if write and output is None:
         raise typer.BadParameter("Name the new file or folder; only --no-write needs none.", param_hint="--output")
     if series and (not write or cube is not None):
-        raise PrenetError("--no-write and --cube are for a single file.")
+        raise PrenetError("--no-write and --cube can be used for a single file only.")
     if write and not series:
         check_output(output)
     options = {

@@ -32,7 +32,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="""Measure the origin and ellipse of 4D-STEM scans, and denoise them, with trained networks.
+    help="""Calibrate 4D-STEM scans (origin, descan, ellipse, pixel size), find Bragg disks, and denoise patterns.
 
 Calibrate a scan:       prenet calibrate scan.h5 -o calibrated.h5
 Calibrate a standard:   prenet calibrate gold.h5 --standard Au -o gold_cal.h5
@@ -41,7 +41,7 @@ Check the calibration:  prenet report calibrated.h5 -o report.html
 Find its Bragg disks:   prenet disks calibrated.h5 -o disks.h5
 Denoise the scan:       prenet denoise calibrated.h5 -o denoised.h5
 
-Exit codes: 0 success (the report may still refuse single quantities);
+Exit codes: 0 success (single quantities may be refused, see the report);
 1 refused or failed, with the reason on stderr and no output file; 2 bad usage.
 With --json, stdout holds one JSON object, and all other text goes to stderr.""",
 )

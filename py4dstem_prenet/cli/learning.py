@@ -47,7 +47,8 @@ def train(
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the --output folder.")] = False,
     start: Annotated[str | None, typer.Option(help="Initial weights: a name, or a file.")] = None,
-    part: Annotated[str | None, typer.Option(help="Train only this part: coarse or fine, rings or disk.")] = None,
+    part: Annotated[str | None, typer.Option(help="Part to train: coarse, fine (center); rings, disk "
+                                                   "(ellipse).")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the run; default runs/TASK.")] = None,
     device: Device = "cpu",
 ):
@@ -56,7 +57,7 @@ def train(
     if resume and not folder.is_dir():
         raise PrenetError(f"There is no run in {folder} to resume; leave --resume out to start one.")
     if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise PrenetError(f"{folder} is in use already; continue it with --resume, or choose another --output.")
+        raise PrenetError(f"{folder} is not empty; continue the run in it with --resume, or choose another --output.")
     from ..training import export, train
 
     given = {"part": part, "minutes": minutes, "steps": steps}

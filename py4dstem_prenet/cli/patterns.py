@@ -22,7 +22,8 @@ def denoise(
 
     Strain, rotation and intensities that vary smoothly over the scan are kept.
     Steps that are weaker than the noise of a single pattern are attenuated.
-    `prenet report` tests what is kept; measure everything else on the raw counts.
+    `prenet report` tests which quantities are kept; measure all others on the raw
+    counts.
     """
     from ..io import check_output
 
@@ -38,7 +39,7 @@ def denoise(
 def disks(
     file: Scan,
     output: Output,
-    false_alarm: Annotated[float, typer.Option(help="Mean number of false disks in a pattern.")] = 0.1,
+    false_alarm: Annotated[float, typer.Option(help="Mean number of false disks per pattern.")] = 0.1,
     weights: Annotated[str, typer.Option(help="Stored weight of a disk: intensity, or precision (for strain).")]
     = "intensity",
     mask: Mask = None,
@@ -50,7 +51,7 @@ def disks(
     """Find the Bragg disks of a calibrated scan, and save them as py4DSTEM's BraggVectors in an EMD file.
 
     StrainMap weights disks by their intensity. For strain, use --weights precision,
-    which stores the precision of the position in its place.
+    which stores the precision of the position in place of the intensity.
     """
     from ..io import check_output, load_mask, save_bragg_vectors
 

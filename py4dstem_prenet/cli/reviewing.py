@@ -15,7 +15,7 @@ def report(
     device: Device = "auto",
     scan: Shape = None,
     cube: Cube = None,
-    fast: Annotated[bool, typer.Option(help="Leave out denoising and the checks on halves of the electrons.")] = False,
+    fast: Annotated[bool, typer.Option(help="Leave out denoising, and the checks on halves of the electrons.")] = False,
     as_json: Json = False,
 ):
     """Write a web page that says whether the calibration of a scan can be used, and why.
@@ -44,7 +44,7 @@ def info(
     file: Annotated[Path | None, typer.Argument(help="File to describe.")] = None,
     as_json: Json = False,
 ):
-    """Print versions and device; or, for a file, its type, its contents and how it was processed.
+    """Print versions and device; for a file, print its type, its contents and how it was processed.
 
     JSON: versions by package, python, platform, device; or file, kind, contents
     (path, kind, shape, dtype, compression, record), scan_shape,

@@ -239,8 +239,8 @@ def _result(job, future):
     try:
         result = future.result()
     except KilledWorker as error:
-        raise PrenetError(f"Workers of the Dask cluster died again and again at scan positions {job.index[0]} to "
-                          f"{job.index[-1]}, perhaps because memory ran out; see their logs.") from error
+        raise PrenetError(f"Workers of the Dask cluster died repeatedly at scan positions {job.index[0]} to "
+                          f"{job.index[-1]}, perhaps because they ran out of memory; see their logs.") from error
     if isinstance(result, PrenetError):
         raise result
     return result

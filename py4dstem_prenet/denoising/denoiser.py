@@ -56,7 +56,7 @@ def denoise(datacube, noise: NoiseModel | None = None, out=None, scan_aware="aut
         Noise model of the detector; that of the calibration, or estimated, by default.
     out : str or path-like, optional
         An EMD file that does not exist yet, to which the result is streamed. If writing fails, no file of this name
-        remains; an interrupted run is resumed. In memory by default.
+        remains; an interrupted run is resumed. By default, the result is kept in memory.
     scan_aware : bool or "auto", optional
         Whether similar patterns nearby are used. "auto" tests both modes in a part of the scan, on half of its
         electrons. Among the modes that keep every quantity (`measure_slopes`), the one that predicts the other half

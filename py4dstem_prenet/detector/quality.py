@@ -55,11 +55,11 @@ def refuse(sample):
         raise PrenetError(f"The data hold values as large as {max(low, high, key=abs):.3g}, which no detector gives; "
                           "replace them, or divide the data by a constant.")
     if high - low < 1e-30:  # float32 does not resolve them
-        raise PrenetError(f"The data differ by {high - low:.3g} at most, too little for single precision; multiply "
+        raise PrenetError(f"The values differ by at most {high - low:.3g}, too little for single precision; multiply "
                           "them by a constant.")
     fraction = np.mean(sample == sample.max())
     if fraction > MAX_FRACTION_AT_TOP:
-        raise PrenetError(f"{100 * fraction:.0f} % of the values are at the largest one, {high:g}: the data "
+        raise PrenetError(f"{100 * fraction:.0f} % of the values equal the largest one, {high:g}: the data "
                           "are saturated, or their contrast is inverted (then use data.max() - data).")
     if sample.dtype.kind == "i":
         top = float(np.iinfo(sample.dtype).max)

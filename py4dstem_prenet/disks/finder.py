@@ -84,14 +84,15 @@ class DiskFinder:
         if locator.refusal and locator.refusal.name == "beam_ambiguous":
             # The disks are the same, whichever of them is the direct one. Without an origin, the likeliest is taken.
             if origin is None:
-                warnings.warn(f"{locator.refusal.sentence} Disks are searched with that one as the direct beam; which "
-                              f"one it is hardly changes them. {locator.refusal.action}", stacklevel=2)
+                warnings.warn(f"{locator.refusal.sentence} Disks are searched with the most likely one as the direct "
+                              f"beam; this choice hardly changes the disks. {locator.refusal.action}", stacklevel=2)
             center = locator.first.position.clip(0, np.subtract(scan.pattern_shape, 1)) if origin is None else origin
             locator = BeamLocator.learn(scan, mask, device, locator.noise, progress,
                                         given_beam(scan, center.reshape(*scan.scan_shape, 2).transpose(2, 0, 1)))
         if locator.beam is None:
             flag = locator.refusal or Flag("no_beam")
-            raise PrenetError(f"{flag.sentence} Without it, Bragg disks are not searched. {flag.kind.action}".strip())
+            raise PrenetError(f"{flag.sentence} Bragg disks are searched only if the direct beam is found. "
+                              f"{flag.kind.action}".strip())
         count = int(np.clip(SAMPLE_BYTES // (4 * np.prod(scan.pattern_shape)), 1, SAMPLE_PATTERNS))
         held = scan.positions
         sample = held[np.unique(np.linspace(0, len(held) - 1, count).astype(int))]

@@ -71,7 +71,7 @@ def find_bragg_disks(data, false_alarm: float = 0.1, mask=None, device="auto", p
     >>> disks = find_bragg_disks(datacube)  # doctest: +SKIP
     """
     if not 0 < false_alarm <= MAX_FALSE_ALARM:
-        raise PrenetError(f"false_alarm is the number of false disks in a pattern, above 0 and at most 1, not "
+        raise PrenetError(f"false_alarm must be a number of false disks per pattern above 0 and at most 1, not "
                           f"{false_alarm!r}.")
     scan = as_scan(data)
     check_mask(scan, mask)
@@ -79,7 +79,7 @@ def find_bragg_disks(data, false_alarm: float = 0.1, mask=None, device="auto", p
         try:
             origin = flat_origins(scan.scan_shape, *origin)
         except ValueError:
-            raise PrenetError(f"origin is (qx0, qy0), each a number or of shape {scan.scan_shape}.") from None
+            raise PrenetError(f"origin must be (qx0, qy0), each a number or of shape {scan.scan_shape}.") from None
     finder = DiskFinder.learn(scan, false_alarm, mask, device, progress, origin, locator)
     parts = [rows for _, rows in map_chunks(partial(_find, finder=finder), scan,
                                             progress="disks" if progress else None, require=requirement("center"))]
@@ -108,9 +108,9 @@ def bragg_disks(datacube, false_alarm: float = 0.1, weights: str = "intensity", 
     false_alarm : float, optional
         Mean number of false disks in a pattern, greater than 0 and at most 1.
     weights : {"intensity", "precision"}, optional
-        What the vectors hold as intensity: the electrons of the disk, or the inverse standard error of its position.
-        py4DSTEM's `StrainMap` weights disks by it: give "precision" for strain. Neighbors in the scan are then not
-        used, since they would smooth the map.
+        What is stored as the intensity of a disk: its electrons, or the inverse standard error of its position.
+        py4DSTEM's `StrainMap` weights disks by their intensity, so use "precision" for strain. With "precision",
+        neighbors in the scan are not used, since they would smooth the map.
     mask : numpy.ndarray of bool, shape (Qx, Qy), optional
         True where a detector pixel is good; by default the mask in the calibration.
     device : str, optional
@@ -136,7 +136,7 @@ def bragg_disks(datacube, false_alarm: float = 0.1, weights: str = "intensity", 
     from ..io import read_mask, to_bragg_vectors
 
     if weights not in WEIGHTS:
-        raise PrenetError(f"weights is {' or '.join(map(repr, WEIGHTS))}, not {weights!r}.")
+        raise PrenetError(f"weights must be {' or '.join(map(repr, WEIGHTS))}, not {weights!r}.")
     mask = read_mask(datacube) if mask is None else mask
     origin = _origin(datacube)
     if origin is None:

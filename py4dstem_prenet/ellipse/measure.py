@@ -148,7 +148,7 @@ def map_ellipse(data, qx0, qy0, radius, noise: NoiseModel, blocks: int = 4, vali
     Raises
     ------
     PrenetError
-        If the scan has fewer positions along a side than regions, or as for `measure_ellipse`.
+        If the scan has fewer positions along a side than regions, or for the reasons given in `measure_ellipse`.
     """
     scan = as_scan(data)
     shape = scan.scan_shape

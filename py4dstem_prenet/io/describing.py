@@ -107,7 +107,7 @@ def _describe_emd(path):
     except PrenetError:
         raise
     except Exception as error:  # HDF5 reports a damaged file by errors of many types
-        raise PrenetError(f"{path} is damaged and cannot be described ({error}).") from error
+        raise PrenetError(f"{path} is damaged and cannot be read ({error}).") from error
     values = values[0] if len(values) == 1 else {}
     sizes = {space: [values[f"{space}_pixel_size"], values.get(f"{space}_pixel_units")] for space in "RQ"
              if values.get(f"{space}_pixel_units") not in (None, "pixels")}

@@ -52,10 +52,11 @@ _MAX_CHUNK_BYTES = 2**30  # bytes; largest row of storage chunks that is copied 
 def save(datacube, path, data=True):
     """Save a cube, its calibration, tree and provenance as a new EMD file that any py4DSTEM reads.
 
-    The file appears complete or not at all, and never replaces another file. Data on disk are copied in bounded memory.
-    Before the data are written py4DSTEM reads back everything else, and at the end a checksum of the data is compared
-    with that of the file. A StrainMap in the tree is saved as a RealSlice of the same maps, because py4DSTEM cannot
-    read a StrainMap; an object of a subclass is saved as one of py4DSTEM's class.
+    The file gets its name only when it is complete, and it never replaces another file. Data on disk are copied in
+    bounded memory. Before the data are written, everything else is read back as py4DSTEM reads it. At the end, a
+    checksum of the data is compared with that of the file. A StrainMap in the tree is saved as a RealSlice of the same
+    maps, because py4DSTEM cannot read a StrainMap; an object of a subclass of a py4DSTEM class is saved as an object of
+    that class.
 
     Parameters
     ----------
@@ -253,20 +254,20 @@ def load_calibration(datacube, path):
     Parameters
     ----------
     datacube : py4DSTEM.DataCube
-        The cube. Entries that are not set in the file, such as pixel sizes, are left as they are. `undo` restores what
-        was there.
+        The cube. Entries that are not set in the file, such as pixel sizes, are left as they are. `undo` restores the
+        previous calibration.
     path : str or pathlib.Path
         A file that `save` wrote, with or without data, or any EMD file with a calibration.
 
     Raises
     ------
     PrenetError
-        If the file holds no calibration, or one for data of another shape.
+        If the file holds no calibration, or a calibration for data of another shape.
 
     Warns
     -----
     UserWarning
-        If the calibration was measured in another scan of the same shape; `check_calibration` tells so as well.
+        If the calibration was measured on another scan of the same shape; `check_calibration` also reports this.
     """
     from py4DSTEM import Calibration, Metadata
 

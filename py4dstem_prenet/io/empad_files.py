@@ -41,7 +41,8 @@ def read_empad(path) -> FileContents:
         described = _Description(path)
         raw = path.with_name(described.raw_name or "?")
         if not raw.is_file():
-            raise PrenetError(f"{path} describes the EMPAD file {raw.name}, which is not beside it; copy it there.")
+            raise PrenetError(f"{path} describes the EMPAD file {raw.name}, which is not in the same folder; copy it "
+                              "there.")
     else:
         raw, described = path, _description_of(path)
     size = os.path.getsize(raw)
@@ -66,7 +67,7 @@ def _refuse_others(raw, size, described):
                           "rows, as EMPAD-G2 writes them before their two gains are combined; convert it with the "
                           "package empad2 and save the result with numpy.save.")
     if raw.with_suffix(".rpl").is_file():
-        raise PrenetError(f"{raw} is described by {raw.stem}.rpl beside it; open that file.")
+        raise PrenetError(f"{raw} is described by {raw.stem}.rpl in the same folder; open that file.")
     cut = raw.stem.startswith("scan_x") and any(known > size // FRAME_BYTES for known in named)  # an interrupted scan
     if size < FRAME_BYTES or (size % FRAME_BYTES and described is None and not cut):
         raise PrenetError(f"{raw} is not an EMPAD file: its {size} bytes are not whole frames of {FRAME_BYTES} "

@@ -132,7 +132,7 @@ def _contents(path, file, kind, walk):
         where, target = walk.broken[0]
         more = f" and {len(walk.broken) - 1} more" if len(walk.broken) > 1 else ""
         raise PrenetError(f"{path} ({kind}) only links to its data, and {target} (linked as {where}){more} cannot be "
-                          "read; copy the files that it links to beside it.")
+                          "read; copy the files that it links to into its folder.")
     arrays = [replace(a, stated=(*a.stated, *stated_shapes(path, file))) for a in arrays]
     sizes = sidecar_sizes(path)
     if sizes.scan:
@@ -242,7 +242,7 @@ def _check_sources(dataset, path):
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise PrenetError(f"{path} is a virtual data set of other files, and {missing[0]}{more} cannot be found; copy "
-                          "them beside it.")
+                          "them into its folder.")
 
 
 def _filters(dataset):
@@ -289,7 +289,7 @@ def _stack_parts(path, walk):
         holes = [target for number, target in sorted(broken.get(group, [])) if number < numbers[-1]]
         if holes or numbers != list(range(numbers[0], numbers[0] + len(numbers))):
             raise PrenetError(f"{path} holds a stack of patterns in several parts, and one before the last is missing"
-                              f"{f' ({holes[0]})' if holes else ''}; copy all parts beside it.")
+                              f"{f' ({holes[0]})' if holes else ''}; copy all parts into its folder.")
         found[group] = nodes
     return found
 

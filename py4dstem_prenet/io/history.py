@@ -130,10 +130,10 @@ def undoable(datacube):
 
 
 def undo(datacube) -> tuple[str, ...]:
-    """Restore the calibration of a cube as it was before this package last wrote into it.
+    """Restore the calibration of a cube as it was before the last change by this package.
 
-    Maps of sigma, the probe and the provenance are restored as well. Entries that were changed since, by hand or by
-    another program, are left. What was restored cannot be undone again.
+    Maps of sigma, the probe and the provenance are restored as well. Entries that were changed after that, by hand or
+    by another program, are not touched. Only one change can be undone.
 
     Parameters
     ----------

@@ -212,7 +212,8 @@ def _readable(path):
     except PrenetError:
         raise
     except Exception as error:
-        raise PrenetError(f"{path} is damaged, or not of the kind that its name says ({first_line(error)}).") from error
+        raise PrenetError(f"{path} is damaged, or its ending is that of another format "
+                          f"({first_line(error)}).") from error
 
 
 def _cube(data, path, **options):
@@ -246,8 +247,8 @@ def _open_emd(path, scan_shape, name):
     if scan_shape in (None, shape[:2]):
         return cube
     if scan_shape[0] * scan_shape[1] != shape[0] * shape[1] or _has_maps(cube, shape[:2]):
-        raise PrenetError(f"{path} stores its scan as {shape[0]} x {shape[1]}, with maps of this shape or another "
-                          "number of positions; leave out scan_shape= (or --scan).")
+        raise PrenetError(f"{path} stores a scan of {shape[0]} x {shape[1]}. It holds maps of this shape, or another "
+                          "number of positions than you gave; leave out scan_shape= (or --scan).")
     return _reshaped_cube(cube, scan_shape, path)
 
 

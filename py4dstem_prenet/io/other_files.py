@@ -342,5 +342,6 @@ def _check_memory(path, size):
     """Raise PrenetError if `size` bytes of a file that must be loaded as a whole need too much memory."""
     allowed = 3 * budget()  # three quarters of the free memory
     if size > allowed:
-        raise PrenetError(f"{path} must be loaded as a whole, {size / 2**30:.2g} GiB, and {allowed / 2**30:.2g} GiB of "
-                          "memory may be used; convert it to HDF5 or zspy first, or bin it.")
+        raise PrenetError(f"{path} can only be loaded as a whole. This needs {size / 2**30:.2g} GiB of memory, but "
+                          f"only {allowed / 2**30:.2g} GiB may be used; convert the file to HDF5 or zspy first, or bin "
+                          "it.")

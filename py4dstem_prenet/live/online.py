@@ -70,12 +70,13 @@ class OnlineCalibrator:
     Attributes
     ----------
     worker : Worker
-        The learning process. It ends with `finish`, `close`, or this object.
+        The learning process. It ends when `finish` or `close` is called, or when this object is deleted.
 
     Notes
     -----
-    Memory does not grow with the scan: at most 256 MB of patterns are kept, here and in the learning process, and at
-    most as much waits for the first beam. If patterns arrive faster than they can be located, `feed` blocks.
+    Memory does not grow with the scan: at most 256 MB of patterns are kept, here and in the learning process, and
+    patterns that wait for the first beam take at most as much again. If patterns arrive faster than they can be
+    located, `feed` blocks.
 
     Examples
     --------

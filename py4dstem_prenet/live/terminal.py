@@ -56,7 +56,7 @@ class Terminal:
             self._note, self._shown_alarms = status.note, {}
             self._write(status.note)
         if status.reason and status.reason != self._reason:
-            self._write(f"So far no direct beam: {status.reason}")
+            self._write(f"No direct beam so far: {status.reason}")
         self._reason = status.reason
         for alarm in status.alarms:
             since, over = self._shown_alarms.get(alarm.kind, ((-1, -1), alarm.over))

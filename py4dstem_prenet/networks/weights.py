@@ -226,8 +226,8 @@ def adopt(file) -> Path:
                            "can run code, and are not read. Export the weights with safetensors first.")
     user_folder = os.environ.get(VARIABLE)
     if not user_folder or not Path(user_folder).is_dir():
-        raise WeightsError(f"Set {VARIABLE} to the folder for your weights; it is "
-                           + (f"{user_folder}, which is not a folder." if user_folder else "not set."))
+        raise WeightsError(f"{VARIABLE} is " + (f"{user_folder}, which is not a folder" if user_folder else "not set")
+                           + "; set it to the folder for your weights.")
     target = Path(user_folder) / file.name
     for ending in (".safetensors", *CARD_ENDINGS):
         check_output(target.with_suffix(ending), (ending,))
@@ -275,7 +275,7 @@ def _check_replay(network, description, file):
         isinstance(a, float | int) and abs(a - b) <= 1e-3 + 1e-3 * abs(b)
         for a, b in zip(stored, computed, strict=True))
     if not close:
-        raise WeightsError(f"The network in {file} does not reproduce the replay values of its description; ask the "
+        raise WeightsError(f"The network in {file} does not reproduce the test outputs in its description; ask the "
                            "author of the file.")
 
 

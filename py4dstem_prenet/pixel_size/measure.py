@@ -87,8 +87,8 @@ def measure_pixel_size(data, qx0, qy0, radius, noise: NoiseModel, standard, elli
     progress : bool, optional
         Whether to show a progress bar.
     approximate : float, optional
-        Pixel size, 1/angstrom, that is right within 10 %, for example from the camera length. It tells the rings of a
-        single crystal apart, whose name is then not tested.
+        Pixel size, 1/angstrom, that is right within 10 %, for example from the camera length. It makes the rings of a
+        single crystal unambiguous; the name of the crystal is then not tested.
 
     Returns
     -------

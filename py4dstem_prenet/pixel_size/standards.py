@@ -158,7 +158,7 @@ def find_standard(standard) -> Standard:
         return _of_crystal(_read_cif(path), path.stem, str(path.name))
     if all(hasattr(standard, name) for name in ("positions", "numbers", "lat_inv", "calculate_structure_factors")):
         return _of_crystal(standard, "crystal", "given by the user")
-    raise PrenetError(f"A standard is a name such as 'Au', a CIF file or a py4DSTEM Crystal, not "
+    raise PrenetError(f"A standard must be a name such as 'Au', a CIF file or a py4DSTEM Crystal, not "
                       f"{type(standard).__name__}.")
 
 

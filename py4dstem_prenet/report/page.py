@@ -204,7 +204,7 @@ def _pattern_panels(seen):
     ring = shown_ring(after, radius, ellipse, used)
     vector = np.zeros(2) if ellipse is None else np.asarray(ellipse_vector(*ellipse), float)
     over = "" if ellipse is None or ring is None else (
-        " Red: the ellipse that is set, over the strongest ring; the yellow annulus is round.")
+        " Red: the ellipse in the calibration, over the strongest ring; the yellow annulus is round.")
     unseen = np.count_nonzero(np.asarray(seen.before.weight) <= 0)
     empty = " Dark blue: no data." if unseen > np.count_nonzero(seen.noise.bad_pixels) else ""
     first = panels.axes(f"Mean pattern as recorded, electrons.{empty}",
@@ -215,7 +215,7 @@ def _pattern_panels(seen):
     if over:
         mark_ellipse(first[1], seen.centered.center, ellipse, ring)
     if np.isfinite(radius):
-        red = "" if ellipse is None else " Red: the ellipse that is set."
+        red = "" if ellipse is None else " Red: the ellipse in the calibration."
         beam = panels.axes(f"Direct beam, electrons. Dots: where it falls to half its height.{red}",
                            "The same edge against the azimuth, from +qx toward +qy. With the ellipse removed, a "
                            "round aperture gives a straight line. A wave with one period comes from brightness that "
@@ -239,7 +239,7 @@ def _pixel_size_panels(seen):
     what = "radial profile of the mean pattern" if size.evidence == "rings" else "density of disks"
     axes = panels.axes(f"{size.standard}: {what} with its fit. Lines: where rings are expected, with their indices; "
                        "pale where the ring is not seen.",
-                       "Measured less expected radius of each ring; error bars: one sigma.", size=(3.3, 2.8))[0]
+                       "Measured minus expected radius of each ring; error bars: one sigma.", size=(3.3, 2.8))[0]
     show_standard(size, axes[0])
     show_ring_errors(size, axes[1])
     return panels.rows()
@@ -252,8 +252,8 @@ def _rotation_panels(seen):
     captions = ["Curl and divergence of the deflection against the rotation. At the right rotation and flip, the curl "
                 "is least."]
     if turned.deflection is not None:
-        captions.insert(0, "Center of mass about the fitted origin, px, turned into the frame of the scan: arrows show "
-                           "where electrons go, in thin specimens toward atoms.")
+        captions.insert(0, "Center of mass about the fitted origin, px, rotated into the frame of the scan. The arrows "
+                           "show the deflection of the electrons, which is toward atoms in thin specimens.")
     axes = panels.axes(*captions, size=PATTERN_SIZE)[0]
     if turned.deflection is not None:
         show_deflection(turned, axes[0])
@@ -274,7 +274,7 @@ def _denoising_panels(seen):
             f"{name} (scan row {row}, column {column}): measured, electrons.",
             "The same, denoised. Brightness is the intensity to the power 0.3, which shows differences of 0.01 "
             "electrons, for example a dark ring around a disk.",
-            "Measured less denoised, electrons.", size=PATTERN_SIZE)[0], power=0.3)
+            "Measured minus denoised, electrons.", size=PATTERN_SIZE)[0], power=0.3)
     spans = [f"{kind} {first} to {first + n - 1}" for kind, first, n in
              zip(("rows", "columns"), seen.part_at, dark.shape, strict=True)]
     images = [f"{detector} of scan {' and '.join(spans)}, {kind}, electrons."

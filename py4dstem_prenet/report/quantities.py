@@ -80,7 +80,7 @@ def show_standard(size, ax, title=""):
 
 
 def show_ring_errors(size, ax, title=""):
-    """Plot the measured less the expected radius of each ring of a standard; error bars are one standard deviation.
+    """Plot the measured minus the expected radius of each ring of a standard; error bars are one standard deviation.
 
     Parameters
     ----------

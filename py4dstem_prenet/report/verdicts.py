@@ -18,22 +18,23 @@ _TOPICS = {  # topic: question, and an answer for each light
     "origin": ("Was the origin found?", {
         "green": "Yes.", "amber": "Yes, with reservations.", "red": "No."}),
     "descan": ("Is the descan fit good enough?", {
-        "green": "Yes. Use the fitted origin.", "amber": "Yes. Use the fitted origin, and read what follows.",
+        "green": "Yes. Use the fitted origin.", "amber": "Yes. Use the fitted origin, and read the warnings.",
         "red": "No."}),
     "ellipse": ("Is the elliptical distortion known?", {
-        "green": "Yes, and it is set.", "amber": "No: it is not set, or not confirmed.",
-        "red": "No: the ellipse that is set disagrees with this scan."}),
+        "green": "Yes, and it is in the calibration.",
+        "amber": "No: the calibration holds no ellipse, or this scan does not confirm it.",
+        "red": "No: the ellipse in the calibration disagrees with this scan."}),
     "pixel_size": ("Is the pixel size known?", {
-        "green": "Yes, and it is set.", "amber": "Yes, with reservations.", "red": "No."}),
+        "green": "Yes, and it is in the calibration.", "amber": "Yes, with reservations.", "red": "No."}),
     "rotation": ("Is the rotation between scan and pattern known?", {
-        "green": "Yes, and it is set.", "amber": "Yes, with reservations.", "red": "No."}),
+        "green": "Yes, and it is in the calibration.", "amber": "Yes, with reservations.", "red": "No."}),
     "detector": ("Is the detector understood?", {
-        "green": "Yes.", "amber": "In part: read what follows.", "red": "No."}),
+        "green": "Yes.", "amber": "In part: read the warnings.", "red": "No."}),
     "denoising": ("Can denoised patterns be used?", {
-        "green": "Yes.", "amber": "To look at, and to measure what is known to be kept.", "red": "No."}),
+        "green": "Yes.", "amber": "Only to look at, and to measure quantities that are kept.", "red": "No."}),
 }
-_OVERALL = ("Can I go on?", {"green": "Go on.", "amber": "Go on after reading what is amber.",
-                             "red": "Do not go on yet: see what is red."})
+_OVERALL = ("Can I go on?", {"green": "Go on.", "amber": "Go on after you have read the amber answers.",
+                             "red": "Do not go on yet: read the red answers."})
 
 
 @dataclass(frozen=True, repr=False)

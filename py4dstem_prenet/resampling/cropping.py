@@ -299,9 +299,9 @@ def bin_R(datacube, N):
     """Sum the patterns over N x N scan positions without recentering them, and adapt the calibration.
 
     The origin of a bin is the mean over its valid positions (over all positions if none is valid), which is the beam
-    position in the sum; its sigma assumes independent errors. A bin is valid if one of its positions is. Descan within
-    a bin blurs the beam. The R pixel size is multiplied by N. Rows and columns that do not fill a bin are dropped.
-    Integers get the smallest type in which no sum can overflow.
+    position in the sum; its sigma assumes independent errors. A bin is valid if at least one of its positions is valid.
+    Descan within a bin blurs the beam. The R pixel size is multiplied by N. Rows and columns that do not fill a bin are
+    dropped. Integers get the smallest type in which no sum can overflow.
 
     Parameters
     ----------

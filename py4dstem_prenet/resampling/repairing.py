@@ -63,7 +63,7 @@ def repaired(datacube, noise: NoiseModel | None = None, out=None, progress=True)
         check_output(out)
     noise = noise or noise_of(datacube)
     if np.shape(noise.bad_pixels) != scan.pattern_shape:
-        raise PrenetError(f"The noise model is of patterns of {np.shape(noise.bad_pixels)} px, but these have "
+        raise PrenetError(f"The noise model is for patterns of {np.shape(noise.bad_pixels)} px, but these have "
                           f"{scan.pattern_shape} px; estimate it from this scan.")
     if noise.bad_pixels.all():
         raise PrenetError("All pixels are bad, so none can be replaced; the mask must be True where a pixel is good.")

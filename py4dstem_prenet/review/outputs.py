@@ -83,9 +83,8 @@ def show(datacube, axes=None):
 
     The first two rows show the origin: measured, fitted, and residual. The third one shows its sigma along each axis,
     and the mean pattern with detector mask, beam stop and bad pixels. The fourth one shows the recentered mean and the
-    evidence for the ellipse: rings as they are and straightened, or the edge of the direct beam. Further rows show the
-    rings from which the pixel size was measured, and the deflection from which the rotation was, if the calibration
-    holds them.
+    evidence for the ellipse: rings as they are and straightened, or the edge of the direct beam. If the calibration
+    holds a measured pixel size or rotation, further rows show the rings or the deflection from which it was measured.
 
     Parameters
     ----------
@@ -102,7 +101,7 @@ def show(datacube, axes=None):
     Raises
     ------
     PrenetError
-        If the calibration has no origin, or that of other data.
+        If the calibration has no origin, or its origin belongs to other data.
     """
     qx0, qy0, radius = read_fitted_origin(datacube)
     measured = read_origin(datacube) if datacube.calibration.get_origin_meas() is not None else None

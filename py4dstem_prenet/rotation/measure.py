@@ -57,8 +57,8 @@ def measure_rotation(data, qx0, qy0, radius, noise: NoiseModel, valid=None, elli
     valid : array_like of bool, shape (Rx, Ry), optional
         True where a position is used.
     ellipse : array_like, shape (2,), optional
-        Ellipse vector of the camera's distortion, which turns deflections along single directions by up to a quarter of
-        its length; it is corrected first, as in py4DSTEM. None for a camera without distortion.
+        Ellipse vector of the elliptical distortion, which rotates deflections along single directions by up to a
+        quarter of its length. It is corrected first, as in py4DSTEM. None if there is no distortion.
     feature : array_like, shape (Rx, Ry), optional
         An image of the scan that is brighter where the specimen is heavier or thicker, used to resolve the ambiguity of
         180 degrees; by default the dark field of the scan.

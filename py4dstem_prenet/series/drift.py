@@ -36,7 +36,7 @@ def _drawn(rows, at, label):
               for name in ("qx0_px", "qy0_px", "sigma_px", "span_qx_px", "span_qy_px", "own_ratio",
                            "own_theta_rad", "own_sigma", "pixel_size")}
     panels = Panels("drift")
-    origin, descan = panels.axes("origin less its mean over the series, px",
+    origin, descan = panels.axes("origin minus its mean over the series, px",
                                  "descan, peak to peak, px", size=(4.2, 2.4))[0]
     for ax, names in ((origin, ("qx0_px", "qy0_px")), (descan, ("span_qx_px", "span_qy_px"))):
         for name, text, style in zip(names, ("qx", "qy"), ("o-", "s--"), strict=True):
@@ -44,7 +44,7 @@ def _drawn(rows, at, label):
             ax.plot(at, plotted, style, markersize=4, linewidth=1, label=text)
     captions = {
         "own_ratio": "ellipse of each scan: eps cos 2 theta, eps sin 2 theta (eps = a/b - 1); error bars: one sigma",
-        "pixel_size": "pixel size less its mean, %"}
+        "pixel_size": "pixel size minus its mean, %"}
     drawn = [name for name in captions if np.isfinite(values[name]).sum() >= MIN_PLOTTED_FILES
              and np.nanmax(values[name]) > np.nanmin(values[name])]  # values carried over from a standard are all equal
     below = panels.axes(*(captions[name] for name in drawn), size=(4.2, 2.4))[0] if drawn else ()

@@ -11,11 +11,11 @@ from ..networks import build, serialize, tensors
 from . import BANK_SPECIMENS, BANKS, ORIENTED_FRACTION, VALIDATION_SPECIMENS, load_mixed_bank, tasks
 
 TASK_DESCRIPTIONS = {
-    "center": "Locates the direct beam: first in block sums of a scan, to a few pixels, then in a window of every "
-              "pattern, with a covariance. Inputs are variance-stabilized electrons, normalized per pattern "
-              "(networks/center.py).",
-    "denoise": "An attention U-Net that estimates the expected electrons of a pattern from its counts and from the "
-               "mean of similar patterns of the scan, where there are any: a bounded correction of "
+    "center": "Locates the direct beam in two stages: to a few pixels in sums over blocks of the scan, then with a "
+              "covariance in a window of each pattern. The inputs are variance-stabilized electrons, normalized per "
+              "pattern (networks/center.py).",
+    "denoise": "An attention U-Net that estimates the expected electrons of a pattern from its counts and, if the "
+               "scan has similar patterns, from their mean. Its output is a bounded correction of the "
                "variance-stabilized counts (networks/denoise.py).",
     "ellipse": "Measures the elliptical distortion, with a covariance, in polar maps of the pooled, recentered "
                "patterns of a scan (networks/ellipse.py).",
@@ -111,7 +111,8 @@ crystals along zone axes (seed {training_seed}), with new random geometry, dose 
 | SHA-256 | `{description["sha256"]}` |
 | date, version | {description["date"]}, py4dstem-prenet {description["version"]}, GPL-3.0-or-later |
 
-Errors measured at the end of the last run, on {validation_specimens} specimens of another seed ({validation_seed}).
+These errors were measured at the end of the last run, on {validation_specimens} specimens of another seed \
+({validation_seed}).
 `py4dstem_prenet/training/{description["task"]}.py` defines the figures, in `validate`:
 
 | figure | value |

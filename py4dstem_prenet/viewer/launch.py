@@ -74,10 +74,10 @@ def in_notebook() -> bool:
 def view(datacube, denoised=None, image=None, device="auto") -> Viewer:
     """Look at a scan, correct its calibration by hand, and calibrate again.
 
-    Click a position in the image of the scan to see its pattern with origin, sigma and ellipse, and, on request,
-    denoised, with the difference and Bragg disks. Place the direct beam, choose the model of the descan, draw a region
-    of the scan or mask pixels, and press Apply: `calibrate` is called with these arguments. `viewer.arguments` holds
-    them, so that a script can repeat it.
+    Click a position in the image of the scan to see its pattern with origin, sigma and ellipse, and, on request, the
+    denoised pattern, the difference and Bragg disks. Place the direct beam, choose the model of the descan, draw a
+    region of the scan or mask pixels, and press Apply: `calibrate` is called with these arguments. `viewer.arguments`
+    holds the arguments, so that a script can repeat the calibration.
 
     Parameters
     ----------
@@ -93,8 +93,9 @@ def view(datacube, denoised=None, image=None, device="auto") -> Viewer:
     Returns
     -------
     Viewer
-        A notebook shows it if it is the last line of a cell, or with `display`. In a script, `matplotlib.pyplot.show()`
-        opens the window. Without an interactive canvas it is a figure of the middle position, denoised.
+        A notebook shows the viewer if it is the last line of a cell, or with `display`. In a script,
+        `matplotlib.pyplot.show()` opens the window. Without an interactive canvas, the viewer is a figure of the middle
+        position, denoised.
 
     Raises
     ------
@@ -132,7 +133,7 @@ def _in_notebook(session):
     figure = Figure(figsize=NOTEBOOK_SIZE, dpi=NOTEBOOK_DPI)
     if find_spec("ipympl") is None:
         warnings.warn('The viewer needs ipympl in notebooks: pip install ipympl ipywidgets, or the extra "viewer". '
-                      "This is a figure instead.", stacklevel=3)
+                      "A figure is shown instead.", stacklevel=3)
         FigureCanvasAgg(figure)
         session.clean = True
         return Viewer(session, ViewerPanels(session, figure), None)

@@ -66,7 +66,7 @@ class PatternView:
 
     @property
     def difference(self) -> np.ndarray:
-        """Measured less denoised, with the variance stabilized: counting noise has a standard deviation of 1."""
+        """Measured minus denoised, with the variance stabilized: counting noise has a standard deviation of 1."""
         measured, clean = (2 * np.sqrt(np.clip(e + 3 / 8 + self.readout**2, 0, None))
                            for e in (self.measured, self.clean))
         return np.where(self.good, measured - clean, 0.0)

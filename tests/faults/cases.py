@@ -13,14 +13,14 @@ CASES = [*values.CASES, *storage.CASES, *outputs.CASES, *machinery.CASES]
 
 HEAD = """# Faulty input and failures
 
-What happens with bad input, and when something fails during the work. Each row is a test in `tests/faults`. The test
-makes the fault, calls what a user would call, and checks the error or the flags; that arrays, calibrations and files
-are unchanged; and that no file is left behind.
+This page lists what happens with faulty input, and when something fails during the computation. Each row is a test in
+`tests/faults`. The test makes the fault and calls the functions that a user would call. It checks the error or the
+flags, that arrays, calibrations and files are unchanged, and that no incomplete file is left behind.
 
-- **refused**: no result is accepted or written. Python raises `PrenetError` with the sentence below before the work
-  starts; the command prints it on stderr and exits with code 1. In rows with a flag, a report is returned that is not
-  accepted.
-- **warned**: there is a result, checked against the truth, and the report carries the flag.
+- **refused**: no result is accepted or written. Python raises `PrenetError` with the sentence in the last column before
+  the computation starts; the command prints it on stderr and exits with code 1. In rows with a flag, the function
+  returns a report that is not accepted.
+- **warned**: there is a result that agrees with the truth, and the report carries the flag.
 - **answered**: the result equals the truth within its uncertainty, without a warning.
 
 {counts}. `python tests/faults` runs all of them and writes this page.
@@ -33,7 +33,8 @@ def document() -> str:
     counts = f"{len(CASES)} faults: " + ", ".join(f"{total[name]} {name}" for name in ("refused", "warned", "answered"))
     lines = [HEAD.format(counts=counts)]
     for group in dict.fromkeys(case.group for case in CASES):
-        lines += [f"\n## {group}\n", "| fault | how it is made | | error, flag or result |", "|---|---|---|---|"]
+        lines += [f"\n## {group}\n", "| fault | how it is made | outcome | error, flag or result |",
+                  "|---|---|---|---|"]
         lines += [f"{start(case)} {_cell(_tried(case))} |" for case in CASES if case.group == group]
     return "\n".join(lines) + "\n"
 

@@ -36,7 +36,7 @@ def short_of_memory(most):
     return function
 
 
-@case("Device", "memory for a few patterns only", "answered", "a stub that runs out")
+@case("Device", "memory for only a few patterns", "answered", "a simulated error of a full memory")
 def _(bench):
     x = np.arange(40.0).reshape(10, 4)
     with pytest.MonkeyPatch.context() as patch:
@@ -45,7 +45,7 @@ def _(bench):
     return ["smaller batches, the same result"]
 
 
-@case("Device", "memory for no pattern", "refused", "a stub that runs out at once")
+@case("Device", "memory for no pattern", "refused", "the same error for every batch")
 def _(bench):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(devices, "_fits", {})
@@ -103,23 +103,24 @@ def replaced(content):
     return change
 
 
-with_weights("altered", "one bit", flip)
-with_weights("cut short", "100 bytes less", lambda f: os.truncate(
+with_weights("altered weights", "one bit", flip)
+with_weights("weights cut short", "100 bytes less", lambda f: os.truncate(
     f / "center.safetensors", (f / "center.safetensors").stat().st_size - 100))
-with_weights("without a description", "no JSON file", lambda f: (f / "center.json").unlink())
-with_weights("with a broken description", "text", lambda f: text(f / "center.json"))
-with_weights("with a strange description", '"format": "one"', edit(format="one"))
-with_weights("of a newer version", '"format": 2', edit(format=weights.FORMAT + 1))
-with_weights("of an unknown task", '"task": "dance"', edit(task="dance"), uses=("calibrate",))
-with_weights("of another architecture", "the ellipse network's content under the center's name",
+with_weights("weights without a description", "no JSON file", lambda f: (f / "center.json").unlink())
+with_weights("weights with an unreadable description", "text", lambda f: text(f / "center.json"))
+with_weights("weights whose description has a wrong type", '"format": "one"', edit(format="one"))
+with_weights("weights of a newer version", '"format": 2', edit(format=weights.FORMAT + 1))
+with_weights("weights of an unknown task", '"task": "dance"', edit(task="dance"), uses=("calibrate",))
+with_weights("weights of another architecture", "the ellipse network's content under the center's name",
              replaced(weights.find("ellipse").read_bytes()), uses=("calibrate",))
-with_weights("that are no safetensors", "100 zeros with the right hash", replaced(bytes(100)), uses=("calibrate",))
-with_weights("that are a pickle with a right name", "os.abort, pickled, with the right hash",
+with_weights("weights that are no safetensors file", "100 zeros with the right hash", replaced(bytes(100)),
+             uses=("calibrate",))
+with_weights("weights that are a pickle with the right name", "os.abort, pickled, with the right hash",
              replaced(pickle.dumps(Bomb())),
              uses=("calibrate",))
 
 
-@case("Weights", "that do not exist", "refused", "denoise(weights='mine')")
+@case("Weights", "weights that do not exist", "refused", "denoise(weights='mine')")
 def _(bench):
     cube = cube_of(scan().counts)
     return bench.refuse(lambda: cube.prenet.denoise(weights="mine", progress=False),
@@ -156,12 +157,12 @@ def copied(folder):
     return folder / source.name
 
 
-imported("imported from a pickle", "os.abort, pickled, as mine.pt", pickled_weights)
-imported("imported, that are not numbers", "NaN everywhere", with_nan)
-imported("imported to nowhere", "PY4DSTEM_PRENET_WEIGHTS is not set", copied, folder=False)
+imported("weights imported from a pickle", "os.abort, pickled, as mine.pt", pickled_weights)
+imported("imported weights that are NaN", "NaN everywhere", with_nan)
+imported("weights imported without a folder", "PY4DSTEM_PRENET_WEIGHTS is not set", copied, folder=False)
 
 
-@case("Weights", "imported twice", "refused", "prenet weights --import, twice")
+@case("Weights", "weights imported twice", "refused", "prenet weights --import, twice")
 def _(bench):
     from typer.testing import CliRunner
 
@@ -176,7 +177,7 @@ def _(bench):
         return bench.refuse(lambda: weights.adopt(file))
 
 
-@case("Weights", "exchanged between two runs", "answered", "another file under the same name")
+@case("Weights", "weights exchanged between two runs", "answered", "another file under the same name")
 def _(bench):
     from safetensors.torch import load, save
 

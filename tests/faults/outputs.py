@@ -36,13 +36,13 @@ def cannot_write(name, made, prepare=lambda path: None):
 
 
 cannot_write("a.h5", "an existing file", text)
-cannot_write("a.h5", "a link to nowhere", lambda path: path.symlink_to("nowhere"))
+cannot_write("a.h5", "a symbolic link without a target", lambda path: path.symlink_to("nowhere"))
 cannot_write("no/a.h5", "a folder that does not exist")
 cannot_write("a.dat", "an unknown ending")
 cannot_write("a" * 300 + ".h5", "a name of 300 letters")
 
 
-@case("Output", "a folder that takes no file", "refused", "written to /proc/a.h5")
+@case("Output", "a folder in which no file can be created", "refused", "written to /proc/a.h5")
 def _(bench):
     if not os.path.isdir("/proc/self"):
         pytest.skip("no /proc")

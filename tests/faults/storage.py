@@ -95,16 +95,16 @@ def plain(path, **sets):
             file[key] = value
 
 
-cannot_open("none.h5", "a file that is not there", lambda path: None)
+cannot_open("none.h5", "a missing file", lambda path: None)
 cannot_open("folder.h5", "a folder", lambda path: path.mkdir())
-cannot_open("text.h5", "text in the place of HDF5", text)
+cannot_open("text.h5", "text instead of HDF5", text)
 cannot_open("empty.h5", "an empty file", lambda path: path.touch())
 cannot_open("cut.h5", "HDF5 cut short", cut)
 cannot_open("damaged.h5", "HDF5 with zeros in its tables", damaged)
 cannot_open("cut.npy", "an array cut short", cut_npy)
 cannot_open("pickle.npy", "an array of pickled objects", pickled)
 cannot_open("a.xyz", "an unknown ending", text)
-cannot_open("a.dm4", "text in the place of dm4", text)
+cannot_open("a.dm4", "text instead of dm4", text)
 cannot_open("plain.h5", "HDF5 without a scan", lambda path: plain(path, x=np.zeros(3)))
 cannot_open("two.h5", "HDF5 with two scans", lambda path: plain(path, a=scan().counts, b=scan().counts))
 cannot_open("stack.npy", "a stack without the scan's shape",
@@ -117,7 +117,8 @@ def _(bench):
     return bench.refuse(lambda: opened(bench.given / "a.npy", scan_shape=(5, 5)))
 
 
-@case("File", "compressed by a filter that is missing", "refused", "another number in place of gzip's")
+@case("File", "compressed by a filter that is missing", "refused",
+      "the number of gzip replaced by that of another filter")
 def _(bench):
     without_filter(bench.given / "a.h5")
     return bench.refuse(lambda: opened(bench.given / "a.h5"))
@@ -141,7 +142,7 @@ def _(bench):
     return told
 
 
-@case("File", "written in place while it is read", "refused", "one byte, while the scan is read")
+@case("File", "written in place while it is read", "refused", "one byte is changed while the scan is read")
 def _(bench):
     path = bench.given / "a.npy"
     np.save(path, scan().counts)

@@ -43,10 +43,10 @@ for dtype, name in ((">u2", "big-endian integers"), (">f4", "big-endian floats")
                     ("i1", "int8")):
     answered("Type", name, lambda dtype=dtype: np.minimum(counts(), 127).astype(dtype), f"counts as {dtype}",
              clean=(lambda: scan().clean) if dtype in ("f2", "u8") else None)
-answered("Type", "truth values", lambda: counts() > 0, "one-bit counts")
+answered("Type", "boolean values", lambda: counts() > 0, "counts > 0")
 case("Type", "a masked array", "refused", "numpy.ma around the counts")(
     lambda bench: bench.refused_data(np.ma.masked_array(counts())))
-answered("Type", "axes in reverse order of memory", lambda: np.asfortranarray(counts()), "numpy.asfortranarray")
+answered("Type", "axes in Fortran order", lambda: np.asfortranarray(counts()), "numpy.asfortranarray")
 
 refused("Shape", "five axes", "counts[None]", lambda: counts()[None])
 
@@ -102,11 +102,11 @@ def with_value(value, where=(2, 3, 5, 7)):
 
 for value, name in ((np.nan, "NaN in one pixel"), (np.inf, "infinity in one pixel"), (-np.inf, "minus infinity")):
     refused("Values", name, "one value of one pattern", lambda value=value: with_value(value))
-refused("Values", "a pattern of NaN", "one position", lambda: with_value(np.nan, (2, 3)))
+refused("Values", "a pattern that is NaN throughout", "one position", lambda: with_value(np.nan, (2, 3)))
 answered("Values", "pixels of NaN", lambda: with_value(np.nan, np.s_[..., 20:23, 60:66]),
          "the same pixels of all patterns", "bad_pixels")
-refused("Values", "all zero", "zeros", lambda: np.zeros_like(counts()))
-refused("Values", "constant", "sevens", lambda: np.full_like(counts(), 7))
+refused("Values", "all zero", "every value is 0", lambda: np.zeros_like(counts()))
+refused("Values", "constant", "every value is 7", lambda: np.full_like(counts(), 7))
 refused("Values", "a pixel at 1e30", "one pixel of the detector",
         lambda: with_value(1e30, np.s_[..., 10, 10]))
 refused("Values", "numbers of 1e300", "counts times 1e300", lambda: counts(float) * 1e300)
@@ -116,14 +116,14 @@ answered("Values", "an unknown unit", lambda: counts(np.float32) * np.float32(3e
 answered("Values", "a constant subtracted", lambda: counts(np.float32) - 1000, "counts - 1000, all negative")
 answered("Values", "each pattern divided by its maximum", lambda: counts() / counts().max((2, 3), keepdims=True),
          "as many viewers export it")
-for name, made, make in (("bright is low", "100 - counts", lambda: 100 - counts(np.float32)),
-                         ("the sign turned over", "-counts", lambda: -counts(np.int16)),
+for name, made, make in (("inverted contrast", "100 - counts", lambda: 100 - counts(np.float32)),
+                         ("inverted sign", "-counts", lambda: -counts(np.int16)),
                          ("saturated nearly everywhere", "17.3 counts + 211 + N(0, 9), clipped at 211",
                                lambda: np.minimum(camera(), 211))):
     refused("Values", name, made, make)
 case("Values", "no electrons, denoised", "refused", "a noise model that finds none")(
     lambda bench: bench.refuse(lambda: denoised(counts())))
-nothing("Values", "noise alone", "no_beam", "Poisson, 0.1 electrons a pixel",
+nothing("Values", "noise alone", "no_beam", "Poisson, 0.1 electrons per pixel",
         lambda: np.random.default_rng(0).poisson(0.1, counts().shape))
 
 
@@ -165,31 +165,32 @@ refused("Detector", "unsigned numbers read as signed", "view('int16')",
         lambda: recorded(60000 / bright().counts.max()).astype(np.uint16).view(np.int16))
 answered("Detector", "saturated", lambda: np.minimum(bright().counts, 250), "clipped at 250 counts",
          "saturated")
-answered("Detector", "gamma-adjusted", lambda: np.sqrt(bright().counts).astype(np.float32), "square root of the counts",
-         "nonlinear")
-answered("Detector", "a logarithm", lambda: np.log1p(bright().counts).astype(np.float32), "log(1 + counts)",
+answered("Detector", "gamma correction", lambda: np.sqrt(bright().counts).astype(np.float32),
+         "square root of the counts", "nonlinear")
+answered("Detector", "logarithm of the counts", lambda: np.log1p(bright().counts).astype(np.float32), "log(1 + counts)",
          "nonlinear")
 answered("Detector", "gain, offset and read-out noise unknown", lambda: camera(), "17.3 counts + 211 + N(0, 9)",
          clean=lambda: scan().clean * 17.3 + 211)
 answered("Detector", "correlated noise", lambda: gaussian_filter(counts(np.float32), (0, 0, 0.8, 0.8)),
          "smoothed by 0.8 px", "shared_noise", pixels=0.2)
-answered("Detector", "hot rows", lambda: hot(), "two rows of 50 and 20 counts more")
-answered("Detector", "a hot pixel on the edge of the beam", lambda: hot_edge(), "a third of the beam's brightness more",
-         truth=lambda: bright().truth, pixels=0.03)
+answered("Detector", "hot rows", lambda: hot(), "50 and 20 counts added to two rows")
+answered("Detector", "a hot pixel on the edge of the beam", lambda: hot_edge(),
+         "a third of the beam's brightness added", truth=lambda: bright().truth, pixels=0.03)
 answered("Detector", "a burnt-in scale bar", lambda: changed(np.s_[..., 60:62, 40:60], 33), "40 pixels at one "
          "value", "unresponsive")
-answered("Detector", "a dead quadrant, told", lambda: changed(QUADRANT, 0), "the first 32 rows and columns zero",
-         "unresponsive", pixels=1.0, sigmas=9.0)
-answered("Detector", "a dead quadrant, masked", lambda: changed(QUADRANT, 0), "the same, with mask=",
+answered("Detector", "a dead quadrant, without a mask", lambda: changed(QUADRANT, 0),
+         "the first 32 rows and columns set to zero", "unresponsive", pixels=1.0, sigmas=9.0)
+answered("Detector", "a dead quadrant, with a mask", lambda: changed(QUADRANT, 0), "the same, with mask=",
       mask=outside(QUADRANT),
          pixels=0.2)
-answered("Detector", "a gap between chips", lambda: changed(np.s_[..., 30:32, :], 0), "two rows zero through the beam",
-         "dead_lines", pixels=0.4, sigmas=5.0)
+answered("Detector", "a gap between chips", lambda: changed(np.s_[..., 30:32, :], 0),
+         "two rows through the beam set to zero", "dead_lines", pixels=0.4, sigmas=5.0)
 nothing("Detector", "half of the beam off the detector", "beam_cut_off", "the first rows cut off",
         lambda: np.ascontiguousarray(counts()[:, :, 30:]))
-nothing("Detector", "the beam off the detector", "no_beam", "24 columns without it",
+nothing("Detector", "the beam off the detector", "no_beam", "only the first 32 of 128 columns",
         lambda: np.ascontiguousarray(scan(shape=(64, 128)).counts[..., :32]))
-nothing("Detector", "a beam stop", "beam_ambiguous", "all within 11 px of the beam zero", lambda: stopped())
+nothing("Detector", "a beam stop", "beam_ambiguous", "all pixels within 11 px of the beam set to zero",
+        lambda: stopped())
 
 
 def camera():
@@ -225,9 +226,9 @@ def stopped():
 
 # --- scans --------------------------------------------------------------------------------------------------
 
-answered("Scan", "blanked frames in the middle", lambda: changed(np.s_[2, 2:5], 0), "three patterns zero",
+answered("Scan", "blanked frames in the middle", lambda: changed(np.s_[2, 2:5], 0), "three patterns set to zero",
          "beam_missing")
-answered("Scan", "an aborted scan", lambda: changed(np.s_[4:], 0), "the last two rows zero",
+answered("Scan", "an aborted scan", lambda: changed(np.s_[4:], 0), "the last two rows set to zero",
          "beam_missing")
 answered("Scan", "repeated frames", lambda: repeated(), "every fifth pattern is a copy of the one before",
          "repeated_frames", pixels=0.3, ellipse=False, sigmas=9.0)
@@ -241,7 +242,7 @@ def repeated():
 
 # --- masks and options --------------------------------------------------------------------------------------
 
-for name, mask in (("of another shape", np.ones((32, 32), bool)), ("of numbers", np.ones((64, 64))),
-                   ("True alone", True)):
+for name, mask in (("a mask of another shape", np.ones((32, 32), bool)), ("a mask of numbers", np.ones((64, 64))),
+                   ("a single boolean", True)):
     case("Mask", name, "refused", "given as mask=")(
         lambda bench, mask=mask: bench.refused_mask(mask))

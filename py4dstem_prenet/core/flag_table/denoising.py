@@ -2,7 +2,7 @@
 
 DENOISING_FLAGS = (
     ("denoising_attenuates", "refusal",
-     "Denoising flattens the {quantity}: {slope:.2f} ± {sigma:.2f} of its variation over the scan is left.",
+     "Denoising attenuates the {quantity}: {slope:.2f} ± {sigma:.2f} of its variation over the scan is left.",
      "Measure it on the raw counts."),
     ("denoising_exaggerates", "refusal",
      "Denoising exaggerates the {quantity}: its variation over the scan becomes {slope:.2f} ± {sigma:.2f} times as "
@@ -12,13 +12,13 @@ DENOISING_FLAGS = (
      "Denoising keeps the variation over the scan of {quantities}: the slopes differ from 1 by at most "
      "{deviation:.2f}, with a standard error of at most {sigma:.2f}."),
     ("attenuation_unknown", "warning",
-     "It is not known whether denoising keeps these quantities, because {checked} positions do not determine their "
-     "slopes to 5 %: {quantities}.",
+     "It is not known whether denoising keeps these quantities: {quantities}. Their slopes (denoised against true "
+     "values) are not known to 5 % from {checked} positions.",
      "Measure them on the raw counts. About {positions} positions would determine them: "
      "datacube.prenet.check_denoising(positions={positions})."),
     ("attenuation_undetermined", "warning",
-     "Whether denoising keeps these quantities cannot be determined in this scan, because they vary too little or the "
-     "electrons are too few: {quantities}.",
+     "This scan cannot show whether denoising keeps these quantities, because they vary too little or the electrons "
+     "are too few: {quantities}.",
      "Measure them on the raw counts."),
     ("denoising_lowers_error", "info",
      "Denoising lowers the squared error of single pixels to {error:#.2g} ± {sigma:.1g} of that of the raw counts."),
@@ -30,20 +30,21 @@ DENOISING_FLAGS = (
      "counts.",
      "Use the raw counts."),
     ("rival_better", "warning",
-     "The best {method} has a lower error ({error:#.2g} ± {sigma:.1g})."),
+     "The best {method} filter has a lower squared error than denoising: {error:#.2g} ± {sigma:.1g} of that of the "
+     "raw counts."),
     ("shared_noise_flatters", "warning",
      "Neighboring pixels share noise (fine detail has {ratio:.2f} of the variance of independent noise), so the "
      "errors given for all methods that average pixels are lower bounds."),
     ("not_checked", "warning",
      "The {check} cannot be checked on these data, because their noise is not independent counting noise."),
     ("few_electrons", "warning",
-     "There are too few electrons to test the noise."),
+     "There are too few electrons to test whether the noise is independent counting noise."),
     ("noise_correlated", "warning",
-     "Neighboring pixels share noise (scintillator, interpolation or compression: fine detail has {ratio:.2f} of the "
-     "variance of independent noise), so halves of their counts are not independent."),
+     "Neighboring pixels share noise (scintillator, interpolation or compression: fine detail has {ratio:.2f} of "
+     "the variance of independent noise), so the two halves into which the counts are split are not independent."),
     ("noise_too_small", "warning",
-     "The variance of the noise falls to {ratio:.2f} of that of counting noise, as after a gamma correction, "
-     "rescaling or a filter."),
+     "The variance of the noise falls to {ratio:.2f} of that of counting noise, for example because of a gamma "
+     "correction, rescaling or a filter."),
     ("noise_too_large", "warning",
      "The variance of the noise is {ratio:.2f} times that of the noise model."),
     ("fine_tuned", "info",

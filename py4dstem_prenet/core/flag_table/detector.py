@@ -2,7 +2,7 @@
 
 DETECTOR_FLAGS = (
     ("no_electrons", "refusal",
-     "No electrons stand out of the read-out noise; the dose is about zero.",
+     "No electrons are detectable above the read-out noise; the dose is about zero.",
      "Check that the beam was on and that the right data set was read."),
     ("counting", "info",
      "The detector counts electrons: {dose:,.1f} per pattern."),
@@ -17,18 +17,21 @@ DETECTOR_FLAGS = (
      "Offset and read-out noise cannot be separated; one of them is set to zero.",
      "Pass offset= or readout= to estimate_noise if one of them is known."),
     ("gain_undetermined", "warning",
-     "The noise does not grow with the signal; the gain is set as if the noise in dim regions were counting noise.",
+     "The noise does not grow with the signal, so the gain cannot be measured. It was set as if the noise in dim "
+     "regions were counting noise.",
      "Pass gain= to estimate_noise if it is known."),
     ("shared_noise", "warning",
      "Neighboring pixels share noise (the variance of fine detail is {ratio:.2f} of that of coarse detail); gain and "
-     "read-out noise are lower bounds."),
+     "read-out noise are lower bounds.",
+     "Do not rely on the stated sigmas, and do not measure on denoised patterns."),
     ("saturated", "warning",
-     "{count} sampled values equal the largest one, {value:g}: the data are saturated."),
+     "{count} sampled values equal the largest one, {value:g}: the data are saturated.",
+     "Do not measure intensities of saturated disks. For the next scan, lower the dose."),
     ("clipped", "warning",
      "{percent:.0f} % of the values equal the smallest one, {value:g}: the data are clipped below."),
     ("inverted", "warning",
      "Most values are close to the maximum: the contrast may be inverted (bright regions have low values).",
-     "If so, invert them: data.max() - data."),
+     "If the contrast is inverted, use data.max() - data."),
     ("wrapped", "warning",
      "Dark pixels lie inside bright disks: values may have wrapped at {limit}.",
      "Read or sum the data as wider integers."),
@@ -37,30 +40,31 @@ DETECTOR_FLAGS = (
      "smoothing).",
      "Do not rely on doses, sigmas and denoising."),
     ("dead_lines", "warning",
-     "Whole lines of the detector give one value between lines that see electrons, as gaps between chips do (rows: "
-     "{rows}; columns: {columns}); these lines are masked."),
+     "Whole lines of the detector have a constant value although the lines beside them detect electrons, as in gaps "
+     "between chips (rows: {rows}; columns: {columns}); these lines are masked."),
     ("dead_part", "warning",
-     "Beside an edge of the detector, {percent:.0f} % of its pixels have one level, although the lines next to them "
-     "see electrons: a part of the detector is dead, or a straight stop covers it. These pixels are masked.",
+     "At an edge of the detector, {percent:.0f} % of its pixels have the same level although the lines next to them "
+     "detect electrons: a part of the detector is dead, or a straight beam stop covers it. These pixels are masked.",
      "Check the mask in report.noise.bad_pixels, True for masked pixels."),
     ("interpolated_lines", "warning",
-     "Values are interpolated between their neighbors in whole lines of the detector, as over gaps between chips "
-     "(rows: {rows}; columns: {columns}); these lines are masked."),
+     "The values in whole lines of the detector are interpolated from the neighboring lines, as in gaps between "
+     "chips (rows: {rows}; columns: {columns}); these lines are masked."),
     ("wide_lines", "warning",
-     "Whole lines of the detector count more than their neighbors, as wide pixels between chips do (rows: {rows}; "
-     "columns: {columns}); these lines are masked.",
-     "If one wide pixel stands for several, insert the missing lines; otherwise the pattern is too narrow there, and "
-     "origin and ellipse are wrong."),
+     "Whole lines of the detector count more than the lines beside them, like wide pixels between chips (rows: "
+     "{rows}; columns: {columns}); these lines are masked.",
+     "If a wide pixel covers the area of several pixels, insert the missing lines. Without them, the pattern is too "
+     "narrow there, and origin and ellipse are wrong."),
     ("lost_frames", "warning",
      "{count} of {total} sampled frames were lost: large parts of them hold a single value. They were left out of the "
      "noise model."),
     ("hits", "warning",
      "{count} single pixels in {total} sampled patterns are too bright for electrons: X-rays or cosmic rays. They were "
      "left out of the noise model.",
-     "They stay in the counts; do not take them for Bragg disks."),
+     "These pixels stay in the counts; do not take them for Bragg disks."),
     ("repeated_frames", "warning",
-     "{count} of {total} sampled patterns are exact copies of others: frames were repeated."),
+     "{count} of {total} sampled patterns are exact copies of others: frames were repeated.",
+     "Check whether the detector recorded a new frame at every position."),
     ("unresponsive", "warning",
-     "Pixels around ({row}, {column}) give one value throughout, beside pixels that see electrons.",
+     "Pixels around ({row}, {column}) have a constant value although pixels beside them detect electrons.",
      "Exclude dead chips, gaps, beam stops and scale bars with mask=."),
 )

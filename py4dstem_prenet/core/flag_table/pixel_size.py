@@ -5,7 +5,8 @@ PIXEL_SIZE_FLAGS = (
      "The pixel size is determined from the {evidence} of {standard}, with a sigma of {percent:.2g} %; {rings} rings "
      "agree within {scatter:.2g} % (rms)."),
     ("pixel_size_no_rings", "refusal",
-     "The pixel size is not determined: fewer than two rings of {standard} fit the pattern outside the direct beam."),
+     "The pixel size is not determined: fewer than two rings of {standard} fit the pattern outside the direct beam.",
+     "Check whether the specimen is {standard}, and whether at least two of its rings lie on the detector."),
     ("pixel_size_ambiguous", "refusal",
      "The pixel size is not determined: the rings of {standard} fit with {first:.5f} and with {second:.5f} 1/Å per "
      "pixel. The first has a probability of {posterior:.1f} % ({needed:.0f} % is needed).",
@@ -13,13 +14,13 @@ PIXEL_SIZE_FLAGS = (
      "measure_pixel_size(\"{standard}\", approximate=...). Otherwise carry a pixel size over from a scan of many "
      "grains with calibrate(like=...)."),
     ("pixel_size_other_lattice", "refusal",
-     "The pixel size is not determined: the data fit other lattices as well as that of {standard}, such as that of "
-     "{other} with another lattice parameter. The probability of {standard} is {posterior:.2g} % ({needed:.0f} % is "
-     "needed).",
+     "The pixel size is not determined: other lattices fit the data as well as that of {standard} does, for example "
+     "that of {other} with another lattice parameter. The probability of {standard} is {posterior:.2g} % "
+     "({needed:.0f} % is needed).",
      "A single crystal shows too few reflections to tell its lattice from others. If you know the crystal, and the "
-     "pixel size within 10 %, call measure_pixel_size(\"{standard}\", approximate=...). Otherwise carry a pixel size "
-     "over from a scan of many grains with calibrate(like=...). If only a part of the scan is {standard}, name it with "
-     "region=... ."),
+     "pixel size within 10 %, call measure_pixel_size(\"{standard}\", approximate=...). Otherwise carry a pixel "
+     "size over from a scan of many grains with calibrate(like=...). If only a part of the scan is {standard}, "
+     "select this part with region=."),
     ("pixel_size_without_ellipse", "refusal",
      "The pixel size is not determined: the ellipse is not known, and the reflections of one crystal fit several "
      "lattices with different ellipses.",
@@ -30,14 +31,15 @@ PIXEL_SIZE_FLAGS = (
      "their noise.",
      "Check whether the specimen is {standard}."),
     ("pixel_size_off_rings", "refusal",
-     "The pixel size is not determined: {percent:.0f} % of the reflections lie on rings of {standard} at a pixel size "
-     "near the approximate one.",
+     "The pixel size is not determined: only {percent:.0f} % of the reflections lie on rings of {standard} at a "
+     "pixel size near the approximate one.",
      "Check the approximate pixel size, and whether the specimen is {standard}."),
     ("pixel_size_uncertain", "refusal",
-     "The pixel size is not determined: it is uncertain by {percent:.2g} % (at most {needed:.2g} % is allowed)."),
+     "The pixel size is not determined: it is uncertain by {percent:.2g} % (at most {needed:.2g} % is allowed).",
+     "Use a scan with a higher dose or with more grains."),
     ("crystal_not_tested", "info",
-     "The crystal was taken to be {standard} and the approximate pixel size to be right, as you stated. The "
-     "reflections of a single crystal do not test this."),
+     "It was assumed, as you stated, that the crystal is {standard} and that the approximate pixel size is right. "
+     "The reflections of a single crystal do not test this."),
     ("lattice_varies", "warning",
      "The lattice varies over the scan by {percent:.2g} % (rms), beyond the errors of the disks. The pixel size "
      "assumes that its mean is that of {standard}; the variation is part of the sigma.",

@@ -4,7 +4,8 @@ PROBE_FLAGS = (
     ("probe_measured", "info",
      "The probe is the mean direct beam of {positions} positions, {electrons:,.0f} electrons."),
     ("probe_from_aperture", "warning",
-     "The probe is drawn from the aperture (radius {radius:.2f} px, edge {edge:.2f} px), because {cause}.",
+     "The probe is not a measured image: it is drawn from the aperture (radius {radius:.2f} px, edge {edge:.2f} "
+     "px), because {cause}.",
      "For a measured image, take the probe of a vacuum scan with the same microscope settings."),
     ("probe_hidden", "refusal",
      "There is no probe: the direct beam is hidden.",

@@ -30,7 +30,7 @@ SUMMARY_FLAGS = (
      "Patterns are elliptical: a/b = {ratio:.4f} ± {sigma:.4f}, with the a axis at {degrees:.1f} ± "
      "{degrees_sigma:.1f}° from +qx toward +qy."),
     ("summary_ellipse_unsure", "warning",
-     "The ellipse that is set (a/b = {ratio:.4f}, a axis at {degrees:.1f}° from +qx toward +qy) states no "
+     "The ellipse that was set (a/b = {ratio:.4f}, a axis at {degrees:.1f}° from +qx toward +qy) has no stated "
      "uncertainty."),
     ("summary_round", "info",
      "The ellipticity is not significant: a/b = {ratio:.4f} ± {sigma:.4f}."),
@@ -39,11 +39,11 @@ SUMMARY_FLAGS = (
     ("summary_pixel_size", "info",
      "A detector pixel is {value:.6f} ± {sigma:.6f} {unit}."),
     ("summary_pixel_size_unsure", "warning",
-     "The pixel size that is set, {value:.6g} {unit}, states no uncertainty."),
+     "The pixel size that was set, {value:.6g} {unit}, has no stated uncertainty."),
     ("summary_rotation", "info",
      "The pattern is rotated against the scan by {degrees:.2f} ± {sigma:.2f}° and {flipped}."),
     ("summary_rotation_unsure", "warning",
-     "The rotation between pattern and scan that is set ({degrees:.2f}°, {flipped}) states no uncertainty."),
+     "The rotation between pattern and scan that was set ({degrees:.2f}°, {flipped}) has no stated uncertainty."),
     ("next_use", "info",
      "Next: save the calibration, or find Bragg disks (datacube.prenet.bragg_disks()) and map strain or "
      "orientation. py4DSTEM reads the calibration from the cube."),
@@ -63,19 +63,20 @@ SUMMARY_FLAGS = (
      "Bad pixels in the counts: {count}. Call datacube.prenet.repaired() before py4DSTEM's find_Bragg_disks; "
      "bragg_disks() of prenet leaves them out."),
     ("avoid_direct_beam", "warning",
-     "Do not take this center for the direct beam: it is the {feature}, which can lie pixels away."),
+     "Do not take this center for the direct beam: it is the {feature}, which can lie pixels from the direct beam."),
     ("avoid_center", "warning",
      "Do not use this origin before you have looked at a few patterns: a search without the given center finds another "
      "beam, at ({qx:.1f}, {qy:.1f}) px."),
     ("avoid_denoised", "warning",
-     "Do not measure on denoised patterns what they change according to the denoising verdict; use the raw counts."),
+     "Do not use denoised patterns to measure quantities that denoising changes (see the denoising verdict); use "
+     "the raw counts."),
     ("avoid_denoised_unknown", "warning",
      "Do not map strain from denoised patterns: this scan does not show whether denoising keeps it."),
     ("avoid_richer_model", "warning",
      "Do not replace the fitted origin by the measured one or by a more flexible surface: both follow the specimen."),
     ("avoid_lengths", "info",
-     "Do not state lattice spacings in Å: the pixel size is not known, so lengths are in pixels. To add it, call "
-     "calibrate(standard=...) or calibrate(like=...)."),
+     "Do not state lattice spacings in Å: the pixel size is not known, so lengths are in pixels. To calibrate the "
+     "pixel size, call calibrate(standard=...) or calibrate(like=...)."),
     ("avoid_lengths_refused", "info",
      "Do not state lattice spacings in Å: the pixel size was refused, so lengths are in pixels."),
     ("avoid_directions", "info",
@@ -83,7 +84,8 @@ SUMMARY_FLAGS = (
      "ellipse looks like strain. calibrate(like=...) uses the ellipse of a standard."),
     ("avoid_frame", "info",
      "Do not take the axes of strain maps for those of the scan: they are those of the pattern, since the rotation "
-     "between scan and pattern is not known. To add it, call calibrate(rotation=True) or calibrate(like=...)."),
+     "between scan and pattern is not known. To calibrate the rotation, call calibrate(rotation=True) or "
+     "calibrate(like=...)."),
     ("avoid_sign", "info",
      "Do not use the sign of electric or magnetic fields: the rotation is known up to half a turn only."),
 )

@@ -10,12 +10,12 @@ TRANSFER_FLAGS = (
      "{source} does not hold: {quantities}."),
     ("standard_bare", "warning",
      "{source} is a calibration without its scan and states no uncertainty. Shape of the patterns, camera length, "
-     "voltage and date were not compared. One pixel of this scan is taken to be {binning:g} pixels of the standard "
-     "wide.",
+     "voltage and date were not compared. It was assumed that one pixel of this scan is as wide as {binning:g} "
+     "pixels of the standard.",
      "Check that both were recorded with the same camera length and binning."),
     ("standard_contradicted", "refusal",
-     "This scan contradicts the ellipse of the standard by {difference:.4f} in a/b, {sigmas:.1f} sigma; not carried "
-     "over: {quantities}.",
+     "The ellipse of this scan differs from that of the standard by {difference:.4f} in a/b, {sigmas:.1f} sigma, so "
+     "these were not carried over: {quantities}.",
      "Check that both were recorded with the same camera length and alignment. If the ellipse of the standard is "
      "right, set it by hand: calibrate(ellipse=(a, b, theta))."),
     ("standard_differs", "warning",
@@ -27,29 +27,34 @@ TRANSFER_FLAGS = (
      "sigma; the aperture may not be round.",
      "Check that both were recorded with the same camera length and alignment."),
     ("voltage_differs", "refusal",
-     "Nothing was carried over: the standard was recorded at {theirs:g} V, this scan at {ours:g} V."),
+     "Nothing was carried over: the standard was recorded at {theirs:g} V, this scan at {ours:g} V.",
+     "Use a standard that was recorded at the voltage and camera length of this scan."),
     ("camera_length_differs", "refusal",
-     "Nothing was carried over: the camera length of the standard is {theirs:g}, that of this scan {ours:g}."),
+     "Nothing was carried over: the camera length of the standard is {theirs:g}, that of this scan {ours:g}.",
+     "Use a standard that was recorded at the voltage and camera length of this scan."),
     ("standard_old", "warning",
-     "The standard and this scan were recorded {days} days apart."),
+     "The standard and this scan were recorded {days} days apart.",
+     "Check that the alignment of the microscope did not change in between, or record the standard again."),
     ("frames_differ", "refusal",
      "The detector frame of the standard is {theirs} px and that of this scan {ours} px, so these were not carried "
      "over: {quantities}.",
-     "If one of them was binned, set binning= to the number of pixels of the standard along a pixel of this scan; 1 if "
-     "one was cropped."),
+     "If one of them was binned, set binning= to the number of pixels of the standard along one side of a pixel of "
+     "this scan. If one was only cropped, set binning=1."),
     ("scale_differs", "refusal",
      "The pixel size of the standard, {theirs:.4g} {unit}, is far from that of this scan, {ours:.4g} {unit}, so these "
      "were not carried over: {quantities}.",
-     "Check the camera lengths, and binning=; if the pixel size in this scan is wrong, set its unit to pixels."),
+     "Check the camera lengths and binning=. If the pixel size in this scan is wrong, set its unit to pixels."),
     ("scan_differs", "refusal",
      "The descan was not carried over: the standard was scanned with {theirs} positions and this scan with {ours}, "
-     "or the steps differ."),
+     "or the steps differ.",
+     "Use a scan with the same number of positions and the same step."),
     ("descan_agrees", "info",
-     "The measured positions show the descan of the standard with an amplitude of {amplitude:.3f} ± {sigma:.3f} (1 is "
-     "expected)."),
+     "The measured positions agree with the descan of the standard: its amplitude in them is {amplitude:.3f} ± "
+     "{sigma:.3f} (1 is expected)."),
     ("descan_untested", "info",
-     "The measured positions do not test the descan of the standard."),
+     "The descan of the standard was not tested, because the measured positions do not determine its amplitude."),
     ("descan_contradicted", "refusal",
-     "The descan was not carried over: the measured positions show it with an amplitude of {amplitude:.3f} ± "
-     "{sigma:.3f}, where 1 is expected."),
+     "The descan was not carried over, because the measured positions contradict it: its amplitude in them is "
+     "{amplitude:.3f} ± {sigma:.3f} (1 is expected).",
+     "Calibrate this scan without transfer=\"descan\"."),
 )
