@@ -15,6 +15,7 @@ from . import (
     FIRST_STRONG_HEIGHT,
     MIN_FIRST_RING,
     MIN_VISIBLE_HEIGHT,
+    MIN_VISIBLE_RINGS,
     Assignment,
     Shape,
     Spots,
@@ -35,7 +36,6 @@ SCAN_ERROR_PX = 0.15  # pixels; error of positions in the search, in addition to
 # used in the first search.
 REFINED_SPOTS, SCANNED_EACH, SCAN_ROUNDS = 500, 2, 5
 REFINED, REFINED_OTHERS = 5, 3  # number of assignments that are refined for the standard and for each other lattice
-MIN_RINGS = 2  # rings; fewest visible ones on the detector at a plausible pixel size
 # Search for the ellipse vector: sigma below which no search is needed, step, reach in standard errors, number of
 # vectors that are kept, and sigma of the kept vectors.
 KNOWN_VECTOR, VECTOR_STEP, SEARCHED_SIGMAS, MAX_VECTORS, SHARP_VECTOR = 0.003, 0.004, 2.5, 2, 0.004
@@ -228,11 +228,11 @@ def scan_spots(spots: Spots, standard: Standard, start: State, span):
     relative = np.sqrt(np.trace(start.vector_covariance)) / 2  # relative error of radii due to the uncertain ellipse
     sigma = np.sqrt(spots.spread(radius, azimuth) ** 2 + SCAN_ERROR_PX**2 + (relative * radius) ** 2)
     visible = standard.g[standard.intensity > MIN_VISIBLE_HEIGHT]
-    if len(visible) < MIN_RINGS:
+    if len(visible) < MIN_VISIBLE_RINGS:
         return np.empty(0), np.empty(0)
-    smallest = visible[MIN_RINGS - 1] / span[1]
+    smallest = visible[MIN_VISIBLE_RINGS - 1] / span[1]
     first = standard.g[standard.intensity > FIRST_STRONG_HEIGHT][0]
-    largest = min(standard.g[-1] / span[1], visible[-MIN_RINGS] / span[0], first / (MIN_FIRST_RING * span[0]))
+    largest = min(standard.g[-1] / span[1], visible[-MIN_VISIBLE_RINGS] / span[0], first / (MIN_FIRST_RING * span[0]))
     if largest <= smallest:
         return np.empty(0), np.empty(0)
     scales = np.geomspace(smallest, largest, int(np.log(largest / smallest) * span[1] / SCAN_STEP_PX) + 2)

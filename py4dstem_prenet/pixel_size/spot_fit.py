@@ -16,6 +16,7 @@ import numpy as np
 from . import (
     ERROR_DOF,
     MIN_PARTS,
+    TYPICAL_ERROR_PX,
     JointFit,
     ProfileFit,
     RadialProfile,
@@ -35,7 +36,6 @@ from . import (
 # 1/angstrom^2; mean and sigma of the prior of <h^2>, for crystals of 60 to 200 angstrom.
 EXCITATION, EXCITATION_SIGMA = 1.5e-4, 1.2e-4
 COMMON_ERRORS_PX = (0.0, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.5, 0.8)  # pixels; common errors that are tried
-TYPICAL_ERROR_PX = 0.1  # pixels; width of the prior of the common error
 SPOT_CENTER_SIGMA_PX = 0.5  # pixels; sigma of the prior of the center of the rings about the origin
 DISTORTION_SIGMA = 0.01  # relative, at the reference; sigma of the prior of a distortion, for typical cameras
 LARGEST_STEP = 0.004  # relative; largest change of the pixel size in one step
