@@ -32,7 +32,6 @@ from . import (
 )
 
 
-
 class _Places:
     """Mean positions of the disks at the places of a lattice."""
 
