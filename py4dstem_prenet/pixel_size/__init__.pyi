@@ -29,7 +29,6 @@ from .joint import (
     larger_covariance as larger_covariance,
 )
 from .lattice import (
-    MIN_REFLECTIONS as MIN_REFLECTIONS,
     Lattice as Lattice,
     Match as Match,
     assign_lattice as assign_lattice,
@@ -85,6 +84,7 @@ from .spot_assign import (
 from .spot_fit import (
     COMMON_ERRORS_PX as COMMON_ERRORS_PX,
     DISTORTION_SIGMA as DISTORTION_SIGMA,
+    PARTS_SIDE as PARTS_SIDE,
     SPOT_CENTER_SIGMA_PX as SPOT_CENTER_SIGMA_PX,
     SpotFit as SpotFit,
     fit_spots as fit_spots,
@@ -106,5 +106,5 @@ from .standards import (
     Standard as Standard,
     find_standard as find_standard,
 )
-from .variation import VARIED_SIDE as VARIED_SIDE, lattice_variation as lattice_variation
+from .variation import lattice_variation as lattice_variation
 from .zones import Zone as Zone, reduced as reduced, zones_of as zones_of

@@ -216,6 +216,14 @@ def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment,
         flags.append(Flag("pixel_size_off_rings", {"standard": standard.name, "percent": 100 * fit.on_rings}))
     if not relative < MAX_RELATIVE_SIGMA:
         flags.append(Flag("pixel_size_uncertain", {"percent": 100 * relative, "needed": 100 * MAX_RELATIVE_SIGMA}))
+    k = [fit.names.index(name) for name in ("scale", "v0", "v1")]
+    covariance = factor**2 * fit.covariance[np.ix_(k, k)]
+    covariance[0, 0] = relative**2
+    if evidence == "lattice":  # variation of its strain, and contrast that moves all disks
+        covariance += (variation**2 + CRYSTAL_SYSTEMATIC**2) * np.diag([0, 1, 1])
+        ellipse_sigma = float(np.sqrt(np.linalg.eigvalsh(covariance[1:, 1:])[-1]))
+        if not ellipse_sigma < MAX_ELLIPSE_SIGMA:
+            flags.append(Flag("ellipse_uncertain", {"sigma": ellipse_sigma, "needed": MAX_ELLIPSE_SIGMA}))
     accepted = not flags
     if accepted:
         flags.append(Flag("pixel_size_determined", {
@@ -223,6 +231,9 @@ def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment,
             "scatter": 100 * scatter}))
         if not assignment.lattices:
             flags.append(Flag("crystal_not_tested", {"standard": standard.name}))
+        if evidence == "lattice":
+            flags.append(Flag("ellipse_of_crystal", {
+                "standard": standard.name, "ratio": 1 + float(np.hypot(*fit.vector)), "sigma": ellipse_sigma}))
     radial, threefold = _systematics(evidence == "disks")
     barrel_sigma = float(np.hypot(SIGMA_FACTOR * fit.sigma("barrel"), radial))
     three_sigma = float(np.hypot(SIGMA_FACTOR * max(fit.sigma("three0"), fit.sigma("three1")), threefold))
@@ -236,15 +247,6 @@ def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment,
                                                    "sigma": 100 * three_sigma, "radius": reference}))
     numbers = {"posterior": posterior_of(assignment), "margin": assignment.margin,
                "lattice_margin": assignment.lattice_margin, "scatter": scatter, "chi2": chi2}
-    k = [fit.names.index(name) for name in ("scale", "v0", "v1")]
-    covariance = factor**2 * fit.covariance[np.ix_(k, k)]
-    covariance[0, 0] = relative**2
-    if evidence == "lattice":  # variation of its strain, and contrast that moves all disks
-        covariance += (variation**2 + CRYSTAL_SYSTEMATIC**2) * np.diag([0, 1, 1])
-        sigma = float(np.sqrt(np.linalg.eigvalsh(covariance[1:, 1:])[-1]))
-        if accepted and sigma < MAX_ELLIPSE_SIGMA:
-            flags.append(Flag("ellipse_of_crystal", {
-                "standard": standard.name, "ratio": 1 + float(np.hypot(*fit.vector)), "sigma": sigma}))
     on_detector = np.flatnonzero(np.isfinite(errors) | (fit.fit.heights > 0))
     return PixelSize(
         fit.scale, relative * fit.scale, standard.name, Decision(accepted, tuple(flags), numbers), evidence,

@@ -39,7 +39,6 @@ from . import (
 # third power, so that all octaves of the period are equally probable.
 PERIOD_EXPONENT = 3
 STRONG_REFLECTIONS = 12  # reflections; most frequent ones whose distances are tried as vectors, for speed
-MIN_REFLECTIONS = 3  # places of the lattice with disks; fewest: two and the direct beam determine a lattice
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ def find_lattices(spots: Spots) -> list[Lattice]:
     [[20.0, 0.0], [1.0, -30.0]]
     """
     place, sigma, count = _reflections(spots)
-    if len(place) < MIN_REFLECTIONS:
+    if len(place) <= 2:  # these and the direct beam determine a lattice, and nothing tests it
         return []
     shortest = spots.inner / 2  # about a diameter: disks do not overlap
     strong = place[np.argsort(-count, kind="stable")[:STRONG_REFLECTIONS]]
@@ -220,7 +219,7 @@ def _refined(lattice, place, sigma):
     for _ in range(6):
         rest, index = _distances(lattice, place), lattice.indices(place)
         on = np.hypot(*rest.T) < 4 * sigma + 2 * SCAN_ERROR_PX
-        if len(np.unique(index[on], axis=0)) < MIN_REFLECTIONS:
+        if len(np.unique(index[on], axis=0)) <= 2:
             return None
         design = np.column_stack([index, np.ones(len(index))])[on] / sigma[on, None]
         normal = design.T @ design

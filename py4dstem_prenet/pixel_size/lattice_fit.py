@@ -16,10 +16,9 @@ from . import (
     DISTORTION_SIGMA,
     ERROR_DOF,
     MIN_POSTERIOR,
-    MIN_REFLECTIONS,
+    PARTS_SIDE,
     SPOT_CENTER_SIGMA_PX,
     TYPICAL_ERROR_PX,
-    VARIED_SIDE,
     JointFit,
     Match,
     ProfileFit,
@@ -30,6 +29,10 @@ from . import (
     density_of,
     on_lattice,
 )
+
+# Fraction of the standard error of a disk by which contrast moves all disks inward alike: 0.20 at 300 and 0.25 at 3,000
+# electrons a pattern (benchmarks/pixel_size.py --crystals, seed 12).
+COMMON_PART = 0.2
 
 
 class _Places:
@@ -131,6 +134,8 @@ def fit_lattice(spots: Spots, standard: Standard, match: Match, start: State, ex
         if np.abs(step[:3]).max() < 1e-7:
             break
     covariance, p = np.linalg.inv(normal), dict(zip(names, parameters, strict=True))
+    radius = np.average(np.hypot(*places.mean.T), weights=1 / variance.mean(1))
+    covariance[0, 0] += (COMMON_PART * np.median(places.spots.sigma) / radius) ** 2
     scale, vector = float(np.exp(p["scale"])), parameters[1:3]
     varied = _variation(places, design, names)
     center = parameters[4:6]
@@ -173,16 +178,18 @@ def _variation(places, design, names):
     In each part, the displacements of all places from their means over the scan are fitted by the same parameters as in
     the whole scan. Their sum of squares is compared with that of the remaining displacements (F test).
     """
-    spots, part = places.spots, np.unique(places.spots.parts(VARIED_SIDE), return_inverse=True)[1].ravel()
+    spots, part = places.spots, np.unique(places.spots.parts(PARTS_SIDE), return_inverse=True)[1].ravel()
     moved = spots.offset - places.mean[places.number]
+    # Disks of weak reflections have errors with tails, which would count as a variation.
+    weights_of = places.weight * (ERROR_DOF + 1) / (ERROR_DOF + moved**2 * places.weight)
     found, freedom, remaining, weights = [], 0, 0.0, []
     for k in range(int(part.max()) + 1):
         at = np.flatnonzero(part == k)
         number = places.number[at]
-        if len(np.unique(number)) < MIN_REFLECTIONS:
+        if len(np.unique(number)) <= 2:
             continue
         columns = design[number][..., : names.index("y") + 1]
-        weight = places.weight[at]
+        weight = weights_of[at]
         normal = np.einsum("mip,mi,miq->pq", columns, weight, columns)
         if np.linalg.cond(normal / np.sqrt(np.outer(np.diag(normal), np.diag(normal)))) > 1e8:
             continue
