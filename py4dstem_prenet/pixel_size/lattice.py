@@ -74,6 +74,11 @@ class Lattice:
         -------
         numpy.ndarray of int, shape (m, 2)
             Their indices.
+
+        Examples
+        --------
+        >>> Lattice(20 * np.eye(2), np.zeros(2), np.eye(2), 0.0).indices(np.array([[40.3, -19.0]])).tolist()
+        [[2, -1]]
         """
         return np.round((offset - self.center) @ np.linalg.inv(self.basis).T).astype(int)
 

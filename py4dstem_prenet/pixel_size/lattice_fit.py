@@ -31,7 +31,7 @@ from . import (
 )
 
 # Fraction of the standard error of a disk by which contrast moves all disks inward alike: 0.20 at 300 and 0.25 at 3,000
-# electrons a pattern (benchmarks/pixel_size.py --crystals, seed 12).
+# electrons per pattern (benchmarks/pixel_size.py --crystals, seed 12).
 COMMON_PART = 0.2
 
 

@@ -173,6 +173,19 @@ def measure_pooled_size(pooled: Pooled, radius, noise: NoiseModel, standard, ell
     ------
     PrenetError
         If the standard is unknown.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.core import NoiseModel
+    >>> index, number = np.array([(i, j) for i in range(-2, 3) for j in range(-2, 3) if i or j]), np.arange(24)
+    >>> square = 24.52 * index + 0.05 * np.stack([np.cos(number), np.sin(number)], 1)  # 200 of gold
+    >>> spots = Spots(square, np.full((24, 2), 0.1), 0 * number, 0 * index, number, np.ones(24, int), 12.0, 1.0)
+    >>> weight, empty = np.full((128, 128), 100.0), np.zeros((0, 128, 128))
+    >>> pooled = Pooled(np.ones((128, 128)), (64.0, 64.0), 100, weight, empty, empty)
+    >>> noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((128, 128), bool), counting=True, dose=1e5)
+    >>> size = measure_pooled_size(pooled, 5.0, noise, "Au", spots=spots, approximate=0.021)
+    >>> round(size.value, 4), size.evidence
+    (0.02, 'lattice')
     """
     standard = find_standard(standard)
     span = ring_span(pooled.mean, pooled.weight > 0, pooled.center)

@@ -95,6 +95,13 @@ def radial_data(pictures, center, vector, span) -> RadialProfile:
     -------
     RadialProfile
         The profile at radii where enough of the azimuth is on good pixels.
+
+    Examples
+    --------
+    >>> image = np.exp(-0.5 * (np.hypot(*np.indices((64, 64)) - 32.0) - 20) ** 2)
+    >>> profile = radial_data(smoothed(image, np.full((64, 64), 100.0), 0.0), (32, 32), (0, 0), (10, 30))
+    >>> float(profile.radii[profile.mean.argmax()])
+    20.0
     """
     radii = np.arange(span[0], span[1], STEP_PX)
     polar, usable = read_polar(pictures[0], center, vector, radii, POLAR_AZIMUTHS)

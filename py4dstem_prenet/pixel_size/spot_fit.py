@@ -328,6 +328,18 @@ def joint_of(fit: SpotFit, spots: Spots, standard: Standard) -> JointFit:
     -------
     JointFit
         The same fit.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.pixel_size import Shape, find_standard
+    >>> gold, number, zero, shape = find_standard("Au"), np.arange(8), np.zeros(2), Shape(0.05, 1.0)
+    >>> turn = np.stack([np.cos(number), np.sin(number)], 1)
+    >>> spots = Spots(gold.g[:8, None] / 0.02 * turn, np.full((8, 2), 0.1), number, np.outer(number, [1, 0]), number,
+    ...               np.ones(8, int), 10.0, 8.0)
+    >>> start = State(0.02, zero, zero, shape, 0.0, zero, 64.0, spots.span, shape, 1e-6 * np.eye(2))
+    >>> joint = joint_of(fit_spots(spots, gold, start, 50.0), spots, gold)
+    >>> round(joint.scale, 4), round(joint.on_rings, 1)
+    (0.02, 1.0)
     """
     model = _Model(spots, standard, fit.state, fit.excitation, fit.common_error, fit.inside, 1.0, fit.names)
     sigma = np.sqrt(model.variance + 0.3**2)  # blurred by 0.3 px

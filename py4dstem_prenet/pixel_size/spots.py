@@ -263,6 +263,13 @@ def systematic_of(spots: Spots) -> float:
     -------
     float
         Relative error; larger for few grains, whose contrast moves all disks.
+
+    Examples
+    --------
+    >>> offset, zeros = np.array([[20.0, 0.0], [0.0, 30.0]]), np.zeros((2, 2), int)
+    >>> one = Spots(offset, np.full((2, 2), 0.1), zeros[0], zeros, np.array([0, 1]), np.ones(2, int), 10.0, 1.0)
+    >>> systematic_of(one) > systematic_of(replace(one, grains=100.0))
+    True
     """
     return CRYSTAL_SYSTEMATIC if spots.grains < MIN_RING_GRAINS else SPOT_SYSTEMATIC
 
