@@ -1,7 +1,7 @@
 """Pixel size from standards: error, calibration of sigma, refusals and wrong assignments.
 
     python benchmarks/pixel_size.py [--materials N] [--seed S] [--keep FOLDER]
-    python benchmarks/pixel_size.py --crystals [--approximate ERROR] [--materials N] [--seed S] [--keep FOLDER]
+    python benchmarks/pixel_size.py --crystals [--approximate ERROR] [--materials N] [--seed S] [--keep FOLDER] [--kept]
     python benchmarks/pixel_size.py --bounds [--materials N] [--seed S]
 
 Scans of 12 x 12 patterns of 128 x 128 pixels, grains (one in a pattern) and powders (four in a pattern) of ten
@@ -10,13 +10,15 @@ its own standard and with wrong ones of other lattices. The origin is known; the
 ones are bcc for primitive cubic, the reverse, and fcc for diamond and zinc blende: only weak rings tell these apart.
 
 The second command measures scans of 6 x 6 patterns of one crystal of each material in four zone axes, tilted by up to
-half a degree; the ellipse is known within 0.003. Many must be refused: the rings of one zone axis fit several lattices.
+half a degree; the ellipse is not known, and measured with the pixel size. Without an approximate pixel size, nearly all
+must be refused: the lattice of one zone axis is that of several crystals.
 
 The third command prints the Cramer-Rao bound of the pixel size from the expected radial profile of the pooled pattern,
 outside the direct beam, for a known profile and for a profile on an unknown smooth background.
 
 With `--keep`, pooled patterns and disks of each scan are written to a folder, or read from it if they are there, so
-that assignment and fit can be measured again without the search for disks.
+that assignment and fit can be measured again without the search for disks. With `--kept`, only those that are there
+are measured.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ import numpy as np
 import torch
 from scipy.ndimage import map_coordinates
 
-from py4dstem_prenet.core import Decision, Ellipse, NoiseModel, as_scan, ellipse_axes, ellipse_matrix, ellipse_vector
+from py4dstem_prenet.core import NoiseModel, as_scan, ellipse_matrix, ellipse_vector
 from py4dstem_prenet.fits import pool
 from py4dstem_prenet.pixel_size import background, measure_pooled_size, measure_spots
 from py4dstem_prenet.simulation import Optics
@@ -48,7 +50,6 @@ WRONG = {"fcc": _FCC, "rocksalt": _FCC, "bcc": ("Ni", "Si", "Zn", "Ge"), "diamon
          "cscl": _PRIMITIVE, "perovskite": _PRIMITIVE}  # standards of other lattices
 ZONES = {"001": (1, 0, 0), "011": (1, 0, 0), "111": (1, -1, 0), "112": (1, -1, 0)}  # zone axis: direction of the rows
 DOSES = (300, 3_000, 30_000)  # electrons per pattern
-ELLIPSE_SIGMA = 0.003  # error of the ellipse vector of single crystals
 TRUE_LIMIT = 0.02  # relative error beyond which an accepted pixel size of the right standard is a wrong assignment
 
 
@@ -76,12 +77,6 @@ def crystals(seed, count):
             yield name, zone, partial(
                 simulate_known, crystal, frames, thickness=rng.uniform(50, 150), seed=100 * seed + number,
                 ratio=rng.uniform(1, 1.04), theta=rng.uniform(0, np.pi))
-
-
-def known_ellipse(truth, rng):
-    """The ellipse of a scan as `measure_ellipse` would give it."""
-    vector = ellipse_vector(truth["a"], truth["b"], truth["theta"]) + rng.normal(0, ELLIPSE_SIGMA, 2)
-    return Ellipse(*ellipse_axes(vector), vector, ELLIPSE_SIGMA**2 * np.eye(2), Decision(True))
 
 
 def evidence(scan, dose):
@@ -147,34 +142,37 @@ def main():
     parser.add_argument("--approximate", type=float, help="relative error of an approximate pixel size that is stated")
     parser.add_argument("--bounds", action="store_true", help="print the Cramer-Rao bounds only")
     parser.add_argument("--keep", type=Path, help="folder of the pooled patterns and disks")
+    parser.add_argument("--kept", action="store_true", help="measure only what is in this folder")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.bounds:
         return print_bounds(arguments.seed, arguments.materials)
-    right, wrong_accepted, wrong_total, rng = [], 0, 0, np.random.default_rng(arguments.seed)
+    right, wrong = [], []
     print(f"{'material':8} {'kind':7} {'dose':>6} {'standard':8} {'from':6} {'error, %':>9} {'sigma, %':>9}  flags")
     if arguments.keep is not None:
         arguments.keep.mkdir(parents=True, exist_ok=True)
     for name, kind, simulate in (crystals if arguments.crystals else cases)(arguments.seed, arguments.materials):
         simulate = cache(simulate)  # once for all doses
         for dose in DOSES:
-            stem = f"{arguments.seed}_{name}_{kind}_{dose}.pickle"
-            truth, pooled, noise, spots = kept_evidence(arguments.keep and arguments.keep / stem, simulate, dose)
-            ellipse = known_ellipse(truth, rng) if arguments.crystals else None
+            path = arguments.keep and arguments.keep / f"{arguments.seed}_{name}_{kind}_{dose}.pickle"
+            if arguments.kept and not path.exists():
+                continue
+            truth, pooled, noise, spots = kept_evidence(path, simulate, dose)
             stated = None if arguments.approximate is None else truth["sampling"] * (1 + arguments.approximate)
             for standard in (name, *WRONG[MATERIALS[name].prototype][: arguments.wrong]):
-                size = measure_pooled_size(pooled, truth["radius"], noise, standard, ellipse, spots, stated)
+                size = measure_pooled_size(pooled, truth["radius"], noise, standard, None, spots, stated)
                 error = float(np.log(size.value / truth["sampling"]))
                 print(f"{name:8} {kind:7} {dose:6} {standard:8} {size.evidence:6} {100 * error:9.3f} "
                       f"{100 * size.relative_sigma:9.3f}  {' '.join(flag.name for flag in size.flags)} "
                       f"{size.decision.numbers}", flush=True)
                 if standard == name:
-                    right.append((kind, dose, size.accepted, error, size.relative_sigma))
+                    off = size.vector - ellipse_vector(truth["a"], truth["b"], truth["theta"])
+                    right.append((kind, dose, size.accepted, error, size.relative_sigma, *off,
+                                  *np.sqrt(np.diag(size.covariance)[1:])))
                 else:
-                    wrong_accepted += size.accepted
-                    wrong_total += 1
+                    wrong.append((size.accepted, abs(error) < 3 * size.relative_sigma))
     print(f"\n{'kind':7} {'dose':>6} {'accepted':>9} {'|error| median, %':>18} {'rms, %':>8} {'sigma median, %':>16} "
-          f"{'error/sigma rms':>16} {'wrong':>6}")
+          f"{'error/sigma rms':>16} {'wrong':>6} {'ellipse vector: rms':>20} {'error/sigma rms':>16}")
     for kind in dict.fromkeys(row[0] for row in right):
         for dose in DOSES:
             rows = [row for row in right if row[:2] == (kind, dose)]
@@ -185,8 +183,12 @@ def main():
             good = taken[np.abs(taken[:, 0]) < TRUE_LIMIT]
             print(f"{kind:7} {dose:6} {len(taken):4} of {len(rows):2} {100 * np.median(np.abs(good[:, 0])):18.3f} "
                   f"{100 * np.sqrt((good[:, 0] ** 2).mean()):8.3f} {100 * np.median(good[:, 1]):16.3f} "
-                  f"{np.sqrt(((good[:, 0] / good[:, 1]) ** 2).mean()):16.2f} {len(taken) - len(good):6}")
-    print(f"\nwrong standard accepted: {wrong_accepted} of {wrong_total}")
+                  f"{np.sqrt(((good[:, 0] / good[:, 1]) ** 2).mean()):16.2f} {len(taken) - len(good):6} "
+                  f"{np.sqrt((good[:, 2:4] ** 2).mean()):20.4f} "
+                  f"{np.sqrt(((good[:, 2:4] / good[:, 4:]) ** 2).mean()):16.2f}")
+    wrong = np.array(wrong, bool).reshape(-1, 2)
+    print(f"\nwrong standard accepted: {wrong[:, 0].sum()} of {len(wrong)}, of these with a pixel size that is right "
+          f"within three sigmas: {wrong.all(1).sum()}")
 
 
 if __name__ == "__main__":

@@ -352,7 +352,7 @@ def write_report(datacube, report: CalibrationReport, mask=None, settings=None,
             record["transfer"] = transfer_record(transfer)
         # What this scan shows is better than what another one does.
         if size is not None:
-            write_pixel_size(datacube, size, data=data)
+            write_pixel_size(datacube, size, choices.ellipse is not False, data=data)
         if turned is not None:
             write_rotation(datacube, turned, data=data)
         write_provenance(datacube, record)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from py4dstem_prenet.core import ellipse_matrix
-from py4dstem_prenet.pixel_size import Shape, Spots, State, find_standard, fit_spots, joint_of
+from py4dstem_prenet.pixel_size import Shape, Spots, State, find_standard, fit_spots, joint_of, zones_of
 
 
 def disks_of(standard, scale, count=150, sigma=0.15, vector=(0.02, -0.01), barrel=0.0, threefold=(0.0, 0.0), seed=0,
@@ -47,3 +47,25 @@ def crystal_disks(change, error=0.0, sigma=0.1, count=24, seed=0):
     spots = Spots(offset + rng.normal(0, sigma, offset.shape), np.full(offset.shape, sigma), pattern, place[pattern],
                   reflection, np.full(len(pattern), len(place)), 10.0, 1.0)
     return spots, joint_of(fit_spots(spots, crystal, state_of(spots, scale, 1e-8), 50.0), spots, crystal)
+
+
+def lattice_disks(standard, zone=0, scale=0.02, vector=(0.02, -0.01), turn=0.3, side=6, sigma=0.1, own=0.05, seed=0,
+                  strain=None):
+    """Disks of one crystal near a zone axis, in side x side patterns; each reflection has an error `own` px.
+
+    `strain` (side, side, 2, 2) is a relative displacement of the disks at each position.
+    """
+    rng, basis = np.random.default_rng(seed), zones_of(find_standard(standard))[zone].basis / scale
+    index = np.stack(np.meshgrid(*[np.arange(-12, 13)] * 2), -1).reshape(-1, 2)
+    ideal = index @ basis.T @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    ideal = ideal[(np.hypot(*ideal.T) > 12) & (np.hypot(*ideal.T) < 56)]
+    measured = ideal @ ellipse_matrix(vector).T
+    measured += rng.normal(0, own, measured.shape)
+    place = np.stack(np.indices((side, side)), -1).reshape(-1, 2)
+    pattern, reflection = (q.ravel() for q in np.indices((side**2, len(measured))))
+    offset = measured[reflection]
+    if strain is not None:
+        offset = offset + np.einsum("kij,kj->ki", strain.reshape(-1, 2, 2)[pattern], offset)
+    offset = offset + rng.normal(0, sigma, offset.shape)
+    count = np.full(len(pattern), side**2)
+    return Spots(offset, np.full(offset.shape, sigma), pattern, place[pattern], reflection, count, 11.0, 1.0)

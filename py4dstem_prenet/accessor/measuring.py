@@ -302,8 +302,8 @@ class MeasuringMethods:
         write : bool, optional
             Whether to write an accepted pixel size; by default True without a region, and False with one.
         approximate : float, optional
-            Pixel size, 1/angstrom, that is right within 10 %, for example from the camera length. It makes the rings of
-            a single crystal unambiguous; the name of the crystal is then not tested.
+            Pixel size, 1/angstrom, that is right within 10 %, for example from the camera length. It makes the zone
+            axis of a single crystal unambiguous; the name of the crystal is then not tested.
 
         Returns
         -------
@@ -318,7 +318,9 @@ class MeasuringMethods:
         Notes
         -----
         Powders and scans of many grains determine their pixel size. The reflections of a single crystal fit several
-        lattices, so a single crystal needs `approximate`. The search for disks takes longer than `calibrate`.
+        lattices, so a single crystal needs `approximate`. Near a zone axis it also determines the ellipse, which is
+        written if the calibration has none. Disks that `bragg_disks` found in this scan are used; without them, the
+        search for disks takes longer than `calibrate`.
 
         Examples
         --------
@@ -327,12 +329,20 @@ class MeasuringMethods:
         (0.02001, 2e-05)
         """
         from .. import measure_pixel_size
-        from ..io import known_ellipse, noise_of, read_fitted_origin, read_valid, undoable, write_pixel_size
+        from ..io import (
+            known_ellipse,
+            noise_of,
+            read_disks,
+            read_fitted_origin,
+            read_valid,
+            undoable,
+            write_pixel_size,
+        )
 
         qx0, qy0, radius = read_fitted_origin(self._datacube)
         result = measure_pixel_size(self._datacube, qx0, qy0, radius, noise_of(self._datacube), standard,
                                     known_ellipse(self._datacube), read_valid(self._datacube), region, progress,
-                                    approximate)
+                                    approximate, read_disks(self._datacube))
         if write or (write is None and region is None):
             with undoable(self._datacube):
                 write_pixel_size(self._datacube, result)

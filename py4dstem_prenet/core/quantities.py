@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from . import Decided, Decision, with_sigma
+from . import Decided, Decision, Ellipse, Flag, ellipse_axes, has_flag, with_sigma
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ class PixelSize(Decided):
         and lattice_margin (differences of -2 log likelihood to the next assignment and to the best other lattice),
         scatter (relative, of the rings).
     evidence : str
-        "rings" of the pooled pattern, or "disks" of single patterns; empty if there is none.
+        "rings" of the pooled pattern, "disks" of single patterns, or the "lattice" of one crystal; empty if there is
+        none.
     hkl : tuple of str
         Indices of each ring on the detector.
     g : numpy.ndarray
@@ -94,6 +95,17 @@ class PixelSize(Decided):
     def relative_sigma(self) -> float:
         """Standard deviation relative to the value."""
         return self.sigma / self.value
+
+    @property
+    def ellipse(self) -> Ellipse | None:
+        """The ellipse that the lattice of one crystal determines, if it is fit to be written."""
+        if not has_flag(self.flags, "ellipse_of_crystal"):
+            return None
+        covariance = self.covariance[1:, 1:]
+        sigma = float(np.sqrt(np.linalg.eigvalsh(covariance)[-1]))
+        decision = Decision(True, (Flag("ellipse_determined", {"sources": "crystal", "sigma": sigma}),))
+        a, b, theta = ellipse_axes(self.vector)
+        return Ellipse(a, b, theta, self.vector, covariance, decision, {"crystal": (self.vector, covariance)})
 
     @property
     def rings(self) -> list[Ring]:

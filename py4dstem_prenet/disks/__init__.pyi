@@ -12,7 +12,7 @@ from .contrast import (
 )
 from .cutting import DiskWindows as DiskWindows
 from .faint import FaintDisks as FaintDisks, faint_disks as faint_disks
-from .finder import DiskFinder as DiskFinder
+from .finder import MAX_ORIGIN_OFFSET_PX as MAX_ORIGIN_OFFSET_PX, DiskFinder as DiskFinder
 from .fitting import MAX_SIGMA_RADII as MAX_SIGMA_RADII, FittedDisks as FittedDisks, fit_disks as fit_disks
 from .learned import (
     SAMPLE_BYTES as SAMPLE_BYTES,

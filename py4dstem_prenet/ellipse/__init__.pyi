@@ -1,5 +1,6 @@
 from .check import check_ellipse as check_ellipse
 from .decide import (
+    MAX_ELLIPSE_SIGMA as MAX_ELLIPSE_SIGMA,
     Agreement as Agreement,
     combine as combine,
     compare_ellipses as compare_ellipses,

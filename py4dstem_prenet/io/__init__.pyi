@@ -1,5 +1,6 @@
 from .bragg_vectors import (
     held_disks as held_disks,
+    read_disks as read_disks,
     save_bragg_vectors as save_bragg_vectors,
     to_bragg_vectors as to_bragg_vectors,
 )

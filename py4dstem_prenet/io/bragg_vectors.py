@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..core import BraggDisks
-from . import new_file
+from . import fingerprint, new_file, same_data
 
 if TYPE_CHECKING:
     from py4DSTEM.braggvectors import BraggVectors
 
 NAME, OTHER_NAME = "braggvectors", "prenet_braggvectors"  # the latter where another author's vectors have the former
-DETAILS = "prenet_disks"  # the PointListArray with sigma and probability of each disk, beside the vectors
+# The PointListArray with sigma and probability of each disk, beside the vectors, and its metadata on the search.
+DETAILS = "prenet_disks"
 _DETAILS = ("qx", "qy", "intensity", "sigma_qx", "sigma_qy", "intensity_sigma", "significance", "probability")
 
 
@@ -40,6 +41,7 @@ def to_bragg_vectors(datacube, disks: BraggDisks, weights: str = "intensity") ->
     py4DSTEM.BraggVectors
         The vectors, with the `PointListArray` "prenet_disks" attached, which holds sigma and probability of each.
     """
+    from emdfile import Metadata
     from py4DSTEM.braggvectors import BraggVectors
 
     table = disks.table
@@ -54,8 +56,41 @@ def to_bragg_vectors(datacube, disks: BraggDisks, weights: str = "intensity") ->
     raw = _point_lists(table, disks.scan_shape, ("qx", "qy", "intensity"), "_v_uncal")
     vectors.set_raw_vectors(raw)
     vectors.setcal()
-    vectors.attach(_point_lists(disks.table, disks.scan_shape, _DETAILS, DETAILS))
+    details = _point_lists(disks.table, disks.scan_shape, _DETAILS, DETAILS)
+    details.metadata = Metadata(DETAILS, {"threshold": disks.threshold, "false_alarm": disks.false_alarm,
+                                         "data": fingerprint(datacube) or ""})
+    vectors.attach(details)
     return vectors
+
+
+def read_disks(datacube) -> BraggDisks | None:
+    """Read the disks of this package in the tree of a DataCube.
+
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The cube.
+
+    Returns
+    -------
+    BraggDisks or None
+        The disks; None if there are none, or if they were found in other data than those of the cube.
+    """
+    name = held_disks(datacube)
+    if name is None or DETAILS not in datacube.tree(name).treekeys:
+        return None
+    details = datacube.tree(name).tree(DETAILS)
+    search = details.metadata.get(DETAILS)
+    same = search is not None and same_data(search["data"] or None, fingerprint(datacube))
+    if not same or tuple(details.shape) != tuple(datacube.Rshape):
+        return None
+    lists = [details[divmod(k, details.shape[1])].data for k in range(int(np.prod(details.shape)))]
+    table = np.zeros(sum(map(len, lists)), BraggDisks.DTYPE)
+    table["position"] = np.repeat(np.arange(len(lists)), [len(rows) for rows in lists])
+    for key in _DETAILS:
+        table[key] = np.concatenate([rows[key] for rows in lists])
+    return BraggDisks(table, tuple(details.shape), tuple(datacube.Qshape), float(search["threshold"]),
+                      float(search["false_alarm"]))
 
 
 def held_disks(datacube) -> str | None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..core import PrenetError
-from . import calibration_of, sign, stored_ratio, to_json
+from . import calibration_of, sign, stored_ratio, to_json, write_ellipse
 
 RING_PROFILE = "prenet_rings"
 DEFLECTION = "prenet_deflection"
@@ -46,8 +46,10 @@ def write_rotation(datacube, rotation, **facts):
     return True
 
 
-def write_pixel_size(datacube, size, **facts):
+def write_pixel_size(datacube, size, ellipse: bool = True, **facts):
     """Write a pixel size with `set_Q_pixel_size` and `set_Q_pixel_units`, if it was accepted.
+
+    An ellipse that the lattice of one crystal determines with it is written before, if the calibration has none.
 
     py4DSTEM's elliptical correction multiplies the geometric-mean radius by sqrt(b / a). The pixel size is therefore
     multiplied by sqrt(a / b) if an ellipse is set, so that `BraggVectors.cal` and `PolarDatacube` return 1/angstrom.
@@ -59,6 +61,8 @@ def write_pixel_size(datacube, size, **facts):
         The scan whose pixel size was measured; its ellipse is written already.
     size : PixelSize
         The pixel size.
+    ellipse : bool
+        False if no ellipse is to be written.
     **facts
         Facts for `sign`.
 
@@ -69,7 +73,9 @@ def write_pixel_size(datacube, size, **facts):
     """
     if not size.accepted:
         return False
-    calibration = calibration_of(datacube)
+    calibration, fitted = calibration_of(datacube), size.ellipse
+    if ellipse and fitted is not None and calibration.get_ellipse() is None:
+        write_ellipse(datacube, fitted, covariance=fitted.covariance, used=fitted.used, leading=fitted.leading, **facts)
     ratio = stored_ratio(calibration)
     value = float(size.value * np.sqrt(ratio))
     calibration.set_Q_pixel_size(value)

@@ -51,6 +51,8 @@ class Assignment:
         Margins to the other pixel sizes of the standard, ascending.
     lattices : dict
         Margins to lattices other than that of the standard, each with a cell of the best size, by name.
+    results : tuple of str
+        The best result and those that compete with it, in words, if zone axes of a single crystal compete.
 
     Examples
     --------
@@ -63,6 +65,7 @@ class Assignment:
     second: float
     margins: tuple[float, ...]
     lattices: dict[str, float]
+    results: tuple[str, ...] = ()
 
     @property
     def margin(self) -> float:  # numpydoc ignore=RT01

@@ -12,6 +12,7 @@ import numpy as np
 from scipy.stats import chi2 as chi2_law
 
 from ..core import Decision, Flag, PixelSize
+from ..ellipse import MAX_ELLIPSE_SIGMA
 from . import Assignment, JointFit, Standard
 
 # Probability; largest error rate of assignments is 1 - MIN_POSTERIOR if the model is correct.
@@ -31,6 +32,10 @@ SIGMA_FACTOR = 1.15  # factor on the jackknife sigma of rings, from the errors o
 # Relative; systematic error of the pixel size, set on simulated scans. For rings it is due to their shape in thin
 # crystals; for disks, to excitation errors and to contrast that moves disks inward by about 0.01 px.
 SYSTEMATIC, SPOT_SYSTEMATIC = 2e-4, 2.5e-4
+# Relative; systematic error of the pixel size from fewer grains, whose contrast moves all disks. Two simulated crystals
+# had errors of 0.18 and 0.24 % (benchmarks/pixel_size.py --crystals, seeds 1 and 2).
+CRYSTAL_SYSTEMATIC = 2e-3
+MIN_RING_GRAINS = 5  # grains; fewest whose pooled disks are taken for rings; chosen, not measured
 DISTORTION_SYSTEMATIC = 3e-3  # relative; systematic error of each amplitude of a distortion from rings, for few grains
 # Relative; this systematic error for disks: in 180 fits of simulated scans without distortions none exceeds 4 sigma.
 SPOT_THREEFOLD_SYSTEMATIC, SPOT_RADIAL_SYSTEMATIC = 5e-4, 1.5e-3
@@ -121,6 +126,11 @@ def assignment_doubts(assignment: Assignment, standard: str) -> list[Flag]:
         return [Flag("pixel_size_other_lattice", {
             "standard": standard, "other": assignment.other, "margin": -assignment.lattice_margin,
             "posterior": 100 * other, "needed": 100 * MIN_POSTERIOR})]
+    if assignment.results:
+        likely = sum(np.exp(-margin / 2) > 1 - MIN_POSTERIOR for margin in assignment.margins)
+        return [Flag("pixel_size_zones", {
+            "standard": standard, "results": "; ".join(assignment.results[: 1 + max(likely, 1)]),
+            "posterior": 100 * second, "needed": 100 * MIN_POSTERIOR})]
     return [Flag("pixel_size_ambiguous", {
         "standard": standard, "first": assignment.scale, "second": assignment.second, "margin": assignment.margin,
         "posterior": 100 * second, "needed": 100 * MIN_POSTERIOR})]
@@ -171,7 +181,7 @@ def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment,
     assignment : Assignment
         The assignment of the rings.
     evidence : str
-        "rings" or "disks".
+        "rings", "disks", or "lattice": that of one crystal.
     reference : float
         Radius to which the distortions refer, pixels.
     doubt : float
@@ -184,7 +194,7 @@ def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment,
     PixelSize
         The pixel size, with the decision.
     """
-    disks = evidence == "disks"
+    disks = evidence != "rings"
     variation = fit.variation  # added to the sigma, since only a part of the scan may be the standard
     factor, systematic = (1.0, SPOT_SYSTEMATIC) if disks else (SIGMA_FACTOR, SYSTEMATIC)
     relative = float(np.sqrt((factor * fit.sigma("scale")) ** 2 + systematic**2 + doubt**2 + variation**2))
@@ -206,6 +216,14 @@ def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment,
         flags.append(Flag("pixel_size_off_rings", {"standard": standard.name, "percent": 100 * fit.on_rings}))
     if not relative < MAX_RELATIVE_SIGMA:
         flags.append(Flag("pixel_size_uncertain", {"percent": 100 * relative, "needed": 100 * MAX_RELATIVE_SIGMA}))
+    k = [fit.names.index(name) for name in ("scale", "v0", "v1")]
+    covariance = factor**2 * fit.covariance[np.ix_(k, k)]
+    covariance[0, 0] = relative**2
+    if evidence == "lattice":  # variation of its strain, and contrast that moves all disks
+        covariance += (variation**2 + CRYSTAL_SYSTEMATIC**2) * np.diag([0, 1, 1])
+        ellipse_sigma = float(np.sqrt(np.linalg.eigvalsh(covariance[1:, 1:])[-1]))
+        if not ellipse_sigma < MAX_ELLIPSE_SIGMA:
+            flags.append(Flag("ellipse_uncertain", {"sigma": ellipse_sigma, "needed": MAX_ELLIPSE_SIGMA}))
     accepted = not flags
     if accepted:
         flags.append(Flag("pixel_size_determined", {
@@ -213,7 +231,10 @@ def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment,
             "scatter": 100 * scatter}))
         if not assignment.lattices:
             flags.append(Flag("crystal_not_tested", {"standard": standard.name}))
-    radial, threefold = _systematics(disks)
+        if evidence == "lattice":
+            flags.append(Flag("ellipse_of_crystal", {
+                "standard": standard.name, "ratio": 1 + float(np.hypot(*fit.vector)), "sigma": ellipse_sigma}))
+    radial, threefold = _systematics(evidence == "disks")
     barrel_sigma = float(np.hypot(SIGMA_FACTOR * fit.sigma("barrel"), radial))
     three_sigma = float(np.hypot(SIGMA_FACTOR * max(fit.sigma("three0"), fit.sigma("three1")), threefold))
     if variation:
@@ -226,9 +247,6 @@ def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment,
                                                    "sigma": 100 * three_sigma, "radius": reference}))
     numbers = {"posterior": posterior_of(assignment), "margin": assignment.margin,
                "lattice_margin": assignment.lattice_margin, "scatter": scatter, "chi2": chi2}
-    k = [fit.names.index(name) for name in ("scale", "v0", "v1")]
-    covariance = factor**2 * fit.covariance[np.ix_(k, k)]
-    covariance[0, 0] = relative**2
     on_detector = np.flatnonzero(np.isfinite(errors) | (fit.fit.heights > 0))
     return PixelSize(
         fit.scale, relative * fit.scale, standard.name, Decision(accepted, tuple(flags), numbers), evidence,

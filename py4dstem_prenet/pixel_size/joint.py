@@ -192,6 +192,19 @@ def fit_joint(pooled, standard: Standard, start: State, readout, extra=()) -> Jo
     -------
     JointFit
         The fit.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.fits import Pooled
+    >>> from py4dstem_prenet.pixel_size import find_standard
+    >>> gold, radius = find_standard("Au"), np.hypot(*np.indices((96, 96)) - 48.0)
+    >>> rings = gold.intensity[:6, None, None] * np.exp(-0.5 * (radius - gold.g[:6, None, None] / 0.02) ** 2)
+    >>> image, weight = 5 + 50 * rings.sum(0), np.full((96, 96), 100.0)
+    >>> pooled = Pooled(image, (48.0, 48.0), 100, weight, np.zeros((0, 96, 96)), np.zeros((0, 96, 96)))
+    >>> shape, center = Shape(0.05, 1.0, 1e-3), np.array([48.0, 48.0])
+    >>> start = State(0.0201, np.zeros(2), center, shape, 0.0, np.zeros(2), 48.0, (15.0, 44.0), shape, 1e-4 * np.eye(2))
+    >>> round(fit_joint(pooled, gold, start, 0.0).scale, 4)
+    0.02
     """
     names = (*NAMES, *extra)
     state = start if start.nominal_vector is not None else replace(start, nominal_vector=start.vector)

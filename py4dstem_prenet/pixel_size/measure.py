@@ -4,7 +4,8 @@ Patterns are pooled about the fitted origin, as for the ellipse. There are two k
 pooled pattern, which are as wide as a disk, and the positions of disks in single patterns (`spots.py`), which are far
 sharper if disks are resolved. For each kind, the rings are assigned over all plausible pixel sizes (`assign.py`,
 `spot_assign.py`), and pixel size, ellipse and center are fitted together (`joint.py`, `spot_fit.py`). The result from
-rings is used if disks do not determine the pixel size.
+rings is used if disks do not determine the pixel size. If the disks lie on the lattice of one crystal, it is assigned
+to a zone axis (`lattice.py`), and fitted (`lattice_fit.py`).
 
 The pixel size refers to the geometric mean of the semi-axes of the ellipse. py4DSTEM's `BraggVectors.cal` and
 `PolarDatacube` return b times that radius. If an ellipse is set, the pixel size times sqrt(a / b) is written.
@@ -18,27 +19,35 @@ from functools import partial
 import numpy as np
 
 from ..compute import sharing_cores
-from ..core import Ellipse, Flag, NoiseModel, PixelSize, PrenetError, as_scan
+from ..core import BraggDisks, Ellipse, Flag, NoiseModel, PixelSize, PrenetError, as_scan
 from ..ellipse import in_region
 from ..fits import MIN_RING_SPAN_PX, Pooled, pool, refine_rings, ring_span
 from . import (
     BASIN,
+    CRYSTAL_SYSTEMATIC,
     MIN_DISTORTION_SIGMAS,
+    MIN_ON_RINGS,
+    MIN_RING_GRAINS,
     MIN_SUSPECTED_SIGMAS,
+    POINT_RADIUS_PX,
     RELROD,
     RingTable,
     Shape,
     Spots,
     State,
+    assign_lattice,
     assign_rings,
     assign_spots,
     centered_spots,
     decide_pixel_size,
+    find_lattices,
     find_standard,
     fit_joint,
+    fit_lattice,
     fit_spots,
     joint_of,
     measure_spots,
+    on_lattice,
     radial_data,
     shrunk,
     significance,
@@ -48,21 +57,17 @@ from . import (
 
 BLURS_PX = (0.6, 1.5)  # pixels; start values of the blur of rings
 POINT_BLURS_PX = (0.7, 2.0)  # pixels; start values of the blur of rings whose disks are points or unknown
-POINT_RADIUS_PX = 0.05  # pixels; radius of a disk that is a point
 # Binned pixels; smallest outermost radius when rings are fitted, and largest one when they are assigned. Larger
 # patterns are binned, for speed.
 MIN_FITTED_RADIUS_PX, MAX_ASSIGNED_RADIUS_PX = 120.0, 80.0
-# Relative; systematic error of the pixel size from fewer grains, whose contrast moves all disks. Two simulated crystals
-# had errors of 0.18 and 0.24 % (benchmarks/pixel_size.py --crystals, seeds 1 and 2).
-CRYSTAL_SYSTEMATIC = 2e-3
-MIN_RING_GRAINS = 5  # grains; fewest whose pooled disks are taken for rings; chosen, not measured
 LOOSER, LOOSE_VECTOR = 2.0, 0.004  # factor on the prior sigma of the ellipse for disks, and sigma added to it
 WIDE_BLUR_PX = 3.5  # pixels; start value of the blur of wide rings whose disks are unknown
 
 
 @sharing_cores
 def measure_pixel_size(data, qx0, qy0, radius, noise: NoiseModel, standard, ellipse: Ellipse | None = None, valid=None,
-                       region=None, progress=True, approximate: float | None = None) -> PixelSize:
+                       region=None, progress=True, approximate: float | None = None,
+                       disks: BraggDisks | None = None) -> PixelSize:
     """Measure the pixel size of a scan of a known crystal.
 
     Parameters
@@ -87,8 +92,11 @@ def measure_pixel_size(data, qx0, qy0, radius, noise: NoiseModel, standard, elli
     progress : bool, optional
         Whether to show a progress bar.
     approximate : float, optional
-        Pixel size, 1/angstrom, that is right within 10 %, for example from the camera length. It makes the rings of a
-        single crystal unambiguous; the name of the crystal is then not tested.
+        Pixel size, 1/angstrom, that is right within 10 %, for example from the camera length. It makes the zone axis of
+        a single crystal unambiguous; the name of the crystal is then not tested.
+    disks : BraggDisks, optional
+        Disks of this scan from `find_bragg_disks`. If their direct beam is at the given origin, these disks are used,
+        and none are searched for.
 
     Returns
     -------
@@ -103,7 +111,8 @@ def measure_pixel_size(data, qx0, qy0, radius, noise: NoiseModel, standard, elli
 
     Notes
     -----
-    Strain of the standard, for example in a single crystal, changes the pixel size by the same fraction.
+    Strain of the standard, for example in a single crystal, changes the pixel size by the same fraction, and shear
+    changes the ellipse. The variation of the strain over the scan is part of the sigma.
 
     Examples
     --------
@@ -127,7 +136,7 @@ def measure_pixel_size(data, qx0, qy0, radius, noise: NoiseModel, standard, elli
     origin = np.stack([np.broadcast_to(np.asarray(q, float), scan.scan_shape).ravel() for q in (qx0, qy0)], 1)
     vector = ellipse.vector if ellipse is not None and ellipse.accepted else np.zeros(2)
     spots = measure_spots(scan, origin, use.ravel() & np.isfinite(origin).all(1), radius, noise, vector,
-                          "disks" if progress else None)
+                          "disks" if progress else None, disks)
     if spots is not None and radius is None:
         spots = centered_spots(spots, vector)
     return measure_pooled_size(pooled, radius, noise, standard, ellipse, spots, approximate)
@@ -164,13 +173,30 @@ def measure_pooled_size(pooled: Pooled, radius, noise: NoiseModel, standard, ell
     ------
     PrenetError
         If the standard is unknown.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.core import NoiseModel
+    >>> index, number = np.array([(i, j) for i in range(-2, 3) for j in range(-2, 3) if i or j]), np.arange(24)
+    >>> square = 24.52 * index + 0.05 * np.stack([np.cos(number), np.sin(number)], 1)  # 200 of gold
+    >>> spots = Spots(square, np.full((24, 2), 0.1), 0 * number, 0 * index, number, np.ones(24, int), 12.0, 1.0)
+    >>> weight, empty = np.full((128, 128), 100.0), np.zeros((0, 128, 128))
+    >>> pooled = Pooled(np.ones((128, 128)), (64.0, 64.0), 100, weight, empty, empty)
+    >>> noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((128, 128), bool), counting=True, dose=1e5)
+    >>> size = measure_pooled_size(pooled, 5.0, noise, "Au", spots=spots, approximate=0.021)
+    >>> round(size.value, 4), size.evidence
+    (0.02, 'lattice')
     """
     standard = find_standard(standard)
     span = ring_span(pooled.mean, pooled.weight > 0, pooled.center)
     reference = min(pooled.mean.shape) / 2
     few = spots is not None and spots.grains < MIN_RING_GRAINS
-    if few and (ellipse is None or not ellipse.accepted):
-        return unknown_size(standard.name, Flag("pixel_size_without_ellipse"))
+    if few:
+        size = _from_lattice(spots, standard, ellipse, reference, approximate)
+        if size is not None:
+            return size
+        if ellipse is None or not ellipse.accepted:
+            return unknown_size(standard.name, Flag("pixel_size_without_ellipse"))
     vector, center, covariance = _start(pooled, span, ellipse)
     decided = None if spots is None else _from_spots(spots, standard, vector, covariance, reference,
                                                       approximate)
@@ -192,11 +218,35 @@ def _contradicted(size):
     return not size.decision.numbers["lattice_margin"] > 0
 
 
+def _from_lattice(spots, standard, ellipse, reference, approximate):
+    """Measure the pixel size, and with it the ellipse, from the lattice of one crystal; None if there are several."""
+    vector, covariance = _prior(ellipse)
+    if ellipse is not None and ellipse.accepted:
+        covariance = _loosened(covariance)
+    lattices = find_lattices(spots)
+    if not lattices or on_lattice(spots, lattices[0]).mean() < MIN_ON_RINGS:
+        return None
+    found = assign_lattice(lattices, standard, vector, covariance, approximate)
+    if found is None:
+        return unknown_size(standard.name, Flag("pixel_size_no_zone", {"standard": standard.name}))
+    assignment, match = found
+    shape = Shape(POINT_RADIUS_PX, POINT_BLURS_PX[0])
+    start = State(match.scale, vector, np.zeros(2), shape, 0.0, np.zeros(2), reference, spots.span, shape, covariance,
+                  vector)
+    fit, doubt = _fitted(lambda state, extra=(): fit_lattice(spots, standard, match, state, extra), start)
+    doubt = float(np.hypot(doubt, CRYSTAL_SYSTEMATIC))
+    return decide_pixel_size(fit, standard, assignment, "lattice", reference, doubt)
+
+
+def _loosened(covariance):
+    """Covariance of the ellipse of disks: that of rings may differ slightly, for example if they are of few grains."""
+    return LOOSER**2 * covariance + LOOSE_VECTOR**2 * np.eye(2)
+
+
 def _from_spots(spots, standard, vector, covariance, reference, approximate):
     """Measure the pixel size from the disks of single patterns; return its decision, or None without an assignment."""
     span = spots.span
-    # Rings and disks may have slightly different ellipses, for example if the rings are due to few grains.
-    wide = LOOSER**2 * covariance + LOOSE_VECTOR**2 * np.eye(2)
+    wide = _loosened(covariance)
     shape = Shape(POINT_RADIUS_PX, POINT_BLURS_PX[0])
     start = State(1.0, vector, np.zeros(2), shape, 0.0, np.zeros(2), reference, span, shape, wide, vector)
     few = spots.grains < MIN_RING_GRAINS
@@ -279,19 +329,25 @@ def _binned(pooled, center, radius, side):
             middle, None if radius is None else radius / side)
 
 
+def _prior(ellipse):
+    """Ellipse vector and its covariance before the measurement; an ellipse that is not known has a few percent."""
+    if ellipse is not None and ellipse.accepted:
+        return np.array(ellipse.vector, float), np.array(ellipse.covariance, float)
+    return np.zeros(2), 0.02**2 * np.eye(2)
+
+
 def _start(pooled, span, ellipse):
     """Ellipse vector, center, and covariance of the vector with which the joint fit starts."""
+    center, (vector, wide) = np.array(pooled.center), _prior(ellipse)
     if ellipse is not None and ellipse.accepted:
-        center = np.array(pooled.center)
-        return np.array(ellipse.vector, float), center, np.array(ellipse.covariance, float)
-    wide = 0.02**2 * np.eye(2)
+        return vector, center, wide
     try:
         rings = refine_rings(pooled, inner=span[0])
     except PrenetError:
-        return np.zeros(2), np.array(pooled.center), wide
+        return vector, center, wide
     if not rings.improved:
-        return np.zeros(2), np.array(pooled.center), wide
-    return rings.vector, np.array(pooled.center), np.minimum(rings.covariance, 1.0) + 1e-8 * np.eye(2)
+        return vector, center, wide
+    return rings.vector, center, np.minimum(rings.covariance, 1.0) + 1e-8 * np.eye(2)
 
 
 def _fitted(fitted, start):

@@ -24,7 +24,7 @@ STEP_PX = 0.5  # pixels; distance between two radii
 POLAR_AZIMUTHS = 240  # number of azimuths of the polar map
 POLAR_SMOOTHING_PX = 0.35  # pixels, 1 sigma; smoothing of the pattern before it is interpolated
 MIN_AZIMUTH_FRACTION = 0.3  # fraction of the azimuth; smallest part of a used radius that is on good pixels
-MIN_FORMULA_RADIUS_PX = 0.05  # pixels; smallest radius of a disk for which the formula is used
+POINT_RADIUS_PX = 0.05  # pixels; smallest radius of a disk for which the formula is used, that of a point
 CUT_FRACTION = 0.05  # fraction of the typical outer level; below it the pattern is cut off, for example by an aperture
 FINE_STEP_PX, COARSE_STEP_PX = 0.1, 0.25  # pixels; steps of the grid on which rings are computed
 LORENTZ_EDGES = (0, 0.5, 0.7, 0.8, 0.86, 0.9, 0.93, 0.96, 0.98, 1.0)  # fractions of a Lorentzian; edges of its parts
@@ -95,6 +95,13 @@ def radial_data(pictures, center, vector, span) -> RadialProfile:
     -------
     RadialProfile
         The profile at radii where enough of the azimuth is on good pixels.
+
+    Examples
+    --------
+    >>> image = np.exp(-0.5 * (np.hypot(*np.indices((64, 64)) - 32.0) - 20) ** 2)
+    >>> profile = radial_data(smoothed(image, np.full((64, 64), 100.0), 0.0), (32, 32), (0, 0), (10, 30))
+    >>> float(profile.radii[profile.mean.argmax()])
+    20.0
     """
     radii = np.arange(span[0], span[1], STEP_PX)
     polar, usable = read_polar(pictures[0], center, vector, radii, POLAR_AZIMUTHS)
@@ -187,7 +194,7 @@ def ring_profiles(radii, distances, disk, blur, relrod=0.0, step=FINE_STEP_PX):
     total = np.zeros((len(fine), len(distances)))
     if len(distances):
         for fraction, center in _excited(distances, relrod):
-            total += fraction * _disk_rings(fine, center, max(disk, MIN_FORMULA_RADIUS_PX), step)
+            total += fraction * _disk_rings(fine, center, max(disk, POINT_RADIUS_PX), step)
         total = gaussian_filter1d(total, blur / step, axis=0, mode="nearest")
     at = (radii - first) / step
     low = np.clip(at.astype(int), 0, len(fine) - 2)

@@ -105,6 +105,13 @@ def weights(profile: RadialProfile) -> np.ndarray:
     -------
     numpy.ndarray, shape (n,)
         1 / sigma.
+
+    Examples
+    --------
+    >>> polar = np.ones((1, 2))
+    >>> profile = RadialProfile(np.array([20.0, 30.0]), np.ones(2), np.array([1e-2, 1e-4]), polar, polar)
+    >>> weights(profile).round(1).tolist()
+    [9.8, 44.7]
     """
     return 1 / np.sqrt(profile.variance + (MODEL_ERROR * profile.mean) ** 2)
 

@@ -15,6 +15,7 @@ from . import (
     FIRST_STRONG_HEIGHT,
     MIN_FIRST_RING,
     MIN_VISIBLE_HEIGHT,
+    MIN_VISIBLE_RINGS,
     Assignment,
     Shape,
     Spots,
@@ -35,7 +36,6 @@ SCAN_ERROR_PX = 0.15  # pixels; error of positions in the search, in addition to
 # used in the first search.
 REFINED_SPOTS, SCANNED_EACH, SCAN_ROUNDS = 500, 2, 5
 REFINED, REFINED_OTHERS = 5, 3  # number of assignments that are refined for the standard and for each other lattice
-MIN_RINGS = 2  # rings; fewest visible ones on the detector at a plausible pixel size
 # Search for the ellipse vector: sigma below which no search is needed, step, reach in standard errors, number of
 # vectors that are kept, and sigma of the kept vectors.
 KNOWN_VECTOR, VECTOR_STEP, SEARCHED_SIGMAS, MAX_VECTORS, SHARP_VECTOR = 0.003, 0.004, 2.5, 2, 0.004
@@ -67,6 +67,16 @@ def assign_spots(spots: Spots, standard: Standard, start: State, span, approxima
     Assignment or None
         The best pixel size, with its margins to other pixel sizes and other lattices; None if no pixel size puts two
         rings on the detector.
+
+    Examples
+    --------
+    >>> gold, number, zero, shape = find_standard("Au"), np.arange(32), np.zeros(2), Shape(0.05, 1.0)
+    >>> turn = np.stack([np.cos(number), np.sin(number)], 1)
+    >>> offset, place = gold.g[number % 8][:, None] / 0.02 * turn, np.outer(number, [1, 0])
+    >>> spots = Spots(offset, np.full((32, 2), 0.1), number, place, number, np.ones(32, int), 10.0, 32.0)
+    >>> start = State(1.0, zero, zero, shape, 0.0, zero, 64.0, spots.span, shape, 1e-6 * np.eye(2))
+    >>> round(assign_spots(spots, gold, start, spots.span, others=False).scale, 4)
+    0.02
     """
     subset, vectors = _searched(spots, tuple(start.vector), tuple(start.vector_covariance.ravel()))
     fits = _refined(subset, standard, start, span, vectors, REFINED, approximate)
@@ -118,6 +128,17 @@ def sharp_vectors(spots: Spots, start: State):
     -------
     list of numpy.ndarray, shape (2,)
         At most MAX_VECTORS ellipse vectors, the best first.
+
+    Examples
+    --------
+    >>> number = np.arange(40)
+    >>> ring = 30 * np.stack([1.02 * np.cos(number), np.sin(number) / 1.02], 1)  # a/b = 1.04
+    >>> place = np.outer(number, [1, 0])
+    >>> spots = Spots(ring, np.full((40, 2), 0.1), number, place, number, np.ones(40, int), 10.0, 40.0)
+    >>> zero, shape = np.zeros(2), Shape(0.05, 1.0)
+    >>> start = State(1.0, zero, zero, shape, 0.0, zero, 64.0, spots.span, shape, 4e-4 * np.eye(2))
+    >>> sharp_vectors(spots, start)[0].round(2).tolist()
+    [0.04, 0.0]
     """
     widest = np.sqrt(np.linalg.eigvalsh(start.vector_covariance)[-1])
     if widest < KNOWN_VECTOR:
@@ -150,6 +171,16 @@ def centered_spots(spots: Spots, vector) -> Spots:
     -------
     Spots
         The disks, relative to the center about which their radii cluster most.
+
+    Examples
+    --------
+    >>> number = np.arange(40)
+    >>> ring = 30 * np.stack([np.cos(number), np.sin(number)], 1) + [0.5, 0.0]  # about another center
+    >>> place = np.outer(number, [1, 0])
+    >>> spots = Spots(ring, np.full((40, 2), 0.1), number, place, number, np.ones(40, int), 10.0, 40.0)
+    >>> radius = np.hypot(*centered_spots(spots, (0.0, 0.0)).offset.T)
+    >>> bool(np.ptp(radius) < 0.2 < np.ptp(np.hypot(*spots.offset.T)))
+    True
     """
     start = np.array([0.0, 0.0, *vector])
     unit = np.array([CENTER_REACH_PX, CENTER_REACH_PX, CENTER_VECTOR, CENTER_VECTOR])
@@ -228,11 +259,11 @@ def scan_spots(spots: Spots, standard: Standard, start: State, span):
     relative = np.sqrt(np.trace(start.vector_covariance)) / 2  # relative error of radii due to the uncertain ellipse
     sigma = np.sqrt(spots.spread(radius, azimuth) ** 2 + SCAN_ERROR_PX**2 + (relative * radius) ** 2)
     visible = standard.g[standard.intensity > MIN_VISIBLE_HEIGHT]
-    if len(visible) < MIN_RINGS:
+    if len(visible) < MIN_VISIBLE_RINGS:
         return np.empty(0), np.empty(0)
-    smallest = visible[MIN_RINGS - 1] / span[1]
+    smallest = visible[MIN_VISIBLE_RINGS - 1] / span[1]
     first = standard.g[standard.intensity > FIRST_STRONG_HEIGHT][0]
-    largest = min(standard.g[-1] / span[1], visible[-MIN_RINGS] / span[0], first / (MIN_FIRST_RING * span[0]))
+    largest = min(standard.g[-1] / span[1], visible[-MIN_VISIBLE_RINGS] / span[0], first / (MIN_FIRST_RING * span[0]))
     if largest <= smallest:
         return np.empty(0), np.empty(0)
     scales = np.geomspace(smallest, largest, int(np.log(largest / smallest) * span[1] / SCAN_STEP_PX) + 2)

@@ -16,6 +16,7 @@ import numpy as np
 from . import (
     ERROR_DOF,
     MIN_PARTS,
+    TYPICAL_ERROR_PX,
     JointFit,
     ProfileFit,
     RadialProfile,
@@ -35,7 +36,6 @@ from . import (
 # 1/angstrom^2; mean and sigma of the prior of <h^2>, for crystals of 60 to 200 angstrom.
 EXCITATION, EXCITATION_SIGMA = 1.5e-4, 1.2e-4
 COMMON_ERRORS_PX = (0.0, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.5, 0.8)  # pixels; common errors that are tried
-TYPICAL_ERROR_PX = 0.1  # pixels; width of the prior of the common error
 SPOT_CENTER_SIGMA_PX = 0.5  # pixels; sigma of the prior of the center of the rings about the origin
 DISTORTION_SIGMA = 0.01  # relative, at the reference; sigma of the prior of a distortion, for typical cameras
 LARGEST_STEP = 0.004  # relative; largest change of the pixel size in one step
@@ -328,6 +328,18 @@ def joint_of(fit: SpotFit, spots: Spots, standard: Standard) -> JointFit:
     -------
     JointFit
         The same fit.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.pixel_size import Shape, find_standard
+    >>> gold, number, zero, shape = find_standard("Au"), np.arange(8), np.zeros(2), Shape(0.05, 1.0)
+    >>> turn = np.stack([np.cos(number), np.sin(number)], 1)
+    >>> spots = Spots(gold.g[:8, None] / 0.02 * turn, np.full((8, 2), 0.1), number, np.outer(number, [1, 0]), number,
+    ...               np.ones(8, int), 10.0, 8.0)
+    >>> start = State(0.02, zero, zero, shape, 0.0, zero, 64.0, spots.span, shape, 1e-6 * np.eye(2))
+    >>> joint = joint_of(fit_spots(spots, gold, start, 50.0), spots, gold)
+    >>> round(joint.scale, 4), round(joint.on_rings, 1)
+    (0.02, 1.0)
     """
     model = _Model(spots, standard, fit.state, fit.excitation, fit.common_error, fit.inside, 1.0, fit.names)
     sigma = np.sqrt(model.variance + 0.3**2)  # blurred by 0.3 px

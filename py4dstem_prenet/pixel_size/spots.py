@@ -11,15 +11,19 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from ..compute import map_chunks
-from ..core import NoiseModel, PrenetError, Scan, sample_positions
-from ..disks import SAMPLE_BYTES, SAMPLE_PATTERNS, LearnedDisks
+from ..core import BraggDisks, NoiseModel, PrenetError, Scan, sample_positions
+from ..disks import MAX_ORIGIN_OFFSET_PX, SAMPLE_BYTES, SAMPLE_PATTERNS, LearnedDisks
 from ..fits import Aperture
-from . import hidden_disk_radius, hub_radius
+from . import (
+    CRYSTAL_SYSTEMATIC,
+    MIN_RING_GRAINS,
+    SPOT_SYSTEMATIC,
+    hidden_disk_radius,
+    hub_radius,
+)
 
 MAX_SPOT_POSITIONS = 1024  # scan positions; most in which disks are searched for, chosen for speed
-# Relative; sigma of the pixel size that disks of a quarter of these positions must reach, below the systematic error of
-# 2.5e-4; otherwise all are searched. Pixels; error of each disk in addition to the stated one that is expected there.
-ENOUGH_SIGMA, EXPECTED_ERROR_PX = 2e-4, 0.1
+TYPICAL_ERROR_PX = 0.1  # pixels; width of the prior of the error that is common to the disks of a reflection
 MIN_SPOT_POSITIONS = 8  # scan positions; fewest: maxima on the rings of a single powder pattern are not disks
 MIN_SPOTS = 12  # reflections; fewest that are used as evidence, except those of a single crystal
 # Radii of the direct disk, and pixels added to them; smallest radius of the search, inside which the direct beam
@@ -185,7 +189,7 @@ class Spots:
 
 
 def measure_spots(scan: Scan, origin, use, radius: float | None, noise: NoiseModel, vector,
-                  progress=None) -> Spots | None:
+                  progress=None, disks: BraggDisks | None = None) -> Spots | None:
     """Find the disks of an even sample of patterns.
 
     Parameters
@@ -204,6 +208,8 @@ def measure_spots(scan: Scan, origin, use, radius: float | None, noise: NoiseMod
         Ellipse vector of the disks.
     progress : str, optional
         Text of a progress bar.
+    disks : BraggDisks, optional
+        Disks of this scan that were found before. They are used in place of a search, if it was about the same beam.
 
     Returns
     -------
@@ -216,6 +222,8 @@ def measure_spots(scan: Scan, origin, use, radius: float | None, noise: NoiseMod
         chosen = even[use[even]]
     if len(chosen) < MIN_SPOT_POSITIONS:
         return None
+    if disks is not None and radius is not None and _same_beam(disks, origin, use):
+        return _grouped([_found_before(disks, chosen)], scan, origin, use, chosen, INNER_RADII * radius + INNER_PX)
     count = int(np.clip(SAMPLE_BYTES // (4 * np.prod(scan.pattern_shape)), 1, SAMPLE_PATTERNS))
     sample = chosen[np.unique(np.linspace(0, len(chosen) - 1, count).astype(int))]
     patterns, hub = scan.read(sample), 0.0
@@ -237,9 +245,54 @@ def measure_spots(scan: Scan, origin, use, radius: float | None, noise: NoiseMod
     for searched, new in ((chosen[first], chosen[first]), (chosen, chosen[~first])):
         pieces += [piece for _, piece in map_chunks(work, scan, origin, positions=new, progress=progress)]
         spots = _grouped(pieces, scan, origin, use, searched, inner)
-        if first.all() or (spots is not None and _expected_sigma(spots) < ENOUGH_SIGMA):
+        # More positions do not reduce the systematic error, which is larger for few grains.
+        if first.all() or (spots is not None and _expected_sigma(spots) < systematic_of(spots)):
             break
     return spots
+
+
+def systematic_of(spots: Spots) -> float:
+    """Return the systematic error of the pixel size from disks.
+
+    Parameters
+    ----------
+    spots : Spots
+        The disks.
+
+    Returns
+    -------
+    float
+        Relative error; larger for few grains, whose contrast moves all disks.
+
+    Examples
+    --------
+    >>> offset, zeros = np.array([[20.0, 0.0], [0.0, 30.0]]), np.zeros((2, 2), int)
+    >>> one = Spots(offset, np.full((2, 2), 0.1), zeros[0], zeros, np.array([0, 1]), np.ones(2, int), 10.0, 1.0)
+    >>> systematic_of(one) > systematic_of(replace(one, grains=100.0))
+    True
+    """
+    return CRYSTAL_SYSTEMATIC if spots.grains < MIN_RING_GRAINS else SPOT_SYSTEMATIC
+
+
+def _same_beam(disks, origin, use):
+    """Whether disks were searched about these origins."""
+    direct = disks.table[np.isinf(disks.table["significance"])]
+    direct = direct[use[direct["position"]]]
+    if not len(direct):
+        return False
+    off = np.stack([direct["qx"], direct["qy"]], 1) - origin[direct["position"]]
+    return bool(np.median(np.hypot(*off.T)) < MAX_ORIGIN_OFFSET_PX)
+
+
+def _found_before(disks, positions):
+    """Pattern, position and sigma of the disks that are as significant as those of a search for this purpose."""
+    # The rate of false disks falls off with the significance like the tail of a normal distribution.
+    excess = 2 * np.log(max(disks.false_alarm / FALSE_DISKS, 1.0))
+    table, significance = disks.table, disks.table["significance"]
+    strong = np.isfinite(significance) & (significance > np.sqrt(disks.threshold**2 + excess))
+    table = table[strong & np.isin(table["position"], positions)]
+    return (table["position"], np.stack([table["qx"], table["qy"]], 1),
+            np.stack([table["sigma_qx"], table["sigma_qy"]], 1))
 
 
 def _quarter(positions, scan_shape):
@@ -250,7 +303,7 @@ def _quarter(positions, scan_shape):
 
 def _expected_sigma(spots):
     """Relative sigma of the pixel size if all disks lie on rings."""
-    variance = (spots.sigma**2).mean(1) + EXPECTED_ERROR_PX**2
+    variance = (spots.sigma**2).mean(1) + TYPICAL_ERROR_PX**2
     return 1 / np.sqrt(((spots.offset**2).sum(1) / variance / spots.size).sum())
 
 

@@ -92,7 +92,7 @@ STANDARDS = tuple(sorted(_TABLE))
 ALTERNATIVES = ("Au", "W", "Si", "NaCl", "CsCl", "SrTiO3", "Mg", "Ti", "Zn")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Standard:
     """Rings of a known crystal.
 
@@ -108,6 +108,12 @@ class Standard:
         (n,), approximate height of each ring relative to the strongest ring; 0 if only double diffraction excites it.
     hkl : tuple of str
         Indices of a reflection of each ring.
+    vectors : numpy.ndarray
+        (m, 3), allowed reflections, Cartesian, 1/angstrom.
+    strength : numpy.ndarray
+        (m,), approximate intensity of each of them.
+    names : tuple of str
+        Indices of each of them.
     """
 
     name: str
@@ -115,6 +121,9 @@ class Standard:
     g: np.ndarray
     intensity: np.ndarray
     hkl: tuple[str, ...]
+    vectors: np.ndarray
+    strength: np.ndarray
+    names: tuple[str, ...]
 
 
 def find_standard(standard) -> Standard:
@@ -180,7 +189,11 @@ def _of_crystal(crystal, name, source):
     crystal.calculate_structure_factors(MAX_G)
     length, factor = np.asarray(crystal.g_vec_leng), np.abs(np.asarray(crystal.struct_factors))
     keep = length > 1e-6
-    hkl, weights = _with_sums(crystal.hkl[:, keep].astype(int), factor[keep] ** INTENSITY_EXPONENT)
+    weights = factor[keep] ** INTENSITY_EXPONENT
+    allowed = weights > MIN_RELATIVE_INTENSITY * weights.max(initial=0.0)
+    single = crystal.hkl[:, keep].astype(int)[:, allowed]
+    reflections = (single.T @ crystal.lat_inv, weights[allowed], tuple(_text(v) for v in single.T))
+    hkl, weights = _with_sums(crystal.hkl[:, keep].astype(int), weights)
     length = np.linalg.norm(hkl.T @ crystal.lat_inv, axis=1)
     order = np.argsort(length, kind="stable")
     order = order[length[order] < MAX_G]
@@ -201,7 +214,7 @@ def _of_crystal(crystal, name, source):
     height = np.where(height > MIN_RELATIVE_INTENSITY * height.max(), height, 0.0)
     # Indices of each ring: those without a minus sign, in descending order.
     names = [_indices(hkl[:, ring == k]) for k in range(len(g))]
-    return Standard(name, source, g, height / height.max(), tuple(names))
+    return Standard(name, source, g, height / height.max(), tuple(names), *reflections)
 
 
 def _lines(length, weights, ring):
@@ -227,7 +240,11 @@ def _with_sums(hkl, weights):
 
 def _indices(hkl):
     best = max(hkl.T.tolist(), key=lambda v: (min(v) >= 0, v))
-    return " ".join(str(int(v)) for v in best)
+    return _text(best)
+
+
+def _text(indices):
+    return " ".join(str(int(v)) for v in indices)
 
 
 def _read_cif(path):

@@ -13,6 +13,16 @@ PIXEL_SIZE_FLAGS = (
      "A single crystal shows few rings. If you know the pixel size within 10 %, call "
      "measure_pixel_size(\"{standard}\", approximate=...). Otherwise carry a pixel size over from a scan of many "
      "grains with calibrate(like=...)."),
+    ("pixel_size_zones", "refusal",
+     "The pixel size is not determined: several zone axes of {standard} fit the lattice of the disks, with {results}. "
+     "The first has a probability of {posterior:.1f} % ({needed:.0f} % is needed).",
+     "If you know the pixel size within 10 %, call measure_pixel_size(\"{standard}\", approximate=...). Otherwise "
+     "carry the ellipse over from a powder at the same camera length (calibrate(like=...)), or set it: "
+     "calibrate(ellipse=(a, b, theta))."),
+    ("pixel_size_no_zone", "refusal",
+     "The pixel size is not determined: the disks lie on the lattice of one crystal, and no zone axis of {standard} "
+     "fits it with an ellipse of a few percent and the approximate pixel size, if one was stated.",
+     "Check the approximate pixel size, and whether the specimen is {standard}."),
     ("pixel_size_other_lattice", "refusal",
      "The pixel size is not determined: other lattices fit the data as well as that of {standard} does, for example "
      "that of {other} with another lattice parameter. The probability of {standard} is {posterior:.2g} % "
@@ -22,8 +32,8 @@ PIXEL_SIZE_FLAGS = (
      "size over from a scan of many grains with calibrate(like=...). If only a part of the scan is {standard}, "
      "select this part with region=."),
     ("pixel_size_without_ellipse", "refusal",
-     "The pixel size is not determined: the ellipse is not known, and the reflections of one crystal fit several "
-     "lattices with different ellipses.",
+     "The pixel size is not determined: the ellipse is not known, and the disks are those of few grains, but not of "
+     "one crystal near a zone axis.",
      "Carry the ellipse over from a powder at the same camera length (calibrate(like=...)), or set it: "
      "calibrate(ellipse=(a, b, theta))."),
     ("pixel_size_inconsistent", "refusal",
@@ -40,6 +50,10 @@ PIXEL_SIZE_FLAGS = (
     ("crystal_not_tested", "info",
      "It was assumed, as you stated, that the crystal is {standard} and that the approximate pixel size is right. "
      "The reflections of a single crystal do not test this."),
+    ("ellipse_of_crystal", "info",
+     "The disks of the crystal also determine the ellipse, a/b = {ratio:.4f} with a sigma of {sigma:.2g}, if the crystal "
+     "is unstrained {standard}. The ellipse is written with the pixel size if the calibration has none.",
+     "A mean strain of the specimen is part of this ellipse."),
     ("lattice_varies", "warning",
      "The lattice varies over the scan by {percent:.2g} % (rms), beyond the errors of the disks. The pixel size "
      "assumes that its mean is that of {standard}; the variation is part of the sigma.",
