@@ -51,8 +51,8 @@ PIXEL_SIZE_FLAGS = (
      "It was assumed, as you stated, that the crystal is {standard} and that the approximate pixel size is right. "
      "The reflections of a single crystal do not test this."),
     ("ellipse_of_crystal", "info",
-     "The disks of the crystal also determine the ellipse, a/b = {ratio:.4f} with a sigma of {sigma:.2g}, if the crystal "
-     "is unstrained {standard}. The ellipse is written with the pixel size if the calibration has none.",
+     "The disks of the crystal also determine the ellipse, a/b = {ratio:.4f} with a sigma of {sigma:.2g}, if the "
+     "crystal is unstrained {standard}. The ellipse is written with the pixel size if the calibration has none.",
      "A mean strain of the specimen is part of this ellipse."),
     ("lattice_varies", "warning",
      "The lattice varies over the scan by {percent:.2g} % (rms), beyond the errors of the disks. The pixel size "
