@@ -23,7 +23,8 @@ MAJORITY = 0.55  # fraction of the edge; smallest part of it that lies on the ci
 # circle; half of the smallest fall at the edge.
 OUTLINE_SIGMAS = 3.0
 # Fraction of the area of the circle; largest difference of the outline of a disk: 0.22 or less in serrated, soft,
-# elliptical, half-clipped and bullseye apertures, 0.34 or more in four crossings of Kikuchi bands.
+# elliptical, half-clipped and bullseye apertures, 0.33 or more in nine crossings of Kikuchi bands,
+# all drawn.
 MAX_ROUND_DIFFERENCE = 0.3
 
 
