@@ -11,7 +11,8 @@ from scipy.special import erf
 from py4dstem_prenet.core import Decision, Flag, NoiseModel, OriginMap, PrenetError, as_scan
 from py4dstem_prenet.core.flags import has_flag
 from py4dstem_prenet.detector import bad_lines, estimate_noise, full_scale_pixels, lost_frames
-from py4dstem_prenet.origin import check_edges, continues_across_edges, edge_circle
+from py4dstem_prenet.fits import disk_outline
+from py4dstem_prenet.origin import check_edges, continues_across_edges
 from py4dstem_prenet.pipeline import calibrate
 
 SIDE = 128
@@ -214,7 +215,8 @@ def test_a_circle_through_the_edge_finds_a_disk_that_is_cut(top):
     phases = np.random.default_rng(0).random(36)
     fringes = np.mean([1 + 0.5 * np.cos(2 * np.pi * (rho**2 / 300 + phase)) for phase in phases], 0)
     pattern = counted(200 * (rho < 26) * fringes + 0.3, ()).astype(float)
-    found = edge_circle(pattern, np.ones(pattern.shape, bool), (top + 4, 101.5), 21.0)
+    start = top + 4, 101.5
+    found = start + disk_outline(pattern, np.ones(pattern.shape, bool), start, 21.0).offset
     assert np.hypot(*(found - (top, 101.0))) < 0.5
 
 

@@ -153,7 +153,7 @@ def fit_origin(origin: OriginMap, model: str = "auto") -> OriginFit:
     common = common_sigma([x.residual, y.residual], sigmas, valid, origin.decision.numbers.get("repeated", 0.0),
                           x.model)
     shared = max([MIN_SIGMA_PX, *(flag.numbers["sigma"] for flag in origin.flags
-                                  if flag.name in ("beam_cut", "afterglow"))])
+                                  if flag.name in ("beam_cut", "disk_clipped", "afterglow"))])
     if origin.radius < UNRESOLVED_RADIUS_PX:
         common = float(np.hypot(common, CONTRAST_ERROR_RADII * origin.radius))
     if test.oscillating:  # the beam moves, and the surface does not follow

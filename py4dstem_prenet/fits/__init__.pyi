@@ -38,6 +38,12 @@ from .inversion_search import (
     inversion_center as inversion_center,
     stabilized_bins as stabilized_bins,
 )
+from .outline import (
+    OUTLINE_SIGMAS as OUTLINE_SIGMAS,
+    SEARCHED_RADII as SEARCHED_RADII,
+    DiskOutline as DiskOutline,
+    disk_outline as disk_outline,
+)
 from .polar import to_polar as to_polar
 from .polar_fit import (
     UNKNOWN_COVARIANCE as UNKNOWN_COVARIANCE,

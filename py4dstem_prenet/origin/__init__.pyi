@@ -41,7 +41,6 @@ from .diffuse_image import (
 from .edges import (
     check_edges as check_edges,
     continues_across_edges as continues_across_edges,
-    edge_circle as edge_circle,
     hidden_fraction as hidden_fraction,
 )
 from .given import (

@@ -24,6 +24,7 @@ from ..core import NoiseModel, ellipse_matrix, stabilize
 from ..fits import (
     DISK_MARGIN_PX,
     Aperture,
+    DiskOutline,
     disk_model,
     electron_windows,
     spot_model,
@@ -152,6 +153,8 @@ class Beam:
         Whether the disk is too large for the network; it is then found by its contour (`wide_disk`).
     spot : bool
         Whether the beam is a spot with soft edges, not an image of the aperture; its radial profile is then fitted.
+    outline : DiskOutline or None
+        Outline of the disk in the recentered sample, in pixels; None if it is not visible.
     """
 
     device: str
@@ -161,6 +164,7 @@ class Beam:
     fit_bins: int = 1
     wide: bool = False
     spot: bool = False
+    outline: DiskOutline | None = None
 
     @property
     def resolved_device(self) -> str:

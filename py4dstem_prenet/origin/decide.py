@@ -134,6 +134,8 @@ def decide_origin(scan: Scan, noise: NoiseModel, located: Located, beam: Beam, p
         flags.append(Flag("afterglow", {"percent": 100 * ratio, "sigma": common}))
         widened = np.hypot(widened, behind)
     sigma = widened
+    if beam.outline is not None and not beam.outline.is_round:
+        return no_origin(scan.scan_shape, Flag("outline_not_round", {"percent": 100 * beam.outline.difference}))
     vague = stated > max(UNCERTAIN_SIGMA_PX, DOUBTFUL_SIGMA_RATIO * counting)
     # Positions of disks other than the direct beam scatter, have large sigmas, or are found in few patterns. A low dose
     # alone does not cause this.
@@ -146,6 +148,10 @@ def decide_origin(scan: Scan, noise: NoiseModel, located: Located, beam: Beam, p
             return no_origin(scan.scan_shape, Flag("beam_elsewhere", numbers))
     if scatter > UNCERTAIN_SIGMA_PX:  # the cause is common to many positions and does not average out
         flags.append(Flag("position_uncertain", {"sigma": float(scatter), "counting": float(counting)}))
+    moved = 0.0 if beam.outline is None else beam.outline.contradiction
+    if moved:
+        flags.append(Flag("disk_clipped", {"distance": moved, "sigma": moved / 2**0.5}))
+        sigma = np.hypot(sigma, moved / 2**0.5)
     numbers["repeated"] = _repeated(scan, located.position, valid, beam)
     copied = copied_frames(scan, noise, valid.ravel())
     return OriginMap(*position, *sigma, valid, float(beam.aperture.radius), Decision(True, tuple(flags), numbers),

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.ndimage import gaussian_filter
 
 from ..core import Decision, Flag, NoiseModel, OriginMap, Scan
-from ..fits import kasa_circle
+from ..fits import OUTLINE_SIGMAS, disk_outline
 from . import block_sums, is_vague, no_origin
 
 WRAPPED_BLOCKS = 2  # number of blocks along each side of the scan whose patterns are summed
@@ -24,9 +24,9 @@ MIN_CONTINUATION = 0.9  # cosine between the profiles of opposite edges minus th
 MIN_FALL = 0.5
 MIN_FALL_PX, FALL_FRACTION = 5, 0.05
 MAX_HIDDEN_FRACTION = 0.2  # fraction of the disk's area; with more outside, radius and position cannot be separated
-CIRCLE_PATTERNS, CIRCLE_RAYS = 64, 72  # number of patterns in the sum, and of rays, to which the circle is fitted
-MAX_CIRCLE_SIGMAS = 3.0  # standard errors; largest distance of the position from the center of a circle on the edge
-# Radii; largest distance from an edge at which a larger disk than the located one may be cut: chosen, not measured.
+CIRCLE_PATTERNS = 64  # number of patterns in the sum in which the outline is found
+# Radii; largest distance from an edge at which a larger disk than the located one may be cut, and radius of that disk:
+# chosen, not measured.
 MAX_LARGER_DISK = 2.0
 MIN_CUT_SIGMA_PX = 0.01  # pixels; with a smaller error by the cut, the disk counts as whole
 CUT_ERROR_RADII = 0.025  # radii, 1 sigma; error of the position at MAX_HIDDEN_FRACTION, proportional to the fraction
@@ -67,13 +67,14 @@ def check_edges(scan: Scan, noise: NoiseModel, origin: OriginMap) -> OriginMap:
     cut = sigma >= MIN_CUT_SIGMA_PX
     if not (cut or larger):
         return origin
-    circle = edge_circle(_centered_sum(scan, noise, origin, middle), ~noise.bad_pixels, middle, origin.radius)
-    distance = np.inf if circle is None else float(np.hypot(*(circle - middle)))
-    elsewhere = distance > MAX_CIRCLE_SIGMAS * np.hypot(sigma, origin.sigma)
+    radius = origin.radius if cut else MAX_LARGER_DISK * origin.radius
+    outline = disk_outline(_centered_sum(scan, noise, origin, middle), ~noise.bad_pixels, middle, radius)
+    distance = np.inf if outline is None else float(np.hypot(*outline.offset))
+    elsewhere = distance > OUTLINE_SIGMAS * np.hypot(sigma, origin.sigma)
     if cut and elsewhere:
         return no_origin(scan.scan_shape, Flag("beam_cut_off", {"percent": 100 * hidden}))
     if not cut:
-        contradicted = elsewhere and circle is not None
+        contradicted = elsewhere and outline is not None
         return no_origin(scan.scan_shape, Flag("outline_elsewhere", {"distance": distance})) if contradicted else origin
     flag = Flag("beam_cut", {"percent": 100 * hidden, "sigma": float(sigma)})
     return replace(origin, sigma_qx0=np.hypot(origin.sigma_qx0, sigma), sigma_qy0=np.hypot(origin.sigma_qy0, sigma),
@@ -91,58 +92,6 @@ def _centered_sum(scan, noise, origin, middle):
         for i, pattern in zip(index, noise.electrons(block), strict=True):
             total += np.roll(pattern, shift[:, i], (0, 1))
     return total
-
-
-def edge_circle(pattern, good, center, radius: float):
-    """Fit a circle to the edge of a disk that the edge of the detector cuts.
-
-    The edge of the disk is the point of the steepest descent along rays from the center, inside the detector.
-
-    Parameters
-    ----------
-    pattern : numpy.ndarray, shape (Qx, Qy)
-        Sum of patterns, electrons.
-    good : numpy.ndarray of bool, shape (Qx, Qy)
-        Pixels to use.
-    center : array_like, shape (2,)
-        Approximate center, pixels.
-    radius : float
-        Approximate radius, pixels.
-
-    Returns
-    -------
-    numpy.ndarray or None
-        Center of the circle, (2,), pixels; None if less than a third of the edge is visible.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from py4dstem_prenet.origin import edge_circle
-    >>> x, y = np.indices((64, 64))
-    >>> disk = 1 / (1 + np.exp(np.hypot(x - 8, y - 30) - 14))
-    >>> edge_circle(disk, np.ones(disk.shape, bool), (11, 31), 13.0).round().tolist()
-    [8.0, 30.0]
-    """
-    angles = np.arange(CIRCLE_RAYS) * 2 * np.pi / CIRCLE_RAYS
-    steps = np.arange(0.4 * radius, 1.9 * radius + 2, 0.5)
-    rays = np.stack([c + steps * f(angles)[:, None] for c, f in zip(center, (np.cos, np.sin), strict=True)])
-    inside = np.logical_and.reduce([(r >= 1) & (r <= n - 2) for r, n in zip(rays, pattern.shape, strict=True)])
-    inside &= map_coordinates(good.astype(float), rays, order=1, mode="nearest") > 0.99
-    values = map_coordinates(gaussian_filter(pattern.astype(float), 0.7), rays, order=1, mode="nearest")
-    fall = np.where(inside[:, 4:] & inside[:, :-4], values[:, :-4] - values[:, 4:], -np.inf)
-    at = fall.argmax(1)
-    deepest = fall.max(1)
-    visible = (deepest > 0.4 * np.quantile(deepest, 0.8)) & (at > 0) & (at < fall.shape[1] - 1)
-    rows = np.arange(CIRCLE_RAYS)[visible]
-    points = rays[:, rows, at[visible] + 2]
-    for _ in range(6):  # repeat Kasa's fit without points far from the circle
-        if points.shape[1] < CIRCLE_RAYS / 3:
-            return None
-        circle, _ = kasa_circle(points)
-        distance = np.hypot(*(points - circle[:, None]))
-        distance = np.abs(distance - np.median(distance))
-        points = points[:, distance <= max(1.0, 3 * np.median(distance))]
-    return circle
 
 
 def hidden_fraction(distance: float, radius: float) -> float:

@@ -17,7 +17,18 @@ import torch
 from ..compute import adapt_threads
 from ..core import NoiseModel, Scan, spread_positions
 from ..descan import fit_descan
-from ..fits import LEARNING_ROUNDS, Aperture, DiskModel, electron_windows, fit_disk, hot_pixels, pool_arrays, spot_model
+from ..fits import (
+    LEARNING_ROUNDS,
+    SEARCHED_RADII,
+    Aperture,
+    DiskModel,
+    disk_outline,
+    electron_windows,
+    fit_disk,
+    hot_pixels,
+    pool_arrays,
+    spot_model,
+)
 from .beam import MAX_FIT_MOVE_PX, Beam, fit_windows
 
 MAX_BEAM_PATTERNS = 256  # patterns; most from which the beam is learned, chosen for speed
@@ -100,17 +111,34 @@ def learn_beam(scan: Scan, noise: NoiseModel, guess, radius: float, shown, devic
         located = beam.locate(patterns, guess[sample])
         smooth, fitted_scatter = _surface(located.position, located.sigma, sample, scan.scan_shape)
         if len(sample) >= MIN_APERTURE_PATTERNS and fitted_scatter > MAX_SCATTER_RATIO * scatter:
-            return without_fit, guess  # the disk of this scan has no edge that can be fitted
+            # The disk of this scan has no edge that can be fitted.
+            return _with_outline(without_fit, patterns, predicted[0]), guess
         position, sigma = located.position, located.sigma
         guess = guess if smooth is None else smooth
     if beam.noise is not noise:  # the hot pixels that were found had disturbed the network
         without_fit = replace(without_fit, noise=beam.noise)
         predicted = without_fit.predict(patterns, guess[sample])
     if _disagree(*predicted, position):
-        return without_fit, guess
+        return _with_outline(without_fit, patterns, predicted[0]), guess
+    beam = _with_outline(beam, patterns, position)
     electrons = float(np.quantile(located.signal, BRIGHT_PATTERN_QUANTILE))
     return replace(beam, aperture=beam.fits[0][0].unbinned(beam.fit_bins),
                    fits=tuple((aperture.lean(electrons), limit) for aperture, limit in beam.fits)), guess
+
+
+def _with_outline(beam, patterns, positions):
+    """Return the beam with the outline of its disk in the sum of the recentered patterns."""
+    if beam.aperture.radius < MIN_HARD_RADIUS_PX:  # the outline is that of a pixel
+        return beam
+    bins = beam.fit_bins
+    side = 2 * int(np.ceil((1 + SEARCHED_RADII) * beam.aperture.radius / bins)) + 7
+    electrons, good, middle = electron_windows(patterns, positions, side, beam.noise, bins)
+    number = good.sum(0).numpy()
+    total = electrons.sum(0).numpy() * (number.max() / number.clip(1))
+    center = (side - 1) / 2 + (positions - middle).mean(0) / bins
+    readout = bins * beam.noise.readout / beam.noise.gain * number.max() ** 0.5
+    outline = disk_outline(total, number > 0, center, beam.aperture.radius / bins, readout)
+    return replace(beam, outline=None if outline is None else outline.scaled(bins))
 
 
 def _disagree(predicted, sigma, fitted):

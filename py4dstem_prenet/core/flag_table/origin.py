@@ -76,6 +76,14 @@ ORIGIN_FLAGS = (
      "{percent:.0f} % of the direct disk is off the detector; this adds {sigma:.2g} px to the sigma of all "
      "positions together.",
      "For the next scan, move the pattern onto the detector."),
+    ("outline_not_round", "refusal",
+     "The outline of the located object differs from a circle by {percent:.0f} % of its area: it is not the direct "
+     "disk, or most of the disk is covered.",
+     "If bands cross there in a thick crystal, choose a thinner region; if you know the direct beam, pass center=."),
+    ("disk_clipped", "warning",
+     "A part of the direct disk is missing: the round part of its outline is centered {distance:.2g} px away from the "
+     "located positions; this adds {sigma:.2g} px to the sigma of all positions together.",
+     "Check the alignment of the condenser aperture; if a stop covers the disk, pass mask=."),
     ("beam_covered", "warning",
      "A beam stop covers a part of the direct beam; this adds {sigma:.2g} px to the sigma of all positions together.",
      "If you know the stop, pass mask=."),
