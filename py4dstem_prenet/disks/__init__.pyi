@@ -19,7 +19,7 @@ from .learned import (
     SAMPLE_PATTERNS as SAMPLE_PATTERNS,
     LearnedDisks as LearnedDisks,
     prepared as prepared,
-    window_margin as window_margin,
+    window_side as window_side,
 )
 from .neighborhood import (
     MOVE_RADII as MOVE_RADII,
