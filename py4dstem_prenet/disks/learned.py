@@ -11,6 +11,7 @@ from ..compute import adapt_threads, sharing_cores
 from ..core import NoiseModel
 from ..fits import Aperture, disk_model
 from . import (
+    MAX_SIGMA_RADII,
     Background,
     Candidates,
     DiskFilter,
@@ -109,8 +110,13 @@ class LearnedDisks:
             if last or change < MAX_RADIUS_CHANGE:
                 break
             aperture = replace(shape.aperture, contrast=())  # the contrast belongs to the wrong radius
-        fitted = fit_disks(_windows(electrons, good, readout, shape.aperture), found, shape, direct, readout)
+        windows = _windows(electrons, good, readout, shape.aperture)
+        fitted = fit_disks(windows, found, shape, direct, readout)
         shape = shape.with_misfits(found.electrons[fitted.good], fitted.misfit[fitted.good])
+        fitted = fit_disks(windows, found, shape, direct, readout)  # the stated errors depend on the misfits
+        good_fits = found.subset(fitted.good)
+        shape = shape.with_errors(good_fits.pattern, fitted.position[fitted.good], fitted.sigma[fitted.good],
+                                  good_fits.electrons, direct, MAX_SIGMA_RADII * shape.aperture.radius)
         return cls(noise, background, structure, alarms, threshold, shape)
 
     def searched(self, block, direct, device="cpu"):
