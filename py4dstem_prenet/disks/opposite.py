@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 
 from . import apart
 
-ROUNDS = 50  # rounds of expectation maximization, which then changes the ratio by less than its standard error
+MIXTURE_ROUNDS = 50  # rounds of expectation maximization, which then changes the ratio by less than its standard error
 
 
 def error_ratios(pattern, position, sigma, group, direct, reach: float, groups: int, prior: float) -> np.ndarray:
@@ -65,7 +65,7 @@ def error_ratios(pattern, position, sigma, group, direct, reach: float, groups: 
     parts, kinds = sigma[members] ** 2 / 4, group[members]  # variances of a middle by each of its disks
     chance, paired = 0.5, np.ones(len(at))
     ratio = _ratios(np.ones(groups), parts, kinds, middle, at, paired, prior)  # as if no pair were one by chance
-    for _ in range(ROUNDS):
+    for _ in range(MIXTURE_ROUNDS):
         variance = (ratio[kinds][..., None] * parts).sum(0)
         off, free = _off_middle(middle, variance, at, paired)
         density = np.exp(-0.5 * (off**2 / (variance * free)).sum(1)) / (2 * np.pi * np.sqrt((variance * free).prod(1)))
