@@ -19,7 +19,7 @@ from .learned import (
     SAMPLE_PATTERNS as SAMPLE_PATTERNS,
     LearnedDisks as LearnedDisks,
     prepared as prepared,
-    window_margin as window_margin,
+    window_side as window_side,
 )
 from .neighborhood import (
     MOVE_RADII as MOVE_RADII,
@@ -29,6 +29,7 @@ from .neighborhood import (
     log_odds as log_odds,
     neighbor_pairs as neighbor_pairs,
 )
+from .opposite import error_ratios as error_ratios
 from .posterior import (
     grid_side as grid_side,
     grid_step as grid_step,
@@ -42,6 +43,7 @@ from .scans import (
 )
 from .search import (
     MIN_AREA_FRACTION as MIN_AREA_FRACTION,
+    MIN_SEEN_FRACTION as MIN_SEEN_FRACTION,
     Candidates as Candidates,
     covered as covered,
     find_disks as find_disks,

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter1d
 
-from . import DiskFilter, covered, find_disks
+from . import MIN_SEEN_FRACTION, DiskFilter, covered, find_disks
 
 # Set on multislice silicon along [110] (benchmarks/strain.py, disks.py), unless a comment says otherwise.
 CLEAR_SIGNIFICANCE = 3.0  # standard deviations; smallest significance of disks that are left out
@@ -89,11 +89,20 @@ def measure_background(electrons, good, readout: float, disks: DiskFilter, posit
                         np.arange(shape[1]) - positions[:, 1, None, None])
     ring = np.rint(distance).astype(int)
     size = ring.max() + 1
-    background = Background(np.ones(2))
+    background, good_pixels = Background(np.ones(2)), good.expand_as(electrons).cpu().numpy()
+    counted = electrons.cpu().numpy().astype(float)
     for _ in range(BACKGROUND_ROUNDS):
         free = outside_disks(electrons, background.images(positions, shape).to(electrons.device),
                              good.expand_as(electrons), disks, positions, structure).cpu().numpy()
-        values = electrons.cpu().numpy()[free]
+        # Disks leave part of a ring free, and its pixels scatter by more than their mean. Where nearly all was taken
+        # for disks and the scatter beyond that of counts is smaller, the ring is part of the background.
+        every = np.bincount(ring[good_pixels], minlength=size).clip(1)
+        mean, square = (np.bincount(ring[good_pixels], counted[good_pixels] ** power, size) / every for power in (1, 2))
+        covered_rings = np.bincount(ring[free], minlength=size) < MIN_SEEN_FRACTION * every
+        covered_rings &= square - mean**2 - mean < mean**2
+        covered_rings[: int(np.ceil(disks.inner + PLACE_ERROR_PX)) + 1] = False  # under the direct disk
+        free |= good_pixels & covered_rings[ring]
+        values = counted[free]
         sums, squares, counts = (np.bincount(ring[free], weight, size) for weight in (values, values**2, None))
         known = counts > 0
         if not known.any():

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..fits import Aperture, DiskModel
-from . import Candidates, DiskWindows
+from . import Candidates, DiskWindows, error_ratios
 
 # Set on multislice silicon along [110] (benchmarks/strain.py, disks.py), unless a comment says otherwise.
 DIRECTIONS = 36  # directions of the contrast over half a turn
@@ -42,6 +42,8 @@ class DiskShape:
         empty if it is not known, and the contrast that of the direct disk.
     misfits : tuple of float
         Median misfit of the fits of disks between the limits GROUP_ELECTRONS; empty if it is not known.
+    errors : tuple of float
+        Ratio of the variance of their positions to the stated one (`error_ratios`); empty if it is not known.
 
     Examples
     --------
@@ -57,6 +59,7 @@ class DiskShape:
     limits: tuple = ()
     amplitudes: tuple = ()
     misfits: tuple = ()
+    errors: tuple = ()
 
     def typical_misfit(self, electrons) -> np.ndarray:
         """Return the typical misfit of disks in this scan.
@@ -100,6 +103,47 @@ class DiskShape:
         return replace(self, misfits=tuple(
             float(np.median(misfit[group == k])) if (group == k).sum() >= MIN_LEARNED_DISKS else np.inf
             for k in range(len(GROUP_ELECTRONS) + 1)))
+
+    def error_ratio(self, electrons) -> np.ndarray:
+        """Return the ratio of the variance of positions to the one that their fits state.
+
+        Parameters
+        ----------
+        electrons : numpy.ndarray, shape (k,)
+            Electrons of the disks.
+
+        Returns
+        -------
+        numpy.ndarray, shape (k,)
+            The ratio; 1 if it is not known.
+        """
+        return np.array(self.errors or (1.0,) * (len(GROUP_ELECTRONS) + 1))[np.searchsorted(GROUP_ELECTRONS, electrons)]
+
+    def with_errors(self, pattern, position, sigma, electrons, direct, reach: float) -> DiskShape:
+        """Learn the ratio of the variance of positions to the stated one from disks that lie opposite each other.
+
+        Parameters
+        ----------
+        pattern : numpy.ndarray of int, shape (k,)
+            Number of the pattern of each disk.
+        position, sigma : numpy.ndarray, shape (k, 2)
+            Positions and their stated standard errors, pixels.
+        electrons : numpy.ndarray, shape (k,)
+            Electrons of the disks.
+        direct : numpy.ndarray, shape (n, 2)
+            Positions of the direct beam, pixels.
+        reach : float
+            Largest distance from the direct beam at which the middle of two disks is that of a pair, pixels.
+
+        Returns
+        -------
+        DiskShape
+            This shape with `errors`.
+        """
+        group = np.searchsorted(GROUP_ELECTRONS, electrons)
+        ratios = error_ratios(pattern, position, sigma, group, direct, reach, len(GROUP_ELECTRONS) + 1,
+                              MIN_LEARNED_DISKS)
+        return replace(self, errors=tuple(ratios.tolist()))
 
     def contrast_class(self, electrons) -> np.ndarray:
         """Return the class of disks.

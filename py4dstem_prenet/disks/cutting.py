@@ -19,23 +19,23 @@ class DiskWindows:
         Pixels that are used.
     reach : float
         Radius of a disk with its edge, pixels.
-    margin : int
-        Pixels around the patterns, at least half a window.
+    side : int
+        Largest side of the windows, pixels.
 
     Examples
     --------
     >>> import numpy as np, torch
     >>> from py4dstem_prenet.disks import Candidates, DiskWindows
-    >>> windows = DiskWindows(torch.ones(1, 16, 16), torch.ones(16, 16, dtype=bool), reach=2.5, margin=4)
+    >>> windows = DiskWindows(torch.ones(1, 16, 16), torch.ones(16, 16, dtype=bool), reach=2.5, side=5)
     >>> one = Candidates(np.array([0]), np.array([[1, 8]]), *np.ones((4, 1)))
     >>> electrons, good = windows.cut(one, windows.coverage(one), side=5)
     >>> int(good.sum())  # a row of the window lies outside the pattern
     20
     """
 
-    def __init__(self, electrons, good, reach: float, margin: int):
-        self.shape, self.reach, self.margin = tuple(electrons.shape), reach, margin
-        sides = (margin,) * 4
+    def __init__(self, electrons, good, reach: float, side: int):
+        self.shape, self.reach, self.margin = tuple(electrons.shape), reach, int(np.ceil(reach)) + side // 2
+        sides = (self.margin,) * 4
         self.electrons = torch.nn.functional.pad(electrons * good.to(electrons.dtype), sides)
         self.good = torch.nn.functional.pad(good, sides)
 
@@ -79,18 +79,20 @@ class DiskWindows:
         """
         half, device = side // 2, self.electrons.device
         axis = torch.arange(-half, half + 1, device=device)
-        size = self.electrons.shape[1:]
-        place = torch.from_numpy(candidates.place + self.margin).to(device)
-        rows = (place[:, :1] + axis).clamp(0, size[0] - 1)
-        columns = (place[:, 1:] + axis).clamp(0, size[1] - 1)
-        pixel = rows[:, :, None] * size[1] + columns[:, None]
-        flat = torch.from_numpy(candidates.pattern).to(device)[:, None, None] * (size[0] * size[1]) + pixel
-        own = [torch.zeros(1, 1, 2, dtype=torch.float64, device=device)]
+        corner = candidates.place + (self.margin - half)
+        inside = corner.clip(0, np.subtract(self.electrons.shape[1:], side))  # no other window reaches the pattern
+        pattern, x, y = (torch.from_numpy(v).to(device) for v in (candidates.pattern, *inside.T))
+        # Slices of whole rows are copied faster than single pixels.
+        electrons, times, good = (image.unfold(-2, side, 1).unfold(-2, side, 1)[at] for image, at in (
+            (self.electrons, (pattern, x, y)), (coverage, (pattern, x, y)), (self.good, (x, y))))
+        own = torch.hypot(axis[:, None].float(), axis.float()) < self.reach
+        least = 1 + own.to(times.dtype)
         if neighbors is not None:
-            own = [own[0], torch.from_numpy(np.nan_to_num(neighbors, nan=1e9)).to(device)]
-        times = coverage.view(-1)[flat].short()
-        for places in own:
+            places = torch.from_numpy(np.nan_to_num(neighbors, nan=1e9)).to(device)
             for k in range(places.shape[1]):
-                times = times - (torch.hypot(axis[:, None] - places[:, k, :1, None], axis - places[:, k, 1:, None])
-                                 < self.reach).short()
-        return self.electrons.view(-1)[flat], self.good.view(-1)[pixel] & (times <= 0)
+                least = least + (torch.hypot(axis[:, None] - places[:, k, :1, None], axis - places[:, k, 1:, None])
+                                 < self.reach).to(times.dtype)
+        used = good & (times < least)
+        if (corner != inside).any():
+            used[torch.from_numpy((corner != inside).any(1)).to(device)] = False
+        return electrons, used

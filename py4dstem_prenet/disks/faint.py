@@ -72,7 +72,7 @@ class FaintDisks:
 
 
 def faint_disks(group: PatternGroup, pairs, members, thresholds, false_alarm: float, structure: float,
-                shape: DiskShape, margin: int) -> FaintDisks:
+                shape: DiskShape, side: int) -> FaintDisks:
     """Find weak disks of patterns at places where their neighbors show a disk.
 
     Parameters
@@ -91,8 +91,8 @@ def faint_disks(group: PatternGroup, pairs, members, thresholds, false_alarm: fl
         Relative rms of the background in an aperture about its expectation, without counting noise.
     shape : DiskShape
         Aperture and contrast.
-    margin : int
-        Pixels around patterns for the windows of disks.
+    side : int
+        Largest side of the windows of disks, pixels.
 
     Returns
     -------
@@ -107,14 +107,14 @@ def faint_disks(group: PatternGroup, pairs, members, thresholds, false_alarm: fl
     for first in range(0, len(members), SUMMED_AT_ONCE):
         some = members[first : first + SUMMED_AT_ONCE]
         partners = [both[slice(*np.searchsorted(both[:, 0], (n, n + 1))), 1] for n in some]
-        places, share, at, sigma = _places(group, some, partners, thresholds[1], structure, shape, margin)
-        found.append(_in_patterns(group, places, share, at, sigma, thresholds[0], false_alarm, shape, margin))
+        places, share, at, sigma = _places(group, some, partners, thresholds[1], structure, shape, side)
+        found.append(_in_patterns(group, places, share, at, sigma, thresholds[0], false_alarm, shape, side))
     if not found:
         return FaintDisks(np.zeros(0, int), *np.zeros((2, 0, 2)), *np.zeros((4, 0)))
     return FaintDisks(*(np.concatenate([getattr(part, field.name) for part in found]) for field in fields(FaintDisks)))
 
 
-def _places(group, members, partners, threshold, structure, shape, margin):
+def _places(group, members, partners, threshold, structure, shape, side):
     """Find places where the sum of the neighbors shows a disk and the pattern alone does not.
 
     Return candidates, the number of neighbors of each, positions and sigmas.
@@ -128,7 +128,7 @@ def _places(group, members, partners, threshold, structure, shape, margin):
                          & (shown.query(apart(found.place, members[found.pattern]))[0] > 0.5 * radius))
     share = np.array([len(others) for others in partners])[found.pattern[new]]
     if len(new):
-        at, sigma = _located(sums, group.good, found, found.subset(new), direct, shape, margin, share)
+        at, sigma = _located(sums, group.good, found, found.subset(new), direct, shape, side, share)
     else:
         at, sigma = np.zeros((2, 0, 2))
     places = found.subset(new)
@@ -140,7 +140,7 @@ def _places(group, members, partners, threshold, structure, shape, margin):
     return places.subset(kept), share[kept], at[kept], sigma[kept]
 
 
-def _in_patterns(group, places, share, at, sigma, threshold, false_alarm, shape, margin):
+def _in_patterns(group, places, share, at, sigma, threshold, false_alarm, shape, side):
     """Find the disks of patterns at the given places."""
     disks, own, pattern = group.disks, group.own, places.pattern
     on, beneath, seen = group.counts(pattern, at)
@@ -165,7 +165,7 @@ def _in_patterns(group, places, share, at, sigma, threshold, false_alarm, shape,
         every, some = (replace(c, pattern=np.searchsorted(members, c.pattern)) for c in (
             every.subset(np.isin(every.pattern, members)), some))
         position, sigma = _located(group.electrons[members], group.good, every, some, own.direct[members], shape,
-                                   margin, 1, (position - place, sigma))
+                                   side, 1, (position - place, sigma))
     return FaintDisks(pattern, position, sigma, signal / seen, np.sqrt(np.maximum(on, 1)) / seen, z,
                       1 - absent[kept])
 
@@ -197,10 +197,10 @@ def _brightest_near(group, at, pattern):
     return np.array([electrons[some].max(initial=0) for some in near])
 
 
-def _located(electrons, good, every, some, direct, shape, margin, share, prior=None):
+def _located(electrons, good, every, some, direct, shape, side, share, prior=None):
     """Positions and sigmas of some disks out of all, from their posterior."""
     aperture = shape.aperture
-    windows = DiskWindows(electrons, good, aperture.radius + aperture.edge, margin)
+    windows = DiskWindows(electrons, good, aperture.radius + aperture.edge, side)
     cut, used = windows.cut(some, windows.coverage(with_direct(every, direct)), grid_side(aperture))
     brightness = np.maximum(some.electrons / (np.pi * aperture.radius**2), 1e-3)
     mean, covariance = posterior_positions(

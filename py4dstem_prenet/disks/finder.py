@@ -18,7 +18,7 @@ from . import (
     PatternGroup,
     faint_disks,
     neighbor_pairs,
-    window_margin,
+    window_side,
 )
 
 SEARCHED_BYTES = 2**25  # bytes; size as float32 of the patterns that are searched at once, for speed
@@ -190,7 +190,7 @@ class DiskFinder:
                             np.flatnonzero(np.isin(index, wanted)),
                             (self.threshold, self.alarms.threshold(PLACES_RATE * self.false_alarm)), self.false_alarm,
                             self.learned.structure.relative, self.learned.shape,
-                            window_margin(self.learned.shape.aperture))
+                            window_side(self.learned.shape.aperture))
         out = np.zeros(len(found.pattern), BraggDisks.DTYPE)
         out["position"] = index[found.pattern]
         out["qx"], out["qy"] = found.position.T

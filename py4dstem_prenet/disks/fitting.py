@@ -152,6 +152,7 @@ def fit_disks(windows: DiskWindows, candidates: Candidates, shape: DiskShape, di
     wider = np.hypot(found.sigma * np.maximum(found.misfit / typical, 1)[:, None],
                      OFF_CENTER_ERROR * off_center[:, None])
     found.sigma[:] = np.where(every.electrons[:, None] < TELLING_ELECTRONS, found.sigma, wider)
+    found.sigma[:] *= np.sqrt(shape.error_ratio(every.electrons))[:, None]
     return FittedDisks(*(getattr(found, name)[:k] for name in found.__dataclass_fields__))
 
 

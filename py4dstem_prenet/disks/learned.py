@@ -9,8 +9,9 @@ import torch
 
 from ..compute import adapt_threads, sharing_cores
 from ..core import NoiseModel
-from ..fits import Aperture
+from ..fits import Aperture, disk_model
 from . import (
+    MAX_SIGMA_RADII,
     Background,
     Candidates,
     DiskFilter,
@@ -22,6 +23,7 @@ from . import (
     false_alarms,
     find_disks,
     fit_disks,
+    grid_side,
     learned_shape,
     measure_background,
     measure_structure,
@@ -33,7 +35,6 @@ SAMPLE_PATTERNS = 64  # patterns from which background and contrast are learned;
 SAMPLE_BYTES = 2**28  # bytes; largest size of these patterns as float32
 CERTAIN_RATE = 2e-4  # false disks per pattern; largest rate at which disks tell aperture and contrast
 MAX_RADIUS_CHANGE = 0.05  # fraction of the radius; after a larger change, the learned aperture is used for a new search
-WINDOW_MARGIN_PX = 8  # pixels; largest distance between the edge of a disk and the end of its window
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,13 @@ class LearnedDisks:
             if last or change < MAX_RADIUS_CHANGE:
                 break
             aperture = replace(shape.aperture, contrast=())  # the contrast belongs to the wrong radius
-        fitted = fit_disks(_windows(electrons, good, readout, shape.aperture), found, shape, direct, readout)
+        windows = _windows(electrons, good, readout, shape.aperture)
+        fitted = fit_disks(windows, found, shape, direct, readout)
         shape = shape.with_misfits(found.electrons[fitted.good], fitted.misfit[fitted.good])
+        fitted = fit_disks(windows, found, shape, direct, readout)  # the stated errors depend on the misfits
+        good_fits = found.subset(fitted.good)
+        shape = shape.with_errors(good_fits.pattern, fitted.position[fitted.good], fitted.sigma[fitted.good],
+                                  good_fits.electrons, direct, MAX_SIGMA_RADII * shape.aperture.radius)
         return cls(noise, background, structure, alarms, threshold, shape)
 
     def searched(self, block, direct, device="cpu"):
@@ -202,8 +208,8 @@ def prepared(patterns, noise: NoiseModel, aperture: Aperture, device):
     return disks, good, electrons.add_((noise.readout / noise.gain) ** 2)
 
 
-def window_margin(aperture: Aperture) -> int:
-    """Return the pixels around a pattern that windows of disks need.
+def window_side(aperture: Aperture) -> int:
+    """Return the largest side of the windows in which disks are fitted.
 
     Parameters
     ----------
@@ -213,18 +219,18 @@ def window_margin(aperture: Aperture) -> int:
     Returns
     -------
     int
-        Pixels.
+        Pixels, odd.
 
     Examples
     --------
-    >>> from py4dstem_prenet.disks import window_margin
+    >>> from py4dstem_prenet.disks import window_side
     >>> from py4dstem_prenet.fits import Aperture
-    >>> window_margin(Aperture(4.0, 0.3, (0.0, 0.0)))
-    12
+    >>> window_side(Aperture(4.0, 0.3, (0.0, 0.0)))
+    21
     """
-    return int(np.ceil(aperture.radius * (1 + np.hypot(*aperture.vector)))) + WINDOW_MARGIN_PX
+    return max(grid_side(aperture), disk_model(aperture).side)
 
 
 def _windows(electrons, good, readout, aperture):
     """Patterns with the variance of the read-out noise added, ready for windows."""
-    return DiskWindows(electrons - readout**2, good, aperture.radius + aperture.edge, window_margin(aperture))
+    return DiskWindows(electrons - readout**2, good, aperture.radius + aperture.edge, window_side(aperture))

@@ -342,9 +342,16 @@ def _pixels(shape, pattern, place, radius):
     axis = np.arange(-half, half + 1)
     dx, dy = (a.ravel() for a in np.meshgrid(axis, axis, indexing="ij"))
     near = np.hypot(dx, dy) < radius
-    x, y = place[:, :1] + dx[near], place[:, 1:] + dy[near]
-    inside = (x >= 0) & (x < shape[1]) & (y >= 0) & (y < shape[2])
-    return ((pattern[:, None] * shape[1] + x) * shape[2] + y)[inside], inside.nonzero()[0]
+    dx, dy = dx[near], dy[near]
+    flat = (pattern * shape[1] + place[:, 0])[:, None] * shape[2] + place[:, 1:] + (dx * shape[2] + dy)
+    number = np.broadcast_to(np.arange(len(place))[:, None], flat.shape)
+    cut = ((place < half) | (place >= np.subtract(shape[1:], half))).any(1)
+    if not cut.any():
+        return flat.ravel(), number.ravel()
+    x, y = place[cut, :1] + dx, place[cut, 1:] + dy
+    inside = np.ones(flat.shape, bool)
+    inside[cut] = (x >= 0) & (x < shape[1]) & (y >= 0) & (y < shape[2])
+    return flat[inside], number[inside]
 
 
 def _highest(image, reach: int):

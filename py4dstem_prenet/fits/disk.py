@@ -155,7 +155,7 @@ class _State(NamedTuple):
     value: torch.Tensor  # (n, pixels), aperture
     move_x: torch.Tensor  # (n, pixels), derivative of `expected` with respect to the position
     move_y: torch.Tensor
-    inverse: torch.Tensor  # (n, unknowns, unknowns), covariance
+    factor: torch.Tensor  # (n, unknowns, unknowns), Cholesky factor of the information
     gradient: torch.Tensor  # (n, unknowns), gradient of the log likelihood; empty without ``learn=True``
     shapes: torch.Tensor  # (n, 2, pixels), derivatives with respect to radius and blur; empty without ``learn=True``
 
@@ -228,8 +228,11 @@ class DiskModel:
         self.terms = disk_terms(u, v, self.degree).to(device)
         self.degrees = torch.tensor([n for n in range(self.degree + 1) for _ in range(n + 1)], device=device)
         self.plane = monomials(self.x / (radius + DISK_MARGIN_PX), self.y / (radius + DISK_MARGIN_PX), 1)
-        self.pairs = torch.triu_indices(self.terms.shape[1], self.terms.shape[1], device=device)
-        self.term_pairs = self.terms[:, self.pairs[0]] * self.terms[:, self.pairs[1]]
+        i, j = torch.triu_indices(self.terms.shape[1], self.terms.shape[1], device=device)
+        self.term_pairs = self.terms[:, i] * self.terms[:, j]
+        pair_of = torch.zeros(self.terms.shape[1], self.terms.shape[1], dtype=torch.long, device=device)
+        pair_of[i, j] = pair_of[j, i] = torch.arange(len(i), device=device)
+        self.pair_of = pair_of.flatten()
         self.plane_pairs = (self.plane[:, :, None] * self.plane[:, None]).flatten(1)
         self.mixed_pairs = (self.plane[:, :, None] * self.terms[:, None]).flatten(1)
         self.inverse = self.inverse.to(device)
@@ -319,14 +322,15 @@ class DiskModel:
             prior = torch.diag(self.amplitudes**-2 * (self.degrees > 0)).expand(n, -1, -1)
         windows = _Windows((counts - beneath) * good, good, start, beneath, change, precision, prior)
         state = self._stepped(windows, self._started(windows), readout, learn, steps=3)
-        sigma = state.inverse.diagonal(dim1=1, dim2=2)[:, :2].sqrt()
+        first = torch.eye(state.factor.shape[1], 2, device=counts.device).expand(n, -1, -1)
+        sigma = torch.cholesky_solve(first, state.factor).diagonal(dim1=1, dim2=2).sqrt()
         moving = (state.move > MAX_MOVE_SIGMAS * sigma).any(1).nonzero()[:, 0]
         if len(moving):
             start_values = _Start(state.position[moving], state.coefficients[moving], state.level[moving])
             state.put(moving, self._stepped(_Windows(*(a[moving] for a in windows)), start_values, readout, learn,
                                             steps=1))
 
-        counts, level, weight = windows.counts, state.level, state.weight
+        counts, level, weight, inverse = windows.counts, state.level, state.weight, torch.cholesky_inverse(state.factor)
         residual = counts - state.expected
         misfit = pixel_mean(residual.square() * weight, good)
         # The variance of a squared Poisson residual is 2 + 1 / mean, in units of its mean squared.
@@ -335,8 +339,8 @@ class DiskModel:
         relative = (pixel_mean(residual.square() * good, good) - noise).clamp_min(0).sqrt() / level
         curvature, slope = counts.new_zeros(n, 2, 2), counts.new_zeros(n, 2)
         if learn:
-            curvature, slope = self._shape_information(state, residual, misfit)
-        inverse, coefficients = state.inverse, state.coefficients
+            curvature, slope = self._shape_information(state, inverse, residual, misfit)
+        coefficients = state.coefficients
         variance = inverse.diagonal(dim1=1, dim2=2)[:, first_term:first_plane]
         strength = coefficients[:, 0] / inverse[:, first_term, first_term].sqrt()
         return DiskPositions(state.position, inverse[:, :2, :2], misfit, relative, coefficients[:, 0], level, strength,
@@ -388,7 +392,7 @@ class DiskModel:
             gradient = right_side - (matrix @ torch.cat([torch.zeros_like(position), previous], 1)[..., None])[..., 0]
             shapes = torch.stack([bright * radial, bright * blurring], 1)
         return _State(position, coefficients, level, (position - last_position).abs(), expected, weight, value, move_x,
-                      move_y, torch.cholesky_inverse(factor), gradient, shapes)
+                      move_y, factor, gradient, shapes)
 
     def overlap(self, position, contrast, sigma, contrast_sigma) -> Overlap:
         """Compute the contribution of k overlapping disks to each window.
@@ -445,10 +449,10 @@ class DiskModel:
         """Lower half of the normal matrix (n, unknowns, unknowns) and right-hand side of a Gauss-Newton step."""
         n, terms, planes = len(counts), self.terms.shape[1], self.plane.shape[1]
         first_term, first_plane, first_change = 2, 2 + terms, 2 + terms + planes
-        i, j = self.pairs
         value_weight, weighted = value * weight, weight * counts
         matrix = counts.new_zeros(n, first_change + change.shape[2], first_change + change.shape[2])
-        matrix[:, first_term + j, first_term + i] = (value_weight * value) @ self.term_pairs
+        products = ((value_weight * value) @ self.term_pairs).index_select(1, self.pair_of)
+        matrix[:, first_term:first_plane, first_term:first_plane] = products.view(n, terms, terms)
         plane = slice(first_plane, first_change)
         matrix[:, plane, plane] = (weight @ self.plane_pairs).view(n, planes, planes)
         matrix[:, plane, first_term:first_plane] = (value_weight @ self.mixed_pairs).view(n, planes, terms)
@@ -469,12 +473,12 @@ class DiskModel:
             right_side.append((weighted_change.mT @ counts[..., None])[..., 0])
         return matrix, torch.cat(right_side, 1)
 
-    def _shape_information(self, state, residual, misfit):
+    def _shape_information(self, state, inverse, residual, misfit):
         """Curvature (n, 2, 2) and slope (n, 2) of the log likelihood in (radius, blur), other unknowns marginalized."""
         weighted = state.shapes * state.weight[:, None]
         moves = torch.stack([state.move_x, state.move_y], -1)
         mixed = torch.cat([weighted @ moves, (weighted * state.value[:, None]) @ self.terms, weighted @ self.plane], 2)
-        projection = mixed @ state.inverse
+        projection = mixed @ inverse
         trust = 1 / misfit.clamp_min(1)[:, None]
         pull = (weighted @ residual[..., None])[..., 0] - (projection @ state.gradient[..., None])[..., 0]
         return (weighted @ state.shapes.mT - projection @ mixed.mT) * trust[..., None], pull * trust
