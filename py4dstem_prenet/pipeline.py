@@ -12,7 +12,17 @@ import numpy as np
 
 from .choices import AUTOMATIC, Choices, chosen
 from .compute import sharing_cores
-from .core import CalibrationReport, Decision, Ellipse, Flag, SampledScan, Scan, as_scan, ellipse_vector
+from .core import (
+    CalibrationReport,
+    Decision,
+    Ellipse,
+    Flag,
+    PrenetError,
+    SampledScan,
+    Scan,
+    as_scan,
+    ellipse_vector,
+)
 from .denoising import denoise
 from .ellipse import compare_ellipses, measure_ellipse
 from .fits import MAX_KEPT_BYTES, MIN_POOLED_POSITIONS, pooled_positions, worth_keeping
@@ -41,7 +51,7 @@ from .io import (
 )
 from .networks import load, verify
 from .origin import BeamLocator, Located, check_mask, keep_locator
-from .pixel_size import find_standard, measure_pixel_size
+from .pixel_size import check_approximate, find_standard, measure_pixel_size
 from .rotation import measure_rotation
 
 NETWORKS = ("center", "ellipse")  # names of the weights that calibration uses
@@ -70,7 +80,7 @@ class Calibrator(BeamLocator):
     POOLED_POSITIONS = MIN_POOLED_POSITIONS
 
     def finish(self, scan: Scan, located: Located | None, kept: SampledScan | None = None, processed=True,
-               progress: bool = True, rotation: bool = False, standard=None,
+               progress: bool = True, rotation: bool = False, standard=None, approximate: float | None = None,
                choices: Choices = AUTOMATIC) -> CalibrationReport:
         """Decide on the located origin, fit the descan, measure ellipse, pixel size and rotation.
 
@@ -90,6 +100,8 @@ class Calibrator(BeamLocator):
             Whether to measure the rotation between scan and pattern, for which all patterns are read once more.
         standard : str, pathlib.Path, py4DSTEM.process.diffraction.Crystal or Standard, optional
             The known crystal that the pixel size is measured from; without one, it is not measured.
+        approximate : float, optional
+            Approximate pixel size, 1/angstrom.
         choices : Choices, optional
             What the user decides.
 
@@ -106,7 +118,8 @@ class Calibrator(BeamLocator):
         ellipse, transfer = choices.settled(own, descan)
         applied = choices.applied(ellipse, transfer)
         turned = self._rotation(scan, origin, fit, applied, progress) if rotation else None
-        size = None if standard is None else self._pixel_size(scan, origin, fit, applied, kept, standard, progress)
+        size = None if standard is None else self._pixel_size(scan, origin, fit, applied, kept, standard, approximate,
+                                                              progress)
         return CalibrationReport(origin, fit, ellipse, self.noise, rotation=turned, transfer=transfer, pixel_size=size)
 
     def _pooled_source(self, scan, origin, kept):
@@ -117,7 +130,7 @@ class Calibrator(BeamLocator):
         pooled = pooled_positions(valid.ravel(), scan.scan_shape, self.noise.dose)
         return valid, kept if kept is not None and kept.holds(pooled) else scan
 
-    def _pixel_size(self, scan, origin, fit, ellipse, kept, standard, progress):
+    def _pixel_size(self, scan, origin, fit, ellipse, kept, standard, approximate, progress):
         """The pixel size from the rings of a standard; None if no pattern that can be pooled shows a beam."""
         found = self._pooled_source(scan, origin, kept)
         if found is None:
@@ -126,7 +139,7 @@ class Calibrator(BeamLocator):
         if ellipse is not None and not np.isfinite(ellipse.covariance).all():  # set by hand, or of a bare calibration
             ellipse = dataclasses.replace(ellipse, covariance=STORED_ELLIPSE_SIGMA**2 * np.eye(2))
         return measure_pixel_size(source, fit.qx0, fit.qy0, _radius(origin), self._noise(origin), standard, ellipse,
-                                  valid, progress=progress)
+                                  valid, progress=progress, approximate=approximate)
 
     def _ellipse(self, scan, origin, fit, kept, progress):
         """The ellipse of the pooled patterns; None if no pattern that can be pooled shows a beam."""
@@ -177,8 +190,8 @@ def _radius(origin):
 
 @sharing_cores
 def calibrate(datacube, mask=None, device="auto", progress=True, *, center=None, radius=None, model="auto",
-              region=None, ellipse=True, standard=None, rotation=False, like=None, transfer=None, binning=None,
-              replace=False, write=True) -> CalibrationReport:
+              region=None, ellipse=True, standard=None, approximate=None, rotation=False, like=None, transfer=None,
+              binning=None, replace=False, write=True) -> CalibrationReport:
     """Calibrate a DataCube: measure and fit the origin, measure the ellipse, write what is accepted.
 
     If the specimen is a known crystal, named as `standard`, the pixel size is also measured and replaces the one in the
@@ -218,6 +231,9 @@ def calibrate(datacube, mask=None, device="auto", progress=True, *, center=None,
         against the scan; semi-axes in any unit, theta in radians from +qx toward +qy.
     standard : str, pathlib.Path, py4DSTEM.process.diffraction.Crystal or Standard, optional
         The specimen, if it is a known crystal: a name such as "Au", a CIF file, or a py4DSTEM Crystal.
+    approximate : float, optional
+        Pixel size of the standard, 1/angstrom, that is right within 10 %, for example from the camera length. A single
+        crystal needs it, and then determines the ellipse as well; the name of the crystal is not tested.
     rotation : bool
         Whether to also measure rotation and flip between scan and pattern.
     like : DataCube, str or path-like, optional
@@ -256,6 +272,9 @@ def calibrate(datacube, mask=None, device="auto", progress=True, *, center=None,
     scan = as_scan(datacube)
     check_mask(scan, mask)
     choices = chosen(datacube, scan, center, radius, model, region, ellipse, replace, like, transfer, binning)
+    check_approximate(approximate)
+    if approximate is not None and standard is None:
+        raise PrenetError("The approximate pixel size belongs to a known crystal; name the crystal with standard=.")
     standard = None if standard is None else find_standard(standard)
     check_networks(device)
     mask = read_mask(datacube) if mask is None else mask
@@ -265,10 +284,12 @@ def calibrate(datacube, mask=None, device="auto", progress=True, *, center=None,
     # The whole file is read once: patterns that are pooled later are kept on the way.
     located, kept = calibrator.locate_all(scan, worth_keeping(scan, calibrator.noise.dose), progress)
     report = calibrator.finish(scan, located, kept, progress=progress, rotation=rotation, standard=standard,
-                               choices=choices)
+                               approximate=approximate, choices=choices)
     if not write:
         return _with_written(report, Flag("not_written_as_asked"))
-    settings = {"device": device} | ({} if standard is None else {"standard": standard.name}) | choices.settings
+    crystal = {} if standard is None else {"standard": standard.name}
+    crystal |= {} if approximate is None else {"approximate": approximate}
+    settings = {"device": device} | crystal | choices.settings
     return write_report(datacube, report, mask, settings, choices)
 
 
@@ -329,7 +350,7 @@ def write_report(datacube, report: CalibrationReport, mask=None, settings=None,
     report = _with_written(
         report, *(() if kept["origin_meas"] else (Flag("origin_written", {"feature": origin.feature}),)),
         _origin_flag(datacube, fit, kept["origin"]),
-        *(() if "ellipse" in carried else (_ellipse_flag(datacube, ellipse, kept["ellipse"], choices),)),
+        *(() if "ellipse" in carried else (_ellipse_flag(datacube, ellipse, kept["ellipse"], size, choices),)),
         *(() if size is None else (Flag("pixel_size_written" if size.accepted else "pixel_size_not_written"),)),
         *_replaced(datacube, size, transfer),
         *(() if turned is None else (Flag("rotation_written" if turned.accepted else "rotation_not_written"),)),
@@ -395,12 +416,15 @@ def _replaced(datacube, size, transfer):
                                          "author": author}),)
 
 
-def _ellipse_flag(datacube, ellipse, kept, choices):
-    """What is written of the ellipse."""
+def _ellipse_flag(datacube, ellipse, kept, size, choices):
+    """What is written of the ellipse: that of the scan, or that of a crystal if there is no other."""
     if choices.ellipse is False:
         return Flag("ellipse_not_asked")
     if not kept:
-        return Flag("ellipse_written" if ellipse is not None and ellipse.accepted else "ellipse_not_written")
+        accepted = ellipse is not None and ellipse.accepted
+        of_crystal = size is not None and size.accepted and size.ellipse is not None
+        free = datacube.calibration is None or datacube.calibration.get_ellipse() is None
+        return Flag("ellipse_written" if accepted or (of_crystal and free) else "ellipse_not_written")
     author = {"author": author_of(datacube, "ellipse")}
     theirs = datacube.calibration.get_ellipse()
     if any(map(np.ndim, theirs)):  # it varies over the scan

@@ -92,7 +92,8 @@ def test_cautions_follow_from_flags_and_are_few():
     assert "avoid_denoised" in names(ALL, Flag("denoising_attenuates", {"quantity": "", "slope": 0.5, "sigma": 0.1}))
     assert {"avoid_lengths", "avoid_directions"} <= set(names({"origin": ORIGIN, "descan": DESCAN}))
     hidden = ORIGIN | {"feature": "center of the rings"}
-    many = names({"origin": hidden, "descan": DESCAN}, correlated, Flag("attenuation_undetermined", {"quantities": []}))
+    many = names({"origin": hidden, "descan": DESCAN}, correlated,
+                 Flag("attenuation_undetermined", {"quantities": [], "slopes": []}))
     cautions = [name for name in many if name.startswith("avoid")]
     assert cautions[0] == "avoid_direct_beam" and len(cautions) == 4
 

@@ -72,7 +72,8 @@ def made(scan=(20, 20)):
     slopes = {"rotation": Slope(0.7, 0.02, 3.0, "attenuated"), "shear": Slope(np.nan, np.nan, 0.1, "unknown")}
     check = DenoisingCheck(slopes, 3.0, 0.1, 3.2, errors, errors, errors, 1.3, 4, 256, True,
                            Decision(True, (Flag("denoising_lowers_error", figures),
-                                           Flag("attenuation_undetermined", {"quantities": ["shear"]}))))
+                                           Flag("attenuation_undetermined", {
+                                               "quantities": ["shear"], "slopes": ["shear not measurable"]}))))
     halves = {"scatter": 0.05, "ratio": 1.0, "sigma": 0.02, "positions": 256}
     agree = {"difference": 0.001, "sigmas": 0.5, "positions": 256}
     tuned = {"gain": 0.01, "gain_sigma": 0.001, "error": -0.02, "error_sigma": 0.001, "steps": 30}

@@ -16,8 +16,8 @@ class MeasuringMethods:
     _datacube: Any  # the DataCube
 
     def calibrate(self, mask=None, device="auto", progress=True, *, center=None, radius=None, model="auto",
-                  region=None, ellipse=True, standard=None, rotation=False, like=None, transfer=None, binning=None,
-                  replace=False, write=True) -> CalibrationReport:
+                  region=None, ellipse=True, standard=None, approximate=None, rotation=False, like=None, transfer=None,
+                  binning=None, replace=False, write=True) -> CalibrationReport:
         """Measure and fit the origin, measure the ellipse, and write what is accepted into the calibration.
 
         All arguments can be left out. An origin or ellipse that was set by hand or by another program is kept, and the
@@ -49,6 +49,9 @@ class MeasuringMethods:
         standard : str, pathlib.Path or py4DSTEM.process.diffraction.Crystal, optional
             The specimen, if it is a known crystal: a name such as "Au", a CIF file, or a Crystal. The pixel size is
             then measured and replaces the one in the calibration. By default the pixel size is left as it is.
+        approximate : float, optional
+            Pixel size of the standard, 1/angstrom, that is right within 10 %, for example from the camera length. A
+            single crystal needs it, and then determines the ellipse as well; the name of the crystal is not tested.
         rotation : bool, optional
             Whether to also measure rotation and flip between scan and pattern.
         like : DataCube, str or pathlib.Path, optional
@@ -91,8 +94,8 @@ class MeasuringMethods:
         from .. import calibrate
 
         return calibrate(self._datacube, mask=mask, device=device, progress=progress, center=center, radius=radius,
-                         model=model, region=region, ellipse=ellipse, standard=standard, rotation=rotation, like=like,
-                         transfer=transfer, binning=binning, replace=replace, write=write)
+                         model=model, region=region, ellipse=ellipse, standard=standard, approximate=approximate,
+                         rotation=rotation, like=like, transfer=transfer, binning=binning, replace=replace, write=write)
 
     def undo(self) -> tuple[str, ...]:
         """Undo the last change that this package made to the calibration.

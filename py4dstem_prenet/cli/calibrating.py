@@ -48,6 +48,8 @@ def calibrate(
     as_json: Json = False,
     standard: Annotated[str | None, typer.Option(help="Known crystal, such as Au, or a CIF file: measures the pixel "
                                                       "size.")] = None,
+    approximate: Annotated[float | None, typer.Option(help="Its pixel size in 1/Å, right within 10 %; a single crystal "
+                                                           "needs it.")] = None,
 ):
     """Measure origin and ellipse, and save the calibrated scan as an EMD file.
 
@@ -74,7 +76,7 @@ def calibrate(
         "center": None if center is None else parse_numbers(center, 2, "--center"), "replace": replace,
         "region": None if region is None else region_of(region),
         "like": like, "transfer": None if transfer is None else transfer.split(","), "binning": binning,
-        "standard": standard, "rotation": rotation,
+        "standard": standard, "approximate": approximate, "rotation": rotation,
         "ellipse": {"on": True, "off": False}.get(ellipse)}
     if options["ellipse"] is None:
         options["ellipse"] = parse_numbers(ellipse, 3, "--ellipse", "on, off, or ")

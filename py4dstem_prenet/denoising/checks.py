@@ -175,7 +175,8 @@ def _decide(slopes, samples, worth, errors, sigmas):
         flags.append(Flag("attenuation_unknown", {"quantities": list(unknown), "checked": checked,
                                                   "positions": min(largest, _rounded_up(max(unknown.values())))}))
     if undetermined := [quantity for quantity in needed if quantity not in unknown]:
-        flags.append(Flag("attenuation_undetermined", {"quantities": undetermined}))
+        flags.append(Flag("attenuation_undetermined", {
+            "quantities": undetermined, "slopes": [f"{quantity} {slopes[quantity]}" for quantity in undetermined]}))
     error, sigma = errors["denoised"], sigmas["denoised"]
     numbers = {"error": error, "sigma": sigma}
     if not (error + 2 * sigma < 1 and worth > 1):

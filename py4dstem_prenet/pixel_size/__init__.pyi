@@ -37,7 +37,11 @@ from .lattice import (
     on_lattice as on_lattice,
 )
 from .lattice_fit import fit_lattice as fit_lattice
-from .measure import measure_pixel_size as measure_pixel_size, measure_pooled_size as measure_pooled_size
+from .measure import (
+    check_approximate as check_approximate,
+    measure_pixel_size as measure_pixel_size,
+    measure_pooled_size as measure_pooled_size,
+)
 from .mixture import (
     ERROR_DOF as ERROR_DOF,
     REACH_SIGMAS as REACH_SIGMAS,

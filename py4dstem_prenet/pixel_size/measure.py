@@ -124,8 +124,7 @@ def measure_pixel_size(data, qx0, qy0, radius, noise: NoiseModel, standard, elli
     >>> size = measure_pixel_size(datacube, fit.qx0, fit.qy0, radius, report.noise, "Au")  # doctest: +SKIP
     """
     scan, standard = as_scan(data), find_standard(standard)
-    if approximate is not None and not 0 < approximate < np.inf:
-        raise PrenetError(f"The approximate pixel size must be a positive number of 1/angstrom, not {approximate!r}.")
+    check_approximate(approximate)
     use = in_region(region, scan.scan_shape)
     if valid is not None:
         use = use & np.asarray(valid, bool)
@@ -143,6 +142,27 @@ def measure_pixel_size(data, qx0, qy0, radius, noise: NoiseModel, standard, elli
 
 
 @sharing_cores
+def check_approximate(approximate: float | None) -> None:
+    """Check an approximate pixel size.
+
+    Parameters
+    ----------
+    approximate : float or None
+        Approximate pixel size, 1/angstrom.
+
+    Raises
+    ------
+    PrenetError
+        If it is not positive.
+
+    Examples
+    --------
+    >>> check_approximate(0.02)
+    """
+    if approximate is not None and not 0 < approximate < np.inf:
+        raise PrenetError(f"The approximate pixel size must be a positive number of 1/angstrom, not {approximate!r}.")
+
+
 def measure_pooled_size(pooled: Pooled, radius, noise: NoiseModel, standard, ellipse: Ellipse | None = None,
                         spots: Spots | None = None, approximate: float | None = None) -> PixelSize:
     """Measure the pixel size of pooled patterns.

@@ -14,11 +14,11 @@ DENOISING_FLAGS = (
     ("attenuation_unknown", "warning",
      "It is not known whether denoising keeps these quantities: {quantities}. Their slopes (denoised against true "
      "values) are not known to 5 % from {checked} positions.",
-     "Measure them on the raw counts. About {positions} positions would determine them: "
+     "Measure them on the raw counts. About {positions} positions may determine them: "
      "datacube.prenet.check_denoising(positions={positions})."),
     ("attenuation_undetermined", "warning",
-     "This scan cannot show whether denoising keeps these quantities, because they vary too little or the electrons "
-     "are too few: {quantities}.",
+     "This scan does not determine whether denoising keeps these quantities (slope of denoised against true values): "
+     "{slopes}. They vary too little, the electrons are too few, or the slope is close to the limit of 5 %.",
      "Measure them on the raw counts."),
     ("denoising_lowers_error", "info",
      "Denoising lowers the squared error of single pixels to {error:#.2g} ± {sigma:.1g} of that of the raw counts."),

@@ -16,7 +16,9 @@ ELLIPSE_FLAGS = (
      "The ellipse is not determined: a/b is uncertain by {sigma:.3f} (at most {needed:.3f} is allowed).",
      "Carry over the ellipse of a standard: calibrate(like=...)."),
     ("spots_only", "warning",
-     "No continuous ring was found; Bragg spots cannot separate strain from distortion."),
+     "No continuous ring was found; Bragg spots cannot separate strain from distortion.",
+     "If the specimen is a known, unstrained crystal near a zone axis, its lattice gives the ellipse with the pixel "
+     "size: calibrate(standard=..., approximate=...)."),
     ("beam_shape_left_out", "warning",
      "The shape of the direct beam disagrees with the rings by {sigmas:.1f} sigma and was left out; the aperture may "
      "not be round."),

@@ -48,8 +48,8 @@ SUMMARY_FLAGS = (
      "Next: save the calibration, or find Bragg disks (datacube.prenet.bragg_disks()) and map strain or "
      "orientation. py4DSTEM reads the calibration from the cube."),
     ("next_read", "info",
-     "First look at the figures (datacube.prenet.show(), or prenet report in a shell) and read the warnings ({count}; "
-     "marked ! or x in text, amber or red on a page)."),
+     "First look at the figures (datacube.prenet.show(), or prenet report in a shell) and read the warnings and "
+     "refusals ({count}; marked ! or x in text, amber or red on a page)."),
     ("next_map", "info",
      "Next: save the calibration, or map strain or orientation from the Bragg disks that the cube holds "
      "(datacube.tree('{name}')). py4DSTEM reads the calibration from the cube."),
