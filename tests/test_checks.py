@@ -244,6 +244,16 @@ def test_blocks_keep_neighbors_together_and_apart_from_others(scan, parts):
 # --- origin -------------------------------------------------------------------------------------------------
 
 
+def test_positions_of_a_hidden_beam_are_not_compared(monkeypatch):
+    """Those are positions of one center, and equal in both halves whatever its sigma."""
+    maps = types.SimpleNamespace(valid=np.ones((6, 6), bool), found=True, feature="center of inversion")
+    locator = types.SimpleNamespace(origin=lambda *_: maps, locate_all=lambda scan, progress: (None, None))
+    monkeypatch.setattr("py4dstem_prenet.origin.measure.BeamLocator.learn", lambda *_, **__: locator)
+    counts = np.random.default_rng(0).poisson(2.0, (6, 6, 48, 48))
+    check = py4DSTEM.DataCube(counts).prenet.check_origin()
+    assert not check.accepted and np.isnan(check.ratio) and has_flag(check.flags, "half_without_beam")
+
+
 @pytest.mark.parametrize(("stated", "accepted"), [(1.0, True), (0.5, False)])
 def test_the_halves_tell_whether_sigma_is_true(monkeypatch, stated, accepted):
     """A center of mass, whose precision is known, that states it right or too small."""
@@ -256,7 +266,8 @@ def test_the_halves_tell_whether_sigma_is_true(monkeypatch, stated, accepted):
         total = data.sum((2, 3))
         qx0, qy0 = ((data * axis).sum((2, 3)) / total for axis in (x, y))
         sigma = stated * 3 / np.sqrt(total)
-        return types.SimpleNamespace(qx0=qx0, qy0=qy0, sigma_qx0=sigma, sigma_qy0=sigma, valid=total > 0, found=True)
+        return types.SimpleNamespace(qx0=qx0, qy0=qy0, sigma_qx0=sigma, sigma_qy0=sigma, valid=total > 0, found=True,
+                                     feature="direct beam")
 
     locator = types.SimpleNamespace(origin=origin, locate_all=lambda scan, progress: (None, None))
     monkeypatch.setattr("py4dstem_prenet.origin.measure.BeamLocator.learn", lambda *_, **__: locator)
