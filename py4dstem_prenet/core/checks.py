@@ -137,7 +137,8 @@ class DenoisingCheck(Decided):
         """
         names = {"denoised": "denoised", "gaussian": f"best Gaussian ({self.sigma:g} px)",
                  "svd": f"best truncated SVD (rank {self.rank})"}
-        measured = [(f"slope, {name}", str(slope)) for name, slope in self.slopes.items() if np.isfinite(slope.value)]
+        measured = [(f"slope, {name}", f"{slope} ({slope.status})")
+                    for name, slope in self.slopes.items() if np.isfinite(slope.value)]
         worth = [("worth for the squared error of pixels", f"{self.worth:.2g} ± {self.worth_sigma:.1g} raw patterns")]
         errors = [(f"squared error, {names[key]}", f"{error:#.2g} ± {self.error_sigmas[key]:.1g} of raw")
                   for key, error in self.errors.items() if key in names]

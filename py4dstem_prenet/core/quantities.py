@@ -135,7 +135,7 @@ class PixelSize(Decided):
                  ("from", self.evidence)]
         if self.accepted:
             shown.insert(3, ("in the calibration",
-                             "this times sqrt(a/b) of the ellipse that is set, since py4DSTEM multiplies radii by b"))
+                             "this times sqrt(a/b) of the ellipse, by which py4DSTEM's correction makes radii smaller"))
         seen = [ring for ring in self.rings if np.isfinite(ring.error)]
         if seen:
             shown.append(("rings, measured less expected", "; ".join(
