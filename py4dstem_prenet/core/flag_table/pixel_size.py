@@ -55,10 +55,10 @@ PIXEL_SIZE_FLAGS = (
      "crystal is unstrained {standard}. The ellipse is written with the pixel size if the calibration has none.",
      "A mean strain of the specimen is part of this ellipse."),
     ("lattice_varies", "warning",
-     "The lattice varies over the scan by {percent:.2g} % (rms), beyond the errors of the disks. The pixel size "
-     "assumes that its mean is that of {standard}; the variation is part of the sigma.",
-     "If only a part of the scan is unstrained {standard}, measure_pixel_size(\"{standard}\", region=..., write=True) "
-     "uses that part."),
+     "The lattice varies over the measured positions by {percent:.2g} % (rms), beyond the errors of the disks. The "
+     "pixel size is right if the mean lattice is that of unstrained {standard}; its sigma includes the variation.",
+     "If a smaller part of the scan is unstrained {standard}, measure there: measure_pixel_size(\"{standard}\", "
+     "region=..., write=True)."),
     ("radial_distortion", "warning",
      "Radial distortion: at {radius:.0f} px, the radius of rings differs by {percent:+.2f} ± {sigma:.2f} % from that "
      "of an undistorted pattern. The pixel size is that at the center of the pattern.",
