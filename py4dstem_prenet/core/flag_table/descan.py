@@ -51,8 +51,8 @@ DESCAN_FLAGS = (
     ("extrapolated", "warning",
      "No beam was measured outside scan rows {first_row} to {last_row} and columns {first_column} to {last_column}; "
      "there, the descan is extrapolated as a {model}.",
-     "Far from the measured positions, the fitted origin may be off by pixels: calibrate without region=, or use only the "
-     "measured part of the scan."),
+     "Far from the measured positions, the fitted origin may be off by pixels: calibrate without region=, or use only "
+     "the measured part of the scan."),
     ("jump", "warning",
      "The beam jumps by {step:+.2f} px in {coordinate} ({sigmas:.0f} sigma) between scan rows {row} and {next_row}; "
      "the fit includes this jump."),
