@@ -58,7 +58,8 @@ def calibrate(
     skipped. If a file fails, the others are still calibrated, and the exit code is 1.
 
     JSON: saved (the file, or null), found, detector, origin, descan, ellipse,
-    pixel_size, rotation, transfer, flags, probe (null without --probe). Units:
+    pixel_size, rotation, transfer, flags (each with flag, the name, stage,
+    severity, numbers, sentence and action), probe (null without --probe). Units:
     px, 1/Å and radians; the rotation is in degrees. For several files: saved
     (the folder), complete, files (the rows of summary.csv).
     """
