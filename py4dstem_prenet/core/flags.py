@@ -68,8 +68,8 @@ class Flag:
     Examples
     --------
     >>> flag = Flag("beam_missing", {"count": 3, "total": 36})
-    >>> flag.severity, flag.sentence
-    ('warning', '3 of 36 positions show no beam.')
+    >>> flag.severity, flag.kind.stage, flag.numbers["count"]
+    ('warning', 'origin', 3)
     """
 
     name: str
