@@ -1,8 +1,8 @@
 """Errors of positions beyond those that the fits state, from disks that lie opposite each other.
 
-A lattice is the same after inversion, so the middle between a disk and the one opposite it is the direct beam, whatever
-the crystal, its strain and the ellipse. Middles of a pattern scatter by the errors of the disks alone, those by
-contrast that the fits do not describe included.
+A lattice is symmetric under inversion, so the middle between a disk and the opposite one is the position of the direct
+beam, for any crystal, strain and ellipse. The middles in a pattern therefore scatter only by the errors of the disk
+positions, including errors from contrast that the fits do not describe.
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ def error_ratios(pattern, position, sigma, group, direct, reach: float, groups: 
 
     Notes
     -----
-    The middles are a mixture of a normal distribution about the middle of the pattern, which is fitted, and a uniform
-    one, of disks that are opposite by chance. The likelihood is maximized over the ratios and the part of the latter.
+    The middles are a mixture of two distributions: a normal one about the fitted middle of the pattern, and a uniform
+    one for disks that are opposite by chance. The likelihood is maximized over the ratios and the fraction of chance
+    pairs.
 
     Examples
     --------
@@ -99,7 +100,7 @@ def _ratios(ratio, parts, kinds, middle, at, paired, prior):
     """Expected ratios, given those of the last round."""
     variance = (ratio[kinds][..., None] * parts).sum(0)
     off, free = _off_middle(middle, variance, at, paired)
-    pull = np.where(free > 1e-3, off**2 / (variance * free), 1)  # a pair that is alone in its pattern tells nothing
+    pull = np.where(free > 1e-3, off**2 / (variance * free), 1)  # a single pair in a pattern has no scatter
     total, count = np.full((2, len(ratio)), prior, float)
     for part, kind in zip(parts, kinds, strict=True):
         own = ratio[kind][:, None]

@@ -32,8 +32,8 @@ SIGMA_FACTOR = 1.15  # factor on the jackknife sigma of rings, from the errors o
 # Relative; systematic error of the pixel size, set on simulated scans. For rings it is due to their shape in thin
 # crystals; for disks, to excitation errors and to contrast that moves disks inward by about 0.01 px.
 SYSTEMATIC, SPOT_SYSTEMATIC = 2e-4, 2.5e-4
-# Relative; systematic error of the pixel size from fewer grains, whose contrast moves all disks. Two simulated crystals
-# had errors of 0.18 and 0.24 % (benchmarks/pixel_size.py --crystals, seeds 1 and 2).
+# Relative; systematic error of the pixel size from few grains, because contrast moves all disks alike. Two simulated
+# crystals had errors of 0.18 and 0.24 % (benchmarks/pixel_size.py --crystals, seeds 1 and 2).
 CRYSTAL_SYSTEMATIC = 2e-3
 MIN_RING_GRAINS = 5  # grains; fewest whose pooled disks are taken for rings; chosen, not measured
 DISTORTION_SYSTEMATIC = 3e-3  # relative; systematic error of each amplitude of a distortion from rings, for few grains
