@@ -389,6 +389,8 @@ def _provenance(record):
         return
     yield "calibrated by", f"{record.get('package')} {record.get('version')}, py4DSTEM {record.get('py4DSTEM')}"
     yield "when", str(record.get("date"))
+    if record.get("file"):
+        yield "file when first calibrated", record["file"]
     kind = np.dtype(record["dtype"]).name if record.get("dtype") else "unknown type"
     yield "data when calibrated", f"{_by(record.get('shape', ()))}, {kind}"
     for name, digest in record.get("weights", {}).items():
