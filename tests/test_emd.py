@@ -216,7 +216,7 @@ class TestLoadCalibration:
 
 
 def test_a_saved_scan_names_the_file_of_the_camera(tmp_path):
-    np.save(tmp_path / "camera.npy", np.ones((2, 3, 16, 16), np.uint16))
+    np.save(tmp_path / "camera.npy", np.ones((2, 3, 32, 32), np.uint16))
     for name, copy in (("camera.npy", "first.h5"), ("first.h5", "second.h5"), ("second.h5", "third.h5")):
         scan = py4dstem_prenet.open(tmp_path / name)
         provenance.write_provenance(scan, provenance.make_provenance(scan))
