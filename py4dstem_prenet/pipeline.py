@@ -195,7 +195,7 @@ def calibrate(datacube, mask=None, device="auto", progress=True, *, center=None,
     """Calibrate a DataCube: measure and fit the origin, measure the ellipse, write what is accepted.
 
     If the specimen is a known crystal, named as `standard`, the pixel size is also measured and replaces the one in the
-    calibration. Otherwise the pixel size is left as it is.
+    calibration. Otherwise the pixel size does not change.
 
     Writes into `datacube.calibration` with `set_origin_meas`, `set_origin`, `set_ellipse` and, if pixel size or
     rotation are measured, `set_Q_pixel_size` and `set_QR_rotflip_degrees`; attaches the maps of sigma and the
@@ -227,12 +227,12 @@ def calibrate(datacube, mask=None, device="auto", progress=True, *, center=None,
         Scan positions from which descan and ellipse are determined; the surface covers the whole scan. The measured
         origin is masked outside of it.
     ellipse : bool or tuple of float, optional
-        True measures the ellipse, False leaves it as it is. (a, b, theta) sets this ellipse, and the report tests it
+        True measures the ellipse, False does not change it. (a, b, theta) sets this ellipse, and the report tests it
         against the scan; semi-axes in any unit, theta in radians from +qx toward +qy.
     standard : str, pathlib.Path, py4DSTEM.process.diffraction.Crystal or Standard, optional
         The specimen, if it is a known crystal: a name such as "Au", a CIF file, or a py4DSTEM Crystal.
     approximate : float, optional
-        Pixel size of the standard, 1/angstrom, that is right within 10 %, for example from the camera length. A single
+        Pixel size of the standard, 1/angstrom, known within 10 %, for example from the camera length. A single
         crystal needs it, and then determines the ellipse as well; the name of the crystal is not tested.
     rotation : bool
         Whether to also measure rotation and flip between scan and pattern.

@@ -44,13 +44,13 @@ class MeasuringMethods:
             Scan positions from which descan and ellipse are determined; the surface covers the whole scan. The measured
             origin is masked outside of it.
         ellipse : bool or tuple of float, optional
-            True measures the ellipse, False leaves it as it is. (a, b, theta) sets this ellipse, and the report tests
+            True measures the ellipse, False does not change it. (a, b, theta) sets this ellipse, and the report tests
             it against the scan; theta is in radians from +qx toward +qy.
         standard : str, pathlib.Path or py4DSTEM.process.diffraction.Crystal, optional
             The specimen, if it is a known crystal: a name such as "Au", a CIF file, or a Crystal. The pixel size is
-            then measured and replaces the one in the calibration. By default the pixel size is left as it is.
+            then measured and replaces the one in the calibration. By default the pixel size does not change.
         approximate : float, optional
-            Pixel size of the standard, 1/angstrom, that is right within 10 %, for example from the camera length. A
+            Pixel size of the standard, 1/angstrom, known within 10 %, for example from the camera length. A
             single crystal needs it, and then determines the ellipse as well; the name of the crystal is not tested.
         rotation : bool, optional
             Whether to also measure rotation and flip between scan and pattern.
@@ -134,9 +134,9 @@ class MeasuringMethods:
         progress : bool, optional
             Whether to show a progress bar.
         center : tuple of float or of ndarray, shape (Rx, Ry), optional
-            Place (qx, qy) of the direct beam in pixels, where the search starts.
+            Approximate position (qx, qy) of the direct beam in pixels, where the search starts.
         radius : float, optional
-            Radius of the direct disk in pixels, where its fit starts.
+            Approximate radius of the direct disk in pixels, where its fit starts.
 
         Returns
         -------
@@ -202,7 +202,7 @@ class MeasuringMethods:
         return result
 
     def measure_ellipse(self, region=None, device="auto", progress=True, write=None) -> Ellipse:
-        """Measure the elliptical distortion about the origin in the calibration, which any program may have set.
+        """Measure the elliptical distortion about the origin in the calibration, whichever program set it.
 
         An accepted ellipse of the whole scan is written with `set_ellipse`; `undo` restores the previous ellipse, and
         `datacube.calibration.set_ellipse((None, None, None))` removes it. If the calibration holds no radius of the
@@ -217,7 +217,7 @@ class MeasuringMethods:
         progress : bool, optional
             Whether to show a progress bar.
         write : bool, optional
-            Whether to write an accepted ellipse. By default it is written if it is that of the whole scan.
+            Whether to write an accepted ellipse; by default True without a region, and False with one.
 
         Returns
         -------
@@ -305,7 +305,7 @@ class MeasuringMethods:
         write : bool, optional
             Whether to write an accepted pixel size; by default True without a region, and False with one.
         approximate : float, optional
-            Pixel size, 1/angstrom, that is right within 10 %, for example from the camera length. It makes the zone
+            Pixel size, 1/angstrom, known within 10 %, for example from the camera length. It makes the zone
             axis of a single crystal unambiguous; the name of the crystal is then not tested.
 
         Returns

@@ -96,7 +96,7 @@ class Decided(Result):
 
     @property
     def accepted(self) -> bool:
-        """Whether the result is fit to be used."""
+        """Whether the result can be used."""
         return self.decision.accepted
 
     @property

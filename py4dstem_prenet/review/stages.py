@@ -1,4 +1,4 @@
-"""What the review of a calibrated scan tells of each stage, as flags."""
+"""Flags of each stage in the review of a calibrated scan."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def origin_flags(origin: OriginMap, sigma_known: bool, halves: OriginCheck | Non
     Returns
     -------
     tuple of Flag
-        Positions without a beam, what stands for a hidden beam, and the typical sigma.
+        Positions without a beam, the center that replaces a hidden beam, and the typical sigma.
     """
     total, missing = int(origin.valid.size), int((~origin.valid).sum())
     fraction = missing / total
@@ -199,7 +199,7 @@ def ellipse_flags(stored, measured: Ellipse | None, author: str, halves: Ellipse
     measured : Ellipse or None
         Ellipse measured in this scan.
     author : str
-        Who wrote the stored one (`io.author_of`).
+        Author of the stored ellipse (`io.author_of`).
     halves : EllipseCheck, optional
         Check of the ellipse by split electrons.
 
@@ -240,16 +240,16 @@ def quantity_flags(name: str, numbers, measured=None) -> tuple[Flag, ...]:
     Parameters
     ----------
     name : {"pixel_size", "rotation"}
-        Which of them.
+        Name of the quantity.
     numbers : dict
-        What `held_quantities` returned for it.
+        Result of `held_quantities` for it.
     measured : PixelSize or Rotation, optional
         The result, if it was measured in this scan.
 
     Returns
     -------
     tuple of Flag
-        Where it comes from, and the flags of the measurement.
+        Its origin (measured, carried over, or set by hand), and the flags of the measurement.
 
     Examples
     --------
