@@ -13,6 +13,7 @@ import numpy as np
 from .choices import AUTOMATIC, Choices, chosen
 from .compute import sharing_cores
 from .core import (
+    CENTERS,
     CalibrationReport,
     Decision,
     Ellipse,
@@ -347,8 +348,9 @@ def write_report(datacube, report: CalibrationReport, mask=None, settings=None,
         ratio = _ratio(datacube, None if kept["ellipse"] else ellipse)
         transfer = transfer.for_ellipse(ratio)
         report = dataclasses.replace(report, transfer=transfer)
+    center = CENTERS.get(origin.feature, origin.feature)
     report = _with_written(
-        report, *(() if kept["origin_meas"] else (Flag("origin_written", {"feature": origin.feature}),)),
+        report, *(() if kept["origin_meas"] else (Flag("origin_written", {"feature": center}),)),
         _origin_flag(datacube, fit, kept["origin"]),
         *(() if "ellipse" in carried else (_ellipse_flag(datacube, ellipse, kept["ellipse"], size, choices),)),
         *(() if size is None else (Flag("pixel_size_written" if size.accepted else "pixel_size_not_written"),)),

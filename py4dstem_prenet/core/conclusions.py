@@ -12,7 +12,8 @@ import numpy as np
 from . import REFUSAL, WARNING, Flag, has_flag
 
 ROUND_SIGMAS = 3.0  # standard errors; a/b - 1 must be smaller for patterns to be called round
-RINGS_CENTER = "center of the rings"  # feature of an origin that was found from rings
+# Names of the center of a feature, where they differ from that of the feature (`OriginMap.feature`):
+CENTERS = {"rings": "center of the rings", "diffuse scattering": "center of the diffuse scattering"}
 MAX_CAUTIONS = 4  # number; largest of cautions in a summary
 # Stages whose refusals leave the rest of the calibration valid:
 OPTIONAL_STAGES = ("ellipse", "pixel_size", "rotation", "probe", "transfer", "denoising")
@@ -117,7 +118,7 @@ def _next(found, flags, serious):
     first = (Flag("next_read", {"count": marked}),) if marked else ()
     if found["origin"]["total"] == 1:
         return (*first, Flag("next_single"))
-    if found["origin"]["feature"] == RINGS_CENTER:  # of a powder or a glass, which have no Bragg disks to find
+    if found["origin"]["feature"] == CENTERS["rings"]:  # of a powder or a glass, which have no Bragg disks to find
         return (*first, Flag("next_rings"))
     bad = next((flag.numbers["count"] for flag in flags if flag.name == "bad_pixels"), 0)
     use = Flag("next_map", found["disks"]) if "disks" in found else Flag("next_use")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import RINGS_CENTER, Decided, Decision
+from . import CENTERS, Decided, Decision
 
 # Pixels; smallest standard error of an origin along each axis: errors that the scatter of positions does not show. Set
 # on simulated scans at 100,000 electrons (benchmarks/origin.py).
@@ -84,9 +84,8 @@ class OriginMap(Decided):
             feature, count, total, and qx0, qy0 and sigma in pixels.
         """
         qx0, qy0 = (float(np.median(q[self.valid])) for q in (self.qx0, self.qy0))
-        feature = RINGS_CENTER if self.feature == "rings" else self.feature
-        return {"feature": feature, "count": int(self.valid.sum()), "total": int(self.valid.size),
-                "qx0": qx0, "qy0": qy0, "sigma": self.sigma}
+        return {"feature": CENTERS.get(self.feature, self.feature), "count": int(self.valid.sum()),
+                "total": int(self.valid.size), "qx0": qx0, "qy0": qy0, "sigma": self.sigma}
 
     def rows(self):
         if not self.found:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..core import (
+    CENTERS,
     TUKEY_CUT,
     Ellipse,
     EllipseCheck,
@@ -109,7 +110,8 @@ def origin_flags(origin: OriginMap, sigma_known: bool, halves: OriginCheck | Non
     hidden = origin.feature != "direct beam"
     flags = [Flag(name, {"count": missing, "total": total})] if missing else [] if hidden else [Flag("beam_found")]
     if hidden:
-        flags.append(Flag("beam_hidden" if origin.feature == "rings" else "other_center", {"feature": origin.feature}))
+        flags.append(Flag("beam_hidden" if origin.feature == "rings" else "other_center",
+                          {"feature": CENTERS.get(origin.feature, origin.feature)}))
     if sigma_known:
         flags.append(Flag("sigma_poor" if origin.sigma > MAX_GOOD_SIGMA_PX else "sigma_known", {"sigma": origin.sigma}))
     else:
