@@ -193,7 +193,7 @@ def _radius(origin):
 def calibrate(datacube, mask=None, device="auto", progress=True, *, center=None, radius=None, model="auto",
               region=None, ellipse=True, standard=None, approximate=None, rotation=False, like=None, transfer=None,
               binning=None, replace=False, write=True) -> CalibrationReport:
-    """Calibrate a DataCube: measure and fit the origin, measure the ellipse, write what is accepted.
+    """Calibrate a DataCube: measure and fit the origin, measure the ellipse, and write accepted results.
 
     If the specimen is a known crystal, named as `standard`, the pixel size is also measured and replaces the one in the
     calibration. Otherwise the pixel size does not change.
@@ -241,8 +241,8 @@ def calibrate(datacube, mask=None, device="auto", progress=True, *, center=None,
         A calibrated standard, recorded with the same microscope and camera length, or its file. Its ellipse, pixel size
         and rotation (those that it holds) are carried over to this scan unless the scan contradicts them.
     transfer : str or iterable of str, optional
-        What is carried over: one or more of "ellipse", "pixel_size", "rotation" (by default these three) and "descan".
-        The descan depends on the scan settings: take it from a scan with the same settings, for example of vacuum.
+        Quantities to carry over: one or more of "ellipse", "pixel_size", "rotation" (by default these three) and
+        "descan". The descan depends on the scan settings: take it from a scan with the same settings, for example of vacuum.
     binning : float, optional
         Number of pixels of the standard along one side of a pixel of this scan. It is not needed after `crop_Q` and
         `bin_Q` of this package, which record it.
@@ -254,7 +254,7 @@ def calibrate(datacube, mask=None, device="auto", progress=True, *, center=None,
     Returns
     -------
     CalibrationReport
-        What was found and written; `print(report)` shows all of it.
+        Results, and the entries that were written; `print(report)` shows them.
 
     Raises
     ------
@@ -314,14 +314,14 @@ def check_networks(device: str) -> None:
 
 def write_report(datacube, report: CalibrationReport, mask=None, settings=None,
                  choices: Choices = AUTOMATIC) -> CalibrationReport:
-    """Write what is accepted into the calibration of a DataCube, with provenance; nothing if no origin was found.
+    """Write accepted results and provenance into the calibration of a DataCube; nothing if no origin was found.
 
     Parameters
     ----------
     datacube : DataCube
         The cube.
     report : CalibrationReport
-        What was found.
+        The report.
     mask : numpy.ndarray of bool, optional
         (Qx, Qy), the detector mask to keep.
     settings : dict, optional

@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 class MeasuringMethods:
-    """Measure the calibration of a scan, and write what is accepted."""
+    """Measure the calibration of a scan, and write accepted results."""
 
     _datacube: Any  # the DataCube
 
     def calibrate(self, mask=None, device="auto", progress=True, *, center=None, radius=None, model="auto",
                   region=None, ellipse=True, standard=None, approximate=None, rotation=False, like=None, transfer=None,
                   binning=None, replace=False, write=True) -> CalibrationReport:
-        """Measure and fit the origin, measure the ellipse, and write what is accepted into the calibration.
+        """Measure and fit the origin, measure the ellipse, and write accepted results into the calibration.
 
         All arguments can be left out. An origin or ellipse that was set by hand or by another program is kept, and the
         report compares it with the measured one. `undo` restores the previous calibration.
@@ -59,7 +59,7 @@ class MeasuringMethods:
             hold only a calibration. Its ellipse, pixel size and rotation (those that it holds) are carried over to this
             scan unless the scan contradicts them.
         transfer : str or tuple of str, optional
-            What is carried over: one or more of "ellipse", "pixel_size", "rotation" (by default these three) and
+            Quantities to carry over: one or more of "ellipse", "pixel_size", "rotation" (by default these three) and
             "descan". The descan depends on the scan settings: take it from a scan with the same settings, for example
             of vacuum.
         binning : float, optional

@@ -32,8 +32,8 @@ def calibrate(
                                          "that of the file; A,B,THETA: set it (radians).")] = "on",
     like: Annotated[Path | None, typer.Option(help="A calibrated standard; its ellipse, pixel size and rotation are "
                                               "carried over.")] = None,
-    transfer: Annotated[str | None, typer.Option(metavar="NAMES", help="What to carry over, with commas: ellipse, "
-                                                 "pixel_size, rotation, descan.")] = None,
+    transfer: Annotated[str | None, typer.Option(metavar="NAMES", help="Quantities to carry over, with commas: "
+                                                 "ellipse, pixel_size, rotation, descan.")] = None,
     binning: Annotated[float | None, typer.Option(help="Pixels of the standard across one pixel of this scan.")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace an origin and ellipse that were set by hand."
                                           )] = False,

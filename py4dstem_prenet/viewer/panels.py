@@ -220,7 +220,7 @@ class ViewerPanels:
     # --- what controls do ---------------------------------------------------------------------------------
 
     def apply(self, progress=True) -> None:
-        """Calibrate with the corrections, write what is accepted, and draw the result.
+        """Calibrate with the corrections, write accepted results, and draw them.
 
         Parameters
         ----------
@@ -241,7 +241,7 @@ class ViewerPanels:
         self.refresh()
 
     def show(self, clean: bool, disks: bool) -> None:
-        """Choose what is computed for the pattern that is shown.
+        """Choose what to compute for the pattern that is shown.
 
         Parameters
         ----------

@@ -133,7 +133,7 @@ class Session:
             self.message = str(error)
 
     def apply(self, progress=True) -> CalibrationReport | None:
-        """Calibrate with the corrections, and write what is accepted.
+        """Calibrate with the corrections, and write accepted results.
 
         Parameters
         ----------
