@@ -242,7 +242,8 @@ def calibrate(datacube, mask=None, device="auto", progress=True, *, center=None,
         and rotation (those that it holds) are carried over to this scan unless the scan contradicts them.
     transfer : str or iterable of str, optional
         Quantities to carry over: one or more of "ellipse", "pixel_size", "rotation" (by default these three) and
-        "descan". The descan depends on the scan settings: take it from a scan with the same settings, for example of vacuum.
+        "descan". The descan depends on the scan settings: take it from a scan with the same settings, for example of
+        vacuum.
     binning : float, optional
         Number of pixels of the standard along one side of a pixel of this scan. It is not needed after `crop_Q` and
         `bin_Q` of this package, which record it.
