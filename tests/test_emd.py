@@ -215,6 +215,15 @@ class TestLoadCalibration:
             emd_files.load_calibration(cube, tmp_path / "b.h5")
 
 
+def test_a_saved_scan_names_the_file_of_the_camera(tmp_path):
+    np.save(tmp_path / "camera.npy", np.ones((2, 3, 32, 32), np.uint16))
+    for name, copy in (("camera.npy", "first.h5"), ("first.h5", "second.h5"), ("second.h5", "third.h5")):
+        scan = py4dstem_prenet.open(tmp_path / name)
+        provenance.write_provenance(scan, provenance.make_provenance(scan))
+        assert provenance.first_file(scan) == "camera.npy"
+        scan.prenet.save(tmp_path / copy)
+
+
 def test_a_pickled_cube_keeps_what_was_written(written):
     again = pickle.loads(pickle.dumps(written))
     assert_same(saved(again.calibration), saved(written.calibration))

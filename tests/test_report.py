@@ -124,9 +124,16 @@ class TestIsThisFitGoodEnough:
         wrong.flat[::40] = 25
         test = judged(origin_map(extra=wrong))[0].test
         assert test.outliers == pytest.approx(1 / 40, abs=0.01) and test.scatter == pytest.approx(0.05, rel=0.2)
-        for limit, light in ((0.2, "amber"), (-0.2, "red")):
-            flags = origin_flags(replace(origin_map(), valid=ROWS < limit), True)
+        few = ROWS < 2
+        few.flat[0] = False
+        for valid, light in ((ROWS < 0.2, "amber"), (few, "green")):
+            flags = origin_flags(replace(origin_map(), valid=valid), True)
             assert make_verdict("origin", flags).light == light
+
+    def test_a_region_that_was_calibrated_misses_nothing(self):
+        inside = ROWS < 0.2
+        region = replace(origin_map(), valid=inside, decision=Decision(True, (), {"searched": int(inside.sum())}))
+        assert has_flag(origin_flags(region, True), "beam_found")
 
     @pytest.mark.parametrize("feature", ["rings", "center of inversion", "diffuse scattering"])
     def test_a_hidden_beam_is_not_called_found(self, feature):

@@ -30,15 +30,15 @@ def opened(session, right=0.8):
     return panels
 
 
-def mouse(ax, *points):
-    """Press at the first (row, column), drag through the others, release at the last."""
+def mouse(ax, *points, pressed=1):
+    """Press a button at the first (row, column), drag through the others, release at the last."""
     canvas = ax.figure.canvas
     for name, (row, column) in (("button_press_event", points[0]),
                                 *(("motion_notify_event", point) for point in points[1:]),
                                 ("button_release_event", points[-1])):
         x, y = ax.transData.transform((column, row))
-        button = None if name == "motion_notify_event" else 1
-        held = {1} if name == "motion_notify_event" else None
+        button = None if name == "motion_notify_event" else pressed
+        held = {pressed} if name == "motion_notify_event" else None
         canvas.callbacks.process(name, MouseEvent(name, canvas, x, y, button=button, buttons=held))
 
 
@@ -143,6 +143,11 @@ def test_draw_a_region_and_a_mask_and_walk(wrong):
     panels.tool = "region"
     mouse(panels.image, (1, 1), (2, 2), (3, 4))
     assert panels.session.edits.region == (slice(1, 4), slice(1, 5)) and panels.session.position == (3, 3)
+    panels.tool = "center"
+    mouse(panels.measured, (30, 31))
+    assert set(panels.session.edits.centers) == {(3, 3)}
+    mouse(panels.measured, (5, 5), pressed=3)  # anywhere in the pattern
+    assert not panels.session.edits.centers
     panels.tool = "mask"
     mouse(panels.measured, (9.6, 9.6), (9.6, 20.4), (15.4, 20.4), (15.4, 9.6), (9.7, 9.6))
     masked = ~panels.session.edits.mask

@@ -34,6 +34,7 @@ from .origins import (
     ModelTrial as ModelTrial,
     OriginFit as OriginFit,
     OriginMap as OriginMap,
+    missing_beam as missing_beam,
 )
 from .pixels import binned_sum as binned_sum, cubic_kernel as cubic_kernel, masked_smooth as masked_smooth
 from .quantities import PixelSize as PixelSize, ProbeImage as ProbeImage, Ring as Ring, Rotation as Rotation

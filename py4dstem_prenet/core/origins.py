@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import CENTERS, Decided, Decision
+from . import CENTERS, Decided, Decision, Flag
 
 # Pixels; smallest standard error of an origin along each axis: errors that the scatter of positions does not show. Set
 # on simulated scans at 100,000 electrons (benchmarks/origin.py).
@@ -14,6 +14,31 @@ MIN_SIGMA_PX = 0.01
 # Fraction of the radius; smallest standard error of the radius of the direct disk, limited by contrast inside the disk.
 # Set on simulated scans of 300 to 30,000 electrons (benchmarks/sigma.py).
 MIN_RADIUS_SIGMA = 0.007
+MAX_FEW_MISSING = 0.01  # fraction of positions without a beam, above which their flag is a warning
+
+
+def missing_beam(missing: int, total: int) -> Flag:
+    """Convert the number of positions without a beam to a flag.
+
+    Parameters
+    ----------
+    missing, total : int
+        Number of positions that show no beam, and of those that were searched.
+
+    Returns
+    -------
+    Flag
+        "beam_found", "beam_missing_few" or "beam_missing".
+
+    Examples
+    --------
+    >>> missing_beam(0, 36).name, missing_beam(1, 1408).severity, missing_beam(3, 36).severity
+    ('beam_found', 'info', 'warning')
+    """
+    if not missing:
+        return Flag("beam_found")
+    numbers = {"count": missing, "total": total}
+    return Flag("beam_missing", numbers) if missing > MAX_FEW_MISSING * total else Flag("beam_missing_few", numbers)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -33,7 +58,8 @@ class OriginMap(Decided):
     radius_sigma : float
         One standard deviation of the radius, pixels; NaN if it is unknown.
     decision : Decision
-        Accepted if the scan has a beam; otherwise the maps are NaN.
+        Accepted if the scan has a beam; otherwise the maps are NaN. Numbers: searched, the number of positions that
+        were searched (absent: all).
     feature : str
         "direct beam"; "rings" (their center), "center of inversion" or "diffuse scattering" (its center) if the direct
         beam is hidden. In measured data these can differ by pixels.
@@ -67,6 +93,17 @@ class OriginMap(Decided):
         return float(np.median(sigmas)) if sigmas.size else np.nan
 
     @property
+    def high_sigma(self) -> float:
+        """Standard deviation along one axis that 95 % of the positions do not exceed, pixels; NaN without a beam."""
+        sigmas = np.maximum(self.sigma_qx0, self.sigma_qy0)[self.valid]
+        return float(np.quantile(sigmas, 0.95)) if sigmas.size else np.nan
+
+    @property
+    def searched(self) -> int:
+        """Number of positions in which the beam was searched: fewer than the scan has if a region was calibrated."""
+        return int(self.decision.numbers.get("searched", self.valid.size))
+
+    @property
     def radius_text(self) -> str:
         """Radius of the direct disk with its sigma, as text."""
         if not np.isfinite(self.radius):
@@ -81,19 +118,20 @@ class OriginMap(Decided):
         Returns
         -------
         dict
-            feature, count, total, and qx0, qy0 and sigma in pixels.
+            feature, count, total, and qx0, qy0, sigma and high (`high_sigma`) in pixels.
         """
         qx0, qy0 = (float(np.median(q[self.valid])) for q in (self.qx0, self.qy0))
         return {"feature": CENTERS.get(self.feature, self.feature), "count": int(self.valid.sum()),
-                "total": int(self.valid.size), "qx0": qx0, "qy0": qy0, "sigma": self.sigma}
+                "total": self.searched, "qx0": qx0, "qy0": qy0, "sigma": self.sigma, "high": self.high_sigma}
 
     def rows(self):
         if not self.found:
             return [("found", "no"), ("flags", self.reason)]
         at = [np.median(q[self.valid]) for q in (self.qx0, self.qy0)]
-        return [("found", f"{self.feature} at {int(self.valid.sum())} of {self.valid.size} positions"),
+        return [("found", f"{self.feature} at {int(self.valid.sum())} of {self.searched} positions"),
                 ("origin, median", f"({at[0]:.2f}, {at[1]:.2f}) px"),
-                ("sigma of a position, per axis", f"{self.sigma:.2g} px"),
+                ("sigma of a position, per axis", f"{self.sigma:.2g} px (median; 95 % of the positions: at most "
+                                                  f"{self.high_sigma:.2g} px)"),
                 ("radius of the direct disk", self.radius_text),
                 ("flags", self.reason)]
 
@@ -132,15 +170,15 @@ class OriginFit(Decided):
     qx0, qy0 : numpy.ndarray
         (Rx, Ry), the fitted origin, pixels.
     residual_qx0, residual_qy0 : numpy.ndarray
-        (Rx, Ry), measured minus fitted origin, pixels.
+        (Rx, Ry), measured minus fitted origin, pixels; NaN where no origin was measured.
     sigma_qx0, sigma_qy0 : numpy.ndarray
         (Rx, Ry), one standard deviation of the surface, pixels, with the errors that many positions share.
     model : str
         The chosen model; the most complex one of all parts, if the descan is fitted in parts.
     decision : Decision
         Accepted if the surface describes the positions. Numbers: scatter (px per axis), scale (of the stated sigma),
-        shared (px rms), shared_sigmas, outliers (fraction), common (px, the error
-        that positions share), uncertainty (px rms).
+        shared (px rms), shared_sigmas, outliers (fraction), common (px, the error that positions share), uncertainty
+        (px per axis, rms over the measured positions).
     trials : tuple of ModelTrial
         The models that were compared.
     taken : tuple of float or None
@@ -160,8 +198,9 @@ class OriginFit(Decided):
 
     @property
     def sigma(self) -> float:
-        """Standard deviation of the fitted origin along one axis, rms over the scan, pixels."""
-        variance = np.stack([self.sigma_qx0, self.sigma_qy0]) ** 2
+        """Standard deviation of the fitted origin along one axis, rms over the measured positions, pixels."""
+        measured = np.isfinite(self.residual_qx0)
+        variance = np.stack([self.sigma_qx0, self.sigma_qy0])[:, measured] ** 2
         return float(np.sqrt(np.nanmean(variance))) if np.isfinite(variance).any() else float("nan")
 
     def summary_numbers(self) -> dict:

@@ -160,7 +160,7 @@ def fit_origin(origin: OriginMap, model: str = "auto") -> OriginFit:
         common = float(np.hypot(common, test.shared))
     common = float(np.hypot(common, test.phase))  # the surface is the mean over the positions within a pixel
     sigmas = [np.sqrt(surface.sigma**2 + shared**2 + common**2) for surface in (x, y)]
-    uncertainty = float(np.sqrt(np.mean(sigmas[0] ** 2 + sigmas[1] ** 2)))
+    uncertainty = _rms(np.stack(sigmas)[:, origin.valid])
     numbers = {"scatter": test.scatter, "scale": test.scale, "shared": test.shared, "shared_sigmas": test.shared_sigmas,
                "outliers": test.outliers, "common": common, "uncertainty": uncertainty}
     scattered = _scattered(origin, np.hypot(x.residual, y.residual))
@@ -178,7 +178,8 @@ def fit_origin(origin: OriginMap, model: str = "auto") -> OriginFit:
                                    test.scatter) or of_residuals
     flags = [*(f for f in surface_flags if f.severity == REFUSAL), *of_residuals, *flags,
              *(f for f in surface_flags if f.severity != REFUSAL)]
-    return OriginFit(x.values, y.values, x.residual, y.residual, *sigmas, x.model,
+    residuals = (np.where(origin.valid, surface.residual, np.nan) for surface in (x, y))
+    return OriginFit(x.values, y.values, *residuals, *sigmas, x.model,
                      Decision(accepted, tuple(flags), numbers), x.trials, tuple(taken))
 
 
@@ -249,10 +250,11 @@ def residual_flags(test: ResidualTest) -> tuple[Flag, ...]:
 
 
 def _merged_flags(first, second):
-    """Merge the flags of both coordinates so that each name occurs once, with the larger percentage."""
+    """Merge the flags of both coordinates so that each name occurs once, with the larger percentage or sigma."""
+    size = lambda flag: flag.numbers.get("percent", flag.numbers.get("sigma", 0))  # noqa: E731
     flags = {flag.name: flag for flag in first}
     for flag in second:
         previous = flags.get(flag.name)
-        if previous is None or flag.numbers.get("percent", 0) > previous.numbers.get("percent", 0):
+        if previous is None or size(flag) > size(previous):
             flags[flag.name] = flag
     return tuple(flags.values())

@@ -73,8 +73,11 @@ def extend_surface(inner, outer, box):
     # accumulates over the next length.
     sigma = np.hypot(outer.sigma, np.sqrt((difference**2).mean()) * (1 + 6 * 5**0.5 * distance * (1 + distance)))
     sigma[box] = inner.sigma
-    flag = Flag("extrapolated", {"first_row": box[0].start, "last_row": box[0].stop - 1, "first_column": box[1].start,
-                                 "last_column": box[1].stop - 1, "model": outer.model})
+    outside = np.ones(sigma.shape, bool)
+    outside[box] = False
+    flag = Flag("extrapolated", {"sigma": float(np.sqrt((sigma[outside] ** 2).mean())),
+                                 "first_row": box[0].start, "last_row": box[0].stop - 1,
+                                 "first_column": box[1].start, "last_column": box[1].stop - 1, "model": outer.model})
     decision = replace(inner.decision, flags=(*inner.decision.flags, flag))
     residual = outer.residual + outer.values - values
     return replace(inner, values=values, sigma=sigma, residual=residual, decision=decision)

@@ -118,6 +118,7 @@ from .provenance import (
     ENTRIES as ENTRIES,
     PROVENANCE as PROVENANCE,
     WRITTEN as WRITTEN,
+    first_file as first_file,
     make_provenance as make_provenance,
     read_provenance as read_provenance,
     sign as sign,

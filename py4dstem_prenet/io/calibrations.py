@@ -24,6 +24,7 @@ ELLIPSE_MAP = "prenet_ellipse_map"
 MASK = "prenet_mask"
 STOP = "prenet_stop"
 STORED_ELLIPSE_SIGMA = 0.005  # ellipse vector; assumed standard error of each component of an ellipse without any
+STORED_NUMBERS = "repeated", "searched"  # names of numbers of the decision on the origin that are kept
 BEFORE = "prenet_before"  # name in the metadata; entries of the calibration before it was last written
 
 
@@ -102,9 +103,9 @@ def write_origin(datacube, origin_map, **facts):
     sigma = np.where(valid, [maps["sigma_qx0"], maps["sigma_qy0"]], np.nan)
     datacube.attach(sigma_slice(sigma))
     write_stop(datacube, origin_map.stop)
-    repeated = float(origin_map.decision.numbers.get("repeated", 0.0))
-    sign(datacube, "origin_meas", feature=origin_map.feature, repeated=repeated, radius=float(origin_map.radius),
-         radius_sigma=float(origin_map.radius_sigma), **facts)
+    numbers = {name: float(n) for name, n in origin_map.decision.numbers.items() if name in STORED_NUMBERS}
+    sign(datacube, "origin_meas", feature=origin_map.feature, radius=float(origin_map.radius),
+         radius_sigma=float(origin_map.radius_sigma), **numbers, **facts)
     return True
 
 
@@ -399,7 +400,7 @@ def read_origin(datacube):
     flags = (Flag("stored_origin"),) if sigma_known else (Flag("stored_origin"), Flag("sigma_unknown"))
     known = written.get("unchanged") and radius is not None and written.get("radius") == float(radius)
     radius_sigma = written.get("radius_sigma") if known else None
-    numbers = {"repeated": written["repeated"]} if written.get("unchanged") and "repeated" in written else {}
+    numbers = {name: written[name] for name in STORED_NUMBERS if written.get("unchanged") and name in written}
     return OriginMap(
         qx0=qx0,
         qy0=qy0,

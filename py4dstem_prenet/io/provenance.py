@@ -8,10 +8,12 @@ import hashlib
 import json
 from dataclasses import fields, is_dataclass, replace
 from datetime import datetime, timezone
+from pathlib import Path
 
 import numpy as np
 
 from .._version import __version__
+from ..core import as_scan
 from .fingerprints import fingerprint
 
 PROVENANCE = "prenet"
@@ -101,6 +103,7 @@ def make_provenance(datacube, weights=None, settings=None, noise=None, flags=())
         "version": __version__,
         "py4DSTEM": py4DSTEM.__version__,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "file": first_file(datacube),
         "shape": datacube.data.shape,
         "dtype": str(datacube.data.dtype),
         "weights": weights or {},
@@ -110,6 +113,23 @@ def make_provenance(datacube, weights=None, settings=None, noise=None, flags=())
     if noise is not None:
         record["noise"] = replace(noise, bad_pixels=int(np.count_nonzero(noise.bad_pixels)))
     return to_json(record)
+
+
+def first_file(datacube):
+    """Return the name of the file in which a scan was when this package first processed it.
+
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The cube.
+
+    Returns
+    -------
+    str or None
+        The name without its folder; None for a scan in memory.
+    """
+    path = (read_provenance(datacube) or {}).get("file") or as_scan(datacube).file
+    return None if path is None else Path(path).name
 
 
 def to_json(value):

@@ -11,7 +11,17 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import uniform_filter
 
-from ..core import MIN_RADIUS_SIGMA, MIN_SIGMA_PX, NORMAL_MAD, Decision, Flag, NoiseModel, OriginMap, Scan
+from ..core import (
+    MIN_RADIUS_SIGMA,
+    MIN_SIGMA_PX,
+    NORMAL_MAD,
+    Decision,
+    Flag,
+    NoiseModel,
+    OriginMap,
+    Scan,
+    missing_beam,
+)
 from ..descan import fit_descan, jumping
 from . import (
     UNCERTAIN_SIGMA_PX,
@@ -111,7 +121,7 @@ def decide_origin(scan: Scan, noise: NoiseModel, located: Located, beam: Beam, p
         return origin_from_rings(scan, noise, Flag("nothing_located"))
     total = valid.size if processed is True else int(np.count_nonzero(processed))
     missing = total - int(valid.sum())
-    flags = [Flag("beam_missing", {"count": missing, "total": total}) if missing else Flag("beam_found")]
+    flags = [missing_beam(missing, total)]
     position, sigma = (a.T.reshape(2, *scan.scan_shape) for a in (located.position, located.sigma))
     stated = np.median(sigma[:, valid])
     counting = np.sqrt(beam.aperture.radius / np.median(located.signal[valid.ravel()]))
@@ -120,7 +130,7 @@ def decide_origin(scan: Scan, noise: NoiseModel, located: Located, beam: Beam, p
         rings = origin_from_rings(scan, noise, None)
         if rings.found and np.median(rings.sigma_qx0) < stated:
             return rings
-    numbers = {}
+    numbers = {"searched": total}
     widened, residuals = _with_scatter(position, sigma, valid)
     jumps = jumping(position, sigma, valid, position - residuals)
     if jumps.sum() > MIN_JUMPING * valid.sum() and _is_brightest(scan, noise, located, jumps, beam):

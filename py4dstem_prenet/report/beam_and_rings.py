@@ -260,9 +260,9 @@ def _around(radius):
 
 
 def _half(polar, radii):
-    """Radius at which each azimuth of a polar map (n_phi, n_r) first falls below half the disk's intensity."""
-    level = np.median(polar[:, :len(radii) // 4]) / 2
-    first = np.maximum(np.argmax(polar < level, axis=1), 1)
+    """Radius at which each azimuth of a polar map (n_phi, n_r) first falls below half its intensity inside the disk."""
+    level = polar[:, :len(radii) // 4].mean(1) / 2
+    first = np.maximum(np.argmax(polar < level[:, None], axis=1), 1)
     row = np.arange(len(polar))
     above, below = polar[row, first - 1] - level, polar[row, first] - level
     return radii[first] - (radii[1] - radii[0]) * np.clip(-below / np.maximum(above - below, 1e-12), 0, 1)

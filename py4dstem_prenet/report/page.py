@@ -298,18 +298,20 @@ def _numbers(seen):
     yield "pattern, pixels", f"{seen.shape[2]} x {seen.shape[3]}, {seen.dtype}"
     if seen.origin is not None:
         origin, fit = seen.origin, seen.fit
-        yield "positions with a beam", f"{int(origin.valid.sum())} of {origin.valid.size}"
+        yield "positions with a beam", f"{int(origin.valid.sum())} of {origin.searched}"
         yield "radius of the direct disk", origin.radius_text
         if seen.fitted is not None:
             by = f" (set by {seen.fitted_by})" if seen.fitted_by else ""
             yield "origin, mean over the scan", "({:.3f}, {:.3f}) px".format(*seen.fitted.mean((1, 2))) + by
             yield "descan, peak to peak", "({:.3f}, {:.3f}) px".format(*np.ptp(seen.fitted, axis=(1, 2)))
-        yield "sigma of a measured position, per axis", _number(fit.noise, "px")
-        yield "scatter of the residuals, per axis", _number(fit.test.scatter, "px")
+        yield "sigma of a measured position, per axis, median", _number(fit.noise, "px")
+        if seen.sigma_known:
+            yield "the same, at most in 95 % of the positions", _number(origin.high_sigma, "px")
+        yield "scatter of the residuals without outliers, per axis", _number(fit.test.scatter, "px")
         yield ("spatially correlated part of the residuals",
                _number(fit.test.shared if fit.test.correlated else 0.0, "px"))
         yield "positions far from the surface", f"{100 * fit.test.outliers:.1f} %"
-        yield "sigma of the fitted origin, per axis", _number(fit.uncertainty / np.sqrt(2), "px")
+        yield "sigma of the fitted origin, per axis", _number(fit.uncertainty, "px")
         if np.isfinite(fit.specimen):
             yield "residuals explained by virtual images", f"{100 * fit.specimen:.0f} % of their variance"
     if seen.stored is not None:
@@ -387,6 +389,8 @@ def _provenance(record):
         return
     yield "calibrated by", f"{record.get('package')} {record.get('version')}, py4DSTEM {record.get('py4DSTEM')}"
     yield "when", str(record.get("date"))
+    if record.get("file"):
+        yield "file when first calibrated", record["file"]
     kind = np.dtype(record["dtype"]).name if record.get("dtype") else "unknown type"
     yield "data when calibrated", f"{_by(record.get('shape', ()))}, {kind}"
     for name, digest in record.get("weights", {}).items():

@@ -41,9 +41,9 @@ def of_calibration(report) -> dict:
     }
     if origin.found:
         data["origin"] = {"qx0": float(np.nanmedian(origin.qx0)), "qy0": float(np.nanmedian(origin.qy0)),
-                          "sigma": origin.sigma, "radius": float(origin.radius), "radius_sigma": origin.radius_sigma,
-                          "feature": origin.feature,
-                          "valid": int(origin.valid.sum()), "positions": int(origin.valid.size)}
+                          "sigma": origin.sigma, "high_sigma": origin.high_sigma, "radius": float(origin.radius),
+                          "radius_sigma": origin.radius_sigma, "feature": origin.feature,
+                          "valid": int(origin.valid.sum()), "positions": origin.searched}
     if fit is not None:
         data["descan"] = {"model": fit.model, "accepted": bool(fit.accepted),
                           "span": [float(np.ptp(q)) for q in (fit.qx0, fit.qy0)],

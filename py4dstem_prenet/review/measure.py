@@ -19,6 +19,7 @@ from ..ellipse import check_ellipse, measure_pooled
 from ..fits import Pooled, pool
 from ..io import (
     author_of,
+    first_file,
     held_disks,
     held_quantities,
     noise_of,
@@ -127,7 +128,7 @@ def review(datacube, device="auto", progress=True, fast=False) -> Review:
 
 
 def name_of(datacube) -> str:
-    """Return the name of the file of a scan, or that of a cube in memory.
+    """Return the name of the file of a scan, and that of the file that was calibrated, or the name of a cube in memory.
 
     Parameters
     ----------
@@ -139,8 +140,11 @@ def name_of(datacube) -> str:
     str
         The name.
     """
-    path = getattr(as_scan(datacube), "file", None)
-    return str(datacube.name) if path is None else Path(path).name
+    path, first = as_scan(datacube).file, first_file(datacube)
+    if path is None:
+        return str(datacube.name)
+    name = Path(path).name
+    return name if first in (None, name) else f"{name} (scan of {first})"
 
 
 def noise_with_stop(datacube) -> NoiseModel:

@@ -170,7 +170,7 @@ class Review:
             if self.fitted is not None:
                 span = np.ptp(self.fitted, axis=(1, 2))
                 found["descan"] = {"model": self.fit.model, "span_x": float(span[0]), "span_y": float(span[1]),
-                                   "sigma": self.fit.uncertainty / np.sqrt(2)}
+                                   "sigma": self.fit.uncertainty}
         if self.stored is not None:
             found["ellipse"] = self.stored_result.summary_numbers()
         found |= self.quantities

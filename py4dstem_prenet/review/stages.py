@@ -19,14 +19,13 @@ from ..core import (
     ResidualTest,
     check_residuals,
     ellipse_vector,
+    missing_beam,
 )
 from ..descan import MODELS, fit_origin, residual_flags
 from ..ellipse import compare_ellipses, given_ellipse
 from ..io import STANDARD
 from ..transfer import MAX_STRAIN_ELLIPSE
 
-MAX_FEW_MISSING = 0.01  # fraction of positions without a beam, above which the flag is a warning
-MAX_MINORITY_MISSING = 0.5  # fraction of positions without a beam, above which most are missing
 MAX_GOOD_SIGMA_PX = 0.5  # pixels, typical sigma of a position, above which the measured maps are poor
 # rms distance of the origin in the calibration from the best fit, pixels: 0.1 % and 0.5 % of the distance of a Bragg
 # disk at 50 px.
@@ -51,7 +50,7 @@ class FitReview:
     test : ResidualTest
         The test of the residuals about the origin in the calibration.
     uncertainty : float
-        Standard error of the fitted origin along both axes together, rms over the scan, pixels.
+        Standard error of the fitted origin along each axis, rms over the measured positions, pixels.
     model : str
         The model of the best fit.
     specimen : float
@@ -103,12 +102,9 @@ def origin_flags(origin: OriginMap, sigma_known: bool, halves: OriginCheck | Non
     tuple of Flag
         Positions without a beam, the center that replaces a hidden beam, and the typical sigma.
     """
-    total, missing = int(origin.valid.size), int((~origin.valid).sum())
-    fraction = missing / total
-    name = ("beam_missing_mostly" if fraction > MAX_MINORITY_MISSING else "beam_missing" if fraction > MAX_FEW_MISSING
-            else "beam_missing_few")
+    missing = origin.searched - int(origin.valid.sum())
     hidden = origin.feature != "direct beam"
-    flags = [Flag(name, {"count": missing, "total": total})] if missing else [] if hidden else [Flag("beam_found")]
+    flags = [] if hidden and not missing else [missing_beam(missing, origin.searched)]
     if hidden:
         flags.append(Flag("beam_hidden" if origin.feature == "rings" else "other_center",
                           {"feature": CENTERS.get(origin.feature, origin.feature)}))
@@ -156,7 +152,7 @@ def review_fit(origin: OriginMap, fitted, sigma_known: bool, side: int, images=N
              if not flag.name.startswith("residuals_") and flag.name not in ("few_positions", "position_in_pixel")]
     if fitted is None:
         flags.insert(0, Flag("fit_not_accepted"))
-    elif moved > max(MIN_ORIGIN_SHIFT_PX, 3 * uncertainty):
+    elif moved > max(MIN_ORIGIN_SHIFT_PX, 3 * np.sqrt(2) * uncertainty):
         flags.insert(0, Flag("origin_far_off" if moved > LARGE_ORIGIN_SHIFT_PX else "origin_moved", numbers))
     flags += residual_flags(test)
     if test.correlated and specimen > MIN_SPECIMEN_FRACTION:
@@ -165,9 +161,8 @@ def review_fit(origin: OriginMap, fitted, sigma_known: bool, side: int, images=N
     distances = [t.distance for t in best.trials if t.determined and MODELS.index(t.model) >= MODELS.index(best.model)]
     choice, distance = max(distances, default=0.0), side / 4
     choice = choice / np.sqrt(2)  # along each axis, as the sigmas
-    along = uncertainty / np.sqrt(2)
-    error = max(along, choice)
-    flags.append(Flag("origin_error", {"uncertainty": along, "choice": choice, "distance": distance,
+    error = max(uncertainty, choice)
+    flags.append(Flag("origin_error", {"uncertainty": uncertainty, "choice": choice, "distance": distance,
                                        "error": error, "strain": 100 * error / distance}))
     noise = float(np.median(sigma[:, origin.valid])) if sigma_known else np.nan
     return FitReview(tuple(flags), best.trials, noise, test, uncertainty, float(specimen), best.model)

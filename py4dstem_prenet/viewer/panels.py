@@ -6,6 +6,7 @@ It works on any interactive canvas: ipympl in notebooks, Qt or Tk in scripts, an
 from __future__ import annotations
 
 import numpy as np
+from matplotlib.backend_bases import MouseButton
 from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.patches import Ellipse as EllipsePatch, Rectangle
 from matplotlib.path import Path
@@ -261,9 +262,14 @@ class ViewerPanels:
         return bool(getattr(toolbar, "mode", ""))
 
     def _press(self, event):
-        if event.button != 1 or event.inaxes is None or self._panning():
+        if event.inaxes is None or self._panning():
             return
-        if event.inaxes is self.image and self.tool != "region":
+        if event.button == MouseButton.RIGHT and event.inaxes in self.patterns and self.tool == "center":
+            self.session.remove_center()
+            self.refresh()
+        elif event.button != 1:
+            return
+        elif event.inaxes is self.image and self.tool != "region":
             self.session.select(event.ydata, event.xdata)
             self.refresh()
         elif event.inaxes in self.patterns and self.tool == "center":

@@ -49,6 +49,9 @@ class Session:
     >>> session.move_center(60.0, 66.5)
     >>> session.edits.arguments()
     {'center': (60.0, 66.5)}
+    >>> session.remove_center()
+    >>> session.edits.arguments()
+    {}
     """
 
     def __init__(self, datacube, denoised=None, image=None, device="auto"):
@@ -131,6 +134,11 @@ class Session:
             self.message = f"The center at position {self.position} is ({qx:.1f}, {qy:.1f}) px by hand."
         except PrenetError as error:
             self.message = str(error)
+
+    def remove_center(self) -> None:
+        """Remove the center that was placed in the pattern that is shown; without one, nothing changes."""
+        if self.edits.centers.pop(self.position, None) is not None:
+            self.message = f"The center at position {self.position} is not set by hand anymore."
 
     def apply(self, progress=True) -> CalibrationReport | None:
         """Calibrate with the corrections, and write accepted results.

@@ -50,9 +50,8 @@ DESCAN_FLAGS = (
      "The positions do not determine a {asked}; a {model} was fitted instead."),
     ("extrapolated", "warning",
      "No beam was measured outside scan rows {first_row} to {last_row} and columns {first_column} to {last_column}; "
-     "there, the descan is extrapolated as a {model}.",
-     "Far from the measured positions, the fitted origin may be off by pixels: calibrate without region=, or use only "
-     "the measured part of the scan."),
+     "there, the descan is extrapolated as a {model}, and the fitted origin is known to {sigma:.2g} px (rms).",
+     "Calibrate without region=, or use only the measured part of the scan."),
     ("jump", "warning",
      "The beam jumps by {step:+.2f} px in {coordinate} ({sigmas:.0f} sigma) between scan rows {row} and {next_row}; "
      "the fit includes this jump."),
@@ -127,7 +126,8 @@ DESCAN_FLAGS = (
      "Virtual images and their gradients explain {percent:.0f} % of the variance of the residuals: the specimen "
      "deflects the beam or changes the brightness inside its disk."),
     ("origin_error", "info",
-     "Along each axis, the fitted origin has an uncertainty of {uncertainty:.3f} px (noise, and errors that many "
-     "positions share), and a model with more terms would move it by {choice:.3f} px (rms). For a Bragg disk at a "
-     "distance of {distance:.0f} px, an origin error of {error:.2g} px causes a strain error of {strain:.2g} %."),
+     "Where it was measured, the fitted origin has an uncertainty of {uncertainty:.3f} px along each axis (noise, and "
+     "errors that many positions share), and a model with more terms would move it by {choice:.3f} px (rms). For a "
+     "Bragg disk at a distance of {distance:.0f} px, an origin error of {error:.2g} px causes a strain error of "
+     "{strain:.2g} %."),
 )

@@ -9,9 +9,6 @@ ORIGIN_FLAGS = (
     ("beam_missing_few", "info",
      "{count} of {total} positions show no beam; they get the origin of their neighbors and take no part in the "
      "fit."),
-    ("beam_missing_mostly", "refusal",
-     "{count} of {total} positions show no beam.",
-     "Check that the beam was on and on the detector, and that the right data set was read."),
     ("no_beam", "refusal",
      "No beam was found: the patterns, summed over parts of the scan, look like noise.",
      "Check that the beam was on and on the detector, and that the right data set was read; if the mean pattern shows "

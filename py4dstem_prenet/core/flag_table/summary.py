@@ -5,8 +5,8 @@ SUMMARY_FLAGS = (
      "No origin was found, so nothing was calibrated and nothing was written."),
     ("summary_origin", "info",
      "The {feature} was found at {count} of {total} positions. Its median position is qx0 = {qx0:.2f} px (row, "
-     "downward) and qy0 = {qy0:.2f} px (column, to the right); a single position is known to {sigma:.2g} px along "
-     "each axis."),
+     "downward) and qy0 = {qy0:.2f} px (column, to the right). A single position is known to {sigma:.2g} px along each "
+     "axis (median; {high:.2g} px or better in 95 % of the positions)."),
     ("summary_origin_unsure", "warning",
      "The {feature} was found at {count} of {total} positions. Its median position is qx0 = {qx0:.2f} px (row, "
      "downward) and qy0 = {qy0:.2f} px (column, to the right), without a stated uncertainty."),
