@@ -64,7 +64,7 @@ class OriginMap(Decided):
         "direct beam"; "rings" (their center), "center of inversion" or "diffuse scattering" (its center) if the direct
         beam is hidden. In measured data these can differ by pixels.
     stop : numpy.ndarray of bool or None
-        (Qx, Qy), True behind a beam stop that was found although no mask names it; None without such a stop.
+        (Qx, Qy), True behind a beam stop that was found but is not in the mask; None without such a stop.
     copied : numpy.ndarray of bool or None
         (Rx, Ry), True for frames that are exact copies of the frame before; None without any.
     """
