@@ -25,10 +25,10 @@ def conclude(found: Mapping, flags: Iterable[Flag], refusals: int | None = None)
     Parameters
     ----------
     found : mapping
-        "origin": feature, count, total, qx0, qy0, sigma; "descan": model, span_x, span_y, sigma; "ellipse": ratio,
-        sigma, degrees, degrees_sigma; "pixel_size": value, sigma, unit; "rotation": degrees, sigma, flip; "disks":
-        name of the Bragg vectors in the cube. Each is a dict, or missing if it is not known. Sigmas are standard
-        deviations along one axis, px; NaN if they are not known.
+        "origin": feature, count, total, qx0, qy0, sigma, high (`OriginMap.high_sigma`); "descan": model, span_x,
+        span_y, sigma; "ellipse": ratio, sigma, degrees, degrees_sigma; "pixel_size": value, sigma, unit; "rotation":
+        degrees, sigma, flip; "disks": name of the Bragg vectors in the cube. Each is a dict, or missing if it is not
+        known. Sigmas are standard deviations along one axis, px; NaN if they are not known.
     flags : iterable of Flag
         The flags of all stages.
     refusals : int, optional

@@ -56,6 +56,7 @@ from .significance import (
     li_ma as li_ma,
     may_exceed as may_exceed,
 )
+from .strain import strain_sigma as strain_sigma
 from .structure import (
     Structure as Structure,
     measure_structure as measure_structure,

@@ -1,4 +1,5 @@
 from .bragg_vectors import (
+    DETAILS as DETAILS,
     held_disks as held_disks,
     read_disks as read_disks,
     save_bragg_vectors as save_bragg_vectors,

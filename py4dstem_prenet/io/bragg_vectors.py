@@ -58,7 +58,7 @@ def to_bragg_vectors(datacube, disks: BraggDisks, weights: str = "intensity") ->
     vectors.setcal()
     details = _point_lists(disks.table, disks.scan_shape, _DETAILS, DETAILS)
     details.metadata = Metadata(DETAILS, {"threshold": disks.threshold, "false_alarm": disks.false_alarm,
-                                         "data": fingerprint(datacube) or ""})
+                                         "weights": weights, "data": fingerprint(datacube) or ""})
     vectors.attach(details)
     return vectors
 

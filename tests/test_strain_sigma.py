@@ -1,0 +1,54 @@
+"""Standard errors of strain maps, beside the scatter of maps of the same lattice with known noise."""
+
+import matplotlib
+import numpy as np
+import pytest
+from py4DSTEM import DataCube
+from py4DSTEM.process.strain import StrainMap
+
+from py4dstem_prenet.core import BraggDisks, PrenetError
+from py4dstem_prenet.disks import strain_sigma
+from py4dstem_prenet.io import calibrations, to_bragg_vectors
+
+SCAN, PATTERN = (16, 18), (96, 96)
+CENTER = 47.3, 48.9
+BASIS = np.array([[13.0, 1.5], [-4.0, 15.0]])  # rows g1 and g2, pixels; not orthogonal
+
+
+def strain_of(weights="precision", rotation=0.0, seed=0):
+    """A StrainMap of disks with noise, on a lattice without strain, and the disks."""
+    matplotlib.use("Agg")
+    rng = np.random.default_rng(seed)
+    orders = np.array([(h, k) for h in range(-2, 3) for k in range(-2, 3) if (h, k) != (0, 0)])
+    count = int(np.prod(SCAN))
+    table = np.zeros(count * len(orders), BraggDisks.DTYPE)
+    table["position"] = np.repeat(np.arange(count), len(orders))
+    sigma = np.tile(np.geomspace(0.03, 0.3, len(orders)), count)
+    at = np.tile(orders @ BASIS + CENTER, (count, 1)) + sigma[:, None] * rng.normal(size=(len(table), 2))
+    table["qx"], table["qy"] = at.T
+    table["sigma_qx"] = table["sigma_qy"] = sigma
+    table["intensity"], table["significance"], table["probability"] = 100, 20, 1
+    cube = DataCube(np.zeros((*SCAN, *PATTERN), np.uint8))
+    calibration = calibrations.calibration_of(cube)
+    calibration.set_origin(tuple(np.full(SCAN, q) for q in CENTER))
+    strain = StrainMap(to_bragg_vectors(cube, BraggDisks(table, SCAN, PATTERN, 5.0, 0.1), weights))
+    strain.g1, strain.g2 = BASIS
+    strain.choose_basis_vectors(minAbsoluteIntensity=0, minRelativeIntensity=0, minSpacing=4, edgeBoundary=1,
+                                vis_params={"returnfig": False})
+    strain.fit_basis_vectors(max_peak_spacing=2)
+    strain.get_strain(coordinate_rotation=rotation)
+    return strain
+
+
+@pytest.mark.parametrize("rotation", [0.0, 33.0])
+def test_errors_of_strain_are_as_large_as_stated(rotation):
+    strain = strain_of(rotation=rotation)
+    sigma = strain_sigma(strain)
+    assert sigma.shape == (4, *SCAN)
+    scaled = np.sqrt(np.mean((strain.data[:4] / sigma) ** 2, axis=(1, 2)))
+    assert scaled == pytest.approx(np.ones(4), abs=0.15)  # each is known to 0.042
+
+
+def test_disks_without_precision_are_refused():
+    with pytest.raises(PrenetError):
+        strain_sigma(strain_of("intensity"))
