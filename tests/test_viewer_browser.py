@@ -139,6 +139,7 @@ def test_correct_a_center_and_a_region_and_apply(page, panels):
     wait_for(page, "CalibrationReport", 120)
     picture(page, "applied")
     page.get_by_role("button", name="Clear").click()
+    wait_for(page, r"calibrate\(\)")  # the buttons are disabled until the kernel is done
     page.get_by_role("button", name="Undo").click()
     wait_for(page, "is restored")
 
