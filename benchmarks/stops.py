@@ -1,11 +1,11 @@
-"""Error rates of what tells beam stops and Bragg disks, without the networks.
+"""Error rates of the tests for beam stops and for Bragg disks taken for the beam, without the networks.
 
     python benchmarks/stops.py [--scans 200] [--first 81000] [--crystals 60]
 
-Scan k of each row is case k of the simulated world (`simulation/world.py`). `find_bar` is false where a scan without a
-stop has one, and misses where a bar that no mask names is not found. `check_diffuse` is false where it refuses the true
-origin, and misses where it leaves the place of the brightest Bragg disk beside a stop. With `--crystals`, only
-`find_bar` is tested, in crystals near a zone axis without a stop: the scans of `zone_axis.py`, each at three doses.
+Scan k of each row is case k of the simulated world (`simulation/world.py`). False alarms: `find_bar` finds a bar in a
+scan without a stop; `check_diffuse` refuses the true origin. Misses: `find_bar` does not find a bar that is not in the
+mask; `check_diffuse` accepts the brightest Bragg disk beside a stop as the origin. With `--crystals`, only `find_bar`
+is tested, in crystals near a zone axis without a stop: the scans of `zone_axis.py`, each at three doses.
 """
 
 import argparse

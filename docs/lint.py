@@ -30,7 +30,8 @@ WORDING = {  # mended repeatedly: what to write instead
     r"(to|after)wards": "toward, afterward",
     r"(electrons|units|patterns|frames|MB|px) an? (pattern|electron|second)": "per",
     r"as was asked": "as requested",
-    r"right within (some )?\d+ %": "approximate, within",
+    r"right within (some )?\d+(?= %)": "approximate, within",
+    r"told (apart|from)": "distinguished",
     r"(measured?s?|searched|replaced|works?|saved?), too": "also",
 }
 NEEDS_LIBERTEM = ("py4dstem_prenet.libertem", "py4dstem_prenet.io.dataset_scan", "py4dstem_prenet.live.udf")

@@ -1,10 +1,10 @@
-"""Calibration where LiberTEM reads the data: its data sets, its clusters, and detectors' streams (LiberTEM-live).
+"""Calibration on LiberTEM's workers: data sets, clusters, and detectors' streams (LiberTEM-live).
 
     ctx = libertem.api.Context()
     report = calibrate_dataset(ctx, ctx.load("auto", path), out="calibration.h5")
 
-does for a LiberTEM data set what `calibrate` does for a DataCube, on LiberTEM's workers. A stream can be read only
-once, so noise and beam are learned from an earlier scan over the same field of view, of fewer positions perhaps:
+calibrates a LiberTEM data set on LiberTEM's workers, as `calibrate` does for a DataCube. A stream can be read only
+once, so noise and beam are learned from an earlier scan over the same field of view, which may have fewer positions:
 
     learned = learn(ctx, survey)
     for partial in ctx.run_udf_iter(acquisition, learned.origin_udf(acquisition.shape.nav)):
@@ -30,7 +30,7 @@ from .pipeline import Calibrator, check_networks, write_report
 
 
 def calibrate_dataset(ctx, dataset, out=None, mask=None, device="auto", progress=False) -> CalibrationReport:
-    """Calibrate a LiberTEM data set: the report that `calibrate` would give for the same data.
+    """Calibrate a LiberTEM data set; the report is that of `calibrate` for the same data.
 
     LiberTEM's workers read all frames once. About a thousand frames, from which the beam is learned, and those that are
     pooled for the ellipse (some thousand of a large scan) are sent to this process.
@@ -54,7 +54,7 @@ def calibrate_dataset(ctx, dataset, out=None, mask=None, device="auto", progress
     Returns
     -------
     CalibrationReport
-        What was found.
+        The report.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def learn(ctx, dataset, mask=None, device="auto") -> Learned:
     Returns
     -------
     Learned
-        What was learned, for streams over the same field of view.
+        Noise and beam, for streams over the same field of view.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def _learn(scan, mask, device):
 
 @dataclass(frozen=True)
 class Learned:
-    """What one scan tells of those to come over the same field of view.
+    """Noise, beam and origins learned from one scan, for later scans over the same field of view.
 
     Attributes
     ----------
@@ -123,7 +123,7 @@ class Learned:
     scan_shape: tuple[int, int]
 
     def guess_at(self, scan_shape) -> np.ndarray:
-        """Interpolate the guess to a scan of other positions over the same field of view.
+        """Interpolate the guess to a scan with other positions over the same field of view.
 
         Parameters
         ----------
@@ -161,7 +161,7 @@ class Learned:
         return OriginUDF.of(guess, np.isin(np.arange(count), keep).reshape(guess.shape[:2]), self.calibrator.beam)
 
     def origin(self, result) -> OriginMap:
-        """Judge the result of the UDF, a partial one too; positions that have not come are not valid.
+        """Convert the result of the UDF, also a partial one; positions without a frame so far are not valid.
 
         Parameters
         ----------
@@ -189,7 +189,7 @@ class Learned:
         Returns
         -------
         CalibrationReport
-            What was found.
+            The report.
         """
         if out is not None:
             check_output(out)

@@ -13,6 +13,7 @@ import numpy as np
 from .choices import AUTOMATIC, Choices, chosen
 from .compute import sharing_cores
 from .core import (
+    CENTERS,
     CalibrationReport,
     Decision,
     Ellipse,
@@ -192,10 +193,10 @@ def _radius(origin):
 def calibrate(datacube, mask=None, device="auto", progress=True, *, center=None, radius=None, model="auto",
               region=None, ellipse=True, standard=None, approximate=None, rotation=False, like=None, transfer=None,
               binning=None, replace=False, write=True) -> CalibrationReport:
-    """Calibrate a DataCube: measure and fit the origin, measure the ellipse, write what is accepted.
+    """Calibrate a DataCube: measure and fit the origin, measure the ellipse, and write accepted results.
 
     If the specimen is a known crystal, named as `standard`, the pixel size is also measured and replaces the one in the
-    calibration. Otherwise the pixel size is left as it is.
+    calibration. Otherwise the pixel size does not change.
 
     Writes into `datacube.calibration` with `set_origin_meas`, `set_origin`, `set_ellipse` and, if pixel size or
     rotation are measured, `set_Q_pixel_size` and `set_QR_rotflip_degrees`; attaches the maps of sigma and the
@@ -227,12 +228,12 @@ def calibrate(datacube, mask=None, device="auto", progress=True, *, center=None,
         Scan positions from which descan and ellipse are determined; the surface covers the whole scan. The measured
         origin is masked outside of it.
     ellipse : bool or tuple of float, optional
-        True measures the ellipse, False leaves it as it is. (a, b, theta) sets this ellipse, and the report tests it
+        True measures the ellipse, False does not change it. (a, b, theta) sets this ellipse, and the report tests it
         against the scan; semi-axes in any unit, theta in radians from +qx toward +qy.
     standard : str, pathlib.Path, py4DSTEM.process.diffraction.Crystal or Standard, optional
         The specimen, if it is a known crystal: a name such as "Au", a CIF file, or a py4DSTEM Crystal.
     approximate : float, optional
-        Pixel size of the standard, 1/angstrom, that is right within 10 %, for example from the camera length. A single
+        Pixel size of the standard, 1/angstrom, known within 10 %, for example from the camera length. A single
         crystal needs it, and then determines the ellipse as well; the name of the crystal is not tested.
     rotation : bool
         Whether to also measure rotation and flip between scan and pattern.
@@ -240,8 +241,9 @@ def calibrate(datacube, mask=None, device="auto", progress=True, *, center=None,
         A calibrated standard, recorded with the same microscope and camera length, or its file. Its ellipse, pixel size
         and rotation (those that it holds) are carried over to this scan unless the scan contradicts them.
     transfer : str or iterable of str, optional
-        What is carried over: one or more of "ellipse", "pixel_size", "rotation" (by default these three) and "descan".
-        The descan depends on the scan settings: take it from a scan with the same settings, for example of vacuum.
+        Quantities to carry over: one or more of "ellipse", "pixel_size", "rotation" (by default these three) and
+        "descan". The descan depends on the scan settings: take it from a scan with the same settings, for example of
+        vacuum.
     binning : float, optional
         Number of pixels of the standard along one side of a pixel of this scan. It is not needed after `crop_Q` and
         `bin_Q` of this package, which record it.
@@ -253,7 +255,7 @@ def calibrate(datacube, mask=None, device="auto", progress=True, *, center=None,
     Returns
     -------
     CalibrationReport
-        What was found and written; `print(report)` shows all of it.
+        Results, and the entries that were written; `print(report)` shows them.
 
     Raises
     ------
@@ -313,14 +315,14 @@ def check_networks(device: str) -> None:
 
 def write_report(datacube, report: CalibrationReport, mask=None, settings=None,
                  choices: Choices = AUTOMATIC) -> CalibrationReport:
-    """Write what is accepted into the calibration of a DataCube, with provenance; nothing if no origin was found.
+    """Write accepted results and provenance into the calibration of a DataCube; nothing if no origin was found.
 
     Parameters
     ----------
     datacube : DataCube
         The cube.
     report : CalibrationReport
-        What was found.
+        The report.
     mask : numpy.ndarray of bool, optional
         (Qx, Qy), the detector mask to keep.
     settings : dict, optional
@@ -347,8 +349,9 @@ def write_report(datacube, report: CalibrationReport, mask=None, settings=None,
         ratio = _ratio(datacube, None if kept["ellipse"] else ellipse)
         transfer = transfer.for_ellipse(ratio)
         report = dataclasses.replace(report, transfer=transfer)
+    center = CENTERS.get(origin.feature, origin.feature)
     report = _with_written(
-        report, *(() if kept["origin_meas"] else (Flag("origin_written", {"feature": origin.feature}),)),
+        report, *(() if kept["origin_meas"] else (Flag("origin_written", {"feature": center}),)),
         _origin_flag(datacube, fit, kept["origin"]),
         *(() if "ellipse" in carried else (_ellipse_flag(datacube, ellipse, kept["ellipse"], size, choices),)),
         *(() if size is None else (Flag("pixel_size_written" if size.accepted else "pixel_size_not_written"),)),

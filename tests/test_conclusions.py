@@ -22,7 +22,7 @@ from py4dstem_prenet.core import (
     paragraphs,
 )
 
-ORIGIN = {"feature": "direct beam", "count": 9, "total": 9, "qx0": 31.0, "qy0": 30.0, "sigma": 0.05}
+ORIGIN = {"feature": "direct beam", "count": 9, "total": 9, "qx0": 31.0, "qy0": 30.0, "sigma": 0.05, "high": 0.08}
 DESCAN = {"model": "plane", "span_x": 1.0, "span_y": 0.5, "sigma": 0.02}
 ELLIPSE = {"ratio": 1.05, "sigma": 0.002, "degrees": 35.0, "degrees_sigma": 1.0}
 SIZE = {"value": 0.02, "sigma": 1e-5, "unit": "A^-1"}

@@ -80,7 +80,7 @@ def test_fields_have_their_beam_at_the_label_also_when_turned(vacuum_bank):
     off_diagonal = plain & ((origin[:, 0] - origin[:, 1]).abs() > 2 * radius)
     assert (inside > mirrored)[off_diagonal].float().mean() > 0.9
     assert (inside[~present].abs() < 0.5).float().mean() > 0.5
-    # A weak beam is told from none but where noise hides it, or a stop of which nothing is seen beside.
+    # A weak beam is detected unless noise hides it, or a stop hides it together with its surroundings.
     clean = (scene.detector.readout == 0) & ~kinds["columns"]
     told, seen = center.is_detectable(scene), scene.visible > center.HIDDEN_FRACTION
     assert told[clean & seen].all() and told[(scene.dose > 1e5) & seen].all() and told.float().mean() > 0.8

@@ -2,8 +2,9 @@
 
 The methods are in `measuring`, `patterns` and `reviewing`.
 
-Importing this package does not import py4DSTEM, which takes seconds that training, simulation and `prenet --help` do
-not need: `register` adds the attribute at once if py4DSTEM is loaded, otherwise when it is (`wrapt`'s import hook).
+Importing this package does not import py4DSTEM: this takes seconds, and training, simulation and `prenet --help` do not
+need it. `register` adds the attribute at once if py4DSTEM is already imported, otherwise when it is imported (`wrapt`'s
+import hook).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _HOST = "py4DSTEM.datacube.datacube"  # the module that defines DataCube
 class PrenetAccessor(MeasuringMethods, PatternMethods, ReviewingMethods):
     """The functions of this package for one DataCube, as `datacube.prenet`.
 
-    The results are stored in the DataCube: the accessor itself holds none.
+    Results are stored in the DataCube, not in the accessor.
 
     Parameters
     ----------

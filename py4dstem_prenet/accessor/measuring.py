@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 class MeasuringMethods:
-    """Measure the calibration of a scan, and write what is accepted."""
+    """Measure the calibration of a scan, and write accepted results."""
 
     _datacube: Any  # the DataCube
 
     def calibrate(self, mask=None, device="auto", progress=True, *, center=None, radius=None, model="auto",
                   region=None, ellipse=True, standard=None, approximate=None, rotation=False, like=None, transfer=None,
                   binning=None, replace=False, write=True) -> CalibrationReport:
-        """Measure and fit the origin, measure the ellipse, and write what is accepted into the calibration.
+        """Measure and fit the origin, measure the ellipse, and write accepted results into the calibration.
 
         All arguments can be left out. An origin or ellipse that was set by hand or by another program is kept, and the
         report compares it with the measured one. `undo` restores the previous calibration.
@@ -44,13 +44,13 @@ class MeasuringMethods:
             Scan positions from which descan and ellipse are determined; the surface covers the whole scan. The measured
             origin is masked outside of it.
         ellipse : bool or tuple of float, optional
-            True measures the ellipse, False leaves it as it is. (a, b, theta) sets this ellipse, and the report tests
+            True measures the ellipse, False does not change it. (a, b, theta) sets this ellipse, and the report tests
             it against the scan; theta is in radians from +qx toward +qy.
         standard : str, pathlib.Path or py4DSTEM.process.diffraction.Crystal, optional
             The specimen, if it is a known crystal: a name such as "Au", a CIF file, or a Crystal. The pixel size is
-            then measured and replaces the one in the calibration. By default the pixel size is left as it is.
+            then measured and replaces the one in the calibration. By default the pixel size does not change.
         approximate : float, optional
-            Pixel size of the standard, 1/angstrom, that is right within 10 %, for example from the camera length. A
+            Pixel size of the standard, 1/angstrom, known within 10 %, for example from the camera length. A
             single crystal needs it, and then determines the ellipse as well; the name of the crystal is not tested.
         rotation : bool, optional
             Whether to also measure rotation and flip between scan and pattern.
@@ -59,7 +59,7 @@ class MeasuringMethods:
             hold only a calibration. Its ellipse, pixel size and rotation (those that it holds) are carried over to this
             scan unless the scan contradicts them.
         transfer : str or tuple of str, optional
-            What is carried over: one or more of "ellipse", "pixel_size", "rotation" (by default these three) and
+            Quantities to carry over: one or more of "ellipse", "pixel_size", "rotation" (by default these three) and
             "descan". The descan depends on the scan settings: take it from a scan with the same settings, for example
             of vacuum.
         binning : float, optional
@@ -134,9 +134,9 @@ class MeasuringMethods:
         progress : bool, optional
             Whether to show a progress bar.
         center : tuple of float or of ndarray, shape (Rx, Ry), optional
-            Place (qx, qy) of the direct beam in pixels, where the search starts.
+            Approximate position (qx, qy) of the direct beam in pixels, where the search starts.
         radius : float, optional
-            Radius of the direct disk in pixels, where its fit starts.
+            Approximate radius of the direct disk in pixels, where its fit starts.
 
         Returns
         -------
@@ -202,7 +202,7 @@ class MeasuringMethods:
         return result
 
     def measure_ellipse(self, region=None, device="auto", progress=True, write=None) -> Ellipse:
-        """Measure the elliptical distortion about the origin in the calibration, which any program may have set.
+        """Measure the elliptical distortion about the origin in the calibration, whichever program set it.
 
         An accepted ellipse of the whole scan is written with `set_ellipse`; `undo` restores the previous ellipse, and
         `datacube.calibration.set_ellipse((None, None, None))` removes it. If the calibration holds no radius of the
@@ -217,7 +217,7 @@ class MeasuringMethods:
         progress : bool, optional
             Whether to show a progress bar.
         write : bool, optional
-            Whether to write an accepted ellipse. By default it is written if it is that of the whole scan.
+            Whether to write an accepted ellipse; by default True without a region, and False with one.
 
         Returns
         -------
@@ -305,7 +305,7 @@ class MeasuringMethods:
         write : bool, optional
             Whether to write an accepted pixel size; by default True without a region, and False with one.
         approximate : float, optional
-            Pixel size, 1/angstrom, that is right within 10 %, for example from the camera length. It makes the zone
+            Pixel size, 1/angstrom, known within 10 %, for example from the camera length. It makes the zone
             axis of a single crystal unambiguous; the name of the crystal is then not tested.
 
         Returns

@@ -25,7 +25,7 @@ class PatternMethods:
         false_alarm : float, optional
             Mean number of false disks in a pattern, greater than 0 and at most 1.
         weights : {"intensity", "precision"}, optional
-            What is stored as the intensity of a disk: its electrons, or the inverse standard error of its position.
+            The value stored as the intensity of a disk: its electrons, or the inverse standard error of its position.
             py4DSTEM's `StrainMap` weights disks by their intensity, so use "precision" for strain. With "intensity",
             weak disks are also searched for where patterns at neighboring positions show one; the stored electrons are
             those of the pattern itself.

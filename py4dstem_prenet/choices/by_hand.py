@@ -35,7 +35,7 @@ class Choices:
     replace : bool
         Whether entries of others in the calibration are replaced.
     plan : Plan or None
-        What is carried over from a standard.
+        Quantities carried over from a standard.
     settings : dict
         The arguments that were given, as JSON can hold them.
     stored_ellipse : Ellipse or None
@@ -105,7 +105,7 @@ class Choices:
         return fit_origin(origin, self.model) if fit is None else fit, flag
 
     def settled(self, own: Ellipse | None, descan: Flag | None = None) -> tuple[Ellipse | None, Transfer | None]:
-        """Settle which ellipse counts, and what is carried over.
+        """Decide which ellipse is used, and which quantities are carried over.
 
         Parameters
         ----------
@@ -119,7 +119,7 @@ class Choices:
         ellipse : Ellipse or None
             The ellipse that is set by hand, or that of the scan.
         transfer : Transfer or None
-            What is carried over; None without a standard.
+            Quantities carried over; None without a standard.
         """
         transfer = None if self.plan is None else decided_transfer(self.plan, own, descan)
         return judged_ellipse(self.ellipse, own) if isinstance(self.ellipse, Ellipse) else own, transfer
@@ -132,7 +132,7 @@ class Choices:
         ellipse : Ellipse or None
             The ellipse that `settled` returned.
         transfer : Transfer or None
-            What is carried over.
+            Quantities carried over.
 
         Returns
         -------
@@ -175,7 +175,7 @@ def chosen(datacube, scan: Scan, center=None, radius=None, model="auto", region=
     like : DataCube, str or path-like, optional
         A calibrated standard.
     transfer : str or iterable of str, optional
-        What is carried over from it (`transfer.planned`).
+        Quantities carried over from it (`transfer.planned`).
     binning : float, optional
         Pixels of the standard along the side of a pixel.
 

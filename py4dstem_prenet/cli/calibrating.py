@@ -32,8 +32,8 @@ def calibrate(
                                          "that of the file; A,B,THETA: set it (radians).")] = "on",
     like: Annotated[Path | None, typer.Option(help="A calibrated standard; its ellipse, pixel size and rotation are "
                                               "carried over.")] = None,
-    transfer: Annotated[str | None, typer.Option(metavar="NAMES", help="What to carry over, with commas: ellipse, "
-                                                 "pixel_size, rotation, descan.")] = None,
+    transfer: Annotated[str | None, typer.Option(metavar="NAMES", help="Quantities to carry over, with commas: "
+                                                 "ellipse, pixel_size, rotation, descan.")] = None,
     binning: Annotated[float | None, typer.Option(help="Pixels of the standard across one pixel of this scan.")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace an origin and ellipse that were set by hand."
                                           )] = False,
@@ -48,7 +48,7 @@ def calibrate(
     as_json: Json = False,
     standard: Annotated[str | None, typer.Option(help="Known crystal, such as Au, or a CIF file: measures the pixel "
                                                       "size.")] = None,
-    approximate: Annotated[float | None, typer.Option(help="Its pixel size in 1/Å, right within 10 %; a single crystal "
+    approximate: Annotated[float | None, typer.Option(help="Its pixel size in 1/Å, known within 10 %; a single crystal "
                                                            "needs it.")] = None,
 ):
     """Measure origin and ellipse, and save the calibrated scan as an EMD file.
@@ -124,7 +124,7 @@ def _calibrate_series(files, folder, options, data, scan, scheduler, as_json):
 
 
 def _make_probe(datacube):
-    """Attach the probe to a cube, or say why there is none; return what was measured, for JSON."""
+    """Attach the probe to a cube, or print the reason why there is none; return the result for JSON."""
     from ..report import of_probe
 
     try:

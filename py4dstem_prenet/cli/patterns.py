@@ -1,4 +1,4 @@
-"""Commands that make something new of the patterns: `denoise`, `disks`, `correct` and `finetune`."""
+"""Commands that find disks in the patterns or make new patterns: `denoise`, `disks`, `correct` and `finetune`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -20,8 +20,8 @@ def denoise(
 ):
     """Denoise a scan and save it as an EMD file.
 
-    Strain, rotation and intensities that vary smoothly over the scan are kept.
-    Steps that are weaker than the noise of a single pattern are attenuated.
+    Smooth variations of strain, rotation and intensity over the scan are attenuated
+    little; steps that are weaker than the noise of a single pattern, strongly.
     `prenet report` tests which quantities are kept; measure all others on the raw
     counts.
     """

@@ -68,7 +68,7 @@ def info(
 
 
 def _echo_contents(described):
-    """Print what `describe_file` returned: a line for each object, and lines for what is known of the scan."""
+    """Print the result of `describe_file`: a line for each object, and lines on the scan."""
     if all(part["path"] for part in described["contents"]):
         typer.echo(f"{described['file']} ({described['kind']})")
     for part in described["contents"]:

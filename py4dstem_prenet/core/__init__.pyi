@@ -5,7 +5,7 @@ from .checks import (
     FinetuneResult as FinetuneResult,
     OriginCheck as OriginCheck,
 )
-from .conclusions import RINGS_CENTER as RINGS_CENTER, conclude as conclude, paragraphs as paragraphs
+from .conclusions import CENTERS as CENTERS, conclude as conclude, paragraphs as paragraphs
 from .ellipses import Ellipse as Ellipse, EllipseMap as EllipseMap
 from .errors import PrenetError as PrenetError
 from .flags import (

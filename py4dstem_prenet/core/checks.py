@@ -85,12 +85,12 @@ class DenoisingCheck(Decided):
     Attributes
     ----------
     slopes : dict
-        Name of a quantity ("strain along qx", "rotation", "dark-field image", ...) to its `Slope`: which part of its
-        variation over the scan is left in denoised patterns.
+        `Slope` of each quantity by its name ("strain along qx", "rotation", "dark-field image", ...): the part of its
+        variation over the scan that is left in denoised patterns.
     worth, worth_sigma : float
         Number of raw patterns whose average has the same squared error of pixels, at the dose of the scan, and its
-        standard error. It is a worth for looking at pixels, not for strain. At most the number of patterns that can be
-        averaged, those of a block; NaN if the standard error is half of it or more.
+        standard error. It describes single pixels, not strain. It is at most the number of patterns in a block, which
+        are averaged; NaN if the standard error is half of it or more.
     worth_at_half : float
         The same number at half the dose, as measured.
     errors, error_sigmas : dict
@@ -107,8 +107,8 @@ class DenoisingCheck(Decided):
     valid : bool
         Whether the noise is independent between pixels; otherwise there are no results.
     decision : Decision
-        Accepted if no slope is known to be off by more than 5 % and the squared error at half the dose decreases by
-        more than two standard errors. If slopes could not be measured, a flag names them.
+        Accepted if no slope is known to differ from 1 by more than 5 %, and the squared error at half the dose
+        decreases by more than two standard errors. If slopes could not be measured, a flag names them.
     mode : str
         Default mode of `denoise`: "neighbors", "alone", or "unchanged"; empty without results.
     """
@@ -185,7 +185,7 @@ class CalibrationCheck(Decided):
     Attributes
     ----------
     stale : tuple of str
-        Names of what does not belong ("origin", "sigma", "probe radius", "braggvectors", ...).
+        Names of the entries that do not belong to the data ("origin", "sigma", "probe radius", "braggvectors", ...).
     decision : Decision
         Accepted if nothing is stale.
     """

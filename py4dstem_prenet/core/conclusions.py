@@ -12,7 +12,8 @@ import numpy as np
 from . import REFUSAL, WARNING, Flag, has_flag
 
 ROUND_SIGMAS = 3.0  # standard errors; a/b - 1 must be smaller for patterns to be called round
-RINGS_CENTER = "center of the rings"  # feature of an origin that was found from rings
+# Names of the center of a feature, where they differ from that of the feature (`OriginMap.feature`):
+CENTERS = {"rings": "center of the rings", "diffuse scattering": "center of the diffuse scattering"}
 MAX_CAUTIONS = 4  # number; largest of cautions in a summary
 # Stages whose refusals leave the rest of the calibration valid:
 OPTIONAL_STAGES = ("ellipse", "pixel_size", "rotation", "probe", "transfer", "denoising")
@@ -24,10 +25,10 @@ def conclude(found: Mapping, flags: Iterable[Flag], refusals: int | None = None)
     Parameters
     ----------
     found : mapping
-        "origin": feature, count, total, qx0, qy0, sigma; "descan": model, span_x, span_y, sigma; "ellipse": ratio,
-        sigma, degrees, degrees_sigma; "pixel_size": value, sigma, unit; "rotation": degrees, sigma, flip; "disks":
-        name of the Bragg vectors in the cube. Each is a dict, or missing if it is not known. Sigmas are standard
-        deviations along one axis, px; NaN if they are not known.
+        "origin": feature, count, total, qx0, qy0, sigma, high (`OriginMap.high_sigma`); "descan": model, span_x,
+        span_y, sigma; "ellipse": ratio, sigma, degrees, degrees_sigma; "pixel_size": value, sigma, unit; "rotation":
+        degrees, sigma, flip; "disks": name of the Bragg vectors in the cube. Each is a dict, or missing if it is not
+        known. Sigmas are standard deviations along one axis, px; NaN if they are not known.
     flags : iterable of Flag
         The flags of all stages.
     refusals : int, optional
@@ -117,7 +118,7 @@ def _next(found, flags, serious):
     first = (Flag("next_read", {"count": marked}),) if marked else ()
     if found["origin"]["total"] == 1:
         return (*first, Flag("next_single"))
-    if found["origin"]["feature"] == RINGS_CENTER:  # of a powder or a glass, which have no Bragg disks to find
+    if found["origin"]["feature"] == CENTERS["rings"]:  # of a powder or a glass, which have no Bragg disks to find
         return (*first, Flag("next_rings"))
     bad = next((flag.numbers["count"] for flag in flags if flag.name == "bad_pixels"), 0)
     use = Flag("next_map", found["disks"]) if "disks" in found else Flag("next_use")

@@ -22,7 +22,7 @@ class Ellipse(Decided):
     covariance : numpy.ndarray
         (2, 2), of `vector`.
     decision : Decision
-        Accepted if the ellipse is fit to be written.
+        Accepted if the ellipse can be used.
     sources : dict
         Name of the evidence to (vector, covariance).
     """

@@ -2,4 +2,4 @@
 
 
 class PrenetError(ValueError):
-    """Bad input. Its message is one clear sentence: what is wrong, and what to do about it."""
+    """Bad input. The message is one sentence: the fault, and what to do about it."""

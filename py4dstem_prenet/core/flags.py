@@ -1,4 +1,4 @@
-"""Flags: all statements of this package about a result, from one table (`flag_table`).
+"""Flags: the statements of this package about its results, from one table (`flag_table`).
 
 A decision carries flags, each with its numbers. Reports, verdicts, JSON, pages and alarms are made from flags, and
 `docs/flags.md` is written from the table; no code reads a sentence.
@@ -63,7 +63,7 @@ class Flag:
     name : str
         A name of the table `FLAGS`.
     numbers : dict
-        Its numbers, as JSON can hold them.
+        Its numbers, of types that JSON supports.
 
     Examples
     --------
@@ -122,16 +122,16 @@ class Flag:
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether a result is fit to be used, and why.
+    """Whether a result can be used, and why.
 
     Attributes
     ----------
     accepted : bool
-        Whether the result is fit to be used.
+        Whether the result can be used.
     flags : tuple of Flag
         Flags of the result, the most important first.
     numbers : dict
-        The statistics that decided, as JSON can hold them.
+        The statistics of the decision, of types that JSON supports.
     """
 
     accepted: bool

@@ -8,7 +8,7 @@ from scipy.ndimage import binary_dilation, uniform_filter
 
 from . import Flag, Result
 
-# Faults of pixels are told from features of the pattern by their behavior in time:
+# Faults of pixels are distinguished from features of the pattern by their behavior in time:
 MIN_PATTERNS_IN_TIME = 8  # patterns; smallest sample in which changes from pattern to pattern are used
 SCAN_PARTS = 4  # number of consecutive parts of the scan, in each of which a faulty pixel must be conspicuous
 MIN_PART_SHARE = 0.3  # fraction of the mean excess; smallest excess of a faulty pixel in each part of the scan
@@ -70,8 +70,8 @@ class NoiseModel(Result):
     flags : tuple of Flag
         Warnings about the data.
     sigmas : tuple of float
-        Standard deviations of gain, offset, readout and dose. Zero for what is known or given, infinite for what was
-        assumed, NaN if nothing was estimated.
+        Standard deviations of gain, offset, readout and dose. Zero for values that are known or given, infinite for
+        assumed ones, NaN if nothing was estimated.
 
     Examples
     --------

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import RINGS_CENTER, Decided, Decision, Flag
+from . import CENTERS, Decided, Decision, Flag
 
 # Pixels; smallest standard error of an origin along each axis: errors that the scatter of positions does not show. Set
 # on simulated scans at 100,000 electrons (benchmarks/origin.py).
@@ -64,7 +64,7 @@ class OriginMap(Decided):
         "direct beam"; "rings" (their center), "center of inversion" or "diffuse scattering" (its center) if the direct
         beam is hidden. In measured data these can differ by pixels.
     stop : numpy.ndarray of bool or None
-        (Qx, Qy), True behind a beam stop that was found although no mask names it; None without such a stop.
+        (Qx, Qy), True behind a beam stop that was found but is not in the mask; None without such a stop.
     copied : numpy.ndarray of bool or None
         (Rx, Ry), True for frames that are exact copies of the frame before; None without any.
     """
@@ -121,9 +121,8 @@ class OriginMap(Decided):
             feature, count, total, and qx0, qy0, sigma and high (`high_sigma`) in pixels.
         """
         qx0, qy0 = (float(np.median(q[self.valid])) for q in (self.qx0, self.qy0))
-        feature = RINGS_CENTER if self.feature == "rings" else self.feature
-        return {"feature": feature, "count": int(self.valid.sum()), "total": self.searched,
-                "qx0": qx0, "qy0": qy0, "sigma": self.sigma, "high": self.high_sigma}
+        return {"feature": CENTERS.get(self.feature, self.feature), "count": int(self.valid.sum()),
+                "total": self.searched, "qx0": qx0, "qy0": qy0, "sigma": self.sigma, "high": self.high_sigma}
 
     def rows(self):
         if not self.found:

@@ -43,7 +43,7 @@ class PixelSize(Decided):
     standard : str
         Name of the standard.
     decision : Decision
-        Accepted if the pixel size is fit to be written. Numbers: posterior (probability of the assignment), margin
+        Accepted if the pixel size can be used. Numbers: posterior (probability of the assignment), margin
         and lattice_margin (differences of -2 log likelihood to the next assignment and to the best other lattice),
         scatter (relative, of the rings).
     evidence : str
@@ -98,7 +98,7 @@ class PixelSize(Decided):
 
     @property
     def ellipse(self) -> Ellipse | None:
-        """The ellipse that the lattice of one crystal determines, if it is fit to be written."""
+        """The ellipse that the lattice of one crystal determines, if it can be used."""
         if not has_flag(self.flags, "ellipse_of_crystal"):
             return None
         covariance = self.covariance[1:, 1:]
@@ -153,8 +153,8 @@ class PixelSize(Decided):
 class Rotation(Decided):
     """Rotation and flip between scan and pattern.
 
-    A vector of the pattern, its components exchanged if `flip`, and then rotated by the angle from +x (rows) toward +y
-    (columns), is a vector of the scan. These are py4DSTEM's `QR_rotation_degrees` and `QR_flip`.
+    To convert a vector of the pattern to a vector of the scan, exchange its components if `flip` is set, then rotate it
+    by the angle from +x (rows) toward +y (columns). These are py4DSTEM's `QR_rotation_degrees` and `QR_flip`.
 
     Attributes
     ----------
@@ -165,12 +165,12 @@ class Rotation(Decided):
     sigma : float
         One standard deviation of the angle, degrees.
     half_turn_determined : bool
-        Whether the angle is known beyond half a turn.
+        Whether the angle is distinguished from the angle plus 180 degrees.
     decision : Decision
         Accepted if angle and flip are known.
     sources : dict
-        Name of each estimate ("center of mass", "shadow image") to its angle (degrees, up to half a turn), flip and
-        sigma (degrees), also of those that were refused.
+        Angle (degrees, up to half a turn), flip and sigma (degrees) of each estimate by its name ("center of mass",
+        "shadow image"), refused estimates included.
     deflection : numpy.ndarray or None
         (2, Rx, Ry), center of mass about the fitted origin along qx and qy in pixels, for figures.
     """
@@ -200,7 +200,7 @@ class Rotation(Decided):
 
     @property
     def text(self) -> str:
-        """Angle, sigma and flip in words; without sigma, if the rotation was refused."""
+        """Angle, sigma and flip as text; without sigma if the rotation was refused."""
         half = "" if self.half_turn_determined else " (or half a turn more)"
         flip = "flipped" if self.flip else "not flipped"
         sigma = f" ± {self.sigma:.2f}°" if self.accepted else " (not accepted)"

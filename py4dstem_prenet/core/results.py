@@ -42,10 +42,10 @@ class BraggDisks(Result):
     pattern_shape : tuple of int
         (Qx, Qy).
     threshold : float
-        Least significance of a disk that a pattern shows alone, standard deviations. Those below were found with
-        neighbors.
+        Smallest significance of a disk that is found in a single pattern, standard deviations. Disks below it were
+        found with neighboring patterns.
     false_alarm : float
-        Mean number of false disks in a pattern above it.
+        Mean number of false disks per pattern above the threshold.
     """
 
     DTYPE: ClassVar[list] = [("position", np.int64), *((name, np.float64) for name in (
@@ -93,7 +93,7 @@ class CalibrationReport(Result):
     transfer : Transfer or None
         Quantities that were carried over from a standard; None if none was given.
     held : dict
-        "ellipse", "pixel_size" and "rotation" to the numbers that the calibration holds after writing
+        Numbers that the calibration holds after writing, for each of "ellipse", "pixel_size" and "rotation"
         (`io.held_quantities`).
     """
 

@@ -17,7 +17,7 @@ MAX_REPR_LINES = 11  # lines; largest number that the repr of a result has; prin
 class Result:
     """Base class of results: equal if all fields are, shown as a short text and as a small table in notebooks.
 
-    Subclasses are dataclasses made with `eq=False, repr=False`; `rows` says what is shown.
+    Subclasses are dataclasses made with `eq=False, repr=False`; `rows` lists the values to show.
     """
 
     def rows(self) -> list[tuple[str, str]]:
@@ -96,7 +96,7 @@ class Decided(Result):
 
     @property
     def accepted(self) -> bool:
-        """Whether the result is fit to be used."""
+        """Whether the result can be used."""
         return self.decision.accepted
 
     @property

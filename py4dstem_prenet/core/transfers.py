@@ -32,7 +32,7 @@ class Transfer(Decided):
     descan : numpy.ndarray or None
         (2, Rx, Ry), the descan of the standard about its mean, in pixels of this scan.
     facts : dict
-        "pixel_size" and "rotation" to what is recorded of them, in pixels of this scan.
+        Records of "pixel_size" and "rotation", in pixels of this scan.
     decision : Decision
         Accepted if all that was asked for is carried over.
     """

@@ -108,7 +108,7 @@ def bragg_disks(datacube, false_alarm: float = 0.1, weights: str = "intensity", 
     false_alarm : float, optional
         Mean number of false disks in a pattern, greater than 0 and at most 1.
     weights : {"intensity", "precision"}, optional
-        What is stored as the intensity of a disk: its electrons, or the inverse standard error of its position.
+        The value stored as the intensity of a disk: its electrons, or the inverse standard error of its position.
         py4DSTEM's `StrainMap` weights disks by their intensity, so use "precision" for strain. With "precision",
         neighbors in the scan are not used, since they would smooth the map.
     mask : numpy.ndarray of bool, shape (Qx, Qy), optional

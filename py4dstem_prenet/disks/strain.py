@@ -36,7 +36,7 @@ def strain_sigma(strain: StrainMap) -> np.ndarray:
     -----
     py4DSTEM fits both basis vectors by weighted least squares, and the precision of the disks as weight makes their
     covariance the inverse of the normal matrix. Errors that all positions share, such as an unknown ellipse or the
-    error of the reference lattice, are not in it.
+    error of the reference lattice, are not included.
 
     Examples
     --------

@@ -26,7 +26,7 @@ class CalibrationValues:
     qx0, qy0 : numpy.ndarray, shape (Rx, Ry)
         Origin: row and column in pixels; the center of a pixel lies on its integer index.
     pattern_shape : tuple of int or None
-        (Qx, Qy) of the patterns; None if the file does not tell it.
+        (Qx, Qy) of the patterns; None if the file does not state it.
     vector : numpy.ndarray, shape (2,)
         Ellipse vector (eps cos 2 theta, eps sin 2 theta), eps = a/b - 1, theta from +qx toward +qy; zeros without one.
     pixel_size : float or None
@@ -35,7 +35,7 @@ class CalibrationValues:
     degrees : float
         Rotation that takes a vector of the pattern to the scan, from the first axis toward the second, after the flip.
     flip : bool
-        Whether the components of a vector of the pattern are exchanged before.
+        Whether the components of a vector of the pattern are exchanged before the rotation.
     """
 
     qx0: np.ndarray
@@ -153,7 +153,7 @@ def pyxem_shifts(source, pattern_shape=None):
     source : DataCube, py4DSTEM.Calibration, str or pathlib.Path
         The calibration.
     pattern_shape : tuple of int, optional
-        (Qx, Qy), where the source does not tell it.
+        (Qx, Qy), if the source does not state it.
 
     Returns
     -------
@@ -188,7 +188,7 @@ def pyxem_affine(source, pattern_shape=None) -> np.ndarray:
     source : DataCube, py4DSTEM.Calibration, str or pathlib.Path
         The calibration.
     pattern_shape : tuple of int, optional
-        (Qx, Qy), where the source does not tell it.
+        (Qx, Qy), if the source does not state it.
 
     Returns
     -------

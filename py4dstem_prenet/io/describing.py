@@ -1,4 +1,4 @@
-"""Describe what a file holds without loading its data."""
+"""Describe the contents of a file without loading its data."""
 
 import json
 
@@ -34,12 +34,12 @@ def describe_file(path):
     Returns
     -------
     dict
-        "file", the path; "kind", what the file is; "contents", a list with one dict for each object in the file: "path"
+        "file", the path; "kind", its type; "contents", a list with one dict for each object in the file: "path"
         inside the file, "kind" (the class name in an EMD file, otherwise "scan", "stack of patterns" or "data set"),
         "shape" and "dtype" (None where the object has no data), "compression" (names of the filters, or None) and
         "record" (the provenance that this package stored, or None). For the scan that `open` would return: "scan_shape"
-        (None if it is not certain), "possible_scan_shapes" (where it is not), "pixel_sizes" ({"R" or "Q": [size,
-        unit]}), "calibration" (names of what is set) and "flags".
+        (None if it is not certain), "possible_scan_shapes" (if it is not), "pixel_sizes" ({"R" or "Q": [size,
+        unit]}), "calibration" (names of the entries that are set) and "flags".
 
     Raises
     ------

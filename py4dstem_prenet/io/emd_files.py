@@ -113,7 +113,7 @@ def save(datacube, path, data=True):
 
 @contextmanager
 def new_cube(datacube, path, dtype):
-    """Make a new EMD file with all contents of a cube but its data, which the caller writes.
+    """Make a new EMD file with all contents of a cube except its data, which the caller writes.
 
     The file appears at `path` when the block ends; if the block is left by an exception, there is no file.
 
@@ -347,7 +347,7 @@ def open_bare_calibration(path) -> Calibration | None:
     Returns
     -------
     py4DSTEM.Calibration or None
-        The calibration; None if the file tells the shape of its data.
+        The calibration; None if the file states the shape of its data.
 
     Raises
     ------

@@ -2,12 +2,12 @@
 
 Each format has one reader, so that a scan has the same orientation on every machine (`docs/files.md`): h5py for all
 HDF5 files, py4DSTEM for Digital Micrograph and K2, zarr and numpy for theirs, RosettaSciIO for the others; Merlin and
-EMPAD frames are mapped as their headers and sizes tell. A reader finds arrays (`stored`), and here one is chosen and
-shaped.
+EMPAD frames are mapped according to their headers and sizes. A reader finds arrays (`stored`); this module chooses one
+and gives it the shape of the scan.
 
 Contiguous data become a read-only `numpy.memmap`. For HDF5 data in chunks, `cube.data` is an `h5py.Dataset`, whose file
-stays open as long as the cube exists, or until `cube.data.file.close()`. Stacks in several files and what RosettaSciIO
-reads are dask arrays, which are read when they are computed.
+stays open as long as the cube exists, or until `cube.data.file.close()`. Stacks in several files and data read by
+RosettaSciIO are dask arrays, which are read when they are computed.
 """
 
 import os
@@ -61,16 +61,16 @@ def open(path, scan_shape=None, name=None):
         EMD or any other HDF5 file, a zarr store, `.npy`, or the file of a detector or another program
         (`docs/files.md`).
     scan_shape : tuple of int, optional
-        (Rx, Ry); wins over what the file states, and is needed where header, file name and number of frames do not
-        agree on one shape.
+        (Rx, Ry); replaces the shape in the file. It is needed if header, file name and number of frames do not agree
+        on one shape.
     name : str, optional
         Name or path of the DataCube or data set, if the file holds several.
 
     Returns
     -------
     py4DSTEM.DataCube
-        The scan, (Rx, Ry, Qx, Qy), with the calibration and the pixel sizes in the file. What was left out, and what
-        the reader warned of, is told by warnings.
+        The scan, (Rx, Ry, Qx, Qy), with the calibration and the pixel sizes in the file. Parts that were left out
+        and messages of the reader are issued as warnings.
 
     Raises
     ------

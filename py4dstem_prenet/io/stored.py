@@ -216,7 +216,7 @@ def decide_shape(array, path, scan_shape=None):
     path : pathlib.Path
         Its file.
     scan_shape : tuple of int, optional
-        (Rx, Ry); wins over what the file states.
+        (Rx, Ry); replaces the shape in the file.
 
     Returns
     -------

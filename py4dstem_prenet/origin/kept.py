@@ -15,7 +15,7 @@ _kept: WeakKeyDictionary = WeakKeyDictionary()  # the data of each cube when its
 
 
 def keep_locator(datacube, scan: Scan, mask, locator: BeamLocator) -> None:
-    """Keep what was learned of a cube, until the cube is deleted.
+    """Keep the learned beam of a cube, until the cube is deleted.
 
     Parameters
     ----------
@@ -26,20 +26,20 @@ def keep_locator(datacube, scan: Scan, mask, locator: BeamLocator) -> None:
     mask : numpy.ndarray of bool, shape (Qx, Qy), or None
         The mask with which `locator` was learned.
     locator : BeamLocator
-        What was learned.
+        The learned beam.
     """
     _kept[datacube] = _data(scan, mask, locator.device), locator
 
 
 def kept_locator(datacube, scan: Scan, mask, device: str) -> BeamLocator | None:
-    """Return what was learned of a cube, if its patterns are still the same.
+    """Return the learned beam of a cube, if its patterns are still the same.
 
     Parameters
     ----------
     datacube : py4DSTEM.DataCube
         The cube.
     scan : Scan
-        Its patterns; those are compared from which the noise model is estimated.
+        Its patterns; only those from which the noise model is estimated are compared.
     mask : numpy.ndarray of bool, shape (Qx, Qy), or None
         The detector mask.
     device : str

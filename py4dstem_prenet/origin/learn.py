@@ -49,7 +49,7 @@ MIN_SIGMA_GAIN = 0.8  # ratio; largest sigma with a new radius relative to the c
 FEW_PATTERNS = 8  # patterns; largest sample in which a single contradiction between network and fit suffices
 # Beams that are not an image of the aperture, set on simulated sharp beams (benchmarks/sharp_beams.py):
 MAX_SHARP_RADIUS_PX = 13.0  # pixels; largest radius of a spot, that of the network's window: a larger beam is a disk
-MIN_HARD_RADIUS_PX = 1.7  # pixels at half maximum, about 1.8 at the edge; smaller disks cannot be told from spots
+MIN_HARD_RADIUS_PX = 1.7  # pixels at half maximum, about 1.8 at the edge; smaller disks look like spots
 MAX_DISK_SOFTNESS = 0.5  # radii; largest distance in which the profile of a disk falls from 0.8 to 0.2 of its height
 CLEARLY_HARD = 0.7  # factor on MAX_DISK_SOFTNESS, and divisor of MIN_HARD_RADIUS_PX, before the spot is fitted
 SPOT_ROUNDS = 2  # rounds in which the radius of a spot is measured

@@ -1,4 +1,4 @@
-"""Round apertures that crop a diffraction pattern, of the microscope or of the camera: what is outside is no pattern.
+"""Round apertures of the microscope or of the camera that crop a diffraction pattern.
 
 The edge of such an aperture is the strongest ring of the pattern, and it is not centered on the direct beam. Unlike the
 edge of a direct disk, it encloses a pattern that falls with the distance from a much smaller beam.

@@ -92,7 +92,7 @@ def measure_pixel_size(data, qx0, qy0, radius, noise: NoiseModel, standard, elli
     progress : bool, optional
         Whether to show a progress bar.
     approximate : float, optional
-        Pixel size, 1/angstrom, that is right within 10 %, for example from the camera length. It makes the zone axis of
+        Pixel size, 1/angstrom, known within 10 %, for example from the camera length. It makes the zone axis of
         a single crystal unambiguous; the name of the crystal is then not tested.
     disks : BraggDisks, optional
         Disks of this scan from `find_bragg_disks`. If their direct beam is at the given origin, these disks are used,
@@ -182,7 +182,7 @@ def measure_pooled_size(pooled: Pooled, radius, noise: NoiseModel, standard, ell
     spots : Spots, optional
         Positions of disks, from `measure_spots`.
     approximate : float, optional
-        Pixel size, 1/angstrom, that is right within 10 %.
+        Pixel size, 1/angstrom, known within 10 %.
 
     Returns
     -------

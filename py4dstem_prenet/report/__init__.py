@@ -1,4 +1,4 @@
-"""What was found, for people and for machines: verdicts, figures, page and JSON."""
+"""Results for people and for machines: verdicts, figures, page and JSON."""
 
 import lazy_loader
 

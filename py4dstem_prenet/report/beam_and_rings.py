@@ -1,4 +1,4 @@
-"""Plot what an ellipse is measured from: the edge of the direct beam, and rings in polar coordinates."""
+"""Plot the evidence for an ellipse: the edge of the direct beam, and rings in polar coordinates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plot what denoising does to patterns, virtual images and what is measured."""
+"""Plot the effect of denoising on patterns, virtual images and measured quantities."""
 
 from __future__ import annotations
 

@@ -339,7 +339,7 @@ def show_recentered(before, after, axes, power=0.25, weights=(None, None)):
 
 
 def show_left_out(ax, offset=(0, 0), mask=None, stop=None, bad=None):
-    """Mark on a pattern what the fits left out: a detector mask, a beam stop, and bad pixels, with a legend.
+    """Mark the pixels that the fits left out (detector mask, beam stop, bad pixels) on a pattern, with a legend.
 
     Parameters
     ----------

@@ -101,7 +101,7 @@ def draw_evidence(pooled, centered, radius: float, ellipse, evidence: str, axes)
 
 
 def draw_quantities(size, turned, axes) -> None:
-    """Draw what pixel size and rotation were measured from: at most two panels for each; axes that are left stay empty.
+    """Draw the evidence for pixel size and rotation, at most two panels for each; unused axes stay empty.
 
     Parameters
     ----------

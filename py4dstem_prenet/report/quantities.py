@@ -1,4 +1,4 @@
-"""Plot what pixel size and rotation were measured from."""
+"""Plot the evidence for pixel size and rotation."""
 
 from __future__ import annotations
 

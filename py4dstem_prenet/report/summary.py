@@ -1,6 +1,6 @@
 """What the command line tells machines: results as dicts of numbers, strings and lists, ready for JSON.
 
-Lengths are detector pixels, angles radians; what is not known is None. Maps are not in here, the saved file has them.
+Lengths are in detector pixels, angles in radians; unknown values are None. Maps are only in the saved file.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def of_calibration(report) -> dict:
     Parameters
     ----------
     report : CalibrationReport
-        What was found.
+        The report.
 
     Returns
     -------

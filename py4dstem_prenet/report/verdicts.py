@@ -1,6 +1,6 @@
 """Verdicts: for each question of a user a light and an answer, made from flags.
 
-Green: go on. Amber: go on after reading why. Red: do not go on yet. The light is that of the most serious flag.
+Green: go on. Amber: read the reason, then go on. Red: do not go on yet. The light is that of the most serious flag.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def make_verdict(topic: str, flags, details=()) -> Verdict:
     flags : iterable of Flag
         What decides the light.
     details : iterable of Flag
-        What is shown beside it.
+        Text that is shown beside the verdict.
 
     Returns
     -------

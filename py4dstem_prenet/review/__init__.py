@@ -1,4 +1,4 @@
-"""A calibrated scan looked at anew: what its calibration states is measured again, with verdicts, figures and a page.
+"""Review of a calibrated scan: its calibration is measured again and judged, with verdicts, figures and a page.
 
 `review` gathers the results, `report` writes them as an HTML page, and `show` draws the maps of the calibration.
 """

@@ -1,4 +1,4 @@
-"""Review of a calibrated scan: measure again what its calibration states.
+"""Review of a calibrated scan: measure its calibration again.
 
 The review fits the descan with every model, tests the residuals, measures the ellipse again, and splits the electrons
 into halves to check the stated uncertainties and the effect of denoising.
@@ -148,7 +148,7 @@ def name_of(datacube) -> str:
 
 
 def noise_with_stop(datacube) -> NoiseModel:
-    """Return the noise model of a calibrated scan, a beam stop that was found among its bad pixels.
+    """Return the noise model of a calibrated scan; a beam stop that was found counts as bad pixels.
 
     Parameters
     ----------
@@ -181,7 +181,7 @@ def mean_as_recorded(datacube, used, noise) -> tuple[Pooled, tuple[float, float]
     pooled : Pooled
         The mean pattern.
     offset : tuple of float
-        Place of the detector's first pixel in its frame, pixels.
+        Position of the detector's first pixel in the frame of the mean pattern, pixels.
     """
     middle = [float(np.rint(q.mean())) for q in used]  # whole pixels, so that nothing is interpolated
     pooled = pool(datacube, *(np.full(q.shape, m) for q, m in zip(used, middle, strict=True)), noise)

@@ -50,8 +50,8 @@ def report(datacube, path, device="auto", progress=True, fast=False) -> list[Ver
     progress : bool, optional
         Whether to show a progress bar.
     fast : bool, optional
-        Whether to leave out what takes most of the time: denoising, and the repetition of the calibration on halves of
-        the electrons.
+        Whether to leave out the steps that take most of the time: denoising, and the repetition of the calibration on
+        halves of the electrons.
 
     Returns
     -------
@@ -83,7 +83,7 @@ def show(datacube, axes=None):
 
     The first two rows show the origin: measured, fitted, and residual. The third one shows its sigma along each axis,
     and the mean pattern with detector mask, beam stop and bad pixels. The fourth one shows the recentered mean and the
-    evidence for the ellipse: rings as they are and straightened, or the edge of the direct beam. If the calibration
+    evidence for the ellipse: rings as recorded and straightened, or the edge of the direct beam. If the calibration
     holds a measured pixel size or rotation, further rows show the rings or the deflection from which it was measured.
 
     Parameters

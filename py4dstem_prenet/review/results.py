@@ -29,7 +29,7 @@ from . import FitReview, ellipse_flags, noise_flags, origin_flags, quantity_flag
 
 @dataclass(frozen=True)
 class Review:
-    """Results of the review of a calibrated scan; None for what was not measured.
+    """Results of the review of a calibrated scan. A field is None if it was not measured.
 
     Attributes
     ----------
@@ -54,10 +54,10 @@ class Review:
     fit : FitReview or None
         Review of the descan fit.
     before, centered, after : Pooled or None
-        Patterns pooled as recorded, about the fitted origin rounded to whole pixels (without interpolation, to look
-        at), and about the fitted origin.
+        Patterns pooled as recorded; about the fitted origin rounded to whole pixels (without interpolation, for
+        figures); and about the fitted origin.
     offset : tuple of float
-        Place of the detector's first pixel in the frame of `before`.
+        Position of the detector's first pixel in the frame of `before`.
     mask : numpy.ndarray of bool or None, shape (Qx, Qy)
         Detector mask in the calibration.
     stored : tuple or None
@@ -65,9 +65,9 @@ class Review:
     stored_covariance : numpy.ndarray, shape (2, 2)
         Covariance of its vector; NaN if none is recorded.
     evidence : str
-        The most precise evidence that it was measured from; empty if that is not recorded.
+        The most precise evidence from which it was measured; empty if that is not recorded.
     stored_by : str
-        Who wrote it (`io.author_of`); empty if there is none.
+        Author of this ellipse (`io.author_of`); empty without an ellipse.
     rotflip : tuple or None
         Rotation (degrees) and flip in the calibration.
     pixel_size : PixelSize or None
@@ -75,9 +75,9 @@ class Review:
     rotation : Rotation or None
         Rotation that was measured in this scan.
     quantities : dict
-        "pixel_size" and "rotation" to the dict that `quantity_flags` makes flags of, if they are set.
+        Input of `quantity_flags` for "pixel_size" and "rotation", if they are set.
     fitted_by : str
-        Who wrote the fitted origin.
+        Author of the fitted origin (`io.author_of`).
     ellipse : Ellipse or None
         Ellipse measured in this review.
     raw, clean : numpy.ndarray or None, shape (n, m, Qx, Qy)
@@ -156,7 +156,7 @@ class Review:
 
     @property
     def summary(self) -> tuple[Flag, ...]:
-        """The first paragraph: what was found, how sure, what to do next, and what not to do.
+        """The first paragraph: results, their uncertainty, the next step, and cautions.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""What the review of a calibrated scan tells of each stage, as flags."""
+"""Flags of each stage in the review of a calibrated scan."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..core import (
+    CENTERS,
     TUKEY_CUT,
     Ellipse,
     EllipseCheck,
@@ -99,13 +100,14 @@ def origin_flags(origin: OriginMap, sigma_known: bool, halves: OriginCheck | Non
     Returns
     -------
     tuple of Flag
-        Positions without a beam, what stands for a hidden beam, and the typical sigma.
+        Positions without a beam, the center that replaces a hidden beam, and the typical sigma.
     """
     missing = origin.searched - int(origin.valid.sum())
     hidden = origin.feature != "direct beam"
     flags = [] if hidden and not missing else [missing_beam(missing, origin.searched)]
     if hidden:
-        flags.append(Flag("beam_hidden" if origin.feature == "rings" else "other_center", {"feature": origin.feature}))
+        flags.append(Flag("beam_hidden" if origin.feature == "rings" else "other_center",
+                          {"feature": CENTERS.get(origin.feature, origin.feature)}))
     if sigma_known:
         flags.append(Flag("sigma_poor" if origin.sigma > MAX_GOOD_SIGMA_PX else "sigma_known", {"sigma": origin.sigma}))
     else:
@@ -194,7 +196,7 @@ def ellipse_flags(stored, measured: Ellipse | None, author: str, halves: Ellipse
     measured : Ellipse or None
         Ellipse measured in this scan.
     author : str
-        Who wrote the stored one (`io.author_of`).
+        Author of the stored ellipse (`io.author_of`).
     halves : EllipseCheck, optional
         Check of the ellipse by split electrons.
 
@@ -235,16 +237,16 @@ def quantity_flags(name: str, numbers, measured=None) -> tuple[Flag, ...]:
     Parameters
     ----------
     name : {"pixel_size", "rotation"}
-        Which of them.
+        Name of the quantity.
     numbers : dict
-        What `held_quantities` returned for it.
+        Result of `held_quantities` for it.
     measured : PixelSize or Rotation, optional
         The result, if it was measured in this scan.
 
     Returns
     -------
     tuple of Flag
-        Where it comes from, and the flags of the measurement.
+        Its origin (measured, carried over, or set by hand), and the flags of the measurement.
 
     Examples
     --------

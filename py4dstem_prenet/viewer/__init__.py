@@ -1,4 +1,4 @@
-"""A viewer in which a scan is looked at, corrected by hand and calibrated again."""
+"""Viewer: look at the patterns of a scan, correct the calibration by hand, and calibrate again."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""What a user corrects by hand in the viewer, as arguments of `calibrate`."""
+"""Corrections by hand in the viewer, as arguments of `calibrate`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BY_ITSELF = {"center": None, "model": "auto", "region": None, "mask": None, "ell
 
 @dataclass
 class Edits:
-    """Corrections by hand, and the arguments of `calibrate` that they mean.
+    """Corrections by hand, and the equivalent arguments of `calibrate`.
 
     Attributes
     ----------
@@ -23,7 +23,7 @@ class Edits:
     pattern_shape : tuple of int
         (Qx, Qy), pixels.
     centers : dict
-        Scan position (row, column) to the place (qx, qy) of the direct beam in its pattern, pixels.
+        Position (qx, qy) of the direct beam in a pattern, pixels, by scan position (row, column).
     model : str
         Surface of the descan: "auto", "constant", "plane", "parabola" or "spline".
     region : tuple of two slices or None
@@ -33,7 +33,7 @@ class Edits:
     ellipse : bool
         Whether the ellipse is measured.
     replace : bool
-        Whether an origin and ellipse that others set are replaced.
+        Whether an origin and ellipse that were set by hand or by another program are replaced.
 
     Examples
     --------
@@ -56,7 +56,7 @@ class Edits:
     replace: bool = False
 
     def clear(self) -> None:
-        """Remove all corrections; a mask, also one of an earlier calibration, becomes one without masked pixels."""
+        """Remove all corrections; every mask, also that of an earlier calibration, then masks no pixels."""
         self.centers, self.model, self.region = {}, "auto", None
         self.ellipse, self.replace = True, False
         self.mask = None if self.mask is None else np.ones(self.pattern_shape, bool)
@@ -112,7 +112,7 @@ class Edits:
         self.mask = ~inside if self.mask is None else self.mask & ~inside
 
     def center(self, fitted=None):
-        """Combine the centers of single patterns to the argument `center` of `calibrate`.
+        """Combine the centers of single patterns into the argument `center` of `calibrate`.
 
         Parameters
         ----------
@@ -152,7 +152,7 @@ class Edits:
         Returns
         -------
         dict
-            The arguments that differ from what `calibrate` does by itself.
+            The arguments that differ from the defaults of `calibrate`.
         """
         chosen = {"center": self.center(fitted), "model": self.model, "region": self.region, "mask": self.mask,
                   "ellipse": self.ellipse, "replace": self.replace}
@@ -160,7 +160,7 @@ class Edits:
                 if isinstance(value, np.ndarray | tuple) or value != BY_ITSELF[name]}
 
     def call(self, fitted=None) -> str:
-        """Return the call in Python that does the same.
+        """Return the equivalent call in Python.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""The viewer on the canvas that is there: a notebook, a window, or none."""
+"""Open the viewer in a notebook, in a window, or as a figure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Viewer:
     Parameters
     ----------
     session : Session
-        What is shown.
+        State of the viewer.
     panels : ViewerPanels
         The figure.
     controls : ipywidgets.VBox or dict or None
@@ -29,7 +29,7 @@ class Viewer:
     Attributes
     ----------
     session : Session
-        What is shown: `session.report` is the last report, `session.edits` are the corrections.
+        State of the viewer: `session.report` is the last report, `session.edits` are the corrections.
     figure : matplotlib.figure.Figure
         The figure.
     """
@@ -40,7 +40,7 @@ class Viewer:
 
     @property
     def arguments(self) -> dict:
-        """Arguments of `calibrate` that do the same as Apply would."""
+        """Arguments with which `calibrate` does the same as Apply."""
         return self.session.edits.arguments(self.session.fitted)
 
     def _repr_mimebundle_(self, **options):
@@ -57,7 +57,7 @@ class Viewer:
 
 
 def in_notebook() -> bool:
-    """Tell whether this is a notebook's kernel.
+    """Return whether the code runs in the kernel of a notebook.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The figure of the viewer: four panels in matplotlib, and what the mouse and the arrow keys do in them.
+"""The figure of the viewer: four panels in matplotlib, and the actions of mouse and arrow keys.
 
 It works on any interactive canvas: ipympl in notebooks, Qt or Tk in scripts, and that of py4D-browser.
 """
@@ -43,7 +43,7 @@ class ViewerPanels:
     Parameters
     ----------
     session : Session
-        What is shown.
+        State of the viewer.
     figure : matplotlib.figure.Figure
         An empty figure with its canvas.
     right : float, optional
@@ -110,7 +110,7 @@ class ViewerPanels:
             lasso.set_active(name == "mask")
 
     def draw(self) -> None:
-        """Draw everything anew, after the calibration changed."""
+        """Draw all panels again, after the calibration changed."""
         for artist in self._image_artists:
             artist.remove()
         values, title = self.session.image
@@ -221,7 +221,7 @@ class ViewerPanels:
     # --- what controls do ---------------------------------------------------------------------------------
 
     def apply(self, progress=True) -> None:
-        """Calibrate with the corrections, write what is accepted, and draw the result.
+        """Calibrate with the corrections, write accepted results, and draw them.
 
         Parameters
         ----------
@@ -231,7 +231,7 @@ class ViewerPanels:
         self.run("Calibrating", lambda: self.session.apply(progress), lambda report: self.draw())
 
     def undo(self) -> None:
-        """Restore what was in the calibration before, and draw it."""
+        """Restore the previous calibration, and draw it."""
         self.session.undo()
         self.draw()
 
@@ -242,7 +242,7 @@ class ViewerPanels:
         self.refresh()
 
     def show(self, clean: bool, disks: bool) -> None:
-        """Choose what is computed for the pattern that is shown.
+        """Choose what to compute for the pattern that is shown.
 
         Parameters
         ----------

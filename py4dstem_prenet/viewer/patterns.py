@@ -1,4 +1,4 @@
-"""What the viewer shows of a scan: a virtual image, and the pattern of a position, measured and denoised."""
+"""Data for the viewer: a virtual image, and the pattern of a position, measured and denoised."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DARK_FIELD = (2.0, 0.48)  # radii of the direct disk, shorter sides of a pattern
 
 @dataclass(frozen=True)
 class PatternView:
-    """What is shown of a scan position. Lengths are pixels; None is what is not known or was not asked for.
+    """Data of one scan position. Lengths are in pixels; a field is None if it is unknown or was not requested.
 
     Attributes
     ----------
@@ -73,14 +73,14 @@ class PatternView:
 
 
 class PatternSource:
-    """Reads what is shown from a DataCube and its calibration.
+    """Reads the data to show from a DataCube and its calibration.
 
     Parameters
     ----------
     datacube : DataCube
         The scan.
     denoised : DataCube, optional
-        The same scan, denoised. Without it, single patterns are denoised when they are asked for.
+        The same scan, denoised. Without it, single patterns are denoised on request.
     device : str, optional
         "auto", "cpu", "cuda" or "mps".
 
@@ -99,7 +99,7 @@ class PatternSource:
         self.refresh()
 
     def refresh(self) -> None:
-        """Forget what depends on the calibration, after it was written."""
+        """Discard values that depend on the calibration, after it was written."""
         self._clean, self._finder = {}, None
         for name in ("noise", "fitted", "origin"):
             self.__dict__.pop(name, None)
@@ -139,7 +139,7 @@ class PatternSource:
         values : numpy.ndarray, shape (n, m)
             Electrons.
         title : str
-            What it is.
+            Kind of image.
         """
         rx, ry = self.scan.scan_shape
         step = int(np.ceil(np.sqrt(rx * ry / MAX_IMAGE_POSITIONS)))
@@ -168,7 +168,7 @@ class PatternSource:
         return center, 1.0 + 2 * distance[parts == parts[center]].max()
 
     def look(self, position, clean=False, disks=False) -> PatternView:
-        """Read what is shown of a position.
+        """Read the data of a position.
 
         Parameters
         ----------
@@ -182,7 +182,7 @@ class PatternSource:
         Returns
         -------
         PatternView
-            What is shown.
+            The data.
         """
         at, noise = tuple(position), self.noise
         electrons = self._electrons(self.scan.read(np.array([np.ravel_multi_index(at, self.scan.scan_shape)]))[0])

@@ -37,7 +37,7 @@ class Session:
     report : CalibrationReport or None
         Report of the last `apply`.
     message : str
-        What happened last, a sentence.
+        Result of the last action, a sentence.
 
     Examples
     --------
@@ -85,7 +85,7 @@ class Session:
 
     @property
     def center(self) -> tuple[float, float] | None:
-        """Place of the direct beam at this position: by hand, or from the calibration; None if neither is known."""
+        """Position of the direct beam here, set by hand or from the calibration; None if neither is known."""
         if self.position in self.edits.centers:
             return self.edits.centers[self.position]
         if self.edits.centers and self.fitted is not None:
@@ -93,12 +93,12 @@ class Session:
         return None if self.fitted is None else tuple(float(q[self.position]) for q in self.fitted)
 
     def look(self) -> PatternView:
-        """Read what is shown of the present position.
+        """Read the data of the present position.
 
         Returns
         -------
         PatternView
-            The pattern and what the calibration says of it.
+            The pattern, with the origin, sigma and ellipse of the calibration.
         """
         key = self.position, self.clean, self.disks
         if self._seen is None or self._seen[0] != key:
@@ -141,7 +141,7 @@ class Session:
             self.message = f"The center at position {self.position} is not set by hand anymore."
 
     def apply(self, progress=True) -> CalibrationReport | None:
-        """Calibrate with the corrections, and write what is accepted.
+        """Calibrate with the corrections, and write accepted results.
 
         Parameters
         ----------
@@ -151,7 +151,7 @@ class Session:
         Returns
         -------
         CalibrationReport or None
-            The report; None if the calibration was refused, `message` says why.
+            The report; None if the calibration was refused; `message` states the reason.
         """
         try:
             self.report = calibrate(self.datacube, device=self.device, progress=progress,
@@ -166,7 +166,7 @@ class Session:
         return self.report
 
     def undo(self) -> None:
-        """Restore what was in the calibration before the last `apply`."""
+        """Restore the calibration before the last `apply`."""
         try:
             undo(self.datacube)
             self.report, self.message = None, "The calibration before the last Apply is restored."

@@ -91,8 +91,7 @@ ORIGIN_FLAGS = (
      "The direct beam is hidden; the reported origin is the center of the rings, which can lie pixels from the direct "
      "beam."),
     ("other_center", "warning",
-     "The direct beam is hidden; the reported origin is that of the {feature}, which can lie pixels from the direct "
-     "beam."),
+     "The direct beam is hidden; the reported origin is the {feature}, which can lie pixels from the direct beam."),
     ("stop_found", "info",
      "A beam stop covers {pixels} pixels that are not in the mask; these pixels are not used.",
      "Check it in datacube.prenet.show(). report.origin.stop is the mask (True behind the stop), which the "

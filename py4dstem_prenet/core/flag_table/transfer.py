@@ -1,4 +1,4 @@
-"""Flags of what is carried over from a standard."""
+"""Flags of quantities carried over from a standard."""
 
 TRANSFER_FLAGS = (
     ("carried_over", "info",
