@@ -101,9 +101,8 @@ class Flag:
 
     @property
     def _words(self):
-        """Return the numbers as text; lists of names, or of positions as (row, column), (row, column)."""
-        return {name: ", ".join(item if isinstance(item, str) else f"({item[0]}, {item[1]})" for item in value)
-                if isinstance(value, list) else value for name, value in self.numbers.items()}
+        """Return the numbers as text; lists of names, or of positions as (row, column), (row, column), or "none"."""
+        return {name: _listed(value) if isinstance(value, list) else value for name, value in self.numbers.items()}
 
     def to_json(self) -> dict:
         """Return the flag as plain data.
@@ -118,6 +117,11 @@ class Flag:
 
     def __str__(self):
         return f"{self.sentence} {self.action}".strip()
+
+
+def _listed(items):
+    """Return a list as text."""
+    return ", ".join(item if isinstance(item, str) else f"({item[0]}, {item[1]})" for item in items) or "none"
 
 
 @dataclass(frozen=True)

@@ -89,8 +89,8 @@ DESCAN_FLAGS = (
     ("column_steps", "warning",
      "The beam jumps with each scan column (typically by {step:.2g} px); the fit includes these jumps."),
     ("lines_elsewhere", "warning",
-     "Whole scan rows ({rows}) or columns ({columns}) deviate from the descan of the others, like frames recorded "
-     "during flyback. In these lines, the fitted origin is the measured origin.",
+     "Some lines of the scan deviate from the descan of the others, like frames recorded during flyback (rows: {rows}; "
+     "columns: {columns}). In these lines, the fitted origin is the measured origin.",
      "If these lines do not belong to the scan, crop them off with datacube.prenet.crop_R."),
     ("centered_before", "warning",
      "The patterns had already been shifted to a common center by whole pixels; the fit describes the remaining "
