@@ -86,9 +86,11 @@ def measure_afterglow(scan: Scan, noise: NoiseModel, positions, valid, radius: f
         return nothing
     amounts, errors, losses = _fitted(*forward)
     best = int(losses.argmin())
+    amount = float(amounts[best])
+    if amount <= MIN_GLOW_Z * errors[best]:
+        return nothing
     backward = _excess(scan, noise, positions, usable, frames - 1, later, -1, radius, margin, decays[[best]])
     reversed_amount = 0.0 if backward is None else _fitted(*backward)[0][0]
-    amount = float(amounts[best])
     if amount <= np.hypot(MIN_GLOW_Z * errors[best], reversed_amount):
         return nothing
     return Afterglow(min(amount, MAX_GLOW), float(decays[best]))
