@@ -18,7 +18,6 @@ from ..core import NoiseModel, Scan
 MAX_GLOW_STEPS = 32  # frames after the longest steps of the beam that are compared, chosen for speed
 MIN_GLOW_STEPS = 8  # frames; fewest whose scatter has an error that can be estimated
 GLOW_MARGIN_PX = 1.0  # pixels; margin beyond the soft edge of the disk, where small shifts change a pixel
-MIN_IMAGE_PART = 0.1  # fraction of the disk's area; smallest part of its previous image that is not covered by it
 # Standard errors; smallest amount that is not noise. The amount of 8 frames exceeds it by chance in 0.3 % of the scans,
 # that of 32 frames in 0.006 %.
 MIN_GLOW_Z = 6.0
@@ -127,7 +126,7 @@ def _excess(scan, noise, positions, usable, frames, later, direction, radius, ma
                 continue
             there = points + positions[other]
             used = map_coordinates(bad, there.T, order=1, cval=1.0) == 0
-            if used.sum() <= MIN_IMAGE_PART * np.pi * radius**2:
+            if not used.any():
                 continue
             places = [(points + positions[frame])[used], there[used]]
             values = [map_coordinates(patterns[k], place.T, order=1).mean()
