@@ -5,7 +5,7 @@ from .choice import (
     held_out_losses as held_out_losses,
     richer_models as richer_models,
 )
-from .common import common_sigma as common_sigma
+from .common import common_sigma as common_sigma, specimen_sigma as specimen_sigma
 from .fit import fit_descan as fit_descan, fit_origin as fit_origin, residual_flags as residual_flags
 from .jumps import find_jumps as find_jumps, jump_flags as jump_flags, merged as merged, step_at as step_at
 from .models import (

@@ -23,7 +23,17 @@ from ..core import (
     has_flag,
     robust_sigma,
 )
-from . import common_sigma, find_jumps, fit_pair, fit_parts, jump_flags, merged, reorder, step_at
+from . import (
+    common_sigma,
+    find_jumps,
+    fit_pair,
+    fit_parts,
+    jump_flags,
+    merged,
+    reorder,
+    specimen_sigma,
+    step_at,
+)
 
 MAX_JUMPS = 8  # jumps; most that are fitted as steps: a scan with more jumps is fitted without steps
 # Positions jump at random if their scatter about the surface exceeds these limits (pixels, and sigmas of counting), and
@@ -159,7 +169,14 @@ def fit_origin(origin: OriginMap, model: str = "auto") -> OriginFit:
     if test.oscillating:  # the beam moves, and the surface does not follow
         common = float(np.hypot(common, test.shared))
     common = float(np.hypot(common, test.phase))  # the surface is the mean over the positions within a pixel
+    # The order of the frames and jumps explain what depends on row and column together.
+    follows = 0.0 if flags or x.model != "spline" or not valid.any() else specimen_sigma(
+        [x.values, y.values], [x.sigma, y.sigma], valid)
     sigmas = [np.sqrt(surface.sigma**2 + shared**2 + common**2) for surface in (x, y)]
+    if follows > np.sqrt(np.mean(np.square([x.sigma, y.sigma]))):
+        flags = [Flag("fit_follows_specimen", {"shared": follows})]
+    common = float(np.hypot(common, follows))
+    sigmas = [np.hypot(sigma, follows) for sigma in sigmas]
     uncertainty = _rms(np.stack(sigmas)[:, origin.valid])
     numbers = {"scatter": test.scatter, "scale": test.scale, "shared": test.shared, "shared_sigmas": test.shared_sigmas,
                "outliers": test.outliers, "common": common, "uncertainty": uncertainty}

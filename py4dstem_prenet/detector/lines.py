@@ -316,18 +316,23 @@ def _is_sharp(i, sign, ratio, level):
 def _deviates_everywhere(i, sign, ratio, halves):
     """Return whether an uneven line deviates even in its least deviating pixels; a row of disks has gaps.
 
-    The pixels that deviate least are chosen in one half of the patterns and tested in the other half.
+    The deviation is a factor on the expected signal, or a level that is added to it. The pixels that deviate least are
+    chosen in one half of the patterns and tested in the other half.
     """
     sides = [halves[:, max(0, i - 4) : i], halves[:, i + 1 : i + 5]]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # raised for columns that contain only bad pixels
         expected = np.nanmean([np.nanmedian(side, 1) for side in sides if side.shape[1]], 0)
-    deviations = []
-    for chosen, tested in ((0, 1), (1, 0)):
-        line = halves[:, i]
-        usable = np.flatnonzero(np.isfinite(expected + line).all(0))
-        excess = sign * (line[chosen] - expected[chosen])[usable]
-        least = usable[np.argsort(excess / np.maximum(expected[chosen, usable], 1e-12))]
-        least = least[: max(1, int(LEAST_PART * len(least)))]
-        deviations.append(line[tested, least].sum() / max(expected[tested, least].sum(), 1e-12) - 1)
-    return bool(np.mean(deviations) * sign > MIN_SHARED_RATIO * abs(ratio - 1))
+    line = halves[:, i]
+    usable = np.flatnonzero(np.isfinite(expected + line).all(0))
+    added = np.median((line - expected)[:, usable])
+    for unit, typical in ((expected, abs(ratio - 1)), (np.ones_like(expected), abs(added))):
+        deviations = []
+        for chosen, tested in ((0, 1), (1, 0)):
+            excess = sign * (line[chosen] - expected[chosen])[usable]
+            least = usable[np.argsort(excess / np.maximum(unit[chosen, usable], 1e-12))]
+            least = least[: max(1, int(LEAST_PART * len(least)))]
+            deviations.append((line - expected)[tested, least].sum() / max(unit[tested, least].sum(), 1e-12))
+        if np.mean(deviations) * sign > MIN_SHARED_RATIO * typical:
+            return True
+    return False
