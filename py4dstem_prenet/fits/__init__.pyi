@@ -67,6 +67,6 @@ from .ring_fit import (
     refine_rings as refine_rings,
     ring_span as ring_span,
 )
-from .ring_search import ring_center as ring_center
+from .ring_search import AZIMUTH_SECTORS as AZIMUTH_SECTORS, ring_center as ring_center
 from .spot import SpotModel as SpotModel, spot_model as spot_model
 from .windows import electron_windows as electron_windows, pixel_mean as pixel_mean

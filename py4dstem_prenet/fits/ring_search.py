@@ -34,7 +34,7 @@ FINEST_SEARCH_BIN_PX = 2  # pixels; bins at which the search ends, within RING_S
 FLATTENING_PX = 4.0  # pixels of the first bins, 1 sigma; smoother structure is removed before the search
 RING_SEARCH_REACH_PX = 4.0  # pixels; largest error of the start from which the refinement converges
 RING_CENTER_SYSTEMATIC_PX = 0.05  # pixels, 1 sigma; systematic error of each coordinate
-AZIMUTH_SECTORS = 8  # number of sectors whose profiles are compared
+AZIMUTH_SECTORS = 8  # number of sectors of the azimuth that are compared: of profiles, and of influences on a position
 SECTOR_AZIMUTHS = 16  # number of azimuths in a sector
 # Set on simulated and real patterns with and without rings (tests/test_ring_center.py):
 MIN_SECTOR_CORRELATION = 0.7  # smallest mean correlation of the sectors' flattened profiles
