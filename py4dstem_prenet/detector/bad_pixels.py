@@ -22,8 +22,11 @@ EIGHT_NEIGHBORS = np.ones((3, 3), bool)  # footprint of a pixel's neighbors, wit
 EIGHT_NEIGHBORS[1, 1] = False
 # Set on simulated scans with and without bad pixels (tests/test_noise.py):
 MAX_NEIGHBOR_SHARE = 0.15  # fraction of a hot pixel's excess; largest third-highest excess among its neighbors
+MAX_NEIGHBOR_SHARE_SINGLE = 0.05  # MAX_NEIGHBOR_SHARE if the sample is a single pattern
 MIN_DEVIATION = 10  # standard deviations; smallest distance of a bad pixel's mean from the median around it
+MIN_DEVIATION_SINGLE = 30  # MIN_DEVIATION if the sample is a single pattern
 MIN_LIT_OF_25 = 11  # pixels; fewest lit ones of 5 x 5 in a disk and on its edge: a spot of 1 px radius has at most nine
+MIN_OVER_NEIGHBORS = 1.15  # ratio; smallest brightness of a hot pixel relative to its third brightest neighbor
 MIN_STUCK_VARIANCE = 50  # squared steps between values; smallest sum of squares of the neighbors of a stuck pixel
 
 # Probabilities of such a small scatter by chance: in the first pixel of a cluster, and in pixels adjacent to it.
@@ -136,12 +139,14 @@ def _isolated(mean, noise, n, quantum):
     """Isolated pixels that differ from the median of the pixels around them: (bad, excess), (Qx, Qy) each."""
     median = median_filter(mean, 5, mode="mirror")
     excess = mean - median
+    limit, share = (MIN_DEVIATION, MAX_NEIGHBOR_SHARE) if n > 1 else (MIN_DEVIATION_SINGLE, MAX_NEIGHBOR_SHARE_SINGLE)
     # Select candidates with a limit that omits the roughness of the pattern, since percentiles are slow to compute.
-    at = np.nonzero(np.abs(excess) > MIN_DEVIATION * (np.sqrt(noise / n) + (quantum or 0.0) / n))
+    at = np.nonzero(np.abs(excess) > limit * (np.sqrt(noise / n) + (quantum or 0.0) / n))
     dark, value = np.percentile(mean, 1), mean[at]
     # One or two of the eight neighbors may also be bad. In a disk of any size, at least three neighbors are lit.
     neighbors = _windows(excess, at, 1)
-    high = np.partition(neighbors, 5, 1)[:, 5] < MAX_NEIGHBOR_SHARE * excess[at]
+    high = np.partition(neighbors, 5, 1)[:, 5] < share * excess[at]
+    high &= value - dark > MIN_OVER_NEIGHBORS * (np.partition(_windows(mean, at, 1), 5, 1)[:, 5] - dark)
     if n == 1:  # only the brightness of a hot pixel distinguishes it from a fine feature of the pattern
         high &= excess[at] > 2 * (median[at] - dark)
     low = (np.partition(-neighbors, 5, 1)[:, 5] < -0.3 * excess[at]) & (value - dark <= 0.1 * (median[at] - dark))
@@ -149,8 +154,8 @@ def _isolated(mean, noise, n, quantum):
     low &= excess[at] < 0
     at = tuple(a[high | low] for a in at)
     bad = np.zeros(mean.shape, bool)
-    bad[at] = np.abs(excess[at]) > MIN_DEVIATION * (np.sqrt(noise[at] / n + _roughness(excess, at) ** 2)
-                                                    + _step(excess, quantum) / n)
+    bad[at] = np.abs(excess[at]) > limit * (np.sqrt(noise[at] / n + _roughness(excess, at) ** 2)
+                                            + _step(excess, quantum) / n)
     return bad, excess
 
 
@@ -206,8 +211,11 @@ def _above_slopes(sample, mean, noise, quantum):
     excess, above = _above_lines(mean), mean - np.percentile(mean, 1)
     counting = np.sqrt(1.4 * noise / len(sample))
     at = np.nonzero(excess > PIXEL_SIGMAS * (counting + (quantum or 0.0) / len(sample)))
+    neighbor_excess, neighbor_level = (_windows(image, at, 1) for image in (excess, above))
+    candidate = np.partition(neighbor_excess, 5, 1)[:, 5] < MAX_NEIGHBOR_SHARE * excess[at]
     # Lines predict the pixels in a disk and on its edge, but not in a spot of few pixels or at corners of an edge.
-    candidate = np.partition(_windows(above, at, 1), 3, 1)[:, 3] > 0.3 * excess[at]
+    candidate &= np.partition(neighbor_level, 3, 1)[:, 3] > 0.3 * excess[at]
+    candidate &= above[at] > MIN_OVER_NEIGHBORS * np.partition(neighbor_level, 5, 1)[:, 5]
     at = tuple(a[candidate] for a in at)
     error = np.hypot(counting[at], _roughness(excess, at)) + _step(excess, quantum) / len(sample)
     lit = np.partition(_windows(above, at, 2), 25 - MIN_LIT_OF_25, 1)[:, 25 - MIN_LIT_OF_25]
