@@ -35,14 +35,18 @@ from . import (
 )
 
 MAX_NOISE_POSITIONS = 256  # positions; largest sample of the scan, chosen for speed
+HIT_CLIP = 0.005  # fraction of the deviations that may be hits; it is clipped for the first noise model
 # Set on simulated counting detectors and cameras (tests/test_noise.py):
 MAX_STRUCTURE_FRACTION = 0.02  # fraction of the variance; error allowed for structure that the filters do not cancel
 MAX_LINE_CHI = 1.5  # mean squared residual in units of its variance; largest value for which the line is straight
 MAX_FANO_DEVIATION = 0.1  # steps between values; largest deviation from 1 of variance over mean, dim pixels of counters
-# Rare electrons: fraction of the values, smallest that are zero, and largest ratio of pixel pairs with (0, 2) to those
-# with (1, 1). Read-out noise about zero, cut there, leaves 0.66 to 0.76 of the values at zero at such ratios.
-MIN_EMPTY, MAX_PAIR_RATIO = 0.8, 2.0
+# Steps between values; smallest variance over mean in most groups: 1 for counts, the gain if that is smaller.
+MIN_COUNTING_RATIO = 0.8
+# Rare electrons: fraction of the values, smallest that are zero, and limits of the ratio of pixel pairs with (0, 2) to
+# those with (1, 1). Read-out noise about zero, cut there, leaves 0.66 to 0.76 of the values at zero at such ratios.
+MIN_EMPTY, PAIR_RATIOS = 0.8, (0.5, 2.0)
 MIN_RATIO_GROUPS = 3  # groups of pixels; fewest in the brightest quarter for its variance over mean to be used
+MIN_LINE_GROUPS = 5  # groups of pixels; fewest, from the dimmest on, to which a line is fitted
 
 
 def noise_sample(scan):
@@ -90,9 +94,9 @@ def _quantum(sample):
 
 def _line(t, gain):
     """Fit v against m from the dimmest group to where the line bends: (slope, its error, intercept, groups used)."""
-    fewest = min(3, len(t["m"]))  # one more than a line has parameters
-    fits = [_line_of(t, k, gain) for k in range(fewest, len(t["m"]) + 1)]
-    fits = [(*fit[:3], k, fit[3] < MAX_LINE_CHI) for k, fit in enumerate(fits, fewest)]
+    fits = [_line_of(t, k, gain) for k in range(min(MIN_LINE_GROUPS, len(t["m"])), len(t["m"]) + 1)]
+    fits = [(*fit[:3], k, fit[3] < MAX_LINE_CHI) for k, fit in
+            enumerate(fits, min(MIN_LINE_GROUPS, len(t["m"])))]
     straight = [fit for fit in fits if fit[4]] or fits[:1]
     best = straight[-1]
     if gain is None and best[0] < GROUP_SIGMAS * best[1]:
@@ -134,12 +138,12 @@ def _rare_counts(sample, bad, quantum):
     first, second = steps[:, :, :-1], steps[:, :, 1:]
     equal = np.count_nonzero((first == 1) & (second == 1))
     unequal = np.count_nonzero((first * second == 0) & (first + second == 2))
-    return unequal < MAX_PAIR_RATIO * equal
+    return PAIR_RATIOS[0] * equal < unequal < PAIR_RATIOS[1] * equal
 
 
-def _moments(sample, bad, quantum):
+def _moments(sample, bad, quantum, clip=0.0):
     """Moments of `group_moments`, and whether the values are rare counts."""
-    return {**group_moments(sample, bad), "rare_counts": _rare_counts(sample, bad, quantum)}
+    return {**group_moments(sample, bad, clip), "rare_counts": _rare_counts(sample, bad, quantum)}
 
 
 def _is_counting(t, used, slope, significant, quantum, minimum):
@@ -166,7 +170,8 @@ def _is_counting(t, used, slope, significant, quantum, minimum):
     above_step = ratios[t["m"][lit_groups] > quantum]
     if count < MIN_RATIO_GROUPS and len(above_step) and abs(np.median(above_step) - 1) < MAX_FANO_DEVIATION:
         return True
-    of_camera = significant and slope / quantum > 1.4 and bright_ratio > 1.4
+    of_camera = significant and ((slope / quantum < 0.6 and np.median(ratios) < MIN_COUNTING_RATIO)
+                                 or (slope / quantum > 1.4 and bright_ratio > 1.4))
     if abs(t["fano"][0] / quantum - 1) < MAX_FANO_DEVIATION and not of_camera:
         return True
     if t["rare_counts"]:
@@ -326,7 +331,7 @@ def _without_hits(sample, bad, quantum, low, given):
     index, value, reference = hit_candidates(sample, bad, quantum)
     if not len(index):
         return sample, 0
-    first_model = _parameters(_moments(sample, bad, quantum), quantum, low, *given)
+    first_model = _parameters(_moments(sample, bad, quantum, HIT_CLIP), quantum, low, *given)
     gain = max(first_model.gain, quantum if low >= 0 else 0.0)
     f, x, y = index[confirmed_hits(value, reference, gain, first_model.offset, first_model.readout)].T
     if not len(f):

@@ -16,7 +16,7 @@ MAX_FILTERED_SIDE = 1024  # pixels; largest side of the filtered part of a patte
 NOISE_PARTS = 8  # number of consecutive parts of the sample, each left out in turn for the uncertainty
 
 
-def group_moments(sample, bad):
+def group_moments(sample, bad, clip=0.0):
     """Compute moments of groups of pixels with similar surroundings, dimmest first.
 
     Pixels are sorted by the mean of the 40 pixels around their 3 x 3 block, and the half whose 40 pixels are rougher is
@@ -28,6 +28,8 @@ def group_moments(sample, bad):
         Patterns in detector units.
     bad : numpy.ndarray of bool, shape (Qx, Qy)
         Bad pixels.
+    clip : float, optional
+        Fraction of the largest deviations in each group that is clipped; 0 to clip nothing.
 
     Returns
     -------
@@ -89,7 +91,7 @@ def group_moments(sample, bad):
     for start, stop in pairwise(edges):
         group = order[start:stop]
         group = group[np.argsort(rough[group], kind="stable")[: max(len(group) // 2, 16)]]
-        v, k3, wide = min((_powers(c[group], s[group], *factors) for c, s, *factors in variants),
+        v, k3, wide = min((_powers(c[group], s[group], *factors, clip) for c, s, *factors in variants),
                           key=lambda powers: powers[0].mean())
         independent = np.sqrt(max(len(group) / 2, 1))  # filters of neighboring pixels overlap
         m = block[group].mean(dtype=np.float64) / 9 + reference
@@ -143,9 +145,11 @@ def _fano(sample, bad):
         return np.array([variance[half].sum() / mean[half].sum() for half in halves])
 
 
-def _powers(center, second, v_factor, k3_factor):
+def _powers(center, second, v_factor, k3_factor, clip):
     """Corrected squares and cubes of filtered values, and the corrected mean square after the wider filter."""
     c, s = center.astype(np.float64), second.astype(np.float64)
+    if clip:
+        c, s = (np.clip(a, *np.quantile(a, [clip / 2, 1 - clip / 2])) for a in (c, s))
     return s**2 / v_factor, c**3 / k3_factor, (c**2).mean() * 8 / 9 / v_factor
 
 
