@@ -16,7 +16,7 @@ from .frames import (
 from .full_scale import full_scale_pixels as full_scale_pixels
 from .independence import check_independence as check_independence
 from .limits import (
-    GROUP_SIGMAS as GROUP_SIGMAS,
+    MEAN_SIGMAS as MEAN_SIGMAS,
     MIN_MEAN_PATTERNS as MIN_MEAN_PATTERNS,
     MIN_PIXEL_ELECTRONS as MIN_PIXEL_ELECTRONS,
     MIN_SAMPLE_ELECTRONS as MIN_SAMPLE_ELECTRONS,

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..core import BLOCK_BYTES, Flag, NoiseModel, PrenetError, as_scan, jackknife, spread_positions
 from . import (
-    GROUP_SIGMAS,
+    MEAN_SIGMAS,
     bad_lines,
     confirmed_hits,
     dark_sides,
@@ -99,10 +99,10 @@ def _line(t, gain):
             enumerate(fits, min(MIN_LINE_GROUPS, len(t["m"])))]
     straight = [fit for fit in fits if fit[4]] or fits[:1]
     best = straight[-1]
-    if gain is None and best[0] < GROUP_SIGMAS * best[1]:
+    if gain is None and best[0] < MEAN_SIGMAS * best[1]:
         # The straight part is too short for a significant slope: use the shortest bent line with a significant one.
         longer = fits[best[3] - fits[0][3] :]
-        best = next((fit for fit in longer if fit[0] > GROUP_SIGMAS * fit[1]), best)
+        best = next((fit for fit in longer if fit[0] > MEAN_SIGMAS * fit[1]), best)
     return best[:4]
 
 
@@ -358,7 +358,7 @@ def _parameters(t, quantum, low, gain, offset, readout):
     """Estimate those of the parameters gain, offset and readout that are None."""
     slope, error, intercept, used = _line(t, gain)
     has_electrons = _has_electrons(t)
-    significant = gain is not None or (has_electrons and slope > GROUP_SIGMAS * error)
+    significant = gain is not None or (has_electrons and slope > MEAN_SIGMAS * error)
     all_free = gain is None and offset is None and readout is None
     if all_free and _is_counting(t, used, slope, significant, quantum, low):
         return _Parameters(quantum, 0.0, 0.0, True, [])

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from ..core import NORMAL_MAD, masked_median
-from . import GROUP_SIGMAS, MIN_MEAN_PATTERNS
+from . import MEAN_SIGMAS, MIN_MEAN_PATTERNS
 
 SIDE_LINES = 4  # lines on either side that predict a line
 LINE_BLOCKS = 8  # number of parts of a line that are compared with the prediction
-# Fraction of the parts; fewest that deviate by GROUP_SIGMAS in a bad line, by chance in less than 1 of 10^20 lines: the
+# Fraction of the parts; fewest that deviate by MEAN_SIGMAS in a bad line, by chance in less than 1 of 10^20 lines: the
 # other parts may cross the beam.
 MIN_BLOCKS_OFF = 0.75
 # Fraction of the expected signal; smallest deviation of a part: smooth patterns bend by less within four lines.
@@ -139,12 +139,12 @@ def _end_of_dark(patterns, good, lines, level, error):
     first = slice(0, SIDE_LINES)
     dark, dark_error = level[first].mean(), max(error[first].max(), level[first].std(), 1e-150) / SIDE_LINES**0.5
     deviation = (level - dark) / np.hypot(error, dark_error)
-    at = int((np.abs(deviation) > GROUP_SIGMAS).argmax())
+    at = int((np.abs(deviation) > MEAN_SIGMAS).argmax())
     if at < SIDE_LINES or deviation[at] < MIN_SIDE_SIGMAS:
         return None
     parts = np.array_split(np.flatnonzero(good[lines[at]]), LINE_BLOCKS)
     level, error = _level([patterns[:, lines[at], part] for part in parts])
-    lit = level - dark > GROUP_SIGMAS * np.hypot(error, dark_error)
+    lit = level - dark > MEAN_SIGMAS * np.hypot(error, dark_error)
     return int(lines[at]) if lit.mean() >= MIN_BLOCKS_OFF else None
 
 
@@ -270,7 +270,7 @@ def _uneven(mean, halves, variance, good, usable, n):
     needed = np.full(lines, MIN_LINE_DEVIATION)
     needed[:3] = needed[-3:] = MIN_EDGE_DEVIATION
     for s in (-1, 1):
-        uneven = (s * z > GROUP_SIGMAS) & (s * relative > needed[:, None])
+        uneven = (s * z > MEAN_SIGMAS) & (s * relative > needed[:, None])
         sign[uneven.mean(1) >= MIN_BLOCKS_OFF] = s
     uneven = sign != 0
     ratio[uneven] = np.nanmedian(1 + relative[uneven], 1)

@@ -19,12 +19,12 @@ import numpy as np
 from scipy.ndimage import maximum_filter, uniform_filter
 
 from ..core import BLOCK_BYTES, NoiseModel, Scan
-from . import PIXEL_SIGMAS
 
 MAX_SPLIT_POSITIONS = 1024  # positions; most that are split for a check of the origin or the ellipse
 # Units of gain + rms read-out noise; where the mean of the neighbors is smaller, it determines the variance.
 MAX_DIM_ELECTRONS = 8.0
 MAX_COUNTS = 2**53  # electrons; largest number in a pixel that is exact in float64
+MAX_NEIGHBOR_PULL = 6.0  # standard deviations; a pixel that exceeds its neighbors by more determines its own variance
 
 
 def split(block, noise: NoiseModel, generator: np.random.Generator, fraction: float = 0.5):
@@ -106,8 +106,7 @@ def _variance(signal, noise):
     mean_of_3, mean_of_7 = (uniform_filter(flat, (0, side, side), mode="mirror") for side in (3, 7))
     spread = np.float32(noise.gain + noise.readout)
     dim = maximum_filter(mean_of_3, (0, 3, 3)) < MAX_DIM_ELECTRONS * spread
-    # A pixel that exceeds its neighbors by more determines its own variance.
-    dim &= flat < mean_of_3 + PIXEL_SIGMAS * np.sqrt(noise.gain * mean_of_3.clip(min=0) + spread**2)
+    dim &= flat < mean_of_3 + MAX_NEIGHBOR_PULL * np.sqrt(noise.gain * mean_of_3.clip(min=0) + spread**2)
     dark = maximum_filter(mean_of_3, (0, 5, 5)) < spread
     mean = np.where(dim, np.where(dark, mean_of_7, mean_of_3), flat)
     return (np.float32(noise.gain) * mean + np.float32(noise.readout**2)).clip(min=0).reshape(signal.shape)

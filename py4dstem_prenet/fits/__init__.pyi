@@ -48,7 +48,7 @@ from .outline import (
 )
 from .polar import to_polar as to_polar
 from .polar_fit import (
-    POLAR_AZIMUTHS as POLAR_AZIMUTHS,
+    MAP_AZIMUTHS as MAP_AZIMUTHS,
     UNKNOWN_COVARIANCE as UNKNOWN_COVARIANCE,
     radial_profile as radial_profile,
     read_polar as read_polar,

@@ -10,8 +10,8 @@ from scipy.ndimage import convolve1d, gaussian_filter
 
 from ..core import PrenetError, cubic_kernel, ellipse_matrix, jackknife_covariance
 from .polar_fit import (
+    MAP_AZIMUTHS,
     MIN_JACKKNIFE_PARTS,
-    POLAR_AZIMUTHS,
     UNKNOWN_COVARIANCE,
     fit_polar,
     leave_out_parts,
@@ -117,7 +117,7 @@ def fit_disk(pooled, radius, start_vector=(0.0, 0.0), systematic=DISK_SYSTEMATIC
     center = np.array(pooled.center) - corner
     # Find the disk's edge first: the steepest descent of the profile near the given radius.
     radii = np.arange(max(0.6 * radius - 1, 0.5), 1.4 * radius + 2, 0.25)
-    polar, usable = read_polar(smooth_image(image, good, DISK_BLUR_PX), center, start_vector, radii, POLAR_AZIMUTHS)
+    polar, usable = read_polar(smooth_image(image, good, DISK_BLUR_PX), center, start_vector, radii, MAP_AZIMUTHS)
     if usable.mean() < 0.5:
         return DiskFit(np.zeros(2), UNKNOWN_COVARIANCE, tuple(pooled.center), radius, np.nan, np.nan)
     profile = radial_profile(polar, usable)
@@ -162,7 +162,7 @@ def _fit_corrected(image, good, center, start_vector, radius, ridge):
     def fit_edge(image, mask, center, vector):
         radii = np.arange(max(0.5, radius - 3), radius + 2.5, 0.25)
         picture = smooth_image(image, mask, DISK_BLUR_PX)
-        return fit_polar(picture, center, vector, radii, POLAR_AZIMUTHS, _DiskModel(radius, ridge))
+        return fit_polar(picture, center, vector, radii, MAP_AZIMUTHS, _DiskModel(radius, ridge))
 
     fit = fit_edge(image, good, center, np.asarray(start_vector, float))
     measured_radius, measured_width = _edge(fit.profile, fit.radii)

@@ -17,11 +17,11 @@ from scipy.ndimage import gaussian_filter
 
 from ..core import NORMAL_MAD, Decision, Flag, binned_sum, masked_smooth
 from . import (
+    MAP_AZIMUTHS,
     MAX_BINNED_SIDE,
     MAX_CENTER_SIGMA,
     MIN_RING_CONTINUITY,
     MIN_RING_SPAN_PX,
-    POLAR_AZIMUTHS,
     UNKNOWN_COVARIANCE,
     Pooled,
     read_polar,
@@ -234,7 +234,7 @@ def _evidence(mean, good, center, span, vector=(0.0, 0.0)):
     `span` if there is none).
     """
     radii = np.arange(span[0], span[1], 1.0)
-    polar, usable = read_polar(smooth_image(mean, good, 1.0), center, vector, radii, POLAR_AZIMUTHS)
+    polar, usable = read_polar(smooth_image(mean, good, 1.0), center, vector, radii, MAP_AZIMUTHS)
     polar, usable = (v.reshape(AZIMUTH_SECTORS, -1, len(radii)) for v in (polar, usable))
     count = usable.sum(1)
     profiles = np.where(count >= polar.shape[1] / 2, (polar * usable).sum(1) / np.maximum(count, 1), np.nan)
