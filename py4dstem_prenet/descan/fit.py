@@ -24,6 +24,10 @@ from ..core import (
     robust_sigma,
 )
 from . import (
+    MAX_JUMPS,
+    MIN_JUMPING_PX,
+    OFF_SIGMAS,
+    SIGMA_FLOOR_PX,
     common_sigma,
     find_jumps,
     fit_pair,
@@ -35,13 +39,9 @@ from . import (
     step_at,
 )
 
-MAX_JUMPS = 8  # jumps; most that are fitted as steps: a scan with more jumps is fitted without steps
-# Positions jump at random if their scatter about the surface exceeds these limits (pixels, and sigmas of counting), and
-# if fewer than MIN_CORE of them lie as near to the surface as counting allows. If only some positions are wrong, more
-# of them lie near to it.
-MIN_SCATTER_PX, MIN_SCATTER_RATIO = 1.0, 10.0
-# Fraction of the positions; sigmas of counting, largest distance of these from the surface; pixels, smallest sigma.
-MIN_CORE, CORE_SIGMAS, MIN_CORE_PX = 0.2, 4.0, 0.05
+# Fraction of the positions; fewest as near to the surface as counting allows if only some positions are wrong. If all
+# positions jump at random, fewer lie near to it.
+MIN_CORE = 0.2
 MAX_LEFT_SCATTER = 0.7  # ratio of the scatter about the best and the requested model; below, the latter is too simple
 # Radii, 1 sigma along one axis; error of the center of a disk that is not resolved, which is its center of mass and
 # therefore shifts with a slope of its brightness. It corresponds to slopes of 9 % per radius (1 sigma), as in the
@@ -218,14 +218,14 @@ def _scattered(origin, distance):
     numbers = origin.decision.numbers
     if "jump_scatter" in numbers:  # the positions are known to be those of the direct beam
         scatter = numbers["jump_scatter"]
-        return Flag("positions_jump", {"scatter": scatter, "ratio": scatter / max(numbers["counting"], MIN_CORE_PX)})
+        return Flag("positions_jump", {"scatter": scatter, "ratio": scatter / max(numbers["counting"], SIGMA_FLOOR_PX)})
     flag = next((flag for flag in origin.flags if flag.name == "position_uncertain"), None)
     distance = distance[origin.valid & np.isfinite(distance)]
     if flag is None or not distance.size:
         return None
-    scatter, counting = flag.numbers["sigma"], max(flag.numbers["counting"], MIN_CORE_PX)
-    core = np.mean(distance < CORE_SIGMAS * counting)
-    if scatter < MIN_SCATTER_PX or scatter < MIN_SCATTER_RATIO * counting or core > MIN_CORE:
+    scatter, counting = flag.numbers["sigma"], max(flag.numbers["counting"], SIGMA_FLOOR_PX)
+    core = np.mean(distance < OFF_SIGMAS * counting)
+    if scatter < MIN_JUMPING_PX or core > MIN_CORE:
         return None
     return Flag("positions_scatter", {"scatter": scatter, "ratio": scatter / counting})
 

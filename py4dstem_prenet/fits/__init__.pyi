@@ -33,6 +33,8 @@ from .inversion import (
     symmetry as symmetry,
 )
 from .inversion_search import (
+    CENTER_SYSTEMATIC_PX as CENTER_SYSTEMATIC_PX,
+    MAX_CENTER_SIGMA as MAX_CENTER_SIGMA,
     OPPOSITE_SECTORS as OPPOSITE_SECTORS,
     InversionCenter as InversionCenter,
     inversion_center as inversion_center,
@@ -46,6 +48,7 @@ from .outline import (
 )
 from .polar import to_polar as to_polar
 from .polar_fit import (
+    MAP_AZIMUTHS as MAP_AZIMUTHS,
     UNKNOWN_COVARIANCE as UNKNOWN_COVARIANCE,
     radial_profile as radial_profile,
     read_polar as read_polar,
@@ -67,6 +70,6 @@ from .ring_fit import (
     refine_rings as refine_rings,
     ring_span as ring_span,
 )
-from .ring_search import ring_center as ring_center
+from .ring_search import AZIMUTH_SECTORS as AZIMUTH_SECTORS, ring_center as ring_center
 from .spot import SpotModel as SpotModel, spot_model as spot_model
 from .windows import electron_windows as electron_windows, pixel_mean as pixel_mean
