@@ -33,8 +33,6 @@ from .inversion import (
     symmetry as symmetry,
 )
 from .inversion_search import (
-    CENTER_SYSTEMATIC_PX as CENTER_SYSTEMATIC_PX,
-    MAX_CENTER_SIGMA as MAX_CENTER_SIGMA,
     OPPOSITE_SECTORS as OPPOSITE_SECTORS,
     InversionCenter as InversionCenter,
     inversion_center as inversion_center,

@@ -22,10 +22,8 @@ CLIP_SIGMAS = 8.0  # root mean squares of the pattern; spots are clipped at it, 
 CORE_REACHES = 1.2  # fraction of `reach`; radius about the start that is left out
 MIN_SYMMETRY = 0.25  # smallest symmetry of an accepted center; about random points of a pattern it is 0.1 or less
 MIN_COUNTERPART = 0.3  # fraction of the summed squares; smallest part whose inverse lies on usable pixels
-# Fraction of the longer side; largest standard error of an accepted center of symmetry, rings or diffuse scattering. In
-# tests/test_halo.py, test_ring_center.py and test_stop.py it is 0.0016 or less at centers, and 0.018 or more elsewhere.
-MAX_CENTER_SIGMA = 0.006
-CENTER_SYSTEMATIC_PX = 0.25  # binned pixels, 1 sigma along each axis; systematic error of a center of symmetry
+MAX_SIGMA_PX, MAX_SIGMA_FRACTION = 1.0, 0.005  # pixels, fraction of the frame; largest standard error of a center
+SYSTEMATIC_PX = 0.25  # binned pixels, 1 sigma along each axis; systematic error by unequal intensities of Friedel pairs
 
 
 @dataclass(frozen=True)
@@ -134,10 +132,10 @@ def inversion_center(mean, good, start, reach: float, readout: float = 0.0) -> I
         return InversionCenter(np.asarray(start, float), np.inf, 0.0, False, np.zeros(OPPOSITE_SECTORS))
     centers = np.array([_peak(values, allowed) for values in maps])
     variance = np.trace(jackknife_covariance(centers[1:])) / 2
-    sigma = float(np.sqrt(variance + CENTER_SYSTEMATIC_PX**2) * step)
+    sigma = float(np.sqrt(variance + SYSTEMATIC_PX**2) * step)
     peak = tuple(np.round(centers[0]).astype(int).clip(1, np.array(z.shape) - 2))  # the refined one may be at the edge
     value = float(maps[0][peak])
-    accepted = value > MIN_SYMMETRY and sigma < MAX_CENTER_SIGMA * max(mean.shape)
+    accepted = value > MIN_SYMMETRY and sigma < max(MAX_SIGMA_PX, MAX_SIGMA_FRACTION * max(mean.shape))
     # The maximum must not lie on the limit of the search, nor so near the edge of the frame that few pixels have an
     # inverse on the detector.
     accepted &= value >= maps[0][peak[0] - 1 : peak[0] + 2, peak[1] - 1 : peak[1] + 2].max()

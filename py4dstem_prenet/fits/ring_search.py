@@ -19,7 +19,6 @@ from ..core import NORMAL_MAD, Decision, Flag, binned_sum, masked_smooth
 from . import (
     MAP_AZIMUTHS,
     MAX_BINNED_SIDE,
-    MAX_CENTER_SIGMA,
     MIN_RING_CONTINUITY,
     MIN_RING_SPAN_PX,
     UNKNOWN_COVARIANCE,
@@ -40,6 +39,8 @@ AZIMUTH_SECTORS = 8  # number of sectors of the azimuth that are compared: of pr
 # Set on simulated and real patterns with and without rings (tests/test_ring_center.py):
 MIN_SECTOR_CORRELATION = 0.7  # smallest mean correlation of the sectors' flattened profiles
 MIN_RING_RISE = 6.0  # standard errors over the sectors; smallest rise of a ring above smaller radii
+# Pixels, fraction of the longer side; largest standard error of an accepted center: the larger of the two.
+MAX_RING_CENTER_SIGMA_PX, MAX_RING_CENTER_SIGMA_FRACTION = 0.5, 0.004
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def ring_center(mean, good=None, guess=None) -> RingCenter:
         flag = _sectors_disagree(agreement)
     elif rise < MIN_RING_RISE:
         flag = _no_rise(rise)
-    elif sigma > (largest := MAX_CENTER_SIGMA * max(mean.shape)):
+    elif sigma > (largest := max(MAX_RING_CENTER_SIGMA_PX, MAX_RING_CENTER_SIGMA_FRACTION * max(mean.shape))):
         flag = Flag("rings_uncertain", {"sigma": sigma, "needed": largest})
     else:
         flag = Flag("rings_found")
