@@ -45,6 +45,7 @@ from .search import (
     MIN_AREA_FRACTION as MIN_AREA_FRACTION,
     MIN_SEEN_FRACTION as MIN_SEEN_FRACTION,
     Candidates as Candidates,
+    concatenated as concatenated,
     covered as covered,
     find_disks as find_disks,
     own_significance as own_significance,

@@ -133,8 +133,24 @@ def find_disks(electrons, background, good, disks: DiskFilter, threshold, direct
         images = (torch.nn.functional.pad(image[part] * good, sides) for image in (electrons, background))
         found = _Search(*images, padded, area, disks, threshold, structure).found(direct[part] + margin)
         parts.append(replace(found, pattern=found.pattern + first, place=found.place - margin))
-    return Candidates(*(np.concatenate([getattr(found, field.name) for found in parts])
-                        for field in fields(Candidates)))
+    return concatenated(parts)
+
+
+def concatenated(parts):
+    """Concatenate results whose fields are arrays with one row for each disk.
+
+    Parameters
+    ----------
+    parts : sequence of Candidates or of FaintDisks
+        At least one result; all are of the same class.
+
+    Returns
+    -------
+    Candidates or FaintDisks
+        The disks of all parts, in order.
+    """
+    columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(parts[0])}
+    return type(parts[0])(**{name: np.concatenate(arrays) for name, arrays in columns.items()})
 
 
 class _Search:
