@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..core import CalibrationCheck, Decision, Flag, PrenetError
+from ..core import CalibrationCheck, Decision, Flag, PrenetError, shape_text
 from ..io import (
     RING_PROFILE,
     SIGMA,
@@ -106,7 +106,8 @@ def check_calibration(datacube) -> CalibrationCheck:
         found["sigma"] = Flag("sigma_stale")
     for name, vectors in _bragg_vectors(datacube):
         if (tuple(vectors.Rshape), tuple(vectors.Qshape)) != (scan, pattern):
-            found[name] = Flag("bragg_vectors_stale", {"name": name, "was": _by((*vectors.Rshape, *vectors.Qshape))})
+            was = shape_text((*vectors.Rshape, *vectors.Qshape))
+            found[name] = Flag("bragg_vectors_stale", {"name": name, "was": was})
     flags = tuple(found.values()) or (Flag("calibration_current"),)
     if size and not size["unchanged"] and "value" in size:
         value = float(calibration.get_Q_pixel_size())
@@ -139,18 +140,14 @@ def _of_other_data(name, values, kept, scan, pattern):
     """Flag maps that belong to different data; None if there is no sign of it."""
     shape = np.shape(values[0])
     if shape and shape != scan:
-        return Flag("other_scan_shape", {"name": name, "was": _by(shape), "now": _by(scan)})
+        return Flag("other_scan_shape", {"name": name, "was": shape_text(shape), "now": shape_text(scan)})
     if kept.get("unchanged") and tuple(kept["shape"][2:]) != pattern:
-        return Flag("other_pattern_shape", {"name": name, "was": _by(kept["shape"][2:]), "now": _by(pattern)})
+        return Flag("other_pattern_shape", {"name": name, "was": shape_text(kept["shape"][2:]),
+                                            "now": shape_text(pattern)})
     if not all(-0.5 <= np.nanmedian(v) <= n - 0.5 for v, n in zip(values, pattern, strict=True)):
         qx0, qy0 = (float(np.nanmedian(v)) for v in values)
-        return Flag("origin_outside", {"name": name, "qx0": qx0, "qy0": qy0, "now": _by(pattern)})
+        return Flag("origin_outside", {"name": name, "qx0": qx0, "qy0": qy0, "now": shape_text(pattern)})
     return None
-
-
-def _by(shape):
-    """Format a shape as text, such as 20 x 20."""
-    return " x ".join(str(int(n)) for n in shape)
 
 
 def _bragg_vectors(datacube):
