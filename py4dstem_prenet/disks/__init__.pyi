@@ -61,5 +61,6 @@ from .strain import strain_sigma as strain_sigma
 from .structure import (
     Structure as Structure,
     measure_structure as measure_structure,
+    noisy_backgrounds as noisy_backgrounds,
     speckle_fields as speckle_fields,
 )
