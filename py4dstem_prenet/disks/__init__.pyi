@@ -5,6 +5,7 @@ from .background import (
     outside_disks as outside_disks,
 )
 from .contrast import (
+    MAX_MOVE_PX as MAX_MOVE_PX,
     DiskShape as DiskShape,
     directions as directions,
     learned_shape as learned_shape,

@@ -39,8 +39,7 @@ LEAST_ALIKE = 5.0  # log odds; smallest value for which two patterns count as al
 PRESENT = 0.95  # probability; prior that a disk of the neighbors is also in the pattern
 MISTAKEN = 0.5  # fraction of `false_alarm`; largest expected number of false disks here (mean: 0.3)
 MIN_FREE = 0.75  # fraction of the aperture; smallest part that lies in the pattern and under no other disk
-LEAST_CONTRAST = 1.0  # ratio; electrons of a disk to background: weaker ones may be structure common to neighbors
-# Radii; ratio. Within this distance of a disk, candidates with a smaller ratio of electrons may be its tail.
+# Radii; ratio. Within this distance of a disk, a place with less than this part of its electrons may be its tail.
 TAIL_RADII, TAIL = 3.0, 0.1
 SUMMED_AT_ONCE = 64  # patterns; limits the memory
 
@@ -152,7 +151,8 @@ def _in_patterns(group, places, share, at, sigma, threshold, false_alarm, shape,
     z = li_ma(*(torch.from_numpy(v) for v in (on, off, beneath, off))).numpy()
     # Candidates that are significant in the pattern alone were decided before, without neighbors.
     wrong = (seen < MIN_FREE) | (on <= beneath) | (z > threshold)
-    wrong |= (mean * seen < LEAST_CONTRAST * beneath) | (mean < TAIL * _brightest_near(group, at, pattern))
+    # Disks weaker than the background may be structure that is common to neighbors.
+    wrong |= (mean * seen < beneath) | (mean < TAIL * _brightest_near(group, at, pattern))
     kept = _accepted(pattern, np.where(wrong, 1.0, absent), MISTAKEN * false_alarm)
     pattern, on, beneath, seen, z = (values[kept] for values in (pattern, on, beneath, seen, z))
     signal, place = on - beneath, np.rint(at[kept]).astype(int)

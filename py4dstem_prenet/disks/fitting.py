@@ -15,6 +15,7 @@ import torch
 from scipy.spatial import cKDTree
 
 from . import (
+    MAX_MOVE_PX,
     Candidates,
     DiskShape,
     DiskWindows,
@@ -37,7 +38,6 @@ FINE_SIGMA_PX = 0.1  # pixels; positions with a larger sigma are fitted again, f
 # on simulated disks of 60 to 300 electrons.
 FEW_ELECTRONS = 25.0
 MIN_INFORMATION = 1e-3  # 1/pixel²; smallest information, for disks that the prior alone determines
-MAX_MOVE_PX = 1.5  # pixels; largest offset from the middle of a window at which the fit is valid
 CENTERED_PX = 0.75  # pixels; largest offset of a disk from the middle of its window without a new window
 CENTERING_ROUNDS = 4  # windows of a disk; in half-lit disks, the most significant place is pixels off
 MAX_MOVE_RADII = 0.75  # radii; largest distance of a fit from the most significant place

@@ -27,10 +27,10 @@ from ..io import STANDARD
 from ..transfer import MAX_STRAIN_ELLIPSE
 
 MAX_GOOD_SIGMA_PX = 0.5  # pixels, typical sigma of a position, above which the measured maps are poor
-# rms distance of the origin in the calibration from the best fit, pixels: 0.1 % and 0.5 % of the distance of a Bragg
-# disk at 50 px.
-MIN_ORIGIN_SHIFT_PX = 0.05  # above this, a flag is set
-LARGE_ORIGIN_SHIFT_PX = 0.25  # above this, the flag is a refusal
+# Rms distance of the origin in the calibration from the best fit: 0.1 % and 0.5 % of the distance of a Bragg disk at
+# 50 px.
+MIN_ORIGIN_SHIFT_PX = 0.05  # pixels; smallest shift that is flagged
+LARGE_ORIGIN_SHIFT_PX = 0.25  # pixels; smallest shift that is refused
 MIN_SPECIMEN_FRACTION = 0.1  # fraction of the residuals' variance, above which virtual images explain them
 MIN_ELLIPSE_DIFFERENCE = 0.003  # difference in a/b between calibration and scan, above which a flag is set
 

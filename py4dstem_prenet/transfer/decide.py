@@ -10,9 +10,9 @@ from ..core import Decision, Ellipse, Flag, Transfer
 from ..ellipse import compare_ellipses
 from . import Plan, descan_of
 
-# Differences in a/b; chosen, not measured:
-MAX_STRAIN_ELLIPSE = 0.01  # largest difference of the ellipse of rings that uniform strain of a specimen may cause
-MAX_APERTURE_ELLIPSE = 0.02  # largest difference of the direct beam's ellipse, if the standard's beam was used
+# Chosen, not measured.
+MAX_STRAIN_ELLIPSE = 0.01  # of a/b; largest difference of the ellipse of rings that uniform strain of a specimen causes
+MAX_APERTURE_ELLIPSE = 0.02  # of a/b; largest difference of the direct beam's ellipse, if the standard's beam was used
 
 
 def decided_transfer(plan: Plan, own: Ellipse | None, descan: Flag | None = None) -> Transfer:
