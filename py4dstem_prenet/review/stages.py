@@ -222,8 +222,7 @@ def ellipse_flags(stored, measured: Ellipse | None, author: str, halves: Ellipse
             return (Flag("beam_shape_differs", numbers),), details
         if author == STANDARD and difference <= MAX_STRAIN_ELLIPSE:
             return (Flag("standard_differs", numbers),), details
-        return (Flag("ellipse_differs", {"author": author, "difference": difference,
-                                         "sigmas": difference / measured.sigma}),), details
+        return (Flag("ellipse_differs", {"author": author, **numbers}),), details
     a, b, theta = stored
     degrees = np.degrees(theta + (np.pi / 2 if b > a else 0)) % 180
     confirmed = Flag("ellipse_confirmed", {"author": author, "ratio": max(a, b) / min(a, b), "sigma": measured.sigma,
@@ -259,6 +258,7 @@ def quantity_flags(name: str, numbers, measured=None) -> tuple[Flag, ...]:
             "value": measured.value, "sigma": measured.sigma, "unit": "Å⁻¹", "standard": measured.standard,
             "stored": numbers["value"]}),)
         return (*source, *measured.flags)
-    carried, untested = (("pixel_size_from_standard", "pixel_size_untested") if name == "pixel_size" else
-                         ("rotation_from_standard", "rotation_untested"))
-    return (Flag(carried if numbers["author"] == STANDARD else untested, numbers),)
+    carried = numbers["author"] == STANDARD
+    if name == "pixel_size":
+        return (Flag("pixel_size_from_standard" if carried else "pixel_size_untested", numbers),)
+    return (Flag("rotation_from_standard" if carried else "rotation_untested", numbers),)
