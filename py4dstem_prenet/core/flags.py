@@ -101,7 +101,7 @@ class Flag:
 
     @property
     def _words(self):
-        """Return the numbers as text; lists of names, or of positions as (row, column), (row, column), or "none"."""
+        """Return the numbers, with each list of names or of positions (row, column) as text."""
         return {name: _listed(value) if isinstance(value, list) else value for name, value in self.numbers.items()}
 
     def to_json(self) -> dict:
@@ -117,11 +117,6 @@ class Flag:
 
     def __str__(self):
         return f"{self.sentence} {self.action}".strip()
-
-
-def _listed(items):
-    """Return a list as text."""
-    return ", ".join(item if isinstance(item, str) else f"({item[0]}, {item[1]})" for item in items) or "none"
 
 
 @dataclass(frozen=True)
@@ -179,6 +174,11 @@ def has_flag(flags, *names: str) -> bool:
         True if at least one is there.
     """
     return any(flag.name in names for flag in flags)
+
+
+def _listed(items):
+    """Names, or positions as (row, column), as text; "none" for an empty list."""
+    return ", ".join(item if isinstance(item, str) else f"({item[0]}, {item[1]})" for item in items) or "none"
 
 
 def worst_severity(flags) -> str:
