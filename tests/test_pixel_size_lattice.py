@@ -145,6 +145,28 @@ def test_disks_that_the_cube_holds_are_used_if_they_belong_to_its_data(tmp_path,
         measure_spots(*arguments[:1], np.full((36, 2), 50.0), *arguments[2:])
 
 
+def test_the_disks_of_the_last_search_are_kept_for_another_standard(monkeypatch):
+    x, y = np.indices((64, 64)) - 32
+    image = sum(np.hypot(x - a, y - b) < 3 for a in (-16, 0, 16) for b in (-16, 0, 16))
+    counts = np.random.default_rng(0).poisson(0.5 + 20 * image, (3, 3, 64, 64)).astype(np.uint16)
+    noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((64, 64), bool), counting=True, dose=7000.0)
+
+    def searched(patterns, origin=32.0):
+        return measure_spots(as_scan(patterns), np.full((9, 2), origin), np.ones(9, bool), 3.0, noise, np.zeros(2))
+
+    first = searched(counts)
+    assert len(np.unique(first.reflection)) == 8
+
+    def search(*arguments):
+        raise AssertionError("a search for disks")
+
+    monkeypatch.setattr(spots.LearnedDisks, "learn", search)
+    assert searched(counts.copy()) is first
+    for other in (lambda: searched(counts[::-1]), lambda: searched(counts, 32.5)):
+        with pytest.raises(AssertionError):
+            other()
+
+
 def test_the_systematic_error_of_few_grains_limits_the_search():
     one = lattice_disks("Si", 0)
     assert systematic_of(one) > 4 * systematic_of(replace(one, grains=50.0))
