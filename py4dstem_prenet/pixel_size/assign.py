@@ -10,6 +10,7 @@ from . import (
     ALTERNATIVES,
     BASIN,
     MIN_VISIBLE_HEIGHT,
+    STEP_PX,
     RadialProfile,
     RingTable,
     Standard,
@@ -26,7 +27,6 @@ FIRST_STRONG_HEIGHT = 0.3  # fraction of the strongest ring; smallest height of 
 # Fraction of the smallest radius that is measured; smallest radius of the innermost strong ring. The direct beam or a
 # stop may hide rings; with 0.5, the first three of fcc.
 MIN_FIRST_RING = 0.5
-GRID_PX = 0.5  # pixels; step at the outermost radius between two pixel sizes that are tried
 # Rings of two lattices that are compared; relative difference of ratios of |g| up to which they agree; and ratio of
 # heights beyond which a ring is taken for absent (MgO and NaCl: 9, GaAs and fcc: 43).
 COMPARED_RINGS, SAME_RATIO, MAX_HEIGHT_RATIO = 8, 2e-3, 12.0
@@ -130,6 +130,18 @@ def assign_rings(evidence, standard: Standard, approximate: float | None = None)
     Notes
     -----
     None is returned if no pixel size puts two rings on the detector.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> from py4dstem_prenet.pixel_size import Shape, ring_profiles
+    >>> gold, radii, shape = find_standard("Au"), np.arange(12.0, 60.0, 0.5), Shape(4.0, 0.6, 0.003)
+    >>> mean = ring_profiles(radii, gold.g / 0.02, 4.0, 0.6, 0.15)[0] @ gold.intensity + 0.1
+    >>> profile = RadialProfile(radii, mean, 1e-4 * mean, mean[None], np.ones((1, len(radii))))
+    >>> rings = SimpleNamespace(profile=profile, tables=[RingTable(radii, shape)])
+    >>> assigned, _ = assign_rings([rings], gold, 0.021)
+    >>> round(assigned.scale, 3), assigned.margin > 9, assigned.lattice_margin > 0
+    (0.02, True, True)
     """
     starts, samples, best_shapes = [], [], []
     for e in evidence:
@@ -237,6 +249,16 @@ def scan_scales(profile: RadialProfile, standard: Standard, tables):
         The best fit at each pixel size.
     best : list of Shape
         The shape of each of these fits.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.pixel_size import Shape, ring_profiles
+    >>> gold, radii, shape = find_standard("Au"), np.arange(12.0, 60.0, 0.5), Shape(4.0, 0.6, 0.003)
+    >>> mean = ring_profiles(radii, gold.g / 0.02, 4.0, 0.6, 0.15)[0] @ gold.intensity + 0.1
+    >>> profile = RadialProfile(radii, mean, 1e-4 * mean, mean[None], np.ones((1, len(radii))))
+    >>> scales, fits, _ = scan_scales(profile, gold, [RingTable(radii, shape)])
+    >>> round(float(scales[np.argmin(costs(fits, 96.0))]), 3)
+    0.02
     """
     radii = profile.radii
     visible = standard.g[standard.intensity > MIN_VISIBLE_HEIGHT]
@@ -250,7 +272,7 @@ def scan_scales(profile: RadialProfile, standard: Standard, tables):
                   first / (MIN_FIRST_RING * radii[0]))
     if largest <= smallest:
         return np.empty(0), [], []
-    count = int(np.log(largest / smallest) * radii[-1] / GRID_PX) + 2
+    count = int(np.log(largest / smallest) * radii[-1] / STEP_PX) + 2  # steps of STEP_PX at the outermost radius
     scales = np.geomspace(smallest, largest, count)
     bases = [background(radii, table.shape.width) for table in tables]
     fits, best = [], []

@@ -25,9 +25,9 @@ from ..fits import MIN_RING_SPAN_PX, Pooled, pool, refine_rings, ring_span
 from . import (
     BASIN,
     CRYSTAL_SYSTEMATIC,
+    ELLIPSE_SIGMA,
     MIN_DISTORTION_SIGMAS,
     MIN_ON_RINGS,
-    MIN_RING_GRAINS,
     MIN_SUSPECTED_SIGMAS,
     POINT_RADIUS_PX,
     RELROD,
@@ -210,7 +210,7 @@ def measure_pooled_size(pooled: Pooled, radius, noise: NoiseModel, standard, ell
     standard = find_standard(standard)
     span = ring_span(pooled.mean, pooled.weight > 0, pooled.center)
     reference = min(pooled.mean.shape) / 2
-    few = spots is not None and spots.grains < MIN_RING_GRAINS
+    few = spots is not None and spots.few_grains
     if few:
         size = _from_lattice(spots, standard, ellipse, reference, approximate)
         if size is not None:
@@ -269,7 +269,7 @@ def _from_spots(spots, standard, vector, covariance, reference, approximate):
     wide = _loosened(covariance)
     shape = Shape(POINT_RADIUS_PX, POINT_BLURS_PX[0])
     start = State(1.0, vector, np.zeros(2), shape, 0.0, np.zeros(2), reference, span, shape, wide, vector)
-    few = spots.grains < MIN_RING_GRAINS
+    few = spots.few_grains
     # The reflections of a single crystal fit many lattices. With a pixel size, the user also vouches for the crystal.
     assignment = assign_spots(spots, standard, start, span, approximate, others=not few or approximate is None)
     if assignment is None:
@@ -353,7 +353,7 @@ def _prior(ellipse):
     """Ellipse vector and its covariance before the measurement; an ellipse that is not known has a few percent."""
     if ellipse is not None and ellipse.accepted:
         return np.array(ellipse.vector, float), np.array(ellipse.covariance, float)
-    return np.zeros(2), 0.02**2 * np.eye(2)
+    return np.zeros(2), ELLIPSE_SIGMA**2 * np.eye(2)
 
 
 def _start(pooled, span, ellipse):
