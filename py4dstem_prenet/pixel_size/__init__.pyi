@@ -4,6 +4,7 @@ from .assign import (
     MIN_VISIBLE_RINGS as MIN_VISIBLE_RINGS,
     Assignment as Assignment,
     assign_rings as assign_rings,
+    joined as joined,
     near as near,
     same_rings as same_rings,
 )

@@ -9,6 +9,7 @@ lattice that fits best. The rings must also agree with each other.
 from __future__ import annotations
 
 import numpy as np
+from scipy.special import expit, logit
 from scipy.stats import chi2 as chi2_law
 
 from ..core import Decision, Flag, PixelSize
@@ -95,6 +96,27 @@ def posterior_of(assignment: Assignment, scales: bool = True, lattices: bool = T
     return float(np.exp(-np.logaddexp.reduce([0.0, *log_odds])))
 
 
+def name_posterior(margin: float) -> float:
+    """Compute the posterior probability of the name of the crystal if one other crystal competes.
+
+    Parameters
+    ----------
+    margin : float
+        Difference of -2 log evidence between the other crystal and the named one.
+
+    Returns
+    -------
+    float
+        The probability.
+
+    Examples
+    --------
+    >>> [round(name_posterior(margin), 3) for margin in (-14.0, 0.0, 14.0)]
+    [0.008, 0.9, 1.0]
+    """
+    return float(expit(logit(NAME_PRIOR) + margin / 2))
+
+
 def assignment_doubts(assignment: Assignment, standard: str) -> list[Flag]:
     """List the reasons why an assignment is not accepted.
 
@@ -116,6 +138,12 @@ def assignment_doubts(assignment: Assignment, standard: str) -> list[Flag]:
     >>> [flag.name for flag in assignment_doubts(Assignment(0.02, 0.03, (20.0,), {"W": 1.0}), "Au")]
     ['pixel_size_other_lattice']
     """
+    if assignment.crystals:
+        other = min(assignment.crystals, key=assignment.crystals.__getitem__)
+        probability = name_posterior(assignment.crystals[other])
+        if probability < 1 - MIN_POSTERIOR:
+            return [Flag("pixel_size_other_crystal", {
+                "standard": standard, "other": other, "posterior": 100 * probability})]
     posterior = posterior_of(assignment)
     if posterior >= MIN_POSTERIOR:
         return []
@@ -175,7 +203,7 @@ def _systematics(disks):
 
 
 def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment, evidence: str, reference: float,
-                      doubt: float = 0.0, confirmed: bool = False) -> PixelSize:
+                      doubt: float = 0.0) -> PixelSize:
     """Accept or refuse a fitted pixel size.
 
     Parameters
@@ -192,8 +220,6 @@ def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment,
         Radius to which the distortions refer, pixels.
     doubt : float
         Relative sigma of the pixel size due to suspected distortions.
-    confirmed : bool
-        Whether other evidence of the same scan has accepted the assignment.
 
     Returns
     -------
@@ -228,7 +254,7 @@ def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment,
         scatter = float(np.sqrt(np.average((errors[checked] - mean) ** 2, weights=weight)))
         chi2 = float((weight * (errors[checked] - mean) ** 2).sum())
     inconsistent = scatter > MAX_RING_SCATTER and chi2 > chi2_law.ppf(CONSISTENT_PROBABILITY, freedom)
-    flags = [] if confirmed else assignment_doubts(assignment, standard.name)
+    flags = assignment_doubts(assignment, standard.name)
     if inconsistent:
         flags.append(Flag("pixel_size_inconsistent", {"standard": standard.name, "scatter": 100 * scatter}))
     if not assignment.lattices and fit.on_rings < MIN_ON_RINGS:
@@ -249,7 +275,10 @@ def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment,
             "evidence": evidence, "standard": standard.name, "percent": 100 * relative, "rings": int(checked.sum()),
             "scatter": 100 * scatter}))
         if not assignment.lattices:
-            flags.append(Flag("crystal_not_tested", {"standard": standard.name}))
+            others = [name for name, margin in sorted(assignment.crystals.items(), key=lambda item: item[1])
+                      if name_posterior(margin) < MIN_POSTERIOR]
+            flags.append(Flag("crystal_not_tested", {
+                "standard": standard.name, "others": ", ".join(others) or "none"}))
         if evidence == "lattice":
             flags.append(Flag("ellipse_of_crystal", {
                 "standard": standard.name, "ratio": 1 + float(np.hypot(*fit.vector)), "sigma": ellipse_sigma}))
