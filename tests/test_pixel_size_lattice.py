@@ -75,6 +75,18 @@ def test_strain_in_a_part_of_the_scan_widens_the_sigma():
     assert sum(alarms) <= 1  # 1 % expected
 
 
+def test_other_crystals_that_fit_the_lattice_are_named_and_better_ones_refuse():
+    """The pattern of aluminum [0 0 1] is square: that of gold or iron, but not of NaCl near this pixel size."""
+    disks = lattice_disks("Al", 1, vector=(0.01, 0.0))
+    right, other = size_of(disks, "Al"), size_of(disks, "Au")
+    assert right.accepted and other.accepted
+    for size, name in ((right, "Au"), (other, "Al")):
+        flag = next(flag for flag in size.flags if flag.name == "crystal_not_tested")
+        assert name in flag.numbers["others"].split(", ")
+    wrong = size_of(disks, "NaCl")
+    assert not wrong.accepted and has_flag(wrong.flags, "pixel_size_other_crystal")
+
+
 def test_a_bent_crystal_that_turns_keeps_its_pixel_size():
     turn = np.linspace(-6e-3, 6e-3, 8)[:, None, None, None] * np.array([[0.0, -1], [1, 0]])
     size = size_of(lattice_disks("Si", side=8, strain=np.broadcast_to(turn, (8, 8, 2, 2))))

@@ -306,7 +306,7 @@ class MeasuringMethods:
             Whether to write an accepted pixel size; by default True without a region, and False with one.
         approximate : float, optional
             Pixel size, 1/angstrom, that is right within 10 %, for example from the camera length. It makes the zone
-            axis of a single crystal unambiguous; the name of the crystal is then not tested.
+            axis of a single crystal unambiguous. Other crystals that fit as well are named, and do not refuse it.
 
         Returns
         -------

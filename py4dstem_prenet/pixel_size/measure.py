@@ -4,8 +4,9 @@ Patterns are pooled about the fitted origin, as for the ellipse. There are two k
 pooled pattern, which are as wide as a disk, and the positions of disks in single patterns (`spots.py`), which are far
 sharper if disks are resolved. For each kind, the rings are assigned over all plausible pixel sizes (`assign.py`,
 `spot_assign.py`), and pixel size, ellipse and center are fitted together (`joint.py`, `spot_fit.py`). The assignment is
-that of the disks; if it is not certain, rings add their evidence for or against it. Without disks, rings are fitted. If
-the disks lie on the lattice of one crystal, it is assigned to a zone axis (`lattice.py`), and fitted (`lattice_fit.py`).
+that of the disks; if it is not certain, rings add their evidence for or against it. Without disks, rings are fitted.
+If the disks lie on the lattice of one crystal, it is assigned to a zone axis (`lattice.py`), and fitted
+(`lattice_fit.py`).
 
 The pixel size refers to the geometric mean of the semi-axes of the ellipse. py4DSTEM's `BraggVectors.cal` and
 `PolarDatacube` return b times that radius. If an ellipse is set, the pixel size times sqrt(a / b) is written.
@@ -95,7 +96,7 @@ def measure_pixel_size(data, qx0, qy0, radius, noise: NoiseModel, standard, elli
         Whether to show a progress bar.
     approximate : float, optional
         Pixel size, 1/angstrom, that is right within 10 %, for example from the camera length. It makes the zone axis of
-        a single crystal unambiguous; the name of the crystal is then not tested.
+        a single crystal unambiguous. Other crystals that fit as well are named, and do not refuse it.
     disks : BraggDisks, optional
         Disks of this scan from `find_bragg_disks`. If their direct beam is at the given origin, these disks are used,
         and none are searched for.
