@@ -4,9 +4,9 @@ from .assign import (
     MIN_VISIBLE_RINGS as MIN_VISIBLE_RINGS,
     Assignment as Assignment,
     assign_rings as assign_rings,
-    joined as joined,
     near as near,
     same_rings as same_rings,
+    with_rings as with_rings,
 )
 from .decide import (
     CRYSTAL_SYSTEMATIC as CRYSTAL_SYSTEMATIC,

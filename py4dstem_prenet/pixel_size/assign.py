@@ -86,7 +86,7 @@ class Assignment:
         return min(self.lattices.values(), default=np.inf)
 
 
-def joined(disks: Assignment, rings: Assignment) -> Assignment:
+def with_rings(disks: Assignment, rings: Assignment) -> Assignment:
     """Add the evidence of the rings of pooled patterns to that of disks.
 
     Parameters
@@ -104,7 +104,7 @@ def joined(disks: Assignment, rings: Assignment) -> Assignment:
 
     Examples
     --------
-    >>> found = joined(Assignment(0.02, 0.03, (6.0, 9.0), {"W": -1.0}), Assignment(0.02, 0.01, (8.0,), {"W": 12.0}))
+    >>> found = with_rings(Assignment(0.02, 0.03, (6.0, 9.0), {"W": -1.0}), Assignment(0.02, 0.01, (8.0,), {"W": 12.0}))
     >>> found.margins, found.lattices
     ((14.0,), {'W': 11.0})
     """

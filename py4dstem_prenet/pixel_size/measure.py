@@ -46,7 +46,6 @@ from . import (
     fit_joint,
     fit_lattice,
     fit_spots,
-    joined,
     joint_of,
     measure_spots,
     on_lattice,
@@ -56,6 +55,7 @@ from . import (
     significance,
     smoothed,
     unknown_size,
+    with_rings,
 )
 
 BLURS_PX = (0.6, 1.5)  # pixels; start values of the blur of rings
@@ -234,7 +234,7 @@ def measure_pooled_size(pooled: Pooled, radius, noise: NoiseModel, standard, ell
     if rings is None or not 1 - MIN_POSTERIOR < posterior_of(assignment) < MIN_POSTERIOR:
         return decided(assignment)
     found = rings.assigned(standard, approximate, assignment.scale)
-    return decided(assignment if found is None else joined(assignment, found[0]))
+    return decided(assignment if found is None else with_rings(assignment, found[0]))
 
 
 def _from_lattice(spots, standard, ellipse, reference, approximate):
