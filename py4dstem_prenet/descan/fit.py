@@ -268,10 +268,14 @@ def residual_flags(test: ResidualTest) -> tuple[Flag, ...]:
 
 def _merged_flags(first, second):
     """Merge the flags of both coordinates so that each name occurs once, with the larger percentage or sigma."""
-    size = lambda flag: flag.numbers.get("percent", flag.numbers.get("sigma", 0))  # noqa: E731
     flags = {flag.name: flag for flag in first}
     for flag in second:
         previous = flags.get(flag.name)
-        if previous is None or size(flag) > size(previous):
+        if previous is None or _size(flag) > _size(previous):
             flags[flag.name] = flag
     return tuple(flags.values())
+
+
+def _size(flag):
+    """Percentage or sigma of a flag; 0 without both."""
+    return flag.numbers.get("percent", flag.numbers.get("sigma", 0))
