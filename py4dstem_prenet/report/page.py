@@ -306,11 +306,11 @@ def _numbers(seen):
             yield "descan, peak to peak", "({:.3f}, {:.3f}) px".format(*np.ptp(seen.fitted, axis=(1, 2)))
         yield "sigma of a measured position, per axis, median", _number(fit.noise, "px")
         if seen.sigma_known:
-            yield "the same, at most in 95 % of the positions", _number(origin.high_sigma, "px")
+            yield "the same, not exceeded in 95 % of the positions", _number(origin.high_sigma, "px")
         yield "scatter of the residuals without outliers, per axis", _number(fit.test.scatter, "px")
         yield ("spatially correlated part of the residuals",
                _number(fit.test.shared if fit.test.correlated else 0.0, "px"))
-        yield "positions far from the surface", f"{100 * fit.test.outliers:.1f} %"
+        yield "positions that are outliers of the fit", f"{100 * fit.test.outliers:.1f} %"
         yield "sigma of the fitted origin, per axis", _number(fit.uncertainty, "px")
         if np.isfinite(fit.specimen):
             yield "residuals explained by virtual images", f"{100 * fit.specimen:.0f} % of their variance"
@@ -327,7 +327,7 @@ def _numbers(seen):
     if seen.pixel_size is not None:
         size = seen.pixel_size
         if size.accepted:
-            yield "pixel size along the mean radius", f"{size.value:.6f} ± {size.sigma:.6f} Å⁻¹ ({size.standard})"
+            yield "pixel size without sqrt(a/b)", f"{size.value:.6f} ± {size.sigma:.6f} Å⁻¹ ({size.standard})"
         else:
             yield "pixel size of the best fit, refused", f"{size.value:.6f} Å⁻¹ ({size.standard}); do not use it"
         for ring in seen.pixel_size.rings:

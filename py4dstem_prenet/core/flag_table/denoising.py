@@ -30,8 +30,8 @@ DENOISING_FLAGS = (
      "counts.",
      "Use the raw counts."),
     ("rival_better", "warning",
-     "The best {method} filter has a lower squared error than denoising: {error:#.2g} ± {sigma:.1g} of that of the "
-     "raw counts."),
+     "The best {method} filter has a lower squared error than denoising: the error of the filter is {error:#.2g} ± "
+     "{sigma:.1g} of that of the raw counts."),
     ("shared_noise_flatters", "warning",
      "Neighboring pixels share noise (fine detail has {ratio:.2f} of the variance of independent noise), so the "
      "errors given for all methods that average pixels are lower bounds."),
