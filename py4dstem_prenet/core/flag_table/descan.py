@@ -127,7 +127,7 @@ DESCAN_FLAGS = (
      "deflects the beam or changes the brightness inside its disk."),
     ("origin_error", "info",
      "Where it was measured, the fitted origin has an uncertainty of {uncertainty:.3f} px along each axis (noise, and "
-     "errors that many positions share), and a model with more terms would move it by {choice:.3f} px (rms). For a "
-     "Bragg disk at a distance of {distance:.0f} px, an origin error of {error:.2g} px causes a strain error of "
-     "{strain:.2g} %."),
+     "errors that many positions share), and a model with more terms would move it by {choice:.3f} px (rms along each "
+     "axis). For a Bragg disk at a distance of {distance:.0f} px, an origin error of {error:.2g} px causes a strain "
+     "error of {strain:.2g} %."),
 )
