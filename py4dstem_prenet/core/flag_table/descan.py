@@ -20,6 +20,9 @@ DESCAN_FLAGS = (
      "The scan has only one usable position."),
     ("residuals_white", "info",
      "The residuals are noise: their scatter is {scale:.2f} times the stated sigma, without spatial correlation."),
+    ("residuals_uncorrelated", "info",
+     "The residuals show no spatial correlation. Their size was not tested, because the positions have no stated "
+     "uncertainty."),
     ("residuals_correlated", "warning",
      "The residuals are spatially correlated ({shared:.2g} px rms, {sigmas:.1f} standard errors), probably because the "
      "specimen deflects the beam or changes the contrast inside its disk.",
