@@ -22,7 +22,8 @@ from py4DSTEM import DataCube
 from scipy.ndimage import gaussian_filter
 
 from py4dstem_prenet.core import NoiseModel
-from py4dstem_prenet.denoising.checks import GAUSSIAN_SIGMAS_PX, SVD_RANKS, truncated_svds, unstabilized
+from py4dstem_prenet.denoising import SVD_RANKS, truncated_svds, unstabilized
+from py4dstem_prenet.denoising.checks import GAUSSIAN_SIGMAS_PX
 from py4dstem_prenet.denoising.denoiser import denoise
 from py4dstem_prenet.detector import of_part, split
 

@@ -1,6 +1,6 @@
 """Pixel size from standards: error, calibration of sigma, refusals and wrong assignments.
 
-    python benchmarks/pixel_size.py [--materials N] [--seed S] [--keep FOLDER]
+    python benchmarks/pixel_size.py [--kind KIND] [--materials N] [--seed S] [--keep FOLDER]
     python benchmarks/pixel_size.py --crystals [--approximate ERROR] [--materials N] [--seed S] [--keep FOLDER] [--kept]
     python benchmarks/pixel_size.py --bounds [--materials N] [--seed S]
 
@@ -138,6 +138,7 @@ def main():
     parser.add_argument("--materials", type=int, default=len(MATERIALS))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--wrong", type=int, default=4, help="wrong standards of each scan")
+    parser.add_argument("--kind", choices=("grains", "powder"), help="only scans of this kind")
     parser.add_argument("--crystals", action="store_true", help="single crystals")
     parser.add_argument("--approximate", type=float, help="relative error of an approximate pixel size that is stated")
     parser.add_argument("--bounds", action="store_true", help="print the Cramer-Rao bounds only")
@@ -152,6 +153,8 @@ def main():
     if arguments.keep is not None:
         arguments.keep.mkdir(parents=True, exist_ok=True)
     for name, kind, simulate in (crystals if arguments.crystals else cases)(arguments.seed, arguments.materials):
+        if arguments.kind not in (None, kind):
+            continue
         simulate = cache(simulate)  # once for all doses
         for dose in DOSES:
             path = arguments.keep and arguments.keep / f"{arguments.seed}_{name}_{kind}_{dose}.pickle"

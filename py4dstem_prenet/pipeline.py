@@ -350,14 +350,17 @@ def write_report(datacube, report: CalibrationReport, mask=None, settings=None,
         transfer = transfer.for_ellipse(ratio)
         report = dataclasses.replace(report, transfer=transfer)
     center = CENTERS.get(origin.feature, origin.feature)
-    report = _with_written(
-        report, *(() if kept["origin_meas"] else (Flag("origin_written", {"feature": center}),)),
-        _origin_flag(datacube, fit, kept["origin"]),
-        *(() if "ellipse" in carried else (_ellipse_flag(datacube, ellipse, kept["ellipse"], size, choices),)),
-        *(() if size is None else (Flag("pixel_size_written" if size.accepted else "pixel_size_not_written"),)),
-        *_replaced(datacube, size, transfer),
-        *(() if turned is None else (Flag("rotation_written" if turned.accepted else "rotation_not_written"),)),
-        *_from_standard(transfer, size, turned))
+    written = [] if kept["origin_meas"] else [Flag("origin_written", {"feature": center})]
+    written.append(_origin_flag(datacube, fit, kept["origin"]))
+    if "ellipse" not in carried:
+        written.append(_ellipse_flag(datacube, ellipse, kept["ellipse"], size, choices))
+    if size is not None:
+        written.append(Flag("pixel_size_written" if size.accepted else "pixel_size_not_written"))
+    written += _replaced(datacube, size, transfer)
+    if turned is not None:
+        written.append(Flag("rotation_written" if turned.accepted else "rotation_not_written"))
+    written += _from_standard(transfer, size, turned)
+    report = _with_written(report, *written)
     record = make_provenance(datacube, weights={name: verify(name) for name in NETWORKS}, settings=settings,
                              noise=report.noise, flags=report.flags)
     data = fingerprint(datacube)
@@ -368,8 +371,7 @@ def write_report(datacube, report: CalibrationReport, mask=None, settings=None,
         if not kept["origin"]:
             write_fit(datacube, fit, uncertainty=fit.decision.numbers.get("uncertainty"), data=data)
         if ellipse is not None and not kept["ellipse"] and "ellipse" not in carried:
-            write_ellipse(datacube, ellipse, covariance=ellipse.covariance, used=ellipse.used,
-                          leading=ellipse.leading,
+            write_ellipse(datacube, ellipse, covariance=ellipse.covariance, used=ellipse.used, leading=ellipse.leading,
                           author=USER if by_hand else PRENET, data=data)
         if transfer is not None:
             write_transfer(datacube, transfer, data=data)

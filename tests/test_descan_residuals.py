@@ -198,3 +198,41 @@ def test_the_sigma_of_the_fit_includes_what_the_surface_absorbed():
         fit = fit_origin(origin_map(*(truth + errors), *sigma, np.ones((side, side), bool)))
         pulls.append((np.stack([fit.qx0, fit.qy0]) - truth) / [fit.sigma_qx0, fit.sigma_qy0])
     assert 0.65 < np.sqrt(np.mean(np.square(pulls))) < 1.25  # 0.88 of 24 maps; by the former estimate 1.89
+
+
+def hidden_part():
+    """True in a part of the scan."""
+    u, v = np.meshgrid(*(np.linspace(-1, 1, n) for n in SHAPE), indexing="ij")
+    return 0.6 * u + v > 0.1
+
+
+def specimen(kind):
+    """Displacement (2, Rx, Ry) of the located disk, and the descan; a column of the flyback and drift are descan."""
+    u, v = np.meshgrid(*(np.linspace(-1, 1, n) for n in SHAPE), indexing="ij")
+    zero = np.zeros(SHAPE)
+    shift = {"descan": np.stack([zero, zero]),
+             "contrast": 0.8 * np.stack([np.sin(5 * u) * np.sin(5 * v), np.cos(5 * u) * np.sin(5 * v)]),
+             "corner": hidden_part() * np.stack([zero + 1.2, zero - 0.9])}[kind]
+    descan = np.stack([60 + 2 * u + 0.4 * u * v**2, 50 + 1.5 * v + 1.5 * np.exp(-4 * (v + 1)) + 0.3 * np.sin(4 * u)])
+    return shift, descan
+
+
+@pytest.mark.parametrize("kind", ["descan", "contrast", "corner"])
+def test_what_the_specimen_moves_is_not_stated_as_descan(kind):
+    """A spline follows contrast inside the disk, and a part of the scan in which another object was located."""
+    shift, descan = specimen(kind)
+    rng = np.random.default_rng(3)
+    sigma = np.full((2, *SHAPE), NOISE_PX)
+    if kind == "corner":  # another object, whose positions are less certain
+        sigma[:, hidden_part()] *= 5
+    measured = descan + shift + rng.normal(0, sigma)
+    fit = fit_origin(origin_map(*measured, *sigma, np.ones(SHAPE, bool)))
+    assert fit.model == "spline"
+    error = np.stack([fit.qx0, fit.qy0]) - descan
+    stated = np.stack([fit.sigma_qx0, fit.sigma_qy0])
+    assert has_flag(fit.flags, "fit_follows_specimen") == (kind != "descan")
+    if kind == "descan":
+        assert np.sqrt((error**2).mean()) < NOISE_PX and np.median(stated) < NOISE_PX
+    else:
+        assert np.sqrt((error**2).mean()) > 5 * NOISE_PX  # no fit could tell
+        assert 0.3 < np.sqrt(((error / stated) ** 2).mean()) < 4

@@ -73,5 +73,5 @@ def test_frames_steps_and_flags():
     assert step_at(measured(200)[0].qx0, SIGMA, True, 200) == pytest.approx(1, abs=0.05)
     assert numbers_of(jump_flags(jumps, "qx0"), "jump")["step"] == jumps[0].step
     flags = jump_flags(jumps * 9, "qx0")
-    assert [flag.name for flag in flags] == ["jump"] * 5 + ["more_jumps"]
-    assert flags[-1].numbers == {"coordinate": "qx0", "count": 9 - 5}
+    assert [flag.name for flag in flags] == ["jump"] * 8 + ["more_jumps"]
+    assert flags[-1].numbers == {"coordinate": "qx0", "count": 9 - 8}

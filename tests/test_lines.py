@@ -77,3 +77,14 @@ def test_a_pattern_that_fades_has_no_dead_part(width, dose):
 def test_rows_of_disks_do_not_end_a_dead_part(radius, spacing):
     pattern = lattice(radius, spacing) - 0.3
     assert not dark_sides(np.random.default_rng(0).poisson(pattern, (PATTERNS, SIDE, SIDE)), GOOD).any()
+
+
+@pytest.mark.parametrize("level", [12.0, 40.0])
+def test_a_level_that_is_added_to_a_line_is_found_across_bright_disks(level):
+    """The factor on the signal is large beside the disks and small in them."""
+    expected = lattice(5, 16, 0.6)
+    expected[45] += level
+    expected[:, 70] += level
+    counts = np.random.default_rng(2).poisson(expected, (PATTERNS, SIDE, SIDE))
+    for faults, line in zip(bad_lines(counts, GOOD, 1.0), (45, 70), strict=True):
+        assert np.concatenate([faults.uneven, faults.wide]).tolist() == [line]

@@ -134,8 +134,11 @@ def test_an_approximate_pixel_size_tells_the_rings_of_a_single_crystal_apart():
     from py4dstem_prenet.pixel_size import measure
 
     spots, _ = crystal_disks(np.zeros((4, 4)))
-    sizes = {name: measure._from_spots(spots, find_standard(name), np.zeros(2), 1e-8 * np.eye(2), 64.0, 0.0207)()
-             for name in ("Si", "W")}
+    arguments = np.zeros(2), 1e-8 * np.eye(2), 64.0, 0.0207
+    sizes = {}
+    for name in ("Si", "W"):
+        assignment, decided = measure._from_spots(spots, find_standard(name), *arguments)
+        sizes[name] = decided(assignment)
     assert sizes["Si"].accepted and sizes["Si"].value == pytest.approx(0.02, rel=2e-3)
     assert abs(sizes["Si"].value - 0.02) < 3 * sizes["Si"].sigma
     assert has_flag(sizes["Si"].flags, "crystal_not_tested") and has_flag(sizes["W"].flags, "pixel_size_off_rings")

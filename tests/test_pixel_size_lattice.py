@@ -75,6 +75,18 @@ def test_strain_in_a_part_of_the_scan_widens_the_sigma():
     assert sum(alarms) <= 1  # 1 % expected
 
 
+def test_other_crystals_that_fit_the_lattice_are_named_and_better_ones_refuse():
+    """The pattern of aluminum [0 0 1] is square: that of gold or iron, but not of NaCl near this pixel size."""
+    disks = lattice_disks("Al", 1, vector=(0.01, 0.0))
+    right, other = size_of(disks, "Al"), size_of(disks, "Au")
+    assert right.accepted and other.accepted
+    for size, name in ((right, "Au"), (other, "Al")):
+        flag = next(flag for flag in size.flags if flag.name == "crystal_not_tested")
+        assert name in flag.numbers["others"].split(", ")
+    wrong = size_of(disks, "NaCl")
+    assert not wrong.accepted and has_flag(wrong.flags, "pixel_size_other_crystal")
+
+
 def test_a_bent_crystal_that_turns_keeps_its_pixel_size():
     turn = np.linspace(-6e-3, 6e-3, 8)[:, None, None, None] * np.array([[0.0, -1], [1, 0]])
     size = size_of(lattice_disks("Si", side=8, strain=np.broadcast_to(turn, (8, 8, 2, 2))))
@@ -143,6 +155,28 @@ def test_disks_that_the_cube_holds_are_used_if_they_belong_to_its_data(tmp_path,
     assert len(found.pattern) == strong.sum() and size_of(found).value == pytest.approx(0.02, rel=1.5e-3)
     with pytest.raises(AssertionError):  # about another beam
         measure_spots(*arguments[:1], np.full((36, 2), 50.0), *arguments[2:])
+
+
+def test_the_disks_of_the_last_search_are_kept_for_another_standard(monkeypatch):
+    x, y = np.indices((64, 64)) - 32
+    image = sum(np.hypot(x - a, y - b) < 3 for a in (-16, 0, 16) for b in (-16, 0, 16))
+    counts = np.random.default_rng(0).poisson(0.5 + 20 * image, (3, 3, 64, 64)).astype(np.uint16)
+    noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((64, 64), bool), counting=True, dose=7000.0)
+
+    def searched(patterns, origin=32.0):
+        return measure_spots(as_scan(patterns), np.full((9, 2), origin), np.ones(9, bool), 3.0, noise, np.zeros(2))
+
+    first = searched(counts)
+    assert len(np.unique(first.reflection)) == 8
+
+    def search(*arguments):
+        raise AssertionError("a search for disks")
+
+    monkeypatch.setattr(spots.LearnedDisks, "learn", search)
+    assert searched(counts.copy()) is first
+    for other in (lambda: searched(counts[::-1]), lambda: searched(counts, 32.5)):
+        with pytest.raises(AssertionError):
+            other()
 
 
 def test_the_systematic_error_of_few_grains_limits_the_search():

@@ -188,3 +188,22 @@ def test_a_strip_that_light_reaches_is_no_bar(lit):
     for row in (-34, 34) if lit else ():
         mean[np.hypot(x - row, y) < 5] = 300
     assert (find_bar(np.random.default_rng(0).poisson(mean), np.ones(mean.shape, bool)) is None) == lit
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_the_track_of_a_beam_with_much_descan_is_not_diffuse_scattering(behind):
+    """In a sum of patterns the disk is a bar of 30 px; the halo of a hidden beam moves along with the Bragg disk."""
+    rng = np.random.default_rng(6)
+    u, v = np.meshgrid(np.linspace(-1, 1, 10), np.linspace(-1, 1, 10), indexing="ij")
+    qx0, qy0 = 60 + 8 * u + 4 * v, 66 - 3 * u + 10 * v
+    x, y = np.indices((128, 128))
+    distance = np.hypot(x - qx0[..., None, None], y - qy0[..., None, None])
+    mean = 20.0 * (distance < 5) + 0.001
+    if behind:  # the located disk is that of a crystal, 40 px from the direct beam
+        mean = mean + 4 * np.exp(-np.hypot(x - qx0[..., None, None] - 28, y - qy0[..., None, None] - 28) / 20)
+    data, sigma = rng.poisson(mean).astype(np.uint16), np.full((10, 10), 0.02)
+    mask = np.ones((128, 128), bool)
+    if behind:
+        mask[70:108, 74:112] = False  # the stop
+    origin = OriginMap(qx0, qy0, sigma, sigma, np.ones((10, 10), bool), 5.0, Decision(True))
+    assert check_diffuse(as_scan(data), estimate_noise(data, mask=mask), origin).found == (not behind)

@@ -306,9 +306,10 @@ def test_what_is_pooled_is_kept_when_the_origin_is_measured(counts, monkeypatch)
     once = calibrate(py4DSTEM.DataCube(stored), device="cpu", progress=False)
     # The blocks of the first guess, samples for noise (twice: the beam is kept with their digest) and beam, four
     # patterns that may be saturated, four blocks whose edges are compared, the sample in which structure that repeats
-    # is measured, eight pairs of frames after long steps of the beam, one block whose diffuse scattering has a center,
-    # four blocks of which opposite sectors are compared, and the fingerprint of the data.
-    early = 64 + 3 * len(sample_positions((12, 12), 16)) + 4 + 4 + 16 + 16 + 1 + 4 + 8
+    # is measured, eight frames after long steps of the beam with three later ones each, one block whose diffuse
+    # scattering has a center, the blocks of which opposite sectors are compared, since the descan is larger than the
+    # disk, and the fingerprint of the data.
+    early = 64 + 3 * len(sample_positions((12, 12), 16)) + 4 + 4 + 16 + 32 + 1 + 64 + 8
     assert stored.reads.min() == 1 and stored.reads.sum() == stored.reads.size + early
     monkeypatch.setattr(pooling, "MAX_KEPT_BYTES", 1000)  # too little: pooled patterns are read again
     stored = Counting(counts)

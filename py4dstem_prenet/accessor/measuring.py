@@ -306,7 +306,7 @@ class MeasuringMethods:
             Whether to write an accepted pixel size; by default True without a region, and False with one.
         approximate : float, optional
             Pixel size, 1/angstrom, known within 10 %, for example from the camera length. It makes the zone
-            axis of a single crystal unambiguous; the name of the crystal is then not tested.
+            axis of a single crystal unambiguous. Other crystals that fit as well are listed in a flag.
 
         Returns
         -------
@@ -323,7 +323,8 @@ class MeasuringMethods:
         Powders and scans of many grains determine their pixel size. The reflections of a single crystal fit several
         lattices, so a single crystal needs `approximate`. Near a zone axis it also determines the ellipse, which is
         written if the calibration has none. Disks that `bragg_disks` found in this scan are used; without them, the
-        search for disks takes longer than `calibrate`.
+        search for disks takes longer than `calibrate`. The disks of the last search are kept in memory, so that another
+        standard takes seconds.
 
         Examples
         --------

@@ -41,6 +41,7 @@ from .quantities import PixelSize as PixelSize, ProbeImage as ProbeImage, Ring a
 from .reading import (
     BLOCK_BYTES as BLOCK_BYTES,
     UnchangedFile as UnchangedFile,
+    all_finite as all_finite,
     longest_part as longest_part,
     parts as parts,
     plan_reading as plan_reading,
@@ -67,6 +68,7 @@ from .sampling import (
     flat_origins as flat_origins,
     sample_positions as sample_positions,
     spread_positions as spread_positions,
+    usable_positions as usable_positions,
 )
 from .scan import (
     MIN_SIDE as MIN_SIDE,
@@ -81,6 +83,7 @@ from .shown import (
     MAX_REPR_LINES as MAX_REPR_LINES,
     Decided as Decided,
     Result as Result,
+    shape_text as shape_text,
     wrapped as wrapped,
 )
 from .slopes import (

@@ -101,9 +101,8 @@ class Flag:
 
     @property
     def _words(self):
-        """Return the numbers as text; lists of names, or of positions as (row, column), (row, column)."""
-        return {name: ", ".join(item if isinstance(item, str) else f"({item[0]}, {item[1]})" for item in value)
-                if isinstance(value, list) else value for name, value in self.numbers.items()}
+        """Return the numbers, with each list of names or of positions (row, column) as text."""
+        return {name: _listed(value) if isinstance(value, list) else value for name, value in self.numbers.items()}
 
     def to_json(self) -> dict:
         """Return the flag as plain data.
@@ -175,6 +174,11 @@ def has_flag(flags, *names: str) -> bool:
         True if at least one is there.
     """
     return any(flag.name in names for flag in flags)
+
+
+def _listed(items):
+    """Names, or positions as (row, column), as text; "none" for an empty list."""
+    return ", ".join(item if isinstance(item, str) else f"({item[0]}, {item[1]})" for item in items) or "none"
 
 
 def worst_severity(flags) -> str:

@@ -102,14 +102,32 @@ class Job:
         block = np.ascontiguousarray(block, dtype=block.dtype.newbyteorder("="))
         if invalid is not None:
             block[:, invalid] = 0
-        # NaN passes through minimum and maximum, so no temporary array is needed.
-        if block.dtype.kind == "f" and not np.isfinite([block.min(), block.max()]).all():
+        if not all_finite(block):
             bad = self.index[~np.isfinite(block).all(axis=(1, 2))][0]
             raise PrenetError(
                 f"The data contain NaN or infinite values at scan position {divmod(int(bad), columns)}; "
                 "replace them first, or leave the position out."
             )
         return block
+
+
+def all_finite(patterns) -> bool:
+    """Tell whether patterns hold neither NaN nor infinity.
+
+    Parameters
+    ----------
+    patterns : numpy.ndarray
+        The patterns, in any type of numbers.
+
+    Returns
+    -------
+    bool
+        True if all values are finite.
+    """
+    if patterns.dtype.kind != "f" or not patterns.size:
+        return True
+    # NaN passes through minimum and maximum, so no temporary array is needed.
+    return bool(np.isfinite([patterns.min(), patterns.max()]).all())
 
 
 def plan_reading(scan: Scan, chunk=None, positions=None, skip=None) -> tuple[int, int, Iterator[Job]]:

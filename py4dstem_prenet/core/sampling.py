@@ -30,6 +30,27 @@ def flat_origins(scan_shape, qx0, qy0) -> np.ndarray:
     return np.stack([np.broadcast_to(np.asarray(q, float), scan_shape).ravel() for q in (qx0, qy0)], 1)
 
 
+def usable_positions(scan: Scan, origin, valid=None) -> np.ndarray:
+    """Tell which positions of a scan can be read, have an origin, and are valid.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    origin : numpy.ndarray, shape (Rx * Ry, 2)
+        Origin of each position, pixels, from `flat_origins`.
+    valid : array_like of bool, shape (Rx, Ry), optional
+        True where a position may be used.
+
+    Returns
+    -------
+    numpy.ndarray of bool, shape (Rx * Ry,)
+        True for these positions.
+    """
+    usable = np.isfinite(origin).all(1) & scan.readable.ravel()
+    return usable if valid is None else usable & np.asarray(valid, bool).ravel()
+
+
 def sample_positions(scan_shape, count: int) -> np.ndarray:
     """Choose scan positions on an even grid.
 

@@ -43,9 +43,8 @@ class Scan(ABC):
 
     # --- what an implementation provides ---------------------------------------------------------------------
 
-    @abstractmethod
     def read_tile(self, tile):
-        """Read a rectangle of the scan.
+        """Read a rectangle of the scan; by default, its positions one by one.
 
         Parameters
         ----------
@@ -57,6 +56,10 @@ class Scan(ABC):
         array
             Patterns (rows, columns, Qx, Qy).
         """
+        rows, columns = (np.arange(n)[part] for n, part in zip(self.scan_shape, tile, strict=True))
+        index = np.add.outer(rows * self.scan_shape[1], columns).ravel()
+        block = self.read_points(*np.divmod(index, self.scan_shape[1]), None)
+        return block.reshape(len(rows), len(columns), *self.pattern_shape)
 
     @abstractmethod
     def read_points(self, rows, columns, key):
@@ -66,8 +69,8 @@ class Scan(ABC):
         ----------
         rows, columns : numpy.ndarray of int
             (n,) of each position.
-        key : numpy.ndarray of int
-            (n,), the storage chunk of each position.
+        key : numpy.ndarray of int or None
+            (n,), the storage chunk of each position; None if the positions are a rectangle.
 
         Returns
         -------
@@ -447,11 +450,6 @@ class SampledScan(Scan):
 
     def holds(self, positions):
         return bool(np.isin(positions, self.positions, assume_unique=True).all())
-
-    def read_tile(self, tile):
-        rows, columns = (np.arange(n)[part] for n, part in zip(self.scan_shape, tile, strict=True))
-        block = self.read_points(*(a.ravel() for a in np.meshgrid(rows, columns, indexing="ij")), None)
-        return block.reshape(len(rows), len(columns), *self.pattern_shape)
 
     def read_points(self, rows, columns, key):
         wanted = rows * self.scan_shape[1] + columns

@@ -56,6 +56,22 @@ class Result:
         return f"<table><caption>{type(self).__name__}</caption><tbody>{rows}</tbody></table>"
 
 
+def shape_text(shape) -> str:
+    """Write a shape as text, such as 20 x 20.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        The shape.
+
+    Returns
+    -------
+    str
+        The text.
+    """
+    return " x ".join(str(int(n)) for n in shape)
+
+
 def wrapped(start: str, text: str) -> str:
     """Break text into lines of TEXT_WIDTH characters.
 

@@ -1,4 +1,4 @@
-from .checks import SplitBlocks as SplitBlocks, check_denoising as check_denoising
+from .checks import check_denoising as check_denoising
 from .denoiser import (
     ALONE as ALONE,
     UNCHANGED as UNCHANGED,
@@ -10,6 +10,12 @@ from .denoiser import (
 from .evidence import agree as agree
 from .finetuning import TRAINING_CROP_PX as TRAINING_CROP_PX, finetune as finetune
 from .functionals import QUANTITIES as QUANTITIES, measure_slopes as measure_slopes, slope_flags as slope_flags
+from .held_out import (
+    SVD_RANKS as SVD_RANKS,
+    SplitBlocks as SplitBlocks,
+    truncated_svds as truncated_svds,
+    unstabilized as unstabilized,
+)
 from .neighbors import CHUNK_PX as CHUNK_PX, neighbor_means as neighbor_means
 from .scanmaps import ScanGrid as ScanGrid, unexplained_fraction as unexplained_fraction
 from .shifts import (

@@ -83,9 +83,12 @@ def measure_slopes(estimate, first, second, origins, noise: NoiseModel, blocks=N
             for k in np.flatnonzero(scale > 0):
                 # In units of the noise, groups are weighted by their information.
                 readings[functionals.names[k]].append((*values[:, :, k] / scale[k] ** 0.5, variance[:, k] / scale[k]))
-    empty = [np.zeros(0)] * 4
-    return {name: slope_of_halves(*(np.concatenate(part) for part in zip(*found, strict=True)) if found else empty)
-            for name, found in readings.items()}
+    slopes = {}
+    for name, found in readings.items():
+        # Of all groups: values of the estimate and of both halves, and the variance of these.
+        columns = [np.concatenate(column) for column in zip(*found, strict=True)] or [np.zeros(0)] * 4
+        slopes[name] = slope_of_halves(*columns)
+    return slopes
 
 
 def slope_flags(slopes) -> tuple[Flag, ...]:
@@ -101,9 +104,11 @@ def slope_flags(slopes) -> tuple[Flag, ...]:
     tuple of Flag
         One flag for each such quantity; empty if there is none.
     """
-    return tuple(Flag(name, {"quantity": quantity, "slope": slope.value, "sigma": slope.sigma})
-                 for status, name in ((ATTENUATED, "denoising_attenuates"), (EXAGGERATED, "denoising_exaggerates"))
-                 for quantity, slope in slopes.items() if slope.status == status)
+    flags = []
+    for status, name in ((ATTENUATED, "denoising_attenuates"), (EXAGGERATED, "denoising_exaggerates")):
+        flags += [Flag(name, {"quantity": quantity, "slope": slope.value, "sigma": slope.sigma})
+                  for quantity, slope in slopes.items() if slope.status == status]
+    return tuple(flags)
 
 
 def similar_groups(first, second, origins, noise: NoiseModel):

@@ -1,14 +1,37 @@
 from .choice import (
     MIN_SPLINE_BEND as MIN_SPLINE_BEND,
+    SPLINE_MARGIN_SIGMAS as SPLINE_MARGIN_SIGMAS,
     choose_model as choose_model,
     folds as folds,
     held_out_losses as held_out_losses,
     richer_models as richer_models,
 )
-from .common import common_sigma as common_sigma
+from .common import common_sigma as common_sigma, specimen_sigma as specimen_sigma
 from .fit import fit_descan as fit_descan, fit_origin as fit_origin, residual_flags as residual_flags
-from .jumps import find_jumps as find_jumps, jump_flags as jump_flags, merged as merged, step_at as step_at
+from .jumps import (
+    find_jumps as find_jumps,
+    jump_flags as jump_flags,
+    merged as merged,
+    step_at as step_at,
+)
+from .limits import (
+    JUMP_ROWS as JUMP_ROWS,
+    LINE_OFF_SIGMAS as LINE_OFF_SIGMAS,
+    MAX_JUMPS as MAX_JUMPS,
+    MAX_LEFT_FRACTION as MAX_LEFT_FRACTION,
+    MIN_JUMPING_PX as MIN_JUMPING_PX,
+    MIN_LINE_COUNT as MIN_LINE_COUNT,
+    MIN_LINE_OFF_PX as MIN_LINE_OFF_PX,
+    MIN_OFF_FRACTION as MIN_OFF_FRACTION,
+    MIN_ORDERED as MIN_ORDERED,
+    MIN_REFUSED_FRACTION as MIN_REFUSED_FRACTION,
+    MIN_RUN_PX as MIN_RUN_PX,
+    MIN_SEGMENT_ROWS as MIN_SEGMENT_ROWS,
+    OFF_SIGMAS as OFF_SIGMAS,
+    SIGMA_FLOOR_PX as SIGMA_FLOOR_PX,
+)
 from .models import (
+    MIN_POSITIONS_PER_TERM as MIN_POSITIONS_PER_TERM,
     MODELS as MODELS,
     POWERS as POWERS,
     candidates as candidates,
@@ -25,12 +48,6 @@ from .order_frames import (
     slipped_frames as slipped_frames,
 )
 from .order_maps import (
-    MAX_LEFT_FRACTION as MAX_LEFT_FRACTION,
-    MIN_LINE_COUNT as MIN_LINE_COUNT,
-    MIN_OFF_FRACTION as MIN_OFF_FRACTION,
-    MIN_ORDERED as MIN_ORDERED,
-    MIN_REFUSED_FRACTION as MIN_REFUSED_FRACTION,
-    OFF_SIGMAS as OFF_SIGMAS,
     OrderedMaps as OrderedMaps,
     Trial as Trial,
     agreeing_outliers as agreeing_outliers,

@@ -10,12 +10,11 @@ from . import evaluate, normal, solve
 # Standard errors; smallest improvement for a more flexible polynomial, and for the spline. On 160 simulated 16 x 16
 # scans of 10 kinds, with curvature near the detection limit, the mean error is 4 % above that of the best of the four
 # models; 6 % with 0.5, and 10 % with the minimum of the held-out residuals.
-_MARGIN_SIGMAS, _SPLINE_MARGIN_SIGMAS = 1.0, 2.0
+MARGIN_SIGMAS, SPLINE_MARGIN_SIGMAS = 1.0, 2.0
 # Fraction of the rms of the descan; smallest rms distance of the spline from the polynomial for which it is used. A
 # spline also follows beam deflection by the specimen: on multislice scans of particles, splines that reduced held-out
 # residuals but increased the true error differed by 2 to 8 %.
 MIN_SPLINE_BEND = 0.12
-MIN_MODEL_WEIGHT = 0.02  # Akaike weight; smallest of a more flexible model that contributes to the uncertainty
 
 
 def folds(shape):
@@ -88,9 +87,9 @@ def held_out_losses(basis, data, reference, lams):
 def choose_model(bases, datas, starts, wanted):
     """Choose one model for all maps.
 
-    The chosen model is the simplest polynomial that is not worse than the best polynomial by `_MARGIN_SIGMAS` standard
+    The chosen model is the simplest polynomial that is not worse than the best polynomial by `MARGIN_SIGMAS` standard
     errors of the paired difference of held-out losses. The spline is chosen instead if it is better by
-    `_SPLINE_MARGIN_SIGMAS`; this margin is larger because its penalty was chosen by the same losses.
+    `SPLINE_MARGIN_SIGMAS`; this margin is larger because its penalty was chosen by the same losses.
 
     Parameters
     ----------
@@ -126,8 +125,8 @@ def choose_model(bases, datas, starts, wanted):
 
     polynomials = [k for k, b in enumerate(bases) if b.penalty is None]
     best = min(polynomials, key=lambda k: losses[k].mean())
-    best = next(k for k in polynomials if k == best or not _clearly_worse(k, best, _MARGIN_SIGMAS))
-    if bases[-1].penalty is not None and _clearly_worse(best, len(bases) - 1, _SPLINE_MARGIN_SIGMAS):
+    best = next(k for k in polynomials if k == best or not _clearly_worse(k, best, MARGIN_SIGMAS))
+    if bases[-1].penalty is not None and _clearly_worse(best, len(bases) - 1, SPLINE_MARGIN_SIGMAS):
         bend = sum(np.var(s[-1].surface - s[best].surface) for s in starts)
         if bend > MIN_SPLINE_BEND**2 * sum(np.var(s[-1].surface) for s in starts):
             best = len(bases) - 1
@@ -153,7 +152,7 @@ def richer_models(bases, datas, starts, chosen):
     Returns
     -------
     dict
-        {index: weight} of the more flexible models with a weight above MIN_MODEL_WEIGHT.
+        {index: weight} of the more flexible models.
     """
     polynomials = [k for k, basis in enumerate(bases) if basis.penalty is None and k >= chosen]
     if len(polynomials) < 2:
@@ -164,7 +163,7 @@ def richer_models(bases, datas, starts, chosen):
             zip(datas, starts, strict=True)) + 2 * len(datas) * len(bases[k].keep) for k in polynomials])
     weights = np.exp(-(criterion - criterion.min()) / 2)
     weights /= weights.sum()
-    return {k: float(w) for k, w in zip(polynomials[1:], weights[1:], strict=True) if w > MIN_MODEL_WEIGHT}
+    return {k: float(w) for k, w in zip(polynomials[1:], weights[1:], strict=True)}
 
 
 def _thirds(count):

@@ -157,3 +157,67 @@ def _terms(at, shape, model):
     powers = POWERS["parabola" if model == "spline" else model]
     left, singular, _ = np.linalg.svd(np.stack([u**a * v**b for a, b in powers], 1), full_matrices=False)
     return left[:, singular > 1e-6 * singular[0]]
+
+
+def specimen_sigma(surfaces, sigmas, valid) -> float:
+    """Measure the error of a fitted surface that follows the specimen instead of the descan.
+
+    The descan is a smooth deflection by the scan coils, plus any function of the scan row (drift) and of the scan
+    column (flyback), plus an oscillation in time (mains). What the specimen does to the position of the disk depends on
+    row and column together.
+
+    Parameters
+    ----------
+    surfaces : array_like, shape (2, Rx, Ry)
+        Fitted origin in pixels.
+    sigmas : array_like, shape (2, Rx, Ry)
+        Standard errors of the fitted origin in pixels.
+    valid : numpy.ndarray of bool, shape (Rx, Ry)
+        True where a position was measured.
+
+    Returns
+    -------
+    float
+        Rms along one axis, in pixels, of what remains of the surface after the best function of the row, function of
+        the column, cubic polynomial and oscillation in time are removed, in excess of the standard errors. If it is
+        larger than these, the surface follows the specimen: the rms of all of the surface beyond a parabola.
+
+    Examples
+    --------
+    >>> rows, columns = np.indices((12, 12)) / 11
+    >>> descan = np.stack([np.exp(-5 * columns) + np.sin(9 * rows), rows**2 * columns])
+    >>> wave = np.sin(9 * rows) * np.sin(9 * columns)
+    >>> sigmas, valid = np.full(descan.shape, 0.01), np.ones((12, 12), bool)
+    >>> specimen_sigma(descan, sigmas, valid), round(specimen_sigma(descan + wave, sigmas, valid), 1)
+    (0.0, 0.5)
+    """
+    box = np.ix_(valid.any(1), valid.any(0))
+    inside = valid[box]
+    u, v = (np.linspace(-1, 1, n) if n > 1 else np.zeros(1) for n in inside.shape)
+    cubic = [np.outer(u**a, v**b) for a, b in ((1, 1), (2, 1), (1, 2))]
+    rests = [_without(_without_lines(np.asarray(surface, float)[box]), cubic) for surface in surfaces]
+    # The strongest frequency of both coordinates, frame by frame.
+    frequencies = np.fft.rfftfreq(4 * inside.size)
+    power = sum(np.abs(np.fft.rfft(rest.ravel(), 4 * inside.size)) ** 2 for rest in rests)
+    phase = 2 * np.pi * frequencies[power.argmax()] * np.arange(inside.size).reshape(inside.shape)
+    rests = [_without(rest, [*cubic, np.cos(phase), np.sin(phase)]) for rest in rests]
+    noise = np.mean([np.mean(np.asarray(sigma, float)[box][inside] ** 2) for sigma in sigmas])
+    variance = max(np.mean(np.square(rests)[:, inside]) - noise, 0.0)
+    if variance > noise:
+        terms = _terms(np.argwhere(inside), inside.shape, "parabola")
+        values = np.array([np.asarray(surface, float)[box][inside] for surface in surfaces]).T
+        variance = np.mean((values - terms @ (terms.T @ values)) ** 2)
+    return float(np.sqrt(variance))
+
+
+def _without(surface, terms):
+    """Surface without the best combination of terms, apart from functions of the row and of the column."""
+    left, singular, _ = np.linalg.svd(np.stack([_without_lines(term).ravel() for term in terms], 1),
+                                      full_matrices=False)
+    left = left[:, singular > 1e-6]
+    return surface - (left @ (left.T @ surface.ravel())).reshape(surface.shape)
+
+
+def _without_lines(surface):
+    """Surface without the best sum of a function of the row and a function of the column."""
+    return surface - surface.mean(0) - surface.mean(1, keepdims=True) + surface.mean()

@@ -23,15 +23,25 @@ from ..core import (
     has_flag,
     robust_sigma,
 )
-from . import common_sigma, find_jumps, fit_pair, fit_parts, jump_flags, merged, reorder, step_at
+from . import (
+    MAX_JUMPS,
+    MIN_JUMPING_PX,
+    OFF_SIGMAS,
+    SIGMA_FLOOR_PX,
+    common_sigma,
+    find_jumps,
+    fit_pair,
+    fit_parts,
+    jump_flags,
+    merged,
+    reorder,
+    specimen_sigma,
+    step_at,
+)
 
-MAX_JUMPS = 8  # jumps; most that are fitted as steps: a scan with more jumps is fitted without steps
-# Positions jump at random if their scatter about the surface exceeds these limits (pixels, and sigmas of counting), and
-# if fewer than MIN_CORE of them lie as near to the surface as counting allows. If only some positions are wrong, more
-# of them lie near to it.
-MIN_SCATTER_PX, MIN_SCATTER_RATIO = 1.0, 10.0
-# Fraction of the positions; sigmas of counting, largest distance of these from the surface; pixels, smallest sigma.
-MIN_CORE, CORE_SIGMAS, MIN_CORE_PX = 0.2, 4.0, 0.05
+# Fraction of the positions; fewest as near to the surface as counting allows if only some positions are wrong. If all
+# positions jump at random, fewer lie near to it.
+MIN_CORE = 0.2
 MAX_LEFT_SCATTER = 0.7  # ratio of the scatter about the best and the requested model; below, the latter is too simple
 # Radii, 1 sigma along one axis; error of the center of a disk that is not resolved, which is its center of mass and
 # therefore shifts with a slope of its brightness. It corresponds to slopes of 9 % per radius (1 sigma), as in the
@@ -159,7 +169,14 @@ def fit_origin(origin: OriginMap, model: str = "auto") -> OriginFit:
     if test.oscillating:  # the beam moves, and the surface does not follow
         common = float(np.hypot(common, test.shared))
     common = float(np.hypot(common, test.phase))  # the surface is the mean over the positions within a pixel
+    # The order of the frames and jumps explain what depends on row and column together.
+    follows = 0.0 if flags or x.model != "spline" or not valid.any() else specimen_sigma(
+        [x.values, y.values], [x.sigma, y.sigma], valid)
     sigmas = [np.sqrt(surface.sigma**2 + shared**2 + common**2) for surface in (x, y)]
+    if follows > np.sqrt(np.mean(np.square([x.sigma, y.sigma]))):
+        flags = [Flag("fit_follows_specimen", {"shared": follows})]
+    common = float(np.hypot(common, follows))
+    sigmas = [np.hypot(sigma, follows) for sigma in sigmas]
     uncertainty = _rms(np.stack(sigmas)[:, origin.valid])
     numbers = {"scatter": test.scatter, "scale": test.scale, "shared": test.shared, "shared_sigmas": test.shared_sigmas,
                "outliers": test.outliers, "common": common, "uncertainty": uncertainty}
@@ -201,14 +218,14 @@ def _scattered(origin, distance):
     numbers = origin.decision.numbers
     if "jump_scatter" in numbers:  # the positions are known to be those of the direct beam
         scatter = numbers["jump_scatter"]
-        return Flag("positions_jump", {"scatter": scatter, "ratio": scatter / max(numbers["counting"], MIN_CORE_PX)})
+        return Flag("positions_jump", {"scatter": scatter, "ratio": scatter / max(numbers["counting"], SIGMA_FLOOR_PX)})
     flag = next((flag for flag in origin.flags if flag.name == "position_uncertain"), None)
     distance = distance[origin.valid & np.isfinite(distance)]
     if flag is None or not distance.size:
         return None
-    scatter, counting = flag.numbers["sigma"], max(flag.numbers["counting"], MIN_CORE_PX)
-    core = np.mean(distance < CORE_SIGMAS * counting)
-    if scatter < MIN_SCATTER_PX or scatter < MIN_SCATTER_RATIO * counting or core > MIN_CORE:
+    scatter, counting = flag.numbers["sigma"], max(flag.numbers["counting"], SIGMA_FLOOR_PX)
+    core = np.mean(distance < OFF_SIGMAS * counting)
+    if scatter < MIN_JUMPING_PX or core > MIN_CORE:
         return None
     return Flag("positions_scatter", {"scatter": scatter, "ratio": scatter / counting})
 

@@ -12,15 +12,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from ..core import MEDIAN_ERROR, NORMAL_MAD, Flag, masked_median
-from . import prepare
-
-# Set on simulated scans:
-MIN_JUMP_SIGMAS = 6.0  # standard errors; smallest step between rows that is a jump
-MIN_ROW_PAIRS = 3  # positions used in both of two rows; fewest from which the step between the rows is measured
-MIN_JUMP_PX = 0.05  # pixels; smallest step between rows that is a jump
-JUMP_ROWS = 3  # scan rows on either side of a jump that determine its position within the row
-MAX_PATCH_DEVIATION = 5.0  # standard deviations; largest distance of a used position from the fit around a jump
-MAX_JUMP_FLAGS = 5  # jumps; most of one coordinate that get a flag each
+from . import JUMP_ROWS, LINE_OFF_SIGMAS, MAX_JUMPS, MIN_LINE_COUNT, OFF_SIGMAS, prepare
 
 
 @dataclass(frozen=True)
@@ -77,7 +69,7 @@ def find_jumps(values, sigma, valid) -> tuple[Jump, ...]:
     if data.y.shape[0] < 4:
         return ()
     paired = data.use[1:] & data.use[:-1]
-    paired &= (paired.sum(1) >= MIN_ROW_PAIRS)[:, None]
+    paired &= (paired.sum(1) >= MIN_LINE_COUNT)[:, None]
     difference = data.y[1:] - data.y[:-1]
     step = masked_median(difference, paired)
     spread = masked_median(np.abs(difference - step[:, None]), paired) / NORMAL_MAD
@@ -94,7 +86,7 @@ def find_jumps(values, sigma, valid) -> tuple[Jump, ...]:
     common = np.nanmedian(np.abs(excess)) / NORMAL_MAD
     scale = np.hypot(error, common)
     # A single displaced row gives two jumps.
-    rows = np.flatnonzero(measured & (np.abs(excess) > MIN_JUMP_SIGMAS * scale) & (np.abs(excess) > MIN_JUMP_PX))
+    rows = np.flatnonzero(measured & (np.abs(excess) > LINE_OFF_SIGMAS * scale))
     return tuple(_located_jump(data, int(i), float(excess[i]), float(scale[i])) for i in rows)
 
 
@@ -114,7 +106,7 @@ def _patch(data, frame, step=0.0):
     residual = values - plane_and_step @ np.linalg.lstsq(plane_and_step[use], values[use], rcond=None)[0]
     residual = residual - np.median(residual[use])
     deviation = np.minimum(np.abs(residual), np.abs(np.abs(residual) - abs(step)))
-    limit = MAX_PATCH_DEVIATION * np.median(deviation[use]) / NORMAL_MAD + 1e-9
+    limit = OFF_SIGMAS * np.median(deviation[use]) / NORMAL_MAD + 1e-9
     return frames, values, plane, use & (deviation < limit)
 
 
@@ -183,7 +175,7 @@ def merged(jumps, columns: int) -> list[int]:
 
 
 def jump_flags(jumps, coordinate: str) -> list[Flag]:
-    """Create the flags of jumps: one for each of the first MAX_JUMP_FLAGS, and one that counts the remaining jumps.
+    """Create the flags of jumps: one for each of the first MAX_JUMPS, and one that counts the remaining jumps.
 
     Parameters
     ----------
@@ -198,7 +190,7 @@ def jump_flags(jumps, coordinate: str) -> list[Flag]:
         The flags.
     """
     flags = [Flag("jump", {"coordinate": coordinate, "step": jump.step, "row": jump.row, "next_row": jump.row + 1,
-                           "sigmas": abs(jump.step) / max(jump.sigma, 1e-6)}) for jump in jumps[:MAX_JUMP_FLAGS]]
-    if len(jumps) > MAX_JUMP_FLAGS:
-        flags.append(Flag("more_jumps", {"coordinate": coordinate, "count": len(jumps) - MAX_JUMP_FLAGS}))
+                           "sigmas": abs(jump.step) / max(jump.sigma, 1e-6)}) for jump in jumps[:MAX_JUMPS]]
+    if len(jumps) > MAX_JUMPS:
+        flags.append(Flag("more_jumps", {"coordinate": coordinate, "count": len(jumps) - MAX_JUMPS}))
     return flags

@@ -13,7 +13,6 @@ from scipy.interpolate import BSpline
 from scipy.linalg.lapack import dposv
 
 MODELS = ("constant", "plane", "parabola", "spline")  # simplest first
-MIN_SPLINE_LINES = 8  # rows or columns of the scan with used positions; fewest for a spline
 MIN_SPLINE_POSITIONS = 40  # used positions; fewest for a spline
 MIN_POSITIONS_PER_TERM = 2  # used positions per coefficient; fewest for a polynomial that is chosen automatically
 SOLVE_RIDGE = 1e-11  # ridge added to the unit diagonal of scaled normal equations
@@ -103,8 +102,7 @@ def candidates(shape, use, model) -> list[Basis]:
         if name == "constant":
             bases.append(basis)
         elif name == "spline":
-            extended = max(use.any(1).sum(), use.any(0).sum()) >= MIN_SPLINE_LINES
-            if count >= MIN_SPLINE_POSITIONS and extended and bases[-1].name == "parabola":
+            if count >= MIN_SPLINE_POSITIONS and bases[-1].name == "parabola":
                 bases.append(basis)
         elif size > len(bases[-1].keep) and count >= (MIN_POSITIONS_PER_TERM * size if model == "auto" else size):
             # A term that is fitted to a thin strip of positions would diverge in the rest of the scan.

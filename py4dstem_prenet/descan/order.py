@@ -16,6 +16,7 @@ import numpy as np
 
 from ..core import Decision, Flag, check_residuals
 from . import (
+    MIN_JUMPING_PX,
     MIN_OFF_FRACTION,
     MIN_ORDERED,
     MIN_REFUSED_FRACTION,
@@ -34,7 +35,6 @@ from . import (
 
 MIN_EVIDENCE = 20.0  # log likelihood ratio minus criterion; smallest that is accepted: false alarm with odds of e^-20
 MIN_PAIRED_FRACTION = 0.3  # fraction of valid pairs of successive frames; in a sparser sample the order is undetermined
-MIN_JUMPING_PX = 1.0  # pixels; smallest distance from the descan of a position that jumps: contrast moves disks by less
 MIN_REFUSED_PX = 0.5  # pixels; smallest distance of outliers that refute a surface: specimens deflect the beam by less
 MAX_LEFT_IN_TIME = 0.04  # fraction of the positions; most such outliers of a corrected order: 0 if it is correct
 

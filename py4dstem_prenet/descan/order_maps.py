@@ -8,19 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ..core import STUDENT_DOF, Flag
-from . import SurfaceFit
+from . import LINE_OFF_SIGMAS, MIN_LINE_COUNT, MIN_LINE_OFF_PX, MIN_ORDERED, OFF_SIGMAS, SIGMA_FLOOR_PX, SurfaceFit
 
 MIN_OFF_PX = 0.15  # pixels; smallest distance from the surface at which a position counts as an outlier
-OFF_SIGMAS = 5.0  # standard deviations of a position; smallest distance from the surface of an outlier
-SIGMA_FLOOR_PX = 0.03  # pixels; added to the stated sigma: the least that specimens add to the scatter of neighbors
-MIN_OFF_FRACTION = 0.02  # fraction of the positions; with fewer outliers, no fault of the order is searched for
-MAX_LEFT_FRACTION = 0.5  # fraction of the outliers; most that missing frames, or runs, may leave
-LINE_OFF_SIGMAS = 6.0  # standard errors; smallest mean distance of an outlier line: false alarm in 2e-9 of the lines
-MIN_LINE_OFF_PX = 0.25  # pixels; smallest mean distance of an outlier line: bends that the surface misses are smaller
-MIN_LINE_COUNT = 4  # used positions; fewest in a row or column that is tested
-MIN_ORDERED = 24  # used positions; fewest for which the order is tested
-MAX_SPACE_AGREEMENT = 0.5  # fraction of the outliers; if more also agree with the adjacent row, they are grains
-MIN_REFUSED_FRACTION = 0.1  # fraction of the positions; with more outliers in time only, the surface is refused
 
 
 @dataclass(frozen=True)
@@ -180,7 +170,7 @@ def along_one_only(data, smooth, off, axis=1):
         The fraction; 0 if most of the outliers also agree with a neighbor along the other axis, as in grains.
     """
     along, across = (agreeing_outliers(data, smooth, off, a) for a in (axis, 1 - axis))
-    if not along.any() or (along & across).sum() > MAX_SPACE_AGREEMENT * along.sum():
+    if not along.any() or 2 * (along & across).sum() > along.sum():  # most are grains
         return 0.0
     return float(along.sum() / data.valid.sum())
 

@@ -10,8 +10,8 @@ from ..core import MEDIAN_ERROR, NORMAL_MAD, Decision, Flag
 from . import (
     MAX_LEFT_FRACTION,
     MIN_LINE_COUNT,
-    MIN_OFF_FRACTION,
     MIN_REFUSED_FRACTION,
+    MIN_RUN_PX,
     OFF_SIGMAS,
     SurfaceFit,
     Trial,
@@ -21,8 +21,6 @@ from . import (
 )
 
 MAX_CENTERED_RANGE_PX = 1.3  # pixels; largest range of the beam in patterns centered to whole pixels: rounding leaves 1
-MAX_CENTERED_SIGMA_PX = 0.3  # pixels; largest sigma of a position: beyond it, positions spread evenly over a pixel
-RANGE_SIGMAS = 4.0  # sigmas of a position; amount that counting adds to the range between the 1 % and 99 % quantiles
 MIN_ODD_PART = 0.6  # fraction of a line's positions; fewest outliers in a displaced line
 MAX_ODD_LINES = 0.35  # fraction of all lines; most that may be displaced
 MAX_ODD_CHANCE = 1e-7  # probability that a line has so many outliers at the rate of the other lines
@@ -31,8 +29,7 @@ MAX_ODD_CHANCE = 1e-7  # probability that a line has so many outliers at the rat
 # period of 8 rows.
 MIN_ROW_ROUGHNESS = 0.8
 MIN_JUMPING_STEPS = 0.3  # fraction of the steps between rows; fewest that are longer than MIN_RUN_PX if rows jump
-MIN_USED_ROWS, MIN_JUMPING_ROWS = 0.7, 4  # fraction and number of rows with positions; fewest that can reveal jumps
-MIN_RUN_PX = 0.3  # pixels; smallest step between successive frames that ends a run
+MIN_USED_ROWS = 0.7  # fraction of the rows; fewest with positions that can reveal jumps
 
 
 def row_steps(data):
@@ -52,7 +49,7 @@ def row_steps(data):
     used = counts >= MIN_LINE_COUNT
     masked = np.where(data.valid & used[:, None], data.values, np.nan)  # if few are valid, all may be on a wrong disk
     counts = np.where(used, counts, 0)
-    if used.mean() < MIN_USED_ROWS or used.sum() < MIN_JUMPING_ROWS:
+    if used.mean() < MIN_USED_ROWS or used.sum() <= 3:  # a parabola has three parameters
         return
     # Compare with a parabola down the scan, since a flexible surface follows the jumps.
     at = np.linspace(-1, 1, len(counts))[used]
@@ -95,9 +92,8 @@ def centered_before(data):
     """
     ends = np.percentile(data.values[:, data.valid], [1, 99], axis=1)
     sigma = float(np.median(data.sigma))
-    if np.ptp(ends, axis=0).max() > MAX_CENTERED_RANGE_PX + RANGE_SIGMAS * sigma or sigma > MAX_CENTERED_SIGMA_PX:
-        return
-    if not data.valid.all():
+    # Counting adds 4.7 sigmas to the range between these quantiles.
+    if np.ptp(ends, axis=0).max() > MAX_CENTERED_RANGE_PX + OFF_SIGMAS * sigma or not data.valid.all():
         return
     unwrapped = np.stack([_unwrapped(image) for image in data.values])
     if not (unwrapped - data.values).any():
@@ -186,8 +182,7 @@ def beam_runs(data):
         level = np.stack([np.bincount(run, r) / length for r in residual[:, at]])
         displacement = [np.interp(order, at, np.where(length[run] >= 2, line[run], 0.0)) for line in level]
         values = base + np.reshape(displacement, base.shape)
-        if data.off(values).sum() > max(MAX_LEFT_FRACTION * data.off(data.smooth).sum(),
-                                        MIN_OFF_FRACTION * data.valid.sum()):
+        if data.off(values).sum() > MAX_LEFT_FRACTION * data.off(data.smooth).sum():
             continue
         step = float(np.median(np.hypot(*np.diff(level))))
         refused = Decision(False, (Flag("beam_jumps", {"count": len(length) - 1, "step": step}),))

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from ..core import Flag
+from . import MIN_SEGMENT_ROWS
 
 MAX_BOX_FRACTION = 0.8  # fraction of the positions; with more of them measured, no extrapolation is needed
-MIN_BOX_SIDE = 4  # scan rows or columns; thinnest strip from which a surface is extrapolated
 MIN_LINE_FILLING = 0.1  # fraction of the positions of the fullest row or column; lines with fewer are left out
 
 
@@ -40,7 +40,7 @@ def measured_box(use):
     lines = [np.flatnonzero(n > MIN_LINE_FILLING * n.max()) for n in (use.sum(1), use.sum(0))]
     box = tuple(slice(int(at[0]), int(at[-1]) + 1) for at in lines)
     inside = use[box]
-    strip = any(n < min(MIN_BOX_SIDE, whole) for n, whole in zip(inside.shape, use.shape, strict=True))
+    strip = any(n < min(MIN_SEGMENT_ROWS, whole) for n, whole in zip(inside.shape, use.shape, strict=True))
     return None if strip or inside.size > MAX_BOX_FRACTION * use.size else box
 
 

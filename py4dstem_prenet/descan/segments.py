@@ -11,20 +11,27 @@ from __future__ import annotations
 import numpy as np
 
 from ..core import NORMAL_MAD, TUKEY_CUT, Decision, masked_median, robust_loss
-from . import MIN_SPLINE_BEND, MODELS, SurfaceFit, fit_pair, folds, prepare, thinned
+from . import (
+    JUMP_ROWS,
+    LINE_OFF_SIGMAS,
+    MAX_JUMPS,
+    MAX_LEFT_FRACTION,
+    MIN_JUMPING_PX,
+    MIN_RUN_PX,
+    MIN_SEGMENT_ROWS,
+    MIN_SPLINE_BEND,
+    MODELS,
+    SIGMA_FLOOR_PX,
+    SPLINE_MARGIN_SIGMAS,
+    SurfaceFit,
+    fit_pair,
+    folds,
+    prepare,
+    thinned,
+)
 
-MAX_BREAKS = 8  # breaks; most in a scan
-MIN_SEGMENT_ROWS = 4  # rows; fewest of a segment
-BREAK_MARGIN_ROWS = 3  # used rows on either side of a break in which its exact frame is searched for
 BREAK_CONTEXT_ROWS = 8  # used rows outside this margin, from which the profiles on either side are extrapolated
-PROFILE_FLOOR_PX = 0.02  # pixels, 1 sigma; smallest uncertainty of the coefficients of a profile
 PROFILE_PRIOR_PX = 1e3  # pixels, 1 sigma; prior of the coefficients of a profile, too wide to have an effect
-MAX_PROFILE_PULL_SQUARED = 36  # squared sigmas; largest deviation of a row's coefficients from those of its neighbors
-# Fraction of the excess misfit of one surface at held-out positions that segments must explain, and pixels, smallest
-# change of the surface by the segments. The smaller change suffices if, relative to the descan, it is as large as
-# `MIN_SPLINE_BEND` requires for a spline. Still smaller changes may be due to the specimen. Set on simulated scans.
-MIN_EXPLAINED_FRACTION, MIN_CHANGE_PX, MIN_LARGE_CHANGE_PX = 0.5, 0.3, 1.0
-MIN_MISFIT_SIGMAS = 2.0  # standard errors; smallest excess misfit of one surface that is not noise: false alarm 2 %
 
 
 def fit_parts(maps, sigmas, valid, whole, model="auto"):
@@ -57,7 +64,8 @@ def fit_parts(maps, sigmas, valid, whole, model="auto"):
     values = np.stack([fit.values for fit in fits])
     change = (values - whole)[:, valid]
     bends = change.var(1).sum() > MIN_SPLINE_BEND**2 * whole[:, valid].var(1).sum()
-    min_change = MIN_CHANGE_PX if bends else MIN_LARGE_CHANGE_PX
+    # The specimen may change the surface, but not so much relative to the descan.
+    min_change = MIN_RUN_PX if bends else MIN_JUMPING_PX
     if np.abs(change).max() < min_change or not all(fit.accepted for fit in fits):
         return None, []
     if not _is_better(maps, sigmas, valid, whole, values):
@@ -107,7 +115,7 @@ def _is_white(maps, sigmas, valid, whole):
         scale = np.median(np.abs(step)) / (NORMAL_MAD * np.sqrt(2)) if step.size else 1.0
         loss.append(robust_loss(pull[data.use] / max(1.0, scale)) - 1)
     loss = np.concatenate(loss)
-    return loss.sum() < MIN_MISFIT_SIGMAS * loss.std() * np.sqrt(loss.size)
+    return loss.sum() < SPLINE_MARGIN_SIGMAS * loss.std() * np.sqrt(loss.size)
 
 
 def _is_better(maps, sigmas, valid, whole, parts):
@@ -120,7 +128,7 @@ def _is_better(maps, sigmas, valid, whole, parts):
         loss = robust_loss(pull)
         loss = loss[:, loss.min(0) < robust_loss(np.inf)]
         excess += (loss - 1).sum(1)
-    return excess[0] > 0 and excess[1] < (1 - MIN_EXPLAINED_FRACTION) * excess[0]
+    return excess[0] > 0 and excess[1] < MAX_LEFT_FRACTION * excess[0]
 
 
 # --- the search for breaks --------------------------------------------------------------------------
@@ -175,7 +183,7 @@ def _profiles(data, columns, count):
     """Fit a robust parabola to each row: coefficients (rows, 3) and variances, which include the scatter over rows."""
     basis = _row_basis(columns, count)
     pairs = (basis[:, :, None] * basis[:, None]).reshape(len(basis), 9)
-    scale = np.maximum(data.sigma, PROFILE_FLOOR_PX / 2)
+    scale = np.maximum(data.sigma, SIGMA_FLOOR_PX / 2)
     median = masked_median(data.y, data.use, 0.0)
     coef = np.zeros((len(median), 3))
     coef[:, 0] = median
@@ -196,8 +204,8 @@ def _profiles(data, columns, count):
                                            for s in range(-2, 3)]), 0) for k in range(3)], 1)
     deviation = np.abs(coef - smooth)
     inflation = 1.2 * np.median(deviation / np.sqrt(variance), 0) / NORMAL_MAD
-    variance = variance * np.maximum(inflation, 1) ** 2 + PROFILE_FLOOR_PX**2
-    outlier = (deviation**2 > MAX_PROFILE_PULL_SQUARED * variance).any(1)
+    variance = variance * np.maximum(inflation, 1) ** 2 + SIGMA_FLOOR_PX**2
+    outlier = (deviation**2 > LINE_OFF_SIGMAS**2 * variance).any(1)
     variance[outlier] = PROFILE_PRIOR_PX**2
     return coef, variance
 
@@ -233,7 +241,7 @@ def _partition(costs, n):
     """Find the first rows, 0 included, of the segments with the smallest Bayesian information criterion."""
     cost = sum(costs)
     best, last_start = [cost[0]], []
-    for _ in range(MAX_BREAKS):
+    for _ in range(MAX_JUMPS):
         total = best[-1][:, None] + cost
         last_start.append(total.argmin(0))
         best.append(total.min(0))
@@ -253,7 +261,7 @@ def _frame(datas, profiles, rows, starts, k):
     """Find the frame between two segments at which the descan changes."""
     first, last = starts[k - 1], starts[k + 1] if k + 1 < len(starts) else len(rows)
     shape = datas[0].y.shape
-    low, high = max(starts[k] - BREAK_MARGIN_ROWS, first + 2), min(starts[k] + BREAK_MARGIN_ROWS, last - 2)
+    low, high = max(starts[k] - JUMP_ROWS, first + 2), min(starts[k] + JUMP_ROWS, last - 2)
     before = np.arange(max(first, low - BREAK_CONTEXT_ROWS), low)
     after = np.arange(high, min(last, high + BREAK_CONTEXT_ROWS))
     between = np.arange(rows[low], rows[high])

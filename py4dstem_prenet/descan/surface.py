@@ -13,7 +13,10 @@ from scipy.ndimage import uniform_filter
 
 from ..core import CORRELATION_LAGS, TUKEY_CUT, Decision, Flag, ModelTrial, PrenetError, robust_sigma
 from . import (
+    MIN_LINE_OFF_PX,
+    MIN_POSITIONS_PER_TERM,
     MODELS,
+    POWERS,
     MapData,
     candidates,
     choose_model,
@@ -29,12 +32,7 @@ from . import (
 )
 
 _MAX_CHOICE_POSITIONS = 40_000  # positions of the grid on which the model is chosen; chosen for speed
-# Valid positions; with fewer, the fit is refused if one lies more than MAX_SPARSE_OFFSET_PX from the surface, since it
-# may be an outlier or due to curvature of the descan. Set on simulated scans.
-MIN_CURVED_POSITIONS = 12
-MAX_SPARSE_OFFSET_PX = 0.25  # pixels; largest distance from the surface if there are few positions
 MAX_DENSE_OUTLIERS = 0.25  # fraction of the positions; if more lie in dense groups of outliers, there are two surfaces
-MAX_IGNORED = 0.5  # fraction of the positions; with more outliers, the fit is refused
 
 
 @dataclass(frozen=True)
@@ -273,15 +271,17 @@ def _decide(name, data, solution, requested):
     # The most precise positions may set the noise; the others are inliers if they agree within their sigma.
     inlier = data.use & (np.abs(r) < TUKEY_CUT * np.maximum(solution.noise, data.sigma))
     ignored = float(1 - inlier.sum() / data.use.sum())
-    if ignored > MAX_IGNORED:
+    if 2 * inlier.sum() < data.use.sum():
         return Decision(False, (Flag("most_positions_off", {"percent": 100 * ignored, "model": name}),))
     if _dense_fraction(data.use & ~inlier, data.use) > MAX_DENSE_OUTLIERS:
         return Decision(False, (Flag("two_surfaces", {"percent": 100 * ignored}),))
     used, largest = int(data.use.sum()), float(np.abs(r).max())
     if used == 1:
         return Decision(True, (Flag("single_position"),))
-    distant = np.abs(r) > np.maximum(MAX_SPARSE_OFFSET_PX, TUKEY_CUT * data.sigma)
-    if requested == "auto" and used < MIN_CURVED_POSITIONS and distant.any():
+    distant = np.abs(r) > np.maximum(MIN_LINE_OFF_PX, TUKEY_CUT * data.sigma)
+    # A position far from the surface of few positions may be an outlier, or due to curvature of the descan.
+    determined = used >= MIN_POSITIONS_PER_TERM * len(POWERS["parabola"])
+    if requested == "auto" and not determined and distant.any():
         return Decision(False, (Flag("too_few_positions", {"count": used, "deviation": largest, "model": name}),))
     flags = []
     if ignored > 0.01:

@@ -15,6 +15,13 @@ from .frames import (
 )
 from .full_scale import full_scale_pixels as full_scale_pixels
 from .independence import check_independence as check_independence
+from .limits import (
+    MEAN_SIGMAS as MEAN_SIGMAS,
+    MIN_MEAN_PATTERNS as MIN_MEAN_PATTERNS,
+    MIN_PIXEL_ELECTRONS as MIN_PIXEL_ELECTRONS,
+    MIN_SAMPLE_ELECTRONS as MIN_SAMPLE_ELECTRONS,
+    PIXEL_SIGMAS as PIXEL_SIGMAS,
+)
 from .lines import bad_lines as bad_lines, dark_sides as dark_sides, padded_lines as padded_lines
 from .moments import group_moments as group_moments, leave_one_out as leave_one_out
 from .quality import doubts as doubts, refuse as refuse

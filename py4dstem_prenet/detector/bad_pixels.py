@@ -16,6 +16,7 @@ from scipy.ndimage import (
 from scipy.stats import chi2
 
 from ..core import MIN_PART_SHARE, MIN_PATTERNS_IN_TIME, SCAN_PARTS
+from . import MIN_PIXEL_ELECTRONS, PIXEL_SIGMAS
 
 EIGHT_NEIGHBORS = np.ones((3, 3), bool)  # footprint of a pixel's neighbors, without the pixel
 EIGHT_NEIGHBORS[1, 1] = False
@@ -24,12 +25,10 @@ MAX_NEIGHBOR_SHARE = 0.15  # fraction of a hot pixel's excess; largest third-hig
 MAX_NEIGHBOR_SHARE_SINGLE = 0.05  # MAX_NEIGHBOR_SHARE if the sample is a single pattern
 MIN_DEVIATION = 10  # standard deviations; smallest distance of a bad pixel's mean from the median around it
 MIN_DEVIATION_SINGLE = 30  # MIN_DEVIATION if the sample is a single pattern
-MIN_SLOPE_DEVIATION = 6  # standard deviations; smallest excess of a hot pixel over lines between opposite neighbors
 MIN_LIT_OF_25 = 11  # pixels; fewest lit ones of 5 x 5 in a disk and on its edge: a spot of 1 px radius has at most nine
 MIN_OVER_NEIGHBORS = 1.15  # ratio; smallest brightness of a hot pixel relative to its third brightest neighbor
 MIN_STUCK_VARIANCE = 50  # squared steps between values; smallest sum of squares of the neighbors of a stuck pixel
 
-MIN_QUIET_ELECTRONS = 10.0  # electrons; smallest mean signal of a quiet pixel
 # Probabilities of such a small scatter by chance: in the first pixel of a cluster, and in pixels adjacent to it.
 QUIET_PROBABILITY, BESIDE_PROBABILITY = 1e-9, 1e-3
 MAX_QUIET_SIDE = 8  # pixels; largest side of a cluster of quiet pixels: larger clusters belong to the pattern
@@ -118,7 +117,7 @@ def quiet_pixels(sample, bad, gain: float, offset: float, readout: float):
     if n < MIN_PATTERNS_IN_TIME:
         return np.zeros(bad.shape, bool)
     mean = sample.mean(axis=0, dtype=np.float64) - offset
-    bright = ~bad & (mean > MIN_QUIET_ELECTRONS * gain)
+    bright = ~bad & (mean > MIN_PIXEL_ELECTRONS * gain)
     expected = gain * mean[bright] + readout**2
     relative = np.full(bad.shape, np.inf)
     relative[bright] = sample[:, bright].var(axis=0, ddof=1, dtype=np.float64) / expected
@@ -211,7 +210,7 @@ def _above_slopes(sample, mean, noise, quantum):
     """
     excess, above = _above_lines(mean), mean - np.percentile(mean, 1)
     counting = np.sqrt(1.4 * noise / len(sample))
-    at = np.nonzero(excess > MIN_SLOPE_DEVIATION * (counting + (quantum or 0.0) / len(sample)))
+    at = np.nonzero(excess > PIXEL_SIGMAS * (counting + (quantum or 0.0) / len(sample)))
     neighbor_excess, neighbor_level = (_windows(image, at, 1) for image in (excess, above))
     candidate = np.partition(neighbor_excess, 5, 1)[:, 5] < MAX_NEIGHBOR_SHARE * excess[at]
     # Lines predict the pixels in a disk and on its edge, but not in a spot of few pixels or at corners of an edge.
@@ -221,7 +220,7 @@ def _above_slopes(sample, mean, noise, quantum):
     error = np.hypot(counting[at], _roughness(excess, at)) + _step(excess, quantum) / len(sample)
     lit = np.partition(_windows(above, at, 2), 25 - MIN_LIT_OF_25, 1)[:, 25 - MIN_LIT_OF_25]
     hot = np.zeros(mean.shape, bool)
-    hot[at] = (excess[at] > MIN_SLOPE_DEVIATION * error) & (lit > 0.3 * excess[at])
+    hot[at] = (excess[at] > PIXEL_SIGMAS * error) & (lit > 0.3 * excess[at])
     for x, y in np.argwhere(hot):
         rows, columns = (np.abs(np.arange(i - 1, i + 2)) for i in (x, y))  # mirrored at the edges
         rows, columns = (np.where(i < m, i, 2 * (m - 1) - i) for i, m in zip((rows, columns), mean.shape, strict=True))

@@ -18,6 +18,7 @@ import numpy as np
 
 from ..core import BLOCK_BYTES, Flag, NoiseModel, PrenetError, as_scan, jackknife, spread_positions
 from . import (
+    MEAN_SIGMAS,
     bad_lines,
     confirmed_hits,
     dark_sides,
@@ -37,7 +38,6 @@ MAX_NOISE_POSITIONS = 256  # positions; largest sample of the scan, chosen for s
 HIT_CLIP = 0.005  # fraction of the deviations that may be hits; it is clipped for the first noise model
 # Set on simulated counting detectors and cameras (tests/test_noise.py):
 MAX_STRUCTURE_FRACTION = 0.02  # fraction of the variance; error allowed for structure that the filters do not cancel
-MIN_SLOPE_SIGNIFICANCE = 4.0  # standard errors; smallest slope that determines the gain
 MAX_LINE_CHI = 1.5  # mean squared residual in units of its variance; largest value for which the line is straight
 MAX_FANO_DEVIATION = 0.1  # steps between values; largest deviation from 1 of variance over mean, dim pixels of counters
 # Steps between values; smallest variance over mean in most groups: 1 for counts, the gain if that is smaller.
@@ -99,10 +99,10 @@ def _line(t, gain):
             enumerate(fits, min(MIN_LINE_GROUPS, len(t["m"])))]
     straight = [fit for fit in fits if fit[4]] or fits[:1]
     best = straight[-1]
-    if gain is None and best[0] < MIN_SLOPE_SIGNIFICANCE * best[1]:
+    if gain is None and best[0] < MEAN_SIGMAS * best[1]:
         # The straight part is too short for a significant slope: use the shortest bent line with a significant one.
         longer = fits[best[3] - fits[0][3] :]
-        best = next((fit for fit in longer if fit[0] > MIN_SLOPE_SIGNIFICANCE * fit[1]), best)
+        best = next((fit for fit in longer if fit[0] > MEAN_SIGMAS * fit[1]), best)
     return best[:4]
 
 
@@ -358,7 +358,7 @@ def _parameters(t, quantum, low, gain, offset, readout):
     """Estimate those of the parameters gain, offset and readout that are None."""
     slope, error, intercept, used = _line(t, gain)
     has_electrons = _has_electrons(t)
-    significant = gain is not None or (has_electrons and slope > MIN_SLOPE_SIGNIFICANCE * error)
+    significant = gain is not None or (has_electrons and slope > MEAN_SIGMAS * error)
     all_free = gain is None and offset is None and readout is None
     if all_free and _is_counting(t, used, slope, significant, quantum, low):
         return _Parameters(quantum, 0.0, 0.0, True, [])

@@ -4,13 +4,12 @@ import numpy as np
 from scipy.ndimage import find_objects, label, maximum_filter
 
 from ..core import MIN_PATTERNS_IN_TIME
+from . import MIN_MEAN_PATTERNS, MIN_PIXEL_ELECTRONS, PIXEL_SIGMAS
 
 MIN_LOST_ROWS = 0.25  # fraction of a frame's rows; fewest constant rows of a lost frame: fewer do not affect the noise
 MAX_LOST_LOG_PROBABILITY = -14.0  # log probability of so many constant rows by chance: 1 in 1,000,000 frames
 MAX_CUT_RATE = 0.1  # fraction of the frames; a row that is constant in more of them is dark because of the specimen
 HIT_RATIO = 4.0  # ratio; smallest signal of a hit relative to the largest value within a pixel in other patterns
-MIN_HIT_ELECTRONS = 10.0  # electrons; smallest excess of a hit over that value: by chance in 1 of 10^9 pixels at most
-HIT_SIGMAS = 6.0  # standard deviations of counting and read-out noise; smallest excess of a hit over that value
 MAX_HIT_NEIGHBOR = 0.25  # fraction of a hit's excess; largest third-highest excess of its neighbors: less than in disks
 # Pixels; shortest length and largest mean width of the track of a charged particle: disks are wider. Set on four
 # simulated scans with tracks (tests/test_scan_faults.py).
@@ -47,7 +46,7 @@ def lost_frames(sample):
     """
     n = len(sample)
     lost = np.zeros(n, bool)
-    if n < 4:
+    if n < MIN_MEAN_PATTERNS:
         return lost
     constant = sample.min(2) == sample.max(2)  # (n, Qx)
     # Constant frames, if typical frames have so many lit pixels that an empty frame is improbable.
@@ -89,7 +88,7 @@ def hit_candidates(sample, bad, quantum):
     # The second largest value of each pixel over the patterns.
     second = np.partition(sample, -2, axis=0)[-2].astype(np.float64)
     usual = maximum_filter(np.where(bad, -np.inf, second), 3)
-    chosen = ~bad & (largest - base > HIT_RATIO * (usual - base) + MIN_HIT_ELECTRONS * quantum) & (usual >= base)
+    chosen = ~bad & (largest - base > HIT_RATIO * (usual - base) + MIN_PIXEL_ELECTRONS * quantum) & (usual >= base)
     x, y = np.nonzero(chosen)
     keep = []
     for i, j in zip(x, y, strict=True):
@@ -132,5 +131,5 @@ def confirmed_hits(value, usual, gain, offset, readout):
         True where a candidate is a hit.
     """
     electrons = (usual - offset).clip(min=0) / gain
-    limit = electrons + HIT_SIGMAS * np.sqrt(electrons + (readout / gain) ** 2) + MIN_HIT_ELECTRONS
+    limit = electrons + PIXEL_SIGMAS * np.sqrt(electrons + (readout / gain) ** 2) + MIN_PIXEL_ELECTRONS
     return (value - offset) / gain > limit

@@ -8,7 +8,6 @@ SMALL_FULL_SCALE_RATIO = 16.0  # FULL_SCALE_RATIO below 16 bits, where beams sat
 # Number; most distinct negative values that mark invalid pixels: in a single dark-subtracted pattern all values differ.
 MAX_NEGATIVE_MARKS = 2
 MIN_LINE_PART = 0.9  # fraction of a line's pixels; with more at full scale, the line is invalid in any case
-MAX_INVALID_FRACTION = 0.5  # fraction of the pixels; if more have one value, they are not regarded as invalid
 MIN_MARKED_PATTERNS = 0.02  # fraction of the patterns; fewest that mark an invalid pixel: fewer marks are hits
 
 
@@ -61,7 +60,7 @@ def full_scale_pixels(sample):
         invalid |= marked
         constant &= ~marked
     invalid |= _marked_pixels(sample)
-    return invalid if invalid.mean() < MAX_INVALID_FRACTION else np.zeros_like(invalid)
+    return invalid if 2 * invalid.sum() < invalid.size else np.zeros_like(invalid)  # most pixels are valid
 
 
 def _marked_pixels(sample):
@@ -70,7 +69,7 @@ def _marked_pixels(sample):
     if not _full_scale(float(top)):
         return np.zeros(sample.shape[1:], bool)
     marks = sample == top
-    recorded = marks.mean((1, 2)) < MAX_INVALID_FRACTION  # the other frames are saturated
+    recorded = 2 * marks.sum((1, 2)) < marks[0].size  # the other frames are saturated
     marked = marks[recorded].mean(0) > MIN_MARKED_PATTERNS if recorded.any() else np.zeros(sample.shape[1:], bool)
     if not marked.any():
         return marked

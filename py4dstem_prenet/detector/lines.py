@@ -11,12 +11,13 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from ..core import NORMAL_MAD, masked_median
+from . import MEAN_SIGMAS, MIN_MEAN_PATTERNS
 
-MIN_LINE_PATTERNS = 4  # patterns; smallest sample in which noise and pattern can be distinguished
 SIDE_LINES = 4  # lines on either side that predict a line
 LINE_BLOCKS = 8  # number of parts of a line that are compared with the prediction
-MIN_BLOCKS_OFF = 0.75  # fraction of the parts; fewest that deviate in a bad line: the other parts may cross the beam
-LINE_SIGMAS = 4.0  # standard errors; smallest deviation of each part: false alarm in 6 of 8 parts in < 1 of 10^20 lines
+# Fraction of the parts; fewest that deviate by MEAN_SIGMAS in a bad line, by chance in less than 1 of 10^20 lines: the
+# other parts may cross the beam.
+MIN_BLOCKS_OFF = 0.75
 # Fraction of the expected signal; smallest deviation of a part: smooth patterns bend by less within four lines.
 MIN_LINE_DEVIATION = 0.15
 MIN_EDGE_DEVIATION = 1.0  # MIN_LINE_DEVIATION within three lines of the detector's edge, where one side predicts
@@ -30,8 +31,7 @@ MIN_SHARED_RATIO = 0.5  # ratio of their deviation to that of the line; 1 in a l
 WIDE_RATIO = 1.4  # ratio; smallest signal of a line of wide pixels relative to its neighbors
 MIN_EXPECTED = 20.0  # steps between values; smallest signal expected in a bad constant line: e^-20 to occur by chance
 MAX_PADDED = 0.4  # fraction of the lines; more constant lines at one side belong to the pattern
-MAX_GAP_LINES = 4  # lines; widest gap that needs no background on both sides
-MIN_GAP_COLUMNS = 0.5  # fraction of a line's pixels; fewest that are lit on both sides of a wider gap
+MAX_GAP_LINES = 4  # lines; widest gap that needs no background on both sides, in most of its pixels
 MAX_GAP_WIDTH = 48  # lines; widest gap between chips
 MIN_DETAIL = 300.0  # squared steps; smallest sum of second differences along a line that is tested for interpolation
 # Ratio of squared second differences across an interpolated line to those along it; noise leaves a larger ratio.
@@ -118,7 +118,7 @@ def dark_sides(sample, bad):
     True
     """
     dark = np.zeros(sample.shape[1:], bool)
-    if len(sample) < MIN_LINE_PATTERNS:
+    if len(sample) < MIN_MEAN_PATTERNS:
         return dark
     for axis in (0, 1):
         patterns, good = (sample, ~bad) if axis == 0 else (sample.swapaxes(1, 2), ~bad.T)
@@ -139,12 +139,12 @@ def _end_of_dark(patterns, good, lines, level, error):
     first = slice(0, SIDE_LINES)
     dark, dark_error = level[first].mean(), max(error[first].max(), level[first].std(), 1e-150) / SIDE_LINES**0.5
     deviation = (level - dark) / np.hypot(error, dark_error)
-    at = int((np.abs(deviation) > LINE_SIGMAS).argmax())
+    at = int((np.abs(deviation) > MEAN_SIGMAS).argmax())
     if at < SIDE_LINES or deviation[at] < MIN_SIDE_SIGMAS:
         return None
     parts = np.array_split(np.flatnonzero(good[lines[at]]), LINE_BLOCKS)
     level, error = _level([patterns[:, lines[at], part] for part in parts])
-    lit = level - dark > LINE_SIGMAS * np.hypot(error, dark_error)
+    lit = level - dark > MEAN_SIGMAS * np.hypot(error, dark_error)
     return int(lines[at]) if lit.mean() >= MIN_BLOCKS_OFF else None
 
 
@@ -212,7 +212,7 @@ def _faults(maps, differences, n, quantum):
     across, along, copied = differences
     lines = len(mean)
     none = np.zeros(0, int)
-    if n < MIN_LINE_PATTERNS or lines < 16:
+    if n < MIN_MEAN_PATTERNS or lines < 16:
         return LineFaults(none, none, none, none)
     usable = good.mean(1) > 0.5
     step = quantum or float(np.sqrt(np.median(variance)))
@@ -240,7 +240,7 @@ def _dead(mean, flat, n, step):
         expected = n * np.minimum(np.abs(mean[first - 1] - level), np.abs(mean[stop] - level)) / step
         if expected.sum() < MIN_EXPECTED:
             continue
-        dead[first:stop] = stop - first <= MAX_GAP_LINES or (expected > 0).mean() > MIN_GAP_COLUMNS
+        dead[first:stop] = stop - first <= MAX_GAP_LINES or 2 * (expected > 0).sum() > expected.size
     return dead
 
 
@@ -270,7 +270,7 @@ def _uneven(mean, halves, variance, good, usable, n):
     needed = np.full(lines, MIN_LINE_DEVIATION)
     needed[:3] = needed[-3:] = MIN_EDGE_DEVIATION
     for s in (-1, 1):
-        uneven = (s * z > LINE_SIGMAS) & (s * relative > needed[:, None])
+        uneven = (s * z > MEAN_SIGMAS) & (s * relative > needed[:, None])
         sign[uneven.mean(1) >= MIN_BLOCKS_OFF] = s
     uneven = sign != 0
     ratio[uneven] = np.nanmedian(1 + relative[uneven], 1)
@@ -316,18 +316,23 @@ def _is_sharp(i, sign, ratio, level):
 def _deviates_everywhere(i, sign, ratio, halves):
     """Return whether an uneven line deviates even in its least deviating pixels; a row of disks has gaps.
 
-    The pixels that deviate least are chosen in one half of the patterns and tested in the other half.
+    The deviation is a factor on the expected signal, or a level that is added to it. The pixels that deviate least are
+    chosen in one half of the patterns and tested in the other half.
     """
     sides = [halves[:, max(0, i - 4) : i], halves[:, i + 1 : i + 5]]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # raised for columns that contain only bad pixels
         expected = np.nanmean([np.nanmedian(side, 1) for side in sides if side.shape[1]], 0)
-    deviations = []
-    for chosen, tested in ((0, 1), (1, 0)):
-        line = halves[:, i]
-        usable = np.flatnonzero(np.isfinite(expected + line).all(0))
-        excess = sign * (line[chosen] - expected[chosen])[usable]
-        least = usable[np.argsort(excess / np.maximum(expected[chosen, usable], 1e-12))]
-        least = least[: max(1, int(LEAST_PART * len(least)))]
-        deviations.append(line[tested, least].sum() / max(expected[tested, least].sum(), 1e-12) - 1)
-    return bool(np.mean(deviations) * sign > MIN_SHARED_RATIO * abs(ratio - 1))
+    line = halves[:, i]
+    usable = np.flatnonzero(np.isfinite(expected + line).all(0))
+    added = np.median((line - expected)[:, usable])
+    for unit, typical in ((expected, abs(ratio - 1)), (np.ones_like(expected), abs(added))):
+        deviations = []
+        for chosen, tested in ((0, 1), (1, 0)):
+            excess = sign * (line[chosen] - expected[chosen])[usable]
+            least = usable[np.argsort(excess / np.maximum(unit[chosen, usable], 1e-12))]
+            least = least[: max(1, int(LEAST_PART * len(least)))]
+            deviations.append((line - expected)[tested, least].sum() / max(unit[tested, least].sum(), 1e-12))
+        if np.mean(deviations) * sign > MIN_SHARED_RATIO * typical:
+            return True
+    return False

@@ -9,9 +9,10 @@ from itertools import pairwise
 import numpy as np
 from scipy.ndimage import binary_dilation
 
+from . import MIN_MEAN_PATTERNS
+
 MAX_FILTERED_PIXELS = 1_600_000  # pixels; most in all patterns that are filtered: more take time but add no accuracy
 MAX_FILTERED_SIDE = 1024  # pixels; largest side of the filtered part of a pattern
-MIN_MEAN_PATTERNS = 4  # patterns; fewest whose mean is subtracted: with fewer, the correction factors amplify noise
 NOISE_PARTS = 8  # number of consecutive parts of the sample, each left out in turn for the uncertainty
 
 

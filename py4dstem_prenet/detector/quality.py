@@ -4,21 +4,17 @@ import numpy as np
 from scipy.ndimage import binary_dilation, binary_fill_holes
 
 from ..core import MIN_PATTERNS_IN_TIME, Flag, PrenetError
+from . import MIN_SAMPLE_ELECTRONS
 
-MAX_FRACTION_AT_TOP = 0.5  # fraction of all values; no pattern is bright in a larger part of the detector
 # Set on simulated and real scans with faults of detectors and files (tests/test_detector_faults.py):
-MIN_BUSY_ELECTRONS = 30  # electrons in the whole sample; a pixel adjacent to one with more is not dark by chance
-MIN_LIT_PIXELS = 16  # pixels; fewest lit ones in a pattern for which equal patterns are not due to chance
-MIN_EDGE_PIXELS = 8  # pixels of a row or column; shortest edge that is not due to chance
+MIN_PIXELS = 8  # pixels; fewest with a fault, or lit in equal patterns, that are not due to chance
 MIN_FRACTION_AT_BOTTOM = 0.02  # fraction of all values; smallest part at the lowest value if data are clipped below
 MIN_SHARED_NOISE_RATIO = 0.7  # ratio of fine to coarse variance, 1 for independent noise; below, neighbors share noise
 MIN_BENT_RATIO = 0.4  # ratio of measured to expected variance of bright pixels; below, the response is not linear
 MIN_BRIGHT_ELECTRONS = 3  # electrons; smallest mean of a pixel that is used to test the linearity
 MIN_WRAPPED_TOP = 0.99  # fraction of the limit of a counter; smallest maximum of data that may have wrapped
-# Fraction of the limit, and sigmas of counting noise; distance from half of the limit of values in and around a hole.
-MIN_HOLE_STEP, HOLE_SIGMAS = 0.1, 3.0
+HOLE_SIGMAS = 3.0  # sigmas of counting noise; distance from half of the limit of values in and around a hole
 MIN_ABRUPT = 0.7  # fraction of the pixels around a hole; fewest that are bright, if the hole is due to wrapped counts
-MIN_AT_LIMIT = 0.2  # ratio; fewest values in the last twentieth below the limit, relative to the twentieth before
 
 
 def refuse(sample):
@@ -58,7 +54,7 @@ def refuse(sample):
         raise PrenetError(f"The values differ by at most {high - low:.3g}, too little for single precision; multiply "
                           "them by a constant.")
     fraction = np.mean(sample == sample.max())
-    if fraction > MAX_FRACTION_AT_TOP:
+    if 2 * fraction > 1:  # no pattern is so bright in most of the detector
         raise PrenetError(f"{100 * fraction:.0f} % of the values equal the largest one, {high:g}: the data "
                           "are saturated, or their contrast is inverted (then use data.max() - data).")
     if sample.dtype.kind == "i":
@@ -111,7 +107,7 @@ def doubts(sample, moments, noise, low):
     if not saturated and stuck is None and _bent(moments, noise):
         flags.append(Flag("nonlinear"))
     lit = [pattern.tobytes() for pattern in sample
-           if np.count_nonzero((pattern != low) & ~noise.bad_pixels) >= MIN_LIT_PIXELS]
+           if np.count_nonzero((pattern != low) & ~noise.bad_pixels) >= MIN_PIXELS]
     copies = len(lit) - len(set(lit))
     if copies:
         flags.append(Flag("repeated_frames", {"count": copies, "total": len(sample)}))
@@ -147,11 +143,8 @@ def _wrapped(sample, noise, high):
     limit = 1 << high.bit_length()
     if limit < 64 or high < MIN_WRAPPED_TOP * limit - 1:  # a counter has at least six bits
         return None
-    top, below = (np.count_nonzero((sample >= low * limit) & (sample < (low + 0.05) * limit)) for low in (0.95, 0.9))
-    if top < max(MIN_EDGE_PIXELS, MIN_AT_LIMIT * below):  # the largest value is close to the limit by chance
-        return None
     # Counting noise at half of the limit does not reach from one level to the other.
-    reach = max(MIN_HOLE_STEP, HOLE_SIGMAS * (0.5 * noise.gain / limit) ** 0.5)
+    reach = HOLE_SIGMAS * (0.5 * noise.gain / limit) ** 0.5
     dark_level, bright_level = (0.5 - reach) * limit, (0.5 + reach) * limit
     holes = np.zeros(sample.shape[1:], bool)
     for pattern in sample[:: max(1, len(sample) // 32)]:  # a part of the sample, for speed
@@ -164,7 +157,7 @@ def _wrapped(sample, noise, high):
         holes[1:-1] |= bright[:-2] & dark[1:-1] & bright[2:]
         holes[:, 1:-1] |= bright[:, :-2] & dark[:, 1:-1] & bright[:, 2:]
     holes &= ~noise.bad_pixels
-    return limit if np.count_nonzero(holes) >= MIN_EDGE_PIXELS else None
+    return limit if np.count_nonzero(holes) >= MIN_PIXELS else None
 
 
 def _bent(moments, noise):
@@ -181,19 +174,19 @@ def _unresponsive(sample, noise, saturated):
     if len(sample) < MIN_PATTERNS_IN_TIME or not constant.any() or constant.all():
         return None
     electrons = (sample.mean(0, dtype=np.float64) - noise.offset) / noise.gain * len(sample)
-    busy = (electrons > MIN_BUSY_ELECTRONS) & ~constant & ~noise.bad_pixels
-    dark = constant & (electrons < 0.1 * MIN_BUSY_ELECTRONS)
+    busy = (electrons > MIN_SAMPLE_ELECTRONS) & ~constant & ~noise.bad_pixels
+    dark = constant & (electrons < 0.1 * MIN_SAMPLE_ELECTRONS)
     above_or_below, left_or_right = np.zeros((2, *constant.shape), bool)
     above_or_below[1:] |= dark[1:] & busy[:-1]
     above_or_below[:-1] |= dark[:-1] & busy[1:]
     left_or_right[:, 1:] |= dark[:, 1:] & busy[:, :-1]
     left_or_right[:, :-1] |= dark[:, :-1] & busy[:, 1:]
     edge = np.zeros_like(constant)
-    if max(above_or_below.sum(1).max(), left_or_right.sum(0).max()) >= MIN_EDGE_PIXELS:
+    if max(above_or_below.sum(1).max(), left_or_right.sum(0).max()) >= MIN_PIXELS:
         edge = above_or_below | left_or_right
     elif not saturated:
-        edge = constant & (electrons > MIN_BUSY_ELECTRONS)  # counted electrons scatter
-    if edge.sum() < MIN_EDGE_PIXELS:
+        edge = constant & (electrons > MIN_SAMPLE_ELECTRONS)  # counted electrons scatter
+    if edge.sum() < MIN_PIXELS:
         return None
     pixels = np.argwhere(edge)
     return tuple(int(n) for n in pixels[len(pixels) // 2])

@@ -5,6 +5,7 @@ from .background import (
     outside_disks as outside_disks,
 )
 from .contrast import (
+    MAX_MOVE_PX as MAX_MOVE_PX,
     DiskShape as DiskShape,
     directions as directions,
     learned_shape as learned_shape,
@@ -45,6 +46,7 @@ from .search import (
     MIN_AREA_FRACTION as MIN_AREA_FRACTION,
     MIN_SEEN_FRACTION as MIN_SEEN_FRACTION,
     Candidates as Candidates,
+    concatenated as concatenated,
     covered as covered,
     find_disks as find_disks,
     own_significance as own_significance,
@@ -60,5 +62,6 @@ from .strain import strain_sigma as strain_sigma
 from .structure import (
     Structure as Structure,
     measure_structure as measure_structure,
+    noisy_backgrounds as noisy_backgrounds,
     speckle_fields as speckle_fields,
 )

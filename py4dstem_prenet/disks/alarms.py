@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from . import Background, DiskFilter, Structure, find_disks, speckle_fields
+from . import Background, DiskFilter, Structure, find_disks, noisy_backgrounds
 
 # Set on multislice silicon along [110] (benchmarks/strain.py, disks.py), unless a comment says otherwise.
 SIMULATED_PATTERNS = 128  # patterns of noise; they give the rate of false disks to about 10 %
@@ -70,8 +69,8 @@ class FalseAlarms:
         return float(np.sqrt(max((np.log(rate) - self.intercept) / self.slope, LOWEST_SIGNIFICANCE**2)))
 
 
-def false_alarms(background: Background, good, readout: float, disks: DiskFilter, center, structure: Structure,
-                 seed: int = 0) -> FalseAlarms:
+def false_alarms(background: Background, good, readout: float, disks: DiskFilter, center,
+                 structure: Structure) -> FalseAlarms:
     """Measure the rate of false disks on simulated noise of a background without any disk.
 
     Apertures around neighboring pixels share most of their counts, and small counts are not normally distributed, so
@@ -91,26 +90,20 @@ def false_alarms(background: Background, good, readout: float, disks: DiskFilter
         Position of the direct beam, pixels.
     structure : Structure
         The structure of the background.
-    seed : int, optional
-        Seed of the noise.
 
     Returns
     -------
     FalseAlarms
         The rate.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     positions = np.tile(np.asarray(center, float), (SIMULATED_AT_ONCE, 1))
     shape = tuple(good.shape)
     images = background.images(positions[:1], shape)
-    rate = (images[0].numpy() - readout**2).clip(0)
+    rates = np.broadcast_to((images[0].numpy() - readout**2).clip(0), (SIMULATED_AT_ONCE, *shape))
     values = []
     for _ in range(SIMULATED_PATTERNS // SIMULATED_AT_ONCE):
-        fields = speckle_fields(rng, SIMULATED_AT_ONCE, shape, disks, structure.speckle)
-        patterns = rng.poisson(rate * fields) + readout**2
-        if readout > 0:
-            patterns = patterns + rng.normal(0, readout, patterns.shape)
-        electrons = torch.from_numpy(patterns.astype(np.float32))
+        electrons = noisy_backgrounds(rng, rates, readout, disks, structure.speckle)
         found = find_disks(electrons, images.expand_as(electrons), good, disks, LOWEST_SIGNIFICANCE, positions,
                            structure.relative)
         values.append(found.significance[found.reported(shape)])

@@ -22,7 +22,7 @@ APERTURE_ROUNDS, APERTURE_STEP_PX = 15, 0.01  # rounds, pixels; learning ends wh
 MAX_EDGE_GROWTH, MAX_RADIUS_GROWTH = 2.0, 1.25
 CONTRAST_ROUNDS = 5  # rounds of the evidence
 AMPLITUDE_LIMITS = (1e-3, 1.0)  # fractions of the brightness of the disk; limits of a term
-MAX_LEARNED_MOVE_PX = 1.5  # pixels; largest offset from the middle of a window at which the fit is valid
+MAX_MOVE_PX = 1.5  # pixels; largest offset from the middle of a window at which the fit is valid
 MIN_DETERMINED = 0.02  # fraction; smallest part of a term of the contrast that the electrons determine
 GROUP_ELECTRONS = (30.0, 120.0, 500.0, 2000.0)  # electrons; limits between disks fitted with different numbers of terms
 
@@ -296,7 +296,7 @@ def learned_shape(windows: DiskWindows, candidates: Candidates, aperture: Apertu
         model = DiskModel(aperture, device)
         electrons, good = windows.cut(strong, coverage, model.side)
         fitted = _located(model, electrons, good, readout, learn=True)
-        before, aperture = aperture, model.learned(fitted, (fitted.position.abs() < MAX_LEARNED_MOVE_PX).all(1))
+        before, aperture = aperture, model.learned(fitted, (fitted.position.abs() < MAX_MOVE_PX).all(1))
         if max(abs(aperture.radius - before.radius), abs(aperture.blur - before.blur)) < APERTURE_STEP_PX:
             break
     # If the disks overlap, the aperture may spread over others.
@@ -330,7 +330,7 @@ def _amplitudes(windows, coverage, chosen, aperture, direct, readout):
         for angle, electrons, good in groups:
             model = DiskModel(aperture, device, angle, amplitudes)
             fitted = _located(model, electrons, good, readout)
-            used = (fitted.position.abs() < MAX_LEARNED_MOVE_PX).all(1)
+            used = (fitted.position.abs() < MAX_MOVE_PX).all(1)
             power = power + fitted.contrast[used].square().sum(0)
             determined = determined + (1 - fitted.contrast_variance[used] / model.amplitudes**2).clamp(0, 1).sum(0)
         amplitudes = (power / determined.clamp_min(1)).sqrt().clamp(*AMPLITUDE_LIMITS).cpu().numpy()

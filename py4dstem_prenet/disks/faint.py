@@ -8,7 +8,7 @@ neighbors as its prior.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from . import (
     DiskWindows,
     PatternGroup,
     apart,
+    concatenated,
     directions,
     find_disks,
     grid_side,
@@ -38,8 +39,7 @@ LEAST_ALIKE = 5.0  # log odds; smallest value for which two patterns count as al
 PRESENT = 0.95  # probability; prior that a disk of the neighbors is also in the pattern
 MISTAKEN = 0.5  # fraction of `false_alarm`; largest expected number of false disks here (mean: 0.3)
 MIN_FREE = 0.75  # fraction of the aperture; smallest part that lies in the pattern and under no other disk
-LEAST_CONTRAST = 1.0  # ratio; electrons of a disk to background: weaker ones may be structure common to neighbors
-# Radii; ratio. Within this distance of a disk, candidates with a smaller ratio of electrons may be its tail.
+# Radii; ratio. Within this distance of a disk, a place with less than this part of its electrons may be its tail.
 TAIL_RADII, TAIL = 3.0, 0.1
 SUMMED_AT_ONCE = 64  # patterns; limits the memory
 
@@ -111,7 +111,7 @@ def faint_disks(group: PatternGroup, pairs, members, thresholds, false_alarm: fl
         found.append(_in_patterns(group, places, share, at, sigma, thresholds[0], false_alarm, shape, side))
     if not found:
         return FaintDisks(np.zeros(0, int), *np.zeros((2, 0, 2)), *np.zeros((4, 0)))
-    return FaintDisks(*(np.concatenate([getattr(part, field.name) for part in found]) for field in fields(FaintDisks)))
+    return concatenated(found)
 
 
 def _places(group, members, partners, threshold, structure, shape, side):
@@ -132,7 +132,7 @@ def _places(group, members, partners, threshold, structure, shape, side):
     else:
         at, sigma = np.zeros((2, 0, 2))
     places = found.subset(new)
-    places = Candidates(members[places.pattern], *(getattr(places, field.name) for field in fields(places)[1:]))
+    places = replace(places, pattern=members[places.pattern])
     kept = (shown.query(apart(at, places.pattern))[0] > radius) & (sigma < MAX_SIGMA_RADII * radius).all(1)
     order = np.flatnonzero(kept)[np.argsort(-places.significance[kept], kind="stable")]
     twice = cKDTree(apart(at[order], places.pattern[order])).query_pairs(radius, output_type="ndarray")
@@ -151,7 +151,8 @@ def _in_patterns(group, places, share, at, sigma, threshold, false_alarm, shape,
     z = li_ma(*(torch.from_numpy(v) for v in (on, off, beneath, off))).numpy()
     # Candidates that are significant in the pattern alone were decided before, without neighbors.
     wrong = (seen < MIN_FREE) | (on <= beneath) | (z > threshold)
-    wrong |= (mean * seen < LEAST_CONTRAST * beneath) | (mean < TAIL * _brightest_near(group, at, pattern))
+    # Disks weaker than the background may be structure that is common to neighbors.
+    wrong |= (mean * seen < beneath) | (mean < TAIL * _brightest_near(group, at, pattern))
     kept = _accepted(pattern, np.where(wrong, 1.0, absent), MISTAKEN * false_alarm)
     pattern, on, beneath, seen, z = (values[kept] for values in (pattern, on, beneath, seen, z))
     signal, place = on - beneath, np.rint(at[kept]).astype(int)
@@ -159,11 +160,10 @@ def _in_patterns(group, places, share, at, sigma, threshold, false_alarm, shape,
     if len(kept):
         some = Candidates(pattern, place, z, signal / seen, beneath / (seen * disks.area), seen)
         others = Candidates(own.pattern, np.rint(own.position).astype(int), *np.ones((4, len(own.pattern))))
-        every = Candidates(*(np.concatenate([getattr(some, field.name), getattr(others, field.name)])
-                             for field in fields(Candidates)))
         members = np.unique(pattern)
-        every, some = (replace(c, pattern=np.searchsorted(members, c.pattern)) for c in (
-            every.subset(np.isin(every.pattern, members)), some))
+        every = concatenated([some, others.subset(np.isin(others.pattern, members))])
+        every = replace(every, pattern=np.searchsorted(members, every.pattern))
+        some = replace(some, pattern=np.searchsorted(members, some.pattern))
         position, sigma = _located(group.electrons[members], group.good, every, some, own.direct[members], shape,
                                    side, 1, (position - place, sigma))
     return FaintDisks(pattern, position, sigma, signal / seen, np.sqrt(np.maximum(on, 1)) / seen, z,
@@ -177,14 +177,18 @@ def _sums(group, members, partners):
     for total, n, others in zip(sums, members, partners, strict=True):
         seen = torch.zeros_like(total)
         for other in others:
-            by = np.rint(direct[n] - direct[other]).astype(int).tolist()
-            to, of = zip(*((slice(max(d, 0), size + min(d, 0)), slice(max(-d, 0), size + min(-d, 0)))
-                           for d, size in zip(by, total.shape, strict=True)), strict=True)
+            dx, dy = np.rint(direct[n] - direct[other]).astype(int).tolist()
+            to, of = _shifted_part(total.shape, dx, dy), _shifted_part(total.shape, -dx, -dy)
             total[to] += group.electrons[other][of] * good[of]
             seen[to] += good[of]
         total *= len(others) / seen.clamp_min(1)
         level.append(group.level[others].sum())
     return sums, group.images[members] * torch.stack(level)[:, None, None]
+
+
+def _shifted_part(shape, dx, dy):
+    """The part of an image that another image of the same shape covers after a shift by (dx, dy) pixels."""
+    return slice(max(dx, 0), shape[0] + min(dx, 0)), slice(max(dy, 0), shape[1] + min(dy, 0))
 
 
 def _brightest_near(group, at, pattern):

@@ -7,13 +7,15 @@ uncertainty is marginalized. Cut and shadowed disks are fitted with the pixels t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from copy import deepcopy
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
 from . import (
+    MAX_MOVE_PX,
     Candidates,
     DiskShape,
     DiskWindows,
@@ -36,7 +38,6 @@ FINE_SIGMA_PX = 0.1  # pixels; positions with a larger sigma are fitted again, f
 # on simulated disks of 60 to 300 electrons.
 FEW_ELECTRONS = 25.0
 MIN_INFORMATION = 1e-3  # 1/pixel²; smallest information, for disks that the prior alone determines
-MAX_MOVE_PX = 1.5  # pixels; largest offset from the middle of a window at which the fit is valid
 CENTERED_PX = 0.75  # pixels; largest offset of a disk from the middle of its window without a new window
 CENTERING_ROUNDS = 4  # windows of a disk; in half-lit disks, the most significant place is pixels off
 MAX_MOVE_RADII = 0.75  # radii; largest distance of a fit from the most significant place
@@ -77,6 +78,21 @@ class FittedDisks:
     contrast_sigma: np.ndarray
     misfit: np.ndarray
 
+    def subset(self, keep) -> FittedDisks:
+        """Select some fits.
+
+        Parameters
+        ----------
+        keep : slice or numpy.ndarray
+            Slice, index or mask of the fits.
+
+        Returns
+        -------
+        FittedDisks
+            The fits.
+        """
+        return FittedDisks(*(getattr(self, field.name)[keep] for field in fields(self)))
+
 
 def fit_disks(windows: DiskWindows, candidates: Candidates, shape: DiskShape, direct, readout: float) -> FittedDisks:
     """Fit the disks of patterns.
@@ -105,43 +121,19 @@ def fit_disks(windows: DiskWindows, candidates: Candidates, shape: DiskShape, di
     found = FittedDisks(every.place.astype(float), np.full((count, 2), np.inf), *np.zeros((2, count)),
                         np.zeros(count, bool), *np.zeros((2, count, 28)), np.zeros(count))
     if not k:
-        return FittedDisks(*(getattr(found, name)[:0] for name in found.__dataclass_fields__))
-    crowded = _neighbors(every.place.astype(float), every, 2 * windows.reach)
-    again = np.flatnonzero((np.arange(count) < k) | (crowded[:, 0] >= 0))
+        return found.subset(slice(0, 0))
     start, reach = every.place, max(MAX_MOVE_PX, MAX_MOVE_RADII * radius)
-    for number in range(CENTERING_ROUNDS):
-        if not len(again):
-            break
-        _fit_some(found, again, windows, every, shape, direct, readout)
-        move = np.abs(found.position - every.place)
-        near = np.hypot(*(found.position - start).T) < reach
-        rough = (found.sigma > FINE_SIGMA_PX).any(1) & (number == 0)
-        again = again[(((move > CENTERED_PX).any(1) | rough) & near)[again]]
-        place = every.place.copy()
-        place[again] = np.rint(found.position[again]).astype(int)
-        every = replace(every, place=_near_pattern(place, windows))
-    weak = ~(near & (found.sigma <= weak_sigma(shape.aperture)).all(1) & (found.intensity > 0))
-    weak &= np.arange(count) < k
+    wanted = np.arange(count) < k  # all but the direct beams
+    every = _fit_alone(found, wanted, reach, windows, every, shape, direct, readout)
+    near = np.hypot(*(found.position - start).T) < reach
+    weak = wanted & ~(near & (found.sigma <= weak_sigma(shape.aperture)).all(1) & (found.intensity > 0))
     if weak.any():
         _spread(found, np.flatnonzero(weak), start, windows, every, shape, direct, readout)
     move, near = np.abs(found.position - every.place), np.hypot(*(found.position - start).T) < reach
     found.good[:] = near & (weak | (move < MAX_MOVE_PX).all(1)) & (found.intensity > 0)
     found.good[:] &= (found.sigma < MAX_SIGMA_RADII * radius).all(1)
     found.good[:] &= ~_repeated(found.position, every, found.good, radius)
-    lit = np.flatnonzero(found.good)
-    others = _neighbors(found.position[lit], every.subset(lit), 2 * windows.reach)
-    others = np.where(others >= 0, lit[others], -1)
-    shared = others[:, 0] >= 0
-    if shared.any():
-        neighbors = np.full((count, MAX_NEIGHBORS), -1)
-        neighbors[lit] = others
-        joint = lit[shared & (lit < k)]
-        alone = {name: getattr(found, name)[joint] for name in found.__dataclass_fields__}
-        _fit_some(found, joint, windows, every, shape, direct, readout, neighbors)
-        astray = (np.abs(found.position[joint] - alone["position"]) > MAX_MOVE_PX).any(1)
-        astray |= (found.sigma[joint] > MAX_SIGMA_RADII * radius).any(1) | (found.intensity[joint] <= 0)
-        for name, values in alone.items():
-            getattr(found, name)[joint[astray]] = values[astray]
+    _fit_overlapping(found, wanted, windows, every, shape, direct, readout)
     found.good[:] &= np.hypot(*(found.position - start).T) < reach
     # A fit with less than half of the electrons at its place has moved to another disk, or has failed.
     found.good[:k] &= found.intensity[:k] + 2 * found.intensity_sigma[:k] > MIN_LIGHT * candidates.electrons
@@ -153,7 +145,48 @@ def fit_disks(windows: DiskWindows, candidates: Candidates, shape: DiskShape, di
                      OFF_CENTER_ERROR * off_center[:, None])
     found.sigma[:] = np.where(every.electrons[:, None] < TELLING_ELECTRONS, found.sigma, wider)
     found.sigma[:] *= np.sqrt(shape.error_ratio(every.electrons))[:, None]
-    return FittedDisks(*(getattr(found, name)[:k] for name in found.__dataclass_fields__))
+    return found.subset(slice(k))
+
+
+def _fit_alone(found, wanted, reach, windows, every, shape, direct, readout):
+    """Fit disks with the pixels under no other disk; return them with the places of their last windows.
+
+    A window is moved until its disk lies in its middle. Of the direct beams, those near another disk are fitted.
+    """
+    crowded = _neighbors(every.place.astype(float), every, 2 * windows.reach)
+    again = np.flatnonzero(wanted | (crowded[:, 0] >= 0))
+    start = every.place
+    for number in range(CENTERING_ROUNDS):
+        if not len(again):
+            break
+        _fit_some(found, again, windows, every, shape, direct, readout)
+        move = np.abs(found.position - every.place)
+        near = np.hypot(*(found.position - start).T) < reach
+        rough = (found.sigma > FINE_SIGMA_PX).any(1) & (number == 0)
+        again = again[(((move > CENTERED_PX).any(1) | rough) & near)[again]]
+        place = every.place.copy()
+        place[again] = np.rint(found.position[again]).astype(int)
+        every = replace(every, place=_near_pattern(place, windows))
+    return every
+
+
+def _fit_overlapping(found, wanted, windows, every, shape, direct, readout):
+    """Fit disks that overlap others once more, with all pixels; a fit that goes astray is not used."""
+    lit = np.flatnonzero(found.good)
+    others = _neighbors(found.position[lit], every.subset(lit), 2 * windows.reach)
+    others = np.where(others >= 0, lit[others], -1)
+    shared = others[:, 0] >= 0
+    if not shared.any():
+        return
+    neighbors = np.full((len(found.good), MAX_NEIGHBORS), -1)
+    neighbors[lit] = others
+    joint = lit[shared & wanted[lit]]
+    alone = found.subset(joint)
+    _fit_some(found, joint, windows, every, shape, direct, readout, neighbors)
+    astray = (np.abs(found.position[joint] - alone.position) > MAX_MOVE_PX).any(1)
+    astray |= (found.sigma[joint] > MAX_SIGMA_RADII * shape.aperture.radius).any(1) | (found.intensity[joint] <= 0)
+    for field in fields(found):
+        getattr(found, field.name)[joint[astray]] = getattr(alone, field.name)[astray]
 
 
 def _near_pattern(place, windows):
@@ -166,7 +199,7 @@ def _fit_some(found, some, windows, every, shape, direct, readout, neighbors=Non
     device = windows.electrons.device
     coverage = windows.coverage(every)
     direction = directions(every, direct)
-    first = FittedDisks(*(getattr(found, name).copy() for name in found.__dataclass_fields__))
+    first = deepcopy(found)
     for group, model, priors in shape.groups(every.electrons[some], device):
         members = some[group]
         for begin in range(0, len(members), FITTED_AT_ONCE):
@@ -248,7 +281,6 @@ def _store(found, part, fitted, place, model):
     found.contrast[part], found.contrast_sigma[part] = 0, 0
     found.contrast[part, :terms] = values["contrast"] * level
     found.contrast_sigma[part, :terms] = np.sqrt(values["contrast_variance"].clip(0)) * level
-
 
 
 def _neighbors(position, candidates: Candidates, reach):

@@ -176,7 +176,7 @@ class LearnedDisks:
         alone = own_significance(every, np.concatenate([fitted.position, direct]), electrons, good, disks,
                                  self.structure.relative)[: len(kept)]
         found, kept = replace(found, significance=alone), kept & (alone > self.threshold)
-        return found.subset(kept), FittedDisks(*(getattr(fitted, name)[kept] for name in fitted.__dataclass_fields__))
+        return found.subset(kept), fitted.subset(kept)
 
 
 def prepared(patterns, noise: NoiseModel, aperture: Aperture, device):

@@ -20,12 +20,12 @@ from . import DiskShape
 
 # Set on multislice silicon along [110] (benchmarks/strain.py, disks.py), unless a comment says otherwise.
 WEAK_SIGMA_PX, WEAK_SIGMA_RADII = 0.25, 0.05  # pixels, radii; the larger is the smallest sigma of a weak disk
-STEP_SIGMAS = 1.8  # that sigma; step of the grid (at 2, the error of the sums is below 1 %)
+STEP_SIGMAS = 1.8  # units of this smallest sigma; step of the grid (at 2, the error of the sums is below 1 %)
 REACH_RADII, MIN_REACH_STEPS = 1.0, 4  # radii, steps; the larger is half of the side of the grid about the first fit
 DEGREE = 3  # polynomial degree of the contrast
 BRIGHTNESS_AMPLITUDE = 0.7  # relative uncertainty of the brightness of the first fit
 RATIO_STEP = 2.0  # factor between the ratios of brightness to background for which tables are made
-RATIO_LIMITS = (0.05, 500.0)  # smallest and largest of these ratios
+RATIO_LIMITS = (0.05, 500.0)  # ratios of brightness to background; smallest and largest that have a table
 EVALUATED_AT_ONCE = 256  # disks; limits the memory
 TILE_STEPS = 4  # steps of the grid; side of a tile, chosen for speed
 MIN_COVERED = 1e-7  # brightness of the disk; smallest one in a pixel that a disk covers, the rounding of a sum

@@ -13,7 +13,6 @@ from ..networks import requirement
 from ..origin import BeamLocator, check_mask, kept_locator
 from . import DiskFinder
 
-MAX_FALSE_ALARM = 1.0  # false disks in a pattern; largest value that can be requested
 WEIGHTS = ("intensity", "precision")
 RATE_STEP = 1.0  # natural logarithm of the rate; width of the bins in which false and found disks are compared
 
@@ -70,7 +69,7 @@ def find_bragg_disks(data, false_alarm: float = 0.1, mask=None, device="auto", p
     >>> from py4dstem_prenet.disks import find_bragg_disks
     >>> disks = find_bragg_disks(datacube)  # doctest: +SKIP
     """
-    if not 0 < false_alarm <= MAX_FALSE_ALARM:
+    if not 0 < false_alarm <= 1:
         raise PrenetError(f"false_alarm must be a number of false disks per pattern above 0 and at most 1, not "
                           f"{false_alarm!r}.")
     scan = as_scan(data)

@@ -26,7 +26,6 @@ PATTERN_RING_FRACTION = 0.15
 # Electrons; areas of a ring. Largest weight of the background of the whole pattern where the ring has few electrons: a
 # ring alone does not determine a background of less than one electron in the aperture.
 PATTERN_ELECTRONS, PATTERN_RINGS = 4.0, 3.0
-MIN_SPACING_RADII = 1.0  # radii; smallest distance of two disks
 MAX_DISKS_A_PATTERN = 400  # disks; largest number in a pattern, for speed
 # Ratio; smallest significance of a disk that overlaps another disk, relative to that disk. The brightest place of a
 # half-lit disk lies off its center, and the rest of the disk is left as a weaker crescent.
@@ -133,8 +132,24 @@ def find_disks(electrons, background, good, disks: DiskFilter, threshold, direct
         images = (torch.nn.functional.pad(image[part] * good, sides) for image in (electrons, background))
         found = _Search(*images, padded, area, disks, threshold, structure).found(direct[part] + margin)
         parts.append(replace(found, pattern=found.pattern + first, place=found.place - margin))
-    return Candidates(*(np.concatenate([getattr(found, field.name) for found in parts])
-                        for field in fields(Candidates)))
+    return concatenated(parts)
+
+
+def concatenated(parts):
+    """Concatenate results whose fields are arrays with one row for each disk.
+
+    Parameters
+    ----------
+    parts : sequence of Candidates or of FaintDisks
+        At least one result; all are of the same class.
+
+    Returns
+    -------
+    Candidates or FaintDisks
+        The disks of all parts, in order.
+    """
+    columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(parts[0])}
+    return type(parts[0])(**{name: np.concatenate(arrays) for name, arrays in columns.items()})
 
 
 class _Search:
@@ -143,7 +158,7 @@ class _Search:
     def __init__(self, electrons, background, good, area, disks, threshold, structure):
         self.electrons, self.background, self.good, self.disks = electrons, background, good, disks
         self.threshold, self.structure = threshold, structure
-        self.reach = max(1, int(np.ceil(MIN_SPACING_RADII * disks.aperture.radius)) - 1)
+        self.reach = max(1, int(np.ceil(disks.aperture.radius)) - 1)  # pixels; no two disks are closer than a radius
         expected = disks.sums(background, 0)
         self.ring = expected * (disks.ring_area / area.clamp_min(1))  # of the background, with all pixels
         self.enough = torch.where(area > 0, MIN_AREA_FRACTION * area / area.clamp_min(1) * expected, torch.inf)

@@ -87,8 +87,34 @@ def speckle_fields(rng, count: int, shape, disks: DiskFilter, speckle: float) ->
     return np.exp(log_variance**0.5 * smooth - log_variance / 2)
 
 
-def measure_structure(electrons, background: Background, good, readout: float, disks: DiskFilter, direct,
-                      seed: int = 0) -> Structure:
+def noisy_backgrounds(rng, rate, readout: float, disks: DiskFilter, speckle: float) -> torch.Tensor:
+    """Draw patterns of a background without any disk.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Source of the random numbers.
+    rate : numpy.ndarray, shape (n, Qx, Qy)
+        Expected electrons of each pattern.
+    readout : float
+        Read-out noise in electrons, rms.
+    disks : DiskFilter
+        The filter of the aperture.
+    speckle : float
+        Variance of the speckles, in units of the squared rate.
+
+    Returns
+    -------
+    torch.Tensor, shape (n, Qx, Qy)
+        Patterns in electrons, the variance of the read-out noise added to every pixel.
+    """
+    patterns = rng.poisson(rate * speckle_fields(rng, len(rate), rate.shape[1:], disks, speckle)) + readout**2
+    if readout > 0:
+        patterns = patterns + rng.normal(0, readout, patterns.shape)
+    return torch.from_numpy(patterns.astype(np.float32))
+
+
+def measure_structure(electrons, background: Background, good, readout: float, disks: DiskFilter, direct) -> Structure:
     """Measure the structure of the background of patterns, away from their disks.
 
     Parameters
@@ -105,8 +131,6 @@ def measure_structure(electrons, background: Background, good, readout: float, d
         The filter of the aperture.
     direct : numpy.ndarray, shape (n, 2)
         Positions of the direct beam, pixels.
-    seed : int, optional
-        Seed of simulated noise.
 
     Returns
     -------
@@ -118,7 +142,7 @@ def measure_structure(electrons, background: Background, good, readout: float, d
     electrons, direct = electrons[some], direct[some]
     lower = None  # the last speckle whose simulated patterns are narrower than the measured ones, and by how much
     for speckle in SPECKLES:
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(0)
         structure = _structure(rng, speckle, tuple(electrons.shape[1:]), disks)
         if speckle:
             background = measure_background(electrons, good, readout, disks, direct, structure.relative)
@@ -151,10 +175,7 @@ def _excess(rng, electrons, background, good, readout, disks, direct, structure)
     measured, places = _width(electrons, expected, free, disks)
     if not places:
         return np.inf, 0.0, 0.0
-    drawn = rng.poisson(rate * speckle_fields(rng, len(rate), rate.shape[1:], disks, structure.speckle)) + readout**2
-    if readout > 0:
-        drawn = drawn + rng.normal(0, readout, drawn.shape)
-    drawn = torch.from_numpy(drawn.astype(np.float32)).to(electrons.device)
+    drawn = noisy_backgrounds(rng, rate, readout, disks, structure.speckle).to(electrons.device)
     left = outside_disks(drawn, expected, free, disks, direct, structure.relative)
     simulated = _width(drawn, expected, left, disks)[0]
     return measured - simulated, simulated * QUANTILE_ERROR * (2 / places) ** 0.5, places

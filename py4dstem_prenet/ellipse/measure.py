@@ -48,7 +48,7 @@ from ..fits import (
     to_polar,
 )
 from ..networks import AZIMUTHS, DISK_SPAN, RADII, RINGS_FROM, load, normalize_polar
-from .decide import decide_ellipse, largest_sigma, unknown_ellipse
+from .decide import decide_ellipse, unknown_ellipse
 
 BEAM_CENTER_SIGMA_PX = 0.05  # pixels; standard error of the center of the pooled direct beam
 MIN_CENTER_OFFSET_PX = 0.3  # pixels; smallest offset between the centers of rings and direct beam that is flagged
@@ -168,7 +168,7 @@ def map_ellipse(data, qx0, qy0, radius, noise: NoiseModel, blocks: int = 4, vali
                 ellipse = unknown_ellipse(Flag("region_without_beam"))
             ellipses[-1].append(ellipse)
     accepted = np.array([[e.accepted for e in row] for row in ellipses])
-    values = np.array([[(e.a, e.b, e.theta, largest_sigma(e.covariance)) for e in row] for row in ellipses])
+    values = np.array([[(e.a, e.b, e.theta, e.sigma) for e in row] for row in ellipses])
     a, b, theta, sigma = np.moveaxis(np.where(accepted[..., None], values, np.nan), -1, 0)
     return EllipseMap(a, b, theta, sigma, accepted, ellipses, shape)
 

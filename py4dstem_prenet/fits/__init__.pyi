@@ -46,6 +46,7 @@ from .outline import (
 )
 from .polar import to_polar as to_polar
 from .polar_fit import (
+    MAP_AZIMUTHS as MAP_AZIMUTHS,
     UNKNOWN_COVARIANCE as UNKNOWN_COVARIANCE,
     radial_profile as radial_profile,
     read_polar as read_polar,
@@ -67,6 +68,6 @@ from .ring_fit import (
     refine_rings as refine_rings,
     ring_span as ring_span,
 )
-from .ring_search import ring_center as ring_center
+from .ring_search import AZIMUTH_SECTORS as AZIMUTH_SECTORS, ring_center as ring_center
 from .spot import SpotModel as SpotModel, spot_model as spot_model
 from .windows import electron_windows as electron_windows, pixel_mean as pixel_mean

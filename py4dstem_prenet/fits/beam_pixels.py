@@ -16,13 +16,12 @@ from numpy.lib.stride_tricks import sliding_window_view
 from scipy.ndimage import rank_filter
 
 from ..core import MIN_PART_SHARE, MIN_PATTERNS_IN_TIME, SCAN_PARTS, NoiseModel, ellipse_matrix
-from ..detector import EIGHT_NEIGHBORS
+from ..detector import EIGHT_NEIGHBORS, MIN_SAMPLE_ELECTRONS
 from . import Aperture, disk_model, electron_windows
 
 # Set on simulated scans with and without hot pixels (tests/test_hot_pixels.py):
 MIN_HOT_PULL = 7.0  # standard errors (noise and misfit in quadrature); smallest excess of a hot pixel
 MIN_HOT_LEVEL = 0.04  # fraction of the disk's brightness; a smaller excess moves an origin by less than 0.01 px
-MIN_HOT_ELECTRONS = 30  # electrons; smallest excess over the whole sample: below it, the noise is not normal
 MAX_HOT_FRACTION = 0.05  # fraction of the disk's pixels; more hot pixels than this show that the model is wrong
 
 
@@ -102,7 +101,7 @@ def _find_outliers(sums, center, level, aperture):
     excess -= expected
     hot = measured & (excess > np.maximum(MIN_HOT_PULL * np.hypot(sigma, scatter), MIN_HOT_LEVEL * level))
     # Pixels that few windows cover lie outside the beam, where `detector.bad_pixels` finds them.
-    hot &= (excess * count > MIN_HOT_ELECTRONS) & (count > count.max() / 2)
+    hot &= (excess * count > MIN_SAMPLE_ELECTRONS) & (count > count.max() / 2)
     hot &= rank_filter(excess, 6, footprint=EIGHT_NEIGHBORS, mode="constant") < MIN_PART_SHARE * excess
     for x, y in np.argwhere(hot):
         score, part_information = sums[:2, sums[1, :, x, y] > 0, x, y]

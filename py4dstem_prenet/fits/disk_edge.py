@@ -10,6 +10,7 @@ from scipy.ndimage import convolve1d, gaussian_filter
 
 from ..core import PrenetError, cubic_kernel, ellipse_matrix, jackknife_covariance
 from .polar_fit import (
+    MAP_AZIMUTHS,
     MIN_JACKKNIFE_PARTS,
     UNKNOWN_COVARIANCE,
     fit_polar,
@@ -22,7 +23,6 @@ from .polar_fit import (
 )
 
 DISK_BLUR_PX = 0.5  # pixels, 1 sigma; smoothing that a sharp edge needs to be interpolated
-DISK_AZIMUTHS = 128  # number of azimuths of the polar map
 # Set on 450 simulated probe disks of 4 to 60 px radius and multislice scans (benchmarks/disk_shapes.py):
 DISK_INFLATION = 1.5  # factor on the covariance, for the scatter that a jackknife does not include
 DISK_SYSTEMATIC = 0.0005  # sigma of each component of the ellipse vector, for an aperture that is not exactly round
@@ -117,7 +117,7 @@ def fit_disk(pooled, radius, start_vector=(0.0, 0.0), systematic=DISK_SYSTEMATIC
     center = np.array(pooled.center) - corner
     # Find the disk's edge first: the steepest descent of the profile near the given radius.
     radii = np.arange(max(0.6 * radius - 1, 0.5), 1.4 * radius + 2, 0.25)
-    polar, usable = read_polar(smooth_image(image, good, DISK_BLUR_PX), center, start_vector, radii, DISK_AZIMUTHS)
+    polar, usable = read_polar(smooth_image(image, good, DISK_BLUR_PX), center, start_vector, radii, MAP_AZIMUTHS)
     if usable.mean() < 0.5:
         return DiskFit(np.zeros(2), UNKNOWN_COVARIANCE, tuple(pooled.center), radius, np.nan, np.nan)
     profile = radial_profile(polar, usable)
@@ -162,7 +162,7 @@ def _fit_corrected(image, good, center, start_vector, radius, ridge):
     def fit_edge(image, mask, center, vector):
         radii = np.arange(max(0.5, radius - 3), radius + 2.5, 0.25)
         picture = smooth_image(image, mask, DISK_BLUR_PX)
-        return fit_polar(picture, center, vector, radii, DISK_AZIMUTHS, _DiskModel(radius, ridge))
+        return fit_polar(picture, center, vector, radii, MAP_AZIMUTHS, _DiskModel(radius, ridge))
 
     fit = fit_edge(image, good, center, np.asarray(start_vector, float))
     measured_radius, measured_width = _edge(fit.profile, fit.radii)

@@ -133,7 +133,7 @@ def inversion_center(mean, good, start, reach: float, readout: float = 0.0) -> I
     centers = np.array([_peak(values, allowed) for values in maps])
     variance = np.trace(jackknife_covariance(centers[1:])) / 2
     sigma = float(np.sqrt(variance + SYSTEMATIC_PX**2) * step)
-    peak = tuple(np.round(centers[0]).astype(int))
+    peak = tuple(np.round(centers[0]).astype(int).clip(1, np.array(z.shape) - 2))  # the refined one may be at the edge
     value = float(maps[0][peak])
     accepted = value > MIN_SYMMETRY and sigma < max(MAX_SIGMA_PX, MAX_SIGMA_FRACTION * max(mean.shape))
     # The maximum must not lie on the limit of the search, nor so near the edge of the frame that few pixels have an

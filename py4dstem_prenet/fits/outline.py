@@ -13,9 +13,9 @@ from scipy.ndimage import map_coordinates
 
 from ..core import MIN_RADIUS_SIGMA, NORMAL_MAD, masked_smooth
 from .circle import kasa_circle
+from .disk_edge import DISK_BLUR_PX
 
 OUTLINE_RAYS = 72  # number of rays from the center on which the edge is searched for
-OUTLINE_BLUR_PX = 0.5  # pixels, 1 sigma; smoothing of counting noise
 BLUR_STEPS = 2  # points on a ray within this blur; the fall is measured between points so far on both sides
 SEARCHED_RADII = 0.6  # radii; largest distance of the edge from the given radius
 MAJORITY = 0.55  # fraction of the edge; smallest part of it that lies on the circle; the rest may be missing
@@ -129,18 +129,18 @@ def disk_outline(image, good, center, radius: float, readout: float = 0.0) -> Di
     """
     angles = np.arange(OUTLINE_RAYS) * 2 * np.pi / OUTLINE_RAYS
     direction = np.stack([np.cos(angles), np.sin(angles)])
-    steps = np.arange(0.0, (1 + SEARCHED_RADII) * radius + 2, OUTLINE_BLUR_PX / BLUR_STEPS)
+    steps = np.arange(0.0, (1 + SEARCHED_RADII) * radius + 2, DISK_BLUR_PX / BLUR_STEPS)
     rays = np.reshape(center, (2, 1, 1)) + direction[:, :, None] * steps
     inside = np.logical_and.reduce([(r >= 0) & (r <= n - 1) for r, n in zip(rays, image.shape, strict=True)])
     inside &= map_coordinates(good.astype(float), rays, order=1, mode="nearest") > 0.99
-    values = map_coordinates(masked_smooth(image, good, OUTLINE_BLUR_PX), rays, order=3, mode="nearest")
+    values = map_coordinates(masked_smooth(image, good, DISK_BLUR_PX), rays, order=3, mode="nearest")
     edge, fall = _steepest(values, inside, steps, radius)
     seen = np.isfinite(edge)
     opposite = np.abs(np.subtract(*edge.reshape(2, -1)))
     opposite = opposite[np.isfinite(opposite)]
     if seen.mean() < 1 - MAJORITY or not opposite.size:
         return None
-    variance = 2 * (max(values[:, 0].mean(), 0.0) + readout**2) / (4 * np.pi * OUTLINE_BLUR_PX**2)
+    variance = 2 * (max(values[:, 0].mean(), 0.0) + readout**2) / (4 * np.pi * DISK_BLUR_PX**2)
     # The steepest fall of pure noise on a ray is often two to three standard errors.
     if np.median(fall[seen]) < 2 * OUTLINE_SIGMAS * np.sqrt(variance):
         return None
@@ -148,7 +148,7 @@ def disk_outline(image, good, center, radius: float, readout: float = 0.0) -> Di
     offset, circle, on = _majority_circle(points)
     error = np.hypot(*(points - offset[:, None])) - circle
     # Points within three sigmas of the smoothing have the same error.
-    independent = on.sum() * min(1.0, 2 * np.pi * circle / OUTLINE_RAYS / (3 * OUTLINE_BLUR_PX))
+    independent = on.sum() * min(1.0, 2 * np.pi * circle / OUTLINE_RAYS / (3 * DISK_BLUR_PX))
     sigma = np.sqrt(2 * np.mean(error[on] ** 2) / max(independent - 3, 1)) / (on.sum() / OUTLINE_RAYS)
     return DiskOutline(offset, float(sigma), circle, float(np.mean(np.abs((error / circle + 1) ** 2 - 1))),
                        float(np.pi / 4 * opposite.mean()))

@@ -18,6 +18,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates, spline_filter
 
 from ..core import ellipse_matrix
 
+MAP_AZIMUTHS = 192  # number of azimuths of a polar map, a multiple of all numbers of sectors
 SECTOR_PAIRS = 12  # pairs of opposite azimuth sectors in the jackknife; in pairs, since Friedel pairs are correlated
 MIN_JACKKNIFE_PARTS = 4  # parts of a scan; fewest for a jackknife over parts, otherwise only sectors are left out
 UNKNOWN_COVARIANCE = np.eye(2)  # covariance of an ellipse vector that the data do not determine; eps is below 1

@@ -27,13 +27,13 @@ from ..core import (
     flat_origins,
     sample_positions,
 )
+from .polar_fit import MIN_JACKKNIFE_PARTS
 
 ORIGIN_CELL_PX = 0.25  # pixels; patterns whose origins lie in the same cell of this side are summed before the shift
 MIN_POOLED_POSITIONS = 4096  # positions; fewest that are pooled from a large scan, more if needed for POOLED_ELECTRONS
 POOLED_ELECTRONS = 5e6  # electrons; more do not improve the ellipse, which is then limited by systematic errors
 MAX_KEPT_BYTES = 2**29  # bytes; patterns kept in memory when origins are measured, so that they are not read again
 MAX_POOLED_PARTS = 16  # largest number of contiguous parts of the scan whose means are kept for jackknife estimates
-MIN_POOLED_PARTS = 4  # number of parts that are kept even if the patterns are very large
 NO_ORIGIN = "There is no position with a valid origin to pool; measure the origin first."
 
 
@@ -249,7 +249,7 @@ def _frame(origin, shape):
 def _parts(chosen, scan, frame_shape):
     """Divide the scan into contiguous parts that cover the chosen positions; return the part (Rx * Ry,) of each."""
     part_bytes = 8 * frame_shape[0] * frame_shape[1]
-    number = int(np.clip(BLOCK_BYTES // part_bytes, MIN_POOLED_PARTS, MAX_POOLED_PARTS))
+    number = int(np.clip(BLOCK_BYTES // part_bytes, MIN_JACKKNIFE_PARTS, MAX_POOLED_PARTS))
     row, column = np.divmod(chosen, scan[1])
     first, size = (row.min(), column.min()), (np.ptp(row) + 1, np.ptp(column) + 1)
     rows = min(size[0], max(int(np.sqrt(number)), number // size[1]))

@@ -10,6 +10,7 @@ from scipy.ndimage import gaussian_filter
 
 from ..core import PrenetError, jackknife_covariance
 from .polar_fit import (
+    MAP_AZIMUTHS,
     MIN_JACKKNIFE_PARTS,
     UNKNOWN_COVARIANCE,
     fit_polar,
@@ -21,7 +22,6 @@ from .polar_fit import (
     smooth_image,
 )
 
-RING_AZIMUTHS = 192  # number of azimuths of the polar map
 MIN_RING_SPAN_PX = 12  # pixels; smallest range of radii outside the direct beam in which rings are fitted
 # Set on simulated glasses, powders and crystals:
 RING_INFLATION = 2.5  # factor on the covariance, from the pulls of simulated glasses and powders
@@ -131,16 +131,16 @@ def refine_rings(pooled, start_vector=(0.0, 0.0), inner=None, start_center=None,
     stiff, soft = _RingModel(radii, 0), _RingModel(radii, 3)
 
     def _fits(*starts):  # fits with both models from each start (center, vector); diverged fits are omitted
-        found = (fit_polar(picture, *at, radii, RING_AZIMUTHS, model) for at in starts for model in (stiff, soft))
+        found = (fit_polar(picture, *at, radii, MAP_AZIMUTHS, model) for at in starts for model in (stiff, soft))
         return [fit for fit in found if fit.converged and _is_plausible(fit, center, reach)]
 
-    at_start = fit_polar(picture, center, start, radii, RING_AZIMUTHS, stiff, steps=0)
+    at_start = fit_polar(picture, center, start, radii, MAP_AZIMUTHS, stiff, steps=0)
     # Fit from the start, and from coarse to fine, which converges from an error of several pixels.
     coarse_start = center, start
     for blur in (2 * reach, reach):
         if blur > 1.5 * fine:
             blurred = smooth_image(pooled.mean, mask, blur)
-            coarse = fit_polar(blurred, *coarse_start, radii, RING_AZIMUTHS, soft)
+            coarse = fit_polar(blurred, *coarse_start, radii, MAP_AZIMUTHS, soft)
             if _is_plausible(coarse, center, reach):
                 coarse_start = coarse.center, coarse.vector
     fits = _fits((center, start))
@@ -270,7 +270,7 @@ def _tail_end(image, mask, center, outer):
     if outer < MIN_RING_SPAN_PX:
         return outer
     radii = np.arange(1, outer, 0.5)
-    polar, usable = read_polar(smooth_image(image, mask, 1.0), center, (0.0, 0.0), radii, RING_AZIMUTHS)
+    polar, usable = read_polar(smooth_image(image, mask, 1.0), center, (0.0, 0.0), radii, MAP_AZIMUTHS)
     open_ = usable.mean(0) > MIN_COVERED_AZIMUTH
     hub = int(np.argmax(open_))
     if outer - radii[hub] < MIN_RING_SPAN_PX or not open_.any():

@@ -17,6 +17,7 @@ from scipy.ndimage import gaussian_filter
 
 from ..core import NORMAL_MAD, Decision, Flag, binned_sum, masked_smooth
 from . import (
+    MAP_AZIMUTHS,
     MAX_BINNED_SIDE,
     MIN_RING_CONTINUITY,
     MIN_RING_SPAN_PX,
@@ -34,8 +35,7 @@ FINEST_SEARCH_BIN_PX = 2  # pixels; bins at which the search ends, within RING_S
 FLATTENING_PX = 4.0  # pixels of the first bins, 1 sigma; smoother structure is removed before the search
 RING_SEARCH_REACH_PX = 4.0  # pixels; largest error of the start from which the refinement converges
 RING_CENTER_SYSTEMATIC_PX = 0.05  # pixels, 1 sigma; systematic error of each coordinate
-AZIMUTH_SECTORS = 8  # number of sectors whose profiles are compared
-SECTOR_AZIMUTHS = 16  # number of azimuths in a sector
+AZIMUTH_SECTORS = 8  # number of sectors of the azimuth that are compared: of profiles, and of influences on a position
 # Set on simulated and real patterns with and without rings (tests/test_ring_center.py):
 MIN_SECTOR_CORRELATION = 0.7  # smallest mean correlation of the sectors' flattened profiles
 MIN_RING_RISE = 6.0  # standard errors over the sectors; smallest rise of a ring above smaller radii
@@ -235,11 +235,10 @@ def _evidence(mean, good, center, span, vector=(0.0, 0.0)):
     `span` if there is none).
     """
     radii = np.arange(span[0], span[1], 1.0)
-    azimuths = SECTOR_AZIMUTHS * AZIMUTH_SECTORS
-    polar, usable = read_polar(smooth_image(mean, good, 1.0), center, vector, radii, azimuths)
+    polar, usable = read_polar(smooth_image(mean, good, 1.0), center, vector, radii, MAP_AZIMUTHS)
     polar, usable = (v.reshape(AZIMUTH_SECTORS, -1, len(radii)) for v in (polar, usable))
     count = usable.sum(1)
-    profiles = np.where(count >= SECTOR_AZIMUTHS // 2, (polar * usable).sum(1) / np.maximum(count, 1), np.nan)
+    profiles = np.where(count >= polar.shape[1] / 2, (polar * usable).sum(1) / np.maximum(count, 1), np.nan)
     rise, foot = _largest_rise(profiles, radii, 1e-9 * np.ptp(mean))
     return _sector_correlation(profiles), rise, float(span[0] if foot is None else foot)
 

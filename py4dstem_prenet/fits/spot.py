@@ -20,8 +20,9 @@ import torch
 from scipy.interpolate import CubicSpline
 from torch.nn.functional import one_hot
 
-from ..core import STUDENT_DOF
+from ..core import BLOCK_BYTES, NORMAL_MAD, STUDENT_DOF
 from . import (
+    AZIMUTH_SECTORS,
     DISK_MARGIN_PX,
     MAX_START_OFFSET_PX,
     MIN_EXPECTED_FRACTION,
@@ -36,12 +37,9 @@ CORE_RADII, CORE_PX = 1.0, 1.5  # spot radii, and pixels added to them; radius o
 KNOT_RADII, MIN_KNOT_PX = 0.25, 0.6  # spot radii, and at least so many pixels; distance between knots in the core
 SMOOTHNESS = 1e-5  # fraction of the weight of the best-determined knot; penalty on the second differences of the knots
 MAX_STEP_PX = 0.5  # pixels; longest Gauss-Newton step along each axis
-MEDIAN_CHI_SQUARE = 0.455  # median of the square of a standard normal variable
-INFLUENCE_SECTORS = 8  # sectors of the azimuth, whose influence on the position gives its sampling error
 # Fraction of the brightness of its rim, and standard errors; a hole in a saturated beam is darker than both allow.
 MAX_WRAPPED, WRAPPED_SIGMAS = 0.6, 5.0
 SPLINE_STEP_PX = 0.01  # pixels; step of the table of the spline
-MAX_ELEMENTS = 2**22  # elements of the largest array; more windows are fitted in batches, to limit memory
 # Set on simulated sharp beams (benchmarks/sharp_beams.py):
 PROFILE_ERROR = 0.04  # fraction of the profile, 1 sigma; deviation of a spot from a round profile sampled by pixels
 CORE_SHARE = 0.3  # factor on the squared shift between the whole fit and the core fit, added to the variance
@@ -137,7 +135,7 @@ class SpotModel:
         DiskPositions
             Positions, covariances and quality of the fits; without contrast.
         """
-        size = max(1, MAX_ELEMENTS // (len(self.x) * (len(self.knots) + 4)))
+        size = max(1, BLOCK_BYTES // (8 * len(self.x) * (len(self.knots) + 4)))  # batches, to limit memory
         parts = [self._fit_part(e, g, s, readout) for e, g, s in
                  zip(electrons.split(size), good.split(size), start.split(size), strict=True)]
         return DiskPositions(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
@@ -192,7 +190,7 @@ class SpotModel:
         counting = expected.clamp_min(MIN_EXPECTED_FRACTION * level) + noise
         variance = counting + (PROFILE_ERROR * height) ** 2
         squared = (counts - expected).square() / variance
-        scale = (_median(squared, used) / MEDIAN_CHI_SQUARE).clamp_min(1)[:, None]
+        scale = (_median(squared, used) / NORMAL_MAD**2).clamp_min(1)[:, None]
         weight = (STUDENT_DOF + 1) / (STUDENT_DOF + squared / scale) / variance
         return _Evaluated(loss, moved[:, :2].clamp(-MAX_STEP_PX, MAX_STEP_PX), design, used, expected, height, counting,
                           weight, scale, inverse)
@@ -243,9 +241,9 @@ class SpotModel:
     def _sampling(self, design, score, inverse, position):
         """Covariance (n, 2, 2) of the position from the influence of azimuth sectors, as in a jackknife."""
         turn = torch.atan2(self.y - position[:, 1:], self.x - position[:, :1]) / (2 * torch.pi) + 0.5
-        sector = one_hot((turn * INFLUENCE_SECTORS).long().clamp(0, INFLUENCE_SECTORS - 1), INFLUENCE_SECTORS).to(score)
+        sector = one_hot((turn * AZIMUTH_SECTORS).long().clamp(0, AZIMUTH_SECTORS - 1), AZIMUTH_SECTORS).to(score)
         influence = (inverse @ (design.mT @ (score[..., None] * sector)))[:, :2]
-        return influence @ influence.mT * (INFLUENCE_SECTORS / (INFLUENCE_SECTORS - 1))
+        return influence @ influence.mT * (AZIMUTH_SECTORS / (AZIMUTH_SECTORS - 1))
 
     def shape(self, electrons, good, position) -> tuple[float, float]:
         """Measure radius and softness of the mean profile of windows.

@@ -158,6 +158,7 @@ from .scan_shapes import (
     period_of_gaps as period_of_gaps,
     possible_shapes as possible_shapes,
     shapes_in_name as shapes_in_name,
+    shortened as shortened,
 )
 from .stored import (
     FileContents as FileContents,

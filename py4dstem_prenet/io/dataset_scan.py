@@ -62,23 +62,6 @@ class DatasetScan(Scan):
         roi.flat[requested] = True
         return self._ctx.run_udf(self._dataset, _Pick(), roi=roi)["patterns"].raw_data[order]
 
-    def read_tile(self, tile):
-        """Read a rectangle of the scan; see `Scan`.
-
-        Parameters
-        ----------
-        tile : tuple of two slices
-            Rows and columns.
-
-        Returns
-        -------
-        ndarray, shape (n, m, Qx, Qy)
-            The patterns.
-        """
-        rows, columns = (np.arange(n)[side] for n, side in zip(self.scan_shape, tile, strict=True))
-        grids = np.meshgrid(rows, columns, indexing="ij")
-        return self.read_points(*(a.ravel() for a in grids), None).reshape(len(rows), len(columns), *self.pattern_shape)
-
 
 class _Pick(UDF):
     """UDF that returns frames unchanged; LiberTEM's own PickUDF holds all of them once for every partition."""

@@ -113,6 +113,10 @@ class _Description:
                 continue
         return None
 
+    def _element(self, *tags):
+        """The first element with one of some tags; None if there is none."""
+        return next((element for element in self.root.iter() if element.tag in tags), None)
+
     def _stated(self):
         columns, rows = self._number("pix_x"), self._number("pix_y")
         found = shapes_in_name(self.raw_name.rsplit(".", 1)[0])
@@ -127,8 +131,8 @@ class _Description:
         if pixel:
             pattern = ((pixel * 1e9, "1/nm"),)
         shape = self.stated[0] if len(self.stated) == 1 else None
-        old, new = (next((e for e in self.root.iter() if e.tag in names), None) for names in (
-            ("optics.get_full_scan_field_of_view", "get_full_scan_field_of_view"), ("full_scan_field_of_view",)))
+        old = self._element("optics.get_full_scan_field_of_view", "get_full_scan_field_of_view")
+        new = self._element("full_scan_field_of_view")
         try:
             if shape is None:
                 return PixelSizes(scan, pattern)

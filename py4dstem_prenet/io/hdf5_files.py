@@ -23,6 +23,7 @@ from . import (
     kind_of_hdf5,
     open_hdf5,
     settings_of_hyperspy,
+    shortened,
     sidecar_sizes,
     stated_shapes,
 )
@@ -129,10 +130,9 @@ def _contents(path, file, kind, walk):
                                     if found.chunks else None))
     arrays += [_joined(path, where, nodes, walk) for where, nodes in parts.items()]
     if walk.broken and not arrays:
-        where, target = walk.broken[0]
-        more = f" and {len(walk.broken) - 1} more" if len(walk.broken) > 1 else ""
-        raise PrenetError(f"{path} ({kind}) only links to its data, and {target} (linked as {where}){more} cannot be "
-                          "read; copy the files that it links to into its folder.")
+        broken = shortened([f"{target} (linked as {where})" for where, target in walk.broken], 1)
+        raise PrenetError(f"{path} ({kind}) only links to its data, and {broken} cannot be read; "
+                          "copy the files that it links to into its folder.")
     arrays = [replace(a, stated=(*a.stated, *stated_shapes(path, file))) for a in arrays]
     sizes = sidecar_sizes(path)
     if sizes.scan:
@@ -240,9 +240,8 @@ def _check_sources(dataset, path):
     # Of many source files, the first 200 are checked, for speed.
     missing = [Path(name).name for name in silent_sources(dataset)[:200] if not Path(name).is_file()]
     if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise PrenetError(f"{path} is a virtual data set of other files, and {missing[0]}{more} cannot be found; copy "
-                          "them into its folder.")
+        raise PrenetError(f"{path} is a virtual data set of other files, and {shortened(missing, 1)} cannot be found; "
+                          "copy them into its folder.")
 
 
 def _filters(dataset):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..core import Flag, PrenetError
+from ..core import Flag, PrenetError, shape_text
 
 MAX_SHAPES_TOLD = 12  # shapes; largest number that a sentence lists
 MIN_PAUSE = 10  # ratio; smallest of the excess of a pause to the scatter of the other times between frames
@@ -103,9 +103,11 @@ def shapes_in_name(name) -> list[StatedShape]:
     labeled = [StatedShape(int(y), int(x), "the file name") for x, y in _ROWS_AND_COLUMNS.findall(name)]
     if labeled:
         return labeled
-    pairs = [(int(a), int(b)) for a, b in _PAIR.findall(name)]
-    return [StatedShape(*pair, "the file name", certain=False)
-            for pair in dict.fromkeys(p for a, b in pairs for p in ((a, b), (b, a)))]
+    pairs: dict[tuple[int, int], None] = {}  # in order, each once
+    for first, second in _PAIR.findall(name):
+        a, b = int(first), int(second)
+        pairs |= {(a, b): None, (b, a): None}
+    return [StatedShape(rows, columns, "the file name", certain=False) for rows, columns in pairs]
 
 
 def possible_shapes(count) -> list[tuple[int, int]]:
@@ -166,7 +168,7 @@ def choose_shape(count, given, stated=(), grows=False):
             return (whole, given[1]), (_cut_short(count, given),)
         if grows and 0 < extra < given[1] and count % given[0]:  # too few for a flyback frame in every row
             return given, (Flag("frames_left_over", {"frames": count, "extra": extra}),)
-        raise PrenetError(f"holds {_frames(count)}, which do not fill a scan of {_times(given)}; {_listed(count)}")
+        raise PrenetError(f"holds {_frames(count)}, which do not fill a scan of {shape_text(given)}; {_listed(count)}")
     fitting = {}  # by source, which may state several
     for s in stated:
         if s.size == count:
@@ -239,16 +241,35 @@ def _flyback(count, stated):
     return f", which with {columns - stated.columns} flyback frames in each row is {stated.rows} x {columns}"
 
 
-def _times(shape):
-    return " x ".join(map(str, shape))
-
-
 def _frames(count):
     return f"{count} frame{'s' * (count != 1)}"
 
 
 def _listed(count):
-    shapes = possible_shapes(count)
-    more = f" and {len(shapes) - MAX_SHAPES_TOLD} more" if len(shapes) > MAX_SHAPES_TOLD else ""
-    listed = ", ".join(map(_times, shapes[:MAX_SHAPES_TOLD]))
-    return f"give scan_shape=(rows, columns), in a shell --scan rows,columns; possible are {listed}{more}."
+    shapes = [shape_text(shape) for shape in possible_shapes(count)]
+    return (f"give scan_shape=(rows, columns), in a shell --scan rows,columns; possible are "
+            f"{shortened(shapes, MAX_SHAPES_TOLD)}.")
+
+
+def shortened(texts, most: int) -> str:
+    """List texts in a sentence, and only the number of those after the first `most`.
+
+    Parameters
+    ----------
+    texts : list of str
+        The texts.
+    most : int
+        Largest number that is listed.
+
+    Returns
+    -------
+    str
+        The list.
+
+    Examples
+    --------
+    >>> shortened(["a.h5", "b.h5", "c.h5"], 2)
+    'a.h5, b.h5 and 1 more'
+    """
+    rest = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + rest

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..core import MIN_SIDE, Flag, PrenetError, check_sources, silent_sources
-from . import PixelSizes, checked_shape, choose_shape, shapes_in_name
+from . import PixelSizes, checked_shape, choose_shape, shapes_in_name, shortened
 
 MAX_AXES = 4  # axes; largest number of an array that is chosen without being named: the meaning of others is unknown
 MAX_LISTED = 8  # arrays; largest number that a sentence lists
@@ -184,26 +184,28 @@ def choose_array(contents, path, scan_shape=None, name=None) -> StoredArray:
     """
     found = [a for a in contents.arrays if name is None or a.is_named(name)]
     exact = [a for a in found if name is not None and name.strip("/") == a.name.strip("/")]
-    for better in (exact, [a for a in found if min(a.shape[-2:]) >= MIN_SIDE],
-                   [a for a in found if scan_shape and a.count == scan_shape[0] * scan_shape[1]],
-                   [a for a in found if a.ndim == 4]):
-        found = [a for a in found if any(a is b for b in better)] or found
+    found = exact or found
+    # A property that no remaining array has is not asked for.
+    found = [a for a in found if min(a.shape[-2:]) >= MIN_SIDE] or found
+    if scan_shape:
+        found = [a for a in found if a.count == scan_shape[0] * scan_shape[1]] or found
+    found = [a for a in found if a.ndim == 4] or found
     if name is None and scan_shape is None:
         found = [a for a in found if a.ndim <= MAX_AXES]
     if len(found) == 1:
         return found[0]
     if found:
-        raise PrenetError(f"{path} holds several arrays that may be scans ({_listed(found)}); give the name of one.")
+        raise PrenetError(f"{path} holds several arrays that may be scans "
+                          f"({shortened([_told(a) for a in found], MAX_LISTED)}); give the name of one.")
     named = f" named {name}" if name else ""
     available = [_told(a) for a in (*contents.arrays, *contents.others)]
-    more = f" and {len(available) - MAX_LISTED} more" if len(available) > MAX_LISTED else ""
     hint = contents.hint or ("give scan_shape for an array of more than four axes" if any(
         a.ndim > MAX_AXES for a in contents.arrays) else "")
     if not hint and not contents.arrays and any(len(a.shape) == 2 for a in contents.others):
         hint = "use a single pattern as py4DSTEM.DataCube(pattern[None, None]), or save it with axes of length 1"
     hint = f"; {hint}" if hint else ""
     raise PrenetError(f"{path} ({contents.kind}) holds no scan or stack of patterns{named}, but "
-                      f"{', '.join(available[:MAX_LISTED]) or 'nothing'}{more}{hint}.")
+                      f"{shortened(available, MAX_LISTED) or 'nothing'}{hint}.")
 
 
 def decide_shape(array, path, scan_shape=None):
@@ -288,11 +290,6 @@ class _Watched:
 
 def _told(array):
     return f"{array.name or 'an array'} {tuple(array.shape or ())}"
-
-
-def _listed(arrays):
-    more = f" and {len(arrays) - MAX_LISTED} more" if len(arrays) > MAX_LISTED else ""
-    return ", ".join(map(_told, arrays[:MAX_LISTED])) + more
 
 
 @contextlib.contextmanager

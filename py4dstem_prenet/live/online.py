@@ -25,6 +25,7 @@ from ..core import (
     OriginMap,
     PrenetError,
     SampledScan,
+    all_finite,
     as_scan,
     sample_positions,
 )
@@ -163,7 +164,7 @@ class OnlineCalibrator:
             raise PrenetError(f"A position lies outside of the scan of {self._scan[0]} x {self._scan[1]}.")
         if patterns.dtype.kind not in "iuf" or (self._dtype is not None and patterns.dtype != self._dtype):
             raise PrenetError(f"The patterns are of type {patterns.dtype}; one type of numbers is expected for all.")
-        if patterns.dtype.kind == "f" and len(patterns) and not np.isfinite([patterns.min(), patterns.max()]).all():
+        if not all_finite(patterns):
             raise PrenetError("The patterns contain NaN or infinite values; replace them first, or leave them out.")
         self._dtype = patterns.dtype
         return patterns, positions.astype(np.int64)

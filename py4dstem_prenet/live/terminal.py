@@ -13,7 +13,6 @@ from tqdm import tqdm
 LINE_EVERY_S = 10.0  # seconds; shortest time between lines if the output is not a terminal
 
 
-
 class Terminal:
     """Shows a `Status` whenever it changes.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..core import BLOCK_BYTES, PrenetError, SampledScan
+from ..core import BLOCK_BYTES, PrenetError, SampledScan, all_finite
 from ..origin import Beam, Located
 
 try:
@@ -80,7 +80,7 @@ class OriginUDF(UDF):
         if task.guess:
             block = task.block[: len(task.guess)]
             block[:, self.params.beam.noise.bad_pixels] = 0  # may hold NaN
-            if block.dtype.kind == "f" and not np.isfinite([block.min(), block.max()]).all():
+            if not all_finite(block):
                 raise PrenetError("The data contain NaN or infinite values; replace them first.")
             task.found.append(self.params.beam.locate(block, np.array(task.guess)))
             task.guess.clear()
@@ -89,9 +89,10 @@ class OriginUDF(UDF):
         self._locate_block()
         for k, frame in enumerate(self.task_data.kept):
             self.results.kept[k] = frame
-        done = 0
+        results, done = self.results, 0
         for found in self.task_data.found:  # in the order of the partition's frames, as LiberTEM hands them on
-            part, results = slice(done, done := done + len(found.found)), self.results
+            part = slice(done, done + len(found.found))
+            done = part.stop
             results.qx0[part], results.qy0[part] = found.position.T
             results.sigma_qx0[part], results.sigma_qy0[part] = found.sigma.T
             results.signal[part], results.seen[part], results.known[part] = found.signal, found.found, True

@@ -470,7 +470,6 @@ def _evaluation(report):
     e, fit = report.ellipse, report.fit
     ellipse = "a/b unknown"
     if e is not None and e.accepted:
-        sigma = float(np.sqrt(np.linalg.eigvalsh(e.covariance).max()))
-        ellipse = f"a/b {e.a / e.b:.4f} ± {sigma:.4f} at {np.degrees(e.theta):.0f}°"
+        ellipse = f"a/b {e.a / e.b:.4f} ± {e.sigma:.4f} at {np.degrees(e.theta):.0f}°"
     span = [float(np.ptp(q[report.origin.valid])) for q in (fit.qx0, fit.qy0)]
     return {"ellipse": ellipse, "descan": f"{fit.model}, spans ({span[0]:.2f}, {span[1]:.2f}) px"}

@@ -1,4 +1,4 @@
-from .afterglow import afterglow_ratio as afterglow_ratio, lag as lag
+from .afterglow import Afterglow as Afterglow, lag as lag, measure_afterglow as measure_afterglow
 from .bars import find_bar as find_bar
 from .beam import (
     LOCATE_BATCH as LOCATE_BATCH,

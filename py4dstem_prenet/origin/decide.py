@@ -27,9 +27,9 @@ from . import (
     UNCERTAIN_SIGMA_PX,
     Beam,
     Located,
-    afterglow_ratio,
     copied_frames,
     lag,
+    measure_afterglow,
     no_origin,
     origin_from_rings,
     repeated_fraction,
@@ -137,11 +137,11 @@ def decide_origin(scan: Scan, noise: NoiseModel, located: Located, beam: Beam, p
         numbers["jump_scatter"] = float(np.sqrt((residuals[:, jumps] ** 2).sum() / valid.sum()))
         numbers["counting"] = float(counting)
         widened = np.hypot(sigma, MIN_SIGMA_PX)
-    ratio = afterglow_ratio(scan, noise, located.position, valid.ravel(), beam.aperture.radius, beam.aperture.edge)
-    if ratio > 0:
-        behind = lag(position if "jump_scatter" in numbers else position - residuals, ratio, beam.aperture.radius)
+    glow = measure_afterglow(scan, noise, located.position, valid.ravel(), beam.aperture.radius, beam.aperture.edge)
+    if glow.amount > 0:
+        behind = lag(position if "jump_scatter" in numbers else position - residuals, glow, beam.aperture.radius)
         common = float(np.sqrt((behind[:, valid] ** 2).mean()))
-        flags.append(Flag("afterglow", {"percent": 100 * ratio, "sigma": common}))
+        flags.append(Flag("afterglow", {"percent": 100 * glow.amount, "sigma": common}))
         widened = np.hypot(widened, behind)
     sigma = widened
     if beam.outline is not None and not beam.outline.is_round:

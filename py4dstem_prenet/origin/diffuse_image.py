@@ -9,7 +9,7 @@ import numpy as np
 from scipy.ndimage import binary_dilation, gaussian_filter, maximum_filter, minimum_filter, percentile_filter
 
 from ..core import Flag, NoiseModel, OriginMap, Scan, binned_sum
-from . import block_sums, no_origin
+from . import block_of_positions, block_sums, no_origin
 
 RIVAL_BLOCKS = 2  # number of blocks along each side of the scan whose patterns are summed: diffuse scattering is weak
 MAX_RIVAL_SIDE = 128  # pixels; largest side: larger frames are binned, for speed
@@ -81,15 +81,20 @@ class DiffuseImage:
         DiffuseImage
             The sum.
         """
-        sums, counts, _ = block_sums(scan, noise, RIVAL_BLOCKS)
+        maps = np.stack([origin.qx0, origin.qy0])
+        middle = np.median(maps[:, origin.valid], 1)
+        far = np.ptp(maps[:, origin.valid], 1).max() > np.nan_to_num(origin.radius, nan=np.inf)
+        sums, counts, grid = block_sums(scan, noise, **({} if far else {"blocks": RIVAL_BLOCKS}))
         total = sums.sum(0)
         step = -(-max(scan.pattern_shape) // MAX_RIVAL_SIDE)
         # Exclude dead chips, which have one value, and areas of a picture that were clipped to black.
         dead = maximum_filter(total, DEAD_SIDE_PX) == minimum_filter(total, DEAD_SIDE_PX)
         dead &= (total == total.min()) | (len(np.unique(total[dead])) <= MAX_DEAD_VALUES)
-        alive = ~noise.bad_pixels & ~binary_dilation(dead, iterations=DEAD_SIDE_PX)
-        good, valid = (binned_sum(a.astype(np.float32), step) >= step**2 / 2 for a in (alive, ~noise.bad_pixels))
-        electrons = np.where(valid, binned_sum(np.where(noise.bad_pixels, 0.0, total), step), 0.0)
+        usable, alive = ~noise.bad_pixels, ~noise.bad_pixels & ~binary_dilation(dead, iterations=DEAD_SIDE_PX)
+        if far:  # the track of the disk would look like diffuse scattering
+            total, usable, alive = _recentered(sums, counts, usable, alive, _offsets(maps, origin.valid, grid))
+        good, valid = (binned_sum(a.astype(np.float32), step) >= step**2 / 2 for a in (alive, usable))
+        electrons = np.where(valid, binned_sum(np.where(usable, total, 0.0), step), 0.0)
         covered = gaussian_filter(valid.astype(float), DIFFUSE_BLUR_PX)
         smooth = gaussian_filter(electrons, DIFFUSE_BLUR_PX) / np.maximum(covered, 1e-3)
         # The noise of a picture includes one step of its values, since its offset was chosen for the contrast.
@@ -97,7 +102,6 @@ class DiffuseImage:
         readout = np.hypot(noise.readout, rounding) / noise.gain * step * counts.sum() ** 0.5
         sigma = max(1.0, readout) / (2 * np.pi**0.5 * DIFFUSE_BLUR_PX)
         radius = float(np.nan_to_num(origin.radius)) / step
-        middle = np.array([np.median(q[origin.valid]) for q in (origin.qx0, origin.qy0)])
         return cls(smooth, _between_disks(smooth, valid, radius), good, sigma, step, (middle - (step - 1) / 2) / step,
                    radius)
 
@@ -165,6 +169,29 @@ class DiffuseImage:
         dim = percentile_filter(self.smooth, 100 * DIM_QUANTILE, 2 * int(np.clip(3 * self.radius, 6, MAX_DIM_PX)) + 1)
         shadow = minimum_filter(core_level - MIN_UNSHADED * dim, RIVAL_STEP_PX + 1) < 0
         return disk > MIN_RIVAL_DISK * here, hidden | shadow
+
+
+def _offsets(maps, valid, grid):
+    """Offsets (blocks, 2), in whole pixels, of the beam in each block from its median; 0 if a block has none."""
+    block = block_of_positions(valid.shape, grid)
+    middle = np.median(maps[:, valid], 1)
+    offsets = np.zeros((grid[0] * grid[1], 2), int)
+    for k in np.unique(block[valid]):
+        offsets[k] = np.rint(np.median(maps[:, valid & (block == k)], 1) - middle)
+    return offsets
+
+
+def _recentered(sums, counts, usable, alive, offsets):
+    """Sum of the blocks with the beam at one place, scaled to all of them where some are not usable, and its masks."""
+    total, weight, lives = np.zeros((3, *usable.shape))
+    for image, count, (row, column) in zip(sums, counts, offsets, strict=True):
+        target, source = zip(*((slice(max(-q, 0), n - max(q, 0)), slice(max(q, 0), n - max(-q, 0)))
+                               for q, n in zip((row, column), usable.shape, strict=True)), strict=True)
+        total[target] += np.where(usable, image, 0.0)[source]
+        weight[target] += count * usable[source]
+        lives[target] += count * alive[source]
+    half = counts.sum() / 2
+    return total * counts.sum() / weight.clip(1), weight > half, lives > half
 
 
 def _between_disks(smooth, good, radius: float):

@@ -6,13 +6,14 @@ from .assign import (
     assign_rings as assign_rings,
     near as near,
     same_rings as same_rings,
+    with_rings as with_rings,
 )
 from .decide import (
     CRYSTAL_SYSTEMATIC as CRYSTAL_SYSTEMATIC,
+    DISTORTION_SIGMA as DISTORTION_SIGMA,
     MIN_DISTORTION_SIGMAS as MIN_DISTORTION_SIGMAS,
     MIN_ON_RINGS as MIN_ON_RINGS,
     MIN_POSTERIOR as MIN_POSTERIOR,
-    MIN_RING_GRAINS as MIN_RING_GRAINS,
     MIN_SUSPECTED_SIGMAS as MIN_SUSPECTED_SIGMAS,
     SPOT_SYSTEMATIC as SPOT_SYSTEMATIC,
     decide_pixel_size as decide_pixel_size,
@@ -22,6 +23,7 @@ from .decide import (
 )
 from .hidden import hidden_disk_radius as hidden_disk_radius, hub_radius as hub_radius
 from .joint import (
+    CENTER_SIGMA_PX as CENTER_SIGMA_PX,
     MIN_PARTS as MIN_PARTS,
     JointFit as JointFit,
     State as State,
@@ -43,7 +45,9 @@ from .measure import (
     measure_pooled_size as measure_pooled_size,
 )
 from .mixture import (
+    ABSENT_VARIANCE as ABSENT_VARIANCE,
     ERROR_DOF as ERROR_DOF,
+    HEIGHT_SHAPE as HEIGHT_SHAPE,
     REACH_SIGMAS as REACH_SIGMAS,
     STRAY_PART as STRAY_PART,
     RingRates as RingRates,
@@ -59,6 +63,7 @@ from .profile import (
     FINE_STEP_PX as FINE_STEP_PX,
     POINT_RADIUS_PX as POINT_RADIUS_PX,
     POLAR_AZIMUTHS as POLAR_AZIMUTHS,
+    STEP_PX as STEP_PX,
     RadialProfile as RadialProfile,
     radial_data as radial_data,
     ring_profiles as ring_profiles,
@@ -80,6 +85,7 @@ from .profile_fit import (
     weights as weights,
 )
 from .spot_assign import (
+    ELLIPSE_SIGMA as ELLIPSE_SIGMA,
     SCAN_ERROR_PX as SCAN_ERROR_PX,
     assign_spots as assign_spots,
     centered_spots as centered_spots,
@@ -87,7 +93,6 @@ from .spot_assign import (
 )
 from .spot_fit import (
     COMMON_ERRORS_PX as COMMON_ERRORS_PX,
-    DISTORTION_SIGMA as DISTORTION_SIGMA,
     PARTS_SIDE as PARTS_SIDE,
     SPOT_CENTER_SIGMA_PX as SPOT_CENTER_SIGMA_PX,
     SpotFit as SpotFit,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from . import (
     ALTERNATIVES,
     BASIN,
     MIN_VISIBLE_HEIGHT,
+    STEP_PX,
     RadialProfile,
     RingTable,
     Standard,
@@ -26,7 +27,6 @@ FIRST_STRONG_HEIGHT = 0.3  # fraction of the strongest ring; smallest height of 
 # Fraction of the smallest radius that is measured; smallest radius of the innermost strong ring. The direct beam or a
 # stop may hide rings; with 0.5, the first three of fcc.
 MIN_FIRST_RING = 0.5
-GRID_PX = 0.5  # pixels; step at the outermost radius between two pixel sizes that are tried
 # Rings of two lattices that are compared; relative difference of ratios of |g| up to which they agree; and ratio of
 # heights beyond which a ring is taken for absent (MgO and NaCl: 9, GaAs and fcc: 43).
 COMPARED_RINGS, SAME_RATIO, MAX_HEIGHT_RATIO = 8, 2e-3, 12.0
@@ -53,6 +53,8 @@ class Assignment:
         Margins to lattices other than that of the standard, each with a cell of the best size, by name.
     results : tuple of str
         The best result and those that compete with it, in words, if zone axes of a single crystal compete.
+    crystals : dict
+        Margins to other crystals of the table at the approximate pixel size, by name, for a single crystal.
 
     Examples
     --------
@@ -66,6 +68,7 @@ class Assignment:
     margins: tuple[float, ...]
     lattices: dict[str, float]
     results: tuple[str, ...] = ()
+    crystals: dict[str, float] = field(default_factory=dict)
 
     @property
     def margin(self) -> float:  # numpydoc ignore=RT01
@@ -81,6 +84,32 @@ class Assignment:
     def lattice_margin(self) -> float:  # numpydoc ignore=RT01
         """Margin to the other lattice that fits best; infinite if there is none."""
         return min(self.lattices.values(), default=np.inf)
+
+
+def with_rings(disks: Assignment, rings: Assignment) -> Assignment:
+    """Add the evidence of the rings of pooled patterns to that of disks.
+
+    Parameters
+    ----------
+    disks : Assignment
+        Assignment of disks.
+    rings : Assignment
+        Assignment of rings at the same pixel size.
+
+    Returns
+    -------
+    Assignment
+        The assignment of disks, with the sums of the margins. Another pixel size has at least the sum of the smallest
+        ones.
+
+    Examples
+    --------
+    >>> found = with_rings(Assignment(0.02, 0.03, (6.0, 9.0), {"W": -1.0}), Assignment(0.02, 0.01, (8.0,), {"W": 12.0}))
+    >>> found.margins, found.lattices
+    ((14.0,), {'W': 11.0})
+    """
+    lattices = {name: margin + rings.lattices[name] for name, margin in disks.lattices.items()}
+    return replace(disks, margins=(disks.margin + rings.margin,), lattices=lattices)
 
 
 def near(scales, approximate: float | None) -> np.ndarray:
@@ -108,7 +137,7 @@ def near(scales, approximate: float | None) -> np.ndarray:
     return np.abs(np.log(ratio)) < APPROXIMATE_RANGE
 
 
-def assign_rings(evidence, standard: Standard, approximate: float | None = None):
+def assign_rings(evidence, standard: Standard, approximate: float | None = None, scale: float | None = None):
     """Assign the rings of a standard by the joint likelihood of all kinds of evidence.
 
     Parameters
@@ -119,21 +148,39 @@ def assign_rings(evidence, standard: Standard, approximate: float | None = None)
         The crystal.
     approximate : float, optional
         Approximate pixel size, 1/angstrom, if it is known; see `near`.
+    scale : float, optional
+        Pixel size, 1/angstrom, of a different assignment, whose margins are needed; by default the best one.
 
     Returns
     -------
     assignment : Assignment
-        The best pixel size, with its margins to other pixel sizes and other lattices.
+        This pixel size, with its margins to other pixel sizes and other lattices.
     shapes : list of Shape
         Shape of the rings in each kind of evidence.
 
     Notes
     -----
     None is returned if no pixel size puts two rings on the detector.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> from py4dstem_prenet.pixel_size import Shape, ring_profiles
+    >>> gold, radii, shape = find_standard("Au"), np.arange(12.0, 60.0, 0.5), Shape(4.0, 0.6, 0.003)
+    >>> mean = ring_profiles(radii, gold.g / 0.02, 4.0, 0.6, 0.15)[0] @ gold.intensity + 0.1
+    >>> profile = RadialProfile(radii, mean, 1e-4 * mean, mean[None], np.ones((1, len(radii))))
+    >>> rings = SimpleNamespace(profile=profile, tables=[RingTable(radii, shape)])
+    >>> assigned, _ = assign_rings([rings], gold, 0.021)
+    >>> round(assigned.scale, 3), assigned.margin > 9, assigned.lattice_margin > 0
+    (0.02, True, True)
     """
-    starts, samples, best_shapes = [], [], []
+    starts, samples, best_shapes = [] if scale is None else [scale], [], []
     for e in evidence:
-        scales, fits, shapes = scan_scales(e.profile, standard, e.tables)
+        tables = e.tables
+        if scale is not None:
+            misfits = [fit_rings(e.profile, standard, scale, t.shape, table=t).chi2 for t in tables]
+            tables = [tables[int(np.argmin(misfits))]]
+        scales, fits, shapes = scan_scales(e.profile, standard, tables)
         kept = np.flatnonzero(near(scales, approximate))
         if not len(kept):
             continue
@@ -141,20 +188,20 @@ def assign_rings(evidence, standard: Standard, approximate: float | None = None)
         samples.append(independent_samples(min(fits, key=lambda fit: fit.chi2).residual))
         best_shapes.append(shapes[int(np.argmin(costs(fits, samples[-1])))])
         for k in _basins(scales, costs(fits, samples[-1])):
-            if all(abs(np.log(scales[k] / scale)) > BASIN / 2 for scale in starts):
+            if all(abs(np.log(scales[k] / start)) > BASIN / 2 for start in starts):
                 starts.append(scales[k])
     if not starts or len(samples) < len(evidence):
         return None
-    refined = [[refine_shape(e.profile, standard, scale, shape) for scale in starts]
+    refined = [[refine_shape(e.profile, standard, start, shape) for start in starts]
              for e, shape in zip(evidence, best_shapes, strict=True)]
     samples = [independent_samples(min((fit for fit, _ in row), key=lambda fit: fit.chi2).residual) for row in refined]
     total = sum(costs([fit for fit, _ in row], n) for row, n in zip(refined, samples, strict=True))
     order = np.argsort(total)
-    best = int(order[0])
+    best = int(order[0]) if scale is None else 0
     # The last kind of evidence, whose rings are sharpest, determines the best pixel size.
     best_scales = [row[best][0].scale for row in refined]
-    alternatives = [k for k in order[1:] if all(abs(np.log(row[k][0].scale / scale)) > BASIN
-                                        for row, scale in zip(refined, best_scales, strict=True))]
+    alternatives = [k for k in order if k != best and all(abs(np.log(row[k][0].scale / other)) > BASIN
+                                        for row, other in zip(refined, best_scales, strict=True))]
     second = float(refined[-1][alternatives[0]][0].scale) if alternatives else np.nan
     shapes = [row[best][1] for row in refined]
     tables = [RingTable(e.profile.radii, shape) for e, shape in zip(evidence, shapes, strict=True)]
@@ -237,6 +284,16 @@ def scan_scales(profile: RadialProfile, standard: Standard, tables):
         The best fit at each pixel size.
     best : list of Shape
         The shape of each of these fits.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.pixel_size import Shape, ring_profiles
+    >>> gold, radii, shape = find_standard("Au"), np.arange(12.0, 60.0, 0.5), Shape(4.0, 0.6, 0.003)
+    >>> mean = ring_profiles(radii, gold.g / 0.02, 4.0, 0.6, 0.15)[0] @ gold.intensity + 0.1
+    >>> profile = RadialProfile(radii, mean, 1e-4 * mean, mean[None], np.ones((1, len(radii))))
+    >>> scales, fits, _ = scan_scales(profile, gold, [RingTable(radii, shape)])
+    >>> round(float(scales[np.argmin(costs(fits, 96.0))]), 3)
+    0.02
     """
     radii = profile.radii
     visible = standard.g[standard.intensity > MIN_VISIBLE_HEIGHT]
@@ -250,7 +307,7 @@ def scan_scales(profile: RadialProfile, standard: Standard, tables):
                   first / (MIN_FIRST_RING * radii[0]))
     if largest <= smallest:
         return np.empty(0), [], []
-    count = int(np.log(largest / smallest) * radii[-1] / GRID_PX) + 2
+    count = int(np.log(largest / smallest) * radii[-1] / STEP_PX) + 2  # steps of STEP_PX at the outermost radius
     scales = np.geomspace(smallest, largest, count)
     bases = [background(radii, table.shape.width) for table in tables]
     fits, best = [], []

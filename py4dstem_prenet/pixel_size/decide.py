@@ -9,6 +9,7 @@ lattice that fits best. The rings must also agree with each other.
 from __future__ import annotations
 
 import numpy as np
+from scipy.special import expit, logit
 from scipy.stats import chi2 as chi2_law
 
 from ..core import Decision, Flag, PixelSize
@@ -21,10 +22,8 @@ NAME_PRIOR = 0.9  # probability; prior that the specimen is the standard that th
 MAX_RELATIVE_SIGMA = 0.02  # relative; largest sigma of an accepted pixel size, as good as a measurement by hand
 MAX_RING_SCATTER = 0.005  # relative; largest rms scatter of the rings if they belong to the standard
 CONSISTENT_PROBABILITY = 0.999  # probability; rings whose chi square exceeds this quantile differ by more than noise
-MAX_CHECKED_RING_SIGMA = 0.01  # relative; largest sigma of a ring whose radius is compared
 MIN_DISTORTION_SIGMAS = 4.5  # standard errors; smallest radial or threefold distortion that is reported
 MIN_SUSPECTED_SIGMAS = 2.0  # standard errors; smallest distortion whose effect is added to the sigma of the pixel size
-MAX_DISTORTION = 0.05  # relative, at the reference; a larger distortion shows that the fit failed
 # Fraction of the reflections that must lie on rings of the standard if no other lattice was tried. Simulated single
 # crystals had 0.82 or more, and most wrong lattices 0.39 to 0.56; others have the same rings.
 MIN_ON_RINGS = 0.7
@@ -35,7 +34,7 @@ SYSTEMATIC, SPOT_SYSTEMATIC = 2e-4, 2.5e-4
 # Relative; systematic error of the pixel size from few grains, because contrast moves all disks alike. Two simulated
 # crystals had errors of 0.18 and 0.24 % (benchmarks/pixel_size.py --crystals, seeds 1 and 2).
 CRYSTAL_SYSTEMATIC = 2e-3
-MIN_RING_GRAINS = 5  # grains; fewest whose pooled disks are taken for rings; chosen, not measured
+DISTORTION_SIGMA = 0.01  # relative, at the reference; sigma of the prior of a distortion, for typical cameras
 DISTORTION_SYSTEMATIC = 3e-3  # relative; systematic error of each amplitude of a distortion from rings, for few grains
 # Relative; this systematic error for disks: in 180 fits of simulated scans without distortions none exceeds 4 sigma.
 SPOT_THREEFOLD_SYSTEMATIC, SPOT_RADIAL_SYSTEMATIC = 5e-4, 1.5e-3
@@ -97,6 +96,27 @@ def posterior_of(assignment: Assignment, scales: bool = True, lattices: bool = T
     return float(np.exp(-np.logaddexp.reduce([0.0, *log_odds])))
 
 
+def name_posterior(margin: float) -> float:
+    """Compute the posterior probability of the name of the crystal if one other crystal competes.
+
+    Parameters
+    ----------
+    margin : float
+        Difference of -2 log evidence between the other crystal and the named one.
+
+    Returns
+    -------
+    float
+        The probability.
+
+    Examples
+    --------
+    >>> [round(name_posterior(margin), 3) for margin in (-14.0, 0.0, 14.0)]
+    [0.008, 0.9, 1.0]
+    """
+    return float(expit(logit(NAME_PRIOR) + margin / 2))
+
+
 def assignment_doubts(assignment: Assignment, standard: str) -> list[Flag]:
     """List the reasons why an assignment is not accepted.
 
@@ -118,6 +138,12 @@ def assignment_doubts(assignment: Assignment, standard: str) -> list[Flag]:
     >>> [flag.name for flag in assignment_doubts(Assignment(0.02, 0.03, (20.0,), {"W": 1.0}), "Au")]
     ['pixel_size_other_lattice']
     """
+    if assignment.crystals:
+        other = min(assignment.crystals, key=assignment.crystals.__getitem__)
+        probability = name_posterior(assignment.crystals[other])
+        if probability < 1 - MIN_POSTERIOR:
+            return [Flag("pixel_size_other_crystal", {
+                "standard": standard, "other": other, "posterior": 100 * probability})]
     posterior = posterior_of(assignment)
     if posterior >= MIN_POSTERIOR:
         return []
@@ -150,6 +176,14 @@ def significance(fit: JointFit, names) -> float:
     -------
     float
         Number of standard errors of a normal variable that is as improbable; 0 if the fit failed.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.pixel_size import Shape
+    >>> names, zero, one, shape = ("scale", "v0", "v1", "barrel"), np.zeros(2), np.ones(1), Shape(4.0, 0.6)
+    >>> rings = JointFit(0.02, zero, zero, shape, 0.02, zero, names, 1e-6 * np.eye(4), None, None, one, one)
+    >>> round(significance(rings, ("barrel",)), 1)  # 0.02 with a sigma of 0.0032
+    6.2
     """
     value = np.array([fit.barrel]) if names == ("barrel",) else fit.threefold
     k = [fit.names.index(name) for name in names]
@@ -158,7 +192,7 @@ def significance(fit: JointFit, names) -> float:
     systematic = radial if names == ("barrel",) else threefold
     covariance = covariance + systematic**2 * np.eye(len(k))
     chi2 = float(value @ np.linalg.solve(covariance + 1e-12 * np.eye(len(k)), value))
-    if not np.abs(value).max() < MAX_DISTORTION:
+    if not np.abs(value).max() < MIN_DISTORTION_SIGMAS * DISTORTION_SIGMA:  # beyond any camera: the fit failed
         return 0.0
     return float(np.sqrt(chi2_law.isf(max(chi2_law.sf(chi2, len(k)), 1e-300), 1)))
 
@@ -169,7 +203,7 @@ def _systematics(disks):
 
 
 def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment, evidence: str, reference: float,
-                      doubt: float = 0.0, confirmed: bool = False) -> PixelSize:
+                      doubt: float = 0.0) -> PixelSize:
     """Accept or refuse a fitted pixel size.
 
     Parameters
@@ -186,20 +220,31 @@ def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment,
         Radius to which the distortions refer, pixels.
     doubt : float
         Relative sigma of the pixel size due to suspected distortions.
-    confirmed : bool
-        Whether other evidence of the same scan has accepted the assignment.
 
     Returns
     -------
     PixelSize
         The pixel size, with the decision.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.pixel_size import ProfileFit, RadialProfile, Shape, find_standard
+    >>> gold, zero, shape = find_standard("Au"), np.zeros(2), Shape(4.0, 0.6)
+    >>> radii, heights, error = np.arange(12.0, 60.0), gold.intensity, np.full(len(gold.g), np.nan)
+    >>> profile = RadialProfile(radii, radii, radii, radii[None], radii[None])
+    >>> rings = ProfileFit(0.02, heights, radii, radii, 1.0, 0.0, 6, radii)
+    >>> fit = JointFit(0.02, zero, zero, shape, 0.0, zero, ("scale", "v0", "v1"), 1e-6 * np.eye(3), profile, rings,
+    ...                error, error)
+    >>> sure, unsure = (Assignment(0.02, 0.03, (margin,), {"W": 20.0}) for margin in (20.0, 1.0))
+    >>> [decide_pixel_size(fit, gold, found, "rings", 64.0).accepted for found in (sure, unsure)]
+    [True, False]
     """
     disks = evidence != "rings"
     variation = fit.variation  # added to the sigma, since only a part of the scan may be the standard
     factor, systematic = (1.0, SPOT_SYSTEMATIC) if disks else (SIGMA_FACTOR, SYSTEMATIC)
     relative = float(np.sqrt((factor * fit.sigma("scale")) ** 2 + systematic**2 + doubt**2 + variation**2))
     errors, sigmas = fit.ring_errors, factor * fit.ring_sigmas
-    checked = np.isfinite(errors) & (sigmas < MAX_CHECKED_RING_SIGMA)
+    checked = np.isfinite(errors) & (sigmas < 2 * MAX_RING_SCATTER)  # the others do not tell such a scatter
     # Overlapping rings have one common error.
     checked[checked] = np.isin(np.arange(checked.sum()), np.unique(errors[checked], return_index=True)[1])
     weight = 1 / np.maximum(sigmas[checked], systematic) ** 2
@@ -209,7 +254,7 @@ def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment,
         scatter = float(np.sqrt(np.average((errors[checked] - mean) ** 2, weights=weight)))
         chi2 = float((weight * (errors[checked] - mean) ** 2).sum())
     inconsistent = scatter > MAX_RING_SCATTER and chi2 > chi2_law.ppf(CONSISTENT_PROBABILITY, freedom)
-    flags = [] if confirmed else assignment_doubts(assignment, standard.name)
+    flags = assignment_doubts(assignment, standard.name)
     if inconsistent:
         flags.append(Flag("pixel_size_inconsistent", {"standard": standard.name, "scatter": 100 * scatter}))
     if not assignment.lattices and fit.on_rings < MIN_ON_RINGS:
@@ -230,7 +275,10 @@ def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment,
             "evidence": evidence, "standard": standard.name, "percent": 100 * relative, "rings": int(checked.sum()),
             "scatter": 100 * scatter}))
         if not assignment.lattices:
-            flags.append(Flag("crystal_not_tested", {"standard": standard.name}))
+            others = [name for name, margin in sorted(assignment.crystals.items(), key=lambda item: item[1])
+                      if name_posterior(margin) < MIN_POSTERIOR]
+            flags.append(Flag("crystal_not_tested", {
+                "standard": standard.name, "others": ", ".join(others) or "none"}))
         if evidence == "lattice":
             flags.append(Flag("ellipse_of_crystal", {
                 "standard": standard.name, "ratio": 1 + float(np.hypot(*fit.vector)), "sigma": ellipse_sigma}))

@@ -30,7 +30,6 @@ from . import (
 
 SECTORS = 24  # number of sectors of the azimuth; POLAR_AZIMUTHS is a multiple of it
 RESOLVED_WIDTHS = 0.6  # widths of a ring; smallest distance of rings that have separate errors of the radius
-PAIRS = SECTORS // 2  # number of pairs of opposite sectors, which are not independent (Friedel pairs)
 MAX_STEP = 0.01  # relative; largest change of the pixel size in one step
 LOG_SHAPE_SIGMAS = {"disk": 0.02, "blur": 0.4, "relrod": 0.7}  # sigmas of the priors of the logarithms of the shape
 NAMES = ("scale", "v0", "v1", "x", "y", "disk", "blur", "relrod")  # parameters of every fit
@@ -431,10 +430,15 @@ def _leave_sectors(system):
     small = system.prior + 1e-12 * np.diag(np.diag(system.normal))
     whole = np.linalg.solve(system.normal + small, rights.sum(0))
     changes = []
-    for k in range(PAIRS):
-        kept = [j for j in range(SECTORS) if j % PAIRS != k]
+    for kept in _without_pairs():
         changes.append(np.linalg.solve(normals[kept].sum(0) + small, rights[kept].sum(0)) - whole)
     return np.array(changes)
+
+
+def _without_pairs():
+    """Sectors that remain without each pair of opposite ones, which are not independent (Friedel pairs)."""
+    pairs = SECTORS // 2
+    return [[j for j in range(SECTORS) if j % pairs != pair] for pair in range(pairs)]
 
 
 def _ring_errors(system, parts):
@@ -459,8 +463,8 @@ def _ring_errors(system, parts):
     rights = np.array([c.T @ r for c, r in zip(columns, system.right, strict=True)])
     prior = np.diag(np.full(n, system.scatter / 0.05**2))  # a ring whose radius is not determined has an error of 5 %
     whole = np.linalg.solve(normals.sum(0) + prior, rights.sum(0))
-    kept = [[j for j in range(SECTORS) if j % PAIRS != pair] for pair in range(PAIRS)]
-    by_sectors = np.array([np.linalg.solve(normals[j].sum(0) + prior, rights[j].sum(0)) - whole for j in kept])
+    by_sectors = np.array([np.linalg.solve(normals[kept].sum(0) + prior, rights[kept].sum(0)) - whole
+                           for kept in _without_pairs()])
     variance = np.diag(jackknife_covariance(by_sectors))
     if len(parts) >= MIN_PARTS:
         part_changes = []

@@ -22,6 +22,7 @@ from . import (
     SAME_RING,
     SCAN_ERROR_PX,
     SPOT_CENTER_SIGMA_PX,
+    STANDARDS,
     STRAY_PART,
     TYPICAL_ERROR_PX,
     Assignment,
@@ -337,7 +338,7 @@ def assign_lattice(lattices, standard: Standard, vector, covariance, approximate
     vector, covariance : numpy.ndarray, shape (2,) and (2, 2)
         Prior of the ellipse vector.
     approximate : float, optional
-        Approximate pixel size, 1/angstrom. With it, the name of the crystal is not tested.
+        Approximate pixel size, 1/angstrom. With it, other crystals are compared at this pixel size only.
 
     Returns
     -------
@@ -363,6 +364,11 @@ def assign_lattice(lattices, standard: Standard, vector, covariance, approximate
             others[name] = 2 * (best.evidence - other[0].evidence) if other else np.inf
     second = found[1].scale if len(found) > 1 else np.nan
     margins = tuple(2 * (best.evidence - m.evidence) for m in found[1:])
+    crystals = {}
+    for name in STANDARDS:
+        if approximate is not None and name != standard.name:
+            other = matches(lattices, find_standard(name), vector, covariance, approximate)
+            crystals[name] = 2 * (best.evidence - other[0].evidence) if other else np.inf
     texts = tuple(f"{match.scale:.5f} 1/Å per pixel and a/b = {1 + np.hypot(*match.vector):.3f} ({match.name})"
                   for match in found)
-    return Assignment(best.scale, second, margins, others, texts), best
+    return Assignment(best.scale, second, margins, others, texts, crystals), best

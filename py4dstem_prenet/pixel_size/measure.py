@@ -3,9 +3,10 @@
 Patterns are pooled about the fitted origin, as for the ellipse. There are two kinds of evidence: the rings of the
 pooled pattern, which are as wide as a disk, and the positions of disks in single patterns (`spots.py`), which are far
 sharper if disks are resolved. For each kind, the rings are assigned over all plausible pixel sizes (`assign.py`,
-`spot_assign.py`), and pixel size, ellipse and center are fitted together (`joint.py`, `spot_fit.py`). The result from
-rings is used if disks do not determine the pixel size. If the disks lie on the lattice of one crystal, it is assigned
-to a zone axis (`lattice.py`), and fitted (`lattice_fit.py`).
+`spot_assign.py`), and pixel size, ellipse and center are fitted together (`joint.py`, `spot_fit.py`). The assignment is
+that of the disks; if it is not certain, rings add their evidence for or against it. Without disks, rings are fitted.
+If the disks lie on the lattice of one crystal, it is assigned to a zone axis (`lattice.py`), and fitted
+(`lattice_fit.py`).
 
 The pixel size refers to the geometric mean of the semi-axes of the ellipse. py4DSTEM's `BraggVectors.cal` and
 `PolarDatacube` return b times that radius. If an ellipse is set, the pixel size times sqrt(a / b) is written.
@@ -13,8 +14,7 @@ The pixel size refers to the geometric mean of the semi-axes of the ellipse. py4
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,14 +23,15 @@ from ..core import BraggDisks, Ellipse, Flag, NoiseModel, PixelSize, PrenetError
 from ..ellipse import in_region
 from ..fits import MIN_RING_SPAN_PX, Pooled, pool, refine_rings, ring_span
 from . import (
-    BASIN,
     CRYSTAL_SYSTEMATIC,
+    ELLIPSE_SIGMA,
     MIN_DISTORTION_SIGMAS,
     MIN_ON_RINGS,
-    MIN_RING_GRAINS,
+    MIN_POSTERIOR,
     MIN_SUSPECTED_SIGMAS,
     POINT_RADIUS_PX,
     RELROD,
+    RadialProfile,
     RingTable,
     Shape,
     Spots,
@@ -48,11 +49,13 @@ from . import (
     joint_of,
     measure_spots,
     on_lattice,
+    posterior_of,
     radial_data,
     shrunk,
     significance,
     smoothed,
     unknown_size,
+    with_rings,
 )
 
 BLURS_PX = (0.6, 1.5)  # pixels; start values of the blur of rings
@@ -93,7 +96,7 @@ def measure_pixel_size(data, qx0, qy0, radius, noise: NoiseModel, standard, elli
         Whether to show a progress bar.
     approximate : float, optional
         Pixel size, 1/angstrom, known within 10 %, for example from the camera length. It makes the zone axis of
-        a single crystal unambiguous; the name of the crystal is then not tested.
+        a single crystal unambiguous. Other crystals that fit as well are listed in a flag.
     disks : BraggDisks, optional
         Disks of this scan from `find_bragg_disks`. If their direct beam is at the given origin, these disks are used,
         and none are searched for.
@@ -210,7 +213,7 @@ def measure_pooled_size(pooled: Pooled, radius, noise: NoiseModel, standard, ell
     standard = find_standard(standard)
     span = ring_span(pooled.mean, pooled.weight > 0, pooled.center)
     reference = min(pooled.mean.shape) / 2
-    few = spots is not None and spots.grains < MIN_RING_GRAINS
+    few = spots is not None and spots.few_grains
     if few:
         size = _from_lattice(spots, standard, ellipse, reference, approximate)
         if size is not None:
@@ -218,24 +221,20 @@ def measure_pooled_size(pooled: Pooled, radius, noise: NoiseModel, standard, ell
         if ellipse is None or not ellipse.accepted:
             return unknown_size(standard.name, Flag("pixel_size_without_ellipse"))
     vector, center, covariance = _start(pooled, span, ellipse)
-    decided = None if spots is None else _from_spots(spots, standard, vector, covariance, reference,
-                                                      approximate)
-    from_spots = None if decided is None else decided()
-    if from_spots is not None and (few or from_spots.accepted or _contradicted(from_spots)):
-        return from_spots
+    disks = None if spots is None else _from_spots(spots, standard, vector, covariance, reference, approximate)
     if few:
-        return unknown_size(standard.name, Flag("pixel_size_no_rings", {"standard": standard.name}))
-    from_rings = _from_rings(pooled, standard, span, (vector, center, covariance), radius, noise, reference,
-                             approximate)
-    if from_spots is None:
-        return from_rings
-    # If rings accept the assignment of disks that is not certain, the disks determine the pixel size.
-    return decided(confirmed=from_rings.accepted and abs(np.log(from_rings.value / from_spots.value)) < BASIN)
-
-
-def _contradicted(size):
-    """Whether another lattice fits the disks better than the standard."""
-    return not size.decision.numbers["lattice_margin"] > 0
+        if disks is None:
+            return unknown_size(standard.name, Flag("pixel_size_no_rings", {"standard": standard.name}))
+        return disks[1](disks[0])
+    rings = _rings(pooled, span, (vector, center, covariance), radius, noise)
+    if disks is None:
+        return _from_rings(rings, standard, reference, approximate)
+    assignment, decided = disks
+    # A sequential test: rings are asked only if disks alone neither accept the assignment nor contradict it.
+    if rings is None or not 1 - MIN_POSTERIOR < posterior_of(assignment) < MIN_POSTERIOR:
+        return decided(assignment)
+    found = rings.assigned(standard, approximate, assignment.scale)
+    return decided(assignment if found is None else with_rings(assignment, found[0]))
 
 
 def _from_lattice(spots, standard, ellipse, reference, approximate):
@@ -264,12 +263,12 @@ def _loosened(covariance):
 
 
 def _from_spots(spots, standard, vector, covariance, reference, approximate):
-    """Measure the pixel size from the disks of single patterns; return its decision, or None without an assignment."""
+    """Assignment of the disks of single patterns, and the decision on their fit; None without an assignment."""
     span = spots.span
     wide = _loosened(covariance)
     shape = Shape(POINT_RADIUS_PX, POINT_BLURS_PX[0])
     start = State(1.0, vector, np.zeros(2), shape, 0.0, np.zeros(2), reference, span, shape, wide, vector)
-    few = spots.grains < MIN_RING_GRAINS
+    few = spots.few_grains
     # The reflections of a single crystal fit many lattices. With a pixel size, the user also vouches for the crystal.
     assignment = assign_spots(spots, standard, start, span, approximate, others=not few or approximate is None)
     if assignment is None:
@@ -284,50 +283,78 @@ def _from_spots(spots, standard, vector, covariance, reference, approximate):
         return None
     if few:
         doubt = float(np.hypot(doubt, CRYSTAL_SYSTEMATIC))
-    return partial(decide_pixel_size, fit, standard, assignment, "disks", reference, doubt)
+    return assignment, lambda joint: decide_pixel_size(fit, standard, joint, "disks", reference, doubt)
 
 
-def _from_rings(pooled, standard, span, start, radius, noise, reference, approximate):
-    """Measure the pixel size from the rings of the pooled pattern."""
-    unknown = unknown_size(standard.name, Flag("pixel_size_no_rings", {"standard": standard.name}))
+@dataclass(frozen=True)
+class _Rings:
+    """Rings of pooled patterns, in pixels that are `side` times as large for the fit, and `factor` for the assignment.
+
+    `start` has vector and covariance of the ellipse; `profile` and the `tables` of ring shapes are those of the
+    assignment.
+    """
+
+    pooled: Pooled
+    center: np.ndarray
+    start: tuple
+    span: tuple[float, float]
+    readout: float
+    side: int
+    factor: float
+    profile: RadialProfile
+    tables: list[RingTable]
+
+    def assigned(self, standard, approximate, scale=None):
+        """The assignment in pixels of the detector, and the shape in those of the fit; None without one."""
+        bin_ = self.side * self.factor
+        binned = [None if value is None else value * bin_ for value in (approximate, scale)]
+        found = assign_rings([self], standard, *binned)
+        if found is None:
+            return None
+        assignment, (shape,) = found
+        shape = replace(shape, disk=shape.disk * self.factor, blur=max(shape.blur * self.factor, BLURS_PX[0]))
+        return replace(assignment, scale=assignment.scale / bin_, second=assignment.second / bin_), shape
+
+
+def _rings(pooled, span, start, radius, noise):
+    """The rings of pooled patterns; None if their range is too small."""
     if span[1] - span[0] < MIN_RING_SPAN_PX:
-        return unknown
+        return None
     vector, center, covariance = start
     side = max(1, int(span[1] // MIN_FITTED_RADIUS_PX))
     pooled, center, radius = _binned(pooled, center, radius, side)
-    span, reference = (span[0] / side, span[1] / side), reference / side
+    span = span[0] / side, span[1] / side
     readout = side * noise.readout / noise.gain
     profile = radial_data(smoothed(pooled.mean, pooled.weight, readout), center, vector, span)
     if len(profile.radii) < 2 * MIN_RING_SPAN_PX / side:
-        return unknown
+        return None
     factor = max(1.0, span[1] / MAX_ASSIGNED_RADIUS_PX)
     # Rings may differ in shape from the direct beam, for example if the beam is saturated or a spot with tails.
     shapes = [Shape(POINT_RADIUS_PX, blur, RELROD) for blur in (*POINT_BLURS_PX, WIDE_BLUR_PX)]
     if radius is not None and radius > factor:
         shapes = [Shape(radius / factor, blur, RELROD) for blur in BLURS_PX] + shapes[1:]
-    binned = None if approximate is None else approximate * side * factor
-    assigned = assign_rings([_Evidence(shrunk(profile, factor), shapes)], standard, binned)
-    if assigned is None:
+    profile = shrunk(profile, factor)
+    tables = [RingTable(profile.radii, shape) for shape in shapes]
+    return _Rings(pooled, center, (vector, covariance), span, readout, side, factor, profile, tables)
+
+
+def _from_rings(rings, standard, reference, approximate):
+    """Measure the pixel size from the rings of the pooled pattern."""
+    unknown = unknown_size(standard.name, Flag("pixel_size_no_rings", {"standard": standard.name}))
+    found = None if rings is None else rings.assigned(standard, approximate)
+    if found is None:
         return unknown
-    assignment, (shape,) = assigned
-    shape = replace(shape, disk=shape.disk * factor, blur=max(shape.blur * factor, BLURS_PX[0]))
-    assignment = replace(assignment, scale=assignment.scale / factor, second=assignment.second / factor)
-    state = State(assignment.scale, vector, center, shape, 0.0, np.zeros(2), reference, span, shape, covariance,
-                  vector)
+    (assignment, shape), (vector, covariance) = found, rings.start
+    state = State(assignment.scale * rings.side, vector, rings.center, shape, 0.0, np.zeros(2), reference / rings.side,
+                  rings.span, shape, covariance, vector)
     try:
-        fit, doubt = _fitted(lambda state, extra=(): fit_joint(pooled, standard, state, readout, extra), state)
+        fit, doubt = _fitted(
+            lambda state, extra=(): fit_joint(rings.pooled, standard, state, rings.readout, extra), state)
     except np.linalg.LinAlgError:
         return unknown
-    fit = replace(fit, scale=fit.scale / side, profile=replace(fit.profile, radii=fit.profile.radii * side))
-    assignment = replace(assignment, scale=assignment.scale / side, second=assignment.second / side)
-    return decide_pixel_size(fit, standard, assignment, "rings", reference * side, doubt)
-
-
-class _Evidence:
-    """A radial profile, and tables of the ring shapes that are tried."""
-
-    def __init__(self, profile, shapes):
-        self.profile, self.tables = profile, [RingTable(profile.radii, shape) for shape in shapes]
+    radii = fit.profile.radii * rings.side
+    fit = replace(fit, scale=fit.scale / rings.side, profile=replace(fit.profile, radii=radii))
+    return decide_pixel_size(fit, standard, assignment, "rings", reference, doubt)
 
 
 def _binned(pooled, center, radius, side):
@@ -353,7 +380,7 @@ def _prior(ellipse):
     """Ellipse vector and its covariance before the measurement; an ellipse that is not known has a few percent."""
     if ellipse is not None and ellipse.accepted:
         return np.array(ellipse.vector, float), np.array(ellipse.covariance, float)
-    return np.zeros(2), 0.02**2 * np.eye(2)
+    return np.zeros(2), ELLIPSE_SIGMA**2 * np.eye(2)
 
 
 def _start(pooled, span, ellipse):

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import digamma, gammaln
+from scipy.special import beta, digamma, gammaln
 
 from ..core import ellipse_matrix
 from . import Standard
@@ -27,7 +27,6 @@ ABSENT_VARIANCE = 2.0  # relative variance of this number for one grain: a third
 MIN_EXPECTED_HEIGHT, WEAK_SHAPE = 0.03, 0.5
 STRAY_SHAPE, STRAY_PART = 1.0, 0.1  # shape of the Gamma prior of background disks, and their fraction of all disks
 ROUNDS = 12  # rounds; number in which the rates are updated
-_LOG_STUDENT = gammaln((ERROR_DOF + 1) / 2) - gammaln(ERROR_DOF / 2) - 0.5 * np.log(np.pi * ERROR_DOF)
 
 
 @dataclass(frozen=True)
@@ -182,7 +181,8 @@ def density_of(difference, sigma) -> np.ndarray:
     0.00011
     """
     z = (difference / sigma) ** 2 / ERROR_DOF
-    return np.exp(_LOG_STUDENT - (ERROR_DOF + 1) / 2 * np.log1p(z)) / sigma
+    at_mean = 1 / (np.sqrt(ERROR_DOF) * beta(0.5, ERROR_DOF / 2))
+    return at_mean * np.exp(-(ERROR_DOF + 1) / 2 * np.log1p(z)) / sigma
 
 
 def fit_rates(radius, sigma, weight, rings, expected, span: float, start: RingRates | None = None,

@@ -72,6 +72,12 @@ def smoothed(image, weight, readout):
     -------
     tuple
         The pattern and the variance of its noise, as `smooth_image` returns them.
+
+    Examples
+    --------
+    >>> image, noise = smoothed(np.full((64, 64), 4.0), np.full((64, 64), 100.0), 0.0)
+    >>> round(float(image[0][32, 32]), 3), round(float(noise[0][32, 32]), 3)
+    (4.0, 0.04)
     """
     noise = np.where(weight > 0, (np.clip(image, 0, None) + readout**2) / np.maximum(weight, 1), 0)
     return (smooth_image(image, weight > 0, POLAR_SMOOTHING_PX), smooth_image(noise, weight > 0, 1.0, order=1))
@@ -128,6 +134,13 @@ def shrunk(profile: RadialProfile, factor: float) -> RadialProfile:
     -------
     RadialProfile
         Means over STEP_PX of the larger pixels, with radii in units of them. The polar map is that of `profile`.
+
+    Examples
+    --------
+    >>> radii, polar = np.arange(10.0, 90.0, 0.5), np.ones((1, 160))
+    >>> profile = shrunk(RadialProfile(radii, radii, np.full(160, 0.04), polar, polar), 2.0)
+    >>> profile.radii[:2].tolist(), profile.mean[:2].tolist(), profile.variance[:2].tolist()
+    ([5.125, 5.625], [10.25, 11.25], [0.02, 0.02])
     """
     if factor <= 1:
         return profile

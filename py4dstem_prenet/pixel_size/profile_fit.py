@@ -24,9 +24,6 @@ BACKGROUND_WIDTHS = 5.0  # widths of a ring; smallest distance between two knots
 MAX_BACKGROUND_KNOTS = 6  # number of intervals; most between the knots of the background
 LOG_HEIGHT_SIGMA = 1.0  # sigma of log(height / kinematic height), due to texture, dynamical scattering and few grains
 MIN_HEIGHT_FRACTION = 0.12  # fraction of the height expected from the other rings; smallest height of a visible ring
-# Fraction of the strongest ring; smallest mean of the prior of a ring that is weak or forbidden: in simulated powders
-# of germanium, 222 has 0.2 to 0.35 of the disks of 111.
-MIN_WEAK_HEIGHT = 0.1
 MAX_HEIGHT_PENALTY = 9.0  # chi square; largest penalty of one ring, since texture may remove a ring
 BASIN = 0.02  # relative; smallest difference between the pixel sizes of two different assignments
 # 1/angstrom, width of the Lorentzian of crystals of about 75 angstrom; sigma of the prior of its logarithm.
@@ -258,8 +255,9 @@ def fit_rings(profile: RadialProfile, standard: Standard, scale: float, shape: S
 def _penalty(heights, expected, floor, within):
     """Penalty for heights that differ from the expected heights, in units of chi square.
 
-    Strong rings have a log-normal prior. Rings that are weak or forbidden have an exponential one, since dynamical
-    scattering may excite them.
+    Strong rings have a log-normal prior. Rings that are weak or forbidden have an exponential one, with a mean of at
+    least MIN_VISIBLE_HEIGHT, since dynamical scattering may excite them: in simulated powders of germanium, 222 has 0.2
+    to 0.35 of the disks of 111.
     """
     strong = within & (expected > MIN_VISIBLE_HEIGHT)
     if not strong.any():
@@ -268,7 +266,7 @@ def _penalty(heights, expected, floor, within):
     sigma = np.hypot(LOG_HEIGHT_SIGMA, np.minimum(floor[strong] / np.maximum(heights[strong], floor[strong]), 1))
     middle = quick_median(log)
     weak = within & ~strong
-    common = np.exp(middle) * np.maximum(expected[weak], MIN_WEAK_HEIGHT)
+    common = np.exp(middle) * np.maximum(expected[weak], MIN_VISIBLE_HEIGHT)
     excess = np.maximum(heights[weak] - floor[weak], 0) / common - 1
     return float(np.minimum(((log - middle) / sigma) ** 2, MAX_HEIGHT_PENALTY).sum() + 2 * np.maximum(excess, 0).sum())
 
@@ -320,6 +318,13 @@ def costs(fits, samples: float) -> np.ndarray:
     -------
     numpy.ndarray, shape (n,)
         The costs.
+
+    Examples
+    --------
+    >>> one = np.zeros(1)
+    >>> good, poor = (ProfileFit(0.02, one, one, one, chi2, 0.0, 4, one) for chi2 in (1.0, 10.0))
+    >>> np.diff(costs([good, poor], 40.0)).round(1).tolist()  # 40 log(11 / 2)
+    [68.2]
     """
     chi2, penalty, rings = (np.array([getattr(fit, name) for fit in fits]) for name in ("chi2", "penalty", "rings"))
     return samples * np.log1p(chi2 / len(fits[0].residual)) + penalty + np.log(samples) * rings
@@ -345,6 +350,16 @@ def refine_shape(profile: RadialProfile, standard: Standard, scale: float, shape
         The fit.
     Shape
         The shape.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.pixel_size import find_standard
+    >>> gold, radii = find_standard("Au"), np.arange(12.0, 60.0, 0.5)
+    >>> mean = ring_profiles(radii, gold.g / 0.02, 4.0, 1.2, 0.15)[0] @ gold.intensity + 0.1
+    >>> profile = RadialProfile(radii, mean, 1e-4 * mean, mean[None], np.ones((1, len(radii))))
+    >>> fit, shape = refine_shape(profile, gold, 0.0201, Shape(4.0, 0.6, 0.003))
+    >>> round(fit.scale, 4), abs(shape.blur - 1.2) < 0.3
+    (0.02, True)
     """
     base = background(profile.radii, shape.width)
 

@@ -12,6 +12,7 @@ from scipy.optimize import minimize
 from . import (
     ALTERNATIVES,
     BASIN,
+    CENTER_SIGMA_PX,
     FIRST_STRONG_HEIGHT,
     MIN_FIRST_RING,
     MIN_VISIBLE_HEIGHT,
@@ -36,11 +37,11 @@ SCAN_ERROR_PX = 0.15  # pixels; error of positions in the search, in addition to
 # used in the first search.
 REFINED_SPOTS, SCANNED_EACH, SCAN_ROUNDS = 500, 2, 5
 REFINED, REFINED_OTHERS = 5, 3  # number of assignments that are refined for the standard and for each other lattice
-# Search for the ellipse vector: sigma below which no search is needed, step, reach in standard errors, number of
-# vectors that are kept, and sigma of the kept vectors.
-KNOWN_VECTOR, VECTOR_STEP, SEARCHED_SIGMAS, MAX_VECTORS, SHARP_VECTOR = 0.003, 0.004, 2.5, 2, 0.004
-# Search for the center of rings about a hidden beam: errors of center and ellipse vector, and blurs of the radii.
-CENTER_REACH_PX, CENTER_VECTOR, CENTER_WIDTHS_PX = 1.0, 0.02, (1.0, 0.5, 0.25)
+# Search for the ellipse vector: step, which is also the sigma of the vectors that are kept; reach in standard errors;
+# and number of vectors that are kept.
+VECTOR_STEP, SEARCHED_SIGMAS, MAX_VECTORS = 0.004, 2.5, 2
+ELLIPSE_SIGMA = 0.02  # sigma of each component of the ellipse vector of a camera before it is measured
+CENTER_WIDTHS_PX = (1.0, 0.5, 0.25)  # pixels; blurs of the radii in the search for the center of rings
 
 
 def assign_spots(spots: Spots, standard: Standard, start: State, span, approximate: float | None = None,
@@ -141,7 +142,7 @@ def sharp_vectors(spots: Spots, start: State):
     [0.04, 0.0]
     """
     widest = np.sqrt(np.linalg.eigvalsh(start.vector_covariance)[-1])
-    if widest < KNOWN_VECTOR:
+    if widest < VECTOR_STEP:
         return [start.vector]
     steps = int(np.ceil(SEARCHED_SIGMAS * widest / VECTOR_STEP))
     axis = np.arange(-steps, steps + 1) * VECTOR_STEP
@@ -163,9 +164,9 @@ def centered_spots(spots: Spots, vector) -> Spots:
     Parameters
     ----------
     spots : Spots
-        The disks, relative to an origin within CENTER_REACH_PX.
+        The disks, relative to an origin within CENTER_SIGMA_PX.
     vector : array_like, shape (2,)
-        Ellipse vector, within CENTER_VECTOR of the true one.
+        Ellipse vector, within ELLIPSE_SIGMA of the true one.
 
     Returns
     -------
@@ -183,7 +184,7 @@ def centered_spots(spots: Spots, vector) -> Spots:
     True
     """
     start = np.array([0.0, 0.0, *vector])
-    unit = np.array([CENTER_REACH_PX, CENTER_REACH_PX, CENTER_VECTOR, CENTER_VECTOR])
+    unit = np.array([CENTER_SIGMA_PX, CENTER_SIGMA_PX, ELLIPSE_SIGMA, ELLIPSE_SIGMA])
     reflections = float((1 / spots.size).sum())
 
     def cost(q, width):
@@ -209,7 +210,7 @@ def _bunching(spots, vector, center, width=0.0):
 
 def _refined(spots, standard, start, span, vectors, count, approximate=None):
     """Fits at the best pixel sizes of a lattice, ordered by decreasing evidence."""
-    narrow = replace(start, vector_covariance=SHARP_VECTOR**2 * np.eye(2))
+    narrow = replace(start, vector_covariance=VECTOR_STEP**2 * np.eye(2))
     starts, evidence = [], []
     subset = spots.subset(slice(None, None, SCANNED_EACH)) if len(spots.size) > REFINED_SPOTS / SCANNED_EACH else spots
     for vector in vectors:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from . import (
+    DISTORTION_SIGMA,
     ERROR_DOF,
     MIN_PARTS,
     TYPICAL_ERROR_PX,
@@ -37,7 +38,6 @@ from . import (
 EXCITATION, EXCITATION_SIGMA = 1.5e-4, 1.2e-4
 COMMON_ERRORS_PX = (0.0, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.5, 0.8)  # pixels; common errors that are tried
 SPOT_CENTER_SIGMA_PX = 0.5  # pixels; sigma of the prior of the center of the rings about the origin
-DISTORTION_SIGMA = 0.01  # relative, at the reference; sigma of the prior of a distortion, for typical cameras
 LARGEST_STEP = 0.004  # relative; largest change of the pixel size in one step
 SPOT_NAMES = ("scale", "v0", "v1", "x", "y", "excitation")  # parameters of every fit
 # Differences of the parameters, in their units, from which the curvature of the likelihood is computed; that of a

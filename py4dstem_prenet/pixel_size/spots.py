@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import pickle
 from dataclasses import dataclass, fields, replace
 from functools import partial
 
@@ -15,8 +17,9 @@ from ..core import BraggDisks, NoiseModel, PrenetError, Scan, sample_positions
 from ..disks import MAX_ORIGIN_OFFSET_PX, SAMPLE_BYTES, SAMPLE_PATTERNS, LearnedDisks
 from ..fits import Aperture
 from . import (
+    ABSENT_VARIANCE,
     CRYSTAL_SYSTEMATIC,
-    MIN_RING_GRAINS,
+    HEIGHT_SHAPE,
     SPOT_SYSTEMATIC,
     hidden_disk_radius,
     hub_radius,
@@ -37,6 +40,7 @@ FALSE_DISKS = 0.03  # expected number of false disks per pattern
 # Pixels, standard errors, and steps of the searched positions; largest distances of two disks of the same reflection. A
 # weak disk is not found in every pattern.
 SAME_SPOT_PX, SAME_SPOT_SIGMAS, SAME_SPOT_STEPS = 0.7, 3.0, 2
+_last_search: dict[bytes, Spots | None] = {}  # at most one result of `measure_spots`, by the hash of its input
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +95,19 @@ class Spots:
             The radii.
         """
         return self.inner, float(np.hypot(*self.offset.T).max())
+
+    @property
+    def few_grains(self) -> bool:
+        """Whether the scan has too few grains for rings.
+
+        The heights of rings then vary more because of few zone axes than because of dynamical scattering.
+
+        Returns
+        -------
+        bool
+            True for fewer than five grains.
+        """
+        return ABSENT_VARIANCE / self.grains > 1 / HEIGHT_SHAPE
 
     def parts(self, side: int) -> np.ndarray:
         """Number the parts of the scan, rectangles of about equal size.
@@ -215,6 +232,22 @@ def measure_spots(scan: Scan, origin, use, radius: float | None, noise: NoiseMod
     -------
     Spots or None
         The disks outside the region of the direct beam; None if there are too few.
+
+    Notes
+    -----
+    The result of the last search is kept in memory, and returned for the same data and arguments, for example if
+    another standard is tried. The data are compared by the sample of patterns from which the search learns.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.core import as_scan
+    >>> x, y = np.indices((64, 64))
+    >>> disks = [np.hypot(x - 32 - a, y - 32 - b) < 3 for a in (-16, 0, 16) for b in (-16, 0, 16)]
+    >>> scan = as_scan(np.random.default_rng(0).poisson(0.5 + 20 * np.sum(disks, 0), (3, 3, 64, 64)))
+    >>> noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((64, 64), bool), counting=True, dose=7000.0)
+    >>> spots = measure_spots(scan, np.full((9, 2), 32.0), np.ones(9, bool), 3.0, noise, (0.0, 0.0))
+    >>> len(np.unique(spots.reflection)), np.abs(spots.offset).max(0).round().tolist()
+    (8, [16.0, 16.0])
     """
     chosen = np.flatnonzero(use)
     if len(chosen) > MAX_SPOT_POSITIONS:
@@ -234,6 +267,10 @@ def measure_spots(scan: Scan, origin, use, radius: float | None, noise: NoiseMod
         if radius is None:
             return None
     inner = max(INNER_RADII * radius + INNER_PX, hub + radius)
+    search = (scan.shape, patterns, chosen, origin, radius, noise, np.asarray(vector))
+    key = hashlib.sha256(pickle.dumps(search)).digest()
+    if key in _last_search:
+        return _last_search[key]
     aperture = Aperture(radius, 0.5, tuple(map(float, vector)))  # pixels, where the fit of the blur starts
     try:
         learned = LearnedDisks.learn(patterns, noise, aperture, origin[sample], FALSE_DISKS)
@@ -248,6 +285,8 @@ def measure_spots(scan: Scan, origin, use, radius: float | None, noise: NoiseMod
         # More positions do not reduce the systematic error, which is larger for few grains.
         if first.all() or (spots is not None and _expected_sigma(spots) < systematic_of(spots)):
             break
+    _last_search.clear()
+    _last_search[key] = spots
     return spots
 
 
@@ -271,7 +310,7 @@ def systematic_of(spots: Spots) -> float:
     >>> systematic_of(one) > systematic_of(replace(one, grains=100.0))
     True
     """
-    return CRYSTAL_SYSTEMATIC if spots.grains < MIN_RING_GRAINS else SPOT_SYSTEMATIC
+    return CRYSTAL_SYSTEMATIC if spots.few_grains else SPOT_SYSTEMATIC
 
 
 def _same_beam(disks, origin, use):

@@ -105,10 +105,7 @@ def measure_probe(data, qx0, qy0, radius, noise: NoiseModel, valid=None, pixel_s
     electrons = float((mean * weight)[inside].sum())
     margin = 3.0 * edge + 1.0  # pixels around the disk that belong to it
     flags = [Flag("probe_measured", {"positions": int(thin.sum()), "electrons": electrons})]
-    cause = ("the edge of the detector or bad pixels cut the disk" if cut > MAX_CUT else
-             "no position is thin enough" if uneven > MAX_MEAN_UNEVEN and direct < MIN_VACUUM_PART else
-             "too few electrons pass the thin positions" if electrons < MIN_PROBE_ELECTRONS else
-             "its center is uncertain" if not sigma <= MAX_CENTER_SIGMA_PX else None)
+    cause = _defect(cut, uneven, direct, electrons, sigma)
     if cause:
         flags = [Flag("probe_from_aperture", {"radius": disk.radius, "edge": edge, "cause": cause})]
         image, sigma = drawn, 0.0
@@ -192,6 +189,19 @@ def semi_angle(radius: float, pixel_size, voltage) -> float | None:
     return float(1e3 * radius * pixel_size * wavelength)
 
 
+def _defect(cut, uneven, direct, electrons, sigma):
+    """Why the mean disk cannot be the image of the probe; None if it can."""
+    if cut > MAX_CUT:
+        return "the edge of the detector or bad pixels cut the disk"
+    if uneven > MAX_MEAN_UNEVEN and direct < MIN_VACUUM_PART:
+        return "no position is thin enough"
+    if electrons < MIN_PROBE_ELECTRONS:
+        return "too few electrons pass the thin positions"
+    if not sigma <= MAX_CENTER_SIGMA_PX:
+        return "its center is uncertain"
+    return None
+
+
 def _standard_errors(pooled, radius):
     """Standard errors in pixels of center (along one axis) and radius of the disk, by a jackknife over parts."""
     group = np.arange(len(pooled.parts)) % GROUPS
@@ -204,7 +214,8 @@ def _standard_errors(pooled, radius):
         mean = (pooled.parts[keep] * pooled.parts_weight[keep]).sum(0) / np.maximum(weight, 1)
         disks.append(fit_disk(replace(pooled, mean=mean, weight=weight, parts=pooled.parts[keep],
                                       parts_weight=pooled.parts_weight[keep]), radius))
-    center, size = (np.var(values, axis=0) for values in ([disk.center for disk in disks], [d.radius for d in disks]))
+    center = np.var([disk.center for disk in disks], axis=0)
+    size = np.var([disk.radius for disk in disks])
     return tuple(float(np.sqrt((GROUPS - 1) * np.mean(v))) for v in (center, size))  # (n - 1) / n times the squares
 
 

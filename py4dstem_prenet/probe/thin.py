@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 
 from ..compute import map_chunks
-from ..core import NoiseModel, Scan, flat_origins, sample_positions
+from ..core import NoiseModel, Scan, flat_origins, sample_positions, usable_positions
 
 MAX_SAMPLED = 16384  # positions; most of a large scan that are examined
 TOP_PART = 0.02  # fraction of the positions; those with the strongest direct beams, whose median is that of vacuum
@@ -64,9 +64,7 @@ def choose_thin(scan: Scan, qx0, qy0, radius: float, noise: NoiseModel, valid=No
     (True, 1.0)
     """
     origin = flat_origins(scan.scan_shape, qx0, qy0)
-    usable = np.isfinite(origin).all(1) & scan.readable.ravel()
-    if valid is not None:
-        usable &= np.asarray(valid, bool).ravel()
+    usable = usable_positions(scan, origin, valid)
     positions = sample_positions(scan.scan_shape, MAX_SAMPLED) if scan.size > MAX_SAMPLED else np.arange(scan.size)
     positions = positions[usable[positions]]
     chosen = np.zeros(scan.size, bool)

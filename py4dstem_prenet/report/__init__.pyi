@@ -44,6 +44,11 @@ from .overview import (
     shown_ring as shown_ring,
 )
 from .page import Panels as Panels, page_html as page_html, page_style as page_style
+from .page_tables import (
+    length_text as length_text,
+    number_rows as number_rows,
+    provenance_rows as provenance_rows,
+)
 from .quantities import (
     ring_radius_px as ring_radius_px,
     show_deflection as show_deflection,

@@ -16,11 +16,13 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from ..core import ellipse_vector, paragraphs, with_sigma
+from ..core import ellipse_vector, paragraphs, shape_text
 from . import (
     drawn_radius,
+    length_text,
     mark_ellipse,
-    ring_radius_px,
+    number_rows,
+    provenance_rows,
     show_beam,
     show_deflection,
     show_denoised,
@@ -44,7 +46,6 @@ FIGURE_PAD = 0.7  # font sizes; margin of a figure: a browser's fonts are wider 
 IMAGE_LEFT, IMAGE_RIGHT, IMAGE_TOP = 0.25, 0.62, 0.08
 MIN_IMAGE_HEIGHT = 0.4  # inches; of a map of a few scan rows
 MAP_SIZE, PATTERN_SIZE, CHECK_SIZE = (2.7, 2.4), (2.9, 2.8), (2.9, 2.2)  # inches; width and height of panels
-MIN_SHOWN_PX = 1e-3  # pixels; smallest length that is written as a number
 _INK = "#012345"  # placeholder color in figures, replaced by the text color of the page
 _STYLE = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK) | {
     "svg.fonttype": "none", "svg.hashsalt": "prenet", "font.sans-serif": ["DejaVu Sans", "Arial", "Helvetica"]}
@@ -78,20 +79,28 @@ def page_html(seen) -> str:
 
     single = tuple(seen.shape[:2]) == (1, 1)
     with page_style():
-        sections = [] if seen.origin is None else [
-            *([] if single else [{"heading": "Origin: measured, fitted, residual", "functions": seen.fit.trials,
-                                  "rows": _origin_panels(seen)}]),
-            {"heading": "Patterns and ellipse", "rows": _pattern_panels(seen)},
-            *({"heading": heading, "rows": rows} for heading, rows in (
-                ("Pixel size", _pixel_size_panels(seen)), ("Rotation", _rotation_panels(seen)),
-                ("Denoising", _denoising_panels(seen))) if rows)]
+        sections = [] if seen.origin is None else _sections(seen, single)
     made = datetime.now(timezone.utc).isoformat(" ", "minutes").replace("+00:00", " UTC")
     template = Environment(loader=PackageLoader(__package__, ""), autoescape=True).get_template("page.html")
     return template.render(
-        name=str(seen.name), made=made, length=_number,
-        scan="a single pattern" if single else f"{_by(seen.shape[:2])} positions", pattern=_by(seen.shape[2:]),
+        name=str(seen.name), made=made, length=length_text, pattern=shape_text(seen.shape[2:]),
+        scan="a single pattern" if single else f"{shape_text(seen.shape[:2])} positions",
         verdicts=seen.verdicts, overall=seen.overall, summary=paragraphs(seen.summary),
-        sections=sections, numbers=_numbers(seen), provenance=_provenance(seen.record)) + "\n"
+        sections=sections, numbers=number_rows(seen), provenance=provenance_rows(seen.record)) + "\n"
+
+
+def _sections(seen, single):
+    """Sections of the page that have figures."""
+    sections = [
+        {"heading": "Patterns and ellipse", "rows": _pattern_panels(seen)},
+        {"heading": "Pixel size", "rows": _pixel_size_panels(seen)},
+        {"heading": "Rotation", "rows": _rotation_panels(seen)},
+        {"heading": "Denoising", "rows": _denoising_panels(seen)},
+    ]
+    if not single:
+        sections.insert(0, {"heading": "Origin: measured, fitted, residual", "functions": seen.fit.trials,
+                            "rows": _origin_panels(seen)})
+    return [section for section in sections if section["rows"]]
 
 
 # --- figures ------------------------------------------------------------------------------------------------
@@ -288,125 +297,3 @@ def _denoising_panels(seen):
     if len(axes) > 1:
         show_slopes(seen.denoising, axes[1])
     return panels.rows()
-
-
-# --- numbers ------------------------------------------------------------------------------------------------
-def _numbers(seen):
-    """Rows of the table of numbers: (quantity, value with unit)."""
-    noise = seen.noise
-    yield "scan, positions", f"{seen.shape[0]} x {seen.shape[1]}"
-    yield "pattern, pixels", f"{seen.shape[2]} x {seen.shape[3]}, {seen.dtype}"
-    if seen.origin is not None:
-        origin, fit = seen.origin, seen.fit
-        yield "positions with a beam", f"{int(origin.valid.sum())} of {origin.searched}"
-        yield "radius of the direct disk", origin.radius_text
-        if seen.fitted is not None:
-            by = f" (set by {seen.fitted_by})" if seen.fitted_by else ""
-            yield "origin, mean over the scan", "({:.3f}, {:.3f}) px".format(*seen.fitted.mean((1, 2))) + by
-            yield "descan, peak to peak", "({:.3f}, {:.3f}) px".format(*np.ptp(seen.fitted, axis=(1, 2)))
-        yield "sigma of a measured position, per axis, median", _number(fit.noise, "px")
-        if seen.sigma_known:
-            yield "the same, not exceeded in 95 % of the positions", _number(origin.high_sigma, "px")
-        yield "scatter of the residuals without outliers, per axis", _number(fit.test.scatter, "px")
-        yield ("spatially correlated part of the residuals",
-               _number(fit.test.shared if fit.test.correlated else 0.0, "px"))
-        yield "positions that are outliers of the fit", f"{100 * fit.test.outliers:.1f} %"
-        yield "sigma of the fitted origin, per axis", _number(fit.uncertainty, "px")
-        if np.isfinite(fit.specimen):
-            yield "residuals explained by virtual images", f"{100 * fit.specimen:.0f} % of their variance"
-    if seen.stored is not None:
-        stored = seen.stored_result
-        yield "ellipse in the calibration", (f"a/b {stored.ratio}, a axis at {stored.angle} from +qx toward +qy "
-                                             f"({seen.stored_by})")
-    if seen.ellipse is not None:
-        for name, e in seen.ellipse.by_source().items():
-            yield f"ellipse from {name}", f"a/b {e.ratio}, a axis at {e.angle}"
-    if "pixel_size" in seen.quantities:
-        q = seen.quantities["pixel_size"]
-        yield "pixel size in the calibration", f"{q['value']:.6f} {q['unit'].replace('A^-1', 'Å⁻¹')} ({q['author']})"
-    if seen.pixel_size is not None:
-        size = seen.pixel_size
-        if size.accepted:
-            yield "pixel size without sqrt(a/b)", f"{size.value:.6f} ± {size.sigma:.6f} Å⁻¹ ({size.standard})"
-        else:
-            yield "pixel size of the best fit, refused", f"{size.value:.6f} Å⁻¹ ({size.standard}); do not use it"
-        for ring in seen.pixel_size.rings:
-            expected = ring_radius_px(seen.pixel_size, ring)
-            yield f"ring {ring.names}", f"expected at {expected:.2f} px, " + (
-                f"measured at {with_sigma(expected * (1 + ring.error), expected * ring.sigma)} px "
-                f"({with_sigma(100 * ring.error, 100 * ring.sigma)} %)" if np.isfinite(ring.error) else "not seen")
-    if seen.rotflip is not None:
-        degrees, flip = seen.rotflip
-        yield ("rotation of the pattern in the calibration",
-               f"{degrees:.2f}{_sigma(seen.quantities.get('rotation', {}).get('sigma', np.nan))}°, "
-               f"{'flipped' if flip else 'not flipped'}")
-    yield "gain", f"{noise.gain:.4g} detector units per electron"
-    yield "offset", f"{noise.offset:.4g} detector units"
-    yield "read-out noise", f"{noise.readout:.3g} detector units, {noise.readout / noise.gain:.3g} electrons"
-    yield "electrons per pattern", _digits(noise.dose)
-    yield "bad pixels, as (row, column)", _bad_pixels(noise)
-    if seen.denoising is not None and seen.denoising.valid:
-        error, sigma = (values["denoised"] for values in (seen.denoising.errors, seen.denoising.error_sigmas))
-        yield "squared error of denoised patterns", f"{error:#.2g} ± {sigma:.1g} of that of the raw counts"
-        slopes = seen.denoising.slopes
-        for name, slope in slopes.items():
-            if np.isfinite(slope.value):
-                yield f"slope of denoised patterns, {name}", f"{slope} ({slope.status})"
-        if unknown := [name for name, slope in slopes.items() if not np.isfinite(slope.value)]:
-            yield "slopes of denoised patterns that this scan does not determine", ", ".join(unknown)
-
-
-def _digits(number):
-    """Three digits without an exponent, such as 4,000."""
-    return f"{float(f'{number:.3g}'):,.10g}"
-
-
-def _number(value, unit="px"):
-    """A length with its unit; what is less than a thousandth of a pixel has no meaning."""
-    if not np.isfinite(value):
-        return "unknown"
-    return f"below {MIN_SHOWN_PX:g} {unit}" if abs(value) < MIN_SHOWN_PX else f"{value:.3g} {unit}"
-
-
-def _sigma(value):
-    return f" ± {value:.2g}" if np.isfinite(value) else ""
-
-
-def _bad_pixels(noise):
-    """Number and first positions of the bad pixels."""
-    flags = noise.bad_pixel_flags
-    if not flags:
-        return "none"
-    numbers = flags[0].numbers
-    listed = ", ".join(f"({row}, {column})" for row, column in numbers["positions"])
-    return f"{numbers['count']}: {listed}{', ...' if numbers['count'] > len(numbers['positions']) else ''}"
-
-
-def _provenance(record):
-    """Rows of the table of provenance."""
-    if record is None:
-        yield "calibrated by", "unknown: the scan has no record of this package"
-        return
-    yield "calibrated by", f"{record.get('package')} {record.get('version')}, py4DSTEM {record.get('py4DSTEM')}"
-    yield "when", str(record.get("date"))
-    if record.get("file"):
-        yield "file when first calibrated", record["file"]
-    kind = np.dtype(record["dtype"]).name if record.get("dtype") else "unknown type"
-    yield "data when calibrated", f"{_by(record.get('shape', ()))}, {kind}"
-    for name, digest in record.get("weights", {}).items():
-        yield f"weights: {name}", str(digest)
-    for name, value in record.get("settings", {}).items():
-        yield f"setting: {name}", str(value)
-    if record.get("transfer"):
-        carried = record["transfer"]
-        quantities = ", ".join(carried["quantities"]).replace("_", " ")
-        yield f"carried over from {carried['source']}", f"{quantities}; sha256 of its values {carried['sha256']}"
-    for flag in record.get("flags", ()):
-        yield f"flag {flag.get('flag')}", str(flag.get("sentence"))
-    if record.get("since"):
-        yield "changes since then", ", ".join(map(str, record["since"]))
-
-
-def _by(shape):
-    """A shape as text, such as 20 x 20."""
-    return " x ".join(map(str, shape))

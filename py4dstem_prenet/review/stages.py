@@ -27,10 +27,10 @@ from ..io import STANDARD
 from ..transfer import MAX_STRAIN_ELLIPSE
 
 MAX_GOOD_SIGMA_PX = 0.5  # pixels, typical sigma of a position, above which the measured maps are poor
-# rms distance of the origin in the calibration from the best fit, pixels: 0.1 % and 0.5 % of the distance of a Bragg
-# disk at 50 px.
-MIN_ORIGIN_SHIFT_PX = 0.05  # above this, a flag is set
-LARGE_ORIGIN_SHIFT_PX = 0.25  # above this, the flag is a refusal
+# Rms distance of the origin in the calibration from the best fit: 0.1 % and 0.5 % of the distance of a Bragg disk at
+# 50 px.
+MIN_ORIGIN_SHIFT_PX = 0.05  # pixels; smallest shift that is flagged
+LARGE_ORIGIN_SHIFT_PX = 0.25  # pixels; smallest shift that is refused
 MIN_SPECIMEN_FRACTION = 0.1  # fraction of the residuals' variance, above which virtual images explain them
 MIN_ELLIPSE_DIFFERENCE = 0.003  # difference in a/b between calibration and scan, above which a flag is set
 
@@ -222,8 +222,7 @@ def ellipse_flags(stored, measured: Ellipse | None, author: str, halves: Ellipse
             return (Flag("beam_shape_differs", numbers),), details
         if author == STANDARD and difference <= MAX_STRAIN_ELLIPSE:
             return (Flag("standard_differs", numbers),), details
-        return (Flag("ellipse_differs", {"author": author, "difference": difference,
-                                         "sigmas": difference / measured.sigma}),), details
+        return (Flag("ellipse_differs", {"author": author, **numbers}),), details
     a, b, theta = stored
     degrees = np.degrees(theta + (np.pi / 2 if b > a else 0)) % 180
     confirmed = Flag("ellipse_confirmed", {"author": author, "ratio": max(a, b) / min(a, b), "sigma": measured.sigma,
@@ -259,6 +258,7 @@ def quantity_flags(name: str, numbers, measured=None) -> tuple[Flag, ...]:
             "value": measured.value, "sigma": measured.sigma, "unit": "Å⁻¹", "standard": measured.standard,
             "stored": numbers["value"]}),)
         return (*source, *measured.flags)
-    carried, untested = (("pixel_size_from_standard", "pixel_size_untested") if name == "pixel_size" else
-                         ("rotation_from_standard", "rotation_untested"))
-    return (Flag(carried if numbers["author"] == STANDARD else untested, numbers),)
+    carried = numbers["author"] == STANDARD
+    if name == "pixel_size":
+        return (Flag("pixel_size_from_standard" if carried else "pixel_size_untested", numbers),)
+    return (Flag("rotation_from_standard" if carried else "rotation_untested", numbers),)

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.ndimage import binary_opening, gaussian_filter, maximum_filter, minimum_filter
 
 from ..compute import map_chunks
-from ..core import NoiseModel, Scan, flat_origins
+from ..core import NoiseModel, Scan, flat_origins, usable_positions
 
 DISK_REACH = 1.3  # radii of the direct disk; radius in which the center of mass of the disk is measured
 DARK_FROM = 1.25  # radii of the direct disk; inner radius of the dark field
@@ -86,9 +86,7 @@ def measure_deflection(scan: Scan, qx0, qy0, radius, noise: NoiseModel, valid=No
     ((2, 8, 8), True)
     """
     origin = flat_origins(scan.scan_shape, qx0, qy0)
-    usable = np.isfinite(origin).all(1) & scan.readable.ravel()
-    if valid is not None:
-        usable &= np.asarray(valid, bool).ravel()
+    usable = usable_positions(scan, origin, valid)
     holes = binary_opening(noise.bad_pixels, np.ones((MAX_REPLACED_PX, MAX_REPLACED_PX)))
     sums = np.full((scan.size, 8), np.nan)
     work = partial(_moments, radius=float(radius), noise=noise, holes=holes if holes.any() else None)

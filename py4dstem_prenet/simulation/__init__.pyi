@@ -37,6 +37,7 @@ from .rotated_scan import (
 from .scan import (
     PROJECTION_BATCH as PROJECTION_BATCH,
     draw_descan as draw_descan,
+    draw_origins as draw_origins,
     simulate as simulate,
     voronoi_grains as voronoi_grains,
 )
@@ -51,6 +52,7 @@ from .specimens import (
     Optics as Optics,
     Specimen as Specimen,
     atoms_to_phase as atoms_to_phase,
+    cells_of_cylinder as cells_of_cylinder,
     glass_phase as glass_phase,
 )
 from .tails import add_tails as add_tails

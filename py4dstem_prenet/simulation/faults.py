@@ -226,6 +226,10 @@ def draw_faults(generator, origin, radius, shape, rates: Rates, can_hide=None) -
         chosen = draw() < rate
         return chosen if among is None else chosen & among
 
+    def level(rate):  # numpydoc ignore=PR01,RT01
+        """Draw the level of a fault, fraction of the brightest pixel; infinite for patterns without the fault, (B,)."""
+        return torch.where(has(rate), log_draw(low=0.1, high=0.9), torch.inf)
+
     # Disks overlap where the base vectors are shorter than two radii.
     length = log_draw(2, low=0.7, high=1.4) * log_draw(1, low=1.0, high=5.0) * radius[:, None].clamp_min(1.5)
     turn = rotation_matrix(torch.cumsum(torch.stack([draw(high=2 * math.pi), draw(low=1.0, high=2.1)], 1), 1))
@@ -259,7 +263,6 @@ def draw_faults(generator, origin, radius, shape, rates: Rates, can_hide=None) -
     smear = torch.stack([log_draw(low=0.003, high=0.3) * has(rates.smear), log_draw(low=4.0, high=40 * side),
                          draw(high=3).long() - 1.0], 1)
     hits = log_draw(MAX_HITS, low=0.5, high=200.0) * (draw(MAX_HITS) < 0.5) * has(rates.hits)[:, None]
-    level = lambda rate: torch.where(has(rate), log_draw(low=0.1, high=0.9), torch.inf)  # noqa: E731
     outside = side * torch.where(draw(4) < 0.4, 0.49 * draw(4) ** 2, 0.0) * has(rates.sides, can_hide)[:, None]
     return Faults(
         dark=torch.where(has(rates.dark), log_draw(low=0.02, high=0.9), 1.0),

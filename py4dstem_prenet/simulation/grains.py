@@ -20,11 +20,12 @@ from . import (
     Specimen,
     atoms_to_phase,
     blur,
-    draw_descan,
+    draw_origins,
     multislice,
     probe,
     project,
     rotation_matrix,
+    voronoi_grains,
 )
 from .known import OPTICS, SLICE_ANGSTROM, Cubic, KnownScan, patterns_of
 
@@ -96,12 +97,11 @@ def simulate_grains(crystal: Cubic, scan=(8, 8), shape=(128, 128), *, grains: in
     bank = torch.cat([patterns_of(rng, crystal, frame, [n], optics) for frame, n in zip(frames, layers, strict=True)])
     film = _film(rng, optics)
     number = scan[0] * scan[1]
-    origin = np.stack([((n - 1) / 2 + rng.uniform(-0.03, 0.03) * n + draw_descan(rng, scan, amplitude)).ravel()
-                       for n in shape], 1)
+    qx0, qy0 = draw_origins(rng, scan, shape, 0.03, amplitude)
+    origin = np.stack([qx0.ravel(), qy0.ravel()], 1)
     if in_pattern == 1:  # a Voronoi map of grains
         seeds = rng.random((grains, 2)) * scan
-        at = np.stack(np.meshgrid(*map(np.arange, scan), indexing="ij"), -1).reshape(-1, 1, 2)
-        chosen = np.argmin(((at - seeds) ** 2).sum(-1), 1)[:, None]
+        chosen = voronoi_grains(scan, seeds).reshape(-1, 1)
         turn = rng.uniform(0, 2 * np.pi, grains)[chosen]
     else:
         # Each orientation appears at neighboring positions only, so that parts of the scan are independent.
@@ -125,7 +125,6 @@ def simulate_grains(crystal: Cubic, scan=(8, 8), shape=(128, 128), *, grains: in
     if barrel or np.any(threefold):
         for pattern, center in zip(expected, origin, strict=True):
             pattern[:] = distort(pattern, center, barrel, threefold)
-    qx0, qy0 = origin.T.reshape(2, *scan)
     truth = dict(qx0=qx0, qy0=qy0, a=ratio**0.5, b=ratio**-0.5, theta=float(theta), frames=frames, barrel=barrel,
                  threefold=tuple(threefold), radius=(optics.aperture - 1 / 6) / SAMPLES, sampling=SAMPLES * optics.dk)
     return KnownScan(expected.reshape(*scan, *shape), truth)

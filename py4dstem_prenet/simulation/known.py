@@ -30,7 +30,8 @@ from . import (
     Optics,
     Specimen,
     atoms_to_phase,
-    draw_descan,
+    cells_of_cylinder,
+    draw_origins,
     glass_phase,
     multislice,
     probe,
@@ -251,11 +252,8 @@ def atoms_of(crystal: Cubic, frame, reach: float, depth: float):
         Number of the species of each atom, (n,).
     """
     basis = np.diag([1.0, 1.0, -1.0]) @ frame * crystal.edge  # the third coordinate is the depth, along -z
-    corners = np.array([[x, y, z] for x in (-reach, reach) for y in (-reach, reach) for z in (0, depth)])
-    inside = np.linalg.solve(basis, corners.T)
-    axes = [np.arange(a, b) for a, b in zip(np.floor(inside.min(1)) - 1, np.ceil(inside.max(1)) + 1, strict=True)]
-    cells = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 1, 3)
-    atoms = (cells + crystal.sites).reshape(-1, 3) @ basis.T
+    cells = cells_of_cylinder(basis, reach, depth)
+    atoms = (cells[:, None] + crystal.sites).reshape(-1, 3) @ basis.T
     inside = (atoms[:, 2] >= 0) & (atoms[:, 2] < depth) & (np.hypot(atoms[:, 0], atoms[:, 1]) < reach)
     return atoms[inside], np.tile(crystal.species, len(cells))[inside]
 
@@ -364,7 +362,7 @@ def simulate_known(crystal: Cubic, frames, *, thickness=120.0, shape=(128, 128),
     rng = np.random.default_rng((seed, 6))
     scan = frames.shape[:2]
     layers = np.maximum(1, np.rint(np.broadcast_to(thickness, scan) / slice_angstrom)).astype(int).ravel()
-    qx0, qy0 = ((n - 1) / 2 + rng.uniform(-0.03, 0.03) * n + draw_descan(rng, scan, amplitude) for n in shape)
+    qx0, qy0 = draw_origins(rng, scan, shape, 0.03, amplitude)
     flat = frames.reshape(-1, 9)
     glass = np.isnan(flat).any(1)
     _, group = np.unique(np.nan_to_num(flat).round(12), axis=0, return_inverse=True)

@@ -24,7 +24,7 @@ from . import (
     PROJECTION_BATCH,
     SAMPLES,
     Optics,
-    draw_descan,
+    draw_origins,
     project,
     rotation_matrix,
     soft_disk,
@@ -230,7 +230,7 @@ def simulate_nanobeam(scan=(32, 32), shape=(64, 64), *, rotation: float = 0.4, f
 
 def _origins(rng, scan, shape, amplitude):
     """qx0, qy0, (Rx, Ry), and both as a tensor (Rx * Ry, 2)."""
-    qx0, qy0 = ((n - 1) / 2 + rng.uniform(-0.02, 0.02) * n + draw_descan(rng, scan, amplitude) for n in shape)
+    qx0, qy0 = draw_origins(rng, scan, shape, 0.02, amplitude)
     return qx0, qy0, torch.from_numpy(np.stack([qx0.ravel(), qy0.ravel()], 1)).float()
 
 

@@ -63,6 +63,31 @@ def draw_descan(rng, scan, amplitude: float) -> np.ndarray:
     return amplitude * surface / max(np.abs(surface).max(), 1e-6)
 
 
+def draw_origins(rng, scan, shape, offset: float, amplitude: float) -> np.ndarray:
+    """Draw the origin at every scan position: near the middle of the pattern, with a descan.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Source of all random numbers.
+    scan : tuple of int
+        (Rx, Ry).
+    shape : tuple of int
+        (Qx, Qy), pixels.
+    offset : float
+        Largest distance of the mean origin from the middle along each axis, fraction of the side.
+    amplitude : float
+        Amplitude of the descan, pixels.
+
+    Returns
+    -------
+    numpy.ndarray, shape (2, Rx, Ry)
+        qx0 and qy0, pixels.
+    """
+    return np.stack([(side - 1) / 2 + rng.uniform(-offset, offset) * side + draw_descan(rng, scan, amplitude)
+                     for side in shape])
+
+
 def voronoi_grains(scan, seeds) -> np.ndarray:
     """Number the grains of a scan, the cells of a Voronoi map.
 
@@ -153,7 +178,7 @@ def simulate(scan=(16, 16), shape=(128, 128), *, dose: float = 10_000, seed: int
     ratio = float(rng.uniform(1, 1.06)) if ratio is None else float(ratio)
     theta = float(rng.uniform(0, np.pi)) if theta is None else float(theta)
     radius = 0.05 * min(shape) if radius is None else float(radius)
-    qx0, qy0 = ((n - 1) / 2 + rng.uniform(-0.05, 0.05) * n + draw_descan(rng, scan, amplitude) for n in shape)
+    qx0, qy0 = draw_origins(rng, scan, shape, 0.05, amplitude)
     # Grains of a Voronoi map. A grain repeats one pattern; glasses and powders are rotated at random at each position.
     seeds = rng.random((grains or max(4, scan[0] * scan[1] // 12), 2)) * scan
     grain = voronoi_grains(scan, seeds).ravel()

@@ -184,6 +184,30 @@ def near_zone_axis(rng, cell, largest: int = 2, spread: float = 0.025) -> np.nda
         [[a[1], 0, b[1]], [0, 1, 0], [-b[1], 0, a[1]]]) @ frame
 
 
+def cells_of_cylinder(basis, reach: float, depth: float) -> np.ndarray:
+    """List the unit cells in the bounding box of a cylinder, and one more layer around them.
+
+    Parameters
+    ----------
+    basis : numpy.ndarray, shape (3, 3)
+        Lattice vectors as columns, angstrom.
+    reach : float
+        Radius of the cylinder, angstrom.
+    depth : float
+        Its length along the beam, angstrom.
+
+    Returns
+    -------
+    numpy.ndarray, shape (n, 3)
+        Whole numbers of lattice vectors, as floats.
+    """
+    corners = np.array([[x, y, z] for x in (-reach, reach) for y in (-reach, reach) for z in (0, depth)])
+    inside = np.linalg.solve(basis, corners.T)
+    low, high = np.floor(inside.min(1)) - 1, np.ceil(inside.max(1)) + 1
+    axes = [np.arange(first, end) for first, end in zip(low, high, strict=True)]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+
+
 def crystal_atoms(rng, reach: float, depth: float, oriented: bool = False):
     """Draw a random crystal, and return its atoms in a cylinder around the probe.
 
@@ -218,12 +242,7 @@ def crystal_atoms(rng, reach: float, depth: float, oriented: bool = False):
     else:
         turn = near_zone_axis(rng, cell) if rng.random() < 0.6 else random_rotation(rng)
     basis = turn @ cell
-    # Lattice points in the bounding box of the cylinder, from the corners of the box in cell coordinates.
-    corners = np.array([[x, y, z] for x in (-reach, reach) for y in (-reach, reach) for z in (0, depth)])
-    inside = np.linalg.solve(basis, corners.T)
-    low, high = np.floor(inside.min(1)) - 1, np.ceil(inside.max(1)) + 1
-    grid = np.stack(np.meshgrid(*[np.arange(a, b) for a, b in zip(low, high, strict=True)], indexing="ij"), -1)
-    lattice = grid.reshape(-1, 3) @ basis.T
+    lattice = cells_of_cylinder(basis, reach, depth) @ basis.T
     offsets = np.asarray(sites, float) @ basis.T
     atoms, kinds = [], []
     for offset, kind in zip(offsets, species, strict=True):

@@ -24,7 +24,7 @@ NEIGHBOR_COUNT_RANGE = (0.5, 200.0)  # effective number of patterns in the mean 
 STRAINED_FRACTION = 0.5  # fraction of the samples whose neighbors are strained or rotated against the pattern
 NEIGHBOR_STRAIN_RANGE = (1e-4, 0.005)  # rms of the elements of that strain, which alignment leaves, log-uniform
 DISPLACEMENT_BACKGROUND = 0.02  # variance added in `displacement_error`, fraction of its mean: dark pixels weigh less
-DISPLACEMENT_RIDGE = 1e-2  # added there to the normalized information matrix, which may be singular
+DISPLACEMENT_RIDGE = 1e-2  # ridge added in `displacement_error` to the normalized information, which may be singular
 SLOPE_WEIGHT = 0.3  # weight of the error of shift, strain and rotation in the loss, where the error of a pixel has 1
 MAX_APERTURE_RANK_STEP = 20  # specimens on either side, in order of aperture, from which another grain is drawn
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from ..networks import build, serialize, tensors
-from . import BANK_SPECIMENS, BANKS, ORIENTED_FRACTION, VALIDATION_SPECIMENS, load_mixed_bank, tasks
+from ..networks import build, serialize
+from . import BANK_SPECIMENS, BANKS, ORIENTED_FRACTION, VALIDATION_SPECIMENS
 
 TASK_DESCRIPTIONS = {
     "center": "Locates the direct beam in two stages: to a few pixels in sums over blocks of the scan, then with a "
@@ -29,8 +29,7 @@ RADII_SEEN = {
 }  # radii of the direct beam in the training, as `training/center.py`, `denoise.py` and `ellipse.py` draw them
 
 
-def export(run: Path, out: Path, command: str, name: str | None = None, minutes_before: float = 0.0,
-           blend: str | None = None, banks: Path = Path("runs")) -> Path:
+def export(run: Path, out: Path, command: str, name: str | None = None) -> Path:
     """Write the averaged weights of a run as NAME.safetensors, with NAME.json and NAME.md.
 
     Parameters
@@ -43,14 +42,6 @@ def export(run: Path, out: Path, command: str, name: str | None = None, minutes_
         The command that was run, for the model card.
     name : str, optional
         Name of the weights; that of the task by default.
-    minutes_before : float
-        Duration of the training of the weights from which the run started, for the model card.
-    blend : str, optional
-        Weights from which the run started, of which the mean with those of the run is written: what a short run on
-        other patterns learned is kept, and so is what it forgot (Wortsman et al., ICML 2022). The figures of the model
-        card are then measured anew.
-    banks : pathlib.Path, optional
-        Folder of the banks, for these figures.
 
     Returns
     -------
@@ -62,21 +53,13 @@ def export(run: Path, out: Path, command: str, name: str | None = None, minutes_
     task = state["task"]
     name = name or task
     network = build(task)
-    weights = state["average"]
+    network.load_state_dict(state["average"])
     specimens = state.get("specimens", BANK_SPECIMENS)  # missing in checkpoints of earlier versions
-    if blend is not None:
-        before = tensors(blend)
-        weights = {key: torch.lerp(before[key], value, 0.5) for key, value in weights.items()}
-    network.load_state_dict(weights)
-    if blend is not None:
-        bank = load_mixed_bank(banks, BANKS["validation"], min(VALIDATION_SPECIMENS, specimens))
-        figures = {name: round(value, 4) for name, value in
-                   tasks()[task]().validate(network.eval(), bank, torch.Generator().manual_seed(12345)).items()}
     content, description = serialize(network.eval(), task)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     description |= {
-        "seed": state["seed"], "steps": state["step"], "minutes": round(state["spent"] / 60 + minutes_before),
+        "seed": state["seed"], "steps": state["step"], "minutes": round(state["spent"] / 60),
         "command": command,
         "banks": {"training": [BANKS["train"], specimens],
                   "validation": [BANKS["validation"], min(VALIDATION_SPECIMENS, specimens)]},

@@ -198,7 +198,7 @@ def train(task: str, *, minutes: float | None = None, steps: int | None = None, 
         print(line, flush=True)
 
     run.began = saved = time.monotonic()
-    while (done := max(run.step / steps if steps else 0.0, run.elapsed() / 60 / minutes if minutes else 0.0)) < 1:
+    while (done := run.done(steps, minutes)) < 1:
         run.advance(bank, half, done)
         if time.monotonic() - saved > CHECKPOINT_INTERVAL_S:
             write_checkpoint()
@@ -249,6 +249,12 @@ class _Run:
         self.step, self.spent, self.seed = state["step"], state["spent"], state["seed"]
         self.running_loss, self.peak_rate = state["running"], state["peak"]
         self.average.n_averaged.fill_(self.step + 1)
+
+    def done(self, steps, minutes):  # numpydoc ignore=PR01,RT01
+        """Part of the steps or of the minutes that is done, whichever is larger; without a limit, 0."""
+        by_steps = self.step / steps if steps else 0.0
+        by_time = self.elapsed() / 60 / minutes if minutes else 0.0
+        return max(by_steps, by_time)
 
     def elapsed(self) -> float:
         """Seconds of training, earlier runs included."""

@@ -231,7 +231,7 @@ def _long_stops(stop, origin, side, chosen, generator):
     past = uniform(generator, batch, 1, low=-0.03, high=0.2) * side
     aside = uniform(generator, batch, 1, low=-1.2, high=1.2) * width[:, None]
     at = origin - past * direction + aside * direction.flip(1) * torch.tensor([-1.0, 1.0])
-    return replace(stop, at=torch.where(chosen[:, None], at, stop.at), width=torch.where(chosen, width, stop.width))
+    return _replaced(stop, chosen, at=at, width=width)
 
 
 def _fitted_stops(stop, origin, radius, chosen, generator):
@@ -240,11 +240,16 @@ def _fitted_stops(stop, origin, radius, chosen, generator):
     chosen = chosen & (stop.width > 0)
     width = radius * uniform(generator, batch, low=0.4, high=1.5)
     at = origin + torch.randn(batch, 2, generator=generator) * 0.3 * radius[:, None]
-    changed = dict(at=at, width=width.clamp_min(1.0), soft=log_uniform(generator, batch, low=0.02, high=0.5),
-                   leak=log_uniform(generator, batch, low=1e-5, high=1e-2),
-                   kind=torch.where(stop.kind == ROUND_STOP, NEEDLE_STOP, stop.kind))
-    return replace(stop, **{name: torch.where(chosen.view(-1, *[1] * (new.ndim - 1)), new, getattr(stop, name))
-                            for name, new in changed.items()})
+    return _replaced(stop, chosen, at=at, width=width.clamp_min(1.0),
+                     soft=log_uniform(generator, batch, low=0.02, high=0.5),
+                     leak=log_uniform(generator, batch, low=1e-5, high=1e-2),
+                     kind=torch.where(stop.kind == ROUND_STOP, NEEDLE_STOP, stop.kind))
+
+
+def _replaced(stop, chosen, *, at, **numbers):
+    """Replace positions (B, 2) and other properties (B,) of the chosen beam stops (B,)."""
+    numbers = {name: torch.where(chosen, new, getattr(stop, name)) for name, new in numbers.items()}
+    return replace(stop, at=torch.where(chosen[:, None], at, stop.at), **numbers)
 
 
 def _visible_fraction(faults, coordinates, radius, shape):

@@ -10,9 +10,9 @@ from ..core import Decision, Ellipse, Flag, Transfer
 from ..ellipse import compare_ellipses
 from . import Plan, descan_of
 
-# Differences in a/b; chosen, not measured:
-MAX_STRAIN_ELLIPSE = 0.01  # largest difference of the ellipse of rings that uniform strain of a specimen may cause
-MAX_APERTURE_ELLIPSE = 0.02  # largest difference of the direct beam's ellipse, if the standard's beam was used
+# Chosen, not measured.
+MAX_STRAIN_ELLIPSE = 0.01  # of a/b; largest difference of the ellipse of rings that uniform strain of a specimen causes
+MAX_APERTURE_ELLIPSE = 0.02  # of a/b; largest difference of the direct beam's ellipse, if the standard's beam was used
 
 
 def decided_transfer(plan: Plan, own: Ellipse | None, descan: Flag | None = None) -> Transfer:
@@ -42,12 +42,16 @@ def decided_transfer(plan: Plan, own: Ellipse | None, descan: Flag | None = None
     standard, flags, quantities = plan.standard, list(plan.flags), list(plan.quantities)
     if "ellipse" in quantities:
         test = compare_ellipses(own, standard.ellipse)
+        largest = np.inf
+        if test.decisive:
+            largest = MAX_STRAIN_ELLIPSE
+        elif standard.round_beam:
+            largest = MAX_APERTURE_ELLIPSE
         if not test.testable:
             flags.append(Flag("ellipse_untested"))
         elif test.agrees:
             flags.append(Flag("ellipse_agrees", test.numbers))
-        elif test.difference > (MAX_STRAIN_ELLIPSE if test.decisive else
-                                MAX_APERTURE_ELLIPSE if standard.round_beam else np.inf):
+        elif test.difference > largest:
             refused = [name for name in ("ellipse", "pixel_size") if name in quantities]
             quantities = [name for name in quantities if name not in refused]
             flags.append(Flag("standard_contradicted", {**test.numbers, "quantities": refused}))
@@ -60,15 +64,20 @@ def decided_transfer(plan: Plan, own: Ellipse | None, descan: Flag | None = None
     if quantities:
         flags.insert(0, Flag("carried_over", {"quantities": quantities, "source": standard.name}))
     size = standard.pixel_size
-    asked = len(plan.quantities) == len(quantities) and not any(flag.severity == "refusal" for flag in plan.flags)
+    refused_before = any(flag.severity == "refusal" for flag in plan.flags)
+    all_carried = len(plan.quantities) == len(quantities) and not refused_before
     sources = {} if own is None else own.sources
     return Transfer(
-        standard.name, standard.sha256, plan.binning,
-        replace(standard.ellipse, sources=sources) if "ellipse" in quantities else None,
-        (size[0] * plan.binning, size[1]) if "pixel_size" in quantities else None,
-        1.0 if standard.ellipse is None else standard.ellipse.a / standard.ellipse.b,
-        standard.rotation if "rotation" in quantities else None,
-        descan_of(plan) if "descan" in quantities else None, _facts(plan), Decision(asked, tuple(flags)))
+        source=standard.name,
+        sha256=standard.sha256,
+        binning=plan.binning,
+        ellipse=replace(standard.ellipse, sources=sources) if "ellipse" in quantities else None,
+        pixel_size=(size[0] * plan.binning, size[1]) if "pixel_size" in quantities else None,
+        ratio=1.0 if standard.ellipse is None else standard.ellipse.a / standard.ellipse.b,
+        rotation=standard.rotation if "rotation" in quantities else None,
+        descan=descan_of(plan) if "descan" in quantities else None,
+        facts=_facts(plan),
+        decision=Decision(all_carried, tuple(flags)))
 
 
 def _facts(plan):

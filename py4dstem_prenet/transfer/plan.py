@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..core import Flag, PrenetError
+from ..core import Flag, PrenetError, shape_text
 from ..io import fingerprint, read_frame, same_data
 from . import CalibratedScan, conditions_of, differences, read_standard
 
@@ -152,8 +152,8 @@ def _refused(standard, datacube, quantities, binning):
         if refused:
             frame, theirs = read_frame(datacube), standard.frame.shape
             flags.append(Flag("frames_differ", {
-                "quantities": sorted(refused), "ours": _by(frame.shape),
-                "theirs": _by(theirs)}))
+                "quantities": sorted(refused), "ours": shape_text(frame.shape),
+                "theirs": shape_text(theirs)}))
     elif standard.pixel_size is not None and {"pixel_size", "ellipse"} & set(quantities):
         nominal, unit = (params.get(name) for name in ("Q_pixel_size", "Q_pixel_units"))
         ratio = nominal / (standard.pixel_size[0] * binning) if unit == standard.pixel_size[1] and nominal else 1.0
@@ -167,10 +167,6 @@ def _refused(standard, datacube, quantities, binning):
         ratio = standard.step[0] / step if step and unit == standard.step[1] else 1.0
         if standard.origin.shape[1:] != shape or not 1 / MAX_STEP_RATIO < ratio < MAX_STEP_RATIO:
             refused.add("descan")
-            flags.append(Flag("scan_differs", {"ours": _by(shape), "theirs": _by(standard.origin.shape[1:])}))
+            flags.append(Flag("scan_differs", {"ours": shape_text(shape),
+                                               "theirs": shape_text(standard.origin.shape[1:])}))
     return refused, flags
-
-
-def _by(shape):
-    """Format a shape as text, such as 20 x 20."""
-    return " x ".join(str(int(n)) for n in shape)

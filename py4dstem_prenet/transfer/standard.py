@@ -116,17 +116,22 @@ def read_standard(like) -> CalibratedScan:
     rotation = params.get("QR_rotation")
     maps = cube.calibration.get_origin()
     fitted, ellipse = signed.get("origin", {}), signed.get("ellipse", {})
+    if maps is not None and any(np.shape(q) != tuple(cube.Rshape) for q in maps):
+        maps = None
     return CalibratedScan(
-        name, _hash(params), read_frame(cube) if bare is None else None, conditions_of(cube),
-        _ellipse(cube.calibration, ellipse),
-        bool(ellipse.get("unchanged")) and "direct beam" in ellipse.get("used", ""),
-        None if unit == "pixels" or size is None else (float(size), unit),
-        None if rotation is None else (float(rotation), bool(params.get("QR_flip"))),
-        None if maps is None or any(np.shape(q) != tuple(cube.Rshape) for q in maps) else np.stack(maps).astype(float),
-        float(fitted.get("uncertainty") or np.nan) if fitted.get("unchanged") else np.nan,
-        (float(params.get("R_pixel_size") or 1), str(params.get("R_pixel_units"))),
-        {name: _facts(signed.get(name, {})) for name in ("pixel_size", "rotation")},
-        frozenset(entry["data"] for entry in signed.values() if entry["unchanged"] and entry.get("data")))
+        name=name,
+        sha256=_hash(params),
+        frame=read_frame(cube) if bare is None else None,
+        conditions=conditions_of(cube),
+        ellipse=_ellipse(cube.calibration, ellipse),
+        round_beam=bool(ellipse.get("unchanged")) and "direct beam" in ellipse.get("used", ""),
+        pixel_size=None if unit == "pixels" or size is None else (float(size), unit),
+        rotation=None if rotation is None else (float(rotation), bool(params.get("QR_flip"))),
+        origin=None if maps is None else np.stack(maps).astype(float),
+        uncertainty=float(fitted.get("uncertainty") or np.nan) if fitted.get("unchanged") else np.nan,
+        step=(float(params.get("R_pixel_size") or 1), str(params.get("R_pixel_units"))),
+        facts={name: _facts(signed.get(name, {})) for name in ("pixel_size", "rotation")},
+        data=frozenset(entry["data"] for entry in signed.values() if entry["unchanged"] and entry.get("data")))
 
 
 def _empty_cube(calibration, name):

@@ -33,21 +33,7 @@ def notebook_controls(panels: ViewerPanels):
     """
     import ipywidgets as w
 
-    session = panels.session
-    wide, narrow = {"layout": w.Layout(width="auto")}, {"layout": w.Layout(width="64px")}
-    controls = {
-        "tool": w.ToggleButtons(options=TOOLS, style={"button_width": "70px"}),
-        "clean": w.Checkbox(description="denoise", indent=False, **wide),
-        "disks": w.Checkbox(description="Bragg disks", indent=False, **wide),
-        "model": w.Dropdown(options=MODEL_NAMES, description="descan", layout=w.Layout(width="160px"),
-                            style={"description_width": "50px"}),
-        "ellipse": w.Checkbox(value=True, description="measure ellipse", indent=False, **wide),
-        "replace": w.Checkbox(description="replace what was set by hand", indent=False, **wide),
-        "apply": w.Button(description="Apply", button_style="primary", tooltip="Calibrate with these corrections",
-                          **narrow),
-        "undo": w.Button(description="Undo", tooltip="Restore the calibration before the last Apply", **narrow),
-        "clear": w.Button(description="Clear", tooltip="Remove the corrections", **narrow),
-    }
+    session, controls = panels.session, _notebook_widgets()
     hint, told, found, output = w.HTML(), w.HTML(), w.HTML(), w.Output()
 
     def tell():
@@ -68,19 +54,21 @@ def notebook_controls(panels: ViewerPanels):
         panels.show(controls["clean"].value, controls["disks"].value)
         controls["clean"].value, controls["disks"].value = session.clean, session.disks
 
+    def enable(enabled):
+        for name in ("apply", "undo", "clear"):
+            controls[name].disabled = not enabled
+
     def act(action):
         def clicked(button):
             output.clear_output()
             told.value = "Working ..."
-            for name in ("apply", "undo", "clear"):
-                controls[name].disabled = True
+            enable(False)
             try:
                 with output:
                     action()
                 output.clear_output()
             finally:
-                for name in ("apply", "undo", "clear"):
-                    controls[name].disabled = False
+                enable(True)
                 tell()
         return clicked
 
@@ -102,6 +90,26 @@ def notebook_controls(panels: ViewerPanels):
     box = w.VBox([panels.figure.canvas, *boxes, hint, told, output, found])
     box.controls = controls
     return box
+
+
+def _notebook_widgets():
+    """The widgets of a notebook, by name."""
+    import ipywidgets as w
+
+    wide, narrow = {"layout": w.Layout(width="auto")}, {"layout": w.Layout(width="64px")}
+    return {
+        "tool": w.ToggleButtons(options=TOOLS, style={"button_width": "70px"}),
+        "clean": w.Checkbox(description="denoise", indent=False, **wide),
+        "disks": w.Checkbox(description="Bragg disks", indent=False, **wide),
+        "model": w.Dropdown(options=MODEL_NAMES, description="descan", layout=w.Layout(width="160px"),
+                            style={"description_width": "50px"}),
+        "ellipse": w.Checkbox(value=True, description="measure ellipse", indent=False, **wide),
+        "replace": w.Checkbox(description="replace what was set by hand", indent=False, **wide),
+        "apply": w.Button(description="Apply", button_style="primary", tooltip="Calibrate with these corrections",
+                          **narrow),
+        "undo": w.Button(description="Undo", tooltip="Restore the calibration before the last Apply", **narrow),
+        "clear": w.Button(description="Clear", tooltip="Remove the corrections", **narrow),
+    }
 
 
 def figure_controls(panels: ViewerPanels, left=0.83) -> dict:

@@ -28,6 +28,12 @@ DESCAN_FLAGS = (
      "specimen deflects the beam or changes the contrast inside its disk.",
      "Use the fitted origin. The measured origins contain the same error, and a model with more terms would "
      "follow the specimen."),
+    ("fit_follows_specimen", "warning",
+     "The fitted surface has a structure ({shared:.2g} px rms along each axis) that depends on scan row and column "
+     "together, as no descan does. Probably the specimen deflects the beam, changes the contrast inside its disk, or "
+     "hides it in a part of the scan. The sigma of the fit includes this structure.",
+     "Choose a simpler model, datacube.prenet.fit_origin('parabola'), or take the descan from a scan of vacuum with "
+     "the same settings: like= and transfer=\"descan\"."),
     ("residuals_oscillate", "warning",
      "The residuals of neighboring positions have opposite signs ({shared:.2g} px rms along each axis): the beam "
      "probably oscillates during the scan, for example in a stray field at mains frequency. The fit averages over "
@@ -92,8 +98,8 @@ DESCAN_FLAGS = (
     ("column_steps", "warning",
      "The beam jumps with each scan column (typically by {step:.2g} px); the fit includes these jumps."),
     ("lines_elsewhere", "warning",
-     "Whole scan rows ({rows}) or columns ({columns}) deviate from the descan of the others, like frames recorded "
-     "during flyback. In these lines, the fitted origin is the measured origin.",
+     "Some lines of the scan deviate from the descan of the others, like frames recorded during flyback (rows: {rows}; "
+     "columns: {columns}). In these lines, the fitted origin is the measured origin.",
      "If these lines do not belong to the scan, crop them off with datacube.prenet.crop_R."),
     ("centered_before", "warning",
      "The patterns had already been shifted to a common center by whole pixels; the fit describes the remaining "

@@ -56,7 +56,7 @@ ORIGIN_FLAGS = (
      "No uncertainties of the origin are stored.",
      "Call datacube.prenet.measure_origin()."),
     ("afterglow", "warning",
-     "Every frame holds {percent:.0f} % of the previous frame (afterglow of the detector), so the measured position "
+     "Every frame holds {percent:.2g} % of the previous frame (afterglow of the detector), so the measured position "
      "lags behind the beam; this adds {sigma:.2g} px to the sigma of all positions together.",
      "Reduce the descan, or scan more slowly."),
     ("quadrants_swapped", "refusal",

@@ -47,9 +47,14 @@ PIXEL_SIZE_FLAGS = (
     ("pixel_size_uncertain", "refusal",
      "The pixel size is not determined: it is uncertain by {percent:.2g} % (at most {needed:.2g} % is allowed).",
      "Use a scan with a higher dose or with more grains."),
+    ("pixel_size_other_crystal", "refusal",
+     "The pixel size is not determined: {other} fits the lattice of the disks far better than {standard} does, at a "
+     "pixel size near the approximate one. The probability of {standard} is {posterior:.2g} %.",
+     "Check the approximate pixel size, and whether the specimen is {standard}."),
     ("crystal_not_tested", "info",
      "It was assumed, as you stated, that the crystal is {standard} and that the approximate pixel size is right. "
-     "The reflections of a single crystal do not test this."),
+     "The reflections of a single crystal do not test this. Other crystals of the table that fit them as well at this "
+     "pixel size: {others}."),
     ("ellipse_of_crystal", "info",
      "The disks of the crystal also determine the ellipse, a/b = {ratio:.4f} with a sigma of {sigma:.2g}, if the "
      "crystal is unstrained {standard}. The ellipse is written with the pixel size if the calibration has none.",
