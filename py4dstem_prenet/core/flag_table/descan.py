@@ -33,7 +33,7 @@ DESCAN_FLAGS = (
      "together, as no descan does. Probably the specimen deflects the beam, changes the contrast inside its disk, or "
      "hides it in a part of the scan. The sigma of the fit includes this structure.",
      "Choose a simpler model, datacube.prenet.fit_origin('parabola'), or take the descan from a scan of vacuum with "
-     "the same settings: like= and transfer=\"descan\"."),
+     "the same settings: calibrate(like=..., transfer=\"descan\")."),
     ("residuals_oscillate", "warning",
      "The residuals of neighboring positions have opposite signs ({shared:.2g} px rms along each axis): the beam "
      "probably oscillates during the scan, for example in a stray field at mains frequency. The fit averages over "
