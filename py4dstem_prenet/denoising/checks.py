@@ -34,8 +34,7 @@ from ..core import (
 )
 from ..detector import check_independence, places, read_block
 from ..io import noise_of
-from . import SplitBlocks, truncated_svds
-from .functionals import slope_flags
+from . import SplitBlocks, slope_flags, truncated_svds
 
 DENOISING_CHECK_POSITIONS = 256  # scan positions; number that is split by default, which takes some seconds
 CHECK_ARRAYS = 16  # arrays of the size of the sample; number that the check holds at once

@@ -19,7 +19,7 @@ from .disk import (
     DiskPositions as DiskPositions,
     disk_model as disk_model,
 )
-from .disk_edge import fit_disk as fit_disk
+from .disk_edge import DISK_BLUR_PX as DISK_BLUR_PX, fit_disk as fit_disk
 from .disk_radius import pooled_radius as pooled_radius
 from .halo import (
     HALO_MIN_EXPLAINED as HALO_MIN_EXPLAINED,

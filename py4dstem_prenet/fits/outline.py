@@ -12,8 +12,7 @@ import numpy as np
 from scipy.ndimage import map_coordinates
 
 from ..core import MIN_RADIUS_SIGMA, NORMAL_MAD, masked_smooth
-from .circle import kasa_circle
-from .disk_edge import DISK_BLUR_PX
+from . import DISK_BLUR_PX, kasa_circle
 
 OUTLINE_RAYS = 72  # number of rays from the center on which the edge is searched for
 BLUR_STEPS = 2  # points on a ray within this blur; the fall is measured between points so far on both sides

@@ -22,6 +22,13 @@ from .faults import (
     shade as shade,
     stop_distance as stop_distance,
 )
+from .known import (
+    OPTICS as OPTICS,
+    SLICE_ANGSTROM as SLICE_ANGSTROM,
+    Cubic as Cubic,
+    KnownScan as KnownScan,
+    patterns_of as patterns_of,
+)
 from .pattern import (
     SAMPLES as SAMPLES,
     ideal_coordinates as ideal_coordinates,
@@ -54,6 +61,7 @@ from .specimens import (
     atoms_to_phase as atoms_to_phase,
     cells_of_cylinder as cells_of_cylinder,
     glass_phase as glass_phase,
+    scattering_factor as scattering_factor,
 )
 from .tails import add_tails as add_tails
 from .waves import CENTER as CENTER, draw_patterns as draw_patterns, multislice as multislice, probe as probe

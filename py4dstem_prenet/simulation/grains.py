@@ -15,19 +15,23 @@ from scipy.spatial.transform import Rotation
 from ..core import PrenetError, ellipse_matrix, ellipse_vector
 from . import (
     GRID,
+    OPTICS,
     PROJECTION_BATCH,
     SAMPLES,
+    SLICE_ANGSTROM,
+    Cubic,
+    KnownScan,
     Specimen,
     atoms_to_phase,
     blur,
     draw_origins,
     multislice,
+    patterns_of,
     probe,
     project,
     rotation_matrix,
     voronoi_grains,
 )
-from .known import OPTICS, SLICE_ANGSTROM, Cubic, KnownScan, patterns_of
 
 FILM_ANGSTROM, FILM_DENSITY = 80.0, 0.1  # thickness and atoms per cubic angstrom of the carbon film
 FILM_PATTERNS = 8  # places on it

@@ -23,15 +23,15 @@ from . import (
     CENTER,
     PROJECTION_BATCH,
     SAMPLES,
+    KnownScan,
     Optics,
     draw_origins,
     project,
     rotation_matrix,
+    scattering_factor,
     soft_disk,
     voronoi_grains,
 )
-from .known import KnownScan
-from .specimens import scattering_factor
 
 WAVE = 128  # samples along each side of the waves
 SEMI_ANGLE = 0.8  # radius of the aperture, 1/angstrom: 20 mrad at 200 kV
