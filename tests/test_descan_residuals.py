@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 from py4dstem_prenet.core import CalibrationReport
 from py4dstem_prenet.core.flags import has_flag
 from py4dstem_prenet.core.robust import check_residuals
-from py4dstem_prenet.descan.fit import fit_origin
+from py4dstem_prenet.descan.fit import fit_origin, residual_flags
 from py4dstem_prenet.report.verdicts import make_verdict
 from py4dstem_prenet.review import review_fit
 
@@ -19,6 +19,12 @@ NOISE_PX, SHARED_PX = 0.05, 0.028
 KINDS = [(shared, factor) for shared in (False, True) for factor in (1.0, 1.6)]  # and sigma stated too small by factor
 SEEDS, COMPARED = range(50), range(16)  # of maps of white noise, and of all maps whose review is compared with the fit
 RESIDUAL_FLAGS = ("residuals_white", "residuals_correlated", "residuals_large", "few_positions")
+
+
+def test_without_stated_sigmas_only_the_correlation_is_tested():
+    noise = np.random.default_rng(3).normal(0, NOISE_PX, (2, *SHAPE))
+    (flag,) = residual_flags(check_residuals(noise, None, np.ones(SHAPE, bool), sigma_known=False))
+    assert flag.name == "residuals_uncorrelated"
 
 
 @cache

@@ -11,7 +11,10 @@ from .streams import all_to_stderr, echo_json, fail, open_cube
 
 
 def demo(output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("demo")):
-    """Calibrate the scan that comes with the package, print results beside the truth, and save a file and figures."""
+    """Calibrate and denoise the scan that comes with the package, and print the truth beside the results.
+
+    The folder also gets the calibrated scan and figures.
+    """
     from ..demo import run
 
     run(output)
@@ -48,7 +51,7 @@ def calibrate(
     as_json: Json = False,
     standard: Annotated[str | None, typer.Option(help="Known crystal, such as Au, or a CIF file: measures the pixel "
                                                       "size.")] = None,
-    approximate: Annotated[float | None, typer.Option(help="Its pixel size in 1/Å, known within 10 %; a single crystal "
+    approximate: Annotated[float | None, typer.Option(help="Pixel size in 1/Å, known within 10 %; a single crystal "
                                                            "needs it.")] = None,
 ):
     """Measure origin and ellipse, and save the calibrated scan as an EMD file.
@@ -58,10 +61,10 @@ def calibrate(
     skipped. If a file fails, the others are still calibrated, and the exit code is 1.
 
     JSON: saved (the file, or null), found, detector, origin, descan, ellipse,
-    pixel_size, rotation, transfer, flags (each with flag, the name, stage,
-    severity, numbers, sentence and action), probe (null without --probe). Units:
-    px, 1/Å and radians; the rotation is in degrees. For several files: saved
-    (the folder), complete, files (the rows of summary.csv).
+    pixel_size, rotation, transfer, flags (for each: flag, which is its name,
+    stage, severity, numbers, sentence, action), probe (null without --probe).
+    Units: px, 1/Å and radians; the rotation is in degrees. For several files:
+    saved (the folder), complete, files (the rows of summary.csv).
     """
     from ..io import check_output, load_mask
 

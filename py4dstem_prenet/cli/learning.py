@@ -41,7 +41,7 @@ def weights(
 
 
 def train(
-    task: Task,
+    task: Annotated[Task, typer.Argument(help="The network to train.")],
     minutes: Annotated[float | None, typer.Option(min=0, help="Stop after this time.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Stop after this number of steps.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,

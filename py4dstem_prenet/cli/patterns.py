@@ -21,9 +21,9 @@ def denoise(
     """Denoise a scan and save it as an EMD file.
 
     Smooth variations of strain, rotation and intensity over the scan are attenuated
-    little; steps that are weaker than the noise of a single pattern, strongly.
-    `prenet report` tests which quantities are kept; measure all others on the raw
-    counts.
+    little. Steps that are weaker than the noise of a single pattern are attenuated
+    strongly. `prenet report` tests which quantities are kept. Measure all others on
+    the raw counts.
     """
     from ..io import check_output
 

@@ -41,7 +41,7 @@ def report(
 
 
 def info(
-    file: Annotated[Path | None, typer.Argument(help="File to describe.")] = None,
+    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="File to describe.")] = None,
     as_json: Json = False,
 ):
     """Print versions and device; for a file, print its type, its contents and how it was processed.

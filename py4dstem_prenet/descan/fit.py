@@ -263,6 +263,8 @@ def residual_flags(test: ResidualTest) -> tuple[Flag, ...]:
         return (Flag("residuals_correlated", {"shared": test.shared, "sigmas": test.shared_sigmas}),)
     if test.large:
         return (Flag("residuals_large", {"scatter": test.scatter, "scale": test.scale}),)
+    if not np.isfinite(test.scale):  # positions without stated sigmas
+        return (Flag("residuals_uncorrelated"),)
     return (Flag("residuals_white", {"scale": test.scale}),)
 
 

@@ -227,9 +227,9 @@ def _pattern_panels(seen):
         red = "" if ellipse is None else " Red: the ellipse in the calibration."
         beam = panels.axes(f"Direct beam, electrons. Dots: where it falls to half its height.{red}",
                            "The same edge against the azimuth, from +qx toward +qy. With the ellipse removed, a "
-                           "round aperture gives a straight line. A wave with one period comes from brightness that "
-                           "changes across the disk, or from an origin that is off; others come from the pixels, from "
-                           "an aperture that is not round, or from disks that overlap.", size=PATTERN_SIZE)[0]
+                           "round aperture gives a straight line. One wave per turn comes from brightness that changes "
+                           "across the disk, or from an origin that is off; more waves per turn come from the pixels, "
+                           "from an aperture that is not round, or from disks that overlap.", size=PATTERN_SIZE)[0]
         show_beam(after.mean, after.center, radius, ellipse, beam[0], weight=after.weight)
         show_edge(after.mean, after.center, radius, beam[1], vector if vector.any() else None, after.weight)
     if ring is not None:

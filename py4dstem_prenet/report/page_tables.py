@@ -50,10 +50,10 @@ def _origin_rows(review):
         yield "descan, peak to peak", "({:.3f}, {:.3f}) px".format(*np.ptp(review.fitted, axis=(1, 2)))
     yield "sigma of a measured position, per axis, median", length_text(fit.noise)
     if review.sigma_known:
-        yield "the same, at most in 95 % of the positions", length_text(origin.high_sigma)
+        yield "the same, not exceeded in 95 % of the positions", length_text(origin.high_sigma)
     yield "scatter of the residuals without outliers, per axis", length_text(fit.test.scatter)
     yield "spatially correlated part of the residuals", length_text(fit.test.shared if fit.test.correlated else 0.0)
-    yield "positions far from the surface", f"{100 * fit.test.outliers:.1f} %"
+    yield "positions that are outliers of the fit", f"{100 * fit.test.outliers:.1f} %"
     yield "sigma of the fitted origin, per axis", length_text(fit.uncertainty)
     if np.isfinite(fit.specimen):
         yield "residuals explained by virtual images", f"{100 * fit.specimen:.0f} % of their variance"
@@ -78,7 +78,7 @@ def _pixel_size_rows(review):
     if review.pixel_size is not None:
         size = review.pixel_size
         if size.accepted:
-            yield "pixel size along the mean radius", f"{size.value:.6f} ± {size.sigma:.6f} Å⁻¹ ({size.standard})"
+            yield "pixel size without sqrt(a/b)", f"{size.value:.6f} ± {size.sigma:.6f} Å⁻¹ ({size.standard})"
         else:
             yield "pixel size of the best fit, refused", f"{size.value:.6f} Å⁻¹ ({size.standard}); do not use it"
         for ring in size.rings:

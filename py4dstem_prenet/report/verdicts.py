@@ -12,9 +12,9 @@ from ..core import SEVERITIES, Flag, worst_severity
 LIGHTS = dict(zip(SEVERITIES, ("green", "amber", "red"), strict=True))
 _TOPICS = {  # topic: question, and an answer for each light
     "calibration": ("Does the calibration belong to these data?", {
-        "green": "Yes: the data were not changed or measured again since.",
+        "green": "Yes: the data did not change after the calibration.",
         "amber": "Yes, but the stored uncertainties belong to an earlier measurement.",
-        "red": "No: the data were changed or measured again since."}),
+        "red": "No: the data or a part of the calibration changed afterward."}),
     "origin": ("Was the origin found?", {
         "green": "Yes.", "amber": "Yes, with reservations.", "red": "No."}),
     "descan": ("Is the descan fit good enough?", {
@@ -28,7 +28,7 @@ _TOPICS = {  # topic: question, and an answer for each light
         "green": "Yes, and it is in the calibration.", "amber": "Yes, with reservations.", "red": "No."}),
     "rotation": ("Is the rotation between scan and pattern known?", {
         "green": "Yes, and it is in the calibration.", "amber": "Yes, with reservations.", "red": "No."}),
-    "detector": ("Is the detector understood?", {
+    "detector": ("Are the noise and the faults of the detector known?", {
         "green": "Yes.", "amber": "In part: read the warnings.", "red": "No."}),
     "denoising": ("Can denoised patterns be used?", {
         "green": "Yes.", "amber": "Only to look at, and to measure quantities that are kept.", "red": "No."}),

@@ -22,7 +22,7 @@ TASK_DESCRIPTIONS = {
 }  # first paragraph of the model card of each task
 RADII_SEEN = {
     "center": "coarse stage: 1 to 40 px for disks of a convergent beam, 0.7 to 6 px for spots and rings of a parallel "
-              "beam, 2 to 64 px for empty probes, in patterns of 128 x 128 px; fine stage: 1 to 15 px, 0.7 to 6 px "
+              "beam, 2 to 64 px for vacuum probes, in patterns of 128 x 128 px; fine stage: 1 to 15 px, 0.7 to 6 px "
               "and 2 to 24 px, in windows of 48 x 48 px",
     "denoise": "1 to 26 px, disks of a convergent beam only, in crops of 96 x 96 px",
     "ellipse": "disks of a convergent beam only; the polar maps are in units of the radius",

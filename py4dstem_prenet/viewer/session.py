@@ -131,14 +131,14 @@ class Session:
         """
         try:
             self.edits.set_center(self.position, qx, qy)
-            self.message = f"The center at position {self.position} is ({qx:.1f}, {qy:.1f}) px by hand."
+            self.message = f"The center at position {self.position} was set by hand to ({qx:.1f}, {qy:.1f}) px."
         except PrenetError as error:
             self.message = str(error)
 
     def remove_center(self) -> None:
         """Remove the center that was placed in the pattern that is shown; without one, nothing changes."""
         if self.edits.centers.pop(self.position, None) is not None:
-            self.message = f"The center at position {self.position} is not set by hand anymore."
+            self.message = f"The center at position {self.position} is no longer set by hand."
 
     def apply(self, progress=True) -> CalibrationReport | None:
         """Calibrate with the corrections, and write accepted results.
@@ -169,7 +169,7 @@ class Session:
         """Restore the calibration before the last `apply`."""
         try:
             undo(self.datacube)
-            self.report, self.message = None, "The calibration before the last Apply is restored."
+            self.report, self.message = None, "The calibration before the last Apply was restored."
         except PrenetError as error:
             self.message = str(error)
         self._changed()

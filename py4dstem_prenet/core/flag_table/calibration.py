@@ -9,7 +9,8 @@ CALIBRATION_FLAGS = (
      "The pixel size, {value:.6f} ± {sigma:.6f} {unit}, was measured in this scan from {standard}. The calibration "
      "holds {stored:.6f}, which is this value times sqrt(a/b) of the ellipse, as py4DSTEM needs it."),
     ("pixel_size_from_standard", "info",
-     "The pixel size, {value:.6g} {unit}, was carried over from {source}."),
+     "The pixel size in the calibration, {value:.6g} {unit}, was carried over from {source}. It holds for radii that "
+     "py4DSTEM has corrected for the ellipse."),
     ("pixel_size_untested", "warning",
      "The pixel size, {value:.6g} {unit}, was set by {author} and was not tested.",
      "If the specimen is a known crystal, call calibrate(standard=...). If you have a scan of a known crystal at "

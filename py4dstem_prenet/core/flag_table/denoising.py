@@ -23,15 +23,16 @@ DENOISING_FLAGS = (
     ("denoising_lowers_error", "info",
      "Denoising lowers the squared error of single pixels to {error:#.2g} ± {sigma:.1g} of that of the raw counts."),
     ("denoising_harmful", "refusal",
-     "Denoising makes these data worse: its squared error is {error:#.2g} ± {sigma:.1g} of that of the raw counts.",
+     "Denoising makes these data worse: the squared error of denoised patterns is {error:#.2g} ± {sigma:.1g} of that "
+     "of the raw counts.",
      "Use the raw counts."),
     ("denoising_no_effect", "warning",
-     "Denoising makes no significant difference: its squared error is {error:#.2g} ± {sigma:.1g} of that of the raw "
-     "counts.",
+     "Denoising makes no significant difference: the squared error of denoised patterns is {error:#.2g} ± {sigma:.1g} "
+     "of that of the raw counts.",
      "Use the raw counts."),
     ("rival_better", "warning",
-     "The best {method} filter has a lower squared error than denoising: {error:#.2g} ± {sigma:.1g} of that of the "
-     "raw counts."),
+     "The best {method} filter has a lower squared error than denoising: the error of the filter is {error:#.2g} ± "
+     "{sigma:.1g} of that of the raw counts."),
     ("shared_noise_flatters", "warning",
      "Neighboring pixels share noise (fine detail has {ratio:.2f} of the variance of independent noise), so the "
      "errors given for all methods that average pixels are lower bounds."),

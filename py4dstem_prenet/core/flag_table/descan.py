@@ -20,6 +20,9 @@ DESCAN_FLAGS = (
      "The scan has only one usable position."),
     ("residuals_white", "info",
      "The residuals are noise: their scatter is {scale:.2f} times the stated sigma, without spatial correlation."),
+    ("residuals_uncorrelated", "info",
+     "The residuals show no spatial correlation. Their size was not tested, because the positions have no stated "
+     "uncertainty."),
     ("residuals_correlated", "warning",
      "The residuals are spatially correlated ({shared:.2g} px rms, {sigmas:.1f} standard errors), probably because the "
      "specimen deflects the beam or changes the contrast inside its disk.",
@@ -30,7 +33,7 @@ DESCAN_FLAGS = (
      "together, as no descan does. Probably the specimen deflects the beam, changes the contrast inside its disk, or "
      "hides it in a part of the scan. The sigma of the fit includes this structure.",
      "Choose a simpler model, datacube.prenet.fit_origin('parabola'), or take the descan from a scan of vacuum with "
-     "the same settings: like= and transfer=\"descan\"."),
+     "the same settings: calibrate(like=..., transfer=\"descan\")."),
     ("residuals_oscillate", "warning",
      "The residuals of neighboring positions have opposite signs ({shared:.2g} px rms along each axis): the beam "
      "probably oscillates during the scan, for example in a stray field at mains frequency. The fit averages over "
@@ -133,7 +136,7 @@ DESCAN_FLAGS = (
      "deflects the beam or changes the brightness inside its disk."),
     ("origin_error", "info",
      "Where it was measured, the fitted origin has an uncertainty of {uncertainty:.3f} px along each axis (noise, and "
-     "errors that many positions share), and a model with more terms would move it by {choice:.3f} px (rms). For a "
-     "Bragg disk at a distance of {distance:.0f} px, an origin error of {error:.2g} px causes a strain error of "
-     "{strain:.2g} %."),
+     "errors that many positions share), and a model with more terms would move it by {choice:.3f} px (rms along each "
+     "axis). For a Bragg disk at a distance of {distance:.0f} px, an origin error of {error:.2g} px causes a strain "
+     "error of {strain:.2g} %."),
 )

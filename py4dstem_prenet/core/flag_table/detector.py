@@ -33,12 +33,12 @@ DETECTOR_FLAGS = (
      "Most values are close to the maximum: the contrast may be inverted (bright regions have low values).",
      "If the contrast is inverted, use data.max() - data."),
     ("wrapped", "warning",
-     "Dark pixels lie inside bright disks: values may have wrapped at {limit}.",
+     "Dark pixels lie inside bright disks: values may have passed {limit} and started again at 0 (wrapped).",
      "Read or sum the data as wider integers."),
     ("nonlinear", "warning",
      "The noise grows far less than the signal: values are not proportional to electrons (gamma, logarithm or "
      "smoothing).",
-     "Do not rely on doses, sigmas and denoising."),
+     "Do not rely on the stated doses and sigmas, and do not measure on denoised patterns."),
     ("dead_lines", "warning",
      "Whole lines of the detector have a constant value although the lines beside them detect electrons, as in gaps "
      "between chips (rows: {rows}; columns: {columns}); these lines are masked."),

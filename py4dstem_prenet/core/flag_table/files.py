@@ -4,7 +4,7 @@ FILES_FLAGS = (
     ("scan_cut_short", "warning",
      "The file holds {frames} of {stated} frames; the first {rows} of {stated_rows} rows of {columns} positions are "
      "complete and were opened.",
-     "Check whether the acquisition was interrupted, or the shape of the scan is wrong."),
+     "Check whether the acquisition was interrupted, and whether the shape of the scan is right."),
     ("frames_left_over", "warning",
      "The file holds {frames} frames, {extra} more than the scan has positions; the last {extra} were left out.",
      "Check where the additional frames are. If they are at the beginning, all patterns are assigned to wrong "

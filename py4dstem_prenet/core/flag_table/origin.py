@@ -45,12 +45,13 @@ ORIGIN_FLAGS = (
     ("position_uncertain", "warning",
      "The position of the beam in a single pattern is uncertain by {sigma:.2g} px; counting statistics alone would "
      "give {counting:.1g} px.",
-     "The dose is low, disks overlap, or the crystal is thick. The error of the fitted origin may be as large."),
+     "The dose is low, disks overlap, or the crystal is thick. Look at the residual maps in datacube.prenet.show(), "
+     "because the error of the fitted origin may be as large."),
     ("sigma_known", "info",
      "A single position is known to {sigma:.2g} px along each axis."),
     ("sigma_poor", "warning",
      "A single position is known only to {sigma:.2g} px along each axis; the fit averages over the scan.",
-     "The dose is low, or the direct beam has no sharp edge."),
+     "Use the fitted origin. The dose is low, or the direct beam has no sharp edge."),
     ("sigma_unknown", "warning",
      "No uncertainties of the origin are stored.",
      "Call datacube.prenet.measure_origin()."),

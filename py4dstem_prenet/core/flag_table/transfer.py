@@ -41,20 +41,21 @@ TRANSFER_FLAGS = (
      "If one of them was binned, set binning= to the number of pixels of the standard along one side of a pixel of "
      "this scan. If one was only cropped, set binning=1."),
     ("scale_differs", "refusal",
-     "The pixel size of the standard, {theirs:.4g} {unit}, is far from that of this scan, {ours:.4g} {unit}, so these "
-     "were not carried over: {quantities}.",
-     "Check the camera lengths and binning=. If the pixel size in this scan is wrong, set its unit to pixels."),
+     "The pixel size of the standard, {theirs:.4g} {unit}, differs by more than 10 % from that of this scan, "
+     "{ours:.4g} {unit}, so these were not carried over: {quantities}.",
+     "Check the camera lengths and binning=. If the pixel size in this scan is wrong, remove it: "
+     "datacube.calibration.set_Q_pixel_units(\"pixels\")."),
     ("scan_differs", "refusal",
      "The descan was not carried over: the standard was scanned with {theirs} positions and this scan with {ours}, "
      "or the steps differ.",
      "Use a scan with the same number of positions and the same step."),
     ("descan_agrees", "info",
-     "The measured positions agree with the descan of the standard: its amplitude in them is {amplitude:.3f} ± "
-     "{sigma:.3f} (1 is expected)."),
+     "The measured positions agree with the descan of the standard: they contain {amplitude:.3f} ± {sigma:.3f} times "
+     "this descan (1 is expected)."),
     ("descan_untested", "info",
-     "The descan of the standard was not tested, because the measured positions do not determine its amplitude."),
+     "The descan of the standard was not tested, because the measured positions do not determine its size."),
     ("descan_contradicted", "refusal",
-     "The descan was not carried over, because the measured positions contradict it: its amplitude in them is "
-     "{amplitude:.3f} ± {sigma:.3f} (1 is expected).",
+     "The descan was not carried over, because the measured positions contradict it: they contain {amplitude:.3f} ± "
+     "{sigma:.3f} times this descan (1 is expected).",
      "Calibrate this scan without transfer=\"descan\"."),
 )
