@@ -26,9 +26,9 @@ def conclude(found: Mapping, flags: Iterable[Flag], refusals: int | None = None)
     ----------
     found : mapping
         "origin": feature, count, total, qx0, qy0, sigma, high (`OriginMap.high_sigma`); "descan": model, span_x,
-        span_y, sigma; "ellipse": ratio, sigma, degrees, degrees_sigma; "pixel_size": value, sigma, unit; "rotation":
-        degrees, sigma, flip; "disks": name of the Bragg vectors in the cube. Each is a dict, or missing if it is not
-        known. Sigmas are standard deviations along one axis, px; NaN if they are not known.
+        span_y, sigma; "ellipse": ratio, sigma, degrees, degrees_sigma; "pixel_size": value, sigma, unit, corrected;
+        "rotation": degrees, sigma, flip; "disks": name of the Bragg vectors in the cube. Each is a dict, or missing if
+        it is not known. Sigmas are standard deviations along one axis, px; NaN if they are not known.
     flags : iterable of Flag
         The flags of all stages.
     refusals : int, optional
@@ -56,6 +56,8 @@ def conclude(found: Mapping, flags: Iterable[Flag], refusals: int | None = None)
                                ("rotation", "summary_rotation", "summary_rotation_unsure")):
         if name in found:
             statements.append(Flag(sure if np.isfinite(found[name]["sigma"]) else unsure, found[name]))
+            if found[name].get("corrected"):
+                statements.append(Flag("summary_pixel_size_corrected"))
     return (*statements, *_next(found, flags, refusals), *_cautions(found, flags)[:MAX_CAUTIONS])
 
 

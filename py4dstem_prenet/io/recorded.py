@@ -119,7 +119,8 @@ def held_quantities(datacube) -> dict:
     Returns
     -------
     dict
-        "ellipse" to ratio, sigma, degrees and degrees_sigma; "pixel_size" to value, sigma and unit; "rotation" to
+        "ellipse" to ratio, sigma, degrees and degrees_sigma; "pixel_size" to value, sigma, unit and corrected (whether
+        it includes the factor by which py4DSTEM's correction of the ellipse makes radii smaller); "rotation" to
         degrees, sigma and flipped (a text); each with author and source; only those that are set. A sigma is NaN if
         none is recorded.
 
@@ -151,7 +152,8 @@ def held_quantities(datacube) -> dict:
             continue
         else:
             values = {"value": float(params["Q_pixel_size"]), "sigma": sigma,
-                      "unit": str(params["Q_pixel_units"]).replace("A^-1", "Å⁻¹")}
+                      "unit": str(params["Q_pixel_units"]).replace("A^-1", "Å⁻¹"),
+                      "corrected": bool(np.isfinite(sigma)) and entry.get("ratio", 1.0) != 1}
         found[name] = values | {"author": author, "source": str(entry.get("source", ""))}
     return found
 

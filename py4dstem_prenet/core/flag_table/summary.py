@@ -40,6 +40,9 @@ SUMMARY_FLAGS = (
      "A detector pixel is {value:.6f} ± {sigma:.6f} {unit}."),
     ("summary_pixel_size_unsure", "warning",
      "The pixel size that was set, {value:.6g} {unit}, has no stated uncertainty."),
+    ("summary_pixel_size_corrected", "info",
+     "This is the value in the calibration: the pixel size along the mean radius, times sqrt(a/b) of the ellipse, by "
+     "which py4DSTEM's correction makes radii smaller."),
     ("summary_rotation", "info",
      "The pattern is rotated against the scan by {degrees:.2f} ± {sigma:.2f}° and {flipped}."),
     ("summary_rotation_unsure", "warning",
