@@ -113,7 +113,7 @@ class Calibrator(BeamLocator):
         """
         origin = choices.restricted(self.origin(scan, located, choices.searched(processed)))
         if not origin.found:
-            return CalibrationReport(origin, None, None, self.noise)
+            return CalibrationReport(origin, None, None, self.detector)
         fit, descan = choices.fit(origin)
         own = None if choices.ellipse is False else self._ellipse(scan, origin, fit, kept, progress)
         ellipse, transfer = choices.settled(own, descan)
@@ -121,7 +121,8 @@ class Calibrator(BeamLocator):
         turned = self._rotation(scan, origin, fit, applied, progress) if rotation else None
         size = None if standard is None else self._pixel_size(scan, origin, fit, applied, kept, standard, approximate,
                                                               progress)
-        return CalibrationReport(origin, fit, ellipse, self.noise, rotation=turned, transfer=transfer, pixel_size=size)
+        return CalibrationReport(origin, fit, ellipse, self.detector, rotation=turned, transfer=transfer,
+                                 pixel_size=size)
 
     def _pooled_source(self, scan, origin, kept):
         """Positions that can be pooled, and a scan that holds their patterns; None if no pattern shows a beam."""

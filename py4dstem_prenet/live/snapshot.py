@@ -205,7 +205,7 @@ def judge_snapshot(snapshot: Snapshot) -> CalibrationReport:
     located = snapshot.located.subset(inside)
     report = calibrator.finish(sample, located, sample, processed, progress=False)
     origin, fit = (_in_scan(result, box, scan) for result in (report.origin, report.fit))
-    return CalibrationReport(origin, fit, report.ellipse, calibrator.noise, written)
+    return CalibrationReport(origin, fit, report.ellipse, calibrator.detector, written)
 
 
 def boxed(sample: SampledScan, box) -> SampledScan:

@@ -212,6 +212,16 @@ class BeamLocator:
     stray: np.ndarray | None = None
     outside: np.ndarray | None = None
 
+    @property
+    def detector(self) -> NoiseModel | None:
+        """The noise model without those bad pixels that are good, but behind a stop, in stray light or cropped."""
+        if self.noise is None:
+            return None
+        bad = self.noise.bad_pixels
+        for hidden in (self.bar, self.stray, self.outside):
+            bad = bad if hidden is None else bad & ~hidden
+        return replace(self.noise, bad_pixels=bad)
+
     @classmethod
     @sharing_cores
     def learn(cls, scan: Scan, mask=None, device: str = "auto", noise: NoiseModel | None = None,
