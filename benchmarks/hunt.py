@@ -7,7 +7,7 @@ that are in it are not run again. The table is printed at the end.
 
 A case is *silently wrong* if what was accepted (the fit, or the measured origin where the fit was refused) is off by
 more than 0.15 px and by more than five of its own sigmas: in the median of its good frames, or in at least 5 % of them
-by more than half a pixel. It is *told but written* if a warning names a fault of detector, origin or descan.
+by more than half a pixel. It is *wrong, warned* if a warning names a fault of detector, origin or descan.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from py4dstem_prenet.core import PrenetError
 from py4dstem_prenet.pipeline import calibrate
 from py4dstem_prenet.simulation import draw_case, make_case
 
-OUTCOMES = ("right", "refused rightly", "silently wrong", "told but written", "wrongly refused", "crashed")
+OUTCOMES = ("right", "refused rightly", "silently wrong", "wrong, warned", "wrongly refused", "crashed")
 MAX_ERROR_PX, MAX_PULL = 0.15, 5.0  # of what is accepted
 MAX_GROSS_PX, MAX_GROSS_FRACTION = 0.5, 0.05  # error of single frames, and how many may have it
 FIT_MAY_BE_REFUSED = {"jumps", "flyback_columns"}  # the measured origin is all that there is
@@ -75,10 +75,10 @@ def judge(report, made, kind):
                      "pull": float(np.sqrt(np.mean(np.clip(error / sigma, -10, 10) ** 2))),
                      "wrong": bool(wrong or gross > MAX_GROSS_FRACTION)}
     chosen = out["fitted" if fit.accepted else "measured"]
-    told = any(flag.severity == "warning" and flag.kind.stage in ("detector", "origin", "descan")
+    warned = any(flag.severity == "warning" and flag.kind.stage in ("detector", "origin", "descan")
                and flag.name not in UNSPECIFIC for flag in report.flags)
     if chosen["wrong"]:
-        outcome = "told but written" if told else "silently wrong"
+        outcome = "wrong, warned" if warned else "silently wrong"
     elif fit.accepted or kind in FIT_MAY_BE_REFUSED or not made.determinable:
         outcome = "right"
     else:

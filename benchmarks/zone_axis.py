@@ -8,7 +8,7 @@ within half a degree of its zone axis, and tilted as a whole by 0 to 30 mrad. Th
 frame of its middle. Scan k is made from seed k and counted at 300, 3,000 and 30,000 electrons per pattern. The limits
 of `origin/candidates.py` were set on the seeds 0 to 95.
 
-Outcomes are those of `hunt.py`: right, refused, told (wrong, with a warning other than that of a jump), silently wrong
+Outcomes are those of `hunt.py`: right, refused, warned (wrong, with a warning other than that of a jump), silently wrong
 (off by more than 0.15 px and five sigmas in the median, or by more than half a pixel and five sigmas in 5 % of the
 positions); and how many of the wrong ones lie in another disk (5 % of the positions off by more than half a radius).
 *Bright*: the direct beam is the brightest disk in most patterns. py4DSTEM's `get_origin` gets the true radius, and its
@@ -46,7 +46,7 @@ DOSES = (300, 3000, 30_000)
 SCAN, SIDES, SLICE_ANGSTROM = (6, 6), (64, 96, 128), 4.0
 MAX_OFF_CENTER = 1 / 8  # of the frame
 GRAINS = (1, 1, 1, 2, 3, 4, 6, 9)
-OUTCOMES = {"right": "right", "wrongly refused": "refused", "told but written": "told",
+OUTCOMES = {"right": "right", "wrongly refused": "refused", "wrong, warned": "warned",
             "silently wrong": "silently wrong"}
 CLASSES = ("bright", "dark, several orientations", "dark, one orientation")
 
@@ -119,7 +119,7 @@ def run(known, dose):
     except PrenetError:
         return "wrongly refused", False
     outcome = judge(report, made, "none")["outcome"]
-    if outcome not in ("told but written", "silently wrong"):
+    if outcome not in ("wrong, warned", "silently wrong"):
         return outcome, False
     found = report.fit if report.fit.accepted else report.origin
     away = np.hypot(found.qx0 - truth["qx0"], found.qy0 - truth["qy0"])[report.origin.valid]
