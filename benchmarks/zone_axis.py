@@ -9,8 +9,9 @@ frame of its middle. Scan k is made from seed k and counted at 300, 3,000 and 30
 of `origin/candidates.py` were set on the seeds 0 to 95.
 
 Outcomes are those of `hunt.py`: right, refused, warned (wrong, with a warning other than that of a jump), silently
-wrong (off by more than 0.15 px and five sigmas in the median, or by more than half a pixel and five sigmas in 5 % of the
-positions); and how many of the wrong ones lie in another disk (5 % of the positions off by more than half a radius).
+wrong (off by more than 0.15 px and five sigmas in the median, or by more than half a pixel and five sigmas in 5 % of
+the positions); and how many of the wrong ones lie in another disk (5 % of the positions off by more than half a
+radius).
 *Bright*: the direct beam is the brightest disk in most patterns. py4DSTEM's `get_origin` gets the true radius, and its
 robust parabola follows; it is right within a pixel in the median.
 """

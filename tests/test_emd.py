@@ -224,6 +224,19 @@ def test_a_saved_scan_names_the_file_of_the_camera(tmp_path):
         scan.prenet.save(tmp_path / copy)
 
 
+def test_no_disks_are_searched_in_denoised_patterns(tmp_path):
+    scan = DataCube(np.random.default_rng(0).poisson(2.0, (2, 3, 32, 32)).astype(np.uint16))
+    provenance.write_provenance(scan, provenance.make_provenance(scan))
+    assert not provenance.is_denoised(scan)
+    denoised = scan.prenet.denoise(scan_aware=False, progress=False)
+    streamed = scan.prenet.denoise(tmp_path / "denoised.h5", scan_aware=False, progress=False)
+    denoised.prenet.save(tmp_path / "copy.h5")
+    for cube in (denoised, streamed, py4dstem_prenet.open(tmp_path / "copy.h5")):
+        assert provenance.is_denoised(cube)
+        with pytest.raises(PrenetError):
+            cube.prenet.bragg_disks(progress=False)
+
+
 def test_a_pickled_cube_keeps_what_was_written(written):
     again = pickle.loads(pickle.dumps(written))
     assert_same(saved(again.calibration), saved(written.calibration))

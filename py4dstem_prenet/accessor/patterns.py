@@ -45,7 +45,7 @@ class PatternMethods:
         Raises
         ------
         PrenetError
-            If the data cannot be used, the scan shows no direct beam, or an argument is out of range.
+            If the data cannot be used or are denoised, the scan shows no direct beam, or an argument is out of range.
 
         Examples
         --------

@@ -37,6 +37,8 @@ class Slope:
     more : float
         Factor on the number of scan positions with which an unknown status would be decided, extrapolated; infinite if
         no variation of the quantity was found.
+    least : float
+        The same if the variation of a quantity that is not measurable is larger than found, by two standard errors.
     """
 
     value: float
@@ -44,6 +46,7 @@ class Slope:
     variation: float
     status: str
     more: float = np.inf
+    least: float = np.inf
 
     def __str__(self):
         digits = 3 if self.sigma < 0.01 else 2
@@ -95,8 +98,9 @@ def slope_of_halves(estimate, first, second, variance) -> Slope:
     variation = float(np.sqrt(max(covariance, 0.0) / max(variance.sum(), 1e-300)))
     covariance_sigma = np.sqrt(2 * max(covariance, 0.0) * variance.sum() / max(count, 1) + (variance**2).sum())
     if count < MIN_SLOPE_POSITIONS or not covariance > MIN_VARIATION_SIGMAS * covariance_sigma:
-        more = (MIN_VARIATION_SIGMAS * covariance_sigma / covariance) ** 2 if covariance > 0 else np.inf
-        return Slope(np.nan, np.nan, variation, UNKNOWN, more)
+        more, least = ((MIN_VARIATION_SIGMAS * covariance_sigma / part) ** 2 if part > 0 else np.inf
+                       for part in (covariance, covariance + KEPT_SIGMAS * covariance_sigma))
+        return Slope(np.nan, np.nan, variation, UNKNOWN, more, least)
     value = float((estimate * second).sum() / covariance)
     residual = estimate - value * first
     sigma = float(np.sqrt(max(((residual * second) ** 2).sum(), (residual**2 * variance).sum())) / covariance)

@@ -166,11 +166,14 @@ def _decide(slopes, samples, worth, errors, sigmas):
             "quantities": list(kept), "deviation": max(abs(slope.value - 1) for slope in kept.values()),
             "sigma": max(slope.sigma for slope in kept.values())}))
     checked, largest = samples
-    needed = {quantity: checked * slope.more for quantity, slope in slopes.items() if slope.status == UNKNOWN}
-    if unknown := {quantity: count for quantity, count in needed.items() if checked < count <= largest}:
+    undecided = {quantity: slope for quantity, slope in slopes.items() if slope.status == UNKNOWN}
+    unknown = {quantity: slope for quantity, slope in undecided.items()
+               if checked < largest and checked * min(slope.more, slope.least) <= largest}
+    if unknown:
+        needed = min(largest, checked * max(slope.more for slope in unknown.values()))
         flags.append(Flag("attenuation_unknown", {"quantities": list(unknown), "checked": checked,
-                                                  "positions": min(largest, _rounded_up(max(unknown.values())))}))
-    if undetermined := [quantity for quantity in needed if quantity not in unknown]:
+                                                  "positions": min(largest, _rounded_up(needed))}))
+    if undetermined := [quantity for quantity in undecided if quantity not in unknown]:
         flags.append(Flag("attenuation_undetermined", {
             "quantities": undetermined, "slopes": [f"{quantity} {slopes[quantity]}" for quantity in undetermined]}))
     error, sigma = errors["denoised"], sigmas["denoised"]

@@ -22,7 +22,17 @@ from ..compute import has_fast_bfloat16, in_batches, map_chunks, pick_device, sh
 from ..core import NoiseModel, PrenetError, as_scan, sample_positions
 from ..descan import fit_origin
 from ..detector import lost_frames, of_part, split
-from ..io import check_output, cube_like, noise_of, open as open_cube, read_fitted_origin, resumable_cube, to_json
+from ..io import (
+    DENOISED,
+    check_output,
+    cube_like,
+    noise_of,
+    open as open_cube,
+    read_fitted_origin,
+    record_change,
+    resumable_cube,
+    to_json,
+)
 from ..networks import MULTIPLE, load, requirement, verify
 from ..origin import measure_origin
 from . import agree, measure_slopes, neighbor_means, slope_flags
@@ -125,10 +135,11 @@ def denoise(datacube, noise: NoiseModel | None = None, out=None, scan_aware="aut
         data = np.empty(shape, np.float32)
         for index, block in map_chunks(clean, scan, *along, **options):
             data.reshape(-1, *shape[2:])[index] = block
-        return cube_like(datacube, data)
+        return record_change(cube_like(datacube, data), DENOISED)
+    shell = record_change(cube_like(datacube, np.broadcast_to(np.float32(0), scan.shape)), DENOISED)
     record = {"version": __version__, "weights": digest, "noise": to_json(noise), "mode": mode,
               "origins": origins is not None and hashlib.sha256(origins.tobytes()).hexdigest()}
-    with resumable_cube(datacube, out, np.float32, record) as target:
+    with resumable_cube(shell, out, np.float32, record) as target:
         for index, block in map_chunks(clean, scan, *along, skip=target.done, **options):
             target.write(index, block)
     return open_cube(out)

@@ -126,16 +126,19 @@ def bragg_disks(datacube, false_alarm: float = 0.1, weights: str = "intensity", 
     Raises
     ------
     PrenetError
-        If the data cannot be used, the scan shows no direct beam, or an argument is out of range.
+        If the data cannot be used or are denoised, the scan shows no direct beam, or an argument is out of range.
 
     Examples
     --------
     >>> vectors = bragg_disks(datacube, weights="precision")  # doctest: +SKIP
     """
-    from ..io import read_mask, to_bragg_vectors
+    from ..io import is_denoised, read_mask, to_bragg_vectors
 
     if weights not in WEIGHTS:
         raise PrenetError(f"weights must be {' or '.join(map(repr, WEIGHTS))}, not {weights!r}.")
+    if is_denoised(datacube):
+        raise PrenetError("These patterns are denoised: their noise is not that of electrons, so the sigmas of disks "
+                          "would be wrong. Find the disks in the measured scan.")
     mask = read_mask(datacube) if mask is None else mask
     origin = _origin(datacube)
     if origin is None:

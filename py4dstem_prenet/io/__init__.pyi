@@ -116,12 +116,15 @@ from .other_files import (
 )
 from .pixel_sizes import PixelSizes as PixelSizes, write_pixel_sizes as write_pixel_sizes
 from .provenance import (
+    DENOISED as DENOISED,
     ENTRIES as ENTRIES,
     PROVENANCE as PROVENANCE,
     WRITTEN as WRITTEN,
     first_file as first_file,
+    is_denoised as is_denoised,
     make_provenance as make_provenance,
     read_provenance as read_provenance,
+    record_change as record_change,
     sign as sign,
     signatures as signatures,
     to_json as to_json,

@@ -18,6 +18,7 @@ from .fingerprints import fingerprint
 
 PROVENANCE = "prenet"
 WRITTEN = "prenet_written"
+DENOISED = "denoise()"  # the change that `denoise` records
 ENTRIES = {  # of the calibration, and the names of their numbers in it
     "origin_meas": ("qx0_meas", "qy0_meas"), "origin": ("qx0", "qy0"), "ellipse": ("a", "b", "theta"),
     "pixel_size": ("Q_pixel_size", "Q_pixel_units"), "rotation": ("QR_rotation", "QR_rotation_degrees", "QR_flip")}
@@ -113,6 +114,43 @@ def make_provenance(datacube, weights=None, settings=None, noise=None, flags=())
     if noise is not None:
         record["noise"] = replace(noise, bad_pixels=int(np.count_nonzero(noise.bad_pixels)))
     return to_json(record)
+
+
+def record_change(datacube, change: str):
+    """Add a change of the patterns to the provenance of a cube, if it has one.
+
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The new cube.
+    change : str
+        The call that changed the patterns, such as "denoise()".
+
+    Returns
+    -------
+    py4DSTEM.DataCube
+        The cube.
+    """
+    record = read_provenance(datacube)
+    if record is not None:
+        write_provenance(datacube, record | {"since": [*record.get("since", []), change]})
+    return datacube
+
+
+def is_denoised(datacube) -> bool:
+    """Return whether the patterns of a cube are recorded as denoised by this package.
+
+    Parameters
+    ----------
+    datacube : py4DSTEM.DataCube
+        The cube.
+
+    Returns
+    -------
+    bool
+        True after `denoise` of a calibrated scan, also in a copy that was saved, cropped or binned.
+    """
+    return DENOISED in (read_provenance(datacube) or {}).get("since", ())
 
 
 def first_file(datacube):

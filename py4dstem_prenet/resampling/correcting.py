@@ -22,11 +22,10 @@ from ..io import (
     noise_of,
     open as open_cube,
     read_fitted_origin,
-    read_provenance,
+    record_change,
     resumable_cube,
     sign,
     signatures,
-    write_provenance,
 )
 
 
@@ -135,10 +134,7 @@ def _calibrated(datacube, data, center):
         if "sigma" in size:
             facts["sigma"] = size["sigma"] / stretch
         sign(new, "pixel_size", ratio=1.0, barrel=0.0, threefold=[0.0, 0.0], **facts)
-    record = read_provenance(new)
-    if record is not None:
-        write_provenance(new, record | {"since": [*record.get("since", []), "corrected()"]})
-    return new
+    return record_change(new, "corrected()")
 
 
 def _distorted_edges(shape, center, size):

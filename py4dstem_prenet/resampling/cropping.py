@@ -21,14 +21,13 @@ from ..io import (
     fingerprint,
     read_frame,
     read_mask,
-    read_provenance,
     read_stop,
+    record_change,
     record_frame,
     sigma_slice,
     sign,
     signatures,
     write_mask,
-    write_provenance,
     write_stop,
 )
 from . import check_calibration, has_origin
@@ -310,7 +309,4 @@ def _finish(new, signed, done):
     for entry, signature in signed.items():
         if signature["unchanged"]:
             sign(new, entry, data=data, **{k: v for k, v in signature.items() if k not in _OF_THE_DATA})
-    record = read_provenance(new)
-    if record is not None:
-        write_provenance(new, record | {"since": [*record.get("since", []), done]})
-    return new
+    return record_change(new, done)

@@ -9,10 +9,9 @@ from ..io import (
     cube_like,
     noise_of,
     open as open_cube,
-    read_provenance,
+    record_change,
     resumable_cube,
     to_json,
-    write_provenance,
 )
 
 
@@ -76,8 +75,8 @@ def repaired(datacube, noise: NoiseModel | None = None, out=None, progress=True)
             patterns[index] = values
 
         _repair(scan, noise, write, progress)
-        return _recorded(cube_like(datacube, data))
-    shell = _recorded(cube_like(datacube, np.broadcast_to(dtype.type(0), scan.shape)))
+        return record_change(cube_like(datacube, data), "repaired()")
+    shell = record_change(cube_like(datacube, np.broadcast_to(dtype.type(0), scan.shape)), "repaired()")
     record = {"version": __version__, "repaired": True, "noise": to_json(noise)}
     with resumable_cube(shell, out, dtype, record) as target:
         _repair(scan, noise, target.write, progress, target.done)
@@ -92,11 +91,3 @@ def _repair(scan, noise, write, progress, done=None):
             wanted = slice(None) if done is None else ~done[index]
             write(index[wanted], noise.replace_bad(index[wanted], block[wanted]))
             bar.update(len(index[wanted]))
-
-
-def _recorded(new):
-    """Record the repair in the provenance of a cube."""
-    record = read_provenance(new)
-    if record is not None:
-        write_provenance(new, record | {"since": [*record.get("since", []), "repaired()"]})
-    return new
