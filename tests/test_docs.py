@@ -62,3 +62,11 @@ def test_pages_build_without_a_warning(tmp_path):
     top = (tmp_path / "api/py4dstem_prenet.html").read_text(encoding="utf-8")
     for name in py4dstem_prenet.__all__:
         assert f'id="{name}"' in top or f"py4dstem_prenet/{name}.html" in pages, name
+
+
+def test_the_guide_names_the_built_in_standards():
+    from py4dstem_prenet.pixel_size.standards import STANDARDS
+
+    text = " ".join((ROOT / "docs" / "from_py4dstem.md").read_text(encoding="utf-8").split())
+    named = text.split("The names are ")[1].split(";")[0].replace(" and ", ", ").split(", ")
+    assert sorted(named) == list(STANDARDS)

@@ -30,7 +30,8 @@ def calibrate(
     radius: Annotated[float | None, typer.Option(help="Approximate radius of the direct disk, px.")] = None,
     model: Annotated[str, typer.Option(help="Descan: auto, constant, plane, parabola or spline.")] = "auto",
     region: Annotated[str | None, typer.Option(metavar="R0,R1,C0,C1", help="Use only rows R0 to R1 - 1 and "
-                                               "columns C0 to C1 - 1 for descan and ellipse.")] = None,
+                                               "columns C0 to C1 - 1, for origin, descan, ellipse and pixel size; the "
+                                               "descan is extrapolated outside.")] = None,
     ellipse: Annotated[str, typer.Option(metavar="on|off|A,B,THETA", help="on: measure the ellipse; off: keep "
                                          "that of the file; A,B,THETA: set it (radians).")] = "on",
     like: Annotated[Path | None, typer.Option(help="A calibrated standard; its ellipse, pixel size and rotation are "

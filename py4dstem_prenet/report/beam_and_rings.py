@@ -10,6 +10,7 @@ from ..core import ellipse_matrix
 from ..fits import to_polar
 from . import LABEL_SIZE, SMALL_SIZE, TITLE_SIZE, add_color_bar, draw_ellipse, gray_colors, legend_below, show_pattern
 
+PIXEL_WIDTH_PX = 0.5  # pixels; standard deviation, along the edge, of the filter that removes the grid of the detector
 MIN_RING_CONTRAST = 0.03  # natural logarithm of the radial profile; smallest height of a ring that is marked
 
 
@@ -260,7 +261,12 @@ def _around(radius):
 
 
 def _half(polar, radii):
-    """Radius at which each azimuth of a polar map (n_phi, n_r) first falls below half its intensity inside the disk."""
+    """Radius at which each azimuth of a polar map (n_phi, n_r) first falls below half its intensity inside the disk.
+
+    Details finer than a pixel are smoothed, since they show the grid of the detector.
+    """
+    step = 2 * np.pi / len(polar) * np.median(radii)  # length of arc between azimuths, pixels
+    polar = gaussian_filter1d(polar, PIXEL_WIDTH_PX / step, axis=0, mode="wrap")
     level = polar[:, :len(radii) // 4].mean(1) / 2
     first = np.maximum(np.argmax(polar < level[:, None], axis=1), 1)
     row = np.arange(len(polar))

@@ -100,7 +100,8 @@ DESCAN_FLAGS = (
     ("lines_elsewhere", "warning",
      "Some lines of the scan deviate from the descan of the others, like frames recorded during flyback (rows: {rows}; "
      "columns: {columns}). In these lines, the fitted origin is the measured origin.",
-     "If these lines do not belong to the scan, crop them off with datacube.prenet.crop_R."),
+     "If these lines were recorded during flyback, crop them off: datacube.prenet.crop_R((first row, end row, first "
+     "column, end column))."),
     ("centered_before", "warning",
      "The patterns had already been shifted to a common center by whole pixels; the fit describes the remaining "
      "fractions of a pixel."),

@@ -4,11 +4,12 @@ ORIGIN_FLAGS = (
     ("beam_found", "info",
      "The direct beam was found at every position that was searched."),
     ("beam_missing", "warning",
-     "{count} of {total} positions show no beam; they take no part in the fit.",
+     "{count} of {total} positions show no beam (False in datacube.calibration.get_origin_meas_mask()); they take no "
+     "part in the fit.",
      "Check in datacube.prenet.view() that the beam was on at these positions."),
     ("beam_missing_few", "info",
-     "{count} of {total} positions show no beam; they get the origin of their neighbors and take no part in the "
-     "fit."),
+     "{count} of {total} positions show no beam (False in datacube.calibration.get_origin_meas_mask()); they get the "
+     "origin of their neighbors and take no part in the fit."),
     ("no_beam", "refusal",
      "No beam was found: the patterns, summed over parts of the scan, look like noise.",
      "Check that the beam was on and on the detector, and that the right data set was read; if the mean pattern shows "

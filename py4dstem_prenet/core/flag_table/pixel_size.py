@@ -57,13 +57,14 @@ PIXEL_SIZE_FLAGS = (
      "pixel size: {others}."),
     ("ellipse_of_crystal", "info",
      "The disks of the crystal also determine the ellipse, a/b = {ratio:.4f} with a sigma of {sigma:.2g}, if the "
-     "crystal is unstrained {standard}. The ellipse is written with the pixel size if the calibration has none.",
+     "crystal is unstrained {standard}. It is written with the pixel size if the calibration has no ellipse and "
+     "ellipse=False is not set.",
      "A mean strain of the specimen is part of this ellipse."),
     ("lattice_varies", "warning",
      "The lattice varies over the measured positions by {percent:.2g} % (rms), beyond the errors of the disks. The "
      "pixel size is right if the mean lattice is that of unstrained {standard}; its sigma includes the variation.",
-     "If a smaller part of the scan is unstrained {standard}, measure there: measure_pixel_size(\"{standard}\", "
-     "region=..., write=True)."),
+     "If a smaller part is unstrained {standard}, measure there: measure_pixel_size(\"{standard}\", region=..., "
+     "write=True), with the same approximate= if you set one."),
     ("radial_distortion", "warning",
      "Radial distortion: at {radius:.0f} px, the radius of rings differs by {percent:+.2f} ± {sigma:.2f} % from that "
      "of an undistorted pattern. The pixel size is that at the center of the pattern.",
