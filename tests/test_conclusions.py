@@ -40,7 +40,7 @@ def test_all_is_known():
                           "summary_rotation", "next_use"]
 
 
-def test_a_stored_pixel_size_is_told_from_a_measured_one():
+def test_a_stored_pixel_size_is_distinguished_from_a_measured_one():
     stored = names(ALL | {"pixel_size": SIZE | {"corrected": True}})
     assert stored[3:5] == ["summary_pixel_size", "summary_pixel_size_corrected"]
 

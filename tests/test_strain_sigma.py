@@ -49,6 +49,13 @@ def test_errors_of_strain_are_as_large_as_stated(rotation):
     assert scaled == pytest.approx(np.ones(4), abs=0.15)  # each is known to 0.042
 
 
+def test_disks_in_one_row_have_no_sigma():
+    strain = strain_of()
+    strain.bragg_vectors_indexed[2, 3].data["g2_ind"] = 0
+    unknown = np.isnan(strain_sigma(strain))
+    assert unknown[:, 2, 3].all() and unknown.sum() == 4
+
+
 def test_disks_without_precision_are_refused():
     with pytest.raises(PrenetError):
         strain_sigma(strain_of("intensity"))

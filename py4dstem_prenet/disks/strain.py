@@ -25,7 +25,7 @@ def strain_sigma(strain: StrainMap) -> np.ndarray:
     -------
     numpy.ndarray, shape (4, Rx, Ry)
         One standard deviation of exx, eyy, exy (dimensionless) and of the rotation (radians) at each scan position, in
-        the axes of the map; NaN where the lattice could not be fitted.
+        the axes of the map; NaN where the lattice could not be fitted, or its disks lie in one row.
 
     Raises
     ------
@@ -60,6 +60,8 @@ def strain_sigma(strain: StrainMap) -> np.ndarray:
     for at in map(tuple, np.argwhere(np.asarray(fitted["mask"].data, bool))):
         disks = strain.bragg_vectors_indexed[at].data
         design = np.stack([np.ones(len(disks)), disks["g1_ind"], disks["g2_ind"]], 1) * disks["intensity"][:, None]
+        if np.linalg.matrix_rank(design) < 3:  # disks in one row do not determine both vectors
+            continue
         of_vectors = np.linalg.inv(design.T @ design)[1:, 1:]  # the same for both coordinates, which are independent
         inverse = np.linalg.inv(lattice[at])
         of_rows = inverse @ of_vectors @ inverse.T
@@ -69,8 +71,6 @@ def strain_sigma(strain: StrainMap) -> np.ndarray:
 
 def _combinations(angle):
     """Return exx, eyy, exy and rotation as sums of the elements of the deformation, (4, coordinate, row)."""
-    across = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    along, other = across
-    strains = [np.outer(along, along), np.outer(other, other), np.outer(along, other)]
-    symmetric = [(outer + outer.T) / 2 for outer in strains]
-    return np.array([*symmetric, [[0, 0.5], [-0.5, 0]]])
+    x, y = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])  # axes of the map
+    shear = (np.outer(x, y) + np.outer(y, x)) / 2
+    return np.array([np.outer(x, x), np.outer(y, y), shear, [[0, 0.5], [-0.5, 0]]])

@@ -29,9 +29,9 @@ DESCAN_FLAGS = (
      "Use the fitted origin. The measured origins contain the same error, and a model with more terms would "
      "follow the specimen."),
     ("fit_follows_specimen", "warning",
-     "The fitted surface has a structure ({shared:.2g} px rms along each axis) that depends on scan row and column "
-     "together, as no descan does. Probably the specimen deflects the beam, changes the contrast inside its disk, or "
-     "hides it in a part of the scan. The sigma of the fit includes this structure.",
+     "The fitted surface has a structure ({shared:.2g} px rms along each axis) that neither descan nor drift explains. "
+     "Probably the specimen deflects the beam, changes the contrast inside its disk, or hides it in a part of the "
+     "scan. The sigma of the fit includes this structure.",
      "Choose a simpler model, datacube.prenet.fit_origin('parabola'), or take the descan from a scan of vacuum with "
      "the same settings: calibrate(like=..., transfer=\"descan\")."),
     ("residuals_oscillate", "warning",
