@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-from .choices import AUTOMATIC, Choices, chosen
+from .choices import AUTOMATIC, Choices, KnownCrystal, chosen, known_crystal
 from .compute import sharing_cores
 from .core import (
     CENTERS,
@@ -18,7 +18,6 @@ from .core import (
     Decision,
     Ellipse,
     Flag,
-    PrenetError,
     SampledScan,
     Scan,
     as_scan,
@@ -52,7 +51,7 @@ from .io import (
 )
 from .networks import load, verify
 from .origin import BeamLocator, Located, check_mask, keep_locator
-from .pixel_size import check_approximate, find_standard, measure_pixel_size
+from .pixel_size import measure_pixel_size
 from .rotation import measure_rotation
 
 NETWORKS = ("center", "ellipse")  # names of the weights that calibration uses
@@ -81,7 +80,7 @@ class Calibrator(BeamLocator):
     POOLED_POSITIONS = MIN_POOLED_POSITIONS
 
     def finish(self, scan: Scan, located: Located | None, kept: SampledScan | None = None, processed=True,
-               progress: bool = True, rotation: bool = False, standard=None, approximate: float | None = None,
+               progress: bool = True, rotation: bool = False, crystal: KnownCrystal | None = None,
                choices: Choices = AUTOMATIC) -> CalibrationReport:
         """Decide on the located origin, fit the descan, measure ellipse, pixel size and rotation.
 
@@ -99,10 +98,8 @@ class Calibrator(BeamLocator):
             Whether to show a progress bar.
         rotation : bool, optional
             Whether to measure the rotation between scan and pattern, for which all patterns are read once more.
-        standard : str, pathlib.Path, py4DSTEM.process.diffraction.Crystal or Standard, optional
-            The known crystal that the pixel size is measured from; without one, it is not measured.
-        approximate : float, optional
-            Approximate pixel size, 1/angstrom.
+        crystal : KnownCrystal, optional
+            The crystal that the pixel size is measured from; without one, it is not measured.
         choices : Choices, optional
             What the user decides.
 
@@ -119,8 +116,7 @@ class Calibrator(BeamLocator):
         ellipse, transfer = choices.settled(own, descan)
         applied = choices.applied(ellipse, transfer)
         turned = self._rotation(scan, origin, fit, applied, progress) if rotation else None
-        size = None if standard is None else self._pixel_size(scan, origin, fit, applied, kept, standard, approximate,
-                                                              progress)
+        size = None if crystal is None else self._pixel_size(scan, origin, fit, applied, kept, crystal, progress)
         return CalibrationReport(origin, fit, ellipse, self.detector, rotation=turned, transfer=transfer,
                                  pixel_size=size)
 
@@ -132,7 +128,7 @@ class Calibrator(BeamLocator):
         pooled = pooled_positions(valid.ravel(), scan.scan_shape, self.noise.dose)
         return valid, kept if kept is not None and kept.holds(pooled) else scan
 
-    def _pixel_size(self, scan, origin, fit, ellipse, kept, standard, approximate, progress):
+    def _pixel_size(self, scan, origin, fit, ellipse, kept, crystal, progress):
         """The pixel size from the rings of a standard; None if no pattern that can be pooled shows a beam."""
         found = self._pooled_source(scan, origin, kept)
         if found is None:
@@ -140,8 +136,9 @@ class Calibrator(BeamLocator):
         valid, source = found
         if ellipse is not None and not np.isfinite(ellipse.covariance).all():  # set by hand, or of a bare calibration
             ellipse = dataclasses.replace(ellipse, covariance=STORED_ELLIPSE_SIGMA**2 * np.eye(2))
-        return measure_pixel_size(source, fit.qx0, fit.qy0, _radius(origin), self._noise(origin), standard, ellipse,
-                                  valid, progress=progress, approximate=approximate)
+        source = source if crystal.region is None else scan  # other patterns are pooled than for the ellipse
+        return measure_pixel_size(source, fit.qx0, fit.qy0, _radius(origin), self._noise(origin), crystal.standard,
+                                  ellipse, valid, crystal.region, progress, crystal.approximate)
 
     def _ellipse(self, scan, origin, fit, kept, progress):
         """The ellipse of the pooled patterns; None if no pattern that can be pooled shows a beam."""
@@ -192,8 +189,8 @@ def _radius(origin):
 
 @sharing_cores
 def calibrate(datacube, mask=None, device="auto", progress=True, *, center=None, radius=None, model="auto",
-              region=None, ellipse=True, standard=None, approximate=None, rotation=False, like=None, transfer=None,
-              binning=None, replace=False, write=True) -> CalibrationReport:
+              region=None, ellipse=True, standard=None, approximate=None, standard_region=None, rotation=False,
+              like=None, transfer=None, binning=None, replace=False, write=True) -> CalibrationReport:
     """Calibrate a DataCube: measure and fit the origin, measure the ellipse, and write accepted results.
 
     If the specimen is a known crystal, named as `standard`, the pixel size is also measured and replaces the one in the
@@ -236,6 +233,9 @@ def calibrate(datacube, mask=None, device="auto", progress=True, *, center=None,
     approximate : float, optional
         Pixel size of the standard, 1/angstrom, known within 10 %, for example from the camera length. A single
         crystal needs it, and then determines the ellipse as well; the name of the crystal is not tested.
+    standard_region : tuple of slice or numpy.ndarray of bool, shape (Rx, Ry), optional
+        Scan positions that show the standard, such as an unstrained substrate; by default the whole scan. Origin,
+        descan and the ellipse of rings or of the direct beam are still measured in the whole scan, or in `region`.
     rotation : bool
         Whether to also measure rotation and flip between scan and pattern.
     like : DataCube, str or path-like, optional
@@ -275,10 +275,7 @@ def calibrate(datacube, mask=None, device="auto", progress=True, *, center=None,
     scan = as_scan(datacube)
     check_mask(scan, mask)
     choices = chosen(datacube, scan, center, radius, model, region, ellipse, replace, like, transfer, binning)
-    check_approximate(approximate)
-    if approximate is not None and standard is None:
-        raise PrenetError("The approximate pixel size belongs to a known crystal; name the crystal with standard=.")
-    standard = None if standard is None else find_standard(standard)
+    crystal = known_crystal(standard, approximate, standard_region, scan.scan_shape)
     check_networks(device)
     mask = read_mask(datacube) if mask is None else mask
     calibrator = Calibrator.learn(scan, mask, device, progress=progress, given=choices.given)
@@ -286,13 +283,11 @@ def calibrate(datacube, mask=None, device="auto", progress=True, *, center=None,
         keep_locator(datacube, scan, mask, calibrator)
     # The whole file is read once: patterns that are pooled later are kept on the way.
     located, kept = calibrator.locate_all(scan, worth_keeping(scan, calibrator.noise.dose), progress)
-    report = calibrator.finish(scan, located, kept, progress=progress, rotation=rotation, standard=standard,
-                               approximate=approximate, choices=choices)
+    report = calibrator.finish(scan, located, kept, progress=progress, rotation=rotation, crystal=crystal,
+                               choices=choices)
     if not write:
         return _with_written(report, Flag("not_written_as_asked"))
-    crystal = {} if standard is None else {"standard": standard.name}
-    crystal |= {} if approximate is None else {"approximate": approximate}
-    settings = {"device": device} | crystal | choices.settings
+    settings = {"device": device} | ({} if crystal is None else crystal.settings) | choices.settings
     return write_report(datacube, report, mask, settings, choices)
 
 

@@ -9,7 +9,7 @@ from drawn_disks import lattice_disks
 
 import py4dstem_prenet  # noqa: F401
 from py4dstem_prenet.core import BraggDisks, Decision, Ellipse, NoiseModel, PrenetError, as_scan, ellipse_axes, has_flag
-from py4dstem_prenet.io import read_disks, to_bragg_vectors, write_pixel_size
+from py4dstem_prenet.io import read_disks, read_pixel_size, read_provenance, to_bragg_vectors, write_pixel_size
 from py4dstem_prenet.pixel_size import (
     Assignment,
     find_lattices,
@@ -187,26 +187,31 @@ def test_the_systematic_error_of_few_grains_limits_the_search():
 
 @pytest.mark.slow
 def test_calibrate_finds_pixel_size_and_ellipse_of_one_crystal():
-    """Drawn silicon along [110], at an approximate pixel size that is 5 % off."""
+    """Drawn silicon along [110], at an approximate pixel size that is 5 % off; two rows are a strained film."""
     rng, size, ratio, angle = np.random.default_rng(5), 0.0185, 1.03, 0.4
     turn, axes = (np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]]) for a in (0.3, angle))
     stretch = axes @ np.diag([ratio**0.5, ratio**-0.5]) @ axes.T
     lattice = stretch @ turn @ np.array([[2**0.5, 0.0], [0.0, 1.0]]) / 5.4309 / size  # of 220/2 and 002/2, px
     places = [(h, k) for h in range(-5, 6) for k in range(-7, 8) if (h + k) % 2 == 0]
     x, y = np.indices((128, 128))
-    scan = np.zeros((6, 6, 128, 128))
-    for row, column in np.ndindex(6, 6):
+    scan = np.zeros((8, 6, 128, 128))
+    for row, column in np.ndindex(8, 6):
+        strain = 0.05 if row > 5 else 0.0
         for place in places:
-            u, v = np.array([63.4 + 0.1 * row, 64.8 - 0.1 * column]) + lattice @ place
+            u, v = np.array([63.4 + 0.1 * row, 64.8 - 0.1 * column]) + lattice @ place / (1 + strain)
             height = 1.0 if place == (0, 0) else rng.uniform(0.05, 0.4) * np.exp(-np.hypot(*place) / 4)
             from_middle = np.linalg.inv(stretch) @ np.stack([x - u, y - v]).reshape(2, -1)
             scan[row, column] += height / (1 + np.exp(3 * (np.hypot(*from_middle).reshape(128, 128) - 3.4)))
     cube = py4DSTEM.DataCube(rng.poisson(15 * scan + 0.02).astype(np.uint16))
-    report = cube.prenet.calibrate(standard="Si", approximate=0.0194, progress=False)
+    substrate = slice(0, 6), slice(None)
+    report = cube.prenet.calibrate(standard="Si", approximate=0.0194, standard_region=substrate, progress=False)
+    assert report.origin.valid[7].all() and read_provenance(cube)["settings"]["standard_region"] == 36
     found, (a, b, theta) = report.pixel_size, cube.calibration.get_ellipse()
     assert not report.ellipse.accepted  # the direct beam alone does not determine the ellipse
     assert found.accepted and abs(found.value - size) < 3 * found.sigma < 0.01 * size
     assert a / b == pytest.approx(ratio, abs=6e-3) and abs(np.sin(theta - angle)) < 0.12
     assert cube.calibration.get_Q_pixel_size() == pytest.approx(found.value * np.sqrt(a / b))
-    with pytest.raises(PrenetError):
-        cube.prenet.calibrate(approximate=0.0194)
+    assert found.beam_radius == report.origin.radius == read_pixel_size(cube).beam_radius
+    for stated in ({"approximate": 0.0194}, {"standard_region": substrate}):
+        with pytest.raises(PrenetError):
+            cube.prenet.calibrate(**stated)

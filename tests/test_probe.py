@@ -9,10 +9,10 @@ import pytest
 from py4DSTEM import DataCube, Probe
 from scipy.spatial import cKDTree
 
-from py4dstem_prenet.core import NoiseModel, PrenetError, as_scan
+from py4dstem_prenet.core import NoiseModel, PrenetError, as_scan, semi_angle
 from py4dstem_prenet.fits import fit_disk, pool_arrays
 from py4dstem_prenet.probe import choose_thin, measure_probe
-from py4dstem_prenet.probe.measure import draw_aperture, semi_angle
+from py4dstem_prenet.probe.measure import draw_aperture
 from py4dstem_prenet.simulation import simulate_nanobeam
 
 RADIUS = 6.3  # px

@@ -61,7 +61,7 @@ def made(scan=(20, 20)):
     disks["significance"] = np.inf, 8.0, 5.0
     probe = ProbeImage(np.zeros((32, 32)), (16, 16), 5.0, 0.4, 0.01, 40, 2.5, Decision(
         True, (Flag("probe_measured", {"positions": 40, "electrons": 2e6}),)))
-    sized = {"evidence": "rings", "standard": "Au", "percent": 0.05, "scatter": 0.1, "rings": 2}
+    sized = {"evidence": "rings", "standard": "Au", "percent": 0.05, "scatter": 0.1, "rings": 2, "kind": "rings"}
     size = PixelSize(0.02, 1e-5, "Au", Decision(True, (Flag("pixel_size_determined", sized),)),
         "rings", ("111", "200"), np.array([0.42, 0.49]), np.array([1e-3, -1e-3]), np.array([1e-3, 1e-3]),
         profile=np.ones((3, 4)))

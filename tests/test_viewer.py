@@ -8,9 +8,11 @@ import pytest
 from matplotlib.backend_bases import KeyEvent, MouseEvent
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from py4DSTEM import DataCube
 from test_by_hand import two_beams
 
 from py4dstem_prenet import PrenetError, view
+from py4dstem_prenet.io import write_mask
 from py4dstem_prenet.viewer import Edits, Session, ViewerPanels, figure_controls, notebook_controls
 
 pytestmark = pytest.mark.usefixtures("beams_learned_once")
@@ -101,6 +103,19 @@ def test_regions_and_masks():
     np.testing.assert_array_equal(edits.arguments()["mask"], expected)
     edits.clear()
     assert edits.mask.all()  # also one of an earlier calibration is removed
+
+
+def test_clear_removes_what_was_drawn_and_an_earlier_mask():
+    cube = DataCube(np.random.default_rng(1).poisson(2.0, (3, 3, 32, 32)).astype(np.uint16))
+    session = Session(cube)
+    session.edits.add_mask([(2, 3), (2, 9), (8, 9)])
+    session.move_center(12.0, 13.0)
+    session.clear()
+    assert session.edits.arguments() == {}
+    write_mask(cube, np.eye(32) == 0)
+    session = Session(cube)
+    session.clear()
+    assert session.edits.arguments()["mask"].all()
 
 
 # --- a wrong center, with the mouse

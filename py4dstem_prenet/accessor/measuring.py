@@ -16,8 +16,8 @@ class MeasuringMethods:
     _datacube: Any  # the DataCube
 
     def calibrate(self, mask=None, device="auto", progress=True, *, center=None, radius=None, model="auto",
-                  region=None, ellipse=True, standard=None, approximate=None, rotation=False, like=None, transfer=None,
-                  binning=None, replace=False, write=True) -> CalibrationReport:
+                  region=None, ellipse=True, standard=None, approximate=None, standard_region=None, rotation=False,
+                  like=None, transfer=None, binning=None, replace=False, write=True) -> CalibrationReport:
         """Measure and fit the origin, measure the ellipse, and write accepted results into the calibration.
 
         All arguments can be left out. An origin or ellipse that was set by hand or by another program is kept, and the
@@ -52,6 +52,9 @@ class MeasuringMethods:
         approximate : float, optional
             Pixel size of the standard, 1/angstrom, known within 10 %, for example from the camera length. A
             single crystal needs it, and then determines the ellipse as well; the name of the crystal is not tested.
+        standard_region : tuple of two slices, or ndarray of bool, shape (Rx, Ry), optional
+            Scan positions that show the standard, such as an unstrained substrate; by default the whole scan. Origin,
+            descan and the ellipse of rings or of the direct beam are still measured in the whole scan, or in `region`.
         rotation : bool, optional
             Whether to also measure rotation and flip between scan and pattern.
         like : DataCube, str or pathlib.Path, optional
@@ -95,7 +98,8 @@ class MeasuringMethods:
 
         return calibrate(self._datacube, mask=mask, device=device, progress=progress, center=center, radius=radius,
                          model=model, region=region, ellipse=ellipse, standard=standard, approximate=approximate,
-                         rotation=rotation, like=like, transfer=transfer, binning=binning, replace=replace, write=write)
+                         standard_region=standard_region, rotation=rotation, like=like, transfer=transfer,
+                         binning=binning, replace=replace, write=write)
 
     def undo(self) -> tuple[str, ...]:
         """Undo the last change that this package made to the calibration.

@@ -200,7 +200,6 @@ def chosen(datacube, scan: Scan, center=None, radius=None, model="auto", region=
     """
     if model not in ("auto", *MODELS):
         raise PrenetError(f"The model of the descan must be auto, {', '.join(MODELS)}, not {model!r}.")
-    _check_slices(region, scan.scan_shape)
     used = None if region is None else in_region(region, scan.scan_shape)
     given = given_beam(scan, center, radius, used)
     stated = ellipse
@@ -229,13 +228,3 @@ def chosen(datacube, scan: Scan, center=None, radius=None, model="auto", region=
         settings["replace"] = True
     keeps = ellipse is False or (not replace and is_kept(datacube, "ellipse"))
     return Choices(given, model, used, ellipse, bool(replace), plan, settings, read_ellipse(datacube), keeps)
-
-
-def _check_slices(region, scan_shape):
-    """Refuse slices that reach beyond the scan, which numpy would cut off without a word."""
-    if not (isinstance(region, tuple) and all(isinstance(part, slice) for part in region)):
-        return
-    for part, length, axis in zip(region, scan_shape, ("rows", "columns"), strict=False):
-        if any(end is not None and not -length <= end <= length for end in (part.start, part.stop)):
-            raise PrenetError(f"The region reaches beyond the scan: {part.start} to {part.stop} were given, and the "
-                              f"scan has {length} {axis}.")

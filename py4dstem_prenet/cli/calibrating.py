@@ -54,6 +54,9 @@ def calibrate(
                                                       "size.")] = None,
     approximate: Annotated[float | None, typer.Option(help="Pixel size in 1/Å, known within 10 %; a single crystal "
                                                            "needs it.")] = None,
+    standard_region: Annotated[str | None, typer.Option(
+        metavar="R0,R1,C0,C1", help="Rows R0 to R1 - 1 and columns C0 to C1 - 1 show the known crystal, for example an "
+        "unstrained substrate; origin, descan and the ellipse of the beam still use the whole scan.")] = None,
 ):
     """Measure origin and ellipse, and save the calibrated scan as an EMD file.
 
@@ -82,6 +85,7 @@ def calibrate(
         "region": None if region is None else region_of(region),
         "like": like, "transfer": None if transfer is None else transfer.split(","), "binning": binning,
         "standard": standard, "approximate": approximate, "rotation": rotation,
+        "standard_region": None if standard_region is None else region_of(standard_region, "--standard-region"),
         "ellipse": {"on": True, "off": False}.get(ellipse)}
     if options["ellipse"] is None:
         options["ellipse"] = parse_numbers(ellipse, 3, "--ellipse", "on, off, or ")

@@ -39,10 +39,10 @@ def parse_numbers(text, count, option, otherwise=""):
     return values
 
 
-def region_of(text):
-    """Two slices from text such as "0,10,5,20"."""
-    numbers = parse_numbers(text, 4, "--region")
+def region_of(text, name="--region"):
+    """Two slices from text such as "0,10,5,20", the value of the option `name`."""
+    numbers = parse_numbers(text, 4, name)
     if any(n != int(n) for n in numbers):
-        raise PrenetError(f"--region takes whole numbers, not {text!r}.")
+        raise PrenetError(f"{name} takes whole numbers, not {text!r}.")
     first, last, left, right = map(int, numbers)
     return slice(first, last), slice(left, right)

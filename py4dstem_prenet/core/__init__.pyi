@@ -37,7 +37,14 @@ from .origins import (
     missing_beam as missing_beam,
 )
 from .pixels import binned_sum as binned_sum, cubic_kernel as cubic_kernel, masked_smooth as masked_smooth
-from .quantities import PixelSize as PixelSize, ProbeImage as ProbeImage, Ring as Ring, Rotation as Rotation
+from .quantities import (
+    PixelSize as PixelSize,
+    ProbeImage as ProbeImage,
+    Ring as Ring,
+    Rotation as Rotation,
+    kind_of_rings as kind_of_rings,
+    semi_angle as semi_angle,
+)
 from .reading import (
     BLOCK_BYTES as BLOCK_BYTES,
     UnchangedFile as UnchangedFile,

@@ -8,6 +8,62 @@ import numpy as np
 
 from . import Decided, Decision, Ellipse, Flag, ellipse_axes, has_flag, with_sigma
 
+SHOWN_VOLTAGES = (200e3, 300e3)  # V; acceleration voltages for which a semi-angle is stated
+
+
+def semi_angle(radius: float, pixel_size, voltage) -> float | None:
+    """Compute the convergence semi-angle.
+
+    Parameters
+    ----------
+    radius : float
+        Radius of the direct disk, pixels.
+    pixel_size : float or None
+        Size of a pixel, 1/angstrom.
+    voltage : float or None
+        Acceleration voltage, V.
+
+    Returns
+    -------
+    float or None
+        The angle in mrad; None if pixel size or voltage is unknown.
+
+    Notes
+    -----
+    Relativistic wavelength as in Kirkland, Advanced Computing in Electron Microscopy, eq. 2.5.
+
+    Examples
+    --------
+    >>> from py4dstem_prenet.core import semi_angle
+    >>> round(semi_angle(10.0, 0.02, 200e3), 2)
+    5.02
+    """
+    if pixel_size is None or voltage is None:
+        return None
+    wavelength = 12.2643 / np.sqrt(voltage * (1 + 0.97845e-6 * voltage))
+    return float(1e3 * radius * pixel_size * wavelength)
+
+
+def kind_of_rings(evidence: str) -> str:
+    """Name what the rings of a pixel size are.
+
+    Parameters
+    ----------
+    evidence : str
+        "rings", "disks" or "lattice", see `PixelSize`.
+
+    Returns
+    -------
+    str
+        "reflections" of one crystal, or "rings".
+
+    Examples
+    --------
+    >>> kind_of_rings("lattice")
+    'reflections'
+    """
+    return "reflections" if evidence == "lattice" else "rings"
+
 
 @dataclass(frozen=True)
 class Ring:
@@ -71,6 +127,8 @@ class PixelSize(Decided):
         Radius to which the distortions refer, pixels.
     profile : numpy.ndarray
         (3, n), radius (pixels), mean of the pattern or density of disks, and its fit, for figures.
+    beam_radius : float
+        Radius of the direct beam, pixels; NaN if it is hidden.
     """
 
     value: float
@@ -90,6 +148,7 @@ class PixelSize(Decided):
     threefold_sigma: float = np.nan
     reference: float = np.nan
     profile: np.ndarray = field(default_factory=lambda: np.empty((3, 0)))
+    beam_radius: float = np.nan
 
     @property
     def relative_sigma(self) -> float:
@@ -106,6 +165,13 @@ class PixelSize(Decided):
         decision = Decision(True, (Flag("ellipse_determined", {"sources": "crystal", "sigma": sigma}),))
         a, b, theta = ellipse_axes(self.vector)
         return Ellipse(a, b, theta, self.vector, covariance, decision, {"crystal": (self.vector, covariance)})
+
+    @property
+    def beam_text(self) -> str:
+        """Radius of the direct beam in 1/angstrom, and as a semi-angle, by which the pixel size can be checked."""
+        angles = " or ".join(f"{semi_angle(self.beam_radius, self.value, volts):.3g} mrad at {volts / 1e3:.0f} kV"
+                             for volts in SHOWN_VOLTAGES)
+        return f"{self.beam_radius * self.value:.4g} Å⁻¹; a convergent probe then has a semi-angle of {angles}"
 
     @property
     def rings(self) -> list[Ring]:
@@ -135,11 +201,13 @@ class PixelSize(Decided):
                  ("from", self.evidence)]
         if self.accepted:
             shown.insert(3, ("in the calibration",
-                             "this times sqrt(a/b) of the ellipse, by which py4DSTEM's correction makes radii smaller"))
+                             "this times sqrt(a/b) of the ellipse, since py4DSTEM's correction divides radii by it"))
         seen = [ring for ring in self.rings if np.isfinite(ring.error)]
         if seen:
-            shown.append(("rings, measured less expected", "; ".join(
+            shown.append((f"{kind_of_rings(self.evidence)}, measured less expected", "; ".join(
                 f"{ring.names}: {with_sigma(100 * ring.error, 100 * ring.sigma)} %" for ring in seen)))
+        if self.accepted and np.isfinite(self.beam_radius):
+            shown.append(("radius of the direct beam", self.beam_text))
         if self.barrel:
             shown.append(("radial distortion", f"{100 * self.barrel:+.2f} ± {100 * self.barrel_sigma:.2f} % at "
                                                f"{self.reference:.0f} px"))

@@ -187,6 +187,6 @@ class CalibrationReport(Result):
                 continue
             shown = [(label, value) for label, value in stage.rows() if label not in ("flag", "flags")]
             flags = (*(stage.bad_pixel_flags if stage is self.noise else ()), *stage.flags)
-            lines += [title, *(f"  {label}: {value}" for label, value in shown),
+            lines += [title, *(wrapped(f"  {label}: ", value) for label, value in shown),
                       *(wrapped(f"  {_MARKS[flag.severity]} ", str(flag)) for flag in flags), ""]
         return "\n".join([*lines, *(wrapped(f"{_MARKS[f.severity]} ", str(f)) for f in self.written)]).rstrip()

@@ -191,7 +191,7 @@ def in_region(region, scan_shape):
     Raises
     ------
     PrenetError
-        If the region has a wrong type or shape, or is empty.
+        If the region has a wrong type or shape, reaches beyond the scan, or is empty.
 
     Examples
     --------
@@ -202,6 +202,10 @@ def in_region(region, scan_shape):
     if region is None:
         return np.ones(scan_shape, bool)
     if isinstance(region, tuple) and len(region) == 2 and all(isinstance(s, slice) for s in region):
+        for part, length, axis in zip(region, scan_shape, ("rows", "columns"), strict=True):
+            if any(end is not None and not -length <= end <= length for end in (part.start, part.stop)):
+                raise PrenetError(f"The region reaches beyond the scan: {part.start} to {part.stop} were given, and "
+                                  f"the scan has {length} {axis}.")
         use = np.zeros(scan_shape, bool)
         use[region] = True
     else:

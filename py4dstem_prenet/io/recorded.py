@@ -34,8 +34,8 @@ def read_pixel_size(datacube) -> PixelSize | None:
     arrays = {name: _array(stored[name]) for name in ("g", "ring_errors", "ring_sigmas", "covariance", "vector",
                                                       "threefold")}
     profile = np.array(datacube.calibration._params.get(RING_PROFILE, np.empty((3, 0))), float)
-    numbers = {name: _number(stored[name]) for name in ("value", "sigma", "barrel", "barrel_sigma", "threefold_sigma",
-                                                        "reference")}
+    numbers = {name: _number(stored.get(name)) for name in ("value", "sigma", "barrel", "barrel_sigma",
+                                                            "threefold_sigma", "reference", "beam_radius")}
     return PixelSize(standard=stored["standard"], decision=_decision(stored), evidence=stored["evidence"],
                      hkl=tuple(stored["hkl"]), profile=profile, **numbers, **arrays)
 

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.special import expit, logit
 from scipy.stats import chi2 as chi2_law
 
-from ..core import Decision, Flag, PixelSize
+from ..core import Decision, Flag, PixelSize, kind_of_rings
 from ..ellipse import MAX_ELLIPSE_SIGMA
 from . import Assignment, JointFit, Standard
 
@@ -273,7 +273,7 @@ def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment,
     if accepted:
         flags.append(Flag("pixel_size_determined", {
             "evidence": evidence, "standard": standard.name, "percent": 100 * relative, "rings": int(checked.sum()),
-            "scatter": 100 * scatter}))
+            "kind": kind_of_rings(evidence), "scatter": 100 * scatter}))
         if not assignment.lattices:
             others = [name for name, margin in sorted(assignment.crystals.items(), key=lambda item: item[1])
                       if name_posterior(margin) < MIN_POSTERIOR]

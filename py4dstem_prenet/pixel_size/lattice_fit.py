@@ -142,7 +142,7 @@ def fit_lattice(spots: Spots, standard: Standard, match: Match, start: State, ex
     flat = (places.spots.offset - center) @ np.linalg.inv(ellipse_matrix(vector)).T
     errors, sigmas, heights = _ring_errors(places, rest, variance, standard, center)
     variation = float(np.sqrt(varied[0, 0] + (varied[1, 1] + varied[2, 2]) / 4))  # of a principal strain
-    profile, fitted = _profile(np.hypot(*flat.T), standard.g / scale, heights, error)
+    profile, fitted = _profile(np.hypot(*flat.T), places.spots.sigma.mean(1), standard.g / scale, error)
     return JointFit(scale, vector, center, start.shape, p.get("barrel", 0.0),
                     np.array([p.get("three0", 0.0), p.get("three1", 0.0)]), names, covariance, profile,
                     ProfileFit(scale, heights, fitted, np.zeros(len(fitted)), 0.0, 0.0, int((heights > 0).sum()),
@@ -228,11 +228,11 @@ def _ring_errors(places, rest, variance, standard, center):
     return errors, sigmas, np.bincount(ring, minlength=count).astype(float)
 
 
-def _profile(radius, rings, heights, error):
-    """Density of disks along the radius, and its fit."""
+def _profile(radius, sigma, rings, error):
+    """Density of disks along the radius, and what it would be if each disk were on the nearest ring but for errors."""
     blur = np.hypot(error, 2 * TYPICAL_ERROR_PX)
     radii = np.arange(radius.min() - 2, radius.max() + 2, 0.25)
-    weight = heights.sum() / len(radius)
-    density = weight * density_of(radii[:, None] - radius, blur).sum(1)
-    fitted = density_of(radii[:, None] - rings, blur) @ heights
+    density = density_of(radii[:, None] - radius, blur).mean(1)
+    nearest = rings[np.abs(radius[:, None] - rings).argmin(1)]
+    fitted = density_of(radii[:, None] - nearest, np.hypot(blur, sigma)).mean(1)
     return RadialProfile(radii, density, np.maximum(density, 1e-300), density[None], np.ones((1, len(radii)))), fitted

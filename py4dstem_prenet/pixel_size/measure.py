@@ -141,10 +141,10 @@ def measure_pixel_size(data, qx0, qy0, radius, noise: NoiseModel, standard, elli
                           "disks" if progress else None, disks)
     if spots is not None and radius is None:
         spots = centered_spots(spots, vector)
-    return measure_pooled_size(pooled, radius, noise, standard, ellipse, spots, approximate)
+    size = measure_pooled_size(pooled, radius, noise, standard, ellipse, spots, approximate)
+    return replace(size, beam_radius=np.nan if radius is None else radius)
 
 
-@sharing_cores
 def check_approximate(approximate: float | None) -> None:
     """Check an approximate pixel size.
 

@@ -1,2 +1,2 @@
-from .measure import draw_aperture as draw_aperture, measure_probe as measure_probe, semi_angle as semi_angle
+from .measure import draw_aperture as draw_aperture, measure_probe as measure_probe
 from .thin import choose_thin as choose_thin

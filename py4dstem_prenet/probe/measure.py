@@ -15,7 +15,17 @@ from numbers import Real
 import numpy as np
 from scipy.special import erfc
 
-from ..core import MIN_RADIUS_SIGMA, Decision, Flag, NoiseModel, PrenetError, ProbeImage, as_scan, ellipse_matrix
+from ..core import (
+    MIN_RADIUS_SIGMA,
+    Decision,
+    Flag,
+    NoiseModel,
+    PrenetError,
+    ProbeImage,
+    as_scan,
+    ellipse_matrix,
+    semi_angle,
+)
 from ..fits import fit_disk, pool
 from .thin import INNER_PART, choose_thin
 
@@ -155,38 +165,6 @@ def draw_aperture(shape, center, radius: float, edge: float, vector=(0.0, 0.0)):
     x, y = np.arange(shape[0])[:, None] - center[0], np.arange(shape[1])[None, :] - center[1]
     distance = np.hypot(*(row[0] * x + row[1] * y for row in inverse))
     return 0.5 * erfc((distance - radius) / (edge * 2**0.5)), distance
-
-
-def semi_angle(radius: float, pixel_size, voltage) -> float | None:
-    """Compute the convergence semi-angle.
-
-    Parameters
-    ----------
-    radius : float
-        Radius of the direct disk, pixels.
-    pixel_size : float or None
-        Size of a pixel, 1/angstrom.
-    voltage : float or None
-        Acceleration voltage, V.
-
-    Returns
-    -------
-    float or None
-        The angle in mrad; None if pixel size or voltage is unknown.
-
-    Notes
-    -----
-    Relativistic wavelength as in Kirkland, Advanced Computing in Electron Microscopy, eq. 2.5.
-
-    Examples
-    --------
-    >>> round(semi_angle(10.0, 0.02, 200e3), 2)
-    5.02
-    """
-    if pixel_size is None or voltage is None:
-        return None
-    wavelength = 12.2643 / np.sqrt(voltage * (1 + 0.97845e-6 * voltage))
-    return float(1e3 * radius * pixel_size * wavelength)
 
 
 def _defect(cut, uneven, direct, electrons, sigma):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..core import ellipse_vector
+from ..core import ellipse_vector, kind_of_rings
 from . import (
     ring_radius,
     show_beam,
@@ -116,7 +116,7 @@ def draw_quantities(size, turned, axes) -> None:
     if size is not None:
         known = f"{size.value:.6f} ± {size.sigma:.6f} Å⁻¹" if size.accepted else "not accepted"
         show_standard(size, next(free), f"{size.standard}\n{known}")
-        show_ring_errors(size, next(free), "radii of the rings")
+        show_ring_errors(size, next(free), f"radii of the {kind_of_rings(size.evidence)}")
     if turned is not None:
         if turned.deflection is not None:
             show_deflection(turned, next(free))

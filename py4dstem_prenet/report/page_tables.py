@@ -81,9 +81,11 @@ def _pixel_size_rows(review):
             yield "pixel size without sqrt(a/b)", f"{size.value:.6f} ± {size.sigma:.6f} Å⁻¹ ({size.standard})"
         else:
             yield "pixel size of the best fit, refused", f"{size.value:.6f} Å⁻¹ ({size.standard}); do not use it"
+        if size.accepted and np.isfinite(size.beam_radius):
+            yield "radius of the direct beam, with this pixel size", size.beam_text
         for ring in size.rings:
             expected = ring_radius_px(size, ring)
-            measured = "not seen"
+            measured = "not found"
             if np.isfinite(ring.error):
                 measured = (f"measured at {with_sigma(expected * (1 + ring.error), expected * ring.sigma)} px "
                             f"({with_sigma(100 * ring.error, 100 * ring.sigma)} %)")

@@ -6,6 +6,8 @@ import numpy as np
 
 from . import LABEL_SIZE, SMALL_SIZE, TITLE_SIZE, add_color_bar, legend_below, name_scan_axes
 
+LABEL_HEIGHTS = 0.98, 0.84  # fractions of the axis; a label too close to another one is placed lower
+LABELED_PART = 0.28  # fraction of the axis; upper part that is left to labels
 MIN_LABEL_DISTANCE = 0.09  # fraction of the axis; smallest distance between the labels of two rings
 MAX_ARROWS = 16  # arrows; largest number along each side of the scan
 
@@ -60,16 +62,20 @@ def show_standard(size, ax, title=""):
     scale = radii**2 if size.evidence == "rings" else np.ones_like(radii)  # rings fall off with the radius
     ax.plot(radii, mean * scale, color="0.4", lw=1.5, label="measured")
     ax.plot(radii, fitted * scale, color="tab:red", lw=1, label="fit")
-    last = -np.inf
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, low + (high - low) / (1 - LABELED_PART))
+    last = [-np.inf] * len(LABEL_HEIGHTS)
     for ring in size.rings if len(radii) else ():
         radius = ring_radius_px(size, ring)
         if radii[0] <= radius <= radii[-1]:
             ax.axvline(radius, color="tab:blue", lw=0.6, alpha=1.0 if np.isfinite(ring.error) else 0.3)
-            # Labels do not overlap, and name only rings that were seen.
-            if np.isfinite(ring.error) and radius - last > MIN_LABEL_DISTANCE * np.ptp(radii):
-                ax.annotate(ring.names.replace(" and ", ", ").replace(" ", "").replace(",", ", "), (radius, 0.98),
-                            xycoords=("data", "axes fraction"), rotation=90, fontsize=SMALL_SIZE, ha="right", va="top")
-                last = radius
+            # Labels do not overlap, and name only rings that were found.
+            free = [k for k, other in enumerate(last) if radius - other > MIN_LABEL_DISTANCE * np.ptp(radii)]
+            if np.isfinite(ring.error) and free:
+                ax.annotate(ring.names.replace(" and ", ", ").replace(" ", "").replace(",", ", "),
+                            (radius, LABEL_HEIGHTS[free[0]]), xycoords=("data", "axes fraction"), rotation=90,
+                            fontsize=SMALL_SIZE, ha="right", va="top")
+                last[free[0]] = radius
     ax.set_xlabel("radius, px", fontsize=LABEL_SIZE)
     ax.set_ylabel("intensity times radius squared" if size.evidence == "rings" else "density of disks",
                   fontsize=LABEL_SIZE)

@@ -197,6 +197,7 @@ class ViewerPanels:
             shade = np.zeros((*mask.shape, 4))
             shade[~mask] = (1.0, 0.6, 0.0, 0.45)
             self._artists.append(ax.imshow(shade))
+            self._artists.append(ax.add_patch(Rectangle((-2.0, -2.0), 0.0, 0.0, color="orange", label="masked")))
         if seen.disks is not None:
             self._artists += ax.plot(seen.disks[:, 1], seen.disks[:, 0], "o", ms=7, mfc="none", mec="lime", mew=1,
                                      label="Bragg disks")
@@ -208,6 +209,9 @@ class ViewerPanels:
         if center is None:
             return
         by_hand = bool(session.edits.centers)
+        if by_hand and session.fitted is not None:
+            self._artists += ax.plot(*(q[session.position] for q in session.fitted[::-1]), "+", color="red", ms=9,
+                                     mew=1.2, label="origin that is set")
         color, label = ("cyan", "placed by hand") if by_hand else ("red", "origin that is set")
         self._artists += ax.plot(center[1], center[0], marker=RETICLE, ls="none", color=color, ms=16, mew=1.5,
                                  label=label)
@@ -236,9 +240,8 @@ class ViewerPanels:
         self.draw()
 
     def clear(self) -> None:
-        """Remove the corrections that were not applied."""
-        self.session.edits.clear()
-        self.session.message = ""
+        """Remove all corrections; nothing is written before Apply."""
+        self.session.clear()
         self.refresh()
 
     def show(self, clean: bool, disks: bool) -> None:

@@ -165,11 +165,20 @@ class Session:
         self._changed()
         return self.report
 
+    def clear(self) -> None:
+        """Remove all corrections, and with them every mask; nothing is written before `apply`."""
+        self.edits.clear()
+        if read_mask(self.datacube) is None:
+            self.edits.mask = None
+        self.message = ""
+
     def undo(self) -> None:
-        """Restore the calibration before the last `apply`."""
+        """Restore the calibration before the last `apply`; the corrections stay, until `clear`."""
         try:
             undo(self.datacube)
             self.report, self.message = None, "The calibration before the last Apply was restored."
+            if self.edits.arguments():
+                self.message += " The corrections are still set; Clear removes them."
         except PrenetError as error:
             self.message = str(error)
         self._changed()

@@ -2,7 +2,7 @@
 
 PIXEL_SIZE_FLAGS = (
     ("pixel_size_determined", "info",
-     "The pixel size is determined from the {evidence} of {standard}, with a sigma of {percent:.2g} %; {rings} rings "
+     "The pixel size is determined from the {evidence} of {standard}, with a sigma of {percent:.2g} %; {rings} {kind} "
      "agree within {scatter:.2g} % (rms)."),
     ("pixel_size_no_rings", "refusal",
      "The pixel size is not determined: fewer than two rings of {standard} fit the pattern outside the direct beam.",
@@ -63,8 +63,8 @@ PIXEL_SIZE_FLAGS = (
     ("lattice_varies", "warning",
      "The lattice varies over the measured positions by {percent:.2g} % (rms), beyond the errors of the disks. The "
      "pixel size is right if the mean lattice is that of unstrained {standard}; its sigma includes the variation.",
-     "If a smaller part is unstrained {standard}, measure there: measure_pixel_size(\"{standard}\", region=..., "
-     "write=True), with the same approximate= if you set one."),
+     "If a smaller part is unstrained {standard}, measure there: state it as standard_region= of calibrate, or call "
+     "measure_pixel_size(\"{standard}\", region=..., write=True), with the same approximate= if you set one."),
     ("radial_distortion", "warning",
      "Radial distortion: at {radius:.0f} px, the radius of rings differs by {percent:+.2f} ± {sigma:.2f} % from that "
      "of an undistorted pattern. The pixel size is that at the center of the pattern.",
