@@ -1,5 +1,7 @@
 """Pixel size from a standard: truth, refusals, and what is written into the calibration."""
 
+import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,8 +10,8 @@ from py4DSTEM import BraggVectors, DataCube
 
 import py4dstem_prenet
 from py4dstem_prenet import bin_Q, check_calibration, corrected, measure_pixel_size
-from py4dstem_prenet.core import Decision, NoiseModel, PixelSize, PrenetError, ellipse_axes, ellipse_matrix
-from py4dstem_prenet.io import read_pixel_size, signatures, undoable, write_pixel_size
+from py4dstem_prenet.core import Decision, Flag, NoiseModel, PixelSize, PrenetError, ellipse_axes, ellipse_matrix
+from py4dstem_prenet.io import WRITTEN, read_pixel_size, signatures, undoable, write_pixel_size
 from py4dstem_prenet.pixel_size import (
     STANDARDS,
     find_standard,
@@ -236,6 +238,16 @@ def test_a_pixel_size_is_read_back_with_its_rings():
     assert binned.value == 0.04 and np.allclose(binned.profile[0], size.profile[0] / 2) and binned.hkl == size.hkl
     datacube.calibration.set_Q_pixel_size(0.03)
     assert read_pixel_size(datacube) is None
+
+
+def test_flags_of_another_version_are_left_out():
+    datacube, known = cube(), Flag("lattice_varies", {"percent": 0.1, "standard": "Au"})
+    write_pixel_size(datacube, replace(size_of(), decision=Decision(True, (known,))))
+    written = json.loads(datacube.calibration[WRITTEN])
+    flags = written["pixel_size"]["result"]["decision"]["flags"]
+    flags += [{"name": "radial_distortion", "numbers": {}}, {"name": "of_the_future", "numbers": {}}]
+    datacube.calibration[WRITTEN] = json.dumps(written)
+    assert read_pixel_size(datacube).flags == (known,)
 
 
 def test_undo_after_the_pixel_size_leaves_the_rest(monkeypatch):

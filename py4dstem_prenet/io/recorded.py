@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..core import Decision, Flag, PixelSize, Rotation
+from ..core import FLAGS, Decision, Flag, PixelSize, Rotation
 from . import DEFLECTION, RING_PROFILE, author_of, read_ellipse, signatures
 
 
@@ -166,8 +166,20 @@ def _stored(datacube, entry):
 
 def _decision(stored):
     decision = stored["decision"]
-    flags = tuple(Flag(flag["name"], flag["numbers"]) for flag in decision["flags"])
-    return Decision(decision["accepted"], flags, decision["numbers"])
+    flags = (_flag(flag["name"], flag["numbers"]) for flag in decision["flags"])
+    return Decision(decision["accepted"], tuple(flag for flag in flags if flag is not None), decision["numbers"])
+
+
+def _flag(name, numbers):
+    """A recorded flag; None if this version does not have it, or states other numbers with it."""
+    if name not in FLAGS:
+        return None
+    flag = Flag(name, numbers)
+    try:
+        flag.to_json()
+    except (KeyError, TypeError, ValueError):
+        return None
+    return flag
 
 
 def _number(value):
