@@ -103,6 +103,12 @@ def fitted(q, rng):
     return x, y, flags
 
 
+def test_lines_elsewhere_are_named_by_their_numbers():
+    flags = fitted(flyback(9, None), np.random.default_rng(9))[2]
+    numbers = next(flag.numbers for flag in flags if flag.name == "lines_elsewhere")
+    assert numbers["rows"] == [] and numbers["columns"] == [8]
+
+
 @pytest.mark.parametrize(("kind", "n"), [
     pytest.param(kind, n, id=f"{kind.__name__}-{n}", marks=() if kind in QUICK and n == 9 else pytest.mark.slow)
     for kind, n in SCANS])

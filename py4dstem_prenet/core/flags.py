@@ -101,7 +101,7 @@ class Flag:
 
     @property
     def _words(self):
-        """Return the numbers, with each list of names or of positions (row, column) as text."""
+        """Return the numbers, with each list of names, numbers or positions (row, column) as text."""
         return {name: _listed(value) if isinstance(value, list) else value for name, value in self.numbers.items()}
 
     def to_json(self) -> dict:
@@ -177,8 +177,8 @@ def has_flag(flags, *names: str) -> bool:
 
 
 def _listed(items):
-    """Names, or positions as (row, column), as text; "none" for an empty list."""
-    return ", ".join(item if isinstance(item, str) else f"({item[0]}, {item[1]})" for item in items) or "none"
+    """Names, numbers, or positions as (row, column), as text; "none" for an empty list."""
+    return ", ".join(f"({item[0]}, {item[1]})" if isinstance(item, list | tuple) else str(item) for item in items) or "none"
 
 
 def worst_severity(flags) -> str:

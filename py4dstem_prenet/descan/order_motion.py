@@ -135,7 +135,7 @@ def lines_elsewhere(data, jointly=False):
         remaining = outlier.sum() - count[lines].sum()
         rate = max((remaining + 1) / max(used.sum() - used[lines].sum(), 1), 1e-3)
         lines &= jointly or binom.sf(count - 1, used, rate) < MAX_ODD_CHANCE
-        numbers[name] = [str(int(i)) for i in np.flatnonzero(lines)]
+        numbers[name] = np.flatnonzero(lines).tolist()
         displaced |= lines[:, None] if axis == 1 else lines
         parameters += 4 * int(lines.sum())  # a straight line for each coordinate
     if not displaced.any():
