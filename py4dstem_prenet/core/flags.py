@@ -178,7 +178,8 @@ def has_flag(flags, *names: str) -> bool:
 
 def _listed(items):
     """Names, numbers, or positions as (row, column), as text; "none" for an empty list."""
-    return ", ".join(f"({item[0]}, {item[1]})" if isinstance(item, list | tuple) else str(item) for item in items) or "none"
+    words = (f"({item[0]}, {item[1]})" if isinstance(item, list | tuple) else str(item) for item in items)
+    return ", ".join(words) or "none"
 
 
 def worst_severity(flags) -> str:

@@ -49,13 +49,13 @@ DENOISING_FLAGS = (
     ("noise_too_large", "warning",
      "The variance of the noise is {ratio:.2f} times that of the noise model."),
     ("fine_tuned", "info",
-     "Fine-tuning helped: in {steps} steps, the gain in the deviance of held-out electrons was "
-     "{gain:.1e} ± {gain_sigma:.1e} per pixel, and the squared error changed by {error:+.1e} ± {error_sigma:.1e} of "
-     "that of the raw counts."),
-    ("fine_tuning_no_gain", "refusal",
-     "Fine-tuning did not help enough: in {steps} steps, the deviance of held-out electrons fell by {gain:.3g} ± "
+     "Fine-tuning helped: in {steps} steps, the deviance of held-out electrons fell by {gain:.3g} ± "
      "{gain_sigma:.2g} per pixel, and the squared error changed by {error:+.3g} ± {error_sigma:.2g} of that of the "
-     "raw counts. No weights were written.",
+     "raw counts."),
+    ("fine_tuning_no_gain", "refusal",
+     "Fine-tuning did not help enough: in {steps} steps, the gain in the deviance of held-out electrons was "
+     "{gain:.1e} ± {gain_sigma:.1e} per pixel, and the squared error changed by {error:+.1e} ± {error_sigma:.1e} of "
+     "that of the raw counts. No weights were written.",
      "Keep the weights that you have."),
     ("fine_tuning_refused", "refusal",
      "Fine-tuning was not tried, because the network would learn the noise of these data. No weights were written."),
