@@ -208,7 +208,7 @@ class Learned:
 
 def _written(report, scan, out):
     cube = DataCube(np.broadcast_to(np.zeros((), scan.dtype), scan.shape))  # a shape, to hold the calibration
-    report = write_report(cube, report)
+    report = write_report(cube, report, check_networks("cpu"))
     if out is not None and report.origin.found:
         save(cube, out, data=False)
     return report

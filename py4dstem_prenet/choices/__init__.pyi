@@ -1,2 +1,8 @@
-from .by_hand import AUTOMATIC as AUTOMATIC, Choices as Choices, chosen as chosen
-from .specimen import KnownCrystal as KnownCrystal, known_crystal as known_crystal
+from .by_hand import (
+    AUTOMATIC as AUTOMATIC,
+    Choices as Choices,
+    KnownCrystal as KnownCrystal,
+    chosen as chosen,
+    known_crystal as known_crystal,
+)
+from .writing import write_report as write_report

@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Device, Mask, Output, pair
-from .streams import fail
+from .common import Device, Mask, Output, fail, pair
 
 
 def simulate(

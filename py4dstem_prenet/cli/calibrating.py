@@ -6,8 +6,21 @@ from typing import Annotated
 import typer
 
 from ..core import PrenetError
-from .options import Cube, Device, Json, Mask, Scheduler, Shape, pair, parse_numbers, region_of
-from .streams import all_to_stderr, echo_json, fail, open_cube
+from .common import (
+    Cube,
+    Device,
+    Json,
+    Mask,
+    Scheduler,
+    Shape,
+    all_to_stderr,
+    echo_json,
+    fail,
+    open_cube,
+    pair,
+    parse_numbers,
+    region_of,
+)
 
 
 def demo(output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("demo")):

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..core import PrenetError
-from .options import Device
+from .common import Device
 
 
 class Task(str, Enum):

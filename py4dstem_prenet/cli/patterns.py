@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Cube, Device, Mask, Output, Scan, Scheduler, Shape
-from .streams import fail, open_cube, warnings_to_stderr
+from .common import Cube, Device, Mask, Output, Scan, Scheduler, Shape, fail, open_cube, warnings_to_stderr
 
 
 def denoise(

@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Cube, Device, Json, Scan, Shape
-from .streams import all_to_stderr, echo_json, open_cube
+from .common import Cube, Device, Json, Scan, Shape, all_to_stderr, echo_json, open_cube
 
 
 def report(

@@ -202,16 +202,16 @@ def _(bench):
 
 @case("Meanwhile", "calibrating is interrupted while it writes", "answered", "KeyboardInterrupt at each of its steps")
 def _(bench):
-    from py4dstem_prenet import pipeline
+    from py4dstem_prenet import choices
 
     cube = calibrated(np.array(scan().counts))
     before, axes = state(cube), [np.copy(d) for d in cube.dims]
     with pytest.MonkeyPatch.context() as patch:
         report = cube_of(scan().counts).prenet.calibrate(progress=False)
         for step in ("write_fit", "write_ellipse", "write_provenance"):
-            patch.setattr(pipeline, step, lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr(choices.writing, step, lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):
-                pipeline.write_report(cube, report)
+                choices.write_report(cube, report, {})
             patch.undo()
             assert state(cube) == before
     assert all((a == b).all() for a, b in zip(axes, cube.dims, strict=True))
