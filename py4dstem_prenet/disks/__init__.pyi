@@ -58,7 +58,7 @@ from .significance import (
     li_ma as li_ma,
     may_exceed as may_exceed,
 )
-from .strain import strain_sigma as strain_sigma
+from .strain import RegionStrain as RegionStrain, region_strain as region_strain, strain_sigma as strain_sigma
 from .structure import (
     Structure as Structure,
     measure_structure as measure_structure,
