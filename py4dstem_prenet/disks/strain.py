@@ -96,8 +96,8 @@ def region_strain(strain: StrainMap, region, reference) -> RegionStrain:
     if not all(part.any() for part in parts):
         raise PrenetError("No lattice was fitted in the region or in the reference; choose other positions.")
     tables = [[strain.bragg_vectors_indexed[at].data for at in map(tuple, np.argwhere(part))] for part in parts]
-    pairs = sorted({_pair(h, k) for table in sum(tables, []) for h, k in zip(table["g1_ind"], table["g2_ind"],
-                                                                             strict=True)} - {(0, 0)})
+    found = {_pair(*disk) for part in tables for table in part for disk in table[["g1_ind", "g2_ind"]]}
+    pairs = sorted(found - {(0, 0)})
     of_region, of_reference = (_mean_lattices(part, pairs) for part in tables)
     combine = _combinations(strain.coordinate_rotation_radians)
     change = np.linalg.solve(of_reference, of_region) - np.eye(2)  # rows of the lattices are g1 and g2
