@@ -249,7 +249,7 @@ def _probabilities(paths, maps, cells, radius):
     part = np.stack([path.part for path in paths])
     darkest = np.quantile(part / part.max(0).clip(1e-9), DARKEST_QUANTILE, axis=1)
     scatter = np.array([path.scatter for path in paths]) / radius
-    network = np.array([_of_network(path, cells, radius) for path in paths])
+    network = _of_network(np.stack([path.plane for path in paths]), cells, radius)
     shape = np.array(maps.visible.shape)
     distance = np.array([np.hypot(*(np.median(path.plane, 0) - (shape - 1) / 2)) for path in paths]) / shape.max()
     steered = np.log(ANYWHERE + (1 - ANYWHERE) * np.exp(-0.5 * (distance / STEERED_SIGMA) ** 2))
@@ -258,12 +258,19 @@ def _probabilities(paths, maps, cells, radius):
     return np.exp(odds - np.logaddexp.reduce(odds))
 
 
-def _of_network(path, cells, radius):
-    """Mean logarithm of the network's probability near a path; `cells` is (n, rows, columns)."""
+def _of_network(planes, cells, radius):
+    """Mean logarithm of the network's probability near each path; `planes` (k, n, 2), `cells` (n, rows, columns).
+
+    A cell counts for the nearest path only: spots of a dense lattice are closer together than the cells are wide.
+    """
     reach = int(np.ceil(max(2.0, 0.5 * radius) / COARSE_CELL_PX))
     u, v = (a.ravel() for a in np.mgrid[-reach : reach + 1, -reach : reach + 1])
-    x, y = (np.rint((path.plane[:, k, None] - (COARSE_CELL_PX - 1) / 2) / COARSE_CELL_PX).astype(int) + w
-            for k, w in enumerate((u, v)))
-    inside = (x >= 0) & (y >= 0) & (x < cells.shape[1]) & (y < cells.shape[2])
-    probability = np.where(inside, cells[np.arange(len(cells))[:, None], x * inside, y * inside], 0.0).sum(1)
-    return float(np.log(probability + FLAT_NETWORK).mean())
+    places = (planes - (COARSE_CELL_PX - 1) / 2) / COARSE_CELL_PX
+    x, y = (np.rint(places[..., k, None]).astype(int) + w for k, w in enumerate((u, v)))
+    # Of the cells about each path from each path: (paths, paths, n, cells).
+    distance = np.hypot(*(a[:, None] - places[None, ..., k, None] for k, a in enumerate((x, y))))
+    nearest = distance.argmin(1) == np.arange(len(planes))[:, None, None]
+    inside = (x >= 0) & (y >= 0) & (x < cells.shape[1]) & (y < cells.shape[2]) & nearest
+    block = np.arange(len(cells))[:, None]
+    probability = np.where(inside, cells[block, x * inside, y * inside], 0.0).sum(-1)
+    return np.log(probability + FLAT_NETWORK).mean(-1)
