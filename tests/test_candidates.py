@@ -65,17 +65,17 @@ def test_of_one_lattice_the_network_decides_if_it_is_certain():
 
 
 def test_the_certainty_of_the_network_belongs_to_one_spot_of_a_dense_lattice():
-    """Spots of a crystal in one pattern are two cells of the network apart; the direct beam is the brightest."""
+    """Spots of a crystal in one pattern are one or two cells of the network apart; the direct beam is the brightest."""
     x, y = np.indices((SIDE, SIDE))
     image = np.full((SIDE, SIDE), 0.5)
     for h in range(-4, 5):
         for k in range(-4, 5):
-            at = CENTER + 8.0 * np.array([h, k])
+            at = CENTER + 6.0 * np.array([h, k])
             height = 300.0 if h == k == 0 else 90.0 * np.exp(-np.hypot(h, k) / 3)
-            image += height * np.exp(-((x - at[0]) ** 2 + (y - at[1]) ** 2) / 4.0)
+            image += height * np.exp(-((x - at[0]) ** 2 + (y - at[1]) ** 2) / 2.5)
     sums = np.random.default_rng(0).poisson(image).astype(np.float32)[None], np.ones(1, int), (1, 1)
     certain = guess(CENTER, True)
-    first = FirstGuess(certain.position[:1], 2.0, np.ones(1, bool), 3.0, 1.0, 0.99, certain.places,
+    first = FirstGuess(certain.position[:1], 1.5, np.ones(1, bool), 3.0, 1.0, 0.99, certain.places,
                        cells=certain.cells[:1])
     found = ranked_beam(sums, NOISE, first, (1, 1))
     assert found.probability > MIN_RANKED_PROBABILITY + 0.1 and np.hypot(*(found.position[0] - CENTER)) < 0.3
