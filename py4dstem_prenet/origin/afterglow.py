@@ -121,7 +121,8 @@ def _excess(scan, noise, positions, usable, frames, later, direction, radius, ma
         distance = np.hypot(*(axes - positions[frame]).T)
         near = np.hypot(*(axes - positions[before]).T) < radius
         points = axes[near & (distance > radius + margin) & ~noise.bad_pixels.ravel()] - positions[frame]
-        level = patterns[frame].ravel()[(distance < radius) & ~noise.bad_pixels.ravel()].mean()
+        inside = (distance < radius) & ~noise.bad_pixels.ravel()
+        level = patterns[frame].ravel()[inside].sum() / max(inside.sum(), 1)
         if not level > 0:
             continue
         for column, other in enumerate(frame + direction * later):
