@@ -161,8 +161,8 @@ def fit_origin(origin: OriginMap, model: str = "auto") -> OriginFit:
     # Add the errors that all positions share.
     common = common_sigma([x.residual, y.residual], sigmas, valid, origin.decision.numbers.get("common", 0.0),
                           x.model)
-    shared = max([0.0, *(flag.numbers["sigma"] for flag in origin.flags
-                                  if flag.name in ("beam_cut", "disk_clipped", "afterglow"))])
+    shared = max((flag.numbers["sigma"] for flag in origin.flags
+                  if flag.name in ("beam_cut", "disk_clipped", "afterglow")), default=0.0)
     if origin.radius < UNRESOLVED_RADIUS_PX:
         common = float(np.hypot(common, CONTRAST_ERROR_RADII * origin.radius))
     if test.oscillating:  # the beam moves, and the surface does not follow
