@@ -61,6 +61,12 @@ def test_a_slow_image_is_measured_and_delays_the_beam(amount, decay):
     assert known > 0.15 and found == pytest.approx(known, rel=0.3)
 
 
+@pytest.mark.parametrize("ratio", [0.0, 0.1])
+def test_few_rows_show_afterglow_if_it_is_clear(ratio):
+    data, truth = scan_with_afterglow(ratio, rows=6)
+    assert measured(data, truth).amount == pytest.approx(ratio, abs=0.02)
+
+
 def test_disks_that_become_brighter_along_the_rows_are_no_afterglow():
     data, truth = scan_with_afterglow(0.0, columns=16, rows=14, span=13.0, spots=0.5)
     assert measured(data, truth).amount == 0

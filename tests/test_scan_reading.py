@@ -296,7 +296,7 @@ def kept(counts, positions):
 def test_what_is_pooled_is_kept_when_the_origin_is_measured(counts, monkeypatch):
     """Beside the pass of the origin only the small samples of the first stages are read; the result is the same."""
     for module, name in ((estimate, "MAX_NOISE_POSITIONS"), (learn, "MAX_BEAM_PATTERNS"),
-                         (decide, "MAX_REPEAT_PATTERNS")):
+                         (decide, "MAX_STRUCTURE_PATTERNS")):
         monkeypatch.setattr(module, name, 16)
     monkeypatch.setattr("py4dstem_prenet.origin.afterglow.MAX_GLOW_STEPS", 8)
     monkeypatch.setattr(coarse, "PATTERNS_PER_BLOCK", 1)
@@ -305,7 +305,7 @@ def test_what_is_pooled_is_kept_when_the_origin_is_measured(counts, monkeypatch)
     stored = Counting(counts)
     once = calibrate(py4DSTEM.DataCube(stored), device="cpu", progress=False)
     # The blocks of the first guess, samples for noise (twice: the beam is kept with their digest) and beam, four
-    # patterns that may be saturated, four blocks whose edges are compared, the sample in which structure that repeats
+    # patterns that may be saturated, four blocks whose edges are compared, the sample in which common structure
     # is measured, eight frames after long steps of the beam with three later ones each, one block whose diffuse
     # scattering has a center, the blocks of which opposite sectors are compared, since the descan is larger than the
     # disk, and the fingerprint of the data.

@@ -30,7 +30,6 @@ from .noise import (
 )
 from .origins import (
     MIN_RADIUS_SIGMA as MIN_RADIUS_SIGMA,
-    MIN_SIGMA_PX as MIN_SIGMA_PX,
     ModelTrial as ModelTrial,
     OriginFit as OriginFit,
     OriginMap as OriginMap,

@@ -8,9 +8,6 @@ import numpy as np
 
 from . import CENTERS, Decided, Decision, Flag
 
-# Pixels; smallest standard error of an origin along each axis: errors that the scatter of positions does not show. Set
-# on simulated scans at 100,000 electrons (benchmarks/origin.py).
-MIN_SIGMA_PX = 0.01
 # Fraction of the radius; smallest standard error of the radius of the direct disk, limited by contrast inside the disk.
 # Set on simulated scans of 300 to 30,000 electrons (benchmarks/sigma.py).
 MIN_RADIUS_SIGMA = 0.007

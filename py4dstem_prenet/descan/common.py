@@ -7,8 +7,6 @@ import numpy as np
 from ..core import NORMAL_MAD, robust_sigma
 from . import LEAST_SIGMA_PX, POWERS
 
-# Set on 65 multislice scans of 1 to 33 grains, 300 to 30,000 electrons:
-UNSEEN_FRACTION = 0.15**2  # fraction of the positions' variance; common part that patterns and residuals do not reveal
 # Fraction of the stated variance; smallest true variance of simulated positions. If residuals are smaller, the
 # difference is common to all positions.
 MIN_TRUE_VARIANCE = 0.5
@@ -21,11 +19,12 @@ CORRELATION_LENGTHS = 0.5, 0.25, 0.125
 VARIANCE_RATIOS = (0.0, *10.0 ** np.arange(-2, 2.5, 0.5))
 
 
-def common_sigma(residuals, sigmas, valid, repeated: float = 0.0, model: str = "parabola") -> float:
+def common_sigma(residuals, sigmas, valid, measured: float = 0.0, model: str = "parabola") -> float:
     """Estimate the error that all positions of a scan share.
 
-    It has three causes: structure that repeats in all patterns; stated sigmas that exceed the residuals, since an error
-    that all positions share leaves no residual; and errors that neighbors share, of which the surface absorbs a part.
+    It has three causes: structure that is common to all patterns; stated sigmas that exceed the residuals, since an
+    error that all positions share leaves no residual; and errors that neighbors share, of which the surface absorbs a
+    part.
 
     Parameters
     ----------
@@ -35,8 +34,8 @@ def common_sigma(residuals, sigmas, valid, repeated: float = 0.0, model: str = "
         Standard errors of the measured origin in pixels.
     valid : numpy.ndarray of bool, shape (Rx, Ry)
         True where a position is used.
-    repeated : float, optional
-        Fraction of the positions' variance that all of them share, estimated from the patterns, 0 to 1.
+    measured : float, optional
+        Standard error along one axis that structure causes at all positions alike, measured in the patterns, pixels.
     model : str, optional
         Model of the surface, one of MODELS.
 
@@ -50,16 +49,16 @@ def common_sigma(residuals, sigmas, valid, repeated: float = 0.0, model: str = "
     >>> import numpy as np
     >>> noise = np.random.default_rng(0).normal(0, 0.05, (2, 20, 20))
     >>> sigma, valid = np.full_like(noise, 0.05), np.ones((20, 20), bool)
-    >>> round(common_sigma(noise, sigma, valid), 4), round(common_sigma(noise, sigma, valid, repeated=1.0), 4)
-    (0.0081, 0.0501)
+    >>> round(common_sigma(noise, sigma, valid), 3), round(common_sigma(noise, sigma, valid, measured=0.05), 3)
+    (0.002, 0.05)
     """
     residuals, sigmas = np.asarray(residuals, float), np.asarray(sigmas, float)
     valid = valid & np.isfinite(residuals).all(0) & np.isfinite(sigmas).all(0)
     if not valid.any():
         return 0.0
     stated, scatter = (_clipped_variance(a[:, valid]) for a in (sigmas, residuals))
-    fraction = max(UNSEEN_FRACTION, repeated, MIN_TRUE_VARIANCE - scatter / stated if stated > 0 else 0.0)
-    return float(np.sqrt(fraction * stated + shared_variance(residuals, sigmas, valid, model)))
+    common = max(measured**2, MIN_TRUE_VARIANCE * stated - scatter)
+    return float(np.sqrt(common + shared_variance(residuals, sigmas, valid, model)))
 
 
 def _clipped_variance(values):
@@ -92,7 +91,9 @@ def shared_variance(residuals, sigmas, valid, model: str = "parabola") -> float:
     The surface absorbs the smooth part of such errors, so that residuals show only the rest. Residuals are averaged in
     blocks. Their covariance is modeled as noise and a part that decreases exponentially with distance, and its
     restricted likelihood takes the absorbed part into account (Patterson and Thompson, Biometrika 58, 545 (1971)). The
-    variance is the mean over correlation lengths and ratios of the two parts, weighted by this likelihood.
+    variance is the mean over correlation lengths and ratios of the two parts, weighted by this likelihood. Independent
+    errors have a prior probability of 1/2 (Jeffreys, Theory of Probability, 1961, chapter 5), all ratios together the
+    rest.
 
     Examples
     --------
@@ -111,6 +112,7 @@ def shared_variance(residuals, sigmas, valid, model: str = "parabola") -> float:
     distance = np.hypot(*(at[:, None] - at).transpose(2, 0, 1))
     root = np.sqrt(noise)
     logs, variances = [], []
+    ratio_prior = -np.log(len(VARIANCE_RATIOS) - 1)  # logarithm, relative to that of independent errors
     for length in np.array(CORRELATION_LENGTHS) * max(valid.shape):
         correlation = np.exp(-distance / length)
         correlated = np.einsum("ij,jk,ik->i", smoother, correlation, smoother).mean()
@@ -123,7 +125,7 @@ def shared_variance(residuals, sigmas, valid, model: str = "parabola") -> float:
             rest = y - x @ np.linalg.solve(gram, (x / variance).T @ y)
             scale = (rest**2 / variance).sum() / freedom  # of the noise
             logs.append(-0.5 * (len(means) * (np.log(variance).sum() + np.linalg.slogdet(gram)[1])
-                                + freedom * np.log(max(scale, 1e-300))))
+                                + freedom * np.log(max(scale, 1e-300))) + ratio_prior * (ratio > 0))
             variances.append(max(scale * (ratio / unit * correlated + independent) - independent, 0.0))
     weights = np.exp(np.array(logs) - max(logs))
     return float(weights @ variances / weights.sum())

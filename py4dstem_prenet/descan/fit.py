@@ -12,7 +12,6 @@ import numpy as np
 
 from ..compute import sharing_cores
 from ..core import (
-    MIN_SIGMA_PX,
     REFUSAL,
     Decision,
     Flag,
@@ -160,10 +159,10 @@ def fit_origin(origin: OriginMap, model: str = "auto") -> OriginFit:
     test = check_residuals([x.residual, y.residual], sigmas, valid, not origin.decision.has("sigma_unknown"),
                            [x.values, y.values], taken)
     # Add the errors that all positions share.
-    common = common_sigma([x.residual, y.residual], sigmas, valid, origin.decision.numbers.get("repeated", 0.0),
+    common = common_sigma([x.residual, y.residual], sigmas, valid, origin.decision.numbers.get("common", 0.0),
                           x.model)
-    shared = max([MIN_SIGMA_PX, *(flag.numbers["sigma"] for flag in origin.flags
-                                  if flag.name in ("beam_cut", "disk_clipped", "afterglow"))])
+    shared = max((flag.numbers["sigma"] for flag in origin.flags
+                  if flag.name in ("beam_cut", "disk_clipped", "afterglow")), default=0.0)
     if origin.radius < UNRESOLVED_RADIUS_PX:
         common = float(np.hypot(common, CONTRAST_ERROR_RADII * origin.radius))
     if test.oscillating:  # the beam moves, and the surface does not follow

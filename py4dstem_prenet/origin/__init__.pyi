@@ -67,7 +67,6 @@ from .plateau import (
     with_outline_error as with_outline_error,
 )
 from .refused import no_origin as no_origin
-from .repeats import repeated_fraction as repeated_fraction
 from .ring_origin import (
     BLANKED_FRACTION as BLANKED_FRACTION,
     BRIGHT_QUANTILE as BRIGHT_QUANTILE,
@@ -77,6 +76,7 @@ from .rows import followed_rows as followed_rows
 from .sparse import pooled_origin as pooled_origin
 from .stop import find_stop as find_stop
 from .stray import sharper_spot as sharper_spot, stray_light as stray_light
+from .structure import structure_sigma as structure_sigma
 from .vague import check_stop as check_stop, is_vague as is_vague
 from .vignette import find_vignette as find_vignette
 from .wide import WideDisk as WideDisk, wide_disk as wide_disk, wide_origin as wide_origin

@@ -12,15 +12,16 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import map_coordinates
+from scipy.stats import t as student_t
 
 from ..core import NoiseModel, Scan
 
 MAX_GLOW_STEPS = 32  # frames after the longest steps of the beam that are compared, chosen for speed
-MIN_GLOW_STEPS = 8  # frames; fewest whose scatter has an error that can be estimated
 GLOW_MARGIN_PX = 1.0  # pixels; margin beyond the soft edge of the disk, where small shifts change a pixel
-# Standard errors; smallest amount that is not noise. The amount of 8 frames exceeds it by chance in 0.3 % of the scans,
-# that of 32 frames in 0.006 %.
-MIN_GLOW_Z = 6.0
+# Standard errors, frames; smallest amount that is not noise, from so many frames or more. The amount of 8 frames
+# exceeds it by chance in 0.3 % of the scans, that of 32 frames in 0.006 %. Fewer frames have the limit of Student's t
+# with the probability of 8 frames.
+MIN_GLOW_Z, MIN_GLOW_STEPS = 6.0, 8
 MAX_GLOW = 0.5  # fraction; largest part of a frame in the next one: with more, the previous frame is the brighter one
 MAX_GLOW_FRAMES = 256  # frames; longest history of a frame that is summed, chosen for speed
 
@@ -75,7 +76,7 @@ def measure_afterglow(scan: Scan, noise: NoiseModel, positions, valid, radius: f
     margin = GLOW_MARGIN_PX + 2 * edge
     longest = np.argsort(step, kind="stable")[::-1][:MAX_GLOW_STEPS]
     frames = np.sort(longest[step[longest] > margin])
-    if len(frames) < MIN_GLOW_STEPS:
+    if len(frames) < 2:
         return nothing
     # Frames up to half of the way to the next step, at doubling distances.
     later = 2 ** np.arange(int(np.log2(max(np.median(np.diff(frames)) / 2, 1))) + 1)
@@ -86,11 +87,13 @@ def measure_afterglow(scan: Scan, noise: NoiseModel, positions, valid, radius: f
     amounts, errors, losses = _fitted(*forward)
     best = int(losses.argmin())
     amount = float(amounts[best])
-    if amount <= MIN_GLOW_Z * errors[best]:
+    freedom = int(np.isfinite(forward[0]).any(1).sum()) - 1
+    limit = errors[best] * max(MIN_GLOW_Z, student_t.isf(student_t.sf(MIN_GLOW_Z, MIN_GLOW_STEPS - 1), freedom))
+    if amount <= limit:
         return nothing
     backward = _excess(scan, noise, positions, usable, frames - 1, later, -1, radius, margin, decays[[best]])
     reversed_amount = 0.0 if backward is None else _fitted(*backward)[0][0]
-    if amount <= np.hypot(MIN_GLOW_Z * errors[best], reversed_amount):
+    if amount <= np.hypot(limit, reversed_amount):
         return nothing
     return Afterglow(min(amount, MAX_GLOW), float(decays[best]))
 
@@ -118,7 +121,8 @@ def _excess(scan, noise, positions, usable, frames, later, direction, radius, ma
         distance = np.hypot(*(axes - positions[frame]).T)
         near = np.hypot(*(axes - positions[before]).T) < radius
         points = axes[near & (distance > radius + margin) & ~noise.bad_pixels.ravel()] - positions[frame]
-        level = patterns[frame].ravel()[(distance < radius) & ~noise.bad_pixels.ravel()].mean()
+        inside = (distance < radius) & ~noise.bad_pixels.ravel()
+        level = patterns[frame].ravel()[inside].sum() / max(inside.sum(), 1)
         if not level > 0:
             continue
         for column, other in enumerate(frame + direction * later):
@@ -137,7 +141,7 @@ def _excess(scan, noise, positions, usable, frames, later, direction, radius, ma
             for number, decay in enumerate(decays):
                 first, second = (covered @ decay ** np.arange(len(covered)) for covered in history)
                 predicted[number, row, column] = first - second
-    return None if np.isfinite(excess).any(1).sum() < MIN_GLOW_STEPS else (excess, predicted)
+    return None if np.isfinite(excess).any(1).sum() < 2 else (excess, predicted)
 
 
 def _history(positions, points, frame, direction, radius):
@@ -154,7 +158,8 @@ def _fitted(excess, predicted):
     weight = (x**2).sum((1, 2)).clip(1e-12)
     amounts = (x * y).sum((1, 2)) / weight
     residual = y - amounts[:, None, None] * x
-    errors = np.sqrt(((x * residual).sum(2) ** 2).sum(1)) / weight
+    frames = used.any(1).sum()
+    errors = np.sqrt(((x * residual).sum(2) ** 2).sum(1) * frames / (frames - 1)) / weight
     return amounts, errors, (residual**2).sum((1, 2))
 
 

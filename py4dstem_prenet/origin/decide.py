@@ -13,7 +13,6 @@ from scipy.ndimage import uniform_filter
 
 from ..core import (
     MIN_RADIUS_SIGMA,
-    MIN_SIGMA_PX,
     NORMAL_MAD,
     Decision,
     Flag,
@@ -32,7 +31,7 @@ from . import (
     measure_afterglow,
     no_origin,
     origin_from_rings,
-    repeated_fraction,
+    structure_sigma,
 )
 
 # Set on simulated scans:
@@ -52,7 +51,7 @@ MAX_MISSING = 0.5
 # thick.
 DARK_BRIGHTNESS = 0.1
 DIM_BRIGHTNESS = 0.6
-MAX_REPEAT_PATTERNS, MAX_REPEAT_BYTES = 256, 2**28  # patterns, bytes; most that are compared, chosen for speed
+MAX_STRUCTURE_PATTERNS, MAX_STRUCTURE_BYTES = 256, 2**28  # patterns, bytes; most that are compared, chosen for speed
 SCATTER_SIDE = 5  # scan positions; side of the square whose scatter about the descan is added to sigma
 # Fraction of the positions; fewest that jump if the beam does. Their scatter does not widen sigmas if the located disk
 # is the brightest one in these patterns. The limits of the brightness were set on five simulated scans of such beams.
@@ -132,18 +131,19 @@ def decide_origin(scan: Scan, noise: NoiseModel, located: Located, beam: Beam, p
             return rings
     numbers = {"searched": total}
     widened, residuals = _with_scatter(position, sigma, valid)
+    common = _structure(scan, located, valid, beam)
     jumps = jumping(position, sigma, valid, position - residuals)
     if jumps.sum() > MIN_JUMPING * valid.sum() and _is_brightest(scan, noise, located, jumps, beam):
         numbers["jump_scatter"] = float(np.sqrt((residuals[:, jumps] ** 2).sum() / valid.sum()))
         numbers["counting"] = float(counting)
-        widened = np.hypot(sigma, MIN_SIGMA_PX)
+        widened = sigma
     glow = measure_afterglow(scan, noise, located.position, valid.ravel(), beam.aperture.radius, beam.aperture.edge)
     if glow.amount > 0:
         behind = lag(position if "jump_scatter" in numbers else position - residuals, glow, beam.aperture.radius)
-        common = float(np.sqrt((behind[:, valid] ** 2).mean()))
-        flags.append(Flag("afterglow", {"percent": 100 * glow.amount, "sigma": common}))
+        lagging = float(np.sqrt((behind[:, valid] ** 2).mean()))
+        flags.append(Flag("afterglow", {"percent": 100 * glow.amount, "sigma": lagging}))
         widened = np.hypot(widened, behind)
-    sigma = widened
+    sigma = np.hypot(widened, common)
     if beam.outline is not None and not beam.outline.is_round:
         return no_origin(scan.scan_shape, Flag("outline_not_round", {"percent": 100 * beam.outline.difference}))
     vague = stated > max(UNCERTAIN_SIGMA_PX, DOUBTFUL_SIGMA_RATIO * counting)
@@ -162,22 +162,22 @@ def decide_origin(scan: Scan, noise: NoiseModel, located: Located, beam: Beam, p
     if moved:
         flags.append(Flag("disk_clipped", {"distance": moved, "sigma": moved / 2**0.5}))
         sigma = np.hypot(sigma, moved / 2**0.5)
-    numbers["repeated"] = _repeated(scan, located.position, valid, beam)
+    numbers["common"] = common
     copied = copied_frames(scan, noise, valid.ravel())
     return OriginMap(*position, *sigma, valid, float(beam.aperture.radius), Decision(True, tuple(flags), numbers),
                      copied=None if copied is None else copied.reshape(scan.scan_shape),
                      radius_sigma=float(np.hypot(beam.aperture.radius_sigma, MIN_RADIUS_SIGMA * beam.aperture.radius)))
 
 
-def _repeated(scan, positions, valid, beam):
-    """Fraction of the variance of position errors that all patterns share, from an even sample of the scan."""
+def _structure(scan, located, valid, beam):
+    """Error of a position that structure of the disk causes alike in all patterns, from an even sample of the scan."""
     chosen = np.flatnonzero(valid.ravel() & scan.readable.ravel())
     if len(chosen) < 2:
         return 0.0
     pattern_bytes = 4 * scan.pattern_shape[0] * scan.pattern_shape[1]
-    count = int(np.clip(MAX_REPEAT_BYTES // pattern_bytes, 1, MAX_REPEAT_PATTERNS))
+    count = int(np.clip(MAX_STRUCTURE_BYTES // pattern_bytes, 1, MAX_STRUCTURE_PATTERNS))
     chosen = chosen[np.unique(np.linspace(0, len(chosen) - 1, count).astype(int))]
-    return repeated_fraction(scan.read(chosen), positions[chosen], beam)
+    return structure_sigma(scan.read(chosen), located.position[chosen], located.sigma[chosen], beam)
 
 
 def _is_brightest(scan, noise: NoiseModel, located, valid, beam) -> bool:
@@ -232,5 +232,5 @@ def _with_scatter(position, sigma, valid):
         local = uniform_filter(excess, SCATTER_SIDE, mode="nearest") / density.clip(1e-3)
         relative_size = SCATTER_SIDE**2 / 4 / max(1, valid.sum())  # a surface through few positions follows the scatter
         extra = np.clip(local, 0, None) * (relative_size < 1)
-        widened.append(np.sqrt(stated**2 + extra + MIN_SIGMA_PX**2))
+        widened.append(np.sqrt(stated**2 + extra))
     return np.stack(widened), np.stack(residuals)

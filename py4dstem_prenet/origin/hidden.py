@@ -346,4 +346,4 @@ def _constant(scan, first, center, sigma, flags, feature, stop):
     descan = np.ptp(first.position, axis=0).max()  # range of the guess, of which a fraction is added to the error
     sigmas = np.full((2, *scan.scan_shape), np.hypot(sigma, DESCAN_ERROR_FRACTION * descan))
     return OriginMap(*position, *sigmas, np.ones(scan.scan_shape, bool), float("nan"),
-                     Decision(True, flags, {"repeated": 1.0}), feature, stop)
+                     Decision(True, flags, {"common": float(sigmas[0, 0, 0])}), feature, stop)

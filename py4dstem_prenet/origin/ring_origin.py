@@ -44,9 +44,10 @@ def origin_from_rings(scan: Scan, noise: NoiseModel, flag: Flag | None) -> Origi
         return no_origin(scan.scan_shape, *reason, refusal)
     position, sigma, valid = rings
     flags = [Flag("beam_hidden")]
+    common = float(np.sqrt(np.mean(np.square(sigma))))
     if not valid.all():
         flags.append(Flag("rings_missing", {"count": int(np.count_nonzero(~valid)), "total": int(valid.size)}))
-    return OriginMap(*position, *sigma, valid, float("nan"), Decision(True, tuple(flags), {"repeated": 1.0}),
+    return OriginMap(*position, *sigma, valid, float("nan"), Decision(True, tuple(flags), {"common": common}),
                      "rings")
 
 
