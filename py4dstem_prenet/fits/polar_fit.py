@@ -392,7 +392,9 @@ def read_polar(picture, center, vector, radii, n_phi):
     polar = map_coordinates(coefficients, at, order=order, prefilter=False, mode="nearest")
     shape = np.array(coefficients.shape)[:, None, None]
     usable = ((at >= 1) & (at <= shape - 2)).all(0).astype(float)
-    if mask is not None:
+    # If no pixel within the reach of the grid is masked, all samples on the image are usable.
+    low, high = (np.floor(extreme((1, 2))).clip(0).astype(int) for extreme in (at.min, at.max))
+    if mask is not None and not mask[low[0] : high[0] + 2, low[1] : high[1] + 2].all():
         usable *= map_coordinates(mask, at, order=1, cval=0.0) > 0.99
     return polar, usable
 
