@@ -6,7 +6,6 @@ import pytest
 
 from py4dstem_prenet import demo
 
-
 ROWS, COLUMNS = slice(8, 18), slice(0, 10)  # of the scan that is demonstrated, for speed
 
 
