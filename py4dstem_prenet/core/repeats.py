@@ -45,12 +45,13 @@ def remembered(function: Callable[..., T]) -> Callable[..., T]:
         content = hashlib.sha256()
         _add(content, arguments)
         key = content.digest()
-        if key not in results:
-            results[key] = function(*arguments)
-        results.move_to_end(key)
+        result = results.pop(key, None)
+        if result is None:
+            result = function(*arguments)
+        results[key] = result  # the last one
         if len(results) > 16:
             results.popitem(last=False)
-        return results[key]
+        return result
 
     return _remembering
 

@@ -392,11 +392,18 @@ def read_polar(picture, center, vector, radii, n_phi):
     polar = map_coordinates(coefficients, at, order=order, prefilter=False, mode="nearest")
     shape = np.array(coefficients.shape)[:, None, None]
     usable = ((at >= 1) & (at <= shape - 2)).all(0).astype(float)
-    # If no pixel within the reach of the grid is masked, all samples on the image are usable.
-    low, high = (np.floor(extreme((1, 2))).clip(0).astype(int) for extreme in (at.min, at.max))
-    if mask is not None and not mask[low[0] : high[0] + 2, low[1] : high[1] + 2].all():
+    if mask is not None and not _covers(mask, at):
         usable *= map_coordinates(mask, at, order=1, cval=0.0) > 0.99
     return polar, usable
+
+
+def _covers(mask, at):
+    """Return whether all pixels from which samples at positions (2, n_phi, n_r) are interpolated are good."""
+    low, high = at.min((1, 2)), at.max((1, 2))
+    if not np.isfinite([low, high]).all():
+        return False
+    low, high = (np.floor(end).clip(0, mask.shape).astype(int) for end in (low, high))
+    return mask[low[0] : high[0] + 2, low[1] : high[1] + 2].all()
 
 
 def radial_profile(polar, weight):
