@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from functools import wraps
-from typing import TypeVar
 
 import numpy as np
 
-T = TypeVar("T")
 
-
-def remembered(function: Callable[..., T]) -> Callable[..., T]:
+def remembered(function):
     """Let a function return its previous result if it is called with equal arguments, for its last 16 inputs.
 
     Parameters
@@ -38,7 +34,7 @@ def remembered(function: Callable[..., T]) -> Callable[..., T]:
     >>> total(np.arange(4)), total(np.arange(4)), total(np.arange(5)), len(calls)
     (6, 6, 10, 2)
     """
-    results: OrderedDict[bytes, T] = OrderedDict()
+    results = OrderedDict()  # by the SHA-256 of the arguments
 
     @wraps(function)
     def _remembering(*arguments):
