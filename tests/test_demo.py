@@ -6,6 +6,16 @@ import pytest
 
 from py4dstem_prenet import demo
 
+ROWS, COLUMNS = slice(8, 18), slice(0, 10)  # of the scan that is demonstrated, for speed
+
+
+def part_of_the_scan():
+    """A part of the scan, with all positions whose truth is known, and its truth."""
+    datacube, truth = demo.load_scan()
+    truth |= {q: truth[q][ROWS, COLUMNS] for q in ("qx0", "qy0")}
+    truth["positions"] = truth["positions"] - [ROWS.start, COLUMNS.start]
+    return py4DSTEM.DataCube(datacube.data[ROWS, COLUMNS]), truth
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
@@ -13,11 +23,13 @@ def made(tmp_path_factory):
     import contextlib
     import io
 
+    part = part_of_the_scan()
     out = tmp_path_factory.mktemp("demo")
     for name in (*demo._FILES, "mine.txt"):
         (out / name).write_text("keep")
     printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
+    with contextlib.redirect_stdout(printed), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "load_scan", lambda: part)
         demo.run(out)
     return out, printed.getvalue()
 
@@ -56,7 +68,7 @@ def test_files(made):
     assert {p.name for p in out.iterdir()} == {*demo._FILES, "mine.txt"}
     assert [name for name in (*demo._FILES, "mine.txt") if (out / name).read_bytes() == b"keep"] == ["mine.txt"]
     cube = py4DSTEM.read(out / demo._FILES[0])  # without this package: test_emd
-    assert cube.data.shape == (20, 20, 128, 128) and cube.calibration.get_origin()[0].shape == (20, 20)
+    assert cube.data.shape == (10, 10, 128, 128) and cube.calibration.get_origin()[0].shape == (10, 10)
     assert cube.calibration.get_ellipse() is not None
 
 

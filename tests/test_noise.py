@@ -79,6 +79,16 @@ def test_gain_offset_and_readout_of_a_ccd_are_recovered(gain, offset, readout, d
     assert np.abs(pull).max() < 5 and np.sqrt(np.mean(pull**2)) < 2
 
 
+def test_what_a_caller_changes_in_a_noise_model_is_not_returned_to_the_next():
+    counts = simulated().counts
+    changed = estimate_noise(counts)
+    changed.bad_pixels[:] = True
+    assert estimate_noise(counts).bad_pixels.mean() < 0.01
+    mask = np.ones(counts.shape[2:], bool)
+    mask[:9] = False
+    assert estimate_noise(counts, mask=mask).bad_pixels[:9].all()
+
+
 @settings(max_examples=8, deadline=None)
 @given(st.floats(1e-3, 1e3), st.booleans())
 @pytest.mark.slow

@@ -54,6 +54,7 @@ from .reading import (
     progress_bar as progress_bar,
     stage_bar as stage_bar,
 )
+from .repeats import remembered as remembered
 from .results import BraggDisks as BraggDisks, CalibrationReport as CalibrationReport
 from .robust import (
     CORRELATION_LAGS as CORRELATION_LAGS,

@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 
 from .._version import __version__
 from ..compute import has_fast_bfloat16, in_batches, map_chunks, pick_device, sharing_cores
-from ..core import NoiseModel, PrenetError, as_scan, sample_positions
+from ..core import NoiseModel, PrenetError, as_scan, remembered, sample_positions
 from ..descan import fit_origin
 from ..detector import lost_frames, of_part, split
 from ..io import (
@@ -218,16 +218,23 @@ def choose_mode(datacube, origins, noise: NoiseModel, weights: str = "denoise", 
     patterns_read, positions = np.concatenate(patterns_read), np.concatenate(index)
     lost = lost_frames(patterns_read)
     patterns_read, positions = patterns_read[~lost], positions[~lost]
-    first, second = split(patterns_read, noise, np.random.default_rng(0))
-    half_noise, device = of_part(noise), str(pick_device(device))
-    electrons, target = half_noise.electrons(first), half_noise.electrons(second)
     places = np.stack(divmod(positions, scan.scan_shape[1]), 1)
+    return _better_mode(patterns_read, places, origins[positions], noise, weights, verify(weights),
+                        str(pick_device(device)))
+
+
+@remembered
+def _better_mode(patterns_read, places, origins, noise, weights, digest, device):
+    """Mode and flag of `choose_mode` for patterns (n, Qx, Qy) at rows and columns of the scan (n, 2)."""
+    first, second = split(patterns_read, noise, np.random.default_rng(0))
+    half_noise = of_part(noise)
+    electrons, target = half_noise.electrons(first), half_noise.electrons(second)
     distance = np.abs(places - np.median(places, 0)).max(1)
     chosen = np.sort(np.argsort(distance, kind="stable")[:TRIAL_PATTERNS])
     means, patterns = neighbor_means(
-        torch.from_numpy(electrons), torch.from_numpy(origins[positions]).float(), places,
+        torch.from_numpy(electrons), torch.from_numpy(origins).float(), places,
         half_noise.readout / half_noise.gain, torch.from_numpy(~noise.bad_pixels), torch.from_numpy(chosen))
-    raw, target, middle = electrons[chosen], target[chosen], origins[positions][chosen]
+    raw, target, middle = electrons[chosen], target[chosen], origins[chosen]
     trials = []
     for mode, count in ((ALONE, torch.zeros_like(patterns)), (WITH_NEIGHBORS, patterns)):
         expected = _expected(raw, means.numpy(), count.numpy(), middle, half_noise, weights, device)

@@ -230,7 +230,7 @@ def _start(basis, data):
     y, s = data.y[i, j], data.sigma[i, j]
     s = np.hypot(s, np.median(s))  # a wrong position may have a very small stated error
     subsets = rng.integers(i.size, size=(400 if size > 1 else 100, size))
-    trial = (np.linalg.pinv(design[subsets]) @ y[subsets][..., None])[..., 0]
+    trial = _solved(design[subsets], y[subsets])
     trial = np.vstack([trial, np.zeros((1, size))])
     # All starts are scored at some 300 positions, and the best 40 at all positions, for speed.
     subset = slice(None, None, max(1, i.size // 300))
@@ -243,10 +243,20 @@ def _start(basis, data):
         best = np.argsort(score, kind="stable")[:10]
         inlier = (deviation[best] <= score[best, None]) / s**2
         gram = (inlier @ pairs).reshape(-1, size, size)
-        polished = (np.linalg.pinv(gram, hermitian=True) @ ((inlier * y) @ design)[..., None])[..., 0]
+        polished = _solved(gram, (inlier * y) @ design)
         trial = np.vstack([trial[best], polished])
         deviation = np.abs(y - trial @ design.T) / s
     return evaluate(basis, trial[np.argmin(np.median(deviation, axis=1))])
+
+
+def _solved(matrices, right):
+    """Solutions (n, k) of small systems; the pseudoinverse, which is slow, solves only those that may be singular."""
+    size = np.prod(np.linalg.norm(matrices, axis=2), axis=1)  # bound of the determinant (Hadamard)
+    regular = np.abs(np.linalg.det(matrices)) > 1e-9 * size
+    solutions = np.empty(right.shape)
+    solutions[regular] = np.linalg.solve(matrices[regular], right[regular][..., None])[..., 0]
+    solutions[~regular] = (np.linalg.pinv(matrices[~regular]) @ right[~regular][..., None])[..., 0]
+    return solutions
 
 
 def _nearest_part(deviation):

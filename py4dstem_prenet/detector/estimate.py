@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..core import BLOCK_BYTES, Flag, NoiseModel, PrenetError, as_scan, jackknife, spread_positions
+from ..core import BLOCK_BYTES, Flag, NoiseModel, PrenetError, as_scan, jackknife, remembered, spread_positions
 from . import (
     MEAN_SIGMAS,
     bad_lines,
@@ -258,10 +258,18 @@ def estimate_noise(data, gain=None, offset=None, readout=None, mask=None):
     if gain is not None and not (np.isfinite(gain) and gain > 0):
         raise PrenetError(f"The gain must be a positive number of detector units per electron, not {gain}.")
     scan = as_scan(data)
-    sample = noise_sample(scan)
+    mask = None if mask is None else np.asarray(mask, bool)
+    model = _estimated(noise_sample(scan), scan.invalid_pixels, mask, (gain, offset, readout))
+    return replace(model, bad_pixels=model.bad_pixels.copy())
+
+
+@remembered
+def _estimated(sample, invalid_pixels, mask, given):
+    """Noise model of a sample (n, Qx, Qy); `given` are gain, offset and read-out noise, each None by default."""
+    offset = given[1]
     invalid = full_scale_pixels(sample)
-    if scan.invalid_pixels is not None:
-        invalid = invalid | scan.invalid_pixels
+    if invalid_pixels is not None:
+        invalid = invalid | invalid_pixels
     sample = _filled(sample, invalid)
     refuse(sample)
     lost = lost_frames(sample)
@@ -280,7 +288,6 @@ def estimate_noise(data, gain=None, offset=None, readout=None, mask=None):
     sample = _filled(sample, lines)
     bad = bad | lines | find_bad_pixels(sample, quantum)
     flags.extend(line_flags)
-    given = gain, offset, readout
     sample, count = _without_hits(sample, bad, quantum, low, given)
     if count:
         flags.append(Flag("hits", {"count": count, "total": len(sample)}))

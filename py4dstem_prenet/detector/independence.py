@@ -53,7 +53,8 @@ def check_independence(blocks, noise: NoiseModel) -> tuple[Flag | None, Flag | N
     >>> problem.name
     'noise_correlated'
     """
-    values = np.concatenate([block[..., ~noise.bad_pixels].ravel() for block in blocks])
+    good = ~noise.bad_pixels
+    values = np.concatenate([block.ravel() if good.all() else block[..., good].ravel() for block in blocks])
     problem, ratio = _noise_differs(blocks, noise)
     problem = _saturated(values, noise) or problem or _clipped(values, noise)
     caveat = Flag("shared_noise_flatters", {"ratio": float(ratio)}) if ratio < MIN_INDEPENDENT_RATIO else None
@@ -87,17 +88,16 @@ def _group_variances(blocks, noise):
     total, fine, coarse, expected = np.zeros((4, *noise.bad_pixels.shape))
     count, cancels = 0, False
     for block in blocks:
-        electrons = noise.electrons(block.reshape(-1, *block.shape[2:])).reshape(block.shape)
-        total += electrons.sum((0, 1), dtype=np.float64)
-        axis = 1 if block.shape[1] > 1 else 0
-        if block.shape[axis] > 1:
-            cancels = True
-            electrons = np.diff(electrons, axis=axis) / np.float32(np.sqrt(2))
-        d = electrons.reshape(-1, *block.shape[2:])
-        detail = correlate1d(correlate1d(d, SECOND_DIFFERENCE, 1), SECOND_DIFFERENCE, 2)
-        fine += (detail**2).sum(0, dtype=np.float64) / 36
-        coarse += ((d - uniform_filter(d, (0, 3, 3))) ** 2).sum(0, dtype=np.float64) * 9 / 8
-        count += len(d)
+        for line in block if block.shape[1] > 1 else block.swapaxes(0, 1):  # by lines, which fit into the cache
+            d = noise.electrons(line)
+            total += d.sum(0, dtype=np.float64)
+            if len(d) > 1:
+                cancels = True
+                d = np.diff(d, axis=0) / np.float32(np.sqrt(2))
+            detail = correlate1d(correlate1d(d, SECOND_DIFFERENCE, 1), SECOND_DIFFERENCE, 2)
+            fine += (detail**2).sum(0, dtype=np.float64) / 36
+            coarse += ((d - uniform_filter(d, (0, 3, 3))) ** 2).sum(0, dtype=np.float64) * 9 / 8
+            count += len(d)
     mean = total / sum(block.shape[0] * block.shape[1] for block in blocks)
     readout = (noise.readout / noise.gain) ** 2
     spread = correlate1d(correlate1d(mean, SECOND_DIFFERENCE**2, 0), SECOND_DIFFERENCE**2, 1)

@@ -92,12 +92,19 @@ def of_part(noise: NoiseModel, fraction: float = 0.5) -> NoiseModel:
 def _thin(block, noise, generator, fraction):
     if block.dtype.kind in "iu" and noise.gain == 1 and noise.offset == 0:
         counts = block.clip(0) if block.dtype.itemsize < 8 else block.clip(0, MAX_COUNTS).astype(np.int64)
-        first = generator.binomial(counts, fraction).astype(block.dtype)
+        first = _binomial(counts, fraction, generator).astype(block.dtype)
         return first, block - first
     # `counting` is valid for good pixels only; bad pixels may have any value.
     counts = np.rint((block - noise.offset) / noise.gain).clip(0, MAX_COUNTS).astype(np.int64)
-    first = generator.binomial(counts, fraction)
+    first = _binomial(counts, fraction, generator)
     return tuple((part * noise.gain + noise.offset).astype(np.float32) for part in (first, counts - first))
+
+
+def _binomial(counts, fraction, generator):
+    """Random parts of counts; zeros, which use no random numbers, are left out."""
+    first, lit = np.zeros_like(counts), counts > 0
+    first[lit] = generator.binomial(counts[lit], fraction)
+    return first
 
 
 def _variance(signal, noise):

@@ -392,9 +392,18 @@ def read_polar(picture, center, vector, radii, n_phi):
     polar = map_coordinates(coefficients, at, order=order, prefilter=False, mode="nearest")
     shape = np.array(coefficients.shape)[:, None, None]
     usable = ((at >= 1) & (at <= shape - 2)).all(0).astype(float)
-    if mask is not None:
+    if mask is not None and not _covers(mask, at):
         usable *= map_coordinates(mask, at, order=1, cval=0.0) > 0.99
     return polar, usable
+
+
+def _covers(mask, at):
+    """Return whether all pixels from which samples at positions (2, n_phi, n_r) are interpolated are good."""
+    low, high = at.min((1, 2)), at.max((1, 2))
+    if not np.isfinite([low, high]).all():
+        return False
+    low, high = (np.floor(end).clip(0, mask.shape).astype(int) for end in (low, high))
+    return mask[low[0] : high[0] + 2, low[1] : high[1] + 2].all()
 
 
 def radial_profile(polar, weight):

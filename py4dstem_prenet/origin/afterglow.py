@@ -112,7 +112,7 @@ def _excess(scan, noise, positions, usable, frames, later, direction, radius, ma
     wanted = frames[:, None] + direction * np.append(0, later)
     at = np.unique(wanted[(wanted >= 0) & (wanted < len(usable))])
     at = at[usable[at]]
-    patterns = dict(zip(at.tolist(), noise.electrons(scan.read(at)), strict=True))
+    patterns = dict(zip(at.tolist(), noise.electrons(scan.read(at), fill=False), strict=True))
     bad = noise.bad_pixels.astype(np.float32)
     for row, frame in enumerate(frames):
         before = frame - direction

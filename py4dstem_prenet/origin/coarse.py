@@ -332,7 +332,9 @@ def block_sums(scan: Scan, noise: NoiseModel, blocks: int = BEAM_BLOCKS, region=
                                                                                       0.5 * noise.gain))
         lost = faulty.mean(1) > MIN_ODD_ROWS
         index, patterns = index[~lost], patterns[~lost]
-        electrons = (patterns.astype(np.float32) - noise.offset) / noise.gain
+        electrons = patterns.astype(np.float32)
+        electrons -= noise.offset
+        electrons /= noise.gain
         for b in np.unique(block_of[index]):
             members = block_of[index] == b
             sums[b] += electrons[members].sum(0)

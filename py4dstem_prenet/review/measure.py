@@ -37,7 +37,7 @@ from ..report import UNKNOWN_RADIUS_FRACTION, inner_radius, stored_ellipse
 from ..resampling import check_calibration
 from . import Review, review_fit
 
-SHOWN_SIDE = 12  # scan positions, side of the part of the scan that is denoised for the figures
+SHOWN_SIDE = 8  # scan positions, side of the part of the scan that is denoised for the figures
 CHECKED_POSITIONS = 256  # scan positions that are split into halves; takes some seconds
 FAST_STAGES = "calibration", "mean patterns", "descan", "ellipse"  # of a review, in order
 SLOW_STAGES = "check of denoising", "denoised part", "check of the origin", "check of the ellipse"
