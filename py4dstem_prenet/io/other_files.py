@@ -311,14 +311,15 @@ def read_with_rosettasciio(path, scan_shape=None, reader=None) -> FileContents:
         title = str(signal.get("metadata", {}).get("General", {}).get("title", "") or "")
         data, axes = _gray(signal["data"]), signal["axes"]
         n_signal = sum(a.get("navigate") is False for a in axes) if any(a.get("navigate") for a in axes) else 2
+        if n_signal != 2:
+            others.append(OtherData(title, data.shape, data.dtype, "spectra"))
+            continue
         known = {"name": title, "sizes": _sizes(signal), "settings": settings_of_hyperspy(signal.get("metadata", {}))}
-        if data.ndim >= 3 and n_signal == 2 and np.dtype(data.dtype).kind in "iufbc":
+        if data.ndim >= 3 and np.dtype(data.dtype).kind in "iufbc":
             arrays.append(StoredArray.of(data, **known))
-        elif n_signal == 2:
+        else:
             image = StoredArray.of_pattern(data.shape, data.dtype, lambda data=data: data, **known)
             others.append(OtherData(title, data.shape, data.dtype, "image", pattern=image))
-        else:
-            others.append(OtherData(title, data.shape, data.dtype, "spectra"))
     return FileContents(plugin["name"], tuple(arrays), tuple(others), flags=tuple(flags))
 
 
@@ -333,7 +334,7 @@ def _lazily(reader, path, options):
 def _gray(data):
     """Return the sum of red, green and blue of a picture in colors, or one of them if they are equal."""
     colors = [c for c in "RGB" if c in (data.dtype.names or ())]
-    if not colors:
+    if not colors or data.ndim != 2:
         return data
     same = all(np.array_equal(data[c], data[colors[0]]) for c in colors)
     return data[colors[0]] if same else sum(data[c].astype(np.uint32) for c in colors)
