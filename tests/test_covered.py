@@ -115,3 +115,16 @@ def test_a_place_beside_the_brightest_one_of_a_halo_is_no_beam(seed):
                         Decision(True, (Flag("beam_found"),), {}))
     found = check_shaded(scan, noise, guess_at(at), located)
     assert found.found and np.hypot(found.qx0[0, 0] - center[0], found.qy0[0, 0] - center[1]) < 1.0
+
+
+def test_tails_beside_a_stop_are_no_beam_though_the_center_of_the_halo_is_uncertain():
+    """A Kikuchi band tilts the halo, so that its annuli have different centers; the stop is where they lie."""
+    center = np.array([96.0, 96.0])
+    x, y, r = distance(center)
+    band = 60 * np.exp(-0.5 * ((x - 2 * y + 60) / 25) ** 2)
+    image = (3000 / (1 + (r / 12) ** 2) + band) * tip(center, 9.0)
+    scan, one = as_scan(np.random.default_rng(0).poisson(image)[None, None]), np.ones((1, 1))
+    at = center + np.array([24.0, 0.0])  # in the tails, beyond the end of the stop
+    located = OriginMap(at[0] * one, at[1] * one, 0.3 * one, 0.3 * one, one > 0, 8.0, Decision(True))
+    found = check_shaded(scan, estimate_noise(scan), guess_at((at + center) / 2), located)
+    assert not found.found or np.hypot(found.qx0[0, 0] - center[0], found.qy0[0, 0] - center[1]) < 2.5

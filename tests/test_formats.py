@@ -4,10 +4,12 @@ import json
 import os
 import warnings
 
+import h5py
 import numpy as np
 import py4DSTEM
 import pytest
-from opened import SCAN, STACK, refused, run, told
+from imageio.v3 import imwrite
+from opened import SCAN, STACK, is_scan, refused, run, told
 
 import py4dstem_prenet
 from py4dstem_prenet.core.errors import PrenetError
@@ -82,3 +84,35 @@ def test_what_readers_print_stays_off_stdout(tmp_path, monkeypatch):
     said = told(tmp_path / "a.npy")[1]
     assert len(said) == 1 and "of no use" in said[0]
     assert json.loads(run("info", tmp_path / "a.npy", "--json").stdout)["scan_shape"] == [3, 4]
+
+
+@pytest.mark.parametrize("ending", ["npy", "tif", "png", "bmp", "h5", "hspy"])
+def test_an_image_is_a_single_pattern_if_the_caller_says_so(tmp_path, ending):
+    """An image of a specimen and a pattern look alike in a file; only the shape (1, 1) states which it is."""
+    path, pattern = tmp_path / f"one.{ending}", SCAN[0, 0].astype(np.uint8)
+    if ending == "npy":
+        np.save(path, pattern)
+    elif ending in ("h5", "hspy"):
+        with h5py.File(path, "w") as file:
+            file["Experiments/one/data"] = pattern
+    else:
+        imwrite(path, pattern)
+    assert "(1, 1)" in refused(path)
+    is_scan(path, pattern[None, None], scan_shape=(1, 1))
+    refused(path, scan_shape=(1, 2))
+
+
+def test_a_picture_in_colors_is_their_sum(tmp_path):
+    gray = SCAN[0, 0].astype(np.uint8)
+    imwrite(tmp_path / "gray.png", np.stack([gray] * 3, -1))
+    is_scan(tmp_path / "gray.png", gray[None, None], scan_shape=(1, 1))
+    colored = np.stack([gray, 2 * gray, 0 * gray], -1)
+    imwrite(tmp_path / "colored.png", colored)
+    is_scan(tmp_path / "colored.png", colored.astype(int).sum(-1)[None, None], scan_shape=(1, 1))
+
+
+def test_a_stack_is_preferred_to_an_image_of_the_same_file(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["mean"], file["one"] = SCAN.mean((0, 1)), SCAN[:1, :1]
+    is_scan(tmp_path / "a.h5", SCAN[:1, :1])
+    is_scan(tmp_path / "a.h5", SCAN.mean((0, 1))[None, None], scan_shape=(1, 1), name="mean")

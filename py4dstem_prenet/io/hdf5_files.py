@@ -127,7 +127,7 @@ def _contents(path, file, kind, walk):
         else:
             found = node.dataset
             others.append(OtherData(node.path, found.shape or (), found.dtype, compression=compression_of(found)
-                                    if found.chunks else None))
+                                    if found.chunks else None, pattern=_pattern(node, kind, aliases)))
     arrays += [_joined(path, where, nodes, walk) for where, nodes in parts.items()]
     if walk.broken and not arrays:
         broken = shortened([f"{target} (linked as {where})" for where, target in walk.broken], 1)
@@ -156,6 +156,14 @@ def _refuse_events(path, walk):
             raise PrenetError(f"{path} lists the electrons of each frame ({node.path}), as stempy and 4D Camera write "
                               "them, not patterns; make patterns with stempy "
                               "(stempy.io.SparseArray.from_hdf5(...).to_dense()) and save them with numpy.save.")
+
+
+def _pattern(node, kind, aliases):
+    """Describe an image as a scan of one pattern; None if it is none."""
+    if is_other_object(node, kind) or not node.dataset.size:
+        return None
+    return StoredArray.of_pattern(node.dataset.shape, node.dataset.dtype,
+                                  lambda: open_dataset(node.file, node.inner)[...], name=node.path, aliases=aliases)
 
 
 def _array(path, node, kind, aliases):

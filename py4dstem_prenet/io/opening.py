@@ -62,7 +62,7 @@ def open(path, scan_shape=None, name=None):
         (`docs/files.md`).
     scan_shape : tuple of int, optional
         (Rx, Ry); replaces the shape in the file. It is needed if header, file name and number of frames do not agree
-        on one shape.
+        on one shape. (1, 1) opens an image, or a picture such as PNG, as a single pattern.
     name : str, optional
         Name or path of the DataCube or data set, if the file holds several.
 

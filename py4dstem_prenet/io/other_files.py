@@ -83,7 +83,8 @@ def read_npy(path) -> FileContents:
     except Exception as error:  # numpy parses the header as Python, which may raise anything
         raise PrenetError(f"{path} is not a complete array of numbers ({first_line(error)}).") from error
     if array.ndim < 3:
-        return FileContents("numpy", (), (OtherData("", array.shape, array.dtype),))
+        pattern = StoredArray.of_pattern(array.shape, array.dtype, lambda: array)
+        return FileContents("numpy", (), (OtherData("", array.shape, array.dtype, pattern=pattern),))
     return FileContents("numpy", (StoredArray.of(array),))
 
 
@@ -155,7 +156,8 @@ def read_zarr(path) -> FileContents:
             arrays.append(StoredArray.of(array, name=name, aliases=names, sizes=sizes, settings=stated,
                                          compression=str(getattr(array.compressor, "codec_id", "") or "") or None))
         else:
-            others.append(OtherData(name, array.shape, array.dtype))
+            pattern = None if spectra else StoredArray.of_pattern(array.shape, array.dtype, lambda: array[:], name=name)
+            others.append(OtherData(name, array.shape, array.dtype, pattern=pattern))
 
     def visit(group, path):
         for key in group.array_keys():
@@ -201,7 +203,9 @@ def read_dm(path) -> FileContents:
         return read_with_rosettasciio(path)
     kind = "Digital Micrograph"
     if data.ndim < 3 or data.dtype.kind not in "iufbc":
-        return FileContents(kind, (), (OtherData("", data.shape, data.dtype, "image"),))
+        sizes = PixelSizes((), tuple(scales[:2][::-1]))
+        image = StoredArray.of_pattern(data.shape, data.dtype, lambda: data, sizes=sizes, settings=settings)
+        return FileContents(kind, (), (OtherData("", data.shape, data.dtype, "image", pattern=image),))
     if any(unit in ("eV", "keV") for _, unit in scales):
         return FileContents(kind, (), (OtherData("", data.shape, data.dtype, "spectra"),))
     if data.ndim == 4 and images:
@@ -305,22 +309,35 @@ def read_with_rosettasciio(path, scan_shape=None, reader=None) -> FileContents:
     arrays, others = [], []
     for signal in signals:
         title = str(signal.get("metadata", {}).get("General", {}).get("title", "") or "")
-        data, axes = signal["data"], signal["axes"]
+        data, axes = _gray(signal["data"]), signal["axes"]
         n_signal = sum(a.get("navigate") is False for a in axes) if any(a.get("navigate") for a in axes) else 2
-        if data.ndim >= 3 and n_signal == 2 and np.dtype(data.dtype).kind in "iufbc":
-            arrays.append(StoredArray.of(data, name=title, sizes=_sizes(signal),
-                                         settings=settings_of_hyperspy(signal.get("metadata", {}))))
+        if n_signal != 2:
+            others.append(OtherData(title, data.shape, data.dtype, "spectra"))
+            continue
+        known = {"name": title, "sizes": _sizes(signal), "settings": settings_of_hyperspy(signal.get("metadata", {}))}
+        if data.ndim >= 3 and np.dtype(data.dtype).kind in "iufbc":
+            arrays.append(StoredArray.of(data, **known))
         else:
-            others.append(OtherData(title, data.shape, data.dtype, "image" if n_signal == 2 else "spectra"))
+            image = StoredArray.of_pattern(data.shape, data.dtype, lambda data=data: data, **known)
+            others.append(OtherData(title, data.shape, data.dtype, "image", pattern=image))
     return FileContents(plugin["name"], tuple(arrays), tuple(others), flags=tuple(flags))
 
 
 def _lazily(reader, path, options):
     try:
         return reader(str(path), lazy=True, **options)
-    except NotImplementedError:
+    except (NotImplementedError, TypeError):  # TypeError: of pictures (png, jpg, bmp), its lazy reader knows no size
         _check_memory(path, path.stat().st_size)
         return reader(str(path), **options)
+
+
+def _gray(data):
+    """Return the sum of red, green and blue of a picture in colors, or one of them if they are equal."""
+    colors = [c for c in "RGB" if c in (data.dtype.names or ())]
+    if not colors or data.ndim != 2:
+        return data
+    same = all(np.array_equal(data[c], data[colors[0]]) for c in colors)
+    return data[colors[0]] if same else sum(data[c].astype(np.uint32) for c in colors)
 
 
 def _sizes(signal):

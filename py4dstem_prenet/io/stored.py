@@ -89,6 +89,30 @@ class StoredArray:
         """
         return cls(tuple(int(n) for n in data.shape), np.dtype(data.dtype), lambda: data, **options)
 
+    @classmethod
+    def of_pattern(cls, shape, dtype, load, **options):
+        """Describe an image that is a single pattern, as a scan of one position.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            (Qx, Qy).
+        dtype : numpy.dtype
+            Type of the values.
+        load : callable
+            Returns the image (Qx, Qy).
+        **options
+            The other attributes.
+
+        Returns
+        -------
+        StoredArray or None
+            The description, of shape (1, 1, Qx, Qy); None if it is not an image of numbers.
+        """
+        if len(shape or ()) != 2 or np.dtype(dtype).kind not in "iufb":
+            return None
+        return cls((1, 1, *(int(n) for n in shape)), np.dtype(dtype), lambda: np.asarray(load())[None, None], **options)
+
     def is_named(self, name) -> bool:
         """Return whether a caller's name means this array.
 
@@ -123,6 +147,8 @@ class OtherData:
         Description of the data.
     compression : str or None
         Names of the filters.
+    pattern : StoredArray or None
+        The same data as a scan of one pattern, if they are an image. It is opened only if the caller says so.
     """
 
     name: str
@@ -130,6 +156,7 @@ class OtherData:
     dtype: np.dtype
     kind: str = "data set"
     compression: str | None = None
+    pattern: StoredArray | None = None
 
 
 @dataclass(frozen=True)
@@ -175,14 +202,17 @@ def choose_array(contents, path, scan_shape=None, name=None) -> StoredArray:
     -------
     StoredArray
         The only array that fits: the one that was named; otherwise a 4-D one before a stack, and one that fills the
-        shape before one that does not.
+        shape before one that does not. An image is a single pattern only if the caller wants a scan of one position.
 
     Raises
     ------
     PrenetError
         If there is none or more than one.
     """
+    images = [d.pattern for d in contents.others if d.pattern is not None]
     found = [a for a in contents.arrays if name is None or a.is_named(name)]
+    if scan_shape == (1, 1) and not any(a.count == 1 for a in found):
+        found += [a for a in images if name is None or a.is_named(name)]
     exact = [a for a in found if name is not None and name.strip("/") == a.name.strip("/")]
     found = exact or found
     # A property that no remaining array has is not asked for.
@@ -201,8 +231,8 @@ def choose_array(contents, path, scan_shape=None, name=None) -> StoredArray:
     available = [_told(a) for a in (*contents.arrays, *contents.others)]
     hint = contents.hint or ("give scan_shape for an array of more than four axes" if any(
         a.ndim > MAX_AXES for a in contents.arrays) else "")
-    if not hint and not contents.arrays and any(len(a.shape) == 2 for a in contents.others):
-        hint = "use a single pattern as py4DSTEM.DataCube(pattern[None, None]), or save it with axes of length 1"
+    if not hint and not contents.arrays and images:
+        hint = "if it is a single pattern, give scan_shape=(1, 1), in a shell --scan 1,1"
     hint = f"; {hint}" if hint else ""
     raise PrenetError(f"{path} ({contents.kind}) holds no scan or stack of patterns{named}, but "
                       f"{shortened(available, MAX_LISTED) or 'nothing'}{hint}.")

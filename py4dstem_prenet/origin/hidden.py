@@ -275,7 +275,7 @@ def check_shaded(scan: Scan, noise: NoiseModel, first: FirstGuess, origin: Origi
         stop = stop if held else None
         stop_flags = () if stop is None else (Flag("stop_found", {"pixels": int(stop.sum())}),)
         return _from_halo(scan, first, halo, stop_flags, stop)
-    if favored and not halo.accepted and halo.explained > HALO_MIN_EXPLAINED:
+    if (favored or held) and not halo.accepted and halo.explained > HALO_MIN_EXPLAINED:
         distance = float(np.hypot(*(halo.center - middle)))
         return no_origin(scan.scan_shape, Flag("diffuse_elsewhere", {
             "distance": distance, "qx0": float(halo.center[0]), "qy0": float(halo.center[1])}))
