@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 COMPONENTS = "exx", "eyy", "exy", "rotation"
-MIN_PAIRS = 3  # pairs of opposite reflections; fewest from which the errors of a region are estimated
+MIN_OPPOSITE_PAIRS = 3  # pairs of opposite reflections; fewest from which the errors of a region are estimated
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -103,7 +103,7 @@ def region_strain(strain: StrainMap, region, reference) -> RegionStrain:
     change = np.linalg.solve(of_reference, of_region) - np.eye(2)  # rows of the lattices are g1 and g2
     values = np.einsum("kci,nic->nk", combine, change) * (-1, -1, -1, 1)  # signs of py4DSTEM
     value, replicates = values[0], values[1:]
-    sigma = np.sqrt((len(pairs) - 1) * replicates.var(0)) if len(pairs) >= MIN_PAIRS else np.full(4, np.nan)
+    sigma = np.sqrt((len(pairs) - 1) * replicates.var(0)) if len(pairs) >= MIN_OPPOSITE_PAIRS else np.full(4, np.nan)
     if _has_precision(strain):  # the jackknife over few pairs may be smaller by chance
         variance = strain_sigma(strain) ** 2
         counting = sum(np.nansum(variance[:, part], 1) / part.sum() ** 2 for part in parts)

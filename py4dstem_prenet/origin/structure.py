@@ -27,7 +27,7 @@ EDGE_MARGIN_PX = 2.0  # pixels; margin about the edge of the disk that is left o
 MIN_SIGNIFICANCE = 3.0  # standard errors; smallest asymmetry for which the repeated fraction is measured
 # Radii, for a relative asymmetry of 1, rms over the disk; common error along one axis. For comparison, a slope of the
 # brightness moves the center of mass by 0.35 radii. Set on multislice scans of 1 to 33 grains (benchmarks/sigma.py,
-# seeds 1000 to 1044).
+# seeds 1000 to 1044) and on hunts from seed 105000.
 SHIFT_OF_ASYMMETRY = 0.2
 
 
