@@ -101,15 +101,12 @@ def learn_beam(scan: Scan, noise: NoiseModel, guess, radius: float, shown, devic
     smooth, scatter = _surface(position, sigma, sample, scan.scan_shape)
     guess = guess if smooth is None else smooth
     beam = replace(beam, aperture=_pooled_aperture(patterns, position, noise, beam.aperture))
-    without_fit, predicted, previous = beam, (position, sigma), None
+    without_fit, predicted = beam, (position, sigma)
     for _ in range(2):  # the first round gives a better surface, and therefore better windows for the second
         adapt_threads()
         # If the network is close to the surface, the surface is the better start.
         close = (np.abs(position - guess[sample]) < np.maximum(MAX_FIT_MOVE_PX, 3 * sigma)).all(1)
         start = np.where(close[:, None], guess[sample], position)
-        if previous is not None and (np.abs(start - previous) < MAX_FIT_MOVE_PX).all():
-            break  # the windows are as good as those of the first round
-        previous = start
         beam = (None if wide else _as_spot(patterns, start, beam)) or _with_fits(patterns, start, beam)
         located = beam.locate(patterns, guess[sample])
         smooth, fitted_scatter = _surface(located.position, located.sigma, sample, scan.scan_shape)
