@@ -27,6 +27,7 @@ from py4dstem_prenet.core.noise import NoiseModel
 from py4dstem_prenet.core.slopes import Slope
 from py4dstem_prenet.core.transfers import Transfer
 from py4dstem_prenet.demo import load_scan
+from py4dstem_prenet.disks import RegionStrain
 from py4dstem_prenet.ellipse.measure import map_ellipse
 from py4dstem_prenet.pipeline import calibrate
 from py4dstem_prenet.series import FileOutcome, Series
@@ -86,6 +87,7 @@ def made(scan=(20, 20)):
                       Path("out/summary.csv"), Path("out/summary.html")),
                CalibrationCheck(("sigma",), Decision(False, (Flag("sigma_stale"),))),
                BraggDisks(disks, (1, 1), (32, 32), 4.2, 0.1),
+               RegionStrain(np.full(4, 1e-3), np.full(4, 2e-4), 90, 144, 10),
                FinetuneResult(None, 0.01, 0.001, -0.02, 0.001, 30, Decision(True, (Flag("fine_tuned", tuned),)))]
     return {type(result).__name__: result for result in results}
 
@@ -132,7 +134,7 @@ def test_many_flags_do_not_make_it_long(name):
     printed = " ".join(str(result).split())
     flags = getattr(result, "flags", ())
     assert all(flag.sentence in printed for flag in flags)
-    assert bool(flags) == (name not in ("BraggDisks", "EllipseMap", "Series"))
+    assert bool(flags) == (name not in ("BraggDisks", "EllipseMap", "RegionStrain", "Series"))
 
 
 def test_markup_in_a_text_is_escaped():
