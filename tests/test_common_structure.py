@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+from py4DSTEM import DataCube
 
-from py4dstem_prenet.core import NoiseModel
+from py4dstem_prenet.core import Decision, NoiseModel, OriginMap
+from py4dstem_prenet.descan import fit_origin
 from py4dstem_prenet.fits import Aperture
+from py4dstem_prenet.io import read_origin, write_origin
 from py4dstem_prenet.origin import Beam, structure_sigma
 
 RADIUS, SIDE, ELECTRONS, COUNT = 6.0, 48, 20_000, 144
@@ -49,3 +52,15 @@ def test_even_disks_have_no_common_error():
 def test_structure_that_differs_between_disks_averages_out():
     signs = np.where(np.arange(COUNT) % 2, 0.2, -0.2)
     assert measured(signs)[0] < measured(np.full(COUNT, 0.2))[0] / 4
+
+
+def test_the_error_of_structure_is_kept_in_the_calibration():
+    """A fit of the stored origin has the sigma that the fit of the measured one had."""
+    rng, shape = np.random.default_rng(3), (9, 9)
+    sigma = np.full(shape, 0.03)
+    origin = OriginMap(*(50 + rng.normal(0, 0.03, (2, *shape))), sigma, sigma, np.ones(shape, bool), 5.0,
+                       Decision(True, (), {"common": 0.04}))
+    cube = DataCube(np.zeros((*shape, 32, 32), np.uint8))
+    write_origin(cube, origin)
+    first, second = (fit_origin(some, "plane").decision.numbers["uncertainty"] for some in (origin, read_origin(cube)))
+    assert first == pytest.approx(second) and first > 0.04

@@ -88,7 +88,7 @@ def test_the_next_step_follows_the_worst_flag():
     refused = names(ALL, Flag("ellipse_no_evidence"))  # patterns can be used without an ellipse
     assert "next_read" in refused and "next_refusals" not in refused
     assert "next_refusals" in names(ALL, refusals=1)
-    assert names(ALL, Flag("bad_pixels", {"count": 3, "positions": [[1, 2]]}))[-1] == "next_repair"
+    assert names(ALL, Flag("bad_pixels", {"count": 3, "listed": 1, "positions": [[1, 2]]}))[-1] == "next_repair"
 
 
 def test_cautions_follow_from_flags_and_are_few():

@@ -121,14 +121,15 @@ class NoiseModel(Result):
         Returns
         -------
         tuple of Flag
-            "bad_pixels", with the numbers "count" and "positions", a list of [row, column].
+            "bad_pixels", with the numbers "count", "listed" and "positions", a list of [row, column].
         """
         x, y = np.nonzero(self.bad_pixels)
         if len(x) == 0:
             return ()
         bad_fraction = uniform_filter(self.bad_pixels.astype(np.float32), 3, mode="constant")[x, y]
         first = np.argsort(np.rint(9 * bad_fraction), kind="stable")[:MAX_LISTED_PIXELS]
-        return (Flag("bad_pixels", {"count": len(x), "positions": np.stack([x, y], -1)[first].tolist()}),)
+        return (Flag("bad_pixels", {"count": len(x), "listed": len(first),
+                                    "positions": np.stack([x, y], -1)[first].tolist()}),)
 
     def rows(self):
         """Return the rows of the text and of the table in notebooks.

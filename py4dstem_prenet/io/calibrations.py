@@ -24,7 +24,7 @@ ELLIPSE_MAP = "prenet_ellipse_map"
 MASK = "prenet_mask"
 STOP = "prenet_stop"
 STORED_ELLIPSE_SIGMA = 0.005  # ellipse vector; assumed standard error of each component of an ellipse without any
-STORED_NUMBERS = "repeated", "searched"  # names of numbers of the decision on the origin that are kept
+STORED_NUMBERS = "common", "searched"  # names of numbers of the decision on the origin that are kept
 BEFORE = "prenet_before"  # name in the metadata; entries of the calibration before it was last written
 
 

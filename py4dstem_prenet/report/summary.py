@@ -54,7 +54,8 @@ def of_calibration(report) -> dict:
     size = report.pixel_size
     if size is not None:
         data["pixel_size"] = {
-            "value": size.value, "sigma": size.sigma, "unit": "A^-1", "standard": size.standard,
+            "value": size.value, "sigma": size.sigma, "unit": "A^-1",
+            "in_calibration": report.held.get("pixel_size", {}).get("value"), "standard": size.standard,
             "accepted": bool(size.accepted), "evidence": size.evidence, "barrel": size.barrel,
             "threefold": [float(v) for v in size.threefold], "reference": size.reference,
             "rings": [{"hkl": ring.names, "g": ring.g, "error": ring.error, "sigma": ring.sigma}

@@ -10,8 +10,8 @@ DETECTOR_FLAGS = (
      "The detector gives {gain:.4g} units per electron, offset {offset:.4g}, read-out noise {readout:.3g} units; "
      "{dose:,.1f} electrons per pattern."),
     ("bad_pixels", "info",
-     "Bad pixels ({count}), as (row, column): {positions}. They have no weight in the fits, and stay in the counts; "
-     "datacube.prenet.repaired() returns a scan without them.",
+     "{listed} of {count} bad pixels, as (row, column): {positions}. Bad pixels have no weight in the "
+     "fits, and stay in the counts; datacube.prenet.repaired() returns a scan without them.",
      "Call repaired() before find_Bragg_disks: a hot pixel displaces a disk or is taken for one."),
     ("offset_undetermined", "warning",
      "Offset and read-out noise cannot be separated; one of them is set to zero.",

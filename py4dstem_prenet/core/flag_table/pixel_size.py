@@ -57,8 +57,8 @@ PIXEL_SIZE_FLAGS = (
      "pixel size: {others}."),
     ("ellipse_of_crystal", "info",
      "The disks of the crystal also determine the ellipse, a/b = {ratio:.4f} with a sigma of {sigma:.2g}, if the "
-     "crystal is unstrained {standard}. It is written with the pixel size if the calibration has no ellipse and "
-     "ellipse=False is not set.",
+     "crystal is unstrained {standard}. If the pixel size is written, this ellipse is written with it, "
+     "unless the calibration has an ellipse or ellipse=False is set.",
      "A mean strain of the specimen is part of this ellipse."),
     ("lattice_varies", "warning",
      "The lattice varies over the measured positions by {percent:.2g} % (rms), beyond the errors of the disks. The "
