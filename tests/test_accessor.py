@@ -31,7 +31,8 @@ def cube():
 def stage(monkeypatch):
     """Put functions in the place of a stage's module."""
 
-    importlib.import_module("py4dstem_prenet.pipeline")  # before a replaced function could be imported into it
+    for module in ("pipeline", "review.measure"):  # before a replaced function could be imported into them
+        importlib.import_module(f"py4dstem_prenet.{module}")
 
     def replace(module, **functions):
         home = importlib.import_module(f"py4dstem_prenet.{module}")
