@@ -81,8 +81,8 @@ def disks(data, radius):
                                  edgeBoundary=int(radius) + 1, maxNumPeaks=30)
 
 
-def strain(vectors):
-    """(4, Rx, Ry) exx, eyy, exy, rotation, NaN where there is none, of calibrated Bragg vectors."""
+def strain_map(vectors):
+    """The StrainMap of calibrated Bragg vectors, relative to the substrate."""
     vectors.setcal()
     mapped = StrainMap(vectors)
     mapped.choose_basis_vectors(minSpacing=6, minAbsoluteIntensity=0.02 * np.sort(mapped.bvm.data.ravel())[-20],
@@ -92,6 +92,12 @@ def strain(vectors):
     reference[SUBSTRATE] = True
     mapped.get_strain(gvects=reference)
     plt.close("all")
+    return mapped
+
+
+def strain(vectors):
+    """(4, Rx, Ry) exx, eyy, exy, rotation, NaN where there is none, of calibrated Bragg vectors."""
+    mapped = strain_map(vectors)
     return np.where(mapped.data[4] > 0.5, mapped.data[:4], np.nan)
 
 

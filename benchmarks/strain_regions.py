@@ -16,8 +16,7 @@ import subprocess
 
 import numpy as np
 import py4DSTEM
-from py4DSTEM.process.strain import StrainMap
-from strain import COMPONENTS, SCAN, SUBSTRATE, quiet, scan
+from strain import COMPONENTS, SCAN, SUBSTRATE, quiet, scan, strain_map
 
 import py4dstem_prenet  # noqa: F401
 from py4dstem_prenet.disks import region_strain, strain_sigma
@@ -29,14 +28,7 @@ def mapped(counts):
     """The StrainMap of calibrated counts."""
     cube = py4DSTEM.DataCube(counts)
     cube.prenet.calibrate(progress=False)
-    found = StrainMap(cube.prenet.bragg_disks(weights="precision", progress=False))
-    found.choose_basis_vectors(minSpacing=6, minAbsoluteIntensity=0.02 * np.sort(found.bvm.data.ravel())[-20],
-                               maxNumPeaks=40, edgeBoundary=4)
-    found.fit_basis_vectors(max_peak_spacing=2.5)
-    reference = np.zeros(SCAN, bool)
-    reference[SUBSTRATE] = True
-    found.get_strain(gvects=reference)
-    return found
+    return strain_map(cube.prenet.bragg_disks(weights="precision", progress=False))
 
 
 def regions(found, true):

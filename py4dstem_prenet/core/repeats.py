@@ -9,9 +9,11 @@ from functools import wraps
 
 import numpy as np
 
+MAX_REMEMBERED = 16  # results of a function; most that are kept, which are masks and numbers of some scans
+
 
 def remembered(function):
-    """Let a function return its previous result if it is called with equal arguments, for its last 16 inputs.
+    """Let a function return its previous result if it is called with equal arguments, for its last inputs.
 
     Parameters
     ----------
@@ -45,7 +47,7 @@ def remembered(function):
         if result is None:
             result = function(*arguments)
         results[key] = result  # the last one
-        if len(results) > 16:
+        if len(results) > MAX_REMEMBERED:
             results.popitem(last=False)
         return result
 

@@ -14,6 +14,9 @@ from ..core import NORMAL_MAD, TUKEY_CUT, PrenetError, quick_median
 from . import evaluate, held_out_losses, normal, solve
 
 LEAST_SIGMA_PX = 1e-7  # pixels; keeps weights finite on noise-free input
+# Fraction of the bound of Hadamard; smallest determinant of a system that is solved directly. Rounding errors then
+# change the solution by less than 1e-6.
+MIN_DETERMINANT = 1e-9
 _PENALTIES = 10.0 ** np.arange(-8, 3)  # penalties of the spline that are tried, relative to the sum of weights
 
 
@@ -252,7 +255,7 @@ def _start(basis, data):
 def _solved(matrices, right):
     """Solutions (n, k) of small systems; the pseudoinverse, which is slow, solves only those that may be singular."""
     size = np.prod(np.linalg.norm(matrices, axis=2), axis=1)  # bound of the determinant (Hadamard)
-    regular = np.abs(np.linalg.det(matrices)) > 1e-9 * size
+    regular = np.abs(np.linalg.det(matrices)) > MIN_DETERMINANT * size
     solutions = np.empty(right.shape)
     solutions[regular] = np.linalg.solve(matrices[regular], right[regular][..., None])[..., 0]
     solutions[~regular] = (np.linalg.pinv(matrices[~regular]) @ right[~regular][..., None])[..., 0]
