@@ -46,7 +46,7 @@ def of_calibration(report) -> dict:
                           "valid": int(origin.valid.sum()), "positions": origin.searched}
     if fit is not None:
         data["descan"] = {"model": fit.model, "accepted": bool(fit.accepted),
-                          "span": [float(np.ptp(q)) for q in (fit.qx0, fit.qy0)],
+                          "span": list(fit.span),
                           "residual_rms": [float(np.sqrt(np.nanmean(r[origin.valid] ** 2)))
                                            for r in (fit.residual_qx0, fit.residual_qy0)], **fit.decision.numbers}
     if e is not None:
