@@ -226,5 +226,5 @@ class OriginFit(Decided):
         rms = [np.sqrt(np.nanmean(r**2)) if np.isfinite(r).any() else np.nan
                for r in (self.residual_qx0, self.residual_qy0)]
         return [("accepted", "yes" if self.accepted else "no"), ("model", self.model),
-                ("span", "({:.2f}, {:.2f}) px".format(*self.span)), ("residual, rms", f"({rms[0]:.3f}, {rms[1]:.3f}) px"),
-                ("flags", self.reason)]
+                ("span", "({:.2f}, {:.2f}) px".format(*self.span)),
+                ("residual, rms", f"({rms[0]:.3f}, {rms[1]:.3f}) px"), ("flags", self.reason)]
