@@ -68,7 +68,7 @@ def _radii(shape, origins):
 
 
 def _radial_profile(electrons, origins):
-    """Mean electrons at radii of 1/8, 3/8, ... pixels (for four steps), less the value at the last radius."""
+    """Mean electrons at radii of 1/8, 3/8, ... px, less the value at the last one; zero for a beam that is cut off."""
     length = STEPS_PER_PX * min(electrons.shape[1:]) // 2
     sums, pixels = electrons.new_zeros(2, length)
     for pattern, origin in zip(electrons, origins, strict=True):  # one by one, to limit memory
@@ -76,6 +76,7 @@ def _radial_profile(electrons, origins):
         sums += torch.bincount(place, pattern.flatten(), length + 1)[:length]
         pixels += torch.bincount(place, minlength=length + 1)[:length]
     profile = sums / pixels.clamp_min(1)
-    edge = int(torch.nonzero(profile > profile.max() / 2).max())
-    profile = profile[: edge + int(BEAM_MARGIN_PX * STEPS_PER_PX)]
-    return profile - profile[-1]
+    end = int(torch.nonzero(profile > profile.max() / 2).max()) + int(BEAM_MARGIN_PX * STEPS_PER_PX)
+    if end > length:  # the beam fills the pattern
+        return torch.zeros_like(profile[:2])
+    return profile[:end] - profile[end - 1]
