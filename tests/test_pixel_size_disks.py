@@ -1,21 +1,26 @@
 """Pixel size from the disks of single patterns: assignment, lattices that vary, and distortions, in drawn positions."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from drawn_disks import crystal_disks, disks_of, state_of
 
-from py4dstem_prenet.core import has_flag
+from py4dstem_prenet.core import NoiseModel, has_flag
+from py4dstem_prenet.fits import Pooled
 from py4dstem_prenet.pixel_size import (
     Assignment,
     assign_spots,
+    expected_heights,
     find_standard,
     fit_spots,
     lattice_variation,
+    measure_pooled_size,
     posterior_of,
     same_reflections,
 )
+from py4dstem_prenet.pixel_size.decide import assignment_doubts
 
 
 def test_strained_layers_on_the_standard_are_told():
@@ -74,6 +79,21 @@ def test_disks_of_another_lattice_are_told():
     assert assign_spots(spots, find_standard("Ni"), state_of(spots), spots.span).lattice_margin < -5
 
 
+@pytest.mark.parametrize("ring_margin", [20.0, -70.0])
+def test_rings_of_the_mean_pattern_contradict_disks_that_are_certain(monkeypatch, ring_margin):
+    """In a simulated powder of germanium, false disks lay on the rings of molybdenum with a probability of 99.9 %."""
+    from py4dstem_prenet.pixel_size import measure
+
+    disks, rings = (Assignment(0.02, np.nan, (), {"Si": margin}) for margin in (13.7, ring_margin))
+    found = disks, lambda assignment: posterior_of(assignment) > 0.99
+    monkeypatch.setattr(measure, "_from_spots", lambda *arguments: found)
+    monkeypatch.setattr(measure, "_rings", lambda *arguments: SimpleNamespace(assigned=lambda *a: (rings, None)))
+    pooled = Pooled(np.ones((64, 64)), (32.0, 32.0), 1, np.ones((64, 64)), *[np.zeros((0, 64, 64))] * 2)
+    noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((64, 64), bool), counting=True, dose=1e4)
+    spots = disks_of("Mo", 0.02, 40)
+    assert measure_pooled_size(pooled, 3.0, noise, "Mo", spots=spots) == (ring_margin > 0)
+
+
 @pytest.mark.slow
 def test_double_diffraction_does_not_turn_diamond_into_fcc():
     """222 of silicon and germanium is visible in thick crystals, 200 is not."""
@@ -82,6 +102,24 @@ def test_double_diffraction_does_not_turn_diamond_into_fcc():
         assignment = assign_spots(spots, find_standard("Ge"), state_of(spots), spots.span)
         assert abs(np.log(assignment.scale / 0.0165)) < 2e-3 and posterior_of(assignment) > 0.999
         assert assign_spots(spots, find_standard("Pt"), state_of(spots), spots.span).lattice_margin < -5
+
+
+def test_forbidden_rings_of_a_powder_need_an_allowed_reflection_on_the_same_row():
+    """222 of silicon is twice 111; 200 is the sum of two reflections only if a crystal lies near a zone axis."""
+    silicon, rings = find_standard("Si"), np.arange(12)
+    names = np.array(silicon.hkl[:12])
+    powder, crystal = (expected_heights(silicon, rings, grains)[0] for grains in (100.0, 1.0))
+    row, zone = np.isin(names, ["2 2 2"]), np.isin(names, ["2 0 0", "4 2 0"])
+    assert powder[zone].max() < powder[row].min() / 50 and crystal[zone] == pytest.approx(crystal[row][0])
+    assert find_standard("Ti").common[:2].tolist() == [False, True]  # 0 0 1 needs a zone axis, 1 0 0 is allowed
+
+
+def test_disks_on_a_forbidden_ring_that_needs_a_zone_axis_contradict_a_powder():
+    germanium, scale, evidence = find_standard("Ge"), 0.0165, []
+    for forbidden in (("2 2 2",), ("2 0 0",)):
+        spots = disks_of("Ge", scale, 300, vector=(0.0, 0.0), forbidden=forbidden)
+        evidence.append(fit_spots(spots, germanium, state_of(spots, scale, 1e-6), 50.0, complete=False).evidence)
+    assert evidence[0] - evidence[1] > 20
 
 
 @pytest.mark.slow
@@ -116,11 +154,16 @@ def test_hexagonal_crystals_of_another_axial_ratio_are_told():
 
 
 def test_the_posterior_counts_all_other_assignments():
-    """Two other pixel sizes are twice as probable as one; lattices that fit as well leave the prior of the name."""
+    """Two other pixel sizes are twice as probable as one; the name is no evidence against another lattice."""
     one, two = (posterior_of(Assignment(0.02, 0.03, margins, {})) for margins in ((8.0,), (8.0, 8.0)))
     assert (1 - two) / two == pytest.approx(2 * (1 - one) / one)
-    assert posterior_of(Assignment(0.02, np.nan, (), {"W": 0.0, "Au": 0.0, "Mg": np.inf})) == pytest.approx(0.9)
+    assert posterior_of(Assignment(0.02, np.nan, (), {"W": 0.0, "Au": 0.0, "Mg": np.inf})) == pytest.approx(0.5)
     assert posterior_of(Assignment(0.02, np.nan, (), {})) == 1
+
+
+def test_a_name_is_accepted_if_no_other_lattice_is_a_hundredth_as_probable():
+    for margin, accepted in ((5.0, False), (8.0, False), (12.0, True)):
+        assert (not assignment_doubts(Assignment(0.02, np.nan, (), {"CsCl": margin}), "Fe")) == accepted
 
 
 def test_distortions_beyond_the_ellipse_are_seen_in_disks():

@@ -54,7 +54,8 @@ class Assignment:
     results : tuple of str
         The best result and those that compete with it, in words, if zone axes of a single crystal compete.
     crystals : dict
-        Margins to other crystals of the table at the approximate pixel size, by name, for a single crystal.
+        Margins to other crystals of the table at the approximate pixel size, and their pixel sizes, by name, for a
+        single crystal.
 
     Examples
     --------
@@ -68,7 +69,7 @@ class Assignment:
     margins: tuple[float, ...]
     lattices: dict[str, float]
     results: tuple[str, ...] = ()
-    crystals: dict[str, float] = field(default_factory=dict)
+    crystals: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def margin(self) -> float:  # numpydoc ignore=RT01

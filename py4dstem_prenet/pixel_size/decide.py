@@ -2,14 +2,15 @@
 
 The best assignment is accepted if its posterior probability is at least MIN_POSTERIOR. It competes with the other
 pixel sizes of the standard, all with the same prior probability, and with other lattices whose cell has any size. The
-user's name of the crystal is taken to be right with the prior probability NAME_PRIOR; the rest is that of the other
-lattice that fits best. The rings must also agree with each other.
+name that the user states is no evidence: the standard and the other lattice that fits best have the same prior
+probability. If the model is correct, a wrong name is therefore accepted in at most 1 - MIN_POSTERIOR of the cases. The
+rings must also agree with each other.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import expit, logit
+from scipy.special import expit
 from scipy.stats import chi2 as chi2_law
 
 from ..core import Decision, Flag, PixelSize, kind_of_rings
@@ -18,7 +19,6 @@ from . import Assignment, JointFit, Standard
 
 # Probability; largest error rate of assignments is 1 - MIN_POSTERIOR if the model is correct.
 MIN_POSTERIOR = 0.99
-NAME_PRIOR = 0.9  # probability; prior that the specimen is the standard that the user names: one in ten is wrong
 MAX_RELATIVE_SIGMA = 0.02  # relative; largest sigma of an accepted pixel size, as good as a measurement by hand
 MAX_RING_SCATTER = 0.005  # relative; largest rms scatter of the rings if they belong to the standard
 CONSISTENT_PROBABILITY = 0.999  # probability; rings whose chi square exceeds this quantile differ by more than noise
@@ -87,12 +87,12 @@ def posterior_of(assignment: Assignment, scales: bool = True, lattices: bool = T
     >>> round(posterior_of(Assignment(0.02, 0.03, (6.0,), {})), 3)
     0.953
     >>> round(posterior_of(Assignment(0.02, 0.03, (), {"W": 0.0})), 3)  # nothing but the name tells
-    0.9
+    0.5
     """
     log_odds = [-0.5 * margin for margin in assignment.margins if scales]
     if assignment.lattices and lattices:
-        # The lattice that fits best has all of the rest: many that fit badly do not make the name more certain.
-        log_odds.append(np.log((1 - NAME_PRIOR) / NAME_PRIOR) - 0.5 * min(assignment.lattices.values()))
+        # The lattice that fits best competes for all: many that fit badly do not make the name less certain.
+        log_odds.append(-0.5 * assignment.lattice_margin)
     return float(np.exp(-np.logaddexp.reduce([0.0, *log_odds])))
 
 
@@ -112,9 +112,9 @@ def name_posterior(margin: float) -> float:
     Examples
     --------
     >>> [round(name_posterior(margin), 3) for margin in (-14.0, 0.0, 14.0)]
-    [0.008, 0.9, 1.0]
+    [0.001, 0.5, 0.999]
     """
-    return float(expit(logit(NAME_PRIOR) + margin / 2))
+    return float(expit(margin / 2))
 
 
 def assignment_doubts(assignment: Assignment, standard: str) -> list[Flag]:
@@ -140,7 +140,7 @@ def assignment_doubts(assignment: Assignment, standard: str) -> list[Flag]:
     """
     if assignment.crystals:
         other = min(assignment.crystals, key=assignment.crystals.__getitem__)
-        probability = name_posterior(assignment.crystals[other])
+        probability = name_posterior(assignment.crystals[other][0])
         if probability < 1 - MIN_POSTERIOR:
             return [Flag("pixel_size_other_crystal", {
                 "standard": standard, "other": other, "posterior": 100 * probability})]
@@ -275,10 +275,12 @@ def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment,
             "evidence": evidence, "standard": standard.name, "percent": 100 * relative, "rings": int(checked.sum()),
             "kind": kind_of_rings(evidence), "scatter": 100 * scatter}))
         if not assignment.lattices:
-            others = [name for name, margin in sorted(assignment.crystals.items(), key=lambda item: item[1])
-                      if name_posterior(margin) < MIN_POSTERIOR]
+            others = {name: scale for name, (margin, scale) in sorted(assignment.crystals.items(), key=lambda x: x[1])
+                      if name_posterior(margin) < MIN_POSTERIOR}
+            spread = max((abs(scale / assignment.scale - 1) for scale in others.values()), default=0.0)
+            names = (", ".join(others) or "none") if assignment.crystals else "not compared"
             flags.append(Flag("crystal_not_tested", {
-                "standard": standard.name, "others": ", ".join(others) or "none"}))
+                "standard": standard.name, "others": names, "spread": 100 * spread}))
         if evidence == "lattice":
             flags.append(Flag("ellipse_of_crystal", {
                 "standard": standard.name, "ratio": 1 + float(np.hypot(*fit.vector)), "sigma": ellipse_sigma}))

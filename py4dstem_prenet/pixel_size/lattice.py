@@ -368,7 +368,7 @@ def assign_lattice(lattices, standard: Standard, vector, covariance, approximate
     for name in STANDARDS:
         if approximate is not None and name != standard.name:
             other = matches(lattices, find_standard(name), vector, covariance, approximate)
-            crystals[name] = 2 * (best.evidence - other[0].evidence) if other else np.inf
+            crystals[name] = (2 * (best.evidence - other[0].evidence), other[0].scale) if other else (np.inf, np.nan)
     texts = tuple(f"{match.scale:.5f} 1/Å per pixel and a/b = {1 + np.hypot(*match.vector):.3f} ({match.name})"
                   for match in found)
     return Assignment(best.scale, second, margins, others, texts, crystals), best

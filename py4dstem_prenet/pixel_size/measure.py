@@ -4,7 +4,7 @@ Patterns are pooled about the fitted origin, as for the ellipse. There are two k
 pooled pattern, which are as wide as a disk, and the positions of disks in single patterns (`spots.py`), which are far
 sharper if disks are resolved. For each kind, the rings are assigned over all plausible pixel sizes (`assign.py`,
 `spot_assign.py`), and pixel size, ellipse and center are fitted together (`joint.py`, `spot_fit.py`). The assignment is
-that of the disks; if it is not certain, rings add their evidence for or against it. Without disks, rings are fitted.
+that of the disks, and rings add their evidence for or against it. Without disks, rings are fitted.
 If the disks lie on the lattice of one crystal, it is assigned to a zone axis (`lattice.py`), and fitted
 (`lattice_fit.py`).
 
@@ -27,7 +27,6 @@ from . import (
     ELLIPSE_SIGMA,
     MIN_DISTORTION_SIGMAS,
     MIN_ON_RINGS,
-    MIN_POSTERIOR,
     MIN_SUSPECTED_SIGMAS,
     POINT_RADIUS_PX,
     RELROD,
@@ -49,7 +48,6 @@ from . import (
     joint_of,
     measure_spots,
     on_lattice,
-    posterior_of,
     radial_data,
     shrunk,
     significance,
@@ -230,10 +228,8 @@ def measure_pooled_size(pooled: Pooled, radius, noise: NoiseModel, standard, ell
     if disks is None:
         return _from_rings(rings, standard, reference, approximate)
     assignment, decided = disks
-    # A sequential test: rings are asked only if disks alone neither accept the assignment nor contradict it.
-    if rings is None or not 1 - MIN_POSTERIOR < posterior_of(assignment) < MIN_POSTERIOR:
-        return decided(assignment)
-    found = rings.assigned(standard, approximate, assignment.scale)
+    # Also if disks alone accept an assignment: false disks may lie on the rings of a wrong lattice.
+    found = None if rings is None else rings.assigned(standard, approximate, assignment.scale)
     return decided(assignment if found is None else with_rings(assignment, found[0]))
 
 

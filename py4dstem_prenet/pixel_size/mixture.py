@@ -23,7 +23,8 @@ HEIGHT_SHAPE = 2.5  # shape of the Gamma prior of the number of disks on a ring:
 ABSENT_VARIANCE = 2.0  # relative variance of this number for one grain: a third of the zone axes show a given ring
 # Fraction of the strongest ring; smallest expected height of a ring, since dynamical scattering excites weak and
 # forbidden rings. They may be absent or several times as high: in simulated powders of germanium 30 to 200 angstrom
-# thick, 222 has 0.2 to 0.35 of the disks of 111, and 200 has none. Shape of the Gamma prior of their number of disks.
+# thick, 222 has 0.2 to 0.35 of the disks of 111, and 200, which needs a zone axis, has none. Shape of the Gamma prior
+# of their number of disks.
 MIN_EXPECTED_HEIGHT, WEAK_SHAPE = 0.03, 0.5
 STRAY_SHAPE, STRAY_PART = 1.0, 0.1  # shape of the Gamma prior of background disks, and their fraction of all disks
 ROUNDS = 12  # rounds; number in which the rates are updated
@@ -112,7 +113,8 @@ def expected_heights(standard: Standard, inside, grains: float = np.inf):
     inside : numpy.ndarray
         Index of the rings on the detector.
     grains : float, optional
-        Number of grains. The zone axis of a single grain shows few rings.
+        Number of grains. The zone axis of a single grain shows few rings. A forbidden ring that needs a zone axis is
+        expected in one grain.
 
     Returns
     -------
@@ -125,12 +127,13 @@ def expected_heights(standard: Standard, inside, grains: float = np.inf):
     --------
     >>> import numpy as np
     >>> from py4dstem_prenet.pixel_size import expected_heights, find_standard
-    >>> expected_heights(find_standard("Si"), np.arange(4))[1].tolist()  # 111, 200 (forbidden), 220, 311
-    [2.5, 0.5, 2.5, 2.5]
+    >>> fractions, shapes = expected_heights(find_standard("Si"), np.arange(5), 100.0)
+    >>> fractions.round(4).tolist()  # 111, 200 (forbidden), 220, 311, 222 (twice 111)
+    [0.4574, 0.0001, 0.3057, 0.2231, 0.0137]
     """
     heights = standard.intensity[inside]
     shapes = 1 / (1 / np.where(heights < MIN_EXPECTED_HEIGHT, WEAK_SHAPE, HEIGHT_SHAPE) + ABSENT_VARIANCE / grains)
-    heights = np.maximum(heights, MIN_EXPECTED_HEIGHT)
+    heights = np.maximum(heights, MIN_EXPECTED_HEIGHT / np.where(standard.common[inside], 1.0, grains))
     return heights / heights.sum(), shapes
 
 

@@ -108,6 +108,9 @@ class Standard:
         (n,), approximate height of each ring relative to the strongest ring; 0 if only double diffraction excites it.
     hkl : tuple of str
         Indices of a reflection of each ring.
+    common : numpy.ndarray of bool
+        (n,), True if a reflection of the ring is allowed, or twice an allowed one, such as 222 of silicon: a crystal
+        that diffracts into the one diffracts into the other. Other forbidden reflections need a zone axis.
     vectors : numpy.ndarray
         (m, 3), allowed reflections, Cartesian, 1/angstrom.
     strength : numpy.ndarray
@@ -121,6 +124,7 @@ class Standard:
     g: np.ndarray
     intensity: np.ndarray
     hkl: tuple[str, ...]
+    common: np.ndarray
     vectors: np.ndarray
     strength: np.ndarray
     names: tuple[str, ...]
@@ -193,11 +197,11 @@ def _of_crystal(crystal, name, source):
     allowed = weights > MIN_RELATIVE_INTENSITY * weights.max(initial=0.0)
     single = crystal.hkl[:, keep].astype(int)[:, allowed]
     reflections = (single.T @ crystal.lat_inv, weights[allowed], tuple(_text(v) for v in single.T))
-    hkl, weights = _with_sums(crystal.hkl[:, keep].astype(int), weights)
+    hkl, weights, common = _with_sums(crystal.hkl[:, keep].astype(int), weights)
     length = np.linalg.norm(hkl.T @ crystal.lat_inv, axis=1)
     order = np.argsort(length, kind="stable")
     order = order[length[order] < MAX_G]
-    hkl, length, weights = hkl[:, order], length[order], weights[order]
+    hkl, length, weights, common = hkl[:, order], length[order], weights[order], common[order]
     ring = np.concatenate([[0], np.cumsum(np.diff(length) > SAME_RING * length[1:])])
     g, height = _lines(length, weights, ring)
     allowed = height > MIN_RELATIVE_INTENSITY * height.max()
@@ -208,13 +212,13 @@ def _of_crystal(crystal, name, source):
     bins = np.floor(np.log(length / g[last - 1]) / OUTER_RING).astype(int)
     ring = np.where(ring < last, ring, last + bins)
     keep = (ring < last) | outer
-    hkl, length, weights = hkl[:, keep], length[keep], weights[keep]
+    hkl, length, weights, common = hkl[:, keep], length[keep], weights[keep], common[keep]
     ring = np.unique(ring[keep], return_inverse=True)[1]
     g, height = _lines(length, weights, ring)
     height = np.where(height > MIN_RELATIVE_INTENSITY * height.max(), height, 0.0)
     # Indices of each ring: those without a minus sign, in descending order.
     names = [_indices(hkl[:, ring == k]) for k in range(len(g))]
-    return Standard(name, source, g, height / height.max(), tuple(names), *reflections)
+    return Standard(name, source, g, height / height.max(), tuple(names), np.bincount(ring, common) > 0, *reflections)
 
 
 def _lines(length, weights, ring):
@@ -225,7 +229,10 @@ def _lines(length, weights, ring):
 
 
 def _with_sums(hkl, weights):
-    """Replace weak reflections by forbidden ones that double diffraction makes visible: sums of two allowed ones."""
+    """Replace weak reflections by forbidden ones that double diffraction makes visible: sums of two allowed ones.
+
+    The third result is True for reflections that are allowed, or twice an allowed one.
+    """
     allowed = weights > MIN_RELATIVE_INTENSITY * weights.max()
     reach = np.abs(hkl).max(1)[:, None]
     grid, listed, strength = (np.zeros(2 * reach.ravel() + 1) for _ in range(3))
@@ -235,7 +242,9 @@ def _with_sums(hkl, weights):
     listed[tuple(reach.ravel())] = 1  # the direct beam
     sums = fftconvolve(grid, grid, mode="same") > 0.5  # number of pairs
     place = np.flatnonzero((strength > 0) | (sums & (listed == 0)))
-    return np.stack(np.unravel_index(place, grid.shape)) - reach, strength.ravel()[place]
+    found, strengths = np.stack(np.unravel_index(place, grid.shape)) - reach, strength.ravel()[place]
+    twice = (strength[tuple(found // 2 + reach)] > 0) & (found % 2 == 0).all(0)
+    return found, strengths, twice | (strengths > 0)
 
 
 def _indices(hkl):

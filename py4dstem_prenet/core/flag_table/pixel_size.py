@@ -53,8 +53,8 @@ PIXEL_SIZE_FLAGS = (
      "Check the approximate pixel size, and whether the specimen is {standard}."),
     ("crystal_not_tested", "info",
      "It was assumed, as you stated, that the crystal is {standard} and that the approximate pixel size is right. "
-     "The reflections of a single crystal do not test this. Other crystals of the table that fit them as well at this "
-     "pixel size: {others}."),
+     "The reflections of a single crystal do not test this. Other crystals of the table that fit them as well, near "
+     "this pixel size: {others}. Their pixel sizes differ from this one by up to {spread:.1f} %."),
     ("ellipse_of_crystal", "info",
      "The disks of the crystal also determine the ellipse, a/b = {ratio:.4f} with a sigma of {sigma:.2g}, if the "
      "crystal is unstrained {standard}. If the pixel size is written, this ellipse is written with it, "
