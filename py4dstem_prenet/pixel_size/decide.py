@@ -287,7 +287,7 @@ def decide_pixel_size(fit: JointFit, standard: Standard, assignment: Assignment,
     radial, threefold = _systematics(evidence == "disks")
     barrel_sigma = float(np.hypot(SIGMA_FACTOR * fit.sigma("barrel"), radial))
     three_sigma = float(np.hypot(SIGMA_FACTOR * max(fit.sigma("three0"), fit.sigma("three1")), threefold))
-    if variation:
+    if variation**2 > relative**2 / 2:  # a smaller variation is not what limits the pixel size
         flags.append(Flag("lattice_varies", {"percent": 100 * variation, "standard": standard.name}))
     if accepted and fit.barrel:
         flags.append(Flag("radial_distortion", {"percent": 100 * fit.barrel, "sigma": 100 * barrel_sigma,
