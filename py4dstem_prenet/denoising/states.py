@@ -219,7 +219,7 @@ class Profiles:
             Derivatives, (m, k, 6), per unit of the parameters.
         """
         changes = slopes.flatten(2) @ self._filters_by_fields.flatten(0, 1).T
-        return -changes.view(len(slopes), 2 * FIELDS_PER_AXIS, -1).transpose(1, 2)
+        return -changes.view(len(slopes), 2 * FIELDS_PER_AXIS, len(self._filters)).transpose(1, 2)
 
     def changed(self, patterns, change):
         """Change the intensities of patterns.
