@@ -188,6 +188,20 @@ def test_undo_leaves_what_was_changed_since():
     assert "qx0" in restored and "a" not in restored
 
 
+def test_earlier_changes_are_undone_one_after_the_other(tmp_path):
+    datacube = cube()
+    ellipses = [(1.0 + 0.05 * number, 1.0, 0.2) for number in range(7)]
+    for ellipse in ellipses:
+        with undoable(datacube):
+            datacube.calibration.set_ellipse(ellipse)
+    datacube.prenet.save(tmp_path / "scan.h5")
+    for one in (datacube, py4DSTEM.read(str(tmp_path / "scan.h5"))):
+        for ellipse in ellipses[-2:-6:-1]:
+            one.prenet.undo()
+            assert one.calibration.get_ellipse() == ellipse
+        refused(one, one.prenet.undo)
+
+
 @pytest.mark.slow
 def test_what_was_set_by_hand_is_kept_until_it_is_to_be_replaced():
     datacube = cube()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from py4DSTEM import DataCube
 
-from py4dstem_prenet.core import Decision, NoiseModel, OriginMap
+from py4dstem_prenet.core import MIN_RADIUS_SIGMA, Decision, NoiseModel, OriginMap
 from py4dstem_prenet.descan import fit_origin
 from py4dstem_prenet.fits import Aperture
 from py4dstem_prenet.io import read_origin, write_origin
@@ -27,11 +27,16 @@ def patterns(rng, structure):
     return rng.poisson(mean).astype(np.uint16), at
 
 
-def measured(structure, seed=0):
-    """`structure_sigma` of such disks, and the rms error of their mean position along one axis."""
+def measured(structure, seed=0, radius=RADIUS, rows=()):
+    """`structure_sigma` of such disks, and the rms error of their mean position along one axis.
+
+    The model has the given radius; pixels in the given rows are bad.
+    """
     counts, truth = patterns(np.random.default_rng(seed), structure)
-    noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((SIDE, SIDE), bool), counting=True, dose=float(ELECTRONS))
-    aperture = Aperture(RADIUS, 0.2, (0.0, 0.0), (0.01, 0.01))
+    bad = np.zeros((SIDE, SIDE), bool)
+    bad[list(rows)] = True
+    noise = NoiseModel(1.0, 0.0, 0.0, bad, counting=True, dose=float(ELECTRONS))
+    aperture = Aperture(radius, 0.2, (0.0, 0.0), (0.01, 0.01))
     beam = Beam("cpu", noise, aperture, fits=((aperture, np.inf),))
     located = beam.locate(counts, truth)
     bias = (located.position - truth).mean(0)
@@ -47,6 +52,12 @@ def test_structure_of_all_disks_is_in_the_sigma(amplitude):
 def test_even_disks_have_no_common_error():
     sigma, bias = measured(np.zeros(COUNT))
     assert bias < 0.004 and sigma < 0.008
+
+
+def test_an_error_of_the_radius_is_in_the_sigma_if_an_edge_is_hidden():
+    sigma, bias = measured(np.zeros(COUNT), radius=RADIUS + 0.1, rows=range(SIDE // 2 + 4, SIDE // 2 + 9))
+    least = MIN_RADIUS_SIGMA * RADIUS / 0.1 * bias  # bias for an error of the radius of one sigma
+    assert bias > 0.03 and least / 1.5 < sigma < 2 * least
 
 
 def test_structure_that_differs_between_disks_averages_out():

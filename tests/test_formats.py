@@ -67,6 +67,10 @@ def test_info_tells_possible_shapes_and_what_is_calibrated(tmp_path):
     described = json.loads(run("info", tmp_path / "a.h5", "--json").stdout)
     assert described["scan_shape"] == [3, 4] and described["pixel_sizes"] == {"R": [2.0, "A"]}
     assert described["calibration"] == ["ellipse"]
+    cube.calibration.set_Q_pixel_size(0.02)
+    cube.calibration.set_Q_pixel_units("A^-1")
+    py4dstem_prenet.save(cube, tmp_path / "b.h5")
+    assert json.loads(run("info", tmp_path / "b.h5", "--json").stdout)["calibration"] == ["ellipse", "Q pixel size"]
 
 
 def test_what_readers_print_stays_off_stdout(tmp_path, monkeypatch):

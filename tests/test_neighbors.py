@@ -171,6 +171,22 @@ def test_a_subpixel_descan_keeps_edges_sharp():
     assert (patterns > 10).all() and error < 1e-3
 
 
+def test_the_edge_of_the_direct_beam_leaves_no_rings():
+    """Outside a disk of 1,000 electrons per pixel, the rms error is 2.1 electrons, with interpolation alone 19."""
+    generator = np.random.default_rng(0)
+    origins = 23.5 + generator.uniform(-1.5, 1.5, (64, 2))
+    at = (np.arange(48 * 8) + 0.5) / 8 - 0.5  # eight samples in a pixel
+    radius = np.hypot(at[:, None] - origins[:, :1, None], at - origins[:, 1:, None])
+    disk = np.clip((6.2 - radius) / 0.25 + 0.5, 0, 1).reshape(64, 48, 8, 48, 8).mean((2, 4))
+    expected = 20 + 1000 * disk
+    means, patterns = neighbor_means(torch.from_numpy(generator.poisson(expected).astype(np.float32)),
+                                     torch.from_numpy(origins).float(),
+                                     torch.cartesian_prod(torch.arange(8), torch.arange(8)))
+    around = (disk == 0) & (radius.reshape(64, 48, 8, 48, 8).mean((2, 4)) < 9.2)
+    assert (patterns > 50).all()
+    assert ((means.numpy() - expected)[around] ** 2).mean() ** 0.5 < 4
+
+
 def test_a_shift_moves_by_what_it_says_and_whole_pixels_exactly():
     images = torch.from_numpy(disks(np.array([[30.0, 33.0]]), [(0, 0)], [1.0])).float()
     there = disks(np.array([[28.7, 35.4]]), [(0, 0)], [1.0])[0]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scans import others_slow
 
-from py4dstem_prenet.core import Decision, Flag, OriginMap
+from py4dstem_prenet.core import Decision, Flag, OriginFit, OriginMap
 from py4dstem_prenet.core.flags import has_flag
 from py4dstem_prenet.descan import fit_descan, fit_origin
 from py4dstem_prenet.descan.order_frames import _cheapest_path
@@ -107,6 +107,16 @@ def test_lines_elsewhere_are_named_by_their_numbers():
     flags = fitted(flyback(9, None), np.random.default_rng(9))[2]
     numbers = next(flag.numbers for flag in flags if flag.name == "lines_elsewhere")
     assert numbers["rows"] == [] and numbers["columns"] == [8]
+
+
+def test_displaced_lines_do_not_count_in_the_span_of_the_descan():
+    smooth = descan(9, 9)
+    q = smooth.copy()
+    q[:, :, 8] += 7.0
+    nothing = np.full((9, 9), np.nan)
+    for flags, columns in (((Flag("lines_elsewhere", {"rows": [], "columns": [8]}),), 8), ((), 9)):
+        fit = OriginFit(*q, nothing, nothing, nothing, nothing, "plane", Decision(True, flags))
+        assert fit.span == pytest.approx(np.ptp(q[:, :, :columns], axis=(1, 2)))
 
 
 @pytest.mark.parametrize(("kind", "n"), [

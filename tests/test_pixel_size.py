@@ -10,7 +10,16 @@ from py4DSTEM import BraggVectors, DataCube
 
 import py4dstem_prenet
 from py4dstem_prenet import bin_Q, check_calibration, corrected, measure_pixel_size
-from py4dstem_prenet.core import Decision, Flag, NoiseModel, PixelSize, PrenetError, ellipse_axes, ellipse_matrix
+from py4dstem_prenet.core import (
+    Decision,
+    Ellipse,
+    Flag,
+    NoiseModel,
+    PixelSize,
+    PrenetError,
+    ellipse_axes,
+    ellipse_matrix,
+)
 from py4dstem_prenet.io import WRITTEN, read_pixel_size, signatures, undoable, write_pixel_size
 from py4dstem_prenet.pixel_size import (
     STANDARDS,
@@ -219,6 +228,15 @@ def test_the_report_shows_the_pixel_size():
     noise = NoiseModel(1.0, 0.0, 0.0, np.zeros((4, 4), bool), counting=True, dose=1.0)
     data = of_calibration(CalibrationReport(origin, None, None, noise, pixel_size=size_of()))
     assert data["pixel_size"]["value"] == 0.02 and data["pixel_size"]["accepted"]
+
+
+def test_an_ellipse_for_machines_has_the_sigma_of_its_angle():
+    from py4dstem_prenet.report.summary import _ellipse
+
+    vector = 0.04 * np.array([np.cos(0.8), np.sin(0.8)])  # a/b of 1.04 at 0.4 rad
+    data = _ellipse(Ellipse(*ellipse_axes(vector), vector, 0.002**2 * np.eye(2), Decision(True, ())))
+    assert data["ratio"] == pytest.approx(1.04) and data["theta"] == pytest.approx(0.4)
+    assert data["sigma"] == pytest.approx(0.002) and data["theta_sigma"] == pytest.approx(0.5 * 0.002 / 0.04)
 
 
 def test_rings_that_blend_are_one_entry():

@@ -44,6 +44,12 @@ def mouse(ax, *points, pressed=1):
         canvas.callbacks.process(name, MouseEvent(name, canvas, x, y, button=button, buttons=held))
 
 
+def wheel(ax, at, step):
+    canvas = ax.figure.canvas
+    x, y = ax.transData.transform(at[::-1])
+    canvas.callbacks.process("scroll_event", MouseEvent("scroll_event", canvas, x, y, step=step))
+
+
 # --- corrections
 
 
@@ -203,6 +209,22 @@ def test_a_scan_without_a_beam_is_refused_in_a_sentence():
     assert session.message
     panels.undo()
     assert session.message.endswith(".") and session.center is None
+
+
+def test_the_wheel_enlarges_all_patterns_about_the_pointer(wrong):
+    panels = opened(Session(wrong))
+    whole = panels.measured.get_xlim()
+    for _ in range(4):
+        wheel(panels.measured, (RIGHT, 40.0), 1)
+    width = np.ptp(panels.measured.get_xlim())
+    assert width == pytest.approx(np.ptp(whole) / 1.3**4) and panels.clean.get_xlim() == panels.measured.get_xlim()
+    part = (40.0 - panels.measured.get_xlim()[0]) / width
+    assert part == pytest.approx((40.0 - whole[0]) / np.ptp(whole))  # the pixel stays at its place
+    panels.session.select(1, 1)
+    panels.refresh()
+    assert np.ptp(panels.measured.get_xlim()) == pytest.approx(width)
+    wheel(panels.measured, (RIGHT, 40.0), -5)
+    assert panels.measured.get_xlim() == whole
 
 
 def test_wrong_shapes_are_refused():

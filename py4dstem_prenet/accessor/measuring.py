@@ -105,7 +105,7 @@ class MeasuringMethods:
         """Undo the last change that this package made to the calibration.
 
         This also works after the cube was saved and read again. Entries that were changed after this change, for
-        example by hand, are not touched.
+        example by hand, are not touched. Further calls undo earlier changes; the last four are kept.
 
         Returns
         -------

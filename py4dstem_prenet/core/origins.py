@@ -200,6 +200,18 @@ class OriginFit(Decided):
         variance = np.stack([self.sigma_qx0, self.sigma_qy0])[:, measured] ** 2
         return float(np.sqrt(np.nanmean(variance))) if np.isfinite(variance).any() else float("nan")
 
+    @property
+    def span(self) -> tuple[float, float]:
+        """Range of the fitted origin along qx and qy, pixels, without displaced rows and columns."""
+        smooth = np.isfinite(self.qx0) & np.isfinite(self.qy0)  # NaN: not scanned yet
+        for flag in self.decision.flags:
+            if flag.name == "lines_elsewhere":
+                smooth[flag.numbers["rows"], :] = False
+                smooth[:, flag.numbers["columns"]] = False
+        if not smooth.any():
+            return float("nan"), float("nan")
+        return float(np.ptp(self.qx0[smooth])), float(np.ptp(self.qy0[smooth]))
+
     def summary_numbers(self) -> dict:
         """Return the numbers for the summary of a report.
 
@@ -208,13 +220,11 @@ class OriginFit(Decided):
         dict
             model; span_x, span_y and sigma in pixels.
         """
-        span_x, span_y = (float(np.nanmax(q) - np.nanmin(q)) for q in (self.qx0, self.qy0))  # NaN: not scanned yet
-        return {"model": self.model, "span_x": span_x, "span_y": span_y, "sigma": self.sigma}
+        return {"model": self.model, "span_x": self.span[0], "span_y": self.span[1], "sigma": self.sigma}
 
     def rows(self):
-        span = [np.ptp(q[np.isfinite(q)]) if np.isfinite(q).any() else np.nan for q in (self.qx0, self.qy0)]
         rms = [np.sqrt(np.nanmean(r**2)) if np.isfinite(r).any() else np.nan
                for r in (self.residual_qx0, self.residual_qy0)]
         return [("accepted", "yes" if self.accepted else "no"), ("model", self.model),
-                ("span", f"({span[0]:.2f}, {span[1]:.2f}) px"), ("residual, rms", f"({rms[0]:.3f}, {rms[1]:.3f}) px"),
-                ("flags", self.reason)]
+                ("span", "({:.2f}, {:.2f}) px".format(*self.span)),
+                ("residual, rms", f"({rms[0]:.3f}, {rms[1]:.3f}) px"), ("flags", self.reason)]

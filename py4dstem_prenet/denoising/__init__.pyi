@@ -1,3 +1,4 @@
+from .beam_edge import edge_errors as edge_errors
 from .checks import check_denoising as check_denoising
 from .denoiser import (
     ALONE as ALONE,
@@ -19,6 +20,7 @@ from .held_out import (
 from .neighbors import CHUNK_PX as CHUNK_PX, neighbor_means as neighbor_means
 from .scanmaps import ScanGrid as ScanGrid, unexplained_fraction as unexplained_fraction
 from .shifts import (
+    LANCZOS_LOBES as LANCZOS_LOBES,
     derivatives as derivatives,
     mean_of_three as mean_of_three,
     robust_derivatives as robust_derivatives,

@@ -171,8 +171,9 @@ def _decide(slopes, samples, worth, errors, sigmas):
                if checked < largest and checked * min(slope.more, slope.least) <= largest}
     if unknown:
         needed = min(largest, checked * max(slope.more for slope in unknown.values()))
+        positions = min(largest, _rounded_up(needed))
         flags.append(Flag("attenuation_unknown", {"quantities": list(unknown), "checked": checked,
-                                                  "positions": min(largest, _rounded_up(needed))}))
+                                                  "positions": positions, "times": positions / checked}))
     if undetermined := [quantity for quantity in undecided if quantity not in unknown]:
         flags.append(Flag("attenuation_undetermined", {
             "quantities": undetermined, "slopes": [f"{quantity} {slopes[quantity]}" for quantity in undetermined]}))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import torch
 
-from . import MIN_SUMMED_ELECTRONS, Displacements, Profiles, ScanGrid, derivatives, shift
+from . import MIN_SUMMED_ELECTRONS, Displacements, Profiles, ScanGrid, derivatives, edge_errors, shift
 
 # Comparison of patterns; chosen by hand, tests/test_neighbors.py bounds its errors.
 FEATURES_PER_SIDE = 16  # number of low-pass samples along each side of a pattern, by which patterns are compared
@@ -109,8 +109,10 @@ def neighbor_means(electrons, origins, places, readout: float = 0.0, good=None, 
     means, count = _means(centered, weight, valid), _effective_number(weight)
     for at, move, change in zip(chunks, moves, changes, strict=True):
         mean = displacements.displaced(profiles.changed(means[at], change), move)
-        means[at] = shift(mean * (count[at] > 0)[:, None, None], middle - origins[wanted[at]])
-    return means, count
+        means[at] = shift(mean, middle - origins[wanted[at]])
+    part, errors = edge_errors(electrons, origins, weight, wanted)
+    means[:, part[0], part[1]] += errors
+    return means * (count > 0)[:, None, None], count
 
 
 def _lost(electrons, readout):

@@ -25,7 +25,7 @@ MASK = "prenet_mask"
 STOP = "prenet_stop"
 STORED_ELLIPSE_SIGMA = 0.005  # ellipse vector; assumed standard error of each component of an ellipse without any
 STORED_NUMBERS = "common", "searched"  # names of numbers of the decision on the origin that are kept
-BEFORE = "prenet_before"  # name in the metadata; entries of the calibration before it was last written
+BEFORE = "prenet_before"  # start of names in the metadata; entries of the calibration before a change
 
 
 # --- origin and ellipse -------------------------------------------------------------------------------------
@@ -534,6 +534,6 @@ def cube_like(datacube, data):
         # A deep copy of the RealSlice would copy its whole tree, data included.
         new.attach(sigma_slice(np.array(datacube.tree(SIGMA).data)))
     for record in datacube.metadata.values():
-        if record.name not in ("calibration", BEFORE):
+        if record.name != "calibration" and not record.name.startswith(BEFORE):
             new.metadata = copy.deepcopy(record)
     return new

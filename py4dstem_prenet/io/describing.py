@@ -122,7 +122,8 @@ def _calibration_values(group):
 
 
 def _set_entries(values):
-    return [name for name, entry in _CALIBRATED.items() if values.get(entry) is not None]
+    pixel_size = ["Q pixel size"] if values.get("Q_pixel_units") not in (None, "pixels") else []
+    return [name for name, entry in _CALIBRATED.items() if values.get(entry) is not None] + pixel_size
 
 
 def _emd_entry(group, where, kind):

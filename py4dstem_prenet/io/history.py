@@ -1,7 +1,8 @@
 """Authors of the entries of a calibration, and their values before this package last wrote them.
 
 Before this package writes, the entries that it changes are kept in the `Metadata` "prenet_before" of the cube, which is
-saved with it, so that `undo` restores them. Entries that were changed by hand since are left as they are.
+saved with it, so that `undo` restores them; those of earlier changes are in "prenet_before_2" and so on. Entries that
+were changed by hand since are left as they are.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from ..core import PrenetError
 from . import BEFORE, ENTRIES, PROVENANCE, all_or_none, calibration_of, signatures, to_json
 
 USER, PRENET, STANDARD, OTHER = "hand", "prenet", "a standard", "hand or another program"  # authors of entries
+
+MAX_UNDONE = 4  # changes of a cube; most that are kept, each with the maps that it replaced
 
 _TOGETHER = (  # names that are restored together, or not at all
     ("a", "b", "theta"), ("qx0", "qy0", "qx0_mean", "qy0_mean", "qx0_shift", "qy0_shift"),
@@ -97,7 +100,7 @@ def undoable(datacube):
     None
         The block writes into the cube.
     """
-    from py4DSTEM import Metadata, Probe, RealSlice
+    from py4DSTEM import Probe, RealSlice
 
     params = dict(calibration_of(datacube)._params)
     tree, record = dict(datacube._branch._dict), datacube.metadata.get(PROVENANCE)
@@ -126,14 +129,15 @@ def undoable(datacube):
                 kept[f"optics {name}"] = json.dumps(to_json([earlier.alpha, earlier.origin]))
         if record is not None:
             kept["provenance"] = record["json"]
-        datacube.metadata = Metadata(BEFORE, kept)
+        earlier = [datacube.metadata[name]._params for name in _kept_changes(datacube)]
+        _keep_changes(datacube, [kept, *earlier][:MAX_UNDONE])
 
 
 def undo(datacube) -> tuple[str, ...]:
     """Restore the calibration of a cube as it was before the last change by this package.
 
     Maps of sigma, the probe and the provenance are restored as well. Entries that were changed after that, by hand or
-    by another program, are not touched. Only one change can be undone.
+    by another program, are not touched. Further calls undo earlier changes; the last four are kept.
 
     Parameters
     ----------
@@ -148,7 +152,7 @@ def undo(datacube) -> tuple[str, ...]:
     Raises
     ------
     PrenetError
-        If nothing was written, or it was undone already.
+        If nothing was written, or all that is kept was undone already.
 
     Examples
     --------
@@ -163,14 +167,16 @@ def undo(datacube) -> tuple[str, ...]:
     """
     from py4DSTEM import Metadata, Probe, RealSlice
 
-    kept = datacube.metadata.get(BEFORE)
-    if kept is None and (datacube.metadata.get(PROVENANCE) is not None or signatures(datacube)):
-        raise PrenetError("There is nothing to undo: only the last change is kept, and it was undone already. If this "
-                          "cube was cropped, binned or denoised, call undo() of the cube that was calibrated.")
-    if kept is None:
+    names = _kept_changes(datacube)
+    if not names and (datacube.metadata.get(PROVENANCE) is not None or signatures(datacube)):
+        raise PrenetError(f"There is nothing to undo: the last {MAX_UNDONE} changes are kept, and they were undone "
+                          "already. If this cube was cropped, binned or denoised, call undo() of the cube that was "
+                          "calibrated.")
+    if not names:
         raise PrenetError("There is nothing to undo: this package has written nothing into this cube, or that was "
                           "undone already.")
-    kept, absent = kept._params, set(json.loads(kept["absent"]))
+    kept, *earlier = [datacube.metadata[name]._params for name in names]
+    absent = set(json.loads(kept["absent"]))
     params, restored = datacube.calibration._params, []
     with all_or_none(datacube):
         wrote = json.loads(kept["wrote"])
@@ -196,9 +202,25 @@ def undo(datacube) -> tuple[str, ...]:
         datacube._metadata.pop(PROVENANCE, None)
         if "provenance" in kept:
             datacube.metadata = Metadata(PROVENANCE, {"json": kept["provenance"]})
-        del datacube._metadata[BEFORE]
+        _keep_changes(datacube, earlier)
         datacube.calibration.calibrate()  # updates the axes of the cube
     return tuple(restored)
+
+
+def _kept_changes(datacube):
+    """Names of the metadata that hold the kept changes, the latest first."""
+    names = (BEFORE, *(f"{BEFORE}_{number}" for number in range(2, MAX_UNDONE + 1)))
+    return [name for name in names if name in datacube.metadata]
+
+
+def _keep_changes(datacube, changes):
+    """Replace the kept changes of a cube."""
+    from py4DSTEM import Metadata
+
+    for name in _kept_changes(datacube):
+        del datacube._metadata[name]
+    for number, change in enumerate(changes, 1):
+        datacube.metadata = Metadata(BEFORE if number == 1 else f"{BEFORE}_{number}", dict(change))
 
 
 def _digest(value):

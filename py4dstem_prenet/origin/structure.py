@@ -9,6 +9,9 @@ in a sample of patterns:
 - Structure that the terms do not describe remains in the residuals of the fit. Only its asymmetric part shifts a
   position.
 
+If pixels of the disk are bad or outside the frame, the position of the visible part depends on the radius: a third fit
+with a larger radius tells by how much an error of the radius moves it.
+
 Positions of a network or of a contour have no residuals. Their errors are common in proportion to the asymmetry of the
 disk that is common to all patterns.
 """
@@ -20,6 +23,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from ..core import MIN_RADIUS_SIGMA
 from ..fits import disk_model, electron_windows
 from . import Beam
 
@@ -69,11 +73,18 @@ def structure_sigma(patterns, positions, sigmas, beam: Beam) -> float:
         if described.sum() < 2:
             return 0.0
         moved = (free.position - fitted.position)[described].mean(0)
+        by_radius = torch.zeros_like(moved)
+        if not good.all():
+            error = float(np.hypot(np.nan_to_num(aperture.radius_sigma), MIN_RADIUS_SIGMA * aperture.radius))
+            larger = disk_model(replace(aperture, radius=aperture.radius + error), beam.resolved_device)
+            wider = electron_windows(patterns, positions, larger.side, beam.noise, beam.fit_bins)
+            fit = larger.fit(wider[0].to(device), wider[1].to(device), start, readout)
+            by_radius = (fit.position - fitted.position)[described].mean(0)
         score, information, level = (a[described].double() for a in model.surplus(electrons, good, fitted, readout))
         inside = torch.hypot(model.x, model.y) < aperture.radius
         asymmetry = _mean_asymmetry(*((a * level[:, None] ** power)[:, inside] for power, a in
                                       enumerate((score, information), 1)))
-    variance = moved.square().mean() + (SHIFT_OF_ASYMMETRY * aperture.radius) ** 2 * asymmetry
+    variance = (moved.square() + by_radius.square()).mean() + (SHIFT_OF_ASYMMETRY * aperture.radius) ** 2 * asymmetry
     return float(variance.sqrt()) * beam.fit_bins
 
 

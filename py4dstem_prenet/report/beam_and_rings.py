@@ -42,7 +42,7 @@ def show_beam(pattern, center, radius, ellipse, ax, title="", weight=None):
     show_pattern(pattern, ax, title, 1.0, weight=weight)
     polar, _ = to_polar(np.asarray(pattern, np.float32), center, _around(radius), 36, weight=weight)
     phi, edge = np.arange(36) * 2 * np.pi / 36, _half(polar, _around(radius))
-    ax.plot(center[1] + edge * np.sin(phi), center[0] + edge * np.cos(phi), ".", color="cyan", ms=4,
+    ax.plot(center[1] + edge * np.sin(phi), center[0] + edge * np.cos(phi), ".", color="cyan", ms=3,
             label="half height")
     mean = float(np.median(edge))
     ax.add_patch(EllipsePatch((center[1], center[0]), 2 * mean, 2 * mean, fill=False, ec="yellow", ls="--", lw=1,

@@ -140,13 +140,16 @@ def name_pattern_axes(ax):
 
 
 def name_scan_axes(ax):
-    """Name the axes of a map over the scan.
+    """Name and number the axes of a map over the scan.
 
     Parameters
     ----------
     ax : matplotlib.axes.Axes
         The axes.
     """
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(3, integer=True))
+    ax.tick_params(labelsize=SMALL_SIZE, length=2, pad=1)
     ax.set_xlabel("scan column →", fontsize=LABEL_SIZE, labelpad=1)
     ax.set_ylabel("← scan row", fontsize=LABEL_SIZE, labelpad=1)
 

@@ -60,7 +60,7 @@ def show_standard(size, ax, title=""):
     """
     radii, mean, fitted = size.profile
     scale = radii**2 if size.evidence == "rings" else np.ones_like(radii)  # rings fall off with the radius
-    ax.plot(radii, mean * scale, color="0.4", lw=1.5, label="measured")
+    ax.plot(radii, mean * scale, color="0.7", lw=3, label="measured")
     ax.plot(radii, fitted * scale, color="tab:red", lw=1, label="fit")
     low, high = ax.get_ylim()
     ax.set_ylim(low, low + (high - low) / (1 - LABELED_PART))

@@ -46,17 +46,18 @@ def of_calibration(report) -> dict:
                           "valid": int(origin.valid.sum()), "positions": origin.searched}
     if fit is not None:
         data["descan"] = {"model": fit.model, "accepted": bool(fit.accepted),
-                          "span": [float(np.ptp(q)) for q in (fit.qx0, fit.qy0)],
+                          "span": list(fit.span),
                           "residual_rms": [float(np.sqrt(np.nanmean(r[origin.valid] ** 2)))
                                            for r in (fit.residual_qx0, fit.residual_qy0)], **fit.decision.numbers}
     if e is not None:
-        data["ellipse"] = {"a": e.a, "b": e.b, "theta": e.theta, "accepted": bool(e.accepted), "sigma": e.sigma}
+        data["ellipse"] = _ellipse(e) | {"accepted": bool(e.accepted)}
     size = report.pixel_size
     if size is not None:
         data["pixel_size"] = {
             "value": size.value, "sigma": size.sigma, "unit": "A^-1",
             "in_calibration": report.held.get("pixel_size", {}).get("value"), "standard": size.standard,
             "accepted": bool(size.accepted), "evidence": size.evidence, "barrel": size.barrel,
+            "ellipse": None if size.ellipse is None else _ellipse(size.ellipse),
             "threefold": [float(v) for v in size.threefold], "reference": size.reference,
             "rings": [{"hkl": ring.names, "g": ring.g, "error": ring.error, "sigma": ring.sigma}
                       for ring in size.rings], **size.decision.numbers}
@@ -129,6 +130,11 @@ def of_versions() -> dict:
     return {"py4dstem_prenet": __version__, **{name: version(name) for name in PACKAGES},
             "python": platform.python_version(), "platform": platform.platform(),
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else on_cpu}
+
+
+def _ellipse(e):
+    """Return an ellipse: its semi-axes, their ratio a/b with its sigma, and the angle of the a axis with its sigma."""
+    return {"a": e.a, "b": e.b, "ratio": e.a / e.b, "sigma": e.sigma, "theta": e.theta, "theta_sigma": e.angle_sigma}
 
 
 def _finite(value):

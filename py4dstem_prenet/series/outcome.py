@@ -113,8 +113,8 @@ def outcome_of(datacube, report, date=None) -> dict:
         return _plain(row | {"problem": " ".join(flag.sentence for flag in origin.flags if flag.severity == "refusal")})
     row |= {"qx0_px": np.median(fit.qx0), "qy0_px": np.median(fit.qy0), "sigma_px": origin.sigma,
             "radius_px": origin.radius, "no_beam": int((~origin.valid).sum()),
-            "descan": fit.model if fit.accepted else "refused", "span_qx_px": np.ptp(fit.qx0),
-            "span_qy_px": np.ptp(fit.qy0)}
+            "descan": fit.model if fit.accepted else "refused", "span_qx_px": fit.span[0],
+            "span_qy_px": fit.span[1]}
     stored = calibration.get_ellipse()
     if stored is not None and not any(map(np.ndim, stored)):
         used = report.transfer.ellipse if report.transfer is not None and report.transfer.ellipse else report.ellipse

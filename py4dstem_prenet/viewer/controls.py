@@ -12,7 +12,7 @@ MODEL_NAMES = ("auto", *MODELS)
 MESSAGE_LETTERS = 105  # letters in a line of the message, as many as fit beside the controls of a window
 HINTS = {
     "look": "Click in the image, or use the arrow keys.",
-    "center": "Click or drag in a pattern to place the direct beam; a click with the right button removes it.",
+    "center": "Click or drag in a pattern to place the direct beam (wheel: zoom); a right click removes it.",
     "region": "Drag in the image: only these positions are used.",
     "mask": "Draw a line around the pixels of a pattern to leave out.",
 }  # what each tool does

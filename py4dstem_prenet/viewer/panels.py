@@ -30,6 +30,7 @@ MAX_DIFFERENCE = 3.0  # standard deviations of counting noise; difference in ful
 # Marker of the origin: a cross that is open in the middle, where the measured position is drawn.
 RETICLE = Path([(-1, 0), (-0.35, 0), (0.35, 0), (1, 0), (0, -1), (0, -0.35), (0, 0.35), (0, 1)],
                [Path.MOVETO, Path.LINETO] * 4)
+ZOOM_STEP = 1.3  # factor by which one step of the wheel enlarges patterns
 ARROWS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
 
 
@@ -72,7 +73,8 @@ class ViewerPanels:
         self._artists, self._image_artists, self._dragging = [], [], False
         self.run = lambda title, work, then: then(work())
         for name, action in (("button_press_event", self._press), ("motion_notify_event", self._move),
-                             ("button_release_event", self._release), ("key_press_event", self._key),
+                             ("button_release_event", self._release), ("scroll_event", self._zoom),
+                             ("key_press_event", self._key),
                              ("resize_event", self._arrange)):
             figure.canvas.mpl_connect(name, action)
         style = {"facecolor": "none", "edgecolor": "cyan", "linewidth": 1.5}
@@ -289,6 +291,19 @@ class ViewerPanels:
     def _place(self, event):
         self.session.move_center(event.ydata, event.xdata)
         self.refresh()
+
+    def _zoom(self, event):
+        """Enlarge all patterns about the pointer, or reduce them until they are complete."""
+        if event.inaxes not in self.patterns or not event.inaxes.images:
+            return
+        left, right, bottom, top = event.inaxes.images[0].get_extent()
+        x, y = (at + np.subtract(limits, at) * ZOOM_STEP ** -event.step for at, limits in (
+            (event.xdata, event.inaxes.get_xlim()), (event.ydata, event.inaxes.get_ylim())))
+        complete = np.ptp(x) >= right - left
+        for ax in self.patterns:
+            ax.set_xlim((left, right) if complete else x, auto=complete)
+            ax.set_ylim((bottom, top) if complete else y, auto=complete)
+        self.figure.canvas.draw_idle()
 
     def _key(self, event):
         if event.key in ARROWS:

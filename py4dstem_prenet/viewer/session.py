@@ -173,10 +173,10 @@ class Session:
         self.message = ""
 
     def undo(self) -> None:
-        """Restore the calibration before the last `apply`; the corrections stay, until `clear`."""
+        """Restore the calibration before the last change; the corrections stay, until `clear`."""
         try:
             undo(self.datacube)
-            self.report, self.message = None, "The calibration before the last Apply was restored."
+            self.report, self.message = None, "The previous calibration was restored."
             if self.edits.arguments():
                 self.message += " The corrections are still set; Clear removes them."
         except PrenetError as error:
