@@ -27,6 +27,7 @@ from .shifts import (
     shift as shift,
 )
 from .states import (
+    FIELDS_PER_AXIS as FIELDS_PER_AXIS,
     MIN_SUMMED_ELECTRONS as MIN_SUMMED_ELECTRONS,
     STATE_RIDGE as STATE_RIDGE,
     Displacements as Displacements,

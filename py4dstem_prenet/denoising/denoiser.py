@@ -35,9 +35,8 @@ from ..io import (
 )
 from ..networks import MULTIPLE, load, requirement, verify
 from ..origin import measure_origin
-from . import agree, measure_slopes, neighbor_means, slope_flags
+from . import CHUNK_PX, agree, measure_slopes, neighbor_means, slope_flags
 
-NETWORK_PIXELS = 2**17  # pixels; most in the patterns of one pass of the network: more exceed the processor's cache
 NEIGHBOR_TILE = 512  # scan positions; number whose patterns are compared with each other: the time per pattern grows
 BRIGHTNESS_LEVELS = 24  # number of groups of pixels of similar brightness, in which the network's bias is measured
 BIAS_PRIOR_ELECTRONS = 50.0  # electrons per group; weight of the prior that the network is unbiased, for dark pixels
@@ -351,10 +350,10 @@ def _expected(electrons, means, patterns, origins, noise: NoiseModel, weights: s
         extra = () if alone else (_padded(means), patterns)
         results = network.estimate_with_trust(_padded(electrons), readout, good.expand(len(electrons), -1, -1), *extra,
                                               half=half)
-        return torch.stack(results, 1)[..., :shape[0], :shape[1]]
+        return tuple(images[..., :shape[0], :shape[1]] for images in results)
 
-    size = max(1, NETWORK_PIXELS // (shape[0] * shape[1]))
-    estimates, trust = in_batches(_estimate, electrons, means, patterns, device=device, size=size).swapaxes(0, 1)
+    size = max(1, CHUNK_PX // (shape[0] * shape[1]))
+    estimates, trust = in_batches(_estimate, electrons, means, patterns, device=device, size=size)
     if origins is None:  # any point can be used, since shift and strain are corrected together
         origins = np.tile((np.array(shape) - 1) / 2, (len(electrons), 1))
     return agree(*(torch.from_numpy(values) for values in (estimates, trust, electrons, means, patterns)),

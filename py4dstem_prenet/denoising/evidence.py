@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import pad
 
-from . import CHUNK_PX, STATE_RIDGE, derivatives, displacement_fields, unexplained_fraction, variance_of
+from . import CHUNK_PX, FIELDS_PER_AXIS, STATE_RIDGE, derivatives, unexplained_fraction, variance_of
 
 AREAS_PER_SIDE = 16  # number of areas along each side of a pattern; they overlap, and their weights add up to 1
 AREA_GROUPS = 12  # number of groups of areas of similar brightness; the correction is weighted in each group
@@ -86,8 +86,7 @@ def agree(estimates, trust, electrons, means, patterns, origins, readout: float 
     parameters, excess, sigmas = (torch.cat(values) for values in (parameters, excess, sigmas))
     parameters = parameters + unexplained_fraction((excess / sigmas).square().mean(0) - 1, len(excess)) * excess
     for k, chosen in enumerate(chunks):
-        change = (parameters[chosen][:, :, None] * _tangents(corrected[k], origins[chosen])
-                  ).sum(1).view_as(corrected[k])
+        change = -(_move(parameters[chosen], origins[chosen], corrected[k]) * derivatives(corrected[k])).sum(1)
         # A displacement by less than a pixel gives values between those of adjacent pixels; the first order may not.
         lowest, highest = _of_adjacent(corrected[k], torch.minimum), _of_adjacent(corrected[k], torch.maximum)
         corrected[k] = (corrected[k] + change).clamp(lowest, highest)
@@ -107,18 +106,35 @@ def _evidence(electrons, means, trust, patterns):
     return electrons + trust * (count / (1 + count)) * (means - electrons)
 
 
-def _tangents(estimates, origins):
-    """Derivatives (m, 6, p) of estimates (m, H, W) with respect to the parameters of an affine displacement."""
-    fields = torch.stack([displacement_fields(origin, *estimates.shape[1:]) for origin in origins])
-    return -(derivatives(estimates)[:, :, None] * fields[:, None]).flatten(3).flatten(1, 2)
+def _axes(origins, images):
+    """Distances of rows (m, H) and columns (m, W) of images from origins, in the unit of `displacement_fields`."""
+    unit = max(images.shape[1:]) / 4
+    return [(torch.arange(side).to(origins) - start[:, None]) / unit
+            for side, start in zip(images.shape[1:], origins.T, strict=True)]
+
+
+def _move(parameters, origins, images):
+    """Displacement (m, 2, H, W) of each pixel of images along both axes."""
+    x, y = _axes(origins, images)
+    constant, along_x, along_y = parameters.view(-1, 2, FIELDS_PER_AXIS)[..., None].unbind(2)
+    return (constant + along_x * x[:, None])[..., None] + (along_y * y[:, None])[:, :, None]
 
 
 def _displacements(estimates, measured, origins, readout, good):
     """Parameters (m, 6) of the displacement of two sets of `measured` patterns from estimates, and their noise."""
-    tangents = _tangents(estimates, origins)
-    weights = tangents * (good / variance_of(estimates, readout)).flatten(1)[:, None]
-    information = weights @ tangents.transpose(1, 2)
-    scores = weights @ torch.stack([(values - estimates).flatten(1) for values in measured], 2)
+    # Displacement fields and their products are powers of the distances x and y from the origin: 1, x, y, x^2, xy, y^2.
+    powers = torch.tensor([[0, 0], [1, 0], [0, 1]])
+    products = powers[:, None] + powers
+    left, right = (torch.stack([torch.ones_like(axis), axis, axis**2], 1)[:, None]
+                   for axis in _axes(origins, estimates))
+    slopes = derivatives(estimates)
+    weights = slopes * (good / variance_of(estimates, readout))[:, None]
+    sums = left @ (weights[:, :, None] * slopes[:, None]).flatten(1, 2) @ right.transpose(2, 3)
+    information = sums[:, :, products[..., 0], products[..., 1]].unflatten(1, (2, 2))
+    information = information.transpose(2, 3).flatten(3).flatten(1, 2)
+    differences = torch.cat([weights * (estimates - values)[:, None] for values in measured], 1)
+    sums = left @ differences @ right.transpose(2, 3)
+    scores = sums[:, :, powers[:, 0], powers[:, 1]].unflatten(1, (len(measured), 2)).flatten(2).transpose(1, 2)
     scale = information.diagonal(dim1=1, dim2=2).clamp_min(1e-20).rsqrt()[:, :, None]
     normal = scale * information * scale.transpose(1, 2)
     inverse = torch.linalg.inv(normal + STATE_RIDGE * torch.eye(normal.shape[1]).to(normal))

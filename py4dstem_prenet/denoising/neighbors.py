@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import torch
 
-from . import MIN_SUMMED_ELECTRONS, Displacements, Profiles, ScanGrid, edge_errors, shift
+from . import MIN_SUMMED_ELECTRONS, Displacements, Profiles, ScanGrid, derivatives, edge_errors, shift
 
 # Comparison of patterns; chosen by hand, tests/test_neighbors.py bounds its errors.
 FEATURES_PER_SIDE = 16  # number of low-pass samples along each side of a pattern, by which patterns are compared
@@ -25,7 +25,7 @@ MAX_NEGATIVE_SIGMAS = 6.0  # standard errors, plus half an electron for the offs
 MAX_SHIFT_PX = 0.15  # pixels; largest rms displacement with full weight, at the first order: 0 weight at twice as much
 EDGE_WIDTH_PX = 1.2  # pixels; displacement at which the error of the first order equals the first order itself
 TOLERATED_CHI2 = 10.0  # units of the noise of a pattern; largest squared error of a corrected pattern with full weight
-CHUNK_PX = 2**18  # pixels; most of the patterns that are averaged, or corrected, together, to limit memory
+CHUNK_PX = 2**18  # pixels; most of the patterns that are averaged, denoised or corrected together: they fit a cache
 
 
 def neighbor_means(electrons, origins, places, readout: float = 0.0, good=None, wanted=None):
@@ -93,13 +93,14 @@ def neighbor_means(electrons, origins, places, readout: float = 0.0, good=None, 
     moves, changes = [], []
     for at in chunks:
         chosen, reference = wanted[at], means[at]
-        measured = displacements.measure(reference, count[at].clamp_min(1))
+        slopes = derivatives(reference)
+        measured = displacements.measure(reference, slopes, count[at].clamp_min(1))
         members = weight[at] > 0
         members[torch.arange(len(at)), chosen] = True
         move, all_moves = (states * measured.sigma[:, :, None]
                            for states in _states(grid, measured.values, members, None, chosen))
         # Displacements also change the intensities in rings: subtract the changes that they explain.
-        values = profiles.values.T - profiles.measure_changes(displacements, reference) @ move
+        values = profiles.values.T - profiles.measure_changes(slopes) @ move
         intensities, all_intensities = _states(grid, values, members, profiles.sigma, chosen)
         weight[at] *= _closeness(move, intensities, measured.information, tolerated)
         fraction = (weight[at] / weight[at].sum(1, keepdim=True).clamp_min(1e-12))[:, :, None]

@@ -47,8 +47,8 @@ class ScanGrid:
         if shape[0] * shape[1] > MAX_EMPTY_FACTOR * len(flat):
             shape, flat = (1, len(flat)), np.arange(len(flat))
         self.shape, self.flat = shape, torch.from_numpy(flat)
-        slow = [torch.arange(size) < max(2, SLOW_FRACTION * size) for size in shape]
-        self.slow = slow[0][:, None] & slow[1]
+        if np.array_equal(flat, np.arange(len(flat))):
+            self.flat = slice(len(flat))  # much faster than indices
 
     def slow_part(self, values: torch.Tensor) -> torch.Tensor:
         """Compute the coefficients of slowly varying polynomials in maps.
@@ -63,11 +63,9 @@ class ScanGrid:
         torch.Tensor
             Coefficients, (k, c), without the mean. For noise of unit variance, each has unit variance.
         """
-        rows, columns = (_polynomials(size).to(values) for size in self.shape)
-        grid = values.new_zeros(len(values), self.shape[0] * self.shape[1])
-        grid[:, self.flat.to(values.device)] = values
-        coefficients = rows.T @ grid.view(-1, *self.shape) @ columns
-        return coefficients[:, self.slow.to(values.device)][:, 1:]
+        rows, columns = (_slow_polynomials(size).to(values) for size in self.shape)
+        grid = self._on_grid(values).view(-1, *self.shape)
+        return (rows.T @ (grid @ columns)).flatten(1)[:, 1:]
 
     def smooth(self, values: torch.Tensor, members: torch.Tensor, sigma=None) -> tuple[torch.Tensor, torch.Tensor]:
         """Smooth maps.
@@ -88,26 +86,26 @@ class ScanGrid:
         rough : torch.Tensor
             Fraction of the residuals of the smooth maps that is kept, (m, k, 1); see `unexplained_fraction`.
         """
-        rows, columns = (_polynomials(size).to(values) for size in self.shape)
-        flat = self.flat.to(values.device)
-        cells = self.shape[0] * self.shape[1]
-        measured = members.new_zeros(len(values), 1, cells).to(values.dtype)
-        measured[:, 0, flat] = members.to(values.dtype)
-        grid = values.new_zeros(*values.shape[:2], cells)
-        grid[..., flat] = values
-        grid = (grid * measured).view(*values.shape[:2], *self.shape)
+        rows, columns = (_slow_polynomials(size).to(values) for size in self.shape)
+        measured = self._on_grid(members[:, None].to(values.dtype))
+        grid = (self._on_grid(values) * measured).view(*values.shape[:2], *self.shape)
         empty = (1 - measured).view(len(values), 1, *self.shape)
         mean = grid.sum((2, 3), keepdim=True) / measured.sum(2)[..., None, None].clamp_min(1)
         limit = SIGNIFICANT_SIGMA * (values.new_ones(1) if sigma is None else sigma)[:, None, None]
-        slow = self.slow.to(values.device)
         smooth_maps = mean
         for _ in range(8 if bool(empty.any()) else 1):  # rounds in which missing positions are filled
-            coefficients = rows.T @ (grid + empty * smooth_maps) @ columns
-            keep = (coefficients.abs() > limit) & slow
+            coefficients = rows.T @ ((grid + empty * smooth_maps) @ columns)
+            keep = coefficients.abs() > limit
             keep[..., 0, 0] = True
             smooth_maps = rows @ (coefficients * keep) @ columns.T
-        smooth_maps = smooth_maps.flatten(2)[..., flat]
+        smooth_maps = smooth_maps.flatten(2)[..., self.flat]
         return smooth_maps, self._rough_fraction(values - smooth_maps, members, keep.sum((2, 3)), sigma)
+
+    def _on_grid(self, values):
+        """Values (..., n) at the cells of the grid, (..., rows * columns), zero elsewhere."""
+        grid = values.new_zeros(*values.shape[:-1], self.shape[0] * self.shape[1])
+        grid[..., self.flat] = values
+        return grid
 
     def _rough_fraction(self, residuals, members, fitted, sigma):
         """Fraction (m, k, 1) of the residuals (m, k, n) that is kept, from their excess over noise."""
@@ -139,8 +137,8 @@ def unexplained_fraction(excess, count):
 
 
 @lru_cache(maxsize=32)
-def _polynomials(size: int) -> torch.Tensor:
-    """Orthonormal polynomials on equidistant points, (size, size), one in each column, ordered by degree."""
+def _slow_polynomials(size: int) -> torch.Tensor:
+    """Orthonormal polynomials (size, k) on equidistant points that vary slowly, in columns, ordered by degree."""
     x = np.linspace(-1, 1, size) if size > 1 else np.zeros(1)
     basis, _ = np.linalg.qr(np.polynomial.legendre.legvander(x, size - 1))
-    return torch.from_numpy(basis).float()
+    return torch.from_numpy(basis[:, np.arange(size) < max(2, SLOW_FRACTION * size)]).float()

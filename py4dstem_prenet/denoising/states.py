@@ -75,13 +75,15 @@ class Displacements:
         self.products = (self.fields_used[:, None] * self.fields_used).flatten(0, 1).T.contiguous()
         self.used = patterns.flatten(1)[:, self.pixels].T.contiguous()
 
-    def measure(self, references, count):
+    def measure(self, references, slopes, count):
         """Measure the displacement of every pattern of the tile relative to references.
 
         Parameters
         ----------
         references : torch.Tensor
             Mean patterns, (m, H, W), electrons.
+        slopes : torch.Tensor
+            `derivatives` of the references, (m, 2, H, W).
         count : torch.Tensor
             Effective number of patterns in each mean, (m,).
 
@@ -97,7 +99,7 @@ class Displacements:
         power = _mean_of_nine(robust.square().mean(1))
         kept = (1 - _mean_of_nine(level) * ROBUST_NOISE / power.clamp_min(1e-20)).clamp(0, 1)
         weight, level = ((values.flatten(1)[:, self.pixels]) for values in (kept / variance, level))
-        robust, slope = (values.flatten(2)[..., self.pixels] for values in (robust, derivatives(references)))
+        robust, slope = (values.flatten(2)[..., self.pixels] for values in (robust, slopes))
         variance = variance.flatten(1)[:, self.pixels]
         scores_by = -robust * weight[:, None]
         information = self._matrix(-scores_by[:, :, None] * slope[:, None])
@@ -200,27 +202,24 @@ class Profiles:
             filters = torch.cat([filters, axes @ new - (shared @ axes.T).T @ filters])
             sigma, by_filters = torch.cat([sigma, noise]), torch.cat([by_filters, values @ axes.T], 1)
         self._filters, self.sigma = filters, sigma
+        self._filters_by_fields = displacement_fields(origin, height, width).flatten(1)[:, None] * filters
         self.values = difference @ filters.T
 
-    def measure_changes(self, displacements, references):
+    def measure_changes(self, slopes):
         """Measure the derivatives of the functionals with respect to the parameters of a displacement.
 
         Parameters
         ----------
-        displacements : Displacements
-            Displacements of the tile.
-        references : torch.Tensor
-            Reference patterns, (m, H, W), electrons.
+        slopes : torch.Tensor
+            `derivatives` of reference patterns, (m, 2, H, W).
 
         Returns
         -------
         torch.Tensor
             Derivatives, (m, k, 6), per unit of the parameters.
         """
-        slopes = derivatives(references).flatten(2)
-        fields = displacements.fields.flatten(1)
-        return -torch.stack([(slopes[:, axis] * field) @ self._filters.T
-                             for axis in (0, 1) for field in fields], 2)
+        changes = slopes.flatten(2) @ self._filters_by_fields.flatten(0, 1).T
+        return -changes.view(len(slopes), 2 * FIELDS_PER_AXIS, len(self._filters)).transpose(1, 2)
 
     def changed(self, patterns, change):
         """Change the intensities of patterns.
@@ -240,7 +239,7 @@ class Profiles:
         if not len(self._filters):
             return patterns
         positive = patterns.flatten(1).clamp_min(0)
-        matrix = (self._filters * positive[:, None]) @ self._filters.T
+        matrix = torch.stack([(self._filters * pattern) @ self._filters.T for pattern in positive])
         matrix = matrix + STATE_RIDGE * torch.eye(len(self._filters)).to(matrix)
         factor = torch.linalg.solve(matrix, change[:, :, None])[..., 0] @ self._filters
         factor = factor.clamp(1 / MAX_INTENSITY_FACTOR - 1, MAX_INTENSITY_FACTOR - 1)
