@@ -53,9 +53,34 @@ def test_the_direct_beam_is_the_disk_that_all_grains_share(seed, descan):
 
 
 def test_of_one_lattice_with_like_disks_none_is_chosen():
-    sums, origins = blocks((0.3,), 0.5)
-    found = ranked_beam(sums, NOISE, guess(origins.mean(0)), SCAN)
+    """They fill the frame, and are bright at random: no disk is a better center of Friedel pairs than another."""
+    x, y = np.indices((SIDE, SIDE))
+    rng, image = np.random.default_rng(0), np.full((SIDE, SIDE), 0.01)
+    for h in range(-4, 5):
+        for k in range(-4, 5):
+            at = CENTER + 0.6 * LENGTH * np.array([h, k])
+            image += 10 * rng.uniform(0.3, 1.0) * erfc((np.hypot(x - at[0], y - at[1]) - RADIUS) / 0.7)
+    sums = rng.poisson(np.broadcast_to(image, (36, SIDE, SIDE))).astype(np.float32), np.ones(36, int), SCAN
+    found = ranked_beam(sums, NOISE, guess(CENTER), SCAN)
     assert found.probability < MIN_RANKED_PROBABILITY - 0.1
+
+
+@pytest.mark.parametrize("shift", [(0, 0), (1, 0), (0, 1)])
+def test_friedel_pairs_tell_the_direct_beam_of_one_pattern(shift):
+    """The network knows nothing, and other spots are brighter; each is as bright as the one opposite the beam."""
+    x, y = np.indices((SIDE, SIDE))
+    rng, image, heights = np.random.default_rng(1), np.full((SIDE, SIDE), 0.5), {}
+    for h in range(-5, 6):
+        for k in range(-5, 6):
+            at = CENTER + 9.0 * np.array([h, k])
+            height = heights.setdefault((-h, -k), 300 * np.exp(rng.uniform(-3, 0) - np.hypot(h, k) / 4))
+            heights[h, k] = height
+            image += (200.0 if h == k == 0 else height) * np.exp(-((x - at[0]) ** 2 + (y - at[1]) ** 2) / 2.5)
+    sums = rng.poisson(image).astype(np.float32)[None], np.ones(1, int), (1, 1)
+    start = guess(CENTER + 9.0 * np.array(shift))
+    first = FirstGuess(start.position[:1], 1.5, np.ones(1, bool), 3.0, 1.0, 0.99, start.places, cells=start.cells[:1])
+    found = ranked_beam(sums, NOISE, first, (1, 1))
+    assert np.hypot(*(found.position[0] - CENTER)) < 0.3 and found.probability > 3 * found.places[1, 2]
 
 
 def test_of_one_lattice_the_network_decides_if_it_is_certain():
