@@ -301,11 +301,11 @@ class BeamLocator:
                 ranked = ranked_beam(blocks, noise, coarse, scan.scan_shape)
             if ranked is None:
                 coarse = resolved(scan, noise, coarse)
-            else:  # brightness does not rank a place that is hidden, of which only the network may know
-                symmetric = ranked
-                if ranked.probability < MIN_RANKED_PROBABILITY:
+            else:
+                symmetric = None
+                if ranked.probability < MIN_RANKED_PROBABILITY:  # only the network may know a place that is hidden
                     symmetric = resolved(scan, noise, coarse, paired=True)
-                coarse = symmetric if symmetric.visible < 0 else ranked
+                coarse = ranked if symmetric is None or not is_hidden(blocks[0], noise, symmetric) else symmetric
             if is_hidden(blocks[0], noise, coarse):
                 # A spot that looks like stray light may be the tails of a beam behind a stop.
                 return cls(all_light, None, None, Flag("hidden_by_stop"), device, coarse, given, bar, outside=outside)
