@@ -1,11 +1,13 @@
 """The direct beam among the disks of a crystal: one place in all grains, or not to be told."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.special import erfc
 
-from py4dstem_prenet.core import NoiseModel
-from py4dstem_prenet.origin import MIN_RANKED_PROBABILITY, FirstGuess, diffuse_evidence, ranked_beam
+from py4dstem_prenet.core import NoiseModel, as_scan
+from py4dstem_prenet.origin import MIN_RANKED_PROBABILITY, FirstGuess, diffuse_evidence, ranked_beam, resolved
 from py4dstem_prenet.origin.diffuse_image import DiffuseImage
 
 SCAN, SIDE, RADIUS, LENGTH = (6, 6), 96, 5.0, 24.0
@@ -53,9 +55,39 @@ def test_the_direct_beam_is_the_disk_that_all_grains_share(seed, descan):
 
 
 def test_of_one_lattice_with_like_disks_none_is_chosen():
-    sums, origins = blocks((0.3,), 0.5)
-    found = ranked_beam(sums, NOISE, guess(origins.mean(0)), SCAN)
+    """They fill the frame, and are bright at random: no disk is a better center of Friedel pairs than another."""
+    x, y = np.indices((SIDE, SIDE))
+    rng, image = np.random.default_rng(0), np.full((SIDE, SIDE), 0.01)
+    for h in range(-4, 5):
+        for k in range(-4, 5):
+            at = CENTER + 0.6 * LENGTH * np.array([h, k])
+            image += 10 * rng.uniform(0.3, 1.0) * erfc((np.hypot(x - at[0], y - at[1]) - RADIUS) / 0.7)
+    sums = rng.poisson(np.broadcast_to(image, (36, SIDE, SIDE))).astype(np.float32), np.ones(36, int), SCAN
+    found = ranked_beam(sums, NOISE, guess(CENTER), SCAN)
     assert found.probability < MIN_RANKED_PROBABILITY - 0.1
+
+
+def thin_crystal(seed=1):
+    """Expected counts of a lattice of spots, and those of the direct beam, which is dimmer than some of them."""
+    x, y = np.indices((SIDE, SIDE))
+    rng, image, heights = np.random.default_rng(seed), np.full((SIDE, SIDE), 0.5), {}
+    for h in range(-5, 6):
+        for k in range(-5, 6):
+            at = CENTER + 9.0 * np.array([h, k])
+            height = heights.setdefault((-h, -k), 300 * np.exp(rng.uniform(-3, 0) - np.hypot(h, k) / 4))
+            heights[h, k] = height
+            image += (200.0 if h == k == 0 else height) * np.exp(-((x - at[0]) ** 2 + (y - at[1]) ** 2) / 2.5)
+    return rng.poisson(image).astype(np.float32)
+
+
+@pytest.mark.parametrize("shift", [(0, 0), (1, 0), (0, 1)])
+def test_friedel_pairs_tell_the_direct_beam_of_one_pattern(shift):
+    """The network knows nothing, and other spots are brighter; each is as bright as the one opposite the beam."""
+    sums = thin_crystal()[None], np.ones(1, int), (1, 1)
+    start = guess(CENTER + 9.0 * np.array(shift))
+    first = FirstGuess(start.position[:1], 1.5, np.ones(1, bool), 3.0, 1.0, 0.99, start.places, cells=start.cells[:1])
+    found = ranked_beam(sums, NOISE, first, (1, 1))
+    assert np.hypot(*(found.position[0] - CENTER)) < 0.3 and found.probability > 3 * found.places[1, 2]
 
 
 def test_of_one_lattice_the_network_decides_if_it_is_certain():
@@ -84,6 +116,17 @@ def test_the_certainty_of_the_network_belongs_to_one_spot_of_a_dense_lattice():
 def test_a_single_disk_is_not_compared():
     sums, origins = blocks((0.3,), 1.0, bragg=0.0)
     assert ranked_beam(sums, NOISE, guess(origins.mean(0)), SCAN) is None
+
+
+def test_a_hidden_place_about_which_the_crystal_is_symmetric_is_chosen():
+    """The network favors a spot; the mask covers the direct beam."""
+    counts, spot = thin_crystal(), CENTER + np.array([9.0, 0.0])
+    x, y = np.indices((SIDE, SIDE))
+    masked = replace(NOISE, bad_pixels=np.hypot(x - CENTER[0], y - CENTER[1]) < 5)
+    places = np.array([[*spot, 0.6], [*(CENTER + 1.5), 0.3]])
+    first = FirstGuess(spot[None], 1.5, np.ones(1, bool), 3.0, 1.0, 0.6, places, cells=guess(spot).cells[:1])
+    found = resolved(as_scan(counts[None, None]), masked, first, paired=True)
+    assert found.visible < 0 and found.probability > 0.8 and np.hypot(*(found.position[0] - CENTER)) < 1
 
 
 def test_a_hidden_place_is_not_replaced_by_a_bragg_disk():

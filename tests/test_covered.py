@@ -1,11 +1,24 @@
 """Direct beams that a beam stop covers in part, and diffuse scattering about a point that cannot be the direct beam."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from py4dstem_prenet.core import Decision, Flag, OriginMap, as_scan
 from py4dstem_prenet.detector import estimate_noise
-from py4dstem_prenet.origin import FirstGuess, check_shaded, covered_beam, disk_asymmetry, hidden_origin, measure_origin
+from py4dstem_prenet.fits import Aperture, disk_outline
+from py4dstem_prenet.origin import (
+    Beam,
+    BeamLocator,
+    FirstGuess,
+    Located,
+    check_shaded,
+    covered_beam,
+    disk_asymmetry,
+    hidden_origin,
+    measure_origin,
+)
 
 SIDE, RADIUS = 192, 7.0
 
@@ -86,6 +99,22 @@ def test_diffuse_scattering_about_an_excluded_place_is_not_that_of_the_beam(at, 
     counts = np.random.default_rng(0).poisson(3000 / (1 + (r / 12) ** 2))
     scan = as_scan(counts[None, None])
     origin = hidden_origin(scan, estimate_noise(scan), guess_at(at), Flag("beam_ambiguous", {"probability": 0.5}))
+    assert origin.found == found
+    if found:
+        assert np.hypot(origin.qx0[0, 0] - 96, origin.qy0[0, 0] - 96) < 1
+
+
+@pytest.mark.parametrize(("favored", "found"), [((96.0, 96.0), True), ((150.0, 40.0), False)])
+def test_the_halo_is_used_if_what_was_located_is_not_round(favored, found):
+    """A stop covers a part of the beam; halos that the network excludes are those of crossing Kikuchi bands."""
+    center = np.array([96.0, 96.0])
+    counts = np.random.default_rng(0).poisson(3000 / (1 + (distance(center)[2] / 12) ** 2))
+    scan, disk = as_scan(counts[None, None]), 1e3 / (1 + np.exp(2 * (distance(center)[2] - 8)))
+    noise, outline = estimate_noise(scan), disk_outline(disk, np.ones(disk.shape, bool), center, 8.0)
+    beam_of_halo = Beam("cpu", noise, Aperture(8.0, 0.5, (0.0, 0.0)), outline=replace(outline, difference=0.5))
+    located = Located(center[None] + 4, np.full((1, 2), 0.1), np.full(1, 5e4), np.ones(1, bool))
+    first = replace(guess_at(favored), visible=3.0)
+    origin = BeamLocator(noise, beam_of_halo, center[None], None, "cpu", first).origin(scan, located)
     assert origin.found == found
     if found:
         assert np.hypot(origin.qx0[0, 0] - 96, origin.qy0[0, 0] - 96) < 1

@@ -7,10 +7,16 @@ from .beam import (
     Located as Located,
     unlocated as unlocated,
 )
-from .candidates import MIN_RANKED_PROBABILITY as MIN_RANKED_PROBABILITY, ranked_beam as ranked_beam
+from .candidates import (
+    MIN_RANKED_PROBABILITY as MIN_RANKED_PROBABILITY,
+    PAIRS_WEIGHT as PAIRS_WEIGHT,
+    pair_differences as pair_differences,
+    ranked_beam as ranked_beam,
+)
 from .check import check_origin as check_origin
 from .coarse import (
     MAX_FIELD_PX as MAX_FIELD_PX,
+    OUTLIER_LIKELIHOOD as OUTLIER_LIKELIHOOD,
     FirstGuess as FirstGuess,
     block_of_positions as block_of_positions,
     block_sums as block_sums,

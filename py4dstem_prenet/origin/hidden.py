@@ -16,7 +16,18 @@ import numpy as np
 from ..core import Decision, Flag, NoiseModel, OriginMap, Scan, jackknife_covariance
 from ..fits import HALO_MIN_EXPLAINED, HaloCenter, halo_center, halo_place, inversion_center
 from ..networks import COARSE_CELL_PX
-from . import MAX_FIELD_PX, FirstGuess, block_sums, covered_beam, find_stop, is_vague, no_origin, origin_from_rings
+from . import (
+    MAX_FIELD_PX,
+    PAIRS_WEIGHT,
+    FirstGuess,
+    block_sums,
+    covered_beam,
+    find_stop,
+    is_vague,
+    no_origin,
+    origin_from_rings,
+    pair_differences,
+)
 
 # Posterior probability; smallest for which the position of the direct beam is used. Set on real patterns
 # (benchmarks/real.py): correct positions have 0.65 (one) or more, wrong positions 0.36 or less.
@@ -25,13 +36,12 @@ MIN_BEAM_PROBABILITY = 0.65
 CERTAIN_PROBABILITY = 0.95  # probability; above it, the symmetry is not used, which misleads in tilted thick crystals
 DESCAN_ERROR_FRACTION = 0.25  # fraction of the range of the first guess; standard error of a position behind a stop
 REACH_FRACTION = 0.045  # fraction of the frame; largest distance of the center of inversion from the network's position
-MIN_REACH_PX = 3.0  # pixels; lower bound of this distance
+MIN_REACH_PX = 3.0  # pixels; lower bound of this distance, and smallest distance between two different centers
 # Fraction of the pixels within MIN_REACH_PX; fewest bad ones about a beam hidden by the mask: about a disk that is cut,
 # fewer are bad.
 MIN_MASKED_FRACTION = 0.9
 MIN_SHADOWED_FRACTION = 0.5  # fraction of these pixels; fewest that are bad or in the shadow about a beam behind a stop
 HELD_MARGIN_PX = 2  # pixels; largest distance from the edge of the frame at which a mounted stop ends
-SAME_CENTER_PX = 3.0  # pixels; smallest distance between two different centers
 MIN_SYMMETRY_ERROR = 0.05  # smallest standard error of a difference of symmetries: Friedel pairs differ in intensity
 # Fractions of the frame, inner and outer distance from the center; fraction of the azimuth, largest part that the arm
 # of a stop covers between these distances.
@@ -59,7 +69,7 @@ MAX_COVERED_MOVE = 0.1  # radii, standard deviation; largest motion of a beam wh
 MAX_SHORT_SIGMAS = 2.0
 
 
-def resolved(scan: Scan, noise: NoiseModel, first: FirstGuess) -> FirstGuess:
+def resolved(scan: Scan, noise: NoiseModel, first: FirstGuess, paired: bool = False) -> FirstGuess:
     """Choose among the positions that the network proposes by the inversion symmetry about each.
 
     Parameters
@@ -70,6 +80,8 @@ def resolved(scan: Scan, noise: NoiseModel, first: FirstGuess) -> FirstGuess:
         Noise model of the detector.
     first : FirstGuess
         The first guess of the beam.
+    paired : bool, optional
+        Whether the pattern shows disks, whose Friedel pairs about each position are also compared.
 
     Returns
     -------
@@ -95,17 +107,22 @@ def resolved(scan: Scan, noise: NoiseModel, first: FirstGuess) -> FirstGuess:
         error = jackknife_covariance((best.parts - trial.parts)[:, None])[0, 0] ** 0.5
         deficit = (best.symmetry - trial.symmetry) / max(error, MIN_SYMMETRY_ERROR)
         likelihood[k] = np.exp(-0.5 * min(deficit, MAX_SHORT_SIGMAS) ** 2)
+    if paired:
+        pairs = pair_differences(mean, clear, [trial.center for trial in trials], first.radius, readout)
+        likelihood *= np.exp(-PAIRS_WEIGHT * (pairs - pairs.min()))
     # Trials from neighboring positions may end at the same center, which gets the sum of their probabilities.
-    same = np.array([[np.hypot(*(a.center - b.center)) < SAME_CENTER_PX for a in trials] for b in trials])
+    same = np.array([[np.hypot(*(a.center - b.center)) < MIN_REACH_PX for a in trials] for b in trials])
     is_first = same.argmax(1) == np.arange(len(trials))
     weight = (same @ first.places[:, 2]) * (same * likelihood).max(1) * is_first
     rest = max(1 - first.places[:, 2].sum(), 0.0)  # positions that the network excludes, and the case without a beam
     probability = weight / (weight.sum() + rest * np.exp(-0.5 * MAX_SHORT_SIGMAS**2))
     chosen = int(probability.argmax())
     places = np.column_stack([[trial.center for trial in trials], probability])[np.argsort(-probability)]
-    visible = first.visible if chosen == 0 else 1.0 if stops[chosen] is None else -1.0
+    hidden = stops[chosen] is not None or _is_masked(noise, trials[chosen].center)
+    visible = first.visible if chosen == 0 else -1.0 if hidden else 1.0
     position = first.position + trials[chosen].center - first.places[0, :2]
-    return replace(first, position=position, visible=visible, probability=float(probability[chosen]), places=places)
+    return replace(first, position=position, visible=visible, probability=float(probability[chosen]), places=places,
+                   ranked=first.ranked or paired)
 
 
 def is_hidden(sums, noise: NoiseModel, first: FirstGuess) -> bool:
@@ -128,13 +145,23 @@ def is_hidden(sums, noise: NoiseModel, first: FirstGuess) -> bool:
     if first.visible > 0:
         return False
     center = np.median(first.position, axis=0)
-    x, y = np.indices(noise.bad_pixels.shape)
-    middle = np.hypot(x - center[0], y - center[1]) < MIN_REACH_PX  # the radius of a hidden disk is unknown
-    if not middle.any() or noise.bad_pixels[middle].mean() > MIN_MASKED_FRACTION:
+    if _is_masked(noise, center):
         return True
     stop = find_stop(sums.sum(0), ~noise.bad_pixels, center, sums)
     return (stop is not None and _is_held(stop | noise.bad_pixels)
-            and (stop | noise.bad_pixels)[middle].mean() > MIN_SHADOWED_FRACTION)
+            and (stop | noise.bad_pixels)[_about(center, stop.shape)].mean() > MIN_SHADOWED_FRACTION)
+
+
+def _about(center, shape):
+    """Mask (Qx, Qy) of the pixels about a center whose disk, of unknown radius, is hidden."""
+    x, y = (np.arange(n) - q for n, q in zip(shape, center, strict=True))
+    return np.hypot(x[:, None], y) < MIN_REACH_PX
+
+
+def _is_masked(noise, center):
+    """Return whether bad pixels cover a center, or it lies outside the detector."""
+    middle = _about(center, noise.bad_pixels.shape)
+    return not middle.any() or noise.bad_pixels[middle].mean() > MIN_MASKED_FRACTION
 
 
 def _is_held(stop):
@@ -314,8 +341,7 @@ def _is_brighter(mean, good, center, other, radius):
 
 def _is_dark(stop, center):
     """Return whether the center lies in the shadow of a stop, and not on the disk of a visible beam."""
-    x, y = (np.arange(n) - q for n, q in zip(stop.shape, center, strict=True))
-    near = np.hypot(x[:, None], y) < MIN_REACH_PX
+    near = _about(center, stop.shape)
     return bool(near.any()) and stop[near].mean() > MIN_SHADOWED_FRACTION
 
 

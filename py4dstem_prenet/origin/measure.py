@@ -302,10 +302,10 @@ class BeamLocator:
             if ranked is None:
                 coarse = resolved(scan, noise, coarse)
             else:
-                coarse = ranked
-                if ranked.probability < MIN_RANKED_PROBABILITY:  # brightness does not rank a place behind a stop
-                    symmetric = resolved(scan, noise, ranked)
-                    coarse = symmetric if symmetric.visible < 0 else ranked
+                symmetric = None
+                if ranked.probability < MIN_RANKED_PROBABILITY:  # only the network may know a place that is hidden
+                    symmetric = resolved(scan, noise, coarse, paired=True)
+                coarse = ranked if symmetric is None or not is_hidden(blocks[0], noise, symmetric) else symmetric
             if is_hidden(blocks[0], noise, coarse):
                 # A spot that looks like stray light may be the tails of a beam behind a stop.
                 return cls(all_light, None, None, Flag("hidden_by_stop"), device, coarse, given, bar, outside=outside)
@@ -430,7 +430,9 @@ class BeamLocator:
         if self.beam is not None and shows_beam(located, processed).any():
             located = followed_rows(scan, located, self.beam) if processed is True else located
             origin = decide_origin(scan, self.noise, located, self.beam, processed)
-            if origin.found or self.first is None or self.first.visible > 0:
+            # An outline that is not round may be that of a saturated halo about a stop.
+            other = self.first is not None and (self.first.visible <= 0 or has_flag(origin.flags, "outline_not_round"))
+            if origin.found or not other:
                 return origin
             reason = origin.decision.flags[0]
         if self.first is None:
