@@ -77,6 +77,8 @@ def _radial_profile(electrons, origins):
         place = (_radii((1, *pattern.shape), origin[None]) * STEPS_PER_PX).long().clamp(max=length).flatten()
         sums += torch.bincount(place, pattern.flatten(), length + 1)[:length]
         pixels += torch.bincount(place, minlength=length + 1)[:length]
+    for values in (sums, pixels):
+        values[:STEPS_PER_PX] = values[:STEPS_PER_PX].sum()  # few pixels lie within one of the origin
     profile = sums / pixels.clamp_min(1)
     end = int(torch.nonzero(profile > profile.max() / 2).max()) + int(BEAM_MARGIN_PX * STEPS_PER_PX)
     if end > length:  # the beam fills the pattern
