@@ -57,6 +57,7 @@ from .given import (
     started as started,
 )
 from .hidden import (
+    CERTAIN_PROBABILITY as CERTAIN_PROBABILITY,
     MIN_BEAM_PROBABILITY as MIN_BEAM_PROBABILITY,
     check_shaded as check_shaded,
     hidden_origin as hidden_origin,

@@ -33,7 +33,9 @@ from . import (
 # (benchmarks/real.py): correct positions have 0.65 (one) or more, wrong positions 0.36 or less.
 MIN_BEAM_PROBABILITY = 0.65
 # Chosen, not measured:
-CERTAIN_PROBABILITY = 0.95  # probability; above it, the symmetry is not used, which misleads in tilted thick crystals
+# Probability; above it, the symmetry is not used, which misleads in tilted thick crystals. If a stop is found, which
+# mostly covers the beam, the smallest for which one of several visible disks is the direct beam.
+CERTAIN_PROBABILITY = 0.95
 DESCAN_ERROR_FRACTION = 0.25  # fraction of the range of the first guess; standard error of a position behind a stop
 REACH_FRACTION = 0.045  # fraction of the frame; largest distance of the center of inversion from the network's position
 MIN_REACH_PX = 3.0  # pixels; lower bound of this distance, and smallest distance between two different centers
@@ -183,7 +185,7 @@ def _inversion(mean, good, place, readout):
     return inversion_center(mean, good, place, reach, readout)
 
 
-def hidden_origin(scan: Scan, noise: NoiseModel, first: FirstGuess, reason: Flag) -> OriginMap:
+def hidden_origin(scan: Scan, noise: NoiseModel, first: FirstGuess, reason: Flag, stopped: bool = False) -> OriginMap:
     """Measure the origin of a scan whose direct beam is hidden.
 
     Parameters
@@ -196,6 +198,9 @@ def hidden_origin(scan: Scan, noise: NoiseModel, first: FirstGuess, reason: Flag
         The first guess of the beam.
     reason : Flag
         Reason why the direct beam is not used; part of a refusal.
+    stopped : bool, optional
+        Whether the bad pixels include a stop that was found. If disks beside it are not certain to be the direct beam,
+        the center of the diffuse scattering must lie behind it.
 
     Returns
     -------
@@ -220,6 +225,8 @@ def hidden_origin(scan: Scan, noise: NoiseModel, first: FirstGuess, reason: Flag
     place = _supported_place(mean, ~noise.bad_pixels, readout, first)
     halo = None if place is None else halo_center(mean, ~noise.bad_pixels, place, readout)
     halo = halo if halo is not None and halo.accepted else None
+    if halo is not None and stopped and reason.name == "beam_ambiguous" and not _is_masked(noise, halo.center):
+        halo = None
     if halo is not None and inverted and _apart(halo, inversion.center, inversion.sigma):
         halo, inverted = None, False  # the two centers contradict each other
     if halo is not None and not (inverted and inversion.sigma < halo.sigma):

@@ -35,6 +35,7 @@ from ..core import (
 from ..detector import MAX_NOISE_POSITIONS, estimate_noise
 from ..networks import load, requirement
 from . import (
+    CERTAIN_PROBABILITY,
     MIN_BEAM_PROBABILITY,
     MIN_RANKED_PROBABILITY,
     Beam,
@@ -309,7 +310,10 @@ class BeamLocator:
             if is_hidden(blocks[0], noise, coarse):
                 # A spot that looks like stray light may be the tails of a beam behind a stop.
                 return cls(all_light, None, None, Flag("hidden_by_stop"), device, coarse, given, bar, outside=outside)
-            if coarse.probability < (MIN_BEAM_PROBABILITY if ranked is None else MIN_RANKED_PROBABILITY):
+            needed = MIN_BEAM_PROBABILITY if ranked is None else MIN_RANKED_PROBABILITY
+            if ranked is not None and bar is not None:  # a stop mostly covers the beam; the disks are then Bragg disks
+                needed = CERTAIN_PROBABILITY
+            if coarse.probability < needed:
                 reason = Flag("beam_ambiguous", {"probability": coarse.probability})
                 return cls(noise, None, None, reason, device, coarse, given, bar, outside=outside)
             coarse = coarse if given is not None else on_plateau(scan, noise, coarse)
@@ -437,7 +441,7 @@ class BeamLocator:
             reason = origin.decision.flags[0]
         if self.first is None:
             return origin_from_rings(scan, self.noise, reason)
-        return hidden_origin(scan, self.noise, self.first, reason)
+        return hidden_origin(scan, self.noise, self.first, reason, self.bar is not None)
 
 
 def _locate_and_keep(index, block, guess, wanted, beam: Beam):

@@ -47,7 +47,7 @@ def show_denoised(raw, denoised, axes, titles=("measured", "denoised", "differen
     return axes
 
 
-def show_virtual(raw, denoised, axes):
+def show_virtual(raw, denoised, axes, first=(0, 0)):
     """Plot bright-field and annular dark-field images of raw and denoised patterns.
 
     The two images of a row have the same gray scale.
@@ -58,16 +58,21 @@ def show_virtual(raw, denoised, axes):
         Bright-field and annular dark-field image.
     axes : ndarray of matplotlib.axes.Axes, shape (2, 2)
         Axes to draw into.
+    first : tuple of int, optional
+        Row and column of the scan at which the images begin.
 
     Returns
     -------
     ndarray of matplotlib.axes.Axes, shape (2, 2)
         The axes.
     """
+    (rows, columns), (top, left) = raw[0].shape, first
+    extent = left - 0.5, left + columns - 0.5, top + rows - 0.5, top - 0.5
     for row, name in enumerate(("bright field", "annular dark field")):
         low, high = np.percentile(raw[row], (1, 99))
         for ax, kind, image in zip(axes[row], ("measured", "denoised"), (raw[row], denoised[row]), strict=True):
-            add_color_bar(ax.imshow(image, cmap="gray", vmin=low, vmax=high if high > low else low + 1), ax)
+            add_color_bar(ax.imshow(image, cmap="gray", vmin=low, vmax=high if high > low else low + 1, extent=extent),
+                          ax)
             no_ticks(ax, f"{name}, {kind}")
             name_scan_axes(ax)
     return axes

@@ -43,9 +43,9 @@ from . import (
 
 FIGURE_PAD = 0.7  # font sizes; margin of a figure: a browser's fonts are wider than those measured here
 # inches; space beside and above an image in its panel, which holds the names of the axes and the color bar
-IMAGE_LEFT, IMAGE_RIGHT, IMAGE_TOP = 0.25, 0.62, 0.08
+IMAGE_LEFT, IMAGE_RIGHT, IMAGE_TOP = 0.46, 0.62, 0.08
 MIN_IMAGE_HEIGHT = 0.4  # inches; of a map of a few scan rows
-MAP_SIZE, PATTERN_SIZE, CHECK_SIZE = (2.7, 2.4), (2.9, 2.8), (2.9, 2.2)  # inches; width and height of panels
+MAP_SIZE, PATTERN_SIZE, CHECK_SIZE = (2.9, 2.5), (3.1, 2.9), (2.9, 2.2)  # inches; width and height of panels
 _INK = "#012345"  # placeholder color in figures, replaced by the text color of the page
 _STYLE = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK) | {
     "svg.fonttype": "none", "svg.hashsalt": "prenet", "font.sans-serif": ["DejaVu Sans", "Arial", "Helvetica"]}
@@ -288,7 +288,7 @@ def _denoising_panels(seen):
              zip(("rows", "columns"), seen.part_at, dark.shape, strict=True)]
     images = [f"{detector} of scan {' and '.join(spans)}, {kind}, electrons."
               for detector in ("Bright field", "Annular dark field") for kind in ("measured", "denoised")]
-    show_virtual(*seen.virtual, panels.axes(*images, across=2))
+    show_virtual(*seen.virtual, panels.axes(*images, across=2), seen.part_at)
     axes = panels.axes(
         "Squared error on held-out counts, raw = 1; error bars: two sigma.",
         *(["Variation over the scan that denoised patterns keep; error bars: two sigma; gray: 1 within 5 %."]

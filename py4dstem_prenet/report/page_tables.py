@@ -52,7 +52,8 @@ def _origin_rows(review):
     if review.sigma_known:
         yield "the same, not exceeded in 95 % of the positions", length_text(origin.high_sigma)
     yield "scatter of the residuals without outliers, per axis", length_text(fit.test.scatter)
-    yield "spatially correlated part of the residuals", length_text(fit.test.shared if fit.test.correlated else 0.0)
+    yield "spatially correlated part of the residuals", (length_text(fit.test.shared) if fit.test.correlated
+                                                                else "not significant")
     yield "positions that are outliers of the fit", f"{100 * fit.test.outliers:.1f} %"
     yield "sigma of the fitted origin, per axis", length_text(fit.uncertainty)
     if np.isfinite(fit.specimen):

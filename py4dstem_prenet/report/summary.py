@@ -50,7 +50,7 @@ def of_calibration(report) -> dict:
                           "residual_rms": [float(np.sqrt(np.nanmean(r[origin.valid] ** 2)))
                                            for r in (fit.residual_qx0, fit.residual_qy0)], **fit.decision.numbers}
     if e is not None:
-        data["ellipse"] = _ellipse(e) | {"accepted": bool(e.accepted)}
+        data["ellipse"] = _ellipse(e) | {"accepted": bool(e.accepted), "in_calibration": report.held.get("ellipse")}
     size = report.pixel_size
     if size is not None:
         data["pixel_size"] = {
