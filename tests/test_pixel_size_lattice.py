@@ -210,6 +210,7 @@ def test_calibrate_finds_pixel_size_and_ellipse_of_one_crystal():
     assert report.origin.valid[7].all() and read_provenance(cube)["settings"]["standard_region"] == 36
     found, (a, b, theta) = report.pixel_size, cube.calibration.get_ellipse()
     assert not report.ellipse.accepted  # the direct beam alone does not determine the ellipse
+    assert has_flag(report.written, "crystal_ellipse_written") and not has_flag(report.written, "ellipse_written")
     assert found.accepted and abs(found.value - size) < 3 * found.sigma < 0.01 * size
     assert a / b == pytest.approx(ratio, abs=6e-3) and abs(np.sin(theta - angle)) < 0.12
     assert cube.calibration.get_Q_pixel_size() == pytest.approx(found.value * np.sqrt(a / b))

@@ -148,7 +148,9 @@ def _ellipse_flag(datacube, ellipse, kept, size, choices):
         accepted = ellipse is not None and ellipse.accepted
         of_crystal = size is not None and size.accepted and size.ellipse is not None
         free = datacube.calibration is None or datacube.calibration.get_ellipse() is None
-        return Flag("ellipse_written" if accepted or (of_crystal and free) else "ellipse_not_written")
+        if of_crystal and free and not accepted:
+            return Flag("crystal_ellipse_written")
+        return Flag("ellipse_written" if accepted else "ellipse_not_written")
     author = {"author": author_of(datacube, "ellipse")}
     theirs = datacube.calibration.get_ellipse()
     if any(map(np.ndim, theirs)):  # it varies over the scan

@@ -214,7 +214,7 @@ def ellipse_flags(stored, measured: Ellipse | None, author: str, halves: Ellipse
         test = compare_ellipses(measured, given_ellipse(stored))
         agrees = test.testable and test.agrees
         flag = Flag("ellipse_agrees", test.numbers) if agrees else Flag("ellipse_unconfirmed", {"author": author})
-        return (flag,), details
+        return (flag,), () if agrees else details  # that this scan determines no ellipse does not matter then
     difference = float(np.hypot(*np.subtract(measured.vector, ellipse_vector(*stored))))
     if difference > max(3 * measured.sigma, MIN_ELLIPSE_DIFFERENCE):
         numbers = {"difference": difference, "sigmas": difference / measured.sigma}

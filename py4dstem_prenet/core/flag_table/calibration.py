@@ -45,6 +45,8 @@ CALIBRATION_FLAGS = (
      "The fitted origin was not written."),
     ("ellipse_written", "info",
      "The ellipse was written (set_ellipse)."),
+    ("crystal_ellipse_written", "info",
+     "The ellipse that was measured with the pixel size was written (set_ellipse); this scan determines no other."),
     ("ellipse_not_written", "warning",
      "The ellipse was not written."),
     ("nothing_written", "refusal",
