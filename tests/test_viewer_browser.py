@@ -127,7 +127,7 @@ def test_correct_a_center_and_a_region_and_apply(page, panels):
     wait_for(page, r"The center at position \(9, 14\)")
     page.wait_for_timeout(2000)  # until the drag has ended in the kernel, too
     told = page.inner_text(".jp-OutputArea :text-matches('The center at position')")
-    moved = [float(q) for q in re.search(r"is \(([\d.]+), ([\d.]+)\) px", told).groups()]
+    moved = [float(q) for q in re.search(r"\(([\d.]+), ([\d.]+)\) px", told).groups()]
     assert np.abs(np.subtract(moved, at)).max() < 1.0
     page.get_by_text("region", exact=True).click()
     mouse(page, panels.image, (2, 5), (16, 19))
@@ -141,7 +141,7 @@ def test_correct_a_center_and_a_region_and_apply(page, panels):
     page.get_by_role("button", name="Clear").click()
     wait_for(page, r"calibrate\(\)")  # the buttons are disabled until the kernel is done
     page.get_by_role("button", name="Undo").click()
-    wait_for(page, "is restored")
+    wait_for(page, "restored")
 
 
 def test_mask_and_denoise(page, panels):
