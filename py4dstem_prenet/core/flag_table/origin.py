@@ -117,7 +117,7 @@ ORIGIN_FLAGS = (
     ("beam_ambiguous", "refusal",
      "Several positions in the pattern may be the direct beam; the most likely one has a probability of only "
      "{probability:.2f}.",
-     "If you know which disk is the direct beam, pass center=."),
+     "If you know which disk is the direct beam, pass center=; if a beam stop hides it, pass mask=."),
     ("diffuse_elsewhere", "refusal",
      "The diffuse scattering is not centered on the disk that was found but {distance:.0f} px away, near "
      "({qx0:.0f}, {qy0:.0f}): the disk is a Bragg disk, and the direct beam is hidden, dim or off the detector.",
